@@ -120,7 +120,7 @@ def read_manifest(location: Location, kind: Kind) -> Manifest:
         data = (location / MANIFEST).read_bytes()
     except StorageNotFoundError as error:
         raise ArtifactNotFoundError(
-            f"{location}: no {kind} artifact ({MANIFEST} is missing): never made, or its job did not finish; run the job that makes it, or check the URI"
+            f"{location}: no {kind} artifact ({MANIFEST} is missing): never made, or its job did not finish; run that job, or check the URI"
         ) from error
     try:
         manifest = Manifest.model_validate_json(data)
