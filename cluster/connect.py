@@ -1,0 +1,99 @@
+"""The Ray cluster that a job runs on: the one it is already in, the one that is named, or one started here.
+
+A cluster started here listens on loopback only. Ray rewrites 127.0.0.1 to the host's own address, so it gets 127.0.0.2.
+"""
+
+import logging
+import os
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import ray
+
+from xrec.config import RayConfig
+from xrec.errors import ClusterError
+
+logger = logging.getLogger("xrec")
+
+LOOPBACK_ADDRESS = "127.0.0.2"
+CONNECT_TIMEOUT_SECONDS = 5.0
+# One torch thread a worker: two on two cores collapse when anything else runs. Gloo would take the host's interface.
+LOCAL_ENVIRONMENT = {"RAY_USAGE_STATS_ENABLED": "0", "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
+
+
+@contextmanager
+def ensure_ray(config: RayConfig) -> Iterator[None]:
+    """Ray is initialised inside the `with`; what this call connected or started is shut down at its end, nothing else.
+
+    In this order: Ray as this process already has it; the cluster at `config.address` or RAY_ADDRESS; a new local
+    cluster. Raises ClusterError if a named cluster cannot be reached within a few seconds.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    address = config.address or os.environ.get("RAY_ADDRESS")
+    if address in (None, "", "local"):
+        _start_local(config.num_cpus or max(2, os.cpu_count() or 2))
+    else:
+        _connect(address)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _start_local(num_cpus: int) -> None:
+    logger.info("starting a local Ray cluster with %d logical CPUs", num_cpus)
+    with environment(LOCAL_ENVIRONMENT):
+        ray.init(
+            address="local",
+            num_cpus=num_cpus,
+            include_dashboard=False,
+            logging_level=logging.ERROR,
+            log_to_driver=_show_worker_logs(),
+            _node_ip_address=LOOPBACK_ADDRESS,
+        )
+
+
+def _connect(address: str) -> None:
+    advice = "check that the cluster runs, and ray.address or RAY_ADDRESS; leave both out to start one on this machine"
+    check_reachable(address, advice)
+    logger.info("connecting to the Ray cluster at %s", address)
+    try:
+        ray.init(address=address, logging_level=logging.ERROR, log_to_driver=_show_worker_logs())
+    except (ConnectionError, RuntimeError, ray.exceptions.RayError) as error:
+        raise ClusterError(f"the Ray cluster at {address!r} cannot be joined ({error}); {advice}") from error
+
+
+def check_reachable(address: str, advice: str) -> None:
+    """Raise ClusterError, with `advice`, if nothing listens at `host:port` or `scheme://host:port`; "auto" is not checked."""
+    host, separator, port = address.rpartition("://")[2].rstrip("/").rpartition(":")
+    if address == "auto":
+        return
+    if not separator or not port.isdigit():
+        raise ClusterError(f"Ray address {address!r}: expected host:port, ray://host:port or auto; {advice}")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_TIMEOUT_SECONDS).close()
+    except OSError as error:
+        raise ClusterError(f"nothing answers at {address!r} within {CONNECT_TIMEOUT_SECONDS:g} s ({error}); {advice}") from error
+
+
+def _show_worker_logs() -> bool:
+    """Worker output goes to the driver's terminal only with --debug; without, it is in Ray's session folder."""
+    return logger.isEnabledFor(logging.DEBUG)
+
+
+@contextmanager
+def environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """The process's environment with `variables`, inherited by what is started inside; as before afterwards."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

@@ -1,0 +1,111 @@
+"""ensure_ray: joins, connects, starts, and shuts down only what it started."""
+
+import socket
+import subprocess
+import sys
+
+import pytest
+import ray
+
+from cluster.connect import LOOPBACK_ADDRESS, ensure_ray, environment
+from xrec.config import RayConfig
+from xrec.errors import ClusterError
+
+
+def test_ensure_ray_already_initialised_uses_it_and_leaves_it(ray_cluster: None) -> None:
+    job = ray.get_runtime_context().get_job_id()
+    with ensure_ray(RayConfig(num_cpus=1)):
+        assert ray.get_runtime_context().get_job_id() == job
+    assert ray.is_initialized()
+    assert ray.cluster_resources()["CPU"] == 4
+
+
+def test_ensure_ray_local_workers_have_one_thread_and_gloo_on_loopback(ray_cluster: None) -> None:
+    @ray.remote(num_cpus=0)
+    def variables() -> list[str | None]:
+        import os
+
+        return [os.environ.get(name) for name in ("GLOO_SOCKET_IFNAME", "OMP_NUM_THREADS")]
+
+    assert ray.get(variables.remote()) == ["lo", "1"]
+
+
+def test_ensure_ray_local_listens_on_loopback_only(ray_cluster: None) -> None:
+    nodes = ray.nodes()
+    assert [node["NodeManagerAddress"] for node in nodes] == [LOOPBACK_ADDRESS]
+    assert ray.get_runtime_context().gcs_address.startswith(LOOPBACK_ADDRESS + ":")
+
+
+LIFE_CYCLE = """
+import ray
+from cluster.connect import ensure_ray
+from xrec.config import RayConfig
+
+with ensure_ray(RayConfig(num_cpus=3)):
+    assert ray.cluster_resources()["CPU"] == 3
+assert not ray.is_initialized()
+"""
+
+
+def test_ensure_ray_no_address_starts_a_cluster_and_shuts_it_down() -> None:
+    with environment({"RAY_ADDRESS": ""}):
+        done = subprocess.run([sys.executable, "-c", LIFE_CYCLE], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+CONNECTS = """
+import sys, ray
+from cluster.connect import ensure_ray
+from xrec.config import RayConfig
+
+with ensure_ray(RayConfig(address=sys.argv[1] or None)):
+    print(ray.get_runtime_context().gcs_address)
+assert not ray.is_initialized()
+"""
+
+
+@pytest.mark.parametrize("by", ["config", "environment"])
+def test_ensure_ray_address_connects_to_that_cluster(ray_cluster: None, by: str) -> None:
+    address = ray.get_runtime_context().gcs_address
+    argument, variable = (address, "") if by == "config" else ("", address)
+    with environment({"RAY_ADDRESS": variable}):
+        done = subprocess.run([sys.executable, "-c", CONNECTS, argument], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == address
+    assert ray.cluster_resources()["CPU"] == 4  # the cluster outlives its guest
+
+
+@pytest.fixture
+def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if this process had no Ray yet; the session's cluster is not touched."""
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+
+
+@pytest.fixture
+def closed_port() -> int:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return int(taken.getsockname()[1])
+
+
+@pytest.mark.parametrize("form", ["127.0.0.1:{}", "ray://127.0.0.1:{}"])
+def test_ensure_ray_address_without_cluster_names_the_address(without_ray: None, closed_port: int, form: str) -> None:
+    address = form.format(closed_port)
+    with pytest.raises(ClusterError, match=address) as raised, ensure_ray(RayConfig(address=address)):
+        pass
+    assert "RAY_ADDRESS" in str(raised.value)
+
+
+def test_ensure_ray_malformed_address_says_what_is_expected(without_ray: None) -> None:
+    with pytest.raises(ClusterError, match=r"'my-cluster'.*host:port"), ensure_ray(RayConfig(address="my-cluster")):
+        pass
+
+
+def test_environment_afterwards_is_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    import os
+
+    monkeypatch.setenv("XREC_TEST_SET", "before")
+    with environment({"XREC_TEST_SET": "inside", "XREC_TEST_UNSET": "inside"}):
+        assert os.environ["XREC_TEST_SET"] == os.environ["XREC_TEST_UNSET"] == "inside"
+    assert os.environ["XREC_TEST_SET"] == "before"
+    assert "XREC_TEST_UNSET" not in os.environ

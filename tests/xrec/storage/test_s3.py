@@ -1,0 +1,110 @@
+"""The real object store: what s3:// promises, and how it fails."""
+
+import socket
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol
+
+import pytest
+import s3fs
+
+from xrec.config import StorageConfig
+from xrec.errors import StorageAccessError, StorageNotFoundError, StorageUnreachableError
+from xrec.storage import check_access, open_location
+
+
+class Store(Protocol):
+    endpoint_url: str
+    storage: StorageConfig
+
+    def new_bucket(self) -> str: ...
+
+
+def test_location_s3_round_trip_is_readable_by_a_plain_client(s3: Store) -> None:
+    bucket = s3.new_bucket()
+    location = open_location(bucket, s3.storage) / "a" / "b.txt"
+    assert not location.exists()
+    location.write_bytes(b"first")
+    location.write_bytes("sécond".encode())
+    assert location.read_text() == "sécond"
+    plain = s3fs.S3FileSystem(
+        endpoint_url=s3.endpoint_url,
+        key=s3.storage.access_key_id.get_secret_value(),
+        secret=s3.storage.secret_access_key.get_secret_value(),
+        skip_instance_cache=True,
+    )
+    assert plain.cat_file(bucket.removeprefix("s3://") + "/a/b.txt") == "sécond".encode()
+
+
+def test_location_s3_files_and_delete_cover_the_folder_only(s3: Store) -> None:
+    root = open_location(s3.new_bucket(), s3.storage)
+    for name in ("run/part-1", "run/deep/part-2", "running/other"):
+        (root / name).write_bytes(b"x")
+    assert (root / "run").files() == ["deep/part-2", "part-1"]
+    (root / "run").delete()
+    assert root.files() == ["running/other"]
+    assert (root / "nothing").files() == []
+
+
+@pytest.mark.parametrize("size", [20, 6_000_000])
+def test_create_bytes_s3_second_writer_is_told_and_changes_nothing(s3: Store, size: int) -> None:
+    location = open_location(s3.new_bucket(), s3.storage) / "record"
+    assert location.create_bytes(b"1" * size) is True
+    assert location.create_bytes(b"2" * size) is False
+    assert location.read_bytes() == b"1" * size
+
+
+def test_create_bytes_s3_eight_writers_race_exactly_one_wins(s3: Store) -> None:
+    root = open_location(s3.new_bucket(), s3.storage)
+    with ThreadPoolExecutor(8) as pool:
+        for turn in range(5):
+            location = root / f"record-{turn}"
+            contents = [f"writer {number}".encode() for number in range(8)]
+            won = list(pool.map(location.create_bytes, contents))
+            assert sum(won) == 1
+            assert location.read_bytes() == contents[won.index(True)]
+
+
+def test_storage_s3_wrong_secret_is_refused(s3: Store) -> None:
+    values = {**s3.storage.model_dump(), "secret_access_key": "wrong"}
+    wrong = StorageConfig(**values)
+    uri = s3.new_bucket()
+    with pytest.raises(StorageAccessError, match=f"{uri}.*AWS_SECRET_ACCESS_KEY"):
+        check_access(open_location(uri, wrong), wrong)
+    with pytest.raises(StorageAccessError, match=uri):
+        (open_location(uri, wrong) / "file").read_bytes()
+    with pytest.raises(StorageAccessError, match=uri):
+        (open_location(uri, wrong) / "file").create_bytes(b"x")
+
+
+def test_storage_s3_missing_bucket_is_not_found(s3: Store) -> None:
+    location = open_location("s3://no-such-bucket/prefix", s3.storage)
+    with pytest.raises(StorageNotFoundError, match="s3://no-such-bucket/prefix"):
+        check_access(location, s3.storage)
+    with pytest.raises(StorageNotFoundError, match="s3://no-such-bucket/prefix/file"):
+        (location / "file").read_bytes()
+
+
+def test_storage_s3_unreachable_endpoint_is_told_after_one_try() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        endpoint = f"http://127.0.0.1:{taken.getsockname()[1]}"
+        storage = StorageConfig(endpoint_url=endpoint, access_key_id="k", secret_access_key="s", region="us-east-1")
+        started = time.monotonic()
+        with pytest.raises(StorageUnreachableError, match=r"s3://bucket/prefix.*endpoint_url"):
+            check_access(open_location("s3://bucket/prefix", storage), storage)
+        assert time.monotonic() - started < 60  # a guard against endless retries, not a measurement
+
+
+def test_storage_s3_credentials_from_the_environment_open_it(s3_environment: Store) -> None:
+    location = open_location(s3_environment.new_bucket()) / "file"
+    check_access(location, StorageConfig())
+    location.write_bytes(b"x")
+    assert location.read_bytes() == b"x"
+
+
+def test_arrow_filesystem_s3_reads_what_was_written(s3: Store) -> None:
+    location = open_location(s3.new_bucket(), s3.storage) / "file"
+    location.write_bytes(b"content")
+    with location.arrow_filesystem().open_input_stream(location.path) as stream:
+        assert stream.read() == b"content"
