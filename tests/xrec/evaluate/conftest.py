@@ -1,0 +1,56 @@
+"""Made-up scored pairs of a small town, seeded: enough to try every metric and the report without any model."""
+
+import numpy as np
+import pytest
+
+from xrec.config import EvaluateConfig, parse_config
+from xrec.evaluate import ScoredPair, other_users
+
+ASPECTS = ("late opening hours", "dog-friendly patio", "quiet reading corners", "live jazz", "fresh sourdough", "river view")
+TEMPLATES = (
+    "You would enjoy this place for its {}.",
+    "The {} make this place a good match for you, and regulars say that it never gets too crowded on weekdays.",
+    "With its {}, this is somewhere you are likely to come back to.",
+)
+
+
+def make_pairs(num_pairs: int = 200, gain: float = 0.25, seed: int = 0) -> list[ScoredPair]:
+    """Pairs whose texts name the right aspect in about 70 % of cases and whose NLL gain is `gain` on average."""
+    rng = np.random.default_rng(seed)
+    users = [f"user-{number}" for number in rng.integers(0, 60, num_pairs)]
+    others = other_users(users, seed)
+    assert len(others) == num_pairs
+    pairs = []
+    for index, user_id in enumerate(users):
+        aspects = tuple(str(aspect) for aspect in rng.choice(ASPECTS, size=4, replace=False))
+        nll_own = float(rng.normal(1.9, 0.35))
+        named = aspects[0] if rng.random() < 0.7 else aspects[1]
+        pairs.append(
+            ScoredPair(
+                user_id=user_id,
+                item_id=f"place-{rng.integers(0, 40)}",
+                reference=str(rng.choice(TEMPLATES)).format(aspects[0]),
+                explanation=str(rng.choice(TEMPLATES)).format(named),
+                nll_own=nll_own,
+                nll_shuffled=nll_own + float(rng.normal(gain, 0.3)),
+                shuffled_explanation=str(rng.choice(TEMPLATES)).format(rng.choice(aspects)) if index < num_pairs // 2 else None,
+                aspect=aspects[0],
+                aspects=aspects,
+            )
+        )
+    return pairs
+
+
+def make_config(**values: object) -> EvaluateConfig:
+    """A config without an encoder, unless `values` names one."""
+    return parse_config(EvaluateConfig, {"workspace": "/unused", "llm": {"model": "unused"}, "encoder": None, **values})
+
+
+@pytest.fixture
+def pairs() -> list[ScoredPair]:
+    return make_pairs()
+
+
+@pytest.fixture
+def config() -> EvaluateConfig:
+    return make_config()

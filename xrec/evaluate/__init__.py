@@ -1,0 +1,27 @@
+"""How good explanations are: metrics of scored pairs, the evaluation artifact, its report. Plain tables in, no Ray, no training."""
+
+from xrec.evaluate.bootstrap import Estimate
+from xrec.evaluate.evaluation import REPORT, write_evaluation
+from xrec.evaluate.metrics import METRICS, Metrics, compute_metrics, flat_metrics
+from xrec.evaluate.report import Lineage, render_report
+from xrec.evaluate.scores import SCORED_PAIRS, ScoredPair, scored_pairs_table
+from xrec.evaluate.shuffle import other_users
+from xrec.evaluate.summary import example_lines, summary_lines
+
+__all__ = [
+    "METRICS",
+    "REPORT",
+    "SCORED_PAIRS",
+    "Estimate",
+    "Lineage",
+    "Metrics",
+    "ScoredPair",
+    "compute_metrics",
+    "example_lines",
+    "flat_metrics",
+    "other_users",
+    "render_report",
+    "scored_pairs_table",
+    "summary_lines",
+    "write_evaluation",
+]

@@ -1,0 +1,45 @@
+"""The evaluation artifact: metrics.json, metrics.parquet, pairs.parquet, report.html, and the manifest last."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from xrec.evaluate.bootstrap import Estimate
+from xrec.evaluate.metrics import METRICS, flat_metrics, metrics_table
+from xrec.evaluate.report import Lineage, render_report
+from xrec.evaluate.scores import SCORED_PAIRS, ScoredPair, scored_pairs_table
+from xrec.storage import Location, Manifest, content_hash, write_manifest, write_table
+
+REPORT = "report.html"
+
+
+def write_evaluation(
+    location: Location,
+    pairs: Sequence[ScoredPair],
+    metrics: Mapping[str, Estimate],
+    *,
+    lineage: Lineage,
+    config: Mapping[str, Any],
+    inputs: Mapping[str, str],
+    num_examples: int,
+) -> Manifest:
+    """Write the artifact to the folder `location` and return its manifest, whose metrics are those of metrics.json.
+
+    `config` and `inputs` are the manifest's: the settings that the content depends on (plain JSON values), and the
+    fingerprints of what was evaluated. Equal arguments give equal files.
+    """
+    flat = flat_metrics(metrics)
+    texts = {
+        "metrics.json": json.dumps(flat, indent=2, allow_nan=False) + "\n",
+        REPORT: render_report(pairs, metrics, lineage=lineage, config=config, num_examples=num_examples),
+    }
+    files = {
+        "metrics.parquet": write_table(location / "metrics.parquet", metrics_table(metrics), METRICS),
+        "pairs.parquet": write_table(location / "pairs.parquet", scored_pairs_table(pairs), SCORED_PAIRS),
+    }
+    for name, text in texts.items():
+        data = text.encode("utf-8")
+        (location / name).write_bytes(data)
+        files[name] = content_hash(data)
+    row_counts = {"pairs": len(pairs), "metrics": len(metrics)}
+    return write_manifest(location, "evaluation", config=config, inputs=inputs, files=files, row_counts=row_counts, metrics=flat)

@@ -1,0 +1,134 @@
+"""All metrics of an evaluation, by name: the values, and 95 % intervals of those that are means over pairs."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import ArrayLike
+
+from xrec.config import Device, EvaluateConfig
+from xrec.evaluate import text_metrics
+from xrec.evaluate.aspects import aspect_pattern, chance_level, names_only
+from xrec.evaluate.bootstrap import Estimate, bootstrap_mean
+from xrec.evaluate.embedding_score import embedding_scores
+from xrec.evaluate.encoder import load_encoder
+from xrec.evaluate.scores import ScoredPair
+
+Metrics = dict[str, Estimate]
+_Mean = Callable[[ArrayLike], Estimate]
+
+# `metrics.parquet` of the evaluation artifact: one row a metric.
+METRICS = pa.schema(
+    [
+        pa.field("metric", pa.string(), nullable=False),
+        pa.field("value", pa.float64(), nullable=False),
+        pa.field("low", pa.float64()),
+        pa.field("high", pa.float64()),
+    ]
+)
+
+
+def compute_metrics(pairs: Sequence[ScoredPair], config: EvaluateConfig) -> Metrics:
+    """The metrics of `pairs`, in the order in which they are shown; xrec.evaluate.descriptions says what each means.
+
+    Aspect metrics are there only where aspects are planted, embedding scores only with a configured encoder.
+    Raises ValueError without pairs, ModelError if the encoder cannot be had.
+    """
+    if not pairs:
+        raise ValueError("no scored pairs; expected at least one")
+
+    def mean(values: ArrayLike) -> Estimate:
+        return bootstrap_mean(values, num_samples=config.bootstrap_samples, seed=config.seed)
+
+    return {
+        **_signal_metrics(pairs, mean),
+        **_aspect_metrics([pair for pair in pairs if pair.aspect is not None], mean),
+        **_likeness_metrics(pairs, mean),
+        **(_embedding_metrics(pairs, config, config.encoder, mean) if config.encoder else {}),
+        **_form_metrics(pairs),
+    }
+
+
+def flat_metrics(metrics: Mapping[str, Estimate]) -> dict[str, float]:
+    """Plain numbers for JSON: `name`, and `name_low` and `name_high` where there is an interval."""
+    flat: dict[str, float] = {}
+    for name, estimate in metrics.items():
+        flat[name] = estimate.value
+        if estimate.low is not None and estimate.high is not None:
+            flat |= {f"{name}_low": estimate.low, f"{name}_high": estimate.high}
+    return flat
+
+
+def metrics_table(metrics: Mapping[str, Estimate]) -> pa.Table:
+    """The metrics as a long table of the schema METRICS."""
+    rows = [{"metric": name, "value": estimate.value, "low": estimate.low, "high": estimate.high} for name, estimate in metrics.items()]
+    return pa.Table.from_pylist(rows, schema=METRICS)
+
+
+def _signal_metrics(pairs: Sequence[ScoredPair], mean: _Mean) -> Metrics:
+    own = np.array([pair.nll_own for pair in pairs])
+    shuffled = np.array([pair.nll_shuffled for pair in pairs])
+    return {
+        "personalization_gain": mean(shuffled - own),
+        "personalization_win_rate": mean(own < shuffled),
+        "nll_own": mean(own),
+        "nll_shuffled": mean(shuffled),
+    }
+
+
+def _aspect_metrics(pairs: Sequence[ScoredPair], mean: _Mean) -> Metrics:
+    """Of pairs with a planted aspect. Any pair's aspects count as named, so that an aspect the item lacks counts against a text."""
+    if not pairs:
+        return {}
+    aspects = [pair.aspects or () for pair in pairs]
+    pattern = aspect_pattern(aspect for of_item in aspects for aspect in of_item)
+    right = [pair.aspect or "" for pair in pairs]
+    shuffled = [(pair.shuffled_explanation, aspect) for pair, aspect in zip(pairs, right, strict=True) if pair.shuffled_explanation is not None]
+    metrics = {"aspect_accuracy": mean(names_only([pair.explanation for pair in pairs], right, pattern))}
+    if shuffled:
+        metrics["aspect_accuracy_shuffled"] = mean(names_only([text for text, _ in shuffled], [aspect for _, aspect in shuffled], pattern))
+    metrics["aspect_chance"] = Estimate(chance_level(aspects))
+    metrics["aspect_accuracy_references"] = Estimate(float(names_only([pair.reference for pair in pairs], right, pattern).mean()))
+    return metrics
+
+
+def _likeness_metrics(pairs: Sequence[ScoredPair], mean: _Mean) -> Metrics:
+    explanations, references = _texts(pairs)
+    return {
+        "bleu": Estimate(text_metrics.corpus_bleu(explanations, references)),
+        "rouge_l": mean(text_metrics.rouge_l(explanations, references)),
+    }
+
+
+def _embedding_metrics(pairs: Sequence[ScoredPair], config: EvaluateConfig, source: str, mean: _Mean) -> Metrics:
+    encoder = load_encoder(source, cache_dir=config.llm.cache_dir, device=_device(config.device))
+    scores = embedding_scores(encoder, *_texts(pairs), batch_size=config.batch_size)
+    return {
+        "embedding_f1": mean(scores.f1),
+        "embedding_precision": mean(scores.precision),
+        "embedding_recall": mean(scores.recall),
+        "sentence_cosine": mean(scores.cosine),
+    }
+
+
+def _form_metrics(pairs: Sequence[ScoredPair]) -> Metrics:
+    explanations, references = _texts(pairs)
+    values = {
+        "unique_sentence_ratio": text_metrics.unique_sentence_ratio(explanations),
+        "mean_words": float(text_metrics.num_words(explanations).mean()),
+        "mean_words_references": float(text_metrics.num_words(references).mean()),
+        "over_50_words_share": text_metrics.share_over(explanations, max_words=50),
+        "empty_share": text_metrics.empty_share(explanations),
+    }
+    return {name: Estimate(value) for name, value in values.items()}
+
+
+def _texts(pairs: Sequence[ScoredPair]) -> tuple[list[str], list[str]]:
+    return [pair.explanation for pair in pairs], [pair.reference for pair in pairs]
+
+
+def _device(device: Device) -> str:
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return device

@@ -1,0 +1,113 @@
+"""`report.html`: one self-contained page (inline style and SVG, no script, nothing fetched) of what an evaluation found.
+
+The page itself is templates/report.html and report.css; here its content is put together. Every text is escaped by
+jinja2, only the plots made here go in as they are. Equal arguments give an equal page.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Any
+
+import yaml
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from xrec.evaluate.bootstrap import Estimate
+from xrec.evaluate.descriptions import DESCRIPTIONS, format_interval, format_value
+from xrec.evaluate.plots import History, history_plot, length_plot, nll_plot
+from xrec.evaluate.scores import ScoredPair
+from xrec.evaluate.text_metrics import num_words
+from xrec.storage import Manifest
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """What was evaluated: the manifest of each artifact by its name, in order of making, and how training went.
+
+    `adapter_history` has rows of `epoch` or `step`, `train_loss`, `validation_loss`; `graph_history` rows of `epoch`,
+    `recall@20`, `ndcg@20`. Values may be missing; an empty history has no plot.
+    """
+
+    sources: Mapping[str, Manifest]
+    adapter_history: History = field(default=())
+    graph_history: History = field(default=())
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A figure of the page: `svg` is trusted markup made by xrec.evaluate.plots."""
+
+    title: str
+    caption: str
+    svg: Markup
+
+
+def render_report(
+    pairs: Sequence[ScoredPair], metrics: Mapping[str, Estimate], *, lineage: Lineage, config: Mapping[str, Any], num_examples: int
+) -> str:
+    """The page as HTML text; the first `num_examples` of `pairs` are shown in full."""
+    environment = Environment(loader=PackageLoader("xrec.evaluate"), autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
+    return environment.get_template("report.html").render(
+        style=Markup(environment.get_template("report.css").render()),
+        split=config.get("split", "held-out"),
+        num_pairs=len(pairs),
+        num_users=len({pair.user_id for pair in pairs}),
+        num_items=len({pair.item_id for pair in pairs}),
+        verdict=verdict(metrics["personalization_gain"]),
+        groups=_groups(metrics),
+        plots=_plots(pairs, lineage),
+        examples=pairs[:num_examples],
+        sources=[(name, manifest, _as_yaml(manifest.config)) for name, manifest in lineage.sources.items()],
+        settings=_as_yaml(config),
+    )
+
+
+def verdict(gain: Estimate) -> str:
+    """What the personalization gain and its interval allow to say, in one sentence."""
+    size = f"{gain.value:.3f} nats per token (95 % interval {format_interval('personalization_gain', gain)})"
+    if gain.low is not None and gain.low > 0:
+        return f"The collaborative signal reaches the text: with the user's own vector the reference is likelier than with another user's, by {size}."
+    if gain.high is not None and gain.high < 0:
+        return f"The signal misleads: with the user's own vector the reference is less likely than with another user's, a gain of {size}."
+    return f"No clear sign of the collaborative signal in the text: the user's own vector, in place of another user's, brings a gain of {size}."
+
+
+def _groups(metrics: Mapping[str, Estimate]) -> list[tuple[str, list[dict[str, str]]]]:
+    """The metrics as table rows, by group."""
+    rows = [
+        {
+            "group": DESCRIPTIONS[name].group,
+            "name": name,
+            "label": DESCRIPTIONS[name].label,
+            "meaning": DESCRIPTIONS[name].meaning,
+            "value": format_value(name, estimate),
+            "interval": format_interval(name, estimate),
+        }
+        for name, estimate in metrics.items()
+    ]
+    return [(group, list(members)) for group, members in groupby(rows, key=lambda row: row["group"])]
+
+
+def _plots(pairs: Sequence[ScoredPair], lineage: Lineage) -> list[Plot]:
+    own, shuffled = [pair.nll_own for pair in pairs], [pair.nll_shuffled for pair in pairs]
+    generated, reference = num_words([pair.explanation for pair in pairs]), num_words([pair.reference for pair in pairs])
+    plots = [
+        Plot(
+            "Own vector against another user's",
+            "Each dot is a pair: mean NLL of its reference, nats per token. Above the line, the user's own vector explains the text better.",
+            Markup(nll_plot(own, shuffled)),
+        ),
+        Plot("Length", "Words of the generated texts and of their references.", Markup(length_plot(generated, reference))),
+    ]
+    if lineage.adapter_history:
+        svg = history_plot(lineage.adapter_history, ("train_loss", "validation_loss"), "nats per token")
+        plots.append(Plot("Loss of the adapter", "Mean NLL of the explanation's tokens, in training and on validation pairs.", Markup(svg)))
+    if lineage.graph_history:
+        svg = history_plot(lineage.graph_history, ("recall@20", "ndcg@20"), "share")
+        plots.append(Plot("Ranking of the graph", "Recall@20 and NDCG@20 on validation, training items masked.", Markup(svg)))
+    return plots
+
+
+def _as_yaml(values: Mapping[str, Any]) -> str:
+    return str(yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True))

@@ -1,0 +1,50 @@
+"""The evaluation on a console: an aligned table of the metrics, and explanations beside their references."""
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+
+from xrec.evaluate.bootstrap import Estimate
+from xrec.evaluate.descriptions import DESCRIPTIONS, format_interval, format_value
+from xrec.evaluate.scores import ScoredPair
+
+_WIDTH = 100
+_MARGIN = 13  # columns of "explanation  "
+
+
+def summary_lines(metrics: Mapping[str, Estimate]) -> list[str]:
+    """A table with a line a metric: label, value, 95 % interval; the values' decimal points are aligned."""
+    labels = max((len(DESCRIPTIONS[name].label) for name in metrics), default=0)
+    values = {name: _aligned(format_value(name, estimate)) for name, estimate in metrics.items()}
+    width = max(map(len, values.values()), default=0)
+    lines: list[str] = []
+    for group, names in groupby(metrics, key=lambda name: DESCRIPTIONS[name].group):
+        lines.append(group)
+        for name in names:
+            interval = format_interval(name, metrics[name])
+            lines.append(f"  {DESCRIPTIONS[name].label:<{labels}}  {values[name]:>{width}}  {interval and f'({interval})'}".rstrip())
+    return lines
+
+
+def example_lines(pairs: Sequence[ScoredPair], num_examples: int) -> list[str]:
+    """The first `num_examples` pairs, each with its explanation above its reference, wrapped to 100 columns."""
+    lines: list[str] = []
+    for pair in pairs[:num_examples]:
+        lines.append(_printable(f"user {pair.user_id}, item {pair.item_id}")[:_WIDTH])
+        lines += [*_labelled("explanation", pair.explanation), *_labelled("reference", pair.reference), ""]
+    return lines[:-1]
+
+
+def _aligned(value: str) -> str:
+    """`value` with blanks after it, so that right-aligned numbers have their points below each other (3 digits at most)."""
+    return value + " " * (3 - len(value.partition(".")[2]))
+
+
+def _labelled(label: str, text: str) -> list[str]:
+    wrapped = textwrap.wrap(_printable(text), width=_WIDTH - _MARGIN) or ["(empty)"]
+    return [f"{label if index == 0 else '':<{_MARGIN}}{line}" for index, line in enumerate(wrapped)]
+
+
+def _printable(text: str) -> str:
+    """Generated text may hold anything; control characters would act on the terminal."""
+    return "".join(character if character.isprintable() else " " for character in text)
