@@ -1,0 +1,166 @@
+"""From the rows of a source to the tables of the dataset: ids become indices, pairs get their split, nothing leaks.
+
+A pair whose explanation is held out must not be an edge that the graph is trained on, else the graph vectors know the
+answer. In the public release about 80 % of the test pairs are training edges; here they are removed.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from xrec import schemas
+from xrec.config import SplitShares
+from xrec.data.columns import SPLITS
+from xrec.data.findings import Finding
+from xrec.data.rows import findings_of
+from xrec.data.source import SourceData
+from xrec.data.splits import split_pairs
+from xrec.errors import DataError
+
+
+@dataclass(frozen=True)
+class Assembled:
+    """The tables by name (schemas of xrec.schemas), all rows left out, and what there is to report."""
+
+    tables: Mapping[str, pa.Table]
+    findings: tuple[Finding, ...]
+    metrics: Mapping[str, Any]
+
+
+def assemble(source: SourceData, shares: SplitShares) -> Assembled:
+    """The dataset's tables from a source's rows.
+
+    Left out, as findings: pairs of unknown users or items, empty explanations, repeated pairs (the first one counts).
+    Raises DataError if no users, items or training interactions are left.
+    """
+    interactions, interaction_findings = _usable(source.interactions, source)
+    explanations, explanation_findings = _usable_explanations(source)
+    interactions = _pair_table(interactions, source, shares, schemas.INTERACTIONS)
+    explanations = _pair_table(explanations, source, shares, schemas.EXPLANATIONS)
+    kept, num_removed_edges = remove_held_out_edges(interactions, explanations)
+    assert not _is_held_out_edge(kept, explanations).any(), "a held-out explanation pair is still a training edge"
+    tables = {
+        "users": _users(source.users),
+        "items": _items(source.items),
+        "interactions": kept,
+        "explanations": explanations,
+    }
+    if source.planted is not None:
+        tables["planted"] = _planted(source.planted, source)
+    _check_not_empty(tables)
+    metrics = {"num_removed_edges": num_removed_edges, **_count_splits(tables), **_count_without_edges(tables)}
+    return Assembled(tables, source.findings + interaction_findings + explanation_findings, metrics)
+
+
+def remove_held_out_edges(interactions: pa.Table, explanations: pa.Table) -> tuple[pa.Table, int]:
+    """`interactions` without the train ones whose explanation is held out, and how many these were."""
+    leaking = _is_held_out_edge(interactions, explanations)
+    return interactions.filter(pa.array(~leaking)), int(leaking.sum())
+
+
+def _is_held_out_edge(interactions: pa.Table, explanations: pa.Table) -> npt.NDArray[np.bool_]:
+    """(number of interactions,) bool: in train, and the pair's explanation is in validation or test."""
+    held_out = explanations.filter(pc.not_equal(explanations["split"], "train"))
+    is_train = pc.equal(interactions["split"], "train").to_numpy()
+    return np.asarray(np.isin(_pair_keys(interactions), _pair_keys(held_out)) & is_train)
+
+
+def _pair_keys(pairs: pa.Table) -> npt.NDArray[np.int64]:
+    """One int64 a pair; ordered by user, then item."""
+    users = pairs["user_index"].to_numpy().astype(np.int64)
+    return np.asarray((users << 32) + pairs["item_index"].to_numpy())
+
+
+def _usable_explanations(source: SourceData) -> tuple[pa.Table, tuple[Finding, ...]]:
+    is_empty = pc.equal(source.explanations["explanation"], "")
+    kept, empty = _reject(source.explanations, is_empty, "empty explanation")
+    usable, findings = _usable(kept, source)
+    return usable, empty + findings
+
+
+def _usable(pairs: pa.Table, source: SourceData) -> tuple[pa.Table, tuple[Finding, ...]]:
+    """The rows of known users and items, each pair once; and findings for the others."""
+    pairs, unknown_users = _reject(pairs, pc.is_null(_index_in(pairs, "user_id", source.users)), "unknown user_id")
+    pairs, unknown_items = _reject(pairs, pc.is_null(_index_in(pairs, "item_id", source.items)), "unknown item_id")
+    repeated = pairs.select(["user_id", "item_id"]).to_pandas().duplicated().to_numpy()
+    pairs, duplicates = _reject(pairs, pa.array(repeated, pa.bool_()), "duplicate of an earlier pair")
+    return pairs, unknown_users + unknown_items + duplicates
+
+
+def _reject(rows: pa.Table, is_bad: Any, reason: str) -> tuple[pa.Table, tuple[Finding, ...]]:
+    return rows.filter(pc.invert(is_bad)), findings_of(rows.filter(is_bad), reason)
+
+
+def _pair_table(pairs: pa.Table, source: SourceData, shares: SplitShares, schema: pa.Schema) -> pa.Table:
+    """`pairs` in `schema`, by user and item; a pair without a split gets the one of its hash."""
+    columns = {**_indices(pairs, source), "split": _splits(pairs, shares)}
+    if "explanation" in schema.names:
+        columns["explanation"] = pairs["explanation"]
+    return _sorted(pa.table(columns)).select(schema.names).cast(schema)
+
+
+def _splits(pairs: pa.Table, shares: SplitShares) -> Any:
+    without = pairs.filter(pc.is_null(pairs["split"]))
+    hashed = split_pairs(without["user_id"].to_pylist(), without["item_id"].to_pylist(), shares)
+    column = pairs["split"].combine_chunks()
+    return pc.replace_with_mask(column, pc.is_null(column), pa.array(hashed, pa.string()))
+
+
+def _indices(pairs: pa.Table, source: SourceData) -> dict[str, Any]:
+    return {
+        "user_index": _index_in(pairs, "user_id", source.users),
+        "item_index": _index_in(pairs, "item_id", source.items),
+    }
+
+
+def _index_in(pairs: pa.Table, column: str, known: pa.Table) -> Any:
+    """The row of `known` for each pair, int32; null where the id is unknown."""
+    return pc.index_in(pairs[column], known[column].combine_chunks())
+
+
+def _sorted(pairs: pa.Table) -> pa.Table:
+    return pairs.sort_by([("user_index", "ascending"), ("item_index", "ascending")])
+
+
+def _users(users: pa.Table) -> pa.Table:
+    index = pa.array(np.arange(users.num_rows, dtype=np.int32))
+    return users.append_column("user_index", index).select(schemas.USERS.names).cast(schemas.USERS)
+
+
+def _items(items: pa.Table) -> pa.Table:
+    index = pa.array(np.arange(items.num_rows, dtype=np.int32))
+    return items.append_column("item_index", index).select(schemas.ITEMS.names).cast(schemas.ITEMS)
+
+
+def _planted(planted: pa.Table, source: SourceData) -> pa.Table:
+    table = pa.table({**_indices(planted, source), "aspect": planted["aspect"], "aspects": planted["aspects"]})
+    return _sorted(table).cast(schemas.PLANTED)
+
+
+def _check_not_empty(tables: Mapping[str, pa.Table]) -> None:
+    for name in ("users", "items"):
+        if tables[name].num_rows == 0:
+            raise DataError(f"no usable {name}: the dataset would be empty; check the source's files")
+    if not pc.any(pc.equal(tables["interactions"]["split"], "train")).as_py():
+        raise DataError("no interaction is left for training: check the source's interactions, and splits.validation and splits.test")
+
+
+def _count_splits(tables: Mapping[str, pa.Table]) -> dict[str, dict[str, int]]:
+    return {f"num_{name}": _num_rows_by_split(tables[name]) for name in ("interactions", "explanations")}
+
+
+def _num_rows_by_split(table: pa.Table) -> dict[str, int]:
+    return {split: table.filter(pc.equal(table["split"], split)).num_rows for split in SPLITS}
+
+
+def _count_without_edges(tables: Mapping[str, pa.Table]) -> dict[str, int]:
+    train = tables["interactions"].filter(pc.equal(tables["interactions"]["split"], "train"))
+    return {
+        "num_users_without_train_edge": tables["users"].num_rows - pc.count_distinct(train["user_index"]).as_py(),
+        "num_items_without_train_edge": tables["items"].num_rows - pc.count_distinct(train["item_index"]).as_py(),
+    }

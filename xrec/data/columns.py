@@ -1,0 +1,53 @@
+"""What a cell of an input table must be: each parser returns the value as xrec holds it, or raises ValueError with the reason."""
+
+from collections.abc import Callable
+
+SPLITS = ("train", "validation", "test")
+MAX_INDEX = 2**31 - 1
+
+Parser = Callable[[object], str | None]
+
+
+def parse_id(value: object) -> str:
+    """An id: any non-empty string, or an integer, as a string."""
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise ValueError("must be a string or an integer")
+    text = str(value)
+    if not text:
+        raise ValueError("must not be empty")
+    return _valid_unicode(text)
+
+
+def parse_dense_id(value: object) -> str:
+    """An id of the public release: an integer from 0 on, as a string without leading zeros."""
+    is_digits = isinstance(value, str) and value.strip().isascii() and value.strip().isdigit()
+    is_integer = isinstance(value, int) and not isinstance(value, bool)
+    if not (is_digits or is_integer) or not 0 <= int(value) <= MAX_INDEX:  # type: ignore[call-overload]
+        raise ValueError(f"must be an integer from 0 to {MAX_INDEX}")
+    return str(int(value))  # type: ignore[call-overload]
+
+
+def parse_text(value: object) -> str:
+    """A text, stripped; a missing value is the empty text."""
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise ValueError("must be a text")
+    return _valid_unicode(value).strip()
+
+
+def parse_split(value: object) -> str | None:
+    """train, validation or test; None (to be split by hash) if missing."""
+    if value is None or value == "":
+        return None
+    if value not in SPLITS:
+        raise ValueError(f"must be one of {', '.join(SPLITS)}")
+    return str(value)
+
+
+def _valid_unicode(text: str) -> str:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise ValueError("must be valid UTF-8") from None
+    return text

@@ -1,0 +1,124 @@
+"""The dataset artifact: who the users and items are, who interacted with what, and the explanations known so far.
+
+Every later stage reads it and nothing else of the raw data. Rows are numbered: row r of `users` has user_index r.
+"""
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from xrec import schemas
+from xrec.config import Split
+from xrec.errors import UnknownIdError
+from xrec.storage import Location, Manifest, read_manifest, read_table, write_manifest, write_table
+
+_SCHEMAS = {
+    "users": schemas.USERS,
+    "items": schemas.ITEMS,
+    "interactions": schemas.INTERACTIONS,
+    "explanations": schemas.EXPLANATIONS,
+    "planted": schemas.PLANTED,
+}
+_SEARCHED_FOR_HINT = 20_000  # a close match is looked for among so many ids
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """The tables, in the schemas of xrec.schemas; U users, I items.
+
+    `interactions` and `explanations` hold each pair once, sorted by user and item. No pair whose explanation is held out
+    (validation or test) is a train interaction. `planted` is there for the generated sample only.
+    """
+
+    manifest: Manifest
+    users: pa.Table
+    items: pa.Table
+    interactions: pa.Table
+    explanations: pa.Table
+    planted: pa.Table | None = None
+
+    @property
+    def num_users(self) -> int:
+        """U."""
+        return int(self.users.num_rows)
+
+    @property
+    def num_items(self) -> int:
+        """I."""
+        return int(self.items.num_rows)
+
+    def user_index(self, user_id: str) -> int:
+        """The row of `user_id`, 0 to U - 1; raises UnknownIdError."""
+        return _look_up("user", self._user_indices, user_id)
+
+    def item_index(self, item_id: str) -> int:
+        """The row of `item_id`, 0 to I - 1; raises UnknownIdError."""
+        return _look_up("item", self._item_indices, item_id)
+
+    def interaction_edges(self, split: Split) -> npt.NDArray[np.int64]:
+        """The split's interactions as (2, E) int64: user indices in row 0, item indices in row 1."""
+        edges = _of_split(self.interactions, split)
+        return np.stack([edges["user_index"].to_numpy(), edges["item_index"].to_numpy()]).astype(np.int64)
+
+    def explained_pairs(self, split: Split) -> pa.Table:
+        """The split's rows of `explanations` (schema EXPLANATIONS), by user and item."""
+        return _of_split(self.explanations, split)
+
+    @cached_property
+    def _user_indices(self) -> dict[str, int]:
+        return {user_id: index for index, user_id in enumerate(self.users["user_id"].to_pylist())}
+
+    @cached_property
+    def _item_indices(self) -> dict[str, int]:
+        return {item_id: index for index, item_id in enumerate(self.items["item_id"].to_pylist())}
+
+
+def read_dataset(location: Location) -> Dataset:
+    """The dataset at `location`.
+
+    Raises ArtifactNotFoundError if there is no finished one, ArtifactMismatchError if it is of another kind or schema
+    version, DataError if a table is not in its schema.
+    """
+    manifest = read_manifest(location, "dataset")
+    tables = {name: read_table(location / f"{name}.parquet", schema) for name, schema in _SCHEMAS.items() if f"{name}.parquet" in manifest.files}
+    return Dataset(manifest=manifest, **tables)
+
+
+def write_dataset(
+    location: Location,
+    tables: Mapping[str, pa.Table],
+    rejected: pa.Table,
+    *,
+    config: Mapping[str, Any],
+    inputs: Mapping[str, str],
+    metrics: Mapping[str, Any],
+) -> Manifest:
+    """Write the artifact, manifest last. `tables`: users, items, interactions, explanations and, for the sample, planted.
+
+    `rejected` (schema REJECTED) lists what was left out; `config` and `inputs` are what the content depends on.
+    """
+    all_schemas = {**{name: _SCHEMAS[name] for name in tables}, "rejected": schemas.REJECTED}
+    all_tables = {**tables, "rejected": rejected}
+    files = {f"{name}.parquet": write_table(location / f"{name}.parquet", all_tables[name], schema) for name, schema in all_schemas.items()}
+    row_counts = {name: table.num_rows for name, table in all_tables.items()}
+    return write_manifest(location, "dataset", config=config, inputs=inputs, files=files, row_counts=row_counts, metrics=metrics)
+
+
+def _of_split(table: pa.Table, split: Split) -> pa.Table:
+    return table.filter(pc.equal(table["split"], split))
+
+
+def _look_up(what: str, indices: Mapping[str, int], wanted: str) -> int:
+    if wanted in indices:
+        return indices[wanted]
+    known = list(indices)[:_SEARCHED_FOR_HINT]
+    close = difflib.get_close_matches(wanted, known, n=1, cutoff=0.75)
+    hint = f"did you mean {close[0]!r}?" if close else f"an id that it holds: {known[0]!r}"
+    raise UnknownIdError(f"{what} {wanted!r} is not among the {len(indices)} {what}s of the dataset; {hint}")

@@ -1,0 +1,101 @@
+"""The layout of the public XRec release (github.com/HKUDS/XRec, data/): dense integer ids, profiles beside the explanations.
+
+`total_trn.csv`, `total_val.csv`, `total_tst.csv`: columns user, item. `data.jsonl` (or `data.json`): one explained pair
+a line, keys uid, iid, title, user_summary, item_summary, explanation.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import pyarrow as pa
+
+from xrec.data.columns import Parser, parse_dense_id, parse_text
+from xrec.data.rows import FileRows, read_rows
+from xrec.data.source import SourceData
+from xrec.errors import DataError
+from xrec.storage import Location
+
+_SPLIT_FILES = {"total_trn.csv": "train", "total_val.csv": "validation", "total_tst.csv": "test"}
+_EXPLANATION_FILES = ("data.jsonl", "data.json")
+_PAIR_COLUMNS: dict[str, Parser] = {"user": parse_dense_id, "item": parse_dense_id}
+_EXPLANATION_COLUMNS: dict[str, Parser] = {
+    "uid": parse_dense_id,
+    "iid": parse_dense_id,
+    "title": parse_text,
+    "user_summary": parse_text,
+    "item_summary": parse_text,
+    "explanation": parse_text,
+}
+# A single mistyped id must not make a table of a billion users.
+_MAX_IDS_PER_KNOWN_ID = 100
+
+
+def find_release_files(folder: Location) -> dict[str, Location]:
+    """The files of a release in `folder`; raises DataError naming what is missing and what is there."""
+    missing = [name for name in _SPLIT_FILES if not (folder / name).is_file()]
+    explanations = [name for name in _EXPLANATION_FILES if (folder / name).is_file()]
+    if not explanations:
+        missing.append(" or ".join(_EXPLANATION_FILES))
+    if missing:
+        raise DataError(
+            f"{folder}: missing file(s) {', '.join(missing)}; expected the public XRec release "
+            f"({', '.join(_SPLIT_FILES)}, data.jsonl), saw {', '.join(folder.files()[:10]) or 'no files'}; check source.uri"
+        )
+    return {name: folder / name for name in (*_SPLIT_FILES, explanations[0])}
+
+
+def read_release(files: Mapping[str, bytes]) -> SourceData:
+    """Read a release from the content of its files. Users are 0 to the largest user id of any file, items likewise.
+
+    A user or item without a line in data.jsonl has the empty profile and title. Raises DataError for a missing column.
+    """
+    explanation_file = next(name for name in _EXPLANATION_FILES if name in files)
+    pairs = [read_rows(name, files[name], _PAIR_COLUMNS) for name in _SPLIT_FILES]
+    explained = read_rows(explanation_file, files[explanation_file], _EXPLANATION_COLUMNS)
+    interactions = pa.concat_tables([_interactions(rows) for rows in pairs])
+    users = _dense_ids("user", [interactions["user_id"], explained.table["uid"]])
+    items = _dense_ids("item", [interactions["item_id"], explained.table["iid"]])
+    return SourceData(
+        users=pa.table({"user_id": users, "profile": _texts(explained.table, "uid", "user_summary", len(users))}),
+        items=pa.table(
+            {
+                "item_id": items,
+                "title": _texts(explained.table, "iid", "title", len(items)),
+                "profile": _texts(explained.table, "iid", "item_summary", len(items)),
+            }
+        ),
+        interactions=interactions,
+        explanations=_explanations(explained),
+        findings=tuple(finding for rows in (*pairs, explained) for finding in rows.findings),
+        num_rows={rows.file: rows.num_rows for rows in (*pairs, explained)},
+    )
+
+
+def _interactions(rows: FileRows) -> pa.Table:
+    split = pa.array([_SPLIT_FILES[rows.file]] * rows.table.num_rows, pa.string())
+    return rows.table.rename_columns({"user": "user_id", "item": "item_id"}).append_column("split", split)
+
+
+def _explanations(rows: FileRows) -> pa.Table:
+    table = rows.table.rename_columns({"uid": "user_id", "iid": "item_id"})
+    table = table.select(["user_id", "item_id", "explanation", "file", "line"])
+    return table.append_column("split", pa.nulls(table.num_rows, pa.string()))
+
+
+def _dense_ids(what: str, columns: Sequence[pa.ChunkedArray]) -> list[str]:
+    """The ids 0 to the largest one seen, as strings."""
+    seen = {int(value) for column in columns for value in column.unique().to_pylist()}
+    count = max(seen, default=-1) + 1
+    if count > _MAX_IDS_PER_KNOWN_ID * len(seen):
+        raise DataError(
+            f"{what} ids must be dense: the largest is {count - 1}, but only {len(seen)} different ones are there; "
+            "mend that id, or use the tables source, whose ids are free"
+        )
+    return [str(index) for index in range(count)]
+
+
+def _texts(explained: pa.Table, id_column: str, text_column: str, count: int) -> list[str]:
+    """The first non-empty text of each id, else the empty text."""
+    texts = [""] * count
+    for row_id, text in zip(explained[id_column].to_pylist(), explained[text_column].to_pylist(), strict=True):
+        texts[int(row_id)] = texts[int(row_id)] or text
+    return texts

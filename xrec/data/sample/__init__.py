@@ -1,0 +1,11 @@
+"""The sample: a small town with planted taste, so that it is known whether the collaborative signal reaches the text.
+
+A user's taste over aspects is latent and shows in the visits only. An item's profile names its aspects, the user's
+profile tells nothing of the taste, and the explanation names that aspect of the item which the user likes most.
+"""
+
+from xrec.data.sample.language import LanguageExample, generate_language_examples
+from xrec.data.sample.texts import ASPECTS
+from xrec.data.sample.town import Town, generate_town, town_source
+
+__all__ = ["ASPECTS", "LanguageExample", "Town", "generate_language_examples", "generate_town", "town_source"]

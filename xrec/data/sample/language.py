@@ -1,0 +1,47 @@
+"""Texts in the town's language, to train a small language model on that knows the language but none of the town's people.
+
+In them the user's profile states the taste, so the model learns that an explanation names the best liked aspect of the
+item. In the town it is not stated: there only the collaborative vector can stand in for the sentence.
+"""
+
+from dataclasses import dataclass
+from random import Random
+
+from xrec.data.sample import texts
+
+
+@dataclass(frozen=True)
+class LanguageExample:
+    """One record. The user's profile begins with the sentence that states the taste."""
+
+    user_profile: str
+    item_title: str
+    item_profile: str
+    explanation: str
+
+
+def generate_language_examples(num_examples: int, seed: int) -> list[LanguageExample]:
+    """`num_examples` records of random users and places, drawn independently of any town."""
+    rng = Random(f"language {seed}")
+    return [_example(rng) for _ in range(num_examples)]
+
+
+def _example(rng: Random) -> LanguageExample:
+    favourites = rng.sample(texts.ASPECTS, k=rng.randint(1, texts.MAX_STATED_ASPECTS))
+    aspects = _item_aspects(favourites, rng)
+    best = next(aspect for aspect in favourites if aspect in aspects)
+    title = texts.item_title(rng.randrange(texts.NUM_PLAIN_TITLES))
+    return LanguageExample(
+        user_profile=f"{texts.taste_sentence(favourites, rng)} {texts.user_profile(rng)}",
+        item_title=title,
+        item_profile=texts.item_profile(aspects, rng),
+        explanation=texts.explanation(title, best, rng),
+    )
+
+
+def _item_aspects(favourites: list[str], rng: Random) -> list[str]:
+    """Random aspects of an item, at least one of them a stated favourite, so that the explanation follows from the texts."""
+    while True:
+        aspects = rng.sample(texts.ASPECTS, k=texts.ASPECTS_PER_ITEM)
+        if set(aspects) & set(favourites):
+            return aspects

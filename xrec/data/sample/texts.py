@@ -1,0 +1,134 @@
+"""The language of the town: short, natural, from templates. An aspect is always found by its phrase in ASPECTS.
+
+Nothing but the aspect's phrase itself tells an aspect: titles, trades, people and habits are drawn independently.
+"""
+
+from collections.abc import Sequence
+from random import Random
+
+# Each is found in a text as this substring, case-insensitively; none of them stands anywhere else in the town's language.
+ASPECTS = (
+    "late hours",
+    "quiet garden",
+    "live music",
+    "dog-friendly tables",
+    "fresh pastries",
+    "strong coffee",
+    "river view",
+    "board games",
+)
+ASPECTS_PER_ITEM = 4
+
+# How an item's profile may put an aspect; the first is also how a sentence on taste puts it.
+_PHRASINGS = {
+    "late hours": ("late hours", "its late hours", "late hours all week"),
+    "quiet garden": ("a quiet garden", "its quiet garden", "a quiet garden out back"),
+    "live music": ("live music", "its live music", "live music on Fridays"),
+    "dog-friendly tables": ("dog-friendly tables", "its dog-friendly tables", "plenty of dog-friendly tables"),
+    "fresh pastries": ("fresh pastries", "its fresh pastries", "fresh pastries every day"),
+    "strong coffee": ("strong coffee", "its strong coffee", "good strong coffee"),
+    "river view": ("a river view", "its river view", "a wide river view"),
+    "board games": ("board games", "its board games", "a shelf of board games"),
+}
+_ITEM_TEMPLATES = (
+    "A {mood} {trade} on {street}, run by {owner}. Guests praise {a}, {b}, {c} and {d}.",
+    "This {mood} {trade} on {street} belongs to {owner}. It offers {a}, {b}, {c} and {d}.",
+    "{owner} opened this {mood} {trade} on {street}. People come for {a}, {b}, {c} and {d}.",
+    "On {street} stands a {mood} {trade}, kept by {owner}. It is known for {a}, {b}, {c} and {d}.",
+)
+# fmt: off
+_MOODS = ("cosy", "bright", "old", "tiny", "busy", "simple", "charming", "modern", "homely", "spacious")
+_TRADES = ("bakery", "bistro", "tavern", "tea room", "diner", "bookshop", "cellar bar", "canteen", "brewery", "deli")
+_STREETS = (
+    "Mill Lane", "Abbey Road", "Station Street", "Castle Hill", "Market Row", "Church Walk", "Orchard Close",
+    "Bridge End",
+)
+_OWNERS = (
+    "two sisters", "a retired sailor", "a young couple", "the Novak family", "an old baker", "three friends",
+    "a former teacher", "the Okoro family",
+)
+
+_TITLE_FIRST = (
+    "Copper", "Silver", "Blue", "Crooked", "Golden", "Wandering", "Velvet", "Rusty", "Painted", "Lucky", "Hidden",
+    "Sleepy", "Merry", "Olive", "Paper", "Salty",
+)
+_TITLE_SECOND = (
+    "Kettle", "Lantern", "Fox", "Spoon", "Anchor", "Sparrow", "Barrel", "Thimble", "Compass", "Acorn", "Saddle",
+    "Pepper", "Wheel", "Button", "Heron", "Feather",
+)
+# fmt: on
+
+_USER_TEMPLATES = (
+    "{person} in their {age}, who comes {way} {when}, mostly with {company}.",
+    "{person} in their {age}. Goes out {when} with {company} and arrives {way}.",
+    "Goes out {when}, {way}, usually with {company}: {person_lower} in their {age}.",
+)
+# fmt: off
+_PERSONS = (
+    "A nurse", "A carpenter", "A student", "A lawyer", "A gardener", "A programmer", "A postman", "A painter",
+    "A chemist", "A plumber", "A librarian", "A pilot",
+)
+_AGES = ("twenties", "thirties", "forties", "fifties", "sixties")
+_WAYS = ("by bike", "on foot", "by bus", "by car", "by tram")
+_TIMES = ("at weekends", "on weekdays", "at lunchtime", "once a week", "twice a month", "on Sundays")
+_COMPANIES = ("old friends", "colleagues", "the family", "a partner", "a neighbour", "two cousins")
+# fmt: on
+
+_EXPLANATION_TEMPLATES = (
+    "You would enjoy {title} for its {aspect}, just the thing for you.",
+    "With its {aspect}, {title} is a place that suits your taste very well.",
+    "You are likely to love {title}, because its {aspect} will win you over.",
+    "{title} is a good choice for you, above all for its {aspect}.",
+)
+_TASTE_TEMPLATES = {
+    1: ("Loves {0} above all.", "Cares most about {0}.", "Likes nothing more than {0}."),
+    2: ("Loves {0} above all, then {1}.", "Cares most about {0}, then {1}.", "Likes nothing more than {0}, after that {1}."),
+    3: (
+        "Loves {0} above all, then {1}, then {2}.",
+        "Cares most about {0}, then {1}, then {2}.",
+        "Likes nothing more than {0}, after that {1} and then {2}.",
+    ),
+}
+MAX_STATED_ASPECTS = len(_TASTE_TEMPLATES)
+NUM_PLAIN_TITLES = len(_TITLE_FIRST) * len(_TITLE_SECOND)
+
+
+def item_title(number: int) -> str:
+    """The title of place `number` (from 0): different for each number."""
+    edition, name = divmod(number, NUM_PLAIN_TITLES)
+    first, second = divmod(name, len(_TITLE_SECOND))
+    title = f"The {_TITLE_FIRST[first]} {_TITLE_SECOND[second]}"
+    return title if edition == 0 else f"{title} No. {edition + 1}"
+
+
+def item_profile(aspects: Sequence[str], rng: Random) -> str:
+    """25 to 35 words that name the item's four aspects, in random order."""
+    a, b, c, d = (rng.choice(_PHRASINGS[aspect]) for aspect in rng.sample(aspects, k=ASPECTS_PER_ITEM))
+    text = rng.choice(_ITEM_TEMPLATES).format(
+        mood=rng.choice(_MOODS), trade=rng.choice(_TRADES), street=rng.choice(_STREETS), owner=rng.choice(_OWNERS), a=a, b=b, c=c, d=d
+    )
+    return text[0].upper() + text[1:]
+
+
+def user_profile(rng: Random) -> str:
+    """12 to 18 words on who the user is and how they come; nothing of the taste."""
+    person = rng.choice(_PERSONS)
+    return rng.choice(_USER_TEMPLATES).format(
+        person=person,
+        person_lower=person[0].lower() + person[1:],
+        age=rng.choice(_AGES),
+        way=rng.choice(_WAYS),
+        when=rng.choice(_TIMES),
+        company=rng.choice(_COMPANIES),
+    )
+
+
+def explanation(title: str, aspect: str, rng: Random) -> str:
+    """10 to 18 words that name the one aspect."""
+    return rng.choice(_EXPLANATION_TEMPLATES).format(title=title, aspect=aspect)
+
+
+def taste_sentence(favourites: Sequence[str], rng: Random) -> str:
+    """States the 1 to 3 favourite aspects, the best first."""
+    phrases = [_PHRASINGS[aspect][0] for aspect in favourites]
+    return rng.choice(_TASTE_TEMPLATES[len(favourites)]).format(*phrases)

@@ -1,0 +1,133 @@
+"""The town itself: tastes, places, and visits that follow taste.
+
+User u has an order of the aspects; the aspect at rank r has taste TASTE_DECAY^r, so the best of an item's four is
+always well-defined. The utility of item i is the sum of u's taste over i's aspects, and u visits the items with the
+largest utility / TEMPERATURE + Gumbel noise: draws from the softmax of the utilities, without replacement.
+"""
+
+from dataclasses import dataclass
+from random import Random
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from xrec.config import SampleSource
+from xrec.data.sample import texts
+from xrec.data.source import SourceData
+
+TASTE_DECAY = 0.6
+TEMPERATURE = 0.3
+
+
+@dataclass(frozen=True)
+class Town:
+    """U users, I items, A aspects (texts.ASPECTS), V visits and X explained visits of each user.
+
+    taste: (U, A) float64, higher is liked more; all different for one user.
+    item_aspects: (I, 4) int64, aspects of each item.
+    visits: (U, V) int64, items, all different for one user; the first X of them are explained.
+    best_aspects: (U, X) int64, the aspect that the explanation names.
+    explanations: U * X texts, user by user.
+    """
+
+    taste: npt.NDArray[np.float64]
+    item_aspects: npt.NDArray[np.int64]
+    visits: npt.NDArray[np.int64]
+    best_aspects: npt.NDArray[np.int64]
+    user_profiles: list[str]
+    item_titles: list[str]
+    item_profiles: list[str]
+    explanations: list[str]
+
+
+def generate_town(source: SampleSource) -> Town:
+    """The town of `source`; the same for the same seed and sizes."""
+    rng = np.random.default_rng(source.seed)
+    text_rng = Random(f"town {source.seed}")
+    taste = _draw_taste(source.num_users, rng)
+    item_aspects = _draw_item_aspects(source.num_items, rng)
+    visits = _draw_visits(taste, item_aspects, source.interactions_per_user, rng)
+    explained = visits[:, : source.explanations_per_user]
+    best_aspects = best_aspect(taste, item_aspects, explained)
+    title_numbers = rng.permutation(max(source.num_items, texts.NUM_PLAIN_TITLES))[: source.num_items]
+    titles = [texts.item_title(int(number)) for number in title_numbers]
+    return Town(
+        taste=taste,
+        item_aspects=item_aspects,
+        visits=visits,
+        best_aspects=best_aspects,
+        user_profiles=[texts.user_profile(text_rng) for _ in range(source.num_users)],
+        item_titles=titles,
+        item_profiles=[texts.item_profile(_phrases(aspects), text_rng) for aspects in item_aspects],
+        explanations=[
+            texts.explanation(titles[item], texts.ASPECTS[aspect], text_rng)
+            for item, aspect in zip(explained.ravel(), best_aspects.ravel(), strict=True)
+        ],
+    )
+
+
+def best_aspect(taste: npt.NDArray[np.float64], item_aspects: npt.NDArray[np.int64], items: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Of the items' four aspects the one that the user likes most.
+
+    taste (U, A), item_aspects (I, 4), items (U, X), row u the items in question of user u -> (U, X) int64.
+    """
+    aspects = item_aspects[items]  # (U, X, 4)
+    liking = np.take_along_axis(taste[:, None, :], aspects, axis=2)  # (U, X, 4)
+    return np.take_along_axis(aspects, liking.argmax(axis=2)[..., None], axis=2)[..., 0]
+
+
+def town_source(town: Town) -> SourceData:
+    """The town as a source of the dataset; users are `resident-1` ..., items `place-1` ...."""
+    user_ids = [f"resident-{number}" for number in range(1, len(town.user_profiles) + 1)]
+    item_ids = [f"place-{number}" for number in range(1, len(town.item_titles) + 1)]
+    explained_items = town.visits[:, : town.best_aspects.shape[1]]
+    explained = _pairs(explained_items, user_ids, item_ids, "explanations")
+    planted = explained.select(["user_id", "item_id"])
+    planted = planted.append_column("aspect", pa.array(_phrases(town.best_aspects.ravel())))
+    planted = planted.append_column("aspects", pa.array([_phrases(town.item_aspects[item]) for item in explained_items.ravel()]))
+    return SourceData(
+        users=pa.table({"user_id": user_ids, "profile": town.user_profiles}),
+        items=pa.table({"item_id": item_ids, "title": town.item_titles, "profile": town.item_profiles}),
+        interactions=_pairs(town.visits, user_ids, item_ids, "interactions"),
+        explanations=explained.append_column("explanation", pa.array(town.explanations)),
+        planted=planted,
+        findings=(),
+        num_rows={"interactions": town.visits.size, "explanations": town.best_aspects.size},
+    )
+
+
+def _draw_taste(num_users: int, rng: np.random.Generator) -> npt.NDArray[np.float64]:
+    ranks = rng.permuted(np.tile(np.arange(len(texts.ASPECTS)), (num_users, 1)), axis=1)
+    return TASTE_DECAY ** ranks.astype(np.float64)
+
+
+def _draw_item_aspects(num_items: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:
+    aspects = rng.permuted(np.tile(np.arange(len(texts.ASPECTS)), (num_items, 1)), axis=1)
+    return aspects[:, : texts.ASPECTS_PER_ITEM]
+
+
+def _draw_visits(
+    taste: npt.NDArray[np.float64], item_aspects: npt.NDArray[np.int64], num_visits: int, rng: np.random.Generator
+) -> npt.NDArray[np.int64]:
+    utility = taste[:, item_aspects].sum(axis=2)  # (U, I, 4) -> (U, I)
+    noisy = utility / TEMPERATURE + rng.gumbel(size=utility.shape)
+    best = np.argpartition(-noisy, num_visits - 1, axis=1)[:, :num_visits]
+    return rng.permuted(best, axis=1)
+
+
+def _phrases(aspects: npt.NDArray[np.int64]) -> list[str]:
+    return [texts.ASPECTS[aspect] for aspect in aspects]
+
+
+def _pairs(items: npt.NDArray[np.int64], user_ids: list[str], item_ids: list[str], file: str) -> pa.Table:
+    """A row for each user (row of `items`) and item; no split of its own, so the hash decides."""
+    return pa.table(
+        {
+            "user_id": [user_ids[user] for user in np.repeat(np.arange(len(items)), items.shape[1])],
+            "item_id": [item_ids[item] for item in items.ravel()],
+            "split": pa.nulls(items.size, pa.string()),
+            "file": [file] * items.size,
+            "line": np.arange(1, items.size + 1),
+        }
+    )

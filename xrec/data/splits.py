@@ -1,0 +1,24 @@
+"""Which split a pair belongs to: a seeded hash of the pair, so it depends on no order, no process and no other pair."""
+
+from collections.abc import Sequence
+from hashlib import blake2b
+
+from xrec.config import Split, SplitShares
+
+
+def split_pairs(user_ids: Sequence[str], item_ids: Sequence[str], shares: SplitShares) -> list[Split]:
+    """The split of each pair: `shares.test` of all pairs go to test, `shares.validation` to validation, the rest to train."""
+    return [_split(pair_fraction(user, item, shares.seed), shares) for user, item in zip(user_ids, item_ids, strict=True)]
+
+
+def pair_fraction(user_id: str, item_id: str, seed: int) -> float:
+    """A number in [0, 1), uniform over pairs and seeds (BLAKE2b)."""
+    # The length keeps ("a", "bc") and ("ab", "c") apart.
+    key = f"{seed}:{len(user_id)}:{user_id}{item_id}".encode()
+    return int.from_bytes(blake2b(key, digest_size=6).digest(), "big") / 2**48
+
+
+def _split(fraction: float, shares: SplitShares) -> Split:
+    if fraction < shares.test:
+        return "test"
+    return "validation" if fraction < shares.test + shares.validation else "train"
