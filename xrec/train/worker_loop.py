@@ -1,0 +1,71 @@
+"""What every training job shares on the worker's side: device, threads, DeepSpeed engine, reports."""
+
+import logging
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import ray.train
+import ray.train.torch
+import torch
+from torch import nn
+
+if TYPE_CHECKING:
+    from deepspeed import DeepSpeedEngine
+
+
+def prepare_worker(num_threads: int) -> None:
+    """Settings of this process before the loop runs: torch threads, DeepSpeed's accelerator and log level."""
+    torch.set_num_threads(num_threads)
+    if worker_device().type == "cpu":
+        os.environ["DS_ACCELERATOR"] = "cpu"  # else DeepSpeed takes a GPU that it sees, whatever Ray gave this worker
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+
+
+def worker_device() -> torch.device:
+    """The device that Ray gave this worker."""
+    device: torch.device = ray.train.torch.get_device()
+    return device
+
+
+def rank() -> int:
+    """This worker's number, from 0 to world_size() - 1."""
+    return int(ray.train.get_context().get_world_rank())
+
+
+def world_size() -> int:
+    """Number of workers."""
+    return int(ray.train.get_context().get_world_size())
+
+
+def initialize_engine(module: nn.Module, optimizer: torch.optim.Optimizer | None, deepspeed_config: Mapping[str, Any]) -> "DeepSpeedEngine":
+    """A DeepSpeed engine over `module` on this worker's device, in the process group that Ray Train has set up.
+
+    `deepspeed_config` needs `train_micro_batch_size_per_gpu`; give torch's own optimizer (DeepSpeed's compile C++ at first use).
+    """
+    import deepspeed  # takes seconds to import; the driver, which imports this module too, does without
+
+    on_cpu = worker_device().type == "cpu"
+    if on_cpu:
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # else it is compiled: needs g++ and a minute
+    deepspeed.logger.setLevel(logging.WARNING)
+    deepspeed.init_distributed(dist_backend="gloo" if on_cpu else "nccl", verbose=False)
+    engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=dict(deepspeed_config), dist_init_required=False)
+    return engine
+
+
+def report(metrics: Mapping[str, Any], files: Mapping[str, bytes] | None = None) -> None:
+    """Report an evaluation, and with it the files to keep if it is the best; every worker must call it.
+
+    Metrics and files of rank 0 count. Returns when the report is committed: a crash afterwards does not lose it.
+    """
+    if rank() == 0 and files is not None:
+        with tempfile.TemporaryDirectory(prefix="xrec-report-") as folder:
+            for name, data in files.items():
+                Path(folder, name).write_bytes(data)
+            ray.train.report(dict(metrics), checkpoint=ray.train.Checkpoint.from_directory(folder))
+    else:
+        ray.train.report(dict(metrics))
+    ray.train.get_all_reported_checkpoints()  # waits for the commit
