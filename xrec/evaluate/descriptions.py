@@ -18,6 +18,7 @@ class Description:
 _SIGNAL = "Does the user's own vector matter?"
 _LIKENESS = "Are the texts like the references?"
 _FORM = "How do the texts read?"
+_MAX_DIGITS = 3
 
 DESCRIPTIONS = {
     "personalization_gain": Description(
@@ -42,9 +43,9 @@ DESCRIPTIONS = {
     "aspect_accuracy_shuffled": Description(
         _SIGNAL, "Aspect accuracy, another user's vector", "The same for texts made with another user's vector. It should fall to about chance."
     ),
-    "aspect_chance": Description(_SIGNAL, "Aspect accuracy of chance", "What naming one of the item's aspects blindly would reach."),
+    "aspect_chance": Description(_SIGNAL, "Aspect accuracy, chance level", "What naming one of the item's aspects blindly would reach."),
     "aspect_accuracy_references": Description(
-        _SIGNAL, "Aspect accuracy of the references", "The same test on the reference texts. Below 1, the test misreads some texts."
+        _SIGNAL, "Aspect accuracy, references", "The same test on the reference texts. Below 1, the test misreads some texts."
     ),
     "bleu": Description(_LIKENESS, "BLEU, 0 to 100", "Shared word sequences of up to four words, over the whole corpus.", digits=2),
     "rouge_l": Description(_LIKENESS, "ROUGE-L F1", "Longest common subsequence of words; mean over the pairs."),
@@ -65,8 +66,12 @@ DESCRIPTIONS = {
 
 
 def format_value(name: str, estimate: Estimate) -> str:
-    """The value with the metric's own number of digits."""
-    return f"{estimate.value:.{DESCRIPTIONS[name].digits}f}"
+    """The value with the metric's own number of digits, and blanks for those it lacks: right-aligned, all points stand below each other.
+
+    The blanks are figure spaces, as wide as a digit in every font.
+    """
+    digits = DESCRIPTIONS[name].digits
+    return f"{estimate.value:.{digits}f}" + "\N{FIGURE SPACE}" * (_MAX_DIGITS - digits)
 
 
 def format_interval(name: str, estimate: Estimate) -> str:

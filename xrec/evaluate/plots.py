@@ -23,8 +23,11 @@ _INK, _FAINT, _FIRST, _SECOND = "#010203", "#010204", "#010205", "#010206"
 _VARIABLES = {_INK: "var(--muted)", _FAINT: "var(--line)", _FIRST: "var(--first)", _SECOND: "var(--second)"}
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
-    "font.size": 9,
-    "axes.labelsize": 9,
+    "font.size": 8.5,
+    "axes.labelsize": "medium",
+    "xtick.labelsize": "medium",
+    "ytick.labelsize": "medium",
+    "legend.fontsize": "medium",
     "axes.edgecolor": _FAINT,
     "axes.labelcolor": _INK,
     "axes.spines.top": False,
@@ -91,7 +94,7 @@ def nll_plot(own: ArrayLike, shuffled: ArrayLike) -> str:
 
 
 def _canvas(x_label: str, y_label: str) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(4.3, 2.9), layout="constrained")
+    figure = Figure(figsize=(4.0, 2.75), layout="constrained")
     axes = figure.add_subplot()
     axes.set(xlabel=x_label, ylabel=y_label)
     return figure, axes

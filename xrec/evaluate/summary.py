@@ -15,7 +15,7 @@ _MARGIN = 13  # columns of "explanation  "
 def summary_lines(metrics: Mapping[str, Estimate]) -> list[str]:
     """A table with a line a metric: label, value, 95 % interval; the values' decimal points are aligned."""
     labels = max((len(DESCRIPTIONS[name].label) for name in metrics), default=0)
-    values = {name: _aligned(format_value(name, estimate)) for name, estimate in metrics.items()}
+    values = {name: format_value(name, estimate) for name, estimate in metrics.items()}
     width = max(map(len, values.values()), default=0)
     lines: list[str] = []
     for group, names in groupby(metrics, key=lambda name: DESCRIPTIONS[name].group):
@@ -33,11 +33,6 @@ def example_lines(pairs: Sequence[ScoredPair], num_examples: int) -> list[str]:
         lines.append(_printable(f"user {pair.user_id}, item {pair.item_id}")[:_WIDTH])
         lines += [*_labelled("explanation", pair.explanation), *_labelled("reference", pair.reference), ""]
     return lines[:-1]
-
-
-def _aligned(value: str) -> str:
-    """`value` with blanks after it, so that right-aligned numbers have their points below each other (3 digits at most)."""
-    return value + " " * (3 - len(value.partition(".")[2]))
 
 
 def _labelled(label: str, text: str) -> list[str]:

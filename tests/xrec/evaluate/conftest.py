@@ -1,10 +1,13 @@
 """Made-up scored pairs of a small town, seeded: enough to try every metric and the report without any model."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 
 from xrec.config import EvaluateConfig, parse_config
-from xrec.evaluate import ScoredPair, other_users
+from xrec.evaluate import Lineage, ScoredPair
+from xrec.storage import Kind, Manifest
 
 ASPECTS = ("late opening hours", "dog-friendly patio", "quiet reading corners", "live jazz", "fresh sourdough", "river view")
 TEMPLATES = (
@@ -18,8 +21,6 @@ def make_pairs(num_pairs: int = 200, gain: float = 0.25, seed: int = 0) -> list[
     """Pairs whose texts name the right aspect in about 70 % of cases and whose NLL gain is `gain` on average."""
     rng = np.random.default_rng(seed)
     users = [f"user-{number}" for number in rng.integers(0, 60, num_pairs)]
-    others = other_users(users, seed)
-    assert len(others) == num_pairs
     pairs = []
     for index, user_id in enumerate(users):
         aspects = tuple(str(aspect) for aspect in rng.choice(ASPECTS, size=4, replace=False))
@@ -52,5 +53,31 @@ def pairs() -> list[ScoredPair]:
 
 
 @pytest.fixture
-def config() -> EvaluateConfig:
-    return make_config()
+def make_evaluate_config() -> Callable[..., EvaluateConfig]:
+    return make_config
+
+
+@pytest.fixture
+def lineage() -> Lineage:
+    """Four artifacts and two histories, some values of which are missing."""
+    return Lineage(
+        sources={kind: _manifest(kind) for kind in ("dataset", "graph", "adapter", "explanations")},
+        adapter_history=[{"epoch": 0, "validation_loss": 3.0}, *({"epoch": e, "train_loss": 2 / e, "validation_loss": 2.1 / e} for e in range(1, 5))],
+        graph_history=[{"epoch": epoch, "recall@20": 0.13 - 0.1 / epoch, "ndcg@20": 0.07 - 0.05 / epoch} for epoch in range(1, 20)],
+    )
+
+
+def _manifest(kind: Kind) -> Manifest:
+    return Manifest(
+        kind=kind,
+        schema_version=1,
+        config={"settings_of": f"the {kind} <job>"},
+        inputs={},
+        run=f"run-of-{kind}",
+        fingerprint=f"fingerprint-of-{kind}",
+        files={},
+        row_counts={},
+        metrics={},
+        code_version="0.0.0",
+        created_at="2026-01-01T00:00:00+00:00",
+    )

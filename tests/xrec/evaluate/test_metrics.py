@@ -1,0 +1,88 @@
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from xrec.config import SampleSource
+from xrec.data.sample import generate_town, town_source
+from xrec.evaluate import METRICS, Estimate, ScoredPair, compute_metrics, flat_metrics
+from xrec.evaluate.descriptions import DESCRIPTIONS
+from xrec.evaluate.metrics import metrics_table
+
+
+def test_metrics_of_pairs_equal_their_means(pairs, make_evaluate_config):
+    metrics = compute_metrics(pairs, make_evaluate_config())
+    gains = np.array([pair.nll_shuffled - pair.nll_own for pair in pairs])
+    assert metrics["personalization_gain"].value == pytest.approx(gains.mean())
+    assert metrics["personalization_gain"].low < gains.mean() < metrics["personalization_gain"].high
+    assert metrics["personalization_win_rate"].value == pytest.approx((gains > 0).mean())
+    assert metrics["nll_shuffled"].value - metrics["nll_own"].value == pytest.approx(gains.mean())
+
+
+def test_aspect_accuracies_are_counted_against_the_original_users_aspect(make_evaluate_config):
+    planted = {"nll_own": 1.0, "nll_shuffled": 1.0, "reference": "Enjoy the jazz.", "aspect": "jazz", "aspects": ("jazz", "view")}
+    pairs = [
+        ScoredPair("a", "i", explanation="Such jazz.", shuffled_explanation="What a view.", **planted),
+        ScoredPair("b", "i", explanation="A view.", shuffled_explanation="Jazz!", **planted),
+        ScoredPair("c", "i", explanation="Jazz, a view.", shuffled_explanation=None, **planted),
+        ScoredPair("d", "i", explanation="Jazz.", shuffled_explanation=None, **{**planted, "aspects": ("jazz", "view", "patio", "bar")}),
+    ]
+    metrics = compute_metrics(pairs, make_evaluate_config())
+    assert metrics["aspect_accuracy"].value == pytest.approx(2 / 4)
+    assert metrics["aspect_accuracy_shuffled"].value == pytest.approx(1 / 2)
+    assert metrics["aspect_chance"].value == pytest.approx((3 / 2 + 1 / 4) / 4)
+    assert metrics["aspect_accuracy_references"].value == 1.0
+
+
+def test_text_that_also_names_an_aspect_the_item_lacks_is_wrong(make_evaluate_config):
+    planted = {"nll_own": 1.0, "nll_shuffled": 1.0, "reference": "r"}
+    pairs = [
+        ScoredPair("a", "i", explanation="Jazz and a patio.", aspect="jazz", aspects=("jazz", "view"), **planted),
+        ScoredPair("b", "j", explanation="A patio.", aspect="patio", aspects=("patio", "view"), **planted),
+    ]
+    metrics = compute_metrics(pairs, make_evaluate_config())
+    assert metrics["aspect_accuracy"].value == 0.5
+    assert "aspect_accuracy_shuffled" not in metrics
+
+
+def test_pairs_without_planted_aspects_have_no_aspect_metrics(pairs, make_evaluate_config):
+    metrics = compute_metrics([replace(pair, aspect=None, aspects=None) for pair in pairs], make_evaluate_config())
+    assert not [name for name in metrics if name.startswith("aspect")]
+
+
+def test_explanations_of_the_sample_town_all_name_the_right_aspect(make_evaluate_config):
+    planted = town_source(generate_town(SampleSource(kind="sample", num_users=60, num_items=40)))
+    texts = planted.explanations["explanation"].to_pylist()
+    rows = planted.planted.to_pylist()
+    pairs = [
+        ScoredPair(row["user_id"], row["item_id"], text, text, 1.0, 1.0, None, row["aspect"], tuple(row["aspects"]))
+        for row, text in zip(rows, texts, strict=True)
+    ]
+    metrics = compute_metrics(pairs, make_evaluate_config())
+    assert metrics["aspect_accuracy"].value == 1.0
+    assert metrics["aspect_chance"].value == 0.25
+
+
+def test_metrics_of_one_seed_repeat_exactly(pairs, make_evaluate_config):
+    assert compute_metrics(pairs, make_evaluate_config(seed=1)) == compute_metrics(pairs, make_evaluate_config(seed=1))
+    assert compute_metrics(pairs, make_evaluate_config(seed=1)) != compute_metrics(pairs, make_evaluate_config(seed=2))
+
+
+def test_every_metric_has_a_description_and_serializes(pairs, make_evaluate_config):
+    metrics = compute_metrics(pairs, make_evaluate_config())
+    assert set(metrics) <= set(DESCRIPTIONS)
+    assert json.loads(json.dumps(flat_metrics(metrics), allow_nan=False)) == flat_metrics(metrics)
+
+
+def test_flat_metrics_and_table_hold_values_and_intervals_where_there_are_any():
+    metrics = {"bleu": Estimate(3.0), "nll_own": Estimate(2.0, 1.5, 2.5)}
+    assert flat_metrics(metrics) == {"bleu": 3.0, "nll_own": 2.0, "nll_own_low": 1.5, "nll_own_high": 2.5}
+    table = metrics_table(metrics)
+    assert table.schema.equals(METRICS)
+    assert table.to_pylist()[0] == {"metric": "bleu", "value": 3.0, "low": None, "high": None}
+
+
+def test_no_pairs_are_refused(make_evaluate_config):
+    with pytest.raises(ValueError, match="no scored pairs"):
+        compute_metrics([], make_evaluate_config())

@@ -1,0 +1,113 @@
+import re
+import shutil
+import subprocess
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from xrec.evaluate import Estimate, Lineage, compute_metrics, render_report
+from xrec.evaluate.report import verdict
+
+HOSTILE = "<script>alert('x')</script><img src=http://evil.example/a.png onerror=alert(1)> & \"quoted\""
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+
+
+class _Page(HTMLParser):
+    """Collects tags with their attributes, and the text."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+@pytest.fixture
+def render(pairs, make_evaluate_config, lineage):
+    def _render(pairs=pairs, lineage=lineage, num_examples=20):
+        config = make_evaluate_config()
+        return render_report(pairs, compute_metrics(pairs, config), lineage=lineage, config=config.model_dump(mode="json"), num_examples=num_examples)
+
+    return _render
+
+
+def test_report_shows_metrics_plots_examples_and_lineage(render, pairs):
+    page = _Page(render(num_examples=20))
+    tags = [tag for tag, _ in page.tags]
+    assert tags.count("svg") == 4
+    assert tags.count("article") == 20
+    for text in ("Personalization gain", "BLEU", "fingerprint-of-adapter", "the graph <job>", pairs[19].explanation, pairs[19].user_id):
+        assert text in page.text
+
+
+def test_report_fetches_nothing_and_runs_nothing(render):
+    page = _Page(render())
+    assert not {"script", "link", "img", "iframe", "object", "embed"} & {tag for tag, _ in page.tags}
+    links = [value for _, attrs in page.tags for name, value in attrs.items() if name in ("src", "href", "xlink:href")]
+    assert all(link.startswith("#") for link in links)
+    assert not re.search(r"url\((?!#)|@import", render())
+
+
+def test_report_escapes_texts_and_ids(render, pairs):
+    hostile = replace(pairs[0], user_id=HOSTILE, item_id=HOSTILE, explanation=HOSTILE, reference=HOSTILE, shuffled_explanation=HOSTILE)
+    page = _Page(render([hostile, *pairs[1:]]))
+    assert not {"script", "img"} & {tag for tag, _ in page.tags}
+    assert page.text.count(HOSTILE) == 5
+
+
+def test_report_of_equal_arguments_is_equal(render):
+    assert render() == render()
+
+
+def test_report_without_histories_and_sources_has_the_plots_of_the_pairs(render):
+    assert [tag for tag, _ in _Page(render(lineage=Lineage(sources={}))).tags].count("svg") == 2
+
+
+def test_report_has_unique_ids(render):
+    ids = [attrs["id"] for tag, attrs in _Page(render()).tags if "id" in attrs and tag not in ("path", "clippath")]
+    assert len(ids) == len(set(ids))
+
+
+@pytest.mark.parametrize(
+    ("gain", "beginning"),
+    [
+        (Estimate(0.2, 0.1, 0.3), "The collaborative signal reaches the text"),
+        (Estimate(0.1, -0.1, 0.3), "No clear sign"),
+        (Estimate(-0.2, -0.3, -0.1), "The signal misleads"),
+    ],
+)
+def test_verdict_follows_the_interval(gain, beginning):
+    assert verdict(gain).startswith(beginning)
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+@pytest.mark.parametrize("width", [390, 1200])
+def test_report_in_a_browser_never_scrolls_sideways(render, pairs, tmp_path: Path, width: int):
+    long_word = replace(pairs[0], explanation="unbreakable" * 40, user_id="U" * 80)
+    # The page's own policy forbids scripts, so a frame of the given width around it is measured.
+    (tmp_path / "report.html").write_text(render([long_word, *pairs[1:]]), encoding="utf-8")
+    (tmp_path / "frame.html").write_text(
+        f'<iframe id="f" src="report.html" style="width:{width}px;height:900px"></iframe><script>onload = () => '
+        "{ const e = f.contentDocument.documentElement; document.title = `scroll ${e.scrollWidth} client ${e.clientWidth}`; }</script>"
+    )
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-component-update"]
+    command = [
+        CHROMIUM,
+        *flags,
+        "--disable-sync",
+        f"--user-data-dir={tmp_path / 'profile'}",
+        "--allow-file-access-from-files",
+        "--window-size=1400,1000",
+    ]
+    result = subprocess.run([*command, "--dump-dom", (tmp_path / "frame.html").as_uri()], capture_output=True, text=True, timeout=120, check=True)
+    scroll, client = map(int, re.search(r"<title>scroll (\d+) client (\d+)", result.stdout).groups())
+    assert 0.9 * width < client <= width
+    assert scroll <= client
