@@ -8,6 +8,7 @@ import os
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from urllib.parse import urlsplit
 
 import ray
 
@@ -58,7 +59,8 @@ def _start_local(num_cpus: int) -> None:
 
 def _connect(address: str) -> None:
     advice = "check that the cluster runs, and ray.address or RAY_ADDRESS; leave both out to start one on this machine"
-    check_reachable(address, advice)
+    if address != "auto":
+        check_reachable(address, advice)
     logger.info("connecting to the Ray cluster at %s", address)
     try:
         ray.init(address=address, logging_level=logging.ERROR, log_to_driver=_show_worker_logs())
@@ -67,16 +69,23 @@ def _connect(address: str) -> None:
 
 
 def check_reachable(address: str, advice: str) -> None:
-    """Raise ClusterError, with `advice`, if nothing listens at `host:port` or `scheme://host:port`; "auto" is not checked."""
-    host, separator, port = address.rpartition("://")[2].rstrip("/").rpartition(":")
-    if address == "auto":
-        return
-    if not separator or not port.isdigit():
-        raise ClusterError(f"Ray address {address!r}: expected host:port, ray://host:port or auto; {advice}")
+    """Raise ClusterError, with `advice`, if nothing listens at `address`: host:port, or a URL."""
+    host, port = _host_and_port(address, advice)
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_TIMEOUT_SECONDS).close()
+        socket.create_connection((host, port), timeout=CONNECT_TIMEOUT_SECONDS).close()
     except OSError as error:
         raise ClusterError(f"nothing answers at {address!r} within {CONNECT_TIMEOUT_SECONDS:g} s ({error}); {advice}") from error
+
+
+def _host_and_port(address: str, advice: str) -> tuple[str, int]:
+    parts = urlsplit(address if "://" in address else f"//{address}")
+    try:
+        port = parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+    except ValueError:
+        port = None
+    if not parts.hostname or not port:
+        raise ClusterError(f"Ray address {address!r}: expected host:port, or a URL such as ray://host:port or http://host:8265; {advice}")
+    return parts.hostname, port
 
 
 def _show_worker_logs() -> bool:

@@ -45,7 +45,8 @@ def parse_config(config_type: type[ConfigT], values: Mapping[str, Any], source: 
 
 def resolved_yaml(config: Config) -> str:
     """The whole config with its defaults, as YAML; secrets are masked."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    text: str = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    return text
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

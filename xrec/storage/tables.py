@@ -19,7 +19,8 @@ def parquet_bytes(table: pa.Table, schema: pa.Schema) -> bytes:
     """`table`, with the columns and types of `schema`, as a zstd Parquet file."""
     sink = pa.BufferOutputStream()
     pq.write_table(table.select(schema.names).cast(schema), sink, compression="zstd")
-    return sink.getvalue().to_pybytes()
+    data: bytes = sink.getvalue().to_pybytes()
+    return data
 
 
 def read_table(location: Location, schema: pa.Schema) -> pa.Table:

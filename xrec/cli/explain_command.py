@@ -1,0 +1,40 @@
+"""`xrec explain`: one pair, printed, with what the model was given."""
+
+from typing import Annotated
+
+import typer
+
+from xrec.cli.arguments import ConfigPath, Debug, Overrides
+from xrec.cli.exit_codes import exit_codes
+from xrec.cli.logging import configure_logging
+
+HELP = """One pair, explained, with what the model was given.
+
+\b
+In:   CONFIG of a backfill (its workspace holds dataset, graph and adapter; its pairs are not read), two ids
+Out:  the explanation, with the prompt and the texts it was made from, on standard output
+
+An id that the dataset does not hold is an error.
+
+\b
+Example:
+  xrec explain configs/sample/backfill.yaml --user u17 --item p3
+"""
+
+
+def explain(
+    config_path: ConfigPath,
+    user_id: Annotated[str, typer.Option("--user", metavar="ID", help="user_id, as in the dataset.")],
+    item_id: Annotated[str, typer.Option("--item", metavar="ID", help="item_id, as in the dataset.")],
+    overrides: Overrides = None,
+    debug: Debug = False,
+) -> None:
+    """Run jobs.explain on one pair."""
+    configure_logging(debug)
+    with exit_codes(debug):
+        from xrec.config import BackfillConfig, load_config
+
+        config = load_config(BackfillConfig, config_path, overrides or [])
+        import jobs.explain
+
+        jobs.explain.run(config, user_id, item_id)

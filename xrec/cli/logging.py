@@ -1,0 +1,24 @@
+"""Where the `xrec` logger's lines go: standard error, coloured on a terminal, plain elsewhere."""
+
+import logging
+import sys
+
+
+def configure_logging(debug: bool) -> None:
+    """Show INFO and above of the `xrec` logger, with `debug` everything; a second call replaces the first's handler."""
+    logger = logging.getLogger("xrec")
+    logger.setLevel(logging.DEBUG if debug else logging.INFO)
+    logger.handlers = [_terminal_handler() if sys.stderr.isatty() else _plain_handler()]
+
+
+def _terminal_handler() -> logging.Handler:
+    from rich.console import Console
+    from rich.logging import RichHandler
+
+    return RichHandler(console=Console(stderr=True), show_path=False, log_time_format="%H:%M:%S")
+
+
+def _plain_handler() -> logging.Handler:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S"))
+    return handler
