@@ -55,6 +55,16 @@ class SampleSource(Config):
     explanations_per_user: int = Field(8, ge=1, description="Visits of each user that have an explanation.")
     seed: int = Field(0, ge=0, description="Seed of the town.")
 
+    @model_validator(mode="after")
+    def _visits_fit(self) -> "SampleSource":
+        if self.interactions_per_user > self.num_items:
+            raise ValueError(f"interactions_per_user must be at most num_items = {self.num_items}, saw {self.interactions_per_user}")
+        if self.explanations_per_user > self.interactions_per_user:
+            raise ValueError(
+                f"explanations_per_user must be at most interactions_per_user = {self.interactions_per_user}, saw {self.explanations_per_user}"
+            )
+        return self
+
 
 class SplitShares(Config):
     """Shares of the explained pairs; the rest is for training."""
@@ -77,6 +87,29 @@ class PrepareConfig(JobConfig):
     dataset: str | None = Field(None, description="Output URI; none: <workspace>/dataset.")
     splits: SplitShares = Field(default_factory=SplitShares, description="Splits of the explained pairs.")
     max_rejected_share: float = Field(0.01, ge=0, le=1, description="Rejected share of any one input file above which the job fails.")
+
+
+class SampleLLMConfig(Config):
+    """The sample's language model: a small Llama, trained on the town's language and then frozen."""
+
+    hidden_size: int = Field(128, ge=16, description="H, width of the model.")
+    num_layers: int = Field(4, ge=1, description="Layers.")
+    num_heads: int = Field(4, ge=1, description="Query heads.")
+    num_key_value_heads: int = Field(2, ge=1, description="Key and value heads; fewer than query heads: grouped-query attention.")
+    vocab_size: int = Field(1024, ge=300, description="Most tokens of the tokenizer.")
+    num_steps: int = Field(400, ge=1, description="Optimizer steps; each sees new texts.")
+    batch_size: int = Field(32, ge=1, description="Texts of a step.")
+    learning_rate: float = Field(3e-3, gt=0, description="Peak learning rate of AdamW.")
+    num_threads: int = Field(2, ge=1, description="Torch threads.")
+    seed: int = Field(0, ge=0, description="Seed of texts and initialization.")
+
+
+class BuildSampleLLMConfig(JobConfig):
+    """`xrec build-sample-llm`: nothing in, a language model in the Hugging Face layout out."""
+
+    llm: str | None = Field(None, description="Output URI; none: <workspace>/llm.")
+    model: SampleLLMConfig = Field(default_factory=SampleLLMConfig, description="The model and its training.")
+    prompt: PromptConfig = Field(default_factory=PromptConfig, description="The prompt that its texts follow.")
 
 
 class GraphModelConfig(Config):
@@ -114,6 +147,7 @@ class AdapterModelConfig(Config):
 
     num_experts: int = Field(8, ge=1, description="Experts of each adapter.")
     dropout: float = Field(0.0, ge=0, lt=1, description="Dropout on the experts' input in training.")
+    gating_noise: bool = Field(True, description="Noise on the gates in training.")
     injection: Injection = Field("projected", description="How the adapted vector enters each layer's q, k and v; none: only the prompt holds it.")
 
 

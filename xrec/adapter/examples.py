@@ -1,0 +1,64 @@
+"""Training and scoring examples: the ids of a prompt and of the explanation that follows, and batches of them."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from xrec.adapter.model import token_nll
+
+IGNORE = -100
+
+
+@dataclass(frozen=True)
+class Example:
+    """A prompt and the token ids that are to follow it, end token included."""
+
+    prompt_ids: Sequence[int]
+    label_ids: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.prompt_ids) + len(self.label_ids)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Left-padded rows: `input_ids`, `attention_mask` (B, S) int64; `labels` (B, L), -100 before a shorter explanation."""
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    labels: Tensor
+
+    def to(self, device: torch.device) -> "Batch":
+        """The same batch on `device`."""
+        return Batch(self.input_ids.to(device), self.attention_mask.to(device), self.labels.to(device))
+
+
+def collate(examples: Sequence[Example]) -> Batch:
+    """Examples to one batch; prompts and explanations end at the right edge, so labels are the last positions."""
+    length = max(len(example) for example in examples)
+    num_labels = max(len(example.label_ids) for example in examples)
+    input_ids = torch.zeros(len(examples), length, dtype=torch.long)
+    attention_mask = torch.zeros_like(input_ids)
+    labels = torch.full((len(examples), num_labels), IGNORE)
+    for row, example in enumerate(examples):
+        input_ids[row, length - len(example) :] = torch.tensor([*example.prompt_ids, *example.label_ids])
+        attention_mask[row, length - len(example) :] = 1
+        labels[row, num_labels - len(example.label_ids) :] = torch.tensor(example.label_ids)
+    return Batch(input_ids, attention_mask, labels)
+
+
+@torch.inference_mode()
+def explanation_nll(model: PreTrainedModel, examples: Sequence[Example], batch_size: int) -> Iterator[tuple[int, float]]:
+    """Yield (index, mean NLL in nats a token) of each example, in batches of similar length; NaN for one without labels."""
+    order = sorted(range(len(examples)), key=lambda index: len(examples[index]))
+    for start in range(0, len(order), batch_size):
+        indices = order[start : start + batch_size]
+        batch = collate([examples[index] for index in indices]).to(model.device)
+        totals = token_nll(model, batch.input_ids, batch.attention_mask, batch.labels).sum(dim=1)
+        for index, total in zip(indices, totals.tolist(), strict=True):
+            num_labels = len(examples[index].label_ids)
+            yield index, total / num_labels if num_labels else math.nan

@@ -1,0 +1,58 @@
+"""Mixture-of-experts adapter: a graph vector x in R^D to a vector in R^H of the language model.
+
+    z = (x - mean) / std                         standardized by the graph's own table, fixed
+    y = scale * sum_k g_k(z) W_k (z - b_k)       W_k (H, D), b_k (D): parametric whitening
+    g(z) = softmax(z G + eps * softplus(z N))    eps ~ N(0, 1) in training, 0 otherwise: noisy dense gating
+
+The experts and gating of XRec (arXiv 2406.02377), which takes them from UniSRec (arXiv 2206.05941, equations 2-4).
+`mean`, `std` and `scale` (the root mean square of the model's token embeddings) are constants: the first output has
+the size of a word's embedding, whatever the graph and the model.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+_MIN_NOISE = 1e-2
+
+
+class MoEAdapter(nn.Module):
+    """`num_experts` linear experts with dense gates; input (N, D), output (N, H)."""
+
+    mean: Tensor
+    std: Tensor
+    scale: Tensor
+
+    def __init__(self, input_dim: int, output_dim: int, num_experts: int, *, dropout: float = 0.0, gating_noise: bool = True):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(num_experts, input_dim, output_dim))
+        self.bias = nn.Parameter(torch.zeros(num_experts, input_dim))
+        self.gate = nn.Parameter(torch.zeros(input_dim, num_experts))
+        self.noise = nn.Parameter(torch.zeros(input_dim, num_experts))
+        self.register_buffer("mean", torch.zeros(input_dim))
+        self.register_buffer("std", torch.ones(input_dim))
+        self.register_buffer("scale", torch.ones(()))
+        self.dropout = dropout
+        self.gating_noise = gating_noise
+        nn.init.normal_(self.weight, std=input_dim**-0.5)
+
+    def fit_input(self, vectors: Tensor, output_scale: float) -> None:
+        """Set the constants from the graph's table `vectors` (N, D) and the size of the model's embeddings."""
+        std, mean = torch.std_mean(vectors.float(), dim=0, correction=0)
+        self.mean.copy_(mean)
+        self.std.copy_(std.clamp_min(1e-6))
+        self.scale.fill_(output_scale)
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        """Graph vectors (N, D) to adapted vectors (N, H)."""
+        standardized = ((vectors - self.mean) / self.std).to(self.weight.dtype)
+        gates = functional.softmax(self.router_logits(standardized), dim=-1)  # (N, K)
+        centered = functional.dropout(standardized, self.dropout, self.training)[:, None] - self.bias  # (N, K, D)
+        return self.scale * torch.einsum("nk,nkd,kdh->nh", gates, centered, self.weight)
+
+    def router_logits(self, standardized: Tensor) -> Tensor:
+        """Logits of the experts (N, K); noisy in training."""
+        logits = standardized @ self.gate
+        if not (self.training and self.gating_noise):
+            return logits
+        return logits + torch.randn_like(logits) * (functional.softplus(standardized @ self.noise) + _MIN_NOISE)

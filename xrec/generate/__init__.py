@@ -1,0 +1,1 @@
+"""Generation: prompts of token ids in, completions out, in any order."""

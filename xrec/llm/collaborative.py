@@ -1,0 +1,81 @@
+"""Collaborative tokens: a user or an item is a token.
+
+With V text tokens, U users and I items, user u is token id V + u and item i is token id V + U + i.
+`CollaborativeEmbedding` stands in for the language model's input embedding: an id below V is looked up as ever,
+an id from V on is looked up in the graph's table and sent through its adapter, a = adapter(table[id]) in R^H.
+The same a enters q, k and v of every layer at that position (xrec.llm.injection). So a prompt is a list of token ids
+and nothing else, for any generation engine, in any batch.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The ids of text tokens, users and items, one after the other."""
+
+    num_text_tokens: int
+    num_users: int
+    num_items: int
+
+    @property
+    def num_ids(self) -> int:
+        """All ids: text tokens, users, items."""
+        return self.num_text_tokens + self.num_users + self.num_items
+
+    def user_token(self, user_index: int) -> int:
+        """Token id of a user; ValueError if there is no such user."""
+        if not 0 <= user_index < self.num_users:
+            raise ValueError(f"user_index {user_index} is outside 0..{self.num_users - 1}")
+        return self.num_text_tokens + user_index
+
+    def item_token(self, item_index: int) -> int:
+        """Token id of an item; ValueError if there is no such item."""
+        if not 0 <= item_index < self.num_items:
+            raise ValueError(f"item_index {item_index} is outside 0..{self.num_items - 1}")
+        return self.num_text_tokens + self.num_users + item_index
+
+
+class CollaborativeEmbedding(nn.Module):
+    """Input embedding for text tokens and collaborative tokens.
+
+    `user_vectors` (U, D) and `item_vectors` (I, D) stay where they are (CPU, memory-mapped): only the rows of a batch
+    move to the model's device. They are neither parameters nor buffers, so no `.to()` and no checkpoint takes them along.
+    """
+
+    def __init__(self, token_embedding: nn.Embedding, user_vectors: Tensor, item_vectors: Tensor, user_adapter: nn.Module, item_adapter: nn.Module):
+        super().__init__()
+        self.token_embedding = token_embedding
+        self.user_adapter = user_adapter
+        self.item_adapter = item_adapter
+        self.vocabulary = Vocabulary(token_embedding.num_embeddings, len(user_vectors), len(item_vectors))
+        self._vectors = (user_vectors, item_vectors)
+        self.injection: Tensor | None = None
+        """a at the collaborative positions of the latest input, zero elsewhere (B, S, H); None: it has none."""
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        """Token ids (B, S) to vectors (B, S, H); leaves `injection` for the layers' hooks."""
+        is_collaborative = input_ids >= self.vocabulary.num_text_tokens
+        embeds: Tensor = self.token_embedding(input_ids.masked_fill(is_collaborative, 0))
+        if not is_collaborative.any():
+            self.injection = None
+            return embeds
+        adapted = self.adapt(input_ids[is_collaborative]).to(embeds.dtype)
+        self.injection = torch.zeros_like(embeds).masked_scatter(is_collaborative[..., None], adapted)
+        return torch.where(is_collaborative[..., None], self.injection, embeds)
+
+    def adapt(self, token_ids: Tensor) -> Tensor:
+        """Adapted vectors (N, H) of collaborative token ids (N,); raises IndexError for an id beyond the last item."""
+        entity = token_ids - self.vocabulary.num_text_tokens
+        is_user = entity < self.vocabulary.num_users
+        users = self.user_adapter(_rows(self._vectors[0], entity[is_user], token_ids.device))
+        items = self.item_adapter(_rows(self._vectors[1], entity[~is_user] - self.vocabulary.num_users, token_ids.device))
+        adapted = users.new_empty(len(token_ids), users.shape[-1])
+        return adapted.index_put((is_user,), users).index_put((~is_user,), items)
+
+
+def _rows(table: Tensor, index: Tensor, device: torch.device) -> Tensor:
+    return table[index.to(table.device)].to(device)

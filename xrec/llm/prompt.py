@@ -1,0 +1,94 @@
+"""Prompts as token ids: instruction, then everything of the user, then everything of the item, then the model's turn.
+
+Texts of the dataset are tokenized on their own, with special tokens off, so no text can become a special token or a
+collaborative token. The pieces are concatenated as ids: two prompts of one user share their whole beginning.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+from transformers import PreTrainedTokenizerBase
+
+from xrec.config import PromptConfig
+from xrec.config.placeholders import parse_placeholders
+from xrec.errors import XRecError
+from xrec.llm.collaborative import Vocabulary
+
+_CONTENT = "\ue000content\ue000"  # private-use characters: stands for the content while a chat template is rendered
+
+
+class PromptTooLongError(XRecError):
+    """The prompt of a pair has more tokens than `prompt.max_prompt_tokens`."""
+
+
+@dataclass(frozen=True)
+class PairTexts:
+    """What a prompt says of a pair, beside the two collaborative tokens."""
+
+    user_profile: str
+    item_title: str
+    item_profile: str
+
+
+class PromptBuilder:
+    """Builds the token ids of prompts and of explanations for one model, template and catalogue."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, prompt: PromptConfig, vocabulary: Vocabulary):
+        self.tokenizer = tokenizer
+        self.prompt = prompt
+        self.vocabulary = vocabulary
+        self._encode = lru_cache(maxsize=65_536)(self._encode_text)
+        before, after = _scaffold(tokenizer, prompt)
+        self._before = [*self._encode_scaffold(before), *self._encode(f"{prompt.instruction}\n")]
+        self._after = self._encode_scaffold(after)
+
+    def build(self, user_index: int, item_index: int, texts: PairTexts) -> list[int]:
+        """Token ids of the prompt of a pair; raises PromptTooLongError, ValueError for an index out of range."""
+        ids = self._build(self.vocabulary.user_token(user_index), self.vocabulary.item_token(item_index), texts)
+        if len(ids) > self.prompt.max_prompt_tokens:
+            raise PromptTooLongError(
+                f"prompt of {len(ids)} tokens, at most {self.prompt.max_prompt_tokens} allowed (prompt.max_prompt_tokens); shorten the profiles"
+            )
+        return ids
+
+    def build_without_tokens(self, texts: PairTexts) -> list[int]:
+        """The same prompt without collaborative tokens: what a text-only model sees."""
+        return self._build("", "", texts)
+
+    def encode_explanation(self, text: str) -> list[int]:
+        """Token ids that the model is to write: the explanation and the end token."""
+        return [*self._encode(text.strip()), self.tokenizer.eos_token_id]
+
+    def decode(self, token_ids: list[int]) -> str:
+        """The text of generated ids, without special tokens."""
+        return str(self.tokenizer.decode(token_ids, skip_special_tokens=True)).strip()
+
+    def _build(self, user: str | int, item: str | int, texts: PairTexts) -> list[int]:
+        user_ids = self._fill(self.prompt.user, {"user": user, "user_profile": texts.user_profile})
+        item_ids = self._fill(self.prompt.item, {"item": item, "item_title": texts.item_title, "item_profile": texts.item_profile})
+        return [*self._before, *user_ids, *self._encode("\n"), *item_ids, *self._after]
+
+    def _fill(self, part: str, values: dict[str, str | int]) -> list[int]:
+        """Ids of a template part: literal text and texts are tokenized, collaborative tokens are taken as they are."""
+        ids: list[int] = []
+        for literal, name in parse_placeholders(part):
+            ids += self._encode(literal)
+            if name is not None:
+                value = values[name]
+                ids += [value] if isinstance(value, int) else self._encode(value)
+        return ids
+
+    def _encode_text(self, text: str) -> list[int]:
+        return list(self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]) if text else []
+
+    def _encode_scaffold(self, text: str) -> list[int]:
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"]) if text else []
+
+
+def _scaffold(tokenizer: PreTrainedTokenizerBase, prompt: PromptConfig) -> tuple[str, str]:
+    """The text before and after the user's message; without a chat template: the start token, and a cue to answer."""
+    if not (prompt.use_chat_template and tokenizer.chat_template):
+        return tokenizer.bos_token or "", "\nExplanation:"
+    text = tokenizer.apply_chat_template([{"role": "user", "content": _CONTENT}], tokenize=False, add_generation_prompt=True)
+    before, after = text.split(_CONTENT)
+    return before, after

@@ -1,0 +1,119 @@
+"""The sample's language model: a small Llama that knows the town's language and none of its people.
+
+It is trained on `xrec.data.sample.generate_language_examples`, where the user's profile states the taste, and then
+frozen as any other model. It learns that an explanation names the item's aspect that the user likes best. In the town
+no profile states a taste: only a collaborative vector can stand in for that sentence.
+"""
+
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from xrec.config import PromptConfig, SampleLLMConfig
+from xrec.data.sample import LanguageExample, generate_language_examples
+from xrec.llm.collaborative import Vocabulary
+from xrec.llm.prompt import PairTexts, PromptBuilder
+from xrec.progress import progress
+
+logger = logging.getLogger("xrec")
+
+_START, _END, _PAD = "<|im_start|>", "<|im_end|>", "<|pad|>"
+_CHAT_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+_IGNORE = -100
+
+
+def train_sample_model(config: SampleLLMConfig, prompt: PromptConfig) -> tuple[LlamaForCausalLM, PreTrainedTokenizerBase, float]:
+    """Train model and tokenizer from nothing; returns them and the mean loss, in nats a token, of the last tenth of the steps."""
+    torch.manual_seed(config.seed)
+    examples = generate_language_examples(config.num_steps * config.batch_size, config.seed)
+    tokenizer = train_tokenizer([_plain_text(example, prompt) for example in examples[:2000]], config.vocab_size)
+    model = build_model(config, tokenizer)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.learning_rate, total_steps=config.num_steps, pct_start=0.1)
+    losses: list[float] = []
+    for rows in progress(_batches(examples, tokenizer, prompt, config.batch_size), "sample language model", config.num_steps):
+        loss = _loss(model, rows)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    last = losses[-max(1, len(losses) // 10) :]
+    return model.eval(), tokenizer, sum(last) / len(last)
+
+
+def train_tokenizer(texts: Sequence[str], vocab_size: int) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer with a ChatML template, of at most `vocab_size` tokens."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[_PAD, _START, _END],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=_END, pad_token=_PAD, additional_special_tokens=[_START])
+    fast.chat_template = _CHAT_TEMPLATE
+    return fast
+
+
+def build_model(config: SampleLLMConfig, tokenizer: PreTrainedTokenizerBase) -> LlamaForCausalLM:
+    """A freshly initialized Llama with grouped-query attention."""
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=config.hidden_size,
+            intermediate_size=3 * config.hidden_size,
+            num_hidden_layers=config.num_layers,
+            num_attention_heads=config.num_heads,
+            num_key_value_heads=config.num_key_value_heads,
+            max_position_embeddings=1024,
+            tie_word_embeddings=True,
+            bos_token_id=None,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+
+
+def save_sample_model(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Write both to `folder` in the Hugging Face layout."""
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def _plain_text(example: LanguageExample, prompt: PromptConfig) -> str:
+    values = {"user": "", "item": "", "user_profile": example.user_profile, "item_title": example.item_title, "item_profile": example.item_profile}
+    return f"system user assistant\n{prompt.instruction}\n{prompt.user.format(**values)}\n{prompt.item.format(**values)}\n{example.explanation}"
+
+
+def _batches(
+    examples: Sequence[LanguageExample], tokenizer: PreTrainedTokenizerBase, prompt: PromptConfig, batch_size: int
+) -> Iterator[list[list[int]]]:
+    builder = PromptBuilder(tokenizer, prompt, Vocabulary(len(tokenizer), 0, 0))
+    for start in range(0, len(examples), batch_size):
+        yield [_token_ids(builder, example) for example in examples[start : start + batch_size]]
+
+
+def _token_ids(builder: PromptBuilder, example: LanguageExample) -> list[int]:
+    texts = PairTexts(example.user_profile, example.item_title, example.item_profile)
+    return [*builder.build_without_tokens(texts), *builder.encode_explanation(example.explanation)]
+
+
+def _loss(model: LlamaForCausalLM, rows: list[list[int]]) -> torch.Tensor:
+    """Mean NLL of all tokens of the rows, right-padded."""
+    length = max(map(len, rows))
+    input_ids = torch.tensor([row + [model.config.pad_token_id] * (length - len(row)) for row in rows])
+    labels = torch.tensor([row + [_IGNORE] * (length - len(row)) for row in rows])
+    loss: torch.Tensor = model(input_ids=input_ids, labels=labels, use_cache=False).loss
+    return loss

