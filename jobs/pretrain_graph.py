@@ -1,0 +1,20 @@
+"""Graph pretraining: the dataset in, a vector for each user and item out. `python -m jobs.pretrain_graph CONFIG`."""
+
+from cluster.connect import ensure_ray
+from xrec.config import PretrainGraphConfig
+from xrec.storage import Manifest, check_access, open_location
+from xrec.train.graph_loop import pretrain_graph
+
+
+def run(config: PretrainGraphConfig) -> Manifest:
+    """Check that the storage can be used, connect to Ray, train."""
+    for name in ("dataset", "graph"):
+        check_access(open_location(config.artifact(name), config.storage), config.storage)
+    with ensure_ray(config.ray):
+        return pretrain_graph(config)
+
+
+if __name__ == "__main__":
+    from xrec.cli.main import run_job
+
+    run_job("pretrain-graph")

@@ -1,0 +1,80 @@
+"""The graph artifact: one vector for each user and item, `embeddings.safetensors`, and how training went, `history.json`."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import safetensors
+import safetensors.torch
+from torch import Tensor
+
+from xrec.errors import ArtifactMismatchError
+from xrec.storage import Location, Manifest, content_hash, read_manifest, write_manifest
+
+EMBEDDINGS = "embeddings.safetensors"
+HISTORY = "history.json"
+
+
+@dataclass(frozen=True)
+class GraphEmbeddings:
+    """Vectors by index: users (U, D), items (I, D) float32."""
+
+    users: Tensor
+    items: Tensor
+    manifest: Manifest
+
+
+def embeddings_bytes(users: Tensor, items: Tensor) -> bytes:
+    """users (U, D) and items (I, D) as a safetensors file."""
+    return bytes(safetensors.torch.save({"users": users.contiguous(), "items": items.contiguous()}))
+
+
+def write_graph(
+    location: Location,
+    embeddings: bytes,
+    history: Sequence[Mapping[str, Any]],
+    *,
+    config: Mapping[str, Any],
+    inputs: Mapping[str, str],
+    metrics: Mapping[str, Any],
+) -> Manifest:
+    """Write the artifact, manifest last. `embeddings` as of `embeddings_bytes`; `history` has one row an evaluation."""
+    users, items = parse_embeddings(embeddings, str(location / EMBEDDINGS))
+    files = {EMBEDDINGS: embeddings, HISTORY: json.dumps(list(history), indent=1).encode()}
+    for name, data in files.items():
+        (location / name).write_bytes(data)
+    return write_manifest(
+        location,
+        "graph",
+        config=config,
+        inputs=inputs,
+        files={name: content_hash(data) for name, data in files.items()},
+        row_counts={"users": users.shape[0], "items": items.shape[0]},
+        metrics=metrics,
+    )
+
+
+def read_graph(location: Location) -> GraphEmbeddings:
+    """The graph at `location`.
+
+    Raises ArtifactNotFoundError if there is no finished one, ArtifactMismatchError if it is of another kind or schema
+    version, or its file is not what the manifest says.
+    """
+    manifest = read_manifest(location, "graph")
+    data = (location / EMBEDDINGS).read_bytes()
+    if content_hash(data) != manifest.files[EMBEDDINGS]:
+        raise ArtifactMismatchError(f"{location / EMBEDDINGS}: its content is not what the manifest says; make the graph again")
+    users, items = parse_embeddings(data, str(location / EMBEDDINGS))
+    return GraphEmbeddings(users, items, manifest)
+
+
+def parse_embeddings(data: bytes, name: str) -> tuple[Tensor, Tensor]:
+    """users (U, D), items (I, D) of a safetensors file's content; raises ArtifactMismatchError, naming it `name`."""
+    try:
+        tensors = safetensors.torch.load(data)
+    except safetensors.SafetensorError as error:
+        raise ArtifactMismatchError(f"{name}: not a readable safetensors file ({error}); make the graph again") from error
+    if set(tensors) != {"users", "items"}:
+        raise ArtifactMismatchError(f"{name}: expected the tensors users and items, saw {sorted(tensors)}; make the graph again")
+    return tensors["users"], tensors["items"]

@@ -1,0 +1,60 @@
+"""Top-k items of users by dot product, seen items left out; chunked, so that no (users x items) matrix is ever held."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch_geometric.utils.sparse import index2ptr
+
+from xrec.graph.artifact import GraphEmbeddings
+
+_SCORES_PER_CHUNK = 4_000_000  # 16 MB of float32 scores at a time
+
+
+class SeenItems:
+    """Which items each user has interacted with, to be left out of a ranking."""
+
+    def __init__(self, edges: Tensor, num_users: int) -> None:
+        """`edges` (2, E) int64: user indices in row 0, item indices in row 1."""
+        order = torch.argsort(edges[0])
+        self._items = edges[1, order]
+        self._first = index2ptr(edges[0, order], num_users)
+
+    def of(self, users: Tensor) -> tuple[Tensor, Tensor]:
+        """For `users` (B,) int64: positions in `users` and seen items, (M,) int64 each."""
+        counts = self._first[users + 1] - self._first[users]
+        rows = torch.repeat_interleave(torch.arange(len(users)), counts)
+        within = torch.arange(len(rows)) - torch.repeat_interleave(counts.cumsum(0) - counts, counts)
+        return rows, self._items[self._first[users][rows] + within]
+
+
+def recommend(graph: GraphEmbeddings, train_edges: Tensor, user_indices: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k best items of each user that are not among its `train_edges` (2, E) int64, best first.
+
+    `user_indices` (N,) int64 -> items (N, k) int64, scores (N, k) float32. A user with fewer than k unseen items gets -1
+    and -inf at the end. Raises ValueError if k is not in 1 to the number of items, or a user index is out of range.
+    """
+    num_users = graph.users.shape[0]
+    if len(user_indices) and not 0 <= int(user_indices.min()) <= int(user_indices.max()) < num_users:
+        raise ValueError(f"user_indices must be 0 to {num_users - 1}, saw {int(user_indices.min())} to {int(user_indices.max())}")
+    seen = SeenItems(train_edges, num_users)
+    chunks = list(top_k_items(graph.users, graph.items, seen, user_indices, k))
+    if not chunks:
+        return torch.empty(0, k, dtype=torch.int64), torch.empty(0, k)
+    return torch.cat([items for _, items, _ in chunks]), torch.cat([scores for _, _, scores in chunks])
+
+
+def top_k_items(users: Tensor, items: Tensor, seen: SeenItems, user_indices: Tensor, k: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """`recommend` chunk by chunk: user indices (B,), items (B, k) int64, scores (B, k), on the device of `users`.
+
+    users (U, D), items (I, D). Raises ValueError if k is not in 1 to I.
+    """
+    num_items = items.shape[0]
+    if not 1 <= k <= num_items:
+        raise ValueError(f"k must be 1 to {num_items}, the number of items; saw {k}")
+    for chunk in user_indices.split(max(1, _SCORES_PER_CHUNK // num_items)):
+        scores = users[chunk.to(users.device)] @ items.T  # (B, I)
+        rows, seen_items = seen.of(chunk)
+        scores[rows.to(users.device), seen_items.to(users.device)] = -torch.inf
+        best = scores.topk(k, dim=1)
+        yield chunk, best.indices.masked_fill(best.values == -torch.inf, -1), best.values

@@ -1,0 +1,65 @@
+"""Training triples (user, positive item, negative item): fresh each epoch, and the same for any number of workers."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch_geometric.utils.sparse import index2ptr
+
+from xrec.errors import DataError
+
+
+class NegativeSampler:
+    """Draws items uniformly from those that a user has not interacted with; exact, without trial and error.
+
+    With a user's positives p_0 < p_1 < ..., the r-th other item (from 0) is r + #{k: p_k - k <= r}. All users' p_k - k,
+    shifted by user * num_items, are one sorted array, so the count is one binary search a draw.
+    """
+
+    def __init__(self, edges: Tensor, num_users: int, num_items: int) -> None:
+        """`edges` (2, E) int64: the known positives. Raises DataError if a user has interacted with every item."""
+        keys = torch.unique(edges[0] * num_items + edges[1])
+        users, items = keys // num_items, keys % num_items
+        self._num_items = num_items
+        self._first = index2ptr(users, num_users)
+        self._num_others = num_items - self._first.diff()
+        if bool((self._num_others == 0).any()):
+            user = int((self._num_others == 0).nonzero()[0])
+            raise DataError(f"user_index {user} has interacted with all {num_items} items: there is no negative item; leave that user out")
+        self._gaps = users * num_items + items - (torch.arange(len(keys)) - self._first[users])
+
+    def sample(self, users: Tensor, generator: torch.Generator) -> Tensor:
+        """One negative item (B,) int64 for each of `users` (B,) int64."""
+        draws = (torch.rand(len(users), generator=generator, dtype=torch.float64) * self._num_others[users]).long()
+        before = torch.searchsorted(self._gaps, users * self._num_items + draws, right=True) - self._first[users]
+        negatives: Tensor = draws + before
+        return negatives
+
+
+@dataclass(frozen=True)
+class Triples:
+    """users, pos_items, neg_items: (B,) int64 each."""
+
+    users: Tensor
+    pos_items: Tensor
+    neg_items: Tensor
+
+    def split(self, num_parts: int) -> Iterator["Triples"]:
+        """`num_parts` parts in order, of sizes that differ by one at most."""
+        columns = (self.users, self.pos_items, self.neg_items)
+        return (Triples(*part) for part in zip(*(column.tensor_split(num_parts) for column in columns), strict=True))
+
+    def __len__(self) -> int:
+        return len(self.users)
+
+
+def epoch_triples(edges: Tensor, sampler: NegativeSampler, seed: int, epoch: int) -> Triples:
+    """All E interactions of `edges` (2, E) int64 in the epoch's own order, each with a negative of the epoch's own.
+
+    Depends on the arguments only: every worker draws the same epoch and takes its slice of each global batch.
+    """
+    generator = torch.Generator().manual_seed(int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0]))
+    users, pos_items = edges[:, torch.randperm(edges.shape[1], generator=generator)]
+    return Triples(users, pos_items, sampler.sample(users, generator))
