@@ -26,6 +26,10 @@ def test_pattern_takes_phrases_literally():
     assert named_aspects("a c++ bar", aspect_pattern(["c++ bar", "c.* bar"])) == {"c++ bar"}
 
 
+def test_phrase_that_begins_with_another_is_not_taken_for_it():
+    assert named_aspects("Live music nights!", aspect_pattern(["live music", "live music nights"])) == {"live music nights"}
+
+
 def test_text_that_names_the_right_aspect_alone_is_right():
     assert names_only(["Great live jazz.", "A fine view."], ["Live Jazz", "patio"], PATTERN).tolist() == [True, False]
 

@@ -27,6 +27,7 @@ def test_plot_is_well_formed_svg_in_the_pages_colours_with_nothing_fetched(name)
     assert "var(--muted)" in svg
     colours = set(re.findall(r"(?:fill|stroke): (#[0-9a-f]+)", svg))
     assert colours == set()  # a colour of its own would not follow light and dark
+    assert all("fill: var(--muted)" in element.attrib["style"] for element in ET.fromstring(svg).iter(f"{SVG}text"))
     assert not re.search(r'(?:href|src)="(?!#)', svg)
 
 
