@@ -1,6 +1,7 @@
 """The Ray cluster that a job runs on: the one it is already in, the one that is named, or one started here.
 
-A cluster started here listens on loopback only. Ray rewrites 127.0.0.1 to the host's own address, so it gets 127.0.0.2.
+A cluster started here has a loopback address and no dashboard. Ray rewrites 127.0.0.1 to the host's own address, so it
+gets 127.0.0.2. Ray's gRPC ports listen on every interface all the same; its token authentication, on by default, guards them.
 """
 
 import logging

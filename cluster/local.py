@@ -56,13 +56,12 @@ def local_cluster(num_workers: int = 2, cpus_per_node: int = 1) -> Iterator[Loca
             "--dashboard-host=127.0.0.1",
             f"--dashboard-port={dashboard_port}",
             f"--ray-client-server-port={client_port}",
-            f"--temp-dir={folder / 'ray'}",
         ]
-        processes = [stack.enter_context(_node(head, cpus_per_node, environment, folder / "node-0.log"))]
+        processes = [stack.enter_context(_node(head, cpus_per_node, environment, folder / "0"))]
         _wait_for_nodes(processes, url, client_environment, folder)
         for number in range(1, num_workers + 1):
             worker = [f"--address={address}", f"--node-ip-address=127.0.0.{number + 2}"]
-            processes.append(stack.enter_context(_node(worker, cpus_per_node, environment, folder / f"node-{number}.log")))
+            processes.append(stack.enter_context(_node(worker, cpus_per_node, environment, folder / str(number))))
         _wait_for_nodes(processes, url, client_environment, folder)
         yield LocalCluster(address, url, client_environment, tuple(processes))
 
@@ -80,8 +79,11 @@ def _path_with_this_python() -> str:
 
 
 @contextmanager
-def _node(options: Sequence[str], num_cpus: int, environment: Mapping[str, str], log: Path) -> Iterator["subprocess.Popen[bytes]"]:
-    """One `ray start --block`, in a session of its own: its end is the node's end."""
+def _node(options: Sequence[str], num_cpus: int, environment: Mapping[str, str], folder: Path) -> Iterator["subprocess.Popen[bytes]"]:
+    """One `ray start --block`, in a session of its own: its end is the node's end.
+
+    Each node has its own folder: nodes that start at the same time in one folder take each other's socket names.
+    """
     agent_port, runtime_env_port = _free_ports(2)
     command = [
         str(Path(sys.executable).with_name("ray")),
@@ -89,6 +91,7 @@ def _node(options: Sequence[str], num_cpus: int, environment: Mapping[str, str],
         "--block",
         *options,
         f"--num-cpus={num_cpus}",
+        f"--temp-dir={folder}",
         f"--object-store-memory={_OBJECT_STORE_BYTES}",
         f"--dashboard-agent-listen-port={agent_port}",
         f"--runtime-env-agent-port={runtime_env_port}",
@@ -96,7 +99,7 @@ def _node(options: Sequence[str], num_cpus: int, environment: Mapping[str, str],
         "--max-worker-port=0",
         "--disable-usage-stats",
     ]
-    with log.open("wb") as output:
+    with _log(folder).open("wb") as output:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=dict(environment), start_new_session=True)
     try:
         yield process
@@ -126,8 +129,12 @@ def _num_alive(url: str, environment: Mapping[str, str]) -> int:
         return 0
 
 
+def _log(folder: Path) -> Path:
+    return folder.with_suffix(".log")
+
+
 def _tail(folder: Path, number: int) -> str:
-    return (folder / f"node-{number}.log").read_text(encoding="utf-8", errors="replace")[-2000:]
+    return _log(folder / str(number)).read_text(encoding="utf-8", errors="replace")[-2000:]
 
 
 def _stop(process: "subprocess.Popen[bytes]") -> None:

@@ -12,6 +12,17 @@ from xrec.config import RayConfig
 from xrec.errors import ClusterError
 
 
+CONNECTS = """
+import sys, ray
+from cluster.connect import ensure_ray
+from xrec.config import RayConfig
+
+with ensure_ray(RayConfig(address=sys.argv[1] or None)):
+    print(ray.get_runtime_context().gcs_address)
+assert not ray.is_initialized()
+"""
+
+
 def test_ensure_ray_already_initialised_uses_it_and_leaves_it(ray_cluster: None) -> None:
     job = ray.get_runtime_context().get_job_id()
     with ensure_ray(RayConfig(num_cpus=1)):
@@ -30,10 +41,15 @@ def test_ensure_ray_local_workers_have_one_thread_and_gloo_on_loopback(ray_clust
     assert ray.get(variables.remote()) == ["lo", "1"]
 
 
-def test_ensure_ray_local_listens_on_loopback_only(ray_cluster: None) -> None:
+def test_ensure_ray_local_has_a_loopback_address_and_demands_a_token(ray_cluster: None) -> None:
     nodes = ray.nodes()
     assert [node["NodeManagerAddress"] for node in nodes] == [LOOPBACK_ADDRESS]
-    assert ray.get_runtime_context().gcs_address.startswith(LOOPBACK_ADDRESS + ":")
+    address = ray.get_runtime_context().gcs_address
+    assert address.startswith(LOOPBACK_ADDRESS + ":")
+    with environment({"RAY_AUTH_MODE": "disabled", "RAY_ADDRESS": address}):
+        done = subprocess.run([sys.executable, "-c", CONNECTS, address], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode != 0
+    assert "auth" in done.stderr.lower()
 
 
 LIFE_CYCLE = """
@@ -51,17 +67,6 @@ def test_ensure_ray_no_address_starts_a_cluster_and_shuts_it_down() -> None:
     with environment({"RAY_ADDRESS": ""}):
         done = subprocess.run([sys.executable, "-c", LIFE_CYCLE], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
-
-
-CONNECTS = """
-import sys, ray
-from cluster.connect import ensure_ray
-from xrec.config import RayConfig
-
-with ensure_ray(RayConfig(address=sys.argv[1] or None)):
-    print(ray.get_runtime_context().gcs_address)
-assert not ray.is_initialized()
-"""
 
 
 @pytest.mark.parametrize("by", ["config", "environment"])
