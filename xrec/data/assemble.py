@@ -36,7 +36,7 @@ def assemble(source: SourceData, shares: SplitShares) -> Assembled:
     """The dataset's tables from a source's rows.
 
     Left out, as findings: pairs of unknown users or items, empty explanations, repeated pairs (the first one counts).
-    Raises DataError if no users, items or training interactions are left.
+    The tables may be empty: see `check_not_empty`.
     """
     interactions, interaction_findings = _usable(source.interactions, source)
     explanations, explanation_findings = _usable_explanations(source)
@@ -52,7 +52,6 @@ def assemble(source: SourceData, shares: SplitShares) -> Assembled:
     }
     if source.planted is not None:
         tables["planted"] = _planted(source.planted, source)
-    _check_not_empty(tables)
     metrics = {"num_removed_edges": num_removed_edges, **_count_splits(tables), **_count_without_edges(tables)}
     return Assembled(tables, source.findings + interaction_findings + explanation_findings, metrics)
 
@@ -142,7 +141,8 @@ def _planted(planted: pa.Table, source: SourceData) -> pa.Table:
     return _sorted(table).cast(schemas.PLANTED)
 
 
-def _check_not_empty(tables: Mapping[str, pa.Table]) -> None:
+def check_not_empty(tables: Mapping[str, pa.Table]) -> None:
+    """Raise DataError if there are no users, no items, or no interactions to train on."""
     for name in ("users", "items"):
         if tables[name].num_rows == 0:
             raise DataError(f"no usable {name}: the dataset would be empty; check the source's files")

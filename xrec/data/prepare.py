@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from xrec.config import PrepareConfig, ReleaseSource, SampleSource
-from xrec.data.assemble import Assembled, assemble
+from xrec.data.assemble import Assembled, assemble, check_not_empty
 from xrec.data.dataset import write_dataset
 from xrec.data.findings import check_rejected_share, count_reasons, rejected_table
 from xrec.data.release import find_release_files, read_release
@@ -34,6 +34,7 @@ def prepare_dataset(config: PrepareConfig) -> Manifest:
     source = _read_source(config, files)
     assembled = assemble(source, config.splits)
     check_rejected_share(assembled.findings, source.num_rows, config.max_rejected_share, _source_name(config))
+    check_not_empty(assembled.tables)
     metrics = {**assembled.metrics, "num_rejected": count_reasons(assembled.findings)}
     manifest = write_dataset(output, assembled.tables, rejected_table(assembled.findings), config=identity, inputs=inputs, metrics=metrics)
     _report(output, assembled)

@@ -1,0 +1,49 @@
+"""Texts to train a language model on: the explanation follows from the stated taste and the item's profile."""
+
+from collections import Counter
+
+from xrec.config import SampleSource
+from xrec.data.sample import ASPECTS, generate_language_examples, generate_town
+
+EXAMPLES = generate_language_examples(2000, seed=0)
+
+
+def _in_order(text: str) -> list[str]:
+    """The aspects that stand in the text, in the order of the text."""
+    return sorted((aspect for aspect in ASPECTS if aspect in text.lower()), key=text.lower().index)
+
+
+def test_generate_language_examples_explanation_names_the_first_stated_aspect_that_the_item_has() -> None:
+    for example in EXAMPLES:
+        stated, offered = _in_order(example.user_profile), _in_order(example.item_profile)
+        assert 1 <= len(stated) <= 3
+        assert len(offered) == 4
+        assert _in_order(example.explanation) == [next(aspect for aspect in stated if aspect in offered)]
+        assert example.item_title in example.explanation
+
+
+def test_generate_language_examples_aspects_are_evenly_spread() -> None:
+    named = Counter(_in_order(example.explanation)[0] for example in EXAMPLES)
+    assert set(named) == set(ASPECTS)
+    assert max(named.values()) < 1.5 * min(named.values())
+
+
+def test_generate_language_examples_second_choices_occur() -> None:
+    second = sum(_in_order(example.user_profile)[0] not in example.item_profile.lower() for example in EXAMPLES)
+    assert second > 200
+
+
+def test_generate_language_examples_same_seed_same_texts_other_seed_others() -> None:
+    assert generate_language_examples(50, seed=0) == EXAMPLES[:50]
+    assert generate_language_examples(50, seed=1) != EXAMPLES[:50]
+
+
+def test_generate_language_examples_use_the_towns_words() -> None:
+    town = generate_town(SampleSource(kind="sample"))
+    known = {word for e in EXAMPLES for text in (e.user_profile, e.item_title, e.item_profile, e.explanation) for word in text.split()}
+    town_words = {word for text in [*town.user_profiles, *town.item_profiles, *town.explanations] for word in text.split()}
+    assert not town_words - known
+
+
+def test_generate_language_examples_none_asked_none_given() -> None:
+    assert generate_language_examples(0, seed=0) == []
