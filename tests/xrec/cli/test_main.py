@@ -1,0 +1,191 @@
+"""The program as a user runs it: help, dry runs, exit codes."""
+
+import logging
+import subprocess
+import sys
+import types
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from xrec.cli.job import JOBS, job_named
+from xrec.cli.main import app
+from xrec.config import PrepareConfig
+from xrec.errors import ConfigError, DataError
+from xrec.storage import open_location, write_manifest
+
+ROOT = Path(__file__).parents[3]
+CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
+
+
+@pytest.fixture(autouse=True)
+def xrec_logger() -> Iterator[None]:
+    """The CLI sets the logger up for a process of its own; here it must not outlive the test."""
+    logger = logging.getLogger("xrec")
+    before = (logger.level, logger.handlers)
+    yield
+    logger.level, logger.handlers = before
+
+
+@pytest.fixture
+def config_path(tmp_path: Path) -> Path:
+    path = tmp_path / "prepare.yaml"
+    path.write_text(
+        f"workspace: {tmp_path / 'workspace'}\nsource: {{kind: sample, num_users: 20, num_items: 12, interactions_per_user: 6, explanations_per_user: 3}}\n",
+        encoding="utf-8",
+    )
+    return path
+
+
+def _xrec(*arguments: object) -> tuple[int, str, str]:
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.stdout, result.stderr
+
+
+def _prepare_does(monkeypatch: pytest.MonkeyPatch, run: object) -> None:
+    module = types.ModuleType("jobs.prepare")
+    module.run = run  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "jobs.prepare", module)
+
+
+def test_help_lists_every_command() -> None:
+    code, out, _ = _xrec("--help")
+    assert code == 0
+    for name in [*(job.name for job in JOBS), "explain", "demo", "submit"]:
+        assert f"\n  {name} " in out
+
+
+@pytest.mark.parametrize("name", [*(job.name for job in JOBS), "explain", "demo", "submit"])
+def test_command_help_says_what_goes_in_and_out_with_an_example(name: str) -> None:
+    code, out, _ = _xrec(name, "--help")
+    assert code == 0
+    assert all(word in out for word in ("In:", "Out:", f"xrec {name}"))
+
+
+def test_help_imports_neither_torch_nor_ray_nor_pyarrow() -> None:
+    code = (
+        "import sys, xrec.cli.main\n"
+        "try: xrec.cli.main.app(['--help'])\n"
+        "except SystemExit: pass\n"
+        "print([name for name in ('torch', 'ray', 'pyarrow', 'pydantic', 's3fs') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_configs_are_there() -> None:
+    assert CONFIGS
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: str(path.relative_to(ROOT / "configs")))
+def test_dry_run_every_config_file_passes(path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, out, err = _xrec(path.stem.replace("_", "-"), path, "--dry-run")
+    assert code == 0, err
+    assert yaml.safe_load(out)["workspace"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_dry_run_prints_overrides_and_defaults_and_touches_nothing(config_path: Path) -> None:
+    code, out, _ = _xrec("prepare", config_path, "splits.test=0.3", "--dry-run")
+    assert code == 0
+    resolved = yaml.safe_load(out)
+    assert resolved["splits"] == {"validation": 0.1, "test": 0.3, "seed": 0}
+    assert resolved["source"]["num_users"] == 20
+    assert not (config_path.parent / "workspace").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["prepare"], "Missing argument"),
+        (["no-such-command"], "No such command"),
+        (["prepare", "{config}", "--no-such-option"], "No such option"),
+        (["prepare", "/nowhere/prepare.yaml"], "/nowhere/prepare.yaml"),
+        (["prepare", "{config}", "splits.tset=0.1"], "did you mean 'test'"),
+        (["prepare", "{config}", "splits.test"], "section.key=value"),
+        (["explain", "{config}", "--user", "u"], "--item"),
+        (["submit", "prepare", "{config}"], "--address"),
+        (["submit", "prepaer", "{config}", "--address", "http://127.0.0.1:1"], "no job is named 'prepaer'"),
+        (["submit", "prepare", "{config}", "workspace=relative/folder", "--address", "http://127.0.0.1:1"], "workspace=relative/folder"),
+    ],
+)
+def test_bad_usage_or_config_exits_2_and_says_so(config_path: Path, arguments: list[str], message: str) -> None:
+    code, _, err = _xrec(*(argument.format(config=config_path) for argument in arguments))
+    assert code == 2
+    assert message in err
+    assert "Traceback" not in err
+
+
+def test_job_done_prints_where_the_artifact_is_with_counts_and_metrics(config_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(config: PrepareConfig) -> object:
+        metrics = {"test": {"recall": 0.123456}, "curve": [1, 2]}
+        where = open_location(config.artifact("dataset"))
+        return write_manifest(where, "dataset", config={}, inputs={}, files={}, row_counts={"users": 1200}, metrics=metrics)
+
+    _prepare_does(monkeypatch, run)
+    code, out, _ = _xrec("prepare", config_path)
+    assert code == 0
+    assert out.splitlines() == [
+        f"dataset: {config_path.parent / 'workspace'}/dataset",
+        "  rows: users 1,200",
+        "  metrics: test.recall 0.1235",
+    ]
+
+
+@pytest.mark.parametrize(("error", "expected"), [(DataError("data.jsonl line 3: broken"), 1), (ConfigError("no such thing"), 2)])
+@pytest.mark.parametrize("debug", [False, True])
+def test_job_expected_error_is_its_message_and_with_debug_its_traceback(
+    config_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, expected: int, debug: bool
+) -> None:
+    def run(config: PrepareConfig) -> object:
+        raise error
+
+    _prepare_does(monkeypatch, run)
+    code, out, err = _xrec("prepare", config_path, *(["--debug"] if debug else []))
+    assert code == expected
+    assert out == ""
+    assert f"error: {error}" in err.splitlines()
+    assert ("Traceback" in err) is debug
+
+
+def test_job_unexpected_error_is_not_swallowed(config_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(config: PrepareConfig) -> object:
+        raise ZeroDivisionError("a bug")
+
+    _prepare_does(monkeypatch, run)
+    with pytest.raises(ZeroDivisionError):
+        _xrec("prepare", config_path)
+
+
+def test_job_interrupted_exits_130_with_one_line(config_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(config: PrepareConfig) -> object:
+        raise KeyboardInterrupt
+
+    _prepare_does(monkeypatch, run)
+    code, _, err = _xrec("prepare", config_path)
+    assert code == 130
+    assert len(err.splitlines()) == 1
+
+
+def test_job_named_knows_hyphens_and_underscores() -> None:
+    assert job_named("pretrain_graph") is job_named("pretrain-graph")
+
+
+def test_python_m_jobs_is_the_same_command_as_xrec(config_path: Path) -> None:
+    command = [sys.executable, "-m", "jobs.prepare", str(config_path), "splits.test=0.25", "--dry-run"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == _xrec("prepare", config_path, "splits.test=0.25", "--dry-run")[1]
+
+
+def test_python_m_jobs_bad_config_exits_2(config_path: Path) -> None:
+    command = [sys.executable, "-m", "jobs.prepare", str(config_path), "zzz=1"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 2
+    assert "zzz: unknown key" in done.stderr
