@@ -106,6 +106,13 @@ def test_assemble_rows_in_other_order_same_pair_tables() -> None:
     assert assemble(shuffled, SHARES).tables["interactions"].equals(assemble(source, SHARES).tables["interactions"])
 
 
+def test_assemble_pairs_come_by_user_then_item() -> None:
+    tables = assemble(_random_source(5), SHARES).tables
+    for name in ("interactions", "explanations"):
+        pairs = list(_as_dict(tables[name]))
+        assert pairs == sorted(pairs)
+
+
 def test_assemble_tables_have_the_pinned_schemas_and_keep_texts_with_their_pair() -> None:
     tables = assemble(_random_source(3), SHARES).tables
     assert tables["users"].schema.equals(schemas.USERS)
