@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ray.exceptions import RayError
 from ray.job_submission import JobInfo, JobStatus, JobSubmissionClient
 
 import xrec
@@ -85,7 +86,7 @@ def _client(address: str) -> JobSubmissionClient:
     check_reachable(address, advice)
     try:
         return JobSubmissionClient(address, headers=auth_headers())
-    except (RuntimeError, ValueError, OSError) as error:
+    except (RuntimeError, ValueError, OSError, RayError) as error:
         raise ClusterError(f"{address}: the job server cannot be used ({error}); {advice}") from error
 
 
@@ -114,6 +115,6 @@ def _uris(values: Any, key: str = "") -> Iterator[tuple[str, str]]:
 
 
 def _reason(submission_id: str, info: JobInfo, last_lines: Sequence[str]) -> str:
-    message = (info.message or "no message").splitlines()[0]
+    message = (info.message or "no message").split(", last available logs")[0]
     log = "\n".join(f"  {line}" for line in last_lines)
     return f"job {submission_id} ended as {info.status}: {message}\nlast lines of its log:\n{log or '  (empty)'}"

@@ -11,7 +11,6 @@ from cluster.connect import LOOPBACK_ADDRESS, ensure_ray, environment
 from xrec.config import RayConfig
 from xrec.errors import ClusterError
 
-
 CONNECTS = """
 import sys, ray
 from cluster.connect import ensure_ray

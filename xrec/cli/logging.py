@@ -11,6 +11,11 @@ def configure_logging(debug: bool) -> None:
     logger.handlers = [_terminal_handler() if sys.stderr.isatty() else _plain_handler()]
 
 
+def quiet_ray() -> None:
+    """Leave Ray's own INFO lines out; to be called after `import ray`, which sets their level."""
+    logging.getLogger("ray").setLevel(logging.WARNING)
+
+
 def _terminal_handler() -> logging.Handler:
     from rich.console import Console
     from rich.logging import RichHandler

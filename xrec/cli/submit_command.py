@@ -7,7 +7,7 @@ import typer
 from xrec.cli.arguments import ConfigPath, Debug, Overrides
 from xrec.cli.exit_codes import exit_codes
 from xrec.cli.job import job_named
-from xrec.cli.logging import configure_logging
+from xrec.cli.logging import configure_logging, quiet_ray
 
 HELP = """Run a job on a Ray cluster.
 
@@ -42,10 +42,21 @@ def submit(
     with exit_codes(debug):
         job = job_named(job_name)
         config = job.load_config(config_path, overrides or [])
-        from cluster.submit import check_shared_paths, follow_job, submit_job
+        from cluster.submit import check_shared_paths, submit_job
 
+        quiet_ray()
         check_shared_paths(config)
         submission_id = submit_job(job.module, config_path, overrides or [], address)
         typer.echo(f"{job.name} submitted as {submission_id}", err=True)
         if follow:
-            follow_job(submission_id, address, write=lambda text: typer.echo(text, nl=False))
+            _follow(submission_id, address)
+
+
+def _follow(submission_id: str, address: str) -> None:
+    from cluster.submit import follow_job
+
+    try:
+        follow_job(submission_id, address, write=lambda text: typer.echo(text, nl=False))
+    except KeyboardInterrupt:
+        typer.echo(f"{submission_id} goes on; stop it with: ray job stop {submission_id} --address {address}", err=True)
+        raise

@@ -1,0 +1,5 @@
+"""`python -m xrec.cli`: the program `xrec`, where its script is not on PATH."""
+
+from xrec.cli.main import main
+
+main()
