@@ -124,7 +124,7 @@ def open_location(uri: str, storage: StorageConfig | None = None) -> Location:
         return Location(uri, path, LocalFileSystem())
     if scheme != "s3":
         raise StorageError(f"URI {uri!r}: scheme {scheme!r} is not supported; give a local path or s3://bucket/prefix")
-    if not rest.strip("/"):
+    if not rest.split("/", 1)[0]:
         raise StorageError(f"URI {uri!r} names no bucket; expected s3://bucket/prefix")
     return Location(uri, rest.rstrip("/"), open_s3(storage or StorageConfig()))
 

@@ -1,0 +1,122 @@
+"""A location on this machine's disk: atomic writes, one winner, clear errors."""
+
+import multiprocessing
+import os
+from pathlib import Path
+
+import pytest
+
+from xrec.config import StorageConfig
+from xrec.errors import StorageAccessError, StorageError, StorageNotFoundError
+from xrec.storage import check_access, open_location
+
+
+@pytest.mark.parametrize("form", ["{}", "file://{}"])
+def test_location_local_round_trip_makes_the_folders(tmp_path: Path, form: str) -> None:
+    location = open_location(form.format(tmp_path)) / "a" / "b.txt"
+    assert not location.exists()
+    location.write_bytes(b"first")
+    location.write_bytes("zwölf".encode())
+    assert location.read_text() == "zwölf"
+    assert (tmp_path / "a" / "b.txt").read_text(encoding="utf-8") == "zwölf"
+    assert (location.is_local, location.is_file(), location.name) == (True, True, "b.txt")
+    assert os.listdir(tmp_path / "a") == ["b.txt"]  # no temporary file stays
+
+
+def test_location_relative_and_home_paths_become_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/somebody")
+    assert open_location("x/y").path == str(tmp_path / "x" / "y")
+    assert open_location("~/y").path == "/home/somebody/y"
+
+
+def test_location_files_are_relative_sorted_and_of_this_folder_only(tmp_path: Path) -> None:
+    root = open_location(str(tmp_path))
+    for name in ("run/part-1", "run/deep/part-2", "running/other"):
+        (root / name).write_bytes(b"x")
+    assert (root / "run").files() == ["deep/part-2", "part-1"]
+    assert (root / "nothing").files() == []
+    (root / "run").delete()
+    (root / "nothing").delete()
+    assert root.files() == ["running/other"]
+
+
+def test_write_bytes_local_interrupted_keeps_the_old_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    location = open_location(str(tmp_path / "file"))
+    location.write_bytes(b"old")
+
+    def full_disk(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full_disk)
+    with pytest.raises(StorageError, match="No space left"):
+        location.write_bytes(b"new and longer")
+    assert location.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_create_bytes_local_second_writer_is_told_and_changes_nothing(tmp_path: Path) -> None:
+    location = open_location(str(tmp_path / "deep" / "record"))
+    assert location.create_bytes(b"first") is True
+    assert location.create_bytes(b"second") is False
+    assert location.read_bytes() == b"first"
+    assert os.listdir(tmp_path / "deep") == ["record"]
+
+
+def _create(path: str, number: int, barrier: object, won: object) -> None:
+    barrier.wait()  # type: ignore[attr-defined]
+    if open_location(path).create_bytes(f"writer {number}".encode()):
+        won.put(number)  # type: ignore[attr-defined]
+
+
+def test_create_bytes_local_eight_processes_race_exactly_one_wins(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    barrier, won = context.Barrier(8), context.Queue()
+    path = str(tmp_path / "record")
+    writers = [context.Process(target=_create, args=(path, number, barrier, won)) for number in range(8)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join(60)
+    assert [writer.exitcode for writer in writers] == [0] * 8
+    winner = won.get(timeout=10)
+    assert won.empty()
+    assert open_location(path).read_text() == f"writer {winner}"
+
+
+def test_location_missing_file_is_not_found_with_its_uri(tmp_path: Path) -> None:
+    uri = str(tmp_path / "nothing")
+    with pytest.raises(StorageNotFoundError, match=uri):
+        open_location(uri).read_bytes()
+
+
+def test_location_file_in_the_place_of_a_folder_is_an_error_with_its_uri(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"x")
+    with pytest.raises(StorageError, match="file/deeper"):
+        (open_location(str(tmp_path)) / "file" / "deeper").write_bytes(b"x")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_location_folder_without_permission_is_refused(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(StorageAccessError, match=str(tmp_path)):
+        (open_location(str(tmp_path)) / "file").write_bytes(b"x")
+
+
+@pytest.mark.parametrize(
+    ("uri", "message"), [("gs://bucket/x", "'gs' is not supported"), ("s3://", "names no bucket"), ("s3:///x", "names no bucket")]
+)
+def test_open_location_unusable_uri_is_refused(uri: str, message: str) -> None:
+    with pytest.raises(StorageError, match=message):
+        open_location(uri)
+
+
+def test_check_access_local_path_needs_nothing(tmp_path: Path) -> None:
+    check_access(open_location(str(tmp_path / "not" / "yet")), StorageConfig())
+
+
+def test_arrow_filesystem_local_reads_what_was_written(tmp_path: Path) -> None:
+    location = open_location(str(tmp_path / "file"))
+    location.write_bytes(b"content")
+    with location.arrow_filesystem().open_input_stream(location.path) as stream:
+        assert stream.read() == b"content"
