@@ -33,10 +33,8 @@ def xrec_logger() -> Iterator[None]:
 @pytest.fixture
 def config_path(tmp_path: Path) -> Path:
     path = tmp_path / "prepare.yaml"
-    path.write_text(
-        f"workspace: {tmp_path / 'workspace'}\nsource: {{kind: sample, num_users: 20, num_items: 12, interactions_per_user: 6, explanations_per_user: 3}}\n",
-        encoding="utf-8",
-    )
+    source = "{kind: sample, num_users: 20, num_items: 12, interactions_per_user: 6, explanations_per_user: 3}"
+    path.write_text(f"workspace: {tmp_path / 'workspace'}\nsource: {source}\n", encoding="utf-8")
     return path
 
 
