@@ -1,8 +1,7 @@
-"""The frozen language model with collaborative tokens: adapters attached, prompts in, token NLL out."""
+"""The frozen language model with collaborative tokens: adapters attached."""
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -60,17 +59,3 @@ def embedding_scale(model: PreTrainedModel) -> float:
     """Root mean square of the token embeddings: the size of a word's vector, per element. Not under ZeRO-3 sharding."""
     weight = model.get_input_embeddings().weight
     return float(weight.detach().float().square().mean().sqrt())
-
-
-def token_nll(model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor, labels: Tensor) -> Tensor:
-    """NLL in nats of each label token, (B, L); 0 where `labels` is -100.
-
-    `input_ids`, `attention_mask` (B, S), left-padded, with the labels at their end; `labels` (B, L), L <= S - 1. Logits
-    are computed at the last L + 1 positions only.
-    """
-    position_ids = (attention_mask.cumsum(-1) - 1).clamp_min(0)
-    num_labels = labels.shape[-1]
-    logits = model(
-        input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids, logits_to_keep=num_labels + 1, use_cache=False
-    ).logits
-    return torch.nn.functional.cross_entropy(logits[:, :-1].float().transpose(1, 2), labels, ignore_index=-100, reduction="none")

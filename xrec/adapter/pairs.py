@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from xrec.adapter.examples import Example
 from xrec.data.dataset import Dataset
+from xrec.llm.examples import Example
 from xrec.llm.prompt import PairTexts, PromptBuilder, PromptTooLongError
 
 

@@ -1,12 +1,15 @@
 """`xrec explain`: one pair, printed, with what the model was given."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from xrec.cli.arguments import ConfigPath, Debug, Overrides
 from xrec.cli.exit_codes import exit_codes
 from xrec.cli.logging import configure_logging
+
+if TYPE_CHECKING:
+    from jobs.explain import ExplainedPair
 
 HELP = """One pair, explained, with what the model was given.
 
@@ -37,4 +40,18 @@ def explain(
         config = load_config(BackfillConfig, config_path, overrides or [])
         import jobs.explain
 
-        jobs.explain.run(config, user_id, item_id)
+        for line in _lines(jobs.explain.run(config, user_id, item_id)):
+            typer.echo(line)
+
+
+def _lines(pair: "ExplainedPair") -> list[str]:
+    """The pair's inputs, the prompt as the model saw it, and the explanation."""
+    return [
+        f"user          {pair.user_id}: {pair.texts.user_profile or '(no profile)'}",
+        f"item          {pair.item_id}: {pair.texts.item_title}. {pair.texts.item_profile or '(no profile)'}",
+        f"model         {pair.model_fingerprint} (language model, adapter and graph together)",
+        f"prompt        {pair.explanation.num_prompt_tokens} tokens, collaborative tokens as <user N> and <item N>:",
+        *(f"              | {line}" for line in pair.prompt.splitlines()),
+        f"explanation   {pair.explanation.text}",
+        f"              ({pair.explanation.num_generated_tokens} tokens, ended by {pair.explanation.finish_reason})",
+    ]

@@ -93,11 +93,12 @@ class SampleLLMConfig(Config):
     """The sample's language model: a small Llama, trained on the town's language and then frozen."""
 
     hidden_size: int = Field(128, ge=16, description="H, width of the model.")
-    num_layers: int = Field(4, ge=1, description="Layers.")
+    num_layers: int = Field(3, ge=1, description="Layers.")
     num_heads: int = Field(4, ge=1, description="Query heads.")
     num_key_value_heads: int = Field(2, ge=1, description="Key and value heads; fewer than query heads: grouped-query attention.")
     vocab_size: int = Field(1024, ge=300, description="Most tokens of the tokenizer.")
-    num_steps: int = Field(400, ge=1, description="Optimizer steps; each sees new texts.")
+    num_copy_steps: int = Field(100, ge=0, description="First steps, on random tokens said twice: they teach the model to copy from its context.")
+    num_steps: int = Field(300, ge=1, description="Steps on the town's language; each sees new texts.")
     batch_size: int = Field(32, ge=1, description="Texts of a step.")
     learning_rate: float = Field(3e-3, gt=0, description="Peak learning rate of AdamW.")
     num_threads: int = Field(2, ge=1, description="Torch threads.")

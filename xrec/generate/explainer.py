@@ -3,6 +3,8 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from transformers import PreTrainedModel
+
 from xrec.adapter.artifact import read_adapter
 from xrec.adapter.model import attach_adapters
 from xrec.adapter.pairs import PairPrompts
@@ -43,7 +45,8 @@ class Sources:
 class Explainer:
     """Explains pairs of one dataset with one model. `model_fingerprint` identifies language model, adapter and graph together."""
 
-    def __init__(self, engine: Engine, pairs: PairPrompts, dataset: Dataset, graph: GraphEmbeddings, model_fingerprint: str):
+    def __init__(self, model: PreTrainedModel, engine: Engine, pairs: PairPrompts, dataset: Dataset, graph: GraphEmbeddings, model_fingerprint: str):
+        self.model = model
         self.engine = engine
         self.pairs = pairs
         self.dataset = dataset
@@ -101,4 +104,4 @@ def load_explainer(sources: Sources, *, device: Device, batch_size: int) -> Expl
     tokenizer = load_tokenizer(folder)
     engine = TransformersEngine(model, stop_token_ids(model, tokenizer), batch_size)
     builder = PromptBuilder(tokenizer, adapters.config.prompt, embedding.vocabulary)
-    return Explainer(engine, PairPrompts(dataset, builder), dataset, graph, fingerprint)
+    return Explainer(model, engine, PairPrompts(dataset, builder), dataset, graph, fingerprint)

@@ -38,6 +38,13 @@ class Vocabulary:
             raise ValueError(f"item_index {item_index} is outside 0..{self.num_items - 1}")
         return self.num_text_tokens + self.num_users + item_index
 
+    def show(self, token_id: int) -> str | None:
+        """`<user 3>` or `<item 7>` for a collaborative token, None for a text token."""
+        entity = token_id - self.num_text_tokens
+        if entity < 0:
+            return None
+        return f"<user {entity}>" if entity < self.num_users else f"<item {entity - self.num_users}>"
+
 
 class CollaborativeEmbedding(nn.Module):
     """Input embedding for text tokens and collaborative tokens.
@@ -74,7 +81,8 @@ class CollaborativeEmbedding(nn.Module):
         users = self.user_adapter(_rows(self._vectors[0], entity[is_user], token_ids.device))
         items = self.item_adapter(_rows(self._vectors[1], entity[~is_user] - self.vocabulary.num_users, token_ids.device))
         adapted = users.new_empty(len(token_ids), users.shape[-1])
-        return adapted.index_put((is_user,), users).index_put((~is_user,), items)
+        filled: Tensor = adapted.index_put((is_user,), users).index_put((~is_user,), items)
+        return filled
 
 
 def _rows(table: Tensor, index: Tensor, device: torch.device) -> Tensor:

@@ -13,7 +13,7 @@ All by hooks; no model code is copied.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
@@ -39,7 +39,8 @@ def install_injection(model: PreTrainedModel, embedding: CollaborativeEmbedding,
 
 def fold_heads(vectors: Tensor, num_key_value_heads: int, head_dim: int) -> Tensor:
     """(..., num_heads * head_dim) to (..., num_key_value_heads * head_dim): the mean over the query heads of each group."""
-    return vectors.unflatten(-1, (num_key_value_heads, -1, head_dim)).mean(dim=-2).flatten(-2)
+    folded: Tensor = vectors.unflatten(-1, (num_key_value_heads, -1, head_dim)).mean(dim=-2).flatten(-2)
+    return folded
 
 
 def _attentions(model: PreTrainedModel) -> list[nn.Module]:
@@ -68,8 +69,8 @@ def _install_direct(model: PreTrainedModel, attention: nn.Module, embedding: Col
     missing = [name for name in names if not hasattr(attention, name)]
     if missing:
         raise ModelError(f"{type(model).__name__}: its attention has no {', '.join(missing)}; injection=direct needs them, use projected")
-    hidden_size, head_dim = model.config.hidden_size, attention.head_dim
-    widths = {name: getattr(attention, name).out_features for name in names}
+    hidden_size, head_dim = int(model.config.hidden_size), int(cast("int", attention.head_dim))
+    widths = {name: int(getattr(attention, name).out_features) for name in names}
     if widths["q_proj"] != hidden_size:
         raise ModelError(f"{type(model).__name__}: q is {widths['q_proj']} wide, h {hidden_size}; direct needs them equal, use projected")
     return [getattr(attention, name).register_forward_hook(_add_to_output(embedding, widths[name] // head_dim, head_dim)) for name in names]

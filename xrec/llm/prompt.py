@@ -63,6 +63,10 @@ class PromptBuilder:
         """The text of generated ids, without special tokens."""
         return str(self.tokenizer.decode(token_ids, skip_special_tokens=True)).strip()
 
+    def show(self, prompt_ids: list[int]) -> str:
+        """The prompt for a person's eyes: special tokens shown, collaborative tokens as <user 3> and <item 7>."""
+        return "".join(self.vocabulary.show(token) or self.tokenizer.decode([token]) for token in prompt_ids)
+
     def _build(self, user: str | int, item: str | int, texts: PairTexts) -> list[int]:
         user_ids = self._fill(self.prompt.user, {"user": user, "user_profile": texts.user_profile})
         item_ids = self._fill(self.prompt.item, {"item": item, "item_title": texts.item_title, "item_profile": texts.item_profile})

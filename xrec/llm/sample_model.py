@@ -5,6 +5,7 @@ frozen as any other model. It learns that an explanation names the item's aspect
 no profile states a taste: only a collaborative vector can stand in for that sentence.
 """
 
+import itertools
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase,
 from xrec.config import PromptConfig, SampleLLMConfig
 from xrec.data.sample import LanguageExample, generate_language_examples
 from xrec.llm.collaborative import Vocabulary
+from xrec.llm.examples import Example, collate, token_nll
 from xrec.llm.prompt import PairTexts, PromptBuilder
 from xrec.progress import progress
 
@@ -26,7 +28,8 @@ _CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-_IGNORE = -100
+_NUM_SPECIAL = 3
+_COPY_LENGTH = 24
 
 
 def train_sample_model(config: SampleLLMConfig, prompt: PromptConfig) -> tuple[LlamaForCausalLM, PreTrainedTokenizerBase, float]:
@@ -36,9 +39,11 @@ def train_sample_model(config: SampleLLMConfig, prompt: PromptConfig) -> tuple[L
     tokenizer = train_tokenizer([_plain_text(example, prompt) for example in examples[:2000]], config.vocab_size)
     model = build_model(config, tokenizer)
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.learning_rate, total_steps=config.num_steps, pct_start=0.1)
+    num_steps = config.num_copy_steps + config.num_steps
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.learning_rate, total_steps=num_steps, pct_start=0.1)
+    batches = itertools.chain(_copy_batches(config, len(tokenizer)), _text_batches(examples, tokenizer, prompt, config.batch_size))
     losses: list[float] = []
-    for rows in progress(_batches(examples, tokenizer, prompt, config.batch_size), "sample language model", config.num_steps):
+    for rows in progress(batches, "sample language model", num_steps):
         loss = _loss(model, rows)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -97,23 +102,27 @@ def _plain_text(example: LanguageExample, prompt: PromptConfig) -> str:
     return f"system user assistant\n{prompt.instruction}\n{prompt.user.format(**values)}\n{prompt.item.format(**values)}\n{example.explanation}"
 
 
-def _batches(
+def _copy_batches(config: SampleLLMConfig, vocab_size: int) -> Iterator[list[Example]]:
+    """Random tokens said twice. Copying forms in a hundred short steps of these; from texts alone it takes a thousand."""
+    for _ in range(config.num_copy_steps):
+        tokens = torch.randint(_NUM_SPECIAL, vocab_size, (2 * config.batch_size, _COPY_LENGTH)).tolist()
+        yield [Example(row + row[:1], row[1:]) for row in tokens]
+
+
+def _text_batches(
     examples: Sequence[LanguageExample], tokenizer: PreTrainedTokenizerBase, prompt: PromptConfig, batch_size: int
-) -> Iterator[list[list[int]]]:
+) -> Iterator[list[Example]]:
     builder = PromptBuilder(tokenizer, prompt, Vocabulary(len(tokenizer), 0, 0))
     for start in range(0, len(examples), batch_size):
-        yield [_token_ids(builder, example) for example in examples[start : start + batch_size]]
+        yield [_example(builder, example) for example in examples[start : start + batch_size]]
 
 
-def _token_ids(builder: PromptBuilder, example: LanguageExample) -> list[int]:
+def _example(builder: PromptBuilder, example: LanguageExample) -> Example:
     texts = PairTexts(example.user_profile, example.item_title, example.item_profile)
-    return [*builder.build_without_tokens(texts), *builder.encode_explanation(example.explanation)]
+    return Example(builder.build_without_tokens(texts), builder.encode_explanation(example.explanation))
 
 
-def _loss(model: LlamaForCausalLM, rows: list[list[int]]) -> torch.Tensor:
-    """Mean NLL of all tokens of the rows, right-padded."""
-    length = max(map(len, rows))
-    input_ids = torch.tensor([row + [model.config.pad_token_id] * (length - len(row)) for row in rows])
-    labels = torch.tensor([row + [_IGNORE] * (length - len(row)) for row in rows])
-    loss: torch.Tensor = model(input_ids=input_ids, labels=labels, use_cache=False).loss
-    return loss
+def _loss(model: LlamaForCausalLM, examples: list[Example]) -> torch.Tensor:
+    """Mean NLL, in nats, of the explanations' tokens."""
+    batch = collate(examples)
+    return token_nll(model, batch.input_ids, batch.attention_mask, batch.labels).sum() / (batch.labels >= 0).sum()

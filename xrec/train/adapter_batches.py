@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from xrec.adapter.examples import Example
+from xrec.llm.examples import Example
 
 
 @dataclass(frozen=True)

@@ -18,13 +18,13 @@ import torch
 import torch.distributed
 
 from xrec.adapter.artifact import WEIGHTS, AdapterConfig, write_adapter
-from xrec.adapter.examples import Example, collate
 from xrec.adapter.model import Adapters, attach_adapters, build_adapters
 from xrec.adapter.pairs import PairPrompts
 from xrec.config import TrainAdapterConfig
 from xrec.data.dataset import Dataset, read_dataset
 from xrec.errors import ArtifactMismatchError, ConfigError, DataError, TrainingError
 from xrec.graph.artifact import GraphEmbeddings, read_graph
+from xrec.llm.examples import Example, collate
 from xrec.llm.model import load_model, load_tokenizer, resolve_dtype
 from xrec.llm.prompt import PromptBuilder
 from xrec.llm.source import model_fingerprint, resolve_model

@@ -7,9 +7,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.integrations.deepspeed import HfDeepSpeedConfig
 
-from xrec.adapter.examples import Batch
-from xrec.adapter.model import Adapters, token_nll
+from xrec.adapter.model import Adapters
 from xrec.config import TrainAdapterConfig
+from xrec.llm.examples import Batch, token_nll
 
 
 class ExplanationLoss(nn.Module):

@@ -1,4 +1,4 @@
-"""Training and scoring examples: the ids of a prompt and of the explanation that follows, and batches of them."""
+"""Training and scoring examples: the ids of a prompt and of the explanation that follows, batches of them, their NLL."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -7,8 +7,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
-
-from xrec.adapter.model import token_nll
 
 IGNORE = -100
 
@@ -49,6 +47,20 @@ def collate(examples: Sequence[Example]) -> Batch:
         attention_mask[row, length - len(example) :] = 1
         labels[row, num_labels - len(example.label_ids) :] = torch.tensor(example.label_ids)
     return Batch(input_ids, attention_mask, labels)
+
+
+def token_nll(model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor, labels: Tensor) -> Tensor:
+    """NLL in nats of each label token, (B, L); 0 where `labels` is -100.
+
+    `input_ids`, `attention_mask` (B, S), left-padded, with the labels at their end; `labels` (B, L), L <= S - 1. Logits
+    are computed at the last L + 1 positions only.
+    """
+    position_ids = (attention_mask.cumsum(-1) - 1).clamp_min(0)
+    num_labels = labels.shape[-1]
+    logits = model(
+        input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids, logits_to_keep=num_labels + 1, use_cache=False
+    ).logits
+    return torch.nn.functional.cross_entropy(logits[:, :-1].float().transpose(1, 2), labels, ignore_index=-100, reduction="none")
 
 
 @torch.inference_mode()

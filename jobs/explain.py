@@ -1,0 +1,43 @@
+"""Explain one pair, in this process: what `xrec explain` prints."""
+
+import logging
+from dataclasses import dataclass
+
+from xrec.adapter.pairs import Pair
+from xrec.backfill.plan import sources_of
+from xrec.config import BackfillConfig
+from xrec.generate.explainer import Explanation, load_explainer
+from xrec.llm.prompt import PairTexts
+from xrec.storage import check_access, open_location
+
+logger = logging.getLogger("xrec")
+
+
+@dataclass(frozen=True)
+class ExplainedPair:
+    """One pair with what the model was given."""
+
+    user_id: str
+    item_id: str
+    texts: PairTexts
+    prompt: str
+    explanation: Explanation
+    model_fingerprint: str
+
+
+def run(config: BackfillConfig, user_id: str, item_id: str) -> ExplainedPair:
+    """Explain the pair; raises UnknownIdError for an id that the dataset does not hold, and what `load_explainer` raises."""
+    for name in ("dataset", "graph", "adapter"):
+        check_access(open_location(config.artifact(name), config.storage), config.storage)
+    explainer = load_explainer(sources_of(config), device=config.actors.device, batch_size=1)
+    pair = Pair(explainer.dataset.user_index(user_id), explainer.dataset.item_index(item_id))
+    prompt = explainer.pairs.prompt(pair)
+    (explanation,) = explainer.explain([prompt], config.decoding)
+    return ExplainedPair(
+        user_id=user_id,
+        item_id=item_id,
+        texts=explainer.pairs.texts(pair),
+        prompt=explainer.pairs.builder.show(prompt),
+        explanation=explanation,
+        model_fingerprint=explainer.model_fingerprint,
+    )

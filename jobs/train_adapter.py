@@ -1,0 +1,20 @@
+"""Job `train-adapter`: dataset, graph and a frozen language model in, adapter artifact out."""
+
+from cluster.connect import ensure_ray
+from xrec.config import TrainAdapterConfig
+from xrec.storage import Manifest, check_access, open_location
+from xrec.train.adapter_loop import train_adapter
+
+
+def run(config: TrainAdapterConfig) -> Manifest:
+    """Check that the storage can be used, connect to Ray, train."""
+    for name in ("dataset", "graph", "adapter"):
+        check_access(open_location(config.artifact(name), config.storage), config.storage)
+    with ensure_ray(config.ray):
+        return train_adapter(config)
+
+
+if __name__ == "__main__":
+    from xrec.cli.main import run_job
+
+    run_job("train-adapter")

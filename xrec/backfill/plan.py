@@ -1,0 +1,131 @@
+"""The plan of a run: which pairs are in which chunk. Written once, create-only; a run resumes its own plan only.
+
+A pair belongs to chunk hash(user_id) mod C: a user's pairs share a chunk, and one file holds the explanation of (u, i).
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from xrec.config import BackfillConfig
+from xrec.errors import ArtifactMismatchError, StorageNotFoundError
+from xrec.generate.explainer import Sources, check_sources
+from xrec.schemas import PAIRS
+from xrec.storage import (
+    Location,
+    Manifest,
+    content_hash,
+    differing_fields,
+    fingerprint_of,
+    finished,
+    open_location,
+    parquet_bytes,
+    read_manifest,
+    run_fingerprint,
+)
+
+PLAN = "plan.json"
+
+
+@dataclass(frozen=True)
+class BackfillPlan:
+    """A run: what it depends on, and the rows of each chunk that has any."""
+
+    config: dict[str, Any]
+    inputs: dict[str, str]
+    chunk_rows: dict[int, int]
+    done: Manifest | None = None
+    """The manifest, if this very run is finished already."""
+
+    @property
+    def run(self) -> str:
+        """The run's fingerprint."""
+        return run_fingerprint("explanations", self.config, self.inputs)
+
+
+def chunk_of(user_id: str, num_chunks: int) -> int:
+    """hash(user_id) mod C; the same in every process and version."""
+    return int.from_bytes(hashlib.blake2b(user_id.encode("utf-8"), digest_size=8).digest(), "big") % num_chunks
+
+
+def chunk_name(chunk: int) -> str:
+    """The number of a chunk as it stands in file names."""
+    return f"{chunk:05d}"
+
+
+def plan_location(output: Location, chunk: int) -> Location:
+    """The pairs of a chunk."""
+    return output / "plan" / f"chunk-{chunk_name(chunk)}.parquet"
+
+
+def sources_of(config: BackfillConfig) -> Sources:
+    """What the workers load, with URIs that any process on this machine can open."""
+    locations = {name: open_location(config.artifact(name), config.storage) for name in ("dataset", "graph", "adapter")}
+    uris = {name: location.path if location.is_local else location.uri for name, location in locations.items()}
+    return Sources(**uris, llm=config.llm, storage=config.storage)
+
+
+def plan_backfill(config: BackfillConfig, pairs: pa.Table) -> BackfillPlan:
+    """Write the plan for `pairs` (schema PAIRS), or take up the one that is there.
+
+    Raises ArtifactMismatchError, naming the fields that differ, if the output holds another run; what `check_sources` raises.
+    """
+    output = open_location(config.artifact("explanations"), config.storage)
+    run_config, inputs = _identity(config, pairs)
+    chunks = np.array([chunk_of(user_id, config.num_chunks) for user_id in pairs["user_id"].to_pylist()])
+    numbers, rows = np.unique(chunks, return_counts=True)
+    chunk_rows = dict(zip(numbers.tolist(), rows.tolist(), strict=True))
+    done = finished(output, "explanations", run_config, inputs)
+    plan = BackfillPlan(run_config, inputs, chunk_rows, done)
+    if done is None and not _taken_up(output, plan):
+        for chunk in chunk_rows:
+            plan_location(output, chunk).write_bytes(parquet_bytes(pairs.filter(pa.array(chunks == chunk)), PAIRS))
+        _create(output, plan)
+    return plan
+
+
+def _identity(config: BackfillConfig, pairs: pa.Table) -> tuple[dict[str, Any], dict[str, str]]:
+    """The settings and inputs that the explanations depend on."""
+    sources = sources_of(config)
+    check_sources(sources)
+    adapter = read_manifest(open_location(sources.adapter, sources.storage), "adapter")
+    dataset = read_manifest(open_location(sources.dataset, sources.storage), "dataset")
+    inputs = {
+        **adapter.inputs,  # graph and base model are those of the adapter: check_sources has seen to it
+        "dataset": dataset.fingerprint,
+        "adapter": adapter.fingerprint,
+        "pairs": content_hash(parquet_bytes(pairs, PAIRS)),
+    }
+    return {"decoding": config.decoding.model_dump(mode="json"), "dtype": config.llm.dtype, "num_chunks": config.num_chunks}, inputs
+
+
+def _taken_up(output: Location, plan: BackfillPlan) -> bool:
+    """True if this run's plan is there already; raises ArtifactMismatchError if another's is."""
+    try:
+        there = json.loads((output / PLAN).read_text())
+    except StorageNotFoundError:
+        return False
+    if there["run"] == plan.run:
+        return True
+    differences = differing_fields({**there["config"], "inputs": there["inputs"]}, {**plan.config, "inputs": plan.inputs})
+    raise ArtifactMismatchError(
+        f"{output}: holds another run, begun and not finished:\n"
+        + "\n".join(f"  {line}" for line in differences)
+        + "\ngive another output URI (explanations), or delete that one"
+    )
+
+
+def _create(output: Location, plan: BackfillPlan) -> None:
+    record = {
+        "run": plan.run,
+        "config": plan.config,
+        "inputs": plan.inputs,
+        "chunk_rows": {chunk_name(chunk): rows for chunk, rows in plan.chunk_rows.items()},
+        "fingerprint": fingerprint_of([plan.run, sorted(plan.chunk_rows.items())]),
+    }
+    if not (output / PLAN).create_bytes(json.dumps(record, indent=2).encode()):
+        _taken_up(output, plan)  # another driver was first: its plan is this run's, or this raises

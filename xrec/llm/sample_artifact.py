@@ -1,0 +1,34 @@
+"""The artifact of the sample's language model: a model folder in the Hugging Face layout, and a manifest."""
+
+import logging
+import tempfile
+from pathlib import Path
+
+import torch
+
+from xrec.config import BuildSampleLLMConfig
+from xrec.llm.sample_model import save_sample_model, train_sample_model
+from xrec.storage import Manifest, check_access, content_hash, finished, open_location, write_manifest
+
+logger = logging.getLogger("xrec")
+
+
+def build_sample_llm(config: BuildSampleLLMConfig) -> Manifest:
+    """Train and write the model; returns the manifest that is there already if this very run is finished."""
+    output = open_location(config.artifact("llm"), config.storage)
+    check_access(output, config.storage)
+    run_config = config.model_dump(mode="json", include={"model", "prompt"})
+    done = finished(output, "llm", run_config, {})
+    if done is not None:
+        logger.info("%s: already there", output)
+        return done
+    torch.set_num_threads(config.model.num_threads)
+    model, tokenizer, loss = train_sample_model(config.model, config.prompt)
+    logger.info("sample language model: loss %.3f nats a token", loss)
+    with tempfile.TemporaryDirectory(prefix="xrec-llm-") as folder:
+        save_sample_model(model, tokenizer, Path(folder))
+        files = {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir())}
+    for name, data in files.items():
+        (output / name).write_bytes(data)
+    hashes = {name: content_hash(data) for name, data in files.items()}
+    return write_manifest(output, "llm", config=run_config, inputs={}, files=hashes, metrics={"loss": loss})
