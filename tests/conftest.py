@@ -110,7 +110,7 @@ def _start_weed(folder: Path, access_key: str, secret_key: str) -> tuple[subproc
         "-master.volumeSizeLimitMB=256",
         "-master.electionTimeout=1s",
         f"-master.port={master}",
-        "-volume.max=50",
+        "-volume.max=1000",
         f"-volume.port={volume}",
         "-volume.preStopSeconds=1",
         "-filer",
@@ -124,7 +124,8 @@ def _start_weed(folder: Path, access_key: str, secret_key: str) -> tuple[subproc
         "-s3.allowDeleteBucketNotEmpty=false",
     ]
     with (folder / "weed.log").open("wb") as log:
-        environment = {**os.environ, "GOMEMLIMIT": "512MiB"}
+        # By default a new bucket takes seven volumes at its first write; 50 volumes are used up by eight buckets.
+        environment = {**os.environ, "GOMEMLIMIT": "512MiB", "WEED_MASTER_VOLUME_GROWTH_COPY_1": "1"}
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=folder, env=environment)
     return process, port
 
