@@ -29,7 +29,7 @@ def ensure_ray(config: RayConfig) -> Iterator[None]:
     """Ray is initialised inside the `with`; what this call connected or started is shut down at its end, nothing else.
 
     In this order: Ray as this process already has it; the cluster at `config.address` or RAY_ADDRESS; a new local
-    cluster. Raises ClusterError if a named cluster cannot be reached within a few seconds.
+    cluster. Raises ClusterError if a named cluster cannot be reached within a few seconds, or does not let us in.
     """
     if ray.is_initialized():
         yield
@@ -59,14 +59,18 @@ def _start_local(num_cpus: int) -> None:
 
 
 def _connect(address: str) -> None:
-    advice = "check that the cluster runs, and ray.address or RAY_ADDRESS; leave both out to start one on this machine"
+    advice = (
+        "check that the cluster runs, ray.address or RAY_ADDRESS, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH if it demands a token; "
+        "leave the address out to start one on this machine"
+    )
     if address != "auto":
         check_reachable(address, advice)
     logger.info("connecting to the Ray cluster at %s", address)
     try:
         ray.init(address=address, logging_level=logging.ERROR, log_to_driver=_show_worker_logs())
     except (ConnectionError, RuntimeError, ray.exceptions.RayError) as error:
-        raise ClusterError(f"the Ray cluster at {address!r} cannot be joined ({error}); {advice}") from error
+        reason = str(error.__cause__ or error).split(". ")[0]  # Ray hides the cause, a wrong token for example, below
+        raise ClusterError(f"the Ray cluster at {address!r} cannot be joined ({reason}); {advice}") from error
 
 
 def check_reachable(address: str, advice: str) -> None:

@@ -31,7 +31,7 @@ if ! grep -qsF -- " $PWD/.venv" .venv/pyvenv.cfg && ! "$python" -m venv --clear 
   exit 1
 fi
 rm -f .venv/ready-*
-pip=(.venv/bin/python -m pip --disable-pip-version-check install --quiet --progress-bar off --no-input)
+pip=(.venv/bin/python -m pip --disable-pip-version-check install -qq --progress-bar off --no-input)
 if [[ -n ${TORCH_INDEX:-} ]]; then pip+=(--extra-index-url "$TORCH_INDEX"); fi
 
 step 2 "packages, as locked in requirements/lock.txt: about 2 GB, some minutes"

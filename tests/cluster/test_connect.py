@@ -48,7 +48,9 @@ def test_ensure_ray_local_has_a_loopback_address_and_demands_a_token(ray_cluster
     with environment({"RAY_AUTH_MODE": "disabled", "RAY_ADDRESS": address}):
         done = subprocess.run([sys.executable, "-c", CONNECTS, address], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode != 0
-    assert "auth" in done.stderr.lower()
+    message = done.stderr.strip().splitlines()[-1]
+    assert message.startswith("xrec.errors.ClusterError: ")
+    assert all(part in message for part in (address, "Authentication token is missing", "RAY_AUTH_TOKEN"))
 
 
 LIFE_CYCLE = """
