@@ -69,8 +69,14 @@ def _connect(address: str) -> None:
     try:
         ray.init(address=address, logging_level=logging.ERROR, log_to_driver=_show_worker_logs())
     except (ConnectionError, RuntimeError, ray.exceptions.RayError) as error:
-        reason = str(error.__cause__ or error).split(". ")[0]  # Ray hides the cause, a wrong token for example, below
-        raise ClusterError(f"the Ray cluster at {address!r} cannot be joined ({reason}); {advice}") from error
+        raise ClusterError(f"the Ray cluster at {address!r} cannot be joined ({_root_cause(error)}); {advice}") from error
+
+
+def _root_cause(error: BaseException) -> str:
+    """The first sentence of what lies below: Ray says "failed to connect", and only there that a token is wrong."""
+    while (below := error.__cause__ or error.__context__) is not None:
+        error = below
+    return str(error).split(". ")[0]
 
 
 def check_reachable(address: str, advice: str) -> None:
