@@ -50,8 +50,9 @@ def read_explanations(location: Location) -> pa.Table:
 def _explain_chunks(config: BackfillConfig, output: Location, chunks: list[int]) -> Iterator[dict[str, Any]]:
     """Yield each chunk's counts as it is committed."""
     context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
+    context.enable_progress_bars = False  # ours counts chunks
     context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     actors = config.actors
     settings = WorkerSettings(
         sources=sources_of(config),

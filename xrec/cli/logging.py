@@ -1,6 +1,7 @@
 """Where the `xrec` logger's lines go: standard error, coloured on a terminal, plain elsewhere."""
 
 import logging
+import os
 import sys
 
 
@@ -8,6 +9,9 @@ def configure_logging(debug: bool) -> None:
     """Show INFO and above of the `xrec` logger, with `debug` everything; a second call replaces the first's handler."""
     logger = logging.getLogger("xrec")
     logger.setLevel(logging.DEBUG if debug else logging.INFO)
+    logger.propagate = False  # libraries that set up the root logger would show each line again
+    logging.getLogger("DeepSpeed").addFilter(lambda record: record.levelno >= logging.ERROR)  # it warns that there is no GPU
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # a bar for each model loaded
     logger.handlers = [_terminal_handler() if sys.stderr.isatty() else _plain_handler()]
 
 

@@ -101,7 +101,7 @@ class SampleLLMConfig(Config):
     num_steps: int = Field(300, ge=1, description="Steps on the town's language; each sees new texts.")
     batch_size: int = Field(32, ge=1, description="Texts of a step.")
     learning_rate: float = Field(3e-3, gt=0, description="Peak learning rate of AdamW.")
-    num_threads: int = Field(2, ge=1, description="Torch threads.")
+    num_threads: int = Field(1, ge=1, description="Torch threads.")
     seed: int = Field(0, ge=0, description="Seed of texts and initialization.")
 
 

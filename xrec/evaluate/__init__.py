@@ -1,7 +1,7 @@
 """How good explanations are: metrics of scored pairs, the evaluation artifact, its report. Plain tables in, no Ray, no training."""
 
 from xrec.evaluate.bootstrap import Estimate
-from xrec.evaluate.evaluation import REPORT, write_evaluation
+from xrec.evaluate.evaluation import REPORT, read_evaluation, write_evaluation
 from xrec.evaluate.metrics import METRICS, Metrics, compute_metrics, flat_metrics
 from xrec.evaluate.report import Lineage, render_report
 from xrec.evaluate.scores import SCORED_PAIRS, ScoredPair, scored_pairs_table
@@ -20,6 +20,7 @@ __all__ = [
     "example_lines",
     "flat_metrics",
     "other_users",
+    "read_evaluation",
     "render_report",
     "scored_pairs_table",
     "summary_lines",

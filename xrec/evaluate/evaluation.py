@@ -7,8 +7,8 @@ from typing import Any
 from xrec.evaluate.bootstrap import Estimate
 from xrec.evaluate.metrics import METRICS, flat_metrics, metrics_table
 from xrec.evaluate.report import Lineage, render_report
-from xrec.evaluate.scores import SCORED_PAIRS, ScoredPair, scored_pairs_table
-from xrec.storage import Location, Manifest, content_hash, write_manifest, write_table
+from xrec.evaluate.scores import SCORED_PAIRS, ScoredPair, scored_pairs_from_table, scored_pairs_table
+from xrec.storage import Location, Manifest, content_hash, read_manifest, read_table, write_manifest, write_table
 
 REPORT = "report.html"
 
@@ -43,3 +43,11 @@ def write_evaluation(
         files[name] = content_hash(data)
     row_counts = {"pairs": len(pairs), "metrics": len(metrics)}
     return write_manifest(location, "evaluation", config=config, inputs=inputs, files=files, row_counts=row_counts, metrics=flat)
+
+
+def read_evaluation(location: Location) -> tuple[list[ScoredPair], dict[str, Estimate]]:
+    """The scored pairs and the metrics of a finished evaluation; raises ArtifactNotFoundError."""
+    read_manifest(location, "evaluation")
+    rows = read_table(location / "metrics.parquet", METRICS).to_pylist()
+    metrics = {row["metric"]: Estimate(row["value"], row["low"], row["high"]) for row in rows}
+    return scored_pairs_from_table(read_table(location / "pairs.parquet", SCORED_PAIRS)), metrics

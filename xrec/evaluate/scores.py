@@ -58,3 +58,8 @@ class ScoredPair:
 def scored_pairs_table(pairs: Sequence[ScoredPair]) -> pa.Table:
     """The pairs as a table of the schema SCORED_PAIRS, in their order."""
     return pa.Table.from_pylist([asdict(pair) for pair in pairs], schema=SCORED_PAIRS)
+
+
+def scored_pairs_from_table(table: pa.Table) -> list[ScoredPair]:
+    """What `scored_pairs_table` was made from."""
+    return [ScoredPair(**{**row, "aspects": tuple(row["aspects"]) if row["aspects"] is not None else None}) for row in table.to_pylist()]

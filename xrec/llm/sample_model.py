@@ -40,7 +40,7 @@ def train_sample_model(config: SampleLLMConfig, prompt: PromptConfig) -> tuple[L
     model = build_model(config, tokenizer)
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
     num_steps = config.num_copy_steps + config.num_steps
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.learning_rate, total_steps=num_steps, pct_start=0.1)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _learning_rate_share(step, num_steps))
     batches = itertools.chain(_copy_batches(config, len(tokenizer)), _text_batches(examples, tokenizer, prompt, config.batch_size))
     losses: list[float] = []
     for rows in progress(batches, "sample language model", num_steps):
@@ -53,6 +53,12 @@ def train_sample_model(config: SampleLLMConfig, prompt: PromptConfig) -> tuple[L
         losses.append(loss.item())
     last = losses[-max(1, len(losses) // 10) :]
     return model.eval(), tokenizer, sum(last) / len(last)
+
+
+def _learning_rate_share(step: int, num_steps: int) -> float:
+    """Linear warm-up over a tenth of the steps, constant to the half, then linear decay to a twentieth."""
+    warmup, decay = min(1.0, 10 * (step + 1) / num_steps), min(1.0, 2 * (1 - step / num_steps))
+    return warmup * max(0.05, decay)
 
 
 def train_tokenizer(texts: Sequence[str], vocab_size: int) -> PreTrainedTokenizerFast:
