@@ -73,10 +73,11 @@ def _connect(address: str) -> None:
 
 
 def _root_cause(error: BaseException) -> str:
-    """The first sentence of what lies below: Ray says "failed to connect", and only there that a token is wrong."""
+    """What lies below: Ray says "failed to connect", and only at the end of a traceback, as text, that a token is wrong."""
     while (below := error.__cause__ or error.__context__) is not None:
         error = below
-    return str(error).split(". ")[0]
+    lines = [line for line in str(error).splitlines() if line.strip()] or [repr(error)]
+    return lines[-1].split(". ")[0]
 
 
 def check_reachable(address: str, advice: str) -> None:
