@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.integrations.deepspeed import HfDeepSpeedConfig
 
-from xrec.adapter.model import Adapters
+from xrec.adapter.model import Adapters, embedding_scale
 from xrec.config import TrainAdapterConfig
 from xrec.llm.examples import Batch, token_nll
 
@@ -76,8 +76,6 @@ def gathered_state(adapters: Adapters) -> dict[str, Tensor]:
 def gathered_embedding_scale(model: PreTrainedModel) -> float:
     """`xrec.adapter.model.embedding_scale`, whatever the ZeRO stage; every worker must call it, before adapters are attached."""
     import deepspeed
-
-    from xrec.adapter.model import embedding_scale
 
     with deepspeed.zero.GatheredParameters(list(model.get_input_embeddings().parameters())):
         return embedding_scale(model)
