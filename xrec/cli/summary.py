@@ -12,10 +12,17 @@ def summary(manifest: "Manifest", uri: str) -> str:
     lines = [f"{manifest.kind}: {uri}"]
     if manifest.row_counts:
         lines.append("  rows: " + ", ".join(f"{name} {count:,}" for name, count in manifest.row_counts.items()))
-    metrics = [f"{name} {_short(value)}" for name, value in scalars(manifest.metrics)]
-    if metrics:
-        lines.append("  metrics: " + ", ".join(metrics))
-    return "\n".join(lines)
+    return "\n".join([*lines, *_metric_lines(dict(scalars(manifest.metrics)))])
+
+
+def _metric_lines(metrics: Mapping[str, Any]) -> Iterator[str]:
+    """A line each; the ends of an interval, NAME_low and NAME_high, stand behind their metric."""
+    width = max(map(len, metrics), default=0)
+    for name, value in metrics.items():
+        if any(name.endswith(end) and name.removesuffix(end) in metrics for end in ("_low", "_high")):
+            continue
+        interval = f"  ({_short(metrics[f'{name}_low'])} to {_short(metrics[f'{name}_high'])})" if f"{name}_low" in metrics else ""
+        yield f"  {name:<{width}}  {_short(value)}{interval}"
 
 
 def scalars(metrics: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

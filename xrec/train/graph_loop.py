@@ -6,14 +6,14 @@ Each worker holds and propagates the whole graph and computes its slice of each 
 import logging
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 import torch.distributed
 from torch import Tensor
 
-from xrec.config import GraphTrainingConfig, PretrainGraphConfig
+from xrec.config import GraphTrainingConfig, PretrainGraphConfig, Split
 from xrec.data.dataset import Dataset, read_dataset
 from xrec.errors import ConfigError, TrainingError
 from xrec.graph import (
@@ -39,7 +39,7 @@ from xrec.train.ray_loop import fit, initialize_engine, rank, report, worker_dev
 logger = logging.getLogger("xrec")
 
 K = 20
-SCORE = f"ndcg@{K}"
+RECALL, SCORE = f"recall@{K}", f"ndcg@{K}"
 
 
 def pretrain_graph(config: PretrainGraphConfig) -> Manifest:
@@ -83,7 +83,7 @@ def train_loop_per_worker(config: dict[str, Any]) -> None:
     dataset = read_dataset(open_location(config["dataset"], config["storage"]))
     edges = _edges(dataset, "train")
     sampler = NegativeSampler(edges, dataset.num_users, dataset.num_items)
-    validation = _Validation.of(dataset, "validation")
+    validation = _HeldOut.of(dataset, "validation")
     adjacency = normalized_adjacency(edges, dataset.num_users, dataset.num_items).to(worker_device())
     torch.manual_seed(training.seed)
     model = LightGCN(dataset.num_users, dataset.num_items, config["model"].embedding_dim, config["model"].num_layers).to(worker_device())
@@ -98,7 +98,7 @@ def train_loop_per_worker(config: dict[str, Any]) -> None:
         if epoch % training.epochs_per_evaluation and epoch < training.num_epochs:
             continue
         users, items = _vectors(model, adjacency)
-        metrics = validation.score(users, items)
+        metrics = validation.score_together(users, items)
         gained = metrics[SCORE] > best
         best, evaluations_without_gain = (metrics[SCORE], 0) if gained else (best, evaluations_without_gain + 1)
         files = {EMBEDDINGS: embeddings_bytes(users.cpu(), items.cpu())} if gained and rank() == 0 else None
@@ -140,22 +140,26 @@ def _vectors(model: LightGCN, adjacency: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @dataclass(frozen=True)
-class _Validation:
-    """A held-out split, ready to be ranked for again and again; the users are shared out among the workers."""
+class _HeldOut:
+    """A held-out split, ready to be ranked for again and again; `users` (N,) int64 are those with an item in it."""
 
     seen: SeenItems
     held_out: SeenItems
     users: Tensor
 
     @classmethod
-    def of(cls, dataset: Dataset, split: Any) -> "_Validation":
+    def of(cls, dataset: Dataset, split: Split) -> "_HeldOut":
         held_out = _edges(dataset, split)
         return cls(SeenItems(_edges(dataset, "train"), dataset.num_users), SeenItems(held_out, dataset.num_users), users_with_items(held_out))
 
     def score(self, users: Tensor, items: Tensor) -> dict[str, float]:
-        """Recall@20 and NDCG@20 over all workers' users: every worker gets the same numbers, and so stops at the same epoch."""
+        """{"recall@20", "ndcg@20"} of vectors users (U, D), items (I, D)."""
+        return ranking_metrics(users, items, self.seen, self.held_out, self.users, K)
+
+    def score_together(self, users: Tensor, items: Tensor) -> dict[str, float]:
+        """As `score`, the users shared out among the workers; all get the same numbers, and so stop at the same epoch."""
         part = self.users.tensor_split(world_size())[rank()]
-        metrics = ranking_metrics(users, items, self.seen, self.held_out, part, K) if len(part) else dict.fromkeys((f"recall@{K}", SCORE), 0.0)
+        metrics = replace(self, users=part).score(users, items) if len(part) else dict.fromkeys((RECALL, SCORE), 0.0)
         sums = torch.tensor([value * len(part) for value in metrics.values()], dtype=torch.float64, device=users.device)
         torch.distributed.all_reduce(sums)
         return dict(zip(metrics, (sums / len(self.users)).tolist(), strict=True))
@@ -180,7 +184,8 @@ def _check(dataset: Dataset, config: PretrainGraphConfig) -> None:
     """What the workers would only stumble over later."""
     edges = _edges(dataset, "train")
     check_edges(edges, dataset.num_users, dataset.num_items)
-    for split in ("validation", "test"):
+    held_out: tuple[Split, ...] = ("validation", "test")
+    for split in held_out:
         check_edges(_edges(dataset, split), dataset.num_users, dataset.num_items, f"{split} interactions")
     smallest = edges.shape[1] // _num_batches(edges.shape[1], config.training)
     if smallest < config.scaling.num_workers:
@@ -191,20 +196,17 @@ def _check(dataset: Dataset, config: PretrainGraphConfig) -> None:
 
 
 def _final_metrics(dataset: Dataset, embeddings: bytes, best: dict[str, Any]) -> dict[str, Any]:
-    users, items = parse_embeddings(embeddings, EMBEDDINGS)
-    test = _edges(dataset, "test")
-    seen, held_out = SeenItems(_edges(dataset, "train"), dataset.num_users), SeenItems(test, dataset.num_users)
-    metrics = ranking_metrics(users, items, seen, held_out, users_with_items(test), K)
+    metrics = _HeldOut.of(dataset, "test").score(*parse_embeddings(embeddings, EMBEDDINGS))
     logger.info("test: %s", ", ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
     return {"best_epoch": best["epoch"], "validation": {name: best[name] for name in metrics}, "test": metrics}
 
 
-def _edges(dataset: Dataset, split: Any) -> Tensor:
+def _edges(dataset: Dataset, split: Split) -> Tensor:
     return torch.from_numpy(dataset.interaction_edges(split))
 
 
 def _log_epoch(number: int, metrics: dict[str, Any]) -> None:
     logger.info(
         "epoch %d: loss %.4f, recall@%d %.4f, ndcg@%d %.4f (%.1f s)",
-        *(metrics["epoch"], metrics["loss"], K, metrics[f"recall@{K}"], K, metrics[SCORE], metrics["seconds"]),
+        *(metrics["epoch"], metrics["loss"], K, metrics[RECALL], K, metrics[SCORE], metrics["seconds"]),
     )

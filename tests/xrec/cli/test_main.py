@@ -132,7 +132,7 @@ def test_job_done_prints_where_the_artifact_is_with_counts_and_metrics(config_pa
     assert out.splitlines() == [
         f"dataset: {config_path.parent / 'workspace'}/dataset",
         "  rows: users 1,200",
-        "  metrics: test.recall 0.1235",
+        "  test.recall  0.1235",
     ]
 
 

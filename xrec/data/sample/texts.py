@@ -37,7 +37,7 @@ _ITEM_TEMPLATES = (
     "On {street} stands a {mood} {trade}, kept by {owner}. It is known for {a}, {b}, {c} and {d}.",
 )
 # fmt: off
-_MOODS = ("cosy", "bright", "old", "tiny", "busy", "simple", "charming", "modern", "homely", "spacious")
+_MOODS = ("cosy", "bright", "rustic", "tiny", "busy", "simple", "charming", "modern", "homely", "spacious")
 _TRADES = ("bakery", "bistro", "tavern", "tea room", "diner", "bookshop", "cellar bar", "canteen", "brewery", "deli")
 _STREETS = (
     "Mill Lane", "Abbey Road", "Station Street", "Castle Hill", "Market Row", "Church Walk", "Orchard Close",
