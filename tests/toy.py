@@ -1,0 +1,73 @@
+"""Toy parts of the language-model layers: a tokenizer made on the spot, Llamas of a few thousand weights, random vectors."""
+
+import functools
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from xrec.adapter.model import Adapters, attach_adapters, build_adapters
+from xrec.config import AdapterModelConfig, Injection
+from xrec.data.sample import generate_language_examples
+from xrec.llm.collaborative import CollaborativeEmbedding
+from xrec.llm.sample_model import train_tokenizer
+
+HIDDEN_SIZE, NUM_HEADS, EMBEDDING_DIM, NUM_USERS, NUM_ITEMS = 32, 4, 6, 5, 7
+
+
+@functools.cache
+def toy_tokenizer() -> PreTrainedTokenizerFast:
+    """A byte-level tokenizer of 400 tokens with a ChatML template; not to be changed."""
+    return train_tokenizer([example.explanation for example in generate_language_examples(200, seed=0)], vocab_size=400)
+
+
+def toy_model(num_key_value_heads: int = 2, *, vocab_size: int = 64, num_layers: int = 2, seed: int = 0, tied: bool = False) -> LlamaForCausalLM:
+    """A Llama with 4 query heads and random weights, large enough that no two logits are nearly equal; in eval mode."""
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=vocab_size,
+        hidden_size=HIDDEN_SIZE,
+        intermediate_size=48,
+        num_hidden_layers=num_layers,
+        num_attention_heads=NUM_HEADS,
+        num_key_value_heads=num_key_value_heads,
+        max_position_embeddings=1024,
+        initializer_range=0.3,
+        tie_word_embeddings=tied,
+        bos_token_id=None,
+        eos_token_id=2,
+        pad_token_id=0,
+    )
+    return LlamaForCausalLM(config).eval()
+
+
+def save_toy_model(folder: Path, *, seed: int = 0, num_layers: int = 2) -> Path:
+    """A toy model with the toy tokenizer, in the Hugging Face layout; returns `folder`."""
+    tokenizer = toy_tokenizer()
+    toy_model(vocab_size=len(tokenizer), seed=seed, num_layers=num_layers, tied=True).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def toy_vectors(seed: int = 0) -> tuple[Tensor, Tensor]:
+    """users (5, 6), items (7, 6)."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(NUM_USERS, EMBEDDING_DIM, generator=generator), torch.randn(NUM_ITEMS, EMBEDDING_DIM, generator=generator)
+
+
+def toy_adapters(injection: Injection, *, seed: int = 0) -> Adapters:
+    """Adapters with 3 experts in eval mode, all their parameters random."""
+    torch.manual_seed(seed)
+    adapters = build_adapters(AdapterModelConfig(num_experts=3, injection=injection), embedding_dim=EMBEDDING_DIM, hidden_size=HIDDEN_SIZE)
+    for adapter in (adapters.user, adapters.item):
+        for parameter in adapter.parameters():
+            torch.nn.init.normal_(parameter, std=0.4)
+        adapter.eval()
+    return adapters
+
+
+def attach_toy(model: LlamaForCausalLM, injection: Injection) -> CollaborativeEmbedding:
+    """Give `model` 5 users and 7 items."""
+    users, items = toy_vectors()
+    return attach_adapters(model, toy_adapters(injection), user_vectors=users, item_vectors=items)
