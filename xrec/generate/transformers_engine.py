@@ -12,10 +12,15 @@ from xrec.llm.collaborative import CollaborativeEmbedding
 
 
 class TransformersEngine:
-    """An `Engine` over a transformers model with collaborative tokens (xrec.adapter.model.attach_adapters)."""
+    """An `Engine` over a transformers model with collaborative tokens (xrec.adapter.model.attach_adapters).
+
+    It takes the model's own generation settings (sampling, penalties) away: `generate` would fill in from them whatever
+    `_generation_config` leaves open, and only the job's config may decide a backfill.
+    """
 
     def __init__(self, model: PreTrainedModel, stop_token_ids: Sequence[int], batch_size: int):
         self.model = model
+        self.model.generation_config = GenerationConfig()
         self.stop_token_ids = list(stop_token_ids)
         self.batch_size = batch_size
 
@@ -44,7 +49,6 @@ class TransformersEngine:
 
     def _generation_config(self, decoding: DecodingConfig) -> GenerationConfig:
         sampling = {"do_sample": True, "temperature": decoding.temperature, "top_p": decoding.top_p, "top_k": 0} if decoding.temperature > 0 else {}
-        # All from the config: a model's own generation settings (sampling, penalties) must not decide a backfill.
         return GenerationConfig(
             max_new_tokens=decoding.max_new_tokens, eos_token_id=self.stop_token_ids, pad_token_id=self.stop_token_ids[0], **sampling
         )
