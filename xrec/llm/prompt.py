@@ -4,6 +4,7 @@ Texts of the dataset are tokenized on their own, with special tokens off, so no 
 collaborative token. The pieces are concatenated as ids: two prompts of one user share their whole beginning.
 """
 
+import re
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -38,6 +39,7 @@ class PromptBuilder:
         self.prompt = prompt
         self.vocabulary = vocabulary
         self._encode = lru_cache(maxsize=65_536)(self._encode_text)
+        self._cut = _inside_added_tokens(tokenizer)
         before, after = _scaffold(tokenizer, prompt)
         self._before = [*self._encode_scaffold(before), *self._encode(f"{prompt.instruction}\n")]
         self._after = self._encode_scaffold(after)
@@ -83,10 +85,20 @@ class PromptBuilder:
         return ids
 
     def _encode_text(self, text: str) -> list[int]:
-        return list(self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]) if text else []
+        pieces = [piece for piece in self._cut.split(text) if piece] if self._cut else [text] if text else []
+        return [token for piece in pieces for token in self.tokenizer(piece, add_special_tokens=False, split_special_tokens=True)["input_ids"]]
 
     def _encode_scaffold(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"]) if text else []
+
+
+def _inside_added_tokens(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str] | None:
+    """Where a text must be cut so that no added token's name (`<think>`, `<tool_call>`) is found in it; None: nowhere.
+
+    `split_special_tokens` is for the special ones among the added tokens only.
+    """
+    names = [token.content for token in tokenizer.added_tokens_decoder.values() if not token.special and len(token.content.strip()) > 1]
+    return re.compile("|".join(f"(?<={re.escape(name[0])})(?={re.escape(name[1:])})" for name in names)) if names else None
 
 
 def _scaffold(tokenizer: PreTrainedTokenizerBase, prompt: PromptConfig) -> tuple[str, str]:
