@@ -1,6 +1,5 @@
 """The adapter artifact: adapter.safetensors, adapter_config.json, manifest. Never the language model, never the graph."""
 
-import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,12 +76,16 @@ def write_adapter(
 
 
 def read_adapter(location: Location) -> TrainedAdapter:
-    """The adapter at `location`; raises ArtifactNotFoundError, or ArtifactMismatchError if its files do not fit each other."""
+    """The adapter at `location`; raises ArtifactNotFoundError, or ArtifactMismatchError if its files do not fit the manifest or each other."""
     manifest = read_manifest(location, "adapter")
+    files = {name: (location / name).read_bytes() for name in (CONFIG, WEIGHTS)}
+    for name, data in files.items():
+        if content_hash(data) != manifest.files[name]:
+            raise ArtifactMismatchError(f"{location / name}: its content is not what the manifest says; train the adapter again")
     try:
-        config = AdapterConfig.model_validate(json.loads((location / CONFIG).read_text()))
+        config = AdapterConfig.model_validate_json(files[CONFIG])
         adapters = build_adapters(config.model, embedding_dim=config.embedding_dim, hidden_size=config.hidden_size)
-        adapters.load_state_dict(safetensors.torch.load((location / WEIGHTS).read_bytes()))
+        adapters.load_state_dict(safetensors.torch.load(files[WEIGHTS]))
     except (ValidationError, RuntimeError, ValueError) as error:
         raise ArtifactMismatchError(f"{location}: {CONFIG} and {WEIGHTS} do not fit this version of xrec: {error}") from error
     adapters.user.eval()
