@@ -1,0 +1,90 @@
+"""The mixture of experts against a loop over samples and experts; its constants; its noise."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from xrec.adapter.moe import MoEAdapter
+
+D, H, K = 5, 11, 3
+
+
+def make_adapter(**settings: object) -> MoEAdapter:
+    torch.manual_seed(0)
+    adapter = MoEAdapter(D, H, K, **settings)  # type: ignore[arg-type]
+    for parameter in adapter.parameters():
+        torch.nn.init.normal_(parameter)
+    return adapter
+
+
+def one_by_one(adapter: MoEAdapter, vectors: Tensor, mean: list[float], std: list[float], scale: float) -> list[list[float]]:
+    """The equation of the module's docstring in plain Python numbers, without noise."""
+    rows = []
+    for x in vectors.tolist():
+        z = [(x[d] - mean[d]) / std[d] for d in range(D)]
+        logits = [sum(z[d] * adapter.gate[d, k].item() for d in range(D)) for k in range(K)]
+        total = sum(math.exp(logit) for logit in logits)
+        row = [0.0] * H
+        for k in range(K):
+            gate = math.exp(logits[k]) / total
+            for h in range(H):
+                row[h] += scale * gate * sum((z[d] - adapter.bias[k, d].item()) * adapter.weight[k, d, h].item() for d in range(D))
+        rows.append(row)
+    return rows
+
+
+def test_moe_equals_a_loop_over_samples_and_experts() -> None:
+    adapter = make_adapter().eval()
+    table = torch.randn(20, D, generator=torch.Generator().manual_seed(1)) * torch.arange(1, D + 1) + 3
+    adapter.fit_input(table, 0.25)
+    columns = [[row[d] for row in table.tolist()] for d in range(D)]
+    mean = [sum(column) / 20 for column in columns]
+    std = [math.sqrt(sum((x - m) ** 2 for x in column) / 20) for column, m in zip(columns, mean, strict=True)]
+    expected = torch.tensor(one_by_one(adapter, table[:4], mean, std, 0.25))
+    torch.testing.assert_close(adapter(table[:4]), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_moe_noise_is_there_in_training_only() -> None:
+    adapter, vectors = make_adapter(), torch.randn(4, D)
+    assert not torch.equal(adapter(vectors), adapter(vectors))
+    adapter.eval()
+    assert torch.equal(adapter(vectors), adapter(vectors))
+    quiet = make_adapter(gating_noise=False)
+    assert torch.equal(quiet(vectors), adapter(vectors))
+    assert torch.equal(quiet(vectors), quiet(vectors))
+
+
+def test_moe_noise_trains_the_noise_weights() -> None:
+    adapter = make_adapter()
+    adapter(torch.randn(4, D)).square().sum().backward()
+    assert all(parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in adapter.parameters())
+
+
+def test_moe_dropout_is_there_in_training_only() -> None:
+    adapter, vectors = make_adapter(dropout=0.5, gating_noise=False), torch.randn(4, D)
+    assert not torch.equal(adapter(vectors), adapter(vectors))
+    assert torch.equal(adapter.eval()(vectors), make_adapter(gating_noise=False)(vectors))
+
+
+def test_moe_first_output_has_the_size_of_a_word() -> None:
+    torch.manual_seed(0)
+    adapter = MoEAdapter(64, 256, 1).eval()
+    table = torch.randn(500, 64) * 40 - 7
+    adapter.fit_input(table, 0.03)
+    assert adapter(table).square().mean().sqrt().item() == pytest.approx(0.03, rel=0.1)
+
+
+def test_moe_constant_dimension_stays_finite() -> None:
+    adapter = make_adapter().eval()
+    table = torch.randn(8, D)
+    table[:, 2] = 1.5
+    adapter.fit_input(table, 1.0)
+    assert adapter(table).isfinite().all()
+
+
+def test_moe_constants_are_in_the_state_and_not_trained() -> None:
+    adapter = make_adapter()
+    assert {"mean", "std", "scale"} < set(adapter.state_dict())
+    assert {name for name, _ in adapter.named_parameters()} == {"weight", "bias", "gate", "noise"}

@@ -1,0 +1,76 @@
+"""Prompts of a dataset's pairs: each index finds its own texts; what does not fit is left out and counted."""
+
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from tests.toy import toy_tokenizer
+from xrec.adapter.pairs import Pair, PairPrompts
+from xrec.config import PrepareConfig, PromptConfig
+from xrec.data import Dataset, prepare_dataset, read_dataset
+from xrec.llm.collaborative import Vocabulary
+from xrec.llm.prompt import PromptBuilder, PromptTooLongError
+from xrec.storage import open_location
+
+TOWN = {"kind": "sample", "num_users": 20, "num_items": 15, "interactions_per_user": 8, "explanations_per_user": 4}
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    workspace = tmp_path_factory.mktemp("workspace")
+    prepare_dataset(PrepareConfig.model_validate({"workspace": str(workspace), "source": TOWN}))
+    return read_dataset(open_location(str(workspace / "dataset")))
+
+
+def make_prompts(dataset: Dataset, **prompt: int) -> PairPrompts:
+    vocabulary = Vocabulary(len(toy_tokenizer()), dataset.num_users, dataset.num_items)
+    return PairPrompts(dataset, PromptBuilder(toy_tokenizer(), PromptConfig(**prompt), vocabulary))
+
+
+def test_prompt_of_a_pair_holds_its_tokens_and_texts(dataset: Dataset) -> None:
+    prompts = make_prompts(dataset)
+    user, item = dataset.users.to_pylist()[7], dataset.items.to_pylist()[11]
+    shown = prompts.builder.show(prompts.prompt(Pair(7, 11)))
+    assert f"User: <user 7> {user['profile']}\nItem: <item 11> {item['title']}. {item['profile']}" in shown
+
+
+def test_prompt_with_the_vector_of_another_user_keeps_the_texts(dataset: Dataset) -> None:
+    prompts = make_prompts(dataset)
+    own, other = prompts.prompt(Pair(7, 11)), prompts.prompt(Pair(7, 11, vector_user_index=0))
+    first = prompts.builder.vocabulary.user_token(0)
+    assert other == [first if token == first + 7 else token for token in own]
+    assert other != own
+
+
+def test_examples_of_a_split_are_prompt_and_reference(dataset: Dataset) -> None:
+    prompts = make_prompts(dataset)
+    explanations = dataset.explained_pairs("train")
+    examples, left_out = prompts.examples(explanations, max_explanation_tokens=500)
+    assert len(examples) == explanations.num_rows > 20
+    assert not left_out
+    row = explanations.to_pylist()[5]
+    assert examples[5].prompt_ids == prompts.prompt(Pair(row["user_index"], row["item_index"]))
+    assert prompts.builder.decode(list(examples[5].label_ids)) == row["explanation"]
+
+
+def test_examples_too_long_are_counted_by_reason(dataset: Dataset) -> None:
+    explanations = dataset.explained_pairs("train")
+    rows = make_prompts(dataset).examples(explanations, 500)[0]
+    prompt_limit = sorted(len(row.prompt_ids) for row in rows)[len(rows) // 2]
+    label_limit = sorted(len(row.label_ids) for row in rows)[len(rows) // 2]
+    examples, left_out = make_prompts(dataset, max_prompt_tokens=prompt_limit).examples(explanations, label_limit)
+    fits = [row for row in rows if len(row.prompt_ids) <= prompt_limit]
+    assert left_out["prompt_too_long"] == len(rows) - len(fits) > 0
+    assert left_out["explanation_too_long"] == sum(len(row.label_ids) > label_limit for row in fits) > 0
+    assert examples == [row for row in fits if len(row.label_ids) <= label_limit]
+
+
+def test_prompt_too_long_raises(dataset: Dataset) -> None:
+    with pytest.raises(PromptTooLongError):
+        make_prompts(dataset, max_prompt_tokens=8).prompt(Pair(0, 0))
+
+
+def test_examples_of_nothing_are_none(dataset: Dataset) -> None:
+    empty: pa.Table = dataset.explained_pairs("train").slice(0, 0)
+    assert make_prompts(dataset).examples(empty, 10) == ([], {})
