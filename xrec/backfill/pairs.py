@@ -11,7 +11,7 @@ import torch
 
 from xrec.config import BackfillConfig, SplitPairs, TablePairs, TopKPairs
 from xrec.data.dataset import Dataset, read_dataset
-from xrec.errors import DataError
+from xrec.errors import ConfigError, DataError
 from xrec.graph.artifact import read_graph
 from xrec.graph.ranking import recommend
 from xrec.schemas import PAIRS
@@ -21,7 +21,10 @@ logger = logging.getLogger("xrec")
 
 
 def read_pairs(config: BackfillConfig) -> pa.Table:
-    """The pairs of `config.pairs` (schema PAIRS), each once, sorted by user and item; raises DataError if there are none."""
+    """The pairs of `config.pairs` (schema PAIRS), each once, sorted by user and item.
+
+    Raises DataError if there are none or their table cannot be read, UnknownIdError or ConfigError if users or k do not fit the dataset.
+    """
     table = _read(config)
     unique = table.group_by(["user_id", "item_id"]).aggregate([]).sort_by([("user_id", "ascending"), ("item_id", "ascending")])
     if unique.num_rows < table.num_rows:
@@ -49,10 +52,10 @@ def _from_table(location: Location) -> pa.Table:
             if missing:
                 raise DataError(f"{location}: expected columns user_id and item_id, saw {', '.join(table.schema.names)}; rename or add them")
             pairs = table.to_table(columns=PAIRS.names)
-        except pa.ArrowInvalid as error:
-            raise DataError(f"{location}: expected Parquet files with columns user_id and item_id: {error}") from error
-    # Ids may be integers in the table; nulls can name nobody.
-    texts = pa.table({name: pc.fill_null(pairs[name].cast(pa.string()), "") for name in PAIRS.names})
+            # Ids may be integers in the table; nulls can name nobody.
+            texts = pa.table({name: pc.fill_null(pairs[name].cast(pa.string()), "") for name in PAIRS.names})
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            raise DataError(f"{location}: expected Parquet files with columns user_id and item_id, strings or integers: {error}") from error
     return texts.cast(PAIRS)
 
 
@@ -63,6 +66,8 @@ def _from_split(dataset: Dataset, source: SplitPairs) -> pa.Table:
 
 def _from_graph(config: BackfillConfig, dataset: Dataset, source: TopKPairs) -> pa.Table:
     graph = read_graph(open_location(config.artifact("graph"), config.storage))
+    if source.k > dataset.num_items:
+        raise ConfigError(f"pairs.k = {source.k}, but the dataset has {dataset.num_items} items; give at most so many")
     indices = range(dataset.num_users) if source.user_ids is None else map(dataset.user_index, source.user_ids)
     users = torch.tensor(list(indices))
     items, _ = recommend(graph, torch.from_numpy(dataset.interaction_edges("train")), users, source.k)  # (N, k), -1: no unseen item left

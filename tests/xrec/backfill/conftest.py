@@ -1,0 +1,114 @@
+"""A small catalogue with a random language model, graph and adapter: what a backfill needs, made without training."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+import torch
+
+from xrec.adapter.artifact import AdapterConfig, write_adapter
+from xrec.adapter.model import build_adapters
+from xrec.config import AdapterModelConfig, BackfillConfig, PrepareConfig, PromptConfig, SampleLLMConfig, parse_config
+from xrec.data import prepare_dataset
+from xrec.graph.artifact import embeddings_bytes, write_graph
+from xrec.llm.sample_model import build_model, save_sample_model, train_tokenizer
+from xrec.llm.source import model_fingerprint
+from xrec.schemas import PAIRS
+from xrec.storage import open_location
+
+NUM_USERS, NUM_ITEMS, DIM, HIDDEN = 12, 6, 4, 32
+MAX_PROMPT_TOKENS = 150
+PROMPT = PromptConfig(instruction="Why?", user="User: {user} {user_profile}", max_prompt_tokens=MAX_PROMPT_TOKENS)
+MakeConfig = Callable[..., BackfillConfig]
+
+
+def _write_tables(folder: Path) -> None:
+    """Users u0.., items i0.. and one item, `wordy`, whose profile is longer than any prompt may be."""
+    folder.mkdir()
+    items = [{"item_id": f"i{index}", "title": f"Place {index}", "profile": "Quiet, with a garden."} for index in range(NUM_ITEMS - 1)]
+    tables = {
+        "users": [{"user_id": f"u{index}", "profile": f"Guest number {index}."} for index in range(NUM_USERS)],
+        "items": [*items, {"item_id": "wordy", "title": "Wordy", "profile": "garden " * MAX_PROMPT_TOKENS}],
+        "interactions": [
+            {"user_id": f"u{user}", "item_id": f"i{(user + step) % (NUM_ITEMS - 1)}", "split": "train"}
+            for user in range(NUM_USERS)
+            for step in range(3)
+        ],
+        "explanations": [{"user_id": "u0", "item_id": "i4", "explanation": "The garden is quiet.", "split": "test"}],
+    }
+    for name, rows in tables.items():
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def _save_llm(folder: Path) -> None:
+    torch.manual_seed(0)
+    folder.mkdir()
+    tokenizer = train_tokenizer(["A quiet place with a garden for a guest."], 300)
+    config = SampleLLMConfig(hidden_size=HIDDEN, num_layers=1, num_heads=2, num_key_value_heads=1)
+    save_sample_model(build_model(config, tokenizer), tokenizer, folder)
+
+
+@pytest.fixture(scope="session")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Dataset, graph, adapter and llm on the local disk; read only."""
+    root = tmp_path_factory.mktemp("backfill")
+    _write_tables(root / "raw")
+    _save_llm(root / "llm")
+    source = {"kind": "tables", "uri": str(root / "raw")}
+    dataset = prepare_dataset(parse_config(PrepareConfig, {"workspace": str(root), "source": source}))
+    embeddings = embeddings_bytes(torch.randn(NUM_USERS, DIM), torch.randn(NUM_ITEMS, DIM))
+    inputs = {"dataset": dataset.fingerprint}
+    graph = write_graph(open_location(str(root / "graph")), embeddings, [], config={"model": {"embedding_dim": DIM}}, inputs=inputs, metrics={})
+    model = AdapterModelConfig(num_experts=2)
+    base_model = model_fingerprint(root / "llm")
+    write_adapter(
+        open_location(str(root / "adapter")),
+        build_adapters(model, embedding_dim=DIM, hidden_size=HIDDEN).state_dict(),
+        AdapterConfig(
+            embedding_dim=DIM,
+            hidden_size=HIDDEN,
+            model=model,
+            prompt=PROMPT,
+            base_model=str(root / "llm"),
+            base_model_fingerprint=base_model,
+            graph_fingerprint=graph.fingerprint,
+        ),
+        run_config={},
+        inputs={**inputs, "graph": graph.fingerprint, "base_model": base_model},
+        metrics={},
+        extra_files={},
+    )
+    return root
+
+
+@pytest.fixture
+def make_config(workspace: Path, tmp_path: Path) -> MakeConfig:
+    """A backfill's config over `workspace`, its output in this test's own folder, with the given values in place of the defaults."""
+
+    def make(**values: Any) -> BackfillConfig:
+        defaults = {
+            "workspace": str(workspace),
+            "explanations": str(tmp_path / "explanations"),
+            "pairs": {"kind": "split", "split": "test"},
+            "num_chunks": 4,
+            "max_failed_share": 1.0,
+            "llm": {"model": str(workspace / "llm")},
+            "decoding": {"max_new_tokens": 4},
+            "actors": {"num_actors": 2, "device": "cpu", "batch_size": 4},
+        }
+        return parse_config(BackfillConfig, {**defaults, **values})
+
+    return make
+
+
+@pytest.fixture
+def pairs() -> Callable[..., pa.Table]:
+    """A table of pairs, given as "user item" texts."""
+
+    def table(*texts: str) -> pa.Table:
+        return pa.Table.from_pylist([dict(zip(PAIRS.names, text.split(), strict=True)) for text in texts], PAIRS)
+
+    return table

@@ -1,0 +1,125 @@
+"""Where pairs come from, each once and in one order; tables that cannot be read are refused."""
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from xrec.backfill import plan_backfill, read_pairs
+from xrec.data import read_dataset
+from xrec.errors import ConfigError, DataError, StorageError, UnknownIdError
+from xrec.graph import read_graph
+from xrec.storage import open_location, parquet_bytes
+
+MakeConfig = Callable[..., Any]
+MakePairs = Callable[..., pa.Table]
+
+
+def _rows(table: pa.Table) -> list[str]:
+    return [f"{row['user_id']} {row['item_id']}" for row in table.to_pylist()]
+
+
+def _table_config(make_config: MakeConfig, uri: object, **values: Any) -> Any:
+    return make_config(pairs={"kind": "table", "uri": str(uri)}, **values)
+
+
+def test_table_duplicates_are_given_once_sorted_by_user_and_item(make_config: MakeConfig, pairs: MakePairs, tmp_path: Path) -> None:
+    pq.write_table(pairs("u2 i1", "u0 i1", "u2 i0", "u0 i1", "u2 i1"), tmp_path / "pairs.parquet")
+    assert _rows(read_pairs(_table_config(make_config, tmp_path / "pairs.parquet"))) == ["u0 i1", "u2 i0", "u2 i1"]
+
+
+def test_plan_is_the_same_for_another_order_and_other_files(make_config: MakeConfig, pairs: MakePairs, tmp_path: Path) -> None:
+    rows = ["u2 i1", "u0 i1", "u2 i0", "u5 i3"]
+    pq.write_table(pairs(*rows), tmp_path / "one.parquet")
+    (tmp_path / "many").mkdir()
+    for number, row in enumerate(reversed(rows)):
+        pq.write_table(pairs(row), tmp_path / "many" / f"{number}.parquet")
+    one, many = (_table_config(make_config, tmp_path / name) for name in ("one.parquet", "many"))
+    assert read_pairs(one).equals(read_pairs(many))
+    assert plan_backfill(one, read_pairs(one)) == plan_backfill(many, read_pairs(many))
+
+
+def test_table_integer_ids_further_columns_and_nulls(make_config: MakeConfig, tmp_path: Path) -> None:
+    table = pa.table({"score": [0.5, 0.25, 0.1], "item_id": pa.array([7, None, 9]), "user_id": pa.array([1, 2, 3])})
+    pq.write_table(table, tmp_path / "pairs.parquet")
+    read = read_pairs(_table_config(make_config, tmp_path / "pairs.parquet"))
+    assert read.to_pylist() == [{"user_id": "1", "item_id": "7"}, {"user_id": "2", "item_id": ""}, {"user_id": "3", "item_id": "9"}]
+
+
+def test_table_on_s3_is_read(make_config: MakeConfig, pairs: MakePairs, s3: Any) -> None:
+    bucket = s3.new_bucket()
+    table = pairs("u1 i1", "u0 i0")
+    (open_location(bucket, s3.storage) / "pairs.parquet").write_bytes(parquet_bytes(table, table.schema))
+    for uri in (f"{bucket}/pairs.parquet", bucket):
+        assert _rows(read_pairs(_table_config(make_config, uri, storage=s3.storage))) == ["u0 i0", "u1 i1"]
+
+
+def test_table_without_the_columns_names_those_it_saw(make_config: MakeConfig, tmp_path: Path) -> None:
+    pq.write_table(pa.table({"user": ["u0"], "item_id": ["i0"]}), tmp_path / "pairs.parquet")
+    with pytest.raises(DataError, match=r"pairs\.parquet: expected columns user_id and item_id, saw user, item_id"):
+        read_pairs(_table_config(make_config, tmp_path / "pairs.parquet"))
+
+
+def test_table_that_is_no_parquet_says_so(make_config: MakeConfig, tmp_path: Path) -> None:
+    (tmp_path / "pairs.parquet").write_text("user_id,item_id\nu0,i0\n")
+    with pytest.raises(DataError, match=r"pairs\.parquet: expected Parquet files with columns user_id and item_id"):
+        read_pairs(_table_config(make_config, tmp_path / "pairs.parquet"))
+
+
+def test_table_with_ids_of_no_text_type_says_so(make_config: MakeConfig, tmp_path: Path) -> None:
+    pq.write_table(pa.table({"user_id": pa.array([["u0"]]), "item_id": ["i0"]}), tmp_path / "pairs.parquet")
+    with pytest.raises(DataError, match=r"pairs\.parquet: expected Parquet files with columns user_id and item_id, strings or integers"):
+        read_pairs(_table_config(make_config, tmp_path / "pairs.parquet"))
+
+
+def test_table_that_is_not_there_names_the_uri(make_config: MakeConfig, tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match=r"nowhere\.parquet: not found"):
+        read_pairs(_table_config(make_config, tmp_path / "nowhere.parquet"))
+
+
+def test_table_without_rows_is_an_error(make_config: MakeConfig, pairs: MakePairs, tmp_path: Path) -> None:
+    pq.write_table(pairs(), tmp_path / "pairs.parquet")
+    with pytest.raises(DataError, match=r"no pairs to explain; check pairs \(table\)"):
+        read_pairs(_table_config(make_config, tmp_path / "pairs.parquet"))
+
+
+def test_split_pairs_are_the_explained_pairs_of_that_split(make_config: MakeConfig) -> None:
+    assert _rows(read_pairs(make_config())) == ["u0 i4"]
+    with pytest.raises(DataError, match=r"no pairs"):
+        read_pairs(make_config(pairs={"kind": "split", "split": "validation"}))
+
+
+def test_top_k_pairs_are_the_best_unseen_items_by_brute_force(make_config: MakeConfig) -> None:
+    config = make_config(pairs={"kind": "top_k", "k": 2})
+    graph = read_graph(open_location(config.artifact("graph")))
+    dataset = read_dataset(open_location(config.artifact("dataset")))
+    seen = set(zip(*dataset.interaction_edges("train").tolist(), strict=True))
+    scores = (graph.users @ graph.items.T).tolist()
+    expected = set()
+    for user in range(dataset.num_users):
+        unseen = [item for item in range(dataset.num_items) if (user, item) not in seen]
+        best = sorted(unseen, key=lambda item: -scores[user][item])[:2]
+        expected |= {(dataset.users["user_id"][user].as_py(), dataset.items["item_id"][item].as_py()) for item in best}
+    found = read_pairs(config)
+    assert {(row["user_id"], row["item_id"]) for row in found.to_pylist()} == expected
+    assert set(Counter(found["user_id"].to_pylist()).values()) == {2}
+
+
+def test_top_k_of_named_users_and_fewer_unseen_items_than_k(make_config: MakeConfig) -> None:
+    found = read_pairs(make_config(pairs={"kind": "top_k", "k": 6, "user_ids": ["u3", "u1"]}))
+    # Each has seen 3 of the 6 items.
+    assert Counter(found["user_id"].to_pylist()) == {"u1": 3, "u3": 3}
+
+
+def test_top_k_of_an_unknown_user_names_a_close_one(make_config: MakeConfig) -> None:
+    with pytest.raises(UnknownIdError, match=r"user 'u1x' .* did you mean 'u1"):
+        read_pairs(make_config(pairs={"kind": "top_k", "k": 2, "user_ids": ["u1x"]}))
+
+
+def test_top_k_more_than_there_are_items_is_a_config_error(make_config: MakeConfig) -> None:
+    with pytest.raises(ConfigError, match=r"pairs\.k = 7.*6 items"):
+        read_pairs(make_config(pairs={"kind": "top_k", "k": 7}))
