@@ -23,7 +23,7 @@ from xrec.llm.source import resolve_model
 from xrec.train.adapter_batches import epoch_steps, validation_batches
 from xrec.train.adapter_data import load_adapter_data
 from xrec.train.adapter_module import ExplanationLoss, deepspeed_config, gathered_embedding_scale, gathered_state, sharded_loading
-from xrec.train.worker_loop import initialize_engine, rank, report, worker_device, world_size
+from xrec.train.worker_loop import initialize_engine, note_step, rank, report, worker_device, world_size
 
 if TYPE_CHECKING:
     from deepspeed import DeepSpeedEngine
@@ -109,6 +109,7 @@ def _train_epoch(
             engine.step()
             totals += torch.tensor([total_nll.item(), sum(len(example.label_ids) for example in micro_batch.examples)])
         steps += 1
+        note_step(epoch, steps, min(max_steps, len(examples) // training.global_batch_size), float(totals[0] / totals[1]))
     return _global_mean(totals), steps
 
 

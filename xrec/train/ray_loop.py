@@ -126,7 +126,7 @@ def _trainer(
     num_threads = scaling.cpus_per_worker
 
     def run_worker(config: dict[str, Any]) -> None:
-        prepare_worker(num_threads)
+        prepare_worker(num_threads, reports)
         train_loop_per_worker(config)
 
     return TorchTrainer(
@@ -171,10 +171,15 @@ def _fit_and_listen(trainer: TorchTrainer, reports: Queue, on_report: OnReport |
     future = executor.submit(trainer.fit)
     executor.shutdown(wait=False)
     by_epoch: dict[int, Metrics] = {}
-    for number, metrics in enumerate(_received(reports, future), start=1):
-        by_epoch[metrics["epoch"]] = metrics
+    number = 0
+    for message in _received(reports, future):
+        if "note" in message:
+            logger.info("%s", message["note"])
+            continue
+        number += 1
+        by_epoch[message["epoch"]] = message
         if on_report is not None:
-            on_report(number, metrics)
+            on_report(number, message)
     return future.result(), [by_epoch[epoch] for epoch in sorted(by_epoch)]
 
 

@@ -3,6 +3,7 @@
 import logging
 import os
 import tempfile
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,10 +15,18 @@ from torch import nn
 
 if TYPE_CHECKING:
     from deepspeed import DeepSpeedEngine
+    from ray.util.queue import Queue
 
 
-def prepare_worker(num_threads: int) -> None:
-    """Settings of this process before the loop runs: torch threads, DeepSpeed's accelerator and log level."""
+_SECONDS_BETWEEN_NOTES = 10.0
+_notes: "Queue | None" = None
+_last_note = 0.0
+
+
+def prepare_worker(num_threads: int, notes: "Queue") -> None:
+    """Settings of this process before the loop runs: torch threads, DeepSpeed's accelerator and log level, the way to the driver."""
+    global _notes
+    _notes = notes
     torch.set_num_threads(num_threads)
     if worker_device().type == "cpu":
         os.environ["DS_ACCELERATOR"] = "cpu"  # else DeepSpeed takes a GPU that it sees, whatever Ray gave this worker
@@ -54,6 +63,14 @@ def initialize_engine(module: nn.Module, optimizer: torch.optim.Optimizer | None
     deepspeed.init_distributed(dist_backend="gloo" if on_cpu else "nccl", verbose=False)
     engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=dict(deepspeed_config), dist_init_required=False)
     return engine
+
+
+def note_step(epoch: int, step: int, num_steps: int, loss: float) -> None:
+    """Tell the driver, now and then, how far a long epoch is; rank 0 speaks, the others' calls do nothing."""
+    global _last_note
+    if rank() == 0 and _notes is not None and time.monotonic() - _last_note > _SECONDS_BETWEEN_NOTES:
+        _last_note = time.monotonic()
+        _notes.put({"note": f"epoch {epoch}: step {step} of {num_steps}, loss {loss:.3f}"})
 
 
 def report(metrics: Mapping[str, Any], files: Mapping[str, bytes] | None = None) -> None:
