@@ -3,13 +3,16 @@
 from cluster.connect import ensure_ray
 from xrec.config import PretrainGraphConfig
 from xrec.storage import Manifest, check_access, open_location
-from xrec.train.graph_loop import pretrain_graph
+from xrec.train.graph_loop import pretrain_graph, pretrained_graph
 
 
 def run(config: PretrainGraphConfig) -> Manifest:
-    """Check that the storage can be used, connect to Ray, train."""
+    """Check that the storage can be used and that there is something to do, connect to Ray, train."""
     for name in ("dataset", "graph"):
         check_access(open_location(config.artifact(name), config.storage), config.storage)
+    done = pretrained_graph(config)
+    if done is not None:
+        return done
     with ensure_ray(config.ray):
         return pretrain_graph(config)
 

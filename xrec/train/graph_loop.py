@@ -33,7 +33,7 @@ from xrec.graph import (
     users_with_items,
     write_graph,
 )
-from xrec.storage import Manifest, finished, open_location
+from xrec.storage import Location, Manifest, finished, open_location, read_manifest
 from xrec.train.ray_loop import fit, initialize_engine, rank, report, worker_device, worker_uri, world_size
 
 logger = logging.getLogger("xrec")
@@ -49,14 +49,11 @@ def pretrain_graph(config: PretrainGraphConfig) -> Manifest:
     Raises ArtifactMismatchError if another run's graph is at the output, DataError for an empty graph, ids out of range
     or a split without interactions, ConfigError for a batch that cannot be split among the workers, TrainingError.
     """
-    source, target = (open_location(config.artifact(name), config.storage) for name in ("dataset", "graph"))
-    dataset = read_dataset(source)
-    settings = {"model": config.model.model_dump(mode="json"), "training": config.training.model_dump(mode="json")}
-    inputs = {"dataset": dataset.manifest.fingerprint}
-    done = finished(target, "graph", settings, inputs)
+    done = pretrained_graph(config)
     if done is not None:
-        logger.info("%s: this graph is already trained", target)
         return done
+    source, target = _locations(config)
+    dataset = read_dataset(source)
     _check(dataset, config)
     checkpoints = target / "checkpoints"
     outcome = fit(
@@ -70,11 +67,23 @@ def pretrain_graph(config: PretrainGraphConfig) -> Manifest:
         on_report=_log_epoch,
     )
     embeddings = outcome.read_checkpoint_file(EMBEDDINGS)
-    manifest = write_graph(
-        target, embeddings, outcome.history, config=settings, inputs=inputs, metrics=_final_metrics(dataset, embeddings, outcome.best)
-    )
+    metrics = _final_metrics(dataset, embeddings, outcome.best)
+    inputs = {"dataset": dataset.manifest.fingerprint}
+    manifest = write_graph(target, embeddings, outcome.history, config=_settings(config), inputs=inputs, metrics=metrics)
     checkpoints.delete()
     return manifest
+
+
+def pretrained_graph(config: PretrainGraphConfig) -> Manifest | None:
+    """The manifest, if this run is already done; needs no Ray.
+
+    Raises ArtifactNotFoundError without a dataset, ArtifactMismatchError if another run's graph is at the output.
+    """
+    source, target = _locations(config)
+    done = finished(target, "graph", _settings(config), {"dataset": read_manifest(source, "dataset").fingerprint})
+    if done is not None:
+        logger.info("%s: this graph is already trained", target)
+    return done
 
 
 def train_loop_per_worker(config: dict[str, Any]) -> None:
@@ -199,6 +208,16 @@ def _final_metrics(dataset: Dataset, embeddings: bytes, best: dict[str, Any]) ->
     metrics = _HeldOut.of(dataset, "test").score(*parse_embeddings(embeddings, EMBEDDINGS))
     logger.info("test: %s", ", ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
     return {"best_epoch": best["epoch"], "validation": {name: best[name] for name in metrics}, "test": metrics}
+
+
+def _locations(config: PretrainGraphConfig) -> tuple[Location, Location]:
+    """Dataset in, graph out."""
+    return open_location(config.artifact("dataset"), config.storage), open_location(config.artifact("graph"), config.storage)
+
+
+def _settings(config: PretrainGraphConfig) -> dict[str, Any]:
+    """What the artifact's content depends on; the number of workers is not among it."""
+    return {"model": config.model.model_dump(mode="json"), "training": config.training.model_dump(mode="json")}
 
 
 def _edges(dataset: Dataset, split: Split) -> Tensor:
