@@ -21,7 +21,7 @@ An id that the dataset does not hold is an error.
 
 \b
 Example:
-  xrec explain configs/sample/backfill.yaml --user u17 --item p3
+  xrec explain configs/sample/backfill.yaml --user resident-17 --item place-3
 """
 
 

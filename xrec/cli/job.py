@@ -77,8 +77,8 @@ else on one started on this machine.
 
 \b
 Example:
-  xrec pretrain-graph configs/sample/pretrain_graph.yaml
-  xrec pretrain-graph configs/yelp/pretrain_graph.yaml scaling.num_workers=4 training.num_epochs=100
+  xrec pretrain-graph configs/sample/pretrain-graph.yaml
+  xrec pretrain-graph configs/yelp/pretrain-graph.yaml scaling.num_workers=4 training.num_epochs=100
 """,
 )
 
@@ -96,8 +96,8 @@ ZeRO stage 3 shards it across the workers.
 
 \b
 Example:
-  xrec train-adapter configs/sample/train_adapter.yaml
-  xrec train-adapter configs/yelp/train_adapter.yaml training.max_steps=200 model.injection=direct
+  xrec train-adapter configs/sample/train-adapter.yaml
+  xrec train-adapter configs/yelp/train-adapter.yaml training.max_steps=200 model.injection=direct
 """,
 )
 
@@ -146,19 +146,19 @@ Example:
 BUILD_SAMPLE_LLM = Job(
     "build-sample-llm",
     "BuildSampleLLMConfig",
-    """Sample dataset in, a small language model of its own out.
+    """Nothing in, a small language model of the sample's language out.
 
-Trained in a minute, for demos without downloads.
+Trained in two minutes on one core, for demos without downloads.
 
 \b
-In:   <workspace>/dataset of the sample (from: xrec prepare)
+In:   nothing: its texts are generated; in them, unlike in the sample, profiles state the taste
 Out:  <workspace>/llm: a transformers folder (config, safetensors, tokenizer), manifest.json
 
 Use it as llm.model in train-adapter, backfill and evaluate; there it is frozen as any other.
 
 \b
 Example:
-  xrec build-sample-llm configs/sample/build_sample_llm.yaml
+  xrec build-sample-llm configs/sample/build-sample-llm.yaml
 """,
 )
 

@@ -25,9 +25,9 @@ CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
 def xrec_logger() -> Iterator[None]:
     """The CLI sets the logger up for a process of its own; here it must not outlive the test."""
     logger = logging.getLogger("xrec")
-    before = (logger.level, logger.handlers)
+    before = (logger.level, logger.handlers, logger.propagate)
     yield
-    logger.level, logger.handlers = before
+    logger.level, logger.handlers, logger.propagate = before
 
 
 @pytest.fixture
