@@ -1,6 +1,7 @@
 """The driver of a backfill: the chunks that are left go through Ray Data's actor pool, the manifest comes last."""
 
 import logging
+import re
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -10,6 +11,7 @@ import ray
 import ray.data
 from ray.exceptions import RayError
 
+import xrec.errors
 from xrec.backfill.commit import Commit, committed_chunks, read_commits
 from xrec.backfill.plan import BackfillPlan, sources_of
 from xrec.backfill.worker import ChunkWorker, WorkerSettings
@@ -20,6 +22,8 @@ from xrec.schemas import GENERATED
 from xrec.storage import Location, Manifest, open_location, read_manifest, read_table, write_manifest
 
 logger = logging.getLogger("xrec")
+
+_OWN_ERROR = re.compile(r"^xrec\.[\w.]+\.(\w+Error): (.*?)(?:\n\n|\Z)", re.MULTILINE | re.DOTALL)
 
 
 def run_backfill(config: BackfillConfig, plan: BackfillPlan) -> Manifest:
@@ -80,15 +84,16 @@ def _uses_gpu(actors: ActorsConfig) -> bool:
     return actors.device == "cuda" or (actors.device == "auto" and ray.cluster_resources().get("GPU", 0) >= actors.num_actors)
 
 
-def _as_xrec_error(error: BaseException) -> XRecError:
-    """The error of our own code inside Ray's wrappers, else a ClusterError."""
-    inner: BaseException | None = error
-    while inner is not None:
-        if isinstance(inner, XRecError):
-            return inner
-        inner = getattr(inner, "cause", None) or inner.__cause__
-    first_line = (str(error).strip().splitlines() or [""])[-1]
-    return ClusterError(f"the backfill's actors failed ({type(error).__name__}: {first_line[:500]}); run it again to go on with the chunks left")
+def _as_xrec_error(error: RayError) -> XRecError:
+    """The error of our own code, else a ClusterError. Of an actor's exceptions only the tracebacks' text reaches the driver."""
+    text = str(error)
+    ours = _OWN_ERROR.findall(text)
+    if ours:
+        name, message = ours[-1]  # the outermost of a chain
+        error_type: type[XRecError] = getattr(xrec.errors, name, XRecError)
+        return error_type(message)
+    root = (text.split("\n\nThe above exception was", 1)[0].strip().splitlines() or [""])[-1]
+    return ClusterError(f"the backfill's actors failed ({type(error).__name__}: {root[:500]}); run it again to go on with the chunks left")
 
 
 def _check_failures(commits: list[Commit], max_failed_share: float, output: Location) -> None:
