@@ -1,5 +1,6 @@
 """What DeepSpeed trains: the frozen language model with its adapters, as one module from a batch to a loss."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -8,7 +9,7 @@ from transformers import PreTrainedModel
 from transformers.integrations.deepspeed import HfDeepSpeedConfig
 
 from xrec.adapter.model import Adapters, embedding_scale
-from xrec.config import TrainAdapterConfig
+from xrec.config import LearningRateConfig, TrainAdapterConfig
 from xrec.llm.examples import Batch, token_nll
 
 
@@ -33,10 +34,18 @@ class ExplanationLoss(nn.Module):
         return self
 
 
-def deepspeed_config(config: TrainAdapterConfig, *, dtype: torch.dtype, num_steps: int) -> dict[str, Any]:
-    """DeepSpeed's own configuration; its schedule is a linear warm-up, then a linear decay to zero."""
+def learning_rate_share(rate: LearningRateConfig, num_steps: int) -> Callable[[int], float]:
+    """From a step, 0 to num_steps - 1, to its share of the peak rate: linear warm-up, then linear decay, above zero at each step.
+
+    DeepSpeed's WarmupDecayLR begins with two steps at zero.
+    """
+    num_warmup_steps = max(1, round(rate.warmup_share * num_steps))
+    return lambda step: min((step + 1) / num_warmup_steps, (num_steps - step) / (num_steps - num_warmup_steps + 1))
+
+
+def deepspeed_config(config: TrainAdapterConfig, *, dtype: torch.dtype) -> dict[str, Any]:
+    """DeepSpeed's own configuration."""
     training, scaling = config.training, config.scaling
-    rate = training.learning_rate
     return {
         "train_micro_batch_size_per_gpu": training.micro_batch_size,
         "gradient_accumulation_steps": training.global_batch_size // (training.micro_batch_size * scaling.num_workers),
@@ -46,16 +55,6 @@ def deepspeed_config(config: TrainAdapterConfig, *, dtype: torch.dtype, num_step
             "stage3_param_persistence_threshold": config.deepspeed.param_persistence_threshold,
         },
         "bf16": {"enabled": dtype == torch.bfloat16},
-        "scheduler": {
-            "type": "WarmupDecayLR",
-            "params": {
-                "total_num_steps": num_steps,
-                "warmup_min_lr": 0.0,
-                "warmup_max_lr": rate.peak,
-                "warmup_num_steps": max(1, round(rate.warmup_share * num_steps)),
-                "warmup_type": "linear",
-            },
-        },
         "steps_per_print": 1_000_000_000,
     }
 

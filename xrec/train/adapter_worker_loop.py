@@ -22,7 +22,14 @@ from xrec.llm.model import load_model, resolve_dtype
 from xrec.llm.source import resolve_model
 from xrec.train.adapter_batches import epoch_steps, validation_batches
 from xrec.train.adapter_data import load_adapter_data
-from xrec.train.adapter_module import ExplanationLoss, deepspeed_config, gathered_embedding_scale, gathered_state, sharded_loading
+from xrec.train.adapter_module import (
+    ExplanationLoss,
+    deepspeed_config,
+    gathered_embedding_scale,
+    gathered_state,
+    learning_rate_share,
+    sharded_loading,
+)
 from xrec.train.worker_loop import initialize_engine, note_step, rank, report, worker_device, world_size
 
 if TYPE_CHECKING:
@@ -64,7 +71,7 @@ def build_engine(config: TrainAdapterConfig, graph: GraphEmbeddings, *, num_step
     """The DeepSpeed engine of a worker over the frozen model with fresh adapters, the same on every worker."""
     device = worker_device()
     dtype = resolve_dtype(config.llm.dtype, device)
-    settings = deepspeed_config(config, dtype=dtype, num_steps=num_steps)
+    settings = deepspeed_config(config, dtype=dtype)
     sharding = sharded_loading(config, settings)
     folder = resolve_model(config.llm.model, config.llm.cache_dir, config.storage)
     model = load_model(folder, dtype=dtype, device=None, attn_implementation=config.llm.attn_implementation)
@@ -78,7 +85,8 @@ def build_engine(config: TrainAdapterConfig, graph: GraphEmbeddings, *, num_step
     module = ExplanationLoss(model)
     trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trainable, lr=config.training.learning_rate.peak, weight_decay=config.training.weight_decay)
-    engine = initialize_engine(module, optimizer, settings)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, learning_rate_share(config.training.learning_rate, num_steps))
+    engine = initialize_engine(module, optimizer, settings, schedule)
     torch.manual_seed(config.training.seed + 1 + rank())  # gating noise differs between the workers
     return engine, adapters
 

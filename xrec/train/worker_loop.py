@@ -49,10 +49,16 @@ def world_size() -> int:
     return int(ray.train.get_context().get_world_size())
 
 
-def initialize_engine(module: nn.Module, optimizer: torch.optim.Optimizer | None, deepspeed_config: Mapping[str, Any]) -> "DeepSpeedEngine":
+def initialize_engine(
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer | None,
+    deepspeed_config: Mapping[str, Any],
+    lr_scheduler: torch.optim.lr_scheduler.LRScheduler | None = None,
+) -> "DeepSpeedEngine":
     """A DeepSpeed engine over `module` on this worker's device, in the process group that Ray Train has set up.
 
-    `deepspeed_config` needs `train_micro_batch_size_per_gpu`; give torch's own optimizer (DeepSpeed's compile C++ at first use).
+    The engine steps `lr_scheduler` after each optimizer step. `deepspeed_config` needs `train_micro_batch_size_per_gpu`;
+    give torch's own optimizer (DeepSpeed's compile C++ at first use).
     """
     import deepspeed  # takes seconds to import; the driver, which imports this module too, does without
 
@@ -61,7 +67,9 @@ def initialize_engine(module: nn.Module, optimizer: torch.optim.Optimizer | None
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # else it is compiled: needs g++ and a minute
     deepspeed.logger.setLevel(logging.WARNING)
     deepspeed.init_distributed(dist_backend="gloo" if on_cpu else "nccl", verbose=False)
-    engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=dict(deepspeed_config), dist_init_required=False)
+    engine, *_ = deepspeed.initialize(
+        model=module, optimizer=optimizer, lr_scheduler=lr_scheduler, config=dict(deepspeed_config), dist_init_required=False
+    )
     return engine
 
 
