@@ -1,7 +1,5 @@
 """Prompts of a dataset's pairs: each index finds its own texts; what does not fit is left out and counted."""
 
-from pathlib import Path
-
 import pyarrow as pa
 import pytest
 

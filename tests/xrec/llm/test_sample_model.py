@@ -1,0 +1,53 @@
+"""The sample's language model: a few steps; its quality is the demo's business."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from xrec.config import BuildSampleLLMConfig, PromptConfig, SampleLLMConfig
+from xrec.data.sample import generate_language_examples
+from xrec.errors import ArtifactMismatchError
+from xrec.llm.model import load_model, load_tokenizer
+from xrec.llm.sample_artifact import build_sample_llm
+from xrec.llm.sample_model import train_sample_model, train_tokenizer
+from xrec.llm.source import resolve_model
+
+TINY = SampleLLMConfig(hidden_size=32, num_layers=1, num_heads=2, num_key_value_heads=1, vocab_size=400, num_copy_steps=1, num_steps=6, batch_size=4)
+
+
+def test_train_sample_model_learns_and_repeats_with_its_seed() -> None:
+    model, tokenizer, loss = train_sample_model(TINY, PromptConfig())
+    again = train_sample_model(TINY, PromptConfig())
+    assert loss == again[2]
+    assert all(torch.equal(left, right) for left, right in zip(model.parameters(), again[0].parameters(), strict=True))
+    longer = TINY.model_copy(update={"num_steps": 30, "learning_rate": 1e-2})
+    assert train_sample_model(longer, PromptConfig())[2] < loss - 0.3
+    assert model.config.vocab_size == len(tokenizer) == 400
+    assert not model.training
+
+
+def test_train_tokenizer_gives_every_text_back() -> None:
+    texts = [example.explanation for example in generate_language_examples(50, seed=0)]
+    tokenizer = train_tokenizer(texts, 400)
+    for text in [*texts[:5], "naïve 😀 \t two  spaces <|im_end|>"]:
+        ids = tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        assert tokenizer.decode(ids) == text
+        assert tokenizer.eos_token_id not in ids
+    message = [{"role": "user", "content": "Hi"}]
+    shown = tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
+    assert shown == "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
+
+
+def test_build_sample_llm_writes_a_model_that_loads_and_does_no_work_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = BuildSampleLLMConfig(workspace=str(tmp_path), model=TINY)
+    manifest = build_sample_llm(config)
+    folder = resolve_model(str(tmp_path / "llm"))
+    model = load_model(folder, dtype=torch.float32, device=torch.device("cpu"))
+    assert model.get_input_embeddings().weight.shape == (len(load_tokenizer(folder)), 32)
+    assert set(manifest.files) == {path.name for path in folder.iterdir()} - {"manifest.json"}
+
+    monkeypatch.setattr("xrec.llm.sample_artifact.train_sample_model", None)
+    assert build_sample_llm(config) == manifest
+    with pytest.raises(ArtifactMismatchError, match="holds the llm of another run"):
+        build_sample_llm(config.model_copy(update={"model": TINY.model_copy(update={"seed": 1})}))

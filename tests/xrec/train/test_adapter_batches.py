@@ -1,0 +1,66 @@
+"""Batches of adapter training: the same global batches for any number of workers, all validation examples once."""
+
+from collections.abc import Sequence
+
+import pytest
+
+from xrec.llm.examples import Example
+from xrec.train.adapter_batches import epoch_steps, validation_batches
+
+EXAMPLES = [Example([index], [index] * (index * 7 % 5 + 1)) for index in range(21)]  # an example is known by its prompt
+
+
+def ids(examples: Sequence[Example]) -> list[int]:
+    return [example.prompt_ids[0] for example in examples]
+
+
+def steps(rank: int = 0, world_size: int = 1, *, epoch: int = 1, seed: int = 0, global_batch_size: int = 8) -> list[list[list[int]]]:
+    """Ids by step and micro-batch."""
+    settings = {"global_batch_size": global_batch_size, "micro_batch_size": 2, "rank": rank, "world_size": world_size}
+    return [[ids(micro.examples) for micro in step] for step in epoch_steps(EXAMPLES, epoch=epoch, seed=seed, **settings)]
+
+
+@pytest.mark.parametrize("world_size", [2, 4])
+def test_epoch_steps_of_all_workers_together_are_those_of_one(world_size: int) -> None:
+    one = steps()
+    workers = [steps(rank, world_size) for rank in range(world_size)]
+    assert [len(worker) for worker in workers] == [len(one)] * world_size == [2] * world_size
+    for number, step in enumerate(one):
+        shares = [worker[number] for worker in workers]
+        assert {len(share) for share in shares} == {4 // world_size}
+        assert sorted(micro for share in shares for micro in share) == sorted(step)
+
+
+def test_epoch_steps_show_no_example_twice_and_leave_out_less_than_a_batch() -> None:
+    seen = [index for step in steps() for micro in step for index in micro]
+    assert len(seen) == len(set(seen)) == 16
+    assert sum(len(step) for step in steps(global_batch_size=20)) == 10
+    assert steps(global_batch_size=22) == []
+
+
+def test_epoch_steps_order_follows_seed_and_epoch() -> None:
+    assert steps(epoch=1) == steps(epoch=1)
+    assert steps(epoch=1) != steps(epoch=2)
+    assert steps(seed=0) != steps(seed=1)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_epoch_steps_count_the_labels_of_the_whole_global_batch(rank: int) -> None:
+    both = zip(steps(0, 2), steps(1, 2), strict=True)
+    expected = [sum(len(EXAMPLES[index].label_ids) for share in shares for micro in share for index in micro) for shares in both]
+    found = epoch_steps(EXAMPLES, epoch=1, seed=0, global_batch_size=8, micro_batch_size=2, rank=rank, world_size=2)
+    assert [{micro.num_global_tokens for micro in step} for step in found] == [{count} for count in expected]
+
+
+def test_epoch_steps_rows_of_a_micro_batch_are_of_similar_length() -> None:
+    for step in steps():
+        lengths = [len(EXAMPLES[index]) for micro in step for index in micro]
+        assert lengths == sorted(lengths)
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 16])
+def test_validation_batches_hold_every_example_once_in_equal_shares(world_size: int) -> None:
+    shares = [validation_batches(EXAMPLES, batch_size=4, rank=rank, world_size=world_size) for rank in range(world_size)]
+    assert len({len(share) for share in shares}) == 1
+    assert sorted(index for share in shares for batch in share for index in ids(batch)) == list(range(21))
+    assert all(len(batch) <= 4 for share in shares for batch in share)

@@ -1,0 +1,183 @@
+"""Adapter training on a real Ray cluster with DeepSpeed: what comes out, what stays frozen, one worker as two."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+
+from tests.toy import save_toy_model
+from xrec.adapter.artifact import read_adapter
+from xrec.adapter.model import attach_adapters
+from xrec.config import PrepareConfig, ScalingConfig, TrainAdapterConfig
+from xrec.data import prepare_dataset
+from xrec.errors import ArtifactMismatchError, ConfigError, DataError, TrainingError
+from xrec.graph import embeddings_bytes, read_graph, write_graph
+from xrec.llm.examples import explanation_nll
+from xrec.llm.model import load_model
+from xrec.storage import Manifest, open_location
+from xrec.train import adapter_loop, adapter_worker_loop
+from xrec.train.adapter_data import load_adapter_data
+from xrec.train.adapter_loop import train_adapter
+from xrec.train.ray_loop import fit
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+
+NUM_USERS, NUM_ITEMS, D = 40, 30, 6
+TOWN = {"kind": "sample", "num_users": NUM_USERS, "num_items": NUM_ITEMS, "interactions_per_user": 8, "explanations_per_user": 4}
+TRAINING = {"num_epochs": 3, "global_batch_size": 16, "micro_batch_size": 4, "learning_rate": {"peak": 0.03}}
+
+
+def make_config(workspace: str, *, num_workers: int = 2, zero_stage: int = 3, adapter: Path | None = None, **training: Any) -> TrainAdapterConfig:
+    return TrainAdapterConfig.model_validate(
+        {
+            "workspace": workspace,
+            "adapter": adapter and str(adapter),
+            "llm": {"model": f"{workspace}/llm", "dtype": "float32"},
+            "model": {"num_experts": 2, "gating_noise": False},
+            "training": {**TRAINING, **training},
+            "deepspeed": {"zero_stage": zero_stage},
+            "scaling": {"num_workers": num_workers, "device": "cpu", "max_failures": 0},
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A town of 40 users, a graph of random vectors, a random language model."""
+    folder = tmp_path_factory.mktemp("workspace")
+    dataset = prepare_dataset(PrepareConfig.model_validate({"workspace": str(folder), "source": TOWN}))
+    write_random_graph(folder / "graph", dataset.fingerprint)
+    save_toy_model(folder / "llm")
+    return str(folder)
+
+
+def write_random_graph(folder: Path, dataset: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    embeddings = embeddings_bytes(torch.randn(NUM_USERS, D, generator=generator), torch.randn(NUM_ITEMS, D, generator=generator))
+    write_graph(open_location(str(folder)), embeddings, [], config={"model": {"embedding_dim": D}}, inputs={"dataset": dataset}, metrics={})
+
+
+@pytest.fixture(scope="module")
+def trained(workspace: str) -> Manifest:
+    """Two workers, ZeRO stage 3."""
+    return train_adapter(make_config(workspace))
+
+
+def history_of(adapter: str | Path) -> list[dict[str, Any]]:
+    history: list[dict[str, Any]] = json.loads((Path(adapter) / "history.json").read_text())
+    return history
+
+
+def test_train_adapter_loss_falls_and_the_best_epoch_is_kept(workspace: str, trained: Manifest) -> None:
+    history = history_of(f"{workspace}/adapter")
+    assert [row["epoch"] for row in history] == [1, 2, 3]
+    assert history[-1]["train_loss"] < history[0]["train_loss"] - 0.05
+    assert history[-1]["validation_loss"] < history[0]["validation_loss"]
+    assert trained.metrics == min(history, key=lambda row: row["validation_loss"])
+    assert trained.metrics["num_left_out"] == {}
+    assert sorted(open_location(f"{workspace}/adapter").files()) == ["adapter.safetensors", "adapter_config.json", "history.json", "manifest.json"]
+
+
+def test_train_adapter_artifact_has_the_validation_loss_that_its_manifest_says(workspace: str, trained: Manifest) -> None:
+    data = load_adapter_data(make_config(workspace))
+    artifact = read_adapter(open_location(f"{workspace}/adapter"))
+    graph = read_graph(open_location(f"{workspace}/graph"))
+    artifact.check_graph(graph.manifest.fingerprint)
+    model = load_model(Path(workspace, "llm"), dtype=torch.float32, device=torch.device("cpu"))
+    attach_adapters(model, artifact.adapters, user_vectors=graph.users, item_vectors=graph.items)
+    total = sum(mean * len(data.validation[index].label_ids) for index, mean in explanation_nll(model, data.validation, 5))
+    loss = total / sum(len(example.label_ids) for example in data.validation)
+    assert loss == pytest.approx(trained.metrics["validation_loss"], rel=1e-5)
+
+
+def test_train_adapter_one_worker_at_stage_1_equals_two_at_stage_3(workspace: str, trained: Manifest, tmp_path: Path) -> None:
+    one = train_adapter(make_config(workspace, num_workers=1, zero_stage=1, adapter=tmp_path / "adapter"))
+    assert one.run == trained.run
+    pairs = list(zip(history_of(tmp_path / "adapter"), history_of(f"{workspace}/adapter"), strict=True))
+    for name in ("train_loss", "validation_loss"):
+        assert [left[name] for left, _ in pairs] == pytest.approx([right[name] for _, right in pairs], rel=1e-4)
+    weights = [safetensors.torch.load_file(Path(folder, "adapter.safetensors")) for folder in (tmp_path / "adapter", f"{workspace}/adapter")]
+    for name, tensor in weights[0].items():
+        torch.testing.assert_close(tensor, weights[1][name], rtol=1e-3, atol=1e-4)
+
+
+def test_train_adapter_second_run_does_no_work(workspace: str, trained: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(adapter_loop, "fit", None)
+    assert train_adapter(make_config(workspace)) == trained
+    assert train_adapter(make_config(workspace, num_workers=1, zero_stage=0)) == trained  # neither changes the content
+
+
+def test_train_adapter_output_of_another_run_is_refused(workspace: str, trained: Manifest) -> None:
+    with pytest.raises(ArtifactMismatchError, match=r"training\.seed: 0 there, 7 here"):
+        train_adapter(make_config(workspace, seed=7))
+
+
+def test_build_engine_under_zero_3_shards_the_model_and_training_leaves_it_bit_equal(workspace: str, tmp_path: Path) -> None:
+    config = make_config(workspace)
+
+    def loop(loop_config: dict[str, Any]) -> None:
+        import deepspeed
+        import safetensors.torch
+        import torch
+
+        from xrec.llm.examples import collate
+        from xrec.train.adapter_data import load_adapter_data
+        from xrec.train.adapter_module import gathered_state
+        from xrec.train.adapter_worker_loop import build_engine
+        from xrec.train.worker_loop import rank, report
+
+        data = load_adapter_data(loop_config["config"])
+        engine, adapters = build_engine(loop_config["config"], data.graph, num_steps=2)
+        frozen = {name: parameter for name, parameter in engine.module.named_parameters() if not parameter.requires_grad}
+        share = sum(parameter.ds_tensor.numel() for parameter in frozen.values()) / sum(parameter.ds_numel for parameter in frozen.values())
+        before = gathered_state(adapters)
+        engine.train()
+        for first in range(rank() * 4, 32, 8):
+            engine.backward(engine(collate(data.train[first : first + 4])))
+            engine.step()
+        moved = {name: not torch.equal(tensor, before[name]) for name, tensor in gathered_state(adapters).items()}
+        with deepspeed.zero.GatheredParameters(list(frozen.values())):
+            weights = safetensors.torch.save({name: parameter.detach().clone() for name, parameter in frozen.items()})
+        report({"epoch": 1, "score": 0.0, "share": share, "moved": moved}, {"frozen.safetensors": weights})
+
+    scaling = ScalingConfig(num_workers=2, device="cpu", max_failures=0)
+    outcome = fit(loop, {"config": config}, scaling=scaling, storage=open_location(str(tmp_path)), name="run", score="score", mode="min")
+
+    after = safetensors.torch.load(outcome.read_checkpoint_file("frozen.safetensors"))
+    on_disk = safetensors.torch.load_file(Path(workspace, "llm", "model.safetensors"))
+    after = {name.removeprefix("model.").replace("embed_tokens.token_embedding.", "embed_tokens."): tensor for name, tensor in after.items()}
+    assert set(after) == set(on_disk)
+    assert all(torch.equal(after[name], tensor) for name, tensor in on_disk.items())
+    assert outcome.best["share"] == pytest.approx(0.5, abs=0.01)
+    constants = {f"{side}.{name}" for side in ("user", "item") for name in ("mean", "std", "scale", "noise")}  # no noise: its weights stay
+    assert {name for name, has_moved in outcome.best["moved"].items() if not has_moved} == constants
+
+
+@pytest.mark.parametrize("total", [float("nan"), float("inf")])
+def test_loss_that_is_no_number_raises_training_error(total: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(adapter_worker_loop, "world_size", lambda: 1)
+    monkeypatch.setattr(adapter_worker_loop, "worker_device", lambda: torch.device("cpu"))
+    assert adapter_worker_loop._global_mean(torch.tensor([6.0, 4.0])) == 1.5
+    with pytest.raises(TrainingError, match=rf"the loss is {total}; lower training\.learning_rate\.peak"):
+        adapter_worker_loop._global_mean(torch.tensor([total, 4.0]))
+
+
+def test_train_adapter_batch_that_does_not_divide_raises_config_error(workspace: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"training\.global_batch_size = 20 is no multiple of .* 4 \* 2"):
+        train_adapter(make_config(workspace, adapter=tmp_path / "adapter", global_batch_size=20))
+
+
+def test_train_adapter_graph_of_another_dataset_is_refused(workspace: str, tmp_path: Path) -> None:
+    write_random_graph(tmp_path / "graph", "another")
+    config = make_config(workspace, adapter=tmp_path / "adapter").model_copy(update={"graph": str(tmp_path / "graph")})
+    with pytest.raises(ArtifactMismatchError, match="trained on dataset another"):
+        train_adapter(config)
+
+
+@pytest.mark.parametrize("change", [{"global_batch_size": 4096}, {"max_explanation_tokens": 1}])
+def test_load_adapter_data_too_few_pairs_raises_data_error(workspace: str, change: dict[str, int]) -> None:
+    with pytest.raises(DataError, match=r"training and \d+ validation pairs .* expected at least training\.global_batch_size"):
+        load_adapter_data(make_config(workspace, **change))
