@@ -1,0 +1,143 @@
+"""The whole pipeline, once a session: every job on a tiny town, every input and output on s3://."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+
+import jobs.backfill
+import jobs.build_sample_llm
+import jobs.evaluate
+import jobs.prepare
+import jobs.pretrain_graph
+import jobs.train_adapter
+from xrec.config import (
+    BackfillConfig,
+    BuildSampleLLMConfig,
+    EvaluateConfig,
+    JobConfig,
+    PrepareConfig,
+    PretrainGraphConfig,
+    StorageConfig,
+    TrainAdapterConfig,
+    parse_config,
+)
+from xrec.storage import Location, Manifest, open_location
+
+ConfigT = TypeVar("ConfigT", bound=JobConfig)
+
+_PROMPT = {
+    "instruction": "Why would this user enjoy this place?",
+    "user": "User: {user} {user_profile}",
+    "item": "Place: {item} {item_title}. {item_profile}",
+}
+_SCALING = {"num_workers": 2, "device": "cpu", "max_failures": 0}
+_DECODING = {"max_new_tokens": 8}
+_VALUES: dict[type[JobConfig], dict[str, Any]] = {
+    PrepareConfig: {"source": {"kind": "sample", "num_users": 40, "num_items": 20, "interactions_per_user": 8, "explanations_per_user": 3}},
+    BuildSampleLLMConfig: {
+        "model": {
+            "hidden_size": 32,
+            "num_layers": 2,
+            "vocab_size": 400,
+            "num_copy_steps": 0,
+            "num_steps": 60,
+            "batch_size": 8,
+            "learning_rate": 1e-2,
+        },
+        "prompt": _PROMPT,
+    },
+    PretrainGraphConfig: {
+        "model": {"embedding_dim": 8, "num_layers": 1},
+        "training": {"num_epochs": 2, "global_batch_size": 64},
+        "scaling": _SCALING,
+    },
+    TrainAdapterConfig: {
+        "prompt": _PROMPT,
+        "model": {"num_experts": 2},
+        "training": {"num_epochs": 2, "max_steps": 4, "global_batch_size": 32, "micro_batch_size": 16},
+        "scaling": _SCALING,
+    },
+    BackfillConfig: {
+        "pairs": {"kind": "split", "split": "test"},
+        "num_chunks": 4,
+        "max_failed_share": 0.5,
+        "decoding": _DECODING,
+        "actors": {"num_actors": 2, "device": "cpu", "batch_size": 8},
+    },
+    EvaluateConfig: {
+        "encoder": None,
+        "max_shuffled_generations": 8,
+        "bootstrap_samples": 100,
+        "num_examples": 5,
+        "decoding": _DECODING,
+        "device": "cpu",
+    },
+}
+_WITH_LLM = (TrainAdapterConfig, BackfillConfig, EvaluateConfig)
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """A workspace on s3://, the configs that made what is in it, and the manifests of what was made, by kind."""
+
+    workspace: str
+    storage: StorageConfig
+    cache_dir: str
+    manifests: dict[str, Manifest] = field(default_factory=dict)
+
+    def config(self, config_type: type[ConfigT], **values: Any) -> ConfigT:
+        """The pipeline's config of a job, with `values` in place of its own."""
+        llm = {"llm": {"model": f"{self.workspace}/llm", "cache_dir": self.cache_dir}} if config_type in _WITH_LLM else {}
+        return parse_config(config_type, {"workspace": self.workspace, "storage": self.storage, **llm, **_VALUES[config_type], **values})
+
+    def location(self, name: str) -> Location:
+        """What lies at `name` in the workspace."""
+        return open_location(f"{self.workspace}/{name}", self.storage)
+
+    def copy_of(self, name: str, target: str) -> Location:
+        """An artifact, copied within the workspace, for a test that changes it."""
+        source, copy = self.location(name), self.location(target)
+        for file in source.files():
+            (copy / file).write_bytes((source / file).read_bytes())
+        return copy
+
+
+@pytest.fixture(scope="session")
+def pipeline(ray_cluster: None, s3: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pipeline]:
+    """All six jobs, run once; credentials by the configs' storage section only."""
+    cache = tmp_path_factory.mktemp("llm-cache")
+    made = Pipeline(f"{s3.new_bucket()}/town", s3.storage, str(cache))
+    steps: list[tuple[Callable[[Any], Manifest], type[JobConfig]]] = [
+        (jobs.prepare.run, PrepareConfig),
+        (jobs.build_sample_llm.run, BuildSampleLLMConfig),
+        (jobs.pretrain_graph.run, PretrainGraphConfig),
+        (jobs.train_adapter.run, TrainAdapterConfig),
+        (jobs.backfill.run, BackfillConfig),
+        (jobs.evaluate.run, EvaluateConfig),
+    ]
+    for run, config_type in steps:
+        manifest = run(made.config(config_type))
+        made.manifests[manifest.kind] = manifest
+    yield made
+    shutil.rmtree(cache, ignore_errors=True)
+
+
+@pytest.fixture
+def config_file(pipeline: Pipeline, tmp_path: Path) -> Callable[[JobConfig], Path]:
+    """Writes a config to a YAML file, credentials included, for the command line."""
+    import yaml
+
+    def write(config: JobConfig) -> Path:
+        values = config.model_dump(mode="json", exclude={"storage"})
+        keys = {"access_key_id": config.storage.access_key_id, "secret_access_key": config.storage.secret_access_key}
+        secrets = {name: key.get_secret_value() for name, key in keys.items() if key}
+        values["storage"] = {"endpoint_url": config.storage.endpoint_url, "max_attempts": 2, **secrets}
+        path = tmp_path / "config.yaml"
+        path.write_text(yaml.safe_dump(values), encoding="utf-8")
+        return path
+
+    return write
