@@ -21,7 +21,8 @@ from xrec.storage import open_location
 
 NUM_USERS, NUM_ITEMS, DIM, HIDDEN = 12, 6, 4, 32
 MAX_PROMPT_TOKENS = 150
-PROMPT = PromptConfig(instruction="Why?", user="User: {user} {user_profile}", max_prompt_tokens=MAX_PROMPT_TOKENS)
+# With tied weights and no training the model repeats the prompt's last token: without a chat template a colon, and no line break.
+PROMPT = PromptConfig(instruction="Why?", use_chat_template=False, max_prompt_tokens=MAX_PROMPT_TOKENS)
 MakeConfig = Callable[..., BackfillConfig]
 
 
@@ -48,10 +49,7 @@ def _save_llm(folder: Path) -> None:
     folder.mkdir()
     tokenizer = train_tokenizer(["A quiet place with a garden for a guest."], 300)
     config = SampleLLMConfig(hidden_size=HIDDEN, num_layers=1, num_heads=2, num_key_value_heads=1)
-    model = build_model(config, tokenizer)
-    with torch.no_grad():
-        model.get_output_embeddings().weight[tokenizer.all_special_ids] = 0  # their logit is 0, and never the greatest
-    save_sample_model(model, tokenizer, folder)
+    save_sample_model(build_model(config, tokenizer), tokenizer, folder)
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,114 @@
+"""The demo's pieces: which jobs with which configs, and what it prints; the demo itself is slow."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from xrec.cli import demo
+from xrec.cli.job import BACKFILL, EVALUATE, PREPARE, TRAIN_ADAPTER
+from xrec.config import EvaluateConfig, parse_config
+from xrec.errors import ConfigError
+from xrec.evaluate import Lineage, ScoredPair, compute_metrics, write_evaluation
+from xrec.storage import Location, Manifest, open_location
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.mark.parametrize("job", demo._JOBS, ids=lambda job: job.name)
+def test_demo_configs_keep_everything_in_the_workspace(job: Any) -> None:
+    config = demo._config(job, "/demo/")
+    values = config.model_dump(mode="json")
+    assert values["workspace"] == "/demo/"
+    assert config.artifact("dataset") == "/demo/dataset"
+    if job in (TRAIN_ADAPTER, BACKFILL, EVALUATE):
+        assert values["llm"]["model"] == "/demo/llm"
+
+
+def test_demo_the_shuffled_texts_are_made_as_the_backfills(tmp_path: Path) -> None:
+    """aspect_accuracy and its shuffled twin compare only if both were decoded alike."""
+    backfill, evaluate = (demo._config(job, str(tmp_path)).model_dump() for job in (BACKFILL, EVALUATE))
+    assert backfill["decoding"] == evaluate["decoding"]
+    assert backfill["pairs"]["split"] == evaluate["split"]
+
+
+def test_demo_the_model_learns_the_prompt_that_the_adapter_is_trained_for() -> None:
+    configs = {job.name: demo._config(job, "/demo").model_dump() for job in demo._JOBS}
+    assert configs["build-sample-llm"]["prompt"] == configs["train-adapter"]["prompt"]
+
+
+def test_demo_outside_a_checkout_says_where_it_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(demo, "_root", lambda: tmp_path)
+    with pytest.raises(ConfigError, match=r"configs/sample/prepare\.yaml: not there; the demo runs from a checkout"):
+        demo._config(PREPARE, "/demo")
+
+
+def _evaluation(location: Location, num_pairs: int) -> EvaluateConfig:
+    workspace = location.uri.removesuffix("/evaluation")
+    config = parse_config(EvaluateConfig, {"workspace": workspace, "llm": {"model": "none"}, "encoder": None, "bootstrap_samples": 100})
+    aspects = ("late hours", "dog-friendly patio")
+    pairs = [
+        ScoredPair(
+            user_id=f"u{number}",
+            item_id="p0",
+            reference=f"Reference {number} praises the late hours.",
+            explanation=f"Explanation {number} praises the late hours.",
+            nll_own=1.0,
+            nll_shuffled=1.5,
+            shuffled_explanation="It praises the dog-friendly patio.",
+            aspect=aspects[0],
+            aspects=aspects,
+        )
+        for number in range(num_pairs)
+    ]
+    manifest = Manifest(
+        kind="graph",
+        schema_version=1,
+        config={},
+        inputs={},
+        run="",
+        fingerprint="f",
+        files={},
+        row_counts={},
+        metrics={},
+        code_version="",
+        created_at="",
+    )
+    lineage = Lineage(sources={"graph": manifest}, adapter_history=[], graph_history=[])
+    write_evaluation(location, pairs, compute_metrics(pairs, config), lineage=lineage, config={}, inputs={}, num_examples=5)
+    return config
+
+
+def test_demo_prints_ten_explanations_beside_their_references_the_metrics_and_the_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = _evaluation(open_location(str(tmp_path / "evaluation")), num_pairs=23)
+    demo._print_results(config)
+    out = capsys.readouterr().out
+    shown = [number for number in range(23) if f"Explanation {number} praises" in out]
+    assert len(shown) == 10
+    assert [number for number in range(23) if f"Reference {number} praises" in out] == shown
+    accuracy = next(line for line in out.splitlines() if "Aspect accuracy" in line and "another" not in line and "chance" not in line)
+    assert "1.000" in accuracy
+    assert "0.500" in next(line for line in out.splitlines() if "Personalization gain" in line)
+    assert out.splitlines()[-1] == f"report: {tmp_path / 'evaluation' / 'report.html'}"
+
+
+def test_demo_prints_all_explanations_when_there_are_few(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    demo._print_results(_evaluation(open_location(str(tmp_path / "evaluation")), num_pairs=3))
+    out = capsys.readouterr().out
+    assert all(f"Explanation {number} praises" in out for number in range(3))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_demo_in_a_process_of_its_own_shows_that_the_signal_reaches_the_text(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "xrec.cli", "demo", "--workspace", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=1100, check=False)
+    assert done.returncode == 0, done.stderr[-4000:]
+    metrics = json.loads((tmp_path / "evaluation" / "metrics.json").read_text())
+    assert metrics["aspect_accuracy"] >= 0.6
+    assert metrics["aspect_accuracy_shuffled"] < 0.4
+    assert metrics["personalization_gain"] > 0
+    assert f"report: {tmp_path}/evaluation/report.html" in done.stdout
