@@ -1,0 +1,91 @@
+"""Dataset, graph, adapter and language model put together: what fits gives text, what does not is refused."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.toy import HIDDEN_SIZE, save_toy_model, toy_tokenizer
+from xrec.adapter.artifact import AdapterConfig, write_adapter
+from xrec.adapter.model import build_adapters
+from xrec.adapter.pairs import Pair
+from xrec.config import AdapterModelConfig, DecodingConfig, LLMConfig, PrepareConfig, PromptConfig, StorageConfig
+from xrec.data import prepare_dataset
+from xrec.errors import ArtifactMismatchError
+from xrec.generate.explainer import Sources, check_sources, load_explainer
+from xrec.graph import embeddings_bytes, write_graph
+from xrec.llm.source import model_fingerprint
+from xrec.storage import Manifest, open_location
+
+D = 6
+TOWN = {"kind": "sample", "num_users": 12, "num_items": 10, "interactions_per_user": 6, "explanations_per_user": 3}
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("workspace")
+    dataset = prepare_dataset(PrepareConfig.model_validate({"workspace": str(folder), "source": TOWN}))
+    llm = save_toy_model(folder / "llm")
+    graph = make_graph(folder / "graph", dataset.fingerprint)
+    make_adapter(folder / "adapter", graph.fingerprint, model_fingerprint(llm))
+    return folder
+
+
+def make_graph(folder: Path, dataset: str) -> Manifest:
+    torch.manual_seed(0)
+    embeddings = embeddings_bytes(torch.randn(12, D), torch.randn(10, D))
+    return write_graph(open_location(str(folder)), embeddings, [], config={"model": {"embedding_dim": D}}, inputs={"dataset": dataset}, metrics={})
+
+
+def make_adapter(folder: Path, graph: str, base_model: str) -> None:
+    torch.manual_seed(0)
+    model = AdapterModelConfig(num_experts=2)
+    adapters = build_adapters(model, embedding_dim=D, hidden_size=HIDDEN_SIZE)
+    config = AdapterConfig(
+        embedding_dim=D,
+        hidden_size=HIDDEN_SIZE,
+        model=model,
+        prompt=PromptConfig(instruction="Why?"),
+        base_model="toy",
+        base_model_fingerprint=base_model,
+        graph_fingerprint=graph,
+    )
+    write_adapter(open_location(str(folder)), adapters.state_dict(), config, run_config={}, inputs={}, metrics={}, extra_files={})
+
+
+def sources(workspace: Path, **changes: Path) -> Sources:
+    folders = {name: str(changes.get(name, workspace / name)) for name in ("dataset", "graph", "adapter")}
+    llm = LLMConfig(model=str(changes.get("llm", workspace / "llm")), dtype="float32")
+    return Sources(**folders, llm=llm, storage=StorageConfig())
+
+
+def test_explainer_explains_each_prompt_and_counts_its_tokens(workspace: Path) -> None:
+    explainer = load_explainer(sources(workspace), device="cpu", batch_size=2)
+    prompts = [explainer.pairs.prompt(Pair(user, item)) for user, item in ((0, 1), (11, 9), (0, 1))]
+    explanations = sorted(explainer.explain(prompts, DecodingConfig(max_new_tokens=5)), key=lambda explanation: explanation.index)
+    assert [explanation.num_prompt_tokens for explanation in explanations] == [len(prompt) for prompt in prompts]
+    assert explanations[0].text == explanations[2].text != explanations[1].text
+    completions = {done.index: done for done in explainer.engine.generate(prompts, DecodingConfig(max_new_tokens=5))}
+    for explanation in explanations:
+        ids = completions[explanation.index].token_ids
+        assert explanation.num_generated_tokens == len(ids)
+        assert explanation.text == toy_tokenizer().decode(ids, skip_special_tokens=True).strip()
+    assert explainer.model_fingerprint == check_sources(sources(workspace))
+    assert "Why?" in explainer.pairs.builder.show(prompts[0])  # the prompt is the adapter's
+
+
+def test_check_sources_graph_of_another_dataset_is_refused(workspace: Path, tmp_path: Path) -> None:
+    make_graph(tmp_path, "another")
+    with pytest.raises(ArtifactMismatchError, match="trained on dataset another"):
+        check_sources(sources(workspace, graph=tmp_path))
+
+
+def test_check_sources_adapter_of_another_graph_is_refused(workspace: Path, tmp_path: Path) -> None:
+    make_adapter(tmp_path, "another", "irrelevant")
+    with pytest.raises(ArtifactMismatchError, match="the adapter was trained on graph another"):
+        check_sources(sources(workspace, adapter=tmp_path))
+
+
+def test_check_sources_another_base_model_is_refused(workspace: Path, tmp_path: Path) -> None:
+    with pytest.raises(ArtifactMismatchError, match="but the adapter was trained for 'toy'"):
+        check_sources(sources(workspace, llm=save_toy_model(tmp_path, seed=1)))
