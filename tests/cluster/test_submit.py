@@ -5,17 +5,26 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import pytest
+import torch
+import yaml
 
 from cluster.local import LocalCluster, local_cluster
 from cluster.status import nodes
 from cluster.submit import check_shared_paths
 from cluster.token import auth_headers
-from xrec.config import PrepareConfig, StorageConfig, parse_config
+from xrec.adapter.artifact import AdapterConfig, write_adapter
+from xrec.adapter.model import build_adapters
+from xrec.backfill import read_explanations
+from xrec.config import AdapterModelConfig, PrepareConfig, PromptConfig, SampleLLMConfig, StorageConfig, parse_config
+from xrec.data import prepare_dataset, read_dataset
 from xrec.errors import ClusterError, ConfigError
-from xrec.storage import open_location, read_manifest
+from xrec.graph import read_graph
+from xrec.llm.sample_model import build_model, save_sample_model, train_tokenizer
+from xrec.llm.source import model_fingerprint
+from xrec.storage import Manifest, open_location, read_manifest
 
 SAMPLE = {"kind": "sample", "num_users": 20, "num_items": 12, "interactions_per_user": 6, "explanations_per_user": 3}
 
@@ -68,6 +77,70 @@ def test_submit_prepare_to_the_object_store_follows_the_log_and_leaves_the_artif
     assert "Traceback" not in done.stderr
     manifest = read_manifest(open_location(f"{workspace}/dataset", s3.storage), "dataset")
     assert manifest.row_counts["users"] == 30
+
+
+def _write_config(path: Path, values: dict[str, Any]) -> Path:
+    path.write_text(yaml.safe_dump(values), encoding="utf-8")
+    return path
+
+
+def _write_llm_and_adapter(workspace: str, storage: StorageConfig, graph: Manifest, folder: Path) -> None:
+    """A small random language model, and an adapter for it and `graph`: what a backfill needs, made without training."""
+    torch.manual_seed(0)
+    tokenizer = train_tokenizer(["A quiet place with a garden for a guest."], 300)
+    model = build_model(SampleLLMConfig(hidden_size=32, num_layers=1, num_heads=2, num_key_value_heads=1), tokenizer)
+    save_sample_model(model, tokenizer, folder)
+    for path in folder.iterdir():
+        (open_location(f"{workspace}/llm", storage) / path.name).write_bytes(path.read_bytes())
+    base_model = model_fingerprint(folder)
+    config = AdapterConfig(
+        embedding_dim=graph.config["model"]["embedding_dim"],
+        hidden_size=32,
+        model=AdapterModelConfig(num_experts=2),
+        prompt=PromptConfig(use_chat_template=False),  # its last token, which an untrained model repeats, is then a colon
+        base_model=f"{workspace}/llm",
+        base_model_fingerprint=base_model,
+        graph_fingerprint=graph.fingerprint,
+    )
+    state = build_adapters(config.model, embedding_dim=config.embedding_dim, hidden_size=config.hidden_size).state_dict()
+    inputs = {**graph.inputs, "graph": graph.fingerprint, "base_model": base_model}
+    write_adapter(open_location(f"{workspace}/adapter", storage), state, config, run_config={}, inputs=inputs, metrics={}, extra_files={})
+
+
+def test_submit_pretrain_graph_and_backfill_run_on_the_three_nodes(three_nodes: LocalCluster, s3: Store, tmp_path: Path) -> None:
+    """Two jobs, one after the other, on artifacts in the object store; each one's log is followed to its summary."""
+    workspace = s3.new_bucket()
+    dataset = prepare_dataset(parse_config(PrepareConfig, {"workspace": workspace, "storage": s3.storage, "source": SAMPLE}))
+    small = {"model": {"embedding_dim": 8, "num_layers": 1}, "training": {"num_epochs": 2}, "scaling": {"num_workers": 2, "device": "cpu"}}
+    done = _submit(three_nodes, "pretrain-graph", _write_config(tmp_path / "graph.yaml", {"workspace": workspace, **small}), **s3.environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"graph: {workspace}/graph" in done.stdout
+    graph = read_graph(open_location(f"{workspace}/graph", s3.storage))
+    assert graph.users.shape == (20, 8)
+    assert graph.manifest.inputs == {"dataset": dataset.fingerprint}
+
+    (tmp_path / "llm").mkdir()
+    _write_llm_and_adapter(workspace, s3.storage, graph.manifest, tmp_path / "llm")
+    values = {
+        "workspace": workspace,
+        "pairs": {"kind": "top_k", "k": 2},
+        "num_chunks": 3,
+        "llm": {"model": f"{workspace}/llm", "cache_dir": str(tmp_path / "cache")},
+        "decoding": {"max_new_tokens": 4},
+        "actors": {"num_actors": 2, "device": "cpu"},
+    }
+    done = _submit(three_nodes, "backfill", _write_config(tmp_path / "backfill.yaml", values), **s3.environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"explanations: {workspace}/explanations" in done.stdout
+    assert "40 pairs in 3 chunks, 3 chunks left" in done.stdout
+    explained = read_explanations(open_location(f"{workspace}/explanations", s3.storage))
+    assert explained.num_rows == 40
+    assert set(explained["user_id"].to_pylist()) == set(_user_ids(workspace, s3.storage))
+
+
+def _user_ids(workspace: str, storage: StorageConfig) -> list[str]:
+    ids: list[str] = read_dataset(open_location(f"{workspace}/dataset", storage)).users["user_id"].to_pylist()
+    return ids
 
 
 def test_submit_job_that_fails_exits_1_with_the_reason(three_nodes: LocalCluster, tmp_path: Path) -> None:

@@ -1,0 +1,93 @@
+"""The job on s3://: metrics against the tables they come from, the report, and what is refused."""
+
+import json
+import math
+from typing import Any
+
+import pytest
+
+import jobs.evaluate
+from xrec.backfill import read_explanations
+from xrec.config import EvaluateConfig
+from xrec.data import read_dataset
+from xrec.errors import ArtifactMismatchError, DataError
+from xrec.evaluate import read_evaluation
+from xrec.generate.explainer import Sources, load_explainer
+from xrec.storage import read_manifest
+
+
+@pytest.fixture
+def without_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(*arguments: object, **settings: object) -> None:
+        raise AssertionError("the model was loaded")
+
+    monkeypatch.setattr(jobs.evaluate, "load_explainer", load)
+
+
+def test_evaluate_scores_each_held_out_explanation_beside_its_reference(pipeline: Any) -> None:
+    pairs, metrics = read_evaluation(pipeline.location("evaluation"))
+    dataset = read_dataset(pipeline.location("dataset"))
+    users, items = dataset.users["user_id"].to_pylist(), dataset.items["item_id"].to_pylist()
+    references = {(users[row["user_index"]], items[row["item_index"]]): row["explanation"] for row in dataset.explained_pairs("test").to_pylist()}
+    texts = {(row["user_id"], row["item_id"]): row["explanation"] for row in read_explanations(pipeline.location("explanations")).to_pylist()}
+    assert {(pair.user_id, pair.item_id): pair.explanation for pair in pairs} == texts
+    assert all(pair.reference == references[pair.user_id, pair.item_id] for pair in pairs)
+    assert sum(pair.shuffled_explanation is not None for pair in pairs) == 8
+    assert all(math.isfinite(pair.nll_own) and math.isfinite(pair.nll_shuffled) for pair in pairs)
+    gain = sum(pair.nll_shuffled - pair.nll_own for pair in pairs) / len(pairs)
+    assert metrics["personalization_gain"].value == pytest.approx(gain, abs=1e-6)
+    assert "aspect_accuracy" in metrics
+    assert "embedding_f1" not in metrics
+
+
+def test_evaluate_nll_is_the_models_own_log_likelihood(pipeline: Any) -> None:
+    """One pair again, by hand: log-softmax of the logits at each token of the reference."""
+    import torch
+
+    from xrec.adapter.pairs import Pair
+
+    config = pipeline.config(EvaluateConfig)
+    sources = Sources(**{name: config.artifact(name) for name in ("dataset", "graph", "adapter")}, llm=config.llm, storage=config.storage)
+    explainer = load_explainer(sources, device="cpu", batch_size=1)
+    pair = read_evaluation(pipeline.location("evaluation"))[0][0]
+    indices = Pair(explainer.dataset.user_index(pair.user_id), explainer.dataset.item_index(pair.item_id))
+    prompt, label = explainer.pairs.prompt(indices), explainer.pairs.builder.encode_explanation(pair.reference)
+    with torch.no_grad():
+        logits = explainer.model(input_ids=torch.tensor([prompt + label]), use_cache=False).logits[0]
+    log_probabilities = logits[len(prompt) - 1 : -1].log_softmax(-1)[range(len(label)), label]
+    assert pair.nll_own == pytest.approx(-log_probabilities.mean().item(), rel=1e-4)
+
+
+def test_evaluate_report_is_one_page_and_the_metrics_are_the_same_everywhere(pipeline: Any) -> None:
+    location = pipeline.location("evaluation")
+    html = (location / "report.html").read_text()
+    assert "<img" not in html or 'src="http' not in html
+    pairs, metrics = read_evaluation(location)
+    assert any(pair.user_id in html for pair in pairs)
+    values = json.loads((location / "metrics.json").read_text())
+    assert values == pipeline.manifests["evaluation"].metrics
+    assert values["personalization_gain"] == metrics["personalization_gain"].value
+
+
+@pytest.mark.usefixtures("without_model")
+def test_evaluate_second_run_loads_no_model_and_another_run_is_refused(pipeline: Any) -> None:
+    assert jobs.evaluate.run(pipeline.config(EvaluateConfig)) == pipeline.manifests["evaluation"]
+    with pytest.raises(ArtifactMismatchError, match="seed: 0 there, 5 here"):
+        jobs.evaluate.run(pipeline.config(EvaluateConfig, seed=5))
+
+
+@pytest.mark.usefixtures("without_model")
+def test_evaluate_explanations_of_another_adapter_are_refused(pipeline: Any) -> None:
+    other = pipeline.copy_of("adapter", "evaluate-other-adapter")
+    changed = read_manifest(other, "adapter").model_copy(update={"fingerprint": "0" * 16})
+    (other / "manifest.json").write_bytes(changed.model_dump_json().encode())
+    made_by = pipeline.manifests["adapter"].fingerprint
+    with pytest.raises(ArtifactMismatchError, match=rf"/explanations: made by adapter {made_by}, but .*other-adapter is {'0' * 16}"):
+        jobs.evaluate.run(pipeline.config(EvaluateConfig, adapter=other.uri, evaluation=f"{pipeline.workspace}/other-evaluation"))
+    assert not pipeline.location("other-evaluation").exists()
+
+
+def test_evaluate_a_split_that_was_not_backfilled_says_so(pipeline: Any) -> None:
+    with pytest.raises(DataError, match=r"0 explanations have a reference in split 'validation'.*backfill that split first"):
+        jobs.evaluate.run(pipeline.config(EvaluateConfig, split="validation", evaluation=f"{pipeline.workspace}/other-evaluation"))
+    assert not pipeline.location("other-evaluation").exists()

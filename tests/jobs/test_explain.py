@@ -1,0 +1,67 @@
+"""One pair on the command line: the same text as the backfill's, with its inputs; an unknown id is told and nothing written."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+import jobs.explain
+from xrec.backfill import read_explanations
+from xrec.cli.main import app
+from xrec.config import BackfillConfig
+from xrec.data import read_dataset
+
+
+def _explain(path: Path, user: str, item: str) -> tuple[int, str, str]:
+    result = CliRunner().invoke(app, ["explain", str(path), "--user", user, "--item", item])
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.stdout, result.stderr
+
+
+def test_explain_prints_the_backfills_explanation_with_its_inputs(pipeline: Any, config_file: Callable[[Any], Path]) -> None:
+    row = read_explanations(pipeline.location("explanations")).to_pylist()[0]
+    dataset = read_dataset(pipeline.location("dataset"))
+    user, item = dataset.user_index(row["user_id"]), dataset.item_index(row["item_id"])
+    code, out, err = _explain(config_file(pipeline.config(BackfillConfig)), row["user_id"], row["item_id"])
+    assert code == 0, err
+    assert f"explanation   {row['explanation']}\n" in out
+    assert f"{row['num_prompt_tokens']} tokens" in out
+    assert f"({row['num_generated_tokens']} tokens, ended by {row['finish_reason']})" in out
+    assert row["model_fingerprint"] in out
+    assert dataset.items["title"][item].as_py() in out
+    assert dataset.users["profile"][user].as_py() in out
+    assert f"<user {user}>" in out
+    assert f"<item {item}>" in out
+
+
+@pytest.mark.parametrize(("side", "known"), [("user", "users"), ("item", "items")])
+def test_explain_unknown_id_names_a_close_one_exits_1_and_writes_nothing(
+    pipeline: Any, config_file: Callable[[Any], Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, side: str, known: str
+) -> None:
+    dataset = read_dataset(pipeline.location("dataset"))
+    ids = {"user": dataset.users["user_id"][3].as_py(), "item": dataset.items["item_id"][3].as_py()}
+    there = getattr(dataset, known)[f"{side}_id"].to_pylist()
+    wrong = ids | {side: ids[side] + "x"}
+    path = config_file(pipeline.config(BackfillConfig))
+    before = pipeline.location("").files()
+    monkeypatch.chdir(tmp_path)
+    code, out, err = _explain(path, wrong["user"], wrong["item"])
+    assert code == 1
+    assert out == ""
+    assert f"{side} {wrong[side]!r} is not among the {len(there)} {known} of the dataset; did you mean '" in err
+    assert err.split("did you mean '")[1].split("'")[0] in there
+    assert "Traceback" not in err
+    assert pipeline.location("").files() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_explain_returns_the_prompt_as_the_model_saw_it(pipeline: Any) -> None:
+    dataset = read_dataset(pipeline.location("dataset"))
+    user_id, item_id = dataset.users["user_id"][0].as_py(), dataset.items["item_id"][1].as_py()
+    explained = jobs.explain.run(pipeline.config(BackfillConfig), user_id, item_id)
+    assert explained.prompt.startswith("<|im_start|>user\nWhy would this user enjoy this place?\nUser: <user 0> ")
+    assert explained.prompt.endswith("<|im_end|>\n<|im_start|>assistant\n")
+    assert explained.texts.item_title == dataset.items["title"][1].as_py()

@@ -1,0 +1,83 @@
+"""The job on s3://: what the artifact holds, what a second run does, what is refused."""
+
+import json
+from typing import Any
+
+import pytest
+import safetensors.torch
+
+import jobs.train_adapter
+from xrec.adapter.artifact import read_adapter
+from xrec.config import StorageConfig, TrainAdapterConfig
+from xrec.errors import ArtifactMismatchError, ModelError, StorageAccessError
+from xrec.llm.source import model_fingerprint, resolve_model
+from xrec.storage import read_manifest
+from xrec.train import adapter_loop
+
+
+@pytest.fixture
+def without_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fit(*arguments: object, **settings: object) -> None:
+        raise AssertionError("the job began to train")
+
+    monkeypatch.setattr(adapter_loop, "fit", fit)
+
+
+def test_train_adapter_artifact_holds_adapters_and_config_only(pipeline: Any) -> None:
+    location = pipeline.location("adapter")
+    assert location.files() == ["adapter.safetensors", "adapter_config.json", "history.json", "manifest.json"]
+    names = set(safetensors.torch.load((location / "adapter.safetensors").read_bytes()))
+    assert {name.split(".")[0] for name in names} == {"user", "item"}
+    adapter = read_adapter(location)
+    assert (adapter.config.embedding_dim, adapter.config.hidden_size, adapter.config.model.num_experts) == (8, 32, 2)
+    assert adapter.config.graph_fingerprint == pipeline.manifests["graph"].fingerprint
+    llm = resolve_model(f"{pipeline.workspace}/llm", pipeline.cache_dir, pipeline.storage)
+    assert adapter.config.base_model_fingerprint == model_fingerprint(llm) == adapter.manifest.inputs["base_model"]
+
+
+def test_train_adapter_history_has_an_epoch_a_row_and_the_best_is_kept(pipeline: Any) -> None:
+    history = json.loads((pipeline.location("adapter") / "history.json").read_text())
+    assert [row["epoch"] for row in history] == list(range(1, len(history) + 1))
+    best = min(history, key=lambda row: row["validation_loss"])
+    assert pipeline.manifests["adapter"].metrics["epoch"] == best["epoch"]
+    assert pipeline.manifests["adapter"].metrics["validation_loss"] == best["validation_loss"]
+
+
+@pytest.mark.usefixtures("without_training")
+def test_train_adapter_second_run_trains_nothing_and_another_run_is_refused(pipeline: Any) -> None:
+    config = pipeline.config(TrainAdapterConfig)
+    assert jobs.train_adapter.run(config) == pipeline.manifests["adapter"]
+    other = config.model_copy(update={"model": config.model.model_copy(update={"injection": "direct"})})
+    with pytest.raises(ArtifactMismatchError, match=r"model\.injection: 'projected' there, 'direct' here"):
+        jobs.train_adapter.run(other)
+    assert read_manifest(pipeline.location("adapter"), "adapter") == pipeline.manifests["adapter"]
+
+
+@pytest.mark.usefixtures("without_training")
+def test_train_adapter_on_a_graph_of_another_dataset_is_refused(pipeline: Any) -> None:
+    other = pipeline.copy_of("graph", "graph-of-another-dataset")
+    changed = read_manifest(other, "graph").model_copy(update={"inputs": {"dataset": "0" * 16}})
+    (other / "manifest.json").write_bytes(changed.model_dump_json().encode())
+    config = pipeline.config(TrainAdapterConfig, graph=other.uri, adapter=f"{pipeline.workspace}/other-adapter")
+    with pytest.raises(ArtifactMismatchError, match=rf"trained on dataset {'0' * 16}, but .*/dataset is {pipeline.manifests['dataset'].fingerprint}"):
+        jobs.train_adapter.run(config)
+    assert not pipeline.location("other-adapter").exists()
+
+
+@pytest.mark.usefixtures("without_training")
+def test_train_adapter_without_a_model_at_the_uri_says_what_to_give(pipeline: Any) -> None:
+    config = pipeline.config(TrainAdapterConfig, llm={"model": f"{pipeline.workspace}/nowhere"}, adapter=f"{pipeline.workspace}/other-adapter")
+    with pytest.raises(ModelError, match=r"nowhere'.*no config\.json"):
+        jobs.train_adapter.run(config)
+    assert not pipeline.location("other-adapter").exists()
+
+
+@pytest.mark.usefixtures("without_training")
+def test_train_adapter_with_a_wrong_secret_is_refused_before_any_ray_starts(pipeline: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def ensure_ray(*arguments: object) -> None:
+        raise AssertionError("Ray was asked for")
+
+    monkeypatch.setattr(jobs.train_adapter, "ensure_ray", ensure_ray)
+    storage = StorageConfig(endpoint_url=pipeline.storage.endpoint_url, access_key_id=pipeline.storage.access_key_id, secret_access_key="wrong")
+    with pytest.raises(StorageAccessError, match=r"access refused .*AWS_SECRET_ACCESS_KEY"):
+        jobs.train_adapter.run(pipeline.config(TrainAdapterConfig, storage=storage))
