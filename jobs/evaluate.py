@@ -34,7 +34,7 @@ def run(config: EvaluateConfig) -> Manifest:
     manifests = {name: read_manifest(open_location(config.artifact(name), config.storage), name) for name in _ARTIFACTS}  # type: ignore[arg-type]
     _check_lineage(config, manifests)
     inputs = {name: manifest.fingerprint for name, manifest in manifests.items()}
-    run_config = config.model_dump(mode="json", exclude={"workspace", "storage", "evaluation", "device", "llm", *_ARTIFACTS})
+    run_config = config.model_dump(mode="json", exclude={"workspace", "storage", "evaluation", "device", "batch_size", "llm", *_ARTIFACTS})
     output = open_location(config.artifact("evaluation"), config.storage)
     done = finished(output, "evaluation", run_config, inputs)
     if done is not None:
