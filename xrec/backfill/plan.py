@@ -65,8 +65,7 @@ def plan_location(output: Location, chunk: int) -> Location:
 def sources_of(config: BackfillConfig) -> Sources:
     """What the workers load, with URIs that any process on this machine can open."""
     locations = {name: open_location(config.artifact(name), config.storage) for name in ("dataset", "graph", "adapter")}
-    uris = {name: location.path if location.is_local else location.uri for name, location in locations.items()}
-    return Sources(**uris, llm=config.llm, storage=config.storage)
+    return Sources(**{name: location.shared_uri for name, location in locations.items()}, llm=config.llm, storage=config.storage)
 
 
 def plan_backfill(config: BackfillConfig, pairs: pa.Table) -> BackfillPlan:

@@ -60,7 +60,7 @@ def _explain_chunks(config: BackfillConfig, output: Location, chunks: list[int])
     actors = config.actors
     settings = WorkerSettings(
         sources=sources_of(config),
-        output=output.path if output.is_local else output.uri,
+        output=output.shared_uri,
         decoding=config.decoding,
         device=actors.device,
         batch_size=actors.batch_size,

@@ -63,6 +63,11 @@ class Location:
         """True on this machine's own file system."""
         return isinstance(self.fs, LocalFileSystem)
 
+    @property
+    def shared_uri(self) -> str:
+        """The URI as another process can open it: of a local path the absolute one, since Ray's workers have working directories of their own."""
+        return self.path if self.is_local else self.uri
+
     def exists(self) -> bool:
         """True if a file or a folder with files is there."""
         with storage_errors(self.uri):

@@ -16,7 +16,7 @@ from xrec.errors import ArtifactMismatchError, ConfigError
 from xrec.llm.source import model_fingerprint, resolve_model
 from xrec.storage import Manifest, finished, open_location, read_manifest
 from xrec.train.adapter_worker_loop import train_loop
-from xrec.train.ray_loop import fit, worker_uri
+from xrec.train.ray_loop import fit
 
 logger = logging.getLogger("xrec")
 
@@ -95,7 +95,7 @@ def _for_workers(config: TrainAdapterConfig) -> TrainAdapterConfig:
     locations = {name: open_location(config.artifact(name), config.storage) for name in ("dataset", "graph")}
     return config.model_copy(
         update={
-            **{name: worker_uri(location) for name, location in locations.items()},
+            **{name: location.shared_uri for name, location in locations.items()},
             "llm": config.llm.model_copy(update={"model": _absolute_model(config.llm.model)}),
         }
     )

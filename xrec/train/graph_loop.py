@@ -34,7 +34,7 @@ from xrec.graph import (
     write_graph,
 )
 from xrec.storage import Location, Manifest, finished, open_location, read_manifest
-from xrec.train.ray_loop import fit, initialize_engine, rank, report, worker_device, worker_uri, world_size
+from xrec.train.ray_loop import fit, initialize_engine, rank, report, worker_device, world_size
 
 logger = logging.getLogger("xrec")
 
@@ -58,7 +58,7 @@ def pretrain_graph(config: PretrainGraphConfig) -> Manifest:
     checkpoints = target / "checkpoints"
     outcome = fit(
         train_loop_per_worker,
-        {"dataset": worker_uri(source), "storage": config.storage, "model": config.model, "training": config.training},
+        {"dataset": source.shared_uri, "storage": config.storage, "model": config.model, "training": config.training},
         scaling=config.scaling,
         storage=checkpoints,
         name="pretrain-graph",

@@ -35,7 +35,6 @@ __all__ = [
     "report",
     "uses_gpu",
     "worker_device",
-    "worker_uri",
     "world_size",
 ]
 
@@ -104,11 +103,6 @@ def uses_gpu(scaling: ScalingConfig) -> bool:
     if scaling.device == "cuda" and num_gpus < scaling.num_workers and not _may_grow():
         raise ClusterError(f"{scaling.num_workers} workers with a GPU each, and the cluster has {num_gpus:g}; set scaling.device or num_workers")
     return scaling.device == "cuda" or (scaling.device == "auto" and num_gpus >= scaling.num_workers)
-
-
-def worker_uri(location: Location) -> str:
-    """The location's URI as a worker can open it: Ray gives each worker a working directory of its own."""
-    return location.path if location.is_local else location.uri
 
 
 def _trainer(
