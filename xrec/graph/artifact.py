@@ -7,9 +7,10 @@ from typing import Any
 
 import safetensors
 import safetensors.torch
+import torch
 from torch import Tensor
 
-from xrec.errors import ArtifactMismatchError
+from xrec.errors import ArtifactMismatchError, DataError
 from xrec.storage import Location, Manifest, content_hash, read_manifest, write_manifest
 
 EMBEDDINGS = "embeddings.safetensors"
@@ -23,6 +24,16 @@ class GraphEmbeddings:
     users: Tensor
     items: Tensor
     manifest: Manifest
+
+    def check_finite(self) -> None:
+        """Raise DataError, naming the first, if a user's or item's vector holds NaN or infinity."""
+        for what, vectors in (("user", self.users), ("item", self.items)):
+            broken = ~torch.isfinite(vectors).all(dim=1)
+            if bool(broken.any()):
+                raise DataError(
+                    f"{int(broken.sum())} of {len(vectors)} {what} vectors of the graph are not finite, the first that of {what}_index "
+                    f"{int(broken.nonzero()[0])}; train the graph again with a lower training.learning_rate"
+                )
 
 
 def embeddings_bytes(users: Tensor, items: Tensor) -> bytes:
@@ -67,6 +78,15 @@ def read_graph(location: Location) -> GraphEmbeddings:
         raise ArtifactMismatchError(f"{location / EMBEDDINGS}: its content is not what the manifest says; make the graph again")
     users, items = parse_embeddings(data, str(location / EMBEDDINGS))
     return GraphEmbeddings(users, items, manifest)
+
+
+def check_graph_of_dataset(graph: Manifest, dataset: Manifest, graph_uri: str, dataset_uri: str) -> None:
+    """Raise ArtifactMismatchError unless the graph was trained on the dataset: its vectors are found by the dataset's indices."""
+    if graph.inputs["dataset"] != dataset.fingerprint:
+        raise ArtifactMismatchError(
+            f"{graph_uri}: trained on dataset {graph.inputs['dataset']}, but {dataset_uri} is {dataset.fingerprint}; "
+            "indices would not fit: train the graph again, or give its dataset"
+        )
 
 
 def parse_embeddings(data: bytes, name: str) -> tuple[Tensor, Tensor]:

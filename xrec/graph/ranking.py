@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch_geometric.utils.sparse import index2ptr
 
+from xrec.graph.adjacency import check_edges
 from xrec.graph.artifact import GraphEmbeddings
 
 _SCORES_PER_CHUNK = 4_000_000  # 16 MB of float32 scores at a time
@@ -32,13 +33,16 @@ def recommend(graph: GraphEmbeddings, train_edges: Tensor, user_indices: Tensor,
     """The k best items of each user that are not among its `train_edges` (2, E) int64, best first.
 
     `user_indices` (N,) int64 -> items (N, k) int64, scores (N, k) float32. A user with fewer than k unseen items gets -1
-    and -inf at the end. Raises ValueError if k is not in 1 to the number of items, or a user index is out of range.
+    and -inf at the end; of equal scores the lower item index is first. Raises ValueError if k is not in 1 to the number of
+    items or a user index is out of range, DataError if an edge is out of range or a vector is not finite.
     """
-    num_users = graph.users.shape[0]
+    num_users, num_items = graph.users.shape[0], graph.items.shape[0]
     if len(user_indices) and not 0 <= int(user_indices.min()) <= int(user_indices.max()) < num_users:
         raise ValueError(f"user_indices must be 0 to {num_users - 1}, saw {int(user_indices.min())} to {int(user_indices.max())}")
-    seen = SeenItems(train_edges, num_users)
-    chunks = list(top_k_items(graph.users, graph.items, seen, user_indices, k))
+    if train_edges.shape[1]:
+        check_edges(train_edges, num_users, num_items)
+    graph.check_finite()
+    chunks = list(top_k_items(graph.users, graph.items, SeenItems(train_edges, num_users), user_indices, k))
     if not chunks:
         return torch.empty(0, k, dtype=torch.int64), torch.empty(0, k)
     return torch.cat([items for _, items, _ in chunks]), torch.cat([scores for _, _, scores in chunks])
@@ -47,7 +51,7 @@ def recommend(graph: GraphEmbeddings, train_edges: Tensor, user_indices: Tensor,
 def top_k_items(users: Tensor, items: Tensor, seen: SeenItems, user_indices: Tensor, k: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """`recommend` chunk by chunk: user indices (B,), items (B, k) int64, scores (B, k), on the device of `users`.
 
-    users (U, D), items (I, D). Raises ValueError if k is not in 1 to I.
+    users (U, D), items (I, D), both finite. Raises ValueError if k is not in 1 to I.
     """
     num_items = items.shape[0]
     if not 1 <= k <= num_items:
@@ -56,5 +60,21 @@ def top_k_items(users: Tensor, items: Tensor, seen: SeenItems, user_indices: Ten
         scores = users[chunk.to(users.device)] @ items.T  # (B, I)
         rows, seen_items = seen.of(chunk)
         scores[rows.to(users.device), seen_items.to(users.device)] = -torch.inf
-        best = scores.topk(k, dim=1)
-        yield chunk, best.indices.masked_fill(best.values == -torch.inf, -1), best.values
+        best, indices = _stable_top_k(scores, k)
+        yield chunk, indices.masked_fill(best == -torch.inf, -1), best
+
+
+def _stable_top_k(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k largest of each row of (B, I), in order, and where they are; of equals the lower index first.
+
+    `topk` picks any of equals. One more than k tells the rows where that matters; only those are sorted.
+    """
+    best = scores.topk(min(k + 1, scores.shape[1]), dim=1)
+    values, indices = best.values[:, :k], best.indices[:, :k]
+    equal = (best.values[:, 1:] == best.values[:, :-1]) & (best.values[:, 1:] != -torch.inf)
+    tied = equal.any(dim=1).nonzero().squeeze(1)
+    if len(tied):
+        ordered = scores[tied].sort(dim=1, descending=True, stable=True)
+        values, indices = values.clone(), indices.clone()
+        values[tied], indices[tied] = ordered.values[:, :k], ordered.indices[:, :k]
+    return values, indices

@@ -163,7 +163,8 @@ class _HeldOut:
 
     def score(self, users: Tensor, items: Tensor) -> dict[str, float]:
         """{"recall@20", "ndcg@20"} of vectors users (U, D), items (I, D)."""
-        return ranking_metrics(users, items, self.seen, self.held_out, self.users, K)
+        metrics = ranking_metrics(users, items, self.seen, self.held_out, self.users, (K,))
+        return {name: metrics[name] for name in (RECALL, SCORE)}
 
     def score_together(self, users: Tensor, items: Tensor) -> dict[str, float]:
         """As `score`, the users shared out among the workers; all get the same numbers, and so stop at the same epoch."""

@@ -3,8 +3,10 @@
 import pytest
 import torch
 
-from xrec.graph import GraphEmbeddings, recommend
+from xrec.errors import DataError
 from xrec.graph import ranking as ranking_module
+from xrec.graph.artifact import GraphEmbeddings
+from xrec.graph.ranking import recommend
 from xrec.storage import Manifest
 
 NUM_USERS, NUM_ITEMS = 23, 40
@@ -56,3 +58,30 @@ def test_recommend_no_users_gives_empty_rows(graph: GraphEmbeddings, edges: torc
 def test_recommend_bad_arguments_raise_value_error(graph: GraphEmbeddings, edges: torch.Tensor, users: list[int], k: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         recommend(graph, edges, torch.tensor(users), k)
+
+
+@pytest.mark.parametrize("k", [1, 3, NUM_ITEMS])
+def test_recommend_of_equal_scores_gives_the_lower_item_first(k: int, edges: torch.Tensor) -> None:
+    users, items = torch.ones(NUM_USERS, 1), torch.arange(NUM_ITEMS)[:, None] % 7 // 2  # scores 0 to 3, each many times
+    ranked, _ = recommend(GraphEmbeddings(users, items.float(), Manifest.model_construct(kind="graph")), edges, torch.arange(NUM_USERS), k)
+    seen = set(map(tuple, edges.T.tolist()))
+    for user in range(NUM_USERS):
+        unseen = [item for item in range(NUM_ITEMS) if (user, item) not in seen]
+        expected = sorted(unseen, key=lambda item: (-int(items[item]), item))[:k]
+        assert ranked[user].tolist() == expected + [-1] * (k - len(expected))
+
+
+@pytest.mark.parametrize(("table", "row", "message"), [("users", 3, "1 of 23 user vectors .* user_index 3"), ("items", 39, "item_index 39")])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_recommend_of_vectors_that_are_not_finite_raises_data_error(
+    graph: GraphEmbeddings, edges: torch.Tensor, table: str, row: int, message: str, value: float
+) -> None:
+    getattr(graph, table)[row, 2] = value
+    with pytest.raises(DataError, match=message):
+        recommend(graph, edges, torch.tensor([0]), k=5)
+
+
+@pytest.mark.parametrize("edge", [(0, NUM_ITEMS), (0, -1), (NUM_USERS, 0)])
+def test_recommend_edge_out_of_range_raises_data_error(graph: GraphEmbeddings, edge: tuple[int, int]) -> None:
+    with pytest.raises(DataError, match="out of range"):
+        recommend(graph, torch.tensor([edge]).T, torch.tensor([0]), k=5)
