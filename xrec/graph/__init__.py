@@ -1,31 +1,62 @@
 """The graph of who interacted with what: LightGCN's parts, negatives, ranking, and the artifact of its vectors."""
 
-from xrec.graph.adjacency import check_edges, normalized_adjacency
-from xrec.graph.artifact import EMBEDDINGS, GraphEmbeddings, embeddings_bytes, parse_embeddings, read_graph, write_graph
-from xrec.graph.lightgcn import LightGCN
-from xrec.graph.loss import bpr_loss, l2_penalty
-from xrec.graph.metrics import ranking_metrics, users_with_items
+from xrec.graph.adjacency import check_edges, node_degrees, normalized_adjacency
+from xrec.graph.artifact import (
+    EMBEDDINGS,
+    GraphEmbeddings,
+    check_graph_of_dataset,
+    embeddings_bytes,
+    parse_embeddings,
+    read_graph,
+    write_graph,
+)
+from xrec.graph.lightgcn import LightGCN, random_embeddings
+from xrec.graph.loss import bpr_loss, l2_penalty, sampled_softmax_loss, scoring_vectors
+from xrec.graph.metrics import metric_names, ranking_metrics, ranking_report, users_with_items
+from xrec.graph.objective import BPR, Objective, SampledSoftmax
+from xrec.graph.partition import Partition, RowBlocks
 from xrec.graph.ranking import SeenItems, recommend, top_k_items
-from xrec.graph.sampling import NegativeSampler, Triples, epoch_triples
+from xrec.graph.sampling import Batch, MicroBatch, NegativeSampler, Triples, epoch_batches, epoch_triples
+from xrec.graph.spectral import spectral_embeddings, truncated_svd
+from xrec.graph.step import batch_loss, layer0_penalty
 
 __all__ = [
+    "BPR",
+    "Batch",
     "EMBEDDINGS",
     "GraphEmbeddings",
     "LightGCN",
+    "MicroBatch",
     "NegativeSampler",
+    "Objective",
+    "Partition",
+    "RowBlocks",
+    "SampledSoftmax",
     "SeenItems",
     "Triples",
+    "batch_loss",
     "bpr_loss",
     "check_edges",
+    "check_graph_of_dataset",
     "embeddings_bytes",
+    "epoch_batches",
     "epoch_triples",
     "l2_penalty",
+    "layer0_penalty",
+    "metric_names",
+    "node_degrees",
     "normalized_adjacency",
     "parse_embeddings",
+    "random_embeddings",
     "ranking_metrics",
+    "ranking_report",
     "read_graph",
     "recommend",
+    "sampled_softmax_loss",
+    "scoring_vectors",
+    "spectral_embeddings",
     "top_k_items",
+    "truncated_svd",
     "users_with_items",
     "write_graph",
 ]

@@ -1,29 +1,42 @@
-"""The bipartite graph as a matrix: A = D^-1/2 [[0, R], [R^T, 0]] D^-1/2, users first, then items (arXiv 2002.02126, eq. 3).
+"""The bipartite graph as a matrix: A = D^-a [[0, R], [R^T, 0]] D^-a, users first, then items (arXiv 2002.02126, eq. 3: a = 1/2).
 
 R is the binary interaction matrix, D the diagonal of degrees. A is symmetric, so it is its own transpose.
 """
 
 import torch
 from torch import Tensor
-from torch_geometric.nn.conv.gcn_conv import gcn_norm
-from torch_geometric.utils import coalesce, to_torch_csr_tensor, to_undirected
 
 from xrec.errors import DataError
+from xrec.graph.partition import Partition
+
+_LARGEST_INT32 = 2**31 - 1
 
 
-def normalized_adjacency(edges: Tensor, num_users: int, num_items: int) -> Tensor:
-    """A as a sparse CSR tensor (N, N) float32, N = num_users + num_items.
+def normalized_adjacency(edges: Tensor, num_users: int, num_items: int, partition: Partition | None = None, exponent: float = 0.5) -> Tensor:
+    """A as a sparse CSR tensor (N, N) float32, N = num_users + num_items; with `partition`, this worker's rows of it.
 
     `edges` (2, E) int64: user indices in row 0, item indices in row 1; a pair that stands twice counts once. A user or
-    item without edges has an empty row. Raises DataError as `check_edges` does.
+    item without edges has an empty row. `exponent` is a. The rows of a partition are (n, W n): row r is the node
+    `partition.node_ids[r]`, columns are in the order of `partition.blocks.nodes`. Raises DataError as `check_edges` does.
     """
     check_edges(edges, num_users, num_items)
-    num_nodes = num_users + num_items
-    directed = coalesce(torch.stack([edges[0], edges[1] + num_users]), num_nodes=num_nodes)
-    both_ways = to_undirected(directed, num_nodes=num_nodes)
-    both_ways, weights = gcn_norm(both_ways, num_nodes=num_nodes, add_self_loops=False, dtype=torch.float32)
-    adjacency: Tensor = to_torch_csr_tensor(both_ways, weights, size=num_nodes, is_coalesced=True)
-    return adjacency
+    partition = partition or Partition.whole(num_users + num_items)
+    users, items = _distinct(edges, num_items)
+    degrees = torch.cat([torch.bincount(users, minlength=num_users), torch.bincount(items, minlength=num_items)])
+    # An isolated node's degree scales no edge; 1 keeps it finite.
+    scale = degrees.clamp(min=1).double().pow(-exponent).float()
+    nodes = partition.blocks.nodes
+    crow, columns = _sorted_rows(partition.blocks.rows[users], partition.blocks.rows[items + num_users], partition)
+    values = scale[nodes.clamp(min=0)][columns]
+    values *= scale[partition.node_ids.clamp(min=0)].repeat_interleave(crow.diff())
+    return _csr(crow, columns, values, (partition.blocks.block_size, len(nodes)))
+
+
+def node_degrees(edges: Tensor, num_users: int, num_items: int) -> Tensor:
+    """Distinct edges of each node, users first: (num_users + num_items,) int64. Raises DataError as `check_edges` does."""
+    check_edges(edges, num_users, num_items)
+    users, items = _distinct(edges, num_items)
+    return torch.cat([torch.bincount(users, minlength=num_users), torch.bincount(items, minlength=num_items)])
 
 
 def check_edges(edges: Tensor, num_users: int, num_items: int, what: str = "training interactions") -> None:
@@ -35,3 +48,29 @@ def check_edges(edges: Tensor, num_users: int, num_items: int, what: str = "trai
         if bool(wrong.any()):
             first = int(indices[wrong][0])
             raise DataError(f"{int(wrong.sum())} {what} have a {name} out of range, the first {first}; expected 0 to {count - 1}")
+
+
+def _distinct(edges: Tensor, num_items: int) -> tuple[Tensor, Tensor]:
+    keys = torch.unique(edges[0] * num_items + edges[1])
+    return keys // num_items, keys % num_items
+
+
+def _sorted_rows(user_rows: Tensor, item_rows: Tensor, partition: Partition) -> tuple[Tensor, Tensor]:
+    """The CSR structure of this worker's rows: row starts (n + 1,), columns (nnz,), int64 each."""
+    size, num_columns = partition.blocks.block_size, len(partition.blocks.nodes)
+    keys = [_own_keys(rows, columns, partition.rank * size, size, num_columns) for rows, columns in ((user_rows, item_rows), (item_rows, user_rows))]
+    ordered = torch.cat(keys).sort().values  # one number an edge, row by row and within a row by column
+    starts = torch.searchsorted(ordered, torch.arange(size + 1) * num_columns)
+    return starts, ordered.remainder_(num_columns)
+
+
+def _own_keys(rows: Tensor, columns: Tensor, first: int, size: int, num_columns: int) -> Tensor:
+    local = rows - first
+    own = (local >= 0) & (local < size)
+    return local[own] * num_columns + columns[own]
+
+
+def _csr(crow: Tensor, columns: Tensor, values: Tensor, shape: tuple[int, int]) -> Tensor:
+    # MKL's product takes 32-bit indices; from 64-bit ones torch makes a 32-bit copy at each call.
+    dtype = torch.int32 if max(len(columns), shape[1]) <= _LARGEST_INT32 else torch.int64
+    return torch.sparse_csr_tensor(crow.to(dtype), columns.to(dtype), values, shape)

@@ -1,51 +1,84 @@
-"""LightGCN (arXiv 2002.02126): propagation without weights, the layers' mean as the vectors."""
+"""LightGCN (arXiv 2002.02126): propagation without weights, the layers' mean as the vectors; by row blocks on any number of workers."""
 
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from xrec.errors import TrainingError
+from xrec.graph.partition import Partition
+
 
 class LightGCN(nn.Module):
     """E^(l+1) = A E^(l),  E = 1/(L+1) sum_{l=0..L} E^(l),  score(u, i) = <E_u, E_i>.
 
-    A is the symmetric normalized adjacency (`normalized_adjacency`); only E^(0) is learned, drawn from N(0, 0.1^2).
+    A is the symmetric normalized adjacency (`normalized_adjacency`); only E^(0) is learned. This worker owns the rows of
+    E^(0), of A and of each layer that `partition` gives it, all of them without one.
 
-    Shapes: adjacency (N, N) sparse CSR -> users (num_users, D), items (num_items, D), float32; N = num_users + num_items.
+    Shapes: adjacency (n, W n) sparse CSR -> users (num_users, D), items (num_items, D), float32, whole on every worker.
+    With W > 1 forward and backward are collective: every worker must call both.
     """
 
-    def __init__(self, num_users: int, num_items: int, embedding_dim: int, num_layers: int) -> None:
+    def __init__(self, embeddings: Tensor, num_users: int, num_layers: int, partition: Partition | None = None) -> None:
+        """`embeddings` (n, D) float32: the start of this worker's rows, see `random_embeddings` and `spectral_embeddings`.
+
+        Raises ValueError if it has not a row for each of them, TrainingError if it holds NaN or infinity.
+        """
         super().__init__()
+        self.partition = partition or Partition.whole(embeddings.shape[0])
         self.num_users = num_users
         self.num_layers = num_layers
+        _check_start(embeddings, self.partition)
         # One table, users first: one product a layer moves both, and the optimizer sees one parameter.
-        self.embeddings = nn.Parameter(torch.empty(num_users + num_items, embedding_dim).normal_(std=0.1))
+        self.embeddings = nn.Parameter(embeddings)
 
     def forward(self, adjacency: Tensor) -> tuple[Tensor, Tensor]:
         layer: Tensor = self.embeddings
         total: Tensor = self.embeddings
         for _ in range(self.num_layers):
-            layer = symmetric_product(adjacency, layer)
+            layer = symmetric_product(adjacency, layer, self.partition)
             total = total + layer
-        mean = total / (self.num_layers + 1)
-        return mean[: self.num_users], mean[self.num_users :]
+        table = self.partition.table(total / (self.num_layers + 1))
+        users, items = table.split([self.num_users, len(table) - self.num_users])
+        return users, items
 
 
-def symmetric_product(adjacency: Tensor, x: Tensor) -> Tensor:
-    """`adjacency` @ `x` (N, D) for a symmetric sparse CSR matrix (N, N) that needs no gradient.
+def random_embeddings(partition: Partition, embedding_dim: int, seed: int) -> Tensor:
+    """This worker's rows (n, D) float32 of a start from N(0, 0.1^2), the same for any number of workers; zero in empty rows."""
+    return partition.normal_rows(embedding_dim, seed) * 0.1
 
-    The gradient of x is A^T g = A g: the same product; torch's own backward would transpose A at every step.
+
+def symmetric_product(adjacency: Tensor, block: Tensor, partition: Partition) -> Tensor:
+    """This worker's rows (n, D) of A X: A_w X, with X (W n, D) all workers' `block` (n, D), A_w = `adjacency` (n, W n).
+
+    The gradient needs neither a transposed matrix nor a sum over workers. With G = dL/d(A X), dL/dX = A^T G = A G, as A
+    is symmetric; this worker's rows of it are A_w G, and G is all workers' gradients of their rows, one below the
+    other. So backward is forward: all-gather, then the product with A_w. (torch's own would transpose A at every step.)
     """
-    product: Tensor = _SymmetricProduct.apply(adjacency, x)  # type: ignore[no-untyped-call]
+    product: Tensor = _SymmetricProduct.apply(adjacency, block, partition)  # type: ignore[no-untyped-call]
     return product
 
 
 class _SymmetricProduct(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, adjacency: Tensor, x: Tensor) -> Tensor:
-        ctx.adjacency = adjacency
-        return adjacency @ x
+    def forward(ctx: Any, adjacency: Tensor, block: Tensor, partition: Partition) -> Tensor:
+        ctx.adjacency, ctx.partition = adjacency, partition
+        return adjacency @ partition.all_gather(block)
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[None, Tensor]:
-        return None, ctx.adjacency @ grad_outputs[0].contiguous()
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[None, Tensor, None]:
+        return None, ctx.adjacency @ ctx.partition.all_gather(grad_outputs[0].contiguous()), None
+
+
+def _check_start(embeddings: Tensor, partition: Partition) -> None:
+    if embeddings.ndim != 2 or embeddings.shape[0] != partition.blocks.block_size:
+        raise ValueError(
+            f"embeddings must have the shape ({partition.blocks.block_size}, D), a row for each of this worker's nodes; saw {tuple(embeddings.shape)}"
+        )
+    wrong = ~embeddings.isfinite().all(dim=1)
+    if bool(wrong.any()):
+        node = int(partition.node_ids[wrong.cpu()][0])
+        raise TrainingError(
+            f"the layer-0 embeddings of {int(wrong.sum())} nodes hold NaN or infinity, the first of node {node} (users first, then items); "
+            "expected finite numbers: start again without this checkpoint, with another training.seed or model.spectral"
+        )

@@ -1,0 +1,146 @@
+"""The spectral start of the graph encoder: a randomized truncated SVD of P = D_u^-a R D_i^-a, R the binary interaction matrix.
+
+Halko, Martinsson, Tropp 2011 (arXiv 0909.4061), algorithms 4.4 and 5.1: a random basis, pushed through P and P^T again and
+again and made orthonormal each time; then the exact SVD of P between the bases of both sides. P is the users' rows of
+the adjacency, P^T the items' rows, so the row blocks of the propagation serve here too, and no larger matrix is made.
+"""
+
+import logging
+
+import torch
+from torch import Tensor
+
+from xrec.graph.partition import Partition
+
+logger = logging.getLogger("xrec")
+
+_START_STD = 0.1  # of the layer-0 embeddings: that of a random start, which the optimizer's step size is chosen for
+_FILL_STD = 0.01
+_ROWS_PER_SUM = 65_536
+
+
+def spectral_embeddings(
+    adjacency: Tensor,
+    num_users: int,
+    embedding_dim: int,
+    *,
+    singular_value_power: float = 1.0,
+    num_iterations: int = 4,
+    oversampling: int = 16,
+    seed: int = 0,
+    partition: Partition | None = None,
+) -> Tensor:
+    """Layer-0 embeddings [U S^(p/2); V S^(p/2)] of this worker's rows: (n, D) float32, scaled to a standard deviation of 0.1.
+
+    `adjacency` (n, W n) from `normalized_adjacency` with the exponent a; p is `singular_value_power`. What has no spectral
+    value is drawn from N(0, 0.01^2), so that training can use it: the rows of nodes without edges, and the columns beyond
+    the rank of P (which are logged). The same for any number of workers, up to rounding; every worker must call it.
+    """
+    partition = partition or Partition.whole(adjacency.shape[0])
+    vectors, singular_values = truncated_svd(
+        adjacency, num_users, embedding_dim, num_iterations=num_iterations, oversampling=oversampling, seed=seed, partition=partition
+    )
+    rank = int((singular_values > 0).sum())
+    if rank < embedding_dim:
+        logger.warning(
+            "the graph has only %d singular values above zero: the other %d of %d dimensions start at random",
+            rank,
+            embedding_dim - rank,
+            embedding_dim,
+        )
+    weighted = vectors * singular_values.pow(singular_value_power / 2).nan_to_num(posinf=0) * (singular_values > 0)
+    weighted *= _START_STD / _std(weighted, partition.blocks.num_nodes * rank, partition)
+    fill = partition.normal_rows(embedding_dim, seed + 1).to(weighted.device) * _FILL_STD
+    return torch.where(weighted == 0, fill, weighted)
+
+
+def truncated_svd(
+    adjacency: Tensor, num_users: int, rank: int, *, num_iterations: int, oversampling: int, seed: int, partition: Partition
+) -> tuple[Tensor, Tensor]:
+    """P ~ U S V^T: this worker's rows of [U; V] (n, rank) and S (rank,) descending, float32; zero beyond the rank of P.
+
+    `num_iterations` products with P^T P, `oversampling` more vectors than `rank` on the way. The entry of largest magnitude of
+    each column of V is positive.
+    """
+    sides = _Sides(adjacency, num_users, partition)
+    width = min(rank + oversampling, num_users, partition.blocks.num_nodes - num_users)
+    items = _orthonormal(partition.normal_rows(width, seed)[sides.num_own_users :].to(adjacency.device), partition)
+    for _ in range(num_iterations):
+        users = _orthonormal(sides.times_items(items), partition)
+        items = _orthonormal(sides.times_users(users), partition)
+    users = _orthonormal(sides.times_items(items), partition)
+    image = sides.times_users(users)
+    items = _orthonormal(image, partition)
+    # Rayleigh-Ritz: B = Q_u^T P Q_i is small; with its SVD B = X S Y^T the vectors of P are Q_u X and Q_i Y.
+    left, values, right = torch.linalg.svd(_inner(image, items, partition))
+    left, values, right = (partition.broadcast(part)[..., :rank] for part in (left, values, right.T.contiguous()))
+    values = values * (values > _tolerance(width) ** 0.5 * values[0])
+    vectors = torch.cat([users @ left.to(users.dtype), items @ right.to(items.dtype)]) * (values > 0)
+    vectors *= _signs(vectors, num_users, partition)
+    missing = rank - len(values)
+    return torch.nn.functional.pad(vectors, (0, missing)), torch.nn.functional.pad(values, (0, missing)).float()
+
+
+class _Sides:
+    """P and P^T, as this worker's user rows and item rows of the adjacency; users stand first in every block."""
+
+    def __init__(self, adjacency: Tensor, num_users: int, partition: Partition) -> None:
+        self._partition = partition
+        self.num_own_users = int(((partition.node_ids >= 0) & (partition.node_ids < num_users)).sum())
+        self._users = _row_slice(adjacency, 0, self.num_own_users)
+        self._items = _row_slice(adjacency, self.num_own_users, adjacency.shape[0])
+
+    def times_items(self, items: Tensor) -> Tensor:
+        """This worker's user rows of P X; `items` its item rows of X."""
+        return self._users @ self._partition.all_gather(torch.cat([items.new_zeros(self.num_own_users, items.shape[1]), items]))
+
+    def times_users(self, users: Tensor) -> Tensor:
+        """This worker's item rows of P^T X; `users` its user rows of X."""
+        return self._items @ self._partition.all_gather(torch.cat([users, users.new_zeros(self._items.shape[0], users.shape[1])]))
+
+
+def _row_slice(matrix: Tensor, first: int, end: int) -> Tensor:
+    starts = matrix.crow_indices()[first : end + 1]
+    low, high = int(starts[0]), int(starts[-1])
+    return torch.sparse_csr_tensor(starts - starts[0], matrix.col_indices()[low:high], matrix.values()[low:high], (end - first, matrix.shape[1]))
+
+
+def _orthonormal(block: Tensor, partition: Partition) -> Tensor:
+    """An orthonormal basis of the columns that all workers' `block` (n, k) have together; zero columns for what depends on others.
+
+    By the eigenvectors of the (k, k) Gram matrix, twice for full precision (SVQB, Stathopoulos & Wu 2002): like Cholesky QR,
+    but a matrix of lower rank is no special case.
+    """
+    for _ in range(2):
+        values, vectors = torch.linalg.eigh(_inner(block, block, partition))
+        keep = values > _tolerance(block.shape[1]) * values[-1]
+        whiten = vectors * torch.where(keep, values.clamp(min=torch.finfo(values.dtype).tiny).rsqrt(), 0)
+        block = block @ partition.broadcast(whiten).to(block.dtype)
+    return block
+
+
+def _inner(left: Tensor, right: Tensor, partition: Partition) -> Tensor:
+    """left^T right (k, k) float64 over all workers' rows; converted piece by piece, never as a whole."""
+    total = torch.zeros(left.shape[1], right.shape[1], dtype=torch.float64, device=left.device)
+    for a, b in zip(left.split(_ROWS_PER_SUM), right.split(_ROWS_PER_SUM), strict=True):
+        total.addmm_(a.double().T, b.double())
+    return partition.all_reduce(total)
+
+
+def _tolerance(width: int) -> float:
+    """Squared singular values below this share of the largest are rounding of float32."""
+    return width * (4 * torch.finfo(torch.float32).eps) ** 2
+
+
+def _signs(vectors: Tensor, num_users: int, partition: Partition) -> Tensor:
+    """(k,) of +1 and -1 that make the entry of largest magnitude of each item column positive."""
+    items = partition.table(vectors)[num_users:]
+    largest = items.gather(0, items.abs().argmax(dim=0, keepdim=True))[0]
+    return torch.where(largest < 0, -1.0, 1.0)
+
+
+def _std(block: Tensor, count: int, partition: Partition) -> Tensor:
+    """Standard deviation of all workers' entries, of which `count` are not zero by construction."""
+    total, squares = partition.all_reduce(torch.stack([block.sum(dtype=torch.float64), block.double().square().sum()]))
+    variance: Tensor = squares / count - (total / count).square()
+    return variance.sqrt().to(block.dtype)
