@@ -1,0 +1,148 @@
+"""xrec's own training: in this process by xrec.graph alone, without Ray; or the whole job `xrec pretrain-graph`."""
+
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from benchmarks.graph_data import BenchmarkData, Snapshot, Stopwatch, Vectors
+from xrec.config import BPRLossConfig, GraphModelConfig, GraphTrainingConfig, PretrainGraphConfig, load_config, parse_config, resolved_yaml
+from xrec.graph import (
+    BPR,
+    LightGCN,
+    NegativeSampler,
+    Objective,
+    Partition,
+    SampledSoftmax,
+    batch_loss,
+    epoch_batches,
+    layer0_penalty,
+    normalized_adjacency,
+    random_embeddings,
+    read_graph,
+    spectral_embeddings,
+)
+from xrec.storage import open_location
+
+
+def read_config(path: Path | None, *, embedding_dim: int, workspace: str) -> PretrainGraphConfig:
+    """The job's config at `path` (none: the defaults) with another D and workspace; one worker."""
+    overrides = [f"workspace={workspace}", f"model.embedding_dim={embedding_dim}", "scaling.num_workers=1"]
+    if path is not None:
+        return load_config(PretrainGraphConfig, path, overrides)
+    values = {"workspace": workspace, "model": {"embedding_dim": embedding_dim}, "scaling": {"num_workers": 1}}
+    return parse_config(PretrainGraphConfig, values, "defaults")
+
+
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """Training edges (2, E) int64 of U users and I items, and what training makes of them before its first step."""
+
+    edges: Tensor
+    num_users: int
+    num_items: int
+    adjacency: Tensor
+
+    @classmethod
+    def of(cls, edges: Tensor, num_users: int, num_items: int) -> "Graph":
+        """With its normalized adjacency."""
+        return cls(edges, num_users, num_items, normalized_adjacency(edges, num_users, num_items))
+
+    def start(self, model: GraphModelConfig, seed: int) -> Tensor:
+        """Layer-0 embeddings (N, D), spectral or random as `model` says."""
+        if model.initialization == "random":
+            return random_embeddings(Partition.whole(self.num_users + self.num_items), model.embedding_dim, seed)
+        matrix = normalized_adjacency(self.edges, self.num_users, self.num_items, exponent=model.spectral.exponent)
+        return spectral_embeddings(
+            matrix,
+            self.num_users,
+            model.embedding_dim,
+            singular_value_power=model.spectral.singular_value_power,
+            num_iterations=model.spectral.num_iterations,
+            oversampling=model.spectral.oversampling,
+            seed=seed,
+        )
+
+    def objective(self, training: GraphTrainingConfig) -> Objective:
+        """The loss that `training` names."""
+        loss = training.loss
+        if isinstance(loss, BPRLossConfig):
+            return BPR(NegativeSampler(self.edges, self.num_users, self.num_items))
+        return SampledSoftmax(self.edges, self.num_items, **loss.model_dump(exclude={"kind"}))
+
+
+class Trainer:
+    """One process's training, an epoch at a time."""
+
+    def __init__(self, graph: Graph, embeddings: Tensor, model: GraphModelConfig, training: GraphTrainingConfig) -> None:
+        """`embeddings` (N, D): the start; it is trained in place."""
+        self._graph = graph
+        self._training = training
+        self._objective = graph.objective(training)
+        self._model = LightGCN(embeddings, graph.num_users, model.num_layers)
+        self._optimizer = torch.optim.Adam(self._model.parameters(), lr=training.learning_rate)
+        self._warmup = torch.optim.lr_scheduler.LambdaLR(self._optimizer, lambda step: min(1.0, (step + 1) / max(1, training.warmup_steps)))
+
+    def epoch(self, number: int) -> float:
+        """All interactions once; the mean loss of its steps."""
+        training, losses = self._training, []
+        batches = epoch_batches(
+            self._graph.edges,
+            self._objective.negatives,
+            steps_per_epoch=training.steps_per_epoch,
+            micro_batch_size=training.micro_batch_size,
+            seed=training.seed,
+            epoch=number,
+        )
+        for batch in batches:
+            self._optimizer.zero_grad()
+            loss = batch_loss(*self._model(self._graph.adjacency), batch, self._objective)
+            penalty = training.l2_weight * layer0_penalty(self._model, batch, self._objective) if training.l2_weight else 0.0
+            (loss + penalty).backward()
+            self._optimizer.step()
+            self._warmup.step()
+            losses.append(loss.detach())
+        return float(torch.stack(losses).mean())
+
+    @torch.no_grad()
+    def vectors(self) -> Vectors:
+        """Those that rank."""
+        return Vectors(*self._objective.vectors(*self._model(self._graph.adjacency)))
+
+
+def train_ours(data: BenchmarkData, *, config: PretrainGraphConfig, budget_seconds: float) -> Iterator[Snapshot]:
+    """The start as it is (epoch 0), then each epoch, until the config's last or the end of the budget."""
+    model, training, watch = config.model, config.training, Stopwatch()
+    torch.manual_seed(training.seed)
+    with watch.running():
+        graph = Graph.of(data.train, data.num_users, data.num_items)
+        start = graph.start(model, training.seed)
+    yield watch.snapshot(0, Vectors(start[: data.num_users], start[data.num_users :]))
+    with watch.running():
+        trainer = Trainer(graph, start, model, training)
+    for epoch in range(1, training.num_epochs + 1):
+        with watch.running():
+            trainer.epoch(epoch)
+            vectors = trainer.vectors()
+        yield watch.snapshot(epoch, vectors)
+        if watch.seconds >= budget_seconds:
+            return
+
+
+def run_job(*, config: PretrainGraphConfig, dataset: str, folder: Path) -> Iterator[Snapshot]:
+    """`xrec pretrain-graph` as a user runs it, Ray's start and all evaluations in its seconds; its graph goes to `folder`."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    path, graph = folder / "pretrain-graph.yaml", folder / "graph"
+    path.write_text(resolved_yaml(config.model_copy(update={"dataset": dataset, "graph": str(graph)})))
+    start = time.perf_counter()
+    subprocess.run([Path(sys.executable).with_name("xrec"), "pretrain-graph", path], check=True)
+    seconds = time.perf_counter() - start
+    embeddings = read_graph(open_location(str(graph)))
+    yield Snapshot(seconds, None, embeddings.manifest.metrics["best_epoch"], Vectors(embeddings.users, embeddings.items))

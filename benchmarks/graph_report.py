@@ -1,0 +1,134 @@
+"""From the points of all methods: one table, the time to the public recipe's quality, and a plot of quality against time."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.graph_data import K, NDCG, RECALL
+from benchmarks.graph_recipe import NUM_EPOCHS, PATIENCE
+from benchmarks.graph_results import Key, Record, Results, curves
+
+RECIPE, RECIPE_ORIGINAL, OURS = "recipe", "recipe-original", "ours"
+
+
+@dataclass(frozen=True)
+class Report:
+    """What the results say, ready to be printed or drawn; `epoch_times` by dataset and dimension, of the original recipe."""
+
+    curves: dict[Key, list[Record]]
+    epoch_times: dict[tuple[str, int], Record]
+
+    @classmethod
+    def of(cls, results: Results) -> "Report":
+        """Of all that was run so far."""
+        times = {(r["dataset"], r["embedding_dim"]): r for r in results.read("epoch_time")}
+        measured = curves(results.read("point"))
+        extrapolated = {(d, RECIPE_ORIGINAL, n): _at_original_speed(measured[d, RECIPE, n], times[d, n]) for d, n in times if (d, RECIPE, n) in measured}
+        return cls(measured | extrapolated, times)
+
+    def rows(self) -> list[Record]:
+        """One row a curve: its best epoch by validation recall, and when it was reached; best first within a dataset."""
+        rows = [_row(key, points) for key, points in self.curves.items()]
+        return sorted(rows, key=lambda row: (row["dataset"], -row[f"validation {RECALL}"]))
+
+    def speedups(self) -> list[Record]:
+        """How much sooner `ours` reaches each value that the recipe reached; seconds of the original recipe are extrapolated."""
+        return [
+            _speedup(level, self.curves[dataset, OURS, dim], self.curves.get((dataset, RECIPE_ORIGINAL, dim)))
+            for dataset, method, dim in sorted(self.curves)
+            if method == RECIPE and (dataset, OURS, dim) in self.curves
+            for level in _record_highs(self.curves[dataset, RECIPE, dim])
+        ]
+
+    def status(self) -> list[str]:
+        """How far the recipe was run, a sentence a curve."""
+        return [_status(dataset, dim, points) for (dataset, method, dim), points in sorted(self.curves.items()) if method == RECIPE]
+
+
+def markdown(rows: Sequence[Record]) -> str:
+    """`rows` as a table; all have the same columns."""
+    if not rows:
+        return "nothing was run yet\n"
+    lines = [list(rows[0]), ["---"] * len(rows[0]), *([_cell(value) for value in row.values()] for row in rows)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def plot(report: Report, path: Path) -> None:
+    """Validation recall against seconds, log scale, a panel a dataset; dashed: seconds extrapolated."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    datasets = sorted({dataset for dataset, _, _ in report.curves})
+    figure, panels = pyplot.subplots(1, len(datasets), figsize=(7 * len(datasets), 5), squeeze=False)
+    for dataset, axes in zip(datasets, panels[0], strict=True):
+        for (name, method, dim), points in sorted(report.curves.items()):
+            if name == dataset:
+                seconds, recall = [p["seconds"] for p in points], [p["validation"][RECALL] for p in points]
+                style = "--" if method == RECIPE_ORIGINAL else "-"
+                axes.plot(seconds, recall, style, marker="o", markersize=4, label=f"{method}, D = {dim}")
+        axes.set(xscale="log", xlabel="seconds, one thread, evaluation left out", ylabel=f"validation Recall@{K}", title=dataset)
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=8)
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)
+
+
+def _at_original_speed(points: list[Record], timing: Record) -> list[Record]:
+    """The recipe's points at the seconds of its original form: the same optimization, so the same quality an epoch."""
+    return [p | {"method": RECIPE_ORIGINAL, "seconds": p["epoch"] * timing["seconds_per_epoch"], "cpu_seconds": p["epoch"] * timing["cpu_seconds_per_epoch"]} for p in points]
+
+
+def _row(key: Key, points: list[Record]) -> Record:
+    best = max(points, key=lambda p: p["validation"][RECALL])
+    scores = {f"{split} {metric}": round(best[split][metric], 4) for split in ("validation", "test") for metric in (RECALL, NDCG)}
+    last = points[-1]
+    epoch_seconds = round(last["seconds"] / last["epoch"], 2) if last["epoch"] else None
+    return {
+        **dict(zip(("dataset", "method", "D"), key, strict=True)),
+        **scores,
+        "epoch": best["epoch"],
+        "seconds": round(best["seconds"], 1),
+        "CPU seconds": None if best["cpu_seconds"] is None else round(best["cpu_seconds"], 1),
+        "seconds an epoch": epoch_seconds,
+        "seconds are": "extrapolated" if key[1] == RECIPE_ORIGINAL else "measured",
+    }
+
+
+def _record_highs(points: list[Record]) -> list[Record]:
+    """The points that were better than all before them."""
+    highs: list[Record] = []
+    for p in points:
+        if not highs or p["validation"][RECALL] > highs[-1]["validation"][RECALL]:
+            highs.append(p)
+    return highs
+
+
+def _speedup(level: Record, ours: list[Record], original: list[Record] | None) -> Record:
+    reached = next((p for p in ours if p["validation"][RECALL] >= level["validation"][RECALL]), None)
+    slow = next((p for p in original or () if p["epoch"] == level["epoch"]), None)
+    return {
+        "dataset": level["dataset"],
+        "D": level["embedding_dim"],
+        f"validation {RECALL}": round(level["validation"][RECALL], 4),
+        "recipe's epoch": level["epoch"],
+        "recipe, fused: seconds": round(level["seconds"], 1),
+        "recipe, original: seconds": round(slow["seconds"], 1) if slow else None,
+        "ours: seconds": round(reached["seconds"], 2) if reached else None,
+        "original / ours": round(slow["seconds"] / reached["seconds"]) if slow and reached else None,
+    }
+
+
+def _status(dataset: str, dim: int, points: list[Record]) -> str:
+    best, last = max(points, key=lambda p: p["validation"][RECALL]), points[-1]
+    ended = last["epoch"] >= NUM_EPOCHS or last["epoch"] - best["epoch"] >= PATIENCE
+    state = "its own stopping rule holds: this is its final value" if ended else "its own stopping rule does not hold yet: its final value is at least this"
+    return f"{dataset}, D = {dim}: the recipe was run for {last['epoch']} epochs, best validation {RECALL} {best['validation'][RECALL]:.4f} at epoch {best['epoch']}; {state}"
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return ""
+    return f"{value:,}" if isinstance(value, float | int) and value >= 10_000 else str(value)
