@@ -14,6 +14,7 @@ from xrec.data.dataset import Dataset
 from xrec.errors import ArtifactMismatchError, DataError
 from xrec.evaluate import Lineage, ScoredPair, compute_metrics, flat_metrics, other_users, write_evaluation
 from xrec.generate.explainer import Explainer, Sources, load_explainer
+from xrec.graph.artifact import read_metrics
 from xrec.llm.examples import explanation_nll
 from xrec.progress import progress
 from xrec.storage import Manifest, check_access, finished, open_location, read_manifest
@@ -50,7 +51,7 @@ def run(config: EvaluateConfig) -> Manifest:
     explainer = load_explainer(sources, device=config.device, batch_size=config.batch_size)
     pairs = score_pairs(explainer, read_explanations(open_location(config.artifact("explanations"), config.storage)), config)
     metrics = compute_metrics(pairs, config)
-    lineage = Lineage(sources=manifests, adapter_history=_history(config, "adapter"), graph_history=_history(config, "graph"))
+    lineage = Lineage(sources=manifests, adapter_history=_adapter_history(config), graph_history=_graph_history(config))
     manifest = write_evaluation(output, pairs, metrics, lineage=lineage, config=run_config, inputs=inputs, num_examples=config.num_examples)
     logger.info("%d pairs, %d metrics: %s", len(pairs), len(flat_metrics(metrics)), output / "report.html")
     return manifest
@@ -136,10 +137,14 @@ def _check_lineage(config: EvaluateConfig, manifests: dict[str, Manifest]) -> No
         )
 
 
-def _history(config: EvaluateConfig, artifact: str) -> list[dict[str, Any]]:
-    location = open_location(config.artifact(artifact), config.storage) / "history.json"
+def _adapter_history(config: EvaluateConfig) -> list[dict[str, Any]]:
+    location = open_location(config.artifact("adapter"), config.storage) / "history.json"
     history: list[dict[str, Any]] = json.loads(location.read_text())
     return history
+
+
+def _graph_history(config: EvaluateConfig) -> list[dict[str, Any]]:
+    return read_metrics(open_location(config.artifact("graph"), config.storage))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""The graph artifact: one vector for each user and item, `embeddings.safetensors`, and how training went, `history.json`."""
+"""The graph artifact: one vector for each user and item, `embeddings.safetensors`, and how training went, `metrics.jsonl`.
+
+The vectors are its content; the metrics, one JSON object an epoch, are a log beside it: two runs with equal vectors are the same graph.
+"""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -14,7 +17,7 @@ from xrec.errors import ArtifactMismatchError, DataError
 from xrec.storage import Location, Manifest, content_hash, read_manifest, write_manifest
 
 EMBEDDINGS = "embeddings.safetensors"
-HISTORY = "history.json"
+METRICS = "metrics.jsonl"
 
 
 @dataclass(frozen=True)
@@ -50,20 +53,29 @@ def write_graph(
     inputs: Mapping[str, str],
     metrics: Mapping[str, Any],
 ) -> Manifest:
-    """Write the artifact, manifest last. `embeddings` as of `embeddings_bytes`; `history` has one row an evaluation."""
+    """Write the artifact, manifest last. `embeddings` as of `embeddings_bytes`; `history` has one row an epoch."""
     users, items = parse_embeddings(embeddings, str(location / EMBEDDINGS))
-    files = {EMBEDDINGS: embeddings, HISTORY: json.dumps(list(history), indent=1).encode()}
-    for name, data in files.items():
-        (location / name).write_bytes(data)
+    (location / EMBEDDINGS).write_bytes(embeddings)
+    (location / METRICS).write_bytes(metrics_lines(history))
     return write_manifest(
         location,
         "graph",
         config=config,
         inputs=inputs,
-        files={name: content_hash(data) for name, data in files.items()},
+        files={EMBEDDINGS: content_hash(embeddings)},
         row_counts={"users": users.shape[0], "items": items.shape[0]},
         metrics=metrics,
     )
+
+
+def metrics_lines(history: Sequence[Mapping[str, Any]]) -> bytes:
+    """`metrics.jsonl`: a line for each row."""
+    return "".join(json.dumps(row) + "\n" for row in history).encode()
+
+
+def read_metrics(location: Location) -> list[dict[str, Any]]:
+    """The rows of the `metrics.jsonl` at `location`; raises StorageNotFoundError."""
+    return [json.loads(line) for line in (location / METRICS).read_text().splitlines()]
 
 
 def read_graph(location: Location) -> GraphEmbeddings:

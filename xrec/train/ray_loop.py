@@ -17,14 +17,15 @@ from typing import Any, Literal
 
 import ray
 import ray.train
-from ray.train import TrainingFailedError, UserCallback, WorkerGroupError
+from ray.train import TrainingFailedError, UserCallback
 from ray.train.torch import TorchConfig, TorchTrainer
-from ray.train.v2.api.exceptions import ControllerError
 from ray.util.queue import Empty, Queue
 
 from xrec.config import ScalingConfig
-from xrec.errors import ClusterError, StorageError, TrainingError, XRecError
+from xrec.errors import StorageError, TrainingError, XRecError
 from xrec.storage import Location
+from xrec.train.errors_loop import as_xrec_error, own_cause
+from xrec.train.scaling_loop import MINUTES_TO_GROW, check_cpus, uses_gpu
 from xrec.train.worker_loop import initialize_engine, prepare_worker, rank, report, worker_device, world_size
 
 __all__ = [
@@ -46,13 +47,11 @@ OnReport = Callable[[int, Metrics], None]
 
 # Ray Train looks after its workers every 2 s; a report and the end of a loop each wait for that look.
 _POLL_SECONDS = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2"}
-# A worker group that finds no place within 60 s is tried again: so many minutes an autoscaler has to bring nodes.
-_MINUTES_TO_GROW = 10
 
 
 @dataclass(frozen=True)
 class TrainingOutcome:
-    """What a finished `fit` leaves: all reports, and the files of the best one."""
+    """What a finished `fit` leaves: all reports, and the files of the best one (of the last one, if there is no score)."""
 
     history: list[Metrics]
     best: Metrics
@@ -63,6 +62,33 @@ class TrainingOutcome:
         return (self.best_checkpoint / name).read_bytes()
 
 
+@dataclass(frozen=True)
+class _Checkpoints:
+    """Where the checkpoints lie, `storage`/`name`, and which is the best: the last one if there is no `score`."""
+
+    storage: Location
+    name: str
+    score: str | None
+    mode: Literal["max", "min"]
+
+    @property
+    def location(self) -> Location:
+        return self.storage / self.name
+
+    def kept(self) -> ray.train.CheckpointConfig:
+        """The best and the last one; two last ones, if there is no score."""
+        return ray.train.CheckpointConfig(num_to_keep=2, checkpoint_score_attribute=self.score, checkpoint_score_order=self.mode)
+
+    def best(self, result: ray.train.Result) -> tuple[ray.train.Checkpoint, Metrics]:
+        if not result.best_checkpoints:
+            raise TrainingError("training ended without reporting any files; the loop must call report(metrics, files) at least once")
+        if self.score is None:
+            return result.checkpoint, result.metrics
+        choose = max if self.mode == "max" else min
+        best: tuple[ray.train.Checkpoint, Metrics] = choose(result.best_checkpoints, key=lambda pair: pair[1][self.score])
+        return best
+
+
 def fit(
     train_loop_per_worker: TrainLoop,
     loop_config: dict[str, Any],
@@ -70,52 +96,42 @@ def fit(
     scaling: ScalingConfig,
     storage: Location,
     name: str,
-    score: str,
-    mode: Literal["max", "min"],
+    score: str | None = None,
+    mode: Literal["max", "min"] = "max",
+    resume: bool = False,
     on_report: OnReport | None = None,
 ) -> TrainingOutcome:
     """Run the loop on `scaling.num_workers` workers and return when all of them have ended.
 
-    Each report of the loop (`xrec.train.worker_loop.report`) must hold `epoch`, an int, and `score`, a float. `history` has one
-    entry an epoch: workers that were replaced report some epochs again, and the later report counts. `best` is the first
-    of the best `score` among the reports with files. `on_report(n, metrics)` runs here, in the driver, for each
-    report as it arrives, n = 1, 2, ... Checkpoints lie in `storage`/`name`; what an earlier run left there is deleted.
+    Each report of the loop (`xrec.train.worker_loop.report`) must hold `epoch`, an int, and `score`, a float, if there is
+    one. `history` has one entry an epoch: workers that were replaced report some epochs again, and the later report counts. `best`
+    is the first of the best `score` among the reports with files, the last of them without a score. `on_report(n, metrics)` runs
+    here, in the driver, for each report as it arrives, n = 1, 2, ... Checkpoints lie in `storage`/`name`. With `resume` the
+    loop finds the last one of an earlier run there by `last_checkpoint`, as replaced workers do; without, that run's are deleted.
 
     Raises ClusterError if the workers find no place, TrainingError with the worker's own message if one fails; an XRecError of a
     worker is raised as it is, at once, without replacing workers.
     """
-    (storage / name).delete()
+    checkpoints = _Checkpoints(storage, name, score, mode)
+    if not resume:
+        checkpoints.location.delete()
     reports = Queue(actor_options={"num_cpus": 0})
     try:
         with _fast_polling():
-            trainer = _trainer(train_loop_per_worker, loop_config, scaling, storage, name, score, mode, reports)
+            trainer = _trainer(train_loop_per_worker, loop_config, scaling, checkpoints, reports)
             result, history = _fit_and_listen(trainer, reports, on_report)
     except TrainingFailedError as error:
-        raise _as_xrec_error(error) from error
+        raise as_xrec_error(error) from error
     finally:
         reports.shutdown(force=True)
-    return _outcome(result, history, storage, score, mode)
-
-
-def uses_gpu(scaling: ScalingConfig) -> bool:
-    """Whether each worker gets a GPU of the connected cluster; raises ClusterError if they are asked for and missing."""
-    num_gpus = ray.cluster_resources().get("GPU", 0)
-    if scaling.device == "cuda" and num_gpus < scaling.num_workers and not _may_grow():
-        raise ClusterError(f"{scaling.num_workers} workers with a GPU each, and the cluster has {num_gpus:g}; set scaling.device or num_workers")
-    return scaling.device == "cuda" or (scaling.device == "auto" and num_gpus >= scaling.num_workers)
+    checkpoint, best = checkpoints.best(result)
+    return TrainingOutcome(history, best, Location(f"{storage.uri} ({checkpoint.path})", checkpoint.path, storage.fs))
 
 
 def _trainer(
-    train_loop_per_worker: TrainLoop,
-    loop_config: dict[str, Any],
-    scaling: ScalingConfig,
-    storage: Location,
-    name: str,
-    score: str,
-    mode: Literal["max", "min"],
-    reports: Queue,
+    train_loop_per_worker: TrainLoop, loop_config: dict[str, Any], scaling: ScalingConfig, checkpoints: _Checkpoints, reports: Queue
 ) -> TorchTrainer:
-    _check_cpus(scaling)
+    check_cpus(scaling)
     use_gpu = uses_gpu(scaling)
     num_threads = scaling.cpus_per_worker
 
@@ -131,11 +147,11 @@ def _trainer(
             num_workers=scaling.num_workers, use_gpu=use_gpu, resources_per_worker={"CPU": scaling.cpus_per_worker, "GPU": int(use_gpu)}
         ),
         run_config=ray.train.RunConfig(
-            name=name,
-            storage_path=storage.path,
-            storage_filesystem=storage.arrow_filesystem(),
-            failure_config=ray.train.FailureConfig(max_failures=scaling.max_failures, controller_failure_limit=_MINUTES_TO_GROW),
-            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2, checkpoint_score_attribute=score, checkpoint_score_order=mode),
+            name=checkpoints.name,
+            storage_path=checkpoints.storage.path,
+            storage_filesystem=checkpoints.storage.arrow_filesystem(),
+            failure_config=ray.train.FailureConfig(max_failures=scaling.max_failures, controller_failure_limit=MINUTES_TO_GROW),
+            checkpoint_config=checkpoints.kept(),
             callbacks=[_ReportCallback(reports)],
             logging_config=ray.train.LoggingConfig(log_level="WARNING"),
         ),
@@ -153,7 +169,7 @@ class _ReportCallback(UserCallback):  # type: ignore[misc]  # Ray has no types
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         for error in worker_exceptions.values():
-            cause = _cause(error)
+            cause = own_cause(error)
             # A store that stumbled may be back at the next try; wrong data or a NaN loss would only be seen again.
             if isinstance(cause, XRecError) and not isinstance(cause, StorageError):
                 raise cause
@@ -186,57 +202,6 @@ def _received(reports: Queue, future: "Future[ray.train.Result]") -> Iterator[Me
         except (Empty, queue.Empty):
             if ended:
                 return
-
-
-def _outcome(result: ray.train.Result, history: list[Metrics], storage: Location, score: str, mode: str) -> TrainingOutcome:
-    checkpoints = result.best_checkpoints or []
-    if not checkpoints:
-        raise TrainingError("training ended without reporting any files; the loop must call report(metrics, files) at least once")
-    choose = max if mode == "max" else min
-    checkpoint, best = choose(checkpoints, key=lambda pair: pair[1][score])
-    return TrainingOutcome(history, best, Location(f"{storage.uri} ({checkpoint.path})", checkpoint.path, storage.fs))
-
-
-def _cause(error: BaseException) -> BaseException:
-    """The exception of our own code inside Ray Train's wrappers."""
-    for name in ("_base_exc", "controller_failure"):
-        inner = getattr(error, name, None)
-        if isinstance(inner, BaseException):
-            return _cause(inner)
-    return error
-
-
-def _as_xrec_error(error: TrainingFailedError) -> XRecError:
-    failures = dict(error.worker_failures) if isinstance(error, WorkerGroupError) else {}
-    if isinstance(error, ControllerError):
-        cause = _cause(error)
-        return cause if isinstance(cause, XRecError) else TrainingError(f"training stopped: {_short(cause)}")
-    causes = {rank: _cause(failure) for rank, failure in sorted(failures.items())}
-    for cause in causes.values():
-        if isinstance(cause, XRecError):
-            return cause
-    rank, cause = next(iter(causes.items()), (0, error))
-    return TrainingError(f"worker {rank} of the training failed, and retries (scaling.max_failures) did not help: {_short(cause)}")
-
-
-def _short(error: BaseException) -> str:
-    lines = str(error).strip().splitlines() or [""]
-    return f"{type(error).__name__}: {lines[0][:500]}"
-
-
-def _check_cpus(scaling: ScalingConfig) -> None:
-    asked, there = scaling.num_workers * scaling.cpus_per_worker, ray.cluster_resources().get("CPU", 0)
-    if asked <= there:
-        return
-    message = f"{scaling.num_workers} workers with {scaling.cpus_per_worker} CPU(s) each, and the Ray cluster has {there:g} CPUs"
-    if not _may_grow():
-        raise ClusterError(f"{message}; lower scaling.num_workers, or raise ray.num_cpus")
-    logger.warning("%s: waiting up to %d minutes for it to grow", message, _MINUTES_TO_GROW)
-
-
-def _may_grow() -> bool:
-    """False for a cluster on this machine's loopback: nobody adds nodes to it."""
-    return not ray.util.get_node_ip_address().startswith("127.")
 
 
 @contextmanager

@@ -4,7 +4,8 @@ import logging
 import os
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,11 +55,13 @@ def initialize_engine(
     optimizer: torch.optim.Optimizer | None,
     deepspeed_config: Mapping[str, Any],
     lr_scheduler: torch.optim.lr_scheduler.LRScheduler | None = None,
+    mpu: Any = None,
 ) -> "DeepSpeedEngine":
     """A DeepSpeed engine over `module` on this worker's device, in the process group that Ray Train has set up.
 
     The engine steps `lr_scheduler` after each optimizer step. `deepspeed_config` needs `train_micro_batch_size_per_gpu`;
-    give torch's own optimizer (DeepSpeed's compile C++ at first use).
+    give torch's own optimizer (DeepSpeed's compile C++ at first use). `mpu` (Megatron's name for it) tells the workers that
+    hold different parts of the model from those that hold the same one; none: all hold the same, and gradients are averaged.
     """
     import deepspeed  # takes seconds to import; the driver, which imports this module too, does without
 
@@ -68,7 +71,7 @@ def initialize_engine(
     deepspeed.logger.setLevel(logging.WARNING)
     deepspeed.init_distributed(dist_backend="gloo" if on_cpu else "nccl", verbose=False)
     engine, *_ = deepspeed.initialize(
-        model=module, optimizer=optimizer, lr_scheduler=lr_scheduler, config=dict(deepspeed_config), dist_init_required=False
+        model=module, optimizer=optimizer, lr_scheduler=lr_scheduler, config=dict(deepspeed_config), dist_init_required=False, mpu=mpu
     )
     return engine
 
@@ -81,12 +84,13 @@ def note_step(epoch: int, step: int, num_steps: int, loss: float) -> None:
         _notes.put({"note": f"epoch {epoch}: step {step} of {num_steps}, loss {loss:.3f}"})
 
 
-def report(metrics: Mapping[str, Any], files: Mapping[str, bytes] | None = None) -> None:
-    """Report an evaluation, and with it the files to keep if it is the best; every worker must call it.
+def report(metrics: Mapping[str, Any], files: Mapping[str, bytes] | None = None, *, every_worker: bool = False) -> None:
+    """Report an evaluation, and with it the files of a checkpoint; every worker must call it.
 
-    Metrics and files of rank 0 count. Returns when the report is committed: a crash afterwards does not lose it.
+    Metrics of rank 0 count, and its files; with `every_worker` the files of all, under names that differ, are one
+    checkpoint. Returns when the report is committed: a crash afterwards does not lose it.
     """
-    if rank() == 0 and files is not None:
+    if files is not None and (rank() == 0 or every_worker):
         with tempfile.TemporaryDirectory(prefix="xrec-report-") as folder:
             for name, data in files.items():
                 Path(folder, name).write_bytes(data)
@@ -94,3 +98,14 @@ def report(metrics: Mapping[str, Any], files: Mapping[str, bytes] | None = None)
     else:
         ray.train.report(dict(metrics))
     ray.train.get_all_reported_checkpoints()  # waits for the commit
+
+
+@contextmanager
+def last_checkpoint() -> Iterator[Path | None]:
+    """The files of the last committed checkpoint, as a local folder: of the workers before this one, or of the driver before (`fit`)."""
+    checkpoint = ray.train.get_checkpoint()
+    if checkpoint is None:
+        yield None
+        return
+    with checkpoint.as_directory() as folder:
+        yield Path(folder)
