@@ -13,7 +13,7 @@ import torch
 import typer
 from threadpoolctl import threadpool_limits
 
-from benchmarks import graph_bandwidth, graph_report, graph_scale, graph_work
+from benchmarks import graph_bandwidth, graph_scale, graph_work
 from benchmarks.graph_data import BenchmarkData, Evaluator, read_data
 from benchmarks.graph_methods import METHODS, Budget, settings_of
 from benchmarks.graph_recipe import time_original
@@ -40,7 +40,9 @@ def _quiet() -> None:
 @app.command()
 def quality(
     datasets: Datasets,
-    method: Annotated[list[str] | None, typer.Option(help=f"One or more of {', '.join([RECIPE_ORIGINAL, *METHODS])}; none: all but ours-job.")] = None,
+    method: Annotated[
+        list[str] | None, typer.Option(help=f"One or more of {', '.join([RECIPE_ORIGINAL, *METHODS])}; none: all but ours-job.")
+    ] = None,
     embedding_dim: Dim = 64,
     budget_seconds: Annotated[float, typer.Option(help="Of each iterative method, evaluation left out; `recipe` carries on where it stopped.")] = 480,
     epochs_per_snapshot: Annotated[int, typer.Option(min=1, help="Epochs of recipe and pyg-lightgcn between evaluations.")] = 5,
@@ -142,7 +144,7 @@ def bandwidth(
     graphs = {data.name: (data.train, data.num_users, data.num_items) for data in map(read_data, datasets or [])}
     if edges:
         graphs[f"power law, {edges} edges"] = power_law_edges(edges, seed)
-    rows = [{"graph": name} | row for name, graph in graphs.items() for row in graph_bandwidth.measure(*graph, embedding_dim, repeats)]
+    rows = [{"graph": name, **row} for name, graph in graphs.items() for row in graph_bandwidth.measure(*graph, embedding_dim, repeats)]
     _show("bandwidth", f"D = {embedding_dim}, {threads} thread(s), best of {repeats}", rows, output)
 
 
@@ -152,7 +154,9 @@ def _run(name: str, data: BenchmarkData, budget: Budget, results: Results) -> No
     for snapshot in method.run(data, budget):
         record = point(data, name, run, budget.embedding_dim, snapshot, evaluate(snapshot.scores), settings_of(name, budget))
         results.append(record)
-        typer.echo(f"{data.name} {name} D={budget.embedding_dim} epoch {snapshot.epoch} {snapshot.seconds:.1f} s {record['validation']} {record['test']}")
+        typer.echo(
+            f"{data.name} {name} D={budget.embedding_dim} epoch {snapshot.epoch} {snapshot.seconds:.1f} s {record['validation']} {record['test']}"
+        )
 
 
 def _time_original(data: BenchmarkData, budget: Budget, results: Results, num_batches: int) -> None:

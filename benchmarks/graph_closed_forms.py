@@ -1,8 +1,10 @@
 """Baselines without gradient descent: EASE and truncated SVD by scipy."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import scipy.linalg
 import scipy.sparse
 import scipy.sparse.linalg
@@ -10,6 +12,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.graph_data import BenchmarkData, ScoreRows, Snapshot, Stopwatch, Vectors
+
+Array = npt.NDArray[np.floating[Any]]
 
 
 def fit_ease(data: BenchmarkData, *, regularization: float) -> Iterator[Snapshot]:
@@ -32,11 +36,12 @@ def fit_ease(data: BenchmarkData, *, regularization: float) -> Iterator[Snapshot
     yield watch.snapshot(0, ScoreRows(rows))
 
 
-def _inverse(matrix: np.ndarray) -> np.ndarray:
+def _inverse(matrix: Array) -> Array:
     """Of a symmetric positive definite matrix (I, I), in its own memory, by Cholesky."""
     potrf, potri = scipy.linalg.get_lapack_funcs(("potrf", "potri"), (matrix,))
     factor, failed = potrf(matrix, lower=True, overwrite_a=True)
     assert failed == 0, f"not positive definite at row {failed}"
+    lower: Array
     lower, failed = potri(factor, lower=True, overwrite_c=True)
     assert failed == 0, f"singular at row {failed}"
     rows = 1024  # The upper triangle, in strips: no second matrix.
@@ -62,6 +67,6 @@ def fit_svd(data: BenchmarkData, *, embedding_dim: int, seed: int, exponent: flo
     yield watch.snapshot(0, vectors)
 
 
-def _inverse_power(degrees: np.ndarray, exponent: float) -> np.ndarray:
-    weights: np.ndarray = np.maximum(np.asarray(degrees, dtype=np.float64).ravel(), 1.0) ** -exponent
+def _inverse_power(degrees: Array, exponent: float) -> Array:
+    weights: Array = np.maximum(np.asarray(degrees, dtype=np.float64).ravel(), 1.0) ** -exponent
     return weights

@@ -1,5 +1,6 @@
 """What a user would install instead: PyTorch Geometric's LightGCN, and ALS and BPR of the package implicit."""
 
+import itertools
 from collections.abc import Iterator
 
 import torch
@@ -26,9 +27,7 @@ def train_pyg(data: BenchmarkData, *, embedding_dim: int, seed: int, budget_seco
         edge_index = torch.cat([pairs, pairs.flip(0)], dim=1)
         model = LightGCN(data.num_users + data.num_items, embedding_dim, PYG_NUM_LAYERS)
         optimizer = torch.optim.Adam(model.parameters(), lr=PYG_LEARNING_RATE)
-    epoch = 0
-    while watch.seconds < budget_seconds:
-        epoch += 1
+    for epoch in itertools.count(1):
         with watch.running():
             for batch in torch.randperm(pairs.shape[1]).split(PYG_BATCH_SIZE):
                 _pyg_step(model, optimizer, edge_index, pairs[:, batch], data)
@@ -36,6 +35,8 @@ def train_pyg(data: BenchmarkData, *, embedding_dim: int, seed: int, budget_seco
             with watch.running(), torch.no_grad():
                 table = model.get_embedding(edge_index)
             yield watch.snapshot(epoch, Vectors(table[: data.num_users], table[data.num_users :]))
+        if watch.seconds >= budget_seconds:
+            return
 
 
 def _pyg_step(model: LightGCN, optimizer: torch.optim.Optimizer, edge_index: Tensor, positives: Tensor, data: BenchmarkData) -> None:

@@ -102,7 +102,8 @@ class Trainer:
         )
         for batch in batches:
             self._optimizer.zero_grad()
-            loss = batch_loss(*self._model(self._graph.adjacency), batch, self._objective)
+            users, items = self._model(self._graph.adjacency)
+            loss = batch_loss(users, items, batch, self._objective)
             penalty = training.l2_weight * layer0_penalty(self._model, batch, self._objective) if training.l2_weight else 0.0
             (loss + penalty).backward()
             self._optimizer.step()

@@ -6,6 +6,7 @@ interaction has one negative, drawn once for the whole run among the training it
 propagates the whole graph. The run ends at 300 epochs or after ten epochs without a better validation recall.
 """
 
+import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -78,12 +79,13 @@ def time_original(data: BenchmarkData, *, embedding_dim: int, seed: int, num_bat
     first batch is not counted; an epoch is the mean of the others times the number of batches.
     """
     torch.manual_seed(seed)
-    model = RecipeModel(data.num_users, data.num_items, embedding_dim, original_product(normalized_adjacency(data.train, data.num_users, data.num_items)))
+    model = RecipeModel(
+        data.num_users, data.num_items, embedding_dim, original_product(normalized_adjacency(data.train, data.num_users, data.num_items))
+    )
     optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE)
     triples = list(zip(*(column.tolist() for column in recipe_triples(data, seed)), strict=True))
-    batches = iter(DataLoader(triples, batch_size=BATCH_SIZE, shuffle=True))  # type: ignore[arg-type]
-    total = -(-len(triples) // BATCH_SIZE)
-    num_batches = min(num_batches, total - 1)
+    loader: DataLoader[Any] = DataLoader(triples, batch_size=BATCH_SIZE, shuffle=True)  # type: ignore[arg-type]
+    batches, total = itertools.chain.from_iterable(itertools.repeat(loader)), len(loader)
     watch = Stopwatch()
     with torch.autograd.set_detect_anomaly(True):
         _step(model, optimizer, next(batches))
@@ -108,12 +110,14 @@ def train_fused(
     The public code looks at validation after each epoch; here every `epochs_per_snapshot`, which changes nothing but when
     its stopping rule can be seen to hold.
     """
-    state = torch.load(checkpoint, weights_only=True) if checkpoint.exists() else {"epoch": 0, "seconds": 0.0, "cpu_seconds": 0.0}
+    state: dict[str, Any] = torch.load(checkpoint, weights_only=True) if checkpoint.exists() else {"epoch": 0, "seconds": 0.0, "cpu_seconds": 0.0}
     watch = Stopwatch(state["seconds"], state["cpu_seconds"])
     end = watch.seconds + budget_seconds
     with watch.running():
         torch.manual_seed(seed)
-        model = RecipeModel(data.num_users, data.num_items, embedding_dim, fused_product(normalized_adjacency(data.train, data.num_users, data.num_items)))
+        model = RecipeModel(
+            data.num_users, data.num_items, embedding_dim, fused_product(normalized_adjacency(data.train, data.num_users, data.num_items))
+        )
         optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE)
         triples = torch.stack(recipe_triples(data, seed))
     if state["epoch"]:
@@ -141,14 +145,20 @@ def _epoch(model: RecipeModel, optimizer: torch.optim.Optimizer, triples: Tensor
 def _step(model: RecipeModel, optimizer: torch.optim.Optimizer, batch: Any) -> None:
     optimizer.zero_grad()
     loss = model.loss(*batch)
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     optimizer.step()
     loss.item()
 
 
 def _save(checkpoint: Path, model: RecipeModel, optimizer: torch.optim.Optimizer, epoch: int, watch: Stopwatch) -> None:
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
-    state = {"epoch": epoch, "seconds": watch.seconds, "cpu_seconds": watch.cpu_seconds, "model": model.state_dict(), "optimizer": optimizer.state_dict()}
+    state = {
+        "epoch": epoch,
+        "seconds": watch.seconds,
+        "cpu_seconds": watch.cpu_seconds,
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+    }
     partial = checkpoint.with_suffix(".partial")
     torch.save(state, partial)
     partial.replace(checkpoint)

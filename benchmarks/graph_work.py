@@ -83,17 +83,17 @@ def _counts(mode: str, num_workers: int, entries: int, rows: int, optimizer_rows
         "W": num_workers,
         "nonzeros": entries,
         "rows": rows,
-        "propagation GFLOP": round(propagation / 1e9, 4),
-        "loss GFLOP": round(loss / 1e9, 4),
-        "GFLOP": round(flop / 1e9, 4),
-        "GB moved": round(moved / 1e9, 5),
-        "MB received": round(sent / 1e6, 2),
-        "MB held": round(held / 1e6, 1),
+        "propagation MFLOP": round(propagation / 1e6, 3),
+        "loss MFLOP": round(loss / 1e6, 3),
+        "MFLOP": round(flop / 1e6, 3),
+        "MB moved": round(moved / 1e6, 3),
+        "MB received": round(sent / 1e6, 3),
+        "MB held": round(held / 1e6, 3),
     }
 
 
 def _ratios(row: Record, one: Record) -> Record:
-    return {f"{name} / W=1": round(float(row[name]) / float(one[name]), 3) for name in ("propagation GFLOP", "GFLOP", "GB moved", "MB held")}
+    return {f"{name} / W=1": round(float(row[name]) / float(one[name]), 3) for name in ("propagation MFLOP", "MFLOP", "MB moved", "MB held")}
 
 
 def _adjacency_bytes(entries: int, rows: int) -> int:
