@@ -26,6 +26,9 @@ PLANTED = pa.schema(
     ]
 )
 
+# Of each user the best unseen items: `rank` from 1, `score` the dot product of the vectors; by user_id and rank.
+RECOMMENDATIONS = _schema(user_id=pa.string(), item_id=pa.string(), rank=pa.int32(), score=pa.float32())
+
 PAIRS = _schema(user_id=pa.string(), item_id=pa.string())
 GENERATED = _schema(
     user_id=pa.string(),

@@ -1,4 +1,4 @@
-"""Where a backfill's pairs come from: a split of the dataset, a table, or the graph's best unseen items."""
+"""Where a backfill's pairs come from: a split of the dataset, a table, a recommendations artifact, or the graph's best unseen items."""
 
 import logging
 
@@ -9,11 +9,12 @@ import pyarrow.compute as pc
 import pyarrow.dataset as pads
 import torch
 
-from xrec.config import BackfillConfig, SplitPairs, TablePairs, TopKPairs
+from xrec.config import BackfillConfig, RecommendedPairs, SplitPairs, TablePairs, TopKPairs
 from xrec.data.dataset import Dataset, read_dataset
 from xrec.errors import ConfigError, DataError
 from xrec.graph.artifact import read_graph
 from xrec.graph.ranking import recommend
+from xrec.recommend import read_recommendations
 from xrec.schemas import PAIRS
 from xrec.storage import Location, open_location, storage_errors
 
@@ -23,7 +24,8 @@ logger = logging.getLogger("xrec")
 def read_pairs(config: BackfillConfig) -> pa.Table:
     """The pairs of `config.pairs` (schema PAIRS), each once, sorted by user and item.
 
-    Raises DataError if there are none or their table cannot be read, UnknownIdError or ConfigError if users or k do not fit the dataset.
+    Raises DataError if there are none or their table cannot be read, UnknownIdError or ConfigError if users or k do not fit the dataset
+    or the recommendations, ArtifactNotFoundError if those are not finished.
     """
     table = _read(config)
     unique = table.group_by(["user_id", "item_id"]).aggregate([]).sort_by([("user_id", "ascending"), ("item_id", "ascending")])
@@ -38,6 +40,9 @@ def _read(config: BackfillConfig) -> pa.Table:
     source = config.pairs
     if isinstance(source, TablePairs):
         return _from_table(open_location(source.uri, config.storage))
+    if isinstance(source, RecommendedPairs):
+        location = open_location(source.uri or config.artifact("recommendations"), config.storage)
+        return read_recommendations(location, source.k).select(PAIRS.names)
     dataset = read_dataset(open_location(config.artifact("dataset"), config.storage))
     if isinstance(source, SplitPairs):
         return _from_split(dataset, source)

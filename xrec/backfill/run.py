@@ -1,29 +1,24 @@
 """The driver of a backfill: the chunks that are left go through Ray Data's actor pool, the manifest comes last."""
 
 import logging
-import re
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
 import pyarrow as pa
 import ray
-import ray.data
-from ray.exceptions import RayError
 
-import xrec.errors
+from xrec.actor_pool import map_on_actors
 from xrec.backfill.commit import Commit, committed_chunks, read_commits
 from xrec.backfill.plan import BackfillPlan, sources_of
 from xrec.backfill.worker import ChunkWorker, WorkerSettings
 from xrec.config import ActorsConfig, BackfillConfig
-from xrec.errors import ClusterError, DataError, XRecError
+from xrec.errors import DataError
 from xrec.progress import progress
 from xrec.schemas import GENERATED
 from xrec.storage import Location, Manifest, open_location, read_manifest, read_table, write_manifest
 
 logger = logging.getLogger("xrec")
-
-_OWN_ERROR = re.compile(r"^xrec\.[\w.]+\.(\w+Error): (.*?)(?:\n\n|\Z)", re.MULTILINE | re.DOTALL)
 
 
 def run_backfill(config: BackfillConfig, plan: BackfillPlan) -> Manifest:
@@ -53,10 +48,6 @@ def read_explanations(location: Location) -> pa.Table:
 
 def _explain_chunks(config: BackfillConfig, output: Location, chunks: list[int]) -> Iterator[dict[str, Any]]:
     """Yield each chunk's counts as it is committed."""
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False  # ours counts chunks
-    context.print_on_execution_start = False
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
     actors = config.actors
     settings = WorkerSettings(
         sources=sources_of(config),
@@ -66,34 +57,20 @@ def _explain_chunks(config: BackfillConfig, output: Location, chunks: list[int])
         batch_size=actors.batch_size,
         num_threads=actors.cpus_per_actor,
     )
-    dataset = ray.data.from_items([{"chunk": chunk} for chunk in chunks], override_num_blocks=len(chunks)).map_batches(
+    num_actors = min(actors.num_actors, len(chunks))
+    return map_on_actors(
         ChunkWorker,
-        fn_constructor_args=(settings,),
-        batch_size=1,
-        compute=ray.data.ActorPoolStrategy(size=min(actors.num_actors, len(chunks))),
-        num_cpus=actors.cpus_per_actor,
-        num_gpus=1 if _uses_gpu(actors) else 0,
+        settings,
+        [{"chunk": chunk} for chunk in chunks],
+        min_actors=num_actors,
+        max_actors=num_actors,
+        cpus_per_actor=actors.cpus_per_actor,
+        gpus_per_actor=1 if _uses_gpu(actors) else 0,
     )
-    try:
-        yield from dataset.iter_rows()
-    except RayError as error:
-        raise _as_xrec_error(error) from error
 
 
 def _uses_gpu(actors: ActorsConfig) -> bool:
     return actors.device == "cuda" or (actors.device == "auto" and ray.cluster_resources().get("GPU", 0) >= actors.num_actors)
-
-
-def _as_xrec_error(error: RayError) -> XRecError:
-    """The error of our own code, else a ClusterError. Of an actor's exceptions only the tracebacks' text reaches the driver."""
-    text = str(error)
-    ours = _OWN_ERROR.findall(text)
-    if ours:
-        name, message = ours[-1]  # the outermost of a chain
-        error_type: type[XRecError] = getattr(xrec.errors, name, XRecError)
-        return error_type(message)
-    root = (text.split("\n\nThe above exception was", 1)[0].strip().splitlines() or [""])[-1]
-    return ClusterError(f"the backfill's actors failed ({type(error).__name__}: {root[:500]}); run it again to go on with the chunks left")
 
 
 def _check_failures(commits: list[Commit], max_failed_share: float, output: Location) -> None:

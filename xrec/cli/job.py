@@ -82,6 +82,27 @@ Example:
 """,
 )
 
+RECOMMEND = Job(
+    "recommend",
+    "RecommendConfig",
+    """Dataset and graph in, each user's best unseen items out.
+
+The k items with the highest scores that are not among the user's training interactions, by Ray Data.
+
+\b
+In:   <workspace>/dataset, <workspace>/graph (from: xrec pretrain-graph); users: all, or user_ids
+Out:  <workspace>/recommendations: Parquet by user_id and rank (user_id, item_id, rank from 1, score), manifest.json
+
+Run it again after an interruption: parts that are there are kept. Another run's output is refused. A backfill takes
+its pairs from here with pairs.kind=recommendations.
+
+\b
+Example:
+  xrec recommend configs/sample/recommend.yaml
+  xrec recommend configs/yelp/recommend.yaml k=50 recommendations=s3://my-bucket/yelp/top-50
+""",
+)
+
 TRAIN_ADAPTER = Job(
     "train-adapter",
     "TrainAdapterConfig",
@@ -110,9 +131,10 @@ One sentence for each pair, in bulk, by Ray Data.
 
 \b
 In:   <workspace>/dataset, graph and adapter, the language model, and pairs, one of
-        kind: split   the explained pairs of a split
-        kind: table   Parquet with user_id and item_id, local or s3://
-        kind: top_k   the graph's best unseen items for users
+        kind: split            the explained pairs of a split
+        kind: table            Parquet with user_id and item_id, local or s3://
+        kind: recommendations  <workspace>/recommendations (from: xrec recommend), its first k of each user
+        kind: top_k            the graph's best unseen items for users, ranked in this process
 Out:  <workspace>/explanations: Parquet chunks, failed/ with reasons, manifest.json
 
 Run it again after an interruption: finished chunks are skipped. Another run's output is refused.
@@ -162,7 +184,7 @@ Example:
 """,
 )
 
-JOBS = (PREPARE, PRETRAIN_GRAPH, TRAIN_ADAPTER, BACKFILL, EVALUATE, BUILD_SAMPLE_LLM)
+JOBS = (PREPARE, PRETRAIN_GRAPH, RECOMMEND, TRAIN_ADAPTER, BACKFILL, EVALUATE, BUILD_SAMPLE_LLM)
 
 
 def job_named(name: str) -> Job:

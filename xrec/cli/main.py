@@ -15,6 +15,7 @@ HELP = """For every recommendation, the reason why this user would like this ite
 Data goes one way, each arrow is a command, each noun an artifact at a URI (local folder or s3://):
   raw files -prepare-> dataset -pretrain-graph-> graph -train-adapter-> adapter
             -backfill-> explanations -evaluate-> metrics and report.html
+  graph -recommend-> each user's best unseen items, which a backfill can take as its pairs
 
 Start with: xrec demo. Each command has its own --help. Exit codes: 0 done, 1 failed, 2 bad usage or config.
 """

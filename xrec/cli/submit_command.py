@@ -14,7 +14,7 @@ HELP = """Run a job on a Ray cluster.
 Sends code and config, follows the log, ends as the job ends.
 
 \b
-In:   JOB (prepare, pretrain-graph, train-adapter, backfill, evaluate), its CONFIG, the cluster's --address
+In:   JOB (prepare, pretrain-graph, recommend, train-adapter, backfill, evaluate), its CONFIG, the cluster's --address
 Out:  the job's log on standard output; exit code 0 if it succeeded, 1 with the reason if not
 
 The config is checked here first. AWS_* variables go with the job. Artifacts must lie where every node finds

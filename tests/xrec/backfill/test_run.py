@@ -1,6 +1,5 @@
 """A whole run through Ray Data's actors: typed failures, the threshold, what stays, and what a reader gets."""
 
-import re
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -8,12 +7,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
-from ray.exceptions import RayError
 
 from xrec.backfill import plan_backfill, read_explanations, read_pairs, run_backfill
 from xrec.backfill.commit import committed_chunks
-from xrec.backfill.run import _as_xrec_error
-from xrec.errors import ArtifactNotFoundError, ClusterError, DataError, ModelError, StorageNotFoundError
+from xrec.errors import ArtifactNotFoundError, DataError, StorageNotFoundError
 from xrec.schemas import FAILED
 from xrec.storage import Location, Manifest, open_location, parquet_bytes, read_manifest, read_table
 
@@ -106,28 +103,3 @@ def test_run_error_in_an_actor_is_ours_with_its_message(on_s3: Callable[..., Any
     assert str(raised.value).startswith(f"{output}/plan/chunk-00000.parquet: not found")
     assert "Traceback" not in str(raised.value)
     assert output.files() == ["plan.json"]
-
-
-RAY_TEXTS = {
-    "ours": (
-        'ray::MapWorker()\n  File "location.py", line 79\nFileNotFoundError: b/x\n\nThe above exception was the direct cause of the following '
-        "exception:\n\nray::MapWorker()\nxrec.errors.StorageNotFoundError: s3://b/x: not found\n  second line\n\nThe above exception was the direct "
-        "cause of the following exception:\n\nray.exceptions.UserCodeException: UDF failed\nTo change retry attempts"
-    ),
-    "start": "The actor died because of an error raised in its creation task\n  File\nxrec.errors.ModelError: no model\n",
-    "bug": "ray::MapWorker()\n  File\nKeyError: 'x'\n\nThe above exception was the direct cause of the following exception:\n\nUDF failed\nTo change",
-}
-
-
-@pytest.mark.parametrize(
-    ("text", "error_type", "message"),
-    [
-        ("ours", StorageNotFoundError, r"^s3://b/x: not found\n  second line$"),
-        ("start", ModelError, r"^no model$"),
-        ("bug", ClusterError, r"actors failed \(RayError: KeyError: 'x'\); run it again"),
-    ],
-)
-def test_error_of_an_actor_is_known_by_rays_text(text: str, error_type: type[Exception], message: str) -> None:
-    found = _as_xrec_error(RayError(RAY_TEXTS[text]))
-    assert type(found) is error_type
-    assert re.search(message, str(found))

@@ -1,0 +1,24 @@
+"""Job `recommend`: dataset and graph in, each user's best unseen items out."""
+
+from cluster.connect import ensure_ray
+from xrec.config import RecommendConfig
+from xrec.recommend import plan_recommendations, read_tables, run_recommend
+from xrec.storage import Manifest, check_access, open_location
+
+
+def run(config: RecommendConfig) -> Manifest:
+    """Plan, read, connect to Ray, rank what is left; a finished run does no work and starts no cluster."""
+    for name in ("dataset", "graph", "recommendations"):
+        check_access(open_location(config.artifact(name), config.storage), config.storage)
+    plan = plan_recommendations(config)
+    if plan.done is not None:
+        return plan.done
+    tables = read_tables(config)
+    with ensure_ray(config.ray):
+        return run_recommend(config, plan, tables)
+
+
+if __name__ == "__main__":
+    from xrec.cli.main import run_job
+
+    run_job("recommend")

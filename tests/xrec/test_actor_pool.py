@@ -1,0 +1,79 @@
+"""Rows through a real actor pool, a lost actor included; and whose error comes out of Ray's wrappers."""
+
+import os
+import re
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ray.exceptions import RayError
+
+from xrec.actor_pool import as_xrec_error, map_on_actors
+from xrec.errors import ClusterError, DataError, ModelError, StorageNotFoundError
+
+
+class _DiesOnce:
+    """Doubles numbers; at 3 the first process is killed, and leaves a file that tells."""
+
+    def __init__(self, marker: str):
+        self._marker = Path(marker)
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        if batch["number"][0] == 3 and not self._marker.exists():
+            self._marker.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return {"number": batch["number"], "double": batch["number"] * 2}
+
+
+class _Refuses:
+    def __init__(self, message: str):
+        self._message = message
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        raise DataError(self._message)
+
+
+def _rows(actor: type[Callable[..., Any]], settings: object) -> list[dict[str, Any]]:
+    numbers = [{"number": number} for number in range(6)]
+    return list(map_on_actors(actor, settings, numbers, min_actors=1, max_actors=2, cpus_per_actor=1))
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_map_on_actors_row_of_a_killed_actor_is_done_again(tmp_path: Path) -> None:
+    marker = tmp_path / "killed"
+    rows = _rows(_DiesOnce, str(marker))
+    assert marker.exists()
+    assert sorted((row["number"], row["double"]) for row in rows) == [(number, 2 * number) for number in range(6)]
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_map_on_actors_raises_the_actors_own_error_with_its_message() -> None:
+    with pytest.raises(DataError, match=r"^row 1: broken\n  second line$"):
+        _rows(_Refuses, "row 1: broken\n  second line")
+
+
+RAY_TEXTS = {
+    "ours": (
+        'ray::MapWorker()\n  File "location.py", line 79\nFileNotFoundError: b/x\n\nThe above exception was the direct cause of the following '
+        "exception:\n\nray::MapWorker()\nxrec.errors.StorageNotFoundError: s3://b/x: not found\n  second line\n\nThe above exception was the direct "
+        "cause of the following exception:\n\nray.exceptions.UserCodeException: UDF failed\nTo change retry attempts"
+    ),
+    "start": "The actor died because of an error raised in its creation task\n  File\nxrec.errors.ModelError: no model\n",
+    "bug": "ray::MapWorker()\n  File\nKeyError: 'x'\n\nThe above exception was the direct cause of the following exception:\n\nUDF failed\nTo change",
+}
+
+
+@pytest.mark.parametrize(
+    ("text", "error_type", "message"),
+    [
+        ("ours", StorageNotFoundError, r"^s3://b/x: not found\n  second line$"),
+        ("start", ModelError, r"^no model$"),
+        ("bug", ClusterError, r"actors failed \(RayError: KeyError: 'x'\); run it again"),
+    ],
+)
+def test_error_of_an_actor_is_known_by_rays_text(text: str, error_type: type[Exception], message: str) -> None:
+    found = as_xrec_error(RayError(RAY_TEXTS[text]))
+    assert type(found) is error_type
+    assert re.search(message, str(found))

@@ -1,0 +1,58 @@
+"""Rows through Ray Data's actor pool: what the bulk jobs (backfill, recommend) have in common."""
+
+import logging
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import ray.data
+from ray.exceptions import RayError
+
+import xrec.errors
+from xrec.errors import ClusterError, XRecError
+
+_OWN_ERROR = re.compile(r"^xrec\.[\w.]+\.(\w+Error): (.*?)(?:\n\n|\Z)", re.MULTILINE | re.DOTALL)
+
+
+def map_on_actors(
+    actor: type[Callable[..., Any]],
+    settings: Any,
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    min_actors: int,
+    max_actors: int,
+    cpus_per_actor: int,
+    gpus_per_actor: int = 0,
+) -> Iterator[dict[str, Any]]:
+    """Yield the row that `actor(settings)` makes of each of `rows`, as they finish; a row of a lost actor is done again.
+
+    The pool grows from `min_actors` to `max_actors` as there is work and room. Raises the actors' own XRecError, or ClusterError.
+    """
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False  # ours counts rows
+    context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    dataset = ray.data.from_items([dict(row) for row in rows], override_num_blocks=len(rows)).map_batches(
+        actor,
+        fn_constructor_args=(settings,),
+        batch_size=1,
+        compute=ray.data.ActorPoolStrategy(min_size=min_actors, max_size=max_actors),
+        num_cpus=cpus_per_actor,
+        num_gpus=gpus_per_actor,
+    )
+    try:
+        yield from dataset.iter_rows()
+    except RayError as error:
+        raise as_xrec_error(error) from error
+
+
+def as_xrec_error(error: RayError) -> XRecError:
+    """The error of our own code, else a ClusterError. Of an actor's exceptions only the tracebacks' text reaches the driver."""
+    text = str(error)
+    ours = _OWN_ERROR.findall(text)
+    if ours:
+        name, message = ours[-1]  # the outermost of a chain
+        error_type: type[XRecError] = getattr(xrec.errors, name, XRecError)
+        return error_type(message)
+    root = (text.split("\n\nThe above exception was", 1)[0].strip().splitlines() or [""])[-1]
+    return ClusterError(f"the job's actors failed ({type(error).__name__}: {root[:500]}); run it again to go on with what is left")

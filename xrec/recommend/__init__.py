@@ -1,0 +1,12 @@
+"""Top-k recommendation in bulk: users in, each one's best unseen items out, as Parquet; where backfills get their pairs.
+
+run.json                     what is being made, written once             (xrec.recommend.plan)
+part-00000.parquet, ...      a range of users each, by user_id and rank   (xrec.recommend.worker)
+manifest.json                last: the parts                              (xrec.recommend.run)
+"""
+
+from xrec.recommend.plan import RecommendPlan, plan_recommendations
+from xrec.recommend.run import read_recommendations, run_recommend
+from xrec.recommend.tables import RankingTables, read_tables
+
+__all__ = ["RankingTables", "RecommendPlan", "plan_recommendations", "read_recommendations", "read_tables", "run_recommend"]

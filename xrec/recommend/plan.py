@@ -1,0 +1,83 @@
+"""What a run makes, known before the work: whose items, from which vectors. An output belongs to one run."""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from xrec.config import RecommendConfig
+from xrec.errors import ArtifactMismatchError, ConfigError, StorageNotFoundError
+from xrec.graph.artifact import check_graph_of_dataset
+from xrec.storage import Location, Manifest, differing_fields, finished, open_location, read_manifest, run_fingerprint
+
+RUN = "run.json"
+
+
+@dataclass(frozen=True)
+class RecommendPlan:
+    """The settings and inputs that the recommendations depend on."""
+
+    config: dict[str, Any]
+    inputs: dict[str, str]
+    done: Manifest | None = None
+    """The manifest, if this very run is finished already."""
+
+    @property
+    def run(self) -> str:
+        """The run's fingerprint."""
+        return run_fingerprint("recommendations", self.config, self.inputs)
+
+
+def plan_recommendations(config: RecommendConfig) -> RecommendPlan:
+    """The run that `config` asks for; reads manifests only, writes nothing.
+
+    Raises ArtifactNotFoundError without dataset or graph, ArtifactMismatchError if the graph is of another dataset or the
+    output holds another run, ConfigError if k is more than there are items or user_ids is empty.
+    """
+    dataset, graph = (
+        read_manifest(open_location(config.artifact("dataset"), config.storage), "dataset"),
+        read_manifest(open_location(config.artifact("graph"), config.storage), "graph"),
+    )
+    check_graph_of_dataset(graph, dataset, config.artifact("graph"), config.artifact("dataset"))
+    num_items = graph.row_counts["items"]
+    if config.k > num_items:
+        raise ConfigError(f"k = {config.k}, but the dataset has {num_items} items; give at most so many")
+    if config.user_ids is not None and not config.user_ids:
+        raise ConfigError("user_ids is an empty list; name users, or leave it out for all")
+    # The parts' ranges of users follow from users_per_task: with another number they would overlap.
+    user_ids = None if config.user_ids is None else sorted(set(config.user_ids))
+    run_config = {"k": config.k, "user_ids": user_ids, "users_per_task": config.users_per_task}
+    inputs = {"dataset": dataset.fingerprint, "graph": graph.fingerprint}
+    output = open_location(config.artifact("recommendations"), config.storage)
+    return RecommendPlan(run_config, inputs, finished(output, "recommendations", run_config, inputs))
+
+
+def begin(output: Location, plan: RecommendPlan) -> None:
+    """Write the record of the run, or take up the one that is there: then the parts that are there count.
+
+    Raises ArtifactMismatchError if the output holds another run, begun and not finished, or parts of no known run.
+    """
+    record = {"run": plan.run, "config": plan.config, "inputs": plan.inputs}
+    if _is_begun(output, plan):
+        return
+    strays = [name for name in output.files() if name.startswith("part-")]
+    if strays:
+        raise ArtifactMismatchError(
+            f"{output}: holds {len(strays)} parts, {strays[0]} the first, but no {RUN}; give another output URI, or delete it"
+        )
+    if not (output / RUN).create_bytes(json.dumps(record, indent=2).encode()):
+        _is_begun(output, plan)  # another driver was first: it makes the same parts, or this raises
+
+
+def _is_begun(output: Location, plan: RecommendPlan) -> bool:
+    try:
+        there = json.loads((output / RUN).read_text())
+    except StorageNotFoundError:
+        return False
+    if there["run"] == plan.run:
+        return True
+    differences = differing_fields({**there["config"], "inputs": there["inputs"]}, {**plan.config, "inputs": plan.inputs})
+    raise ArtifactMismatchError(
+        f"{output}: holds another run, begun and not finished:\n"
+        + "\n".join(f"  {line}" for line in differences)
+        + "\ngive another output URI (recommendations), or delete that one"
+    )
