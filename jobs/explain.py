@@ -1,11 +1,13 @@
 """Explain one pair, in this process: what `xrec explain` prints."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from xrec.adapter.pairs import Pair
 from xrec.backfill.plan import sources_of
 from xrec.config import BackfillConfig
+from xrec.data.cold_start import History
 from xrec.generate.explainer import Explanation, load_explainer
 from xrec.llm.prompt import PairTexts
 from xrec.storage import check_access, open_location
@@ -25,11 +27,15 @@ class ExplainedPair:
     model_fingerprint: str
 
 
-def run(config: BackfillConfig, user_id: str, item_id: str) -> ExplainedPair:
-    """Explain the pair; raises UnknownIdError for an id that the dataset does not hold, and what `load_explainer` raises."""
+def run(config: BackfillConfig, user_id: str, item_id: str, history: Sequence[str] | None = None) -> ExplainedPair:
+    """Explain the pair; `history`: item ids of a user that neither the dataset nor `config.cold_start` knows.
+
+    Raises UnknownIdError for an id that is not known, and what `load_explainer` raises.
+    """
     for name in ("dataset", "graph", "adapter"):
         check_access(open_location(config.artifact(name), config.storage), config.storage)
-    explainer = load_explainer(sources_of(config), device=config.actors.device, batch_size=1)
+    new_user = None if history is None else History(user_id, tuple(history))
+    explainer = load_explainer(sources_of(config), device=config.actors.device, batch_size=1, history=new_user)
     pair = Pair(explainer.dataset.user_index(user_id), explainer.dataset.item_index(item_id))
     prompt = explainer.pairs.prompt(pair)
     (explanation,) = explainer.explain([prompt], config.decoding)

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from xrec.config import BackfillConfig
+from xrec.config import BackfillConfig, ColdStartConfig, StorageConfig
+from xrec.data.cold_start import read_cold_start
 from xrec.errors import ArtifactMismatchError, StorageNotFoundError
 from xrec.generate.explainer import Sources, check_sources
 from xrec.schemas import PAIRS
@@ -24,7 +25,6 @@ from xrec.storage import (
     finished,
     open_location,
     parquet_bytes,
-    read_manifest,
     run_fingerprint,
 )
 
@@ -65,7 +65,17 @@ def plan_location(output: Location, chunk: int) -> Location:
 def sources_of(config: BackfillConfig) -> Sources:
     """What the workers load, with URIs that any process on this machine can open."""
     locations = {name: open_location(config.artifact(name), config.storage) for name in ("dataset", "graph", "adapter")}
-    return Sources(**{name: location.shared_uri for name, location in locations.items()}, llm=config.llm, storage=config.storage)
+    return Sources(
+        **{name: location.shared_uri for name, location in locations.items()},
+        llm=config.llm,
+        storage=config.storage,
+        cold_start=_shared(config.cold_start, config.storage) if config.cold_start else None,
+    )
+
+
+def _shared(tables: ColdStartConfig, storage: StorageConfig) -> ColdStartConfig:
+    uris = tables.model_dump(exclude_none=True)
+    return ColdStartConfig(**{name: open_location(uri, storage).shared_uri for name, uri in uris.items()})
 
 
 def plan_backfill(config: BackfillConfig, pairs: pa.Table) -> BackfillPlan:
@@ -90,15 +100,15 @@ def plan_backfill(config: BackfillConfig, pairs: pa.Table) -> BackfillPlan:
 def _identity(config: BackfillConfig, pairs: pa.Table) -> tuple[dict[str, Any], dict[str, str]]:
     """The settings and inputs that the explanations depend on."""
     sources = sources_of(config)
-    check_sources(sources)
-    adapter = read_manifest(open_location(sources.adapter, sources.storage), "adapter")
-    dataset = read_manifest(open_location(sources.dataset, sources.storage), "dataset")
+    checked = check_sources(sources)
     inputs = {
-        **adapter.inputs,  # graph and base model are those of the adapter: check_sources has seen to it
-        "dataset": dataset.fingerprint,
-        "adapter": adapter.fingerprint,
+        **checked.adapter.manifest.inputs,  # graph and base model are those of the adapter: check_sources has seen to it
+        "dataset": checked.dataset.fingerprint,
+        "adapter": checked.adapter.manifest.fingerprint,
         "pairs": content_hash(parquet_bytes(pairs, PAIRS)),
     }
+    if sources.cold_start:
+        inputs["cold_start"] = read_cold_start(sources.cold_start, sources.storage).fingerprint
     return {"decoding": config.decoding.model_dump(mode="json"), "dtype": config.llm.dtype, "num_chunks": config.num_chunks}, inputs
 
 

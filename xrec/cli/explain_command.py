@@ -17,11 +17,13 @@ HELP = """One pair, explained, with what the model was given.
 In:   CONFIG of a backfill (its workspace holds dataset, graph and adapter; its pairs are not read), two ids
 Out:  the explanation, with the prompt and the texts it was made from, on standard output
 
-An id that the dataset does not hold is an error.
+An id that neither the dataset nor cold_start holds is an error. For a user that came after training give --history:
+the user's vector is then computed from the vectors of these items.
 
 \b
 Example:
   xrec explain configs/sample/backfill.yaml --user resident-17 --item place-3
+  xrec explain configs/sample/backfill.yaml --user newcomer --item place-3 --history place-1,place-8,place-20
 """
 
 
@@ -29,6 +31,7 @@ def explain(
     config_path: ConfigPath,
     user_id: Annotated[str, typer.Option("--user", metavar="ID", help="user_id, as in the dataset.")],
     item_id: Annotated[str, typer.Option("--item", metavar="ID", help="item_id, as in the dataset.")],
+    history: Annotated[str | None, typer.Option("--history", metavar="ID,ID,...", help="item_ids of a new user, with commas between.")] = None,
     overrides: Overrides = None,
     debug: Debug = False,
 ) -> None:
@@ -40,7 +43,8 @@ def explain(
         config = load_config(BackfillConfig, config_path, overrides or [])
         import jobs.explain
 
-        for line in _lines(jobs.explain.run(config, user_id, item_id)):
+        item_ids = None if history is None else [part.strip() for part in history.split(",") if part.strip()]
+        for line in _lines(jobs.explain.run(config, user_id, item_id, item_ids)):
             typer.echo(line)
 
 

@@ -2,22 +2,25 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from transformers import PreTrainedModel
 
-from xrec.adapter.artifact import read_adapter
+from xrec.adapter.artifact import TrainedAdapter, read_adapter
 from xrec.adapter.model import attach_adapters
 from xrec.adapter.pairs import PairPrompts
-from xrec.config import DecodingConfig, Device, LLMConfig, StorageConfig
+from xrec.config import ColdStartConfig, DecodingConfig, Device, LLMConfig, StorageConfig
+from xrec.data.cold_start import History, read_cold_start, with_history
 from xrec.data.dataset import Dataset, read_dataset
-from xrec.errors import ArtifactMismatchError
+from xrec.errors import DataError
 from xrec.generate.engine import Engine, FinishReason
 from xrec.generate.transformers_engine import TransformersEngine
-from xrec.graph.artifact import GraphEmbeddings, read_graph
+from xrec.graph.artifact import GraphEmbeddings, check_graph_of_dataset, read_graph
+from xrec.graph.cold_start import extend_with_new
 from xrec.llm.model import load_model, load_tokenizer, resolve_device, resolve_dtype, stop_token_ids
 from xrec.llm.prompt import PromptBuilder
 from xrec.llm.source import model_fingerprint, resolve_model
-from xrec.storage import fingerprint_of, open_location, read_manifest
+from xrec.storage import Manifest, fingerprint_of, open_location, read_manifest
 
 
 @dataclass(frozen=True)
@@ -40,10 +43,25 @@ class Sources:
     adapter: str
     llm: LLMConfig
     storage: StorageConfig
+    cold_start: ColdStartConfig | None = None
+
+
+@dataclass(frozen=True)
+class CheckedSources:
+    """Sources that belong together. `model_fingerprint` identifies language model (the files in `llm`), adapter and graph together."""
+
+    dataset: Manifest
+    graph: Manifest
+    adapter: TrainedAdapter
+    llm: Path
+    model_fingerprint: str
 
 
 class Explainer:
-    """Explains pairs of one dataset with one model. `model_fingerprint` identifies language model, adapter and graph together."""
+    """Explains pairs of one dataset with one model. `dataset` and `graph` hold the new users and items of a cold start too.
+
+    `model_fingerprint` identifies language model, adapter and trained graph together.
+    """
 
     def __init__(self, model: PreTrainedModel, engine: Engine, pairs: PairPrompts, dataset: Dataset, graph: GraphEmbeddings, model_fingerprint: str):
         self.model = model
@@ -65,43 +83,61 @@ class Explainer:
             )
 
 
-def check_sources(sources: Sources) -> str:
-    """Check that dataset, graph, adapter and language model belong together, without loading weights.
+def check_sources(sources: Sources) -> CheckedSources:
+    """Check that dataset, graph, adapter and language model belong together, without loading vectors or the language model.
 
-    Returns the model fingerprint (language model, adapter and graph). Raises ArtifactNotFoundError, ArtifactMismatchError,
-    ModelError.
+    Raises ArtifactNotFoundError, ArtifactMismatchError, ModelError.
     """
     dataset = read_manifest(open_location(sources.dataset, sources.storage), "dataset")
     graph = read_manifest(open_location(sources.graph, sources.storage), "graph")
-    adapter = read_adapter(open_location(sources.adapter, sources.storage))
-    if graph.inputs["dataset"] != dataset.fingerprint:
-        raise ArtifactMismatchError(
-            f"{sources.graph}: trained on dataset {graph.inputs['dataset']}, but {sources.dataset} is {dataset.fingerprint}; "
-            "indices would not fit: train the graph again, or give its dataset"
-        )
-    adapter.check_graph(graph.fingerprint)
-    base_model = model_fingerprint(resolve_model(sources.llm.model, sources.llm.cache_dir, sources.storage))
-    adapter.check_base_model(base_model, sources.llm.model)
-    return fingerprint_of([base_model, adapter.manifest.fingerprint, graph.fingerprint])
+    return _check(sources, dataset, graph)
 
 
-def load_explainer(sources: Sources, *, device: Device, batch_size: int) -> Explainer:
-    """Load everything into this process; raises what `check_sources` raises, and ModelError."""
-    fingerprint = check_sources(sources)
+def load_explainer(sources: Sources, *, device: Device, batch_size: int, history: History | None = None) -> Explainer:
+    """Load everything into this process; with `history`, that one new user is known too.
+
+    Raises what `check_sources` raises, ModelError, DataError for cold-start tables that cannot be read or a history that
+    gives no vector, ConfigError for a history of a known user, UnknownIdError for one with an unknown item.
+    """
     dataset = read_dataset(open_location(sources.dataset, sources.storage))
     graph = read_graph(open_location(sources.graph, sources.storage))
-    adapters = read_adapter(open_location(sources.adapter, sources.storage))
-    folder = resolve_model(sources.llm.model, sources.llm.cache_dir, sources.storage)
+    checked = _check(sources, dataset.manifest, graph.manifest)
+    if sources.cold_start or history:
+        dataset, graph = _extended(sources, dataset, graph, history)
     torch_device = resolve_device(device)
     model = load_model(
-        folder,
+        checked.llm,
         dtype=resolve_dtype(sources.llm.dtype, torch_device),
         device=torch_device,
         attn_implementation=sources.llm.attn_implementation,
     )
-    embedding = attach_adapters(model, adapters.adapters, user_vectors=graph.users, item_vectors=graph.items)
+    embedding = attach_adapters(model, checked.adapter.adapters, user_vectors=graph.users, item_vectors=graph.items)
     model.eval().to(torch_device)
-    tokenizer = load_tokenizer(folder)
+    tokenizer = load_tokenizer(checked.llm)
     engine = TransformersEngine(model, stop_token_ids(model, tokenizer), batch_size)
-    builder = PromptBuilder(tokenizer, adapters.config.prompt, embedding.vocabulary)
-    return Explainer(model, engine, PairPrompts(dataset, builder), dataset, graph, fingerprint)
+    builder = PromptBuilder(tokenizer, checked.adapter.config.prompt, embedding.vocabulary)
+    return Explainer(model, engine, PairPrompts(dataset, builder), dataset, graph, checked.model_fingerprint)
+
+
+def _check(sources: Sources, dataset: Manifest, graph: Manifest) -> CheckedSources:
+    check_graph_of_dataset(graph, dataset, sources.graph, sources.dataset)
+    adapter = read_adapter(open_location(sources.adapter, sources.storage))
+    adapter.check_graph(graph.fingerprint)
+    folder = resolve_model(sources.llm.model, sources.llm.cache_dir, sources.storage)
+    base_model = model_fingerprint(folder)
+    adapter.check_base_model(base_model, sources.llm.model)
+    return CheckedSources(dataset, graph, adapter, folder, fingerprint_of([base_model, adapter.manifest.fingerprint, graph.fingerprint]))
+
+
+def _extended(sources: Sources, dataset: Dataset, graph: GraphEmbeddings, history: History | None) -> tuple[Dataset, GraphEmbeddings]:
+    """Dataset and graph with the users and items of the cold start, and the user of `history`."""
+    tables = read_cold_start(sources.cold_start, sources.storage)
+    if history is None:
+        return extend_with_new(dataset, graph, tables)
+    extended = extend_with_new(dataset, graph, with_history(tables, dataset, history))
+    if history.user_id not in extended[0].users["user_id"].slice(dataset.num_users).to_pylist():
+        raise DataError(
+            f"the history of user {history.user_id!r} gives no vector: none of its {len(history.item_ids)} items has training "
+            "interactions; give an item that has"
+        )
+    return extended

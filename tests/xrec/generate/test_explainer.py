@@ -70,7 +70,7 @@ def test_explainer_explains_each_prompt_and_counts_its_tokens(workspace: Path) -
         ids = completions[explanation.index].token_ids
         assert explanation.num_generated_tokens == len(ids)
         assert explanation.text == toy_tokenizer().decode(ids, skip_special_tokens=True).strip()
-    assert explainer.model_fingerprint == check_sources(sources(workspace))
+    assert explainer.model_fingerprint == check_sources(sources(workspace)).model_fingerprint
     assert "Why?" in explainer.pairs.builder.show(prompts[0])  # the prompt is the adapter's
 
 
