@@ -5,10 +5,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from xrec.backfill import plan_backfill
-from xrec.backfill.plan import chunk_of, plan_location
+from xrec.backfill.plan import chunk_of, plan_location, sources_of
 from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError
 from xrec.schemas import PAIRS
 from xrec.storage import Location, open_location, read_table
@@ -109,3 +110,24 @@ def test_plan_without_an_adapter_names_where_it_is_missing_and_writes_nothing(ma
     with pytest.raises(ArtifactNotFoundError, match=r"no-adapter: no adapter artifact"):
         plan_backfill(config, pairs(*SIX))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_plan_with_other_newcomers_is_another_run(make_config: MakeConfig, pairs: MakePairs, tmp_path: Any) -> None:
+    """By content: the same rows in another file and order resume the run."""
+    for name, users in (("one", ["n", "m"]), ("same", ["m", "n"]), ("other", ["m", "k"])):
+        pq.write_table(pa.table({"user_id": users, "item_id": ["i0", "i0"]}), tmp_path / f"{name}.parquet")
+    first = plan_backfill(make_config(cold_start={"interactions": str(tmp_path / "one.parquet")}), pairs(*SIX))
+    assert plan_backfill(make_config(cold_start={"interactions": str(tmp_path / "same.parquet")}), pairs(*SIX)).run == first.run
+    with pytest.raises(ArtifactMismatchError, match=r"inputs\.cold_start: '\w+' there, '\w+' here"):
+        plan_backfill(make_config(cold_start={"interactions": str(tmp_path / "other.parquet")}), pairs(*SIX))
+    with pytest.raises(ArtifactMismatchError, match=r"inputs\.cold_start: '\w+' there, None here"):
+        plan_backfill(make_config(), pairs(*SIX))
+
+
+def test_sources_of_relative_cold_start_tables_can_be_opened_from_anywhere(make_config: MakeConfig, tmp_path: Any, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    cold_start = sources_of(make_config(cold_start={"interactions": "new.parquet", "users": "s3://bucket/users.parquet"})).cold_start
+    assert cold_start is not None
+    assert cold_start.interactions == str(tmp_path / "new.parquet")
+    assert cold_start.users == "s3://bucket/users.parquet"
+    assert cold_start.items is None

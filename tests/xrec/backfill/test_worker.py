@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from xrec.adapter.pairs import PairPrompts
@@ -128,3 +129,21 @@ def test_worker_two_attempts_at_a_chunk_commit_once(worker: ChunkWorker, tmp_pat
     assert committed_chunks(output) == {0}
     assert Commit.read(output, 0) == before
     assert {name: (output / name).read_bytes() for name in before.files} == contents
+
+
+def test_worker_explains_newcomers_and_fails_those_without_a_known_neighbour(make_config: MakeConfig, pairs: MakePairs, tmp_path: Path) -> None:
+    interactions = pa.table({"user_id": ["newcomer", "u0", "lone"], "item_id": ["i1", "new-item", "lone-item"]})
+    pq.write_table(interactions, tmp_path / "interactions.parquet")
+    pq.write_table(pa.table({"item_id": ["new-item"], "title": ["New Place"], "profile": ["Loud."]}), tmp_path / "items.parquet")
+    cold_start = {name: str(tmp_path / f"{name}.parquet") for name in ("interactions", "items")}
+    config = make_config(num_chunks=1, cold_start=cold_start)
+    plan_backfill(config, pairs("newcomer i0", "newcomer new-item", "u1 new-item", "lone i0", "u0 lone-item"))
+    settings = WorkerSettings(sources_of(config), str(tmp_path / "explanations"), config.decoding, device="cpu", batch_size=4, num_threads=1)
+    worker = ChunkWorker(settings)
+    worker(_chunk(0))
+    output = open_location(str(tmp_path / "explanations"))
+    commit = Commit.read(output, 0)
+    assert commit.failed_by_reason == {"unknown_user": 1, "unknown_item": 1}
+    (generated,) = (read_table(output / name, GENERATED) for name in commit.files if not name.startswith("failed/"))
+    assert [(row["user_id"], row["item_id"]) for row in generated.to_pylist()] == [("newcomer", "i0"), ("newcomer", "new-item"), ("u1", "new-item")]
+    assert worker._explainer.dataset.items["title"][-1].as_py() == "New Place"

@@ -1,6 +1,7 @@
 """The dataset with newcomers: known rows stay where they are, each new id has a trained neighbour, what is left out is counted."""
 
 import logging
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -21,8 +22,8 @@ def dataset(tmp_path: Path) -> Dataset:
 
 
 def _tables(*pairs: str, users: tuple[tuple[str, str], ...] = (), items: tuple[tuple[str, str, str], ...] = ()) -> ColdStartTables:
-    def table(rows: object, *names: str) -> pa.Table:
-        return pa.Table.from_pylist([dict(zip(names, row, strict=True)) for row in rows], pa.schema([(name, pa.string()) for name in names]))  # type: ignore[attr-defined]
+    def table(rows: Iterable[Sequence[str]], *names: str) -> pa.Table:
+        return pa.Table.from_pylist([dict(zip(names, row, strict=True)) for row in rows], pa.schema([(name, pa.string()) for name in names]))
 
     interactions = table([pair.split() for pair in pairs], "user_id", "item_id")
     return ColdStartTables(interactions, table(users, "user_id", "profile"), table(items, "item_id", "title", "profile"), {})

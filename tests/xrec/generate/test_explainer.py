@@ -1,7 +1,10 @@
 """Dataset, graph, adapter and language model put together: what fits gives text, what does not is refused."""
 
+from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -9,11 +12,13 @@ from tests.toy import HIDDEN_SIZE, save_toy_model, toy_tokenizer
 from xrec.adapter.artifact import AdapterConfig, write_adapter
 from xrec.adapter.model import build_adapters
 from xrec.adapter.pairs import Pair
-from xrec.config import AdapterModelConfig, DecodingConfig, LLMConfig, PrepareConfig, PromptConfig, StorageConfig
+from xrec.config import AdapterModelConfig, ColdStartConfig, DecodingConfig, LLMConfig, PrepareConfig, PromptConfig, StorageConfig
 from xrec.data import prepare_dataset
-from xrec.errors import ArtifactMismatchError
+from xrec.data.cold_start import History
+from xrec.errors import ArtifactMismatchError, ConfigError, DataError, UnknownIdError
 from xrec.generate.explainer import Sources, check_sources, load_explainer
 from xrec.graph import embeddings_bytes, write_graph
+from xrec.graph.fold_in import FoldIn
 from xrec.llm.source import model_fingerprint
 from xrec.storage import Manifest, open_location
 
@@ -89,3 +94,49 @@ def test_check_sources_adapter_of_another_graph_is_refused(workspace: Path, tmp_
 def test_check_sources_another_base_model_is_refused(workspace: Path, tmp_path: Path) -> None:
     with pytest.raises(ArtifactMismatchError, match="but the adapter was trained for 'toy'"):
         check_sources(sources(workspace, llm=save_toy_model(tmp_path, seed=1)))
+
+
+def test_load_explainer_explains_a_user_with_a_history(workspace: Path) -> None:
+    known = load_explainer(sources(workspace), device="cpu", batch_size=2)
+    explainer = load_explainer(sources(workspace), device="cpu", batch_size=2, history=History("newcomer", ("place-1", "place-3")))
+    user, item = explainer.dataset.user_index("newcomer"), explainer.dataset.item_index("place-2")
+    assert user == 12
+    fold_in = FoldIn.fit(known.graph.users, known.graph.items, torch.from_numpy(known.dataset.interaction_edges("train")))
+    assert torch.equal(explainer.graph.users[user], fold_in.users([[0, 2]])[0])
+    prompts = [explainer.pairs.prompt(Pair(user, item)), explainer.pairs.prompt(Pair(0, item))]
+    assert "<user 12>" in explainer.pairs.builder.show(prompts[0])
+    assert "<item 1>" in explainer.pairs.builder.show(prompts[0])
+    by_index = {explanation.index: explanation for explanation in explainer.explain(prompts, DecodingConfig(max_new_tokens=5))}
+    assert by_index[0].num_generated_tokens > 0
+    # A known user's text is what it was, though its item has another token id now.
+    (before,) = known.explain([known.pairs.prompt(Pair(0, item))], DecodingConfig(max_new_tokens=5))
+    assert by_index[1].text == before.text
+    assert explainer.model_fingerprint == known.model_fingerprint
+
+
+def test_load_explainer_with_tables_and_a_history_knows_both(workspace: Path, tmp_path: Path) -> None:
+    pq.write_table(pa.table({"user_id": ["resident-1", "early"], "item_id": ["new-place", "place-1"]}), tmp_path / "new.parquet")
+    changed = replace(sources(workspace), cold_start=ColdStartConfig(interactions=str(tmp_path / "new.parquet")))
+    explainer = load_explainer(changed, device="cpu", batch_size=2, history=History("late", ("place-3", "new-place")))
+    assert explainer.dataset.users["user_id"].to_pylist()[12:] == ["early", "late"]
+    assert explainer.dataset.items["title"].to_pylist()[10:] == ["new-place"]
+    assert (len(explainer.graph.users), len(explainer.graph.items)) == (14, 11)
+
+
+@pytest.mark.parametrize(
+    ("history", "error", "message"),
+    [
+        (History("resident-1", ("place-1",)), ConfigError, "user 'resident-1' is known"),
+        (History("newcomer", ("place-1", "place-77")), UnknownIdError, "item 'place-77' is not among the 10 items"),
+    ],
+)
+def test_load_explainer_history_that_cannot_be_is_refused(workspace: Path, history: History, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        load_explainer(sources(workspace), device="cpu", batch_size=2, history=history)
+
+
+def test_load_explainer_history_of_new_items_only_gives_no_vector(workspace: Path, tmp_path: Path) -> None:
+    pq.write_table(pa.table({"user_id": ["resident-1"], "item_id": ["new-place"]}), tmp_path / "new.parquet")
+    changed = replace(sources(workspace), cold_start=ColdStartConfig(interactions=str(tmp_path / "new.parquet")))
+    with pytest.raises(DataError, match="history of user 'late' gives no vector: none of its 1 items"):
+        load_explainer(changed, device="cpu", batch_size=2, history=History("late", ("new-place",)))

@@ -16,14 +16,14 @@ from xrec.graph import LightGCN, SampledSoftmax, batch_loss, epoch_batches, norm
 from xrec.graph import fold_in as module
 from xrec.graph.fold_in import FoldIn
 
-U, I, D = 30, 20, 4
+NUM_USERS, NUM_ITEMS, D = 30, 20, 4
 
 
 def random_graph(seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
     """users (30, 4), items (20, 4) of all lengths, and edges; the last user and the last item have none."""
     generator = torch.Generator().manual_seed(seed)
-    edges = (torch.rand(U - 1, I - 1, generator=generator) < 0.3).nonzero().T
-    return torch.randn(U, D, generator=generator), torch.randn(I, D, generator=generator), edges
+    edges = (torch.rand(NUM_USERS - 1, NUM_ITEMS - 1, generator=generator) < 0.3).nonzero().T
+    return torch.randn(NUM_USERS, D, generator=generator), torch.randn(NUM_ITEMS, D, generator=generator), edges
 
 
 def unit(x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -49,7 +49,7 @@ def lists_of(edges: Tensor) -> dict[int, list[int]]:
 
 def test_fold_in_users_are_the_closed_form() -> None:
     users, items, edges = random_graph()
-    new = [[0], [3, 5, 7], list(range(I))]  # fewer, as many and more items than any trained user
+    new = [[0], [3, 5, 7], list(range(NUM_ITEMS))]  # fewer, as many and more items than any trained user
     np.testing.assert_allclose(FoldIn.fit(users, items, edges).users(new), by_hand(users, items, lists_of(edges), new), rtol=2e-5, atol=2e-6)
 
 
@@ -80,7 +80,7 @@ def test_fold_in_recovers_a_planted_rule() -> None:
     def planted(indices: list[int]) -> Tensor:
         return F.normalize(F.normalize(items[indices], dim=1).mean(dim=0), dim=0) @ rotation
 
-    users = torch.stack([planted(lists_of(edges).get(user, [0])) for user in range(U)])
+    users = torch.stack([planted(lists_of(edges).get(user, [0])) for user in range(NUM_USERS)])
     expected = torch.stack([planted([1, 2, 3]), planted([8])])
     assert F.cosine_similarity(FoldIn.fit(users, items, edges).users([[1, 2, 3], [8]]), expected).min() > 0.9999
 
@@ -133,7 +133,7 @@ def train(edges: Tensor, num_users: int, num_items: int) -> tuple[Tensor, Tensor
     [
         (lambda fold_in: fold_in.users([[1], []]), "list 1 of 2 is empty"),
         (lambda fold_in: fold_in.users(torch.tensor([[0, 2], [1, 1]])), "user 1 of 3 has no item"),
-        (lambda fold_in: fold_in.users([[1], [I]]), "item index 20 is out of range; expected 0 to 19"),
+        (lambda fold_in: fold_in.users([[1], [NUM_ITEMS]]), "item index 20 is out of range; expected 0 to 19"),
         (lambda fold_in: fold_in.items([[-1]]), "user index -1 is out of range; expected 0 to 29"),
     ],
 )
@@ -151,8 +151,8 @@ def test_fold_in_of_a_broken_graph_raises() -> None:
     with pytest.raises(DataError, match="no training interactions"):
         FoldIn.fit(users, items, edges[:, :0])
     with pytest.raises(DataError, match="1 training interactions have a item_index out of range, the first 20"):
-        FoldIn.fit(users, items, torch.cat([edges, torch.tensor([[0], [I]])], dim=1))
+        FoldIn.fit(users, items, torch.cat([edges, torch.tensor([[0], [NUM_ITEMS]])], dim=1))
     with pytest.raises(DataError, match="no trained vector"):
-        FoldIn.fit(torch.zeros(U, D), items, edges)
+        FoldIn.fit(torch.zeros(NUM_USERS, D), items, edges)
     with pytest.raises(ValueError, match="one length, saw 4 and 3"):
         FoldIn.fit(users, items[:, :3], edges)
