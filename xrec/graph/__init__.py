@@ -16,7 +16,7 @@ from xrec.graph.metrics import metric_names, ranking_metrics, ranking_report, us
 from xrec.graph.objective import BPR, Objective, SampledSoftmax
 from xrec.graph.partition import Partition, RowBlocks
 from xrec.graph.ranking import SeenItems, recommend, top_k_items
-from xrec.graph.sampling import Batch, MicroBatch, NegativeSampler, Triples, epoch_batches, epoch_triples
+from xrec.graph.sampling import Batch, MicroBatch, NegativeSampler, epoch_batches
 from xrec.graph.spectral import spectral_embeddings, truncated_svd
 from xrec.graph.step import batch_loss, layer0_penalty
 
@@ -33,14 +33,12 @@ __all__ = [
     "RowBlocks",
     "SampledSoftmax",
     "SeenItems",
-    "Triples",
     "batch_loss",
     "bpr_loss",
     "check_edges",
     "check_graph_of_dataset",
     "embeddings_bytes",
     "epoch_batches",
-    "epoch_triples",
     "l2_penalty",
     "layer0_penalty",
     "metric_names",

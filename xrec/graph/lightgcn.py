@@ -33,12 +33,11 @@ class LightGCN(nn.Module):
         self.embeddings = nn.Parameter(embeddings)
 
     def forward(self, adjacency: Tensor) -> tuple[Tensor, Tensor]:
-        layer: Tensor = self.embeddings
-        total: Tensor = self.embeddings
+        # X + A X + A^2 X = X + A (X + A X): one fused product and sum a layer, and no layer is kept.
+        layer_sum: Tensor = self.embeddings
         for _ in range(self.num_layers):
-            layer = symmetric_product(adjacency, layer, self.partition)
-            total = total + layer
-        table = self.partition.table(total / (self.num_layers + 1))
+            layer_sum = symmetric_product(adjacency, layer_sum, self.partition, plus=self.embeddings)
+        table = self.partition.table(layer_sum / (self.num_layers + 1))
         users, items = table.split([self.num_users, len(table) - self.num_users])
         return users, items
 
@@ -48,26 +47,28 @@ def random_embeddings(partition: Partition, embedding_dim: int, seed: int) -> Te
     return partition.normal_rows(embedding_dim, seed) * 0.1
 
 
-def symmetric_product(adjacency: Tensor, block: Tensor, partition: Partition) -> Tensor:
-    """This worker's rows (n, D) of A X: A_w X, with X (W n, D) all workers' `block` (n, D), A_w = `adjacency` (n, W n).
+def symmetric_product(adjacency: Tensor, block: Tensor, partition: Partition, plus: Tensor | None = None) -> Tensor:
+    """This worker's rows (n, D) of A X + Y: A_w X + `plus`, with X (W n, D) all workers' `block` (n, D), A_w = `adjacency` (n, W n).
 
     The gradient needs neither a transposed matrix nor a sum over workers. With G = dL/d(A X), dL/dX = A^T G = A G, as A
     is symmetric; this worker's rows of it are A_w G, and G is all workers' gradients of their rows, one below the
     other. So backward is forward: all-gather, then the product with A_w. (torch's own would transpose A at every step.)
     """
-    product: Tensor = _SymmetricProduct.apply(adjacency, block, partition)  # type: ignore[no-untyped-call]
+    product: Tensor = _SymmetricProduct.apply(adjacency, block, partition, plus)  # type: ignore[no-untyped-call]
     return product
 
 
 class _SymmetricProduct(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, adjacency: Tensor, block: Tensor, partition: Partition) -> Tensor:
+    def forward(ctx: Any, adjacency: Tensor, block: Tensor, partition: Partition, plus: Tensor | None) -> Tensor:
         ctx.adjacency, ctx.partition = adjacency, partition
-        return adjacency @ partition.all_gather(block)
+        gathered = partition.all_gather(block)
+        return adjacency @ gathered if plus is None else torch.addmm(plus, adjacency, gathered)
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[None, Tensor, None]:
-        return None, ctx.adjacency @ ctx.partition.all_gather(grad_outputs[0].contiguous()), None
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[None, Tensor, None, Tensor | None]:
+        gradient = grad_outputs[0].contiguous()
+        return None, ctx.adjacency @ ctx.partition.all_gather(gradient), None, gradient if ctx.needs_input_grad[3] else None
 
 
 def _check_start(embeddings: Tensor, partition: Partition) -> None:

@@ -1,6 +1,6 @@
 """What LightGCN is trained with: pairwise and softmax ranking losses, each a mean over its rows, and L2 regularization."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -29,11 +29,32 @@ def sampled_softmax_loss(
 
     Shapes: users (B, D), pos_items (B, D), candidates (C, D), is_own_item (B, C) bool, log_expected_counts (C,) -> () float32.
     """
-    scaled = users / temperature
-    pos_logits = (scaled * pos_items).sum(dim=1, keepdim=True)
-    logits = torch.addmm(-log_expected_counts, scaled, candidates.T).masked_fill_(is_own_item, -torch.inf)  # (B, C)
-    logits = torch.cat([pos_logits, logits], dim=1)
-    return F.cross_entropy(logits, torch.zeros(len(users), dtype=torch.int64, device=users.device))
+    loss: Tensor = _SampledSoftmax.apply(users / temperature, pos_items, candidates, is_own_item, log_expected_counts)  # type: ignore[no-untyped-call]
+    return loss
+
+
+class _SampledSoftmax(torch.autograd.Function):
+    """Written out, because it is where training spends its time: one matrix (B, C), changed in place, where autograd passes over five."""
+
+    @staticmethod
+    def forward(ctx: Any, users: Tensor, pos_items: Tensor, candidates: Tensor, is_own_item: Tensor, log_expected_counts: Tensor) -> Tensor:
+        pos = (users * pos_items).sum(dim=1)
+        logits = torch.addmm(-log_expected_counts, users, candidates.T).masked_fill_(is_own_item, -torch.inf)
+        largest = torch.maximum(pos, logits.amax(dim=1))
+        weights, own_weight = logits.sub_(largest.unsqueeze(1)).exp_(), (pos - largest).exp()
+        total = weights.sum(dim=1) + own_weight
+        ctx.save_for_backward(users, pos_items, candidates, weights, 1 / total, own_weight)
+        return (total.log() + largest - pos).mean()
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
+        """d/ds(u,c) = probability of c; d/ds(u,i) = probability of i, less 1."""
+        users, pos_items, candidates, weights, inverse_total, own_weight = ctx.saved_tensors
+        row = grad_outputs[0] / len(users)
+        of_candidate = (row * inverse_total).unsqueeze(1)
+        of_pos = (row * (own_weight * inverse_total - 1)).unsqueeze(1)
+        for_users = of_candidate * (weights @ candidates) + of_pos * pos_items
+        return for_users, of_pos * users, weights.T @ (of_candidate * users), None, None
 
 
 def expected_counts(popularity: Tensor, num_in_batch: int, num_uniform: int, num_items: int) -> Tensor:

@@ -89,30 +89,3 @@ def _micro_batch(edges: Tensor, draw_negatives: DrawNegatives, generator: torch.
 
 def _generator(*key: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))
-
-
-@dataclass(frozen=True)
-class Triples:
-    """users, pos_items, neg_items: (B,) int64 each."""
-
-    users: Tensor
-    pos_items: Tensor
-    neg_items: Tensor
-
-    def split(self, num_parts: int) -> Iterator["Triples"]:
-        """`num_parts` parts in order, of sizes that differ by one at most."""
-        columns = (self.users, self.pos_items, self.neg_items)
-        return (Triples(*part) for part in zip(*(column.tensor_split(num_parts) for column in columns), strict=True))
-
-    def __len__(self) -> int:
-        return len(self.users)
-
-
-def epoch_triples(edges: Tensor, sampler: NegativeSampler, seed: int, epoch: int) -> Triples:
-    """All E interactions of `edges` (2, E) int64 in the epoch's own order, each with a negative of the epoch's own.
-
-    Depends on the arguments only: every worker draws the same epoch and takes its slice of each global batch.
-    """
-    generator = torch.Generator().manual_seed(int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0]))
-    users, pos_items = edges[:, torch.randperm(edges.shape[1], generator=generator)]
-    return Triples(users, pos_items, sampler.sample(users, generator))

@@ -5,18 +5,18 @@ import torch
 from torch import Tensor
 
 from xrec.errors import DataError
-from xrec.graph import check_edges, normalized_adjacency
+from xrec.graph import check_edges, node_degrees, normalized_adjacency
 
 # User 2 and item 3 are isolated; the pair (0, 1) stands twice.
 EDGES = torch.tensor([[0, 0, 1, 0, 3], [1, 0, 1, 1, 2]])
 
 
-def dense_adjacency(edges: Tensor, num_users: int, num_items: int) -> Tensor:
+def dense_adjacency(edges: Tensor, num_users: int, num_items: int, exponent: float = 0.5) -> Tensor:
     n = num_users + num_items
     a = torch.zeros(n, n)
     for u, i in edges.T.tolist():
         a[u, num_users + i] = a[num_users + i, u] = 1.0
-    scale = [degree**-0.5 if degree else 0.0 for degree in a.sum(dim=1).tolist()]
+    scale = [degree**-exponent if degree else 0.0 for degree in a.sum(dim=1).tolist()]
     return torch.diag(torch.tensor(scale)) @ a @ torch.diag(torch.tensor(scale))
 
 
@@ -24,6 +24,14 @@ def test_adjacency_with_isolated_nodes_and_duplicates_equals_dense() -> None:
     sparse = normalized_adjacency(EDGES, 4, 4)
     assert sparse.layout == torch.sparse_csr
     torch.testing.assert_close(sparse.to_dense(), dense_adjacency(EDGES, 4, 4))
+
+
+def test_adjacency_with_exponent_equals_dense() -> None:
+    torch.testing.assert_close(normalized_adjacency(EDGES, 4, 4, exponent=0.3).to_dense(), dense_adjacency(EDGES, 4, 4, 0.3))
+
+
+def test_node_degrees_count_distinct_pairs_users_first() -> None:
+    assert node_degrees(EDGES, 4, 4).tolist() == [2, 1, 0, 1, 1, 2, 1, 0]
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,15 @@ import pytest
 import torch
 from torch_geometric.nn import LightGCN as PyGLightGCN
 
-from xrec.graph import LightGCN, normalized_adjacency
+from xrec.errors import TrainingError
+from xrec.graph import LightGCN, Partition, normalized_adjacency, random_embeddings
 
 NUM_USERS, NUM_ITEMS, DIM = 5, 7, 4
+
+
+def new_model(num_layers: int) -> LightGCN:
+    start = random_embeddings(Partition.whole(NUM_USERS + NUM_ITEMS), DIM, seed=0)
+    return LightGCN(start, NUM_USERS, num_layers)
 
 
 @pytest.fixture
@@ -19,7 +25,7 @@ def edges() -> torch.Tensor:
 @pytest.mark.parametrize("num_layers", [0, 1, 3])
 def test_lightgcn_forward_and_gradient_equal_dense(edges: torch.Tensor, num_layers: int) -> None:
     torch.manual_seed(0)
-    model = LightGCN(NUM_USERS, NUM_ITEMS, DIM, num_layers)
+    model = new_model(num_layers)
     adjacency = normalized_adjacency(edges, NUM_USERS, NUM_ITEMS)
     weights = torch.randn(NUM_USERS + NUM_ITEMS, DIM)
     users, items = model(adjacency)
@@ -35,8 +41,7 @@ def test_lightgcn_forward_and_gradient_equal_dense(edges: torch.Tensor, num_laye
 
 
 def test_lightgcn_vectors_equal_torch_geometric(edges: torch.Tensor) -> None:
-    torch.manual_seed(0)
-    model = LightGCN(NUM_USERS, NUM_ITEMS, DIM, 2)
+    model = new_model(2)
     theirs = PyGLightGCN(NUM_USERS + NUM_ITEMS, DIM, num_layers=2)
     theirs.embedding.weight.data.copy_(model.embeddings.data)
     one_way = torch.stack([edges[0], edges[1] + NUM_USERS])
@@ -44,3 +49,24 @@ def test_lightgcn_vectors_equal_torch_geometric(edges: torch.Tensor) -> None:
     users, items = model(normalized_adjacency(edges, NUM_USERS, NUM_ITEMS))
 
     torch.testing.assert_close(torch.cat([users, items]), theirs.get_embedding(torch.cat([one_way, one_way.flip(0)], dim=1)))
+
+
+def test_random_embeddings_same_seed_is_equal_and_has_the_standard_deviation() -> None:
+    partition = Partition.whole(70_000)  # more than one draw
+    first, again, other = (random_embeddings(partition, 3, seed) for seed in (1, 1, 2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert float(first.std()) == pytest.approx(0.1, rel=0.01)
+    assert not torch.equal(first[:4464], first[65_536:])
+
+
+def test_lightgcn_start_with_nan_raises_training_error_naming_the_node() -> None:
+    start = torch.zeros(12, DIM)
+    start[9, 1], start[11, 0] = torch.nan, torch.inf
+    with pytest.raises(TrainingError, match="embeddings of 2 nodes hold NaN or infinity, the first of node 9"):
+        LightGCN(start, NUM_USERS, 1)
+
+
+def test_lightgcn_start_without_a_row_a_node_raises_value_error() -> None:
+    with pytest.raises(ValueError, match=r"shape \(12, D\).*saw \(11, 4\)"):
+        LightGCN(torch.zeros(11, DIM), NUM_USERS, 1, Partition.whole(12))

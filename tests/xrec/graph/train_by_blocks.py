@@ -1,0 +1,68 @@
+"""One worker of a small training by row blocks, run as a process by test_partition: rank, world size, a file to meet at, a file to write.
+
+Rank 0 writes what all workers together have: the spectral start, each step's loss, the layer-0 table at the end.
+"""
+
+import sys
+
+import torch
+import torch.distributed as dist
+
+from xrec.graph import (
+    LightGCN,
+    Partition,
+    RowBlocks,
+    SampledSoftmax,
+    batch_loss,
+    epoch_batches,
+    layer0_penalty,
+    node_degrees,
+    normalized_adjacency,
+    random_embeddings,
+    spectral_embeddings,
+)
+
+NUM_USERS, NUM_ITEMS, DIM = 23, 18, 6
+
+
+def small_edges() -> torch.Tensor:
+    """120 pairs less those of user 5, who has none."""
+    pairs = torch.randperm(NUM_USERS * NUM_ITEMS, generator=torch.Generator().manual_seed(3))[:120]
+    pairs = pairs[pairs // NUM_ITEMS != 5]
+    return torch.stack([pairs // NUM_ITEMS, pairs % NUM_ITEMS])
+
+
+def train(partition: Partition) -> dict[str, torch.Tensor]:
+    """12 steps; the losses are this worker's parts."""
+    edges = small_edges()
+    start = spectral_embeddings(normalized_adjacency(edges, NUM_USERS, NUM_ITEMS, partition, exponent=0.35), NUM_USERS, DIM, partition=partition)
+    spectral, random = partition.table(start).clone(), partition.table(random_embeddings(partition, DIM, seed=4))
+    adjacency = normalized_adjacency(edges, NUM_USERS, NUM_ITEMS, partition)
+    model = LightGCN(start, NUM_USERS, 2, partition)
+    optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
+    objective = SampledSoftmax(edges, NUM_ITEMS, temperature=0.15, similarity="cosine", num_negatives=8, in_batch_negatives=True)
+    losses = []
+    for epoch in range(3):
+        for batch in epoch_batches(edges, objective.negatives, steps_per_epoch=4, micro_batch_size=7, seed=0, epoch=epoch):
+            optimizer.zero_grad()
+            loss = batch_loss(*model(adjacency), batch, objective, rank=partition.rank, world_size=partition.blocks.num_blocks)
+            (loss + 0.1 * layer0_penalty(model, batch, objective)).backward()
+            optimizer.step()
+            losses.append(loss.detach())
+    end = partition.table(model.embeddings.detach())
+    return {"spectral": spectral, "random": random, "losses": partition.all_reduce(torch.stack(losses)), "end": end}
+
+
+def main(rank: int, world_size: int, meeting: str, result: str) -> None:
+    torch.set_num_threads(1)
+    if world_size > 1:
+        dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=world_size)
+    outcome = train(Partition(RowBlocks.deal(node_degrees(small_edges(), NUM_USERS, NUM_ITEMS), world_size), rank))
+    if rank == 0:
+        torch.save(outcome, result)
+    if world_size > 1:
+        dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4])
