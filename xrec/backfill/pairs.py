@@ -12,9 +12,8 @@ import torch
 from xrec.config import BackfillConfig, RecommendedPairs, SplitPairs, TablePairs, TopKPairs
 from xrec.data.dataset import Dataset, read_dataset
 from xrec.errors import ConfigError, DataError
-from xrec.graph.artifact import read_graph
 from xrec.graph.ranking import recommend
-from xrec.recommend import read_recommendations
+from xrec.recommend import read_catalogue, read_recommendations
 from xrec.schemas import PAIRS
 from xrec.storage import Location, open_location, storage_errors
 
@@ -43,10 +42,9 @@ def _read(config: BackfillConfig) -> pa.Table:
     if isinstance(source, RecommendedPairs):
         location = open_location(source.uri or config.artifact("recommendations"), config.storage)
         return read_recommendations(location, source.k).select(PAIRS.names)
-    dataset = read_dataset(open_location(config.artifact("dataset"), config.storage))
-    if isinstance(source, SplitPairs):
-        return _from_split(dataset, source)
-    return _from_graph(config, dataset, source)
+    if isinstance(source, TopKPairs):
+        return _from_graph(config, source)
+    return _from_split(read_dataset(open_location(config.artifact("dataset"), config.storage)), source)
 
 
 def _from_table(location: Location) -> pa.Table:
@@ -69,8 +67,8 @@ def _from_split(dataset: Dataset, source: SplitPairs) -> pa.Table:
     return _with_ids(dataset, pairs["user_index"].to_numpy(), pairs["item_index"].to_numpy()).slice(0, source.max_pairs)
 
 
-def _from_graph(config: BackfillConfig, dataset: Dataset, source: TopKPairs) -> pa.Table:
-    graph = read_graph(open_location(config.artifact("graph"), config.storage))
+def _from_graph(config: BackfillConfig, source: TopKPairs) -> pa.Table:
+    dataset, graph = read_catalogue(config)
     if source.k > dataset.num_items:
         raise ConfigError(f"pairs.k = {source.k}, but the dataset has {dataset.num_items} items; give at most so many")
     indices = range(dataset.num_users) if source.user_ids is None else map(dataset.user_index, source.user_ids)

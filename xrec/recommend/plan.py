@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from xrec.config import RecommendConfig
+from xrec.data.cold_start import read_cold_start
 from xrec.errors import ArtifactMismatchError, ConfigError, StorageNotFoundError
 from xrec.graph.artifact import check_graph_of_dataset
 from xrec.storage import Location, Manifest, differing_fields, finished, open_location, read_manifest, run_fingerprint
@@ -28,7 +29,7 @@ class RecommendPlan:
 
 
 def plan_recommendations(config: RecommendConfig) -> RecommendPlan:
-    """The run that `config` asks for; reads manifests only, writes nothing.
+    """The run that `config` asks for; reads manifests and the tables of a cold start, writes nothing.
 
     Raises ArtifactNotFoundError without dataset or graph, ArtifactMismatchError if the graph is of another dataset or the
     output holds another run, ConfigError if k is more than there are items or user_ids is empty.
@@ -47,6 +48,8 @@ def plan_recommendations(config: RecommendConfig) -> RecommendPlan:
     user_ids = None if config.user_ids is None else sorted(set(config.user_ids))
     run_config = {"k": config.k, "user_ids": user_ids, "users_per_task": config.users_per_task}
     inputs = {"dataset": dataset.fingerprint, "graph": graph.fingerprint}
+    if config.cold_start is not None:
+        inputs["cold_start"] = read_cold_start(config.cold_start, config.storage).fingerprint
     output = open_location(config.artifact("recommendations"), config.storage)
     return RecommendPlan(run_config, inputs, finished(output, "recommendations", run_config, inputs))
 

@@ -6,9 +6,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from xrec.config import RecommendConfig
+from xrec.config import BackfillConfig, RecommendConfig
+from xrec.data.cold_start import read_cold_start
 from xrec.data.dataset import Dataset, read_dataset
-from xrec.graph.artifact import read_graph
+from xrec.graph.artifact import GraphEmbeddings, check_graph_of_dataset, read_graph
+from xrec.graph.cold_start import extend_with_new
 from xrec.storage import open_location
 
 
@@ -29,11 +31,9 @@ class RankingTables:
 
 
 def read_tables(config: RecommendConfig) -> RankingTables:
-    """Read dataset and graph; raises UnknownIdError for a user that the dataset does not hold, DataError if a vector is not finite."""
-    dataset = read_dataset(open_location(config.artifact("dataset"), config.storage))
+    """Read what `config` names; raises what `read_catalogue` does, UnknownIdError for a user who is neither known nor new."""
+    dataset, graph = read_catalogue(config)
     order = _users_by_id(dataset, config)
-    graph = read_graph(open_location(config.artifact("graph"), config.storage))
-    graph.check_finite()
     return RankingTables(
         user_vectors=graph.users.numpy(),
         item_vectors=graph.items.numpy(),
@@ -42,6 +42,20 @@ def read_tables(config: RecommendConfig) -> RankingTables:
         user_ids=dataset.users["user_id"].combine_chunks().take(pa.array(order)),
         item_ids=dataset.items["item_id"].combine_chunks(),
     )
+
+
+def read_catalogue(config: RecommendConfig | BackfillConfig) -> tuple[Dataset, GraphEmbeddings]:
+    """The dataset and its graph, with the users and items of the cold start, if any, appended.
+
+    Raises ArtifactNotFoundError, ArtifactMismatchError if the graph is of another dataset, DataError if a vector is not finite.
+    """
+    dataset = read_dataset(open_location(config.artifact("dataset"), config.storage))
+    graph = read_graph(open_location(config.artifact("graph"), config.storage))
+    check_graph_of_dataset(graph.manifest, dataset.manifest, config.artifact("graph"), config.artifact("dataset"))
+    graph.check_finite()
+    if config.cold_start is None:
+        return dataset, graph
+    return extend_with_new(dataset, graph, read_cold_start(config.cold_start, config.storage))
 
 
 def _users_by_id(dataset: Dataset, config: RecommendConfig) -> npt.NDArray[np.int64]:

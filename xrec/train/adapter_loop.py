@@ -12,7 +12,8 @@ import safetensors.torch
 
 from xrec.adapter.artifact import WEIGHTS, AdapterConfig, write_adapter
 from xrec.config import TrainAdapterConfig
-from xrec.errors import ArtifactMismatchError, ConfigError
+from xrec.errors import ConfigError
+from xrec.graph.artifact import check_graph_of_dataset
 from xrec.llm.source import model_fingerprint, resolve_model
 from xrec.storage import Manifest, finished, open_location, read_manifest
 from xrec.train.adapter_worker_loop import train_loop
@@ -33,11 +34,7 @@ def train_adapter(config: TrainAdapterConfig) -> Manifest:
     output = open_location(config.artifact("adapter"), config.storage)
     dataset = read_manifest(open_location(config.artifact("dataset"), config.storage), "dataset")
     graph = read_manifest(open_location(config.artifact("graph"), config.storage), "graph")
-    if graph.inputs["dataset"] != dataset.fingerprint:
-        raise ArtifactMismatchError(
-            f"{config.artifact('graph')}: trained on dataset {graph.inputs['dataset']}, but {config.artifact('dataset')} is "
-            f"{dataset.fingerprint}; train the graph again, or give its dataset"
-        )
+    check_graph_of_dataset(graph, dataset, config.artifact("graph"), config.artifact("dataset"))
     base_model = model_fingerprint(resolve_model(config.llm.model, config.llm.cache_dir, config.storage))
     run_config = _run_config(config)
     inputs = {"dataset": dataset.fingerprint, "graph": graph.fingerprint, "base_model": base_model}

@@ -8,12 +8,15 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from xrec.backfill import plan_backfill, read_pairs
 from xrec.data import read_dataset
-from xrec.errors import ConfigError, DataError, StorageError, UnknownIdError
+from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError, ConfigError, DataError, StorageError, UnknownIdError
 from xrec.graph import read_graph
-from xrec.storage import open_location, parquet_bytes
+from xrec.graph.artifact import embeddings_bytes, write_graph
+from xrec.schemas import RECOMMENDATIONS
+from xrec.storage import Location, open_location, parquet_bytes, write_manifest, write_table
 
 MakeConfig = Callable[..., Any]
 MakePairs = Callable[..., pa.Table]
@@ -123,3 +126,44 @@ def test_top_k_of_an_unknown_user_names_a_close_one(make_config: MakeConfig) -> 
 def test_top_k_more_than_there_are_items_is_a_config_error(make_config: MakeConfig) -> None:
     with pytest.raises(ConfigError, match=r"pairs\.k = 7.*6 items"):
         read_pairs(make_config(pairs={"kind": "top_k", "k": 7}))
+
+
+def test_top_k_of_another_datasets_graph_is_refused(make_config: MakeConfig, tmp_path: Path) -> None:
+    graph = tmp_path / "graph"
+    write_graph(open_location(str(graph)), embeddings_bytes(torch.eye(3), torch.eye(3)), [], config={}, inputs={"dataset": "0123"}, metrics={})
+    with pytest.raises(ArtifactMismatchError, match="trained on dataset 0123"):
+        read_pairs(make_config(pairs={"kind": "top_k", "k": 2}, graph=str(graph)))
+
+
+def test_top_k_of_a_cold_starts_new_user_is_given(make_config: MakeConfig, pairs: MakePairs, tmp_path: Path) -> None:
+    pq.write_table(pairs("newcomer i0", "newcomer i1"), tmp_path / "new.parquet")
+    cold_start = {"interactions": str(tmp_path / "new.parquet")}
+    found = read_pairs(make_config(pairs={"kind": "top_k", "k": 6, "user_ids": ["newcomer"]}, cold_start=cold_start))
+    assert _rows(found) == ["newcomer i2", "newcomer i3", "newcomer i4", "newcomer wordy"]
+
+
+def _write_recommendations(location: Location) -> None:
+    """Two items of each of u0, u1, u2, in two parts, and a part that the manifest does not name."""
+    rows = [{"user_id": f"u{user}", "item_id": f"i{user + rank}", "rank": rank, "score": 1 / rank} for user in range(3) for rank in (1, 2)]
+    table = pa.Table.from_pylist(rows, RECOMMENDATIONS)
+    files = {name: write_table(location / name, part, RECOMMENDATIONS) for name, part in (("part-0", table[:4]), ("part-1", table[4:]))}
+    write_table(location / "part-2", table.set_column(0, "user_id", pa.array(["u5"] * 6)), RECOMMENDATIONS)
+    write_manifest(location, "recommendations", config={"k": 2}, inputs={}, files=files)
+
+
+def test_recommended_pairs_are_the_first_k_of_each_user(make_config: MakeConfig, tmp_path: Path) -> None:
+    _write_recommendations(open_location(str(tmp_path / "top")))
+    both = ["u0 i1", "u0 i2", "u1 i2", "u1 i3", "u2 i3", "u2 i4"]
+    source = {"kind": "recommendations", "uri": str(tmp_path / "top")}
+    assert _rows(read_pairs(make_config(pairs=source))) == both
+    assert _rows(read_pairs(make_config(pairs={**source, "k": 1}))) == both[::2]
+    with pytest.raises(ConfigError, match=r"k = 3, but .*top holds 2 items a user"):
+        read_pairs(make_config(pairs={**source, "k": 3}))
+
+
+def test_recommended_pairs_of_an_unfinished_run_are_refused(make_config: MakeConfig, tmp_path: Path) -> None:
+    location = open_location(str(tmp_path / "top"))
+    _write_recommendations(location)
+    (location / "manifest.json").delete()
+    with pytest.raises(ArtifactNotFoundError, match="top: no recommendations artifact"):
+        read_pairs(make_config(pairs={"kind": "recommendations", "uri": str(tmp_path / "top")}))

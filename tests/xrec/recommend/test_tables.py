@@ -4,6 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -11,7 +13,8 @@ from xrec.data import read_dataset
 from xrec.errors import DataError, UnknownIdError
 from xrec.graph import read_graph
 from xrec.graph.artifact import embeddings_bytes, write_graph
-from xrec.recommend import read_tables
+from xrec.recommend import plan_recommendations, read_tables
+from xrec.recommend.worker import Ranker
 from xrec.storage import open_location
 
 MakeConfig = Callable[..., Any]
@@ -42,3 +45,24 @@ def test_read_tables_vector_that_is_not_finite_raises_data_error(make_config: Ma
     write_graph(open_location(str(broken)), embeddings_bytes(users, graph.items), [], config={}, inputs=graph.manifest.inputs, metrics={})
     with pytest.raises(DataError, match=r"1 of 23 user vectors .* user_index 4"):
         read_tables(make_config(graph=str(broken)))
+
+
+def test_read_tables_new_user_of_a_cold_start_is_ranked_and_its_history_left_out(make_config: MakeConfig, tmp_path: Path) -> None:
+    history = ["i2", "i5", "i11", "i0"]
+    pq.write_table(pa.table({"user_id": ["newcomer"] * 4, "item_id": history}), tmp_path / "new.parquet")
+    config = make_config(cold_start={"interactions": str(tmp_path / "new.parquet")}, k=15)
+    tables = read_tables(config)
+    ids = tables.user_ids.to_pylist()
+    assert ids == sorted([*(f"u{user}" for user in range(23)), "newcomer"])
+    row = ids.index("newcomer")
+    items = Ranker(tables).recommend(row, row + 1, k=15)["item_id"].to_pylist()
+    assert sorted(items + history) == sorted(f"i{item}" for item in range(15))
+    assert read_tables(config.model_copy(update={"user_ids": ("newcomer",)})).user_ids.to_pylist() == ["newcomer"]
+
+
+def test_plan_depends_on_the_content_of_the_cold_start(make_config: MakeConfig, tmp_path: Path) -> None:
+    runs = []
+    for item in ("i2", "i3"):
+        pq.write_table(pa.table({"user_id": ["newcomer"], "item_id": [item]}), tmp_path / "new.parquet")
+        runs.append(plan_recommendations(make_config(cold_start={"interactions": str(tmp_path / "new.parquet")})).run)
+    assert len({*runs, plan_recommendations(make_config()).run}) == 3

@@ -1,0 +1,84 @@
+"""The job on s3://: every user's items once, a backfill's plan of exactly those, no second run, and what is refused before Ray starts."""
+
+from collections import Counter
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from typer.testing import CliRunner
+
+import jobs.recommend
+from xrec.backfill import plan_backfill, read_pairs
+from xrec.backfill.plan import plan_location
+from xrec.cli.main import app
+from xrec.config import BackfillConfig, RecommendConfig, parse_config
+from xrec.data import read_dataset
+from xrec.errors import ArtifactMismatchError, StorageNotFoundError, UnknownIdError
+from xrec.recommend import read_recommendations
+from xrec.schemas import PAIRS
+from xrec.storage import read_table, write_manifest
+
+
+@pytest.fixture
+def without_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray must not be asked for."""
+
+    def work(*arguments: object) -> None:
+        raise AssertionError("the job started to work")
+
+    monkeypatch.setattr(jobs.recommend, "ensure_ray", work)
+
+
+def _config(pipeline: Any, **values: Any) -> RecommendConfig:
+    return parse_config(RecommendConfig, {"workspace": pipeline.workspace, "storage": pipeline.storage, "k": 3, "users_per_task": 15, **values})
+
+
+def test_recommend_then_backfill_plans_exactly_those_pairs(pipeline: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    manifest = jobs.recommend.run(_config(pipeline))
+    dataset = read_dataset(pipeline.location("dataset"))
+    table = read_recommendations(pipeline.location("recommendations"))
+    assert Counter(table["user_id"].to_pylist()) == dict.fromkeys(dataset.users["user_id"].to_pylist(), 3)
+    seen = set(zip(*dataset.interaction_edges("train").tolist(), strict=True))
+    rows = [(row["user_id"], row["item_id"]) for row in table.to_pylist()]
+    assert not {(dataset.user_index(user), dataset.item_index(item)) for user, item in rows} & seen
+
+    config = pipeline.config(BackfillConfig, pairs={"kind": "recommendations", "k": 2}, explanations=f"{pipeline.workspace}/of-top-2")
+    plan = plan_backfill(config, read_pairs(config))
+    planned = pa.concat_tables(read_table(plan_location(pipeline.location("of-top-2"), chunk), PAIRS) for chunk in plan.chunk_rows)
+    assert sorted((row["user_id"], row["item_id"]) for row in planned.to_pylist()) == sorted(
+        (row["user_id"], row["item_id"]) for row in table.to_pylist() if row["rank"] <= 2
+    )
+
+    monkeypatch.setattr(jobs.recommend, "ensure_ray", None)
+    monkeypatch.setattr(jobs.recommend, "read_tables", None)
+    assert jobs.recommend.run(_config(pipeline)) == manifest
+
+
+@pytest.mark.usefixtures("without_work")
+def test_recommend_for_an_unknown_user_is_refused_and_nothing_is_written(pipeline: Any) -> None:
+    config = _config(pipeline, user_ids=["nobody"], recommendations=f"{pipeline.workspace}/for-nobody")
+    with pytest.raises(UnknownIdError, match="user 'nobody' is not among the 40 users"):
+        jobs.recommend.run(config)
+    assert pipeline.location("for-nobody").files() == []
+
+
+@pytest.mark.usefixtures("without_work")
+def test_recommend_graph_of_another_dataset_is_refused(pipeline: Any) -> None:
+    other = pipeline.copy_of("dataset", "other-town")
+    manifest = read_dataset(other).manifest
+    write_manifest(other, "dataset", config={}, inputs={"raw": "other"}, files=manifest.files, row_counts=manifest.row_counts)
+    with pytest.raises(ArtifactMismatchError, match=r"graph: trained on dataset .*other-town is"):
+        jobs.recommend.run(_config(pipeline, dataset=f"{pipeline.workspace}/other-town"))
+
+
+@pytest.mark.usefixtures("without_work")
+def test_recommend_to_a_bucket_that_is_not_there_is_refused(pipeline: Any) -> None:
+    with pytest.raises(StorageNotFoundError, match="no-such-bucket"):
+        jobs.recommend.run(_config(pipeline, recommendations="s3://no-such-bucket/recommendations"))
+
+
+@pytest.mark.usefixtures("without_work")
+def test_recommend_by_the_command_line_more_items_than_there_are_exits_2(pipeline: Any, config_file: Any) -> None:
+    done = CliRunner().invoke(app, ["recommend", str(config_file(_config(pipeline))), "k=21"])
+    assert done.exit_code == 2
+    assert "k = 21, but the dataset has 20 items" in done.stderr
