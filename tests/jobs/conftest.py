@@ -52,7 +52,7 @@ _VALUES: dict[type[JobConfig], dict[str, Any]] = {
     },
     PretrainGraphConfig: {
         "model": {"embedding_dim": 8, "num_layers": 1},
-        "training": {"num_epochs": 2, "global_batch_size": 64},
+        "training": {"num_epochs": 2, "steps_per_epoch": 4},
         "scaling": _SCALING,
     },
     TrainAdapterConfig: {

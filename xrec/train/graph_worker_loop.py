@@ -67,7 +67,7 @@ class GraphWorker:
     def run_epoch(self, validation: HeldOut) -> None:
         """Train for an epoch; validate and checkpoint as often as the config says, and at the end; report."""
         start, epoch = time.monotonic(), self.progress.epoch + 1
-        loss, num_steps = self._train(epoch)
+        loss, num_steps = self.train_epoch(epoch)
         is_last = epoch == self._training.num_epochs
         metrics = self._evaluate(validation) if is_last or epoch % self._training.epochs_per_evaluation == 0 else {}
         now = {"seconds": round(time.monotonic() - start, 3), "time": round(time.time(), 3)}
@@ -78,7 +78,7 @@ class GraphWorker:
         is_due = self.has_finished or epoch % self._training.epochs_per_checkpoint == 0
         report(row, self._checkpoint() if is_due else None, every_worker=True)
 
-    def _train(self, epoch: int) -> tuple[float, int]:
+    def train_epoch(self, epoch: int) -> tuple[float, int]:
         """One pass over the interactions; returns the mean loss and the number of steps."""
         settings = {name: getattr(self._training, name) for name in ("steps_per_epoch", "micro_batch_size", "seed")}
         total, num_steps = torch.zeros((), dtype=torch.float64, device=self._engine.device), 0
@@ -87,7 +87,7 @@ class GraphWorker:
             total += part * len(batch)
             note_step(epoch, num_steps, self._training.steps_per_epoch, float(part) * world_size())
         loss = self._sound(epoch, total) / self._edges.shape[1]
-        self._check_convergence(epoch, loss)
+        check_convergence(epoch, loss, self.progress.history[0]["loss"] if self.progress.history else loss)
         return loss, num_steps
 
     def _step(self, batch: Batch) -> Tensor:
@@ -113,14 +113,6 @@ class GraphWorker:
             raise TrainingError(f"{num_wrong:g} layer-0 embeddings hold NaN or infinity after epoch {epoch}; lower training.learning_rate")
         return float(loss)
 
-    def _check_convergence(self, epoch: int, loss: float) -> None:
-        first = self.progress.history[0]["loss"] if self.progress.history else loss
-        if loss > _DIVERGED * first:
-            raise TrainingError(
-                f"the loss of epoch {epoch} is {loss:.4f}, that of epoch 1 was {first:.4f}: training diverges; "
-                "lower training.learning_rate, or raise training.warmup_steps"
-            )
-
     @torch.no_grad()
     def _evaluate(self, validation: HeldOut) -> dict[str, float]:
         """The metrics over all workers' validation users; the vectors are kept if they are the best."""
@@ -143,6 +135,15 @@ class GraphWorker:
         rows = Rows(self._engine.module.embeddings, exp_avg, exp_avg_sq, self._best)
         progress = progress_file(replace(self.progress, num_parts=num_parts)) if rank() == 0 else {}
         return {**rows_file(rank(), self._partition.node_ids, rows), **progress}
+
+
+def check_convergence(epoch: int, loss: float, first_loss: float) -> None:
+    """Raise TrainingError if the epoch's loss is far above `first_loss`, the first epoch's."""
+    if loss > _DIVERGED * first_loss:
+        raise TrainingError(
+            f"the loss of epoch {epoch} is {loss:.4f}, that of epoch 1 was {first_loss:.4f}: training diverges; "
+            "lower training.learning_rate, or raise training.warmup_steps"
+        )
 
 
 def _last_state(run: str, partition: Partition) -> tuple[Progress, Rows | None]:

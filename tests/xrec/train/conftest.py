@@ -1,0 +1,43 @@
+"""A small town's dataset, and configs of graph pretraining on it."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from xrec.config import PrepareConfig, PretrainGraphConfig
+from xrec.data import prepare_dataset
+
+TOWN = {"kind": "sample", "num_users": 60, "num_items": 41, "interactions_per_user": 10, "explanations_per_user": 4}
+# 101 nodes: no two, three or four equal blocks. Micro-batches of 31: workers' rows differ by one.
+TRAINING = {"num_epochs": 4, "steps_per_epoch": 4, "micro_batch_size": 31, "learning_rate": 0.05}
+
+MakeGraphConfig = Callable[..., PretrainGraphConfig]
+
+
+@pytest.fixture(scope="session")
+def town(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A workspace with the town's dataset."""
+    workspace = str(tmp_path_factory.mktemp("town"))
+    prepare_dataset(PrepareConfig.model_validate({"workspace": workspace, "source": TOWN}))
+    return workspace
+
+
+@pytest.fixture(scope="session")
+def make_graph_config(town: str) -> MakeGraphConfig:
+    """The config of a graph of the town at `graph`; keywords are of `training`."""
+
+    def make(graph: Path | str, num_workers: int = 1, parallelism: str = "replicated", max_failures: int = 0, **training: Any) -> PretrainGraphConfig:
+        return PretrainGraphConfig.model_validate(
+            {
+                "workspace": town,
+                "graph": str(graph),
+                "model": {"embedding_dim": 8, "num_layers": 2},
+                "training": {**TRAINING, **training},
+                "parallelism": parallelism,
+                "scaling": {"num_workers": num_workers, "device": "cpu", "max_failures": max_failures},
+            }
+        )
+
+    return make
