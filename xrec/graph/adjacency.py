@@ -22,7 +22,7 @@ def normalized_adjacency(edges: Tensor, num_users: int, num_items: int, partitio
     check_edges(edges, num_users, num_items)
     partition = partition or Partition.whole(num_users + num_items)
     users, items = _distinct(edges, num_items)
-    degrees = torch.cat([torch.bincount(users, minlength=num_users), torch.bincount(items, minlength=num_items)])
+    degrees = _degrees(users, items, num_users, num_items)
     # An isolated node's degree scales no edge; 1 keeps it finite.
     scale = degrees.clamp(min=1).double().pow(-exponent).float()
     nodes = partition.blocks.nodes
@@ -35,8 +35,7 @@ def normalized_adjacency(edges: Tensor, num_users: int, num_items: int, partitio
 def node_degrees(edges: Tensor, num_users: int, num_items: int) -> Tensor:
     """Distinct edges of each node, users first: (num_users + num_items,) int64. Raises DataError as `check_edges` does."""
     check_edges(edges, num_users, num_items)
-    users, items = _distinct(edges, num_items)
-    return torch.cat([torch.bincount(users, minlength=num_users), torch.bincount(items, minlength=num_items)])
+    return _degrees(*_distinct(edges, num_items), num_users, num_items)
 
 
 def check_edges(edges: Tensor, num_users: int, num_items: int, what: str = "training interactions") -> None:
@@ -53,6 +52,10 @@ def check_edges(edges: Tensor, num_users: int, num_items: int, what: str = "trai
 def _distinct(edges: Tensor, num_items: int) -> tuple[Tensor, Tensor]:
     keys = torch.unique(edges[0] * num_items + edges[1])
     return keys // num_items, keys % num_items
+
+
+def _degrees(users: Tensor, items: Tensor, num_users: int, num_items: int) -> Tensor:
+    return torch.cat([torch.bincount(users, minlength=num_users), torch.bincount(items, minlength=num_items)])
 
 
 def _sorted_rows(user_rows: Tensor, item_rows: Tensor, partition: Partition) -> tuple[Tensor, Tensor]:

@@ -124,7 +124,7 @@ class Partition:
         return received
 
     def table(self, block: Tensor) -> Tensor:
-        """All workers' `block` (n, D) by node: (N, D), on each of them.
+        """All workers' `block` (n, D) by node: (N, D), on each of them; a view of `block` if there is only one.
 
         Its gradient is the sum of all workers' gradients of the table, each worker keeping its rows: a reduce-scatter. So
         every worker must call backward.

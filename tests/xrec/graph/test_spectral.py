@@ -84,3 +84,12 @@ def test_spectral_embeddings_more_dimensions_than_rank_fill_the_rest_at_random(d
     assert ((scales[3:] > 0.003) & (scales[3:] < 0.03)).all()
     users = embeddings[:20, :3]
     torch.testing.assert_close(users[0], users[3], atol=1e-4, rtol=0)
+
+
+def test_spectral_embeddings_of_many_nodes_make_no_dense_matrix() -> None:
+    num_nodes = 300_000  # squared, in float32: 360 GB
+    edges = torch.randint(num_nodes // 2, (2, 400_000), generator=torch.Generator().manual_seed(0))
+    adjacency = normalized_adjacency(edges, num_nodes // 2, num_nodes // 2)
+    embeddings = spectral_embeddings(adjacency, num_nodes // 2, 4, num_iterations=1, oversampling=2)
+    assert embeddings.shape == (num_nodes, 4)
+    assert embeddings.isfinite().all()

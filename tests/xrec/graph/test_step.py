@@ -41,9 +41,7 @@ def first_batch(edges: Tensor, objective: Objective) -> Batch:
 
 
 def softmax(edges: Tensor, similarity: str = "cosine", num_negatives: int = 6, in_batch: bool = True) -> SampledSoftmax:
-    return SampledSoftmax(
-        edges, NUM_ITEMS, temperature=0.3, similarity=similarity, num_negatives=num_negatives, in_batch_negatives=in_batch
-    )  # fmt: skip
+    return SampledSoftmax(edges, NUM_ITEMS, temperature=0.3, similarity=similarity, num_negatives=num_negatives, in_batch_negatives=in_batch)
 
 
 def dense_softmax(users: Tensor, items: Tensor, edges: Tensor, batch: Batch, similarity: str, num_negatives: int, in_batch: bool) -> Tensor:

@@ -1,9 +1,10 @@
-"""One worker of a small training by row blocks, run as a process by test_partition: rank, world size, a file to meet at, a file to write.
+"""One worker of a small training by row blocks, run as a process by test_partition: rank, world size, a folder.
 
-Rank 0 writes what all workers together have: the spectral start, each step's loss, the layer-0 table at the end.
+Rank 0 writes to it what all workers together have: the spectral start, each step's loss, the layer-0 table at the end.
 """
 
 import sys
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -53,16 +54,14 @@ def train(partition: Partition) -> dict[str, torch.Tensor]:
     return {"spectral": spectral, "random": random, "losses": partition.all_reduce(torch.stack(losses)), "end": end}
 
 
-def main(rank: int, world_size: int, meeting: str, result: str) -> None:
+def main(rank: int, world_size: int, folder: Path) -> None:
     torch.set_num_threads(1)
-    if world_size > 1:
-        dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=world_size)
+    dist.init_process_group("gloo", init_method=f"file://{folder / 'meeting'}", rank=rank, world_size=world_size)
     outcome = train(Partition(RowBlocks.deal(node_degrees(small_edges(), NUM_USERS, NUM_ITEMS), world_size), rank))
     if rank == 0:
-        torch.save(outcome, result)
-    if world_size > 1:
-        dist.destroy_process_group()
+        torch.save(outcome, folder / "outcome.pt")
+    dist.destroy_process_group()
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4])
+    main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))
