@@ -140,9 +140,11 @@ def main() -> None:
     folded = fold(data, kept)
     _say(f"fold-in: {time.monotonic() - start:.2f} s, fit included\n")
     reference = data.recall(kept, held_out=False)
+    beside = [("kept items, ranked beside the folded-in ones", data.recall(folded, held_out=False), None)] if data.side == 1 else []
     rows = [
         (f"kept {arguments.side}, trained", reference, agreement(data, kept, everything, held_out=False)),
         (f"held-out {arguments.side}, folded in", data.recall(folded, held_out=True), agreement(data, folded, everything, held_out=True)),
+        *beside,
         *((f"held-out {arguments.side}, folded in from at most {n}", data.recall(fold(data, kept, n), held_out=True), None) for n in (1, 3, 10)),
         (f"held-out {arguments.side}, trained on everything", data.recall(everything, held_out=True), None),
         (f"kept {arguments.side}, trained on everything", data.recall(everything, held_out=False), None),
