@@ -53,10 +53,10 @@ class ALSSettings:
 
 @dataclass(frozen=True)
 class BPRSettings:
-    """Best validation Recall@20 on Yelp, D = 64, of 3 tried: (0.05, 0.01, 100), (0.01, 0.01, 100), (0.02, 0.1, 60). Hardly tuned."""
+    """Best validation Recall@20 on Yelp, D = 64, of 4 tried; the others: (0.05, 0.01, 100), (0.01, 0.01, 100), (0.02, 0.1, 60)."""
 
-    learning_rate: float = 0.05
-    regularization: float = 0.01
+    learning_rate: float = 0.2
+    regularization: float = 0.002
     num_iterations: int = 100
 
 
