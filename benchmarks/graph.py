@@ -150,13 +150,12 @@ def bandwidth(
 
 def _run(name: str, data: BenchmarkData, budget: Budget, results: Results) -> None:
     method, evaluate = METHODS[name], Evaluator(data)
-    run = results.next_run(data.name, name, budget.embedding_dim, method.carries_on and budget.checkpoint(data).exists())
+    dim = data.num_items if name == "ease" else budget.embedding_dim  # its model is items x items
+    run = results.next_run(data.name, name, dim, method.carries_on and budget.checkpoint(data).exists())
     for snapshot in method.run(data, budget):
-        record = point(data, name, run, budget.embedding_dim, snapshot, evaluate(snapshot.scores), settings_of(name, budget))
+        record = point(data, name, run, dim, snapshot, evaluate(snapshot.scores), settings_of(name, budget))
         results.append(record)
-        typer.echo(
-            f"{data.name} {name} D={budget.embedding_dim} epoch {snapshot.epoch} {snapshot.seconds:.1f} s {record['validation']} {record['test']}"
-        )
+        typer.echo(f"{data.name} {name} D={dim} epoch {snapshot.epoch} {snapshot.seconds:.1f} s {record['validation']} {record['test']}")
 
 
 def _time_original(data: BenchmarkData, budget: Budget, results: Results, num_batches: int) -> None:

@@ -29,12 +29,13 @@ def measure(edges: Tensor, num_users: int, num_items: int, embedding_dim: int, r
     x = torch.randn(num_nodes, embedding_dim)
     columns = adjacency.col_indices().long()
     scattered = torch.randint(0, num_nodes, (num_entries,))
+    rows = torch.empty(num_entries, embedding_dim)
     product = propagation_bytes(num_entries, num_nodes, embedding_dim)
     gather = num_entries * (8 + 8 * embedding_dim)  # an index of 8 bytes, a row read, a row written
     return [
         _row("propagation, one layer", lambda: adjacency @ x, product, repeats, num_entries),
-        _row("gather of the same rows", lambda: x.index_select(0, columns), gather, repeats, num_entries),
-        _row("gather of random rows", lambda: x.index_select(0, scattered), gather, repeats, num_entries),
+        _row("gather of the same rows", lambda: torch.index_select(x, 0, columns, out=rows), gather, repeats, num_entries),
+        _row("gather of random rows", lambda: torch.index_select(x, 0, scattered, out=rows), gather, repeats, num_entries),
         *_stream(repeats),
     ]
 

@@ -63,13 +63,15 @@ def plot(report: Report, path: Path) -> None:
     from matplotlib import pyplot
 
     datasets = sorted({dataset for dataset, _, _ in report.curves})
+    curves_drawn = sorted({(method, dim) for _, method, dim in report.curves})
+    colors = {curve: f"C{number}" if number < 10 else pyplot.cm.Dark2(number - 10) for number, curve in enumerate(curves_drawn)}
     figure, panels = pyplot.subplots(1, len(datasets), figsize=(7 * len(datasets), 5), squeeze=False)
     for dataset, axes in zip(datasets, panels[0], strict=True):
         for (name, method, dim), points in sorted(report.curves.items()):
             if name == dataset:
                 seconds, recall = [p["seconds"] for p in points], [p["validation"][RECALL] for p in points]
                 style = "--" if method == RECIPE_ORIGINAL else "-"
-                axes.plot(seconds, recall, style, marker="o", markersize=4, label=f"{method}, D = {dim}")
+                axes.plot(seconds, recall, style, marker="o", markersize=4, color=colors[method, dim], label=f"{method}, D = {dim}")
         axes.set(xscale="log", xlabel="seconds, one thread, evaluation left out", ylabel=f"validation Recall@{K}", title=dataset)
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)
