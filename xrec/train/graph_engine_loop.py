@@ -30,6 +30,7 @@ def build_engine(model: LightGCN, training: GraphTrainingConfig) -> "DeepSpeedEn
     settings = {
         "train_micro_batch_size_per_gpu": 1,  # only a name for DeepSpeed: its input here is the whole graph
         "gradient_accumulation_steps": 1,
+        "gradient_clipping": 0.0,  # DeepSpeed's default is 1, and stage 0 would take the norm of one worker's rows
         "zero_optimization": {"stage": 0 if partitioned else 1},
     }
     return initialize_engine(model, optimizer, settings, schedule, _RowsApart() if partitioned else None)
@@ -84,8 +85,8 @@ class _RowsApart:
     """What DeepSpeed asks of an `mpu`: all workers hold parts of one model, each is the only one with its part."""
 
     def __init__(self) -> None:
-        alone = [dist.new_group([rank]) for rank in range(dist.get_world_size())]  # every process must make all groups
-        self._alone = alone[dist.get_rank()]
+        alone: list[dist.ProcessGroup] = [dist.new_group([rank]) for rank in range(dist.get_world_size())]  # every process must make all groups
+        self._alone: dist.ProcessGroup = alone[dist.get_rank()]
 
     def get_model_parallel_group(self) -> Any:
         return dist.group.WORLD

@@ -12,7 +12,7 @@ from xrec.train.graph_worker_loop import check_convergence
 from xrec.train.ray_loop import fit
 
 NUM_STEPS = 20
-SOFTMAX = {"training": {"l2_weight": 1e-2}}
+SOFTMAX = {"training": {"learning_rate": 0.05}}  # gradients of norms above 1, which DeepSpeed would clip
 BPR = {"training": {"loss": {"kind": "bpr"}, "warmup_steps": 5, "l2_weight": 1e-2, "learning_rate": 0.05}, "model": {"initialization": "random"}}
 # Replicated first: what DeepSpeed is told of partitioned workers stays in the process.
 CASES = [(mode, settings) for mode in ("replicated", "partitioned") for settings in (SOFTMAX, BPR)]
