@@ -1,6 +1,5 @@
 """The graph artifact: what is written is read; broken or foreign content is refused."""
 
-import json
 from pathlib import Path
 
 import pytest
@@ -9,6 +8,7 @@ import torch
 
 from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError
 from xrec.graph import embeddings_bytes, read_graph, write_graph
+from xrec.graph.artifact import read_metrics
 from xrec.storage import Location, open_location
 
 
@@ -30,7 +30,17 @@ def test_graph_written_is_read_back_equal(location: Location) -> None:
     assert torch.equal(graph.items, items)
     assert graph.manifest.inputs == {"dataset": "d"}
     assert graph.manifest.row_counts == {"users": 5, "items": 4}
-    assert json.loads((location / "history.json").read_text()) == [{"epoch": 1, "loss": 0.5}]
+    assert read_metrics(location) == [{"epoch": 1, "loss": 0.5}]
+
+
+def test_graph_fingerprint_is_that_of_its_vectors_and_not_of_the_log_beside_them(tmp_path: Path) -> None:
+    vectors = embeddings_bytes(torch.ones(2, 2), torch.ones(3, 2))
+    manifests = [
+        write_graph(open_location(str(tmp_path / str(seconds))), vectors, [{"seconds": seconds}], config={}, inputs={}, metrics={})
+        for seconds in (1.0, 2.0)
+    ]
+    assert manifests[0].fingerprint == manifests[1].fingerprint
+    assert (tmp_path / "1.0" / "metrics.jsonl").read_text() == '{"seconds": 1.0}\n'
 
 
 def test_graph_unfinished_is_not_found(location: Location) -> None:

@@ -90,6 +90,29 @@ def test_fit_worker_lost_is_replaced_and_other_error_is_a_training_error(storage
         run(loop, storage, {"marker": str(tmp_path / "marker")}, scaling={"max_failures": 1})
 
 
+@pytest.mark.slow
+def test_fit_resumed_goes_on_from_the_files_of_all_workers(storage: Location) -> None:
+    def loop(config: dict[str, Any]) -> None:
+        from xrec.train.worker_loop import last_checkpoint, rank, report
+
+        with last_checkpoint() as folder:
+            there = {file.name: file.read_text() for file in sorted(folder.iterdir())} if folder else {}
+        for epoch in config["epochs"]:
+            report({"epoch": epoch, "there": there}, {f"rank-{rank()}": f"epoch {epoch}".encode()}, every_worker=True)
+
+    def fit_epochs(epochs: list[int], resume: bool) -> TrainingOutcome:
+        scaling = ScalingConfig(num_workers=2, device="cpu", max_failures=0)
+        return fit(loop, {"epochs": epochs}, scaling=scaling, storage=storage, name="run", resume=resume)
+
+    first = fit_epochs([1, 2], resume=True)
+    assert first.best == {"epoch": 2, "there": {}}
+    second = fit_epochs([3], resume=True)
+    assert second.best == {"epoch": 3, "there": {"rank-0": "epoch 2", "rank-1": "epoch 2"}}
+    assert second.read_checkpoint_file("rank-1") == b"epoch 3"
+    assert fit_epochs([], resume=True).best["epoch"] == 3
+    assert fit_epochs([1], resume=False).best == {"epoch": 1, "there": {}}
+
+
 def test_fit_more_workers_than_cpus_raises_cluster_error(storage: Location) -> None:
     with pytest.raises(ClusterError, match="64 workers"):
         run(lambda config: None, storage, scaling={"num_workers": 64})

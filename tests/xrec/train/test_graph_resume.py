@@ -1,0 +1,151 @@
+"""Graph pretraining goes on after kill -9 of a worker and of the driver: the curve and the metrics of an unbroken run."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from xrec.config import PretrainGraphConfig, resolved_yaml
+from xrec.errors import TrainingError
+from xrec.storage import Manifest
+from xrec.train import graph_loop
+from xrec.train.graph_loop import pretrain_graph
+
+pytestmark = pytest.mark.slow
+
+EPOCHS = {"num_epochs": 12, "patience": 12, "epochs_per_checkpoint": 2}
+
+
+def metrics_of(folder: Path) -> list[dict[str, Any]]:
+    file = folder / "metrics.jsonl"
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+@pytest.fixture(scope="module")
+def unbroken(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory, make_graph_config: Any) -> tuple[Manifest, list[dict[str, Any]]]:
+    """One worker, twelve epochs at a stretch."""
+    folder = tmp_path_factory.mktemp("unbroken") / "graph"
+    return pretrain_graph(make_graph_config(folder, **EPOCHS)), metrics_of(folder)
+
+
+def assert_same(folder: Path, manifest: Manifest, unbroken: tuple[Manifest, list[dict[str, Any]]]) -> None:
+    expected_manifest, expected = unbroken
+    metrics = metrics_of(folder)
+    assert [row["epoch"] for row in metrics] == list(range(1, 13))
+    for name in ("loss", "learning_rate"):
+        assert [row[name] for row in metrics] == pytest.approx([row[name] for row in expected], rel=1e-4)
+    assert [row["ndcg@20"] for row in metrics] == pytest.approx([row["ndcg@20"] for row in expected], abs=1e-3)
+    assert manifest.run == expected_manifest.run
+    for split in ("validation", "test"):
+        for name in ("recall@20", "ndcg@20"):
+            assert manifest.metrics[split][name] == pytest.approx(expected_manifest.metrics[split][name], abs=1e-3)
+
+
+def workers_of_this_process() -> list[psutil.Process]:
+    return [process for process in psutil.Process().children(recursive=True) if "RayTrainWorker" in " ".join(_command(process))]
+
+
+def _command(process: psutil.Process) -> list[str]:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        command: list[str] = process.cmdline()
+        return command
+    return []
+
+
+@pytest.fixture
+def kill_a_worker_after(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], list[int]]:
+    """Kills a training worker when the driver first hears of the epoch; returns the list that its pid is put on."""
+
+    def arrange(epoch: int) -> list[int]:
+        log_epoch, killed = graph_loop._log_epoch, []
+
+        def log_and_kill(log: Any, row: dict[str, Any]) -> None:
+            log_epoch(log, row)
+            if row["epoch"] == epoch and not killed:
+                victim = workers_of_this_process()[-1]
+                victim.kill()
+                killed.append(victim.pid)
+
+        monkeypatch.setattr(graph_loop, "_log_epoch", log_and_kill)
+        return killed
+
+    return arrange
+
+
+def test_worker_killed_is_replaced_and_training_goes_on_from_the_checkpoint(
+    unbroken: tuple[Manifest, list[dict[str, Any]]], make_graph_config: Any, tmp_path: Path, kill_a_worker_after: Callable[[int], list[int]]
+) -> None:
+    killed = kill_a_worker_after(5)
+    manifest = pretrain_graph(make_graph_config(tmp_path / "graph", num_workers=2, max_failures=1, **EPOCHS))
+    assert len(killed) == 1
+    assert_same(tmp_path / "graph", manifest, unbroken)
+
+
+@pytest.mark.parametrize(("before", "after"), [((1, "replicated"), (3, "partitioned")), ((2, "partitioned"), (2, "replicated"))])
+def test_run_that_failed_goes_on_with_other_workers_in_the_other_mode(
+    unbroken: tuple[Manifest, list[dict[str, Any]]],
+    make_graph_config: Any,
+    tmp_path: Path,
+    kill_a_worker_after: Callable[[int], list[int]],
+    before: tuple[int, str],
+    after: tuple[int, str],
+) -> None:
+    kill_a_worker_after(5)
+    with pytest.raises(TrainingError):
+        pretrain_graph(make_graph_config(tmp_path / "graph", *before, **EPOCHS))
+    times = {row["epoch"]: row["time"] for row in metrics_of(tmp_path / "graph")}
+    manifest = pretrain_graph(make_graph_config(tmp_path / "graph", *after, **EPOCHS))
+    assert_same(tmp_path / "graph", manifest, unbroken)
+    assert [row["time"] for row in metrics_of(tmp_path / "graph")[:4]] == [times[epoch] for epoch in (1, 2, 3, 4)]  # not trained again
+
+
+def test_driver_killed_and_started_again_goes_on_from_the_checkpoint(
+    unbroken: tuple[Manifest, list[dict[str, Any]]], make_graph_config: Any, tmp_path: Path
+) -> None:
+    config = make_graph_config(tmp_path / "graph", num_workers=2, **EPOCHS)
+    times = _run_and_kill_driver(config, tmp_path, after_epoch=5)
+    assert not (tmp_path / "graph" / "manifest.json").exists()
+    with _driver(config, tmp_path) as driver:
+        assert driver.wait(timeout=300) == 0, (tmp_path / "log").read_text()
+    manifest = Manifest.model_validate_json((tmp_path / "graph" / "manifest.json").read_text())
+    assert_same(tmp_path / "graph", manifest, unbroken)
+    assert [row["time"] for row in metrics_of(tmp_path / "graph")[:4]] == [times[epoch] for epoch in (1, 2, 3, 4)]
+
+
+def _run_and_kill_driver(config: PretrainGraphConfig, folder: Path, after_epoch: int) -> dict[int, float]:
+    """Start the command, kill -9 it after an epoch, end by pid what it leaves behind; returns each epoch's time of writing."""
+    with _driver(config, folder) as driver:
+        deadline = time.monotonic() + 240
+        while len(metrics_of(folder / "graph")) < after_epoch:
+            assert driver.poll() is None, (folder / "log").read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        family = psutil.Process(driver.pid).children(recursive=True)
+        os.kill(driver.pid, signal.SIGKILL)
+    _, orphans = psutil.wait_procs(family, timeout=10)
+    for orphan in orphans:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            orphan.kill()
+    return {row["epoch"]: row["time"] for row in metrics_of(folder / "graph")}
+
+
+@contextlib.contextmanager
+def _driver(config: PretrainGraphConfig, folder: Path) -> Any:
+    """`xrec pretrain-graph` in a process of its own, with a Ray cluster of its own."""
+    (folder / "graph.yaml").write_text(resolved_yaml(config))
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    command = [str(Path(sys.executable).with_name("xrec")), "pretrain-graph", str(folder / "graph.yaml"), "ray.num_cpus=4", "ray.address=local"]
+    with (folder / "log").open("ab") as log, subprocess.Popen(command, stdout=log, stderr=log, env=environment) as driver:
+        try:
+            yield driver
+        finally:
+            driver.kill()
