@@ -66,7 +66,7 @@ class Interactions:
 def train(config: PretrainGraphConfig, edges: Tensor, data: Interactions, num_epochs: int) -> tuple[Tensor, Tensor]:
     """users (U, D), items (I, D) after `num_epochs`."""
     graph = Graph.of(edges, data.num_users, data.num_items)
-    trainer = Trainer(graph, graph.start(config.model, config.training.seed), config.model, config.training)
+    trainer = Trainer(graph, graph.start(config), config)
     for epoch in range(1, num_epochs + 1):
         start = time.monotonic()
         loss = trainer.epoch(epoch)

@@ -12,23 +12,10 @@ import torch
 from torch import Tensor
 
 from benchmarks.graph_data import BenchmarkData, Snapshot, Stopwatch, Vectors
-from xrec.config import BPRLossConfig, GraphModelConfig, GraphTrainingConfig, PretrainGraphConfig, load_config, parse_config, resolved_yaml
-from xrec.graph import (
-    BPR,
-    LightGCN,
-    NegativeSampler,
-    Objective,
-    Partition,
-    SampledSoftmax,
-    batch_loss,
-    epoch_batches,
-    layer0_penalty,
-    normalized_adjacency,
-    random_embeddings,
-    read_graph,
-    spectral_embeddings,
-)
+from xrec.config import PretrainGraphConfig, load_config, parse_config, resolved_yaml
+from xrec.graph import LightGCN, Partition, batch_loss, blend, epoch_batches, layer0_penalty, normalized_adjacency, read_graph
 from xrec.storage import open_location
+from xrec.train.graph_start import blend_weight, build_objective, start_embeddings
 
 
 def read_config(path: Path | None, *, embedding_dim: int, workspace: str) -> PretrainGraphConfig:
@@ -54,40 +41,25 @@ class Graph:
         """With its normalized adjacency."""
         return cls(edges, num_users, num_items, normalized_adjacency(edges, num_users, num_items))
 
-    def start(self, model: GraphModelConfig, seed: int) -> Tensor:
-        """Layer-0 embeddings (N, D), spectral or random as `model` says."""
-        if model.initialization == "random":
-            return random_embeddings(Partition.whole(self.num_users + self.num_items), model.embedding_dim, seed)
-        matrix = normalized_adjacency(self.edges, self.num_users, self.num_items, exponent=model.spectral.exponent)
-        return spectral_embeddings(
-            matrix,
-            self.num_users,
-            model.embedding_dim,
-            singular_value_power=model.spectral.singular_value_power,
-            num_iterations=model.spectral.num_iterations,
-            oversampling=model.spectral.oversampling,
-            seed=seed,
-        )
-
-    def objective(self, training: GraphTrainingConfig) -> Objective:
-        """The loss that `training` names."""
-        loss = training.loss
-        if isinstance(loss, BPRLossConfig):
-            return BPR(NegativeSampler(self.edges, self.num_users, self.num_items))
-        return SampledSoftmax(self.edges, self.num_items, **loss.model_dump(exclude={"kind"}))
+    def start(self, config: PretrainGraphConfig) -> Tensor:
+        """Layer-0 embeddings (N, D), spectral or random as `config` says."""
+        return start_embeddings(config, self.edges, self.num_users, self.num_items, Partition.whole(self.num_users + self.num_items))
 
 
 class Trainer:
     """One process's training, an epoch at a time."""
 
-    def __init__(self, graph: Graph, embeddings: Tensor, model: GraphModelConfig, training: GraphTrainingConfig) -> None:
-        """`embeddings` (N, D): the start; it is trained in place."""
+    def __init__(self, graph: Graph, start: Tensor, config: PretrainGraphConfig) -> None:
+        """At `start` (N, D), which stays as it is."""
+        training = config.training
         self._graph = graph
         self._training = training
-        self._objective = graph.objective(training)
-        self._model = LightGCN(embeddings, graph.num_users, model.num_layers)
+        self._objective = build_objective(training.loss, graph.edges, graph.num_users, graph.num_items)
+        self._start = start.split([graph.num_users, graph.num_items])
+        self._blend_weight = blend_weight(config.model)
+        self._model = LightGCN(start.clone(), graph.num_users, config.model.num_layers)
         self._optimizer = torch.optim.Adam(self._model.parameters(), lr=training.learning_rate)
-        self._warmup = torch.optim.lr_scheduler.LambdaLR(self._optimizer, lambda step: min(1.0, (step + 1) / max(1, training.warmup_steps)))
+        self._warmup = torch.optim.lr_scheduler.LambdaLR(self._optimizer, lambda step: min(1.0, (step + 1) / (training.warmup_steps + 1)))
 
     def epoch(self, number: int) -> float:
         """All interactions once; the mean loss of its steps."""
@@ -114,20 +86,20 @@ class Trainer:
     @torch.no_grad()
     def vectors(self) -> Vectors:
         """Those that rank."""
-        return Vectors(*self._objective.vectors(*self._model(self._graph.adjacency)))
+        trained = self._objective.vectors(*self._model(self._graph.adjacency))
+        return Vectors(*blend(trained, self._start, self._blend_weight))
 
 
 def train_ours(data: BenchmarkData, *, config: PretrainGraphConfig, budget_seconds: float) -> Iterator[Snapshot]:
     """The start as it is (epoch 0), then each epoch, until the config's last or the end of the budget."""
-    model, training, watch = config.model, config.training, Stopwatch()
-    torch.manual_seed(training.seed)
+    watch = Stopwatch()
     with watch.running():
         graph = Graph.of(data.train, data.num_users, data.num_items)
-        start = graph.start(model, training.seed)
-    yield watch.snapshot(0, Vectors(start[: data.num_users], start[data.num_users :]))
+        start = graph.start(config)
+    yield watch.snapshot(0, Vectors(*start.split([data.num_users, data.num_items])))
     with watch.running():
-        trainer = Trainer(graph, start, model, training)
-    for epoch in range(1, training.num_epochs + 1):
+        trainer = Trainer(graph, start, config)
+    for epoch in range(1, config.training.num_epochs + 1):
         with watch.running():
             trainer.epoch(epoch)
             vectors = trainer.vectors()

@@ -13,7 +13,7 @@ import numpy as np
 from benchmarks.graph_data import Stopwatch
 from benchmarks.graph_ours import Graph, Trainer
 from benchmarks.graph_synthetic import power_law_edges
-from xrec.config import GraphModelConfig, GraphTrainingConfig
+from xrec.config import GraphModelConfig, GraphTrainingConfig, PretrainGraphConfig
 
 Record = dict[str, Any]
 BOUND = 1.1
@@ -35,16 +35,20 @@ def measure_here(point: ScalePoint) -> Record:
     """Seconds of each phase and this process's peak memory, in this process; the graph's making is not counted."""
     edges, num_users, num_items = power_law_edges(point.num_edges, point.seed)
     generated = _peak_gib()
-    model, training = GraphModelConfig(embedding_dim=point.embedding_dim), GraphTrainingConfig(steps_per_epoch=point.steps_per_epoch, num_epochs=1)
+    config = PretrainGraphConfig(
+        workspace="",
+        model=GraphModelConfig(embedding_dim=point.embedding_dim),
+        training=GraphTrainingConfig(steps_per_epoch=point.steps_per_epoch, num_epochs=1, seed=point.seed),
+    )
     watch, seconds = Stopwatch(), []
     with watch.running():
         graph = Graph.of(edges, num_users, num_items)
     seconds.append(watch.seconds)
     with watch.running():
-        start = graph.start(model, point.seed)
+        start = graph.start(config)
     seconds.append(watch.seconds)
     with watch.running():
-        loss = Trainer(graph, start, model, training).epoch(1)
+        loss = Trainer(graph, start, config).epoch(1)
     seconds.append(watch.seconds)
     phases = dict(zip(PHASES, [*np.diff([0.0, *seconds]).tolist(), watch.seconds], strict=True))
     return {

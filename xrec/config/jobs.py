@@ -120,6 +120,7 @@ class SpectralConfig(Config):
     singular_value_power: float = Field(1.0, ge=0, description="p; the scores of the start are U S^p V^T, half of the power on each side.")
     num_iterations: int = Field(4, ge=0, description="Subspace iterations; more: closer to the exact SVD.")
     oversampling: int = Field(16, ge=0, description="Vectors beyond embedding_dim that the iterations carry.")
+    blend_weight: float = Field(0.15, ge=0, description="Weight of the start's scores in the final vectors, beside 1 for the trained ones; 0: none.")
 
 
 class GraphModelConfig(Config):

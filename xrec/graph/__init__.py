@@ -10,6 +10,7 @@ from xrec.graph.artifact import (
     read_graph,
     write_graph,
 )
+from xrec.graph.blend import blend
 from xrec.graph.lightgcn import LightGCN, random_embeddings
 from xrec.graph.loss import bpr_loss, l2_penalty, sampled_softmax_loss, scoring_vectors
 from xrec.graph.metrics import metric_names, ranking_metrics, ranking_report, users_with_items
@@ -34,6 +35,7 @@ __all__ = [
     "SampledSoftmax",
     "SeenItems",
     "batch_loss",
+    "blend",
     "bpr_loss",
     "check_edges",
     "check_graph_of_dataset",

@@ -4,7 +4,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from xrec.config import BPRLossConfig, PretrainGraphConfig, SampledSoftmaxConfig
+from xrec.config import BPRLossConfig, GraphModelConfig, PretrainGraphConfig, SampledSoftmaxConfig
 from xrec.graph import (
     BPR,
     NegativeSampler,
@@ -35,6 +35,11 @@ def build_objective(loss: BPRLossConfig | SampledSoftmaxConfig, edges: Tensor, n
     return SampledSoftmax(edges, num_items, **loss.model_dump(exclude={"kind"}))
 
 
+def blend_weight(model: GraphModelConfig) -> float:
+    """Weight of the start in the final vectors: a random start knows nothing and has none."""
+    return model.spectral.blend_weight if model.initialization == "spectral" else 0.0
+
+
 def start_embeddings(config: PretrainGraphConfig, edges: Tensor, num_users: int, num_items: int, partition: Partition) -> Tensor:
     """Layer-0 embeddings of this worker's rows, (n, D) float32, equal for any number of workers. Collective."""
     model, seed = config.model, config.training.seed
@@ -42,5 +47,5 @@ def start_embeddings(config: PretrainGraphConfig, edges: Tensor, num_users: int,
         return random_embeddings(partition, model.embedding_dim, seed)
     spectral = model.spectral
     matrix = normalized_adjacency(edges, num_users, num_items, partition, exponent=spectral.exponent)
-    settings = spectral.model_dump(exclude={"exponent"})
+    settings = spectral.model_dump(exclude={"exponent", "blend_weight"})
     return spectral_embeddings(matrix, num_users, model.embedding_dim, **settings, seed=seed, partition=partition)

@@ -17,12 +17,12 @@ from torch import Tensor
 from xrec.config import GraphTrainingConfig, PretrainGraphConfig
 from xrec.data.dataset import read_dataset
 from xrec.errors import TrainingError
-from xrec.graph import Batch, LightGCN, Objective, Partition, batch_loss, epoch_batches, layer0_penalty, normalized_adjacency
+from xrec.graph import Batch, LightGCN, Objective, Partition, batch_loss, blend, epoch_batches, layer0_penalty, normalized_adjacency
 from xrec.storage import open_location
 from xrec.train.graph_checkpoint import Progress, ReadFile, Rows, progress_file, read_progress, read_rows, rows_file
 from xrec.train.graph_data import SCORE, HeldOut, split_edges
 from xrec.train.graph_engine_loop import adam_moments, build_engine, restore_optimizer
-from xrec.train.graph_start import build_objective, build_partition, start_embeddings
+from xrec.train.graph_start import blend_weight, build_objective, build_partition, start_embeddings
 from xrec.train.worker_loop import last_checkpoint, note_step, rank, report, worker_device, world_size
 
 if TYPE_CHECKING:
@@ -52,7 +52,10 @@ class GraphWorker:
         self._partition = build_partition(config.parallelism, edges, num_users, num_items, rank=rank(), world_size=world_size())
         self._adjacency = normalized_adjacency(edges, num_users, num_items, self._partition).to(worker_device())
         self.progress, rows = _last_state(run, self._partition)
-        table = rows.embeddings if rows else start_embeddings(config, edges, num_users, num_items, self._partition)
+        start = start_embeddings(config, edges, num_users, num_items, self._partition)
+        self._blend_weight = blend_weight(config.model)
+        self._start = self._partition.table(start).to(worker_device()).split([num_users, num_items]) if self._blend_weight else None
+        table = rows.embeddings if rows else start
         model = LightGCN(table.to(worker_device()), num_users, config.model.num_layers, self._partition)
         self._engine: DeepSpeedEngine = build_engine(model, config.training)
         self._best = rows.best if rows else torch.zeros(table.shape)
@@ -116,7 +119,7 @@ class GraphWorker:
     @torch.no_grad()
     def _evaluate(self, validation: HeldOut) -> dict[str, float]:
         """The metrics over all workers' validation users; the vectors are kept if they are the best."""
-        users, items = self._objective.vectors(*self._engine.module(self._adjacency))
+        users, items = self._vectors()
         own = validation.score(users, items)
         sums = torch.tensor([len(validation.users), *(value * len(validation.users) for value in own.values())], dtype=torch.float64)
         sums = sums.to(users.device)
@@ -125,6 +128,11 @@ class GraphWorker:
         if metrics[SCORE] > self.progress.best_score:
             self._best = self._partition.own_rows(torch.cat([users, items])).cpu()
         return metrics
+
+    def _vectors(self) -> tuple[Tensor, Tensor]:
+        """The vectors that rank, as the config says: users (U, D), items (I, D), the same on each worker."""
+        trained = self._objective.vectors(*self._engine.module(self._adjacency))
+        return blend(trained, self._start, self._blend_weight) if self._start else trained
 
     def _checkpoint(self) -> dict[str, bytes] | None:
         """The files of this worker: its rows, if no other holds the same ones; of rank 0 also how far the run is. Collective."""
