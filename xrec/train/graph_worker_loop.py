@@ -55,7 +55,7 @@ class GraphWorker:
         start = start_embeddings(config, edges, num_users, num_items, self._partition)
         self._blend_weight = blend_weight(config.model)
         self._start = self._partition.table(start).to(worker_device()).split([num_users, num_items]) if self._blend_weight else None
-        table = rows.embeddings if rows else start
+        table = rows.embeddings if rows else start.clone()  # training changes it; the start stays
         model = LightGCN(table.to(worker_device()), num_users, config.model.num_layers, self._partition)
         self._engine: DeepSpeedEngine = build_engine(model, config.training)
         self._best = rows.best if rows else torch.zeros(table.shape)
