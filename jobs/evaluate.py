@@ -89,12 +89,10 @@ def _with_references(dataset: Dataset, explanations: pa.Table, split: str) -> li
     Explanations without a reference are passed over; those of users and items of a cold start, which `dataset` lacks, have none.
     """
     references = {(row["user_index"], row["item_index"]): row for row in dataset.explanations.to_pylist() if row["split"] == split}
-    user_indices = {user_id: index for index, user_id in enumerate(dataset.users["user_id"].to_pylist())}
-    item_indices = {item_id: index for index, item_id in enumerate(dataset.items["item_id"].to_pylist())}
     planted = {(row["user_index"], row["item_index"]): row for row in dataset.planted.to_pylist()} if dataset.planted is not None else {}
     rows = []
     for row in explanations.to_pylist():
-        key = (user_indices.get(row["user_id"], -1), item_indices.get(row["item_id"], -1))
+        key = (dataset.user_indices.get(row["user_id"], -1), dataset.item_indices.get(row["item_id"], -1))
         if key in references:
             known = planted.get(key, {})
             rows.append(

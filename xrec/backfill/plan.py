@@ -13,16 +13,15 @@ import pyarrow as pa
 
 from xrec.config import BackfillConfig, ColdStartConfig, StorageConfig
 from xrec.data.cold_start import read_cold_start
-from xrec.errors import ArtifactMismatchError, StorageNotFoundError
 from xrec.generate.explainer import Sources, check_sources
 from xrec.schemas import PAIRS
 from xrec.storage import (
     Location,
     Manifest,
     content_hash,
-    differing_fields,
     fingerprint_of,
     finished,
+    is_begun,
     open_location,
     parquet_bytes,
     run_fingerprint,
@@ -90,7 +89,7 @@ def plan_backfill(config: BackfillConfig, pairs: pa.Table) -> BackfillPlan:
     chunk_rows = dict(zip(numbers.tolist(), rows.tolist(), strict=True))
     done = finished(output, "explanations", run_config, inputs)
     plan = BackfillPlan(run_config, inputs, chunk_rows, done)
-    if done is None and not _taken_up(output, plan):
+    if done is None and not is_begun(output, PLAN, "explanations", plan.config, plan.inputs):
         for chunk in chunk_rows:
             plan_location(output, chunk).write_bytes(parquet_bytes(pairs.filter(pa.array(chunks == chunk)), PAIRS))
         _create(output, plan)
@@ -112,22 +111,6 @@ def _identity(config: BackfillConfig, pairs: pa.Table) -> tuple[dict[str, Any], 
     return {"decoding": config.decoding.model_dump(mode="json"), "dtype": config.llm.dtype, "num_chunks": config.num_chunks}, inputs
 
 
-def _taken_up(output: Location, plan: BackfillPlan) -> bool:
-    """True if this run's plan is there already; raises ArtifactMismatchError if another's is."""
-    try:
-        there = json.loads((output / PLAN).read_text())
-    except StorageNotFoundError:
-        return False
-    if there["run"] == plan.run:
-        return True
-    differences = differing_fields({**there["config"], "inputs": there["inputs"]}, {**plan.config, "inputs": plan.inputs})
-    raise ArtifactMismatchError(
-        f"{output}: holds another run, begun and not finished:\n"
-        + "\n".join(f"  {line}" for line in differences)
-        + "\ngive another output URI (explanations), or delete that one"
-    )
-
-
 def _create(output: Location, plan: BackfillPlan) -> None:
     record = {
         "run": plan.run,
@@ -137,4 +120,4 @@ def _create(output: Location, plan: BackfillPlan) -> None:
         "fingerprint": fingerprint_of([plan.run, sorted(plan.chunk_rows.items())]),
     }
     if not (output / PLAN).create_bytes(json.dumps(record, indent=2).encode()):
-        _taken_up(output, plan)  # another driver was first: its plan is this run's, or this raises
+        is_begun(output, PLAN, "explanations", plan.config, plan.inputs)  # another driver was first: its plan is this run's, or this raises

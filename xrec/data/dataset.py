@@ -56,11 +56,11 @@ class Dataset:
 
     def user_index(self, user_id: str) -> int:
         """The row of `user_id`, 0 to U - 1; raises UnknownIdError."""
-        return _look_up("user", self._user_indices, user_id)
+        return _look_up("user", self.user_indices, user_id)
 
     def item_index(self, item_id: str) -> int:
         """The row of `item_id`, 0 to I - 1; raises UnknownIdError."""
-        return _look_up("item", self._item_indices, item_id)
+        return _look_up("item", self.item_indices, item_id)
 
     def interaction_edges(self, split: Split) -> npt.NDArray[np.int64]:
         """The split's interactions as (2, E) int64: user indices in row 0, item indices in row 1."""
@@ -72,11 +72,13 @@ class Dataset:
         return _of_split(self.explanations, split)
 
     @cached_property
-    def _user_indices(self) -> dict[str, int]:
+    def user_indices(self) -> dict[str, int]:
+        """The row of each user_id."""
         return {user_id: index for index, user_id in enumerate(self.users["user_id"].to_pylist())}
 
     @cached_property
-    def _item_indices(self) -> dict[str, int]:
+    def item_indices(self) -> dict[str, int]:
+        """The row of each item_id."""
         return {item_id: index for index, item_id in enumerate(self.items["item_id"].to_pylist())}
 
 

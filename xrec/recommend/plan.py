@@ -6,9 +6,9 @@ from typing import Any
 
 from xrec.config import RecommendConfig
 from xrec.data.cold_start import read_cold_start
-from xrec.errors import ArtifactMismatchError, ConfigError, StorageNotFoundError
+from xrec.errors import ArtifactMismatchError, ConfigError
 from xrec.graph.artifact import check_graph_of_dataset
-from xrec.storage import Location, Manifest, differing_fields, finished, open_location, read_manifest, run_fingerprint
+from xrec.storage import Location, Manifest, finished, is_begun, open_location, read_manifest, run_fingerprint
 
 RUN = "run.json"
 
@@ -60,7 +60,7 @@ def begin(output: Location, plan: RecommendPlan) -> None:
     Raises ArtifactMismatchError if the output holds another run, begun and not finished, or parts of no known run.
     """
     record = {"run": plan.run, "config": plan.config, "inputs": plan.inputs}
-    if _is_begun(output, plan):
+    if is_begun(output, RUN, "recommendations", plan.config, plan.inputs):
         return
     strays = [name for name in output.files() if name.startswith("part-")]
     if strays:
@@ -68,19 +68,4 @@ def begin(output: Location, plan: RecommendPlan) -> None:
             f"{output}: holds {len(strays)} parts, {strays[0]} the first, but no {RUN}; give another output URI, or delete it"
         )
     if not (output / RUN).create_bytes(json.dumps(record, indent=2).encode()):
-        _is_begun(output, plan)  # another driver was first: it makes the same parts, or this raises
-
-
-def _is_begun(output: Location, plan: RecommendPlan) -> bool:
-    try:
-        there = json.loads((output / RUN).read_text())
-    except StorageNotFoundError:
-        return False
-    if there["run"] == plan.run:
-        return True
-    differences = differing_fields({**there["config"], "inputs": there["inputs"]}, {**plan.config, "inputs": plan.inputs})
-    raise ArtifactMismatchError(
-        f"{output}: holds another run, begun and not finished:\n"
-        + "\n".join(f"  {line}" for line in differences)
-        + "\ngive another output URI (recommendations), or delete that one"
-    )
+        is_begun(output, RUN, "recommendations", plan.config, plan.inputs)  # another driver was first: it makes the same parts, or this raises

@@ -79,6 +79,25 @@ def finished(location: Location, kind: Kind, config: Mapping[str, Any], inputs: 
     )
 
 
+def is_begun(output: Location, record: str, kind: Kind, config: Mapping[str, Any], inputs: Mapping[str, str]) -> bool:
+    """True if this very run, begun and not finished, is at `output`: its `record` (JSON with run, config, inputs) says so; False without one.
+
+    Raises ArtifactMismatchError, naming the fields that differ, if the record is another run's.
+    """
+    try:
+        there = json.loads((output / record).read_text())
+    except StorageNotFoundError:
+        return False
+    if there["run"] == run_fingerprint(kind, config, inputs):
+        return True
+    differences = differing_fields({**there["config"], "inputs": there["inputs"]}, {**config, "inputs": dict(inputs)})
+    raise ArtifactMismatchError(
+        f"{output}: holds another run, begun and not finished:\n"
+        + "\n".join(f"  {line}" for line in differences)
+        + f"\ngive another output URI ({kind}), or delete that one"
+    )
+
+
 def write_manifest(
     location: Location,
     kind: Kind,
