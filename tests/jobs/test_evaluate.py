@@ -4,16 +4,17 @@ import json
 import math
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 import jobs.evaluate
 from xrec.backfill import read_explanations
-from xrec.config import EvaluateConfig
-from xrec.data import read_dataset
+from xrec.config import EvaluateConfig, PrepareConfig
+from xrec.data import prepare_dataset, read_dataset
 from xrec.errors import ArtifactMismatchError, DataError
 from xrec.evaluate import read_evaluation
 from xrec.generate.explainer import Sources, load_explainer
-from xrec.storage import read_manifest
+from xrec.storage import open_location, read_manifest
 
 
 @pytest.fixture
@@ -91,3 +92,15 @@ def test_evaluate_a_split_that_was_not_backfilled_says_so(pipeline: Any) -> None
     with pytest.raises(DataError, match=r"0 explanations have a reference in split 'validation'.*backfill that split first"):
         jobs.evaluate.run(pipeline.config(EvaluateConfig, split="validation", evaluation=f"{pipeline.workspace}/other-evaluation"))
     assert not pipeline.location("other-evaluation").exists()
+
+
+def test_with_references_passes_over_users_and_items_of_a_cold_start(tmp_path: Any) -> None:
+    town = {"kind": "sample", "num_users": 20, "num_items": 15, "interactions_per_user": 8, "explanations_per_user": 4}
+    prepare_dataset(PrepareConfig.model_validate({"workspace": str(tmp_path), "source": town}))
+    dataset = read_dataset(open_location(str(tmp_path / "dataset")))
+    known = dataset.explained_pairs("test").slice(0, 1).to_pylist()[0]
+    user_id, item_id = (dataset.users["user_id"][known["user_index"]].as_py(), dataset.items["item_id"][known["item_index"]].as_py())
+    pairs = [(user_id, item_id), ("a new user", item_id), (user_id, "a new item")]
+    explanations = pa.table({"user_id": [user for user, _ in pairs], "item_id": [item for _, item in pairs], "explanation": ["text"] * 3})
+    rows = jobs.evaluate._with_references(dataset, explanations, "test")
+    assert [(row["user_id"], row["item_id"], row["reference"]) for row in rows] == [(user_id, item_id, known["explanation"])]
