@@ -4,7 +4,7 @@ It holds names, counts and fingerprints; no path of the machine that trained, no
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
@@ -60,13 +60,14 @@ def model_card(
 def with_evaluation(card: str, evaluation: Manifest) -> str:
     """`card` with the metrics of an evaluation artifact, in its model-index and as a last section; an earlier one's are replaced."""
     parsed = ModelCard(card)
+    front = cast("ModelCardData", parsed.data)
     split = str(evaluation.config["split"])
-    training = [result for result in parsed.data.eval_results or [] if result.metric_type == "loss"]
+    training = [result for result in front.eval_results or [] if result.metric_type == "loss"]
     values = {name: value for name, value in evaluation.metrics.items() if not name.endswith(("_low", "_high"))}
     dataset = evaluation.inputs["dataset"]
-    parsed.data.eval_results = [*training, *(_result(name, name, value, split, dataset) for name, value in values.items())]
-    parsed.data.model_name = parsed.data.model_name or CardConfig().name
-    parsed.data.metrics = list(dict.fromkeys([*(parsed.data.metrics or []), *values]))
+    front.eval_results = [*training, *(_result(name, name, value, split, dataset) for name, value in values.items())]
+    front.model_name = front.model_name or CardConfig().name
+    front.metrics = list(dict.fromkeys([*(front.metrics or []), *values]))
     rows = [f"| {name} | {_short(value)} | {_interval(evaluation.metrics, name)} |" for name, value in values.items()]
     section = f"{_EVALUATION}\nBy `xrec evaluate`, {evaluation.row_counts['pairs']:,} pairs of the {split} split.\n\n"
     table = "\n".join(["| metric | value | 95 % interval |", "|---|---|---|", *rows])

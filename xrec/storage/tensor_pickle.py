@@ -16,7 +16,18 @@ from torch import Tensor
 from xrec.errors import DataError
 
 # What torch and pickle raise for a file that is cut, of another format, or holds other things than tensors.
-_UNREADABLE = (pickle.UnpicklingError, EOFError, RuntimeError, ValueError, TypeError, KeyError, IndexError, AttributeError)
+_UNREADABLE = (
+    pickle.UnpicklingError,
+    EOFError,
+    RuntimeError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    AssertionError,
+    OverflowError,
+    MemoryError,
+)
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -34,7 +45,7 @@ def read_state_dict(data: bytes, name: str) -> dict[str, Tensor]:
 
 
 def read_tensor(data: bytes, name: str) -> Tensor:
-    """The float32 tensor, on the CPU, of what `pickle.dump(tensor)` wrote; raises DataError, naming the file `name`."""
+    """The float32 tensor, on the CPU, of what `pickle.dump(tensor)` wrote (protocol 3 or later); raises DataError, naming the file `name`."""
     try:
         _check_operations(data)
         record = _TensorUnpickler(io.BytesIO(data)).load()
@@ -87,10 +98,13 @@ def _check_operations(data: bytes) -> None:
 
 
 def _rebuild(record: _Rebuild) -> Tensor:
-    """The tensor: a view of its storage, which torch checks for its bounds."""
+    """The tensor: a view of its storage, within its bounds (`set_` would enlarge a storage that is too small, with whatever is in memory)."""
     if not isinstance(record.storage, _Storage):
         raise pickle.UnpicklingError("its tensor has no storage")
     storage = torch.load(io.BytesIO(record.storage.data), map_location="cpu", weights_only=True)
+    last = record.offset + sum((length - 1) * step for length, step in zip(record.size, record.stride, strict=True))
+    if min([record.offset, *record.size, *record.stride]) < 0 or last >= len(storage):
+        raise pickle.UnpicklingError(f"offset {record.offset}, size {record.size} and stride {record.stride} exceed its storage of {len(storage)}")
     return torch.empty(0, dtype=storage.dtype).set_(storage, record.offset, record.size, record.stride)
 
 
