@@ -97,6 +97,7 @@ class TrainedAdapter:
     def attach(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, graph: GraphEmbeddings) -> PromptBuilder:
         """Give `model` the users and items of `graph` as tokens, in place; returns the builder of the prompts that hold them.
 
+        Its generation settings lose their penalties of repeated prompt tokens: a user or item has no logit to be penalized.
         Raises ArtifactMismatchError for another graph or a model of another width, ModelError as `attach_adapters`.
         """
         self.check_graph(graph.manifest.fingerprint)
@@ -108,6 +109,8 @@ class TrainedAdapter:
         device = model.device
         embedding = attach_adapters(model, self.adapters, user_vectors=graph.users, item_vectors=graph.items)
         model.eval().to(device)
+        if model.generation_config is not None:
+            model.generation_config.update(repetition_penalty=1.0, encoder_repetition_penalty=1.0, no_repeat_ngram_size=0)
         return PromptBuilder(tokenizer, self.config.prompt, embedding.vocabulary)
 
     def check_base_model(self, fingerprint: str, source: str) -> None:

@@ -33,7 +33,7 @@ def model_card(
     config: AdapterConfig,
     *,
     settings: CardConfig | None = None,
-    origin: str = TRAINED,
+    origin: str = "",
     dataset: Manifest | None = None,
     metrics: Mapping[str, Any] | None = None,
     limits: Sequence[str] = (),
@@ -107,11 +107,11 @@ def _result(metric: str, name: str, value: Any, split: str, dataset: str) -> Eva
 
 
 def _summary(config: AdapterConfig, origin: str) -> str:
+    shape = f"{config.model.num_experts} experts each, {config.embedding_dim} to {config.hidden_size} numbers, injection `{config.model.injection}`."
     return (
         "Writes why a user would like an item. Two mixtures of linear experts, one for users and one for items, turn the vectors of a graph of "
         "who interacted with what into tokens of a frozen language model (XRec, [arXiv 2406.02377](https://arxiv.org/abs/2406.02377)).\n\n"
-        f"{config.model.num_experts} experts each, {config.embedding_dim} to {config.hidden_size} numbers, injection `{config.model.injection}`. "
-        f"{origin}"
+        + " ".join(filter(None, [shape, origin]))
     )
 
 

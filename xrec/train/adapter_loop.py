@@ -11,7 +11,7 @@ from typing import Any
 import safetensors.torch
 
 from xrec.adapter.artifact import WEIGHTS, AdapterConfig, write_adapter
-from xrec.adapter.card import model_card
+from xrec.adapter.card import TRAINED, model_card
 from xrec.config import TrainAdapterConfig
 from xrec.errors import ConfigError
 from xrec.graph.artifact import check_graph_of_dataset
@@ -70,7 +70,7 @@ def train_adapter(config: TrainAdapterConfig) -> Manifest:
         inputs=inputs,
         metrics=outcome.best,
         extra_files={"history.json": json.dumps(outcome.history, indent=2).encode()},
-        card=model_card(adapter_config, settings=config.card, dataset=dataset, metrics=outcome.best),
+        card=model_card(adapter_config, settings=config.card, origin=TRAINED, dataset=dataset, metrics=outcome.best),
     )
     (output / _CHECKPOINTS).delete()
     return manifest

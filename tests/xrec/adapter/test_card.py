@@ -16,6 +16,7 @@ from xrec.adapter.model import build_adapters
 from xrec.config import AdapterModelConfig, CardConfig, PromptConfig
 from xrec.errors import ArtifactMismatchError
 from xrec.graph import embeddings_bytes, read_graph, write_graph
+from xrec.llm.prompt import PairTexts
 from xrec.llm.source import model_fingerprint, public_name
 from xrec.storage import Manifest, open_location, write_manifest
 
@@ -145,6 +146,18 @@ def test_card_code_runs_as_it_stands_but_for_the_paths(published: Path, capsys: 
     assert "Likes quiet places." in names["prompts"].show(names["prompt"])
     assert "<user 0>" in names["prompts"].show(names["prompt"])
     assert capsys.readouterr().out.strip()
+
+
+def test_attach_model_with_penalties_generates_past_collaborative_tokens(published: Path) -> None:
+    """Qwen's and others' settings penalize the prompt's tokens, by their logits: a user's token, beyond the vocabulary, has none."""
+    adapter = TrainedAdapter.from_pretrained(published / "adapter")
+    model, tokenizer = adapter.load_base_model(str(published / "llm"))
+    model.generation_config.update(repetition_penalty=1.1, no_repeat_ngram_size=1)
+    prompts = adapter.attach(model, tokenizer, read_graph(open_location(str(published / "graph"))))
+    prompt = prompts.build(3, 2, PairTexts("", "Luna", ""))
+    output = model.generate(torch.tensor([prompt]), max_new_tokens=4, do_sample=False)
+    assert output[0, : len(prompt)].tolist() == prompt
+    assert 0 <= output[0, len(prompt) :].max() < model.config.vocab_size
 
 
 def test_load_base_model_refuses_another_model(published: Path) -> None:
