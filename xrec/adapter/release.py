@@ -35,7 +35,7 @@ _DROPOUT = 0.2  # of the public training code; without effect in use
 def import_release(config: ImportAdapterConfig) -> Manifest:
     """Write the adapter, and the graph unless it is there, and return the adapter's manifest; the same import made before: that one.
 
-    Raises StorageNotFoundError (a file is not there), DataError (no file of the release, or of another dataset),
+    Raises DataError (a file is missing, not one of the release, or of another dataset),
     ArtifactMismatchError (another width of model or vectors, another run's output), ModelError.
     """
     files = _read_files(config)
