@@ -25,7 +25,7 @@ from xrec.config import JobConfig
 from xrec.errors import ClusterError, ConfigError
 
 _PACKAGES = ("xrec", "jobs", "cluster")
-_URI_KEYS = frozenset({"workspace", "uri", "dataset", "graph", "adapter", "explanations", "evaluation"})
+_URI_KEYS = frozenset({"workspace", "uri", "release", "dataset", "graph", "adapter", "explanations", "evaluation"})
 _NUM_REASON_LINES = 15
 
 

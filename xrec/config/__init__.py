@@ -12,6 +12,7 @@ from xrec.config.jobs import (
     EvaluateConfig,
     GraphModelConfig,
     GraphTrainingConfig,
+    ImportAdapterConfig,
     JobConfig,
     PrepareConfig,
     PretrainGraphConfig,
@@ -30,6 +31,7 @@ from xrec.config.jobs import (
     TrainAdapterConfig,
 )
 from xrec.config.sections import (
+    CardConfig,
     DecodingConfig,
     DeepSpeedConfig,
     Device,
@@ -52,6 +54,7 @@ __all__ = [
     "ColdStartConfig",
     "BackfillConfig",
     "BuildSampleLLMConfig",
+    "CardConfig",
     "Config",
     "DecodingConfig",
     "DeepSpeedConfig",
@@ -60,6 +63,7 @@ __all__ = [
     "EvaluateConfig",
     "GraphModelConfig",
     "GraphTrainingConfig",
+    "ImportAdapterConfig",
     "Injection",
     "JobConfig",
     "LLMConfig",

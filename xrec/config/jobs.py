@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from xrec.config.base import Config
 from xrec.config.sections import (
+    CardConfig,
     DecodingConfig,
     DeepSpeedConfig,
     Device,
@@ -220,9 +221,28 @@ class TrainAdapterConfig(JobConfig):
     prompt: PromptConfig = Field(default_factory=PromptConfig, description="The prompt; stored with the adapter.")
     model: AdapterModelConfig = Field(default_factory=AdapterModelConfig, description="The adapters.")
     training: AdapterTrainingConfig = Field(default_factory=AdapterTrainingConfig, description="How they are trained.")
+    card: CardConfig = Field(default_factory=CardConfig, description="The adapter's model card.")
     deepspeed: DeepSpeedConfig = Field(default_factory=DeepSpeedConfig, description="DeepSpeed.")
     scaling: ScalingConfig = Field(default_factory=ScalingConfig, description="Workers.")
     ray: RayConfig = Field(default_factory=RayConfig, description="Cluster.")
+
+
+class ImportAdapterConfig(JobConfig):
+    """`xrec import-adapter`: the files of the public XRec release in, graph and adapter artifacts out."""
+
+    release: str = Field(
+        description="Folder with user_converter.pkl, item_converter.pkl, and user_emb.pkl, item_emb.pkl unless import_graph is false."
+    )
+    import_graph: bool = Field(
+        True, description="Make the graph artifact of user_emb.pkl and item_emb.pkl; false: it is there, with the same vectors."
+    )
+    dataset: str | None = Field(None, description="Input URI, of the same release (source.kind xrec_release); none: <workspace>/dataset.")
+    graph: str | None = Field(None, description="Output URI, input if import_graph is false; none: <workspace>/graph.")
+    adapter: str | None = Field(None, description="Output URI; none: <workspace>/adapter.")
+    llm: LLMConfig = Field(description="The language model that the converters were trained for; the release's is Llama-2-7b-chat.")
+    prompt: PromptConfig = Field(default_factory=PromptConfig, description="The prompt; stored with the adapter.")
+    injection: Injection = Field("direct", description="How the vector enters each layer's q, k and v; direct is the rule of the public code.")
+    card: CardConfig = Field(default_factory=CardConfig, description="The adapter's model card.")
 
 
 class SplitPairs(Config):

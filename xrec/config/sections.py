@@ -101,3 +101,12 @@ class LearningRateConfig(Config):
 
     peak: float = Field(1e-3, gt=0, description="Learning rate at the end of the warm-up.")
     warmup_share: float = Field(0.05, ge=0, lt=1, description="Share of all steps that the warm-up takes.")
+
+
+class CardConfig(Config):
+    """What the adapter's model card (README.md) says beyond what xrec knows. The adapter's content does not depend on it."""
+
+    name: str = Field("xrec adapter", min_length=1, description="Title of the card.")
+    license: str = Field("unknown", description="Licence of the adapter's weights, as the hub writes it, e.g. apache-2.0.")
+    language: str | None = Field(None, description="Language of the explanations, ISO 639, e.g. en.")
+    datasets: tuple[str, ...] = Field((), description="Hub ids of the data trained on.")

