@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from xrec.adapter.model import Adapters, attach_adapters, build_adapters
 from xrec.config import AdapterModelConfig, Injection
@@ -67,7 +67,7 @@ def toy_adapters(injection: Injection, *, seed: int = 0) -> Adapters:
     return adapters
 
 
-def attach_toy(model: LlamaForCausalLM, injection: Injection) -> CollaborativeEmbedding:
+def attach_toy(model: PreTrainedModel, injection: Injection) -> CollaborativeEmbedding:
     """Give `model` 5 users and 7 items."""
     users, items = toy_vectors()
     return attach_adapters(model, toy_adapters(injection), user_vectors=users, item_vectors=items)

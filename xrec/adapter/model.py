@@ -1,7 +1,9 @@
 """The frozen language model with collaborative tokens: adapters attached."""
 
+import math
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -10,6 +12,8 @@ from xrec.config import AdapterModelConfig, Injection
 from xrec.errors import ModelError
 from xrec.llm.collaborative import CollaborativeEmbedding
 from xrec.llm.injection import install_injection
+
+_WORDS_AT_ONCE = 8192
 
 
 @dataclass(frozen=True)
@@ -46,19 +50,35 @@ def attach_adapters(model: PreTrainedModel, adapters: Adapters, *, user_vectors:
     """Give `model` collaborative tokens, in place: its input embedding is replaced, its layers get their hooks.
 
     `user_vectors` (U, D), `item_vectors` (I, D). The model's own parameters are frozen; the adapters' stay as they are.
-    Raises ModelError if the model's input embedding is no nn.Embedding or its layers do not fit the injection.
+    Raises ModelError, with the model as it was, if its input embedding or its layers do not fit the adapters.
     """
-    token_embedding = model.get_input_embeddings()
-    if not isinstance(token_embedding, nn.Embedding):
-        raise ModelError(f"{type(model).__name__}: its input embedding is a {type(token_embedding).__name__}, expected nn.Embedding")
-    model.requires_grad_(False)
-    embedding = CollaborativeEmbedding(token_embedding, user_vectors, item_vectors, adapters.user, adapters.item)
-    model.set_input_embeddings(embedding)
+    embedding = CollaborativeEmbedding(_token_embedding(model, adapters), user_vectors, item_vectors, adapters.user, adapters.item)
     install_injection(model, embedding, adapters.injection)
+    model.requires_grad_(False).set_input_embeddings(embedding)
     return embedding
 
 
 def embedding_scale(model: PreTrainedModel) -> float:
-    """Root mean square of the token embeddings: the size of a word's vector, per element. Not under ZeRO-3 sharding."""
-    weight = model.get_input_embeddings().weight
-    return float(weight.detach().float().square().mean().sqrt())
+    """Root mean square of a word's vector, per element, as it enters the first layer. Not under ZeRO-3 sharding.
+
+    Of what the embedding gives, not of its table: Gemma's embedding multiplies each row by sqrt(H).
+    """
+    embedding = model.get_input_embeddings()
+    ids = torch.arange(embedding.num_embeddings, device=embedding.weight.device)
+    sum_of_squares = sum(float(embedding(part).detach().float().square().sum()) for part in ids.split(_WORDS_AT_ONCE))
+    return math.sqrt(sum_of_squares / (embedding.num_embeddings * embedding.embedding_dim))
+
+
+def _token_embedding(model: PreTrainedModel, adapters: Adapters) -> nn.Embedding:
+    name, embedding = type(model).__name__, model.get_input_embeddings()
+    if not isinstance(embedding, nn.Embedding):
+        raise ModelError(f"{name}: its input embedding is a {type(embedding).__name__}, expected nn.Embedding")
+    if getattr(model.get_decoder(), "embed_tokens_per_layer", None) is not None:
+        raise ModelError(
+            f"{name}: its layers look token ids up again, in `embed_tokens_per_layer`, which has no row for a collaborative token; "
+            "use a model without it (Gemma 1, 2 or 3)"
+        )
+    width = adapters.user.weight.shape[-1]
+    if embedding.embedding_dim != width:
+        raise ModelError(f"{name}: its words are {embedding.embedding_dim} wide, the adapters' vectors {width}; they must be alike")
+    return embedding

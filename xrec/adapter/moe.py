@@ -5,8 +5,8 @@
     g(z) = softmax(z G + eps * softplus(z N))    eps ~ N(0, 1) in training, 0 otherwise: noisy dense gating
 
 The experts and gating of XRec (arXiv 2406.02377), which takes them from UniSRec (arXiv 2206.05941, equations 2-4).
-`mean`, `std` and `scale` (the root mean square of the model's token embeddings) are constants: the first output has
-the size of a word's embedding, whatever the graph and the model.
+`mean`, `std` and `scale` (the root mean square of the model's words, as they enter its first layer) are constants: the
+first output has the size of a word, whatever the graph and the model.
 """
 
 import torch

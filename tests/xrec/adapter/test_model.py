@@ -1,23 +1,31 @@
 """Adapters on a model: what is frozen, what is trained, and that the signal reaches the text."""
 
+import pytest
 import torch
+from torch import Tensor, nn
 
-from tests.toy import attach_toy, toy_adapters, toy_model
-from xrec.adapter.model import build_adapters, embedding_scale
-from xrec.config import AdapterModelConfig
+from tests.decoders import FAMILIES, tiny_decoder
+from tests.toy import HIDDEN_SIZE, NUM_USERS, attach_toy, toy_adapters, toy_model, toy_vectors
+from xrec.adapter.model import attach_adapters, build_adapters, embedding_scale
+from xrec.config import AdapterModelConfig, Injection
+from xrec.errors import ModelError
 
 V = 64
 
 
-def test_attach_freezes_the_model_and_a_step_changes_adapters_only() -> None:
-    model = toy_model()
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("rule", ["direct", "projected"])
+def test_attach_freezes_the_model_and_a_step_changes_adapters_only(rule: Injection, family: str) -> None:
+    model = tiny_decoder(family)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    embedding = attach_toy(model, "projected")
+    embedding = attach_toy(model, rule)
     adapters_before = [parameter.clone() for parameter in embedding.user_adapter.parameters()]
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     ids = torch.tensor([[V, 5, V + 5, 6]])
     embedding.train()
     model(ids, labels=ids.clamp_max(V - 1)).loss.backward()
+    with_gradient = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
+    assert with_gradient == {name for name, _ in model.named_parameters() if "_adapter." in name}
     torch.optim.AdamW(trainable, lr=0.1).step()
 
     after = model.state_dict()
@@ -64,8 +72,57 @@ def test_adapters_state_is_a_float32_copy_by_side() -> None:
     assert torch.equal(fresh.item.weight, adapters.item.weight)
 
 
-def test_embedding_scale_is_the_root_mean_square_of_the_words() -> None:
+def entering_first_layer(model: nn.Module, input_ids: Tensor) -> Tensor:
+    """What the first layer is given for `input_ids`, (B, S, H)."""
+    seen: list[Tensor] = []
+    handle = model.model.layers[0].register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    model(input_ids)
+    handle.remove()
+    return seen[0]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@torch.no_grad()
+def test_embedding_scale_is_the_root_mean_square_of_all_words_at_the_first_layer(family: str) -> None:
+    model = tiny_decoder(family)
+    values = entering_first_layer(model, torch.arange(V)[None]).flatten().tolist()
+    assert embedding_scale(model) == pytest.approx((sum(value**2 for value in values) / len(values)) ** 0.5, rel=1e-6)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@torch.no_grad()
+def test_attach_vectors_enter_the_first_layer_as_the_adapter_gives_them_beside_words_as_ever(family: str) -> None:
+    model = tiny_decoder(family)
+    words = entering_first_layer(model, torch.tensor([[5, 9]]))
+    embedding = attach_toy(model, "projected")
+    entered = entering_first_layer(model, torch.tensor([[5, V + 1, 9, V + NUM_USERS]]))
+    assert torch.equal(entered[:, ::2], words)
+    users, items = toy_vectors()
+    assert torch.equal(entered[0, 1], embedding.user_adapter(users[1:2])[0])
+    assert torch.equal(entered[0, 3], embedding.item_adapter(items[:1])[0])
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma"])
+@torch.no_grad()
+def test_fitted_adapter_gives_vectors_of_a_word_s_size(family: str) -> None:
+    model = tiny_decoder(family)
+    users, items = torch.randn(500, 6) * 3 + 1, torch.randn(7, 6)
+    adapters = build_adapters(AdapterModelConfig(num_experts=1), embedding_dim=6, hidden_size=HIDDEN_SIZE)
+    adapters.user.fit_input(users, embedding_scale(model))
+    attach_adapters(model, adapters, user_vectors=users, item_vectors=items)
+    words = entering_first_layer(model, torch.arange(V)[None]).square().mean().sqrt()
+    vectors = entering_first_layer(model, torch.arange(V, V + 500)[None]).square().mean().sqrt()
+    assert 0.7 < vectors / words < 1.4
+
+
+def test_attach_adapters_of_another_width_raises_model_error() -> None:
+    model = tiny_decoder("llama", hidden_size=2 * HIDDEN_SIZE)
+    with pytest.raises(ModelError, match="LlamaForCausalLM: its words are 64 wide, the adapters' vectors 32"):
+        attach_toy(model, "projected")
+
+
+def test_attach_to_model_with_a_second_table_of_token_ids_raises_model_error() -> None:
     model = toy_model()
-    rows = model.get_input_embeddings().weight.tolist()
-    values = [value for row in rows for value in row]
-    assert abs(embedding_scale(model) - (sum(value**2 for value in values) / len(values)) ** 0.5) < 1e-6
+    model.model.embed_tokens_per_layer = nn.Embedding(V, 4)  # as Gemma 3n and some Gemma 4 have it
+    with pytest.raises(ModelError, match="look token ids up again, in `embed_tokens_per_layer`"):
+        attach_toy(model, "none")

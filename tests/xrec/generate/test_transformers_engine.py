@@ -5,8 +5,9 @@ from collections.abc import Sequence
 
 import pytest
 import torch
-from transformers import ContinuousBatchingConfig, GenerationConfig, LlamaForCausalLM
+from transformers import ContinuousBatchingConfig, GenerationConfig, LlamaForCausalLM, PreTrainedModel
 
+from tests.decoders import FAMILIES, tiny_decoder
 from tests.toy import NUM_ITEMS, NUM_USERS, attach_toy, toy_model
 from xrec.config import DecodingConfig, Injection
 from xrec.generate.transformers_engine import TransformersEngine
@@ -32,14 +33,14 @@ def make_model(injection: Injection, num_key_value_heads: int = 2) -> LlamaForCa
     return model
 
 
-def run(model: LlamaForCausalLM, prompts: Sequence[Sequence[int]], batch_size: int, decoding: DecodingConfig = GREEDY) -> list[list[int]]:
+def run(model: PreTrainedModel, prompts: Sequence[Sequence[int]], batch_size: int, decoding: DecodingConfig = GREEDY) -> list[list[int]]:
     completions = sorted(TransformersEngine(model, [END], batch_size).generate(prompts, decoding), key=lambda completion: completion.index)
     assert [completion.index for completion in completions] == list(range(len(prompts)))
     return [completion.token_ids for completion in completions]
 
 
 @torch.no_grad()
-def greedy_by_hand(model: LlamaForCausalLM, prompt: Sequence[int]) -> list[int]:
+def greedy_by_hand(model: PreTrainedModel, prompt: Sequence[int]) -> list[int]:
     """One prompt, the whole sequence again at each step: no cache, no padding, no `generate`."""
     generated: list[int] = []
     while len(generated) < NUM_NEW:
@@ -62,6 +63,17 @@ def test_generate_one_by_one_padded_and_continuous_give_the_same_greedy_tokens(i
     assert run(model, prompts, batch_size=4) == expected
     assert run(model, prompts, batch_size=len(prompts)) == expected
     assert continuous(model, prompts) == expected
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("injection", ["direct", "projected"])
+def test_generate_each_family_one_by_one_and_padded_give_the_same_greedy_tokens(injection: Injection, family: str) -> None:
+    model, prompts = tiny_decoder(family), make_prompts(5)
+    attach_toy(model, injection)
+    expected = [greedy_by_hand(model, prompt) for prompt in prompts]
+    assert len({tuple(ids) for ids in expected}) > len(prompts) // 2  # the prompts matter
+    assert run(model, prompts, batch_size=1) == expected
+    assert run(model, prompts, batch_size=len(prompts)) == expected
 
 
 def continuous(model: LlamaForCausalLM, prompts: list[list[int]]) -> list[list[int]]:

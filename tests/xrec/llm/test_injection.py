@@ -1,79 +1,60 @@
-"""Injection against a Llama written out by hand, from the same weights: no attention code of transformers in it."""
+"""Injection against each family's decoder written out by hand, from the same weights: no attention code of transformers in it."""
 
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import GemmaConfig, GemmaForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaForCausalLM, Phi3Config, Phi3ForCausalLM
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+    MambaConfig,
+    MambaForCausalLM,
+    MiniMaxConfig,
+    MiniMaxForCausalLM,
+    PreTrainedModel,
+)
 
+from tests.decoders import FAMILIES, tiny_decoder
 from tests.toy import HIDDEN_SIZE, NUM_HEADS, NUM_USERS, attach_toy, toy_model
+from tests.xrec.llm.decoder_by_hand import logits_by_hand
 from xrec.config import Injection
 from xrec.errors import ModelError
 from xrec.llm.collaborative import CollaborativeEmbedding
 from xrec.llm.injection import fold_heads, install_injection
 
-V, HEAD_DIM = 64, HIDDEN_SIZE // NUM_HEADS
+V = 64
 PROMPT = torch.tensor([[5, V + 3, 9, 9, V + NUM_USERS + 6, 17, 4], [V, 1, 2, V + NUM_USERS, V + NUM_USERS, 60, 61]])
 RULES: list[Injection] = ["direct", "projected", "none"]
+UNSUPPORTED = {"vocab_size": V, "hidden_size": HIDDEN_SIZE, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": NUM_HEADS}
 
 
-def by_hand(model: LlamaForCausalLM, embeds: Tensor, injected: Tensor, rule: Injection) -> Tensor:
-    """Logits of `embeds` (B, S, H), with `injected` (B, S, H) added to q, k and v as the rule's equation says."""
-    hidden, length = embeds, embeds.shape[1]
-    causal = torch.ones(length, length).tril().bool()
-    for layer in model.model.layers:
-        h = rms_norm(hidden, layer.input_layernorm)
-        q, k, v = (h @ getattr(layer.self_attn, f"{name}_proj").weight.T for name in "qkv")
-        if rule == "projected":
-            q, k, v = (x + injected @ getattr(layer.self_attn, f"{name}_proj").weight.T for x, name in zip((q, k, v), "qkv", strict=True))
-        q, k, v = heads(q), heads(k), heads(v)
-        group = NUM_HEADS // k.shape[1]
-        if rule == "direct":
-            a = heads(injected)
-            q = q + a
-            folded = torch.stack([a[:, first : first + group].mean(1) for first in range(0, NUM_HEADS, group)], dim=1)
-            k, v = k + folded, v + folded
-        q, k = rotary(q), rotary(k)
-        attended = []
-        for head in range(NUM_HEADS):
-            scores = q[:, head] @ k[:, head // group].transpose(1, 2) / HEAD_DIM**0.5
-            attended.append(scores.masked_fill(~causal, -torch.inf).softmax(-1) @ v[:, head // group])
-        hidden = hidden + torch.cat(attended, -1) @ layer.self_attn.o_proj.weight.T
-        h = rms_norm(hidden, layer.post_attention_layernorm)
-        gate, up = h @ layer.mlp.gate_proj.weight.T, h @ layer.mlp.up_proj.weight.T
-        hidden = hidden + (gate * torch.sigmoid(gate) * up) @ layer.mlp.down_proj.weight.T
-    return rms_norm(hidden, model.model.norm) @ model.lm_head.weight.T
+def injected_in(embedding: CollaborativeEmbedding) -> Tensor:
+    """a of `PROMPT`'s collaborative tokens, from the adapter itself, zero at its text tokens (B, S, H)."""
+    injected = torch.zeros(*PROMPT.shape, HIDDEN_SIZE)
+    injected[PROMPT >= V] = embedding.adapt(PROMPT[PROMPT >= V])
+    return injected
 
 
-def heads(x: Tensor) -> Tensor:
-    """(B, S, heads * HEAD_DIM) to (B, heads, S, HEAD_DIM)."""
-    return torch.stack(x.split(HEAD_DIM, dim=-1), dim=1)
-
-
-def rotary(x: Tensor) -> Tensor:
-    """Rotary embedding (arXiv 2104.09864) of (B, heads, S, HEAD_DIM), as complex numbers: first half real, second half imaginary."""
-    half = HEAD_DIM // 2
-    frequencies = 10_000.0 ** -(torch.arange(half) / half)
-    angles = torch.arange(x.shape[2])[:, None] * frequencies
-    turned = torch.complex(x[..., :half], x[..., half:]) * torch.polar(torch.ones_like(angles), angles)
-    return torch.cat([turned.real, turned.imag], dim=-1)
-
-
-def rms_norm(x: Tensor, norm: nn.Module) -> Tensor:
-    return x / (x.square().mean(-1, keepdim=True) + 1e-6).sqrt() * norm.weight
-
-
-@pytest.mark.parametrize("num_key_value_heads", [4, 2, 1])
+@pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("rule", RULES)
 @torch.no_grad()
-def test_injection_equals_attention_written_by_hand(rule: Injection, num_key_value_heads: int) -> None:
-    model = toy_model(num_key_value_heads)
-    embedding = attach_toy(model, rule)
-    embeds = embedding(PROMPT)
-    injected = torch.where((PROMPT >= V)[..., None], embeds, 0.0)
-    expected = by_hand(model, embeds, injected, rule)
-    torch.testing.assert_close(model(PROMPT).logits, expected, rtol=1e-5, atol=1e-5)
+def test_injection_equals_the_decoder_written_by_hand(rule: Injection, family: str) -> None:
+    model = tiny_decoder(family)
+    injected = injected_in(attach_toy(model, rule))
+    expected = logits_by_hand(model, family, PROMPT, injected, rule)
+    torch.testing.assert_close(model(PROMPT).logits, expected, rtol=1e-4, atol=2e-5)
     if rule != "none":
-        assert (expected - by_hand(model, embeds, injected, "none")).abs().max() > 0.1  # the rule matters here
+        assert (expected - logits_by_hand(model, family, PROMPT, injected, "none")).abs().max() > 0.1  # the rule matters here
+
+
+@pytest.mark.parametrize("num_key_value_heads", [4, 1])
+@pytest.mark.parametrize("family", ["llama", "phi3"])
+@torch.no_grad()
+def test_injection_direct_folds_to_any_number_of_key_value_heads(family: str, num_key_value_heads: int) -> None:
+    model = tiny_decoder(family, num_key_value_heads=num_key_value_heads)
+    injected = injected_in(attach_toy(model, "direct"))
+    torch.testing.assert_close(model(PROMPT).logits, logits_by_hand(model, family, PROMPT, injected, "direct"), rtol=1e-4, atol=2e-5)
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -109,30 +90,65 @@ def test_fold_heads_averages_the_query_heads_of_each_group() -> None:
 def test_injection_without_self_attn_raises_model_error_naming_it() -> None:
     model = toy_model()
     del model.model.layers[1].self_attn
-    with pytest.raises(ModelError, match=r"LlamaForCausalLM: layers \[1\] have no `self_attn`"):
+    with pytest.raises(ModelError, match=r"LlamaForCausalLM: 1 of its 2 layers have no `self_attn`, the first is layer 1, a LlamaDecoderLayer.*none"):
         attach_toy(model, "projected")
 
 
-def test_injection_without_layers_raises_model_error_naming_them() -> None:
-    model = GPT2LMHeadModel(GPT2Config(vocab_size=V, n_embd=HIDDEN_SIZE, n_layer=1, n_head=NUM_HEADS))
-    with pytest.raises(ModelError, match=r"GPT2LMHeadModel: its decoder has no `layers`"):
-        attach_toy(model, "projected")
+def unsupported(name: str) -> PreTrainedModel:
+    torch.manual_seed(0)
+    if name == "gpt2":
+        return GPT2LMHeadModel(GPT2Config(vocab_size=V, n_embd=HIDDEN_SIZE, n_layer=2, n_head=NUM_HEADS)).eval()
+    if name == "gpt_neox":
+        return GPTNeoXForCausalLM(GPTNeoXConfig(**UNSUPPORTED)).eval()
+    return MambaForCausalLM(MambaConfig(vocab_size=V, hidden_size=HIDDEN_SIZE, num_hidden_layers=2, state_size=4)).eval()
 
 
-def test_injection_direct_with_q_wider_than_hidden_raises_model_error() -> None:
-    config = GemmaConfig(
-        vocab_size=V, hidden_size=HIDDEN_SIZE, intermediate_size=32, num_hidden_layers=1, num_attention_heads=4, num_key_value_heads=1, head_dim=16
-    )
-    with pytest.raises(ModelError, match=r"GemmaForCausalLM: q is 64 wide, h 32"):
-        attach_toy(GemmaForCausalLM(config), "direct")
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("gpt2", r"GPT2LMHeadModel: its decoder, a GPT2Model, has no `layers`.*model\.injection=none"),
+        ("gpt_neox", r"GPTNeoXForCausalLM: 2 of its 2 layers have no `self_attn`, the first is layer 0, a GPTNeoXLayer.*injection=none"),
+        ("mamba", r"MambaForCausalLM: 2 of its 2 layers have no `self_attn`, the first is layer 0, a MambaBlock.*injection=none"),
+    ],
+)
+@torch.no_grad()
+def test_injection_unsupported_decoder_raises_model_error_and_none_works(name: str, message: str) -> None:
+    model = unsupported(name)
+    before = model(PROMPT.clamp_max(V - 1)).logits
+    for rule in RULES[:2]:
+        with pytest.raises(ModelError, match=message):
+            attach_toy(model, rule)
+    assert torch.equal(model(PROMPT.clamp_max(V - 1)).logits, before)  # a refusal changes nothing
+    attach_toy(model, "none")
+    other_user = torch.where(PROMPT == V + 3, V + 2, PROMPT)
+    assert not torch.allclose(model(PROMPT).logits[0, -1], model(other_user).logits[0, -1])
 
 
-def test_injection_direct_with_fused_projection_raises_model_error_naming_q_k_and_v() -> None:
-    config = Phi3Config(
-        vocab_size=V, hidden_size=HIDDEN_SIZE, intermediate_size=32, num_hidden_layers=1, num_attention_heads=4, pad_token_id=0, eos_token_id=2
-    )
-    with pytest.raises(ModelError, match="q_proj, k_proj, v_proj"):
-        attach_toy(Phi3ForCausalLM(config), "direct")
+@pytest.mark.parametrize("family", ["qwen3", "gemma", "gemma2", "gemma3", "mistral"])
+@torch.no_grad()
+def test_injection_direct_with_q_wider_than_hidden_raises_model_error_and_projected_works(family: str) -> None:
+    model = tiny_decoder(family, head_dim=16, num_key_value_heads=1)
+    text = torch.tensor([[1, 2, 3]])
+    before = model(text).logits
+    with pytest.raises(ModelError, match=r"q is 64 wide, k 16, v 16, a head 16, h 32; direct needs q as wide as h.*injection=projected"):
+        attach_toy(model, "direct")
+    assert torch.equal(model(text).logits, before)
+    attach_toy(model, "projected")
+    assert model(PROMPT).logits.isfinite().all()
+
+
+def test_injection_direct_with_another_fused_layout_raises_model_error() -> None:
+    model = MiniMaxForCausalLM(MiniMaxConfig(**UNSUPPORTED, num_key_value_heads=NUM_HEADS, num_local_experts=2, head_dim=8))
+    with pytest.raises(ModelError, match=r"MiniMaxForCausalLM: its attention, a MiniMaxLightningAttention, has no num_key_value_groups"):
+        attach_toy(model, "direct")
+
+
+def test_injection_direct_without_key_projection_raises_model_error_naming_it() -> None:
+    model = toy_model()
+    for layer in model.model.layers:
+        layer.self_attn.k_proj = None
+    with pytest.raises(ModelError, match=r"its attention, a LlamaAttention, has no k_proj; direct needs q_proj, k_proj and v_proj"):
+        attach_toy(model, "direct")
 
 
 def test_attach_to_model_without_embedding_table_raises_model_error() -> None:

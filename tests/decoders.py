@@ -1,0 +1,108 @@
+"""A tiny decoder of each family that injection is tested with: random weights, of the size of `tests.toy`'s Llama.
+
+Each has what tells its family from Llama, and has it so small that 7 tokens feel it: windows of 3, caps of 2 and 3.
+Norms and biases are random too: left at one and zero, they could be forgotten unseen.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import (
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    GemmaConfig,
+    GemmaForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    Phi3Config,
+    Phi3ForCausalLM,
+    PhiConfig,
+    PhiForCausalLM,
+    PreTrainedConfig,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+
+from tests.toy import HIDDEN_SIZE, NUM_HEADS
+
+NUM_LAYERS, HEAD_DIM, WINDOW = 2, HIDDEN_SIZE // NUM_HEADS, 3
+_WINDOW_THEN_FULL = ["sliding_attention", "full_attention"]
+
+
+@dataclass(frozen=True)
+class Family:
+    """The classes of transformers and the settings beside those that all families share."""
+
+    model: type[PreTrainedModel]
+    config: type[PreTrainedConfig]
+    settings: dict[str, Any]
+
+
+FAMILIES = {
+    "llama": Family(LlamaForCausalLM, LlamaConfig, {}),
+    "mistral": Family(MistralForCausalLM, MistralConfig, {"sliding_window": WINDOW}),
+    "qwen2": Family(
+        Qwen2ForCausalLM,
+        Qwen2Config,
+        {"use_sliding_window": True, "sliding_window": WINDOW, "layer_types": _WINDOW_THEN_FULL, "num_key_value_heads": 4},
+    ),
+    "qwen3": Family(Qwen3ForCausalLM, Qwen3Config, {"head_dim": HEAD_DIM}),
+    "gemma": Family(GemmaForCausalLM, GemmaConfig, {"head_dim": HEAD_DIM, "num_key_value_heads": 1}),
+    "gemma2": Family(
+        Gemma2ForCausalLM,
+        Gemma2Config,
+        {
+            "head_dim": HEAD_DIM,
+            "query_pre_attn_scalar": 5,
+            "sliding_window": WINDOW,
+            "layer_types": _WINDOW_THEN_FULL,
+            "attn_logit_softcapping": 2.0,
+            "final_logit_softcapping": 3.0,
+        },
+    ),
+    "gemma3": Family(
+        Gemma3ForCausalLM,
+        Gemma3TextConfig,
+        {"head_dim": HEAD_DIM, "query_pre_attn_scalar": 5, "sliding_window": WINDOW, "layer_types": _WINDOW_THEN_FULL},
+    ),
+    "phi": Family(PhiForCausalLM, PhiConfig, {"num_key_value_heads": 4, "layer_norm_eps": 1e-6}),
+    "phi3": Family(Phi3ForCausalLM, Phi3Config, {"sliding_window": WINDOW}),
+}
+
+
+def tiny_decoder(name: str, *, seed: int = 0, **changes: Any) -> PreTrainedModel:
+    """The family's decoder in eval mode: 2 layers, 4 query heads, 2 of keys and values unless the family says other."""
+    torch.manual_seed(seed)
+    family = FAMILIES[name]
+    model = family.model(tiny_config(name, **changes)).eval()
+    for parameter in model.parameters():
+        if parameter.dim() == 1:
+            parameter.data += 0.1 * torch.randn_like(parameter)
+    return model
+
+
+def tiny_config(name: str, **changes: Any) -> PreTrainedConfig:
+    """The family's configuration, with `changes`."""
+    shared = {
+        "vocab_size": 64,
+        "hidden_size": HIDDEN_SIZE,
+        "intermediate_size": 48,
+        "num_hidden_layers": NUM_LAYERS,
+        "num_attention_heads": NUM_HEADS,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 1024,
+        "initializer_range": 0.3,
+        "rms_norm_eps": 1e-6,
+        "bos_token_id": None,
+        "eos_token_id": 2,
+        "pad_token_id": 0,
+    }
+    return FAMILIES[name].config(**{**shared, **FAMILIES[name].settings, **changes})
