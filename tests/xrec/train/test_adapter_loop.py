@@ -78,7 +78,13 @@ def test_train_adapter_loss_falls_and_the_best_epoch_is_kept(workspace: str, tra
     assert history[-1]["validation_loss"] < history[0]["validation_loss"]
     assert trained.metrics == min(history, key=lambda row: row["validation_loss"])
     assert trained.metrics["num_left_out"] == {}
-    assert sorted(open_location(f"{workspace}/adapter").files()) == ["adapter.safetensors", "adapter_config.json", "history.json", "manifest.json"]
+    assert sorted(open_location(f"{workspace}/adapter").files()) == [
+        "README.md",
+        "adapter.safetensors",
+        "adapter_config.json",
+        "history.json",
+        "manifest.json",
+    ]
 
 
 def test_train_adapter_artifact_has_the_validation_loss_that_its_manifest_says(workspace: str, trained: Manifest) -> None:
