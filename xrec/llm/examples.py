@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-IGNORE = -100
+from xrec.llm.nll import IGNORE, label_nll
+from xrec.llm.prefix import KeyValues, last_positions
 
 
 @dataclass(frozen=True)
@@ -49,18 +50,24 @@ def collate(examples: Sequence[Example]) -> Batch:
     return Batch(input_ids, attention_mask, labels)
 
 
-def token_nll(model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor, labels: Tensor) -> Tensor:
-    """NLL in nats of each label token, (B, L); 0 where `labels` is -100.
+def token_nll(model: PreTrainedModel, batch: Batch, past: KeyValues | None = None) -> Tensor:
+    """NLL in nats of each label token, (B, L); 0 where a label is -100.
 
-    `input_ids`, `attention_mask` (B, S), left-padded, with the labels at their end; `labels` (B, L), L <= S - 1. Logits
-    are computed at the last L + 1 positions only.
+    `past` holds what comes before the batch's rows. Logits are computed at the last L + 1 positions only.
     """
-    position_ids = (attention_mask.cumsum(-1) - 1).clamp_min(0)
-    num_labels = labels.shape[-1]
+    mask, cache = batch.attention_mask, None
+    if past is not None:
+        mask, cache = torch.cat([past.mask, mask], dim=1), past.cache()
     logits = model(
-        input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids, logits_to_keep=num_labels + 1, use_cache=False
+        input_ids=batch.input_ids,
+        attention_mask=mask,
+        position_ids=last_positions(mask, batch.input_ids.shape[1]),
+        cache=cache,
+        use_cache=cache is not None,
+        logits_to_keep=batch.labels.shape[1] + 1,
     ).logits
-    return torch.nn.functional.cross_entropy(logits[:, :-1].float().transpose(1, 2), labels, ignore_index=-100, reduction="none")
+    # The last position predicts nothing; a label that is ignored costs less than a copy of the logits without it.
+    return label_nll(logits, torch.nn.functional.pad(batch.labels, (0, 1), value=IGNORE))[:, :-1]
 
 
 @torch.inference_mode()
@@ -70,7 +77,7 @@ def explanation_nll(model: PreTrainedModel, examples: Sequence[Example], batch_s
     for start in range(0, len(order), batch_size):
         indices = order[start : start + batch_size]
         batch = collate([examples[index] for index in indices]).to(model.device)
-        totals = token_nll(model, batch.input_ids, batch.attention_mask, batch.labels).sum(dim=1)
+        totals = token_nll(model, batch).sum(dim=1)
         for index, total in zip(indices, totals.tolist(), strict=True):
             num_labels = len(examples[index].label_ids)
             yield index, total / num_labels if num_labels else math.nan
