@@ -13,6 +13,7 @@ from transformers import DataCollatorForSeq2Seq, Trainer, TrainerCallback, Train
 
 from benchmarks.train_setup import GRADIENT_CLIPPING, LEARNING_RATE, Epoch, Run, Setup
 from xrec.llm.examples import Example
+from xrec.llm.model import resolve_attention
 from xrec.llm.nll import IGNORE
 from xrec.train.adapter_batches import epoch_steps
 from xrec.train.adapter_module import ExplanationLoss
@@ -83,6 +84,7 @@ def run_trainer(setup: Setup, num_epochs: int) -> Run:
 def run_ours(setup: Setup, num_epochs: int, budget_bytes: int) -> Run:
     """The job's own parts on one worker, without Ray and DeepSpeed."""
     optimizer, batch_size = setup.optimizer(), setup.contest.batch_size
+    setup.model.set_attn_implementation(resolve_attention("auto", setup.model.device))
     prefixes = PrefixCache(setup.model, setup.examples, budget_bytes=budget_bytes)
     module = ExplanationLoss(setup.model, prefixes).train()
     sizes = {"global_batch_size": batch_size, "micro_batch_size": batch_size}

@@ -30,6 +30,7 @@ from xrec.config.jobs import (
     TrainAdapterConfig,
 )
 from xrec.config.sections import (
+    Attention,
     DecodingConfig,
     DeepSpeedConfig,
     Device,
@@ -46,6 +47,7 @@ from xrec.config.sections import (
 
 __all__ = [
     "ActorsConfig",
+    "Attention",
     "AdapterModelConfig",
     "AdapterTrainingConfig",
     "BPRLossConfig",

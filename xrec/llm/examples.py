@@ -53,21 +53,22 @@ def collate(examples: Sequence[Example]) -> Batch:
 def token_nll(model: PreTrainedModel, batch: Batch, past: KeyValues | None = None) -> Tensor:
     """NLL in nats of each label token, (B, L); 0 where a label is -100.
 
-    `past` holds what comes before the batch's rows. Logits are computed at the last L + 1 positions only.
+    `past` holds what comes before the batch's rows. Logits are computed at the L positions that predict a label only.
     """
     mask, cache = batch.attention_mask, None
     if past is not None:
         mask, cache = torch.cat([past.mask, mask], dim=1), past.cache()
+    length, num_labels = batch.input_ids.shape[1], batch.labels.shape[1]
     logits = model(
         input_ids=batch.input_ids,
         attention_mask=mask,
-        position_ids=last_positions(mask, batch.input_ids.shape[1]),
+        position_ids=last_positions(mask, length),
         cache=cache,
         use_cache=cache is not None,
-        logits_to_keep=batch.labels.shape[1] + 1,
+        # As a tensor: a number makes a slice, and the product of a slice with the head copies the head for each row.
+        logits_to_keep=torch.arange(length - num_labels - 1, length - 1, device=batch.input_ids.device),
     ).logits
-    # The last position predicts nothing; a label that is ignored costs less than a copy of the logits without it.
-    return label_nll(logits, torch.nn.functional.pad(batch.labels, (0, 1), value=IGNORE))[:, :-1]
+    return label_nll(logits, batch.labels)
 
 
 @torch.inference_mode()

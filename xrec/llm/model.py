@@ -5,8 +5,9 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from xrec.config import Device, Dtype
+from xrec.config import Attention, Device, Dtype
 from xrec.errors import ModelError
+from xrec.llm.attention import GROUPED, register_grouped_attention
 
 
 def resolve_device(device: Device) -> torch.device:
@@ -23,11 +24,17 @@ def resolve_dtype(dtype: Dtype, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if dtype == "bfloat16" else torch.float32
 
 
+def resolve_attention(attention: Attention, device: torch.device) -> str:
+    """`auto` is grouped on a CPU (xrec.llm.attention), sdpa on a GPU."""
+    return (GROUPED if device.type == "cpu" else "sdpa") if attention == "auto" else attention
+
+
 def load_model(folder: Path, *, dtype: torch.dtype, device: torch.device | None, attn_implementation: str = "sdpa") -> PreTrainedModel:
     """The causal language model in `folder`, frozen, in eval mode, on `device` (None: wherever the loader puts it).
 
     Under an active `HfDeepSpeedConfig` of ZeRO stage 3 each worker keeps its shard of every weight only.
     """
+    register_grouped_attention()
     try:
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation=attn_implementation, local_files_only=True)
     except (OSError, ValueError, ImportError) as error:

@@ -17,7 +17,7 @@ from xrec.adapter.model import Adapters, attach_adapters, build_adapters
 from xrec.config import TrainAdapterConfig
 from xrec.errors import TrainingError
 from xrec.llm.examples import Example
-from xrec.llm.model import load_model, resolve_dtype
+from xrec.llm.model import load_model, resolve_attention, resolve_dtype
 from xrec.llm.source import resolve_model
 from xrec.train.adapter_batches import epoch_steps, validation_batches
 from xrec.train.adapter_data import AdapterData, load_adapter_data
@@ -75,7 +75,8 @@ def build_engine(config: TrainAdapterConfig, data: AdapterData, *, num_steps: in
     settings = deepspeed_config(config, dtype=dtype)
     sharding = sharded_loading(config, settings)
     folder = resolve_model(config.llm.model, config.llm.cache_dir, config.storage)
-    model = load_model(folder, dtype=dtype, device=None, attn_implementation=config.llm.attn_implementation)
+    attention = resolve_attention(config.llm.attn_implementation, worker_device())
+    model = load_model(folder, dtype=dtype, device=None, attn_implementation=attention)
     scale = gathered_embedding_scale(model)
     del sharding  # the adapters are small, and made whole
     torch.manual_seed(config.training.seed)
