@@ -34,9 +34,9 @@ def num_prefix_tokens(prompt_ids: Sequence[int], num_text_tokens: int) -> int:
 
 def common_prefix(rows: Sequence[Sequence[int]]) -> list[int]:
     """The longest beginning that all rows share."""
-    first, last = min(rows), max(rows)  # in lexicographic order whatever these two share, all share
+    first, last = min(map(list, rows)), max(map(list, rows))  # in lexicographic order whatever these two share, all share
     length = next((position for position, (left, right) in enumerate(zip(first, last, strict=False)) if left != right), min(len(first), len(last)))
-    return list(first[:length])
+    return first[:length]
 
 
 @torch.no_grad()

@@ -53,11 +53,16 @@ class PrefixCache:
         self.counts = WorkCounts()
 
     def split(self, model: PreTrainedModel, examples: Sequence[Example]) -> tuple[KeyValues | None, list[Example]]:
-        """Keys and values of the examples' beginnings, and the examples from their first collaborative token on."""
+        """Keys and values of the examples' beginnings, and the examples from their first collaborative token on.
+
+        The examples are among those that the cache was made for: they begin with what these share.
+        """
+        num_shared = len(self._shared_ids)
+        assert all(list(example.prompt_ids[:num_shared]) == self._shared_ids for example in examples)
         if self._shared is None and self._shared_ids:
             (self._shared,) = compute_key_values(model, [self._shared_ids])
         lengths = [self._num_prefix_tokens(example) for example in examples]
-        own_ids = [tuple(example.prompt_ids[len(self._shared_ids) : length]) for example, length in zip(examples, lengths, strict=True)]
+        own_ids = [tuple(example.prompt_ids[num_shared:length]) for example, length in zip(examples, lengths, strict=True)]
         self.counts.rows += len(examples)
         self.counts.kept_rows += sum(ids in self._kept for ids in own_ids)
         computed = self._compute(model, [ids for ids in dict.fromkeys(own_ids) if ids and ids not in self._kept])

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.usefixtures("ray_cluster")
 NUM_USERS, NUM_ITEMS, D = 40, 30, 6
 TOWN = {"kind": "sample", "num_users": NUM_USERS, "num_items": NUM_ITEMS, "interactions_per_user": 8, "explanations_per_user": 4}
 PROMPT = {"user": "User: {user_profile}", "item": "Item: {item_title}. {item_profile}", "collaborative": "{user}{item}"}
-SMALL_CACHE_GIB = 1e-4  # of a worker's rows some have room in it, some have not
+SMALL_CACHE_GIB = 1e-3  # of a worker's rows some have room in it, some have not
 TRAINING = {
     "num_epochs": 3,
     "global_batch_size": 16,
@@ -104,7 +104,8 @@ def test_train_adapter_artifact_has_the_validation_loss_that_its_manifest_says(w
 
 def test_train_adapter_keeps_beginnings_within_the_budget_and_reports_them(workspace: str, trained: Manifest) -> None:
     history = history_of(f"{workspace}/adapter")
-    assert history[0]["prefix_hit_share"] < 0.1 < history[1]["prefix_hit_share"] == history[2]["prefix_hit_share"] < 0.9
+    assert history[0]["prefix_hit_share"] < 0.1
+    assert all(0.2 < row["prefix_hit_share"] < 0.6 for row in history[1:])  # which rows an epoch leaves out differs
     assert 1.5 * SMALL_CACHE_GIB < history[2]["prefix_cache_gib"] <= 2 * SMALL_CACHE_GIB  # two workers
     assert all(0 < row["padding_share"] < 0.3 for row in history)
 
