@@ -31,6 +31,7 @@ from xrec.config.jobs import (
     TrainAdapterConfig,
 )
 from xrec.config.sections import (
+    Attention,
     CardConfig,
     DecodingConfig,
     DeepSpeedConfig,
@@ -48,6 +49,7 @@ from xrec.config.sections import (
 
 __all__ = [
     "ActorsConfig",
+    "Attention",
     "AdapterModelConfig",
     "AdapterTrainingConfig",
     "BPRLossConfig",

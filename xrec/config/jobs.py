@@ -203,6 +203,9 @@ class AdapterTrainingConfig(Config):
     max_steps: int | None = Field(None, ge=1, description="Most optimizer steps; none: as the epochs give.")
     global_batch_size: int = Field(32, ge=1, description="Pairs of an optimizer step, all workers together.")
     micro_batch_size: int = Field(8, ge=1, description="Pairs of one forward pass of one worker.")
+    prefix_cache_gib: float = Field(
+        1.0, ge=0, description="Keys and values of prompts before their collaborative tokens that each worker keeps across epochs, GiB on its device."
+    )
     learning_rate: LearningRateConfig = Field(default_factory=LearningRateConfig, description="Learning rate of AdamW.")
     weight_decay: float = Field(0.0, ge=0, description="Weight decay of AdamW.")
     max_explanation_tokens: int = Field(128, ge=1, description="Longer training explanations are left out, and counted.")

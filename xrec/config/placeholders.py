@@ -1,6 +1,6 @@
 """Placeholders of a prompt part, `{name}`: parsed in one place, for the config's check and for the prompt builder."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from string import Formatter
 
 
@@ -9,12 +9,24 @@ def parse_placeholders(text: str) -> list[tuple[str, str | None]]:
     return [(literal, name) for literal, name, _, _ in Formatter().parse(text)]
 
 
-def check_placeholders(part: str, text: str, allowed: Sequence[str], required: Sequence[str]) -> None:
-    """Raise ValueError unless the placeholders of `text` are all in `allowed` and each of `required` stands once."""
-    names = [name for _, name in parse_placeholders(text) if name is not None]
-    for name in names:
+def check_allowed(part: str, text: str, allowed: Sequence[str]) -> None:
+    """Raise ValueError if a placeholder of the prompt part `text` is not in `allowed`."""
+    for name in placeholder_names(text):
         if name not in allowed:
             raise ValueError(f"prompt part {part!r} holds {{{name}}}; allowed there: {', '.join(allowed) or 'none'}")
-    for name in required:
-        if names.count(name) != 1:
-            raise ValueError(f"prompt part {part!r} must hold {{{name}}} exactly once, saw {names.count(name)}")
+
+
+def check_once(parts: Mapping[str, str], names: Sequence[str]) -> None:
+    """Raise ValueError unless each of the placeholders `names` stands once in all `parts` (name to text) together."""
+    for name in names:
+        places = [part for part, text in parts.items() for found in placeholder_names(text) if found == name]
+        if len(places) != 1:
+            raise ValueError(
+                f"the prompt must hold {{{name}}} exactly once, saw it in {', '.join(places) or 'no part'}; "
+                f"put it into one of the parts {', '.join(parts)}"
+            )
+
+
+def placeholder_names(text: str) -> list[str]:
+    """The names in braces, in order, as often as they stand there."""
+    return [name for _, name in parse_placeholders(text) if name is not None]

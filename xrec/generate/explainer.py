@@ -16,7 +16,7 @@ from xrec.generate.engine import Engine, FinishReason
 from xrec.generate.transformers_engine import TransformersEngine
 from xrec.graph.artifact import GraphEmbeddings, check_graph_of_dataset, read_graph
 from xrec.graph.cold_start import extend_with_new
-from xrec.llm.model import load_model, load_tokenizer, resolve_device, resolve_dtype, stop_token_ids
+from xrec.llm.model import load_model, load_tokenizer, resolve_attention, resolve_device, resolve_dtype, stop_token_ids
 from xrec.llm.source import model_fingerprint, resolve_model
 from xrec.storage import Manifest, fingerprint_of, open_location, read_manifest
 
@@ -107,7 +107,7 @@ def load_explainer(sources: Sources, *, device: Device, batch_size: int, history
         checked.llm,
         dtype=resolve_dtype(sources.llm.dtype, torch_device),
         device=torch_device,
-        attn_implementation=sources.llm.attn_implementation,
+        attn_implementation=resolve_attention(sources.llm.attn_implementation, torch_device),
     )
     tokenizer = load_tokenizer(checked.llm)
     builder = checked.adapter.attach(model, tokenizer, graph)

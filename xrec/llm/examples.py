@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-IGNORE = -100
+from xrec.llm.nll import IGNORE, label_nll
+from xrec.llm.prefix import KeyValues, last_positions
 
 
 @dataclass(frozen=True)
@@ -49,18 +50,25 @@ def collate(examples: Sequence[Example]) -> Batch:
     return Batch(input_ids, attention_mask, labels)
 
 
-def token_nll(model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor, labels: Tensor) -> Tensor:
-    """NLL in nats of each label token, (B, L); 0 where `labels` is -100.
+def token_nll(model: PreTrainedModel, batch: Batch, past: KeyValues | None = None) -> Tensor:
+    """NLL in nats of each label token, (B, L); 0 where a label is -100.
 
-    `input_ids`, `attention_mask` (B, S), left-padded, with the labels at their end; `labels` (B, L), L <= S - 1. Logits
-    are computed at the last L + 1 positions only.
+    `past` holds what comes before the batch's rows. Logits are computed at the L positions that predict a label only.
     """
-    position_ids = (attention_mask.cumsum(-1) - 1).clamp_min(0)
-    num_labels = labels.shape[-1]
+    mask, cache = batch.attention_mask, None
+    if past is not None:
+        mask, cache = torch.cat([past.mask, mask], dim=1), past.cache()
+    length, num_labels = batch.input_ids.shape[1], batch.labels.shape[1]
     logits = model(
-        input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids, logits_to_keep=num_labels + 1, use_cache=False
+        input_ids=batch.input_ids,
+        attention_mask=mask,
+        position_ids=last_positions(mask, length),
+        cache=cache,
+        use_cache=cache is not None,
+        # As a tensor: a number makes a slice, and the product of a slice with the head copies the head for each row.
+        logits_to_keep=torch.arange(length - num_labels - 1, length - 1, device=batch.input_ids.device),
     ).logits
-    return torch.nn.functional.cross_entropy(logits[:, :-1].float().transpose(1, 2), labels, ignore_index=-100, reduction="none")
+    return label_nll(logits, batch.labels)
 
 
 @torch.inference_mode()
@@ -70,7 +78,7 @@ def explanation_nll(model: PreTrainedModel, examples: Sequence[Example], batch_s
     for start in range(0, len(order), batch_size):
         indices = order[start : start + batch_size]
         batch = collate([examples[index] for index in indices]).to(model.device)
-        totals = token_nll(model, batch.input_ids, batch.attention_mask, batch.labels).sum(dim=1)
+        totals = token_nll(model, batch).sum(dim=1)
         for index, total in zip(indices, totals.tolist(), strict=True):
             num_labels = len(examples[index].label_ids)
             yield index, total / num_labels if num_labels else math.nan

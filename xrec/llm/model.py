@@ -5,8 +5,9 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from xrec.config import Device, Dtype
+from xrec.config import Attention, Device, Dtype
 from xrec.errors import ModelError
+from xrec.llm.attention import GROUPED, register_grouped_attention
 
 _TEXT_DECODER_KEYS = {r"^language_model\.model\.": "model.", r"^model\.language_model\.": "model.", r"^language_model\.lm_head\.": "lm_head."}
 """Names of weights in the files of a model of text and images, of either age, to those of its text decoder alone."""
@@ -26,12 +27,18 @@ def resolve_dtype(dtype: Dtype, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if dtype == "bfloat16" else torch.float32
 
 
+def resolve_attention(attention: Attention, device: torch.device) -> str:
+    """`auto` is grouped on a CPU (xrec.llm.attention), sdpa on a GPU."""
+    return (GROUPED if device.type == "cpu" else "sdpa") if attention == "auto" else attention
+
+
 def load_model(folder: Path, *, dtype: torch.dtype, device: torch.device | None, attn_implementation: str = "sdpa") -> PreTrainedModel:
     """The causal language model in `folder`, frozen, in eval mode, on `device` (None: wherever the loader puts it).
 
     Of a model of text and images (Gemma 3 from 4B on) the text decoder only. Under an active `HfDeepSpeedConfig` of ZeRO
     stage 3 each worker keeps its shard of every weight only. Raises ModelError, also for a checkpoint that lacks weights.
     """
+    register_grouped_attention()
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
         text_config = config.get_text_config(decoder=True)

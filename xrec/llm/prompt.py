@@ -1,4 +1,4 @@
-"""Prompts as token ids: instruction, then everything of the user, then everything of the item, then the model's turn.
+"""Prompts as token ids: instruction, everything of the user, everything of the item, what follows all texts, the model's turn.
 
 Texts of the dataset are tokenized on their own, with special tokens off, so no text can become a special token or a
 collaborative token. The pieces are concatenated as ids: two prompts of one user share their whole beginning.
@@ -70,9 +70,10 @@ class PromptBuilder:
         return "".join(self.vocabulary.show(token) or self.tokenizer.decode([token]) for token in prompt_ids)
 
     def _build(self, user: str | int, item: str | int, texts: PairTexts) -> list[int]:
-        user_ids = self._fill(self.prompt.user, {"user": user, "user_profile": texts.user_profile})
-        item_ids = self._fill(self.prompt.item, {"item": item, "item_title": texts.item_title, "item_profile": texts.item_profile})
-        return [*self._before, *user_ids, *self._encode("\n"), *item_ids, *self._after]
+        values = {"user": user, "item": item, **vars(texts)}
+        user_ids, item_ids = self._fill(self.prompt.user, values), self._fill(self.prompt.item, values)
+        last_ids = [*self._encode("\n"), *self._fill(self.prompt.collaborative, values)] if self.prompt.collaborative else []
+        return [*self._before, *user_ids, *self._encode("\n"), *item_ids, *last_ids, *self._after]
 
     def _fill(self, part: str, values: dict[str, str | int]) -> list[int]:
         """Ids of a template part: literal text and texts are tokenized, collaborative tokens are taken as they are."""

@@ -131,4 +131,4 @@ def _example(builder: PromptBuilder, example: LanguageExample) -> Example:
 def _loss(model: LlamaForCausalLM, examples: list[Example]) -> torch.Tensor:
     """Mean NLL, in nats, of the explanations' tokens."""
     batch = collate(examples)
-    return token_nll(model, batch.input_ids, batch.attention_mask, batch.labels).sum() / (batch.labels >= 0).sum()
+    return token_nll(model, batch).sum() / (batch.labels >= 0).sum()

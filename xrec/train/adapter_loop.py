@@ -87,7 +87,7 @@ def _check_batch_sizes(config: TrainAdapterConfig) -> None:
 
 def _run_config(config: TrainAdapterConfig) -> dict[str, Any]:
     """The settings that the adapter's content depends on."""
-    values = config.model_dump(mode="json", include={"model", "prompt", "training"})
+    values = config.model_dump(mode="json", include={"model", "prompt", "training"}, exclude={"training": {"prefix_cache_gib"}})
     return {**values, "dtype": config.llm.dtype}
 
 

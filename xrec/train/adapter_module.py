@@ -1,6 +1,6 @@
 """What DeepSpeed trains: the frozen language model with its adapters, as one module from a batch to a loss."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -10,19 +10,26 @@ from transformers.integrations.deepspeed import HfDeepSpeedConfig
 
 from xrec.adapter.model import Adapters, embedding_scale
 from xrec.config import LearningRateConfig, TrainAdapterConfig
-from xrec.llm.examples import Batch, token_nll
+from xrec.llm.examples import Example, collate, token_nll
+from xrec.train.prefix_cache import PrefixCache
 
 
 class ExplanationLoss(nn.Module):
-    """Sum of the NLL of a batch's labels, in nats: the explanations' tokens and their end tokens, nothing else."""
+    """Sum of the NLL of the examples' labels, in nats: the explanations' tokens and their end tokens, nothing else.
 
-    def __init__(self, model: PreTrainedModel):
+    The forward pass is split at each prompt's first collaborative token: what comes before has no gradient and is taken from
+    `prefixes`.
+    """
+
+    def __init__(self, model: PreTrainedModel, prefixes: PrefixCache):
         super().__init__()
         self.model = model
+        self.prefixes = prefixes
 
-    def forward(self, batch: Batch) -> Tensor:
+    def forward(self, examples: Sequence[Example]) -> Tensor:
         """A scalar."""
-        return token_nll(self.model, batch.input_ids, batch.attention_mask, batch.labels).sum()
+        past, rest = self.prefixes.split(self.model, examples)
+        return token_nll(self.model, collate(rest).to(self.model.device), past).sum()
 
     def train(self, mode: bool = True) -> "ExplanationLoss":
         """Training mode is for the adapters; the frozen model stays in eval mode (no dropout)."""

@@ -16,12 +16,11 @@ from xrec.adapter.artifact import WEIGHTS
 from xrec.adapter.model import Adapters, attach_adapters, build_adapters
 from xrec.config import TrainAdapterConfig
 from xrec.errors import TrainingError
-from xrec.graph.artifact import GraphEmbeddings
-from xrec.llm.examples import Example, collate
-from xrec.llm.model import load_model, resolve_dtype
+from xrec.llm.examples import Example
+from xrec.llm.model import load_model, resolve_attention, resolve_dtype
 from xrec.llm.source import resolve_model
 from xrec.train.adapter_batches import epoch_steps, validation_batches
-from xrec.train.adapter_data import load_adapter_data
+from xrec.train.adapter_data import AdapterData, load_adapter_data
 from xrec.train.adapter_module import (
     ExplanationLoss,
     deepspeed_config,
@@ -30,7 +29,8 @@ from xrec.train.adapter_module import (
     learning_rate_share,
     sharded_loading,
 )
-from xrec.train.worker_loop import initialize_engine, note_step, rank, report, worker_device, world_size
+from xrec.train.prefix_cache import PrefixCache, WorkCounts
+from xrec.train.worker_loop import any_worker, initialize_engine, note_step, rank, report, worker_device, world_size
 
 if TYPE_CHECKING:
     from deepspeed import DeepSpeedEngine
@@ -43,10 +43,11 @@ def train_loop(loop_config: dict[str, Any]) -> None:
     data = load_adapter_data(config)
     steps_per_epoch = len(data.train) // config.training.global_batch_size
     num_steps = min(config.training.max_steps or math.inf, steps_per_epoch * config.training.num_epochs)
-    engine, adapters = build_engine(config, data.graph, num_steps=int(num_steps))
+    engine, adapters = build_engine(config, data, num_steps=int(num_steps))
     best, evaluations_without_gain, step = math.inf, 0, 0
     for epoch in range(1, config.training.num_epochs + 1):
         started = time.monotonic()
+        engine.module.prefixes.counts = WorkCounts()
         train_loss, steps = _train_epoch(engine, data.train, config, epoch, max_steps=int(num_steps) - step)
         step += steps
         validation_loss = _validate(engine, data.validation, config.training.micro_batch_size)
@@ -56,6 +57,7 @@ def train_loop(loop_config: dict[str, Any]) -> None:
             "train_loss": train_loss,
             "validation_loss": validation_loss,
             "seconds": time.monotonic() - started,
+            **_work(engine.module.prefixes),
             "num_train_pairs": len(data.train),
             "num_left_out": dict(data.left_out),
             "hidden_size": engine.module.model.config.hidden_size,
@@ -67,14 +69,14 @@ def train_loop(loop_config: dict[str, Any]) -> None:
             break
 
 
-def build_engine(config: TrainAdapterConfig, graph: GraphEmbeddings, *, num_steps: int) -> tuple["DeepSpeedEngine", Adapters]:
+def build_engine(config: TrainAdapterConfig, data: AdapterData, *, num_steps: int) -> tuple["DeepSpeedEngine", Adapters]:
     """The DeepSpeed engine of a worker over the frozen model with fresh adapters, the same on every worker."""
-    device = worker_device()
-    dtype = resolve_dtype(config.llm.dtype, device)
+    dtype, graph = resolve_dtype(config.llm.dtype, worker_device()), data.graph
     settings = deepspeed_config(config, dtype=dtype)
     sharding = sharded_loading(config, settings)
     folder = resolve_model(config.llm.model, config.llm.cache_dir, config.storage)
-    model = load_model(folder, dtype=dtype, device=None, attn_implementation=config.llm.attn_implementation)
+    attention = resolve_attention(config.llm.attn_implementation, worker_device())
+    model = load_model(folder, dtype=dtype, device=None, attn_implementation=attention)
     scale = gathered_embedding_scale(model)
     del sharding  # the adapters are small, and made whole
     torch.manual_seed(config.training.seed)
@@ -82,7 +84,8 @@ def build_engine(config: TrainAdapterConfig, graph: GraphEmbeddings, *, num_step
     adapters.user.fit_input(graph.users, scale)
     adapters.item.fit_input(graph.items, scale)
     attach_adapters(model, adapters, user_vectors=graph.users, item_vectors=graph.items)
-    module = ExplanationLoss(model)
+    budget_bytes = int(config.training.prefix_cache_gib * 2**30)
+    module = ExplanationLoss(model, PrefixCache(model, [*data.train, *data.validation], budget_bytes=budget_bytes, agree=any_worker))
     trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trainable, lr=config.training.learning_rate.peak, weight_decay=config.training.weight_decay)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, learning_rate_share(config.training.learning_rate, num_steps))
@@ -107,11 +110,12 @@ def _train_epoch(
         micro_batch_size=training.micro_batch_size,
         rank=rank(),
         world_size=world_size(),
+        length=engine.module.prefixes.num_rest_tokens,
     ):
         if steps == max_steps:
             break
         for micro_batch in micro_batches:
-            total_nll = engine(collate(micro_batch.examples).to(engine.device))
+            total_nll = engine(micro_batch.examples)
             # DeepSpeed averages over workers and accumulation steps; the loss is a mean over the global batch's tokens.
             engine.backward(total_nll * (world_size() * len(micro_batches) / micro_batch.num_global_tokens))
             engine.step()
@@ -126,19 +130,33 @@ def _validate(engine: "DeepSpeedEngine", examples: Sequence[Example], batch_size
     """Mean NLL in nats a token over all validation examples, the same on every worker."""
     engine.eval()
     totals = torch.zeros(2, dtype=torch.float64)
-    for batch in validation_batches(examples, batch_size=batch_size, rank=rank(), world_size=world_size()):
-        nll = engine(collate(batch or examples[:1]).to(engine.device)).item()
+    length = engine.module.prefixes.num_rest_tokens
+    for batch in validation_batches(examples, batch_size=batch_size, rank=rank(), world_size=world_size(), length=length):
+        nll = engine(batch or examples[:1]).item()
         if batch:
             totals += torch.tensor([nll, sum(len(example.label_ids) for example in batch)])
     return _global_mean(totals)
 
 
+def _work(prefixes: PrefixCache) -> dict[str, float]:
+    """What an epoch's passes consisted of, training and validation of all workers together; every worker must call it."""
+    counts = prefixes.counts
+    numbers = torch.tensor([counts.padding, counts.positions, counts.kept_rows, counts.rows, prefixes.num_bytes], dtype=torch.float64)
+    padding, positions, kept_rows, rows, num_bytes = _global_sum(numbers).tolist()
+    return {"padding_share": padding / positions, "prefix_hit_share": kept_rows / rows, "prefix_cache_gib": num_bytes / 2**30}
+
+
 def _global_mean(totals: torch.Tensor) -> float:
     """[sum, count] of this worker to the mean over all workers; raises TrainingError if it is not a number."""
-    totals = totals.to(worker_device())
-    if world_size() > 1:
-        torch.distributed.all_reduce(totals)
+    totals = _global_sum(totals)
     mean = (totals[0] / totals[1]).item()
     if not math.isfinite(mean):
         raise TrainingError(f"the loss is {mean}; lower training.learning_rate.peak, or check the graph's vectors")
     return mean
+
+
+def _global_sum(numbers: torch.Tensor) -> torch.Tensor:
+    numbers = numbers.to(worker_device())
+    if world_size() > 1:
+        torch.distributed.all_reduce(numbers)
+    return numbers

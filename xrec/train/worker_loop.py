@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import ray.train
 import ray.train.torch
 import torch
+import torch.distributed
 from torch import nn
 
 if TYPE_CHECKING:
@@ -48,6 +49,15 @@ def rank() -> int:
 def world_size() -> int:
     """Number of workers."""
     return int(ray.train.get_context().get_world_size())
+
+
+def any_worker(flag: bool) -> bool:
+    """Whether `flag` is set on any worker; every worker must call it."""
+    if world_size() == 1:
+        return flag
+    flags = torch.tensor(float(flag), device=worker_device())
+    torch.distributed.all_reduce(flags, op=torch.distributed.ReduceOp.MAX)
+    return bool(flags)
 
 
 def initialize_engine(

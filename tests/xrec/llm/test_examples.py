@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from tests.toy import attach_toy, toy_model
-from xrec.llm.examples import IGNORE, Example, collate, explanation_nll, token_nll
+from xrec.llm.examples import Example, collate, explanation_nll, token_nll
+from xrec.llm.nll import IGNORE
 
 V = 64
 
@@ -43,7 +44,7 @@ def test_token_nll_of_a_padded_batch_equals_transformers_loss_row_by_row() -> No
     attach_toy(model, "projected")
     examples = make_examples()
     batch = collate(examples)
-    nll = token_nll(model, batch.input_ids, batch.attention_mask, batch.labels)
+    nll = token_nll(model, batch)
     assert nll.shape == batch.labels.shape
     assert torch.count_nonzero(nll[batch.labels == IGNORE]) == 0
     means = nll.sum(1) / torch.tensor([len(example.label_ids) for example in examples])

@@ -67,6 +67,21 @@ def test_prompt_is_the_chat_template_around_instruction_user_and_item() -> None:
     assert shown == "<|im_start|>user\nWhy?\nUser: <user 3> likes tea\nItem: <item 4> Tea House. quiet<|im_end|>\n<|im_start|>assistant\n"
 
 
+def test_prompt_with_collaborative_part_has_the_tokens_after_all_texts() -> None:
+    builder = make_builder(instruction="Why?", user="User: {user_profile}", item="Item: {item_title}. {item_profile}", collaborative="{user}{item}")
+    texts = PairTexts("likes tea", "Tea House", "quiet")
+    shown = builder.show(builder.build(3, 4, texts))
+    assert shown == "<|im_start|>user\nWhy?\nUser: likes tea\nItem: Tea House. quiet\n<user 3><item 4><|im_end|>\n<|im_start|>assistant\n"
+    assert [token for token in builder.build(3, 4, texts) if token < V] == builder.build_without_tokens(texts)
+
+
+def test_prompts_of_one_user_with_collaborative_part_share_the_user_text() -> None:
+    builder = make_builder(user="User: {user_profile}", item="Item: {item_title}. {item_profile}", collaborative="Match: {user} and {item}")
+    first, second = (builder.build(2, item, PairTexts("a long profile", title, "text")) for item, title in ((0, "one"), (6, "other")))
+    shared = next(position for position, (left, right) in enumerate(zip(first, second, strict=False)) if left != right)
+    assert builder.show(first[:shared]).endswith("User: a long profile\nItem: ")
+
+
 def test_prompt_without_tokens_differs_in_the_two_tokens_only() -> None:
     builder, texts = make_builder(), PairTexts("p", "t", "i")
     assert [token for token in builder.build(3, 4, texts) if token < V] == builder.build_without_tokens(texts)

