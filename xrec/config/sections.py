@@ -8,6 +8,7 @@ from xrec.config.base import Config
 
 Split = Literal["train", "validation", "test"]
 Injection = Literal["direct", "projected", "none"]
+Vectors = Literal["graph", "random", "constant"]
 Dtype = Literal["auto", "float32", "bfloat16"]
 Device = Literal["auto", "cpu", "cuda"]
 

@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 from xrec.adapter.artifact import TrainedAdapter, read_adapter
 from xrec.adapter.model import attach_adapters
 from xrec.adapter.pairs import PairPrompts
+from xrec.adapter.vectors import input_vectors
 from xrec.config import ColdStartConfig, DecodingConfig, Device, LLMConfig, StorageConfig
 from xrec.data.cold_start import History, read_cold_start, with_history
 from xrec.data.dataset import Dataset, read_dataset
@@ -111,7 +112,8 @@ def load_explainer(sources: Sources, *, device: Device, batch_size: int, history
         device=torch_device,
         attn_implementation=sources.llm.attn_implementation,
     )
-    embedding = attach_adapters(model, checked.adapter.adapters, user_vectors=graph.users, item_vectors=graph.items)
+    users, items = input_vectors(checked.adapter.config.model, graph.users, graph.items)
+    embedding = attach_adapters(model, checked.adapter.adapters, user_vectors=users, item_vectors=items)
     model.eval().to(torch_device)
     tokenizer = load_tokenizer(checked.llm)
     engine = TransformersEngine(model, stop_token_ids(model, tokenizer), batch_size)
