@@ -52,7 +52,7 @@ def load_frozen(town: Town, config: TrainAdapterConfig) -> PreTrainedModel:
 def train(
     town: Town, config: TrainAdapterConfig, examples: Sequence[Example], validation: Sequence[Example], *, soft_tokens: bool = False
 ) -> Trained:
-    """Train as `config` says, and keep the epoch of the best validation loss. `soft_tokens`: learned vectors instead of adapters."""
+    """Train as `config` says, and keep the epoch of the best validation loss. `soft_tokens`: learned vectors, no adapters."""
     training = config.training
     model = load_frozen(town, config)
     adapters = _attach(model, town, config, soft_tokens)

@@ -54,7 +54,7 @@ def run(config: AblateConfig) -> Manifest:
 
 
 def _inputs(config: AblateConfig) -> dict[str, str]:
-    dataset, graph = (read_manifest(open_location(config.artifact(name), config.storage), name) for name in ("dataset", "graph"))  # type: ignore[arg-type]
+    dataset, graph = (read_manifest(open_location(config.artifact(name), config.storage), name) for name in ("dataset", "graph"))
     base_model = model_fingerprint(resolve_model(config.llm.model, config.llm.cache_dir, config.storage))
     return {"dataset": dataset.fingerprint, "graph": graph.fingerprint, "base_model": base_model}
 

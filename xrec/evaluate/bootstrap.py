@@ -28,8 +28,7 @@ def bootstrap_mean(values: ArrayLike, *, num_samples: int, seed: int) -> Estimat
     Raises ValueError if there is no value or one is not finite.
     """
     array = _finite(values)
-    ones = np.ones_like(array)
-    return _estimate(array, _resampled_means(array, ones, num_samples, seed))
+    return _estimate(array, _resampled_means(array, np.ones_like(array), num_samples, seed))
 
 
 def bootstrap_grouped_mean(values: ArrayLike, groups: Sequence[Hashable], *, num_samples: int, seed: int) -> Estimate:
@@ -43,7 +42,7 @@ def bootstrap_grouped_mean(values: ArrayLike, groups: Sequence[Hashable], *, num
         raise ValueError(f"{array.size} values and {len(groups)} groups; expected the group of each value")
     numbers = {group: number for number, group in enumerate(dict.fromkeys(groups))}
     index = np.array([numbers[group] for group in groups])
-    totals, counts = np.bincount(index, weights=array), np.bincount(index).astype(np.float64)
+    totals, counts = (np.bincount(index, weights=weights).astype(np.float64) for weights in (array, np.ones_like(array)))
     return _estimate(array, _resampled_means(totals, counts, num_samples, seed))
 
 
