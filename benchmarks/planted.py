@@ -12,12 +12,14 @@ the aspect of the place that the user likes most. Each variant is trained, and t
   random        a fixed random vector for each user and item instead of the graph's
   constant      the same vector for everybody: a learned constant soft prompt, the baseline to beat
   soft-tokens   the same as two plainly learned vectors, to see that `constant` is not handicapped
-  text-profile  no adapter; the profile states the taste in words: the upper bound
+  text-profile  no adapter; the profile states the taste in words, as far as the language model was taught: three favourites, in
+                order. What text could do; no strict bound, since the model does not always keep their order
+  text-favourite  the same with the first favourite alone: the model copies it without fail, but not every place has it
 
 Aspect accuracy is the share of greedy texts that name the right aspect and no other; NLL is the reference's, nats a token;
 each with the user's own vector and with another user's. The seed is that of initialization, order, random vectors and the
-choice of the unseen users. One process, no Ray; a minute or two a variant and seed. Each result is a line of results.jsonl in --output; what is
-there is not run again. planted.md, planted.json and planted.png are made of that file.
+choice of the unseen users. One process, no Ray; about a minute a variant and seed. Each result is a line of results.jsonl in
+--output; what is there is not run again. planted.md, planted.json and planted.png are made of that file.
 
 \b
 Example, after prepare, build-sample-llm and pretrain-graph of configs/sample:

@@ -70,9 +70,9 @@ class Town:
         """Builds prompts with collaborative tokens."""
         return PairPrompts(self.dataset, self._builder(prompt))
 
-    def stated_prompts(self, prompt: PromptConfig) -> "StatedTaste":
-        """Builds prompts without them, whose user's profile states the taste."""
-        return StatedTaste(self.dataset, self._builder(prompt), self.favourites)
+    def stated_prompts(self, prompt: PromptConfig, num_stated: int) -> "StatedTaste":
+        """Builds prompts without them, whose user's profile states the first `num_stated` favourites."""
+        return StatedTaste(self.dataset, self._builder(prompt), [of_user[:num_stated] for of_user in self.favourites])
 
     def _builder(self, prompt: PromptConfig) -> PromptBuilder:
         num_text_tokens = AutoConfig.from_pretrained(self.llm).vocab_size

@@ -10,6 +10,7 @@ from benchmarks.planted_training import load_frozen, train
 from xrec.config import DecodingConfig, TrainAdapterConfig
 from xrec.data.held_out import HeldOutPair
 from xrec.data.sample import ASPECTS
+from xrec.data.sample.texts import MAX_STATED_ASPECTS
 from xrec.evaluate import other_users
 from xrec.evaluate.aspects import aspect_pattern, chance_level, names_only
 from xrec.generate.explainer import Explainer
@@ -17,7 +18,8 @@ from xrec.generate.scoring import generated_texts, own_pairs, reference_nll, shu
 from xrec.generate.transformers_engine import TransformersEngine
 from xrec.llm.model import stop_token_ids
 
-PROJECTED, CONSTANT, TEXT_PROFILE, SOFT_TOKENS = "projected", "constant", "text-profile", "soft-tokens"
+PROJECTED, CONSTANT, SOFT_TOKENS = "projected", "constant", "soft-tokens"
+NUM_STATED = {"text-profile": MAX_STATED_ASPECTS, "text-favourite": 1}  # without an adapter
 
 VARIANTS: dict[str, dict[str, str]] = {
     PROJECTED: {"vectors": "graph", "injection": "projected"},
@@ -26,7 +28,7 @@ VARIANTS: dict[str, dict[str, str]] = {
     "random": {"vectors": "random"},
     CONSTANT: {"vectors": "constant"},
     SOFT_TOKENS: {},
-    TEXT_PROFILE: {},
+    **{name: {} for name in NUM_STATED},
 }
 _DECODING = DecodingConfig(max_new_tokens=40)
 _BATCH_SIZE = 64
@@ -53,8 +55,8 @@ class Scores:
 def run_variant(town: Town, config: TrainAdapterConfig, division: Division, variant: str) -> dict[str, Any]:
     """Train and score; the losses an epoch, seconds, and `Scores` of each kind as plain values."""
     started = time.monotonic()
-    if variant == TEXT_PROFILE:
-        model, history, prompts = load_frozen(town, config), [], town.stated_prompts(config.prompt)
+    if variant in NUM_STATED:
+        model, history, prompts = load_frozen(town, config), [], town.stated_prompts(config.prompt, NUM_STATED[variant])
     else:
         prompts = town.prompts(config.prompt)
         examples = [prompts.examples(pairs, config.training.max_explanation_tokens)[0] for pairs in (division.train, division.validation)]

@@ -83,7 +83,7 @@ def test_divide_follows_the_seed_and_keeps_to_the_limit(town: Town) -> None:
 
 
 def test_stated_taste_names_the_users_favourites_and_the_right_aspect_is_the_first_that_the_item_has(town: Town, config: TrainAdapterConfig) -> None:
-    prompts = town.stated_prompts(config.prompt)
+    prompts = town.stated_prompts(config.prompt, 3)
     planted = town.dataset.planted.to_pylist()  # type: ignore[union-attr]
     told = 0
     for row in planted:
@@ -98,7 +98,7 @@ def test_stated_taste_names_the_users_favourites_and_the_right_aspect_is_the_fir
 
 
 def test_stated_taste_of_another_user_keeps_the_rest_of_the_profile(town: Town, config: TrainAdapterConfig) -> None:
-    prompts = town.stated_prompts(config.prompt)
+    prompts = town.stated_prompts(config.prompt, 1)
     own, other = (prompts.builder.show(prompts.prompt(Pair(3, 7, vector))) for vector in (None, 4))
     assert own != other
     profile = town.dataset.users["profile"][3].as_py()
