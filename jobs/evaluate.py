@@ -2,27 +2,26 @@
 
 import json
 import logging
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 
-from xrec.adapter.pairs import Pair
 from xrec.backfill import read_explanations
 from xrec.config import EvaluateConfig
 from xrec.data.dataset import Dataset
+from xrec.data.held_out import HeldOutPair, held_out_pairs
 from xrec.errors import ArtifactMismatchError, DataError
 from xrec.evaluate import Lineage, ScoredPair, compute_metrics, flat_metrics, other_users, write_evaluation
 from xrec.generate.explainer import Explainer, Sources, load_explainer
+from xrec.generate.scoring import generated_texts, own_pairs, reference_nll, shuffled_pairs
 from xrec.graph.artifact import read_metrics
-from xrec.llm.examples import explanation_nll
-from xrec.progress import progress
 from xrec.storage import Manifest, check_access, finished, open_location, read_manifest
 
 logger = logging.getLogger("xrec")
 
 _ARTIFACTS = ("dataset", "graph", "adapter", "explanations")
-_Row = dict[str, Any]
+_Row = tuple[HeldOutPair, str]
 
 
 def run(config: EvaluateConfig) -> Manifest:
@@ -60,75 +59,46 @@ def run(config: EvaluateConfig) -> Manifest:
 def score_pairs(explainer: Explainer, explanations: pa.Table, config: EvaluateConfig) -> list[ScoredPair]:
     """Held-out pairs with what was generated for them, their NLL under their own and another user's vector, and its text."""
     rows = _draw(_with_references(explainer.dataset, explanations, config.split), config)
-    others = [explainer.dataset.user_index(user) for user in other_users([row["user_id"] for row in rows], config.seed)]
-    own = [Pair(row["user_index"], row["item_index"]) for row in rows]
-    shuffled = [Pair(pair.user_index, pair.item_index, other) for pair, other in zip(own, others, strict=True)]
-    references = [row["reference"] for row in rows]
-    nll_own = _nll(explainer, own, references, config.batch_size, "own vector")
-    nll_shuffled = _nll(explainer, shuffled, references, config.batch_size, "another user's vector")
-    texts = _generate(explainer, shuffled[: config.max_shuffled_generations], config)
+    pairs, texts = [pair for pair, _ in rows], [text for _, text in rows]
+    others = [explainer.dataset.user_index(user) for user in other_users([pair.user_id for pair in pairs], config.seed)]
+    shuffled, references = shuffled_pairs(pairs, others), [pair.reference for pair in pairs]
+    nll_own = reference_nll(explainer, own_pairs(pairs), references, config.batch_size, "NLL, own vector")
+    nll_shuffled = reference_nll(explainer, shuffled, references, config.batch_size, "NLL, another user's vector")
+    chosen = shuffled[: config.max_shuffled_generations]
+    shuffled_texts = dict(enumerate(generated_texts(explainer, chosen, config.decoding, "texts with another user's vector")))
     return [
         ScoredPair(
-            user_id=row["user_id"],
-            item_id=row["item_id"],
-            reference=row["reference"],
-            explanation=row["explanation"],
+            user_id=pair.user_id,
+            item_id=pair.item_id,
+            reference=pair.reference,
+            explanation=texts[index],
             nll_own=nll_own[index],
             nll_shuffled=nll_shuffled[index],
-            shuffled_explanation=texts.get(index),
-            aspect=row.get("aspect"),
-            aspects=tuple(row["aspects"]) if row.get("aspects") else None,
+            shuffled_explanation=shuffled_texts.get(index),
+            aspect=pair.aspect,
+            aspects=pair.aspects,
         )
-        for index, row in enumerate(rows)
+        for index, pair in enumerate(pairs)
     ]
 
 
-def _with_references(dataset: Dataset, explanations: pa.Table, split: str) -> list[_Row]:
-    """Explained pairs of the split that were generated too, by user and item, with planted aspects where there are any.
+def _with_references(dataset: Dataset, explanations: pa.Table, split: Literal["validation", "test"]) -> list[_Row]:
+    """Explained pairs of the split that were generated too, by user and item, each with its generated text.
 
     Explanations without a reference are passed over; those of users and items of a cold start, which `dataset` lacks, have none.
     """
-    references = {(row["user_index"], row["item_index"]): row for row in dataset.explanations.to_pylist() if row["split"] == split}
-    planted = {(row["user_index"], row["item_index"]): row for row in dataset.planted.to_pylist()} if dataset.planted is not None else {}
-    rows = []
-    for row in explanations.to_pylist():
-        key = (dataset.user_indices.get(row["user_id"], -1), dataset.item_indices.get(row["item_id"], -1))
-        if key in references:
-            known = planted.get(key, {})
-            rows.append(
-                {
-                    **row,
-                    "user_index": key[0],
-                    "item_index": key[1],
-                    "reference": references[key]["explanation"],
-                    "aspect": known.get("aspect"),
-                    "aspects": known.get("aspects"),
-                }
-            )
-    return sorted(rows, key=lambda row: (row["user_index"], row["item_index"]))
+    texts = {(row["user_id"], row["item_id"]): row["explanation"] for row in explanations.to_pylist()}
+    return [(pair, texts[key]) for pair in held_out_pairs(dataset, split) if (key := (pair.user_id, pair.item_id)) in texts]
 
 
 def _draw(rows: list[_Row], config: EvaluateConfig) -> list[_Row]:
-    if len({row["user_id"] for row in rows}) < 2:
+    if len({pair.user_id for pair, _ in rows}) < 2:
         raise DataError(
             f"{len(rows)} explanations have a reference in split {config.split!r}, of fewer than two users; backfill that split first "
             "(pairs.kind=split), or choose the other one"
         )
     chosen = np.random.default_rng(config.seed).permutation(len(rows))[: config.max_pairs]
     return [rows[index] for index in sorted(chosen)]
-
-
-def _nll(explainer: Explainer, pairs: list[Pair], references: list[str], batch_size: int, description: str) -> list[float]:
-    examples = [explainer.pairs.example(pair, reference) for pair, reference in zip(pairs, references, strict=True)]
-    scored = explanation_nll(explainer.model, examples, batch_size)
-    by_index = dict(progress(scored, f"NLL, {description}", len(examples)))
-    return [by_index[index] for index in range(len(examples))]
-
-
-def _generate(explainer: Explainer, pairs: list[Pair], config: EvaluateConfig) -> dict[int, str]:
-    prompts = [explainer.pairs.prompt(pair) for pair in pairs]
-    generated = progress(explainer.explain(prompts, config.decoding), "texts with another user's vector", len(prompts))
-    return {explanation.index: explanation.text for explanation in generated}
 
 
 def _check_lineage(config: EvaluateConfig, manifests: dict[str, Manifest]) -> None:

@@ -15,6 +15,7 @@ import jobs.prepare
 import jobs.pretrain_graph
 import jobs.train_adapter
 from xrec.config import (
+    AblateConfig,
     BackfillConfig,
     BuildSampleLLMConfig,
     EvaluateConfig,
@@ -77,7 +78,16 @@ _VALUES: dict[type[JobConfig], dict[str, Any]] = {
         "device": "cpu",
     },
 }
-_WITH_LLM = (TrainAdapterConfig, BackfillConfig, EvaluateConfig)
+_VALUES[AblateConfig] = {
+    **_VALUES[TrainAdapterConfig],
+    "variants": ["full", "constant"],
+    "max_generations": 6,
+    "encoder": None,
+    "bootstrap_samples": 100,
+    "decoding": _DECODING,
+    "device": "cpu",
+}
+_WITH_LLM = (TrainAdapterConfig, BackfillConfig, EvaluateConfig, AblateConfig)
 
 
 @dataclass(frozen=True)

@@ -103,4 +103,4 @@ def test_with_references_passes_over_users_and_items_of_a_cold_start(tmp_path: A
     pairs = [(user_id, item_id), ("a new user", item_id), (user_id, "a new item")]
     explanations = pa.table({"user_id": [user for user, _ in pairs], "item_id": [item for _, item in pairs], "explanation": ["text"] * 3})
     rows = jobs.evaluate._with_references(dataset, explanations, "test")
-    assert [(row["user_id"], row["item_id"], row["reference"]) for row in rows] == [(user_id, item_id, known["explanation"])]
+    assert [(pair.user_id, pair.item_id, pair.reference, text) for pair, text in rows] == [(user_id, item_id, known["explanation"], "text")]

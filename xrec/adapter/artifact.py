@@ -18,6 +18,7 @@ from xrec.adapter.card import model_card, with_evaluation
 from xrec.adapter.config import AdapterConfig, config_bytes, parse_adapter_config
 from xrec.adapter.model import Adapters, attach_adapters, build_adapters
 from xrec.adapter.source import open_adapter
+from xrec.adapter.vectors import input_vectors
 from xrec.config import Device, Dtype, StorageConfig
 from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError, StorageNotFoundError
 from xrec.graph.artifact import GraphEmbeddings
@@ -107,7 +108,8 @@ class TrainedAdapter:
                 f"{self.config.hidden_size}; give that model (load_base_model)"
             )
         device = model.device
-        embedding = attach_adapters(model, self.adapters, user_vectors=graph.users, item_vectors=graph.items)
+        users, items = input_vectors(self.config.model, graph.users, graph.items)
+        embedding = attach_adapters(model, self.adapters, user_vectors=users, item_vectors=items)
         model.eval().to(device)
         if model.generation_config is not None:
             model.generation_config.update(repetition_penalty=1.0, encoder_repetition_penalty=1.0, no_repeat_ngram_size=0)

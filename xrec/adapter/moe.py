@@ -1,6 +1,6 @@
 """Mixture-of-experts adapter: a graph vector x in R^D to a vector in R^H of the language model.
 
-    z = (x - mean) / std                         standardized by the graph's own table, fixed
+    z = (x - mean) / std                         standardized by the table of all x, fixed
     y = scale * sum_k g_k(z) W_k (z - b_k)       W_k (H, D), b_k (D): parametric whitening
     g(z) = softmax(z G + eps * softplus(z N))    eps ~ N(0, 1) in training, 0 otherwise: noisy dense gating
 
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 _MIN_NOISE = 1e-2
+_MIN_SPREAD = 1e-6  # of the mean: about what rounding leaves of a float32 constant
 
 
 class MoEAdapter(nn.Module):
@@ -37,10 +38,14 @@ class MoEAdapter(nn.Module):
         nn.init.normal_(self.weight, std=input_dim**-0.5)
 
     def fit_input(self, vectors: Tensor, output_scale: float) -> None:
-        """Set the constants from the graph's table `vectors` (N, D) and the size of the model's embeddings."""
+        """Set the constants from the table `vectors` (N, D) of all inputs and the size of the model's embeddings.
+
+        A dimension in which all rows are equal is scaled to 1 and not centred: at 0 it could not take part in the output.
+        """
         std, mean = torch.std_mean(vectors.float(), dim=0, correction=0)
-        self.mean.copy_(mean)
-        self.std.copy_(std.clamp_min(1e-6))
+        is_constant = std <= _MIN_SPREAD * mean.abs()
+        self.mean.copy_(torch.where(is_constant, 0.0, mean))
+        self.std.copy_(torch.where(is_constant, torch.where(mean == 0, 1.0, mean), std))
         self.scale.fill_(output_scale)
 
     def forward(self, vectors: Tensor) -> Tensor:

@@ -185,6 +185,32 @@ Example:
 """,
 )
 
+ABLATE = Job(
+    "ablate",
+    "AblateConfig",
+    """What each part of the method is worth: variants trained and scored alike.
+
+\b
+In:   <workspace>/dataset, <workspace>/graph, the language model; variants, by default all of
+        full                as model and prompt say
+        without_profile     no profile of user and item in the prompt (the item's title stays)
+        without_injection   vectors in the prompt only, not in the layers
+        without_both        neither
+        random_vectors      a fixed random vector for each user and item instead of the graph's
+        constant            the same vector for everybody: a learned soft prompt
+Out:  <workspace>/ablation: metrics as JSON and Parquet, pairs.parquet, report.md (a table with 95 % intervals), manifest.json;
+      <variant>/adapter: an ordinary adapter artifact
+
+Same data, same budget, same held-out pairs. A variant's NLL minus the full one's is paired; intervals are by user.
+Run it again after an interruption: variants that are there are kept. Another run's output is refused.
+
+\b
+Example:
+  xrec ablate configs/sample/ablate.yaml
+  xrec ablate configs/yelp/ablate.yaml max_generations=200 variants=[full,constant]
+""",
+)
+
 BUILD_SAMPLE_LLM = Job(
     "build-sample-llm",
     "BuildSampleLLMConfig",
@@ -204,7 +230,7 @@ Example:
 """,
 )
 
-JOBS = (PREPARE, PRETRAIN_GRAPH, RECOMMEND, TRAIN_ADAPTER, IMPORT_ADAPTER, BACKFILL, EVALUATE, BUILD_SAMPLE_LLM)
+JOBS = (PREPARE, PRETRAIN_GRAPH, RECOMMEND, TRAIN_ADAPTER, IMPORT_ADAPTER, BACKFILL, EVALUATE, ABLATE, BUILD_SAMPLE_LLM)
 
 
 def job_named(name: str) -> Job:

@@ -1,5 +1,6 @@
 """Typed configuration: frozen, unknown keys refused, every field with its meaning and unit."""
 
+from xrec.config.ablation import VARIANTS, AblateConfig, Variant
 from xrec.config.base import Config, load_config, parse_config, resolved_yaml
 from xrec.config.jobs import (
     ActorsConfig,
@@ -45,9 +46,12 @@ from xrec.config.sections import (
     ScalingConfig,
     Split,
     StorageConfig,
+    Vectors,
 )
 
 __all__ = [
+    "VARIANTS",
+    "AblateConfig",
     "ActorsConfig",
     "Attention",
     "AdapterModelConfig",
@@ -90,6 +94,8 @@ __all__ = [
     "TablesSource",
     "TopKPairs",
     "TrainAdapterConfig",
+    "Variant",
+    "Vectors",
     "load_config",
     "parse_config",
     "resolved_yaml",

@@ -18,6 +18,7 @@ from xrec.config.sections import (
     ScalingConfig,
     Split,
     StorageConfig,
+    Vectors,
 )
 
 
@@ -194,6 +195,11 @@ class AdapterModelConfig(Config):
     dropout: float = Field(0.0, ge=0, lt=1, description="Dropout on the experts' input in training.")
     gating_noise: bool = Field(True, description="Noise on the gates in training.")
     injection: Injection = Field("projected", description="How the adapted vector enters each layer's q, k and v; none: only the prompt holds it.")
+    vectors: Vectors = Field(
+        "graph",
+        description="What the adapters read: the graph's vectors, random ones for each user and item, or the same constant for all (ablations).",
+    )
+    vectors_seed: int = Field(0, ge=0, description="Seed of the random vectors.")
 
 
 class AdapterTrainingConfig(Config):

@@ -8,6 +8,7 @@ from xrec.config.base import Config
 
 Split = Literal["train", "validation", "test"]
 Injection = Literal["direct", "projected", "none"]
+Vectors = Literal["graph", "random", "constant"]
 Dtype = Literal["auto", "float32", "bfloat16"]
 Device = Literal["auto", "cpu", "cuda"]
 Attention = Literal["auto", "sdpa", "eager", "flash_attention_2", "grouped"]
@@ -65,7 +66,8 @@ class LLMConfig(Config):
         "here: auto gives the same texts on all CPUs.",
     )
     attn_implementation: Attention = Field(
-        "auto", description="Attention kernel of transformers, or grouped, our own for CPUs; auto: grouped on a CPU, sdpa on a GPU. Gemma 2 has no sdpa."
+        "auto",
+        description="Attention kernel of transformers, or grouped, our own for CPUs; auto: grouped on a CPU, sdpa on a GPU. Gemma 2 has no sdpa.",
     )
     cache_dir: str | None = Field(None, description="Where converted and downloaded models are kept; none: $XDG_CACHE_HOME/xrec or ~/.cache/xrec.")
 

@@ -1,8 +1,10 @@
-"""How sure a mean is: the seeded percentile bootstrap (Efron 1979) over pairs.
+"""How sure a mean is: the seeded percentile bootstrap (Efron 1979), over pairs or over the groups that they come in.
 
-Pairs are resampled as if independent; a user with many pairs makes the true interval somewhat wider.
+`bootstrap_mean` resamples pairs as if independent; a user with many pairs makes the true interval somewhat wider.
+`bootstrap_grouped_mean` resamples users, each with all of its pairs. A paired difference is the mean of differences.
 """
 
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,16 +27,43 @@ def bootstrap_mean(values: ArrayLike, *, num_samples: int, seed: int) -> Estimat
 
     Raises ValueError if there is no value or one is not finite.
     """
+    array = _finite(values)
+    return _estimate(array, _resampled_means(array, np.ones_like(array), num_samples, seed))
+
+
+def bootstrap_grouped_mean(values: ArrayLike, groups: Sequence[Hashable], *, num_samples: int, seed: int) -> Estimate:
+    """The mean of `values` (N,) and its 95 % interval, where values of one group (a user's pairs) are not independent.
+
+    Whole groups are drawn with replacement, as many as there are; a sample's mean is over all values of the groups drawn.
+    Raises ValueError if there is no value, one is not finite, or `groups` is not (N,).
+    """
+    array = _finite(values)
+    if len(groups) != array.size:
+        raise ValueError(f"{array.size} values and {len(groups)} groups; expected the group of each value")
+    numbers = {group: number for number, group in enumerate(dict.fromkeys(groups))}
+    index = np.array([numbers[group] for group in groups])
+    totals, counts = (np.bincount(index, weights=weights).astype(np.float64) for weights in (array, np.ones_like(array)))
+    return _estimate(array, _resampled_means(totals, counts, num_samples, seed))
+
+
+def _finite(values: ArrayLike) -> NDArray[np.float64]:
     array = np.asarray(values, dtype=np.float64)
     if array.ndim != 1 or array.size == 0 or not np.isfinite(array).all():
         raise ValueError(f"expected one or more finite numbers in one dimension, saw shape {array.shape}")
-    low, high = np.percentile(_resampled_means(array, num_samples, seed), [2.5, 97.5])
-    return Estimate(float(array.mean()), float(low), float(high))
+    return array
 
 
-def _resampled_means(values: NDArray[np.float64], num_samples: int, seed: int) -> NDArray[np.float64]:
-    """(num_samples,) means of as many values, drawn with replacement."""
+def _estimate(values: NDArray[np.float64], means: NDArray[np.float64]) -> Estimate:
+    low, high = np.percentile(means, [2.5, 97.5])
+    return Estimate(float(values.mean()), float(low), float(high))
+
+
+def _resampled_means(totals: NDArray[np.float64], counts: NDArray[np.float64], num_samples: int, seed: int) -> NDArray[np.float64]:
+    """(num_samples,) sums of drawn `totals` (G,) over the sums of their `counts`; as many are drawn, with replacement."""
     rng = np.random.default_rng(seed)
-    rows = max(1, _MAX_DRAWS // values.size)
-    blocks = [min(rows, num_samples - start) for start in range(0, num_samples, rows)]
-    return np.concatenate([values[rng.integers(0, values.size, (block, values.size))].mean(axis=1) for block in blocks])
+    rows = max(1, _MAX_DRAWS // totals.size)
+    means = []
+    for start in range(0, num_samples, rows):
+        drawn = rng.integers(0, totals.size, (min(rows, num_samples - start), totals.size))
+        means.append(totals[drawn].sum(axis=1) / counts[drawn].sum(axis=1))
+    return np.concatenate(means)

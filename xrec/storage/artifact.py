@@ -20,7 +20,7 @@ from xrec.storage.location import Location
 MANIFEST = "manifest.json"
 SCHEMA_VERSION = 1
 
-Kind = Literal["dataset", "graph", "recommendations", "llm", "adapter", "explanations", "evaluation"]
+Kind = Literal["dataset", "graph", "recommendations", "llm", "adapter", "explanations", "evaluation", "scores", "ablation"]
 
 
 class Manifest(BaseModel):

@@ -14,6 +14,7 @@ import torch.distributed
 
 from xrec.adapter.artifact import WEIGHTS
 from xrec.adapter.model import Adapters, attach_adapters, build_adapters
+from xrec.adapter.vectors import input_vectors
 from xrec.config import TrainAdapterConfig
 from xrec.errors import TrainingError
 from xrec.llm.examples import Example
@@ -81,9 +82,10 @@ def build_engine(config: TrainAdapterConfig, data: AdapterData, *, num_steps: in
     del sharding  # the adapters are small, and made whole
     torch.manual_seed(config.training.seed)
     adapters = build_adapters(config.model, embedding_dim=graph.users.shape[1], hidden_size=model.config.hidden_size)
-    adapters.user.fit_input(graph.users, scale)
-    adapters.item.fit_input(graph.items, scale)
-    attach_adapters(model, adapters, user_vectors=graph.users, item_vectors=graph.items)
+    users, items = input_vectors(config.model, graph.users, graph.items)
+    adapters.user.fit_input(users, scale)
+    adapters.item.fit_input(items, scale)
+    attach_adapters(model, adapters, user_vectors=users, item_vectors=items)
     budget_bytes = int(config.training.prefix_cache_gib * 2**30)
     module = ExplanationLoss(model, PrefixCache(model, [*data.train, *data.validation], budget_bytes=budget_bytes, agree=any_worker))
     trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]

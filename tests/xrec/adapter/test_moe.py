@@ -88,3 +88,14 @@ def test_moe_constants_are_in_the_state_and_not_trained() -> None:
     adapter = make_adapter()
     assert {"mean", "std", "scale"} < set(adapter.state_dict())
     assert {name for name, _ in adapter.named_parameters()} == {"weight", "bias", "gate", "noise"}
+
+
+def test_moe_dimension_in_which_all_are_equal_is_scaled_to_one_and_takes_part() -> None:
+    adapter, table = make_adapter().eval(), torch.randn(8, D)
+    table[:, 2], table[:, 4] = 40.0, 0.0
+    adapter.fit_input(table, 1.0)
+    standardized = (table - adapter.mean) / adapter.std
+    assert torch.equal(standardized[:, 2], torch.ones(8))
+    assert torch.equal(standardized[:, 4], torch.zeros(8))
+    centred = table.index_fill(1, torch.tensor([2]), 0.0)
+    assert not torch.allclose(adapter(table), adapter(centred))

@@ -3,7 +3,7 @@
 import pytest
 
 from xrec.config import TrainAdapterConfig, parse_config
-from xrec.config.placeholders import parse_placeholders, placeholder_names
+from xrec.config.placeholders import parse_placeholders, placeholder_names, without_placeholders
 from xrec.errors import ConfigError
 
 AT_THE_END = {"user": "User: {user_profile}", "item": "Item: {item_title}. {item_profile}", "collaborative": "{user}{item}"}
@@ -48,3 +48,16 @@ def test_prompt_parts_with_each_token_once_are_valid(parts: dict[str, str]) -> N
 def test_prompt_parts_with_a_token_missing_doubled_or_misplaced_raise_config_error(parts: dict[str, str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         parse_prompt(**parts)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("User: {user} {user_profile}", "User: {user}"),
+        ("{user_profile} It is {user}.", " It is {user}."),
+        ("{user}", "{user}"),
+        ("{{as it is}} {user} {user_profile}", "{{as it is}} {user}"),
+    ],
+)
+def test_without_placeholders_keeps_all_else(text: str, expected: str) -> None:
+    assert without_placeholders(text, {"user_profile"}) == expected

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from xrec.evaluate import bootstrap
-from xrec.evaluate.bootstrap import bootstrap_mean
+from xrec.evaluate.bootstrap import bootstrap_grouped_mean, bootstrap_mean
 
 
 def test_bootstrap_interval_agrees_with_the_normal_theory_on_many_values():
@@ -31,7 +31,7 @@ def test_bootstrap_in_many_blocks_draws_every_resample(monkeypatch):
     estimate = bootstrap_mean([0.0, 1.0, 2.0, 3.0], num_samples=1001, seed=0)
     assert estimate.value == 1.5
     assert 0.0 < estimate.low < 1.5 < estimate.high < 3.0
-    assert bootstrap._resampled_means(np.arange(4.0), 1001, 0).shape == (1001,)
+    assert bootstrap._resampled_means(np.arange(4.0), np.ones(4), 1001, 0).shape == (1001,)
 
 
 def test_bootstrap_of_booleans_is_a_share_and_of_a_constant_has_no_width():
@@ -44,3 +44,30 @@ def test_bootstrap_of_booleans_is_a_share_and_of_a_constant_has_no_width():
 def test_bootstrap_of_unusable_values_is_refused(values):
     with pytest.raises(ValueError, match="finite numbers in one dimension"):
         bootstrap_mean(values, num_samples=100, seed=0)
+
+
+def test_grouped_bootstrap_of_groups_of_one_is_the_plain_one():
+    values = np.random.default_rng(4).normal(size=30)
+    assert bootstrap_grouped_mean(values, list(range(30)), num_samples=200, seed=1) == bootstrap_mean(values, num_samples=200, seed=1)
+
+
+def test_grouped_bootstrap_of_repeated_values_is_as_wide_as_without_the_repeats():
+    """A user whose pairs all say the same is one observation, however many pairs there are; taken as independent they would seem surer."""
+    values = np.random.default_rng(5).normal(size=40)
+    once = bootstrap_mean(values, num_samples=500, seed=2)
+    repeated, users = np.repeat(values, 9), [f"user-{number}" for number in np.repeat(np.arange(40), 9)]
+    grouped = bootstrap_grouped_mean(repeated, users, num_samples=500, seed=2)
+    assert (grouped.value, grouped.low, grouped.high) == pytest.approx((once.value, once.low, once.high))
+    naive = bootstrap_mean(repeated, num_samples=500, seed=2)
+    assert naive.high - naive.low < 0.5 * (grouped.high - grouped.low)
+
+
+def test_grouped_bootstrap_mean_is_over_all_values_whatever_the_sizes_of_the_groups():
+    estimate = bootstrap_grouped_mean([1.0, 1.0, 1.0, 5.0], ["a", "a", "a", "b"], num_samples=2000, seed=0)
+    assert estimate.value == 2.0
+    assert (estimate.low, estimate.high) == (1.0, 5.0)  # all of one group drawn: a quarter of the samples each
+
+
+def test_grouped_bootstrap_without_a_group_for_each_value_is_refused():
+    with pytest.raises(ValueError, match="3 values and 2 groups"):
+        bootstrap_grouped_mean([1.0, 2.0, 3.0], ["a", "b"], num_samples=100, seed=0)

@@ -1,0 +1,107 @@
+"""The yardstick of the adapter: does the collaborative signal reach the text?
+
+In the sample's town a user's taste is planted: it shows in who visits what, and no text tells it. The right explanation names
+the aspect of the place that the user likes most. Each variant is trained, and then scored on pairs that training never saw:
+
+\b
+  unseen pairs  held-out pairs of users whose other pairs were trained on
+  unseen users  pairs of users of whom no pair was trained on; the graph knows their visits
+
+\b
+  projected, direct, none  the graph's vectors, by each rule of injection
+  random        a fixed random vector for each user and item instead of the graph's
+  constant      the same vector for everybody: a learned constant soft prompt, the baseline to beat
+  soft-tokens   the same as two plainly learned vectors, to see that `constant` is not handicapped
+  text-profile  no adapter; the profile states the taste in words, as far as the language model was taught: three favourites, in
+                order. What text could do; no strict bound, since the model does not always keep their order
+  text-favourite  the same with the first favourite alone: the model copies it without fail, but not every place has it
+
+Aspect accuracy is the share of greedy texts that name the right aspect and no other; NLL is the reference's, nats a token;
+each with the user's own vector and with another user's. The seed is that of initialization, order, random vectors and the
+choice of the unseen users. One process, no Ray; about a minute a variant and seed. Each result is a line of results.jsonl in
+--output; what is there is not run again. planted.md, planted.json and planted.png are made of that file.
+
+\b
+Example, after prepare, build-sample-llm and pretrain-graph of configs/sample:
+  python -m benchmarks.planted
+  python -m benchmarks.planted training.learning_rate.peak=3e-3 --variant projected --variant constant
+"""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+
+from benchmarks.graph_report import markdown
+from benchmarks.graph_results import Results
+from benchmarks.planted_data import Town, read_town
+from benchmarks.planted_report import Report, plot
+from benchmarks.planted_variants import VARIANTS, configured, run_variant
+from xrec.config import TrainAdapterConfig, load_config
+from xrec.storage import fingerprint_of
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+_DEFAULT_CONFIG = Path("configs/sample/train-adapter.yaml")
+
+
+@app.command(help=__doc__)
+def planted(
+    overrides: Annotated[list[str] | None, typer.Argument(help="section.key=value of the config; such settings are rows of their own.")] = None,
+    workspace: Annotated[str, typer.Option(help="URI with dataset, graph and llm of the sample.")] = "workspace/sample",
+    config: Annotated[Path, typer.Option(help="YAML of train-adapter.")] = _DEFAULT_CONFIG,
+    variant: Annotated[list[str] | None, typer.Option(help=f"One or more of {', '.join(VARIANTS)}; none: all.")] = None,
+    seed: Annotated[list[int] | None, typer.Option(help="One or more; none: 0, 1, 2.")] = None,
+    unseen_share: Annotated[float, typer.Option(min=0.01, max=0.9, help="Share of the users that training never sees.")] = 0.2,
+    max_scored: Annotated[int, typer.Option(min=2, help="Most pairs of each kind that a seed scores.")] = 300,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of torch.")] = 1,
+    output: Annotated[Path, typer.Option(help="Folder of results.jsonl, table and plot.")] = Path("workspace/benchmarks/planted"),
+    report: Annotated[bool, typer.Option(help="Run nothing; table and plot of what is there.")] = False,
+) -> None:
+    """Run what is not there yet, then print the report."""
+    torch.set_num_threads(threads)
+    results = Results(output)
+    if not report:
+        settings = load_config(TrainAdapterConfig, config, [f"workspace={workspace}", f"llm.model={workspace}/llm", *(overrides or [])])
+        town = read_town(settings)
+        for name in variant or VARIANTS:
+            for number in seed or (0, 1, 2):
+                _run(town, settings, name, number, results, label=" ".join(overrides or []), sizes=(unseen_share, max_scored))
+    _show(results)
+
+
+def _run(town: Town, config: TrainAdapterConfig, variant: str, seed: int, results: Results, *, label: str, sizes: tuple[float, int]) -> None:
+    """Train and score one variant and seed, unless the results hold it."""
+    if variant not in VARIANTS:
+        raise typer.BadParameter(f"no variant is named {variant!r}; known: {', '.join(VARIANTS)}")
+    configured_for = configured(config, variant, seed)
+    unseen_share, max_scored = sizes
+    inputs = {**town.fingerprints, "unseen_share": unseen_share, "max_scored": max_scored}
+    run = fingerprint_of([inputs, variant, configured_for.model_dump(mode="json", include={"model", "prompt", "training"})])
+    if any(record["run"] == run for record in results.read("planted")):
+        return
+    division = town.divide(seed=seed, unseen_share=unseen_share, max_scored=max_scored)
+    found = run_variant(town, configured_for, division, variant)
+    results.append({"kind": "planted", "run": run, "inputs": inputs, "settings": label, "variant": variant, "seed": seed, **found})
+    right = {kind: round(sum(scores["right"]) / len(scores["right"]), 3) for kind, scores in found["scores"].items()}
+    losses = [round(row["validation_loss"], 4) for row in found["history"]]
+    typer.echo(f"{variant}, seed {seed} {label}: aspect accuracy {right}, validation losses {losses}, seconds {found['seconds']}")
+
+
+def _show(results: Results) -> None:
+    records = results.read("planted")
+    if not records:
+        typer.echo("nothing was run yet")
+        return
+    report = Report.of(records)
+    rows = report.rows()
+    (results.folder / "planted.json").write_text(json.dumps(rows, indent=1) + "\n")
+    (results.folder / "planted.md").write_text(markdown(rows))
+    typer.echo(f"\n{markdown(rows)}")
+    plot(report, results.folder / "planted.png")
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,129 @@
+"""Job `ablate`: what each part of the method is worth. Composes adapter training, scoring and evaluation, a variant at a time."""
+
+import logging
+
+import numpy as np
+
+from cluster.connect import ensure_ray
+from xrec.config import AblateConfig, Variant
+from xrec.data.dataset import read_dataset
+from xrec.data.held_out import HeldOutPair, held_out_pairs
+from xrec.errors import DataError
+from xrec.evaluate import other_users
+from xrec.evaluate.ablation import ABLATION_REPORT, compute_ablation, write_ablation
+from xrec.evaluate.encoder import TextEncoder, load_encoder
+from xrec.evaluate.variant_scores import VariantScore, of_the_same_pairs, read_scores, write_scores
+from xrec.generate.explainer import Explainer, Sources, load_explainer
+from xrec.generate.scoring import fitting_pairs, generated_texts, own_pairs, reference_nll, shuffled_pairs
+from xrec.llm.model import resolve_device
+from xrec.llm.source import model_fingerprint, resolve_model
+from xrec.storage import Location, Manifest, check_access, finished, open_location, read_manifest
+from xrec.train.adapter_loop import train_adapter
+
+logger = logging.getLogger("xrec")
+
+_CONTENT = {"variants", "prompt", "model", "training", "split", "max_pairs", "max_generations", "encoder", "bootstrap_samples", "seed", "decoding"}
+_OF_SCORES = {"split", "max_pairs", "max_generations", "seed", "decoding"}
+
+
+def run(config: AblateConfig) -> Manifest:
+    """Train and score each variant that is not there yet, then compare; returns the manifest if this very run is finished.
+
+    Raises what training and the loading of a model raise, ArtifactMismatchError for another run's output, DataError if fewer than
+    two users have held-out pairs.
+    """
+    for name in ("dataset", "graph", "ablation"):
+        check_access(open_location(config.artifact(name), config.storage), config.storage)
+    output = open_location(config.artifact("ablation"), config.storage)
+    run_config = {**config.model_dump(mode="json", include=_CONTENT), "dtype": config.llm.dtype}
+    inputs = _inputs(config)
+    done = finished(output, "ablation", run_config, inputs)
+    if done is not None:
+        logger.info("%s: already there", output)
+        return done
+    pairs = _drawn_pairs(config)
+    with ensure_ray(config.ray):
+        for variant in config.variants:
+            logger.info("variant %s: training", variant)
+            train_adapter(config.training_of(variant, _adapter(output, variant).uri))
+    scores = of_the_same_pairs({variant: _scores(config, output, variant, pairs) for variant in config.variants})
+    metrics = compute_ablation(scores, encoder=_encoder(config), batch_size=config.batch_size, num_samples=config.bootstrap_samples, seed=config.seed)
+    manifest = write_ablation(output, scores, metrics, config=run_config, inputs=inputs)
+    logger.info("%d variants: %s", len(scores), output / ABLATION_REPORT)
+    return manifest
+
+
+def _inputs(config: AblateConfig) -> dict[str, str]:
+    dataset, graph = (read_manifest(open_location(config.artifact(name), config.storage), name) for name in ("dataset", "graph"))
+    base_model = model_fingerprint(resolve_model(config.llm.model, config.llm.cache_dir, config.storage))
+    return {"dataset": dataset.fingerprint, "graph": graph.fingerprint, "base_model": base_model}
+
+
+def _adapter(output: Location, variant: Variant) -> Location:
+    return output / variant / "adapter"
+
+
+def _drawn_pairs(config: AblateConfig) -> list[HeldOutPair]:
+    pairs = held_out_pairs(read_dataset(open_location(config.artifact("dataset"), config.storage)), config.split)
+    chosen = np.random.default_rng(config.seed).permutation(len(pairs))[: config.max_pairs]
+    drawn = [pairs[index] for index in sorted(chosen)]
+    if len({pair.user_id for pair in drawn}) < 2:
+        raise DataError(
+            f"{config.artifact('dataset')}: {len(drawn)} explained pairs in split {config.split!r}, of fewer than two users; another user's "
+            "vector needs two: choose the other split, or prepare the dataset with a larger share for it"
+        )
+    return drawn
+
+
+def _scores(config: AblateConfig, output: Location, variant: Variant, pairs: list[HeldOutPair]) -> list[VariantScore]:
+    """The variant's scores, read if they are there."""
+    location = output / variant / "scores"
+    run_config = {**config.model_dump(mode="json", include=_OF_SCORES), "dtype": config.llm.dtype}
+    inputs = {"adapter": read_manifest(_adapter(output, variant), "adapter").fingerprint}
+    if finished(location, "scores", run_config, inputs) is None:
+        logger.info("variant %s: scoring", variant)
+        explainer = _explainer(config, _adapter(output, variant))
+        write_scores(location, score_variant(explainer, pairs, config), config=run_config, inputs=inputs)
+    return read_scores(location)
+
+
+def _explainer(config: AblateConfig, adapter: Location) -> Explainer:
+    sources = Sources(dataset=config.artifact("dataset"), graph=config.artifact("graph"), adapter=adapter.uri, llm=config.llm, storage=config.storage)
+    return load_explainer(sources, device=config.device, batch_size=config.batch_size)
+
+
+def _encoder(config: AblateConfig) -> TextEncoder | None:
+    if config.encoder is None or not config.max_generations:
+        return None
+    return load_encoder(config.encoder, cache_dir=config.llm.cache_dir, device=str(resolve_device(config.device)))
+
+
+def score_variant(explainer: Explainer, pairs: list[HeldOutPair], config: AblateConfig) -> list[VariantScore]:
+    """The scores of the pairs whose prompt is not too long; texts for those among the first `config.max_generations`."""
+    others = [explainer.dataset.user_index(user) for user in other_users([pair.user_id for pair in pairs], config.seed)]
+    fits = fitting_pairs(explainer, pairs)
+    kept = [pair for pair, fit in zip(pairs, fits, strict=True) if fit]
+    shuffled = shuffled_pairs(kept, [other for other, fit in zip(others, fits, strict=True) if fit])
+    references = [pair.reference for pair in kept]
+    nll_own = reference_nll(explainer, own_pairs(kept), references, config.batch_size, "NLL, own vector")
+    nll_shuffled = reference_nll(explainer, shuffled, references, config.batch_size, "NLL, another user's vector")
+    chosen = own_pairs(kept[: config.max_generations])
+    texts = dict(enumerate(generated_texts(explainer, chosen, config.decoding, "texts")))
+    return [
+        VariantScore(
+            user_id=pair.user_id,
+            item_id=pair.item_id,
+            reference=pair.reference,
+            nll_own=nll_own[index],
+            nll_shuffled=nll_shuffled[index],
+            explanation=texts.get(index),
+            aspect=pair.aspect,
+        )
+        for index, pair in enumerate(kept)
+    ]
+
+
+if __name__ == "__main__":
+    from xrec.cli.main import run_job
+
+    run_job("ablate")

@@ -1,0 +1,48 @@
+"""Held-out pairs through a model: the reference's NLL, and a text, with the user's own vector or with another user's."""
+
+from collections.abc import Sequence
+
+from xrec.adapter.pairs import Pair
+from xrec.config import DecodingConfig
+from xrec.data.held_out import HeldOutPair
+from xrec.generate.explainer import Explainer
+from xrec.llm.examples import explanation_nll
+from xrec.llm.prompt import PromptTooLongError
+from xrec.progress import progress
+
+
+def own_pairs(pairs: Sequence[HeldOutPair]) -> list[Pair]:
+    """Prompts to be made with each user's own vector."""
+    return [Pair(pair.user_index, pair.item_index) for pair in pairs]
+
+
+def shuffled_pairs(pairs: Sequence[HeldOutPair], others: Sequence[int]) -> list[Pair]:
+    """The same prompts with the vector of another user, by index."""
+    return [Pair(pair.user_index, pair.item_index, other) for pair, other in zip(pairs, others, strict=True)]
+
+
+def fitting_pairs(explainer: Explainer, pairs: Sequence[HeldOutPair]) -> list[bool]:
+    """False for each pair whose prompt is too long for the adapter's `prompt.max_prompt_tokens`."""
+    return [_fits(explainer, pair) for pair in own_pairs(pairs)]
+
+
+def reference_nll(explainer: Explainer, pairs: Sequence[Pair], references: Sequence[str], batch_size: int, description: str) -> list[float]:
+    """Mean NLL of each pair's reference and its end token, nats a token; raises PromptTooLongError."""
+    examples = [explainer.pairs.example(pair, reference) for pair, reference in zip(pairs, references, strict=True)]
+    by_index = dict(progress(explanation_nll(explainer.model, examples, batch_size), description, len(examples)))
+    return [by_index[index] for index in range(len(examples))]
+
+
+def generated_texts(explainer: Explainer, pairs: Sequence[Pair], decoding: DecodingConfig, description: str) -> list[str]:
+    """The explanation of each pair; raises PromptTooLongError."""
+    prompts = [explainer.pairs.prompt(pair) for pair in pairs]
+    by_index = {text.index: text.text for text in progress(explainer.explain(prompts, decoding), description, len(prompts))}
+    return [by_index[index] for index in range(len(prompts))]
+
+
+def _fits(explainer: Explainer, pair: Pair) -> bool:
+    try:
+        explainer.pairs.prompt(pair)
+    except PromptTooLongError:
+        return False
+    return True
