@@ -16,10 +16,11 @@ from benchmarks.planted_data import Town
 from xrec.adapter.model import Adapters, attach_adapters, build_adapters, embedding_scale
 from xrec.adapter.vectors import input_vectors
 from xrec.config import TrainAdapterConfig
-from xrec.llm.examples import Example, collate
-from xrec.llm.model import load_model, resolve_dtype
+from xrec.llm.examples import Example
+from xrec.llm.model import load_model, resolve_attention, resolve_dtype
 from xrec.train.adapter_batches import MicroBatch, epoch_steps, validation_batches
 from xrec.train.adapter_module import ExplanationLoss, learning_rate_share
+from xrec.train.prefix_cache import PrefixCache
 
 _CPU = torch.device("cpu")
 
@@ -46,7 +47,12 @@ class Trained:
 
 def load_frozen(town: Town, config: TrainAdapterConfig) -> PreTrainedModel:
     """The language model as the job loads it."""
-    return load_model(town.llm, dtype=resolve_dtype(config.llm.dtype, _CPU), device=_CPU, attn_implementation=config.llm.attn_implementation)
+    return load_model(
+        town.llm,
+        dtype=resolve_dtype(config.llm.dtype, _CPU),
+        device=_CPU,
+        attn_implementation=resolve_attention(config.llm.attn_implementation, _CPU),
+    )
 
 
 def train(
@@ -56,7 +62,8 @@ def train(
     training = config.training
     model = load_frozen(town, config)
     adapters = _attach(model, town, config, soft_tokens)
-    loop = _Loop(ExplanationLoss(model), nn.ModuleList([adapters.user, adapters.item]), config, len(examples))
+    prefixes = PrefixCache(model, [*examples, *validation], budget_bytes=int(training.prefix_cache_gib * 2**30))
+    loop = _Loop(ExplanationLoss(model, prefixes), nn.ModuleList([adapters.user, adapters.item]), config, len(examples))
     torch.manual_seed(training.seed + 1)
     history: list[dict[str, Any]] = []
     best = copy.deepcopy(loop.parts.state_dict())
@@ -103,7 +110,7 @@ class _Loop:
         """One optimizer step on the mean over the global batch's tokens; the sum of their NLL."""
         total = 0.0
         for micro_batch in micro_batches:
-            nll = self.module(collate(micro_batch.examples))
+            nll = self.module(micro_batch.examples)
             (nll / micro_batch.num_global_tokens).backward()
             total += nll.item()
         if self._clipping:
@@ -119,7 +126,7 @@ class _Loop:
         """Mean NLL in nats a token."""
         self.module.eval()
         batches = validation_batches(examples, batch_size=self._training.micro_batch_size, rank=0, world_size=1)
-        total = sum(self.module(collate(batch)).item() for batch in batches)
+        total = sum(self.module(batch).item() for batch in batches)
         return float(total / sum(len(example.label_ids) for example in examples))
 
 
