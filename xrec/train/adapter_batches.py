@@ -23,12 +23,14 @@ def epoch_steps(
 
     The order depends on `seed` and `epoch` only. A global batch is sorted by length before it is dealt out, so that rows of
     a micro-batch are of similar length; the loss is a mean over the global batch's tokens, so who gets which row does not matter.
+    Where the micro-batches do not divide among the workers, the last ones' are empty: ZeRO-3 gathers weights in step.
     """
     order = np.random.default_rng([seed, epoch]).permutation(len(examples))
     for start in range(0, len(order) - global_batch_size + 1, global_batch_size):
         rows = sorted((examples[index] for index in order[start : start + global_batch_size]), key=len)
         num_tokens = sum(len(row.label_ids) for row in rows)
         micro_batches = [rows[first : first + micro_batch_size] for first in range(0, len(rows), micro_batch_size)]
+        micro_batches += [[] for _ in range(-len(micro_batches) % world_size)]
         yield [MicroBatch(micro_batch, num_tokens) for micro_batch in micro_batches[rank::world_size]]
 
 
