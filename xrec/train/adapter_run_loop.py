@@ -36,10 +36,20 @@ if TYPE_CHECKING:
 class AdapterRun:
     """A worker between two steps: its engine, how far the run is, the best adapter so far."""
 
-    def __init__(self, engine: "DeepSpeedEngine", adapters: Adapters, training: AdapterTrainingConfig, run: str, *, steps_per_epoch: int):
+    def __init__(
+        self,
+        engine: "DeepSpeedEngine",
+        adapters: Adapters,
+        training: AdapterTrainingConfig,
+        run: str,
+        *,
+        num_steps: int,
+        steps_per_epoch: int,
+    ):
+        """At the start of run `run`, a fingerprint, which has at most `num_steps` optimizer steps."""
         self.progress = Progress(run)
-        self.num_steps = min(training.max_steps or steps_per_epoch * training.num_epochs, steps_per_epoch * training.num_epochs)
-        self._engine, self._adapters, self._training, self._steps_per_epoch = engine, adapters, training, steps_per_epoch
+        self._engine, self._adapters, self._training = engine, adapters, training
+        self._num_steps, self._steps_per_epoch = num_steps, steps_per_epoch
         self._trained = {name: parameter for name, parameter in engine.module.named_parameters() if parameter.requires_grad}
         self._best: Tensors = {}
         self._preempted: frozenset[str] = frozenset()
@@ -48,12 +58,12 @@ class AdapterRun:
     @property
     def has_finished(self) -> bool:
         """All steps are done, or too many validations brought no gain."""
-        return self.progress.step >= self.num_steps or self.progress.evaluations_without_gain >= self._training.patience
+        return self.progress.step >= self._num_steps or self.progress.evaluations_without_gain >= self._training.patience
 
     @property
     def epoch_has_ended(self) -> bool:
         """No step of the present epoch is left."""
-        return self.progress.step >= self.num_steps or self.progress.step_in_epoch >= self._steps_per_epoch
+        return self.progress.step >= self._num_steps or self.progress.step_in_epoch >= self._steps_per_epoch
 
     def take_up_checkpoint(self, batch: Batch) -> None:
         """Go on from the last checkpoint, if there is one; raises ArtifactMismatchError if it is another run's.

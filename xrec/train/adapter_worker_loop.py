@@ -3,7 +3,6 @@
 The loss is the mean NLL of the explanations' tokens and end tokens over the global batch, whatever the number of workers.
 """
 
-import math
 from collections.abc import Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -39,9 +38,10 @@ def train_loop(loop_config: dict[str, Any]) -> None:
     config: TrainAdapterConfig = loop_config["config"]
     data = load_adapter_data(config)
     steps_per_epoch = len(data.train) // config.training.global_batch_size
-    num_steps = min(config.training.max_steps or math.inf, steps_per_epoch * config.training.num_epochs)
-    engine, adapters = build_engine(config, data.graph, num_steps=int(num_steps))
-    run = AdapterRun(engine, adapters, config.training, loop_config["run"], steps_per_epoch=steps_per_epoch)
+    all_steps = steps_per_epoch * config.training.num_epochs
+    num_steps = min(config.training.max_steps or all_steps, all_steps)
+    engine, adapters = build_engine(config, data.graph, num_steps=num_steps)
+    run = AdapterRun(engine, adapters, config.training, loop_config["run"], num_steps=num_steps, steps_per_epoch=steps_per_epoch)
     run.take_up_checkpoint(collate(data.train[:1]).to(engine.device))
     facts = {"num_train_pairs": len(data.train), "num_left_out": dict(data.left_out), "hidden_size": engine.module.model.config.hidden_size}
     while not run.has_finished:
@@ -66,8 +66,8 @@ def build_engine(config: TrainAdapterConfig, graph: GraphEmbeddings, *, num_step
     trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trainable, lr=config.training.learning_rate.peak, weight_decay=config.training.weight_decay)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, learning_rate_share(config.training.learning_rate, num_steps))
-    # By default DeepSpeed's buffer for gradients has 500 million elements; the adapters have few.
     settings = _settings(config)
+    # By default DeepSpeed's buffer for gradients has 500 million elements; the adapters have few.
     zero = {**settings["zero_optimization"], "reduce_bucket_size": sum(parameter.numel() for parameter in trainable)}
     return initialize_engine(module, optimizer, {**settings, "zero_optimization": zero}, schedule), adapters
 

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn import functional
 
 if TYPE_CHECKING:
     from deepspeed import DeepSpeedEngine
@@ -55,18 +57,30 @@ def restore_states(engine: "DeepSpeedEngine", states: Mapping[nn.Parameter, Whol
 
 
 def _write(engine: "DeepSpeedEngine", parameter: nn.Parameter, state: WholeState) -> None:
-    if engine.zero_optimization_stage() == 0:
-        master = _master(engine, parameter)
-        moments = engine.basic_optimizer.state[master]
-        for target, value in ((master.data, state.weight), (moments["exp_avg"], state.exp_avg), (moments["exp_avg_sq"], state.exp_avg_sq)):
-            target.copy_(value)
-        return
-    from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
+    from deepspeed import utils
 
-    device = engine.device
-    safe_set_full_fp32_param(parameter, state.weight.to(device))
-    safe_set_full_optimizer_state(parameter, state.exp_avg.to(device), "exp_avg")
-    safe_set_full_optimizer_state(parameter, state.exp_avg_sq.to(device), "exp_avg_sq")
+    values = (state.weight.to(engine.device), state.exp_avg.to(engine.device), state.exp_avg_sq.to(engine.device))
+    match engine.zero_optimization_stage():
+        case 0:
+            master = _master(engine, parameter)
+            moments = engine.basic_optimizer.state[master]
+            for target, value in zip((master.data, moments["exp_avg"], moments["exp_avg_sq"]), values, strict=True):
+                target.copy_(value)
+        case 3:  # DeepSpeed's function for whole values fails where the elements do not divide among the workers
+            weight, exp_avg, exp_avg_sq = (_own_part(value, parameter.ds_tensor.numel()) for value in values)
+            utils.safe_set_local_fp32_param(parameter, weight)
+            utils.safe_set_local_optimizer_state(parameter, exp_avg, "exp_avg")
+            utils.safe_set_local_optimizer_state(parameter, exp_avg_sq, "exp_avg_sq")
+        case _:
+            utils.safe_set_full_fp32_param(parameter, values[0])
+            utils.safe_set_full_optimizer_state(parameter, values[1], "exp_avg")
+            utils.safe_set_full_optimizer_state(parameter, values[2], "exp_avg_sq")
+
+
+def _own_part(value: Tensor, num_elements: int) -> Tensor:
+    """This worker's part of a whole value, flat; zeros fill the last one up."""
+    padded = functional.pad(value.flatten(), (0, num_elements * dist.get_world_size() - value.numel()))
+    return padded.view(-1, num_elements)[dist.get_rank()]
 
 
 def _master(engine: "DeepSpeedEngine", parameter: nn.Parameter) -> Tensor:

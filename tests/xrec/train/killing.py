@@ -61,13 +61,10 @@ class AtMessage(logging.Handler):
 
 @contextlib.contextmanager
 def at_message(text: str, action: Callable[[], object]) -> Iterator[AtMessage]:
-    """Inside the `with`, `action` happens when this process logs `text`."""
+    """Inside the `with`, `action` happens when this process logs `text`, at a level that is logged."""
     logger, handler = logging.getLogger("xrec"), AtMessage(text, action)
-    level = logger.level
     logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
     try:
         yield handler
     finally:
         logger.removeHandler(handler)
-        logger.setLevel(level)

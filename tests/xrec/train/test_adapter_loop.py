@@ -12,7 +12,7 @@ from tests.xrec.train.adapter_town import build_workspace, make_config, write_ra
 from xrec.adapter.artifact import read_adapter
 from xrec.adapter.model import attach_adapters
 from xrec.config import ScalingConfig
-from xrec.errors import ArtifactMismatchError, ConfigError, DataError
+from xrec.errors import ArtifactMismatchError, ConfigError, DataError, TrainingError
 from xrec.graph import read_graph
 from xrec.llm.examples import explanation_nll
 from xrec.llm.model import load_model
@@ -73,6 +73,22 @@ def test_train_adapter_one_worker_at_stage_1_equals_two_at_stage_3(workspace: st
     weights = [safetensors.torch.load_file(Path(folder, "adapter.safetensors")) for folder in (tmp_path / "adapter", f"{workspace}/adapter")]
     for name, tensor in weights[0].items():
         torch.testing.assert_close(tensor, weights[1][name], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("change", [{"gradient_checkpointing": True}, {"deepspeed": {"offload": "cpu"}}, {"deepspeed": {"max_live_parameters": 0}}])
+def test_train_adapter_way_of_saving_memory_changes_no_loss(workspace: str, trained: Manifest, tmp_path: Path, change: dict[str, Any]) -> None:
+    saving = train_adapter(make_config(workspace, adapter=tmp_path / "adapter", **change))
+    assert saving.run == trained.run
+    pairs = list(zip(history_of(tmp_path / "adapter"), history_of(f"{workspace}/adapter"), strict=True))
+    for name in ("train_loss", "validation_loss"):
+        assert [left[name] for left, _ in pairs] == pytest.approx([right[name] for _, right in pairs], rel=1e-5)
+
+
+@pytest.mark.slow
+def test_train_adapter_loss_that_is_no_number_names_epoch_and_step(workspace: str, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match=r"^epoch 1, step [23]: the loss is (nan|inf); lower training\.learning_rate\.peak"):
+        train_adapter(make_config(workspace, adapter=tmp_path / "adapter", learning_rate={"peak": 1e30, "warmup_share": 0.0}))
 
 
 def test_train_adapter_second_run_does_no_work(workspace: str, trained: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -112,7 +112,7 @@ def count_calls(module: torch.nn.Module) -> list[int]:
     def count(*_: Any) -> None:
         calls[0] += 1
 
-    module.register_forward_hook(count)
+    module.register_forward_pre_hook(count)
     return calls
 
 
