@@ -217,6 +217,10 @@ class AdapterTrainingConfig(Config):
     max_explanation_tokens: int = Field(128, ge=1, description="Longer training explanations are left out, and counted.")
     max_validation_pairs: int | None = Field(None, ge=1, description="Validation pairs per epoch; none: all.")
     patience: int = Field(2, ge=1, description="Validations without a better loss before training stops.")
+    steps_per_checkpoint: int | None = Field(
+        None, ge=1, description="Optimizer steps between checkpoints within an epoch; none: only at each epoch's end."
+    )
+    gradient_checkpointing: bool = Field(False, description="Keep each layer's input only, compute the rest again for the gradients: less memory.")
     seed: int = Field(0, ge=0, description="Seed of initialization, order and gating noise.")
 
 

@@ -43,9 +43,23 @@ class ScalingConfig(Config):
     """The workers of a training job; one process each, one torch thread a CPU."""
 
     num_workers: int = Field(2, ge=1, description="Data-parallel workers.")
+    min_workers: int | None = Field(
+        None, ge=1, description="Elastic: train on so few workers where the cluster has no place for num_workers, and wait below; none: num_workers."
+    )
     cpus_per_worker: int = Field(1, ge=1, description="Logical CPUs, and torch threads, of each worker.")
     device: Device = Field("auto", description="auto: a GPU a worker where the cluster has enough, else CPU.")
-    max_failures: int = Field(1, ge=0, description="How often lost workers are replaced before the job fails.")
+    max_failures: int = Field(1, ge=0, description="How often lost workers are replaced before the job fails; announced preemptions do not count.")
+
+    @model_validator(mode="after")
+    def _range_is_not_empty(self) -> "ScalingConfig":
+        if self.fewest_workers > self.num_workers:
+            raise ValueError(f"min_workers must be at most num_workers = {self.num_workers}, saw {self.min_workers}")
+        return self
+
+    @property
+    def fewest_workers(self) -> int:
+        """The number of workers that training may go down to."""
+        return self.min_workers or self.num_workers
 
 
 class DeepSpeedConfig(Config):
@@ -54,6 +68,23 @@ class DeepSpeedConfig(Config):
     zero_stage: Literal[0, 1, 2, 3] = Field(3, description="ZeRO stage; 3 shards the frozen language model across the workers.")
     gradient_clipping: float = Field(1.0, ge=0, description="Largest global gradient norm; 0: no clipping.")
     param_persistence_threshold: int = Field(0, ge=0, description="Stage 3: parameters of fewer elements are kept whole on each worker.")
+    max_live_parameters: int = Field(
+        1_000_000_000, ge=0, description="Stage 3: elements of gathered parameters that a worker may hold at a time, beside its shard."
+    )
+    offload: Literal["none", "cpu", "nvme"] = Field(
+        "none",
+        description="Where shards wait for their use: optimizer state (stages 1 to 3) and, at stage 3, parameters; nvme needs stage 3, libaio.",
+    )
+    offload_path: str | None = Field(None, description="Folder on each node's local disk for offload=nvme.")
+
+    @model_validator(mode="after")
+    def _offload_has_what_it_needs(self) -> "DeepSpeedConfig":
+        lowest_stage = {"none": 0, "cpu": 1, "nvme": 3}[self.offload]
+        if self.zero_stage < lowest_stage:
+            raise ValueError(f"offload = {self.offload!r} needs zero_stage >= {lowest_stage}, saw {self.zero_stage}")
+        if (self.offload == "nvme") != (self.offload_path is not None):
+            raise ValueError(f"offload_path goes with offload = 'nvme' and only with it, saw offload = {self.offload!r}, path {self.offload_path!r}")
+        return self
 
 
 class LLMConfig(Config):

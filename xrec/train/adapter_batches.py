@@ -39,6 +39,7 @@ def epoch_steps(
 
     The order depends on `seed`, `epoch` and the lengths only. All rows of a step are of similar `length`, so that little is padding
     and no worker waits for another; the loss is a mean over the global batch's tokens, so who gets which row does not matter.
+    Where the micro-batches do not divide among the workers, the last ones' are empty: ZeRO-3 gathers weights in step.
     """
     lanes = _lanes(examples, global_batch_size // micro_batch_size, length)
     rng = np.random.default_rng([seed, epoch])
@@ -49,6 +50,7 @@ def epoch_steps(
         blocks = [_sorted(order[first * micro_batch_size : (first + count) * micro_batch_size], examples, length) for order in orders]
         for step in rng.permutation(count) * micro_batch_size:
             micro_batches = [[examples[index] for index in block[step : step + micro_batch_size]] for block in blocks]
+            micro_batches += [[] for _ in range(-len(micro_batches) % world_size)]
             num_tokens = sum(len(row.label_ids) for rows in micro_batches for row in rows)
             yield [MicroBatch(rows, num_tokens) for rows in micro_batches[rank::world_size]]
 

@@ -1,6 +1,7 @@
 """Adapter training, the driver: dataset, graph and a frozen language model in, adapter artifact out.
 
 Checks that the inputs belong together, runs the workers (xrec.train.adapter_worker_loop) by Ray Train, writes the best epoch.
+A run that was interrupted, by whatever, goes on from its last checkpoint when it is started again.
 """
 
 import json
@@ -8,16 +9,16 @@ import logging
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
-
-from xrec.adapter.artifact import WEIGHTS, AdapterConfig, write_adapter
+from xrec.adapter.artifact import AdapterConfig, write_adapter
 from xrec.adapter.card import TRAINED, model_card
 from xrec.config import TrainAdapterConfig
 from xrec.errors import ConfigError
 from xrec.graph.artifact import check_graph_of_dataset
 from xrec.llm.source import model_fingerprint, public_name, resolve_model
-from xrec.storage import Manifest, finished, open_location, read_manifest
+from xrec.storage import Manifest, finished, open_location, read_manifest, run_fingerprint
+from xrec.train.adapter_checkpoint import read_best, read_progress
 from xrec.train.adapter_worker_loop import train_loop
+from xrec.train.checkpoint import claim
 from xrec.train.ray_loop import fit
 
 logger = logging.getLogger("xrec")
@@ -28,7 +29,7 @@ _CHECKPOINTS = "checkpoints"
 def train_adapter(config: TrainAdapterConfig) -> Manifest:
     """Train and write the adapter artifact; returns the manifest that is there already if this very run is finished.
 
-    Raises ArtifactMismatchError (graph of another dataset, another run's output), ConfigError, DataError, ModelError,
+    Raises ArtifactMismatchError (graph of another dataset, another run's output or checkpoints), ConfigError, DataError, ModelError,
     TrainingError.
     """
     _check_batch_sizes(config)
@@ -43,19 +44,20 @@ def train_adapter(config: TrainAdapterConfig) -> Manifest:
     if done is not None:
         logger.info("%s: already there", output)
         return done
+    claim(output / _CHECKPOINTS, "adapter", run_config, inputs)
+    run = run_fingerprint("adapter", run_config, inputs)
     outcome = fit(
         train_loop,
-        {"config": _for_workers(config)},
+        {"config": _for_workers(config), "run": run},
         scaling=config.scaling,
-        storage=output,
-        name=_CHECKPOINTS,
-        score="validation_loss",
-        mode="min",
+        storage=output / _CHECKPOINTS,
+        name="train-adapter",
         on_report=_log_report,
     )
+    progress = read_progress(outcome.read_checkpoint_file, run)
     adapter_config = AdapterConfig(
         embedding_dim=graph.config["model"]["embedding_dim"],
-        hidden_size=outcome.best["hidden_size"],
+        hidden_size=progress.best["hidden_size"],
         model=config.model,
         prompt=config.prompt,
         base_model=public_name(config.llm.model),
@@ -64,13 +66,13 @@ def train_adapter(config: TrainAdapterConfig) -> Manifest:
     )
     manifest = write_adapter(
         output,
-        safetensors.torch.load(outcome.read_checkpoint_file(WEIGHTS)),
+        read_best(outcome.read_checkpoint_file),
         adapter_config,
         run_config=run_config,
         inputs=inputs,
-        metrics=outcome.best,
-        extra_files={"history.json": json.dumps(outcome.history, indent=2).encode()},
-        card=model_card(adapter_config, settings=config.card, origin=TRAINED, dataset=dataset, metrics=outcome.best),
+        metrics=dict(progress.best),
+        extra_files={"history.json": json.dumps(progress.history, indent=2).encode()},
+        card=model_card(adapter_config, settings=config.card, origin=TRAINED, dataset=dataset, metrics=progress.best),
     )
     (output / _CHECKPOINTS).delete()
     return manifest
@@ -83,12 +85,18 @@ def _check_batch_sizes(config: TrainAdapterConfig) -> None:
             f"training.global_batch_size = {training.global_batch_size} is no multiple of training.micro_batch_size * scaling.num_workers = "
             f"{training.micro_batch_size} * {num_workers}; change one of them"
         )
+    num_micro_batches = training.global_batch_size // training.micro_batch_size
+    uneven = [fewer for fewer in range(config.scaling.fewest_workers, num_workers) if num_micro_batches % fewer]
+    if uneven:
+        logger.warning("a step has %d micro-batches: on %s workers some passes will be empty, the batch stays what it is", num_micro_batches, uneven)
 
 
 def _run_config(config: TrainAdapterConfig) -> dict[str, Any]:
-    """The settings that the adapter's content depends on."""
-    values = config.model_dump(mode="json", include={"model", "prompt", "training"}, exclude={"training": {"prefix_cache_gib"}})
-    return {**values, "dtype": config.llm.dtype}
+    """The settings that the adapter's content depends on: not the workers, the ZeRO stage, or how often they save."""
+    values = config.model_dump(mode="json", include={"model", "prompt"})
+    training = config.training.model_dump(mode="json", exclude={"steps_per_checkpoint", "gradient_checkpointing", "prefix_cache_gib"})
+    clipping = {"gradient_clipping": config.deepspeed.gradient_clipping}
+    return {**values, "training": training, "deepspeed": clipping, "dtype": config.llm.dtype}
 
 
 def _for_workers(config: TrainAdapterConfig) -> TrainAdapterConfig:
@@ -106,7 +114,7 @@ def _absolute_model(source: str) -> str:
     return str(folder.resolve()) if folder.exists() else source
 
 
-def _log_report(number: int, metrics: dict[str, Any]) -> None:
+def _log_report(metrics: dict[str, Any]) -> None:
     logger.info(
         "epoch %d, step %d: training loss %.3f, validation loss %.3f nats a token (%.0f s)",
         metrics["epoch"],

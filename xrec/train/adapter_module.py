@@ -1,5 +1,6 @@
 """What DeepSpeed trains: the frozen language model with its adapters, as one module from a batch to a loss."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -7,9 +8,11 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.integrations.deepspeed import HfDeepSpeedConfig
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from xrec.adapter.model import Adapters, embedding_scale
-from xrec.config import LearningRateConfig, TrainAdapterConfig
+from xrec.config import DeepSpeedConfig, LearningRateConfig, TrainAdapterConfig
+from xrec.errors import ModelError
 from xrec.llm.examples import Example, collate, token_nll
 from xrec.train.prefix_cache import PrefixCache
 
@@ -38,7 +41,22 @@ class ExplanationLoss(nn.Module):
         embedding = self.model.get_input_embeddings()
         embedding.user_adapter.train(mode)
         embedding.item_adapter.train(mode)
+        for layer in self.model.modules():
+            if isinstance(layer, GradientCheckpointingLayer) and layer.gradient_checkpointing:
+                layer.training = mode  # what transformers asks before it checkpoints; its parts stay in eval mode
         return self
+
+
+def checkpoint_layers(model: PreTrainedModel) -> None:
+    """From now on each layer keeps only its input in training, and computes the rest again for the gradients.
+
+    Raises ModelError if the model's layers cannot.
+    """
+    try:
+        model.activation_checkpointing_enable({"use_reentrant": False})  # reentrant checkpointing loses the gradient of the injected vectors
+    except ValueError as error:
+        raise ModelError(f"{error} set training.gradient_checkpointing=false") from error
+    model.disable_input_require_grads()  # the adapted vectors in the input have a gradient anyway
 
 
 def learning_rate_share(rate: LearningRateConfig, num_steps: int) -> Callable[[int], float]:
@@ -50,20 +68,31 @@ def learning_rate_share(rate: LearningRateConfig, num_steps: int) -> Callable[[i
     return lambda step: min((step + 1) / num_warmup_steps, (num_steps - step) / (num_steps - num_warmup_steps + 1))
 
 
-def deepspeed_config(config: TrainAdapterConfig, *, dtype: torch.dtype) -> dict[str, Any]:
-    """DeepSpeed's own configuration."""
-    training, scaling = config.training, config.scaling
+def deepspeed_config(config: TrainAdapterConfig, *, dtype: torch.dtype, world_size: int) -> dict[str, Any]:
+    """DeepSpeed's own configuration; the global batch is the same for any number of workers."""
+    training = config.training
     return {
         "train_micro_batch_size_per_gpu": training.micro_batch_size,
-        "gradient_accumulation_steps": training.global_batch_size // (training.micro_batch_size * scaling.num_workers),
+        "gradient_accumulation_steps": math.ceil(training.global_batch_size / (training.micro_batch_size * world_size)),
         "gradient_clipping": config.deepspeed.gradient_clipping,
-        "zero_optimization": {
-            "stage": config.deepspeed.zero_stage,
-            "stage3_param_persistence_threshold": config.deepspeed.param_persistence_threshold,
-        },
+        "zero_optimization": _zero_optimization(config.deepspeed),
+        "zero_force_ds_cpu_optimizer": False,  # else offload takes DeepSpeed's own Adam, which is compiled at first use
         "bf16": {"enabled": dtype == torch.bfloat16},
         "steps_per_print": 1_000_000_000,
     }
+
+
+def _zero_optimization(config: DeepSpeedConfig) -> dict[str, Any]:
+    settings: dict[str, Any] = {"stage": config.zero_stage}
+    if config.zero_stage == 3:
+        settings["stage3_param_persistence_threshold"] = config.param_persistence_threshold
+        settings["stage3_max_live_parameters"] = settings["stage3_max_reuse_distance"] = config.max_live_parameters
+    if config.offload != "none":
+        device = {"device": config.offload, "pin_memory": torch.cuda.is_available()}
+        if config.offload_path is not None:
+            device["nvme_path"] = config.offload_path
+        settings |= {"offload_optimizer": device} | ({"offload_param": device} if config.zero_stage == 3 else {})
+    return settings
 
 
 def sharded_loading(config: TrainAdapterConfig, settings: dict[str, Any]) -> HfDeepSpeedConfig | None:

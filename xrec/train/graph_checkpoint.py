@@ -7,7 +7,7 @@ Rows go by node, so another number of workers only picks other rows. Ray Train c
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
@@ -16,11 +16,7 @@ import torch
 from torch import Tensor
 
 from xrec.errors import ArtifactMismatchError
-
-ReadFile = Callable[[str], bytes]
-"""The content of a checkpoint's file, by name."""
-
-_PROGRESS = "progress.json"
+from xrec.train.checkpoint import PROGRESS, ReadFile, progress_values
 
 
 @dataclass(frozen=True)
@@ -59,7 +55,7 @@ class Rows:
 
 def progress_file(progress: Progress) -> dict[str, bytes]:
     """Name and content of the file that one worker writes."""
-    return {_PROGRESS: json.dumps(asdict(progress)).encode()}
+    return {PROGRESS: json.dumps(asdict(progress)).encode()}
 
 
 def rows_file(part: int, nodes: Tensor, rows: Rows) -> dict[str, bytes]:
@@ -71,12 +67,7 @@ def rows_file(part: int, nodes: Tensor, rows: Rows) -> dict[str, bytes]:
 
 def read_progress(read: ReadFile, run: str) -> Progress:
     """How far the checkpoint is; raises ArtifactMismatchError if it is of another run than `run`."""
-    values = json.loads(read(_PROGRESS))
-    if values["run"] != run:
-        raise ArtifactMismatchError(
-            f"the checkpoint is of run {values['run']}, this is run {run}: its settings or its dataset differ; "
-            "give another output URI, or delete the checkpoints"
-        )
+    values = progress_values(read, run)
     return Progress(**{**values, "history": tuple(values["history"])})
 
 

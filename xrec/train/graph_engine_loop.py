@@ -16,6 +16,7 @@ from torch import Tensor
 
 from xrec.config import GraphTrainingConfig
 from xrec.graph import LightGCN
+from xrec.train.optimizer_loop import WholeState, restore_states, whole_state
 from xrec.train.worker_loop import initialize_engine
 
 if TYPE_CHECKING:
@@ -41,44 +42,17 @@ def adam_moments(engine: "DeepSpeedEngine") -> tuple[Tensor, Tensor]:
     table = engine.module.embeddings
     if engine.global_steps == 0:
         return torch.zeros_like(table), torch.zeros_like(table)
-    if engine.zero_optimization_stage() == 0:
-        state = engine.optimizer.state[table]
-        return state["exp_avg"], state["exp_avg_sq"]
-    from deepspeed.utils import safe_get_full_optimizer_state
-
-    return safe_get_full_optimizer_state(table, "exp_avg"), safe_get_full_optimizer_state(table, "exp_avg_sq")
+    state = whole_state(engine, table)
+    return state.exp_avg, state.exp_avg_sq
 
 
 def restore_optimizer(engine: "DeepSpeedEngine", exp_avg: Tensor, exp_avg_sq: Tensor, step: int) -> None:
     """Put a fresh engine where it was after `step` steps; the layer-0 table itself is given to the model. Collective."""
     table = engine.module.embeddings
-    # Adam has no state before its first step. A gradient of zero makes it, and moves nothing.
+    state = WholeState(table.detach().clone(), exp_avg, exp_avg_sq)
     engine.backward((table * 0).sum())
     engine.step()
-    for name, moment in (("exp_avg", exp_avg), ("exp_avg_sq", exp_avg_sq)):
-        _set_moment(engine, name, moment.to(table.device))
-    for state in _adam(engine).state.values():
-        state["step"].fill_(step)
-    engine.lr_scheduler.last_epoch = step - 1
-    engine.lr_scheduler.step()
-    engine.global_steps = step
-
-
-def _set_moment(engine: "DeepSpeedEngine", name: str, moment: Tensor) -> None:
-    table = engine.module.embeddings
-    if engine.zero_optimization_stage() == 0:
-        engine.optimizer.state[table][name].copy_(moment)
-        return
-    from deepspeed.utils import safe_set_full_optimizer_state
-
-    safe_set_full_optimizer_state(table, moment, name)
-
-
-def _adam(engine: "DeepSpeedEngine") -> torch.optim.Optimizer:
-    """Torch's own optimizer: at stage 1 it is inside DeepSpeed's."""
-    optimizer: Any = engine.optimizer
-    inner: torch.optim.Optimizer = optimizer if engine.zero_optimization_stage() == 0 else optimizer.optimizer
-    return inner
+    restore_states(engine, {table: state}, step)
 
 
 class _RowsApart:

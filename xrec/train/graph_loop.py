@@ -4,19 +4,18 @@ Runs the workers (xrec.train.graph_worker_loop) by Ray Train, logs their epochs,
 interrupted, by whatever, goes on from its last checkpoint when it is started again.
 """
 
-import json
 import logging
-from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
 
 from xrec.config import PretrainGraphConfig, Split
 from xrec.data.dataset import Dataset, read_dataset
-from xrec.errors import ArtifactMismatchError, ConfigError
+from xrec.errors import ConfigError
 from xrec.graph import check_edges, embeddings_bytes, ranking_report, write_graph
 from xrec.graph.artifact import METRICS
-from xrec.storage import Location, Manifest, differing_fields, finished, open_location, read_manifest, run_fingerprint
+from xrec.storage import Location, Manifest, finished, open_location, read_manifest, run_fingerprint
+from xrec.train.checkpoint import claim
 from xrec.train.graph_checkpoint import Progress, read_best, read_progress
 from xrec.train.graph_data import RECALL, SCORE, split_edges
 from xrec.train.graph_worker_loop import train_loop_per_worker
@@ -25,7 +24,7 @@ from xrec.train.ray_loop import fit
 
 logger = logging.getLogger("xrec")
 
-_CHECKPOINTS, _RUN = "checkpoints", "run.json"
+_CHECKPOINTS = "checkpoints"
 _HELD_OUT: tuple[Split, ...] = ("validation", "test")
 
 
@@ -62,7 +61,8 @@ def pretrained_graph(config: PretrainGraphConfig) -> Manifest | None:
     if done is not None:
         logger.info("%s: this graph is already trained", target)
         return done
-    _claim(target, {"config": _settings(config), "inputs": inputs})
+    if not claim(target / _CHECKPOINTS, "graph", _settings(config), inputs):
+        (target / METRICS).delete()  # of a run whose checkpoints were deleted
     return None
 
 
@@ -76,8 +76,7 @@ def _train(config: PretrainGraphConfig, dataset: Dataset, run: str) -> tuple[Pro
         scaling=config.scaling,
         storage=target / _CHECKPOINTS,
         name="pretrain-graph",
-        resume=True,
-        on_report=lambda number, row: _log_epoch(log, row),
+        on_report=lambda row: _log_epoch(log, row),
     )
     progress = read_progress(outcome.read_checkpoint_file, run)
     return progress, read_best(outcome.read_checkpoint_file, progress.num_parts, dataset.num_users + dataset.num_items)
@@ -87,21 +86,6 @@ def _log_epoch(log: MetricsLog, row: dict[str, Any]) -> None:
     log.add(row)
     scores = "".join(f", {name} {row[name]:.4f}" for name in (RECALL, SCORE) if name in row)
     logger.info("epoch %d: loss %.4f%s (%.1f s)", row["epoch"], row["loss"], scores, row["seconds"])
-
-
-def _claim(target: Location, run: Mapping[str, Any]) -> None:
-    """Make the checkpoints below `target` those of `run` if they are nobody's; raises ArtifactMismatchError if they are another's."""
-    file = target / _CHECKPOINTS / _RUN
-    if file.is_file():
-        differences = differing_fields(json.loads(file.read_text()), run)
-        if differences:
-            lines = "\n".join(f"  {line}" for line in differences)
-            raise ArtifactMismatchError(
-                f"{target / _CHECKPOINTS}: checkpoints of another run, which did not finish:\n{lines}\ngive another output URI, or delete that folder"
-            )
-        return
-    (target / METRICS).delete()
-    file.write_bytes(json.dumps(run, indent=1).encode())
 
 
 def _check(dataset: Dataset, config: PretrainGraphConfig) -> None:

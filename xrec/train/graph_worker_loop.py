@@ -7,7 +7,6 @@ The loss and the metrics are those of the whole batch and of all users, whatever
 import math
 import time
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,7 +18,7 @@ from xrec.data.dataset import read_dataset
 from xrec.errors import TrainingError
 from xrec.graph import Batch, LightGCN, Objective, Partition, batch_loss, blend, epoch_batches, layer0_penalty, normalized_adjacency
 from xrec.storage import open_location
-from xrec.train.graph_checkpoint import Progress, ReadFile, Rows, progress_file, read_progress, read_rows, rows_file
+from xrec.train.graph_checkpoint import Progress, Rows, progress_file, read_progress, read_rows, rows_file
 from xrec.train.graph_data import SCORE, HeldOut, split_edges
 from xrec.train.graph_engine_loop import adam_moments, build_engine, restore_optimizer
 from xrec.train.graph_start import blend_weight, build_objective, build_partition, start_embeddings
@@ -156,13 +155,8 @@ def check_convergence(epoch: int, loss: float, first_loss: float) -> None:
 
 def _last_state(run: str, partition: Partition) -> tuple[Progress, Rows | None]:
     """How far the last checkpoint is, and this worker's rows of it; the start of `run` without one."""
-    with last_checkpoint() as folder:
-        if folder is None:
+    with last_checkpoint() as read:
+        if read is None:
             return Progress(run), None
-        read = _reader(folder)
         progress = read_progress(read, run)
         return progress, read_rows(read, progress.num_parts, partition.node_ids)
-
-
-def _reader(folder: Path) -> ReadFile:
-    return lambda name: (folder / name).read_bytes()

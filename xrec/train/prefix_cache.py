@@ -33,16 +33,23 @@ class PrefixCache:
     """Splits examples at their first collaborative token, and knows keys and values of what comes before.
 
     `agree` tells whether any worker has a beginning to compute, if this one has (True) or has not: under ZeRO stage 3 all
-    workers must make the same forward passes. `counts` goes on until someone sets it anew.
+    workers must make the same forward passes. With `split` False nothing is split: all goes through the model each time.
+    `counts` goes on until someone sets it anew.
     """
 
     def __init__(
-        self, model: PreTrainedModel, examples: Sequence[Example], *, budget_bytes: int, agree: Callable[[bool], bool] = lambda needed: needed
+        self,
+        model: PreTrainedModel,
+        examples: Sequence[Example],
+        *,
+        budget_bytes: int,
+        agree: Callable[[bool], bool] = lambda needed: needed,
+        split: bool = True,
     ):
         self._num_text_tokens = model.get_input_embeddings().vocabulary.num_text_tokens
         lengths = [num_prefix_tokens(example.prompt_ids, self._num_text_tokens) for example in examples]
         longest_rest = max(len(example) - length for example, length in zip(examples, lengths, strict=True))
-        self._splits = can_split(model, max(lengths) + longest_rest)
+        self._splits = split and can_split(model, max(lengths) + longest_rest)
         self._shared_ids = common_prefix([example.prompt_ids[: self._num_prefix_tokens(example)] for example in examples])
         self._shared: Tensor | None = None
         self._kept: dict[tuple[int, ...], Tensor] = {}

@@ -15,6 +15,8 @@ import torch
 import torch.distributed
 from torch import nn
 
+from xrec.train.checkpoint import ReadFile
+
 if TYPE_CHECKING:
     from deepspeed import DeepSpeedEngine
     from ray.util.queue import Queue
@@ -60,19 +62,8 @@ def any_worker(flag: bool) -> bool:
     return bool(flags)
 
 
-def initialize_engine(
-    module: nn.Module,
-    optimizer: torch.optim.Optimizer | None,
-    deepspeed_config: Mapping[str, Any],
-    lr_scheduler: torch.optim.lr_scheduler.LRScheduler | None = None,
-    mpu: Any = None,
-) -> "DeepSpeedEngine":
-    """A DeepSpeed engine over `module` on this worker's device, in the process group that Ray Train has set up.
-
-    The engine steps `lr_scheduler` after each optimizer step. `deepspeed_config` needs `train_micro_batch_size_per_gpu`;
-    give torch's own optimizer (DeepSpeed's compile C++ at first use). `mpu` (Megatron's name for it) tells the workers that
-    hold different parts of the model from those that hold the same one; none: all hold the same, and gradients are averaged.
-    """
+def init_deepspeed() -> None:
+    """DeepSpeed's communication, over the process group that Ray Train has set up; once, before weights are sharded or an engine is made."""
     import deepspeed  # takes seconds to import; the driver, which imports this module too, does without
 
     on_cpu = worker_device().type == "cpu"
@@ -80,25 +71,50 @@ def initialize_engine(
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # else it is compiled: needs g++ and a minute
     deepspeed.logger.setLevel(logging.WARNING)
     deepspeed.init_distributed(dist_backend="gloo" if on_cpu else "nccl", verbose=False)
+
+
+def initialize_engine(
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer | None,
+    deepspeed_config: Mapping[str, Any],
+    lr_scheduler: torch.optim.lr_scheduler.LRScheduler | None = None,
+    mpu: Any = None,
+) -> "DeepSpeedEngine":
+    """A DeepSpeed engine over `module` on this worker's device.
+
+    The engine steps `lr_scheduler` after each optimizer step. `deepspeed_config` needs `train_micro_batch_size_per_gpu`;
+    give torch's own optimizer (DeepSpeed's compile C++ at first use). `mpu` (Megatron's name for it) tells the workers that
+    hold different parts of the model from those that hold the same one; none: all hold the same, and gradients are averaged.
+    """
+    import deepspeed
+
+    init_deepspeed()
     engine, *_ = deepspeed.initialize(
         model=module, optimizer=optimizer, lr_scheduler=lr_scheduler, config=dict(deepspeed_config), dist_init_required=False, mpu=mpu
     )
     return engine
 
 
+def note(text: str) -> None:
+    """Have the driver log `text`; rank 0 speaks, the others' calls do nothing."""
+    if rank() == 0 and _notes is not None:
+        _notes.put({"note": text})
+
+
 def note_step(epoch: int, step: int, num_steps: int, loss: float) -> None:
-    """Tell the driver, now and then, how far a long epoch is; rank 0 speaks, the others' calls do nothing."""
+    """Tell the driver, now and then, how far a long epoch is."""
     global _last_note
-    if rank() == 0 and _notes is not None and time.monotonic() - _last_note > _SECONDS_BETWEEN_NOTES:
+    if time.monotonic() - _last_note > _SECONDS_BETWEEN_NOTES:
         _last_note = time.monotonic()
-        _notes.put({"note": f"epoch {epoch}: step {step} of {num_steps}, loss {loss:.3f}"})
+        note(f"epoch {epoch}: step {step} of {num_steps}, loss {loss:.3f}")
 
 
 def report(metrics: Mapping[str, Any], files: Mapping[str, bytes] | None = None, *, every_worker: bool = False) -> None:
     """Report an evaluation, and with it the files of a checkpoint; every worker must call it.
 
     Metrics of rank 0 count, and its files; with `every_worker` the files of all, under names that differ, are one
-    checkpoint. Returns when the report is committed: a crash afterwards does not lose it.
+    checkpoint. Metrics that are only {"note": ...} are logged by the driver. Returns when the report is committed: a crash
+    afterwards does not lose it.
     """
     if files is not None and (rank() == 0 or every_worker):
         with tempfile.TemporaryDirectory(prefix="xrec-report-") as folder:
@@ -110,12 +126,18 @@ def report(metrics: Mapping[str, Any], files: Mapping[str, bytes] | None = None,
     ray.train.get_all_reported_checkpoints()  # waits for the commit
 
 
+def preempted_nodes() -> frozenset[str]:
+    """Ids of nodes with workers of this run that will be taken away (Ray's drain notice), the same on every worker; each must call it."""
+    notice = ray.train.get_preemption_info()
+    return frozenset(notice.preempted_node_ids if notice else ())
+
+
 @contextmanager
-def last_checkpoint() -> Iterator[Path | None]:
-    """The files of the last committed checkpoint, as a local folder: of the workers before this one, or of the driver before (`fit`)."""
+def last_checkpoint() -> Iterator[ReadFile | None]:
+    """Reads the last committed checkpoint's files: of the workers before this one, or of the driver before (`fit`); None without one."""
     checkpoint = ray.train.get_checkpoint()
     if checkpoint is None:
         yield None
         return
     with checkpoint.as_directory() as folder:
-        yield Path(folder)
+        yield lambda name: Path(folder, name).read_bytes()

@@ -32,6 +32,15 @@ def test_epoch_steps_of_all_workers_together_are_those_of_one(world_size: int) -
         assert sorted(micro for share in shares for micro in share) == sorted(step)
 
 
+@pytest.mark.parametrize(("world_size", "num_passes"), [(3, 2), (5, 1)])
+def test_epoch_steps_that_do_not_divide_are_filled_up_with_empty_micro_batches(world_size: int, num_passes: int) -> None:
+    workers = [steps(rank, world_size) for rank in range(world_size)]
+    for number, step in enumerate(steps()):
+        shares = [worker[number] for worker in workers]
+        assert {len(share) for share in shares} == {num_passes}
+        assert sorted(micro for share in shares for micro in share if micro) == sorted(step)
+
+
 def test_epoch_steps_show_no_example_twice_and_leave_out_less_than_a_batch() -> None:
     seen = [index for step in steps() for micro in step for index in micro]
     assert len(seen) == len(set(seen)) == 16

@@ -8,65 +8,27 @@ import pytest
 import safetensors.torch
 import torch
 
-from tests.toy import save_toy_model
+from tests.xrec.train.adapter_town import SMALL_CACHE_GIB, build_workspace, make_config, write_random_graph
 from xrec.adapter.artifact import read_adapter
 from xrec.adapter.model import attach_adapters
-from xrec.config import PrepareConfig, ScalingConfig, TrainAdapterConfig
-from xrec.data import prepare_dataset
+from xrec.config import ScalingConfig
 from xrec.errors import ArtifactMismatchError, ConfigError, DataError, TrainingError
-from xrec.graph import embeddings_bytes, read_graph, write_graph
+from xrec.graph import read_graph
 from xrec.llm.examples import explanation_nll
 from xrec.llm.model import load_model
 from xrec.storage import Manifest, open_location
-from xrec.train import adapter_loop, adapter_worker_loop
+from xrec.train import adapter_loop
 from xrec.train.adapter_data import load_adapter_data
 from xrec.train.adapter_loop import train_adapter
 from xrec.train.ray_loop import fit
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
-NUM_USERS, NUM_ITEMS, D = 40, 30, 6
-TOWN = {"kind": "sample", "num_users": NUM_USERS, "num_items": NUM_ITEMS, "interactions_per_user": 8, "explanations_per_user": 4}
-PROMPT = {"user": "User: {user_profile}", "item": "Item: {item_title}. {item_profile}", "collaborative": "{user}{item}"}
-SMALL_CACHE_GIB = 1e-3  # of a worker's rows some have room in it, some have not
-TRAINING = {
-    "num_epochs": 3,
-    "global_batch_size": 16,
-    "micro_batch_size": 4,
-    "learning_rate": {"peak": 0.03},
-    "prefix_cache_gib": SMALL_CACHE_GIB,
-}
-
-
-def make_config(workspace: str, *, num_workers: int = 2, zero_stage: int = 3, adapter: Path | None = None, **training: Any) -> TrainAdapterConfig:
-    return TrainAdapterConfig.model_validate(
-        {
-            "workspace": workspace,
-            "adapter": adapter and str(adapter),
-            "llm": {"model": f"{workspace}/llm", "dtype": "float32"},
-            "prompt": PROMPT,
-            "model": {"num_experts": 2, "gating_noise": False},
-            "training": {**TRAINING, **training},
-            "deepspeed": {"zero_stage": zero_stage},
-            "scaling": {"num_workers": num_workers, "device": "cpu", "max_failures": 0},
-        }
-    )
-
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A town of 40 users, a graph of random vectors, a random language model."""
-    folder = tmp_path_factory.mktemp("workspace")
-    dataset = prepare_dataset(PrepareConfig.model_validate({"workspace": str(folder), "source": TOWN}))
-    write_random_graph(folder / "graph", dataset.fingerprint)
-    save_toy_model(folder / "llm")
-    return str(folder)
-
-
-def write_random_graph(folder: Path, dataset: str) -> None:
-    generator = torch.Generator().manual_seed(0)
-    embeddings = embeddings_bytes(torch.randn(NUM_USERS, D, generator=generator), torch.randn(NUM_ITEMS, D, generator=generator))
-    write_graph(open_location(str(folder)), embeddings, [], config={"model": {"embedding_dim": D}}, inputs={"dataset": dataset}, metrics={})
+    return build_workspace(tmp_path_factory.mktemp("workspace"))
 
 
 @pytest.fixture(scope="module")
@@ -128,6 +90,22 @@ def test_train_adapter_one_worker_at_stage_1_that_keeps_all_equals_two_at_stage_
         torch.testing.assert_close(tensor, weights[1][name], rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("change", [{"gradient_checkpointing": True}, {"deepspeed": {"offload": "cpu"}}, {"deepspeed": {"max_live_parameters": 0}}])
+def test_train_adapter_way_of_saving_memory_changes_no_loss(workspace: str, trained: Manifest, tmp_path: Path, change: dict[str, Any]) -> None:
+    saving = train_adapter(make_config(workspace, adapter=tmp_path / "adapter", **change))
+    assert saving.run == trained.run
+    pairs = list(zip(history_of(tmp_path / "adapter"), history_of(f"{workspace}/adapter"), strict=True))
+    for name in ("train_loss", "validation_loss"):
+        assert [left[name] for left, _ in pairs] == pytest.approx([right[name] for _, right in pairs], rel=1e-5)
+
+
+@pytest.mark.slow
+def test_train_adapter_loss_that_is_no_number_names_epoch_and_step(workspace: str, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match=r"^epoch 1, step [23]: the loss is (nan|inf); lower training\.learning_rate\.peak"):
+        train_adapter(make_config(workspace, adapter=tmp_path / "adapter", learning_rate={"peak": 1e30, "warmup_share": 0.0}))
+
+
 def test_train_adapter_second_run_does_no_work(workspace: str, trained: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(adapter_loop, "fit", None)
     assert train_adapter(make_config(workspace)) == trained
@@ -164,28 +142,19 @@ def test_build_engine_under_zero_3_shards_the_model_and_training_leaves_it_bit_e
         moved = {name: not torch.equal(tensor, before[name]) for name, tensor in gathered_state(adapters).items()}
         with deepspeed.zero.GatheredParameters(list(frozen.values())):
             weights = safetensors.torch.save({name: parameter.detach().clone() for name, parameter in frozen.items()})
-        report({"epoch": 1, "score": 0.0, "share": share, "moved": moved}, {"frozen.safetensors": weights})
+        report({"share": share, "moved": moved}, {"frozen.safetensors": weights})
 
     scaling = ScalingConfig(num_workers=2, device="cpu", max_failures=0)
-    outcome = fit(loop, {"config": config}, scaling=scaling, storage=open_location(str(tmp_path)), name="run", score="score", mode="min")
+    outcome = fit(loop, {"config": config}, scaling=scaling, storage=open_location(str(tmp_path)), name="run")
 
     after = safetensors.torch.load(outcome.read_checkpoint_file("frozen.safetensors"))
     on_disk = safetensors.torch.load_file(Path(workspace, "llm", "model.safetensors"))
     after = {name.removeprefix("model.").replace("embed_tokens.token_embedding.", "embed_tokens."): tensor for name, tensor in after.items()}
     assert set(after) == set(on_disk)
     assert all(torch.equal(after[name], tensor) for name, tensor in on_disk.items())
-    assert outcome.best["share"] == pytest.approx(0.5, abs=0.01)
+    assert outcome.metrics["share"] == pytest.approx(0.5, abs=0.01)
     constants = {f"{side}.{name}" for side in ("user", "item") for name in ("mean", "std", "scale", "noise")}  # no noise: its weights stay
-    assert {name for name, has_moved in outcome.best["moved"].items() if not has_moved} == constants
-
-
-@pytest.mark.parametrize("total", [float("nan"), float("inf")])
-def test_loss_that_is_no_number_raises_training_error(total: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(adapter_worker_loop, "world_size", lambda: 1)
-    monkeypatch.setattr(adapter_worker_loop, "worker_device", lambda: torch.device("cpu"))
-    assert adapter_worker_loop._global_mean(torch.tensor([6.0, 4.0])) == 1.5
-    with pytest.raises(TrainingError, match=rf"the loss is {total}; lower training\.learning_rate\.peak"):
-        adapter_worker_loop._global_mean(torch.tensor([total, 4.0]))
+    assert {name for name, has_moved in outcome.metrics["moved"].items() if not has_moved} == constants
 
 
 def test_train_adapter_batch_that_does_not_divide_raises_config_error(workspace: str, tmp_path: Path) -> None:

@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from tests.toy import attach_toy, toy_model
-from xrec.config import LearningRateConfig, TrainAdapterConfig
+from xrec.config import Injection, LearningRateConfig, TrainAdapterConfig
+from xrec.errors import ModelError
 from xrec.llm.examples import Example, explanation_nll
-from xrec.train.adapter_module import ExplanationLoss, deepspeed_config, learning_rate_share, sharded_loading
+from xrec.train.adapter_module import ExplanationLoss, checkpoint_layers, deepspeed_config, learning_rate_share, sharded_loading
 from xrec.train.prefix_cache import PrefixCache
 
 V = 64
@@ -50,11 +51,93 @@ def test_explanation_loss_training_mode_is_for_the_adapters() -> None:
 
 def test_deepspeed_config_accumulates_to_the_global_batch() -> None:
     config = make_config(training={"global_batch_size": 48, "micro_batch_size": 4}, scaling={"num_workers": 3}, deepspeed={"zero_stage": 2})
-    settings = deepspeed_config(config, dtype=torch.bfloat16)
+    settings = deepspeed_config(config, dtype=torch.bfloat16, world_size=3)
     assert settings["train_micro_batch_size_per_gpu"] * settings["gradient_accumulation_steps"] * 3 == 48
     assert settings["zero_optimization"]["stage"] == 2
     assert settings["bf16"] == {"enabled": True}
-    assert deepspeed_config(config, dtype=torch.float32)["bf16"] == {"enabled": False}
+    assert deepspeed_config(config, dtype=torch.float32, world_size=3)["bf16"] == {"enabled": False}
+
+
+@pytest.mark.parametrize(("world_size", "steps"), [(1, 6), (2, 3), (3, 2), (4, 2), (6, 1)])
+def test_deepspeed_config_accumulates_more_on_fewer_workers(world_size: int, steps: int) -> None:
+    config = make_config(training={"global_batch_size": 24, "micro_batch_size": 4}, scaling={"num_workers": 6, "min_workers": 1})
+    assert deepspeed_config(config, dtype=torch.float32, world_size=world_size)["gradient_accumulation_steps"] == steps
+
+
+@pytest.mark.parametrize(
+    ("section", "expected"),
+    [
+        ({"zero_stage": 1}, {"stage": 1}),
+        ({"zero_stage": 2, "offload": "cpu"}, {"stage": 2, "offload_optimizer": {"device": "cpu", "pin_memory": False}}),
+        (
+            {"zero_stage": 3, "offload": "nvme", "offload_path": "/mnt/x", "max_live_parameters": 7},
+            {
+                "stage": 3,
+                "stage3_param_persistence_threshold": 0,
+                "stage3_max_live_parameters": 7,
+                "stage3_max_reuse_distance": 7,
+                "offload_optimizer": {"device": "nvme", "pin_memory": False, "nvme_path": "/mnt/x"},
+                "offload_param": {"device": "nvme", "pin_memory": False, "nvme_path": "/mnt/x"},
+            },
+        ),
+    ],
+)
+def test_deepspeed_config_zero_section(section: dict[str, Any], expected: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert deepspeed_config(make_config(deepspeed=section), dtype=torch.float32, world_size=2)["zero_optimization"] == expected
+
+
+@pytest.mark.parametrize("rule", ["projected", "direct", "none"])
+def test_checkpoint_layers_gives_the_same_gradients(rule: Injection) -> None:
+    def gradients(checkpointing: bool) -> dict[str, torch.Tensor]:
+        model = toy_model()
+        attach_toy(model, rule)
+        if checkpointing:
+            checkpoint_layers(model)
+        module = ExplanationLoss(model, PrefixCache(model, EXAMPLES, budget_bytes=0, split=False)).train()
+        num_calls = count_calls(model.model.layers[0].mlp)
+        torch.manual_seed(0)
+        module(EXAMPLES).backward()
+        assert num_calls == [1 + checkpointing]  # the second one is for the gradients
+        assert not model.model.layers[0].self_attn.training
+        return {name: parameter.grad for name, parameter in module.named_parameters() if parameter.requires_grad and parameter.grad is not None}
+
+    expected, actual = gradients(False), gradients(True)
+    assert len(expected) == 8
+    torch.testing.assert_close(actual, expected, rtol=0, atol=0)
+
+
+def test_checkpoint_layers_without_a_split_gives_the_gradients_of_a_split_pass() -> None:
+    examples = [Example([5, 9, V, V + 5], [6, 7, 2]), Example([5, 8, 9, V + 1, 9, V + 6], [8, 2])]
+
+    def gradients(checkpointing: bool) -> dict[str, torch.Tensor]:
+        model = toy_model()
+        attach_toy(model, "projected")
+        if checkpointing:
+            checkpoint_layers(model)
+        module = ExplanationLoss(model, PrefixCache(model, examples, budget_bytes=0, split=not checkpointing)).train()
+        torch.manual_seed(0)
+        module(examples).backward()
+        return {name: parameter.grad for name, parameter in module.named_parameters() if parameter.grad is not None}
+
+    torch.testing.assert_close(gradients(True), gradients(False), rtol=1e-5, atol=1e-6)
+
+
+def count_calls(module: torch.nn.Module) -> list[int]:
+    calls = [0]
+
+    def count(*_: Any) -> None:
+        calls[0] += 1
+
+    module.register_forward_pre_hook(count)
+    return calls
+
+
+def test_checkpoint_layers_that_cannot_raise_model_error() -> None:
+    model = toy_model()
+    model.supports_gradient_checkpointing = False
+    with pytest.raises(ModelError, match=r"does not support .*gradient_checkpointing=false"):
+        checkpoint_layers(model)
 
 
 @pytest.mark.parametrize(
@@ -69,4 +152,4 @@ def test_learning_rate_share_warms_up_and_decays_in_straight_lines(warmup_share:
 
 def test_sharded_loading_is_for_stage_3_only() -> None:
     config = make_config(deepspeed={"zero_stage": 1})
-    assert sharded_loading(config, deepspeed_config(config, dtype=torch.float32)) is None
+    assert sharded_loading(config, deepspeed_config(config, dtype=torch.float32, world_size=2)) is None

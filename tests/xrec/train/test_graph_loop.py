@@ -133,7 +133,9 @@ def test_pretrain_graph_interrupted_at_the_very_end_only_writes_the_artifact(
         with pytest.raises(StorageError, match="full"):
             pretrain_graph(config)
     before = metrics_of(config.artifact("graph"))
-    with pytest.raises(ArtifactMismatchError, match=r"checkpoints of another run(.|\n)*training\.num_epochs: 2 there, 3 here"):
+    with pytest.raises(
+        ArtifactMismatchError, match=r"checkpoints: holds another run, begun and not finished:(.|\n)*training\.num_epochs: 2 there, 3 here"
+    ):
         pretrained_graph(make_graph_config(tmp_path / "graph", num_epochs=3))
     manifest = pretrain_graph(config)
     assert metrics_of(config.artifact("graph")) == before  # times too: no epoch was trained again

@@ -1,19 +1,17 @@
 """Graph pretraining goes on after kill -9 of a worker and of the driver: the curve and the metrics of an unbroken run."""
 
-import contextlib
 import json
-import os
-import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
+from tests.xrec.train.killing import driver, kill_family, training_workers
 from xrec.config import PretrainGraphConfig, resolved_yaml
 from xrec.errors import TrainingError
 from xrec.storage import Manifest
@@ -50,17 +48,6 @@ def assert_same(folder: Path, manifest: Manifest, unbroken: tuple[Manifest, list
             assert manifest.metrics[split][name] == pytest.approx(expected_manifest.metrics[split][name], abs=1e-3)
 
 
-def workers_of_this_process() -> list[psutil.Process]:
-    return [process for process in psutil.Process().children(recursive=True) if "RayTrainWorker" in " ".join(_command(process))]
-
-
-def _command(process: psutil.Process) -> list[str]:
-    with contextlib.suppress(psutil.NoSuchProcess):
-        command: list[str] = process.cmdline()
-        return command
-    return []
-
-
 @pytest.fixture
 def kill_a_worker_after(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], list[int]]:
     """Kills a training worker when the driver first hears of the epoch; returns the list that its pid is put on."""
@@ -71,7 +58,7 @@ def kill_a_worker_after(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], list
         def log_and_kill(log: Any, row: dict[str, Any]) -> None:
             log_epoch(log, row)
             if row["epoch"] == epoch and not killed:
-                victim = workers_of_this_process()[-1]
+                victim = training_workers(psutil.Process())[-1]
                 victim.kill()
                 killed.append(victim.pid)
 
@@ -114,8 +101,8 @@ def test_driver_killed_and_started_again_goes_on_from_the_checkpoint(
     config = make_graph_config(tmp_path / "graph", num_workers=2, **EPOCHS)
     times = _run_and_kill_driver(config, tmp_path, after_epoch=5)
     assert not (tmp_path / "graph" / "manifest.json").exists()
-    with _driver(config, tmp_path) as driver:
-        assert driver.wait(timeout=300) == 0, (tmp_path / "log").read_text()
+    with _driver(config, tmp_path) as process:
+        assert process.wait(timeout=300) == 0, (tmp_path / "log").read_text()
     manifest = Manifest.model_validate_json((tmp_path / "graph" / "manifest.json").read_text())
     assert_same(tmp_path / "graph", manifest, unbroken)
     assert [row["time"] for row in metrics_of(tmp_path / "graph")[:4]] == [times[epoch] for epoch in (1, 2, 3, 4)]
@@ -123,29 +110,17 @@ def test_driver_killed_and_started_again_goes_on_from_the_checkpoint(
 
 def _run_and_kill_driver(config: PretrainGraphConfig, folder: Path, after_epoch: int) -> dict[int, float]:
     """Start the command, kill -9 it after an epoch, end by pid what it leaves behind; returns each epoch's time of writing."""
-    with _driver(config, folder) as driver:
+    with _driver(config, folder) as process:
         deadline = time.monotonic() + 240
         while len(metrics_of(folder / "graph")) < after_epoch:
-            assert driver.poll() is None, (folder / "log").read_text()
+            assert process.poll() is None, (folder / "log").read_text()
             assert time.monotonic() < deadline
             time.sleep(0.05)
-        family = psutil.Process(driver.pid).children(recursive=True)
-        os.kill(driver.pid, signal.SIGKILL)
-    _, orphans = psutil.wait_procs(family, timeout=10)
-    for orphan in orphans:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            orphan.kill()
+        kill_family(process)
     return {row["epoch"]: row["time"] for row in metrics_of(folder / "graph")}
 
 
-@contextlib.contextmanager
-def _driver(config: PretrainGraphConfig, folder: Path) -> Any:
-    """`xrec pretrain-graph` in a process of its own, with a Ray cluster of its own."""
+def _driver(config: PretrainGraphConfig, folder: Path) -> AbstractContextManager["subprocess.Popen[bytes]"]:
+    """`xrec pretrain-graph` with a Ray cluster of its own."""
     (folder / "graph.yaml").write_text(resolved_yaml(config))
-    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-    command = [str(Path(sys.executable).with_name("xrec")), "pretrain-graph", str(folder / "graph.yaml"), "ray.num_cpus=4", "ray.address=local"]
-    with (folder / "log").open("ab") as log, subprocess.Popen(command, stdout=log, stderr=log, env=environment) as driver:
-        try:
-            yield driver
-        finally:
-            driver.kill()
+    return driver("pretrain-graph", folder / "graph.yaml", folder / "log", "ray.num_cpus=4", "ray.address=local")

@@ -21,10 +21,10 @@ def storage(tmp_path: Path) -> Location:
 
 def run(loop: Any, storage: Location, config: dict[str, Any] | None = None, **settings: Any) -> TrainingOutcome:
     scaling = ScalingConfig(**{"num_workers": 1, "device": "cpu", "max_failures": 0, **settings.pop("scaling", {})})
-    return fit(loop, config or {}, scaling=scaling, storage=storage, name="run", score="score", mode="max", **settings)
+    return fit(loop, config or {}, scaling=scaling, storage=storage, name="run", **settings)
 
 
-def test_fit_two_workers_reports_all_epochs_and_keeps_best_files(storage: Location) -> None:
+def test_fit_two_workers_passes_reports_on_and_keeps_the_last_files(storage: Location, caplog: pytest.LogCaptureFixture) -> None:
     def loop(config: dict[str, Any]) -> None:
         import torch
 
@@ -41,19 +41,20 @@ def test_fit_two_workers_reports_all_epochs_and_keeps_best_files(storage: Locati
         for epoch, score in enumerate(config["scores"], start=1):
             metrics = {"epoch": epoch, "score": score, "moved": moved, "world_size": world_size(), "threads": torch.get_num_threads()}
             report(metrics, {"epoch.txt": f"{epoch}".encode()})
+            report({"note": "half way"}, {"epoch.txt": b"-"} if epoch == 2 else None)
 
-    seen: list[tuple[int, float]] = []
-    outcome = run(
-        loop, storage, {"scores": [0.1, 0.9, 0.3]}, scaling={"num_workers": 2}, on_report=lambda n, metrics: seen.append((n, metrics["score"]))
-    )
+    seen: list[float] = []
+    scaling = {"num_workers": 2}
+    with caplog.at_level("INFO", logger="xrec"):
+        outcome = run(loop, storage, {"scores": [0.1, 0.9, 0.3]}, scaling=scaling, on_report=lambda metrics: seen.append(metrics["score"]))
 
-    assert seen == [(1, 0.1), (2, 0.9), (3, 0.3)]
-    assert [entry["epoch"] for entry in outcome.history] == [1, 2, 3]
-    assert outcome.best["epoch"] == 2
-    assert outcome.read_checkpoint_file("epoch.txt") == b"2"
-    assert outcome.best["moved"] == pytest.approx([0.5, 0.5])
-    assert outcome.best["world_size"] == 2
-    assert outcome.best["threads"] == 1
+    assert seen == [0.1, 0.9, 0.3]
+    assert "half way" in caplog.messages
+    assert outcome.metrics["epoch"] == 3
+    assert outcome.read_checkpoint_file("epoch.txt") == b"3"
+    assert outcome.metrics["moved"] == pytest.approx([0.5, 0.5])
+    assert outcome.metrics["world_size"] == 2
+    assert outcome.metrics["threads"] == 1
     assert "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S" not in os.environ
 
 
@@ -95,27 +96,35 @@ def test_fit_resumed_goes_on_from_the_files_of_all_workers(storage: Location) ->
     def loop(config: dict[str, Any]) -> None:
         from xrec.train.worker_loop import last_checkpoint, rank, report
 
-        with last_checkpoint() as folder:
-            there = {file.name: file.read_text() for file in sorted(folder.iterdir())} if folder else {}
+        with last_checkpoint() as read:
+            there = [read(f"rank-{rank}").decode() for rank in range(2)] if read else []
         for epoch in config["epochs"]:
             report({"epoch": epoch, "there": there}, {f"rank-{rank()}": f"epoch {epoch}".encode()}, every_worker=True)
 
-    def fit_epochs(epochs: list[int], resume: bool) -> TrainingOutcome:
-        scaling = ScalingConfig(num_workers=2, device="cpu", max_failures=0)
-        return fit(loop, {"epochs": epochs}, scaling=scaling, storage=storage, name="run", resume=resume)
+    def fit_epochs(epochs: list[int]) -> TrainingOutcome:
+        return run(loop, storage, {"epochs": epochs}, scaling={"num_workers": 2})
 
-    first = fit_epochs([1, 2], resume=True)
-    assert first.best == {"epoch": 2, "there": {}}
-    second = fit_epochs([3], resume=True)
-    assert second.best == {"epoch": 3, "there": {"rank-0": "epoch 2", "rank-1": "epoch 2"}}
+    assert fit_epochs([1, 2]).metrics == {"epoch": 2, "there": []}
+    second = fit_epochs([3])
+    assert second.metrics == {"epoch": 3, "there": ["epoch 2", "epoch 2"]}
     assert second.read_checkpoint_file("rank-1") == b"epoch 3"
-    assert fit_epochs([], resume=True).best["epoch"] == 3
-    assert fit_epochs([1], resume=False).best == {"epoch": 1, "there": {}}
+    assert fit_epochs([]).metrics["epoch"] == 3
 
 
 def test_fit_more_workers_than_cpus_raises_cluster_error(storage: Location) -> None:
     with pytest.raises(ClusterError, match="64 workers"):
         run(lambda config: None, storage, scaling={"num_workers": 64})
+
+
+def test_fit_elastic_asks_only_for_the_fewest_workers_and_trains_on_as_many_as_fit(storage: Location) -> None:
+    def loop(config: dict[str, Any]) -> None:
+        from xrec.train.ray_loop import report, world_size
+
+        report({"world_size": world_size()}, {"file": b""})
+
+    assert run(loop, storage, scaling={"num_workers": 64, "min_workers": 2}).metrics == {"world_size": 4}
+    with pytest.raises(ClusterError, match="5 workers with 1 CPU"):
+        run(loop, storage, scaling={"num_workers": 64, "min_workers": 5})
 
 
 def test_fit_gpu_asked_for_and_missing_raises_cluster_error(storage: Location) -> None:

@@ -1,0 +1,70 @@
+"""Ends training's processes with kill -9, by their own ids, as the kill tests of graph and adapter do."""
+
+import contextlib
+import logging
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import psutil
+
+
+def training_workers(ancestor: psutil.Process) -> list[psutil.Process]:
+    """Ray Train's workers below `ancestor`."""
+    return [process for process in ancestor.children(recursive=True) if "RayTrainWorker" in " ".join(_command(process))]
+
+
+def _command(process: psutil.Process) -> list[str]:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        command: list[str] = process.cmdline()
+        return command
+    return []
+
+
+def kill_family(process: "subprocess.Popen[bytes]") -> None:
+    """Kill -9, then end what it leaves behind."""
+    family = psutil.Process(process.pid).children(recursive=True)
+    os.kill(process.pid, signal.SIGKILL)
+    _, orphans = psutil.wait_procs(family, timeout=10)
+    for orphan in orphans:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            orphan.kill()
+
+
+@contextlib.contextmanager
+def driver(command: str, config: Path, log: Path, *overrides: str, variables: Mapping[str, str] | None = None) -> Iterator["subprocess.Popen[bytes]"]:
+    """`xrec COMMAND CONFIG OVERRIDES` in a process of its own; killed at the end if it still runs."""
+    environment = {**{name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}, **(variables or {})}
+    arguments = [str(Path(sys.executable).with_name("xrec")), command, str(config), *overrides]
+    with log.open("ab") as output, subprocess.Popen(arguments, stdout=output, stderr=output, env=environment) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+class AtMessage(logging.Handler):
+    """Calls `action` once, when xrec logs a message with `text` in it."""
+
+    def __init__(self, text: str, action: Callable[[], object]) -> None:
+        super().__init__()
+        self._text, self._action, self.happened = text, action, False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if self._text in record.getMessage() and not self.happened:
+            self.happened = True
+            self._action()
+
+
+@contextlib.contextmanager
+def at_message(text: str, action: Callable[[], object]) -> Iterator[AtMessage]:
+    """Inside the `with`, `action` happens when this process logs `text`, at a level that is logged."""
+    logger, handler = logging.getLogger("xrec"), AtMessage(text, action)
+    logger.addHandler(handler)
+    try:
+        yield handler
+    finally:
+        logger.removeHandler(handler)
