@@ -115,10 +115,11 @@ def _training(config: TrainAdapterConfig) -> Record:
 
     vectors = torch.randn(8, 64, generator=torch.Generator().manual_seed(0))
     before = settled_bytes()
+    engine, _ = build_engine(config, GraphEmbeddings(vectors, vectors, Manifest.model_construct()), num_steps=2)
+    first = engine.module.model.config.vocab_size
+    engine.train()
+    settled_bytes()
     with peak_memory() as peak:
-        engine, _ = build_engine(config, GraphEmbeddings(vectors, vectors, Manifest.model_construct()), num_steps=2)
-        first = engine.module.model.config.vocab_size
-        engine.train()
         for _ in range(2 * engine.gradient_accumulation_steps()):
             engine.backward(engine(collate([Example([first, *range(3, 60), first + 8], [5, 2])]).to(engine.device)))
             engine.step()

@@ -48,7 +48,7 @@ class ScalingConfig(Config):
     )
     cpus_per_worker: int = Field(1, ge=1, description="Logical CPUs, and torch threads, of each worker.")
     device: Device = Field("auto", description="auto: a GPU a worker where the cluster has enough, else CPU.")
-    max_failures: int = Field(1, ge=0, description="How often lost workers are replaced before the job fails; announced preemptions do not count.")
+    max_failures: int = Field(1, ge=0, description="How often lost workers are replaced before the job fails.")
 
     @model_validator(mode="after")
     def _range_is_not_empty(self) -> "ScalingConfig":

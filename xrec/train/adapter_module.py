@@ -88,7 +88,7 @@ def _zero_optimization(config: DeepSpeedConfig) -> dict[str, Any]:
         settings["stage3_param_persistence_threshold"] = config.param_persistence_threshold
         settings["stage3_max_live_parameters"] = settings["stage3_max_reuse_distance"] = config.max_live_parameters
     if config.offload != "none":
-        device = {"device": config.offload, "pin_memory": torch.cuda.is_available()}
+        device: dict[str, Any] = {"device": config.offload, "pin_memory": torch.cuda.is_available()}
         if config.offload_path is not None:
             device["nvme_path"] = config.offload_path
         settings |= {"offload_optimizer": device} | ({"offload_param": device} if config.zero_stage == 3 else {})

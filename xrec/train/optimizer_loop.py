@@ -5,7 +5,7 @@ Read from the engine of some workers, written into a fresh one of others. Every 
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
@@ -56,7 +56,7 @@ def restore_states(engine: "DeepSpeedEngine", states: Mapping[nn.Parameter, Whol
     engine.global_steps = step
 
 
-def _write(engine: "DeepSpeedEngine", parameter: nn.Parameter, state: WholeState) -> None:
+def _write(engine: "DeepSpeedEngine", parameter: Any, state: WholeState) -> None:
     from deepspeed import utils
 
     values = (state.weight.to(engine.device), state.exp_avg.to(engine.device), state.exp_avg_sq.to(engine.device))

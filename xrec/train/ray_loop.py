@@ -4,7 +4,7 @@
                 ^──────── report queue ─────┘
 
 Ray must be initialised by the job. Checkpoints lie below `storage`, and a run goes on from the last one that is there; who calls
-`fit` sees to it that they are of this run (xrec.train.claim), and deletes them when they are used.
+`fit` sees to it that they are of this run (xrec.train.checkpoint), and deletes them when they are used.
 """
 
 import logging

