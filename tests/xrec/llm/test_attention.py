@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from transformers import Gemma2Config, Gemma2ForCausalLM
 
-from tests.toy import HIDDEN_SIZE, NUM_HEADS, toy_model
+from tests.decoders import FAMILIES, tiny_decoder
+from tests.toy import toy_model
 from xrec.errors import ModelError
 from xrec.llm.attention import GROUPED, grouped_attention, register_grouped_attention
 
@@ -31,23 +31,11 @@ def test_grouped_attention_equals_eager_with_gradients(num_key_value_heads: int)
         torch.testing.assert_close(gradient, other, rtol=1e-4, atol=1e-5 * float(other.abs().max()))
 
 
-def test_grouped_attention_of_a_model_with_softcapping_and_windows_equals_eager() -> None:
-    torch.manual_seed(0)
-    config = Gemma2Config(
-        vocab_size=64,
-        hidden_size=HIDDEN_SIZE,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=NUM_HEADS,
-        num_key_value_heads=2,
-        head_dim=8,
-        initializer_range=1.0,
-        attn_logit_softcapping=2.0,
-        sliding_window=3,
-    )
-    model = Gemma2ForCausalLM(config).eval()
+@pytest.mark.parametrize("family", FAMILIES)
+def test_grouped_attention_of_each_family_equals_eager(family: str) -> None:
+    model = tiny_decoder(family)
     grouped, eager = (logits_and_gradients(model, name)[0] for name in (GROUPED, "eager"))
-    torch.testing.assert_close(grouped, eager, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(grouped, eager, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(("extra", "message"), [({"s_aux": torch.zeros(4)}, "knows no s_aux"), ({"attention_mask": None}, "knows no missing mask")])
