@@ -98,7 +98,7 @@ class LLMConfig(Config):
     )
     attn_implementation: Attention = Field(
         "auto",
-        description="Attention kernel of transformers, or grouped, our own for CPUs; auto: grouped on a CPU, sdpa on a GPU, which Gemma 2 does not have.",
+        description="Attention kernel of transformers, or grouped, our own for CPUs; auto: grouped on a CPU, sdpa on a GPU (not with Gemma 2).",
     )
     cache_dir: str | None = Field(None, description="Where converted and downloaded models are kept; none: $XDG_CACHE_HOME/xrec or ~/.cache/xrec.")
 
