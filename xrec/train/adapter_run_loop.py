@@ -34,6 +34,10 @@ if TYPE_CHECKING:
     from deepspeed import DeepSpeedEngine
 
 
+# Ray looks itself every 5 s. To ask it takes 2 to 3 ms a worker, so not at each step.
+_SECONDS_BETWEEN_LOOKS = 5.0
+
+
 class AdapterRun:
     """A worker between two steps: its engine, how far the run is, the best adapter so far."""
 
@@ -54,7 +58,7 @@ class AdapterRun:
         self._trained = {name: parameter for name, parameter in engine.module.named_parameters() if parameter.requires_grad}
         self._best: Tensors = {}
         self._preempted: frozenset[str] = frozenset()
-        self._step_ended = time.monotonic()
+        self._looked_for_notice = self._step_ended = time.monotonic()
 
     @property
     def has_finished(self) -> bool:
@@ -92,12 +96,14 @@ class AdapterRun:
 
         Returns the step's mean NLL over all workers; raises TrainingError, on each of them, if it is no number.
         """
-        nll, num_tokens = sum_over_workers(totals, f"epoch {self.progress.epoch}, step {self.progress.step + 1}")
         now = time.monotonic()
+        is_time_to_look = totals.new_tensor([now - self._looked_for_notice > _SECONDS_BETWEEN_LOOKS])
+        place = f"epoch {self.progress.epoch}, step {self.progress.step + 1}"
+        nll, num_tokens, num_looking = sum_over_workers(torch.cat([totals, is_time_to_look]), place)
         self.progress = self.progress.after_step(nll, num_tokens, now - self._step_ended)
-        if not self.epoch_has_ended:
-            self._checkpoint_if_due()
         self._step_ended = now
+        if not self.epoch_has_ended:
+            self._checkpoint_if_due(look_for_notice=num_looking > 0)
         return nll / num_tokens
 
     def end_epoch(self, validation_loss: float, facts: dict[str, Any]) -> None:
@@ -117,14 +123,17 @@ class AdapterRun:
         report(row, self._checkpoint())
         self._step_ended = time.monotonic()
 
-    def _checkpoint_if_due(self) -> None:
-        preempted, before = preempted_nodes(), self._preempted
-        self._preempted = preempted
+    def _checkpoint_if_due(self, *, look_for_notice: bool) -> None:
         every = self._training.steps_per_checkpoint
-        if preempted - before:
+        if look_for_notice and self._has_new_notice():
             self._report_checkpoint(", because a node is to be taken away")
         elif every and self.progress.step % every == 0:
             self._report_checkpoint("")
+
+    def _has_new_notice(self) -> bool:
+        before, self._preempted = self._preempted, preempted_nodes()
+        self._looked_for_notice = time.monotonic()
+        return bool(self._preempted - before)
 
     def _report_checkpoint(self, reason: str) -> None:
         report({"note": f"epoch {self.progress.epoch}, step {self.progress.step}: checkpoint{reason}"}, self._checkpoint())
@@ -142,11 +151,11 @@ class AdapterRun:
         return checkpoint_files(self.progress, trained, self._best)
 
 
-def sum_over_workers(totals: Tensor, place: str) -> tuple[float, float]:
-    """[NLL, tokens] (2,) float64 of this worker to those of all; raises TrainingError, on each worker, if the NLL is no number."""
+def sum_over_workers(totals: Tensor, place: str) -> list[float]:
+    """[NLL, tokens, ...] float64 of this worker to those of all; raises TrainingError, on each worker, if the NLL is no number."""
     if world_size() > 1:
         dist.all_reduce(totals)
-    nll, num_tokens = totals.tolist()
+    nll, num_tokens, *others = totals.tolist()
     if not math.isfinite(nll):
         raise TrainingError(f"{place}: the loss is {nll / num_tokens}; lower training.learning_rate.peak, or check the graph's vectors")
-    return nll, num_tokens
+    return [nll, num_tokens, *others]

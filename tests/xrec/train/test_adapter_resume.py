@@ -164,7 +164,7 @@ def test_run_with_checkpoints_on_s3_goes_on_from_there(
 @pytest.fixture(scope="module")
 def slow_steps(ray_cluster: None, workspace: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Rows]:
     """Settings of a run of many steps, so that there is time to take a node away, and its losses on one worker."""
-    settings: dict[str, Any] = {"num_epochs": 4, "global_batch_size": 2, "micro_batch_size": 1, "learning_rate": {"peak": 0.01}, "patience": 4}
+    settings: dict[str, Any] = {"num_epochs": 8, "global_batch_size": 2, "micro_batch_size": 1, "learning_rate": {"peak": 0.01}, "patience": 8}
     adapter = tmp_path_factory.mktemp("slow_steps") / "adapter"
     train_adapter(make_config(workspace, num_workers=1, adapter=adapter, model=RANDOM, **settings))
     return settings, history_of(open_location(str(adapter)))

@@ -43,7 +43,7 @@ def run(workspace: str, folder: Path, num_workers: int) -> list[list[float]]:
         storage=open_location(str(folder)),
         name="losses",
     )
-    losses: list[list[float]] = outcome.best["losses"]
+    losses: list[list[float]] = outcome.metrics["losses"]
     return losses
 
 
