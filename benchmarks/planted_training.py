@@ -30,6 +30,7 @@ class SoftToken(nn.Module):
 
     def __init__(self, hidden_size: int, scale: float):
         super().__init__()
+        self.output_dim = hidden_size
         self.value = nn.Parameter(torch.randn(hidden_size) * scale)
 
     def forward(self, vectors: Tensor) -> Tensor:

@@ -78,7 +78,7 @@ def _token_embedding(model: PreTrainedModel, adapters: Adapters) -> nn.Embedding
             f"{name}: its layers look token ids up again, in `embed_tokens_per_layer`, which has no row for a collaborative token; "
             "use a model without it (Gemma 1, 2 or 3)"
         )
-    width = adapters.user.weight.shape[-1]
+    width = adapters.user.output_dim
     if embedding.embedding_dim != width:
         raise ModelError(f"{name}: its words are {embedding.embedding_dim} wide, the adapters' vectors {width}; they must be alike")
     return embedding

@@ -26,6 +26,7 @@ class MoEAdapter(nn.Module):
 
     def __init__(self, input_dim: int, output_dim: int, num_experts: int, *, dropout: float = 0.0, gating_noise: bool = True):
         super().__init__()
+        self.output_dim = output_dim
         self.weight = nn.Parameter(torch.empty(num_experts, input_dim, output_dim))
         self.bias = nn.Parameter(torch.zeros(num_experts, input_dim))
         self.gate = nn.Parameter(torch.zeros(input_dim, num_experts))
