@@ -1,6 +1,6 @@
 """Mixture-of-experts adapter: a graph vector x in R^D to a vector in R^H of the language model.
 
-    z = (x - mean) / std                         standardized by the table of all x, fixed
+    z = ((x - mean) / std) A                     standardized by the table of all x, fixed; A is I, or turns to principal axes
     y = scale * sum_k g_k(z) W_k (z - b_k)       W_k (H, D), b_k (D): parametric whitening
     g(z) = softmax(z G + eps * softplus(z N))    eps ~ N(0, 1) in training, 0 otherwise: noisy dense gating
 
@@ -22,9 +22,19 @@ class MoEAdapter(nn.Module):
 
     mean: Tensor
     std: Tensor
+    axes: Tensor | None
     scale: Tensor
 
-    def __init__(self, input_dim: int, output_dim: int, num_experts: int, *, dropout: float = 0.0, gating_noise: bool = True):
+    def __init__(
+        self,
+        input_dim: int,
+        output_dim: int,
+        num_experts: int,
+        *,
+        dropout: float = 0.0,
+        gating_noise: bool = True,
+        axis_power: float | None = None,
+    ):
         super().__init__()
         self.output_dim = output_dim
         self.weight = nn.Parameter(torch.empty(num_experts, input_dim, output_dim))
@@ -33,28 +43,41 @@ class MoEAdapter(nn.Module):
         self.noise = nn.Parameter(torch.zeros(input_dim, num_experts))
         self.register_buffer("mean", torch.zeros(input_dim))
         self.register_buffer("std", torch.ones(input_dim))
+        self.register_buffer("axes", None if axis_power is None else torch.eye(input_dim))  # without: not in the state
         self.register_buffer("scale", torch.ones(()))
         self.dropout = dropout
         self.gating_noise = gating_noise
+        self.axis_power = axis_power
         nn.init.normal_(self.weight, std=input_dim**-0.5)
 
     def fit_input(self, vectors: Tensor, output_scale: float) -> None:
         """Set the constants from the table `vectors` (N, D) of all inputs and the size of the model's embeddings.
 
+        Each dimension gets mean 0 and variance 1; with `axis_power` the table's principal axes are weighted instead (`principal_axes`).
         A dimension in which all rows are equal is scaled to 1 and not centred: at 0 it could not take part in the output.
         """
         std, mean = torch.std_mean(vectors.float(), dim=0, correction=0)
         is_constant = std <= _MIN_SPREAD * mean.abs()
+        self.scale.fill_(output_scale)
+        if self.axis_power is not None and self.axes is not None and not is_constant.all():
+            self.mean.copy_(mean)
+            self.std.fill_(1.0)
+            self.axes.copy_(principal_axes(vectors - mean, self.axis_power))
+            return
         self.mean.copy_(torch.where(is_constant, 0.0, mean))
         self.std.copy_(torch.where(is_constant, torch.where(mean == 0, 1.0, mean), std))
-        self.scale.fill_(output_scale)
 
     def forward(self, vectors: Tensor) -> Tensor:
         """Graph vectors (N, D) to adapted vectors (N, H)."""
-        standardized = ((vectors - self.mean) / self.std).to(self.weight.dtype)
+        standardized = self.standardized(vectors).to(self.weight.dtype)
         gates = functional.softmax(self.router_logits(standardized), dim=-1)  # (N, K)
         centered = functional.dropout(standardized, self.dropout, self.training)[:, None] - self.bias  # (N, K, D)
         return self.scale * torch.einsum("nk,nkd,kdh->nh", gates, centered, self.weight)
+
+    def standardized(self, vectors: Tensor) -> Tensor:
+        """z (N, D) of graph vectors (N, D)."""
+        plain = (vectors - self.mean) / self.std
+        return plain if self.axes is None else plain @ self.axes
 
     def router_logits(self, standardized: Tensor) -> Tensor:
         """Logits of the experts (N, K); noisy in training."""
@@ -62,3 +85,16 @@ class MoEAdapter(nn.Module):
         if not (self.training and self.gating_noise):
             return logits
         return logits + torch.randn_like(logits) * (functional.softplus(standardized @ self.noise) + _MIN_NOISE)
+
+
+def principal_axes(centered: Tensor, power: float) -> Tensor:
+    """A (D, D) for a table X (N, D) of mean 0: X A has the principal axes as its columns, of standard deviation s_k^power up to one factor.
+
+    With X = U S V^T, A = V S^(power - 1) / c, c such that the elements of X A have variance 1. Power 0 whitens; 1 only turns; from 2 on
+    the weak axes, mostly noise where the table has few strong ones, fade. Signs are fixed, so that all workers have the same A.
+    """
+    values, vectors = torch.linalg.eigh(centered.double().T @ centered.double() / len(centered))  # S^2 / N, ascending
+    vectors = vectors * vectors.gather(0, vectors.abs().argmax(0, keepdim=True)).sign()
+    spread = values.clamp_min(values[-1] * _MIN_SPREAD**2).sqrt() / values[-1].sqrt()
+    axes = vectors * spread ** (power - 1)
+    return (axes / (centered.double() @ axes).square().mean().sqrt()).float()

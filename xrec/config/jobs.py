@@ -199,6 +199,12 @@ class AdapterModelConfig(Config):
         "graph",
         description="What the adapters read: the graph's vectors, random ones for each user and item, or the same constant for all (ablations).",
     )
+    axis_power: float | None = Field(
+        None,
+        ge=0,
+        description="Standard deviation of the inputs' principal axes: that of the table to this power. 0: whitened; 1: as in the table; 2 and more: "
+        "weak axes fade. None: no axes, each dimension gets variance 1.",
+    )
     vectors_seed: int = Field(0, ge=0, description="Seed of the random vectors.")
 
 

@@ -99,3 +99,44 @@ def test_moe_dimension_in_which_all_are_equal_is_scaled_to_one_and_takes_part() 
     assert torch.equal(standardized[:, 4], torch.zeros(8))
     centred = table.index_fill(1, torch.tensor([2]), 0.0)
     assert not torch.allclose(adapter(table), adapter(centred))
+
+
+def axes_table() -> Tensor:
+    """500 rows with three strong and two weak principal axes, turned away from the coordinates."""
+    generator = torch.Generator().manual_seed(3)
+    turn = torch.linalg.qr(torch.randn(D, D, generator=generator)).Q
+    return (torch.randn(500, D, generator=generator) * torch.tensor([4.0, 3.0, 2.0, 0.5, 0.25])) @ turn + 7
+
+
+@pytest.mark.parametrize("power", [0.0, 1.0, 2.0])
+def test_moe_axis_power_gives_each_principal_axis_its_spread_to_that_power(power: float) -> None:
+    table = axes_table()
+    adapter = MoEAdapter(D, H, K, axis_power=power)
+    adapter.fit_input(table, 1.0)
+    z = adapter.standardized(table).double()
+    spread = torch.linalg.svdvals(table.double() - table.double().mean(0)) / len(table) ** 0.5
+    expected = (spread**power).square()
+    torch.testing.assert_close(z.T @ z / len(z), torch.diag(expected / expected.mean()).flip(0, 1), atol=1e-4, rtol=1e-3)
+
+
+def test_moe_axes_are_the_same_whatever_the_order_of_the_rows() -> None:
+    table = axes_table()
+    first, second = MoEAdapter(D, H, K, axis_power=2.0), MoEAdapter(D, H, K, axis_power=2.0)
+    first.fit_input(table, 1.0)
+    second.fit_input(table.flip(0), 1.0)
+    assert first.axes is not None
+    torch.testing.assert_close(first.axes, second.axes, atol=1e-4, rtol=1e-4)
+
+
+def test_moe_axes_are_in_the_state_where_they_are_used_only() -> None:
+    assert "axes" not in make_adapter().state_dict()
+    fitted, fresh = make_adapter(axis_power=2.0).eval(), make_adapter(axis_power=2.0).eval()
+    fitted.fit_input(axes_table(), 0.5)
+    fresh.load_state_dict(fitted.state_dict())
+    assert torch.equal(fresh(axes_table()), fitted(axes_table()))
+
+
+def test_moe_axes_of_a_table_of_equal_rows_leave_it_a_constant_that_takes_part() -> None:
+    adapter = make_adapter(axis_power=2.0).eval()
+    adapter.fit_input(torch.ones(8, D), 1.0)
+    assert torch.equal(adapter.standardized(torch.ones(8, D)), torch.ones(8, D))
