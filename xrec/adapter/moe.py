@@ -97,4 +97,5 @@ def principal_axes(centered: Tensor, power: float) -> Tensor:
     vectors = vectors * vectors.gather(0, vectors.abs().argmax(0, keepdim=True)).sign()
     spread = values.clamp_min(values[-1] * _MIN_SPREAD**2).sqrt() / values[-1].sqrt()
     axes = vectors * spread ** (power - 1)
-    return (axes / (centered.double() @ axes).square().mean().sqrt()).float()
+    scaled: Tensor = axes / (centered.double() @ axes).square().mean().sqrt()
+    return scaled.float()
