@@ -4,11 +4,12 @@
 
 Each W is a run of Ray Train with the parts that `xrec train-adapter` is made of. Bytes are the largest over the workers:
 
-- held      counted: the elements of this worker's shards of all frozen weights
-- RSS       private memory of the process (RssAnon) after loading, less that before, after giving free pages back (malloc_trim)
-- peak of loading   the most private memory at any time of loading, less that before; sampled every 2 ms. With the file: pages of the
-            memory-mapped safetensors file too, which the kernel shares between workers and takes back when it needs them
-- training  the most private memory in two steps of training, less that before loading, at the `max_live_parameters` of --live
+- held             counted: the elements of this worker's shards of all frozen weights
+- RSS              private memory of the process (RssAnon) after loading, less that before, after giving free pages back (malloc_trim)
+- peak of loading  the most private memory at any time of loading, less that before; sampled every 2 ms. `with the file`: pages of the
+                   memory-mapped safetensors file too, which rank 0 reads and the kernel takes back when it needs them
+- training         the most private memory in two steps of training, less that before loading, at the `max_live_parameters` of --live:
+                   shards, adapters, and the weights that are whole at a time, of which the embedding is the largest
 """
 
 import argparse
@@ -92,7 +93,7 @@ def measure(loop_config: Record) -> None:
 def _loading(config: TrainAdapterConfig) -> Record:
     from xrec.train.adapter_worker_loop import load_frozen_model
 
-    before = settled_bytes()
+    before, files = settled_bytes(), resident_bytes()["RssFile"]
     with peak_memory() as peak:
         model = load_frozen_model(config)
     weights = list(model.parameters())
@@ -101,7 +102,7 @@ def _loading(config: TrainAdapterConfig) -> Record:
         "held": sum(weight.ds_tensor.numel() * weight.ds_tensor.element_size() for weight in weights),
         "RSS": settled_bytes() - before,
         "peak of loading": peak.private - before,
-        "with the file": peak.with_files - before,
+        "with the file": peak.with_files - before - files,
     }
 
 
