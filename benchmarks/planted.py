@@ -68,7 +68,7 @@ def planted(
         town = read_town(settings)
         for name in variant or VARIANTS:
             for number in seed or (0, 1, 2):
-                _run(town, settings, name, number, results, label=" ".join(overrides or []), sizes=(unseen_share, max_scored))
+                _run(town, settings, name, number, results, label=" ".join(sorted(overrides or [])), sizes=(unseen_share, max_scored))
     _show(results)
 
 
