@@ -14,7 +14,7 @@ from xrec.evaluate.ablation import ABLATION_REPORT, compute_ablation, write_abla
 from xrec.evaluate.encoder import TextEncoder, load_encoder
 from xrec.evaluate.variant_scores import VariantScore, of_the_same_pairs, read_scores, write_scores
 from xrec.generate.explainer import Explainer, Sources, load_explainer
-from xrec.generate.scoring import fitting_pairs, generated_texts, own_pairs, reference_nll, shuffled_pairs
+from xrec.generate.scoring import fitting_pairs, generated_texts, nll_own_and_shuffled, own_pairs
 from xrec.llm.model import resolve_device
 from xrec.llm.source import model_fingerprint, resolve_model
 from xrec.storage import Location, Manifest, check_access, finished, open_location, read_manifest
@@ -103,10 +103,8 @@ def score_variant(explainer: Explainer, pairs: list[HeldOutPair], config: Ablate
     others = [explainer.dataset.user_index(user) for user in other_users([pair.user_id for pair in pairs], config.seed)]
     fits = fitting_pairs(explainer, pairs)
     kept = [pair for pair, fit in zip(pairs, fits, strict=True) if fit]
-    shuffled = shuffled_pairs(kept, [other for other, fit in zip(others, fits, strict=True) if fit])
-    references = [pair.reference for pair in kept]
-    nll_own = reference_nll(explainer, own_pairs(kept), references, config.batch_size, "NLL, own vector")
-    nll_shuffled = reference_nll(explainer, shuffled, references, config.batch_size, "NLL, another user's vector")
+    others_kept = [other for other, fit in zip(others, fits, strict=True) if fit]
+    nll_own, nll_shuffled = nll_own_and_shuffled(explainer, kept, others_kept, config.batch_size)
     chosen = own_pairs(kept[: config.max_generations])
     texts = dict(enumerate(generated_texts(explainer, chosen, config.decoding, "texts")))
     return [

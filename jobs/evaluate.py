@@ -14,7 +14,7 @@ from xrec.data.held_out import HeldOutPair, held_out_pairs
 from xrec.errors import ArtifactMismatchError, DataError
 from xrec.evaluate import Lineage, ScoredPair, compute_metrics, flat_metrics, other_users, write_evaluation
 from xrec.generate.explainer import Explainer, Sources, load_explainer
-from xrec.generate.scoring import generated_texts, own_pairs, reference_nll, shuffled_pairs
+from xrec.generate.scoring import generated_texts, nll_own_and_shuffled, shuffled_pairs
 from xrec.graph.artifact import read_metrics
 from xrec.storage import Manifest, check_access, finished, open_location, read_manifest
 
@@ -61,10 +61,8 @@ def score_pairs(explainer: Explainer, explanations: pa.Table, config: EvaluateCo
     rows = _draw(_with_references(explainer.dataset, explanations, config.split), config)
     pairs, texts = [pair for pair, _ in rows], [text for _, text in rows]
     others = [explainer.dataset.user_index(user) for user in other_users([pair.user_id for pair in pairs], config.seed)]
-    shuffled, references = shuffled_pairs(pairs, others), [pair.reference for pair in pairs]
-    nll_own = reference_nll(explainer, own_pairs(pairs), references, config.batch_size, "NLL, own vector")
-    nll_shuffled = reference_nll(explainer, shuffled, references, config.batch_size, "NLL, another user's vector")
-    chosen = shuffled[: config.max_shuffled_generations]
+    nll_own, nll_shuffled = nll_own_and_shuffled(explainer, pairs, others, config.batch_size)
+    chosen = shuffled_pairs(pairs, others)[: config.max_shuffled_generations]
     shuffled_texts = dict(enumerate(generated_texts(explainer, chosen, config.decoding, "texts with another user's vector")))
     return [
         ScoredPair(

@@ -33,6 +33,16 @@ def reference_nll(explainer: Explainer, pairs: Sequence[Pair], references: Seque
     return [by_index[index] for index in range(len(examples))]
 
 
+def nll_own_and_shuffled(
+    explainer: Explainer, pairs: Sequence[HeldOutPair], others: Sequence[int], batch_size: int
+) -> tuple[list[float], list[float]]:
+    """`reference_nll` of each pair with the user's own vector, and with that of `others`, users by index."""
+    references = [pair.reference for pair in pairs]
+    own = reference_nll(explainer, own_pairs(pairs), references, batch_size, "NLL, own vector")
+    shuffled = reference_nll(explainer, shuffled_pairs(pairs, others), references, batch_size, "NLL, another user's vector")
+    return own, shuffled
+
+
 def generated_texts(explainer: Explainer, pairs: Sequence[Pair], decoding: DecodingConfig, description: str) -> list[str]:
     """The explanation of each pair; raises PromptTooLongError."""
     prompts = [explainer.pairs.prompt(pair) for pair in pairs]

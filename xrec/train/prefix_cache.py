@@ -50,7 +50,8 @@ class PrefixCache:
         lengths = [num_prefix_tokens(example.prompt_ids, self._num_text_tokens) for example in examples]
         longest_rest = max(len(example) - length for example, length in zip(examples, lengths, strict=True))
         self._splits = split and can_split(model, max(lengths) + longest_rest)
-        self._shared_ids = common_prefix([example.prompt_ids[: self._num_prefix_tokens(example)] for example in examples])
+        beginnings = [example.prompt_ids[:length] for example, length in zip(examples, lengths, strict=True)]
+        self._shared_ids = common_prefix(beginnings) if self._splits else []
         self._shared: Tensor | None = None
         self._kept: dict[tuple[int, ...], Tensor] = {}
         self._budget_bytes = budget_bytes
