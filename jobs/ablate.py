@@ -18,11 +18,11 @@ from xrec.generate.scoring import fitting_pairs, generated_texts, nll_own_and_sh
 from xrec.llm.model import resolve_device
 from xrec.llm.source import model_fingerprint, resolve_model
 from xrec.storage import Location, Manifest, check_access, finished, open_location, read_manifest
-from xrec.train.adapter_loop import train_adapter
+from xrec.train.adapter_loop import adapter_run_config, train_adapter
 
 logger = logging.getLogger("xrec")
 
-_CONTENT = {"variants", "prompt", "model", "training", "split", "max_pairs", "max_generations", "encoder", "bootstrap_samples", "seed", "decoding"}
+_CONTENT = {"variants", "split", "max_pairs", "max_generations", "encoder", "bootstrap_samples", "seed", "decoding"}
 _OF_SCORES = {"split", "max_pairs", "max_generations", "seed", "decoding"}
 
 
@@ -35,7 +35,7 @@ def run(config: AblateConfig) -> Manifest:
     for name in ("dataset", "graph", "ablation"):
         check_access(open_location(config.artifact(name), config.storage), config.storage)
     output = open_location(config.artifact("ablation"), config.storage)
-    run_config = {**config.model_dump(mode="json", include=_CONTENT), "dtype": config.llm.dtype}
+    run_config = {**config.model_dump(mode="json", include=_CONTENT), **adapter_run_config(config.training_of("full", output.uri))}
     inputs = _inputs(config)
     done = finished(output, "ablation", run_config, inputs)
     if done is not None:

@@ -40,8 +40,8 @@ class Adapters:
 
 def build_adapters(config: AdapterModelConfig, *, embedding_dim: int, hidden_size: int) -> Adapters:
     """Adapters from R^D of the graph to R^H of the model, freshly initialized from torch's global seed."""
-    settings = {"dropout": config.dropout, "gating_noise": config.gating_noise, "axis_power": config.axis_power}
-    user, item = (MoEAdapter(embedding_dim, hidden_size, config.num_experts, **settings) for _ in range(2))  # type: ignore[arg-type]
+    settings = config.model_dump(include={"dropout", "gating_noise", "axis_power", "own_share"})
+    user, item = (MoEAdapter(embedding_dim, hidden_size, config.num_experts, **settings) for _ in range(2))
     return Adapters(user, item, config.injection)
 
 

@@ -1,12 +1,15 @@
 """Mixture-of-experts adapter: a graph vector x in R^D to a vector in R^H of the language model.
 
-    z = ((x - mean) / std) A                     standardized by the table of all x, fixed; A is I, or turns to principal axes
+    z = ((x - mean) / std) A                     standardized by the table of all x, fixed, to variance own_share; A is I, or turns to principal axes
     y = scale * sum_k g_k(z) W_k (z - b_k)       W_k (H, D), b_k (D): parametric whitening
     g(z) = softmax(z G + eps * softplus(z N))    eps ~ N(0, 1) in training, 0 otherwise: noisy dense gating
 
 The experts and gating of XRec (arXiv 2406.02377), which takes them from UniSRec (arXiv 2206.05941, equations 2-4).
 `mean`, `std` and `scale` (the root mean square of the model's words, as they enter its first layer) are constants: the
 first output has the size of a word, whatever the graph and the model.
+
+Of that first output's variance `own_share` is the user's or item's own; the rest, by the first b_k, is common to all. At 1 everybody
+starts as another random word. A small share starts as a soft prompt, which a deep model learns fast, and differs where that helps.
 """
 
 import torch
@@ -34,6 +37,7 @@ class MoEAdapter(nn.Module):
         dropout: float = 0.0,
         gating_noise: bool = True,
         axis_power: float | None = None,
+        own_share: float = 1.0,
     ):
         super().__init__()
         self.output_dim = output_dim
@@ -48,24 +52,28 @@ class MoEAdapter(nn.Module):
         self.dropout = dropout
         self.gating_noise = gating_noise
         self.axis_power = axis_power
+        self.own_share = own_share
         nn.init.normal_(self.weight, std=input_dim**-0.5)
+        if own_share < 1:  # at 1 no random number is drawn
+            nn.init.normal_(self.bias, std=(1 - own_share) ** 0.5)
 
     def fit_input(self, vectors: Tensor, output_scale: float) -> None:
         """Set the constants from the table `vectors` (N, D) of all inputs and the size of the model's embeddings.
 
-        Each dimension gets mean 0 and variance 1; with `axis_power` the table's principal axes are weighted instead (`principal_axes`).
-        A dimension in which all rows are equal is scaled to 1 and not centred: at 0 it could not take part in the output.
+        Each dimension gets mean 0 and variance `own_share`; with `axis_power` the table's principal axes are weighted instead (`principal_axes`).
+        A dimension in which all rows are equal is scaled to sqrt(own_share) and not centred: at 0 it could not take part in the output.
         """
         std, mean = torch.std_mean(vectors.float(), dim=0, correction=0)
         is_constant = std <= _MIN_SPREAD * mean.abs()
         self.scale.fill_(output_scale)
+        own_scale = self.own_share**0.5
         if self.axis_power is not None and self.axes is not None and not is_constant.all():
             self.mean.copy_(mean)
             self.std.fill_(1.0)
-            self.axes.copy_(principal_axes(vectors - mean, self.axis_power))
+            self.axes.copy_(own_scale * principal_axes(vectors - mean, self.axis_power))
             return
         self.mean.copy_(torch.where(is_constant, 0.0, mean))
-        self.std.copy_(torch.where(is_constant, torch.where(mean == 0, 1.0, mean), std))
+        self.std.copy_(torch.where(is_constant, torch.where(mean == 0, 1.0, mean), std) / own_scale)
 
     def forward(self, vectors: Tensor) -> Tensor:
         """Graph vectors (N, D) to adapted vectors (N, H)."""

@@ -205,6 +205,12 @@ class AdapterModelConfig(Config):
         description="Standard deviation of the inputs' principal axes: that of the table to this power. 0: whitened; 1: as in the table; 2 and more: "
         "weak axes fade. None: no axes, each dimension gets variance 1.",
     )
+    own_share: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="Share of the first output's variance that is each user's or item's own; the rest is common to all, as a soft prompt.",
+    )
     vectors_seed: int = Field(0, ge=0, description="Seed of the random vectors.")
 
 

@@ -38,7 +38,7 @@ def train_adapter(config: TrainAdapterConfig) -> Manifest:
     graph = read_manifest(open_location(config.artifact("graph"), config.storage), "graph")
     check_graph_of_dataset(graph, dataset, config.artifact("graph"), config.artifact("dataset"))
     base_model = model_fingerprint(resolve_model(config.llm.model, config.llm.cache_dir, config.storage))
-    run_config = _run_config(config)
+    run_config = adapter_run_config(config)
     inputs = {"dataset": dataset.fingerprint, "graph": graph.fingerprint, "base_model": base_model}
     done = finished(output, "adapter", run_config, inputs)
     if done is not None:
@@ -91,7 +91,7 @@ def _check_batch_sizes(config: TrainAdapterConfig) -> None:
         logger.warning("a step has %d micro-batches: on %s workers some passes will be empty, the batch stays what it is", num_micro_batches, uneven)
 
 
-def _run_config(config: TrainAdapterConfig) -> dict[str, Any]:
+def adapter_run_config(config: TrainAdapterConfig) -> dict[str, Any]:
     """The settings that the adapter's content depends on: not the workers, the ZeRO stage, or how often they save."""
     values = config.model_dump(mode="json", include={"model", "prompt"})
     training = config.training.model_dump(mode="json", exclude={"steps_per_checkpoint", "gradient_checkpointing", "prefix_cache_gib"})

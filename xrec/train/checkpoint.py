@@ -34,9 +34,9 @@ def claim(checkpoints: Location, kind: Kind, config: Mapping[str, Any], inputs: 
 def progress_values(read: ReadFile, run: str) -> dict[str, Any]:
     """What `progress.json` holds; raises ArtifactMismatchError if it is of another run than `run`."""
     values: dict[str, Any] = json.loads(read(PROGRESS))
-    if values["run"] != run:
+    if values.get("run") != run:
         raise ArtifactMismatchError(
-            f"the checkpoint is of run {values['run']}, this is run {run}: its settings or its inputs differ; "
+            f"the checkpoint is of run {values.get('run', '(not named)')}, this is run {run}: its settings, its inputs or its version differ; "
             "give another output URI, or delete the checkpoints"
         )
     return values

@@ -140,3 +140,15 @@ def test_moe_axes_of_a_table_of_equal_rows_leave_it_a_constant_that_takes_part()
     adapter = make_adapter(axis_power=2.0).eval()
     adapter.fit_input(torch.ones(8, D), 1.0)
     assert torch.equal(adapter.standardized(torch.ones(8, D)), torch.ones(8, D))
+
+
+@pytest.mark.parametrize("axis_power", [None, 2.0])
+@pytest.mark.parametrize("own_share", [1.0, 0.25, 0.01])
+def test_moe_first_output_differs_between_rows_by_the_own_share(own_share: float, axis_power: float | None) -> None:
+    torch.manual_seed(0)
+    adapter = MoEAdapter(64, 512, 1, own_share=own_share, axis_power=axis_power).eval()
+    table = torch.randn(2000, 64) * 3 + 5
+    adapter.fit_input(table, 0.03)
+    output = adapter(table)
+    assert output.square().mean().sqrt().item() == pytest.approx(0.03, rel=0.15)
+    assert (output.var(0).mean() / output.square().mean()).item() == pytest.approx(own_share, rel=0.25)

@@ -40,3 +40,5 @@ def test_progress_values_of_another_run_are_refused() -> None:
     assert progress_values(lambda name: data, "r1") == {"run": "r1", "step": 3}
     with pytest.raises(ArtifactMismatchError, match="of run r1, this is run r2"):
         progress_values(lambda name: data, "r2")
+    with pytest.raises(ArtifactMismatchError, match=r"of run \(not named\), this is run r2"):
+        progress_values(lambda name: b"{}", "r2")
