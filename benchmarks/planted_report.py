@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from benchmarks.graph_results import Record
 from benchmarks.planted_data import UNSEEN_PAIRS, UNSEEN_USERS
 from benchmarks.planted_variants import CONSTANT, VARIANTS
-from xrec.evaluate import Estimate, bootstrap_grouped_mean
+from xrec.evaluate import Estimate, bootstrap_mean
 
 _NUM_SAMPLES = 2000
 Key = tuple[str, str]  # settings, variant
@@ -103,7 +103,7 @@ def _users(seeds: dict[int, Record], kind: str) -> list[str]:
 
 
 def _mean(values: NDArray[np.float64], users: list[str]) -> Estimate:
-    return bootstrap_grouped_mean(values, users, num_samples=_NUM_SAMPLES, seed=0)
+    return bootstrap_mean(values, users, num_samples=_NUM_SAMPLES, seed=0)
 
 
 def _shown(estimate: Estimate) -> str:

@@ -1,6 +1,6 @@
 """How good explanations are: metrics of scored pairs, the evaluation artifact, its report. Plain tables in, no Ray, no training."""
 
-from xrec.evaluate.bootstrap import Estimate, bootstrap_grouped_mean
+from xrec.evaluate.bootstrap import Estimate, bootstrap_mean
 from xrec.evaluate.evaluation import REPORT, read_evaluation, write_evaluation
 from xrec.evaluate.metrics import METRICS, Metrics, compute_metrics, flat_metrics
 from xrec.evaluate.report import Lineage, render_report
@@ -13,7 +13,7 @@ __all__ = [
     "REPORT",
     "SCORED_PAIRS",
     "Estimate",
-    "bootstrap_grouped_mean",
+    "bootstrap_mean",
     "Lineage",
     "Metrics",
     "ScoredPair",

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 from xrec.evaluate import text_metrics
 from xrec.evaluate.ablation_report import render_ablation
 from xrec.evaluate.aspects import aspect_pattern, names_only
-from xrec.evaluate.bootstrap import Estimate, bootstrap_grouped_mean
+from xrec.evaluate.bootstrap import Estimate, bootstrap_mean
 from xrec.evaluate.embedding_score import embedding_scores
 from xrec.evaluate.encoder import TextEncoder
 from xrec.evaluate.metrics import flat_metrics
@@ -50,7 +50,7 @@ def compute_ablation(
     full = np.array([score.nll_own for score in scores[FULL]])
 
     def mean(values: ArrayLike, of: Sequence[VariantScore]) -> Estimate:
-        return bootstrap_grouped_mean(values, [score.user_id for score in of], num_samples=num_samples, seed=seed)
+        return bootstrap_mean(values, [score.user_id for score in of], num_samples=num_samples, seed=seed)
 
     metrics: VariantMetrics = {}
     for variant, rows in scores.items():

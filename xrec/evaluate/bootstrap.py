@@ -1,7 +1,7 @@
-"""How sure a mean is: the seeded percentile bootstrap (Efron 1979), over pairs or over the groups that they come in.
+"""How sure a mean is: the seeded percentile bootstrap (Efron 1979), over the groups that values come in.
 
-`bootstrap_mean` resamples pairs as if independent; a user with many pairs makes the true interval somewhat wider.
-`bootstrap_grouped_mean` resamples users, each with all of its pairs. A paired difference is the mean of differences.
+Users are drawn, each with all of their pairs: pairs of one user are not independent, and drawn singly they would seem surer than they
+are. A paired difference is the mean of differences.
 """
 
 from collections.abc import Hashable, Sequence
@@ -22,17 +22,8 @@ class Estimate:
     high: float | None = None
 
 
-def bootstrap_mean(values: ArrayLike, *, num_samples: int, seed: int) -> Estimate:
-    """The mean of `values` (N,) and its 95 % interval: the 2.5 and 97.5 percentiles of `num_samples` resampled means.
-
-    Raises ValueError if there is no value or one is not finite.
-    """
-    array = _finite(values)
-    return _estimate(array, _resampled_means(array, np.ones_like(array), num_samples, seed))
-
-
-def bootstrap_grouped_mean(values: ArrayLike, groups: Sequence[Hashable], *, num_samples: int, seed: int) -> Estimate:
-    """The mean of `values` (N,) and its 95 % interval, where values of one group (a user's pairs) are not independent.
+def bootstrap_mean(values: ArrayLike, groups: Sequence[Hashable], *, num_samples: int, seed: int) -> Estimate:
+    """The mean of `values` (N,) and its 95 % interval, the 2.5 and 97.5 percentiles of `num_samples` resampled means.
 
     Whole groups are drawn with replacement, as many as there are; a sample's mean is over all values of the groups drawn.
     Raises ValueError if there is no value, one is not finite, or `groups` is not (N,).

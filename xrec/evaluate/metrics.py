@@ -16,7 +16,7 @@ from xrec.evaluate.encoder import load_encoder
 from xrec.evaluate.scores import ScoredPair
 
 Metrics = dict[str, Estimate]
-_Mean = Callable[[ArrayLike], Estimate]
+_Mean = Callable[[ArrayLike, Sequence[ScoredPair]], Estimate]  # values, and the pair of each
 
 # `metrics.parquet` of the evaluation artifact: one row a metric.
 METRICS = pa.schema(
@@ -38,8 +38,8 @@ def compute_metrics(pairs: Sequence[ScoredPair], config: EvaluateConfig) -> Metr
     if not pairs:
         raise ValueError("no scored pairs; expected at least one")
 
-    def mean(values: ArrayLike) -> Estimate:
-        return bootstrap_mean(values, num_samples=config.bootstrap_samples, seed=config.seed)
+    def mean(values: ArrayLike, of: Sequence[ScoredPair]) -> Estimate:
+        return bootstrap_mean(values, [pair.user_id for pair in of], num_samples=config.bootstrap_samples, seed=config.seed)
 
     return {
         **_signal_metrics(pairs, mean),
@@ -70,10 +70,10 @@ def _signal_metrics(pairs: Sequence[ScoredPair], mean: _Mean) -> Metrics:
     own = np.array([pair.nll_own for pair in pairs])
     shuffled = np.array([pair.nll_shuffled for pair in pairs])
     return {
-        "personalization_gain": mean(shuffled - own),
-        "personalization_win_rate": mean(own < shuffled),
-        "nll_own": mean(own),
-        "nll_shuffled": mean(shuffled),
+        "personalization_gain": mean(shuffled - own, pairs),
+        "personalization_win_rate": mean(own < shuffled, pairs),
+        "nll_own": mean(own, pairs),
+        "nll_shuffled": mean(shuffled, pairs),
     }
 
 
@@ -84,10 +84,11 @@ def _aspect_metrics(pairs: Sequence[ScoredPair], mean: _Mean) -> Metrics:
     aspects = [pair.aspects or () for pair in pairs]
     pattern = aspect_pattern(aspect for of_item in aspects for aspect in of_item)
     right = [pair.aspect or "" for pair in pairs]
-    shuffled = [(pair.shuffled_explanation, aspect) for pair, aspect in zip(pairs, right, strict=True) if pair.shuffled_explanation is not None]
-    metrics = {"aspect_accuracy": mean(names_only([pair.explanation for pair in pairs], right, pattern))}
+    shuffled = [pair for pair in pairs if pair.shuffled_explanation is not None]
+    metrics = {"aspect_accuracy": mean(names_only([pair.explanation for pair in pairs], right, pattern), pairs)}
     if shuffled:
-        metrics["aspect_accuracy_shuffled"] = mean(names_only([text for text, _ in shuffled], [aspect for _, aspect in shuffled], pattern))
+        texts = [pair.shuffled_explanation or "" for pair in shuffled]
+        metrics["aspect_accuracy_shuffled"] = mean(names_only(texts, [pair.aspect or "" for pair in shuffled], pattern), shuffled)
     metrics["aspect_chance"] = Estimate(chance_level(aspects))
     metrics["aspect_accuracy_references"] = Estimate(float(names_only([pair.reference for pair in pairs], right, pattern).mean()))
     return metrics
@@ -97,7 +98,7 @@ def _likeness_metrics(pairs: Sequence[ScoredPair], mean: _Mean) -> Metrics:
     explanations, references = _texts(pairs)
     return {
         "bleu": Estimate(text_metrics.corpus_bleu(explanations, references)),
-        "rouge_l": mean(text_metrics.rouge_l(explanations, references)),
+        "rouge_l": mean(text_metrics.rouge_l(explanations, references), pairs),
     }
 
 
@@ -105,10 +106,10 @@ def _embedding_metrics(pairs: Sequence[ScoredPair], config: EvaluateConfig, sour
     encoder = load_encoder(source, cache_dir=config.llm.cache_dir, device=_device(config.device))
     scores = embedding_scores(encoder, *_texts(pairs), batch_size=config.batch_size)
     return {
-        "embedding_f1": mean(scores.f1),
-        "embedding_precision": mean(scores.precision),
-        "embedding_recall": mean(scores.recall),
-        "sentence_cosine": mean(scores.cosine),
+        "embedding_f1": mean(scores.f1, pairs),
+        "embedding_precision": mean(scores.precision, pairs),
+        "embedding_recall": mean(scores.recall, pairs),
+        "sentence_cosine": mean(scores.cosine, pairs),
     }
 
 

@@ -20,6 +20,12 @@ def test_metrics_of_pairs_equal_their_means(pairs, make_evaluate_config):
     assert metrics["nll_shuffled"].value - metrics["nll_own"].value == pytest.approx(gains.mean())
 
 
+def test_metrics_of_pairs_repeated_for_the_same_users_are_no_surer(pairs, make_evaluate_config):
+    once, thrice = (compute_metrics(list(pairs) * times, make_evaluate_config()) for times in (1, 3))
+    for name in ("personalization_gain", "rouge_l", "nll_own"):
+        assert thrice[name] == Estimate(*(pytest.approx(value) for value in (once[name].value, once[name].low, once[name].high)))
+
+
 def test_aspect_accuracies_are_counted_against_the_original_users_aspect(make_evaluate_config):
     planted = {"nll_own": 1.0, "nll_shuffled": 1.0, "reference": "Enjoy the jazz.", "aspect": "jazz", "aspects": ("jazz", "view")}
     pairs = [
