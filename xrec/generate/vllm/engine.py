@@ -1,0 +1,160 @@
+"""The engine for servers: vLLM's paged, continuous batching and its prefix cache, with collaborative tokens.
+
+A collaborative token is an id beyond the vocabulary. vLLM holds prompts and keys its prefix cache by ids alone, so both are
+right as they are. It would refuse such an id where it has a tokenizer (`validate_token_ids`), so it gets none: prompts are ids,
+completions are ids, and this engine checks the range.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from transformers import AutoConfig
+from vllm import EngineArgs, LLMEngine, RequestOutput, SamplingParams
+from vllm.inputs.engine import tokens_input
+from vllm.sampling_params import RequestOutputKind
+
+from xrec.adapter.artifact import TrainedAdapter
+from xrec.config import DecodingConfig
+from xrec.errors import ArtifactMismatchError, ModelError
+from xrec.generate.engine import Completion
+from xrec.generate.vllm.attachment import write_attachment
+from xrec.generate.vllm.plugin import ARCHITECTURE
+from xrec.graph.artifact import GraphEmbeddings
+from xrec.llm.collaborative import Vocabulary
+
+_BASE_ARCHITECTURE = "LlamaForCausalLM"
+_BLOCK_SIZE = 32  # tokens; the prefix cache finds whole blocks only, and vLLM's default on CPUs is 128
+
+
+class VllmEngine:
+    """An `Engine` over the base model in `model_folder` with the users and items of `graph` as tokens.
+
+    `kv_cache_bytes` sets how many tokens of prompts and completions are held at a time, beside the weights; None: what vLLM takes.
+    `num_threads` is for CPUs, a worker. Raises ArtifactMismatchError for another graph or model than the adapter's, ModelError
+    for a model that is no Llama.
+    """
+
+    def __init__(
+        self,
+        model_folder: Path,
+        adapter: TrainedAdapter,
+        graph: GraphEmbeddings,
+        stop_token_ids: Sequence[int],
+        *,
+        dtype: torch.dtype,
+        kv_cache_bytes: int | None = None,
+        tensor_parallel_size: int = 1,
+        num_threads: int | None = None,
+        enforce_eager: bool = False,
+    ):
+        config = _checked_config(model_folder, adapter)
+        self.vocabulary = Vocabulary(config.vocab_size, len(graph.users), len(graph.items))
+        self.stop_token_ids = list(stop_token_ids)
+        self.num_prompt_tokens = 0
+        self.num_cached_tokens = 0
+        self._folder = TemporaryDirectory(prefix="xrec-vllm-")  # the workers read it while they start
+        arguments = EngineArgs(
+            model=str(model_folder),
+            hf_overrides={"architectures": [ARCHITECTURE]},
+            additional_config=write_attachment(Path(self._folder.name), adapter, graph),  # type: ignore[arg-type]
+            skip_tokenizer_init=True,
+            enable_prompt_embeds=True,
+            generation_config="vllm",  # only the job's config decides, not the model's settings
+            enable_prefix_caching=True,
+            block_size=_BLOCK_SIZE,
+            dtype=dtype,
+            kv_cache_memory_bytes=kv_cache_bytes,
+            tensor_parallel_size=tensor_parallel_size,
+            enforce_eager=enforce_eager,
+        )
+        with _threads(num_threads):
+            self._engine = LLMEngine.from_engine_args(arguments)
+        self.max_num_tokens = self._engine.model_config.max_model_len
+
+    @property
+    def prefix_hit_share(self) -> float:
+        """Share of all prompt tokens so far whose keys and values were found in the prefix cache."""
+        return self.num_cached_tokens / max(1, self.num_prompt_tokens)
+
+    def generate(self, prompts: Sequence[Sequence[int]], decoding: DecodingConfig) -> Iterator[Completion]:
+        """Yield one completion a prompt, as they finish; ValueError for a prompt that is empty, too long or has an id out of range."""
+        self._check(prompts)
+        unfinished = set()
+        try:
+            for index, prompt in enumerate(prompts):
+                self._engine.add_request(str(index), tokens_input(list(prompt)), self._sampling(decoding, index))
+                unfinished.add(str(index))
+            while unfinished:
+                for output in self._engine.step():
+                    unfinished.remove(output.request_id)
+                    yield self._completion(output)
+        finally:
+            self._engine.abort_request(list(unfinished))
+
+    def _sampling(self, decoding: DecodingConfig, index: int) -> SamplingParams:
+        return SamplingParams(
+            max_tokens=decoding.max_new_tokens,
+            temperature=decoding.temperature,
+            top_p=decoding.top_p,
+            seed=decoding.seed + index,
+            stop_token_ids=self.stop_token_ids,
+            detokenize=False,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+
+    def _completion(self, output: RequestOutput) -> Completion:
+        """Without the stop token, which vLLM leaves in its place."""
+        (sequence,) = output.outputs
+        self.num_prompt_tokens += len(output.prompt_token_ids)
+        self.num_cached_tokens += output.num_cached_tokens or 0
+        token_ids = list(sequence.token_ids)
+        if sequence.finish_reason == "stop":
+            return Completion(int(output.request_id), token_ids[:-1], "stop")
+        assert sequence.finish_reason == "length", sequence.finish_reason
+        return Completion(int(output.request_id), token_ids, "length")
+
+    def _check(self, prompts: Sequence[Sequence[int]]) -> None:
+        if self._engine.has_unfinished_requests():
+            raise ValueError("this engine is generating already; take all completions of one call, or close it, before the next")
+        for index, prompt in enumerate(prompts):
+            if not prompt:
+                raise ValueError(f"prompt {index} is empty")
+            if len(prompt) >= self.max_num_tokens:
+                raise ValueError(f"prompt {index} has {len(prompt)} tokens; the model's context is {self.max_num_tokens}, with what is generated")
+            if not 0 <= min(prompt) <= max(prompt) < self.vocabulary.num_ids:
+                raise ValueError(f"prompt {index}: token ids must be in 0..{self.vocabulary.num_ids - 1}, saw {min(prompt)}..{max(prompt)}")
+
+
+def _checked_config(model_folder: Path, adapter: TrainedAdapter) -> "AutoConfig":
+    config = AutoConfig.from_pretrained(model_folder, local_files_only=True)
+    if config.architectures != [_BASE_ARCHITECTURE]:
+        raise ModelError(f"{model_folder}: its architecture is {config.architectures}; with vLLM only {_BASE_ARCHITECTURE} has collaborative tokens: use engine=transformers")
+    if config.hidden_size != adapter.config.hidden_size:
+        raise ArtifactMismatchError(
+            f"{model_folder} has hidden_size {config.hidden_size}, the adapter was trained for {adapter.config.base_model!r} with "
+            f"{adapter.config.hidden_size}; give that model"
+        )
+    return config
+
+
+@contextmanager
+def _threads(num_threads: int | None) -> Iterator[None]:
+    """vLLM takes the threads of its CPU workers from the environment only, as it starts; by default it takes all cores."""
+    if num_threads is None:
+        yield
+        return
+    settings = {"OMP_NUM_THREADS": str(num_threads), "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+    before = {name: os.environ.get(name) for name in settings}
+    os.environ.update(settings)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
