@@ -56,6 +56,7 @@ def _explain_chunks(config: BackfillConfig, output: Location, chunks: list[int])
         device=actors.device,
         batch_size=actors.batch_size,
         num_threads=actors.cpus_per_actor,
+        vllm=actors.vllm if actors.engine == "vllm" else None,
     )
     num_actors = min(actors.num_actors, len(chunks))
     return map_on_actors(
@@ -65,12 +66,12 @@ def _explain_chunks(config: BackfillConfig, output: Location, chunks: list[int])
         min_actors=num_actors,
         max_actors=num_actors,
         cpus_per_actor=actors.cpus_per_actor,
-        gpus_per_actor=1 if _uses_gpu(actors) else 0,
+        gpus_per_actor=actors.gpus_per_actor if _uses_gpu(actors) else 0,
     )
 
 
 def _uses_gpu(actors: ActorsConfig) -> bool:
-    return actors.device == "cuda" or (actors.device == "auto" and ray.cluster_resources().get("GPU", 0) >= actors.num_actors)
+    return actors.device == "cuda" or (actors.device == "auto" and ray.cluster_resources().get("GPU", 0) >= actors.num_actors * actors.gpus_per_actor)
 
 
 def _check_failures(commits: list[Commit], max_failed_share: float, output: Location) -> None:

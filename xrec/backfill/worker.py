@@ -12,7 +12,7 @@ import torch
 from xrec.adapter.pairs import Pair
 from xrec.backfill.commit import Commit, try_commit
 from xrec.backfill.plan import chunk_name, plan_location
-from xrec.config import DecodingConfig, Device
+from xrec.config import DecodingConfig, Device, VllmConfig
 from xrec.errors import UnknownIdError
 from xrec.generate.explainer import Explainer, Sources, load_explainer
 from xrec.llm.prompt import PromptTooLongError
@@ -30,6 +30,7 @@ class WorkerSettings:
     device: Device
     batch_size: int
     num_threads: int
+    vllm: VllmConfig | None = None
 
 
 class ChunkWorker:
@@ -39,7 +40,7 @@ class ChunkWorker:
         torch.set_num_threads(settings.num_threads)
         self._settings = settings
         self._output = open_location(settings.output, settings.sources.storage)
-        self._explainer = load_explainer(settings.sources, device=settings.device, batch_size=settings.batch_size)
+        self._explainer = load_explainer(settings.sources, device=settings.device, batch_size=settings.batch_size, vllm=settings.vllm)
 
     def __call__(self, batch: dict[str, npt.NDArray[np.int64]]) -> dict[str, Any]:
         """Explain one chunk and commit it."""

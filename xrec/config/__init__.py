@@ -30,6 +30,7 @@ from xrec.config.jobs import (
     TablesSource,
     TopKPairs,
     TrainAdapterConfig,
+    VllmConfig,
 )
 from xrec.config.sections import (
     Attention,
@@ -96,6 +97,7 @@ __all__ = [
     "TrainAdapterConfig",
     "Variant",
     "Vectors",
+    "VllmConfig",
     "load_config",
     "parse_config",
     "resolved_yaml",

@@ -10,6 +10,7 @@ from xrec.config.sections import (
     DecodingConfig,
     DeepSpeedConfig,
     Device,
+    EngineName,
     Injection,
     LearningRateConfig,
     LLMConfig,
@@ -303,6 +304,15 @@ class ColdStartConfig(Config):
     items: str | None = Field(None, description="Table with columns item_id, title and profile, of the new items; none: the id is the title.")
 
 
+class VllmConfig(Config):
+    """vLLM (extra `[vllm]`); it runs on what it was built for."""
+
+    tensor_parallel_size: int = Field(1, ge=1, description="Processes, and GPUs where they are used, that share the model of one actor.")
+    kv_cache_gib: float | None = Field(
+        2.0, gt=0, description="Keys and values held at a time, GiB a process; none: what vLLM takes, 90 % of the memory with the weights."
+    )
+
+
 class ActorsConfig(Config):
     """The pool of processes that hold the language model."""
 
@@ -310,6 +320,13 @@ class ActorsConfig(Config):
     cpus_per_actor: int = Field(1, ge=1, description="Torch threads, and logical CPUs, of each actor.")
     device: Device = Field("auto", description="auto: a GPU an actor where the cluster has enough, else CPU.")
     batch_size: int = Field(16, ge=1, description="Pairs generated together.")
+    engine: EngineName = Field("transformers", description="What generates; vllm: Llama models only, needs the extra [vllm].")
+    vllm: VllmConfig = Field(default_factory=VllmConfig, description="Settings of vLLM; unused with transformers.")
+
+    @property
+    def gpus_per_actor(self) -> int:
+        """GPUs of an actor, where it uses any."""
+        return self.vllm.tensor_parallel_size if self.engine == "vllm" else 1
 
 
 class BackfillConfig(JobConfig):

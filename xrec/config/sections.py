@@ -11,6 +11,7 @@ Injection = Literal["direct", "projected", "none"]
 Vectors = Literal["graph", "random", "constant"]
 Dtype = Literal["auto", "float32", "bfloat16"]
 Device = Literal["auto", "cpu", "cuda"]
+EngineName = Literal["transformers", "vllm"]
 Attention = Literal["auto", "sdpa", "eager", "flash_attention_2", "grouped"]
 
 

@@ -4,19 +4,28 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from transformers import PreTrainedModel
 
 from xrec.adapter.artifact import TrainedAdapter, read_adapter
 from xrec.adapter.pairs import PairPrompts
-from xrec.config import ColdStartConfig, DecodingConfig, Device, LLMConfig, StorageConfig
+from xrec.config import ColdStartConfig, DecodingConfig, Device, LLMConfig, StorageConfig, VllmConfig
 from xrec.data.cold_start import History, read_cold_start, with_history
 from xrec.data.dataset import Dataset, read_dataset
-from xrec.errors import DataError
+from xrec.errors import DataError, ModelError
 from xrec.generate.engine import Engine, FinishReason
 from xrec.generate.transformers_engine import TransformersEngine
 from xrec.graph.artifact import GraphEmbeddings, check_graph_of_dataset, read_graph
 from xrec.graph.cold_start import extend_with_new
-from xrec.llm.model import load_model, load_tokenizer, resolve_attention, resolve_device, resolve_dtype, stop_token_ids
+from xrec.llm.model import (
+    load_model,
+    load_tokenizer,
+    resolve_attention,
+    resolve_device,
+    resolve_dtype,
+    stop_token_ids,
+)
+from xrec.llm.prompt import PromptBuilder
 from xrec.llm.source import model_fingerprint, resolve_model
 from xrec.storage import Manifest, fingerprint_of, open_location, read_manifest
 
@@ -58,10 +67,11 @@ class CheckedSources:
 class Explainer:
     """Explains pairs of one dataset with one model. `dataset` and `graph` hold the new users and items of a cold start too.
 
-    `model_fingerprint` identifies language model, adapter and trained graph together.
+    `model` scores texts; None with vLLM, which keeps its model to itself. `model_fingerprint` identifies language model,
+    adapter and trained graph together.
     """
 
-    def __init__(self, model: PreTrainedModel, engine: Engine, pairs: PairPrompts, dataset: Dataset, graph: GraphEmbeddings, model_fingerprint: str):
+    def __init__(self, model: PreTrainedModel | None, engine: Engine, pairs: PairPrompts, dataset: Dataset, graph: GraphEmbeddings, model_fingerprint: str):
         self.model = model
         self.engine = engine
         self.pairs = pairs
@@ -91,8 +101,8 @@ def check_sources(sources: Sources) -> CheckedSources:
     return _check(sources, dataset, graph)
 
 
-def load_explainer(sources: Sources, *, device: Device, batch_size: int, history: History | None = None) -> Explainer:
-    """Load everything into this process; with `history`, that one new user is known too.
+def load_explainer(sources: Sources, *, device: Device, batch_size: int, history: History | None = None, vllm: VllmConfig | None = None) -> Explainer:
+    """Load everything into this process, with `vllm` into processes of vLLM; with `history`, that one new user is known too.
 
     Raises what `check_sources` raises, ModelError, DataError for cold-start tables that cannot be read or a history that
     gives no vector, ConfigError for a history of a known user, UnknownIdError for one with an unknown item.
@@ -103,6 +113,9 @@ def load_explainer(sources: Sources, *, device: Device, batch_size: int, history
     if sources.cold_start or history:
         dataset, graph = _extended(sources, dataset, graph, history)
     torch_device = resolve_device(device)
+    if vllm is not None:
+        engine, builder = _vllm(checked, graph, resolve_dtype(sources.llm.dtype, torch_device), torch_device, vllm)
+        return Explainer(None, engine, PairPrompts(dataset, builder), dataset, graph, checked.model_fingerprint)
     model = load_model(
         checked.llm,
         dtype=resolve_dtype(sources.llm.dtype, torch_device),
@@ -113,6 +126,30 @@ def load_explainer(sources: Sources, *, device: Device, batch_size: int, history
     builder = checked.adapter.attach(model, tokenizer, graph)
     engine = TransformersEngine(model, stop_token_ids(model, tokenizer), batch_size)
     return Explainer(model, engine, PairPrompts(dataset, builder), dataset, graph, checked.model_fingerprint)
+
+
+def _vllm(
+    checked: CheckedSources, graph: GraphEmbeddings, dtype: torch.dtype, device: torch.device, config: VllmConfig
+) -> tuple[Engine, PromptBuilder]:
+    try:
+        from xrec.generate.vllm.engine import VllmEngine
+    except ImportError as error:
+        raise ModelError(
+            f"engine vllm: vLLM cannot be imported here ({error}); install the extra, pip install 'xrec[vllm]', or set engine=transformers"
+        ) from error
+    tokenizer = load_tokenizer(checked.llm)
+    engine = VllmEngine(
+        checked.llm,
+        tokenizer,
+        checked.adapter,
+        graph,
+        dtype=dtype,
+        device=device,
+        kv_cache_bytes=None if config.kv_cache_gib is None else int(config.kv_cache_gib * 2**30),
+        tensor_parallel_size=config.tensor_parallel_size,
+        num_threads=torch.get_num_threads(),
+    )
+    return engine, PromptBuilder(tokenizer, checked.adapter.config.prompt, engine.vocabulary)
 
 
 def _check(sources: Sources, dataset: Manifest, graph: Manifest) -> CheckedSources:

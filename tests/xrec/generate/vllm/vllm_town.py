@@ -7,17 +7,17 @@ from pathlib import Path
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from tests.toy import EMBEDDING_DIM, NUM_ITEMS, NUM_USERS, toy_vectors
+from tests.toy import EMBEDDING_DIM, NUM_ITEMS, NUM_USERS, toy_tokenizer, toy_vectors
 from xrec.adapter.artifact import AdapterConfig, TrainedAdapter
 from xrec.adapter.model import attach_adapters, build_adapters
 from xrec.config import AdapterModelConfig, Injection, PromptConfig
 from xrec.graph.artifact import GraphEmbeddings, embeddings_bytes, write_graph
 from xrec.storage import open_location
 
-V, H, END = 300, 128, 2
+V, H = len(toy_tokenizer()), 128
 
 
-def make_llama(architectures: Sequence[str] = ("LlamaForCausalLM",)) -> LlamaForCausalLM:
+def make_llama() -> LlamaForCausalLM:
     """Grouped-query attention, random weights large enough that no two logits are nearly equal."""
     torch.manual_seed(0)
     config = LlamaConfig(
@@ -30,7 +30,7 @@ def make_llama(architectures: Sequence[str] = ("LlamaForCausalLM",)) -> LlamaFor
         max_position_embeddings=256,
         initializer_range=0.15,
         bos_token_id=None,
-        eos_token_id=END,
+        eos_token_id=toy_tokenizer().eos_token_id,
         pad_token_id=0,
         architectures=list(architectures),
     )
@@ -76,12 +76,12 @@ def make_prompts() -> list[list[int]]:
 
 
 @torch.no_grad()
-def greedy_by_hand(model: LlamaForCausalLM, prompt: Sequence[int], num_new: int) -> list[int]:
+def greedy_by_hand(model: LlamaForCausalLM, prompt: Sequence[int], num_new: int, stop_token_ids: Sequence[int]) -> list[int]:
     """One prompt by transformers, the whole sequence again at each step: no cache, no padding, no `generate`."""
     generated: list[int] = []
     while len(generated) < num_new:
         token = int(model(torch.tensor([[*prompt, *generated]]), use_cache=False).logits[0, -1].argmax())
-        if token == END:
+        if token in stop_token_ids:
             break
         generated.append(token)
     return generated
