@@ -71,7 +71,9 @@ class Explainer:
     adapter and trained graph together.
     """
 
-    def __init__(self, model: PreTrainedModel | None, engine: Engine, pairs: PairPrompts, dataset: Dataset, graph: GraphEmbeddings, model_fingerprint: str):
+    def __init__(
+        self, model: PreTrainedModel | None, engine: Engine, pairs: PairPrompts, dataset: Dataset, graph: GraphEmbeddings, model_fingerprint: str
+    ):
         self.model = model
         self.engine = engine
         self.pairs = pairs
@@ -135,7 +137,7 @@ def _vllm(
         from xrec.generate.vllm.engine import VllmEngine
     except ImportError as error:
         raise ModelError(
-            f"engine vllm: vLLM cannot be imported here ({error}); install the extra, pip install 'xrec[vllm]', or set engine=transformers"
+            f"engine vllm: vLLM cannot be imported here ({error}); requirements/vllm.txt says how to install it, or set engine=transformers"
         ) from error
     tokenizer = load_tokenizer(checked.llm)
     engine = VllmEngine(

@@ -84,7 +84,7 @@ def test_plan_of_other_pairs_is_refused_naming_them(make_config: MakeConfig, pai
 
 def test_plan_settings_that_the_text_does_not_depend_on_resume_the_same_run(make_config: MakeConfig, pairs: MakePairs) -> None:
     first = plan_backfill(make_config(), pairs(*SIX))
-    other = make_config(actors={"num_actors": 1, "batch_size": 2, "device": "cpu"}, max_failed_share=0.1)
+    other = make_config(actors={"num_actors": 1, "batch_size": 2, "device": "cpu", "engine": "vllm"}, max_failed_share=0.1)
     assert plan_backfill(other, pairs(*SIX)).run == first.run
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from xrec.config import ScalingConfig
+from xrec.config import ActorsConfig, ScalingConfig
 from xrec.config.sections import DeepSpeedConfig
 
 
@@ -17,6 +17,11 @@ def test_scaling_config_fewest_workers(settings: dict[str, int], fewest: int) ->
 def test_scaling_config_min_above_num_workers_is_refused() -> None:
     with pytest.raises(ValidationError, match="min_workers must be at most num_workers = 2, saw 3"):
         ScalingConfig(num_workers=2, min_workers=3)
+
+
+@pytest.mark.parametrize(("engine", "gpus"), [("transformers", 1), ("vllm", 4)])
+def test_actors_config_gpus_of_an_actor_are_those_that_its_engine_shares_the_model_among(engine: str, gpus: int) -> None:
+    assert ActorsConfig.model_validate({"engine": engine, "vllm": {"tensor_parallel_size": 4}}).gpus_per_actor == gpus
 
 
 @pytest.mark.parametrize(

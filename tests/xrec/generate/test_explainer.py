@@ -1,5 +1,6 @@
 """Dataset, graph, adapter and language model put together: what fits gives text, what does not is refused."""
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,10 +13,19 @@ from tests.toy import HIDDEN_SIZE, save_toy_model, toy_tokenizer
 from xrec.adapter.artifact import AdapterConfig, write_adapter
 from xrec.adapter.model import build_adapters
 from xrec.adapter.pairs import Pair
-from xrec.config import AdapterModelConfig, ColdStartConfig, DecodingConfig, LLMConfig, PrepareConfig, PromptConfig, StorageConfig
+from xrec.config import (
+    AdapterModelConfig,
+    ColdStartConfig,
+    DecodingConfig,
+    LLMConfig,
+    PrepareConfig,
+    PromptConfig,
+    StorageConfig,
+    VllmConfig,
+)
 from xrec.data import prepare_dataset
 from xrec.data.cold_start import History
-from xrec.errors import ArtifactMismatchError, ConfigError, DataError, UnknownIdError
+from xrec.errors import ArtifactMismatchError, ConfigError, DataError, ModelError, UnknownIdError
 from xrec.generate.explainer import Sources, check_sources, load_explainer
 from xrec.graph import embeddings_bytes, write_graph
 from xrec.graph.fold_in import FoldIn
@@ -94,6 +104,13 @@ def test_check_sources_adapter_of_another_graph_is_refused(workspace: Path, tmp_
 def test_check_sources_another_base_model_is_refused(workspace: Path, tmp_path: Path) -> None:
     with pytest.raises(ArtifactMismatchError, match="but the adapter was trained for 'toy'"):
         check_sources(sources(workspace, llm=save_toy_model(tmp_path, seed=1)))
+
+
+def test_load_explainer_without_vllm_installed_is_refused_saying_how_to_get_it(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "vllm", None)  # importing it fails, installed or not
+    monkeypatch.delitem(sys.modules, "xrec.generate.vllm.engine", raising=False)
+    with pytest.raises(ModelError, match=r"vLLM cannot be imported here.*requirements/vllm.txt.*engine=transformers"):
+        load_explainer(sources(workspace), device="cpu", batch_size=2, vllm=VllmConfig())
 
 
 def test_load_explainer_explains_a_user_with_a_history(workspace: Path) -> None:

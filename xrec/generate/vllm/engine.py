@@ -65,7 +65,7 @@ class VllmEngine:
         arguments = EngineArgs(
             model=str(model_folder),
             hf_overrides={"architectures": [ARCHITECTURE]},
-            additional_config=write_attachment(Path(self._folder.name), adapter, graph),  # type: ignore[arg-type]
+            additional_config=write_attachment(Path(self._folder.name), adapter, graph),
             skip_tokenizer_init=True,
             enable_prompt_embeds=True,
             generation_config="vllm",  # only the job's config decides, not the model's settings

@@ -32,7 +32,6 @@ def make_llama() -> LlamaForCausalLM:
         bos_token_id=None,
         eos_token_id=toy_tokenizer().eos_token_id,
         pad_token_id=0,
-        architectures=list(architectures),
     )
     return LlamaForCausalLM(config).eval()
 
@@ -65,7 +64,7 @@ def make_adapter(injection: Injection, graph: GraphEmbeddings) -> TrainedAdapter
 
 
 def make_prompts() -> list[list[int]]:
-    """Prompts of 3 to 150 tokens: of text only; with a user and an item; three of each user that share all but their end; one that ends in its item."""
+    """Prompts of 3 to 150 tokens: one of text only; three of each user that share all but their end; some that end in their item."""
     rng = random.Random(0)
     prompts = [[7, 8, 9]]
     for user in range(NUM_USERS):
