@@ -14,20 +14,24 @@ from tests.xrec.generate.vllm.vllm_town import V, attached, greedy_by_hand, make
 from xrec.config import DecodingConfig, Injection
 from xrec.errors import ModelError
 from xrec.generate.engine import Completion
+from xrec.generate.vllm.plugin import Attachment
 
 pytest.importorskip("vllm", reason="vLLM is not installed here (requirements/vllm.txt says how); parity with it is not tested")
 
 NUM_NEW = 16
+_SETTINGS: list[tuple[Injection, str]] = [("direct", "one"), ("direct", "one"), ("direct", "other"), ("projected", "one")]
 GREEDY = DecodingConfig(max_new_tokens=NUM_NEW)
 
 
 @dataclass(frozen=True)
 class Contest:
-    """vLLM and what it must say."""
+    """vLLM, what it must say, and what the same adapter says when the layers do not get the vectors."""
 
+    rule: Injection
     engine: Any
     prompts: list[list[int]]
     expected: list[list[int]]
+    without_injection: list[list[int]]
 
 
 @pytest.fixture(scope="module", params=[("projected", False), ("direct", False), ("none", False), ("direct", True)], ids=str)
@@ -40,7 +44,9 @@ def contest(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     tokens = [token for ids in full for token in ids]
     stop = min(set(tokens), key=lambda token: (abs(sum(token in ids for ids in full) - 4), token))  # in about four of them
     engine = _engine(rule, folder, stop, eager=eager)
-    yield Contest(engine, prompts, _by_hand(rule, folder, prompts, [toy_tokenizer().eos_token_id, stop]))
+    stop_token_ids = [toy_tokenizer().eos_token_id, stop]
+    expected, without = (_by_hand(each, folder, prompts, stop_token_ids) for each in (rule, "none"))
+    yield Contest(rule, engine, prompts, expected, without)
     engine.close()
 
 
@@ -77,6 +83,7 @@ def _run(contest: Contest, prompts: list[list[int]], decoding: DecodingConfig = 
 
 def test_generate_gives_the_greedy_tokens_of_transformers_also_from_the_prefix_cache(contest: Contest) -> None:
     assert len({tuple(ids) for ids in contest.expected}) > len(contest.prompts) // 2  # the prompts matter
+    assert (contest.expected == contest.without_injection) == (contest.rule == "none")  # and so does injection
     for _ in range(2):  # all of a prompt but its last block is in the cache the second time
         completions = _run(contest, contest.prompts)
         assert [completion.token_ids for completion in completions] == contest.expected
@@ -111,7 +118,7 @@ def test_generate_ends_at_a_stop_string_and_not_before(contest: Contest) -> None
 
 def test_generate_sampling_repeats_with_its_seed_and_stays_in_the_text_vocabulary(contest: Contest) -> None:
     sampled = [
-        [completion.token_ids for completion in _run(contest, contest.prompts, DecodingConfig(max_new_tokens=NUM_NEW, temperature=3.0, seed=seed))]
+        [completion.token_ids for completion in _run(contest, contest.prompts, DecodingConfig(max_new_tokens=NUM_NEW, temperature=2.0, seed=seed))]
         for seed in (1, 1, 2)
     ]
     assert sampled[0] == sampled[1] != sampled[2]
@@ -125,6 +132,14 @@ def test_generate_left_before_its_end_gives_the_engine_back(contest: Contest) ->
         next(contest.engine.generate(contest.prompts, GREEDY))
     started.close()
     assert [completion.token_ids for completion in _run(contest, contest.prompts)] == contest.expected
+
+
+def test_attachment_salts_vllms_cache_of_compiled_graphs() -> None:
+    from vllm.config import VllmConfig
+
+    hashes = [VllmConfig(additional_config=Attachment("folder", *settings)).compute_hash() for settings in _SETTINGS]
+    assert hashes[0] == hashes[1]
+    assert len(set(hashes)) == 3
 
 
 def test_engine_model_that_is_no_llama_is_refused(tmp_path: Path) -> None:
