@@ -54,7 +54,7 @@ def _explain_chunks(config: BackfillConfig, output: Location, chunks: list[int])
         output=output.shared_uri,
         decoding=config.decoding,
         device=actors.device,
-        batch_size=actors.batch_size,
+        engine=config.engine,
         num_threads=actors.cpus_per_actor,
     )
     num_actors = min(actors.num_actors, len(chunks))

@@ -38,6 +38,7 @@ from xrec.config.sections import (
     DeepSpeedConfig,
     Device,
     Dtype,
+    EngineConfig,
     Injection,
     LearningRateConfig,
     LLMConfig,
@@ -46,6 +47,7 @@ from xrec.config.sections import (
     ScalingConfig,
     Split,
     StorageConfig,
+    TextConfig,
     Vectors,
 )
 
@@ -66,6 +68,7 @@ __all__ = [
     "DeepSpeedConfig",
     "Device",
     "Dtype",
+    "EngineConfig",
     "EvaluateConfig",
     "GraphModelConfig",
     "GraphTrainingConfig",
@@ -92,6 +95,7 @@ __all__ = [
     "StorageConfig",
     "TablePairs",
     "TablesSource",
+    "TextConfig",
     "TopKPairs",
     "TrainAdapterConfig",
     "Variant",
