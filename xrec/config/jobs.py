@@ -10,13 +10,14 @@ from xrec.config.sections import (
     DecodingConfig,
     DeepSpeedConfig,
     Device,
-    EngineName,
+    EngineConfig,
     Injection,
     LearningRateConfig,
     LLMConfig,
     PromptConfig,
     RayConfig,
     ScalingConfig,
+    ScoringEngineConfig,
     Split,
     StorageConfig,
     Vectors,
@@ -304,29 +305,12 @@ class ColdStartConfig(Config):
     items: str | None = Field(None, description="Table with columns item_id, title and profile, of the new items; none: the id is the title.")
 
 
-class VllmConfig(Config):
-    """vLLM (extra `[vllm]`); it runs on what it was built for."""
-
-    tensor_parallel_size: int = Field(1, ge=1, description="Processes, and GPUs where they are used, that share the model of one actor.")
-    kv_cache_gib: float | None = Field(
-        2.0, gt=0, description="Keys and values held at a time, GiB a process; none: what vLLM takes, 90 % of the memory with the weights."
-    )
-
-
 class ActorsConfig(Config):
     """The pool of processes that hold the language model."""
 
     num_actors: int = Field(2, ge=1, description="Actors.")
     cpus_per_actor: int = Field(1, ge=1, description="Torch threads, and logical CPUs, of each actor.")
     device: Device = Field("auto", description="auto: a GPU an actor where the cluster has enough, else CPU.")
-    batch_size: int = Field(16, ge=1, description="Pairs generated together.")
-    engine: EngineName = Field("transformers", description="What generates; vllm: Llama models only, needs the extra [vllm].")
-    vllm: VllmConfig = Field(default_factory=VllmConfig, description="Settings of vLLM; unused with transformers.")
-
-    @property
-    def gpus_per_actor(self) -> int:
-        """GPUs of an actor, where it uses any."""
-        return self.vllm.tensor_parallel_size if self.engine == "vllm" else 1
 
 
 class BackfillConfig(JobConfig):
@@ -342,6 +326,7 @@ class BackfillConfig(JobConfig):
     max_failed_share: float = Field(0.05, ge=0, le=1, description="Failed share of all rows above which the run ends as failed.")
     llm: LLMConfig = Field(description="The language model that the adapter was trained for.")
     decoding: DecodingConfig = Field(default_factory=DecodingConfig, description="Decoding.")
+    engine: EngineConfig = Field(default_factory=EngineConfig, description="Generation engine of each actor.")
     actors: ActorsConfig = Field(default_factory=ActorsConfig, description="Model processes.")
     ray: RayConfig = Field(default_factory=RayConfig, description="Cluster.")
 
@@ -378,5 +363,6 @@ class EvaluateConfig(JobConfig):
     seed: int = Field(0, ge=0, description="Seed of drawing, shuffling and resampling.")
     llm: LLMConfig = Field(description="The language model that the adapter was trained for.")
     decoding: DecodingConfig = Field(default_factory=DecodingConfig, description="Decoding of the shuffled pairs: as in the backfill.")
+    engine: ScoringEngineConfig = Field(default_factory=ScoringEngineConfig, description="Generation engine.")
     device: Device = Field("auto", description="auto: a GPU if there is one, else CPU.")
-    batch_size: int = Field(16, ge=1, description="Pairs of one forward pass.")
+    batch_size: int = Field(16, ge=1, description="Pairs of one forward pass of scoring.")

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from xrec.config import ActorsConfig, ScalingConfig
+from xrec.config import EngineConfig, ScalingConfig, ScoringEngineConfig
 from xrec.config.sections import DeepSpeedConfig
 
 
@@ -19,9 +19,15 @@ def test_scaling_config_min_above_num_workers_is_refused() -> None:
         ScalingConfig(num_workers=2, min_workers=3)
 
 
-@pytest.mark.parametrize(("engine", "gpus"), [("transformers", 1), ("vllm", 4)])
-def test_actors_config_gpus_of_an_actor_are_those_that_its_engine_shares_the_model_among(engine: str, gpus: int) -> None:
-    assert ActorsConfig.model_validate({"engine": engine, "vllm": {"tensor_parallel_size": 4}}).gpus_per_actor == gpus
+def test_engine_config_tensor_parallel_without_vllm_is_refused() -> None:
+    assert EngineConfig(kind="vllm", tensor_parallel_size=4).tensor_parallel_size == 4
+    with pytest.raises(ValidationError, match="tensor_parallel_size = 4 needs kind = 'vllm'"):
+        EngineConfig(tensor_parallel_size=4)
+
+
+def test_scoring_engine_config_vllm_is_refused() -> None:
+    with pytest.raises(ValidationError, match="Input should be 'transformers'"):
+        ScoringEngineConfig.model_validate({"kind": "vllm"})
 
 
 @pytest.mark.parametrize(

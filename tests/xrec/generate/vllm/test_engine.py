@@ -56,7 +56,16 @@ def _by_hand(rule: Injection, folder: Path, prompts: list[list[int]], stop_token
     return [greedy_by_hand(model, prompt, NUM_NEW, stop_token_ids) for prompt in prompts]
 
 
-def _engine(rule: Injection, folder: Path, stop: int, *, eager: bool = True, device: str = "cpu") -> Any:
+def _engine(
+    rule: Injection,
+    folder: Path,
+    stop: int,
+    *,
+    eager: bool = True,
+    device: str = "cpu",
+    key_value_bytes: int = 1 << 27,
+    tensor_parallel_size: int = 1,
+) -> Any:
     from xrec.generate.vllm.engine import VllmEngine
 
     make_llama().save_pretrained(folder / "llm")
@@ -69,8 +78,9 @@ def _engine(rule: Injection, folder: Path, stop: int, *, eager: bool = True, dev
         graph,
         dtype=torch.float32,
         device=torch.device(device),
-        kv_cache_bytes=1 << 27,
-        num_threads=1,
+        max_rows=16,
+        key_value_bytes=key_value_bytes,
+        tensor_parallel_size=tensor_parallel_size,
         enforce_eager=eager,
     )
 
@@ -99,8 +109,8 @@ def test_generate_bad_prompts_fail_with_their_reason_and_harm_no_other(contest: 
     completions = _run(contest, prompts, DecodingConfig(max_new_tokens=4))
     reasons = [completion.failure and completion.failure.reason for completion in completions]
     assert reasons == ["empty_prompt", None, "token_out_of_range", "token_out_of_range", "prompt_too_long", None, None]
-    assert f"0..{last}, the prompt has 3..{last + 1}" in completions[2].failure.message
-    assert "256 tokens; the model's context is 256" in completions[4].failure.message
+    assert f"0..{last}, saw 3..{last + 1}" in completions[2].failure.message
+    assert "256 tokens; the model's context of 256" in completions[4].failure.message
     assert [completions[1].token_ids, completions[5].token_ids] == [ids[:4] for ids in contest.expected[1:3]]
 
 
@@ -142,6 +152,19 @@ def test_attachment_salts_vllms_cache_of_compiled_graphs() -> None:
     assert len(set(hashes)) == 3
 
 
+def test_generate_on_two_ranks_and_a_small_budget_gives_the_same_tokens_or_says_why_not(tmp_path: Path) -> None:
+    """On each of two ranks: a query head pair, a key head, and memory for 6 blocks of 32 tokens."""
+    prompts = make_prompts()
+    expected = _by_hand("direct", tmp_path, prompts, [toy_tokenizer().eos_token_id, 3])
+    bytes_per_token = 2 * 32 * 4 * 2  # key and value of one head, float32, in two layers
+    engine = _engine("direct", tmp_path, 3, key_value_bytes=7 * 32 * bytes_per_token, tensor_parallel_size=2)
+    completions = sorted(engine.generate([*prompts, [5] * 200], GREEDY), key=lambda completion: completion.index)
+    engine.close()
+    assert [completion.token_ids for completion in completions[:-1]] == expected
+    assert completions[-1].failure.reason == "over_memory_budget"
+    assert "prompt of 200 tokens and 16 new ones" in completions[-1].failure.message
+
+
 def test_engine_model_that_is_no_llama_is_refused(tmp_path: Path) -> None:
     from xrec.generate.vllm.engine import VllmEngine
 
@@ -149,8 +172,8 @@ def test_engine_model_that_is_no_llama_is_refused(tmp_path: Path) -> None:
     (tmp_path / "llm" / "config.json").write_text(json.dumps({"model_type": "gemma", "architectures": ["GemmaForCausalLM"]}))
     graph = make_graph(tmp_path / "graph")
     adapter = make_adapter("none", graph)
-    with pytest.raises(ModelError, match=r"GemmaForCausalLM.*use engine=transformers"):
-        VllmEngine(tmp_path / "llm", toy_tokenizer(), adapter, graph, dtype=torch.float32, device=torch.device("cpu"))
+    with pytest.raises(ModelError, match=r"GemmaForCausalLM.*use engine.kind=transformers"):
+        VllmEngine(tmp_path / "llm", toy_tokenizer(), adapter, graph, dtype=torch.float32, device=torch.device("cpu"), max_rows=1, key_value_bytes=1)
 
 
 def test_engine_on_a_device_that_vllm_is_not_built_for_is_refused(tmp_path: Path) -> None:
