@@ -1,7 +1,7 @@
-"""Text-only throughput of vLLM, run by the interpreter that has it: `PYTHON benchmarks/generate_vllm.py MODEL PROMPTS`.
+"""Text-only throughput of vLLM, run by the interpreter that has it: `PYTHON benchmarks/generate_vllm.py MODEL PROMPTS RESULT`.
 
 PROMPTS is a JSON list of lists of token ids, all of the text vocabulary. Every completion has the same length: end tokens are
-ignored. One JSON object is printed as the last line. It imports nothing of xrec, so that any environment with vLLM will do.
+ignored. RESULT gets one JSON object. It imports nothing of xrec, so that any environment with vLLM will do.
 """
 
 import json
@@ -17,6 +17,7 @@ import typer
 def main(
     model: Annotated[Path, typer.Argument(help="Folder of the language model.")],
     prompts: Annotated[Path, typer.Argument(help="JSON file: a list of prompts, each a list of token ids.")],
+    result: Annotated[Path, typer.Argument(help="JSON file that is written: settings and what was measured.")],
     new_tokens: Annotated[int, typer.Option(min=1, help="Tokens of every completion.")] = 48,
     dtype: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "bfloat16",
     core: Annotated[int, typer.Option(min=0, help="CPU core that the one thread of the model is bound to.")] = 0,
@@ -48,7 +49,7 @@ def main(
     start_seconds = time.perf_counter() - started
     best = max((_round(llm, ids, sampling) for _ in range(rounds)), key=lambda measured: measured["pairs_per_second"])
     settings = {"dtype": dtype, "block_size": block_size, "prefix_caching": prefix_caching, "new_tokens": new_tokens, "rounds": rounds}
-    print(json.dumps({"vllm": version, **settings, "start_seconds": start_seconds, **best}))  # noqa: T201
+    result.write_text(json.dumps({"vllm": version, **settings, "start_seconds": start_seconds, **best}, indent=2) + "\n")
 
 
 def _round(llm: Any, prompts: list[list[int]], sampling: Any) -> dict[str, float]:

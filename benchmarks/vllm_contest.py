@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import cycle, islice
 
 import torch
 
 from xrec.adapter.pairs import Pair
 from xrec.config import DecodingConfig
+from xrec.data.held_out import held_out_pairs
 from xrec.generate.engine import Engine
 from xrec.generate.explainer import Explainer
 
@@ -23,10 +25,11 @@ class Parity:
 
 
 def make_prompts(explainer: Explainer, num_users: int, items_per_user: int) -> list[list[int]]:
-    """The prompts of the first users, each with items of its own, one user after the other."""
-    num_items = len(explainer.dataset.items)
-    pairs = [Pair(user, (7 * user + item) % num_items) for user in range(num_users) for item in range(items_per_user)]
-    return [explainer.pairs.prompt(pair) for pair in pairs]
+    """The prompts of the first users with a held-out test pair, one after the other, each with the items of the next such pairs."""
+    held_out = held_out_pairs(explainer.dataset, "test")
+    users = list(dict.fromkeys(pair.user_index for pair in held_out))[:num_users]
+    items = cycle(dict.fromkeys(pair.item_index for pair in held_out))
+    return [explainer.pairs.prompt(Pair(user, item)) for user in users for item in islice(items, items_per_user)]
 
 
 def completions(engine: Engine, prompts: Sequence[list[int]], decoding: DecodingConfig) -> list[list[int]]:
@@ -48,8 +51,8 @@ def compare(
     return Parity(
         num_prompts=len(prompts),
         equal=len(prompts) - len(gaps),
-        near_ties=sum(gap < near_tie for gap in gaps),
-        mismatches=sum(gap >= near_tie for gap in gaps),
+        near_ties=sum(gap <= near_tie for gap in gaps),
+        mismatches=sum(gap > near_tie for gap in gaps),
         largest_gap=max(gaps, default=0.0),
     )
 

