@@ -7,6 +7,7 @@ by one pass of transformers over the prompt and what they have in common: logits
 
 import json
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Annotated, Any, cast
 
@@ -29,7 +30,7 @@ def main(
     ] = None,
     key_value_gib: Annotated[float, typer.Option(help="GiB for keys and values of each engine.")] = 2.0,
 ) -> None:
-    """Equal completions, near ties, mismatches; prefix hits; seconds and CPU seconds of vLLM's processes."""
+    """Equal completions, near ties, mismatches; prefix hits, seconds and CPU seconds of each engine, of the first call of each."""
     # Inside the guard: vLLM's processes import this module again (xrec.generate.vllm.engine).
     from benchmarks.vllm_contest import compare, completions, make_prompts
     from xrec.config import DecodingConfig, EngineConfig, LLMConfig, StorageConfig
@@ -40,16 +41,22 @@ def main(
     decoding = DecodingConfig(max_new_tokens=max_new_tokens)
     ours = load_explainer(sources, device="cpu", engine=EngineConfig(key_value_gib=key_value_gib))
     prompts = make_prompts(ours, num_users, items_per_user)
-    expected = completions(ours.engine, prompts, decoding)
+    expected, cost = _timed(lambda: completions(ours.engine, prompts, decoding))
+    costs = {"transformers": {**cost, "prefix_hit_share": cast("Any", ours.engine).report.prefix_hit_share}}
     vllm: Any = load_explainer(sources, device="cpu", engine=EngineConfig(kind="vllm", key_value_gib=key_value_gib)).engine
-    cpu, started = _cpu_seconds(), time.perf_counter()
-    seen = completions(vllm, prompts, decoding)
-    cost = {"seconds": time.perf_counter() - started, "cpu_seconds": _cpu_seconds() - cpu, "prefix_hit_share": vllm.prefix_hit_share}
+    seen, cost = _timed(lambda: completions(vllm, prompts, decoding))
+    costs["vllm"] = {**cost, "prefix_hit_share": vllm.prefix_hit_share}
     margin = near_tie if near_tie is not None else {"float32": 1e-3, "bfloat16": 0.25}[dtype]
     parity = asdict(compare(ours, vllm.stop_token_ids, prompts, expected, seen, margin))
     tokens = {"prompt_tokens": sum(map(len, prompts)), "new_tokens": sum(map(len, seen))}
     vllm.close()  # it says so on stdout
-    print(json.dumps({"dtype": dtype, "near_tie": margin, **parity, **tokens, **cost}))  # noqa: T201
+    print(json.dumps({"dtype": dtype, "near_tie": margin, **parity, **tokens, **costs}))  # noqa: T201
+
+
+def _timed(generate: Callable[[], list[list[int]]]) -> tuple[list[list[int]], dict[str, float]]:
+    cpu, started = _cpu_seconds(), time.perf_counter()
+    token_ids = generate()
+    return token_ids, {"seconds": time.perf_counter() - started, "cpu_seconds": _cpu_seconds() - cpu}
 
 
 def _cpu_seconds() -> float:
