@@ -166,6 +166,10 @@ class EngineConfig(Config):
     key_value_gib: float = Field(
         2.0, gt=0, description="GiB for keys and values, allocated at once; fewer rows where it holds no more. A prompt that alone needs more fails."
     )
+    packed_weights: bool = Field(
+        True,
+        description="transformers, on a CPU: hold linear layers' weights a second time, as oneDNN reads them; float32 products are up to twice as fast.",
+    )
     tensor_parallel_size: int = Field(1, ge=1, description="vllm: processes, and GPUs where they are used, that share the model of one actor.")
 
     @model_validator(mode="after")

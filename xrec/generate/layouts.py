@@ -58,13 +58,14 @@ def _layout(spans: Sequence[Span], store: KeyValueStore, shared: SharedPrefixes 
     places = [(sequence, column) for sequence, count in enumerate(counts) for column in range(count)]
     own_positions = [spans[sequence].start + column for sequence, column in places]
     slots = [span.sequence.slot for span in spans]
-    cells = None if columns == 1 else torch.tensor([sequence * columns + column for sequence, column in places], device=device)
+    cells = [sequence * columns + column for sequence, column in places]
     return PackedLayout(
         own=Extent(store, _slots(slots, device), max(span.stop for span in spans)),
         slots=torch.tensor([slots[sequence] for sequence, _ in places], device=device),
         own_positions=torch.tensor(own_positions, device=device),
         positions=starts[:, None] + torch.arange(columns, device=device),
-        cells=cells,
+        cells=None if columns == 1 else torch.tensor(cells, device=device),
+        tokens=None if columns == 1 else _inverse(cells, len(spans) * columns, device),
         prefixes=shared,
     )
 
@@ -83,6 +84,7 @@ def _shared_prefixes(rows: Sequence[Row], store: KeyValueStore) -> SharedPrefixe
     return SharedPrefixes(
         extent=Extent(store, _slots(used, device), max(lengths)),
         members=torch.tensor(members, device=device),
+        rows=_inverse(members, len(used) * max_members, device),
         lengths=torch.tensor(lengths, device=device),
         num_prefixes=len(used),
         max_members=max_members,
@@ -95,3 +97,10 @@ def _slots(slots: Sequence[int], device: torch.device) -> slice | torch.Tensor:
     if list(slots) == list(range(first, first + len(slots))):
         return slice(first, first + len(slots))
     return torch.tensor(slots, device=device)
+
+
+def _inverse(places: Sequence[int], size: int, device: torch.device) -> torch.Tensor:
+    """(size,): who is at each place, 0 where nobody is."""
+    inverse = torch.zeros(size, dtype=torch.long)
+    inverse[torch.tensor(places)] = torch.arange(len(places))
+    return inverse.to(device)
