@@ -168,7 +168,7 @@ class EngineConfig(Config):
     )
     packed_weights: bool = Field(
         True,
-        description="transformers, on a CPU: hold linear layers' weights a second time, as oneDNN reads them; float32 products are up to twice as fast.",
+        description="transformers, on a CPU: hold linear layers' weights a second time, as oneDNN reads them; float32 products up to twice as fast.",
     )
     tensor_parallel_size: int = Field(1, ge=1, description="vllm: processes, and GPUs where they are used, that share the model of one actor.")
 
