@@ -12,7 +12,7 @@ from xrec.actor_pool import map_on_actors
 from xrec.backfill.commit import Commit, committed_chunks, read_commits
 from xrec.backfill.plan import BackfillPlan, sources_of
 from xrec.backfill.worker import ChunkWorker, WorkerSettings
-from xrec.config import ActorsConfig, BackfillConfig
+from xrec.config import BackfillConfig
 from xrec.errors import DataError
 from xrec.progress import progress
 from xrec.schemas import GENERATED
@@ -54,7 +54,7 @@ def _explain_chunks(config: BackfillConfig, output: Location, chunks: list[int])
         output=output.shared_uri,
         decoding=config.decoding,
         device=actors.device,
-        batch_size=actors.batch_size,
+        engine=config.engine,
         num_threads=actors.cpus_per_actor,
     )
     num_actors = min(actors.num_actors, len(chunks))
@@ -65,12 +65,13 @@ def _explain_chunks(config: BackfillConfig, output: Location, chunks: list[int])
         min_actors=num_actors,
         max_actors=num_actors,
         cpus_per_actor=actors.cpus_per_actor,
-        gpus_per_actor=1 if _uses_gpu(actors) else 0,
+        gpus_per_actor=config.engine.tensor_parallel_size if _uses_gpu(config) else 0,
     )
 
 
-def _uses_gpu(actors: ActorsConfig) -> bool:
-    return actors.device == "cuda" or (actors.device == "auto" and ray.cluster_resources().get("GPU", 0) >= actors.num_actors)
+def _uses_gpu(config: BackfillConfig) -> bool:
+    num_gpus = config.actors.num_actors * config.engine.tensor_parallel_size
+    return config.actors.device == "cuda" or (config.actors.device == "auto" and ray.cluster_resources().get("GPU", 0) >= num_gpus)
 
 
 def _check_failures(commits: list[Commit], max_failed_share: float, output: Location) -> None:

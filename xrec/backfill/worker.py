@@ -12,7 +12,7 @@ import torch
 from xrec.adapter.pairs import Pair
 from xrec.backfill.commit import Commit, try_commit
 from xrec.backfill.plan import chunk_name, plan_location
-from xrec.config import DecodingConfig, Device
+from xrec.config import DecodingConfig, Device, EngineConfig
 from xrec.errors import UnknownIdError
 from xrec.generate.explainer import Explainer, Sources, load_explainer
 from xrec.llm.prompt import PromptTooLongError
@@ -28,7 +28,7 @@ class WorkerSettings:
     output: str
     decoding: DecodingConfig
     device: Device
-    batch_size: int
+    engine: EngineConfig
     num_threads: int
 
 
@@ -39,7 +39,7 @@ class ChunkWorker:
         torch.set_num_threads(settings.num_threads)
         self._settings = settings
         self._output = open_location(settings.output, settings.sources.storage)
-        self._explainer = load_explainer(settings.sources, device=settings.device, batch_size=settings.batch_size)
+        self._explainer = load_explainer(settings.sources, device=settings.device, engine=settings.engine)
 
     def __call__(self, batch: dict[str, npt.NDArray[np.int64]]) -> dict[str, Any]:
         """Explain one chunk and commit it."""
@@ -79,8 +79,8 @@ def explain_pairs(explainer: Explainer, pairs: pa.Table, decoding: DecodingConfi
             failures.append({**ids, "reason": error.reason, "message": str(error)})
     for explanation in explainer.explain(prompts, decoding):
         ids = accepted[explanation.index]
-        if not explanation.text:
-            failures.append({**ids, "reason": "empty_text", "message": "the model ended without a word"})
+        if explanation.failure is not None:
+            failures.append({**ids, "reason": explanation.failure.reason, "message": explanation.failure.message})
             continue
         rows.append(
             {

@@ -10,12 +10,14 @@ from xrec.config.sections import (
     DecodingConfig,
     DeepSpeedConfig,
     Device,
+    EngineConfig,
     Injection,
     LearningRateConfig,
     LLMConfig,
     PromptConfig,
     RayConfig,
     ScalingConfig,
+    ScoringEngineConfig,
     Split,
     StorageConfig,
     Vectors,
@@ -315,7 +317,6 @@ class ActorsConfig(Config):
     num_actors: int = Field(2, ge=1, description="Actors.")
     cpus_per_actor: int = Field(1, ge=1, description="Torch threads, and logical CPUs, of each actor.")
     device: Device = Field("auto", description="auto: a GPU an actor where the cluster has enough, else CPU.")
-    batch_size: int = Field(16, ge=1, description="Pairs generated together.")
 
 
 class BackfillConfig(JobConfig):
@@ -331,6 +332,7 @@ class BackfillConfig(JobConfig):
     max_failed_share: float = Field(0.05, ge=0, le=1, description="Failed share of all rows above which the run ends as failed.")
     llm: LLMConfig = Field(description="The language model that the adapter was trained for.")
     decoding: DecodingConfig = Field(default_factory=DecodingConfig, description="Decoding.")
+    engine: EngineConfig = Field(default_factory=EngineConfig, description="Generation engine of each actor.")
     actors: ActorsConfig = Field(default_factory=ActorsConfig, description="Model processes.")
     ray: RayConfig = Field(default_factory=RayConfig, description="Cluster.")
 
@@ -367,5 +369,6 @@ class EvaluateConfig(JobConfig):
     seed: int = Field(0, ge=0, description="Seed of drawing, shuffling and resampling.")
     llm: LLMConfig = Field(description="The language model that the adapter was trained for.")
     decoding: DecodingConfig = Field(default_factory=DecodingConfig, description="Decoding of the shuffled pairs: as in the backfill.")
+    engine: ScoringEngineConfig = Field(default_factory=ScoringEngineConfig, description="Generation engine.")
     device: Device = Field("auto", description="auto: a GPU if there is one, else CPU.")
-    batch_size: int = Field(16, ge=1, description="Pairs of one forward pass.")
+    batch_size: int = Field(16, ge=1, description="Pairs of one forward pass of scoring.")

@@ -14,7 +14,7 @@ from xrec.backfill import plan_backfill
 from xrec.backfill.commit import Commit, committed_chunks
 from xrec.backfill.plan import sources_of
 from xrec.backfill.worker import ChunkWorker, WorkerSettings, explain_pairs
-from xrec.config import DecodingConfig
+from xrec.config import DecodingConfig, EngineConfig
 from xrec.generate.engine import Completion
 from xrec.generate.explainer import Explainer, check_sources, load_explainer
 from xrec.schemas import FAILED, GENERATED
@@ -39,7 +39,7 @@ class ScriptedEngine:
 
 @pytest.fixture
 def scripted(make_config: MakeConfig) -> Callable[..., Explainer]:
-    loaded = load_explainer(sources_of(make_config()), device="cpu", batch_size=2)
+    loaded = load_explainer(sources_of(make_config()), device="cpu", engine=EngineConfig())
 
     def make(*texts: str) -> Explainer:
         engine = ScriptedEngine(loaded.pairs, texts)
@@ -49,29 +49,29 @@ def scripted(make_config: MakeConfig) -> Callable[..., Explainer]:
 
 
 def test_explain_pairs_each_text_stands_beside_its_own_pair(scripted: Callable[..., Explainer], pairs: MakePairs) -> None:
-    explainer = scripted("first", "second one", "third")
+    explainer = scripted("First.", "second one", "third")
     generated, failed = explain_pairs(explainer, pairs("u0 i0", "u0 i1", "u10 i2"), DecodingConfig())
     assert generated.schema.equals(GENERATED)
     assert failed.schema.equals(FAILED)
     assert failed.num_rows == 0
     rows = generated.to_pylist()
     assert [(row["user_id"], row["item_id"], row["explanation"]) for row in rows] == [
-        ("u0", "i0", "first"),
+        ("u0", "i0", "First."),
         ("u0", "i1", "second one"),
         ("u10", "i2", "third"),
     ]
     assert [row["finish_reason"] for row in rows] == ["length", "stop", "stop"]
     assert [row["num_prompt_tokens"] for row in rows] == [len(prompt) for prompt in explainer.engine.prompts]  # type: ignore[attr-defined]
     assert [row["num_generated_tokens"] for row in rows] == [
-        len(explainer.pairs.builder.encode_explanation(text)) - 1 for text in ("first", "second one", "third")
+        len(explainer.pairs.builder.encode_explanation(text)) - 1 for text in ("First.", "second one", "third")
     ]
     assert {row["model_fingerprint"] for row in rows} == {"f" * 16}
 
 
 def test_explain_pairs_failed_rows_are_typed_and_the_rest_is_explained(scripted: Callable[..., Explainer], pairs: MakePairs) -> None:
-    explainer = scripted("a garden", " \n ")
+    explainer = scripted("A garden.", " \n ")
     generated, failed = explain_pairs(explainer, pairs("nobody i0", "u0 i0", "u0 nothing", "u1 i0", "u1 wordy"), DecodingConfig())
-    assert [(row["user_id"], row["item_id"], row["explanation"]) for row in generated.to_pylist()] == [("u0", "i0", "a garden")]
+    assert [(row["user_id"], row["item_id"], row["explanation"]) for row in generated.to_pylist()] == [("u0", "i0", "A garden.")]
     assert [(row["user_id"], row["item_id"], row["reason"]) for row in failed.to_pylist()] == [
         ("nobody", "i0", "unknown_user"),
         ("u0", "nothing", "unknown_item"),
@@ -95,7 +95,9 @@ def worker(make_config: MakeConfig, pairs: MakePairs, tmp_path: Path) -> ChunkWo
     """A worker of a run of one chunk, in this process."""
     config = make_config(num_chunks=1)
     plan_backfill(config, pairs("nobody i0", "u0 i0", "u1 i1"))
-    return ChunkWorker(WorkerSettings(sources_of(config), str(tmp_path / "explanations"), config.decoding, device="cpu", batch_size=4, num_threads=1))
+    return ChunkWorker(
+        WorkerSettings(sources_of(config), str(tmp_path / "explanations"), config.decoding, device="cpu", engine=EngineConfig(), num_threads=1)
+    )
 
 
 def _chunk(number: int) -> dict[str, Any]:
@@ -138,7 +140,7 @@ def test_worker_explains_newcomers_and_fails_those_without_a_known_neighbour(mak
     cold_start = {name: str(tmp_path / f"{name}.parquet") for name in ("interactions", "items")}
     config = make_config(num_chunks=1, cold_start=cold_start)
     plan_backfill(config, pairs("newcomer i0", "newcomer new-item", "u1 new-item", "lone i0", "u0 lone-item"))
-    settings = WorkerSettings(sources_of(config), str(tmp_path / "explanations"), config.decoding, device="cpu", batch_size=4, num_threads=1)
+    settings = WorkerSettings(sources_of(config), str(tmp_path / "explanations"), config.decoding, device="cpu", engine=EngineConfig(), num_threads=1)
     worker = ChunkWorker(settings)
     worker(_chunk(0))
     output = open_location(str(tmp_path / "explanations"))
