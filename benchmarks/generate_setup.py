@@ -30,6 +30,7 @@ class Contest:
     natural_stops: bool
     collaborative: bool = True
     max_rows: int = 128
+    key_value_gib: float = 4.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,10 +65,10 @@ def prepare(contest: Contest) -> Setup:
     explainer = load_explainer(sources, device="cpu", engine=EngineConfig(max_rows=contest.max_rows, packed_weights=False))
     stop = stop_token_ids(explainer.model, explainer.pairs.builder.tokenizer) if contest.natural_stops else []
     explainer.model.generation_config = GenerationConfig()  # `generate` would take its end token from there
-    return Setup(contest, explainer, _prompts(explainer, contest), stop)
+    return Setup(contest, explainer, prompts_of(explainer, contest), stop)
 
 
-def _prompts(explainer: Explainer, contest: Contest) -> list[list[int]]:
+def prompts_of(explainer: Explainer, contest: Contest) -> list[list[int]]:
     """Of users and items that have texts, in their order in the explained pairs: each user with the items that come next."""
     explained = explainer.dataset.explained_pairs("train")
     users = list(dict.fromkeys(explained["user_index"].to_pylist()))

@@ -6,8 +6,9 @@ from dataclasses import replace
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
+from typer.testing import CliRunner
 
-from benchmarks.generate import flop_of, measure_here, summary
+from benchmarks.generate import app, flop_of, measure_here, summary
 from benchmarks.generate_contestants import CONTESTANTS, run_ours
 from benchmarks.generate_setup import Contest, prepare
 from tests.toy import HIDDEN_SIZE, save_toy_model
@@ -111,3 +112,10 @@ def test_summary_ratios_are_of_medians() -> None:
     table = {row["contestant"].split(",")[0]: row for row in summary(rows)}
     assert (table["ours"]["of loop"], table["ours"]["of best static"]) == (4.0, 2.0)
     assert table["static-32"]["pairs/CPU s"] == 2.0
+
+
+def test_equality_of_ours_and_the_loop_within_a_small_budget(contest: Contest) -> None:
+    arguments = ["equality", contest.workspace, "--llm", contest.llm, "--num-pairs", "6", "--key-value-gib", "0.0002"]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    assert "18 of 18 texts equal, float32" in result.output
