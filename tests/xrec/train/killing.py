@@ -25,8 +25,10 @@ def _command(process: psutil.Process) -> list[str]:
 
 
 def kill_family(process: "subprocess.Popen[bytes]") -> None:
-    """Kill -9, then end what it leaves behind."""
+    """Kill -9, then end what it leaves behind. Training stands still meanwhile: on a busy machine orphans could finish it."""
     family = psutil.Process(process.pid).children(recursive=True)
+    for worker in training_workers(psutil.Process(process.pid)):
+        worker.suspend()
     os.kill(process.pid, signal.SIGKILL)
     _, orphans = psutil.wait_procs(family, timeout=10)
     for orphan in orphans:
