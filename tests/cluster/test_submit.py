@@ -126,7 +126,7 @@ def test_submit_pretrain_graph_and_backfill_run_on_the_three_nodes(three_nodes: 
         "pairs": {"kind": "top_k", "k": 2},
         "num_chunks": 3,
         "llm": {"model": f"{workspace}/llm", "cache_dir": str(tmp_path / "cache")},
-        "decoding": {"max_new_tokens": 4},
+        "decoding": {"max_new_tokens": 4, "text": {"max_words": None, "max_phrase_repeats": None}},  # a toy model writes no sentences
         "actors": {"num_actors": 2, "device": "cpu"},
     }
     done = _submit(three_nodes, "backfill", _write_config(tmp_path / "backfill.yaml", values), **s3.environment)
