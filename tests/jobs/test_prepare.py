@@ -15,6 +15,6 @@ def test_run_sample_config_gives_the_town_as_a_dataset(tmp_path: Path) -> None:
     manifest = run(config)
     dataset = read_dataset(open_location(config.artifact("dataset")))
     assert dataset.manifest == manifest
-    assert (dataset.num_users, dataset.num_items) == (600, 240)
+    assert (dataset.num_users, dataset.num_items) == (1200, 240)
     assert manifest.metrics["num_removed_edges"] == 0
     assert manifest.metrics["num_users_without_train_edge"] == 0
