@@ -139,6 +139,7 @@ class DecodingConfig(Config):
     temperature: float = Field(0.0, ge=0, description="0: greedy, deterministic; above: sampling.")
     top_p: float = Field(1.0, gt=0, le=1, description="Nucleus of sampling; 1: all tokens.")
     seed: int = Field(0, ge=0, description="Seed of sampling.")
+    stop: tuple[str, ...] = Field((), description="A text ends before the first of these strings.")
 
 
 class LearningRateConfig(Config):

@@ -6,21 +6,35 @@ from typing import Literal, Protocol
 
 from xrec.config import DecodingConfig
 
-FinishReason = Literal["stop", "length"]
+FinishReason = Literal["stop", "length", "failed"]
+FailureReason = Literal["empty_prompt", "token_out_of_range", "prompt_too_long", "over_memory_budget"]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a prompt cannot be completed; the other prompts of its batch are."""
+
+    reason: FailureReason
+    message: str
 
 
 @dataclass(frozen=True)
 class Completion:
-    """The generated ids of prompt `index`, without the end token; `stop`: it ended by itself, `length`: it was cut."""
+    """The generated ids of prompt `index`, without the end token.
+
+    `finish_reason`: `stop`, it ended by itself or by a stop string, whose ids are kept; `length`, it was cut; `failed`, see
+    `failure`, and there are no ids.
+    """
 
     index: int
     token_ids: list[int]
     finish_reason: FinishReason
+    failure: Failure | None = None
 
 
 class Engine(Protocol):
     """Generates text for prompts that may hold collaborative tokens."""
 
     def generate(self, prompts: Sequence[Sequence[int]], decoding: DecodingConfig) -> Iterator[Completion]:
-        """Yield one completion a prompt, as they finish; ValueError for an empty prompt or an id out of range."""
+        """Yield one completion a prompt, as they finish; a prompt that cannot be completed is one with a `failure`."""
         ...
