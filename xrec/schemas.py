@@ -39,4 +39,13 @@ GENERATED = _schema(
     finish_reason=pa.string(),
     model_fingerprint=pa.string(),
 )
-FAILED = _schema(user_id=pa.string(), item_id=pa.string(), reason=pa.string(), message=pa.string())
+# A pair without an explanation, why, and the texts that its prompt was made of; of an unknown user or item they are empty.
+FAILED = _schema(
+    user_id=pa.string(),
+    item_id=pa.string(),
+    reason=pa.string(),
+    message=pa.string(),
+    user_profile=pa.string(),
+    item_title=pa.string(),
+    item_profile=pa.string(),
+)

@@ -1,23 +1,36 @@
 """The actor of a backfill: the model stays in memory, a chunk comes in, its files and its commit record go out."""
 
+import os
+import socket
+import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 
-from xrec.adapter.pairs import Pair
-from xrec.backfill.commit import Commit, try_commit
-from xrec.backfill.plan import chunk_name, plan_location
+from xrec.backfill.attempts import Attempts, Explained
+from xrec.backfill.chunk import part_name
+from xrec.backfill.commit import FAILED_FOLDER, Commit, Work, commit_location, try_commit
+from xrec.backfill.explain import explain_or_fail, failed_rows
+from xrec.backfill.generation import RUN, Generation
+from xrec.backfill.plan import read_chunk_pairs
 from xrec.config import DecodingConfig, Device
-from xrec.errors import UnknownIdError
 from xrec.generate.explainer import Explainer, Sources, load_explainer
-from xrec.llm.prompt import PromptTooLongError
 from xrec.schemas import FAILED, GENERATED, PAIRS
 from xrec.storage import content_hash, open_location, parquet_bytes, read_table
+
+_BY_PAIR = [("user_id", "ascending"), ("item_id", "ascending")]
+
+
+def load_worker_explainer(settings: "WorkerSettings") -> Explainer:
+    """The explainer of an actor."""
+    return load_explainer(settings.sources, device=settings.device, batch_size=settings.batch_size)
 
 
 @dataclass(frozen=True)
@@ -26,94 +39,90 @@ class WorkerSettings:
 
     sources: Sources
     output: str
+    run: str
     decoding: DecodingConfig
     device: Device
     batch_size: int
     num_threads: int
+    generation: Generation = RUN
+    load: "Callable[[WorkerSettings], Explainer]" = load_worker_explainer
 
 
 class ChunkWorker:
-    """Callable for Ray Data's actor pool: {"chunk": (1,)} in, the chunk's counts out."""
+    """Callable for Ray Data's actor pool: {"chunk": (1,), "input": (1,)} in, the chunk's commit record as JSON out.
+
+    `input` is the hash of the chunk's pairs in the plan; in a retry the file of its failed rows.
+    """
 
     def __init__(self, settings: WorkerSettings):
         torch.set_num_threads(settings.num_threads)
         self._settings = settings
         self._output = open_location(settings.output, settings.sources.storage)
-        self._explainer = load_explainer(settings.sources, device=settings.device, batch_size=settings.batch_size)
+        self._root = settings.generation.root(self._output)
+        self._explainer = settings.load(settings)
 
-    def __call__(self, batch: dict[str, npt.NDArray[np.int64]]) -> dict[str, Any]:
-        """Explain one chunk and commit it."""
+    def __call__(self, batch: dict[str, npt.NDArray[Any]]) -> dict[str, Any]:
+        """Explain one chunk and commit it, unless an attempt before this one did."""
         (chunk,) = (int(value) for value in batch["chunk"])
-        pairs = read_table(plan_location(self._output, chunk), PAIRS)
-        generated, failed = explain_pairs(self._explainer, pairs, self._settings.decoding)
-        files = {
-            name: hash_
-            for folder, table, schema in (("", generated, GENERATED), ("failed/", failed, FAILED))
-            if table.num_rows
-            for name, hash_ in [self._write(folder, chunk, parquet_bytes(table, schema))]
-        }
-        reasons = Counter(failed["reason"].to_pylist())
-        commit = Commit(chunk=chunk, files=files, num_rows=generated.num_rows, num_failed=failed.num_rows, failed_by_reason=dict(reasons))
-        is_first = try_commit(self._output, commit)
-        return {"chunk": [chunk], "num_rows": [generated.num_rows], "num_failed": [failed.num_rows], "committed": [is_first]}
+        (source,) = (str(value) for value in batch["input"])
+        if commit_location(self._root, chunk).is_file():
+            commit, is_first = Commit.read(self._root, chunk), False
+        else:
+            commit = self._explain(chunk, source)
+            is_first = try_commit(self._root, commit)
+            commit = commit if is_first else Commit.read(self._root, chunk)
+        return {"commit": [commit.model_dump_json()], "is_first": np.array([is_first])}
 
-    def _write(self, folder: str, chunk: int, data: bytes) -> tuple[str, str]:
-        """Write a table under a name that tells chunk and content: attempts never overwrite each other."""
-        hash_ = content_hash(data)
-        name = f"{folder}part-{chunk_name(chunk)}-{hash_[:8]}.parquet"
-        (self._output / name).write_bytes(data)
-        return name, hash_
-
-
-def explain_pairs(explainer: Explainer, pairs: pa.Table, decoding: DecodingConfig) -> tuple[pa.Table, pa.Table]:
-    """Explain `pairs` (schema PAIRS): a table of explanations (GENERATED) and one of failed rows (FAILED), by user and item."""
-    rows: list[dict[str, Any]] = []
-    failures: list[dict[str, str]] = []
-    accepted: list[dict[str, str]] = []
-    prompts: list[list[int]] = []
-    for ids in pairs.to_pylist():
-        try:
-            prompts.append(_prompt(explainer, ids))
-            accepted.append(ids)
-        except _RowError as error:
-            failures.append({**ids, "reason": error.reason, "message": str(error)})
-    for explanation in explainer.explain(prompts, decoding):
-        ids = accepted[explanation.index]
-        if not explanation.text:
-            failures.append({**ids, "reason": "empty_text", "message": "the model ended without a word"})
-            continue
-        rows.append(
-            {
-                **ids,
-                "explanation": explanation.text,
-                "num_prompt_tokens": explanation.num_prompt_tokens,
-                "num_generated_tokens": explanation.num_generated_tokens,
-                "finish_reason": explanation.finish_reason,
-                "model_fingerprint": explainer.model_fingerprint,
-            }
+    def _explain(self, chunk: int, source: str) -> Commit:
+        started_at = time.time()
+        pairs, kept = self._read(chunk, source)
+        attempts = Attempts(self._root, chunk, pairs.num_rows)
+        num_deaths = attempts.num_deaths
+        parts = attempts.explain(
+            lambda start, stop: explain_or_fail(self._explainer, pairs.slice(start, stop - start), self._settings.decoding),
+            lambda row, deaths: Explained(GENERATED.empty_table(), self._condemned(pairs.slice(row, 1), deaths)),
         )
-    order = [("user_id", "ascending"), ("item_id", "ascending")]
-    return pa.Table.from_pylist(rows, GENERATED).sort_by(order), pa.Table.from_pylist(failures, FAILED).sort_by(order)
+        generated = pa.concat_tables([part.generated for part in parts]).sort_by(_BY_PAIR)
+        failed = pa.concat_tables([kept, *(part.failed for part in parts)]).sort_by(_BY_PAIR)
+        return Commit(
+            chunk=chunk,
+            files=dict([*self._write("", chunk, generated, GENERATED), *self._write(FAILED_FOLDER, chunk, failed, FAILED)]),
+            num_rows=generated.num_rows,
+            num_failed=failed.num_rows,
+            failed_by_reason=dict(Counter(failed["reason"].to_pylist())),
+            work=self._work(generated, started_at, num_deaths),
+        )
 
+    def _read(self, chunk: int, source: str) -> tuple[pa.Table, pa.Table]:
+        """The pairs to explain (schema PAIRS), and failed rows that stay as they are (FAILED)."""
+        generation = self._settings.generation
+        if generation.kind == "run":
+            return read_chunk_pairs(self._output, self._settings.run, chunk, source), FAILED.empty_table()
+        failed = read_table(self._output / source, FAILED)
+        again = pa.array([generation.retries(reason) for reason in failed["reason"].to_pylist()], pa.bool_())
+        return failed.filter(again).select(PAIRS.names), failed.filter(pc.invert(again))
 
-class _RowError(Exception):
-    """A row that cannot be explained; the job goes on."""
+    def _write(self, folder: str, chunk: int, table: pa.Table, schema: pa.Schema) -> list[tuple[str, str]]:
+        """Write a table that has rows; its name and content hash."""
+        if not table.num_rows:
+            return []
+        data = parquet_bytes(table, schema)
+        name = part_name(folder, chunk, content_hash(data))
+        (self._output / name).write_bytes(data)
+        return [(name, content_hash(data))]
 
-    def __init__(self, reason: str, message: str):
-        super().__init__(message)
-        self.reason = reason
+    def _condemned(self, pair: pa.Table, deaths: int) -> pa.Table:
+        message = f"{deaths} processes died with this row alone; the engine cannot take its prompt"
+        return failed_rows(self._explainer, [{**row, "reason": "engine_error", "message": message} for row in pair.to_pylist()])
 
-
-def _prompt(explainer: Explainer, ids: dict[str, str]) -> list[int]:
-    try:
-        user_index = explainer.dataset.user_index(ids["user_id"])
-    except UnknownIdError as error:
-        raise _RowError("unknown_user", str(error)) from error
-    try:
-        item_index = explainer.dataset.item_index(ids["item_id"])
-    except UnknownIdError as error:
-        raise _RowError("unknown_item", str(error)) from error
-    try:
-        return explainer.pairs.prompt(Pair(user_index, item_index))
-    except PromptTooLongError as error:
-        raise _RowError("prompt_too_long", str(error)) from error
+    def _work(self, generated: pa.Table, started_at: float, num_deaths: int) -> Work:
+        num_prompt_tokens = pc.sum(generated["num_prompt_tokens"]).as_py() or 0
+        return Work(
+            actor=f"{socket.gethostname()}:{os.getpid()}",
+            started_at=started_at,
+            seconds=time.time() - started_at,
+            num_prompt_tokens=num_prompt_tokens,
+            num_computed_prompt_tokens=num_prompt_tokens,
+            num_generated_tokens=pc.sum(generated["num_generated_tokens"]).as_py() or 0,
+            num_deaths=num_deaths,
+        )

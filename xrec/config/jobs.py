@@ -327,8 +327,16 @@ class BackfillConfig(JobConfig):
     explanations: str | None = Field(None, description="Output URI; none: <workspace>/explanations.")
     pairs: Annotated[SplitPairs | TablePairs | TopKPairs | RecommendedPairs, Field(discriminator="kind")]
     cold_start: ColdStartConfig | None = Field(None, description="New users and items; none: only the dataset's own are known.")
-    num_chunks: int = Field(16, ge=1, description="C; a pair belongs to chunk hash(user_id) mod C.")
-    max_failed_share: float = Field(0.05, ge=0, le=1, description="Failed share of all rows above which the run ends as failed.")
+    rows_per_chunk: int = Field(
+        1024, ge=1, description="Pairs of a chunk, which is committed as a whole: at most so many on average; one with twice as many is cut up."
+    )
+    max_failed_share: float = Field(0.05, ge=0, le=1, description="Failed share of all rows above which the run stops.")
+    new_run: bool = Field(False, description="Write to <explanations>-<run>, beside what is there; a run with other settings is else refused.")
+    retry_failed: str | None = Field(None, description="Do the failed rows of this run again: all, or those of one reason; none: they stay.")
+    garbage_hours: float = Field(
+        24.0, ge=0, description="--clean keeps replaced files for so long, for readers that opened them before they were replaced."
+    )
+    lease_seconds: float = Field(30.0, gt=0, description="A driver that gives no sign for so long is taken for dead, and another may go on.")
     llm: LLMConfig = Field(description="The language model that the adapter was trained for.")
     decoding: DecodingConfig = Field(default_factory=DecodingConfig, description="Decoding.")
     actors: ActorsConfig = Field(default_factory=ActorsConfig, description="Model processes.")

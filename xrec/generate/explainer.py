@@ -12,7 +12,7 @@ from xrec.config import ColdStartConfig, DecodingConfig, Device, LLMConfig, Stor
 from xrec.data.cold_start import History, read_cold_start, with_history
 from xrec.data.dataset import Dataset, read_dataset
 from xrec.errors import DataError
-from xrec.generate.engine import Engine, FinishReason
+from xrec.generate.engine import Engine, Failure, FinishReason
 from xrec.generate.transformers_engine import TransformersEngine
 from xrec.graph.artifact import GraphEmbeddings, check_graph_of_dataset, read_graph
 from xrec.graph.cold_start import extend_with_new
@@ -30,6 +30,7 @@ class Explanation:
     num_prompt_tokens: int
     num_generated_tokens: int
     finish_reason: FinishReason
+    failure: Failure | None = None
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,7 @@ class Explainer:
                 num_prompt_tokens=len(prompts[completion.index]),
                 num_generated_tokens=len(completion.token_ids),
                 finish_reason=completion.finish_reason,
+                failure=completion.failure,
             )
 
 

@@ -14,6 +14,7 @@ from xrec.storage.artifact import (
     write_manifest,
 )
 from xrec.storage.location import Location, check_access, open_location, storage_errors
+from xrec.storage.requests import request_each
 from xrec.storage.tables import parquet_bytes, read_table, write_table
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "parquet_bytes",
     "read_manifest",
     "read_table",
+    "request_each",
     "run_fingerprint",
     "storage_errors",
     "write_manifest",

@@ -94,7 +94,7 @@ def make_config(workspace: Path, tmp_path: Path) -> MakeConfig:
             "workspace": str(workspace),
             "explanations": str(tmp_path / "explanations"),
             "pairs": {"kind": "split", "split": "test"},
-            "num_chunks": 4,
+            "rows_per_chunk": 3,
             "max_failed_share": 1.0,
             "llm": {"model": str(workspace / "llm")},
             "decoding": {"max_new_tokens": 4},

@@ -4,14 +4,16 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from xrec.backfill.commit import Commit, committed_chunks, read_commits, try_commit
+from xrec.backfill.commit import Commit, Work, committed_chunks, read_commits, try_commit
 from xrec.errors import StorageNotFoundError
 from xrec.storage import Location
+
+WORK = Work(actor="host:1", started_at=0.0, seconds=1.5, num_prompt_tokens=30, num_computed_prompt_tokens=20, num_generated_tokens=9, num_deaths=0)
 
 
 def _commit(chunk: int, attempt: int = 0) -> Commit:
     files = {f"part-{chunk:05d}-{attempt}.parquet": f"{attempt:016x}"}
-    return Commit(chunk=chunk, files=files, num_rows=3, num_failed=1, failed_by_reason={"unknown_user": 1})
+    return Commit(chunk=chunk, files=files, num_rows=3, num_failed=1, failed_by_reason={"unknown_user": 1}, work=WORK)
 
 
 def test_commit_comes_back_as_it_was_made(output: Location) -> None:

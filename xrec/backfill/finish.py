@@ -1,0 +1,38 @@
+"""The end of a generation: the share of failed rows is judged, garbage swept, the manifest written, then `_SUCCESS`.
+
+The manifest is replaced as a whole, so a reader sees one generation or the next. `_SUCCESS` says to tools that know
+nothing of manifests that `part-*.parquet` in this folder is complete.
+"""
+
+from xrec.backfill.clean import sweep
+from xrec.backfill.plan import BackfillPlan
+from xrec.backfill.snapshot import read_records, snapshot_of
+from xrec.backfill.tally import tally_of
+from xrec.storage import Manifest, write_manifest
+
+SUCCESS = "_SUCCESS"
+
+
+def finish(plan: BackfillPlan, max_failed_share: float) -> Manifest:
+    """Write the manifest of all that is committed. Raises DataError if too many rows failed."""
+    records = read_records(plan.output)
+    snapshot = snapshot_of(records)
+    assert snapshot.num_rows == plan.num_rows, (snapshot.num_rows, plan.num_rows)
+    tally_of(snapshot).check(plan, max_failed_share)
+    sweep(plan.output, records)
+    manifest = write_manifest(
+        plan.output,
+        "explanations",
+        config=plan.identity.config,
+        inputs=plan.identity.inputs,
+        files=snapshot.files,
+        row_counts={"explanations": snapshot.num_explained, "failed": snapshot.num_failed},
+        metrics={
+            "generation": snapshot.generation,
+            "num_chunks": len(plan.chunks),
+            "num_carried": snapshot.num_carried,
+            "failed_by_reason": snapshot.failed_by_reason,
+        },
+    )
+    (plan.output / SUCCESS).write_bytes(b"")
+    return manifest
