@@ -77,6 +77,7 @@ def test_backfill_after_an_interruption_redoes_only_the_chunk_without_a_record(p
     parts = [name for name in output.files() if name.startswith("part-")]
     chunk = parts[0].split("-")[1]
     (output / "manifest.json").delete()
+    (output / "_SUCCESS").delete()
     (output / "commits" / f"{chunk}.json").delete()
     (output / parts[0]).delete()
     before = _state(output)
@@ -86,7 +87,7 @@ def test_backfill_after_an_interruption_redoes_only_the_chunk_without_a_record(p
     assert {name: after[name] for name in before if f"{chunk}-" not in name} == {
         name: state for name, state in before.items() if f"{chunk}-" not in name
     }
-    assert set(after) - set(before) == {"manifest.json", f"commits/{chunk}.json", parts[0]}
+    assert set(after) - set(before) == {"manifest.json", "_SUCCESS", f"commits/{chunk}.json", parts[0]}
     assert read_explanations(output).equals(whole)
     assert manifest.files == pipeline.manifests["explanations"].files
     assert manifest.fingerprint == pipeline.manifests["explanations"].fingerprint

@@ -1,7 +1,8 @@
 """Whole runs through Ray Data's actors, against the set of pairs that was put in: typed failures, threshold, retry, crashes."""
 
+import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +119,24 @@ def test_run_whose_lease_was_taken_over_stops(make_config: MakeConfig, pairs: Ca
     with pytest.raises(LeaseError, match="runs this backfill"):
         run_backfill(config, made, lease, Toy())
     assert not (made.output / "manifest.json").exists()
+
+
+def test_run_that_is_interrupted_says_how_to_go_on_and_lets_the_lease_go(
+    make_config: MakeConfig, pairs: Callable[..., pa.Table], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def interrupted(commits: Iterator[Any], *arguments: object) -> Iterator[Any]:
+        yield next(commits)
+        raise KeyboardInterrupt
+
+    config = make_config(rows_per_chunk=2)
+    with monkeypatch.context() as patched:
+        patched.setattr("xrec.backfill.run.progress", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run(config, pairs(*GOOD), load=Toy())
+    (message,) = [record.getMessage() for record in caplog.records if "stopped" in record.getMessage()]
+    assert re.fullmatch(r"stopped: [1-9]\d* of \d+ chunks are committed; run the same command again to go on with the others", message)
+    run(config, pairs(*GOOD), load=Toy())  # the lease is free at once
+    assert pairs_of(rows_by_manifest(output_of(config))) == sorted(GOOD)
 
 
 def test_run_with_rows_that_kill_their_process_fails_them_and_explains_the_others(
