@@ -3,9 +3,9 @@
 import logging
 
 from cluster.connect import ensure_ray
-from xrec.backfill import Lease, clean, draft_plan, pair_batches, run_backfill
+from xrec.backfill import Lease, RunIdentity, clean, compact, draft_plan, finish, pair_batches, read_plan, run_backfill
 from xrec.config import BackfillConfig
-from xrec.storage import Manifest, check_access, open_location
+from xrec.storage import Manifest, check_access, open_location, read_manifest
 
 logger = logging.getLogger("xrec")
 
@@ -27,6 +27,17 @@ def clean_output(config: BackfillConfig) -> int:
     check_access(output, config.storage)
     with Lease.acquire(output, config.lease_seconds).renewed():
         return clean(output, config.garbage_hours)
+
+
+def compact_output(config: BackfillConfig) -> Manifest:
+    """Make few large files of the many small ones of `explanations`, a finished run."""
+    output = open_location(config.artifact("explanations"), config.storage)
+    check_access(output, config.storage)
+    manifest = read_manifest(output, "explanations")
+    plan = read_plan(output, RunIdentity(manifest.config, manifest.inputs))
+    with Lease.acquire(output, config.lease_seconds).renewed() as lease:
+        compact(plan, lease, round(config.compact_mib * 2**20))
+        return finish(plan, max_failed_share=1.0)
 
 
 if __name__ == "__main__":

@@ -10,9 +10,12 @@ manifest.json, _SUCCESS                      last: the winners               (xr
 """
 
 from xrec.backfill.clean import clean
+from xrec.backfill.compact import compact
+from xrec.backfill.finish import finish
+from xrec.backfill.identity import RunIdentity
 from xrec.backfill.lease import Lease
 from xrec.backfill.pairs import pair_batches
-from xrec.backfill.plan import BackfillPlan, PlanDraft, draft_plan
+from xrec.backfill.plan import BackfillPlan, PlanDraft, draft_plan, read_plan
 from xrec.backfill.reader import read, read_explanations, read_failed
 from xrec.backfill.run import run_backfill
 
@@ -20,11 +23,15 @@ __all__ = [
     "BackfillPlan",
     "Lease",
     "PlanDraft",
+    "RunIdentity",
     "clean",
+    "compact",
     "draft_plan",
+    "finish",
     "pair_batches",
     "read",
     "read_explanations",
     "read_failed",
+    "read_plan",
     "run_backfill",
 ]

@@ -31,6 +31,8 @@ def finish(plan: BackfillPlan, max_failed_share: float) -> Manifest:
             "generation": snapshot.generation,
             "num_chunks": len(plan.chunks),
             "num_carried": snapshot.num_carried,
+            "num_carried_files": sum(name.startswith(("/", "s3://")) for name in snapshot.explained),
+            "compacted": snapshot.row_groups,
             "failed_by_reason": snapshot.failed_by_reason,
         },
     )

@@ -6,7 +6,7 @@ from typing import Any
 from xrec.config import BackfillConfig, ColdStartConfig, StorageConfig
 from xrec.data.cold_start import read_cold_start
 from xrec.generate.explainer import Sources, check_sources
-from xrec.storage import open_location, run_fingerprint
+from xrec.storage import open_location, read_manifest, run_fingerprint
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class RunIdentity:
 
 
 def identify(config: BackfillConfig, pairs_fingerprint: str) -> RunIdentity:
-    """The run of `config` over these pairs; raises what `check_sources` raises."""
+    """The run of `config` over these pairs; raises what `check_sources` raises, ArtifactNotFoundError if `carry_from` is not finished."""
     sources = sources_of(config)
     checked = check_sources(sources)
     inputs = {
@@ -35,6 +35,8 @@ def identify(config: BackfillConfig, pairs_fingerprint: str) -> RunIdentity:
     }
     if sources.cold_start:
         inputs["cold_start"] = read_cold_start(sources.cold_start, sources.storage).fingerprint
+    if config.carry_from:
+        inputs["carry_from"] = read_manifest(open_location(config.carry_from, config.storage), "explanations").fingerprint
     settings = {"decoding": config.decoding.model_dump(mode="json"), "dtype": config.llm.dtype, "rows_per_chunk": config.rows_per_chunk}
     return RunIdentity(settings, inputs)
 

@@ -19,7 +19,7 @@ from xrec.backfill.chunk import chunk_name
 from xrec.backfill.identity import RunIdentity, identify, output_uri
 from xrec.backfill.spill import PairSpill, pairs_hash
 from xrec.config import BackfillConfig
-from xrec.errors import DataError
+from xrec.errors import ConfigError, DataError
 from xrec.schemas import PAIRS
 from xrec.storage import Location, Manifest, finished, is_begun, open_location, parquet_bytes, read_table, request_each
 
@@ -57,6 +57,7 @@ class PlanDraft:
     output: Location
     identity: RunIdentity
     rows_per_chunk: int
+    num_chunks: int
     spill: PairSpill = field(repr=False)
     done: Manifest | None
     """The manifest, if this very run is finished already."""
@@ -64,32 +65,31 @@ class PlanDraft:
     def write(self) -> BackfillPlan:
         """Write the plan, or take up the one that is there; frees the disk that the draft took."""
         if not self._is_begun():
-            num_chunks = 2 ** math.ceil(math.log2(max(1.0, self.spill.num_pairs / self.rows_per_chunk)))
-            self._create(num_chunks, dict(request_each(self._write_chunk, self._pieces(num_chunks))))
+            self._create(dict(request_each(self._write_chunk, self._pieces())))
         self.spill.delete()
         return read_plan(self.output, self.identity)
 
     def _is_begun(self) -> bool:
         return is_begun(self.output, PLAN, "explanations", self.identity.config, self.identity.inputs)
 
-    def _pieces(self, num_chunks: int) -> Iterator[tuple[int, pa.Table]]:
-        for chunk, pairs in self.spill.chunks(num_chunks):
+    def _pieces(self) -> Iterator[tuple[int, pa.Table]]:
+        for chunk, pairs in self.spill.chunks(self.num_chunks):
             num_pieces = math.ceil(pairs.num_rows / self.rows_per_chunk) if pairs.num_rows >= 2 * self.rows_per_chunk else 1
             size = math.ceil(pairs.num_rows / num_pieces)
             for piece, start in enumerate(range(0, pairs.num_rows, size)):
-                yield piece * num_chunks + chunk, pairs.slice(start, size)
+                yield piece * self.num_chunks + chunk, pairs.slice(start, size)
 
     def _write_chunk(self, numbered: tuple[int, pa.Table]) -> tuple[int, PlannedChunk]:
         chunk, pairs = numbered
         pairs_location(self.output, self.identity.run, chunk).write_bytes(parquet_bytes(pairs, PAIRS))
         return chunk, PlannedChunk(rows=pairs.num_rows, pairs=pairs_hash(pairs))
 
-    def _create(self, num_chunks: int, chunks: dict[int, PlannedChunk]) -> None:
+    def _create(self, chunks: dict[int, PlannedChunk]) -> None:
         record = {
             "run": self.identity.run,
             "config": self.identity.config,
             "inputs": self.identity.inputs,
-            "num_chunks": num_chunks,
+            "num_chunks": self.num_chunks,
             "chunks": {chunk_name(chunk): planned.model_dump() for chunk, planned in sorted(chunks.items())},
         }
         if not (self.output / PLAN).create_bytes(json.dumps(record).encode()):
@@ -110,7 +110,18 @@ def draft_plan(config: BackfillConfig, batches: Iterable[pa.Table]) -> PlanDraft
     done = finished(output, "explanations", identity.config, identity.inputs)
     if done is None:
         is_begun(output, PLAN, "explanations", identity.config, identity.inputs)
-    return PlanDraft(output, identity, config.rows_per_chunk, spill, done)
+    return PlanDraft(output, identity, config.rows_per_chunk, _num_chunks(config, output, spill.num_pairs), spill, done)
+
+
+def _num_chunks(config: BackfillConfig, output: Location, num_pairs: int) -> int:
+    """C; that of the run that is carried on from, so that a user's earlier explanations are where they are looked for."""
+    if config.carry_from is None:
+        return 1 << math.ceil(math.log2(max(1.0, num_pairs / config.rows_per_chunk)))
+    earlier = open_location(config.carry_from, config.storage)
+    if earlier.is_local != output.is_local:
+        raise ConfigError(f"carry_from = {earlier} and the output {output} must lie on the same store; copy one of them")
+    num_chunks: int = json.loads((earlier / PLAN).read_text())["num_chunks"]
+    return num_chunks
 
 
 def read_plan(output: Location, identity: RunIdentity) -> BackfillPlan:

@@ -10,6 +10,7 @@ import ray
 
 from xrec.actor_pool import map_on_actors
 from xrec.backfill.commit import Commit, committed_chunks
+from xrec.backfill.content_key import shared_key
 from xrec.backfill.finish import finish
 from xrec.backfill.generation import RUN, Generation, begin_generation, read_generations
 from xrec.backfill.identity import sources_of
@@ -21,7 +22,7 @@ from xrec.backfill.worker import ChunkWorker, WorkerSettings, load_worker_explai
 from xrec.config import ActorsConfig, BackfillConfig
 from xrec.generate.explainer import Explainer
 from xrec.progress import progress
-from xrec.storage import Location, Manifest
+from xrec.storage import Location, Manifest, open_location
 
 logger = logging.getLogger("xrec")
 
@@ -98,6 +99,9 @@ def _explain_chunks(
         device=actors.device,
         batch_size=actors.batch_size,
         num_threads=actors.cpus_per_actor,
+        shared_key=shared_key(plan.identity),
+        carry_from=open_location(config.carry_from, config.storage).shared_uri if config.carry_from else None,
+        num_chunks=plan.num_chunks,
         generation=generation,
         load=load,
     )

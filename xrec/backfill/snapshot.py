@@ -4,10 +4,11 @@ Explanations add up; a chunk's failed rows are those of the last generation that
 all explanations before it. Nothing else in the output is read by anybody: a file without a record is garbage.
 """
 
-import json
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+
+from pydantic import BaseModel, ConfigDict
 
 from xrec.backfill.commit import Commit, committed_chunks, read_commits
 from xrec.backfill.generation import Generation, read_generations
@@ -15,6 +16,15 @@ from xrec.errors import StorageNotFoundError
 from xrec.storage import Location
 
 COMPACTED = "compacted.json"
+
+
+class Compacted(BaseModel):
+    """What a compaction made: content hash of each file, and the hash(user) mod C of each of its row groups."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    files: dict[str, str]
+    row_groups: dict[str, list[int]]
 
 
 @dataclass(frozen=True)
@@ -26,6 +36,8 @@ class Snapshot:
     failed: dict[int, Commit] = field(default_factory=dict)
     num_explained: int = 0
     num_carried: int = 0
+    row_groups: dict[str, list[int]] = field(default_factory=dict)
+    """Of compacted files the hash(user) mod C of each row group."""
 
     @property
     def files(self) -> dict[str, str]:
@@ -60,11 +72,11 @@ class Snapshot:
                 failed[commit.chunk] = commit
             num_explained += commit.num_rows
             num_carried += commit.num_carried
-        return Snapshot(generation.number, explained, failed, num_explained, num_carried)
+        return Snapshot(generation.number, explained, failed, num_explained, num_carried, self.row_groups)
 
-    def compacted(self, generation: Generation, files: dict[str, str]) -> "Snapshot":
-        """With `files` in place of all files of explanations."""
-        return replace(self, generation=generation.number, explained=files)
+    def compacted(self, generation: Generation, made: Compacted) -> "Snapshot":
+        """With the files of `made` in place of all files of explanations."""
+        return replace(self, generation=generation.number, explained=made.files, row_groups=made.row_groups)
 
 
 @dataclass(frozen=True)
@@ -73,12 +85,12 @@ class Record:
 
     generation: Generation
     commits: tuple[Commit, ...] = ()
-    compacted: dict[str, str] | None = None
+    compacted: Compacted | None = None
 
     @property
     def files(self) -> set[str]:
         """All files that it ever named."""
-        return {*(self.compacted or ()), *(name for commit in self.commits for name in commit.files)}
+        return {*(self.compacted.files if self.compacted else ()), *(name for commit in self.commits for name in commit.files)}
 
 
 def read_records(output: Location) -> list[Record]:
@@ -104,10 +116,9 @@ def snapshot_of(records: Iterable[Record]) -> Snapshot:
     return snapshot
 
 
-def _read_compacted(root: Location) -> dict[str, str] | None:
-    """The files of a finished compaction; None while it is under way."""
+def _read_compacted(root: Location) -> Compacted | None:
+    """The record of a finished compaction; None while it is under way."""
     try:
-        files: dict[str, str] = json.loads((root / COMPACTED).read_text())
+        return Compacted.model_validate_json((root / COMPACTED).read_bytes())
     except StorageNotFoundError:
         return None
-    return files

@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,9 +16,10 @@ import pyarrow.compute as pc
 import torch
 
 from xrec.backfill.attempts import Attempts, Explained
+from xrec.backfill.carry import Carried, EarlierRun
 from xrec.backfill.chunk import part_name
 from xrec.backfill.commit import FAILED_FOLDER, Commit, Work, commit_location, try_commit
-from xrec.backfill.explain import explain_or_fail, failed_rows
+from xrec.backfill.explain import content_keys, explain_or_fail, failed_rows
 from xrec.backfill.generation import RUN, Generation
 from xrec.backfill.plan import read_chunk_pairs
 from xrec.config import DecodingConfig, Device
@@ -44,6 +46,9 @@ class WorkerSettings:
     device: Device
     batch_size: int
     num_threads: int
+    shared_key: str
+    carry_from: str | None = None
+    num_chunks: int = 1
     generation: Generation = RUN
     load: "Callable[[WorkerSettings], Explainer]" = load_worker_explainer
 
@@ -60,6 +65,9 @@ class ChunkWorker:
         self._output = open_location(settings.output, settings.sources.storage)
         self._root = settings.generation.root(self._output)
         self._explainer = settings.load(settings)
+        self._earlier = (
+            EarlierRun(open_location(settings.carry_from, settings.sources.storage), settings.num_chunks) if settings.carry_from is not None else None
+        )
 
     def __call__(self, batch: dict[str, npt.NDArray[Any]]) -> dict[str, Any]:
         """Explain one chunk and commit it, unless an attempt before this one did."""
@@ -76,22 +84,40 @@ class ChunkWorker:
     def _explain(self, chunk: int, source: str) -> Commit:
         started_at = time.time()
         pairs, kept = self._read(chunk, source)
-        attempts = Attempts(self._root, chunk, pairs.num_rows)
+        carried = self._carried(chunk, pairs)
+        attempts = Attempts(self._root, chunk, carried.left.num_rows)
         num_deaths = attempts.num_deaths
-        parts = attempts.explain(
-            lambda start, stop: explain_or_fail(self._explainer, pairs.slice(start, stop - start), self._settings.decoding),
-            lambda row, deaths: Explained(GENERATED.empty_table(), self._condemned(pairs.slice(row, 1), deaths)),
-        )
-        generated = pa.concat_tables([part.generated for part in parts]).sort_by(_BY_PAIR)
+        parts = attempts.explain(partial(self._explain_rows, carried.left), partial(self._condemn, carried.left)) if carried.left.num_rows else []
+        generated = pa.concat_tables([GENERATED.empty_table(), *(part.generated for part in parts)])
         failed = pa.concat_tables([kept, *(part.failed for part in parts)]).sort_by(_BY_PAIR)
+        written = pa.concat_tables([carried.copied, generated]).sort_by(_BY_PAIR)
         return Commit(
             chunk=chunk,
-            files=dict([*self._write("", chunk, generated, GENERATED), *self._write(FAILED_FOLDER, chunk, failed, FAILED)]),
-            num_rows=generated.num_rows,
+            files={
+                **carried.files,
+                **dict([*self._write("", chunk, written, GENERATED), *self._write(FAILED_FOLDER, chunk, failed, FAILED)]),
+            },
+            num_rows=carried.num_rows + generated.num_rows,
             num_failed=failed.num_rows,
             failed_by_reason=dict(Counter(failed["reason"].to_pylist())),
+            num_carried=carried.num_rows,
             work=self._work(generated, started_at, num_deaths),
         )
+
+    def _carried(self, chunk: int, pairs: pa.Table) -> Carried:
+        """What of the pairs an earlier run explained; in a retry there is nothing to look for."""
+        if self._earlier is None or self._settings.generation.kind != "run":
+            return Carried({}, 0, GENERATED.empty_table(), pairs)
+        return self._earlier.carry(chunk, pairs, content_keys(self._explainer, pairs, self._settings.shared_key))
+
+    def _explain_rows(self, pairs: pa.Table, start: int, stop: int) -> Explained:
+        return explain_or_fail(self._explainer, pairs.slice(start, stop - start), self._settings.decoding, self._settings.shared_key)
+
+    def _condemn(self, pairs: pa.Table, row: int, deaths: int) -> Explained:
+        """The row as failed, after so many processes died with it alone."""
+        message = f"{deaths} processes died with this row alone; the engine cannot take its prompt"
+        failures = [{**ids, "reason": "engine_error", "message": message} for ids in pairs.slice(row, 1).to_pylist()]
+        return Explained(GENERATED.empty_table(), failed_rows(self._explainer, failures))
 
     def _read(self, chunk: int, source: str) -> tuple[pa.Table, pa.Table]:
         """The pairs to explain (schema PAIRS), and failed rows that stay as they are (FAILED)."""
@@ -110,10 +136,6 @@ class ChunkWorker:
         name = part_name(folder, chunk, content_hash(data))
         (self._output / name).write_bytes(data)
         return [(name, content_hash(data))]
-
-    def _condemned(self, pair: pa.Table, deaths: int) -> pa.Table:
-        message = f"{deaths} processes died with this row alone; the engine cannot take its prompt"
-        return failed_rows(self._explainer, [{**row, "reason": "engine_error", "message": message} for row in pair.to_pylist()])
 
     def _work(self, generated: pa.Table, started_at: float, num_deaths: int) -> Work:
         num_prompt_tokens = pc.sum(generated["num_prompt_tokens"]).as_py() or 0

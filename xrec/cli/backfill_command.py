@@ -31,6 +31,7 @@ def backfill(
         str | None, typer.Option("--retry-failed", metavar="[=REASON]", help="Do failed rows again, all or of one reason: retry_failed=all.")
     ] = None,
     clean: Annotated[bool, typer.Option("--clean", help="Delete files of a finished run that count for nothing, and stop.")] = False,
+    compact: Annotated[bool, typer.Option("--compact", help="Make few large files of a finished run's many, and stop.")] = False,
     dry_run: DryRun = False,
     debug: Debug = False,
 ) -> None:
@@ -39,10 +40,10 @@ def backfill(
     with exit_codes(debug):
         switches = [*(["new_run=true"] if new_run else []), *([f"retry_failed={retry_failed}"] if retry_failed else [])]
         config = BACKFILL.load_config(config_path, [*(overrides or []), *switches])
-        _run(config, clean, dry_run)  # type: ignore[arg-type]
+        _run(config, clean, compact, dry_run)  # type: ignore[arg-type]
 
 
-def _run(config: "BackfillConfig", clean: bool, dry_run: bool) -> None:
+def _run(config: "BackfillConfig", clean: bool, compact: bool, dry_run: bool) -> None:
     if dry_run:
         from xrec.config import resolved_yaml
 
@@ -51,6 +52,10 @@ def _run(config: "BackfillConfig", clean: bool, dry_run: bool) -> None:
         import jobs.backfill
 
         typer.echo(f"{jobs.backfill.clean_output(config)} files deleted")
+    elif compact:
+        import jobs.backfill
+
+        typer.echo(summary(jobs.backfill.compact_output(config), config.artifact("explanations")))
     else:
         manifest = BACKFILL.run(config)
         from xrec.backfill.identity import output_uri

@@ -159,6 +159,7 @@ Out:  <workspace>/explanations: part-*.parquet, failed/ with reasons and texts, 
 
 Run it again after an interruption: committed chunks are skipped. Another run's output is refused, and so is a second
 driver of the same run, until its lease expires. xrec.backfill.read(uri) gives the committed rows at any time.
+With carry_from=URI what is unchanged since an earlier finished backfill is taken from there.
 
 \b
 Example:

@@ -302,11 +302,18 @@ class RecommendedPairs(Config):
 
 
 class ColdStartConfig(Config):
-    """Users and items that came after the graph was trained: their vectors are computed from their interactions (fold-in)."""
+    """What came after the graph was trained: new users and items, whose vectors are computed (fold-in), and new texts of known ones."""
 
-    interactions: str = Field(description="Parquet file or folder with user_id and item_id, one side of each row known to the dataset.")
-    users: str | None = Field(None, description="Table with columns user_id and profile, of the new users; none: they have no profile.")
-    items: str | None = Field(None, description="Table with columns item_id, title and profile, of the new items; none: the id is the title.")
+    interactions: str | None = Field(
+        None, description="Parquet file or folder with user_id and item_id, one side of each row known to the dataset; none: nobody is new."
+    )
+    users: str | None = Field(
+        None, description="Table with columns user_id and profile; none: the new users have no profile. A known user's profile is replaced by it."
+    )
+    items: str | None = Field(
+        None,
+        description="Table with columns item_id, title and profile; none: a new item's id is its title. A known item's texts are replaced by it.",
+    )
 
 
 class ActorsConfig(Config):
@@ -332,7 +339,11 @@ class BackfillConfig(JobConfig):
     )
     max_failed_share: float = Field(0.05, ge=0, le=1, description="Failed share of all rows above which the run stops.")
     new_run: bool = Field(False, description="Write to <explanations>-<run>, beside what is there; a run with other settings is else refused.")
+    carry_from: str | None = Field(
+        None, description="An earlier finished backfill: pairs of it whose texts, vectors, model and decoding are the same are not generated again."
+    )
     retry_failed: str | None = Field(None, description="Do the failed rows of this run again: all, or those of one reason; none: they stay.")
+    compact_mib: float = Field(128.0, gt=0, description="Size of the files that --compact makes, MiB; the last one is smaller.")
     garbage_hours: float = Field(
         24.0, ge=0, description="--clean keeps replaced files for so long, for readers that opened them before they were replaced."
     )

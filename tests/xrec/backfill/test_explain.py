@@ -17,6 +17,7 @@ from xrec.schemas import FAILED, GENERATED
 
 MakeConfig = Callable[..., Any]
 MakePairs = Callable[..., pa.Table]
+SHARED = "0123"
 
 
 class ScriptedEngine:
@@ -45,7 +46,7 @@ def scripted(make_config: MakeConfig) -> Callable[..., Explainer]:
 
 def test_explain_pairs_each_text_stands_beside_its_own_pair(scripted: Callable[..., Explainer], pairs: MakePairs) -> None:
     explainer = scripted("first", "second one", "third")
-    generated, failed = explain_pairs(explainer, pairs("u0 i0", "u0 i1", "u10 i2"), DecodingConfig())
+    generated, failed = explain_pairs(explainer, pairs("u0 i0", "u0 i1", "u10 i2"), DecodingConfig(), SHARED)
     assert generated.schema.equals(GENERATED)
     assert failed.schema.equals(FAILED)
     assert failed.num_rows == 0
@@ -65,7 +66,7 @@ def test_explain_pairs_each_text_stands_beside_its_own_pair(scripted: Callable[.
 
 def test_explain_pairs_failed_rows_are_typed_and_the_rest_is_explained(scripted: Callable[..., Explainer], pairs: MakePairs) -> None:
     explainer = scripted("a garden", " \n ")
-    generated, failed = explain_pairs(explainer, pairs("nobody i0", "u0 i0", "u0 nothing", "u1 i0", "u1 wordy"), DecodingConfig())
+    generated, failed = explain_pairs(explainer, pairs("nobody i0", "u0 i0", "u0 nothing", "u1 i0", "u1 wordy"), DecodingConfig(), SHARED)
     assert [(row["user_id"], row["item_id"], row["explanation"]) for row in generated.to_pylist()] == [("u0", "i0", "a garden")]
     assert [(row["user_id"], row["item_id"], row["reason"]) for row in failed.to_pylist()] == [
         ("nobody", "i0", "unknown_user"),
@@ -80,13 +81,13 @@ def test_explain_pairs_failed_rows_are_typed_and_the_rest_is_explained(scripted:
 
 
 def test_explain_pairs_nothing_to_explain_gives_empty_tables(scripted: Callable[..., Explainer], pairs: MakePairs) -> None:
-    generated, failed = explain_pairs(scripted(), pairs("nobody i0"), DecodingConfig())
+    generated, failed = explain_pairs(scripted(), pairs("nobody i0"), DecodingConfig(), SHARED)
     assert generated.equals(GENERATED.empty_table())
     assert failed["reason"].to_pylist() == ["unknown_user"]
 
 
 def test_explain_pairs_failed_rows_hold_the_texts_of_what_is_known(scripted: Callable[..., Explainer], pairs: MakePairs) -> None:
-    _, failed = explain_pairs(scripted("", ""), pairs("nobody i0", "u0 nothing", "u1 i2"), DecodingConfig())
+    _, failed = explain_pairs(scripted("", ""), pairs("nobody i0", "u0 nothing", "u1 i2"), DecodingConfig(), SHARED)
     rows = {row["user_id"]: (row["user_profile"], row["item_title"], row["item_profile"]) for row in failed.to_pylist()}
     assert rows == {
         "nobody": ("", "Place 0", "Quiet, with a garden."),
@@ -120,7 +121,7 @@ def test_explain_or_fail_rows_that_the_engine_raises_for_are_found_and_the_rest_
     explainer = scripted()
     user_token = explainer.pairs.builder.vocabulary.user_token
     explainer.engine = _BreakingEngine(frozenset({user_token(3), user_token(7)}), frozenset({user_token(5)}))
-    result = explain_or_fail(explainer, pairs(*(f"u{user} i0" for user in range(10)), "nobody i0"), DecodingConfig())
+    result = explain_or_fail(explainer, pairs(*(f"u{user} i0" for user in range(10)), "nobody i0"), DecodingConfig(), SHARED)
     assert result.generated["user_id"].to_pylist() == ["u0", "u1", "u2", "u4", "u6", "u8", "u9"]
     reasons = {row["user_id"]: (row["reason"], row["message"]) for row in result.failed.to_pylist()}
     assert {user: reason for user, (reason, _) in reasons.items()} == {
@@ -142,4 +143,4 @@ def test_explain_or_fail_our_own_errors_are_not_the_rows(scripted: Callable[...,
 
     monkeypatch.setattr(explainer, "explain", without_attribute)
     with pytest.raises(AttributeError):
-        explain_or_fail(explainer, pairs("u0 i0"), DecodingConfig())
+        explain_or_fail(explainer, pairs("u0 i0"), DecodingConfig(), SHARED)

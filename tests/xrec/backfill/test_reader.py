@@ -34,7 +34,15 @@ def test_read_gives_exactly_the_committed_chunks_while_a_run_is_under_way(config
     made = plan(config, pairs(*PAIRS_OF_USERS, "nobody i0"))
     worker = ChunkWorker(
         WorkerSettings(
-            sources_of(config), made.output.shared_uri, made.identity.run, config.decoding, device="cpu", batch_size=4, num_threads=1, load=Toy()
+            sources_of(config),
+            made.output.shared_uri,
+            made.identity.run,
+            config.decoding,
+            device="cpu",
+            batch_size=4,
+            num_threads=1,
+            shared_key="",
+            load=Toy(),
         )
     )
     (made.output / "part-00000-deadbeef.parquet").write_bytes(b"of an attempt that never committed: not even Parquet")

@@ -13,6 +13,7 @@ from tests.xrec.backfill.runs import plan
 from tests.xrec.backfill.toy_engines import Toy
 from xrec.backfill import BackfillPlan
 from xrec.backfill.commit import Commit, committed_chunks
+from xrec.backfill.content_key import shared_key
 from xrec.backfill.identity import sources_of
 from xrec.backfill.worker import ChunkWorker, WorkerSettings
 from xrec.config import BackfillConfig
@@ -27,7 +28,15 @@ ONE_CHUNK = 100
 
 def _settings(config: BackfillConfig, made: BackfillPlan, **values: Any) -> WorkerSettings:
     return WorkerSettings(
-        sources_of(config), made.output.shared_uri, made.identity.run, config.decoding, device="cpu", batch_size=4, num_threads=1, **values
+        sources_of(config),
+        made.output.shared_uri,
+        made.identity.run,
+        config.decoding,
+        device="cpu",
+        batch_size=4,
+        num_threads=1,
+        shared_key=shared_key(made.identity),
+        **values,
     )
 
 
