@@ -37,7 +37,7 @@ def compact_output(config: BackfillConfig) -> Manifest:
     plan = read_plan(output, RunIdentity(manifest.config, manifest.inputs))
     with Lease.acquire(output, config.lease_seconds).renewed() as lease:
         compact(plan, lease, round(config.compact_mib * 2**20))
-        return finish(plan, max_failed_share=1.0)
+        return finish(plan, max_failed_share=1.0, price_per_actor_hour=config.price_per_actor_hour)
 
 
 if __name__ == "__main__":

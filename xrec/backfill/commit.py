@@ -17,7 +17,11 @@ FAILED_FOLDER = "failed/"
 
 
 class Work(BaseModel):
-    """What an attempt cost: who did it, when (seconds since 1970), for how long, how many tokens; attempts before it that died."""
+    """What an attempt cost: which process did it, when (s since 1970), for how long, how many tokens; attempts before it that died.
+
+    `num_shared_prompt_tokens` were another prompt's beginning and not computed again; None: the engine does not tell.
+    `generated_lengths` counts explanations by their tokens, rounded down to tens.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -25,8 +29,9 @@ class Work(BaseModel):
     started_at: float
     seconds: float
     num_prompt_tokens: int
-    num_computed_prompt_tokens: int
+    num_shared_prompt_tokens: int | None
     num_generated_tokens: int
+    generated_lengths: dict[int, int]
     num_deaths: int
 
 

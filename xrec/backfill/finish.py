@@ -6,6 +6,7 @@ nothing of manifests that `part-*.parquet` in this folder is complete.
 
 from xrec.backfill.clean import sweep
 from xrec.backfill.plan import BackfillPlan
+from xrec.backfill.report import write_report
 from xrec.backfill.snapshot import read_records, snapshot_of
 from xrec.backfill.tally import tally_of
 from xrec.storage import Manifest, write_manifest
@@ -13,13 +14,14 @@ from xrec.storage import Manifest, write_manifest
 SUCCESS = "_SUCCESS"
 
 
-def finish(plan: BackfillPlan, max_failed_share: float) -> Manifest:
-    """Write the manifest of all that is committed. Raises DataError if too many rows failed."""
+def finish(plan: BackfillPlan, max_failed_share: float, price_per_actor_hour: float | None = None) -> Manifest:
+    """Write the report and the manifest of all that is committed. Raises DataError if too many rows failed."""
     records = read_records(plan.output)
     snapshot = snapshot_of(records)
     assert snapshot.num_rows == plan.num_rows, (snapshot.num_rows, plan.num_rows)
     tally_of(snapshot).check(plan, max_failed_share)
     sweep(plan.output, records)
+    write_report(plan.output, records, price_per_actor_hour)
     manifest = write_manifest(
         plan.output,
         "explanations",

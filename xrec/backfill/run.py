@@ -15,13 +15,14 @@ from xrec.backfill.finish import finish
 from xrec.backfill.generation import RUN, Generation, begin_generation, read_generations
 from xrec.backfill.identity import sources_of
 from xrec.backfill.lease import Lease
+from xrec.backfill.metrics import BackfillMetrics
 from xrec.backfill.plan import BackfillPlan
 from xrec.backfill.snapshot import read_records, snapshot_of
+from xrec.backfill.status import with_status
 from xrec.backfill.tally import tally_of
 from xrec.backfill.worker import ChunkWorker, WorkerSettings, load_worker_explainer
 from xrec.config import ActorsConfig, BackfillConfig
 from xrec.generate.explainer import Explainer
-from xrec.progress import progress
 from xrec.storage import Location, Manifest, open_location
 
 logger = logging.getLogger("xrec")
@@ -44,7 +45,7 @@ def run_backfill(config: BackfillConfig, plan: BackfillPlan, lease: Lease, load:
         logger.warning("stopped: %d of %d chunks are committed; run the same command again to go on with the others", done, len(plan.chunks))
         raise
     lease.check()
-    return finish(plan, config.max_failed_share)
+    return finish(plan, config.max_failed_share, config.price_per_actor_hour)
 
 
 def _retry(config: BackfillConfig, plan: BackfillPlan, lease: Lease, load: LoadExplainer) -> None:
@@ -74,11 +75,19 @@ def _run_generation(
     """Do the chunks of `inputs` that are not committed."""
     left = sorted(inputs.keys() - committed_chunks(generation.root(plan.output)))
     logger.info("%d pairs in %d chunks; %s: %d chunks left", plan.num_rows, len(plan.chunks), generation.kind, len(left))
-    tally = tally_of(snapshot_of(read_records(plan.output)))
-    if left and generation.kind == "run":
+    snapshot = snapshot_of(read_records(plan.output))
+    tally = tally_of(snapshot)
+    if not left:
+        return
+    num_left = plan.num_rows - snapshot.num_rows
+    if generation.kind == "run":
         tally.check(plan, config.max_failed_share)
-    for commit in progress(_explain_chunks(config, plan, generation, {chunk: inputs[chunk] for chunk in left}, load), "chunks", len(left)):
+    else:
+        num_left = sum(snapshot.failed[chunk].num_failed for chunk in left)
+    metrics = BackfillMetrics(num_left)
+    for commit in with_status(_explain_chunks(config, plan, generation, {chunk: inputs[chunk] for chunk in left}, load), num_left):
         lease.check()
+        metrics.record(commit)
         if generation.kind == "run":
             tally.add(commit)
             tally.check(plan, config.max_failed_share)
@@ -88,8 +97,6 @@ def _explain_chunks(
     config: BackfillConfig, plan: BackfillPlan, generation: Generation, inputs: Mapping[int, str], load: LoadExplainer
 ) -> Iterator[Commit]:
     """Yield each chunk's record as it is committed."""
-    if not inputs:
-        return
     actors = config.actors
     settings = WorkerSettings(
         sources=sources_of(config),

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +33,20 @@ _BY_PAIR = [("user_id", "ascending"), ("item_id", "ascending")]
 def load_worker_explainer(settings: "WorkerSettings") -> Explainer:
     """The explainer of an actor."""
     return load_explainer(settings.sources, device=settings.device, batch_size=settings.batch_size)
+
+
+class CallReport(Protocol):
+    """What an engine's latest call cost: tokens of its prompts, and those that went through the model."""
+
+    num_prompt_tokens: int
+    num_computed_prompt_tokens: int
+
+
+@runtime_checkable
+class ReportingEngine(Protocol):
+    """An engine that tells what its latest call cost; others need not."""
+
+    report: CallReport
 
 
 @dataclass(frozen=True)
@@ -65,6 +79,7 @@ class ChunkWorker:
         self._output = open_location(settings.output, settings.sources.storage)
         self._root = settings.generation.root(self._output)
         self._explainer = settings.load(settings)
+        self._num_shared: list[int] = []
         self._earlier = (
             EarlierRun(open_location(settings.carry_from, settings.sources.storage), settings.num_chunks) if settings.carry_from is not None else None
         )
@@ -83,6 +98,7 @@ class ChunkWorker:
 
     def _explain(self, chunk: int, source: str) -> Commit:
         started_at = time.time()
+        self._num_shared.clear()
         pairs, kept = self._read(chunk, source)
         carried = self._carried(chunk, pairs)
         attempts = Attempts(self._root, chunk, carried.left.num_rows)
@@ -111,7 +127,11 @@ class ChunkWorker:
         return self._earlier.carry(chunk, pairs, content_keys(self._explainer, pairs, self._settings.shared_key))
 
     def _explain_rows(self, pairs: pa.Table, start: int, stop: int) -> Explained:
-        return explain_or_fail(self._explainer, pairs.slice(start, stop - start), self._settings.decoding, self._settings.shared_key)
+        result = explain_or_fail(self._explainer, pairs.slice(start, stop - start), self._settings.decoding, self._settings.shared_key)
+        if isinstance(self._explainer.engine, ReportingEngine):
+            report = self._explainer.engine.report
+            self._num_shared.append(report.num_prompt_tokens - report.num_computed_prompt_tokens)
+        return result
 
     def _condemn(self, pairs: pa.Table, row: int, deaths: int) -> Explained:
         """The row as failed, after so many processes died with it alone."""
@@ -138,13 +158,15 @@ class ChunkWorker:
         return [(name, content_hash(data))]
 
     def _work(self, generated: pa.Table, started_at: float, num_deaths: int) -> Work:
-        num_prompt_tokens = pc.sum(generated["num_prompt_tokens"]).as_py() or 0
+        num_shared = sum(self._num_shared) if isinstance(self._explainer.engine, ReportingEngine) else None
+        lengths = generated["num_generated_tokens"].to_pylist()
         return Work(
             actor=f"{socket.gethostname()}:{os.getpid()}",
             started_at=started_at,
             seconds=time.time() - started_at,
-            num_prompt_tokens=num_prompt_tokens,
-            num_computed_prompt_tokens=num_prompt_tokens,
-            num_generated_tokens=pc.sum(generated["num_generated_tokens"]).as_py() or 0,
+            num_prompt_tokens=pc.sum(generated["num_prompt_tokens"]).as_py() or 0,
+            num_shared_prompt_tokens=num_shared,
+            num_generated_tokens=sum(lengths),
+            generated_lengths=dict(Counter(length // 10 * 10 for length in lengths)),
             num_deaths=num_deaths,
         )

@@ -343,6 +343,7 @@ class BackfillConfig(JobConfig):
         None, description="An earlier finished backfill: pairs of it whose texts, vectors, model and decoding are the same are not generated again."
     )
     retry_failed: str | None = Field(None, description="Do the failed rows of this run again: all, or those of one reason; none: they stay.")
+    price_per_actor_hour: float | None = Field(None, ge=0, description="What an actor costs an hour, in any currency, for the report; none: no cost.")
     compact_mib: float = Field(128.0, gt=0, description="Size of the files that --compact makes, MiB; the last one is smaller.")
     garbage_hours: float = Field(
         24.0, ge=0, description="--clean keeps replaced files for so long, for readers that opened them before they were replaced."

@@ -56,7 +56,7 @@ def test_carry_generates_only_new_pairs_and_those_of_a_changed_profile(
     assert manifest.metrics["num_carried"] == len(expected) - 5
     assert {name: (first / name).read_bytes() for name in first.files() if name.startswith("part-")} == old
 
-    # A file of the earlier run whose rows all stay is named as it is, with the new pairs of its chunk in another; u7's rows changed, one of u11's went.
+    # A file whose rows all stay is named as it is, its chunk's new pairs are in another; u7's rows changed, one of u11's went.
     num_chunks = 8
     touched = {chunk_of(user, num_chunks) for user in ("u7", "u11")}
     referred = {name for name in manifest.files if name.startswith("/")}

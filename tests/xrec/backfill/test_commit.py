@@ -8,7 +8,16 @@ from xrec.backfill.commit import Commit, Work, committed_chunks, read_commits, t
 from xrec.errors import StorageNotFoundError
 from xrec.storage import Location
 
-WORK = Work(actor="host:1", started_at=0.0, seconds=1.5, num_prompt_tokens=30, num_computed_prompt_tokens=20, num_generated_tokens=9, num_deaths=0)
+WORK = Work(
+    actor="host:1",
+    started_at=0.0,
+    seconds=1.5,
+    num_prompt_tokens=30,
+    num_shared_prompt_tokens=20,
+    num_generated_tokens=9,
+    generated_lengths={0: 3},
+    num_deaths=0,
+)
 
 
 def _commit(chunk: int, attempt: int = 0) -> Commit:

@@ -1,5 +1,6 @@
 """Whole runs through Ray Data's actors, against the set of pairs that was put in: typed failures, threshold, retry, crashes."""
 
+import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -62,6 +63,9 @@ def test_run_of_good_and_broken_rows_has_each_once_with_its_reason(on_s3: Callab
     assert manifest.row_counts == {"explanations": len(GOOD), "failed": len(BROKEN)}
     assert manifest.metrics["generation"] == 1
     assert (output / "_SUCCESS").is_file()
+    report = json.loads((output / "report.json").read_bytes())
+    assert (report["num_explained"], report["failed_by_reason"]) == (len(GOOD), manifest.metrics["failed_by_reason"])
+    assert sum(actor["pairs"] for actor in report["actors"]) == len(GOOD) + len(BROKEN)
     assert not any(name.startswith("attempts/") for name in output.files())
 
     # A late attempt's file, that no commit names, is not read.
@@ -130,7 +134,7 @@ def test_run_that_is_interrupted_says_how_to_go_on_and_lets_the_lease_go(
 
     config = make_config(rows_per_chunk=2)
     with monkeypatch.context() as patched:
-        patched.setattr("xrec.backfill.run.progress", interrupted)
+        patched.setattr("xrec.backfill.run.with_status", interrupted)
         with pytest.raises(KeyboardInterrupt):
             run(config, pairs(*GOOD), load=Toy())
     (message,) = [record.getMessage() for record in caplog.records if "stopped" in record.getMessage()]
