@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ class Toy:
     """`load` of WorkerSettings: explainer and prompts are real, the engine is an `EchoEngine` with these settings.
 
     A process that meets a pair of `deadly` kills itself, one that meets `broken` raises; `mute` ends without a word while the
-    file `muted` is there. Each call of the engine appends its pairs to the folder `calls`.
+    file `muted` is there. Each call of the engine appends its pairs to the folder `calls`, and takes `seconds_per_prompt`.
     """
 
     deadly: tuple[str, ...] = ()
@@ -26,6 +27,7 @@ class Toy:
     mute: tuple[str, ...] = ()
     muted: str = "/nonexistent"
     calls: str | None = None
+    seconds_per_prompt: float = 0.0
 
     def __call__(self, settings: WorkerSettings) -> Explainer:
         """The explainer, in the actor's process."""
@@ -52,6 +54,7 @@ class EchoEngine:
         if any(name in self._toy.broken for name in names):
             raise RuntimeError("the kernel has no image for this device")
         for index in reversed(range(len(prompts))):
+            time.sleep(self._toy.seconds_per_prompt)
             text = "" if names[index] in self._toy.mute and Path(self._toy.muted).exists() else f"explained {names[index]}"
             yield Completion(index, self._builder.encode_explanation(text)[:-1], "stop")
 
