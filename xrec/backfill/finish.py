@@ -5,13 +5,11 @@ nothing of manifests that `part-*.parquet` in this folder is complete.
 """
 
 from xrec.backfill.clean import sweep
-from xrec.backfill.plan import BackfillPlan
+from xrec.backfill.plan import SUCCESS, BackfillPlan
 from xrec.backfill.report import write_report
 from xrec.backfill.snapshot import read_records, snapshot_of
 from xrec.backfill.tally import tally_of
 from xrec.storage import Manifest, write_manifest
-
-SUCCESS = "_SUCCESS"
 
 
 def finish(plan: BackfillPlan, max_failed_share: float, price_per_actor_hour: float | None = None) -> Manifest:

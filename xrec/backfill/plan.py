@@ -24,6 +24,7 @@ from xrec.schemas import PAIRS
 from xrec.storage import Location, Manifest, finished, is_begun, open_location, parquet_bytes, read_table, request_each
 
 PLAN = "plan.json"
+SUCCESS = "_SUCCESS"
 
 
 class PlannedChunk(BaseModel):
@@ -108,6 +109,8 @@ def draft_plan(config: BackfillConfig, batches: Iterable[pa.Table]) -> PlanDraft
     identity = identify(config, spill.fingerprint)
     output = open_location(output_uri(config, identity.run), config.storage)
     done = finished(output, "explanations", identity.config, identity.inputs)
+    if done is not None and not (output / SUCCESS).is_file():
+        done = None  # its driver died between the two
     if done is None:
         is_begun(output, PLAN, "explanations", identity.config, identity.inputs)
     return PlanDraft(output, identity, config.rows_per_chunk, _num_chunks(config, output, spill.num_pairs), spill, done)

@@ -117,7 +117,7 @@ def _explain_chunks(
         ChunkWorker,
         settings,
         [{"chunk": chunk, "input": source} for chunk, source in inputs.items()],
-        min_actors=num_actors,
+        min_actors=min(actors.min_actors or num_actors, num_actors),
         max_actors=num_actors,
         cpus_per_actor=actors.cpus_per_actor,
         gpus_per_actor=1 if _uses_gpu(actors) else 0,

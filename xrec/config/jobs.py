@@ -319,10 +319,17 @@ class ColdStartConfig(Config):
 class ActorsConfig(Config):
     """The pool of processes that hold the language model."""
 
-    num_actors: int = Field(2, ge=1, description="Actors.")
+    num_actors: int = Field(2, ge=1, description="Actors; with min_actors the most of them.")
+    min_actors: int | None = Field(None, ge=1, description="The pool starts with so many and grows as the cluster has room; none: num_actors.")
     cpus_per_actor: int = Field(1, ge=1, description="Torch threads, and logical CPUs, of each actor.")
     device: Device = Field("auto", description="auto: a GPU an actor where the cluster has enough, else CPU.")
     batch_size: int = Field(16, ge=1, description="Pairs generated together.")
+
+    @model_validator(mode="after")
+    def _range_is_not_empty(self) -> "ActorsConfig":
+        if self.min_actors is not None and self.min_actors > self.num_actors:
+            raise ValueError(f"min_actors must be at most num_actors = {self.num_actors}, saw {self.min_actors}")
+        return self
 
 
 class BackfillConfig(JobConfig):

@@ -10,7 +10,7 @@ import pytest
 
 from tests.xrec.backfill.runs import pairs_of, plan
 from tests.xrec.backfill.toy_engines import Toy
-from xrec.backfill import read, read_failed
+from xrec.backfill import draft_plan, read, read_failed
 from xrec.backfill.finish import finish
 from xrec.backfill.identity import sources_of
 from xrec.backfill.worker import ChunkWorker, WorkerSettings
@@ -56,6 +56,12 @@ def test_read_gives_exactly_the_committed_chunks_while_a_run_is_under_way(config
     assert expected == {*PAIRS_OF_USERS, "nobody i0"}
 
     finish(made, max_failed_share=1.0)
+    again = [pairs(*PAIRS_OF_USERS, "nobody i0")]
+    assert draft_plan(config, again).done is not None
+    (made.output / "_SUCCESS").delete()
+    assert draft_plan(config, again).done is None  # as after a driver that died between manifest and _SUCCESS
+    finish(made, max_failed_share=1.0)
+    assert draft_plan(config, again).done is not None
     assert sorted(pairs_of(read(made.output.uri, config.storage).to_table().to_pylist())) == sorted(PAIRS_OF_USERS)
     assert read(made.output.uri, config.storage).schema.equals(GENERATED)
     assert read_failed(made.output.uri, config.storage).to_table().to_pylist()[0]["reason"] == "unknown_user"
