@@ -117,7 +117,7 @@ def worker(
             run=plan.identity.run,
             decoding=config.decoding,
             device="cpu",
-            batch_size=1,
+            engine=config.engine,
             num_threads=1,
             shared_key=shared_key(plan.identity),
             load=load_no_op,

@@ -71,7 +71,7 @@ class _PlainActor:
 
     def __init__(self, config: BackfillConfig):
         self._decoding = config.decoding
-        self._explainer = without_model(load_explainer(sources_of(config), device="cpu", batch_size=1))
+        self._explainer = without_model(load_explainer(sources_of(config), device="cpu", engine=config.engine))
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         pairs = pa.table({name: batch[name] for name in PAIRS.names}).cast(PAIRS)

@@ -7,7 +7,7 @@ from typing import Any
 
 from benchmarks.planted_data import Division, Town
 from benchmarks.planted_training import load_frozen, train
-from xrec.config import DecodingConfig, TrainAdapterConfig
+from xrec.config import DecodingConfig, EngineConfig, TrainAdapterConfig
 from xrec.data.held_out import HeldOutPair
 from xrec.data.sample import ASPECTS
 from xrec.data.sample.texts import MAX_STATED_ASPECTS
@@ -15,7 +15,7 @@ from xrec.evaluate import other_users
 from xrec.evaluate.aspects import aspect_pattern, chance_level, names_only
 from xrec.generate.explainer import Explainer
 from xrec.generate.scoring import generated_texts, own_pairs, reference_nll, shuffled_pairs
-from xrec.generate.transformers_engine import TransformersEngine
+from xrec.generate.transformers_engine import load_engine
 from xrec.llm.model import stop_token_ids
 
 PROJECTED, CONSTANT, SOFT_TOKENS = "projected", "constant", "soft-tokens"
@@ -63,7 +63,7 @@ def run_variant(town: Town, config: TrainAdapterConfig, division: Division, vari
         trained = train(town, config, *examples, soft_tokens=variant == SOFT_TOKENS)
         model, history = trained.model, trained.history
     trained_at = time.monotonic()
-    engine = TransformersEngine(model, stop_token_ids(model, town.tokenizer), _BATCH_SIZE)
+    engine = load_engine(model, stop_token_ids(model, town.tokenizer), town.tokenizer.decode, EngineConfig())
     explainer = Explainer(model, engine, prompts, town.dataset, town.graph, "benchmark")
     scores = {kind: asdict(score(explainer, pairs, config.training.seed)) for kind, pairs in division.scored.items()}
     seconds = {"training": round(trained_at - started, 1), "scoring": round(time.monotonic() - trained_at, 1)}

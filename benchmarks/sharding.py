@@ -18,6 +18,7 @@ import gc
 import sys
 import tempfile
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -108,21 +109,26 @@ def _loading(config: TrainAdapterConfig) -> Record:
 
 def _training(config: TrainAdapterConfig) -> Record:
     import torch
+    from transformers import AutoConfig
 
     from xrec.graph.artifact import GraphEmbeddings
-    from xrec.llm.examples import Example, collate
+    from xrec.llm.examples import Example
+    from xrec.llm.source import resolve_model
     from xrec.storage import Manifest
+    from xrec.train.adapter_data import AdapterData
     from xrec.train.adapter_worker_loop import build_engine
 
     vectors = torch.randn(8, 64, generator=torch.Generator().manual_seed(0))
     before = settled_bytes()
-    engine, _ = build_engine(config, GraphEmbeddings(vectors, vectors, Manifest.model_construct()), num_steps=2)
-    first = engine.module.model.config.vocab_size
+    first = AutoConfig.from_pretrained(resolve_model(config.llm.model, config.llm.cache_dir, config.storage)).vocab_size
+    examples = [Example([first, *range(3, 60), first + 8], [5, 2])]
+    data = AdapterData(examples, examples, Counter(), GraphEmbeddings(vectors, vectors, Manifest.model_construct()))
+    engine, _ = build_engine(config, data, num_steps=2)
     engine.train()
     settled_bytes()
     with peak_memory() as peak:
         for _ in range(2 * engine.gradient_accumulation_steps()):
-            engine.backward(engine(collate([Example([first, *range(3, 60), first + 8], [5, 2])]).to(engine.device)))
+            engine.backward(engine(examples))
             engine.step()
     return {"training": peak.private - before}
 

@@ -89,7 +89,7 @@ def _scores(config: AblateConfig, output: Location, variant: Variant, pairs: lis
 
 def _explainer(config: AblateConfig, adapter: Location) -> Explainer:
     sources = Sources(dataset=config.artifact("dataset"), graph=config.artifact("graph"), adapter=adapter.uri, llm=config.llm, storage=config.storage)
-    return load_explainer(sources, device=config.device, batch_size=config.batch_size)
+    return load_explainer(sources, device=config.device, engine=config.engine)
 
 
 def _encoder(config: AblateConfig) -> TextEncoder | None:

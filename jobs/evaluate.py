@@ -34,7 +34,7 @@ def run(config: EvaluateConfig) -> Manifest:
     manifests = {name: read_manifest(open_location(config.artifact(name), config.storage), name) for name in _ARTIFACTS}  # type: ignore[arg-type]
     _check_lineage(config, manifests)
     inputs = {name: manifest.fingerprint for name, manifest in manifests.items()}
-    run_config = config.model_dump(mode="json", exclude={"workspace", "storage", "evaluation", "device", "batch_size", "llm", *_ARTIFACTS})
+    run_config = config.model_dump(mode="json", exclude={"workspace", "storage", "evaluation", "device", "batch_size", "engine", "llm", *_ARTIFACTS})
     output = open_location(config.artifact("evaluation"), config.storage)
     done = finished(output, "evaluation", run_config, inputs)
     if done is not None:
@@ -47,7 +47,7 @@ def run(config: EvaluateConfig) -> Manifest:
         llm=config.llm,
         storage=config.storage,
     )
-    explainer = load_explainer(sources, device=config.device, batch_size=config.batch_size)
+    explainer = load_explainer(sources, device=config.device, engine=config.engine)
     pairs = score_pairs(explainer, read_explanations(open_location(config.artifact("explanations"), config.storage)), config)
     metrics = compute_metrics(pairs, config)
     lineage = Lineage(sources=manifests, adapter_history=_adapter_history(config), graph_history=_graph_history(config))

@@ -35,7 +35,7 @@ def run(config: BackfillConfig, user_id: str, item_id: str, history: Sequence[st
     for name in ("dataset", "graph", "adapter"):
         check_access(open_location(config.artifact(name), config.storage), config.storage)
     new_user = None if history is None else History(user_id, tuple(history))
-    explainer = load_explainer(sources_of(config), device=config.actors.device, batch_size=1, history=new_user)
+    explainer = load_explainer(sources_of(config), device=config.actors.device, engine=config.engine, history=new_user)
     pair = Pair(explainer.dataset.user_index(user_id), explainer.dataset.item_index(item_id))
     prompt = explainer.pairs.prompt(pair)
     (explanation,) = explainer.explain([prompt], config.decoding)

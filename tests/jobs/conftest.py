@@ -36,7 +36,7 @@ _PROMPT = {
     "item": "Place: {item} {item_title}. {item_profile}",
 }
 _SCALING = {"num_workers": 2, "device": "cpu", "max_failures": 0}
-_DECODING = {"max_new_tokens": 8}
+_DECODING = {"max_new_tokens": 8, "text": {"max_words": None, "max_phrase_repeats": None, "max_echo_tokens": None}}
 _VALUES: dict[type[JobConfig], dict[str, Any]] = {
     PrepareConfig: {"source": {"kind": "sample", "num_users": 40, "num_items": 20, "interactions_per_user": 8, "explanations_per_user": 3}},
     BuildSampleLLMConfig: {
@@ -67,7 +67,7 @@ _VALUES: dict[type[JobConfig], dict[str, Any]] = {
         "rows_per_chunk": 8,
         "max_failed_share": 0.5,
         "decoding": _DECODING,
-        "actors": {"num_actors": 2, "device": "cpu", "batch_size": 8},
+        "actors": {"num_actors": 2, "device": "cpu"},
     },
     EvaluateConfig: {
         "encoder": None,

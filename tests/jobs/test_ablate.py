@@ -8,7 +8,7 @@ import pytest
 import jobs.ablate
 from xrec.adapter.artifact import read_adapter
 from xrec.adapter.pairs import Pair
-from xrec.config import AblateConfig, TrainAdapterConfig
+from xrec.config import AblateConfig, EngineConfig, TrainAdapterConfig
 from xrec.errors import ArtifactMismatchError, DataError
 from xrec.evaluate.ablation import ABLATION_METRICS
 from xrec.evaluate.variant_scores import read_scores
@@ -69,7 +69,7 @@ def test_ablate_scores_are_those_of_the_adapter_artifact(pipeline: Any, ablated:
     config = pipeline.config(AblateConfig)
     adapter = f"{pipeline.workspace}/ablation/constant/adapter"
     sources = Sources(config.artifact("dataset"), config.artifact("graph"), adapter, config.llm, config.storage)
-    explainer = load_explainer(sources, device="cpu", batch_size=1)
+    explainer = load_explainer(sources, device="cpu", engine=EngineConfig())
     score = read_scores(pipeline.location("ablation/constant/scores"))[0]
     pair = Pair(explainer.dataset.user_index(score.user_id), explainer.dataset.item_index(score.item_id))
     assert reference_nll(explainer, [pair], [score.reference], 1, "NLL") == pytest.approx([score.nll_own], rel=1e-4)

@@ -97,7 +97,10 @@ def test_backfill_after_an_interruption_redoes_only_the_chunk_without_a_record(p
 @pytest.mark.parametrize(
     ("values", "field"),
     [
-        ({"decoding": {"max_new_tokens": 9}}, "decoding.max_new_tokens: 8 there, 9 here"),
+        (
+            {"decoding": {"max_new_tokens": 9, "text": {"max_words": None, "max_phrase_repeats": None, "max_echo_tokens": None}}},
+            "decoding.max_new_tokens: 8 there, 9 here",
+        ),
         ({"rows_per_chunk": 4}, "rows_per_chunk: 8 there, 4 here"),
         ({"pairs": {"kind": "top_k", "k": 1}}, "inputs.pairs: "),
     ],

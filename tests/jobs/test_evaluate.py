@@ -9,7 +9,7 @@ import pytest
 
 import jobs.evaluate
 from xrec.backfill import read_explanations
-from xrec.config import EvaluateConfig, PrepareConfig
+from xrec.config import EngineConfig, EvaluateConfig, PrepareConfig
 from xrec.data import prepare_dataset, read_dataset
 from xrec.errors import ArtifactMismatchError, DataError
 from xrec.evaluate import read_evaluation
@@ -49,7 +49,7 @@ def test_evaluate_nll_is_the_models_own_log_likelihood(pipeline: Any) -> None:
 
     config = pipeline.config(EvaluateConfig)
     sources = Sources(**{name: config.artifact(name) for name in ("dataset", "graph", "adapter")}, llm=config.llm, storage=config.storage)
-    explainer = load_explainer(sources, device="cpu", batch_size=1)
+    explainer = load_explainer(sources, device="cpu", engine=EngineConfig())
     pair = read_evaluation(pipeline.location("evaluation"))[0][0]
     indices = Pair(explainer.dataset.user_index(pair.user_id), explainer.dataset.item_index(pair.item_id))
     prompt, label = explainer.pairs.prompt(indices), explainer.pairs.builder.encode_explanation(pair.reference)

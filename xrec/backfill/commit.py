@@ -5,6 +5,7 @@ loser's files are garbage. What is left to do is told by a listing of the record
 """
 
 import json
+from collections import Counter
 from collections.abc import Iterable
 from typing import Self
 
@@ -16,11 +17,29 @@ from xrec.storage import Location, request_each
 FAILED_FOLDER = "failed/"
 
 
+class EngineWork(BaseModel):
+    """What engine calls cost, of xrec.generate.engine_report: tokens of prompts, those computed; products of attention, those that count."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    num_prompt_tokens: int = 0
+    num_computed_prompt_tokens: int = 0
+    num_key_cells: int = 0
+    num_seen_keys: int = 0
+
+    @classmethod
+    def sum(cls, works: Iterable[Self]) -> Self:
+        """All calls together."""
+        totals: Counter[str] = Counter()
+        for work in works:
+            totals.update(work.model_dump())
+        return cls(**totals)
+
+
 class Work(BaseModel):
     """What an attempt cost: which process did it, when (s since 1970), for how long, how many tokens; attempts before it that died.
 
-    `num_shared_prompt_tokens` were another prompt's beginning and not computed again; None: the engine does not tell.
-    `generated_lengths` counts explanations by their tokens, rounded down to tens.
+    `generated_lengths` counts explanations by their tokens, rounded down to tens. `engine` is None if the engine does not tell.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -29,10 +48,10 @@ class Work(BaseModel):
     started_at: float
     seconds: float
     num_prompt_tokens: int
-    num_shared_prompt_tokens: int | None
     num_generated_tokens: int
     generated_lengths: dict[int, int]
     num_deaths: int
+    engine: EngineWork | None = None
 
 
 class Commit(BaseModel):

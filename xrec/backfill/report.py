@@ -9,7 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from xrec.backfill.commit import FAILED_FOLDER, Commit
+from xrec.backfill.commit import FAILED_FOLDER, Commit, EngineWork
 from xrec.backfill.report_page import report_page
 from xrec.backfill.snapshot import Record, Snapshot, snapshot_of
 from xrec.schemas import FAILED, GENERATED
@@ -34,15 +34,15 @@ def summarize(commits: Sequence[Commit], price_per_actor_hour: float | None) -> 
     works = [commit.work for commit in commits]
     num_generated = sum(map(_num_generated, commits))
     seconds = sum(work.seconds for work in works)
-    prompt = sum(work.num_prompt_tokens for work in works)
-    shared = [work.num_shared_prompt_tokens for work in works if work.num_shared_prompt_tokens is not None]
+    engine = EngineWork.sum(work.engine for work in works if work.engine is not None)
     lengths: Counter[int] = Counter()
     for work in works:
         lengths.update(work.generated_lengths)
     return {
         "num_generated": num_generated,
-        "tokens": {"prompt": prompt, "generated": sum(work.num_generated_tokens for work in works)},
-        "prefix_hit_share": sum(shared) / prompt if prompt and len(shared) == len(works) else None,
+        "tokens": {"prompt": sum(work.num_prompt_tokens for work in works), "generated": sum(work.num_generated_tokens for work in works)},
+        "prefix_hit_share": 1 - engine.num_computed_prompt_tokens / engine.num_prompt_tokens if engine.num_prompt_tokens else None,
+        "attention_padding_share": 1 - engine.num_seen_keys / engine.num_key_cells if engine.num_key_cells else None,
         "num_deaths": sum(work.num_deaths for work in works),
         "actor_seconds": seconds,
         "pairs_per_actor_second": num_generated / seconds if seconds else None,

@@ -36,7 +36,7 @@ def report_page(report: Mapping[str, Any]) -> str:
 
 
 def _figures(report: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    hits, cost = report["prefix_hit_share"], report["cost_per_million_pairs"]
+    cost = report["cost_per_million_pairs"]
     return [
         ("generation", report["generation"]),
         ("explained", report["num_explained"]),
@@ -44,12 +44,17 @@ def _figures(report: Mapping[str, Any]) -> list[tuple[str, Any]]:
         ("failed", report["num_failed"]),
         ("prompt tokens", report["tokens"]["prompt"]),
         ("generated tokens", report["tokens"]["generated"]),
-        ("prompt tokens shared with another prompt", "not told by the engine" if hits is None else f"{hits:.1%}"),
+        ("prompt tokens shared with another prompt", _share(report["prefix_hit_share"])),
+        ("padding in attention", _share(report["attention_padding_share"])),
         ("attempts whose process died", report["num_deaths"]),
         ("hours of actors at work", report["actor_seconds"] / 3600),
         ("pairs a second of an actor", report["pairs_per_actor_second"]),
         ("cost of a million pairs", "price_per_actor_hour is not set" if cost is None else cost),
     ]
+
+
+def _share(value: float | None) -> str:
+    return "not told by the engine" if value is None else f"{value:.1%}"
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:

@@ -21,7 +21,7 @@ from xrec.backfill.snapshot import read_records, snapshot_of
 from xrec.backfill.status import with_status
 from xrec.backfill.tally import tally_of
 from xrec.backfill.worker import ChunkWorker, WorkerSettings, load_worker_explainer
-from xrec.config import ActorsConfig, BackfillConfig
+from xrec.config import BackfillConfig
 from xrec.generate.explainer import Explainer
 from xrec.storage import Location, Manifest, open_location
 
@@ -104,7 +104,7 @@ def _explain_chunks(
         run=plan.identity.run,
         decoding=config.decoding,
         device=actors.device,
-        batch_size=actors.batch_size,
+        engine=config.engine,
         num_threads=actors.cpus_per_actor,
         shared_key=shared_key(plan.identity),
         carry_from=open_location(config.carry_from, config.storage).shared_uri if config.carry_from else None,
@@ -120,11 +120,12 @@ def _explain_chunks(
         min_actors=min(actors.min_actors or num_actors, num_actors),
         max_actors=num_actors,
         cpus_per_actor=actors.cpus_per_actor,
-        gpus_per_actor=1 if _uses_gpu(actors) else 0,
+        gpus_per_actor=config.engine.tensor_parallel_size if _uses_gpu(config) else 0,
     )
     for row in rows:
         yield Commit.model_validate_json(row["commit"])
 
 
-def _uses_gpu(actors: ActorsConfig) -> bool:
-    return actors.device == "cuda" or (actors.device == "auto" and ray.cluster_resources().get("GPU", 0) >= actors.num_actors)
+def _uses_gpu(config: BackfillConfig) -> bool:
+    num_gpus = config.actors.num_actors * config.engine.tensor_parallel_size
+    return config.actors.device == "cuda" or (config.actors.device == "auto" and ray.cluster_resources().get("GPU", 0) >= num_gpus)

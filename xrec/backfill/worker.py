@@ -18,11 +18,12 @@ import torch
 from xrec.backfill.attempts import Attempts, Explained
 from xrec.backfill.carry import Carried, EarlierRun
 from xrec.backfill.chunk import part_name
-from xrec.backfill.commit import FAILED_FOLDER, Commit, Work, commit_location, try_commit
+from xrec.backfill.commit import FAILED_FOLDER, Commit, EngineWork, Work, commit_location, try_commit
 from xrec.backfill.explain import content_keys, explain_or_fail, failed_rows
 from xrec.backfill.generation import RUN, Generation
 from xrec.backfill.plan import read_chunk_pairs
-from xrec.config import DecodingConfig, Device
+from xrec.config import DecodingConfig, Device, EngineConfig
+from xrec.generate.engine_report import EngineReport
 from xrec.generate.explainer import Explainer, Sources, load_explainer
 from xrec.schemas import FAILED, GENERATED, PAIRS
 from xrec.storage import content_hash, open_location, parquet_bytes, read_table
@@ -32,21 +33,14 @@ _BY_PAIR = [("user_id", "ascending"), ("item_id", "ascending")]
 
 def load_worker_explainer(settings: "WorkerSettings") -> Explainer:
     """The explainer of an actor."""
-    return load_explainer(settings.sources, device=settings.device, batch_size=settings.batch_size)
-
-
-class CallReport(Protocol):
-    """What an engine's latest call cost: tokens of its prompts, and those that went through the model."""
-
-    num_prompt_tokens: int
-    num_computed_prompt_tokens: int
+    return load_explainer(settings.sources, device=settings.device, engine=settings.engine)
 
 
 @runtime_checkable
 class ReportingEngine(Protocol):
     """An engine that tells what its latest call cost; others need not."""
 
-    report: CallReport
+    report: EngineReport
 
 
 @dataclass(frozen=True)
@@ -58,7 +52,7 @@ class WorkerSettings:
     run: str
     decoding: DecodingConfig
     device: Device
-    batch_size: int
+    engine: EngineConfig
     num_threads: int
     shared_key: str
     carry_from: str | None = None
@@ -79,7 +73,7 @@ class ChunkWorker:
         self._output = open_location(settings.output, settings.sources.storage)
         self._root = settings.generation.root(self._output)
         self._explainer = settings.load(settings)
-        self._num_shared: list[int] = []
+        self._calls: list[EngineWork] = []
         self._earlier = (
             EarlierRun(open_location(settings.carry_from, settings.sources.storage), settings.num_chunks) if settings.carry_from is not None else None
         )
@@ -98,7 +92,7 @@ class ChunkWorker:
 
     def _explain(self, chunk: int, source: str) -> Commit:
         started_at = time.time()
-        self._num_shared.clear()
+        self._calls.clear()
         pairs, kept = self._read(chunk, source)
         carried = self._carried(chunk, pairs)
         attempts = Attempts(self._root, chunk, carried.left.num_rows)
@@ -130,7 +124,7 @@ class ChunkWorker:
         result = explain_or_fail(self._explainer, pairs.slice(start, stop - start), self._settings.decoding, self._settings.shared_key)
         if isinstance(self._explainer.engine, ReportingEngine):
             report = self._explainer.engine.report
-            self._num_shared.append(report.num_prompt_tokens - report.num_computed_prompt_tokens)
+            self._calls.append(EngineWork(**{name: getattr(report, name) for name in EngineWork.model_fields}))
         return result
 
     def _condemn(self, pairs: pa.Table, row: int, deaths: int) -> Explained:
@@ -158,15 +152,14 @@ class ChunkWorker:
         return [(name, content_hash(data))]
 
     def _work(self, generated: pa.Table, started_at: float, num_deaths: int) -> Work:
-        num_shared = sum(self._num_shared) if isinstance(self._explainer.engine, ReportingEngine) else None
         lengths = generated["num_generated_tokens"].to_pylist()
         return Work(
             actor=f"{socket.gethostname()}:{os.getpid()}",
             started_at=started_at,
             seconds=time.time() - started_at,
             num_prompt_tokens=pc.sum(generated["num_prompt_tokens"]).as_py() or 0,
-            num_shared_prompt_tokens=num_shared,
             num_generated_tokens=sum(lengths),
             generated_lengths=dict(Counter(length // 10 * 10 for length in lengths)),
             num_deaths=num_deaths,
+            engine=EngineWork.sum(self._calls) if isinstance(self._explainer.engine, ReportingEngine) else None,
         )

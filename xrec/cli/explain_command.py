@@ -58,4 +58,5 @@ def _lines(pair: "ExplainedPair") -> list[str]:
         *(f"              | {line}" for line in pair.prompt.splitlines()),
         f"explanation   {pair.explanation.text}",
         f"              ({pair.explanation.num_generated_tokens} tokens, ended by {pair.explanation.finish_reason})",
+        *([f"failed        {failure.reason}: {failure.message}"] if (failure := pair.explanation.failure) else []),
     ]

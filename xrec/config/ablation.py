@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from xrec.config.jobs import AdapterModelConfig, AdapterTrainingConfig, JobConfig, TrainAdapterConfig
 from xrec.config.placeholders import without_placeholders
-from xrec.config.sections import DecodingConfig, DeepSpeedConfig, Device, LLMConfig, PromptConfig, RayConfig, ScalingConfig
+from xrec.config.sections import DecodingConfig, DeepSpeedConfig, Device, LLMConfig, PromptConfig, RayConfig, ScalingConfig, ScoringEngineConfig
 
 Variant = Literal["full", "without_profile", "without_injection", "without_both", "random_vectors", "constant"]
 VARIANTS: tuple[Variant, ...] = ("full", "without_profile", "without_injection", "without_both", "random_vectors", "constant")
@@ -46,6 +46,7 @@ class AblateConfig(JobConfig):
     bootstrap_samples: int = Field(2000, ge=100, description="Resamples of the 95 % intervals; users are drawn, each with all of their pairs.")
     seed: int = Field(0, ge=0, description="Seed of drawing, shuffling and resampling.")
     decoding: DecodingConfig = Field(default_factory=DecodingConfig, description="Decoding of the texts.")
+    engine: ScoringEngineConfig = Field(default_factory=ScoringEngineConfig, description="Generation engine.")
     device: Device = Field("auto", description="Where pairs are scored. auto: a GPU if there is one, else CPU.")
     batch_size: int = Field(16, ge=1, description="Pairs of one forward pass of scoring.")
     ray: RayConfig = Field(default_factory=RayConfig, description="Cluster.")

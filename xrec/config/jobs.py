@@ -10,12 +10,14 @@ from xrec.config.sections import (
     DecodingConfig,
     DeepSpeedConfig,
     Device,
+    EngineConfig,
     Injection,
     LearningRateConfig,
     LLMConfig,
     PromptConfig,
     RayConfig,
     ScalingConfig,
+    ScoringEngineConfig,
     Split,
     StorageConfig,
     Vectors,
@@ -323,7 +325,6 @@ class ActorsConfig(Config):
     min_actors: int | None = Field(None, ge=1, description="The pool starts with so many and grows as the cluster has room; none: num_actors.")
     cpus_per_actor: int = Field(1, ge=1, description="Torch threads, and logical CPUs, of each actor.")
     device: Device = Field("auto", description="auto: a GPU an actor where the cluster has enough, else CPU.")
-    batch_size: int = Field(16, ge=1, description="Pairs generated together.")
 
     @model_validator(mode="after")
     def _range_is_not_empty(self) -> "ActorsConfig":
@@ -358,6 +359,7 @@ class BackfillConfig(JobConfig):
     lease_seconds: float = Field(30.0, gt=0, description="A driver that gives no sign for so long is taken for dead, and another may go on.")
     llm: LLMConfig = Field(description="The language model that the adapter was trained for.")
     decoding: DecodingConfig = Field(default_factory=DecodingConfig, description="Decoding.")
+    engine: EngineConfig = Field(default_factory=EngineConfig, description="Generation engine of each actor.")
     actors: ActorsConfig = Field(default_factory=ActorsConfig, description="Model processes.")
     ray: RayConfig = Field(default_factory=RayConfig, description="Cluster.")
 
@@ -394,5 +396,6 @@ class EvaluateConfig(JobConfig):
     seed: int = Field(0, ge=0, description="Seed of drawing, shuffling and resampling.")
     llm: LLMConfig = Field(description="The language model that the adapter was trained for.")
     decoding: DecodingConfig = Field(default_factory=DecodingConfig, description="Decoding of the shuffled pairs: as in the backfill.")
+    engine: ScoringEngineConfig = Field(default_factory=ScoringEngineConfig, description="Generation engine.")
     device: Device = Field("auto", description="auto: a GPU if there is one, else CPU.")
-    batch_size: int = Field(16, ge=1, description="Pairs of one forward pass.")
+    batch_size: int = Field(16, ge=1, description="Pairs of one forward pass of scoring.")

@@ -132,6 +132,21 @@ class PromptConfig(Config):
         return self
 
 
+class TextConfig(Config):
+    """What a generated text must be to be used. One that is not is a failed row, with the rule's name as its reason."""
+
+    max_words: int | None = Field(
+        50,
+        ge=1,
+        description="Longest explanation, in words. A longer text, or one cut by max_new_tokens, ends with its last whole sentence; none: any.",
+    )
+    max_phrase_repeats: int | None = Field(3, ge=1, description="How often a phrase of three words may stand in a text; none: as often as it likes.")
+    max_echo_tokens: int | None = Field(24, ge=1, description="Longest run of tokens that may be the prompt's; none: any.")
+    retry_temperature: float | None = Field(
+        None, gt=0, description="Temperature of a second try for a text that cannot be used; none: no second try."
+    )
+
+
 class DecodingConfig(Config):
     """How text is drawn from the model."""
 
@@ -140,6 +155,34 @@ class DecodingConfig(Config):
     top_p: float = Field(1.0, gt=0, le=1, description="Nucleus of sampling; 1: all tokens.")
     seed: int = Field(0, ge=0, description="Seed of sampling.")
     stop: tuple[str, ...] = Field((), description="A text ends before the first of these strings.")
+    text: TextConfig = Field(default_factory=TextConfig, description="Which texts can be used.")
+
+
+class EngineConfig(Config):
+    """How texts are generated. They do not depend on it, but for near ties of logits in bfloat16, and for what the seed draws."""
+
+    kind: Literal["transformers", "vllm"] = Field("transformers", description="vllm: Llama models only, see requirements/vllm.txt.")
+    max_rows: int = Field(128, ge=1, description="Most prompts at work together. On a CPU more than 128 gain little.")
+    key_value_gib: float = Field(
+        2.0, gt=0, description="GiB for keys and values, allocated at once; fewer rows where it holds no more. A prompt that alone needs more fails."
+    )
+    packed_weights: bool = Field(
+        True,
+        description="transformers, on a CPU: hold linear layers' weights a second time, as oneDNN reads them; float32 products up to twice as fast.",
+    )
+    tensor_parallel_size: int = Field(1, ge=1, description="vllm: processes, and GPUs where they are used, that share the model of one actor.")
+
+    @model_validator(mode="after")
+    def _transformers_is_one_process(self) -> "EngineConfig":
+        if self.kind == "transformers" and self.tensor_parallel_size > 1:
+            raise ValueError(f"tensor_parallel_size = {self.tensor_parallel_size} needs kind = 'vllm', saw 'transformers'")
+        return self
+
+
+class ScoringEngineConfig(EngineConfig):
+    """The engine of a job that also scores texts, for which vLLM does not give its model away."""
+
+    kind: Literal["transformers"] = Field("transformers", description="What generates.")
 
 
 class LearningRateConfig(Config):

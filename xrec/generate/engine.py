@@ -7,14 +7,15 @@ from typing import Literal, Protocol
 from xrec.config import DecodingConfig
 
 FinishReason = Literal["stop", "length", "failed"]
-FailureReason = Literal["empty_prompt", "token_out_of_range", "prompt_too_long", "over_memory_budget"]
+PromptFailure = Literal["empty_prompt", "token_out_of_range", "prompt_too_long", "over_memory_budget"]
+TextFailure = Literal["empty_text", "repetitive_text", "prompt_echo", "no_full_sentence"]
 
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a prompt cannot be completed; the other prompts of its batch are."""
+    """Why a prompt cannot be completed, or its text not be used; the other prompts of its batch are unharmed."""
 
-    reason: FailureReason
+    reason: PromptFailure | TextFailure
     message: str
 
 

@@ -1,29 +1,31 @@
 """Pairs in, explanations out: dataset, graph, adapter and language model put together around an engine."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from transformers import PreTrainedModel
 
 from xrec.adapter.artifact import TrainedAdapter, read_adapter
 from xrec.adapter.pairs import PairPrompts
-from xrec.config import ColdStartConfig, DecodingConfig, Device, LLMConfig, StorageConfig
+from xrec.config import ColdStartConfig, DecodingConfig, Device, EngineConfig, LLMConfig, StorageConfig
 from xrec.data.cold_start import History, read_cold_start, with_history
 from xrec.data.dataset import Dataset, read_dataset
-from xrec.errors import DataError
+from xrec.errors import DataError, ModelError
 from xrec.generate.engine import Engine, Failure, FinishReason
-from xrec.generate.transformers_engine import TransformersEngine
+from xrec.generate.text_rules import finished_text
+from xrec.generate.transformers_engine import load_engine
 from xrec.graph.artifact import GraphEmbeddings, check_graph_of_dataset, read_graph
 from xrec.graph.cold_start import extend_with_new
 from xrec.llm.model import load_model, load_tokenizer, resolve_attention, resolve_device, resolve_dtype, stop_token_ids
+from xrec.llm.prompt import PromptBuilder
 from xrec.llm.source import model_fingerprint, resolve_model
 from xrec.storage import Manifest, fingerprint_of, open_location, read_manifest
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """The generated text of the pair at `index`."""
+    """The generated text of the pair at `index`; `failure`: why it cannot be used (None: it can)."""
 
     index: int
     text: str
@@ -59,10 +61,13 @@ class CheckedSources:
 class Explainer:
     """Explains pairs of one dataset with one model. `dataset` and `graph` hold the new users and items of a cold start too.
 
-    `model_fingerprint` identifies language model, adapter and trained graph together.
+    `model` scores texts; None with vLLM, which keeps its model to itself. `model_fingerprint` identifies language model,
+    adapter and trained graph together.
     """
 
-    def __init__(self, model: PreTrainedModel, engine: Engine, pairs: PairPrompts, dataset: Dataset, graph: GraphEmbeddings, model_fingerprint: str):
+    def __init__(
+        self, model: PreTrainedModel | None, engine: Engine, pairs: PairPrompts, dataset: Dataset, graph: GraphEmbeddings, model_fingerprint: str
+    ):
         self.model = model
         self.engine = engine
         self.pairs = pairs
@@ -71,15 +76,30 @@ class Explainer:
         self.model_fingerprint = model_fingerprint
 
     def explain(self, prompts: Sequence[Sequence[int]], decoding: DecodingConfig) -> Iterator[Explanation]:
-        """Yield the explanation of each prompt (`self.pairs.prompt`), as they finish."""
+        """Yield the explanation of each prompt (`self.pairs.prompt`), as they finish, those of a second try last."""
+        again: list[int] = []
+        for explanation in self._explain(prompts, decoding):
+            if decoding.text.retry_temperature is not None and explanation.failure is not None and explanation.finish_reason != "failed":
+                again.append(explanation.index)
+            else:
+                yield explanation
+        if again:
+            retry = decoding.model_copy(update={"temperature": decoding.text.retry_temperature})
+            for explanation in self._explain([prompts[index] for index in again], retry):
+                yield replace(explanation, index=again[explanation.index])
+
+    def _explain(self, prompts: Sequence[Sequence[int]], decoding: DecodingConfig) -> Iterator[Explanation]:
         for completion in self.engine.generate(prompts, decoding):
+            prompt, text, failure = prompts[completion.index], "", completion.failure
+            if failure is None:
+                text, failure = finished_text(self.pairs.builder.decode(completion.token_ids), completion, prompt, decoding)
             yield Explanation(
                 index=completion.index,
-                text=self.pairs.builder.decode(completion.token_ids),
-                num_prompt_tokens=len(prompts[completion.index]),
+                text=text,
+                num_prompt_tokens=len(prompt),
                 num_generated_tokens=len(completion.token_ids),
                 finish_reason=completion.finish_reason,
-                failure=completion.failure,
+                failure=failure,
             )
 
 
@@ -93,7 +113,7 @@ def check_sources(sources: Sources) -> CheckedSources:
     return _check(sources, dataset, graph)
 
 
-def load_explainer(sources: Sources, *, device: Device, batch_size: int, history: History | None = None) -> Explainer:
+def load_explainer(sources: Sources, *, device: Device, engine: EngineConfig, history: History | None = None) -> Explainer:
     """Load everything into this process; with `history`, that one new user is known too.
 
     Raises what `check_sources` raises, ModelError, DataError for cold-start tables that cannot be read or a history that
@@ -104,6 +124,8 @@ def load_explainer(sources: Sources, *, device: Device, batch_size: int, history
     checked = _check(sources, dataset.manifest, graph.manifest)
     if sources.cold_start or history:
         dataset, graph = _extended(sources, dataset, graph, history)
+    if engine.kind == "vllm":
+        return Explainer(None, *_vllm(sources.llm, checked, dataset, graph, device, engine), dataset, graph, checked.model_fingerprint)
     torch_device = resolve_device(device)
     model = load_model(
         checked.llm,
@@ -113,8 +135,22 @@ def load_explainer(sources: Sources, *, device: Device, batch_size: int, history
     )
     tokenizer = load_tokenizer(checked.llm)
     builder = checked.adapter.attach(model, tokenizer, graph)
-    engine = TransformersEngine(model, stop_token_ids(model, tokenizer), batch_size)
-    return Explainer(model, engine, PairPrompts(dataset, builder), dataset, graph, checked.model_fingerprint)
+    generator = load_engine(model, stop_token_ids(model, tokenizer), builder.decode, engine)
+    return Explainer(model, generator, PairPrompts(dataset, builder), dataset, graph, checked.model_fingerprint)
+
+
+def _vllm(
+    llm: LLMConfig, checked: CheckedSources, dataset: Dataset, graph: GraphEmbeddings, device: Device, config: EngineConfig
+) -> tuple[Engine, PairPrompts]:
+    try:
+        from xrec.generate.vllm.engine import load_vllm_engine
+    except ImportError as error:
+        raise ModelError(
+            f"engine.kind vllm: vLLM cannot be imported here ({error}); requirements/vllm.txt says how to install it, or set engine.kind=transformers"
+        ) from error
+    tokenizer = load_tokenizer(checked.llm)
+    engine = load_vllm_engine(checked.llm, tokenizer, checked.adapter, graph, dtype=llm.dtype, device=device, config=config)
+    return engine, PairPrompts(dataset, PromptBuilder(tokenizer, checked.adapter.config.prompt, engine.vocabulary))
 
 
 def _check(sources: Sources, dataset: Manifest, graph: Manifest) -> CheckedSources:

@@ -28,6 +28,7 @@ def fitting_pairs(explainer: Explainer, pairs: Sequence[HeldOutPair]) -> list[bo
 
 def reference_nll(explainer: Explainer, pairs: Sequence[Pair], references: Sequence[str], batch_size: int, description: str) -> list[float]:
     """Mean NLL of each pair's reference and its end token, nats a token; raises PromptTooLongError."""
+    assert explainer.model is not None
     examples = [explainer.pairs.example(pair, reference) for pair, reference in zip(pairs, references, strict=True)]
     by_index = dict(progress(explanation_nll(explainer.model, examples, batch_size), description, len(examples)))
     return [by_index[index] for index in range(len(examples))]

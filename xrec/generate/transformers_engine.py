@@ -1,78 +1,86 @@
-"""The default engine: left-padded batches of similar length through transformers' own `generate`."""
+"""The default engine: continuous batching of packed passes over a transformers decoder, prefixes shared.
 
-from collections.abc import Iterator, Sequence
+Prompts are grouped by what they begin with (xrec.generate.prefix_groups); keys and values are allocated once, within a
+budget (memory_plan); a schedule says what is computed next; a pass has no padding (packed_attention). In float32 its
+greedy tokens are those of `generate` on one prompt at a time.
+"""
 
-import torch
-from torch import Tensor
-from transformers import GenerationConfig, PreTrainedModel
+import time
+from collections.abc import Callable, Iterator, Sequence
 
-from xrec.config import DecodingConfig
-from xrec.generate.engine import Completion
-from xrec.llm.collaborative import CollaborativeEmbedding
+from transformers import PreTrainedModel
+
+from xrec.config import DecodingConfig, EngineConfig
+from xrec.generate.engine import Completion, Failure
+from xrec.generate.engine_report import EngineReport
+from xrec.generate.generation_run import GenerationRun, Stopping
+from xrec.generate.memory_plan import plan_memory, positions_needed
+from xrec.generate.packed_model import PackedModel
+from xrec.llm.packed_linear import pack_linears
 
 
 class TransformersEngine:
-    """An `Engine` over a transformers model with collaborative tokens (xrec.adapter.model.attach_adapters).
+    """An `Engine` over a transformers model, with collaborative tokens (xrec.adapter.model.attach_adapters) or without.
 
-    It takes the model's own generation settings (sampling, penalties) away: `generate` would fill in from them whatever
-    `_generation_config` leaves open, and only the job's config may decide a backfill.
+    `max_rows` prompts are at work together, fewer where `key_value_bytes` holds no more; `decode` gives the text of ids, for
+    stop strings. The model's own generation settings are not used: only the job's config decides a backfill. `report` tells
+    what the latest call cost. Raises ModelError for a decoder that has no packed pass.
     """
 
-    def __init__(self, model: PreTrainedModel, stop_token_ids: Sequence[int], batch_size: int):
-        self.model = model
-        self.model.generation_config = GenerationConfig()
-        self.stop_token_ids = list(stop_token_ids)
-        self.batch_size = batch_size
+    def __init__(
+        self, model: PreTrainedModel, stop_token_ids: Sequence[int], *, max_rows: int, key_value_bytes: int, decode: Callable[[list[int]], str]
+    ):
+        self._model = PackedModel(model)
+        self._stop_token_ids = frozenset(stop_token_ids)
+        self._max_rows, self._key_value_bytes, self._decode = max_rows, key_value_bytes, decode
+        self.report = EngineReport()
 
     def generate(self, prompts: Sequence[Sequence[int]], decoding: DecodingConfig) -> Iterator[Completion]:
-        """Yield one completion a prompt, in order of prompt length; ValueError for an empty prompt or an id out of range."""
-        self._check(prompts)
-        order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
-        for start in range(0, len(order), self.batch_size):
-            indices = order[start : start + self.batch_size]
-            # The seed of a batch depends on what is in it, so that a repeated run repeats its samples.
-            outputs = self._generate_batch([prompts[index] for index in indices], decoding, seed=decoding.seed + start)
-            for index, output in zip(indices, outputs, strict=True):
-                yield self._completion(index, output)
+        """Yield one completion a prompt, as they finish; those that cannot be completed first."""
+        start = time.perf_counter()
+        self.report = report = EngineReport(num_prompts=len(prompts), key_value_budget_bytes=self._key_value_bytes)
+        failures = {index: failure for index, prompt in enumerate(prompts) if (failure := self._failure(prompt, decoding)) is not None}
+        report.num_failed = len(failures)
+        for index, failure in failures.items():
+            yield Completion(index, [], "failed", failure)
+        accepted = [index for index in range(len(prompts)) if index not in failures]
+        if accepted:
+            yield from self._run(prompts, accepted, decoding, report)
+        report.total_seconds = time.perf_counter() - start
 
-    @torch.inference_mode()
-    def _generate_batch(self, prompts: Sequence[Sequence[int]], decoding: DecodingConfig, seed: int) -> list[list[int]]:
-        input_ids, attention_mask = _left_padded(prompts)
-        torch.manual_seed(seed)
-        output = self.model.generate(
-            input_ids=input_ids.to(self.model.device),
-            attention_mask=attention_mask.to(self.model.device),
-            generation_config=self._generation_config(decoding),
-        )
-        generated: list[list[int]] = output[:, input_ids.shape[1] :].tolist()
-        return generated
+    def _run(self, prompts: Sequence[Sequence[int]], indices: list[int], decoding: DecodingConfig, report: EngineReport) -> Iterator[Completion]:
+        bytes_per_position = self._model.shape.bytes_per_position
+        plan = plan_memory(prompts, indices, decoding.max_new_tokens, self._key_value_bytes // bytes_per_position, self._max_rows)
+        report.num_prompt_tokens = sum(len(prompts[index]) for index in indices)
+        report.max_rows, report.max_prefixes = plan.num_rows, plan.num_prefixes
+        report.key_value_bytes = plan.num_positions * bytes_per_position
+        self._model.adapt(prompts[index] for index in indices)
+        stopping = Stopping(self._stop_token_ids, decoding.stop, self._decode, decoding.max_new_tokens)
+        yield from GenerationRun(self._model, prompts, plan, decoding, stopping, report).completions()
 
-    def _generation_config(self, decoding: DecodingConfig) -> GenerationConfig:
-        sampling = {"do_sample": True, "temperature": decoding.temperature, "top_p": decoding.top_p, "top_k": 0} if decoding.temperature > 0 else {}
-        return GenerationConfig(
-            max_new_tokens=decoding.max_new_tokens, eos_token_id=self.stop_token_ids, pad_token_id=self.stop_token_ids[0], **sampling
-        )
-
-    def _completion(self, index: int, generated: list[int]) -> Completion:
-        """Cut the row at its first stop token; without one it ran into the length limit."""
-        end = next((position for position, token in enumerate(generated) if token in self.stop_token_ids), None)
-        return Completion(index, generated[:end], "length" if end is None else "stop")
-
-    def _check(self, prompts: Sequence[Sequence[int]]) -> None:
-        embedding = self.model.get_input_embeddings()
-        num_ids = embedding.vocabulary.num_ids if isinstance(embedding, CollaborativeEmbedding) else embedding.num_embeddings
-        for index, prompt in enumerate(prompts):
-            if not prompt:
-                raise ValueError(f"prompt {index} is empty")
-            if not 0 <= min(prompt) <= max(prompt) < num_ids:
-                raise ValueError(f"prompt {index}: token ids must be in 0..{num_ids - 1}, saw {min(prompt)}..{max(prompt)}")
+    def _failure(self, prompt: Sequence[int], decoding: DecodingConfig) -> Failure | None:
+        """Why `prompt` cannot be completed; None: it can."""
+        num_ids, context_length = self._model.num_ids, self._model.context_length
+        if not prompt:
+            return Failure("empty_prompt", "the prompt is empty; give at least one token")
+        if not 0 <= min(prompt) <= max(prompt) < num_ids:
+            return Failure("token_out_of_range", f"token ids must be in 0..{num_ids - 1}, saw {min(prompt)}..{max(prompt)}")
+        if len(prompt) >= context_length:
+            return Failure("prompt_too_long", f"prompt of {len(prompt)} tokens; the model's context of {context_length} leaves no room for a text")
+        needed = positions_needed(prompt, decoding.max_new_tokens) * self._model.shape.bytes_per_position
+        if needed > self._key_value_bytes:
+            return Failure(
+                "over_memory_budget",
+                f"keys and values of {len(prompt)} tokens and {decoding.max_new_tokens} new ones take {needed:,} bytes, the budget is "
+                f"{self._key_value_bytes:,} (key_value_gib); raise it, or lower decoding.max_new_tokens",
+            )
+        return None
 
 
-def _left_padded(prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-    length = max(map(len, prompts))
-    input_ids = torch.zeros(len(prompts), length, dtype=torch.long)
-    attention_mask = torch.zeros_like(input_ids)
-    for row, prompt in enumerate(prompts):
-        input_ids[row, length - len(prompt) :] = torch.tensor(prompt)
-        attention_mask[row, length - len(prompt) :] = 1
-    return input_ids, attention_mask
+def load_engine(
+    model: PreTrainedModel, stop_token_ids: Sequence[int], decode: Callable[[list[int]], str], config: EngineConfig
+) -> TransformersEngine:
+    """The engine that `config` describes; packs `model`'s linear layers in place. Raises ModelError for a decoder that has no packed pass."""
+    if config.packed_weights:
+        pack_linears(model)
+    return TransformersEngine(model, stop_token_ids, max_rows=config.max_rows, key_value_bytes=int(config.key_value_gib * 2**30), decode=decode)

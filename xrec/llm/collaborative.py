@@ -67,12 +67,20 @@ class CollaborativeEmbedding(nn.Module):
     def forward(self, input_ids: Tensor) -> Tensor:
         """Token ids (B, S) to vectors (B, S, H); leaves `injection` for the layers' hooks."""
         is_collaborative = input_ids >= self.vocabulary.num_text_tokens
-        embeds: Tensor = self.token_embedding(input_ids.masked_fill(is_collaborative, 0))
         if not is_collaborative.any():
-            self.injection = None
-            return embeds
-        adapted = self.adapt(input_ids[is_collaborative]).to(embeds.dtype)
-        self.injection = torch.zeros_like(embeds).masked_scatter(is_collaborative[..., None], adapted)
+            return self.embed_text(input_ids)
+        return self.embed(input_ids, is_collaborative, self.adapt(input_ids[is_collaborative]))
+
+    def embed_text(self, input_ids: Tensor) -> Tensor:
+        """`forward` for ids that the caller knows to be text: looks at no id, so waits for no device."""
+        self.injection = None
+        embeds: Tensor = self.token_embedding(input_ids)
+        return embeds
+
+    def embed(self, input_ids: Tensor, is_collaborative: Tensor, adapted: Tensor) -> Tensor:
+        """`forward` with the vectors (N, H) of the N collaborative ids (`is_collaborative`, (B, S) bool) computed before."""
+        embeds: Tensor = self.token_embedding(input_ids.masked_fill(is_collaborative, 0))
+        self.injection = torch.zeros_like(embeds).masked_scatter(is_collaborative[..., None], adapted.to(embeds.dtype))
         return torch.where(is_collaborative[..., None], self.injection, embeds)
 
     def adapt(self, token_ids: Tensor) -> Tensor:

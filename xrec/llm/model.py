@@ -3,7 +3,8 @@
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import GENERATION_CONFIG_NAME
 
 from xrec.config import Attention, Device, Dtype
 from xrec.errors import ModelError
@@ -81,6 +82,17 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
 def stop_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Ids that end a text: the model's own generation settings and the tokenizer's end token."""
-    configured = model.generation_config.eos_token_id if model.generation_config else None
+    return _with_end_token(model.generation_config, tokenizer)
+
+
+def folder_stop_token_ids(folder: Path, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """`stop_token_ids` of the model in `folder`, without loading it."""
+    if (folder / GENERATION_CONFIG_NAME).is_file():
+        return _with_end_token(GenerationConfig.from_pretrained(folder, local_files_only=True), tokenizer)
+    return _with_end_token(GenerationConfig.from_model_config(AutoConfig.from_pretrained(folder, local_files_only=True)), tokenizer)
+
+
+def _with_end_token(generation_config: GenerationConfig | None, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    configured = generation_config.eos_token_id if generation_config else None
     configured = [configured] if isinstance(configured, int) else configured or []
     return sorted({tokenizer.eos_token_id, *configured})

@@ -49,7 +49,8 @@ class PrefixCache:
         self._num_text_tokens = model.get_input_embeddings().vocabulary.num_text_tokens
         lengths = [num_prefix_tokens(example.prompt_ids, self._num_text_tokens) for example in examples]
         longest_rest = max(len(example) - length for example, length in zip(examples, lengths, strict=True))
-        self._splits = split and can_split(model, max(lengths) + longest_rest)
+        self._can_split = can_split(model, max(lengths) + longest_rest)
+        self._splits = split and self._can_split
         beginnings = [example.prompt_ids[:length] for example, length in zip(examples, lengths, strict=True)]
         self._shared_ids = common_prefix(beginnings) if self._splits else []
         self._shared: Tensor | None = None
@@ -79,11 +80,14 @@ class PrefixCache:
         return batch_key_values(self._shared, [computed.get(ids, self._kept.get(ids)) for ids in own_ids]), rest
 
     def num_rest_tokens(self, example: Example) -> int:
-        """Positions from the first collaborative token on: what an example costs in every epoch."""
-        return len(example) - self._num_prefix_tokens(example)
+        """Positions from the first collaborative token on: what an example costs in every epoch.
+
+        Where the model can be split and `split` is False, the same number: batches are made by it, and are to be the same.
+        """
+        return len(example) - (num_prefix_tokens(example.prompt_ids, self._num_text_tokens) if self._can_split else 0)
 
     def _num_prefix_tokens(self, example: Example) -> int:
-        return num_prefix_tokens(example.prompt_ids, self._num_text_tokens) if self._splits else 0
+        return len(example) - self.num_rest_tokens(example) if self._splits else 0
 
     def _compute(self, model: PreTrainedModel, missing: list[tuple[int, ...]]) -> dict[tuple[int, ...], Tensor]:
         if not self._agree(bool(missing)):

@@ -52,6 +52,10 @@ def _save_llm(folder: Path) -> None:
     save_sample_model(build_model(config, tokenizer), tokenizer, folder)
 
 
+DECODING = {"max_new_tokens": 4, "text": {"max_words": None, "max_phrase_repeats": None}}
+"""A toy model writes no sentences."""
+
+
 @pytest.fixture(scope="session")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Dataset, graph, adapter and llm on the local disk; read only."""
@@ -97,8 +101,8 @@ def make_config(workspace: Path, tmp_path: Path) -> MakeConfig:
             "rows_per_chunk": 3,
             "max_failed_share": 1.0,
             "llm": {"model": str(workspace / "llm")},
-            "decoding": {"max_new_tokens": 4},
-            "actors": {"num_actors": 2, "device": "cpu", "batch_size": 4},
+            "decoding": DECODING,
+            "actors": {"num_actors": 2, "device": "cpu"},
         }
         return parse_config(BackfillConfig, {**defaults, **values})
 

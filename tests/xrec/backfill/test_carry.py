@@ -18,6 +18,7 @@ from xrec.storage import read_manifest
 
 MakeConfig = Callable[..., Any]
 FIRST = tuple(f"u{user} i{item}" for user in range(12) for item in range(3))
+TEXT = {"max_words": None, "max_phrase_repeats": None}  # as in conftest
 NEW = ("u0 i3", "u5 i4")
 
 
@@ -80,7 +81,7 @@ def test_carry_from_a_run_with_another_decoding_generates_everything(
     make_config: MakeConfig, pairs: Callable[..., pa.Table], tmp_path: Path, called: Path
 ) -> None:
     run(make_config(), pairs(*FIRST[:6]), load=Toy())
-    values = {"carry_from": output_of(make_config()).uri, "explanations": str(tmp_path / "second"), "decoding": {"max_new_tokens": 5}}
+    values = {"carry_from": output_of(make_config()).uri, "explanations": str(tmp_path / "second"), "decoding": {"max_new_tokens": 5, "text": TEXT}}
     assert run(make_config(**values), pairs(*FIRST[:6]), load=Toy(calls=str(called))).metrics["num_carried"] == 0
     assert sorted(calls(called)) == sorted(FIRST[:6])
 

@@ -13,7 +13,6 @@ WORK = Work(
     started_at=0.0,
     seconds=1.5,
     num_prompt_tokens=30,
-    num_shared_prompt_tokens=20,
     num_generated_tokens=9,
     generated_lengths={0: 3},
     num_deaths=0,

@@ -10,6 +10,7 @@ import torch
 from xrec.adapter.pairs import Pair, PairPrompts
 from xrec.backfill.content_key import content_key, shared_key
 from xrec.backfill.identity import RunIdentity, sources_of
+from xrec.config import EngineConfig
 from xrec.generate.explainer import Explainer, load_explainer
 
 CONFIG = {"decoding": {"max_new_tokens": 4}, "dtype": "auto", "rows_per_chunk": 3}
@@ -18,7 +19,7 @@ INPUTS = {"base_model": "b", "adapter": "a", "dataset": "d", "graph": "g", "pair
 
 @pytest.fixture
 def explainer(make_config: Callable[..., Any]) -> Explainer:
-    return load_explainer(sources_of(make_config()), device="cpu", batch_size=2)
+    return load_explainer(sources_of(make_config()), device="cpu", engine=EngineConfig())
 
 
 def _with_text(explainer: Explainer, table: str, column: str, row: int) -> Explainer:

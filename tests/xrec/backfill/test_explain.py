@@ -10,7 +10,7 @@ import pytest
 from xrec.adapter.pairs import PairPrompts
 from xrec.backfill.explain import explain_or_fail, explain_pairs
 from xrec.backfill.identity import sources_of
-from xrec.config import DecodingConfig
+from xrec.config import DecodingConfig, EngineConfig
 from xrec.generate.engine import Completion, Failure
 from xrec.generate.explainer import Explainer, load_explainer
 from xrec.schemas import FAILED, GENERATED
@@ -35,7 +35,7 @@ class ScriptedEngine:
 
 @pytest.fixture
 def scripted(make_config: MakeConfig) -> Callable[..., Explainer]:
-    loaded = load_explainer(sources_of(make_config()), device="cpu", batch_size=2)
+    loaded = load_explainer(sources_of(make_config()), device="cpu", engine=EngineConfig())
 
     def make(*texts: str) -> Explainer:
         engine = ScriptedEngine(loaded.pairs, texts)
@@ -45,29 +45,29 @@ def scripted(make_config: MakeConfig) -> Callable[..., Explainer]:
 
 
 def test_explain_pairs_each_text_stands_beside_its_own_pair(scripted: Callable[..., Explainer], pairs: MakePairs) -> None:
-    explainer = scripted("first", "second one", "third")
+    explainer = scripted("First.", "second one", "third")
     generated, failed = explain_pairs(explainer, pairs("u0 i0", "u0 i1", "u10 i2"), DecodingConfig(), SHARED)
     assert generated.schema.equals(GENERATED)
     assert failed.schema.equals(FAILED)
     assert failed.num_rows == 0
     rows = generated.to_pylist()
     assert [(row["user_id"], row["item_id"], row["explanation"]) for row in rows] == [
-        ("u0", "i0", "first"),
+        ("u0", "i0", "First."),
         ("u0", "i1", "second one"),
         ("u10", "i2", "third"),
     ]
     assert [row["finish_reason"] for row in rows] == ["length", "stop", "stop"]
     assert [row["num_prompt_tokens"] for row in rows] == [len(prompt) for prompt in explainer.engine.prompts]  # type: ignore[attr-defined]
     assert [row["num_generated_tokens"] for row in rows] == [
-        len(explainer.pairs.builder.encode_explanation(text)) - 1 for text in ("first", "second one", "third")
+        len(explainer.pairs.builder.encode_explanation(text)) - 1 for text in ("First.", "second one", "third")
     ]
     assert {row["model_fingerprint"] for row in rows} == {"f" * 16}
 
 
 def test_explain_pairs_failed_rows_are_typed_and_the_rest_is_explained(scripted: Callable[..., Explainer], pairs: MakePairs) -> None:
-    explainer = scripted("a garden", " \n ")
+    explainer = scripted("A garden.", " \n ")
     generated, failed = explain_pairs(explainer, pairs("nobody i0", "u0 i0", "u0 nothing", "u1 i0", "u1 wordy"), DecodingConfig(), SHARED)
-    assert [(row["user_id"], row["item_id"], row["explanation"]) for row in generated.to_pylist()] == [("u0", "i0", "a garden")]
+    assert [(row["user_id"], row["item_id"], row["explanation"]) for row in generated.to_pylist()] == [("u0", "i0", "A garden.")]
     assert [(row["user_id"], row["item_id"], row["reason"]) for row in failed.to_pylist()] == [
         ("nobody", "i0", "unknown_user"),
         ("u0", "nothing", "unknown_item"),

@@ -92,11 +92,14 @@ def test_plan_again_takes_up_what_is_there_and_writes_nothing(make_config: MakeC
     assert {name: output.fs.info((output / name).path)["mtime"] for name in output.files()} == before
 
 
+TEXT = {"max_words": None, "max_phrase_repeats": None}  # as in conftest
+
+
 @pytest.mark.parametrize(
     ("values", "field"),
     [
-        ({"decoding": {"max_new_tokens": 5}}, "decoding.max_new_tokens: 4 there, 5 here"),
-        ({"decoding": {"max_new_tokens": 4, "temperature": 0.5}}, "decoding.temperature: 0.0 there, 0.5 here"),
+        ({"decoding": {"max_new_tokens": 5, "text": TEXT}}, "decoding.max_new_tokens: 4 there, 5 here"),
+        ({"decoding": {"max_new_tokens": 4, "temperature": 0.5, "text": TEXT}}, "decoding.temperature: 0.0 there, 0.5 here"),
         ({"rows_per_chunk": 5}, "rows_per_chunk: 3 there, 5 here"),
     ],
 )
@@ -120,7 +123,9 @@ def test_plan_of_other_pairs_is_refused_naming_them(make_config: MakeConfig, pai
 
 def test_plan_settings_that_the_text_does_not_depend_on_resume_the_same_run(make_config: MakeConfig, pairs: MakePairs) -> None:
     first = plan(make_config(), pairs(*SIX))
-    other = make_config(actors={"num_actors": 1, "batch_size": 2, "device": "cpu"}, max_failed_share=0.1)
+    other = make_config(
+        actors={"num_actors": 1, "device": "cpu"}, engine={"max_rows": 2, "kind": "vllm", "tensor_parallel_size": 2}, max_failed_share=0.1
+    )
     assert plan(other, pairs(*SIX)).identity.run == first.identity.run
 
 

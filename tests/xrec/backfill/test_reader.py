@@ -39,7 +39,7 @@ def test_read_gives_exactly_the_committed_chunks_while_a_run_is_under_way(config
             made.identity.run,
             config.decoding,
             device="cpu",
-            batch_size=4,
+            engine=config.engine,
             num_threads=1,
             shared_key="",
             load=Toy(),

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from xrec.backfill.commit import Commit, Work
+from xrec.backfill.commit import Commit, EngineWork, Work
 from xrec.backfill.generation import RUN
 from xrec.backfill.report import summarize, write_report
 from xrec.backfill.snapshot import Record
@@ -14,16 +14,16 @@ from xrec.schemas import FAILED, GENERATED
 from xrec.storage import Location, write_table
 
 
-def _commit(chunk: int, actor: str, start: float, seconds: float, rows: int, failed: int = 0, shared: int | None = 50, **values: Any) -> Commit:
+def _commit(chunk: int, actor: str, start: float, seconds: float, rows: int, failed: int = 0, is_told: bool = True, **values: Any) -> Commit:
     work = Work(
         actor=actor,
         started_at=start,
         seconds=seconds,
         num_prompt_tokens=100 * rows,
-        num_shared_prompt_tokens=shared,
         num_generated_tokens=12 * rows,
         generated_lengths={10: rows - 1, 20: 1},
         num_deaths=chunk % 2,
+        engine=EngineWork(num_prompt_tokens=200, num_computed_prompt_tokens=150, num_key_cells=40, num_seen_keys=30) if is_told else None,
     )
     reasons = {"empty_text": failed} if failed else {}
     return Commit(chunk=chunk, files={}, num_rows=rows, num_failed=failed, failed_by_reason=reasons, work=work, **values)
@@ -41,7 +41,8 @@ def test_summary_is_the_sum_of_the_commits() -> None:
     assert report["num_generated"] == 20 + 30 + 40
     assert report["actor_seconds"] == 80.0
     assert report["tokens"] == {"prompt": 10_500, "generated": 1260}
-    assert report["prefix_hit_share"] == pytest.approx(150 / 10_500)
+    assert report["prefix_hit_share"] == 0.25
+    assert report["attention_padding_share"] == 0.25
     assert report["num_deaths"] == 1
     assert report["generated_lengths"] == {"10": 102, "20": 3}
     assert report["cost_per_million_pairs"] == pytest.approx(80 / 3600 * 9.0 / 90 * 1e6)
@@ -59,8 +60,8 @@ def test_summary_timeline_holds_each_pair_once_where_it_was_done() -> None:
 
 
 def test_summary_does_not_make_up_what_is_not_known() -> None:
-    report = summarize([*COMMITS, _commit(3, "a:1", 1040.0, 5.0, rows=3, shared=None)], None)
-    assert (report["prefix_hit_share"], report["cost_per_million_pairs"]) == (None, None)
+    report = summarize([_commit(3, "a:1", 1040.0, 5.0, rows=3, is_told=False)], None)
+    assert (report["prefix_hit_share"], report["attention_padding_share"], report["cost_per_million_pairs"]) == (None, None, None)
     assert summarize([], 1.0)["pairs_per_actor_second"] is None
 
 

@@ -16,7 +16,7 @@ from xrec.backfill.commit import Commit, committed_chunks
 from xrec.backfill.content_key import shared_key
 from xrec.backfill.identity import sources_of
 from xrec.backfill.worker import ChunkWorker, WorkerSettings
-from xrec.config import BackfillConfig
+from xrec.config import BackfillConfig, EngineConfig
 from xrec.generate.explainer import check_sources
 from xrec.schemas import FAILED, GENERATED
 from xrec.storage import open_location, read_table
@@ -33,7 +33,7 @@ def _settings(config: BackfillConfig, made: BackfillPlan, **values: Any) -> Work
         made.identity.run,
         config.decoding,
         device="cpu",
-        batch_size=4,
+        engine=EngineConfig(),
         num_threads=1,
         shared_key=shared_key(made.identity),
         **values,

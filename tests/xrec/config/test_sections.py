@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from xrec.config import ScalingConfig
+from xrec.config import EngineConfig, ScalingConfig, ScoringEngineConfig
 from xrec.config.sections import DeepSpeedConfig
 
 
@@ -17,6 +17,17 @@ def test_scaling_config_fewest_workers(settings: dict[str, int], fewest: int) ->
 def test_scaling_config_min_above_num_workers_is_refused() -> None:
     with pytest.raises(ValidationError, match="min_workers must be at most num_workers = 2, saw 3"):
         ScalingConfig(num_workers=2, min_workers=3)
+
+
+def test_engine_config_tensor_parallel_without_vllm_is_refused() -> None:
+    assert EngineConfig(kind="vllm", tensor_parallel_size=4).tensor_parallel_size == 4
+    with pytest.raises(ValidationError, match="tensor_parallel_size = 4 needs kind = 'vllm'"):
+        EngineConfig(tensor_parallel_size=4)
+
+
+def test_scoring_engine_config_vllm_is_refused() -> None:
+    with pytest.raises(ValidationError, match="Input should be 'transformers'"):
+        ScoringEngineConfig.model_validate({"kind": "vllm"})
 
 
 @pytest.mark.parametrize(

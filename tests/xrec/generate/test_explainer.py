@@ -1,5 +1,6 @@
 """Dataset, graph, adapter and language model put together: what fits gives text, what does not is refused."""
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,10 +13,10 @@ from tests.toy import HIDDEN_SIZE, save_toy_model, toy_tokenizer
 from xrec.adapter.artifact import AdapterConfig, write_adapter
 from xrec.adapter.model import build_adapters
 from xrec.adapter.pairs import Pair
-from xrec.config import AdapterModelConfig, ColdStartConfig, DecodingConfig, LLMConfig, PrepareConfig, PromptConfig, StorageConfig
+from xrec.config import AdapterModelConfig, ColdStartConfig, DecodingConfig, EngineConfig, LLMConfig, PrepareConfig, PromptConfig, StorageConfig
 from xrec.data import prepare_dataset
 from xrec.data.cold_start import History
-from xrec.errors import ArtifactMismatchError, ConfigError, DataError, UnknownIdError
+from xrec.errors import ArtifactMismatchError, ConfigError, DataError, ModelError, UnknownIdError
 from xrec.generate.explainer import Sources, check_sources, load_explainer
 from xrec.graph import embeddings_bytes, write_graph
 from xrec.graph.fold_in import FoldIn
@@ -65,7 +66,7 @@ def sources(workspace: Path, **changes: Path) -> Sources:
 
 
 def test_explainer_explains_each_prompt_and_counts_its_tokens(workspace: Path) -> None:
-    explainer = load_explainer(sources(workspace), device="cpu", batch_size=2)
+    explainer = load_explainer(sources(workspace), device="cpu", engine=EngineConfig())
     prompts = [explainer.pairs.prompt(Pair(user, item)) for user, item in ((0, 1), (11, 9), (0, 1))]
     explanations = sorted(explainer.explain(prompts, DecodingConfig(max_new_tokens=5)), key=lambda explanation: explanation.index)
     assert [explanation.num_prompt_tokens for explanation in explanations] == [len(prompt) for prompt in prompts]
@@ -96,9 +97,16 @@ def test_check_sources_another_base_model_is_refused(workspace: Path, tmp_path: 
         check_sources(sources(workspace, llm=save_toy_model(tmp_path, seed=1)))
 
 
+def test_load_explainer_without_vllm_installed_is_refused_saying_how_to_get_it(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "vllm", None)  # importing it fails, installed or not
+    monkeypatch.delitem(sys.modules, "xrec.generate.vllm.engine", raising=False)
+    with pytest.raises(ModelError, match=r"vLLM cannot be imported here.*requirements/vllm.txt.*engine.kind=transformers"):
+        load_explainer(sources(workspace), device="cpu", engine=EngineConfig(kind="vllm"))
+
+
 def test_load_explainer_explains_a_user_with_a_history(workspace: Path) -> None:
-    known = load_explainer(sources(workspace), device="cpu", batch_size=2)
-    explainer = load_explainer(sources(workspace), device="cpu", batch_size=2, history=History("newcomer", ("place-1", "place-3")))
+    known = load_explainer(sources(workspace), device="cpu", engine=EngineConfig())
+    explainer = load_explainer(sources(workspace), device="cpu", engine=EngineConfig(), history=History("newcomer", ("place-1", "place-3")))
     user, item = explainer.dataset.user_index("newcomer"), explainer.dataset.item_index("place-2")
     assert user == 12
     fold_in = FoldIn.fit(known.graph.users, known.graph.items, torch.from_numpy(known.dataset.interaction_edges("train")))
@@ -117,7 +125,7 @@ def test_load_explainer_explains_a_user_with_a_history(workspace: Path) -> None:
 def test_load_explainer_with_tables_and_a_history_knows_both(workspace: Path, tmp_path: Path) -> None:
     pq.write_table(pa.table({"user_id": ["resident-1", "early"], "item_id": ["new-place", "place-1"]}), tmp_path / "new.parquet")
     changed = replace(sources(workspace), cold_start=ColdStartConfig(interactions=str(tmp_path / "new.parquet")))
-    explainer = load_explainer(changed, device="cpu", batch_size=2, history=History("late", ("place-3", "new-place")))
+    explainer = load_explainer(changed, device="cpu", engine=EngineConfig(), history=History("late", ("place-3", "new-place")))
     assert explainer.dataset.users["user_id"].to_pylist()[12:] == ["early", "late"]
     assert explainer.dataset.items["title"].to_pylist()[10:] == ["new-place"]
     assert (len(explainer.graph.users), len(explainer.graph.items)) == (14, 11)
@@ -132,11 +140,11 @@ def test_load_explainer_with_tables_and_a_history_knows_both(workspace: Path, tm
 )
 def test_load_explainer_history_that_cannot_be_is_refused(workspace: Path, history: History, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
-        load_explainer(sources(workspace), device="cpu", batch_size=2, history=history)
+        load_explainer(sources(workspace), device="cpu", engine=EngineConfig(), history=history)
 
 
 def test_load_explainer_history_of_new_items_only_gives_no_vector(workspace: Path, tmp_path: Path) -> None:
     pq.write_table(pa.table({"user_id": ["resident-1"], "item_id": ["new-place"]}), tmp_path / "new.parquet")
     changed = replace(sources(workspace), cold_start=ColdStartConfig(interactions=str(tmp_path / "new.parquet")))
     with pytest.raises(DataError, match="history of user 'late' gives no vector: none of its 1 items"):
-        load_explainer(changed, device="cpu", batch_size=2, history=History("late", ("new-place",)))
+        load_explainer(changed, device="cpu", engine=EngineConfig(), history=History("late", ("new-place",)))

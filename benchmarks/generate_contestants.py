@@ -1,0 +1,103 @@
+"""Ways to generate the same texts: a loop, static batches, transformers' continuous batching, CTranslate2 (text only), ours."""
+
+import tempfile
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import torch
+from transformers import ContinuousBatchingConfig, GenerationConfig
+
+from benchmarks.generate_setup import Run, Setup
+from xrec.generate.transformers_engine import TransformersEngine
+from xrec.llm.packed_linear import pack_linears
+from xrec.llm.source import resolve_model
+
+Texts = Iterator[tuple[int, list[int]]]
+
+
+def run_static(setup: Setup, batch_size: int) -> Texts:
+    """Hugging Face's `generate` on left-padded batches of similar length; a batch of one is the public code's loop."""
+    prompts = setup.prompts
+    order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
+    for start in range(0, len(order), batch_size):
+        indices = order[start : start + batch_size]
+        length = max(len(prompts[index]) for index in indices)
+        padding = [length - len(prompts[index]) for index in indices]
+        ids = torch.tensor([[0] * pad + prompts[index] for pad, index in zip(padding, indices, strict=True)])
+        mask = torch.tensor([[0] * pad + [1] * (length - pad) for pad in padding])
+        with torch.inference_mode():
+            outputs = setup.model.generate(input_ids=ids, attention_mask=mask, generation_config=_generation_config(setup))
+        for index, output in zip(indices, outputs[:, length:].tolist(), strict=True):
+            yield index, _cut(output, setup.stop)
+
+
+def run_continuous(setup: Setup) -> Texts:
+    """transformers' own continuous batching, its cache large enough for all rows."""
+    setup.model.set_attn_implementation("sdpa")
+    outputs = setup.model.generate_batch(
+        inputs=setup.prompts,
+        generation_config=_generation_config(setup),
+        continuous_batching_config=ContinuousBatchingConfig(page_size=32, num_blocks=2048, max_batch_tokens=512),
+    )
+    for index, output in enumerate(outputs.values()):
+        yield index, _cut(output.generated_tokens, setup.stop)
+
+
+def run_ours(setup: Setup) -> Texts:
+    """The engine as a backfill has it, its weights packed."""
+    pack_linears(setup.model)
+    engine = TransformersEngine(
+        setup.model,
+        setup.stop,
+        max_rows=setup.contest.max_rows,
+        key_value_bytes=int(setup.contest.key_value_gib * 2**30),
+        decode=setup.explainer.pairs.builder.decode,
+    )
+    setup.explainer.engine = engine
+    for completion in engine.generate(setup.prompts, setup.decoding):
+        yield completion.index, completion.token_ids
+
+
+def run_ctranslate2(setup: Setup) -> Texts:
+    """CTranslate2 with the weights in float32 (it has no bfloat16 on CPUs); text only. Batches of 32, its own sorting."""
+    import ctranslate2
+    from ctranslate2.converters import TransformersConverter
+
+    tokenizer = setup.explainer.pairs.builder.tokenizer
+    with tempfile.TemporaryDirectory(prefix="xrec-ct2-") as folder:
+        target = Path(folder) / "converted"
+        TransformersConverter(str(resolve_model(setup.contest.llm))).convert(str(target))
+        generator = ctranslate2.Generator(str(target), device="cpu", intra_threads=setup.contest.threads, compute_type="float32")
+        results = generator.generate_batch(
+            [tokenizer.convert_ids_to_tokens(prompt) for prompt in setup.prompts],
+            max_batch_size=32,
+            max_length=setup.contest.max_new_tokens,
+            min_length=0 if setup.stop else setup.contest.max_new_tokens,
+            include_prompt_in_result=False,
+            sampling_topk=1,
+            end_token=setup.stop or [],
+        )
+        for index, result in enumerate(results):
+            yield index, _cut(result.sequences_ids[0], setup.stop)
+
+
+CONTESTANTS: dict[str, Run] = {
+    "loop": partial(run_static, batch_size=1),
+    "static-8": partial(run_static, batch_size=8),
+    "static-32": partial(run_static, batch_size=32),
+    "static-128": partial(run_static, batch_size=128),
+    "continuous": run_continuous,
+    "ours": run_ours,
+    "ours-text": run_ours,
+    "ctranslate2": run_ctranslate2,
+}
+TEXT_ONLY = ("ours-text", "ctranslate2")
+
+
+def _generation_config(setup: Setup) -> GenerationConfig:
+    return GenerationConfig(max_new_tokens=setup.contest.max_new_tokens, do_sample=False, eos_token_id=setup.stop or None, pad_token_id=0)
+
+
+def _cut(ids: list[int], stop: list[int]) -> list[int]:
+    return ids[: next((place for place, token in enumerate(ids) if token in stop), len(ids))]

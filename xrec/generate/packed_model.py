@@ -1,0 +1,125 @@
+"""A transformers decoder that runs packed passes: token ids of many sequences in one row, logits where they are asked for."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from xrec.errors import ModelError
+from xrec.generate.key_values import KeyValueShape
+from xrec.generate.packed_attention import PACKED, Attends, register_packed_attention
+from xrec.llm.collaborative import CollaborativeEmbedding
+
+_ADAPTED_AT_ONCE = 4096
+
+
+class PackedModel:
+    """Packed passes through `model`, which is left as it was between them. Raises ModelError for a model that has none."""
+
+    def __init__(self, model: PreTrainedModel):
+        register_packed_attention()
+        self.model = model
+        self.num_ids, self._num_text_tokens = _num_ids(model)
+        self.context_length = _context_length(model)
+        self.shape = self._probe()
+        self._adapted: Tensor | None = None
+        self._row_of: dict[int, int] = {}
+
+    @torch.inference_mode()
+    def adapt(self, prompts: Iterable[Sequence[int]]) -> None:
+        """Compute the vector of each user and item among `prompts` once, for the passes to come."""
+        ids = sorted({token for prompt in prompts for token in prompt if token >= self._num_text_tokens})
+        self._row_of = {token: row for row, token in enumerate(ids)}
+        embedding = self.model.get_input_embeddings()
+        if ids:
+            parts = torch.tensor(ids, device=self.model.device).split(_ADAPTED_AT_ONCE)
+            self._adapted = torch.cat([embedding.adapt(part) for part in parts])
+
+    @torch.inference_mode()
+    def logits(self, token_ids: Sequence[int], positions: Sequence[int], layout: Attends, keep: Sequence[int] | None = None) -> Tensor:
+        """One pass over T tokens at their `positions` (T,): the logits (n, V) of the tokens in `keep`, of all without it."""
+        device = self.model.device
+        kept = 0 if keep is None else torch.tensor(keep, dtype=torch.long, device=device)
+        with _packed(self.model):
+            output = self.model(
+                inputs_embeds=self._embed(token_ids),
+                position_ids=torch.tensor([positions], device=device),
+                use_cache=False,
+                logits_to_keep=kept,
+                packed=layout,
+            )
+        logits: Tensor = output.logits[0]
+        return logits
+
+    def _embed(self, token_ids: Sequence[int]) -> Tensor:
+        """(1, T, H). The host knows the ids: a pass of text alone touches neither adapters nor injection."""
+        embedding, ids = self.model.get_input_embeddings(), torch.tensor([token_ids], device=self.model.device)
+        if not isinstance(embedding, CollaborativeEmbedding):
+            embeds: Tensor = embedding(ids)
+            return embeds
+        rows = [self._row_of[token] for token in token_ids if token >= self._num_text_tokens]
+        if not rows:
+            return embedding.embed_text(ids)
+        assert self._adapted is not None
+        return embedding.embed(ids, ids >= self._num_text_tokens, self._adapted[torch.tensor(rows, device=ids.device)])
+
+    def _probe(self) -> KeyValueShape:
+        """Run one token: what the layers hand to attention is what a store must hold."""
+        name, config, probe = type(self.model).__name__, self.model.config.get_text_config(decoder=True), _Probe()
+        kinds: set[str] = set(getattr(config, "layer_types", None) or []) - {"full_attention", "sliding_attention"}
+        if kinds or getattr(config, "num_kv_shared_layers", None):
+            raise ModelError(
+                f"{name}: the engine knows no {', '.join(sorted(kinds)) or 'layers that share keys'}; use a decoder of full or sliding attention"
+            )
+        try:
+            self.logits([0], [0], probe)
+        except (TypeError, ValueError, KeyError) as error:
+            raise ModelError(f"{name} has no packed pass: {error}") from error
+        num_layers, shapes = len(self.model.get_decoder().layers), set(probe.shapes.values())
+        if sorted(probe.shapes) != list(range(num_layers)) or len(shapes) != 1 or any(key != value for _, key, value in shapes):
+            raise ModelError(
+                f"{name}: {len(probe.shapes)} of its {num_layers} layers attend through transformers' AttentionInterface, with (heads, key width, "
+                f"value width) {sorted(shapes)}; the engine needs all of them, of one shape; use another model"
+            )
+        num_heads, head_dim, _ = shapes.pop()
+        return KeyValueShape(num_layers, num_heads, head_dim, self.model.dtype, self.model.device)
+
+
+class _Probe:
+    """Remembers (heads, key width, value width) of each layer."""
+
+    def __init__(self) -> None:
+        self.shapes: dict[int, tuple[int, int, int]] = {}
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, softcap: float | None, window: int | None) -> Tensor:
+        self.shapes[layer] = (key.shape[1], key.shape[2], value.shape[2])
+        return torch.zeros_like(query)
+
+
+@contextmanager
+def _packed(model: PreTrainedModel) -> Iterator[None]:
+    """Set on the configuration, as `set_attn_implementation` does after checks that would cost each pass."""
+    config = model.config.get_text_config(decoder=True)
+    before, config._attn_implementation = config._attn_implementation, PACKED
+    try:
+        yield
+    finally:
+        config._attn_implementation = before
+
+
+def _num_ids(model: PreTrainedModel) -> tuple[int, int]:
+    """All ids that a prompt may hold, and how many of them are text."""
+    embedding = model.get_input_embeddings()
+    if isinstance(embedding, CollaborativeEmbedding):
+        return embedding.vocabulary.num_ids, embedding.vocabulary.num_text_tokens
+    return embedding.num_embeddings, embedding.num_embeddings
+
+
+def _context_length(model: PreTrainedModel) -> int:
+    """Positions that the model knows; of rotary frequencies that change with the longest row of a batch, those that don't change yet."""
+    config = model.config.get_text_config(decoder=True)
+    rope = getattr(config, "rope_parameters", None) or {}
+    first = rope.get("original_max_position_embeddings") if rope.get("rope_type") in ("dynamic", "longrope") else None
+    return int(first or config.max_position_embeddings)

