@@ -1,20 +1,43 @@
 """Job `backfill`: pairs in, explanations artifact out."""
 
+import logging
+
 from cluster.connect import ensure_ray
-from xrec.backfill import plan_backfill, read_pairs, run_backfill
+from xrec.backfill import Lease, RunIdentity, clean, compact, draft_plan, finish, pair_batches, read_plan, run_backfill
 from xrec.config import BackfillConfig
-from xrec.storage import Manifest, check_access, open_location
+from xrec.storage import Manifest, check_access, open_location, read_manifest
+
+logger = logging.getLogger("xrec")
 
 
 def run(config: BackfillConfig) -> Manifest:
-    """Plan, connect to Ray, explain what is left; a finished run does no work and starts no cluster."""
+    """Plan, take the lease, connect to Ray, explain what is left; a finished run does no work and starts no cluster."""
     for name in ("dataset", "graph", "adapter", "explanations"):
         check_access(open_location(config.artifact(name), config.storage), config.storage)
-    plan = plan_backfill(config, read_pairs(config))
-    if plan.done is not None:
-        return plan.done
-    with ensure_ray(config.ray):
-        return run_backfill(config, plan)
+    draft = draft_plan(config, pair_batches(config))
+    if draft.done is not None and config.retry_failed is None:
+        return draft.done
+    with Lease.acquire(draft.output, config.lease_seconds).renewed() as lease, ensure_ray(config.ray):
+        return run_backfill(config, draft.write(), lease)
+
+
+def clean_output(config: BackfillConfig) -> int:
+    """Delete the files of `explanations` that count for nothing; returns their number."""
+    output = open_location(config.artifact("explanations"), config.storage)
+    check_access(output, config.storage)
+    with Lease.acquire(output, config.lease_seconds).renewed():
+        return clean(output, config.garbage_hours)
+
+
+def compact_output(config: BackfillConfig) -> Manifest:
+    """Make few large files of the many small ones of `explanations`, a finished run."""
+    output = open_location(config.artifact("explanations"), config.storage)
+    check_access(output, config.storage)
+    manifest = read_manifest(output, "explanations")
+    plan = read_plan(output, RunIdentity(manifest.config, manifest.inputs))
+    with Lease.acquire(output, config.lease_seconds).renewed() as lease:
+        compact(plan, lease, round(config.compact_mib * 2**20))
+        return finish(plan, max_failed_share=1.0, price_per_actor_hour=config.price_per_actor_hour)
 
 
 if __name__ == "__main__":

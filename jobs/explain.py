@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from xrec.adapter.pairs import Pair
-from xrec.backfill.plan import sources_of
+from xrec.backfill.identity import sources_of
 from xrec.config import BackfillConfig
 from xrec.data.cold_start import History
 from xrec.generate.explainer import Explanation, load_explainer

@@ -11,6 +11,7 @@ from ray.exceptions import RayError
 import xrec.errors
 from xrec.errors import ClusterError, XRecError
 
+_MAX_BLOCKS = 4096  # a block is an object of Ray's; beyond so many rows a block holds several, done one after the other
 _OWN_ERROR = re.compile(r"^xrec\.[\w.]+\.(\w+Error): (.*?)(?:\n\n|\Z)", re.MULTILINE | re.DOTALL)
 
 
@@ -32,7 +33,7 @@ def map_on_actors(
     context.enable_progress_bars = False  # ours counts rows
     context.print_on_execution_start = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
-    dataset = ray.data.from_items([dict(row) for row in rows], override_num_blocks=len(rows)).map_batches(
+    dataset = ray.data.from_items([dict(row) for row in rows], override_num_blocks=min(len(rows), _MAX_BLOCKS)).map_batches(
         actor,
         fn_constructor_args=(settings,),
         batch_size=1,

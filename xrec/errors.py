@@ -11,6 +11,7 @@ XRecError
 ├── ArtifactError        an artifact cannot be used
 │   ├── ArtifactNotFoundError    no manifest at the URI: never made, or not finished
 │   └── ArtifactMismatchError    it was made from something else, or belongs to another run
+├── LeaseError           another driver runs this very job
 ├── ModelError           the language model cannot be loaded or adapted
 ├── TrainingError        training stopped: NaN loss, a lost worker
 └── ClusterError         the Ray cluster cannot be reached, or a submitted job failed
@@ -62,6 +63,10 @@ class ArtifactNotFoundError(ArtifactError):
 
 class ArtifactMismatchError(ArtifactError):
     """The artifact was made from something else, or the URI belongs to another run."""
+
+
+class LeaseError(XRecError):
+    """Another driver runs this very job, or took it over."""
 
 
 class ModelError(XRecError):

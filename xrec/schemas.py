@@ -30,6 +30,7 @@ PLANTED = pa.schema(
 RECOMMENDATIONS = _schema(user_id=pa.string(), item_id=pa.string(), rank=pa.int32(), score=pa.float32())
 
 PAIRS = _schema(user_id=pa.string(), item_id=pa.string())
+# `content_key` is a hash of all that the explanation depends on (xrec.backfill.content_key).
 GENERATED = _schema(
     user_id=pa.string(),
     item_id=pa.string(),
@@ -38,5 +39,15 @@ GENERATED = _schema(
     num_generated_tokens=pa.int32(),
     finish_reason=pa.string(),
     model_fingerprint=pa.string(),
+    content_key=pa.string(),
 )
-FAILED = _schema(user_id=pa.string(), item_id=pa.string(), reason=pa.string(), message=pa.string())
+# A pair without an explanation, why, and the texts that its prompt was made of; of an unknown user or item they are empty.
+FAILED = _schema(
+    user_id=pa.string(),
+    item_id=pa.string(),
+    reason=pa.string(),
+    message=pa.string(),
+    user_profile=pa.string(),
+    item_title=pa.string(),
+    item_profile=pa.string(),
+)

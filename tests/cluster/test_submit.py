@@ -124,7 +124,7 @@ def test_submit_pretrain_graph_and_backfill_run_on_the_three_nodes(three_nodes: 
     values = {
         "workspace": workspace,
         "pairs": {"kind": "top_k", "k": 2},
-        "num_chunks": 3,
+        "rows_per_chunk": 14,
         "llm": {"model": f"{workspace}/llm", "cache_dir": str(tmp_path / "cache")},
         "decoding": {"max_new_tokens": 4, "text": {"max_words": None, "max_phrase_repeats": None}},  # a toy model writes no sentences
         "actors": {"num_actors": 2, "device": "cpu"},
@@ -132,7 +132,7 @@ def test_submit_pretrain_graph_and_backfill_run_on_the_three_nodes(three_nodes: 
     done = _submit(three_nodes, "backfill", _write_config(tmp_path / "backfill.yaml", values), **s3.environment)
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"explanations: {workspace}/explanations" in done.stdout
-    assert "40 pairs in 3 chunks, 3 chunks left" in done.stdout
+    assert "40 pairs in 4 chunks; run: 4 chunks left" in done.stdout
     explained = read_explanations(open_location(f"{workspace}/explanations", s3.storage))
     assert explained.num_rows == 40
     assert set(explained["user_id"].to_pylist()) == set(_user_ids(workspace, s3.storage))

@@ -64,7 +64,7 @@ _VALUES: dict[type[JobConfig], dict[str, Any]] = {
     },
     BackfillConfig: {
         "pairs": {"kind": "split", "split": "test"},
-        "num_chunks": 4,
+        "rows_per_chunk": 8,
         "max_failed_share": 0.5,
         "decoding": _DECODING,
         "actors": {"num_actors": 2, "device": "cpu"},

@@ -1,5 +1,6 @@
 """The job on s3://: what a second run does, what an interrupted one does, and what is refused before Ray starts."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,8 @@ import pytest
 from typer.testing import CliRunner
 
 import jobs.backfill
-from xrec.backfill import read_explanations
-from xrec.backfill.plan import chunk_of
+from xrec.backfill import Lease, read_explanations
+from xrec.backfill.chunk import chunk_of
 from xrec.cli.main import app
 from xrec.config import BackfillConfig, StorageConfig
 from xrec.data import read_dataset
@@ -31,7 +32,7 @@ def without_work(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _state(location: Location) -> dict[str, tuple[Any, Any]]:
-    infos = {name: location.fs.info((location / name).path) for name in location.files()}
+    infos = {name: location.fs.info((location / name).path) for name in location.files() if not name.startswith("lease/")}
     return {name: (info["LastModified"], info["ETag"]) for name, info in infos.items()}
 
 
@@ -56,9 +57,10 @@ def test_backfill_a_users_pairs_share_the_file_of_their_chunk(pipeline: Any) -> 
     location = pipeline.location("explanations")
     files = [name for name in read_manifest(location, "explanations").files if name.startswith("part-")]
     assert len(files) == len({name.split("-")[1] for name in files}) > 1
+    num_chunks = json.loads((location / "plan.json").read_bytes())["num_chunks"]
     for name in files:
         table = read_table(location / name, GENERATED)
-        assert {chunk_of(user_id, 4) for user_id in table["user_id"].to_pylist()} == {int(name.split("-")[1])}
+        assert {chunk_of(user_id, num_chunks) for user_id in table["user_id"].to_pylist()} == {int(name.split("-")[1]) % num_chunks}
 
 
 @pytest.mark.usefixtures("without_work")
@@ -75,6 +77,7 @@ def test_backfill_after_an_interruption_redoes_only_the_chunk_without_a_record(p
     parts = [name for name in output.files() if name.startswith("part-")]
     chunk = parts[0].split("-")[1]
     (output / "manifest.json").delete()
+    (output / "_SUCCESS").delete()
     (output / "commits" / f"{chunk}.json").delete()
     (output / parts[0]).delete()
     before = _state(output)
@@ -84,7 +87,7 @@ def test_backfill_after_an_interruption_redoes_only_the_chunk_without_a_record(p
     assert {name: after[name] for name in before if f"{chunk}-" not in name} == {
         name: state for name, state in before.items() if f"{chunk}-" not in name
     }
-    assert set(after) - set(before) == {"manifest.json", f"commits/{chunk}.json", parts[0]}
+    assert set(after) - set(before) == {"manifest.json", "_SUCCESS", f"commits/{chunk}.json", parts[0]}
     assert read_explanations(output).equals(whole)
     assert manifest.files == pipeline.manifests["explanations"].files
     assert manifest.fingerprint == pipeline.manifests["explanations"].fingerprint
@@ -98,7 +101,7 @@ def test_backfill_after_an_interruption_redoes_only_the_chunk_without_a_record(p
             {"decoding": {"max_new_tokens": 9, "text": {"max_words": None, "max_phrase_repeats": None, "max_echo_tokens": None}}},
             "decoding.max_new_tokens: 8 there, 9 here",
         ),
-        ({"num_chunks": 8}, "num_chunks: 4 there, 8 here"),
+        ({"rows_per_chunk": 4}, "rows_per_chunk: 8 there, 4 here"),
         ({"pairs": {"kind": "top_k", "k": 1}}, "inputs.pairs: "),
     ],
 )
@@ -187,3 +190,43 @@ def test_backfill_bad_input_on_the_command_line_is_told_and_nothing_written(
     assert message in result.stderr
     assert "Traceback" not in result.stderr
     assert not pipeline.location("other-run").exists()
+
+
+def test_backfill_second_driver_is_refused_on_the_command_line(pipeline: Any, config_file: Callable[[Any], Path]) -> None:
+    output = pipeline.copy_of("explanations", "held")
+    (output / "manifest.json").delete()
+    Lease.acquire(output, 600.0)
+    result = CliRunner().invoke(app, ["backfill", str(config_file(pipeline.config(BackfillConfig, explanations=output.uri)))])
+    assert result.exit_code == 1
+    assert f"{output.uri}: process " in result.stderr
+    assert "holds its lease until" in result.stderr
+    assert not (output / "manifest.json").exists()
+
+
+def test_backfill_clean_deletes_what_no_record_names_and_nothing_else(pipeline: Any, config_file: Callable[[Any], Path]) -> None:
+    output = pipeline.copy_of("explanations", "garbage")
+    before = set(_state(output))
+    for name in ("part-00000-deadbeef.parquet", "failed/part-00001-deadbeef.parquet", "notes.txt"):
+        (output / name).write_bytes(b"x")
+    path = str(config_file(pipeline.config(BackfillConfig, explanations=output.uri)))
+    kept = CliRunner().invoke(app, ["backfill", path, "--clean"])
+    assert (kept.exit_code, kept.stdout) == (0, "0 files deleted\n")  # a day has not passed: an attempt may be about to commit them
+    result = CliRunner().invoke(app, ["backfill", path, "--clean", "garbage_hours=0"])
+    assert (result.exit_code, result.stdout) == (0, "2 files deleted\n")
+    assert set(_state(output)) == {*before, "notes.txt"}
+
+
+@pytest.mark.usefixtures("without_work")
+@pytest.mark.parametrize(
+    ("switches", "lines"),
+    [
+        ([], ["new_run: false", "retry_failed: null"]),
+        (["--new-run"], ["new_run: true"]),
+        (["--retry-failed"], ["retry_failed: all"]),
+        (["--retry-failed=empty_text"], ["retry_failed: empty_text"]),
+    ],
+)
+def test_backfill_switches_are_config_keys(pipeline: Any, config_file: Callable[[Any], Path], switches: list[str], lines: list[str]) -> None:
+    result = CliRunner().invoke(app, ["backfill", str(config_file(pipeline.config(BackfillConfig))), *switches, "--dry-run"])
+    assert result.exit_code == 0, result.stderr
+    assert set(lines) <= set(result.stdout.splitlines())

@@ -30,7 +30,7 @@ def configure(config_type: type[JobConfig], workspace: Path, **values: Any) -> A
         ImportAdapterConfig: {"release": str(workspace / "release")},
         BackfillConfig: {
             "pairs": {"kind": "split", "split": "test"},
-            "num_chunks": 2,
+            "rows_per_chunk": 8,
             "decoding": {"max_new_tokens": 4},
             "actors": {"num_actors": 1, "device": "cpu"},
         },

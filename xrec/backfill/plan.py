@@ -1,124 +1,148 @@
 """The plan of a run: which pairs are in which chunk. Written once, create-only; a run resumes its own plan only.
 
-A pair belongs to chunk hash(user_id) mod C: a user's pairs share a chunk, and one file holds the explanation of (u, i).
+C is the smallest power of two that brings chunks to `rows_per_chunk` on average; pairs go by hash of their user. A chunk of
+twice as many rows is cut into equal pieces, in the order of user and item. So the plan follows from the set of pairs alone.
+
+A driver writes the pairs of all chunks under the run's own name first and `plan.json`, which can be created once, last: a
+plan that is there is whole, and no other run's driver can have written over its pairs.
 """
 
-import hashlib
 import json
-from dataclasses import dataclass
-from typing import Any
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 
-import numpy as np
 import pyarrow as pa
+from pydantic import BaseModel, ConfigDict
 
-from xrec.config import BackfillConfig, ColdStartConfig, StorageConfig
-from xrec.data.cold_start import read_cold_start
-from xrec.generate.explainer import Sources, check_sources
+from xrec.backfill.chunk import chunk_name
+from xrec.backfill.identity import RunIdentity, identify, output_uri
+from xrec.backfill.spill import PairSpill, pairs_hash
+from xrec.config import BackfillConfig
+from xrec.errors import ConfigError, DataError
 from xrec.schemas import PAIRS
-from xrec.storage import (
-    Location,
-    Manifest,
-    content_hash,
-    fingerprint_of,
-    finished,
-    is_begun,
-    open_location,
-    parquet_bytes,
-    run_fingerprint,
-)
+from xrec.storage import Location, Manifest, finished, is_begun, open_location, parquet_bytes, read_table, request_each
 
 PLAN = "plan.json"
+SUCCESS = "_SUCCESS"
+
+
+class PlannedChunk(BaseModel):
+    """Rows of a chunk and the hash of its pairs."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    rows: int
+    pairs: str
 
 
 @dataclass(frozen=True)
 class BackfillPlan:
-    """A run: what it depends on, and the rows of each chunk that has any."""
+    """A run, where it is written, and its chunks by number."""
 
-    config: dict[str, Any]
-    inputs: dict[str, str]
-    chunk_rows: dict[int, int]
-    done: Manifest | None = None
-    """The manifest, if this very run is finished already."""
+    output: Location
+    identity: RunIdentity
+    num_chunks: int
+    chunks: dict[int, PlannedChunk]
 
     @property
-    def run(self) -> str:
-        """The run's fingerprint."""
-        return run_fingerprint("explanations", self.config, self.inputs)
+    def num_rows(self) -> int:
+        """Pairs of the run."""
+        return sum(chunk.rows for chunk in self.chunks.values())
 
 
-def chunk_of(user_id: str, num_chunks: int) -> int:
-    """hash(user_id) mod C; the same in every process and version."""
-    return int.from_bytes(hashlib.blake2b(user_id.encode("utf-8"), digest_size=8).digest(), "big") % num_chunks
+@dataclass(frozen=True)
+class PlanDraft:
+    """A run that is known and may be written: its output is its own, or empty. `write` needs the lease."""
+
+    output: Location
+    identity: RunIdentity
+    rows_per_chunk: int
+    num_chunks: int
+    spill: PairSpill = field(repr=False)
+    done: Manifest | None
+    """The manifest, if this very run is finished already."""
+
+    def write(self) -> BackfillPlan:
+        """Write the plan, or take up the one that is there; frees the disk that the draft took."""
+        if not self._is_begun():
+            self._create(dict(request_each(self._write_chunk, self._pieces())))
+        self.spill.delete()
+        return read_plan(self.output, self.identity)
+
+    def _is_begun(self) -> bool:
+        return is_begun(self.output, PLAN, "explanations", self.identity.config, self.identity.inputs)
+
+    def _pieces(self) -> Iterator[tuple[int, pa.Table]]:
+        for chunk, pairs in self.spill.chunks(self.num_chunks):
+            num_pieces = math.ceil(pairs.num_rows / self.rows_per_chunk) if pairs.num_rows >= 2 * self.rows_per_chunk else 1
+            size = math.ceil(pairs.num_rows / num_pieces)
+            for piece, start in enumerate(range(0, pairs.num_rows, size)):
+                yield piece * self.num_chunks + chunk, pairs.slice(start, size)
+
+    def _write_chunk(self, numbered: tuple[int, pa.Table]) -> tuple[int, PlannedChunk]:
+        chunk, pairs = numbered
+        pairs_location(self.output, self.identity.run, chunk).write_bytes(parquet_bytes(pairs, PAIRS))
+        return chunk, PlannedChunk(rows=pairs.num_rows, pairs=pairs_hash(pairs))
+
+    def _create(self, chunks: dict[int, PlannedChunk]) -> None:
+        record = {
+            "run": self.identity.run,
+            "config": self.identity.config,
+            "inputs": self.identity.inputs,
+            "num_chunks": self.num_chunks,
+            "chunks": {chunk_name(chunk): planned.model_dump() for chunk, planned in sorted(chunks.items())},
+        }
+        if not (self.output / PLAN).create_bytes(json.dumps(record).encode()):
+            self._is_begun()  # another driver was first: its plan is this run's, or this raises
 
 
-def chunk_name(chunk: int) -> str:
-    """The number of a chunk as it stands in file names."""
-    return f"{chunk:05d}"
+def draft_plan(config: BackfillConfig, batches: Iterable[pa.Table]) -> PlanDraft:
+    """Find out which run `config` and its pairs (`batches`, schema PAIRS) are; writes nothing to the output.
 
-
-def plan_location(output: Location, chunk: int) -> Location:
-    """The pairs of a chunk."""
-    return output / "plan" / f"chunk-{chunk_name(chunk)}.parquet"
-
-
-def sources_of(config: BackfillConfig) -> Sources:
-    """What the workers load, with URIs that any process on this machine can open."""
-    locations = {name: open_location(config.artifact(name), config.storage) for name in ("dataset", "graph", "adapter")}
-    return Sources(
-        **{name: location.shared_uri for name, location in locations.items()},
-        llm=config.llm,
-        storage=config.storage,
-        cold_start=_shared(config.cold_start, config.storage) if config.cold_start else None,
-    )
-
-
-def _shared(tables: ColdStartConfig, storage: StorageConfig) -> ColdStartConfig:
-    uris = tables.model_dump(exclude_none=True)
-    return ColdStartConfig(**{name: open_location(uri, storage).shared_uri for name, uri in uris.items()})
-
-
-def plan_backfill(config: BackfillConfig, pairs: pa.Table) -> BackfillPlan:
-    """Write the plan for `pairs` (schema PAIRS), or take up the one that is there.
-
-    Raises ArtifactMismatchError, naming the fields that differ, if the output holds another run; what `check_sources` raises.
+    Raises ArtifactMismatchError, naming the fields that differ, if the output holds another run; DataError if there are no
+    pairs; what `batches` and `check_sources` raise.
     """
-    output = open_location(config.artifact("explanations"), config.storage)
-    run_config, inputs = _identity(config, pairs)
-    chunks = np.array([chunk_of(user_id, config.num_chunks) for user_id in pairs["user_id"].to_pylist()])
-    numbers, rows = np.unique(chunks, return_counts=True)
-    chunk_rows = dict(zip(numbers.tolist(), rows.tolist(), strict=True))
-    done = finished(output, "explanations", run_config, inputs)
-    plan = BackfillPlan(run_config, inputs, chunk_rows, done)
-    if done is None and not is_begun(output, PLAN, "explanations", plan.config, plan.inputs):
-        for chunk in chunk_rows:
-            plan_location(output, chunk).write_bytes(parquet_bytes(pairs.filter(pa.array(chunks == chunk)), PAIRS))
-        _create(output, plan)
-    return plan
+    spill = PairSpill(batches)
+    if spill.num_pairs == 0:
+        raise DataError(f"no pairs to explain; check pairs ({config.pairs.kind})")
+    identity = identify(config, spill.fingerprint)
+    output = open_location(output_uri(config, identity.run), config.storage)
+    done = finished(output, "explanations", identity.config, identity.inputs)
+    if done is not None and not (output / SUCCESS).is_file():
+        done = None  # its driver died between the two
+    if done is None:
+        is_begun(output, PLAN, "explanations", identity.config, identity.inputs)
+    return PlanDraft(output, identity, config.rows_per_chunk, _num_chunks(config, output, spill.num_pairs), spill, done)
 
 
-def _identity(config: BackfillConfig, pairs: pa.Table) -> tuple[dict[str, Any], dict[str, str]]:
-    """The settings and inputs that the explanations depend on."""
-    sources = sources_of(config)
-    checked = check_sources(sources)
-    inputs = {
-        "dataset": checked.dataset.fingerprint,
-        "graph": checked.graph.fingerprint,
-        "base_model": checked.adapter.config.base_model_fingerprint,  # check_sources has seen that llm.model is this one
-        "adapter": checked.adapter.fingerprint,
-        "pairs": content_hash(parquet_bytes(pairs, PAIRS)),
-    }
-    if sources.cold_start:
-        inputs["cold_start"] = read_cold_start(sources.cold_start, sources.storage).fingerprint
-    return {"decoding": config.decoding.model_dump(mode="json"), "dtype": config.llm.dtype, "num_chunks": config.num_chunks}, inputs
+def _num_chunks(config: BackfillConfig, output: Location, num_pairs: int) -> int:
+    """C; that of the run that is carried on from, so that a user's earlier explanations are where they are looked for."""
+    if config.carry_from is None:
+        return 1 << math.ceil(math.log2(max(1.0, num_pairs / config.rows_per_chunk)))
+    earlier = open_location(config.carry_from, config.storage)
+    if earlier.is_local != output.is_local:
+        raise ConfigError(f"carry_from = {earlier} and the output {output} must lie on the same store; copy one of them")
+    num_chunks: int = json.loads((earlier / PLAN).read_text())["num_chunks"]
+    return num_chunks
 
 
-def _create(output: Location, plan: BackfillPlan) -> None:
-    record = {
-        "run": plan.run,
-        "config": plan.config,
-        "inputs": plan.inputs,
-        "chunk_rows": {chunk_name(chunk): rows for chunk, rows in plan.chunk_rows.items()},
-        "fingerprint": fingerprint_of([plan.run, sorted(plan.chunk_rows.items())]),
-    }
-    if not (output / PLAN).create_bytes(json.dumps(record, indent=2).encode()):
-        is_begun(output, PLAN, "explanations", plan.config, plan.inputs)  # another driver was first: its plan is this run's, or this raises
+def read_plan(output: Location, identity: RunIdentity) -> BackfillPlan:
+    """The plan at `output`; raises StorageNotFoundError if there is none."""
+    record = json.loads((output / PLAN).read_text())
+    chunks = {int(name): PlannedChunk.model_validate(chunk) for name, chunk in record["chunks"].items()}
+    return BackfillPlan(output, identity, record["num_chunks"], chunks)
+
+
+def pairs_location(output: Location, run: str, chunk: int) -> Location:
+    """Where the pairs of a chunk lie."""
+    return output / "plan" / run / f"{chunk_name(chunk)}.parquet"
+
+
+def read_chunk_pairs(output: Location, run: str, chunk: int, planned_hash: str) -> pa.Table:
+    """The pairs of a chunk (schema PAIRS), by user and item; raises DataError if they are not those of the plan."""
+    location = pairs_location(output, run, chunk)
+    pairs = read_table(location, PAIRS)
+    if pairs_hash(pairs) != planned_hash:
+        raise DataError(f"{location}: holds other pairs than {PLAN} says; the file was changed. Give another output URI, or delete this one")
+    return pairs

@@ -1,103 +1,131 @@
-"""The driver of a backfill: the chunks that are left go through Ray Data's actor pool, the manifest comes last."""
+"""The driver of a backfill: the chunks that are left go through Ray Data's actor pool, the manifest comes last.
+
+It holds the lease and O(chunks) of state: which are committed, and what their records say. Rows it never sees.
+"""
 
 import logging
-from collections import Counter
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
 
-import pyarrow as pa
 import ray
 
 from xrec.actor_pool import map_on_actors
-from xrec.backfill.commit import Commit, committed_chunks, read_commits
-from xrec.backfill.plan import BackfillPlan, sources_of
-from xrec.backfill.worker import ChunkWorker, WorkerSettings
+from xrec.backfill.commit import Commit, committed_chunks
+from xrec.backfill.content_key import shared_key
+from xrec.backfill.finish import finish
+from xrec.backfill.generation import RUN, Generation, begin_generation, read_generations
+from xrec.backfill.identity import sources_of
+from xrec.backfill.lease import Lease
+from xrec.backfill.metrics import BackfillMetrics
+from xrec.backfill.plan import BackfillPlan
+from xrec.backfill.snapshot import read_records, snapshot_of
+from xrec.backfill.status import with_status
+from xrec.backfill.tally import tally_of
+from xrec.backfill.worker import ChunkWorker, WorkerSettings, load_worker_explainer
 from xrec.config import BackfillConfig
-from xrec.errors import DataError
-from xrec.progress import progress
-from xrec.schemas import GENERATED
-from xrec.storage import Location, Manifest, open_location, read_manifest, read_table, write_manifest
+from xrec.generate.explainer import Explainer
+from xrec.storage import Location, Manifest, open_location
 
 logger = logging.getLogger("xrec")
 
+LoadExplainer = Callable[[WorkerSettings], Explainer]
 
-def run_backfill(config: BackfillConfig, plan: BackfillPlan) -> Manifest:
-    """Explain what is left of `plan` and finish the artifact. Ray must be initialised.
 
-    Raises DataError if more than `max_failed_share` of the rows failed; what is committed stays, a new run goes on from there.
+def run_backfill(config: BackfillConfig, plan: BackfillPlan, lease: Lease, load: LoadExplainer = load_worker_explainer) -> Manifest:
+    """Explain what is left of `plan`, before that what is to be retried, and finish the artifact. Ray must be initialised.
+
+    Raises DataError as soon as more than `max_failed_share` of all rows failed, LeaseError if another driver took the run
+    over; what is committed stays, a new run goes on from there.
     """
-    if plan.done is not None:
-        return plan.done
-    output = open_location(config.artifact("explanations"), config.storage)
-    left = sorted(set(plan.chunk_rows) - committed_chunks(output))
-    logger.info("%d pairs in %d chunks, %d chunks left", sum(plan.chunk_rows.values()), len(plan.chunk_rows), len(left))
-    if left:
-        for _ in progress(_explain_chunks(config, output, left), "chunks explained", len(left)):
-            pass
-    commits = read_commits(output, plan.chunk_rows)
-    _check_failures(commits, config.max_failed_share, output)
-    return _write_manifest(output, plan, commits)
+    try:
+        if config.retry_failed is not None:
+            _retry(config, plan, lease, load)
+        _run_generation(config, plan, RUN, {chunk: planned.pairs for chunk, planned in plan.chunks.items()}, lease, load)
+    except KeyboardInterrupt:
+        done = len(committed_chunks(plan.output))
+        logger.warning("stopped: %d of %d chunks are committed; run the same command again to go on with the others", done, len(plan.chunks))
+        raise
+    lease.check()
+    return finish(plan, config.max_failed_share, config.price_per_actor_hour)
 
 
-def read_explanations(location: Location) -> pa.Table:
-    """All explanations of a finished run (schema GENERATED), by the manifest's list of files."""
-    manifest = read_manifest(location, "explanations")
-    tables = [read_table(location / name, GENERATED) for name in sorted(manifest.files) if not name.startswith("failed/")]
-    return pa.concat_tables(tables) if tables else GENERATED.empty_table()
+def _retry(config: BackfillConfig, plan: BackfillPlan, lease: Lease, load: LoadExplainer) -> None:
+    """Finish a retry that was interrupted; if it was not this one, begin this one."""
+    reasons = () if config.retry_failed == "all" else (str(config.retry_failed),)
+    last = read_generations(plan.output)[-1]
+    if last.kind == "retry" and _retry_inputs(plan.output, last):
+        logger.info("the retry of %s that was interrupted goes on", " ".join(last.reasons) or "all failed rows")
+        _run_generation(config, plan, last, _retry_inputs(plan.output, last), lease, load)
+        if last.reasons == reasons:
+            return
+    generation = begin_generation(plan.output, "retry", reasons)
+    _run_generation(config, plan, generation, _retry_inputs(plan.output, generation), lease, load)
 
 
-def _explain_chunks(config: BackfillConfig, output: Location, chunks: list[int]) -> Iterator[dict[str, Any]]:
-    """Yield each chunk's counts as it is committed."""
+def _retry_inputs(output: Location, generation: Generation) -> dict[int, str]:
+    """The chunks that a retry has still to do, each with the file of its failed rows."""
+    before = snapshot_of(record for record in read_records(output) if record.generation.number < generation.number)
+    done = committed_chunks(generation.root(output))
+    wanted = {chunk: commit for chunk, commit in before.failed.items() if any(map(generation.retries, commit.failed_by_reason))}
+    return {chunk: name for chunk, commit in wanted.items() if chunk not in done for name in commit.failed_files}
+
+
+def _run_generation(
+    config: BackfillConfig, plan: BackfillPlan, generation: Generation, inputs: Mapping[int, str], lease: Lease, load: LoadExplainer
+) -> None:
+    """Do the chunks of `inputs` that are not committed."""
+    left = sorted(inputs.keys() - committed_chunks(generation.root(plan.output)))
+    logger.info("%d pairs in %d chunks; %s: %d chunks left", plan.num_rows, len(plan.chunks), generation.kind, len(left))
+    snapshot = snapshot_of(read_records(plan.output))
+    tally = tally_of(snapshot)
+    if not left:
+        return
+    num_left = plan.num_rows - snapshot.num_rows
+    if generation.kind == "run":
+        tally.check(plan, config.max_failed_share)
+    else:
+        num_left = sum(snapshot.failed[chunk].num_failed for chunk in left)
+    metrics = BackfillMetrics(num_left)
+    for commit in with_status(_explain_chunks(config, plan, generation, {chunk: inputs[chunk] for chunk in left}, load), num_left):
+        lease.check()
+        metrics.record(commit)
+        if generation.kind == "run":
+            tally.add(commit)
+            tally.check(plan, config.max_failed_share)
+
+
+def _explain_chunks(
+    config: BackfillConfig, plan: BackfillPlan, generation: Generation, inputs: Mapping[int, str], load: LoadExplainer
+) -> Iterator[Commit]:
+    """Yield each chunk's record as it is committed."""
     actors = config.actors
     settings = WorkerSettings(
         sources=sources_of(config),
-        output=output.shared_uri,
+        output=plan.output.shared_uri,
+        run=plan.identity.run,
         decoding=config.decoding,
         device=actors.device,
         engine=config.engine,
         num_threads=actors.cpus_per_actor,
+        shared_key=shared_key(plan.identity),
+        carry_from=open_location(config.carry_from, config.storage).shared_uri if config.carry_from else None,
+        num_chunks=plan.num_chunks,
+        generation=generation,
+        load=load,
     )
-    num_actors = min(actors.num_actors, len(chunks))
-    return map_on_actors(
+    num_actors = min(actors.num_actors, len(inputs))
+    rows = map_on_actors(
         ChunkWorker,
         settings,
-        [{"chunk": chunk} for chunk in chunks],
-        min_actors=num_actors,
+        [{"chunk": chunk, "input": source} for chunk, source in inputs.items()],
+        min_actors=min(actors.min_actors or num_actors, num_actors),
         max_actors=num_actors,
         cpus_per_actor=actors.cpus_per_actor,
         gpus_per_actor=config.engine.tensor_parallel_size if _uses_gpu(config) else 0,
     )
+    for row in rows:
+        yield Commit.model_validate_json(row["commit"])
 
 
 def _uses_gpu(config: BackfillConfig) -> bool:
     num_gpus = config.actors.num_actors * config.engine.tensor_parallel_size
     return config.actors.device == "cuda" or (config.actors.device == "auto" and ray.cluster_resources().get("GPU", 0) >= num_gpus)
-
-
-def _check_failures(commits: list[Commit], max_failed_share: float, output: Location) -> None:
-    num_failed = sum(commit.num_failed for commit in commits)
-    num_rows = num_failed + sum(commit.num_rows for commit in commits)
-    if num_failed > max_failed_share * num_rows:
-        raise DataError(
-            f"{num_failed} of {num_rows} rows failed ({_failed_by_reason(commits)}), more than max_failed_share = {max_failed_share}; the rows and "
-            f"their reasons are in {output / 'failed'}; mend the input and use another output, or raise max_failed_share and run again"
-        )
-
-
-def _failed_by_reason(commits: list[Commit]) -> dict[str, int]:
-    reasons: Counter[str] = Counter()
-    for commit in commits:
-        reasons.update(commit.failed_by_reason)
-    return dict(reasons)
-
-
-def _write_manifest(output: Location, plan: BackfillPlan, commits: list[Commit]) -> Manifest:
-    return write_manifest(
-        output,
-        "explanations",
-        config=plan.config,
-        inputs=plan.inputs,
-        files={name: hash_ for commit in commits for name, hash_ in commit.files.items()},
-        row_counts={"explanations": sum(commit.num_rows for commit in commits), "failed": sum(commit.num_failed for commit in commits)},
-        metrics={"failed_by_reason": _failed_by_reason(commits), "num_chunks": len(commits)},
-    )

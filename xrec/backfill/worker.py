@@ -1,23 +1,46 @@
 """The actor of a backfill: the model stays in memory, a chunk comes in, its files and its commit record go out."""
 
+import os
+import socket
+import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 
-from xrec.adapter.pairs import Pair
-from xrec.backfill.commit import Commit, try_commit
-from xrec.backfill.plan import chunk_name, plan_location
+from xrec.backfill.attempts import Attempts, Explained
+from xrec.backfill.carry import Carried, EarlierRun
+from xrec.backfill.chunk import part_name
+from xrec.backfill.commit import FAILED_FOLDER, Commit, EngineWork, Work, commit_location, try_commit
+from xrec.backfill.explain import content_keys, explain_or_fail, failed_rows
+from xrec.backfill.generation import RUN, Generation
+from xrec.backfill.plan import read_chunk_pairs
 from xrec.config import DecodingConfig, Device, EngineConfig
-from xrec.errors import UnknownIdError
+from xrec.generate.engine_report import EngineReport
 from xrec.generate.explainer import Explainer, Sources, load_explainer
-from xrec.llm.prompt import PromptTooLongError
 from xrec.schemas import FAILED, GENERATED, PAIRS
 from xrec.storage import content_hash, open_location, parquet_bytes, read_table
+
+_BY_PAIR = [("user_id", "ascending"), ("item_id", "ascending")]
+
+
+def load_worker_explainer(settings: "WorkerSettings") -> Explainer:
+    """The explainer of an actor."""
+    return load_explainer(settings.sources, device=settings.device, engine=settings.engine)
+
+
+@runtime_checkable
+class ReportingEngine(Protocol):
+    """An engine that tells what its latest call cost; others need not."""
+
+    report: EngineReport
 
 
 @dataclass(frozen=True)
@@ -26,94 +49,117 @@ class WorkerSettings:
 
     sources: Sources
     output: str
+    run: str
     decoding: DecodingConfig
     device: Device
     engine: EngineConfig
     num_threads: int
+    shared_key: str
+    carry_from: str | None = None
+    num_chunks: int = 1
+    generation: Generation = RUN
+    load: "Callable[[WorkerSettings], Explainer]" = load_worker_explainer
 
 
 class ChunkWorker:
-    """Callable for Ray Data's actor pool: {"chunk": (1,)} in, the chunk's counts out."""
+    """Callable for Ray Data's actor pool: {"chunk": (1,), "input": (1,)} in, the chunk's commit record as JSON out.
+
+    `input` is the hash of the chunk's pairs in the plan; in a retry the file of its failed rows.
+    """
 
     def __init__(self, settings: WorkerSettings):
         torch.set_num_threads(settings.num_threads)
         self._settings = settings
         self._output = open_location(settings.output, settings.sources.storage)
-        self._explainer = load_explainer(settings.sources, device=settings.device, engine=settings.engine)
-
-    def __call__(self, batch: dict[str, npt.NDArray[np.int64]]) -> dict[str, Any]:
-        """Explain one chunk and commit it."""
-        (chunk,) = (int(value) for value in batch["chunk"])
-        pairs = read_table(plan_location(self._output, chunk), PAIRS)
-        generated, failed = explain_pairs(self._explainer, pairs, self._settings.decoding)
-        files = {
-            name: hash_
-            for folder, table, schema in (("", generated, GENERATED), ("failed/", failed, FAILED))
-            if table.num_rows
-            for name, hash_ in [self._write(folder, chunk, parquet_bytes(table, schema))]
-        }
-        reasons = Counter(failed["reason"].to_pylist())
-        commit = Commit(chunk=chunk, files=files, num_rows=generated.num_rows, num_failed=failed.num_rows, failed_by_reason=dict(reasons))
-        is_first = try_commit(self._output, commit)
-        return {"chunk": [chunk], "num_rows": [generated.num_rows], "num_failed": [failed.num_rows], "committed": [is_first]}
-
-    def _write(self, folder: str, chunk: int, data: bytes) -> tuple[str, str]:
-        """Write a table under a name that tells chunk and content: attempts never overwrite each other."""
-        hash_ = content_hash(data)
-        name = f"{folder}part-{chunk_name(chunk)}-{hash_[:8]}.parquet"
-        (self._output / name).write_bytes(data)
-        return name, hash_
-
-
-def explain_pairs(explainer: Explainer, pairs: pa.Table, decoding: DecodingConfig) -> tuple[pa.Table, pa.Table]:
-    """Explain `pairs` (schema PAIRS): a table of explanations (GENERATED) and one of failed rows (FAILED), by user and item."""
-    rows: list[dict[str, Any]] = []
-    failures: list[dict[str, str]] = []
-    accepted: list[dict[str, str]] = []
-    prompts: list[list[int]] = []
-    for ids in pairs.to_pylist():
-        try:
-            prompts.append(_prompt(explainer, ids))
-            accepted.append(ids)
-        except _RowError as error:
-            failures.append({**ids, "reason": error.reason, "message": str(error)})
-    for explanation in explainer.explain(prompts, decoding):
-        ids = accepted[explanation.index]
-        if explanation.failure is not None:
-            failures.append({**ids, "reason": explanation.failure.reason, "message": explanation.failure.message})
-            continue
-        rows.append(
-            {
-                **ids,
-                "explanation": explanation.text,
-                "num_prompt_tokens": explanation.num_prompt_tokens,
-                "num_generated_tokens": explanation.num_generated_tokens,
-                "finish_reason": explanation.finish_reason,
-                "model_fingerprint": explainer.model_fingerprint,
-            }
+        self._root = settings.generation.root(self._output)
+        self._explainer = settings.load(settings)
+        self._calls: list[EngineWork] = []
+        self._earlier = (
+            EarlierRun(open_location(settings.carry_from, settings.sources.storage), settings.num_chunks) if settings.carry_from is not None else None
         )
-    order = [("user_id", "ascending"), ("item_id", "ascending")]
-    return pa.Table.from_pylist(rows, GENERATED).sort_by(order), pa.Table.from_pylist(failures, FAILED).sort_by(order)
 
+    def __call__(self, batch: dict[str, npt.NDArray[Any]]) -> dict[str, Any]:
+        """Explain one chunk and commit it, unless an attempt before this one did."""
+        (chunk,) = (int(value) for value in batch["chunk"])
+        (source,) = (str(value) for value in batch["input"])
+        if commit_location(self._root, chunk).is_file():
+            commit, is_first = Commit.read(self._root, chunk), False
+        else:
+            commit = self._explain(chunk, source)
+            is_first = try_commit(self._root, commit)
+            commit = commit if is_first else Commit.read(self._root, chunk)
+        return {"commit": [commit.model_dump_json()], "is_first": np.array([is_first])}
 
-class _RowError(Exception):
-    """A row that cannot be explained; the job goes on."""
+    def _explain(self, chunk: int, source: str) -> Commit:
+        started_at = time.time()
+        self._calls.clear()
+        pairs, kept = self._read(chunk, source)
+        carried = self._carried(chunk, pairs)
+        attempts = Attempts(self._root, chunk, carried.left.num_rows)
+        num_deaths = attempts.num_deaths
+        parts = attempts.explain(partial(self._explain_rows, carried.left), partial(self._condemn, carried.left)) if carried.left.num_rows else []
+        generated = pa.concat_tables([GENERATED.empty_table(), *(part.generated for part in parts)])
+        failed = pa.concat_tables([kept, *(part.failed for part in parts)]).sort_by(_BY_PAIR)
+        written = pa.concat_tables([carried.copied, generated]).sort_by(_BY_PAIR)
+        return Commit(
+            chunk=chunk,
+            files={
+                **carried.files,
+                **dict([*self._write("", chunk, written, GENERATED), *self._write(FAILED_FOLDER, chunk, failed, FAILED)]),
+            },
+            num_rows=carried.num_rows + generated.num_rows,
+            num_failed=failed.num_rows,
+            failed_by_reason=dict(Counter(failed["reason"].to_pylist())),
+            num_carried=carried.num_rows,
+            work=self._work(generated, started_at, num_deaths),
+        )
 
-    def __init__(self, reason: str, message: str):
-        super().__init__(message)
-        self.reason = reason
+    def _carried(self, chunk: int, pairs: pa.Table) -> Carried:
+        """What of the pairs an earlier run explained; in a retry there is nothing to look for."""
+        if self._earlier is None or self._settings.generation.kind != "run":
+            return Carried({}, 0, GENERATED.empty_table(), pairs)
+        return self._earlier.carry(chunk, pairs, content_keys(self._explainer, pairs, self._settings.shared_key))
 
+    def _explain_rows(self, pairs: pa.Table, start: int, stop: int) -> Explained:
+        result = explain_or_fail(self._explainer, pairs.slice(start, stop - start), self._settings.decoding, self._settings.shared_key)
+        if isinstance(self._explainer.engine, ReportingEngine):
+            report = self._explainer.engine.report
+            self._calls.append(EngineWork(**{name: getattr(report, name) for name in EngineWork.model_fields}))
+        return result
 
-def _prompt(explainer: Explainer, ids: dict[str, str]) -> list[int]:
-    try:
-        user_index = explainer.dataset.user_index(ids["user_id"])
-    except UnknownIdError as error:
-        raise _RowError("unknown_user", str(error)) from error
-    try:
-        item_index = explainer.dataset.item_index(ids["item_id"])
-    except UnknownIdError as error:
-        raise _RowError("unknown_item", str(error)) from error
-    try:
-        return explainer.pairs.prompt(Pair(user_index, item_index))
-    except PromptTooLongError as error:
-        raise _RowError("prompt_too_long", str(error)) from error
+    def _condemn(self, pairs: pa.Table, row: int, deaths: int) -> Explained:
+        """The row as failed, after so many processes died with it alone."""
+        message = f"{deaths} processes died with this row alone; the engine cannot take its prompt"
+        failures = [{**ids, "reason": "engine_error", "message": message} for ids in pairs.slice(row, 1).to_pylist()]
+        return Explained(GENERATED.empty_table(), failed_rows(self._explainer, failures))
+
+    def _read(self, chunk: int, source: str) -> tuple[pa.Table, pa.Table]:
+        """The pairs to explain (schema PAIRS), and failed rows that stay as they are (FAILED)."""
+        generation = self._settings.generation
+        if generation.kind == "run":
+            return read_chunk_pairs(self._output, self._settings.run, chunk, source), FAILED.empty_table()
+        failed = read_table(self._output / source, FAILED)
+        again = pa.array([generation.retries(reason) for reason in failed["reason"].to_pylist()], pa.bool_())
+        return failed.filter(again).select(PAIRS.names), failed.filter(pc.invert(again))
+
+    def _write(self, folder: str, chunk: int, table: pa.Table, schema: pa.Schema) -> list[tuple[str, str]]:
+        """Write a table that has rows; its name and content hash."""
+        if not table.num_rows:
+            return []
+        data = parquet_bytes(table, schema)
+        name = part_name(folder, chunk, content_hash(data))
+        (self._output / name).write_bytes(data)
+        return [(name, content_hash(data))]
+
+    def _work(self, generated: pa.Table, started_at: float, num_deaths: int) -> Work:
+        lengths = generated["num_generated_tokens"].to_pylist()
+        return Work(
+            actor=f"{socket.gethostname()}:{os.getpid()}",
+            started_at=started_at,
+            seconds=time.time() - started_at,
+            num_prompt_tokens=pc.sum(generated["num_prompt_tokens"]).as_py() or 0,
+            num_generated_tokens=sum(lengths),
+            generated_lengths=dict(Counter(length // 10 * 10 for length in lengths)),
+            num_deaths=num_deaths,
+            engine=EngineWork.sum(self._calls) if isinstance(self._explainer.engine, ReportingEngine) else None,
+        )

@@ -155,14 +155,17 @@ In:   <workspace>/dataset, graph and adapter, the language model, and pairs, one
         kind: table            Parquet with user_id and item_id, local or s3://
         kind: recommendations  <workspace>/recommendations (from: xrec recommend), its first k of each user
         kind: top_k            the graph's best unseen items for users, ranked in this process
-Out:  <workspace>/explanations: Parquet chunks, failed/ with reasons, manifest.json
+Out:  <workspace>/explanations: part-*.parquet, failed/ with reasons and texts, manifest.json, _SUCCESS
 
-Run it again after an interruption: finished chunks are skipped. Another run's output is refused.
+Run it again after an interruption: committed chunks are skipped. Another run's output is refused, and so is a second
+driver of the same run, until its lease expires. xrec.backfill.read(uri) gives the committed rows at any time.
+With carry_from=URI what is unchanged since an earlier finished backfill is taken from there.
 
 \b
 Example:
   xrec backfill configs/sample/backfill.yaml
   xrec backfill configs/yelp/backfill.yaml explanations=s3://my-bucket/run-7 actors.num_actors=8
+  xrec backfill configs/yelp/backfill.yaml --retry-failed=engine_error
 """,
 )
 

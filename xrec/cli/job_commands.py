@@ -5,15 +5,19 @@ from collections.abc import Callable
 import typer
 
 from xrec.cli.arguments import ConfigPath, Debug, DryRun, Overrides
+from xrec.cli.backfill_command import BackfillCommand, backfill
 from xrec.cli.exit_codes import exit_codes
-from xrec.cli.job import Job
+from xrec.cli.job import BACKFILL, Job
 from xrec.cli.logging import configure_logging
 from xrec.cli.summary import summary
 
 
 def add_job_command(app: typer.Typer, job: Job) -> None:
     """Add `job` to `app` as a command of its name."""
-    app.command(job.name, help=job.help)(_command(job))
+    if job is BACKFILL:
+        app.command(job.name, cls=BackfillCommand, help=job.help)(backfill)
+    else:
+        app.command(job.name, help=job.help)(_command(job))
 
 
 def _command(job: Job) -> Callable[..., None]:

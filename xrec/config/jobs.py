@@ -304,19 +304,33 @@ class RecommendedPairs(Config):
 
 
 class ColdStartConfig(Config):
-    """Users and items that came after the graph was trained: their vectors are computed from their interactions (fold-in)."""
+    """What came after the graph was trained: new users and items, whose vectors are computed (fold-in), and new texts of known ones."""
 
-    interactions: str = Field(description="Parquet file or folder with user_id and item_id, one side of each row known to the dataset.")
-    users: str | None = Field(None, description="Table with columns user_id and profile, of the new users; none: they have no profile.")
-    items: str | None = Field(None, description="Table with columns item_id, title and profile, of the new items; none: the id is the title.")
+    interactions: str | None = Field(
+        None, description="Parquet file or folder with user_id and item_id, one side of each row known to the dataset; none: nobody is new."
+    )
+    users: str | None = Field(
+        None, description="Table with columns user_id and profile; none: the new users have no profile. A known user's profile is replaced by it."
+    )
+    items: str | None = Field(
+        None,
+        description="Table with columns item_id, title and profile; none: a new item's id is its title. A known item's texts are replaced by it.",
+    )
 
 
 class ActorsConfig(Config):
     """The pool of processes that hold the language model."""
 
-    num_actors: int = Field(2, ge=1, description="Actors.")
+    num_actors: int = Field(2, ge=1, description="Actors; with min_actors the most of them.")
+    min_actors: int | None = Field(None, ge=1, description="The pool starts with so many and grows as the cluster has room; none: num_actors.")
     cpus_per_actor: int = Field(1, ge=1, description="Torch threads, and logical CPUs, of each actor.")
     device: Device = Field("auto", description="auto: a GPU an actor where the cluster has enough, else CPU.")
+
+    @model_validator(mode="after")
+    def _range_is_not_empty(self) -> "ActorsConfig":
+        if self.min_actors is not None and self.min_actors > self.num_actors:
+            raise ValueError(f"min_actors must be at most num_actors = {self.num_actors}, saw {self.min_actors}")
+        return self
 
 
 class BackfillConfig(JobConfig):
@@ -328,8 +342,21 @@ class BackfillConfig(JobConfig):
     explanations: str | None = Field(None, description="Output URI; none: <workspace>/explanations.")
     pairs: Annotated[SplitPairs | TablePairs | TopKPairs | RecommendedPairs, Field(discriminator="kind")]
     cold_start: ColdStartConfig | None = Field(None, description="New users and items; none: only the dataset's own are known.")
-    num_chunks: int = Field(16, ge=1, description="C; a pair belongs to chunk hash(user_id) mod C.")
-    max_failed_share: float = Field(0.05, ge=0, le=1, description="Failed share of all rows above which the run ends as failed.")
+    rows_per_chunk: int = Field(
+        1024, ge=1, description="Pairs of a chunk, which is committed as a whole: at most so many on average; one with twice as many is cut up."
+    )
+    max_failed_share: float = Field(0.05, ge=0, le=1, description="Failed share of all rows above which the run stops.")
+    new_run: bool = Field(False, description="Write to <explanations>-<run>, beside what is there; a run with other settings is else refused.")
+    carry_from: str | None = Field(
+        None, description="An earlier finished backfill: pairs of it whose texts, vectors, model and decoding are the same are not generated again."
+    )
+    retry_failed: str | None = Field(None, description="Do the failed rows of this run again: all, or those of one reason; none: they stay.")
+    price_per_actor_hour: float | None = Field(None, ge=0, description="What an actor costs an hour, in any currency, for the report; none: no cost.")
+    compact_mib: float = Field(128.0, gt=0, description="Size of the files that --compact makes, MiB; the last one is smaller.")
+    garbage_hours: float = Field(
+        24.0, ge=0, description="--clean keeps replaced files for so long, for readers that opened them before they were replaced."
+    )
+    lease_seconds: float = Field(30.0, gt=0, description="A driver that gives no sign for so long is taken for dead, and another may go on.")
     llm: LLMConfig = Field(description="The language model that the adapter was trained for.")
     decoding: DecodingConfig = Field(default_factory=DecodingConfig, description="Decoding.")
     engine: EngineConfig = Field(default_factory=EngineConfig, description="Generation engine of each actor.")

@@ -1,4 +1,4 @@
-"""The dataset with users and items that came after training appended: at the end, by id, so that known indices stay."""
+"""The dataset with what came after training: new users and items at the end, by id, so that known indices stay; new texts of known ones."""
 
 import logging
 from dataclasses import dataclass, replace
@@ -34,8 +34,9 @@ def extend_dataset(dataset: Dataset, tables: ColdStartTables) -> Extension:
     """The dataset with the users and items of `tables` that are new and have an interaction with a trained neighbour.
 
     All interactions between users and items of the extended dataset become train interactions, so that no ranking offers
-    them again. Counted and logged: interactions that no vector comes from (both sides known, both new, the known side without
-    training interactions), and new ids that stay unknown for want of others. The manifest stays that of `dataset`.
+    them again. A row of `tables.users` or `tables.items` with a known id replaces its texts. Counted and logged: interactions
+    that no vector comes from (both sides known, both new, the known side without training interactions), and new ids that
+    stay unknown for want of others. The manifest stays that of `dataset`.
     """
     users, items = (
         _indices(tables.interactions["user_id"], dataset.users["user_id"]),
@@ -50,8 +51,8 @@ def extend_dataset(dataset: Dataset, tables: ColdStartTables) -> Extension:
     new_items = _sorted_ids(tables.interactions["item_id"].filter(pa.array(of_new_item)))
     extended = replace(
         dataset,
-        users=_append(dataset.users, _user_rows(new_users, tables.users, dataset.num_users), schemas.USERS),
-        items=_append(dataset.items, _item_rows(new_items, tables.items, dataset.num_items), schemas.ITEMS),
+        users=_append(_with_texts(dataset.users, tables.users), _user_rows(new_users, tables.users, dataset.num_users), schemas.USERS),
+        items=_append(_with_texts(dataset.items, tables.items), _item_rows(new_items, tables.items, dataset.num_items), schemas.ITEMS),
     )
     user_edges = np.stack([_indices(tables.interactions["user_id"], new_users), items])[:, of_new_user]
     item_edges = np.stack([_indices(tables.interactions["item_id"], new_items), users])[:, of_new_item]
@@ -67,6 +68,15 @@ def _with_interactions(dataset: Dataset, pairs: pa.Table) -> Dataset:
     rows = pa.table({"user_index": users[added], "item_index": items[added], "split": ["train"] * int(added.sum())})
     interactions = _append(dataset.interactions, rows, schemas.INTERACTIONS)
     return replace(dataset, interactions=interactions.sort_by([("user_index", "ascending"), ("item_index", "ascending")]))
+
+
+def _with_texts(known: pa.Table, given: pa.Table) -> pa.Table:
+    """`known`, with the texts of `given` where it has its id (the first column of both)."""
+    rows = pa.array(_indices(known[known.schema.names[0]], given[given.schema.names[0]]))
+    for column in given.schema.names[1:]:
+        texts = _taken(given[column], rows, known[column].combine_chunks())
+        known = known.set_column(known.schema.get_field_index(column), known.schema.field(column), texts)
+    return known
 
 
 def _user_rows(ids: pa.Array, given: pa.Table, first_index: int) -> pa.Table:
@@ -104,10 +114,9 @@ def _log(tables: ColdStartTables, dataset: Dataset, extended: Dataset, users: _I
         "interactions whose known side has none in training": int((((users < 0) != (items < 0)) & ~used).sum()),
         "new users without an interaction with a trained item: they stay unknown": unknown_users - num_users,
         "new items without an interaction with a trained user: they stay unknown": unknown_items - num_items,
-        "rows of users with a user_id of the dataset: its profile stays": described_users,
-        "rows of items with an item_id of the dataset: its texts stay": described_items,
     }
     logger.info("cold start: %d new users, %d new items, from %d interactions", num_users, num_items, int(used.sum()))
+    logger.info("cold start: new texts of %d known users, %d known items", described_users, described_items)
     for reason, count in left_out.items():
         if count:
             logger.warning("cold start: %d %s", count, reason)

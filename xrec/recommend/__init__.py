@@ -6,7 +6,16 @@ manifest.json                last: the parts                              (xrec.
 """
 
 from xrec.recommend.plan import RecommendPlan, plan_recommendations
-from xrec.recommend.run import read_recommendations, run_recommend
+from xrec.recommend.run import read_recommendations, recommendation_batches, run_recommend
 from xrec.recommend.tables import RankingTables, read_catalogue, read_tables
 
-__all__ = ["RankingTables", "RecommendPlan", "plan_recommendations", "read_catalogue", "read_recommendations", "read_tables", "run_recommend"]
+__all__ = [
+    "RankingTables",
+    "RecommendPlan",
+    "plan_recommendations",
+    "read_catalogue",
+    "read_recommendations",
+    "read_tables",
+    "recommendation_batches",
+    "run_recommend",
+]

@@ -2,6 +2,7 @@
 
 import logging
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import pyarrow as pa
@@ -45,7 +46,12 @@ def run_recommend(config: RecommendConfig, plan: RecommendPlan, tables: RankingT
 
 
 def read_recommendations(location: Location, k: int | None = None) -> pa.Table:
-    """The first k of each user, or all that are there (schema RECOMMENDATIONS), by user_id and rank, by the manifest's list of files.
+    """`recommendation_batches` as one table."""
+    return pa.concat_tables(recommendation_batches(location, k))
+
+
+def recommendation_batches(location: Location, k: int | None = None) -> Iterator[pa.Table]:
+    """The first k of each user, or all that are there (schema RECOMMENDATIONS), by user_id and rank, a part at a time, as the manifest lists them.
 
     Raises ArtifactNotFoundError if the run is not finished, ConfigError if k is more than the run recommended.
     """
@@ -53,8 +59,9 @@ def read_recommendations(location: Location, k: int | None = None) -> pa.Table:
     there = manifest.config["k"]
     if k is not None and k > there:
         raise ConfigError(f"k = {k}, but {location} holds {there} items a user; give at most so many, or recommend again with a larger k")
-    tables = [read_table(location / name, RECOMMENDATIONS) for name in sorted(manifest.files)]
-    return pa.concat_tables(table if k is None else table.filter(pc.less_equal(table["rank"], k)) for table in tables)
+    for name in sorted(manifest.files):
+        table = read_table(location / name, RECOMMENDATIONS)
+        yield table if k is None else table.filter(pc.less_equal(table["rank"], k))
 
 
 def _write_manifest(output: Location, plan: RecommendPlan, parts: list[dict[str, Any]], *, num_users: int) -> Manifest:

@@ -14,7 +14,8 @@ from xrec.storage.artifact import (
     write_manifest,
 )
 from xrec.storage.location import Location, check_access, open_location, storage_errors
-from xrec.storage.tables import parquet_bytes, read_table, write_table
+from xrec.storage.requests import request_each
+from xrec.storage.tables import parquet_bytes, read_row_group, read_table, write_table
 
 __all__ = [
     "MANIFEST",
@@ -30,7 +31,9 @@ __all__ = [
     "open_location",
     "parquet_bytes",
     "read_manifest",
+    "read_row_group",
     "read_table",
+    "request_each",
     "run_fingerprint",
     "storage_errors",
     "write_manifest",

@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path, PurePosixPath
 
 import botocore.exceptions
@@ -68,6 +69,12 @@ class Location:
         """The URI as another process can open it: of a local path the absolute one, since Ray's workers have working directories of their own."""
         return self.path if self.is_local else self.uri
 
+    def at(self, name: str) -> "Location":
+        """What `name` stands for here: something below, or, as an absolute path or URI, something else on the same file system."""
+        if name.startswith("s3://"):
+            return Location(name, name.removeprefix("s3://"), self.fs)
+        return Location(name, name, self.fs) if name.startswith("/") else self / name
+
     def exists(self) -> bool:
         """True if a file or a folder with files is there."""
         with storage_errors(self.uri):
@@ -106,6 +113,12 @@ class Location:
         with storage_errors(self.uri):
             root = self.path.rstrip("/") + "/"
             return sorted(path.removeprefix(root) for path in self.fs.find(self.path) if path.startswith(root))
+
+    def modified_at(self) -> datetime:
+        """When the file was last written, by the clock of its store; raises StorageNotFoundError."""
+        with storage_errors(self.uri):
+            moment: datetime = self.fs.modified(self.path)
+            return moment
 
     def delete(self) -> None:
         """Delete the file, or the folder with all below it; nothing happens if nothing is there."""

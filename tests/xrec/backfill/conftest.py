@@ -17,7 +17,7 @@ from xrec.graph.artifact import embeddings_bytes, write_graph
 from xrec.llm.sample_model import build_model, save_sample_model, train_tokenizer
 from xrec.llm.source import model_fingerprint
 from xrec.schemas import PAIRS
-from xrec.storage import open_location
+from xrec.storage import Location, open_location
 
 NUM_USERS, NUM_ITEMS, DIM, HIDDEN = 12, 6, 4, 32
 MAX_PROMPT_TOKENS = 150
@@ -98,7 +98,7 @@ def make_config(workspace: Path, tmp_path: Path) -> MakeConfig:
             "workspace": str(workspace),
             "explanations": str(tmp_path / "explanations"),
             "pairs": {"kind": "split", "split": "test"},
-            "num_chunks": 4,
+            "rows_per_chunk": 3,
             "max_failed_share": 1.0,
             "llm": {"model": str(workspace / "llm")},
             "decoding": DECODING,
@@ -107,6 +107,15 @@ def make_config(workspace: Path, tmp_path: Path) -> MakeConfig:
         return parse_config(BackfillConfig, {**defaults, **values})
 
     return make
+
+
+@pytest.fixture(params=["local", "s3"])
+def output(request: pytest.FixtureRequest, tmp_path: Path) -> Location:
+    """An empty output on disk, and one on the object store."""
+    if request.param == "local":
+        return open_location(str(tmp_path / "out"))
+    s3: Any = request.getfixturevalue("s3")
+    return open_location(f"{s3.new_bucket()}/out", s3.storage)
 
 
 @pytest.fixture

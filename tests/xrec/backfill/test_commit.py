@@ -1,27 +1,27 @@
 """Commit records: one for a chunk, whoever comes first."""
 
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import Any
 
 import pytest
 
-from xrec.backfill.commit import Commit, committed_chunks, read_commits, try_commit
+from xrec.backfill.commit import Commit, Work, committed_chunks, read_commits, try_commit
 from xrec.errors import StorageNotFoundError
-from xrec.storage import Location, open_location
+from xrec.storage import Location
+
+WORK = Work(
+    actor="host:1",
+    started_at=0.0,
+    seconds=1.5,
+    num_prompt_tokens=30,
+    num_generated_tokens=9,
+    generated_lengths={0: 3},
+    num_deaths=0,
+)
 
 
 def _commit(chunk: int, attempt: int = 0) -> Commit:
     files = {f"part-{chunk:05d}-{attempt}.parquet": f"{attempt:016x}"}
-    return Commit(chunk=chunk, files=files, num_rows=3, num_failed=1, failed_by_reason={"unknown_user": 1})
-
-
-@pytest.fixture(params=["local", "s3"])
-def output(request: pytest.FixtureRequest, tmp_path: Path) -> Location:
-    if request.param == "local":
-        return open_location(str(tmp_path / "out"))
-    s3: Any = request.getfixturevalue("s3")
-    return open_location(f"{s3.new_bucket()}/out", s3.storage)
+    return Commit(chunk=chunk, files=files, num_rows=3, num_failed=1, failed_by_reason={"unknown_user": 1}, work=WORK)
 
 
 def test_commit_comes_back_as_it_was_made(output: Location) -> None:

@@ -73,16 +73,16 @@ def test_extend_what_gives_no_vector_is_counted_and_stays_unknown(dataset: Datas
     with caplog.at_level(logging.INFO, logger="xrec"):
         extended = extend_dataset(dataset, tables).dataset
     assert extended.users["user_id"].to_pylist() == ["ann", "bob", "anna-lena", "eve"]
-    assert extended.users["profile"][0].as_py() == "a"
+    assert extended.users["profile"].to_pylist() == ["Other text.", *dataset.users["profile"].to_pylist()[1:], ""]
     assert extended.items["item_id"].to_pylist() == ["x", "y"]
     assert [record.getMessage() for record in caplog.records] == [
         "cold start: 1 new users, 0 new items, from 1 interactions",
+        "cold start: new texts of 1 known users, 0 known items",
         "cold start: 1 interactions with both sides known: a trained vector stays as it is",
         "cold start: 2 interactions with both sides new: no vector comes from them",
         "cold start: 1 interactions whose known side has none in training",
         "cold start: 2 new users without an interaction with a trained item: they stay unknown",
         "cold start: 1 new items without an interaction with a trained user: they stay unknown",
-        "cold start: 1 rows of users with a user_id of the dataset: its profile stays",
     ]
 
 
@@ -91,3 +91,13 @@ def test_extend_by_nothing_is_the_same_dataset(dataset: Dataset) -> None:
     assert extension.dataset.users.equals(dataset.users)
     assert extension.dataset.interactions.equals(dataset.interactions)
     assert extension.user_edges.shape == extension.item_edges.shape == (2, 0)
+
+
+def test_extend_new_texts_of_known_ids_replace_theirs_and_nothing_else(dataset: Dataset) -> None:
+    extended = extend_dataset(dataset, _tables(users=(("bob", "Reads."),), items=(("y", "New Y", ""), ("nowhere", "Z", "z")))).dataset
+    users, items = dataset.users.to_pylist(), dataset.items.to_pylist()
+    users[1]["profile"] = "Reads."
+    items[1] |= {"title": "New Y", "profile": ""}
+    assert extended.users.to_pylist() == users
+    assert extended.items.to_pylist() == items
+    assert extended.users.schema.equals(schemas.USERS)

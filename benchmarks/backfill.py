@@ -1,0 +1,174 @@
+"""The path around the model at scale: `python -m benchmarks.backfill run` from the repository's root.
+
+Each contestant runs in a process of its own, over the same pairs, prompts and no-op engine, onto a real object store
+(SeaweedFS, started here); then a hundredth of what it did is taken away, and it is run again. Results are appended to
+results.jsonl in --output.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import psutil
+import typer
+
+from benchmarks.backfill_catalogue import backfill_config, make_catalogue
+from benchmarks.graph_report import markdown
+from benchmarks.graph_results import Results
+from tests.object_store import object_store
+from xrec.config import StorageConfig
+
+app = typer.Typer(help=__doc__, add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+
+Record = dict[str, Any]
+NAMES = ("ours", "ray-plain", "ray-checkpoint")
+_FORGOTTEN_SHARE = 0.01
+
+
+@app.command()
+def run(
+    num_pairs: Annotated[list[int] | None, typer.Option(help="Sizes, one or more; none: 1e4, 1e5, 1e6.")] = None,
+    contestant: Annotated[list[str] | None, typer.Option(help=f"One or more of {', '.join(NAMES)}; none: all.")] = None,
+    rows_per_chunk: Annotated[int, typer.Option(min=1, help="Of ours; the batch size of the others.")] = 1024,
+    output: Annotated[Path, typer.Option(help="Folder of results.jsonl.")] = Path("workspace/benchmarks/backfill"),
+) -> None:
+    """Seconds, pairs a second, peak memory of driver and actors, seconds to resume at 99 %, rows in the end; prints a table a size."""
+    results = Results(output)
+    for size in num_pairs or [10_000, 100_000, 1_000_000]:
+        rows = []
+        with tempfile.TemporaryDirectory() as folder, object_store() as store:
+            make_catalogue(Path(folder), size)
+            for name in contestant or NAMES:
+                uri = f"{store.new_bucket()}/out"
+                command = [sys.executable, "-m", "benchmarks.backfill", "one", name, folder, uri, str(rows_per_chunk)]
+                done = subprocess.run(command, env=store.environment | _environment(), capture_output=True, text=True, check=False)
+                if done.returncode:
+                    typer.echo(done.stderr[-3000:], err=True)
+                    continue
+                measured = json.loads(done.stdout.splitlines()[-1])
+                results.append({"kind": "path", "contestant": name, "num_pairs": size, "rows_per_chunk": rows_per_chunk, **measured})
+                rows.append({"contestant": name, "num_pairs": size, **{column: measured.get(column) for column in COLUMNS}})
+        typer.echo(markdown(rows))
+
+
+COLUMNS = (
+    "plan_seconds",
+    "seconds",
+    "pairs_per_second",
+    "resume_seconds",
+    "driver_gib",
+    "actor_gib",
+    "rows",
+    "rows_after_resume",
+)
+
+
+@app.command()
+def one(name: str, folder: str, uri: str, rows_per_chunk: int) -> None:
+    """One contestant in this process; its numbers as JSON on the last line. `run` calls it."""
+    from benchmarks.backfill_contestants import CONTESTANTS, FORGET, rows_written
+    from cluster.connect import ensure_ray
+    from xrec.config import RayConfig
+
+    config = backfill_config(Path(folder), uri, StorageConfig(), rows_per_chunk=rows_per_chunk)
+    with ensure_ray(RayConfig(address="local", num_cpus=4)):
+        with _peaks() as peaks:
+            record = CONTESTANTS[name](config)
+        record["rows"] = rows_written(name, config)
+        record["pairs_per_second"] = record["rows"] / record["seconds"]
+        if name in FORGET:
+            record["resumed_from"] = FORGET[name](config, _FORGOTTEN_SHARE)
+            record["resume_seconds"] = CONTESTANTS[name](config)["seconds"]
+            record["rows_after_resume"] = rows_written(name, config)
+    typer.echo(json.dumps({**record, **peaks}))
+
+
+@app.command()
+def worker(
+    num_pairs: Annotated[int, typer.Option(min=1024, help="Pairs, of ten a user.")] = 20_000,
+    rows_per_chunk: Annotated[int, typer.Option(min=1, help="Pairs of a chunk.")] = 1024,
+    output: Annotated[Path, typer.Option(help="Folder of results.jsonl.")] = Path("workspace/benchmarks/backfill"),
+) -> None:
+    """Pairs a CPU second of one worker in this process, onto local disk: prompts built and tokenized, no-op engine, files and records written."""
+    from benchmarks.backfill_contestants import load_no_op
+    from xrec.backfill import draft_plan, pair_batches
+    from xrec.backfill.content_key import shared_key
+    from xrec.backfill.identity import sources_of
+    from xrec.backfill.worker import ChunkWorker, WorkerSettings
+
+    with tempfile.TemporaryDirectory() as folder:
+        make_catalogue(Path(folder), num_pairs)
+        config = backfill_config(Path(folder), f"{folder}/out", StorageConfig(), rows_per_chunk=rows_per_chunk)
+        started = time.process_time()
+        plan = draft_plan(config, pair_batches(config)).write()
+        planned = time.process_time()
+        settings = WorkerSettings(
+            sources=sources_of(config),
+            output=f"{folder}/out",
+            run=plan.identity.run,
+            decoding=config.decoding,
+            device="cpu",
+            engine=config.engine,
+            num_threads=1,
+            shared_key=shared_key(plan.identity),
+            load=load_no_op,
+        )
+        actor = ChunkWorker(settings)
+        loaded = time.process_time()
+        for chunk, planned_chunk in plan.chunks.items():
+            actor({"chunk": np.array([chunk]), "input": np.array([planned_chunk.pairs])})
+        record = {
+            "kind": "worker",
+            "num_pairs": num_pairs,
+            "rows_per_chunk": rows_per_chunk,
+            "plan_pairs_per_cpu_second": num_pairs / (planned - started),
+            "pairs_per_cpu_second": num_pairs / (time.process_time() - loaded),
+        }
+    Results(output).append(record)
+    typer.echo(json.dumps(record))
+
+
+@contextmanager
+def _peaks() -> Iterator[Record]:
+    """Peak resident memory in GiB, sampled: of this process, and of the largest actor."""
+    peaks = {"driver_gib": 0.0, "actor_gib": 0.0}
+    ended = threading.Event()
+
+    def sample() -> None:
+        while not ended.wait(0.2):
+            peaks["driver_gib"] = max(peaks["driver_gib"], psutil.Process().memory_info().rss / 2**30)
+            peaks["actor_gib"] = max(peaks["actor_gib"], *(memory / 2**30 for memory in _actor_memory()), 0.0)
+
+    thread = threading.Thread(target=sample, daemon=True)
+    thread.start()
+    try:
+        yield peaks
+    finally:
+        ended.set()
+        thread.join()
+
+
+def _actor_memory() -> list[int]:
+    memory = []
+    for process in psutil.process_iter(["cmdline", "memory_info"]):
+        if process.info["cmdline"] and process.info["cmdline"][0].startswith("ray::") and "MapWorker" in process.info["cmdline"][0]:
+            memory.append(process.info["memory_info"].rss)
+    return memory
+
+
+def _environment() -> dict[str, str]:
+    kept = ("PATH", "HOME", "PYTHONPATH", "TMPDIR", "OMP_NUM_THREADS", "RAY_USAGE_STATS_ENABLED")
+    return {name: os.environ[name] for name in kept if name in os.environ}
+
+
+if __name__ == "__main__":
+    app()

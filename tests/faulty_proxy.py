@@ -1,0 +1,77 @@
+"""An HTTP proxy before an object store that fails some requests: half of them before the store sees them, half after it did them."""
+
+import http.client
+import random
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import urlsplit
+
+_NOT_FORWARDED = {"connection", "transfer-encoding", "expect"}
+
+
+@dataclass
+class Faults:
+    """How often a request fails, and how many did."""
+
+    share: float
+    num_requests: int = 0
+    num_failed: int = 0
+    draw: random.Random = field(default_factory=random.Random)
+
+
+@contextmanager
+def faulty_proxy(endpoint_url: str, faults: Faults) -> Iterator[str]:
+    """The URL of a proxy before `endpoint_url`. The store checks signatures by the Host header, which goes through as it is."""
+    target = urlsplit(endpoint_url).netloc
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def _forward(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            faults.num_requests += 1
+            fails, is_done_first = faults.draw.random() < faults.share, faults.draw.random() < 0.5
+            if fails and not is_done_first:
+                self._fail()
+                return
+            connection = http.client.HTTPConnection(target, timeout=60)
+            headers = {name: value for name, value in self.headers.items() if name.lower() not in _NOT_FORWARDED}
+            connection.request(self.command, self.path, body, headers)
+            answer = connection.getresponse()
+            content = answer.read()
+            connection.close()
+            if fails:
+                self._fail()
+            else:
+                self._answer(answer, content)
+
+        def _fail(self) -> None:
+            faults.num_failed += 1
+            self.send_response(503)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def _answer(self, answer: http.client.HTTPResponse, content: bytes) -> None:
+            self.send_response(answer.status)
+            for name, value in answer.getheaders():
+                if name.lower() not in {*_NOT_FORWARDED, "content-length", "date", "server"}:
+                    self.send_header(name, value)
+            length = answer.getheader("Content-Length") if self.command == "HEAD" else str(len(content))
+            self.send_header("Content-Length", length or "0")
+            self.end_headers()
+            self.wfile.write(content)
+
+        do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = _forward  # noqa: N815
+
+        def log_message(self, *arguments: object) -> None:
+            """Be silent."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+    finally:
+        server.shutdown()

@@ -1,0 +1,143 @@
+"""A real S3 object store (SeaweedFS) on loopback, for tests and benchmarks."""
+
+import itertools
+import json
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import s3fs
+
+from xrec.config import StorageConfig
+
+_GRPC_OFFSET = 10_000  # weed listens for gRPC at each HTTP port + 10000
+_START_SECONDS = 60
+
+
+@dataclass(frozen=True)
+class ObjectStore:
+    """A running S3 server; only its own credentials open it."""
+
+    endpoint_url: str
+    access_key: str
+    secret_key: str
+    _names: Iterator[int] = field(default_factory=itertools.count, repr=False)
+
+    @property
+    def storage(self) -> StorageConfig:
+        """The way to this store, for a job's `storage` section."""
+        return StorageConfig(endpoint_url=self.endpoint_url, access_key_id=self.access_key, secret_access_key=self.secret_key, max_attempts=3)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The way to this store, as the usual AWS variables."""
+        return {
+            "AWS_ENDPOINT_URL": self.endpoint_url,
+            "AWS_ACCESS_KEY_ID": self.access_key,
+            "AWS_SECRET_ACCESS_KEY": self.secret_key,
+            "AWS_DEFAULT_REGION": "us-east-1",
+        }
+
+    def new_bucket(self) -> str:
+        """The s3:// URI of a new, empty bucket."""
+        name = f"test-{next(self._names)}"
+        fs = s3fs.S3FileSystem(endpoint_url=self.endpoint_url, key=self.access_key, secret=self.secret_key, skip_instance_cache=True)
+        fs.mkdir(name)
+        return f"s3://{name}"
+
+
+@contextmanager
+def object_store() -> Iterator[ObjectStore]:
+    """A store with its own data folder and random credentials; killed and deleted at the end."""
+    folder = Path(tempfile.mkdtemp(prefix="xrec-s3-"))
+    access_key, secret_key = secrets.token_hex(8), secrets.token_hex(16)
+    process, port = _start_weed(folder, access_key, secret_key)
+    try:
+        _wait_until_healthy(process, port, folder / "weed.log")
+        yield ObjectStore(f"http://127.0.0.1:{port}", access_key, secret_key)
+    finally:
+        process.kill()
+        process.wait()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _start_weed(folder: Path, access_key: str, secret_key: str) -> tuple[subprocess.Popen[bytes], int]:
+    identity = {"name": "admin", "credentials": [{"accessKey": access_key, "secretKey": secret_key}]}
+    settings = {"identities": [{**identity, "actions": ["Admin", "Read", "List", "Tagging", "Write"]}]}
+    (folder / "s3.json").write_text(json.dumps(settings), encoding="utf-8")
+    (folder / "data").mkdir()
+    master, volume, filer, port = _free_ports(4)
+    command = [
+        str(Path(sys.executable).with_name("weed")),
+        "-logtostderr=true",
+        "server",
+        f"-dir={folder / 'data'}",
+        "-ip=127.0.0.1",
+        "-ip.bind=127.0.0.1",
+        "-master.telemetry=false",
+        "-master.volumeSizeLimitMB=256",
+        "-master.electionTimeout=1s",
+        f"-master.port={master}",
+        "-volume.max=1000",
+        f"-volume.port={volume}",
+        "-volume.preStopSeconds=1",
+        "-filer",
+        f"-filer.port={filer}",
+        "-s3",
+        f"-s3.port={port}",
+        f"-s3.config={folder / 's3.json'}",
+        "-s3.iam=false",
+        "-s3.port.iceberg=0",
+        "-s3.port.lance=0",
+        "-s3.allowDeleteBucketNotEmpty=false",
+    ]
+    with (folder / "weed.log").open("wb") as log:
+        # By default a new bucket takes seven volumes at its first write; 50 volumes are used up by eight buckets.
+        environment = {**os.environ, "GOMEMLIMIT": "512MiB", "WEED_MASTER_VOLUME_GROWTH_COPY_1": "1"}
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=folder, env=environment)
+    return process, port
+
+
+def _free_ports(count: int) -> list[int]:
+    """`count` ports, each free together with its gRPC port; all are held until all are found, so they differ."""
+    ports: list[int] = []
+    held: list[socket.socket] = []
+    try:
+        while len(ports) < count:
+            port = 20_000 + secrets.randbelow(12_000)  # below the range of ephemeral ports; +10000 too, mostly
+            pair = [socket.socket(), socket.socket()]
+            held += pair
+            try:
+                pair[0].bind(("127.0.0.1", port))
+                pair[1].bind(("127.0.0.1", port + _GRPC_OFFSET))
+            except OSError:
+                continue
+            ports.append(port)
+    finally:
+        for taken in held:
+            taken.close()
+    return ports
+
+
+def _wait_until_healthy(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+    deadline = time.monotonic() + _START_SECONDS
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=1) as answer:
+                if answer.status == 200:
+                    return
+        except (urllib.error.URLError, OSError):
+            pass
+        time.sleep(0.1)
+    raise RuntimeError(f"weed did not start in {_START_SECONDS} s:\n" + log.read_text(encoding="utf-8", errors="replace")[-3000:])

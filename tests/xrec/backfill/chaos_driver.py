@@ -1,0 +1,34 @@
+"""A driver in a process of its own: `python -m tests.xrec.backfill.chaos_driver FOLDER OUTPUT ROWS_PER_CHUNK SECONDS_PER_PROMPT`.
+
+The store is that of the AWS variables, the cluster that of RAY_ADDRESS. It waits for a dead driver's lease to expire.
+"""
+
+import os
+import sys
+import time
+from pathlib import Path
+
+from benchmarks.backfill_catalogue import backfill_config
+from cluster.connect import ensure_ray
+from tests.xrec.backfill.runs import run
+from tests.xrec.backfill.toy_engines import Toy
+from xrec.config import StorageConfig
+from xrec.errors import LeaseError
+
+
+def main(folder: str, output: str, rows_per_chunk: str, seconds_per_prompt: str) -> None:
+    """Run until the manifest is there."""
+    names = {"endpoint_url": "AWS_ENDPOINT_URL", "access_key_id": "AWS_ACCESS_KEY_ID", "secret_access_key": "AWS_SECRET_ACCESS_KEY"}
+    storage = StorageConfig(max_attempts=8, **{key: os.environ[name] for key, name in names.items()})  # the nodes do not have the variables
+    config = backfill_config(Path(folder), output, storage, rows_per_chunk=int(rows_per_chunk), lease_seconds=5.0)
+    with ensure_ray(config.ray):
+        while True:
+            try:
+                run(config, load=Toy(seconds_per_prompt=float(seconds_per_prompt)))
+                return
+            except LeaseError:
+                time.sleep(1.0)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,74 @@
+"""What a pair's explanation depends on changes its key; what it does not depend on leaves it."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from xrec.adapter.pairs import Pair, PairPrompts
+from xrec.backfill.content_key import content_key, shared_key
+from xrec.backfill.identity import RunIdentity, sources_of
+from xrec.config import EngineConfig
+from xrec.generate.explainer import Explainer, load_explainer
+
+CONFIG = {"decoding": {"max_new_tokens": 4}, "dtype": "auto", "rows_per_chunk": 3}
+INPUTS = {"base_model": "b", "adapter": "a", "dataset": "d", "graph": "g", "pairs": "p"}
+
+
+@pytest.fixture
+def explainer(make_config: Callable[..., Any]) -> Explainer:
+    return load_explainer(sources_of(make_config()), device="cpu", engine=EngineConfig())
+
+
+def _with_text(explainer: Explainer, table: str, column: str, row: int) -> Explainer:
+    rows = getattr(explainer.dataset, table)
+    texts = rows[column].to_pylist()
+    texts[row] += " And more."
+    dataset = replace(explainer.dataset, **{table: rows.set_column(rows.schema.get_field_index(column), rows.schema.field(column), [texts])})
+    return Explainer(explainer.model, explainer.engine, PairPrompts(dataset, explainer.pairs.builder), dataset, explainer.graph, "x")
+
+
+def _with_vector(explainer: Explainer, side: str, row: int) -> Explainer:
+    vectors = getattr(explainer.graph, side).clone()
+    vectors[row, 0] += 1e-6
+    assert not torch.equal(vectors, getattr(explainer.graph, side))
+    graph = replace(explainer.graph, **{side: vectors})
+    return Explainer(explainer.model, explainer.engine, explainer.pairs, explainer.dataset, graph, "x")
+
+
+def test_content_key_changes_with_the_pairs_texts_and_vectors_alone(explainer: Explainer) -> None:
+    def changed(other: Explainer) -> set[tuple[int, int]]:
+        """The pairs of 3 users and 3 items whose key is another."""
+        pairs = [(user, item) for user in range(3) for item in range(3)]
+        return {pair for pair in pairs if content_key(explainer, "s", Pair(*pair)) != content_key(other, "s", Pair(*pair))}
+
+    of_user, of_item = {(1, item) for item in range(3)}, {(user, 2) for user in range(3)}
+    assert changed(explainer) == set()
+    assert changed(_with_text(explainer, "users", "profile", 1)) == of_user
+    assert changed(_with_vector(explainer, "users", 1)) == of_user
+    assert changed(_with_text(explainer, "items", "title", 2)) == of_item
+    assert changed(_with_text(explainer, "items", "profile", 2)) == of_item
+    assert changed(_with_vector(explainer, "items", 2)) == of_item
+
+
+def test_content_key_of_each_pair_is_its_own(explainer: Explainer) -> None:
+    keys = {content_key(explainer, shared, Pair(user, item)) for shared in "st" for user in range(3) for item in range(3)}
+    assert len(keys) == 18
+
+
+@pytest.mark.parametrize(
+    ("config", "inputs", "is_same"),
+    [
+        ({}, {"pairs": "q", "dataset": "e", "graph": "h", "carry_from": "r"}, True),
+        ({"rows_per_chunk": 9}, {}, True),
+        ({"decoding": {"max_new_tokens": 5}}, {}, False),
+        ({"dtype": "float32"}, {}, False),
+        ({}, {"adapter": "other"}, False),
+        ({}, {"base_model": "other"}, False),
+    ],
+)
+def test_shared_key_is_of_model_adapter_and_decoding(config: dict[str, Any], inputs: dict[str, str], is_same: bool) -> None:
+    other = RunIdentity({**CONFIG, **config}, {**INPUTS, **inputs})
+    assert (shared_key(other) == shared_key(RunIdentity(CONFIG, INPUTS))) is is_same

@@ -1,0 +1,70 @@
+"""Engines without a model, for actors: each prompt's text is told by its ids, and some prompts are deadly."""
+
+import os
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from xrec.adapter.pairs import PairPrompts
+from xrec.backfill.worker import WorkerSettings, load_worker_explainer
+from xrec.config import DecodingConfig
+from xrec.generate.engine import Completion
+from xrec.generate.explainer import Explainer
+
+
+@dataclass(frozen=True)
+class Toy:
+    """`load` of WorkerSettings: explainer and prompts are real, the engine is an `EchoEngine` with these settings.
+
+    A process that meets a pair of `deadly` kills itself, one that meets `broken` raises; `mute` ends without a word while the
+    file `muted` is there. Each call of the engine appends its pairs to the folder `calls`, and takes `seconds_per_prompt`.
+    """
+
+    deadly: tuple[str, ...] = ()
+    broken: tuple[str, ...] = ()
+    mute: tuple[str, ...] = ()
+    muted: str = "/nonexistent"
+    calls: str | None = None
+    seconds_per_prompt: float = 0.0
+
+    def __call__(self, settings: WorkerSettings) -> Explainer:
+        """The explainer, in the actor's process."""
+        real = load_worker_explainer(settings)
+        return Explainer(real.model, EchoEngine(real.pairs, self), real.pairs, real.dataset, real.graph, real.model_fingerprint)
+
+
+class EchoEngine:
+    """Says which user and item a prompt is of, by their index."""
+
+    def __init__(self, pairs: PairPrompts, toy: Toy):
+        self._builder = pairs.builder
+        self._toy = toy
+
+    def generate(self, prompts: Sequence[Sequence[int]], decoding: DecodingConfig) -> Iterator[Completion]:
+        """One completion a prompt, the last one first."""
+        names = [self._name(prompt) for prompt in prompts]
+        if self._toy.calls is not None and names:
+            path = Path(self._toy.calls) / str(os.getpid())
+            with path.open("a", encoding="utf-8") as file:
+                file.write("".join(f"{name}\n" for name in names))
+        if any(name in self._toy.deadly for name in names):
+            os.kill(os.getpid(), signal.SIGKILL)
+        if any(name in self._toy.broken for name in names):
+            raise RuntimeError("the kernel has no image for this device")
+        for index in reversed(range(len(prompts))):
+            time.sleep(self._toy.seconds_per_prompt)
+            text = "" if names[index] in self._toy.mute and Path(self._toy.muted).exists() else f"explained {names[index]}"
+            yield Completion(index, self._builder.encode_explanation(text)[:-1], "stop")
+
+    def _name(self, prompt: Sequence[int]) -> str:
+        """ "u<index> i<index>" of the prompt's collaborative tokens."""
+        vocabulary = self._builder.vocabulary
+        user, item = sorted(token - vocabulary.num_text_tokens for token in prompt if token >= vocabulary.num_text_tokens)
+        return f"u{user} i{item - vocabulary.num_users}"
+
+
+def calls(folder: Path) -> list[str]:
+    """The pairs that engines were given, all processes together."""
+    return [line for path in folder.iterdir() for line in path.read_text(encoding="utf-8").splitlines()]

@@ -1,0 +1,63 @@
+"""What a run's explanations depend on: settings and inputs. Their fingerprint is the run's; an output belongs to one run."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from xrec.config import BackfillConfig, ColdStartConfig, StorageConfig
+from xrec.data.cold_start import read_cold_start
+from xrec.generate.explainer import Sources, check_sources
+from xrec.storage import open_location, read_manifest, run_fingerprint
+
+
+@dataclass(frozen=True)
+class RunIdentity:
+    """`config` holds settings, `inputs` fingerprints of what the run reads."""
+
+    config: dict[str, Any]
+    inputs: dict[str, str]
+
+    @property
+    def run(self) -> str:
+        """The run's fingerprint."""
+        return run_fingerprint("explanations", self.config, self.inputs)
+
+
+def identify(config: BackfillConfig, pairs_fingerprint: str) -> RunIdentity:
+    """The run of `config` over these pairs; raises what `check_sources` raises, ArtifactNotFoundError if `carry_from` is not finished."""
+    sources = sources_of(config)
+    checked = check_sources(sources)
+    inputs = {
+        "dataset": checked.dataset.fingerprint,
+        "graph": checked.graph.fingerprint,
+        "base_model": checked.adapter.config.base_model_fingerprint,  # check_sources has seen that llm.model is this one
+        "adapter": checked.adapter.fingerprint,
+        "pairs": pairs_fingerprint,
+    }
+    if sources.cold_start:
+        inputs["cold_start"] = read_cold_start(sources.cold_start, sources.storage).fingerprint
+    if config.carry_from:
+        inputs["carry_from"] = read_manifest(open_location(config.carry_from, config.storage), "explanations").fingerprint
+    settings = {"decoding": config.decoding.model_dump(mode="json"), "dtype": config.llm.dtype, "rows_per_chunk": config.rows_per_chunk}
+    return RunIdentity(settings, inputs)
+
+
+def output_uri(config: BackfillConfig, run: str) -> str:
+    """Where the run is written: `explanations`, or beside it with `new_run`."""
+    uri = config.artifact("explanations").rstrip("/")
+    return f"{uri}-{run[:8]}" if config.new_run else uri
+
+
+def sources_of(config: BackfillConfig) -> Sources:
+    """What the workers load, with URIs that any process on this machine can open."""
+    locations = {name: open_location(config.artifact(name), config.storage) for name in ("dataset", "graph", "adapter")}
+    return Sources(
+        **{name: location.shared_uri for name, location in locations.items()},
+        llm=config.llm,
+        storage=config.storage,
+        cold_start=_shared(config.cold_start, config.storage) if config.cold_start else None,
+    )
+
+
+def _shared(tables: ColdStartConfig, storage: StorageConfig) -> ColdStartConfig:
+    uris = tables.model_dump(exclude_none=True)
+    return ColdStartConfig(**{name: open_location(uri, storage).shared_uri for name, uri in uris.items()})

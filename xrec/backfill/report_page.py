@@ -1,0 +1,82 @@
+"""The report as one HTML file that needs nothing else: tables, and two plots as SVG."""
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+_WIDTH, _HEIGHT = 720, 140
+_STYLE = (
+    "body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222}"
+    "table{border-collapse:collapse;margin:.5rem 0 1.5rem}td,th{padding:.2rem .8rem .2rem 0;text-align:left;vertical-align:top;"
+    "border-bottom:1px solid #ddd}svg{background:#f6f6f6}"
+)
+
+
+def report_page(report: Mapping[str, Any]) -> str:
+    """The page of a report (xrec.backfill.report)."""
+    totals = [sum(rates) for rates in zip(*report["timeline"]["pairs_per_second"].values(), strict=True)]
+    minutes = report["timeline"]["bin_seconds"] * len(totals) / 60
+    sections = [
+        "<h1>Backfill</h1>",
+        _table(("", ""), _figures(report)),
+        "<h2>Failed rows</h2>",
+        _table(("reason", "rows"), list(report["failed_by_reason"].items())),
+        f"<h2>Pairs a second, all actors, over {minutes:.1f} minutes</h2>",
+        _bars(totals),
+        _table(("actor", "chunks", "pairs", "seconds", "pairs/s"), [tuple(actor.values()) for actor in report["actors"]]),
+        "<h2>Tokens of an explanation</h2>",
+        _bars(list(report["generated_lengths"].values())),
+        _table(("from", "explanations"), list(report["generated_lengths"].items())),
+        "<h2>Some explanations</h2>",
+        _table(("user", "item", "explanation"), [(row["user_id"], row["item_id"], row["explanation"]) for row in report["samples"]]),
+        "<h2>Some failed rows</h2>",
+        _table(("user", "item", "reason", "message"), [tuple(row.values())[:4] for row in report["failed_samples"]]),
+    ]
+    return f"<!doctype html><meta charset=utf-8><title>Backfill</title><style>{_STYLE}</style>" + "\n".join(sections)
+
+
+def _figures(report: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    cost = report["cost_per_million_pairs"]
+    return [
+        ("generation", report["generation"]),
+        ("explained", report["num_explained"]),
+        ("of them carried from an earlier run", report["num_carried"]),
+        ("failed", report["num_failed"]),
+        ("prompt tokens", report["tokens"]["prompt"]),
+        ("generated tokens", report["tokens"]["generated"]),
+        ("prompt tokens shared with another prompt", _share(report["prefix_hit_share"])),
+        ("padding in attention", _share(report["attention_padding_share"])),
+        ("attempts whose process died", report["num_deaths"]),
+        ("hours of actors at work", report["actor_seconds"] / 3600),
+        ("pairs a second of an actor", report["pairs_per_actor_second"]),
+        ("cost of a million pairs", "price_per_actor_hour is not set" if cost is None else cost),
+    ]
+
+
+def _share(value: float | None) -> str:
+    return "not told by the engine" if value is None else f"{value:.1%}"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    if not rows:
+        return "<p>None.</p>"
+    lines = ["".join(f"<td>{escape(_cell(value))}</td>" for value in row) for row in rows]
+    return f"<table><tr>{''.join(f'<th>{escape(name)}</th>' for name in head)}</tr>" + "".join(f"<tr>{line}</tr>" for line in lines) + "</table>"
+
+
+def _cell(value: Any) -> str:
+    return f"{value:,.3g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else "" if value is None else str(value)
+
+
+def _bars(values: Sequence[float]) -> str:
+    """Bars side by side, the highest as high as the plot; its value is written above."""
+    highest = max(values, default=0)
+    if highest <= 0:
+        return "<p>None.</p>"
+    width = _WIDTH / len(values)
+    bars = "".join(_bar(number * width, width * 0.9, value / highest * _HEIGHT) for number, value in enumerate(values))
+    return f"<p>highest: {_cell(highest)}</p><svg width={_WIDTH} height={_HEIGHT}>{bars}</svg>"
+
+
+def _bar(left: float, width: float, height: float) -> str:
+    return f'<rect x="{left:.1f}" y="{_HEIGHT - height:.1f}" width="{width:.1f}" height="{height:.1f}" fill="#4878a8"/>'

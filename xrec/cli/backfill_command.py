@@ -1,0 +1,63 @@
+"""`xrec backfill`: the job, with switches for what is done to a run that is there."""
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperCommand
+
+from xrec.cli.arguments import ConfigPath, Debug, DryRun, Overrides
+from xrec.cli.exit_codes import exit_codes
+from xrec.cli.job import BACKFILL
+from xrec.cli.logging import configure_logging
+from xrec.cli.summary import summary
+
+if TYPE_CHECKING:
+    from xrec.config import BackfillConfig
+
+
+class BackfillCommand(TyperCommand):
+    """Lets `--retry-failed` stand alone: Typer knows no option whose value may be left out."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Give a bare --retry-failed its value."""
+        return super().parse_args(ctx, ["--retry-failed=all" if arg == "--retry-failed" else arg for arg in args])
+
+
+def backfill(
+    config_path: ConfigPath,
+    overrides: Overrides = None,
+    new_run: Annotated[bool, typer.Option("--new-run", help="Start beside what is there: new_run=true.")] = False,
+    retry_failed: Annotated[
+        str | None, typer.Option("--retry-failed", metavar="[=REASON]", help="Do failed rows again, all or of one reason: retry_failed=all.")
+    ] = None,
+    clean: Annotated[bool, typer.Option("--clean", help="Delete files of a finished run that count for nothing, and stop.")] = False,
+    compact: Annotated[bool, typer.Option("--compact", help="Make few large files of a finished run's many, and stop.")] = False,
+    dry_run: DryRun = False,
+    debug: Debug = False,
+) -> None:
+    """Run jobs.backfill."""
+    configure_logging(debug)
+    with exit_codes(debug):
+        switches = [*(["new_run=true"] if new_run else []), *([f"retry_failed={retry_failed}"] if retry_failed else [])]
+        config = BACKFILL.load_config(config_path, [*(overrides or []), *switches])
+        _run(config, clean, compact, dry_run)  # type: ignore[arg-type]
+
+
+def _run(config: "BackfillConfig", clean: bool, compact: bool, dry_run: bool) -> None:
+    if dry_run:
+        from xrec.config import resolved_yaml
+
+        typer.echo(resolved_yaml(config), nl=False)
+    elif clean:
+        import jobs.backfill
+
+        typer.echo(f"{jobs.backfill.clean_output(config)} files deleted")
+    elif compact:
+        import jobs.backfill
+
+        typer.echo(summary(jobs.backfill.compact_output(config), config.artifact("explanations")))
+    else:
+        manifest = BACKFILL.run(config)
+        from xrec.backfill.identity import output_uri
+
+        typer.echo(summary(manifest, output_uri(config, manifest.run)))
