@@ -31,14 +31,14 @@ def configure(config_type: type[JobConfig], workspace: Path, **values: Any) -> A
         BackfillConfig: {
             "pairs": {"kind": "split", "split": "test"},
             "rows_per_chunk": 8,
-            "decoding": {"max_new_tokens": 4},
+            "decoding": {"max_new_tokens": 4, "text": {"max_words": None, "max_phrase_repeats": None}},  # a toy model writes no sentences
             "actors": {"num_actors": 1, "device": "cpu"},
         },
         EvaluateConfig: {
             "encoder": None,
             "max_shuffled_generations": 0,
             "bootstrap_samples": 100,
-            "decoding": {"max_new_tokens": 4},
+            "decoding": {"max_new_tokens": 4, "text": {"max_words": None, "max_phrase_repeats": None}},  # a toy model writes no sentences
             "device": "cpu",
         },
     }
