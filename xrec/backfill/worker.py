@@ -14,6 +14,7 @@ from xrec.backfill.commit import Commit, try_commit
 from xrec.backfill.plan import chunk_name, plan_location
 from xrec.config import DecodingConfig, Device, EngineConfig
 from xrec.errors import UnknownIdError
+from xrec.generate.allocator import keep_freed_memory
 from xrec.generate.explainer import Explainer, Sources, load_explainer
 from xrec.llm.prompt import PromptTooLongError
 from xrec.schemas import FAILED, GENERATED, PAIRS
@@ -37,6 +38,7 @@ class ChunkWorker:
 
     def __init__(self, settings: WorkerSettings):
         torch.set_num_threads(settings.num_threads)
+        keep_freed_memory()
         self._settings = settings
         self._output = open_location(settings.output, settings.sources.storage)
         self._explainer = load_explainer(settings.sources, device=settings.device, engine=settings.engine)
