@@ -8,15 +8,14 @@ import pytest
 from typer.testing import CliRunner
 
 import jobs.recommend
-from xrec.backfill import plan_backfill, read_pairs
-from xrec.backfill.plan import plan_location
+from xrec.backfill import draft_plan, pair_batches
+from xrec.backfill.plan import read_chunk_pairs
 from xrec.cli.main import app
 from xrec.config import BackfillConfig, RecommendConfig, parse_config
 from xrec.data import read_dataset
 from xrec.errors import ArtifactMismatchError, StorageNotFoundError, UnknownIdError
 from xrec.recommend import read_recommendations
-from xrec.schemas import PAIRS
-from xrec.storage import read_table, write_manifest
+from xrec.storage import write_manifest
 
 
 @pytest.fixture
@@ -43,8 +42,8 @@ def test_recommend_then_backfill_plans_exactly_those_pairs(pipeline: Any, monkey
     assert not {(dataset.user_index(user), dataset.item_index(item)) for user, item in rows} & seen
 
     config = pipeline.config(BackfillConfig, pairs={"kind": "recommendations", "k": 2}, explanations=f"{pipeline.workspace}/of-top-2")
-    plan = plan_backfill(config, read_pairs(config))
-    planned = pa.concat_tables(read_table(plan_location(pipeline.location("of-top-2"), chunk), PAIRS) for chunk in plan.chunk_rows)
+    plan = draft_plan(config, pair_batches(config)).write()
+    planned = pa.concat_tables(read_chunk_pairs(plan.output, plan.identity.run, chunk, listed.pairs) for chunk, listed in plan.chunks.items())
     assert sorted((row["user_id"], row["item_id"]) for row in planned.to_pylist()) == sorted(
         (row["user_id"], row["item_id"]) for row in table.to_pylist() if row["rank"] <= 2
     )
