@@ -47,4 +47,4 @@ def _product(weight: Tensor, scales: Tensor, bias: Tensor | None, rows: Tensor) 
     product = torch._int_mm((flat / row_scales).round().to(torch.int8), weight).float().mul_(row_scales).mul_(scales)
     if bias is not None:
         product += bias
-    return product.to(rows.dtype).view(*rows.shape[:-1], -1)
+    return product.to(rows.dtype).view(*rows.shape[:-1], weight.shape[1])

@@ -50,3 +50,10 @@ def test_quantize_linears_away_from_a_cpu_is_refused() -> None:
     model = tiny_decoder("llama").to("meta")
     with pytest.raises(ModelError, match="is for CPUs, the model is on meta"):
         quantize_linears(model)
+
+
+def test_quantize_linears_no_rows_give_no_rows() -> None:
+    model = tiny_decoder("llama")
+    quantize_linears(model)
+    up = model.get_decoder().layers[0].mlp.up_proj
+    assert up(torch.zeros(1, 0, up.in_features)).shape == (1, 0, up.out_features)
