@@ -68,7 +68,9 @@ COLUMNS = (
     "driver_gib",
     "actor_gib",
     "rows",
+    "distinct_pairs",
     "rows_after_resume",
+    "distinct_pairs_after_resume",
 )
 
 
@@ -83,12 +85,12 @@ def one(name: str, folder: str, uri: str, rows_per_chunk: int) -> None:
     with ensure_ray(RayConfig(address="local", num_cpus=4)):
         with _peaks() as peaks:
             record = CONTESTANTS[name](config)
-        record["rows"] = rows_written(name, config)
+        record["rows"], record["distinct_pairs"] = rows_written(name, config)
         record["pairs_per_second"] = record["rows"] / record["seconds"]
         if name in FORGET:
             record["resumed_from"] = FORGET[name](config, _FORGOTTEN_SHARE)
             record["resume_seconds"] = CONTESTANTS[name](config)["seconds"]
-            record["rows_after_resume"] = rows_written(name, config)
+            record["rows_after_resume"], record["distinct_pairs_after_resume"] = rows_written(name, config)
     typer.echo(json.dumps({**record, **peaks}))
 
 

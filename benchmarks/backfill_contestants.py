@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.dataset as pads
 import ray.data
 from ray.data.checkpoint import CheckpointConfig
 
@@ -128,14 +129,13 @@ CONTESTANTS: dict[str, Callable[[BackfillConfig], Record]] = {
 FORGET: dict[str, Callable[[BackfillConfig, float], int]] = {"ours": forget_ours, "ray-checkpoint": forget_plain}
 
 
-def rows_written(name: str, config: BackfillConfig) -> int:
-    """Rows in the output, counted from the Parquet files' footers alone, by the manifest where there is one."""
-    import pyarrow.dataset as pads
-
+def rows_written(name: str, config: BackfillConfig) -> tuple[int, int]:
+    """Rows in the output and distinct pairs among them, counted from the Parquet files alone, by the manifest where there is one."""
     output = open_location(config.artifact("explanations"), config.storage)
     if name == "ours":
         files = json.loads((output / "manifest.json").read_bytes())["files"]
         paths: Any = [output.at(file).path for file in files if not file.startswith("failed/")]
     else:
         paths = (output / "rows").path
-    return int(pads.dataset(paths, filesystem=output.arrow_filesystem(), format="parquet").count_rows())
+    pairs = pads.dataset(paths, filesystem=output.arrow_filesystem(), format="parquet").to_table(columns=PAIRS.names)
+    return pairs.num_rows, pairs.group_by(PAIRS.names).aggregate([]).num_rows
