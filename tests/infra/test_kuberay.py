@@ -147,6 +147,9 @@ def test_ray_service_application_exists_and_its_arguments_are_its_config() -> No
     config = xrec.config.parse_config(xrec.config.ServeConfig, application["args"])
     assert not config.http.is_loopback
     assert config.security.keys
+    choice = importlib.import_module("xrec.serve.choice").choice_of(config)
+    app = importlib.import_module("xrec.serve.app")
+    assert {each["name"]: each["user_config"] for each in application["deployments"]} == {app.FRONTEND: choice, app.GENERATOR: choice}
 
 
 def test_network_policies_deny_by_default_and_let_in_by_name_and_port_only() -> None:
