@@ -13,7 +13,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from cluster.node import NodeProcess
 from xrec.errors import ClusterError, ConfigError
 
-DEFAULT_NAME = "dev"
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,29}")
 _RAY_WORDS = frozenset({"auto", "local"})  # mean something else to ray.init
 

@@ -12,19 +12,17 @@ from tests.cluster.program import xrec
 from xrec.errors import ClusterError
 
 
-@pytest.fixture(scope="module")
-def client(three_nodes: object) -> JobSubmissionClient:
-    from cluster.address import job_server
-
-    server = job_server("three")
+@pytest.fixture
+def client(server: JobServer) -> JobSubmissionClient:
     return JobSubmissionClient(server.url, headers=dict(server.headers))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def sleeper(client: JobSubmissionClient) -> Iterator[str]:
     """A job that prints a line and does not end by itself."""
-    yield str(client.submit_job(entrypoint="echo asleep; sleep 600", submission_id="sleeper"))
-    client.stop_job("sleeper")
+    submission_id = str(client.submit_job(entrypoint="echo asleep; sleep 600"))
+    yield submission_id
+    client.stop_job(submission_id)
 
 
 def _wait_for_log(server: JobServer, submission_id: str, text: str) -> None:

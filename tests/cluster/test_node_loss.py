@@ -30,16 +30,16 @@ NUM_EPOCHS = 30
 CHUNKS = 40
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def cluster() -> Iterator[LocalCluster]:
     yield start_cluster("loss", num_nodes=3, cpus_per_node=2)
     if "loss" in record.names():
         stop_cluster("loss")
 
 
-@pytest.fixture(scope="module")
-def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("workspace")
+@pytest.fixture
+def workspace(tmp_path: Path) -> Path:
+    folder = tmp_path / "workspace"
     town = {**SAMPLE, "num_users": 80, "num_items": 30}
     prepare_dataset(parse_config(PrepareConfig, {"workspace": str(folder), "source": town}))
     return folder
