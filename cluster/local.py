@@ -15,7 +15,7 @@ from pathlib import Path
 
 from cluster import record
 from cluster.address import JobServer
-from cluster.node import LOCAL_ENVIRONMENT, NodeProcess, free_ports, start_node, write_token
+from cluster.node import LOCAL_ENVIRONMENT, NodeProcess, free_ports, start_node, stop_nodes, write_token
 from cluster.record import LocalCluster
 from cluster.status import nodes
 from cluster.token import auth_headers
@@ -134,6 +134,6 @@ def _num_alive(cluster: LocalCluster) -> int:
 
 def _stop(cluster: LocalCluster) -> int:
     """The workers first, so that none looks for a head; returns the number of processes."""
-    num_processes = sum(node.stop() for node in reversed(cluster.nodes))
+    num_processes = stop_nodes(cluster.nodes[1:]) + stop_nodes(cluster.nodes[:1])
     shutil.rmtree(cluster.folder, ignore_errors=True)
     return num_processes

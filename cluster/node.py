@@ -46,16 +46,13 @@ class NodeProcess(BaseModel):
         members = [process for process in psutil.process_iter() if process.pid != self.pid and _session(process.pid) == self.pid]
         return [*([leader] if leader else []), *(process for process in members if _lives(process.pid))]
 
-    def stop(self) -> int:
-        """End the node and all that it started; returns how many processes there were. `ray start --block` ends its children when asked to end."""
-        processes = self.processes()
+    def ask_to_end(self) -> list[psutil.Process]:
+        """Tell `ray start --block` to end, which ends its children; returns it, or nothing if it has ended."""
         leader = self._leader()
         if leader is not None:
             with suppress(psutil.NoSuchProcess):
                 leader.terminate()
-            psutil.wait_procs([leader], timeout=_STOP_SECONDS)
-        self.kill()
-        return len(processes)
+        return [leader] if leader else []
 
     def kill(self) -> None:
         """What a power cut would do: kill -9 to all processes of the node."""
@@ -75,6 +72,15 @@ class NodeProcess(BaseModel):
             if f"--temp-dir={self.folder}" in process.cmdline():  # empty for a zombie
                 return process
         return None
+
+
+def stop_nodes(nodes: Sequence[NodeProcess]) -> int:
+    """End the nodes and all that they started, at the same time; returns how many processes there were."""
+    num_processes = sum(len(node.processes()) for node in nodes)
+    psutil.wait_procs([leader for node in nodes for leader in node.ask_to_end()], timeout=_STOP_SECONDS)
+    for node in nodes:
+        node.kill()
+    return num_processes
 
 
 def start_node(options: Sequence[str], address: str, num_cpus: int, environment: Mapping[str, str], folder: Path) -> NodeProcess:

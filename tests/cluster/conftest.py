@@ -9,7 +9,7 @@ import pytest
 from cluster import record
 from cluster.address import JobServer, job_server
 from cluster.record import LocalCluster
-from tests.cluster.program import xrec
+from tests.cluster.program import still_running, xrec
 
 HERE = Path(__file__).parent
 
@@ -63,7 +63,7 @@ def _brought_up(name: str, state_home: Path) -> Iterator[LocalCluster]:
     yield cluster
     ended = xrec("cluster", "down", "--name", name, **state)
     assert ended.returncode == 0, ended.stdout + ended.stderr
-    assert [process for process in processes if process.is_running()] == []
+    assert still_running(processes) == []
     assert not Path(cluster.folder).exists()
 
 

@@ -13,7 +13,7 @@ from cluster import record
 from cluster.local import start_cluster, stop_cluster
 from cluster.node import start_node
 from cluster.record import LocalCluster
-from tests.cluster.program import xrec
+from tests.cluster.program import still_running, xrec
 from xrec.errors import ClusterError
 
 
@@ -112,7 +112,7 @@ def test_status_tells_of_a_lost_worker_at_once_then_of_a_lost_head_and_down_ends
     assert "xrec cluster down --name two" in told.stderr
 
     assert stop_cluster("two") == 0
-    assert [process for process in left if process.is_running()] == []
+    assert still_running(left) == []
     with pytest.raises(ClusterError, match="no cluster 'two'"):
         stop_cluster("two")
 
@@ -135,6 +135,7 @@ def test_down_leaves_a_process_that_took_over_an_id_alone(state_home: Path) -> N
         stranger.wait()
 
 
+@pytest.mark.slow  # Ray takes its time to see that its options are wrong
 def test_start_cluster_that_fails_leaves_no_process_and_no_record(monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[record.NodeProcess] = []
 

@@ -1,6 +1,8 @@
 """What a job finds out about a cluster of three nodes before it starts; drivers are processes of their own."""
 
+import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,7 +12,7 @@ from typing import Any
 import pytest
 
 from cluster.address import JobServer
-from cluster.node import start_node
+from cluster.node import start_node, stop_nodes
 from cluster.record import LocalCluster
 from cluster.status import nodes
 from tests.cluster.program import xrec
@@ -37,7 +39,6 @@ print("ready")
 def _ask(
     cluster: LocalCluster, writes: list[str], *, cwd: Path, reads: list[str] | None = None, cpus: int = 1, storage: Any = None, **variables: str
 ) -> str:
-    import json
 
     argument = json.dumps([cluster.address, reads or [], writes, [1, 1, cpus, 0], storage or {}])
     environment = {**os.environ, **cluster.environment, **variables}
@@ -83,13 +84,27 @@ def test_preflight_an_object_store_needs_credentials_on_every_node(three_nodes: 
 
 
 @pytest.fixture
-def node_with_another_torch(three_nodes: LocalCluster, server: JobServer, tmp_path: Path) -> Iterator[str]:
-    """A fourth node, which finds the metadata of another torch first."""
+def path_with_another_torch(tmp_path: Path) -> str:
+    """A PYTHONPATH on which the metadata of another torch is found first."""
     metadata = tmp_path / "site" / "torch-9.9.9.dist-info" / "METADATA"
     metadata.parent.mkdir(parents=True)
     metadata.write_text("Metadata-Version: 2.1\nName: torch\nVersion: 9.9.9\n")
-    path = os.pathsep.join([str(tmp_path / "site"), os.environ.get("PYTHONPATH", "")])
-    environment = {**os.environ, **three_nodes.environment, "PYTHONPATH": path, "RAY_USAGE_STATS_ENABLED": "0"}
+    return os.pathsep.join([str(tmp_path / "site"), os.environ.get("PYTHONPATH", "")])
+
+
+def test_preflight_a_driver_with_another_torch_is_refused_and_told_of_every_node(
+    three_nodes: LocalCluster, path_with_another_torch: str, tmp_path: Path
+) -> None:
+    said = _ask(three_nodes, [str(tmp_path / "graph")], cwd=tmp_path, PYTHONPATH=path_with_another_torch)
+    for address in ("127.0.0.2", "127.0.0.3", "127.0.0.4"):
+        assert re.search(rf"the node at {re.escape(address)} has torch 2\.\d+\.\d+, the driver 9\.9\.9", said), said
+    assert "requirements/lock.txt" in said
+
+
+@pytest.fixture
+def node_with_another_torch(three_nodes: LocalCluster, server: JobServer, path_with_another_torch: str) -> Iterator[str]:
+    """A fourth node, which has another torch."""
+    environment = {**os.environ, **three_nodes.environment, "PYTHONPATH": path_with_another_torch, "RAY_USAGE_STATS_ENABLED": "0"}
     folder = Path(three_nodes.folder) / "another"
     node = start_node([f"--address={three_nodes.address}"], "127.0.0.9", 1, environment, folder)
     try:
@@ -97,14 +112,14 @@ def node_with_another_torch(three_nodes: LocalCluster, server: JobServer, tmp_pa
             assert node.is_running, node.log_tail()
         yield node.address
     finally:
-        node.stop()
+        stop_nodes([node])
 
 
+@pytest.mark.slow  # a fourth node
 def test_preflight_another_torch_on_a_node_is_refused_and_named(three_nodes: LocalCluster, node_with_another_torch: str, tmp_path: Path) -> None:
     said = _ask(three_nodes, [str(tmp_path / "graph")], cwd=tmp_path)
     assert f"the node at {node_with_another_torch} has torch 9.9.9, the driver " in said
     assert said.count(" has torch ") == 1
-    assert "requirements/lock.txt" in said
 
 
 def test_submit_a_job_without_ray_to_a_path_that_is_not_shared_is_refused_too(three_nodes: LocalCluster, tmp_path: Path) -> None:
