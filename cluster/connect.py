@@ -6,43 +6,66 @@ gets 127.0.0.2. Ray's gRPC ports listen on every interface all the same; its tok
 
 import logging
 import os
-import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from urllib.parse import urlsplit
 
 import ray
+from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 
+from cluster import record
+from cluster.address import named_cluster
+from cluster.node import LOCAL_ENVIRONMENT
+from cluster.reach import check_reachable
 from xrec.config import RayConfig
 from xrec.errors import ClusterError
 
 logger = logging.getLogger("xrec")
 
 LOOPBACK_ADDRESS = "127.0.0.2"
-CONNECT_TIMEOUT_SECONDS = 5.0
-# One torch thread a worker: two on two cores collapse when anything else runs. Gloo would take the host's interface.
-LOCAL_ENVIRONMENT = {"RAY_USAGE_STATS_ENABLED": "0", "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
 
 
 @contextmanager
 def ensure_ray(config: RayConfig) -> Iterator[None]:
     """Ray is initialised inside the `with`; what this call connected or started is shut down at its end, nothing else.
 
-    In this order: Ray as this process already has it; the cluster at `config.address` or RAY_ADDRESS; a new local
-    cluster. Raises ClusterError if a named cluster cannot be reached within a few seconds, or does not let us in.
+    In this order: Ray as this process already has it; the cluster at `config.address` or RAY_ADDRESS, an address or the name of
+    one that `xrec cluster up` started here; a new local cluster. Raises ConfigError for an unknown name, ClusterError if a
+    cluster cannot be reached within a few seconds, or does not let us in.
     """
     if ray.is_initialized():
         yield
         return
     address = config.address or os.environ.get("RAY_ADDRESS")
-    if address in (None, "", "local"):
-        _start_local(config.num_cpus or max(2, os.cpu_count() or 2))
-    else:
-        _connect(address)
-    try:
+    local = named_cluster(address) if address and record.is_name(address) else None
+    with _authentication({**local.environment, "RAY_AUTH_TOKEN": None} if local else {}):
+        if address in (None, "", "local"):
+            _start_local(config.num_cpus or max(2, os.cpu_count() or 2))
+        else:
+            _connect(local.address if local else address)
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+
+@contextmanager
+def _authentication(variables: Mapping[str, str | None]) -> Iterator[None]:
+    """The environment with `variables`, which Ray is told to read again: it does so at its import only."""
+    if not variables:
         yield
+        return
+    try:
+        with environment(variables):
+            _read_authentication_again()
+            yield
     finally:
-        ray.shutdown()
+        _read_authentication_again()
+
+
+def _read_authentication_again() -> None:
+    """What `ray get-auth-token` and Ray's own tests do; there is no public call for it."""
+    Config.initialize("")
+    AuthenticationTokenLoader.instance().reset_cache()
 
 
 def _start_local(num_cpus: int) -> None:
@@ -80,41 +103,25 @@ def _root_cause(error: BaseException) -> str:
     return lines[-1].split(". ")[0]
 
 
-def check_reachable(address: str, advice: str) -> None:
-    """Raise ClusterError, with `advice`, if nothing listens at `address`: host:port, or a URL."""
-    host, port = _host_and_port(address, advice)
-    try:
-        socket.create_connection((host, port), timeout=CONNECT_TIMEOUT_SECONDS).close()
-    except OSError as error:
-        raise ClusterError(f"nothing answers at {address!r} within {CONNECT_TIMEOUT_SECONDS:g} s ({error}); {advice}") from error
-
-
-def _host_and_port(address: str, advice: str) -> tuple[str, int]:
-    parts = urlsplit(address if "://" in address else f"//{address}")
-    try:
-        port = parts.port or {"http": 80, "https": 443}.get(parts.scheme)
-    except ValueError:
-        port = None
-    if not parts.hostname or not port:
-        raise ClusterError(f"Ray address {address!r}: expected host:port, or a URL such as ray://host:port or http://host:8265; {advice}")
-    return parts.hostname, port
-
-
 def _show_worker_logs() -> bool:
     """Worker output goes to the driver's terminal only with --debug; without, it is in Ray's session folder."""
     return logger.isEnabledFor(logging.DEBUG)
 
 
 @contextmanager
-def environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """The process's environment with `variables`, inherited by what is started inside; as before afterwards."""
+def environment(variables: Mapping[str, str | None]) -> Iterator[None]:
+    """The process's environment with `variables`, None for one that is unset, inherited by what is started inside; as before afterwards."""
     before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
+    _set(variables)
     try:
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+        _set(before)
+
+
+def _set(variables: Mapping[str, str | None]) -> None:
+    for name, value in variables.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value

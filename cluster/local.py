@@ -4,155 +4,136 @@ For tests and for trying things out. Token authentication is on, with a token of
 """
 
 import os
-import secrets
-import signal
-import socket
-import subprocess
+import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from cluster.connect import LOCAL_ENVIRONMENT
+from cluster import record
+from cluster.address import JobServer
+from cluster.node import LOCAL_ENVIRONMENT, NodeProcess, free_ports, start_node, stop_nodes, write_token
+from cluster.record import LocalCluster
 from cluster.status import nodes
 from cluster.token import auth_headers
 from xrec.errors import ClusterError
 
 _START_SECONDS = 90.0
-_STOP_SECONDS = 15.0
-_OBJECT_STORE_BYTES = 200_000_000
+_MOST_NODES = 64
 
 
-@dataclass(frozen=True)
-class LocalCluster:
-    """A running cluster. `environment` holds the variables by which a client proves that it may use it."""
+def start_cluster(name: str, num_nodes: int, cpus_per_node: int) -> LocalCluster:
+    """Start a head and `num_nodes` - 1 workers that outlive this process, and keep a record of them under `name`.
 
-    address: str
-    dashboard_url: str
-    environment: Mapping[str, str]
-    processes: tuple["subprocess.Popen[bytes]", ...]
+    Raises ConfigError for a name or number that cannot be, ClusterError if the name is taken or a node does not start; then none runs.
+    """
+    record.check_name(name)
+    if not 1 <= num_nodes <= _MOST_NODES:
+        raise ValueError(f"num_nodes must be 1 to {_MOST_NODES}, saw {num_nodes}")
+    record.claim(name)
+    try:
+        return _start(name, num_nodes, cpus_per_node, record.save)
+    except BaseException:
+        record.forget(name)
+        raise
+
+
+def stop_cluster(name: str) -> int:
+    """End the processes of the cluster that `start_cluster` recorded as `name`, and no others; returns how many still ran.
+
+    Raises ClusterError if there is no such cluster.
+    """
+    if name not in record.names():
+        raise ClusterError(f"no cluster {name!r} was brought up on this machine; there are: {', '.join(record.names()) or 'none'}")
+    cluster = record.find(name)
+    num_processes = _stop(cluster) if cluster else 0
+    record.forget(name)
+    return num_processes
 
 
 @contextmanager
 def local_cluster(num_workers: int = 2, cpus_per_node: int = 1) -> Iterator[LocalCluster]:
     """A head and `num_workers` workers; `address` is for ray.address or RAY_ADDRESS, `dashboard_url` for `xrec submit`.
 
-    All are stopped at the end of the `with`. Raises ClusterError if a node does not start.
+    All are stopped at the end of the `with`, and none is recorded. Raises ClusterError if a node does not start.
     """
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="xrec-ray-", ignore_cleanup_errors=True)))
-        client_environment = _token(folder)
-        environment = {**os.environ, **LOCAL_ENVIRONMENT, **client_environment, "PATH": _path_with_this_python()}
-        environment.pop("RAY_ADDRESS", None)
-        port, dashboard_port, client_port = _free_ports(3)
-        address, url = f"127.0.0.2:{port}", f"http://127.0.0.1:{dashboard_port}"
-        head = [
-            "--head",
-            "--node-ip-address=127.0.0.2",
-            f"--port={port}",
-            "--dashboard-host=127.0.0.1",
-            f"--dashboard-port={dashboard_port}",
-            f"--ray-client-server-port={client_port}",
-        ]
-        processes = [stack.enter_context(_node(head, cpus_per_node, environment, folder / "0"))]
-        _wait_for_nodes(processes, url, client_environment, folder)
-        for number in range(1, num_workers + 1):
-            worker = [f"--address={address}", f"--node-ip-address=127.0.0.{number + 2}"]
-            processes.append(stack.enter_context(_node(worker, cpus_per_node, environment, folder / str(number))))
-        _wait_for_nodes(processes, url, client_environment, folder)
-        yield LocalCluster(address, url, client_environment, tuple(processes))
-
-
-def _token(folder: Path) -> dict[str, str]:
-    path = folder / "auth_token"
-    path.touch(mode=0o600)
-    path.write_text(secrets.token_hex(32), encoding="ascii")
-    return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(path)}
-
-
-def _path_with_this_python() -> str:
-    """A submitted job's `python` is the one of the node's PATH: this one, so that it has the same packages."""
-    return os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
-
-
-@contextmanager
-def _node(options: Sequence[str], num_cpus: int, environment: Mapping[str, str], folder: Path) -> Iterator["subprocess.Popen[bytes]"]:
-    """One `ray start --block`, in a session of its own: its end is the node's end.
-
-    Each node has its own folder: nodes that start at the same time in one folder take each other's socket names.
-    """
-    agent_port, runtime_env_port = _free_ports(2)
-    command = [
-        str(Path(sys.executable).with_name("ray")),
-        "start",
-        "--block",
-        *options,
-        f"--num-cpus={num_cpus}",
-        f"--temp-dir={folder}",
-        f"--object-store-memory={_OBJECT_STORE_BYTES}",
-        f"--dashboard-agent-listen-port={agent_port}",
-        f"--runtime-env-agent-port={runtime_env_port}",
-        "--min-worker-port=0",
-        "--max-worker-port=0",
-        "--disable-usage-stats",
-    ]
-    with _log(folder).open("wb") as output:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=dict(environment), start_new_session=True)
+    cluster = _start(f"test-{uuid.uuid4().hex[:8]}", num_workers + 1, cpus_per_node, lambda _: None)
     try:
-        yield process
+        yield cluster
     finally:
-        _stop(process)
+        _stop(cluster)
 
 
-def _wait_for_nodes(processes: Sequence["subprocess.Popen[bytes]"], url: str, environment: Mapping[str, str], folder: Path) -> None:
-    """Return when the cluster counts as many living nodes as there are processes."""
+def _start(name: str, num_nodes: int, cpus_per_node: int, on_node: Callable[[LocalCluster], None]) -> LocalCluster:
+    """Start node after node; `on_node` gets the cluster as it is before the first and after each."""
+    cluster, head = _empty_cluster(name)
+    try:
+        for number in range(num_nodes):
+            options = head if number == 0 else [f"--address={cluster.address}"]
+            on_node(cluster)
+            node = start_node(options, f"127.0.0.{number + 2}", cpus_per_node, _environment(cluster), Path(cluster.folder) / str(number))
+            cluster = cluster.model_copy(update={"nodes": (*cluster.nodes, node)})
+            on_node(cluster)
+            if number in (0, num_nodes - 1):
+                _wait_for_nodes(cluster)
+        return cluster
+    except BaseException:
+        _stop(cluster)
+        raise
+
+
+def _empty_cluster(name: str) -> tuple[LocalCluster, list[str]]:
+    """A cluster without nodes yet, and the options of its head."""
+    folder = Path(tempfile.mkdtemp(prefix="xrec-ray-"))  # short: Ray's socket names have at most 107 characters
+    port, dashboard_port, client_port = free_ports(3)
+    head = [
+        "--head",
+        f"--port={port}",
+        "--dashboard-host=127.0.0.1",
+        f"--dashboard-port={dashboard_port}",
+        f"--ray-client-server-port={client_port}",
+    ]
+    url = f"http://127.0.0.1:{dashboard_port}"
+    return LocalCluster(name=name, address=f"127.0.0.2:{port}", dashboard_url=url, folder=str(folder), token_path=str(write_token(folder))), head
+
+
+def _environment(cluster: LocalCluster) -> dict[str, str]:
+    """This process's variables, less those that would lead elsewhere.
+
+    A submitted job's `python` is the one of the node's PATH: this one, so that it has the same packages.
+    """
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+    inherited = {name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", "RAY_AUTH_TOKEN", "RAY_API_SERVER_ADDRESS")}
+    return {**inherited, **LOCAL_ENVIRONMENT, **cluster.environment, "PATH": path}
+
+
+def _wait_for_nodes(cluster: LocalCluster) -> None:
+    """Return when the cluster counts as many living nodes as were started."""
     deadline = time.monotonic() + _START_SECONDS
     while time.monotonic() < deadline:
-        for number, process in enumerate(processes):
-            if process.poll() is not None:
-                raise ClusterError(f"node {number} ended with code {process.returncode} while starting:\n{_tail(folder, number)}")
-        if _num_alive(url, environment) == len(processes):
+        for node in cluster.nodes:
+            if not node.is_running:
+                raise ClusterError(f"the node at {node.address} ended while starting:\n{node.log_tail()}")
+        if _num_alive(cluster) == len(cluster.nodes):
             return
         time.sleep(0.3)
-    raise ClusterError(
-        f"{_num_alive(url, environment)} of {len(processes)} nodes started in {_START_SECONDS:g} s:\n{_tail(folder, len(processes) - 1)}"
-    )
+    last: NodeProcess = cluster.nodes[-1]
+    raise ClusterError(f"{_num_alive(cluster)} of {len(cluster.nodes)} nodes started in {_START_SECONDS:g} s:\n{last.log_tail()}")
 
 
-def _num_alive(url: str, environment: Mapping[str, str]) -> int:
+def _num_alive(cluster: LocalCluster) -> int:
     try:
-        return sum(node.is_alive for node in nodes(url, auth_headers(environment)))
+        server = JobServer(cluster.dashboard_url, auth_headers(cluster.environment))
+        return sum(node.state == "alive" for node in nodes(server))
     except ClusterError:  # the dashboard does not answer yet
         return 0
 
 
-def _log(folder: Path) -> Path:
-    return folder.with_suffix(".log")
-
-
-def _tail(folder: Path, number: int) -> str:
-    return _log(folder / str(number)).read_text(encoding="utf-8", errors="replace")[-2000:]
-
-
-def _stop(process: "subprocess.Popen[bytes]") -> None:
-    """`ray start --block` ends its children when asked to end; the session's signal reaches any that it left."""
-    process.terminate()
-    try:
-        process.wait(_STOP_SECONDS)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-
-
-def _free_ports(count: int) -> list[int]:
-    """Free ports of loopback; all are held until all are found, so they differ."""
-    with ExitStack() as stack:
-        taken = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in taken:
-            each.bind(("127.0.0.1", 0))
-        return [int(each.getsockname()[1]) for each in taken]
+def _stop(cluster: LocalCluster) -> int:
+    """The workers first, so that none looks for a head; returns the number of processes."""
+    num_processes = stop_nodes(cluster.nodes[1:]) + stop_nodes(cluster.nodes[:1])
+    shutil.rmtree(cluster.folder, ignore_errors=True)
+    return num_processes

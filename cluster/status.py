@@ -1,48 +1,81 @@
-"""What a running Ray cluster consists of, asked over HTTP from its dashboard: no Ray needs to run here."""
+"""What a running Ray cluster consists of and does, asked over HTTP from its dashboard.
 
-import json
-import urllib.error
-import urllib.request
+Ray takes up to half a minute to notice that a node is gone. Of a cluster on this machine the processes are looked at too:
+a node whose `ray start` has ended is "lost", whatever Ray still believes.
+"""
+
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
-from cluster.connect import check_reachable
-from cluster.token import auth_headers
+from cluster.address import JobServer
+from cluster.dashboard import ask
+from cluster.jobs import JobEntry, list_jobs
+from cluster.record import LocalCluster
 from xrec.errors import ClusterError
 
-_TIMEOUT_SECONDS = 30.0
+NodeState = Literal["alive", "dead", "lost"]
+
 _NODES_PATH = "/api/v0/nodes?limit=10000&detail=1"
 
 
 @dataclass(frozen=True)
 class NodeStatus:
-    """One node. `resources` maps a name to a total: CPU and GPU in units, memory in bytes."""
+    """One node. `resources` and `in_use` map a name to an amount: CPU and GPU in units, memory in bytes; use is some seconds old."""
 
     node_id: str
     address: str
     is_head: bool
-    is_alive: bool
+    state: NodeState
     resources: Mapping[str, float]
+    in_use: Mapping[str, float] = field(default_factory=dict)
 
 
-def nodes(dashboard_url: str, headers: Mapping[str, str] | None = None) -> list[NodeStatus]:
-    """The nodes of the cluster whose dashboard is at `dashboard_url`, head first; dead ones are listed too.
+@dataclass(frozen=True)
+class ClusterStatus:
+    """Nodes, head first, dead ones too; jobs, newest first."""
 
-    `headers` authenticate (none: Ray's token of this user). Raises ClusterError if the cluster does not answer or refuses.
-    """
-    check_reachable(dashboard_url, "check that the cluster runs and that this is its dashboard, http://host:8265 by default")
-    request = urllib.request.Request(dashboard_url.rstrip("/") + _NODES_PATH, headers=dict(auth_headers() if headers is None else headers))
+    nodes: tuple[NodeStatus, ...]
+    jobs: tuple[JobEntry, ...]
+
+
+def cluster_status(server: JobServer) -> ClusterStatus:
+    """Nodes with what of them is in use, and jobs; raises ClusterError if the cluster does not answer, refuses, or has lost its head."""
+    if server.local is not None:
+        _check_head(server.local)
+    use = _use(server)
+    found = [replace(node, in_use=use.get(node.node_id, {})) if node.state == "alive" else node for node in nodes(server)]
+    return ClusterStatus(tuple(found), tuple(list_jobs(server)))
+
+
+def nodes(server: JobServer) -> list[NodeStatus]:
+    """The nodes of the cluster, head first; dead ones are listed too. Raises ClusterError if the cluster does not answer or refuses."""
+    answer = ask(server, _NODES_PATH)
     try:
-        with urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS) as answer:
-            rows = json.load(answer)["data"]["result"]["result"]
-    except urllib.error.HTTPError as error:
-        raise ClusterError(f"{dashboard_url}: answered {error.code} {error.reason}; 401 or 403: set RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH") from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ClusterError(f"{dashboard_url}: no list of nodes in its answer ({error}); is this a Ray dashboard?") from error
-    return sorted((_node(row) for row in rows), key=lambda node: (not node.is_head, node.address))
+        rows = answer["data"]["result"]["result"]
+    except (KeyError, TypeError) as error:
+        raise ClusterError(f"{server.url}: no list of nodes in its answer; is this a Ray dashboard?") from error
+    gone = {node.address for node in server.local.nodes if not node.is_running} if server.local else set()
+    return sorted((_node(row, gone) for row in rows), key=lambda node: (not node.is_head, node.address))
 
 
-def _node(row: Mapping[str, Any]) -> NodeStatus:
+def _node(row: Mapping[str, Any], gone: set[str]) -> NodeStatus:
     resources = {name: total for name, total in row["resources_total"].items() if not name.startswith("node:")}
-    return NodeStatus(row["node_id"], row["node_ip"], row["is_head_node"], row["state"] == "ALIVE", resources)
+    state: NodeState = "dead" if row["state"] != "ALIVE" else "lost" if row["node_ip"] in gone else "alive"
+    return NodeStatus(row["node_id"], row["node_ip"], row["is_head_node"], state, resources)
+
+
+def _use(server: JobServer) -> dict[str, dict[str, float]]:
+    """What is in use of each node, by its id; empty until the autoscaler's monitor has reported for the first time."""
+    status = ask(server, "/api/cluster_status")["data"]["clusterStatus"] or {}
+    by_node = (status.get("loadMetricsReport") or {}).get("usageByNode") or {}
+    return {node_id: {name: used for name, (used, _) in amounts.items()} for node_id, amounts in by_node.items()}
+
+
+def _check_head(cluster: LocalCluster) -> None:
+    if not cluster.nodes or not cluster.nodes[0].is_running:
+        left = sum(node.is_running for node in cluster.nodes)
+        raise ClusterError(
+            f"cluster {cluster.name!r}: its head is gone, {left} of {max(len(cluster.nodes) - 1, 0)} workers are left and cannot be used; "
+            f"xrec cluster down --name {cluster.name}, then xrec cluster up again"
+        )

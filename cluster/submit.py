@@ -1,60 +1,57 @@
 """A job sent to a Ray cluster through its Jobs API: code and config go up, the log comes down.
 
-The job's working folder on the cluster holds xrec/, jobs/, cluster/ and the config file, nothing else. What the job
-reads and writes must therefore lie where every node finds it.
+What the job reads and writes must lie where every node finds it: it takes no data along (cluster.runtime_env).
 """
 
 import asyncio
 import os
 import shlex
-import shutil
-import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from ray.exceptions import RayError
 from ray.job_submission import JobInfo, JobStatus, JobSubmissionClient
 
-import xrec
-from cluster.connect import check_reachable
-from cluster.token import auth_headers
+from cluster.address import JobServer
+from cluster.reach import check_reachable
+from cluster.runtime_env import runtime_environment, working_folder
 from xrec.config import JobConfig
 from xrec.errors import ClusterError, ConfigError
 
-_PACKAGES = ("xrec", "jobs", "cluster")
-_URI_KEYS = frozenset({"workspace", "uri", "release", "dataset", "graph", "adapter", "explanations", "evaluation"})
+_ARTIFACTS = ("dataset", "graph", "llm", "adapter", "recommendations", "explanations", "evaluation", "ablation")
+_URI_KEYS = frozenset({"workspace", "uri", "release", "carry_from", "interactions", "users", "items", *_ARTIFACTS})
 _NUM_REASON_LINES = 15
 
 
-def submit_job(module: str, config_path: str, overrides: Sequence[str], address: str) -> str:
-    """Start `python -m jobs.<module> <config> <overrides>` on the cluster whose job server is at `address` (URL).
+def submit_job(module: str, config_path: str, overrides: Sequence[str], server: JobServer, *, packages: Sequence[str] = (), first: str = "") -> str:
+    """Start `python -m jobs.<module> <config> <overrides>` on the cluster, after the shell command `first` if there is one.
 
-    AWS_* variables of this process go with it. Returns the submission id; raises ClusterError.
+    AWS_* variables of this process go with it; `packages` (name==version) are installed for it. Returns the submission id; raises ClusterError.
     """
-    client = _client(address)
+    client = _client(server)
     arguments = [Path(config_path).name, *overrides]
-    with _working_folder(Path(config_path)) as folder:
+    entrypoint = f"python -m jobs.{module} {shlex.join(arguments)}"
+    with working_folder(Path(config_path)) as folder:
         try:
             return str(
                 client.submit_job(
-                    entrypoint=f"python -m jobs.{module} {shlex.join(arguments)}",
-                    runtime_env={"working_dir": str(folder), "env_vars": _passed_variables()},
+                    entrypoint=f"{first} && {entrypoint}" if first else entrypoint,
+                    runtime_env=runtime_environment(folder, packages),
                     metadata={"job": module},
                 )
             )
         except (RuntimeError, OSError) as error:
-            raise ClusterError(f"{address}: the job server refused the job: {error}") from error
+            raise ClusterError(f"{server.url}: the job server refused the job: {error}") from error
 
 
-def follow_job(submission_id: str, address: str, write: Callable[[str], None]) -> None:
+def follow_job(submission_id: str, server: JobServer, write: Callable[[str], None]) -> None:
     """Hand the job's log to `write` as it comes, until the job ends.
 
     Raises ClusterError with the reason and the log's last lines if it did not succeed. KeyboardInterrupt leaves it running.
     """
-    client = _client(address)
+    client = _client(server)
     last_lines: deque[str] = deque(maxlen=_NUM_REASON_LINES)
 
     async def tail() -> None:
@@ -66,7 +63,7 @@ def follow_job(submission_id: str, address: str, write: Callable[[str], None]) -
         asyncio.run(tail())
         info = client.get_job_info(submission_id)
     except (RuntimeError, OSError) as error:
-        raise ClusterError(f"{address}: the log of {submission_id} broke off ({error}); the job may go on: ray job logs {submission_id}") from error
+        raise ClusterError(f"{server.url}: the log of {submission_id} broke off ({error}); the job may go on: xrec jobs list") from error
     if info.status != JobStatus.SUCCEEDED:
         raise ClusterError(_reason(submission_id, info, last_lines))
 
@@ -81,29 +78,20 @@ def check_shared_paths(config: JobConfig) -> None:
         )
 
 
-def _client(address: str) -> JobSubmissionClient:
+def shared_path_check(config: JobConfig) -> str:
+    """The shell command that asks all nodes whether they see the job's local output, for a job that does not ask itself; else empty."""
+    if "ray" in type(config).model_fields or "://" in config.workspace:
+        return ""
+    return f"python -m cluster.preflight {shlex.quote(config.workspace)}"
+
+
+def _client(server: JobServer) -> JobSubmissionClient:
     advice = "check that the cluster runs and that this is its job server, http://host:8265 by default"
-    check_reachable(address, advice)
+    check_reachable(server.url, advice)
     try:
-        return JobSubmissionClient(address, headers=auth_headers())
+        return JobSubmissionClient(server.url, headers=dict(server.headers))
     except (RuntimeError, ValueError, OSError, RayError) as error:
-        raise ClusterError(f"{address}: the job server cannot be used ({error}); {advice}") from error
-
-
-@contextmanager
-def _working_folder(config_path: Path) -> Iterator[Path]:
-    """A temporary folder with the code and the config, as the job sees it."""
-    source = Path(xrec.__file__).parents[1]
-    with tempfile.TemporaryDirectory(prefix="xrec-submit-") as name:
-        folder = Path(name)
-        for package in _PACKAGES:
-            shutil.copytree(source / package, folder / package, ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
-        shutil.copy(config_path, folder / config_path.name)
-        yield folder
-
-
-def _passed_variables() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
+        raise ClusterError(f"{server.url}: the job server cannot be used ({error}); {advice}") from error
 
 
 def _uris(values: Any, key: str = "") -> Iterator[tuple[str, str]]:

@@ -5,6 +5,8 @@ import logging
 import numpy as np
 
 from cluster.connect import ensure_ray
+from cluster.preflight import check_cluster
+from cluster.room import demand_of_workers
 from xrec.config import AblateConfig, Variant
 from xrec.data.dataset import read_dataset
 from xrec.data.held_out import HeldOutPair, held_out_pairs
@@ -16,7 +18,7 @@ from xrec.evaluate.variant_scores import VariantScore, of_the_same_pairs, read_s
 from xrec.generate.explainer import Explainer, Sources, load_explainer
 from xrec.generate.scoring import fitting_pairs, generated_texts, nll_own_and_shuffled, own_pairs
 from xrec.llm.model import resolve_device
-from xrec.llm.source import model_fingerprint, resolve_model
+from xrec.llm.source import folder_uris, model_fingerprint, resolve_model
 from xrec.storage import Location, Manifest, check_access, finished, open_location, read_manifest
 from xrec.train.adapter_loop import adapter_run_config, train_adapter
 
@@ -43,6 +45,8 @@ def run(config: AblateConfig) -> Manifest:
         return done
     pairs = _drawn_pairs(config)
     with ensure_ray(config.ray):
+        reads = [config.artifact("dataset"), config.artifact("graph"), *folder_uris(config.llm.model)]
+        check_cluster(demand_of_workers(config.scaling), reads=reads, writes=[output.uri], storage=config.storage)
         for variant in config.variants:
             logger.info("variant %s: training", variant)
             train_adapter(config.training_of(variant, _adapter(output, variant).uri))

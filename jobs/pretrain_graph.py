@@ -1,6 +1,8 @@
 """Graph pretraining: the dataset in, a vector for each user and item out. `python -m jobs.pretrain_graph CONFIG`."""
 
 from cluster.connect import ensure_ray
+from cluster.preflight import check_cluster
+from cluster.room import demand_of_workers
 from xrec.config import PretrainGraphConfig
 from xrec.storage import Manifest, check_access, open_location
 from xrec.train.graph_loop import pretrain_graph, pretrained_graph
@@ -14,6 +16,9 @@ def run(config: PretrainGraphConfig) -> Manifest:
     if done is not None:
         return done
     with ensure_ray(config.ray):
+        check_cluster(
+            demand_of_workers(config.scaling), reads=[config.artifact("dataset")], writes=[config.artifact("graph")], storage=config.storage
+        )
         return pretrain_graph(config)
 
 

@@ -1,6 +1,8 @@
 """Job `recommend`: dataset and graph in, each user's best unseen items out."""
 
 from cluster.connect import ensure_ray
+from cluster.preflight import check_cluster
+from cluster.room import ONE_CPU
 from xrec.config import RecommendConfig
 from xrec.recommend import plan_recommendations, read_tables, run_recommend
 from xrec.storage import Manifest, check_access, open_location
@@ -15,6 +17,8 @@ def run(config: RecommendConfig) -> Manifest:
         return plan.done
     tables = read_tables(config)
     with ensure_ray(config.ray):
+        reads = [config.artifact("dataset"), config.artifact("graph")]
+        check_cluster(ONE_CPU, reads=reads, writes=[config.artifact("recommendations")], storage=config.storage)
         return run_recommend(config, plan, tables)
 
 

@@ -1,7 +1,10 @@
 """Job `train-adapter`: dataset, graph and a frozen language model in, adapter artifact out."""
 
 from cluster.connect import ensure_ray
+from cluster.preflight import check_cluster
+from cluster.room import demand_of_workers
 from xrec.config import TrainAdapterConfig
+from xrec.llm.source import folder_uris
 from xrec.storage import Manifest, check_access, open_location
 from xrec.train.adapter_loop import train_adapter
 
@@ -11,6 +14,8 @@ def run(config: TrainAdapterConfig) -> Manifest:
     for name in ("dataset", "graph", "adapter"):
         check_access(open_location(config.artifact(name), config.storage), config.storage)
     with ensure_ray(config.ray):
+        reads = [config.artifact("dataset"), config.artifact("graph"), *folder_uris(config.llm.model)]
+        check_cluster(demand_of_workers(config.scaling), reads=reads, writes=[config.artifact("adapter")], storage=config.storage)
         return train_adapter(config)
 
 

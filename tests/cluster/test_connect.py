@@ -9,7 +9,7 @@ import ray
 
 from cluster.connect import LOOPBACK_ADDRESS, ensure_ray, environment
 from xrec.config import RayConfig
-from xrec.errors import ClusterError
+from xrec.errors import ClusterError, ConfigError
 
 CONNECTS = """
 import sys, ray
@@ -103,7 +103,7 @@ def test_ensure_ray_address_without_cluster_names_the_address(without_ray: None,
 
 
 def test_ensure_ray_malformed_address_says_what_is_expected(without_ray: None) -> None:
-    with pytest.raises(ClusterError, match=r"'my-cluster'.*host:port"), ensure_ray(RayConfig(address="my-cluster")):
+    with pytest.raises(ConfigError, match=r"'my-cluster'.*host:port"), ensure_ray(RayConfig(address="my-cluster")):
         pass
 
 

@@ -1,32 +1,21 @@
 """A head and two workers as separate nodes; jobs go to them as a user sends them, with `xrec submit`."""
 
-import os
 import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import pytest
-import torch
-import yaml
 
-from cluster.local import LocalCluster, local_cluster
-from cluster.status import nodes
+from cluster.record import LocalCluster
 from cluster.submit import check_shared_paths
-from cluster.token import auth_headers
-from xrec.adapter.artifact import AdapterConfig, write_adapter
-from xrec.adapter.model import build_adapters
+from tests.cluster.program import xrec
+from tests.cluster.town import SAMPLE, write_config, write_llm_and_adapter
 from xrec.backfill import read_explanations
-from xrec.config import AdapterModelConfig, PrepareConfig, PromptConfig, SampleLLMConfig, StorageConfig, parse_config
+from xrec.config import PrepareConfig, StorageConfig, parse_config
 from xrec.data import prepare_dataset, read_dataset
-from xrec.errors import ClusterError, ConfigError
+from xrec.errors import ConfigError
 from xrec.graph import read_graph
-from xrec.llm.sample_model import build_model, save_sample_model, train_tokenizer
-from xrec.llm.source import model_fingerprint
-from xrec.storage import Manifest, open_location, read_manifest
-
-SAMPLE = {"kind": "sample", "num_users": 20, "num_items": 12, "interactions_per_user": 6, "explanations_per_user": 3}
+from xrec.storage import open_location, read_manifest
 
 
 class Store(Protocol):
@@ -34,12 +23,6 @@ class Store(Protocol):
     environment: dict[str, str]
 
     def new_bucket(self) -> str: ...
-
-
-@pytest.fixture(scope="module")
-def three_nodes() -> Iterator[LocalCluster]:
-    with local_cluster(num_workers=2, cpus_per_node=1) as cluster:
-        yield cluster
 
 
 def _config(folder: Path, workspace: str) -> Path:
@@ -50,23 +33,7 @@ def _config(folder: Path, workspace: str) -> Path:
 
 
 def _submit(cluster: LocalCluster, *arguments: object, **variables: str) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", "xrec.cli", "submit", *map(str, arguments), "--address", cluster.dashboard_url]
-    environment = {**os.environ, **cluster.environment, **variables}
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
-
-
-def test_local_cluster_is_a_head_and_two_workers_each_on_its_own_address(three_nodes: LocalCluster) -> None:
-    found = nodes(three_nodes.dashboard_url, auth_headers(three_nodes.environment))
-    assert [node.address for node in found] == ["127.0.0.2", "127.0.0.3", "127.0.0.4"]
-    assert [node.is_head for node in found] == [True, False, False]
-    assert all(node.is_alive and node.resources["CPU"] == 1 for node in found)
-    assert len({node.node_id for node in found}) == 3
-
-
-@pytest.mark.parametrize("headers", [{}, {"Authorization": "Bearer " + "0" * 64}])
-def test_nodes_without_the_token_are_refused(three_nodes: LocalCluster, headers: dict[str, str]) -> None:
-    with pytest.raises(ClusterError, match=r"40[13].*RAY_AUTH_TOKEN"):
-        nodes(three_nodes.dashboard_url, headers)
+    return xrec("submit", *arguments, "--address", cluster.name, **variables)
 
 
 def test_submit_prepare_to_the_object_store_follows_the_log_and_leaves_the_artifact(three_nodes: LocalCluster, s3: Store, tmp_path: Path) -> None:
@@ -79,40 +46,12 @@ def test_submit_prepare_to_the_object_store_follows_the_log_and_leaves_the_artif
     assert manifest.row_counts["users"] == 30
 
 
-def _write_config(path: Path, values: dict[str, Any]) -> Path:
-    path.write_text(yaml.safe_dump(values), encoding="utf-8")
-    return path
-
-
-def _write_llm_and_adapter(workspace: str, storage: StorageConfig, graph: Manifest, folder: Path) -> None:
-    """A small random language model, and an adapter for it and `graph`: what a backfill needs, made without training."""
-    torch.manual_seed(0)
-    tokenizer = train_tokenizer(["A quiet place with a garden for a guest."], 300)
-    model = build_model(SampleLLMConfig(hidden_size=32, num_layers=1, num_heads=2, num_key_value_heads=1), tokenizer)
-    save_sample_model(model, tokenizer, folder)
-    for path in folder.iterdir():
-        (open_location(f"{workspace}/llm", storage) / path.name).write_bytes(path.read_bytes())
-    base_model = model_fingerprint(folder)
-    config = AdapterConfig(
-        embedding_dim=graph.config["model"]["embedding_dim"],
-        hidden_size=32,
-        model=AdapterModelConfig(num_experts=2),
-        prompt=PromptConfig(use_chat_template=False),  # its last token, which an untrained model repeats, is then a colon
-        base_model=f"{workspace}/llm",
-        base_model_fingerprint=base_model,
-        graph_fingerprint=graph.fingerprint,
-    )
-    state = build_adapters(config.model, embedding_dim=config.embedding_dim, hidden_size=config.hidden_size).state_dict()
-    inputs = {**graph.inputs, "graph": graph.fingerprint, "base_model": base_model}
-    write_adapter(open_location(f"{workspace}/adapter", storage), state, config, run_config={}, inputs=inputs, metrics={}, extra_files={})
-
-
 def test_submit_pretrain_graph_and_backfill_run_on_the_three_nodes(three_nodes: LocalCluster, s3: Store, tmp_path: Path) -> None:
     """Two jobs, one after the other, on artifacts in the object store; each one's log is followed to its summary."""
     workspace = s3.new_bucket()
     dataset = prepare_dataset(parse_config(PrepareConfig, {"workspace": workspace, "storage": s3.storage, "source": SAMPLE}))
     small = {"model": {"embedding_dim": 8, "num_layers": 1}, "training": {"num_epochs": 2}, "scaling": {"num_workers": 2, "device": "cpu"}}
-    done = _submit(three_nodes, "pretrain-graph", _write_config(tmp_path / "graph.yaml", {"workspace": workspace, **small}), **s3.environment)
+    done = _submit(three_nodes, "pretrain-graph", write_config(tmp_path / "graph.yaml", {"workspace": workspace, **small}), **s3.environment)
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"graph: {workspace}/graph" in done.stdout
     graph = read_graph(open_location(f"{workspace}/graph", s3.storage))
@@ -120,7 +59,7 @@ def test_submit_pretrain_graph_and_backfill_run_on_the_three_nodes(three_nodes: 
     assert graph.manifest.inputs == {"dataset": dataset.fingerprint}
 
     (tmp_path / "llm").mkdir()
-    _write_llm_and_adapter(workspace, s3.storage, graph.manifest, tmp_path / "llm")
+    write_llm_and_adapter(workspace, s3.storage, graph.manifest, tmp_path / "llm")
     values = {
         "workspace": workspace,
         "pairs": {"kind": "top_k", "k": 2},
@@ -129,7 +68,7 @@ def test_submit_pretrain_graph_and_backfill_run_on_the_three_nodes(three_nodes: 
         "decoding": {"max_new_tokens": 4, "text": {"max_words": None, "max_phrase_repeats": None}},  # a toy model writes no sentences
         "actors": {"num_actors": 2, "device": "cpu"},
     }
-    done = _submit(three_nodes, "backfill", _write_config(tmp_path / "backfill.yaml", values), **s3.environment)
+    done = _submit(three_nodes, "backfill", write_config(tmp_path / "backfill.yaml", values), **s3.environment)
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"explanations: {workspace}/explanations" in done.stdout
     assert "40 pairs in 4 chunks; run: 4 chunks left" in done.stdout
@@ -162,7 +101,8 @@ def test_submit_no_follow_returns_the_submission_id(three_nodes: LocalCluster, t
 
 
 def test_submit_without_the_token_exits_1_and_says_so(three_nodes: LocalCluster, tmp_path: Path) -> None:
-    done = _submit(three_nodes, "prepare", _config(tmp_path, str(tmp_path / "workspace")), RAY_AUTH_MODE="disabled")
+    config = _config(tmp_path, str(tmp_path / "workspace"))
+    done = xrec("submit", "prepare", config, "--address", three_nodes.dashboard_url, RAY_AUTH_MODE="disabled")
     assert done.returncode == 1
     assert done.stderr.startswith("error: ")
     assert "RAY_AUTH_TOKEN" in done.stderr
@@ -170,8 +110,7 @@ def test_submit_without_the_token_exits_1_and_says_so(three_nodes: LocalCluster,
 
 
 def test_submit_to_an_address_where_nothing_listens_exits_1_and_names_it(tmp_path: Path) -> None:
-    dead = LocalCluster(address="", dashboard_url="http://127.0.0.1:9", environment={}, processes=())
-    done = _submit(dead, "prepare", _config(tmp_path, str(tmp_path / "workspace")))
+    done = xrec("submit", "prepare", _config(tmp_path, str(tmp_path / "workspace")), "--address", "http://127.0.0.1:9")
     assert done.returncode == 1
     assert "http://127.0.0.1:9" in done.stderr
     assert "Traceback" not in done.stderr

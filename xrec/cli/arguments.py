@@ -11,3 +11,9 @@ Overrides = Annotated[
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved config as YAML and stop; nothing is touched.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Also debug lines, workers' output, and the traceback of an error.")]
+Address = Annotated[
+    str | None,
+    typer.Option(
+        "--address", metavar="URL|NAME", envvar="RAY_API_SERVER_ADDRESS", help="Job server, http://host:8265, or the name of a cluster started here."
+    ),
+]

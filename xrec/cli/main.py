@@ -5,7 +5,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from xrec import __version__
-from xrec.cli import demo_command, explain_command, submit_command
+from xrec.cli import cluster_command, demo_command, explain_command, jobs_command, submit_command
 from xrec.cli.job import JOBS, job_named
 from xrec.cli.job_commands import add_job_command
 
@@ -46,6 +46,8 @@ for _job in JOBS:
 app.command("explain", help=explain_command.HELP)(explain_command.explain)
 app.command("demo", help=demo_command.HELP)(demo_command.demo)
 app.command("submit", help=submit_command.HELP)(submit_command.submit)
+app.add_typer(jobs_command.app, name="jobs", help="Jobs of a cluster: list, logs, stop.")
+app.add_typer(cluster_command.app, name="cluster", help="A Ray cluster on this machine: up, down; the status of any.")
 
 
 def main() -> NoReturn:

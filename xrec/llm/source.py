@@ -45,6 +45,11 @@ def is_hub_id(source: str) -> bool:
     return bool(_HUB_ID.match(source)) and not Path(source).expanduser().exists()
 
 
+def folder_uris(source: str) -> tuple[str, ...]:
+    """`source` if it is a folder, local or s3://, that every process must reach; nothing for a hub id or a package."""
+    return () if source.startswith("pypi:") or is_hub_id(source) else (source,)
+
+
 def public_name(source: str) -> str:
     """`source` as it may be published: a hub id or a `pypi:` name as it is, of a folder or URI its last part only."""
     if source.startswith("pypi:") or is_hub_id(source):

@@ -20,6 +20,7 @@ from xrec.train.adapter_checkpoint import read_best, read_progress
 from xrec.train.adapter_worker_loop import train_loop
 from xrec.train.checkpoint import claim
 from xrec.train.ray_loop import fit
+from xrec.train.ray_metrics_loop import TrainingMetrics
 
 logger = logging.getLogger("xrec")
 
@@ -46,14 +47,21 @@ def train_adapter(config: TrainAdapterConfig) -> Manifest:
         return done
     claim(output / _CHECKPOINTS, "adapter", run_config, inputs)
     run = run_fingerprint("adapter", run_config, inputs)
-    outcome = fit(
-        train_loop,
-        {"config": _for_workers(config), "run": run},
-        scaling=config.scaling,
-        storage=output / _CHECKPOINTS,
-        name="train-adapter",
-        on_report=_log_report,
-    )
+    exported = TrainingMetrics("train-adapter")
+
+    def on_report(metrics: dict[str, Any]) -> None:
+        exported.record(metrics)
+        _log_report(metrics)
+
+    with exported.running():
+        outcome = fit(
+            train_loop,
+            {"config": _for_workers(config), "run": run},
+            scaling=config.scaling,
+            storage=output / _CHECKPOINTS,
+            name="train-adapter",
+            on_report=on_report,
+        )
     progress = read_progress(outcome.read_checkpoint_file, run)
     adapter_config = AdapterConfig(
         embedding_dim=graph.config["model"]["embedding_dim"],

@@ -21,6 +21,7 @@ from xrec.train.graph_data import RECALL, SCORE, split_edges
 from xrec.train.graph_worker_loop import train_loop_per_worker
 from xrec.train.metrics_log import MetricsLog
 from xrec.train.ray_loop import fit
+from xrec.train.ray_metrics_loop import TrainingMetrics
 
 logger = logging.getLogger("xrec")
 
@@ -69,15 +70,21 @@ def pretrained_graph(config: PretrainGraphConfig) -> Manifest | None:
 def _train(config: PretrainGraphConfig, dataset: Dataset, run: str) -> tuple[Progress, Tensor]:
     """How the run went, and the vectors of its best epoch, users first: (N, D) float32."""
     source, target = _locations(config)
-    log = MetricsLog(target)
-    outcome = fit(
-        train_loop_per_worker,
-        {"config": config.model_copy(update={"dataset": source.shared_uri}), "run": run},
-        scaling=config.scaling,
-        storage=target / _CHECKPOINTS,
-        name="pretrain-graph",
-        on_report=lambda row: _log_epoch(log, row),
-    )
+    log, metrics = MetricsLog(target), TrainingMetrics("pretrain-graph")
+
+    def on_report(row: dict[str, Any]) -> None:
+        metrics.record(row)
+        _log_epoch(log, row)
+
+    with metrics.running():
+        outcome = fit(
+            train_loop_per_worker,
+            {"config": config.model_copy(update={"dataset": source.shared_uri}), "run": run},
+            scaling=config.scaling,
+            storage=target / _CHECKPOINTS,
+            name="pretrain-graph",
+            on_report=on_report,
+        )
     progress = read_progress(outcome.read_checkpoint_file, run)
     return progress, read_best(outcome.read_checkpoint_file, progress.num_parts, dataset.num_users + dataset.num_items)
 

@@ -16,7 +16,7 @@ MINUTES_TO_GROW = 10
 def uses_gpu(scaling: ScalingConfig) -> bool:
     """Whether each worker gets a GPU of the connected cluster; raises ClusterError if they are asked for and missing."""
     num_gpus, num_workers = ray.cluster_resources().get("GPU", 0), scaling.fewest_workers
-    if scaling.device == "cuda" and num_gpus < num_workers and not _may_grow():
+    if scaling.device == "cuda" and num_gpus < num_workers and not may_grow():
         raise ClusterError(f"{num_workers} workers with a GPU each, and the cluster has {num_gpus:g}; set scaling.device or num_workers")
     return scaling.device == "cuda" or (scaling.device == "auto" and num_gpus >= num_workers)
 
@@ -32,11 +32,11 @@ def check_cpus(scaling: ScalingConfig) -> None:
     if asked <= there:
         return
     message = f"{scaling.fewest_workers} workers with {scaling.cpus_per_worker} CPU(s) each, and the Ray cluster has {there:g} CPUs"
-    if not _may_grow():
+    if not may_grow():
         raise ClusterError(f"{message}; lower scaling.num_workers, or raise ray.num_cpus")
     logger.warning("%s: waiting up to %d minutes for it to grow", message, MINUTES_TO_GROW)
 
 
-def _may_grow() -> bool:
+def may_grow() -> bool:
     """False for a cluster on this machine's loopback: nobody adds nodes to it."""
     return not ray.util.get_node_ip_address().startswith("127.")

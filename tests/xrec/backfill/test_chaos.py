@@ -5,7 +5,6 @@ XREC_CHAOS_PAIRS and XREC_CHAOS_KILLS scale it: 50,000 and 20 are what the proje
 
 import os
 import random
-import signal
 import subprocess
 import sys
 import time
@@ -17,7 +16,8 @@ import psutil
 import pytest
 
 from benchmarks.backfill_catalogue import backfill_config, make_catalogue
-from cluster.local import LocalCluster, local_cluster
+from cluster.local import local_cluster
+from cluster.record import LocalCluster
 from tests.faulty_proxy import Faults, faulty_proxy
 from tests.object_store import ObjectStore
 from tests.xrec.backfill.runs import output_of, pairs_of, rows_by_manifest
@@ -63,9 +63,7 @@ class Chaos:
         actors = [process for process in psutil.process_iter(["cmdline"]) if self._is_actor(process)]
         kind = "node" if len(self.kills) == NUM_KILLS // 2 else self._draw.choice(["actor", "actor", "driver"])
         if kind == "node":
-            node = psutil.Process(self._cluster.processes[-1].pid)
-            for process in [*node.children(recursive=True), node]:
-                process.send_signal(signal.SIGKILL)
+            self._cluster.nodes[-1].kill()
         elif kind == "driver" and self.driver.poll() is None:
             self.driver.kill()
             self.driver.wait()
@@ -78,7 +76,7 @@ class Chaos:
     def _is_actor(self, process: psutil.Process) -> bool:
         """True for an actor of this test's cluster: other clusters on this machine are none of its business."""
         is_actor = bool(process.info["cmdline"]) and process.info["cmdline"][0].startswith("ray::MapWorker")
-        nodes = {node.pid for node in self._cluster.processes}
+        nodes = {node.pid for node in self._cluster.nodes}
         return is_actor and bool(nodes.intersection(parent.pid for parent in process.parents()))
 
 

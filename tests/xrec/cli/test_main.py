@@ -30,6 +30,13 @@ def xrec_logger() -> Iterator[None]:
     logger.level, logger.handlers, logger.propagate = before
 
 
+@pytest.fixture(autouse=True)
+def no_cluster(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Whoever runs the tests may have a cluster."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+    monkeypatch.delenv("RAY_API_SERVER_ADDRESS", raising=False)
+
+
 @pytest.fixture
 def config_path(tmp_path: Path) -> Path:
     path = tmp_path / "prepare.yaml"
@@ -54,13 +61,17 @@ def _prepare_does(monkeypatch: pytest.MonkeyPatch, run: object) -> None:
 def test_help_lists_every_command() -> None:
     code, out, _ = _xrec("--help")
     assert code == 0
-    for name in [*(job.name for job in JOBS), "explain", "demo", "submit"]:
+    for name in [*(job.name for job in JOBS), "explain", "demo", "submit", "jobs", "cluster"]:
         assert f"\n  {name} " in out
 
 
-@pytest.mark.parametrize("name", [*(job.name for job in JOBS), "explain", "demo", "submit"])
+COMMANDS = [*(job.name for job in JOBS), "explain", "demo", "submit"]
+GROUPS = {"jobs": ("list", "logs", "stop"), "cluster": ("up", "down", "status")}
+
+
+@pytest.mark.parametrize("name", [*COMMANDS, *(f"{group} {name}" for group, names in GROUPS.items() for name in names)])
 def test_command_help_says_what_goes_in_and_out_with_an_example(name: str) -> None:
-    code, out, _ = _xrec(name, "--help")
+    code, out, _ = _xrec(*name.split(), "--help")
     assert code == 0
     assert all(word in out for word in ("In:", "Out:", f"xrec {name}"))
 

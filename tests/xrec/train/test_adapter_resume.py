@@ -13,7 +13,9 @@ from typing import Any
 import psutil
 import pytest
 
-from cluster.local import LocalCluster, local_cluster
+from cluster.address import JobServer
+from cluster.local import local_cluster
+from cluster.record import LocalCluster
 from cluster.status import nodes
 from cluster.token import auth_headers
 from tests.conftest import ObjectStore
@@ -177,7 +179,7 @@ def test_node_lost_leaves_fewer_workers_which_go_on(workspace: str, slow_steps: 
     log = tmp_path / "log"
     with local_cluster(num_workers=1, cpus_per_node=1) as cluster, driver_on(cluster, written(config, tmp_path), log) as process:
         wait_for("step 80: checkpoint", log, process)
-        kill_family(cluster.processes[1])
+        cluster.nodes[1].kill()
         assert process.wait(timeout=400) == 0, log.read_text()
     text = log.read_text()
     assert re.search(r"step \d+: going on from the checkpoint, on 1 workers", text), text
@@ -192,10 +194,10 @@ def test_node_announced_to_be_taken_away_checkpoints_first(workspace: str, slow_
     log = tmp_path / "log"
     with local_cluster(num_workers=2, cpus_per_node=1) as cluster, driver_on(cluster, written(config, tmp_path), log) as process:
         wait_for("epoch 1, step", log, process)
-        victim = next(node for node in cluster.processes[1:] if training_workers(psutil.Process(node.pid)))
-        drain(cluster, address=f"127.0.0.{cluster.processes.index(victim) + 2}")
+        victim = next(node for node in cluster.nodes[1:] if training_workers(psutil.Process(node.pid)))
+        drain(cluster, victim.address)
         wait_for("checkpoint, because a node is to be taken away", log, process)
-        kill_family(victim)
+        victim.kill()
         assert process.wait(timeout=400) == 0, log.read_text()
     text = log.read_text()
     (noticed,) = re.findall(r"(epoch \d+, step \d+): checkpoint, because", text)
@@ -223,7 +225,7 @@ def driver_on(cluster: LocalCluster, config: Path, log: Path) -> AbstractContext
 
 def drain(cluster: LocalCluster, address: str) -> None:
     """What a provider's spot notice becomes in Ray (the autoscaler does it, or KubeRay)."""
-    (node,) = [node for node in nodes(cluster.dashboard_url, auth_headers(cluster.environment)) if node.address == address]
+    (node,) = [node for node in nodes(JobServer(cluster.dashboard_url, auth_headers(cluster.environment))) if node.address == address]
     command = [str(Path(sys.executable).with_name("ray")), "drain-node", f"--address={cluster.address}", f"--node-id={node.node_id}"]
     reason = ["--reason=DRAIN_NODE_REASON_PREEMPTION", "--reason-message=spot", "--deadline-remaining-seconds=20"]
     subprocess.run([*command, *reason], env={**os.environ, **cluster.environment}, check=True, timeout=60)

@@ -1,0 +1,62 @@
+"""Whether a cluster's nodes have room for a job's processes, each of which must fit one node whole."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from xrec.config import ActorsConfig, ScalingConfig
+from xrec.errors import ClusterError
+from xrec.train.scaling_loop import may_grow
+
+logger = logging.getLogger("xrec")
+
+
+@dataclass(frozen=True)
+class Demand:
+    """The fewest processes that a job needs at a time, the number that it would like, and CPUs and GPUs of each."""
+
+    fewest: int
+    wanted: int
+    cpus: int
+    gpus: int
+    key: str  # the config key that says how many they are
+
+
+ONE_CPU = Demand(1, 1, 1, 0, "ray.num_cpus")
+
+
+def demand_of_workers(scaling: ScalingConfig) -> Demand:
+    """A training job's workers; with device=auto they do without GPUs."""
+    return Demand(scaling.fewest_workers, scaling.num_workers, scaling.cpus_per_worker, int(scaling.device == "cuda"), "scaling.num_workers")
+
+
+def demand_of_actors(actors: ActorsConfig, gpus_per_actor: int) -> Demand:
+    """A backfill's actors, of which one is enough; with device=auto they do without GPUs."""
+    return Demand(1, actors.num_actors, actors.cpus_per_actor, gpus_per_actor if actors.device == "cuda" else 0, "actors.num_actors")
+
+
+def check_room(nodes: Sequence[Mapping[str, float]], demand: Demand) -> None:
+    """Raise ClusterError if fewer than `demand.fewest` processes fit on `nodes` (resource name to total) and the cluster will not grow.
+
+    Warns if it may grow, and if fewer fit than are wanted.
+    """
+    num_places = sum(_num_places(node, demand) for node in nodes)
+    have = ", ".join(_amounts(node.get("CPU", 0), node.get("GPU", 0)) for node in nodes)
+    want = f"{demand.fewest} process(es) of {_amounts(demand.cpus, demand.gpus)} each must run together, {num_places} fit on the nodes ({have})"
+    if num_places < demand.fewest:
+        if not may_grow():
+            raise ClusterError(
+                f"{want}; lower {demand.key} or what each takes, add nodes, or raise ray.num_cpus of a cluster that the job starts itself"
+            )
+        logger.warning("%s: waiting for the cluster to grow", want)
+    elif num_places < demand.wanted:
+        logger.warning("%d of %s = %d fit on the nodes (%s)", num_places, demand.key, demand.wanted, have)
+
+
+def _num_places(node: Mapping[str, float], demand: Demand) -> int:
+    amounts = [(node.get("CPU", 0), demand.cpus), (node.get("GPU", 0), demand.gpus)]
+    return min(int(there // each) for there, each in amounts if each)
+
+
+def _amounts(cpus: float, gpus: float) -> str:
+    return f"{cpus:g} CPU" + (f" and {gpus:g} GPU" if gpus else "")

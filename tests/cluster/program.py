@@ -1,0 +1,26 @@
+"""The program, run as a user runs it."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterable
+
+import psutil
+
+
+def xrec(*arguments: object, **variables: str) -> "subprocess.CompletedProcess[str]":
+    """`xrec ARGUMENTS` in a process of its own, with `variables` in its environment."""
+    command = [sys.executable, "-m", "xrec.cli", *map(str, arguments)]
+    return subprocess.run(command, env={**os.environ, **variables}, capture_output=True, text=True, timeout=300, check=False)
+
+
+def still_running(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
+    """Those that have not ended; one that has and whose parent has not asked for its exit code has ended."""
+    return [process for process in processes if process.is_running() and not _is_zombie(process)]
+
+
+def _is_zombie(process: psutil.Process) -> bool:
+    try:
+        return bool(process.status() == psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return True

@@ -1,0 +1,164 @@
+"""Three nodes, two jobs, a node killed in each: both end right, and `xrec cluster status` tells the truth throughout.
+
+The workspace is a folder on this machine's disk, which all three nodes see: the jobs' preflight finds so, and says so in their logs.
+"""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from cluster import record
+from cluster.local import start_cluster, stop_cluster
+from cluster.node import NodeProcess
+from cluster.record import LocalCluster
+from tests.cluster.program import xrec
+from tests.cluster.town import SAMPLE, write_llm_and_adapter
+from xrec.backfill import read_explanations
+from xrec.config import PrepareConfig, StorageConfig, parse_config
+from xrec.data import prepare_dataset
+from xrec.graph import read_graph
+from xrec.storage import open_location
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+
+NUM_EPOCHS = 30
+CHUNKS = 40
+
+
+@pytest.fixture
+def cluster() -> Iterator[LocalCluster]:
+    yield start_cluster("loss", num_nodes=3, cpus_per_node=2)
+    if "loss" in record.names():
+        stop_cluster("loss")
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Path:
+    folder = tmp_path / "workspace"
+    town = {**SAMPLE, "num_users": 80, "num_items": 30}
+    prepare_dataset(parse_config(PrepareConfig, {"workspace": str(folder), "source": town}))
+    return folder
+
+
+def _config(workspace: Path, name: str, values: dict[str, Any]) -> Path:
+    path = workspace / f"{name}.yaml"
+    path.write_text(yaml.safe_dump({"workspace": str(workspace), **values}), encoding="utf-8")
+    return path
+
+
+def _submit(job: str, config: Path) -> str:
+    done = xrec("submit", job, config, "--address", "loss", "--no-follow")
+    assert done.returncode == 0, done.stderr
+    return done.stderr.split("submitted as ")[1].split()[0]
+
+
+def _followed(job_id: str) -> str:
+    done = xrec("jobs", "logs", job_id, "--follow", "--address", "loss")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def _status() -> tuple[dict[str, str], dict[str, str]]:
+    """Node address to state, job id to status, as the command prints them."""
+    done = xrec("cluster", "status", "--address", "loss")
+    assert done.returncode == 0, done.stderr
+    words = [line.split() for line in done.stdout.splitlines()]
+    nodes = {each[0]: each[2] for each in words if each and each[0].startswith("127.")}
+    return nodes, {each[0]: each[1] for each in words if each and each[0].startswith("raysubmit_")}
+
+
+def _wait_until(condition: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + 300
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.05)
+
+
+def _worker_with(cluster: LocalCluster, title: str, besides: tuple[NodeProcess, ...] = ()) -> NodeProcess:
+    """A node other than the head on which a process of that title works."""
+    for node in cluster.nodes[1:]:
+        if node not in besides and any(title in " ".join(process.cmdline()) for process in node.processes()):
+            return node
+    raise AssertionError(f"no worker node has a {title}")
+
+
+def _epochs(graph: Path) -> list[dict[str, Any]]:
+    file = graph / "metrics.jsonl"
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def _commits(explanations: Path) -> int:
+    return len(list((explanations / "commits").glob("*.json")))
+
+
+def _rows(explanations: Path) -> list[dict[str, Any]]:
+    table = read_explanations(open_location(str(explanations)))
+    return sorted(table.to_pylist(), key=lambda row: (row["user_id"], row["item_id"]))
+
+
+def test_a_node_is_killed_in_each_of_two_jobs_and_both_end_right_while_status_tells_the_truth(cluster: LocalCluster, workspace: Path) -> None:
+    everybody = {node.address: "alive" for node in cluster.nodes}
+    assert _status() == (everybody, {})
+
+    training = {"num_epochs": NUM_EPOCHS, "patience": NUM_EPOCHS, "steps_per_epoch": 8}
+    small = {"model": {"embedding_dim": 8, "num_layers": 1}, "training": training}
+    scaling = {"num_workers": 4, "min_workers": 2, "max_failures": 3, "device": "cpu"}  # four of six CPUs: not all on one node
+    graph, whole = workspace / "graph", workspace / "whole-graph"
+    job = _submit("pretrain-graph", _config(workspace, "graph", {**small, "scaling": scaling}))
+    _wait_until(lambda: len(_epochs(graph)) >= 3, "no third epoch")
+    first = _worker_with(cluster, "RayTrainWorker")
+    first.kill()
+    assert len(_epochs(graph)) < NUM_EPOCHS
+    nodes, jobs = _status()
+    assert nodes.pop(first.address) in ("lost", "dead")
+    assert set(nodes.values()) == {"alive"}
+    assert jobs == {job: "RUNNING"}
+
+    log = _followed(job)
+    assert "preflight: 3 nodes have the same versions and reach the same storage" in log
+    assert f"graph: {graph}" in log
+    _wait_until(lambda: _status()[0][first.address] == "dead", "Ray did not notice")
+    assert _status()[1] == {job: "SUCCEEDED"}
+    unbroken = _submit("pretrain-graph", _config(workspace, "whole", {**small, "graph": str(whole), "scaling": {"num_workers": 2, "device": "cpu"}}))
+    _followed(unbroken)
+    assert [row["epoch"] for row in _epochs(graph)] == list(range(1, NUM_EPOCHS + 1))
+    assert [row["loss"] for row in _epochs(graph)] == pytest.approx([row["loss"] for row in _epochs(whole)], rel=1e-4)
+
+    storage, folder = StorageConfig(), workspace / "llm-files"
+    folder.mkdir()
+    manifest = read_graph(open_location(str(graph))).manifest
+    write_llm_and_adapter(str(workspace), storage, manifest, folder)
+    explanations, unbroken_explanations = workspace / "explanations", workspace / "whole-explanations"
+    values = {
+        "pairs": {"kind": "top_k", "k": 8},
+        "rows_per_chunk": 640 // CHUNKS,
+        "llm": {"model": str(workspace / "llm"), "cache_dir": str(workspace / "cache")},
+        "decoding": {"max_new_tokens": 60, "text": {"max_words": None, "max_phrase_repeats": None}},  # a toy model writes no sentences
+        "actors": {"num_actors": 4, "device": "cpu"},
+    }
+    job = _submit("backfill", _config(workspace, "backfill", values))
+    _wait_until(lambda: _commits(explanations) >= 2, "no second commit")
+    second = _worker_with(cluster, "MapWorker", besides=(first,))
+    second.kill()
+    assert not (explanations / "manifest.json").exists()
+    nodes, jobs = _status()
+    assert nodes.pop(second.address) in ("lost", "dead")
+    assert jobs[job] == "RUNNING"
+    log = _followed(job)
+    assert "preflight: 2 nodes" in log
+    rows = _rows(explanations)
+    assert len(rows) == len({(row["user_id"], row["item_id"]) for row in rows}) == 640
+    _followed(_submit("backfill", _config(workspace, "whole-backfill", {**values, "explanations": str(unbroken_explanations)})))
+    assert rows == _rows(unbroken_explanations)
+    head = cluster.nodes[0].address
+    _wait_until(lambda: _status()[0] == {node.address: "alive" if node.address == head else "dead" for node in cluster.nodes}, "Ray did not notice")
+    assert set(_status()[1].values()) == {"SUCCEEDED"}
+
+    stop_cluster("loss")
+    assert "loss" not in record.names()
+    assert not any(node.processes() for node in cluster.nodes)

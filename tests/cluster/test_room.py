@@ -1,0 +1,61 @@
+"""Room for a job's processes, counted by node."""
+
+import logging
+
+import pytest
+
+from cluster import room
+from cluster.room import Demand, check_room, demand_of_actors, demand_of_workers
+from xrec.config import ActorsConfig, ScalingConfig
+from xrec.errors import ClusterError
+
+
+@pytest.fixture(autouse=True)
+def fixed_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody adds nodes, as on this machine."""
+    monkeypatch.setattr(room, "may_grow", lambda: False)
+
+
+def _workers(num_workers: int, cpus: int = 1, gpus: int = 0) -> Demand:
+    return Demand(num_workers, num_workers, cpus, gpus, "scaling.num_workers")
+
+
+@pytest.mark.parametrize(
+    ("nodes", "demand"),
+    [
+        ([{"CPU": 1.0}, {"CPU": 1.0}], _workers(2)),
+        ([{"CPU": 4.0}], _workers(2, cpus=2)),
+        ([{"CPU": 8.0, "GPU": 1.0}, {"CPU": 8.0, "GPU": 1.0}, {}], _workers(2, cpus=4, gpus=1)),
+    ],
+)
+def test_check_room_enough_passes(nodes: list[dict[str, float]], demand: Demand) -> None:
+    check_room(nodes, demand)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "demand", "parts"),
+    [
+        ([{"CPU": 1.0}, {"CPU": 1.0}], _workers(3), ["3 process", "2 fit", "scaling.num_workers"]),
+        ([{"CPU": 2.0}, {"CPU": 2.0}], _workers(1, cpus=4), ["of 4 CPU each", "0 fit", "2 CPU, 2 CPU"]),  # 4 CPUs in all, on no one node
+        ([{"CPU": 8.0, "GPU": 1.0}, {"CPU": 8.0}], _workers(2, gpus=1), ["1 CPU and 1 GPU", "1 fit"]),
+        ([{}], _workers(1), ["0 fit"]),
+    ],
+)
+def test_check_room_too_little_names_what_is_asked_and_what_is_there(nodes: list[dict[str, float]], demand: Demand, parts: list[str]) -> None:
+    with pytest.raises(ClusterError) as raised:
+        check_room(nodes, demand)
+    assert all(part in str(raised.value) for part in parts), raised.value
+
+
+def test_check_room_a_cluster_that_may_grow_is_waited_for(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr(room, "may_grow", lambda: True)
+    monkeypatch.setattr(logging.getLogger("xrec"), "propagate", True)
+    check_room([{"CPU": 1.0}], _workers(4))
+    assert "1 fit on the nodes (1 CPU): waiting for the cluster to grow" in caplog.text
+
+
+def test_demands_are_those_of_the_config() -> None:
+    assert demand_of_workers(ScalingConfig(num_workers=4, min_workers=2, cpus_per_worker=3)) == Demand(2, 4, 3, 0, "scaling.num_workers")
+    assert demand_of_workers(ScalingConfig(num_workers=4, device="cuda")) == Demand(4, 4, 1, 1, "scaling.num_workers")
+    assert demand_of_actors(ActorsConfig(num_actors=6, cpus_per_actor=2), 2) == Demand(1, 6, 2, 0, "actors.num_actors")
+    assert demand_of_actors(ActorsConfig(num_actors=6, device="cuda"), 2) == Demand(1, 6, 1, 2, "actors.num_actors")

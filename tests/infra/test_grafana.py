@@ -1,0 +1,183 @@
+"""Every metric, label and link in dashboards and alerts is one that the code has."""
+
+import json
+import re
+import time
+import urllib.request
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import promql_parser
+import pytest
+import ray
+import yaml
+
+import xrec.backfill.metrics
+import xrec.train.ray_metrics_loop
+from tests.infra.manifests import ROOT
+from xrec.backfill.commit import Commit, Work
+from xrec.backfill.metrics import BackfillMetrics
+from xrec.train.ray_metrics_loop import TrainingMetrics
+
+GRAFANA = ROOT / "infra" / "grafana"
+WORK = Work(actor="a", started_at=0.0, seconds=2.0, num_prompt_tokens=30, num_generated_tokens=8, generated_lengths={0: 3}, num_deaths=1)
+DASHBOARDS = sorted(GRAFANA.glob("*.json"))
+ALERTS = [rule for group in yaml.safe_load((GRAFANA / "alerts.yaml").read_text())["groups"] for rule in group["rules"]]
+
+
+@dataclass(frozen=True)
+class Query:
+    """A PromQL expression and where it stands."""
+
+    place: str
+    expr: str
+
+
+def _queries() -> Iterator[Query]:
+    for path in DASHBOARDS:
+        for panel in json.loads(path.read_text())["panels"]:
+            for target in panel["targets"]:
+                yield Query(f"{path.stem}: {panel['title']}", target["expr"])
+    for rule in ALERTS:
+        yield Query(f"alert {rule['alert']}", rule["expr"])
+
+
+QUERIES = list(_queries())
+
+
+def _selectors(node: Any) -> Iterator[tuple[str, frozenset[str]]]:
+    """Metric names of a parsed expression, each with the labels that it is selected by."""
+    if isinstance(node, promql_parser.VectorSelector):
+        yield node.name, frozenset(matcher.name for matcher in node.matchers.matchers)
+    for name in ("expr", "lhs", "rhs", "vs", "vector_selector", "param"):
+        child = getattr(node, name, None)
+        if child is not None and not isinstance(child, str | int | float):
+            yield from _selectors(child)
+    for child in getattr(node, "args", []) or []:
+        yield from _selectors(child)
+
+
+def _used(query: Query) -> list[tuple[str, frozenset[str]]]:
+    found = list(_selectors(promql_parser.parse(query.expr)))
+    by_text = set(re.findall(r"\bray_\w+", query.expr))
+    assert {name for name, _ in found} == by_text, "the walk over the expression missed a selector"
+    return found
+
+
+class _Declared:
+    """Stands in for ray.util.metrics' classes and notes what is declared."""
+
+    def __init__(self, kind: str, into: dict[str, tuple[str, tuple[str, ...]]]):
+        self._kind, self._into = kind, into
+
+    def __call__(self, name: str, description: str = "", *arguments: Any, **_: Any) -> "_Declared":
+        tags = next((argument for argument in arguments if isinstance(argument, tuple)), ())
+        self._into[name] = (self._kind, tags)
+        return self
+
+    def set(self, *_: Any) -> None:
+        """As a gauge has it."""
+
+
+def _series(name: str, kind: str) -> set[str]:
+    """The names under which Prometheus sees a metric that Ray exports."""
+    return {f"ray_{name}{end}" for end in ("_bucket", "_sum", "_count")} if kind == "histogram" else {f"ray_{name}"}
+
+
+@pytest.fixture(scope="module")
+def exported() -> Mapping[str, frozenset[str]]:
+    """Series name to its labels, of backfill, training and Ray's own agent."""
+    from ray.dashboard.modules.reporter.reporter_agent import METRICS_GAUGES
+
+    declared: dict[str, tuple[str, tuple[str, ...]]] = {}
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (xrec.backfill.metrics, xrec.train.ray_metrics_loop):
+            for kind in ("Counter", "Gauge", "Histogram"):
+                if hasattr(module, kind):
+                    patch.setattr(module, kind, _Declared(kind.lower(), declared))
+        BackfillMetrics(num_left=1)
+        TrainingMetrics("a-job")
+    assert len(declared) == 12
+    own = {series: frozenset(tags) for name, (kind, tags) in declared.items() for series in _series(name, kind)}
+    return {**own, **{f"ray_{name}": frozenset({"ip", "GpuIndex"}) for name in METRICS_GAUGES}}
+
+
+def _is_of_serving(name: str) -> bool:
+    return name.startswith("ray_xrec_serve_")
+
+
+@pytest.mark.parametrize("query", QUERIES, ids=lambda query: query.place)
+def test_query_uses_metrics_and_labels_that_are_exported(query: Query, exported: Mapping[str, frozenset[str]]) -> None:
+    for name, labels in _used(query):
+        if not _is_of_serving(name):
+            assert name in exported
+            assert labels <= exported[name] | {"le"}, name
+
+
+def test_queries_of_serving_use_metrics_and_labels_that_the_endpoint_exports() -> None:
+    serve = pytest.importorskip("xrec.serve.metrics", reason="the endpoint is not in this checkout")
+    table = {*serve.FRONTEND, *serve.GENERATOR}
+    exported = {series: frozenset(metric.labels) for metric in table for series in _series(metric.name, metric.kind)}
+    used = [selector for query in QUERIES for selector in _used(query) if _is_of_serving(selector[0])]
+    assert used
+    for name, labels in used:
+        assert name in exported
+        assert labels <= exported[name]
+    shown = {name.removesuffix("_bucket") for name, _ in used}
+    assert {f"ray_{metric.name}" for metric in table} - shown == set()
+
+
+def test_dashboards_show_every_metric_of_training_and_backfill(exported: Mapping[str, frozenset[str]]) -> None:
+    used = {name for query in QUERIES for name, _ in _used(query)}
+    own = {name for name in exported if name.startswith("ray_xrec_") and not name.endswith(("_sum", "_count"))}
+    assert own - used == set()
+
+
+@pytest.mark.parametrize("path", DASHBOARDS, ids=lambda path: path.stem)
+def test_dashboard_can_be_imported_and_each_panel_says_what_it_shows(path: Path) -> None:
+    dashboard = json.loads(path.read_text())
+    assert [variable["name"] for variable in dashboard["templating"]["list"]] == ["datasource"]
+    panels = dashboard["panels"]
+    assert len({panel["id"] for panel in panels}) == len(panels)
+    places = {(panel["gridPos"]["x"], panel["gridPos"]["y"]) for panel in panels}
+    assert len(places) == len(panels)
+    assert all(panel["description"] and panel["datasource"]["uid"] == "${datasource}" for panel in panels)
+
+
+def test_dashboards_are_of_training_backfill_and_serving() -> None:
+    assert [path.stem for path in DASHBOARDS] == ["backfill", "serving", "training"]
+
+
+@pytest.mark.parametrize("rule", ALERTS, ids=lambda rule: rule["alert"])
+def test_alert_says_what_happened_and_the_runbook_what_to_do(rule: dict[str, Any]) -> None:
+    assert rule["labels"]["severity"] in ("page", "ticket")
+    assert rule["annotations"]["summary"]
+    file, _, anchor = rule["annotations"]["runbook"].partition("#")
+    headings = [line.lstrip("# ").strip() for line in (ROOT / file).read_text().splitlines() if line.startswith("#")]
+    assert anchor == rule["alert"].lower()
+    assert rule["alert"] in headings
+
+
+@pytest.mark.slow  # Ray exports every 10 s
+def test_series_are_named_so_when_ray_exports_them(ray_cluster: None, exported: Mapping[str, frozenset[str]]) -> None:
+    """The oracle of the names above: what a Prometheus would scrape from Ray's agent."""
+    backfill, training = BackfillMetrics(num_left=9), TrainingMetrics("train-adapter")
+    backfill.record(Commit(chunk=0, files={}, num_rows=3, num_failed=1, failed_by_reason={"empty_text": 1}, work=WORK))
+    with training.running():
+        training.record({"epoch": 1, "step": 4, "seconds": 2.0, "train_loss": 1.0, "validation_loss": 1.5, "ndcg@20": 0.1})
+        wanted = {name for name in exported if name.startswith("ray_xrec_")}
+        found: set[str] = set()
+        deadline = time.monotonic() + 60
+        while not wanted <= found and time.monotonic() < deadline:
+            time.sleep(1)
+            found = {line.split("{")[0].split(" ")[0] for line in _scrape().splitlines() if not line.startswith("#")}
+    assert wanted - found == set()
+    assert {"ray_node_cpu_utilization", "ray_node_mem_used", "ray_node_mem_total"} <= found
+
+
+def _scrape() -> str:
+    (node,) = ray.nodes()
+    with urllib.request.urlopen(f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics", timeout=10) as answer:
+        return str(answer.read().decode())
