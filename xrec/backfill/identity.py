@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from xrec.config import BackfillConfig, ColdStartConfig, StorageConfig
+from xrec.config import BackfillConfig, ColdStartConfig, ServeConfig, StorageConfig
 from xrec.data.cold_start import read_cold_start
 from xrec.generate.explainer import Sources, check_sources
 from xrec.storage import open_location, read_manifest, run_fingerprint
@@ -47,7 +47,7 @@ def output_uri(config: BackfillConfig, run: str) -> str:
     return f"{uri}-{run[:8]}" if config.new_run else uri
 
 
-def sources_of(config: BackfillConfig) -> Sources:
+def sources_of(config: BackfillConfig | ServeConfig) -> Sources:
     """What the workers load, with URIs that any process on this machine can open."""
     locations = {name: open_location(config.artifact(name), config.storage) for name in ("dataset", "graph", "adapter")}
     return Sources(

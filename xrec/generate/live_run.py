@@ -55,8 +55,8 @@ class LiveRow(Row):
 class LiveRun:
     """An open run over `model`: `add`, `step` until it is idle, `cancel`. For one thread.
 
-    At most `max_rows` requests are at work, fewer where `key_value_bytes` holds no more rows of `max_positions` (prompt and text
-    together); the others wait in order. Raises ModelError if not even one row fits.
+    At most `max_rows` requests are at work, fewer where `key_value_bytes` holds no more rows of `max_positions` (prompt after
+    `beginning`, and text); the others wait in order. Raises ModelError if not even one row fits.
     """
 
     def __init__(
@@ -130,8 +130,7 @@ class LiveRun:
         refused = self.refusal(prompt, decoding)
         if refused is not None:
             raise ValueError(refused.message)
-        shares = len(prompt) > len(self._beginning.token_ids) and list(prompt[: len(self._beginning.token_ids)]) == self._beginning.token_ids
-        prefix = self._beginning if shares else self._nothing
+        prefix = self._prefix_of(prompt)
         rest = list(prompt[len(prefix.token_ids) :])
         row = LiveRow(self._next_id, prefix, rest, len(rest), -1, prompt=prompt, decoding=decoding, is_injected=is_injected)
         row.stopping = Stopping(self._stop_token_ids, decoding.stop, self._decode, decoding.max_new_tokens)
@@ -153,6 +152,10 @@ class LiveRun:
             spans = [Span(row, row.num_computed, row.num_computed + 1) for row in rows]
             advances += self._next_tokens(rows, self._pass(spans, None))
         return advances
+
+    def _prefix_of(self, prompt: Sequence[int]) -> Prefix:
+        length = len(self._beginning.token_ids)
+        return self._beginning if len(prompt) > length and list(prompt[:length]) == self._beginning.token_ids else self._nothing
 
     def _admit(self) -> None:
         while self._waiting and len(self._rows) < self.num_slots:

@@ -36,7 +36,6 @@ PAIRS = Metric("xrec_serve_pairs_total", "counter", "Pairs answered, by source: 
 FAILED_PAIRS = Metric("xrec_serve_failed_pairs_total", "counter", "Pairs without an explanation, by reason.", ("reason",))
 FIRST_TOKEN_SECONDS = Metric("xrec_serve_first_token_seconds", "histogram", "Time from a live pair's arrival to its first token, s.", (), _SECONDS)
 GENERATION_SECONDS = Metric("xrec_serve_generation_seconds", "histogram", "Time from a live pair's arrival to its text's end, s.", (), _SECONDS)
-QUEUE_SECONDS = Metric("xrec_serve_queue_seconds", "histogram", "Time that a live pair waited for a row, s.", (), _SECONDS)
 TOKENS = Metric("xrec_serve_tokens_total", "counter", "Tokens of live pairs, by kind: prompt, generated.", ("kind",))
 GENERATED_LENGTH = Metric("xrec_serve_generated_tokens", "histogram", "Tokens of a live text.", (), _TOKENS)
 ABANDONED = Metric("xrec_serve_abandoned_total", "counter", "Live pairs whose client went away, or whose deadline passed.")
@@ -59,7 +58,6 @@ FRONTEND = (
     FAILED_PAIRS,
     FIRST_TOKEN_SECONDS,
     GENERATION_SECONDS,
-    QUEUE_SECONDS,
     TOKENS,
     GENERATED_LENGTH,
     REFRESHES,

@@ -1,0 +1,18 @@
+"""The town that all tests of the endpoint serve from, made once."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.xrec.serve.town import backfill_config, ids_of, make_backfill, make_town
+
+NUM_BACKFILLED_USERS = 6
+
+
+@pytest.fixture(scope="session")
+def town(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Workspace, read only. Its backfill holds the first six users with the items 0 to 4."""
+    root = make_town(tmp_path_factory.mktemp("town"))
+    users, items = ids_of(root)
+    make_backfill(backfill_config(root, str(root / "explanations")), [(user, item) for user in users[:NUM_BACKFILLED_USERS] for item in items[:5]])
+    return root
