@@ -1,9 +1,11 @@
 """The town that all tests of the endpoint serve from, made once."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.xrec.serve.local_endpoint import Endpoint, local_endpoint
 from tests.xrec.serve.town import backfill_config, ids_of, make_backfill, make_town
 
 NUM_BACKFILLED_USERS = 6
@@ -16,3 +18,10 @@ def town(tmp_path_factory: pytest.TempPathFactory) -> Path:
     users, items = ids_of(root)
     make_backfill(backfill_config(root, str(root / "explanations")), [(user, item) for user in users[:NUM_BACKFILLED_USERS] for item in items[:5]])
     return root
+
+
+@pytest.fixture(scope="session")
+def endpoint(town: Path) -> Iterator[Endpoint]:
+    """The town's endpoint, without keys."""
+    with local_endpoint(town) as made:
+        yield made
