@@ -63,6 +63,10 @@ class Generator:
         """Identifies language model, adapter and graph together."""
         return self._ready().model_fingerprint
 
+    async def at_work(self) -> tuple[int, int]:
+        """Pairs that are generated or wait, and how many were abandoned so far."""
+        return self._ready().num_pending, self._ready().num_abandoned
+
     def check_health(self) -> None:
         """Called by Serve; what it raises ends this replica, and another is started."""
         if self._live is not None and self._live.engine.failure is not None:

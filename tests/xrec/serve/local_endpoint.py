@@ -1,6 +1,7 @@
 """The endpoint in this process, over real HTTP, with everything real but Ray Serve: the model is called without a handle."""
 
 import asyncio
+import json
 import socket
 import threading
 from collections.abc import AsyncGenerator, Iterator, Sequence
@@ -85,6 +86,7 @@ def _server(config: ServeConfig, service: Service, recorder: Recorder) -> Iterat
     app = Gate(make_api(service), Keys(config.security.keys), limits, recorder)
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
+        listening.listen()
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off"))
         thread = threading.Thread(target=lambda: asyncio.run(server.serve([listening])), daemon=True)
         thread.start()
@@ -93,3 +95,9 @@ def _server(config: ServeConfig, service: Service, recorder: Recorder) -> Iterat
         finally:
             server.should_exit = True
             thread.join(10)
+
+
+def sse(response: requests.Response) -> list[tuple[str, Any]]:
+    """Name and data of each event."""
+    blocks = response.text.strip().split("\n\n")
+    return [(block.split("\n")[0].removeprefix("event: "), json.loads(block.split("\n")[1].removeprefix("data: "))) for block in blocks]

@@ -1,6 +1,5 @@
 """The HTTP API, by real requests: what the backfill has is not generated, what is generated is kept; every error is a problem."""
 
-import json
 import threading
 import time
 from pathlib import Path
@@ -9,17 +8,11 @@ from typing import Any
 import pytest
 import requests
 
-from tests.xrec.serve.local_endpoint import Endpoint, local_endpoint
+from tests.xrec.serve.local_endpoint import Endpoint, local_endpoint, sse
 from tests.xrec.serve.town import DECODING, dataset_of, ids_of
 from xrec.backfill import read_explanations
 from xrec.generate.text_rules import cut_to_words
 from xrec.storage import open_location
-
-
-def sse(response: requests.Response) -> list[tuple[str, Any]]:
-    """Name and data of each event."""
-    blocks = response.text.strip().split("\n\n")
-    return [(block.split("\n")[0].removeprefix("event: "), json.loads(block.split("\n")[1].removeprefix("data: "))) for block in blocks]
 
 
 def rows_of(town: Path) -> dict[tuple[str, str], str]:
