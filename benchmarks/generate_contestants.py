@@ -11,6 +11,7 @@ from transformers import ContinuousBatchingConfig, GenerationConfig
 
 from benchmarks.generate_setup import Run, Setup
 from xrec.generate.transformers_engine import TransformersEngine
+from xrec.llm.int8_linear import quantize_linears
 from xrec.llm.packed_linear import pack_linears
 from xrec.llm.source import resolve_model
 
@@ -47,8 +48,10 @@ def run_continuous(setup: Setup) -> Texts:
         yield index, _cut(output.generated_tokens, setup.stop)
 
 
-def run_ours(setup: Setup) -> Texts:
-    """The engine as a backfill's actor has it: weights packed, freed memory kept."""
+def run_ours(setup: Setup, int8: bool = False) -> Texts:
+    """The engine as a backfill's actor has it: weights packed, or `int8`."""
+    if int8:
+        quantize_linears(setup.model)
     pack_linears(setup.model)
     engine = TransformersEngine(
         setup.model,
@@ -95,6 +98,7 @@ CONTESTANTS: dict[str, Run] = {
     "static-128": partial(run_static, batch_size=128),
     "continuous": run_continuous,
     "ours": run_ours,
+    "ours-int8": partial(run_ours, int8=True),
     "ours-text": run_ours,
     "ctranslate2-float32": partial(run_ctranslate2, compute_type="float32"),
     "ctranslate2-int8": partial(run_ctranslate2, compute_type="int8"),

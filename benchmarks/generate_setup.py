@@ -63,7 +63,7 @@ def prepare(contest: Contest) -> Setup:
     torch.set_num_threads(contest.threads)
     folders = {name: f"{contest.workspace}/{name}" for name in ("dataset", "graph", "adapter")}
     sources = Sources(**folders, llm=LLMConfig(model=contest.llm, dtype=contest.dtype), storage=StorageConfig())
-    explainer = load_explainer(sources, device="cpu", engine=EngineConfig(max_rows=contest.max_rows, packed_weights=False))
+    explainer = load_explainer(sources, device="cpu", engine=EngineConfig(max_rows=contest.max_rows, linear_layers="plain"))
     stop = stop_token_ids(explainer.model, explainer.pairs.builder.tokenizer) if contest.natural_stops else []
     explainer.model.generation_config = GenerationConfig()  # `generate` would take its end token from there
     return Setup(contest, explainer, prompts_of(explainer, contest), stop)

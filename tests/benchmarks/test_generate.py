@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from benchmarks.generate import app, flop_of, measure_here, summary
 from benchmarks.generate_contestants import CONTESTANTS, run_ours
+from benchmarks.generate_quality import SETTINGS, compare
 from benchmarks.generate_setup import Contest, prepare
 from tests.toy import HIDDEN_SIZE, save_toy_model
 from xrec.adapter.artifact import AdapterConfig, write_adapter
@@ -129,3 +130,12 @@ def test_measure_here_texts_of_another_length_are_an_error(contest: Contest, mon
     monkeypatch.setitem(CONTESTANTS, "ours", lambda setup: iter([(0, [3] * 5)]))
     with pytest.raises(ValueError, match="ours wrote texts of 5 to 5 tokens, expected 6"):
         measure_here(contest, "ours")
+
+
+def test_quality_is_compared_with_float32_on_the_same_pairs(contest: Contest) -> None:
+    rows = compare(contest.workspace, contest.llm, 5, 6)
+    assert [row["arithmetic"] for row in rows] == list(SETTINGS)
+    assert rows[0]["more than float32"] == "0.0000 (0.0000 to 0.0000)"
+    assert rows[0]["texts equal"] == 1.0
+    assert rows[2]["NLL"] != rows[1]["NLL"]
+    assert all(abs(row["NLL"] - rows[0]["NLL"]) < 0.05 for row in rows)

@@ -84,9 +84,9 @@ def test_backfill_after_an_interruption_redoes_only_the_chunk_without_a_record(p
 
     manifest = jobs.backfill.run(pipeline.config(BackfillConfig, explanations=output.uri))
     after = _state(output)
-    assert {name: after[name] for name in before if f"{chunk}-" not in name} == {
-        name: state for name, state in before.items() if f"{chunk}-" not in name
-    }
+    kept = [name for name in before if f"{chunk}-" not in name and not name.startswith("report.")]
+    assert len(kept) > 2
+    assert {name: after[name] for name in kept} == {name: before[name] for name in kept}
     assert set(after) - set(before) == {"manifest.json", "_SUCCESS", f"commits/{chunk}.json", parts[0]}
     assert read_explanations(output).equals(whole)
     assert manifest.files == pipeline.manifests["explanations"].files

@@ -159,21 +159,24 @@ class DecodingConfig(Config):
 
 
 class EngineConfig(Config):
-    """How texts are generated. They do not depend on it, but for near ties of logits in bfloat16, and for what the seed draws."""
+    """How texts are generated. They do not depend on it, but for int8, for near ties of logits in bfloat16, and for what the seed draws."""
 
     kind: Literal["transformers", "vllm"] = Field("transformers", description="vllm: Llama models only, see requirements/vllm.txt.")
     max_rows: int = Field(128, ge=1, description="Most prompts at work together. On a CPU more than 128 gain little.")
     key_value_gib: float = Field(
         2.0, gt=0, description="GiB for keys and values, allocated at once; fewer rows where it holds no more. A prompt that alone needs more fails."
     )
-    packed_weights: bool = Field(
-        True,
-        description="transformers, on a CPU: hold linear layers' weights a second time, as oneDNN reads them; float32 products up to twice as fast.",
+    linear_layers: Literal["packed", "plain", "int8"] = Field(
+        "packed",
+        description="transformers, on a CPU. packed: weights held a second time, as oneDNN reads them; float32 products up to twice as fast. "
+        "int8: products of 8-bit integers, faster still; other texts, a little worse: LOG.md has how much. plain: as torch has them.",
     )
     tensor_parallel_size: int = Field(1, ge=1, description="vllm: processes, and GPUs where they are used, that share the model of one actor.")
 
     @model_validator(mode="after")
-    def _transformers_is_one_process(self) -> "EngineConfig":
+    def _kind_can_do_it(self) -> "EngineConfig":
+        if self.kind == "vllm" and self.linear_layers == "int8":
+            raise ValueError("linear_layers = 'int8' needs kind = 'transformers', saw 'vllm'; give vLLM a quantized model instead")
         if self.kind == "transformers" and self.tensor_parallel_size > 1:
             raise ValueError(f"tensor_parallel_size = {self.tensor_parallel_size} needs kind = 'vllm', saw 'transformers'")
         return self

@@ -16,6 +16,7 @@ from xrec.generate.engine_report import EngineReport
 from xrec.generate.generation_run import GenerationRun, Stopping
 from xrec.generate.memory_plan import plan_memory, positions_needed
 from xrec.generate.packed_model import PackedModel
+from xrec.llm.int8_linear import quantize_linears
 from xrec.llm.packed_linear import pack_linears
 
 
@@ -80,7 +81,12 @@ class TransformersEngine:
 def load_engine(
     model: PreTrainedModel, stop_token_ids: Sequence[int], decode: Callable[[list[int]], str], config: EngineConfig
 ) -> TransformersEngine:
-    """The engine that `config` describes; packs `model`'s linear layers in place. Raises ModelError for a decoder that has no packed pass."""
-    if config.packed_weights:
+    """The engine that `config` describes; changes how `model`'s linear layers multiply, in place.
+
+    Raises ModelError for a decoder that has no packed pass, or int8 layers away from a CPU.
+    """
+    if config.linear_layers == "int8":
+        quantize_linears(model)
+    if config.linear_layers != "plain":
         pack_linears(model)
     return TransformersEngine(model, stop_token_ids, max_rows=config.max_rows, key_value_bytes=int(config.key_value_gib * 2**30), decode=decode)

@@ -14,13 +14,19 @@ from transformers import PreTrainedModel
 def pack_linears(model: PreTrainedModel) -> int:
     """Give the frozen linear layers of the decoder and the output layer a packed forward, in place; returns how many.
 
-    Hooks stay. None on a GPU, or where oneDNN does not multiply the weights' type.
+    Hooks stay, and so do layers whose forward is another one already. None on a GPU, or where oneDNN does not multiply the weights' type.
     """
-    linears = [part for part in (*model.get_decoder().modules(), model.get_output_embeddings()) if isinstance(part, nn.Linear) and _can_pack(part)]
+    linears = [linear for linear in linear_layers(model) if _can_pack(linear)]
     for linear in linears:
         packed = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach())
         linear.forward = partial(_product, packed, linear.bias)  # type: ignore[method-assign]
     return len(linears)
+
+
+def linear_layers(model: PreTrainedModel) -> list[nn.Linear]:
+    """Those of the decoder and the output layer that multiply as torch does."""
+    parts = (*model.get_decoder().modules(), model.get_output_embeddings())
+    return [part for part in parts if isinstance(part, nn.Linear) and "forward" not in vars(part)]
 
 
 def _can_pack(linear: nn.Linear) -> bool:

@@ -101,6 +101,7 @@ TEXT = {"max_words": None, "max_phrase_repeats": None}  # as in conftest
         ({"decoding": {"max_new_tokens": 5, "text": TEXT}}, "decoding.max_new_tokens: 4 there, 5 here"),
         ({"decoding": {"max_new_tokens": 4, "temperature": 0.5, "text": TEXT}}, "decoding.temperature: 0.0 there, 0.5 here"),
         ({"rows_per_chunk": 5}, "rows_per_chunk: 3 there, 5 here"),
+        ({"engine": {"linear_layers": "int8"}}, "dtype: 'auto' there, 'auto, int8' here"),
     ],
 )
 def test_plan_of_another_run_is_refused_naming_the_field(make_config: MakeConfig, pairs: MakePairs, values: dict[str, Any], field: str) -> None:

