@@ -102,8 +102,10 @@ def run(
                     results.append({"kind": "serve", "config": config, "row": row})
                     rows.append(row)
                     typer.echo(json.dumps(row))
-    (output / "table.md").write_text(markdown(rows))
-    typer.echo(f"\n{markdown(rows)}")
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    table = markdown([{name: row.get(name, "") for name in columns} for row in rows])
+    (output / "table.md").write_text(table)
+    typer.echo(f"\n{table}")
 
 
 @app.command()

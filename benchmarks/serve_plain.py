@@ -34,7 +34,7 @@ class Plain:
 
     def __init__(self, config: ServeConfig):
         torch.set_num_threads(config.models.cpus_per_replica)
-        engine = config.engine.model_copy(update={"packed_weights": False})  # as `generate` finds a model
+        engine = config.engine.model_copy(update={"linear_layers": "plain"})  # as `generate` finds a model
         self._explainer = load_explainer(sources_of(config), device="cpu", engine=engine)
         self._decoding = config.decoding
         model = self._explainer.model

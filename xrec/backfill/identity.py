@@ -37,9 +37,13 @@ def identify(config: BackfillConfig, pairs_fingerprint: str) -> RunIdentity:
         inputs["cold_start"] = read_cold_start(sources.cold_start, sources.storage).fingerprint
     if config.carry_from:
         inputs["carry_from"] = read_manifest(open_location(config.carry_from, config.storage), "explanations").fingerprint
-    dtype = f"{config.llm.dtype}, int8" if config.engine.linear_layers == "int8" else config.llm.dtype
-    settings = {"decoding": config.decoding.model_dump(mode="json"), "dtype": dtype, "rows_per_chunk": config.rows_per_chunk}
+    settings = {"decoding": config.decoding.model_dump(mode="json"), "dtype": arithmetic(config), "rows_per_chunk": config.rows_per_chunk}
     return RunIdentity(settings, inputs)
+
+
+def arithmetic(config: BackfillConfig | ServeConfig) -> str:
+    """What texts depend on besides weights and decoding: the dtype, and whether layers multiply integers."""
+    return f"{config.llm.dtype}, int8" if config.engine.linear_layers == "int8" else config.llm.dtype
 
 
 def output_uri(config: BackfillConfig, run: str) -> str:

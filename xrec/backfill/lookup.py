@@ -7,6 +7,8 @@ one; its row group is read, kept in memory, and searched, since rows are sorted 
 import bisect
 import json
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -17,7 +19,7 @@ import pyarrow.parquet as pq
 from xrec.backfill.chunk import chunk_of, chunk_of_file
 from xrec.backfill.commit import FAILED_FOLDER
 from xrec.backfill.plan import PLAN
-from xrec.errors import ArtifactMismatchError
+from xrec.errors import ArtifactMismatchError, DataError
 from xrec.schemas import GENERATED
 from xrec.storage import Location, Manifest, differing_fields, read_manifest, storage_errors
 from xrec.storage.cache import ByteCache
@@ -79,7 +81,7 @@ class ExplanationLookup:
         return True, None
 
     def find(self, user_id: str, item_id: str) -> Explained | None:
-        """The explanation of a pair, None if the backfill has none; may read a file. Raises StorageError."""
+        """The explanation of a pair, None if the backfill has none; may read a file. Raises StorageError, and DataError for a broken file."""
         for name, numbers in self._files_of(user_id):
             for number in numbers:
                 found = self._row_group(name, number).find(user_id, item_id)
@@ -108,7 +110,7 @@ class ExplanationLookup:
         metadata = self._metadata.get(name)
         if metadata is None:
             location = self._output.at(name)
-            with storage_errors(location.uri):
+            with _readable(location):
                 metadata = pq.read_metadata(location.path, filesystem=location.arrow_filesystem())
             self._metadata.put(name, metadata, metadata.serialized_size)
         return metadata
@@ -119,7 +121,7 @@ class ExplanationLookup:
         if row_group is None:
             location = self._output.at(name)
             with (
-                storage_errors(location.uri),
+                _readable(location),
                 pq.ParquetFile(location.path, metadata=self._read_metadata(name), filesystem=location.arrow_filesystem()) as file,
             ):
                 row_group = _RowGroup(file.read_row_group(number).cast(GENERATED).combine_chunks())
@@ -162,6 +164,15 @@ def open_lookup(output: Location, expected_inputs: dict[str, str], max_bytes: in
             + "\ngive the backfill of this adapter (explanations=URI), run one, or serve the adapter that wrote it"
         )
     return ExplanationLookup(output, manifest, int(json.loads((output / PLAN).read_text())["num_chunks"]), max_bytes)
+
+
+@contextmanager
+def _readable(location: Location) -> Iterator[None]:
+    with storage_errors(location.uri):
+        try:
+            yield
+        except pa.ArrowInvalid as error:
+            raise DataError(f"{location}: not a readable Parquet file ({error}); was it edited?") from error
 
 
 def _parts(manifest: Manifest, num_chunks: int) -> dict[int, list[_Part]]:

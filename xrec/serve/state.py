@@ -6,6 +6,7 @@ import logging
 from dataclasses import dataclass
 
 from xrec.adapter.artifact import read_adapter
+from xrec.backfill.identity import arithmetic
 from xrec.backfill.lookup import ExplanationLookup, open_lookup
 from xrec.config import ServeConfig
 from xrec.data.cold_start import read_cold_start
@@ -61,7 +62,7 @@ def read_lookup(config: ServeConfig, fingerprints: dict[str, str]) -> Explanatio
     except ArtifactNotFoundError as error:
         logger.warning("%s; until it is there all is generated", error)
         return None
-    ours = {"decoding": config.decoding.model_dump(mode="json"), "dtype": config.llm.dtype}
+    ours = {"decoding": config.decoding.model_dump(mode="json"), "dtype": arithmetic(config)}
     for line in differing_fields({name: lookup.manifest.config[name] for name in ours}, ours):
         logger.warning("the backfill was made with other settings than are served: %s", line)
     return lookup

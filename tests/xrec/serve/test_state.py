@@ -10,6 +10,7 @@ from tests.xrec.serve.town import backfill_config, ids_of, make_backfill, serve_
 from xrec.config import ServeConfig
 from xrec.errors import ArtifactMismatchError
 from xrec.serve.live import LivePair
+from xrec.serve.messages import PairRequest
 from xrec.serve.metrics import FRONTEND, Recorder
 from xrec.serve.read_through import ReadThrough
 from xrec.serve.state import BackfillWatch, read_inputs, read_lookup
@@ -63,6 +64,17 @@ def test_backfill_that_comes_later_or_grows_is_taken_up(town: Path, tmp_path: Pa
     text = recorder.text().decode()
     assert 'xrec_serve_backfill_refreshes_total{outcome="taken"} 2.0' in text
     assert "xrec_serve_backfill_rows 2.0" in text
+
+
+def test_backfill_whose_files_are_broken_or_gone_leaves_the_pair_to_the_model(town: Path, tmp_path: Path) -> None:
+    users, items = ids_of(town)
+    for number, spoil in enumerate((lambda path: path.write_bytes(b"no parquet"), Path.unlink)):
+        output = tmp_path / f"out-{number}"
+        make_backfill(backfill_config(town, str(output)), [(users[0], items[0])])
+        for path in output.glob("part-*.parquet"):
+            spoil(path)
+        read_through, _, _ = watched(serve_config(town, explanations=str(output)))
+        assert asyncio.run(read_through.known(PairRequest(user_id=users[0], item_id=items[0]), None)) is None
 
 
 def test_backfill_of_another_model_is_refused_at_the_start_and_changes_nothing_later(town: Path, tmp_path: Path) -> None:
