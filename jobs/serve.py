@@ -90,7 +90,8 @@ def _hang_ups() -> Iterator[None]:
     """Yields at each SIGHUP; KeyboardInterrupt and SIGTERM end the wait by an exception."""
     happened = threading.Event()
     signal.signal(signal.SIGHUP, lambda *_: happened.set())
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGINT, signal.SIGTERM):  # a shell that starts it in the background has SIGINT ignored
+        signal.signal(number, signal.default_int_handler)
     while True:
         happened.wait(1)
         if happened.is_set():

@@ -29,7 +29,7 @@ from xrec.serve.messages import (
     UserList,
 )
 from xrec.serve.page import add_page
-from xrec.serve.problems import MEDIA_TYPE, Problem, ProblemError, install_handlers
+from xrec.serve.problems import MEDIA_TYPE, Problem, ProblemError, install_handlers, refused
 from xrec.serve.service import Service
 
 _DESCRIPTION = """Why a user would like an item. A finished backfill answers at once (`source: backfill`), a language model with the
@@ -98,7 +98,7 @@ def _add_explanations(app: FastAPI, service: Service) -> None:
         """Explain one pair."""
         (answer,) = await service.explain([PairRequest(user_id=user_id, item_id=item_id, collaborative=collaborative)], max_words)
         if isinstance(answer, NoExplanation):
-            raise ProblemError(answer.problem.status, answer.problem.type.rpartition("/")[2], answer.problem.detail)
+            raise refused(answer.problem.type.rpartition("/")[2], answer.problem.detail)
         return answer
 
     @app.post("/v1/evidence", responses={**_ASKED, **_responses(404)}, dependencies=_SECURED, tags=["explanations"])

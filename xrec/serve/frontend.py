@@ -35,7 +35,7 @@ class Frontend:
         self._service = Service(model, model, self._read_through, self._recorder, config.http.deadline_seconds)
         self._watch: asyncio.Task[None] | None = None
         self._swap: asyncio.Task[None] | None = None
-        _log_to_replica(config)
+        _log_to_replica()
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         """Called by Serve."""
@@ -53,8 +53,9 @@ class Frontend:
 
     async def _take(self, config: ServeConfig) -> None:
         inputs = await asyncio.to_thread(read_inputs, config)
+        # The watch first: what is written after it looked, and before the backfill is read, is read again rather than missed.
+        watch = await asyncio.to_thread(BackfillWatch, config, inputs.fingerprints, self._read_through, self._recorder)
         lookup = await asyncio.to_thread(read_lookup, config, inputs.fingerprints)
-        watch = BackfillWatch(config, inputs.fingerprints, self._read_through, self._recorder)
         if self._watch is not None:
             self._watch.cancel()
         self._service.catalogue = inputs.catalogue
@@ -73,7 +74,7 @@ class Frontend:
         self._recorder.increase(metrics.SWAPS, {"deployment": "frontend", "outcome": "taken"})
 
 
-def _log_to_replica(config: ServeConfig) -> None:
+def _log_to_replica() -> None:
     """xrec's own lines, one a request, go to the replica's output."""
     own = logging.getLogger("xrec")
     own.setLevel(logging.INFO)

@@ -10,12 +10,11 @@ import torch
 
 from xrec.backfill.identity import sources_of
 from xrec.config import ServeConfig
-from xrec.errors import UnknownIdError, XRecError
+from xrec.errors import XRecError
 from xrec.generate.explainer import load_explainer
-from xrec.llm.prompt import PromptTooLongError
 from xrec.serve import metrics
 from xrec.serve.choice import chosen
-from xrec.serve.live import Delta, LivePair, LiveText, ModelUnavailableError
+from xrec.serve.live import Delta, Failed, LivePair, LiveText, ModelUnavailableError
 from xrec.serve.live_explainer import LiveExplainer
 from xrec.serve.metrics import GENERATOR, Recorder
 
@@ -53,12 +52,9 @@ class Generator:
             async for event in events:
                 yield event
 
-    async def nll(self, pair: LivePair, text: str, other_users: Sequence[str]) -> list[float]:
-        """See `xrec.serve.live.Model`; empty where the model cannot say (an id that came or went with a swap, a prompt that is too long)."""
-        try:
-            return await self._ready().nll(pair, text, other_users)
-        except (UnknownIdError, PromptTooLongError):
-            return []
+    async def nll(self, pair: LivePair, text: str, other_users: Sequence[str]) -> list[float] | Failed:
+        """See `xrec.serve.live.Model`."""
+        return await self._ready().nll(pair, text, other_users)
 
     async def model_fingerprint(self) -> str:
         """Identifies language model, adapter and graph together."""

@@ -8,7 +8,7 @@ from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
-from xrec.serve.live import Delta, LivePair, LiveText, ModelUnavailableError
+from xrec.serve.live import Delta, Failed, LivePair, LiveText, ModelUnavailableError
 
 _DEAD = (RayError, RayServeException)  # a replica died, or raised; none is there
 
@@ -17,15 +17,15 @@ class HandleModel:
     """A `Model` (xrec.serve.live) and its readiness, behind `handle`. A call that is abandoned is cancelled at the replica."""
 
     def __init__(self, handle: DeploymentHandle):
-        self._handle = handle
+        self._handle, self._streaming = handle, handle.options(stream=True)
 
     async def explain(self, pairs: Sequence[LivePair]) -> list[LiveText]:
         """See `Model`."""
         return cast(list[LiveText], await self._call(self._handle.explain, list(pairs)))
 
-    async def nll(self, pair: LivePair, text: str, other_users: Sequence[str]) -> list[float]:
+    async def nll(self, pair: LivePair, text: str, other_users: Sequence[str]) -> list[float] | Failed:
         """See `Model`."""
-        return cast(list[float], await self._call(self._handle.nll, pair, text, list(other_users)))
+        return cast("list[float] | Failed", await self._call(self._handle.nll, pair, text, list(other_users)))
 
     async def model_fingerprint(self) -> str:
         """The fingerprint of a replica's model."""
@@ -33,7 +33,7 @@ class HandleModel:
 
     async def stream(self, pair: LivePair) -> AsyncGenerator[Delta | LiveText, None]:
         """See `Model`."""
-        events = self._handle.options(stream=True).stream.remote(pair)
+        events = self._streaming.stream.remote(pair)
         is_over = False
         try:
             async for event in events:

@@ -5,6 +5,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 
 from xrec.adapter.pairs import Pair
 from xrec.config import DecodingConfig, LiveEngineConfig
@@ -21,6 +22,7 @@ from xrec.llm.prompt import PairTexts, PromptTooLongError
 from xrec.serve.live import OVERLOADED, Delta, Failed, LivePair, LiveText, ModelUnavailableError
 from xrec.serve.new_users import NewUsers
 
+_LONGER_THAN_GENERATED = 2  # a text's ids, found anew, may be more than those that wrote it
 _INCOMPLETE = "\ufffd"  # what the bytes of half a character decode to
 
 
@@ -73,16 +75,23 @@ class LiveExplainer:
             async for event in events:
                 yield event
 
-    async def nll(self, pair: LivePair, text: str, other_users: Sequence[str]) -> list[float]:
-        """See `xrec.serve.live.Model`; raises UnknownIdError, PromptTooLongError."""
-        dataset = self._explainer.dataset
-        item = dataset.item_index(pair.item_id)
-        indices = [dataset.user_index(user_id) for user_id in (pair.user_id, *other_users)]
-        texts = self._texts(pair, indices[0], item)
-        labels = self._builder.encode_explanation(text)
-        examples = [Example(self._builder.build(index, item, texts), labels) for index in indices]
+    async def nll(self, pair: LivePair, text: str, other_users: Sequence[str]) -> list[float] | Failed:
+        """See `xrec.serve.live.Model`."""
+        dataset, labels = self._explainer.dataset, self._builder.encode_explanation(text)
+        most = _LONGER_THAN_GENERATED * self._decoding.max_new_tokens
+        if len(labels) > most:  # it would keep the model from everybody else
+            return Failed("text_too_long", f"explanation of {len(labels)} tokens; at most {most} are weighed, as many as the model writes twice over")
+        try:
+            item = dataset.item_index(pair.item_id)
+            indices = [dataset.user_index(user_id) for user_id in (pair.user_id, *other_users)]
+            texts = self._texts(pair, indices[0], item)
+            examples = [Example(self._builder.build(index, item, texts), labels) for index in indices]
+        except UnknownIdError as error:
+            return Failed("unknown_id", str(error))
+        except PromptTooLongError as error:
+            return Failed("prompt_too_long", str(error))
         # One at a time: between them the engine goes on with what others wait for.
-        return [await asyncio.wrap_future(self.engine.call(lambda example=example: self._score(example))) for example in examples]  # type: ignore[misc]
+        return [await asyncio.wrap_future(self.engine.call(partial(self._score, example))) for example in examples]
 
     async def drained(self) -> None:
         """Wait until nothing is at work, then end the engine's thread."""

@@ -50,6 +50,11 @@ def problem_of_pair(reason: str, message: str) -> Problem:
     return problem_of(_STATUS_OF_REASON.get(reason, 422), reason, message)
 
 
+def refused(reason: str, message: str) -> ProblemError:
+    """`problem_of_pair` where the pair is all that was asked for."""
+    return ProblemError(_STATUS_OF_REASON.get(reason, 422), reason, message)
+
+
 def unavailable() -> ProblemError:
     """No model replica answers."""
     return ProblemError(503, "model_unavailable", "no model replica answers; it is being started again: ask again in a few seconds", _RETRY_SECONDS)

@@ -9,10 +9,10 @@ from typing import Protocol, TypeVar
 from xrec.errors import UnknownIdError
 from xrec.serve import metrics
 from xrec.serve.catalogue import Catalogue
-from xrec.serve.live import Delta, LivePair, Model, ModelUnavailableError
+from xrec.serve.live import Delta, Failed, LivePair, Model, ModelUnavailableError
 from xrec.serve.messages import Evidence, Explanation, Likelihood, NearHistory, NoExplanation, PairRequest, RecommendedItem
 from xrec.serve.metrics import Recorder
-from xrec.serve.problems import ProblemError, unavailable
+from xrec.serve.problems import ProblemError, refused, unavailable
 from xrec.serve.read_through import ReadThrough
 
 logger = logging.getLogger("xrec")
@@ -110,7 +110,10 @@ class Service:
 
     async def _likelihood(self, catalogue: Catalogue, user: int, user_id: str, item_id: str, text: str) -> Likelihood:
         others = catalogue.other_users(user, NUM_OTHERS)
-        own, *others_nll = await self._model.nll(LivePair(user_id, item_id), text, others)
+        nll = await self._model.nll(LivePair(user_id, item_id), text, others)
+        if isinstance(nll, Failed):
+            raise refused(nll.reason, nll.message)
+        own, *others_nll = nll
         gain = sum(others_nll) / len(others_nll) - own if others_nll else 0.0
         return Likelihood(own_nll=own, others_nll=others_nll, gain=gain)
 
@@ -118,7 +121,7 @@ class Service:
         try:
             return catalogue.dataset.user_index(wanted) if what == "user" else catalogue.dataset.item_index(wanted)
         except UnknownIdError as error:
-            raise ProblemError(404, f"unknown_{what}", str(error)) from error
+            raise refused(f"unknown_{what}", str(error)) from error
 
     async def _within_deadline(self, work: Awaitable[T]) -> T:
         try:

@@ -19,7 +19,7 @@ from xrec.serve.api import make_api
 from xrec.serve.gate import Gate, Limits
 from xrec.serve.generator import load_live
 from xrec.serve.keys import Keys
-from xrec.serve.live import Delta, LivePair, LiveText
+from xrec.serve.live import Delta, Failed, LivePair, LiveText
 from xrec.serve.live_explainer import LiveExplainer
 from xrec.serve.metrics import FRONTEND, Recorder
 from xrec.serve.read_through import ReadThrough
@@ -42,7 +42,7 @@ class LocalModel:
         self.asked.append(pair)
         return self.live.stream(pair)
 
-    async def nll(self, pair: LivePair, text: str, other_users: Sequence[str]) -> list[float]:
+    async def nll(self, pair: LivePair, text: str, other_users: Sequence[str]) -> list[float] | Failed:
         return await self.live.nll(pair, text, other_users)
 
     async def model_fingerprint(self) -> str:

@@ -15,7 +15,7 @@ from xrec.data.cold_start import History
 from xrec.generate.explainer import Explainer, load_explainer
 from xrec.llm.prompt import PairTexts
 from xrec.serve.generator import load_live
-from xrec.serve.live import OVERLOADED, Delta, LivePair, LiveText, ModelUnavailableError
+from xrec.serve.live import OVERLOADED, Delta, Failed, LivePair, LiveText, ModelUnavailableError
 from xrec.serve.live_explainer import LiveExplainer
 
 T = TypeVar("T")
@@ -206,6 +206,13 @@ def test_nll_is_that_of_scoring_with_each_users_vector(live: LiveExplainer, clos
     pairs = [Pair(1, 2), Pair(1, 2, 4), Pair(1, 2, 5)]
     assert nll == pytest.approx(reference_nll(closed, pairs, [text] * 3, 1, "nll"), abs=1e-5)
     assert len(set(nll)) == 3
+
+
+def test_nll_of_a_text_longer_than_the_model_writes_is_refused(live: LiveExplainer, town: Path) -> None:
+    users, items = ids_of(town)
+    refused = use(live, lambda: live.nll(LivePair(users[1], items[2]), "a" * 8000, [users[4]]))
+    assert isinstance(refused, Failed)
+    assert refused.reason == "text_too_long"
 
 
 def test_failed_engine_is_told_as_unavailable(live: LiveExplainer, town: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,8 +28,9 @@ def watched(config: ServeConfig) -> tuple[ReadThrough, BackfillWatch, Recorder]:
     recorder = Recorder(FRONTEND)
     read_through = ReadThrough(NoModel(), recorder, 2**20)  # type: ignore[arg-type]
     fingerprints = read_inputs(config).fingerprints
+    watch = BackfillWatch(config, fingerprints, read_through, recorder)
     read_through.lookup = read_lookup(config, fingerprints)
-    return read_through, BackfillWatch(config, fingerprints, read_through, recorder), recorder
+    return read_through, watch, recorder
 
 
 def test_fingerprint_is_the_one_that_the_backfills_rows_have(town: Path) -> None:
