@@ -22,7 +22,7 @@ from xrec.llm.prompt import PairTexts, PromptTooLongError
 from xrec.serve.live import OVERLOADED, Delta, Failed, LivePair, LiveText, ModelUnavailableError
 from xrec.serve.new_users import NewUsers
 
-_LONGER_THAN_GENERATED = 2  # a text's ids, found anew, may be more than those that wrote it
+_LONGER_THAN_GENERATED = 4  # a text's ids, found anew, may be more than those that wrote it: bytes that are no character become three
 _INCOMPLETE = "\ufffd"  # what the bytes of half a character decode to
 
 
@@ -80,7 +80,7 @@ class LiveExplainer:
         dataset, labels = self._explainer.dataset, self._builder.encode_explanation(text)
         most = _LONGER_THAN_GENERATED * self._decoding.max_new_tokens
         if len(labels) > most:  # it would keep the model from everybody else
-            return Failed("text_too_long", f"explanation of {len(labels)} tokens; at most {most} are weighed, as many as the model writes twice over")
+            return Failed("text_too_long", f"explanation of {len(labels)} tokens; at most {most} are weighed, four times what the model writes")
         try:
             item = dataset.item_index(pair.item_id)
             indices = [dataset.user_index(user_id) for user_id in (pair.user_id, *other_users)]

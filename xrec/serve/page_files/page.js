@@ -128,6 +128,16 @@ async function writeExplanation(pair, signal) {
   }
 }
 
+async function weigh(pair, answer, signal) {
+  try {
+    const { likelihood } = await json("/v1/evidence", { ...pair, explanation: answer.explanation }, signal);
+    showLikelihood(likelihood, answer.num_generated_tokens);
+  } catch (error) {
+    if (!error.status) throw error;
+    at("likelihood").textContent = error.message;
+  }
+}
+
 async function writeOthers(pair, signal) {
   const signals = ["prompt_only", "none"];
   for (const name of signals) at(`text-${name}`).setAttribute("aria-busy", "true");
@@ -154,9 +164,7 @@ async function explain(pair) {
     at("source").textContent = SOURCES[answer.is_cached ? "cached" : answer.source];
     at("facts").textContent = `${answer.num_generated_tokens} tokens.`;
     at("model").textContent = `model ${answer.model_fingerprint}`;
-    const { likelihood } = await json("/v1/evidence", { ...pair, explanation: answer.explanation }, signal);
-    if (likelihood) showLikelihood(likelihood, answer.num_generated_tokens);
-    await writeOthers(pair, signal);
+    await Promise.all([weigh(pair, answer, signal), writeOthers(pair, signal)]);
   } finally {
     if (signal === asked?.signal) at("explain").setAttribute("aria-busy", "false");
   }
