@@ -77,7 +77,7 @@ def _add_explanations(app: FastAPI, service: Service) -> None:
 
     @app.post(
         "/v1/explanations/stream",
-        responses={**_ASKED, 200: {"description": "Server-sent events.", "content": {"text/event-stream": {"schema": {"type": "string"}}}}},
+        responses={**_ASKED, 200: {"description": "Server-sent events.", "content": {"text/event-stream": {}}}},
         response_class=StreamingResponse,
         dependencies=_SECURED,
         tags=["explanations"],
