@@ -9,11 +9,10 @@ import pytest
 import jobs.backfill
 from tests.xrec.backfill.runs import output_of, rows_by_manifest, run
 from tests.xrec.backfill.toy_engines import Toy
+from tests.xrec.serve.town import make_backfill
 from xrec.backfill.lookup import ExplanationLookup, open_lookup
 from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError
 from xrec.storage import Location, read_manifest
-
-pytestmark = pytest.mark.usefixtures("ray_cluster")
 
 PAIRS = (*(f"u{user} i{item}" for user in range(12) for item in range(0, 5, 2)), "u3 i1", "u3 i3")
 
@@ -34,6 +33,7 @@ def check_against_files(output: Location, lookup: ExplanationLookup) -> None:
             assert lookup.in_memory(user, item) == (True, found)
 
 
+@pytest.mark.usefixtures("ray_cluster")
 def test_every_explained_pair_is_found_and_no_other_also_after_a_retry_and_a_compaction(
     make_config: Callable[..., Any], pairs: Callable[..., pa.Table], tmp_path: Any
 ) -> None:
@@ -61,10 +61,8 @@ def test_every_explained_pair_is_found_and_no_other_also_after_a_retry_and_a_com
     check_against_files(output, lookup_of(output))
 
 
-def test_memory_is_bounded_and_a_lookup_reads_one_file_of_many(
-    make_config: Callable[..., Any], pairs: Callable[..., pa.Table], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run(make_config(rows_per_chunk=2), pairs(*PAIRS), load=Toy())
+def test_memory_is_bounded_and_a_lookup_reads_one_file_of_many(make_config: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    make_backfill(make_config(rows_per_chunk=2), [tuple(pair.split()) for pair in PAIRS])
     output = output_of(make_config())
     whole = lookup_of(output)
     check_against_files(output, whole)
@@ -82,8 +80,8 @@ def test_memory_is_bounded_and_a_lookup_reads_one_file_of_many(
     assert len([name for name in output.files() if name.startswith("part-")]) > 6
 
 
-def test_another_models_output_is_refused_naming_what_differs(make_config: Callable[..., Any], pairs: Callable[..., pa.Table]) -> None:
-    run(make_config(), pairs("u0 i0"), load=Toy())
+def test_another_models_output_is_refused_naming_what_differs(make_config: Callable[..., Any]) -> None:
+    make_backfill(make_config(), [("u0", "i0")])
     output = output_of(make_config())
     inputs = read_manifest(output, "explanations").inputs
     expected = {name: inputs[name] for name in ("base_model", "graph")} | {"adapter": "0123456789abcdef"}

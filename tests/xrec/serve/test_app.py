@@ -158,6 +158,7 @@ def test_client_that_goes_away_stops_its_generation(served: Served, town: Path) 
             time.sleep(0.02)
 
 
+@pytest.mark.slow
 def test_model_replica_killed_under_load_costs_its_requests_only_and_comes_back(served: Served, endpoint: Endpoint, town: Path) -> None:
     users, items = ids_of(town)
     rows = read_explanations(open_location(str(town / "explanations"))).to_pylist()
@@ -193,6 +194,7 @@ def test_model_replica_killed_under_load_costs_its_requests_only_and_comes_back(
     assert served.get("/readyz").status_code == 200
 
 
+@pytest.mark.slow
 def test_frontend_killed_under_load_costs_its_requests_only_and_comes_back(served: Served, town: Path) -> None:
     rows = read_explanations(open_location(str(town / "explanations"))).to_pylist()
 

@@ -153,8 +153,7 @@ def test_unknown_user_is_told_in_words(browser: Any, open_page: Callable[..., No
     assert browser.execute_script("return document.querySelectorAll('#problem b').length") == 0
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("size", [DESKTOP, PHONE])
+@pytest.mark.parametrize(("size", "scheme"), [(DESKTOP, "light"), (PHONE, "dark")])
 def test_page_fits_its_window_and_is_legible(
     browser: Any, open_page: Callable[..., None], endpoint: Endpoint, tmp_path: Path, size: tuple[int, int], scheme: str
 ) -> None:
