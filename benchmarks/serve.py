@@ -71,6 +71,9 @@ def run(
     workspace: Annotated[str, typer.Argument(help="Folder with the artifacts dataset, graph and, for hits, explanations.")],
     llm: Annotated[str, typer.Option(help="The language model of the adapter.")],
     adapter: Annotated[str | None, typer.Option(help="Folder of the adapter; none: <workspace>/adapter.")] = None,
+    explanations: Annotated[
+        str | None, typer.Option(help="Folder of the adapter's backfill, or of none yet; none: <workspace>/explanations.")
+    ] = None,
     what: Annotated[list[str] | None, typer.Option(help="hits, live, stream, plain; none: all.")] = None,
     clients: Annotated[list[int] | None, typer.Option(help="Clients at a time; none: 1, 4, 16.")] = None,
     seconds: Annotated[float, typer.Option(min=1, help="How long each number of clients asks.")] = 15.0,
@@ -82,7 +85,7 @@ def run(
     """Latency and throughput of each at each number of clients, time to ready, memory."""
     config = {
         "workspace": str(Path(workspace).resolve()),
-        **({"adapter": str(Path(adapter).resolve())} if adapter else {}),
+        **{name: str(Path(uri).resolve()) for name, uri in (("adapter", adapter), ("explanations", explanations)) if uri},
         "llm": {"model": llm, "dtype": dtype},
         "decoding": {"max_new_tokens": max_new_tokens, "text": {"max_phrase_repeats": None, "max_echo_tokens": None, "max_words": None}},
         "models": {"cpus_per_replica": threads, "device": "cpu"},
@@ -197,7 +200,7 @@ def _ask(kind: str, url: str, config: Record) -> Ask:
 
 def _pairs(kind: str, config: Record) -> list[tuple[str, str]]:
     if kind == "hits":
-        table = read_explanations(open_location(f"{config['workspace']}/explanations"))
+        table = read_explanations(open_location(config.get("explanations") or f"{config['workspace']}/explanations"))
         return list(zip(table["user_id"].to_pylist(), table["item_id"].to_pylist(), strict=True))
     dataset = read_dataset(open_location(f"{config['workspace']}/dataset"))
     users, items = dataset.users["user_id"].to_pylist()[:400], dataset.items["item_id"].to_pylist()[:40]

@@ -58,6 +58,6 @@ def test_no_request_gets_an_answer_that_the_openapi_does_not_name(endpoint: Endp
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("path", "method"), OPERATIONS)
-def test_a_thousand_requests_of_each_operation_get_no_5xx(town: Path, path: str, method: str) -> None:
+def test_hundreds_of_requests_of_each_operation_get_no_5xx(town: Path, path: str, method: str) -> None:
     with local_endpoint(town) as endpoint:
-        assert fuzz(endpoint, path, method, 1000) > 0
+        assert fuzz(endpoint, path, method, 300) > 0
