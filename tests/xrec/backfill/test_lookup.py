@@ -33,8 +33,24 @@ def check_against_files(output: Location, lookup: ExplanationLookup) -> None:
             assert lookup.in_memory(user, item) == (True, found)
 
 
+def test_every_explained_pair_is_found_and_no_other_also_after_a_compaction(make_config: Callable[..., Any]) -> None:
+    make_backfill(make_config(rows_per_chunk=2), [tuple(pair.split()) for pair in PAIRS])
+    output = output_of(make_config())
+    lookup = lookup_of(output)
+    row = rows_by_manifest(output)[0]
+    assert lookup.in_memory(row["user_id"], row["item_id"]) == (False, None)
+    found = lookup.find(row["user_id"], row["item_id"])
+    assert found is not None
+    assert (found.model_fingerprint, found.num_generated_tokens) == (row["model_fingerprint"], row["num_generated_tokens"])
+    check_against_files(output, lookup)
+    jobs.backfill.compact_output(make_config(rows_per_chunk=2))
+    assert read_manifest(output, "explanations").metrics["compacted"]
+    check_against_files(output, lookup_of(output))
+
+
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
-def test_every_explained_pair_is_found_and_no_other_also_after_a_retry_and_a_compaction(
+def test_pair_of_a_retry_is_found_in_its_generation_and_those_after(
     make_config: Callable[..., Any], pairs: Callable[..., pa.Table], tmp_path: Any
 ) -> None:
     (tmp_path / "muted").touch()
@@ -42,21 +58,14 @@ def test_every_explained_pair_is_found_and_no_other_also_after_a_retry_and_a_com
     run(make_config(rows_per_chunk=2), pairs(*PAIRS), load=toy)
     output = output_of(make_config())
     first = lookup_of(output)
-    assert first.in_memory("u3", "i1") == (False, None)
     check_against_files(output, first)
     assert first.find("u1", "i2") is None
-    row = rows_by_manifest(output)[0]
-    found = first.find(row["user_id"], row["item_id"])
-    assert found is not None
-    assert (found.model_fingerprint, found.num_generated_tokens) == (row["model_fingerprint"], row["num_generated_tokens"])
-
     (tmp_path / "muted").unlink()
     run(make_config(rows_per_chunk=2, retry_failed="all"), pairs(*PAIRS), load=toy)
     second = lookup_of(output)
     check_against_files(output, second)
     assert second.find("u1", "i2") is not None
     assert first.find("u1", "i2") is None  # an earlier generation is read as it was
-
     jobs.backfill.compact_output(make_config(rows_per_chunk=2))
     check_against_files(output, lookup_of(output))
 

@@ -1,5 +1,6 @@
 """The town that all tests of the endpoint serve from, made once."""
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,3 +26,12 @@ def endpoint(town: Path) -> Iterator[Endpoint]:
     """The town's endpoint, without keys."""
     with local_endpoint(town) as made:
         yield made
+
+
+@pytest.fixture(autouse=True)
+def xrec_logger() -> Iterator[None]:
+    """The CLI sets the logger up for a process of its own; here it must not outlive the test."""
+    logger = logging.getLogger("xrec")
+    before = (logger.level, logger.handlers, logger.propagate)
+    yield
+    logger.level, logger.handlers, logger.propagate = before
