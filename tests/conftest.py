@@ -11,6 +11,8 @@ from xrec.config import RayConfig
 # Before torch, Ray and their children start: two torch threads on two cores collapse when anything else runs.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+# As `xrec serve` has it; Serve's proxy reads it when the cluster starts.
+os.environ.setdefault("RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH", "xrec.serve.proxy:middlewares")
 
 
 @pytest.fixture(scope="session")

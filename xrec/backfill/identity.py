@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from xrec.config import BackfillConfig, ColdStartConfig, StorageConfig
+from xrec.config import BackfillConfig, ColdStartConfig, ServeConfig, StorageConfig
 from xrec.data.cold_start import read_cold_start
 from xrec.generate.explainer import Sources, check_sources
 from xrec.storage import open_location, read_manifest, run_fingerprint
@@ -37,9 +37,13 @@ def identify(config: BackfillConfig, pairs_fingerprint: str) -> RunIdentity:
         inputs["cold_start"] = read_cold_start(sources.cold_start, sources.storage).fingerprint
     if config.carry_from:
         inputs["carry_from"] = read_manifest(open_location(config.carry_from, config.storage), "explanations").fingerprint
-    dtype = f"{config.llm.dtype}, int8" if config.engine.linear_layers == "int8" else config.llm.dtype
-    settings = {"decoding": config.decoding.model_dump(mode="json"), "dtype": dtype, "rows_per_chunk": config.rows_per_chunk}
+    settings = {"decoding": config.decoding.model_dump(mode="json"), "dtype": arithmetic(config), "rows_per_chunk": config.rows_per_chunk}
     return RunIdentity(settings, inputs)
+
+
+def arithmetic(config: BackfillConfig | ServeConfig) -> str:
+    """What texts depend on besides weights and decoding: the dtype, and whether layers multiply integers."""
+    return f"{config.llm.dtype}, int8" if config.engine.linear_layers == "int8" else config.llm.dtype
 
 
 def output_uri(config: BackfillConfig, run: str) -> str:
@@ -48,7 +52,7 @@ def output_uri(config: BackfillConfig, run: str) -> str:
     return f"{uri}-{run[:8]}" if config.new_run else uri
 
 
-def sources_of(config: BackfillConfig) -> Sources:
+def sources_of(config: BackfillConfig | ServeConfig) -> Sources:
     """What the workers load, with URIs that any process on this machine can open."""
     locations = {name: open_location(config.artifact(name), config.storage) for name in ("dataset", "graph", "adapter")}
     return Sources(

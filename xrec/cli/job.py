@@ -233,7 +233,29 @@ Example:
 """,
 )
 
-JOBS = (PREPARE, PRETRAIN_GRAPH, RECOMMEND, TRAIN_ADAPTER, IMPORT_ADAPTER, BACKFILL, EVALUATE, ABLATE, BUILD_SAMPLE_LLM)
+SERVE = Job(
+    "serve",
+    "ServeConfig",
+    """Backfill, adapter and language model in, HTTP endpoint out.
+
+\b
+In:   <workspace>/dataset, graph and adapter, the language model; <workspace>/explanations (from: xrec backfill), if it is there
+Out:  http://127.0.0.1:8000: POST /v1/explanations, GET /v1/explanations/USER/ITEM, GET /v1/users/USER/recommendations,
+      server-sent events, /healthz, /readyz, /metrics, /docs, and a page at /
+
+The backfill answers first, the model writes what it does not hold. A new generation of the backfill is picked up within
+read_through.refresh_seconds. Listening on more than loopback needs security.keys. On SIGHUP the config is read again:
+another adapter or backfill is taken over without a break. Ctrl-C ends it.
+
+\b
+Example:
+  xrec serve configs/sample/serve.yaml
+  xrec serve configs/yelp/serve.yaml http.port=9000 explanations=s3://my-bucket/run-7
+  xrec serve configs/yelp/serve.yaml --write-deployment serve.yaml   # for serve deploy, or a RayService
+""",
+)
+
+JOBS = (PREPARE, PRETRAIN_GRAPH, RECOMMEND, TRAIN_ADAPTER, IMPORT_ADAPTER, BACKFILL, EVALUATE, ABLATE, BUILD_SAMPLE_LLM, SERVE)
 
 
 def job_named(name: str) -> Job:

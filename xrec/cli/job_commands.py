@@ -7,8 +7,9 @@ import typer
 from xrec.cli.arguments import ConfigPath, Debug, DryRun, Overrides
 from xrec.cli.backfill_command import BackfillCommand, backfill
 from xrec.cli.exit_codes import exit_codes
-from xrec.cli.job import BACKFILL, Job
+from xrec.cli.job import BACKFILL, SERVE, Job
 from xrec.cli.logging import configure_logging
+from xrec.cli.serve_command import serve
 from xrec.cli.summary import summary
 
 
@@ -16,6 +17,8 @@ def add_job_command(app: typer.Typer, job: Job) -> None:
     """Add `job` to `app` as a command of its name."""
     if job is BACKFILL:
         app.command(job.name, cls=BackfillCommand, help=job.help)(backfill)
+    elif job is SERVE:
+        app.command(job.name, help=job.help)(serve)
     else:
         app.command(job.name, help=job.help)(_command(job))
 

@@ -16,6 +16,7 @@ Data goes one way, each arrow is a command, each noun an artifact at a URI (loca
   raw files -prepare-> dataset -pretrain-graph-> graph -train-adapter-> adapter
             -backfill-> explanations -evaluate-> metrics and report.html
   graph -recommend-> each user's best unseen items, which a backfill can take as its pairs
+  explanations, adapter -serve-> an HTTP endpoint with a page
 
 Start with: xrec demo. Each command has its own --help. Exit codes: 0 done, 1 failed, 2 bad usage or config.
 """

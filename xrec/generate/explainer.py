@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
 from transformers import PreTrainedModel
 
 from xrec.adapter.artifact import TrainedAdapter, read_adapter
@@ -113,8 +114,13 @@ def check_sources(sources: Sources) -> CheckedSources:
     return _check(sources, dataset, graph)
 
 
-def load_explainer(sources: Sources, *, device: Device, engine: EngineConfig, history: History | None = None) -> Explainer:
+def load_explainer(
+    sources: Sources, *, device: Device, engine: EngineConfig, history: History | None = None, num_reserved_users: int = 0
+) -> Explainer:
     """Load everything into this process; with `history`, that one new user is known too.
+
+    The graph gets `num_reserved_users` more users of zeros, from index `dataset.num_users` on: places for the vectors of users who
+    are told of later. Adapters that read the graph see what is written into `graph.users` there.
 
     Raises what `check_sources` raises, ModelError, DataError for cold-start tables that cannot be read or a history that
     gives no vector, ConfigError for a history of a known user, UnknownIdError for one with an unknown item.
@@ -124,6 +130,8 @@ def load_explainer(sources: Sources, *, device: Device, engine: EngineConfig, hi
     checked = _check(sources, dataset.manifest, graph.manifest)
     if sources.cold_start or history:
         dataset, graph = _extended(sources, dataset, graph, history)
+    if num_reserved_users:
+        graph = replace(graph, users=torch.cat([graph.users, graph.users.new_zeros(num_reserved_users, graph.users.shape[1])]))
     if engine.kind == "vllm":
         return Explainer(None, *_vllm(sources.llm, checked, dataset, graph, device, engine), dataset, graph, checked.model_fingerprint)
     torch_device = resolve_device(device)

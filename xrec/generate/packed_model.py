@@ -38,13 +38,23 @@ class PackedModel:
             self._adapted = torch.cat([embedding.adapt(part) for part in parts])
 
     @torch.inference_mode()
-    def logits(self, token_ids: Sequence[int], positions: Sequence[int], layout: Attends, keep: Sequence[int] | None = None) -> Tensor:
-        """One pass over T tokens at their `positions` (T,): the logits (n, V) of the tokens in `keep`, of all without it."""
+    def logits(
+        self,
+        token_ids: Sequence[int],
+        positions: Sequence[int],
+        layout: Attends,
+        keep: Sequence[int] | None = None,
+        not_injected: Sequence[int] = (),
+    ) -> Tensor:
+        """One pass over T tokens at their `positions` (T,): the logits (n, V) of the tokens in `keep`, of all without it.
+
+        A user or item among the tokens at the places `not_injected` enters by the embedding alone, not in the layers.
+        """
         device = self.model.device
         kept = 0 if keep is None else torch.tensor(keep, dtype=torch.long, device=device)
         with _packed(self.model):
             output = self.model(
-                inputs_embeds=self._embed(token_ids),
+                inputs_embeds=self._embed(token_ids, not_injected),
                 position_ids=torch.tensor([positions], device=device),
                 use_cache=False,
                 logits_to_keep=kept,
@@ -53,7 +63,7 @@ class PackedModel:
         logits: Tensor = output.logits[0]
         return logits
 
-    def _embed(self, token_ids: Sequence[int]) -> Tensor:
+    def _embed(self, token_ids: Sequence[int], not_injected: Sequence[int]) -> Tensor:
         """(1, T, H). The host knows the ids: a pass of text alone touches neither adapters nor injection."""
         embedding, ids = self.model.get_input_embeddings(), torch.tensor([token_ids], device=self.model.device)
         if not isinstance(embedding, CollaborativeEmbedding):
@@ -63,7 +73,11 @@ class PackedModel:
         if not rows:
             return embedding.embed_text(ids)
         assert self._adapted is not None
-        return embedding.embed(ids, ids >= self._num_text_tokens, self._adapted[torch.tensor(rows, device=ids.device)])
+        embeds = embedding.embed(ids, ids >= self._num_text_tokens, self._adapted[torch.tensor(rows, device=ids.device)])
+        if not_injected:
+            assert embedding.injection is not None
+            embedding.injection[0, list(not_injected)] = 0
+        return embeds
 
     def _probe(self) -> KeyValueShape:
         """Run one token: what the layers hand to attention is what a store must hold."""

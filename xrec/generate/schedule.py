@@ -100,7 +100,7 @@ class Schedule:
     def next_prefixes(self) -> tuple[list[Copy], list[Span]]:
         """Copies to make, then prefixes to compute in one pass; none when all open ones are there."""
         copies: list[Copy] = []
-        spans = _Spans(self.chunk_tokens)
+        spans = PassSpans(self.chunk_tokens)
         for prefix in self._open:
             if prefix.num_computed == len(prefix.token_ids) or spans.is_full:
                 continue
@@ -128,7 +128,7 @@ class Schedule:
 
     def next_rows(self) -> list[Span]:
         """Prompts to compute in one pass; none when those of all rows are there."""
-        spans = _Spans(self.chunk_tokens)
+        spans = PassSpans(self.chunk_tokens)
         for row in self.rows:
             if row.num_computed < row.num_prompt_tokens and not spans.is_full:
                 spans.add(row, row.num_computed, row.num_prompt_tokens)
@@ -173,7 +173,7 @@ class Schedule:
         return slot, shared.get(slot, 0)
 
 
-class _Spans:
+class PassSpans:
     """Spans of one pass: at most `limit` tokens, and at most 4 times as many cells when padded to the longest."""
 
     def __init__(self, limit: int):

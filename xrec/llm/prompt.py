@@ -53,6 +53,11 @@ class PromptBuilder:
             )
         return ids
 
+    @property
+    def beginning(self) -> list[int]:
+        """Ids that all prompts begin with: template and instruction."""
+        return self._before
+
     def build_without_tokens(self, texts: PairTexts) -> list[int]:
         """The same prompt without collaborative tokens: what a text-only model sees."""
         return self._build("", "", texts)

@@ -1,0 +1,79 @@
+"""What one would write first: the same model and adapter behind Ray Serve, transformers' `generate`, one request at a time.
+
+`python -m benchmarks.serve_plain CONFIG`, of `xrec serve`, until it is terminated. Same prompts, weights, dtype, threads, greedy
+decoding, longest text and rules of texts; a request holds one pair, and is answered in the same form.
+"""
+
+import os
+import signal
+import sys
+import threading
+from typing import Any
+
+import torch
+from fastapi import FastAPI
+from ray import serve
+from transformers import GenerationConfig
+
+from cluster.connect import ensure_ray
+from xrec.adapter.pairs import Pair
+from xrec.backfill.identity import sources_of
+from xrec.config import ServeConfig, load_config
+from xrec.generate.engine import Completion
+from xrec.generate.explainer import load_explainer
+from xrec.generate.text_rules import finished_text
+from xrec.llm.model import stop_token_ids
+
+api = FastAPI()
+
+
+@serve.deployment(max_ongoing_requests=1, ray_actor_options={"num_cpus": 1})
+@serve.ingress(api)
+class Plain:
+    """One replica, one request."""
+
+    def __init__(self, config: ServeConfig):
+        torch.set_num_threads(config.models.cpus_per_replica)
+        engine = config.engine.model_copy(update={"linear_layers": "plain"})  # as `generate` finds a model
+        self._explainer = load_explainer(sources_of(config), device="cpu", engine=engine)
+        self._decoding = config.decoding
+        model = self._explainer.model
+        assert model is not None
+        self._stop = stop_token_ids(model, self._explainer.pairs.builder.tokenizer)
+        self._generation = GenerationConfig(
+            max_new_tokens=config.decoding.max_new_tokens, do_sample=False, eos_token_id=self._stop, pad_token_id=self._stop[0]
+        )
+
+    @api.get("/readyz")
+    def ready(self) -> str:
+        """The model is loaded."""
+        return "ready"
+
+    @api.post("/v1/explanations")
+    def explain(self, request: dict[str, Any]) -> dict[str, Any]:
+        """The first pair's explanation."""
+        explainer, pair = self._explainer, request["pairs"][0]
+        prompt = explainer.pairs.prompt(Pair(explainer.dataset.user_index(pair["user_id"]), explainer.dataset.item_index(pair["item_id"])))
+        with torch.inference_mode():
+            ids = explainer.model.generate(torch.tensor([prompt]), generation_config=self._generation)[0, len(prompt) :].tolist()
+        ended = ids[-1] in self._stop
+        completion = Completion(0, ids[:-1] if ended else ids, "stop" if ended else "length")
+        text, _ = finished_text(explainer.pairs.builder.decode(completion.token_ids), completion, prompt, self._decoding)
+        return {"explanations": [{**pair, "explanation": text, "num_generated_tokens": len(completion.token_ids)}]}
+
+
+def main() -> None:
+    """Serve until SIGTERM."""
+    config = load_config(ServeConfig, sys.argv[1])
+    done = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: done.set())
+    with ensure_ray(config.ray):
+        serve.start(http_options={"host": config.http.host, "port": config.http.port})
+        serve.run(Plain.bind(config))
+        done.wait()
+        serve.shutdown()
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    main()

@@ -1,0 +1,105 @@
+"""Job `serve`: the online endpoint, until it is interrupted."""
+
+import logging
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from ray import serve
+
+from cluster.connect import ensure_ray, environment
+from xrec.backfill.identity import sources_of
+from xrec.config import ServeConfig
+from xrec.errors import ClusterError
+from xrec.generate.explainer import check_sources
+from xrec.serve.app import APP, build
+from xrec.serve.deployment_file import serve_options
+from xrec.serve.proxy import CALLBACK, VARIABLE
+from xrec.serve.state import read_lookup
+from xrec.storage import check_access, open_location
+
+logger = logging.getLogger("xrec")
+
+
+def run(config: ServeConfig, read_again: Callable[[], ServeConfig], tell: Callable[[str], None]) -> None:
+    """Serve until interrupted; SIGHUP serves what `read_again` gives, in place where only artifacts differ. `tell` gets the address.
+
+    Raises what `check_sources` raises, ArtifactMismatchError for a backfill of another model, ClusterError.
+    """
+    config = checked(config)
+    with environment({VARIABLE: os.environ.get(VARIABLE, CALLBACK)}), ensure_ray(config.ray), _serving(config):
+        tell(address_of(config))
+        for _ in _hang_ups():
+            config = checked(read_again())
+            deploy(config)
+            logger.info("serving %s", config.artifact("adapter"))
+
+
+def checked(config: ServeConfig) -> ServeConfig:
+    """`config` with URIs that any process can open, once its artifacts belong together."""
+    shared = {}
+    for name in ("dataset", "graph", "adapter", "explanations"):
+        location = open_location(config.artifact(name), config.storage)
+        check_access(location, config.storage)
+        shared[name] = location.shared_uri
+    llm = config.llm
+    if os.path.isdir(llm.model):
+        llm = llm.model_copy(update={"model": os.path.abspath(llm.model)})
+    config = config.model_copy(update={**shared, "llm": llm})
+    sources = check_sources(sources_of(config))
+    fingerprints = {
+        "base_model": sources.adapter.config.base_model_fingerprint,
+        "adapter": sources.adapter.fingerprint,
+        "graph": sources.graph.fingerprint,
+    }
+    read_lookup(config, fingerprints)
+    return config
+
+
+def deploy(config: ServeConfig) -> None:
+    """Start the application on the Ray cluster, or change the one that runs; returns once it is ready. Raises ClusterError."""
+    try:
+        serve.run(build(config), name=APP, route_prefix="/")
+    except RuntimeError as error:
+        lines = [line for line in str(error).splitlines() if line.strip()]
+        raise ClusterError(f"the endpoint could not be started: {lines[-1] if lines else error}; its replicas' logs tell more") from error
+
+
+def address_of(config: ServeConfig) -> str:
+    """The endpoint's URL."""
+    host = f"[{config.http.host}]" if ":" in config.http.host else config.http.host
+    return f"{'https' if config.http.tls_certificate else 'http'}://{host}:{config.http.port}"
+
+
+@contextmanager
+def _serving(config: ServeConfig) -> Iterator[None]:
+    options = serve_options(config)
+    serve.start(proxy_location=options["proxy_location"], http_options=options["http_options"], logging_config={"enable_access_log": False})
+    try:
+        deploy(config)
+        yield
+    finally:
+        serve.delete(APP)
+        if config.ray.address is None and not os.environ.get("RAY_ADDRESS"):
+            serve.shutdown()
+
+
+def _hang_ups() -> Iterator[None]:
+    """Yields at each SIGHUP; KeyboardInterrupt and SIGTERM end the wait by an exception."""
+    happened = threading.Event()
+    signal.signal(signal.SIGHUP, lambda *_: happened.set())
+    for number in (signal.SIGINT, signal.SIGTERM):  # a shell that starts it in the background has SIGINT ignored
+        signal.signal(number, signal.default_int_handler)
+    while True:
+        happened.wait(1)
+        if happened.is_set():
+            happened.clear()
+            yield
+
+
+if __name__ == "__main__":
+    from xrec.cli.main import run_job
+
+    run_job("serve")

@@ -1,0 +1,34 @@
+"""The endpoint's benchmark: its percentiles, and that both servers write the same texts, so that their times can be compared."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+from benchmarks.serve import _percentile, _server
+from tests.xrec.serve.town import DECODING, ids_of, make_town
+
+
+def test_percentile_is_the_value_that_so_many_do_not_exceed() -> None:
+    values = [float(value) for value in range(1, 101)]
+    assert [_percentile(values[::-1], share) for share in (50, 95, 99)] == [51.0, 96.0, 100.0]
+    assert _percentile([3.0], 99) == 3.0
+
+
+@pytest.mark.slow
+def test_both_servers_write_the_same_texts(tmp_path: Path) -> None:
+    town = make_town(tmp_path / "town")
+    users, items = ids_of(town)
+    config: dict[str, Any] = {"workspace": str(town), "llm": {"model": str(town / "llm")}, "decoding": DECODING, "models": {"device": "cpu"}}
+    pairs = [{"user_id": user, "item_id": item} for user in users[:4] for item in items[:2]]
+    texts = []
+    for modules in (("xrec.cli", "serve"), ("benchmarks.serve_plain",)):
+        with _server(modules, config) as server:
+            answers = [
+                requests.post(f"{server.url}/v1/explanations", json={"pairs": [pair]}, timeout=120).json()["explanations"][0] for pair in pairs
+            ]
+            texts.append([answer["explanation"] for answer in answers])
+            assert server.memory()
+    assert texts[0] == texts[1]
+    assert len(set(texts[0])) > 4

@@ -1,0 +1,69 @@
+"""`xrec serve` as a person runs it: it starts, tells its address, takes another adapter on SIGHUP, ends on Ctrl-C; a wrong backfill is refused."""
+
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import requests
+import yaml
+from typer.testing import CliRunner
+
+from tests.xrec.serve.town import backfill_config, ids_of, make_backfill, make_town, serve_config
+from xrec.cli.main import app
+
+
+@pytest.fixture(scope="module")
+def town(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_town(tmp_path_factory.mktemp("town"))
+
+
+def write_config(town: Path, path: Path, **values: object) -> None:
+    config = serve_config(town).model_dump(mode="json", exclude={"storage"}) | values
+    path.write_text(yaml.safe_dump(config), encoding="utf-8")
+
+
+def test_backfill_of_another_model_is_refused_before_anything_starts(town: Path, tmp_path: Path) -> None:
+    users, items = ids_of(town)
+    make_backfill(backfill_config(town, str(tmp_path / "out"), adapter=str(town / "adapter-2")), [(users[0], items[0])])
+    write_config(town, tmp_path / "serve.yaml", explanations=str(tmp_path / "out"))
+    result = CliRunner().invoke(app, ["serve", str(tmp_path / "serve.yaml")])
+    assert result.exit_code == 1
+    assert "these explanations are of another model:\n  adapter: " in result.stderr
+    assert "starting a local Ray cluster" not in result.stderr
+
+
+@pytest.mark.slow
+def test_command_serves_swaps_on_sighup_and_ends_on_ctrl_c(town: Path, tmp_path: Path) -> None:
+    users, items = ids_of(town)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    path, log = tmp_path / "serve.yaml", tmp_path / "log"
+    write_config(town, path, http={"port": port})
+    with log.open("w") as output:
+        process = subprocess.Popen([sys.executable, "-m", "xrec.cli", "serve", str(path)], stdout=output, stderr=subprocess.STDOUT)
+    try:
+        wait_for(lambda: f"serving at http://127.0.0.1:{port} " in log.read_text(), process)
+        pair = f"http://127.0.0.1:{port}/v1/explanations/{users[0]}/{items[0]}"
+        first = requests.get(pair, timeout=60).json()["model_fingerprint"]
+        write_config(town, path, http={"port": port}, adapter=str(town / "adapter-2"))
+        process.send_signal(signal.SIGHUP)
+        wait_for(lambda: requests.get(pair, timeout=60).json()["model_fingerprint"] != first, process)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130
+    finally:
+        process.kill()
+    with pytest.raises(requests.exceptions.ConnectionError):
+        requests.get(pair, timeout=5)
+
+
+def wait_for(condition: object, process: "subprocess.Popen[bytes]") -> None:
+    deadline = time.monotonic() + 180
+    while not condition():  # type: ignore[operator]
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.1)

@@ -1,0 +1,118 @@
+"""The model's thread: requests from many threads get their own tokens; cancelled ones stop; its failure is told to all who wait."""
+
+import queue
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from transformers import LlamaForCausalLM
+
+from tests.toy import NUM_USERS, attach_toy, toy_model
+from xrec.config import DecodingConfig
+from xrec.generate.engine import Completion
+from xrec.generate.live_engine import LiveEngine
+from xrec.generate.live_run import Advance, LiveRun
+from xrec.generate.packed_model import PackedModel
+from xrec.generate.transformers_engine import TransformersEngine
+
+V, END = 64, 2
+GREEDY = DecodingConfig(max_new_tokens=10)
+LONG = DecodingConfig(max_new_tokens=900)
+PROMPTS = [[5, 6, 7, V + user, *range(8, 8 + item), V + NUM_USERS + item] for user in range(NUM_USERS) for item in range(4)]
+
+
+@pytest.fixture
+def model() -> LlamaForCausalLM:
+    made = toy_model()
+    attach_toy(made, "projected")
+    return made
+
+
+def decode(ids: Sequence[int]) -> str:
+    return " ".join(map(str, ids))
+
+
+@pytest.fixture
+def engine(model: LlamaForCausalLM) -> Iterator[LiveEngine]:
+    # No stop token: a request's length is known.
+    made = LiveEngine(LiveRun(PackedModel(model), [5, 6], [], decode, max_rows=4, key_value_bytes=2**24, max_positions=1000))
+    yield made
+    made.stop()
+    made.join(30)
+
+
+def complete(engine: LiveEngine, prompt: Sequence[int], decoding: DecodingConfig = GREEDY) -> Completion:
+    ended: queue.Queue[Completion | BaseException] = queue.Queue()
+
+    def listener(advance: Advance) -> None:
+        if advance.completion is not None:
+            ended.put(advance.completion)
+
+    engine.submit(prompt, decoding, is_injected=True, listener=listener, on_failure=ended.put)
+    result = ended.get(timeout=60)
+    if isinstance(result, BaseException):
+        raise result
+    return result
+
+
+def test_requests_of_many_threads_get_the_tokens_of_the_closed_list(model: LlamaForCausalLM, engine: LiveEngine) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        live = list(pool.map(lambda prompt: complete(engine, prompt).token_ids, PROMPTS))
+    engine.stop()
+    engine.join(30)
+    closed = TransformersEngine(model, [], max_rows=64, key_value_bytes=2**24, decode=decode).generate(PROMPTS, GREEDY)
+    assert live == [one.token_ids for one in sorted(closed, key=lambda one: one.index)]
+
+
+def test_cancelled_request_stops_and_frees_its_row(engine: LiveEngine) -> None:
+    told: queue.Queue[Advance] = queue.Queue()
+    ticket = engine.submit(PROMPTS[0], LONG, is_injected=True, listener=told.put, on_failure=pytest.fail)
+    for _ in range(3):
+        told.get(timeout=60)
+    engine.cancel(ticket)
+    assert engine.call(lambda: engine.num_rows).result(60) == 0
+    told.queue.clear()
+    complete(engine, PROMPTS[1])
+    assert told.empty()
+
+
+def test_request_cancelled_before_it_was_taken_in_is_never_computed(engine: LiveEngine) -> None:
+    gate = threading.Event()
+    engine.call(lambda: gate.wait(60))
+    ticket = engine.submit(PROMPTS[0], LONG, is_injected=True, listener=lambda advance: pytest.fail("told"), on_failure=pytest.fail)
+    engine.cancel(ticket)
+    gate.set()
+    assert engine.call(lambda: engine.num_rows + engine.num_waiting).result(60) == 0
+
+
+def test_call_runs_while_others_decode_and_gives_its_exception_to_the_caller(engine: LiveEngine) -> None:
+    told: queue.Queue[Advance] = queue.Queue()
+    ticket = engine.submit(PROMPTS[0], LONG, is_injected=True, listener=told.put, on_failure=pytest.fail)
+    told.get(timeout=60)
+    assert engine.call(lambda: threading.current_thread().name).result(60) == "xrec-live-engine"
+    assert engine.call(lambda: engine.num_rows).result(60) == 1
+    with pytest.raises(ZeroDivisionError):
+        engine.call(lambda: 1 // 0).result(60)
+    engine.cancel(ticket)
+    assert engine.failure is None
+
+
+def test_stop_lets_what_is_at_work_end(engine: LiveEngine) -> None:
+    ended: queue.Queue[Advance] = queue.Queue()
+    engine.submit(PROMPTS[0], GREEDY, is_injected=True, listener=ended.put, on_failure=pytest.fail)
+    engine.stop()
+    engine.join(60)
+    assert [len(ended.get_nowait().token_ids) for _ in range(10)] == list(range(1, 11))
+
+
+def test_failed_step_is_told_to_all_who_wait_and_to_all_who_come(engine: LiveEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> list[Advance]:
+        raise RuntimeError("no memory")
+
+    monkeypatch.setattr(engine.run, "step", broken)
+    with pytest.raises(RuntimeError, match="no memory"):
+        complete(engine, PROMPTS[0])
+    with pytest.raises(RuntimeError, match="no memory"):
+        complete(engine, PROMPTS[1])
+    assert isinstance(engine.failure, RuntimeError)

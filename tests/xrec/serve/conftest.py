@@ -1,0 +1,37 @@
+"""The town that all tests of the endpoint serve from, made once."""
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.xrec.serve.local_endpoint import Endpoint, local_endpoint
+from tests.xrec.serve.town import backfill_config, ids_of, make_backfill, make_town
+
+NUM_BACKFILLED_USERS = 6
+
+
+@pytest.fixture(scope="session")
+def town(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Workspace, read only. Its backfill holds the first six users with the items 0 to 4."""
+    root = make_town(tmp_path_factory.mktemp("town"))
+    users, items = ids_of(root)
+    make_backfill(backfill_config(root, str(root / "explanations")), [(user, item) for user in users[:NUM_BACKFILLED_USERS] for item in items[:5]])
+    return root
+
+
+@pytest.fixture(scope="session")
+def endpoint(town: Path) -> Iterator[Endpoint]:
+    """The town's endpoint, without keys."""
+    with local_endpoint(town) as made:
+        yield made
+
+
+@pytest.fixture(autouse=True)
+def xrec_logger() -> Iterator[None]:
+    """The CLI sets the logger up for a process of its own; here it must not outlive the test."""
+    logger = logging.getLogger("xrec")
+    before = (logger.level, logger.handlers, logger.propagate)
+    yield
+    logger.level, logger.handlers, logger.propagate = before

@@ -1,0 +1,299 @@
+"""The HTTP API, by real requests: what the backfill has is not generated, what is generated is kept; every error is a problem."""
+
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+from tests.xrec.serve.local_endpoint import Endpoint, local_endpoint, sse
+from tests.xrec.serve.town import DECODING, dataset_of, ids_of
+from xrec.backfill import read_explanations
+from xrec.generate.text_rules import cut_to_words
+from xrec.storage import open_location
+
+
+def rows_of(town: Path) -> dict[tuple[str, str], str]:
+    """The backfill's explanations by pair, read by nothing of the endpoint."""
+    return {(row["user_id"], row["item_id"]): row["explanation"] for row in read_explanations(open_location(str(town / "explanations"))).to_pylist()}
+
+
+def problem(response: requests.Response) -> dict[str, Any]:
+    """The body of an error, which must be a problem."""
+    assert response.headers["content-type"] == "application/problem+json"
+    body: dict[str, Any] = response.json()
+    assert body["status"] == response.status_code
+    assert body["request_id"]
+    return body
+
+
+def test_pairs_of_the_backfill_are_its_texts_and_the_model_is_not_asked(endpoint: Endpoint, town: Path) -> None:
+    rows = rows_of(town)
+    assert len(rows) > 20
+    before = len(endpoint.model.asked)
+    pairs = [{"user_id": user, "item_id": item} for user, item in rows]
+    answers = endpoint.post("/v1/explanations", {"pairs": pairs}).json()["explanations"]
+    assert [answer["explanation"] for answer in answers] == list(rows.values())
+    assert {answer["source"] for answer in answers} == {"backfill"}
+    one = endpoint.get(f"/v1/explanations/{pairs[3]['user_id']}/{pairs[3]['item_id']}").json()
+    assert one == answers[3]
+    assert len(endpoint.model.asked) == before
+
+
+def test_pair_beyond_the_backfill_is_generated_once_then_kept(endpoint: Endpoint, town: Path) -> None:
+    users, items = ids_of(town)
+    path = f"/v1/explanations/{users[8]}/{items[7]}"
+    first, asked = endpoint.get(path).json(), len(endpoint.model.asked)
+    second = endpoint.get(path).json()
+    assert (first["source"], first["is_cached"], second["is_cached"]) == ("live", False, True)
+    assert second == {**first, "is_cached": True}
+    assert len(endpoint.model.asked) == asked
+    assert first["model_fingerprint"] == endpoint.model.live.model_fingerprint
+
+
+def test_overrides_signals_and_histories_are_generated_and_not_kept(endpoint: Endpoint, town: Path) -> None:
+    _, items = ids_of(town)
+    (user, item), known = next(iter(rows_of(town).items()))
+    pairs = [
+        {"user_id": user, "item_id": item, "profiles": {"user_profile": "Likes trains and old stations."}},
+        {"user_id": user, "item_id": item, "collaborative": "none"},
+        {"user_id": "newcomer", "item_id": item, "history": items[:3]},
+        {"user_id": user, "item_id": item, "fresh": True},
+    ]
+    answers = endpoint.post("/v1/explanations", {"pairs": pairs}).json()["explanations"]
+    assert [answer["source"] for answer in answers] == ["live"] * 4
+    assert known not in [answer["explanation"] for answer in answers[:3]]
+    assert answers[3]["explanation"] == known
+    again = endpoint.post("/v1/explanations", {"pairs": pairs[:3]}).json()["explanations"]
+    assert [answer["is_cached"] for answer in again] == [False] * 3
+    assert endpoint.get(f"/v1/explanations/{user}/{item}").json()["explanation"] == known
+
+
+def test_failed_pairs_stand_in_their_place_beside_good_ones(endpoint: Endpoint, town: Path) -> None:
+    users, items = ids_of(town)
+    pairs = [
+        {"user_id": users[0], "item_id": items[0]},
+        {"user_id": "nobody", "item_id": items[0]},
+        {"user_id": users[0], "item_id": "nothing"},
+        {"user_id": users[0], "item_id": items[0], "profiles": {"user_profile": "word " * 1500}},
+        {"user_id": users[9], "item_id": items[9]},
+    ]
+    response = endpoint.post("/v1/explanations", {"pairs": pairs})
+    assert response.status_code == 200
+    answers = response.json()["explanations"]
+    assert [answer.get("problem", {}).get("type") for answer in answers] == [
+        None,
+        "/problems/unknown_user",
+        "/problems/unknown_item",
+        "/problems/prompt_too_long",
+        None,
+    ]
+    assert [answer["problem"]["status"] for answer in answers[1:4]] == [404, 404, 422]
+    assert [(answer["user_id"], answer["item_id"]) for answer in answers] == [(pair["user_id"], pair["item_id"]) for pair in pairs]
+
+
+def test_max_words_cuts_at_a_sentence_or_is_a_problem(endpoint: Endpoint, town: Path) -> None:
+    for (user, item), text in rows_of(town).items():
+        for max_words in (1, 3, 500):
+            response = endpoint.get(f"/v1/explanations/{user}/{item}?max_words={max_words}")
+            expected = cut_to_words(text, max_words)
+            if expected:
+                assert response.json()["explanation"] == expected
+            else:
+                assert problem(response)["type"] == "/problems/no_full_sentence"
+
+
+def test_stream_tells_tokens_then_the_answer_of_each_pair(endpoint: Endpoint, town: Path) -> None:
+    users, items = ids_of(town)
+    (known_user, known_item), known = next(iter(rows_of(town).items()))
+    pairs = [{"user_id": users[10], "item_id": items[9]}, {"user_id": known_user, "item_id": known_item}]
+    response = endpoint.post("/v1/explanations/stream", {"pairs": pairs})
+    assert response.headers["content-type"].startswith("text/event-stream")
+    events = sse(response)
+    assert events[-1] == ("done", {})
+    answers = {data["index"]: data["answer"] for name, data in events if name == "explanation"}
+    tokens = [data for name, data in events if name == "token"]
+    assert {token["index"] for token in tokens} == {0}
+    streamed = "".join(token["text"] for token in tokens)
+    assert len(tokens) > 2
+    assert answers[0]["explanation"].startswith(streamed)
+    assert (answers[1]["explanation"], answers[1]["source"]) == (known, "backfill")
+    whole = endpoint.get(f"/v1/explanations/{users[10]}/{items[9]}").json()
+    assert whole["explanation"] == answers[0]["explanation"]
+
+
+def test_client_that_goes_away_stops_its_generation(town: Path) -> None:
+    with local_endpoint(town, decoding={**DECODING, "max_new_tokens": 350}) as slow:
+        users, items = ids_of(town)
+        slow.model.live.engine.run._stop_token_ids = frozenset()  # texts end by their length alone
+        body = {"pairs": [{"user_id": users[11], "item_id": item} for item in items]}
+        with requests.post(slow.url + "/v1/explanations/stream", json=body, timeout=60, stream=True) as response:
+            next(response.iter_lines())
+        deadline = time.monotonic() + 60
+        while slow.model.live.num_pending and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert slow.model.live.num_pending == 0
+        assert slow.model.live.num_abandoned == 1
+        assert len(slow.model.asked) < len(items)
+
+
+def test_recommendations_are_the_graphs_best_unseen_items_with_explanations(endpoint: Endpoint, town: Path) -> None:
+    dataset = dataset_of(town)
+    users, items = ids_of(town)
+    body = endpoint.get(f"/v1/users/{users[2]}/recommendations?k=3").json()
+    import safetensors.torch
+
+    vectors = safetensors.torch.load_file(town / "graph" / "embeddings.safetensors")
+    edges = dataset.interaction_edges("train")
+    seen = set(edges[1][edges[0] == 2].tolist())
+    scores = (vectors["items"] @ vectors["users"][2]).tolist()
+    best = sorted((item for item in range(len(items)) if item not in seen), key=lambda item: -scores[item])[:3]
+    assert [entry["item_id"] for entry in body["items"]] == [items[item] for item in best]
+    assert [entry["rank"] for entry in body["items"]] == [1, 2, 3]
+    assert [entry["score"] for entry in body["items"]] == pytest.approx([scores[item] for item in best], abs=1e-5)
+    assert all(entry["answer"]["item_id"] == entry["item_id"] for entry in body["items"])
+    assert endpoint.get(f"/v1/users/{users[2]}/recommendations?k=3&explain=false").json()["items"][0]["answer"] is None
+    assert problem(endpoint.get("/v1/users/nobody/recommendations"))["type"] == "/problems/unknown_user"
+
+
+def test_evidence_is_what_the_graph_and_the_model_say(endpoint: Endpoint, town: Path) -> None:
+    users, items = ids_of(town)
+    dataset = dataset_of(town)
+    body = endpoint.post("/v1/evidence", {"user_id": users[1], "item_id": items[2], "explanation": "You would enjoy it."}).json()
+    edges = dataset.interaction_edges("train")
+    history = {items[item] for item in edges[1][edges[0] == 1].tolist()} - {items[2]}
+    near = [entry["item_id"] for entry in body["nearest_history"]]
+    similarities = [entry["similarity"] for entry in body["nearest_history"]]
+    assert set(near) <= history
+    assert len(near) == min(5, len(history))
+    assert similarities == sorted(similarities, reverse=True)
+    assert body["user_profile"] == dataset.users["profile"][1].as_py()
+    assert body["item_title"] == dataset.items["title"][2].as_py()
+    likelihood = body["likelihood"]
+    assert len(likelihood["others_nll"]) == 8
+    assert likelihood["gain"] == pytest.approx(sum(likelihood["others_nll"]) / 8 - likelihood["own_nll"])
+    assert len(set(likelihood["others_nll"])) == 8
+    assert endpoint.post("/v1/evidence", {"user_id": users[1], "item_id": items[2]}).json()["likelihood"] is None
+
+
+def test_users_and_items_are_found(endpoint: Endpoint, town: Path) -> None:
+    users, items = ids_of(town)
+    dataset = dataset_of(town)
+    assert endpoint.get("/v1/users?limit=100").json()["users"] == sorted(users)
+    assert endpoint.get(f"/v1/users?prefix={users[3]}").json()["users"] == sorted(user for user in users if user.startswith(users[3]))
+    title = dataset.items["title"][4].as_py()
+    found = endpoint.get("/v1/items", params={"text": title[1:-1].upper()}).json()["items"]
+    assert {"item_id": items[4], "title": title} in found
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "kind"),
+    [
+        ({"pairs": []}, 422, "not_well_formed"),
+        ({"pairs": [{"user_id": "a", "item_id": "b"}] * 65}, 422, "not_well_formed"),
+        ({"pairs": [{"user_id": "a", "item_id": "b", "model": "/etc/passwd"}]}, 422, "not_well_formed"),
+        ({"pairs": [{"user_id": "a", "item_id": "b"}], "adapter": "s3://other"}, 422, "not_well_formed"),
+        ({"pairs": [{"user_id": "a\ud800", "item_id": "b"}]}, 422, "not_well_formed"),
+        ([], 422, "not_well_formed"),
+    ],
+)
+def test_request_that_is_not_well_formed_is_told_where_and_nothing_is_repeated(endpoint: Endpoint, body: Any, status: int, kind: str) -> None:
+    response = endpoint.post("/v1/explanations", body)
+    told = problem(response)
+    assert (response.status_code, told["type"]) == (status, f"/problems/{kind}")
+    assert told["errors"]
+    assert "passwd" not in response.text
+    assert "s3://" not in response.text
+
+
+def test_other_errors_are_problems_too(endpoint: Endpoint) -> None:
+    assert problem(endpoint.get("/v1/nothing"))["status"] == 404
+    assert problem(endpoint.get("/v1/explanations"))["status"] == 405
+    broken = requests.post(endpoint.url + "/v1/explanations", data=b'{"pairs": [', headers={"Content-Type": "application/json"}, timeout=60)
+    assert problem(broken)["errors"] == [{"where": "body.11", "expected": "valid JSON"}]
+
+
+def test_request_id_is_the_callers_if_it_is_a_good_one(endpoint: Endpoint) -> None:
+    assert problem(endpoint.get("/v1/nothing", headers={"X-Request-ID": "abc-123"}))["request_id"] == "abc-123"
+    forged = problem(endpoint.get("/v1/nothing", headers={"X-Request-ID": "x" * 100 + " key=admin"}))["request_id"]
+    assert len(forged) == 32
+
+
+def test_deadline_ends_a_request_with_504_and_its_generation(town: Path) -> None:
+    with local_endpoint(town, http={"deadline_seconds": 1}, decoding={**DECODING, "max_new_tokens": 550}) as slow:
+        users, items = ids_of(town)
+        slow.model.live.engine.run._stop_token_ids = frozenset()
+        pairs = [{"user_id": user, "item_id": item, "fresh": True} for user in users for item in items][:64]
+        response = slow.post("/v1/explanations", {"pairs": pairs})
+        assert problem(response)["type"] == "/problems/deadline"
+        assert response.headers["Retry-After"] == "2"
+        assert slow.model.live.num_pending == 0
+
+
+def test_more_requests_than_are_answered_at_a_time_are_told_to_come_again(town: Path) -> None:
+    with local_endpoint(town, http={"max_concurrent_requests": 2}, decoding={**DECODING, "max_new_tokens": 300}) as narrow:
+        users, items = ids_of(town)
+        narrow.model.live.engine.run._stop_token_ids = frozenset()
+        statuses: list[int] = []
+
+        def ask(number: int) -> None:
+            response = narrow.get(f"/v1/explanations/{users[6 + number]}/{items[8]}")
+            statuses.append(response.status_code)
+            if response.status_code == 429:
+                assert problem(response)["type"] == "/problems/concurrency"
+                assert int(response.headers["Retry-After"]) >= 1
+
+        threads = [threading.Thread(target=ask, args=(number,)) for number in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert sorted(set(statuses)) == [200, 429]
+        assert narrow.get("/healthz").status_code == 200
+
+
+def test_queue_that_is_full_answers_429_with_retry_after(town: Path) -> None:
+    with local_endpoint(town, engine={"max_rows": 2, "key_value_gib": 0.05}, models={"device": "cpu", "max_waiting_pairs": 3}) as small:
+        users, items = ids_of(town)
+        response = small.post("/v1/explanations", {"pairs": [{"user_id": user, "item_id": items[9]} for user in users]})
+        assert problem(response)["type"] == "/problems/overloaded"
+        assert response.status_code == 429
+        assert response.headers["Retry-After"] == "2"
+
+
+def test_operations_answer(endpoint: Endpoint, town: Path) -> None:
+    users, items = ids_of(town)
+    endpoint.get(f"/v1/explanations/{users[0]}/{items[0]}")
+    assert endpoint.get("/healthz").text == "alive\n"
+    assert endpoint.get("/readyz").text == "ready\n"
+    text = endpoint.get("/metrics").text
+    assert 'xrec_serve_pairs_total{source="backfill"}' in text
+    assert 'xrec_serve_requests_total{route="/v1/explanations/{user_id}/{item_id}",status="200"}' in text
+    assert users[0] not in text
+
+
+def test_openapi_has_an_example_of_each_body_and_names_every_error(endpoint: Endpoint) -> None:
+    schema = endpoint.get("/openapi.json").json()
+    for path, methods in schema["paths"].items():
+        for operation in methods.values():
+            if path.startswith("/v1"):
+                assert {"401", "422", "429"} <= operation["responses"].keys(), path
+                assert "application/problem+json" in operation["responses"]["422"]["content"]
+            if "requestBody" in operation:
+                name = operation["requestBody"]["content"]["application/json"]["schema"]["$ref"].rpartition("/")[2]
+                assert schema["components"]["schemas"][name]["examples"]
+    assert endpoint.get("/docs").status_code == 200
+
+
+def test_log_tells_of_each_request_and_of_no_user(endpoint: Endpoint, town: Path, caplog: pytest.LogCaptureFixture) -> None:
+    users, items = ids_of(town)
+    with caplog.at_level("INFO", logger="xrec"):
+        answer = endpoint.get(f"/v1/explanations/{users[9]}/{items[6]}").json()
+        endpoint.post(
+            "/v1/explanations", {"pairs": [{"user_id": "nobody-secret", "item_id": items[6], "profiles": {"user_profile": "Likes secrets."}}]}
+        )
+    assert "GET /v1/explanations/{user_id}/{item_id} 200 key=local" in caplog.text
+    for secret in (users[9], items[6], answer["explanation"], "nobody-secret", "secrets"):
+        assert secret not in caplog.text

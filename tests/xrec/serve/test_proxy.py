@@ -1,0 +1,51 @@
+"""What stands in Serve's proxy: an answer that never began is 503 with Retry-After; any other is let through as it is."""
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+
+from xrec.serve.proxy import DeadFrontend, middlewares
+
+SCOPE = {"type": "http", "headers": [(b"x-request-id", b"abc-1")]}
+
+
+def sent_by(scope: dict[str, Any], *messages: dict[str, Any]) -> list[dict[str, Any]]:
+    """What goes out where the proxy sends `messages`."""
+    sent: list[dict[str, Any]] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        for message in messages:
+            await send(message)
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def receive() -> Any:
+        return {"type": "http.disconnect"}
+
+    asyncio.run(DeadFrontend(app)(scope, receive, send))
+    return sent
+
+
+def test_answer_that_never_began_is_503_with_retry_after() -> None:
+    start, body = sent_by(SCOPE)
+    headers = {name.decode(): value.decode() for name, value in start["headers"]}
+    assert start["status"] == 503
+    assert (headers["retry-after"], headers["x-request-id"], headers["content-type"]) == ("2", "abc-1", "application/problem+json")
+    assert json.loads(body["body"])["type"] == "/problems/model_unavailable"
+
+
+@pytest.mark.parametrize("status", [200, 404, 500])
+def test_answer_that_began_is_let_through(status: int) -> None:
+    messages = [{"type": "http.response.start", "status": status, "headers": []}, {"type": "http.response.body", "body": b"x", "more_body": True}]
+    assert sent_by(SCOPE, *messages) == messages  # also one that breaks off
+
+
+def test_other_protocols_are_left_alone() -> None:
+    assert sent_by({"type": "lifespan"}) == []
+
+
+def test_serve_is_given_the_middleware() -> None:
+    assert [middleware.cls for middleware in middlewares()] == [DeadFrontend]

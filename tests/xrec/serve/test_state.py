@@ -1,0 +1,97 @@
+"""What a frontend reads: a later generation of the backfill is taken up without a restart; another model's is refused, at the start and later."""
+
+import asyncio
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.xrec.serve.town import backfill_config, ids_of, make_backfill, serve_config
+from xrec.config import ServeConfig
+from xrec.errors import ArtifactMismatchError
+from xrec.serve.live import LivePair
+from xrec.serve.messages import PairRequest
+from xrec.serve.metrics import FRONTEND, Recorder
+from xrec.serve.read_through import ReadThrough
+from xrec.serve.state import BackfillWatch, read_inputs, read_lookup
+from xrec.storage import open_location, read_manifest
+
+
+class NoModel:
+    """A `Model` that must not be asked."""
+
+    async def explain(self, pairs: list[LivePair]) -> None:
+        raise AssertionError(pairs)
+
+
+def watched(config: ServeConfig) -> tuple[ReadThrough, BackfillWatch, Recorder]:
+    recorder = Recorder(FRONTEND)
+    read_through = ReadThrough(NoModel(), recorder, 2**20)  # type: ignore[arg-type]
+    fingerprints = read_inputs(config).fingerprints
+    watch = BackfillWatch(config, fingerprints, read_through, recorder)
+    read_through.lookup = read_lookup(config, fingerprints)
+    return read_through, watch, recorder
+
+
+def test_fingerprint_is_the_one_that_the_backfills_rows_have(town: Path) -> None:
+    inputs = read_inputs(serve_config(town))
+    lookup = read_lookup(serve_config(town), inputs.fingerprints)
+    users, items = ids_of(town)
+    assert lookup is not None
+    row = lookup.find(users[0], items[0])
+    assert row is not None
+    assert row.model_fingerprint == inputs.model_fingerprint
+
+
+def test_backfill_that_comes_later_or_grows_is_taken_up(town: Path, tmp_path: Path) -> None:
+    users, items = ids_of(town)
+    config = serve_config(town, explanations=str(tmp_path / "out"))
+    read_through, watch, recorder = watched(config)
+    assert read_through.lookup is None
+    asyncio.run(watch.look())
+    assert read_through.lookup is None
+    make_backfill(backfill_config(town, str(tmp_path / "out")), [(users[0], items[0])])
+    asyncio.run(watch.look())
+    first = read_through.lookup
+    assert first is not None
+    assert first.find(users[0], items[0]) is not None
+    asyncio.run(watch.look())
+    assert read_through.lookup is first  # nothing new, nothing read
+    shutil.rmtree(tmp_path / "out")
+    make_backfill(backfill_config(town, str(tmp_path / "out")), [(users[0], items[0]), (users[1], items[1])])
+    asyncio.run(watch.look())
+    assert read_through.lookup is not None
+    assert read_through.lookup.num_rows == 2
+    text = recorder.text().decode()
+    assert 'xrec_serve_backfill_refreshes_total{outcome="taken"} 2.0' in text
+    assert "xrec_serve_backfill_rows 2.0" in text
+
+
+def test_backfill_whose_files_are_broken_or_gone_leaves_the_pair_to_the_model(town: Path, tmp_path: Path) -> None:
+    users, items = ids_of(town)
+    for number, spoil in enumerate((lambda path: path.write_bytes(b"no parquet"), Path.unlink)):
+        output = tmp_path / f"out-{number}"
+        make_backfill(backfill_config(town, str(output)), [(users[0], items[0])])
+        for path in output.glob("part-*.parquet"):
+            spoil(path)
+        read_through, _, _ = watched(serve_config(town, explanations=str(output)))
+        assert asyncio.run(read_through.known(PairRequest(user_id=users[0], item_id=items[0]), None)) is None
+
+
+def test_backfill_of_another_model_is_refused_at_the_start_and_changes_nothing_later(town: Path, tmp_path: Path) -> None:
+    users, items = ids_of(town)
+    other = backfill_config(town, str(tmp_path / "other"), adapter=str(town / "adapter-2"))
+    make_backfill(other, [(users[0], items[0])])
+    config = serve_config(town, explanations=str(tmp_path / "other"))
+    theirs = read_manifest(open_location(str(town / "adapter-2")), "adapter").fingerprint
+    with pytest.raises(ArtifactMismatchError, match=f"(?s)another model:.*adapter: '{theirs}' there.*serve the adapter that wrote it"):
+        read_lookup(config, read_inputs(config).fingerprints)
+
+    make_backfill(backfill_config(town, str(tmp_path / "out")), [(users[0], items[0])])
+    read_through, watch, recorder = watched(serve_config(town, explanations=str(tmp_path / "out")))
+    before = read_through.lookup
+    shutil.rmtree(tmp_path / "out")
+    shutil.copytree(tmp_path / "other", tmp_path / "out")
+    asyncio.run(watch.look())
+    assert read_through.lookup is before
+    assert 'xrec_serve_backfill_refreshes_total{outcome="refused"} 1.0' in recorder.text().decode()

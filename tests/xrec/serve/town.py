@@ -1,0 +1,122 @@
+"""A small town to serve from, made without training and without Ray: dataset, graph, toy language model, adapters, a backfill's output."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from tests.toy import HIDDEN_SIZE, save_toy_model
+from xrec.adapter.artifact import AdapterConfig, write_adapter
+from xrec.adapter.model import build_adapters
+from xrec.backfill import draft_plan, finish
+from xrec.backfill.content_key import shared_key
+from xrec.backfill.identity import sources_of
+from xrec.backfill.worker import ChunkWorker, WorkerSettings
+from xrec.config import AdapterModelConfig, BackfillConfig, PrepareConfig, PromptConfig, ServeConfig, parse_config
+from xrec.data import prepare_dataset, read_dataset
+from xrec.data.dataset import Dataset
+from xrec.graph import embeddings_bytes, write_graph
+from xrec.llm.source import model_fingerprint
+from xrec.schemas import PAIRS
+from xrec.storage import Manifest, open_location
+
+NUM_USERS, NUM_ITEMS, DIM = 12, 10, 6
+TOWN = {"kind": "sample", "num_users": NUM_USERS, "num_items": NUM_ITEMS, "interactions_per_user": 6, "explanations_per_user": 3}
+DECODING = {"max_new_tokens": 12, "text": {"max_words": None, "max_phrase_repeats": None, "max_echo_tokens": None}}
+"""A toy model writes no sentences."""
+
+
+def make_town(root: Path) -> Path:
+    """Everything but explanations, in `root`, which is returned; `adapter` and `adapter-2` are of the same graph and model."""
+    dataset = prepare_dataset(PrepareConfig.model_validate({"workspace": str(root), "source": TOWN}))
+    torch.manual_seed(0)
+    embeddings = embeddings_bytes(torch.randn(NUM_USERS, DIM), torch.randn(NUM_ITEMS, DIM))
+    inputs = {"dataset": dataset.fingerprint}
+    graph = write_graph(open_location(str(root / "graph")), embeddings, [], config={"model": {"embedding_dim": DIM}}, inputs=inputs, metrics={})
+    base_model = model_fingerprint(save_toy_model(root / "llm"))
+    for seed, name in enumerate(("adapter", "adapter-2")):
+        make_adapter(root / name, graph.fingerprint, base_model, seed)
+    return root
+
+
+def make_adapter(folder: Path, graph: str, base_model: str, seed: int) -> None:
+    """An adapter of random weights, large enough that its vectors change the toy model's texts."""
+    torch.manual_seed(seed)
+    model = AdapterModelConfig(num_experts=2)
+    adapters = build_adapters(model, embedding_dim=DIM, hidden_size=HIDDEN_SIZE)
+    for part in (adapters.user, adapters.item):
+        for parameter in part.parameters():
+            torch.nn.init.normal_(parameter, std=0.6)
+    config = AdapterConfig(
+        embedding_dim=DIM,
+        hidden_size=HIDDEN_SIZE,
+        model=model,
+        prompt=PromptConfig(instruction="Why?", max_prompt_tokens=400),
+        base_model="toy",
+        base_model_fingerprint=base_model,
+        graph_fingerprint=graph,
+    )
+    write_adapter(open_location(str(folder)), adapters.state_dict(), config, run_config={"seed": seed}, inputs={}, metrics={}, extra_files={})
+
+
+def serve_config(town: Path, **values: Any) -> ServeConfig:
+    """The endpoint's config, with `values` in place of the defaults."""
+    defaults = {
+        "workspace": str(town),
+        "llm": {"model": str(town / "llm")},
+        "decoding": DECODING,
+        "engine": {"max_rows": 8, "key_value_gib": 0.05},
+        "models": {"device": "cpu"},
+        "read_through": {"refresh_seconds": 0.2},
+    }
+    return parse_config(ServeConfig, {**defaults, **values})
+
+
+def backfill_config(town: Path, explanations: str, **values: Any) -> BackfillConfig:
+    """A backfill of the same model and decoding."""
+    defaults = {
+        "workspace": str(town),
+        "explanations": explanations,
+        "llm": {"model": str(town / "llm")},
+        "decoding": DECODING,
+        "pairs": {"kind": "split", "split": "test"},
+        "rows_per_chunk": 4,
+        "max_failed_share": 1.0,
+        "actors": {"device": "cpu"},
+    }
+    return parse_config(BackfillConfig, {**defaults, **values})
+
+
+def make_backfill(config: BackfillConfig, pairs: list[tuple[str, str]]) -> Manifest:
+    """What `xrec backfill` makes of `pairs`, by its own worker in this process, without the cluster around it."""
+    table = pa.Table.from_pylist([dict(zip(PAIRS.names, pair, strict=True)) for pair in pairs], PAIRS)
+    plan = draft_plan(config, [table]).write()
+    worker = ChunkWorker(
+        WorkerSettings(
+            sources=sources_of(config),
+            output=plan.output.shared_uri,
+            run=plan.identity.run,
+            decoding=config.decoding,
+            device="cpu",
+            engine=config.engine,
+            num_threads=1,
+            shared_key=shared_key(plan.identity),
+            num_chunks=plan.num_chunks,
+        )
+    )
+    for chunk, planned in plan.chunks.items():
+        worker({"chunk": np.array([chunk]), "input": np.array([planned.pairs])})
+    return finish(plan, max_failed_share=1.0)
+
+
+def ids_of(town: Path) -> tuple[list[str], list[str]]:
+    """User ids and item ids."""
+    dataset = dataset_of(town)
+    return dataset.users["user_id"].to_pylist(), dataset.items["item_id"].to_pylist()
+
+
+def dataset_of(town: Path) -> Dataset:
+    """The town's dataset."""
+    return read_dataset(open_location(str(town / "dataset")))

@@ -1,0 +1,201 @@
+"""One pair's explanation out of a finished backfill, for those who are asked for one at a time (xrec.serve).
+
+hash(user_id) mod C leads to the few files, or row groups of compacted files, that may hold a user; their statistics leave
+one; its row group is read, kept in memory, and searched, since rows are sorted by user and item.
+"""
+
+import bisect
+import json
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from xrec.backfill.chunk import chunk_of, chunk_of_file
+from xrec.backfill.commit import FAILED_FOLDER
+from xrec.backfill.plan import PLAN
+from xrec.errors import ArtifactMismatchError, DataError
+from xrec.schemas import GENERATED
+from xrec.storage import Location, Manifest, differing_fields, read_manifest, storage_errors
+from xrec.storage.cache import ByteCache
+
+_METADATA_BYTES = 8 * 2**20
+
+
+@dataclass(frozen=True)
+class Explained:
+    """A row of the backfill."""
+
+    text: str
+    num_prompt_tokens: int
+    num_generated_tokens: int
+    finish_reason: str
+    model_fingerprint: str
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A file, or one row group of a compacted file (None: all of them)."""
+
+    name: str
+    row_group: int | None
+
+
+class ExplanationLookup:
+    """Looks explanations up in the generation of the backfill that `manifest` is of, keeping at most `max_bytes` of it in memory.
+
+    Files are never changed, so what was found stays true; a later generation is another `ExplanationLookup`.
+    """
+
+    def __init__(self, output: Location, manifest: Manifest, num_chunks: int, max_bytes: int):
+        self.manifest = manifest
+        self._output, self._num_chunks = output, num_chunks
+        self._parts = _parts(manifest, num_chunks)
+        self._row_groups: ByteCache[_Part, _RowGroup] = ByteCache(max_bytes)
+        self._metadata: ByteCache[str, pq.FileMetaData] = ByteCache(_METADATA_BYTES)
+
+    @property
+    def num_rows(self) -> int:
+        """Explanations in all."""
+        return self.manifest.row_counts["explanations"]
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of row groups in memory."""
+        return self._row_groups.num_bytes
+
+    def in_memory(self, user_id: str, item_id: str) -> tuple[bool, Explained | None]:
+        """What memory alone can tell, at once: (True, the explanation or None), or (False, None) if a file must be read."""
+        for part in self._candidates(user_id):
+            row_group = self._row_groups.get(part)
+            if row_group is None:
+                return False, None
+            found = row_group.find(user_id, item_id)
+            if found is not None:
+                return True, found
+        return True, None
+
+    def find(self, user_id: str, item_id: str) -> Explained | None:
+        """The explanation of a pair, None if the backfill has none; may read a file. Raises StorageError, and DataError for a broken file."""
+        for name, numbers in self._files_of(user_id):
+            for number in numbers:
+                found = self._row_group(name, number).find(user_id, item_id)
+                if found is not None:
+                    return found
+        return None
+
+    def _candidates(self, user_id: str) -> list[_Part]:
+        """Row groups that may hold the user; a file whose statistics are not in memory stands for itself (row group None)."""
+        parts: list[_Part] = []
+        for part in self._parts.get(chunk_of(user_id, self._num_chunks), []):
+            metadata = self._metadata.get(part.name)
+            if metadata is None:
+                parts.append(part)
+            else:
+                parts += [_Part(part.name, number) for number in _row_groups_of(metadata, part, user_id)]
+        return parts
+
+    def _files_of(self, user_id: str) -> list[tuple[str, list[int]]]:
+        return [
+            (part.name, _row_groups_of(self._read_metadata(part.name), part, user_id))
+            for part in self._parts.get(chunk_of(user_id, self._num_chunks), [])
+        ]
+
+    def _read_metadata(self, name: str) -> pq.FileMetaData:
+        metadata = self._metadata.get(name)
+        if metadata is None:
+            location = self._output.at(name)
+            with _readable(location):
+                metadata = pq.read_metadata(location.path, filesystem=location.arrow_filesystem())
+            self._metadata.put(name, metadata, metadata.serialized_size)
+        return metadata
+
+    def _row_group(self, name: str, number: int) -> "_RowGroup":
+        part = _Part(name, number)
+        row_group = self._row_groups.get(part)
+        if row_group is None:
+            location = self._output.at(name)
+            with (
+                _readable(location),
+                pq.ParquetFile(location.path, metadata=self._read_metadata(name), filesystem=location.arrow_filesystem()) as file,
+            ):
+                row_group = _RowGroup(file.read_row_group(number).cast(GENERATED).combine_chunks())
+            self._row_groups.put(part, row_group, row_group.table.nbytes)
+        return row_group
+
+
+@dataclass(frozen=True)
+class _RowGroup:
+    """Rows (GENERATED) by user and item."""
+
+    table: pa.Table
+
+    def find(self, user_id: str, item_id: str) -> Explained | None:
+        users, items = self._ids
+        place = bisect.bisect_left(range(len(users)), (user_id, item_id), key=lambda row: (users[row].as_py(), items[row].as_py()))
+        if place == len(users) or (users[place].as_py(), items[place].as_py()) != (user_id, item_id):
+            return None
+        row: dict[str, Any] = self.table.slice(place, 1).to_pylist()[0]
+        return Explained(row["explanation"], row["num_prompt_tokens"], row["num_generated_tokens"], row["finish_reason"], row["model_fingerprint"])
+
+    @cached_property
+    def _ids(self) -> tuple[pa.Array, pa.Array]:
+        user_ids, item_ids = (self.table[name].combine_chunks() for name in ("user_id", "item_id"))
+        return user_ids, item_ids
+
+
+def open_lookup(output: Location, expected_inputs: dict[str, str], max_bytes: int) -> ExplanationLookup:
+    """The lookup of what is finished at `output`.
+
+    `expected_inputs` are the fingerprints of base_model, adapter and graph that the reader has. Raises ArtifactNotFoundError if
+    nothing is finished there, ArtifactMismatchError, naming what differs, if another model wrote it.
+    """
+    manifest = read_manifest(output, "explanations")
+    differences = differing_fields({name: manifest.inputs.get(name) for name in expected_inputs}, expected_inputs)
+    if differences:
+        raise ArtifactMismatchError(
+            f"{output}: these explanations are of another model:\n"
+            + "\n".join(f"  {line}" for line in differences)
+            + "\ngive the backfill of this adapter (explanations=URI), run one, or serve the adapter that wrote it"
+        )
+    return ExplanationLookup(output, manifest, int(json.loads((output / PLAN).read_text())["num_chunks"]), max_bytes)
+
+
+@contextmanager
+def _readable(location: Location) -> Iterator[None]:
+    with storage_errors(location.uri):
+        try:
+            yield
+        except pa.ArrowInvalid as error:
+            raise DataError(f"{location}: not a readable Parquet file ({error}); was it edited?") from error
+
+
+def _parts(manifest: Manifest, num_chunks: int) -> dict[int, list[_Part]]:
+    """Where the users of each hash may be; later files (retries) last."""
+    compacted: dict[str, list[int]] = manifest.metrics.get("compacted", {})
+    parts: defaultdict[int, list[_Part]] = defaultdict(list)
+    for name in manifest.files:
+        if name in compacted:
+            for number, bucket in enumerate(compacted[name]):
+                parts[bucket].append(_Part(name, number))
+        elif not name.startswith(FAILED_FOLDER):
+            parts[chunk_of_file(name) % num_chunks].append(_Part(name, None))
+    return dict(parts)
+
+
+def _row_groups_of(metadata: pq.FileMetaData, part: _Part, user_id: str) -> list[int]:
+    """The row groups of `part` whose statistics do not rule the user out."""
+    numbers = range(metadata.num_row_groups) if part.row_group is None else [part.row_group]
+    return [number for number in numbers if _may_hold(metadata.row_group(number).column(0), user_id)]
+
+
+def _may_hold(column: pq.ColumnChunkMetaData, user_id: str) -> bool:
+    statistics = column.statistics
+    if statistics is None or not statistics.has_min_max:
+        return True
+    return bool(statistics.min <= user_id <= statistics.max)

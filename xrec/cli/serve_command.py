@@ -1,0 +1,51 @@
+"""`xrec serve`: the online endpoint, until Ctrl-C."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, cast
+
+import typer
+
+from xrec.cli.arguments import ConfigPath, Debug, DryRun, Overrides
+from xrec.cli.exit_codes import exit_codes
+from xrec.cli.job import SERVE
+from xrec.cli.logging import configure_logging
+
+if TYPE_CHECKING:
+    from xrec.config import ServeConfig
+
+
+def serve(
+    config_path: ConfigPath,
+    overrides: Overrides = None,
+    write_deployment: Annotated[
+        str | None, typer.Option("--write-deployment", metavar="FILE", help="Write the Serve config for serve deploy or a RayService, and stop.")
+    ] = None,
+    dry_run: DryRun = False,
+    debug: Debug = False,
+) -> None:
+    """Run jobs.serve."""
+    configure_logging(debug)
+    with exit_codes(debug):
+        config = _load(config_path, overrides or [])
+        if dry_run:
+            from xrec.config import resolved_yaml
+
+            typer.echo(resolved_yaml(config), nl=False)
+        elif write_deployment is not None:
+            from xrec.serve.deployment_file import deployment_yaml
+
+            Path(write_deployment).write_text(deployment_yaml(config), encoding="utf-8")
+            typer.echo(f"{write_deployment}: serve deploy {write_deployment}")
+        else:
+            import jobs.serve
+
+            jobs.serve.run(config, lambda: _load(config_path, overrides or []), _tell)
+
+
+def _load(config_path: str, overrides: Sequence[str]) -> "ServeConfig":
+    return cast("ServeConfig", SERVE.load_config(config_path, overrides))
+
+
+def _tell(address: str) -> None:
+    typer.echo(f"serving at {address}   (page: {address}/   API: {address}/docs   Ctrl-C ends it)")

@@ -1,0 +1,65 @@
+"""The Ray Serve application: frontends, which speak HTTP, over model replicas.
+
+`xrec.serve.app:build` is the import path for `serve deploy` and KubeRay's RayService, its `args` a `ServeConfig`. What is in
+`user_config` (xrec.serve.choice) is changed in place, under load; a change of `args` starts replicas anew.
+"""
+
+from typing import Any
+
+import ray
+from ray import serve
+from ray.serve.handle import DeploymentHandle
+
+from xrec import __version__
+from xrec.config import ServeConfig
+from xrec.serve.choice import Choice, choice_of
+from xrec.serve.frontend import Frontend
+from xrec.serve.generator import Generator
+from xrec.storage import fingerprint_of
+
+APP = "xrec"
+FRONTEND, GENERATOR = "Frontend", "Generator"
+
+_QUIET = {"enable_access_log": False}  # Serve's own lines hold paths, and they hold ids
+
+
+def build(config: ServeConfig) -> Any:
+    """The application of `config`, to be given to `serve.run`, or named in a Serve config."""
+    choice, version = choice_of(config), _version(config)
+    limit = config.http.max_concurrent_requests
+    generator = serve.deployment(Generator).options(
+        name=GENERATOR,
+        version=version,
+        user_config=choice,
+        num_replicas=config.models.num_replicas,
+        ray_actor_options={"num_cpus": config.models.cpus_per_replica, "num_gpus": _num_gpus(config)},
+        # The engine says how many pairs may wait; Serve's own queue must not stand before it.
+        max_ongoing_requests=10 * (config.engine.max_rows + config.models.max_waiting_pairs),
+        health_check_period_s=2,
+        graceful_shutdown_timeout_s=config.http.deadline_seconds + 5,
+        logging_config=_QUIET,
+        _internal=True,
+    )
+    frontend = serve.deployment(serve.ingress()(Frontend)).options(
+        name=FRONTEND,
+        version=version,
+        user_config=choice,
+        num_replicas=config.frontends.num_replicas,
+        ray_actor_options={"num_cpus": config.frontends.cpus_per_replica},
+        max_ongoing_requests=2 * limit + 64,  # above our own limit, which answers with 429
+        graceful_shutdown_timeout_s=config.http.deadline_seconds + 5,
+        logging_config=_QUIET,
+        _internal=True,
+    )
+    handle: DeploymentHandle = generator.bind(config)
+    return frontend.bind(config, handle)
+
+
+def _version(config: ServeConfig) -> str:
+    """Of the deployments: two applications of one version differ in what can be changed in place only."""
+    return fingerprint_of([__version__, config.model_dump(mode="json", exclude=set(Choice.model_fields))])
+
+
+def _num_gpus(config: ServeConfig) -> int:
+    models = config.models
+    return int(models.device == "cuda" or (models.device == "auto" and ray.cluster_resources().get("GPU", 0) >= models.num_replicas))

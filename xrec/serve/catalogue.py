@@ -1,0 +1,107 @@
+"""Who the users and items are, as a frontend knows them: ids, texts, vectors, histories."""
+
+import bisect
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pyarrow.compute as pc
+import torch
+import torch.nn.functional as F
+
+from xrec.data.dataset import Dataset
+from xrec.graph.artifact import GraphEmbeddings
+from xrec.graph.ranking import SeenItems, top_k_items
+
+
+@dataclass(frozen=True)
+class NearItem:
+    """An item of a user's history; `similarity` is the cosine of its vector and another item's, -1 to 1."""
+
+    item_id: str
+    title: str
+    similarity: float
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How the graph sees a pair: dot product of the vectors, and its rank, from 1, among the items that the user has not seen."""
+
+    score: float
+    rank: int
+    num_ranked: int
+
+
+class Catalogue:
+    """`dataset` and its `graph`, with the users and items of a cold start."""
+
+    def __init__(self, dataset: Dataset, graph: GraphEmbeddings):
+        graph.check_finite()
+        self.dataset, self._graph = dataset, graph
+        self._seen = SeenItems(torch.from_numpy(dataset.interaction_edges("train")), dataset.num_users)
+
+    def user_profile(self, user: int) -> str:
+        """The profile of a user, by index."""
+        return str(self.dataset.users["profile"][user].as_py())
+
+    def item_texts(self, item: int) -> tuple[str, str]:
+        """Title and profile of an item, by index."""
+        return str(self.dataset.items["title"][item].as_py()), str(self.dataset.items["profile"][item].as_py())
+
+    def item_id(self, item: int) -> str:
+        """The id of an item, by index."""
+        return str(self.dataset.items["item_id"][item].as_py())
+
+    def recommend(self, user: int, k: int) -> list[tuple[int, float]]:
+        """The k best unseen items of a user, best first, with their scores; fewer if there are not so many."""
+        ((_, items, scores),) = top_k_items(self._graph.users, self._graph.items, self._seen, torch.tensor([user]), min(k, self.dataset.num_items))
+        return [(item, score) for item, score in zip(items[0].tolist(), scores[0].tolist(), strict=True) if item >= 0]
+
+    def nearest_history(self, user: int, item: int, count: int) -> list[NearItem]:
+        """The items of the user's history that are nearest to `item`, which is left out itself."""
+        _, history = self._seen.of(torch.tensor([user]))
+        history = history[history != item]
+        similarities = F.cosine_similarity(self._graph.items[history].float(), self._graph.items[item].float()[None], dim=1)
+        order = torch.argsort(similarities, descending=True, stable=True)[:count]
+        return [
+            NearItem(self.item_id(index), self.item_texts(index)[0], float(similarities[place]))
+            for place in order.tolist()
+            for index in [int(history[place])]
+        ]
+
+    def standing(self, user: int, item: int) -> Standing:
+        """How the graph sees a pair."""
+        scores = self._graph.items @ self._graph.users[user]
+        _, seen = self._seen.of(torch.tensor([user]))
+        unseen = torch.ones(len(scores), dtype=torch.bool).index_fill_(0, seen, False)
+        unseen[item] = True
+        return Standing(float(scores[item]), int((scores[unseen] > scores[item]).sum()) + 1, int(unseen.sum()))
+
+    def other_users(self, user: int, count: int) -> list[str]:
+        """Ids of `count` other users, the same for each call of this user; fewer if there are not so many."""
+        num_users = self.dataset.num_users
+        drawn = np.random.default_rng([user, 1]).permutation(num_users)[: count + 1] if num_users < 100_000 else _drawn(user, num_users, count)
+        return [str(self.dataset.users["user_id"][int(index)].as_py()) for index in drawn if index != user][:count]
+
+    def find_users(self, prefix: str, limit: int) -> list[str]:
+        """User ids that begin with `prefix`, in order."""
+        start = bisect.bisect_left(self._sorted_user_ids, prefix)
+        found = self._sorted_user_ids[start : start + limit]
+        return [user_id for user_id in found if user_id.startswith(prefix)]
+
+    def find_items(self, text: str, limit: int) -> list[tuple[str, str]]:
+        """Ids and titles of items whose id or title holds `text`, whatever its case, in the dataset's order."""
+        items = self.dataset.items
+        holds = pc.or_(pc.match_substring(items["title"], text, ignore_case=True), pc.match_substring(items["item_id"], text, ignore_case=True))
+        found = items.filter(holds).slice(0, limit)
+        return list(zip(found["item_id"].to_pylist(), found["title"].to_pylist(), strict=True))
+
+    @cached_property
+    def _sorted_user_ids(self) -> Sequence[str]:
+        return sorted(self.dataset.user_indices)
+
+
+def _drawn(user: int, num_users: int, count: int) -> list[int]:
+    drawn = np.random.default_rng([user, 1]).integers(num_users, size=4 * (count + 1)).tolist()
+    return list(dict.fromkeys(drawn))[: count + 1]

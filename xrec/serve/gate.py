@@ -1,0 +1,121 @@
+"""What every request passes before it is answered: an id, the key, the number at a time, the size of its body; and a line in the log after.
+
+Plain ASGI, so that streams and clients that go away pass through untouched.
+"""
+
+import logging
+import re
+import time
+import uuid
+from dataclasses import dataclass
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from xrec.serve import metrics
+from xrec.serve.keys import Keys
+from xrec.serve.metrics import Recorder
+from xrec.serve.problems import ProblemError, problem_response
+
+logger = logging.getLogger("xrec")
+
+_GOOD_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+OPEN_PATHS = ("/healthz", "/readyz", "/", "/docs", "/openapi.json")
+"""Asked for without a key: they hold nothing of users, items or traffic."""
+_OPEN_PREFIX = "/page/"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Of one frontend."""
+
+    max_body_bytes: int
+    max_concurrent_requests: int
+    log_texts: bool
+
+
+class Gate:
+    """Wraps `app`."""
+
+    def __init__(self, app: ASGIApp, keys: Keys, limits: Limits, recorder: Recorder):
+        self._app, self._keys, self._limits, self._recorder = app, keys, limits, recorder
+        self._num_in_flight = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        given = Headers(scope=scope).get("x-request-id", "")
+        request_id = given if _GOOD_ID.fullmatch(given) else uuid.uuid4().hex
+        scope.setdefault("state", {})["request_id"] = request_id
+        visit = _Visit(scope, send)
+        started, who = time.perf_counter(), "-"
+        self._num_in_flight += 1
+        self._recorder.set(metrics.REQUESTS_IN_FLIGHT, self._num_in_flight)
+        try:
+            who = self._admit(scope)
+            await self._app(scope, _Body(receive, self._limits.max_body_bytes).receive, visit.send)
+        except ProblemError as error:
+            if visit.status is not None:
+                raise
+            self._recorder.increase(metrics.REFUSED, {"reason": error.problem.type.rpartition("/")[2]})
+            headers = {"Retry-After": str(error.retry_after)} if error.retry_after is not None else {}
+            headers |= {"WWW-Authenticate": "Bearer"} if error.problem.status == 401 else {}
+            await problem_response(error.problem, request_id, headers)(scope, receive, visit.send)
+        finally:
+            self._num_in_flight -= 1
+            self._recorder.set(metrics.REQUESTS_IN_FLIGHT, self._num_in_flight)
+            self._tell(scope, visit, request_id, who, time.perf_counter() - started)
+
+    def _admit(self, scope: Scope) -> str:
+        path = scope["path"]
+        if path in OPEN_PATHS or path.startswith(_OPEN_PREFIX):
+            return "-"
+        name = self._keys.admit(scope)
+        if self._num_in_flight > self._limits.max_concurrent_requests:
+            raise ProblemError(429, "concurrency", f"{self._limits.max_concurrent_requests} requests are being answered; ask again in a second", 1)
+        length = Headers(scope=scope).get("content-length", "")
+        if length.isdecimal() and int(length[:18]) > self._limits.max_body_bytes:
+            raise _too_large(self._limits.max_body_bytes)
+        return name
+
+    def _tell(self, scope: Scope, visit: "_Visit", request_id: str, who: str, seconds: float) -> None:
+        """Count it, and log it: its route, not its path, which names user and item."""
+        route = getattr(scope.get("route"), "path", "none")
+        status = str(visit.status or 499)  # 499: the client went away before there was an answer
+        self._recorder.increase(metrics.REQUESTS, {"route": route, "status": status})
+        self._recorder.observe(metrics.REQUEST_SECONDS, seconds, {"route": route})
+        path = scope["path"].encode("ascii", "backslashreplace").decode() if self._limits.log_texts else route
+        logger.info("%s %s %s %s key=%s %.1f ms", request_id, scope["method"], path, status, who, 1000 * seconds)
+
+
+class _Visit:
+    """Remembers the status that went out."""
+
+    def __init__(self, scope: Scope, send: Send):
+        self._scope, self._send = scope, send
+        self.status: int | None = None
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+        await self._send(message)
+
+
+class _Body:
+    """Counts what comes in; a body may come without its length."""
+
+    def __init__(self, receive: Receive, max_bytes: int):
+        self._receive, self._max_bytes, self._num_bytes = receive, max_bytes, 0
+
+    async def receive(self) -> Message:
+        message = await self._receive()
+        self._num_bytes += len(message.get("body", b""))
+        if self._num_bytes > self._max_bytes:
+            raise _too_large(self._max_bytes)
+        return message
+
+
+def _too_large(max_bytes: int) -> ProblemError:
+    return ProblemError(413, "body", f"the body has more than {max_bytes // 1024} KiB (http.max_body_kib); send fewer pairs, or shorter texts")

@@ -1,0 +1,110 @@
+"""The model replica: a live explainer as a Ray Serve deployment. Another adapter is loaded beside it, then takes over."""
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Coroutine, Mapping, Sequence
+from contextlib import aclosing
+from typing import Any
+
+import torch
+
+from xrec.backfill.identity import sources_of
+from xrec.config import ServeConfig
+from xrec.errors import XRecError
+from xrec.generate.explainer import load_explainer
+from xrec.serve import metrics
+from xrec.serve.choice import chosen
+from xrec.serve.live import Delta, Failed, LivePair, LiveText, ModelUnavailableError
+from xrec.serve.live_explainer import LiveExplainer
+from xrec.serve.metrics import GENERATOR, Recorder
+
+logger = logging.getLogger("xrec")
+
+_SECONDS_BETWEEN_GAUGES = 1.0
+
+
+class Generator:
+    """Loads the model when it is first configured, and generates until it is stopped."""
+
+    def __init__(self, config: ServeConfig):
+        torch.set_num_threads(config.models.cpus_per_replica)
+        self._config = config
+        self._recorder = Recorder(GENERATOR)
+        self._live: LiveExplainer | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def reconfigure(self, choice: Mapping[str, str | None]) -> None:
+        """Serve with the artifacts of `choice`. The first time it waits for them; later what is there goes on until they are loaded."""
+        config = chosen(self._config, choice)
+        if self._live is None:
+            self._live = await asyncio.to_thread(load_live, config)
+            self._start(self._tell_gauges())
+        else:
+            self._start(self._swap(config))
+
+    async def explain(self, pairs: Sequence[LivePair]) -> list[LiveText]:
+        """See `xrec.serve.live.Model`."""
+        return await self._ready().explain(pairs)
+
+    async def stream(self, pair: LivePair) -> AsyncGenerator[Delta | LiveText, None]:
+        """See `xrec.serve.live.Model`."""
+        async with aclosing(self._ready().stream(pair)) as events:
+            async for event in events:
+                yield event
+
+    async def nll(self, pair: LivePair, text: str, other_users: Sequence[str]) -> list[float] | Failed:
+        """See `xrec.serve.live.Model`."""
+        return await self._ready().nll(pair, text, other_users)
+
+    async def model_fingerprint(self) -> str:
+        """Identifies language model, adapter and graph together."""
+        return self._ready().model_fingerprint
+
+    async def at_work(self) -> tuple[int, int]:
+        """Pairs that are generated or wait, and how many were abandoned so far."""
+        return self._ready().num_pending, self._ready().num_abandoned
+
+    def check_health(self) -> None:
+        """Called by Serve; what it raises ends this replica, and another is started."""
+        if self._live is not None and self._live.engine.failure is not None:
+            raise ModelUnavailableError(f"the engine failed: {self._live.engine.failure}")
+
+    def _ready(self) -> LiveExplainer:
+        if self._live is None:
+            raise ModelUnavailableError("not loaded yet")
+        return self._live
+
+    async def _swap(self, config: ServeConfig) -> None:
+        try:
+            new = await asyncio.to_thread(load_live, config)
+        except XRecError as error:
+            logger.error("the new adapter is not taken, the earlier one goes on: %s", error)
+            self._recorder.increase(metrics.SWAPS, {"deployment": "generator", "outcome": "refused"})
+            return
+        old, self._live = self._ready(), new
+        logger.info("the model is %s now, it was %s", new.model_fingerprint, old.model_fingerprint)
+        self._recorder.increase(metrics.SWAPS, {"deployment": "generator", "outcome": "taken"})
+        await old.drained()
+
+    async def _tell_gauges(self) -> None:
+        num_told = 0
+        while True:
+            live = self._ready()
+            self._recorder.set(metrics.MODEL_ROWS, live.engine.num_rows)
+            self._recorder.set(metrics.MODEL_WAITING, max(0, live.num_pending - live.engine.num_rows))
+            self._recorder.set(metrics.MODEL_KEY_VALUE_BYTES, live.engine.run.key_value_bytes)
+            self._recorder.increase(metrics.ABANDONED, by=max(0, live.num_abandoned - num_told))
+            num_told = live.num_abandoned
+            await asyncio.sleep(_SECONDS_BETWEEN_GAUGES)
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def load_live(config: ServeConfig) -> LiveExplainer:
+    """The live explainer of `config`; raises what `load_explainer` does."""
+    num_reserved = config.engine.max_rows + config.models.max_waiting_pairs
+    explainer = load_explainer(sources_of(config), device=config.models.device, engine=config.engine, num_reserved_users=num_reserved)
+    return LiveExplainer(explainer, config.decoding, config.engine, config.models.max_waiting_pairs)

@@ -1,0 +1,253 @@
+"""Pairs in, texts out, as they come: an explainer around a live engine. What a model replica is, without Ray."""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+
+from xrec.adapter.pairs import Pair
+from xrec.config import DecodingConfig, LiveEngineConfig
+from xrec.errors import DataError, UnknownIdError
+from xrec.generate.engine import Completion
+from xrec.generate.explainer import Explainer
+from xrec.generate.live_engine import LiveEngine
+from xrec.generate.live_run import Advance, LiveRun
+from xrec.generate.packed_model import PackedModel
+from xrec.generate.text_rules import finished_text
+from xrec.llm.examples import Example, explanation_nll
+from xrec.llm.model import stop_token_ids
+from xrec.llm.prompt import PairTexts, PromptTooLongError
+from xrec.serve.live import OVERLOADED, Delta, Failed, LivePair, LiveText, ModelUnavailableError
+from xrec.serve.new_users import NewUsers
+
+_LONGER_THAN_GENERATED = 4  # a text's ids, found anew, may be more than those that wrote it: bytes that are no character become three
+_INCOMPLETE = "\ufffd"  # what the bytes of half a character decode to
+
+
+class LiveExplainer:
+    """Explains pairs with `explainer`, whose graph has reserved users; at most `max_waiting` pairs beyond those with a row."""
+
+    def __init__(self, explainer: Explainer, decoding: DecodingConfig, engine: LiveEngineConfig, max_waiting: int):
+        assert explainer.model is not None
+        builder = explainer.pairs.builder
+        self._explainer, self._builder, self._decoding = explainer, builder, decoding
+        self._new_users = NewUsers(explainer.dataset, explainer.graph)
+        run = LiveRun(
+            PackedModel(explainer.model),
+            builder.beginning,
+            stop_token_ids(explainer.model, builder.tokenizer),
+            builder.decode,
+            max_rows=engine.max_rows,
+            key_value_bytes=int(engine.key_value_gib * 2**30),
+            max_positions=builder.prompt.max_prompt_tokens - len(builder.beginning) + decoding.max_new_tokens - 1,
+        )
+        self.engine = LiveEngine(run)
+        self._max_pending = run.num_slots + max_waiting
+        self.num_pending = 0
+        self.num_abandoned = 0
+
+    @property
+    def model_fingerprint(self) -> str:
+        """Identifies language model, adapter and graph together."""
+        return self._explainer.model_fingerprint
+
+    async def explain(self, pairs: Sequence[LivePair]) -> list[LiveText]:
+        """See `xrec.serve.live.Model`."""
+        if self.num_pending + len(pairs) > self._max_pending:
+            failed = Failed(OVERLOADED, f"{self.num_pending} pairs are at work or wait, at most {self._max_pending} may; ask again later")
+            return [LiveText("", failed, model_fingerprint=self.model_fingerprint) for _ in pairs]
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(self._explain(pair)) for pair in pairs]
+        except ExceptionGroup as errors:
+            raise errors.exceptions[0] from errors
+        return [task.result() for task in tasks]
+
+    async def stream(self, pair: LivePair) -> AsyncGenerator[Delta | LiveText, None]:
+        """See `xrec.serve.live.Model`."""
+        if self.num_pending >= self._max_pending:
+            (refused,) = await self.explain([pair])
+            yield refused
+            return
+        async with aclosing(self._events(pair, tells_all=True)) as events:
+            async for event in events:
+                yield event
+
+    async def nll(self, pair: LivePair, text: str, other_users: Sequence[str]) -> list[float] | Failed:
+        """See `xrec.serve.live.Model`."""
+        dataset, labels = self._explainer.dataset, self._builder.encode_explanation(text)
+        most = _LONGER_THAN_GENERATED * self._decoding.max_new_tokens
+        if len(labels) > most:  # it would keep the model from everybody else
+            return Failed("text_too_long", f"explanation of {len(labels)} tokens; at most {most} are weighed, four times what the model writes")
+        try:
+            item = dataset.item_index(pair.item_id)
+            indices = [dataset.user_index(user_id) for user_id in (pair.user_id, *other_users)]
+            texts = self._texts(pair, indices[0], item)
+            examples = [Example(self._builder.build(index, item, texts), labels) for index in indices]
+        except UnknownIdError as error:
+            return Failed("unknown_id", str(error))
+        except PromptTooLongError as error:
+            return Failed("prompt_too_long", str(error))
+        # One at a time: between them the engine goes on with what others wait for.
+        return [await asyncio.wrap_future(self.engine.call(partial(self._score, example))) for example in examples]
+
+    async def drained(self) -> None:
+        """Wait until nothing is at work, then end the engine's thread."""
+        while self.num_pending:
+            await asyncio.sleep(0.05)
+        self.engine.stop()
+
+    def _score(self, example: Example) -> float:
+        assert self._explainer.model is not None
+        ((_, nll),) = explanation_nll(self._explainer.model, [example], 1)
+        return nll
+
+    async def _explain(self, pair: LivePair) -> LiveText:
+        async with aclosing(self._events(pair, tells_all=False)) as events:
+            async for event in events:
+                if isinstance(event, LiveText):
+                    return event
+        raise AssertionError("events end with a text")
+
+    async def _events(self, pair: LivePair, *, tells_all: bool) -> AsyncGenerator[Delta | LiveText, None]:
+        """Deltas if `tells_all`, then the text; the second try's where the first one's text cannot be used."""
+        started, self.num_pending, is_over = time.perf_counter(), self.num_pending + 1, False
+        try:
+            async with self._prompt(pair) as prompt:
+                if isinstance(prompt, Failed):
+                    is_over = True
+                    yield LiveText("", prompt, model_fingerprint=self.model_fingerprint)
+                    return
+                for number, decoding in enumerate(self._tries()):
+                    if number:
+                        yield Delta("", restarts=True)
+                    async with aclosing(self._try(prompt, decoding, pair.signal != "prompt_only", started, tells_all)) as events:
+                        async for event in events:
+                            if isinstance(event, LiveText) and event.failed is not None and number + 1 < len(self._tries()):
+                                break
+                            is_over = is_over or isinstance(event, LiveText)
+                            yield event
+                    if is_over:
+                        return
+        finally:
+            self.num_pending -= 1
+            self.num_abandoned += not is_over
+
+    def _tries(self) -> list[DecodingConfig]:
+        temperature = self._decoding.text.retry_temperature
+        return [self._decoding, *([self._decoding.model_copy(update={"temperature": temperature})] if temperature is not None else [])]
+
+    async def _try(
+        self, prompt: list[int], decoding: DecodingConfig, is_injected: bool, started: float, tells_all: bool
+    ) -> AsyncGenerator[Delta | LiveText, None]:
+        request = _Request(asyncio.get_running_loop(), tells_all)
+        ticket = self.engine.submit(prompt, decoding, is_injected=is_injected, listener=request.listen, on_failure=request.fail)
+        shown = ""
+        try:
+            while True:
+                advance = await request.latest()
+                if advance.completion is not None:
+                    break
+                text = self._builder.tokenizer.decode(advance.token_ids, skip_special_tokens=True).lstrip()
+                if text.startswith(shown) and len(text) > len(shown) and not text.endswith(_INCOMPLETE):
+                    yield Delta(text[len(shown) :])
+                    shown = text
+        finally:
+            self.engine.cancel(ticket)
+        yield self._finished(prompt, advance.completion, decoding, request.first_token_at - started, time.perf_counter() - started)
+
+    def _finished(self, prompt: list[int], completion: Completion, decoding: DecodingConfig, first: float, seconds: float) -> LiveText:
+        text, failure = finished_text(self._builder.decode(completion.token_ids), completion, prompt, decoding)
+        return LiveText(
+            text=text if failure is None else "",
+            failed=None if failure is None else Failed(failure.reason, failure.message),
+            num_prompt_tokens=len(prompt),
+            num_generated_tokens=len(completion.token_ids),
+            finish_reason=completion.finish_reason,
+            model_fingerprint=self.model_fingerprint,
+            first_token_seconds=first,
+            seconds=seconds,
+        )
+
+    @asynccontextmanager
+    async def _prompt(self, pair: LivePair) -> AsyncIterator[list[int] | Failed]:
+        """The ids to complete, or why there are none; a new user's vector is there until the `with` ends."""
+        dataset = self._explainer.dataset
+        try:
+            item = dataset.item_index(pair.item_id)
+        except UnknownIdError as error:
+            yield Failed("unknown_item", str(error))
+            return
+        user = dataset.user_indices.get(pair.user_id)
+        if user is not None and pair.history:
+            yield Failed("known_user", f"user {pair.user_id!r} is known, and its vector with it; leave the history out, or give another user_id")
+        elif user is not None:
+            yield self._build(pair, user, item)
+        elif not pair.history:
+            yield Failed("unknown_user", f"user {pair.user_id!r} is not known; give its history: item ids that it interacted with")
+        else:
+            try:
+                items = self._new_users.items(pair.history)
+            except UnknownIdError as error:
+                yield Failed("unknown_item", str(error))
+                return
+            except DataError as error:
+                yield Failed("no_vector", str(error))
+                return
+            async with self._new_users.row(items) as new_user:
+                yield self._build(pair, new_user, item)
+
+    def _build(self, pair: LivePair, user: int, item: int) -> list[int] | Failed:
+        texts = self._texts(pair, user, item)
+        try:
+            prompt = self._builder.build(user, item, texts)
+        except PromptTooLongError as error:
+            return Failed("prompt_too_long", str(error))
+        prompt = self._builder.build_without_tokens(texts) if pair.signal == "none" else prompt
+        refused = self.engine.run.refusal(prompt, self._decoding)
+        return prompt if refused is None else Failed(refused.reason, refused.message)
+
+    def _texts(self, pair: LivePair, user: int, item: int) -> PairTexts:
+        """The dataset's, and the pair's own in place of them; a new user has no profile but the pair's own."""
+        is_known = user < self._explainer.dataset.num_users
+        known = self._explainer.pairs.texts(Pair(user if is_known else 0, item))
+        given = {name: text for name in ("user_profile", "item_title", "item_profile") if (text := getattr(pair, name)) is not None}
+        return replace(known if is_known else replace(known, user_profile=""), **given)
+
+
+@dataclass(eq=False)
+class _Request:
+    """Between the model's thread, which tells, and the event loop, which waits; `tells_all`: not only the first token and the end."""
+
+    loop: asyncio.AbstractEventLoop
+    tells_all: bool
+    first_token_at: float = 0.0
+
+    def __post_init__(self) -> None:
+        self._events: asyncio.Queue[Advance | BaseException] = asyncio.Queue()
+
+    def listen(self, advance: Advance) -> None:
+        self.first_token_at = self.first_token_at or time.perf_counter()
+        if self.tells_all or advance.completion is not None:
+            self._send(advance)
+
+    def fail(self, error: BaseException) -> None:
+        self._send(error)
+
+    async def latest(self) -> Advance:
+        """The next event; where several wait, the last: each holds the whole text so far."""
+        event = await self._events.get()
+        while not self._events.empty():
+            event = self._events.get_nowait()
+        if isinstance(event, BaseException):
+            raise ModelUnavailableError(f"the model failed: {event}") from event
+        return event
+
+    def _send(self, event: Advance | BaseException) -> None:
+        send: Callable[[Advance | BaseException], None] = self._events.put_nowait
+        try:
+            self.loop.call_soon_threadsafe(send, event)
+        except RuntimeError:
+            assert self.loop.is_closed(), "nobody waits any more: the process ends"

@@ -1,0 +1,245 @@
+// The page: ask for a pair, show the text as it is written, then what it rests on. Everything shown is set as text, never as markup.
+
+const at = (id) => document.getElementById(id);
+const SOURCES = { backfill: "from the backfill", live: "written now", cached: "written before" };
+let asked = null; // the request at work: a new one, or leaving the page, aborts it
+
+function headers() {
+  const key = at("key").value || sessionStorage.getItem("xrec-key") || "";
+  return { "Content-Type": "application/json", ...(key ? { Authorization: `Bearer ${key}` } : {}) };
+}
+
+class Refused extends Error {
+  constructor(problem) {
+    super(problem.detail || problem.title);
+    this.status = problem.status;
+  }
+}
+
+async function call(path, body, signal) {
+  const options = body ? { method: "POST", body: JSON.stringify(body) } : {};
+  const response = await fetch(path, { ...options, headers: headers(), signal });
+  if (!response.ok) {
+    const problem = await response.json().catch(() => ({ status: response.status, detail: `The endpoint answered ${response.status}.` }));
+    throw new Refused(problem);
+  }
+  if (at("key").value) sessionStorage.setItem("xrec-key", at("key").value);
+  return response;
+}
+
+const json = async (path, body, signal) => (await call(path, body, signal)).json();
+
+async function* events(response) {
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  let waiting = "";
+  for (;;) {
+    const { value, done } = await reader.read();
+    if (done) return;
+    waiting += value;
+    const parts = waiting.split("\n\n");
+    waiting = parts.pop();
+    for (const part of parts) {
+      const [name, data] = part.split("\n");
+      yield [name.slice("event: ".length), JSON.parse(data.slice("data: ".length))];
+    }
+  }
+}
+
+function show(problem) {
+  at("problem").textContent = problem;
+  at("problem").hidden = !problem;
+}
+
+function fail(error) {
+  if (error.name === "AbortError") return;
+  if (error.status === 401) {
+    at("key-field").hidden = false;
+    at("key").focus();
+  }
+  show(error.status ? error.message : "The endpoint does not answer. Is it still running?");
+}
+
+function bar(name, share, number, isOthers) {
+  const row = document.createElement(isOthers === undefined ? "li" : "div");
+  const [label, track, value] = ["span", "div", "span"].map((tag) => row.appendChild(document.createElement(tag)));
+  if (isOthers !== undefined) row.className = "scale";
+  label.textContent = name;
+  label.title = name;
+  track.className = isOthers ? "bar others" : "bar";
+  track.appendChild(document.createElement("i")).style.width = `${Math.round(100 * Math.max(0, Math.min(1, share)))}%`;
+  value.className = "number";
+  value.textContent = number;
+  return row;
+}
+
+function showEvidence(evidence) {
+  at("pair").textContent = `${evidence.item_title} (${evidence.item_id}) for ${evidence.user_id}`;
+  at("item-profile").textContent = evidence.item_profile || "No profile.";
+  at("user-profile").textContent = evidence.user_profile || "No profile.";
+  at("standing").textContent = `The graph ranks this item ${evidence.rank} of ${evidence.num_ranked} that the user has not seen.`;
+  at("near").replaceChildren(...evidence.nearest_history.map((near) => bar(near.title, near.similarity, near.similarity.toFixed(2))));
+}
+
+function showLikelihood(likelihood, numTokens) {
+  const others = likelihood.others_nll.reduce((sum, nll) => sum + nll, 0) / likelihood.others_nll.length;
+  const factor = Math.exp(likelihood.gain * numTokens);
+  const verdict = document.createElement("p");
+  verdict.className = "verdict";
+  const times = factor >= 1 ? factor : 1 / factor;
+  const shown = times >= 100 ? `${Math.round(times).toLocaleString("en")} times` : `${times.toFixed(1)} times`;
+  verdict.textContent =
+    times < 1.1 ? "As likely under other users' vectors: it is not personal." : `${shown} ${factor >= 1 ? "likelier" : "less likely"} under this user's vector than under others'.`;
+  const probability = (nll) => Math.exp(-nll);
+  const note = document.createElement("p");
+  note.className = "fine";
+  note.textContent = `Probability of a token, on average; ${likelihood.others_nll.length} other users, the same prompt. Gain ${likelihood.gain.toFixed(3)} nats a token.`;
+  at("likelihood").replaceChildren(
+    verdict,
+    bar("This user's", probability(likelihood.own_nll), probability(likelihood.own_nll).toFixed(2), false),
+    bar("Others'", probability(others), probability(others).toFixed(2), true),
+    note,
+  );
+}
+
+function reset() {
+  show("");
+  for (const id of ["text", "text-prompt_only", "text-none", "facts", "source", "pair", "near", "standing", "item-profile", "user-profile"]) at(id).textContent = "";
+  const waiting = document.createElement("p");
+  waiting.className = "fine";
+  waiting.textContent = "Weighed once the text is there.";
+  at("likelihood").replaceChildren(waiting);
+  at("answer").hidden = false;
+}
+
+async function writeExplanation(pair, signal) {
+  const text = at("text");
+  text.setAttribute("aria-busy", "true");
+  try {
+    const response = await call("/v1/explanations/stream", { pairs: [{ ...pair, fresh: at("fresh").checked }] }, signal);
+    for await (const [name, data] of events(response)) {
+      if (name === "token") text.textContent += data.text;
+      else if (name === "restart") text.textContent = "";
+      else if (name === "problem") throw new Refused(data);
+      else if (name === "explanation") return data.answer;
+    }
+    throw new Error("the stream ended early");
+  } finally {
+    text.setAttribute("aria-busy", "false");
+  }
+}
+
+async function weigh(pair, answer, signal) {
+  try {
+    const { likelihood } = await json("/v1/evidence", { ...pair, explanation: answer.explanation }, signal);
+    showLikelihood(likelihood, answer.num_generated_tokens);
+  } catch (error) {
+    if (!error.status) throw error;
+    at("likelihood").textContent = error.message;
+  }
+}
+
+async function writeOthers(pair, signal) {
+  const signals = ["prompt_only", "none"];
+  for (const name of signals) at(`text-${name}`).setAttribute("aria-busy", "true");
+  try {
+    const { explanations } = await json("/v1/explanations", { pairs: signals.map((collaborative) => ({ ...pair, collaborative })) }, signal);
+    explanations.forEach((answer, place) => {
+      at(`text-${signals[place]}`).textContent = answer.explanation || answer.problem.detail;
+    });
+  } finally {
+    for (const name of signals) at(`text-${name}`).setAttribute("aria-busy", "false");
+  }
+}
+
+async function explain(pair) {
+  asked?.abort();
+  const { signal } = (asked = new AbortController());
+  reset();
+  at("explain").setAttribute("aria-busy", "true");
+  try {
+    showEvidence(await json("/v1/evidence", pair, signal));
+    const answer = await writeExplanation(pair, signal);
+    if (answer.problem) throw new Refused(answer.problem);
+    at("text").textContent = answer.explanation;
+    at("source").textContent = SOURCES[answer.is_cached ? "cached" : answer.source];
+    at("facts").textContent = `${answer.num_generated_tokens} tokens.`;
+    at("model").textContent = `model ${answer.model_fingerprint}`;
+    await Promise.all([weigh(pair, answer, signal), writeOthers(pair, signal)]);
+  } finally {
+    if (signal === asked?.signal) at("explain").setAttribute("aria-busy", "false");
+  }
+}
+
+function options(list, entries) {
+  at(list).replaceChildren(
+    ...entries.map(([value, label]) => {
+      const option = document.createElement("option");
+      option.value = value;
+      option.label = label;
+      return option;
+    }),
+  );
+}
+
+async function suggestUsers() {
+  const { users } = await json(`/v1/users?limit=30&prefix=${encodeURIComponent(at("user").value)}`);
+  options("users", users.map((user) => [user, ""]));
+  return users;
+}
+
+async function suggestItems() {
+  const { items } = await json(`/v1/items?limit=30&text=${encodeURIComponent(at("item").value)}`);
+  options("items", items.map((item) => [item.item_id, item.title]));
+}
+
+async function suggestBest() {
+  const user = at("user").value;
+  const { items } = await json(`/v1/users/${encodeURIComponent(user)}/recommendations?k=6&explain=false`).catch(() => ({ items: [] }));
+  if (user !== at("user").value) return;
+  at("best").hidden = !items.length;
+  at("best-items").replaceChildren(
+    ...items.map((item) => {
+      const entry = document.createElement("li");
+      const button = entry.appendChild(document.createElement("button"));
+      button.type = "button";
+      button.textContent = item.title;
+      button.dataset.item = item.item_id;
+      button.setAttribute("aria-pressed", String(at("item").value === item.item_id));
+      button.addEventListener("click", () => {
+        at("item").value = item.item_id;
+        at("ask").requestSubmit();
+      });
+      return entry;
+    }),
+  );
+}
+
+function later(work, milliseconds) {
+  let timer = 0;
+  return () => {
+    clearTimeout(timer);
+    timer = setTimeout(() => work().catch(fail), milliseconds);
+  };
+}
+
+at("user").addEventListener("input", later(async () => { await suggestUsers(); await suggestBest(); }, 200));
+at("item").addEventListener("input", later(suggestItems, 200));
+at("key").addEventListener("change", () => start());
+at("ask").addEventListener("submit", (event) => {
+  event.preventDefault();
+  for (const button of at("best-items").querySelectorAll("button")) button.setAttribute("aria-pressed", String(button.dataset.item === at("item").value));
+  explain({ user_id: at("user").value, item_id: at("item").value }).catch(fail);
+});
+
+async function start() {
+  try {
+    const users = await suggestUsers();
+    show("");
+    if (!at("user").value && users.length) at("user").value = users[0];
+    await Promise.all([suggestItems(), suggestBest()]);
+  } catch (error) {
+    fail(error);
+  }
+}
+
+start();

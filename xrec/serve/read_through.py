@@ -1,0 +1,146 @@
+"""The backfill answers first, then what was generated before, then the model; what it writes is kept with its fingerprint.
+
+Texts are kept and looked up whole; `max_words` cuts them at a sentence. In greedy decoding that is what the model, asked for
+so many words, would have given: it is the same text, cut.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
+
+from xrec.backfill.lookup import Explained, ExplanationLookup
+from xrec.errors import XRecError
+from xrec.generate.text_rules import cut_to_words
+from xrec.serve import metrics
+from xrec.serve.live import OVERLOADED, Delta, LiveText, Model
+from xrec.serve.messages import Explanation, NoExplanation, PairRequest
+from xrec.serve.metrics import Recorder
+from xrec.serve.problems import overloaded, problem_of_pair
+from xrec.storage.cache import ByteCache
+
+logger = logging.getLogger("xrec")
+
+_ENTRY_BYTES = 400  # of a kept text, beside its characters: key, object, links
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A text as it is kept."""
+
+    text: str
+    num_generated_tokens: int
+    finish_reason: str
+    model_fingerprint: str
+
+
+class ReadThrough:
+    """Answers pairs with `model` behind `lookup` (None: there is no backfill yet), keeping `live_bytes` of generated texts.
+
+    `model_fingerprint` is of the adapter that is asked for now: texts of another one are not given from memory.
+    """
+
+    def __init__(self, model: Model, recorder: Recorder, live_bytes: int):
+        self._model, self._recorder = model, recorder
+        self._live: ByteCache[tuple[str, str, str], Answer] = ByteCache(live_bytes)
+        self.lookup: ExplanationLookup | None = None
+        self.model_fingerprint = ""
+
+    async def explain(self, pairs: Sequence[PairRequest], max_words: int | None) -> list[Explanation | NoExplanation]:
+        """One answer a pair, in order; all that must be generated is generated together.
+
+        Raises ProblemError if the model has no room for them, ModelUnavailableError if there is none.
+        """
+        answers: list[Explanation | NoExplanation | None] = [await self.known(pair, max_words) for pair in pairs]
+        missing = [place for place, answer in enumerate(answers) if answer is None]
+        if missing:
+            texts = await self._model.explain([pairs[place].live() for place in missing])
+            for place, text in zip(missing, texts, strict=True):
+                answers[place] = self.generated(pairs[place], text, max_words)
+        return [answer for answer in answers if answer is not None]
+
+    async def stream(self, pair: PairRequest, max_words: int | None) -> AsyncGenerator[Delta | Explanation | NoExplanation, None]:
+        """What the text grows by, then the answer; an answer that is known comes alone. Raises as `explain`."""
+        known = await self.known(pair, max_words)
+        if known is not None:
+            yield known
+            return
+        events = self._model.stream(pair.live())
+        try:
+            async for event in events:
+                yield self.generated(pair, event, max_words) if isinstance(event, LiveText) else event
+        finally:
+            await events.aclose()
+
+    async def known(self, pair: PairRequest, max_words: int | None) -> Explanation | NoExplanation | None:
+        """The answer that the backfill or memory has; None: the model must be asked."""
+        if not pair.is_plain or pair.fresh:
+            return None
+        row = await self._backfilled(pair.user_id, pair.item_id)
+        if row is not None:
+            self._recorder.increase(metrics.PAIRS, {"source": "backfill"})
+            answer = Answer(row.text, row.num_generated_tokens, row.finish_reason, row.model_fingerprint)
+            return _cut(pair, answer, max_words, is_live=False, is_cached=False)
+        kept = self._live.get((self.model_fingerprint, pair.user_id, pair.item_id))
+        if kept is None:
+            return None
+        self._recorder.increase(metrics.PAIRS, {"source": "cache"})
+        return _cut(pair, kept, max_words, is_live=True, is_cached=True)
+
+    def generated(self, pair: PairRequest, text: LiveText, max_words: int | None) -> Explanation | NoExplanation:
+        """The answer that a generated text is; keeps it. Raises ProblemError if the model had no room."""
+        if text.failed is not None:
+            if text.failed.reason == OVERLOADED:
+                self._recorder.increase(metrics.REFUSED, {"reason": "queue"})
+                raise overloaded(text.failed.message)
+            self._recorder.increase(metrics.PAIRS, {"source": "failed"})
+            self._recorder.increase(metrics.FAILED_PAIRS, {"reason": text.failed.reason})
+            return NoExplanation(user_id=pair.user_id, item_id=pair.item_id, problem=problem_of_pair(text.failed.reason, text.failed.message))
+        self._record(text)
+        answer = Answer(text.text, text.num_generated_tokens, text.finish_reason, text.model_fingerprint)
+        if pair.is_plain:
+            key = (text.model_fingerprint, pair.user_id, pair.item_id)
+            self._live.put(key, answer, _ENTRY_BYTES + sum(len(part.encode()) for part in (*key, text.text)))
+            self._recorder.set(metrics.CACHE_BYTES, self._live.num_bytes, {"cache": "live"})
+        return _cut(pair, answer, max_words, is_live=True, is_cached=False)
+
+    async def _backfilled(self, user_id: str, item_id: str) -> Explained | None:
+        lookup = self.lookup
+        if lookup is None:
+            return None
+        is_known, row = lookup.in_memory(user_id, item_id)
+        if is_known:
+            return row
+        try:
+            row = await asyncio.to_thread(lookup.find, user_id, item_id)
+        except XRecError as error:  # its store does not answer, or a file is gone: the model still can
+            logger.error("the backfill cannot be read, the model is asked instead: %s", error)
+            return None
+        self._recorder.set(metrics.CACHE_BYTES, lookup.num_bytes, {"cache": "backfill"})
+        return row
+
+    def _record(self, text: LiveText) -> None:
+        recorder = self._recorder
+        recorder.increase(metrics.PAIRS, {"source": "live"})
+        recorder.increase(metrics.TOKENS, {"kind": "prompt"}, text.num_prompt_tokens)
+        recorder.increase(metrics.TOKENS, {"kind": "generated"}, text.num_generated_tokens)
+        recorder.observe(metrics.GENERATED_LENGTH, text.num_generated_tokens)
+        recorder.observe(metrics.FIRST_TOKEN_SECONDS, text.first_token_seconds)
+        recorder.observe(metrics.GENERATION_SECONDS, text.seconds)
+
+
+def _cut(pair: PairRequest, answer: Answer, max_words: int | None, *, is_live: bool, is_cached: bool) -> Explanation | NoExplanation:
+    text = answer.text if max_words is None else cut_to_words(answer.text, max_words)
+    if not text:
+        problem = problem_of_pair("no_full_sentence", f"no sentence of the explanation ends within max_words = {max_words}; allow more")
+        return NoExplanation(user_id=pair.user_id, item_id=pair.item_id, problem=problem)
+    return Explanation(
+        user_id=pair.user_id,
+        item_id=pair.item_id,
+        explanation=text,
+        source="live" if is_live else "backfill",
+        is_cached=is_cached,
+        model_fingerprint=answer.model_fingerprint,
+        num_generated_tokens=answer.num_generated_tokens,
+        finish_reason=answer.finish_reason,
+    )

@@ -1,0 +1,109 @@
+"""What a frontend answers from, read from the artifacts that it is told of; replaced as a whole when it is told of others."""
+
+import asyncio
+import hashlib
+import logging
+from dataclasses import dataclass
+
+from xrec.adapter.artifact import read_adapter
+from xrec.backfill.identity import arithmetic
+from xrec.backfill.lookup import ExplanationLookup, open_lookup
+from xrec.config import ServeConfig
+from xrec.data.cold_start import read_cold_start
+from xrec.data.dataset import read_dataset
+from xrec.errors import ArtifactNotFoundError, StorageNotFoundError, XRecError
+from xrec.graph.artifact import check_graph_of_dataset, read_graph
+from xrec.graph.cold_start import extend_with_new
+from xrec.serve import metrics
+from xrec.serve.catalogue import Catalogue
+from xrec.serve.metrics import Recorder
+from xrec.serve.read_through import ReadThrough
+from xrec.storage import MANIFEST, Location, differing_fields, fingerprint_of, open_location
+
+logger = logging.getLogger("xrec")
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The catalogue, and the fingerprints of base_model, adapter and graph that explanations must be of."""
+
+    catalogue: Catalogue
+    fingerprints: dict[str, str]
+
+    @property
+    def model_fingerprint(self) -> str:
+        """As `Explainer.model_fingerprint`."""
+        return fingerprint_of([self.fingerprints[name] for name in ("base_model", "adapter", "graph")])
+
+
+def read_inputs(config: ServeConfig) -> Inputs:
+    """Dataset, graph and the adapter's fingerprint; no language model. Raises as `check_sources`, and DataError for a broken graph."""
+    dataset, graph = (
+        read_dataset(open_location(config.artifact("dataset"), config.storage)),
+        read_graph(open_location(config.artifact("graph"), config.storage)),
+    )
+    check_graph_of_dataset(graph.manifest, dataset.manifest, config.artifact("graph"), config.artifact("dataset"))
+    adapter = read_adapter(open_location(config.artifact("adapter"), config.storage))
+    adapter.check_graph(graph.manifest.fingerprint)
+    if config.cold_start is not None:
+        dataset, graph = extend_with_new(dataset, graph, read_cold_start(config.cold_start, config.storage))
+    fingerprints = {
+        "base_model": adapter.config.base_model_fingerprint,
+        "adapter": adapter.fingerprint,
+        "graph": graph.manifest.fingerprint,
+    }
+    return Inputs(Catalogue(dataset, graph), fingerprints)
+
+
+def read_lookup(config: ServeConfig, fingerprints: dict[str, str]) -> ExplanationLookup | None:
+    """The backfill that the config names, None if nothing is finished there yet; raises ArtifactMismatchError if another model wrote it."""
+    try:
+        lookup = open_lookup(_explanations(config), fingerprints, int(config.read_through.backfill_mib * 2**20))
+    except ArtifactNotFoundError as error:
+        logger.warning("%s; until it is there all is generated", error)
+        return None
+    ours = {"decoding": config.decoding.model_dump(mode="json"), "dtype": arithmetic(config)}
+    for line in differing_fields({name: lookup.manifest.config[name] for name in ours}, ours):
+        logger.warning("the backfill was made with other settings than are served: %s", line)
+    return lookup
+
+
+class BackfillWatch:
+    """Gives `read_through` each new generation of the backfill, by looking at its manifest's content now and then."""
+
+    def __init__(self, config: ServeConfig, fingerprints: dict[str, str], read_through: ReadThrough, recorder: Recorder):
+        self._config, self._fingerprints, self._read_through, self._recorder = config, fingerprints, read_through, recorder
+        self._seen = self._manifest_hash()
+
+    async def watch(self) -> None:
+        """Look, until cancelled."""
+        while True:
+            await asyncio.sleep(self._config.read_through.refresh_seconds)
+            await self.look()
+
+    async def look(self) -> None:
+        """Look once. What cannot be read or is another model's changes nothing, and is logged."""
+        try:
+            seen = await asyncio.to_thread(self._manifest_hash)
+            if seen == self._seen:
+                return
+            lookup = await asyncio.to_thread(read_lookup, self._config, self._fingerprints)
+        except XRecError as error:
+            logger.error("the backfill's new generation is not taken: %s", error)
+            self._recorder.increase(metrics.REFRESHES, {"outcome": "refused"})
+            return
+        self._seen = seen
+        self._read_through.lookup = lookup
+        self._recorder.increase(metrics.REFRESHES, {"outcome": "taken"})
+        self._recorder.set(metrics.BACKFILL_ROWS, lookup.num_rows if lookup else 0)
+        logger.info("a new generation of the backfill: %d explanations", lookup.num_rows if lookup else 0)
+
+    def _manifest_hash(self) -> str:
+        try:
+            return hashlib.sha256((_explanations(self._config) / MANIFEST).read_bytes()).hexdigest()
+        except StorageNotFoundError:
+            return ""
+
+
+def _explanations(config: ServeConfig) -> Location:
+    return open_location(config.artifact("explanations"), config.storage)
