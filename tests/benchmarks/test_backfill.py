@@ -48,4 +48,4 @@ def test_contestants_write_the_same_rows_and_ours_resumes_without_doubling(folde
     assert forget_ours(config, 0.3) > 0
     ours(config)
     assert rows_written("ours", config) == (NUM_PAIRS, NUM_PAIRS)
-    assert rows_written("ray-plain", plain) == NUM_PAIRS
+    assert rows_written("ray-plain", plain) == (NUM_PAIRS, NUM_PAIRS)
