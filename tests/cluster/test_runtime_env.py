@@ -18,7 +18,7 @@ def test_working_folder_holds_code_and_config_and_no_data(tmp_path: Path) -> Non
     with working_folder(config) as folder:
         assert sorted(path.name for path in folder.iterdir()) == ["cluster", "jobs", "prepare.yaml", "xrec"]
         files = [path for path in folder.rglob("*") if path.is_file()]
-        assert {path.suffix for path in files} <= {".py", ".yaml", ".css", ".html"}
+        assert {path.suffix for path in files} <= {".py", ".yaml", ".css", ".html", ".js", ".svg"}
         assert sum(path.stat().st_size for path in files) < 4_000_000
     assert not folder.exists()
 
