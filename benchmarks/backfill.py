@@ -103,9 +103,8 @@ def worker(
     """Pairs a CPU second of one worker in this process, onto local disk: prompts built and tokenized, no-op engine, files and records written."""
     from benchmarks.backfill_contestants import load_no_op
     from xrec.backfill import draft_plan, pair_batches
-    from xrec.backfill.content_key import shared_key
-    from xrec.backfill.identity import sources_of
-    from xrec.backfill.worker import ChunkWorker, WorkerSettings
+    from xrec.backfill.run import worker_settings
+    from xrec.backfill.worker import ChunkWorker
 
     with tempfile.TemporaryDirectory() as folder:
         make_catalogue(Path(folder), num_pairs)
@@ -113,18 +112,7 @@ def worker(
         started = time.process_time()
         plan = draft_plan(config, pair_batches(config)).write()
         planned = time.process_time()
-        settings = WorkerSettings(
-            sources=sources_of(config),
-            output=f"{folder}/out",
-            run=plan.identity.run,
-            decoding=config.decoding,
-            device="cpu",
-            engine=config.engine,
-            num_threads=1,
-            shared_key=shared_key(plan.identity),
-            load=load_no_op,
-        )
-        actor = ChunkWorker(settings)
+        actor = ChunkWorker(worker_settings(config, plan, load=load_no_op))
         loaded = time.process_time()
         for chunk, planned_chunk in plan.chunks.items():
             actor({"chunk": np.array([chunk]), "input": np.array([planned_chunk.pairs])})

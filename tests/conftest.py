@@ -1,5 +1,6 @@
 """Real parts for all tests, started once a session: a local Ray cluster, an S3 object store (SeaweedFS)."""
 
+import logging
 import os
 from collections.abc import Iterator
 
@@ -37,3 +38,12 @@ def s3_environment(s3: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> ObjectSt
     for name, value in s3.environment.items():
         monkeypatch.setenv(name, value)
     return s3
+
+
+@pytest.fixture
+def xrec_logger() -> Iterator[None]:
+    """The CLI and replicas set the logger up for a process of their own; here it must not outlive the test."""
+    logger = logging.getLogger("xrec")
+    before = (logger.level, logger.handlers, logger.propagate)
+    yield
+    logger.level, logger.handlers, logger.propagate = before

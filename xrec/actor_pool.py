@@ -5,10 +5,12 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import ray
 import ray.data
 from ray.exceptions import RayError
 
 import xrec.errors
+from xrec.config import Device
 from xrec.errors import ClusterError, XRecError
 
 _MAX_BLOCKS = 4096  # a block is an object of Ray's; beyond so many rows a block holds several, done one after the other
@@ -45,6 +47,12 @@ def map_on_actors(
         yield from dataset.iter_rows()
     except RayError as error:
         raise as_xrec_error(error) from error
+
+
+def gpus_each(device: Device, num_processes: int, gpus: int = 1) -> int:
+    """`gpus` for each of so many processes if `device` asks for them, or is auto and the connected cluster has enough; else 0."""
+    has_enough = device == "auto" and ray.cluster_resources().get("GPU", 0) >= num_processes * gpus
+    return gpus if device == "cuda" or has_enough else 0
 
 
 def as_xrec_error(error: RayError) -> XRecError:

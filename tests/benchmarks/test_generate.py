@@ -84,19 +84,12 @@ def test_prompts_are_of_users_with_their_items_and_text_only_ones_hold_no_collab
 def test_flop_of_ours_is_torchs_count_without_the_padding_of_attention(contest: Contest) -> None:
     setup = prepare(replace(contest, num_pairs=1, items_per_user=1))
     with FlopCounterMode(display=False) as counter:
-        dict(run_ours_unpacked(setup))
+        dict(run_ours(setup, "plain"))  # torch's counter knows no packed products
     engine = setup.explainer.engine
     assert isinstance(engine, TransformersEngine)
     assert engine.report.attention_padding_share == 0  # one row
     adapters = counter.get_total_flops() - flop_of(setup, engine.report)
     assert 0 <= adapters < 0.01 * counter.get_total_flops()
-
-
-def run_ours_unpacked(setup: object) -> Iterator[tuple[int, list[int]]]:
-    """Torch's counter knows no packed products."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("benchmarks.generate_contestants.pack_linears", lambda model: 0)
-        yield from run_ours(setup)  # type: ignore[arg-type]
 
 
 def test_measure_here_reports_what_ours_consisted_of(contest: Contest) -> None:

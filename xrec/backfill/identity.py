@@ -28,9 +28,7 @@ def identify(config: BackfillConfig, pairs_fingerprint: str) -> RunIdentity:
     checked = check_sources(sources)
     inputs = {
         "dataset": checked.dataset.fingerprint,
-        "graph": checked.graph.fingerprint,
-        "base_model": checked.adapter.config.base_model_fingerprint,  # check_sources has seen that llm.model is this one
-        "adapter": checked.adapter.fingerprint,
+        **checked.model_inputs,  # check_sources has seen that llm.model is the adapter's
         "pairs": pairs_fingerprint,
     }
     if sources.cold_start:

@@ -6,9 +6,7 @@ It holds the lease and O(chunks) of state: which are committed, and what their r
 import logging
 from collections.abc import Callable, Iterator, Mapping
 
-import ray
-
-from xrec.actor_pool import map_on_actors
+from xrec.actor_pool import gpus_each, map_on_actors
 from xrec.backfill.commit import Commit, committed_chunks
 from xrec.backfill.content_key import shared_key
 from xrec.backfill.finish import finish
@@ -97,21 +95,7 @@ def _explain_chunks(
     config: BackfillConfig, plan: BackfillPlan, generation: Generation, inputs: Mapping[int, str], load: LoadExplainer
 ) -> Iterator[Commit]:
     """Yield each chunk's record as it is committed."""
-    actors = config.actors
-    settings = WorkerSettings(
-        sources=sources_of(config),
-        output=plan.output.shared_uri,
-        run=plan.identity.run,
-        decoding=config.decoding,
-        device=actors.device,
-        engine=config.engine,
-        num_threads=actors.cpus_per_actor,
-        shared_key=shared_key(plan.identity),
-        carry_from=open_location(config.carry_from, config.storage).shared_uri if config.carry_from else None,
-        num_chunks=plan.num_chunks,
-        generation=generation,
-        load=load,
-    )
+    actors, settings = config.actors, worker_settings(config, plan, generation, load)
     num_actors = min(actors.num_actors, len(inputs))
     rows = map_on_actors(
         ChunkWorker,
@@ -120,12 +104,27 @@ def _explain_chunks(
         min_actors=min(actors.min_actors or num_actors, num_actors),
         max_actors=num_actors,
         cpus_per_actor=actors.cpus_per_actor,
-        gpus_per_actor=config.engine.tensor_parallel_size if _uses_gpu(config) else 0,
+        gpus_per_actor=gpus_each(actors.device, actors.num_actors, config.engine.tensor_parallel_size),
     )
     for row in rows:
         yield Commit.model_validate_json(row["commit"])
 
 
-def _uses_gpu(config: BackfillConfig) -> bool:
-    num_gpus = config.actors.num_actors * config.engine.tensor_parallel_size
-    return config.actors.device == "cuda" or (config.actors.device == "auto" and ray.cluster_resources().get("GPU", 0) >= num_gpus)
+def worker_settings(
+    config: BackfillConfig, plan: BackfillPlan, generation: Generation = RUN, load: LoadExplainer = load_worker_explainer
+) -> WorkerSettings:
+    """What the actors of `config` are given."""
+    return WorkerSettings(
+        sources=sources_of(config),
+        output=plan.output.shared_uri,
+        run=plan.identity.run,
+        decoding=config.decoding,
+        device=config.actors.device,
+        engine=config.engine,
+        num_threads=config.actors.cpus_per_actor,
+        shared_key=shared_key(plan.identity),
+        carry_from=open_location(config.carry_from, config.storage).shared_uri if config.carry_from else None,
+        num_chunks=plan.num_chunks,
+        generation=generation,
+        load=load,
+    )

@@ -33,6 +33,17 @@ class Completion:
     failure: Failure | None = None
 
 
+def prompt_failure(prompt: Sequence[int], num_ids: int, context_length: int) -> Failure | None:
+    """Why no engine can complete `prompt` with a model of `num_ids` ids and so long a context; None: its memory decides."""
+    if not prompt:
+        return Failure("empty_prompt", "the prompt is empty; give at least one token")
+    if not 0 <= min(prompt) <= max(prompt) < num_ids:
+        return Failure("token_out_of_range", f"token ids must be in 0..{num_ids - 1}, saw {min(prompt)}..{max(prompt)}")
+    if len(prompt) >= context_length:
+        return Failure("prompt_too_long", f"prompt of {len(prompt)} tokens; the model's context of {context_length} leaves no room for a text")
+    return None
+
+
 class Engine(Protocol):
     """Generates text for prompts that may hold collaborative tokens."""
 

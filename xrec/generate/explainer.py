@@ -1,6 +1,6 @@
 """Pairs in, explanations out: dataset, graph, adapter and language model put together around an engine."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -50,13 +50,22 @@ class Sources:
 
 @dataclass(frozen=True)
 class CheckedSources:
-    """Sources that belong together. `model_fingerprint` identifies language model (the files in `llm`), adapter and graph together."""
+    """Sources that belong together; the language model is the files in `llm`."""
 
     dataset: Manifest
     graph: Manifest
     adapter: TrainedAdapter
     llm: Path
-    model_fingerprint: str
+
+    @property
+    def model_inputs(self) -> dict[str, str]:
+        """Fingerprints of base_model, adapter and graph."""
+        return model_inputs(self.adapter, self.graph)
+
+    @property
+    def model_fingerprint(self) -> str:
+        """Identifies language model, adapter and graph together."""
+        return model_fingerprint_of(self.model_inputs)
 
 
 class Explainer:
@@ -102,6 +111,16 @@ class Explainer:
                 finish_reason=completion.finish_reason,
                 failure=failure,
             )
+
+
+def model_inputs(adapter: TrainedAdapter, graph: Manifest) -> dict[str, str]:
+    """Fingerprints of base_model, adapter and graph: what a text's model consists of."""
+    return {"base_model": adapter.config.base_model_fingerprint, "adapter": adapter.fingerprint, "graph": graph.fingerprint}
+
+
+def model_fingerprint_of(inputs: Mapping[str, str]) -> str:
+    """The fingerprint of the model that `model_inputs` tells of."""
+    return fingerprint_of([inputs[name] for name in ("base_model", "adapter", "graph")])
 
 
 def check_sources(sources: Sources) -> CheckedSources:
@@ -166,9 +185,8 @@ def _check(sources: Sources, dataset: Manifest, graph: Manifest) -> CheckedSourc
     adapter = read_adapter(open_location(sources.adapter, sources.storage))
     adapter.check_graph(graph.fingerprint)
     folder = resolve_model(sources.llm.model, sources.llm.cache_dir, sources.storage)
-    base_model = model_fingerprint(folder)
-    adapter.check_base_model(base_model, sources.llm.model)
-    return CheckedSources(dataset, graph, adapter, folder, fingerprint_of([base_model, adapter.fingerprint, graph.fingerprint]))
+    adapter.check_base_model(model_fingerprint(folder), sources.llm.model)
+    return CheckedSources(dataset, graph, adapter, folder)
 
 
 def _extended(sources: Sources, dataset: Dataset, graph: GraphEmbeddings, history: History | None) -> tuple[Dataset, GraphEmbeddings]:

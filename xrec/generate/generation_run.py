@@ -38,6 +38,10 @@ class Stopping:
             return "stop"
         return "length" if len(generated) == self.max_new_tokens or not num_left else None
 
+    def without_end(self, generated: list[int]) -> list[int]:
+        """The text's ids, less the end token."""
+        return generated[:-1] if generated[-1] in self.token_ids else generated
+
 
 class GenerationRun:
     """State of one call over the prompts of `plan`."""
@@ -120,8 +124,7 @@ class GenerationRun:
                 ended.append((row, reason))
         self._copy(self._rows, self._schedule.remove([row for row, _ in ended]))
         for row, reason in ended:
-            generated = row.generated
-            yield Completion(row.index, generated[:-1] if generated[-1] in self._stopping.token_ids else generated, reason)
+            yield Completion(row.index, self._stopping.without_end(row.generated), reason)
 
     @torch.inference_mode()
     def _sample(self, rows: Sequence[Row], logits: Tensor) -> list[int]:

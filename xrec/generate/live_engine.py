@@ -9,7 +9,7 @@ import queue
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TypeVar
 
 from xrec.config import DecodingConfig
@@ -32,7 +32,7 @@ class Ticket:
     listener: Listener
     on_failure: Callable[[BaseException], None]
     request_id: int | None = None
-    is_cancelled: bool = field(default=False)
+    is_cancelled: bool = False
 
 
 class LiveEngine:

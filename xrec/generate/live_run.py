@@ -15,14 +15,14 @@ from torch import Tensor
 
 from xrec.config import DecodingConfig
 from xrec.errors import ModelError
-from xrec.generate.engine import Completion, Failure, FinishReason
+from xrec.generate.engine import Completion, Failure, FinishReason, prompt_failure
 from xrec.generate.generation_run import Stopping
 from xrec.generate.key_values import KeyValueStore
 from xrec.generate.layouts import positions, prefix_layout, row_layout, token_ids
 from xrec.generate.memory_plan import positions_needed
 from xrec.generate.packed_model import PackedModel
 from xrec.generate.sampling import draws, greedy, sampled
-from xrec.generate.schedule import PassSpans, Prefix, Row, Span
+from xrec.generate.schedule import PassSpans, Prefix, Row, Span, close_gaps
 
 _CHUNK_TOKENS = 512
 
@@ -112,12 +112,9 @@ class LiveRun:
 
     def refusal(self, prompt: Sequence[int], decoding: DecodingConfig) -> Failure | None:
         """Why `prompt` cannot be completed; None: it can."""
-        if not prompt:
-            return Failure("empty_prompt", "the prompt is empty; give at least one token")
-        if not 0 <= min(prompt) <= max(prompt) < self._model.num_ids:
-            return Failure("token_out_of_range", f"token ids must be in 0..{self._model.num_ids - 1}, saw {min(prompt)}..{max(prompt)}")
-        if len(prompt) >= self._model.context_length:
-            return Failure("prompt_too_long", f"prompt of {len(prompt)} tokens; the model's context of {self._model.context_length} is full")
+        failure = prompt_failure(prompt, self._model.num_ids, self._model.context_length)
+        if failure is not None:
+            return failure
         needed = min(positions_needed(prompt, decoding.max_new_tokens), self._model.context_length)
         if needed > self._max_positions:
             return Failure(
@@ -205,8 +202,8 @@ class LiveRun:
         return advances
 
     def _ended(self, row: LiveRow, reason: FinishReason) -> Advance:
-        generated = row.generated
-        text = generated[:-1] if generated[-1] in self._stop_token_ids else generated
+        assert row.stopping is not None
+        text = row.stopping.without_end(row.generated)
         return Advance(row.index, text, Completion(row.index, text, reason))
 
     @torch.inference_mode()
@@ -222,12 +219,8 @@ class LiveRun:
     @torch.inference_mode()
     def _remove(self, rows: Sequence[LiveRow]) -> None:
         """End rows; the last row takes a freed slot."""
-        for row in sorted(rows, key=lambda row: row.slot, reverse=True):
-            last = self._rows.pop()
-            if last is not row:
-                self._store.copy(last.slot, row.slot, last.num_computed)
-                last.slot = row.slot
-                self._rows[last.slot] = last
+        for copy in close_gaps(self._rows, rows):
+            self._store.copy(copy.source, copy.target, copy.length)
 
 
 def _sequence_of_each_token(spans: Sequence[Span]) -> Iterator[Span]:

@@ -4,7 +4,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from xrec.generate.key_values import KeyValueShape
 from xrec.generate.prefix_groups import PrefixGroup, group_by_prefix
 
 _MAX_MEMBERS = 16
@@ -54,8 +53,3 @@ def _most_rows(groups: list[PrefixGroup], prompts: Sequence[Sequence[int]], max_
         if plan.num_positions <= budget_positions:
             break
     return plan
-
-
-def bytes_of(positions: int, shape: KeyValueShape) -> int:
-    """Of keys and values at so many positions."""
-    return positions * shape.bytes_per_position

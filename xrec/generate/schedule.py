@@ -6,6 +6,7 @@ A row is a prompt at work; rows 0..n-1 are in slots 0..n-1. When one ends, the l
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from xrec.generate.memory_plan import MemoryPlan
 from xrec.generate.prefix_groups import shared_length
@@ -40,6 +41,9 @@ class Row:
     def generated(self) -> list[int]:
         """The text so far."""
         return self.token_ids[self.num_prompt_tokens :]
+
+
+RowT = TypeVar("RowT", bound=Row)
 
 
 @dataclass(frozen=True)
@@ -145,12 +149,8 @@ class Schedule:
 
     def remove(self, ended: Sequence[Row]) -> Iterator[Copy]:
         """End rows; yields what must be copied at once so that those left are in slots 0..n-1."""
-        for row in sorted(ended, key=lambda row: row.slot, reverse=True):
-            last = self.rows.pop()
-            if last is not row:
-                yield Copy(last.slot, row.slot, last.num_computed)
-                last.slot = row.slot
-                self.rows[last.slot] = last
+        yield from close_gaps(self.rows, ended)
+        for row in ended:
             self._leave(row.prefix)
 
     def _advance(self, sequence: Prefix | Row, num_computed: int) -> None:
@@ -171,6 +171,16 @@ class Schedule:
         shared = {slot: shared_length(content, prefix.token_ids) for slot, content in self._content.items()}
         slot = max(shared, key=lambda slot: shared[slot], default=-1)
         return slot, shared.get(slot, 0)
+
+
+def close_gaps(rows: list[RowT], ended: Sequence[RowT]) -> Iterator[Copy]:
+    """Take `ended` out of `rows`, the last row into each freed slot; yields what must be copied at once."""
+    for row in sorted(ended, key=lambda row: row.slot, reverse=True):
+        last = rows.pop()
+        if last is not row:
+            yield Copy(last.slot, row.slot, last.num_computed)
+            last.slot = row.slot
+            rows[last.slot] = last
 
 
 class PassSpans:

@@ -24,7 +24,7 @@ def finished_text(text: str, completion: Completion, prompt: Sequence[int], deco
     num_words = len(text.split())
     if num_words <= max_words and completion.finish_reason != "length":
         return text, None
-    sentences = whole_sentences(text, max_words)
+    sentences = _whole_sentences(text, max_words)
     if sentences:
         return sentences, None
     limit = f"text.max_words={max_words}" if num_words > max_words else f"max_new_tokens={decoding.max_new_tokens}"
@@ -47,7 +47,7 @@ def _before_stop(text: str, stop: Sequence[str]) -> str:
     return text[: min(places)].strip() if places else text.strip()
 
 
-def whole_sentences(text: str, max_words: int) -> str:
+def _whole_sentences(text: str, max_words: int) -> str:
     """The beginning of `text` that ends with the last sentence within `max_words` words; empty if the first one does not."""
     ends = [match.end() for match in _SENTENCE_END.finditer(text)]
     return next((text[:end] for end in reversed(ends) if len(text[:end].split()) <= max_words), "")
@@ -55,7 +55,7 @@ def whole_sentences(text: str, max_words: int) -> str:
 
 def cut_to_words(text: str, max_words: int) -> str:
     """`text`, which is an explanation already, in at most `max_words` words: as it is, or up to its last whole sentence; empty if none ends there."""
-    return text if len(text.split()) <= max_words else whole_sentences(text, max_words)
+    return text if len(text.split()) <= max_words else _whole_sentences(text, max_words)
 
 
 def _most_repeated(text: str) -> tuple[str, int]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from transformers import PreTrainedModel
 
 from xrec.config import DecodingConfig, EngineConfig
-from xrec.generate.engine import Completion, Failure
+from xrec.generate.engine import Completion, Failure, prompt_failure
 from xrec.generate.engine_report import EngineReport
 from xrec.generate.generation_run import GenerationRun, Stopping
 from xrec.generate.memory_plan import plan_memory, positions_needed
@@ -61,13 +61,9 @@ class TransformersEngine:
 
     def _failure(self, prompt: Sequence[int], decoding: DecodingConfig) -> Failure | None:
         """Why `prompt` cannot be completed; None: it can."""
-        num_ids, context_length = self._model.num_ids, self._model.context_length
-        if not prompt:
-            return Failure("empty_prompt", "the prompt is empty; give at least one token")
-        if not 0 <= min(prompt) <= max(prompt) < num_ids:
-            return Failure("token_out_of_range", f"token ids must be in 0..{num_ids - 1}, saw {min(prompt)}..{max(prompt)}")
-        if len(prompt) >= context_length:
-            return Failure("prompt_too_long", f"prompt of {len(prompt)} tokens; the model's context of {context_length} leaves no room for a text")
+        failure = prompt_failure(prompt, self._model.num_ids, self._model.context_length)
+        if failure is not None:
+            return failure
         needed = positions_needed(prompt, decoding.max_new_tokens) * self._model.shape.bytes_per_position
         if needed > self._key_value_bytes:
             return Failure(

@@ -6,11 +6,11 @@
 
 from typing import Any
 
-import ray
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 from xrec import __version__
+from xrec.actor_pool import gpus_each
 from xrec.config import ServeConfig
 from xrec.serve.choice import Choice, choice_of
 from xrec.serve.frontend import Frontend
@@ -32,7 +32,7 @@ def build(config: ServeConfig) -> Any:
         version=version,
         user_config=choice,
         num_replicas=config.models.num_replicas,
-        ray_actor_options={"num_cpus": config.models.cpus_per_replica, "num_gpus": _num_gpus(config)},
+        ray_actor_options={"num_cpus": config.models.cpus_per_replica, "num_gpus": gpus_each(config.models.device, config.models.num_replicas)},
         # The engine says how many pairs may wait; Serve's own queue must not stand before it.
         max_ongoing_requests=10 * (config.engine.max_rows + config.models.max_waiting_pairs),
         health_check_period_s=2,
@@ -58,8 +58,3 @@ def build(config: ServeConfig) -> Any:
 def _version(config: ServeConfig) -> str:
     """Of the deployments: two applications of one version differ in what can be changed in place only."""
     return fingerprint_of([__version__, config.model_dump(mode="json", exclude=set(Choice.model_fields))])
-
-
-def _num_gpus(config: ServeConfig) -> int:
-    models = config.models
-    return int(models.device == "cuda" or (models.device == "auto" and ray.cluster_resources().get("GPU", 0) >= models.num_replicas))

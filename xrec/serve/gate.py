@@ -60,9 +60,7 @@ class Gate:
             if visit.status is not None:
                 raise
             self._recorder.increase(metrics.REFUSED, {"reason": error.problem.type.rpartition("/")[2]})
-            headers = {"Retry-After": str(error.retry_after)} if error.retry_after is not None else {}
-            headers |= {"WWW-Authenticate": "Bearer"} if error.problem.status == 401 else {}
-            await problem_response(error.problem, request_id, headers)(scope, receive, visit.send)
+            await problem_response(error.problem, request_id, error.headers)(scope, receive, visit.send)
         finally:
             self._num_in_flight -= 1
             self._recorder.set(metrics.REQUESTS_IN_FLIGHT, self._num_in_flight)

@@ -35,7 +35,8 @@ class ProblemError(HTTPException):
     """Ends a request with a problem."""
 
     def __init__(self, status: int, reason: str, detail: str, retry_after: int | None = None):
-        super().__init__(status, detail)
+        retry = {"Retry-After": str(retry_after)} if retry_after is not None else {}
+        super().__init__(status, detail, headers=retry | ({"WWW-Authenticate": "Bearer"} if status == 401 else {}))
         self.problem = problem_of(status, reason, detail)
         self.retry_after = retry_after
 
@@ -85,8 +86,7 @@ def _request_id(request: Request) -> str | None:
 
 async def _of_problem(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, ProblemError)
-    headers = {"Retry-After": str(error.retry_after)} if error.retry_after is not None else {}
-    return problem_response(error.problem, _request_id(request), headers)
+    return problem_response(error.problem, _request_id(request), error.headers)
 
 
 async def _of_validation(request: Request, error: Exception) -> JSONResponse:

@@ -70,7 +70,7 @@ class Service:
         catalogue = self._catalogue()
         user, item = self._index(catalogue, "user", user_id), self._index(catalogue, "item", item_id)
         title, profile = catalogue.item_texts(item)
-        standing = catalogue.standing(user, item)
+        standing, nearest = await asyncio.to_thread(lambda: (catalogue.standing(user, item), catalogue.nearest_history(user, item, NUM_NEAREST)))
         return Evidence(
             user_id=user_id,
             user_profile=catalogue.user_profile(user),
@@ -80,10 +80,7 @@ class Service:
             score=standing.score,
             rank=standing.rank,
             num_ranked=standing.num_ranked,
-            nearest_history=[
-                NearHistory(item_id=near.item_id, title=near.title, similarity=near.similarity)
-                for near in catalogue.nearest_history(user, item, NUM_NEAREST)
-            ],
+            nearest_history=[NearHistory(item_id=near.item_id, title=near.title, similarity=near.similarity) for near in nearest],
             likelihood=None if text is None else await self._within_deadline(self._likelihood(catalogue, user, user_id, item_id, text)),
         )
 

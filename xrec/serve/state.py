@@ -12,13 +12,14 @@ from xrec.config import ServeConfig
 from xrec.data.cold_start import read_cold_start
 from xrec.data.dataset import read_dataset
 from xrec.errors import ArtifactNotFoundError, StorageNotFoundError, XRecError
+from xrec.generate.explainer import model_fingerprint_of, model_inputs
 from xrec.graph.artifact import check_graph_of_dataset, read_graph
 from xrec.graph.cold_start import extend_with_new
 from xrec.serve import metrics
 from xrec.serve.catalogue import Catalogue
 from xrec.serve.metrics import Recorder
 from xrec.serve.read_through import ReadThrough
-from xrec.storage import MANIFEST, Location, differing_fields, fingerprint_of, open_location
+from xrec.storage import MANIFEST, Location, differing_fields, open_location
 
 logger = logging.getLogger("xrec")
 
@@ -33,26 +34,19 @@ class Inputs:
     @property
     def model_fingerprint(self) -> str:
         """As `Explainer.model_fingerprint`."""
-        return fingerprint_of([self.fingerprints[name] for name in ("base_model", "adapter", "graph")])
+        return model_fingerprint_of(self.fingerprints)
 
 
 def read_inputs(config: ServeConfig) -> Inputs:
     """Dataset, graph and the adapter's fingerprint; no language model. Raises as `check_sources`, and DataError for a broken graph."""
-    dataset, graph = (
-        read_dataset(open_location(config.artifact("dataset"), config.storage)),
-        read_graph(open_location(config.artifact("graph"), config.storage)),
-    )
+    dataset = read_dataset(open_location(config.artifact("dataset"), config.storage))
+    graph = read_graph(open_location(config.artifact("graph"), config.storage))
     check_graph_of_dataset(graph.manifest, dataset.manifest, config.artifact("graph"), config.artifact("dataset"))
     adapter = read_adapter(open_location(config.artifact("adapter"), config.storage))
     adapter.check_graph(graph.manifest.fingerprint)
     if config.cold_start is not None:
         dataset, graph = extend_with_new(dataset, graph, read_cold_start(config.cold_start, config.storage))
-    fingerprints = {
-        "base_model": adapter.config.base_model_fingerprint,
-        "adapter": adapter.fingerprint,
-        "graph": graph.manifest.fingerprint,
-    }
-    return Inputs(Catalogue(dataset, graph), fingerprints)
+    return Inputs(Catalogue(dataset, graph), model_inputs(adapter, graph.manifest))
 
 
 def read_lookup(config: ServeConfig, fingerprints: dict[str, str]) -> ExplanationLookup | None:

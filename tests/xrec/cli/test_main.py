@@ -1,10 +1,8 @@
 """The program as a user runs it: help, dry runs, exit codes."""
 
-import logging
 import subprocess
 import sys
 import types
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,14 +18,7 @@ from xrec.storage import open_location, write_manifest
 ROOT = Path(__file__).parents[3]
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
 
-
-@pytest.fixture(autouse=True)
-def xrec_logger() -> Iterator[None]:
-    """The CLI sets the logger up for a process of its own; here it must not outlive the test."""
-    logger = logging.getLogger("xrec")
-    before = (logger.level, logger.handlers, logger.propagate)
-    yield
-    logger.level, logger.handlers, logger.propagate = before
+pytestmark = pytest.mark.usefixtures("xrec_logger")
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,5 @@
 """The town that all tests of the endpoint serve from, made once."""
 
-import logging
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,9 +28,5 @@ def endpoint(town: Path) -> Iterator[Endpoint]:
 
 
 @pytest.fixture(autouse=True)
-def xrec_logger() -> Iterator[None]:
-    """The CLI sets the logger up for a process of its own; here it must not outlive the test."""
-    logger = logging.getLogger("xrec")
-    before = (logger.level, logger.handlers, logger.propagate)
-    yield
-    logger.level, logger.handlers, logger.propagate = before
+def _logger(xrec_logger: None) -> None:
+    """As it was, after each test."""

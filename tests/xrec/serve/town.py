@@ -11,9 +11,8 @@ from tests.toy import HIDDEN_SIZE, save_toy_model
 from xrec.adapter.artifact import AdapterConfig, write_adapter
 from xrec.adapter.model import build_adapters
 from xrec.backfill import draft_plan, finish
-from xrec.backfill.content_key import shared_key
-from xrec.backfill.identity import sources_of
-from xrec.backfill.worker import ChunkWorker, WorkerSettings
+from xrec.backfill.run import worker_settings
+from xrec.backfill.worker import ChunkWorker
 from xrec.config import AdapterModelConfig, BackfillConfig, PrepareConfig, PromptConfig, ServeConfig, parse_config
 from xrec.data import prepare_dataset, read_dataset
 from xrec.data.dataset import Dataset
@@ -93,19 +92,7 @@ def make_backfill(config: BackfillConfig, pairs: list[tuple[str, str]]) -> Manif
     """What `xrec backfill` makes of `pairs`, by its own worker in this process, without the cluster around it."""
     table = pa.Table.from_pylist([dict(zip(PAIRS.names, pair, strict=True)) for pair in pairs], PAIRS)
     plan = draft_plan(config, [table]).write()
-    worker = ChunkWorker(
-        WorkerSettings(
-            sources=sources_of(config),
-            output=plan.output.shared_uri,
-            run=plan.identity.run,
-            decoding=config.decoding,
-            device="cpu",
-            engine=config.engine,
-            num_threads=1,
-            shared_key=shared_key(plan.identity),
-            num_chunks=plan.num_chunks,
-        )
-    )
+    worker = ChunkWorker(worker_settings(config, plan))
     for chunk, planned in plan.chunks.items():
         worker({"chunk": np.array([chunk]), "input": np.array([planned.pairs])})
     return finish(plan, max_failed_share=1.0)

@@ -21,7 +21,7 @@ from vllm.sampling_params import RequestOutputKind
 from xrec.adapter.artifact import TrainedAdapter
 from xrec.config import DecodingConfig, Device, Dtype, EngineConfig
 from xrec.errors import ArtifactMismatchError, ModelError
-from xrec.generate.engine import Completion, Failure
+from xrec.generate.engine import Completion, Failure, prompt_failure
 from xrec.generate.vllm.attachment import write_attachment
 from xrec.generate.vllm.plugin import ARCHITECTURE
 from xrec.graph.artifact import GraphEmbeddings
@@ -148,13 +148,9 @@ class VllmEngine:
         return str(self.tokenizer.decode(token_ids, skip_special_tokens=True))
 
     def _failure(self, prompt: Sequence[int], decoding: DecodingConfig) -> Failure | None:
-        if not prompt:
-            return Failure("empty_prompt", "the prompt is empty; give at least one token")
-        num_ids = self.vocabulary.num_ids
-        if not 0 <= min(prompt) <= max(prompt) < num_ids:
-            return Failure("token_out_of_range", f"token ids must be in 0..{num_ids - 1}, saw {min(prompt)}..{max(prompt)}")
-        if len(prompt) >= self._context:
-            return Failure("prompt_too_long", f"prompt of {len(prompt)} tokens; the model's context of {self._context} leaves no room for a text")
+        failure = prompt_failure(prompt, self.vocabulary.num_ids, self._context)
+        if failure is not None:
+            return failure
         if min(len(prompt) + decoding.max_new_tokens, self._context) > self._max_num_tokens:
             return Failure(
                 "over_memory_budget",
