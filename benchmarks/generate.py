@@ -10,6 +10,7 @@ import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Annotated, Any, cast
 import torch
 import typer
 
+from benchmarks.backfill_catalogue import PAIRS_PER_USER, make_catalogue
 from benchmarks.generate_contestants import CONTESTANTS, TEXT_ONLY, VLLM
 from benchmarks.generate_plot import plot_rates
 from benchmarks.generate_setup import Contest, Setup, prepare, prompts_of
@@ -31,6 +33,7 @@ from xrec.generate.transformers_engine import TransformersEngine
 app = typer.Typer(help=__doc__, add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
 Record = dict[str, Any]
+_SIZES = (100, 1_000, 10_000)
 
 
 @app.command()
@@ -75,25 +78,25 @@ def run(
 
 @app.command()
 def scale(
-    workspace: Annotated[str, typer.Argument(help="Folder with the artifacts dataset, graph and adapter of a toy model.")],
-    llm: Annotated[str, typer.Option(help="The toy model.")],
     sizes: Annotated[list[int] | None, typer.Option(help="Pairs; none: 100, 1000, 10000.")] = None,
     items_per_user: Annotated[int, typer.Option(min=1, help="Items of each user.")] = 4,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Length of a text, in tokens.")] = 16,
 ) -> None:
-    """CPU seconds a pair of our engine at several numbers of pairs, beside the smallest's."""
-    rows: list[Record] = []
-    for num_pairs in sizes or [100, 1000, 10_000]:
-        found = _measure_apart(Contest(workspace, llm, "float32", 1, num_pairs, items_per_user, max_new_tokens, natural_stops=False), "ours")
-        milliseconds = 1000 * found["CPU seconds"] / num_pairs
-        rows.append(
-            {
-                "pairs": num_pairs,
-                "CPU ms a pair": round(milliseconds, 3),
-                "of the first": round(milliseconds / rows[0]["CPU ms a pair"], 3) if rows else 1.0,
-            }
-        )
+    """CPU seconds a pair of our engine at several numbers of pairs, beside the smallest's: a toy model, and as many users as that takes."""
+    with tempfile.TemporaryDirectory(prefix="xrec-scale-") as folder:
+        make_catalogue(Path(folder), PAIRS_PER_USER * max(sizes or _SIZES) // items_per_user)
+        rows = [
+            _cost(Contest(folder, f"{folder}/llm", "float32", 1, num_pairs, items_per_user, max_new_tokens, natural_stops=False))
+            for num_pairs in sizes or _SIZES
+        ]
+    for row in rows:
+        row["of the first"] = round(row["CPU ms a pair"] / rows[0]["CPU ms a pair"], 3)
     typer.echo(markdown(rows))
+
+
+def _cost(contest: Contest) -> Record:
+    found = _measure_apart(contest, "ours")
+    return {"pairs": contest.num_pairs, "CPU ms a pair": round(1000 * found["CPU seconds"] / contest.num_pairs, 3)}
 
 
 @app.command()
@@ -136,7 +139,7 @@ def measure_here(contest: Contest, contestant: str, vllm_python: Path | None = N
     if contestant == VLLM and vllm_python is not None:
         return {"contestant": label, **measure_vllm(setup, vllm_python), "note": "text only"}
     rate = matrix_rate(setup.model.dtype)
-    meter = WorkMeter(setup.model) if contestant in ("loop", "continuous") or contestant.startswith("static") else None
+    meter = WorkMeter(setup.model) if contestant == "loop" or contestant.startswith("static") else None
     ready = CONTESTANTS[contestant](setup)
     start, cpu = time.perf_counter(), time.process_time()
     texts = dict(ready)

@@ -70,10 +70,10 @@ def prepare(contest: Contest) -> Setup:
 
 
 def prompts_of(explainer: Explainer, contest: Contest) -> list[list[int]]:
-    """Of users and items that have texts, in their order in the explained pairs: each user with the items that come next."""
+    """Each user with the items that come next: users and items that have texts, in their order in the explained pairs; all if none is explained."""
     explained = explainer.dataset.explained_pairs("train")
-    users = list(dict.fromkeys(explained["user_index"].to_pylist()))
-    items = list(dict.fromkeys(explained["item_index"].to_pylist()))
+    users = list(dict.fromkeys(explained["user_index"].to_pylist())) or range(explainer.dataset.num_users)
+    items = list(dict.fromkeys(explained["item_index"].to_pylist())) or range(explainer.dataset.num_items)
     places = range(contest.first_pair, contest.first_pair + contest.num_pairs)
     pairs = [Pair(users[place // contest.items_per_user % len(users)], items[place % len(items)]) for place in places]
     if contest.collaborative:

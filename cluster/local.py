@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -67,15 +67,18 @@ def local_cluster(num_workers: int = 2, cpus_per_node: int = 1) -> Iterator[Loca
         _stop(cluster)
 
 
+def add_node(cluster: LocalCluster, cpus: int = 1) -> LocalCluster:
+    """The cluster with one worker more, which joins within seconds; whoever adds a node ends it, with `stop_nodes`."""
+    return _with_node(cluster, [f"--address={cluster.address}"], cpus)
+
+
 def _start(name: str, num_nodes: int, cpus_per_node: int, on_node: Callable[[LocalCluster], None]) -> LocalCluster:
     """Start node after node; `on_node` gets the cluster as it is before the first and after each."""
     cluster, head = _empty_cluster(name)
     try:
         for number in range(num_nodes):
-            options = head if number == 0 else [f"--address={cluster.address}"]
             on_node(cluster)
-            node = start_node(options, f"127.0.0.{number + 2}", cpus_per_node, _environment(cluster), Path(cluster.folder) / str(number))
-            cluster = cluster.model_copy(update={"nodes": (*cluster.nodes, node)})
+            cluster = _with_node(cluster, head if number == 0 else [f"--address={cluster.address}"], cpus_per_node)
             on_node(cluster)
             if number in (0, num_nodes - 1):
                 _wait_for_nodes(cluster)
@@ -83,6 +86,12 @@ def _start(name: str, num_nodes: int, cpus_per_node: int, on_node: Callable[[Loc
     except BaseException:
         _stop(cluster)
         raise
+
+
+def _with_node(cluster: LocalCluster, options: Sequence[str], cpus: int) -> LocalCluster:
+    number = len(cluster.nodes)
+    node = start_node(options, f"127.0.0.{number + 2}", cpus, _environment(cluster), Path(cluster.folder) / str(number))
+    return cluster.model_copy(update={"nodes": (*cluster.nodes, node)})
 
 
 def _empty_cluster(name: str) -> tuple[LocalCluster, list[str]]:

@@ -15,7 +15,7 @@ from xrec.backfill.identity import sources_of
 from xrec.backfill.lease import Lease
 from xrec.backfill.metrics import BackfillMetrics
 from xrec.backfill.plan import BackfillPlan
-from xrec.backfill.snapshot import read_records, snapshot_of
+from xrec.backfill.snapshot import Record, read_records, snapshot_of
 from xrec.backfill.status import with_status
 from xrec.backfill.tally import tally_of
 from xrec.backfill.worker import ChunkWorker, WorkerSettings, load_worker_explainer
@@ -37,13 +37,13 @@ def run_backfill(config: BackfillConfig, plan: BackfillPlan, lease: Lease, load:
     try:
         if config.retry_failed is not None:
             _retry(config, plan, lease, load)
-        _run_generation(config, plan, RUN, {chunk: planned.pairs for chunk, planned in plan.chunks.items()}, lease, load)
+        known = _run_generation(config, plan, RUN, {chunk: planned.pairs for chunk, planned in plan.chunks.items()}, lease, load)
     except KeyboardInterrupt:
         done = len(committed_chunks(plan.output))
         logger.warning("stopped: %d of %d chunks are committed; run the same command again to go on with the others", done, len(plan.chunks))
         raise
     lease.check()
-    return finish(plan, config.max_failed_share, config.price_per_actor_hour)
+    return finish(plan, config.max_failed_share, config.price_per_actor_hour, known)
 
 
 def _retry(config: BackfillConfig, plan: BackfillPlan, lease: Lease, load: LoadExplainer) -> None:
@@ -69,14 +69,15 @@ def _retry_inputs(output: Location, generation: Generation) -> dict[int, str]:
 
 def _run_generation(
     config: BackfillConfig, plan: BackfillPlan, generation: Generation, inputs: Mapping[int, str], lease: Lease, load: LoadExplainer
-) -> None:
-    """Do the chunks of `inputs` that are not committed."""
+) -> list[Record]:
+    """Do the chunks of `inputs` that are not committed; returns what was committed before."""
     left = sorted(inputs.keys() - committed_chunks(generation.root(plan.output)))
     logger.info("%d pairs in %d chunks; %s: %d chunks left", plan.num_rows, len(plan.chunks), generation.kind, len(left))
-    snapshot = snapshot_of(read_records(plan.output))
-    tally = tally_of(snapshot)
+    records = read_records(plan.output)
     if not left:
-        return
+        return records
+    snapshot = snapshot_of(records)
+    tally = tally_of(snapshot)
     num_left = plan.num_rows - snapshot.num_rows
     if generation.kind == "run":
         tally.check(plan, config.max_failed_share)
@@ -89,6 +90,7 @@ def _run_generation(
         if generation.kind == "run":
             tally.add(commit)
             tally.check(plan, config.max_failed_share)
+    return records
 
 
 def _explain_chunks(

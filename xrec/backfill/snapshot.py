@@ -93,15 +93,20 @@ class Record:
         return {*(self.compacted.files if self.compacted else ()), *(name for commit in self.commits for name in commit.files)}
 
 
-def read_records(output: Location) -> list[Record]:
-    """What all generations committed so far, in order."""
+def read_records(output: Location, known: Iterable[Record] = ()) -> list[Record]:
+    """What all generations committed so far, in order. A commit's record never changes: those of `known` are not read again."""
+    commits = {(record.generation.number, commit.chunk): commit for record in known for commit in record.commits}
     records: list[Record] = []
     for generation in read_generations(output):
         root = generation.root(output)
         if generation.kind == "compaction":
             records.append(Record(generation, compacted=_read_compacted(root)))
-        else:
-            records.append(Record(generation, tuple(read_commits(root, committed_chunks(root)))))
+            continue
+        chunks = committed_chunks(root)
+        commits |= {
+            (generation.number, commit.chunk): commit for commit in read_commits(root, (c for c in chunks if (generation.number, c) not in commits))
+        }
+        records.append(Record(generation, tuple(commits[generation.number, chunk] for chunk in sorted(chunks))))
     return records
 
 

@@ -8,7 +8,7 @@ import random
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -16,58 +16,75 @@ import psutil
 import pytest
 
 from benchmarks.backfill_catalogue import backfill_config, make_catalogue
-from cluster.local import local_cluster
-from cluster.record import LocalCluster
+from cluster.local import add_node, local_cluster
+from cluster.node import stop_nodes
 from tests.faulty_proxy import Faults, faulty_proxy
 from tests.object_store import ObjectStore
 from tests.xrec.backfill.runs import output_of, pairs_of, rows_by_manifest
 from xrec.config import BackfillConfig, StorageConfig
 from xrec.storage import read_manifest
 
-NUM_PAIRS = int(os.environ.get("XREC_CHAOS_PAIRS", "2000"))
+NUM_PAIRS = int(os.environ.get("XREC_CHAOS_PAIRS", "4000"))
 NUM_KILLS = int(os.environ.get("XREC_CHAOS_KILLS", "6"))
 ROWS_PER_CHUNK = 64
 
 
 class Chaos:
-    """A driver that is started again whenever it is gone, and what is killed meanwhile."""
+    """A driver that is started again whenever it is gone, a cluster of three nodes, and what is killed meanwhile."""
 
-    def __init__(self, cluster: LocalCluster, folder: Path, output: str, store: dict[str, str]):
-        self._command = [sys.executable, "-m", "tests.xrec.backfill.chaos_driver", str(folder), output, str(ROWS_PER_CHUNK), "0.02"]
-        self._environment = {**os.environ, **store, **cluster.environment, "RAY_ADDRESS": cluster.address}
-        self._cluster = cluster
+    def __init__(self, folder: Path, output: str, store: dict[str, str]):
+        self.command = [sys.executable, "-m", "tests.xrec.backfill.chaos_driver", str(folder), output, str(ROWS_PER_CHUNK), "0.02"]
+        self._store = store
         self._log = folder / "drivers.log"
         self._draw = random.Random(0)
         self.kills: list[str] = []
-        self.driver = self._start()
 
     def run(self) -> None:
         """Kill things until there were enough, then let it end."""
-        deadline = time.monotonic() + 3000
-        while time.monotonic() < deadline:
-            if self.driver.poll() == 0:
-                return
-            if self.driver.poll() is not None:
-                self.driver = self._start()
-            time.sleep(self._draw.uniform(4.0, 12.0))
-            if len(self.kills) < NUM_KILLS:
-                self._kill()
+        with ExitStack() as stack:
+            self._new_cluster(stack)
+            self._driver = self._start_driver()
+            deadline = time.monotonic() + 3000
+            while time.monotonic() < deadline:
+                if self._driver.poll() == 0:
+                    return
+                if self._driver.poll() is not None:
+                    self._driver = self._start_driver()
+                time.sleep(self._draw.uniform(4.0, 12.0))
+                if len(self.kills) < NUM_KILLS:
+                    self._kill(stack)
+            self._driver.kill()
         pytest.fail(f"not done in time; killed {self.kills}; the drivers' log ends:\n{self._log.read_text()[-3000:]}")
 
-    def _start(self) -> "subprocess.Popen[bytes]":
-        with self._log.open("ab") as log:
-            return subprocess.Popen(self._command, env=self._environment, stdout=log, stderr=log)
+    def environment(self) -> dict[str, str]:
+        """What a driver is started with, on the cluster of now."""
+        return {**os.environ, **self._store, **self._cluster.environment, "RAY_ADDRESS": self._cluster.address}
 
-    def _kill(self) -> None:
-        """An actor, mostly; the driver; one of the nodes, once."""
+    def _new_cluster(self, stack: ExitStack) -> None:
+        self._cluster = stack.enter_context(local_cluster(num_workers=2, cpus_per_node=2))
+
+    def _start_driver(self) -> "subprocess.Popen[bytes]":
+        with self._log.open("ab") as log:
+            return subprocess.Popen(self.command, env=self.environment(), stdout=log, stderr=log)
+
+    def _kill(self, stack: ExitStack) -> None:
+        """An actor, mostly; the driver; every fifth time a node, and another takes its place; near the end the head, and with it all nodes."""
         actors = [process for process in psutil.process_iter(["cmdline"]) if self._is_actor(process)]
-        kind = "node" if len(self.kills) == NUM_KILLS // 2 else self._draw.choice(["actor", "actor", "driver"])
-        if kind == "node":
+        number = len(self.kills)
+        planned = "head" if number == NUM_KILLS - 2 else "node" if number % 5 == 2 else None
+        kind = planned or self._draw.choice(["actor", "actor", "driver"])
+        if kind == "head":
+            for node in self._cluster.nodes:
+                node.kill()
+            self._new_cluster(stack)
+        elif kind == "node":
             self._cluster.nodes[-1].kill()
-        elif kind == "driver" and self.driver.poll() is None:
-            self.driver.kill()
-            self.driver.wait()
-        elif actors:
+            self._cluster = add_node(self._cluster, cpus=2)
+            stack.callback(stop_nodes, self._cluster.nodes[-1:])
+        elif kind == "driver" and self._driver.poll() is None:
+            self._driver.kill()
+            self._driver.wait()
+        elif kind == "actor" and actors:
             self._draw.choice(actors).kill()
         else:
             return
@@ -80,23 +97,18 @@ class Chaos:
         return is_actor and bool(nodes.intersection(parent.pid for parent in process.parents()))
 
 
-@pytest.fixture
-def cluster() -> Iterator[LocalCluster]:
-    """Three nodes of its own."""
-    with local_cluster(num_workers=2, cpus_per_node=2) as nodes:
-        yield nodes
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(4000)
-def test_backfill_in_chaos_has_the_rows_of_an_unbroken_run_each_once(cluster: LocalCluster, s3: ObjectStore, tmp_path: Path) -> None:
+def test_backfill_in_chaos_has_the_rows_of_an_unbroken_run_each_once(s3: ObjectStore, tmp_path: Path) -> None:
     make_catalogue(tmp_path, NUM_PAIRS)
     bucket, faults = s3.new_bucket(), Faults(share=0.05)
     with faulty_proxy(s3.endpoint_url, faults) as endpoint_url:
-        chaos = Chaos(cluster, tmp_path, f"{bucket}/chaos", {**s3.environment, "AWS_ENDPOINT_URL": endpoint_url})
+        chaos = Chaos(tmp_path, f"{bucket}/chaos", {**s3.environment, "AWS_ENDPOINT_URL": endpoint_url})
         chaos.run()
-    unbroken = [*chaos._command[:4], f"{bucket}/unbroken", str(ROWS_PER_CHUNK), "0"]
-    subprocess.run(unbroken, env={**chaos._environment, **s3.environment}, check=True)
+    unbroken = [*chaos.command[:4], f"{bucket}/unbroken", str(ROWS_PER_CHUNK), "0"]
+    with local_cluster(num_workers=0, cpus_per_node=4) as cluster:
+        environment = {**os.environ, **s3.environment, **cluster.environment, "RAY_ADDRESS": cluster.address}
+        subprocess.run(unbroken, env=environment, check=True)
 
     assert len(chaos.kills) == NUM_KILLS, chaos.kills
     assert faults.num_failed > 0.02 * faults.num_requests
