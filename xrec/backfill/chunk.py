@@ -6,10 +6,12 @@ a few users make too large is cut into pieces: piece p of chunk h is number p C 
 
 import hashlib
 import re
+from functools import lru_cache
 
 _FILE = re.compile(r"part-(\d+)-[0-9a-f]+\.parquet$")
 
 
+@lru_cache(2**17)  # 25 MB: a user comes again in each batch of pairs
 def user_hash(user_id: str) -> int:
     """A hash of 64 bits; the same in every process and version."""
     return int.from_bytes(hashlib.blake2b(user_id.encode("utf-8"), digest_size=8).digest(), "big")
