@@ -7,7 +7,7 @@ one; its row group is read, kept in memory, and searched, since rows are sorted 
 import bisect
 import json
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -71,40 +71,32 @@ class ExplanationLookup:
 
     def in_memory(self, user_id: str, item_id: str) -> tuple[bool, Explained | None]:
         """What memory alone can tell, at once: (True, the explanation or None), or (False, None) if a file must be read."""
-        for part in self._candidates(user_id):
-            row_group = self._row_groups.get(part)
-            if row_group is None:
-                return False, None
-            found = row_group.find(user_id, item_id)
-            if found is not None:
-                return True, found
-        return True, None
+        return self._search(user_id, item_id, self._metadata.get, self._row_groups.get)
 
     def find(self, user_id: str, item_id: str) -> Explained | None:
         """The explanation of a pair, None if the backfill has none; may read a file. Raises StorageError, and DataError for a broken file."""
-        for name, numbers in self._files_of(user_id):
-            for number in numbers:
-                found = self._row_group(name, number).find(user_id, item_id)
-                if found is not None:
-                    return found
-        return None
+        return self._search(user_id, item_id, self._read_metadata, self._read_row_group)[1]
 
-    def _candidates(self, user_id: str) -> list[_Part]:
-        """Row groups that may hold the user; a file whose statistics are not in memory stands for itself (row group None)."""
-        parts: list[_Part] = []
+    def _search(
+        self,
+        user_id: str,
+        item_id: str,
+        metadata_of: Callable[[str], pq.FileMetaData | None],
+        row_group_of: Callable[[_Part], "_RowGroup | None"],
+    ) -> tuple[bool, Explained | None]:
+        """(True, the explanation or None), or (False, None) as soon as the two functions do not have what is needed to tell."""
         for part in self._parts.get(chunk_of(user_id, self._num_chunks), []):
-            metadata = self._metadata.get(part.name)
+            metadata = metadata_of(part.name)
             if metadata is None:
-                parts.append(part)
-            else:
-                parts += [_Part(part.name, number) for number in _row_groups_of(metadata, part, user_id)]
-        return parts
-
-    def _files_of(self, user_id: str) -> list[tuple[str, list[int]]]:
-        return [
-            (part.name, _row_groups_of(self._read_metadata(part.name), part, user_id))
-            for part in self._parts.get(chunk_of(user_id, self._num_chunks), [])
-        ]
+                return False, None
+            for number in _row_groups_of(metadata, part, user_id):
+                row_group = row_group_of(_Part(part.name, number))
+                if row_group is None:
+                    return False, None
+                found = row_group.find(user_id, item_id)
+                if found is not None:
+                    return True, found
+        return True, None
 
     def _read_metadata(self, name: str) -> pq.FileMetaData:
         metadata = self._metadata.get(name)
@@ -115,16 +107,12 @@ class ExplanationLookup:
             self._metadata.put(name, metadata, metadata.serialized_size)
         return metadata
 
-    def _row_group(self, name: str, number: int) -> "_RowGroup":
-        part = _Part(name, number)
+    def _read_row_group(self, part: _Part) -> "_RowGroup":
         row_group = self._row_groups.get(part)
         if row_group is None:
-            location = self._output.at(name)
-            with (
-                _readable(location),
-                pq.ParquetFile(location.path, metadata=self._read_metadata(name), filesystem=location.arrow_filesystem()) as file,
-            ):
-                row_group = _RowGroup(file.read_row_group(number).cast(GENERATED).combine_chunks())
+            location, metadata = self._output.at(part.name), self._read_metadata(part.name)
+            with _readable(location), pq.ParquetFile(location.path, metadata=metadata, filesystem=location.arrow_filesystem()) as file:
+                row_group = _RowGroup(file.read_row_group(part.row_group).cast(GENERATED).combine_chunks())
             self._row_groups.put(part, row_group, row_group.table.nbytes)
         return row_group
 
