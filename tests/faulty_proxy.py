@@ -1,10 +1,14 @@
-"""An HTTP proxy before an object store that fails some requests: half of them before the store sees them, half after it did them."""
+"""An HTTP proxy before an object store that fails some requests: half of them before the store sees them, half after it did them.
+
+It can be slow, too, hang now and then, and fail in bursts.
+"""
 
 import http.client
 import random
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
@@ -14,11 +18,19 @@ _NOT_FORWARDED = {"connection", "transfer-encoding", "expect"}
 
 @dataclass
 class Faults:
-    """How often a request fails, and how many did."""
+    """How often a request fails, and how many did.
+
+    All take `delay_seconds`; a share of `stalls` takes `stall_seconds`; of each hundred the first `burst` fail.
+    """
 
     share: float
+    delay_seconds: float = 0.0
+    stalls: float = 0.0
+    stall_seconds: float = 0.0
+    burst: int = 0
     num_requests: int = 0
     num_failed: int = 0
+    num_stalled: int = 0
     draw: random.Random = field(default_factory=random.Random)
 
 
@@ -33,7 +45,12 @@ def faulty_proxy(endpoint_url: str, faults: Faults) -> Iterator[str]:
         def _forward(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             faults.num_requests += 1
-            fails, is_done_first = faults.draw.random() < faults.share, faults.draw.random() < 0.5
+            time.sleep(faults.delay_seconds)
+            if faults.draw.random() < faults.stalls:
+                faults.num_stalled += 1
+                time.sleep(faults.stall_seconds)
+            fails = faults.draw.random() < faults.share or faults.num_requests % 100 < faults.burst
+            is_done_first = faults.draw.random() < 0.5
             if fails and not is_done_first:
                 self._fail()
                 return
@@ -43,10 +60,11 @@ def faulty_proxy(endpoint_url: str, faults: Faults) -> Iterator[str]:
             answer = connection.getresponse()
             content = answer.read()
             connection.close()
-            if fails:
-                self._fail()
-            else:
-                self._answer(answer, content)
+            with suppress(BrokenPipeError):  # the client waited no longer
+                if fails:
+                    self._fail()
+                else:
+                    self._answer(answer, content)
 
         def _fail(self) -> None:
             faults.num_failed += 1

@@ -1,0 +1,67 @@
+"""Stores at their worst: slow, hanging, failing in bursts; and a disk that is full."""
+
+import os
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from tests.faulty_proxy import Faults, faulty_proxy
+from tests.object_store import ObjectStore
+from tests.xrec.backfill.runs import output_of, pairs_of, rows_by_manifest, run
+from tests.xrec.backfill.toy_engines import Toy
+from xrec.errors import StorageError
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]
+
+MakeConfig = Callable[..., Any]
+_TERM = 3.0
+PAIRS = tuple(f"u{user} i{item}" for user in range(12) for item in range(4))
+
+
+def test_run_onto_a_store_that_is_slow_hangs_and_fails_in_bursts_is_whole(
+    make_config: MakeConfig, pairs: Callable[..., pa.Table], s3: ObjectStore
+) -> None:
+    faults = Faults(share=0.0, delay_seconds=0.02, stalls=0.03, stall_seconds=4.0, burst=8)
+    with faulty_proxy(s3.endpoint_url, faults) as endpoint_url:
+        storage = s3.storage.model_copy(update={"endpoint_url": endpoint_url, "read_timeout_seconds": 1.0, "max_attempts": 8})
+        config = make_config(explanations=f"{s3.new_bucket()}/out", storage=storage)
+        run(config, pairs(*PAIRS), load=Toy())
+    assert faults.num_failed >= 8
+    assert faults.num_stalled >= 3
+    output = output_of(config.model_copy(update={"storage": s3.storage}))
+    assert pairs_of(rows_by_manifest(output)) == sorted(PAIRS)
+    assert rows_by_manifest(output, failed=True) == []
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 192 KiB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if os.geteuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=192k", "tmpfs", disk], check=False).returncode:
+        pytest.skip("only root, where it may mount, can make a disk that is full")
+    yield disk
+    subprocess.run(["umount", disk], check=True)
+
+
+def test_run_onto_a_full_disk_says_so_and_goes_on_once_there_is_room(
+    make_config: MakeConfig, pairs: Callable[..., pa.Table], small_disk: Path
+) -> None:
+    config = make_config(explanations=str(small_disk / "out"), actors={"num_actors": 1, "device": "cpu"}, lease_seconds=_TERM)
+    with pytest.raises(StorageError, match="No space left on device"):
+        run(config, pairs(*PAIRS), load=Toy())
+    output = output_of(config)
+    committed = {name: (output / name).modified_at() for name in output.files() if name.startswith("commits/")}
+
+    time.sleep(_TERM)  # a lease that there was no room to release
+    subprocess.run(["mount", "-o", "remount,size=16m", small_disk], check=True)
+    run(config, pairs(*PAIRS), load=Toy())
+    assert pairs_of(rows_by_manifest(output)) == sorted(PAIRS)
+    assert rows_by_manifest(output, failed=True) == []
+    assert committed
+    assert {name: (output / name).modified_at() for name in committed} == committed
