@@ -1,5 +1,6 @@
 """Rows through Ray Data's actor pool: what the bulk jobs (backfill, recommend) have in common."""
 
+import gc
 import logging
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,6 +13,8 @@ from ray.exceptions import RayError
 import xrec.errors
 from xrec.config import Device
 from xrec.errors import ClusterError, XRecError
+
+logger = logging.getLogger("xrec")
 
 _MAX_BLOCKS = 4096  # a block is an object of Ray's; beyond so many rows a block holds several, done one after the other
 _OWN_ERROR = re.compile(r"^xrec\.[\w.]+\.(\w+Error): (.*?)(?:\n\n|\Z)", re.MULTILINE | re.DOTALL)
@@ -45,8 +48,15 @@ def map_on_actors(
     )
     try:
         yield from dataset.iter_rows()
+        return
     except RayError as error:
-        raise as_xrec_error(error) from error
+        logger.debug("the actors failed", exc_info=True)
+        ours = as_xrec_error(error)
+    # An actor holds its CPU as long as anything refers to it. The failed execution is a cycle of frames, hence `collect`, and
+    # Ray's error refers to it, hence no `from error`.
+    del dataset
+    gc.collect()
+    raise ours
 
 
 def gpus_each(device: Device, num_processes: int, gpus: int = 1) -> int:

@@ -1,13 +1,16 @@
 """Rows through a real actor pool, a lost actor included; and whose error comes out of Ray's wrappers."""
 
+import logging
 import os
 import re
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 from ray.exceptions import RayError
 
 from xrec.actor_pool import as_xrec_error, map_on_actors
@@ -52,6 +55,20 @@ def test_map_on_actors_row_of_a_killed_actor_is_done_again(tmp_path: Path) -> No
 def test_map_on_actors_raises_the_actors_own_error_with_its_message() -> None:
     with pytest.raises(DataError, match=r"^row 1: broken\n  second line$"):
         _rows(_Refuses, "row 1: broken\n  second line")
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_map_on_actors_that_failed_leaves_no_actor_that_holds_a_cpu() -> None:
+    logging.disable(logging.ERROR)  # pytest keeps Ray's record of the error, and with it the actors
+    try:
+        with pytest.raises(DataError) as held:  # as a caller may
+            _rows(_Refuses, "broken")
+    finally:
+        logging.disable(logging.NOTSET)
+    deadline = time.monotonic() + 30
+    while (free := ray.available_resources()["CPU"]) < (all_ := ray.cluster_resources()["CPU"]) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert (free, str(held.value)) == (all_, "broken")
 
 
 RAY_TEXTS = {
