@@ -1,10 +1,13 @@
 """A small town's dataset, and configs of graph pretraining on it."""
 
+import gc
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 
 from xrec.config import PrepareConfig, PretrainGraphConfig
 from xrec.data import prepare_dataset
@@ -14,6 +17,15 @@ TOWN = {"kind": "sample", "num_users": 60, "num_items": 41, "interactions_per_us
 TRAINING = {"num_epochs": 4, "steps_per_epoch": 4, "micro_batch_size": 31, "learning_rate": 0.05}
 
 MakeGraphConfig = Callable[..., PretrainGraphConfig]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def no_cpu_is_held_by_earlier_tests() -> None:
+    """Elastic training waits for every CPU. Actors of executions that failed hold theirs until pytest's records of the errors are collected."""
+    gc.collect()
+    deadline = time.monotonic() + 30
+    while ray.is_initialized() and ray.available_resources().get("CPU", 0) < ray.cluster_resources()["CPU"] and time.monotonic() < deadline:
+        time.sleep(0.2)
 
 
 @pytest.fixture(scope="session")
