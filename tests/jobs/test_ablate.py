@@ -1,4 +1,4 @@
-"""The job on s3://: two variants really trained; the rest with training stood in for, to see what is redone and what is refused."""
+"""The job on s3://: one variant really trained, one taken over; the rest with training stood in for, to see what is redone and what is refused."""
 
 from collections.abc import Callable
 from typing import Any
@@ -19,7 +19,8 @@ from xrec.storage import Manifest, read_manifest, read_table
 
 @pytest.fixture(scope="session")
 def ablated(pipeline: Any) -> Manifest:
-    """The full variant and the constant one, by Ray Train."""
+    """The full variant, taken over from `xrec train-adapter`, which was the same run, and the constant one, by Ray Train."""
+    pipeline.copy_of("adapter", "ablation/full/adapter")
     return jobs.ablate.run(pipeline.config(AblateConfig))
 
 

@@ -6,7 +6,7 @@ loser's files are garbage. What is left to do is told by a listing of the record
 
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Self
 
 from pydantic import BaseModel, ConfigDict
@@ -102,6 +102,6 @@ def committed_chunks(root: Location) -> set[int]:
     return {int(name.removesuffix(".json")) for name in (root / "commits").files() if name.endswith(".json")}
 
 
-def read_commits(root: Location, chunks: Iterable[int]) -> list[Commit]:
+def read_commits(root: Location, chunks: Iterable[int]) -> Iterator[Commit]:
     """The records of `chunks`, by number."""
-    return list(request_each(lambda chunk: Commit.read(root, chunk), sorted(chunks)))
+    return request_each(lambda chunk: Commit.read(root, chunk), sorted(chunks))

@@ -4,19 +4,17 @@ The manifest is replaced as a whole, so a reader sees one generation or the next
 nothing of manifests that `part-*.parquet` in this folder is complete.
 """
 
-from collections.abc import Iterable
-
 from xrec.backfill.clean import sweep
 from xrec.backfill.plan import SUCCESS, BackfillPlan
 from xrec.backfill.report import write_report
-from xrec.backfill.snapshot import Record, read_records, snapshot_of
+from xrec.backfill.snapshot import RecordLog, snapshot_of
 from xrec.backfill.tally import tally_of
 from xrec.storage import Manifest, write_manifest
 
 
-def finish(plan: BackfillPlan, max_failed_share: float, price_per_actor_hour: float | None = None, known: Iterable[Record] = ()) -> Manifest:
-    """Write the report and the manifest of all that is committed, of which `known` was read before. Raises DataError if too many rows failed."""
-    records = read_records(plan.output, known)
+def finish(plan: BackfillPlan, max_failed_share: float, price_per_actor_hour: float | None = None, log: RecordLog | None = None) -> Manifest:
+    """Write the report and the manifest of all that is committed, as `log` of this output tells it. Raises DataError if too many rows failed."""
+    records = (log or RecordLog(plan.output)).read()
     snapshot = snapshot_of(records)
     assert snapshot.num_rows == plan.num_rows, (snapshot.num_rows, plan.num_rows)
     tally_of(snapshot).check(plan, max_failed_share)

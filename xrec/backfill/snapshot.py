@@ -4,18 +4,23 @@ Explanations add up; a chunk's failed rows are those of the last generation that
 all explanations before it. Nothing else in the output is read by anybody: a file without a record is garbage.
 """
 
+import threading
 from collections import Counter
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from pydantic import BaseModel, ConfigDict
 
 from xrec.backfill.commit import Commit, committed_chunks, read_commits
 from xrec.backfill.generation import Generation, read_generations
-from xrec.errors import StorageNotFoundError
+from xrec.errors import StorageError, StorageNotFoundError
 from xrec.storage import Location
 
 COMPACTED = "compacted.json"
+
+CommitsByChunk = dict[tuple[int, int], Commit]
+"""By number of the generation and of the chunk."""
 
 
 class Compacted(BaseModel):
@@ -93,21 +98,48 @@ class Record:
         return {*(self.compacted.files if self.compacted else ()), *(name for commit in self.commits for name in commit.files)}
 
 
-def read_records(output: Location, known: Iterable[Record] = ()) -> list[Record]:
-    """What all generations committed so far, in order. A commit's record never changes: those of `known` are not read again."""
-    commits = {(record.generation.number, commit.chunk): commit for record in known for commit in record.commits}
+def read_records(output: Location, known: CommitsByChunk | None = None) -> list[Record]:
+    """What all generations committed so far, in order. A commit's record never changes: those of `known` are not read, those read are added."""
+    commits = {} if known is None else known
     records: list[Record] = []
     for generation in read_generations(output):
         root = generation.root(output)
         if generation.kind == "compaction":
             records.append(Record(generation, compacted=_read_compacted(root)))
             continue
-        chunks = committed_chunks(root)
-        commits |= {
-            (generation.number, commit.chunk): commit for commit in read_commits(root, (c for c in chunks if (generation.number, c) not in commits))
-        }
-        records.append(Record(generation, tuple(commits[generation.number, chunk] for chunk in sorted(chunks))))
+        chunks = sorted(committed_chunks(root))
+        for commit in read_commits(root, (chunk for chunk in chunks if (generation.number, chunk) not in commits)):
+            commits[generation.number, commit.chunk] = commit
+        records.append(Record(generation, tuple(commits[generation.number, chunk] for chunk in chunks)))
     return records
+
+
+class RecordLog:
+    """The records of one output for its driver, which asks again and again: each commit is read once, and not at all if it was added."""
+
+    def __init__(self, output: Location):
+        self._output = output
+        self._commits: CommitsByChunk = {}
+        self._ahead: threading.Thread | None = None
+
+    def add(self, generation: Generation, commit: Commit) -> None:
+        """Take note of a commit that the driver was told of."""
+        self._commits[generation.number, commit.chunk] = commit
+
+    def read(self) -> list[Record]:
+        """As `read_records`."""
+        if self._ahead is not None:
+            self._ahead.join()
+        return read_records(self._output, self._commits)
+
+    def read_ahead(self) -> None:
+        """Begin to read in the background; `read` waits for it. What the store refuses is asked for again, and raised, by `read`."""
+        self._ahead = threading.Thread(target=self._read_ahead, daemon=True)
+        self._ahead.start()
+
+    def _read_ahead(self) -> None:
+        with suppress(StorageError):
+            read_records(self._output, self._commits)
 
 
 def snapshot_of(records: Iterable[Record]) -> Snapshot:

@@ -36,7 +36,7 @@ def _with_profile(folder: Path, user_id: str, profile: str) -> dict[str, str]:
 
 
 @pytest.mark.usefixtures("ray_cluster")
-@pytest.mark.parametrize("is_compacted", [False, True])
+@pytest.mark.parametrize("is_compacted", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_carry_generates_only_new_pairs_and_those_of_a_changed_profile(
     make_config: MakeConfig, pairs: Callable[..., pa.Table], tmp_path: Path, called: Path, is_compacted: bool
 ) -> None:

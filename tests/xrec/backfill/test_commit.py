@@ -49,4 +49,4 @@ def test_committed_chunks_are_those_with_a_record(output: Location) -> None:
     assert committed_chunks(output) == {2, 11, 100_000}
     assert [commit.chunk for commit in read_commits(output, {100_000, 11, 2})] == [2, 11, 100_000]
     with pytest.raises(StorageNotFoundError, match="00005"):
-        read_commits(output, [5])
+        list(read_commits(output, [5]))
