@@ -8,6 +8,7 @@ from typing import Any
 
 import ray
 import ray.data
+from ray import cloudpickle
 from ray.exceptions import RayError
 
 import xrec.errors
@@ -39,8 +40,8 @@ def map_on_actors(
     context.print_on_execution_start = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     dataset = ray.data.from_items([dict(row) for row in rows], override_num_blocks=min(len(rows), _MAX_BLOCKS)).map_batches(
-        actor,
-        fn_constructor_args=(settings,),
+        type(actor.__name__, (_Packed,), {}),  # Ray shows the name
+        fn_constructor_args=(cloudpickle.dumps((actor, settings)),),
         batch_size=1,
         compute=ray.data.ActorPoolStrategy(min_size=min_actors, max_size=max_actors),
         num_cpus=cpus_per_actor,
@@ -57,6 +58,22 @@ def map_on_actors(
     del dataset
     gc.collect()
     raise ours
+
+
+class _Packed:
+    """An actor that arrives as bytes. To unpickle it imports torch and transformers: a second less of five if nobody collects garbage meanwhile."""
+
+    def __init__(self, packed: bytes):
+        gc.disable()
+        try:
+            actor, settings = cloudpickle.loads(packed)
+        finally:
+            gc.freeze()  # what was imported stays: no collection looks at it
+            gc.enable()
+        self._actor = actor(settings)
+
+    def __call__(self, batch: dict[str, Any]) -> Any:
+        return self._actor(batch)
 
 
 def gpus_each(device: Device, num_processes: int, gpus: int = 1) -> int:

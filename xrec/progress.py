@@ -6,9 +6,6 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
-from rich.console import Console
-from rich.progress import track
-
 logger = logging.getLogger("xrec")
 
 T = TypeVar("T")
@@ -18,6 +15,9 @@ _SECONDS_BETWEEN_LINES = 10.0
 def progress(items: Iterable[T], description: str, total: int) -> Iterator[T]:
     """Yield `items`, showing how many of `total` are done."""
     if sys.stderr.isatty():
+        from rich.console import Console  # actors, which import this module too, do without: it takes 0.3 s
+        from rich.progress import track
+
         yield from track(items, description=description, total=total, console=Console(stderr=True), transient=True)
         return
     last = time.monotonic()

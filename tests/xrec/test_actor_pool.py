@@ -1,5 +1,6 @@
 """Rows through a real actor pool, a lost actor included; and whose error comes out of Ray's wrappers."""
 
+import gc
 import logging
 import os
 import re
@@ -9,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import ray
 from ray.exceptions import RayError
@@ -30,6 +32,14 @@ class _DiesOnce:
         return {"number": batch["number"], "double": batch["number"] * 2}
 
 
+class _CollectsGarbage:
+    def __init__(self, settings: None):
+        pass
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        return {"number": batch["number"], "collects": np.array([gc.isenabled()])}
+
+
 class _Refuses:
     def __init__(self, message: str):
         self._message = message
@@ -49,6 +59,11 @@ def test_map_on_actors_row_of_a_killed_actor_is_done_again(tmp_path: Path) -> No
     rows = _rows(_DiesOnce, str(marker))
     assert marker.exists()
     assert sorted((row["number"], row["double"]) for row in rows) == [(number, 2 * number) for number in range(6)]
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_map_on_actors_garbage_is_collected_again_after_the_imports() -> None:
+    assert all(row["collects"] for row in _rows(_CollectsGarbage, None))
 
 
 @pytest.mark.usefixtures("ray_cluster")

@@ -5,9 +5,6 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
-
 from xrec.backfill.commit import Commit
 
 logger = logging.getLogger("xrec")
@@ -54,6 +51,9 @@ def with_status(commits: Iterable[Commit], num_left: int) -> Iterator[Commit]:
 
 
 def _with_bar(commits: Iterable[Commit], status: Status) -> Iterator[Commit]:
+    from rich.console import Console  # actors, which import this module too, do without
+    from rich.progress import BarColumn, Progress, TextColumn
+
     columns = (BarColumn(), TextColumn("{task.description}"))
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("waiting for the first chunk", total=status.num_left)

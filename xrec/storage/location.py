@@ -86,9 +86,10 @@ class Location:
             return bool(self.fs.isfile(self.path))
 
     def read_bytes(self) -> bytes:
-        """The file's content; raises StorageNotFoundError."""
+        """The file's content, of one version of it; raises StorageNotFoundError."""
         with storage_errors(self.uri):
-            return bytes(self.fs.cat_file(self.path))
+            # s3fs asks for the size first and reads a large file in parts, maybe of two versions, unless told to send one request.
+            return bytes(self.fs.cat_file(self.path) if self.is_local else self.fs.cat_file(self.path, max_concurrency=1))
 
     def read_text(self) -> str:
         """The file's content as UTF-8."""

@@ -36,6 +36,22 @@ def test_location_s3_round_trip_is_readable_by_a_plain_client(s3: Store) -> None
     assert plain.cat_file(bucket.removeprefix("s3://") + "/a/b.txt") == "sécond".encode()
 
 
+def test_read_bytes_s3_is_one_request(s3: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that asked for the size first could read half of one version and half of the next."""
+    location = open_location(s3.new_bucket(), s3.storage) / "a"
+    location.write_bytes(b"content")
+    requests = []
+    call = s3fs.S3FileSystem._call_s3
+
+    async def counted(fs: s3fs.S3FileSystem, method: str, *arguments: object, **settings: object) -> object:
+        requests.append(method)
+        return await call(fs, method, *arguments, **settings)
+
+    monkeypatch.setattr(s3fs.S3FileSystem, "_call_s3", counted)
+    assert location.read_bytes() == b"content"
+    assert requests == ["get_object"]
+
+
 def test_location_s3_files_and_delete_cover_the_folder_only(s3: Store) -> None:
     root = open_location(s3.new_bucket(), s3.storage)
     for name in ("run/part-1", "run/deep/part-2", "running/other"):
