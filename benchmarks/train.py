@@ -1,17 +1,23 @@
 """Adapter training, side by side: `python -m benchmarks.train run DATASET` from the repository's root.
 
-Each contestant runs in a process of its own, on the same pairs, frozen model, adapters, dtype, loss and threads; a round
-runs them one after the other, and ratios are taken within a round. Results are appended to results.jsonl in --output.
+Each contestant runs in processes of its own, on the same pairs, frozen model, adapters, dtype, loss and cores; a round runs
+them one after the other, and ratios are taken within a round. With several cores the plain loop and the Trainer are one
+process with a thread a core, as torch starts them; ours is a worker of one thread a core, which share each step's batch.
+Results are appended to results.jsonl in --output.
 """
 
 import json
+import os
 import statistics
 import subprocess
 import sys
+import tempfile
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, cast
 
+import torch.distributed as dist
 import typer
 
 from benchmarks.graph_report import markdown
@@ -24,7 +30,7 @@ from xrec.config import Injection
 app = typer.Typer(help=__doc__, add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
 Record = dict[str, Any]
-PLAIN, TRAINER = "plain", "trainer"
+PLAIN, TRAINER, OURS = "plain", "trainer", "ours"
 
 
 @app.command()
@@ -39,7 +45,7 @@ def run(
     rounds: Annotated[int, typer.Option(min=1, help="How often all contestants run; the median ratio counts.")] = 2,
     dtype: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "bfloat16",
     injection: Annotated[str, typer.Option(help="projected, direct or none.")] = "projected",
-    threads: Annotated[int, typer.Option(min=1, help="Torch threads.")] = 1,
+    cores: Annotated[int, typer.Option(min=1, help="Cores each contestant has: threads of the others, workers of ours.")] = 1,
     seed: Annotated[int, typer.Option(help="Seed of adapters and order.")] = 0,
     output: Annotated[Path, typer.Option(help="Folder of results.jsonl and the tables.")] = Path("workspace/benchmarks/train"),
 ) -> None:
@@ -54,49 +60,66 @@ def run(
             num_pairs=num_pairs,
             batch_size=batch_size,
             dtype=cast("Any", dtype),
-            threads=threads,
+            cores=cores,
             seed=seed,
         )
         rows = []
         for number in range(1, rounds + 1):
             for name in contestant or list(CONTESTANTS):
-                row = {"round": number, **_measure_apart(contest, name, num_epochs if name.startswith("ours") else 1)}
+                row = {"round": number, **_measure_apart(contest, name, num_epochs if name.startswith(OURS) else 1)}
                 results.append({"kind": "train", "contest": asdict(contest), "row": row})
                 rows.append(row)
                 typer.echo(json.dumps(row))
         table = markdown(summary(rows))
         (output / f"{where}.md").write_text(table)
-        typer.echo(f"\ntokens at: {where}; {num_pairs} pairs, {dtype}, {threads} thread(s), median of {rounds} round(s)\n\n{table}")
+        typer.echo(f"\ntokens at: {where}; {num_pairs} pairs, {dtype}, {cores} core(s), median of {rounds} round(s)\n\n{table}")
 
 
 @app.command(hidden=True)
-def one(contest: str, contestant: str, num_epochs: int) -> None:
-    """One contestant in this process, as JSON on the last line; `run` calls it."""
-    typer.echo(json.dumps(measure_here(Contest(**json.loads(contest)), contestant, num_epochs)))
+def one(contest: str, contestant: str, num_epochs: int, rank: int, num_workers: int, rendezvous: str) -> None:
+    """One worker of a contestant in this process; the first prints the record as JSON on its last line. `run` calls it."""
+    if num_workers > 1:
+        os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+        dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=num_workers)
+    record = measure_here(Contest(**json.loads(contest)), contestant, num_epochs)
+    if rank == 0:
+        typer.echo(json.dumps(record))
+    if num_workers > 1:
+        dist.destroy_process_group()
 
 
 def measure_here(contest: Contest, contestant: str, num_epochs: int) -> Record:
-    """Speed of the first epoch and of the later ones, and what they consisted of, in this process."""
-    setup = prepare(contest)
+    """Speed of the first epoch and of the later ones, and what they consisted of, by all workers together."""
+    setup = prepare(contest, num_threads=1 if contestant.startswith(OURS) else contest.cores)
     peak_before, rate = peak_gib(), matrix_rate(setup.model.dtype)
     meter, epochs, flop = WorkMeter(setup.model), list[Epoch](), [0]
     for epoch in CONTESTANTS[contestant](setup, num_epochs):
         epochs.append(epoch)
         flop.append(meter.flop)
     num_pairs = len(setup.examples) // contest.batch_size * contest.batch_size if contestant != PLAIN else len(setup.examples)
-    last = epochs[-1]
+    seconds = [_of_workers(epoch.seconds, max) for epoch in epochs]
+    last_flop, all_rates = _of_workers(flop[-1] - flop[-2], sum), _of_workers(rate, sum)
     return {
         "contestant": contestant,
-        "first epoch: pairs a second": num_pairs / epochs[0].seconds,
-        "later epochs: pairs a second": num_pairs / min(epoch.seconds for epoch in epochs[1:] or epochs),
-        "peak GiB": peak_gib(),
-        "peak GiB before": peak_before,
-        "padding share": last.padding_share,
-        "GFLOP a pair": (flop[-1] - flop[-2]) / num_pairs / 1e9,
-        "share of the matrix rate": (flop[-1] - flop[-2]) / last.seconds / rate,
-        "matrix GFLOP a second": rate / 1e9,
-        "loss": [epoch.loss for epoch in epochs],
+        "first epoch: pairs a second": num_pairs / seconds[0],
+        "later epochs: pairs a second": num_pairs / min(seconds[1:] or seconds),
+        "peak GiB": _of_workers(peak_gib(), sum),
+        "peak GiB before": _of_workers(peak_before, sum),
+        "padding share": _of_workers(epochs[-1].padding_share, statistics.mean),
+        "GFLOP a pair": last_flop / num_pairs / 1e9,
+        "share of the matrix rate": last_flop / seconds[-1] / all_rates,
+        "matrix GFLOP a second": all_rates / 1e9,
+        "loss": [_of_workers(epoch.loss, sum) for epoch in epochs],
     }
+
+
+def _of_workers(value: float, combine: Callable[[list[float]], float]) -> float:
+    """What `combine` makes of all workers' values."""
+    if not dist.is_initialized():
+        return combine([value])
+    values = [0.0] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return combine(values)
 
 
 def summary(rows: list[Record]) -> list[Record]:
@@ -118,10 +141,16 @@ def _summary(name: str, rounds: list[dict[str, Record]]) -> Record:
 
 
 def _measure_apart(contest: Contest, contestant: str, num_epochs: int) -> Record:
-    """`measure_here` in a fresh process, so that its peak memory is its own."""
-    command = [sys.executable, "-m", "benchmarks.train", "one", json.dumps(asdict(contest)), contestant, str(num_epochs)]
-    output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-    record: Record = json.loads(output.splitlines()[-1])
+    """`measure_here` in fresh processes, so that its peak memory is its own."""
+    num_workers = contest.cores if contestant.startswith(OURS) else 1
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "benchmarks.train", "one", json.dumps(asdict(contest)), contestant, str(num_epochs)]
+        shared = [str(num_workers), str(Path(folder) / "rendezvous")]
+        workers = [subprocess.Popen([*command, str(rank), *shared], stdout=subprocess.PIPE, text=True) for rank in range(num_workers)]
+        outputs = [worker.communicate()[0] for worker in workers]
+    if any(worker.returncode for worker in workers):
+        raise SystemExit(f"{contestant} failed: its workers ended with {[worker.returncode for worker in workers]}")
+    record: Record = json.loads(outputs[0].splitlines()[-1])
     return record
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.utils.data import Dataset
 from transformers import DataCollatorForSeq2Seq, Trainer, TrainerCallback, TrainingArguments
@@ -82,22 +83,26 @@ def run_trainer(setup: Setup, num_epochs: int) -> Run:
 
 
 def run_ours(setup: Setup, num_epochs: int, budget_bytes: int) -> Run:
-    """The job's own parts on one worker, without Ray and DeepSpeed."""
+    """The job's own parts, without Ray and DeepSpeed; workers have the whole model each and sum their gradients."""
+    rank, num_workers = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     optimizer, batch_size = setup.optimizer(), setup.contest.batch_size
     setup.model.set_attn_implementation(resolve_attention("auto", setup.model.device))
     prefixes = PrefixCache(setup.model, setup.examples, budget_bytes=budget_bytes)
     module = ExplanationLoss(setup.model, prefixes).train()
-    sizes = {"global_batch_size": batch_size, "micro_batch_size": batch_size}
+    sizes = {"global_batch_size": batch_size, "micro_batch_size": batch_size // num_workers, "rank": rank, "world_size": num_workers}
     for epoch in range(1, num_epochs + 1):
         prefixes.counts = WorkCounts()
         start, total, num_tokens = time.perf_counter(), 0.0, 0
-        steps = epoch_steps(setup.examples, epoch=epoch, seed=setup.contest.seed, rank=0, world_size=1, length=prefixes.num_rest_tokens, **sizes)
+        steps = epoch_steps(setup.examples, epoch=epoch, seed=setup.contest.seed, length=prefixes.num_rest_tokens, **sizes)
         for micro_batches in steps:
             for micro_batch in micro_batches:
                 nll = module(micro_batch.examples)
                 (nll / micro_batch.num_global_tokens).backward()
                 total += nll.item()
             num_tokens += micro_batches[0].num_global_tokens
+            if num_workers > 1:
+                for parameter in setup.trainable:
+                    dist.all_reduce(parameter.grad)
             torch.nn.utils.clip_grad_norm_(setup.trainable, GRADIENT_CLIPPING)
             optimizer.step()
             optimizer.zero_grad()

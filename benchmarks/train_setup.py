@@ -1,4 +1,4 @@
-"""What every contestant of the training benchmark is given: the same pairs, frozen model, adapters, dtype, threads and seed."""
+"""What every contestant of the training benchmark is given: the same pairs, frozen model, adapters, dtype, cores and seed."""
 
 import resource
 from collections.abc import Iterator
@@ -46,7 +46,7 @@ class Contest:
     num_pairs: int
     batch_size: int
     dtype: Literal["float32", "bfloat16"]
-    threads: int
+    cores: int
     seed: int
 
 
@@ -71,7 +71,10 @@ class Setup:
 
 @dataclass(frozen=True)
 class Epoch:
-    """One pass over the pairs: wall-clock seconds, mean loss in nats a label token, share of padding among the positions."""
+    """One pass over the pairs: wall-clock seconds, mean loss in nats a label token, share of padding among the positions.
+
+    A worker's `loss` is its own pairs' part of the mean over all workers' tokens.
+    """
 
     seconds: float
     loss: float
@@ -81,9 +84,9 @@ class Epoch:
 Run = Iterator[Epoch]
 
 
-def prepare(contest: Contest) -> Setup:
+def prepare(contest: Contest, *, num_threads: int = 1) -> Setup:
     """Read the dataset, make spectral vectors (D = 64), load the model, attach fresh adapters."""
-    torch.set_num_threads(contest.threads)
+    torch.set_num_threads(num_threads)
     torch.manual_seed(contest.seed)
     dataset, data = read_dataset(open_location(contest.dataset)), read_data(contest.dataset)
     graph = PretrainGraphConfig(workspace="", model=GraphModelConfig())

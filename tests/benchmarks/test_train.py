@@ -35,7 +35,7 @@ def contest(tmp_path_factory: pytest.TempPathFactory) -> Contest:
     folder = tmp_path_factory.mktemp("town")
     prepare_dataset(PrepareConfig.model_validate({"workspace": str(folder), "source": TOWN}))
     llm = save_toy_model(folder / "llm")
-    return Contest(str(folder / "dataset"), str(llm), "end", "projected", num_pairs=16, batch_size=4, dtype="float32", threads=1, seed=0)
+    return Contest(str(folder / "dataset"), str(llm), "end", "projected", num_pairs=16, batch_size=4, dtype="float32", cores=1, seed=0)
 
 
 def take_gradients(setup: Setup) -> list[torch.Tensor]:
@@ -106,16 +106,18 @@ def test_summary_takes_ratios_within_a_round() -> None:
     assert ours["later epochs: pairs a second"] == 6.5
 
 
-def test_run_writes_a_row_a_contestant_and_a_table(contest: Contest, tmp_path: Path) -> None:
+@pytest.mark.parametrize("cores", [1, 2])
+def test_run_writes_a_row_a_contestant_and_a_table(contest: Contest, tmp_path: Path, cores: int) -> None:
     from typer.testing import CliRunner
 
     from benchmarks.train import app
 
-    sizes = ["--num-pairs", "8", "--batch-size", "4", "--rounds", "1", "--num-epochs", "2", "--dtype", "float32"]
+    sizes = ["--num-pairs", "8", "--batch-size", "4", "--rounds", "1", "--num-epochs", "2", "--dtype", "float32", "--cores", str(cores)]
     names = ["--contestant", "plain", "--contestant", "ours", "--place", "end"]
     done = CliRunner().invoke(app, ["run", contest.dataset, "--llm", contest.llm, *sizes, *names, "--output", str(tmp_path)], catch_exceptions=False)
     assert done.exit_code == 0, done.output
     rows = [json.loads(line)["row"] for line in (tmp_path / "results.jsonl").read_text().splitlines()]
     assert [(row["contestant"], len(row["loss"])) for row in rows] == [("plain", 1), ("ours", 2)]
     assert all(0 < row["share of the matrix rate"] < 1 and row["peak GiB"] > 0 for row in rows)
+    assert rows[1]["loss"][0] == pytest.approx(rows[0]["loss"][0], rel=0.1)  # the workers' parts are a mean over all their pairs
     assert "| ours |" in (tmp_path / "end.md").read_text()
