@@ -66,17 +66,17 @@ class Town:
         residents = [int(user_id.removeprefix("resident-")) - 1 for user_id in self.dataset.users["user_id"].to_pylist()]
         return [[ASPECTS[aspect] for aspect in order[resident]] for resident in residents]
 
-    def prompts(self, prompt: PromptConfig) -> PairPrompts:
-        """Builds prompts with collaborative tokens."""
-        return PairPrompts(self.dataset, self._builder(prompt))
+    def prompts(self, prompt: PromptConfig, num_tokens: int) -> PairPrompts:
+        """Builds prompts with collaborative tokens, `num_tokens` a user and an item."""
+        return PairPrompts(self.dataset, self._builder(prompt, num_tokens))
 
     def stated_prompts(self, prompt: PromptConfig, num_stated: int) -> "StatedTaste":
         """Builds prompts without them, whose user's profile states the first `num_stated` favourites."""
         return StatedTaste(self.dataset, self._builder(prompt), [of_user[:num_stated] for of_user in self.favourites])
 
-    def _builder(self, prompt: PromptConfig) -> PromptBuilder:
+    def _builder(self, prompt: PromptConfig, num_tokens: int = 1) -> PromptBuilder:
         num_text_tokens = AutoConfig.from_pretrained(self.llm).vocab_size
-        return PromptBuilder(self.tokenizer, prompt, Vocabulary(num_text_tokens, self.dataset.num_users, self.dataset.num_items))
+        return PromptBuilder(self.tokenizer, prompt, Vocabulary(num_text_tokens, self.dataset.num_users, self.dataset.num_items, num_tokens))
 
     def divide(self, *, seed: int, unseen_share: float, max_scored: int) -> Division:
         """Draw the unseen users by `seed`, and of each kind of scored pairs at most `max_scored`."""

@@ -26,15 +26,16 @@ _CPU = torch.device("cpu")
 
 
 class SoftToken(nn.Module):
-    """One learned vector in R^H, whatever the input (N, D): the plainest soft prompt, to see that vectors=constant is no weaker."""
+    """Learned vectors in R^H, one a token, whatever the input (N, D): the plainest soft prompt, to see that vectors=constant is no weaker."""
 
-    def __init__(self, hidden_size: int, scale: float):
+    def __init__(self, hidden_size: int, num_tokens: int, scale: float):
         super().__init__()
         self.output_dim = hidden_size
-        self.value = nn.Parameter(torch.randn(hidden_size) * scale)
+        self.num_tokens = num_tokens
+        self.value = nn.Parameter(torch.randn(num_tokens * hidden_size) * scale)
 
     def forward(self, vectors: Tensor) -> Tensor:
-        """(N, H)."""
+        """(N, num_tokens * H)."""
         return self.value.expand(len(vectors), -1)
 
 
@@ -136,7 +137,8 @@ def _attach(model: PreTrainedModel, town: Town, config: TrainAdapterConfig, soft
     users, items = input_vectors(config.model, town.graph.users, town.graph.items)
     torch.manual_seed(config.training.seed)
     if soft_tokens:
-        adapters = Adapters(SoftToken(hidden_size, scale), SoftToken(hidden_size, scale), config.model.injection)  # type: ignore[arg-type]
+        user, item = (SoftToken(hidden_size, config.model.num_tokens, scale) for _ in range(2))
+        adapters = Adapters(user, item, config.model.injection)  # type: ignore[arg-type]
     else:
         adapters = build_adapters(config.model, embedding_dim=users.shape[1], hidden_size=hidden_size)
         adapters.user.fit_input(users, scale)

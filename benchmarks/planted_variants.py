@@ -58,7 +58,7 @@ def run_variant(town: Town, config: TrainAdapterConfig, division: Division, vari
     if variant in NUM_STATED:
         model, history, prompts = load_frozen(town, config), [], town.stated_prompts(config.prompt, NUM_STATED[variant])
     else:
-        prompts = town.prompts(config.prompt)
+        prompts = town.prompts(config.prompt, config.model.num_tokens)
         examples = [prompts.examples(pairs, config.training.max_explanation_tokens)[0] for pairs in (division.train, division.validation)]
         trained = train(town, config, *examples, soft_tokens=variant == SOFT_TOKENS)
         model, history = trained.model, trained.history

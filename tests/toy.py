@@ -56,10 +56,11 @@ def toy_vectors(seed: int = 0) -> tuple[Tensor, Tensor]:
     return torch.randn(NUM_USERS, EMBEDDING_DIM, generator=generator), torch.randn(NUM_ITEMS, EMBEDDING_DIM, generator=generator)
 
 
-def toy_adapters(injection: Injection, *, seed: int = 0) -> Adapters:
+def toy_adapters(injection: Injection, *, seed: int = 0, num_tokens: int = 1) -> Adapters:
     """Adapters with 3 experts in eval mode, all their parameters random."""
     torch.manual_seed(seed)
-    adapters = build_adapters(AdapterModelConfig(num_experts=3, injection=injection), embedding_dim=EMBEDDING_DIM, hidden_size=HIDDEN_SIZE)
+    config = AdapterModelConfig(num_experts=3, injection=injection, num_tokens=num_tokens)
+    adapters = build_adapters(config, embedding_dim=EMBEDDING_DIM, hidden_size=HIDDEN_SIZE)
     for adapter in (adapters.user, adapters.item):
         for parameter in adapter.parameters():
             torch.nn.init.normal_(parameter, std=0.4)
@@ -67,7 +68,7 @@ def toy_adapters(injection: Injection, *, seed: int = 0) -> Adapters:
     return adapters
 
 
-def attach_toy(model: PreTrainedModel, injection: Injection) -> CollaborativeEmbedding:
+def attach_toy(model: PreTrainedModel, injection: Injection, *, num_tokens: int = 1) -> CollaborativeEmbedding:
     """Give `model` 5 users and 7 items."""
     users, items = toy_vectors()
-    return attach_adapters(model, toy_adapters(injection), user_vectors=users, item_vectors=items)
+    return attach_adapters(model, toy_adapters(injection, num_tokens=num_tokens), user_vectors=users, item_vectors=items)

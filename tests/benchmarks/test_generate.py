@@ -76,7 +76,7 @@ def test_contestants_write_the_same_texts(contest: Contest, natural_stops: bool)
 def test_prompts_are_of_users_with_their_items_and_text_only_ones_hold_no_collaborative_token(contest: Contest) -> None:
     setup = prepare(contest)
     vocabulary = setup.explainer.pairs.builder.vocabulary
-    users = [[token for token in prompt if vocabulary.num_text_tokens <= token < vocabulary.item_token(0)] for prompt in setup.prompts]
+    users = [[token for token in prompt if vocabulary.num_text_tokens <= token < vocabulary.item_tokens(0)[0]] for prompt in setup.prompts]
     assert users[0] == users[3] != users[4] == users[7]
     assert max(map(max, prepare(replace(contest, collaborative=False)).prompts)) < vocabulary.num_text_tokens
 

@@ -40,7 +40,7 @@ class Adapters:
 
 def build_adapters(config: AdapterModelConfig, *, embedding_dim: int, hidden_size: int) -> Adapters:
     """Adapters from R^D of the graph to R^H of the model, freshly initialized from torch's global seed."""
-    settings = config.model_dump(include={"dropout", "gating_noise", "axis_power", "own_share"})
+    settings = config.model_dump(include={"dropout", "gating_noise", "axis_power", "own_share", "num_tokens"})
     user, item = (MoEAdapter(embedding_dim, hidden_size, config.num_experts, **settings) for _ in range(2))
     return Adapters(user, item, config.injection)
 
@@ -51,7 +51,9 @@ def attach_adapters(model: PreTrainedModel, adapters: Adapters, *, user_vectors:
     `user_vectors` (U, D), `item_vectors` (I, D). The model's own parameters are frozen; the adapters' stay as they are.
     Raises ModelError, with the model as it was, if its input embedding or its layers do not fit the adapters.
     """
-    embedding = CollaborativeEmbedding(_token_embedding(model, adapters), user_vectors, item_vectors, adapters.user, adapters.item)
+    embedding = CollaborativeEmbedding(
+        _token_embedding(model, adapters), user_vectors, item_vectors, adapters.user, adapters.item, adapters.user.num_tokens
+    )
     install_injection(model, embedding, adapters.injection)
     model.requires_grad_(False).set_input_embeddings(embedding)
     return embedding

@@ -1,7 +1,7 @@
-"""Mixture-of-experts adapter: a graph vector x in R^D to a vector in R^H of the language model.
+"""Mixture-of-experts adapter: a graph vector x in R^D to T vectors in R^H of the language model, one a token.
 
     z = ((x - mean) / std) A                     standardized by the table of all x, fixed, to variance own_share; A is I, or turns to principal axes
-    y = scale * sum_k g_k(z) W_k (z - b_k)       W_k (H, D), b_k (D): parametric whitening
+    y = scale * sum_k g_k(z) W_k (z - b_k)       W_k (T H, D), b_k (D): parametric whitening
     g(z) = softmax(z G + eps * softplus(z N))    eps ~ N(0, 1) in training, 0 otherwise: noisy dense gating
 
 The experts and gating of XRec (arXiv 2406.02377), which takes them from UniSRec (arXiv 2206.05941, equations 2-4).
@@ -21,7 +21,7 @@ _MIN_SPREAD = 1e-6  # of the mean: about what rounding leaves of a float32 const
 
 
 class MoEAdapter(nn.Module):
-    """`num_experts` linear experts with dense gates; input (N, D), output (N, H)."""
+    """`num_experts` linear experts with dense gates; input (N, D), output (N, num_tokens * H), the tokens' vectors one after the other."""
 
     mean: Tensor
     std: Tensor
@@ -38,10 +38,12 @@ class MoEAdapter(nn.Module):
         gating_noise: bool = True,
         axis_power: float | None = None,
         own_share: float = 1.0,
+        num_tokens: int = 1,
     ):
         super().__init__()
         self.output_dim = output_dim
-        self.weight = nn.Parameter(torch.empty(num_experts, input_dim, output_dim))
+        self.num_tokens = num_tokens
+        self.weight = nn.Parameter(torch.empty(num_experts, input_dim, num_tokens * output_dim))
         self.bias = nn.Parameter(torch.zeros(num_experts, input_dim))
         self.gate = nn.Parameter(torch.zeros(input_dim, num_experts))
         self.noise = nn.Parameter(torch.zeros(input_dim, num_experts))
@@ -76,7 +78,7 @@ class MoEAdapter(nn.Module):
         self.std.copy_(torch.where(is_constant, torch.where(mean == 0, 1.0, mean), std) / own_scale)
 
     def forward(self, vectors: Tensor) -> Tensor:
-        """Graph vectors (N, D) to adapted vectors (N, H)."""
+        """Graph vectors (N, D) to adapted vectors (N, num_tokens * H)."""
         standardized = self.standardized(vectors).to(self.weight.dtype)
         gates = functional.softmax(self.router_logits(standardized), dim=-1)  # (N, K)
         centered = functional.dropout(standardized, self.dropout, self.training)[:, None] - self.bias  # (N, K, D)

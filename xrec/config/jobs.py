@@ -194,6 +194,7 @@ class AdapterModelConfig(Config):
     """Two mixture-of-experts adapters, one for users and one for items."""
 
     num_experts: int = Field(8, ge=1, description="Experts of each adapter.")
+    num_tokens: int = Field(1, ge=1, description="Collaborative tokens of each user and of each item; {user} and {item} stand for all of them.")
     dropout: float = Field(0.0, ge=0, lt=1, description="Dropout on the experts' input in training.")
     gating_noise: bool = Field(True, description="Noise on the gates in training.")
     injection: Injection = Field("projected", description="How the adapted vector enters each layer's q, k and v; none: only the prompt holds it.")

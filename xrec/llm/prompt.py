@@ -24,7 +24,7 @@ class PromptTooLongError(XRecError):
 
 @dataclass(frozen=True)
 class PairTexts:
-    """What a prompt says of a pair, beside the two collaborative tokens."""
+    """What a prompt says of a pair, beside the collaborative tokens."""
 
     user_profile: str
     item_title: str
@@ -46,7 +46,7 @@ class PromptBuilder:
 
     def build(self, user_index: int, item_index: int, texts: PairTexts) -> list[int]:
         """Token ids of the prompt of a pair; raises PromptTooLongError, ValueError for an index out of range."""
-        ids = self._build(self.vocabulary.user_token(user_index), self.vocabulary.item_token(item_index), texts)
+        ids = self._build(self.vocabulary.user_tokens(user_index), self.vocabulary.item_tokens(item_index), texts)
         if len(ids) > self.prompt.max_prompt_tokens:
             raise PromptTooLongError(
                 f"prompt of {len(ids)} tokens, at most {self.prompt.max_prompt_tokens} allowed (prompt.max_prompt_tokens); shorten the profiles"
@@ -60,7 +60,7 @@ class PromptBuilder:
 
     def build_without_tokens(self, texts: PairTexts) -> list[int]:
         """The same prompt without collaborative tokens: what a text-only model sees."""
-        return self._build("", "", texts)
+        return self._build([], [], texts)
 
     def encode_explanation(self, text: str) -> list[int]:
         """Token ids that the model is to write: the explanation and the end token."""
@@ -74,20 +74,20 @@ class PromptBuilder:
         """The prompt for a person's eyes: special tokens shown, collaborative tokens as <user 3> and <item 7>."""
         return "".join(self.vocabulary.show(token) or self.tokenizer.decode([token]) for token in prompt_ids)
 
-    def _build(self, user: str | int, item: str | int, texts: PairTexts) -> list[int]:
+    def _build(self, user: list[int], item: list[int], texts: PairTexts) -> list[int]:
         values = {"user": user, "item": item, **vars(texts)}
         user_ids, item_ids = self._fill(self.prompt.user, values), self._fill(self.prompt.item, values)
         last_ids = [*self._encode("\n"), *self._fill(self.prompt.collaborative, values)] if self.prompt.collaborative else []
         return [*self._before, *user_ids, *self._encode("\n"), *item_ids, *last_ids, *self._after]
 
-    def _fill(self, part: str, values: dict[str, str | int]) -> list[int]:
+    def _fill(self, part: str, values: dict[str, str | list[int]]) -> list[int]:
         """Ids of a template part: literal text and texts are tokenized, collaborative tokens are taken as they are."""
         ids: list[int] = []
         for literal, name in parse_placeholders(part):
             ids += self._encode(literal)
             if name is not None:
                 value = values[name]
-                ids += [value] if isinstance(value, int) else self._encode(value)
+                ids += value if isinstance(value, list) else self._encode(value)
         return ids
 
     def _encode_text(self, text: str) -> list[int]:

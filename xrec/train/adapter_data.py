@@ -48,5 +48,5 @@ def load_adapter_data(config: TrainAdapterConfig) -> AdapterData:
 
 def _pair_prompts(config: TrainAdapterConfig, dataset: Dataset, graph: GraphEmbeddings, folder: Path) -> PairPrompts:
     num_text_tokens = AutoConfig.from_pretrained(folder).vocab_size
-    vocabulary = Vocabulary(num_text_tokens, len(graph.users), len(graph.items))
+    vocabulary = Vocabulary(num_text_tokens, len(graph.users), len(graph.items), config.model.num_tokens)
     return PairPrompts(dataset, PromptBuilder(load_tokenizer(folder), config.prompt, vocabulary))

@@ -36,7 +36,7 @@ def test_prompt_of_a_pair_holds_its_tokens_and_texts(dataset: Dataset) -> None:
 def test_prompt_with_the_vector_of_another_user_keeps_the_texts(dataset: Dataset) -> None:
     prompts = make_prompts(dataset)
     own, other = prompts.prompt(Pair(7, 11)), prompts.prompt(Pair(7, 11, vector_user_index=0))
-    first = prompts.builder.vocabulary.user_token(0)
+    first = prompts.builder.vocabulary.user_tokens(0)[0]
     assert other == [first if token == first + 7 else token for token in own]
     assert other != own
 

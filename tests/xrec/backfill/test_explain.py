@@ -119,8 +119,8 @@ def test_explain_or_fail_rows_that_the_engine_raises_for_are_found_and_the_rest_
     scripted: Callable[..., Explainer], pairs: MakePairs
 ) -> None:
     explainer = scripted()
-    user_token = explainer.pairs.builder.vocabulary.user_token
-    explainer.engine = _BreakingEngine(frozenset({user_token(3), user_token(7)}), frozenset({user_token(5)}))
+    user_tokens = explainer.pairs.builder.vocabulary.user_tokens
+    explainer.engine = _BreakingEngine(frozenset([*user_tokens(3), *user_tokens(7)]), frozenset(user_tokens(5)))
     result = explain_or_fail(explainer, pairs(*(f"u{user} i0" for user in range(10)), "nobody i0"), DecodingConfig(), SHARED)
     assert result.generated["user_id"].to_pylist() == ["u0", "u1", "u2", "u4", "u6", "u8", "u9"]
     reasons = {row["user_id"]: (row["reason"], row["message"]) for row in result.failed.to_pylist()}

@@ -95,6 +95,16 @@ def test_generate_each_family_gives_the_greedy_tokens_of_one_at_a_time(injection
     assert run(make_engine(model), prompts) == expected
 
 
+def test_generate_several_tokens_a_user_gives_the_greedy_tokens_of_one_at_a_time() -> None:
+    model = toy_model()
+    vocabulary = attach_toy(model, "projected", num_tokens=3).vocabulary
+    pairs = [(user, item) for user in range(NUM_USERS) for item in (user, user + 1)]
+    prompts = [[3, *vocabulary.user_tokens(user), 4, 5, *vocabulary.item_tokens(item), 6] for user, item in pairs]
+    expected = [greedy_by_hand(model, prompt) for prompt in prompts]
+    assert len({tuple(ids) for ids in expected}) > len(prompts) // 3
+    assert run(make_engine(model), prompts) == expected
+
+
 @pytest.mark.parametrize("num_key_value_heads", [4, 2])
 @pytest.mark.parametrize(
     "settings",

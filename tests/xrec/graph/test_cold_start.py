@@ -60,10 +60,10 @@ def test_extend_token_ids_of_known_users_stay_and_items_move_by_the_new_users(to
     extended, vectors = extend_with_new(dataset, graph, _tables(("zoe", "y"), ("eve", "x"), ("anna-lena", "new")))
     before, after = Vocabulary(100, len(graph.users), len(graph.items)), Vocabulary(100, len(vectors.users), len(vectors.items))
     for user_id in ("ann", "bob", "anna-lena"):
-        assert after.user_token(extended.user_index(user_id)) == before.user_token(dataset.user_index(user_id))
+        assert after.user_tokens(extended.user_index(user_id)) == before.user_tokens(dataset.user_index(user_id))
     for item_id in ("x", "y"):
-        assert after.item_token(extended.item_index(item_id)) == before.item_token(dataset.item_index(item_id)) + 2
-    assert after.item_token(extended.item_index("new")) == after.num_ids - 1
+        assert after.item_tokens(extended.item_index(item_id)) == [before.item_tokens(dataset.item_index(item_id))[0] + 2]
+    assert after.item_tokens(extended.item_index("new")) == [after.num_ids - 1]
 
 
 def test_extend_only_new_items_leaves_the_users(town: tuple[Dataset, GraphEmbeddings]) -> None:

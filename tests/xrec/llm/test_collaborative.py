@@ -42,8 +42,9 @@ def test_embedding_of_text_is_bit_equal_and_forgets_the_last_injection() -> None
     assert embedding.injection is None
 
 
-def test_embedding_id_beyond_the_last_item_raises_index_error() -> None:
-    embedding = attach_toy(toy_model(), "none")
+@pytest.mark.parametrize("num_tokens", [1, 2])
+def test_embedding_id_beyond_the_last_raises_index_error(num_tokens: int) -> None:
+    embedding = attach_toy(toy_model(), "none", num_tokens=num_tokens)
     with pytest.raises(IndexError):
         embedding(torch.tensor([[embedding.vocabulary.num_ids]]))
 
@@ -60,16 +61,35 @@ def test_embedding_vectors_are_neither_weights_nor_state() -> None:
 
 def test_vocabulary_ids_follow_each_other_and_show_themselves() -> None:
     vocabulary = Vocabulary(V, NUM_USERS, NUM_ITEMS)
-    ids = [vocabulary.user_token(user) for user in range(NUM_USERS)] + [vocabulary.item_token(item) for item in range(NUM_ITEMS)]
-    assert ids == list(range(V, V + NUM_USERS + NUM_ITEMS))
+    ids = [vocabulary.user_tokens(user) for user in range(NUM_USERS)] + [vocabulary.item_tokens(item) for item in range(NUM_ITEMS)]
+    assert ids == [[token] for token in range(V, V + NUM_USERS + NUM_ITEMS)]
     assert vocabulary.num_ids == V + NUM_USERS + NUM_ITEMS
     assert [vocabulary.show(token) for token in (V - 1, V, V + NUM_USERS)] == [None, "<user 0>", "<item 0>"]
+
+
+def test_vocabulary_of_several_tokens_gives_each_an_id_of_its_own() -> None:
+    vocabulary = Vocabulary(V, NUM_USERS, NUM_ITEMS, num_tokens=3)
+    of_users = [vocabulary.user_tokens(user) for user in range(NUM_USERS)]
+    of_items = [vocabulary.item_tokens(item) for item in range(NUM_ITEMS)]
+    assert sorted(token for tokens in of_users + of_items for token in tokens) == list(range(V, vocabulary.num_ids))
+    assert {vocabulary.show(token) for token in of_users[2]} == {"<user 2>"}
+    assert {vocabulary.show(token) for token in of_items[6]} == {"<item 6>"}
+
+
+def test_embedding_of_several_tokens_gives_each_its_part_of_what_the_adapter_makes_of_its_row() -> None:
+    model, (users, items) = toy_model(), toy_vectors()
+    embedding = attach_toy(model, "projected", num_tokens=3)
+    tokens = embedding.vocabulary.user_tokens(4) + embedding.vocabulary.item_tokens(0)
+    embeds = embedding(torch.tensor([tokens, tokens[::-1]]))
+    expected = torch.cat([embedding.user_adapter(users[[4]]), embedding.item_adapter(items[[0]])]).reshape(6, -1)
+    assert len({tuple(row) for row in expected.tolist()}) == 6
+    torch.testing.assert_close(embeds, torch.stack([expected, expected.flip(0)]))
 
 
 @pytest.mark.parametrize("index", [-1, 7])
 def test_vocabulary_index_out_of_range_raises_value_error(index: int) -> None:
     vocabulary = Vocabulary(V, NUM_USERS, NUM_ITEMS)
     with pytest.raises(ValueError, match=rf"user_index {index} is outside 0\.\.4"):
-        vocabulary.user_token(index)
+        vocabulary.user_tokens(index)
     with pytest.raises(ValueError, match=rf"item_index {index} is outside 0\.\.6"):
-        vocabulary.item_token(index)
+        vocabulary.item_tokens(index)

@@ -75,6 +75,14 @@ def test_prompt_with_collaborative_part_has_the_tokens_after_all_texts() -> None
     assert [token for token in builder.build(3, 4, texts) if token < V] == builder.build_without_tokens(texts)
 
 
+def test_prompt_of_several_tokens_has_all_of_a_user_then_all_of_an_item() -> None:
+    builder = PromptBuilder(TOKENIZER, PromptConfig(), Vocabulary(V, NUM_USERS, NUM_ITEMS, num_tokens=2))
+    ids = builder.build(3, 4, PairTexts("likes tea", "Tea House", "quiet"))
+    of_user, of_item = builder.vocabulary.user_tokens(3), builder.vocabulary.item_tokens(4)
+    assert [token for token in ids if token >= V] == of_user + of_item
+    assert "User: <user 3><user 3> likes tea" in builder.show(ids)
+
+
 def test_prompts_of_one_user_with_collaborative_part_share_the_user_text() -> None:
     builder = make_builder(user="User: {user_profile}", item="Item: {item_title}. {item_profile}", collaborative="Match: {user} and {item}")
     first, second = (builder.build(2, item, PairTexts("a long profile", title, "text")) for item, title in ((0, "one"), (6, "other")))

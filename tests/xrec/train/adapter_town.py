@@ -43,7 +43,7 @@ def make_config(
             "adapter": adapter and str(adapter),
             "llm": {"model": f"{workspace}/llm", "dtype": dtype},
             "prompt": PROMPT,
-            "model": {"num_experts": 2, "gating_noise": False, **(model or {})},
+            "model": {"num_experts": 2, "num_tokens": 2, "gating_noise": False, **(model or {})},
             "training": {**TRAINING, **training},
             "deepspeed": {"zero_stage": zero_stage, **(deepspeed or {})},
             "scaling": {"num_workers": num_workers, "device": "cpu", "max_failures": 0, **(scaling or {})},

@@ -33,4 +33,4 @@ def load_embedding(attachment: Attachment, token_embedding: nn.Module) -> Collab
     """`token_embedding` with users and items: adapters in torch's default dtype and device, the table in mapped memory."""
     adapters = TrainedAdapter.from_pretrained(attachment.folder).adapters
     vectors = safetensors.torch.load_file(Path(attachment.folder) / _VECTORS)
-    return CollaborativeEmbedding(token_embedding, vectors["users"], vectors["items"], adapters.user, adapters.item)  # type: ignore[arg-type]
+    return CollaborativeEmbedding(token_embedding, vectors["users"], vectors["items"], adapters.user, adapters.item, adapters.user.num_tokens)  # type: ignore[arg-type]

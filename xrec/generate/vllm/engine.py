@@ -60,7 +60,7 @@ class VllmEngine:
     ):
         _check_device(device)
         config = _checked_config(model_folder, adapter)
-        self.vocabulary = Vocabulary(config.vocab_size, len(graph.users), len(graph.items))
+        self.vocabulary = Vocabulary(config.vocab_size, len(graph.users), len(graph.items), adapter.config.model.num_tokens)
         self.tokenizer = tokenizer
         self.stop_token_ids = folder_stop_token_ids(model_folder, tokenizer)
         self.num_prompt_tokens = 0
