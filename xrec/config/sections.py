@@ -106,7 +106,7 @@ class LLMConfig(Config):
 class PromptConfig(Config):
     """The prompt, most shared part first: instruction, then all of the user, then all of the item, then what follows all texts.
 
-    `{user}` and `{item}` are the collaborative tokens; each stands once, in the part of its texts or in `collaborative`.
+    `{user}` and `{item}` are the collaborative tokens (`model.num_tokens` of each); each stands once, in the part of its texts or in `collaborative`.
     `{user_profile}`, `{item_title}` and `{item_profile}` are texts. What comes before the first collaborative token costs
     training no gradient and is computed once, so `collaborative: "{user}{item}"` trains fastest.
     """
