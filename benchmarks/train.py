@@ -50,6 +50,8 @@ def run(
     output: Annotated[Path, typer.Option(help="Folder of results.jsonl and the tables.")] = Path("workspace/benchmarks/train"),
 ) -> None:
     """Labelled pairs a second, peak memory, padding and share of the matrix-product rate of each contestant; prints a table a place."""
+    if batch_size % cores:
+        raise typer.BadParameter(f"--batch-size is {batch_size}, --cores {cores}: ours shares a batch evenly among its workers; give a multiple")
     results = Results(output)
     for where in place or list(PROMPTS):
         contest = Contest(

@@ -108,7 +108,7 @@ def _result(metric: str, name: str, value: Any, split: str, dataset: str) -> Eva
 
 def _summary(config: AdapterConfig, origin: str) -> str:
     model = config.model
-    tokens = f"{model.num_tokens} token{'s'[: model.num_tokens - 1]} a user and an item"
+    tokens = "a token a user and an item" if model.num_tokens == 1 else f"{model.num_tokens} tokens a user and an item"
     shape = f"{model.num_experts} experts each, {config.embedding_dim} to {config.hidden_size} numbers, {tokens}, injection `{model.injection}`."
     return (
         "Writes why a user would like an item. Two mixtures of linear experts, one for users and one for items, turn the vectors of a graph of "

@@ -3,7 +3,8 @@
 With V text tokens, U users and I items, user u is token id V + u and item i is token id V + U + i. With k tokens each
 (`model.num_tokens`), what follows is repeated: token n of user u is V + n (U + I) + u, and of item i V + n (U + I) + U + i.
 `CollaborativeEmbedding` stands in for the language model's input embedding: an id below V is looked up as ever,
-an id from V on is looked up in the graph's table and sent through its adapter, a = adapter(table[id]) in R^H, of k such its own.
+an id from V on is looked up in the graph's table and sent through its adapter, a = adapter(table[id]) in R^H. Of k tokens each
+has its own part of what the adapter gives.
 It stands where the embedding's result stands: a factor that the embedding puts on its rows (sqrt(H) in Gemma) is not on a.
 The same a enters q, k and v of every layer at that position (xrec.llm.injection). So a prompt is a list of token ids
 and nothing else, for any generation engine, in any batch.
