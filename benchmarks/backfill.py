@@ -27,7 +27,9 @@ from benchmarks.graph_results import Results
 from tests.object_store import object_store
 from xrec.config import StorageConfig
 
-app = typer.Typer(help=__doc__, add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+app = typer.Typer(
+    help=__doc__, add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False
+)
 
 Record = dict[str, Any]
 NAMES = ("ours", "ray-plain", "ray-checkpoint")
@@ -36,10 +38,18 @@ _FORGOTTEN_SHARE = 0.01
 
 @app.command()
 def run(
-    num_pairs: Annotated[list[int] | None, typer.Option(help="Sizes, one or more; none: 1e4, 1e5, 1e6.")] = None,
-    contestant: Annotated[list[str] | None, typer.Option(help=f"One or more of {', '.join(NAMES)}; none: all.")] = None,
-    rows_per_chunk: Annotated[int, typer.Option(min=1, help="Of ours; the batch size of the others.")] = 1024,
-    output: Annotated[Path, typer.Option(help="Folder of results.jsonl.")] = Path("workspace/benchmarks/backfill"),
+    num_pairs: Annotated[
+        list[int] | None, typer.Option(help="Sizes, one or more; none: 1e4, 1e5, 1e6.")
+    ] = None,
+    contestant: Annotated[
+        list[str] | None, typer.Option(help=f"One or more of {', '.join(NAMES)}; none: all.")
+    ] = None,
+    rows_per_chunk: Annotated[
+        int, typer.Option(min=1, help="Of ours; the batch size of the others.")
+    ] = 1024,
+    output: Annotated[Path, typer.Option(help="Folder of results.jsonl.")] = Path(
+        "workspace/benchmarks/backfill"
+    ),
 ) -> None:
     """Seconds, pairs a second, peak memory of driver and actors, seconds to resume at 99 %, rows in the end; prints a table a size."""
     results = Results(output)
@@ -49,14 +59,43 @@ def run(
             make_catalogue(Path(folder), size)
             for name in contestant or NAMES:
                 uri = f"{store.new_bucket()}/out"
-                command = [sys.executable, "-m", "benchmarks.backfill", "one", name, folder, uri, str(rows_per_chunk)]
-                done = subprocess.run(command, env=store.environment | _environment(), capture_output=True, text=True, check=False)
+                command = [
+                    sys.executable,
+                    "-m",
+                    "benchmarks.backfill",
+                    "one",
+                    name,
+                    folder,
+                    uri,
+                    str(rows_per_chunk),
+                ]
+                done = subprocess.run(
+                    command,
+                    env=store.environment | _environment(),
+                    capture_output=True,
+                    text=True,
+                    check=False,
+                )
                 if done.returncode:
                     typer.echo(done.stderr[-3000:], err=True)
                     continue
                 measured = json.loads(done.stdout.splitlines()[-1])
-                results.append({"kind": "path", "contestant": name, "num_pairs": size, "rows_per_chunk": rows_per_chunk, **measured})
-                rows.append({"contestant": name, "num_pairs": size, **{column: measured.get(column) for column in COLUMNS}})
+                results.append(
+                    {
+                        "kind": "path",
+                        "contestant": name,
+                        "num_pairs": size,
+                        "rows_per_chunk": rows_per_chunk,
+                        **measured,
+                    }
+                )
+                rows.append(
+                    {
+                        "contestant": name,
+                        "num_pairs": size,
+                        **{column: measured.get(column) for column in COLUMNS},
+                    }
+                )
         typer.echo(markdown(rows))
 
 
@@ -90,7 +129,9 @@ def one(name: str, folder: str, uri: str, rows_per_chunk: int) -> None:
         if name in FORGET:
             record["resumed_from"] = FORGET[name](config, _FORGOTTEN_SHARE)
             record["resume_seconds"] = CONTESTANTS[name](config)["seconds"]
-            record["rows_after_resume"], record["distinct_pairs_after_resume"] = rows_written(name, config)
+            record["rows_after_resume"], record["distinct_pairs_after_resume"] = rows_written(
+                name, config
+            )
     typer.echo(json.dumps({**record, **peaks}))
 
 
@@ -98,7 +139,9 @@ def one(name: str, folder: str, uri: str, rows_per_chunk: int) -> None:
 def worker(
     num_pairs: Annotated[int, typer.Option(min=1024, help="Pairs, of ten a user.")] = 20_000,
     rows_per_chunk: Annotated[int, typer.Option(min=1, help="Pairs of a chunk.")] = 1024,
-    output: Annotated[Path, typer.Option(help="Folder of results.jsonl.")] = Path("workspace/benchmarks/backfill"),
+    output: Annotated[Path, typer.Option(help="Folder of results.jsonl.")] = Path(
+        "workspace/benchmarks/backfill"
+    ),
 ) -> None:
     """Pairs a CPU second of one worker in this process, onto local disk: prompts built and tokenized, no-op engine, files and records written."""
     from benchmarks.backfill_contestants import load_no_op
@@ -108,7 +151,9 @@ def worker(
 
     with tempfile.TemporaryDirectory() as folder:
         make_catalogue(Path(folder), num_pairs)
-        config = backfill_config(Path(folder), f"{folder}/out", StorageConfig(), rows_per_chunk=rows_per_chunk)
+        config = backfill_config(
+            Path(folder), f"{folder}/out", StorageConfig(), rows_per_chunk=rows_per_chunk
+        )
         started = time.process_time()
         plan = draft_plan(config, pair_batches(config)).write()
         planned = time.process_time()
@@ -135,8 +180,12 @@ def _peaks() -> Iterator[Record]:
 
     def sample() -> None:
         while not ended.wait(0.2):
-            peaks["driver_gib"] = max(peaks["driver_gib"], psutil.Process().memory_info().rss / 2**30)
-            peaks["actor_gib"] = max(peaks["actor_gib"], *(memory / 2**30 for memory in _actor_memory()), 0.0)
+            peaks["driver_gib"] = max(
+                peaks["driver_gib"], psutil.Process().memory_info().rss / 2**30
+            )
+            peaks["actor_gib"] = max(
+                peaks["actor_gib"], *(memory / 2**30 for memory in _actor_memory()), 0.0
+            )
 
     thread = threading.Thread(target=sample, daemon=True)
     thread.start()
@@ -150,7 +199,11 @@ def _peaks() -> Iterator[Record]:
 def _actor_memory() -> list[int]:
     memory = []
     for process in psutil.process_iter(["cmdline", "memory_info"]):
-        if process.info["cmdline"] and process.info["cmdline"][0].startswith("ray::") and "MapWorker" in process.info["cmdline"][0]:
+        if (
+            process.info["cmdline"]
+            and process.info["cmdline"][0].startswith("ray::")
+            and "MapWorker" in process.info["cmdline"][0]
+        ):
             memory.append(process.info["memory_info"].rss)
     return memory
 

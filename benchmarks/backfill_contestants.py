@@ -32,7 +32,9 @@ class NoOpEngine:
 
     token_ids: tuple[int, ...]
 
-    def generate(self, prompts: Sequence[Sequence[int]], decoding: DecodingConfig) -> Iterator[Completion]:
+    def generate(
+        self, prompts: Sequence[Sequence[int]], decoding: DecodingConfig
+    ) -> Iterator[Completion]:
         """One completion a prompt."""
         return (Completion(index, list(self.token_ids), "stop") for index in range(len(prompts)))
 
@@ -45,7 +47,14 @@ def load_no_op(settings: WorkerSettings) -> Explainer:
 def without_model(real: Explainer) -> Explainer:
     """`real` with a `NoOpEngine`."""
     engine = NoOpEngine(tuple(real.pairs.builder.encode_explanation(TEXT)[:-1]))
-    return Explainer(real.model, engine, PairPrompts(real.dataset, real.pairs.builder), real.dataset, real.graph, real.model_fingerprint)
+    return Explainer(
+        real.model,
+        engine,
+        PairPrompts(real.dataset, real.pairs.builder),
+        real.dataset,
+        real.graph,
+        real.model_fingerprint,
+    )
 
 
 def ours(config: BackfillConfig) -> Record:
@@ -72,12 +81,17 @@ class _PlainActor:
 
     def __init__(self, config: BackfillConfig):
         self._decoding = config.decoding
-        self._explainer = without_model(load_explainer(sources_of(config), device="cpu", engine=config.engine))
+        self._explainer = without_model(
+            load_explainer(sources_of(config), device="cpu", engine=config.engine)
+        )
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         pairs = pa.table({name: batch[name] for name in PAIRS.names}).cast(PAIRS)
         generated, _ = explain_pairs(self._explainer, pairs, self._decoding, "")
-        pair_ids = [f"{row['user_id']} {row['item_id']}" for row in generated.select(PAIRS.names).to_pylist()]
+        pair_ids = [
+            f"{row['user_id']} {row['item_id']}"
+            for row in generated.select(PAIRS.names).to_pylist()
+        ]
         return generated.append_column("pair_id", pa.array(pair_ids))
 
 
@@ -104,13 +118,18 @@ def plain_ray(config: BackfillConfig, checkpoint: bool) -> Record:
 
 def _checkpoint(output: Location) -> CheckpointConfig:
     return CheckpointConfig(
-        "pair_id", (output / "checkpoint").path, delete_checkpoint_on_success=False, override_filesystem=output.arrow_filesystem()
+        "pair_id",
+        (output / "checkpoint").path,
+        delete_checkpoint_on_success=False,
+        override_filesystem=output.arrow_filesystem(),
     )
 
 
 def forget_plain(config: BackfillConfig, share: float) -> int:
     """Take the last `share` of the checkpoint's files away; returns how many are left of all. The rows' own files stay, so they come twice."""
-    return _forget(open_location(config.artifact("explanations"), config.storage) / "checkpoint", share)
+    return _forget(
+        open_location(config.artifact("explanations"), config.storage) / "checkpoint", share
+    )
 
 
 def _forget(folder: Location, share: float) -> int:
@@ -126,7 +145,10 @@ CONTESTANTS: dict[str, Callable[[BackfillConfig], Record]] = {
     "ray-plain": lambda config: plain_ray(config, checkpoint=False),
     "ray-checkpoint": lambda config: plain_ray(config, checkpoint=True),
 }
-FORGET: dict[str, Callable[[BackfillConfig, float], int]] = {"ours": forget_ours, "ray-checkpoint": forget_plain}
+FORGET: dict[str, Callable[[BackfillConfig, float], int]] = {
+    "ours": forget_ours,
+    "ray-checkpoint": forget_plain,
+}
 
 
 def rows_written(name: str, config: BackfillConfig) -> tuple[int, int]:
@@ -137,5 +159,7 @@ def rows_written(name: str, config: BackfillConfig) -> tuple[int, int]:
         paths: Any = [output.at(file).path for file in files if not file.startswith("failed/")]
     else:
         paths = (output / "rows").path
-    pairs = pads.dataset(paths, filesystem=output.arrow_filesystem(), format="parquet").to_table(columns=PAIRS.names)
+    pairs = pads.dataset(paths, filesystem=output.arrow_filesystem(), format="parquet").to_table(
+        columns=PAIRS.names
+    )
     return pairs.num_rows, pairs.group_by(PAIRS.names).aggregate([]).num_rows

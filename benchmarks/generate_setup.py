@@ -62,20 +62,39 @@ def prepare(contest: Contest) -> Setup:
     """Load the workspace's dataset, graph and adapter (as trained) and the language model; build the prompts."""
     torch.set_num_threads(contest.threads)
     folders = {name: f"{contest.workspace}/{name}" for name in ("dataset", "graph", "adapter")}
-    sources = Sources(**folders, llm=LLMConfig(model=contest.llm, dtype=contest.dtype), storage=StorageConfig())
-    explainer = load_explainer(sources, device="cpu", engine=EngineConfig(max_rows=contest.max_rows, linear_layers="plain"))
-    stop = stop_token_ids(explainer.model, explainer.pairs.builder.tokenizer) if contest.natural_stops else []
-    explainer.model.generation_config = GenerationConfig()  # `generate` would take its end token from there
+    sources = Sources(
+        **folders, llm=LLMConfig(model=contest.llm, dtype=contest.dtype), storage=StorageConfig()
+    )
+    explainer = load_explainer(
+        sources, device="cpu", engine=EngineConfig(max_rows=contest.max_rows, linear_layers="plain")
+    )
+    stop = (
+        stop_token_ids(explainer.model, explainer.pairs.builder.tokenizer)
+        if contest.natural_stops
+        else []
+    )
+    explainer.model.generation_config = (
+        GenerationConfig()
+    )  # `generate` would take its end token from there
     return Setup(contest, explainer, prompts_of(explainer, contest), stop)
 
 
 def prompts_of(explainer: Explainer, contest: Contest) -> list[list[int]]:
     """Each user with the items that come next: users and items that have texts, in their order in the explained pairs; all if none is explained."""
     explained = explainer.dataset.explained_pairs("train")
-    users = list(dict.fromkeys(explained["user_index"].to_pylist())) or range(explainer.dataset.num_users)
-    items = list(dict.fromkeys(explained["item_index"].to_pylist())) or range(explainer.dataset.num_items)
+    users = list(dict.fromkeys(explained["user_index"].to_pylist())) or range(
+        explainer.dataset.num_users
+    )
+    items = list(dict.fromkeys(explained["item_index"].to_pylist())) or range(
+        explainer.dataset.num_items
+    )
     places = range(contest.first_pair, contest.first_pair + contest.num_pairs)
-    pairs = [Pair(users[place // contest.items_per_user % len(users)], items[place % len(items)]) for place in places]
+    pairs = [
+        Pair(users[place // contest.items_per_user % len(users)], items[place % len(items)])
+        for place in places
+    ]
     if contest.collaborative:
         return [explainer.pairs.prompt(pair) for pair in pairs]
-    return [explainer.pairs.builder.build_without_tokens(explainer.pairs.texts(pair)) for pair in pairs]
+    return [
+        explainer.pairs.builder.build_without_tokens(explainer.pairs.texts(pair)) for pair in pairs
+    ]

@@ -19,7 +19,11 @@ def measure_vllm(setup: Setup, python: Path) -> dict[str, Any]:
         prompts, result = Path(folder) / "prompts.json", Path(folder) / "result.json"
         prompts.write_text(json.dumps(setup.prompts))
         options = ["--new-tokens", str(contest.max_new_tokens), "--dtype", contest.dtype]
-        subprocess.run([python, _SCRIPT, resolve_model(contest.llm), prompts, result, *options], check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(
+            [python, _SCRIPT, resolve_model(contest.llm), prompts, result, *options],
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
         found = json.loads(result.read_text())
     return {
         "pairs/s": round(found["pairs_per_second"], 3),

@@ -21,11 +21,17 @@ from benchmarks.graph_report import RECIPE_ORIGINAL, Report, markdown, plot
 from benchmarks.graph_results import Results, point
 from benchmarks.graph_synthetic import power_law_edges
 
-app = typer.Typer(help=__doc__, add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+app = typer.Typer(
+    help=__doc__, add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False
+)
 
 DEFAULT_METHODS = [RECIPE_ORIGINAL, *(name for name in METHODS if name != "ours-job")]
-Datasets = Annotated[list[str], typer.Argument(help="URIs of dataset artifacts, e.g. workspace/yelp/dataset.")]
-Output = Annotated[Path, typer.Option(help="Folder of results.jsonl, tables, plot and checkpoints.")]
+Datasets = Annotated[
+    list[str], typer.Argument(help="URIs of dataset artifacts, e.g. workspace/yelp/dataset.")
+]
+Output = Annotated[
+    Path, typer.Option(help="Folder of results.jsonl, tables, plot and checkpoints.")
+]
 Threads = Annotated[int, typer.Option(min=1, help="Threads of torch, BLAS and implicit.")]
 Dim = Annotated[int, typer.Option(min=1, help="D, length of a vector.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything drawn.")]
@@ -41,18 +47,39 @@ def _quiet() -> None:
 def quality(
     datasets: Datasets,
     method: Annotated[
-        list[str] | None, typer.Option(help=f"One or more of {', '.join([RECIPE_ORIGINAL, *METHODS])}; none: all but ours-job.")
+        list[str] | None,
+        typer.Option(
+            help=f"One or more of {', '.join([RECIPE_ORIGINAL, *METHODS])}; none: all but ours-job."
+        ),
     ] = None,
     embedding_dim: Dim = 64,
-    budget_seconds: Annotated[float, typer.Option(help="Of each iterative method, evaluation left out; `recipe` carries on where it stopped.")] = 480,
-    epochs_per_snapshot: Annotated[int, typer.Option(min=1, help="Epochs of recipe and pyg-lightgcn between evaluations.")] = 5,
-    timed_batches: Annotated[int, typer.Option(min=1, help="Batches of the original recipe that are timed.")] = 20,
-    config: Annotated[Path | None, typer.Option(help="YAML of ours; none: configs/<dataset>/pretrain-graph.yaml, or the defaults.")] = None,
+    budget_seconds: Annotated[
+        float,
+        typer.Option(
+            help="Of each iterative method, evaluation left out; `recipe` carries on where it stopped."
+        ),
+    ] = 480,
+    epochs_per_snapshot: Annotated[
+        int, typer.Option(min=1, help="Epochs of recipe and pyg-lightgcn between evaluations.")
+    ] = 5,
+    timed_batches: Annotated[
+        int, typer.Option(min=1, help="Batches of the original recipe that are timed.")
+    ] = 20,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            help="YAML of ours; none: configs/<dataset>/pretrain-graph.yaml, or the defaults."
+        ),
+    ] = None,
     threads: Threads = 1,
     seed: Seed = 0,
     output: Output = DEFAULT_OUTPUT,
-    smoke: Annotated[bool, typer.Option(help="Only see that it runs: an epoch of each, two timed batches.")] = False,
-    report: Annotated[bool, typer.Option(help="Run nothing; table, time to quality and plot of what is there.")] = False,
+    smoke: Annotated[
+        bool, typer.Option(help="Only see that it runs: an epoch of each, two timed batches.")
+    ] = False,
+    report: Annotated[
+        bool, typer.Option(help="Run nothing; table, time to quality and plot of what is there.")
+    ] = False,
 ) -> None:
     """Validation and test Recall@20 and NDCG@20 of each method against its seconds; appends, then prints the report."""
     _use_threads(threads)
@@ -83,23 +110,41 @@ def scale(
     edges: Annotated[list[int] | None, typer.Option(help="Sizes; none: 1e5, 1e6, 1e7.")] = None,
     largest: Annotated[bool, typer.Option(help="3e7 edges too.")] = False,
     embedding_dim: Dim = 64,
-    steps_per_epoch: Annotated[int, typer.Option(min=1, help="Optimizer steps, and propagations, of an epoch; the same for all sizes.")] = 64,
+    steps_per_epoch: Annotated[
+        int,
+        typer.Option(
+            min=1, help="Optimizer steps, and propagations, of an epoch; the same for all sizes."
+        ),
+    ] = 64,
     threads: Threads = 1,
     seed: Seed = 0,
     output: Output = DEFAULT_OUTPUT,
-    report: Annotated[bool, typer.Option(help="Run nothing; the table and slopes of what is there.")] = False,
+    report: Annotated[
+        bool, typer.Option(help="Run nothing; the table and slopes of what is there.")
+    ] = False,
 ) -> None:
     """Time and peak memory on power-law graphs of growing size, nodes = edges / 10; appends, then prints table and slopes."""
     results = Results(output)
     sizes = (edges or [100_000, 1_000_000, 10_000_000]) + ([30_000_000] if largest else [])
-    settings = {"embedding_dim": embedding_dim, "steps_per_epoch": steps_per_epoch, "threads": threads}
+    settings = {
+        "embedding_dim": embedding_dim,
+        "steps_per_epoch": steps_per_epoch,
+        "threads": threads,
+    }
     for size in sizes if not report else []:
-        row = graph_scale.measure_apart(graph_scale.ScalePoint(num_edges=size, seed=seed, **settings))
+        row = graph_scale.measure_apart(
+            graph_scale.ScalePoint(num_edges=size, seed=seed, **settings)
+        )
         results.append({"kind": "scale", "settings": settings, "row": row})
         typer.echo(json.dumps(row))
     rows = {r["row"]["edges"]: r["row"] for r in results.read("scale") if r["settings"] == settings}
     ordered = [rows[size] for size in sorted(rows)]
-    _show("scale", f"D = {embedding_dim}, {steps_per_epoch} steps an epoch, {threads} thread(s)", ordered, output)
+    _show(
+        "scale",
+        f"D = {embedding_dim}, {steps_per_epoch} steps an epoch, {threads} thread(s)",
+        ordered,
+        output,
+    )
     if len(ordered) > 1:
         _show("scale-slopes", "seconds ~ edges^exponent", graph_scale.slopes(ordered), output)
 
@@ -118,21 +163,34 @@ def work(
     embedding_dim: Dim = 64,
     num_layers: Annotated[int, typer.Option(help="Propagation layers.")] = 2,
     steps_per_epoch: Annotated[int, typer.Option(min=1, help="Optimizer steps of an epoch.")] = 64,
-    candidates: Annotated[int, typer.Option(help="Candidates of a micro-batch: negatives and its own positives.")] = 2048,
+    candidates: Annotated[
+        int, typer.Option(help="Candidates of a micro-batch: negatives and its own positives.")
+    ] = 2048,
     output: Output = DEFAULT_OUTPUT,
 ) -> None:
     """FLOP and bytes a worker and step at W = 1, 2, 4, 8 in both modes, by count from the actual row blocks."""
     for uri in datasets:
         data = read_data(uri)
-        step = graph_work.Step(embedding_dim, num_layers, data.train.shape[1] // steps_per_epoch, candidates)
+        step = graph_work.Step(
+            embedding_dim, num_layers, data.train.shape[1] // steps_per_epoch, candidates
+        )
         rows = graph_work.count_work(data.train, data.num_users, data.num_items, step)
-        _show(f"work-{data.name}", f"{data.name}, one step of {step.batch_size} interactions, the busiest worker", rows, output)
+        _show(
+            f"work-{data.name}",
+            f"{data.name}, one step of {step.batch_size} interactions, the busiest worker",
+            rows,
+            output,
+        )
 
 
 @app.command()
 def bandwidth(
-    datasets: Annotated[list[str] | None, typer.Argument(help="URIs of dataset artifacts; none: only --edges.")] = None,
-    edges: Annotated[int, typer.Option(help="Size of a synthetic graph that fits no cache; 0: none.")] = 3_000_000,
+    datasets: Annotated[
+        list[str] | None, typer.Argument(help="URIs of dataset artifacts; none: only --edges.")
+    ] = None,
+    edges: Annotated[
+        int, typer.Option(help="Size of a synthetic graph that fits no cache; 0: none.")
+    ] = 3_000_000,
     embedding_dim: Dim = 64,
     repeats: Annotated[int, typer.Option(min=1, help="The best of so many is taken.")] = 5,
     threads: Threads = 1,
@@ -141,33 +199,58 @@ def bandwidth(
 ) -> None:
     """Nonzeros and bytes a second of a propagation layer, beside STREAM and plain gathers on this machine."""
     _use_threads(threads)
-    graphs = {data.name: (data.train, data.num_users, data.num_items) for data in map(read_data, datasets or [])}
+    graphs = {
+        data.name: (data.train, data.num_users, data.num_items)
+        for data in map(read_data, datasets or [])
+    }
     if edges:
         graphs[f"power law, {edges} edges"] = power_law_edges(edges, seed)
-    rows = [{"graph": name, **row} for name, graph in graphs.items() for row in graph_bandwidth.measure(*graph, embedding_dim, repeats)]
+    rows = [
+        {"graph": name, **row}
+        for name, graph in graphs.items()
+        for row in graph_bandwidth.measure(*graph, embedding_dim, repeats)
+    ]
     _show("bandwidth", f"D = {embedding_dim}, {threads} thread(s), best of {repeats}", rows, output)
 
 
 def _run(name: str, data: BenchmarkData, budget: Budget, results: Results) -> None:
     method, evaluate = METHODS[name], Evaluator(data)
     dim = data.num_items if name == "ease" else budget.embedding_dim  # its model is items x items
-    run = results.next_run(data.name, name, dim, method.carries_on and budget.checkpoint(data).exists())
+    run = results.next_run(
+        data.name, name, dim, method.carries_on and budget.checkpoint(data).exists()
+    )
     for snapshot in method.run(data, budget):
-        record = point(data, name, run, dim, snapshot, evaluate(snapshot.scores), settings_of(name, budget))
+        record = point(
+            data, name, run, dim, snapshot, evaluate(snapshot.scores), settings_of(name, budget)
+        )
         results.append(record)
-        typer.echo(f"{data.name} {name} D={dim} epoch {snapshot.epoch} {snapshot.seconds:.1f} s {record['validation']} {record['test']}")
+        typer.echo(
+            f"{data.name} {name} D={dim} epoch {snapshot.epoch} {snapshot.seconds:.1f} s {record['validation']} {record['test']}"
+        )
 
 
 def _time_original(data: BenchmarkData, budget: Budget, results: Results, num_batches: int) -> None:
     timing = time_original(data, **budget.common, num_batches=num_batches)
-    results.append({"kind": "epoch_time", "dataset": data.name, "embedding_dim": budget.embedding_dim, **timing})
+    results.append(
+        {
+            "kind": "epoch_time",
+            "dataset": data.name,
+            "embedding_dim": budget.embedding_dim,
+            **timing,
+        }
+    )
     typer.echo(f"{data.name} {RECIPE_ORIGINAL} D={budget.embedding_dim} {timing}")
 
 
 def _report(results: Results) -> None:
     found = Report.of(results)
     _show("quality", "best epoch of each method by validation recall", found.rows(), results.folder)
-    _show("time-to-quality", "seconds to each value that the public recipe reached", found.speedups(), results.folder)
+    _show(
+        "time-to-quality",
+        "seconds to each value that the public recipe reached",
+        found.speedups(),
+        results.folder,
+    )
     for sentence in found.status():
         typer.echo(sentence)
     if found.curves:

@@ -22,7 +22,9 @@ def propagation_bytes(num_entries: int, num_rows: int, embedding_dim: int) -> in
     return num_entries * (8 + 4 * embedding_dim) + num_rows * (4 + 4 * embedding_dim)
 
 
-def measure(edges: Tensor, num_users: int, num_items: int, embedding_dim: int, repeats: int) -> list[Record]:
+def measure(
+    edges: Tensor, num_users: int, num_items: int, embedding_dim: int, repeats: int
+) -> list[Record]:
     """A row each: the product of this graph, gathers of the same rows without the sums, and STREAM's copy and triad."""
     adjacency = normalized_adjacency(edges, num_users, num_items)
     num_nodes, num_entries = adjacency.shape[0], adjacency.values().numel()
@@ -34,8 +36,20 @@ def measure(edges: Tensor, num_users: int, num_items: int, embedding_dim: int, r
     gather = num_entries * (8 + 8 * embedding_dim)  # an index of 8 bytes, a row read, a row written
     return [
         _row("propagation, one layer", lambda: adjacency @ x, product, repeats, num_entries),
-        _row("gather of the same rows", lambda: torch.index_select(x, 0, columns, out=rows), gather, repeats, num_entries),
-        _row("gather of random rows", lambda: torch.index_select(x, 0, scattered, out=rows), gather, repeats, num_entries),
+        _row(
+            "gather of the same rows",
+            lambda: torch.index_select(x, 0, columns, out=rows),
+            gather,
+            repeats,
+            num_entries,
+        ),
+        _row(
+            "gather of random rows",
+            lambda: torch.index_select(x, 0, scattered, out=rows),
+            gather,
+            repeats,
+            num_entries,
+        ),
         *_stream(repeats),
     ]
 
@@ -45,14 +59,29 @@ def _stream(repeats: int) -> list[Record]:
     a, b, c = (torch.ones(_STREAM_ELEMENTS) for _ in range(3))
     return [
         _row("STREAM copy", lambda: a.copy_(b), 8 * _STREAM_ELEMENTS, repeats, 0),
-        _row("STREAM triad", lambda: torch.add(b, c, alpha=3.0, out=a), 12 * _STREAM_ELEMENTS, repeats, 0),
+        _row(
+            "STREAM triad",
+            lambda: torch.add(b, c, alpha=3.0, out=a),
+            12 * _STREAM_ELEMENTS,
+            repeats,
+            0,
+        ),
     ]
 
 
-def _row(name: str, work: Callable[[], object], num_bytes: int, repeats: int, num_entries: int) -> Record:
+def _row(
+    name: str, work: Callable[[], object], num_bytes: int, repeats: int, num_entries: int
+) -> Record:
     seconds = _best_seconds(work, repeats)
-    row: Record = {"what": name, "seconds": round(seconds, 5), "GB": round(num_bytes / 1e9, 3), "GB a second": round(num_bytes / seconds / 1e9, 2)}
-    return row | {"million nonzeros a second": round(num_entries / seconds / 1e6, 1) if num_entries else ""}
+    row: Record = {
+        "what": name,
+        "seconds": round(seconds, 5),
+        "GB": round(num_bytes / 1e9, 3),
+        "GB a second": round(num_bytes / seconds / 1e9, 2),
+    }
+    return row | {
+        "million nonzeros a second": round(num_entries / seconds / 1e6, 1) if num_entries else ""
+    }
 
 
 def _best_seconds(work: Callable[[], object], repeats: int) -> float:

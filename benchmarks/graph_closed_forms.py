@@ -53,17 +53,29 @@ def _inverse(matrix: Array) -> Array:
     return lower
 
 
-def fit_svd(data: BenchmarkData, *, embedding_dim: int, seed: int, exponent: float) -> Iterator[Snapshot]:
+def fit_svd(
+    data: BenchmarkData, *, embedding_dim: int, seed: int, exponent: float
+) -> Iterator[Snapshot]:
     """Truncated SVD of D_u^-a R D_i^-a by scipy's ARPACK (a = `exponent`; 0: R itself), vectors U S^1/2 and V S^1/2."""
     watch = Stopwatch()
     with watch.running():
         interactions = data.interactions()
-        user_weights, item_weights = (_inverse_power(interactions.sum(axis=axis), exponent) for axis in (1, 0))
-        matrix = scipy.sparse.diags_array(user_weights) @ interactions @ scipy.sparse.diags_array(item_weights)
+        user_weights, item_weights = (
+            _inverse_power(interactions.sum(axis=axis), exponent) for axis in (1, 0)
+        )
+        matrix = (
+            scipy.sparse.diags_array(user_weights)
+            @ interactions
+            @ scipy.sparse.diags_array(item_weights)
+        )
         rng = np.random.default_rng(seed)
-        left, values, right = scipy.sparse.linalg.svds(matrix.tocsr().astype(np.float32), k=embedding_dim, rng=rng)
+        left, values, right = scipy.sparse.linalg.svds(
+            matrix.tocsr().astype(np.float32), k=embedding_dim, rng=rng
+        )
         root = np.sqrt(values)
-        vectors = Vectors(torch.from_numpy(left * root).float(), torch.from_numpy(right.T * root).float())
+        vectors = Vectors(
+            torch.from_numpy(left * root).float(), torch.from_numpy(right.T * root).float()
+        )
     yield watch.snapshot(0, vectors)
 
 

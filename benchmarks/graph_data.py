@@ -41,7 +41,9 @@ class BenchmarkData:
         """R: the training interactions (U, I), ones in float32."""
         users, items = self.train.numpy()
         ones = np.ones(len(users), dtype=np.float32)
-        return scipy.sparse.csr_matrix((ones, (users, items)), shape=(self.num_users, self.num_items))
+        return scipy.sparse.csr_matrix(
+            (ones, (users, items)), shape=(self.num_users, self.num_items)
+        )
 
 
 def read_data(uri: str) -> BenchmarkData:
@@ -49,7 +51,13 @@ def read_data(uri: str) -> BenchmarkData:
     dataset = read_dataset(open_location(uri))
     splits: tuple[Split, ...] = ("train", *HELD_OUT)
     edges = {split: torch.from_numpy(dataset.interaction_edges(split)) for split in splits}
-    return BenchmarkData(Path(uri).resolve().parent.name, dataset.manifest.fingerprint, dataset.num_users, dataset.num_items, edges)
+    return BenchmarkData(
+        Path(uri).resolve().parent.name,
+        dataset.manifest.fingerprint,
+        dataset.num_users,
+        dataset.num_items,
+        edges,
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,10 +115,22 @@ class Evaluator:
 
     @torch.no_grad()
     def __call__(self, scores: Vectors | ScoreRows) -> dict[str, dict[str, float]]:
-        return {split: self._of_rows(scores, split) if isinstance(scores, ScoreRows) else self._of_vectors(scores, split) for split in HELD_OUT}
+        return {
+            split: self._of_rows(scores, split)
+            if isinstance(scores, ScoreRows)
+            else self._of_vectors(scores, split)
+            for split in HELD_OUT
+        }
 
     def _of_vectors(self, vectors: Vectors, split: Split) -> dict[str, float]:
-        metrics = ranking_metrics(vectors.users, vectors.items, self._seen, self._held_out[split], self._users[split], (K,))
+        metrics = ranking_metrics(
+            vectors.users,
+            vectors.items,
+            self._seen,
+            self._held_out[split],
+            self._users[split],
+            (K,),
+        )
         return {name: metrics[name] for name in (RECALL, NDCG)}
 
     def _of_rows(self, scores: ScoreRows, split: Split) -> dict[str, float]:
@@ -118,7 +138,12 @@ class Evaluator:
         totals = dict.fromkeys((RECALL, NDCG), 0.0)
         for users in self._users[split].split(_ROWS_AT_ONCE):
             num = len(users)
-            seen, held_out = (SeenItems(torch.stack(edges.of(users)), num) for edges in (self._seen, self._held_out[split]))
-            metrics = ranking_metrics(torch.eye(num), scores.of(users).T, seen, held_out, torch.arange(num), (K,))
+            seen, held_out = (
+                SeenItems(torch.stack(edges.of(users)), num)
+                for edges in (self._seen, self._held_out[split])
+            )
+            metrics = ranking_metrics(
+                torch.eye(num), scores.of(users).T, seen, held_out, torch.arange(num), (K,)
+            )
             totals = {name: total + metrics[name] * num for name, total in totals.items()}
         return {name: total / len(self._users[split]) for name, total in totals.items()}

@@ -14,7 +14,14 @@ from benchmarks.graph_data import BenchmarkData, Snapshot, Stopwatch, Vectors
 PYG_NUM_LAYERS, PYG_BATCH_SIZE, PYG_LEARNING_RATE = 2, 8192, 1e-3
 
 
-def train_pyg(data: BenchmarkData, *, embedding_dim: int, seed: int, budget_seconds: float, epochs_per_snapshot: int) -> Iterator[Snapshot]:
+def train_pyg(
+    data: BenchmarkData,
+    *,
+    embedding_dim: int,
+    seed: int,
+    budget_seconds: float,
+    epochs_per_snapshot: int,
+) -> Iterator[Snapshot]:
     """PyG's LightGCN with its `recommendation_loss`, settings of PyG's examples/lightgcn.py: 2 layers, batch 8,192, lr 1e-3.
 
     As there, negatives are uniform over all items, fresh for each batch, and a batch propagates over all edges, one message
@@ -39,7 +46,13 @@ def train_pyg(data: BenchmarkData, *, embedding_dim: int, seed: int, budget_seco
             return
 
 
-def _pyg_step(model: LightGCN, optimizer: torch.optim.Optimizer, edge_index: Tensor, positives: Tensor, data: BenchmarkData) -> None:
+def _pyg_step(
+    model: LightGCN,
+    optimizer: torch.optim.Optimizer,
+    edge_index: Tensor,
+    positives: Tensor,
+    data: BenchmarkData,
+) -> None:
     items = torch.randint(data.num_users, data.num_users + data.num_items, (positives.shape[1],))
     labels = torch.cat([positives, torch.stack([positives[0], items])], dim=1)
     optimizer.zero_grad()
@@ -49,20 +62,39 @@ def _pyg_step(model: LightGCN, optimizer: torch.optim.Optimizer, edge_index: Ten
 
 
 def fit_als(
-    data: BenchmarkData, *, embedding_dim: int, seed: int, num_threads: int, regularization: float, alpha: float, num_iterations: int
+    data: BenchmarkData,
+    *,
+    embedding_dim: int,
+    seed: int,
+    num_threads: int,
+    regularization: float,
+    alpha: float,
+    num_iterations: int,
 ) -> Iterator[Snapshot]:
     """Alternating least squares on implicit feedback (Hu, Koren, Volinsky, ICDM 2008), by conjugate gradients."""
     watch = Stopwatch()
     with watch.running():
         model = AlternatingLeastSquares(
-            factors=embedding_dim, regularization=regularization, alpha=alpha, iterations=num_iterations, num_threads=num_threads, random_state=seed
+            factors=embedding_dim,
+            regularization=regularization,
+            alpha=alpha,
+            iterations=num_iterations,
+            num_threads=num_threads,
+            random_state=seed,
         )
         model.fit(data.interactions(), show_progress=False)
     yield watch.snapshot(num_iterations, _factors(model))
 
 
 def fit_implicit_bpr(
-    data: BenchmarkData, *, embedding_dim: int, seed: int, num_threads: int, learning_rate: float, regularization: float, num_iterations: int
+    data: BenchmarkData,
+    *,
+    embedding_dim: int,
+    seed: int,
+    num_threads: int,
+    learning_rate: float,
+    regularization: float,
+    num_iterations: int,
 ) -> Iterator[Snapshot]:
     """Matrix factorization with Bayesian personalized ranking (arXiv 1205.2618), by SGD; the last factor is the item's bias."""
     watch = Stopwatch()

@@ -35,7 +35,9 @@ class Budget:
 
     def ours(self) -> PretrainGraphConfig:
         """The job's config that ours is trained by."""
-        return read_config(self.config, embedding_dim=self.embedding_dim, workspace=str(self.folder.resolve()))
+        return read_config(
+            self.config, embedding_dim=self.embedding_dim, workspace=str(self.folder.resolve())
+        )
 
     def checkpoint(self, data: BenchmarkData) -> Path:
         """Where the recipe is carried on from."""
@@ -71,12 +73,21 @@ class Method:
 
 def _recipe(data: BenchmarkData, budget: Budget) -> Iterator[Snapshot]:
     return train_fused(
-        data, **budget.common, budget_seconds=budget.seconds, epochs_per_snapshot=budget.epochs_per_snapshot, checkpoint=budget.checkpoint(data)
+        data,
+        **budget.common,
+        budget_seconds=budget.seconds,
+        epochs_per_snapshot=budget.epochs_per_snapshot,
+        checkpoint=budget.checkpoint(data),
     )
 
 
 def _pyg(data: BenchmarkData, budget: Budget) -> Iterator[Snapshot]:
-    return train_pyg(data, **budget.common, budget_seconds=budget.seconds, epochs_per_snapshot=budget.epochs_per_snapshot)
+    return train_pyg(
+        data,
+        **budget.common,
+        budget_seconds=budget.seconds,
+        epochs_per_snapshot=budget.epochs_per_snapshot,
+    )
 
 
 def _ours(data: BenchmarkData, budget: Budget) -> Iterator[Snapshot]:
@@ -84,7 +95,11 @@ def _ours(data: BenchmarkData, budget: Budget) -> Iterator[Snapshot]:
 
 
 def _ours_job(data: BenchmarkData, budget: Budget) -> Iterator[Snapshot]:
-    return run_job(config=budget.ours(), dataset=budget.dataset, folder=budget.folder / "jobs" / f"{data.name}-{budget.embedding_dim}")
+    return run_job(
+        config=budget.ours(),
+        dataset=budget.dataset,
+        folder=budget.folder / "jobs" / f"{data.name}-{budget.embedding_dim}",
+    )
 
 
 def _als(data: BenchmarkData, budget: Budget) -> Iterator[Snapshot]:
@@ -92,7 +107,9 @@ def _als(data: BenchmarkData, budget: Budget) -> Iterator[Snapshot]:
 
 
 def _bpr(data: BenchmarkData, budget: Budget) -> Iterator[Snapshot]:
-    return fit_implicit_bpr(data, **budget.common, num_threads=budget.threads, **asdict(BPRSettings()))
+    return fit_implicit_bpr(
+        data, **budget.common, num_threads=budget.threads, **asdict(BPRSettings())
+    )
 
 
 def _ease(data: BenchmarkData, _budget: Budget) -> Iterator[Snapshot]:
@@ -100,12 +117,21 @@ def _ease(data: BenchmarkData, _budget: Budget) -> Iterator[Snapshot]:
 
 
 def _svd(exponent: float) -> Method:
-    return Method(lambda data, budget: fit_svd(data, **budget.common, exponent=exponent), {"exponent": exponent})
+    return Method(
+        lambda data, budget: fit_svd(data, **budget.common, exponent=exponent),
+        {"exponent": exponent},
+    )
 
 
 METHODS = {
-    "recipe": Method(_recipe, {"layers": 4, "batch_size": 1024, "learning_rate": 1e-3, "weight_decay": 1e-6}, carries_on=True),
-    "pyg-lightgcn": Method(_pyg, {"layers": 2, "batch_size": 8192, "learning_rate": 1e-3, "lambda_reg": 1e-4}),
+    "recipe": Method(
+        _recipe,
+        {"layers": 4, "batch_size": 1024, "learning_rate": 1e-3, "weight_decay": 1e-6},
+        carries_on=True,
+    ),
+    "pyg-lightgcn": Method(
+        _pyg, {"layers": 2, "batch_size": 8192, "learning_rate": 1e-3, "lambda_reg": 1e-4}
+    ),
     "implicit-als": Method(_als, asdict(ALSSettings())),
     "implicit-bpr": Method(_bpr, asdict(BPRSettings())),
     "ease": Method(_ease, {"regularization": EASE_REGULARIZATION}),

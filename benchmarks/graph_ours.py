@@ -13,17 +13,34 @@ from torch import Tensor
 
 from benchmarks.graph_data import BenchmarkData, Snapshot, Stopwatch, Vectors
 from xrec.config import PretrainGraphConfig, load_config, parse_config, resolved_yaml
-from xrec.graph import LightGCN, Partition, batch_loss, blend, epoch_batches, layer0_penalty, normalized_adjacency, read_graph
+from xrec.graph import (
+    LightGCN,
+    Partition,
+    batch_loss,
+    blend,
+    epoch_batches,
+    layer0_penalty,
+    normalized_adjacency,
+    read_graph,
+)
 from xrec.storage import open_location
 from xrec.train.graph_start import blend_weight, build_objective, start_embeddings
 
 
 def read_config(path: Path | None, *, embedding_dim: int, workspace: str) -> PretrainGraphConfig:
     """The job's config at `path` (none: the defaults) with another D and workspace; one worker."""
-    overrides = [f"workspace={workspace}", f"model.embedding_dim={embedding_dim}", "scaling.num_workers=1"]
+    overrides = [
+        f"workspace={workspace}",
+        f"model.embedding_dim={embedding_dim}",
+        "scaling.num_workers=1",
+    ]
     if path is not None:
         return load_config(PretrainGraphConfig, path, overrides)
-    values = {"workspace": workspace, "model": {"embedding_dim": embedding_dim}, "scaling": {"num_workers": 1}}
+    values = {
+        "workspace": workspace,
+        "model": {"embedding_dim": embedding_dim},
+        "scaling": {"num_workers": 1},
+    }
     return parse_config(PretrainGraphConfig, values, "defaults")
 
 
@@ -43,7 +60,13 @@ class Graph:
 
     def start(self, config: PretrainGraphConfig) -> Tensor:
         """Layer-0 embeddings (N, D), spectral or random as `config` says."""
-        return start_embeddings(config, self.edges, self.num_users, self.num_items, Partition.whole(self.num_users + self.num_items))
+        return start_embeddings(
+            config,
+            self.edges,
+            self.num_users,
+            self.num_items,
+            Partition.whole(self.num_users + self.num_items),
+        )
 
 
 class Trainer:
@@ -54,12 +77,16 @@ class Trainer:
         training = config.training
         self._graph = graph
         self._training = training
-        self._objective = build_objective(training.loss, graph.edges, graph.num_users, graph.num_items)
+        self._objective = build_objective(
+            training.loss, graph.edges, graph.num_users, graph.num_items
+        )
         self._start = start.split([graph.num_users, graph.num_items])
         self._blend_weight = blend_weight(config.model)
         self._model = LightGCN(start.clone(), graph.num_users, config.model.num_layers)
         self._optimizer = torch.optim.Adam(self._model.parameters(), lr=training.learning_rate)
-        self._warmup = torch.optim.lr_scheduler.LambdaLR(self._optimizer, lambda step: min(1.0, (step + 1) / (training.warmup_steps + 1)))
+        self._warmup = torch.optim.lr_scheduler.LambdaLR(
+            self._optimizer, lambda step: min(1.0, (step + 1) / (training.warmup_steps + 1))
+        )
 
     def epoch(self, number: int) -> float:
         """All interactions once; the mean loss of its steps."""
@@ -76,7 +103,11 @@ class Trainer:
             self._optimizer.zero_grad()
             users, items = self._model(self._graph.adjacency)
             loss = batch_loss(users, items, batch, self._objective)
-            penalty = training.l2_weight * layer0_penalty(self._model, batch, self._objective) if training.l2_weight else 0.0
+            penalty = (
+                training.l2_weight * layer0_penalty(self._model, batch, self._objective)
+                if training.l2_weight
+                else 0.0
+            )
             (loss + penalty).backward()
             self._optimizer.step()
             self._warmup.step()
@@ -90,7 +121,9 @@ class Trainer:
         return Vectors(*blend(trained, self._start, self._blend_weight))
 
 
-def train_ours(data: BenchmarkData, *, config: PretrainGraphConfig, budget_seconds: float) -> Iterator[Snapshot]:
+def train_ours(
+    data: BenchmarkData, *, config: PretrainGraphConfig, budget_seconds: float
+) -> Iterator[Snapshot]:
     """The start as it is (epoch 0), then each epoch, until the config's last or the end of the budget."""
     watch = Stopwatch()
     with watch.running():
@@ -113,9 +146,16 @@ def run_job(*, config: PretrainGraphConfig, dataset: str, folder: Path) -> Itera
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     path, graph = folder / "pretrain-graph.yaml", folder / "graph"
-    path.write_text(resolved_yaml(config.model_copy(update={"dataset": dataset, "graph": str(graph)})))
+    path.write_text(
+        resolved_yaml(config.model_copy(update={"dataset": dataset, "graph": str(graph)}))
+    )
     start = time.perf_counter()
     subprocess.run([Path(sys.executable).with_name("xrec"), "pretrain-graph", path], check=True)
     seconds = time.perf_counter() - start
     embeddings = read_graph(open_location(str(graph)))
-    yield Snapshot(seconds, None, embeddings.manifest.metrics["best_epoch"], Vectors(embeddings.users, embeddings.items))
+    yield Snapshot(
+        seconds,
+        None,
+        embeddings.manifest.metrics["best_epoch"],
+        Vectors(embeddings.users, embeddings.items),
+    )

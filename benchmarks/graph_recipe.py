@@ -29,7 +29,9 @@ Product = Callable[[Tensor], Tensor]
 class RecipeModel(nn.Module):
     """E = sum_{l=0..4} A^l E^(0), users first; `product` is x -> A x."""
 
-    def __init__(self, num_users: int, num_items: int, embedding_dim: int, product: Product) -> None:
+    def __init__(
+        self, num_users: int, num_items: int, embedding_dim: int, product: Product
+    ) -> None:
         super().__init__()
         self.users = nn.Parameter(nn.init.xavier_uniform_(torch.empty(num_users, embedding_dim)))
         self.items = nn.Parameter(nn.init.xavier_uniform_(torch.empty(num_items, embedding_dim)))
@@ -46,9 +48,17 @@ class RecipeModel(nn.Module):
     def loss(self, users: Tensor, pos_items: Tensor, neg_items: Tensor) -> Tensor:
         """The batch's loss; users, pos_items, neg_items: (B,) int64."""
         user_vectors, item_vectors = self()
-        user, pos, neg = user_vectors[users], item_vectors[pos_items], item_vectors[neg_items]  # (B, D)
-        ranking = -torch.log(torch.sigmoid((user * pos).sum(dim=1) - (user * neg).sum(dim=1))).mean()
-        penalty: Tensor = sum((part.norm(2).pow(2) for part in (user, pos, neg)), start=ranking.new_zeros(()))
+        user, pos, neg = (
+            user_vectors[users],
+            item_vectors[pos_items],
+            item_vectors[neg_items],
+        )  # (B, D)
+        ranking = -torch.log(
+            torch.sigmoid((user * pos).sum(dim=1) - (user * neg).sum(dim=1))
+        ).mean()
+        penalty: Tensor = sum(
+            (part.norm(2).pow(2) for part in (user, pos, neg)), start=ranking.new_zeros(())
+        )
         return ranking + WEIGHT_DECAY * penalty
 
 
@@ -69,10 +79,16 @@ def recipe_triples(data: BenchmarkData, seed: int) -> tuple[Tensor, Tensor, Tens
     users, pos_items = data.train
     training_items, compact = torch.unique(pos_items, return_inverse=True)
     sampler = NegativeSampler(torch.stack([users, compact]), data.num_users, len(training_items))
-    return users, pos_items, training_items[sampler.sample(users, torch.Generator().manual_seed(seed))]
+    return (
+        users,
+        pos_items,
+        training_items[sampler.sample(users, torch.Generator().manual_seed(seed))],
+    )
 
 
-def time_original(data: BenchmarkData, *, embedding_dim: int, seed: int, num_batches: int) -> dict[str, float]:
+def time_original(
+    data: BenchmarkData, *, embedding_dim: int, seed: int, num_batches: int
+) -> dict[str, float]:
     """{"seconds_per_batch", "cpu_seconds_per_batch", "num_batches_timed", "num_batches", "seconds_per_epoch", ...}.
 
     The recipe in its original form: COO product, anomaly detection on, a DataLoader that collates Python triples. The
@@ -80,7 +96,10 @@ def time_original(data: BenchmarkData, *, embedding_dim: int, seed: int, num_bat
     """
     torch.manual_seed(seed)
     model = RecipeModel(
-        data.num_users, data.num_items, embedding_dim, original_product(normalized_adjacency(data.train, data.num_users, data.num_items))
+        data.num_users,
+        data.num_items,
+        embedding_dim,
+        original_product(normalized_adjacency(data.train, data.num_users, data.num_items)),
     )
     optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE)
     triples = list(zip(*(column.tolist() for column in recipe_triples(data, seed)), strict=True))
@@ -103,20 +122,33 @@ def time_original(data: BenchmarkData, *, embedding_dim: int, seed: int, num_bat
 
 
 def train_fused(
-    data: BenchmarkData, *, embedding_dim: int, seed: int, budget_seconds: float, epochs_per_snapshot: int, checkpoint: Path
+    data: BenchmarkData,
+    *,
+    embedding_dim: int,
+    seed: int,
+    budget_seconds: float,
+    epochs_per_snapshot: int,
+    checkpoint: Path,
 ) -> Iterator[Snapshot]:
     """The recipe with the fused product, for `budget_seconds` more than the last call had; `checkpoint` carries it on.
 
     The public code looks at validation after each epoch; here every `epochs_per_snapshot`, which changes nothing but when
     its stopping rule can be seen to hold.
     """
-    state: dict[str, Any] = torch.load(checkpoint, weights_only=True) if checkpoint.exists() else {"epoch": 0, "seconds": 0.0, "cpu_seconds": 0.0}
+    state: dict[str, Any] = (
+        torch.load(checkpoint, weights_only=True)
+        if checkpoint.exists()
+        else {"epoch": 0, "seconds": 0.0, "cpu_seconds": 0.0}
+    )
     watch = Stopwatch(state["seconds"], state["cpu_seconds"])
     end = watch.seconds + budget_seconds
     with watch.running():
         torch.manual_seed(seed)
         model = RecipeModel(
-            data.num_users, data.num_items, embedding_dim, fused_product(normalized_adjacency(data.train, data.num_users, data.num_items))
+            data.num_users,
+            data.num_items,
+            embedding_dim,
+            fused_product(normalized_adjacency(data.train, data.num_users, data.num_items)),
         )
         optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE)
         triples = torch.stack(recipe_triples(data, seed))
@@ -136,7 +168,12 @@ def train_fused(
             return
 
 
-def _epoch(model: RecipeModel, optimizer: torch.optim.Optimizer, triples: Tensor, generator: torch.Generator) -> None:
+def _epoch(
+    model: RecipeModel,
+    optimizer: torch.optim.Optimizer,
+    triples: Tensor,
+    generator: torch.Generator,
+) -> None:
     order = torch.randperm(triples.shape[1], generator=generator)
     for batch in order.split(BATCH_SIZE):
         _step(model, optimizer, triples[:, batch])
@@ -150,7 +187,13 @@ def _step(model: RecipeModel, optimizer: torch.optim.Optimizer, batch: Any) -> N
     loss.item()
 
 
-def _save(checkpoint: Path, model: RecipeModel, optimizer: torch.optim.Optimizer, epoch: int, watch: Stopwatch) -> None:
+def _save(
+    checkpoint: Path,
+    model: RecipeModel,
+    optimizer: torch.optim.Optimizer,
+    epoch: int,
+    watch: Stopwatch,
+) -> None:
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
     state = {
         "epoch": epoch,

@@ -24,7 +24,9 @@ class Report:
         times = {(r["dataset"], r["embedding_dim"]): r for r in results.read("epoch_time")}
         measured = curves(results.read("point"))
         extrapolated = {
-            (d, RECIPE_ORIGINAL, n): _at_original_speed(measured[d, RECIPE, n], times[d, n]) for d, n in times if (d, RECIPE, n) in measured
+            (d, RECIPE_ORIGINAL, n): _at_original_speed(measured[d, RECIPE, n], times[d, n])
+            for d, n in times
+            if (d, RECIPE, n) in measured
         }
         return cls(measured | extrapolated, times)
 
@@ -36,7 +38,11 @@ class Report:
     def speedups(self) -> list[Record]:
         """How much sooner `ours` reaches each value that the recipe reached; seconds of the original recipe are extrapolated."""
         return [
-            _speedup(level, self.curves[dataset, OURS, dim], self.curves.get((dataset, RECIPE_ORIGINAL, dim)))
+            _speedup(
+                level,
+                self.curves[dataset, OURS, dim],
+                self.curves.get((dataset, RECIPE_ORIGINAL, dim)),
+            )
             for dataset, method, dim in sorted(self.curves)
             if method == RECIPE and (dataset, OURS, dim) in self.curves
             for level in _record_highs(self.curves[dataset, RECIPE, dim])
@@ -44,14 +50,22 @@ class Report:
 
     def status(self) -> list[str]:
         """How far the recipe was run, a sentence a curve."""
-        return [_status(dataset, dim, points) for (dataset, method, dim), points in sorted(self.curves.items()) if method == RECIPE]
+        return [
+            _status(dataset, dim, points)
+            for (dataset, method, dim), points in sorted(self.curves.items())
+            if method == RECIPE
+        ]
 
 
 def markdown(rows: Sequence[Record]) -> str:
     """`rows` as a table; all have the same columns."""
     if not rows:
         return "nothing was run yet\n"
-    lines = [list(rows[0]), ["---"] * len(rows[0]), *([_cell(value) for value in row.values()] for row in rows)]
+    lines = [
+        list(rows[0]),
+        ["---"] * len(rows[0]),
+        *([_cell(value) for value in row.values()] for row in rows),
+    ]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
@@ -64,15 +78,36 @@ def plot(report: Report, path: Path) -> None:
 
     datasets = sorted({dataset for dataset, _, _ in report.curves})
     curves_drawn = sorted({(method, dim) for _, method, dim in report.curves})
-    colors = {curve: f"C{number}" if number < 10 else pyplot.cm.Dark2(number - 10) for number, curve in enumerate(curves_drawn)}
-    figure, panels = pyplot.subplots(1, len(datasets), figsize=(7 * len(datasets), 5), squeeze=False)
+    colors = {
+        curve: f"C{number}" if number < 10 else pyplot.cm.Dark2(number - 10)
+        for number, curve in enumerate(curves_drawn)
+    }
+    figure, panels = pyplot.subplots(
+        1, len(datasets), figsize=(7 * len(datasets), 5), squeeze=False
+    )
     for dataset, axes in zip(datasets, panels[0], strict=True):
         for (name, method, dim), points in sorted(report.curves.items()):
             if name == dataset:
-                seconds, recall = [p["seconds"] for p in points], [p["validation"][RECALL] for p in points]
+                seconds, recall = (
+                    [p["seconds"] for p in points],
+                    [p["validation"][RECALL] for p in points],
+                )
                 style = "--" if method == RECIPE_ORIGINAL else "-"
-                axes.plot(seconds, recall, style, marker="o", markersize=4, color=colors[method, dim], label=f"{method}, D = {dim}")
-        axes.set(xscale="log", xlabel="seconds, one thread, evaluation left out", ylabel=f"validation Recall@{K}", title=dataset)
+                axes.plot(
+                    seconds,
+                    recall,
+                    style,
+                    marker="o",
+                    markersize=4,
+                    color=colors[method, dim],
+                    label=f"{method}, D = {dim}",
+                )
+        axes.set(
+            xscale="log",
+            xlabel="seconds, one thread, evaluation left out",
+            ylabel=f"validation Recall@{K}",
+            title=dataset,
+        )
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)
     figure.tight_layout()
@@ -95,7 +130,11 @@ def _at_original_speed(points: list[Record], timing: Record) -> list[Record]:
 
 def _row(key: Key, points: list[Record]) -> Record:
     best = max(points, key=lambda p: p["validation"][RECALL])
-    scores = {f"{split} {metric}": round(best[split][metric], 4) for split in ("validation", "test") for metric in (RECALL, NDCG)}
+    scores = {
+        f"{split} {metric}": round(best[split][metric], 4)
+        for split in ("validation", "test")
+        for metric in (RECALL, NDCG)
+    }
     last = points[-1]
     epoch_seconds = round(last["seconds"] / last["epoch"], 2) if last["epoch"] else None
     return {
@@ -119,7 +158,9 @@ def _record_highs(points: list[Record]) -> list[Record]:
 
 
 def _speedup(level: Record, ours: list[Record], original: list[Record] | None) -> Record:
-    reached = next((p for p in ours if p["validation"][RECALL] >= level["validation"][RECALL]), None)
+    reached = next(
+        (p for p in ours if p["validation"][RECALL] >= level["validation"][RECALL]), None
+    )
     slow = next((p for p in original or () if p["epoch"] == level["epoch"]), None)
     return {
         "dataset": level["dataset"],
@@ -129,15 +170,23 @@ def _speedup(level: Record, ours: list[Record], original: list[Record] | None) -
         "recipe, fused: seconds": round(level["seconds"], 1),
         "recipe, original: seconds": round(slow["seconds"], 1) if slow else None,
         "ours: seconds": round(reached["seconds"], 2) if reached else None,
-        "original / ours": round(slow["seconds"] / reached["seconds"]) if slow and reached else None,
+        "original / ours": round(slow["seconds"] / reached["seconds"])
+        if slow and reached
+        else None,
     }
 
 
 def _status(dataset: str, dim: int, points: list[Record]) -> str:
     best, last = max(points, key=lambda p: p["validation"][RECALL]), points[-1]
     ended = last["epoch"] >= NUM_EPOCHS or last["epoch"] - best["epoch"] >= PATIENCE
-    state = "its stopping rule holds: this is its final value" if ended else "its stopping rule does not hold yet: its final value may be higher"
-    best_value = f"best validation {RECALL} {best['validation'][RECALL]:.4f} at epoch {best['epoch']}"
+    state = (
+        "its stopping rule holds: this is its final value"
+        if ended
+        else "its stopping rule does not hold yet: its final value may be higher"
+    )
+    best_value = (
+        f"best validation {RECALL} {best['validation'][RECALL]:.4f} at epoch {best['epoch']}"
+    )
     return f"{dataset}, D = {dim}: the recipe was run for {last['epoch']} epochs, {best_value}; {state}"
 
 

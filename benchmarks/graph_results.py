@@ -38,11 +38,17 @@ class Results:
         """All records of a kind, in the order of writing."""
         if not self.path.exists():
             return []
-        return [record for record in map(json.loads, self.path.read_text().splitlines()) if record["kind"] == kind]
+        return [
+            record
+            for record in map(json.loads, self.path.read_text().splitlines())
+            if record["kind"] == kind
+        ]
 
     def next_run(self, dataset: str, method: str, embedding_dim: int, carry_on: bool) -> int:
         """The number of the run that starts now; the last one's if it is carried on."""
-        runs = [r["run"] for r in self.read("point") if key_of(r) == (dataset, method, embedding_dim)]
+        runs = [
+            r["run"] for r in self.read("point") if key_of(r) == (dataset, method, embedding_dim)
+        ]
         return max(runs, default=0) + (0 if carry_on and runs else 1)
 
 
@@ -57,7 +63,15 @@ def machine() -> Record:
     }
 
 
-def point(data: BenchmarkData, method: str, run: int, embedding_dim: int, snapshot: Snapshot, metrics: Record, settings: Record) -> Record:
+def point(
+    data: BenchmarkData,
+    method: str,
+    run: int,
+    embedding_dim: int,
+    snapshot: Snapshot,
+    metrics: Record,
+    settings: Record,
+) -> Record:
     """A record of kind `point`: how well `method` ranks after so many seconds."""
     return {
         "kind": "point",
@@ -93,7 +107,9 @@ def _last_run(points: dict[tuple[int, int], Record]) -> list[Record]:
 
 
 def _processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else ():
+    for line in (
+        Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else ()
+    ):
         if line.startswith("model name"):
             return line.split(":", 1)[1].strip()
     return platform.processor()

@@ -38,7 +38,9 @@ def measure_here(point: ScalePoint) -> Record:
     config = PretrainGraphConfig(
         workspace="",
         model=GraphModelConfig(embedding_dim=point.embedding_dim),
-        training=GraphTrainingConfig(steps_per_epoch=point.steps_per_epoch, num_epochs=1, seed=point.seed),
+        training=GraphTrainingConfig(
+            steps_per_epoch=point.steps_per_epoch, num_epochs=1, seed=point.seed
+        ),
     )
     watch, seconds = Stopwatch(), []
     with watch.running():
@@ -76,7 +78,14 @@ def slopes(rows: Sequence[Record]) -> list[Record]:
     found = []
     for name in (*(f"{phase}: seconds" for phase in PHASES), "CPU seconds"):
         slope = float(np.polyfit(sizes, np.log([max(row[name], 1e-3) for row in rows]), 1)[0])
-        found.append({"seconds of": name.removesuffix(": seconds"), "exponent": round(slope, 3), "bound": BOUND, "within": slope <= BOUND})
+        found.append(
+            {
+                "seconds of": name.removesuffix(": seconds"),
+                "exponent": round(slope, 3),
+                "bound": BOUND,
+                "within": slope <= BOUND,
+            }
+        )
     return found
 
 

@@ -34,5 +34,7 @@ def power_law_edges(num_edges: int, seed: int) -> tuple[Tensor, int, int]:
 
 def _draw(cumulative: np.ndarray, num_draws: int, rng: np.random.Generator) -> np.ndarray:
     """Indices drawn in proportion to the weights whose running sum is `cumulative`."""
-    draws: np.ndarray = np.searchsorted(cumulative, rng.random(num_draws) * cumulative[-1], side="right")
+    draws: np.ndarray = np.searchsorted(
+        cumulative, rng.random(num_draws) * cumulative[-1], side="right"
+    )
     return draws

@@ -55,14 +55,18 @@ def _replicated(degrees: Tensor, step: Step, num_workers: int) -> Record:
     # Stage 1: a reduce-scatter of the gradients, an all-gather of the updated parameters.
     sent = 2 * table * (num_workers - 1) // num_workers
     held = _adjacency_bytes(entries, num_nodes) + 2 * table + 2 * table // num_workers + 2 * table
-    return _counts("replicated", num_workers, entries, num_nodes, num_nodes / num_workers, sent, held, step)
+    return _counts(
+        "replicated", num_workers, entries, num_nodes, num_nodes / num_workers, sent, held, step
+    )
 
 
 def _partitioned(degrees: Tensor, step: Step, num_workers: int) -> Record:
     """A worker has its block of rows of the adjacency, the parameters and the moments; here the block with most entries."""
     blocks = RowBlocks.deal(degrees, num_workers)
     padded = torch.cat([degrees, degrees.new_zeros(1)])
-    entries = max(int(padded[blocks.node_ids(rank)].sum()) for rank in range(num_workers))  # -1: the zero at the end
+    entries = max(
+        int(padded[blocks.node_ids(rank)].sum()) for rank in range(num_workers)
+    )  # -1: the zero at the end
     rows = blocks.block_size
     block, table = rows * step.embedding_dim * _FLOAT, len(degrees) * step.embedding_dim * _FLOAT
     # 2 L all-gathers of layers, one of the read-out, one reduce-scatter of its gradient.
@@ -71,7 +75,16 @@ def _partitioned(degrees: Tensor, step: Step, num_workers: int) -> Record:
     return _counts("partitioned", num_workers, entries, rows, rows, sent, held, step)
 
 
-def _counts(mode: str, num_workers: int, entries: int, rows: int, optimizer_rows: float, sent: int, held: int, step: Step) -> Record:
+def _counts(
+    mode: str,
+    num_workers: int,
+    entries: int,
+    rows: int,
+    optimizer_rows: float,
+    sent: int,
+    held: int,
+    step: Step,
+) -> Record:
     dim, products = step.embedding_dim, 2 * step.num_layers
     propagation = products * 2 * entries * dim
     loss = 3 * 2 * step.batch_size // num_workers * step.candidates * dim
@@ -93,7 +106,10 @@ def _counts(mode: str, num_workers: int, entries: int, rows: int, optimizer_rows
 
 
 def _ratios(row: Record, one: Record) -> Record:
-    return {f"{name} / W=1": round(float(row[name]) / float(one[name]), 3) for name in ("propagation MFLOP", "MFLOP", "MB moved", "MB held")}
+    return {
+        f"{name} / W=1": round(float(row[name]) / float(one[name]), 3)
+        for name in ("propagation MFLOP", "MFLOP", "MB moved", "MB held")
+    }
 
 
 def _adjacency_bytes(entries: int, rows: int) -> int:

@@ -49,45 +49,104 @@ _DEFAULT_CONFIG = Path("configs/sample/train-adapter.yaml")
 
 @app.command(help=__doc__)
 def planted(
-    overrides: Annotated[list[str] | None, typer.Argument(help="section.key=value of the config; such settings are rows of their own.")] = None,
-    workspace: Annotated[str, typer.Option(help="URI with dataset, graph and llm of the sample.")] = "workspace/sample",
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="section.key=value of the config; such settings are rows of their own."
+        ),
+    ] = None,
+    workspace: Annotated[
+        str, typer.Option(help="URI with dataset, graph and llm of the sample.")
+    ] = "workspace/sample",
     config: Annotated[Path, typer.Option(help="YAML of train-adapter.")] = _DEFAULT_CONFIG,
-    variant: Annotated[list[str] | None, typer.Option(help=f"One or more of {', '.join(VARIANTS)}; none: all.")] = None,
+    variant: Annotated[
+        list[str] | None, typer.Option(help=f"One or more of {', '.join(VARIANTS)}; none: all.")
+    ] = None,
     seed: Annotated[list[int] | None, typer.Option(help="One or more; none: 0, 1, 2.")] = None,
-    unseen_share: Annotated[float, typer.Option(min=0.01, max=0.9, help="Share of the users that training never sees.")] = 0.2,
-    max_scored: Annotated[int, typer.Option(min=2, help="Most pairs of each kind that a seed scores.")] = 300,
+    unseen_share: Annotated[
+        float, typer.Option(min=0.01, max=0.9, help="Share of the users that training never sees.")
+    ] = 0.2,
+    max_scored: Annotated[
+        int, typer.Option(min=2, help="Most pairs of each kind that a seed scores.")
+    ] = 300,
     threads: Annotated[int, typer.Option(min=1, help="Threads of torch.")] = 1,
-    output: Annotated[Path, typer.Option(help="Folder of results.jsonl, table and plot.")] = Path("workspace/benchmarks/planted"),
-    report: Annotated[bool, typer.Option(help="Run nothing; table and plot of what is there.")] = False,
+    output: Annotated[Path, typer.Option(help="Folder of results.jsonl, table and plot.")] = Path(
+        "workspace/benchmarks/planted"
+    ),
+    report: Annotated[
+        bool, typer.Option(help="Run nothing; table and plot of what is there.")
+    ] = False,
 ) -> None:
     """Run what is not there yet, then print the report."""
     torch.set_num_threads(threads)
     results = Results(output)
     if not report:
-        settings = load_config(TrainAdapterConfig, config, [f"workspace={workspace}", f"llm.model={workspace}/llm", *(overrides or [])])
+        settings = load_config(
+            TrainAdapterConfig,
+            config,
+            [f"workspace={workspace}", f"llm.model={workspace}/llm", *(overrides or [])],
+        )
         town = read_town(settings)
         for name in variant or VARIANTS:
             for number in seed or (0, 1, 2):
-                _run(town, settings, name, number, results, label=" ".join(sorted(overrides or [])), sizes=(unseen_share, max_scored))
+                _run(
+                    town,
+                    settings,
+                    name,
+                    number,
+                    results,
+                    label=" ".join(sorted(overrides or [])),
+                    sizes=(unseen_share, max_scored),
+                )
     _show(results)
 
 
-def _run(town: Town, config: TrainAdapterConfig, variant: str, seed: int, results: Results, *, label: str, sizes: tuple[float, int]) -> None:
+def _run(
+    town: Town,
+    config: TrainAdapterConfig,
+    variant: str,
+    seed: int,
+    results: Results,
+    *,
+    label: str,
+    sizes: tuple[float, int],
+) -> None:
     """Train and score one variant and seed, unless the results hold it."""
     if variant not in VARIANTS:
         raise typer.BadParameter(f"no variant is named {variant!r}; known: {', '.join(VARIANTS)}")
     configured_for = configured(config, variant, seed)
     unseen_share, max_scored = sizes
     inputs = {**town.fingerprints, "unseen_share": unseen_share, "max_scored": max_scored}
-    run = fingerprint_of([inputs, variant, configured_for.model_dump(mode="json", include={"model", "prompt", "training"})])
+    run = fingerprint_of(
+        [
+            inputs,
+            variant,
+            configured_for.model_dump(mode="json", include={"model", "prompt", "training"}),
+        ]
+    )
     if any(record["run"] == run for record in results.read("planted")):
         return
     division = town.divide(seed=seed, unseen_share=unseen_share, max_scored=max_scored)
     found = run_variant(town, configured_for, division, variant)
-    results.append({"kind": "planted", "run": run, "inputs": inputs, "settings": label, "variant": variant, "seed": seed, **found})
-    right = {kind: round(sum(scores["right"]) / len(scores["right"]), 3) for kind, scores in found["scores"].items()}
+    results.append(
+        {
+            "kind": "planted",
+            "run": run,
+            "inputs": inputs,
+            "settings": label,
+            "variant": variant,
+            "seed": seed,
+            **found,
+        }
+    )
+    right = {
+        kind: round(sum(scores["right"]) / len(scores["right"]), 3)
+        for kind, scores in found["scores"].items()
+    }
     losses = [round(row["validation_loss"], 4) for row in found["history"]]
-    typer.echo(f"{variant}, seed {seed} {label}: aspect accuracy {right}, validation losses {losses}, seconds {found['seconds']}")
+    typer.echo(
+        f"{variant}, seed {seed} {label}: aspect accuracy {right}, validation losses {losses}, seconds {found['seconds']}"
+    )
 
 
 def _show(results: Results) -> None:

@@ -56,14 +56,20 @@ class Town:
     def fingerprints(self) -> dict[str, str]:
         """What results depend on."""
         manifests = {"dataset": self.dataset.manifest, "graph": self.graph.manifest}
-        return {**{name: manifest.fingerprint for name, manifest in manifests.items()}, "base_model": model_fingerprint(self.llm)}
+        return {
+            **{name: manifest.fingerprint for name, manifest in manifests.items()},
+            "base_model": model_fingerprint(self.llm),
+        }
 
     @cached_property
     def favourites(self) -> list[list[str]]:
         """Of each user, by index, the aspects that a profile can state (three), the best liked first."""
         town = generate_town(SampleSource.model_validate(self.dataset.manifest.config["source"]))
         order = np.argsort(-town.taste, axis=1)[:, : texts.MAX_STATED_ASPECTS]
-        residents = [int(user_id.removeprefix("resident-")) - 1 for user_id in self.dataset.users["user_id"].to_pylist()]
+        residents = [
+            int(user_id.removeprefix("resident-")) - 1
+            for user_id in self.dataset.users["user_id"].to_pylist()
+        ]
         return [[ASPECTS[aspect] for aspect in order[resident]] for resident in residents]
 
     def prompts(self, prompt: PromptConfig, num_tokens: int) -> PairPrompts:
@@ -72,16 +78,28 @@ class Town:
 
     def stated_prompts(self, prompt: PromptConfig, num_stated: int) -> "StatedTaste":
         """Builds prompts without them, whose user's profile states the first `num_stated` favourites."""
-        return StatedTaste(self.dataset, self._builder(prompt), [of_user[:num_stated] for of_user in self.favourites])
+        return StatedTaste(
+            self.dataset,
+            self._builder(prompt),
+            [of_user[:num_stated] for of_user in self.favourites],
+        )
 
     def _builder(self, prompt: PromptConfig, num_tokens: int = 1) -> PromptBuilder:
         num_text_tokens = AutoConfig.from_pretrained(self.llm).vocab_size
-        return PromptBuilder(self.tokenizer, prompt, Vocabulary(num_text_tokens, self.dataset.num_users, self.dataset.num_items, num_tokens))
+        return PromptBuilder(
+            self.tokenizer,
+            prompt,
+            Vocabulary(num_text_tokens, self.dataset.num_users, self.dataset.num_items, num_tokens),
+        )
 
     def divide(self, *, seed: int, unseen_share: float, max_scored: int) -> Division:
         """Draw the unseen users by `seed`, and of each kind of scored pairs at most `max_scored`."""
         rng = np.random.default_rng(seed)
-        unseen = set(rng.permutation(self.dataset.num_users)[: round(unseen_share * self.dataset.num_users)].tolist())
+        unseen = set(
+            rng.permutation(self.dataset.num_users)[
+                : round(unseen_share * self.dataset.num_users)
+            ].tolist()
+        )
         test, validation = (held_out_pairs(self.dataset, split) for split in ("test", "validation"))
         scored = {
             UNSEEN_PAIRS: [pair for pair in test if pair.user_index not in unseen],
@@ -97,7 +115,9 @@ class Town:
 class StatedTaste(PairPrompts):
     """Prompts of text alone: the profile begins with the user's favourites, as in the texts that the language model was trained on."""
 
-    def __init__(self, dataset: Dataset, builder: PromptBuilder, favourites: Sequence[Sequence[str]]):
+    def __init__(
+        self, dataset: Dataset, builder: PromptBuilder, favourites: Sequence[Sequence[str]]
+    ):
         super().__init__(dataset, builder)
         self._favourites = favourites
 
@@ -106,21 +126,31 @@ class StatedTaste(PairPrompts):
         user_index = pair.user_index if pair.vector_user_index is None else pair.vector_user_index
         sentence = texts.taste_sentence(self._favourites[user_index], Random(f"taste {user_index}"))
         said = self.texts(pair)
-        return self.builder.build_without_tokens(replace(said, user_profile=f"{sentence} {said.user_profile}"))
+        return self.builder.build_without_tokens(
+            replace(said, user_profile=f"{sentence} {said.user_profile}")
+        )
 
 
 def read_town(config: TrainAdapterConfig) -> Town:
     """The artifacts that `config` names; raises DataError unless the dataset is a generated sample."""
     dataset = read_dataset(open_location(config.artifact("dataset"), config.storage))
     graph = read_graph(open_location(config.artifact("graph"), config.storage))
-    check_graph_of_dataset(graph.manifest, dataset.manifest, config.artifact("graph"), config.artifact("dataset"))
+    check_graph_of_dataset(
+        graph.manifest, dataset.manifest, config.artifact("graph"), config.artifact("dataset")
+    )
     if dataset.planted is None:
-        raise DataError(f"{config.artifact('dataset')}: nothing is planted in it; give a dataset made with source.kind=sample")
-    return Town(dataset, graph, resolve_model(config.llm.model, config.llm.cache_dir, config.storage))
+        raise DataError(
+            f"{config.artifact('dataset')}: nothing is planted in it; give a dataset made with source.kind=sample"
+        )
+    return Town(
+        dataset, graph, resolve_model(config.llm.model, config.llm.cache_dir, config.storage)
+    )
 
 
 def _of_others(pairs: pa.Table, users: set[int]) -> pa.Table:
-    return pairs.filter(pc.invert(pc.is_in(pairs["user_index"], pa.array(sorted(users), pa.int32()))))
+    return pairs.filter(
+        pc.invert(pc.is_in(pairs["user_index"], pa.array(sorted(users), pa.int32())))
+    )
 
 
 def _draw(pairs: list[HeldOutPair], most: int, rng: np.random.Generator) -> list[HeldOutPair]:

@@ -33,20 +33,29 @@ class Report:
         found: dict[Key, dict[int, Record]] = {}
         for record in records:
             if record["inputs"] == records[-1]["inputs"]:
-                found.setdefault((record["settings"], record["variant"]), {})[record["seed"]] = record
+                found.setdefault((record["settings"], record["variant"]), {})[record["seed"]] = (
+                    record
+                )
         order = sorted(found, key=lambda key: (key[0] != "", key[0], list(VARIANTS).index(key[1])))
         return cls({key: found[key] for key in order})
 
     def rows(self) -> list[Record]:
         """One row a settings, variant and kind of pairs; the difference is to `constant` of the same settings."""
-        return [self._row(key, kind) for kind in (UNSEEN_PAIRS, UNSEEN_USERS) for key in self.records]
+        return [
+            self._row(key, kind) for kind in (UNSEEN_PAIRS, UNSEEN_USERS) for key in self.records
+        ]
 
     def _row(self, key: Key, kind: str) -> Record:
         seeds = self.records[key]
         own, users = _values(seeds, kind, "right"), _users(seeds, kind)
         baseline = self.records.get((key[0], CONSTANT), {})
         both = {seed: seeds[seed] for seed in seeds if seed in baseline}
-        difference = _values(both, kind, "right") - _values({seed: baseline[seed] for seed in both}, kind, "right") if both else None
+        difference = (
+            _values(both, kind, "right")
+            - _values({seed: baseline[seed] for seed in both}, kind, "right")
+            if both
+            else None
+        )
         return {
             "pairs": kind,
             "settings": key[0] or "as in the config",
@@ -54,14 +63,27 @@ class Report:
             "seeds": len(seeds),
             "scored": own.size,
             "aspect accuracy": _shown(_mean(own, users)),
-            "by seed": ", ".join(f"{np.mean(record['scores'][kind]['right']):.3f}" for _, record in sorted(seeds.items())),
+            "by seed": ", ".join(
+                f"{np.mean(record['scores'][kind]['right']):.3f}"
+                for _, record in sorted(seeds.items())
+            ),
             "another user's": _shown(_mean(_values(seeds, kind, "right_shuffled"), users)),
-            "chance": round(float(np.mean([record["scores"][kind]["chance"] for record in seeds.values()])), 3),
-            "minus constant": "" if difference is None or key[1] == CONSTANT else _shown(_mean(difference, _users(both, kind))),
+            "chance": round(
+                float(np.mean([record["scores"][kind]["chance"] for record in seeds.values()])), 3
+            ),
+            "minus constant": ""
+            if difference is None or key[1] == CONSTANT
+            else _shown(_mean(difference, _users(both, kind))),
             "NLL": _shown(_mean(_values(seeds, kind, "nll"), users)),
-            "gain": _shown(_mean(_values(seeds, kind, "nll_shuffled") - _values(seeds, kind, "nll"), users)),
-            "validation loss": round(float(np.mean([_best_loss(record) for record in seeds.values()])), 4),
-            "seconds": round(float(np.mean([sum(record["seconds"].values()) for record in seeds.values()]))),
+            "gain": _shown(
+                _mean(_values(seeds, kind, "nll_shuffled") - _values(seeds, kind, "nll"), users)
+            ),
+            "validation loss": round(
+                float(np.mean([_best_loss(record) for record in seeds.values()])), 4
+            ),
+            "seconds": round(
+                float(np.mean([sum(record["seconds"].values()) for record in seeds.values()]))
+            ),
         }
 
 
@@ -73,20 +95,38 @@ def plot(report: Report, path: Path) -> None:
     from matplotlib import pyplot
 
     keys = list(report.records)
-    figure, panels = pyplot.subplots(1, 2, figsize=(13, 1.2 + 0.4 * len(keys)), sharey=True, squeeze=False)
+    figure, panels = pyplot.subplots(
+        1, 2, figsize=(13, 1.2 + 0.4 * len(keys)), sharey=True, squeeze=False
+    )
     for kind, axes in zip((UNSEEN_PAIRS, UNSEEN_USERS), panels[0], strict=True):
         for name, color, shift in (("right", "C0", -0.12), ("right_shuffled", "C1", 0.12)):
-            estimates = [_mean(_values(report.records[key], kind, name), _users(report.records[key], kind)) for key in keys]
+            estimates = [
+                _mean(_values(report.records[key], kind, name), _users(report.records[key], kind))
+                for key in keys
+            ]
             places = np.arange(len(keys)) + shift
-            values = np.array([[estimate.low, estimate.value, estimate.high] for estimate in estimates], dtype=np.float64).T
+            values = np.array(
+                [[estimate.low, estimate.value, estimate.high] for estimate in estimates],
+                dtype=np.float64,
+            ).T
             errors = np.stack([values[1] - values[0], values[2] - values[1]])
             label = "own vector" if name == "right" else "another user's"
-            axes.errorbar(values[1], places, xerr=errors, fmt="o", color=color, capsize=3, label=label)
-        chance = np.mean([record["scores"][kind]["chance"] for seeds in report.records.values() for record in seeds.values()])
+            axes.errorbar(
+                values[1], places, xerr=errors, fmt="o", color=color, capsize=3, label=label
+            )
+        chance = np.mean(
+            [
+                record["scores"][kind]["chance"]
+                for seeds in report.records.values()
+                for record in seeds.values()
+            ]
+        )
         axes.axvline(float(chance), color="grey", linestyle=":", label="chance")
         axes.set(xlim=(0, 1), xlabel="aspect accuracy, 95 % by user", title=kind)
         axes.grid(alpha=0.3, axis="x")
-    panels[0][0].set_yticks(range(len(keys)), [f"{variant}  {settings}".strip() for settings, variant in keys])
+    panels[0][0].set_yticks(
+        range(len(keys)), [f"{variant}  {settings}".strip() for settings, variant in keys]
+    )
     panels[0][0].invert_yaxis()
     panels[0][1].legend(fontsize=8)
     figure.tight_layout()
@@ -95,7 +135,9 @@ def plot(report: Report, path: Path) -> None:
 
 
 def _values(seeds: dict[int, Record], kind: str, name: str) -> NDArray[np.float64]:
-    return np.concatenate([np.asarray(seeds[seed]["scores"][kind][name], dtype=np.float64) for seed in sorted(seeds)])
+    return np.concatenate(
+        [np.asarray(seeds[seed]["scores"][kind][name], dtype=np.float64) for seed in sorted(seeds)]
+    )
 
 
 def _users(seeds: dict[int, Record], kind: str) -> list[str]:

@@ -58,23 +58,44 @@ def load_frozen(town: Town, config: TrainAdapterConfig) -> PreTrainedModel:
 
 
 def train(
-    town: Town, config: TrainAdapterConfig, examples: Sequence[Example], validation: Sequence[Example], *, soft_tokens: bool = False
+    town: Town,
+    config: TrainAdapterConfig,
+    examples: Sequence[Example],
+    validation: Sequence[Example],
+    *,
+    soft_tokens: bool = False,
 ) -> Trained:
     """Train as `config` says, and keep the epoch of the best validation loss. `soft_tokens`: learned vectors, no adapters."""
     training = config.training
     model = load_frozen(town, config)
     adapters = _attach(model, town, config, soft_tokens)
-    prefixes = PrefixCache(model, [*examples, *validation], budget_bytes=int(training.prefix_cache_gib * 2**30))
-    loop = _Loop(ExplanationLoss(model, prefixes), nn.ModuleList([adapters.user, adapters.item]), config, len(examples))
+    prefixes = PrefixCache(
+        model, [*examples, *validation], budget_bytes=int(training.prefix_cache_gib * 2**30)
+    )
+    loop = _Loop(
+        ExplanationLoss(model, prefixes),
+        nn.ModuleList([adapters.user, adapters.item]),
+        config,
+        len(examples),
+    )
     torch.manual_seed(training.seed + 1)
     history: list[dict[str, Any]] = []
     best = copy.deepcopy(loop.parts.state_dict())
     for epoch in range(1, training.num_epochs + 1):
-        history.append({"epoch": epoch, "train_loss": loop.epoch(examples, epoch), "validation_loss": loop.validate(validation)})
+        history.append(
+            {
+                "epoch": epoch,
+                "train_loss": loop.epoch(examples, epoch),
+                "validation_loss": loop.validate(validation),
+            }
+        )
         losses = [row["validation_loss"] for row in history]
         if min(losses) == losses[-1]:
             best = copy.deepcopy(loop.parts.state_dict())
-        if epoch - 1 - losses.index(min(losses)) >= training.patience or loop.num_done >= loop.num_steps:
+        if (
+            epoch - 1 - losses.index(min(losses)) >= training.patience
+            or loop.num_done >= loop.num_steps
+        ):
             break
     loop.parts.load_state_dict(best)
     loop.module.eval()
@@ -84,7 +105,13 @@ def train(
 class _Loop:
     """Optimizer, schedule and steps; `parts` are what is trained."""
 
-    def __init__(self, module: ExplanationLoss, parts: nn.ModuleList, config: TrainAdapterConfig, num_examples: int):
+    def __init__(
+        self,
+        module: ExplanationLoss,
+        parts: nn.ModuleList,
+        config: TrainAdapterConfig,
+        num_examples: int,
+    ):
         self.module = module
         self.parts = parts
         self._training = config.training
@@ -93,15 +120,24 @@ class _Loop:
         self.num_steps = min(self._training.max_steps or steps, steps)
         self.num_done = 0
         rate = self._training.learning_rate
-        self._optimizer = torch.optim.AdamW(parts.parameters(), lr=rate.peak, weight_decay=self._training.weight_decay)
-        self._schedule = torch.optim.lr_scheduler.LambdaLR(self._optimizer, learning_rate_share(rate, self.num_steps))
+        self._optimizer = torch.optim.AdamW(
+            parts.parameters(), lr=rate.peak, weight_decay=self._training.weight_decay
+        )
+        self._schedule = torch.optim.lr_scheduler.LambdaLR(
+            self._optimizer, learning_rate_share(rate, self.num_steps)
+        )
 
     def epoch(self, examples: Sequence[Example], number: int) -> float:
         """An epoch, or what is left of the steps; the mean loss in nats a token."""
         self.module.train()
         total, num_tokens = 0.0, 0
-        sizes = {"global_batch_size": self._training.global_batch_size, "micro_batch_size": self._training.micro_batch_size}
-        for micro_batches in epoch_steps(examples, epoch=number, seed=self._training.seed, **sizes, rank=0, world_size=1):
+        sizes = {
+            "global_batch_size": self._training.global_batch_size,
+            "micro_batch_size": self._training.micro_batch_size,
+        }
+        for micro_batches in epoch_steps(
+            examples, epoch=number, seed=self._training.seed, **sizes, rank=0, world_size=1
+        ):
             if self.num_done == self.num_steps:
                 break
             total += self._step(micro_batches)
@@ -127,12 +163,16 @@ class _Loop:
     def validate(self, examples: Sequence[Example]) -> float:
         """Mean NLL in nats a token."""
         self.module.eval()
-        batches = validation_batches(examples, batch_size=self._training.micro_batch_size, rank=0, world_size=1)
+        batches = validation_batches(
+            examples, batch_size=self._training.micro_batch_size, rank=0, world_size=1
+        )
         total = sum(self.module(batch).item() for batch in batches)
         return float(total / sum(len(example.label_ids) for example in examples))
 
 
-def _attach(model: PreTrainedModel, town: Town, config: TrainAdapterConfig, soft_tokens: bool) -> Adapters:
+def _attach(
+    model: PreTrainedModel, town: Town, config: TrainAdapterConfig, soft_tokens: bool
+) -> Adapters:
     scale, hidden_size = embedding_scale(model), int(model.config.hidden_size)
     users, items = input_vectors(config.model, town.graph.users, town.graph.items)
     torch.manual_seed(config.training.seed)
@@ -140,7 +180,9 @@ def _attach(model: PreTrainedModel, town: Town, config: TrainAdapterConfig, soft
         user, item = (SoftToken(hidden_size, config.model.num_tokens, scale) for _ in range(2))
         adapters = Adapters(user, item, config.model.injection)  # type: ignore[arg-type]
     else:
-        adapters = build_adapters(config.model, embedding_dim=users.shape[1], hidden_size=hidden_size)
+        adapters = build_adapters(
+            config.model, embedding_dim=users.shape[1], hidden_size=hidden_size
+        )
         adapters.user.fit_input(users, scale)
         adapters.item.fit_input(items, scale)
     attach_adapters(model, adapters, user_vectors=users, item_vectors=items)

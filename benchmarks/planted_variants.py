@@ -37,7 +37,9 @@ _BATCH_SIZE = 64
 def configured(config: TrainAdapterConfig, variant: str, seed: int) -> TrainAdapterConfig:
     """`config` as `variant` and `seed` change it."""
     model = config.model.model_copy(update={**VARIANTS[variant], "vectors_seed": seed})
-    return config.model_copy(update={"model": model, "training": config.training.model_copy(update={"seed": seed})})
+    return config.model_copy(
+        update={"model": model, "training": config.training.model_copy(update={"seed": seed})}
+    )
 
 
 @dataclass(frozen=True)
@@ -52,33 +54,59 @@ class Scores:
     chance: float
 
 
-def run_variant(town: Town, config: TrainAdapterConfig, division: Division, variant: str) -> dict[str, Any]:
+def run_variant(
+    town: Town, config: TrainAdapterConfig, division: Division, variant: str
+) -> dict[str, Any]:
     """Train and score; the losses an epoch, seconds, and `Scores` of each kind as plain values."""
     started = time.monotonic()
     if variant in NUM_STATED:
-        model, history, prompts = load_frozen(town, config), [], town.stated_prompts(config.prompt, NUM_STATED[variant])
+        model, history, prompts = (
+            load_frozen(town, config),
+            [],
+            town.stated_prompts(config.prompt, NUM_STATED[variant]),
+        )
     else:
         prompts = town.prompts(config.prompt, config.model.num_tokens)
-        examples = [prompts.examples(pairs, config.training.max_explanation_tokens)[0] for pairs in (division.train, division.validation)]
+        examples = [
+            prompts.examples(pairs, config.training.max_explanation_tokens)[0]
+            for pairs in (division.train, division.validation)
+        ]
         trained = train(town, config, *examples, soft_tokens=variant == SOFT_TOKENS)
         model, history = trained.model, trained.history
     trained_at = time.monotonic()
-    engine = load_engine(model, stop_token_ids(model, town.tokenizer), town.tokenizer.decode, EngineConfig())
+    engine = load_engine(
+        model, stop_token_ids(model, town.tokenizer), town.tokenizer.decode, EngineConfig()
+    )
     explainer = Explainer(model, engine, prompts, town.dataset, town.graph, "benchmark")
-    scores = {kind: asdict(score(explainer, pairs, config.training.seed)) for kind, pairs in division.scored.items()}
-    seconds = {"training": round(trained_at - started, 1), "scoring": round(time.monotonic() - trained_at, 1)}
+    scores = {
+        kind: asdict(score(explainer, pairs, config.training.seed))
+        for kind, pairs in division.scored.items()
+    }
+    seconds = {
+        "training": round(trained_at - started, 1),
+        "scoring": round(time.monotonic() - trained_at, 1),
+    }
     return {"history": history, "seconds": seconds, "scores": scores}
 
 
 def score(explainer: Explainer, pairs: Sequence[HeldOutPair], seed: int) -> Scores:
     """Whether the greedy text names the right aspect and no other, and the reference's NLL: with the own vector, and with another user's."""
-    others = [explainer.dataset.user_index(user) for user in other_users([pair.user_id for pair in pairs], seed)]
+    others = [
+        explainer.dataset.user_index(user)
+        for user in other_users([pair.user_id for pair in pairs], seed)
+    ]
     ways = {"": own_pairs(pairs), "_shuffled": shuffled_pairs(pairs, others)}
     references, right = [pair.reference for pair in pairs], [pair.aspect or "" for pair in pairs]
     pattern = aspect_pattern(ASPECTS)
     values: dict[str, Any] = {}
     for suffix, prompted in ways.items():
-        values[f"nll{suffix}"] = reference_nll(explainer, prompted, references, _BATCH_SIZE, f"NLL{suffix}")
+        values[f"nll{suffix}"] = reference_nll(
+            explainer, prompted, references, _BATCH_SIZE, f"NLL{suffix}"
+        )
         texts = generated_texts(explainer, prompted, _DECODING, f"texts{suffix}")
         values[f"right{suffix}"] = names_only(texts, right, pattern).tolist()
-    return Scores(user_id=[pair.user_id for pair in pairs], chance=chance_level([pair.aspects or () for pair in pairs]), **values)
+    return Scores(
+        user_id=[pair.user_id for pair in pairs],
+        chance=chance_level([pair.aspects or () for pair in pairs]),
+        **values,
+    )

@@ -38,7 +38,9 @@ from xrec.llm.model import load_model
 from xrec.llm.source import model_fingerprint, resolve_model
 from xrec.storage import open_location
 
-app = typer.Typer(help=__doc__, add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+app = typer.Typer(
+    help=__doc__, add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False
+)
 
 Record = dict[str, Any]
 Ask = Callable[[aiohttp.ClientSession, int], Awaitable[float]]
@@ -60,7 +62,14 @@ class Server:
         found: dict[str, float] = {}
         for process in self.process.children(recursive=True):
             name = " ".join(process.cmdline())[:60]
-            kind = next((kind for kind in ("Generator", "Frontend", "Plain", "ProxyActor", "ServeController") if kind in name), None)
+            kind = next(
+                (
+                    kind
+                    for kind in ("Generator", "Frontend", "Plain", "ProxyActor", "ServeController")
+                    if kind in name
+                ),
+                None,
+            )
             if kind is not None:
                 found[kind] = max(found.get(kind, 0.0), process.memory_info().rss / 2**20)
         return found
@@ -68,36 +77,70 @@ class Server:
 
 @app.command()
 def run(
-    workspace: Annotated[str, typer.Argument(help="Folder with the artifacts dataset, graph and, for hits, explanations.")],
+    workspace: Annotated[
+        str,
+        typer.Argument(
+            help="Folder with the artifacts dataset, graph and, for hits, explanations."
+        ),
+    ],
     llm: Annotated[str, typer.Option(help="The language model of the adapter.")],
-    adapter: Annotated[str | None, typer.Option(help="Folder of the adapter; none: <workspace>/adapter.")] = None,
-    explanations: Annotated[
-        str | None, typer.Option(help="Folder of the adapter's backfill, or of none yet; none: <workspace>/explanations.")
+    adapter: Annotated[
+        str | None, typer.Option(help="Folder of the adapter; none: <workspace>/adapter.")
     ] = None,
-    what: Annotated[list[str] | None, typer.Option(help="hits, live, stream, plain; none: all.")] = None,
-    clients: Annotated[list[int] | None, typer.Option(help="Clients at a time; none: 1, 4, 16.")] = None,
-    seconds: Annotated[float, typer.Option(min=1, help="How long each number of clients asks.")] = 15.0,
+    explanations: Annotated[
+        str | None,
+        typer.Option(
+            help="Folder of the adapter's backfill, or of none yet; none: <workspace>/explanations."
+        ),
+    ] = None,
+    what: Annotated[
+        list[str] | None, typer.Option(help="hits, live, stream, plain; none: all.")
+    ] = None,
+    clients: Annotated[
+        list[int] | None, typer.Option(help="Clients at a time; none: 1, 4, 16.")
+    ] = None,
+    seconds: Annotated[
+        float, typer.Option(min=1, help="How long each number of clients asks.")
+    ] = 15.0,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest text, in tokens.")] = 40,
     dtype: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
     threads: Annotated[int, typer.Option(min=1, help="Torch threads of the model.")] = 1,
-    output: Annotated[Path, typer.Option(help="Folder of results.jsonl and table.md.")] = Path("workspace/benchmarks/serve"),
+    output: Annotated[Path, typer.Option(help="Folder of results.jsonl and table.md.")] = Path(
+        "workspace/benchmarks/serve"
+    ),
 ) -> None:
     """Latency and throughput of each at each number of clients, time to ready, memory."""
     config = {
         "workspace": str(Path(workspace).resolve()),
-        **{name: str(Path(uri).resolve()) for name, uri in (("adapter", adapter), ("explanations", explanations)) if uri},
+        **{
+            name: str(Path(uri).resolve())
+            for name, uri in (("adapter", adapter), ("explanations", explanations))
+            if uri
+        },
         "llm": {"model": llm, "dtype": dtype},
-        "decoding": {"max_new_tokens": max_new_tokens, "text": {"max_phrase_repeats": None, "max_echo_tokens": None, "max_words": None}},
+        "decoding": {
+            "max_new_tokens": max_new_tokens,
+            "text": {"max_phrase_repeats": None, "max_echo_tokens": None, "max_words": None},
+        },
         "models": {"cpus_per_replica": threads, "device": "cpu"},
     }
-    wanted, results, rows = what or ["hits", "live", "stream", "plain"], Results(output), list[Record]()
-    for modules, kinds in ((("xrec.cli", "serve"), ("hits", "live", "stream")), (("benchmarks.serve_plain",), ("plain",))):
+    wanted, results, rows = (
+        what or ["hits", "live", "stream", "plain"],
+        Results(output),
+        list[Record](),
+    )
+    for modules, kinds in (
+        (("xrec.cli", "serve"), ("hits", "live", "stream")),
+        (("benchmarks.serve_plain",), ("plain",)),
+    ):
         if not set(kinds) & set(wanted):
             continue
         with _server(modules, config) as server:
             for kind in [kind for kind in kinds if kind in wanted]:
                 for num_clients in clients or [1, 4, 16]:
-                    row = asyncio.run(_measure(kind, _ask(kind, server.url, config), num_clients, seconds))
+                    row = asyncio.run(
+                        _measure(kind, _ask(kind, server.url, config), num_clients, seconds)
+                    )
                     row |= {
                         "seconds_to_ready": round(server.seconds_to_ready, 1),
                         **{f"{name} MiB": round(mib) for name, mib in server.memory().items()},
@@ -134,7 +177,15 @@ def untrained_adapter(
         graph_fingerprint=graph.manifest.fingerprint,
     )
     state = build_adapters(model, embedding_dim=dim, hidden_size=hidden_size).state_dict()
-    write_adapter(open_location(output), state, config, run_config={"untrained": True}, inputs={}, metrics={}, extra_files={})
+    write_adapter(
+        open_location(output),
+        state,
+        config,
+        run_config={"untrained": True},
+        inputs={},
+        metrics={},
+        extra_files={},
+    )
 
 
 @contextmanager
@@ -148,10 +199,14 @@ def _server(modules: tuple[str, ...], config: Record) -> Iterator[Server]:
         path.write_text(yaml.safe_dump({**config, "http": {"port": port, "deadline_seconds": 300}}))
         started = time.monotonic()
         log = (Path(folder) / "log").open("w")
-        process = subprocess.Popen([sys.executable, "-m", *modules, str(path)], stdout=log, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(
+            [sys.executable, "-m", *modules, str(path)], stdout=log, stderr=subprocess.STDOUT
+        )
         try:
             asyncio.run(_ready(f"http://127.0.0.1:{port}/readyz", process, Path(folder) / "log"))
-            yield Server(f"http://127.0.0.1:{port}", time.monotonic() - started, psutil.Process(process.pid))
+            yield Server(
+                f"http://127.0.0.1:{port}", time.monotonic() - started, psutil.Process(process.pid)
+            )
         finally:
             process.terminate()
             process.wait(120)
@@ -182,14 +237,22 @@ def _ask(kind: str, url: str, config: Record) -> Ask:
 
     async def live(session: aiohttp.ClientSession, number: int) -> float:
         user, item = pairs[number % len(pairs)]
-        async with session.post(f"{url}/v1/explanations", json={"pairs": [{"user_id": user, "item_id": item, "fresh": True}]}) as response:
-            assert "explanation" in (await response.json())["explanations"][0], await response.text()
+        async with session.post(
+            f"{url}/v1/explanations",
+            json={"pairs": [{"user_id": user, "item_id": item, "fresh": True}]},
+        ) as response:
+            assert "explanation" in (await response.json())["explanations"][0], (
+                await response.text()
+            )
         return 0.0
 
     async def stream(session: aiohttp.ClientSession, number: int) -> float:
         user, item = pairs[number % len(pairs)]
         first = 0.0
-        async with session.post(f"{url}/v1/explanations/stream", json={"pairs": [{"user_id": user, "item_id": item, "fresh": True}]}) as response:
+        async with session.post(
+            f"{url}/v1/explanations/stream",
+            json={"pairs": [{"user_id": user, "item_id": item, "fresh": True}]},
+        ) as response:
             async for line in response.content:
                 if line.startswith(b"event: token"):
                     first = first or time.perf_counter()
@@ -200,17 +263,24 @@ def _ask(kind: str, url: str, config: Record) -> Ask:
 
 def _pairs(kind: str, config: Record) -> list[tuple[str, str]]:
     if kind == "hits":
-        table = read_explanations(open_location(config.get("explanations") or f"{config['workspace']}/explanations"))
+        table = read_explanations(
+            open_location(config.get("explanations") or f"{config['workspace']}/explanations")
+        )
         return list(zip(table["user_id"].to_pylist(), table["item_id"].to_pylist(), strict=True))
     dataset = read_dataset(open_location(f"{config['workspace']}/dataset"))
-    users, items = dataset.users["user_id"].to_pylist()[:400], dataset.items["item_id"].to_pylist()[:40]
+    users, items = (
+        dataset.users["user_id"].to_pylist()[:400],
+        dataset.items["item_id"].to_pylist()[:40],
+    )
     return [(user, item) for user in users for item in items]
 
 
 async def _measure(kind: str, ask: Ask, num_clients: int, seconds: float) -> Record:
     latencies: list[float] = []
     firsts: list[float] = []
-    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=num_clients), timeout=aiohttp.ClientTimeout(total=600)) as session:
+    async with aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=num_clients), timeout=aiohttp.ClientTimeout(total=600)
+    ) as session:
         for number in range(_WARM_UP):
             await ask(session, number)
         started = time.perf_counter()
@@ -225,9 +295,18 @@ async def _measure(kind: str, ask: Ask, num_clients: int, seconds: float) -> Rec
 
         await asyncio.gather(*(client(_WARM_UP + number) for number in range(num_clients)))
         took = time.perf_counter() - started
-    row = {"what": kind, "clients": num_clients, "requests": len(latencies), "requests a second": round(len(latencies) / took, 2)}
-    row |= {f"p{share} ms": round(1000 * _percentile(latencies, share), 1) for share in (50, 95, 99)}
-    return row | ({"first token p50 ms": round(1000 * _percentile(firsts, 50), 1)} if firsts else {})
+    row = {
+        "what": kind,
+        "clients": num_clients,
+        "requests": len(latencies),
+        "requests a second": round(len(latencies) / took, 2),
+    }
+    row |= {
+        f"p{share} ms": round(1000 * _percentile(latencies, share), 1) for share in (50, 95, 99)
+    }
+    return row | (
+        {"first token p50 ms": round(1000 * _percentile(firsts, 50), 1)} if firsts else {}
+    )
 
 
 def _percentile(values: list[float], share: int) -> float:

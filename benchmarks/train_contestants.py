@@ -34,7 +34,11 @@ def run_plain(setup: Setup, num_epochs: int) -> Run:
             optimizer.step()
             optimizer.zero_grad()
             losses.append((loss.item(), len(setup.examples[index].label_ids)))
-        yield Epoch(time.perf_counter() - start, sum(loss * count for loss, count in losses) / sum(count for _, count in losses), 0.0)
+        yield Epoch(
+            time.perf_counter() - start,
+            sum(loss * count for loss, count in losses) / sum(count for _, count in losses),
+            0.0,
+        )
 
 
 def whole_row_loss(setup: Setup, example: Example) -> Tensor:
@@ -67,7 +71,9 @@ def run_trainer(setup: Setup, num_epochs: int) -> Run:
             disable_tqdm=True,
             use_cpu=True,
         )
-        collator = _CountingCollator(DataCollatorForSeq2Seq(setup.tokenizer, label_pad_token_id=IGNORE))
+        collator = _CountingCollator(
+            DataCollatorForSeq2Seq(setup.tokenizer, label_pad_token_id=IGNORE)
+        )
         trainer = Trainer(
             setup.model,
             arguments,
@@ -84,16 +90,29 @@ def run_trainer(setup: Setup, num_epochs: int) -> Run:
 
 def run_ours(setup: Setup, num_epochs: int, budget_bytes: int) -> Run:
     """The job's own parts, without Ray and DeepSpeed; workers have the whole model each and sum their gradients."""
-    rank, num_workers = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    rank, num_workers = (
+        (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    )
     optimizer, batch_size = setup.optimizer(), setup.contest.batch_size
     setup.model.set_attn_implementation(resolve_attention("auto", setup.model.device))
     prefixes = PrefixCache(setup.model, setup.examples, budget_bytes=budget_bytes)
     module = ExplanationLoss(setup.model, prefixes).train()
-    sizes = {"global_batch_size": batch_size, "micro_batch_size": batch_size // num_workers, "rank": rank, "world_size": num_workers}
+    sizes = {
+        "global_batch_size": batch_size,
+        "micro_batch_size": batch_size // num_workers,
+        "rank": rank,
+        "world_size": num_workers,
+    }
     for epoch in range(1, num_epochs + 1):
         prefixes.counts = WorkCounts()
         start, total, num_tokens = time.perf_counter(), 0.0, 0
-        steps = epoch_steps(setup.examples, epoch=epoch, seed=setup.contest.seed, length=prefixes.num_rest_tokens, **sizes)
+        steps = epoch_steps(
+            setup.examples,
+            epoch=epoch,
+            seed=setup.contest.seed,
+            length=prefixes.num_rest_tokens,
+            **sizes,
+        )
         for micro_batches in steps:
             for micro_batch in micro_batches:
                 nll = module(micro_batch.examples)
@@ -106,7 +125,11 @@ def run_ours(setup: Setup, num_epochs: int, budget_bytes: int) -> Run:
             torch.nn.utils.clip_grad_norm_(setup.trainable, GRADIENT_CLIPPING)
             optimizer.step()
             optimizer.zero_grad()
-        yield Epoch(time.perf_counter() - start, total / num_tokens, prefixes.counts.padding / prefixes.counts.positions)
+        yield Epoch(
+            time.perf_counter() - start,
+            total / num_tokens,
+            prefixes.counts.padding / prefixes.counts.positions,
+        )
 
 
 CONTESTANTS: dict[str, Callable[[Setup, int], Run]] = {

@@ -13,7 +13,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from benchmarks.graph_data import read_data
 from xrec.adapter.model import attach_adapters, build_adapters, embedding_scale
 from xrec.adapter.pairs import PairPrompts
-from xrec.config import AdapterModelConfig, GraphModelConfig, Injection, PretrainGraphConfig, PromptConfig
+from xrec.config import (
+    AdapterModelConfig,
+    GraphModelConfig,
+    Injection,
+    PretrainGraphConfig,
+    PromptConfig,
+)
 from xrec.data.dataset import read_dataset
 from xrec.graph import Partition
 from xrec.llm.examples import Example
@@ -27,9 +33,14 @@ Place = Literal["parts", "end"]
 
 INSTRUCTION = "Explain in one sentence why this user would enjoy this business."
 PROMPTS: dict[Place, PromptConfig] = {
-    "parts": PromptConfig(instruction=INSTRUCTION, item="Business: {item} {item_title}. {item_profile}"),
+    "parts": PromptConfig(
+        instruction=INSTRUCTION, item="Business: {item} {item_title}. {item_profile}"
+    ),
     "end": PromptConfig(
-        instruction=INSTRUCTION, user="User: {user_profile}", item="Business: {item_title}. {item_profile}", collaborative="{user}{item}"
+        instruction=INSTRUCTION,
+        user="User: {user_profile}",
+        item="Business: {item_title}. {item_profile}",
+        collaborative="{user}{item}",
     ),
 }
 LEARNING_RATE, GRADIENT_CLIPPING, MAX_EXPLANATION_TOKENS = 1e-3, 1.0, 96
@@ -90,16 +101,28 @@ def prepare(contest: Contest, *, num_threads: int = 1) -> Setup:
     torch.manual_seed(contest.seed)
     dataset, data = read_dataset(open_location(contest.dataset)), read_data(contest.dataset)
     graph = PretrainGraphConfig(workspace="", model=GraphModelConfig())
-    vectors = start_embeddings(graph, data.train, data.num_users, data.num_items, Partition.whole(data.num_users + data.num_items))
+    vectors = start_embeddings(
+        graph,
+        data.train,
+        data.num_users,
+        data.num_items,
+        Partition.whole(data.num_users + data.num_items),
+    )
     users, items = vectors.split([data.num_users, data.num_items])
     folder = resolve_model(contest.llm)
     model, tokenizer = _load(contest, folder), load_tokenizer(folder)
-    adapters = build_adapters(AdapterModelConfig(injection=contest.injection), embedding_dim=users.shape[1], hidden_size=model.config.hidden_size)
+    adapters = build_adapters(
+        AdapterModelConfig(injection=contest.injection),
+        embedding_dim=users.shape[1],
+        hidden_size=model.config.hidden_size,
+    )
     scale = embedding_scale(model)
     adapters.user.fit_input(users, scale)
     adapters.item.fit_input(items, scale)
     embedding = attach_adapters(model, adapters, user_vectors=users, item_vectors=items)
-    pairs = PairPrompts(dataset, PromptBuilder(tokenizer, PROMPTS[contest.place], embedding.vocabulary))
+    pairs = PairPrompts(
+        dataset, PromptBuilder(tokenizer, PROMPTS[contest.place], embedding.vocabulary)
+    )
     explanations = dataset.explained_pairs("train").slice(0, contest.num_pairs)
     examples, _ = pairs.examples(explanations, MAX_EXPLANATION_TOKENS)
     return Setup(contest, model, tokenizer, examples)

@@ -28,12 +28,16 @@ class WorkMeter:
         self.flop = 0
         self._config = model.config.get_text_config(decoder=True)
         layers = model.get_decoder().layers
-        self._matrix_weights = sum(part.weight.numel() for part in layers.modules() if isinstance(part, nn.Linear))
+        self._matrix_weights = sum(
+            part.weight.numel() for part in layers.modules() if isinstance(part, nn.Linear)
+        )
         self._num_layers = len(layers)
         model.get_decoder().register_forward_pre_hook(self._count_decoder, with_kwargs=True)
         model.get_output_embeddings().register_forward_hook(self._count_logits)
 
-    def _count_decoder(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _count_decoder(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
         rows, length = kwargs["input_ids"].shape
         past = kwargs["cache"].get_seq_length() if kwargs.get("cache") is not None else 0
         heads = self._config.num_attention_heads

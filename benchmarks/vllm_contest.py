@@ -29,12 +29,20 @@ def make_prompts(explainer: Explainer, num_users: int, items_per_user: int) -> l
     held_out = held_out_pairs(explainer.dataset, "test")
     users = list(dict.fromkeys(pair.user_index for pair in held_out))[:num_users]
     items = cycle(dict.fromkeys(pair.item_index for pair in held_out))
-    return [explainer.pairs.prompt(Pair(user, item)) for user in users for item in islice(items, items_per_user)]
+    return [
+        explainer.pairs.prompt(Pair(user, item))
+        for user in users
+        for item in islice(items, items_per_user)
+    ]
 
 
-def completions(engine: Engine, prompts: Sequence[list[int]], decoding: DecodingConfig) -> list[list[int]]:
+def completions(
+    engine: Engine, prompts: Sequence[list[int]], decoding: DecodingConfig
+) -> list[list[int]]:
     """The generated ids of each prompt."""
-    by_index = {completion.index: completion.token_ids for completion in engine.generate(prompts, decoding)}
+    by_index = {
+        completion.index: completion.token_ids for completion in engine.generate(prompts, decoding)
+    }
     return [by_index[index] for index in range(len(prompts))]
 
 
@@ -47,7 +55,11 @@ def compare(
     near_tie: float,
 ) -> Parity:
     """Judge by `explainer.model`, one pass over the prompt and what two completions have in common."""
-    gaps = [_gap(explainer, stop_token_ids, prompt, *both) for prompt, *both in zip(prompts, expected, seen, strict=True) if both[0] != both[1]]
+    gaps = [
+        _gap(explainer, stop_token_ids, prompt, *both)
+        for prompt, *both in zip(prompts, expected, seen, strict=True)
+        if both[0] != both[1]
+    ]
     return Parity(
         num_prompts=len(prompts),
         equal=len(prompts) - len(gaps),
@@ -58,11 +70,26 @@ def compare(
 
 
 @torch.inference_mode()
-def _gap(explainer: Explainer, stop_token_ids: Sequence[int], prompt: list[int], expected: list[int], seen: list[int]) -> float:
+def _gap(
+    explainer: Explainer,
+    stop_token_ids: Sequence[int],
+    prompt: list[int],
+    expected: list[int],
+    seen: list[int],
+) -> float:
     """Difference of the logits of the two tokens where the completions part; the end of one is its likeliest end token."""
     assert explainer.model is not None
     pairs = enumerate(zip(expected, seen, strict=False))
-    position = next((at for at, (one, other) in pairs if one != other), min(len(expected), len(seen)))
-    logits = explainer.model(torch.tensor([[*prompt, *expected[:position]]]), use_cache=False).logits[0, -1].float()
-    one, other = (float(logits[ids[position : position + 1] or list(stop_token_ids)].max()) for ids in (expected, seen))
+    position = next(
+        (at for at, (one, other) in pairs if one != other), min(len(expected), len(seen))
+    )
+    logits = (
+        explainer.model(torch.tensor([[*prompt, *expected[:position]]]), use_cache=False)
+        .logits[0, -1]
+        .float()
+    )
+    one, other = (
+        float(logits[ids[position : position + 1] or list(stop_token_ids)].max())
+        for ids in (expected, seen)
+    )
     return abs(one - other)

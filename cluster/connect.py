@@ -92,7 +92,9 @@ def _connect(address: str) -> None:
     try:
         ray.init(address=address, logging_level=logging.ERROR, log_to_driver=_show_worker_logs())
     except (ConnectionError, RuntimeError, ray.exceptions.RayError) as error:
-        raise ClusterError(f"the Ray cluster at {address!r} cannot be joined ({_root_cause(error)}); {advice}") from error
+        raise ClusterError(
+            f"the Ray cluster at {address!r} cannot be joined ({_root_cause(error)}); {advice}"
+        ) from error
 
 
 def _root_cause(error: BaseException) -> str:

@@ -16,7 +16,9 @@ _ADVICE = "check that the cluster runs and that this is its dashboard, http://ho
 def ask(server: JobServer, path: str, method: str = "GET") -> Any:
     """The JSON that the dashboard answers, None for an unknown job; raises ClusterError if it does not answer or refuses."""
     check_reachable(server.url, _ADVICE)
-    request = urllib.request.Request(server.url.rstrip("/") + path, headers=dict(server.headers), method=method)
+    request = urllib.request.Request(
+        server.url.rstrip("/") + path, headers=dict(server.headers), method=method
+    )
     try:
         with urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS) as answer:
             return json.load(answer)

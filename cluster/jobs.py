@@ -54,7 +54,9 @@ def stop_job(server: JobServer, submission_id: str) -> JobEntry:
     deadline = time.monotonic() + _STOP_SECONDS
     while job.status not in ENDED:
         if time.monotonic() > deadline:
-            raise ClusterError(f"{submission_id} was told to stop and is still {job.status} after {_STOP_SECONDS:g} s; look again: xrec jobs list")
+            raise ClusterError(
+                f"{submission_id} was told to stop and is still {job.status} after {_STOP_SECONDS:g} s; look again: xrec jobs list"
+            )
         time.sleep(0.5)
         job = find_job(server, submission_id)
     return job
@@ -69,7 +71,9 @@ def find_job(server: JobServer, submission_id: str) -> JobEntry:
 
 
 def _unknown(server: JobServer, submission_id: str) -> ClusterError:
-    return ClusterError(f"{server.url}: no job has the id {submission_id!r}; the ids are in: xrec jobs list")
+    return ClusterError(
+        f"{server.url}: no job has the id {submission_id!r}; the ids are in: xrec jobs list"
+    )
 
 
 def _path(submission_id: str) -> str:

@@ -15,7 +15,14 @@ from pathlib import Path
 
 from cluster import record
 from cluster.address import JobServer
-from cluster.node import LOCAL_ENVIRONMENT, NodeProcess, free_ports, start_node, stop_nodes, write_token
+from cluster.node import (
+    LOCAL_ENVIRONMENT,
+    NodeProcess,
+    free_ports,
+    start_node,
+    stop_nodes,
+    write_token,
+)
 from cluster.record import LocalCluster
 from cluster.status import nodes
 from cluster.token import auth_headers
@@ -47,7 +54,9 @@ def stop_cluster(name: str) -> int:
     Raises ClusterError if there is no such cluster.
     """
     if name not in record.names():
-        raise ClusterError(f"no cluster {name!r} was brought up on this machine; there are: {', '.join(record.names()) or 'none'}")
+        raise ClusterError(
+            f"no cluster {name!r} was brought up on this machine; there are: {', '.join(record.names()) or 'none'}"
+        )
     cluster = record.find(name)
     num_processes = _stop(cluster) if cluster else 0
     record.forget(name)
@@ -72,13 +81,17 @@ def add_node(cluster: LocalCluster, cpus: int = 1) -> LocalCluster:
     return _with_node(cluster, [f"--address={cluster.address}"], cpus)
 
 
-def _start(name: str, num_nodes: int, cpus_per_node: int, on_node: Callable[[LocalCluster], None]) -> LocalCluster:
+def _start(
+    name: str, num_nodes: int, cpus_per_node: int, on_node: Callable[[LocalCluster], None]
+) -> LocalCluster:
     """Start node after node; `on_node` gets the cluster as it is before the first and after each."""
     cluster, head = _empty_cluster(name)
     try:
         for number in range(num_nodes):
             on_node(cluster)
-            cluster = _with_node(cluster, head if number == 0 else [f"--address={cluster.address}"], cpus_per_node)
+            cluster = _with_node(
+                cluster, head if number == 0 else [f"--address={cluster.address}"], cpus_per_node
+            )
             on_node(cluster)
             if number in (0, num_nodes - 1):
                 _wait_for_nodes(cluster)
@@ -90,13 +103,21 @@ def _start(name: str, num_nodes: int, cpus_per_node: int, on_node: Callable[[Loc
 
 def _with_node(cluster: LocalCluster, options: Sequence[str], cpus: int) -> LocalCluster:
     number = len(cluster.nodes)
-    node = start_node(options, f"127.0.0.{number + 2}", cpus, _environment(cluster), Path(cluster.folder) / str(number))
+    node = start_node(
+        options,
+        f"127.0.0.{number + 2}",
+        cpus,
+        _environment(cluster),
+        Path(cluster.folder) / str(number),
+    )
     return cluster.model_copy(update={"nodes": (*cluster.nodes, node)})
 
 
 def _empty_cluster(name: str) -> tuple[LocalCluster, list[str]]:
     """A cluster without nodes yet, and the options of its head."""
-    folder = Path(tempfile.mkdtemp(prefix="xrec-ray-"))  # short: Ray's socket names have at most 107 characters
+    folder = Path(
+        tempfile.mkdtemp(prefix="xrec-ray-")
+    )  # short: Ray's socket names have at most 107 characters
     port, dashboard_port, client_port = free_ports(3)
     head = [
         "--head",
@@ -106,7 +127,13 @@ def _empty_cluster(name: str) -> tuple[LocalCluster, list[str]]:
         f"--ray-client-server-port={client_port}",
     ]
     url = f"http://127.0.0.1:{dashboard_port}"
-    return LocalCluster(name=name, address=f"127.0.0.2:{port}", dashboard_url=url, folder=str(folder), token_path=str(write_token(folder))), head
+    return LocalCluster(
+        name=name,
+        address=f"127.0.0.2:{port}",
+        dashboard_url=url,
+        folder=str(folder),
+        token_path=str(write_token(folder)),
+    ), head
 
 
 def _environment(cluster: LocalCluster) -> dict[str, str]:
@@ -115,7 +142,11 @@ def _environment(cluster: LocalCluster) -> dict[str, str]:
     A submitted job's `python` is the one of the node's PATH: this one, so that it has the same packages.
     """
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
-    inherited = {name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", "RAY_AUTH_TOKEN", "RAY_API_SERVER_ADDRESS")}
+    inherited = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in ("RAY_ADDRESS", "RAY_AUTH_TOKEN", "RAY_API_SERVER_ADDRESS")
+    }
     return {**inherited, **LOCAL_ENVIRONMENT, **cluster.environment, "PATH": path}
 
 
@@ -125,12 +156,16 @@ def _wait_for_nodes(cluster: LocalCluster) -> None:
     while time.monotonic() < deadline:
         for node in cluster.nodes:
             if not node.is_running:
-                raise ClusterError(f"the node at {node.address} ended while starting:\n{node.log_tail()}")
+                raise ClusterError(
+                    f"the node at {node.address} ended while starting:\n{node.log_tail()}"
+                )
         if _num_alive(cluster) == len(cluster.nodes):
             return
         time.sleep(0.3)
     last: NodeProcess = cluster.nodes[-1]
-    raise ClusterError(f"{_num_alive(cluster)} of {len(cluster.nodes)} nodes started in {_START_SECONDS:g} s:\n{last.log_tail()}")
+    raise ClusterError(
+        f"{_num_alive(cluster)} of {len(cluster.nodes)} nodes started in {_START_SECONDS:g} s:\n{last.log_tail()}"
+    )
 
 
 def _num_alive(cluster: LocalCluster) -> int:

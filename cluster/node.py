@@ -17,7 +17,11 @@ import psutil
 from pydantic import BaseModel, ConfigDict, Field
 
 # One torch thread a worker: two on two cores collapse when anything else runs. Gloo would take the host's interface.
-LOCAL_ENVIRONMENT = {"RAY_USAGE_STATS_ENABLED": "0", "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
+LOCAL_ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "GLOO_SOCKET_IFNAME": "lo",
+    "OMP_NUM_THREADS": "1",
+}
 
 _STOP_SECONDS = 15.0
 _OBJECT_STORE_BYTES = 200_000_000
@@ -31,7 +35,9 @@ class NodeProcess(BaseModel):
 
     pid: int = Field(description="Process id of `ray start`, and the id of its session.")
     address: str = Field(description="Loopback address of the node, as Ray lists it.")
-    folder: str = Field(description="The node's own temporary folder, named in its command line; no other process has it there.")
+    folder: str = Field(
+        description="The node's own temporary folder, named in its command line; no other process has it there."
+    )
 
     @property
     def is_running(self) -> bool:
@@ -43,8 +49,15 @@ class NodeProcess(BaseModel):
         leader = self._leader()
         if leader is None and _lives(self.pid):
             return []
-        members = [process for process in psutil.process_iter() if process.pid != self.pid and _session(process.pid) == self.pid]
-        return [*([leader] if leader else []), *(process for process in members if _lives(process.pid))]
+        members = [
+            process
+            for process in psutil.process_iter()
+            if process.pid != self.pid and _session(process.pid) == self.pid
+        ]
+        return [
+            *([leader] if leader else []),
+            *(process for process in members if _lives(process.pid)),
+        ]
 
     def ask_to_end(self) -> list[psutil.Process]:
         """Tell `ray start --block` to end, which ends its children; returns it, or nothing if it has ended."""
@@ -64,7 +77,9 @@ class NodeProcess(BaseModel):
 
     def log_tail(self) -> str:
         """The end of what `ray start` printed."""
-        return _log(Path(self.folder)).read_text(encoding="utf-8", errors="replace")[-_TAIL_CHARACTERS:]
+        return _log(Path(self.folder)).read_text(encoding="utf-8", errors="replace")[
+            -_TAIL_CHARACTERS:
+        ]
 
     def _leader(self) -> psutil.Process | None:
         with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
@@ -77,13 +92,21 @@ class NodeProcess(BaseModel):
 def stop_nodes(nodes: Sequence[NodeProcess]) -> int:
     """End the nodes and all that they started, at the same time; returns how many processes there were."""
     num_processes = sum(len(node.processes()) for node in nodes)
-    psutil.wait_procs([leader for node in nodes for leader in node.ask_to_end()], timeout=_STOP_SECONDS)
+    psutil.wait_procs(
+        [leader for node in nodes for leader in node.ask_to_end()], timeout=_STOP_SECONDS
+    )
     for node in nodes:
         node.kill()
     return num_processes
 
 
-def start_node(options: Sequence[str], address: str, num_cpus: int, environment: Mapping[str, str], folder: Path) -> NodeProcess:
+def start_node(
+    options: Sequence[str],
+    address: str,
+    num_cpus: int,
+    environment: Mapping[str, str],
+    folder: Path,
+) -> NodeProcess:
     """Run `ray start --block OPTIONS` for a node at `address`, with the variables of `environment` only.
 
     Each node has its own folder: nodes that start at the same time in one folder take each other's socket names.
@@ -106,10 +129,18 @@ def start_node(options: Sequence[str], address: str, num_cpus: int, environment:
     ]
     with _log(folder).open("wb") as output:
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=dict(environment), cwd=folder.parent, start_new_session=True
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            env=dict(environment),
+            cwd=folder.parent,
+            start_new_session=True,
         )
     node = NodeProcess(pid=process.pid, address=address, folder=str(folder))
-    while process.poll() is None and not node.is_running:  # for an instant after exec a process has no command line
+    while (
+        process.poll() is None and not node.is_running
+    ):  # for an instant after exec a process has no command line
         time.sleep(0.01)
     return node
 

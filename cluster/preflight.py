@@ -12,7 +12,13 @@ from contextlib import contextmanager
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, NodeDiedError, RayError, TaskUnschedulableError, WorkerCrashedError
+from ray.exceptions import (
+    GetTimeoutError,
+    NodeDiedError,
+    RayError,
+    TaskUnschedulableError,
+    WorkerCrashedError,
+)
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.connect import ensure_ray
@@ -33,7 +39,9 @@ _ADVICE: Mapping[str, str] = {
 _GONE = (NodeDiedError, TaskUnschedulableError, WorkerCrashedError)
 
 
-def check_cluster(demand: Demand, *, reads: Sequence[str], writes: Sequence[str], storage: StorageConfig) -> None:
+def check_cluster(
+    demand: Demand, *, reads: Sequence[str], writes: Sequence[str], storage: StorageConfig
+) -> None:
     """Raise ClusterError unless the job that needs `demand` can run on the connected cluster, with what is wrong on which node and what to do.
 
     `reads` are URIs of artifacts and model folders, `writes` those of outputs; every node must reach them.
@@ -44,19 +52,34 @@ def check_cluster(demand: Demand, *, reads: Sequence[str], writes: Sequence[str]
         check_nodes(nodes, reads=reads, writes=writes, storage=storage)
 
 
-def check_nodes(nodes: Mapping[str, Mapping[str, Any]], *, reads: Sequence[str], writes: Sequence[str], storage: StorageConfig) -> None:
+def check_nodes(
+    nodes: Mapping[str, Mapping[str, Any]],
+    *,
+    reads: Sequence[str],
+    writes: Sequence[str],
+    storage: StorageConfig,
+) -> None:
     """Ask each of `nodes`, by id; raises ClusterError."""
     nonce = secrets.token_hex(8)
     outputs = [open_location(uri, storage).shared_uri for uri in writes]
     inputs = [open_location(uri, storage).shared_uri for uri in reads]
     with _driver_files(outputs, storage, nonce):
-        answers = {node["NodeManagerAddress"]: _ask(node_id, inputs, outputs, storage, nonce) for node_id, node in nodes.items()}
-        problems = [(address, problem) for address, answer in answers.items() for problem in _problems(_answer(address, answer))]
+        answers = {
+            node["NodeManagerAddress"]: _ask(node_id, inputs, outputs, storage, nonce)
+            for node_id, node in nodes.items()
+        }
+        problems = [
+            (address, problem)
+            for address, answer in answers.items()
+            for problem in _problems(_answer(address, answer))
+        ]
     if problems:
         found = [f"  the node at {address} {problem.text}" for address, problem in problems]
         kinds = {problem.kind for _, problem in problems}
         to_do = [f"  {advice}" for kind, advice in _ADVICE.items() if kind in kinds]
-        raise ClusterError("\n".join(["the cluster cannot run this job:", *found, "what to do:", *to_do]))
+        raise ClusterError(
+            "\n".join(["the cluster cannot run this job:", *found, "what to do:", *to_do])
+        )
     logger.info("preflight: %d nodes have the same versions and reach the same storage", len(nodes))
 
 
@@ -64,9 +87,15 @@ def _alive_nodes() -> dict[str, Mapping[str, Any]]:
     return {node["NodeID"]: node for node in ray.nodes() if node["Alive"]}
 
 
-def _ask(node_id: str, reads: Sequence[str], writes: Sequence[str], storage: StorageConfig, nonce: str) -> "ray.ObjectRef[Probe]":
+def _ask(
+    node_id: str, reads: Sequence[str], writes: Sequence[str], storage: StorageConfig, nonce: str
+) -> "ray.ObjectRef[Probe]":
     place = NodeAffinitySchedulingStrategy(node_id, soft=False)
-    return ray.remote(probe).options(num_cpus=0, max_retries=0, scheduling_strategy=place).remote(node_id, reads, writes, storage, nonce)
+    return (
+        ray.remote(probe)
+        .options(num_cpus=0, max_retries=0, scheduling_strategy=place)
+        .remote(node_id, reads, writes, storage, nonce)
+    )
 
 
 def _answer(address: str, answer: "ray.ObjectRef[Probe]") -> Probe | None:
@@ -77,7 +106,9 @@ def _answer(address: str, answer: "ray.ObjectRef[Probe]") -> Probe | None:
         logger.warning("preflight: the node at %s is gone; the job starts without it", address)
         return None
     except GetTimeoutError as error:
-        raise ClusterError(f"the node at {address} started no worker in {_ANSWER_SECONDS:g} s; look at its logs, or take it away") from error
+        raise ClusterError(
+            f"the node at {address} started no worker in {_ANSWER_SECONDS:g} s; look at its logs, or take it away"
+        ) from error
     except (RayError, ModuleNotFoundError) as error:
         reason = str(error).strip().splitlines()[-1]
         raise ClusterError(

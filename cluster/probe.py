@@ -34,10 +34,15 @@ class Probe:
 
 def versions() -> dict[str, str]:
     """Python, Ray, torch and xrec as this process would import them, without builds: torch of a GPU node is 2.13.0+cu130, of another 2.13.0+cpu."""
-    return {"python": platform.python_version(), **{name: importlib.metadata.version(name).split("+")[0] for name in _PACKAGES}}
+    return {
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name).split("+")[0] for name in _PACKAGES},
+    }
 
 
-def probe(node_id: str, reads: Sequence[str], writes: Sequence[str], storage: StorageConfig, nonce: str) -> Probe:
+def probe(
+    node_id: str, reads: Sequence[str], writes: Sequence[str], storage: StorageConfig, nonce: str
+) -> Probe:
     """Look for the driver's file below each URI of `writes`, write one there, read it, delete it; look for a manifest at each of `reads`."""
     problems = [_problem_of_writing(open_location(uri, storage), node_id, nonce) for uri in writes]
     problems += [_problem_of_reading(open_location(uri, storage)) for uri in reads]
@@ -66,7 +71,11 @@ def _problem_of_writing(location: Location, node_id: str, nonce: str) -> Problem
 
 def _problem_of_reading(location: Location) -> Problem | None:
     try:
-        is_there = (location / MANIFEST).exists() or (location / "config.json").exists()  # an artifact, or a model
+        is_there = (location / MANIFEST).exists() or (
+            location / "config.json"
+        ).exists()  # an artifact, or a model
     except XRecError as error:
         return Problem("storage", f"cannot read {location} ({error})")
-    return None if is_there else Problem("unshared", f"does not see {location}, which the driver sees")
+    return (
+        None if is_there else Problem("unshared", f"does not see {location}, which the driver sees")
+    )

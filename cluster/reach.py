@@ -14,7 +14,9 @@ def check_reachable(address: str, advice: str) -> None:
     try:
         socket.create_connection((host, port), timeout=CONNECT_TIMEOUT_SECONDS).close()
     except OSError as error:
-        raise ClusterError(f"nothing answers at {address!r} within {CONNECT_TIMEOUT_SECONDS:g} s ({error}); {advice}") from error
+        raise ClusterError(
+            f"nothing answers at {address!r} within {CONNECT_TIMEOUT_SECONDS:g} s ({error}); {advice}"
+        ) from error
 
 
 def _host_and_port(address: str, advice: str) -> tuple[str, int]:
@@ -24,5 +26,7 @@ def _host_and_port(address: str, advice: str) -> tuple[str, int]:
     except ValueError:
         port = None
     if not parts.hostname or not port:
-        raise ClusterError(f"Ray address {address!r}: expected host:port, or a URL such as ray://host:port or http://host:8265; {advice}")
+        raise ClusterError(
+            f"Ray address {address!r}: expected host:port, or a URL such as ray://host:port or http://host:8265; {advice}"
+        )
     return parts.hostname, port

@@ -38,7 +38,9 @@ class LocalCluster(BaseModel):
 def check_name(name: str) -> None:
     """Raise ConfigError if no cluster can be called `name`."""
     if not is_name(name):
-        raise ConfigError(f"cluster name {name!r}: expected a-z, 0-9 and hyphens, a letter first, at most 30, and neither 'auto' nor 'local'")
+        raise ConfigError(
+            f"cluster name {name!r}: expected a-z, 0-9 and hyphens, a letter first, at most 30, and neither 'auto' nor 'local'"
+        )
 
 
 def is_name(text: str) -> bool:
@@ -81,7 +83,9 @@ def find(name: str) -> LocalCluster | None:
     try:
         return LocalCluster.model_validate_json(text) if text else None
     except ValidationError as error:
-        raise ClusterError(f"{_path(name)}: not a record of this version of xrec ({error.error_count()} errors); delete it") from error
+        raise ClusterError(
+            f"{_path(name)}: not a record of this version of xrec ({error.error_count()} errors); delete it"
+        ) from error
 
 
 def names() -> list[str]:
@@ -94,4 +98,8 @@ def _path(name: str) -> Path:
 
 
 def _state_folder() -> Path:
-    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "xrec" / "clusters"
+    return (
+        Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
+        / "xrec"
+        / "clusters"
+    )

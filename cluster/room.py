@@ -27,12 +27,24 @@ ONE_CPU = Demand(1, 1, 1, 0, "ray.num_cpus")
 
 def demand_of_workers(scaling: ScalingConfig) -> Demand:
     """A training job's workers; with device=auto they do without GPUs."""
-    return Demand(scaling.fewest_workers, scaling.num_workers, scaling.cpus_per_worker, int(scaling.device == "cuda"), "scaling.num_workers")
+    return Demand(
+        scaling.fewest_workers,
+        scaling.num_workers,
+        scaling.cpus_per_worker,
+        int(scaling.device == "cuda"),
+        "scaling.num_workers",
+    )
 
 
 def demand_of_actors(actors: ActorsConfig, gpus_per_actor: int) -> Demand:
     """A backfill's actors, of which one is enough; with device=auto they do without GPUs."""
-    return Demand(1, actors.num_actors, actors.cpus_per_actor, gpus_per_actor if actors.device == "cuda" else 0, "actors.num_actors")
+    return Demand(
+        1,
+        actors.num_actors,
+        actors.cpus_per_actor,
+        gpus_per_actor if actors.device == "cuda" else 0,
+        "actors.num_actors",
+    )
 
 
 def check_room(nodes: Sequence[Mapping[str, float]], demand: Demand) -> None:
@@ -50,7 +62,9 @@ def check_room(nodes: Sequence[Mapping[str, float]], demand: Demand) -> None:
             )
         logger.warning("%s: waiting for the cluster to grow", want)
     elif num_places < demand.wanted:
-        logger.warning("%d of %s = %d fit on the nodes (%s)", num_places, demand.key, demand.wanted, have)
+        logger.warning(
+            "%d of %s = %d fit on the nodes (%s)", num_places, demand.key, demand.wanted, have
+        )
 
 
 def _num_places(node: Mapping[str, float], demand: Demand) -> int:

@@ -26,7 +26,11 @@ def working_folder(config_path: Path) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="xrec-submit-") as name:
         folder = Path(name)
         for package in _PACKAGES:
-            shutil.copytree(source / package, folder / package, ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
+            shutil.copytree(
+                source / package,
+                folder / package,
+                ignore=shutil.ignore_patterns("__pycache__", "*.pyc"),
+            )
         shutil.copy(config_path, folder / config_path.name)
         yield folder
 
@@ -46,9 +50,14 @@ def read_pinned(path: str) -> list[str]:
     Raises ConfigError: a job whose packages are not pinned has others on a node that comes later.
     """
     try:
-        lines = [line.split(" #")[0].strip() for line in Path(path).read_text(encoding="utf-8").splitlines()]
+        lines = [
+            line.split(" #")[0].strip()
+            for line in Path(path).read_text(encoding="utf-8").splitlines()
+        ]
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"requirements {path!r} cannot be read ({error}); expected a text file of name==version lines") from error
+        raise ConfigError(
+            f"requirements {path!r} cannot be read ({error}); expected a text file of name==version lines"
+        ) from error
     packages = [line for line in lines if line and not line.startswith("#")]
     loose = [package for package in packages if not _PINNED.fullmatch(package)]
     if loose or not packages:

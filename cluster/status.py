@@ -44,7 +44,10 @@ def cluster_status(server: JobServer) -> ClusterStatus:
     if server.local is not None:
         _check_head(server.local)
     use = _use(server)
-    found = [replace(node, in_use=use.get(node.node_id, {})) if node.state == "alive" else node for node in nodes(server)]
+    found = [
+        replace(node, in_use=use.get(node.node_id, {})) if node.state == "alive" else node
+        for node in nodes(server)
+    ]
     return ClusterStatus(tuple(found), tuple(list_jobs(server)))
 
 
@@ -54,14 +57,28 @@ def nodes(server: JobServer) -> list[NodeStatus]:
     try:
         rows = answer["data"]["result"]["result"]
     except (KeyError, TypeError) as error:
-        raise ClusterError(f"{server.url}: no list of nodes in its answer; is this a Ray dashboard?") from error
-    gone = {node.address for node in server.local.nodes if not node.is_running} if server.local else set()
-    return sorted((_node(row, gone) for row in rows), key=lambda node: (not node.is_head, node.address))
+        raise ClusterError(
+            f"{server.url}: no list of nodes in its answer; is this a Ray dashboard?"
+        ) from error
+    gone = (
+        {node.address for node in server.local.nodes if not node.is_running}
+        if server.local
+        else set()
+    )
+    return sorted(
+        (_node(row, gone) for row in rows), key=lambda node: (not node.is_head, node.address)
+    )
 
 
 def _node(row: Mapping[str, Any], gone: set[str]) -> NodeStatus:
-    resources = {name: total for name, total in row["resources_total"].items() if not name.startswith("node:")}
-    state: NodeState = "dead" if row["state"] != "ALIVE" else "lost" if row["node_ip"] in gone else "alive"
+    resources = {
+        name: total
+        for name, total in row["resources_total"].items()
+        if not name.startswith("node:")
+    }
+    state: NodeState = (
+        "dead" if row["state"] != "ALIVE" else "lost" if row["node_ip"] in gone else "alive"
+    )
     return NodeStatus(row["node_id"], row["node_ip"], row["is_head_node"], state, resources)
 
 
@@ -69,7 +86,10 @@ def _use(server: JobServer) -> dict[str, dict[str, float]]:
     """What is in use of each node, by its id; empty until the autoscaler's monitor has reported for the first time."""
     status = ask(server, "/api/cluster_status")["data"]["clusterStatus"] or {}
     by_node = (status.get("loadMetricsReport") or {}).get("usageByNode") or {}
-    return {node_id: {name: used for name, (used, _) in amounts.items()} for node_id, amounts in by_node.items()}
+    return {
+        node_id: {name: used for name, (used, _) in amounts.items()}
+        for node_id, amounts in by_node.items()
+    }
 
 
 def _check_head(cluster: LocalCluster) -> None:

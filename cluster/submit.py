@@ -20,12 +20,31 @@ from cluster.runtime_env import runtime_environment, working_folder
 from xrec.config import JobConfig
 from xrec.errors import ClusterError, ConfigError
 
-_ARTIFACTS = ("dataset", "graph", "llm", "adapter", "recommendations", "explanations", "evaluation", "ablation")
-_URI_KEYS = frozenset({"workspace", "uri", "release", "carry_from", "interactions", "users", "items", *_ARTIFACTS})
+_ARTIFACTS = (
+    "dataset",
+    "graph",
+    "llm",
+    "adapter",
+    "recommendations",
+    "explanations",
+    "evaluation",
+    "ablation",
+)
+_URI_KEYS = frozenset(
+    {"workspace", "uri", "release", "carry_from", "interactions", "users", "items", *_ARTIFACTS}
+)
 _NUM_REASON_LINES = 15
 
 
-def submit_job(module: str, config_path: str, overrides: Sequence[str], server: JobServer, *, packages: Sequence[str] = (), first: str = "") -> str:
+def submit_job(
+    module: str,
+    config_path: str,
+    overrides: Sequence[str],
+    server: JobServer,
+    *,
+    packages: Sequence[str] = (),
+    first: str = "",
+) -> str:
     """Start `python -m jobs.<module> <config> <overrides>` on the cluster, after the shell command `first` if there is one.
 
     AWS_* variables of this process go with it; `packages` (name==version) are installed for it. Returns the submission id; raises ClusterError.
@@ -63,14 +82,20 @@ def follow_job(submission_id: str, server: JobServer, write: Callable[[str], Non
         asyncio.run(tail())
         info = client.get_job_info(submission_id)
     except (RuntimeError, OSError) as error:
-        raise ClusterError(f"{server.url}: the log of {submission_id} broke off ({error}); the job may go on: xrec jobs list") from error
+        raise ClusterError(
+            f"{server.url}: the log of {submission_id} broke off ({error}); the job may go on: xrec jobs list"
+        ) from error
     if info.status != JobStatus.SUCCEEDED:
         raise ClusterError(_reason(submission_id, info, last_lines))
 
 
 def check_shared_paths(config: JobConfig) -> None:
     """Raise ConfigError if `config` names a relative path: it would lie in the job's own folder on the cluster."""
-    relative = [f"{key}={value}" for key, value in _uris(config.model_dump()) if "://" not in value and not os.path.isabs(value)]
+    relative = [
+        f"{key}={value}"
+        for key, value in _uris(config.model_dump())
+        if "://" not in value and not os.path.isabs(value)
+    ]
     if relative:
         raise ConfigError(
             f"relative path {', '.join(relative)}: a submitted job has a folder of its own on the cluster, which is deleted; "
@@ -86,12 +111,16 @@ def shared_path_check(config: JobConfig) -> str:
 
 
 def _client(server: JobServer) -> JobSubmissionClient:
-    advice = "check that the cluster runs and that this is its job server, http://host:8265 by default"
+    advice = (
+        "check that the cluster runs and that this is its job server, http://host:8265 by default"
+    )
     check_reachable(server.url, advice)
     try:
         return JobSubmissionClient(server.url, headers=dict(server.headers))
     except (RuntimeError, ValueError, OSError, RayError) as error:
-        raise ClusterError(f"{server.url}: the job server cannot be used ({error}); {advice}") from error
+        raise ClusterError(
+            f"{server.url}: the job server cannot be used ({error}); {advice}"
+        ) from error
 
 
 def _uris(values: Any, key: str = "") -> Iterator[tuple[str, str]]:

@@ -27,5 +27,7 @@ def _find_token(environment: Mapping[str, str]) -> str | None:
         return path.read_text(encoding="ascii").strip()
     except FileNotFoundError as error:
         if named:
-            raise ClusterError(f"RAY_AUTH_TOKEN_PATH names {named!r}, and no file is there; give the file that holds the token") from error
+            raise ClusterError(
+                f"RAY_AUTH_TOKEN_PATH names {named!r}, and no file is there; give the file that holds the token"
+            ) from error
         return None

@@ -24,7 +24,16 @@ from xrec.train.adapter_loop import adapter_run_config, train_adapter
 
 logger = logging.getLogger("xrec")
 
-_CONTENT = {"variants", "split", "max_pairs", "max_generations", "encoder", "bootstrap_samples", "seed", "decoding"}
+_CONTENT = {
+    "variants",
+    "split",
+    "max_pairs",
+    "max_generations",
+    "encoder",
+    "bootstrap_samples",
+    "seed",
+    "decoding",
+}
 _OF_SCORES = {"split", "max_pairs", "max_generations", "seed", "decoding"}
 
 
@@ -37,7 +46,10 @@ def run(config: AblateConfig) -> Manifest:
     for name in ("dataset", "graph", "ablation"):
         check_access(open_location(config.artifact(name), config.storage), config.storage)
     output = open_location(config.artifact("ablation"), config.storage)
-    run_config = {**config.model_dump(mode="json", include=_CONTENT), **adapter_run_config(config.training_of("full", output.uri))}
+    run_config = {
+        **config.model_dump(mode="json", include=_CONTENT),
+        **adapter_run_config(config.training_of("full", output.uri)),
+    }
     inputs = _inputs(config)
     done = finished(output, "ablation", run_config, inputs)
     if done is not None:
@@ -45,21 +57,43 @@ def run(config: AblateConfig) -> Manifest:
         return done
     pairs = _drawn_pairs(config)
     with ensure_ray(config.ray):
-        reads = [config.artifact("dataset"), config.artifact("graph"), *folder_uris(config.llm.model)]
-        check_cluster(demand_of_workers(config.scaling), reads=reads, writes=[output.uri], storage=config.storage)
+        reads = [
+            config.artifact("dataset"),
+            config.artifact("graph"),
+            *folder_uris(config.llm.model),
+        ]
+        check_cluster(
+            demand_of_workers(config.scaling),
+            reads=reads,
+            writes=[output.uri],
+            storage=config.storage,
+        )
         for variant in config.variants:
             logger.info("variant %s: training", variant)
             train_adapter(config.training_of(variant, _adapter(output, variant).uri))
-    scores = of_the_same_pairs({variant: _scores(config, output, variant, pairs) for variant in config.variants})
-    metrics = compute_ablation(scores, encoder=_encoder(config), batch_size=config.batch_size, num_samples=config.bootstrap_samples, seed=config.seed)
+    scores = of_the_same_pairs(
+        {variant: _scores(config, output, variant, pairs) for variant in config.variants}
+    )
+    metrics = compute_ablation(
+        scores,
+        encoder=_encoder(config),
+        batch_size=config.batch_size,
+        num_samples=config.bootstrap_samples,
+        seed=config.seed,
+    )
     manifest = write_ablation(output, scores, metrics, config=run_config, inputs=inputs)
     logger.info("%d variants: %s", len(scores), output / ABLATION_REPORT)
     return manifest
 
 
 def _inputs(config: AblateConfig) -> dict[str, str]:
-    dataset, graph = (read_manifest(open_location(config.artifact(name), config.storage), name) for name in ("dataset", "graph"))
-    base_model = model_fingerprint(resolve_model(config.llm.model, config.llm.cache_dir, config.storage))
+    dataset, graph = (
+        read_manifest(open_location(config.artifact(name), config.storage), name)
+        for name in ("dataset", "graph")
+    )
+    base_model = model_fingerprint(
+        resolve_model(config.llm.model, config.llm.cache_dir, config.storage)
+    )
     return {"dataset": dataset.fingerprint, "graph": graph.fingerprint, "base_model": base_model}
 
 
@@ -68,7 +102,9 @@ def _adapter(output: Location, variant: Variant) -> Location:
 
 
 def _drawn_pairs(config: AblateConfig) -> list[HeldOutPair]:
-    pairs = held_out_pairs(read_dataset(open_location(config.artifact("dataset"), config.storage)), config.split)
+    pairs = held_out_pairs(
+        read_dataset(open_location(config.artifact("dataset"), config.storage)), config.split
+    )
     chosen = np.random.default_rng(config.seed).permutation(len(pairs))[: config.max_pairs]
     drawn = [pairs[index] for index in sorted(chosen)]
     if len({pair.user_id for pair in drawn}) < 2:
@@ -79,7 +115,9 @@ def _drawn_pairs(config: AblateConfig) -> list[HeldOutPair]:
     return drawn
 
 
-def _scores(config: AblateConfig, output: Location, variant: Variant, pairs: list[HeldOutPair]) -> list[VariantScore]:
+def _scores(
+    config: AblateConfig, output: Location, variant: Variant, pairs: list[HeldOutPair]
+) -> list[VariantScore]:
     """The variant's scores, read if they are there."""
     location = output / variant / "scores"
     run_config = {**config.model_dump(mode="json", include=_OF_SCORES), "dtype": config.llm.dtype}
@@ -87,24 +125,39 @@ def _scores(config: AblateConfig, output: Location, variant: Variant, pairs: lis
     if finished(location, "scores", run_config, inputs) is None:
         logger.info("variant %s: scoring", variant)
         explainer = _explainer(config, _adapter(output, variant))
-        write_scores(location, score_variant(explainer, pairs, config), config=run_config, inputs=inputs)
+        write_scores(
+            location, score_variant(explainer, pairs, config), config=run_config, inputs=inputs
+        )
     return read_scores(location)
 
 
 def _explainer(config: AblateConfig, adapter: Location) -> Explainer:
-    sources = Sources(dataset=config.artifact("dataset"), graph=config.artifact("graph"), adapter=adapter.uri, llm=config.llm, storage=config.storage)
+    sources = Sources(
+        dataset=config.artifact("dataset"),
+        graph=config.artifact("graph"),
+        adapter=adapter.uri,
+        llm=config.llm,
+        storage=config.storage,
+    )
     return load_explainer(sources, device=config.device, engine=config.engine)
 
 
 def _encoder(config: AblateConfig) -> TextEncoder | None:
     if config.encoder is None or not config.max_generations:
         return None
-    return load_encoder(config.encoder, cache_dir=config.llm.cache_dir, device=str(resolve_device(config.device)))
+    return load_encoder(
+        config.encoder, cache_dir=config.llm.cache_dir, device=str(resolve_device(config.device))
+    )
 
 
-def score_variant(explainer: Explainer, pairs: list[HeldOutPair], config: AblateConfig) -> list[VariantScore]:
+def score_variant(
+    explainer: Explainer, pairs: list[HeldOutPair], config: AblateConfig
+) -> list[VariantScore]:
     """The scores of the pairs whose prompt is not too long; texts for those among the first `config.max_generations`."""
-    others = [explainer.dataset.user_index(user) for user in other_users([pair.user_id for pair in pairs], config.seed)]
+    others = [
+        explainer.dataset.user_index(user)
+        for user in other_users([pair.user_id for pair in pairs], config.seed)
+    ]
     fits = fitting_pairs(explainer, pairs)
     kept = [pair for pair, fit in zip(pairs, fits, strict=True) if fit]
     others_kept = [other for other, fit in zip(others, fits, strict=True) if fit]

@@ -5,7 +5,17 @@ import logging
 from cluster.connect import ensure_ray
 from cluster.preflight import check_cluster
 from cluster.room import demand_of_actors
-from xrec.backfill import Lease, RunIdentity, clean, compact, draft_plan, finish, pair_batches, read_plan, run_backfill
+from xrec.backfill import (
+    Lease,
+    RunIdentity,
+    clean,
+    compact,
+    draft_plan,
+    finish,
+    pair_batches,
+    read_plan,
+    run_backfill,
+)
 from xrec.config import BackfillConfig
 from xrec.llm.source import folder_uris
 from xrec.storage import Manifest, check_access, open_location, read_manifest
@@ -20,8 +30,14 @@ def run(config: BackfillConfig) -> Manifest:
     draft = draft_plan(config, pair_batches(config))
     if draft.done is not None and config.retry_failed is None:
         return draft.done
-    with Lease.acquire(draft.output, config.lease_seconds).renewed() as lease, ensure_ray(config.ray):
-        reads = [*(config.artifact(name) for name in ("dataset", "graph", "adapter")), *folder_uris(config.llm.model)]
+    with (
+        Lease.acquire(draft.output, config.lease_seconds).renewed() as lease,
+        ensure_ray(config.ray),
+    ):
+        reads = [
+            *(config.artifact(name) for name in ("dataset", "graph", "adapter")),
+            *folder_uris(config.llm.model),
+        ]
         demand = demand_of_actors(config.actors, config.engine.tensor_parallel_size)
         check_cluster(demand, reads=reads, writes=[draft.output.uri], storage=config.storage)
         return run_backfill(config, draft.write(), lease)

@@ -12,7 +12,14 @@ from xrec.config import EvaluateConfig
 from xrec.data.dataset import Dataset
 from xrec.data.held_out import HeldOutPair, held_out_pairs
 from xrec.errors import ArtifactMismatchError, DataError
-from xrec.evaluate import Lineage, ScoredPair, compute_metrics, flat_metrics, other_users, write_evaluation
+from xrec.evaluate import (
+    Lineage,
+    ScoredPair,
+    compute_metrics,
+    flat_metrics,
+    other_users,
+    write_evaluation,
+)
 from xrec.generate.explainer import Explainer, Sources, load_explainer
 from xrec.generate.scoring import generated_texts, nll_own_and_shuffled, shuffled_pairs
 from xrec.graph.artifact import read_metrics
@@ -31,10 +38,25 @@ def run(config: EvaluateConfig) -> Manifest:
     """
     for name in (*_ARTIFACTS, "evaluation"):
         check_access(open_location(config.artifact(name), config.storage), config.storage)
-    manifests = {name: read_manifest(open_location(config.artifact(name), config.storage), name) for name in _ARTIFACTS}  # type: ignore[arg-type]
+    manifests = {
+        name: read_manifest(open_location(config.artifact(name), config.storage), name)
+        for name in _ARTIFACTS
+    }  # type: ignore[arg-type]
     _check_lineage(config, manifests)
     inputs = {name: manifest.fingerprint for name, manifest in manifests.items()}
-    run_config = config.model_dump(mode="json", exclude={"workspace", "storage", "evaluation", "device", "batch_size", "engine", "llm", *_ARTIFACTS})
+    run_config = config.model_dump(
+        mode="json",
+        exclude={
+            "workspace",
+            "storage",
+            "evaluation",
+            "device",
+            "batch_size",
+            "engine",
+            "llm",
+            *_ARTIFACTS,
+        },
+    )
     output = open_location(config.artifact("evaluation"), config.storage)
     done = finished(output, "evaluation", run_config, inputs)
     if done is not None:
@@ -48,22 +70,49 @@ def run(config: EvaluateConfig) -> Manifest:
         storage=config.storage,
     )
     explainer = load_explainer(sources, device=config.device, engine=config.engine)
-    pairs = score_pairs(explainer, read_explanations(open_location(config.artifact("explanations"), config.storage)), config)
+    pairs = score_pairs(
+        explainer,
+        read_explanations(open_location(config.artifact("explanations"), config.storage)),
+        config,
+    )
     metrics = compute_metrics(pairs, config)
-    lineage = Lineage(sources=manifests, adapter_history=_adapter_history(config), graph_history=_graph_history(config))
-    manifest = write_evaluation(output, pairs, metrics, lineage=lineage, config=run_config, inputs=inputs, num_examples=config.num_examples)
-    logger.info("%d pairs, %d metrics: %s", len(pairs), len(flat_metrics(metrics)), output / "report.html")
+    lineage = Lineage(
+        sources=manifests,
+        adapter_history=_adapter_history(config),
+        graph_history=_graph_history(config),
+    )
+    manifest = write_evaluation(
+        output,
+        pairs,
+        metrics,
+        lineage=lineage,
+        config=run_config,
+        inputs=inputs,
+        num_examples=config.num_examples,
+    )
+    logger.info(
+        "%d pairs, %d metrics: %s", len(pairs), len(flat_metrics(metrics)), output / "report.html"
+    )
     return manifest
 
 
-def score_pairs(explainer: Explainer, explanations: pa.Table, config: EvaluateConfig) -> list[ScoredPair]:
+def score_pairs(
+    explainer: Explainer, explanations: pa.Table, config: EvaluateConfig
+) -> list[ScoredPair]:
     """Held-out pairs with what was generated for them, their NLL under their own and another user's vector, and its text."""
     rows = _draw(_with_references(explainer.dataset, explanations, config.split), config)
     pairs, texts = [pair for pair, _ in rows], [text for _, text in rows]
-    others = [explainer.dataset.user_index(user) for user in other_users([pair.user_id for pair in pairs], config.seed)]
+    others = [
+        explainer.dataset.user_index(user)
+        for user in other_users([pair.user_id for pair in pairs], config.seed)
+    ]
     nll_own, nll_shuffled = nll_own_and_shuffled(explainer, pairs, others, config.batch_size)
     chosen = shuffled_pairs(pairs, others)[: config.max_shuffled_generations]
-    shuffled_texts = dict(enumerate(generated_texts(explainer, chosen, config.decoding, "texts with another user's vector")))
+    shuffled_texts = dict(
+        enumerate(
+            generated_texts(explainer, chosen, config.decoding, "texts with another user's vector")
+        )
+    )
     return [
         ScoredPair(
             user_id=pair.user_id,
@@ -80,13 +129,21 @@ def score_pairs(explainer: Explainer, explanations: pa.Table, config: EvaluateCo
     ]
 
 
-def _with_references(dataset: Dataset, explanations: pa.Table, split: Literal["validation", "test"]) -> list[_Row]:
+def _with_references(
+    dataset: Dataset, explanations: pa.Table, split: Literal["validation", "test"]
+) -> list[_Row]:
     """Explained pairs of the split that were generated too, by user and item, each with its generated text.
 
     Explanations without a reference are passed over; those of users and items of a cold start, which `dataset` lacks, have none.
     """
-    texts = {(row["user_id"], row["item_id"]): row["explanation"] for row in explanations.to_pylist()}
-    return [(pair, texts[key]) for pair in held_out_pairs(dataset, split) if (key := (pair.user_id, pair.item_id)) in texts]
+    texts = {
+        (row["user_id"], row["item_id"]): row["explanation"] for row in explanations.to_pylist()
+    }
+    return [
+        (pair, texts[key])
+        for pair in held_out_pairs(dataset, split)
+        if (key := (pair.user_id, pair.item_id)) in texts
+    ]
 
 
 def _draw(rows: list[_Row], config: EvaluateConfig) -> list[_Row]:
@@ -110,7 +167,9 @@ def _check_lineage(config: EvaluateConfig, manifests: dict[str, Manifest]) -> No
 
 def _adapter_history(config: EvaluateConfig) -> list[dict[str, Any]]:
     location = open_location(config.artifact("adapter"), config.storage) / "history.json"
-    if not location.is_file():  # a log, no content: an adapter that was saved or published goes without it
+    if (
+        not location.is_file()
+    ):  # a log, no content: an adapter that was saved or published goes without it
         return []
     history: list[dict[str, Any]] = json.loads(location.read_text())
     return history

@@ -27,7 +27,9 @@ class ExplainedPair:
     model_fingerprint: str
 
 
-def run(config: BackfillConfig, user_id: str, item_id: str, history: Sequence[str] | None = None) -> ExplainedPair:
+def run(
+    config: BackfillConfig, user_id: str, item_id: str, history: Sequence[str] | None = None
+) -> ExplainedPair:
     """Explain the pair; `history`: item ids of a user that neither the dataset nor `config.cold_start` knows.
 
     Raises UnknownIdError for an id that is not known, and what `load_explainer` raises.
@@ -35,7 +37,9 @@ def run(config: BackfillConfig, user_id: str, item_id: str, history: Sequence[st
     for name in ("dataset", "graph", "adapter"):
         check_access(open_location(config.artifact(name), config.storage), config.storage)
     new_user = None if history is None else History(user_id, tuple(history))
-    explainer = load_explainer(sources_of(config), device=config.actors.device, engine=config.engine, history=new_user)
+    explainer = load_explainer(
+        sources_of(config), device=config.actors.device, engine=config.engine, history=new_user
+    )
     pair = Pair(explainer.dataset.user_index(user_id), explainer.dataset.item_index(item_id))
     prompt = explainer.pairs.prompt(pair)
     (explanation,) = explainer.explain([prompt], config.decoding)

@@ -7,7 +7,10 @@ from xrec.storage import Manifest, check_access, open_location
 
 def run(config: ImportAdapterConfig) -> Manifest:
     """Check that the storage can be used, import in this process."""
-    for uri in (config.release, *(config.artifact(name) for name in ("dataset", "graph", "adapter"))):
+    for uri in (
+        config.release,
+        *(config.artifact(name) for name in ("dataset", "graph", "adapter")),
+    ):
         check_access(open_location(uri, config.storage), config.storage)
     return import_release(config)
 

@@ -17,7 +17,10 @@ def run(config: PretrainGraphConfig) -> Manifest:
         return done
     with ensure_ray(config.ray):
         check_cluster(
-            demand_of_workers(config.scaling), reads=[config.artifact("dataset")], writes=[config.artifact("graph")], storage=config.storage
+            demand_of_workers(config.scaling),
+            reads=[config.artifact("dataset")],
+            writes=[config.artifact("graph")],
+            storage=config.storage,
         )
         return pretrain_graph(config)
 

@@ -18,7 +18,12 @@ def run(config: RecommendConfig) -> Manifest:
     tables = read_tables(config)
     with ensure_ray(config.ray):
         reads = [config.artifact("dataset"), config.artifact("graph")]
-        check_cluster(ONE_CPU, reads=reads, writes=[config.artifact("recommendations")], storage=config.storage)
+        check_cluster(
+            ONE_CPU,
+            reads=reads,
+            writes=[config.artifact("recommendations")],
+            storage=config.storage,
+        )
         return run_recommend(config, plan, tables)
 
 

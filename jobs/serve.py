@@ -23,13 +23,19 @@ from xrec.storage import check_access, open_location
 logger = logging.getLogger("xrec")
 
 
-def run(config: ServeConfig, read_again: Callable[[], ServeConfig], tell: Callable[[str], None]) -> None:
+def run(
+    config: ServeConfig, read_again: Callable[[], ServeConfig], tell: Callable[[str], None]
+) -> None:
     """Serve until interrupted; SIGHUP serves what `read_again` gives, in place where only artifacts differ. `tell` gets the address.
 
     Raises what `check_sources` raises, ArtifactMismatchError for a backfill of another model, ClusterError.
     """
     config = checked(config)
-    with environment({VARIABLE: os.environ.get(VARIABLE, CALLBACK)}), ensure_ray(config.ray), _serving(config):
+    with (
+        environment({VARIABLE: os.environ.get(VARIABLE, CALLBACK)}),
+        ensure_ray(config.ray),
+        _serving(config),
+    ):
         tell(address_of(config))
         for _ in _hang_ups():
             config = checked(read_again())
@@ -58,7 +64,9 @@ def deploy(config: ServeConfig) -> None:
         serve.run(build(config), name=APP, route_prefix="/")
     except RuntimeError as error:
         lines = [line for line in str(error).splitlines() if line.strip()]
-        raise ClusterError(f"the endpoint could not be started: {lines[-1] if lines else error}; its replicas' logs tell more") from error
+        raise ClusterError(
+            f"the endpoint could not be started: {lines[-1] if lines else error}; its replicas' logs tell more"
+        ) from error
 
 
 def address_of(config: ServeConfig) -> str:
@@ -70,7 +78,11 @@ def address_of(config: ServeConfig) -> str:
 @contextmanager
 def _serving(config: ServeConfig) -> Iterator[None]:
     options = serve_options(config)
-    serve.start(proxy_location=options["proxy_location"], http_options=options["http_options"], logging_config={"enable_access_log": False})
+    serve.start(
+        proxy_location=options["proxy_location"],
+        http_options=options["http_options"],
+        logging_config={"enable_access_log": False},
+    )
     try:
         deploy(config)
         yield
@@ -84,7 +96,10 @@ def _hang_ups() -> Iterator[None]:
     """Yields at each SIGHUP; KeyboardInterrupt and SIGTERM end the wait by an exception."""
     happened = threading.Event()
     signal.signal(signal.SIGHUP, lambda *_: happened.set())
-    for number in (signal.SIGINT, signal.SIGTERM):  # a shell that starts it in the background has SIGINT ignored
+    for number in (
+        signal.SIGINT,
+        signal.SIGTERM,
+    ):  # a shell that starts it in the background has SIGINT ignored
         signal.signal(number, signal.default_int_handler)
     while True:
         happened.wait(1)

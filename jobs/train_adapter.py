@@ -14,8 +14,17 @@ def run(config: TrainAdapterConfig) -> Manifest:
     for name in ("dataset", "graph", "adapter"):
         check_access(open_location(config.artifact(name), config.storage), config.storage)
     with ensure_ray(config.ray):
-        reads = [config.artifact("dataset"), config.artifact("graph"), *folder_uris(config.llm.model)]
-        check_cluster(demand_of_workers(config.scaling), reads=reads, writes=[config.artifact("adapter")], storage=config.storage)
+        reads = [
+            config.artifact("dataset"),
+            config.artifact("graph"),
+            *folder_uris(config.llm.model),
+        ]
+        check_cluster(
+            demand_of_workers(config.scaling),
+            reads=reads,
+            writes=[config.artifact("adapter")],
+            storage=config.storage,
+        )
         return train_adapter(config)
 
 

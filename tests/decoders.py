@@ -52,10 +52,17 @@ FAMILIES = {
     "qwen2": Family(
         Qwen2ForCausalLM,
         Qwen2Config,
-        {"use_sliding_window": True, "sliding_window": WINDOW, "layer_types": _WINDOW_THEN_FULL, "num_key_value_heads": 4},
+        {
+            "use_sliding_window": True,
+            "sliding_window": WINDOW,
+            "layer_types": _WINDOW_THEN_FULL,
+            "num_key_value_heads": 4,
+        },
     ),
     "qwen3": Family(Qwen3ForCausalLM, Qwen3Config, {"head_dim": HEAD_DIM}),
-    "gemma": Family(GemmaForCausalLM, GemmaConfig, {"head_dim": HEAD_DIM, "num_key_value_heads": 1}),
+    "gemma": Family(
+        GemmaForCausalLM, GemmaConfig, {"head_dim": HEAD_DIM, "num_key_value_heads": 1}
+    ),
     "gemma2": Family(
         Gemma2ForCausalLM,
         Gemma2Config,
@@ -71,7 +78,12 @@ FAMILIES = {
     "gemma3": Family(
         Gemma3ForCausalLM,
         Gemma3TextConfig,
-        {"head_dim": HEAD_DIM, "query_pre_attn_scalar": 5, "sliding_window": WINDOW, "layer_types": _WINDOW_THEN_FULL},
+        {
+            "head_dim": HEAD_DIM,
+            "query_pre_attn_scalar": 5,
+            "sliding_window": WINDOW,
+            "layer_types": _WINDOW_THEN_FULL,
+        },
     ),
     "phi": Family(PhiForCausalLM, PhiConfig, {"num_key_value_heads": 4, "layer_norm_eps": 1e-6}),
     "phi3": Family(Phi3ForCausalLM, Phi3Config, {"sliding_window": WINDOW}),

@@ -55,7 +55,11 @@ def faulty_proxy(endpoint_url: str, faults: Faults) -> Iterator[str]:
                 self._fail()
                 return
             connection = http.client.HTTPConnection(target, timeout=60)
-            headers = {name: value for name, value in self.headers.items() if name.lower() not in _NOT_FORWARDED}
+            headers = {
+                name: value
+                for name, value in self.headers.items()
+                if name.lower() not in _NOT_FORWARDED
+            }
             connection.request(self.command, self.path, body, headers)
             answer = connection.getresponse()
             content = answer.read()
@@ -77,7 +81,9 @@ def faulty_proxy(endpoint_url: str, faults: Faults) -> Iterator[str]:
             for name, value in answer.getheaders():
                 if name.lower() not in {*_NOT_FORWARDED, "content-length", "date", "server"}:
                     self.send_header(name, value)
-            length = answer.getheader("Content-Length") if self.command == "HEAD" else str(len(content))
+            length = (
+                answer.getheader("Content-Length") if self.command == "HEAD" else str(len(content))
+            )
             self.send_header("Content-Length", length or "0")
             self.end_headers()
             self.wfile.write(content)

@@ -37,7 +37,12 @@ class ObjectStore:
     @property
     def storage(self) -> StorageConfig:
         """The way to this store, for a job's `storage` section."""
-        return StorageConfig(endpoint_url=self.endpoint_url, access_key_id=self.access_key, secret_access_key=self.secret_key, max_attempts=3)
+        return StorageConfig(
+            endpoint_url=self.endpoint_url,
+            access_key_id=self.access_key,
+            secret_access_key=self.secret_key,
+            max_attempts=3,
+        )
 
     @property
     def environment(self) -> dict[str, str]:
@@ -52,7 +57,12 @@ class ObjectStore:
     def new_bucket(self) -> str:
         """The s3:// URI of a new, empty bucket."""
         name = f"test-{next(self._names)}"
-        fs = s3fs.S3FileSystem(endpoint_url=self.endpoint_url, key=self.access_key, secret=self.secret_key, skip_instance_cache=True)
+        fs = s3fs.S3FileSystem(
+            endpoint_url=self.endpoint_url,
+            key=self.access_key,
+            secret=self.secret_key,
+            skip_instance_cache=True,
+        )
         fs.mkdir(name)
         return f"s3://{name}"
 
@@ -72,9 +82,16 @@ def object_store() -> Iterator[ObjectStore]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _start_weed(folder: Path, access_key: str, secret_key: str) -> tuple[subprocess.Popen[bytes], int]:
-    identity = {"name": "admin", "credentials": [{"accessKey": access_key, "secretKey": secret_key}]}
-    settings = {"identities": [{**identity, "actions": ["Admin", "Read", "List", "Tagging", "Write"]}]}
+def _start_weed(
+    folder: Path, access_key: str, secret_key: str
+) -> tuple[subprocess.Popen[bytes], int]:
+    identity = {
+        "name": "admin",
+        "credentials": [{"accessKey": access_key, "secretKey": secret_key}],
+    }
+    settings = {
+        "identities": [{**identity, "actions": ["Admin", "Read", "List", "Tagging", "Write"]}]
+    }
     (folder / "s3.json").write_text(json.dumps(settings), encoding="utf-8")
     (folder / "data").mkdir()
     master, volume, filer, port = _free_ports(4)
@@ -104,8 +121,14 @@ def _start_weed(folder: Path, access_key: str, secret_key: str) -> tuple[subproc
     ]
     with (folder / "weed.log").open("wb") as log:
         # By default a new bucket takes seven volumes at its first write; 50 volumes are used up by eight buckets.
-        environment = {**os.environ, "GOMEMLIMIT": "512MiB", "WEED_MASTER_VOLUME_GROWTH_COPY_1": "1"}
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=folder, env=environment)
+        environment = {
+            **os.environ,
+            "GOMEMLIMIT": "512MiB",
+            "WEED_MASTER_VOLUME_GROWTH_COPY_1": "1",
+        }
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=folder, env=environment
+        )
     return process, port
 
 
@@ -115,7 +138,9 @@ def _free_ports(count: int) -> list[int]:
     held: list[socket.socket] = []
     try:
         while len(ports) < count:
-            port = 20_000 + secrets.randbelow(12_000)  # below the range of ephemeral ports; +10000 too, mostly
+            port = 20_000 + secrets.randbelow(
+                12_000
+            )  # below the range of ephemeral ports; +10000 too, mostly
             pair = [socket.socket(), socket.socket()]
             held += pair
             try:
@@ -140,4 +165,7 @@ def _wait_until_healthy(process: subprocess.Popen[bytes], port: int, log: Path) 
         except (urllib.error.URLError, OSError):
             pass
         time.sleep(0.1)
-    raise RuntimeError(f"weed did not start in {_START_SECONDS} s:\n" + log.read_text(encoding="utf-8", errors="replace")[-3000:])
+    raise RuntimeError(
+        f"weed did not start in {_START_SECONDS} s:\n"
+        + log.read_text(encoding="utf-8", errors="replace")[-3000:]
+    )

@@ -19,10 +19,19 @@ HIDDEN_SIZE, NUM_HEADS, EMBEDDING_DIM, NUM_USERS, NUM_ITEMS = 32, 4, 6, 5, 7
 @functools.cache
 def toy_tokenizer() -> PreTrainedTokenizerFast:
     """A byte-level tokenizer of 400 tokens with a ChatML template; not to be changed."""
-    return train_tokenizer([example.explanation for example in generate_language_examples(200, seed=0)], vocab_size=400)
+    return train_tokenizer(
+        [example.explanation for example in generate_language_examples(200, seed=0)], vocab_size=400
+    )
 
 
-def toy_model(num_key_value_heads: int = 2, *, vocab_size: int = 64, num_layers: int = 2, seed: int = 0, tied: bool = False) -> LlamaForCausalLM:
+def toy_model(
+    num_key_value_heads: int = 2,
+    *,
+    vocab_size: int = 64,
+    num_layers: int = 2,
+    seed: int = 0,
+    tied: bool = False,
+) -> LlamaForCausalLM:
     """A Llama with 4 query heads and random weights, large enough that no two logits are nearly equal; in eval mode."""
     torch.manual_seed(seed)
     config = LlamaConfig(
@@ -45,7 +54,9 @@ def toy_model(num_key_value_heads: int = 2, *, vocab_size: int = 64, num_layers:
 def save_toy_model(folder: Path, *, seed: int = 0, num_layers: int = 2) -> Path:
     """A toy model with the toy tokenizer, in the Hugging Face layout; returns `folder`."""
     tokenizer = toy_tokenizer()
-    toy_model(vocab_size=len(tokenizer), seed=seed, num_layers=num_layers, tied=True).save_pretrained(folder)
+    toy_model(
+        vocab_size=len(tokenizer), seed=seed, num_layers=num_layers, tied=True
+    ).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 
@@ -53,7 +64,9 @@ def save_toy_model(folder: Path, *, seed: int = 0, num_layers: int = 2) -> Path:
 def toy_vectors(seed: int = 0) -> tuple[Tensor, Tensor]:
     """users (5, 6), items (7, 6)."""
     generator = torch.Generator().manual_seed(seed)
-    return torch.randn(NUM_USERS, EMBEDDING_DIM, generator=generator), torch.randn(NUM_ITEMS, EMBEDDING_DIM, generator=generator)
+    return torch.randn(NUM_USERS, EMBEDDING_DIM, generator=generator), torch.randn(
+        NUM_ITEMS, EMBEDDING_DIM, generator=generator
+    )
 
 
 def toy_adapters(injection: Injection, *, seed: int = 0, num_tokens: int = 1) -> Adapters:
@@ -68,7 +81,14 @@ def toy_adapters(injection: Injection, *, seed: int = 0, num_tokens: int = 1) ->
     return adapters
 
 
-def attach_toy(model: PreTrainedModel, injection: Injection, *, num_tokens: int = 1) -> CollaborativeEmbedding:
+def attach_toy(
+    model: PreTrainedModel, injection: Injection, *, num_tokens: int = 1
+) -> CollaborativeEmbedding:
     """Give `model` 5 users and 7 items."""
     users, items = toy_vectors()
-    return attach_adapters(model, toy_adapters(injection, num_tokens=num_tokens), user_vectors=users, item_vectors=items)
+    return attach_adapters(
+        model,
+        toy_adapters(injection, num_tokens=num_tokens),
+        user_vectors=users,
+        item_vectors=items,
+    )

@@ -39,7 +39,9 @@ def map_on_actors(
     context.enable_progress_bars = False  # ours counts rows
     context.print_on_execution_start = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
-    dataset = ray.data.from_items([dict(row) for row in rows], override_num_blocks=min(len(rows), _MAX_BLOCKS)).map_batches(
+    dataset = ray.data.from_items(
+        [dict(row) for row in rows], override_num_blocks=min(len(rows), _MAX_BLOCKS)
+    ).map_batches(
         type(actor.__name__, (_Packed,), {}),  # Ray shows the name
         fn_constructor_args=(cloudpickle.dumps((actor, settings)),),
         batch_size=1,
@@ -91,4 +93,6 @@ def as_xrec_error(error: RayError) -> XRecError:
         error_type: type[XRecError] = getattr(xrec.errors, name, XRecError)
         return error_type(message)
     root = (text.split("\n\nThe above exception was", 1)[0].strip().splitlines() or [""])[-1]
-    return ClusterError(f"the job's actors failed ({type(error).__name__}: {root[:500]}); run it again to go on with what is left")
+    return ClusterError(
+        f"the job's actors failed ({type(error).__name__}: {root[:500]}); run it again to go on with what is left"
+    )

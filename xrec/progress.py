@@ -15,10 +15,18 @@ _SECONDS_BETWEEN_LINES = 10.0
 def progress(items: Iterable[T], description: str, total: int) -> Iterator[T]:
     """Yield `items`, showing how many of `total` are done."""
     if sys.stderr.isatty():
-        from rich.console import Console  # actors, which import this module too, do without: it takes 0.3 s
+        from rich.console import (
+            Console,
+        )  # actors, which import this module too, do without: it takes 0.3 s
         from rich.progress import track
 
-        yield from track(items, description=description, total=total, console=Console(stderr=True), transient=True)
+        yield from track(
+            items,
+            description=description,
+            total=total,
+            console=Console(stderr=True),
+            transient=True,
+        )
         return
     last = time.monotonic()
     for done, item in enumerate(items, start=1):

@@ -10,7 +10,9 @@ def _schema(**columns: pa.DataType) -> pa.Schema:
 USERS = _schema(user_id=pa.string(), user_index=pa.int32(), profile=pa.string())
 ITEMS = _schema(item_id=pa.string(), item_index=pa.int32(), title=pa.string(), profile=pa.string())
 INTERACTIONS = _schema(user_index=pa.int32(), item_index=pa.int32(), split=pa.string())
-EXPLANATIONS = _schema(user_index=pa.int32(), item_index=pa.int32(), explanation=pa.string(), split=pa.string())
+EXPLANATIONS = _schema(
+    user_index=pa.int32(), item_index=pa.int32(), explanation=pa.string(), split=pa.string()
+)
 
 # One row for each input row that was left out: `line` counts from 1 (0: the file as a whole), `text` is its beginning.
 REJECTED = _schema(file=pa.string(), line=pa.int64(), reason=pa.string(), text=pa.string())
@@ -22,12 +24,16 @@ PLANTED = pa.schema(
         pa.field("user_index", pa.int32(), nullable=False),
         pa.field("item_index", pa.int32(), nullable=False),
         pa.field("aspect", pa.string(), nullable=False),
-        pa.field("aspects", pa.list_(pa.field("element", pa.string(), nullable=False)), nullable=False),
+        pa.field(
+            "aspects", pa.list_(pa.field("element", pa.string(), nullable=False)), nullable=False
+        ),
     ]
 )
 
 # Of each user the best unseen items: `rank` from 1, `score` the dot product of the vectors; by user_id and rank.
-RECOMMENDATIONS = _schema(user_id=pa.string(), item_id=pa.string(), rank=pa.int32(), score=pa.float32())
+RECOMMENDATIONS = _schema(
+    user_id=pa.string(), item_id=pa.string(), rank=pa.int32(), score=pa.float32()
+)
 
 PAIRS = _schema(user_id=pa.string(), item_id=pa.string())
 # `content_key` is a hash of all that the explanation depends on (xrec.backfill.content_key).

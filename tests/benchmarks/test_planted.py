@@ -25,19 +25,43 @@ from xrec.storage import open_location
 from xrec.train.adapter_data import load_adapter_data
 
 NUM_USERS, NUM_ITEMS, D = 40, 30, 6
-TOWN = {"kind": "sample", "num_users": NUM_USERS, "num_items": NUM_ITEMS, "interactions_per_user": 8, "explanations_per_user": 4}
-TRAINING = {"num_epochs": 2, "global_batch_size": 16, "micro_batch_size": 4, "learning_rate": {"peak": 0.03}, "seed": 5}
+TOWN = {
+    "kind": "sample",
+    "num_users": NUM_USERS,
+    "num_items": NUM_ITEMS,
+    "interactions_per_user": 8,
+    "explanations_per_user": 4,
+}
+TRAINING = {
+    "num_epochs": 2,
+    "global_batch_size": 16,
+    "micro_batch_size": 4,
+    "learning_rate": {"peak": 0.03},
+    "seed": 5,
+}
 
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A town of 40 users, a graph of random vectors, a random language model."""
     folder = tmp_path_factory.mktemp("workspace")
-    dataset = prepare_dataset(PrepareConfig.model_validate({"workspace": str(folder), "source": TOWN}))
+    dataset = prepare_dataset(
+        PrepareConfig.model_validate({"workspace": str(folder), "source": TOWN})
+    )
     generator = torch.Generator().manual_seed(0)
-    vectors = embeddings_bytes(torch.randn(NUM_USERS, D, generator=generator), torch.randn(NUM_ITEMS, D, generator=generator))
+    vectors = embeddings_bytes(
+        torch.randn(NUM_USERS, D, generator=generator),
+        torch.randn(NUM_ITEMS, D, generator=generator),
+    )
     graph = open_location(str(folder / "graph"))
-    write_graph(graph, vectors, [], config={"model": {"embedding_dim": D}}, inputs={"dataset": dataset.fingerprint}, metrics={})
+    write_graph(
+        graph,
+        vectors,
+        [],
+        config={"model": {"embedding_dim": D}},
+        inputs={"dataset": dataset.fingerprint},
+        metrics={},
+    )
     save_toy_model(folder / "llm")
     return folder
 
@@ -62,7 +86,9 @@ def town(config: TrainAdapterConfig) -> Town:
 def test_divide_leaves_every_pair_of_unseen_users_out_of_training(town: Town) -> None:
     division = town.divide(seed=1, unseen_share=0.25, max_scored=1000)
     unseen = {pair.user_index for pair in division.scored[UNSEEN_USERS]}
-    seen = set(division.train["user_index"].to_pylist()) | set(division.validation["user_index"].to_pylist())
+    seen = set(division.train["user_index"].to_pylist()) | set(
+        division.validation["user_index"].to_pylist()
+    )
     assert unseen
     assert not unseen & seen
     assert len(seen) == NUM_USERS - 10
@@ -76,13 +102,17 @@ def test_divide_leaves_every_pair_of_unseen_users_out_of_training(town: Town) ->
 
 
 def test_divide_follows_the_seed_and_keeps_to_the_limit(town: Town) -> None:
-    first, again, other = (town.divide(seed=seed, unseen_share=0.25, max_scored=5) for seed in (1, 1, 2))
+    first, again, other = (
+        town.divide(seed=seed, unseen_share=0.25, max_scored=5) for seed in (1, 1, 2)
+    )
     assert first.scored == again.scored
     assert first.scored != other.scored
     assert [len(pairs) for pairs in first.scored.values()] == [5, 5]
 
 
-def test_stated_taste_names_the_users_favourites_and_the_right_aspect_is_the_first_that_the_item_has(town: Town, config: TrainAdapterConfig) -> None:
+def test_stated_taste_names_the_users_favourites_and_the_right_aspect_is_the_first_that_the_item_has(
+    town: Town, config: TrainAdapterConfig
+) -> None:
     prompts = town.stated_prompts(config.prompt, 3)
     planted = town.dataset.planted.to_pylist()  # type: ignore[union-attr]
     told = 0
@@ -97,7 +127,9 @@ def test_stated_taste_names_the_users_favourites_and_the_right_aspect_is_the_fir
     assert told > 0.8 * len(planted)
 
 
-def test_stated_taste_of_another_user_keeps_the_rest_of_the_profile(town: Town, config: TrainAdapterConfig) -> None:
+def test_stated_taste_of_another_user_keeps_the_rest_of_the_profile(
+    town: Town, config: TrainAdapterConfig
+) -> None:
     prompts = town.stated_prompts(config.prompt, 1)
     own, other = (prompts.builder.show(prompts.prompt(Pair(3, 7, vector))) for vector in (None, 4))
     assert own != other
@@ -107,7 +139,9 @@ def test_stated_taste_of_another_user_keeps_the_rest_of_the_profile(town: Town, 
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_train_in_this_process_is_the_job_on_one_worker(town: Town, config: TrainAdapterConfig, tmp_path: Path) -> None:
+def test_train_in_this_process_is_the_job_on_one_worker(
+    town: Town, config: TrainAdapterConfig, tmp_path: Path
+) -> None:
     from xrec.train.adapter_loop import train_adapter
 
     data = load_adapter_data(config)
@@ -116,36 +150,70 @@ def test_train_in_this_process_is_the_job_on_one_worker(town: Town, config: Trai
 
     history = json.loads((tmp_path / "adapter" / "history.json").read_text())
     for name in ("train_loss", "validation_loss"):
-        assert [row[name] for row in trained.history] == pytest.approx([row[name] for row in history], rel=1e-4)
+        assert [row[name] for row in trained.history] == pytest.approx(
+            [row[name] for row in history], rel=1e-4
+        )
     embedding = trained.model.get_input_embeddings()
     state = Adapters(embedding.user_adapter, embedding.item_adapter, "projected").state_dict()
-    for name, tensor in safetensors.torch.load_file(tmp_path / "adapter" / "adapter.safetensors").items():
+    for name, tensor in safetensors.torch.load_file(
+        tmp_path / "adapter" / "adapter.safetensors"
+    ).items():
         torch.testing.assert_close(state[name], tensor, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_configured_changes_vectors_injection_and_seed_only(config: TrainAdapterConfig, variant: str) -> None:
+def test_configured_changes_vectors_injection_and_seed_only(
+    config: TrainAdapterConfig, variant: str
+) -> None:
     changed = configured(config, variant, 4)
     assert (changed.training.seed, changed.model.vectors_seed) == (4, 4)
-    assert {"vectors": changed.model.vectors, "injection": changed.model.injection}.items() >= VARIANTS[variant].items()
+    assert {
+        "vectors": changed.model.vectors,
+        "injection": changed.model.injection,
+    }.items() >= VARIANTS[variant].items()
     rest = {"training": {"seed"}, "model": {"vectors", "vectors_seed", "injection"}}
     assert changed.model_dump(exclude=rest) == config.model_dump(exclude=rest)  # type: ignore[arg-type]
 
 
-def test_read_town_of_a_dataset_without_planted_taste_is_refused(town: Town, config: TrainAdapterConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("benchmarks.planted_data.read_dataset", lambda location: replace(town.dataset, planted=None))
-    with pytest.raises(DataError, match=r"nothing is planted in it; give a dataset made with source\.kind=sample"):
+def test_read_town_of_a_dataset_without_planted_taste_is_refused(
+    town: Town, config: TrainAdapterConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "benchmarks.planted_data.read_dataset", lambda location: replace(town.dataset, planted=None)
+    )
+    with pytest.raises(
+        DataError, match=r"nothing is planted in it; give a dataset made with source\.kind=sample"
+    ):
         read_town(config)
 
 
-def record(variant: str, seed: int, right: list[bool], settings: str = "", inputs: str = "same") -> dict[str, Any]:
+def record(
+    variant: str, seed: int, right: list[bool], settings: str = "", inputs: str = "same"
+) -> dict[str, Any]:
     users = [f"user-{index // 2}" for index in range(len(right))]
-    scores = {"user_id": users, "right": right, "right_shuffled": [False] * len(right), "nll": [1.0] * len(right), "chance": 0.25}
+    scores = {
+        "user_id": users,
+        "right": right,
+        "right_shuffled": [False] * len(right),
+        "nll": [1.0] * len(right),
+        "chance": 0.25,
+    }
     scores["nll_shuffled"] = [1.5] * len(right)
     history = [{"epoch": 1, "validation_loss": 0.3}, {"epoch": 2, "validation_loss": 0.2}]
     kinds = {UNSEEN_PAIRS: scores, UNSEEN_USERS: scores}
-    common = {"kind": "planted", "inputs": inputs, "settings": settings, "variant": variant, "seed": seed}
-    return {**common, "history": history, "seconds": {"training": 1.0, "scoring": 2.0}, "scores": kinds}
+    common = {
+        "kind": "planted",
+        "inputs": inputs,
+        "settings": settings,
+        "variant": variant,
+        "seed": seed,
+    }
+    return {
+        **common,
+        "history": history,
+        "seconds": {"training": 1.0, "scoring": 2.0},
+        "scores": kinds,
+    }
 
 
 def test_report_pools_the_seeds_and_pairs_each_variant_with_the_constant_of_its_settings() -> None:
@@ -156,36 +224,67 @@ def test_report_pools_the_seeds_and_pairs_each_variant_with_the_constant_of_its_
         record("projected", 1, [True, True, True, True]),
         record("projected", 0, [False] * 4, settings="training.num_epochs=1"),
     ]
-    rows = {(row["settings"], row["variant"]): row for row in Report.of(records).rows() if row["pairs"] == UNSEEN_USERS}
+    rows = {
+        (row["settings"], row["variant"]): row
+        for row in Report.of(records).rows()
+        if row["pairs"] == UNSEEN_USERS
+    }
     assert len(rows) == 3
     projected = rows["as in the config", "projected"]
     assert (projected["seeds"], projected["scored"], projected["by seed"]) == (2, 8, "0.750, 1.000")
     assert projected["aspect accuracy"].startswith("0.875 (")
-    assert projected["minus constant"].startswith("0.500 (0.500 to 0.500")  # of seed 0 only: that of the baseline; both users gain a half
+    assert projected["minus constant"].startswith(
+        "0.500 (0.500 to 0.500"
+    )  # of seed 0 only: that of the baseline; both users gain a half
     assert projected["gain"] == "0.500 (0.500 to 0.500)"
     assert (projected["validation loss"], projected["seconds"]) == (0.2, 3)
     assert rows["as in the config", "constant"]["minus constant"] == ""
     assert rows["training.num_epochs=1", "projected"]["minus constant"] == ""
 
 
-def test_planted_runs_what_is_missing_and_writes_table_and_plot(workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_planted_runs_what_is_missing_and_writes_table_and_plot(
+    workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from typer.testing import CliRunner
 
     import benchmarks.planted as planted
 
-    arguments = ["--workspace", str(workspace), "--seed", "0", "--output", str(tmp_path), "--max-scored", "6"]
-    chosen = [argument for name in ("constant", "soft-tokens", "text-profile") for argument in ("--variant", name)]
-    overrides = ["training.num_epochs=1", "training.global_batch_size=16", "training.micro_batch_size=8"]
-    done = CliRunner().invoke(planted.app, [*overrides, *arguments, *chosen], catch_exceptions=False)
+    arguments = [
+        "--workspace",
+        str(workspace),
+        "--seed",
+        "0",
+        "--output",
+        str(tmp_path),
+        "--max-scored",
+        "6",
+    ]
+    chosen = [
+        argument
+        for name in ("constant", "soft-tokens", "text-profile")
+        for argument in ("--variant", name)
+    ]
+    overrides = [
+        "training.num_epochs=1",
+        "training.global_batch_size=16",
+        "training.micro_batch_size=8",
+    ]
+    done = CliRunner().invoke(
+        planted.app, [*overrides, *arguments, *chosen], catch_exceptions=False
+    )
     assert done.exit_code == 0, done.output
     rows = json.loads((tmp_path / "planted.json").read_text())
     assert {(row["variant"], row["pairs"]) for row in rows} == {
-        (name, kind) for name in ("constant", "soft-tokens", "text-profile") for kind in (UNSEEN_PAIRS, UNSEEN_USERS)
+        (name, kind)
+        for name in ("constant", "soft-tokens", "text-profile")
+        for kind in (UNSEEN_PAIRS, UNSEEN_USERS)
     }
     assert (tmp_path / "planted.png").stat().st_size > 10_000
     assert len(Results(tmp_path).read("planted")) == 3
 
     monkeypatch.setattr(planted, "run_variant", None)  # a second run would call it
-    again = CliRunner().invoke(planted.app, [*overrides, *arguments, *chosen], catch_exceptions=False)
+    again = CliRunner().invoke(
+        planted.app, [*overrides, *arguments, *chosen], catch_exceptions=False
+    )
     assert again.exit_code == 0
     assert (tmp_path / "planted.md").read_text() in again.output

@@ -20,13 +20,21 @@ def test_percentile_is_the_value_that_so_many_do_not_exceed() -> None:
 def test_both_servers_write_the_same_texts(tmp_path: Path) -> None:
     town = make_town(tmp_path / "town")
     users, items = ids_of(town)
-    config: dict[str, Any] = {"workspace": str(town), "llm": {"model": str(town / "llm")}, "decoding": DECODING, "models": {"device": "cpu"}}
+    config: dict[str, Any] = {
+        "workspace": str(town),
+        "llm": {"model": str(town / "llm")},
+        "decoding": DECODING,
+        "models": {"device": "cpu"},
+    }
     pairs = [{"user_id": user, "item_id": item} for user in users[:4] for item in items[:2]]
     texts = []
     for modules in (("xrec.cli", "serve"), ("benchmarks.serve_plain",)):
         with _server(modules, config) as server:
             answers = [
-                requests.post(f"{server.url}/v1/explanations", json={"pairs": [pair]}, timeout=120).json()["explanations"][0] for pair in pairs
+                requests.post(
+                    f"{server.url}/v1/explanations", json={"pairs": [pair]}, timeout=120
+                ).json()["explanations"][0]
+                for pair in pairs
             ]
             texts.append([answer["explanation"] for answer in answers])
             assert server.memory()

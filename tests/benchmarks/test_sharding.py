@@ -12,9 +12,21 @@ from xrec.train.ray_loop import fit
 
 
 def test_row_of_shares_are_of_the_models_part() -> None:
-    seen = {"model": 400e6, "held": 110e6, "RSS": 90e6, "peak of loading": 1e6, "with the file": 2e6, "training": 3e6}
+    seen = {
+        "model": 400e6,
+        "held": 110e6,
+        "RSS": 90e6,
+        "peak of loading": 1e6,
+        "with the file": 2e6,
+        "training": 3e6,
+    }
     row = row_of(4, seen)
-    assert (row["model/W"], row["held"], row["held: share"], row["RSS: share"]) == (100.0, 110.0, 1.1, 0.9)
+    assert (row["model/W"], row["held"], row["held: share"], row["RSS: share"]) == (
+        100.0,
+        110.0,
+        1.1,
+        0.9,
+    )
 
 
 def test_peak_memory_sees_what_was_freed_again() -> None:
@@ -31,7 +43,9 @@ def test_peak_memory_sees_what_was_freed_again() -> None:
 def test_measure_two_workers_hold_half_the_weights_each(ray_cluster: None, tmp_path: Path) -> None:
     config = config_of(str(save_toy_model(tmp_path / "llm")), 2, "float32", 0)
     storage = open_location(str(tmp_path / "run"))
-    seen = fit(measure, {"config": config}, scaling=config.scaling, storage=storage, name="run").metrics
+    seen = fit(
+        measure, {"config": config}, scaling=config.scaling, storage=storage, name="run"
+    ).metrics
     weights = (tmp_path / "llm" / "model.safetensors").stat().st_size
     assert seen["model"] == pytest.approx(weights, rel=0.05)  # the rest of the file is its header
     assert seen["held"] == pytest.approx(seen["model"] / 2, rel=0.01)

@@ -19,7 +19,13 @@ from xrec.llm.examples import Example
 from xrec.train.adapter_module import ExplanationLoss
 from xrec.train.prefix_cache import PrefixCache
 
-TOWN = {"kind": "sample", "num_users": 40, "num_items": 30, "interactions_per_user": 8, "explanations_per_user": 4}
+TOWN = {
+    "kind": "sample",
+    "num_users": 40,
+    "num_items": 30,
+    "interactions_per_user": 8,
+    "explanations_per_user": 4,
+}
 
 
 @pytest.fixture(autouse=True)
@@ -35,11 +41,23 @@ def contest(tmp_path_factory: pytest.TempPathFactory) -> Contest:
     folder = tmp_path_factory.mktemp("town")
     prepare_dataset(PrepareConfig.model_validate({"workspace": str(folder), "source": TOWN}))
     llm = save_toy_model(folder / "llm")
-    return Contest(str(folder / "dataset"), str(llm), "end", "projected", num_pairs=16, batch_size=4, dtype="float32", cores=1, seed=0)
+    return Contest(
+        str(folder / "dataset"),
+        str(llm),
+        "end",
+        "projected",
+        num_pairs=16,
+        batch_size=4,
+        dtype="float32",
+        cores=1,
+        seed=0,
+    )
 
 
 def take_gradients(setup: Setup) -> list[torch.Tensor]:
-    gradients = [parameter.grad.clone() for parameter in setup.trainable if parameter.grad is not None]
+    gradients = [
+        parameter.grad.clone() for parameter in setup.trainable if parameter.grad is not None
+    ]
     setup.model.zero_grad()
     return gradients
 
@@ -48,14 +66,20 @@ def test_plain_rows_and_ours_have_the_same_loss_and_gradients(contest: Contest) 
     setup = prepare(contest)
     setup.model.eval()  # no noise on the gates
     assert len(setup.examples) == 16
-    total = sum(whole_row_loss(setup, example) * len(example.label_ids) for example in setup.examples[:4])
+    total = sum(
+        whole_row_loss(setup, example) * len(example.label_ids) for example in setup.examples[:4]
+    )
     total.backward()
     expected = take_gradients(setup)
-    ours = ExplanationLoss(setup.model, PrefixCache(setup.model, setup.examples, budget_bytes=0)).eval()(setup.examples[:4])
+    ours = ExplanationLoss(
+        setup.model, PrefixCache(setup.model, setup.examples, budget_bytes=0)
+    ).eval()(setup.examples[:4])
     ours.backward()
     assert ours.item() == pytest.approx(total.item(), rel=1e-5)
     for gradient, other in zip(take_gradients(setup), expected, strict=True):
-        torch.testing.assert_close(gradient, other, rtol=1e-4, atol=1e-4 * float(other.abs().max()) + 1e-9)
+        torch.testing.assert_close(
+            gradient, other, rtol=1e-4, atol=1e-4 * float(other.abs().max()) + 1e-9
+        )
 
 
 @pytest.mark.parametrize("name", list(CONTESTANTS))
@@ -82,42 +106,96 @@ def test_work_meter_counts_what_torch_counts(gradient: bool) -> None:
         ExplanationLoss(model, cache)(examples)
     forward = counter.get_total_flops() - adapter_flop(model, examples)
     passes = 2 if gradient else 1
-    prefix = [(1, 2, 0), (2, 2, 2)]  # rows, positions and cached positions: shared; own; never with a gradient
-    matrices = sum(part.weight.numel() for part in model.model.layers.modules() if isinstance(part, torch.nn.Linear))
-    without_gradient = sum(rows * length * (2 * matrices + 4 * 2 * (past + length) * 32) for rows, length, past in prefix)
-    assert meter.flop == pytest.approx(without_gradient + passes * (forward - without_gradient), rel=1e-6)
+    prefix = [
+        (1, 2, 0),
+        (2, 2, 2),
+    ]  # rows, positions and cached positions: shared; own; never with a gradient
+    matrices = sum(
+        part.weight.numel()
+        for part in model.model.layers.modules()
+        if isinstance(part, torch.nn.Linear)
+    )
+    without_gradient = sum(
+        rows * length * (2 * matrices + 4 * 2 * (past + length) * 32)
+        for rows, length, past in prefix
+    )
+    assert meter.flop == pytest.approx(
+        without_gradient + passes * (forward - without_gradient), rel=1e-6
+    )
 
 
 def adapter_flop(model: torch.nn.Module, examples: list[Example]) -> int:
     embedding = model.get_input_embeddings()
     with FlopCounterMode(display=False) as counter:
-        embedding.adapt(torch.tensor([token for example in examples for token in example.prompt_ids if token >= 64]))
+        embedding.adapt(
+            torch.tensor(
+                [token for example in examples for token in example.prompt_ids if token >= 64]
+            )
+        )
     return counter.get_total_flops()
 
 
 def test_summary_takes_ratios_within_a_round() -> None:
     def row(number: int, name: str, first: float, later: float) -> dict[str, object]:
-        return {"round": number, "contestant": name, "first epoch: pairs a second": first, "later epochs: pairs a second": later, "loss": [1.0]}
+        return {
+            "round": number,
+            "contestant": name,
+            "first epoch: pairs a second": first,
+            "later epochs: pairs a second": later,
+            "loss": [1.0],
+        }
 
-    rows = [row(1, "plain", 1.0, 1.0), row(1, "ours", 4.0, 8.0), row(2, "plain", 0.5, 0.5), row(2, "ours", 2.0, 5.0)]  # round 2: a busy machine
+    rows = [
+        row(1, "plain", 1.0, 1.0),
+        row(1, "ours", 4.0, 8.0),
+        row(2, "plain", 0.5, 0.5),
+        row(2, "ours", 2.0, 5.0),
+    ]  # round 2: a busy machine
     plain, ours = summary(rows)
-    assert (plain["first / plain"], plain["later / plain"], plain["first / trainer"]) == (1.0, 1.0, None)
+    assert (plain["first / plain"], plain["later / plain"], plain["first / trainer"]) == (
+        1.0,
+        1.0,
+        None,
+    )
     assert (ours["first / plain"], ours["later / plain"]) == (4.0, 9.0)
     assert ours["later epochs: pairs a second"] == 6.5
 
 
 @pytest.mark.parametrize("cores", [1, 2])
-def test_run_writes_a_row_a_contestant_and_a_table(contest: Contest, tmp_path: Path, cores: int) -> None:
+def test_run_writes_a_row_a_contestant_and_a_table(
+    contest: Contest, tmp_path: Path, cores: int
+) -> None:
     from typer.testing import CliRunner
 
     from benchmarks.train import app
 
-    sizes = ["--num-pairs", "8", "--batch-size", "4", "--rounds", "1", "--num-epochs", "2", "--dtype", "float32", "--cores", str(cores)]
+    sizes = [
+        "--num-pairs",
+        "8",
+        "--batch-size",
+        "4",
+        "--rounds",
+        "1",
+        "--num-epochs",
+        "2",
+        "--dtype",
+        "float32",
+        "--cores",
+        str(cores),
+    ]
     names = ["--contestant", "plain", "--contestant", "ours", "--place", "end"]
-    done = CliRunner().invoke(app, ["run", contest.dataset, "--llm", contest.llm, *sizes, *names, "--output", str(tmp_path)], catch_exceptions=False)
+    done = CliRunner().invoke(
+        app,
+        ["run", contest.dataset, "--llm", contest.llm, *sizes, *names, "--output", str(tmp_path)],
+        catch_exceptions=False,
+    )
     assert done.exit_code == 0, done.output
-    rows = [json.loads(line)["row"] for line in (tmp_path / "results.jsonl").read_text().splitlines()]
+    rows = [
+        json.loads(line)["row"] for line in (tmp_path / "results.jsonl").read_text().splitlines()
+    ]
     assert [(row["contestant"], len(row["loss"])) for row in rows] == [("plain", 1), ("ours", 2)]
     assert all(0 < row["share of the matrix rate"] < 1 and row["peak GiB"] > 0 for row in rows)
-    assert rows[1]["loss"][0] == pytest.approx(rows[0]["loss"][0], rel=0.1)  # the workers' parts are a mean over all their pairs
+    assert rows[1]["loss"][0] == pytest.approx(
+        rows[0]["loss"][0], rel=0.1
+    )  # the workers' parts are a mean over all their pairs
     assert "| ours |" in (tmp_path / "end.md").read_text()

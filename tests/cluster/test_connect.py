@@ -46,11 +46,19 @@ def test_ensure_ray_local_has_a_loopback_address_and_demands_a_token(ray_cluster
     address = ray.get_runtime_context().gcs_address
     assert address.startswith(LOOPBACK_ADDRESS + ":")
     with environment({"RAY_AUTH_MODE": "disabled", "RAY_ADDRESS": address}):
-        done = subprocess.run([sys.executable, "-c", CONNECTS, address], capture_output=True, text=True, timeout=120, check=False)
+        done = subprocess.run(
+            [sys.executable, "-c", CONNECTS, address],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
     assert done.returncode != 0
     message = done.stderr.strip().splitlines()[-1]
     assert message.startswith("xrec.errors.ClusterError: ")
-    assert all(part in message for part in (address, "Authentication token is missing", "RAY_AUTH_TOKEN"))
+    assert all(
+        part in message for part in (address, "Authentication token is missing", "RAY_AUTH_TOKEN")
+    )
 
 
 LIFE_CYCLE = """
@@ -66,7 +74,13 @@ assert not ray.is_initialized()
 
 def test_ensure_ray_no_address_starts_a_cluster_and_shuts_it_down() -> None:
     with environment({"RAY_ADDRESS": ""}):
-        done = subprocess.run([sys.executable, "-c", LIFE_CYCLE], capture_output=True, text=True, timeout=120, check=False)
+        done = subprocess.run(
+            [sys.executable, "-c", LIFE_CYCLE],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
     assert done.returncode == 0, done.stderr
 
 
@@ -75,7 +89,13 @@ def test_ensure_ray_address_connects_to_that_cluster(ray_cluster: None, by: str)
     address = ray.get_runtime_context().gcs_address
     argument, variable = (address, "") if by == "config" else ("", address)
     with environment({"RAY_ADDRESS": variable}):
-        done = subprocess.run([sys.executable, "-c", CONNECTS, argument], capture_output=True, text=True, timeout=120, check=False)
+        done = subprocess.run(
+            [sys.executable, "-c", CONNECTS, argument],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == address
     assert ray.cluster_resources()["CPU"] == 4  # the cluster outlives its guest
@@ -95,15 +115,23 @@ def closed_port() -> int:
 
 
 @pytest.mark.parametrize("form", ["127.0.0.1:{}", "ray://127.0.0.1:{}"])
-def test_ensure_ray_address_without_cluster_names_the_address(without_ray: None, closed_port: int, form: str) -> None:
+def test_ensure_ray_address_without_cluster_names_the_address(
+    without_ray: None, closed_port: int, form: str
+) -> None:
     address = form.format(closed_port)
-    with pytest.raises(ClusterError, match=address) as raised, ensure_ray(RayConfig(address=address)):
+    with (
+        pytest.raises(ClusterError, match=address) as raised,
+        ensure_ray(RayConfig(address=address)),
+    ):
         pass
     assert "RAY_ADDRESS" in str(raised.value)
 
 
 def test_ensure_ray_malformed_address_says_what_is_expected(without_ray: None) -> None:
-    with pytest.raises(ConfigError, match=r"'my-cluster'.*host:port"), ensure_ray(RayConfig(address="my-cluster")):
+    with (
+        pytest.raises(ConfigError, match=r"'my-cluster'.*host:port"),
+        ensure_ray(RayConfig(address="my-cluster")),
+    ):
         pass
 
 

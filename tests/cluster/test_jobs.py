@@ -39,10 +39,15 @@ def test_list_jobs_has_the_running_one_with_its_entrypoint(server: JobServer, sl
     done = xrec("jobs", "list")
     assert done.returncode == 0, done.stderr
     assert any(line.split()[:2] == [sleeper, "RUNNING"] for line in done.stdout.splitlines())
-    assert any(line.split()[:2] == [sleeper, "RUNNING"] for line in xrec("cluster", "status").stdout.splitlines())
+    assert any(
+        line.split()[:2] == [sleeper, "RUNNING"]
+        for line in xrec("cluster", "status").stdout.splitlines()
+    )
 
 
-def test_jobs_stop_ends_it_and_says_how_and_leaves_an_ended_job_as_it_is(server: JobServer, sleeper: str) -> None:
+def test_jobs_stop_ends_it_and_says_how_and_leaves_an_ended_job_as_it_is(
+    server: JobServer, sleeper: str
+) -> None:
     _wait_for_log(server, sleeper, "asleep")
     done = xrec("jobs", "stop", sleeper)
     assert done.returncode == 0, done.stderr
@@ -65,7 +70,9 @@ def test_jobs_logs_follow_ends_as_the_job_ends(client: JobSubmissionClient) -> N
 
 
 @pytest.mark.parametrize("command", ["logs", "stop"])
-def test_jobs_unknown_id_exits_1_and_says_where_the_ids_are(three_nodes: object, command: str) -> None:
+def test_jobs_unknown_id_exits_1_and_says_where_the_ids_are(
+    three_nodes: object, command: str
+) -> None:
     done = xrec("jobs", command, "raysubmit_nothing")
     assert done.returncode == 1
     assert "raysubmit_nothing" in done.stderr

@@ -79,10 +79,14 @@ def _wait_until(condition: Callable[[], bool], what: str) -> None:
         time.sleep(0.05)
 
 
-def _worker_with(cluster: LocalCluster, title: str, besides: tuple[NodeProcess, ...] = ()) -> NodeProcess:
+def _worker_with(
+    cluster: LocalCluster, title: str, besides: tuple[NodeProcess, ...] = ()
+) -> NodeProcess:
     """A node other than the head on which a process of that title works."""
     for node in cluster.nodes[1:]:
-        if node not in besides and any(title in " ".join(process.cmdline()) for process in node.processes()):
+        if node not in besides and any(
+            title in " ".join(process.cmdline()) for process in node.processes()
+        ):
             return node
     raise AssertionError(f"no worker node has a {title}")
 
@@ -101,13 +105,20 @@ def _rows(explanations: Path) -> list[dict[str, Any]]:
     return sorted(table.to_pylist(), key=lambda row: (row["user_id"], row["item_id"]))
 
 
-def test_a_node_is_killed_in_each_of_two_jobs_and_both_end_right_while_status_tells_the_truth(cluster: LocalCluster, workspace: Path) -> None:
+def test_a_node_is_killed_in_each_of_two_jobs_and_both_end_right_while_status_tells_the_truth(
+    cluster: LocalCluster, workspace: Path
+) -> None:
     everybody = {node.address: "alive" for node in cluster.nodes}
     assert _status() == (everybody, {})
 
     training = {"num_epochs": NUM_EPOCHS, "patience": NUM_EPOCHS, "steps_per_epoch": 8}
     small = {"model": {"embedding_dim": 8, "num_layers": 1}, "training": training}
-    scaling = {"num_workers": 4, "min_workers": 2, "max_failures": 3, "device": "cpu"}  # four of six CPUs: not all on one node
+    scaling = {
+        "num_workers": 4,
+        "min_workers": 2,
+        "max_failures": 3,
+        "device": "cpu",
+    }  # four of six CPUs: not all on one node
     graph, whole = workspace / "graph", workspace / "whole-graph"
     job = _submit("pretrain-graph", _config(workspace, "graph", {**small, "scaling": scaling}))
     _wait_until(lambda: len(_epochs(graph)) >= 3, "no third epoch")
@@ -124,21 +135,36 @@ def test_a_node_is_killed_in_each_of_two_jobs_and_both_end_right_while_status_te
     assert f"graph: {graph}" in log
     _wait_until(lambda: _status()[0][first.address] == "dead", "Ray did not notice")
     assert _status()[1] == {job: "SUCCEEDED"}
-    unbroken = _submit("pretrain-graph", _config(workspace, "whole", {**small, "graph": str(whole), "scaling": {"num_workers": 2, "device": "cpu"}}))
+    unbroken = _submit(
+        "pretrain-graph",
+        _config(
+            workspace,
+            "whole",
+            {**small, "graph": str(whole), "scaling": {"num_workers": 2, "device": "cpu"}},
+        ),
+    )
     _followed(unbroken)
     assert [row["epoch"] for row in _epochs(graph)] == list(range(1, NUM_EPOCHS + 1))
-    assert [row["loss"] for row in _epochs(graph)] == pytest.approx([row["loss"] for row in _epochs(whole)], rel=1e-4)
+    assert [row["loss"] for row in _epochs(graph)] == pytest.approx(
+        [row["loss"] for row in _epochs(whole)], rel=1e-4
+    )
 
     storage, folder = StorageConfig(), workspace / "llm-files"
     folder.mkdir()
     manifest = read_graph(open_location(str(graph))).manifest
     write_llm_and_adapter(str(workspace), storage, manifest, folder)
-    explanations, unbroken_explanations = workspace / "explanations", workspace / "whole-explanations"
+    explanations, unbroken_explanations = (
+        workspace / "explanations",
+        workspace / "whole-explanations",
+    )
     values = {
         "pairs": {"kind": "top_k", "k": 8},
         "rows_per_chunk": 640 // CHUNKS,
         "llm": {"model": str(workspace / "llm"), "cache_dir": str(workspace / "cache")},
-        "decoding": {"max_new_tokens": 60, "text": {"max_words": None, "max_phrase_repeats": None}},  # a toy model writes no sentences
+        "decoding": {
+            "max_new_tokens": 60,
+            "text": {"max_words": None, "max_phrase_repeats": None},
+        },  # a toy model writes no sentences
         "actors": {"num_actors": 4, "device": "cpu"},
     }
     job = _submit("backfill", _config(workspace, "backfill", values))
@@ -153,10 +179,23 @@ def test_a_node_is_killed_in_each_of_two_jobs_and_both_end_right_while_status_te
     assert "preflight: 2 nodes" in log
     rows = _rows(explanations)
     assert len(rows) == len({(row["user_id"], row["item_id"]) for row in rows}) == 640
-    _followed(_submit("backfill", _config(workspace, "whole-backfill", {**values, "explanations": str(unbroken_explanations)})))
+    _followed(
+        _submit(
+            "backfill",
+            _config(
+                workspace, "whole-backfill", {**values, "explanations": str(unbroken_explanations)}
+            ),
+        )
+    )
     assert rows == _rows(unbroken_explanations)
     head = cluster.nodes[0].address
-    _wait_until(lambda: _status()[0] == {node.address: "alive" if node.address == head else "dead" for node in cluster.nodes}, "Ray did not notice")
+    _wait_until(
+        lambda: (
+            _status()[0]
+            == {node.address: "alive" if node.address == head else "dead" for node in cluster.nodes}
+        ),
+        "Ray did not notice",
+    )
     assert set(_status()[1].values()) == {"SUCCEEDED"}
 
     stop_cluster("loss")

@@ -37,49 +37,93 @@ print("ready")
 
 
 def _ask(
-    cluster: LocalCluster, writes: list[str], *, cwd: Path, reads: list[str] | None = None, cpus: int = 1, storage: Any = None, **variables: str
+    cluster: LocalCluster,
+    writes: list[str],
+    *,
+    cwd: Path,
+    reads: list[str] | None = None,
+    cpus: int = 1,
+    storage: Any = None,
+    **variables: str,
 ) -> str:
 
     argument = json.dumps([cluster.address, reads or [], writes, [1, 1, cpus, 0], storage or {}])
     environment = {**os.environ, **cluster.environment, **variables}
-    done = subprocess.run([sys.executable, "-c", ASKS, argument], env=environment, cwd=cwd, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", ASKS, argument],
+        env=environment,
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
     assert done.returncode in (0, 1), done.stderr
     assert "Traceback" not in done.stderr, done.stderr
     return done.stdout
 
 
-def test_preflight_a_path_that_all_nodes_share_passes_and_leaves_nothing(three_nodes: LocalCluster, tmp_path: Path) -> None:
+def test_preflight_a_path_that_all_nodes_share_passes_and_leaves_nothing(
+    three_nodes: LocalCluster, tmp_path: Path
+) -> None:
     assert _ask(three_nodes, [str(tmp_path / "graph")], cwd=tmp_path) == "ready\n"
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
-def test_preflight_a_path_that_is_another_folder_on_each_node_is_refused(three_nodes: LocalCluster, tmp_path: Path) -> None:
+def test_preflight_a_path_that_is_another_folder_on_each_node_is_refused(
+    three_nodes: LocalCluster, tmp_path: Path
+) -> None:
     """/proc/self/cwd is another folder for each process: a local disk of each machine, as far as nodes on one machine can have it."""
     said = _ask(three_nodes, ["/proc/self/cwd/workspace/graph"], cwd=tmp_path)
     for address in ("127.0.0.2", "127.0.0.3", "127.0.0.4"):
-        assert f"the node at {address} does not see what the driver wrote in /proc/self/cwd/workspace/graph" in said
+        assert (
+            f"the node at {address} does not see what the driver wrote in /proc/self/cwd/workspace/graph"
+            in said
+        )
     assert "give an s3:// URI" in said
 
 
-def test_preflight_an_input_that_only_the_driver_has_is_refused(three_nodes: LocalCluster, tmp_path: Path) -> None:
+def test_preflight_an_input_that_only_the_driver_has_is_refused(
+    three_nodes: LocalCluster, tmp_path: Path
+) -> None:
     (tmp_path / "dataset").mkdir()
     (tmp_path / "dataset" / "manifest.json").write_text("{}")
-    said = _ask(three_nodes, [str(tmp_path / "graph")], reads=["/proc/self/cwd/dataset"], cwd=tmp_path)
+    said = _ask(
+        three_nodes, [str(tmp_path / "graph")], reads=["/proc/self/cwd/dataset"], cwd=tmp_path
+    )
     assert "the node at 127.0.0.3 does not see /proc/self/cwd/dataset" in said
-    assert _ask(three_nodes, [str(tmp_path / "graph")], reads=[str(tmp_path / "dataset")], cwd=tmp_path) == "ready\n"
+    assert (
+        _ask(
+            three_nodes, [str(tmp_path / "graph")], reads=[str(tmp_path / "dataset")], cwd=tmp_path
+        )
+        == "ready\n"
+    )
 
 
-def test_preflight_too_few_cpus_on_each_node_is_refused(three_nodes: LocalCluster, tmp_path: Path) -> None:
+def test_preflight_too_few_cpus_on_each_node_is_refused(
+    three_nodes: LocalCluster, tmp_path: Path
+) -> None:
     said = _ask(three_nodes, [str(tmp_path / "graph")], cwd=tmp_path, cpus=2)
-    assert "1 process(es) of 2 CPU each must run together, 0 fit on the nodes (1 CPU, 1 CPU, 1 CPU)" in said
+    assert (
+        "1 process(es) of 2 CPU each must run together, 0 fit on the nodes (1 CPU, 1 CPU, 1 CPU)"
+        in said
+    )
 
 
-def test_preflight_an_object_store_needs_credentials_on_every_node(three_nodes: LocalCluster, s3: Any, tmp_path: Path) -> None:
+def test_preflight_an_object_store_needs_credentials_on_every_node(
+    three_nodes: LocalCluster, s3: Any, tmp_path: Path
+) -> None:
     graph = f"{s3.new_bucket()}/graph"
-    said = _ask(three_nodes, [graph], cwd=tmp_path, **s3.environment)  # the driver's variables are not the nodes'
+    said = _ask(
+        three_nodes, [graph], cwd=tmp_path, **s3.environment
+    )  # the driver's variables are not the nodes'
     assert f"the node at 127.0.0.4 cannot write to {graph}" in said
     assert "AWS_* variables" in said
-    keys = {"access_key_id": s3.access_key, "secret_access_key": s3.secret_key, "endpoint_url": s3.endpoint_url}
+    keys = {
+        "access_key_id": s3.access_key,
+        "secret_access_key": s3.secret_key,
+        "endpoint_url": s3.endpoint_url,
+    }
     assert _ask(three_nodes, [graph], cwd=tmp_path, storage=keys) == "ready\n"
 
 
@@ -95,20 +139,33 @@ def path_with_another_torch(tmp_path: Path) -> str:
 def test_preflight_a_driver_with_another_torch_is_refused_and_told_of_every_node(
     three_nodes: LocalCluster, path_with_another_torch: str, tmp_path: Path
 ) -> None:
-    said = _ask(three_nodes, [str(tmp_path / "graph")], cwd=tmp_path, PYTHONPATH=path_with_another_torch)
+    said = _ask(
+        three_nodes, [str(tmp_path / "graph")], cwd=tmp_path, PYTHONPATH=path_with_another_torch
+    )
     for address in ("127.0.0.2", "127.0.0.3", "127.0.0.4"):
-        assert re.search(rf"the node at {re.escape(address)} has torch 2\.\d+\.\d+, the driver 9\.9\.9", said), said
+        assert re.search(
+            rf"the node at {re.escape(address)} has torch 2\.\d+\.\d+, the driver 9\.9\.9", said
+        ), said
     assert "requirements/lock.txt" in said
 
 
 @pytest.fixture
-def node_with_another_torch(three_nodes: LocalCluster, server: JobServer, path_with_another_torch: str) -> Iterator[str]:
+def node_with_another_torch(
+    three_nodes: LocalCluster, server: JobServer, path_with_another_torch: str
+) -> Iterator[str]:
     """A fourth node, which has another torch."""
-    environment = {**os.environ, **three_nodes.environment, "PYTHONPATH": path_with_another_torch, "RAY_USAGE_STATS_ENABLED": "0"}
+    environment = {
+        **os.environ,
+        **three_nodes.environment,
+        "PYTHONPATH": path_with_another_torch,
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }
     folder = Path(three_nodes.folder) / "another"
     node = start_node([f"--address={three_nodes.address}"], "127.0.0.9", 1, environment, folder)
     try:
-        while "127.0.0.9" not in [found.address for found in nodes(server) if found.state == "alive"]:
+        while "127.0.0.9" not in [
+            found.address for found in nodes(server) if found.state == "alive"
+        ]:
             assert node.is_running, node.log_tail()
         yield node.address
     finally:
@@ -116,13 +173,17 @@ def node_with_another_torch(three_nodes: LocalCluster, server: JobServer, path_w
 
 
 @pytest.mark.slow  # a fourth node
-def test_preflight_another_torch_on_a_node_is_refused_and_named(three_nodes: LocalCluster, node_with_another_torch: str, tmp_path: Path) -> None:
+def test_preflight_another_torch_on_a_node_is_refused_and_named(
+    three_nodes: LocalCluster, node_with_another_torch: str, tmp_path: Path
+) -> None:
     said = _ask(three_nodes, [str(tmp_path / "graph")], cwd=tmp_path)
     assert f"the node at {node_with_another_torch} has torch 9.9.9, the driver " in said
     assert said.count(" has torch ") == 1
 
 
-def test_submit_a_job_without_ray_to_a_path_that_is_not_shared_is_refused_too(three_nodes: LocalCluster, tmp_path: Path) -> None:
+def test_submit_a_job_without_ray_to_a_path_that_is_not_shared_is_refused_too(
+    three_nodes: LocalCluster, tmp_path: Path
+) -> None:
     config = tmp_path / "prepare.yaml"
     source = "{kind: sample, num_users: 20, num_items: 12, interactions_per_user: 6, explanations_per_user: 3}"
     config.write_text(f"workspace: /proc/self/cwd/workspace\nsource: {source}\n")

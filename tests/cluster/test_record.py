@@ -17,7 +17,14 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def _cluster(name: str, *nodes: NodeProcess) -> LocalCluster:
-    return LocalCluster(name=name, address="127.0.0.2:1", dashboard_url="http://127.0.0.1:1", folder="/tmp/x", token_path="/tmp/x/t", nodes=nodes)
+    return LocalCluster(
+        name=name,
+        address="127.0.0.2:1",
+        dashboard_url="http://127.0.0.1:1",
+        folder="/tmp/x",
+        token_path="/tmp/x/t",
+        nodes=nodes,
+    )
 
 
 def test_record_saved_is_found_and_forgotten(home: Path) -> None:
@@ -46,14 +53,18 @@ def test_find_a_record_of_another_version_says_which_file(home: Path) -> None:
         record.find("dev")
 
 
-def test_state_lies_below_home_without_the_variable(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_state_lies_below_home_without_the_variable(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("XDG_STATE_HOME")
     monkeypatch.setenv("HOME", str(home))
     record.claim("dev")
     assert (home / ".local" / "state" / "xrec" / "clusters" / "dev.json").exists()
 
 
-@pytest.mark.parametrize("name", ["", "auto", "local", "A", "9a", "a b", "a:1", "http://a", "a" * 31, "../a"])
+@pytest.mark.parametrize(
+    "name", ["", "auto", "local", "A", "9a", "a b", "a:1", "http://a", "a" * 31, "../a"]
+)
 def test_check_name_refuses_what_may_be_an_address_or_a_path(name: str) -> None:
     with pytest.raises(ConfigError, match="cluster name"):
         record.check_name(name)

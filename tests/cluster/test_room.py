@@ -36,18 +36,30 @@ def test_check_room_enough_passes(nodes: list[dict[str, float]], demand: Demand)
     ("nodes", "demand", "parts"),
     [
         ([{"CPU": 1.0}, {"CPU": 1.0}], _workers(3), ["3 process", "2 fit", "scaling.num_workers"]),
-        ([{"CPU": 2.0}, {"CPU": 2.0}], _workers(1, cpus=4), ["of 4 CPU each", "0 fit", "2 CPU, 2 CPU"]),  # 4 CPUs in all, on no one node
-        ([{"CPU": 8.0, "GPU": 1.0}, {"CPU": 8.0}], _workers(2, gpus=1), ["1 CPU and 1 GPU", "1 fit"]),
+        (
+            [{"CPU": 2.0}, {"CPU": 2.0}],
+            _workers(1, cpus=4),
+            ["of 4 CPU each", "0 fit", "2 CPU, 2 CPU"],
+        ),  # 4 CPUs in all, on no one node
+        (
+            [{"CPU": 8.0, "GPU": 1.0}, {"CPU": 8.0}],
+            _workers(2, gpus=1),
+            ["1 CPU and 1 GPU", "1 fit"],
+        ),
         ([{}], _workers(1), ["0 fit"]),
     ],
 )
-def test_check_room_too_little_names_what_is_asked_and_what_is_there(nodes: list[dict[str, float]], demand: Demand, parts: list[str]) -> None:
+def test_check_room_too_little_names_what_is_asked_and_what_is_there(
+    nodes: list[dict[str, float]], demand: Demand, parts: list[str]
+) -> None:
     with pytest.raises(ClusterError) as raised:
         check_room(nodes, demand)
     assert all(part in str(raised.value) for part in parts), raised.value
 
 
-def test_check_room_a_cluster_that_may_grow_is_waited_for(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_check_room_a_cluster_that_may_grow_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr(room, "may_grow", lambda: True)
     monkeypatch.setattr(logging.getLogger("xrec"), "propagate", True)
     check_room([{"CPU": 1.0}], _workers(4))
@@ -55,7 +67,15 @@ def test_check_room_a_cluster_that_may_grow_is_waited_for(monkeypatch: pytest.Mo
 
 
 def test_demands_are_those_of_the_config() -> None:
-    assert demand_of_workers(ScalingConfig(num_workers=4, min_workers=2, cpus_per_worker=3)) == Demand(2, 4, 3, 0, "scaling.num_workers")
-    assert demand_of_workers(ScalingConfig(num_workers=4, device="cuda")) == Demand(4, 4, 1, 1, "scaling.num_workers")
-    assert demand_of_actors(ActorsConfig(num_actors=6, cpus_per_actor=2), 2) == Demand(1, 6, 2, 0, "actors.num_actors")
-    assert demand_of_actors(ActorsConfig(num_actors=6, device="cuda"), 2) == Demand(1, 6, 1, 2, "actors.num_actors")
+    assert demand_of_workers(
+        ScalingConfig(num_workers=4, min_workers=2, cpus_per_worker=3)
+    ) == Demand(2, 4, 3, 0, "scaling.num_workers")
+    assert demand_of_workers(ScalingConfig(num_workers=4, device="cuda")) == Demand(
+        4, 4, 1, 1, "scaling.num_workers"
+    )
+    assert demand_of_actors(ActorsConfig(num_actors=6, cpus_per_actor=2), 2) == Demand(
+        1, 6, 2, 0, "actors.num_actors"
+    )
+    assert demand_of_actors(ActorsConfig(num_actors=6, device="cuda"), 2) == Demand(
+        1, 6, 1, 2, "actors.num_actors"
+    )

@@ -16,14 +16,21 @@ def test_working_folder_holds_code_and_config_and_no_data(tmp_path: Path) -> Non
     config.write_text("workspace: s3://bucket/x\n")
     (tmp_path / "data.parquet").write_bytes(b"x" * 100)
     with working_folder(config) as folder:
-        assert sorted(path.name for path in folder.iterdir()) == ["cluster", "jobs", "prepare.yaml", "xrec"]
+        assert sorted(path.name for path in folder.iterdir()) == [
+            "cluster",
+            "jobs",
+            "prepare.yaml",
+            "xrec",
+        ]
         files = [path for path in folder.rglob("*") if path.is_file()]
         assert {path.suffix for path in files} <= {".py", ".yaml", ".css", ".html", ".js", ".svg"}
         assert sum(path.stat().st_size for path in files) < 4_000_000
     assert not folder.exists()
 
 
-def test_runtime_environment_passes_aws_variables_and_no_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_runtime_environment_passes_aws_variables_and_no_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in ("AWS_PROFILE", "AWS_REGION", "AWS_DEFAULT_REGION"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
@@ -41,7 +48,9 @@ def test_runtime_environment_with_packages_is_one_that_ray_takes(tmp_path: Path)
     assert environment.pip_config()["packages"] == packages
 
 
-@pytest.mark.parametrize("line", ["torch>=2.13", "torch", "-r other.txt", "git+https://example.com/x.git", "./wheel.whl"])
+@pytest.mark.parametrize(
+    "line", ["torch>=2.13", "torch", "-r other.txt", "git+https://example.com/x.git", "./wheel.whl"]
+)
 def test_read_pinned_refuses_what_is_not_pinned_and_names_it(tmp_path: Path, line: str) -> None:
     path = tmp_path / "requirements.txt"
     path.write_text(f"# comment\nnumpy==2.4.6  # why\n{line}\n")

@@ -28,7 +28,9 @@ def test_nodes_without_the_token_are_refused(server: JobServer, headers: dict[st
 def test_nodes_whose_process_is_gone_are_lost_whatever_ray_believes(server: JobServer) -> None:
     assert server.local is not None
     head, worker, last = server.local.nodes
-    gone = worker.model_copy(update={"folder": "/tmp/xrec-ray-another/1"})  # no process has this one in its command line
+    gone = worker.model_copy(
+        update={"folder": "/tmp/xrec-ray-another/1"}
+    )  # no process has this one in its command line
     local = server.local.model_copy(update={"nodes": (head, gone, last)})
     states = {node.address: node.state for node in nodes(dataclasses.replace(server, local=local))}
     assert [states[node.address] for node in local.nodes] == ["alive", "lost", "alive"]
@@ -36,7 +38,11 @@ def test_nodes_whose_process_is_gone_are_lost_whatever_ray_believes(server: JobS
 
 def test_cluster_status_of_an_idle_cluster_has_nothing_in_use(server: JobServer) -> None:
     status = cluster_status(server)
-    assert [node.in_use.get("CPU", 0.0) for node in status.nodes if node.state == "alive"] == [0.0, 0.0, 0.0]
+    assert [node.in_use.get("CPU", 0.0) for node in status.nodes if node.state == "alive"] == [
+        0.0,
+        0.0,
+        0.0,
+    ]
 
 
 def test_status_command_shows_nodes_by_name_and_by_url(three_nodes: LocalCluster) -> None:
@@ -44,12 +50,18 @@ def test_status_command_shows_nodes_by_name_and_by_url(three_nodes: LocalCluster
     assert by_name.returncode == 0, by_name.stderr
     assert f"cluster three at {three_nodes.dashboard_url}: 3 alive" in by_name.stdout
     assert "127.0.0.4  worker  alive  0 of 1" in by_name.stdout
-    by_url = xrec("cluster", "status", "--address", three_nodes.dashboard_url, **three_nodes.environment)
+    by_url = xrec(
+        "cluster", "status", "--address", three_nodes.dashboard_url, **three_nodes.environment
+    )
     assert by_url.returncode == 0, by_url.stderr
     assert by_url.stdout.splitlines()[1:5] == by_name.stdout.splitlines()[1:5]
 
 
-def test_status_command_without_the_token_exits_1_and_names_the_variable(three_nodes: LocalCluster) -> None:
-    done = xrec("cluster", "status", "--address", three_nodes.dashboard_url, RAY_AUTH_MODE="disabled")
+def test_status_command_without_the_token_exits_1_and_names_the_variable(
+    three_nodes: LocalCluster,
+) -> None:
+    done = xrec(
+        "cluster", "status", "--address", three_nodes.dashboard_url, RAY_AUTH_MODE="disabled"
+    )
     assert done.returncode == 1
     assert "RAY_AUTH_TOKEN" in done.stderr

@@ -32,13 +32,23 @@ def _config(folder: Path, workspace: str) -> Path:
     return path
 
 
-def _submit(cluster: LocalCluster, *arguments: object, **variables: str) -> "subprocess.CompletedProcess[str]":
+def _submit(
+    cluster: LocalCluster, *arguments: object, **variables: str
+) -> "subprocess.CompletedProcess[str]":
     return xrec("submit", *arguments, "--address", cluster.name, **variables)
 
 
-def test_submit_prepare_to_the_object_store_follows_the_log_and_leaves_the_artifact(three_nodes: LocalCluster, s3: Store, tmp_path: Path) -> None:
+def test_submit_prepare_to_the_object_store_follows_the_log_and_leaves_the_artifact(
+    three_nodes: LocalCluster, s3: Store, tmp_path: Path
+) -> None:
     workspace = s3.new_bucket()
-    done = _submit(three_nodes, "prepare", _config(tmp_path, workspace), "source.num_users=30", **s3.environment)
+    done = _submit(
+        three_nodes,
+        "prepare",
+        _config(tmp_path, workspace),
+        "source.num_users=30",
+        **s3.environment,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"dataset: {workspace}/dataset" in done.stdout
     assert "Traceback" not in done.stderr
@@ -46,12 +56,27 @@ def test_submit_prepare_to_the_object_store_follows_the_log_and_leaves_the_artif
     assert manifest.row_counts["users"] == 30
 
 
-def test_submit_pretrain_graph_and_backfill_run_on_the_three_nodes(three_nodes: LocalCluster, s3: Store, tmp_path: Path) -> None:
+def test_submit_pretrain_graph_and_backfill_run_on_the_three_nodes(
+    three_nodes: LocalCluster, s3: Store, tmp_path: Path
+) -> None:
     """Two jobs, one after the other, on artifacts in the object store; each one's log is followed to its summary."""
     workspace = s3.new_bucket()
-    dataset = prepare_dataset(parse_config(PrepareConfig, {"workspace": workspace, "storage": s3.storage, "source": SAMPLE}))
-    small = {"model": {"embedding_dim": 8, "num_layers": 1}, "training": {"num_epochs": 2}, "scaling": {"num_workers": 2, "device": "cpu"}}
-    done = _submit(three_nodes, "pretrain-graph", write_config(tmp_path / "graph.yaml", {"workspace": workspace, **small}), **s3.environment)
+    dataset = prepare_dataset(
+        parse_config(
+            PrepareConfig, {"workspace": workspace, "storage": s3.storage, "source": SAMPLE}
+        )
+    )
+    small = {
+        "model": {"embedding_dim": 8, "num_layers": 1},
+        "training": {"num_epochs": 2},
+        "scaling": {"num_workers": 2, "device": "cpu"},
+    }
+    done = _submit(
+        three_nodes,
+        "pretrain-graph",
+        write_config(tmp_path / "graph.yaml", {"workspace": workspace, **small}),
+        **s3.environment,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"graph: {workspace}/graph" in done.stdout
     graph = read_graph(open_location(f"{workspace}/graph", s3.storage))
@@ -65,10 +90,15 @@ def test_submit_pretrain_graph_and_backfill_run_on_the_three_nodes(three_nodes: 
         "pairs": {"kind": "top_k", "k": 2},
         "rows_per_chunk": 14,
         "llm": {"model": f"{workspace}/llm", "cache_dir": str(tmp_path / "cache")},
-        "decoding": {"max_new_tokens": 4, "text": {"max_words": None, "max_phrase_repeats": None}},  # a toy model writes no sentences
+        "decoding": {
+            "max_new_tokens": 4,
+            "text": {"max_words": None, "max_phrase_repeats": None},
+        },  # a toy model writes no sentences
         "actors": {"num_actors": 2, "device": "cpu"},
     }
-    done = _submit(three_nodes, "backfill", write_config(tmp_path / "backfill.yaml", values), **s3.environment)
+    done = _submit(
+        three_nodes, "backfill", write_config(tmp_path / "backfill.yaml", values), **s3.environment
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"explanations: {workspace}/explanations" in done.stdout
     assert "40 pairs in 4 chunks; run: 4 chunks left" in done.stdout
@@ -78,11 +108,15 @@ def test_submit_pretrain_graph_and_backfill_run_on_the_three_nodes(three_nodes: 
 
 
 def _user_ids(workspace: str, storage: StorageConfig) -> list[str]:
-    ids: list[str] = read_dataset(open_location(f"{workspace}/dataset", storage)).users["user_id"].to_pylist()
+    ids: list[str] = (
+        read_dataset(open_location(f"{workspace}/dataset", storage)).users["user_id"].to_pylist()
+    )
     return ids
 
 
-def test_submit_job_that_fails_exits_1_with_the_reason(three_nodes: LocalCluster, tmp_path: Path) -> None:
+def test_submit_job_that_fails_exits_1_with_the_reason(
+    three_nodes: LocalCluster, tmp_path: Path
+) -> None:
     missing = tmp_path / "no-such-folder"
     config = _config(tmp_path, str(tmp_path / "workspace"))
     done = _submit(three_nodes, "prepare", config, f"source={{kind: tables, uri: {missing}}}")
@@ -94,15 +128,28 @@ def test_submit_job_that_fails_exits_1_with_the_reason(three_nodes: LocalCluster
     assert "Traceback" not in error
 
 
-def test_submit_no_follow_returns_the_submission_id(three_nodes: LocalCluster, tmp_path: Path) -> None:
-    done = _submit(three_nodes, "prepare", _config(tmp_path, str(tmp_path / "workspace")), "--no-follow")
+def test_submit_no_follow_returns_the_submission_id(
+    three_nodes: LocalCluster, tmp_path: Path
+) -> None:
+    done = _submit(
+        three_nodes, "prepare", _config(tmp_path, str(tmp_path / "workspace")), "--no-follow"
+    )
     assert done.returncode == 0, done.stderr
     assert "prepare submitted as raysubmit_" in done.stderr
 
 
-def test_submit_without_the_token_exits_1_and_says_so(three_nodes: LocalCluster, tmp_path: Path) -> None:
+def test_submit_without_the_token_exits_1_and_says_so(
+    three_nodes: LocalCluster, tmp_path: Path
+) -> None:
     config = _config(tmp_path, str(tmp_path / "workspace"))
-    done = xrec("submit", "prepare", config, "--address", three_nodes.dashboard_url, RAY_AUTH_MODE="disabled")
+    done = xrec(
+        "submit",
+        "prepare",
+        config,
+        "--address",
+        three_nodes.dashboard_url,
+        RAY_AUTH_MODE="disabled",
+    )
     assert done.returncode == 1
     assert done.stderr.startswith("error: ")
     assert "RAY_AUTH_TOKEN" in done.stderr
@@ -110,15 +157,29 @@ def test_submit_without_the_token_exits_1_and_says_so(three_nodes: LocalCluster,
 
 
 def test_submit_to_an_address_where_nothing_listens_exits_1_and_names_it(tmp_path: Path) -> None:
-    done = xrec("submit", "prepare", _config(tmp_path, str(tmp_path / "workspace")), "--address", "http://127.0.0.1:9")
+    done = xrec(
+        "submit",
+        "prepare",
+        _config(tmp_path, str(tmp_path / "workspace")),
+        "--address",
+        "http://127.0.0.1:9",
+    )
     assert done.returncode == 1
     assert "http://127.0.0.1:9" in done.stderr
     assert "Traceback" not in done.stderr
 
 
 def test_check_shared_paths_relative_paths_are_named_others_pass(tmp_path: Path) -> None:
-    values = {"workspace": "s3://bucket/x", "source": {"kind": "tables", "uri": "raw/tables"}, "dataset": "out"}
+    values = {
+        "workspace": "s3://bucket/x",
+        "source": {"kind": "tables", "uri": "raw/tables"},
+        "dataset": "out",
+    }
     with pytest.raises(ConfigError, match=r"uri=raw/tables, dataset=out"):
         check_shared_paths(parse_config(PrepareConfig, values))
-    values = {"workspace": "s3://bucket/x", "source": {"kind": "tables", "uri": str(tmp_path)}, "dataset": "file:///out"}
+    values = {
+        "workspace": "s3://bucket/x",
+        "source": {"kind": "tables", "uri": str(tmp_path)},
+        "dataset": "file:///out",
+    }
     check_shared_paths(parse_config(PrepareConfig, values))

@@ -13,7 +13,13 @@ from xrec.llm.sample_model import build_model, save_sample_model, train_tokenize
 from xrec.llm.source import model_fingerprint
 from xrec.storage import Manifest, open_location
 
-SAMPLE = {"kind": "sample", "num_users": 20, "num_items": 12, "interactions_per_user": 6, "explanations_per_user": 3}
+SAMPLE = {
+    "kind": "sample",
+    "num_users": 20,
+    "num_items": 12,
+    "interactions_per_user": 6,
+    "explanations_per_user": 3,
+}
 
 
 def write_config(path: Path, values: dict[str, Any]) -> Path:
@@ -22,11 +28,15 @@ def write_config(path: Path, values: dict[str, Any]) -> Path:
     return path
 
 
-def write_llm_and_adapter(workspace: str, storage: StorageConfig, graph: Manifest, folder: Path) -> None:
+def write_llm_and_adapter(
+    workspace: str, storage: StorageConfig, graph: Manifest, folder: Path
+) -> None:
     """A small random language model, and an adapter for it and `graph`: what a backfill needs, made without training."""
     torch.manual_seed(0)
     tokenizer = train_tokenizer(["A quiet place with a garden for a guest."], 300)
-    model = build_model(SampleLLMConfig(hidden_size=32, num_layers=1, num_heads=2, num_key_value_heads=1), tokenizer)
+    model = build_model(
+        SampleLLMConfig(hidden_size=32, num_layers=1, num_heads=2, num_key_value_heads=1), tokenizer
+    )
     save_sample_model(model, tokenizer, folder)
     for path in folder.iterdir():
         (open_location(f"{workspace}/llm", storage) / path.name).write_bytes(path.read_bytes())
@@ -35,11 +45,23 @@ def write_llm_and_adapter(workspace: str, storage: StorageConfig, graph: Manifes
         embedding_dim=graph.config["model"]["embedding_dim"],
         hidden_size=32,
         model=AdapterModelConfig(num_experts=2),
-        prompt=PromptConfig(use_chat_template=False),  # its last token, which an untrained model repeats, is then a colon
+        prompt=PromptConfig(
+            use_chat_template=False
+        ),  # its last token, which an untrained model repeats, is then a colon
         base_model=f"{workspace}/llm",
         base_model_fingerprint=base_model,
         graph_fingerprint=graph.fingerprint,
     )
-    state = build_adapters(config.model, embedding_dim=config.embedding_dim, hidden_size=config.hidden_size).state_dict()
+    state = build_adapters(
+        config.model, embedding_dim=config.embedding_dim, hidden_size=config.hidden_size
+    ).state_dict()
     inputs = {**graph.inputs, "graph": graph.fingerprint, "base_model": base_model}
-    write_adapter(open_location(f"{workspace}/adapter", storage), state, config, run_config={}, inputs=inputs, metrics={}, extra_files={})
+    write_adapter(
+        open_location(f"{workspace}/adapter", storage),
+        state,
+        config,
+        run_config={},
+        inputs=inputs,
+        metrics={},
+        extra_files={},
+    )

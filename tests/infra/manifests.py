@@ -19,14 +19,20 @@ Manifest = dict[str, Any]
 
 def documents(path: Path) -> list[Manifest]:
     """All documents of a YAML file."""
-    return [document for document in yaml.safe_load_all(path.read_text(encoding="utf-8")) if document]
+    return [
+        document for document in yaml.safe_load_all(path.read_text(encoding="utf-8")) if document
+    ]
 
 
 def source_documents() -> Iterator[tuple[Path, Manifest]]:
     """Every Kubernetes object in a file of infra/kuberay."""
     for path in sorted(KUBERAY.rglob("*.yaml")):
         for document in documents(path):
-            if isinstance(document, dict) and {"apiVersion", "kind"} <= document.keys() and document["kind"] not in ("Kustomization", "Component"):
+            if (
+                isinstance(document, dict)
+                and {"apiVersion", "kind"} <= document.keys()
+                and document["kind"] not in ("Kustomization", "Component")
+            ):
                 yield path, document
 
 
@@ -35,19 +41,27 @@ def _built(folder: Path) -> str:
     kustomize = shutil.which("kustomize")
     if kustomize is None:
         pytest.skip("no kustomize on PATH; on Debian: apt-get install kustomize")
-    done = subprocess.run([kustomize, "build", str(folder)], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        [kustomize, "build", str(folder)], capture_output=True, text=True, timeout=60, check=False
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
 def built(overlay: str) -> list[Manifest]:
     """All objects of an overlay; skips without kustomize."""
-    return [document for document in yaml.safe_load_all(_built(KUBERAY / "overlays" / overlay)) if document]
+    return [
+        document
+        for document in yaml.safe_load_all(_built(KUBERAY / "overlays" / overlay))
+        if document
+    ]
 
 
 def cluster_spec(manifest: Manifest) -> Manifest:
     """The RayCluster's spec inside a RayCluster, RayJob or RayService."""
-    key = {"RayCluster": None, "RayJob": "rayClusterSpec", "RayService": "rayClusterConfig"}[manifest["kind"]]
+    key = {"RayCluster": None, "RayJob": "rayClusterSpec", "RayService": "rayClusterConfig"}[
+        manifest["kind"]
+    ]
     spec: Manifest = manifest["spec"] if key is None else manifest["spec"][key]
     return spec
 

@@ -20,10 +20,18 @@ Block = dict[str, Any]
 def _unquoted(value: Any) -> Any:
     """What hcl2 parsed, with the quotes of literals and its own marks left out."""
     if isinstance(value, dict):
-        return {_unquoted(key): _unquoted(each) for key, each in value.items() if key not in ("__is_block__", "__comments__")}
+        return {
+            _unquoted(key): _unquoted(each)
+            for key, each in value.items()
+            if key not in ("__is_block__", "__comments__")
+        }
     if isinstance(value, list):
         return [_unquoted(each) for each in value]
-    return value[1:-1] if isinstance(value, str) and len(value) > 1 and value[0] == value[-1] == '"' else value
+    return (
+        value[1:-1]
+        if isinstance(value, str) and len(value) > 1 and value[0] == value[-1] == '"'
+        else value
+    )
 
 
 @pytest.fixture(scope="module")
@@ -37,15 +45,25 @@ def terraform() -> dict[str, list[Block]]:
 
 
 def _of_type(blocks: list[Block], type_name: str) -> dict[str, Block]:
-    return {name: body for block in blocks for kind, named in block.items() if kind == type_name for name, body in named.items()}
+    return {
+        name: body
+        for block in blocks
+        for kind, named in block.items()
+        if kind == type_name
+        for name, body in named.items()
+    }
 
 
 def _statements(terraform: dict[str, list[Block]], document: str) -> list[Block]:
-    statements: list[Block] = _of_type(terraform["data"], "aws_iam_policy_document")[document]["statement"]
+    statements: list[Block] = _of_type(terraform["data"], "aws_iam_policy_document")[document][
+        "statement"
+    ]
     return statements
 
 
-def test_terraform_every_reference_is_to_something_declared(terraform: dict[str, list[Block]]) -> None:
+def test_terraform_every_reference_is_to_something_declared(
+    terraform: dict[str, list[Block]],
+) -> None:
     text = "\n".join(path.read_text() for path in MODULE.glob("*.tf"))
     code = re.sub(r"#.*|\"(?:[^\"$\\]|\\.)*\"", "", text)
     variables = {name for block in terraform["variable"] for name in block}
@@ -63,7 +81,13 @@ def test_terraform_lifecycle_rules_are_those_of_the_one_file() -> None:
     text = (MODULE / "bucket.tf").read_text()
     (path,) = re.findall(r'file\("\$\{path\.module\}/([^"]+)"\)', text)
     assert (MODULE / path).resolve() == AWS / "backfill-lifecycle.json"
-    known = {"ID", "Status", "Filter", "AbortIncompleteMultipartUpload", "NoncurrentVersionExpiration"}
+    known = {
+        "ID",
+        "Status",
+        "Filter",
+        "AbortIncompleteMultipartUpload",
+        "NoncurrentVersionExpiration",
+    }
     assert all(rule.keys() <= known for rule in rules), "the Terraform would drop a key of the rule"
     assert all(rule["Filter"] == {} for rule in rules)
     assert set(re.findall(r"rule\.value\.(\w+)", text)) == known - {"Filter"}
@@ -89,34 +113,67 @@ _READ = {"s3:ListBucket", "s3:GetObject"}
 _WRITE = {"s3:PutObject", "s3:DeleteObject", "s3:AbortMultipartUpload"}
 
 
-def test_iam_jobs_and_endpoint_may_do_what_the_code_calls_and_no_more(terraform: dict[str, list[Block]]) -> None:
-    granted = {name: {action for statement in _statements(terraform, name) for action in statement["actions"]} for name in ("read", "write")}
+def test_iam_jobs_and_endpoint_may_do_what_the_code_calls_and_no_more(
+    terraform: dict[str, list[Block]],
+) -> None:
+    granted = {
+        name: {
+            action for statement in _statements(terraform, name) for action in statement["actions"]
+        }
+        for name in ("read", "write")
+    }
     assert granted == {"read": _READ, "write": _WRITE}
     (write,) = _statements(terraform, "write")
     assert write["resources"] == ["${local.bucket_arn}/${var.prefix}/*"]
     for statement in _statements(terraform, "read"):
         resources = statement["resources"]
-        assert all("local.bucket_arn" in each for each in (resources if isinstance(resources, list) else [resources]))
+        assert all(
+            "local.bucket_arn" in each
+            for each in (resources if isinstance(resources, list) else [resources])
+        )
 
 
-def test_iam_no_allowed_action_is_a_wildcard_and_only_describe_has_every_resource(terraform: dict[str, list[Block]]) -> None:
+def test_iam_no_allowed_action_is_a_wildcard_and_only_describe_has_every_resource(
+    terraform: dict[str, list[Block]],
+) -> None:
     for document, body in _of_type(terraform["data"], "aws_iam_policy_document").items():
         for statement in body["statement"]:
             if statement.get("effect") == "Deny":
                 continue
             assert not any("*" in action for action in statement["actions"]), document
             if statement.get("resources") == ["*"]:
-                assert all(action.startswith("ec2:Describe") for action in statement["actions"]), document
+                assert all(action.startswith("ec2:Describe") for action in statement["actions"]), (
+                    document
+                )
 
 
-def test_bucket_is_private_encrypted_versioned_and_reached_by_tls_only(terraform: dict[str, list[Block]]) -> None:
+def test_bucket_is_private_encrypted_versioned_and_reached_by_tls_only(
+    terraform: dict[str, list[Block]],
+) -> None:
     access = _of_type(terraform["resource"], "aws_s3_bucket_public_access_block")["artifacts"]
-    assert [access[key] for key in ("block_public_acls", "block_public_policy", "ignore_public_acls", "restrict_public_buckets")] == [True] * 4
-    assert _of_type(terraform["resource"], "aws_s3_bucket_versioning")["artifacts"]["versioning_configuration"][0]["status"] == "Enabled"
-    assert "artifacts" in _of_type(terraform["resource"], "aws_s3_bucket_server_side_encryption_configuration")
+    assert [
+        access[key]
+        for key in (
+            "block_public_acls",
+            "block_public_policy",
+            "ignore_public_acls",
+            "restrict_public_buckets",
+        )
+    ] == [True] * 4
+    assert (
+        _of_type(terraform["resource"], "aws_s3_bucket_versioning")["artifacts"][
+            "versioning_configuration"
+        ][0]["status"]
+        == "Enabled"
+    )
+    assert "artifacts" in _of_type(
+        terraform["resource"], "aws_s3_bucket_server_side_encryption_configuration"
+    )
     (deny,) = _statements(terraform, "bucket")
     assert (deny["effect"], deny["actions"]) == ("Deny", ["s3:*"])
-    assert deny["condition"] == [{"test": "Bool", "variable": "aws:SecureTransport", "values": ["false"]}]
+    assert deny["condition"] == [
+        {"test": "Bool", "variable": "aws:SecureTransport", "values": ["false"]}
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -130,10 +187,14 @@ def test_launcher_file_is_valid_by_rays_own_schema(launcher: Block) -> None:
 
     prepared = prepare_config(launcher)  # with the provider's defaults, as `ray up` has it
     validate_config(prepared)
-    assert {name: kind["max_workers"] for name, kind in prepared["available_node_types"].items()} == {"head": 0, "on-demand": 4, "spot": 16}
+    assert {
+        name: kind["max_workers"] for name, kind in prepared["available_node_types"].items()
+    } == {"head": 0, "on-demand": 4, "spot": 16}
 
 
-@pytest.mark.parametrize("change", [{"max_workerz": 3}, {"head_node_type": "none-such"}, {"available_node_types": {}}])
+@pytest.mark.parametrize(
+    "change", [{"max_workerz": 3}, {"head_node_type": "none-such"}, {"available_node_types": {}}]
+)
 def test_launcher_validation_sees_what_is_wrong(launcher: Block, change: Block) -> None:
     from ray.autoscaler._private.util import prepare_config, validate_config
 
@@ -142,7 +203,12 @@ def test_launcher_validation_sees_what_is_wrong(launcher: Block, change: Block) 
 
 
 def test_launcher_demands_the_token_everywhere_and_has_spot_workers(launcher: Block) -> None:
-    starts = [command for key in ("head_start_ray_commands", "worker_start_ray_commands") for command in launcher[key] if "ray start" in command]
+    starts = [
+        command
+        for key in ("head_start_ray_commands", "worker_start_ray_commands")
+        for command in launcher[key]
+        if "ray start" in command
+    ]
     assert len(starts) == 2
     assert all(command.startswith("RAY_AUTH_MODE=token ray start") for command in starts)
     assert "/home/xrec/.ray/auth_token" in launcher["file_mounts"]
@@ -150,12 +216,23 @@ def test_launcher_demands_the_token_everywhere_and_has_spot_workers(launcher: Bl
     types = launcher["available_node_types"]
     assert types["spot"]["node_config"]["InstanceMarketOptions"] == {"MarketType": "spot"}
     assert "InstanceMarketOptions" not in types["on-demand"]["node_config"]
-    assert all(kind["node_config"]["MetadataOptions"]["HttpTokens"] == "required" for kind in types.values())
+    assert all(
+        kind["node_config"]["MetadataOptions"]["HttpTokens"] == "required"
+        for kind in types.values()
+    )
 
 
-def test_launcher_instance_profiles_are_those_that_terraform_makes(launcher: Block, terraform: dict[str, list[Block]]) -> None:
-    named = {kind["node_config"]["IamInstanceProfile"]["Arn"].split("/")[-1] for kind in launcher["available_node_types"].values()}
-    assert named == {body["name"] for body in _of_type(terraform["resource"], "aws_iam_instance_profile").values()}
+def test_launcher_instance_profiles_are_those_that_terraform_makes(
+    launcher: Block, terraform: dict[str, list[Block]]
+) -> None:
+    named = {
+        kind["node_config"]["IamInstanceProfile"]["Arn"].split("/")[-1]
+        for kind in launcher["available_node_types"].values()
+    }
+    assert named == {
+        body["name"]
+        for body in _of_type(terraform["resource"], "aws_iam_instance_profile").values()
+    }
 
 
 def test_files_that_the_aws_readme_names_are_there() -> None:

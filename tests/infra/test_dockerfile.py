@@ -22,7 +22,9 @@ def _of(keyword: str) -> list[Instruction]:
 
 def test_stages_are_those_that_the_head_and_the_overlays_name() -> None:
     assert list(stages()) == ["build", "node", "serve"]
-    head = "".join(line for line in DOCKERFILE.read_text().splitlines(keepends=True) if line.startswith("#"))
+    head = "".join(
+        line for line in DOCKERFILE.read_text().splitlines(keepends=True) if line.startswith("#")
+    )
     assert set(re.findall(r"--target (\w+)", head)) == {"node", "serve"}
 
 
@@ -32,7 +34,11 @@ def test_base_is_the_python_that_the_project_needs_without_a_moving_distribution
 
 
 def test_copy_takes_only_what_is_there_and_not_ignored() -> None:
-    rules = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if line and not line.startswith("#")]
+    rules = [
+        line
+        for line in (ROOT / ".dockerignore").read_text().splitlines()
+        if line and not line.startswith("#")
+    ]
     allowed = [line[1:].rstrip("/") for line in rules if line.startswith("!")]
     assert rules[0] == "*"
     for each in _of("COPY"):
@@ -41,12 +47,27 @@ def test_copy_takes_only_what_is_there_and_not_ignored() -> None:
             continue
         for source in words[:-1]:
             assert (ROOT / source).exists(), source
-            assert any(fnmatch.fnmatch(source.rstrip("/").split("/")[0], pattern) for pattern in allowed), source
+            assert any(
+                fnmatch.fnmatch(source.rstrip("/").split("/")[0], pattern) for pattern in allowed
+            ), source
 
 
 def test_ignored_is_everything_but_code_and_configs() -> None:
-    allowed = {line[1:].rstrip("/") for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
-    assert allowed == {"requirements", "pyproject.toml", "README.md", "LICENSE", "xrec", "jobs", "cluster", "configs"}
+    allowed = {
+        line[1:].rstrip("/")
+        for line in (ROOT / ".dockerignore").read_text().splitlines()
+        if line.startswith("!")
+    }
+    assert allowed == {
+        "requirements",
+        "pyproject.toml",
+        "README.md",
+        "LICENSE",
+        "xrec",
+        "jobs",
+        "cluster",
+        "configs",
+    }
 
 
 def test_image_runs_as_a_user_without_rights_and_demands_a_token() -> None:
@@ -62,7 +83,9 @@ def test_image_runs_as_a_user_without_rights_and_demands_a_token() -> None:
 
 
 def test_packages_are_installed_at_the_locked_versions_and_in_no_cache() -> None:
-    installs = [command for step in _of("RUN") for command in re.findall(r"pip install [^&]+", step.value)]
+    installs = [
+        command for step in _of("RUN") for command in re.findall(r"pip install [^&]+", step.value)
+    ]
     assert len(installs) == 2
     assert "--constraint requirements/lock.txt" in installs[0]
     assert "--no-deps" in installs[1]
@@ -78,7 +101,11 @@ def test_lock_pins_every_package_that_the_image_installs() -> None:
     from packaging.requirements import Requirement
     from packaging.utils import canonicalize_name
 
-    lock = {canonicalize_name(line.split("==")[0]) for line in (ROOT / "requirements" / "lock.txt").read_text().splitlines() if "==" in line}
+    lock = {
+        canonicalize_name(line.split("==")[0])
+        for line in (ROOT / "requirements" / "lock.txt").read_text().splitlines()
+        if "==" in line
+    }
     seen: set[str] = set()
     left = [Requirement("xrec[evaluate,gguf]")]
     while left:
@@ -90,7 +117,11 @@ def test_lock_pins_every_package_that_the_image_installs() -> None:
                 left.append(requirement)
     assert len(seen) > 100
     # CUDA's libraries come with torch on Linux, at the versions that torch itself pins.
-    assert {name for name in seen - lock if not name.startswith(("nvidia-", "cuda-")) and name != "triton"} == set()
+    assert {
+        name
+        for name in seen - lock
+        if not name.startswith(("nvidia-", "cuda-")) and name != "triton"
+    } == set()
 
 
 def _requirements(wanted: "object") -> "list[object]":
@@ -105,7 +136,11 @@ def _requirements(wanted: "object") -> "list[object]":
         return []
     found = [Requirement(line) for line in lines]
     extras = wanted.extras or {""}
-    return [each for each in found if each.marker is None or any(each.marker.evaluate({"extra": extra}) for extra in extras)]
+    return [
+        each
+        for each in found
+        if each.marker is None or any(each.marker.evaluate({"extra": extra}) for extra in extras)
+    ]
 
 
 @pytest.mark.parametrize("stage", ["node", "serve"])
@@ -115,12 +150,21 @@ def test_command_is_one_of_ours(stage: str) -> None:
     assert words[0] == "xrec"
     if stage == "serve":
         pytest.importorskip("xrec.serve.app", reason="the endpoint is not in this checkout")
-    done = subprocess.run([sys.executable, "-m", "xrec.cli", words[1], "--help"], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "xrec.cli", words[1], "--help"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
 
 
 def test_healthcheck_asks_the_endpoint_alone() -> None:
-    assert [name for name, steps in stages().items() if any(step.keyword == "HEALTHCHECK" for step in steps)] == ["serve"]
+    assert [
+        name
+        for name, steps in stages().items()
+        if any(step.keyword == "HEALTHCHECK" for step in steps)
+    ] == ["serve"]
     (check,) = _of("HEALTHCHECK")
     command = json.loads(check.value[check.value.index("[") :])
     assert command[0] == "wget"
@@ -130,6 +174,8 @@ def test_healthcheck_asks_the_endpoint_alone() -> None:
 
 def test_shell_of_every_step_parses() -> None:
     for step in _of("RUN"):
-        done = subprocess.run(["bash", "-n", "-c", step.value], capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            ["bash", "-n", "-c", step.value], capture_output=True, text=True, check=False
+        )
         assert done.returncode == 0, done.stderr
         assert shlex.split(step.value)

@@ -22,8 +22,25 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]
 # What the real base image's Python links to.
 _LIBRARIES = "ca-certificates,libbz2-1.0,libffi8,liblzma5,libncursesw6,libreadline8t64,libsqlite3-0,libssl3t64,libuuid1,zlib1g"
 # The way to packages on this machine, which an image's build has from its host's network.
-_NETWORK = ("/etc/resolv.conf", "/etc/ssl/certs/ca-certificates.crt", "/etc/xdg/pip", "/etc/pip.conf", "/opt/wheels", "/etc/apt/apt.conf.d")
-_PASSED = ("PIP_", "SSL_CERT", "REQUESTS_CA", "http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "no_proxy")
+_NETWORK = (
+    "/etc/resolv.conf",
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/xdg/pip",
+    "/etc/pip.conf",
+    "/opt/wheels",
+    "/etc/apt/apt.conf.d",
+)
+_PASSED = (
+    "PIP_",
+    "SSL_CERT",
+    "REQUESTS_CA",
+    "http_proxy",
+    "https_proxy",
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "NO_PROXY",
+    "no_proxy",
+)
 _ARGUMENTS = {"DEVICE": "cpu", "CPU_TORCH_INDEX": "file:///opt/wheels"}
 
 
@@ -57,37 +74,60 @@ class Root:
 
     def run(self, command: str) -> str:
         """Run a shell command as the stage's user, with /proc and /dev; fails with its output."""
-        variables = {"PATH": "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", "HOME": "/root" if self._user == "0:0" else "/home/xrec"}
+        variables = {
+            "PATH": "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin",
+            "HOME": "/root" if self._user == "0:0" else "/home/xrec",
+        }
         passed = {name: value for name, value in os.environ.items() if name.startswith(_PASSED)}
         environment = {**variables, **passed, **self._arguments, **self.variables}
         root = shlex.quote(str(self.folder))
         inner = f"cd {shlex.quote(self._workdir)} && {command}"
         mounts = f"mount -t proc proc {root}/proc && mount --rbind /dev {root}/dev"
         script = f"{mounts} && exec chroot --userspec={self._user} {root} /bin/sh -c {shlex.quote(inner)}"
-        done = subprocess.run(["unshare", "--mount", "/bin/sh", "-c", script], env=environment, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            ["unshare", "--mount", "/bin/sh", "-c", script],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         assert done.returncode == 0, f"{command}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
         return done.stdout
 
     def _set(self, value: str) -> None:
         for word in shlex.split(value):
             name, _, text = word.partition("=")
-            self.variables[name] = text.replace("$PATH", self.variables.get("PATH", "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"))
+            self.variables[name] = text.replace(
+                "$PATH", self.variables.get("PATH", "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin")
+            )
 
     def _copy(self, words: list[str], others: Mapping[str, "Root"]) -> None:
         options = dict(word[2:].split("=") for word in words if word.startswith("--"))
         *sources, target = [word for word in words if not word.startswith("--")]
         for source in sources:
-            begin = others[options["from"]].folder / source.lstrip("/") if "from" in options else ROOT / source
+            begin = (
+                others[options["from"]].folder / source.lstrip("/")
+                if "from" in options
+                else ROOT / source
+            )
             end = self._inside(target)
             if begin.is_dir():
-                shutil.copytree(begin, end, symlinks=True, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
+                shutil.copytree(
+                    begin,
+                    end,
+                    symlinks=True,
+                    dirs_exist_ok=True,
+                    ignore=shutil.ignore_patterns("__pycache__", "*.pyc"),
+                )
             else:
                 end = end / begin.name if target.endswith("/") else end
                 end.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(begin, end)
 
     def _inside(self, path: str) -> Path:
-        return self.folder / (path if path.startswith("/") else f"{self._workdir}/{path}").lstrip("/")
+        return self.folder / (path if path.startswith("/") else f"{self._workdir}/{path}").lstrip(
+            "/"
+        )
 
 
 @pytest.fixture(scope="module")
@@ -97,12 +137,25 @@ def roots(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Root]]
         pytest.skip("needs root and debootstrap: apt-get install debootstrap")
     folder = tmp_path_factory.mktemp("roots")
     base = folder / "base"
-    command = ["debootstrap", "--variant=minbase", f"--include={_LIBRARIES}", "trixie", str(base), "http://deb.debian.org/debian"]
+    command = [
+        "debootstrap",
+        "--variant=minbase",
+        f"--include={_LIBRARIES}",
+        "trixie",
+        str(base),
+        "http://deb.debian.org/debian",
+    ]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, timeout=600)
     shutil.copytree(
-        sys.base_prefix, base / "usr/local", symlinks=True, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__", "test", "site-packages")
+        sys.base_prefix,
+        base / "usr/local",
+        symlinks=True,
+        dirs_exist_ok=True,
+        ignore=shutil.ignore_patterns("__pycache__", "test", "site-packages"),
     )
-    subprocess.run(["chroot", str(base), "ldconfig"], check=True)  # as the image's own build does after Python's
+    subprocess.run(
+        ["chroot", str(base), "ldconfig"], check=True
+    )  # as the image's own build does after Python's
     for name in _NETWORK:
         if Path(name).is_dir():
             shutil.copytree(name, base / name[1:], dirs_exist_ok=True)
@@ -110,7 +163,9 @@ def roots(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Root]]
             shutil.copy2(name, base / name[1:])
     made: dict[str, Root] = {}
     for name in ("build", "node"):
-        shutil.copytree(base, folder / name, symlinks=True, ignore=_devices)  # /dev/full read as a file has no end
+        shutil.copytree(
+            base, folder / name, symlinks=True, ignore=_devices
+        )  # /dev/full read as a file has no end
         root = Root(folder / name)
         root.build(stages()[name], made)
         made[name] = root
@@ -127,7 +182,9 @@ def test_node_runs_commands_and_a_job_as_a_user_without_rights(roots: dict[str, 
     assert node.run("id -u").strip() == "1000"
     assert "pretrain-graph" in node.run("xrec --help")
     assert "Python 3.11" in node.run("python --version")
-    made = node.run("xrec prepare /opt/xrec/configs/sample/prepare.yaml workspace=/tmp/town source.num_users=20")
+    made = node.run(
+        "xrec prepare /opt/xrec/configs/sample/prepare.yaml workspace=/tmp/town source.num_users=20"
+    )
     assert "dataset: /tmp/town/dataset" in made
     assert node.run("wget --version").startswith("GNU Wget")
 
@@ -139,8 +196,15 @@ def test_node_has_the_locked_versions_and_can_import_what_jobs_need(roots: dict[
         if "==" in line
     }
     listed = roots["node"].run("python -m pip list --format=freeze --disable-pip-version-check")
-    installed = {line.split("==")[0].lower().replace("_", "-"): line.split("==")[1].split("+")[0] for line in listed.splitlines()}
-    assert {name: version for name, version in installed.items() if name not in ("xrec", "pip") and lock.get(name) != version} == {}
+    installed = {
+        line.split("==")[0].lower().replace("_", "-"): line.split("==")[1].split("+")[0]
+        for line in listed.splitlines()
+    }
+    assert {
+        name: version
+        for name, version in installed.items()
+        if name not in ("xrec", "pip") and lock.get(name) != version
+    } == {}
     assert "ok" in roots["node"].run(
         "python -c 'import ray, ray.serve, deepspeed, torch, xrec.backfill, jobs.backfill, cluster.preflight; print(\"ok\")'"
     )

@@ -22,9 +22,21 @@ from xrec.backfill.metrics import BackfillMetrics
 from xrec.train.ray_metrics_loop import TrainingMetrics
 
 GRAFANA = ROOT / "infra" / "grafana"
-WORK = Work(actor="a", started_at=0.0, seconds=2.0, num_prompt_tokens=30, num_generated_tokens=8, generated_lengths={0: 3}, num_deaths=1)
+WORK = Work(
+    actor="a",
+    started_at=0.0,
+    seconds=2.0,
+    num_prompt_tokens=30,
+    num_generated_tokens=8,
+    generated_lengths={0: 3},
+    num_deaths=1,
+)
 DASHBOARDS = sorted(GRAFANA.glob("*.json"))
-ALERTS = [rule for group in yaml.safe_load((GRAFANA / "alerts.yaml").read_text())["groups"] for rule in group["rules"]]
+ALERTS = [
+    rule
+    for group in yaml.safe_load((GRAFANA / "alerts.yaml").read_text())["groups"]
+    for rule in group["rules"]
+]
 
 
 @dataclass(frozen=True)
@@ -83,7 +95,11 @@ class _Declared:
 
 def _series(name: str, kind: str) -> set[str]:
     """The names under which Prometheus sees a metric that Ray exports."""
-    return {f"ray_{name}{end}" for end in ("_bucket", "_sum", "_count")} if kind == "histogram" else {f"ray_{name}"}
+    return (
+        {f"ray_{name}{end}" for end in ("_bucket", "_sum", "_count")}
+        if kind == "histogram"
+        else {f"ray_{name}"}
+    )
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +116,11 @@ def exported() -> Mapping[str, frozenset[str]]:
         BackfillMetrics(num_left=1)
         TrainingMetrics("a-job")
     assert len(declared) == 12
-    own = {series: frozenset(tags) for name, (kind, tags) in declared.items() for series in _series(name, kind)}
+    own = {
+        series: frozenset(tags)
+        for name, (kind, tags) in declared.items()
+        for series in _series(name, kind)
+    }
     return {**own, **{f"ray_{name}": frozenset({"ip", "GpuIndex"}) for name in METRICS_GAUGES}}
 
 
@@ -109,7 +129,9 @@ def _is_of_serving(name: str) -> bool:
 
 
 @pytest.mark.parametrize("query", QUERIES, ids=lambda query: query.place)
-def test_query_uses_metrics_and_labels_that_are_exported(query: Query, exported: Mapping[str, frozenset[str]]) -> None:
+def test_query_uses_metrics_and_labels_that_are_exported(
+    query: Query, exported: Mapping[str, frozenset[str]]
+) -> None:
     for name, labels in _used(query):
         if not _is_of_serving(name):
             assert name in exported
@@ -119,8 +141,14 @@ def test_query_uses_metrics_and_labels_that_are_exported(query: Query, exported:
 def test_queries_of_serving_use_metrics_and_labels_that_the_endpoint_exports() -> None:
     serve = pytest.importorskip("xrec.serve.metrics", reason="the endpoint is not in this checkout")
     table = {*serve.FRONTEND, *serve.GENERATOR}
-    exported = {series: frozenset(metric.labels) for metric in table for series in _series(metric.name, metric.kind)}
-    used = [selector for query in QUERIES for selector in _used(query) if _is_of_serving(selector[0])]
+    exported = {
+        series: frozenset(metric.labels)
+        for metric in table
+        for series in _series(metric.name, metric.kind)
+    }
+    used = [
+        selector for query in QUERIES for selector in _used(query) if _is_of_serving(selector[0])
+    ]
     assert used
     for name, labels in used:
         assert name in exported
@@ -129,9 +157,15 @@ def test_queries_of_serving_use_metrics_and_labels_that_the_endpoint_exports() -
     assert {f"ray_{metric.name}" for metric in table} - shown == set()
 
 
-def test_dashboards_show_every_metric_of_training_and_backfill(exported: Mapping[str, frozenset[str]]) -> None:
+def test_dashboards_show_every_metric_of_training_and_backfill(
+    exported: Mapping[str, frozenset[str]],
+) -> None:
     used = {name for query in QUERIES for name, _ in _used(query)}
-    own = {name for name in exported if name.startswith("ray_xrec_") and not name.endswith(("_sum", "_count"))}
+    own = {
+        name
+        for name in exported
+        if name.startswith("ray_xrec_") and not name.endswith(("_sum", "_count"))
+    }
     assert own - used == set()
 
 
@@ -143,7 +177,9 @@ def test_dashboard_can_be_imported_and_each_panel_says_what_it_shows(path: Path)
     assert len({panel["id"] for panel in panels}) == len(panels)
     places = {(panel["gridPos"]["x"], panel["gridPos"]["y"]) for panel in panels}
     assert len(places) == len(panels)
-    assert all(panel["description"] and panel["datasource"]["uid"] == "${datasource}" for panel in panels)
+    assert all(
+        panel["description"] and panel["datasource"]["uid"] == "${datasource}" for panel in panels
+    )
 
 
 def test_dashboards_are_of_training_backfill_and_serving() -> None:
@@ -155,29 +191,59 @@ def test_alert_says_what_happened_and_the_runbook_what_to_do(rule: dict[str, Any
     assert rule["labels"]["severity"] in ("page", "ticket")
     assert rule["annotations"]["summary"]
     file, _, anchor = rule["annotations"]["runbook"].partition("#")
-    headings = [line.lstrip("# ").strip() for line in (ROOT / file).read_text().splitlines() if line.startswith("#")]
+    headings = [
+        line.lstrip("# ").strip()
+        for line in (ROOT / file).read_text().splitlines()
+        if line.startswith("#")
+    ]
     assert anchor == rule["alert"].lower()
     assert rule["alert"] in headings
 
 
 @pytest.mark.slow  # Ray exports every 10 s
-def test_series_are_named_so_when_ray_exports_them(ray_cluster: None, exported: Mapping[str, frozenset[str]]) -> None:
+def test_series_are_named_so_when_ray_exports_them(
+    ray_cluster: None, exported: Mapping[str, frozenset[str]]
+) -> None:
     """The oracle of the names above: what a Prometheus would scrape from Ray's agent."""
     backfill, training = BackfillMetrics(num_left=9), TrainingMetrics("train-adapter")
-    backfill.record(Commit(chunk=0, files={}, num_rows=3, num_failed=1, failed_by_reason={"empty_text": 1}, work=WORK))
+    backfill.record(
+        Commit(
+            chunk=0,
+            files={},
+            num_rows=3,
+            num_failed=1,
+            failed_by_reason={"empty_text": 1},
+            work=WORK,
+        )
+    )
     with training.running():
-        training.record({"epoch": 1, "step": 4, "seconds": 2.0, "train_loss": 1.0, "validation_loss": 1.5, "ndcg@20": 0.1})
+        training.record(
+            {
+                "epoch": 1,
+                "step": 4,
+                "seconds": 2.0,
+                "train_loss": 1.0,
+                "validation_loss": 1.5,
+                "ndcg@20": 0.1,
+            }
+        )
         wanted = {name for name in exported if name.startswith("ray_xrec_")}
         found: set[str] = set()
         deadline = time.monotonic() + 60
         while not wanted <= found and time.monotonic() < deadline:
             time.sleep(1)
-            found = {line.split("{")[0].split(" ")[0] for line in _scrape().splitlines() if not line.startswith("#")}
+            found = {
+                line.split("{")[0].split(" ")[0]
+                for line in _scrape().splitlines()
+                if not line.startswith("#")
+            }
     assert wanted - found == set()
     assert {"ray_node_cpu_utilization", "ray_node_mem_used", "ray_node_mem_total"} <= found
 
 
 def _scrape() -> str:
     (node,) = ray.nodes()
-    with urllib.request.urlopen(f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics", timeout=10) as answer:
+    with urllib.request.urlopen(
+        f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics", timeout=10
+    ) as answer:
         return str(answer.read().decode())

@@ -9,11 +9,23 @@ import pytest
 import ray
 import yaml
 
-from tests.infra.manifests import KUBERAY, OVERLAYS, ROOT, Manifest, built, cluster_spec, documents, pod_templates, source_documents
+from tests.infra.manifests import (
+    KUBERAY,
+    OVERLAYS,
+    ROOT,
+    Manifest,
+    built,
+    cluster_spec,
+    documents,
+    pod_templates,
+    source_documents,
+)
 from xrec.cli.job import JOBS, job_named
 
 RAY_KINDS = ("RayCluster", "RayJob", "RayService")
-RAY_FILES = [(path, document) for path, document in source_documents() if document["kind"] in RAY_KINDS]
+RAY_FILES = [
+    (path, document) for path, document in source_documents() if document["kind"] in RAY_KINDS
+]
 JOB_FOLDERS = sorted(path for path in (KUBERAY / "jobs").iterdir())
 
 
@@ -21,10 +33,19 @@ def _kustomizations() -> list[Path]:
     return sorted(KUBERAY.rglob("kustomization.yaml"))
 
 
-@pytest.mark.parametrize("path", _kustomizations(), ids=lambda path: str(path.parent.relative_to(KUBERAY)))
+@pytest.mark.parametrize(
+    "path", _kustomizations(), ids=lambda path: str(path.parent.relative_to(KUBERAY))
+)
 def test_kustomization_what_it_names_is_there(path: Path) -> None:
     (values,) = documents(path)
-    named = [*values["resources"], *(file for generator in values.get("configMapGenerator", []) for file in generator["files"])]
+    named = [
+        *values["resources"],
+        *(
+            file
+            for generator in values.get("configMapGenerator", [])
+            for file in generator["files"]
+        ),
+    ]
     named += [patch["path"] for patch in values.get("patches", []) if "path" in patch]
     for name in named:
         target = path.parent / name
@@ -32,14 +53,18 @@ def test_kustomization_what_it_names_is_there(path: Path) -> None:
 
 
 def test_kustomize_every_file_belongs_to_something() -> None:
-    named = {path.parent / name for path in _kustomizations() for name in documents(path)[0]["resources"]}
+    named = {
+        path.parent / name for path in _kustomizations() for name in documents(path)[0]["resources"]
+    }
     left_out = {path for path, _ in source_documents()} - named
     assert left_out == set()
 
 
 def test_jobs_there_is_one_for_each_command_that_runs_on_a_cluster() -> None:
     elsewhere = {"build-sample-llm", "serve"}  # made once beside the sample; a RayService
-    assert [folder.name for folder in JOB_FOLDERS] == sorted(job.name for job in JOBS if job.name not in elsewhere)
+    assert [folder.name for folder in JOB_FOLDERS] == sorted(
+        job.name for job in JOBS if job.name not in elsewhere
+    )
 
 
 @pytest.mark.parametrize("folder", JOB_FOLDERS, ids=lambda folder: folder.name)
@@ -49,12 +74,18 @@ def test_jobs_config_is_one_of_that_job_and_its_entrypoint_runs_it(folder: Path)
     (values,) = documents(folder / "kustomization.yaml")
     (patch,) = values["patches"]
     changes = {change["path"]: change.get("value") for change in yaml.safe_load(patch["patch"])}
-    assert shlex.split(changes["/spec/entrypoint"]) == ["xrec", folder.name, "/etc/xrec/config.yaml"]
+    assert shlex.split(changes["/spec/entrypoint"]) == [
+        "xrec",
+        folder.name,
+        "/etc/xrec/config.yaml",
+    ]
     assert changes["/metadata/labels/app.kubernetes.io~1component"] == folder.name
     (generator,) = values["configMapGenerator"]
     assert generator["files"] == ["config.yaml"]
     volume = "/spec/rayClusterSpec/headGroupSpec/template/spec/volumes/1/configMap/name"
-    assert changes[volume] == generator["name"] == changes["/metadata/name"] == f"xrec-{folder.name}"
+    assert (
+        changes[volume] == generator["name"] == changes["/metadata/name"] == f"xrec-{folder.name}"
+    )
 
 
 @pytest.mark.parametrize("name", ["pretrain-graph", "train-adapter", "backfill", "ablate"])
@@ -65,19 +96,29 @@ def test_jobs_workers_have_room_for_what_the_config_asks(name: str) -> None:
     (container,) = group["template"]["spec"]["containers"]
     cpus = int(container["resources"]["limits"]["cpu"])
     scaling, actors = getattr(config, "scaling", None), getattr(config, "actors", None)
-    num, each = (scaling.num_workers, scaling.cpus_per_worker) if scaling else (actors.num_actors, actors.cpus_per_actor)
+    num, each = (
+        (scaling.num_workers, scaling.cpus_per_worker)
+        if scaling
+        else (actors.num_actors, actors.cpus_per_actor)
+    )
     assert each <= cpus
     assert num <= group["replicas"] * (cpus // each)
 
 
 def _job(name: str) -> Manifest:
     """The job as the dev overlay has it; skips without kustomize."""
-    (job,) = [document for document in built("dev") if document["kind"] == "RayJob" and document["metadata"]["name"] == f"xrec-{name}"]
+    (job,) = [
+        document
+        for document in built("dev")
+        if document["kind"] == "RayJob" and document["metadata"]["name"] == f"xrec-{name}"
+    ]
     return job
 
 
 def _everything() -> list[Any]:
-    return [pytest.param(document, id=str(path.relative_to(KUBERAY))) for path, document in RAY_FILES]
+    return [
+        pytest.param(document, id=str(path.relative_to(KUBERAY))) for path, document in RAY_FILES
+    ]
 
 
 @pytest.mark.parametrize("manifest", _everything())
@@ -85,7 +126,9 @@ def test_ray_manifest_demands_a_token_and_names_the_ray_that_is_locked(manifest:
     spec = cluster_spec(manifest)
     assert spec["authOptions"] == {"mode": "token"}
     assert spec["rayVersion"] == ray.__version__
-    assert f"ray=={ray.__version__}" in (ROOT / "requirements" / "lock.txt").read_text().splitlines()
+    assert (
+        f"ray=={ray.__version__}" in (ROOT / "requirements" / "lock.txt").read_text().splitlines()
+    )
 
 
 @pytest.mark.parametrize("manifest", _everything())
@@ -99,7 +142,10 @@ def test_ray_manifest_pods_are_limited_and_have_no_privileges(manifest: Manifest
         assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
         for container in pod["containers"]:
             assert container["image"] == "xrec"  # an overlay says which
-            assert container["securityContext"] == {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+            assert container["securityContext"] == {
+                "allowPrivilegeEscalation": False,
+                "capabilities": {"drop": ["ALL"]},
+            }
             limits, requests = container["resources"]["limits"], container["resources"]["requests"]
             assert limits.keys() >= {"cpu", "memory"}
             assert limits["memory"] == requests["memory"]  # Ray takes the limit for what there is
@@ -112,7 +158,10 @@ def test_ray_cluster_grows_by_autoscaler_v2_and_has_a_spot_group() -> None:
     assert spec["autoscalerOptions"]["version"] == "v2"
     groups = {group["groupName"]: group for group in spec["workerGroupSpecs"]}
     assert groups["spot"]["template"]["metadata"]["labels"]["xrec/capacity"] == "spot"
-    assert all(group["minReplicas"] <= group["replicas"] <= group["maxReplicas"] for group in groups.values())
+    assert all(
+        group["minReplicas"] <= group["replicas"] <= group["maxReplicas"]
+        for group in groups.values()
+    )
     assert spec["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
 
 
@@ -150,11 +199,18 @@ def test_ray_service_application_exists_and_its_arguments_are_its_config() -> No
     assert config.security.keys
     choice = importlib.import_module("xrec.serve.choice").choice_of(config)
     app = importlib.import_module("xrec.serve.app")
-    assert {each["name"]: each["user_config"] for each in application["deployments"]} == {app.FRONTEND: choice, app.GENERATOR: choice}
+    assert {each["name"]: each["user_config"] for each in application["deployments"]} == {
+        app.FRONTEND: choice,
+        app.GENERATOR: choice,
+    }
 
 
 def test_network_policies_deny_by_default_and_let_in_by_name_and_port_only() -> None:
-    policies = {document["metadata"]["name"]: document["spec"] for _, document in source_documents() if document["kind"] == "NetworkPolicy"}
+    policies = {
+        document["metadata"]["name"]: document["spec"]
+        for _, document in source_documents()
+        if document["kind"] == "NetworkPolicy"
+    }
     assert policies.pop("deny-all") == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
     for name, spec in policies.items():
         for rule in spec.get("ingress", []):
@@ -166,7 +222,9 @@ def test_network_policies_deny_by_default_and_let_in_by_name_and_port_only() -> 
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_overlay_builds_with_an_image_and_a_label_to_choose_by_for_everything_that_runs(overlay: str) -> None:
+def test_overlay_builds_with_an_image_and_a_label_to_choose_by_for_everything_that_runs(
+    overlay: str,
+) -> None:
     manifests = [document for document in built(overlay) if document["kind"] in RAY_KINDS]
     assert len(manifests) == 2 + len(JOB_FOLDERS)
     names = [document["metadata"]["name"] for document in manifests if document["kind"] == "RayJob"]
@@ -174,7 +232,11 @@ def test_overlay_builds_with_an_image_and_a_label_to_choose_by_for_everything_th
     for manifest in manifests:
         assert manifest["metadata"]["labels"]["app.kubernetes.io/component"]
         assert manifest["metadata"]["namespace"] == "xrec"
-        images = {container["image"] for template in pod_templates(manifest) for container in template["spec"]["containers"]}
+        images = {
+            container["image"]
+            for template in pod_templates(manifest)
+            for container in template["spec"]["containers"]
+        }
         assert len(images) == 1
         assert ":" in images.pop()
 
@@ -182,24 +244,42 @@ def test_overlay_builds_with_an_image_and_a_label_to_choose_by_for_everything_th
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_overlay_job_mounts_the_config_that_is_built_with_it(overlay: str) -> None:
     manifests = built(overlay)
-    configs = {document["metadata"]["name"]: document["data"] for document in manifests if document["kind"] == "ConfigMap"}
+    configs = {
+        document["metadata"]["name"]: document["data"]
+        for document in manifests
+        if document["kind"] == "ConfigMap"
+    }
     for job in (document for document in manifests if document["kind"] == "RayJob"):
         pod = job["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]
-        (name,) = [volume["configMap"]["name"] for volume in pod["volumes"] if "configMap" in volume]
+        (name,) = [
+            volume["configMap"]["name"] for volume in pod["volumes"] if "configMap" in volume
+        ]
         assert yaml.safe_load(configs[name]["config.yaml"])["workspace"].startswith("s3://")
-        assert {"name": "config", "mountPath": "/etc/xrec", "readOnly": True} in pod["containers"][0]["volumeMounts"]
+        assert {"name": "config", "mountPath": "/etc/xrec", "readOnly": True} in pod["containers"][
+            0
+        ]["volumeMounts"]
 
 
 def test_overlay_aws_gpu_gives_every_worker_that_generates_or_trains_a_gpu() -> None:
     with_gpu = set()
     for manifest in (document for document in built("aws-gpu") if document["kind"] in RAY_KINDS):
         groups = cluster_spec(manifest).get("workerGroupSpecs", [])
-        if groups and all(group["template"]["spec"]["containers"][0]["resources"]["limits"].get("nvidia.com/gpu") == "1" for group in groups):
+        if groups and all(
+            group["template"]["spec"]["containers"][0]["resources"]["limits"].get("nvidia.com/gpu")
+            == "1"
+            for group in groups
+        ):
             with_gpu.add((manifest["kind"], manifest["metadata"]["name"]))
     jobs = {("RayJob", f"xrec-{name}") for name in ("train-adapter", "backfill", "ablate")}
     assert with_gpu == {("RayCluster", "xrec"), ("RayService", "xrec"), *jobs}
 
 
 def test_configs_of_all_jobs_agree_on_the_workspace() -> None:
-    workspaces = {load.workspace for load in (job_named(folder.name).load_config(str(folder / "config.yaml"), []) for folder in JOB_FOLDERS)}
+    workspaces = {
+        load.workspace
+        for load in (
+            job_named(folder.name).load_config(str(folder / "config.yaml"), [])
+            for folder in JOB_FOLDERS
+        )
+    }
     assert workspaces == {_application()["args"]["workspace"]}

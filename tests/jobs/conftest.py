@@ -36,9 +36,20 @@ _PROMPT = {
     "item": "Place: {item} {item_title}. {item_profile}",
 }
 _SCALING = {"num_workers": 2, "device": "cpu", "max_failures": 0}
-_DECODING = {"max_new_tokens": 8, "text": {"max_words": None, "max_phrase_repeats": None, "max_echo_tokens": None}}
+_DECODING = {
+    "max_new_tokens": 8,
+    "text": {"max_words": None, "max_phrase_repeats": None, "max_echo_tokens": None},
+}
 _VALUES: dict[type[JobConfig], dict[str, Any]] = {
-    PrepareConfig: {"source": {"kind": "sample", "num_users": 40, "num_items": 20, "interactions_per_user": 8, "explanations_per_user": 3}},
+    PrepareConfig: {
+        "source": {
+            "kind": "sample",
+            "num_users": 40,
+            "num_items": 20,
+            "interactions_per_user": 8,
+            "explanations_per_user": 3,
+        }
+    },
     BuildSampleLLMConfig: {
         "model": {
             "hidden_size": 32,
@@ -59,7 +70,12 @@ _VALUES: dict[type[JobConfig], dict[str, Any]] = {
     TrainAdapterConfig: {
         "prompt": _PROMPT,
         "model": {"num_experts": 2},
-        "training": {"num_epochs": 2, "max_steps": 4, "global_batch_size": 32, "micro_batch_size": 16},
+        "training": {
+            "num_epochs": 2,
+            "max_steps": 4,
+            "global_batch_size": 32,
+            "micro_batch_size": 16,
+        },
         "scaling": _SCALING,
     },
     BackfillConfig: {
@@ -101,8 +117,21 @@ class Pipeline:
 
     def config(self, config_type: type[ConfigT], **values: Any) -> ConfigT:
         """The pipeline's config of a job, with `values` in place of its own."""
-        llm = {"llm": {"model": f"{self.workspace}/llm", "cache_dir": self.cache_dir}} if config_type in _WITH_LLM else {}
-        return parse_config(config_type, {"workspace": self.workspace, "storage": self.storage, **llm, **_VALUES[config_type], **values})
+        llm = (
+            {"llm": {"model": f"{self.workspace}/llm", "cache_dir": self.cache_dir}}
+            if config_type in _WITH_LLM
+            else {}
+        )
+        return parse_config(
+            config_type,
+            {
+                "workspace": self.workspace,
+                "storage": self.storage,
+                **llm,
+                **_VALUES[config_type],
+                **values,
+            },
+        )
 
     def location(self, name: str) -> Location:
         """What lies at `name` in the workspace."""
@@ -117,7 +146,9 @@ class Pipeline:
 
 
 @pytest.fixture(scope="session")
-def pipeline(ray_cluster: None, s3: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pipeline]:
+def pipeline(
+    ray_cluster: None, s3: Any, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Pipeline]:
     """All six jobs, run once; credentials by the configs' storage section only."""
     cache = tmp_path_factory.mktemp("llm-cache")
     made = Pipeline(f"{s3.new_bucket()}/town", s3.storage, str(cache))
@@ -143,9 +174,16 @@ def config_file(pipeline: Pipeline, tmp_path: Path) -> Callable[[JobConfig], Pat
 
     def write(config: JobConfig) -> Path:
         values = config.model_dump(mode="json", exclude={"storage"})
-        keys = {"access_key_id": config.storage.access_key_id, "secret_access_key": config.storage.secret_access_key}
+        keys = {
+            "access_key_id": config.storage.access_key_id,
+            "secret_access_key": config.storage.secret_access_key,
+        }
         secrets = {name: key.get_secret_value() for name, key in keys.items() if key}
-        values["storage"] = {"endpoint_url": config.storage.endpoint_url, "max_attempts": 2, **secrets}
+        values["storage"] = {
+            "endpoint_url": config.storage.endpoint_url,
+            "max_attempts": 2,
+            **secrets,
+        }
         path = tmp_path / "config.yaml"
         path.write_text(yaml.safe_dump(values), encoding="utf-8")
         return path

@@ -48,16 +48,37 @@ def copied_training(pipeline: Any, ablated: Manifest, monkeypatch: pytest.Monkey
     return trained
 
 
-def test_ablate_each_variant_has_an_ordinary_adapter_that_says_what_it_is(pipeline: Any, ablated: Manifest) -> None:
-    adapters = {variant: read_adapter(pipeline.location(f"ablation/{variant}/adapter")) for variant in ("full", "constant")}
-    assert {variant: adapter.config.model.vectors for variant, adapter in adapters.items()} == {"full": "graph", "constant": "constant"}
-    assert adapters["full"].manifest.run == pipeline.manifests["adapter"].run  # the pipeline's own settings
-    assert adapters["constant"].manifest.config["training"] == adapters["full"].manifest.config["training"]
-    assert ablated.inputs == {name: pipeline.manifests["adapter"].inputs[name] for name in ("dataset", "graph", "base_model")}
+def test_ablate_each_variant_has_an_ordinary_adapter_that_says_what_it_is(
+    pipeline: Any, ablated: Manifest
+) -> None:
+    adapters = {
+        variant: read_adapter(pipeline.location(f"ablation/{variant}/adapter"))
+        for variant in ("full", "constant")
+    }
+    assert {variant: adapter.config.model.vectors for variant, adapter in adapters.items()} == {
+        "full": "graph",
+        "constant": "constant",
+    }
+    assert (
+        adapters["full"].manifest.run == pipeline.manifests["adapter"].run
+    )  # the pipeline's own settings
+    assert (
+        adapters["constant"].manifest.config["training"]
+        == adapters["full"].manifest.config["training"]
+    )
+    assert ablated.inputs == {
+        name: pipeline.manifests["adapter"].inputs[name]
+        for name in ("dataset", "graph", "base_model")
+    }
 
 
-def test_ablate_the_constant_variant_cannot_tell_users_apart_and_the_full_one_can(pipeline: Any, ablated: Manifest) -> None:
-    scores = {variant: read_scores(pipeline.location(f"ablation/{variant}/scores")) for variant in ("full", "constant")}
+def test_ablate_the_constant_variant_cannot_tell_users_apart_and_the_full_one_can(
+    pipeline: Any, ablated: Manifest
+) -> None:
+    scores = {
+        variant: read_scores(pipeline.location(f"ablation/{variant}/scores"))
+        for variant in ("full", "constant")
+    }
     assert [score.pair for score in scores["full"]] == [score.pair for score in scores["constant"]]
     for score in scores["constant"]:
         assert score.nll_own == pytest.approx(score.nll_shuffled, rel=1e-5)
@@ -69,11 +90,17 @@ def test_ablate_scores_are_those_of_the_adapter_artifact(pipeline: Any, ablated:
     """The constant adapter loaded as backfill and evaluate load it gives the NLL of the table."""
     config = pipeline.config(AblateConfig)
     adapter = f"{pipeline.workspace}/ablation/constant/adapter"
-    sources = Sources(config.artifact("dataset"), config.artifact("graph"), adapter, config.llm, config.storage)
+    sources = Sources(
+        config.artifact("dataset"), config.artifact("graph"), adapter, config.llm, config.storage
+    )
     explainer = load_explainer(sources, device="cpu", engine=EngineConfig())
     score = read_scores(pipeline.location("ablation/constant/scores"))[0]
-    pair = Pair(explainer.dataset.user_index(score.user_id), explainer.dataset.item_index(score.item_id))
-    assert reference_nll(explainer, [pair], [score.reference], 1, "NLL") == pytest.approx([score.nll_own], rel=1e-4)
+    pair = Pair(
+        explainer.dataset.user_index(score.user_id), explainer.dataset.item_index(score.item_id)
+    )
+    assert reference_nll(explainer, [pair], [score.reference], 1, "NLL") == pytest.approx(
+        [score.nll_own], rel=1e-4
+    )
 
 
 def test_ablate_writes_the_table(pipeline: Any, ablated: Manifest) -> None:
@@ -81,19 +108,32 @@ def test_ablate_writes_the_table(pipeline: Any, ablated: Manifest) -> None:
     report = (location / "report.md").read_text()
     assert "| `full` |" in report
     assert "| `constant` |" in report
-    rows = {(row["variant"], row["metric"]): row for row in read_table(location / "metrics.parquet", ABLATION_METRICS).to_pylist()}
+    rows = {
+        (row["variant"], row["metric"]): row
+        for row in read_table(location / "metrics.parquet", ABLATION_METRICS).to_pylist()
+    }
     difference = rows["constant", "nll_above_full"]
     assert difference["low"] <= difference["value"] <= difference["high"]
-    assert difference["value"] == pytest.approx(rows["constant", "nll_own"]["value"] - rows["full", "nll_own"]["value"])
+    assert difference["value"] == pytest.approx(
+        rows["constant", "nll_own"]["value"] - rows["full", "nll_own"]["value"]
+    )
     assert {metric for _, metric in rows} >= {"bleu", "rouge_l", "aspect_accuracy"}
     assert not [file for file in location.files() if "checkpoint" in file]
 
 
 @pytest.mark.usefixtures("without_training", "ablated")
-def test_ablate_second_run_does_no_work_and_another_run_is_refused(pipeline: Any, ablated: Manifest) -> None:
+def test_ablate_second_run_does_no_work_and_another_run_is_refused(
+    pipeline: Any, ablated: Manifest
+) -> None:
     config = pipeline.config(AblateConfig)
-    memory = config.training.model_copy(update={"prefix_cache_gib": 0.0, "steps_per_checkpoint": 1, "gradient_checkpointing": True})
-    assert jobs.ablate.run(config) == jobs.ablate.run(config.model_copy(update={"training": memory})) == ablated
+    memory = config.training.model_copy(
+        update={"prefix_cache_gib": 0.0, "steps_per_checkpoint": 1, "gradient_checkpointing": True}
+    )
+    assert (
+        jobs.ablate.run(config)
+        == jobs.ablate.run(config.model_copy(update={"training": memory}))
+        == ablated
+    )
     with pytest.raises(ArtifactMismatchError, match="seed: 0 there, 5 here"):
         jobs.ablate.run(pipeline.config(AblateConfig, seed=5))
 
@@ -127,8 +167,14 @@ def _count_explainers(monkeypatch: pytest.MonkeyPatch, fail_at: int) -> list[str
 
 
 @pytest.mark.usefixtures("without_training")
-def test_ablate_too_few_held_out_pairs_is_said_before_anything_is_trained(pipeline: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ablate_too_few_held_out_pairs_is_said_before_anything_is_trained(
+    pipeline: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(jobs.ablate, "held_out_pairs", lambda dataset, split: [])
-    with pytest.raises(DataError, match="0 explained pairs in split 'test', of fewer than two users"):
-        jobs.ablate.run(pipeline.config(AblateConfig, ablation=f"{pipeline.workspace}/other-ablation"))
+    with pytest.raises(
+        DataError, match="0 explained pairs in split 'test', of fewer than two users"
+    ):
+        jobs.ablate.run(
+            pipeline.config(AblateConfig, ablation=f"{pipeline.workspace}/other-ablation")
+        )
     assert not pipeline.location("other-ablation").exists()

@@ -13,11 +13,15 @@ from xrec.llm.model import load_tokenizer
 from xrec.llm.source import resolve_model
 
 
-def test_build_sample_llm_on_s3_resolves_to_a_folder_with_the_same_files(pipeline: Any, tmp_path: Path) -> None:
+def test_build_sample_llm_on_s3_resolves_to_a_folder_with_the_same_files(
+    pipeline: Any, tmp_path: Path
+) -> None:
     folder = resolve_model(f"{pipeline.workspace}/llm", str(tmp_path), pipeline.storage)
     location = pipeline.location("llm")
     assert sorted(path.name for path in folder.iterdir()) == location.files()
-    assert all((folder / name).read_bytes() == (location / name).read_bytes() for name in location.files())
+    assert all(
+        (folder / name).read_bytes() == (location / name).read_bytes() for name in location.files()
+    )
     tokenizer = load_tokenizer(folder)
     assert tokenizer.eos_token == "<|im_end|>"
     assert tokenizer.decode(tokenizer("The café, late.")["input_ids"]) == "The café, late."
@@ -28,7 +32,9 @@ def test_build_sample_llm_learns(pipeline: Any) -> None:
     assert pipeline.manifests["llm"].metrics["loss"] < 4
 
 
-def test_build_sample_llm_second_run_trains_nothing_and_another_run_is_refused(pipeline: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_build_sample_llm_second_run_trains_nothing_and_another_run_is_refused(
+    pipeline: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def train(*arguments: object) -> None:
         raise AssertionError("trained again")
 

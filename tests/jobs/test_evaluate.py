@@ -29,8 +29,14 @@ def test_evaluate_scores_each_held_out_explanation_beside_its_reference(pipeline
     pairs, metrics = read_evaluation(pipeline.location("evaluation"))
     dataset = read_dataset(pipeline.location("dataset"))
     users, items = dataset.users["user_id"].to_pylist(), dataset.items["item_id"].to_pylist()
-    references = {(users[row["user_index"]], items[row["item_index"]]): row["explanation"] for row in dataset.explained_pairs("test").to_pylist()}
-    texts = {(row["user_id"], row["item_id"]): row["explanation"] for row in read_explanations(pipeline.location("explanations")).to_pylist()}
+    references = {
+        (users[row["user_index"]], items[row["item_index"]]): row["explanation"]
+        for row in dataset.explained_pairs("test").to_pylist()
+    }
+    texts = {
+        (row["user_id"], row["item_id"]): row["explanation"]
+        for row in read_explanations(pipeline.location("explanations")).to_pylist()
+    }
     assert {(pair.user_id, pair.item_id): pair.explanation for pair in pairs} == texts
     assert all(pair.reference == references[pair.user_id, pair.item_id] for pair in pairs)
     assert sum(pair.shuffled_explanation is not None for pair in pairs) == 8
@@ -48,13 +54,24 @@ def test_evaluate_nll_is_the_models_own_log_likelihood(pipeline: Any) -> None:
     from xrec.adapter.pairs import Pair
 
     config = pipeline.config(EvaluateConfig)
-    sources = Sources(**{name: config.artifact(name) for name in ("dataset", "graph", "adapter")}, llm=config.llm, storage=config.storage)
+    sources = Sources(
+        **{name: config.artifact(name) for name in ("dataset", "graph", "adapter")},
+        llm=config.llm,
+        storage=config.storage,
+    )
     explainer = load_explainer(sources, device="cpu", engine=EngineConfig())
     pair = read_evaluation(pipeline.location("evaluation"))[0][0]
-    indices = Pair(explainer.dataset.user_index(pair.user_id), explainer.dataset.item_index(pair.item_id))
-    prompt, label = explainer.pairs.prompt(indices), explainer.pairs.builder.encode_explanation(pair.reference)
+    indices = Pair(
+        explainer.dataset.user_index(pair.user_id), explainer.dataset.item_index(pair.item_id)
+    )
+    prompt, label = (
+        explainer.pairs.prompt(indices),
+        explainer.pairs.builder.encode_explanation(pair.reference),
+    )
     with torch.no_grad():
-        logits = explainer.model(input_ids=torch.tensor([prompt + label]), use_cache=False).logits[0]
+        logits = explainer.model(input_ids=torch.tensor([prompt + label]), use_cache=False).logits[
+            0
+        ]
     log_probabilities = logits[len(prompt) - 1 : -1].log_softmax(-1)[range(len(label)), label]
     assert pair.nll_own == pytest.approx(-log_probabilities.mean().item(), rel=1e-4)
 
@@ -83,24 +100,59 @@ def test_evaluate_explanations_of_another_adapter_are_refused(pipeline: Any) -> 
     changed = read_manifest(other, "adapter").model_copy(update={"fingerprint": "0" * 16})
     (other / "manifest.json").write_bytes(changed.model_dump_json().encode())
     made_by = pipeline.manifests["adapter"].fingerprint
-    with pytest.raises(ArtifactMismatchError, match=rf"/explanations: made by adapter {made_by}, but .*other-adapter is {'0' * 16}"):
-        jobs.evaluate.run(pipeline.config(EvaluateConfig, adapter=other.uri, evaluation=f"{pipeline.workspace}/other-evaluation"))
+    with pytest.raises(
+        ArtifactMismatchError,
+        match=rf"/explanations: made by adapter {made_by}, but .*other-adapter is {'0' * 16}",
+    ):
+        jobs.evaluate.run(
+            pipeline.config(
+                EvaluateConfig,
+                adapter=other.uri,
+                evaluation=f"{pipeline.workspace}/other-evaluation",
+            )
+        )
     assert not pipeline.location("other-evaluation").exists()
 
 
 def test_evaluate_a_split_that_was_not_backfilled_says_so(pipeline: Any) -> None:
-    with pytest.raises(DataError, match=r"0 explanations have a reference in split 'validation'.*backfill that split first"):
-        jobs.evaluate.run(pipeline.config(EvaluateConfig, split="validation", evaluation=f"{pipeline.workspace}/other-evaluation"))
+    with pytest.raises(
+        DataError,
+        match=r"0 explanations have a reference in split 'validation'.*backfill that split first",
+    ):
+        jobs.evaluate.run(
+            pipeline.config(
+                EvaluateConfig,
+                split="validation",
+                evaluation=f"{pipeline.workspace}/other-evaluation",
+            )
+        )
     assert not pipeline.location("other-evaluation").exists()
 
 
 def test_with_references_passes_over_users_and_items_of_a_cold_start(tmp_path: Any) -> None:
-    town = {"kind": "sample", "num_users": 20, "num_items": 15, "interactions_per_user": 8, "explanations_per_user": 4}
+    town = {
+        "kind": "sample",
+        "num_users": 20,
+        "num_items": 15,
+        "interactions_per_user": 8,
+        "explanations_per_user": 4,
+    }
     prepare_dataset(PrepareConfig.model_validate({"workspace": str(tmp_path), "source": town}))
     dataset = read_dataset(open_location(str(tmp_path / "dataset")))
     known = dataset.explained_pairs("test").slice(0, 1).to_pylist()[0]
-    user_id, item_id = (dataset.users["user_id"][known["user_index"]].as_py(), dataset.items["item_id"][known["item_index"]].as_py())
+    user_id, item_id = (
+        dataset.users["user_id"][known["user_index"]].as_py(),
+        dataset.items["item_id"][known["item_index"]].as_py(),
+    )
     pairs = [(user_id, item_id), ("a new user", item_id), (user_id, "a new item")]
-    explanations = pa.table({"user_id": [user for user, _ in pairs], "item_id": [item for _, item in pairs], "explanation": ["text"] * 3})
+    explanations = pa.table(
+        {
+            "user_id": [user for user, _ in pairs],
+            "item_id": [item for _, item in pairs],
+            "explanation": ["text"] * 3,
+        }
+    )
     rows = jobs.evaluate._with_references(dataset, explanations, "test")
-    assert [(pair.user_id, pair.item_id, pair.reference, text) for pair, text in rows] == [(user_id, item_id, known["explanation"], "text")]
+    assert [(pair.user_id, pair.item_id, pair.reference, text) for pair, text in rows] == [
+        (user_id, item_id, known["explanation"], "text")
+    ]

@@ -21,11 +21,15 @@ def _explain(path: Path, user: str, item: str, *more: str) -> tuple[int, str, st
     return result.exit_code, result.stdout, result.stderr
 
 
-def test_explain_prints_the_backfills_explanation_with_its_inputs(pipeline: Any, config_file: Callable[[Any], Path]) -> None:
+def test_explain_prints_the_backfills_explanation_with_its_inputs(
+    pipeline: Any, config_file: Callable[[Any], Path]
+) -> None:
     row = read_explanations(pipeline.location("explanations")).to_pylist()[0]
     dataset = read_dataset(pipeline.location("dataset"))
     user, item = dataset.user_index(row["user_id"]), dataset.item_index(row["item_id"])
-    code, out, err = _explain(config_file(pipeline.config(BackfillConfig)), row["user_id"], row["item_id"])
+    code, out, err = _explain(
+        config_file(pipeline.config(BackfillConfig)), row["user_id"], row["item_id"]
+    )
     assert code == 0, err
     assert f"explanation   {row['explanation']}\n" in out
     assert f"{row['num_prompt_tokens']} tokens" in out
@@ -39,7 +43,12 @@ def test_explain_prints_the_backfills_explanation_with_its_inputs(pipeline: Any,
 
 @pytest.mark.parametrize(("side", "known"), [("user", "users"), ("item", "items")])
 def test_explain_unknown_id_names_a_close_one_exits_1_and_writes_nothing(
-    pipeline: Any, config_file: Callable[[Any], Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, side: str, known: str
+    pipeline: Any,
+    config_file: Callable[[Any], Path],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    side: str,
+    known: str,
 ) -> None:
     dataset = read_dataset(pipeline.location("dataset"))
     ids = {"user": dataset.users["user_id"][3].as_py(), "item": dataset.items["item_id"][3].as_py()}
@@ -51,7 +60,10 @@ def test_explain_unknown_id_names_a_close_one_exits_1_and_writes_nothing(
     code, out, err = _explain(path, wrong["user"], wrong["item"])
     assert code == 1
     assert out == ""
-    assert f"{side} {wrong[side]!r} is not among the {len(there)} {known} of the dataset; did you mean '" in err
+    assert (
+        f"{side} {wrong[side]!r} is not among the {len(there)} {known} of the dataset; did you mean '"
+        in err
+    )
     assert err.split("did you mean '")[1].split("'")[0] in there
     assert "Traceback" not in err
     assert pipeline.location("").files() == before
@@ -62,22 +74,34 @@ def test_explain_returns_the_prompt_as_the_model_saw_it(pipeline: Any) -> None:
     dataset = read_dataset(pipeline.location("dataset"))
     user_id, item_id = dataset.users["user_id"][0].as_py(), dataset.items["item_id"][1].as_py()
     explained = jobs.explain.run(pipeline.config(BackfillConfig), user_id, item_id)
-    assert explained.prompt.startswith("<|im_start|>user\nWhy would this user enjoy this place?\nUser: <user 0> ")
+    assert explained.prompt.startswith(
+        "<|im_start|>user\nWhy would this user enjoy this place?\nUser: <user 0> "
+    )
     assert explained.prompt.endswith("<|im_end|>\n<|im_start|>assistant\n")
     assert explained.texts.item_title == dataset.items["title"][1].as_py()
 
 
-def test_explain_new_user_with_a_history_gets_an_explanation(pipeline: Any, config_file: Callable[[Any], Path]) -> None:
+def test_explain_new_user_with_a_history_gets_an_explanation(
+    pipeline: Any, config_file: Callable[[Any], Path]
+) -> None:
     dataset = read_dataset(pipeline.location("dataset"))
     items = dataset.items["item_id"].to_pylist()
-    code, out, err = _explain(config_file(pipeline.config(BackfillConfig)), "newcomer", items[4], "--history", f"{items[0]}, {items[2]}")
+    code, out, err = _explain(
+        config_file(pipeline.config(BackfillConfig)),
+        "newcomer",
+        items[4],
+        "--history",
+        f"{items[0]}, {items[2]}",
+    )
     assert code == 0, err
     assert f"<user {dataset.num_users}>" in out
     assert "user          newcomer: (no profile)" in out
     assert "explanation   " in out
 
 
-def test_explain_history_that_cannot_be_is_told(pipeline: Any, config_file: Callable[[Any], Path]) -> None:
+def test_explain_history_that_cannot_be_is_told(
+    pipeline: Any, config_file: Callable[[Any], Path]
+) -> None:
     dataset = read_dataset(pipeline.location("dataset"))
     path = config_file(pipeline.config(BackfillConfig))
     user_id, item_id = dataset.users["user_id"][0].as_py(), dataset.items["item_id"][0].as_py()

@@ -14,14 +14,26 @@ import jobs.prepare
 from tests.toy import HIDDEN_SIZE, save_toy_model
 from tests.xrec.adapter.public_release import make_converter, public_forward, write_release
 from xrec.adapter.artifact import TrainedAdapter
-from xrec.config import BackfillConfig, EvaluateConfig, ImportAdapterConfig, JobConfig, PrepareConfig, parse_config
+from xrec.config import (
+    BackfillConfig,
+    EvaluateConfig,
+    ImportAdapterConfig,
+    JobConfig,
+    PrepareConfig,
+    parse_config,
+)
 from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError, DataError
 from xrec.graph import read_graph
 from xrec.storage import open_location
 
 K, D = 3, 6
-CONVERTERS = {side: make_converter(K, D, HIDDEN_SIZE, seed=seed) for seed, side in enumerate(("user", "item"))}
-USERS, ITEMS = torch.randn(24, D, generator=torch.Generator().manual_seed(5)), torch.randn(9, D, generator=torch.Generator().manual_seed(6))
+CONVERTERS = {
+    side: make_converter(K, D, HIDDEN_SIZE, seed=seed) for seed, side in enumerate(("user", "item"))
+}
+USERS, ITEMS = (
+    torch.randn(24, D, generator=torch.Generator().manual_seed(5)),
+    torch.randn(9, D, generator=torch.Generator().manual_seed(6)),
+)
 
 
 def configure(config_type: type[JobConfig], workspace: Path, **values: Any) -> Any:
@@ -31,19 +43,27 @@ def configure(config_type: type[JobConfig], workspace: Path, **values: Any) -> A
         BackfillConfig: {
             "pairs": {"kind": "split", "split": "test"},
             "rows_per_chunk": 8,
-            "decoding": {"max_new_tokens": 4, "text": {"max_words": None, "max_phrase_repeats": None}},  # a toy model writes no sentences
+            "decoding": {
+                "max_new_tokens": 4,
+                "text": {"max_words": None, "max_phrase_repeats": None},
+            },  # a toy model writes no sentences
             "actors": {"num_actors": 1, "device": "cpu"},
         },
         EvaluateConfig: {
             "encoder": None,
             "max_shuffled_generations": 0,
             "bootstrap_samples": 100,
-            "decoding": {"max_new_tokens": 4, "text": {"max_words": None, "max_phrase_repeats": None}},  # a toy model writes no sentences
+            "decoding": {
+                "max_new_tokens": 4,
+                "text": {"max_words": None, "max_phrase_repeats": None},
+            },  # a toy model writes no sentences
             "device": "cpu",
         },
     }
     llm = {} if config_type is PrepareConfig else {"llm": {"model": str(workspace / "llm")}}
-    return parse_config(config_type, {"workspace": str(workspace), **llm, **defaults[config_type], **values})
+    return parse_config(
+        config_type, {"workspace": str(workspace), **llm, **defaults[config_type], **values}
+    )
 
 
 @pytest.fixture(scope="module")
@@ -56,21 +76,37 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_import_adapter_artifact_gives_the_release_outputs_for_the_release_vectors(workspace: Path) -> None:
+def test_import_adapter_artifact_gives_the_release_outputs_for_the_release_vectors(
+    workspace: Path,
+) -> None:
     adapter = TrainedAdapter.from_pretrained(workspace / "adapter")
     graph = read_graph(open_location(str(workspace / "graph")))
     adapter.check_graph(graph.manifest.fingerprint)
-    assert (adapter.config.model.injection, adapter.config.model.num_experts, adapter.config.base_model) == ("direct", K, "llm")
+    assert (
+        adapter.config.model.injection,
+        adapter.config.model.num_experts,
+        adapter.config.base_model,
+    ) == ("direct", K, "llm")
     for side, vectors in (("user", USERS), ("item", ITEMS)):
         table = getattr(graph, f"{side}s")
         assert torch.equal(table, vectors)
-        torch.testing.assert_close(getattr(adapter.adapters, side)(table), public_forward(CONVERTERS[side], vectors), rtol=0, atol=1e-6)
+        torch.testing.assert_close(
+            getattr(adapter.adapters, side)(table),
+            public_forward(CONVERTERS[side], vectors),
+            rtol=0,
+            atol=1e-6,
+        )
     assert adapter.card is not None
     assert "Imported by `xrec import-adapter`" in adapter.card
-    assert str(workspace) not in adapter.card + adapter.config.model_dump_json() + adapter.manifest.model_dump_json()  # type: ignore[union-attr]
+    assert (
+        str(workspace)
+        not in adapter.card + adapter.config.model_dump_json() + adapter.manifest.model_dump_json()
+    )  # type: ignore[union-attr]
 
 
-def test_import_adapter_again_is_the_same_artifact_and_another_import_is_refused(workspace: Path) -> None:
+def test_import_adapter_again_is_the_same_artifact_and_another_import_is_refused(
+    workspace: Path,
+) -> None:
     config = configure(ImportAdapterConfig, workspace)
     there = TrainedAdapter.from_pretrained(workspace / "adapter").manifest
     assert jobs.import_adapter.run(config) == there
@@ -78,10 +114,17 @@ def test_import_adapter_again_is_the_same_artifact_and_another_import_is_refused
         jobs.import_adapter.run(config.model_copy(update={"injection": "none"}))
 
 
-def test_import_adapter_on_the_graph_that_is_there_gives_the_same_adapter(workspace: Path, tmp_path: Path) -> None:
-    config = configure(ImportAdapterConfig, workspace, import_graph=False, adapter=str(tmp_path / "adapter"))
+def test_import_adapter_on_the_graph_that_is_there_gives_the_same_adapter(
+    workspace: Path, tmp_path: Path
+) -> None:
+    config = configure(
+        ImportAdapterConfig, workspace, import_graph=False, adapter=str(tmp_path / "adapter")
+    )
     jobs.import_adapter.run(config)
-    one, other = TrainedAdapter.from_pretrained(tmp_path / "adapter"), TrainedAdapter.from_pretrained(workspace / "adapter")
+    one, other = (
+        TrainedAdapter.from_pretrained(tmp_path / "adapter"),
+        TrainedAdapter.from_pretrained(workspace / "adapter"),
+    )
     assert one.fingerprint == other.fingerprint
 
 
@@ -92,13 +135,23 @@ def test_import_adapter_is_explained_with(workspace: Path) -> None:
     assert explained.explanation.num_generated_tokens > 0
 
 
-def test_import_adapter_is_backfilled_and_evaluated_with(workspace: Path, ray_cluster: None) -> None:
+def test_import_adapter_is_backfilled_and_evaluated_with(
+    workspace: Path, ray_cluster: None
+) -> None:
     backfilled = jobs.backfill.run(configure(BackfillConfig, workspace))
-    assert backfilled.inputs["adapter"] == TrainedAdapter.from_pretrained(workspace / "adapter").fingerprint
+    assert (
+        backfilled.inputs["adapter"]
+        == TrainedAdapter.from_pretrained(workspace / "adapter").fingerprint
+    )
     evaluation = jobs.evaluate.run(configure(EvaluateConfig, workspace))
     assert evaluation.row_counts["pairs"] > 0
-    TrainedAdapter.from_pretrained(workspace / "adapter").save_pretrained(workspace / "published", evaluation=evaluation)
-    assert f"| nll_own | {evaluation.metrics['nll_own']:.4g} |" in (workspace / "published" / "README.md").read_text()
+    TrainedAdapter.from_pretrained(workspace / "adapter").save_pretrained(
+        workspace / "published", evaluation=evaluation
+    )
+    assert (
+        f"| nll_own | {evaluation.metrics['nll_own']:.4g} |"
+        in (workspace / "published" / "README.md").read_text()
+    )
 
 
 def copy_of_release(workspace: Path, tmp_path: Path) -> Path:
@@ -107,28 +160,72 @@ def copy_of_release(workspace: Path, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def refused(workspace: Path, release: Path, error: type[Exception], message: str, **values: Any) -> None:
+def refused(
+    workspace: Path, release: Path, error: type[Exception], message: str, **values: Any
+) -> None:
     outputs = {name: str(release / "out" / name) for name in ("graph", "adapter")}
     with pytest.raises(error, match=message):
-        jobs.import_adapter.run(configure(ImportAdapterConfig, workspace, release=str(release), **{**outputs, **values}))
+        jobs.import_adapter.run(
+            configure(ImportAdapterConfig, workspace, release=str(release), **{**outputs, **values})
+        )
     assert not (release / "out" / "adapter").exists()
 
 
-def test_import_adapter_without_a_file_or_with_a_pointer_of_git_lfs_says_which(workspace: Path, tmp_path: Path) -> None:
+def test_import_adapter_without_a_file_or_with_a_pointer_of_git_lfs_says_which(
+    workspace: Path, tmp_path: Path
+) -> None:
     release = copy_of_release(workspace, tmp_path)
-    (release / "user_emb.pkl").write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:61cd\nsize 7692439\n")
+    (release / "user_emb.pkl").write_bytes(
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:61cd\nsize 7692439\n"
+    )
     refused(workspace, release, DataError, r"user_emb\.pkl: not one tensor")
     (release / "item_converter.pkl").unlink()
     refused(workspace, release, DataError, r"missing file\(s\) item_converter\.pkl; .*git lfs pull")
 
 
-def test_import_adapter_for_another_model_graph_or_side_is_refused(workspace: Path, tmp_path: Path) -> None:
+def test_import_adapter_for_another_model_graph_or_side_is_refused(
+    workspace: Path, tmp_path: Path
+) -> None:
     release = copy_of_release(workspace, tmp_path)
-    write_release(release, USERS, ITEMS, {side: make_converter(K, D, 48, seed=0) for side in ("user", "item")})
-    refused(workspace, release, ArtifactMismatchError, "has hidden_size 32, the converters were trained for 48")
-    write_release(release, USERS, ITEMS, {side: make_converter(K, D + 1, HIDDEN_SIZE, seed=0) for side in ("user", "item")})
-    refused(workspace, release, ArtifactMismatchError, rf"user_emb\.pkl: vectors of {D} numbers, the converters take {D + 1}")
-    refused(workspace, release, ArtifactMismatchError, f"vectors of {D} numbers", import_graph=False, graph=str(workspace / "graph"))
+    write_release(
+        release, USERS, ITEMS, {side: make_converter(K, D, 48, seed=0) for side in ("user", "item")}
+    )
+    refused(
+        workspace,
+        release,
+        ArtifactMismatchError,
+        "has hidden_size 32, the converters were trained for 48",
+    )
+    write_release(
+        release,
+        USERS,
+        ITEMS,
+        {side: make_converter(K, D + 1, HIDDEN_SIZE, seed=0) for side in ("user", "item")},
+    )
+    refused(
+        workspace,
+        release,
+        ArtifactMismatchError,
+        rf"user_emb\.pkl: vectors of {D} numbers, the converters take {D + 1}",
+    )
+    refused(
+        workspace,
+        release,
+        ArtifactMismatchError,
+        f"vectors of {D} numbers",
+        import_graph=False,
+        graph=str(workspace / "graph"),
+    )
     refused(workspace, release, ArtifactNotFoundError, "no graph artifact", import_graph=False)
-    write_release(release, USERS, ITEMS, {"user": CONVERTERS["user"], "item": make_converter(K + 1, D, HIDDEN_SIZE, seed=0)})
-    refused(workspace, release, DataError, r"user_converter\.pkl has \(experts, D, H\) = \(3, 6, 32\), item_converter\.pkl \(4, 6, 32\)")
+    write_release(
+        release,
+        USERS,
+        ITEMS,
+        {"user": CONVERTERS["user"], "item": make_converter(K + 1, D, HIDDEN_SIZE, seed=0)},
+    )
+    refused(
+        workspace,
+        release,
+        DataError,
+        r"user_converter\.pkl has \(experts, D, H\) = \(3, 6, 32\), item_converter\.pkl \(4, 6, 32\)",
+    )

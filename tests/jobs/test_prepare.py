@@ -11,7 +11,9 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 
 
 def test_run_sample_config_gives_the_town_as_a_dataset(tmp_path: Path) -> None:
-    config = load_config(PrepareConfig, CONFIGS / "sample" / "prepare.yaml", [f"workspace={tmp_path}"])
+    config = load_config(
+        PrepareConfig, CONFIGS / "sample" / "prepare.yaml", [f"workspace={tmp_path}"]
+    )
     manifest = run(config)
     dataset = read_dataset(open_location(config.artifact("dataset")))
     assert dataset.manifest == manifest

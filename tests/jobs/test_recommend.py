@@ -29,21 +29,41 @@ def without_work(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _config(pipeline: Any, **values: Any) -> RecommendConfig:
-    return parse_config(RecommendConfig, {"workspace": pipeline.workspace, "storage": pipeline.storage, "k": 3, "users_per_task": 15, **values})
+    return parse_config(
+        RecommendConfig,
+        {
+            "workspace": pipeline.workspace,
+            "storage": pipeline.storage,
+            "k": 3,
+            "users_per_task": 15,
+            **values,
+        },
+    )
 
 
-def test_recommend_then_backfill_plans_exactly_those_pairs(pipeline: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_recommend_then_backfill_plans_exactly_those_pairs(
+    pipeline: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     manifest = jobs.recommend.run(_config(pipeline))
     dataset = read_dataset(pipeline.location("dataset"))
     table = read_recommendations(pipeline.location("recommendations"))
-    assert Counter(table["user_id"].to_pylist()) == dict.fromkeys(dataset.users["user_id"].to_pylist(), 3)
+    assert Counter(table["user_id"].to_pylist()) == dict.fromkeys(
+        dataset.users["user_id"].to_pylist(), 3
+    )
     seen = set(zip(*dataset.interaction_edges("train").tolist(), strict=True))
     rows = [(row["user_id"], row["item_id"]) for row in table.to_pylist()]
     assert not {(dataset.user_index(user), dataset.item_index(item)) for user, item in rows} & seen
 
-    config = pipeline.config(BackfillConfig, pairs={"kind": "recommendations", "k": 2}, explanations=f"{pipeline.workspace}/of-top-2")
+    config = pipeline.config(
+        BackfillConfig,
+        pairs={"kind": "recommendations", "k": 2},
+        explanations=f"{pipeline.workspace}/of-top-2",
+    )
     plan = draft_plan(config, pair_batches(config)).write()
-    planned = pa.concat_tables(read_chunk_pairs(plan.output, plan.identity.run, chunk, listed.pairs) for chunk, listed in plan.chunks.items())
+    planned = pa.concat_tables(
+        read_chunk_pairs(plan.output, plan.identity.run, chunk, listed.pairs)
+        for chunk, listed in plan.chunks.items()
+    )
     assert sorted((row["user_id"], row["item_id"]) for row in planned.to_pylist()) == sorted(
         (row["user_id"], row["item_id"]) for row in table.to_pylist() if row["rank"] <= 2
     )
@@ -55,7 +75,9 @@ def test_recommend_then_backfill_plans_exactly_those_pairs(pipeline: Any, monkey
 
 @pytest.mark.usefixtures("without_work")
 def test_recommend_for_an_unknown_user_is_refused_and_nothing_is_written(pipeline: Any) -> None:
-    config = _config(pipeline, user_ids=["nobody"], recommendations=f"{pipeline.workspace}/for-nobody")
+    config = _config(
+        pipeline, user_ids=["nobody"], recommendations=f"{pipeline.workspace}/for-nobody"
+    )
     with pytest.raises(UnknownIdError, match="user 'nobody' is not among the 40 users"):
         jobs.recommend.run(config)
     assert pipeline.location("for-nobody").files() == []
@@ -65,7 +87,14 @@ def test_recommend_for_an_unknown_user_is_refused_and_nothing_is_written(pipelin
 def test_recommend_graph_of_another_dataset_is_refused(pipeline: Any) -> None:
     other = pipeline.copy_of("dataset", "other-town")
     manifest = read_dataset(other).manifest
-    write_manifest(other, "dataset", config={}, inputs={"raw": "other"}, files=manifest.files, row_counts=manifest.row_counts)
+    write_manifest(
+        other,
+        "dataset",
+        config={},
+        inputs={"raw": "other"},
+        files=manifest.files,
+        row_counts=manifest.row_counts,
+    )
     with pytest.raises(ArtifactMismatchError, match=r"graph: trained on dataset .*other-town is"):
         jobs.recommend.run(_config(pipeline, dataset=f"{pipeline.workspace}/other-town"))
 
@@ -77,7 +106,9 @@ def test_recommend_to_a_bucket_that_is_not_there_is_refused(pipeline: Any) -> No
 
 
 @pytest.mark.usefixtures("without_work")
-def test_recommend_by_the_command_line_more_items_than_there_are_exits_2(pipeline: Any, config_file: Any) -> None:
+def test_recommend_by_the_command_line_more_items_than_there_are_exits_2(
+    pipeline: Any, config_file: Any
+) -> None:
     done = CliRunner().invoke(app, ["recommend", str(config_file(_config(pipeline))), "k=21"])
     assert done.exit_code == 2
     assert "k = 21, but the dataset has 20 items" in done.stderr

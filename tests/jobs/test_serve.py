@@ -26,9 +26,14 @@ def write_config(town: Path, path: Path, **values: object) -> None:
     path.write_text(yaml.safe_dump(config), encoding="utf-8")
 
 
-def test_backfill_of_another_model_is_refused_before_anything_starts(town: Path, tmp_path: Path) -> None:
+def test_backfill_of_another_model_is_refused_before_anything_starts(
+    town: Path, tmp_path: Path
+) -> None:
     users, items = ids_of(town)
-    make_backfill(backfill_config(town, str(tmp_path / "out"), adapter=str(town / "adapter-2")), [(users[0], items[0])])
+    make_backfill(
+        backfill_config(town, str(tmp_path / "out"), adapter=str(town / "adapter-2")),
+        [(users[0], items[0])],
+    )
     write_config(town, tmp_path / "serve.yaml", explanations=str(tmp_path / "out"))
     result = CliRunner().invoke(app, ["serve", str(tmp_path / "serve.yaml")])
     assert result.exit_code == 1
@@ -45,14 +50,20 @@ def test_command_serves_swaps_on_sighup_and_ends_on_ctrl_c(town: Path, tmp_path:
     path, log = tmp_path / "serve.yaml", tmp_path / "log"
     write_config(town, path, http={"port": port})
     with log.open("w") as output:
-        process = subprocess.Popen([sys.executable, "-m", "xrec.cli", "serve", str(path)], stdout=output, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "xrec.cli", "serve", str(path)],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
     try:
         wait_for(lambda: f"serving at http://127.0.0.1:{port} " in log.read_text(), process)
         pair = f"http://127.0.0.1:{port}/v1/explanations/{users[0]}/{items[0]}"
         first = requests.get(pair, timeout=60).json()["model_fingerprint"]
         write_config(town, path, http={"port": port}, adapter=str(town / "adapter-2"))
         process.send_signal(signal.SIGHUP)
-        wait_for(lambda: requests.get(pair, timeout=60).json()["model_fingerprint"] != first, process)
+        wait_for(
+            lambda: requests.get(pair, timeout=60).json()["model_fingerprint"] != first, process
+        )
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 130
     finally:

@@ -25,25 +25,52 @@ def without_training(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_train_adapter_artifact_holds_adapters_and_config_only(pipeline: Any) -> None:
     location = pipeline.location("adapter")
-    assert location.files() == ["README.md", "adapter.safetensors", "adapter_config.json", "history.json", "manifest.json"]
+    assert location.files() == [
+        "README.md",
+        "adapter.safetensors",
+        "adapter_config.json",
+        "history.json",
+        "manifest.json",
+    ]
     names = set(safetensors.torch.load((location / "adapter.safetensors").read_bytes()))
     assert {name.split(".")[0] for name in names} == {"user", "item"}
     adapter = read_adapter(location)
-    assert (adapter.config.embedding_dim, adapter.config.hidden_size, adapter.config.model.num_experts) == (8, 32, 2)
+    assert (
+        adapter.config.embedding_dim,
+        adapter.config.hidden_size,
+        adapter.config.model.num_experts,
+    ) == (8, 32, 2)
     assert adapter.config.graph_fingerprint == pipeline.manifests["graph"].fingerprint
     llm = resolve_model(f"{pipeline.workspace}/llm", pipeline.cache_dir, pipeline.storage)
     assert adapter.manifest is not None
-    assert adapter.config.base_model_fingerprint == model_fingerprint(llm) == adapter.manifest.inputs["base_model"]
+    assert (
+        adapter.config.base_model_fingerprint
+        == model_fingerprint(llm)
+        == adapter.manifest.inputs["base_model"]
+    )
 
 
 def test_train_adapter_card_has_the_run_in_it_and_no_uri(pipeline: Any) -> None:
-    card, dataset = (pipeline.location("adapter") / "README.md").read_text(), pipeline.manifests["dataset"]
-    splits = " | ".join(str(dataset.metrics["num_explanations"][split]) for split in ("train", "validation", "test"))
+    card, dataset = (
+        (pipeline.location("adapter") / "README.md").read_text(),
+        pipeline.manifests["dataset"],
+    )
+    splits = " | ".join(
+        str(dataset.metrics["num_explanations"][split]) for split in ("train", "validation", "test")
+    )
     assert f"| explained pairs | {splits} |" in card
-    assert f"| validation loss, nats a token | {pipeline.manifests['adapter'].metrics['validation_loss']:.4g} |" in card
+    assert (
+        f"| validation loss, nats a token | {pipeline.manifests['adapter'].metrics['validation_loss']:.4g} |"
+        in card
+    )
     assert pipeline.manifests["graph"].fingerprint in card
     config = (pipeline.location("adapter") / "adapter_config.json").read_text()
-    for text in (pipeline.workspace, "s3://test", pipeline.storage.access_key_id.get_secret_value(), pipeline.cache_dir):
+    for text in (
+        pipeline.workspace,
+        "s3://test",
+        pipeline.storage.access_key_id.get_secret_value(),
+        pipeline.cache_dir,
+    ):
         assert text not in card + config
     assert read_adapter(pipeline.location("adapter")).config.base_model == "llm"
 
@@ -60,8 +87,12 @@ def test_train_adapter_history_has_an_epoch_a_row_and_the_best_is_kept(pipeline:
 def test_train_adapter_second_run_trains_nothing_and_another_run_is_refused(pipeline: Any) -> None:
     config = pipeline.config(TrainAdapterConfig)
     assert jobs.train_adapter.run(config) == pipeline.manifests["adapter"]
-    other = config.model_copy(update={"model": config.model.model_copy(update={"injection": "direct"})})
-    with pytest.raises(ArtifactMismatchError, match=r"model\.injection: 'projected' there, 'direct' here"):
+    other = config.model_copy(
+        update={"model": config.model.model_copy(update={"injection": "direct"})}
+    )
+    with pytest.raises(
+        ArtifactMismatchError, match=r"model\.injection: 'projected' there, 'direct' here"
+    ):
         jobs.train_adapter.run(other)
     assert read_manifest(pipeline.location("adapter"), "adapter") == pipeline.manifests["adapter"]
 
@@ -71,26 +102,41 @@ def test_train_adapter_on_a_graph_of_another_dataset_is_refused(pipeline: Any) -
     other = pipeline.copy_of("graph", "graph-of-another-dataset")
     changed = read_manifest(other, "graph").model_copy(update={"inputs": {"dataset": "0" * 16}})
     (other / "manifest.json").write_bytes(changed.model_dump_json().encode())
-    config = pipeline.config(TrainAdapterConfig, graph=other.uri, adapter=f"{pipeline.workspace}/other-adapter")
-    with pytest.raises(ArtifactMismatchError, match=rf"trained on dataset {'0' * 16}, but .*/dataset is {pipeline.manifests['dataset'].fingerprint}"):
+    config = pipeline.config(
+        TrainAdapterConfig, graph=other.uri, adapter=f"{pipeline.workspace}/other-adapter"
+    )
+    with pytest.raises(
+        ArtifactMismatchError,
+        match=rf"trained on dataset {'0' * 16}, but .*/dataset is {pipeline.manifests['dataset'].fingerprint}",
+    ):
         jobs.train_adapter.run(config)
     assert not pipeline.location("other-adapter").exists()
 
 
 @pytest.mark.usefixtures("without_training")
 def test_train_adapter_without_a_model_at_the_uri_says_what_to_give(pipeline: Any) -> None:
-    config = pipeline.config(TrainAdapterConfig, llm={"model": f"{pipeline.workspace}/nowhere"}, adapter=f"{pipeline.workspace}/other-adapter")
+    config = pipeline.config(
+        TrainAdapterConfig,
+        llm={"model": f"{pipeline.workspace}/nowhere"},
+        adapter=f"{pipeline.workspace}/other-adapter",
+    )
     with pytest.raises(ModelError, match=r"nowhere'.*no config\.json"):
         jobs.train_adapter.run(config)
     assert not pipeline.location("other-adapter").exists()
 
 
 @pytest.mark.usefixtures("without_training")
-def test_train_adapter_with_a_wrong_secret_is_refused_before_any_ray_starts(pipeline: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_train_adapter_with_a_wrong_secret_is_refused_before_any_ray_starts(
+    pipeline: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def ensure_ray(*arguments: object) -> None:
         raise AssertionError("Ray was asked for")
 
     monkeypatch.setattr(jobs.train_adapter, "ensure_ray", ensure_ray)
-    storage = StorageConfig(endpoint_url=pipeline.storage.endpoint_url, access_key_id=pipeline.storage.access_key_id, secret_access_key="wrong")
+    storage = StorageConfig(
+        endpoint_url=pipeline.storage.endpoint_url,
+        access_key_id=pipeline.storage.access_key_id,
+        secret_access_key="wrong",
+    )
     with pytest.raises(StorageAccessError, match=r"access refused .*AWS_SECRET_ACCESS_KEY"):
         jobs.train_adapter.run(pipeline.config(TrainAdapterConfig, storage=storage))

@@ -50,7 +50,9 @@ class _Refuses:
 
 def _rows(actor: type[Callable[..., Any]], settings: object) -> list[dict[str, Any]]:
     numbers = [{"number": number} for number in range(6)]
-    return list(map_on_actors(actor, settings, numbers, min_actors=1, max_actors=2, cpus_per_actor=1))
+    return list(
+        map_on_actors(actor, settings, numbers, min_actors=1, max_actors=2, cpus_per_actor=1)
+    )
 
 
 @pytest.mark.usefixtures("ray_cluster")
@@ -58,7 +60,9 @@ def test_map_on_actors_row_of_a_killed_actor_is_done_again(tmp_path: Path) -> No
     marker = tmp_path / "killed"
     rows = _rows(_DiesOnce, str(marker))
     assert marker.exists()
-    assert sorted((row["number"], row["double"]) for row in rows) == [(number, 2 * number) for number in range(6)]
+    assert sorted((row["number"], row["double"]) for row in rows) == [
+        (number, 2 * number) for number in range(6)
+    ]
 
 
 @pytest.mark.usefixtures("ray_cluster")
@@ -81,7 +85,9 @@ def test_map_on_actors_that_failed_leaves_no_actor_that_holds_a_cpu() -> None:
     finally:
         logging.disable(logging.NOTSET)
     deadline = time.monotonic() + 30
-    while (free := ray.available_resources()["CPU"]) < (all_ := ray.cluster_resources()["CPU"]) and time.monotonic() < deadline:
+    while (free := ray.available_resources()["CPU"]) < (
+        all_ := ray.cluster_resources()["CPU"]
+    ) and time.monotonic() < deadline:
         time.sleep(0.2)
     assert (free, str(held.value)) == (all_, "broken")
 
@@ -105,7 +111,9 @@ RAY_TEXTS = {
         ("bug", ClusterError, r"actors failed \(RayError: KeyError: 'x'\); run it again"),
     ],
 )
-def test_error_of_an_actor_is_known_by_rays_text(text: str, error_type: type[Exception], message: str) -> None:
+def test_error_of_an_actor_is_known_by_rays_text(
+    text: str, error_type: type[Exception], message: str
+) -> None:
     found = as_xrec_error(RayError(RAY_TEXTS[text]))
     assert type(found) is error_type
     assert re.search(message, str(found))

@@ -25,9 +25,26 @@ from xrec.graph.artifact import GraphEmbeddings
 from xrec.llm.model import load_model, load_tokenizer, resolve_device, resolve_dtype
 from xrec.llm.prompt import PromptBuilder
 from xrec.llm.source import model_fingerprint, resolve_model
-from xrec.storage import MANIFEST, Location, Manifest, content_hash, fingerprint_of, open_location, read_manifest, write_manifest
+from xrec.storage import (
+    MANIFEST,
+    Location,
+    Manifest,
+    content_hash,
+    fingerprint_of,
+    open_location,
+    read_manifest,
+    write_manifest,
+)
 
-__all__ = ["CARD", "CONFIG", "WEIGHTS", "AdapterConfig", "TrainedAdapter", "read_adapter", "write_adapter"]
+__all__ = [
+    "CARD",
+    "CONFIG",
+    "WEIGHTS",
+    "AdapterConfig",
+    "TrainedAdapter",
+    "read_adapter",
+    "write_adapter",
+]
 
 WEIGHTS = "adapter.safetensors"
 CONFIG = "adapter_config.json"
@@ -44,7 +61,9 @@ class TrainedAdapter:
     card: str | None = None
 
     @classmethod
-    def from_pretrained(cls, source: str | Path, *, storage: StorageConfig | None = None) -> "TrainedAdapter":
+    def from_pretrained(
+        cls, source: str | Path, *, storage: StorageConfig | None = None
+    ) -> "TrainedAdapter":
         """The adapter of a folder (local or s3://) or of a hub id; our manifest is checked if it is there, and not needed.
 
         Raises ArtifactNotFoundError, or ArtifactMismatchError for files that are broken, a newer version's, or do not belong together.
@@ -52,7 +71,13 @@ class TrainedAdapter:
         location = open_adapter(str(source), storage)
         return read_adapter(location) if (location / MANIFEST).is_file() else _read(location, None)
 
-    def save_pretrained(self, folder: str | Path, *, evaluation: Manifest | None = None, storage: StorageConfig | None = None) -> None:
+    def save_pretrained(
+        self,
+        folder: str | Path,
+        *,
+        evaluation: Manifest | None = None,
+        storage: StorageConfig | None = None,
+    ) -> None:
         """Write the adapter to `folder` (local or s3://), ready to be uploaded to a hub.
 
         The card is the one it came with, with the metrics of `evaluation` (of `xrec evaluate`) if given. The manifest goes along
@@ -74,7 +99,11 @@ class TrainedAdapter:
     @property
     def fingerprint(self) -> str:
         """Identifies the adapter: the manifest's fingerprint, or without one that of config and weights."""
-        return self.manifest.fingerprint if self.manifest else fingerprint_of(_hashes(_content(self.adapters.state_dict(), self.config)))
+        return (
+            self.manifest.fingerprint
+            if self.manifest
+            else fingerprint_of(_hashes(_content(self.adapters.state_dict(), self.config)))
+        )
 
     def load_base_model(
         self,
@@ -93,9 +122,13 @@ class TrainedAdapter:
         folder = resolve_model(source, cache_dir, storage)
         self.check_base_model(model_fingerprint(folder), source)
         torch_device = resolve_device(device)
-        return load_model(folder, dtype=resolve_dtype(dtype, torch_device), device=torch_device), load_tokenizer(folder)
+        return load_model(
+            folder, dtype=resolve_dtype(dtype, torch_device), device=torch_device
+        ), load_tokenizer(folder)
 
-    def attach(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, graph: GraphEmbeddings) -> PromptBuilder:
+    def attach(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, graph: GraphEmbeddings
+    ) -> PromptBuilder:
         """Give `model` the users and items of `graph` as tokens, in place; returns the builder of the prompts that hold them.
 
         Its generation settings lose their penalties of repeated prompt tokens: a user or item has no logit to be penalized.
@@ -112,7 +145,9 @@ class TrainedAdapter:
         embedding = attach_adapters(model, self.adapters, user_vectors=users, item_vectors=items)
         model.eval().to(device)
         if model.generation_config is not None:
-            model.generation_config.update(repetition_penalty=1.0, encoder_repetition_penalty=1.0, no_repeat_ngram_size=0)
+            model.generation_config.update(
+                repetition_penalty=1.0, encoder_repetition_penalty=1.0, no_repeat_ngram_size=0
+            )
         return PromptBuilder(tokenizer, self.config.prompt, embedding.vocabulary)
 
     def check_base_model(self, fingerprint: str, source: str) -> None:
@@ -145,9 +180,20 @@ def write_adapter(
 ) -> Manifest:
     """Write the artifact of an adapter's tensors (`Adapters.state_dict`); `card` (`model_card`) and `extra_files` (the loss history) go beside it."""
     content = _content(state, config)
-    for name, data in {**content, CARD: (card or model_card(config)).encode("utf-8"), **extra_files}.items():
+    for name, data in {
+        **content,
+        CARD: (card or model_card(config)).encode("utf-8"),
+        **extra_files,
+    }.items():
         (location / name).write_bytes(data)
-    return write_manifest(location, "adapter", config=run_config, inputs=inputs, files=_hashes(content), metrics=metrics)
+    return write_manifest(
+        location,
+        "adapter",
+        config=run_config,
+        inputs=inputs,
+        files=_hashes(content),
+        metrics=metrics,
+    )
 
 
 def read_adapter(location: Location) -> TrainedAdapter:
@@ -162,7 +208,9 @@ def _read(location: Location, manifest: Manifest | None) -> TrainedAdapter:
     files = {name: _read_file(location, name) for name in (CONFIG, WEIGHTS)}
     for name, data in files.items():
         if manifest is not None and content_hash(data) != manifest.files[name]:
-            raise ArtifactMismatchError(f"{location / name}: its content is not what the manifest says; train the adapter again")
+            raise ArtifactMismatchError(
+                f"{location / name}: its content is not what the manifest says; train the adapter again"
+            )
     config = parse_adapter_config(files[CONFIG], str(location / CONFIG))
     card = (location / CARD).read_text() if (location / CARD).is_file() else None
     return TrainedAdapter(_parse_weights(files[WEIGHTS], config, location), config, manifest, card)
@@ -172,15 +220,21 @@ def _read_file(location: Location, name: str) -> bytes:
     try:
         return (location / name).read_bytes()
     except StorageNotFoundError as error:
-        raise ArtifactNotFoundError(f"{location}: no {name} there; an adapter is a folder with {CONFIG} and {WEIGHTS}: check the path") from error
+        raise ArtifactNotFoundError(
+            f"{location}: no {name} there; an adapter is a folder with {CONFIG} and {WEIGHTS}: check the path"
+        ) from error
 
 
 def _parse_weights(data: bytes, config: AdapterConfig, location: Location) -> Adapters:
     try:
-        adapters = build_adapters(config.model, embedding_dim=config.embedding_dim, hidden_size=config.hidden_size)
+        adapters = build_adapters(
+            config.model, embedding_dim=config.embedding_dim, hidden_size=config.hidden_size
+        )
         adapters.load_state_dict(safetensors.torch.load(data))
     except (safetensors.SafetensorError, RuntimeError, ValueError) as error:
-        raise ArtifactMismatchError(f"{location}: {CONFIG} and {WEIGHTS} do not fit this version of xrec or each other: {error}") from error
+        raise ArtifactMismatchError(
+            f"{location}: {CONFIG} and {WEIGHTS} do not fit this version of xrec or each other: {error}"
+        ) from error
     adapters.user.eval()
     adapters.item.eval()
     return adapters

@@ -53,7 +53,9 @@ def model_card(
         "Licence": _licence(settings),
         "Limits": "\n".join(f"- {limit}" for limit in (*_LIMITS, *limits)),
     }
-    body = "\n\n".join(f"## {title}\n\n{text}" if title else text for title, text in sections.items())
+    body = "\n\n".join(
+        f"## {title}\n\n{text}" if title else text for title, text in sections.items()
+    )
     return f"---\n{_front_matter(config, settings, dataset, metrics).to_yaml()}\n---\n\n# {settings.name}\n\n{body}\n"
 
 
@@ -63,19 +65,34 @@ def with_evaluation(card: str, evaluation: Manifest) -> str:
     front = cast("ModelCardData", parsed.data)
     split = str(evaluation.config["split"])
     training = [result for result in front.eval_results or [] if result.metric_type == "loss"]
-    values = {name: value for name, value in evaluation.metrics.items() if not name.endswith(("_low", "_high"))}
+    values = {
+        name: value
+        for name, value in evaluation.metrics.items()
+        if not name.endswith(("_low", "_high"))
+    }
     dataset = evaluation.inputs["dataset"]
-    front.eval_results = [*training, *(_result(name, name, value, split, dataset) for name, value in values.items())]
+    front.eval_results = [
+        *training,
+        *(_result(name, name, value, split, dataset) for name, value in values.items()),
+    ]
     front.model_name = front.model_name or CardConfig().name
     front.metrics = list(dict.fromkeys([*(front.metrics or []), *values]))
-    rows = [f"| {name} | {_short(value)} | {_interval(evaluation.metrics, name)} |" for name, value in values.items()]
+    rows = [
+        f"| {name} | {_short(value)} | {_interval(evaluation.metrics, name)} |"
+        for name, value in values.items()
+    ]
     section = f"{_EVALUATION}\nBy `xrec evaluate`, {evaluation.row_counts['pairs']:,} pairs of the {split} split.\n\n"
     table = "\n".join(["| metric | value | 95 % interval |", "|---|---|---|", *rows])
     parsed.text = parsed.text.split(_EVALUATION)[0].rstrip("\n") + "\n" + section + table + "\n"
     return str(parsed)
 
 
-def _front_matter(config: AdapterConfig, settings: CardConfig, dataset: Manifest | None, metrics: Mapping[str, Any]) -> ModelCardData:
+def _front_matter(
+    config: AdapterConfig,
+    settings: CardConfig,
+    dataset: Manifest | None,
+    metrics: Mapping[str, Any],
+) -> ModelCardData:
     loss = metrics.get("validation_loss")
     fingerprint = dataset.fingerprint if dataset else "unknown"
     return ModelCardData(
@@ -86,10 +103,20 @@ def _front_matter(config: AdapterConfig, settings: CardConfig, dataset: Manifest
         base_model=config.base_model if is_hub_id(config.base_model) else None,
         base_model_relation="adapter" if is_hub_id(config.base_model) else None,
         datasets=list(settings.datasets) or None,
-        tags=["xrec", "adapter", "recommendation", "explainable-recommendation", "collaborative-filtering"],
+        tags=[
+            "xrec",
+            "adapter",
+            "recommendation",
+            "explainable-recommendation",
+            "collaborative-filtering",
+        ],
         metrics=["loss"] if loss is not None else None,
         model_name=settings.name if loss is not None else None,
-        eval_results=[_result("loss", "validation loss, nats a token", loss, "validation", fingerprint)] if loss is not None else None,
+        eval_results=[
+            _result("loss", "validation loss, nats a token", loss, "validation", fingerprint)
+        ]
+        if loss is not None
+        else None,
     )
 
 
@@ -108,7 +135,11 @@ def _result(metric: str, name: str, value: Any, split: str, dataset: str) -> Eva
 
 def _summary(config: AdapterConfig, origin: str) -> str:
     model = config.model
-    tokens = "a token a user and an item" if model.num_tokens == 1 else f"{model.num_tokens} tokens a user and an item"
+    tokens = (
+        "a token a user and an item"
+        if model.num_tokens == 1
+        else f"{model.num_tokens} tokens a user and an item"
+    )
     shape = f"{model.num_experts} experts each, {config.embedding_dim} to {config.hidden_size} numbers, {tokens}, injection `{model.injection}`."
     return (
         "Writes why a user would like an item. Two mixtures of linear experts, one for users and one for items, turn the vectors of a graph of "
@@ -121,7 +152,12 @@ def _data(dataset: Manifest | None) -> str:
     if dataset is None:
         return "Not recorded."
     rows = [
-        f"| {what} | " + " | ".join(f"{dataset.metrics.get(f'num_{key}', {}).get(split, 0):,}" for split in ("train", "validation", "test")) + " |"
+        f"| {what} | "
+        + " | ".join(
+            f"{dataset.metrics.get(f'num_{key}', {}).get(split, 0):,}"
+            for split in ("train", "validation", "test")
+        )
+        + " |"
         for what, key in (("explained pairs", "explanations"), ("interactions", "interactions"))
     ]
     counts = ", ".join(f"{dataset.row_counts[name]:,} {name}" for name in ("users", "items"))
@@ -131,7 +167,11 @@ def _data(dataset: Manifest | None) -> str:
 
 
 def _metrics(metrics: Mapping[str, Any]) -> str:
-    rows = [f"| {label} | {_short(metrics[name])} |" for name, label in _TRAINING_METRICS.items() if name in metrics]
+    rows = [
+        f"| {label} | {_short(metrics[name])} |"
+        for name, label in _TRAINING_METRICS.items()
+        if name in metrics
+    ]
     table = "\n".join(["| | |", "|---|---|", *rows]) if rows else "Not recorded."
     return f"{table}\n\nOwn vector against another user's: see Evaluation below, if it is there; else measure it by `xrec evaluate`."
 
@@ -164,8 +204,18 @@ def _licence(settings: CardConfig) -> str:
 
 
 def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else f"{value:,}" if type(value) is int else str(value)
+    return (
+        f"{value:.4g}"
+        if isinstance(value, float)
+        else f"{value:,}"
+        if type(value) is int
+        else str(value)
+    )
 
 
 def _interval(metrics: Mapping[str, Any], name: str) -> str:
-    return f"{_short(metrics[f'{name}_low'])} to {_short(metrics[f'{name}_high'])}" if f"{name}_low" in metrics else ""
+    return (
+        f"{_short(metrics[f'{name}_low'])} to {_short(metrics[f'{name}_high'])}"
+        if f"{name}_low" in metrics
+        else ""
+    )

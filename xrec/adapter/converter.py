@@ -22,7 +22,9 @@ def read_converter(data: bytes, name: str) -> dict[str, Tensor]:
     _check_shapes(state, _shapes(dim, num_experts, hidden_size), name)
     experts = range(num_experts)
     return {
-        "weight": torch.stack([state[f"experts.{k}.lin.weight"].T for k in experts]).contiguous(),  # (K, D, H)
+        "weight": torch.stack(
+            [state[f"experts.{k}.lin.weight"].T for k in experts]
+        ).contiguous(),  # (K, D, H)
         "bias": torch.stack([state[f"experts.{k}.bias"] for k in experts]),
         "gate": state["w_gate"],
         "noise": state["w_noise"],
@@ -34,25 +36,45 @@ def read_converter(data: bytes, name: str) -> dict[str, Tensor]:
 
 def _gate_shape(state: dict[str, Tensor], name: str) -> tuple[int, int]:
     if "w_gate" not in state or state["w_gate"].ndim != 2 or 0 in state["w_gate"].shape:
-        raise DataError(f"{name}: no converter of the XRec release: expected w_gate of shape (D, K), saw {_shown(state)}")
+        raise DataError(
+            f"{name}: no converter of the XRec release: expected w_gate of shape (D, K), saw {_shown(state)}"
+        )
     dim, num_experts = state["w_gate"].shape
     return dim, num_experts
 
 
 def _shapes(dim: int, num_experts: int, hidden_size: int) -> dict[str, tuple[int, ...]]:
     """What a converter of K experts from R^D to R^H holds."""
-    gates: dict[str, tuple[int, ...]] = {"w_gate": (dim, num_experts), "w_noise": (dim, num_experts)}
+    gates: dict[str, tuple[int, ...]] = {
+        "w_gate": (dim, num_experts),
+        "w_noise": (dim, num_experts),
+    }
     biases = {f"experts.{k}.bias": (dim,) for k in range(num_experts)}
-    return {**gates, **biases, **{f"experts.{k}.lin.weight": (hidden_size, dim) for k in range(num_experts)}}
+    return {
+        **gates,
+        **biases,
+        **{f"experts.{k}.lin.weight": (hidden_size, dim) for k in range(num_experts)},
+    }
 
 
-def _check_shapes(state: dict[str, Tensor], expected: dict[str, tuple[int, ...]], name: str) -> None:
+def _check_shapes(
+    state: dict[str, Tensor], expected: dict[str, tuple[int, ...]], name: str
+) -> None:
     seen = {key: tuple(tensor.shape) for key, tensor in state.items()}
-    wrong = [f"{key}: {seen.get(key, 'missing')}, expected {shape}" for key, shape in expected.items() if seen.get(key) != shape]
+    wrong = [
+        f"{key}: {seen.get(key, 'missing')}, expected {shape}"
+        for key, shape in expected.items()
+        if seen.get(key) != shape
+    ]
     wrong += [f"{key}: not expected" for key in seen if key not in expected]
     if wrong:
-        raise DataError(f"{name}: no converter of the XRec release\n" + "\n".join(f"  {line}" for line in wrong))
+        raise DataError(
+            f"{name}: no converter of the XRec release\n" + "\n".join(f"  {line}" for line in wrong)
+        )
 
 
 def _shown(state: dict[str, Tensor]) -> str:
-    return ", ".join(f"{key} {tuple(tensor.shape)}" for key, tensor in list(state.items())[:6]) or "no tensor"
+    return (
+        ", ".join(f"{key} {tuple(tensor.shape)}" for key, tensor in list(state.items())[:6])
+        or "no tensor"
+    )

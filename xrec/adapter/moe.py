@@ -49,7 +49,9 @@ class MoEAdapter(nn.Module):
         self.noise = nn.Parameter(torch.zeros(input_dim, num_experts))
         self.register_buffer("mean", torch.zeros(input_dim))
         self.register_buffer("std", torch.ones(input_dim))
-        self.register_buffer("axes", None if axis_power is None else torch.eye(input_dim))  # without: not in the state
+        self.register_buffer(
+            "axes", None if axis_power is None else torch.eye(input_dim)
+        )  # without: not in the state
         self.register_buffer("scale", torch.ones(()))
         self.dropout = dropout
         self.gating_noise = gating_noise
@@ -81,7 +83,9 @@ class MoEAdapter(nn.Module):
         """Graph vectors (N, D) to adapted vectors (N, num_tokens * H)."""
         standardized = self.standardized(vectors).to(self.weight.dtype)
         gates = functional.softmax(self.router_logits(standardized), dim=-1)  # (N, K)
-        centered = functional.dropout(standardized, self.dropout, self.training)[:, None] - self.bias  # (N, K, D)
+        centered = (
+            functional.dropout(standardized, self.dropout, self.training)[:, None] - self.bias
+        )  # (N, K, D)
         return self.scale * torch.einsum("nk,nkd,kdh->nh", gates, centered, self.weight)
 
     def standardized(self, vectors: Tensor) -> Tensor:
@@ -94,7 +98,9 @@ class MoEAdapter(nn.Module):
         logits = standardized @ self.gate
         if not (self.training and self.gating_noise):
             return logits
-        return logits + torch.randn_like(logits) * (functional.softplus(standardized @ self.noise) + _MIN_NOISE)
+        return logits + torch.randn_like(logits) * (
+            functional.softplus(standardized @ self.noise) + _MIN_NOISE
+        )
 
 
 def principal_axes(centered: Tensor, power: float) -> Tensor:
@@ -103,7 +109,9 @@ def principal_axes(centered: Tensor, power: float) -> Tensor:
     With X = U S V^T, A = V S^(power - 1) / c, c such that the elements of X A have variance 1. Power 0 whitens; 1 only turns; from 2 on
     the weak axes, mostly noise where the table has few strong ones, fade. Signs are fixed, so that all workers have the same A.
     """
-    values, vectors = torch.linalg.eigh(centered.double().T @ centered.double() / len(centered))  # S^2 / N, ascending
+    values, vectors = torch.linalg.eigh(
+        centered.double().T @ centered.double() / len(centered)
+    )  # S^2 / N, ascending
     vectors = vectors * vectors.gather(0, vectors.abs().argmax(0, keepdim=True)).sign()
     spread = values.clamp_min(values[-1] * _MIN_SPREAD**2).sqrt() / values[-1].sqrt()
     axes = vectors * spread ** (power - 1)

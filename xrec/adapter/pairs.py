@@ -45,13 +45,17 @@ class PairPrompts:
         """Prompt and reference of a pair, for training and scoring; raises PromptTooLongError."""
         return Example(self.prompt(pair), self.builder.encode_explanation(explanation))
 
-    def examples(self, explanations: pa.Table, max_explanation_tokens: int) -> tuple[list[Example], Counter[str]]:
+    def examples(
+        self, explanations: pa.Table, max_explanation_tokens: int
+    ) -> tuple[list[Example], Counter[str]]:
         """Examples of a table of explanations (schema EXPLANATIONS), and how many were left out, by reason."""
         examples: list[Example] = []
         left_out: Counter[str] = Counter()
         for row in explanations.select(["user_index", "item_index", "explanation"]).to_pylist():
             try:
-                example = self.example(Pair(row["user_index"], row["item_index"]), row["explanation"])
+                example = self.example(
+                    Pair(row["user_index"], row["item_index"]), row["explanation"]
+                )
             except PromptTooLongError:
                 left_out["prompt_too_long"] += 1
                 continue

@@ -41,12 +41,18 @@ def import_release(config: ImportAdapterConfig) -> Manifest:
     files = _read_files(config)
     state, (num_experts, dim, hidden_size) = _read_converters(files)
     folder = resolve_model(config.llm.model, config.llm.cache_dir, config.storage)
-    _check_hidden_size(AutoConfig.from_pretrained(folder, local_files_only=True).hidden_size, hidden_size, config.llm.model)
+    _check_hidden_size(
+        AutoConfig.from_pretrained(folder, local_files_only=True).hidden_size,
+        hidden_size,
+        config.llm.model,
+    )
     dataset, graph = _graph(config, files, dim)
     adapter = AdapterConfig(
         embedding_dim=dim,
         hidden_size=hidden_size,
-        model=AdapterModelConfig(num_experts=num_experts, dropout=_DROPOUT, gating_noise=True, injection=config.injection),
+        model=AdapterModelConfig(
+            num_experts=num_experts, dropout=_DROPOUT, gating_noise=True, injection=config.injection
+        ),
         prompt=config.prompt,
         base_model=public_name(config.llm.model),
         base_model_fingerprint=model_fingerprint(folder),
@@ -72,9 +78,15 @@ def _read_converters(files: Mapping[str, bytes]) -> tuple[dict[str, Tensor], tup
     user, item = (read_converter(files[name], name) for name in CONVERTER_FILES)
     shapes = [tuple(side["weight"].shape) for side in (user, item)]
     if shapes[0] != shapes[1]:
-        raise DataError(f"user_converter.pkl has (experts, D, H) = {shapes[0]}, item_converter.pkl {shapes[1]}; expected equal shapes")
+        raise DataError(
+            f"user_converter.pkl has (experts, D, H) = {shapes[0]}, item_converter.pkl {shapes[1]}; expected equal shapes"
+        )
     num_experts, dim, hidden_size = shapes[0]
-    return {f"{side}.{name}": tensor for side, part in (("user", user), ("item", item)) for name, tensor in part.items()}, (
+    return {
+        f"{side}.{name}": tensor
+        for side, part in (("user", user), ("item", item))
+        for name, tensor in part.items()
+    }, (
         num_experts,
         dim,
         hidden_size,
@@ -88,31 +100,48 @@ def _check_hidden_size(seen: int, expected: int, source: str) -> None:
         )
 
 
-def _graph(config: ImportAdapterConfig, files: Mapping[str, bytes], dim: int) -> tuple[Manifest, Manifest]:
+def _graph(
+    config: ImportAdapterConfig, files: Mapping[str, bytes], dim: int
+) -> tuple[Manifest, Manifest]:
     """The manifests of the dataset and of the graph, which is made unless `import_graph` is false."""
     dataset_location = open_location(config.artifact("dataset"), config.storage)
     location = open_location(config.artifact("graph"), config.storage)
     if not config.import_graph:
-        dataset, graph = read_manifest(dataset_location, "dataset"), read_manifest(location, "graph")
+        dataset, graph = (
+            read_manifest(dataset_location, "dataset"),
+            read_manifest(location, "graph"),
+        )
         check_graph_of_dataset(graph, dataset, config.artifact("graph"), config.artifact("dataset"))
         _check_dim(graph.config["model"]["embedding_dim"], dim, str(location))
         return dataset, graph
     whole = read_dataset(dataset_location)
     users, items = read_release_vectors(files, whole)
     _check_dim(users.shape[1], dim, "user_emb.pkl")
-    return whole.manifest, write_release_graph(location, users, items, files=files, dataset=whole.manifest)
+    return whole.manifest, write_release_graph(
+        location, users, items, files=files, dataset=whole.manifest
+    )
 
 
 def _check_dim(seen: int, expected: int, source: str) -> None:
     if seen != expected:
-        raise ArtifactMismatchError(f"{source}: vectors of {seen} numbers, the converters take {expected}; give the vectors they were trained on")
+        raise ArtifactMismatchError(
+            f"{source}: vectors of {seen} numbers, the converters take {expected}; give the vectors they were trained on"
+        )
 
 
 def _write(
-    config: ImportAdapterConfig, adapter: AdapterConfig, state: dict[str, Tensor], *, files: Mapping[str, bytes], dataset: Manifest
+    config: ImportAdapterConfig,
+    adapter: AdapterConfig,
+    state: dict[str, Tensor],
+    *,
+    files: Mapping[str, bytes],
+    dataset: Manifest,
 ) -> Manifest:
     output = open_location(config.artifact("adapter"), config.storage)
-    run_config = {"source": "xrec_release", **config.model_dump(mode="json", include={"prompt", "injection"})}
+    run_config = {
+        "source": "xrec_release",
+        **config.model_dump(mode="json", include={"prompt", "injection"}),
+    }
     inputs = {
         "dataset": dataset.fingerprint,
         "graph": adapter.graph_fingerprint,
@@ -123,5 +152,16 @@ def _write(
     if done is not None:
         logger.info("%s: already there", output)
         return done
-    card = model_card(adapter, settings=config.card, origin=_ORIGIN, dataset=dataset, limits=_LIMITS)
-    return write_adapter(output, state, adapter, run_config=run_config, inputs=inputs, metrics={}, extra_files={}, card=card)
+    card = model_card(
+        adapter, settings=config.card, origin=_ORIGIN, dataset=dataset, limits=_LIMITS
+    )
+    return write_adapter(
+        output,
+        state,
+        adapter,
+        run_config=run_config,
+        inputs=inputs,
+        metrics={},
+        extra_files={},
+        card=card,
+    )

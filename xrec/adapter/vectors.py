@@ -13,7 +13,9 @@ from torch import Tensor
 from xrec.config import AdapterModelConfig
 
 
-def input_vectors(config: AdapterModelConfig, users: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
+def input_vectors(
+    config: AdapterModelConfig, users: Tensor, items: Tensor
+) -> tuple[Tensor, Tensor]:
     """The vectors of `config.vectors` in place of the graph's `users` (U, D) and `items` (I, D), of the same shapes, float32.
 
     A row depends on its index alone: users and items that a cold start appends change no other row.
@@ -26,4 +28,6 @@ def input_vectors(config: AdapterModelConfig, users: Tensor, items: Tensor) -> t
 
 
 def _random(like: Tensor, seed: int, side: int) -> Tensor:
-    return torch.from_numpy(np.random.default_rng([seed, side]).standard_normal(tuple(like.shape), dtype=np.float32))
+    return torch.from_numpy(
+        np.random.default_rng([seed, side]).standard_normal(tuple(like.shape), dtype=np.float32)
+    )

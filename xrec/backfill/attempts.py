@@ -43,12 +43,23 @@ class Attempts:
         """Attempts at any range of this chunk that died."""
         return sum(name.rpartition(".")[2].isdigit() for name in self._records)
 
-    def explain(self, explain: Callable[[int, int], Explained], condemn: Callable[[int, int], Explained]) -> list[Explained]:
+    def explain(
+        self, explain: Callable[[int, int], Explained], condemn: Callable[[int, int], Explained]
+    ) -> list[Explained]:
         """The results of ranges that make up the chunk, in order."""
         return self._explain(0, self._num_rows, explain, condemn)
 
-    def _explain(self, start: int, stop: int, explain: Callable[[int, int], Explained], condemn: Callable[[int, int], Explained]) -> list[Explained]:
-        deaths = sum(name.startswith(f"{start}-{stop}.") and name.rpartition(".")[2].isdigit() for name in self._records)
+    def _explain(
+        self,
+        start: int,
+        stop: int,
+        explain: Callable[[int, int], Explained],
+        condemn: Callable[[int, int], Explained],
+    ) -> list[Explained]:
+        deaths = sum(
+            name.startswith(f"{start}-{stop}.") and name.rpartition(".")[2].isdigit()
+            for name in self._records
+        )
         if f"{start}-{stop}.failed.parquet" in self._records:
             return [self._kept(start, stop)]
         if deaths < self._chances(start, stop):
@@ -56,14 +67,19 @@ class Attempts:
         if stop - start == 1:
             return [condemn(start, deaths)]
         middle = (start + stop) // 2
-        return [*self._explain(start, middle, explain, condemn), *self._explain(middle, stop, explain, condemn)]
+        return [
+            *self._explain(start, middle, explain, condemn),
+            *self._explain(middle, stop, explain, condemn),
+        ]
 
     def _chances(self, start: int, stop: int) -> int:
         if stop - start == 1:
             return _CHANCES_OF_ROW
         return _CHANCES_OF_CHUNK if stop - start == self._num_rows else _CHANCES_OF_PART
 
-    def _attempt(self, start: int, stop: int, deaths: int, explain: Callable[[int, int], Explained]) -> Explained:
+    def _attempt(
+        self, start: int, stop: int, deaths: int, explain: Callable[[int, int], Explained]
+    ) -> Explained:
         record = self._folder / f"{start}-{stop}.{deaths + 1}"
         record.create_bytes(b"")
         try:
@@ -82,4 +98,7 @@ class Attempts:
 
     def _kept(self, start: int, stop: int) -> Explained:
         names = [f"{start}-{stop}.{kind}.parquet" for kind in ("generated", "failed")]
-        return Explained(read_table(self._folder / names[0], GENERATED), read_table(self._folder / names[1], FAILED))
+        return Explained(
+            read_table(self._folder / names[0], GENERATED),
+            read_table(self._folder / names[1], FAILED),
+        )

@@ -44,14 +44,20 @@ class EarlierRun:
         copied = [GENERATED.empty_table()]
         num_referred = 0
         for name, hash_, rows, is_whole in self._tables(chunk % self._num_chunks):
-            same = rows.join(wanted, [*PAIRS.names, "content_key"], join_type="left semi").select(GENERATED.names)
+            same = rows.join(wanted, [*PAIRS.names, "content_key"], join_type="left semi").select(
+                GENERATED.names
+            )
             if is_whole and same.num_rows == rows.num_rows:
                 files[self._output.at(name).shared_uri] = hash_
                 num_referred += rows.num_rows
             else:
                 copied.append(same.cast(GENERATED))
             wanted = wanted.join(same.select(PAIRS.names), PAIRS.names, join_type="left anti")
-        left = wanted.select(PAIRS.names).sort_by([(name, "ascending") for name in PAIRS.names]).cast(PAIRS)
+        left = (
+            wanted.select(PAIRS.names)
+            .sort_by([(name, "ascending") for name in PAIRS.names])
+            .cast(PAIRS)
+        )
         return Carried(files, num_referred, pa.concat_tables(copied), left)
 
     def _tables(self, bucket: int) -> list[tuple[str, str, pa.Table, bool]]:
@@ -61,11 +67,20 @@ class EarlierRun:
         tables = [
             (name, files[name], read_table(self._output.at(name), GENERATED), True)
             for name in sorted(files)
-            if not name.startswith(FAILED_FOLDER) and name not in compacted and chunk_of_file(name) % self._num_chunks == bucket
+            if not name.startswith(FAILED_FOLDER)
+            and name not in compacted
+            and chunk_of_file(name) % self._num_chunks == bucket
         ]
         for name, buckets in compacted.items():
             if bucket in buckets:
-                tables.append((name, files[name], read_row_group(self._output.at(name), buckets.index(bucket), GENERATED), False))
+                tables.append(
+                    (
+                        name,
+                        files[name],
+                        read_row_group(self._output.at(name), buckets.index(bucket), GENERATED),
+                        False,
+                    )
+                )
         return tables
 
     @cached_property

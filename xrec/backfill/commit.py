@@ -79,7 +79,9 @@ class Commit(BaseModel):
     @property
     def explained_files(self) -> dict[str, str]:
         """The files of explanations."""
-        return {name: hash_ for name, hash_ in self.files.items() if not name.startswith(FAILED_FOLDER)}
+        return {
+            name: hash_ for name, hash_ in self.files.items() if not name.startswith(FAILED_FOLDER)
+        }
 
     @property
     def failed_files(self) -> dict[str, str]:
@@ -94,12 +96,18 @@ def commit_location(root: Location, chunk: int) -> Location:
 
 def try_commit(root: Location, commit: Commit) -> bool:
     """Create the record; False if another attempt at this chunk was first."""
-    return commit_location(root, commit.chunk).create_bytes(json.dumps(commit.model_dump(), indent=2).encode())
+    return commit_location(root, commit.chunk).create_bytes(
+        json.dumps(commit.model_dump(), indent=2).encode()
+    )
 
 
 def committed_chunks(root: Location) -> set[int]:
     """The chunks that have a record."""
-    return {int(name.removesuffix(".json")) for name in (root / "commits").files() if name.endswith(".json")}
+    return {
+        int(name.removesuffix(".json"))
+        for name in (root / "commits").files()
+        if name.endswith(".json")
+    }
 
 
 def read_commits(root: Location, chunks: Iterable[int]) -> Iterator[Commit]:

@@ -36,18 +36,26 @@ def compact(plan: BackfillPlan, lease: Lease, file_bytes: int) -> None:
     generation = begin_generation(output, "compaction")
     files: dict[str, str] = {}
     row_groups: dict[str, list[int]] = {}
-    for data, buckets in _files(output, snapshot.explained, snapshot.row_groups, plan.num_chunks, file_bytes):
+    for data, buckets in _files(
+        output, snapshot.explained, snapshot.row_groups, plan.num_chunks, file_bytes
+    ):
         lease.check()
         hash_ = content_hash(data)
         name = f"part-g{generation.number}-{len(files):05d}-{hash_[:8]}.parquet"
         (output / name).write_bytes(data)
         files[name], row_groups[name] = hash_, buckets
     logger.info("%d files of explanations became %d", len(snapshot.explained), len(files))
-    (generation.root(output) / COMPACTED).create_bytes(json.dumps(Compacted(files=files, row_groups=row_groups).model_dump()).encode())
+    (generation.root(output) / COMPACTED).create_bytes(
+        json.dumps(Compacted(files=files, row_groups=row_groups).model_dump()).encode()
+    )
 
 
 def _files(
-    output: Location, names: Mapping[str, str], row_groups: Mapping[str, list[int]], num_chunks: int, file_bytes: int
+    output: Location,
+    names: Mapping[str, str],
+    row_groups: Mapping[str, list[int]],
+    num_chunks: int,
+    file_bytes: int,
 ) -> Iterator[tuple[bytes, list[int]]]:
     """The new files' contents, each with the hashes of its row groups."""
     sink, buckets = pa.BufferOutputStream(), list[int]()
@@ -65,7 +73,9 @@ def _files(
         yield sink.getvalue().to_pybytes(), buckets
 
 
-def _tables(output: Location, names: Mapping[str, str], row_groups: Mapping[str, list[int]], num_chunks: int) -> Iterator[tuple[int, pa.Table]]:
+def _tables(
+    output: Location, names: Mapping[str, str], row_groups: Mapping[str, list[int]], num_chunks: int
+) -> Iterator[tuple[int, pa.Table]]:
     """All rows of each hash that has any, by user and item."""
     sources: defaultdict[int, list[tuple[str, int | None]]] = defaultdict(list)
     for name in sorted(names):
@@ -75,8 +85,17 @@ def _tables(output: Location, names: Mapping[str, str], row_groups: Mapping[str,
         else:
             sources[chunk_of_file(name) % num_chunks].append((name, None))
     for bucket in sorted(sources):
-        yield bucket, pa.concat_tables(_rows(output.at(name), number) for name, number in sources[bucket]).sort_by(_BY_PAIR)
+        yield (
+            bucket,
+            pa.concat_tables(
+                _rows(output.at(name), number) for name, number in sources[bucket]
+            ).sort_by(_BY_PAIR),
+        )
 
 
 def _rows(location: Location, row_group: int | None) -> pa.Table:
-    return read_table(location, GENERATED) if row_group is None else read_row_group(location, row_group, GENERATED)
+    return (
+        read_table(location, GENERATED)
+        if row_group is None
+        else read_row_group(location, row_group, GENERATED)
+    )

@@ -16,7 +16,9 @@ from xrec.storage import fingerprint_of
 def shared_key(identity: RunIdentity) -> str:
     """What all pairs of a run have in common."""
     settings = {name: identity.config[name] for name in ("decoding", "dtype")}
-    return fingerprint_of([settings, {name: identity.inputs[name] for name in ("base_model", "adapter")}])
+    return fingerprint_of(
+        [settings, {name: identity.inputs[name] for name in ("base_model", "adapter")}]
+    )
 
 
 def content_key(explainer: Explainer, shared: str, pair: Pair) -> str:

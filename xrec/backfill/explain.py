@@ -18,7 +18,9 @@ _ENGINE_ERRORS = (RuntimeError, ValueError, ArithmeticError, LookupError)
 _BY_PAIR = [("user_id", "ascending"), ("item_id", "ascending")]
 
 
-def explain_or_fail(explainer: Explainer, pairs: pa.Table, decoding: DecodingConfig, shared_key: str) -> Explained:
+def explain_or_fail(
+    explainer: Explainer, pairs: pa.Table, decoding: DecodingConfig, shared_key: str
+) -> Explained:
     """`explain_pairs`; where the engine raises, pairs are halved until the one is found that it cannot do: an `engine_error`."""
     try:
         return Explained(*explain_pairs(explainer, pairs, decoding, shared_key))
@@ -26,14 +28,29 @@ def explain_or_fail(explainer: Explainer, pairs: pa.Table, decoding: DecodingCon
         if pairs.num_rows == 1:
             message = f"{type(error).__name__}: {error}"
             return Explained(
-                GENERATED.empty_table(), failed_rows(explainer, [{**row, "reason": "engine_error", "message": message} for row in pairs.to_pylist()])
+                GENERATED.empty_table(),
+                failed_rows(
+                    explainer,
+                    [
+                        {**row, "reason": "engine_error", "message": message}
+                        for row in pairs.to_pylist()
+                    ],
+                ),
             )
     middle = pairs.num_rows // 2
-    halves = [explain_or_fail(explainer, part, decoding, shared_key) for part in (pairs.slice(0, middle), pairs.slice(middle))]
-    return Explained(pa.concat_tables([half.generated for half in halves]), pa.concat_tables([half.failed for half in halves]))
+    halves = [
+        explain_or_fail(explainer, part, decoding, shared_key)
+        for part in (pairs.slice(0, middle), pairs.slice(middle))
+    ]
+    return Explained(
+        pa.concat_tables([half.generated for half in halves]),
+        pa.concat_tables([half.failed for half in halves]),
+    )
 
 
-def explain_pairs(explainer: Explainer, pairs: pa.Table, decoding: DecodingConfig, shared_key: str) -> tuple[pa.Table, pa.Table]:
+def explain_pairs(
+    explainer: Explainer, pairs: pa.Table, decoding: DecodingConfig, shared_key: str
+) -> tuple[pa.Table, pa.Table]:
     """Explain `pairs` (schema PAIRS): a table of explanations (GENERATED) and one of failed rows (FAILED), by user and item.
 
     `shared_key` is what the content keys of the run have in common.
@@ -52,7 +69,13 @@ def explain_pairs(explainer: Explainer, pairs: pa.Table, decoding: DecodingConfi
     for explanation in explainer.explain(prompts, decoding):
         ids, pair = accepted[explanation.index]
         if explanation.failure is not None:
-            failures.append({**ids, "reason": explanation.failure.reason, "message": explanation.failure.message})
+            failures.append(
+                {
+                    **ids,
+                    "reason": explanation.failure.reason,
+                    "message": explanation.failure.message,
+                }
+            )
             continue
         rows.append(
             {
@@ -65,7 +88,9 @@ def explain_pairs(explainer: Explainer, pairs: pa.Table, decoding: DecodingConfi
                 "content_key": content_key(explainer, shared_key, pair),
             }
         )
-    return pa.Table.from_pylist(rows, GENERATED).sort_by(_BY_PAIR), failed_rows(explainer, failures).sort_by(_BY_PAIR)
+    return pa.Table.from_pylist(rows, GENERATED).sort_by(_BY_PAIR), failed_rows(
+        explainer, failures
+    ).sort_by(_BY_PAIR)
 
 
 def content_keys(explainer: Explainer, pairs: pa.Table, shared_key: str) -> pa.Array:
@@ -81,7 +106,9 @@ def content_keys(explainer: Explainer, pairs: pa.Table, shared_key: str) -> pa.A
 
 def failed_rows(explainer: Explainer, failures: list[dict[str, str]]) -> pa.Table:
     """Rows of the schema FAILED: ids, reason and message, with the texts of those that are known."""
-    return pa.Table.from_pylist([{**failure, **_texts(explainer, failure)} for failure in failures], FAILED)
+    return pa.Table.from_pylist(
+        [{**failure, **_texts(explainer, failure)} for failure in failures], FAILED
+    )
 
 
 def _texts(explainer: Explainer, ids: dict[str, str]) -> dict[str, str]:

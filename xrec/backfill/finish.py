@@ -12,7 +12,12 @@ from xrec.backfill.tally import tally_of
 from xrec.storage import Manifest, write_manifest
 
 
-def finish(plan: BackfillPlan, max_failed_share: float, price_per_actor_hour: float | None = None, log: RecordLog | None = None) -> Manifest:
+def finish(
+    plan: BackfillPlan,
+    max_failed_share: float,
+    price_per_actor_hour: float | None = None,
+    log: RecordLog | None = None,
+) -> Manifest:
     """Write the report and the manifest of all that is committed, as `log` of this output tells it. Raises DataError if too many rows failed."""
     records = (log or RecordLog(plan.output)).read()
     snapshot = snapshot_of(records)
@@ -31,7 +36,9 @@ def finish(plan: BackfillPlan, max_failed_share: float, price_per_actor_hour: fl
             "generation": snapshot.generation,
             "num_chunks": len(plan.chunks),
             "num_carried": snapshot.num_carried,
-            "num_carried_files": sum(name.startswith(("/", "s3://")) for name in snapshot.explained),
+            "num_carried_files": sum(
+                name.startswith(("/", "s3://")) for name in snapshot.explained
+            ),
             "compacted": snapshot.row_groups,
             "failed_by_reason": snapshot.failed_by_reason,
         },

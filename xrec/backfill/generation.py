@@ -39,14 +39,26 @@ RUN = Generation()
 def read_generations(output: Location) -> list[Generation]:
     """All that were begun, in order; the run is the first."""
     names = [name for name in (output / "generations").files() if name.endswith(f"/{_RECORD}")]
-    return [RUN, *(Generation.model_validate_json((output / "generations" / name).read_bytes()) for name in names)]
+    return [
+        RUN,
+        *(
+            Generation.model_validate_json((output / "generations" / name).read_bytes())
+            for name in names
+        ),
+    ]
 
 
-def begin_generation(output: Location, kind: Literal["retry", "compaction"], reasons: tuple[str, ...] = ()) -> Generation:
+def begin_generation(
+    output: Location, kind: Literal["retry", "compaction"], reasons: tuple[str, ...] = ()
+) -> Generation:
     """The next generation, its record written."""
-    generation = Generation(number=read_generations(output)[-1].number + 1, kind=kind, reasons=reasons)
+    generation = Generation(
+        number=read_generations(output)[-1].number + 1, kind=kind, reasons=reasons
+    )
     record = generation.root(output) / _RECORD
     data = json.dumps(generation.model_dump(mode="json")).encode()
-    created = record.create_bytes(data) or record.read_bytes() == data  # a request that was sent again finds its own
+    created = (
+        record.create_bytes(data) or record.read_bytes() == data
+    )  # a request that was sent again finds its own
     assert created, "the lease lets one driver begin a generation"
     return generation

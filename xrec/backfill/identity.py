@@ -34,14 +34,22 @@ def identify(config: BackfillConfig, pairs_fingerprint: str) -> RunIdentity:
     if sources.cold_start:
         inputs["cold_start"] = read_cold_start(sources.cold_start, sources.storage).fingerprint
     if config.carry_from:
-        inputs["carry_from"] = read_manifest(open_location(config.carry_from, config.storage), "explanations").fingerprint
-    settings = {"decoding": config.decoding.model_dump(mode="json"), "dtype": arithmetic(config), "rows_per_chunk": config.rows_per_chunk}
+        inputs["carry_from"] = read_manifest(
+            open_location(config.carry_from, config.storage), "explanations"
+        ).fingerprint
+    settings = {
+        "decoding": config.decoding.model_dump(mode="json"),
+        "dtype": arithmetic(config),
+        "rows_per_chunk": config.rows_per_chunk,
+    }
     return RunIdentity(settings, inputs)
 
 
 def arithmetic(config: BackfillConfig | ServeConfig) -> str:
     """What texts depend on besides weights and decoding: the dtype, and whether layers multiply integers."""
-    return f"{config.llm.dtype}, int8" if config.engine.linear_layers == "int8" else config.llm.dtype
+    return (
+        f"{config.llm.dtype}, int8" if config.engine.linear_layers == "int8" else config.llm.dtype
+    )
 
 
 def output_uri(config: BackfillConfig, run: str) -> str:
@@ -52,7 +60,10 @@ def output_uri(config: BackfillConfig, run: str) -> str:
 
 def sources_of(config: BackfillConfig | ServeConfig) -> Sources:
     """What the workers load, with URIs that any process on this machine can open."""
-    locations = {name: open_location(config.artifact(name), config.storage) for name in ("dataset", "graph", "adapter")}
+    locations = {
+        name: open_location(config.artifact(name), config.storage)
+        for name in ("dataset", "graph", "adapter")
+    }
     return Sources(
         **{name: location.shared_uri for name, location in locations.items()},
         llm=config.llm,
@@ -63,4 +74,6 @@ def sources_of(config: BackfillConfig | ServeConfig) -> Sources:
 
 def _shared(tables: ColdStartConfig, storage: StorageConfig) -> ColdStartConfig:
     uris = tables.model_dump(exclude_none=True)
-    return ColdStartConfig(**{name: open_location(uri, storage).shared_uri for name, uri in uris.items()})
+    return ColdStartConfig(
+        **{name: open_location(uri, storage).shared_uri for name, uri in uris.items()}
+    )

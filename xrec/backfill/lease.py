@@ -60,7 +60,9 @@ class Lease:
         if entry is not None and entry.expires_at > datetime.now(UTC):
             raise _held(output, entry)
         if entry is not None:
-            logger.info("the lease of %s expired at %s and is taken over", entry, _time(entry.expires_at))
+            logger.info(
+                "the lease of %s expired at %s and is taken over", entry, _time(entry.expires_at)
+            )
         lease = cls(output, number + 1, uuid.uuid4().hex, term_seconds)
         _location(output, lease._number).create_bytes(lease._entry(term_seconds))
         lease._check_newest()  # also if it was created: a number that the holder deleted can be created again
@@ -83,7 +85,9 @@ class Lease:
     def renewed(self) -> Iterator["Lease"]:
         """Renewed by a thread inside the `with`, released at its end."""
         ended = threading.Event()
-        thread = threading.Thread(target=self._renew_until, args=(ended,), name="xrec-lease", daemon=True)
+        thread = threading.Thread(
+            target=self._renew_until, args=(ended,), name="xrec-lease", daemon=True
+        )
         thread.start()
         try:
             yield self
@@ -122,11 +126,17 @@ class Lease:
             try:
                 self.release()
             except (LeaseError, StorageError) as error:
-                logger.warning("the lease was not released, it expires within %g s: %s", self._term_seconds, error)
+                logger.warning(
+                    "the lease was not released, it expires within %g s: %s",
+                    self._term_seconds,
+                    error,
+                )
 
     def _entry(self, term_seconds: float) -> bytes:
         expires_at = datetime.now(UTC) + timedelta(seconds=term_seconds)
-        entry = LeaseEntry(holder=self._holder, host=socket.gethostname(), pid=os.getpid(), expires_at=expires_at)
+        entry = LeaseEntry(
+            holder=self._holder, host=socket.gethostname(), pid=os.getpid(), expires_at=expires_at
+        )
         return json.dumps(entry.model_dump(mode="json"), indent=2).encode()
 
 
@@ -134,14 +144,20 @@ def _newest(output: Location) -> tuple[int, LeaseEntry | None]:
     """The highest number and its entry; 0 and None if nobody ever held it. An entry deleted meanwhile has a higher one behind it."""
     while numbers := _numbers(output):
         try:
-            return numbers[-1], LeaseEntry.model_validate_json(_location(output, numbers[-1]).read_bytes())
+            return numbers[-1], LeaseEntry.model_validate_json(
+                _location(output, numbers[-1]).read_bytes()
+            )
         except StorageNotFoundError:
             continue
     return 0, None
 
 
 def _numbers(output: Location) -> list[int]:
-    return [int(name.removesuffix(".json")) for name in (output / "lease").files() if name.endswith(".json")]
+    return [
+        int(name.removesuffix(".json"))
+        for name in (output / "lease").files()
+        if name.endswith(".json")
+    ]
 
 
 def _location(output: Location, number: int) -> Location:

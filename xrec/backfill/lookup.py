@@ -111,8 +111,15 @@ class ExplanationLookup:
         row_group = self._row_groups.get(part)
         if row_group is None:
             location, metadata = self._output.at(part.name), self._read_metadata(part.name)
-            with _readable(location), pq.ParquetFile(location.path, metadata=metadata, filesystem=location.arrow_filesystem()) as file:
-                row_group = _RowGroup(file.read_row_group(part.row_group).cast(GENERATED).combine_chunks())
+            with (
+                _readable(location),
+                pq.ParquetFile(
+                    location.path, metadata=metadata, filesystem=location.arrow_filesystem()
+                ) as file,
+            ):
+                row_group = _RowGroup(
+                    file.read_row_group(part.row_group).cast(GENERATED).combine_chunks()
+                )
             self._row_groups.put(part, row_group, row_group.table.nbytes)
         return row_group
 
@@ -125,11 +132,24 @@ class _RowGroup:
 
     def find(self, user_id: str, item_id: str) -> Explained | None:
         users, items = self._ids
-        place = bisect.bisect_left(range(len(users)), (user_id, item_id), key=lambda row: (users[row].as_py(), items[row].as_py()))
-        if place == len(users) or (users[place].as_py(), items[place].as_py()) != (user_id, item_id):
+        place = bisect.bisect_left(
+            range(len(users)),
+            (user_id, item_id),
+            key=lambda row: (users[row].as_py(), items[row].as_py()),
+        )
+        if place == len(users) or (users[place].as_py(), items[place].as_py()) != (
+            user_id,
+            item_id,
+        ):
             return None
         row: dict[str, Any] = self.table.slice(place, 1).to_pylist()[0]
-        return Explained(row["explanation"], row["num_prompt_tokens"], row["num_generated_tokens"], row["finish_reason"], row["model_fingerprint"])
+        return Explained(
+            row["explanation"],
+            row["num_prompt_tokens"],
+            row["num_generated_tokens"],
+            row["finish_reason"],
+            row["model_fingerprint"],
+        )
 
     @cached_property
     def _ids(self) -> tuple[pa.Array, pa.Array]:
@@ -137,21 +157,27 @@ class _RowGroup:
         return user_ids, item_ids
 
 
-def open_lookup(output: Location, expected_inputs: dict[str, str], max_bytes: int) -> ExplanationLookup:
+def open_lookup(
+    output: Location, expected_inputs: dict[str, str], max_bytes: int
+) -> ExplanationLookup:
     """The lookup of what is finished at `output`.
 
     `expected_inputs` are the fingerprints of base_model, adapter and graph that the reader has. Raises ArtifactNotFoundError if
     nothing is finished there, ArtifactMismatchError, naming what differs, if another model wrote it.
     """
     manifest = read_manifest(output, "explanations")
-    differences = differing_fields({name: manifest.inputs.get(name) for name in expected_inputs}, expected_inputs)
+    differences = differing_fields(
+        {name: manifest.inputs.get(name) for name in expected_inputs}, expected_inputs
+    )
     if differences:
         raise ArtifactMismatchError(
             f"{output}: these explanations are of another model:\n"
             + "\n".join(f"  {line}" for line in differences)
             + "\ngive the backfill of this adapter (explanations=URI), run one, or serve the adapter that wrote it"
         )
-    return ExplanationLookup(output, manifest, int(json.loads((output / PLAN).read_text())["num_chunks"]), max_bytes)
+    return ExplanationLookup(
+        output, manifest, int(json.loads((output / PLAN).read_text())["num_chunks"]), max_bytes
+    )
 
 
 @contextmanager
@@ -160,7 +186,9 @@ def _readable(location: Location) -> Iterator[None]:
         try:
             yield
         except pa.ArrowInvalid as error:
-            raise DataError(f"{location}: not a readable Parquet file ({error}); was it edited?") from error
+            raise DataError(
+                f"{location}: not a readable Parquet file ({error}); was it edited?"
+            ) from error
 
 
 def _parts(manifest: Manifest, num_chunks: int) -> dict[int, list[_Part]]:
@@ -179,7 +207,9 @@ def _parts(manifest: Manifest, num_chunks: int) -> dict[int, list[_Part]]:
 def _row_groups_of(metadata: pq.FileMetaData, part: _Part, user_id: str) -> list[int]:
     """The row groups of `part` whose statistics do not rule the user out."""
     numbers = range(metadata.num_row_groups) if part.row_group is None else [part.row_group]
-    return [number for number in numbers if _may_hold(metadata.row_group(number).column(0), user_id)]
+    return [
+        number for number in numbers if _may_hold(metadata.row_group(number).column(0), user_id)
+    ]
 
 
 def _may_hold(column: pq.ColumnChunkMetaData, user_id: str) -> bool:

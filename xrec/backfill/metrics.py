@@ -16,18 +16,38 @@ class BackfillMetrics:
 
     def __init__(self, num_left: int):
         self._num_left = num_left
-        self._pairs = Counter("xrec_backfill_pairs_total", "Pairs of committed chunks, by outcome.", ("outcome",))
-        self._tokens = Counter("xrec_backfill_tokens_total", "Tokens of generated explanations and their prompts.", ("kind",))
-        self._deaths = Counter("xrec_backfill_deaths_total", "Attempts at committed chunks whose process died.")
-        self._seconds = Histogram("xrec_backfill_chunk_seconds", "Time that an actor took for a chunk, s.", _CHUNK_SECONDS)
+        self._pairs = Counter(
+            "xrec_backfill_pairs_total", "Pairs of committed chunks, by outcome.", ("outcome",)
+        )
+        self._tokens = Counter(
+            "xrec_backfill_tokens_total",
+            "Tokens of generated explanations and their prompts.",
+            ("kind",),
+        )
+        self._deaths = Counter(
+            "xrec_backfill_deaths_total", "Attempts at committed chunks whose process died."
+        )
+        self._seconds = Histogram(
+            "xrec_backfill_chunk_seconds", "Time that an actor took for a chunk, s.", _CHUNK_SECONDS
+        )
         self._left = Gauge("xrec_backfill_pairs_left", "Pairs that are not committed.")
         self._left.set(num_left)
 
     def record(self, commit: Commit) -> None:
         """Count a chunk that was committed."""
-        counts = {"explained": commit.num_rows - commit.num_carried, "carried": commit.num_carried, **commit.failed_by_reason}
-        tokens = {"prompt": commit.work.num_prompt_tokens, "generated": commit.work.num_generated_tokens}
-        for counter, tag, values in ((self._pairs, "outcome", counts), (self._tokens, "kind", tokens)):
+        counts = {
+            "explained": commit.num_rows - commit.num_carried,
+            "carried": commit.num_carried,
+            **commit.failed_by_reason,
+        }
+        tokens = {
+            "prompt": commit.work.num_prompt_tokens,
+            "generated": commit.work.num_generated_tokens,
+        }
+        for counter, tag, values in (
+            (self._pairs, "outcome", counts),
+            (self._tokens, "kind", tokens),
+        ):
             for value, count in values.items():
                 if count:
                     counter.inc(count, {tag: value})

@@ -37,44 +37,77 @@ def pair_batches(config: BackfillConfig) -> Iterator[pa.Table]:
         return (table.select(PAIRS.names) for table in recommendation_batches(location, source.k))
     if isinstance(source, TopKPairs):
         return _from_graph(config, source)
-    return iter([_from_split(read_dataset(open_location(config.artifact("dataset"), config.storage)), source)])
+    return iter(
+        [
+            _from_split(
+                read_dataset(open_location(config.artifact("dataset"), config.storage)), source
+            )
+        ]
+    )
 
 
 def _from_table(location: Location) -> Iterator[pa.Table]:
     with storage_errors(location.uri):
         try:
-            table = pads.dataset(location.path, filesystem=location.arrow_filesystem(), format="parquet")
+            table = pads.dataset(
+                location.path, filesystem=location.arrow_filesystem(), format="parquet"
+            )
             missing = [name for name in PAIRS.names if name not in table.schema.names]
             if missing:
-                raise DataError(f"{location}: expected columns user_id and item_id, saw {', '.join(table.schema.names)}; rename or add them")
-            batches = table.to_batches(columns=PAIRS.names, batch_size=_BATCH_ROWS, batch_readahead=2, fragment_readahead=2)
+                raise DataError(
+                    f"{location}: expected columns user_id and item_id, saw {', '.join(table.schema.names)}; rename or add them"
+                )
+            batches = table.to_batches(
+                columns=PAIRS.names, batch_size=_BATCH_ROWS, batch_readahead=2, fragment_readahead=2
+            )
             for batch in batches:
                 yield _as_pairs(pa.Table.from_batches([batch]))
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-            raise DataError(f"{location}: expected Parquet files with columns user_id and item_id, strings or integers: {error}") from error
+            raise DataError(
+                f"{location}: expected Parquet files with columns user_id and item_id, strings or integers: {error}"
+            ) from error
 
 
 def _as_pairs(table: pa.Table) -> pa.Table:
     """Ids may be integers in the table; nulls can name nobody."""
-    return pa.table({name: pc.fill_null(table[name].cast(pa.string()), "") for name in PAIRS.names}).cast(PAIRS)
+    return pa.table(
+        {name: pc.fill_null(table[name].cast(pa.string()), "") for name in PAIRS.names}
+    ).cast(PAIRS)
 
 
 def _from_split(dataset: Dataset, source: SplitPairs) -> pa.Table:
     pairs = dataset.explained_pairs(source.split)
-    return _with_ids(dataset, pairs["user_index"].to_numpy(), pairs["item_index"].to_numpy()).slice(0, source.max_pairs)
+    return _with_ids(dataset, pairs["user_index"].to_numpy(), pairs["item_index"].to_numpy()).slice(
+        0, source.max_pairs
+    )
 
 
 def _from_graph(config: BackfillConfig, source: TopKPairs) -> Iterator[pa.Table]:
     dataset, graph = read_catalogue(config)
     if source.k > dataset.num_items:
-        raise ConfigError(f"pairs.k = {source.k}, but the dataset has {dataset.num_items} items; give at most so many")
-    indices = range(dataset.num_users) if source.user_ids is None else map(dataset.user_index, source.user_ids)
+        raise ConfigError(
+            f"pairs.k = {source.k}, but the dataset has {dataset.num_items} items; give at most so many"
+        )
+    indices = (
+        range(dataset.num_users)
+        if source.user_ids is None
+        else map(dataset.user_index, source.user_ids)
+    )
     seen = SeenItems(torch.from_numpy(dataset.interaction_edges("train")), dataset.num_users)
-    for users, items, _ in top_k_items(graph.users, graph.items, seen, torch.tensor(list(indices)), source.k):
+    for users, items, _ in top_k_items(
+        graph.users, graph.items, seen, torch.tensor(list(indices)), source.k
+    ):
         there = items >= 0  # (B, k); -1: no unseen item left
-        yield _with_ids(dataset, users[:, None].expand_as(items)[there].numpy(), items[there].numpy())
+        yield _with_ids(
+            dataset, users[:, None].expand_as(items)[there].numpy(), items[there].numpy()
+        )
 
 
-def _with_ids(dataset: Dataset, user_indices: npt.NDArray[np.int64], item_indices: npt.NDArray[np.int64]) -> pa.Table:
-    columns = {"user_id": dataset.users["user_id"].take(pa.array(user_indices)), "item_id": dataset.items["item_id"].take(pa.array(item_indices))}
+def _with_ids(
+    dataset: Dataset, user_indices: npt.NDArray[np.int64], item_indices: npt.NDArray[np.int64]
+) -> pa.Table:
+    columns = {
+        "user_id": dataset.users["user_id"].take(pa.array(user_indices)),
+        "item_id": dataset.items["item_id"].take(pa.array(item_indices)),
+    }
     return pa.table(columns).cast(PAIRS)

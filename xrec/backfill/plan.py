@@ -21,7 +21,16 @@ from xrec.backfill.spill import PairSpill, pairs_hash
 from xrec.config import BackfillConfig
 from xrec.errors import ConfigError, DataError
 from xrec.schemas import PAIRS
-from xrec.storage import Location, Manifest, finished, is_begun, open_location, parquet_bytes, read_table, request_each
+from xrec.storage import (
+    Location,
+    Manifest,
+    finished,
+    is_begun,
+    open_location,
+    parquet_bytes,
+    read_table,
+    request_each,
+)
 
 PLAN = "plan.json"
 SUCCESS = "_SUCCESS"
@@ -71,18 +80,26 @@ class PlanDraft:
         return read_plan(self.output, self.identity)
 
     def _is_begun(self) -> bool:
-        return is_begun(self.output, PLAN, "explanations", self.identity.config, self.identity.inputs)
+        return is_begun(
+            self.output, PLAN, "explanations", self.identity.config, self.identity.inputs
+        )
 
     def _pieces(self) -> Iterator[tuple[int, pa.Table]]:
         for chunk, pairs in self.spill.chunks(self.num_chunks):
-            num_pieces = math.ceil(pairs.num_rows / self.rows_per_chunk) if pairs.num_rows >= 2 * self.rows_per_chunk else 1
+            num_pieces = (
+                math.ceil(pairs.num_rows / self.rows_per_chunk)
+                if pairs.num_rows >= 2 * self.rows_per_chunk
+                else 1
+            )
             size = math.ceil(pairs.num_rows / num_pieces)
             for piece, start in enumerate(range(0, pairs.num_rows, size)):
                 yield piece * self.num_chunks + chunk, pairs.slice(start, size)
 
     def _write_chunk(self, numbered: tuple[int, pa.Table]) -> tuple[int, PlannedChunk]:
         chunk, pairs = numbered
-        pairs_location(self.output, self.identity.run, chunk).write_bytes(parquet_bytes(pairs, PAIRS))
+        pairs_location(self.output, self.identity.run, chunk).write_bytes(
+            parquet_bytes(pairs, PAIRS)
+        )
         return chunk, PlannedChunk(rows=pairs.num_rows, pairs=pairs_hash(pairs))
 
     def _create(self, chunks: dict[int, PlannedChunk]) -> None:
@@ -91,7 +108,9 @@ class PlanDraft:
             "config": self.identity.config,
             "inputs": self.identity.inputs,
             "num_chunks": self.num_chunks,
-            "chunks": {chunk_name(chunk): planned.model_dump() for chunk, planned in sorted(chunks.items())},
+            "chunks": {
+                chunk_name(chunk): planned.model_dump() for chunk, planned in sorted(chunks.items())
+            },
         }
         if not (self.output / PLAN).create_bytes(json.dumps(record).encode()):
             self._is_begun()  # another driver was first: its plan is this run's, or this raises
@@ -113,7 +132,14 @@ def draft_plan(config: BackfillConfig, batches: Iterable[pa.Table]) -> PlanDraft
         done = None  # its driver died between the two
     if done is None:
         is_begun(output, PLAN, "explanations", identity.config, identity.inputs)
-    return PlanDraft(output, identity, config.rows_per_chunk, _num_chunks(config, output, spill.num_pairs), spill, done)
+    return PlanDraft(
+        output,
+        identity,
+        config.rows_per_chunk,
+        _num_chunks(config, output, spill.num_pairs),
+        spill,
+        done,
+    )
 
 
 def _num_chunks(config: BackfillConfig, output: Location, num_pairs: int) -> int:
@@ -122,7 +148,9 @@ def _num_chunks(config: BackfillConfig, output: Location, num_pairs: int) -> int
         return 1 << math.ceil(math.log2(max(1.0, num_pairs / config.rows_per_chunk)))
     earlier = open_location(config.carry_from, config.storage)
     if earlier.is_local != output.is_local:
-        raise ConfigError(f"carry_from = {earlier} and the output {output} must lie on the same store; copy one of them")
+        raise ConfigError(
+            f"carry_from = {earlier} and the output {output} must lie on the same store; copy one of them"
+        )
     num_chunks: int = json.loads((earlier / PLAN).read_text())["num_chunks"]
     return num_chunks
 
@@ -130,7 +158,9 @@ def _num_chunks(config: BackfillConfig, output: Location, num_pairs: int) -> int
 def read_plan(output: Location, identity: RunIdentity) -> BackfillPlan:
     """The plan at `output`; raises StorageNotFoundError if there is none."""
     record = json.loads((output / PLAN).read_text())
-    chunks = {int(name): PlannedChunk.model_validate(chunk) for name, chunk in record["chunks"].items()}
+    chunks = {
+        int(name): PlannedChunk.model_validate(chunk) for name, chunk in record["chunks"].items()
+    }
     return BackfillPlan(output, identity, record["num_chunks"], chunks)
 
 
@@ -144,5 +174,7 @@ def read_chunk_pairs(output: Location, run: str, chunk: int, planned_hash: str) 
     location = pairs_location(output, run, chunk)
     pairs = read_table(location, PAIRS)
     if pairs_hash(pairs) != planned_hash:
-        raise DataError(f"{location}: holds other pairs than {PLAN} says; the file was changed. Give another output URI, or delete this one")
+        raise DataError(
+            f"{location}: holds other pairs than {PLAN} says; the file was changed. Give another output URI, or delete this one"
+        )
     return pairs

@@ -19,19 +19,27 @@ def read(uri: str, storage: StorageConfig | None = None) -> pads.Dataset:
     ArtifactNotFoundError if there is neither a manifest nor a plan.
     """
     output = open_location(uri, storage)
-    return _dataset(output, [name for name in _files(output) if not name.startswith(FAILED_FOLDER)], GENERATED)
+    return _dataset(
+        output, [name for name in _files(output) if not name.startswith(FAILED_FOLDER)], GENERATED
+    )
 
 
 def read_failed(uri: str, storage: StorageConfig | None = None) -> pads.Dataset:
     """The failed rows at `uri` (schema FAILED), else as `read`."""
     output = open_location(uri, storage)
-    return _dataset(output, [name for name in _files(output) if name.startswith(FAILED_FOLDER)], FAILED)
+    return _dataset(
+        output, [name for name in _files(output) if name.startswith(FAILED_FOLDER)], FAILED
+    )
 
 
 def read_explanations(location: Location) -> pa.Table:
     """All explanations of a finished run (schema GENERATED) in memory; raises ArtifactNotFoundError before its manifest is there."""
     manifest = read_manifest(location, "explanations")
-    tables = [read_table(location.at(name), GENERATED) for name in sorted(manifest.files) if not name.startswith(FAILED_FOLDER)]
+    tables = [
+        read_table(location.at(name), GENERATED)
+        for name in sorted(manifest.files)
+        if not name.startswith(FAILED_FOLDER)
+    ]
     return pa.concat_tables(tables) if tables else GENERATED.empty_table()
 
 
@@ -48,4 +56,6 @@ def _dataset(output: Location, names: list[str], schema: pa.Schema) -> pads.Data
     if not names:
         return pads.dataset(schema.empty_table())
     paths = [output.at(name).path for name in names]
-    return pads.dataset(paths, schema=schema, filesystem=output.arrow_filesystem(), format="parquet")
+    return pads.dataset(
+        paths, schema=schema, filesystem=output.arrow_filesystem(), format="parquet"
+    )

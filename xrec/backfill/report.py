@@ -19,12 +19,23 @@ _NUM_BINS = 40
 _NUM_SAMPLES = 10
 
 
-def write_report(output: Location, records: Sequence[Record], price_per_actor_hour: float | None) -> None:
+def write_report(
+    output: Location, records: Sequence[Record], price_per_actor_hour: float | None
+) -> None:
     """Write both files; `price_per_actor_hour` in any currency, None: no cost is told."""
     snapshot = snapshot_of(records)
-    report = {**summarize([commit for record in records for commit in record.commits], price_per_actor_hour), **_rows(snapshot)}
-    report["samples"] = _samples(output, [name for name in snapshot.files if not name.startswith(FAILED_FOLDER)], GENERATED)
-    report["failed_samples"] = _samples(output, [name for name in snapshot.files if name.startswith(FAILED_FOLDER)], FAILED)
+    report = {
+        **summarize(
+            [commit for record in records for commit in record.commits], price_per_actor_hour
+        ),
+        **_rows(snapshot),
+    }
+    report["samples"] = _samples(
+        output, [name for name in snapshot.files if not name.startswith(FAILED_FOLDER)], GENERATED
+    )
+    report["failed_samples"] = _samples(
+        output, [name for name in snapshot.files if name.startswith(FAILED_FOLDER)], FAILED
+    )
     (output / "report.json").write_bytes(json.dumps(report, indent=2, ensure_ascii=False).encode())
     (output / "report.html").write_bytes(report_page(report).encode())
 
@@ -40,9 +51,16 @@ def summarize(commits: Sequence[Commit], price_per_actor_hour: float | None) -> 
         lengths.update(work.generated_lengths)
     return {
         "num_generated": num_generated,
-        "tokens": {"prompt": sum(work.num_prompt_tokens for work in works), "generated": sum(work.num_generated_tokens for work in works)},
-        "prefix_hit_share": 1 - engine.num_computed_prompt_tokens / engine.num_prompt_tokens if engine.num_prompt_tokens else None,
-        "attention_padding_share": 1 - engine.num_seen_keys / engine.num_key_cells if engine.num_key_cells else None,
+        "tokens": {
+            "prompt": sum(work.num_prompt_tokens for work in works),
+            "generated": sum(work.num_generated_tokens for work in works),
+        },
+        "prefix_hit_share": 1 - engine.num_computed_prompt_tokens / engine.num_prompt_tokens
+        if engine.num_prompt_tokens
+        else None,
+        "attention_padding_share": 1 - engine.num_seen_keys / engine.num_key_cells
+        if engine.num_key_cells
+        else None,
         "num_deaths": sum(work.num_deaths for work in works),
         "actor_seconds": seconds,
         "pairs_per_actor_second": num_generated / seconds if seconds else None,
@@ -51,7 +69,9 @@ def summarize(commits: Sequence[Commit], price_per_actor_hour: float | None) -> 
         "generated_lengths": {str(length): lengths[length] for length in sorted(lengths)},
         "price_per_actor_hour": price_per_actor_hour,
         "cost_per_million_pairs": (
-            None if price_per_actor_hour is None or not num_generated else price_per_actor_hour * seconds / 3600 / num_generated * 1e6
+            None
+            if price_per_actor_hour is None or not num_generated
+            else price_per_actor_hour * seconds / 3600 / num_generated * 1e6
         ),
     }
 
@@ -80,7 +100,13 @@ def _actors(commits: Iterable[Commit]) -> list[dict[str, Any]]:
     for actor, own in sorted(of_actor.items()):
         pairs, seconds = sum(map(_num_generated, own)), sum(commit.work.seconds for commit in own)
         rows.append(
-            {"actor": actor, "chunks": len(own), "pairs": pairs, "seconds": seconds, "pairs_per_second": pairs / seconds if seconds else None}
+            {
+                "actor": actor,
+                "chunks": len(own),
+                "pairs": pairs,
+                "seconds": seconds,
+                "pairs_per_second": pairs / seconds if seconds else None,
+            }
         )
     return rows
 
@@ -94,10 +120,15 @@ def _timeline(commits: Sequence[Commit]) -> dict[str, Any]:
     width = max(stop - start, 1e-9) / _NUM_BINS
     rates: defaultdict[str, list[float]] = defaultdict(lambda: [0.0] * _NUM_BINS)
     for commit in commits:
-        first, last = commit.work.started_at - start, commit.work.started_at + commit.work.seconds - start
+        first, last = (
+            commit.work.started_at - start,
+            commit.work.started_at + commit.work.seconds - start,
+        )
         for number in range(int(first / width), min(_NUM_BINS, int(last / width) + 1)):
             overlap = min(last, (number + 1) * width) - max(first, number * width)
-            rates[commit.work.actor][number] += _num_generated(commit) * max(overlap, 0.0) / max(commit.work.seconds, 1e-9) / width
+            rates[commit.work.actor][number] += (
+                _num_generated(commit) * max(overlap, 0.0) / max(commit.work.seconds, 1e-9) / width
+            )
     return {"bin_seconds": width, "pairs_per_second": dict(rates)}
 
 

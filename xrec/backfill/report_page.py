@@ -14,7 +14,9 @@ _STYLE = (
 
 def report_page(report: Mapping[str, Any]) -> str:
     """The page of a report (xrec.backfill.report)."""
-    totals = [sum(rates) for rates in zip(*report["timeline"]["pairs_per_second"].values(), strict=True)]
+    totals = [
+        sum(rates) for rates in zip(*report["timeline"]["pairs_per_second"].values(), strict=True)
+    ]
     minutes = report["timeline"]["bin_seconds"] * len(totals) / 60
     sections = [
         "<h1>Backfill</h1>",
@@ -23,16 +25,28 @@ def report_page(report: Mapping[str, Any]) -> str:
         _table(("reason", "rows"), list(report["failed_by_reason"].items())),
         f"<h2>Pairs a second, all actors, over {minutes:.1f} minutes</h2>",
         _bars(totals),
-        _table(("actor", "chunks", "pairs", "seconds", "pairs/s"), [tuple(actor.values()) for actor in report["actors"]]),
+        _table(
+            ("actor", "chunks", "pairs", "seconds", "pairs/s"),
+            [tuple(actor.values()) for actor in report["actors"]],
+        ),
         "<h2>Tokens of an explanation</h2>",
         _bars(list(report["generated_lengths"].values())),
         _table(("from", "explanations"), list(report["generated_lengths"].items())),
         "<h2>Some explanations</h2>",
-        _table(("user", "item", "explanation"), [(row["user_id"], row["item_id"], row["explanation"]) for row in report["samples"]]),
+        _table(
+            ("user", "item", "explanation"),
+            [(row["user_id"], row["item_id"], row["explanation"]) for row in report["samples"]],
+        ),
         "<h2>Some failed rows</h2>",
-        _table(("user", "item", "reason", "message"), [tuple(row.values())[:4] for row in report["failed_samples"]]),
+        _table(
+            ("user", "item", "reason", "message"),
+            [tuple(row.values())[:4] for row in report["failed_samples"]],
+        ),
     ]
-    return f"<!doctype html><meta charset=utf-8><title>Backfill</title><style>{_STYLE}</style>" + "\n".join(sections)
+    return (
+        f"<!doctype html><meta charset=utf-8><title>Backfill</title><style>{_STYLE}</style>"
+        + "\n".join(sections)
+    )
 
 
 def _figures(report: Mapping[str, Any]) -> list[tuple[str, Any]]:
@@ -61,11 +75,23 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     if not rows:
         return "<p>None.</p>"
     lines = ["".join(f"<td>{escape(_cell(value))}</td>" for value in row) for row in rows]
-    return f"<table><tr>{''.join(f'<th>{escape(name)}</th>' for name in head)}</tr>" + "".join(f"<tr>{line}</tr>" for line in lines) + "</table>"
+    return (
+        f"<table><tr>{''.join(f'<th>{escape(name)}</th>' for name in head)}</tr>"
+        + "".join(f"<tr>{line}</tr>" for line in lines)
+        + "</table>"
+    )
 
 
 def _cell(value: Any) -> str:
-    return f"{value:,.3g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else "" if value is None else str(value)
+    return (
+        f"{value:,.3g}"
+        if isinstance(value, float)
+        else f"{value:,}"
+        if isinstance(value, int)
+        else ""
+        if value is None
+        else str(value)
+    )
 
 
 def _bars(values: Sequence[float]) -> str:
@@ -74,7 +100,10 @@ def _bars(values: Sequence[float]) -> str:
     if highest <= 0:
         return "<p>None.</p>"
     width = _WIDTH / len(values)
-    bars = "".join(_bar(number * width, width * 0.9, value / highest * _HEIGHT) for number, value in enumerate(values))
+    bars = "".join(
+        _bar(number * width, width * 0.9, value / highest * _HEIGHT)
+        for number, value in enumerate(values)
+    )
     return f"<p>highest: {_cell(highest)}</p><svg width={_WIDTH} height={_HEIGHT}>{bars}</svg>"
 
 

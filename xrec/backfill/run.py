@@ -28,7 +28,12 @@ logger = logging.getLogger("xrec")
 LoadExplainer = Callable[[WorkerSettings], Explainer]
 
 
-def run_backfill(config: BackfillConfig, plan: BackfillPlan, lease: Lease, load: LoadExplainer = load_worker_explainer) -> Manifest:
+def run_backfill(
+    config: BackfillConfig,
+    plan: BackfillPlan,
+    lease: Lease,
+    load: LoadExplainer = load_worker_explainer,
+) -> Manifest:
     """Explain what is left of `plan`, before that what is to be retried, and finish the artifact. Ray must be initialised.
 
     Raises DataError as soon as more than `max_failed_share` of all rows failed, LeaseError if another driver took the run
@@ -41,30 +46,49 @@ def run_backfill(config: BackfillConfig, plan: BackfillPlan, lease: Lease, load:
         _run_generation(config, plan, RUN, plan.chunks, log, lease, load)
     except KeyboardInterrupt:
         done = len(committed_chunks(plan.output))
-        logger.warning("stopped: %d of %d chunks are committed; run the same command again to go on with the others", done, len(plan.chunks))
+        logger.warning(
+            "stopped: %d of %d chunks are committed; run the same command again to go on with the others",
+            done,
+            len(plan.chunks),
+        )
         raise
     lease.check()
     return finish(plan, config.max_failed_share, config.price_per_actor_hour, log)
 
 
-def _retry(config: BackfillConfig, plan: BackfillPlan, log: RecordLog, lease: Lease, load: LoadExplainer) -> None:
+def _retry(
+    config: BackfillConfig, plan: BackfillPlan, log: RecordLog, lease: Lease, load: LoadExplainer
+) -> None:
     """Finish a retry that was interrupted; if it was not this one, begin this one."""
     reasons = () if config.retry_failed == "all" else (str(config.retry_failed),)
     last = read_generations(plan.output)[-1]
     if last.kind == "retry" and (inputs := _retry_inputs(plan.output, last, log)):
-        logger.info("the retry of %s that was interrupted goes on", " ".join(last.reasons) or "all failed rows")
+        logger.info(
+            "the retry of %s that was interrupted goes on",
+            " ".join(last.reasons) or "all failed rows",
+        )
         _run_generation(config, plan, last, inputs, log, lease, load)
         if last.reasons == reasons:
             return
     generation = begin_generation(plan.output, "retry", reasons)
-    _run_generation(config, plan, generation, _retry_inputs(plan.output, generation, log), log, lease, load)
+    _run_generation(
+        config, plan, generation, _retry_inputs(plan.output, generation, log), log, lease, load
+    )
 
 
-def _retry_inputs(output: Location, generation: Generation, log: RecordLog) -> dict[int, PlannedChunk]:
+def _retry_inputs(
+    output: Location, generation: Generation, log: RecordLog
+) -> dict[int, PlannedChunk]:
     """The chunks that a retry has still to do, each as its failed rows and their file."""
-    before = snapshot_of(record for record in log.read() if record.generation.number < generation.number)
+    before = snapshot_of(
+        record for record in log.read() if record.generation.number < generation.number
+    )
     done = committed_chunks(generation.root(output))
-    wanted = {chunk: commit for chunk, commit in before.failed.items() if any(map(generation.retries, commit.failed_by_reason))}
+    wanted = {
+        chunk: commit
+        for chunk, commit in before.failed.items()
+        if any(map(generation.retries, commit.failed_by_reason))
+    }
     return {
         chunk: PlannedChunk(rows=commit.num_failed, pairs=name)
         for chunk, commit in wanted.items()
@@ -83,8 +107,17 @@ def _run_generation(
     load: LoadExplainer,
 ) -> None:
     """Do the chunks of `inputs` that are not committed."""
-    left = {chunk: inputs[chunk] for chunk in sorted(inputs.keys() - committed_chunks(generation.root(plan.output)))}
-    logger.info("%d pairs in %d chunks; %s: %d chunks left", plan.num_rows, len(plan.chunks), generation.kind, len(left))
+    left = {
+        chunk: inputs[chunk]
+        for chunk in sorted(inputs.keys() - committed_chunks(generation.root(plan.output)))
+    }
+    logger.info(
+        "%d pairs in %d chunks; %s: %d chunks left",
+        plan.num_rows,
+        len(plan.chunks),
+        generation.kind,
+        len(left),
+    )
     if not left:
         return
     num_left = sum(chunk.rows for chunk in left.values())
@@ -110,7 +143,11 @@ def _tally(plan: BackfillPlan, num_left: int, log: RecordLog) -> Tally:
 
 
 def _explain_chunks(
-    config: BackfillConfig, plan: BackfillPlan, generation: Generation, inputs: Mapping[int, PlannedChunk], load: LoadExplainer
+    config: BackfillConfig,
+    plan: BackfillPlan,
+    generation: Generation,
+    inputs: Mapping[int, PlannedChunk],
+    load: LoadExplainer,
 ) -> Iterator[Commit]:
     """Yield each chunk's record as it is committed."""
     actors, settings = config.actors, worker_settings(config, plan, generation, load)
@@ -122,14 +159,19 @@ def _explain_chunks(
         min_actors=min(actors.min_actors or num_actors, num_actors),
         max_actors=num_actors,
         cpus_per_actor=actors.cpus_per_actor,
-        gpus_per_actor=gpus_each(actors.device, actors.num_actors, config.engine.tensor_parallel_size),
+        gpus_per_actor=gpus_each(
+            actors.device, actors.num_actors, config.engine.tensor_parallel_size
+        ),
     )
     for row in rows:
         yield Commit.model_validate_json(row["commit"])
 
 
 def worker_settings(
-    config: BackfillConfig, plan: BackfillPlan, generation: Generation = RUN, load: LoadExplainer = load_worker_explainer
+    config: BackfillConfig,
+    plan: BackfillPlan,
+    generation: Generation = RUN,
+    load: LoadExplainer = load_worker_explainer,
 ) -> WorkerSettings:
     """What the actors of `config` are given."""
     return WorkerSettings(
@@ -141,7 +183,9 @@ def worker_settings(
         engine=config.engine,
         num_threads=config.actors.cpus_per_actor,
         shared_key=shared_key(plan.identity),
-        carry_from=open_location(config.carry_from, config.storage).shared_uri if config.carry_from else None,
+        carry_from=open_location(config.carry_from, config.storage).shared_uri
+        if config.carry_from
+        else None,
         num_chunks=plan.num_chunks,
         generation=generation,
         load=load,

@@ -47,7 +47,14 @@ class Snapshot:
     @property
     def files(self) -> dict[str, str]:
         """All files that count."""
-        return {**self.explained, **{name: hash_ for commit in self.failed.values() for name, hash_ in commit.failed_files.items()}}
+        return {
+            **self.explained,
+            **{
+                name: hash_
+                for commit in self.failed.values()
+                for name, hash_ in commit.failed_files.items()
+            },
+        }
 
     @property
     def num_failed(self) -> int:
@@ -69,7 +76,12 @@ class Snapshot:
 
     def after(self, generation: Generation, commits: Iterable[Commit]) -> "Snapshot":
         """With the commits of the run or of a retry."""
-        explained, failed, num_explained, num_carried = dict(self.explained), dict(self.failed), self.num_explained, self.num_carried
+        explained, failed, num_explained, num_carried = (
+            dict(self.explained),
+            dict(self.failed),
+            self.num_explained,
+            self.num_carried,
+        )
         for commit in commits:
             explained.update(commit.explained_files)
             failed.pop(commit.chunk, None)
@@ -77,11 +89,15 @@ class Snapshot:
                 failed[commit.chunk] = commit
             num_explained += commit.num_rows
             num_carried += commit.num_carried
-        return Snapshot(generation.number, explained, failed, num_explained, num_carried, self.row_groups)
+        return Snapshot(
+            generation.number, explained, failed, num_explained, num_carried, self.row_groups
+        )
 
     def compacted(self, generation: Generation, made: Compacted) -> "Snapshot":
         """With the files of `made` in place of all files of explanations."""
-        return replace(self, generation=generation.number, explained=made.files, row_groups=made.row_groups)
+        return replace(
+            self, generation=generation.number, explained=made.files, row_groups=made.row_groups
+        )
 
 
 @dataclass(frozen=True)
@@ -95,7 +111,10 @@ class Record:
     @property
     def files(self) -> set[str]:
         """All files that it ever named."""
-        return {*(self.compacted.files if self.compacted else ()), *(name for commit in self.commits for name in commit.files)}
+        return {
+            *(self.compacted.files if self.compacted else ()),
+            *(name for commit in self.commits for name in commit.files),
+        }
 
 
 def read_records(output: Location, known: CommitsByChunk | None = None) -> list[Record]:
@@ -108,9 +127,13 @@ def read_records(output: Location, known: CommitsByChunk | None = None) -> list[
             records.append(Record(generation, compacted=_read_compacted(root)))
             continue
         chunks = sorted(committed_chunks(root))
-        for commit in read_commits(root, (chunk for chunk in chunks if (generation.number, chunk) not in commits)):
+        for commit in read_commits(
+            root, (chunk for chunk in chunks if (generation.number, chunk) not in commits)
+        ):
             commits[generation.number, commit.chunk] = commit
-        records.append(Record(generation, tuple(commits[generation.number, chunk] for chunk in chunks)))
+        records.append(
+            Record(generation, tuple(commits[generation.number, chunk] for chunk in chunks))
+        )
     return records
 
 

@@ -31,7 +31,9 @@ class PairSpill:
         self._buckets = sorted(int(path.stem) for path in Path(self._folder.name).iterdir())
         summaries = [self._sort(bucket) for bucket in self._buckets]
         self.num_pairs = sum(num_rows for num_rows, _ in summaries)
-        self.fingerprint = fingerprint_of([[bucket, digest] for bucket, (_, digest) in zip(self._buckets, summaries, strict=True)])
+        self.fingerprint = fingerprint_of(
+            [[bucket, digest] for bucket, (_, digest) in zip(self._buckets, summaries, strict=True)]
+        )
 
     def chunks(self, num_chunks: int) -> Iterator[tuple[int, pa.Table]]:
         """Each h of hash(user) mod `num_chunks`, a power of two, that has pairs, with them, by user and item."""
@@ -51,7 +53,14 @@ class PairSpill:
 
     def _sort(self, bucket: int) -> tuple[int, str]:
         """Make the bucket's rows distinct and sorted; their number and hash."""
-        pairs = _read(self._path(bucket)).group_by(PAIRS.names).aggregate([]).sort_by(_BY_PAIR).select(PAIRS.names).cast(PAIRS)
+        pairs = (
+            _read(self._path(bucket))
+            .group_by(PAIRS.names)
+            .aggregate([])
+            .sort_by(_BY_PAIR)
+            .select(PAIRS.names)
+            .cast(PAIRS)
+        )
         with pa.ipc.new_stream(str(self._path(bucket)), PAIRS) as writer:
             writer.write_table(pairs)
         return pairs.num_rows, pairs_hash(pairs)
@@ -89,14 +98,22 @@ def _by_key(table: pa.Table, keys: npt.NDArray[np.uint64]) -> Iterator[tuple[int
     order = np.argsort(keys, kind="stable")
     values, starts = np.unique(keys[order], return_index=True)
     ordered = table.take(pa.array(order)).combine_chunks()
-    for value, start, num_rows in zip(values, starts, np.diff(starts, append=len(order)), strict=True):
+    for value, start, num_rows in zip(
+        values, starts, np.diff(starts, append=len(order)), strict=True
+    ):
         yield int(value), ordered.slice(start, num_rows)
 
 
 def user_hashes(user_ids: pa.ChunkedArray) -> npt.NDArray[np.uint64]:
     """`user_hash` of each of N ids, (N,); computed once for each that differs."""
-    encoded = pa.concat_arrays(user_ids.chunks).dictionary_encode() if user_ids.num_chunks else pa.array([], pa.string()).dictionary_encode()
-    distinct = np.array([user_hash(user_id) for user_id in encoded.dictionary.to_pylist()], dtype=np.uint64)
+    encoded = (
+        pa.concat_arrays(user_ids.chunks).dictionary_encode()
+        if user_ids.num_chunks
+        else pa.array([], pa.string()).dictionary_encode()
+    )
+    distinct = np.array(
+        [user_hash(user_id) for user_id in encoded.dictionary.to_pylist()], dtype=np.uint64
+    )
     hashes: npt.NDArray[np.uint64] = distinct[encoded.indices.to_numpy(zero_copy_only=False)]
     return hashes
 

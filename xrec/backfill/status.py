@@ -59,7 +59,11 @@ def _with_bar(commits: Iterable[Commit], status: Status) -> Iterator[Commit]:
         task = bar.add_task("waiting for the first chunk", total=status.num_left)
         for commit in commits:
             status.add(commit)
-            bar.update(task, completed=status.num_done + status.num_failed, description=status.line(time.monotonic()))
+            bar.update(
+                task,
+                completed=status.num_done + status.num_failed,
+                description=status.line(time.monotonic()),
+            )
             yield commit
 
 

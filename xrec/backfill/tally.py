@@ -29,7 +29,9 @@ class Tally:
     def check(self, plan: BackfillPlan, max_failed_share: float) -> None:
         """Raise DataError, with a summary, if more than `max_failed_share` of the run's rows failed."""
         if self.num_failed > max_failed_share * plan.num_rows:
-            reasons = ", ".join(f"{reason} {count}" for reason, count in self.failed_by_reason.most_common())
+            reasons = ", ".join(
+                f"{reason} {count}" for reason, count in self.failed_by_reason.most_common()
+            )
             num_left = plan.num_rows - self.num_explained - self.num_failed
             raise DataError(
                 f"{self.num_failed} of {plan.num_rows} rows failed ({reasons}), more than max_failed_share = {max_failed_share}; "

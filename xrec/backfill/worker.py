@@ -18,7 +18,14 @@ import torch
 from xrec.backfill.attempts import Attempts, Explained
 from xrec.backfill.carry import Carried, EarlierRun
 from xrec.backfill.chunk import part_name
-from xrec.backfill.commit import FAILED_FOLDER, Commit, EngineWork, Work, commit_location, try_commit
+from xrec.backfill.commit import (
+    FAILED_FOLDER,
+    Commit,
+    EngineWork,
+    Work,
+    commit_location,
+    try_commit,
+)
 from xrec.backfill.explain import content_keys, explain_or_fail, failed_rows
 from xrec.backfill.generation import RUN, Generation
 from xrec.backfill.plan import read_chunk_pairs
@@ -75,7 +82,11 @@ class ChunkWorker:
         self._explainer = settings.load(settings)
         self._calls: list[EngineWork] = []
         self._earlier = (
-            EarlierRun(open_location(settings.carry_from, settings.sources.storage), settings.num_chunks) if settings.carry_from is not None else None
+            EarlierRun(
+                open_location(settings.carry_from, settings.sources.storage), settings.num_chunks
+            )
+            if settings.carry_from is not None
+            else None
         )
 
     def __call__(self, batch: dict[str, npt.NDArray[Any]]) -> dict[str, Any]:
@@ -97,7 +108,13 @@ class ChunkWorker:
         carried = self._carried(chunk, pairs)
         attempts = Attempts(self._root, chunk, carried.left.num_rows)
         num_deaths = attempts.num_deaths
-        parts = attempts.explain(partial(self._explain_rows, carried.left), partial(self._condemn, carried.left)) if carried.left.num_rows else []
+        parts = (
+            attempts.explain(
+                partial(self._explain_rows, carried.left), partial(self._condemn, carried.left)
+            )
+            if carried.left.num_rows
+            else []
+        )
         generated = pa.concat_tables([GENERATED.empty_table(), *(part.generated for part in parts)])
         failed = pa.concat_tables([kept, *(part.failed for part in parts)]).sort_by(_BY_PAIR)
         written = pa.concat_tables([carried.copied, generated]).sort_by(_BY_PAIR)
@@ -105,7 +122,12 @@ class ChunkWorker:
             chunk=chunk,
             files={
                 **carried.files,
-                **dict([*self._write("", chunk, written, GENERATED), *self._write(FAILED_FOLDER, chunk, failed, FAILED)]),
+                **dict(
+                    [
+                        *self._write("", chunk, written, GENERATED),
+                        *self._write(FAILED_FOLDER, chunk, failed, FAILED),
+                    ]
+                ),
             },
             num_rows=carried.num_rows + generated.num_rows,
             num_failed=failed.num_rows,
@@ -118,31 +140,49 @@ class ChunkWorker:
         """What of the pairs an earlier run explained; in a retry there is nothing to look for."""
         if self._earlier is None or self._settings.generation.kind != "run":
             return Carried({}, 0, GENERATED.empty_table(), pairs)
-        return self._earlier.carry(chunk, pairs, content_keys(self._explainer, pairs, self._settings.shared_key))
+        return self._earlier.carry(
+            chunk, pairs, content_keys(self._explainer, pairs, self._settings.shared_key)
+        )
 
     def _explain_rows(self, pairs: pa.Table, start: int, stop: int) -> Explained:
-        result = explain_or_fail(self._explainer, pairs.slice(start, stop - start), self._settings.decoding, self._settings.shared_key)
+        result = explain_or_fail(
+            self._explainer,
+            pairs.slice(start, stop - start),
+            self._settings.decoding,
+            self._settings.shared_key,
+        )
         if isinstance(self._explainer.engine, ReportingEngine):
             report = self._explainer.engine.report
-            self._calls.append(EngineWork(**{name: getattr(report, name) for name in EngineWork.model_fields}))
+            self._calls.append(
+                EngineWork(**{name: getattr(report, name) for name in EngineWork.model_fields})
+            )
         return result
 
     def _condemn(self, pairs: pa.Table, row: int, deaths: int) -> Explained:
         """The row as failed, after so many processes died with it alone."""
         message = f"{deaths} processes died with this row alone; the engine cannot take its prompt"
-        failures = [{**ids, "reason": "engine_error", "message": message} for ids in pairs.slice(row, 1).to_pylist()]
+        failures = [
+            {**ids, "reason": "engine_error", "message": message}
+            for ids in pairs.slice(row, 1).to_pylist()
+        ]
         return Explained(GENERATED.empty_table(), failed_rows(self._explainer, failures))
 
     def _read(self, chunk: int, source: str) -> tuple[pa.Table, pa.Table]:
         """The pairs to explain (schema PAIRS), and failed rows that stay as they are (FAILED)."""
         generation = self._settings.generation
         if generation.kind == "run":
-            return read_chunk_pairs(self._output, self._settings.run, chunk, source), FAILED.empty_table()
+            return read_chunk_pairs(
+                self._output, self._settings.run, chunk, source
+            ), FAILED.empty_table()
         failed = read_table(self._output / source, FAILED)
-        again = pa.array([generation.retries(reason) for reason in failed["reason"].to_pylist()], pa.bool_())
+        again = pa.array(
+            [generation.retries(reason) for reason in failed["reason"].to_pylist()], pa.bool_()
+        )
         return failed.filter(again).select(PAIRS.names), failed.filter(pc.invert(again))
 
-    def _write(self, folder: str, chunk: int, table: pa.Table, schema: pa.Schema) -> list[tuple[str, str]]:
+    def _write(
+        self, folder: str, chunk: int, table: pa.Table, schema: pa.Schema
+    ) -> list[tuple[str, str]]:
         """Write a table that has rows; its name and content hash."""
         if not table.num_rows:
             return []
@@ -161,5 +201,7 @@ class ChunkWorker:
             num_generated_tokens=sum(lengths),
             generated_lengths=dict(Counter(length // 10 * 10 for length in lengths)),
             num_deaths=num_deaths,
-            engine=EngineWork.sum(self._calls) if isinstance(self._explainer.engine, ReportingEngine) else None,
+            engine=EngineWork.sum(self._calls)
+            if isinstance(self._explainer.engine, ReportingEngine)
+            else None,
         )

@@ -4,16 +4,34 @@ from typing import Annotated
 
 import typer
 
-ConfigPath = Annotated[str, typer.Argument(metavar="CONFIG", help="YAML file of values; see configs/.")]
+ConfigPath = Annotated[
+    str, typer.Argument(metavar="CONFIG", help="YAML file of values; see configs/.")
+]
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[section.key=value ...]", help="Values that replace the file's, for example training.num_epochs=3."),
+    typer.Argument(
+        metavar="[section.key=value ...]",
+        help="Values that replace the file's, for example training.num_epochs=3.",
+    ),
 ]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved config as YAML and stop; nothing is touched.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Also debug lines, workers' output, and the traceback of an error.")]
+DryRun = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run", help="Print the resolved config as YAML and stop; nothing is touched."
+    ),
+]
+Debug = Annotated[
+    bool,
+    typer.Option(
+        "--debug", help="Also debug lines, workers' output, and the traceback of an error."
+    ),
+]
 Address = Annotated[
     str | None,
     typer.Option(
-        "--address", metavar="URL|NAME", envvar="RAY_API_SERVER_ADDRESS", help="Job server, http://host:8265, or the name of a cluster started here."
+        "--address",
+        metavar="URL|NAME",
+        envvar="RAY_API_SERVER_ADDRESS",
+        help="Job server, http://host:8265, or the name of a cluster started here.",
     ),
 ]

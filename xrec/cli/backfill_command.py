@@ -20,25 +20,45 @@ class BackfillCommand(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Give a bare --retry-failed its value."""
-        return super().parse_args(ctx, ["--retry-failed=all" if arg == "--retry-failed" else arg for arg in args])
+        return super().parse_args(
+            ctx, ["--retry-failed=all" if arg == "--retry-failed" else arg for arg in args]
+        )
 
 
 def backfill(
     config_path: ConfigPath,
     overrides: Overrides = None,
-    new_run: Annotated[bool, typer.Option("--new-run", help="Start beside what is there: new_run=true.")] = False,
+    new_run: Annotated[
+        bool, typer.Option("--new-run", help="Start beside what is there: new_run=true.")
+    ] = False,
     retry_failed: Annotated[
-        str | None, typer.Option("--retry-failed", metavar="[=REASON]", help="Do failed rows again, all or of one reason: retry_failed=all.")
+        str | None,
+        typer.Option(
+            "--retry-failed",
+            metavar="[=REASON]",
+            help="Do failed rows again, all or of one reason: retry_failed=all.",
+        ),
     ] = None,
-    clean: Annotated[bool, typer.Option("--clean", help="Delete files of a finished run that count for nothing, and stop.")] = False,
-    compact: Annotated[bool, typer.Option("--compact", help="Make few large files of a finished run's many, and stop.")] = False,
+    clean: Annotated[
+        bool,
+        typer.Option(
+            "--clean", help="Delete files of a finished run that count for nothing, and stop."
+        ),
+    ] = False,
+    compact: Annotated[
+        bool,
+        typer.Option("--compact", help="Make few large files of a finished run's many, and stop."),
+    ] = False,
     dry_run: DryRun = False,
     debug: Debug = False,
 ) -> None:
     """Run jobs.backfill."""
     configure_logging(debug)
     with exit_codes(debug):
-        switches = [*(["new_run=true"] if new_run else []), *([f"retry_failed={retry_failed}"] if retry_failed else [])]
+        switches = [
+            *(["new_run=true"] if new_run else []),
+            *([f"retry_failed={retry_failed}"] if retry_failed else []),
+        ]
         config = BACKFILL.load_config(config_path, [*(overrides or []), *switches])
         _run(config, clean, compact, dry_run)  # type: ignore[arg-type]
 

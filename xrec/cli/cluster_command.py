@@ -59,16 +59,36 @@ Example:
   xrec cluster status --address http://10.0.0.5:8265
 """
 
-Name = Annotated[str, typer.Option("--name", metavar="NAME", help="What the cluster is called, also by --address and ray.address.")]
+Name = Annotated[
+    str,
+    typer.Option(
+        "--name",
+        metavar="NAME",
+        help="What the cluster is called, also by --address and ray.address.",
+    ),
+]
 
-app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False, no_args_is_help=True)
+app = typer.Typer(
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    no_args_is_help=True,
+)
 
 
 @app.command("up", help=UP_HELP)
 def up_command(
-    num_nodes: Annotated[int, typer.Option("--nodes", metavar="N", min=1, max=64, help="Nodes, the head included.")] = 2,
+    num_nodes: Annotated[
+        int, typer.Option("--nodes", metavar="N", min=1, max=64, help="Nodes, the head included.")
+    ] = 2,
     cpus: Annotated[
-        int | None, typer.Option("--cpus", metavar="N", min=1, help="Logical CPUs of each node; none: this machine's, shared out.")
+        int | None,
+        typer.Option(
+            "--cpus",
+            metavar="N",
+            min=1,
+            help="Logical CPUs of each node; none: this machine's, shared out.",
+        ),
     ] = None,
     name: Name = "dev",
     debug: Debug = False,
@@ -115,7 +135,8 @@ def _started(cluster: "LocalCluster", cpus_per_node: int) -> str:
             f"cluster {cluster.name}: {len(cluster.nodes)} nodes with {cpus_per_node} logical CPU(s) each, token authentication on",
             f"  job server  {cluster.dashboard_url}      xrec submit JOB CONFIG --address {cluster.name}",
             f"  Ray         {cluster.address}      ray.address={cluster.name}",
-            "  other programs need: " + " ".join(f"{name}={value}" for name, value in cluster.environment.items()),
+            "  other programs need: "
+            + " ".join(f"{name}={value}" for name, value in cluster.environment.items()),
             f"  end it: xrec cluster down --name {cluster.name}",
         ]
     )
@@ -123,10 +144,16 @@ def _started(cluster: "LocalCluster", cpus_per_node: int) -> str:
 
 def _status(name: str, url: str, status: "ClusterStatus") -> str:
     states = [node.state for node in status.nodes]
-    counts = ", ".join(f"{states.count(state)} {state}" for state in ("alive", "lost", "dead") if state in states)
+    counts = ", ".join(
+        f"{states.count(state)} {state}" for state in ("alive", "lost", "dead") if state in states
+    )
     rows = [_row(node) for node in status.nodes]
     return "\n".join(
-        [f"cluster {name} at {url}: {counts}", text_table(("node", "role", "state", "CPU", "GPU", "memory GiB", "id"), rows), jobs_table(status.jobs)]
+        [
+            f"cluster {name} at {url}: {counts}",
+            text_table(("node", "role", "state", "CPU", "GPU", "memory GiB", "id"), rows),
+            jobs_table(status.jobs),
+        ]
     )
 
 
@@ -134,8 +161,18 @@ def _row(node: "NodeStatus") -> tuple[str, ...]:
     role = "head" if node.is_head else "worker"
     if node.state != "alive":
         return node.address, role, node.state, "-", "-", "-", node.node_id[:12]
-    return node.address, role, node.state, _use(node, "CPU"), _use(node, "GPU"), _use(node, "memory", 2**30), node.node_id[:12]
+    return (
+        node.address,
+        role,
+        node.state,
+        _use(node, "CPU"),
+        _use(node, "GPU"),
+        _use(node, "memory", 2**30),
+        node.node_id[:12],
+    )
 
 
 def _use(node: "NodeStatus", resource: str, unit: float = 1.0) -> str:
-    return f"{node.in_use.get(resource, 0) / unit:.3g} of {node.resources.get(resource, 0) / unit:.3g}"
+    return (
+        f"{node.in_use.get(resource, 0) / unit:.3g} of {node.resources.get(resource, 0) / unit:.3g}"
+    )

@@ -9,7 +9,15 @@ import typer
 
 import xrec
 from cluster.connect import ensure_ray
-from xrec.cli.job import BACKFILL, BUILD_SAMPLE_LLM, EVALUATE, PREPARE, PRETRAIN_GRAPH, TRAIN_ADAPTER, Job
+from xrec.cli.job import (
+    BACKFILL,
+    BUILD_SAMPLE_LLM,
+    EVALUATE,
+    PREPARE,
+    PRETRAIN_GRAPH,
+    TRAIN_ADAPTER,
+    Job,
+)
 from xrec.config import EvaluateConfig, JobConfig, RayConfig
 from xrec.errors import ConfigError
 from xrec.evaluate import REPORT, example_lines, read_evaluation, summary_lines
@@ -27,9 +35,14 @@ def run_demo(workspace: str) -> None:
     with ensure_ray(RayConfig()):
         for number, (job, config) in enumerate(configs, start=1):
             started = time.monotonic()
-            typer.echo(f"[{number}/{len(configs)}] xrec {job.name} {_config_path(job).relative_to(_root())}", err=True)
+            typer.echo(
+                f"[{number}/{len(configs)}] xrec {job.name} {_config_path(job).relative_to(_root())}",
+                err=True,
+            )
             job.run(config)
-            typer.echo(f"[{number}/{len(configs)}] done in {time.monotonic() - started:.0f} s", err=True)
+            typer.echo(
+                f"[{number}/{len(configs)}] done in {time.monotonic() - started:.0f} s", err=True
+            )
     _, config = configs[-1]
     assert isinstance(config, EvaluateConfig)
     _print_results(config)
@@ -38,9 +51,23 @@ def run_demo(workspace: str) -> None:
 def _print_results(config: EvaluateConfig) -> None:
     output = open_location(config.artifact("evaluation"), config.storage)
     pairs, metrics = read_evaluation(output)
-    lines = ["", *example_lines(pairs[:: max(1, len(pairs) // _NUM_EXAMPLES)], _NUM_EXAMPLES), "", *summary_lines(metrics), ""]
+    lines = [
+        "",
+        *example_lines(pairs[:: max(1, len(pairs) // _NUM_EXAMPLES)], _NUM_EXAMPLES),
+        "",
+        *summary_lines(metrics),
+        "",
+    ]
     report = output / REPORT
-    sys.stdout.write("\n".join([*lines, f"report: {Path(report.path).resolve() if report.is_local else report.uri}", ""]))
+    sys.stdout.write(
+        "\n".join(
+            [
+                *lines,
+                f"report: {Path(report.path).resolve() if report.is_local else report.uri}",
+                "",
+            ]
+        )
+    )
 
 
 def _config(job: Job, workspace: str) -> JobConfig:
@@ -53,7 +80,9 @@ def _config(job: Job, workspace: str) -> JobConfig:
 def _config_path(job: Job) -> Path:
     path = _root() / "configs" / "sample" / f"{job.name}.yaml"
     if not path.is_file():
-        raise ConfigError(f"{path}: not there; the demo runs from a checkout of xrec (git clone, then make demo)")
+        raise ConfigError(
+            f"{path}: not there; the demo runs from a checkout of xrec (git clone, then make demo)"
+        )
     return path
 
 

@@ -24,7 +24,12 @@ Example:
 
 
 def demo(
-    workspace: Annotated[str, typer.Option("--workspace", metavar="DIR", help="Folder or s3:// URI of the demo's artifacts.")] = "workspace/demo",
+    workspace: Annotated[
+        str,
+        typer.Option(
+            "--workspace", metavar="DIR", help="Folder or s3:// URI of the demo's artifacts."
+        ),
+    ] = "workspace/demo",
     debug: Debug = False,
 ) -> None:
     """Run xrec.cli.demo."""

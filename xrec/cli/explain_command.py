@@ -29,9 +29,18 @@ Example:
 
 def explain(
     config_path: ConfigPath,
-    user_id: Annotated[str, typer.Option("--user", metavar="ID", help="user_id, as in the dataset.")],
-    item_id: Annotated[str, typer.Option("--item", metavar="ID", help="item_id, as in the dataset.")],
-    history: Annotated[str | None, typer.Option("--history", metavar="ID,ID,...", help="item_ids of a new user, with commas between.")] = None,
+    user_id: Annotated[
+        str, typer.Option("--user", metavar="ID", help="user_id, as in the dataset.")
+    ],
+    item_id: Annotated[
+        str, typer.Option("--item", metavar="ID", help="item_id, as in the dataset.")
+    ],
+    history: Annotated[
+        str | None,
+        typer.Option(
+            "--history", metavar="ID,ID,...", help="item_ids of a new user, with commas between."
+        ),
+    ] = None,
     overrides: Overrides = None,
     debug: Debug = False,
 ) -> None:
@@ -43,7 +52,11 @@ def explain(
         config = load_config(BackfillConfig, config_path, overrides or [])
         import jobs.explain
 
-        item_ids = None if history is None else [part.strip() for part in history.split(",") if part.strip()]
+        item_ids = (
+            None
+            if history is None
+            else [part.strip() for part in history.split(",") if part.strip()]
+        )
         for line in _lines(jobs.explain.run(config, user_id, item_id, item_ids)):
             typer.echo(line)
 
@@ -58,5 +71,9 @@ def _lines(pair: "ExplainedPair") -> list[str]:
         *(f"              | {line}" for line in pair.prompt.splitlines()),
         f"explanation   {pair.explanation.text}",
         f"              ({pair.explanation.num_generated_tokens} tokens, ended by {pair.explanation.finish_reason})",
-        *([f"failed        {failure.reason}: {failure.message}"] if (failure := pair.explanation.failure) else []),
+        *(
+            [f"failed        {failure.reason}: {failure.message}"]
+            if (failure := pair.explanation.failure)
+            else []
+        ),
     ]

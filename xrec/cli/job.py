@@ -8,7 +8,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
-if TYPE_CHECKING:  # pydantic, pyarrow and s3fs take most of a second; `xrec --help` needs none of them
+if (
+    TYPE_CHECKING
+):  # pydantic, pyarrow and s3fs take most of a second; `xrec --help` needs none of them
     from xrec.config import JobConfig
     from xrec.storage import Manifest
 
@@ -35,7 +37,9 @@ class Job:
 
     def run(self, config: "JobConfig") -> "Manifest":
         """Do the job; returns its artifact's manifest, raises XRecError."""
-        run = cast("Callable[[JobConfig], Manifest]", importlib.import_module(f"jobs.{self.module}").run)
+        run = cast(
+            "Callable[[JobConfig], Manifest]", importlib.import_module(f"jobs.{self.module}").run
+        )
         return run(config)
 
 
@@ -255,7 +259,18 @@ Example:
 """,
 )
 
-JOBS = (PREPARE, PRETRAIN_GRAPH, RECOMMEND, TRAIN_ADAPTER, IMPORT_ADAPTER, BACKFILL, EVALUATE, ABLATE, BUILD_SAMPLE_LLM, SERVE)
+JOBS = (
+    PREPARE,
+    PRETRAIN_GRAPH,
+    RECOMMEND,
+    TRAIN_ADAPTER,
+    IMPORT_ADAPTER,
+    BACKFILL,
+    EVALUATE,
+    ABLATE,
+    BUILD_SAMPLE_LLM,
+    SERVE,
+)
 
 
 def job_named(name: str) -> Job:
@@ -265,4 +280,6 @@ def job_named(name: str) -> Job:
             return job
     from xrec.errors import ConfigError
 
-    raise ConfigError(f"no job is named {name!r}; known jobs: {', '.join(job.name for job in JOBS)}")
+    raise ConfigError(
+        f"no job is named {name!r}; known jobs: {', '.join(job.name for job in JOBS)}"
+    )

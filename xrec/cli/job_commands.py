@@ -24,7 +24,12 @@ def add_job_command(app: typer.Typer, job: Job) -> None:
 
 
 def _command(job: Job) -> Callable[..., None]:
-    def command(config_path: ConfigPath, overrides: Overrides = None, dry_run: DryRun = False, debug: Debug = False) -> None:
+    def command(
+        config_path: ConfigPath,
+        overrides: Overrides = None,
+        dry_run: DryRun = False,
+        debug: Debug = False,
+    ) -> None:
         configure_logging(debug)
         with exit_codes(debug):
             config = job.load_config(config_path, overrides or [])

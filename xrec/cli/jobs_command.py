@@ -48,9 +48,17 @@ Example:
   xrec jobs stop raysubmit_Gp5Zk2Fq9LmTb3Wc
 """
 
-JobId = Annotated[str, typer.Argument(metavar="ID", help="The job's id, as xrec submit and xrec jobs list show it.")]
+JobId = Annotated[
+    str,
+    typer.Argument(metavar="ID", help="The job's id, as xrec submit and xrec jobs list show it."),
+]
 
-app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False, no_args_is_help=True)
+app = typer.Typer(
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    no_args_is_help=True,
+)
 
 
 @app.command("list", help=LIST_HELP)
@@ -103,7 +111,10 @@ def jobs_table(jobs: Sequence["JobEntry"]) -> str:
     """A line a job; a driver that connected by itself has no id to stop it by."""
     if not jobs:
         return "no jobs"
-    rows = [(job.submission_id or "(driver)", job.status, _moment(job), _duration(job), job.entrypoint) for job in jobs]
+    rows = [
+        (job.submission_id or "(driver)", job.status, _moment(job), _duration(job), job.entrypoint)
+        for job in jobs
+    ]
     return text_table(("job", "status", "started", "seconds", "entrypoint"), rows)
 
 

@@ -10,7 +10,9 @@ def configure_logging(debug: bool) -> None:
     logger = logging.getLogger("xrec")
     logger.setLevel(logging.DEBUG if debug else logging.INFO)
     logger.propagate = False  # libraries that set up the root logger would show each line again
-    logging.getLogger("DeepSpeed").addFilter(lambda record: record.levelno >= logging.ERROR)  # it warns that there is no GPU
+    logging.getLogger("DeepSpeed").addFilter(
+        lambda record: record.levelno >= logging.ERROR
+    )  # it warns that there is no GPU
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # a bar for each model loaded
     logger.handlers = [_terminal_handler() if sys.stderr.isatty() else _plain_handler()]
 
@@ -29,5 +31,7 @@ def _terminal_handler() -> logging.Handler:
 
 def _plain_handler() -> logging.Handler:
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S"))
+    handler.setFormatter(
+        logging.Formatter("%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S")
+    )
     return handler

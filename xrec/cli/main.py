@@ -37,7 +37,12 @@ app = _app()
 
 @app.callback(help=HELP, no_args_is_help=True)
 def _program(
-    version: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")] = False,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
+    ] = False,
 ) -> None:
     """The options before any command."""
 
@@ -48,7 +53,11 @@ app.command("explain", help=explain_command.HELP)(explain_command.explain)
 app.command("demo", help=demo_command.HELP)(demo_command.demo)
 app.command("submit", help=submit_command.HELP)(submit_command.submit)
 app.add_typer(jobs_command.app, name="jobs", help="Jobs of a cluster: list, logs, stop.")
-app.add_typer(cluster_command.app, name="cluster", help="A Ray cluster on this machine: up, down; the status of any.")
+app.add_typer(
+    cluster_command.app,
+    name="cluster",
+    help="A Ray cluster on this machine: up, down; the status of any.",
+)
 
 
 def main() -> NoReturn:

@@ -19,7 +19,12 @@ def serve(
     config_path: ConfigPath,
     overrides: Overrides = None,
     write_deployment: Annotated[
-        str | None, typer.Option("--write-deployment", metavar="FILE", help="Write the Serve config for serve deploy or a RayService, and stop.")
+        str | None,
+        typer.Option(
+            "--write-deployment",
+            metavar="FILE",
+            help="Write the Serve config for serve deploy or a RayService, and stop.",
+        ),
     ] = None,
     dry_run: DryRun = False,
     debug: Debug = False,

@@ -39,9 +39,20 @@ def submit(
     config_path: ConfigPath,
     overrides: Overrides = None,
     address: Address = None,
-    follow: Annotated[bool, typer.Option("--follow/--no-follow", help="Follow the log until the job ends, or return once it is submitted.")] = True,
+    follow: Annotated[
+        bool,
+        typer.Option(
+            "--follow/--no-follow",
+            help="Follow the log until the job ends, or return once it is submitted.",
+        ),
+    ] = True,
     packages: Annotated[
-        str | None, typer.Option("--packages", metavar="FILE", help="Install these packages for the job, e.g. requirements/lock.txt.")
+        str | None,
+        typer.Option(
+            "--packages",
+            metavar="FILE",
+            help="Install these packages for the job, e.g. requirements/lock.txt.",
+        ),
     ] = None,
     debug: Debug = False,
 ) -> None:
@@ -59,14 +70,23 @@ def submit(
             _follow(submission_id, server, address)
 
 
-def _submit(job: Job, config: "JobConfig", config_path: str, overrides: list[str], server: "JobServer", packages: str | None) -> str:
+def _submit(
+    job: Job,
+    config: "JobConfig",
+    config_path: str,
+    overrides: list[str],
+    server: "JobServer",
+    packages: str | None,
+) -> str:
     from cluster.runtime_env import read_pinned
     from cluster.submit import check_shared_paths, shared_path_check, submit_job
 
     quiet_ray()
     check_shared_paths(config)
     pinned = read_pinned(packages) if packages else []
-    return submit_job(job.module, config_path, overrides, server, packages=pinned, first=shared_path_check(config))
+    return submit_job(
+        job.module, config_path, overrides, server, packages=pinned, first=shared_path_check(config)
+    )
 
 
 def _follow(submission_id: str, server: "JobServer", address: str | None) -> None:
@@ -76,5 +96,8 @@ def _follow(submission_id: str, server: "JobServer", address: str | None) -> Non
         follow_job(submission_id, server, write=lambda text: typer.echo(text, nl=False))
     except KeyboardInterrupt:
         same = f" --address {address}" if address else ""
-        typer.echo(f"{submission_id} goes on; follow it with: xrec jobs logs {submission_id} --follow{same}; stop it with: xrec jobs stop", err=True)
+        typer.echo(
+            f"{submission_id} goes on; follow it with: xrec jobs logs {submission_id} --follow{same}; stop it with: xrec jobs stop",
+            err=True,
+        )
         raise

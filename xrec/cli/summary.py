@@ -11,7 +11,10 @@ def summary(manifest: "Manifest", uri: str) -> str:
     """The artifact's URI, row counts and scalar metrics; curves and tables stay in its manifest."""
     lines = [f"{manifest.kind}: {uri}"]
     if manifest.row_counts:
-        lines.append("  rows: " + ", ".join(f"{name} {count:,}" for name, count in manifest.row_counts.items()))
+        lines.append(
+            "  rows: "
+            + ", ".join(f"{name} {count:,}" for name, count in manifest.row_counts.items())
+        )
     return "\n".join([*lines, *_metric_lines(dict(scalars(manifest.metrics)))])
 
 
@@ -19,9 +22,15 @@ def _metric_lines(metrics: Mapping[str, Any]) -> Iterator[str]:
     """A line each; the ends of an interval, NAME_low and NAME_high, stand behind their metric."""
     width = max(map(len, metrics), default=0)
     for name, value in metrics.items():
-        if any(name.endswith(end) and name.removesuffix(end) in metrics for end in ("_low", "_high")):
+        if any(
+            name.endswith(end) and name.removesuffix(end) in metrics for end in ("_low", "_high")
+        ):
             continue
-        interval = f"  ({_short(metrics[f'{name}_low'])} to {_short(metrics[f'{name}_high'])})" if f"{name}_low" in metrics else ""
+        interval = (
+            f"  ({_short(metrics[f'{name}_low'])} to {_short(metrics[f'{name}_high'])})"
+            if f"{name}_low" in metrics
+            else ""
+        )
         yield f"  {name:<{width}}  {_short(value)}{interval}"
 
 
@@ -35,4 +44,10 @@ def scalars(metrics: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
 
 
 def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else f"{value:,}" if type(value) is int else str(value)
+    return (
+        f"{value:.4g}"
+        if isinstance(value, float)
+        else f"{value:,}"
+        if type(value) is int
+        else str(value)
+    )

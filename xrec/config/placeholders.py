@@ -13,13 +13,20 @@ def check_allowed(part: str, text: str, allowed: Sequence[str]) -> None:
     """Raise ValueError if a placeholder of the prompt part `text` is not in `allowed`."""
     for name in placeholder_names(text):
         if name not in allowed:
-            raise ValueError(f"prompt part {part!r} holds {{{name}}}; allowed there: {', '.join(allowed) or 'none'}")
+            raise ValueError(
+                f"prompt part {part!r} holds {{{name}}}; allowed there: {', '.join(allowed) or 'none'}"
+            )
 
 
 def check_once(parts: Mapping[str, str], names: Sequence[str]) -> None:
     """Raise ValueError unless each of the placeholders `names` stands once in all `parts` (name to text) together."""
     for name in names:
-        places = [part for part, text in parts.items() for found in placeholder_names(text) if found == name]
+        places = [
+            part
+            for part, text in parts.items()
+            for found in placeholder_names(text)
+            if found == name
+        ]
         if len(places) != 1:
             raise ValueError(
                 f"the prompt must hold {{{name}}} exactly once, saw it in {', '.join(places) or 'no part'}; "
@@ -34,6 +41,13 @@ def placeholder_names(text: str) -> list[str]:
 
 def without_placeholders(text: str, names: Collection[str]) -> str:
     """`text` without the placeholders `names` and the blanks that they leave at its end."""
-    kept = [f"{{{name}}}" if name is not None and name not in names else "" for _, name in parse_placeholders(text)]
-    literals = [literal.replace("{", "{{").replace("}", "}}") for literal, _ in parse_placeholders(text)]
-    return "".join(literal + placeholder for literal, placeholder in zip(literals, kept, strict=True)).rstrip()
+    kept = [
+        f"{{{name}}}" if name is not None and name not in names else ""
+        for _, name in parse_placeholders(text)
+    ]
+    literals = [
+        literal.replace("{", "{{").replace("}", "}}") for literal, _ in parse_placeholders(text)
+    ]
+    return "".join(
+        literal + placeholder for literal, placeholder in zip(literals, kept, strict=True)
+    ).rstrip()

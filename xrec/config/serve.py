@@ -12,12 +12,27 @@ from xrec.config.sections import DecodingConfig, Device, LLMConfig, RayConfig, S
 class HTTPConfig(Config):
     """Where the endpoint listens, and how much it takes in."""
 
-    host: str = Field("127.0.0.1", description="Address to listen on. Any but a loopback address needs security.keys.")
+    host: str = Field(
+        "127.0.0.1",
+        description="Address to listen on. Any but a loopback address needs security.keys.",
+    )
     port: int = Field(8000, ge=1, le=65535, description="Port to listen on.")
-    max_body_kib: int = Field(256, ge=1, description="Largest request body, KiB; a larger one is answered with 413.")
-    max_concurrent_requests: int = Field(256, ge=1, description="Requests that a frontend answers at a time; more are answered with 429 at once.")
-    deadline_seconds: float = Field(30.0, ge=1, description="A request that is not answered by then is answered with 504, and its generation stops.")
-    tls_certificate: str | None = Field(None, description="PEM file of the certificate chain; none: plain HTTP.")
+    max_body_kib: int = Field(
+        256, ge=1, description="Largest request body, KiB; a larger one is answered with 413."
+    )
+    max_concurrent_requests: int = Field(
+        256,
+        ge=1,
+        description="Requests that a frontend answers at a time; more are answered with 429 at once.",
+    )
+    deadline_seconds: float = Field(
+        30.0,
+        ge=1,
+        description="A request that is not answered by then is answered with 504, and its generation stops.",
+    )
+    tls_certificate: str | None = Field(
+        None, description="PEM file of the certificate chain; none: plain HTTP."
+    )
     tls_key: str | None = Field(None, description="PEM file of the certificate's private key.")
 
     @model_validator(mode="after")
@@ -42,22 +57,35 @@ class KeyConfig(Config):
 
     name: str = Field(min_length=1, max_length=64, description="Whose key it is, for logs.")
     sha256: str = Field(description="SHA-256 of the key, 64 hex digits.")
-    requests_per_minute: int = Field(600, ge=1, description="Rate of this key at one frontend; beyond it, requests are answered with 429.")
-    burst: int = Field(60, ge=1, description="Requests that may come at once, before the rate counts.")
+    requests_per_minute: int = Field(
+        600,
+        ge=1,
+        description="Rate of this key at one frontend; beyond it, requests are answered with 429.",
+    )
+    burst: int = Field(
+        60, ge=1, description="Requests that may come at once, before the rate counts."
+    )
 
     @field_validator("sha256")
     @classmethod
     def _is_a_hash(cls, value: str) -> str:
         if len(value) != 64 or not all(digit in "0123456789abcdef" for digit in value):
-            raise ValueError("expected 64 lower-case hex digits, the SHA-256 of the key; never the key itself")
+            raise ValueError(
+                "expected 64 lower-case hex digits, the SHA-256 of the key; never the key itself"
+            )
         return value
 
 
 class SecurityConfig(Config):
     """Who may ask."""
 
-    keys: tuple[KeyConfig, ...] = Field((), description="Keys, sent as Authorization: Bearer KEY. None: only this machine may ask.")
-    log_texts: bool = Field(False, description="Log ids, profiles and explanations too. They tell of people: off unless a fault is looked for.")
+    keys: tuple[KeyConfig, ...] = Field(
+        (), description="Keys, sent as Authorization: Bearer KEY. None: only this machine may ask."
+    )
+    log_texts: bool = Field(
+        False,
+        description="Log ids, profiles and explanations too. They tell of people: off unless a fault is looked for.",
+    )
 
     @field_validator("keys")
     @classmethod
@@ -72,26 +100,44 @@ class SecurityConfig(Config):
 class ReadThroughConfig(Config):
     """The backfill's explanations and the texts that were generated, kept in each frontend's memory."""
 
-    backfill_mib: float = Field(128.0, gt=0, description="Row groups of the backfill that a frontend keeps, MiB; the least recently used go first.")
+    backfill_mib: float = Field(
+        128.0,
+        gt=0,
+        description="Row groups of the backfill that a frontend keeps, MiB; the least recently used go first.",
+    )
     live_mib: float = Field(32.0, gt=0, description="Generated texts that a frontend keeps, MiB.")
-    refresh_seconds: float = Field(5.0, gt=0, description="How often a new generation of the backfill is looked for.")
+    refresh_seconds: float = Field(
+        5.0, gt=0, description="How often a new generation of the backfill is looked for."
+    )
 
 
 class LiveEngineConfig(ScoringEngineConfig):
     """The engine of requests as they come: fewer rows than in bulk, so that each is soon done."""
 
-    max_rows: int = Field(32, ge=1, description="Most pairs that are generated together; more wait for a row.")
-    key_value_gib: float = Field(1.0, gt=0, description="GiB for keys and values, allocated at once; fewer rows where it holds no more.")
+    max_rows: int = Field(
+        32, ge=1, description="Most pairs that are generated together; more wait for a row."
+    )
+    key_value_gib: float = Field(
+        1.0,
+        gt=0,
+        description="GiB for keys and values, allocated at once; fewer rows where it holds no more.",
+    )
 
 
 class ModelReplicasConfig(Config):
     """The processes that hold the language model."""
 
     num_replicas: int = Field(1, ge=1, description="Replicas.")
-    cpus_per_replica: int = Field(1, ge=1, description="Torch threads, and logical CPUs, of each replica.")
-    device: Device = Field("auto", description="auto: a GPU a replica where the cluster has enough, else CPU.")
+    cpus_per_replica: int = Field(
+        1, ge=1, description="Torch threads, and logical CPUs, of each replica."
+    )
+    device: Device = Field(
+        "auto", description="auto: a GPU a replica where the cluster has enough, else CPU."
+    )
     max_waiting_pairs: int = Field(
-        256, ge=1, description="Pairs that may wait for a row of a replica; a request beyond it is answered with 429 and Retry-After."
+        256,
+        ge=1,
+        description="Pairs that may wait for a row of a replica; a request beyond it is answered with 429 and Retry-After.",
     )
 
 
@@ -107,20 +153,37 @@ class ServeConfig(JobConfig):
 
     dataset: str | None = Field(None, description="Input URI; none: <workspace>/dataset.")
     graph: str | None = Field(None, description="Input URI; none: <workspace>/graph.")
-    adapter: str | None = Field(None, description="Input URI; none: <workspace>/adapter. May be changed while it runs.")
+    adapter: str | None = Field(
+        None, description="Input URI; none: <workspace>/adapter. May be changed while it runs."
+    )
     explanations: str | None = Field(
         None,
         description="URI of a backfill, asked before the model; none: <workspace>/explanations. May be changed while it runs; may come later.",
     )
-    cold_start: ColdStartConfig | None = Field(None, description="New users and items, as in the backfill; none: only the dataset's own are known.")
+    cold_start: ColdStartConfig | None = Field(
+        None,
+        description="New users and items, as in the backfill; none: only the dataset's own are known.",
+    )
     llm: LLMConfig = Field(description="The language model that the adapter was trained for.")
-    decoding: DecodingConfig = Field(default_factory=DecodingConfig, description="Decoding; give it as the backfill has it.")
-    engine: LiveEngineConfig = Field(default_factory=LiveEngineConfig, description="Generation engine of each model replica.")
-    http: HTTPConfig = Field(default_factory=HTTPConfig, description="Where it listens, and its limits.")
+    decoding: DecodingConfig = Field(
+        default_factory=DecodingConfig, description="Decoding; give it as the backfill has it."
+    )
+    engine: LiveEngineConfig = Field(
+        default_factory=LiveEngineConfig, description="Generation engine of each model replica."
+    )
+    http: HTTPConfig = Field(
+        default_factory=HTTPConfig, description="Where it listens, and its limits."
+    )
     security: SecurityConfig = Field(default_factory=SecurityConfig, description="Who may ask.")
-    read_through: ReadThroughConfig = Field(default_factory=ReadThroughConfig, description="Caches.")
-    models: ModelReplicasConfig = Field(default_factory=ModelReplicasConfig, description="Model processes.")
-    frontends: FrontendsConfig = Field(default_factory=FrontendsConfig, description="Processes that answer.")
+    read_through: ReadThroughConfig = Field(
+        default_factory=ReadThroughConfig, description="Caches."
+    )
+    models: ModelReplicasConfig = Field(
+        default_factory=ModelReplicasConfig, description="Model processes."
+    )
+    frontends: FrontendsConfig = Field(
+        default_factory=FrontendsConfig, description="Processes that answer."
+    )
     ray: RayConfig = Field(default_factory=RayConfig, description="Cluster.")
 
     @model_validator(mode="after")

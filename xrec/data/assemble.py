@@ -43,7 +43,9 @@ def assemble(source: SourceData, shares: SplitShares) -> Assembled:
     interactions = _pair_table(interactions, source, shares, schemas.INTERACTIONS)
     explanations = _pair_table(explanations, source, shares, schemas.EXPLANATIONS)
     kept, num_removed_edges = remove_held_out_edges(interactions, explanations)
-    assert not _is_held_out_edge(kept, explanations).any(), "a held-out explanation pair is still a training edge"
+    assert not _is_held_out_edge(kept, explanations).any(), (
+        "a held-out explanation pair is still a training edge"
+    )
     tables = {
         "users": _users(source.users),
         "items": _items(source.items),
@@ -52,7 +54,11 @@ def assemble(source: SourceData, shares: SplitShares) -> Assembled:
     }
     if source.planted is not None:
         tables["planted"] = _planted(source.planted, source)
-    metrics = {"num_removed_edges": num_removed_edges, **_count_splits(tables), **_count_without_edges(tables)}
+    metrics = {
+        "num_removed_edges": num_removed_edges,
+        **_count_splits(tables),
+        **_count_without_edges(tables),
+    }
     return Assembled(tables, source.findings + interaction_findings + explanation_findings, metrics)
 
 
@@ -84,10 +90,16 @@ def _usable_explanations(source: SourceData) -> tuple[pa.Table, tuple[Finding, .
 
 def _usable(pairs: pa.Table, source: SourceData) -> tuple[pa.Table, tuple[Finding, ...]]:
     """The rows of known users and items, each pair once; and findings for the others."""
-    pairs, unknown_users = _reject(pairs, pc.is_null(_index_in(pairs, "user_id", source.users)), "unknown user_id")
-    pairs, unknown_items = _reject(pairs, pc.is_null(_index_in(pairs, "item_id", source.items)), "unknown item_id")
+    pairs, unknown_users = _reject(
+        pairs, pc.is_null(_index_in(pairs, "user_id", source.users)), "unknown user_id"
+    )
+    pairs, unknown_items = _reject(
+        pairs, pc.is_null(_index_in(pairs, "item_id", source.items)), "unknown item_id"
+    )
     repeated = pairs.select(["user_id", "item_id"]).to_pandas().duplicated().to_numpy()
-    pairs, duplicates = _reject(pairs, pa.array(repeated, pa.bool_()), "duplicate of an earlier pair")
+    pairs, duplicates = _reject(
+        pairs, pa.array(repeated, pa.bool_()), "duplicate of an earlier pair"
+    )
     return pairs, unknown_users + unknown_items + duplicates
 
 
@@ -95,7 +107,9 @@ def _reject(rows: pa.Table, is_bad: Any, reason: str) -> tuple[pa.Table, tuple[F
     return rows.filter(pc.invert(is_bad)), findings_of(rows.filter(is_bad), reason)
 
 
-def _pair_table(pairs: pa.Table, source: SourceData, shares: SplitShares, schema: pa.Schema) -> pa.Table:
+def _pair_table(
+    pairs: pa.Table, source: SourceData, shares: SplitShares, schema: pa.Schema
+) -> pa.Table:
     """`pairs` in `schema`, by user and item; a pair without a split gets the one of its hash."""
     columns = {**_indices(pairs, source), "split": _splits(pairs, shares)}
     if "explanation" in schema.names:
@@ -137,7 +151,9 @@ def _items(items: pa.Table) -> pa.Table:
 
 
 def _planted(planted: pa.Table, source: SourceData) -> pa.Table:
-    table = pa.table({**_indices(planted, source), "aspect": planted["aspect"], "aspects": planted["aspects"]})
+    table = pa.table(
+        {**_indices(planted, source), "aspect": planted["aspect"], "aspects": planted["aspects"]}
+    )
     return _sorted(table).cast(schemas.PLANTED)
 
 
@@ -145,13 +161,19 @@ def check_not_empty(tables: Mapping[str, pa.Table]) -> None:
     """Raise DataError if there are no users, no items, or no interactions to train on."""
     for name in ("users", "items"):
         if tables[name].num_rows == 0:
-            raise DataError(f"no usable {name}: the dataset would be empty; check the source's files")
+            raise DataError(
+                f"no usable {name}: the dataset would be empty; check the source's files"
+            )
     if not pc.any(pc.equal(tables["interactions"]["split"], "train")).as_py():
-        raise DataError("no interaction is left for training: check the source's interactions, and splits.validation and splits.test")
+        raise DataError(
+            "no interaction is left for training: check the source's interactions, and splits.validation and splits.test"
+        )
 
 
 def _count_splits(tables: Mapping[str, pa.Table]) -> dict[str, dict[str, int]]:
-    return {f"num_{name}": _num_rows_by_split(tables[name]) for name in ("interactions", "explanations")}
+    return {
+        f"num_{name}": _num_rows_by_split(tables[name]) for name in ("interactions", "explanations")
+    }
 
 
 def _num_rows_by_split(table: pa.Table) -> dict[str, int]:
@@ -161,6 +183,8 @@ def _num_rows_by_split(table: pa.Table) -> dict[str, int]:
 def _count_without_edges(tables: Mapping[str, pa.Table]) -> dict[str, int]:
     train = tables["interactions"].filter(pc.equal(tables["interactions"]["split"], "train"))
     return {
-        "num_users_without_train_edge": tables["users"].num_rows - pc.count_distinct(train["user_index"]).as_py(),
-        "num_items_without_train_edge": tables["items"].num_rows - pc.count_distinct(train["item_index"]).as_py(),
+        "num_users_without_train_edge": tables["users"].num_rows
+        - pc.count_distinct(train["user_index"]).as_py(),
+        "num_items_without_train_edge": tables["items"].num_rows
+        - pc.count_distinct(train["item_index"]).as_py(),
     }

@@ -14,9 +14,20 @@ import pyarrow.dataset as pads
 from xrec.config import ColdStartConfig, StorageConfig
 from xrec.data.dataset import Dataset
 from xrec.errors import ConfigError, DataError
-from xrec.storage import Location, content_hash, fingerprint_of, open_location, parquet_bytes, storage_errors
+from xrec.storage import (
+    Location,
+    content_hash,
+    fingerprint_of,
+    open_location,
+    parquet_bytes,
+    storage_errors,
+)
 
-_COLUMNS = {"interactions": ("user_id", "item_id"), "users": ("user_id", "profile"), "items": ("item_id", "title", "profile")}
+_COLUMNS = {
+    "interactions": ("user_id", "item_id"),
+    "users": ("user_id", "profile"),
+    "items": ("item_id", "title", "profile"),
+}
 
 
 @dataclass(frozen=True)
@@ -42,14 +53,22 @@ class ColdStartTables:
     @property
     def fingerprint(self) -> str:
         """Of the content; neither the order of rows nor their files matter."""
-        return fingerprint_of([content_hash(parquet_bytes(table, table.schema)) for table in (self.interactions, self.users, self.items)])
+        return fingerprint_of(
+            [
+                content_hash(parquet_bytes(table, table.schema))
+                for table in (self.interactions, self.users, self.items)
+            ]
+        )
 
 
 def read_cold_start(config: ColdStartConfig | None, storage: StorageConfig) -> ColdStartTables:
     """The tables of `config`, empty where it names none; raises StorageError or DataError if one cannot be read."""
     uris = {name: getattr(config, name, None) for name in _COLUMNS}
     findings: dict[str, int] = {}
-    tables = {name: _read(name, open_location(uri, storage) if uri else None, findings) for name, uri in uris.items()}
+    tables = {
+        name: _read(name, open_location(uri, storage) if uri else None, findings)
+        for name, uri in uris.items()
+    }
     return ColdStartTables(**tables, findings=findings)
 
 
@@ -59,16 +78,29 @@ def with_history(tables: ColdStartTables, dataset: Dataset, history: History) ->
     Raises ConfigError if its user is known already or it names no items, UnknownIdError for an item that is neither in
     the dataset nor in the tables.
     """
-    if _holds(dataset.users["user_id"], history.user_id) or _holds(tables.interactions["user_id"], history.user_id):
-        raise ConfigError(f"user {history.user_id!r} is known, and its vector with it; leave the history out, or give it for a new user")
+    if _holds(dataset.users["user_id"], history.user_id) or _holds(
+        tables.interactions["user_id"], history.user_id
+    ):
+        raise ConfigError(
+            f"user {history.user_id!r} is known, and its vector with it; leave the history out, or give it for a new user"
+        )
     if not history.item_ids:
-        raise ConfigError(f"the history of user {history.user_id!r} is empty; give at least one item_id")
+        raise ConfigError(
+            f"the history of user {history.user_id!r} is empty; give at least one item_id"
+        )
     new_items = set(tables.interactions["item_id"].to_pylist())
     for item_id in history.item_ids:
         if item_id not in new_items:
             dataset.item_index(item_id)
-    rows = pa.table({"user_id": [history.user_id] * len(history.item_ids), "item_id": list(history.item_ids)})
-    return replace(tables, interactions=_distinct(pa.concat_tables([tables.interactions, rows]), ["user_id", "item_id"]))
+    rows = pa.table(
+        {"user_id": [history.user_id] * len(history.item_ids), "item_id": list(history.item_ids)}
+    )
+    return replace(
+        tables,
+        interactions=_distinct(
+            pa.concat_tables([tables.interactions, rows]), ["user_id", "item_id"]
+        ),
+    )
 
 
 def _holds(ids: pa.ChunkedArray, wanted: str) -> bool:
@@ -87,14 +119,18 @@ def _read(name: str, location: Location | None, findings: dict[str, int]) -> pa.
     usable = table.filter(has_ids)
     distinct = _distinct(usable, keys)
     findings[f"rows of {name} without {' or '.join(keys)}"] = table.num_rows - usable.num_rows
-    findings[f"rows of {name} that repeat an earlier {', '.join(keys)}"] = usable.num_rows - distinct.num_rows
+    findings[f"rows of {name} that repeat an earlier {', '.join(keys)}"] = (
+        usable.num_rows - distinct.num_rows
+    )
     return distinct
 
 
 def _as_strings(location: Location, columns: list[str]) -> pa.Table:
     with storage_errors(location.uri):
         try:
-            source = pads.dataset(location.path, filesystem=location.arrow_filesystem(), format="parquet")
+            source = pads.dataset(
+                location.path, filesystem=location.arrow_filesystem(), format="parquet"
+            )
             missing = [column for column in columns if column not in source.schema.names]
             if missing:
                 raise DataError(
@@ -105,18 +141,26 @@ def _as_strings(location: Location, columns: list[str]) -> pa.Table:
             for column in columns:
                 _check_type(location, table.schema.field(column))
             # Ids may be integers; a null is no id, and no text.
-            return pa.table({column: pc.fill_null(table[column].cast(pa.string()), "") for column in columns})
+            return pa.table(
+                {column: pc.fill_null(table[column].cast(pa.string()), "") for column in columns}
+            )
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-            raise DataError(f"{location}: expected Parquet files with the columns {', '.join(columns)}: {error}") from error
+            raise DataError(
+                f"{location}: expected Parquet files with the columns {', '.join(columns)}: {error}"
+            ) from error
 
 
 def _check_type(location: Location, field: pa.Field) -> None:
     allowed = (pa.types.is_string, pa.types.is_large_string, pa.types.is_integer, pa.types.is_null)
     if not any(is_type(field.type) for is_type in allowed):
-        raise DataError(f"{location}: column {field.name} has type {field.type}; expected strings or integers (1.0 is not the id 1)")
+        raise DataError(
+            f"{location}: column {field.name} has type {field.type}; expected strings or integers (1.0 is not the id 1)"
+        )
 
 
 def _distinct(rows: pa.Table, keys: list[str]) -> pa.Table:
     """The first row of each of `keys`, by them."""
     first = ~rows.select(keys).to_pandas().duplicated().to_numpy(dtype=bool)
-    return rows.filter(pa.array(first)).sort_by([(key, "ascending") for key in keys]).combine_chunks()
+    return (
+        rows.filter(pa.array(first)).sort_by([(key, "ascending") for key in keys]).combine_chunks()
+    )

@@ -65,7 +65,9 @@ class Dataset:
     def interaction_edges(self, split: Split) -> npt.NDArray[np.int64]:
         """The split's interactions as (2, E) int64: user indices in row 0, item indices in row 1."""
         edges = _of_split(self.interactions, split)
-        return np.stack([edges["user_index"].to_numpy(), edges["item_index"].to_numpy()]).astype(np.int64)
+        return np.stack([edges["user_index"].to_numpy(), edges["item_index"].to_numpy()]).astype(
+            np.int64
+        )
 
     def explained_pairs(self, split: Split) -> pa.Table:
         """The split's rows of `explanations` (schema EXPLANATIONS), by user and item."""
@@ -89,7 +91,11 @@ def read_dataset(location: Location) -> Dataset:
     version, DataError if a table is not in its schema.
     """
     manifest = read_manifest(location, "dataset")
-    tables = {name: read_table(location / f"{name}.parquet", schema) for name, schema in _SCHEMAS.items() if f"{name}.parquet" in manifest.files}
+    tables = {
+        name: read_table(location / f"{name}.parquet", schema)
+        for name, schema in _SCHEMAS.items()
+        if f"{name}.parquet" in manifest.files
+    }
     return Dataset(manifest=manifest, **tables)
 
 
@@ -108,9 +114,20 @@ def write_dataset(
     """
     all_schemas = {**{name: _SCHEMAS[name] for name in tables}, "rejected": schemas.REJECTED}
     all_tables = {**tables, "rejected": rejected}
-    files = {f"{name}.parquet": write_table(location / f"{name}.parquet", all_tables[name], schema) for name, schema in all_schemas.items()}
+    files = {
+        f"{name}.parquet": write_table(location / f"{name}.parquet", all_tables[name], schema)
+        for name, schema in all_schemas.items()
+    }
     row_counts = {name: table.num_rows for name, table in all_tables.items()}
-    return write_manifest(location, "dataset", config=config, inputs=inputs, files=files, row_counts=row_counts, metrics=metrics)
+    return write_manifest(
+        location,
+        "dataset",
+        config=config,
+        inputs=inputs,
+        files=files,
+        row_counts=row_counts,
+        metrics=metrics,
+    )
 
 
 def _of_split(table: pa.Table, split: Split) -> pa.Table:
@@ -123,4 +140,6 @@ def _look_up(what: str, indices: Mapping[str, int], wanted: str) -> int:
     known = list(indices)[:_SEARCHED_FOR_HINT]
     close = difflib.get_close_matches(wanted, known, n=1, cutoff=0.75)
     hint = f"did you mean {close[0]!r}?" if close else f"an id that it holds: {known[0]!r}"
-    raise UnknownIdError(f"{what} {wanted!r} is not among the {len(indices)} {what}s of the dataset; {hint}")
+    raise UnknownIdError(
+        f"{what} {wanted!r} is not among the {len(indices)} {what}s of the dataset; {hint}"
+    )

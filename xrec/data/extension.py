@@ -44,30 +44,62 @@ def extend_dataset(dataset: Dataset, tables: ColdStartTables) -> Extension:
     )
     train = dataset.interaction_edges("train")
     # An index of -1 (new) reads the last entry: False.
-    has_user_vector = np.append(np.bincount(train[0], minlength=dataset.num_users) > 0, False)[users]
-    has_item_vector = np.append(np.bincount(train[1], minlength=dataset.num_items) > 0, False)[items]
+    has_user_vector = np.append(np.bincount(train[0], minlength=dataset.num_users) > 0, False)[
+        users
+    ]
+    has_item_vector = np.append(np.bincount(train[1], minlength=dataset.num_items) > 0, False)[
+        items
+    ]
     of_new_user, of_new_item = (users < 0) & has_item_vector, (items < 0) & has_user_vector
     new_users = _sorted_ids(tables.interactions["user_id"].filter(pa.array(of_new_user)))
     new_items = _sorted_ids(tables.interactions["item_id"].filter(pa.array(of_new_item)))
     extended = replace(
         dataset,
-        users=_append(_with_texts(dataset.users, tables.users), _user_rows(new_users, tables.users, dataset.num_users), schemas.USERS),
-        items=_append(_with_texts(dataset.items, tables.items), _item_rows(new_items, tables.items, dataset.num_items), schemas.ITEMS),
+        users=_append(
+            _with_texts(dataset.users, tables.users),
+            _user_rows(new_users, tables.users, dataset.num_users),
+            schemas.USERS,
+        ),
+        items=_append(
+            _with_texts(dataset.items, tables.items),
+            _item_rows(new_items, tables.items, dataset.num_items),
+            schemas.ITEMS,
+        ),
     )
-    user_edges = np.stack([_indices(tables.interactions["user_id"], new_users), items])[:, of_new_user]
-    item_edges = np.stack([_indices(tables.interactions["item_id"], new_items), users])[:, of_new_item]
+    user_edges = np.stack([_indices(tables.interactions["user_id"], new_users), items])[
+        :, of_new_user
+    ]
+    item_edges = np.stack([_indices(tables.interactions["item_id"], new_items), users])[
+        :, of_new_item
+    ]
     _log(tables, dataset, extended, users, items, of_new_user | of_new_item)
     return Extension(_with_interactions(extended, tables.interactions), user_edges, item_edges)
 
 
 def _with_interactions(dataset: Dataset, pairs: pa.Table) -> Dataset:
     """The dataset with those `pairs` as train interactions whose ids it holds, unless they are there already."""
-    users, items = _indices(pairs["user_id"], dataset.users["user_id"]), _indices(pairs["item_id"], dataset.items["item_id"])
-    there = _keys(dataset.interactions["user_index"].to_numpy(), dataset.interactions["item_index"].to_numpy())
+    users, items = (
+        _indices(pairs["user_id"], dataset.users["user_id"]),
+        _indices(pairs["item_id"], dataset.items["item_id"]),
+    )
+    there = _keys(
+        dataset.interactions["user_index"].to_numpy(), dataset.interactions["item_index"].to_numpy()
+    )
     added = (users >= 0) & (items >= 0) & ~np.isin(_keys(users, items), there)
-    rows = pa.table({"user_index": users[added], "item_index": items[added], "split": ["train"] * int(added.sum())})
+    rows = pa.table(
+        {
+            "user_index": users[added],
+            "item_index": items[added],
+            "split": ["train"] * int(added.sum()),
+        }
+    )
     interactions = _append(dataset.interactions, rows, schemas.INTERACTIONS)
-    return replace(dataset, interactions=interactions.sort_by([("user_index", "ascending"), ("item_index", "ascending")]))
+    return replace(
+        dataset,
+        interactions=interactions.sort_by(
+            [("user_index", "ascending"), ("item_index", "ascending")]
+        ),
+    )
 
 
 def _with_texts(known: pa.Table, given: pa.Table) -> pa.Table:
@@ -75,13 +107,21 @@ def _with_texts(known: pa.Table, given: pa.Table) -> pa.Table:
     rows = pa.array(_indices(known[known.schema.names[0]], given[given.schema.names[0]]))
     for column in given.schema.names[1:]:
         texts = _taken(given[column], rows, known[column].combine_chunks())
-        known = known.set_column(known.schema.get_field_index(column), known.schema.field(column), texts)
+        known = known.set_column(
+            known.schema.get_field_index(column), known.schema.field(column), texts
+        )
     return known
 
 
 def _user_rows(ids: pa.Array, given: pa.Table, first_index: int) -> pa.Table:
     rows = pa.array(_indices(ids, given["user_id"]))
-    return pa.table({"user_id": ids, "user_index": np.arange(first_index, first_index + len(ids)), "profile": _taken(given["profile"], rows, "")})
+    return pa.table(
+        {
+            "user_id": ids,
+            "user_index": np.arange(first_index, first_index + len(ids)),
+            "profile": _taken(given["profile"], rows, ""),
+        }
+    )
 
 
 def _item_rows(ids: pa.Array, given: pa.Table, first_index: int) -> pa.Table:
@@ -102,36 +142,69 @@ def _taken(texts: pa.ChunkedArray, rows: pa.Array, default: pa.Array | str) -> p
     return pc.coalesce(found, default)
 
 
-def _log(tables: ColdStartTables, dataset: Dataset, extended: Dataset, users: _Indices, items: _Indices, used: npt.NDArray[np.bool_]) -> None:
+def _log(
+    tables: ColdStartTables,
+    dataset: Dataset,
+    extended: Dataset,
+    users: _Indices,
+    items: _Indices,
+    used: npt.NDArray[np.bool_],
+) -> None:
     """What is new, and each reason why something is not; `users`, `items` (E,): known indices, -1 where new; `used` (E,)."""
-    num_users, num_items = extended.num_users - dataset.num_users, extended.num_items - dataset.num_items
+    num_users, num_items = (
+        extended.num_users - dataset.num_users,
+        extended.num_items - dataset.num_items,
+    )
     unknown_users, described_users = _count_ids("user_id", tables, tables.users, dataset.users)
     unknown_items, described_items = _count_ids("item_id", tables, tables.items, dataset.items)
     left_out = {
         **tables.findings,
-        "interactions with both sides known: a trained vector stays as it is": int(((users >= 0) & (items >= 0)).sum()),
-        "interactions with both sides new: no vector comes from them": int(((users < 0) & (items < 0)).sum()),
-        "interactions whose known side has none in training": int((((users < 0) != (items < 0)) & ~used).sum()),
-        "new users without an interaction with a trained item: they stay unknown": unknown_users - num_users,
-        "new items without an interaction with a trained user: they stay unknown": unknown_items - num_items,
+        "interactions with both sides known: a trained vector stays as it is": int(
+            ((users >= 0) & (items >= 0)).sum()
+        ),
+        "interactions with both sides new: no vector comes from them": int(
+            ((users < 0) & (items < 0)).sum()
+        ),
+        "interactions whose known side has none in training": int(
+            (((users < 0) != (items < 0)) & ~used).sum()
+        ),
+        "new users without an interaction with a trained item: they stay unknown": unknown_users
+        - num_users,
+        "new items without an interaction with a trained user: they stay unknown": unknown_items
+        - num_items,
     }
-    logger.info("cold start: %d new users, %d new items, from %d interactions", num_users, num_items, int(used.sum()))
-    logger.info("cold start: new texts of %d known users, %d known items", described_users, described_items)
+    logger.info(
+        "cold start: %d new users, %d new items, from %d interactions",
+        num_users,
+        num_items,
+        int(used.sum()),
+    )
+    logger.info(
+        "cold start: new texts of %d known users, %d known items", described_users, described_items
+    )
     for reason, count in left_out.items():
         if count:
             logger.warning("cold start: %d %s", count, reason)
 
 
-def _count_ids(column: str, tables: ColdStartTables, described: pa.Table, known: pa.Table) -> tuple[int, int]:
+def _count_ids(
+    column: str, tables: ColdStartTables, described: pa.Table, known: pa.Table
+) -> tuple[int, int]:
     """Distinct ids of the interactions and the described ones that are not `known`, and described ones that are."""
-    ids = pa.chunked_array([*tables.interactions[column].chunks, *described[column].chunks], pa.string()).unique()
-    return int((_indices(ids, known[column]) < 0).sum()), int((_indices(described[column], known[column]) >= 0).sum())
+    ids = pa.chunked_array(
+        [*tables.interactions[column].chunks, *described[column].chunks], pa.string()
+    ).unique()
+    return int((_indices(ids, known[column]) < 0).sum()), int(
+        (_indices(described[column], known[column]) >= 0).sum()
+    )
 
 
 def _indices(ids: pa.Array | pa.ChunkedArray, known: pa.Array | pa.ChunkedArray) -> _Indices:
     """The row of each id in `known`, -1 where it is not there."""
     known = known.combine_chunks() if isinstance(known, pa.ChunkedArray) else known
-    return np.asarray(pc.fill_null(pc.index_in(ids, known), -1).to_numpy(zero_copy_only=False), dtype=np.int64)
+    return np.asarray(
+        pc.fill_null(pc.index_in(ids, known), -1).to_numpy(zero_copy_only=False), dtype=np.int64
+    )
 
 
 def _sorted_ids(ids: pa.ChunkedArray) -> pa.Array:

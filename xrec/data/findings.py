@@ -27,7 +27,10 @@ class Finding:
 
 def rejected_table(findings: Iterable[Finding]) -> pa.Table:
     """The findings in the schema REJECTED, in the order found; texts are cut to their beginning."""
-    rows = [{"file": f.file, "line": f.line, "reason": f.reason, "text": text_head(f.text)} for f in findings]
+    rows = [
+        {"file": f.file, "line": f.line, "reason": f.reason, "text": text_head(f.text)}
+        for f in findings
+    ]
     return pa.Table.from_pylist(rows, schema=REJECTED)
 
 
@@ -36,7 +39,9 @@ def count_reasons(findings: Iterable[Finding]) -> dict[str, int]:
     return dict(Counter(f"{finding.file}: {finding.reason}" for finding in findings).most_common())
 
 
-def check_rejected_share(findings: Sequence[Finding], num_rows: Mapping[str, int], max_share: float, folder: str) -> None:
+def check_rejected_share(
+    findings: Sequence[Finding], num_rows: Mapping[str, int], max_share: float, folder: str
+) -> None:
     """Raise DataError if more than `max_share` of the rows of any file are rejected.
 
     `num_rows` holds the rows of each file, rejected ones included, in the order of reading: the first file over the
@@ -53,7 +58,9 @@ def text_head(text: str) -> str:
     return text[:_TEXT_HEAD].encode("utf-8", errors="replace").decode("utf-8")
 
 
-def _over_threshold(findings: Sequence[Finding], num_rows: int, max_share: float, folder: str) -> str:
+def _over_threshold(
+    findings: Sequence[Finding], num_rows: int, max_share: float, folder: str
+) -> str:
     first = min(findings, key=lambda finding: finding.line)
     reasons = Counter(finding.reason for finding in findings).most_common()
     return (

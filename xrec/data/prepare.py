@@ -33,10 +33,19 @@ def prepare_dataset(config: PrepareConfig) -> Manifest:
         return manifest
     source = _read_source(config, files)
     assembled = assemble(source, config.splits)
-    check_rejected_share(assembled.findings, source.num_rows, config.max_rejected_share, _source_name(config))
+    check_rejected_share(
+        assembled.findings, source.num_rows, config.max_rejected_share, _source_name(config)
+    )
     check_not_empty(assembled.tables)
     metrics = {**assembled.metrics, "num_rejected": count_reasons(assembled.findings)}
-    manifest = write_dataset(output, assembled.tables, rejected_table(assembled.findings), config=identity, inputs=inputs, metrics=metrics)
+    manifest = write_dataset(
+        output,
+        assembled.tables,
+        rejected_table(assembled.findings),
+        config=identity,
+        inputs=inputs,
+        metrics=metrics,
+    )
     _report(output, assembled)
     return manifest
 
@@ -64,7 +73,10 @@ def _source_name(config: PrepareConfig) -> str:
 def _content_config(config: PrepareConfig) -> dict[str, Any]:
     """What the content depends on: not where the files lie, for their hashes are among the inputs."""
     values = config.model_dump(mode="json", include={"source", "splits", "max_rejected_share"})
-    return {**values, "source": {key: value for key, value in values["source"].items() if key != "uri"}}
+    return {
+        **values,
+        "source": {key: value for key, value in values["source"].items() if key != "uri"},
+    }
 
 
 def _report(output: Location, assembled: Assembled) -> None:

@@ -55,7 +55,12 @@ def read_release(files: Mapping[str, bytes]) -> SourceData:
     users = _dense_ids("user", [interactions["user_id"], explained.table["uid"]])
     items = _dense_ids("item", [interactions["item_id"], explained.table["iid"]])
     return SourceData(
-        users=pa.table({"user_id": users, "profile": _texts(explained.table, "uid", "user_summary", len(users))}),
+        users=pa.table(
+            {
+                "user_id": users,
+                "profile": _texts(explained.table, "uid", "user_summary", len(users)),
+            }
+        ),
         items=pa.table(
             {
                 "item_id": items,
@@ -72,7 +77,9 @@ def read_release(files: Mapping[str, bytes]) -> SourceData:
 
 def _interactions(rows: FileRows) -> pa.Table:
     split = pa.array([_SPLIT_FILES[rows.file]] * rows.table.num_rows, pa.string())
-    return rows.table.rename_columns({"user": "user_id", "item": "item_id"}).append_column("split", split)
+    return rows.table.rename_columns({"user": "user_id", "item": "item_id"}).append_column(
+        "split", split
+    )
 
 
 def _explanations(rows: FileRows) -> pa.Table:
@@ -96,6 +103,8 @@ def _dense_ids(what: str, columns: Sequence[pa.ChunkedArray]) -> list[str]:
 def _texts(explained: pa.Table, id_column: str, text_column: str, count: int) -> list[str]:
     """The first non-empty text of each id, else the empty text."""
     texts = [""] * count
-    for row_id, text in zip(explained[id_column].to_pylist(), explained[text_column].to_pylist(), strict=True):
+    for row_id, text in zip(
+        explained[id_column].to_pylist(), explained[text_column].to_pylist(), strict=True
+    ):
         texts[int(row_id)] = texts[int(row_id)] or text
     return texts

@@ -38,7 +38,12 @@ class _Line:
     problem: str = ""
 
 
-def read_rows(file: str, data: bytes, columns: Mapping[str, Parser], optional: Mapping[str, Parser] | None = None) -> FileRows:
+def read_rows(
+    file: str,
+    data: bytes,
+    columns: Mapping[str, Parser],
+    optional: Mapping[str, Parser] | None = None,
+) -> FileRows:
     """Parse the content `data` of `file`, whose name tells the format.
 
     `columns` must be there, else DataError names the columns seen and expected; `optional` ones may be missing (null).
@@ -70,18 +75,27 @@ def read_rows(file: str, data: bytes, columns: Mapping[str, Parser], optional: M
 def reject_duplicates(rows: FileRows, keys: list[str]) -> FileRows:
     """The rows whose `keys` are new; each later one becomes a finding."""
     duplicated = rows.table.select(keys).to_pandas().duplicated().to_numpy()
-    found = findings_of(rows.table.filter(pa.array(duplicated)), f"duplicate of an earlier {', '.join(keys)}")
-    return replace(rows, table=rows.table.filter(pa.array(~duplicated)), findings=rows.findings + found)
+    found = findings_of(
+        rows.table.filter(pa.array(duplicated)), f"duplicate of an earlier {', '.join(keys)}"
+    )
+    return replace(
+        rows, table=rows.table.filter(pa.array(~duplicated)), findings=rows.findings + found
+    )
 
 
 def findings_of(rows: pa.Table, reason: str) -> tuple[Finding, ...]:
     """One finding for each row of a table with the columns `file` and `line`; its text is the row's other values."""
     values = rows.drop_columns(["file", "line"]).to_pylist()
     places = zip(rows["file"].to_pylist(), rows["line"].to_pylist(), values, strict=True)
-    return tuple(Finding(file, line, reason, json.dumps(row, ensure_ascii=False)) for file, line, row in places)
+    return tuple(
+        Finding(file, line, reason, json.dumps(row, ensure_ascii=False))
+        for file, line, row in places
+    )
 
 
-def _parse_cells(line: _Line, parsers: Mapping[str, Parser], required: Mapping[str, Parser]) -> tuple[dict[str, str | None], str]:
+def _parse_cells(
+    line: _Line, parsers: Mapping[str, Parser], required: Mapping[str, Parser]
+) -> tuple[dict[str, str | None], str]:
     """The parsed values by column; or nothing, and the reason."""
     if line.values is None:
         return {}, line.problem
@@ -102,7 +116,11 @@ def _read_lines(file: str, data: bytes, required: list[str]) -> list[_Line]:
         return _read_parquet(file, data, required)
     # Bytes that are not UTF-8 survive as lone surrogates, which the columns' parsers then refuse row by row.
     text = data.decode("utf-8-sig", errors="surrogateescape")
-    return _read_csv(file, text, required) if suffix == "csv" else _read_json_lines(file, text, required)
+    return (
+        _read_csv(file, text, required)
+        if suffix == "csv"
+        else _read_json_lines(file, text, required)
+    )
 
 
 def _read_csv(file: str, text: str, required: list[str]) -> list[_Line]:
@@ -130,7 +148,9 @@ def _csv_line(header: list[str], number: int, cells: list[str] | str) -> _Line:
     if isinstance(cells, str):
         return _Line(number, "", problem=f"not readable as CSV: {cells}")
     if len(cells) != len(header):
-        return _Line(number, ",".join(cells), problem=f"expected {len(header)} columns, saw {len(cells)}")
+        return _Line(
+            number, ",".join(cells), problem=f"expected {len(header)} columns, saw {len(cells)}"
+        )
     return _Line(number, ",".join(cells), dict(zip(header, cells, strict=True)))
 
 
@@ -139,7 +159,9 @@ def _read_json_lines(file: str, text: str, required: list[str]) -> list[_Line]:
     lines = [_json_line(number, line.strip()) for number, line in numbered if line.strip()]
     objects = [line.values for line in lines if line.values is not None]
     if objects:
-        _check_columns(file, list(dict.fromkeys(key for values in objects for key in values)), required)
+        _check_columns(
+            file, list(dict.fromkeys(key for values in objects for key in values)), required
+        )
     return lines
 
 
@@ -159,7 +181,10 @@ def _read_parquet(file: str, data: bytes, required: list[str]) -> list[_Line]:
     except (pa.ArrowInvalid, OSError) as error:
         raise DataError(f"{file}: not a readable Parquet file ({error})") from error
     _check_columns(file, table.column_names, required)
-    return [_Line(number, str(list(row.values())), row) for number, row in enumerate(table.to_pylist(), start=1)]
+    return [
+        _Line(number, str(list(row.values())), row)
+        for number, row in enumerate(table.to_pylist(), start=1)
+    ]
 
 
 def _check_columns(file: str, seen: list[str], required: list[str]) -> None:

@@ -6,9 +6,14 @@ from hashlib import blake2b
 from xrec.config import Split, SplitShares
 
 
-def split_pairs(user_ids: Sequence[str], item_ids: Sequence[str], shares: SplitShares) -> list[Split]:
+def split_pairs(
+    user_ids: Sequence[str], item_ids: Sequence[str], shares: SplitShares
+) -> list[Split]:
     """The split of each pair: `shares.test` of all pairs go to test, `shares.validation` to validation, the rest to train."""
-    return [_split(pair_fraction(user, item, shares.seed), shares) for user, item in zip(user_ids, item_ids, strict=True)]
+    return [
+        _split(pair_fraction(user, item, shares.seed), shares)
+        for user, item in zip(user_ids, item_ids, strict=True)
+    ]
 
 
 def pair_fraction(user_id: str, item_id: str, seed: int) -> float:

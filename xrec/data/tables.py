@@ -19,7 +19,10 @@ _COLUMNS: dict[str, dict[str, Parser]] = {
     "interactions": {"user_id": parse_id, "item_id": parse_id},
     "explanations": {"user_id": parse_id, "item_id": parse_id, "explanation": parse_text},
 }
-_OPTIONAL: dict[str, dict[str, Parser]] = {"interactions": {"split": parse_split}, "explanations": {"split": parse_split}}
+_OPTIONAL: dict[str, dict[str, Parser]] = {
+    "interactions": {"split": parse_split},
+    "explanations": {"split": parse_split},
+}
 
 
 def find_table_files(folder: Location) -> dict[str, Location]:
@@ -55,7 +58,15 @@ def _table_file(folder: Location, table: str) -> str:
         return names[0]
     wanted = f"one of {', '.join(candidates)}"
     if names:
-        raise DataError(f"{folder}: expected {wanted}, saw {' and '.join(names)}; remove all but one")
-    hint = "; if there are none yet, give the file with its header only" if table == "explanations" else ""
+        raise DataError(
+            f"{folder}: expected {wanted}, saw {' and '.join(names)}; remove all but one"
+        )
+    hint = (
+        "; if there are none yet, give the file with its header only"
+        if table == "explanations"
+        else ""
+    )
     seen = ", ".join(folder.files()[:10]) or "no files"
-    raise DataError(f"{folder}: the {table} are missing: expected {wanted}, saw {seen}; check source.uri{hint}")
+    raise DataError(
+        f"{folder}: the {table} are missing: expected {wanted}, saw {seen}; check source.uri{hint}"
+    )

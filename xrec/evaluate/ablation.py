@@ -40,7 +40,12 @@ ABLATION_PAIRS = pa.schema([pa.field("variant", pa.string(), nullable=False), *V
 
 
 def compute_ablation(
-    scores: Mapping[str, Sequence[VariantScore]], *, encoder: TextEncoder | None, batch_size: int, num_samples: int, seed: int
+    scores: Mapping[str, Sequence[VariantScore]],
+    *,
+    encoder: TextEncoder | None,
+    batch_size: int,
+    num_samples: int,
+    seed: int,
 ) -> VariantMetrics:
     """The metrics of each variant; `scores` are of the same pairs in the same order (`of_the_same_pairs`).
 
@@ -50,22 +55,36 @@ def compute_ablation(
     full = np.array([score.nll_own for score in scores[FULL]])
 
     def mean(values: ArrayLike, of: Sequence[VariantScore]) -> Estimate:
-        return bootstrap_mean(values, [score.user_id for score in of], num_samples=num_samples, seed=seed)
+        return bootstrap_mean(
+            values, [score.user_id for score in of], num_samples=num_samples, seed=seed
+        )
 
     metrics: VariantMetrics = {}
     for variant, rows in scores.items():
-        own, shuffled = np.array([score.nll_own for score in rows]), np.array([score.nll_shuffled for score in rows])
-        metrics[variant] = {"nll_own": mean(own, rows), "nll_shuffled": mean(shuffled, rows), "personalization_gain": mean(shuffled - own, rows)}
+        own, shuffled = (
+            np.array([score.nll_own for score in rows]),
+            np.array([score.nll_shuffled for score in rows]),
+        )
+        metrics[variant] = {
+            "nll_own": mean(own, rows),
+            "nll_shuffled": mean(shuffled, rows),
+            "personalization_gain": mean(shuffled - own, rows),
+        }
         if variant != FULL:
             metrics[variant]["nll_above_full"] = mean(own - full, rows)
         written = [score for score in rows if score.explanation is not None]
         if written:
-            metrics[variant] |= {name: mean(values, written) for name, values in _text_scores(written, encoder, batch_size).items()}
+            metrics[variant] |= {
+                name: mean(values, written)
+                for name, values in _text_scores(written, encoder, batch_size).items()
+            }
             metrics[variant]["bleu"] = Estimate(text_metrics.corpus_bleu(*_texts(written)))
     return metrics
 
 
-def _text_scores(written: Sequence[VariantScore], encoder: TextEncoder | None, batch_size: int) -> dict[str, ArrayLike]:
+def _text_scores(
+    written: Sequence[VariantScore], encoder: TextEncoder | None, batch_size: int
+) -> dict[str, ArrayLike]:
     """Of each pair with a text."""
     explanations, references = _texts(written)
     scores: dict[str, ArrayLike] = {}
@@ -91,18 +110,48 @@ def write_ablation(
     inputs: Mapping[str, str],
 ) -> Manifest:
     """Write metrics (Parquet and JSON), pairs and report, the manifest last; `scores` and `metrics` as of `compute_ablation`."""
-    values = {variant: {name: asdict(estimate) for name, estimate in of_variant.items()} for variant, of_variant in metrics.items()}
-    rows = [{"variant": variant, "metric": name, **value} for variant, of_variant in values.items() for name, value in of_variant.items()]
-    pairs = [{"variant": variant, **asdict(score)} for variant, of_variant in scores.items() for score in of_variant]
+    values = {
+        variant: {name: asdict(estimate) for name, estimate in of_variant.items()}
+        for variant, of_variant in metrics.items()
+    }
+    rows = [
+        {"variant": variant, "metric": name, **value}
+        for variant, of_variant in values.items()
+        for name, value in of_variant.items()
+    ]
+    pairs = [
+        {"variant": variant, **asdict(score)}
+        for variant, of_variant in scores.items()
+        for score in of_variant
+    ]
     files = {
-        "metrics.parquet": write_table(location / "metrics.parquet", pa.Table.from_pylist(rows, schema=ABLATION_METRICS), ABLATION_METRICS),
-        "pairs.parquet": write_table(location / "pairs.parquet", pa.Table.from_pylist(pairs, schema=ABLATION_PAIRS), ABLATION_PAIRS),
+        "metrics.parquet": write_table(
+            location / "metrics.parquet",
+            pa.Table.from_pylist(rows, schema=ABLATION_METRICS),
+            ABLATION_METRICS,
+        ),
+        "pairs.parquet": write_table(
+            location / "pairs.parquet",
+            pa.Table.from_pylist(pairs, schema=ABLATION_PAIRS),
+            ABLATION_PAIRS,
+        ),
     }
     num_pairs, num_users = len(scores[FULL]), len({score.user_id for score in scores[FULL]})
-    texts = {"metrics.json": json.dumps(values, indent=2, allow_nan=False) + "\n", ABLATION_REPORT: render_ablation(metrics, num_pairs, num_users)}
+    texts = {
+        "metrics.json": json.dumps(values, indent=2, allow_nan=False) + "\n",
+        ABLATION_REPORT: render_ablation(metrics, num_pairs, num_users),
+    }
     for name, text in texts.items():
         data = text.encode("utf-8")
         (location / name).write_bytes(data)
         files[name] = content_hash(data)
     flat = {variant: flat_metrics(of_variant) for variant, of_variant in metrics.items()}
-    return write_manifest(location, "ablation", config=config, inputs=inputs, files=files, row_counts={"pairs": num_pairs}, metrics=flat)
+    return write_manifest(
+        location,
+        "ablation",
+        config=config,
+        inputs=inputs,
+        files=files,
+        row_counts={"pairs": num_pairs},
+        metrics=flat,
+    )

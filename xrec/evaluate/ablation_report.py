@@ -16,12 +16,27 @@ _COLUMNS = {
 }
 
 
-def render_ablation(metrics: Mapping[str, Mapping[str, Estimate]], num_pairs: int, num_users: int) -> str:
+def render_ablation(
+    metrics: Mapping[str, Mapping[str, Estimate]], num_pairs: int, num_users: int
+) -> str:
     """The page; a metric that no variant has is no column."""
-    columns = [name for name in _COLUMNS if any(name in of_variant for of_variant in metrics.values())]
-    rows = [[f"`{variant}`", *(_cell(of_variant.get(name)) for name in columns)] for variant, of_variant in metrics.items()]
-    table = [["variant", *(_COLUMNS[name] for name in columns)], ["---"] * (len(columns) + 1), *rows]
-    sentences = [sentence(variant, of_variant) for variant, of_variant in metrics.items() if "nll_above_full" in of_variant]
+    columns = [
+        name for name in _COLUMNS if any(name in of_variant for of_variant in metrics.values())
+    ]
+    rows = [
+        [f"`{variant}`", *(_cell(of_variant.get(name)) for name in columns)]
+        for variant, of_variant in metrics.items()
+    ]
+    table = [
+        ["variant", *(_COLUMNS[name] for name in columns)],
+        ["---"] * (len(columns) + 1),
+        *rows,
+    ]
+    sentences = [
+        sentence(variant, of_variant)
+        for variant, of_variant in metrics.items()
+        if "nll_above_full" in of_variant
+    ]
     lines = [
         "# Ablation",
         "",

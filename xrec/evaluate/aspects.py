@@ -16,7 +16,9 @@ def aspect_pattern(aspects: Iterable[str]) -> re.Pattern[str]:
 
     Raises ValueError if there is no phrase.
     """
-    phrases = sorted({_canonical(aspect) for aspect in aspects}, key=lambda phrase: (-len(phrase), phrase))
+    phrases = sorted(
+        {_canonical(aspect) for aspect in aspects}, key=lambda phrase: (-len(phrase), phrase)
+    )
     if not phrases or not all(phrases):
         raise ValueError(f"expected one or more phrases, none of them empty, saw {phrases}")
     alternatives = "|".join(r"\s+".join(map(re.escape, phrase.split(" "))) for phrase in phrases)
@@ -28,9 +30,17 @@ def named_aspects(text: str, pattern: re.Pattern[str]) -> set[str]:
     return {_canonical(match) for match in pattern.findall(text)}
 
 
-def names_only(texts: Sequence[str], right: Sequence[str], pattern: re.Pattern[str]) -> NDArray[np.bool_]:
+def names_only(
+    texts: Sequence[str], right: Sequence[str], pattern: re.Pattern[str]
+) -> NDArray[np.bool_]:
     """(N,) True where the text names the right aspect and no other."""
-    return np.array([named_aspects(text, pattern) == {_canonical(aspect)} for text, aspect in zip(texts, right, strict=True)], dtype=np.bool_)
+    return np.array(
+        [
+            named_aspects(text, pattern) == {_canonical(aspect)}
+            for text, aspect in zip(texts, right, strict=True)
+        ],
+        dtype=np.bool_,
+    )
 
 
 def chance_level(aspects: Sequence[Sequence[str]]) -> float:

@@ -22,7 +22,9 @@ class Estimate:
     high: float | None = None
 
 
-def bootstrap_mean(values: ArrayLike, groups: Sequence[Hashable], *, num_samples: int, seed: int) -> Estimate:
+def bootstrap_mean(
+    values: ArrayLike, groups: Sequence[Hashable], *, num_samples: int, seed: int
+) -> Estimate:
     """The mean of `values` (N,) and its 95 % interval, the 2.5 and 97.5 percentiles of `num_samples` resampled means.
 
     Whole groups are drawn with replacement, as many as there are; a sample's mean is over all values of the groups drawn.
@@ -30,17 +32,24 @@ def bootstrap_mean(values: ArrayLike, groups: Sequence[Hashable], *, num_samples
     """
     array = _finite(values)
     if len(groups) != array.size:
-        raise ValueError(f"{array.size} values and {len(groups)} groups; expected the group of each value")
+        raise ValueError(
+            f"{array.size} values and {len(groups)} groups; expected the group of each value"
+        )
     numbers = {group: number for number, group in enumerate(dict.fromkeys(groups))}
     index = np.array([numbers[group] for group in groups])
-    totals, counts = (np.bincount(index, weights=weights).astype(np.float64) for weights in (array, np.ones_like(array)))
+    totals, counts = (
+        np.bincount(index, weights=weights).astype(np.float64)
+        for weights in (array, np.ones_like(array))
+    )
     return _estimate(array, _resampled_means(totals, counts, num_samples, seed))
 
 
 def _finite(values: ArrayLike) -> NDArray[np.float64]:
     array = np.asarray(values, dtype=np.float64)
     if array.ndim != 1 or array.size == 0 or not np.isfinite(array).all():
-        raise ValueError(f"expected one or more finite numbers in one dimension, saw shape {array.shape}")
+        raise ValueError(
+            f"expected one or more finite numbers in one dimension, saw shape {array.shape}"
+        )
     return array
 
 
@@ -49,7 +58,9 @@ def _estimate(values: NDArray[np.float64], means: NDArray[np.float64]) -> Estima
     return Estimate(float(values.mean()), float(low), float(high))
 
 
-def _resampled_means(totals: NDArray[np.float64], counts: NDArray[np.float64], num_samples: int, seed: int) -> NDArray[np.float64]:
+def _resampled_means(
+    totals: NDArray[np.float64], counts: NDArray[np.float64], num_samples: int, seed: int
+) -> NDArray[np.float64]:
     """(num_samples,) sums of drawn `totals` (G,) over the sums of their `counts`; as many are drawn, with replacement."""
     rng = np.random.default_rng(seed)
     rows = max(1, _MAX_DRAWS // totals.size)

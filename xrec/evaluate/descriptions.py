@@ -32,36 +32,79 @@ DESCRIPTIONS = {
         "Share of pairs whose reference is likelier with the user's own vector. 0.5 is a coin toss.",
     ),
     "nll_own": Description(
-        _SIGNAL, "NLL, own vector, nats per token", "How surprising the reference is to the model with the user's own vector. Lower is better."
+        _SIGNAL,
+        "NLL, own vector, nats per token",
+        "How surprising the reference is to the model with the user's own vector. Lower is better.",
     ),
-    "nll_shuffled": Description(_SIGNAL, "NLL, another user's vector", "The same with another user's vector in the prompt and in the layers."),
+    "nll_shuffled": Description(
+        _SIGNAL,
+        "NLL, another user's vector",
+        "The same with another user's vector in the prompt and in the layers.",
+    ),
     "aspect_accuracy": Description(
         _SIGNAL,
         "Aspect accuracy",
         "Share of texts that name the planted aspect which the user likes most, and no other. Only the collaborative signal tells which.",
     ),
     "aspect_accuracy_shuffled": Description(
-        _SIGNAL, "Aspect accuracy, another user's vector", "The same for texts made with another user's vector. It should fall to about chance."
+        _SIGNAL,
+        "Aspect accuracy, another user's vector",
+        "The same for texts made with another user's vector. It should fall to about chance.",
     ),
-    "aspect_chance": Description(_SIGNAL, "Aspect accuracy, chance level", "What naming one of the item's aspects blindly would reach."),
+    "aspect_chance": Description(
+        _SIGNAL,
+        "Aspect accuracy, chance level",
+        "What naming one of the item's aspects blindly would reach.",
+    ),
     "aspect_accuracy_references": Description(
-        _SIGNAL, "Aspect accuracy, references", "The same test on the reference texts. Below 1, the test misreads some texts."
+        _SIGNAL,
+        "Aspect accuracy, references",
+        "The same test on the reference texts. Below 1, the test misreads some texts.",
     ),
-    "bleu": Description(_LIKENESS, "BLEU, 0 to 100", "Shared word sequences of up to four words, over the whole corpus.", digits=2),
-    "rouge_l": Description(_LIKENESS, "ROUGE-L F1", "Longest common subsequence of words; mean over the pairs."),
+    "bleu": Description(
+        _LIKENESS,
+        "BLEU, 0 to 100",
+        "Shared word sequences of up to four words, over the whole corpus.",
+        digits=2,
+    ),
+    "rouge_l": Description(
+        _LIKENESS, "ROUGE-L F1", "Longest common subsequence of words; mean over the pairs."
+    ),
     "embedding_f1": Description(
         _LIKENESS,
         "Embedding score F1",
         "Each token matched with its nearest token of the other text, in a small sentence encoder's space (BERTScore's formula, not its scale).",
     ),
-    "embedding_precision": Description(_LIKENESS, "Embedding score precision", "How much of the explanation is found in the reference."),
-    "embedding_recall": Description(_LIKENESS, "Embedding score recall", "How much of the reference is found in the explanation."),
-    "sentence_cosine": Description(_LIKENESS, "Sentence cosine", "Closeness of the two whole texts in the same encoder's space."),
-    "unique_sentence_ratio": Description(_FORM, "Unique sentence ratio", "Distinct texts over all texts. 1: no two pairs read the same."),
+    "embedding_precision": Description(
+        _LIKENESS,
+        "Embedding score precision",
+        "How much of the explanation is found in the reference.",
+    ),
+    "embedding_recall": Description(
+        _LIKENESS,
+        "Embedding score recall",
+        "How much of the reference is found in the explanation.",
+    ),
+    "sentence_cosine": Description(
+        _LIKENESS,
+        "Sentence cosine",
+        "Closeness of the two whole texts in the same encoder's space.",
+    ),
+    "unique_sentence_ratio": Description(
+        _FORM,
+        "Unique sentence ratio",
+        "Distinct texts over all texts. 1: no two pairs read the same.",
+    ),
     "mean_words": Description(_FORM, "Words, mean", "Length of the generated texts.", digits=1),
-    "mean_words_references": Description(_FORM, "Words of the references, mean", "Length of the reference texts.", digits=1),
-    "over_50_words_share": Description(_FORM, "Share over 50 words", "Texts too long to stand beside a recommendation."),
-    "empty_share": Description(_FORM, "Share of empty texts", "Pairs for which the model wrote nothing."),
+    "mean_words_references": Description(
+        _FORM, "Words of the references, mean", "Length of the reference texts.", digits=1
+    ),
+    "over_50_words_share": Description(
+        _FORM, "Share over 50 words", "Texts too long to stand beside a recommendation."
+    ),
+    "empty_share": Description(
+        _FORM, "Share of empty texts", "Pairs for which the model wrote nothing."
+    ),
 }
 
 

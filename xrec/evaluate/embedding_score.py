@@ -26,13 +26,20 @@ class EmbeddingScores:
     cosine: NDArray[np.float64]
 
 
-def embedding_scores(encoder: TextEncoder, explanations: list[str], references: list[str], batch_size: int) -> EmbeddingScores:
+def embedding_scores(
+    encoder: TextEncoder, explanations: list[str], references: list[str], batch_size: int
+) -> EmbeddingScores:
     """Scores of each explanation against its reference. Raises ValueError unless there is one reference for each explanation."""
     if not explanations or len(explanations) != len(references):
-        raise ValueError(f"{len(explanations)} explanations and {len(references)} references; expected one reference for each of at least one")
+        raise ValueError(
+            f"{len(explanations)} explanations and {len(references)} references; expected one reference for each of at least one"
+        )
     starts = range(0, len(explanations), batch_size)
     batches = [
-        _batch_scores(encoder.encode(explanations[start : start + batch_size]), encoder.encode(references[start : start + batch_size]))
+        _batch_scores(
+            encoder.encode(explanations[start : start + batch_size]),
+            encoder.encode(references[start : start + batch_size]),
+        )
         for start in progress(starts, "embedding score", total=len(starts))
     ]
     precision, recall, f1, cosine = torch.cat(batches, dim=1).double().cpu().numpy()

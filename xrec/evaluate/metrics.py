@@ -39,7 +39,12 @@ def compute_metrics(pairs: Sequence[ScoredPair], config: EvaluateConfig) -> Metr
         raise ValueError("no scored pairs; expected at least one")
 
     def mean(values: ArrayLike, of: Sequence[ScoredPair]) -> Estimate:
-        return bootstrap_mean(values, [pair.user_id for pair in of], num_samples=config.bootstrap_samples, seed=config.seed)
+        return bootstrap_mean(
+            values,
+            [pair.user_id for pair in of],
+            num_samples=config.bootstrap_samples,
+            seed=config.seed,
+        )
 
     return {
         **_signal_metrics(pairs, mean),
@@ -62,7 +67,10 @@ def flat_metrics(metrics: Mapping[str, Estimate]) -> dict[str, float]:
 
 def metrics_table(metrics: Mapping[str, Estimate]) -> pa.Table:
     """The metrics as a long table of the schema METRICS."""
-    rows = [{"metric": name, "value": estimate.value, "low": estimate.low, "high": estimate.high} for name, estimate in metrics.items()]
+    rows = [
+        {"metric": name, "value": estimate.value, "low": estimate.low, "high": estimate.high}
+        for name, estimate in metrics.items()
+    ]
     return pa.Table.from_pylist(rows, schema=METRICS)
 
 
@@ -85,12 +93,20 @@ def _aspect_metrics(pairs: Sequence[ScoredPair], mean: _Mean) -> Metrics:
     pattern = aspect_pattern(aspect for of_item in aspects for aspect in of_item)
     right = [pair.aspect or "" for pair in pairs]
     shuffled = [pair for pair in pairs if pair.shuffled_explanation is not None]
-    metrics = {"aspect_accuracy": mean(names_only([pair.explanation for pair in pairs], right, pattern), pairs)}
+    metrics = {
+        "aspect_accuracy": mean(
+            names_only([pair.explanation for pair in pairs], right, pattern), pairs
+        )
+    }
     if shuffled:
         texts = [pair.shuffled_explanation or "" for pair in shuffled]
-        metrics["aspect_accuracy_shuffled"] = mean(names_only(texts, [pair.aspect or "" for pair in shuffled], pattern), shuffled)
+        metrics["aspect_accuracy_shuffled"] = mean(
+            names_only(texts, [pair.aspect or "" for pair in shuffled], pattern), shuffled
+        )
     metrics["aspect_chance"] = Estimate(chance_level(aspects))
-    metrics["aspect_accuracy_references"] = Estimate(float(names_only([pair.reference for pair in pairs], right, pattern).mean()))
+    metrics["aspect_accuracy_references"] = Estimate(
+        float(names_only([pair.reference for pair in pairs], right, pattern).mean())
+    )
     return metrics
 
 
@@ -102,7 +118,9 @@ def _likeness_metrics(pairs: Sequence[ScoredPair], mean: _Mean) -> Metrics:
     }
 
 
-def _embedding_metrics(pairs: Sequence[ScoredPair], config: EvaluateConfig, source: str, mean: _Mean) -> Metrics:
+def _embedding_metrics(
+    pairs: Sequence[ScoredPair], config: EvaluateConfig, source: str, mean: _Mean
+) -> Metrics:
     encoder = load_encoder(source, cache_dir=config.llm.cache_dir, device=_device(config.device))
     scores = embedding_scores(encoder, *_texts(pairs), batch_size=config.batch_size)
     return {

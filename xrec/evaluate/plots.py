@@ -20,7 +20,12 @@ History = Sequence[Mapping[str, Any]]
 
 # Stand-ins that matplotlib can parse, and the variables of report.css that take their places.
 _INK, _FAINT, _FIRST, _SECOND = "#010203", "#010204", "#010205", "#010206"
-_VARIABLES = {_INK: "var(--muted)", _FAINT: "var(--line)", _FIRST: "var(--first)", _SECOND: "var(--second)"}
+_VARIABLES = {
+    _INK: "var(--muted)",
+    _FAINT: "var(--line)",
+    _FIRST: "var(--first)",
+    _SECOND: "var(--second)",
+}
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "font.size": 8.5,
@@ -55,7 +60,12 @@ def history_plot(history: History, names: Sequence[str], y_label: str) -> str:
         figure, axes = _canvas(x_name, y_label)
         for name, color in zip(names, (_FIRST, _SECOND), strict=True):
             points = [(row[x_name], row[name]) for row in history if row.get(name) is not None]
-            axes.plot(*np.array(points, dtype=np.float64).reshape(-1, 2).T, marker="o", color=color, label=name.replace("_", " "))
+            axes.plot(
+                *np.array(points, dtype=np.float64).reshape(-1, 2).T,
+                marker="o",
+                color=color,
+                label=name.replace("_", " "),
+            )
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         _legend_above(axes)
         return _svg(figure)
@@ -70,7 +80,9 @@ def length_plot(generated: ArrayLike, reference: ArrayLike) -> str:
     with rc_context(_STYLE):
         figure, axes = _canvas("words", "texts")
         axes.hist(lengths[0], bins=bins, color=_FIRST, alpha=0.5, label="generated")
-        axes.hist(lengths[1], bins=bins, color=_SECOND, histtype="step", linewidth=1.6, label="reference")
+        axes.hist(
+            lengths[1], bins=bins, color=_SECOND, histtype="step", linewidth=1.6, label="reference"
+        )
         axes.yaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(visible=False, axis="x")
         _legend_above(axes)
@@ -101,7 +113,9 @@ def _canvas(x_label: str, y_label: str) -> tuple[Figure, Axes]:
 
 
 def _legend_above(axes: Axes) -> None:
-    axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=2, handlelength=1.2, columnspacing=1.4)
+    axes.legend(
+        loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=2, handlelength=1.2, columnspacing=1.4
+    )
 
 
 def _svg(figure: Figure) -> str:

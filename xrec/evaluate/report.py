@@ -44,10 +44,21 @@ class Plot:
 
 
 def render_report(
-    pairs: Sequence[ScoredPair], metrics: Mapping[str, Estimate], *, lineage: Lineage, config: Mapping[str, Any], num_examples: int
+    pairs: Sequence[ScoredPair],
+    metrics: Mapping[str, Estimate],
+    *,
+    lineage: Lineage,
+    config: Mapping[str, Any],
+    num_examples: int,
 ) -> str:
     """The page as HTML text; the first `num_examples` of `pairs` are shown in full."""
-    environment = Environment(loader=PackageLoader("xrec.evaluate"), autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
+    environment = Environment(
+        loader=PackageLoader("xrec.evaluate"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+    )
     return environment.get_template("report.html").render(
         style=Markup(environment.get_template("report.css").render()),
         split=config.get("split", "held-out"),
@@ -58,7 +69,10 @@ def render_report(
         groups=_groups(metrics),
         plots=_plots(pairs, lineage),
         examples=pairs[:num_examples],
-        sources=[(name, manifest, _as_yaml(manifest.config)) for name, manifest in lineage.sources.items()],
+        sources=[
+            (name, manifest, _as_yaml(manifest.config))
+            for name, manifest in lineage.sources.items()
+        ],
         settings=_as_yaml(config),
     )
 
@@ -86,26 +100,49 @@ def _groups(metrics: Mapping[str, Estimate]) -> list[tuple[str, list[dict[str, s
         }
         for name, estimate in metrics.items()
     ]
-    return [(group, list(members)) for group, members in groupby(rows, key=lambda row: row["group"])]
+    return [
+        (group, list(members)) for group, members in groupby(rows, key=lambda row: row["group"])
+    ]
 
 
 def _plots(pairs: Sequence[ScoredPair], lineage: Lineage) -> list[Plot]:
     own, shuffled = [pair.nll_own for pair in pairs], [pair.nll_shuffled for pair in pairs]
-    generated, reference = num_words([pair.explanation for pair in pairs]), num_words([pair.reference for pair in pairs])
+    generated, reference = (
+        num_words([pair.explanation for pair in pairs]),
+        num_words([pair.reference for pair in pairs]),
+    )
     plots = [
         Plot(
             "Own vector against another user's",
             "Each dot is a pair: mean NLL of its reference, nats per token. Above the line, the user's own vector explains the text better.",
             Markup(nll_plot(own, shuffled)),
         ),
-        Plot("Length", "Words of the generated texts and of their references.", Markup(length_plot(generated, reference))),
+        Plot(
+            "Length",
+            "Words of the generated texts and of their references.",
+            Markup(length_plot(generated, reference)),
+        ),
     ]
     if lineage.adapter_history:
-        svg = history_plot(lineage.adapter_history, ("train_loss", "validation_loss"), "nats per token")
-        plots.append(Plot("Loss of the adapter", "Mean NLL of the explanation's tokens, in training and on validation pairs.", Markup(svg)))
+        svg = history_plot(
+            lineage.adapter_history, ("train_loss", "validation_loss"), "nats per token"
+        )
+        plots.append(
+            Plot(
+                "Loss of the adapter",
+                "Mean NLL of the explanation's tokens, in training and on validation pairs.",
+                Markup(svg),
+            )
+        )
     if lineage.graph_history:
         svg = history_plot(lineage.graph_history, ("recall@20", "ndcg@20"), "share")
-        plots.append(Plot("Ranking of the graph", "Recall@20 and NDCG@20 on validation, training items masked.", Markup(svg)))
+        plots.append(
+            Plot(
+                "Ranking of the graph",
+                "Recall@20 and NDCG@20 on validation, training items masked.",
+                Markup(svg),
+            )
+        )
     return plots
 
 

@@ -52,7 +52,9 @@ class ScoredPair:
                     f"pair ({self.user_id!r}, {self.item_id!r}): {name} is {getattr(self, name)}, expected a finite number of nats per token"
                 )
         if self.aspect is not None and self.aspect not in (self.aspects or ()):
-            raise ValueError(f"pair ({self.user_id!r}, {self.item_id!r}): aspect {self.aspect!r} is not among the item's aspects {self.aspects}")
+            raise ValueError(
+                f"pair ({self.user_id!r}, {self.item_id!r}): aspect {self.aspect!r} is not among the item's aspects {self.aspects}"
+            )
 
 
 def scored_pairs_table(pairs: Sequence[ScoredPair]) -> pa.Table:
@@ -62,4 +64,9 @@ def scored_pairs_table(pairs: Sequence[ScoredPair]) -> pa.Table:
 
 def scored_pairs_from_table(table: pa.Table) -> list[ScoredPair]:
     """What `scored_pairs_table` was made from."""
-    return [ScoredPair(**{**row, "aspects": tuple(row["aspects"]) if row["aspects"] is not None else None}) for row in table.to_pylist()]
+    return [
+        ScoredPair(
+            **{**row, "aspects": tuple(row["aspects"]) if row["aspects"] is not None else None}
+        )
+        for row in table.to_pylist()
+    ]

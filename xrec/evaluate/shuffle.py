@@ -13,7 +13,9 @@ def other_users(user_ids: Sequence[str], seed: int) -> list[str]:
     """
     distinct = sorted(set(user_ids))
     if len(distinct) < 2:
-        raise ValueError(f"{len(distinct)} distinct user(s) in {len(user_ids)} pairs; another user's vector needs at least 2: evaluate more pairs")
+        raise ValueError(
+            f"{len(distinct)} distinct user(s) in {len(user_ids)} pairs; another user's vector needs at least 2: evaluate more pairs"
+        )
     ring = [distinct[index] for index in np.random.default_rng(seed).permutation(len(distinct))]
     following = dict(zip(ring, ring[1:] + ring[:1], strict=True))
     return [following[user_id] for user_id in user_ids]

@@ -22,7 +22,9 @@ def summary_lines(metrics: Mapping[str, Estimate]) -> list[str]:
         lines.append(group)
         for name in names:
             interval = format_interval(name, metrics[name])
-            lines.append(f"  {DESCRIPTIONS[name].label:<{labels}}  {values[name]:>{width}}  {interval and f'({interval})'}".rstrip())
+            lines.append(
+                f"  {DESCRIPTIONS[name].label:<{labels}}  {values[name]:>{width}}  {interval and f'({interval})'}".rstrip()
+            )
     return lines
 
 
@@ -31,7 +33,11 @@ def example_lines(pairs: Sequence[ScoredPair], num_examples: int) -> list[str]:
     lines: list[str] = []
     for pair in pairs[:num_examples]:
         lines.append(_printable(f"user {pair.user_id}, item {pair.item_id}")[:_WIDTH])
-        lines += [*_labelled("explanation", pair.explanation), *_labelled("reference", pair.reference), ""]
+        lines += [
+            *_labelled("explanation", pair.explanation),
+            *_labelled("reference", pair.reference),
+            "",
+        ]
     return lines[:-1]
 
 

@@ -25,7 +25,12 @@ def rouge_l(explanations: Sequence[str], references: Sequence[str]) -> NDArray[n
     """
     _check_lengths(explanations, references)
     scorer = RougeScorer(["rougeL"])
-    return np.array([scorer.score(reference, text)["rougeL"].fmeasure for text, reference in zip(explanations, references, strict=True)])
+    return np.array(
+        [
+            scorer.score(reference, text)["rougeL"].fmeasure
+            for text, reference in zip(explanations, references, strict=True)
+        ]
+    )
 
 
 def unique_sentence_ratio(texts: Sequence[str]) -> float:
@@ -54,7 +59,9 @@ def empty_share(texts: Sequence[str]) -> float:
 def _check_lengths(explanations: Sequence[str], references: Sequence[str]) -> None:
     _check_not_empty(explanations)
     if len(explanations) != len(references):
-        raise ValueError(f"{len(explanations)} explanations and {len(references)} references; expected one reference for each explanation")
+        raise ValueError(
+            f"{len(explanations)} explanations and {len(references)} references; expected one reference for each explanation"
+        )
 
 
 def _check_not_empty(texts: Sequence[str]) -> None:

@@ -45,21 +45,42 @@ class VariantScore:
         return self.user_id, self.item_id
 
 
-def write_scores(location: Location, scores: Sequence[VariantScore], *, config: Mapping[str, Any], inputs: Mapping[str, str]) -> Manifest:
+def write_scores(
+    location: Location,
+    scores: Sequence[VariantScore],
+    *,
+    config: Mapping[str, Any],
+    inputs: Mapping[str, str],
+) -> Manifest:
     """Write one variant's scores."""
     table = pa.Table.from_pylist([asdict(score) for score in scores], schema=VARIANT_SCORES)
     files = {_PAIRS: write_table(location / _PAIRS, table, VARIANT_SCORES)}
-    return write_manifest(location, "scores", config=config, inputs=inputs, files=files, row_counts={"pairs": len(scores)})
+    return write_manifest(
+        location,
+        "scores",
+        config=config,
+        inputs=inputs,
+        files=files,
+        row_counts={"pairs": len(scores)},
+    )
 
 
 def read_scores(location: Location) -> list[VariantScore]:
     """What `write_scores` wrote; raises ArtifactNotFoundError."""
     read_manifest(location, "scores")
-    return [VariantScore(**row) for row in read_table(location / _PAIRS, VARIANT_SCORES).to_pylist()]
+    return [
+        VariantScore(**row) for row in read_table(location / _PAIRS, VARIANT_SCORES).to_pylist()
+    ]
 
 
-def of_the_same_pairs(scores: Mapping[str, Sequence[VariantScore]]) -> dict[str, list[VariantScore]]:
+def of_the_same_pairs(
+    scores: Mapping[str, Sequence[VariantScore]],
+) -> dict[str, list[VariantScore]]:
     """Each variant's scores of the pairs that all variants have, in the first one's order; where a prompt was too long, a pair is lacking."""
     by_pair = {variant: {score.pair: score for score in rows} for variant, rows in scores.items()}
-    shared = [score.pair for score in next(iter(scores.values())) if all(score.pair in rows for rows in by_pair.values())]
+    shared = [
+        score.pair
+        for score in next(iter(scores.values()))
+        if all(score.pair in rows for rows in by_pair.values())
+    ]
     return {variant: [rows[pair] for pair in shared] for variant, rows in by_pair.items()}

@@ -7,7 +7,9 @@ from typing import Literal, Protocol
 from xrec.config import DecodingConfig
 
 FinishReason = Literal["stop", "length", "failed"]
-PromptFailure = Literal["empty_prompt", "token_out_of_range", "prompt_too_long", "over_memory_budget"]
+PromptFailure = Literal[
+    "empty_prompt", "token_out_of_range", "prompt_too_long", "over_memory_budget"
+]
 TextFailure = Literal["empty_text", "repetitive_text", "prompt_echo", "no_full_sentence"]
 
 
@@ -38,15 +40,23 @@ def prompt_failure(prompt: Sequence[int], num_ids: int, context_length: int) -> 
     if not prompt:
         return Failure("empty_prompt", "the prompt is empty; give at least one token")
     if not 0 <= min(prompt) <= max(prompt) < num_ids:
-        return Failure("token_out_of_range", f"token ids must be in 0..{num_ids - 1}, saw {min(prompt)}..{max(prompt)}")
+        return Failure(
+            "token_out_of_range",
+            f"token ids must be in 0..{num_ids - 1}, saw {min(prompt)}..{max(prompt)}",
+        )
     if len(prompt) >= context_length:
-        return Failure("prompt_too_long", f"prompt of {len(prompt)} tokens; the model's context of {context_length} leaves no room for a text")
+        return Failure(
+            "prompt_too_long",
+            f"prompt of {len(prompt)} tokens; the model's context of {context_length} leaves no room for a text",
+        )
     return None
 
 
 class Engine(Protocol):
     """Generates text for prompts that may hold collaborative tokens."""
 
-    def generate(self, prompts: Sequence[Sequence[int]], decoding: DecodingConfig) -> Iterator[Completion]:
+    def generate(
+        self, prompts: Sequence[Sequence[int]], decoding: DecodingConfig
+    ) -> Iterator[Completion]:
         """Yield one completion a prompt, as they finish; a prompt that cannot be completed is one with a `failure`."""
         ...

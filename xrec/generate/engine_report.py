@@ -43,4 +43,6 @@ class EngineReport:
     @property
     def python_seconds(self) -> float:
         """Neither prefill, decode nor sampling: planning, and what the caller did between completions."""
-        return self.total_seconds - self.prefill_seconds - self.decode_seconds - self.sampling_seconds
+        return (
+            self.total_seconds - self.prefill_seconds - self.decode_seconds - self.sampling_seconds
+        )

@@ -9,7 +9,14 @@ from transformers import PreTrainedModel
 
 from xrec.adapter.artifact import TrainedAdapter, read_adapter
 from xrec.adapter.pairs import PairPrompts
-from xrec.config import ColdStartConfig, DecodingConfig, Device, EngineConfig, LLMConfig, StorageConfig
+from xrec.config import (
+    ColdStartConfig,
+    DecodingConfig,
+    Device,
+    EngineConfig,
+    LLMConfig,
+    StorageConfig,
+)
 from xrec.data.cold_start import History, read_cold_start, with_history
 from xrec.data.dataset import Dataset, read_dataset
 from xrec.errors import DataError, ModelError
@@ -18,7 +25,14 @@ from xrec.generate.text_rules import finished_text
 from xrec.generate.transformers_engine import load_engine
 from xrec.graph.artifact import GraphEmbeddings, check_graph_of_dataset, read_graph
 from xrec.graph.cold_start import extend_with_new
-from xrec.llm.model import load_model, load_tokenizer, resolve_attention, resolve_device, resolve_dtype, stop_token_ids
+from xrec.llm.model import (
+    load_model,
+    load_tokenizer,
+    resolve_attention,
+    resolve_device,
+    resolve_dtype,
+    stop_token_ids,
+)
 from xrec.llm.prompt import PromptBuilder
 from xrec.llm.source import model_fingerprint, resolve_model
 from xrec.storage import Manifest, fingerprint_of, open_location, read_manifest
@@ -76,7 +90,13 @@ class Explainer:
     """
 
     def __init__(
-        self, model: PreTrainedModel | None, engine: Engine, pairs: PairPrompts, dataset: Dataset, graph: GraphEmbeddings, model_fingerprint: str
+        self,
+        model: PreTrainedModel | None,
+        engine: Engine,
+        pairs: PairPrompts,
+        dataset: Dataset,
+        graph: GraphEmbeddings,
+        model_fingerprint: str,
     ):
         self.model = model
         self.engine = engine
@@ -85,11 +105,17 @@ class Explainer:
         self.graph = graph
         self.model_fingerprint = model_fingerprint
 
-    def explain(self, prompts: Sequence[Sequence[int]], decoding: DecodingConfig) -> Iterator[Explanation]:
+    def explain(
+        self, prompts: Sequence[Sequence[int]], decoding: DecodingConfig
+    ) -> Iterator[Explanation]:
         """Yield the explanation of each prompt (`self.pairs.prompt`), as they finish, those of a second try last."""
         again: list[int] = []
         for explanation in self._explain(prompts, decoding):
-            if decoding.text.retry_temperature is not None and explanation.failure is not None and explanation.finish_reason != "failed":
+            if (
+                decoding.text.retry_temperature is not None
+                and explanation.failure is not None
+                and explanation.finish_reason != "failed"
+            ):
                 again.append(explanation.index)
             else:
                 yield explanation
@@ -98,11 +124,15 @@ class Explainer:
             for explanation in self._explain([prompts[index] for index in again], retry):
                 yield replace(explanation, index=again[explanation.index])
 
-    def _explain(self, prompts: Sequence[Sequence[int]], decoding: DecodingConfig) -> Iterator[Explanation]:
+    def _explain(
+        self, prompts: Sequence[Sequence[int]], decoding: DecodingConfig
+    ) -> Iterator[Explanation]:
         for completion in self.engine.generate(prompts, decoding):
             prompt, text, failure = prompts[completion.index], "", completion.failure
             if failure is None:
-                text, failure = finished_text(self.pairs.builder.decode(completion.token_ids), completion, prompt, decoding)
+                text, failure = finished_text(
+                    self.pairs.builder.decode(completion.token_ids), completion, prompt, decoding
+                )
             yield Explanation(
                 index=completion.index,
                 text=text,
@@ -115,7 +145,11 @@ class Explainer:
 
 def model_inputs(adapter: TrainedAdapter, graph: Manifest) -> dict[str, str]:
     """Fingerprints of base_model, adapter and graph: what a text's model consists of."""
-    return {"base_model": adapter.config.base_model_fingerprint, "adapter": adapter.fingerprint, "graph": graph.fingerprint}
+    return {
+        "base_model": adapter.config.base_model_fingerprint,
+        "adapter": adapter.fingerprint,
+        "graph": graph.fingerprint,
+    }
 
 
 def model_fingerprint_of(inputs: Mapping[str, str]) -> str:
@@ -134,7 +168,12 @@ def check_sources(sources: Sources) -> CheckedSources:
 
 
 def load_explainer(
-    sources: Sources, *, device: Device, engine: EngineConfig, history: History | None = None, num_reserved_users: int = 0
+    sources: Sources,
+    *,
+    device: Device,
+    engine: EngineConfig,
+    history: History | None = None,
+    num_reserved_users: int = 0,
 ) -> Explainer:
     """Load everything into this process; with `history`, that one new user is known too.
 
@@ -150,9 +189,20 @@ def load_explainer(
     if sources.cold_start or history:
         dataset, graph = _extended(sources, dataset, graph, history)
     if num_reserved_users:
-        graph = replace(graph, users=torch.cat([graph.users, graph.users.new_zeros(num_reserved_users, graph.users.shape[1])]))
+        graph = replace(
+            graph,
+            users=torch.cat(
+                [graph.users, graph.users.new_zeros(num_reserved_users, graph.users.shape[1])]
+            ),
+        )
     if engine.kind == "vllm":
-        return Explainer(None, *_vllm(sources.llm, checked, dataset, graph, device, engine), dataset, graph, checked.model_fingerprint)
+        return Explainer(
+            None,
+            *_vllm(sources.llm, checked, dataset, graph, device, engine),
+            dataset,
+            graph,
+            checked.model_fingerprint,
+        )
     torch_device = resolve_device(device)
     model = load_model(
         checked.llm,
@@ -163,11 +213,18 @@ def load_explainer(
     tokenizer = load_tokenizer(checked.llm)
     builder = checked.adapter.attach(model, tokenizer, graph)
     generator = load_engine(model, stop_token_ids(model, tokenizer), builder.decode, engine)
-    return Explainer(model, generator, PairPrompts(dataset, builder), dataset, graph, checked.model_fingerprint)
+    return Explainer(
+        model, generator, PairPrompts(dataset, builder), dataset, graph, checked.model_fingerprint
+    )
 
 
 def _vllm(
-    llm: LLMConfig, checked: CheckedSources, dataset: Dataset, graph: GraphEmbeddings, device: Device, config: EngineConfig
+    llm: LLMConfig,
+    checked: CheckedSources,
+    dataset: Dataset,
+    graph: GraphEmbeddings,
+    device: Device,
+    config: EngineConfig,
 ) -> tuple[Engine, PairPrompts]:
     try:
         from xrec.generate.vllm.engine import load_vllm_engine
@@ -176,8 +233,18 @@ def _vllm(
             f"engine.kind vllm: vLLM cannot be imported here ({error}); requirements/vllm.txt says how to install it, or set engine.kind=transformers"
         ) from error
     tokenizer = load_tokenizer(checked.llm)
-    engine = load_vllm_engine(checked.llm, tokenizer, checked.adapter, graph, dtype=llm.dtype, device=device, config=config)
-    return engine, PairPrompts(dataset, PromptBuilder(tokenizer, checked.adapter.config.prompt, engine.vocabulary))
+    engine = load_vllm_engine(
+        checked.llm,
+        tokenizer,
+        checked.adapter,
+        graph,
+        dtype=llm.dtype,
+        device=device,
+        config=config,
+    )
+    return engine, PairPrompts(
+        dataset, PromptBuilder(tokenizer, checked.adapter.config.prompt, engine.vocabulary)
+    )
 
 
 def _check(sources: Sources, dataset: Manifest, graph: Manifest) -> CheckedSources:
@@ -189,7 +256,9 @@ def _check(sources: Sources, dataset: Manifest, graph: Manifest) -> CheckedSourc
     return CheckedSources(dataset, graph, adapter, folder)
 
 
-def _extended(sources: Sources, dataset: Dataset, graph: GraphEmbeddings, history: History | None) -> tuple[Dataset, GraphEmbeddings]:
+def _extended(
+    sources: Sources, dataset: Dataset, graph: GraphEmbeddings, history: History | None
+) -> tuple[Dataset, GraphEmbeddings]:
     """Dataset and graph with the users and items of the cold start, and the user of `history`."""
     tables = read_cold_start(sources.cold_start, sources.storage)
     if history is None:

@@ -11,7 +11,14 @@ from xrec.config import DecodingConfig
 from xrec.generate.engine import Completion, FinishReason
 from xrec.generate.engine_report import EngineReport
 from xrec.generate.key_values import KeyValueStore
-from xrec.generate.layouts import num_key_cells, num_seen_keys, positions, prefix_layout, row_layout, token_ids
+from xrec.generate.layouts import (
+    num_key_cells,
+    num_seen_keys,
+    positions,
+    prefix_layout,
+    row_layout,
+    token_ids,
+)
 from xrec.generate.memory_plan import MemoryPlan
 from xrec.generate.packed_attention import PackedLayout
 from xrec.generate.packed_model import PackedModel
@@ -55,11 +62,21 @@ class GenerationRun:
         stopping: Stopping,
         report: EngineReport,
     ):
-        self._model, self._prompts, self._decoding, self._stopping, self._report = model, prompts, decoding, stopping, report
+        self._model, self._prompts, self._decoding, self._stopping, self._report = (
+            model,
+            prompts,
+            decoding,
+            stopping,
+            report,
+        )
         self._schedule = Schedule(plan, prompts, _CHUNK_TOKENS)
         with torch.inference_mode():
             self._rows = KeyValueStore(model.shape, plan.num_rows, plan.row_length)
-            self._prefixes = KeyValueStore(model.shape, plan.num_prefixes, plan.prefix_length) if plan.num_prefixes else None
+            self._prefixes = (
+                KeyValueStore(model.shape, plan.num_prefixes, plan.prefix_length)
+                if plan.num_prefixes
+                else None
+            )
         self._draws: dict[int, Tensor] = {}
 
     def completions(self) -> Iterator[Completion]:
@@ -86,9 +103,15 @@ class GenerationRun:
         ended: list[Completion] = []
         started: list[tuple[list[Row], Tensor]] = []
         while spans := self._schedule.next_rows():
-            complete = [place for place, span in enumerate(spans) if span.stop == len(span.sequence.token_ids)]
+            complete = [
+                place
+                for place, span in enumerate(spans)
+                if span.stop == len(span.sequence.token_ids)
+            ]
             ends = torch.tensor([span.stop - span.start for span in spans]).cumsum(0) - 1
-            logits = self._pass(spans, row_layout(spans, self._rows, self._prefixes), ends[complete].tolist())
+            logits = self._pass(
+                spans, row_layout(spans, self._rows, self._prefixes), ends[complete].tolist()
+            )
             started.append(([spans[place].sequence for place in complete], logits))  # type: ignore[misc]
         for rows, logits in started:
             ended += self._next_tokens(rows, logits)

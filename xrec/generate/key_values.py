@@ -27,9 +27,20 @@ class KeyValueStore:
 
     def __init__(self, shape: KeyValueShape, num_slots: int, length: int):
         self.num_slots, self.length = num_slots, length
-        self.tensor = torch.zeros(shape.num_layers, 2, num_slots, shape.num_heads, length, shape.head_dim, dtype=shape.dtype, device=shape.device)
+        self.tensor = torch.zeros(
+            shape.num_layers,
+            2,
+            num_slots,
+            shape.num_heads,
+            length,
+            shape.head_dim,
+            dtype=shape.dtype,
+            device=shape.device,
+        )
 
-    def write(self, layer: int, slots: Tensor, positions: Tensor, key: Tensor, value: Tensor) -> None:
+    def write(
+        self, layer: int, slots: Tensor, positions: Tensor, key: Tensor, value: Tensor
+    ) -> None:
         """key, value (T, heads, head_dim) of T tokens to their `slots` (T,) and `positions` (T,)."""
         for kind, states in enumerate((key, value)):
             self.tensor[layer, kind].transpose(1, 2)[slots, positions] = states

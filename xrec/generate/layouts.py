@@ -15,7 +15,9 @@ def prefix_layout(spans: Sequence[Span], store: KeyValueStore) -> PackedLayout:
     return _layout(spans, store, None)
 
 
-def row_layout(spans: Sequence[Span], rows: KeyValueStore, prefixes: KeyValueStore | None) -> PackedLayout:
+def row_layout(
+    spans: Sequence[Span], rows: KeyValueStore, prefixes: KeyValueStore | None
+) -> PackedLayout:
     """Of a pass over rows: each attends to its prefix's slot and to its own."""
     sequences = [span.sequence for span in spans if isinstance(span.sequence, Row)]
     if prefixes is None or not any(row.prefix.token_ids for row in sequences):
@@ -42,7 +44,9 @@ def num_key_cells(layout: PackedLayout) -> int:
     """Query-key pairs that attention computes for a layout."""
     num_cells, columns = layout.positions.numel(), layout.positions.shape[1]
     shared = layout.prefixes
-    on_prefixes = shared.num_prefixes * shared.max_members * columns * shared.extent.length if shared else 0
+    on_prefixes = (
+        shared.num_prefixes * shared.max_members * columns * shared.extent.length if shared else 0
+    )
     return num_cells * layout.own.length + on_prefixes
 
 
@@ -50,12 +54,16 @@ def _offset(span: Span) -> int:
     return len(span.sequence.prefix.token_ids) if isinstance(span.sequence, Row) else 0
 
 
-def _layout(spans: Sequence[Span], store: KeyValueStore, shared: SharedPrefixes | None) -> PackedLayout:
+def _layout(
+    spans: Sequence[Span], store: KeyValueStore, shared: SharedPrefixes | None
+) -> PackedLayout:
     device = store.tensor.device
     counts = [span.stop - span.start for span in spans]
     columns = max(counts)
     starts = torch.tensor([span.start for span in spans], device=device)
-    places = [(sequence, column) for sequence, count in enumerate(counts) for column in range(count)]
+    places = [
+        (sequence, column) for sequence, count in enumerate(counts) for column in range(count)
+    ]
     own_positions = [spans[sequence].start + column for sequence, column in places]
     slots = [span.sequence.slot for span in spans]
     cells = [sequence * columns + column for sequence, column in places]

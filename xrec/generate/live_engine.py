@@ -133,7 +133,9 @@ class LiveEngine:
         if self.failure is not None:
             ticket.on_failure(self.failure)
         elif not ticket.is_cancelled:
-            ticket.request_id = self._run.add(ticket.prompt, ticket.decoding, is_injected=ticket.is_injected)
+            ticket.request_id = self._run.add(
+                ticket.prompt, ticket.decoding, is_injected=ticket.is_injected
+            )
             self._at_work[ticket.request_id] = ticket
 
     def _cancel(self, ticket: Ticket) -> None:

@@ -74,7 +74,11 @@ class LiveRun:
         self._max_positions = min(max_positions, model.context_length)
         self._beginning = Prefix(list(beginning), deque(), slot=0)
         self._nothing = Prefix([], deque(), slot=0)  # what a prompt that begins otherwise shares
-        self.num_slots = min(max_rows, (key_value_bytes // model.shape.bytes_per_position - len(beginning)) // self._max_positions)
+        self.num_slots = min(
+            max_rows,
+            (key_value_bytes // model.shape.bytes_per_position - len(beginning))
+            // self._max_positions,
+        )
         if self.num_slots < 1:
             needed = (len(beginning) + self._max_positions) * model.shape.bytes_per_position
             raise ModelError(
@@ -118,19 +122,33 @@ class LiveRun:
         needed = min(positions_needed(prompt, decoding.max_new_tokens), self._model.context_length)
         if needed > self._max_positions:
             return Failure(
-                "over_memory_budget", f"{len(prompt)} tokens and {decoding.max_new_tokens} new ones; a row has {self._max_positions} positions"
+                "over_memory_budget",
+                f"{len(prompt)} tokens and {decoding.max_new_tokens} new ones; a row has {self._max_positions} positions",
             )
         return None
 
-    def add(self, prompt: Sequence[int], decoding: DecodingConfig, *, is_injected: bool = True) -> int:
+    def add(
+        self, prompt: Sequence[int], decoding: DecodingConfig, *, is_injected: bool = True
+    ) -> int:
         """Take in a prompt and return its request's id; ValueError for one that `refusal` refuses."""
         refused = self.refusal(prompt, decoding)
         if refused is not None:
             raise ValueError(refused.message)
         prefix = self._prefix_of(prompt)
         rest = list(prompt[len(prefix.token_ids) :])
-        row = LiveRow(self._next_id, prefix, rest, len(rest), -1, prompt=prompt, decoding=decoding, is_injected=is_injected)
-        row.stopping = Stopping(self._stop_token_ids, decoding.stop, self._decode, decoding.max_new_tokens)
+        row = LiveRow(
+            self._next_id,
+            prefix,
+            rest,
+            len(rest),
+            -1,
+            prompt=prompt,
+            decoding=decoding,
+            is_injected=is_injected,
+        )
+        row.stopping = Stopping(
+            self._stop_token_ids, decoding.stop, self._decode, decoding.max_new_tokens
+        )
         self._waiting.append(row)
         self._next_id += 1
         return row.index
@@ -144,7 +162,11 @@ class LiveRun:
         """Compute a little of what is due; tells of each request that got a token."""
         self._admit()
         advances = self._prefill()
-        rows = [row for row in self._rows if row.is_computed and row.generated and row.num_computed == len(row.token_ids) - 1]
+        rows = [
+            row
+            for row in self._rows
+            if row.is_computed and row.generated and row.num_computed == len(row.token_ids) - 1
+        ]
         if rows:
             spans = [Span(row, row.num_computed, row.num_computed + 1) for row in rows]
             advances += self._next_tokens(rows, self._pass(spans, None))
@@ -152,7 +174,11 @@ class LiveRun:
 
     def _prefix_of(self, prompt: Sequence[int]) -> Prefix:
         length = len(self._beginning.token_ids)
-        return self._beginning if len(prompt) > length and list(prompt[:length]) == self._beginning.token_ids else self._nothing
+        return (
+            self._beginning
+            if len(prompt) > length and list(prompt[:length]) == self._beginning.token_ids
+            else self._nothing
+        )
 
     def _admit(self) -> None:
         while self._waiting and len(self._rows) < self.num_slots:
@@ -169,7 +195,11 @@ class LiveRun:
         if not spans.spans:
             return []
         self._model.adapt(row.prompt for row in due)
-        complete = [place for place, span in enumerate(spans.spans) if span.stop == len(span.sequence.token_ids)]
+        complete = [
+            place
+            for place, span in enumerate(spans.spans)
+            if span.stop == len(span.sequence.token_ids)
+        ]
         ends = torch.tensor([span.stop - span.start for span in spans.spans]).cumsum(0) - 1
         logits = self._pass(spans.spans, ends[complete].tolist())
         return self._next_tokens([spans.spans[place].sequence for place in complete], logits)  # type: ignore[misc]
@@ -177,13 +207,23 @@ class LiveRun:
     def _compute_beginning(self) -> None:
         spans = [Span(self._beginning, 0, len(self._beginning.token_ids))]
         self._model.adapt([])
-        self._model.logits(token_ids(spans), positions(spans), prefix_layout(spans, self._prefixes), [])
+        self._model.logits(
+            token_ids(spans), positions(spans), prefix_layout(spans, self._prefixes), []
+        )
 
     def _pass(self, spans: Sequence[Span], keep: list[int] | None) -> Tensor:
         plain = [
-            place for place, span in enumerate(_sequence_of_each_token(spans)) if isinstance(span.sequence, LiveRow) and not span.sequence.is_injected
+            place
+            for place, span in enumerate(_sequence_of_each_token(spans))
+            if isinstance(span.sequence, LiveRow) and not span.sequence.is_injected
         ]
-        logits = self._model.logits(token_ids(spans), positions(spans), row_layout(spans, self._store, self._prefixes), keep, not_injected=plain)
+        logits = self._model.logits(
+            token_ids(spans),
+            positions(spans),
+            row_layout(spans, self._store, self._prefixes),
+            keep,
+            not_injected=plain,
+        )
         for span in spans:
             span.sequence.num_computed = span.stop
         return logits
@@ -196,7 +236,9 @@ class LiveRun:
             assert row.stopping is not None
             num_left = self._model.context_length - len(row.prefix.token_ids) - len(row.token_ids)
             reason = row.stopping.reason(row.generated, num_left)
-            advances.append(Advance(row.index, row.generated) if reason is None else self._ended(row, reason))
+            advances.append(
+                Advance(row.index, row.generated) if reason is None else self._ended(row, reason)
+            )
             ended += [row] if reason is not None else []
         self._remove(ended)
         return advances
@@ -211,9 +253,18 @@ class LiveRun:
         tokens: list[int] = greedy(logits).tolist() if rows else []
         for place, row in enumerate(rows):
             if row.decoding.temperature:
-                row.uniform = draws(row.prompt, row.decoding) if row.uniform is None else row.uniform
+                row.uniform = (
+                    draws(row.prompt, row.decoding) if row.uniform is None else row.uniform
+                )
                 uniform = row.uniform[len(row.generated)][None]
-                tokens[place] = int(sampled(logits[place : place + 1], uniform, row.decoding.temperature, row.decoding.top_p))
+                tokens[place] = int(
+                    sampled(
+                        logits[place : place + 1],
+                        uniform,
+                        row.decoding.temperature,
+                        row.decoding.top_p,
+                    )
+                )
         return tokens
 
     @torch.inference_mode()

@@ -31,24 +31,52 @@ def positions_needed(prompt: Sequence[int], max_new_tokens: int) -> int:
     return len(prompt) + max_new_tokens - 1
 
 
-def plan_memory(prompts: Sequence[Sequence[int]], indices: Sequence[int], max_new_tokens: int, budget_positions: int, max_rows: int) -> MemoryPlan:
+def plan_memory(
+    prompts: Sequence[Sequence[int]],
+    indices: Sequence[int],
+    max_new_tokens: int,
+    budget_positions: int,
+    max_rows: int,
+) -> MemoryPlan:
     """The plan with most rows, at most `max_rows`; each prompt at `indices` must fit the budget by itself.
 
     Prefixes are shared unless the longest of them and the longest rest don't fit together.
     """
-    plan = _most_rows(group_by_prefix(prompts, indices, _MAX_MEMBERS), prompts, max_new_tokens, budget_positions, max_rows)
+    plan = _most_rows(
+        group_by_prefix(prompts, indices, _MAX_MEMBERS),
+        prompts,
+        max_new_tokens,
+        budget_positions,
+        max_rows,
+    )
     if plan.num_rows:
         return plan
-    return _most_rows([PrefixGroup([], list(indices))], prompts, max_new_tokens, budget_positions, max_rows)
+    return _most_rows(
+        [PrefixGroup([], list(indices))], prompts, max_new_tokens, budget_positions, max_rows
+    )
 
 
-def _most_rows(groups: list[PrefixGroup], prompts: Sequence[Sequence[int]], max_new_tokens: int, budget_positions: int, max_rows: int) -> MemoryPlan:
+def _most_rows(
+    groups: list[PrefixGroup],
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    budget_positions: int,
+    max_rows: int,
+) -> MemoryPlan:
     num_prompts = sum(len(group.members) for group in groups)
     prefix_length = max(len(group.prefix) for group in groups)
-    row_length = max(positions_needed(prompts[index], max_new_tokens) - len(group.prefix) for group in groups for index in group.members)
+    row_length = max(
+        positions_needed(prompts[index], max_new_tokens) - len(group.prefix)
+        for group in groups
+        for index in group.members
+    )
     for num_rows in range(min(max_rows, num_prompts), -1, -1):
         # Twice as many prefixes as full groups have: rows finish unevenly, and a prefix stays until its last row ends.
-        num_prefixes = min(len(groups), math.ceil(2 * num_rows * len(groups) / num_prompts)) if prefix_length else 0
+        num_prefixes = (
+            min(len(groups), math.ceil(2 * num_rows * len(groups) / num_prompts))
+            if prefix_length
+            else 0
+        )
         plan = MemoryPlan(groups, num_rows, row_length, num_prefixes, prefix_length)
         if plan.num_positions <= budget_positions:
             break

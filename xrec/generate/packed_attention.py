@@ -26,7 +26,15 @@ _FEW_QUERIES = 16
 class Attends(Protocol):
     """What the forward pass is given as `packed=`."""
 
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, softcap: float | None, window: int | None) -> Tensor:
+    def attend(
+        self,
+        layer: int,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        softcap: float | None,
+        window: int | None,
+    ) -> Tensor:
         """query (T, heads, d), scaled, key and value (T, K, d) -> (T, heads, d)."""
         ...
 
@@ -55,11 +63,15 @@ def packed_attention(
     """
     unknown = [name for name in ("s_aux", "position_bias") if kwargs.get(name) is not None]
     if unknown or packed is None:
-        raise ModelError(f"{type(module).__name__}: packed attention knows no {', '.join(unknown) or 'pass without a layout'}; use another model")
+        raise ModelError(
+            f"{type(module).__name__}: packed attention knows no {', '.join(unknown) or 'pass without a layout'}; use another model"
+        )
     scaled = query[0].transpose(0, 1) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
     layer = module.layer_idx
     assert isinstance(layer, int)
-    return packed.attend(layer, scaled, key[0].transpose(0, 1), value[0].transpose(0, 1), softcap, sliding_window)[None], None
+    return packed.attend(
+        layer, scaled, key[0].transpose(0, 1), value[0].transpose(0, 1), softcap, sliding_window
+    )[None], None
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,7 +123,15 @@ class PackedLayout:
     prefixes: SharedPrefixes | None
     _masks: dict[int | None, Tensor] = field(default_factory=dict)
 
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, softcap: float | None, window: int | None) -> Tensor:
+    def attend(
+        self,
+        layer: int,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        softcap: float | None,
+        window: int | None,
+    ) -> Tensor:
         """See `Attends`; writes the keys and values first."""
         self.own.store.write(layer, self.slots, self.own_positions, key, value)
         stacked = self._stack(query, key.shape[1])  # (B, K, C, G, d)
@@ -123,7 +143,9 @@ class PackedLayout:
         keys, values = self.prefixes.extent.read(layer)
         on_prefix = _leave(self.prefixes, _products(_gather(self.prefixes, stacked), keys))
         weights = self._weights(torch.cat([on_prefix, scores], dim=-1), softcap, window)
-        prefix_weights, own_weights = weights.split([self.prefixes.extent.length, self.own.length], dim=-1)
+        prefix_weights, own_weights = weights.split(
+            [self.prefixes.extent.length, self.own.length], dim=-1
+        )
         attended = _leave(self.prefixes, _weighted(_gather(self.prefixes, prefix_weights), values))
         return self._unstack(attended + _weighted(own_weights, own_values), len(query))
 
@@ -153,10 +175,19 @@ class PackedLayout:
         keys, at = torch.arange(self.own.length, device=device), self.positions[:, :, None]
         seen = (keys <= at) & (keys > at - window) if window else keys <= at
         if self.prefixes is not None:
-            keys, lengths = torch.arange(self.prefixes.extent.length, device=device), self.prefixes.lengths[:, None, None]
-            on_prefix = (keys < lengths) & (keys > at + lengths - window) if window else (keys < lengths).expand(-1, at.shape[1], -1)
+            keys, lengths = (
+                torch.arange(self.prefixes.extent.length, device=device),
+                self.prefixes.lengths[:, None, None],
+            )
+            on_prefix = (
+                (keys < lengths) & (keys > at + lengths - window)
+                if window
+                else (keys < lengths).expand(-1, at.shape[1], -1)
+            )
             seen = torch.cat([on_prefix, seen], dim=-1)
-        mask = torch.zeros(seen.shape, device=device).masked_fill_(~seen, torch.finfo(torch.float32).min)
+        mask = torch.zeros(seen.shape, device=device).masked_fill_(
+            ~seen, torch.finfo(torch.float32).min
+        )
         return mask[:, None, :, None]
 
 
@@ -172,12 +203,18 @@ def _products(query: Tensor, keys: Tensor) -> Tensor:
 
 def _weighted(weights: Tensor, values: Tensor) -> Tensor:
     """(n, K, ..., L), (n, K, L, d) -> (n, K, ..., d)."""
-    return torch.bmm(weights.flatten(0, 1).flatten(1, -2), values.flatten(0, 1)).view(*weights.shape[:-1], values.shape[-1])
+    return torch.bmm(weights.flatten(0, 1).flatten(1, -2), values.flatten(0, 1)).view(
+        *weights.shape[:-1], values.shape[-1]
+    )
 
 
 def _gather(prefixes: SharedPrefixes, rows: Tensor) -> Tensor:
     """Sequences (B, K, C, G, x) to the prefixes that they share, (prefixes, K, N, C, G, x)."""
-    return rows.index_select(0, prefixes.rows).view(-1, prefixes.max_members, *rows.shape[1:]).transpose(1, 2)
+    return (
+        rows.index_select(0, prefixes.rows)
+        .view(-1, prefixes.max_members, *rows.shape[1:])
+        .transpose(1, 2)
+    )
 
 
 def _leave(prefixes: SharedPrefixes, gathered: Tensor) -> Tensor:

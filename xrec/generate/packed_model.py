@@ -30,7 +30,9 @@ class PackedModel:
     @torch.inference_mode()
     def adapt(self, prompts: Iterable[Sequence[int]]) -> None:
         """Compute the vector of each user and item among `prompts` once, for the passes to come."""
-        ids = sorted({token for prompt in prompts for token in prompt if token >= self._num_text_tokens})
+        ids = sorted(
+            {token for prompt in prompts for token in prompt if token >= self._num_text_tokens}
+        )
         self._row_of = {token: row for row, token in enumerate(ids)}
         embedding = self.model.get_input_embeddings()
         if ids:
@@ -65,7 +67,10 @@ class PackedModel:
 
     def _embed(self, token_ids: Sequence[int], not_injected: Sequence[int]) -> Tensor:
         """(1, T, H). The host knows the ids: a pass of text alone touches neither adapters nor injection."""
-        embedding, ids = self.model.get_input_embeddings(), torch.tensor([token_ids], device=self.model.device)
+        embedding, ids = (
+            self.model.get_input_embeddings(),
+            torch.tensor([token_ids], device=self.model.device),
+        )
         if not isinstance(embedding, CollaborativeEmbedding):
             embeds: Tensor = embedding(ids)
             return embeds
@@ -73,7 +78,9 @@ class PackedModel:
         if not rows:
             return embedding.embed_text(ids)
         assert self._adapted is not None
-        embeds = embedding.embed(ids, ids >= self._num_text_tokens, self._adapted[torch.tensor(rows, device=ids.device)])
+        embeds = embedding.embed(
+            ids, ids >= self._num_text_tokens, self._adapted[torch.tensor(rows, device=ids.device)]
+        )
         if not_injected:
             assert embedding.injection is not None
             embedding.injection[0, list(not_injected)] = 0
@@ -81,8 +88,15 @@ class PackedModel:
 
     def _probe(self) -> KeyValueShape:
         """Run one token: what the layers hand to attention is what a store must hold."""
-        name, config, probe = type(self.model).__name__, self.model.config.get_text_config(decoder=True), _Probe()
-        kinds: set[str] = set(getattr(config, "layer_types", None) or []) - {"full_attention", "sliding_attention"}
+        name, config, probe = (
+            type(self.model).__name__,
+            self.model.config.get_text_config(decoder=True),
+            _Probe(),
+        )
+        kinds: set[str] = set(getattr(config, "layer_types", None) or []) - {
+            "full_attention",
+            "sliding_attention",
+        }
         if kinds or getattr(config, "num_kv_shared_layers", None):
             raise ModelError(
                 f"{name}: the engine knows no {', '.join(sorted(kinds)) or 'layers that share keys'}; use a decoder of full or sliding attention"
@@ -92,7 +106,11 @@ class PackedModel:
         except (TypeError, ValueError, KeyError) as error:
             raise ModelError(f"{name} has no packed pass: {error}") from error
         num_layers, shapes = len(self.model.get_decoder().layers), set(probe.shapes.values())
-        if sorted(probe.shapes) != list(range(num_layers)) or len(shapes) != 1 or any(key != value for _, key, value in shapes):
+        if (
+            sorted(probe.shapes) != list(range(num_layers))
+            or len(shapes) != 1
+            or any(key != value for _, key, value in shapes)
+        ):
             raise ModelError(
                 f"{name}: {len(probe.shapes)} of its {num_layers} layers attend through transformers' AttentionInterface, with (heads, key width, "
                 f"value width) {sorted(shapes)}; the engine needs all of them, of one shape; use another model"
@@ -107,7 +125,15 @@ class _Probe:
     def __init__(self) -> None:
         self.shapes: dict[int, tuple[int, int, int]] = {}
 
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, softcap: float | None, window: int | None) -> Tensor:
+    def attend(
+        self,
+        layer: int,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        softcap: float | None,
+        window: int | None,
+    ) -> Tensor:
         self.shapes[layer] = (key.shape[1], key.shape[2], value.shape[2])
         return torch.zeros_like(query)
 
@@ -135,5 +161,9 @@ def _context_length(model: PreTrainedModel) -> int:
     """Positions that the model knows; of rotary frequencies that change with the longest row of a batch, those that don't change yet."""
     config = model.config.get_text_config(decoder=True)
     rope = getattr(config, "rope_parameters", None) or {}
-    first = rope.get("original_max_position_embeddings") if rope.get("rope_type") in ("dynamic", "longrope") else None
+    first = (
+        rope.get("original_max_position_embeddings")
+        if rope.get("rope_type") in ("dynamic", "longrope")
+        else None
+    )
     return int(first or config.max_position_embeddings)

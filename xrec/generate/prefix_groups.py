@@ -22,12 +22,21 @@ class PrefixGroup:
     members: list[int]
 
 
-def group_by_prefix(prompts: Sequence[Sequence[int]], indices: Sequence[int], max_members: int) -> list[PrefixGroup]:
+def group_by_prefix(
+    prompts: Sequence[Sequence[int]], indices: Sequence[int], max_members: int
+) -> list[PrefixGroup]:
     """Groups of at most `max_members` of the prompts at `indices`, neighbours in the tree side by side."""
     order = sorted(indices, key=lambda index: list(prompts[index]))
-    shared = [shared_length(prompts[left], prompts[right]) for left, right in itertools.pairwise(order)]
+    shared = [
+        shared_length(prompts[left], prompts[right]) for left, right in itertools.pairwise(order)
+    ]
     return [
-        PrefixGroup(list(prompts[members[0]][: min(length, *(len(prompts[index]) - 1 for index in members))]), members)
+        PrefixGroup(
+            list(
+                prompts[members[0]][: min(length, *(len(prompts[index]) - 1 for index in members))]
+            ),
+            members,
+        )
         for places, length in _nodes(shared, 0, len(order))
         for members in _parts([order[place] for place in places], max_members)
     ]
@@ -45,7 +54,11 @@ def _nodes(shared: Sequence[int], start: int, stop: int) -> Iterator[tuple[list[
         yield from [([start], 0)] if stop > start else []
         return
     length = min(shared[start : stop - 1])
-    cuts = [start, *(place + 1 for place in range(start, stop - 1) if shared[place] < length + _LEAST_GAIN), stop]
+    cuts = [
+        start,
+        *(place + 1 for place in range(start, stop - 1) if shared[place] < length + _LEAST_GAIN),
+        stop,
+    ]
     runs = list(itertools.pairwise(cuts))
     for first, last in runs:
         if last - first > 1:

@@ -26,7 +26,9 @@ def sampled(logits: Tensor, uniform: Tensor, temperature: float, top_p: float) -
 
     The nucleus is the fewest tokens whose probabilities add up to `top_p`.
     """
-    ordered, tokens = torch.sort(torch.softmax(logits.double() / temperature, dim=-1), dim=-1, descending=True, stable=True)
+    ordered, tokens = torch.sort(
+        torch.softmax(logits.double() / temperature, dim=-1), dim=-1, descending=True, stable=True
+    )
     cumulative = ordered.cumsum(dim=-1)
     in_nucleus = cumulative - ordered < top_p
     total = (ordered * in_nucleus).sum(dim=-1, keepdim=True)

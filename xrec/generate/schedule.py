@@ -74,7 +74,9 @@ class Schedule:
     rows: list[Row] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._queue = deque(Prefix(group.prefix, deque(group.members)) for group in self.plan.groups)
+        self._queue = deque(
+            Prefix(group.prefix, deque(group.members)) for group in self.plan.groups
+        )
         self._open: list[Prefix] = []
         self._free_prefix_slots = list(range(self.plan.num_prefixes - 1, -1, -1))
         self._content: dict[int, list[int]] = {}
@@ -89,12 +91,20 @@ class Schedule:
     def prefill_is_due(self) -> bool:
         """Enough places are free, an eighth of them, for passes over prompts to be worth it; or nothing is left to decode."""
         num_free = self.plan.num_rows - len(self.rows)
-        return self._num_waiting > 0 and (not self.rows or num_free >= min(self._num_waiting, max(1, self.plan.num_rows // 8)))
+        return self._num_waiting > 0 and (
+            not self.rows or num_free >= min(self._num_waiting, max(1, self.plan.num_rows // 8))
+        )
 
     def open_prefixes(self) -> None:
         """Give slots to the next groups until the free rows have prompts."""
-        num_wanted = self.plan.num_rows - len(self.rows) - sum(len(prefix.waiting) for prefix in self._open)
-        while num_wanted > 0 and self._queue and (self._free_prefix_slots or not self.plan.num_prefixes):
+        num_wanted = (
+            self.plan.num_rows - len(self.rows) - sum(len(prefix.waiting) for prefix in self._open)
+        )
+        while (
+            num_wanted > 0
+            and self._queue
+            and (self._free_prefix_slots or not self.plan.num_prefixes)
+        ):
             prefix = self._queue.popleft()
             if self.plan.num_prefixes:
                 prefix.slot = self._free_prefix_slots.pop()
@@ -111,7 +121,10 @@ class Schedule:
             if not prefix.num_computed:
                 source, length = self._longest_beginning(prefix)
                 others = [span.sequence.token_ids for span in spans.spans]
-                if any(shared_length(other, prefix.token_ids) >= length + _WORTH_WAITING for other in others):
+                if any(
+                    shared_length(other, prefix.token_ids) >= length + _WORTH_WAITING
+                    for other in others
+                ):
                     continue
                 self._content.pop(prefix.slot, None)
                 copies += [Copy(source, prefix.slot, length)] if length else []
@@ -168,7 +181,10 @@ class Schedule:
 
     def _longest_beginning(self, prefix: Prefix) -> tuple[int, int]:
         """The slot whose content shares most with `prefix`, and how much; what has ended is still there until its slot is taken."""
-        shared = {slot: shared_length(content, prefix.token_ids) for slot, content in self._content.items()}
+        shared = {
+            slot: shared_length(content, prefix.token_ids)
+            for slot, content in self._content.items()
+        }
         slot = max(shared, key=lambda slot: shared[slot], default=-1)
         return slot, shared.get(slot, 0)
 

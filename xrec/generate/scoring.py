@@ -18,7 +18,10 @@ def own_pairs(pairs: Sequence[HeldOutPair]) -> list[Pair]:
 
 def shuffled_pairs(pairs: Sequence[HeldOutPair], others: Sequence[int]) -> list[Pair]:
     """The same prompts with the vector of another user, by index."""
-    return [Pair(pair.user_index, pair.item_index, other) for pair, other in zip(pairs, others, strict=True)]
+    return [
+        Pair(pair.user_index, pair.item_index, other)
+        for pair, other in zip(pairs, others, strict=True)
+    ]
 
 
 def fitting_pairs(explainer: Explainer, pairs: Sequence[HeldOutPair]) -> list[bool]:
@@ -26,11 +29,22 @@ def fitting_pairs(explainer: Explainer, pairs: Sequence[HeldOutPair]) -> list[bo
     return [_fits(explainer, pair) for pair in own_pairs(pairs)]
 
 
-def reference_nll(explainer: Explainer, pairs: Sequence[Pair], references: Sequence[str], batch_size: int, description: str) -> list[float]:
+def reference_nll(
+    explainer: Explainer,
+    pairs: Sequence[Pair],
+    references: Sequence[str],
+    batch_size: int,
+    description: str,
+) -> list[float]:
     """Mean NLL of each pair's reference and its end token, nats a token; raises PromptTooLongError."""
     assert explainer.model is not None
-    examples = [explainer.pairs.example(pair, reference) for pair, reference in zip(pairs, references, strict=True)]
-    by_index = dict(progress(explanation_nll(explainer.model, examples, batch_size), description, len(examples)))
+    examples = [
+        explainer.pairs.example(pair, reference)
+        for pair, reference in zip(pairs, references, strict=True)
+    ]
+    by_index = dict(
+        progress(explanation_nll(explainer.model, examples, batch_size), description, len(examples))
+    )
     return [by_index[index] for index in range(len(examples))]
 
 
@@ -40,14 +54,25 @@ def nll_own_and_shuffled(
     """`reference_nll` of each pair with the user's own vector, and with that of `others`, users by index."""
     references = [pair.reference for pair in pairs]
     own = reference_nll(explainer, own_pairs(pairs), references, batch_size, "NLL, own vector")
-    shuffled = reference_nll(explainer, shuffled_pairs(pairs, others), references, batch_size, "NLL, another user's vector")
+    shuffled = reference_nll(
+        explainer,
+        shuffled_pairs(pairs, others),
+        references,
+        batch_size,
+        "NLL, another user's vector",
+    )
     return own, shuffled
 
 
-def generated_texts(explainer: Explainer, pairs: Sequence[Pair], decoding: DecodingConfig, description: str) -> list[str]:
+def generated_texts(
+    explainer: Explainer, pairs: Sequence[Pair], decoding: DecodingConfig, description: str
+) -> list[str]:
     """The explanation of each pair; raises PromptTooLongError."""
     prompts = [explainer.pairs.prompt(pair) for pair in pairs]
-    by_index = {text.index: text.text for text in progress(explainer.explain(prompts, decoding), description, len(prompts))}
+    by_index = {
+        text.index: text.text
+        for text in progress(explainer.explain(prompts, decoding), description, len(prompts))
+    }
     return [by_index[index] for index in range(len(prompts))]
 
 

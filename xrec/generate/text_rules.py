@@ -14,7 +14,9 @@ _SENTENCE_END = re.compile(r"[.!?\u2026]+[\"'\u201d\u2019)\]]*(?=\s|$)")
 _PHRASE_WORDS = 3
 
 
-def finished_text(text: str, completion: Completion, prompt: Sequence[int], decoding: DecodingConfig) -> tuple[str, Failure | None]:
+def finished_text(
+    text: str, completion: Completion, prompt: Sequence[int], decoding: DecodingConfig
+) -> tuple[str, Failure | None]:
     """The explanation that `text`, the decoded ids of `completion`, gives; or the text as it is, and why it cannot be used."""
     text = _before_stop(text, decoding.stop)
     failure = _refused(text, completion.token_ids, prompt, decoding.text)
@@ -27,18 +29,32 @@ def finished_text(text: str, completion: Completion, prompt: Sequence[int], deco
     sentences = _whole_sentences(text, max_words)
     if sentences:
         return sentences, None
-    limit = f"text.max_words={max_words}" if num_words > max_words else f"max_new_tokens={decoding.max_new_tokens}"
+    limit = (
+        f"text.max_words={max_words}"
+        if num_words > max_words
+        else f"max_new_tokens={decoding.max_new_tokens}"
+    )
     return text, Failure("no_full_sentence", f"no sentence of it ends within decoding.{limit}")
 
 
-def _refused(text: str, token_ids: Sequence[int], prompt: Sequence[int], rules: TextConfig) -> Failure | None:
+def _refused(
+    text: str, token_ids: Sequence[int], prompt: Sequence[int], rules: TextConfig
+) -> Failure | None:
     if not text:
         return Failure("empty_text", "the model ended without a word")
     phrase, count = _most_repeated(text)
     if rules.max_phrase_repeats is not None and count > rules.max_phrase_repeats:
-        return Failure("repetitive_text", f"{phrase!r} stands {count} times in it, decoding.text.max_phrase_repeats is {rules.max_phrase_repeats}")
-    if rules.max_echo_tokens is not None and not _runs(token_ids, rules.max_echo_tokens + 1).isdisjoint(_runs(prompt, rules.max_echo_tokens + 1)):
-        return Failure("prompt_echo", f"more than decoding.text.max_echo_tokens={rules.max_echo_tokens} tokens in a row are the prompt's")
+        return Failure(
+            "repetitive_text",
+            f"{phrase!r} stands {count} times in it, decoding.text.max_phrase_repeats is {rules.max_phrase_repeats}",
+        )
+    if rules.max_echo_tokens is not None and not _runs(
+        token_ids, rules.max_echo_tokens + 1
+    ).isdisjoint(_runs(prompt, rules.max_echo_tokens + 1)):
+        return Failure(
+            "prompt_echo",
+            f"more than decoding.text.max_echo_tokens={rules.max_echo_tokens} tokens in a row are the prompt's",
+        )
     return None
 
 

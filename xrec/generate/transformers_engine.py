@@ -29,18 +29,32 @@ class TransformersEngine:
     """
 
     def __init__(
-        self, model: PreTrainedModel, stop_token_ids: Sequence[int], *, max_rows: int, key_value_bytes: int, decode: Callable[[list[int]], str]
+        self,
+        model: PreTrainedModel,
+        stop_token_ids: Sequence[int],
+        *,
+        max_rows: int,
+        key_value_bytes: int,
+        decode: Callable[[list[int]], str],
     ):
         self._model = PackedModel(model)
         self._stop_token_ids = frozenset(stop_token_ids)
         self._max_rows, self._key_value_bytes, self._decode = max_rows, key_value_bytes, decode
         self.report = EngineReport()
 
-    def generate(self, prompts: Sequence[Sequence[int]], decoding: DecodingConfig) -> Iterator[Completion]:
+    def generate(
+        self, prompts: Sequence[Sequence[int]], decoding: DecodingConfig
+    ) -> Iterator[Completion]:
         """Yield one completion a prompt, as they finish; those that cannot be completed first."""
         start = time.perf_counter()
-        self.report = report = EngineReport(num_prompts=len(prompts), key_value_budget_bytes=self._key_value_bytes)
-        failures = {index: failure for index, prompt in enumerate(prompts) if (failure := self._failure(prompt, decoding)) is not None}
+        self.report = report = EngineReport(
+            num_prompts=len(prompts), key_value_budget_bytes=self._key_value_bytes
+        )
+        failures = {
+            index: failure
+            for index, prompt in enumerate(prompts)
+            if (failure := self._failure(prompt, decoding)) is not None
+        }
         report.num_failed = len(failures)
         for index, failure in failures.items():
             yield Completion(index, [], "failed", failure)
@@ -49,22 +63,40 @@ class TransformersEngine:
             yield from self._run(prompts, accepted, decoding, report)
         report.total_seconds = time.perf_counter() - start
 
-    def _run(self, prompts: Sequence[Sequence[int]], indices: list[int], decoding: DecodingConfig, report: EngineReport) -> Iterator[Completion]:
+    def _run(
+        self,
+        prompts: Sequence[Sequence[int]],
+        indices: list[int],
+        decoding: DecodingConfig,
+        report: EngineReport,
+    ) -> Iterator[Completion]:
         bytes_per_position = self._model.shape.bytes_per_position
-        plan = plan_memory(prompts, indices, decoding.max_new_tokens, self._key_value_bytes // bytes_per_position, self._max_rows)
+        plan = plan_memory(
+            prompts,
+            indices,
+            decoding.max_new_tokens,
+            self._key_value_bytes // bytes_per_position,
+            self._max_rows,
+        )
         report.num_prompt_tokens = sum(len(prompts[index]) for index in indices)
         report.max_rows, report.max_prefixes = plan.num_rows, plan.num_prefixes
         report.key_value_bytes = plan.num_positions * bytes_per_position
         self._model.adapt(prompts[index] for index in indices)
-        stopping = Stopping(self._stop_token_ids, decoding.stop, self._decode, decoding.max_new_tokens)
-        yield from GenerationRun(self._model, prompts, plan, decoding, stopping, report).completions()
+        stopping = Stopping(
+            self._stop_token_ids, decoding.stop, self._decode, decoding.max_new_tokens
+        )
+        yield from GenerationRun(
+            self._model, prompts, plan, decoding, stopping, report
+        ).completions()
 
     def _failure(self, prompt: Sequence[int], decoding: DecodingConfig) -> Failure | None:
         """Why `prompt` cannot be completed; None: it can."""
         failure = prompt_failure(prompt, self._model.num_ids, self._model.context_length)
         if failure is not None:
             return failure
-        needed = positions_needed(prompt, decoding.max_new_tokens) * self._model.shape.bytes_per_position
+        needed = (
+            positions_needed(prompt, decoding.max_new_tokens) * self._model.shape.bytes_per_position
+        )
         if needed > self._key_value_bytes:
             return Failure(
                 "over_memory_budget",
@@ -75,7 +107,10 @@ class TransformersEngine:
 
 
 def load_engine(
-    model: PreTrainedModel, stop_token_ids: Sequence[int], decode: Callable[[list[int]], str], config: EngineConfig
+    model: PreTrainedModel,
+    stop_token_ids: Sequence[int],
+    decode: Callable[[list[int]], str],
+    config: EngineConfig,
 ) -> TransformersEngine:
     """The engine that `config` describes; changes how `model`'s linear layers multiply, in place.
 
@@ -85,4 +120,10 @@ def load_engine(
         quantize_linears(model)
     if config.linear_layers != "plain":
         pack_linears(model)
-    return TransformersEngine(model, stop_token_ids, max_rows=config.max_rows, key_value_bytes=int(config.key_value_gib * 2**30), decode=decode)
+    return TransformersEngine(
+        model,
+        stop_token_ids,
+        max_rows=config.max_rows,
+        key_value_bytes=int(config.key_value_gib * 2**30),
+        decode=decode,
+    )

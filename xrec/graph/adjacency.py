@@ -12,7 +12,13 @@ from xrec.graph.partition import Partition
 _LARGEST_INT32 = 2**31 - 1
 
 
-def normalized_adjacency(edges: Tensor, num_users: int, num_items: int, partition: Partition | None = None, exponent: float = 0.5) -> Tensor:
+def normalized_adjacency(
+    edges: Tensor,
+    num_users: int,
+    num_items: int,
+    partition: Partition | None = None,
+    exponent: float = 0.5,
+) -> Tensor:
     """A as a sparse CSR tensor (N, N) float32, N = num_users + num_items; with `partition`, this worker's rows of it.
 
     `edges` (2, E) int64: user indices in row 0, item indices in row 1; a pair that stands twice counts once. A user or
@@ -26,7 +32,9 @@ def normalized_adjacency(edges: Tensor, num_users: int, num_items: int, partitio
     # An isolated node's degree scales no edge; 1 keeps it finite.
     scale = degrees.clamp(min=1).double().pow(-exponent).float()
     nodes = partition.blocks.nodes
-    crow, columns = _sorted_rows(partition.blocks.rows[users], partition.blocks.rows[items + num_users], partition)
+    crow, columns = _sorted_rows(
+        partition.blocks.rows[users], partition.blocks.rows[items + num_users], partition
+    )
     values = scale[nodes.clamp(min=0)][columns]
     values *= scale[partition.node_ids.clamp(min=0)].repeat_interleave(crow.diff())
     return _csr(crow, columns, values, (partition.blocks.block_size, len(nodes)))
@@ -38,15 +46,24 @@ def node_degrees(edges: Tensor, num_users: int, num_items: int) -> Tensor:
     return _degrees(*_distinct(edges, num_items), num_users, num_items)
 
 
-def check_edges(edges: Tensor, num_users: int, num_items: int, what: str = "training interactions") -> None:
+def check_edges(
+    edges: Tensor, num_users: int, num_items: int, what: str = "training interactions"
+) -> None:
     """Raise DataError if there is no edge (`edges` (2, E) int64; `what` they are), or one with an index out of range."""
     if edges.shape[1] == 0:
-        raise DataError(f"the dataset has no {what} ({num_users} users, {num_items} items); check its interactions and the shares of the splits")
-    for name, indices, count in (("user_index", edges[0], num_users), ("item_index", edges[1], num_items)):
+        raise DataError(
+            f"the dataset has no {what} ({num_users} users, {num_items} items); check its interactions and the shares of the splits"
+        )
+    for name, indices, count in (
+        ("user_index", edges[0], num_users),
+        ("item_index", edges[1], num_items),
+    ):
         wrong = (indices < 0) | (indices >= count)
         if bool(wrong.any()):
             first = int(indices[wrong][0])
-            raise DataError(f"{int(wrong.sum())} {what} have a {name} out of range, the first {first}; expected 0 to {count - 1}")
+            raise DataError(
+                f"{int(wrong.sum())} {what} have a {name} out of range, the first {first}; expected 0 to {count - 1}"
+            )
 
 
 def _distinct(edges: Tensor, num_items: int) -> tuple[Tensor, Tensor]:
@@ -55,14 +72,23 @@ def _distinct(edges: Tensor, num_items: int) -> tuple[Tensor, Tensor]:
 
 
 def _degrees(users: Tensor, items: Tensor, num_users: int, num_items: int) -> Tensor:
-    return torch.cat([torch.bincount(users, minlength=num_users), torch.bincount(items, minlength=num_items)])
+    return torch.cat(
+        [torch.bincount(users, minlength=num_users), torch.bincount(items, minlength=num_items)]
+    )
 
 
-def _sorted_rows(user_rows: Tensor, item_rows: Tensor, partition: Partition) -> tuple[Tensor, Tensor]:
+def _sorted_rows(
+    user_rows: Tensor, item_rows: Tensor, partition: Partition
+) -> tuple[Tensor, Tensor]:
     """The CSR structure of this worker's rows: row starts (n + 1,), columns (nnz,), int64 each."""
     size, num_columns = partition.blocks.block_size, len(partition.blocks.nodes)
-    keys = [_own_keys(rows, columns, partition.rank * size, size, num_columns) for rows, columns in ((user_rows, item_rows), (item_rows, user_rows))]
-    ordered = torch.cat(keys).sort().values  # one number an edge, row by row and within a row by column
+    keys = [
+        _own_keys(rows, columns, partition.rank * size, size, num_columns)
+        for rows, columns in ((user_rows, item_rows), (item_rows, user_rows))
+    ]
+    ordered = (
+        torch.cat(keys).sort().values
+    )  # one number an edge, row by row and within a row by column
     starts = torch.searchsorted(ordered, torch.arange(size + 1) * num_columns)
     return starts, ordered.remainder_(num_columns)
 

@@ -87,12 +87,16 @@ def read_graph(location: Location) -> GraphEmbeddings:
     manifest = read_manifest(location, "graph")
     data = (location / EMBEDDINGS).read_bytes()
     if content_hash(data) != manifest.files[EMBEDDINGS]:
-        raise ArtifactMismatchError(f"{location / EMBEDDINGS}: its content is not what the manifest says; make the graph again")
+        raise ArtifactMismatchError(
+            f"{location / EMBEDDINGS}: its content is not what the manifest says; make the graph again"
+        )
     users, items = parse_embeddings(data, str(location / EMBEDDINGS))
     return GraphEmbeddings(users, items, manifest)
 
 
-def check_graph_of_dataset(graph: Manifest, dataset: Manifest, graph_uri: str, dataset_uri: str) -> None:
+def check_graph_of_dataset(
+    graph: Manifest, dataset: Manifest, graph_uri: str, dataset_uri: str
+) -> None:
     """Raise ArtifactMismatchError unless the graph was trained on the dataset: its vectors are found by the dataset's indices."""
     if graph.inputs["dataset"] != dataset.fingerprint:
         raise ArtifactMismatchError(
@@ -106,7 +110,11 @@ def parse_embeddings(data: bytes, name: str) -> tuple[Tensor, Tensor]:
     try:
         tensors = safetensors.torch.load(data)
     except safetensors.SafetensorError as error:
-        raise ArtifactMismatchError(f"{name}: not a readable safetensors file ({error}); make the graph again") from error
+        raise ArtifactMismatchError(
+            f"{name}: not a readable safetensors file ({error}); make the graph again"
+        ) from error
     if set(tensors) != {"users", "items"}:
-        raise ArtifactMismatchError(f"{name}: expected the tensors users and items, saw {sorted(tensors)}; make the graph again")
+        raise ArtifactMismatchError(
+            f"{name}: expected the tensors users and items, saw {sorted(tensors)}; make the graph again"
+        )
     return tensors["users"], tensors["items"]

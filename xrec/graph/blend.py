@@ -25,7 +25,10 @@ def blend(trained: Vectors, start: Vectors, weight: float) -> Vectors:
     if weight == 0 or norm_of_start == 0:
         return trained
     scale = weight * score_norm(trained) / norm_of_start
-    users, items = (torch.cat(pair, dim=1) for pair in zip((trained[0], trained[1]), (start[0] * scale, start[1]), strict=True))
+    users, items = (
+        torch.cat(pair, dim=1)
+        for pair in zip((trained[0], trained[1]), (start[0] * scale, start[1]), strict=True)
+    )
     (users, left), (items, right) = torch.linalg.qr(users), torch.linalg.qr(items)
     x, values, y = torch.linalg.svd(left @ right.T)
     rank = trained[0].shape[1]

@@ -11,7 +11,9 @@ from xrec.graph.artifact import GraphEmbeddings
 from xrec.graph.fold_in import FoldIn
 
 
-def extend_with_new(dataset: Dataset, graph: GraphEmbeddings, tables: ColdStartTables) -> tuple[Dataset, GraphEmbeddings]:
+def extend_with_new(
+    dataset: Dataset, graph: GraphEmbeddings, tables: ColdStartTables
+) -> tuple[Dataset, GraphEmbeddings]:
     """Dataset and graph with the users and items of `tables` appended, their vectors by fold-in (`FoldIn`).
 
     New interactions are among the train edges of the dataset returned, so that top-k leaves a new user's history out. Both
@@ -19,10 +21,15 @@ def extend_with_new(dataset: Dataset, graph: GraphEmbeddings, tables: ColdStartT
     come back with the same rows. Raises DataError for a graph that is not finite.
     """
     extension = extend_dataset(dataset, tables)
-    user_edges, item_edges = torch.from_numpy(extension.user_edges), torch.from_numpy(extension.item_edges)
+    user_edges, item_edges = (
+        torch.from_numpy(extension.user_edges),
+        torch.from_numpy(extension.item_edges),
+    )
     if user_edges.shape[1] + item_edges.shape[1] == 0:
         return extension.dataset, graph
-    fold_in = FoldIn.fit(graph.users, graph.items, torch.from_numpy(dataset.interaction_edges("train")))
+    fold_in = FoldIn.fit(
+        graph.users, graph.items, torch.from_numpy(dataset.interaction_edges("train"))
+    )
     users, items = graph.users, graph.items
     if user_edges.shape[1]:
         users = torch.cat([users, fold_in.users(user_edges).to(users.dtype)])

@@ -43,11 +43,16 @@ class FoldIn:
         Raises DataError for a table that is not finite, no edges or edges out of range, ValueError for tables of two widths.
         """
         if users.shape[1] != items.shape[1]:
-            raise ValueError(f"users and items must have vectors of one length, saw {users.shape[1]} and {items.shape[1]}")
+            raise ValueError(
+                f"users and items must have vectors of one length, saw {users.shape[1]} and {items.shape[1]}"
+            )
         for name, table in (("users", users), ("items", items)):
             _check_finite(name, table)
         check_edges(train_edges, users.shape[0], items.shape[0])
-        return cls(_users=_Side.fit(users, items, train_edges), _items=_Side.fit(items, users, train_edges.flip(0)))
+        return cls(
+            _users=_Side.fit(users, items, train_edges),
+            _items=_Side.fit(items, users, train_edges.flip(0)),
+        )
 
     def users(self, histories: Sequence[Sequence[int]] | Tensor) -> Tensor:
         """Vectors (N, D) float32 of N users, from the item indices of each; or from edges (2, E) int64, row 0 the users 0 to N - 1.
@@ -80,7 +85,9 @@ class _Side:
         fitted = _spread((lengths > 0) & (degrees > 0))
         renumbered = torch.full((len(table),), -1).index_put((fitted,), torch.arange(len(fitted)))
         of_fitted = edges[:, renumbered[edges[0]] >= 0]
-        means = _mean_directions(neighbours, torch.stack([renumbered[of_fitted[0]], of_fitted[1]]), len(fitted))
+        means = _mean_directions(
+            neighbours, torch.stack([renumbered[of_fitted[0]], of_fitted[1]]), len(fitted)
+        )
         weight = _ridge(means, F.normalize(table[fitted].float(), dim=1))
         return cls(neighbours, weight, _Line.fit(degrees[fitted].log(), lengths[fitted].log()))
 
@@ -90,8 +97,12 @@ class _Side:
         degrees = torch.bincount(edges[0])
         if bool((degrees == 0).any()):
             number = int((degrees == 0).nonzero()[0])
-            raise ValueError(f"{this} {number} of {len(degrees)} has no {other}: there is nothing to compute its vector from; leave that {this} out")
-        directions = F.normalize(_mean_directions(self.neighbours, edges, len(degrees)) @ self.weight, dim=1)
+            raise ValueError(
+                f"{this} {number} of {len(degrees)} has no {other}: there is nothing to compute its vector from; leave that {this} out"
+            )
+        directions = F.normalize(
+            _mean_directions(self.neighbours, edges, len(degrees)) @ self.weight, dim=1
+        )
         return directions * self.log_length.at(degrees.log()).exp()[:, None]
 
 
@@ -123,7 +134,10 @@ def _mean_directions(table: Tensor, edges: Tensor, num_rows: int) -> Tensor:
     lengths = torch.linalg.vector_norm(table.float(), dim=1)
     # 1 / ||e_i|| as the edge's weight: no normalized copy of a table that may be large.
     weights = torch.where(lengths > 0, 1 / lengths, 0)[edges[1]]
-    mean = torch.sparse_coo_tensor(edges, weights, (num_rows, len(table)), check_invariants=False) @ table.float()
+    mean = (
+        torch.sparse_coo_tensor(edges, weights, (num_rows, len(table)), check_invariants=False)
+        @ table.float()
+    )
     return F.normalize(mean, dim=1)
 
 
@@ -132,7 +146,9 @@ def _ridge(x: Tensor, y: Tensor) -> Tensor:
     gram = x.T.double() @ x.double()
     dim = len(gram)
     penalty = _RIDGE * gram.trace() / dim
-    weight: Tensor = torch.linalg.solve(gram + penalty * torch.eye(dim, dtype=gram.dtype), x.T.double() @ y.double())
+    weight: Tensor = torch.linalg.solve(
+        gram + penalty * torch.eye(dim, dtype=gram.dtype), x.T.double() @ y.double()
+    )
     return weight.float()
 
 
@@ -140,7 +156,9 @@ def _spread(usable: Tensor) -> Tensor:
     """Indices (N,) int64 of at most `_MOST_FITTED` of the `usable` (M,) bool, evenly spread; raises DataError if there is none."""
     indices = usable.nonzero()[:, 0]
     if len(indices) == 0:
-        raise DataError("no trained vector with interactions differs from zero: there is nothing to fit fold-in to; train the graph again")
+        raise DataError(
+            "no trained vector with interactions differs from zero: there is nothing to fit fold-in to; train the graph again"
+        )
     step = -(-len(indices) // _MOST_FITTED)
     spread: Tensor = indices[::step]
     return spread
@@ -152,16 +170,22 @@ def _edges(lists: Sequence[Sequence[int]] | Tensor) -> Tensor:
         return lists
     empty = [number for number, indices in enumerate(lists) if not indices]
     if empty:
-        raise ValueError(f"list {empty[0]} of {len(lists)} is empty; expected at least one index in each")
+        raise ValueError(
+            f"list {empty[0]} of {len(lists)} is empty; expected at least one index in each"
+        )
     numbers = [number for number, indices in enumerate(lists) for _ in indices]
-    return torch.tensor([numbers, [index for indices in lists for index in indices]], dtype=torch.int64)
+    return torch.tensor(
+        [numbers, [index for indices in lists for index in indices]], dtype=torch.int64
+    )
 
 
 def _distinct(edges: Tensor, num_neighbours: int, other: str) -> Tensor:
     """`edges` (2, E) sorted, each once; raises ValueError for an index out of range."""
     wrong = edges[1][(edges[1] < 0) | (edges[1] >= num_neighbours)]
     if len(wrong):
-        raise ValueError(f"{other} index {int(wrong[0])} is out of range; expected 0 to {num_neighbours - 1}, the trained {other}s")
+        raise ValueError(
+            f"{other} index {int(wrong[0])} is out of range; expected 0 to {num_neighbours - 1}, the trained {other}s"
+        )
     distinct: Tensor = coalesce(edges)
     return distinct
 
@@ -170,4 +194,6 @@ def _check_finite(name: str, table: Tensor) -> None:
     finite = torch.isfinite(table).all(dim=1)
     if not bool(finite.all()):
         row = int((~finite).nonzero()[0])
-        raise DataError(f"the graph's {name} have {int((~finite).sum())} vectors with NaN or infinity, the first in row {row}; train the graph again")
+        raise DataError(
+            f"the graph's {name} have {int((~finite).sum())} vectors with NaN or infinity, the first in row {row}; train the graph again"
+        )

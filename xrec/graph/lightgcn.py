@@ -19,7 +19,13 @@ class LightGCN(nn.Module):
     With W > 1 forward and backward are collective: every worker must call both.
     """
 
-    def __init__(self, embeddings: Tensor, num_users: int, num_layers: int, partition: Partition | None = None) -> None:
+    def __init__(
+        self,
+        embeddings: Tensor,
+        num_users: int,
+        num_layers: int,
+        partition: Partition | None = None,
+    ) -> None:
         """`embeddings` (n, D) float32: the start of this worker's rows, see `random_embeddings` and `spectral_embeddings`.
 
         Raises ValueError if it has not a row for each of them, TrainingError if it holds NaN or infinity.
@@ -36,7 +42,9 @@ class LightGCN(nn.Module):
         # X + A X + A^2 X = X + A (X + A X): one fused product and sum a layer, and no layer is kept.
         layer_sum: Tensor = self.embeddings
         for _ in range(self.num_layers):
-            layer_sum = symmetric_product(adjacency, layer_sum, self.partition, plus=self.embeddings)
+            layer_sum = symmetric_product(
+                adjacency, layer_sum, self.partition, plus=self.embeddings
+            )
         table = self.partition.table(layer_sum / (self.num_layers + 1))
         users, items = table.split([self.num_users, len(table) - self.num_users])
         return users, items
@@ -47,7 +55,9 @@ def random_embeddings(partition: Partition, embedding_dim: int, seed: int) -> Te
     return partition.normal_rows(embedding_dim, seed) * 0.1
 
 
-def symmetric_product(adjacency: Tensor, block: Tensor, partition: Partition, plus: Tensor | None = None) -> Tensor:
+def symmetric_product(
+    adjacency: Tensor, block: Tensor, partition: Partition, plus: Tensor | None = None
+) -> Tensor:
     """This worker's rows (n, D) of A X + Y: A_w X + `plus`, with X (W n, D) all workers' `block` (n, D), A_w = `adjacency` (n, W n).
 
     The gradient needs neither a transposed matrix nor a sum over workers. With G = dL/d(A X), dL/dX = A^T G = A G, as A
@@ -60,7 +70,9 @@ def symmetric_product(adjacency: Tensor, block: Tensor, partition: Partition, pl
 
 class _SymmetricProduct(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, adjacency: Tensor, block: Tensor, partition: Partition, plus: Tensor | None) -> Tensor:
+    def forward(
+        ctx: Any, adjacency: Tensor, block: Tensor, partition: Partition, plus: Tensor | None
+    ) -> Tensor:
         ctx.adjacency, ctx.partition = adjacency, partition
         gathered = partition.all_gather(block)
         return adjacency @ gathered if plus is None else torch.addmm(plus, adjacency, gathered)
@@ -68,7 +80,12 @@ class _SymmetricProduct(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[None, Tensor, None, Tensor | None]:
         gradient = grad_outputs[0].contiguous()
-        return None, ctx.adjacency @ ctx.partition.all_gather(gradient), None, gradient if ctx.needs_input_grad[3] else None
+        return (
+            None,
+            ctx.adjacency @ ctx.partition.all_gather(gradient),
+            None,
+            gradient if ctx.needs_input_grad[3] else None,
+        )
 
 
 def _check_start(embeddings: Tensor, partition: Partition) -> None:

@@ -18,7 +18,12 @@ def bpr_loss(pos_scores: Tensor, neg_scores: Tensor) -> Tensor:
 
 
 def sampled_softmax_loss(
-    users: Tensor, pos_items: Tensor, candidates: Tensor, is_own_item: Tensor, log_expected_counts: Tensor, temperature: float
+    users: Tensor,
+    pos_items: Tensor,
+    candidates: Tensor,
+    is_own_item: Tensor,
+    log_expected_counts: Tensor,
+    temperature: float,
 ) -> Tensor:
     """mean_b -s(u,i)/t + ln(exp(s(u,i)/t) + sum_c exp(s(u,c)/t - ln q_c)),  s(u, c) = <u, c>, t the temperature.
 
@@ -29,7 +34,9 @@ def sampled_softmax_loss(
 
     Shapes: users (B, D), pos_items (B, D), candidates (C, D), is_own_item (B, C) bool, log_expected_counts (C,) -> () float32.
     """
-    loss: Tensor = _SampledSoftmax.apply(users / temperature, pos_items, candidates, is_own_item, log_expected_counts)  # type: ignore[no-untyped-call]
+    loss: Tensor = _SampledSoftmax.apply(
+        users / temperature, pos_items, candidates, is_own_item, log_expected_counts
+    )  # type: ignore[no-untyped-call]
     return loss
 
 
@@ -37,9 +44,18 @@ class _SampledSoftmax(torch.autograd.Function):
     """Written out, because it is where training spends its time: one matrix (B, C), changed in place, where autograd passes over five."""
 
     @staticmethod
-    def forward(ctx: Any, users: Tensor, pos_items: Tensor, candidates: Tensor, is_own_item: Tensor, log_expected_counts: Tensor) -> Tensor:
+    def forward(
+        ctx: Any,
+        users: Tensor,
+        pos_items: Tensor,
+        candidates: Tensor,
+        is_own_item: Tensor,
+        log_expected_counts: Tensor,
+    ) -> Tensor:
         pos = (users * pos_items).sum(dim=1)
-        logits = torch.addmm(-log_expected_counts, users, candidates.T).masked_fill_(is_own_item, -torch.inf)
+        logits = torch.addmm(-log_expected_counts, users, candidates.T).masked_fill_(
+            is_own_item, -torch.inf
+        )
         largest = torch.maximum(pos, logits.amax(dim=1))
         weights, own_weight = logits.sub_(largest.unsqueeze(1)).exp_(), (pos - largest).exp()
         total = weights.sum(dim=1) + own_weight
@@ -57,7 +73,9 @@ class _SampledSoftmax(torch.autograd.Function):
         return for_users, of_pos * users, weights.T @ (of_candidate * users), None, None
 
 
-def expected_counts(popularity: Tensor, num_in_batch: int, num_uniform: int, num_items: int) -> Tensor:
+def expected_counts(
+    popularity: Tensor, num_in_batch: int, num_uniform: int, num_items: int
+) -> Tensor:
     """q_c = B p_c + M / I: how often an item is expected among B positives of a batch and M uniform draws from I items.
 
     The mixed sampling of Yang et al. (WWW 2020 companion). `popularity` (C,): p_c, an item's share of all interactions.

@@ -22,7 +22,13 @@ from torch_geometric.metrics import (
 from xrec.errors import DataError
 from xrec.graph.ranking import SeenItems, top_k_items
 
-_METRICS = {"recall": LinkPredRecall, "ndcg": LinkPredNDCG, "mrr": LinkPredMRR, "precision": LinkPredPrecision, "hit_rate": LinkPredHitRatio}
+_METRICS = {
+    "recall": LinkPredRecall,
+    "ndcg": LinkPredNDCG,
+    "mrr": LinkPredMRR,
+    "precision": LinkPredPrecision,
+    "hit_rate": LinkPredHitRatio,
+}
 _NUM_GROUPS = 5
 _NO_USERS = "there are no held-out interactions to rank for; give the dataset's validation and test splits a share"
 
@@ -32,7 +38,14 @@ def metric_names(ks: Sequence[int]) -> list[str]:
     return [f"{name}@{k}" for k in ks for name in _METRICS]
 
 
-def ranking_metrics(users: Tensor, items: Tensor, seen: SeenItems, held_out: SeenItems, user_indices: Tensor, ks: Sequence[int]) -> dict[str, float]:
+def ranking_metrics(
+    users: Tensor,
+    items: Tensor,
+    seen: SeenItems,
+    held_out: SeenItems,
+    user_indices: Tensor,
+    ks: Sequence[int],
+) -> dict[str, float]:
     """{"recall@k", "ndcg@k", "mrr@k", "precision@k", "hit_rate@k"} for each of `ks`, by one pass at the largest.
 
     Means over `user_indices` (N,) int64, each with a held-out item; `seen` items are left out of the ranking. A user with
@@ -44,7 +57,13 @@ def ranking_metrics(users: Tensor, items: Tensor, seen: SeenItems, held_out: See
     return _score(users, items, seen, held_out, user_indices, ks)[0]
 
 
-def ranking_report(users: Tensor, items: Tensor, train_edges: Tensor, held_out_edges: Tensor, ks: Sequence[int] = (10, 20, 50)) -> dict[str, Any]:
+def ranking_report(
+    users: Tensor,
+    items: Tensor,
+    train_edges: Tensor,
+    held_out_edges: Tensor,
+    ks: Sequence[int] = (10, 20, 50),
+) -> dict[str, Any]:
     """What a manifest says of a ranking, as plain JSON values; no (users x items) matrix is ever held.
 
     Over the users with one of `held_out_edges` (2, E) int64, items of their `train_edges` (2, E) int64 left out:
@@ -85,13 +104,20 @@ def users_with_items(edges: Tensor) -> Tensor:
 
 
 def _score(
-    users: Tensor, items: Tensor, seen: SeenItems, held_out: SeenItems, user_indices: Tensor, ks: Sequence[int]
+    users: Tensor,
+    items: Tensor,
+    seen: SeenItems,
+    held_out: SeenItems,
+    user_indices: Tensor,
+    ks: Sequence[int],
 ) -> tuple[dict[str, float], Tensor]:
     """The metrics, 0 without users, and each item's best rank (I,) int64 among these users, from 0; I: never ranked."""
     if not ks or min(ks) < 1:
         raise ValueError(f"ks must be one or more numbers from 1, saw {list(ks)}")
     num_items = items.shape[0]
-    metrics = LinkPredMetricCollection({f"{name}@{k}": metric(k) for k in ks for name, metric in _METRICS.items()})
+    metrics = LinkPredMetricCollection(
+        {f"{name}@{k}": metric(k) for k in ks for name, metric in _METRICS.items()}
+    )
     best_ranks = torch.full((num_items + 1,), num_items)
     for chunk, ranked, _ in top_k_items(users, items, seen, user_indices, min(max(ks), num_items)):
         # torch_geometric keys hits by row and item: -1 (nothing left to rank) must not alias an item of the row before.

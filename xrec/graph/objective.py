@@ -6,7 +6,13 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from xrec.graph.loss import Similarity, bpr_loss, expected_counts, sampled_softmax_loss, scoring_vectors
+from xrec.graph.loss import (
+    Similarity,
+    bpr_loss,
+    expected_counts,
+    sampled_softmax_loss,
+    scoring_vectors,
+)
 from xrec.graph.sampling import MicroBatch, NegativeSampler
 
 
@@ -53,7 +59,14 @@ class SampledSoftmax:
     """Sampled softmax: all interactions of a micro-batch share `num_negatives` uniform items and, if wanted, each other's positives."""
 
     def __init__(
-        self, edges: Tensor, num_items: int, *, temperature: float, similarity: Similarity, num_negatives: int, in_batch_negatives: bool
+        self,
+        edges: Tensor,
+        num_items: int,
+        *,
+        temperature: float,
+        similarity: Similarity,
+        num_negatives: int,
+        in_batch_negatives: bool,
     ) -> None:
         """`edges` (2, E) int64: the training interactions, which the items' popularity comes from."""
         self._popularity = torch.bincount(edges[1], minlength=num_items).float() / edges.shape[1]
@@ -67,13 +80,25 @@ class SampledSoftmax:
         return torch.randint(self._num_items, (self._num_negatives,), generator=generator)
 
     def loss(self, users: Tensor, items: Tensor, batch: MicroBatch, part: slice) -> Tensor:
-        users, items = scoring_vectors(users, self._similarity), scoring_vectors(items, self._similarity)
+        users, items = (
+            scoring_vectors(users, self._similarity),
+            scoring_vectors(items, self._similarity),
+        )
         num_in_batch = len(batch) if self._in_batch_negatives else 0
         first = len(batch) - num_in_batch
         candidates = torch.cat([batch.pos_items, batch.negatives])[first:]
-        counts = expected_counts(self._popularity[candidates], num_in_batch, self._num_negatives, self._num_items)
+        counts = expected_counts(
+            self._popularity[candidates], num_in_batch, self._num_negatives, self._num_items
+        )
         is_own = (batch.pos_items[part].unsqueeze(1) == candidates).to(users.device)
-        return sampled_softmax_loss(users, items[: len(batch)][part], items[first:], is_own, counts.log().to(users.device), self._temperature)
+        return sampled_softmax_loss(
+            users,
+            items[: len(batch)][part],
+            items[first:],
+            is_own,
+            counts.log().to(users.device),
+            self._temperature,
+        )
 
     def regularized_items(self, batch: MicroBatch) -> Tensor:
         return batch.pos_items

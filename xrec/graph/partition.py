@@ -42,7 +42,9 @@ class RowBlocks:
         """
         num_nodes = len(degrees)
         if not 1 <= num_blocks <= num_nodes:
-            raise ValueError(f"{num_nodes} nodes cannot be dealt to {num_blocks} blocks; expected 1 to {num_nodes} blocks: use fewer workers")
+            raise ValueError(
+                f"{num_nodes} nodes cannot be dealt to {num_blocks} blocks; expected 1 to {num_nodes} blocks: use fewer workers"
+            )
         padded = degrees.new_full((-(-num_nodes // num_blocks) * num_blocks,), num_nodes)
         padded[:num_nodes] = degrees.argsort(descending=True, stable=True)
         rounds = padded.view(-1, num_blocks)
@@ -145,7 +147,9 @@ class Partition:
         rows = torch.zeros(self.blocks.block_size, num_columns)
         for first in range(0, self.blocks.num_nodes, _NODES_PER_DRAW):
             drawn = torch.randn(_NODES_PER_DRAW, num_columns, generator=generator)
-            low, high = torch.searchsorted(own, torch.tensor([first, first + _NODES_PER_DRAW])).tolist()
+            low, high = torch.searchsorted(
+                own, torch.tensor([first, first + _NODES_PER_DRAW])
+            ).tolist()
             rows[low:high] = drawn[own[low:high] - first]
         return rows
 

@@ -25,11 +25,15 @@ class SeenItems:
         """For `users` (B,) int64: positions in `users` and seen items, (M,) int64 each."""
         counts = self._first[users + 1] - self._first[users]
         rows = torch.repeat_interleave(torch.arange(len(users)), counts)
-        within = torch.arange(len(rows)) - torch.repeat_interleave(counts.cumsum(0) - counts, counts)
+        within = torch.arange(len(rows)) - torch.repeat_interleave(
+            counts.cumsum(0) - counts, counts
+        )
         return rows, self._items[self._first[users][rows] + within]
 
 
-def recommend(graph: GraphEmbeddings, train_edges: Tensor, user_indices: Tensor, k: int) -> tuple[Tensor, Tensor]:
+def recommend(
+    graph: GraphEmbeddings, train_edges: Tensor, user_indices: Tensor, k: int
+) -> tuple[Tensor, Tensor]:
     """The k best items of each user that are not among its `train_edges` (2, E) int64, best first.
 
     `user_indices` (N,) int64 -> items (N, k) int64, scores (N, k) float32. A user with fewer than k unseen items gets -1
@@ -37,18 +41,29 @@ def recommend(graph: GraphEmbeddings, train_edges: Tensor, user_indices: Tensor,
     items or a user index is out of range, DataError if an edge is out of range or a vector is not finite.
     """
     num_users, num_items = graph.users.shape[0], graph.items.shape[0]
-    if len(user_indices) and not 0 <= int(user_indices.min()) <= int(user_indices.max()) < num_users:
-        raise ValueError(f"user_indices must be 0 to {num_users - 1}, saw {int(user_indices.min())} to {int(user_indices.max())}")
+    if (
+        len(user_indices)
+        and not 0 <= int(user_indices.min()) <= int(user_indices.max()) < num_users
+    ):
+        raise ValueError(
+            f"user_indices must be 0 to {num_users - 1}, saw {int(user_indices.min())} to {int(user_indices.max())}"
+        )
     if train_edges.shape[1]:
         check_edges(train_edges, num_users, num_items)
     graph.check_finite()
-    chunks = list(top_k_items(graph.users, graph.items, SeenItems(train_edges, num_users), user_indices, k))
+    chunks = list(
+        top_k_items(graph.users, graph.items, SeenItems(train_edges, num_users), user_indices, k)
+    )
     if not chunks:
         return torch.empty(0, k, dtype=torch.int64), torch.empty(0, k)
-    return torch.cat([items for _, items, _ in chunks]), torch.cat([scores for _, _, scores in chunks])
+    return torch.cat([items for _, items, _ in chunks]), torch.cat(
+        [scores for _, _, scores in chunks]
+    )
 
 
-def top_k_items(users: Tensor, items: Tensor, seen: SeenItems, user_indices: Tensor, k: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+def top_k_items(
+    users: Tensor, items: Tensor, seen: SeenItems, user_indices: Tensor, k: int
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """`recommend` chunk by chunk: user indices (B,), items (B, k) int64, scores (B, k), on the device of `users`.
 
     users (U, D), items (I, D), both finite. Raises ValueError if k is not in 1 to I.

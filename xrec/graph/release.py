@@ -21,18 +21,35 @@ def read_release_vectors(files: Mapping[str, bytes], dataset: Dataset) -> tuple[
     """users (U, D), items (I, D) from the content of VECTOR_FILES; raises DataError if they are not those of the dataset's users and items."""
     users, items = (_vectors(files[name], name) for name in VECTOR_FILES)
     if users.shape[1] != items.shape[1]:
-        raise DataError(f"user_emb.pkl has vectors of {users.shape[1]} numbers, item_emb.pkl of {items.shape[1]}; expected equal lengths")
-    for what, vectors, ids in (("user", users, dataset.users["user_id"]), ("item", items, dataset.items["item_id"])):
+        raise DataError(
+            f"user_emb.pkl has vectors of {users.shape[1]} numbers, item_emb.pkl of {items.shape[1]}; expected equal lengths"
+        )
+    for what, vectors, ids in (
+        ("user", users, dataset.users["user_id"]),
+        ("item", items, dataset.items["item_id"]),
+    ):
         _check_ids(what, len(vectors), ids)
     return users, items
 
 
-def write_release_graph(location: Location, users: Tensor, items: Tensor, *, files: Mapping[str, bytes], dataset: Manifest) -> Manifest:
+def write_release_graph(
+    location: Location,
+    users: Tensor,
+    items: Tensor,
+    *,
+    files: Mapping[str, bytes],
+    dataset: Manifest,
+) -> Manifest:
     """Write the graph artifact of the vectors, or find it there; raises ArtifactMismatchError if another graph is."""
     config = {"source": "xrec_release", "model": {"embedding_dim": users.shape[1]}}
-    inputs = {"dataset": dataset.fingerprint, **{name: content_hash(files[name]) for name in VECTOR_FILES}}
+    inputs = {
+        "dataset": dataset.fingerprint,
+        **{name: content_hash(files[name]) for name in VECTOR_FILES},
+    }
     there = finished(location, "graph", config, inputs)
-    return there or write_graph(location, embeddings_bytes(users, items), [], config=config, inputs=inputs, metrics={})
+    return there or write_graph(
+        location, embeddings_bytes(users, items), [], config=config, inputs=inputs, metrics={}
+    )
 
 
 def _vectors(data: bytes, name: str) -> Tensor:

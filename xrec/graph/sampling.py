@@ -30,13 +30,21 @@ class NegativeSampler:
         self._num_others = num_items - self._first.diff()
         if bool((self._num_others == 0).any()):
             user = int((self._num_others == 0).nonzero()[0])
-            raise DataError(f"user_index {user} has interacted with all {num_items} items: there is no negative item; leave that user out")
+            raise DataError(
+                f"user_index {user} has interacted with all {num_items} items: there is no negative item; leave that user out"
+            )
         self._gaps = users * num_items + items - (torch.arange(len(keys)) - self._first[users])
 
     def sample(self, users: Tensor, generator: torch.Generator) -> Tensor:
         """One negative item (B,) int64 for each of `users` (B,) int64."""
-        draws = (torch.rand(len(users), generator=generator, dtype=torch.float64) * self._num_others[users]).long()
-        before = torch.searchsorted(self._gaps, users * self._num_items + draws, right=True) - self._first[users]
+        draws = (
+            torch.rand(len(users), generator=generator, dtype=torch.float64)
+            * self._num_others[users]
+        ).long()
+        before = (
+            torch.searchsorted(self._gaps, users * self._num_items + draws, right=True)
+            - self._first[users]
+        )
         negatives: Tensor = draws + before
         return negatives
 
@@ -69,7 +77,13 @@ class Batch:
 
 
 def epoch_batches(
-    edges: Tensor, draw_negatives: DrawNegatives, *, steps_per_epoch: int, micro_batch_size: int, seed: int, epoch: int
+    edges: Tensor,
+    draw_negatives: DrawNegatives,
+    *,
+    steps_per_epoch: int,
+    micro_batch_size: int,
+    seed: int,
+    epoch: int,
 ) -> Iterator[Batch]:
     """All E interactions of `edges` (2, E) int64 in the epoch's own order, as batches of equal size (to one interaction).
 
@@ -79,10 +93,17 @@ def epoch_batches(
     order = torch.randperm(edges.shape[1], generator=_generator(seed, epoch))
     for step, chosen in enumerate(order.tensor_split(min(steps_per_epoch, len(order)))):
         columns = edges[:, chosen].split(micro_batch_size, dim=1)
-        yield Batch(tuple(_micro_batch(column, draw_negatives, _generator(seed, epoch, step, number)) for number, column in enumerate(columns)))
+        yield Batch(
+            tuple(
+                _micro_batch(column, draw_negatives, _generator(seed, epoch, step, number))
+                for number, column in enumerate(columns)
+            )
+        )
 
 
-def _micro_batch(edges: Tensor, draw_negatives: DrawNegatives, generator: torch.Generator) -> MicroBatch:
+def _micro_batch(
+    edges: Tensor, draw_negatives: DrawNegatives, generator: torch.Generator
+) -> MicroBatch:
     users, pos_items = edges
     return MicroBatch(users, pos_items, draw_negatives(users, generator))
 

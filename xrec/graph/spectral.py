@@ -38,7 +38,13 @@ def spectral_embeddings(
     """
     partition = partition or Partition.whole(adjacency.shape[0])
     vectors, singular_values = truncated_svd(
-        adjacency, num_users, embedding_dim, num_iterations=num_iterations, oversampling=oversampling, seed=seed, partition=partition
+        adjacency,
+        num_users,
+        embedding_dim,
+        num_iterations=num_iterations,
+        oversampling=oversampling,
+        seed=seed,
+        partition=partition,
     )
     rank = int((singular_values > 0).sum())
     if rank < embedding_dim:
@@ -48,14 +54,25 @@ def spectral_embeddings(
             embedding_dim - rank,
             embedding_dim,
         )
-    weighted = vectors * singular_values.pow(singular_value_power / 2).nan_to_num(posinf=0) * (singular_values > 0)
+    weighted = (
+        vectors
+        * singular_values.pow(singular_value_power / 2).nan_to_num(posinf=0)
+        * (singular_values > 0)
+    )
     weighted *= _START_STD / _std(weighted, partition.blocks.num_nodes * rank, partition)
     fill = partition.normal_rows(embedding_dim, seed + 1).to(weighted.device) * _FILL_STD
     return torch.where(weighted == 0, fill, weighted)
 
 
 def truncated_svd(
-    adjacency: Tensor, num_users: int, rank: int, *, num_iterations: int, oversampling: int, seed: int, partition: Partition
+    adjacency: Tensor,
+    num_users: int,
+    rank: int,
+    *,
+    num_iterations: int,
+    oversampling: int,
+    seed: int,
+    partition: Partition,
 ) -> tuple[Tensor, Tensor]:
     """P ~ U S V^T: this worker's rows of [U; V] (n, rank) and S (rank,) descending, float32; zero beyond the rank of P.
 
@@ -64,7 +81,9 @@ def truncated_svd(
     """
     sides = _Sides(adjacency, num_users, partition)
     width = min(rank + oversampling, num_users, partition.blocks.num_nodes - num_users)
-    items = _orthonormal(partition.normal_rows(width, seed)[sides.num_own_users :].to(adjacency.device), partition)
+    items = _orthonormal(
+        partition.normal_rows(width, seed)[sides.num_own_users :].to(adjacency.device), partition
+    )
     for _ in range(num_iterations):
         users = _orthonormal(sides.times_items(items), partition)
         items = _orthonormal(sides.times_users(users), partition)
@@ -73,12 +92,18 @@ def truncated_svd(
     items = _orthonormal(image, partition)
     # Rayleigh-Ritz: B = Q_u^T P Q_i is small; with its SVD B = X S Y^T the vectors of P are Q_u X and Q_i Y.
     left, values, right = torch.linalg.svd(_inner(image, items, partition))
-    left, values, right = (partition.broadcast(part)[..., :rank] for part in (left, values, right.T.contiguous()))
+    left, values, right = (
+        partition.broadcast(part)[..., :rank] for part in (left, values, right.T.contiguous())
+    )
     values = values * (values > _tolerance(width) ** 0.5 * values[0])
-    vectors = torch.cat([users @ left.to(users.dtype), items @ right.to(items.dtype)]) * (values > 0)
+    vectors = torch.cat([users @ left.to(users.dtype), items @ right.to(items.dtype)]) * (
+        values > 0
+    )
     vectors *= _signs(vectors, num_users, partition)
     missing = rank - len(values)
-    return torch.nn.functional.pad(vectors, (0, missing)), torch.nn.functional.pad(values, (0, missing)).float()
+    return torch.nn.functional.pad(vectors, (0, missing)), torch.nn.functional.pad(
+        values, (0, missing)
+    ).float()
 
 
 class _Sides:
@@ -86,23 +111,34 @@ class _Sides:
 
     def __init__(self, adjacency: Tensor, num_users: int, partition: Partition) -> None:
         self._partition = partition
-        self.num_own_users = int(((partition.node_ids >= 0) & (partition.node_ids < num_users)).sum())
+        self.num_own_users = int(
+            ((partition.node_ids >= 0) & (partition.node_ids < num_users)).sum()
+        )
         self._users = _row_slice(adjacency, 0, self.num_own_users)
         self._items = _row_slice(adjacency, self.num_own_users, adjacency.shape[0])
 
     def times_items(self, items: Tensor) -> Tensor:
         """This worker's user rows of P X; `items` its item rows of X."""
-        return self._users @ self._partition.all_gather(torch.cat([items.new_zeros(self.num_own_users, items.shape[1]), items]))
+        return self._users @ self._partition.all_gather(
+            torch.cat([items.new_zeros(self.num_own_users, items.shape[1]), items])
+        )
 
     def times_users(self, users: Tensor) -> Tensor:
         """This worker's item rows of P^T X; `users` its user rows of X."""
-        return self._items @ self._partition.all_gather(torch.cat([users, users.new_zeros(self._items.shape[0], users.shape[1])]))
+        return self._items @ self._partition.all_gather(
+            torch.cat([users, users.new_zeros(self._items.shape[0], users.shape[1])])
+        )
 
 
 def _row_slice(matrix: Tensor, first: int, end: int) -> Tensor:
     starts = matrix.crow_indices()[first : end + 1]
     low, high = int(starts[0]), int(starts[-1])
-    return torch.sparse_csr_tensor(starts - starts[0], matrix.col_indices()[low:high], matrix.values()[low:high], (end - first, matrix.shape[1]))
+    return torch.sparse_csr_tensor(
+        starts - starts[0],
+        matrix.col_indices()[low:high],
+        matrix.values()[low:high],
+        (end - first, matrix.shape[1]),
+    )
 
 
 def _orthonormal(block: Tensor, partition: Partition) -> Tensor:
@@ -114,7 +150,9 @@ def _orthonormal(block: Tensor, partition: Partition) -> Tensor:
     for _ in range(2):
         values, vectors = torch.linalg.eigh(_inner(block, block, partition))
         keep = values > _tolerance(block.shape[1]) * values[-1]
-        whiten = vectors * torch.where(keep, values.clamp(min=torch.finfo(values.dtype).tiny).rsqrt(), 0)
+        whiten = vectors * torch.where(
+            keep, values.clamp(min=torch.finfo(values.dtype).tiny).rsqrt(), 0
+        )
         block = block @ partition.broadcast(whiten).to(block.dtype)
     return block
 
@@ -141,6 +179,8 @@ def _signs(vectors: Tensor, num_users: int, partition: Partition) -> Tensor:
 
 def _std(block: Tensor, count: int, partition: Partition) -> Tensor:
     """Standard deviation of all workers' entries, of which `count` are not zero by construction."""
-    total, squares = partition.all_reduce(torch.stack([block.sum(dtype=torch.float64), block.double().square().sum()]))
+    total, squares = partition.all_reduce(
+        torch.stack([block.sum(dtype=torch.float64), block.double().square().sum()])
+    )
     variance: Tensor = squares / count - (total / count).square()
     return variance.sqrt().to(block.dtype)

@@ -19,7 +19,15 @@ from xrec.graph.objective import Objective
 from xrec.graph.sampling import Batch, MicroBatch
 
 
-def batch_loss(users: Tensor, items: Tensor, batch: Batch, objective: Objective, *, rank: int = 0, world_size: int = 1) -> Tensor:
+def batch_loss(
+    users: Tensor,
+    items: Tensor,
+    batch: Batch,
+    objective: Objective,
+    *,
+    rank: int = 0,
+    world_size: int = 1,
+) -> Tensor:
     """This worker's part of the batch's mean loss, () float32: summed over the workers it is the loss of one worker alone.
 
     users (U, D), items (I, D): the propagated tables. Worker `rank` scores its rows of every micro-batch against all of the
@@ -36,21 +44,38 @@ def layer0_penalty(model: LightGCN, batch: Batch, objective: Objective) -> Tenso
     """
     num_nodes = model.partition.blocks.num_nodes
     users = [micro_batch.users for micro_batch in batch.micro_batches]
-    items = [objective.regularized_items(micro_batch) + model.num_users for micro_batch in batch.micro_batches]
+    items = [
+        objective.regularized_items(micro_batch) + model.num_users
+        for micro_batch in batch.micro_batches
+    ]
     counts = torch.bincount(torch.cat(users + items), minlength=num_nodes).float().unsqueeze(1)
-    return l2_penalty(model.embeddings, model.partition.own_rows(counts).squeeze(1).to(model.embeddings.device), len(batch))
+    return l2_penalty(
+        model.embeddings,
+        model.partition.own_rows(counts).squeeze(1).to(model.embeddings.device),
+        len(batch),
+    )
 
 
 class _BatchLoss(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, users: Tensor, items: Tensor, batch: Batch, objective: Objective, rank: int, world_size: int) -> Tensor:
+    def forward(
+        ctx: Any,
+        users: Tensor,
+        items: Tensor,
+        batch: Batch,
+        objective: Objective,
+        rank: int,
+        world_size: int,
+    ) -> Tensor:
         gradients = torch.zeros_like(users), torch.zeros_like(items)
         total = users.new_zeros(())
         for micro_batch in batch.micro_batches:
             part = _part(len(micro_batch), rank, world_size)
             if part.start < part.stop:
                 weight = (part.stop - part.start) / len(batch)
-                total += _add_gradients(users, items, gradients, micro_batch, objective, part, weight)
+                total += _add_gradients(
+                    users, items, gradients, micro_batch, objective, part, weight
+                )
         ctx.save_for_backward(*gradients)
         return total
 
@@ -61,7 +86,13 @@ class _BatchLoss(torch.autograd.Function):
 
 
 def _add_gradients(
-    users: Tensor, items: Tensor, gradients: tuple[Tensor, Tensor], batch: MicroBatch, objective: Objective, part: slice, weight: float
+    users: Tensor,
+    items: Tensor,
+    gradients: tuple[Tensor, Tensor],
+    batch: MicroBatch,
+    objective: Objective,
+    part: slice,
+    weight: float,
 ) -> Tensor:
     """`weight` times the loss of the rows `part`; adds its gradient to `gradients`, tables like `users` and `items`.
 

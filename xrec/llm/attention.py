@@ -45,8 +45,12 @@ def grouped_attention(
         )
     rows, num_heads, length, width = query.shape
     num_groups = key.shape[1]
-    stacked = (query * (width**-0.5 if scaling is None else scaling)).reshape(rows * num_groups, -1, width)  # (B K, G S, d)
-    scores = torch.bmm(stacked, key.flatten(0, 1).transpose(1, 2)).view(rows, num_groups, -1, length, key.shape[2])  # (B, K, G, S, T)
+    stacked = (query * (width**-0.5 if scaling is None else scaling)).reshape(
+        rows * num_groups, -1, width
+    )  # (B K, G S, d)
+    scores = torch.bmm(stacked, key.flatten(0, 1).transpose(1, 2)).view(
+        rows, num_groups, -1, length, key.shape[2]
+    )  # (B, K, G, S, T)
     if softcap is not None:
         scores = torch.tanh(scores / softcap) * softcap
     weights = nn.functional.softmax(scores + attention_mask[:, :, None], dim=-1)

@@ -52,10 +52,15 @@ class Vocabulary:
         if token_id < self.num_text_tokens:
             return None
         entity = (token_id - self.num_text_tokens) % self.num_entities
-        return f"<user {entity}>" if entity < self.num_users else f"<item {entity - self.num_users}>"
+        return (
+            f"<user {entity}>" if entity < self.num_users else f"<item {entity - self.num_users}>"
+        )
 
     def _tokens(self, entity: int) -> list[int]:
-        return [self.num_text_tokens + number * self.num_entities + entity for number in range(self.num_tokens)]
+        return [
+            self.num_text_tokens + number * self.num_entities + entity
+            for number in range(self.num_tokens)
+        ]
 
 
 class CollaborativeEmbedding(nn.Module):
@@ -78,7 +83,9 @@ class CollaborativeEmbedding(nn.Module):
         self.token_embedding = token_embedding
         self.user_adapter = user_adapter
         self.item_adapter = item_adapter
-        self.vocabulary = Vocabulary(token_embedding.num_embeddings, len(user_vectors), len(item_vectors), num_tokens)
+        self.vocabulary = Vocabulary(
+            token_embedding.num_embeddings, len(user_vectors), len(item_vectors), num_tokens
+        )
         self._vectors = (user_vectors, item_vectors)
         self.injection: Tensor | None = None
         """a at the collaborative positions of the latest input, zero elsewhere (B, S, H); None: it has none."""
@@ -99,21 +106,29 @@ class CollaborativeEmbedding(nn.Module):
     def embed(self, input_ids: Tensor, is_collaborative: Tensor, adapted: Tensor) -> Tensor:
         """`forward` with the vectors (N, H) of the N collaborative ids (`is_collaborative`, (B, S) bool) computed before."""
         embeds: Tensor = self.token_embedding(input_ids.masked_fill(is_collaborative, 0))
-        self.injection = torch.zeros_like(embeds).masked_scatter(is_collaborative[..., None], adapted.to(embeds.dtype))
+        self.injection = torch.zeros_like(embeds).masked_scatter(
+            is_collaborative[..., None], adapted.to(embeds.dtype)
+        )
         return torch.where(is_collaborative[..., None], self.injection, embeds)
 
     def adapt(self, token_ids: Tensor) -> Tensor:
         """Adapted vectors (N, H) of collaborative token ids (N,); raises IndexError for an id beyond the last."""
         vocabulary = self.vocabulary
         if (token_ids >= vocabulary.num_ids).any():
-            raise IndexError(f"token id {int(token_ids.max())} is beyond the last, {vocabulary.num_ids - 1}")
+            raise IndexError(
+                f"token id {int(token_ids.max())} is beyond the last, {vocabulary.num_ids - 1}"
+            )
         position = token_ids - vocabulary.num_text_tokens
         number, entity = position // vocabulary.num_entities, position % vocabulary.num_entities
         is_user = entity < vocabulary.num_users
         users = self.user_adapter(_rows(self._vectors[0], entity[is_user], token_ids.device))
-        items = self.item_adapter(_rows(self._vectors[1], entity[~is_user] - vocabulary.num_users, token_ids.device))
+        items = self.item_adapter(
+            _rows(self._vectors[1], entity[~is_user] - vocabulary.num_users, token_ids.device)
+        )
         adapted = users.new_empty(len(token_ids), users.shape[-1])
-        filled = adapted.index_put((is_user,), users).index_put((~is_user,), items)  # (N, k H): all tokens of each one's entity
+        filled = adapted.index_put((is_user,), users).index_put(
+            (~is_user,), items
+        )  # (N, k H): all tokens of each one's entity
         of_tokens: Tensor = filled.unflatten(-1, (vocabulary.num_tokens, -1))
         return of_tokens[torch.arange(len(number), device=number.device), number]
 

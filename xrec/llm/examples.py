@@ -33,7 +33,9 @@ class Batch:
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on `device`."""
-        return Batch(self.input_ids.to(device), self.attention_mask.to(device), self.labels.to(device))
+        return Batch(
+            self.input_ids.to(device), self.attention_mask.to(device), self.labels.to(device)
+        )
 
 
 def collate(examples: Sequence[Example]) -> Batch:
@@ -44,7 +46,9 @@ def collate(examples: Sequence[Example]) -> Batch:
     attention_mask = torch.zeros_like(input_ids)
     labels = torch.full((len(examples), num_labels), IGNORE)
     for row, example in enumerate(examples):
-        input_ids[row, length - len(example) :] = torch.tensor([*example.prompt_ids, *example.label_ids])
+        input_ids[row, length - len(example) :] = torch.tensor(
+            [*example.prompt_ids, *example.label_ids]
+        )
         attention_mask[row, length - len(example) :] = 1
         labels[row, num_labels - len(example.label_ids) :] = torch.tensor(example.label_ids)
     return Batch(input_ids, attention_mask, labels)
@@ -66,13 +70,17 @@ def token_nll(model: PreTrainedModel, batch: Batch, past: KeyValues | None = Non
         cache=cache,
         use_cache=cache is not None,
         # As a tensor: a number makes a slice, and the product of a slice with the head copies the head for each row.
-        logits_to_keep=torch.arange(length - num_labels - 1, length - 1, device=batch.input_ids.device),
+        logits_to_keep=torch.arange(
+            length - num_labels - 1, length - 1, device=batch.input_ids.device
+        ),
     ).logits
     return label_nll(logits, batch.labels)
 
 
 @torch.inference_mode()
-def explanation_nll(model: PreTrainedModel, examples: Sequence[Example], batch_size: int) -> Iterator[tuple[int, float]]:
+def explanation_nll(
+    model: PreTrainedModel, examples: Sequence[Example], batch_size: int
+) -> Iterator[tuple[int, float]]:
     """Yield (index, mean NLL in nats a token) of each example, in batches of similar length; NaN for one without labels."""
     order = sorted(range(len(examples)), key=lambda index: len(examples[index]))
     for start in range(0, len(order), batch_size):

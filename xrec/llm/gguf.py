@@ -16,7 +16,9 @@ logger = logging.getLogger("xrec")
 def convert_gguf(path: Path, folder: Path) -> None:
     """Write the model and tokenizer of the GGUF file at `path` to `folder`, in float32."""
     logger.info("%s: dequantizing once", path.name)
-    quantized = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
+    quantized = AutoModelForCausalLM.from_pretrained(
+        path.parent, gguf_file=path.name, dtype=torch.float32
+    )
     config = copy.deepcopy(quantized.config)
     if hasattr(config, "quantization_config"):
         del config.quantization_config

@@ -39,7 +39,9 @@ from xrec.errors import ModelError
 from xrec.llm.collaborative import CollaborativeEmbedding
 
 
-def install_injection(model: PreTrainedModel, embedding: CollaborativeEmbedding, rule: Injection) -> list[RemovableHandle]:
+def install_injection(
+    model: PreTrainedModel, embedding: CollaborativeEmbedding, rule: Injection
+) -> list[RemovableHandle]:
     """Add the hooks of `rule` to all layers of `model`; returns their handles, to remove them again.
 
     Raises ModelError, naming the missing piece, if the model's layers are not built as the rule needs; no hook is left then.
@@ -48,9 +50,14 @@ def install_injection(model: PreTrainedModel, embedding: CollaborativeEmbedding,
         return []
     attentions = _attentions(model)
     if rule == "projected":
-        return [attention.register_forward_pre_hook(_add_to_hidden_states(embedding), with_kwargs=True) for attention in attentions]
+        return [
+            attention.register_forward_pre_hook(_add_to_hidden_states(embedding), with_kwargs=True)
+            for attention in attentions
+        ]
     hidden_size = embedding.token_embedding.embedding_dim
-    placed = [_place_direct(type(model).__name__, attention, hidden_size) for attention in attentions]
+    placed = [
+        _place_direct(type(model).__name__, attention, hidden_size) for attention in attentions
+    ]
     return [
         projection.register_forward_hook(_add_to_output(embedding, widths, head_dim))
         for projections, head_dim in placed
@@ -60,7 +67,9 @@ def install_injection(model: PreTrainedModel, embedding: CollaborativeEmbedding,
 
 def fold_heads(vectors: Tensor, num_key_value_heads: int, head_dim: int) -> Tensor:
     """(..., num_heads * head_dim) to (..., num_key_value_heads * head_dim): the mean over the query heads of each group."""
-    folded: Tensor = vectors.unflatten(-1, (num_key_value_heads, -1, head_dim)).mean(dim=-2).flatten(-2)
+    folded: Tensor = (
+        vectors.unflatten(-1, (num_key_value_heads, -1, head_dim)).mean(dim=-2).flatten(-2)
+    )
     return folded
 
 
@@ -82,7 +91,9 @@ def _attentions(model: PreTrainedModel) -> list[nn.Module]:
 
 
 def _add_to_hidden_states(embedding: CollaborativeEmbedding) -> Callable[..., Any]:
-    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+    def hook(
+        module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         if embedding.injection is None:
             return None
         if "hidden_states" in kwargs:
@@ -114,7 +125,10 @@ def _projections(model: str, attention: nn.Module) -> Projections:
         fused, num_groups = _required(model, attention, ["qkv_proj", "num_key_value_groups"])
         width = fused.out_features // (num_groups + 2)
         return [(fused, [num_groups * width, width, width])]
-    return [(projection, [projection.out_features]) for projection in _required(model, attention, ["q_proj", "k_proj", "v_proj"])]
+    return [
+        (projection, [projection.out_features])
+        for projection in _required(model, attention, ["q_proj", "k_proj", "v_proj"])
+    ]
 
 
 def _required(model: str, attention: nn.Module, names: list[str]) -> list[Any]:
@@ -127,11 +141,15 @@ def _required(model: str, attention: nn.Module, names: list[str]) -> list[Any]:
     return [getattr(attention, name) for name in names]
 
 
-def _add_to_output(embedding: CollaborativeEmbedding, widths: list[int], head_dim: int) -> Callable[..., Any]:
+def _add_to_output(
+    embedding: CollaborativeEmbedding, widths: list[int], head_dim: int
+) -> Callable[..., Any]:
     def hook(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
         if embedding.injection is None:
             return None
         injection = embedding.injection
-        return output + torch.cat([fold_heads(injection, width // head_dim, head_dim) for width in widths], dim=-1)
+        return output + torch.cat(
+            [fold_heads(injection, width // head_dim, head_dim) for width in widths], dim=-1
+        )
 
     return hook

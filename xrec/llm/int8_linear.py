@@ -27,8 +27,12 @@ def quantize_linears(model: PreTrainedModel) -> int:
     Hooks stay, and the weights beside their 8-bit form. Raises ModelError if `model` is not on a CPU.
     """
     if model.device.type != "cpu":
-        raise ModelError(f"linear_layers = 'int8' is for CPUs, the model is on {model.device}; set engine.linear_layers=packed, or device=cpu")
-    linears = [linear for linear in linear_layers(model) if linear.in_features <= linear.out_features]
+        raise ModelError(
+            f"linear_layers = 'int8' is for CPUs, the model is on {model.device}; set engine.linear_layers=packed, or device=cpu"
+        )
+    linears = [
+        linear for linear in linear_layers(model) if linear.in_features <= linear.out_features
+    ]
     for linear in linears:
         weight, scales = _quantized(linear.weight.detach())
         linear.forward = partial(_product, weight, scales, linear.bias)  # type: ignore[method-assign]
@@ -43,8 +47,16 @@ def _quantized(weight: Tensor) -> tuple[Tensor, Tensor]:
 
 def _product(weight: Tensor, scales: Tensor, bias: Tensor | None, rows: Tensor) -> Tensor:
     flat = rows.reshape(-1, rows.shape[-1]).float()
-    row_scales = flat.abs().amax(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny * _LEVELS) / _LEVELS
-    product = torch._int_mm((flat / row_scales).round().to(torch.int8), weight).float().mul_(row_scales).mul_(scales)
+    row_scales = (
+        flat.abs().amax(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny * _LEVELS)
+        / _LEVELS
+    )
+    product = (
+        torch._int_mm((flat / row_scales).round().to(torch.int8), weight)
+        .float()
+        .mul_(row_scales)
+        .mul_(scales)
+    )
     if bias is not None:
         product += bias
     return product.to(rows.dtype).view(*rows.shape[:-1], weight.shape[1])

@@ -3,28 +3,45 @@
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import GENERATION_CONFIG_NAME
 
 from xrec.config import Attention, Device, Dtype
 from xrec.errors import ModelError
 from xrec.llm.attention import GROUPED, register_grouped_attention
 
-_TEXT_DECODER_KEYS = {r"^language_model\.model\.": "model.", r"^model\.language_model\.": "model.", r"^language_model\.lm_head\.": "lm_head."}
+_TEXT_DECODER_KEYS = {
+    r"^language_model\.model\.": "model.",
+    r"^model\.language_model\.": "model.",
+    r"^language_model\.lm_head\.": "lm_head.",
+}
 """Names of weights in the files of a model of text and images, of either age, to those of its text decoder alone."""
 
 
 def resolve_device(device: Device) -> torch.device:
     """`auto` is the GPU if there is one; raises ModelError if `cuda` is asked for and there is none."""
     if device == "cuda" and not torch.cuda.is_available():
-        raise ModelError("device 'cuda': this process sees no GPU; give device auto or cpu, or check CUDA_VISIBLE_DEVICES")
+        raise ModelError(
+            "device 'cuda': this process sees no GPU; give device auto or cpu, or check CUDA_VISIBLE_DEVICES"
+        )
     return torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 def resolve_dtype(dtype: Dtype, device: torch.device) -> torch.dtype:
     """`auto` is bfloat16 on a GPU that has it, else float32."""
     if dtype == "auto":
-        return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
+        return (
+            torch.bfloat16
+            if device.type == "cuda" and torch.cuda.is_bf16_supported()
+            else torch.float32
+        )
     return torch.bfloat16 if dtype == "bfloat16" else torch.float32
 
 
@@ -33,7 +50,13 @@ def resolve_attention(attention: Attention, device: torch.device) -> str:
     return (GROUPED if device.type == "cpu" else "sdpa") if attention == "auto" else attention
 
 
-def load_model(folder: Path, *, dtype: torch.dtype, device: torch.device | None, attn_implementation: str = "sdpa") -> PreTrainedModel:
+def load_model(
+    folder: Path,
+    *,
+    dtype: torch.dtype,
+    device: torch.device | None,
+    attn_implementation: str = "sdpa",
+) -> PreTrainedModel:
     """The causal language model in `folder`, frozen, in eval mode, on `device` (None: wherever the loader puts it).
 
     Of a model of text and images (Gemma 3 from 4B on) the text decoder only. Under an active `HfDeepSpeedConfig` of ZeRO
@@ -53,7 +76,9 @@ def load_model(folder: Path, *, dtype: torch.dtype, device: torch.device | None,
             output_loading_info=True,
         )
     except (OSError, ValueError, ImportError) as error:
-        raise ModelError(f"{folder}: the language model cannot be loaded with llm.attn_implementation={attn_implementation}: {error}") from error
+        raise ModelError(
+            f"{folder}: the language model cannot be loaded with llm.attn_implementation={attn_implementation}: {error}"
+        ) from error
     _check_complete(folder, type(model).__name__, sorted(loaded["missing_keys"]))
     model.requires_grad_(False)
     model.eval()
@@ -76,7 +101,9 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     except (OSError, ValueError, ImportError) as error:
         raise ModelError(f"{folder}: the tokenizer cannot be loaded: {error}") from error
     if tokenizer.eos_token_id is None:
-        raise ModelError(f"{folder}: the tokenizer has no end token (eos_token); explanations could not end")
+        raise ModelError(
+            f"{folder}: the tokenizer has no end token (eos_token); explanations could not end"
+        )
     return tokenizer
 
 
@@ -88,11 +115,20 @@ def stop_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -
 def folder_stop_token_ids(folder: Path, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """`stop_token_ids` of the model in `folder`, without loading it."""
     if (folder / GENERATION_CONFIG_NAME).is_file():
-        return _with_end_token(GenerationConfig.from_pretrained(folder, local_files_only=True), tokenizer)
-    return _with_end_token(GenerationConfig.from_model_config(AutoConfig.from_pretrained(folder, local_files_only=True)), tokenizer)
+        return _with_end_token(
+            GenerationConfig.from_pretrained(folder, local_files_only=True), tokenizer
+        )
+    return _with_end_token(
+        GenerationConfig.from_model_config(
+            AutoConfig.from_pretrained(folder, local_files_only=True)
+        ),
+        tokenizer,
+    )
 
 
-def _with_end_token(generation_config: GenerationConfig | None, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+def _with_end_token(
+    generation_config: GenerationConfig | None, tokenizer: PreTrainedTokenizerBase
+) -> list[int]:
     configured = generation_config.eos_token_id if generation_config else None
     configured = [configured] if isinstance(configured, int) else configured or []
     return sorted({tokenizer.eos_token_id, *configured})

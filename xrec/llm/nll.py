@@ -25,15 +25,24 @@ class _LabelNLL(torch.autograd.Function):
     def forward(ctx: Any, logits: Tensor, labels: Tensor) -> Tensor:
         ctx.save_for_backward(logits, labels)
         rows = zip(logits, labels, strict=True)
-        return torch.stack([functional.cross_entropy(row.float(), label, ignore_index=IGNORE, reduction="none") for row, label in rows])
+        return torch.stack(
+            [
+                functional.cross_entropy(row.float(), label, ignore_index=IGNORE, reduction="none")
+                for row, label in rows
+            ]
+        )
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None]:
         """d nll / d logits = softmax(logits), less 1 at the label."""
         logits, labels = ctx.saved_tensors
         gradient = torch.empty_like(logits)
-        for row, label, weight, target in zip(logits, labels, grad_outputs[0] * (labels != IGNORE), gradient, strict=True):
+        for row, label, weight, target in zip(
+            logits, labels, grad_outputs[0] * (labels != IGNORE), gradient, strict=True
+        ):
             probabilities = functional.softmax(row, dim=-1, dtype=torch.float32)
-            probabilities.scatter_add_(1, label.clamp_min(0)[:, None], probabilities.new_full((len(label), 1), -1.0))
+            probabilities.scatter_add_(
+                1, label.clamp_min(0)[:, None], probabilities.new_full((len(label), 1), -1.0)
+            )
             target.copy_(probabilities.mul_(weight[:, None]))
         return gradient, None

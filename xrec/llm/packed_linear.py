@@ -31,9 +31,15 @@ def linear_layers(model: PreTrainedModel) -> list[nn.Linear]:
 
 def _can_pack(linear: nn.Linear) -> bool:
     weight = linear.weight
-    if weight.requires_grad or weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():
+    if (
+        weight.requires_grad
+        or weight.device.type != "cpu"
+        or not torch.backends.mkldnn.is_available()
+    ):
         return False
-    return weight.dtype == torch.float32 or (weight.dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return weight.dtype == torch.float32 or (
+        weight.dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    )
 
 
 def _product(weight: Tensor, bias: Tensor | None, rows: Tensor) -> Tensor:

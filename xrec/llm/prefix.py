@@ -29,18 +29,33 @@ class KeyValues:
 
 def num_prefix_tokens(prompt_ids: Sequence[int], num_text_tokens: int) -> int:
     """Tokens before the first collaborative one; the last token of a prompt is never among them: it predicts the first label."""
-    return next((position for position, token in enumerate(prompt_ids[:-1]) if token >= num_text_tokens), len(prompt_ids) - 1)
+    return next(
+        (position for position, token in enumerate(prompt_ids[:-1]) if token >= num_text_tokens),
+        len(prompt_ids) - 1,
+    )
 
 
 def common_prefix(rows: Sequence[Sequence[int]]) -> list[int]:
     """The longest beginning that all rows share."""
-    first, last = min(map(list, rows)), max(map(list, rows))  # in lexicographic order whatever these two share, all share
-    length = next((position for position, (left, right) in enumerate(zip(first, last, strict=False)) if left != right), min(len(first), len(last)))
+    first, last = (
+        min(map(list, rows)),
+        max(map(list, rows)),
+    )  # in lexicographic order whatever these two share, all share
+    length = next(
+        (
+            position
+            for position, (left, right) in enumerate(zip(first, last, strict=False))
+            if left != right
+        ),
+        min(len(first), len(last)),
+    )
     return first[:length]
 
 
 @torch.no_grad()
-def compute_key_values(model: PreTrainedModel, rows: Sequence[Sequence[int]], past: KeyValues | None = None) -> list[Tensor]:
+def compute_key_values(
+    model: PreTrainedModel, rows: Sequence[Sequence[int]], past: KeyValues | None = None
+) -> list[Tensor]:
     """Keys and values of each row of token ids, (layers, 2, heads, length, head_dim); `past` (B = 1) comes before each row.
 
     One forward pass of the decoder, left-padded, without autograd and without logits.
@@ -54,8 +69,19 @@ def compute_key_values(model: PreTrainedModel, rows: Sequence[Sequence[int]], pa
         before = past.mask.expand(len(rows), -1)
         mask = torch.cat([before, mask], dim=1)
         cache = KeyValues(past.tensor.expand(-1, -1, len(rows), -1, -1, -1), before).cache()
-    model.get_decoder()(input_ids=input_ids, attention_mask=mask, position_ids=last_positions(mask, length), cache=cache, use_cache=True)
-    tensor = torch.stack([torch.stack([layer.keys[..., -length:, :], layer.values[..., -length:, :]]) for layer in cache.layers])
+    model.get_decoder()(
+        input_ids=input_ids,
+        attention_mask=mask,
+        position_ids=last_positions(mask, length),
+        cache=cache,
+        use_cache=True,
+    )
+    tensor = torch.stack(
+        [
+            torch.stack([layer.keys[..., -length:, :], layer.values[..., -length:, :]])
+            for layer in cache.layers
+        ]
+    )
     return [tensor[:, :, index, :, length - len(row) :].clone() for index, row in enumerate(rows)]
 
 
@@ -85,7 +111,11 @@ def can_split(model: PreTrainedModel, num_positions: int) -> bool:
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
     window = getattr(config, "sliding_window", None)
     shared_layers = getattr(config, "num_kv_shared_layers", 0)
-    return kinds <= {"full_attention", "sliding_attention"} and (window is None or num_positions <= window) and not shared_layers
+    return (
+        kinds <= {"full_attention", "sliding_attention"}
+        and (window is None or num_positions <= window)
+        and not shared_layers
+    )
 
 
 def last_positions(mask: Tensor, count: int) -> Tensor:

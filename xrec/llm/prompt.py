@@ -34,7 +34,9 @@ class PairTexts:
 class PromptBuilder:
     """Builds the token ids of prompts and of explanations for one model, template and catalogue."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, prompt: PromptConfig, vocabulary: Vocabulary):
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, prompt: PromptConfig, vocabulary: Vocabulary
+    ):
         self.tokenizer = tokenizer
         self.prompt = prompt
         self.vocabulary = vocabulary
@@ -46,7 +48,9 @@ class PromptBuilder:
 
     def build(self, user_index: int, item_index: int, texts: PairTexts) -> list[int]:
         """Token ids of the prompt of a pair; raises PromptTooLongError, ValueError for an index out of range."""
-        ids = self._build(self.vocabulary.user_tokens(user_index), self.vocabulary.item_tokens(item_index), texts)
+        ids = self._build(
+            self.vocabulary.user_tokens(user_index), self.vocabulary.item_tokens(item_index), texts
+        )
         if len(ids) > self.prompt.max_prompt_tokens:
             raise PromptTooLongError(
                 f"prompt of {len(ids)} tokens, at most {self.prompt.max_prompt_tokens} allowed (prompt.max_prompt_tokens); shorten the profiles"
@@ -72,12 +76,21 @@ class PromptBuilder:
 
     def show(self, prompt_ids: list[int]) -> str:
         """The prompt for a person's eyes: special tokens shown, collaborative tokens as <user 3> and <item 7>."""
-        return "".join(self.vocabulary.show(token) or self.tokenizer.decode([token]) for token in prompt_ids)
+        return "".join(
+            self.vocabulary.show(token) or self.tokenizer.decode([token]) for token in prompt_ids
+        )
 
     def _build(self, user: list[int], item: list[int], texts: PairTexts) -> list[int]:
         values = {"user": user, "item": item, **vars(texts)}
-        user_ids, item_ids = self._fill(self.prompt.user, values), self._fill(self.prompt.item, values)
-        last_ids = [*self._encode("\n"), *self._fill(self.prompt.collaborative, values)] if self.prompt.collaborative else []
+        user_ids, item_ids = (
+            self._fill(self.prompt.user, values),
+            self._fill(self.prompt.item, values),
+        )
+        last_ids = (
+            [*self._encode("\n"), *self._fill(self.prompt.collaborative, values)]
+            if self.prompt.collaborative
+            else []
+        )
         return [*self._before, *user_ids, *self._encode("\n"), *item_ids, *last_ids, *self._after]
 
     def _fill(self, part: str, values: dict[str, str | list[int]]) -> list[int]:
@@ -91,8 +104,20 @@ class PromptBuilder:
         return ids
 
     def _encode_text(self, text: str) -> list[int]:
-        pieces = [piece for piece in self._cut.split(text) if piece] if self._cut else [text] if text else []
-        return [token for piece in pieces for token in self.tokenizer(piece, add_special_tokens=False, split_special_tokens=True)["input_ids"]]
+        pieces = (
+            [piece for piece in self._cut.split(text) if piece]
+            if self._cut
+            else [text]
+            if text
+            else []
+        )
+        return [
+            token
+            for piece in pieces
+            for token in self.tokenizer(piece, add_special_tokens=False, split_special_tokens=True)[
+                "input_ids"
+            ]
+        ]
 
     def _encode_scaffold(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"]) if text else []
@@ -103,14 +128,26 @@ def _inside_added_tokens(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str] 
 
     `split_special_tokens` is for the special ones among the added tokens only.
     """
-    names = [token.content for token in tokenizer.added_tokens_decoder.values() if not token.special and len(token.content.strip()) > 1]
-    return re.compile("|".join(f"(?<={re.escape(name[0])})(?={re.escape(name[1:])})" for name in names)) if names else None
+    names = [
+        token.content
+        for token in tokenizer.added_tokens_decoder.values()
+        if not token.special and len(token.content.strip()) > 1
+    ]
+    return (
+        re.compile(
+            "|".join(f"(?<={re.escape(name[0])})(?={re.escape(name[1:])})" for name in names)
+        )
+        if names
+        else None
+    )
 
 
 def _scaffold(tokenizer: PreTrainedTokenizerBase, prompt: PromptConfig) -> tuple[str, str]:
     """The text before and after the user's message; without a chat template: the start token, and a cue to answer."""
     if not (prompt.use_chat_template and tokenizer.chat_template):
         return tokenizer.bos_token or "", "\nExplanation:"
-    text = tokenizer.apply_chat_template([{"role": "user", "content": _CONTENT}], tokenize=False, add_generation_prompt=True)
+    text = tokenizer.apply_chat_template(
+        [{"role": "user", "content": _CONTENT}], tokenize=False, add_generation_prompt=True
+    )
     before, after = text.split(_CONTENT)
     return before, after

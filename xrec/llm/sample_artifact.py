@@ -8,7 +8,14 @@ import torch
 
 from xrec.config import BuildSampleLLMConfig
 from xrec.llm.sample_model import save_sample_model, train_sample_model
-from xrec.storage import Manifest, check_access, content_hash, finished, open_location, write_manifest
+from xrec.storage import (
+    Manifest,
+    check_access,
+    content_hash,
+    finished,
+    open_location,
+    write_manifest,
+)
 
 logger = logging.getLogger("xrec")
 
@@ -31,4 +38,6 @@ def build_sample_llm(config: BuildSampleLLMConfig) -> Manifest:
     for name, data in files.items():
         (output / name).write_bytes(data)
     hashes = {name: content_hash(data) for name, data in files.items()}
-    return write_manifest(output, "llm", config=run_config, inputs={}, files=hashes, metrics={"loss": loss})
+    return write_manifest(
+        output, "llm", config=run_config, inputs={}, files=hashes, metrics={"loss": loss}
+    )

@@ -12,7 +12,12 @@ from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
 
 from xrec.config import PromptConfig, SampleLLMConfig
 from xrec.data.sample import LanguageExample, generate_language_examples
@@ -32,16 +37,27 @@ _NUM_SPECIAL = 3
 _COPY_LENGTH = 24
 
 
-def train_sample_model(config: SampleLLMConfig, prompt: PromptConfig) -> tuple[LlamaForCausalLM, PreTrainedTokenizerBase, float]:
+def train_sample_model(
+    config: SampleLLMConfig, prompt: PromptConfig
+) -> tuple[LlamaForCausalLM, PreTrainedTokenizerBase, float]:
     """Train model and tokenizer from nothing; returns them and the mean loss, in nats a token, of the last tenth of the steps."""
     torch.manual_seed(config.seed)
     examples = generate_language_examples(config.num_steps * config.batch_size, config.seed)
-    tokenizer = train_tokenizer([_plain_text(example, prompt) for example in examples[:2000]], config.vocab_size)
+    tokenizer = train_tokenizer(
+        [_plain_text(example, prompt) for example in examples[:2000]], config.vocab_size
+    )
     model = build_model(config, tokenizer)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=0.01
+    )
     num_steps = config.num_copy_steps + config.num_steps
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _learning_rate_share(step, num_steps))
-    batches = itertools.chain(_copy_batches(config, len(tokenizer)), _text_batches(examples, tokenizer, prompt, config.batch_size))
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: _learning_rate_share(step, num_steps)
+    )
+    batches = itertools.chain(
+        _copy_batches(config, len(tokenizer)),
+        _text_batches(examples, tokenizer, prompt, config.batch_size),
+    )
     losses: list[float] = []
     for rows in progress(batches, "sample language model", num_steps):
         loss = _loss(model, rows)
@@ -73,7 +89,12 @@ def train_tokenizer(texts: Sequence[str], vocab_size: int) -> PreTrainedTokenize
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=_END, pad_token=_PAD, additional_special_tokens=[_START])
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token=_END,
+        pad_token=_PAD,
+        additional_special_tokens=[_START],
+    )
     fast.chat_template = _CHAT_TEMPLATE
     return fast
 
@@ -97,26 +118,39 @@ def build_model(config: SampleLLMConfig, tokenizer: PreTrainedTokenizerBase) -> 
     )
 
 
-def save_sample_model(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+def save_sample_model(
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, folder: Path
+) -> None:
     """Write both to `folder` in the Hugging Face layout."""
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 
 def _plain_text(example: LanguageExample, prompt: PromptConfig) -> str:
-    values = {"user": "", "item": "", "user_profile": example.user_profile, "item_title": example.item_title, "item_profile": example.item_profile}
+    values = {
+        "user": "",
+        "item": "",
+        "user_profile": example.user_profile,
+        "item_title": example.item_title,
+        "item_profile": example.item_profile,
+    }
     return f"system user assistant\n{prompt.instruction}\n{prompt.user.format(**values)}\n{prompt.item.format(**values)}\n{example.explanation}"
 
 
 def _copy_batches(config: SampleLLMConfig, vocab_size: int) -> Iterator[list[Example]]:
     """Random tokens said twice. Copying forms in a hundred short steps of these; from texts alone it takes a thousand."""
     for _ in range(config.num_copy_steps):
-        tokens = torch.randint(_NUM_SPECIAL, vocab_size, (2 * config.batch_size, _COPY_LENGTH)).tolist()
+        tokens = torch.randint(
+            _NUM_SPECIAL, vocab_size, (2 * config.batch_size, _COPY_LENGTH)
+        ).tolist()
         yield [Example(row + row[:1], row[1:]) for row in tokens]
 
 
 def _text_batches(
-    examples: Sequence[LanguageExample], tokenizer: PreTrainedTokenizerBase, prompt: PromptConfig, batch_size: int
+    examples: Sequence[LanguageExample],
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: PromptConfig,
+    batch_size: int,
 ) -> Iterator[list[Example]]:
     builder = PromptBuilder(tokenizer, prompt, Vocabulary(len(tokenizer), 0, 0))
     for start in range(0, len(examples), batch_size):
@@ -125,7 +159,9 @@ def _text_batches(
 
 def _example(builder: PromptBuilder, example: LanguageExample) -> Example:
     texts = PairTexts(example.user_profile, example.item_title, example.item_profile)
-    return Example(builder.build_without_tokens(texts), builder.encode_explanation(example.explanation))
+    return Example(
+        builder.build_without_tokens(texts), builder.encode_explanation(example.explanation)
+    )
 
 
 def _loss(model: LlamaForCausalLM, examples: list[Example]) -> torch.Tensor:

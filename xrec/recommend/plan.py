@@ -8,7 +8,15 @@ from xrec.config import RecommendConfig
 from xrec.data.cold_start import read_cold_start
 from xrec.errors import ArtifactMismatchError, ConfigError
 from xrec.graph.artifact import check_graph_of_dataset
-from xrec.storage import Location, Manifest, finished, is_begun, open_location, read_manifest, run_fingerprint
+from xrec.storage import (
+    Location,
+    Manifest,
+    finished,
+    is_begun,
+    open_location,
+    read_manifest,
+    run_fingerprint,
+)
 
 RUN = "run.json"
 
@@ -41,7 +49,9 @@ def plan_recommendations(config: RecommendConfig) -> RecommendPlan:
     check_graph_of_dataset(graph, dataset, config.artifact("graph"), config.artifact("dataset"))
     num_items = graph.row_counts["items"]
     if config.k > num_items:
-        raise ConfigError(f"k = {config.k}, but the dataset has {num_items} items; give at most so many")
+        raise ConfigError(
+            f"k = {config.k}, but the dataset has {num_items} items; give at most so many"
+        )
     if config.user_ids is not None and not config.user_ids:
         raise ConfigError("user_ids is an empty list; name users, or leave it out for all")
     # The parts' ranges of users follow from users_per_task: with another number they would overlap.
@@ -51,7 +61,9 @@ def plan_recommendations(config: RecommendConfig) -> RecommendPlan:
     if config.cold_start is not None:
         inputs["cold_start"] = read_cold_start(config.cold_start, config.storage).fingerprint
     output = open_location(config.artifact("recommendations"), config.storage)
-    return RecommendPlan(run_config, inputs, finished(output, "recommendations", run_config, inputs))
+    return RecommendPlan(
+        run_config, inputs, finished(output, "recommendations", run_config, inputs)
+    )
 
 
 def begin(output: Location, plan: RecommendPlan) -> None:
@@ -68,4 +80,6 @@ def begin(output: Location, plan: RecommendPlan) -> None:
             f"{output}: holds {len(strays)} parts, {strays[0]} the first, but no {RUN}; give another output URI, or delete it"
         )
     if not (output / RUN).create_bytes(json.dumps(record, indent=2).encode()):
-        is_begun(output, RUN, "recommendations", plan.config, plan.inputs)  # another driver was first: it makes the same parts, or this raises
+        is_begun(
+            output, RUN, "recommendations", plan.config, plan.inputs
+        )  # another driver was first: it makes the same parts, or this raises

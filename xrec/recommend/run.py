@@ -17,7 +17,14 @@ from xrec.recommend.plan import RecommendPlan, begin
 from xrec.recommend.tables import RankingTables
 from xrec.recommend.worker import RangeWorker, WorkerSettings
 from xrec.schemas import RECOMMENDATIONS
-from xrec.storage import Location, Manifest, open_location, read_manifest, read_table, write_manifest
+from xrec.storage import (
+    Location,
+    Manifest,
+    open_location,
+    read_manifest,
+    read_table,
+    write_manifest,
+)
 
 logger = logging.getLogger("xrec")
 
@@ -31,7 +38,11 @@ def run_recommend(config: RecommendConfig, plan: RecommendPlan, tables: RankingT
     num_parts = math.ceil(len(tables.order) / config.users_per_task)
     logger.info("%d users in %d parts, %d items of each", len(tables.order), num_parts, config.k)
     settings = WorkerSettings(
-        tables=ray.put(tables), output=output.shared_uri, storage=config.storage, k=config.k, users_per_task=config.users_per_task
+        tables=ray.put(tables),
+        output=output.shared_uri,
+        storage=config.storage,
+        k=config.k,
+        users_per_task=config.users_per_task,
     )
     made = map_on_actors(
         RangeWorker,
@@ -58,13 +69,17 @@ def recommendation_batches(location: Location, k: int | None = None) -> Iterator
     manifest = read_manifest(location, "recommendations")
     there = manifest.config["k"]
     if k is not None and k > there:
-        raise ConfigError(f"k = {k}, but {location} holds {there} items a user; give at most so many, or recommend again with a larger k")
+        raise ConfigError(
+            f"k = {k}, but {location} holds {there} items a user; give at most so many, or recommend again with a larger k"
+        )
     for name in sorted(manifest.files):
         table = read_table(location / name, RECOMMENDATIONS)
         yield table if k is None else table.filter(pc.less_equal(table["rank"], k))
 
 
-def _write_manifest(output: Location, plan: RecommendPlan, parts: list[dict[str, Any]], *, num_users: int) -> Manifest:
+def _write_manifest(
+    output: Location, plan: RecommendPlan, parts: list[dict[str, Any]], *, num_users: int
+) -> Manifest:
     num_rows = sum(int(part["num_rows"]) for part in parts)
     return write_manifest(
         output,
@@ -73,5 +88,8 @@ def _write_manifest(output: Location, plan: RecommendPlan, parts: list[dict[str,
         inputs=plan.inputs,
         files={part["file"]: part["hash"] for part in parts},
         row_counts={"recommendations": num_rows, "users": num_users},
-        metrics={"users_with_fewer_than_k": num_users - sum(int(part["num_full_users"]) for part in parts)},
+        metrics={
+            "users_with_fewer_than_k": num_users
+            - sum(int(part["num_full_users"]) for part in parts)
+        },
     )

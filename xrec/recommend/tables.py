@@ -51,7 +51,9 @@ def read_catalogue(config: RecommendConfig | BackfillConfig) -> tuple[Dataset, G
     """
     dataset = read_dataset(open_location(config.artifact("dataset"), config.storage))
     graph = read_graph(open_location(config.artifact("graph"), config.storage))
-    check_graph_of_dataset(graph.manifest, dataset.manifest, config.artifact("graph"), config.artifact("dataset"))
+    check_graph_of_dataset(
+        graph.manifest, dataset.manifest, config.artifact("graph"), config.artifact("dataset")
+    )
     graph.check_finite()
     if config.cold_start is None:
         return dataset, graph

@@ -50,8 +50,16 @@ class RangeWorker:
             table = self._ranker.recommend(part * size, (part + 1) * size, self._settings.k)
             data = parquet_bytes(table, RECOMMENDATIONS)
             location.write_bytes(data)
-        full = pc.sum(pc.equal(table["rank"], self._settings.k)).as_py() or 0  # users with all their k items
-        return {"part": [part], "file": [location.name], "hash": [content_hash(data)], "num_rows": [table.num_rows], "num_full_users": [full]}
+        full = (
+            pc.sum(pc.equal(table["rank"], self._settings.k)).as_py() or 0
+        )  # users with all their k items
+        return {
+            "part": [part],
+            "file": [location.name],
+            "hash": [content_hash(data)],
+            "num_rows": [table.num_rows],
+            "num_full_users": [full],
+        }
 
 
 class Ranker:
@@ -59,14 +67,20 @@ class Ranker:
 
     def __init__(self, tables: RankingTables):
         self._tables = tables
-        self._users, self._items, edges = (_shared(array) for array in (tables.user_vectors, tables.item_vectors, tables.train_edges))
+        self._users, self._items, edges = (
+            _shared(array)
+            for array in (tables.user_vectors, tables.item_vectors, tables.train_edges)
+        )
         self._seen = SeenItems(edges, len(tables.user_vectors))
 
     def recommend(self, start: int, stop: int, k: int) -> pa.Table:
         """The k best unseen items of users `start` to `stop` of the order (schema RECOMMENDATIONS), by user and rank."""
         tables = self._tables
         users = torch.from_numpy(tables.order[start:stop].copy())
-        chunks = [(items, scores) for _, items, scores in top_k_items(self._users, self._items, self._seen, users, k)]
+        chunks = [
+            (items, scores)
+            for _, items, scores in top_k_items(self._users, self._items, self._seen, users, k)
+        ]
         items, scores = (torch.cat(parts).numpy() for parts in zip(*chunks, strict=True))  # (N, k)
         rows, columns = np.nonzero(items >= 0)  # -1: no unseen item is left
         return pa.table(

@@ -32,7 +32,10 @@ def build(config: ServeConfig) -> Any:
         version=version,
         user_config=choice,
         num_replicas=config.models.num_replicas,
-        ray_actor_options={"num_cpus": config.models.cpus_per_replica, "num_gpus": gpus_each(config.models.device, config.models.num_replicas)},
+        ray_actor_options={
+            "num_cpus": config.models.cpus_per_replica,
+            "num_gpus": gpus_each(config.models.device, config.models.num_replicas),
+        },
         # The engine says how many pairs may wait; Serve's own queue must not stand before it.
         max_ongoing_requests=10 * (config.engine.max_rows + config.models.max_waiting_pairs),
         health_check_period_s=2,
@@ -57,4 +60,6 @@ def build(config: ServeConfig) -> Any:
 
 def _version(config: ServeConfig) -> str:
     """Of the deployments: two applications of one version differ in what can be changed in place only."""
-    return fingerprint_of([__version__, config.model_dump(mode="json", exclude=set(Choice.model_fields))])
+    return fingerprint_of(
+        [__version__, config.model_dump(mode="json", exclude=set(Choice.model_fields))]
+    )

@@ -39,7 +39,9 @@ class Catalogue:
     def __init__(self, dataset: Dataset, graph: GraphEmbeddings):
         graph.check_finite()
         self.dataset, self._graph = dataset, graph
-        self._seen = SeenItems(torch.from_numpy(dataset.interaction_edges("train")), dataset.num_users)
+        self._seen = SeenItems(
+            torch.from_numpy(dataset.interaction_edges("train")), dataset.num_users
+        )
 
     def user_profile(self, user: int) -> str:
         """The profile of a user, by index."""
@@ -47,7 +49,9 @@ class Catalogue:
 
     def item_texts(self, item: int) -> tuple[str, str]:
         """Title and profile of an item, by index."""
-        return str(self.dataset.items["title"][item].as_py()), str(self.dataset.items["profile"][item].as_py())
+        return str(self.dataset.items["title"][item].as_py()), str(
+            self.dataset.items["profile"][item].as_py()
+        )
 
     def item_id(self, item: int) -> str:
         """The id of an item, by index."""
@@ -55,14 +59,26 @@ class Catalogue:
 
     def recommend(self, user: int, k: int) -> list[tuple[int, float]]:
         """The k best unseen items of a user, best first, with their scores; fewer if there are not so many."""
-        ((_, items, scores),) = top_k_items(self._graph.users, self._graph.items, self._seen, torch.tensor([user]), min(k, self.dataset.num_items))
-        return [(item, score) for item, score in zip(items[0].tolist(), scores[0].tolist(), strict=True) if item >= 0]
+        ((_, items, scores),) = top_k_items(
+            self._graph.users,
+            self._graph.items,
+            self._seen,
+            torch.tensor([user]),
+            min(k, self.dataset.num_items),
+        )
+        return [
+            (item, score)
+            for item, score in zip(items[0].tolist(), scores[0].tolist(), strict=True)
+            if item >= 0
+        ]
 
     def nearest_history(self, user: int, item: int, count: int) -> list[NearItem]:
         """The items of the user's history that are nearest to `item`, which is left out itself."""
         _, history = self._seen.of(torch.tensor([user]))
         history = history[history != item]
-        similarities = F.cosine_similarity(self._graph.items[history].float(), self._graph.items[item].float()[None], dim=1)
+        similarities = F.cosine_similarity(
+            self._graph.items[history].float(), self._graph.items[item].float()[None], dim=1
+        )
         order = torch.argsort(similarities, descending=True, stable=True)[:count]
         return [
             NearItem(self.item_id(index), self.item_texts(index)[0], float(similarities[place]))
@@ -76,13 +92,23 @@ class Catalogue:
         _, seen = self._seen.of(torch.tensor([user]))
         unseen = torch.ones(len(scores), dtype=torch.bool).index_fill_(0, seen, False)
         unseen[item] = True
-        return Standing(float(scores[item]), int((scores[unseen] > scores[item]).sum()) + 1, int(unseen.sum()))
+        return Standing(
+            float(scores[item]), int((scores[unseen] > scores[item]).sum()) + 1, int(unseen.sum())
+        )
 
     def other_users(self, user: int, count: int) -> list[str]:
         """Ids of `count` other users, the same for each call of this user; fewer if there are not so many."""
         num_users = self.dataset.num_users
-        drawn = np.random.default_rng([user, 1]).permutation(num_users)[: count + 1] if num_users < 100_000 else _drawn(user, num_users, count)
-        return [str(self.dataset.users["user_id"][int(index)].as_py()) for index in drawn if index != user][:count]
+        drawn = (
+            np.random.default_rng([user, 1]).permutation(num_users)[: count + 1]
+            if num_users < 100_000
+            else _drawn(user, num_users, count)
+        )
+        return [
+            str(self.dataset.users["user_id"][int(index)].as_py())
+            for index in drawn
+            if index != user
+        ][:count]
 
     def find_users(self, prefix: str, limit: int) -> list[str]:
         """User ids that begin with `prefix`, in order."""
@@ -93,7 +119,10 @@ class Catalogue:
     def find_items(self, text: str, limit: int) -> list[tuple[str, str]]:
         """Ids and titles of items whose id or title holds `text`, whatever its case, in the dataset's order."""
         items = self.dataset.items
-        holds = pc.or_(pc.match_substring(items["title"], text, ignore_case=True), pc.match_substring(items["item_id"], text, ignore_case=True))
+        holds = pc.or_(
+            pc.match_substring(items["title"], text, ignore_case=True),
+            pc.match_substring(items["item_id"], text, ignore_case=True),
+        )
         found = items.filter(holds).slice(0, limit)
         return list(zip(found["item_id"].to_pylist(), found["title"].to_pylist(), strict=True))
 

@@ -31,8 +31,12 @@ class Frontend:
         self._config = config
         self._recorder = Recorder(FRONTEND)
         model = HandleModel(generator)
-        self._read_through = ReadThrough(model, self._recorder, int(config.read_through.live_mib * 2**20))
-        self._service = Service(model, model, self._read_through, self._recorder, config.http.deadline_seconds)
+        self._read_through = ReadThrough(
+            model, self._recorder, int(config.read_through.live_mib * 2**20)
+        )
+        self._service = Service(
+            model, model, self._read_through, self._recorder, config.http.deadline_seconds
+        )
         self._watch: asyncio.Task[None] | None = None
         self._swap: asyncio.Task[None] | None = None
         _log_to_replica()
@@ -54,12 +58,17 @@ class Frontend:
     async def _take(self, config: ServeConfig) -> None:
         inputs = await asyncio.to_thread(read_inputs, config)
         # The watch first: what is written after it looked, and before the backfill is read, is read again rather than missed.
-        watch = await asyncio.to_thread(BackfillWatch, config, inputs.fingerprints, self._read_through, self._recorder)
+        watch = await asyncio.to_thread(
+            BackfillWatch, config, inputs.fingerprints, self._read_through, self._recorder
+        )
         lookup = await asyncio.to_thread(read_lookup, config, inputs.fingerprints)
         if self._watch is not None:
             self._watch.cancel()
         self._service.catalogue = inputs.catalogue
-        self._read_through.lookup, self._read_through.model_fingerprint = lookup, inputs.model_fingerprint
+        self._read_through.lookup, self._read_through.model_fingerprint = (
+            lookup,
+            inputs.model_fingerprint,
+        )
         self._watch = asyncio.create_task(watch.watch())
         self._recorder.set(metrics.BACKFILL_ROWS, lookup.num_rows if lookup else 0)
 

@@ -59,8 +59,12 @@ class Gate:
         except ProblemError as error:
             if visit.status is not None:
                 raise
-            self._recorder.increase(metrics.REFUSED, {"reason": error.problem.type.rpartition("/")[2]})
-            await problem_response(error.problem, request_id, error.headers)(scope, receive, visit.send)
+            self._recorder.increase(
+                metrics.REFUSED, {"reason": error.problem.type.rpartition("/")[2]}
+            )
+            await problem_response(error.problem, request_id, error.headers)(
+                scope, receive, visit.send
+            )
         finally:
             self._num_in_flight -= 1
             self._recorder.set(metrics.REQUESTS_IN_FLIGHT, self._num_in_flight)
@@ -72,20 +76,39 @@ class Gate:
             return "-"
         name = self._keys.admit(scope)
         if self._num_in_flight > self._limits.max_concurrent_requests:
-            raise ProblemError(429, "concurrency", f"{self._limits.max_concurrent_requests} requests are being answered; ask again in a second", 1)
+            raise ProblemError(
+                429,
+                "concurrency",
+                f"{self._limits.max_concurrent_requests} requests are being answered; ask again in a second",
+                1,
+            )
         length = Headers(scope=scope).get("content-length", "")
         if length.isdecimal() and int(length[:18]) > self._limits.max_body_bytes:
             raise _too_large(self._limits.max_body_bytes)
         return name
 
-    def _tell(self, scope: Scope, visit: "_Visit", request_id: str, who: str, seconds: float) -> None:
+    def _tell(
+        self, scope: Scope, visit: "_Visit", request_id: str, who: str, seconds: float
+    ) -> None:
         """Count it, and log it: its route, not its path, which names user and item."""
         route = getattr(scope.get("route"), "path", "none")
         status = str(visit.status or 499)  # 499: the client went away before there was an answer
         self._recorder.increase(metrics.REQUESTS, {"route": route, "status": status})
         self._recorder.observe(metrics.REQUEST_SECONDS, seconds, {"route": route})
-        path = scope["path"].encode("ascii", "backslashreplace").decode() if self._limits.log_texts else route
-        logger.info("%s %s %s %s key=%s %.1f ms", request_id, scope["method"], path, status, who, 1000 * seconds)
+        path = (
+            scope["path"].encode("ascii", "backslashreplace").decode()
+            if self._limits.log_texts
+            else route
+        )
+        logger.info(
+            "%s %s %s %s key=%s %.1f ms",
+            request_id,
+            scope["method"],
+            path,
+            status,
+            who,
+            1000 * seconds,
+        )
 
 
 class _Visit:
@@ -116,4 +139,8 @@ class _Body:
 
 
 def _too_large(max_bytes: int) -> ProblemError:
-    return ProblemError(413, "body", f"the body has more than {max_bytes // 1024} KiB (http.max_body_kib); send fewer pairs, or shorter texts")
+    return ProblemError(
+        413,
+        "body",
+        f"the body has more than {max_bytes // 1024} KiB (http.max_body_kib); send fewer pairs, or shorter texts",
+    )

@@ -52,7 +52,9 @@ class Generator:
             async for event in events:
                 yield event
 
-    async def nll(self, pair: LivePair, text: str, other_users: Sequence[str]) -> list[float] | Failed:
+    async def nll(
+        self, pair: LivePair, text: str, other_users: Sequence[str]
+    ) -> list[float] | Failed:
         """See `xrec.serve.live.Model`."""
         return await self._ready().nll(pair, text, other_users)
 
@@ -79,7 +81,9 @@ class Generator:
             new = await asyncio.to_thread(load_live, config)
         except XRecError as error:
             logger.error("the new adapter is not taken, the earlier one goes on: %s", error)
-            self._recorder.increase(metrics.SWAPS, {"deployment": "generator", "outcome": "refused"})
+            self._recorder.increase(
+                metrics.SWAPS, {"deployment": "generator", "outcome": "refused"}
+            )
             return
         old, self._live = self._ready(), new
         logger.info("the model is %s now, it was %s", new.model_fingerprint, old.model_fingerprint)
@@ -91,7 +95,9 @@ class Generator:
         while True:
             live = self._ready()
             self._recorder.set(metrics.MODEL_ROWS, live.engine.num_rows)
-            self._recorder.set(metrics.MODEL_WAITING, max(0, live.num_pending - live.engine.num_rows))
+            self._recorder.set(
+                metrics.MODEL_WAITING, max(0, live.num_pending - live.engine.num_rows)
+            )
             self._recorder.set(metrics.MODEL_KEY_VALUE_BYTES, live.engine.run.key_value_bytes)
             self._recorder.increase(metrics.ABANDONED, by=max(0, live.num_abandoned - num_told))
             num_told = live.num_abandoned
@@ -106,5 +112,10 @@ class Generator:
 def load_live(config: ServeConfig) -> LiveExplainer:
     """The live explainer of `config`; raises what `load_explainer` does."""
     num_reserved = config.engine.max_rows + config.models.max_waiting_pairs
-    explainer = load_explainer(sources_of(config), device=config.models.device, engine=config.engine, num_reserved_users=num_reserved)
+    explainer = load_explainer(
+        sources_of(config),
+        device=config.models.device,
+        engine=config.engine,
+        num_reserved_users=num_reserved,
+    )
     return LiveExplainer(explainer, config.decoding, config.engine, config.models.max_waiting_pairs)

@@ -23,9 +23,14 @@ class HandleModel:
         """See `Model`."""
         return cast(list[LiveText], await self._call(self._handle.explain, list(pairs)))
 
-    async def nll(self, pair: LivePair, text: str, other_users: Sequence[str]) -> list[float] | Failed:
+    async def nll(
+        self, pair: LivePair, text: str, other_users: Sequence[str]
+    ) -> list[float] | Failed:
         """See `Model`."""
-        return cast("list[float] | Failed", await self._call(self._handle.nll, pair, text, list(other_users)))
+        return cast(
+            "list[float] | Failed",
+            await self._call(self._handle.nll, pair, text, list(other_users)),
+        )
 
     async def model_fingerprint(self) -> str:
         """The fingerprint of a replica's model."""

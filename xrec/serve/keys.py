@@ -44,33 +44,61 @@ class Keys:
 
     def _find(self, given: str | None) -> KeyConfig:
         if given is None:
-            raise ProblemError(401, "key", "this endpoint asks for a key; send Authorization: Bearer KEY")
+            raise ProblemError(
+                401, "key", "this endpoint asks for a key; send Authorization: Bearer KEY"
+            )
         digest = hashlib.sha256(given.encode("utf-8", "surrogateescape")).hexdigest()
-        matches = [key for key in self._keys if hmac.compare_digest(key.sha256, digest)]  # all are compared, whichever matches
+        matches = [
+            key for key in self._keys if hmac.compare_digest(key.sha256, digest)
+        ]  # all are compared, whichever matches
         if not matches:
             raise ProblemError(401, "key", "this key is not known; check it, or ask for one")
         return matches[0]
 
     def _take(self, key: KeyConfig) -> None:
-        bucket, now, per_second = self._buckets[key.name], self._clock(), key.requests_per_minute / 60
-        bucket.tokens, bucket.at = min(key.burst, bucket.tokens + (now - bucket.at) * per_second), now
+        bucket, now, per_second = (
+            self._buckets[key.name],
+            self._clock(),
+            key.requests_per_minute / 60,
+        )
+        bucket.tokens, bucket.at = (
+            min(key.burst, bucket.tokens + (now - bucket.at) * per_second),
+            now,
+        )
         if bucket.tokens < 1:
             wait = int((1 - bucket.tokens) / per_second) + 1
-            raise ProblemError(429, "rate", f"more than {key.requests_per_minute} requests a minute with this key; wait {wait} s", wait)
+            raise ProblemError(
+                429,
+                "rate",
+                f"more than {key.requests_per_minute} requests a minute with this key; wait {wait} s",
+                wait,
+            )
         bucket.tokens -= 1
 
 
 def _given(headers: Headers) -> str | None:
     scheme, _, credentials = headers.get("authorization", "").partition(" ")
-    return credentials.strip() if scheme.lower() == "bearer" and credentials.strip() else headers.get("x-api-key")
+    return (
+        credentials.strip()
+        if scheme.lower() == "bearer" and credentials.strip()
+        else headers.get("x-api-key")
+    )
 
 
 def _check_local(scope: Scope) -> None:
     client = scope.get("client")
     host = Headers(scope=scope).get("host", "")
     name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
-    if client is None or not _is_loopback(client[0]) or not (name == "localhost" or _is_loopback(name)):
-        raise ProblemError(403, "not_local", "without security.keys this endpoint answers its own machine only, by a loopback address or localhost")
+    if (
+        client is None
+        or not _is_loopback(client[0])
+        or not (name == "localhost" or _is_loopback(name))
+    ):
+        raise ProblemError(
+            403,
+            "not_local",
+            "without security.keys this endpoint answers its own machine only, by a loopback address or localhost",
+        )
 
 
 def _is_loopback(address: str) -> bool:

@@ -65,7 +65,9 @@ class Model(Protocol):
         """What the text grows by, then the text."""
         ...
 
-    async def nll(self, pair: LivePair, text: str, other_users: Sequence[str]) -> list[float] | Failed:
+    async def nll(
+        self, pair: LivePair, text: str, other_users: Sequence[str]
+    ) -> list[float] | Failed:
         """Mean NLL of `text` in nats a token: with the user's own vector, then with that of each other user; or why there is none."""
         ...
 

@@ -29,7 +29,13 @@ _INCOMPLETE = "\ufffd"  # what the bytes of half a character decode to
 class LiveExplainer:
     """Explains pairs with `explainer`, whose graph has reserved users; at most `max_waiting` pairs beyond those with a row."""
 
-    def __init__(self, explainer: Explainer, decoding: DecodingConfig, engine: LiveEngineConfig, max_waiting: int):
+    def __init__(
+        self,
+        explainer: Explainer,
+        decoding: DecodingConfig,
+        engine: LiveEngineConfig,
+        max_waiting: int,
+    ):
         assert explainer.model is not None
         builder = explainer.pairs.builder
         self._explainer, self._builder, self._decoding = explainer, builder, decoding
@@ -41,7 +47,10 @@ class LiveExplainer:
             builder.decode,
             max_rows=engine.max_rows,
             key_value_bytes=int(engine.key_value_gib * 2**30),
-            max_positions=builder.prompt.max_prompt_tokens - len(builder.beginning) + decoding.max_new_tokens - 1,
+            max_positions=builder.prompt.max_prompt_tokens
+            - len(builder.beginning)
+            + decoding.max_new_tokens
+            - 1,
         )
         self.engine = LiveEngine(run)
         self._max_pending = run.num_slots + max_waiting
@@ -56,7 +65,10 @@ class LiveExplainer:
     async def explain(self, pairs: Sequence[LivePair]) -> list[LiveText]:
         """See `xrec.serve.live.Model`."""
         if self.num_pending + len(pairs) > self._max_pending:
-            failed = Failed(OVERLOADED, f"{self.num_pending} pairs are at work or wait, at most {self._max_pending} may; ask again later")
+            failed = Failed(
+                OVERLOADED,
+                f"{self.num_pending} pairs are at work or wait, at most {self._max_pending} may; ask again later",
+            )
             return [LiveText("", failed, model_fingerprint=self.model_fingerprint) for _ in pairs]
         try:
             async with asyncio.TaskGroup() as group:
@@ -75,23 +87,33 @@ class LiveExplainer:
             async for event in events:
                 yield event
 
-    async def nll(self, pair: LivePair, text: str, other_users: Sequence[str]) -> list[float] | Failed:
+    async def nll(
+        self, pair: LivePair, text: str, other_users: Sequence[str]
+    ) -> list[float] | Failed:
         """See `xrec.serve.live.Model`."""
         dataset, labels = self._explainer.dataset, self._builder.encode_explanation(text)
         most = _LONGER_THAN_GENERATED * self._decoding.max_new_tokens
         if len(labels) > most:  # it would keep the model from everybody else
-            return Failed("text_too_long", f"explanation of {len(labels)} tokens; at most {most} are weighed, four times what the model writes")
+            return Failed(
+                "text_too_long",
+                f"explanation of {len(labels)} tokens; at most {most} are weighed, four times what the model writes",
+            )
         try:
             item = dataset.item_index(pair.item_id)
             indices = [dataset.user_index(user_id) for user_id in (pair.user_id, *other_users)]
             texts = self._texts(pair, indices[0], item)
-            examples = [Example(self._builder.build(index, item, texts), labels) for index in indices]
+            examples = [
+                Example(self._builder.build(index, item, texts), labels) for index in indices
+            ]
         except UnknownIdError as error:
             return Failed("unknown_id", str(error))
         except PromptTooLongError as error:
             return Failed("prompt_too_long", str(error))
         # One at a time: between them the engine goes on with what others wait for.
-        return [await asyncio.wrap_future(self.engine.call(partial(self._score, example))) for example in examples]
+        return [
+            await asyncio.wrap_future(self.engine.call(partial(self._score, example)))
+            for example in examples
+        ]
 
     async def drained(self) -> None:
         """Wait until nothing is at work, then end the engine's thread."""
@@ -111,7 +133,9 @@ class LiveExplainer:
                     return event
         raise AssertionError("events end with a text")
 
-    async def _events(self, pair: LivePair, *, tells_all: bool) -> AsyncGenerator[Delta | LiveText, None]:
+    async def _events(
+        self, pair: LivePair, *, tells_all: bool
+    ) -> AsyncGenerator[Delta | LiveText, None]:
         """Deltas if `tells_all`, then the text; the second try's where the first one's text cannot be used."""
         started, self.num_pending, is_over = time.perf_counter(), self.num_pending + 1, False
         try:
@@ -123,9 +147,17 @@ class LiveExplainer:
                 for number, decoding in enumerate(self._tries()):
                     if number:
                         yield Delta("", restarts=True)
-                    async with aclosing(self._try(prompt, decoding, pair.signal != "prompt_only", started, tells_all)) as events:
+                    async with aclosing(
+                        self._try(
+                            prompt, decoding, pair.signal != "prompt_only", started, tells_all
+                        )
+                    ) as events:
                         async for event in events:
-                            if isinstance(event, LiveText) and event.failed is not None and number + 1 < len(self._tries()):
+                            if (
+                                isinstance(event, LiveText)
+                                and event.failed is not None
+                                and number + 1 < len(self._tries())
+                            ):
                                 break
                             is_over = is_over or isinstance(event, LiveText)
                             yield event
@@ -137,29 +169,68 @@ class LiveExplainer:
 
     def _tries(self) -> list[DecodingConfig]:
         temperature = self._decoding.text.retry_temperature
-        return [self._decoding, *([self._decoding.model_copy(update={"temperature": temperature})] if temperature is not None else [])]
+        return [
+            self._decoding,
+            *(
+                [self._decoding.model_copy(update={"temperature": temperature})]
+                if temperature is not None
+                else []
+            ),
+        ]
 
     async def _try(
-        self, prompt: list[int], decoding: DecodingConfig, is_injected: bool, started: float, tells_all: bool
+        self,
+        prompt: list[int],
+        decoding: DecodingConfig,
+        is_injected: bool,
+        started: float,
+        tells_all: bool,
     ) -> AsyncGenerator[Delta | LiveText, None]:
         request = _Request(asyncio.get_running_loop(), tells_all)
-        ticket = self.engine.submit(prompt, decoding, is_injected=is_injected, listener=request.listen, on_failure=request.fail)
+        ticket = self.engine.submit(
+            prompt,
+            decoding,
+            is_injected=is_injected,
+            listener=request.listen,
+            on_failure=request.fail,
+        )
         shown = ""
         try:
             while True:
                 advance = await request.latest()
                 if advance.completion is not None:
                     break
-                text = self._builder.tokenizer.decode(advance.token_ids, skip_special_tokens=True).lstrip()
-                if text.startswith(shown) and len(text) > len(shown) and not text.endswith(_INCOMPLETE):
+                text = self._builder.tokenizer.decode(
+                    advance.token_ids, skip_special_tokens=True
+                ).lstrip()
+                if (
+                    text.startswith(shown)
+                    and len(text) > len(shown)
+                    and not text.endswith(_INCOMPLETE)
+                ):
                     yield Delta(text[len(shown) :])
                     shown = text
         finally:
             self.engine.cancel(ticket)
-        yield self._finished(prompt, advance.completion, decoding, request.first_token_at - started, time.perf_counter() - started)
+        yield self._finished(
+            prompt,
+            advance.completion,
+            decoding,
+            request.first_token_at - started,
+            time.perf_counter() - started,
+        )
 
-    def _finished(self, prompt: list[int], completion: Completion, decoding: DecodingConfig, first: float, seconds: float) -> LiveText:
-        text, failure = finished_text(self._builder.decode(completion.token_ids), completion, prompt, decoding)
+    def _finished(
+        self,
+        prompt: list[int],
+        completion: Completion,
+        decoding: DecodingConfig,
+        first: float,
+        seconds: float,
+    ) -> LiveText:
+        text, failure = finished_text(
+            self._builder.decode(completion.token_ids), completion, prompt, decoding
+        )
         return LiveText(
             text=text if failure is None else "",
             failed=None if failure is None else Failed(failure.reason, failure.message),
@@ -182,11 +253,17 @@ class LiveExplainer:
             return
         user = dataset.user_indices.get(pair.user_id)
         if user is not None and pair.history:
-            yield Failed("known_user", f"user {pair.user_id!r} is known, and its vector with it; leave the history out, or give another user_id")
+            yield Failed(
+                "known_user",
+                f"user {pair.user_id!r} is known, and its vector with it; leave the history out, or give another user_id",
+            )
         elif user is not None:
             yield self._build(pair, user, item)
         elif not pair.history:
-            yield Failed("unknown_user", f"user {pair.user_id!r} is not known; give its history: item ids that it interacted with")
+            yield Failed(
+                "unknown_user",
+                f"user {pair.user_id!r} is not known; give its history: item ids that it interacted with",
+            )
         else:
             try:
                 items = self._new_users.items(pair.history)
@@ -213,7 +290,11 @@ class LiveExplainer:
         """The dataset's, and the pair's own in place of them; a new user has no profile but the pair's own."""
         is_known = user < self._explainer.dataset.num_users
         known = self._explainer.pairs.texts(Pair(user if is_known else 0, item))
-        given = {name: text for name in ("user_profile", "item_title", "item_profile") if (text := getattr(pair, name)) is not None}
+        given = {
+            name: text
+            for name in ("user_profile", "item_title", "item_profile")
+            if (text := getattr(pair, name)) is not None
+        }
         return replace(known if is_known else replace(known, user_profile=""), **given)
 
 

@@ -10,11 +10,32 @@ from xrec.serve.problems import Problem
 MAX_PAIRS = 64
 MAX_WORDS = 500
 
-UserId = Annotated[str, Field(min_length=1, max_length=256, description="user_id, as in the dataset.", examples=["resident-17"])]
-ItemId = Annotated[str, Field(min_length=1, max_length=256, description="item_id, as in the dataset.", examples=["place-3"])]
+UserId = Annotated[
+    str,
+    Field(
+        min_length=1,
+        max_length=256,
+        description="user_id, as in the dataset.",
+        examples=["resident-17"],
+    ),
+]
+ItemId = Annotated[
+    str,
+    Field(
+        min_length=1,
+        max_length=256,
+        description="item_id, as in the dataset.",
+        examples=["place-3"],
+    ),
+]
 Text = Annotated[str, Field(max_length=8000)]
 MaxWords = Annotated[
-    int | None, Field(ge=1, le=MAX_WORDS, description="At most so many words, in whole sentences; none, or more than decoding.text.max_words: that.")
+    int | None,
+    Field(
+        ge=1,
+        le=MAX_WORDS,
+        description="At most so many words, in whole sentences; none, or more than decoding.text.max_words: that.",
+    ),
 ]
 
 
@@ -35,13 +56,22 @@ class PairRequest(_Message):
 
     user_id: UserId
     item_id: ItemId
-    history: list[ItemId] = Field([], max_length=1000, description="Of a user that the dataset does not know: item_ids that it interacted with.")
-    profiles: ProfileOverrides | None = Field(None, description="Other texts than the dataset's; what is made of them is not kept.")
+    history: list[ItemId] = Field(
+        [],
+        max_length=1000,
+        description="Of a user that the dataset does not know: item_ids that it interacted with.",
+    )
+    profiles: ProfileOverrides | None = Field(
+        None, description="Other texts than the dataset's; what is made of them is not kept."
+    )
     collaborative: Signal = Field(
-        "full", description="full: as trained; prompt_only: injection off, the vectors in the prompt alone; none: no vectors, text alone."
+        "full",
+        description="full: as trained; prompt_only: injection off, the vectors in the prompt alone; none: no vectors, text alone.",
     )
 
-    fresh: bool = Field(False, description="Generate it even if the backfill has it, or it was generated before.")
+    fresh: bool = Field(
+        False, description="Generate it even if the backfill has it, or it was generated before."
+    )
 
     @property
     def is_plain(self) -> bool:
@@ -51,7 +81,9 @@ class PairRequest(_Message):
     def live(self) -> LivePair:
         """As the model takes it."""
         overrides = self.profiles.model_dump() if self.profiles else {}
-        return LivePair(self.user_id, self.item_id, tuple(self.history), signal=self.collaborative, **overrides)
+        return LivePair(
+            self.user_id, self.item_id, tuple(self.history), signal=self.collaborative, **overrides
+        )
 
 
 class ExplanationsRequest(_Message):
@@ -63,7 +95,12 @@ class ExplanationsRequest(_Message):
                 {"pairs": [{"user_id": "resident-17", "item_id": "place-3"}]},
                 {
                     "pairs": [
-                        {"user_id": "newcomer", "item_id": "place-3", "history": ["place-8", "place-20"], "profiles": {"user_profile": "Likes tea."}}
+                        {
+                            "user_id": "newcomer",
+                            "item_id": "place-3",
+                            "history": ["place-8", "place-20"],
+                            "profiles": {"user_profile": "Likes tea."},
+                        }
                     ],
                     "max_words": 30,
                 },
@@ -80,12 +117,20 @@ class Explanation(BaseModel):
 
     user_id: str
     item_id: str
-    explanation: str = Field(description="The text.", examples=["You would enjoy this place for its quiet garden."])
-    source: Literal["backfill", "live"] = Field(description="backfill: it was there; live: generated for this request, or for an earlier one.")
+    explanation: str = Field(
+        description="The text.", examples=["You would enjoy this place for its quiet garden."]
+    )
+    source: Literal["backfill", "live"] = Field(
+        description="backfill: it was there; live: generated for this request, or for an earlier one."
+    )
     is_cached: bool = Field(description="True if it was generated for an earlier request.")
-    model_fingerprint: str = Field(description="Identifies language model, adapter and graph together.")
+    model_fingerprint: str = Field(
+        description="Identifies language model, adapter and graph together."
+    )
     num_generated_tokens: int
-    finish_reason: str = Field(description="stop: it ended by itself; length: it was cut, and ends with its last whole sentence.")
+    finish_reason: str = Field(
+        description="stop: it ended by itself; length: it was cut, and ends with its last whole sentence."
+    )
 
 
 class NoExplanation(BaseModel):
@@ -109,7 +154,9 @@ class RecommendedItem(BaseModel):
     score: float = Field(description="Dot product of the vectors.")
     item_id: str
     title: str
-    answer: Explanation | NoExplanation | None = Field(description="None if explanations were not asked for.")
+    answer: Explanation | NoExplanation | None = Field(
+        description="None if explanations were not asked for."
+    )
 
 
 class Recommendations(BaseModel):
@@ -123,12 +170,22 @@ class EvidenceRequest(_Message):
     """A pair, and the text that is to be weighed."""
 
     model_config = ConfigDict(
-        json_schema_extra={"examples": [{"user_id": "resident-17", "item_id": "place-3", "explanation": "You would enjoy its quiet garden."}]}
+        json_schema_extra={
+            "examples": [
+                {
+                    "user_id": "resident-17",
+                    "item_id": "place-3",
+                    "explanation": "You would enjoy its quiet garden.",
+                }
+            ]
+        }
     )
 
     user_id: UserId
     item_id: ItemId
-    explanation: Text | None = Field(None, description="A text of this pair; none: likelihood is left out.")
+    explanation: Text | None = Field(
+        None, description="A text of this pair; none: likelihood is left out."
+    )
 
     @model_validator(mode="after")
     def _text_is_not_blank(self) -> Self:
@@ -148,9 +205,15 @@ class NearHistory(BaseModel):
 class Likelihood(BaseModel):
     """How likely the text is with this user's vector, and with those of others, in the same prompt."""
 
-    own_nll: float = Field(description="Mean negative log likelihood with the user's own vector, nats a token.")
-    others_nll: list[float] = Field(description="The same with the vectors of other users, drawn once for each user.")
-    gain: float = Field(description="Mean of others_nll minus own_nll: above 0, the text is this user's rather than anyone's.")
+    own_nll: float = Field(
+        description="Mean negative log likelihood with the user's own vector, nats a token."
+    )
+    others_nll: list[float] = Field(
+        description="The same with the vectors of other users, drawn once for each user."
+    )
+    gain: float = Field(
+        description="Mean of others_nll minus own_nll: above 0, the text is this user's rather than anyone's."
+    )
 
 
 class Evidence(BaseModel):
@@ -162,9 +225,13 @@ class Evidence(BaseModel):
     item_title: str
     item_profile: str
     score: float = Field(description="Dot product of the vectors.")
-    rank: int = Field(description="Rank of the item among those that the user has not seen, from 1.")
+    rank: int = Field(
+        description="Rank of the item among those that the user has not seen, from 1."
+    )
     num_ranked: int = Field(description="How many those are.")
-    nearest_history: list[NearHistory] = Field(description="The items of the user's history that are nearest to the item, by graph similarity.")
+    nearest_history: list[NearHistory] = Field(
+        description="The items of the user's history that are nearest to the item, by graph similarity."
+    )
     likelihood: Likelihood | None
 
 

@@ -28,25 +28,94 @@ class Metric:
     buckets: tuple[float, ...] = ()
 
 
-REQUESTS = Metric("xrec_serve_requests_total", "counter", "HTTP requests answered, by route template and status.", ("route", "status"))
-REQUEST_SECONDS = Metric("xrec_serve_request_seconds", "histogram", "Time to the end of an answer, s.", ("route",), _SECONDS)
-REQUESTS_IN_FLIGHT = Metric("xrec_serve_requests_in_flight", "gauge", "HTTP requests being answered.")
-REFUSED = Metric("xrec_serve_refused_total", "counter", "Requests refused, by reason: key, rate, concurrency, body, queue, deadline.", ("reason",))
-PAIRS = Metric("xrec_serve_pairs_total", "counter", "Pairs answered, by source: backfill, cache (generated before), live, failed.", ("source",))
-FAILED_PAIRS = Metric("xrec_serve_failed_pairs_total", "counter", "Pairs without an explanation, by reason.", ("reason",))
-FIRST_TOKEN_SECONDS = Metric("xrec_serve_first_token_seconds", "histogram", "Time from a live pair's arrival to its first token, s.", (), _SECONDS)
-GENERATION_SECONDS = Metric("xrec_serve_generation_seconds", "histogram", "Time from a live pair's arrival to its text's end, s.", (), _SECONDS)
-TOKENS = Metric("xrec_serve_tokens_total", "counter", "Tokens of live pairs, by kind: prompt, generated.", ("kind",))
-GENERATED_LENGTH = Metric("xrec_serve_generated_tokens", "histogram", "Tokens of a live text.", (), _TOKENS)
-ABANDONED = Metric("xrec_serve_abandoned_total", "counter", "Live pairs whose client went away, or whose deadline passed.")
-REFRESHES = Metric("xrec_serve_backfill_refreshes_total", "counter", "New generations of the backfill, by outcome: taken, refused.", ("outcome",))
-BACKFILL_ROWS = Metric("xrec_serve_backfill_rows", "gauge", "Explanations of the backfill that is read.")
-CACHE_BYTES = Metric("xrec_serve_cache_bytes", "gauge", "Bytes held, by cache: backfill, live.", ("cache",))
+REQUESTS = Metric(
+    "xrec_serve_requests_total",
+    "counter",
+    "HTTP requests answered, by route template and status.",
+    ("route", "status"),
+)
+REQUEST_SECONDS = Metric(
+    "xrec_serve_request_seconds",
+    "histogram",
+    "Time to the end of an answer, s.",
+    ("route",),
+    _SECONDS,
+)
+REQUESTS_IN_FLIGHT = Metric(
+    "xrec_serve_requests_in_flight", "gauge", "HTTP requests being answered."
+)
+REFUSED = Metric(
+    "xrec_serve_refused_total",
+    "counter",
+    "Requests refused, by reason: key, rate, concurrency, body, queue, deadline.",
+    ("reason",),
+)
+PAIRS = Metric(
+    "xrec_serve_pairs_total",
+    "counter",
+    "Pairs answered, by source: backfill, cache (generated before), live, failed.",
+    ("source",),
+)
+FAILED_PAIRS = Metric(
+    "xrec_serve_failed_pairs_total",
+    "counter",
+    "Pairs without an explanation, by reason.",
+    ("reason",),
+)
+FIRST_TOKEN_SECONDS = Metric(
+    "xrec_serve_first_token_seconds",
+    "histogram",
+    "Time from a live pair's arrival to its first token, s.",
+    (),
+    _SECONDS,
+)
+GENERATION_SECONDS = Metric(
+    "xrec_serve_generation_seconds",
+    "histogram",
+    "Time from a live pair's arrival to its text's end, s.",
+    (),
+    _SECONDS,
+)
+TOKENS = Metric(
+    "xrec_serve_tokens_total",
+    "counter",
+    "Tokens of live pairs, by kind: prompt, generated.",
+    ("kind",),
+)
+GENERATED_LENGTH = Metric(
+    "xrec_serve_generated_tokens", "histogram", "Tokens of a live text.", (), _TOKENS
+)
+ABANDONED = Metric(
+    "xrec_serve_abandoned_total",
+    "counter",
+    "Live pairs whose client went away, or whose deadline passed.",
+)
+REFRESHES = Metric(
+    "xrec_serve_backfill_refreshes_total",
+    "counter",
+    "New generations of the backfill, by outcome: taken, refused.",
+    ("outcome",),
+)
+BACKFILL_ROWS = Metric(
+    "xrec_serve_backfill_rows", "gauge", "Explanations of the backfill that is read."
+)
+CACHE_BYTES = Metric(
+    "xrec_serve_cache_bytes", "gauge", "Bytes held, by cache: backfill, live.", ("cache",)
+)
 MODEL_ROWS = Metric("xrec_serve_model_rows", "gauge", "Pairs that a model replica generates now.")
-MODEL_WAITING = Metric("xrec_serve_model_waiting", "gauge", "Pairs that wait for a row of a model replica.")
-MODEL_KEY_VALUE_BYTES = Metric("xrec_serve_model_key_value_bytes", "gauge", "Bytes of a model replica's keys and values, allocated once.")
+MODEL_WAITING = Metric(
+    "xrec_serve_model_waiting", "gauge", "Pairs that wait for a row of a model replica."
+)
+MODEL_KEY_VALUE_BYTES = Metric(
+    "xrec_serve_model_key_value_bytes",
+    "gauge",
+    "Bytes of a model replica's keys and values, allocated once.",
+)
 SWAPS = Metric(
-    "xrec_serve_swaps_total", "counter", "Changes of adapter or backfill under load, by deployment and outcome.", ("deployment", "outcome")
+    "xrec_serve_swaps_total",
+    "counter",
+    "Changes of adapter or backfill under load, by deployment and outcome.",
+    ("deployment", "outcome"),
 )
 
 FRONTEND = (
@@ -79,7 +148,9 @@ class Recorder:
         self._local = {metric.name: _local(metric, self._registry) for metric in table}
         self._exported = {metric.name: _exported(metric) for metric in table}
 
-    def increase(self, metric: Metric, labels: Mapping[str, str] | None = None, by: float = 1) -> None:
+    def increase(
+        self, metric: Metric, labels: Mapping[str, str] | None = None, by: float = 1
+    ) -> None:
         """Add to a counter."""
         self._labelled(metric, labels).inc(by)
         if by:
@@ -90,7 +161,9 @@ class Recorder:
         self._labelled(metric, labels).set(value)
         self._exported[metric.name].set(value, dict(labels or {}))
 
-    def observe(self, metric: Metric, value: float, labels: Mapping[str, str] | None = None) -> None:
+    def observe(
+        self, metric: Metric, value: float, labels: Mapping[str, str] | None = None
+    ) -> None:
         """Count a value in a histogram."""
         self._labelled(metric, labels).observe(value)
         self._exported[metric.name].observe(value, dict(labels or {}))
@@ -109,7 +182,9 @@ def _local(metric: Metric, registry: prometheus_client.CollectorRegistry) -> Any
         return prometheus_client.Counter(metric.name, metric.help, metric.labels, registry=registry)
     if metric.kind == "gauge":
         return prometheus_client.Gauge(metric.name, metric.help, metric.labels, registry=registry)
-    return prometheus_client.Histogram(metric.name, metric.help, metric.labels, registry=registry, buckets=metric.buckets)
+    return prometheus_client.Histogram(
+        metric.name, metric.help, metric.labels, registry=registry, buckets=metric.buckets
+    )
 
 
 def _exported(metric: Metric) -> Any:

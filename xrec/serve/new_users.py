@@ -29,7 +29,9 @@ class NewUsers:
         indices = sorted({self._dataset.item_index(item_id) for item_id in history})
         usable = [index for index in indices if self._has_vector[index]]
         if not usable:
-            raise DataError(f"none of the history's {len(indices)} items has training interactions; name an item that has")
+            raise DataError(
+                f"none of the history's {len(indices)} items has training interactions; name an item that has"
+            )
         return usable
 
     @asynccontextmanager

@@ -21,14 +21,29 @@ _STATUS_OF_REASON = {"unknown_user": 404, "unknown_item": 404, "overloaded": 429
 class Problem(BaseModel):
     """An error (RFC 9457); `type` is stable and meant for programs, `detail` for people."""
 
-    model_config = ConfigDict(json_schema_extra={"example": {"type": "/problems/unknown_item", "title": "Not Found", "status": 404, "detail": "..."}})
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {
+                "type": "/problems/unknown_item",
+                "title": "Not Found",
+                "status": 404,
+                "detail": "...",
+            }
+        }
+    )
 
-    type: str = Field(description="/problems/<reason>; the reasons of a pair are those of a backfill's failed rows.")
+    type: str = Field(
+        description="/problems/<reason>; the reasons of a pair are those of a backfill's failed rows."
+    )
     title: str = Field(description="The status in words.")
     status: int = Field(description="HTTP status; of one pair of several, what it would be alone.")
     detail: str = Field(description="What is wrong, and what to do.")
-    request_id: str | None = Field(None, description="The X-Request-ID of the answer, to find it in the logs.")
-    errors: list[dict[str, Any]] | None = Field(None, description="Of a request that is not well-formed: where, and what was expected.")
+    request_id: str | None = Field(
+        None, description="The X-Request-ID of the answer, to find it in the logs."
+    )
+    errors: list[dict[str, Any]] | None = Field(
+        None, description="Of a request that is not well-formed: where, and what was expected."
+    )
 
 
 class ProblemError(HTTPException):
@@ -36,14 +51,25 @@ class ProblemError(HTTPException):
 
     def __init__(self, status: int, reason: str, detail: str, retry_after: int | None = None):
         retry = {"Retry-After": str(retry_after)} if retry_after is not None else {}
-        super().__init__(status, detail, headers=retry | ({"WWW-Authenticate": "Bearer"} if status == 401 else {}))
+        super().__init__(
+            status,
+            detail,
+            headers=retry | ({"WWW-Authenticate": "Bearer"} if status == 401 else {}),
+        )
         self.problem = problem_of(status, reason, detail)
         self.retry_after = retry_after
 
 
 def problem_of(status: int, reason: str, detail: str) -> Problem:
     """A problem of type `reason`."""
-    return Problem(type=f"/problems/{reason}", title=HTTPStatus(status).phrase, status=status, detail=detail, request_id=None, errors=None)
+    return Problem(
+        type=f"/problems/{reason}",
+        title=HTTPStatus(status).phrase,
+        status=status,
+        detail=detail,
+        request_id=None,
+        errors=None,
+    )
 
 
 def problem_of_pair(reason: str, message: str) -> Problem:
@@ -58,7 +84,12 @@ def refused(reason: str, message: str) -> ProblemError:
 
 def unavailable() -> ProblemError:
     """No model replica answers."""
-    return ProblemError(503, "model_unavailable", "no model replica answers; it is being started again: ask again in a few seconds", _RETRY_SECONDS)
+    return ProblemError(
+        503,
+        "model_unavailable",
+        "no model replica answers; it is being started again: ask again in a few seconds",
+        _RETRY_SECONDS,
+    )
 
 
 def overloaded(detail: str) -> ProblemError:
@@ -66,7 +97,9 @@ def overloaded(detail: str) -> ProblemError:
     return ProblemError(429, "overloaded", detail, _RETRY_SECONDS)
 
 
-def problem_response(problem: Problem, request_id: str | None, headers: Mapping[str, str] | None = None) -> JSONResponse:
+def problem_response(
+    problem: Problem, request_id: str | None, headers: Mapping[str, str] | None = None
+) -> JSONResponse:
     """The HTTP answer."""
     content = problem.model_copy(update={"request_id": request_id}).model_dump(exclude_none=True)
     return JSONResponse(content, problem.status, dict(headers or {}), media_type=MEDIA_TYPE)
@@ -91,20 +124,37 @@ async def _of_problem(request: Request, error: Exception) -> JSONResponse:
 
 async def _of_validation(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
-    problem = problem_of(422, "not_well_formed", "the request is not what the API takes; see errors, and /docs")
-    errors = [{"where": ".".join(_printable(str(part)) for part in detail["loc"]), "expected": _expected(detail)} for detail in error.errors()]
-    return problem_response(problem.model_copy(update={"errors": errors[:20]}), _request_id(request))
+    problem = problem_of(
+        422, "not_well_formed", "the request is not what the API takes; see errors, and /docs"
+    )
+    errors = [
+        {
+            "where": ".".join(_printable(str(part)) for part in detail["loc"]),
+            "expected": _expected(detail),
+        }
+        for detail in error.errors()
+    ]
+    return problem_response(
+        problem.model_copy(update={"errors": errors[:20]}), _request_id(request)
+    )
 
 
 async def _of_http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     reason = HTTPStatus(error.status_code).phrase.lower().replace(" ", "_")
-    return problem_response(problem_of(error.status_code, reason, str(error.detail)), _request_id(request), error.headers)
+    return problem_response(
+        problem_of(error.status_code, reason, str(error.detail)),
+        _request_id(request),
+        error.headers,
+    )
 
 
 async def _of_bug(request: Request, error: Exception) -> JSONResponse:
     logger.error("request %s: %s", _request_id(request), type(error).__name__, exc_info=error)
-    return problem_response(problem_of(500, "bug", "a fault of the endpoint; its log tells more, by the request id"), _request_id(request))
+    return problem_response(
+        problem_of(500, "bug", "a fault of the endpoint; its log tells more, by the request id"),
+        _request_id(request),
+    )
 
 
 def _expected(detail: Mapping[str, Any]) -> str:

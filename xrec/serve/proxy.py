@@ -33,7 +33,10 @@ class DeadFrontend:
         if scope["type"] == "http" and not has_begun:
             error = unavailable()
             request_id = Headers(scope=scope).get("x-request-id")
-            headers = {**(error.headers or {}), **({"X-Request-ID": request_id} if request_id else {})}
+            headers = {
+                **(error.headers or {}),
+                **({"X-Request-ID": request_id} if request_id else {}),
+            }
             await problem_response(error.problem, request_id, headers)(scope, receive, send)
 
 

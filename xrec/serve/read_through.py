@@ -46,12 +46,16 @@ class ReadThrough:
         self.lookup: ExplanationLookup | None = None
         self.model_fingerprint = ""
 
-    async def explain(self, pairs: Sequence[PairRequest], max_words: int | None) -> list[Explanation | NoExplanation]:
+    async def explain(
+        self, pairs: Sequence[PairRequest], max_words: int | None
+    ) -> list[Explanation | NoExplanation]:
         """One answer a pair, in order; all that must be generated is generated together.
 
         Raises ProblemError if the model has no room for them, ModelUnavailableError if there is none.
         """
-        answers: list[Explanation | NoExplanation | None] = [await self.known(pair, max_words) for pair in pairs]
+        answers: list[Explanation | NoExplanation | None] = [
+            await self.known(pair, max_words) for pair in pairs
+        ]
         missing = [place for place, answer in enumerate(answers) if answer is None]
         if missing:
             texts = await self._model.explain([pairs[place].live() for place in missing])
@@ -59,7 +63,9 @@ class ReadThrough:
                 answers[place] = self.generated(pairs[place], text, max_words)
         return [answer for answer in answers if answer is not None]
 
-    async def stream(self, pair: PairRequest, max_words: int | None) -> AsyncGenerator[Delta | Explanation | NoExplanation, None]:
+    async def stream(
+        self, pair: PairRequest, max_words: int | None
+    ) -> AsyncGenerator[Delta | Explanation | NoExplanation, None]:
         """What the text grows by, then the answer; an answer that is known comes alone. Raises as `explain`."""
         known = await self.known(pair, max_words)
         if known is not None:
@@ -68,18 +74,24 @@ class ReadThrough:
         events = self._model.stream(pair.live())
         try:
             async for event in events:
-                yield self.generated(pair, event, max_words) if isinstance(event, LiveText) else event
+                yield (
+                    self.generated(pair, event, max_words) if isinstance(event, LiveText) else event
+                )
         finally:
             await events.aclose()
 
-    async def known(self, pair: PairRequest, max_words: int | None) -> Explanation | NoExplanation | None:
+    async def known(
+        self, pair: PairRequest, max_words: int | None
+    ) -> Explanation | NoExplanation | None:
         """The answer that the backfill or memory has; None: the model must be asked."""
         if not pair.is_plain or pair.fresh:
             return None
         row = await self._backfilled(pair.user_id, pair.item_id)
         if row is not None:
             self._recorder.increase(metrics.PAIRS, {"source": "backfill"})
-            answer = Answer(row.text, row.num_generated_tokens, row.finish_reason, row.model_fingerprint)
+            answer = Answer(
+                row.text, row.num_generated_tokens, row.finish_reason, row.model_fingerprint
+            )
             return _cut(pair, answer, max_words, is_live=False, is_cached=False)
         kept = self._live.get((self.model_fingerprint, pair.user_id, pair.item_id))
         if kept is None:
@@ -87,7 +99,9 @@ class ReadThrough:
         self._recorder.increase(metrics.PAIRS, {"source": "cache"})
         return _cut(pair, kept, max_words, is_live=True, is_cached=True)
 
-    def generated(self, pair: PairRequest, text: LiveText, max_words: int | None) -> Explanation | NoExplanation:
+    def generated(
+        self, pair: PairRequest, text: LiveText, max_words: int | None
+    ) -> Explanation | NoExplanation:
         """The answer that a generated text is; keeps it. Raises ProblemError if the model had no room."""
         if text.failed is not None:
             if text.failed.reason == OVERLOADED:
@@ -95,12 +109,20 @@ class ReadThrough:
                 raise overloaded(text.failed.message)
             self._recorder.increase(metrics.PAIRS, {"source": "failed"})
             self._recorder.increase(metrics.FAILED_PAIRS, {"reason": text.failed.reason})
-            return NoExplanation(user_id=pair.user_id, item_id=pair.item_id, problem=problem_of_pair(text.failed.reason, text.failed.message))
+            return NoExplanation(
+                user_id=pair.user_id,
+                item_id=pair.item_id,
+                problem=problem_of_pair(text.failed.reason, text.failed.message),
+            )
         self._record(text)
-        answer = Answer(text.text, text.num_generated_tokens, text.finish_reason, text.model_fingerprint)
+        answer = Answer(
+            text.text, text.num_generated_tokens, text.finish_reason, text.model_fingerprint
+        )
         if pair.is_plain:
             key = (text.model_fingerprint, pair.user_id, pair.item_id)
-            self._live.put(key, answer, _ENTRY_BYTES + sum(len(part.encode()) for part in (*key, text.text)))
+            self._live.put(
+                key, answer, _ENTRY_BYTES + sum(len(part.encode()) for part in (*key, text.text))
+            )
             self._recorder.set(metrics.CACHE_BYTES, self._live.num_bytes, {"cache": "live"})
         return _cut(pair, answer, max_words, is_live=True, is_cached=False)
 
@@ -113,7 +135,9 @@ class ReadThrough:
             return row
         try:
             row = await asyncio.to_thread(lookup.find, user_id, item_id)
-        except XRecError as error:  # its store does not answer, or a file is gone: the model still can
+        except (
+            XRecError
+        ) as error:  # its store does not answer, or a file is gone: the model still can
             logger.error("the backfill cannot be read, the model is asked instead: %s", error)
             return None
         self._recorder.set(metrics.CACHE_BYTES, lookup.num_bytes, {"cache": "backfill"})
@@ -129,10 +153,15 @@ class ReadThrough:
         recorder.observe(metrics.GENERATION_SECONDS, text.seconds)
 
 
-def _cut(pair: PairRequest, answer: Answer, max_words: int | None, *, is_live: bool, is_cached: bool) -> Explanation | NoExplanation:
+def _cut(
+    pair: PairRequest, answer: Answer, max_words: int | None, *, is_live: bool, is_cached: bool
+) -> Explanation | NoExplanation:
     text = answer.text if max_words is None else cut_to_words(answer.text, max_words)
     if not text:
-        problem = problem_of_pair("no_full_sentence", f"no sentence of the explanation ends within max_words = {max_words}; allow more")
+        problem = problem_of_pair(
+            "no_full_sentence",
+            f"no sentence of the explanation ends within max_words = {max_words}; allow more",
+        )
         return NoExplanation(user_id=pair.user_id, item_id=pair.item_id, problem=problem)
     return Explanation(
         user_id=pair.user_id,

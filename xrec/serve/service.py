@@ -10,7 +10,15 @@ from xrec.errors import UnknownIdError
 from xrec.serve import metrics
 from xrec.serve.catalogue import Catalogue
 from xrec.serve.live import Delta, Failed, LivePair, Model, ModelUnavailableError
-from xrec.serve.messages import Evidence, Explanation, Likelihood, NearHistory, NoExplanation, PairRequest, RecommendedItem
+from xrec.serve.messages import (
+    Evidence,
+    Explanation,
+    Likelihood,
+    NearHistory,
+    NoExplanation,
+    PairRequest,
+    RecommendedItem,
+)
 from xrec.serve.metrics import Recorder
 from xrec.serve.problems import ProblemError, refused, unavailable
 from xrec.serve.read_through import ReadThrough
@@ -33,19 +41,38 @@ class Readiness(Protocol):
 class Service:
     """Answers from `catalogue` (replaced when the inputs change), `read_through` and `model`."""
 
-    def __init__(self, model: Model, readiness: Readiness, read_through: ReadThrough, recorder: Recorder, deadline_seconds: float):
-        self._model, self._readiness, self._read_through, self.recorder = model, readiness, read_through, recorder
+    def __init__(
+        self,
+        model: Model,
+        readiness: Readiness,
+        read_through: ReadThrough,
+        recorder: Recorder,
+        deadline_seconds: float,
+    ):
+        self._model, self._readiness, self._read_through, self.recorder = (
+            model,
+            readiness,
+            read_through,
+            recorder,
+        )
         self._deadline_seconds = deadline_seconds
         self.catalogue: Catalogue | None = None
 
-    async def explain(self, pairs: Sequence[PairRequest], max_words: int | None) -> list[Explanation | NoExplanation]:
+    async def explain(
+        self, pairs: Sequence[PairRequest], max_words: int | None
+    ) -> list[Explanation | NoExplanation]:
         """One answer a pair; raises ProblemError: 429, 503, 504."""
         return await self._within_deadline(self._read_through.explain(pairs, max_words))
 
-    async def stream(self, pair: PairRequest, max_words: int | None) -> AsyncGenerator[Delta | Explanation | NoExplanation, None]:
+    async def stream(
+        self, pair: PairRequest, max_words: int | None
+    ) -> AsyncGenerator[Delta | Explanation | NoExplanation, None]:
         """What the text grows by, then the answer; raises ProblemError as `explain`."""
         try:
-            async with asyncio.timeout(self._deadline_seconds), aclosing(self._read_through.stream(pair, max_words)) as events:
+            async with (
+                asyncio.timeout(self._deadline_seconds),
+                aclosing(self._read_through.stream(pair, max_words)) as events,
+            ):
                 async for event in events:
                     yield event
         except TimeoutError as error:
@@ -53,24 +80,46 @@ class Service:
         except ModelUnavailableError as error:
             raise _unavailable(error) from error
 
-    async def recommend(self, user_id: str, k: int, max_words: int | None, explains: bool) -> list[RecommendedItem]:
+    async def recommend(
+        self, user_id: str, k: int, max_words: int | None, explains: bool
+    ) -> list[RecommendedItem]:
         """The k best unseen items; raises ProblemError, also 404."""
         catalogue = self._catalogue()
         user = self._index(catalogue, "user", user_id)
         ranked = await asyncio.to_thread(catalogue.recommend, user, k)
-        pairs = [PairRequest(user_id=user_id, item_id=catalogue.item_id(item)) for item, _ in ranked]
-        answers: Sequence[Explanation | NoExplanation | None] = await self.explain(pairs, max_words) if explains and pairs else [None] * len(pairs)
+        pairs = [
+            PairRequest(user_id=user_id, item_id=catalogue.item_id(item)) for item, _ in ranked
+        ]
+        answers: Sequence[Explanation | NoExplanation | None] = (
+            await self.explain(pairs, max_words) if explains and pairs else [None] * len(pairs)
+        )
         return [
-            RecommendedItem(rank=place + 1, score=score, item_id=pair.item_id, title=catalogue.item_texts(item)[0], answer=answer)
-            for place, ((item, score), pair, answer) in enumerate(zip(ranked, pairs, answers, strict=True))
+            RecommendedItem(
+                rank=place + 1,
+                score=score,
+                item_id=pair.item_id,
+                title=catalogue.item_texts(item)[0],
+                answer=answer,
+            )
+            for place, ((item, score), pair, answer) in enumerate(
+                zip(ranked, pairs, answers, strict=True)
+            )
         ]
 
     async def evidence(self, user_id: str, item_id: str, text: str | None) -> Evidence:
         """What speaks for the pair and, with `text`, how much likelier it is with this user's vector; raises ProblemError."""
         catalogue = self._catalogue()
-        user, item = self._index(catalogue, "user", user_id), self._index(catalogue, "item", item_id)
+        user, item = (
+            self._index(catalogue, "user", user_id),
+            self._index(catalogue, "item", item_id),
+        )
         title, profile = catalogue.item_texts(item)
-        standing, nearest = await asyncio.to_thread(lambda: (catalogue.standing(user, item), catalogue.nearest_history(user, item, NUM_NEAREST)))
+        standing, nearest = await asyncio.to_thread(
+            lambda: (
+                catalogue.standing(user, item),
+                catalogue.nearest_history(user, item, NUM_NEAREST),
+            )
+        )
         return Evidence(
             user_id=user_id,
             user_profile=catalogue.user_profile(user),
@@ -80,8 +129,15 @@ class Service:
             score=standing.score,
             rank=standing.rank,
             num_ranked=standing.num_ranked,
-            nearest_history=[NearHistory(item_id=near.item_id, title=near.title, similarity=near.similarity) for near in nearest],
-            likelihood=None if text is None else await self._within_deadline(self._likelihood(catalogue, user, user_id, item_id, text)),
+            nearest_history=[
+                NearHistory(item_id=near.item_id, title=near.title, similarity=near.similarity)
+                for near in nearest
+            ],
+            likelihood=None
+            if text is None
+            else await self._within_deadline(
+                self._likelihood(catalogue, user, user_id, item_id, text)
+            ),
         )
 
     async def is_ready(self) -> bool:
@@ -105,7 +161,9 @@ class Service:
         """See `Catalogue`."""
         return await asyncio.to_thread(self._catalogue().find_items, text, limit)
 
-    async def _likelihood(self, catalogue: Catalogue, user: int, user_id: str, item_id: str, text: str) -> Likelihood:
+    async def _likelihood(
+        self, catalogue: Catalogue, user: int, user_id: str, item_id: str, text: str
+    ) -> Likelihood:
         others = catalogue.other_users(user, NUM_OTHERS)
         nll = await self._model.nll(LivePair(user_id, item_id), text, others)
         if isinstance(nll, Failed):
@@ -116,7 +174,11 @@ class Service:
 
     def _index(self, catalogue: Catalogue, what: str, wanted: str) -> int:
         try:
-            return catalogue.dataset.user_index(wanted) if what == "user" else catalogue.dataset.item_index(wanted)
+            return (
+                catalogue.dataset.user_index(wanted)
+                if what == "user"
+                else catalogue.dataset.item_index(wanted)
+            )
         except UnknownIdError as error:
             raise refused(f"unknown_{what}", str(error)) from error
 
@@ -131,7 +193,12 @@ class Service:
 
     def _too_late(self) -> ProblemError:
         self.recorder.increase(metrics.REFUSED, {"reason": "deadline"})
-        return ProblemError(504, "deadline", f"not answered within {self._deadline_seconds:g} s (http.deadline_seconds); ask for fewer pairs", 2)
+        return ProblemError(
+            504,
+            "deadline",
+            f"not answered within {self._deadline_seconds:g} s (http.deadline_seconds); ask for fewer pairs",
+            2,
+        )
 
 
 def _unavailable(error: ModelUnavailableError) -> ProblemError:

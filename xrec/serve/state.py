@@ -41,18 +41,24 @@ def read_inputs(config: ServeConfig) -> Inputs:
     """Dataset, graph and the adapter's fingerprint; no language model. Raises as `check_sources`, and DataError for a broken graph."""
     dataset = read_dataset(open_location(config.artifact("dataset"), config.storage))
     graph = read_graph(open_location(config.artifact("graph"), config.storage))
-    check_graph_of_dataset(graph.manifest, dataset.manifest, config.artifact("graph"), config.artifact("dataset"))
+    check_graph_of_dataset(
+        graph.manifest, dataset.manifest, config.artifact("graph"), config.artifact("dataset")
+    )
     adapter = read_adapter(open_location(config.artifact("adapter"), config.storage))
     adapter.check_graph(graph.manifest.fingerprint)
     if config.cold_start is not None:
-        dataset, graph = extend_with_new(dataset, graph, read_cold_start(config.cold_start, config.storage))
+        dataset, graph = extend_with_new(
+            dataset, graph, read_cold_start(config.cold_start, config.storage)
+        )
     return Inputs(Catalogue(dataset, graph), model_inputs(adapter, graph.manifest))
 
 
 def read_lookup(config: ServeConfig, fingerprints: dict[str, str]) -> ExplanationLookup | None:
     """The backfill that the config names, None if nothing is finished there yet; raises ArtifactMismatchError if another model wrote it."""
     try:
-        lookup = open_lookup(_explanations(config), fingerprints, int(config.read_through.backfill_mib * 2**20))
+        lookup = open_lookup(
+            _explanations(config), fingerprints, int(config.read_through.backfill_mib * 2**20)
+        )
     except ArtifactNotFoundError as error:
         logger.warning("%s; until it is there all is generated", error)
         return None
@@ -65,8 +71,19 @@ def read_lookup(config: ServeConfig, fingerprints: dict[str, str]) -> Explanatio
 class BackfillWatch:
     """Gives `read_through` each new generation of the backfill, by looking at its manifest's content now and then."""
 
-    def __init__(self, config: ServeConfig, fingerprints: dict[str, str], read_through: ReadThrough, recorder: Recorder):
-        self._config, self._fingerprints, self._read_through, self._recorder = config, fingerprints, read_through, recorder
+    def __init__(
+        self,
+        config: ServeConfig,
+        fingerprints: dict[str, str],
+        read_through: ReadThrough,
+        recorder: Recorder,
+    ):
+        self._config, self._fingerprints, self._read_through, self._recorder = (
+            config,
+            fingerprints,
+            read_through,
+            recorder,
+        )
         self._seen = self._manifest_hash()
 
     async def watch(self) -> None:
@@ -90,7 +107,9 @@ class BackfillWatch:
         self._read_through.lookup = lookup
         self._recorder.increase(metrics.REFRESHES, {"outcome": "taken"})
         self._recorder.set(metrics.BACKFILL_ROWS, lookup.num_rows if lookup else 0)
-        logger.info("a new generation of the backfill: %d explanations", lookup.num_rows if lookup else 0)
+        logger.info(
+            "a new generation of the backfill: %d explanations", lookup.num_rows if lookup else 0
+        )
 
     def _manifest_hash(self) -> str:
         try:

@@ -20,7 +20,17 @@ from xrec.storage.location import Location
 MANIFEST = "manifest.json"
 SCHEMA_VERSION = 1
 
-Kind = Literal["dataset", "graph", "recommendations", "llm", "adapter", "explanations", "evaluation", "scores", "ablation"]
+Kind = Literal[
+    "dataset",
+    "graph",
+    "recommendations",
+    "llm",
+    "adapter",
+    "explanations",
+    "evaluation",
+    "scores",
+    "ablation",
+]
 
 
 class Manifest(BaseModel):
@@ -61,7 +71,9 @@ def run_fingerprint(kind: Kind, config: Mapping[str, Any], inputs: Mapping[str, 
     return fingerprint_of([kind, SCHEMA_VERSION, dict(config), dict(inputs)])
 
 
-def finished(location: Location, kind: Kind, config: Mapping[str, Any], inputs: Mapping[str, str]) -> Manifest | None:
+def finished(
+    location: Location, kind: Kind, config: Mapping[str, Any], inputs: Mapping[str, str]
+) -> Manifest | None:
     """The manifest, if this very run already finished at `location`; None if nothing is finished there.
 
     Raises ArtifactMismatchError, naming the fields that differ, if another run's artifact is there.
@@ -83,7 +95,9 @@ def finished(location: Location, kind: Kind, config: Mapping[str, Any], inputs: 
     )
 
 
-def is_begun(output: Location, record: str, kind: Kind, config: Mapping[str, Any], inputs: Mapping[str, str]) -> bool:
+def is_begun(
+    output: Location, record: str, kind: Kind, config: Mapping[str, Any], inputs: Mapping[str, str]
+) -> bool:
     """True if this very run, begun and not finished, is at `output`: its `record` (JSON with run, config, inputs) says so; False without one.
 
     Raises ArtifactMismatchError, naming the fields that differ, if the record is another run's.
@@ -94,7 +108,9 @@ def is_begun(output: Location, record: str, kind: Kind, config: Mapping[str, Any
         return False
     if there["run"] == run_fingerprint(kind, config, inputs):
         return True
-    differences = differing_fields({**there["config"], "inputs": there["inputs"]}, {**config, "inputs": dict(inputs)})
+    differences = differing_fields(
+        {**there["config"], "inputs": there["inputs"]}, {**config, "inputs": dict(inputs)}
+    )
     raise ArtifactMismatchError(
         f"{output}: holds another run, begun and not finished:\n"
         + "\n".join(f"  {line}" for line in differences)
@@ -148,9 +164,13 @@ def read_manifest(location: Location, kind: Kind) -> Manifest:
     try:
         manifest = Manifest.model_validate_json(data)
     except ValidationError as error:
-        raise ArtifactMismatchError(f"{location / MANIFEST}: not a manifest that this version ({__version__}) reads: {error}") from error
+        raise ArtifactMismatchError(
+            f"{location / MANIFEST}: not a manifest that this version ({__version__}) reads: {error}"
+        ) from error
     if manifest.kind != kind:
-        raise ArtifactMismatchError(f"{location}: holds a {manifest.kind} artifact, expected a {kind} artifact; check the URI")
+        raise ArtifactMismatchError(
+            f"{location}: holds a {manifest.kind} artifact, expected a {kind} artifact; check the URI"
+        )
     if manifest.schema_version != SCHEMA_VERSION:
         raise ArtifactMismatchError(
             f"{location}: schema version {manifest.schema_version}, this xrec reads {SCHEMA_VERSION}; make it again, or use the xrec that wrote it"
@@ -158,7 +178,9 @@ def read_manifest(location: Location, kind: Kind) -> Manifest:
     return manifest
 
 
-def differing_fields(there: Mapping[str, Any], here: Mapping[str, Any], prefix: str = "") -> list[str]:
+def differing_fields(
+    there: Mapping[str, Any], here: Mapping[str, Any], prefix: str = ""
+) -> list[str]:
     """One line for each leaf that differs: `field: <there> there, <here> here`."""
     lines: list[str] = []
     for key in sorted({*there, *here}):

@@ -19,7 +19,12 @@ import pyarrow.fs
 from fsspec.implementations.local import LocalFileSystem
 
 from xrec.config import StorageConfig
-from xrec.errors import StorageAccessError, StorageError, StorageNotFoundError, StorageUnreachableError
+from xrec.errors import (
+    StorageAccessError,
+    StorageError,
+    StorageNotFoundError,
+    StorageUnreachableError,
+)
 from xrec.storage.s3 import open_s3, probe_bucket
 
 _UNREACHABLE = (
@@ -49,7 +54,9 @@ class Location:
     fs: fsspec.AbstractFileSystem
 
     def __truediv__(self, name: str) -> "Location":
-        return Location(f"{self.uri.rstrip('/')}/{name}", f"{self.path.rstrip('/')}/{name}", self.fs)
+        return Location(
+            f"{self.uri.rstrip('/')}/{name}", f"{self.path.rstrip('/')}/{name}", self.fs
+        )
 
     def __str__(self) -> str:
         return self.uri
@@ -89,7 +96,11 @@ class Location:
         """The file's content, of one version of it; raises StorageNotFoundError."""
         with storage_errors(self.uri):
             # s3fs asks for the size first and reads a large file in parts, maybe of two versions, unless told to send one request.
-            return bytes(self.fs.cat_file(self.path) if self.is_local else self.fs.cat_file(self.path, max_concurrency=1))
+            return bytes(
+                self.fs.cat_file(self.path)
+                if self.is_local
+                else self.fs.cat_file(self.path, max_concurrency=1)
+            )
 
     def read_text(self) -> str:
         """The file's content as UTF-8."""
@@ -107,13 +118,19 @@ class Location:
     def create_bytes(self, data: bytes) -> bool:
         """Write the file if nothing is there; False, and nothing written, if another writer was first."""
         with storage_errors(self.uri):
-            return _create_local(Path(self.path), data) if self.is_local else _create_s3(self.fs, self.path, data)
+            return (
+                _create_local(Path(self.path), data)
+                if self.is_local
+                else _create_s3(self.fs, self.path, data)
+            )
 
     def files(self) -> list[str]:
         """Paths of all files below this folder, relative to it, sorted; empty if there is no folder."""
         with storage_errors(self.uri):
             root = self.path.rstrip("/") + "/"
-            return sorted(path.removeprefix(root) for path in self.fs.find(self.path) if path.startswith(root))
+            return sorted(
+                path.removeprefix(root) for path in self.fs.find(self.path) if path.startswith(root)
+            )
 
     def modified_at(self) -> datetime:
         """When the file was last written, by the clock of its store; raises StorageNotFoundError."""
@@ -129,7 +146,11 @@ class Location:
 
     def arrow_filesystem(self) -> pyarrow.fs.FileSystem:
         """The same file system for pyarrow and Ray; use it with `self.path`."""
-        return pyarrow.fs.LocalFileSystem() if self.is_local else pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(self.fs))
+        return (
+            pyarrow.fs.LocalFileSystem()
+            if self.is_local
+            else pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(self.fs))
+        )
 
 
 def open_location(uri: str, storage: StorageConfig | None = None) -> Location:
@@ -142,7 +163,9 @@ def open_location(uri: str, storage: StorageConfig | None = None) -> Location:
         path = os.path.abspath(os.path.expanduser(rest if separator else uri))
         return Location(uri, path, LocalFileSystem())
     if scheme != "s3":
-        raise StorageError(f"URI {uri!r}: scheme {scheme!r} is not supported; give a local path or s3://bucket/prefix")
+        raise StorageError(
+            f"URI {uri!r}: scheme {scheme!r} is not supported; give a local path or s3://bucket/prefix"
+        )
     if not rest.split("/", 1)[0]:
         raise StorageError(f"URI {uri!r} names no bucket; expected s3://bucket/prefix")
     return Location(uri, rest.rstrip("/"), open_s3(storage or StorageConfig()))
@@ -169,9 +192,13 @@ def storage_errors(uri: str) -> Iterator[None]:
             f"{uri}: access refused ({error}); check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and the bucket's policy, or storage.* in the config"
         ) from error
     except _MISSING as error:
-        raise StorageNotFoundError(f"{uri}: not found ({error}); check the bucket and the path, and storage.endpoint_url") from error
+        raise StorageNotFoundError(
+            f"{uri}: not found ({error}); check the bucket and the path, and storage.endpoint_url"
+        ) from error
     except _UNREACHABLE as error:
-        raise StorageUnreachableError(f"{uri}: the endpoint does not answer ({error}); check AWS_ENDPOINT_URL or storage.endpoint_url") from error
+        raise StorageUnreachableError(
+            f"{uri}: the endpoint does not answer ({error}); check AWS_ENDPOINT_URL or storage.endpoint_url"
+        ) from error
     except (OSError, botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError) as error:
         raise StorageError(f"{uri}: {error}") from error
 

@@ -28,13 +28,20 @@ def read_table(location: Location, schema: pa.Schema) -> pa.Table:
     try:
         table = pq.read_table(pa.BufferReader(location.read_bytes()))
     except pa.ArrowInvalid as error:
-        raise DataError(f"{location}: not a readable Parquet file ({error}); was its job interrupted, or the file edited?") from error
+        raise DataError(
+            f"{location}: not a readable Parquet file ({error}); was its job interrupted, or the file edited?"
+        ) from error
     if not table.schema.equals(schema):
-        raise DataError(f"{location}: expected columns\n{schema}\nsaw\n{table.schema.remove_metadata()}")
+        raise DataError(
+            f"{location}: expected columns\n{schema}\nsaw\n{table.schema.remove_metadata()}"
+        )
     return table
 
 
 def read_row_group(location: Location, number: int, schema: pa.Schema) -> pa.Table:
     """One row group of a Parquet file, as `schema`; no more of the file is read."""
-    with storage_errors(location.uri), pq.ParquetFile(location.path, filesystem=location.arrow_filesystem()) as file:
+    with (
+        storage_errors(location.uri),
+        pq.ParquetFile(location.path, filesystem=location.arrow_filesystem()) as file,
+    ):
         return file.read_row_group(number).cast(schema)

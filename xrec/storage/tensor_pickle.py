@@ -40,7 +40,9 @@ def read_state_dict(data: bytes, name: str) -> dict[str, Tensor]:
             f"{name}: not a file of tensors only, as torch.save(module.state_dict()) writes it; nothing in it was run. Check where it is from"
         ) from error
     if not isinstance(state, dict) or not all(isinstance(key, str) for key in state):
-        raise DataError(f"{name}: expected a state dict (tensors by name), saw a {type(state).__name__}")
+        raise DataError(
+            f"{name}: expected a state dict (tensors by name), saw a {type(state).__name__}"
+        )
     return {key: _plain(value, f"{name}: {key}") for key, value in state.items()}
 
 
@@ -102,18 +104,30 @@ def _rebuild(record: _Rebuild) -> Tensor:
     if not isinstance(record.storage, _Storage):
         raise pickle.UnpicklingError("its tensor has no storage")
     storage = torch.load(io.BytesIO(record.storage.data), map_location="cpu", weights_only=True)
-    last = record.offset + sum((length - 1) * step for length, step in zip(record.size, record.stride, strict=True))
+    last = record.offset + sum(
+        (length - 1) * step for length, step in zip(record.size, record.stride, strict=True)
+    )
     if min([record.offset, *record.size, *record.stride]) < 0 or last >= len(storage):
-        raise pickle.UnpicklingError(f"offset {record.offset}, size {record.size} and stride {record.stride} exceed its storage of {len(storage)}")
-    return torch.empty(0, dtype=storage.dtype).set_(storage, record.offset, record.size, record.stride)
+        raise pickle.UnpicklingError(
+            f"offset {record.offset}, size {record.size} and stride {record.stride} exceed its storage of {len(storage)}"
+        )
+    return torch.empty(0, dtype=storage.dtype).set_(
+        storage, record.offset, record.size, record.stride
+    )
 
 
 def _plain(value: Any, name: str) -> Tensor:
     """A contiguous float32 copy; raises DataError for what is no dense, finite tensor of floating-point numbers."""
     if not isinstance(value, Tensor) or value.layout != torch.strided or value.dtype not in _DTYPES:
-        seen = f"{value.dtype} in layout {value.layout}" if isinstance(value, Tensor) else type(value).__name__
+        seen = (
+            f"{value.dtype} in layout {value.layout}"
+            if isinstance(value, Tensor)
+            else type(value).__name__
+        )
         raise DataError(f"{name}: expected a dense tensor of floating-point numbers, saw {seen}")
     tensor = value.detach().float().contiguous().clone()
     if not torch.isfinite(tensor).all():
-        raise DataError(f"{name}: holds NaN or infinity; the file is damaged, or its training diverged")
+        raise DataError(
+            f"{name}: holds NaN or infinity; the file is damaged, or its training diverged"
+        )
     return tensor

@@ -47,26 +47,47 @@ def epoch_steps(
     num_steps = len(examples) // global_batch_size
     for first in range(0, num_steps, _SORTED_STEPS):
         count = min(_SORTED_STEPS, num_steps - first)
-        blocks = [_sorted(order[first * micro_batch_size : (first + count) * micro_batch_size], examples, length) for order in orders]
+        blocks = [
+            _sorted(
+                order[first * micro_batch_size : (first + count) * micro_batch_size],
+                examples,
+                length,
+            )
+            for order in orders
+        ]
         for step in rng.permutation(count) * micro_batch_size:
-            micro_batches = [[examples[index] for index in block[step : step + micro_batch_size]] for block in blocks]
+            micro_batches = [
+                [examples[index] for index in block[step : step + micro_batch_size]]
+                for block in blocks
+            ]
             micro_batches += [[] for _ in range(-len(micro_batches) % world_size)]
             num_tokens = sum(len(row.label_ids) for rows in micro_batches for row in rows)
             yield [MicroBatch(rows, num_tokens) for rows in micro_batches[rank::world_size]]
 
 
-def _lanes(examples: Sequence[Example], num_lanes: int, length: Callable[[Example], int]) -> list[list[int]]:
+def _lanes(
+    examples: Sequence[Example], num_lanes: int, length: Callable[[Example], int]
+) -> list[list[int]]:
     """Indices dealt out in order of length: each lane has short and long examples alike."""
     ordered = _sorted(range(len(examples)), examples, length)
     return [ordered[lane::num_lanes] for lane in range(num_lanes)]
 
 
-def _sorted(indices: Sequence[int] | np.ndarray, examples: Sequence[Example], length: Callable[[Example], int]) -> list[int]:
+def _sorted(
+    indices: Sequence[int] | np.ndarray,
+    examples: Sequence[Example],
+    length: Callable[[Example], int],
+) -> list[int]:
     return sorted(map(int, indices), key=lambda index: length(examples[index]))
 
 
 def validation_batches(
-    examples: Sequence[Example], *, batch_size: int, rank: int, world_size: int, length: Callable[[Example], int] = len
+    examples: Sequence[Example],
+    *,
+    batch_size: int,
+    rank: int,
+    world_size: int,
+    length: Callable[[Example], int] = len,
 ) -> list[list[Example]]:
     """This worker's share of the validation examples, in batches of similar `length`; the same number for every worker.
 

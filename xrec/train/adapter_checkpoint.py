@@ -85,9 +85,15 @@ class TrainedTensors:
     exp_avg_sq: Tensors
 
 
-def checkpoint_files(progress: Progress, trained: TrainedTensors, best: Tensors) -> dict[str, bytes]:
+def checkpoint_files(
+    progress: Progress, trained: TrainedTensors, best: Tensors
+) -> dict[str, bytes]:
     """Names and contents of a checkpoint's files."""
-    state = {f"{kind}/{name}": tensor.cpu().contiguous() for kind, tensors in vars(trained).items() for name, tensor in tensors.items()}
+    state = {
+        f"{kind}/{name}": tensor.cpu().contiguous()
+        for kind, tensors in vars(trained).items()
+        for name, tensor in tensors.items()
+    }
     return {
         PROGRESS: json.dumps(asdict(progress)).encode(),
         _STATE: safetensors.torch.save(state),

@@ -35,9 +35,14 @@ def load_adapter_data(config: TrainAdapterConfig) -> AdapterData:
     graph = read_graph(open_location(config.artifact("graph"), config.storage))
     folder = resolve_model(config.llm.model, config.llm.cache_dir, config.storage)
     prompts = _pair_prompts(config, dataset, graph, folder)
-    train, left_out = prompts.examples(dataset.explained_pairs("train"), config.training.max_explanation_tokens)
+    train, left_out = prompts.examples(
+        dataset.explained_pairs("train"), config.training.max_explanation_tokens
+    )
     held_out = dataset.explained_pairs("validation")
-    validation, _ = prompts.examples(held_out.slice(0, config.training.max_validation_pairs), config.training.max_explanation_tokens)
+    validation, _ = prompts.examples(
+        held_out.slice(0, config.training.max_validation_pairs),
+        config.training.max_explanation_tokens,
+    )
     if len(train) < config.training.global_batch_size or not validation:
         raise DataError(
             f"{len(train)} training and {len(validation)} validation pairs with an explanation that fits ({dict(left_out)} left out); expected "
@@ -46,7 +51,11 @@ def load_adapter_data(config: TrainAdapterConfig) -> AdapterData:
     return AdapterData(train, validation, left_out, graph)
 
 
-def _pair_prompts(config: TrainAdapterConfig, dataset: Dataset, graph: GraphEmbeddings, folder: Path) -> PairPrompts:
+def _pair_prompts(
+    config: TrainAdapterConfig, dataset: Dataset, graph: GraphEmbeddings, folder: Path
+) -> PairPrompts:
     num_text_tokens = AutoConfig.from_pretrained(folder).vocab_size
-    vocabulary = Vocabulary(num_text_tokens, len(graph.users), len(graph.items), config.model.num_tokens)
+    vocabulary = Vocabulary(
+        num_text_tokens, len(graph.users), len(graph.items), config.model.num_tokens
+    )
     return PairPrompts(dataset, PromptBuilder(load_tokenizer(folder), config.prompt, vocabulary))

@@ -38,7 +38,9 @@ def train_adapter(config: TrainAdapterConfig) -> Manifest:
     dataset = read_manifest(open_location(config.artifact("dataset"), config.storage), "dataset")
     graph = read_manifest(open_location(config.artifact("graph"), config.storage), "graph")
     check_graph_of_dataset(graph, dataset, config.artifact("graph"), config.artifact("dataset"))
-    base_model = model_fingerprint(resolve_model(config.llm.model, config.llm.cache_dir, config.storage))
+    base_model = model_fingerprint(
+        resolve_model(config.llm.model, config.llm.cache_dir, config.storage)
+    )
     run_config = adapter_run_config(config)
     inputs = {"dataset": dataset.fingerprint, "graph": graph.fingerprint, "base_model": base_model}
     done = finished(output, "adapter", run_config, inputs)
@@ -80,7 +82,13 @@ def train_adapter(config: TrainAdapterConfig) -> Manifest:
         inputs=inputs,
         metrics=dict(progress.best),
         extra_files={"history.json": json.dumps(progress.history, indent=2).encode()},
-        card=model_card(adapter_config, settings=config.card, origin=TRAINED, dataset=dataset, metrics=progress.best),
+        card=model_card(
+            adapter_config,
+            settings=config.card,
+            origin=TRAINED,
+            dataset=dataset,
+            metrics=progress.best,
+        ),
     )
     (output / _CHECKPOINTS).delete()
     return manifest
@@ -94,21 +102,33 @@ def _check_batch_sizes(config: TrainAdapterConfig) -> None:
             f"{training.micro_batch_size} * {num_workers}; change one of them"
         )
     num_micro_batches = training.global_batch_size // training.micro_batch_size
-    uneven = [fewer for fewer in range(config.scaling.fewest_workers, num_workers) if num_micro_batches % fewer]
+    uneven = [
+        fewer
+        for fewer in range(config.scaling.fewest_workers, num_workers)
+        if num_micro_batches % fewer
+    ]
     if uneven:
-        logger.warning("a step has %d micro-batches: on %s workers some passes will be empty, the batch stays what it is", num_micro_batches, uneven)
+        logger.warning(
+            "a step has %d micro-batches: on %s workers some passes will be empty, the batch stays what it is",
+            num_micro_batches,
+            uneven,
+        )
 
 
 def adapter_run_config(config: TrainAdapterConfig) -> dict[str, Any]:
     """The settings that the adapter's content depends on: not the workers, the ZeRO stage, or how often they save."""
     values = config.model_dump(mode="json", include={"model", "prompt"})
-    training = config.training.model_dump(mode="json", exclude={"steps_per_checkpoint", "gradient_checkpointing", "prefix_cache_gib"})
+    training = config.training.model_dump(
+        mode="json", exclude={"steps_per_checkpoint", "gradient_checkpointing", "prefix_cache_gib"}
+    )
     clipping = {"gradient_clipping": config.deepspeed.gradient_clipping}
     return {**values, "training": training, "deepspeed": clipping, "dtype": config.llm.dtype}
 
 
 def _for_workers(config: TrainAdapterConfig) -> TrainAdapterConfig:
-    locations = {name: open_location(config.artifact(name), config.storage) for name in ("dataset", "graph")}
+    locations = {
+        name: open_location(config.artifact(name), config.storage) for name in ("dataset", "graph")
+    }
     return config.model_copy(
         update={
             **{name: location.shared_uri for name, location in locations.items()},

@@ -53,7 +53,9 @@ def checkpoint_layers(model: PreTrainedModel) -> None:
     Raises ModelError if the model's layers cannot.
     """
     try:
-        model.activation_checkpointing_enable({"use_reentrant": False})  # reentrant checkpointing loses the gradient of the injected vectors
+        model.activation_checkpointing_enable(
+            {"use_reentrant": False}
+        )  # reentrant checkpointing loses the gradient of the injected vectors
     except ValueError as error:
         raise ModelError(f"{error} set training.gradient_checkpointing=false") from error
     model.disable_input_require_grads()  # the adapted vectors in the input have a gradient anyway
@@ -65,15 +67,21 @@ def learning_rate_share(rate: LearningRateConfig, num_steps: int) -> Callable[[i
     DeepSpeed's WarmupDecayLR begins with two steps at zero.
     """
     num_warmup_steps = max(1, round(rate.warmup_share * num_steps))
-    return lambda step: min((step + 1) / num_warmup_steps, (num_steps - step) / (num_steps - num_warmup_steps + 1))
+    return lambda step: min(
+        (step + 1) / num_warmup_steps, (num_steps - step) / (num_steps - num_warmup_steps + 1)
+    )
 
 
-def deepspeed_config(config: TrainAdapterConfig, *, dtype: torch.dtype, world_size: int) -> dict[str, Any]:
+def deepspeed_config(
+    config: TrainAdapterConfig, *, dtype: torch.dtype, world_size: int
+) -> dict[str, Any]:
     """DeepSpeed's own configuration; the global batch is the same for any number of workers."""
     training = config.training
     return {
         "train_micro_batch_size_per_gpu": training.micro_batch_size,
-        "gradient_accumulation_steps": math.ceil(training.global_batch_size / (training.micro_batch_size * world_size)),
+        "gradient_accumulation_steps": math.ceil(
+            training.global_batch_size / (training.micro_batch_size * world_size)
+        ),
         "gradient_clipping": config.deepspeed.gradient_clipping,
         "zero_optimization": _zero_optimization(config.deepspeed),
         "zero_force_ds_cpu_optimizer": False,  # else offload takes DeepSpeed's own Adam, which is compiled at first use
@@ -86,16 +94,22 @@ def _zero_optimization(config: DeepSpeedConfig) -> dict[str, Any]:
     settings: dict[str, Any] = {"stage": config.zero_stage}
     if config.zero_stage == 3:
         settings["stage3_param_persistence_threshold"] = config.param_persistence_threshold
-        settings["stage3_max_live_parameters"] = settings["stage3_max_reuse_distance"] = config.max_live_parameters
+        settings["stage3_max_live_parameters"] = settings["stage3_max_reuse_distance"] = (
+            config.max_live_parameters
+        )
     if config.offload != "none":
         device: dict[str, Any] = {"device": config.offload, "pin_memory": torch.cuda.is_available()}
         if config.offload_path is not None:
             device["nvme_path"] = config.offload_path
-        settings |= {"offload_optimizer": device} | ({"offload_param": device} if config.zero_stage == 3 else {})
+        settings |= {"offload_optimizer": device} | (
+            {"offload_param": device} if config.zero_stage == 3 else {}
+        )
     return settings
 
 
-def sharded_loading(config: TrainAdapterConfig, settings: dict[str, Any]) -> HfDeepSpeedConfig | None:
+def sharded_loading(
+    config: TrainAdapterConfig, settings: dict[str, Any]
+) -> HfDeepSpeedConfig | None:
     """At stage 3: while the returned object lives, `from_pretrained` keeps only this worker's shard of each weight."""
     return HfDeepSpeedConfig(settings) if config.deepspeed.zero_stage == 3 else None
 
@@ -104,7 +118,9 @@ def gathered_state(adapters: Adapters) -> dict[str, Tensor]:
     """The adapters' whole tensors, whatever the ZeRO stage; every worker must call it."""
     import deepspeed
 
-    with deepspeed.zero.GatheredParameters([*adapters.user.parameters(), *adapters.item.parameters()]):
+    with deepspeed.zero.GatheredParameters(
+        [*adapters.user.parameters(), *adapters.item.parameters()]
+    ):
         return {name: tensor.clone() for name, tensor in adapters.state_dict().items()}
 
 

@@ -55,7 +55,11 @@ class AdapterRun:
         self.progress = Progress(run)
         self._engine, self._adapters, self._training = engine, adapters, training
         self._num_steps, self._steps_per_epoch = num_steps, steps_per_epoch
-        self._trained = {name: parameter for name, parameter in engine.module.named_parameters() if parameter.requires_grad}
+        self._trained = {
+            name: parameter
+            for name, parameter in engine.module.named_parameters()
+            if parameter.requires_grad
+        }
         self._best: Tensors = {}
         self._preempted: frozenset[str] = frozenset()
         self._looked_for_notice = self._step_ended = time.monotonic()
@@ -63,12 +67,18 @@ class AdapterRun:
     @property
     def has_finished(self) -> bool:
         """All steps are done, or too many validations brought no gain."""
-        return self.progress.step >= self._num_steps or self.progress.evaluations_without_gain >= self._training.patience
+        return (
+            self.progress.step >= self._num_steps
+            or self.progress.evaluations_without_gain >= self._training.patience
+        )
 
     @property
     def epoch_has_ended(self) -> bool:
         """No step of the present epoch is left."""
-        return self.progress.step >= self._num_steps or self.progress.step_in_epoch >= self._steps_per_epoch
+        return (
+            self.progress.step >= self._num_steps
+            or self.progress.step_in_epoch >= self._steps_per_epoch
+        )
 
     def take_up_checkpoint(self, examples: Sequence[Example]) -> None:
         """Go on from the last checkpoint, if there is one; raises ArtifactMismatchError if it is another run's.
@@ -78,18 +88,29 @@ class AdapterRun:
         with last_checkpoint() as read:
             if read is None:
                 return
-            self.progress, trained, self._best = read_progress(read, self.progress.run), read_trained(read), read_best(read)
+            self.progress, trained, self._best = (
+                read_progress(read, self.progress.run),
+                read_trained(read),
+                read_best(read),
+            )
         for _ in range(self._engine.gradient_accumulation_steps()):
             self._engine.backward(self._engine(examples) * 0.0)
             self._engine.step()
         tensors = (trained.parameter, trained.exp_avg, trained.exp_avg_sq)
-        states = {parameter: WholeState(*(tensor[name] for tensor in tensors)) for name, parameter in self._trained.items()}
+        states = {
+            parameter: WholeState(*(tensor[name] for tensor in tensors))
+            for name, parameter in self._trained.items()
+        }
         restore_states(self._engine, states, self.progress.step)
-        note(f"epoch {self.progress.epoch}, step {self.progress.step}: going on from the checkpoint, on {world_size()} workers")
+        note(
+            f"epoch {self.progress.epoch}, step {self.progress.step}: going on from the checkpoint, on {world_size()} workers"
+        )
 
     def seed_noise(self, position: int) -> None:
         """Before this worker's micro-batch number `position` of a step, so that noise depends on neither workers nor restarts."""
-        torch.manual_seed(noise_seed(self._training.seed, self.progress.step, position * world_size() + rank()))
+        torch.manual_seed(
+            noise_seed(self._training.seed, self.progress.step, position * world_size() + rank())
+        )
 
     def end_step(self, totals: Tensor) -> float:
         """Count a step, and checkpoint if one is due; `totals` (2,) float64: NLL in nats and tokens of this worker's micro-batches.
@@ -97,7 +118,9 @@ class AdapterRun:
         Returns the step's mean NLL over all workers; raises TrainingError, on each of them, if it is no number.
         """
         now = time.monotonic()
-        is_time_to_look = totals.new_tensor([now - self._looked_for_notice > _SECONDS_BETWEEN_LOOKS])
+        is_time_to_look = totals.new_tensor(
+            [now - self._looked_for_notice > _SECONDS_BETWEEN_LOOKS]
+        )
         place = f"epoch {self.progress.epoch}, step {self.progress.step + 1}"
         nll, num_tokens, num_looking = sum_over_workers(torch.cat([totals, is_time_to_look]), place)
         self.progress = self.progress.after_step(nll, num_tokens, now - self._step_ended)
@@ -136,18 +159,27 @@ class AdapterRun:
         return bool(self._preempted - before)
 
     def _report_checkpoint(self, reason: str) -> None:
-        report({"note": f"epoch {self.progress.epoch}, step {self.progress.step}: checkpoint{reason}"}, self._checkpoint())
+        report(
+            {"note": f"epoch {self.progress.epoch}, step {self.progress.step}: checkpoint{reason}"},
+            self._checkpoint(),
+        )
 
     def _checkpoint(self) -> dict[str, bytes] | None:
         """The files, on rank 0; collective. Raises TrainingError, on each worker, for a weight that is no number."""
-        states = {name: whole_state(self._engine, parameter) for name, parameter in self._trained.items()}
+        states = {
+            name: whole_state(self._engine, parameter) for name, parameter in self._trained.items()
+        }
         wrong = [name for name, state in states.items() if not state.weight.isfinite().all()]
         if wrong:
-            raise TrainingError(f"step {self.progress.step}: {', '.join(wrong)} hold NaN or infinity; lower training.learning_rate.peak")
+            raise TrainingError(
+                f"step {self.progress.step}: {', '.join(wrong)} hold NaN or infinity; lower training.learning_rate.peak"
+            )
         if rank() != 0:
             return None
         kinds = ("weight", "exp_avg", "exp_avg_sq")
-        trained = TrainedTensors(*({name: getattr(state, kind) for name, state in states.items()} for kind in kinds))
+        trained = TrainedTensors(
+            *({name: getattr(state, kind) for name, state in states.items()} for kind in kinds)
+        )
         return checkpoint_files(self.progress, trained, self._best)
 
 
@@ -157,5 +189,7 @@ def sum_over_workers(totals: Tensor, place: str) -> list[float]:
         dist.all_reduce(totals)
     nll, num_tokens, *others = totals.tolist()
     if not math.isfinite(nll):
-        raise TrainingError(f"{place}: the loss is {nll / num_tokens}; lower training.learning_rate.peak, or check the graph's vectors")
+        raise TrainingError(
+            f"{place}: the loss is {nll / num_tokens}; lower training.learning_rate.peak, or check the graph's vectors"
+        )
     return [nll, num_tokens, *others]

@@ -18,7 +18,9 @@ ReadFile = Callable[[str], bytes]
 """The content of a checkpoint's file, by name."""
 
 
-def claim(checkpoints: Location, kind: Kind, config: Mapping[str, Any], inputs: Mapping[str, str]) -> bool:
+def claim(
+    checkpoints: Location, kind: Kind, config: Mapping[str, Any], inputs: Mapping[str, str]
+) -> bool:
     """Make the folder this run's if it is nobody's; True if it was this run's before.
 
     `config` and `inputs` as `write_manifest` takes them. Raises ArtifactMismatchError, naming each field that differs with
@@ -26,7 +28,11 @@ def claim(checkpoints: Location, kind: Kind, config: Mapping[str, Any], inputs: 
     """
     if is_begun(checkpoints, _RUN, kind, config, inputs):
         return True
-    record = {"run": run_fingerprint(kind, config, inputs), "config": dict(config), "inputs": dict(inputs)}
+    record = {
+        "run": run_fingerprint(kind, config, inputs),
+        "config": dict(config),
+        "inputs": dict(inputs),
+    }
     (checkpoints / _RUN).write_bytes(json.dumps(record, indent=1).encode())
     return False
 

@@ -20,13 +20,19 @@ def as_xrec_error(error: TrainingFailedError) -> XRecError:
     failures = dict(error.worker_failures) if isinstance(error, WorkerGroupError) else {}
     if isinstance(error, ControllerError):
         cause = own_cause(error)
-        return cause if isinstance(cause, XRecError) else TrainingError(f"training stopped: {_short(cause)}")
+        return (
+            cause
+            if isinstance(cause, XRecError)
+            else TrainingError(f"training stopped: {_short(cause)}")
+        )
     causes = {rank: own_cause(failure) for rank, failure in sorted(failures.items())}
     for cause in causes.values():
         if isinstance(cause, XRecError):
             return cause
     rank, cause = next(iter(causes.items()), (0, error))
-    return TrainingError(f"worker {rank} of the training failed, and retries (scaling.max_failures) did not help: {_short(cause)}")
+    return TrainingError(
+        f"worker {rank} of the training failed, and retries (scaling.max_failures) did not help: {_short(cause)}"
+    )
 
 
 def _short(error: BaseException) -> str:

@@ -39,7 +39,9 @@ class Progress:
     def after_evaluation(self, score: float) -> "Progress":
         """With the present epoch's validation score counted."""
         if score > self.best_score:
-            return replace(self, best_epoch=self.epoch, best_score=score, evaluations_without_gain=0)
+            return replace(
+                self, best_epoch=self.epoch, best_score=score, evaluations_without_gain=0
+            )
         return replace(self, evaluations_without_gain=self.evaluations_without_gain + 1)
 
 
@@ -61,8 +63,14 @@ def progress_file(progress: Progress) -> dict[str, bytes]:
 def rows_file(part: int, nodes: Tensor, rows: Rows) -> dict[str, bytes]:
     """Name and content of file `part`: the rows of `nodes` (n,) int64, without those of node -1."""
     there = nodes >= 0
-    tensors = {name: tensor.detach().cpu()[there].contiguous() for name, tensor in vars(rows).items()}
-    return {_rows_name(part): bytes(safetensors.torch.save({"nodes": nodes[there].contiguous(), **tensors}))}
+    tensors = {
+        name: tensor.detach().cpu()[there].contiguous() for name, tensor in vars(rows).items()
+    }
+    return {
+        _rows_name(part): bytes(
+            safetensors.torch.save({"nodes": nodes[there].contiguous(), **tensors})
+        )
+    }
 
 
 def read_progress(read: ReadFile, run: str) -> Progress:
@@ -90,7 +98,9 @@ def _pick(read: ReadFile, num_parts: int, nodes: Tensor, names: Sequence[str]) -
         rows, columns = _matches(nodes, tensors["nodes"])
         missing[rows] = False
         for name in names:
-            rows_of_all = picked.setdefault(name, tensors[name].new_zeros(len(nodes), tensors[name].shape[1]))
+            rows_of_all = picked.setdefault(
+                name, tensors[name].new_zeros(len(nodes), tensors[name].shape[1])
+            )
             rows_of_all[rows] = tensors[name][columns]
     if bool(missing.any()):
         raise ArtifactMismatchError(

@@ -29,7 +29,11 @@ class HeldOut:
     @classmethod
     def of(cls, dataset: Dataset, split: Split) -> "HeldOut":
         held_out = split_edges(dataset, split)
-        return cls(SeenItems(split_edges(dataset, "train"), dataset.num_users), SeenItems(held_out, dataset.num_users), users_with_items(held_out))
+        return cls(
+            SeenItems(split_edges(dataset, "train"), dataset.num_users),
+            SeenItems(held_out, dataset.num_users),
+            users_with_items(held_out),
+        )
 
     def part(self, number: int, num_parts: int) -> "HeldOut":
         """Part `number` of its users; parts differ by one user at most."""

@@ -27,14 +27,18 @@ def build_engine(model: LightGCN, training: GraphTrainingConfig) -> "DeepSpeedEn
     """An engine with Adam and a linear warm-up over `model`, in the mode that its partition says."""
     partitioned = model.partition.blocks.num_blocks > 1
     optimizer = torch.optim.Adam(model.parameters(), lr=training.learning_rate)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / (training.warmup_steps + 1)))
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min(1.0, (step + 1) / (training.warmup_steps + 1))
+    )
     settings = {
         "train_micro_batch_size_per_gpu": 1,  # only a name for DeepSpeed: its input here is the whole graph
         "gradient_accumulation_steps": 1,
         "gradient_clipping": 0.0,  # DeepSpeed's default is 1, and stage 0 would take the norm of one worker's rows
         "zero_optimization": {"stage": 0 if partitioned else 1},
     }
-    return initialize_engine(model, optimizer, settings, schedule, _RowsApart() if partitioned else None)
+    return initialize_engine(
+        model, optimizer, settings, schedule, _RowsApart() if partitioned else None
+    )
 
 
 def adam_moments(engine: "DeepSpeedEngine") -> tuple[Tensor, Tensor]:
@@ -46,7 +50,9 @@ def adam_moments(engine: "DeepSpeedEngine") -> tuple[Tensor, Tensor]:
     return state.exp_avg, state.exp_avg_sq
 
 
-def restore_optimizer(engine: "DeepSpeedEngine", exp_avg: Tensor, exp_avg_sq: Tensor, step: int) -> None:
+def restore_optimizer(
+    engine: "DeepSpeedEngine", exp_avg: Tensor, exp_avg_sq: Tensor, step: int
+) -> None:
     """Put a fresh engine where it was after `step` steps; the layer-0 table itself is given to the model. Collective."""
     table = engine.module.embeddings
     state = WholeState(table.detach().clone(), exp_avg, exp_avg_sq)
@@ -59,7 +65,9 @@ class _RowsApart:
     """What DeepSpeed asks of an `mpu`: all workers hold parts of one model, each is the only one with its part."""
 
     def __init__(self) -> None:
-        alone: list[dist.ProcessGroup] = [dist.new_group([rank]) for rank in range(dist.get_world_size())]  # every process must make all groups
+        alone: list[dist.ProcessGroup] = [
+            dist.new_group([rank]) for rank in range(dist.get_world_size())
+        ]  # every process must make all groups
         self._alone: dist.ProcessGroup = alone[dist.get_rank()]
 
     def get_model_parallel_group(self) -> Any:

@@ -46,7 +46,14 @@ def pretrain_graph(config: PretrainGraphConfig) -> Manifest:
     progress, vectors = _train(config, dataset, run_fingerprint("graph", _settings(config), inputs))
     embeddings = embeddings_bytes(vectors[: dataset.num_users], vectors[dataset.num_users :])
     metrics = _final_metrics(dataset, vectors, progress)
-    manifest = write_graph(target, embeddings, progress.history, config=_settings(config), inputs=inputs, metrics=metrics)
+    manifest = write_graph(
+        target,
+        embeddings,
+        progress.history,
+        config=_settings(config),
+        inputs=inputs,
+        metrics=metrics,
+    )
     (target / _CHECKPOINTS).delete()
     return manifest
 
@@ -86,7 +93,9 @@ def _train(config: PretrainGraphConfig, dataset: Dataset, run: str) -> tuple[Pro
             on_report=on_report,
         )
     progress = read_progress(outcome.read_checkpoint_file, run)
-    return progress, read_best(outcome.read_checkpoint_file, progress.num_parts, dataset.num_users + dataset.num_items)
+    return progress, read_best(
+        outcome.read_checkpoint_file, progress.num_parts, dataset.num_users + dataset.num_items
+    )
 
 
 def _log_epoch(log: MetricsLog, row: dict[str, Any]) -> None:
@@ -99,7 +108,12 @@ def _check(dataset: Dataset, config: PretrainGraphConfig) -> None:
     """What the workers would only stumble over later."""
     check_edges(split_edges(dataset, "train"), dataset.num_users, dataset.num_items)
     for split in _HELD_OUT:
-        check_edges(split_edges(dataset, split), dataset.num_users, dataset.num_items, f"{split} interactions")
+        check_edges(
+            split_edges(dataset, split),
+            dataset.num_users,
+            dataset.num_items,
+            f"{split} interactions",
+        )
     num_nodes = dataset.num_users + dataset.num_items
     if config.parallelism == "partitioned" and num_nodes < config.scaling.num_workers:
         raise ConfigError(
@@ -111,15 +125,22 @@ def _check(dataset: Dataset, config: PretrainGraphConfig) -> None:
 def _final_metrics(dataset: Dataset, vectors: Tensor, progress: Progress) -> dict[str, Any]:
     users, items = vectors[: dataset.num_users], vectors[dataset.num_users :]
     train = split_edges(dataset, "train")
-    reports: dict[str, dict[str, Any]] = {split: ranking_report(users, items, train, split_edges(dataset, split)) for split in _HELD_OUT}
+    reports: dict[str, dict[str, Any]] = {
+        split: ranking_report(users, items, train, split_edges(dataset, split))
+        for split in _HELD_OUT
+    }
     for split, report in reports.items():
-        logger.info("%s: %s", split, ", ".join(f"{name} {report[name]:.4f}" for name in (RECALL, SCORE)))
+        logger.info(
+            "%s: %s", split, ", ".join(f"{name} {report[name]:.4f}" for name in (RECALL, SCORE))
+        )
     return {"best_epoch": progress.best_epoch, **reports}
 
 
 def _locations(config: PretrainGraphConfig) -> tuple[Location, Location]:
     """Dataset in, graph out."""
-    return open_location(config.artifact("dataset"), config.storage), open_location(config.artifact("graph"), config.storage)
+    return open_location(config.artifact("dataset"), config.storage), open_location(
+        config.artifact("graph"), config.storage
+    )
 
 
 def _settings(config: PretrainGraphConfig) -> dict[str, Any]:

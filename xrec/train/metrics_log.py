@@ -28,7 +28,10 @@ class MetricsLog:
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Log an epoch; one that comes again (a worker was replaced) takes the place of the first and of all after it."""
-        self.rows = [*(earlier for earlier in self.rows if earlier["epoch"] < row["epoch"]), dict(row)]
+        self.rows = [
+            *(earlier for earlier in self.rows if earlier["epoch"] < row["epoch"]),
+            dict(row),
+        ]
         (self._location / METRICS).write_bytes(metrics_lines(self.rows))
         (self._location / EVENTS).write_bytes(event_file(self.rows))
 
@@ -39,7 +42,12 @@ def event_file(rows: Sequence[Mapping[str, Any]]) -> bytes:
         with SummaryWriter(folder) as writer:
             for row in rows:
                 for name in sorted(row.keys() - {"epoch", "time"}):
-                    writer.add_scalar(name.replace("@", "_"), row[name], global_step=row["epoch"], walltime=row["time"])
+                    writer.add_scalar(
+                        name.replace("@", "_"),
+                        row[name],
+                        global_step=row["epoch"],
+                        walltime=row["time"],
+                    )
         (file,) = Path(folder).iterdir()
         return file.read_bytes()
 

@@ -33,11 +33,15 @@ def whole_state(engine: "DeepSpeedEngine", parameter: nn.Parameter) -> WholeStat
         return WholeState(master.detach(), moments["exp_avg"], moments["exp_avg_sq"])
     from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
 
-    moments = {key: safe_get_full_optimizer_state(parameter, key) for key in ("exp_avg", "exp_avg_sq")}
+    moments = {
+        key: safe_get_full_optimizer_state(parameter, key) for key in ("exp_avg", "exp_avg_sq")
+    }
     return WholeState(safe_get_full_fp32_param(parameter), **moments)
 
 
-def restore_states(engine: "DeepSpeedEngine", states: Mapping[nn.Parameter, WholeState], step: int) -> None:
+def restore_states(
+    engine: "DeepSpeedEngine", states: Mapping[nn.Parameter, WholeState], step: int
+) -> None:
     """Put `engine`, which has made one step of any kind, where it was after `step` steps: weights, moments, learning rate.
 
     Adam has no state before its first step; what that step did is overwritten.
@@ -59,15 +63,23 @@ def restore_states(engine: "DeepSpeedEngine", states: Mapping[nn.Parameter, Whol
 def _write(engine: "DeepSpeedEngine", parameter: Any, state: WholeState) -> None:
     from deepspeed import utils
 
-    values = (state.weight.to(engine.device), state.exp_avg.to(engine.device), state.exp_avg_sq.to(engine.device))
+    values = (
+        state.weight.to(engine.device),
+        state.exp_avg.to(engine.device),
+        state.exp_avg_sq.to(engine.device),
+    )
     match engine.zero_optimization_stage():
         case 0:
             master = _master(engine, parameter)
             moments = engine.basic_optimizer.state[master]
-            for target, value in zip((master.data, moments["exp_avg"], moments["exp_avg_sq"]), values, strict=True):
+            for target, value in zip(
+                (master.data, moments["exp_avg"], moments["exp_avg_sq"]), values, strict=True
+            ):
                 target.copy_(value)
         case 3:  # DeepSpeed's function for whole values fails where the elements do not divide among the workers
-            weight, exp_avg, exp_avg_sq = (_own_part(value, parameter.ds_tensor.numel()) for value in values)
+            weight, exp_avg, exp_avg_sq = (
+                _own_part(value, parameter.ds_tensor.numel()) for value in values
+            )
             utils.safe_set_local_fp32_param(parameter, weight)
             utils.safe_set_local_optimizer_state(parameter, exp_avg, "exp_avg")
             utils.safe_set_local_optimizer_state(parameter, exp_avg_sq, "exp_avg_sq")
@@ -79,7 +91,9 @@ def _write(engine: "DeepSpeedEngine", parameter: Any, state: WholeState) -> None
 
 def _own_part(value: Tensor, num_elements: int) -> Tensor:
     """This worker's part of a whole value, flat; zeros fill the last one up."""
-    padded = functional.pad(value.flatten(), (0, num_elements * dist.get_world_size() - value.numel()))
+    padded = functional.pad(
+        value.flatten(), (0, num_elements * dist.get_world_size() - value.numel())
+    )
     return padded.view(-1, num_elements)[dist.get_rank()]
 
 
@@ -89,5 +103,10 @@ def _master(engine: "DeepSpeedEngine", parameter: nn.Parameter) -> Tensor:
     if wrapper is engine.basic_optimizer:
         return parameter
     groups = zip(wrapper.fp16_groups, wrapper.fp32_groups, strict=True)
-    masters: list[Tensor] = [high for lows, highs in groups for low, high in zip(lows, highs, strict=True) if low is parameter]
+    masters: list[Tensor] = [
+        high
+        for lows, highs in groups
+        for low, high in zip(lows, highs, strict=True)
+        if low is parameter
+    ]
     return masters[0]

@@ -11,7 +11,14 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from xrec.llm.examples import Example
-from xrec.llm.prefix import KeyValues, batch_key_values, can_split, common_prefix, compute_key_values, num_prefix_tokens
+from xrec.llm.prefix import (
+    KeyValues,
+    batch_key_values,
+    can_split,
+    common_prefix,
+    compute_key_values,
+    num_prefix_tokens,
+)
 
 
 @dataclass
@@ -47,11 +54,17 @@ class PrefixCache:
         split: bool = True,
     ):
         self._num_text_tokens = model.get_input_embeddings().vocabulary.num_text_tokens
-        lengths = [num_prefix_tokens(example.prompt_ids, self._num_text_tokens) for example in examples]
-        longest_rest = max(len(example) - length for example, length in zip(examples, lengths, strict=True))
+        lengths = [
+            num_prefix_tokens(example.prompt_ids, self._num_text_tokens) for example in examples
+        ]
+        longest_rest = max(
+            len(example) - length for example, length in zip(examples, lengths, strict=True)
+        )
         self._can_split = can_split(model, max(lengths) + longest_rest)
         self._splits = split and self._can_split
-        beginnings = [example.prompt_ids[:length] for example, length in zip(examples, lengths, strict=True)]
+        beginnings = [
+            example.prompt_ids[:length] for example, length in zip(examples, lengths, strict=True)
+        ]
         self._shared_ids = common_prefix(beginnings) if self._splits else []
         self._shared: Tensor | None = None
         self._kept: dict[tuple[int, ...], Tensor] = {}
@@ -61,35 +74,53 @@ class PrefixCache:
         """Size of the keys and values that are kept, without the shared ones."""
         self.counts = WorkCounts()
 
-    def split(self, model: PreTrainedModel, examples: Sequence[Example]) -> tuple[KeyValues | None, list[Example]]:
+    def split(
+        self, model: PreTrainedModel, examples: Sequence[Example]
+    ) -> tuple[KeyValues | None, list[Example]]:
         """Keys and values of the examples' beginnings, and the examples from their first collaborative token on.
 
         The examples are among those that the cache was made for: they begin with what these share.
         """
         num_shared = len(self._shared_ids)
-        assert all(list(example.prompt_ids[:num_shared]) == self._shared_ids for example in examples)
+        assert all(
+            list(example.prompt_ids[:num_shared]) == self._shared_ids for example in examples
+        )
         if self._shared is None and self._shared_ids:
             (self._shared,) = compute_key_values(model, [self._shared_ids])
         lengths = [self._num_prefix_tokens(example) for example in examples]
-        own_ids = [tuple(example.prompt_ids[num_shared:length]) for example, length in zip(examples, lengths, strict=True)]
+        own_ids = [
+            tuple(example.prompt_ids[num_shared:length])
+            for example, length in zip(examples, lengths, strict=True)
+        ]
         self.counts.rows += len(examples)
         self.counts.kept_rows += sum(ids in self._kept for ids in own_ids)
-        computed = self._compute(model, [ids for ids in dict.fromkeys(own_ids) if ids and ids not in self._kept])
-        rest = [Example(example.prompt_ids[length:], example.label_ids) for example, length in zip(examples, lengths, strict=True)]
+        computed = self._compute(
+            model, [ids for ids in dict.fromkeys(own_ids) if ids and ids not in self._kept]
+        )
+        rest = [
+            Example(example.prompt_ids[length:], example.label_ids)
+            for example, length in zip(examples, lengths, strict=True)
+        ]
         self.counts.add_pass([len(example) for example in rest])
-        return batch_key_values(self._shared, [computed.get(ids, self._kept.get(ids)) for ids in own_ids]), rest
+        return batch_key_values(
+            self._shared, [computed.get(ids, self._kept.get(ids)) for ids in own_ids]
+        ), rest
 
     def num_rest_tokens(self, example: Example) -> int:
         """Positions from the first collaborative token on: what an example costs in every epoch.
 
         Where the model can be split and `split` is False, the same number: batches are made by it, and are to be the same.
         """
-        return len(example) - (num_prefix_tokens(example.prompt_ids, self._num_text_tokens) if self._can_split else 0)
+        return len(example) - (
+            num_prefix_tokens(example.prompt_ids, self._num_text_tokens) if self._can_split else 0
+        )
 
     def _num_prefix_tokens(self, example: Example) -> int:
         return len(example) - self.num_rest_tokens(example) if self._splits else 0
 
-    def _compute(self, model: PreTrainedModel, missing: list[tuple[int, ...]]) -> dict[tuple[int, ...], Tensor]:
+    def _compute(
+        self, model: PreTrainedModel, missing: list[tuple[int, ...]]
+    ) -> dict[tuple[int, ...], Tensor]:
         if not self._agree(bool(missing)):
             return {}
         rows = missing or [(0,)]  # another worker has some: go along

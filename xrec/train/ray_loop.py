@@ -28,7 +28,14 @@ from xrec.errors import StorageError, TrainingError, XRecError
 from xrec.storage import Location
 from xrec.train.errors_loop import as_xrec_error, own_cause
 from xrec.train.scaling_loop import MINUTES_TO_GROW, check_cpus, elastic_range, uses_gpu
-from xrec.train.worker_loop import initialize_engine, prepare_worker, rank, report, worker_device, world_size
+from xrec.train.worker_loop import (
+    initialize_engine,
+    prepare_worker,
+    rank,
+    report,
+    worker_device,
+    world_size,
+)
 
 __all__ = [
     "TrainingOutcome",
@@ -85,13 +92,19 @@ def fit(
     reports = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": _here()})
     try:
         with _fast_polling():
-            result = _fit_and_listen(_trainer(train_loop_per_worker, loop_config, scaling, storage, name, reports), reports, on_report)
+            result = _fit_and_listen(
+                _trainer(train_loop_per_worker, loop_config, scaling, storage, name, reports),
+                reports,
+                on_report,
+            )
     except TrainingFailedError as error:
         raise as_xrec_error(error) from error
     finally:
         reports.shutdown(force=True)
     if result.checkpoint is None:
-        raise TrainingError("training ended without reporting any files; the loop must call report(metrics, files) at least once")
+        raise TrainingError(
+            "training ended without reporting any files; the loop must call report(metrics, files) at least once"
+        )
     path = result.checkpoint.path
     return TrainingOutcome(result.metrics, Location(f"{storage.uri} ({path})", path, storage.fs))
 
@@ -101,7 +114,12 @@ def _here() -> NodeAffinitySchedulingStrategy:
 
 
 def _trainer(
-    train_loop_per_worker: TrainLoop, loop_config: dict[str, Any], scaling: ScalingConfig, storage: Location, name: str, reports: Queue
+    train_loop_per_worker: TrainLoop,
+    loop_config: dict[str, Any],
+    scaling: ScalingConfig,
+    storage: Location,
+    name: str,
+    reports: Queue,
 ) -> TorchTrainer:
     check_cpus(scaling)
     use_gpu = uses_gpu(scaling)
@@ -116,13 +134,17 @@ def _trainer(
         train_loop_config=loop_config,
         torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
         scaling_config=ray.train.ScalingConfig(
-            num_workers=elastic_range(scaling), use_gpu=use_gpu, resources_per_worker={"CPU": scaling.cpus_per_worker, "GPU": int(use_gpu)}
+            num_workers=elastic_range(scaling),
+            use_gpu=use_gpu,
+            resources_per_worker={"CPU": scaling.cpus_per_worker, "GPU": int(use_gpu)},
         ),
         run_config=ray.train.RunConfig(
             name=name,
             storage_path=storage.path,
             storage_filesystem=storage.arrow_filesystem(),
-            failure_config=ray.train.FailureConfig(max_failures=scaling.max_failures, controller_failure_limit=MINUTES_TO_GROW),
+            failure_config=ray.train.FailureConfig(
+                max_failures=scaling.max_failures, controller_failure_limit=MINUTES_TO_GROW
+            ),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
             callbacks=[_ReportCallback(reports)],
             logging_config=ray.train.LoggingConfig(log_level="WARNING"),
@@ -147,7 +169,9 @@ class _ReportCallback(UserCallback):  # type: ignore[misc]  # Ray has no types
                 raise cause
 
 
-def _fit_and_listen(trainer: TorchTrainer, reports: Queue, on_report: OnReport | None) -> ray.train.Result:
+def _fit_and_listen(
+    trainer: TorchTrainer, reports: Queue, on_report: OnReport | None
+) -> ray.train.Result:
     # fit() runs in a thread: in the main thread it would take Ctrl-C for itself and exit with status 0.
     executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="xrec-fit")
     future = executor.submit(trainer.fit)
@@ -174,7 +198,9 @@ def _received(reports: Queue, future: "Future[ray.train.Result]") -> Iterator[Me
 @contextmanager
 def _fast_polling() -> Iterator[None]:
     """Ray Train takes these settings from the driver's environment only; what the user has set stays."""
-    added: Mapping[str, str] = {name: value for name, value in _POLL_SECONDS.items() if name not in os.environ}
+    added: Mapping[str, str] = {
+        name: value for name, value in _POLL_SECONDS.items() if name not in os.environ
+    }
     os.environ.update(added)
     try:
         yield

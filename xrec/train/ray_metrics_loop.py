@@ -17,13 +17,33 @@ class TrainingMetrics:
 
     def __init__(self, job: str):
         self._tags = {"job": job}
-        self._running = Gauge("xrec_train_running", "1 while the driver trains, 0 when it has ended, by whatever.", ("job",))
+        self._running = Gauge(
+            "xrec_train_running",
+            "1 while the driver trains, 0 when it has ended, by whatever.",
+            ("job",),
+        )
         self._epoch = Gauge("xrec_train_epoch", "Last epoch that was reported.", ("job",))
-        self._step = Gauge("xrec_train_step", "Optimizer steps up to the last report; of adapters only.", ("job",))
-        self._loss = Gauge("xrec_train_loss", "Mean loss of the last epoch: of adapters in nats a token.", ("job", "split"))
-        self._score = Gauge("xrec_train_score", "Validation ranking metrics of the last evaluation; of graphs only.", ("job", "metric"))
-        self._seconds = Gauge("xrec_train_epoch_seconds", "Time that the last epoch took, s.", ("job",))
-        self._reported = Gauge("xrec_train_reported_timestamp_seconds", "When the last epoch was reported, s since 1970.", ("job",))
+        self._step = Gauge(
+            "xrec_train_step", "Optimizer steps up to the last report; of adapters only.", ("job",)
+        )
+        self._loss = Gauge(
+            "xrec_train_loss",
+            "Mean loss of the last epoch: of adapters in nats a token.",
+            ("job", "split"),
+        )
+        self._score = Gauge(
+            "xrec_train_score",
+            "Validation ranking metrics of the last evaluation; of graphs only.",
+            ("job", "metric"),
+        )
+        self._seconds = Gauge(
+            "xrec_train_epoch_seconds", "Time that the last epoch took, s.", ("job",)
+        )
+        self._reported = Gauge(
+            "xrec_train_reported_timestamp_seconds",
+            "When the last epoch was reported, s since 1970.",
+            ("job",),
+        )
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -42,7 +62,11 @@ class TrainingMetrics:
         self._reported.set(time.time(), self._tags)
         if "step" in row:
             self._step.set(row["step"], self._tags)
-        for key, split in (("loss", "train"), ("train_loss", "train"), ("validation_loss", "validation")):
+        for key, split in (
+            ("loss", "train"),
+            ("train_loss", "train"),
+            ("validation_loss", "validation"),
+        ):
             if key in row:
                 self._loss.set(row[key], {**self._tags, "split": split})
         for metric, value in row.items():

@@ -33,7 +33,9 @@ def prepare_worker(num_threads: int, notes: "Queue") -> None:
     _notes = notes
     torch.set_num_threads(num_threads)
     if worker_device().type == "cpu":
-        os.environ["DS_ACCELERATOR"] = "cpu"  # else DeepSpeed takes a GPU that it sees, whatever Ray gave this worker
+        os.environ["DS_ACCELERATOR"] = (
+            "cpu"  # else DeepSpeed takes a GPU that it sees, whatever Ray gave this worker
+        )
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
 
 
@@ -68,7 +70,9 @@ def init_deepspeed() -> None:
 
     on_cpu = worker_device().type == "cpu"
     if on_cpu:
-        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # else it is compiled: needs g++ and a minute
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = (
+            False  # else it is compiled: needs g++ and a minute
+        )
     deepspeed.logger.setLevel(logging.WARNING)
     deepspeed.init_distributed(dist_backend="gloo" if on_cpu else "nccl", verbose=False)
 
@@ -90,7 +94,12 @@ def initialize_engine(
 
     init_deepspeed()
     engine, *_ = deepspeed.initialize(
-        model=module, optimizer=optimizer, lr_scheduler=lr_scheduler, config=dict(deepspeed_config), dist_init_required=False, mpu=mpu
+        model=module,
+        optimizer=optimizer,
+        lr_scheduler=lr_scheduler,
+        config=dict(deepspeed_config),
+        dist_init_required=False,
+        mpu=mpu,
     )
     return engine
 
@@ -109,7 +118,12 @@ def note_step(epoch: int, step: int, num_steps: int, loss: float) -> None:
         note(f"epoch {epoch}: step {step} of {num_steps}, loss {loss:.3f}")
 
 
-def report(metrics: Mapping[str, Any], files: Mapping[str, bytes] | None = None, *, every_worker: bool = False) -> None:
+def report(
+    metrics: Mapping[str, Any],
+    files: Mapping[str, bytes] | None = None,
+    *,
+    every_worker: bool = False,
+) -> None:
     """Report an evaluation, and with it the files of a checkpoint; every worker must call it.
 
     Metrics of rank 0 count, and its files; with `every_worker` the files of all, under names that differ, are one

@@ -30,25 +30,55 @@ CONFIG = AdapterConfig(
     base_model_fingerprint="feed",
     graph_fingerprint="beef",
 )
-METRICS = {"epoch": 3, "step": 120, "train_loss": 1.25, "validation_loss": 1.5, "num_train_pairs": 1755, "seconds": 3.0}
+METRICS = {
+    "epoch": 3,
+    "step": 120,
+    "train_loss": 1.25,
+    "validation_loss": 1.5,
+    "num_train_pairs": 1755,
+    "seconds": 3.0,
+}
 
 
 def manifest(folder: Path, kind: Any, **values: Any) -> Manifest:
-    return write_manifest(open_location(str(folder)), kind, **{"config": {}, "inputs": {}, "files": {}, **values})
+    return write_manifest(
+        open_location(str(folder)), kind, **{"config": {}, "inputs": {}, "files": {}, **values}
+    )
 
 
 @pytest.fixture
 def dataset(tmp_path: Path) -> Manifest:
-    counts = {"num_explanations": {"train": 1755, "validation": 250, "test": 500}, "num_interactions": {"train": 9, "validation": 8, "test": 7}}
+    counts = {
+        "num_explanations": {"train": 1755, "validation": 250, "test": 500},
+        "num_interactions": {"train": 9, "validation": 8, "test": 7},
+    }
     rows = {"users": 15_962, "items": 14_085, "interactions": 24}
-    return manifest(tmp_path / "dataset", "dataset", config={"source": {"kind": "xrec_release"}}, row_counts=rows, metrics=counts)
+    return manifest(
+        tmp_path / "dataset",
+        "dataset",
+        config={"source": {"kind": "xrec_release"}},
+        row_counts=rows,
+        metrics=counts,
+    )
 
 
 @pytest.fixture
 def evaluation(tmp_path: Path) -> Manifest:
-    metrics = {"personalization_gain": 0.171, "personalization_gain_low": 0.156, "personalization_gain_high": 0.186, "bleu": 39.1}
+    metrics = {
+        "personalization_gain": 0.171,
+        "personalization_gain_low": 0.156,
+        "personalization_gain_high": 0.186,
+        "bleu": 39.1,
+    }
     inputs = {"adapter": "a", "dataset": "cafe"}
-    return manifest(tmp_path / "evaluation", "evaluation", config={"split": "test"}, inputs=inputs, row_counts={"pairs": 200}, metrics=metrics)
+    return manifest(
+        tmp_path / "evaluation",
+        "evaluation",
+        config={"split": "test"},
+        inputs=inputs,
+        row_counts={"pairs": 200},
+        metrics=metrics,
+    )
 
 
 def front_matter(card: str) -> dict[str, Any]:
@@ -70,7 +100,13 @@ def test_card_front_matter_is_what_the_hub_reads(dataset: Manifest) -> None:
         "license": "mit",
         "metrics": ["loss"],
         "pipeline_tag": "text-generation",
-        "tags": ["xrec", "adapter", "recommendation", "explainable-recommendation", "collaborative-filtering"],
+        "tags": [
+            "xrec",
+            "adapter",
+            "recommendation",
+            "explainable-recommendation",
+            "collaborative-filtering",
+        ],
     }
     (result,) = model["results"]
     assert model["name"] == "Yelp"
@@ -80,11 +116,35 @@ def test_card_front_matter_is_what_the_hub_reads(dataset: Manifest) -> None:
 
 
 def test_card_body_says_what_a_user_must_know(dataset: Manifest) -> None:
-    card = model_card(CONFIG, settings=CardConfig(license="mit"), dataset=dataset, metrics=METRICS, limits=("Only for towns.",))
-    assert re.findall(r"^## (.*)$", card, re.MULTILINE) == ["Data", "Metrics", "Base model", "Graph", "How to use", "Licence", "Limits"]
-    for fact in ("15,962 users, 14,085 items", "| explained pairs | 1,755 | 250 | 500 |", "| interactions | 9 | 8 | 7 |", dataset.fingerprint):
+    card = model_card(
+        CONFIG,
+        settings=CardConfig(license="mit"),
+        dataset=dataset,
+        metrics=METRICS,
+        limits=("Only for towns.",),
+    )
+    assert re.findall(r"^## (.*)$", card, re.MULTILINE) == [
+        "Data",
+        "Metrics",
+        "Base model",
+        "Graph",
+        "How to use",
+        "Licence",
+        "Limits",
+    ]
+    for fact in (
+        "15,962 users, 14,085 items",
+        "| explained pairs | 1,755 | 250 | 500 |",
+        "| interactions | 9 | 8 | 7 |",
+        dataset.fingerprint,
+    ):
         assert fact in card
-    for fact in ("| validation loss, nats a token | 1.5 |", "| epoch that was kept | 3 |", "`owner/model`, fingerprint `feed`", "Fingerprint `beef`"):
+    for fact in (
+        "| validation loss, nats a token | 1.5 |",
+        "| epoch that was kept | 3 |",
+        "`owner/model`, fingerprint `feed`",
+        "Fingerprint `beef`",
+    ):
         assert fact in card
     assert "`mit`" in card
     assert "- Only for towns.\n" in card
@@ -100,7 +160,9 @@ def test_card_without_facts_says_so_and_claims_none() -> None:
     assert "None" not in card
 
 
-def test_card_with_evaluation_has_its_metrics_once_however_often_it_is_added(dataset: Manifest, evaluation: Manifest) -> None:
+def test_card_with_evaluation_has_its_metrics_once_however_often_it_is_added(
+    dataset: Manifest, evaluation: Manifest
+) -> None:
     card = model_card(CONFIG, dataset=dataset, metrics=METRICS) + "\nA note of the author.\n"
     once = with_evaluation(card, evaluation)
     twice = with_evaluation(once, evaluation)
@@ -109,8 +171,15 @@ def test_card_with_evaluation_has_its_metrics_once_however_often_it_is_added(dat
     assert "200 pairs of the test split" in once
     assert "| personalization_gain | 0.171 | 0.156 to 0.186 |" in once
     assert "| bleu | 39.1 |  |" in once
-    results = {(result.metric_type, result.dataset_split): result.metric_value for result in ModelCard(once).data.eval_results}
-    assert results == {("loss", "validation"): 1.5, ("personalization_gain", "test"): 0.171, ("bleu", "test"): 39.1}
+    results = {
+        (result.metric_type, result.dataset_split): result.metric_value
+        for result in ModelCard(once).data.eval_results
+    }
+    assert results == {
+        ("loss", "validation"): 1.5,
+        ("personalization_gain", "test"): 0.171,
+        ("bleu", "test"): 39.1,
+    }
     assert front_matter(once)["metrics"] == ["loss", "personalization_gain", "bleu"]
 
 
@@ -127,17 +196,34 @@ def published(tmp_path: Path) -> Path:
     llm = save_toy_model(tmp_path / "llm")
     torch.manual_seed(0)
     vectors = embeddings_bytes(torch.randn(4, D), torch.randn(3, D))
-    graph = write_graph(open_location(str(tmp_path / "graph")), vectors, [], config={}, inputs={"dataset": "d"}, metrics={})
-    known = {"base_model": "llm", "base_model_fingerprint": model_fingerprint(llm), "graph_fingerprint": graph.fingerprint}
+    graph = write_graph(
+        open_location(str(tmp_path / "graph")),
+        vectors,
+        [],
+        config={},
+        inputs={"dataset": "d"},
+        metrics={},
+    )
+    known = {
+        "base_model": "llm",
+        "base_model_fingerprint": model_fingerprint(llm),
+        "graph_fingerprint": graph.fingerprint,
+    }
     adapters = build_adapters(CONFIG.model, embedding_dim=D, hidden_size=HIDDEN_SIZE)
     TrainedAdapter(adapters, CONFIG.model_copy(update=known)).save_pretrained(tmp_path / "adapter")
     return tmp_path
 
 
-def test_card_code_runs_as_it_stands_but_for_the_paths(published: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_card_code_runs_as_it_stands_but_for_the_paths(
+    published: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     card = (published / "adapter" / "README.md").read_text()
     (code,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
-    paths = {'"path/to/adapter"': published / "adapter", '"path/to/graph"': published / "graph", '"llm"': published / "llm"}
+    paths = {
+        '"path/to/adapter"': published / "adapter",
+        '"path/to/graph"': published / "graph",
+        '"llm"': published / "llm",
+    }
     for name, path in paths.items():
         assert name in code
         code = code.replace(name, repr(str(path)))
@@ -172,9 +258,14 @@ def test_attach_refuses_another_graph_or_a_model_of_another_width(published: Pat
     graph = read_graph(open_location(str(published / "graph")))
     wider = toy_model(vocab_size=len(toy_tokenizer()))
     wider.config.hidden_size = 2 * HIDDEN_SIZE
-    with pytest.raises(ArtifactMismatchError, match=f"LlamaForCausalLM has hidden_size {2 * HIDDEN_SIZE}, the adapter was trained for 'llm' with"):
+    with pytest.raises(
+        ArtifactMismatchError,
+        match=f"LlamaForCausalLM has hidden_size {2 * HIDDEN_SIZE}, the adapter was trained for 'llm' with",
+    ):
         adapter.attach(wider, toy_tokenizer(), graph)
-    other = TrainedAdapter(adapter.adapters, adapter.config.model_copy(update={"graph_fingerprint": "another"}))
+    other = TrainedAdapter(
+        adapter.adapters, adapter.config.model_copy(update={"graph_fingerprint": "another"})
+    )
     model = toy_model(vocab_size=len(toy_tokenizer()))
     with pytest.raises(ArtifactMismatchError, match="the adapter was trained on graph another"):
         other.attach(model, toy_tokenizer(), graph)

@@ -19,7 +19,9 @@ def load(state: State) -> MoEAdapter:
 
 @pytest.mark.parametrize("stored", [torch.float32, torch.float16])
 @pytest.mark.parametrize("vectors", [torch.float32, torch.float16])
-def test_converter_gives_the_outputs_of_the_public_module(stored: torch.dtype, vectors: torch.dtype) -> None:
+def test_converter_gives_the_outputs_of_the_public_module(
+    stored: torch.dtype, vectors: torch.dtype
+) -> None:
     state = make_converter(K, D, H, seed=0, dtype=stored)
     x = torch.randn(20, D, generator=torch.Generator().manual_seed(1)).to(vectors)
     expected = public_forward({name: tensor.float() for name, tensor in state.items()}, x.float())
@@ -52,10 +54,22 @@ def without(state: State, name: str) -> State:
     [
         (lambda state: without(state, "w_gate"), r"expected w_gate of shape \(D, K\), saw w_noise"),
         (lambda state: without(state, "experts.0.lin.weight"), r"experts\.0\.lin\.weight: missing"),
-        (lambda state: without(state, "experts.2.bias"), r"experts\.2\.bias: missing, expected \(6,\)"),
-        (lambda state: {**state, "experts.3.bias": torch.zeros(6)}, r"experts\.3\.bias: not expected"),
-        (lambda state: {**state, "w_noise": torch.zeros(6, 4)}, r"w_noise: \(6, 4\), expected \(6, 3\)"),
-        (lambda state: {**state, "experts.1.lin.weight": torch.zeros(6, 9)}, r"experts\.1\.lin\.weight: \(6, 9\), expected \(9, 6\)"),
+        (
+            lambda state: without(state, "experts.2.bias"),
+            r"experts\.2\.bias: missing, expected \(6,\)",
+        ),
+        (
+            lambda state: {**state, "experts.3.bias": torch.zeros(6)},
+            r"experts\.3\.bias: not expected",
+        ),
+        (
+            lambda state: {**state, "w_noise": torch.zeros(6, 4)},
+            r"w_noise: \(6, 4\), expected \(6, 3\)",
+        ),
+        (
+            lambda state: {**state, "experts.1.lin.weight": torch.zeros(6, 9)},
+            r"experts\.1\.lin\.weight: \(6, 9\), expected \(9, 6\)",
+        ),
         (lambda state: {**state, "w_gate": torch.zeros(6)}, "expected w_gate of shape"),
         (lambda state: {**state, "w_gate": torch.zeros(6, 0)}, "expected w_gate of shape"),
         (lambda state: {}, "saw no tensor"),

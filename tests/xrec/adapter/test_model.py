@@ -15,7 +15,9 @@ V = 64
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("rule", ["direct", "projected"])
-def test_attach_freezes_the_model_and_a_step_changes_adapters_only(rule: Injection, family: str) -> None:
+def test_attach_freezes_the_model_and_a_step_changes_adapters_only(
+    rule: Injection, family: str
+) -> None:
     model = tiny_decoder(family)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     embedding = attach_toy(model, rule)
@@ -24,20 +26,31 @@ def test_attach_freezes_the_model_and_a_step_changes_adapters_only(rule: Injecti
     ids = torch.tensor([[V, 5, V + 5, 6]])
     embedding.train()
     model(ids, labels=ids.clamp_max(V - 1)).loss.backward()
-    with_gradient = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
+    with_gradient = {
+        name for name, parameter in model.named_parameters() if parameter.grad is not None
+    }
     assert with_gradient == {name for name, _ in model.named_parameters() if "_adapter." in name}
     torch.optim.AdamW(trainable, lr=0.1).step()
 
     after = model.state_dict()
-    renamed = {name.replace("embed_tokens.weight", "embed_tokens.token_embedding.weight"): tensor for name, tensor in before.items()}
+    renamed = {
+        name.replace("embed_tokens.weight", "embed_tokens.token_embedding.weight"): tensor
+        for name, tensor in before.items()
+    }
     assert all(torch.equal(after[name], tensor) for name, tensor in renamed.items())
-    assert all(not torch.equal(new, old) for new, old in zip(embedding.user_adapter.parameters(), adapters_before, strict=True))
+    assert all(
+        not torch.equal(new, old)
+        for new, old in zip(embedding.user_adapter.parameters(), adapters_before, strict=True)
+    )
 
 
 def test_attach_makes_the_text_depend_on_user_and_item() -> None:
     model = toy_model()
     attach_toy(model, "projected")
-    logits = [model(torch.tensor([[user, 5, item, 6]])).logits[0, -1] for user, item in ((V, V + 5), (V + 1, V + 5), (V, V + 6), (V, V + 5))]
+    logits = [
+        model(torch.tensor([[user, 5, item, 6]])).logits[0, -1]
+        for user, item in ((V, V + 5), (V + 1, V + 5), (V, V + 6), (V, V + 5))
+    ]
     assert not torch.allclose(logits[0], logits[1])
     assert not torch.allclose(logits[0], logits[2])
     assert torch.equal(logits[0], logits[3])
@@ -75,7 +88,9 @@ def test_adapters_state_is_a_float32_copy_by_side() -> None:
 def entering_first_layer(model: nn.Module, input_ids: Tensor) -> Tensor:
     """What the first layer is given for `input_ids`, (B, S, H)."""
     seen: list[Tensor] = []
-    handle = model.model.layers[0].register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    handle = model.model.layers[0].register_forward_pre_hook(
+        lambda module, args: seen.append(args[0])
+    )
     model(input_ids)
     handle.remove()
     return seen[0]
@@ -83,15 +98,21 @@ def entering_first_layer(model: nn.Module, input_ids: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("family", FAMILIES)
 @torch.no_grad()
-def test_embedding_scale_is_the_root_mean_square_of_all_words_at_the_first_layer(family: str) -> None:
+def test_embedding_scale_is_the_root_mean_square_of_all_words_at_the_first_layer(
+    family: str,
+) -> None:
     model = tiny_decoder(family)
     values = entering_first_layer(model, torch.arange(V)[None]).flatten().tolist()
-    assert embedding_scale(model) == pytest.approx((sum(value**2 for value in values) / len(values)) ** 0.5, rel=1e-6)
+    assert embedding_scale(model) == pytest.approx(
+        (sum(value**2 for value in values) / len(values)) ** 0.5, rel=1e-6
+    )
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 @torch.no_grad()
-def test_attach_vectors_enter_the_first_layer_as_the_adapter_gives_them_beside_words_as_ever(family: str) -> None:
+def test_attach_vectors_enter_the_first_layer_as_the_adapter_gives_them_beside_words_as_ever(
+    family: str,
+) -> None:
     model = tiny_decoder(family)
     words = entering_first_layer(model, torch.tensor([[5, 9]]))
     embedding = attach_toy(model, "projected")
@@ -107,7 +128,9 @@ def test_attach_vectors_enter_the_first_layer_as_the_adapter_gives_them_beside_w
 def test_fitted_adapter_gives_vectors_of_a_word_s_size(family: str) -> None:
     model = tiny_decoder(family)
     users, items = torch.randn(500, 6) * 3 + 1, torch.randn(7, 6)
-    adapters = build_adapters(AdapterModelConfig(num_experts=1), embedding_dim=6, hidden_size=HIDDEN_SIZE)
+    adapters = build_adapters(
+        AdapterModelConfig(num_experts=1), embedding_dim=6, hidden_size=HIDDEN_SIZE
+    )
     adapters.user.fit_input(users, embedding_scale(model))
     attach_adapters(model, adapters, user_vectors=users, item_vectors=items)
     words = entering_first_layer(model, torch.arange(V)[None]).square().mean().sqrt()
@@ -117,7 +140,9 @@ def test_fitted_adapter_gives_vectors_of_a_word_s_size(family: str) -> None:
 
 def test_attach_adapters_of_another_width_raises_model_error() -> None:
     model = tiny_decoder("llama", hidden_size=2 * HIDDEN_SIZE)
-    with pytest.raises(ModelError, match="LlamaForCausalLM: its words are 64 wide, the adapters' vectors 32"):
+    with pytest.raises(
+        ModelError, match="LlamaForCausalLM: its words are 64 wide, the adapters' vectors 32"
+    ):
         attach_toy(model, "projected")
 
 

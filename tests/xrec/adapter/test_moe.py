@@ -19,7 +19,9 @@ def make_adapter(**settings: object) -> MoEAdapter:
     return adapter
 
 
-def one_by_one(adapter: MoEAdapter, vectors: Tensor, mean: list[float], std: list[float], scale: float) -> list[list[float]]:
+def one_by_one(
+    adapter: MoEAdapter, vectors: Tensor, mean: list[float], std: list[float], scale: float
+) -> list[list[float]]:
     """The equation of the module's docstring in plain Python numbers, without noise."""
     rows = []
     for x in vectors.tolist():
@@ -30,18 +32,30 @@ def one_by_one(adapter: MoEAdapter, vectors: Tensor, mean: list[float], std: lis
         for k in range(K):
             gate = math.exp(logits[k]) / total
             for h in range(H):
-                row[h] += scale * gate * sum((z[d] - adapter.bias[k, d].item()) * adapter.weight[k, d, h].item() for d in range(D))
+                row[h] += (
+                    scale
+                    * gate
+                    * sum(
+                        (z[d] - adapter.bias[k, d].item()) * adapter.weight[k, d, h].item()
+                        for d in range(D)
+                    )
+                )
         rows.append(row)
     return rows
 
 
 def test_moe_equals_a_loop_over_samples_and_experts() -> None:
     adapter = make_adapter().eval()
-    table = torch.randn(20, D, generator=torch.Generator().manual_seed(1)) * torch.arange(1, D + 1) + 3
+    table = (
+        torch.randn(20, D, generator=torch.Generator().manual_seed(1)) * torch.arange(1, D + 1) + 3
+    )
     adapter.fit_input(table, 0.25)
     columns = [[row[d] for row in table.tolist()] for d in range(D)]
     mean = [sum(column) / 20 for column in columns]
-    std = [math.sqrt(sum((x - m) ** 2 for x in column) / 20) for column, m in zip(columns, mean, strict=True)]
+    std = [
+        math.sqrt(sum((x - m) ** 2 for x in column) / 20)
+        for column, m in zip(columns, mean, strict=True)
+    ]
     expected = torch.tensor(one_by_one(adapter, table[:4], mean, std, 0.25))
     torch.testing.assert_close(adapter(table[:4]), expected, rtol=1e-4, atol=1e-4)
 
@@ -59,7 +73,10 @@ def test_moe_noise_is_there_in_training_only() -> None:
 def test_moe_noise_trains_the_noise_weights() -> None:
     adapter = make_adapter()
     adapter(torch.randn(4, D)).square().sum().backward()
-    assert all(parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in adapter.parameters())
+    assert all(
+        parameter.grad is not None and parameter.grad.abs().sum() > 0
+        for parameter in adapter.parameters()
+    )
 
 
 def test_moe_dropout_is_there_in_training_only() -> None:
@@ -105,7 +122,9 @@ def axes_table() -> Tensor:
     """500 rows with three strong and two weak principal axes, turned away from the coordinates."""
     generator = torch.Generator().manual_seed(3)
     turn = torch.linalg.qr(torch.randn(D, D, generator=generator)).Q
-    return (torch.randn(500, D, generator=generator) * torch.tensor([4.0, 3.0, 2.0, 0.5, 0.25])) @ turn + 7
+    return (
+        torch.randn(500, D, generator=generator) * torch.tensor([4.0, 3.0, 2.0, 0.5, 0.25])
+    ) @ turn + 7
 
 
 @pytest.mark.parametrize("power", [0.0, 1.0, 2.0])
@@ -116,7 +135,9 @@ def test_moe_axis_power_gives_each_principal_axis_its_spread_to_that_power(power
     z = adapter.standardized(table).double()
     spread = torch.linalg.svdvals(table.double() - table.double().mean(0)) / len(table) ** 0.5
     expected = (spread**power).square()
-    torch.testing.assert_close(z.T @ z / len(z), torch.diag(expected / expected.mean()).flip(0, 1), atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(
+        z.T @ z / len(z), torch.diag(expected / expected.mean()).flip(0, 1), atol=1e-4, rtol=1e-3
+    )
 
 
 def test_moe_axes_are_the_same_whatever_the_order_of_the_rows() -> None:
@@ -144,11 +165,15 @@ def test_moe_axes_of_a_table_of_equal_rows_leave_it_a_constant_that_takes_part()
 
 @pytest.mark.parametrize("axis_power", [None, 2.0])
 @pytest.mark.parametrize("own_share", [1.0, 0.25, 0.01])
-def test_moe_first_output_differs_between_rows_by_the_own_share(own_share: float, axis_power: float | None) -> None:
+def test_moe_first_output_differs_between_rows_by_the_own_share(
+    own_share: float, axis_power: float | None
+) -> None:
     torch.manual_seed(0)
     adapter = MoEAdapter(64, 512, 1, own_share=own_share, axis_power=axis_power).eval()
     table = torch.randn(2000, 64) * 3 + 5
     adapter.fit_input(table, 0.03)
     output = adapter(table)
     assert output.square().mean().sqrt().item() == pytest.approx(0.03, rel=0.15)
-    assert (output.var(0).mean() / output.square().mean()).item() == pytest.approx(own_share, rel=0.25)
+    assert (output.var(0).mean() / output.square().mean()).item() == pytest.approx(
+        own_share, rel=0.25
+    )

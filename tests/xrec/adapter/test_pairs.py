@@ -11,7 +11,13 @@ from xrec.llm.collaborative import Vocabulary
 from xrec.llm.prompt import PromptBuilder, PromptTooLongError
 from xrec.storage import open_location
 
-TOWN = {"kind": "sample", "num_users": 20, "num_items": 15, "interactions_per_user": 8, "explanations_per_user": 4}
+TOWN = {
+    "kind": "sample",
+    "num_users": 20,
+    "num_items": 15,
+    "interactions_per_user": 8,
+    "explanations_per_user": 4,
+}
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +36,10 @@ def test_prompt_of_a_pair_holds_its_tokens_and_texts(dataset: Dataset) -> None:
     prompts = make_prompts(dataset)
     user, item = dataset.users.to_pylist()[7], dataset.items.to_pylist()[11]
     shown = prompts.builder.show(prompts.prompt(Pair(7, 11)))
-    assert f"User: <user 7> {user['profile']}\nItem: <item 11> {item['title']}. {item['profile']}" in shown
+    assert (
+        f"User: <user 7> {user['profile']}\nItem: <item 11> {item['title']}. {item['profile']}"
+        in shown
+    )
 
 
 def test_prompt_with_the_vector_of_another_user_keeps_the_texts(dataset: Dataset) -> None:
@@ -57,10 +66,16 @@ def test_examples_too_long_are_counted_by_reason(dataset: Dataset) -> None:
     rows = make_prompts(dataset).examples(explanations, 500)[0]
     prompt_limit = sorted(len(row.prompt_ids) for row in rows)[len(rows) // 2]
     label_limit = sorted(len(row.label_ids) for row in rows)[len(rows) // 2]
-    examples, left_out = make_prompts(dataset, max_prompt_tokens=prompt_limit).examples(explanations, label_limit)
+    examples, left_out = make_prompts(dataset, max_prompt_tokens=prompt_limit).examples(
+        explanations, label_limit
+    )
     fits = [row for row in rows if len(row.prompt_ids) <= prompt_limit]
     assert left_out["prompt_too_long"] == len(rows) - len(fits) > 0
-    assert left_out["explanation_too_long"] == sum(len(row.label_ids) > label_limit for row in fits) > 0
+    assert (
+        left_out["explanation_too_long"]
+        == sum(len(row.label_ids) > label_limit for row in fits)
+        > 0
+    )
     assert examples == [row for row in fits if len(row.label_ids) <= label_limit]
 
 

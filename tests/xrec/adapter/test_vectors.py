@@ -8,10 +8,15 @@ from xrec.adapter.vectors import input_vectors
 from xrec.config import AdapterModelConfig
 
 D, H = 6, 16
-USERS, ITEMS = torch.randn(40, D, generator=torch.Generator().manual_seed(1)) * 3 + 1, torch.randn(30, D)
+USERS, ITEMS = (
+    torch.randn(40, D, generator=torch.Generator().manual_seed(1)) * 3 + 1,
+    torch.randn(30, D),
+)
 
 
-def vectors(kind: str, users: torch.Tensor = USERS, items: torch.Tensor = ITEMS, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+def vectors(
+    kind: str, users: torch.Tensor = USERS, items: torch.Tensor = ITEMS, seed: int = 0
+) -> tuple[torch.Tensor, torch.Tensor]:
     return input_vectors(AdapterModelConfig(vectors=kind, vectors_seed=seed), users, items)  # type: ignore[arg-type]
 
 
@@ -36,13 +41,17 @@ def test_random_rows_are_standard_normal_distinct_and_of_their_seed() -> None:
     assert users.std().item() == pytest.approx(1, abs=0.03)
     assert len(users.unique(dim=0)) == len(users)
     assert not torch.equal(users, items)
-    assert not torch.equal(users, vectors("random", torch.zeros(4000, D), torch.zeros(4000, D), seed=1)[0])
+    assert not torch.equal(
+        users, vectors("random", torch.zeros(4000, D), torch.zeros(4000, D), seed=1)[0]
+    )
 
 
 @pytest.mark.parametrize("kind", ["random", "constant"])
 def test_stand_ins_of_known_users_stay_when_a_cold_start_appends_others(kind: str) -> None:
     users, items = vectors(kind)
-    more_users, more_items = vectors(kind, torch.cat([USERS, USERS[:7]]), torch.cat([ITEMS, ITEMS[:3]]))
+    more_users, more_items = vectors(
+        kind, torch.cat([USERS, USERS[:7]]), torch.cat([ITEMS, ITEMS[:3]])
+    )
     assert torch.equal(more_users[: len(USERS)], users)
     assert torch.equal(more_items[: len(ITEMS)], items)
 
@@ -68,7 +77,9 @@ def test_constant_moves_under_adam_as_fast_as_graph_vectors_do() -> None:
         adapter, table = adapted(kind)
         before = adapter(table[:1]).detach()
         optimizer = torch.optim.AdamW(adapter.parameters(), lr=1e-3, weight_decay=0.0)
-        (adapter(table[:1]) * torch.randn(1, H, generator=torch.Generator().manual_seed(2))).sum().backward()
+        (
+            adapter(table[:1]) * torch.randn(1, H, generator=torch.Generator().manual_seed(2))
+        ).sum().backward()
         optimizer.step()
         moves[kind] = (adapter(table[:1]) - before).norm().item()
     assert moves["constant"] > 0.7 * moves["graph"]

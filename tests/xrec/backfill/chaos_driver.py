@@ -18,9 +18,17 @@ from xrec.errors import LeaseError
 
 def main(folder: str, output: str, rows_per_chunk: str, seconds_per_prompt: str) -> None:
     """Run until the manifest is there."""
-    names = {"endpoint_url": "AWS_ENDPOINT_URL", "access_key_id": "AWS_ACCESS_KEY_ID", "secret_access_key": "AWS_SECRET_ACCESS_KEY"}
-    storage = StorageConfig(max_attempts=8, **{key: os.environ[name] for key, name in names.items()})  # the nodes do not have the variables
-    config = backfill_config(Path(folder), output, storage, rows_per_chunk=int(rows_per_chunk), lease_seconds=5.0)
+    names = {
+        "endpoint_url": "AWS_ENDPOINT_URL",
+        "access_key_id": "AWS_ACCESS_KEY_ID",
+        "secret_access_key": "AWS_SECRET_ACCESS_KEY",
+    }
+    storage = StorageConfig(
+        max_attempts=8, **{key: os.environ[name] for key, name in names.items()}
+    )  # the nodes do not have the variables
+    config = backfill_config(
+        Path(folder), output, storage, rows_per_chunk=int(rows_per_chunk), lease_seconds=5.0
+    )
     with ensure_ray(config.ray):
         while True:
             try:

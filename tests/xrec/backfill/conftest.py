@@ -11,7 +11,14 @@ import torch
 
 from xrec.adapter.artifact import AdapterConfig, write_adapter
 from xrec.adapter.model import build_adapters
-from xrec.config import AdapterModelConfig, BackfillConfig, PrepareConfig, PromptConfig, SampleLLMConfig, parse_config
+from xrec.config import (
+    AdapterModelConfig,
+    BackfillConfig,
+    PrepareConfig,
+    PromptConfig,
+    SampleLLMConfig,
+    parse_config,
+)
 from xrec.data import prepare_dataset
 from xrec.graph.artifact import embeddings_bytes, write_graph
 from xrec.llm.sample_model import build_model, save_sample_model, train_tokenizer
@@ -22,26 +29,50 @@ from xrec.storage import Location, open_location
 NUM_USERS, NUM_ITEMS, DIM, HIDDEN = 12, 6, 4, 32
 MAX_PROMPT_TOKENS = 150
 # With tied weights and no training the model repeats the prompt's last token: without a chat template a colon, and no line break.
-PROMPT = PromptConfig(instruction="Why?", use_chat_template=False, max_prompt_tokens=MAX_PROMPT_TOKENS)
+PROMPT = PromptConfig(
+    instruction="Why?", use_chat_template=False, max_prompt_tokens=MAX_PROMPT_TOKENS
+)
 MakeConfig = Callable[..., BackfillConfig]
 
 
 def _write_tables(folder: Path) -> None:
     """Users u0.., items i0.. and one item, `wordy`, whose profile is longer than any prompt may be."""
     folder.mkdir()
-    items = [{"item_id": f"i{index}", "title": f"Place {index}", "profile": "Quiet, with a garden."} for index in range(NUM_ITEMS - 1)]
+    items = [
+        {"item_id": f"i{index}", "title": f"Place {index}", "profile": "Quiet, with a garden."}
+        for index in range(NUM_ITEMS - 1)
+    ]
     tables = {
-        "users": [{"user_id": f"u{index}", "profile": f"Guest number {index}."} for index in range(NUM_USERS)],
-        "items": [*items, {"item_id": "wordy", "title": "Wordy", "profile": "garden " * MAX_PROMPT_TOKENS}],
+        "users": [
+            {"user_id": f"u{index}", "profile": f"Guest number {index}."}
+            for index in range(NUM_USERS)
+        ],
+        "items": [
+            *items,
+            {"item_id": "wordy", "title": "Wordy", "profile": "garden " * MAX_PROMPT_TOKENS},
+        ],
         "interactions": [
-            {"user_id": f"u{user}", "item_id": f"i{(user + step) % (NUM_ITEMS - 1)}", "split": "train"}
+            {
+                "user_id": f"u{user}",
+                "item_id": f"i{(user + step) % (NUM_ITEMS - 1)}",
+                "split": "train",
+            }
             for user in range(NUM_USERS)
             for step in range(3)
         ],
-        "explanations": [{"user_id": "u0", "item_id": "i4", "explanation": "The garden is quiet.", "split": "test"}],
+        "explanations": [
+            {
+                "user_id": "u0",
+                "item_id": "i4",
+                "explanation": "The garden is quiet.",
+                "split": "test",
+            }
+        ],
     }
     for name, rows in tables.items():
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        (folder / f"{name}.jsonl").write_text(
+            "".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8"
+        )
 
 
 def _save_llm(folder: Path) -> None:
@@ -63,10 +94,19 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     _write_tables(root / "raw")
     _save_llm(root / "llm")
     source = {"kind": "tables", "uri": str(root / "raw")}
-    dataset = prepare_dataset(parse_config(PrepareConfig, {"workspace": str(root), "source": source}))
+    dataset = prepare_dataset(
+        parse_config(PrepareConfig, {"workspace": str(root), "source": source})
+    )
     embeddings = embeddings_bytes(torch.randn(NUM_USERS, DIM), torch.randn(NUM_ITEMS, DIM))
     inputs = {"dataset": dataset.fingerprint}
-    graph = write_graph(open_location(str(root / "graph")), embeddings, [], config={"model": {"embedding_dim": DIM}}, inputs=inputs, metrics={})
+    graph = write_graph(
+        open_location(str(root / "graph")),
+        embeddings,
+        [],
+        config={"model": {"embedding_dim": DIM}},
+        inputs=inputs,
+        metrics={},
+    )
     model = AdapterModelConfig(num_experts=2)
     base_model = model_fingerprint(root / "llm")
     write_adapter(
@@ -123,6 +163,8 @@ def pairs() -> Callable[..., pa.Table]:
     """A table of pairs, given as "user item" texts."""
 
     def table(*texts: str) -> pa.Table:
-        return pa.Table.from_pylist([dict(zip(PAIRS.names, text.split(), strict=True)) for text in texts], PAIRS)
+        return pa.Table.from_pylist(
+            [dict(zip(PAIRS.names, text.split(), strict=True)) for text in texts], PAIRS
+        )
 
     return table

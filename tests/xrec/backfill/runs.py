@@ -17,7 +17,9 @@ def plan(config: BackfillConfig, pairs: pa.Table | None = None) -> BackfillPlan:
     return draft_plan(config, pair_batches(config) if pairs is None else [pairs]).write()
 
 
-def run(config: BackfillConfig, pairs: pa.Table | None = None, load: Any = load_worker_explainer) -> Manifest:
+def run(
+    config: BackfillConfig, pairs: pa.Table | None = None, load: Any = load_worker_explainer
+) -> Manifest:
     """A whole run under its lease."""
     draft = draft_plan(config, pair_batches(config) if pairs is None else [pairs])
     with Lease.acquire(draft.output, config.lease_seconds).renewed() as lease:
@@ -31,9 +33,16 @@ def output_of(config: BackfillConfig) -> Location:
 
 def rows_by_manifest(output: Location, failed: bool = False) -> list[dict[str, Any]]:
     """The rows of the files that manifest.json lists, explanations or failed rows, by user and item."""
-    names = [name for name in json.loads((output / "manifest.json").read_bytes())["files"] if name.startswith("failed/") == failed]
+    names = [
+        name
+        for name in json.loads((output / "manifest.json").read_bytes())["files"]
+        if name.startswith("failed/") == failed
+    ]
     tables = [pq.read_table(pa.BufferReader(output.at(name).read_bytes())) for name in names]
-    return sorted((row for table in tables for row in table.to_pylist()), key=lambda row: (row["user_id"], row["item_id"]))
+    return sorted(
+        (row for table in tables for row in table.to_pylist()),
+        key=lambda row: (row["user_id"], row["item_id"]),
+    )
 
 
 def pairs_of(rows: list[dict[str, Any]]) -> list[str]:

@@ -16,8 +16,14 @@ class _Died(BaseException):
 
 
 def _explained(rows: range) -> Explained:
-    row = {name: "" if field.type == pa.string() else 0 for name, field in zip(GENERATED.names, GENERATED, strict=True)}
-    return Explained(pa.Table.from_pylist([{**row, "user_id": f"u{number}"} for number in rows], GENERATED), FAILED.empty_table())
+    row = {
+        name: "" if field.type == pa.string() else 0
+        for name, field in zip(GENERATED.names, GENERATED, strict=True)
+    }
+    return Explained(
+        pa.Table.from_pylist([{**row, "user_id": f"u{number}"} for number in rows], GENERATED),
+        FAILED.empty_table(),
+    )
 
 
 class _Process:
@@ -33,7 +39,9 @@ class _Process:
         """The rows explained, in order."""
         while True:
             try:
-                parts = Attempts(self.output, 7, self.num_rows).explain(self._explain, self._condemn)
+                parts = Attempts(self.output, 7, self.num_rows).explain(
+                    self._explain, self._condemn
+                )
             except _Died:
                 self.deaths += 1
                 continue
@@ -57,12 +65,16 @@ class _Process:
 def sudden(monkeypatch: pytest.MonkeyPatch) -> None:
     """A process that died cannot take its record away."""
     delete = Location.delete
-    monkeypatch.setattr(Location, "delete", lambda self: None if "/attempts/" in self.path else delete(self))
+    monkeypatch.setattr(
+        Location, "delete", lambda self: None if "/attempts/" in self.path else delete(self)
+    )
 
 
 @pytest.mark.usefixtures("sudden")
 @pytest.mark.parametrize("turn", range(12))
-def test_attempts_find_the_rows_that_kill_and_explain_each_other_row_once(output: Location, turn: int) -> None:
+def test_attempts_find_the_rows_that_kill_and_explain_each_other_row_once(
+    output: Location, turn: int
+) -> None:
     draw = random.Random(turn)
     num_rows = draw.choice([1, 2, 3, 8, 21])
     deadly = set(draw.sample(range(num_rows), draw.randint(0, min(3, num_rows))))
@@ -90,7 +102,9 @@ def test_attempts_an_error_that_is_seen_is_no_death(output: Location) -> None:
             Attempts(output, 7, 4).explain(_fail, lambda row, deaths: _explained(range(0)))
     attempts = Attempts(output, 7, 4)
     assert attempts.num_deaths == 0
-    (part,) = attempts.explain(lambda start, stop: _explained(range(start, stop)), lambda row, deaths: _explained(range(0)))
+    (part,) = attempts.explain(
+        lambda start, stop: _explained(range(start, stop)), lambda row, deaths: _explained(range(0))
+    )
     assert part.generated.num_rows == 4
 
 

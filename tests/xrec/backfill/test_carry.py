@@ -31,14 +31,20 @@ def called(tmp_path: Path) -> Path:
 
 def _with_profile(folder: Path, user_id: str, profile: str) -> dict[str, str]:
     """A cold start that gives a known user another profile."""
-    pq.write_table(pa.table({"user_id": [user_id], "profile": [profile]}), folder / f"{user_id}.parquet")
+    pq.write_table(
+        pa.table({"user_id": [user_id], "profile": [profile]}), folder / f"{user_id}.parquet"
+    )
     return {"users": str(folder / f"{user_id}.parquet")}
 
 
 @pytest.mark.usefixtures("ray_cluster")
 @pytest.mark.parametrize("is_compacted", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_carry_generates_only_new_pairs_and_those_of_a_changed_profile(
-    make_config: MakeConfig, pairs: Callable[..., pa.Table], tmp_path: Path, called: Path, is_compacted: bool
+    make_config: MakeConfig,
+    pairs: Callable[..., pa.Table],
+    tmp_path: Path,
+    called: Path,
+    is_compacted: bool,
 ) -> None:
     config = make_config(rows_per_chunk=8)
     run(config, pairs(*FIRST), load=Toy())
@@ -47,7 +53,11 @@ def test_carry_generates_only_new_pairs_and_those_of_a_changed_profile(
         jobs.backfill.compact_output(make_config(rows_per_chunk=8))
     old = {name: (first / name).read_bytes() for name in first.files() if name.startswith("part-")}
 
-    values = {"carry_from": first.uri, "explanations": str(tmp_path / "second"), "cold_start": _with_profile(tmp_path, "u7", "Now a poet.")}
+    values = {
+        "carry_from": first.uri,
+        "explanations": str(tmp_path / "second"),
+        "cold_start": _with_profile(tmp_path, "u7", "Now a poet."),
+    }
     second = make_config(rows_per_chunk=8, **values)
     manifest = run(second, pairs(*FIRST[:-1], *NEW, "nobody i0"), load=Toy(calls=str(called)))
     assert sorted(calls(called)) == sorted(["u7 i0", "u7 i1", "u7 i2", *NEW])
@@ -55,7 +65,9 @@ def test_carry_generates_only_new_pairs_and_those_of_a_changed_profile(
     assert pairs_of(rows_by_manifest(output_of(second))) == expected
     assert sorted(pairs_of(read(output_of(second).uri).to_table().to_pylist())) == expected
     assert manifest.metrics["num_carried"] == len(expected) - 5
-    assert {name: (first / name).read_bytes() for name in first.files() if name.startswith("part-")} == old
+    assert {
+        name: (first / name).read_bytes() for name in first.files() if name.startswith("part-")
+    } == old
 
     # A file whose rows all stay is named as it is, its chunk's new pairs are in another; u7's rows changed, one of u11's went.
     num_chunks = 8
@@ -64,14 +76,23 @@ def test_carry_generates_only_new_pairs_and_those_of_a_changed_profile(
     if is_compacted:
         assert referred == set()
     else:
-        assert referred == {str(tmp_path / "explanations" / name) for name in old if int(name.split("-")[1]) % num_chunks not in touched}
+        assert referred == {
+            str(tmp_path / "explanations" / name)
+            for name in old
+            if int(name.split("-")[1]) % num_chunks not in touched
+        }
         assert len(referred) == manifest.metrics["num_carried_files"] > 0
 
     # Another run on top of that one: everything is there.
     for path in called.iterdir():
         path.unlink()
-    third = make_config(rows_per_chunk=8, **{**values, "carry_from": output_of(second).uri, "explanations": str(tmp_path / "third")})
-    assert run(third, pairs(*expected[:20]), load=Toy(calls=str(called))).metrics["num_carried"] == 20
+    third = make_config(
+        rows_per_chunk=8,
+        **{**values, "carry_from": output_of(second).uri, "explanations": str(tmp_path / "third")},
+    )
+    assert (
+        run(third, pairs(*expected[:20]), load=Toy(calls=str(called))).metrics["num_carried"] == 20
+    )
     assert calls(called) == []
     assert pairs_of(rows_by_manifest(output_of(third))) == expected[:20]
 
@@ -81,12 +102,23 @@ def test_carry_from_a_run_with_another_decoding_generates_everything(
     make_config: MakeConfig, pairs: Callable[..., pa.Table], tmp_path: Path, called: Path
 ) -> None:
     run(make_config(), pairs(*FIRST[:6]), load=Toy())
-    values = {"carry_from": output_of(make_config()).uri, "explanations": str(tmp_path / "second"), "decoding": {"max_new_tokens": 5, "text": TEXT}}
-    assert run(make_config(**values), pairs(*FIRST[:6]), load=Toy(calls=str(called))).metrics["num_carried"] == 0
+    values = {
+        "carry_from": output_of(make_config()).uri,
+        "explanations": str(tmp_path / "second"),
+        "decoding": {"max_new_tokens": 5, "text": TEXT},
+    }
+    assert (
+        run(make_config(**values), pairs(*FIRST[:6]), load=Toy(calls=str(called))).metrics[
+            "num_carried"
+        ]
+        == 0
+    )
     assert sorted(calls(called)) == sorted(FIRST[:6])
 
 
-def test_carry_from_an_unfinished_run_is_refused(make_config: MakeConfig, pairs: Callable[..., pa.Table], tmp_path: Path) -> None:
+def test_carry_from_an_unfinished_run_is_refused(
+    make_config: MakeConfig, pairs: Callable[..., pa.Table], tmp_path: Path
+) -> None:
     with pytest.raises(ArtifactNotFoundError, match="nowhere: no explanations artifact"):
         run(make_config(carry_from=str(tmp_path / "nowhere")), pairs(*FIRST))
     assert not (tmp_path / "explanations").exists()

@@ -33,7 +33,15 @@ class Chaos:
     """A driver that is started again whenever it is gone, a cluster of three nodes, and what is killed meanwhile."""
 
     def __init__(self, folder: Path, output: str, store: dict[str, str]):
-        self.command = [sys.executable, "-m", "tests.xrec.backfill.chaos_driver", str(folder), output, str(ROWS_PER_CHUNK), "0.02"]
+        self.command = [
+            sys.executable,
+            "-m",
+            "tests.xrec.backfill.chaos_driver",
+            str(folder),
+            output,
+            str(ROWS_PER_CHUNK),
+            "0.02",
+        ]
         self._store = store
         self._log = folder / "drivers.log"
         self._draw = random.Random(0)
@@ -54,11 +62,18 @@ class Chaos:
                 if len(self.kills) < NUM_KILLS:
                     self._kill(stack)
             self._driver.kill()
-        pytest.fail(f"not done in time; killed {self.kills}; the drivers' log ends:\n{self._log.read_text()[-3000:]}")
+        pytest.fail(
+            f"not done in time; killed {self.kills}; the drivers' log ends:\n{self._log.read_text()[-3000:]}"
+        )
 
     def environment(self) -> dict[str, str]:
         """What a driver is started with, on the cluster of now."""
-        return {**os.environ, **self._store, **self._cluster.environment, "RAY_ADDRESS": self._cluster.address}
+        return {
+            **os.environ,
+            **self._store,
+            **self._cluster.environment,
+            "RAY_ADDRESS": self._cluster.address,
+        }
 
     def _new_cluster(self, stack: ExitStack) -> None:
         self._cluster = stack.enter_context(local_cluster(num_workers=2, cpus_per_node=2))
@@ -69,7 +84,9 @@ class Chaos:
 
     def _kill(self, stack: ExitStack) -> None:
         """An actor, mostly; the driver; every fifth time a node, and another takes its place; near the end the head, and with it all nodes."""
-        actors = [process for process in psutil.process_iter(["cmdline"]) if self._is_actor(process)]
+        actors = [
+            process for process in psutil.process_iter(["cmdline"]) if self._is_actor(process)
+        ]
         number = len(self.kills)
         planned = "head" if number == NUM_KILLS - 2 else "node" if number % 5 == 2 else None
         kind = planned or self._draw.choice(["actor", "actor", "driver"])
@@ -92,33 +109,49 @@ class Chaos:
 
     def _is_actor(self, process: psutil.Process) -> bool:
         """True for an actor of this test's cluster: other clusters on this machine are none of its business."""
-        is_actor = bool(process.info["cmdline"]) and process.info["cmdline"][0].startswith("ray::MapWorker")
+        is_actor = bool(process.info["cmdline"]) and process.info["cmdline"][0].startswith(
+            "ray::MapWorker"
+        )
         nodes = {node.pid for node in self._cluster.nodes}
         return is_actor and bool(nodes.intersection(parent.pid for parent in process.parents()))
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(4000)
-def test_backfill_in_chaos_has_the_rows_of_an_unbroken_run_each_once(s3: ObjectStore, tmp_path: Path) -> None:
+def test_backfill_in_chaos_has_the_rows_of_an_unbroken_run_each_once(
+    s3: ObjectStore, tmp_path: Path
+) -> None:
     make_catalogue(tmp_path, NUM_PAIRS)
     bucket, faults = s3.new_bucket(), Faults(share=0.05)
     with faulty_proxy(s3.endpoint_url, faults) as endpoint_url:
-        chaos = Chaos(tmp_path, f"{bucket}/chaos", {**s3.environment, "AWS_ENDPOINT_URL": endpoint_url})
+        chaos = Chaos(
+            tmp_path, f"{bucket}/chaos", {**s3.environment, "AWS_ENDPOINT_URL": endpoint_url}
+        )
         chaos.run()
     unbroken = [*chaos.command[:4], f"{bucket}/unbroken", str(ROWS_PER_CHUNK), "0"]
     with local_cluster(num_workers=0, cpus_per_node=4) as cluster:
-        environment = {**os.environ, **s3.environment, **cluster.environment, "RAY_ADDRESS": cluster.address}
+        environment = {
+            **os.environ,
+            **s3.environment,
+            **cluster.environment,
+            "RAY_ADDRESS": cluster.address,
+        }
         subprocess.run(unbroken, env=environment, check=True)
 
     assert len(chaos.kills) == NUM_KILLS, chaos.kills
     assert faults.num_failed > 0.02 * faults.num_requests
-    broken, whole = (output_of(_config(tmp_path, f"{bucket}/{name}", s3.storage)) for name in ("chaos", "unbroken"))
+    broken, whole = (
+        output_of(_config(tmp_path, f"{bucket}/{name}", s3.storage))
+        for name in ("chaos", "unbroken")
+    )
     rows = rows_by_manifest(broken)
     assert len(rows) == len(set(pairs_of(rows))) == NUM_PAIRS
     assert rows == rows_by_manifest(whole)
     assert rows_by_manifest(broken, failed=True) == []
     manifests = [read_manifest(output, "explanations") for output in (broken, whole)]
-    assert manifests[0].files == manifests[1].files  # byte for byte: a file's name and hash tell its content
+    assert (
+        manifests[0].files == manifests[1].files
+    )  # byte for byte: a file's name and hash tell its content
     assert {name for name in broken.files() if name.startswith("part-")} == set(manifests[0].files)
 
 

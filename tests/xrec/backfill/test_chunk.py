@@ -5,7 +5,10 @@ import pytest
 from xrec.backfill.chunk import chunk_of, chunk_of_file, part_name
 
 
-@pytest.mark.parametrize(("user_id", "num_chunks", "chunk"), [("u0", 16, 2), ("u17", 16, 0), ("Zoë", 1000, 922), ("anyone", 1, 0)])
+@pytest.mark.parametrize(
+    ("user_id", "num_chunks", "chunk"),
+    [("u0", 16, 2), ("u17", 16, 0), ("Zoë", 1000, 922), ("anyone", 1, 0)],
+)
 def test_chunk_of_known_values_stay_for_ever(user_id: str, num_chunks: int, chunk: int) -> None:
     assert chunk_of(user_id, num_chunks) == chunk
 

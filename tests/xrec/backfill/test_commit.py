@@ -21,7 +21,14 @@ WORK = Work(
 
 def _commit(chunk: int, attempt: int = 0) -> Commit:
     files = {f"part-{chunk:05d}-{attempt}.parquet": f"{attempt:016x}"}
-    return Commit(chunk=chunk, files=files, num_rows=3, num_failed=1, failed_by_reason={"unknown_user": 1}, work=WORK)
+    return Commit(
+        chunk=chunk,
+        files=files,
+        num_rows=3,
+        num_failed=1,
+        failed_by_reason={"unknown_user": 1},
+        work=WORK,
+    )
 
 
 def test_commit_comes_back_as_it_was_made(output: Location) -> None:

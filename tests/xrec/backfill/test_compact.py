@@ -22,9 +22,19 @@ PAIRS_OF_USERS = tuple(f"u{user} i{item}" for user in range(12) for item in rang
 
 @pytest.mark.parametrize(("compact_mib", "num_files"), [(128.0, 1), (0.0005, 0)])
 def test_compact_keeps_each_row_and_the_readers_of_the_old_files(
-    make_config: Callable[..., Any], pairs: Callable[..., pa.Table], s3: Any, compact_mib: float, num_files: int
+    make_config: Callable[..., Any],
+    pairs: Callable[..., pa.Table],
+    s3: Any,
+    compact_mib: float,
+    num_files: int,
 ) -> None:
-    config = make_config(rows_per_chunk=4, storage=s3.storage, explanations=f"{s3.new_bucket()}/out", compact_mib=compact_mib, garbage_hours=0)
+    config = make_config(
+        rows_per_chunk=4,
+        storage=s3.storage,
+        explanations=f"{s3.new_bucket()}/out",
+        compact_mib=compact_mib,
+        garbage_hours=0,
+    )
     first = run(config, pairs(*PAIRS_OF_USERS, "nobody i0"), load=Toy())
     output = output_of(config)
     before = rows_by_manifest(output)
@@ -34,10 +44,16 @@ def test_compact_keeps_each_row_and_the_readers_of_the_old_files(
     assert manifest.row_counts == first.row_counts
     assert rows_by_manifest(output) == before
     assert len(rows_by_manifest(output, failed=True)) == 1
-    assert reader.to_table().num_rows == len(before)  # the files of the first generation are still there
+    assert reader.to_table().num_rows == len(
+        before
+    )  # the files of the first generation are still there
 
     parts = sorted(name for name in manifest.files if name.startswith("part-"))
-    assert len(parts) == num_files if num_files else 1 < len(parts) < len([name for name in first.files if name.startswith("part-")])
+    assert (
+        len(parts) == num_files
+        if num_files
+        else 1 < len(parts) < len([name for name in first.files if name.startswith("part-")])
+    )
     num_chunks = 16
     seen: list[int] = []
     for name in parts:
@@ -49,19 +65,26 @@ def test_compact_keeps_each_row_and_the_readers_of_the_old_files(
             assert {chunk_of(row["user_id"], num_chunks) for row in rows} == {bucket}
             assert pairs_of(rows) == sorted(pairs_of(rows))
             column = file.metadata.row_group(number).column(0)
-            assert (column.statistics.min, column.statistics.max) == (rows[0]["user_id"], rows[-1]["user_id"])
+            assert (column.statistics.min, column.statistics.max) == (
+                rows[0]["user_id"],
+                rows[-1]["user_id"],
+            )
             assert column.compression == "ZSTD"
             seen.append(bucket)
     assert len(seen) == len(set(seen))
 
-    assert jobs.backfill.clean_output(config) == len([name for name in first.files if name.startswith("part-")])
+    assert jobs.backfill.clean_output(config) == len(
+        [name for name in first.files if name.startswith("part-")]
+    )
     assert rows_by_manifest(output) == before
     again = jobs.backfill.compact_output(config)  # of compacted files
     assert rows_by_manifest(output) == before
     assert again.metrics["generation"] == 3
 
 
-def test_compact_then_retry_then_compact_keeps_every_row(make_config: Callable[..., Any], pairs: Callable[..., pa.Table], tmp_path: Any) -> None:
+def test_compact_then_retry_then_compact_keeps_every_row(
+    make_config: Callable[..., Any], pairs: Callable[..., pa.Table], tmp_path: Any
+) -> None:
     (tmp_path / "muted").touch()
     toy = Toy(mute=PAIRS_OF_USERS[:5], muted=str(tmp_path / "muted"))
     config = make_config(rows_per_chunk=4, garbage_hours=0)
@@ -76,5 +99,7 @@ def test_compact_then_retry_then_compact_keeps_every_row(make_config: Callable[.
     jobs.backfill.clean_output(config)
     assert pairs_of(rows_by_manifest(output)) == sorted(PAIRS_OF_USERS)
     manifest = read_manifest(output, "explanations")
-    assert {name for name in output.files() if name.startswith(("part-", "failed/"))} == set(manifest.files)
+    assert {name for name in output.files() if name.startswith(("part-", "failed/"))} == set(
+        manifest.files
+    )
     assert (manifest.metrics["generation"], manifest.row_counts["failed"]) == (4, 0)

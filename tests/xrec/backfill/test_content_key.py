@@ -26,8 +26,22 @@ def _with_text(explainer: Explainer, table: str, column: str, row: int) -> Expla
     rows = getattr(explainer.dataset, table)
     texts = rows[column].to_pylist()
     texts[row] += " And more."
-    dataset = replace(explainer.dataset, **{table: rows.set_column(rows.schema.get_field_index(column), rows.schema.field(column), [texts])})
-    return Explainer(explainer.model, explainer.engine, PairPrompts(dataset, explainer.pairs.builder), dataset, explainer.graph, "x")
+    dataset = replace(
+        explainer.dataset,
+        **{
+            table: rows.set_column(
+                rows.schema.get_field_index(column), rows.schema.field(column), [texts]
+            )
+        },
+    )
+    return Explainer(
+        explainer.model,
+        explainer.engine,
+        PairPrompts(dataset, explainer.pairs.builder),
+        dataset,
+        explainer.graph,
+        "x",
+    )
 
 
 def _with_vector(explainer: Explainer, side: str, row: int) -> Explainer:
@@ -35,14 +49,20 @@ def _with_vector(explainer: Explainer, side: str, row: int) -> Explainer:
     vectors[row, 0] += 1e-6
     assert not torch.equal(vectors, getattr(explainer.graph, side))
     graph = replace(explainer.graph, **{side: vectors})
-    return Explainer(explainer.model, explainer.engine, explainer.pairs, explainer.dataset, graph, "x")
+    return Explainer(
+        explainer.model, explainer.engine, explainer.pairs, explainer.dataset, graph, "x"
+    )
 
 
 def test_content_key_changes_with_the_pairs_texts_and_vectors_alone(explainer: Explainer) -> None:
     def changed(other: Explainer) -> set[tuple[int, int]]:
         """The pairs of 3 users and 3 items whose key is another."""
         pairs = [(user, item) for user in range(3) for item in range(3)]
-        return {pair for pair in pairs if content_key(explainer, "s", Pair(*pair)) != content_key(other, "s", Pair(*pair))}
+        return {
+            pair
+            for pair in pairs
+            if content_key(explainer, "s", Pair(*pair)) != content_key(other, "s", Pair(*pair))
+        }
 
     of_user, of_item = {(1, item) for item in range(3)}, {(user, 2) for user in range(3)}
     assert changed(explainer) == set()
@@ -54,7 +74,12 @@ def test_content_key_changes_with_the_pairs_texts_and_vectors_alone(explainer: E
 
 
 def test_content_key_of_each_pair_is_its_own(explainer: Explainer) -> None:
-    keys = {content_key(explainer, shared, Pair(user, item)) for shared in "st" for user in range(3) for item in range(3)}
+    keys = {
+        content_key(explainer, shared, Pair(user, item))
+        for shared in "st"
+        for user in range(3)
+        for item in range(3)
+    }
     assert len(keys) == 18
 
 
@@ -69,6 +94,8 @@ def test_content_key_of_each_pair_is_its_own(explainer: Explainer) -> None:
         ({}, {"base_model": "other"}, False),
     ],
 )
-def test_shared_key_is_of_model_adapter_and_decoding(config: dict[str, Any], inputs: dict[str, str], is_same: bool) -> None:
+def test_shared_key_is_of_model_adapter_and_decoding(
+    config: dict[str, Any], inputs: dict[str, str], is_same: bool
+) -> None:
     other = RunIdentity({**CONFIG, **config}, {**INPUTS, **inputs})
     assert (shared_key(other) == shared_key(RunIdentity(CONFIG, INPUTS))) is is_same

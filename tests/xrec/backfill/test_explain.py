@@ -27,7 +27,9 @@ class ScriptedEngine:
         self._ids = [pairs.builder.encode_explanation(text)[:-1] for text in texts]
         self.prompts: list[list[int]] = []
 
-    def generate(self, prompts: Sequence[Sequence[int]], decoding: DecodingConfig) -> Iterator[Completion]:
+    def generate(
+        self, prompts: Sequence[Sequence[int]], decoding: DecodingConfig
+    ) -> Iterator[Completion]:
         self.prompts = [list(prompt) for prompt in prompts]
         for index in reversed(range(len(prompts))):
             yield Completion(index, self._ids[index], "length" if index == 0 else "stop")
@@ -44,9 +46,13 @@ def scripted(make_config: MakeConfig) -> Callable[..., Explainer]:
     return make
 
 
-def test_explain_pairs_each_text_stands_beside_its_own_pair(scripted: Callable[..., Explainer], pairs: MakePairs) -> None:
+def test_explain_pairs_each_text_stands_beside_its_own_pair(
+    scripted: Callable[..., Explainer], pairs: MakePairs
+) -> None:
     explainer = scripted("First.", "second one", "third")
-    generated, failed = explain_pairs(explainer, pairs("u0 i0", "u0 i1", "u10 i2"), DecodingConfig(), SHARED)
+    generated, failed = explain_pairs(
+        explainer, pairs("u0 i0", "u0 i1", "u10 i2"), DecodingConfig(), SHARED
+    )
     assert generated.schema.equals(GENERATED)
     assert failed.schema.equals(FAILED)
     assert failed.num_rows == 0
@@ -57,17 +63,29 @@ def test_explain_pairs_each_text_stands_beside_its_own_pair(scripted: Callable[.
         ("u10", "i2", "third"),
     ]
     assert [row["finish_reason"] for row in rows] == ["length", "stop", "stop"]
-    assert [row["num_prompt_tokens"] for row in rows] == [len(prompt) for prompt in explainer.engine.prompts]  # type: ignore[attr-defined]
+    assert [row["num_prompt_tokens"] for row in rows] == [
+        len(prompt) for prompt in explainer.engine.prompts
+    ]  # type: ignore[attr-defined]
     assert [row["num_generated_tokens"] for row in rows] == [
-        len(explainer.pairs.builder.encode_explanation(text)) - 1 for text in ("First.", "second one", "third")
+        len(explainer.pairs.builder.encode_explanation(text)) - 1
+        for text in ("First.", "second one", "third")
     ]
     assert {row["model_fingerprint"] for row in rows} == {"f" * 16}
 
 
-def test_explain_pairs_failed_rows_are_typed_and_the_rest_is_explained(scripted: Callable[..., Explainer], pairs: MakePairs) -> None:
+def test_explain_pairs_failed_rows_are_typed_and_the_rest_is_explained(
+    scripted: Callable[..., Explainer], pairs: MakePairs
+) -> None:
     explainer = scripted("A garden.", " \n ")
-    generated, failed = explain_pairs(explainer, pairs("nobody i0", "u0 i0", "u0 nothing", "u1 i0", "u1 wordy"), DecodingConfig(), SHARED)
-    assert [(row["user_id"], row["item_id"], row["explanation"]) for row in generated.to_pylist()] == [("u0", "i0", "A garden.")]
+    generated, failed = explain_pairs(
+        explainer,
+        pairs("nobody i0", "u0 i0", "u0 nothing", "u1 i0", "u1 wordy"),
+        DecodingConfig(),
+        SHARED,
+    )
+    assert [
+        (row["user_id"], row["item_id"], row["explanation"]) for row in generated.to_pylist()
+    ] == [("u0", "i0", "A garden.")]
     assert [(row["user_id"], row["item_id"], row["reason"]) for row in failed.to_pylist()] == [
         ("nobody", "i0", "unknown_user"),
         ("u0", "nothing", "unknown_item"),
@@ -80,15 +98,24 @@ def test_explain_pairs_failed_rows_are_typed_and_the_rest_is_explained(scripted:
     assert "at most 150 allowed (prompt.max_prompt_tokens)" in messages["prompt_too_long"]
 
 
-def test_explain_pairs_nothing_to_explain_gives_empty_tables(scripted: Callable[..., Explainer], pairs: MakePairs) -> None:
+def test_explain_pairs_nothing_to_explain_gives_empty_tables(
+    scripted: Callable[..., Explainer], pairs: MakePairs
+) -> None:
     generated, failed = explain_pairs(scripted(), pairs("nobody i0"), DecodingConfig(), SHARED)
     assert generated.equals(GENERATED.empty_table())
     assert failed["reason"].to_pylist() == ["unknown_user"]
 
 
-def test_explain_pairs_failed_rows_hold_the_texts_of_what_is_known(scripted: Callable[..., Explainer], pairs: MakePairs) -> None:
-    _, failed = explain_pairs(scripted("", ""), pairs("nobody i0", "u0 nothing", "u1 i2"), DecodingConfig(), SHARED)
-    rows = {row["user_id"]: (row["user_profile"], row["item_title"], row["item_profile"]) for row in failed.to_pylist()}
+def test_explain_pairs_failed_rows_hold_the_texts_of_what_is_known(
+    scripted: Callable[..., Explainer], pairs: MakePairs
+) -> None:
+    _, failed = explain_pairs(
+        scripted("", ""), pairs("nobody i0", "u0 nothing", "u1 i2"), DecodingConfig(), SHARED
+    )
+    rows = {
+        row["user_id"]: (row["user_profile"], row["item_title"], row["item_profile"])
+        for row in failed.to_pylist()
+    }
     assert rows == {
         "nobody": ("", "Place 0", "Quiet, with a garden."),
         "u0": ("Guest number 0.", "", ""),
@@ -104,7 +131,9 @@ class _BreakingEngine:
     refused: frozenset[int] = frozenset()
     num_calls: int = 0
 
-    def generate(self, prompts: Sequence[Sequence[int]], decoding: DecodingConfig) -> Iterator[Completion]:
+    def generate(
+        self, prompts: Sequence[Sequence[int]], decoding: DecodingConfig
+    ) -> Iterator[Completion]:
         self.num_calls += 1
         if any(self.broken.intersection(prompt) for prompt in prompts):
             raise RuntimeError("CUDA error: an illegal memory access")
@@ -120,8 +149,15 @@ def test_explain_or_fail_rows_that_the_engine_raises_for_are_found_and_the_rest_
 ) -> None:
     explainer = scripted()
     user_tokens = explainer.pairs.builder.vocabulary.user_tokens
-    explainer.engine = _BreakingEngine(frozenset([*user_tokens(3), *user_tokens(7)]), frozenset(user_tokens(5)))
-    result = explain_or_fail(explainer, pairs(*(f"u{user} i0" for user in range(10)), "nobody i0"), DecodingConfig(), SHARED)
+    explainer.engine = _BreakingEngine(
+        frozenset([*user_tokens(3), *user_tokens(7)]), frozenset(user_tokens(5))
+    )
+    result = explain_or_fail(
+        explainer,
+        pairs(*(f"u{user} i0" for user in range(10)), "nobody i0"),
+        DecodingConfig(),
+        SHARED,
+    )
     assert result.generated["user_id"].to_pylist() == ["u0", "u1", "u2", "u4", "u6", "u8", "u9"]
     reasons = {row["user_id"]: (row["reason"], row["message"]) for row in result.failed.to_pylist()}
     assert {user: reason for user, (reason, _) in reasons.items()} == {
@@ -135,7 +171,9 @@ def test_explain_or_fail_rows_that_the_engine_raises_for_are_found_and_the_rest_
     assert explainer.engine.num_calls <= 16  # halves, not row by row
 
 
-def test_explain_or_fail_our_own_errors_are_not_the_rows(scripted: Callable[..., Explainer], pairs: MakePairs, monkeypatch: Any) -> None:
+def test_explain_or_fail_our_own_errors_are_not_the_rows(
+    scripted: Callable[..., Explainer], pairs: MakePairs, monkeypatch: Any
+) -> None:
     explainer = scripted("text")
 
     def without_attribute(*arguments: object) -> None:

@@ -28,7 +28,9 @@ def test_run_onto_a_store_that_is_slow_hangs_and_fails_in_bursts_is_whole(
 ) -> None:
     faults = Faults(share=0.0, delay_seconds=0.02, stalls=0.03, stall_seconds=4.0, burst=8)
     with faulty_proxy(s3.endpoint_url, faults) as endpoint_url:
-        storage = s3.storage.model_copy(update={"endpoint_url": endpoint_url, "read_timeout_seconds": 1.0, "max_attempts": 8})
+        storage = s3.storage.model_copy(
+            update={"endpoint_url": endpoint_url, "read_timeout_seconds": 1.0, "max_attempts": 8}
+        )
         config = make_config(explanations=f"{s3.new_bucket()}/out", storage=storage)
         run(config, pairs(*PAIRS), load=Toy())
     assert faults.num_failed >= 8
@@ -43,7 +45,12 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 192 KiB."""
     disk = tmp_path / "disk"
     disk.mkdir()
-    if os.geteuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=192k", "tmpfs", disk], check=False).returncode:
+    if (
+        os.geteuid() != 0
+        or subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=192k", "tmpfs", disk], check=False
+        ).returncode
+    ):
         pytest.skip("only root, where it may mount, can make a disk that is full")
     yield disk
     subprocess.run(["umount", disk], check=True)
@@ -52,11 +59,19 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_run_onto_a_full_disk_says_so_and_goes_on_once_there_is_room(
     make_config: MakeConfig, pairs: Callable[..., pa.Table], small_disk: Path
 ) -> None:
-    config = make_config(explanations=str(small_disk / "out"), actors={"num_actors": 1, "device": "cpu"}, lease_seconds=_TERM)
+    config = make_config(
+        explanations=str(small_disk / "out"),
+        actors={"num_actors": 1, "device": "cpu"},
+        lease_seconds=_TERM,
+    )
     with pytest.raises(StorageError, match="No space left on device"):
         run(config, pairs(*PAIRS), load=Toy())
     output = output_of(config)
-    committed = {name: (output / name).modified_at() for name in output.files() if name.startswith("commits/")}
+    committed = {
+        name: (output / name).modified_at()
+        for name in output.files()
+        if name.startswith("commits/")
+    }
 
     time.sleep(_TERM)  # a lease that there was no room to release
     subprocess.run(["mount", "-o", "remount,size=16m", small_disk], check=True)

@@ -17,7 +17,9 @@ LONG = 600.0
 
 
 def _entries(output: Location) -> list[dict[str, object]]:
-    return [json.loads((output / "lease" / name).read_bytes()) for name in (output / "lease").files()]
+    return [
+        json.loads((output / "lease" / name).read_bytes()) for name in (output / "lease").files()
+    ]
 
 
 def _try(output: Location) -> Lease | str:
@@ -35,7 +37,9 @@ def test_lease_second_driver_is_refused_and_told_who_and_until_when(output: Loca
     Lease.acquire(output, LONG)
     (entry,) = _entries(output)
     until = datetime.fromisoformat(str(entry["expires_at"]))
-    with pytest.raises(LeaseError, match=rf"process {entry['pid']} on {entry['host']} runs this backfill") as raised:
+    with pytest.raises(
+        LeaseError, match=rf"process {entry['pid']} on {entry['host']} runs this backfill"
+    ) as raised:
         Lease.acquire(output, LONG)
     assert f"until {until:%Y-%m-%d %H:%M:%S} UTC" in str(raised.value)
     assert timedelta(seconds=LONG - 60) < until - datetime.now(UTC) <= timedelta(seconds=LONG)
@@ -65,7 +69,9 @@ def test_lease_expired_may_be_renewed_by_its_holder_if_nobody_took_it(output: Lo
 
 
 @pytest.mark.parametrize("turn", range(5))
-def test_lease_drivers_that_start_at_the_same_moment_have_one_winner(output: Location, turn: int) -> None:
+def test_lease_drivers_that_start_at_the_same_moment_have_one_winner(
+    output: Location, turn: int
+) -> None:
     if turn % 2:
         Lease.acquire(output, term_seconds=0)  # odd turns: a dead driver's is taken over
     with ThreadPoolExecutor(6) as pool:
@@ -74,13 +80,17 @@ def test_lease_drivers_that_start_at_the_same_moment_have_one_winner(output: Loc
     assert all("runs this backfill" in result for result in results if isinstance(result, str))
 
 
-def test_lease_processes_that_start_at_the_same_moment_have_one_winner_each_time(tmp_path: Path) -> None:
+def test_lease_processes_that_start_at_the_same_moment_have_one_winner_each_time(
+    tmp_path: Path,
+) -> None:
     with get_context("fork").Pool(2) as pool:
         for turn in range(20):
             assert sum(pool.starmap(_try_in_process, [(str(tmp_path), turn)] * 2)) == 1
 
 
-def test_lease_a_number_that_was_deleted_meanwhile_does_not_win(output: Location, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lease_a_number_that_was_deleted_meanwhile_does_not_win(
+    output: Location, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The driver saw an expired entry 1, slept, and creates entry 2 after the holder wrote 2 and 3 and deleted 2."""
     from xrec.backfill import lease as module
 
@@ -97,7 +107,9 @@ def test_lease_a_number_that_was_deleted_meanwhile_does_not_win(output: Location
     assert len(_entries(output)) == 1
 
 
-def test_lease_answer_that_was_lost_is_no_loss(output: Location, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lease_answer_that_was_lost_is_no_loss(
+    output: Location, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The store did the write, the client sent it again and was told that the entry exists: it is the driver's own."""
     create = Location.create_bytes
     monkeypatch.setattr(Location, "create_bytes", lambda self, data: create(self, data) and False)
@@ -106,12 +118,16 @@ def test_lease_answer_that_was_lost_is_no_loss(output: Location, monkeypatch: py
     lease.check()
 
 
-def test_lease_thread_renews_while_the_driver_works_and_releases_at_the_end(output: Location) -> None:
+def test_lease_thread_renews_while_the_driver_works_and_releases_at_the_end(
+    output: Location,
+) -> None:
     with Lease.acquire(output, term_seconds=1.5).renewed() as lease:
         (first,) = _entries(output)
         deadline = time.monotonic() + 30
         while _entries(output)[-1:] in ([], [first]) and time.monotonic() < deadline:
             time.sleep(0.1)
-        assert datetime.fromisoformat(str(_entries(output)[-1]["expires_at"])) > datetime.fromisoformat(str(first["expires_at"]))
+        assert datetime.fromisoformat(
+            str(_entries(output)[-1]["expires_at"])
+        ) > datetime.fromisoformat(str(first["expires_at"]))
         lease.check()
     Lease.acquire(output, LONG)

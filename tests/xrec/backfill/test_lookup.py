@@ -19,12 +19,16 @@ PAIRS = (*(f"u{user} i{item}" for user in range(12) for item in range(0, 5, 2)),
 
 def lookup_of(output: Location, max_bytes: int = 2**20) -> ExplanationLookup:
     inputs = read_manifest(output, "explanations").inputs
-    return open_lookup(output, {name: inputs[name] for name in ("base_model", "adapter", "graph")}, max_bytes)
+    return open_lookup(
+        output, {name: inputs[name] for name in ("base_model", "adapter", "graph")}, max_bytes
+    )
 
 
 def check_against_files(output: Location, lookup: ExplanationLookup) -> None:
     """Every pair of users and items, known or not, asked for twice: the file's row or nothing; the second time from memory."""
-    texts = {(row["user_id"], row["item_id"]): row["explanation"] for row in rows_by_manifest(output)}
+    texts = {
+        (row["user_id"], row["item_id"]): row["explanation"] for row in rows_by_manifest(output)
+    }
     assert lookup.num_rows == len(texts)
     for user in [*(f"u{number}" for number in range(12)), "nobody", "", "é\u200f\ud7ff"]:
         for item in [*(f"i{number}" for number in range(5)), "nothing"]:
@@ -33,7 +37,9 @@ def check_against_files(output: Location, lookup: ExplanationLookup) -> None:
             assert lookup.in_memory(user, item) == (True, found)
 
 
-def test_every_explained_pair_is_found_and_no_other_also_after_a_compaction(make_config: Callable[..., Any]) -> None:
+def test_every_explained_pair_is_found_and_no_other_also_after_a_compaction(
+    make_config: Callable[..., Any],
+) -> None:
     make_backfill(make_config(rows_per_chunk=2), [tuple(pair.split()) for pair in PAIRS])
     output = output_of(make_config())
     lookup = lookup_of(output)
@@ -41,7 +47,10 @@ def test_every_explained_pair_is_found_and_no_other_also_after_a_compaction(make
     assert lookup.in_memory(row["user_id"], row["item_id"]) == (False, None)
     found = lookup.find(row["user_id"], row["item_id"])
     assert found is not None
-    assert (found.model_fingerprint, found.num_generated_tokens) == (row["model_fingerprint"], row["num_generated_tokens"])
+    assert (found.model_fingerprint, found.num_generated_tokens) == (
+        row["model_fingerprint"],
+        row["num_generated_tokens"],
+    )
     check_against_files(output, lookup)
     jobs.backfill.compact_output(make_config(rows_per_chunk=2))
     assert read_manifest(output, "explanations").metrics["compacted"]
@@ -70,7 +79,9 @@ def test_pair_of_a_retry_is_found_in_its_generation_and_those_after(
     check_against_files(output, lookup_of(output))
 
 
-def test_memory_is_bounded_and_a_lookup_reads_one_file_of_many(make_config: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_is_bounded_and_a_lookup_reads_one_file_of_many(
+    make_config: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     make_backfill(make_config(rows_per_chunk=2), [tuple(pair.split()) for pair in PAIRS])
     output = output_of(make_config())
     whole = lookup_of(output)
@@ -82,19 +93,30 @@ def test_memory_is_bounded_and_a_lookup_reads_one_file_of_many(make_config: Call
         assert lookup.num_bytes <= bound
     read: list[str] = []
     original = Location.arrow_filesystem
-    monkeypatch.setattr(Location, "arrow_filesystem", lambda location: (read.append(location.name), original(location))[1])
+    monkeypatch.setattr(
+        Location,
+        "arrow_filesystem",
+        lambda location: (read.append(location.name), original(location))[1],
+    )
     fresh = lookup_of(output)
     assert fresh.find("u7", "i2") is not None
     assert len(set(read)) == 1
     assert len([name for name in output.files() if name.startswith("part-")]) > 6
 
 
-def test_another_models_output_is_refused_naming_what_differs(make_config: Callable[..., Any]) -> None:
+def test_another_models_output_is_refused_naming_what_differs(
+    make_config: Callable[..., Any],
+) -> None:
     make_backfill(make_config(), [("u0", "i0")])
     output = output_of(make_config())
     inputs = read_manifest(output, "explanations").inputs
-    expected = {name: inputs[name] for name in ("base_model", "graph")} | {"adapter": "0123456789abcdef"}
-    with pytest.raises(ArtifactMismatchError, match=f"adapter: '{inputs['adapter']}' there, '0123456789abcdef' here") as error:
+    expected = {name: inputs[name] for name in ("base_model", "graph")} | {
+        "adapter": "0123456789abcdef"
+    }
+    with pytest.raises(
+        ArtifactMismatchError,
+        match=f"adapter: '{inputs['adapter']}' there, '0123456789abcdef' here",
+    ) as error:
         open_lookup(output, expected, 2**20)
     assert "graph:" not in str(error.value)
 

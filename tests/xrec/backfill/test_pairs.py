@@ -12,7 +12,14 @@ import torch
 
 from xrec.backfill import pair_batches
 from xrec.data import read_dataset
-from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError, ConfigError, DataError, StorageError, UnknownIdError
+from xrec.errors import (
+    ArtifactMismatchError,
+    ArtifactNotFoundError,
+    ConfigError,
+    DataError,
+    StorageError,
+    UnknownIdError,
+)
 from xrec.graph import read_graph
 from xrec.graph.artifact import embeddings_bytes, write_graph
 from xrec.schemas import RECOMMENDATIONS
@@ -23,7 +30,9 @@ MakePairs = Callable[..., pa.Table]
 
 
 def read_pairs(config: Any) -> pa.Table:
-    return pa.concat_tables(pair_batches(config)).sort_by([("user_id", "ascending"), ("item_id", "ascending")])
+    return pa.concat_tables(pair_batches(config)).sort_by(
+        [("user_id", "ascending"), ("item_id", "ascending")]
+    )
 
 
 def _rows(table: pa.Table) -> list[str]:
@@ -34,36 +43,64 @@ def _table_config(make_config: MakeConfig, uri: object, **values: Any) -> Any:
     return make_config(pairs={"kind": "table", "uri": str(uri)}, **values)
 
 
-def test_table_integer_ids_further_columns_and_nulls(make_config: MakeConfig, tmp_path: Path) -> None:
-    table = pa.table({"score": [0.5, 0.25, 0.1], "item_id": pa.array([7, None, 9]), "user_id": pa.array([1, 2, 3])})
+def test_table_integer_ids_further_columns_and_nulls(
+    make_config: MakeConfig, tmp_path: Path
+) -> None:
+    table = pa.table(
+        {
+            "score": [0.5, 0.25, 0.1],
+            "item_id": pa.array([7, None, 9]),
+            "user_id": pa.array([1, 2, 3]),
+        }
+    )
     pq.write_table(table, tmp_path / "pairs.parquet")
     read = read_pairs(_table_config(make_config, tmp_path / "pairs.parquet"))
-    assert read.to_pylist() == [{"user_id": "1", "item_id": "7"}, {"user_id": "2", "item_id": ""}, {"user_id": "3", "item_id": "9"}]
+    assert read.to_pylist() == [
+        {"user_id": "1", "item_id": "7"},
+        {"user_id": "2", "item_id": ""},
+        {"user_id": "3", "item_id": "9"},
+    ]
 
 
 def test_table_on_s3_is_read(make_config: MakeConfig, pairs: MakePairs, s3: Any) -> None:
     bucket = s3.new_bucket()
     table = pairs("u1 i1", "u0 i0")
-    (open_location(bucket, s3.storage) / "pairs.parquet").write_bytes(parquet_bytes(table, table.schema))
+    (open_location(bucket, s3.storage) / "pairs.parquet").write_bytes(
+        parquet_bytes(table, table.schema)
+    )
     for uri in (f"{bucket}/pairs.parquet", bucket):
-        assert _rows(read_pairs(_table_config(make_config, uri, storage=s3.storage))) == ["u0 i0", "u1 i1"]
+        assert _rows(read_pairs(_table_config(make_config, uri, storage=s3.storage))) == [
+            "u0 i0",
+            "u1 i1",
+        ]
 
 
-def test_table_without_the_columns_names_those_it_saw(make_config: MakeConfig, tmp_path: Path) -> None:
+def test_table_without_the_columns_names_those_it_saw(
+    make_config: MakeConfig, tmp_path: Path
+) -> None:
     pq.write_table(pa.table({"user": ["u0"], "item_id": ["i0"]}), tmp_path / "pairs.parquet")
-    with pytest.raises(DataError, match=r"pairs\.parquet: expected columns user_id and item_id, saw user, item_id"):
+    with pytest.raises(
+        DataError, match=r"pairs\.parquet: expected columns user_id and item_id, saw user, item_id"
+    ):
         read_pairs(_table_config(make_config, tmp_path / "pairs.parquet"))
 
 
 def test_table_that_is_no_parquet_says_so(make_config: MakeConfig, tmp_path: Path) -> None:
     (tmp_path / "pairs.parquet").write_text("user_id,item_id\nu0,i0\n")
-    with pytest.raises(DataError, match=r"pairs\.parquet: expected Parquet files with columns user_id and item_id"):
+    with pytest.raises(
+        DataError, match=r"pairs\.parquet: expected Parquet files with columns user_id and item_id"
+    ):
         read_pairs(_table_config(make_config, tmp_path / "pairs.parquet"))
 
 
 def test_table_with_ids_of_no_text_type_says_so(make_config: MakeConfig, tmp_path: Path) -> None:
-    pq.write_table(pa.table({"user_id": pa.array([["u0"]]), "item_id": ["i0"]}), tmp_path / "pairs.parquet")
-    with pytest.raises(DataError, match=r"pairs\.parquet: expected Parquet files with columns user_id and item_id, strings or integers"):
+    pq.write_table(
+        pa.table({"user_id": pa.array([["u0"]]), "item_id": ["i0"]}), tmp_path / "pairs.parquet"
+    )
+    with pytest.raises(
+        DataError,
+        match=r"pairs\.parquet: expected Parquet files with columns user_id and item_id, strings or integers",
+    ):
         read_pairs(_table_config(make_config, tmp_path / "pairs.parquet"))
 
 
@@ -86,7 +123,10 @@ def test_top_k_pairs_are_the_best_unseen_items_by_brute_force(make_config: MakeC
     for user in range(dataset.num_users):
         unseen = [item for item in range(dataset.num_items) if (user, item) not in seen]
         best = sorted(unseen, key=lambda item: -scores[user][item])[:2]
-        expected |= {(dataset.users["user_id"][user].as_py(), dataset.items["item_id"][item].as_py()) for item in best}
+        expected |= {
+            (dataset.users["user_id"][user].as_py(), dataset.items["item_id"][item].as_py())
+            for item in best
+        }
     found = read_pairs(config)
     assert {(row["user_id"], row["item_id"]) for row in found.to_pylist()} == expected
     assert set(Counter(found["user_id"].to_pylist()).values()) == {2}
@@ -108,30 +148,56 @@ def test_top_k_more_than_there_are_items_is_a_config_error(make_config: MakeConf
         read_pairs(make_config(pairs={"kind": "top_k", "k": 7}))
 
 
-def test_top_k_of_another_datasets_graph_is_refused(make_config: MakeConfig, tmp_path: Path) -> None:
+def test_top_k_of_another_datasets_graph_is_refused(
+    make_config: MakeConfig, tmp_path: Path
+) -> None:
     graph = tmp_path / "graph"
-    write_graph(open_location(str(graph)), embeddings_bytes(torch.eye(3), torch.eye(3)), [], config={}, inputs={"dataset": "0123"}, metrics={})
+    write_graph(
+        open_location(str(graph)),
+        embeddings_bytes(torch.eye(3), torch.eye(3)),
+        [],
+        config={},
+        inputs={"dataset": "0123"},
+        metrics={},
+    )
     with pytest.raises(ArtifactMismatchError, match="trained on dataset 0123"):
         read_pairs(make_config(pairs={"kind": "top_k", "k": 2}, graph=str(graph)))
 
 
-def test_top_k_of_a_cold_starts_new_user_is_given(make_config: MakeConfig, pairs: MakePairs, tmp_path: Path) -> None:
+def test_top_k_of_a_cold_starts_new_user_is_given(
+    make_config: MakeConfig, pairs: MakePairs, tmp_path: Path
+) -> None:
     pq.write_table(pairs("newcomer i0", "newcomer i1"), tmp_path / "new.parquet")
     cold_start = {"interactions": str(tmp_path / "new.parquet")}
-    found = read_pairs(make_config(pairs={"kind": "top_k", "k": 6, "user_ids": ["newcomer"]}, cold_start=cold_start))
+    found = read_pairs(
+        make_config(
+            pairs={"kind": "top_k", "k": 6, "user_ids": ["newcomer"]}, cold_start=cold_start
+        )
+    )
     assert _rows(found) == ["newcomer i2", "newcomer i3", "newcomer i4", "newcomer wordy"]
 
 
 def _write_recommendations(location: Location) -> None:
     """Two items of each of u0, u1, u2, in two parts, and a part that the manifest does not name."""
-    rows = [{"user_id": f"u{user}", "item_id": f"i{user + rank}", "rank": rank, "score": 1 / rank} for user in range(3) for rank in (1, 2)]
+    rows = [
+        {"user_id": f"u{user}", "item_id": f"i{user + rank}", "rank": rank, "score": 1 / rank}
+        for user in range(3)
+        for rank in (1, 2)
+    ]
     table = pa.Table.from_pylist(rows, RECOMMENDATIONS)
-    files = {name: write_table(location / name, part, RECOMMENDATIONS) for name, part in (("part-0", table[:4]), ("part-1", table[4:]))}
-    write_table(location / "part-2", table.set_column(0, "user_id", pa.array(["u5"] * 6)), RECOMMENDATIONS)
+    files = {
+        name: write_table(location / name, part, RECOMMENDATIONS)
+        for name, part in (("part-0", table[:4]), ("part-1", table[4:]))
+    }
+    write_table(
+        location / "part-2", table.set_column(0, "user_id", pa.array(["u5"] * 6)), RECOMMENDATIONS
+    )
     write_manifest(location, "recommendations", config={"k": 2}, inputs={}, files=files)
 
 
-def test_recommended_pairs_are_the_first_k_of_each_user(make_config: MakeConfig, tmp_path: Path) -> None:
+def test_recommended_pairs_are_the_first_k_of_each_user(
+    make_config: MakeConfig, tmp_path: Path
+) -> None:
     _write_recommendations(open_location(str(tmp_path / "top")))
     both = ["u0 i1", "u0 i2", "u1 i2", "u1 i3", "u2 i3", "u2 i4"]
     source = {"kind": "recommendations", "uri": str(tmp_path / "top")}
@@ -141,7 +207,9 @@ def test_recommended_pairs_are_the_first_k_of_each_user(make_config: MakeConfig,
         read_pairs(make_config(pairs={**source, "k": 3}))
 
 
-def test_recommended_pairs_of_an_unfinished_run_are_refused(make_config: MakeConfig, tmp_path: Path) -> None:
+def test_recommended_pairs_of_an_unfinished_run_are_refused(
+    make_config: MakeConfig, tmp_path: Path
+) -> None:
     location = open_location(str(tmp_path / "top"))
     _write_recommendations(location)
     (location / "manifest.json").delete()

@@ -30,7 +30,9 @@ def config(request: pytest.FixtureRequest, make_config: MakeConfig) -> Any:
     return make_config(rows_per_chunk=2, storage=s3.storage, explanations=f"{s3.new_bucket()}/out")
 
 
-def test_read_gives_exactly_the_committed_chunks_while_a_run_is_under_way(config: Any, pairs: Callable[..., pa.Table]) -> None:
+def test_read_gives_exactly_the_committed_chunks_while_a_run_is_under_way(
+    config: Any, pairs: Callable[..., pa.Table]
+) -> None:
     made = plan(config, pairs(*PAIRS_OF_USERS, "nobody i0"))
     worker = ChunkWorker(
         WorkerSettings(
@@ -45,13 +47,22 @@ def test_read_gives_exactly_the_committed_chunks_while_a_run_is_under_way(config
             load=Toy(),
         )
     )
-    (made.output / "part-00000-deadbeef.parquet").write_bytes(b"of an attempt that never committed: not even Parquet")
+    (made.output / "part-00000-deadbeef.parquet").write_bytes(
+        b"of an attempt that never committed: not even Parquet"
+    )
     expected: set[str] = set()
     for chunk, planned in made.chunks.items():
-        found = [*read(made.output.uri, config.storage).to_table().to_pylist(), *read_failed(made.output.uri, config.storage).to_table().to_pylist()]
+        found = [
+            *read(made.output.uri, config.storage).to_table().to_pylist(),
+            *read_failed(made.output.uri, config.storage).to_table().to_pylist(),
+        ]
         assert sorted(pairs_of(found)) == sorted(expected)
         worker({"chunk": np.array([chunk]), "input": np.array([planned.pairs])})
-        committed = pq.read_table(pa.BufferReader((made.output / "plan" / made.identity.run / f"{chunk:05d}.parquet").read_bytes()))
+        committed = pq.read_table(
+            pa.BufferReader(
+                (made.output / "plan" / made.identity.run / f"{chunk:05d}.parquet").read_bytes()
+            )
+        )
         expected |= set(pairs_of(committed.to_pylist()))
     assert expected == {*PAIRS_OF_USERS, "nobody i0"}
 
@@ -59,16 +70,25 @@ def test_read_gives_exactly_the_committed_chunks_while_a_run_is_under_way(config
     again = [pairs(*PAIRS_OF_USERS, "nobody i0")]
     assert draft_plan(config, again).done is not None
     (made.output / "_SUCCESS").delete()
-    assert draft_plan(config, again).done is None  # as after a driver that died between manifest and _SUCCESS
+    assert (
+        draft_plan(config, again).done is None
+    )  # as after a driver that died between manifest and _SUCCESS
     finish(made, max_failed_share=1.0)
     assert draft_plan(config, again).done is not None
-    assert sorted(pairs_of(read(made.output.uri, config.storage).to_table().to_pylist())) == sorted(PAIRS_OF_USERS)
+    assert sorted(pairs_of(read(made.output.uri, config.storage).to_table().to_pylist())) == sorted(
+        PAIRS_OF_USERS
+    )
     assert read(made.output.uri, config.storage).schema.equals(GENERATED)
-    assert read_failed(made.output.uri, config.storage).to_table().to_pylist()[0]["reason"] == "unknown_user"
+    assert (
+        read_failed(made.output.uri, config.storage).to_table().to_pylist()[0]["reason"]
+        == "unknown_user"
+    )
     assert not (made.output / "part-00000-deadbeef.parquet").exists()  # swept at the end
 
 
-def test_read_of_a_plan_without_a_commit_is_empty_and_typed(config: Any, pairs: Callable[..., pa.Table]) -> None:
+def test_read_of_a_plan_without_a_commit_is_empty_and_typed(
+    config: Any, pairs: Callable[..., pa.Table]
+) -> None:
     made = plan(config, pairs("u0 i0"))
     assert read(made.output.uri, config.storage).to_table().equals(GENERATED.empty_table())
     assert read_failed(made.output.uri, config.storage).to_table().equals(FAILED.empty_table())

@@ -14,7 +14,16 @@ from xrec.schemas import FAILED, GENERATED
 from xrec.storage import Location, write_table
 
 
-def _commit(chunk: int, actor: str, start: float, seconds: float, rows: int, failed: int = 0, is_told: bool = True, **values: Any) -> Commit:
+def _commit(
+    chunk: int,
+    actor: str,
+    start: float,
+    seconds: float,
+    rows: int,
+    failed: int = 0,
+    is_told: bool = True,
+    **values: Any,
+) -> Commit:
     work = Work(
         actor=actor,
         started_at=start,
@@ -23,10 +32,25 @@ def _commit(chunk: int, actor: str, start: float, seconds: float, rows: int, fai
         num_generated_tokens=12 * rows,
         generated_lengths={10: rows - 1, 20: 1},
         num_deaths=chunk % 2,
-        engine=EngineWork(num_prompt_tokens=200, num_computed_prompt_tokens=150, num_key_cells=40, num_seen_keys=30) if is_told else None,
+        engine=EngineWork(
+            num_prompt_tokens=200,
+            num_computed_prompt_tokens=150,
+            num_key_cells=40,
+            num_seen_keys=30,
+        )
+        if is_told
+        else None,
     )
     reasons = {"empty_text": failed} if failed else {}
-    return Commit(chunk=chunk, files={}, num_rows=rows, num_failed=failed, failed_by_reason=reasons, work=work, **values)
+    return Commit(
+        chunk=chunk,
+        files={},
+        num_rows=rows,
+        num_failed=failed,
+        failed_by_reason=reasons,
+        work=work,
+        **values,
+    )
 
 
 COMMITS = [
@@ -61,7 +85,11 @@ def test_summary_timeline_holds_each_pair_once_where_it_was_done() -> None:
 
 def test_summary_does_not_make_up_what_is_not_known() -> None:
     report = summarize([_commit(3, "a:1", 1040.0, 5.0, rows=3, is_told=False)], None)
-    assert (report["prefix_hit_share"], report["attention_padding_share"], report["cost_per_million_pairs"]) == (None, None, None)
+    assert (
+        report["prefix_hit_share"],
+        report["attention_padding_share"],
+        report["cost_per_million_pairs"],
+    ) == (None, None, None)
     assert summarize([], 1.0)["pairs_per_actor_second"] is None
 
 
@@ -80,18 +108,39 @@ class _Page(html.parser.HTMLParser):
 
 def test_report_is_written_with_rows_whose_texts_are_no_markup(output: Location) -> None:
     evil = "<script>alert(1)</script> & more"
-    row = {"user_id": "u1", "item_id": "i1", "explanation": evil, "num_prompt_tokens": 5, "num_generated_tokens": 9}
+    row = {
+        "user_id": "u1",
+        "item_id": "i1",
+        "explanation": evil,
+        "num_prompt_tokens": 5,
+        "num_generated_tokens": 9,
+    }
     generated = {**row, "finish_reason": "stop", "model_fingerprint": "f", "content_key": "k"}
-    failed = {"user_id": "u2", "item_id": "i2", "reason": "empty_text", "message": evil, "user_profile": "", "item_title": "", "item_profile": ""}
+    failed = {
+        "user_id": "u2",
+        "item_id": "i2",
+        "reason": "empty_text",
+        "message": evil,
+        "user_profile": "",
+        "item_title": "",
+        "item_profile": "",
+    }
     files = {
         name: write_table(output / name, schema.empty_table().from_pylist([values], schema), schema)
-        for name, values, schema in (("part-00000-aa.parquet", generated, GENERATED), ("failed/part-00000-bb.parquet", failed, FAILED))
+        for name, values, schema in (
+            ("part-00000-aa.parquet", generated, GENERATED),
+            ("failed/part-00000-bb.parquet", failed, FAILED),
+        )
     }
     commit = _commit(0, "a:1", 1000.0, 10.0, rows=1, failed=1).model_copy(update={"files": files})
     write_report(output, [Record(RUN, (commit,))], price_per_actor_hour=None)
 
     report = json.loads((output / "report.json").read_bytes())
-    assert (report["num_explained"], report["num_failed"], report["failed_by_reason"]) == (1, 1, {"empty_text": 1})
+    assert (report["num_explained"], report["num_failed"], report["failed_by_reason"]) == (
+        1,
+        1,
+        {"empty_text": 1},
+    )
     assert report["samples"][0]["explanation"] == evil
     page = _Page()
     page.feed((output / "report.html").read_text())

@@ -33,7 +33,9 @@ def on_s3(make_config: MakeConfig, pairs: Callable[..., pa.Table], s3: Any) -> C
     """A config whose pairs, some of them broken, and whose output lie on s3://."""
     bucket = s3.new_bucket()
     table = pairs(*GOOD, *BROKEN, *GOOD[:2])
-    (open_location(bucket, s3.storage) / "in" / "pairs.parquet").write_bytes(parquet_bytes(table, table.schema))
+    (open_location(bucket, s3.storage) / "in" / "pairs.parquet").write_bytes(
+        parquet_bytes(table, table.schema)
+    )
 
     def make(**values: Any) -> Any:
         uri = {"pairs": {"kind": "table", "uri": f"{bucket}/in"}, "explanations": f"{bucket}/out"}
@@ -54,38 +56,61 @@ def _never(settings: WorkerSettings) -> Explainer:
 
 
 def _times(output: Location) -> dict[str, Any]:
-    return {name: (output / name).modified_at() for name in output.files() if not name.startswith("lease/")}
+    return {
+        name: (output / name).modified_at()
+        for name in output.files()
+        if not name.startswith("lease/")
+    }
 
 
-def test_run_of_good_and_broken_rows_has_each_once_with_its_reason(on_s3: Callable[..., Any]) -> None:
+def test_run_of_good_and_broken_rows_has_each_once_with_its_reason(
+    on_s3: Callable[..., Any],
+) -> None:
     config = on_s3()
     manifest = run(config, load=Toy())
     output = output_of(config)
     explained, failed = rows_by_manifest(output), rows_by_manifest(output, failed=True)
     assert pairs_of(explained) == sorted(GOOD)
-    assert [row["explanation"] for row in explained] == [f"explained {pair}" for pair in sorted(GOOD)]
+    assert [row["explanation"] for row in explained] == [
+        f"explained {pair}" for pair in sorted(GOOD)
+    ]
     reasons = dict(zip(pairs_of(failed), (row["reason"] for row in failed), strict=True))
-    assert reasons == dict(zip(BROKEN, ("unknown_user", "unknown_item", "prompt_too_long", "prompt_too_long"), strict=True))
+    assert reasons == dict(
+        zip(
+            BROKEN,
+            ("unknown_user", "unknown_item", "prompt_too_long", "prompt_too_long"),
+            strict=True,
+        )
+    )
     assert manifest.metrics["failed_by_reason"] == dict(Counter(reasons.values()))
     assert manifest.row_counts == {"explanations": len(GOOD), "failed": len(BROKEN)}
     assert manifest.metrics["generation"] == 1
     assert (output / "_SUCCESS").is_file()
     report = json.loads((output / "report.json").read_bytes())
-    assert (report["num_explained"], report["failed_by_reason"]) == (len(GOOD), manifest.metrics["failed_by_reason"])
+    assert (report["num_explained"], report["failed_by_reason"]) == (
+        len(GOOD),
+        manifest.metrics["failed_by_reason"],
+    )
     assert sum(actor["pairs"] for actor in report["actors"]) == len(GOOD) + len(BROKEN)
     assert not any(name.startswith("attempts/") for name in output.files())
 
     # A late attempt's file, that no commit names, is not read.
     table = read_explanations(output)
-    stray = table.set_column(2, table.schema.field("explanation"), pc.utf8_upper(table["explanation"]))
+    stray = table.set_column(
+        2, table.schema.field("explanation"), pc.utf8_upper(table["explanation"])
+    )
     (output / "part-00000-deadbeef.parquet").write_bytes(parquet_bytes(stray, table.schema))
     assert read_explanations(output).equals(table)
 
 
-def test_run_over_max_failed_share_stops_with_a_summary_and_raising_it_goes_on_from_there(on_s3: Callable[..., Any]) -> None:
+def test_run_over_max_failed_share_stops_with_a_summary_and_raising_it_goes_on_from_there(
+    on_s3: Callable[..., Any],
+) -> None:
     strict = on_s3(max_failed_share=0.1)  # of 16 rows one may fail
     output = output_of(strict)
-    with pytest.raises(DataError, match=r"[2-4] of 16 rows failed \(.* 1.*\), more than max_failed_share = 0\.1") as raised:
+    with pytest.raises(
+        DataError, match=r"[2-4] of 16 rows failed \(.* 1.*\), more than max_failed_share = 0\.1"
+    ) as raised:
         run(strict, load=Toy())
     assert f"{output}/failed" in str(raised.value)
     assert "--retry-failed" in str(raised.value)
@@ -94,13 +119,23 @@ def test_run_over_max_failed_share_stops_with_a_summary_and_raising_it_goes_on_f
     with pytest.raises(DataError, match="more than max_failed_share"):
         run(strict, load=_never)
 
-    (record,) = read_records(output)  # a file without a record is of an attempt that was ended, and may be written again
-    committed = {*record.files, *(commit_location(output, commit.chunk).path.removeprefix(f"{output.path}/") for commit in record.commits)}
+    (record,) = read_records(
+        output
+    )  # a file without a record is of an attempt that was ended, and may be written again
+    committed = {
+        *record.files,
+        *(
+            commit_location(output, commit.chunk).path.removeprefix(f"{output.path}/")
+            for commit in record.commits
+        ),
+    }
     before = {name: time for name, time in _times(output).items() if name in committed}
     assert len(before) == len(committed) > 0
     run(on_s3(max_failed_share=1.0), load=Toy())
     assert {name: time for name, time in _times(output).items() if name in before} == before
-    assert sorted(pairs_of(rows_by_manifest(output)) + pairs_of(rows_by_manifest(output, failed=True))) == sorted({*GOOD, *BROKEN})
+    assert sorted(
+        pairs_of(rows_by_manifest(output)) + pairs_of(rows_by_manifest(output, failed=True))
+    ) == sorted({*GOOD, *BROKEN})
 
 
 def test_read_explanations_of_an_unfinished_run_is_refused(on_s3: Callable[..., Any]) -> None:
@@ -117,12 +152,16 @@ def test_run_error_in_an_actor_is_ours_with_its_message(on_s3: Callable[..., Any
     (made.output / "plan").delete()
     with pytest.raises(StorageNotFoundError) as raised:
         run_backfill(config, made, Lease.acquire(made.output, 600.0), Toy())
-    assert str(raised.value).startswith(f"{made.output}/plan/{made.identity.run}/00000.parquet: not found")
+    assert str(raised.value).startswith(
+        f"{made.output}/plan/{made.identity.run}/00000.parquet: not found"
+    )
     assert "Traceback" not in str(raised.value)
     assert [name for name in made.output.files() if not name.startswith("lease/")] == ["plan.json"]
 
 
-def test_run_whose_lease_was_taken_over_stops(make_config: MakeConfig, pairs: Callable[..., pa.Table]) -> None:
+def test_run_whose_lease_was_taken_over_stops(
+    make_config: MakeConfig, pairs: Callable[..., pa.Table]
+) -> None:
     config = make_config()
     made = plan(config, pairs(*GOOD))
     lease = Lease.acquire(made.output, term_seconds=0)
@@ -135,7 +174,10 @@ def test_run_whose_lease_was_taken_over_stops(make_config: MakeConfig, pairs: Ca
 
 
 def test_run_that_is_interrupted_says_how_to_go_on_and_lets_the_lease_go(
-    make_config: MakeConfig, pairs: Callable[..., pa.Table], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    make_config: MakeConfig,
+    pairs: Callable[..., pa.Table],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     def interrupted(commits: Iterator[Any], *arguments: object) -> Iterator[Any]:
         yield next(commits)
@@ -146,8 +188,13 @@ def test_run_that_is_interrupted_says_how_to_go_on_and_lets_the_lease_go(
         patched.setattr("xrec.backfill.run.with_status", interrupted)
         with pytest.raises(KeyboardInterrupt):
             run(config, pairs(*GOOD), load=Toy())
-    (message,) = [record.getMessage() for record in caplog.records if "stopped" in record.getMessage()]
-    assert re.fullmatch(r"stopped: [1-9]\d* of \d+ chunks are committed; run the same command again to go on with the others", message)
+    (message,) = [
+        record.getMessage() for record in caplog.records if "stopped" in record.getMessage()
+    ]
+    assert re.fullmatch(
+        r"stopped: [1-9]\d* of \d+ chunks are committed; run the same command again to go on with the others",
+        message,
+    )
     run(config, pairs(*GOOD), load=Toy())  # the lease is free at once
     assert pairs_of(rows_by_manifest(output_of(config))) == sorted(GOOD)
 
@@ -156,11 +203,18 @@ def test_run_with_rows_that_kill_their_process_fails_them_and_explains_the_other
     make_config: MakeConfig, pairs: Callable[..., pa.Table], called: Path
 ) -> None:
     config = make_config(rows_per_chunk=100, actors={"num_actors": 1, "device": "cpu"})
-    manifest = run(config, pairs(*GOOD, "nobody i0"), load=Toy(deadly=("u2 i1",), calls=str(called)))
+    manifest = run(
+        config, pairs(*GOOD, "nobody i0"), load=Toy(deadly=("u2 i1",), calls=str(called))
+    )
     output = output_of(config)
     assert pairs_of(rows_by_manifest(output)) == sorted(set(GOOD) - {"u2 i1"})
-    failed = {f"{row['user_id']} {row['item_id']}": row for row in rows_by_manifest(output, failed=True)}
-    assert {pair: row["reason"] for pair, row in failed.items()} == {"u2 i1": "engine_error", "nobody i0": "unknown_user"}
+    failed = {
+        f"{row['user_id']} {row['item_id']}": row for row in rows_by_manifest(output, failed=True)
+    }
+    assert {pair: row["reason"] for pair, row in failed.items()} == {
+        "u2 i1": "engine_error",
+        "nobody i0": "unknown_user",
+    }
     assert "2 processes died with this row alone" in failed["u2 i1"]["message"]
     assert failed["u2 i1"]["item_title"] == "Place 1"
     assert manifest.row_counts == {"explanations": len(GOOD) - 1, "failed": 2}
@@ -169,14 +223,21 @@ def test_run_with_rows_that_kill_their_process_fails_them_and_explains_the_other
     assert max(count for pair, count in Counter(calls(called)).items() if pair != "u2 i1") <= 6
 
 
-def test_run_retry_of_one_reason_supersedes_only_those_rows(make_config: MakeConfig, pairs: Callable[..., pa.Table], called: Path) -> None:
+def test_run_retry_of_one_reason_supersedes_only_those_rows(
+    make_config: MakeConfig, pairs: Callable[..., pa.Table], called: Path
+) -> None:
     muted = called.parent / "muted"
     muted.touch()
     toy = Toy(mute=("u0 i1", "u3 i2"), muted=str(muted), calls=str(called))
     config = make_config()
     first = run(config, pairs(*GOOD, *BROKEN), load=toy)
     output = output_of(config)
-    assert first.metrics["failed_by_reason"] == {"empty_text": 2, "prompt_too_long": 2, "unknown_user": 1, "unknown_item": 1}
+    assert first.metrics["failed_by_reason"] == {
+        "empty_text": 2,
+        "prompt_too_long": 2,
+        "unknown_user": 1,
+        "unknown_item": 1,
+    }
     before = _times(output)
 
     muted.unlink()
@@ -185,21 +246,34 @@ def test_run_retry_of_one_reason_supersedes_only_those_rows(make_config: MakeCon
     second = run(make_config(retry_failed="empty_text"), pairs(*GOOD, *BROKEN), load=toy)
     assert sorted(calls(called)) == ["u0 i1", "u3 i2"]
     assert second.metrics["generation"] == 2
-    assert second.metrics["failed_by_reason"] == {"prompt_too_long": 2, "unknown_user": 1, "unknown_item": 1}
+    assert second.metrics["failed_by_reason"] == {
+        "prompt_too_long": 2,
+        "unknown_user": 1,
+        "unknown_item": 1,
+    }
     assert second.run == first.run
     assert second.fingerprint != first.fingerprint
     assert pairs_of(rows_by_manifest(output)) == sorted(GOOD)
     assert pairs_of(rows_by_manifest(output, failed=True)) == sorted(BROKEN)
     after = _times(output)
-    kept = before.keys() - {"manifest.json", "_SUCCESS", "report.json", "report.html"}  # readers of the first generation go on
+    kept = before.keys() - {
+        "manifest.json",
+        "_SUCCESS",
+        "report.json",
+        "report.html",
+    }  # readers of the first generation go on
     assert {name: after[name] for name in kept} == {name: before[name] for name in kept}
 
-    third = run(make_config(retry_failed="all"), pairs(*GOOD, *BROKEN), load=toy)  # nothing heals: the reasons are the input's
+    third = run(
+        make_config(retry_failed="all"), pairs(*GOOD, *BROKEN), load=toy
+    )  # nothing heals: the reasons are the input's
     assert third.metrics["failed_by_reason"] == second.metrics["failed_by_reason"]
     assert third.metrics["generation"] == 3
 
 
-def test_run_retry_heals_a_run_that_was_over_the_threshold(make_config: MakeConfig, pairs: Callable[..., pa.Table], called: Path) -> None:
+def test_run_retry_heals_a_run_that_was_over_the_threshold(
+    make_config: MakeConfig, pairs: Callable[..., pa.Table], called: Path
+) -> None:
     muted = called.parent / "muted"
     muted.touch()
     toy = Toy(mute=GOOD[:6], muted=str(muted))
@@ -211,7 +285,9 @@ def test_run_retry_heals_a_run_that_was_over_the_threshold(make_config: MakeConf
     assert pairs_of(rows_by_manifest(output_of(make_config()))) == sorted(GOOD)
 
 
-def test_run_retry_that_was_interrupted_goes_on(make_config: MakeConfig, pairs: Callable[..., pa.Table], called: Path) -> None:
+def test_run_retry_that_was_interrupted_goes_on(
+    make_config: MakeConfig, pairs: Callable[..., pa.Table], called: Path
+) -> None:
     """One chunk of the retry was committed before its driver died: the next driver does the others only, in the same generation."""
     muted = called.parent / "muted"
     muted.touch()

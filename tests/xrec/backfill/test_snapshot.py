@@ -11,11 +11,26 @@ from xrec.backfill.snapshot import RecordLog, read_records
 from xrec.errors import StorageError, StorageUnreachableError
 from xrec.storage import Location, open_location
 
-WORK = Work(actor="a", started_at=0.0, seconds=1.0, num_prompt_tokens=1, num_generated_tokens=1, generated_lengths={0: 1}, num_deaths=0)
+WORK = Work(
+    actor="a",
+    started_at=0.0,
+    seconds=1.0,
+    num_prompt_tokens=1,
+    num_generated_tokens=1,
+    generated_lengths={0: 1},
+    num_deaths=0,
+)
 
 
 def _commit(chunk: int) -> Commit:
-    return Commit(chunk=chunk, files={f"part-{chunk}.parquet": "hash"}, num_rows=1, num_failed=0, failed_by_reason={}, work=WORK)
+    return Commit(
+        chunk=chunk,
+        files={f"part-{chunk}.parquet": "hash"},
+        num_rows=1,
+        num_failed=0,
+        failed_by_reason={},
+        work=WORK,
+    )
 
 
 @pytest.fixture
@@ -43,7 +58,9 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     return counter
 
 
-def test_log_reads_each_commit_once_and_those_it_was_told_of_never(output: Location, reads: Counter[str]) -> None:
+def test_log_reads_each_commit_once_and_those_it_was_told_of_never(
+    output: Location, reads: Counter[str]
+) -> None:
     log = RecordLog(output)
     log.add(RUN, _commit(3))
     log.read_ahead()
@@ -56,7 +73,9 @@ def test_log_reads_each_commit_once_and_those_it_was_told_of_never(output: Locat
     assert second == read_records(output)
 
 
-def test_log_asks_again_for_what_the_store_refused_in_the_background(output: Location, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_log_asks_again_for_what_the_store_refused_in_the_background(
+    output: Location, monkeypatch: pytest.MonkeyPatch
+) -> None:
     expected, log = read_records(output), RecordLog(output)
 
     def refused(location: Location) -> bytes:

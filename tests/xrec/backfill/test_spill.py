@@ -22,7 +22,9 @@ def rows() -> Rows:
 
 
 def _table(rows: Rows) -> pa.Table:
-    return pa.table({"user_id": [user for user, _ in rows], "item_id": [item for _, item in rows]}).cast(PAIRS)
+    return pa.table(
+        {"user_id": [user for user, _ in rows], "item_id": [item for _, item in rows]}
+    ).cast(PAIRS)
 
 
 def _batches(rows: Rows, size: int) -> Iterator[pa.Table]:
@@ -30,7 +32,9 @@ def _batches(rows: Rows, size: int) -> Iterator[pa.Table]:
 
 
 @pytest.mark.parametrize("num_chunks", [1, 2, 64, 256, 1024])
-def test_spill_chunks_hold_each_distinct_pair_once_by_hash_and_in_order(rows: Rows, num_chunks: int) -> None:
+def test_spill_chunks_hold_each_distinct_pair_once_by_hash_and_in_order(
+    rows: Rows, num_chunks: int
+) -> None:
     spill = PairSpill(_batches(rows, 100))
     found: Rows = []
     seen: set[int] = set()
@@ -57,7 +61,10 @@ def test_spill_of_nothing_is_empty() -> None:
     assert (spill.num_given, spill.num_pairs, list(spill.chunks(4))) == (0, 0, [])
 
 
-@pytest.mark.parametrize("change", [lambda rows: rows[::-1], lambda rows: [("a", "bc"), ("d", "e")], lambda rows: rows[:1]])
+@pytest.mark.parametrize(
+    "change",
+    [lambda rows: rows[::-1], lambda rows: [("a", "bc"), ("d", "e")], lambda rows: rows[:1]],
+)
 def test_pairs_hash_tells_order_and_borders(change: Callable[[Rows], Rows]) -> None:
     rows = [("ab", "c"), ("d", "e")]
     assert pairs_hash(_table(rows)) == pairs_hash(_table(rows))

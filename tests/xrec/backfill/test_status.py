@@ -23,7 +23,9 @@ def test_status_line_tells_rate_and_time_left(seconds: float, line: str) -> None
     assert status.line(5.0 + seconds) == line
 
 
-def test_with_status_passes_each_commit_on_and_writes_at_least_the_last_line(caplog: pytest.LogCaptureFixture, monkeypatch: Any) -> None:
+def test_with_status_passes_each_commit_on_and_writes_at_least_the_last_line(
+    caplog: pytest.LogCaptureFixture, monkeypatch: Any
+) -> None:
     monkeypatch.setattr("sys.stderr.isatty", lambda: False, raising=False)
     with caplog.at_level(logging.INFO, logger="xrec"):
         assert list(with_status(iter(COMMITS), num_left=110)) == COMMITS

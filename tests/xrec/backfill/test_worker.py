@@ -56,22 +56,35 @@ def worker(make_config: MakeConfig, made: BackfillPlan) -> ChunkWorker:
     return ChunkWorker(_settings(make_config(rows_per_chunk=ONE_CHUNK), made, load=Toy()))
 
 
-def test_worker_writes_both_tables_and_then_the_record(worker: ChunkWorker, made: BackfillPlan, make_config: MakeConfig) -> None:
+def test_worker_writes_both_tables_and_then_the_record(
+    worker: ChunkWorker, made: BackfillPlan, make_config: MakeConfig
+) -> None:
     row = worker(_chunk(made))
     commit = Commit.read(made.output, 0)
     assert Commit.model_validate_json(row["commit"][0]) == commit
     assert row["is_first"].tolist() == [True]
-    assert (commit.num_rows, commit.num_failed, commit.failed_by_reason) == (2, 1, {"unknown_user": 1})
+    assert (commit.num_rows, commit.num_failed, commit.failed_by_reason) == (
+        2,
+        1,
+        {"unknown_user": 1},
+    )
     (generated,) = (read_table(made.output / name, GENERATED) for name in commit.explained_files)
     (failed,) = (read_table(made.output / name, FAILED) for name in commit.failed_files)
-    assert [(row["user_id"], row["explanation"]) for row in generated.to_pylist()] == [("u0", "explained u0 i0"), ("u1", "explained u1 i1")]
+    assert [(row["user_id"], row["explanation"]) for row in generated.to_pylist()] == [
+        ("u0", "explained u0 i0"),
+        ("u1", "explained u1 i1"),
+    ]
     assert failed["user_id"].to_pylist() == ["nobody"]
-    assert set(generated["model_fingerprint"].to_pylist()) == {check_sources(sources_of(make_config())).model_fingerprint}
+    assert set(generated["model_fingerprint"].to_pylist()) == {
+        check_sources(sources_of(make_config())).model_fingerprint
+    }
     assert commit.work.num_prompt_tokens == sum(generated["num_prompt_tokens"].to_pylist())
     assert commit.work.num_generated_tokens == sum(generated["num_generated_tokens"].to_pylist())
 
 
-def test_worker_does_not_repeat_a_committed_chunk(worker: ChunkWorker, made: BackfillPlan, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_worker_does_not_repeat_a_committed_chunk(
+    worker: ChunkWorker, made: BackfillPlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first = worker(_chunk(made))
     before = made.output.files()
     monkeypatch.setattr(worker, "_explain", None)
@@ -81,7 +94,9 @@ def test_worker_does_not_repeat_a_committed_chunk(worker: ChunkWorker, made: Bac
     assert made.output.files() == before
 
 
-def test_worker_two_attempts_at_a_chunk_commit_once(worker: ChunkWorker, made: BackfillPlan, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_worker_two_attempts_at_a_chunk_commit_once(
+    worker: ChunkWorker, made: BackfillPlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Both began before either committed, and the second wrote another content: its file is there, and counts for nothing."""
     from xrec.backfill import worker as module
 
@@ -103,18 +118,35 @@ def test_worker_two_attempts_at_a_chunk_commit_once(worker: ChunkWorker, made: B
     assert len([name for name in made.output.files() if name.startswith("part-")]) == 2
 
 
-def test_worker_explains_newcomers_and_fails_those_without_a_known_neighbour(make_config: MakeConfig, pairs: MakePairs, tmp_path: Path) -> None:
-    interactions = pa.table({"user_id": ["newcomer", "u0", "lone"], "item_id": ["i1", "new-item", "lone-item"]})
+def test_worker_explains_newcomers_and_fails_those_without_a_known_neighbour(
+    make_config: MakeConfig, pairs: MakePairs, tmp_path: Path
+) -> None:
+    interactions = pa.table(
+        {"user_id": ["newcomer", "u0", "lone"], "item_id": ["i1", "new-item", "lone-item"]}
+    )
     pq.write_table(interactions, tmp_path / "interactions.parquet")
-    pq.write_table(pa.table({"item_id": ["new-item"], "title": ["New Place"], "profile": ["Loud."]}), tmp_path / "items.parquet")
+    pq.write_table(
+        pa.table({"item_id": ["new-item"], "title": ["New Place"], "profile": ["Loud."]}),
+        tmp_path / "items.parquet",
+    )
     cold_start = {name: str(tmp_path / f"{name}.parquet") for name in ("interactions", "items")}
     config = make_config(rows_per_chunk=ONE_CHUNK, cold_start=cold_start)
-    made = plan(config, pairs("newcomer i0", "newcomer new-item", "u1 new-item", "lone i0", "u0 lone-item"))
+    made = plan(
+        config, pairs("newcomer i0", "newcomer new-item", "u1 new-item", "lone i0", "u0 lone-item")
+    )
     worker = ChunkWorker(_settings(config, made))
     worker(_chunk(made))
     output = open_location(str(tmp_path / "explanations"))
     commit = Commit.read(output, 0)
     assert commit.failed_by_reason == {"unknown_user": 1, "unknown_item": 1}
-    (generated,) = (read_table(output / name, GENERATED) for name in commit.files if not name.startswith("failed/"))
-    assert [(row["user_id"], row["item_id"]) for row in generated.to_pylist()] == [("newcomer", "i0"), ("newcomer", "new-item"), ("u1", "new-item")]
+    (generated,) = (
+        read_table(output / name, GENERATED)
+        for name in commit.files
+        if not name.startswith("failed/")
+    )
+    assert [(row["user_id"], row["item_id"]) for row in generated.to_pylist()] == [
+        ("newcomer", "i0"),
+        ("newcomer", "new-item"),
+        ("u1", "new-item"),
+    ]
     assert worker._explainer.dataset.items["title"][-1].as_py() == "New Place"

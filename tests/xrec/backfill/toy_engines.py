@@ -32,7 +32,14 @@ class Toy:
     def __call__(self, settings: WorkerSettings) -> Explainer:
         """The explainer, in the actor's process."""
         real = load_worker_explainer(settings)
-        return Explainer(real.model, EchoEngine(real.pairs, self), real.pairs, real.dataset, real.graph, real.model_fingerprint)
+        return Explainer(
+            real.model,
+            EchoEngine(real.pairs, self),
+            real.pairs,
+            real.dataset,
+            real.graph,
+            real.model_fingerprint,
+        )
 
 
 class EchoEngine:
@@ -42,7 +49,9 @@ class EchoEngine:
         self._builder = pairs.builder
         self._toy = toy
 
-    def generate(self, prompts: Sequence[Sequence[int]], decoding: DecodingConfig) -> Iterator[Completion]:
+    def generate(
+        self, prompts: Sequence[Sequence[int]], decoding: DecodingConfig
+    ) -> Iterator[Completion]:
         """One completion a prompt, the last one first."""
         names = [self._name(prompt) for prompt in prompts]
         if self._toy.calls is not None and names:
@@ -55,16 +64,26 @@ class EchoEngine:
             raise RuntimeError("the kernel has no image for this device")
         for index in reversed(range(len(prompts))):
             time.sleep(self._toy.seconds_per_prompt)
-            text = "" if names[index] in self._toy.mute and Path(self._toy.muted).exists() else f"explained {names[index]}"
+            text = (
+                ""
+                if names[index] in self._toy.mute and Path(self._toy.muted).exists()
+                else f"explained {names[index]}"
+            )
             yield Completion(index, self._builder.encode_explanation(text)[:-1], "stop")
 
     def _name(self, prompt: Sequence[int]) -> str:
         """ "u<index> i<index>" of the prompt's collaborative tokens."""
         vocabulary = self._builder.vocabulary
-        user, item = sorted(token - vocabulary.num_text_tokens for token in prompt if token >= vocabulary.num_text_tokens)
+        user, item = sorted(
+            token - vocabulary.num_text_tokens
+            for token in prompt
+            if token >= vocabulary.num_text_tokens
+        )
         return f"u{user} i{item - vocabulary.num_users}"
 
 
 def calls(folder: Path) -> list[str]:
     """The pairs that engines were given, all processes together."""
-    return [line for path in folder.iterdir() for line in path.read_text(encoding="utf-8").splitlines()]
+    return [
+        line for path in folder.iterdir() for line in path.read_text(encoding="utf-8").splitlines()
+    ]

@@ -30,7 +30,9 @@ def test_demo_configs_keep_everything_in_the_workspace(job: Any) -> None:
 
 def test_demo_the_shuffled_texts_are_made_as_the_backfills(tmp_path: Path) -> None:
     """aspect_accuracy and its shuffled twin compare only if both were decoded alike."""
-    backfill, evaluate = (demo._config(job, str(tmp_path)).model_dump() for job in (BACKFILL, EVALUATE))
+    backfill, evaluate = (
+        demo._config(job, str(tmp_path)).model_dump() for job in (BACKFILL, EVALUATE)
+    )
     assert backfill["decoding"] == evaluate["decoding"]
     assert backfill["pairs"]["split"] == evaluate["split"]
 
@@ -40,15 +42,27 @@ def test_demo_the_model_learns_the_prompt_that_the_adapter_is_trained_for() -> N
     assert configs["build-sample-llm"]["prompt"] == configs["train-adapter"]["prompt"]
 
 
-def test_demo_outside_a_checkout_says_where_it_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_demo_outside_a_checkout_says_where_it_runs(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr(demo, "_root", lambda: tmp_path)
-    with pytest.raises(ConfigError, match=r"configs/sample/prepare\.yaml: not there; the demo runs from a checkout"):
+    with pytest.raises(
+        ConfigError, match=r"configs/sample/prepare\.yaml: not there; the demo runs from a checkout"
+    ):
         demo._config(PREPARE, "/demo")
 
 
 def _evaluation(location: Location, num_pairs: int) -> EvaluateConfig:
     workspace = location.uri.removesuffix("/evaluation")
-    config = parse_config(EvaluateConfig, {"workspace": workspace, "llm": {"model": "none"}, "encoder": None, "bootstrap_samples": 100})
+    config = parse_config(
+        EvaluateConfig,
+        {
+            "workspace": workspace,
+            "llm": {"model": "none"},
+            "encoder": None,
+            "bootstrap_samples": 100,
+        },
+    )
     aspects = ("late hours", "dog-friendly patio")
     pairs = [
         ScoredPair(
@@ -78,24 +92,40 @@ def _evaluation(location: Location, num_pairs: int) -> EvaluateConfig:
         created_at="",
     )
     lineage = Lineage(sources={"graph": manifest}, adapter_history=[], graph_history=[])
-    write_evaluation(location, pairs, compute_metrics(pairs, config), lineage=lineage, config={}, inputs={}, num_examples=5)
+    write_evaluation(
+        location,
+        pairs,
+        compute_metrics(pairs, config),
+        lineage=lineage,
+        config={},
+        inputs={},
+        num_examples=5,
+    )
     return config
 
 
-def test_demo_prints_ten_explanations_beside_their_references_the_metrics_and_the_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_demo_prints_ten_explanations_beside_their_references_the_metrics_and_the_report(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     config = _evaluation(open_location(str(tmp_path / "evaluation")), num_pairs=23)
     demo._print_results(config)
     out = capsys.readouterr().out
     shown = [number for number in range(23) if f"Explanation {number} praises" in out]
     assert len(shown) == 10
     assert [number for number in range(23) if f"Reference {number} praises" in out] == shown
-    accuracy = next(line for line in out.splitlines() if "Aspect accuracy" in line and "another" not in line and "chance" not in line)
+    accuracy = next(
+        line
+        for line in out.splitlines()
+        if "Aspect accuracy" in line and "another" not in line and "chance" not in line
+    )
     assert "1.000" in accuracy
     assert "0.500" in next(line for line in out.splitlines() if "Personalization gain" in line)
     assert out.splitlines()[-1] == f"report: {tmp_path / 'evaluation' / 'report.html'}"
 
 
-def test_demo_prints_all_explanations_when_there_are_few(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_demo_prints_all_explanations_when_there_are_few(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     demo._print_results(_evaluation(open_location(str(tmp_path / "evaluation")), num_pairs=3))
     out = capsys.readouterr().out
     assert all(f"Explanation {number} praises" in out for number in range(3))
@@ -103,9 +133,13 @@ def test_demo_prints_all_explanations_when_there_are_few(tmp_path: Path, capsys:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_demo_in_a_process_of_its_own_shows_that_the_signal_reaches_the_text(tmp_path: Path) -> None:
+def test_demo_in_a_process_of_its_own_shows_that_the_signal_reaches_the_text(
+    tmp_path: Path,
+) -> None:
     command = [sys.executable, "-m", "xrec.cli", "demo", "--workspace", str(tmp_path)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=1100, check=False)
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=1100, check=False
+    )
     assert done.returncode == 0, done.stderr[-4000:]
     metrics = json.loads((tmp_path / "evaluation" / "metrics.json").read_text())
     assert metrics["aspect_accuracy"] >= 0.6

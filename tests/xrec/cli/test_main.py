@@ -60,7 +60,9 @@ COMMANDS = [*(job.name for job in JOBS), "explain", "demo", "submit"]
 GROUPS = {"jobs": ("list", "logs", "stop"), "cluster": ("up", "down", "status")}
 
 
-@pytest.mark.parametrize("name", [*COMMANDS, *(f"{group} {name}" for group, names in GROUPS.items() for name in names)])
+@pytest.mark.parametrize(
+    "name", [*COMMANDS, *(f"{group} {name}" for group, names in GROUPS.items() for name in names)]
+)
 def test_command_help_says_what_goes_in_and_out_with_an_example(name: str) -> None:
     code, out, _ = _xrec(*name.split(), "--help")
     assert code == 0
@@ -83,7 +85,9 @@ def test_configs_are_there() -> None:
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: str(path.relative_to(ROOT / "configs")))
-def test_dry_run_every_config_file_passes(path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_dry_run_every_config_file_passes(
+    path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.chdir(tmp_path)
     code, out, err = _xrec(path.stem.replace("_", "-"), path, "--dry-run")
     assert code == 0, err
@@ -111,23 +115,57 @@ def test_dry_run_prints_overrides_and_defaults_and_touches_nothing(config_path: 
         (["prepare", "{config}", "splits.test"], "section.key=value"),
         (["explain", "{config}", "--user", "u"], "--item"),
         (["submit", "prepare", "{config}"], "--address"),
-        (["submit", "prepaer", "{config}", "--address", "http://127.0.0.1:1"], "no job is named 'prepaer'"),
-        (["submit", "prepare", "{config}", "workspace=relative/folder", "--address", "http://127.0.0.1:1"], "workspace=relative/folder"),
-        (["submit", "import-adapter", f"{ROOT}/configs/llama2-7b/import-adapter.yaml", "--address", "http://127.0.0.1:1"], "release=XRec/data/yelp"),
+        (
+            ["submit", "prepaer", "{config}", "--address", "http://127.0.0.1:1"],
+            "no job is named 'prepaer'",
+        ),
+        (
+            [
+                "submit",
+                "prepare",
+                "{config}",
+                "workspace=relative/folder",
+                "--address",
+                "http://127.0.0.1:1",
+            ],
+            "workspace=relative/folder",
+        ),
+        (
+            [
+                "submit",
+                "import-adapter",
+                f"{ROOT}/configs/llama2-7b/import-adapter.yaml",
+                "--address",
+                "http://127.0.0.1:1",
+            ],
+            "release=XRec/data/yelp",
+        ),
     ],
 )
-def test_bad_usage_or_config_exits_2_and_says_so(config_path: Path, arguments: list[str], message: str) -> None:
+def test_bad_usage_or_config_exits_2_and_says_so(
+    config_path: Path, arguments: list[str], message: str
+) -> None:
     code, _, err = _xrec(*(argument.format(config=config_path) for argument in arguments))
     assert code == 2
     assert message in err
     assert "Traceback" not in err
 
 
-def test_job_done_prints_where_the_artifact_is_with_counts_and_metrics(config_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_job_done_prints_where_the_artifact_is_with_counts_and_metrics(
+    config_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def run(config: PrepareConfig) -> object:
         metrics = {"test": {"recall": 0.123456}, "curve": [1, 2]}
         where = open_location(config.artifact("dataset"))
-        return write_manifest(where, "dataset", config={}, inputs={}, files={}, row_counts={"users": 1200}, metrics=metrics)
+        return write_manifest(
+            where,
+            "dataset",
+            config={},
+            inputs={},
+            files={},
+            row_counts={"users": 1200},
+            metrics=metrics,
+        )
 
     _prepare_does(monkeypatch, run)
     code, out, _ = _xrec("prepare", config_path)
@@ -139,7 +177,10 @@ def test_job_done_prints_where_the_artifact_is_with_counts_and_metrics(config_pa
     ]
 
 
-@pytest.mark.parametrize(("error", "expected"), [(DataError("data.jsonl line 3: broken"), 1), (ConfigError("no such thing"), 2)])
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [(DataError("data.jsonl line 3: broken"), 1), (ConfigError("no such thing"), 2)],
+)
 @pytest.mark.parametrize("debug", [False, True])
 def test_job_expected_error_is_its_message_and_with_debug_its_traceback(
     config_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, expected: int, debug: bool
@@ -155,7 +196,9 @@ def test_job_expected_error_is_its_message_and_with_debug_its_traceback(
     assert ("Traceback" in err) is debug
 
 
-def test_job_unexpected_error_is_not_swallowed(config_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_job_unexpected_error_is_not_swallowed(
+    config_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def run(config: PrepareConfig) -> object:
         raise ZeroDivisionError("a bug")
 
@@ -164,7 +207,9 @@ def test_job_unexpected_error_is_not_swallowed(config_path: Path, monkeypatch: p
         _xrec("prepare", config_path)
 
 
-def test_job_interrupted_exits_130_with_one_line(config_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_job_interrupted_exits_130_with_one_line(
+    config_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def run(config: PrepareConfig) -> object:
         raise KeyboardInterrupt
 
@@ -179,7 +224,14 @@ def test_job_named_knows_hyphens_and_underscores() -> None:
 
 
 def test_python_m_jobs_is_the_same_command_as_xrec(config_path: Path) -> None:
-    command = [sys.executable, "-m", "jobs.prepare", str(config_path), "splits.test=0.25", "--dry-run"]
+    command = [
+        sys.executable,
+        "-m",
+        "jobs.prepare",
+        str(config_path),
+        "splits.test=0.25",
+        "--dry-run",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout == _xrec("prepare", config_path, "splits.test=0.25", "--dry-run")[1]

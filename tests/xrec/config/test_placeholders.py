@@ -6,11 +6,17 @@ from xrec.config import TrainAdapterConfig, parse_config
 from xrec.config.placeholders import parse_placeholders, placeholder_names, without_placeholders
 from xrec.errors import ConfigError
 
-AT_THE_END = {"user": "User: {user_profile}", "item": "Item: {item_title}. {item_profile}", "collaborative": "{user}{item}"}
+AT_THE_END = {
+    "user": "User: {user_profile}",
+    "item": "Item: {item_title}. {item_profile}",
+    "collaborative": "{user}{item}",
+}
 
 
 def parse_prompt(**parts: str) -> TrainAdapterConfig:
-    return parse_config(TrainAdapterConfig, {"workspace": "w", "llm": {"model": "m"}, "prompt": parts})
+    return parse_config(
+        TrainAdapterConfig, {"workspace": "w", "llm": {"model": "m"}, "prompt": parts}
+    )
 
 
 def test_parse_placeholders_gives_literals_and_names_in_order() -> None:
@@ -24,7 +30,10 @@ def test_parse_placeholders_gives_literals_and_names_in_order() -> None:
     [
         {},
         AT_THE_END,
-        {"user": "User: {user_profile}", "collaborative": "{user}"},  # the item's token stays in the item's part
+        {
+            "user": "User: {user_profile}",
+            "collaborative": "{user}",
+        },  # the item's token stays in the item's part
         {"user": "{user_profile}", "item": "{item_title} {item} {user}"},
         {"user": "User {user}", "item": "{item_title}", "collaborative": "Item {item}"},
     ],
@@ -37,15 +46,32 @@ def test_prompt_parts_with_each_token_once_are_valid(parts: dict[str, str]) -> N
 @pytest.mark.parametrize(
     ("parts", "message"),
     [
-        ({"user": "User: {user_profile}"}, r"must hold \{user\} exactly once, saw it in no part; put it into one of the parts user, item, collab"),
-        ({"collaborative": "{user}"}, r"must hold \{user\} exactly once, saw it in user, collaborative"),
-        ({**AT_THE_END, "collaborative": "{user}{item}{item}"}, r"must hold \{item\} exactly once, saw it in collaborative, collaborative"),
-        ({"user": "{user} {item}"}, r"part 'user' holds \{item\}; allowed there: user, user_profile"),
+        (
+            {"user": "User: {user_profile}"},
+            r"must hold \{user\} exactly once, saw it in no part; put it into one of the parts user, item, collab",
+        ),
+        (
+            {"collaborative": "{user}"},
+            r"must hold \{user\} exactly once, saw it in user, collaborative",
+        ),
+        (
+            {**AT_THE_END, "collaborative": "{user}{item}{item}"},
+            r"must hold \{item\} exactly once, saw it in collaborative, collaborative",
+        ),
+        (
+            {"user": "{user} {item}"},
+            r"part 'user' holds \{item\}; allowed there: user, user_profile",
+        ),
         ({"instruction": "Why {user}?"}, r"part 'instruction' holds \{user\}; allowed there: none"),
-        ({**AT_THE_END, "collaborative": "{user}{item} {user_profile}"}, r"part 'collaborative' holds \{user_profile\}; allowed there: user, item"),
+        (
+            {**AT_THE_END, "collaborative": "{user}{item} {user_profile}"},
+            r"part 'collaborative' holds \{user_profile\}; allowed there: user, item",
+        ),
     ],
 )
-def test_prompt_parts_with_a_token_missing_doubled_or_misplaced_raise_config_error(parts: dict[str, str], message: str) -> None:
+def test_prompt_parts_with_a_token_missing_doubled_or_misplaced_raise_config_error(
+    parts: dict[str, str], message: str
+) -> None:
     with pytest.raises(ConfigError, match=message):
         parse_prompt(**parts)
 

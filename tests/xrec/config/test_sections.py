@@ -9,7 +9,9 @@ from xrec.config import EngineConfig, ScalingConfig, ScoringEngineConfig
 from xrec.config.sections import DeepSpeedConfig
 
 
-@pytest.mark.parametrize(("settings", "fewest"), [({"num_workers": 4}, 4), ({"num_workers": 4, "min_workers": 2}, 2)])
+@pytest.mark.parametrize(
+    ("settings", "fewest"), [({"num_workers": 4}, 4), ({"num_workers": 4, "min_workers": 2}, 2)]
+)
 def test_scaling_config_fewest_workers(settings: dict[str, int], fewest: int) -> None:
     assert ScalingConfig(**settings).fewest_workers == fewest
 
@@ -34,11 +36,19 @@ def test_scoring_engine_config_vllm_is_refused() -> None:
     ("settings", "message"),
     [
         ({"offload": "cpu", "zero_stage": 0}, "offload = 'cpu' needs zero_stage >= 1, saw 0"),
-        ({"offload": "nvme", "zero_stage": 2, "offload_path": "/mnt"}, "offload = 'nvme' needs zero_stage >= 3, saw 2"),
+        (
+            {"offload": "nvme", "zero_stage": 2, "offload_path": "/mnt"},
+            "offload = 'nvme' needs zero_stage >= 3, saw 2",
+        ),
         ({"offload": "nvme"}, "offload_path goes with offload = 'nvme' and only with it"),
-        ({"offload": "cpu", "offload_path": "/mnt"}, "offload_path goes with offload = 'nvme' and only with it"),
+        (
+            {"offload": "cpu", "offload_path": "/mnt"},
+            "offload_path goes with offload = 'nvme' and only with it",
+        ),
     ],
 )
-def test_deepspeed_config_offload_without_what_it_needs_is_refused(settings: dict[str, Any], message: str) -> None:
+def test_deepspeed_config_offload_without_what_it_needs_is_refused(
+    settings: dict[str, Any], message: str
+) -> None:
     with pytest.raises(ValidationError, match=message):
         DeepSpeedConfig(**settings)

@@ -26,14 +26,28 @@ def _pairs(rows: list[Row], file: str) -> dict[str, Any]:
     }
 
 
-def _source(interactions: list[Row], explanations: list[Row], texts: list[str] | None = None, num_users: int = 3) -> SourceData:
+def _source(
+    interactions: list[Row],
+    explanations: list[Row],
+    texts: list[str] | None = None,
+    num_users: int = 3,
+) -> SourceData:
     texts = [f"because {row[0]} {row[1]}" for row in explanations] if texts is None else texts
     user_ids = [f"u{n}" for n in range(num_users)]
     return SourceData(
-        users=pa.table({"user_id": pa.array(user_ids, pa.string()), "profile": pa.array([""] * num_users, pa.string())}),
-        items=pa.table({"item_id": [f"i{n}" for n in range(20)], "title": ["t"] * 20, "profile": ["p"] * 20}),
+        users=pa.table(
+            {
+                "user_id": pa.array(user_ids, pa.string()),
+                "profile": pa.array([""] * num_users, pa.string()),
+            }
+        ),
+        items=pa.table(
+            {"item_id": [f"i{n}" for n in range(20)], "title": ["t"] * 20, "profile": ["p"] * 20}
+        ),
         interactions=pa.table(_pairs(interactions, "interactions")),
-        explanations=pa.table({**_pairs(explanations, "explanations"), "explanation": pa.array(texts, pa.string())}),
+        explanations=pa.table(
+            {**_pairs(explanations, "explanations"), "explanation": pa.array(texts, pa.string())}
+        ),
         findings=(),
         num_rows={"interactions": len(interactions), "explanations": len(explanations)},
     )
@@ -42,8 +56,14 @@ def _source(interactions: list[Row], explanations: list[Row], texts: list[str] |
 def _random_source(seed: int) -> SourceData:
     rng = Random(seed)
     all_pairs = [(f"u{u}", f"i{i}") for u in range(30) for i in range(20)]
-    interactions: list[Row] = [(*pair, rng.choice(["train", "train", "validation", "test", None])) for pair in rng.sample(all_pairs, 300)]
-    explanations: list[Row] = [(*pair, rng.choice(["train", "validation", "test", None, None])) for pair in rng.sample(all_pairs, 200)]
+    interactions: list[Row] = [
+        (*pair, rng.choice(["train", "train", "validation", "test", None]))
+        for pair in rng.sample(all_pairs, 300)
+    ]
+    explanations: list[Row] = [
+        (*pair, rng.choice(["train", "validation", "test", None, None]))
+        for pair in rng.sample(all_pairs, 200)
+    ]
     return _source(interactions, explanations, num_users=30)
 
 
@@ -55,18 +75,26 @@ def _as_dict(pairs: pa.Table) -> dict[tuple[int, int], str]:
 def test_assemble_random_pairs_no_held_out_explanation_is_a_training_edge(seed: int) -> None:
     source = _random_source(seed)
     assembled = assemble(source, SHARES)
-    interactions, explanations = _as_dict(assembled.tables["interactions"]), _as_dict(assembled.tables["explanations"])
+    interactions, explanations = (
+        _as_dict(assembled.tables["interactions"]),
+        _as_dict(assembled.tables["explanations"]),
+    )
     train = {pair for pair, split in interactions.items() if split == "train"}
     held_out = {pair for pair, split in explanations.items() if split != "train"}
     assert not train & held_out
     # The removed ones are gone altogether, and nothing else is.
-    given = {(int(row["user_id"][1:]), int(row["item_id"][1:])) for row in source.interactions.to_pylist()}
+    given = {
+        (int(row["user_id"][1:]), int(row["item_id"][1:]))
+        for row in source.interactions.to_pylist()
+    }
     assert given - set(interactions) <= held_out
     assert len(given) - len(interactions) == assembled.metrics["num_removed_edges"] > 0
 
 
 def test_assemble_held_out_pair_keeps_its_held_out_interaction() -> None:
-    assembled = assemble(_source([("u0", "i0", "test"), ("u0", "i1", "train")], [("u0", "i0", "test")]), SHARES)
+    assembled = assemble(
+        _source([("u0", "i0", "test"), ("u0", "i1", "train")], [("u0", "i0", "test")]), SHARES
+    )
     assert _as_dict(assembled.tables["interactions"]) == {(0, 0): "test", (0, 1): "train"}
 
 
@@ -81,11 +109,20 @@ def test_assemble_pairs_without_a_split_get_the_same_one_in_both_tables() -> Non
     assembled = assemble(_source(pairs, pairs), SHARES)
     assert _as_dict(assembled.tables["interactions"]) == _as_dict(assembled.tables["explanations"])
     assert assembled.metrics["num_removed_edges"] == 0
-    assert set(_as_dict(assembled.tables["interactions"]).values()) == {"train", "validation", "test"}
+    assert set(_as_dict(assembled.tables["interactions"]).values()) == {
+        "train",
+        "validation",
+        "test",
+    }
 
 
 def test_assemble_unusable_rows_are_findings_with_line_and_reason() -> None:
-    interactions: list[Row] = [("u0", "i0", "train"), ("ux", "i0", "train"), ("u1", "ix", "train"), ("u0", "i0", "test")]
+    interactions: list[Row] = [
+        ("u0", "i0", "train"),
+        ("ux", "i0", "train"),
+        ("u1", "ix", "train"),
+        ("u0", "i0", "test"),
+    ]
     explanations: list[Row] = [("u0", "i1", None), ("u0", "i2", None), ("ux", "i1", None)]
     assembled = assemble(_source(interactions, explanations, texts=["ok", "", "ok"]), SHARES)
     assert [(f.file, f.line, f.reason) for f in assembled.findings] == [
@@ -103,7 +140,11 @@ def test_assemble_rows_in_other_order_same_pair_tables() -> None:
     source = _random_source(7)
     order = Random(1).sample(range(300), 300)
     shuffled = SourceData(**{**vars(source), "interactions": source.interactions.take(order)})
-    assert assemble(shuffled, SHARES).tables["interactions"].equals(assemble(source, SHARES).tables["interactions"])
+    assert (
+        assemble(shuffled, SHARES)
+        .tables["interactions"]
+        .equals(assemble(source, SHARES).tables["interactions"])
+    )
 
 
 def test_assemble_pairs_come_by_user_then_item() -> None:

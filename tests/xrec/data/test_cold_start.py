@@ -32,11 +32,26 @@ def _read(interactions: str, **uris: str) -> ColdStartTables:
 
 def test_read_cold_start_gives_each_pair_once_by_id_and_counts_the_rest(tmp_path: Path) -> None:
     tables = _read(
-        _file(tmp_path / "i.parquet", user_id=["z", "a", "z", None, "b"], item_id=["x", "y", "x", "x", ""]),
-        users=_file(tmp_path / "u.parquet", user_id=["z", "z", "a"], profile=["first", "second", None], more=[1, 2, 3]),
+        _file(
+            tmp_path / "i.parquet",
+            user_id=["z", "a", "z", None, "b"],
+            item_id=["x", "y", "x", "x", ""],
+        ),
+        users=_file(
+            tmp_path / "u.parquet",
+            user_id=["z", "z", "a"],
+            profile=["first", "second", None],
+            more=[1, 2, 3],
+        ),
     )
-    assert tables.interactions.to_pylist() == [{"user_id": "a", "item_id": "y"}, {"user_id": "z", "item_id": "x"}]
-    assert tables.users.to_pylist() == [{"user_id": "a", "profile": ""}, {"user_id": "z", "profile": "first"}]
+    assert tables.interactions.to_pylist() == [
+        {"user_id": "a", "item_id": "y"},
+        {"user_id": "z", "item_id": "x"},
+    ]
+    assert tables.users.to_pylist() == [
+        {"user_id": "a", "profile": ""},
+        {"user_id": "z", "profile": "first"},
+    ]
     assert tables.items.num_rows == 0
     assert {reason: count for reason, count in tables.findings.items() if count} == {
         "rows of interactions without user_id or item_id": 2,
@@ -56,19 +71,30 @@ def test_fingerprint_is_of_the_content_not_of_files_and_order(tmp_path: Path) ->
     _file(tmp_path / "folder" / "2.parquet", user_id=["a"], item_id=["x"])
     assert _read(str(tmp_path / "folder")).fingerprint == one.fingerprint
     other = _read(_file(tmp_path / "j.parquet", user_id=["a", "b"], item_id=["x", "x"]))
-    described = _read(str(tmp_path / "i.parquet"), users=_file(tmp_path / "u.parquet", user_id=["a"], profile=["p"]))
+    described = _read(
+        str(tmp_path / "i.parquet"),
+        users=_file(tmp_path / "u.parquet", user_id=["a"], profile=["p"]),
+    )
     assert len({one.fingerprint, other.fingerprint, described.fingerprint}) == 3
 
 
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        ({"user_id": ["a"]}, r"missing column\(s\) item_id; expected user_id, item_id, saw user_id"),
-        ({"user_id": [1.0], "item_id": ["x"]}, "column user_id has type double; expected strings or integers"),
+        (
+            {"user_id": ["a"]},
+            r"missing column\(s\) item_id; expected user_id, item_id, saw user_id",
+        ),
+        (
+            {"user_id": [1.0], "item_id": ["x"]},
+            "column user_id has type double; expected strings or integers",
+        ),
         ({"user_id": [["a"]], "item_id": ["x"]}, "column user_id has type list"),
     ],
 )
-def test_read_cold_start_wrong_columns_are_refused(tmp_path: Path, columns: dict[str, Any], message: str) -> None:
+def test_read_cold_start_wrong_columns_are_refused(
+    tmp_path: Path, columns: dict[str, Any], message: str
+) -> None:
     with pytest.raises(DataError, match=message):
         _read(_file(tmp_path / "i.parquet", **columns))
 
@@ -83,8 +109,15 @@ def test_read_cold_start_missing_or_unreadable_file_is_named(tmp_path: Path) -> 
 
 def test_with_history_adds_the_users_interactions_once(dataset: Dataset, tmp_path: Path) -> None:
     tables = _read(_file(tmp_path / "i.parquet", user_id=["ann"], item_id=["new"]))
-    rows = with_history(tables, dataset, History("eve", ("y", "x", "y", "new"))).interactions.to_pylist()
-    assert [(row["user_id"], row["item_id"]) for row in rows] == [("ann", "new"), ("eve", "new"), ("eve", "x"), ("eve", "y")]
+    rows = with_history(
+        tables, dataset, History("eve", ("y", "x", "y", "new"))
+    ).interactions.to_pylist()
+    assert [(row["user_id"], row["item_id"]) for row in rows] == [
+        ("ann", "new"),
+        ("eve", "new"),
+        ("eve", "x"),
+        ("eve", "y"),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -96,7 +129,9 @@ def test_with_history_adds_the_users_interactions_once(dataset: Dataset, tmp_pat
         (History("eve", ("x", "zz")), UnknownIdError, "item 'zz' is not among the 2 items"),
     ],
 )
-def test_with_history_that_cannot_be_is_refused(dataset: Dataset, tmp_path: Path, history: History, error: type[Exception], message: str) -> None:
+def test_with_history_that_cannot_be_is_refused(
+    dataset: Dataset, tmp_path: Path, history: History, error: type[Exception], message: str
+) -> None:
     tables = _read(_file(tmp_path / "i.parquet", user_id=["early"], item_id=["x"]))
     with pytest.raises(error, match=message):
         with_history(tables, dataset, history)

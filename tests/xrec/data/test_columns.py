@@ -21,7 +21,9 @@ from xrec.data.columns import Parser, parse_dense_id, parse_id, parse_split, par
         (parse_split, None, None),
     ],
 )
-def test_parser_valid_value_is_returned(parser: Parser, value: object, expected: str | None) -> None:
+def test_parser_valid_value_is_returned(
+    parser: Parser, value: object, expected: str | None
+) -> None:
     assert parser(value) == expected
 
 

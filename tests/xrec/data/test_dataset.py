@@ -13,15 +13,35 @@ from xrec.errors import ArtifactNotFoundError, DataError, UnknownIdError
 from xrec.storage import Location, open_location
 
 TABLES = {
-    "users": pa.table({"user_id": ["ann", "bob", "anna-lena"], "user_index": [0, 1, 2], "profile": ["a", "", "c"]}),
-    "items": pa.table({"item_id": ["x", "y"], "item_index": [0, 1], "title": ["X", "Y"], "profile": ["", "q"]}),
-    "interactions": pa.table({"user_index": [0, 0, 2], "item_index": [0, 1, 1], "split": ["train", "test", "train"]}),
-    "explanations": pa.table({"user_index": [0, 2], "item_index": [1, 1], "explanation": ["e", "f"], "split": ["test", "train"]}),
+    "users": pa.table(
+        {"user_id": ["ann", "bob", "anna-lena"], "user_index": [0, 1, 2], "profile": ["a", "", "c"]}
+    ),
+    "items": pa.table(
+        {"item_id": ["x", "y"], "item_index": [0, 1], "title": ["X", "Y"], "profile": ["", "q"]}
+    ),
+    "interactions": pa.table(
+        {"user_index": [0, 0, 2], "item_index": [0, 1, 1], "split": ["train", "test", "train"]}
+    ),
+    "explanations": pa.table(
+        {
+            "user_index": [0, 2],
+            "item_index": [1, 1],
+            "explanation": ["e", "f"],
+            "split": ["test", "train"],
+        }
+    ),
 }
 
 
 def _write(location: Location, tables: dict[str, pa.Table] = TABLES) -> Dataset:
-    write_dataset(location, tables, rejected_table([]), config={"seed": 1}, inputs={"a.csv": "0f"}, metrics={"num_removed_edges": 0})
+    write_dataset(
+        location,
+        tables,
+        rejected_table([]),
+        config={"seed": 1},
+        inputs={"a.csv": "0f"},
+        metrics={"num_removed_edges": 0},
+    )
     return read_dataset(location)
 
 
@@ -35,12 +55,27 @@ def test_read_dataset_returns_what_was_written(location: Location) -> None:
     assert (dataset.num_users, dataset.num_items) == (3, 2)
     assert dataset.users.equals(TABLES["users"].cast(schemas.USERS))
     assert dataset.planted is None
-    assert dataset.manifest.row_counts == {"users": 3, "items": 2, "interactions": 3, "explanations": 2, "rejected": 0}
-    assert location.files() == ["explanations.parquet", "interactions.parquet", "items.parquet", "manifest.json", "rejected.parquet", "users.parquet"]
+    assert dataset.manifest.row_counts == {
+        "users": 3,
+        "items": 2,
+        "interactions": 3,
+        "explanations": 2,
+        "rejected": 0,
+    }
+    assert location.files() == [
+        "explanations.parquet",
+        "interactions.parquet",
+        "items.parquet",
+        "manifest.json",
+        "rejected.parquet",
+        "users.parquet",
+    ]
 
 
 def test_read_dataset_with_planted_aspects_reads_them(location: Location) -> None:
-    planted = pa.table({"user_index": [0], "item_index": [1], "aspect": ["a"], "aspects": [["a", "b"]]})
+    planted = pa.table(
+        {"user_index": [0], "item_index": [1], "aspect": ["a"], "aspects": [["a", "b"]]}
+    )
     dataset = _write(location, {**TABLES, "planted": planted})
     assert dataset.planted is not None
     assert dataset.planted.to_pylist() == planted.to_pylist()
@@ -71,7 +106,9 @@ def test_interaction_edges_of_an_empty_split_are_2_by_0(location: Location) -> N
 
 
 def test_explained_pairs_are_those_of_the_split(location: Location) -> None:
-    assert _write(location).explained_pairs("test").to_pylist() == [{"user_index": 0, "item_index": 1, "explanation": "e", "split": "test"}]
+    assert _write(location).explained_pairs("test").to_pylist() == [
+        {"user_index": 0, "item_index": 1, "explanation": "e", "split": "test"}
+    ]
 
 
 def test_index_of_a_known_id_is_its_row(location: Location) -> None:
@@ -81,10 +118,15 @@ def test_index_of_a_known_id_is_its_row(location: Location) -> None:
 
 
 def test_user_index_of_a_near_miss_names_the_close_id(location: Location) -> None:
-    with pytest.raises(UnknownIdError, match=r"user 'anna_lena' is not among the 3 users.*did you mean 'anna-lena'\?"):
+    with pytest.raises(
+        UnknownIdError,
+        match=r"user 'anna_lena' is not among the 3 users.*did you mean 'anna-lena'\?",
+    ):
         _write(location).user_index("anna_lena")
 
 
 def test_item_index_of_a_far_miss_shows_an_example(location: Location) -> None:
-    with pytest.raises(UnknownIdError, match=r"item 'zzzzzz' is not among the 2 items.*an id that it holds: 'x'"):
+    with pytest.raises(
+        UnknownIdError, match=r"item 'zzzzzz' is not among the 2 items.*an id that it holds: 'x'"
+    ):
         _write(location).item_index("zzzzzz")

@@ -21,16 +21,36 @@ def dataset(tmp_path: Path) -> Dataset:
     return _write(open_location(str(tmp_path / "dataset")))
 
 
-def _tables(*pairs: str, users: tuple[tuple[str, str], ...] = (), items: tuple[tuple[str, str, str], ...] = ()) -> ColdStartTables:
+def _tables(
+    *pairs: str,
+    users: tuple[tuple[str, str], ...] = (),
+    items: tuple[tuple[str, str, str], ...] = (),
+) -> ColdStartTables:
     def table(rows: Iterable[Sequence[str]], *names: str) -> pa.Table:
-        return pa.Table.from_pylist([dict(zip(names, row, strict=True)) for row in rows], pa.schema([(name, pa.string()) for name in names]))
+        return pa.Table.from_pylist(
+            [dict(zip(names, row, strict=True)) for row in rows],
+            pa.schema([(name, pa.string()) for name in names]),
+        )
 
     interactions = table([pair.split() for pair in pairs], "user_id", "item_id")
-    return ColdStartTables(interactions, table(users, "user_id", "profile"), table(items, "item_id", "title", "profile"), {})
+    return ColdStartTables(
+        interactions,
+        table(users, "user_id", "profile"),
+        table(items, "item_id", "title", "profile"),
+        {},
+    )
 
 
 def test_extend_appends_newcomers_by_id_and_keeps_the_known_rows(dataset: Dataset) -> None:
-    tables = _tables("zoe y", "eve x", "eve y", "ann new", "anna-lena new", users=(("zoe", "Likes tea."),), items=(("new", "New Place", "Quiet."),))
+    tables = _tables(
+        "zoe y",
+        "eve x",
+        "eve y",
+        "ann new",
+        "anna-lena new",
+        users=(("zoe", "Likes tea."),),
+        items=(("new", "New Place", "Quiet."),),
+    )
     extension = extend_dataset(dataset, tables)
     users, items = extension.dataset.users, extension.dataset.items
     assert users.schema.equals(schemas.USERS)
@@ -41,7 +61,9 @@ def test_extend_appends_newcomers_by_id_and_keeps_the_known_rows(dataset: Datase
         {"user_id": "eve", "user_index": 3, "profile": ""},
         {"user_id": "zoe", "user_index": 4, "profile": "Likes tea."},
     ]
-    assert items.slice(2).to_pylist() == [{"item_id": "new", "item_index": 2, "title": "New Place", "profile": "Quiet."}]
+    assert items.slice(2).to_pylist() == [
+        {"item_id": "new", "item_index": 2, "title": "New Place", "profile": "Quiet."}
+    ]
     assert [extension.dataset.user_index(user) for user in ("ann", "eve", "zoe")] == [0, 3, 4]
     assert set(zip(*extension.user_edges.tolist(), strict=True)) == {(0, 0), (0, 1), (1, 1)}
     assert set(zip(*extension.item_edges.tolist(), strict=True)) == {(0, 0), (0, 2)}
@@ -68,12 +90,25 @@ def test_extend_all_new_interactions_are_train_edges_once(dataset: Dataset) -> N
     ]
 
 
-def test_extend_what_gives_no_vector_is_counted_and_stays_unknown(dataset: Dataset, caplog: pytest.LogCaptureFixture) -> None:
-    tables = _tables("ann x", "bob orphan", "eve orphan", "eve x", "lone orphan", users=(("silent", "Never came."), ("ann", "Other text.")))
+def test_extend_what_gives_no_vector_is_counted_and_stays_unknown(
+    dataset: Dataset, caplog: pytest.LogCaptureFixture
+) -> None:
+    tables = _tables(
+        "ann x",
+        "bob orphan",
+        "eve orphan",
+        "eve x",
+        "lone orphan",
+        users=(("silent", "Never came."), ("ann", "Other text.")),
+    )
     with caplog.at_level(logging.INFO, logger="xrec"):
         extended = extend_dataset(dataset, tables).dataset
     assert extended.users["user_id"].to_pylist() == ["ann", "bob", "anna-lena", "eve"]
-    assert extended.users["profile"].to_pylist() == ["Other text.", *dataset.users["profile"].to_pylist()[1:], ""]
+    assert extended.users["profile"].to_pylist() == [
+        "Other text.",
+        *dataset.users["profile"].to_pylist()[1:],
+        "",
+    ]
     assert extended.items["item_id"].to_pylist() == ["x", "y"]
     assert [record.getMessage() for record in caplog.records] == [
         "cold start: 1 new users, 0 new items, from 1 interactions",
@@ -94,7 +129,10 @@ def test_extend_by_nothing_is_the_same_dataset(dataset: Dataset) -> None:
 
 
 def test_extend_new_texts_of_known_ids_replace_theirs_and_nothing_else(dataset: Dataset) -> None:
-    extended = extend_dataset(dataset, _tables(users=(("bob", "Reads."),), items=(("y", "New Y", ""), ("nowhere", "Z", "z")))).dataset
+    extended = extend_dataset(
+        dataset,
+        _tables(users=(("bob", "Reads."),), items=(("y", "New Y", ""), ("nowhere", "Z", "z"))),
+    ).dataset
     users, items = dataset.users.to_pylist(), dataset.items.to_pylist()
     users[1]["profile"] = "Reads."
     items[1] |= {"title": "New Y", "profile": ""}

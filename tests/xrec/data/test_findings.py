@@ -6,7 +6,11 @@ from xrec import schemas
 from xrec.data.findings import Finding, check_rejected_share, count_reasons, rejected_table
 from xrec.errors import DataError
 
-FINDINGS = [Finding("a.csv", 9, "bad", "x"), Finding("a.csv", 3, "worse", "y,z"), Finding("a.csv", 12, "bad", "w")]
+FINDINGS = [
+    Finding("a.csv", 9, "bad", "x"),
+    Finding("a.csv", 3, "worse", "y,z"),
+    Finding("a.csv", 12, "bad", "w"),
+]
 
 
 def test_rejected_table_has_the_schema_and_a_cut_valid_text() -> None:
@@ -36,4 +40,6 @@ def test_check_rejected_share_over_the_threshold_names_file_line_reason_and_coun
 
 def test_check_rejected_share_counts_each_file_alone() -> None:
     with pytest.raises(DataError, match=r"b\.csv: 1 of 2 rows"):
-        check_rejected_share([Finding("b.csv", 1, "bad", "")], {"a.csv": 1_000_000, "b.csv": 2}, 0.01, "/data")
+        check_rejected_share(
+            [Finding("b.csv", 1, "bad", "")], {"a.csv": 1_000_000, "b.csv": 2}, 0.01, "/data"
+        )

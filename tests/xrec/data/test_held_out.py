@@ -10,7 +10,13 @@ from xrec.data import Dataset, prepare_dataset, read_dataset
 from xrec.data.held_out import held_out_pairs
 from xrec.storage import open_location
 
-TOWN = {"kind": "sample", "num_users": 20, "num_items": 15, "interactions_per_user": 8, "explanations_per_user": 4}
+TOWN = {
+    "kind": "sample",
+    "num_users": 20,
+    "num_items": 15,
+    "interactions_per_user": 8,
+    "explanations_per_user": 4,
+}
 
 
 @pytest.fixture
@@ -20,7 +26,9 @@ def dataset(tmp_path: Path) -> Dataset:
 
 
 @pytest.mark.parametrize("split", ["validation", "test"])
-def test_held_out_pairs_have_ids_reference_and_the_aspect_that_the_reference_names(dataset: Dataset, split: str) -> None:
+def test_held_out_pairs_have_ids_reference_and_the_aspect_that_the_reference_names(
+    dataset: Dataset, split: str
+) -> None:
     pairs = held_out_pairs(dataset, split)  # type: ignore[arg-type]
     rows = dataset.explained_pairs(split).to_pylist()  # type: ignore[arg-type]
     assert [(pair.user_index, pair.item_index, pair.reference) for pair in pairs] == [
@@ -28,7 +36,10 @@ def test_held_out_pairs_have_ids_reference_and_the_aspect_that_the_reference_nam
     ]
     assert pairs
     for pair in pairs:
-        assert (dataset.user_index(pair.user_id), dataset.item_index(pair.item_id)) == (pair.user_index, pair.item_index)
+        assert (dataset.user_index(pair.user_id), dataset.item_index(pair.item_id)) == (
+            pair.user_index,
+            pair.item_index,
+        )
         assert pair.aspect is not None
         assert pair.aspect in pair.reference
         assert len(pair.aspects or ()) == 4

@@ -17,7 +17,11 @@ def _explained(uid: int, iid: int, **texts: str) -> str:
 
 
 def _files(**changes: bytes) -> dict[str, bytes]:
-    explained = [_explained(0, 2, title=""), _explained(4, 1, user_summary="four"), _explained(1, 2, title="two")]
+    explained = [
+        _explained(0, 2, title=""),
+        _explained(4, 1, user_summary="four"),
+        _explained(1, 2, title="two"),
+    ]
     files = {
         "total_trn.csv": b"user,item\n0,1\n3,2\n",
         "total_val.csv": b"user,item\n1,0\n",
@@ -56,13 +60,30 @@ def test_read_release_each_file_is_a_split() -> None:
 
 
 def test_read_release_broken_rows_become_findings_with_their_line() -> None:
-    source = read_release(_files(total_trn__csv=b"user,item\n0,1\nx,2\n3\n", data__jsonl=b"nope\n" + _explained(1, 1).encode()))
-    assert [(finding.file, finding.line) for finding in source.findings] == [("total_trn.csv", 3), ("total_trn.csv", 4), ("data.jsonl", 1)]
-    assert source.num_rows == {"total_trn.csv": 3, "total_val.csv": 1, "total_tst.csv": 1, "data.jsonl": 2}
+    source = read_release(
+        _files(
+            total_trn__csv=b"user,item\n0,1\nx,2\n3\n",
+            data__jsonl=b"nope\n" + _explained(1, 1).encode(),
+        )
+    )
+    assert [(finding.file, finding.line) for finding in source.findings] == [
+        ("total_trn.csv", 3),
+        ("total_trn.csv", 4),
+        ("data.jsonl", 1),
+    ]
+    assert source.num_rows == {
+        "total_trn.csv": 3,
+        "total_val.csv": 1,
+        "total_tst.csv": 1,
+        "data.jsonl": 2,
+    }
 
 
 def test_read_release_wrong_column_raises_data_error() -> None:
-    with pytest.raises(DataError, match=r"total_val\.csv: missing column\(s\) item; expected user, item, saw 'user', 'business'"):
+    with pytest.raises(
+        DataError,
+        match=r"total_val\.csv: missing column\(s\) item; expected user, item, saw 'user', 'business'",
+    ):
         read_release(_files(total_val__csv=b"user,business\n0,1\n"))
 
 
@@ -73,12 +94,25 @@ def test_read_release_one_huge_id_raises_instead_of_making_a_billion_users() -> 
 
 def test_find_release_files_accepts_data_json(tmp_path: Path) -> None:
     files = _files()
-    _write(tmp_path, {**{name: data for name, data in files.items() if name != "data.jsonl"}, "data.json": files["data.jsonl"]})
-    assert list(find_release_files(open_location(str(tmp_path)))) == ["total_trn.csv", "total_val.csv", "total_tst.csv", "data.json"]
+    _write(
+        tmp_path,
+        {
+            **{name: data for name, data in files.items() if name != "data.jsonl"},
+            "data.json": files["data.jsonl"],
+        },
+    )
+    assert list(find_release_files(open_location(str(tmp_path)))) == [
+        "total_trn.csv",
+        "total_val.csv",
+        "total_tst.csv",
+        "data.json",
+    ]
 
 
 @pytest.mark.parametrize("missing", ["total_trn.csv", "total_tst.csv", "data.jsonl"])
-def test_find_release_files_missing_file_raises_naming_it_and_what_is_there(tmp_path: Path, missing: str) -> None:
+def test_find_release_files_missing_file_raises_naming_it_and_what_is_there(
+    tmp_path: Path, missing: str
+) -> None:
     _write(tmp_path, {name: data for name, data in _files().items() if name != missing})
     with pytest.raises(DataError, match=rf"missing file\(s\) {missing}.*saw .*total_val\.csv"):
         find_release_files(open_location(str(tmp_path)))

@@ -84,12 +84,19 @@ def test_read_rows_json_lines_broken_lines_become_findings() -> None:
 
 
 def test_read_rows_json_lines_deeply_nested_line_becomes_a_finding() -> None:
-    rows = _read("users.jsonl", b"[" * 100_000 + b"\n" + json.dumps({"user_id": "a", "profile": ""}).encode())
+    rows = _read(
+        "users.jsonl", b"[" * 100_000 + b"\n" + json.dumps({"user_id": "a", "profile": ""}).encode()
+    )
     assert _problems(rows) == [(1, "not valid JSON")]
 
 
 def test_read_rows_parquet_integer_ids_and_nulls_are_read() -> None:
-    table = pa.table({"user_id": pa.array([5, None], pa.int64()), "profile": pa.array([None, "x"], pa.large_string())})
+    table = pa.table(
+        {
+            "user_id": pa.array([5, None], pa.int64()),
+            "profile": pa.array([None, "x"], pa.large_string()),
+        }
+    )
     rows = _read("users.parquet", _parquet(table))
     assert _rows(rows) == [(1, "5", "")]
     assert _problems(rows) == [(2, "user_id must be a string or an integer")]
@@ -109,7 +116,10 @@ def test_read_rows_parquet_not_parquet_raises_data_error() -> None:
     ],
 )
 def test_read_rows_missing_column_raises_naming_seen_and_expected(file: str, data: bytes) -> None:
-    with pytest.raises(DataError, match=r"missing column\(s\) user_id; expected user_id, profile, saw 'userid', 'profile'"):
+    with pytest.raises(
+        DataError,
+        match=r"missing column\(s\) user_id; expected user_id, profile, saw 'userid', 'profile'",
+    ):
         _read(file, data)
 
 
@@ -124,6 +134,11 @@ def test_read_rows_optional_column_missing_is_null() -> None:
 
 
 def test_reject_duplicates_keeps_the_first_and_lists_the_others() -> None:
-    rows = reject_duplicates(_read("users.csv", b"user_id,profile\na,1\nb,2\na,3\na,\n"), ["user_id"])
+    rows = reject_duplicates(
+        _read("users.csv", b"user_id,profile\na,1\nb,2\na,3\na,\n"), ["user_id"]
+    )
     assert _rows(rows) == [(2, "a", "1"), (3, "b", "2")]
-    assert _problems(rows) == [(4, "duplicate of an earlier user_id"), (5, "duplicate of an earlier user_id")]
+    assert _problems(rows) == [
+        (4, "duplicate of an earlier user_id"),
+        (5, "duplicate of an earlier user_id"),
+    ]

@@ -35,7 +35,11 @@ def test_split_pairs_other_order_and_company_same_split() -> None:
 
 def test_split_pairs_larger_test_share_keeps_test_pairs() -> None:
     larger = _split(PAIRS, SplitShares(validation=0.1, test=0.3, seed=0))
-    assert all(after == "test" for before, after in zip(_split(PAIRS), larger, strict=True) if before == "test")
+    assert all(
+        after == "test"
+        for before, after in zip(_split(PAIRS), larger, strict=True)
+        if before == "test"
+    )
 
 
 def test_split_pairs_other_seed_other_split() -> None:
@@ -50,7 +54,9 @@ def test_split_pairs_zero_shares_all_train() -> None:
 def test_pair_fraction_in_another_process_is_the_same() -> None:
     code = "from xrec.data.splits import pair_fraction; print(repr(pair_fraction('zoë', '7', 3)))"
     environment = {**os.environ, "PYTHONHASHSEED": "12345"}
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
+    )
     assert float(run.stdout) == pair_fraction("zoë", "7", 3)
 
 

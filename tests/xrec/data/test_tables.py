@@ -18,7 +18,10 @@ FILES = {
 
 def test_read_tables_mixed_formats_give_string_ids() -> None:
     source = read_tables(FILES)
-    assert source.users.to_pylist() == [{"user_id": "ann", "profile": "likes tea"}, {"user_id": "bob", "profile": ""}]
+    assert source.users.to_pylist() == [
+        {"user_id": "ann", "profile": "likes tea"},
+        {"user_id": "bob", "profile": ""},
+    ]
     assert source.items.to_pylist() == [{"item_id": "7", "title": "Seven", "profile": "p"}]
     assert source.explanations["split"].to_pylist() == [None]
 
@@ -47,7 +50,10 @@ def test_find_table_files_missing_table_raises_naming_it(tmp_path: Path, missing
         if name != missing:
             (tmp_path / name).write_bytes(data)
     table = missing.partition(".")[0]
-    with pytest.raises(DataError, match=rf"the {table} are missing: expected one of {table}\.parquet, {table}\.csv, {table}\.jsonl, saw"):
+    with pytest.raises(
+        DataError,
+        match=rf"the {table} are missing: expected one of {table}\.parquet, {table}\.csv, {table}\.jsonl, saw",
+    ):
         find_table_files(open_location(str(tmp_path)))
 
 

@@ -9,7 +9,14 @@ from xrec.config import EvaluateConfig, parse_config
 from xrec.evaluate import Lineage, ScoredPair
 from xrec.storage import Kind, Manifest
 
-ASPECTS = ("late opening hours", "dog-friendly patio", "quiet reading corners", "live jazz", "fresh sourdough", "river view")
+ASPECTS = (
+    "late opening hours",
+    "dog-friendly patio",
+    "quiet reading corners",
+    "live jazz",
+    "fresh sourdough",
+    "river view",
+)
 TEMPLATES = (
     "You would enjoy this place for its {}.",
     "The {} make this place a good match for you, and regulars say that it never gets too crowded on weekdays.",
@@ -34,7 +41,9 @@ def make_pairs(num_pairs: int = 200, gain: float = 0.25, seed: int = 0) -> list[
                 explanation=str(rng.choice(TEMPLATES)).format(named),
                 nll_own=nll_own,
                 nll_shuffled=nll_own + float(rng.normal(gain, 0.3)),
-                shuffled_explanation=str(rng.choice(TEMPLATES)).format(rng.choice(aspects)) if index < num_pairs // 2 else None,
+                shuffled_explanation=str(rng.choice(TEMPLATES)).format(rng.choice(aspects))
+                if index < num_pairs // 2
+                else None,
                 aspect=aspects[0],
                 aspects=aspects,
             )
@@ -44,7 +53,10 @@ def make_pairs(num_pairs: int = 200, gain: float = 0.25, seed: int = 0) -> list[
 
 def make_config(**values: object) -> EvaluateConfig:
     """A config without an encoder, unless `values` names one."""
-    return parse_config(EvaluateConfig, {"workspace": "/unused", "llm": {"model": "unused"}, "encoder": None, **values})
+    return parse_config(
+        EvaluateConfig,
+        {"workspace": "/unused", "llm": {"model": "unused"}, "encoder": None, **values},
+    )
 
 
 @pytest.fixture
@@ -62,8 +74,14 @@ def lineage() -> Lineage:
     """Four artifacts and two histories, some values of which are missing."""
     return Lineage(
         sources={kind: _manifest(kind) for kind in ("dataset", "graph", "adapter", "explanations")},
-        adapter_history=[{"epoch": 0, "validation_loss": 3.0}, *({"epoch": e, "train_loss": 2 / e, "validation_loss": 2.1 / e} for e in range(1, 5))],
-        graph_history=[{"epoch": epoch, "recall@20": 0.13 - 0.1 / epoch, "ndcg@20": 0.07 - 0.05 / epoch} for epoch in range(1, 20)],
+        adapter_history=[
+            {"epoch": 0, "validation_loss": 3.0},
+            *({"epoch": e, "train_loss": 2 / e, "validation_loss": 2.1 / e} for e in range(1, 5)),
+        ],
+        graph_history=[
+            {"epoch": epoch, "recall@20": 0.13 - 0.1 / epoch, "ndcg@20": 0.07 - 0.05 / epoch}
+            for epoch in range(1, 20)
+        ],
     )
 
 

@@ -27,16 +27,23 @@ def test_pattern_takes_phrases_literally():
 
 
 def test_phrase_that_begins_with_another_is_not_taken_for_it():
-    assert named_aspects("Live music nights!", aspect_pattern(["live music", "live music nights"])) == {"live music nights"}
+    assert named_aspects(
+        "Live music nights!", aspect_pattern(["live music", "live music nights"])
+    ) == {"live music nights"}
 
 
 def test_text_that_names_the_right_aspect_alone_is_right():
-    assert names_only(["Great live jazz.", "A fine view."], ["Live Jazz", "patio"], PATTERN).tolist() == [True, False]
+    assert names_only(
+        ["Great live jazz.", "A fine view."], ["Live Jazz", "patio"], PATTERN
+    ).tolist() == [True, False]
 
 
 def test_text_that_names_several_or_no_aspects_is_wrong():
     everything = "live jazz, a patio, a dog-friendly patio, a view"
-    assert names_only([everything, "Lovely place."], ["Live Jazz", "view"], PATTERN).tolist() == [False, False]
+    assert names_only([everything, "Lovely place."], ["Live Jazz", "view"], PATTERN).tolist() == [
+        False,
+        False,
+    ]
 
 
 def test_chance_level_is_the_mean_of_the_reciprocal_counts():

@@ -21,14 +21,20 @@ def test_bootstrap_interval_agrees_with_the_normal_theory_on_many_values():
 
 def test_bootstrap_covers_the_true_mean_about_95_times_in_100():
     rng = np.random.default_rng(2)
-    estimates = [of_single_values(rng.exponential(1.0, 100), num_samples=300, seed=run) for run in range(400)]
+    estimates = [
+        of_single_values(rng.exponential(1.0, 100), num_samples=300, seed=run) for run in range(400)
+    ]
     assert 0.90 < np.mean([estimate.low <= 1.0 <= estimate.high for estimate in estimates]) < 0.98
 
 
 def test_bootstrap_of_one_seed_repeats_and_of_another_differs():
     values = [0.0, 1.0, 5.0, 2.0, 7.5]
-    assert of_single_values(values, num_samples=200, seed=3) == of_single_values(values, num_samples=200, seed=3)
-    assert of_single_values(values, num_samples=200, seed=3) != of_single_values(values, num_samples=200, seed=4)
+    assert of_single_values(values, num_samples=200, seed=3) == of_single_values(
+        values, num_samples=200, seed=3
+    )
+    assert of_single_values(values, num_samples=200, seed=3) != of_single_values(
+        values, num_samples=200, seed=4
+    )
 
 
 def test_bootstrap_in_many_blocks_draws_every_resample(monkeypatch):
@@ -55,9 +61,14 @@ def test_grouped_bootstrap_of_repeated_values_is_as_wide_as_without_the_repeats(
     """A user whose pairs all say the same is one observation, however many pairs there are; taken as independent they would seem surer."""
     values = np.random.default_rng(5).normal(size=40)
     once = of_single_values(values, num_samples=500, seed=2)
-    repeated, users = np.repeat(values, 9), [f"user-{number}" for number in np.repeat(np.arange(40), 9)]
+    repeated, users = (
+        np.repeat(values, 9),
+        [f"user-{number}" for number in np.repeat(np.arange(40), 9)],
+    )
     grouped = bootstrap_mean(repeated, users, num_samples=500, seed=2)
-    assert (grouped.value, grouped.low, grouped.high) == pytest.approx((once.value, once.low, once.high))
+    assert (grouped.value, grouped.low, grouped.high) == pytest.approx(
+        (once.value, once.low, once.high)
+    )
     naive = of_single_values(repeated, num_samples=500, seed=2)
     assert naive.high - naive.low < 0.5 * (grouped.high - grouped.low)
 
@@ -65,7 +76,10 @@ def test_grouped_bootstrap_of_repeated_values_is_as_wide_as_without_the_repeats(
 def test_grouped_bootstrap_mean_is_over_all_values_whatever_the_sizes_of_the_groups():
     estimate = bootstrap_mean([1.0, 1.0, 1.0, 5.0], ["a", "a", "a", "b"], num_samples=2000, seed=0)
     assert estimate.value == 2.0
-    assert (estimate.low, estimate.high) == (1.0, 5.0)  # all of one group drawn: a quarter of the samples each
+    assert (estimate.low, estimate.high) == (
+        1.0,
+        5.0,
+    )  # all of one group drawn: a quarter of the samples each
 
 
 def test_grouped_bootstrap_without_a_group_for_each_value_is_refused():

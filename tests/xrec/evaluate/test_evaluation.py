@@ -12,21 +12,51 @@ INPUTS = {"adapter": "0123", "explanations": "4567"}
 
 def _write(location: Location, pairs, config, lineage) -> Manifest:
     settings = config.model_dump(mode="json")
-    return write_evaluation(location, pairs, compute_metrics(pairs, config), lineage=lineage, config=settings, inputs=INPUTS, num_examples=5)
+    return write_evaluation(
+        location,
+        pairs,
+        compute_metrics(pairs, config),
+        lineage=lineage,
+        config=settings,
+        inputs=INPUTS,
+        num_examples=5,
+    )
 
 
-def test_evaluation_holds_metrics_pairs_report_and_a_manifest_of_their_hashes(tmp_path, pairs, make_evaluate_config, lineage):
+def test_evaluation_holds_metrics_pairs_report_and_a_manifest_of_their_hashes(
+    tmp_path, pairs, make_evaluate_config, lineage
+):
     location, config = open_location(str(tmp_path)), make_evaluate_config()
     manifest = _write(location, pairs, config, lineage)
-    assert location.files() == ["manifest.json", "metrics.json", "metrics.parquet", "pairs.parquet", "report.html"]
-    assert manifest.files == {name: content_hash((tmp_path / name).read_bytes()) for name in location.files() if name != "manifest.json"}
-    assert read_table(location / "metrics.parquet", METRICS).num_rows == manifest.row_counts["metrics"]
-    assert read_table(location / "pairs.parquet", SCORED_PAIRS)["explanation"].to_pylist() == [pair.explanation for pair in pairs]
-    assert json.loads((tmp_path / "metrics.json").read_text()) == manifest.metrics == flat_metrics(compute_metrics(pairs, config))
+    assert location.files() == [
+        "manifest.json",
+        "metrics.json",
+        "metrics.parquet",
+        "pairs.parquet",
+        "report.html",
+    ]
+    assert manifest.files == {
+        name: content_hash((tmp_path / name).read_bytes())
+        for name in location.files()
+        if name != "manifest.json"
+    }
+    assert (
+        read_table(location / "metrics.parquet", METRICS).num_rows == manifest.row_counts["metrics"]
+    )
+    assert read_table(location / "pairs.parquet", SCORED_PAIRS)["explanation"].to_pylist() == [
+        pair.explanation for pair in pairs
+    ]
+    assert (
+        json.loads((tmp_path / "metrics.json").read_text())
+        == manifest.metrics
+        == flat_metrics(compute_metrics(pairs, config))
+    )
     assert (tmp_path / "report.html").read_text(encoding="utf-8").startswith("<!doctype html>")
 
 
-def test_evaluation_is_recognised_as_its_own_run_and_refused_for_another(tmp_path, pairs, make_evaluate_config, lineage):
+def test_evaluation_is_recognised_as_its_own_run_and_refused_for_another(
+    tmp_path, pairs, make_evaluate_config, lineage
+):
     location, config = open_location(str(tmp_path)), make_evaluate_config()
     manifest = _write(location, pairs, config, lineage)
     settings = config.model_dump(mode="json")
@@ -35,13 +65,24 @@ def test_evaluation_is_recognised_as_its_own_run_and_refused_for_another(tmp_pat
         finished(location, "evaluation", {**settings, "seed": 9}, INPUTS)
 
 
-def test_evaluation_of_equal_arguments_has_the_same_fingerprint(tmp_path, pairs, make_evaluate_config, lineage):
-    first, second = (_write(open_location(str(tmp_path / name)), pairs, make_evaluate_config(), lineage) for name in ("a", "b"))
+def test_evaluation_of_equal_arguments_has_the_same_fingerprint(
+    tmp_path, pairs, make_evaluate_config, lineage
+):
+    first, second = (
+        _write(open_location(str(tmp_path / name)), pairs, make_evaluate_config(), lineage)
+        for name in ("a", "b")
+    )
     assert first.fingerprint == second.fingerprint
 
 
-def test_evaluation_metrics_table_is_readable_by_any_parquet_reader(tmp_path, pairs, make_evaluate_config, lineage):
+def test_evaluation_metrics_table_is_readable_by_any_parquet_reader(
+    tmp_path, pairs, make_evaluate_config, lineage
+):
     _write(open_location(str(tmp_path)), pairs, make_evaluate_config(), lineage)
     rows = {row["metric"]: row for row in pq.read_table(tmp_path / "metrics.parquet").to_pylist()}
     assert rows["bleu"]["low"] is None
-    assert rows["personalization_gain"]["low"] < rows["personalization_gain"]["value"] < rows["personalization_gain"]["high"]
+    assert (
+        rows["personalization_gain"]["low"]
+        < rows["personalization_gain"]["value"]
+        < rows["personalization_gain"]["high"]
+    )

@@ -21,18 +21,36 @@ def test_metrics_of_pairs_equal_their_means(pairs, make_evaluate_config):
 
 
 def test_metrics_of_pairs_repeated_for_the_same_users_are_no_surer(pairs, make_evaluate_config):
-    once, thrice = (compute_metrics(list(pairs) * times, make_evaluate_config()) for times in (1, 3))
+    once, thrice = (
+        compute_metrics(list(pairs) * times, make_evaluate_config()) for times in (1, 3)
+    )
     for name in ("personalization_gain", "rouge_l", "nll_own"):
-        assert thrice[name] == Estimate(*(pytest.approx(value) for value in (once[name].value, once[name].low, once[name].high)))
+        assert thrice[name] == Estimate(
+            *(pytest.approx(value) for value in (once[name].value, once[name].low, once[name].high))
+        )
 
 
 def test_aspect_accuracies_are_counted_against_the_original_users_aspect(make_evaluate_config):
-    planted = {"nll_own": 1.0, "nll_shuffled": 1.0, "reference": "Enjoy the jazz.", "aspect": "jazz", "aspects": ("jazz", "view")}
+    planted = {
+        "nll_own": 1.0,
+        "nll_shuffled": 1.0,
+        "reference": "Enjoy the jazz.",
+        "aspect": "jazz",
+        "aspects": ("jazz", "view"),
+    }
     pairs = [
-        ScoredPair("a", "i", explanation="Such jazz.", shuffled_explanation="What a view.", **planted),
+        ScoredPair(
+            "a", "i", explanation="Such jazz.", shuffled_explanation="What a view.", **planted
+        ),
         ScoredPair("b", "i", explanation="A view.", shuffled_explanation="Jazz!", **planted),
         ScoredPair("c", "i", explanation="Jazz, a view.", shuffled_explanation=None, **planted),
-        ScoredPair("d", "i", explanation="Jazz.", shuffled_explanation=None, **{**planted, "aspects": ("jazz", "view", "patio", "bar")}),
+        ScoredPair(
+            "d",
+            "i",
+            explanation="Jazz.",
+            shuffled_explanation=None,
+            **{**planted, "aspects": ("jazz", "view", "patio", "bar")},
+        ),
     ]
     metrics = compute_metrics(pairs, make_evaluate_config())
     assert metrics["aspect_accuracy"].value == pytest.approx(2 / 4)
@@ -44,8 +62,17 @@ def test_aspect_accuracies_are_counted_against_the_original_users_aspect(make_ev
 def test_text_that_also_names_an_aspect_the_item_lacks_is_wrong(make_evaluate_config):
     planted = {"nll_own": 1.0, "nll_shuffled": 1.0, "reference": "r"}
     pairs = [
-        ScoredPair("a", "i", explanation="Jazz and a patio.", aspect="jazz", aspects=("jazz", "view"), **planted),
-        ScoredPair("b", "j", explanation="A patio.", aspect="patio", aspects=("patio", "view"), **planted),
+        ScoredPair(
+            "a",
+            "i",
+            explanation="Jazz and a patio.",
+            aspect="jazz",
+            aspects=("jazz", "view"),
+            **planted,
+        ),
+        ScoredPair(
+            "b", "j", explanation="A patio.", aspect="patio", aspects=("patio", "view"), **planted
+        ),
     ]
     metrics = compute_metrics(pairs, make_evaluate_config())
     assert metrics["aspect_accuracy"].value == 0.5
@@ -53,7 +80,9 @@ def test_text_that_also_names_an_aspect_the_item_lacks_is_wrong(make_evaluate_co
 
 
 def test_pairs_without_planted_aspects_have_no_aspect_metrics(pairs, make_evaluate_config):
-    metrics = compute_metrics([replace(pair, aspect=None, aspects=None) for pair in pairs], make_evaluate_config())
+    metrics = compute_metrics(
+        [replace(pair, aspect=None, aspects=None) for pair in pairs], make_evaluate_config()
+    )
     assert not [name for name in metrics if name.startswith("aspect")]
 
 
@@ -62,7 +91,17 @@ def test_explanations_of_the_sample_town_all_name_the_right_aspect(make_evaluate
     texts = planted.explanations["explanation"].to_pylist()
     rows = planted.planted.to_pylist()
     pairs = [
-        ScoredPair(row["user_id"], row["item_id"], text, text, 1.0, 1.0, None, row["aspect"], tuple(row["aspects"]))
+        ScoredPair(
+            row["user_id"],
+            row["item_id"],
+            text,
+            text,
+            1.0,
+            1.0,
+            None,
+            row["aspect"],
+            tuple(row["aspects"]),
+        )
         for row, text in zip(rows, texts, strict=True)
     ]
     metrics = compute_metrics(pairs, make_evaluate_config())
@@ -71,8 +110,12 @@ def test_explanations_of_the_sample_town_all_name_the_right_aspect(make_evaluate
 
 
 def test_metrics_of_one_seed_repeat_exactly(pairs, make_evaluate_config):
-    assert compute_metrics(pairs, make_evaluate_config(seed=1)) == compute_metrics(pairs, make_evaluate_config(seed=1))
-    assert compute_metrics(pairs, make_evaluate_config(seed=1)) != compute_metrics(pairs, make_evaluate_config(seed=2))
+    assert compute_metrics(pairs, make_evaluate_config(seed=1)) == compute_metrics(
+        pairs, make_evaluate_config(seed=1)
+    )
+    assert compute_metrics(pairs, make_evaluate_config(seed=1)) != compute_metrics(
+        pairs, make_evaluate_config(seed=2)
+    )
 
 
 def test_every_metric_has_a_description_and_serializes(pairs, make_evaluate_config):
@@ -83,7 +126,12 @@ def test_every_metric_has_a_description_and_serializes(pairs, make_evaluate_conf
 
 def test_flat_metrics_and_table_hold_values_and_intervals_where_there_are_any():
     metrics = {"bleu": Estimate(3.0), "nll_own": Estimate(2.0, 1.5, 2.5)}
-    assert flat_metrics(metrics) == {"bleu": 3.0, "nll_own": 2.0, "nll_own_low": 1.5, "nll_own_high": 2.5}
+    assert flat_metrics(metrics) == {
+        "bleu": 3.0,
+        "nll_own": 2.0,
+        "nll_own_low": 1.5,
+        "nll_own_high": 2.5,
+    }
     table = metrics_table(metrics)
     assert table.schema.equals(METRICS)
     assert table.to_pylist()[0] == {"metric": "bleu", "value": 3.0, "low": None, "high": None}

@@ -6,7 +6,10 @@ import pytest
 
 from xrec.evaluate.plots import history_plot, length_plot, nll_plot
 
-HISTORY = [{"epoch": 1, "train_loss": None, "validation_loss": 2.0}, {"epoch": 2, "train_loss": 1.0, "validation_loss": 1.5}]
+HISTORY = [
+    {"epoch": 1, "train_loss": None, "validation_loss": 2.0},
+    {"epoch": 2, "train_loss": 1.0, "validation_loss": 1.5},
+]
 SVG = "{http://www.w3.org/2000/svg}"
 
 
@@ -27,7 +30,10 @@ def test_plot_is_well_formed_svg_in_the_pages_colours_with_nothing_fetched(name)
     assert "var(--muted)" in svg
     colours = set(re.findall(r"(?:fill|stroke): (#[0-9a-f]+)", svg))
     assert colours == set()  # a colour of its own would not follow light and dark
-    assert all("fill: var(--muted)" in element.attrib["style"] for element in ET.fromstring(svg).iter(f"{SVG}text"))
+    assert all(
+        "fill: var(--muted)" in element.attrib["style"]
+        for element in ET.fromstring(svg).iter(f"{SVG}text")
+    )
     assert not re.search(r'(?:href|src)="(?!#)', svg)
 
 
@@ -52,7 +58,11 @@ def test_history_plot_leaves_missing_values_out_and_labels_its_lines():
 
 
 def test_history_plot_without_epochs_counts_steps():
-    svg = history_plot([{"step": 10, "train_loss": 1.0}, {"step": 20, "train_loss": 0.5}], ("train_loss", "validation_loss"), "loss")
+    svg = history_plot(
+        [{"step": 10, "train_loss": 1.0}, {"step": 20, "train_loss": 0.5}],
+        ("train_loss", "validation_loss"),
+        "loss",
+    )
     assert "step" in {element.text for element in ET.fromstring(svg).iter(f"{SVG}text")}
 
 

@@ -10,7 +10,9 @@ import pytest
 from xrec.evaluate import Estimate, Lineage, compute_metrics, render_report
 from xrec.evaluate.report import verdict
 
-HOSTILE = "<script>alert('x')</script><img src=http://evil.example/a.png onerror=alert(1)> & \"quoted\""
+HOSTILE = (
+    "<script>alert('x')</script><img src=http://evil.example/a.png onerror=alert(1)> & \"quoted\""
+)
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
 
@@ -34,7 +36,13 @@ class _Page(HTMLParser):
 def render(pairs, make_evaluate_config, lineage):
     def _render(pairs=pairs, lineage=lineage, num_examples=20):
         config = make_evaluate_config()
-        return render_report(pairs, compute_metrics(pairs, config), lineage=lineage, config=config.model_dump(mode="json"), num_examples=num_examples)
+        return render_report(
+            pairs,
+            compute_metrics(pairs, config),
+            lineage=lineage,
+            config=config.model_dump(mode="json"),
+            num_examples=num_examples,
+        )
 
     return _render
 
@@ -44,20 +52,41 @@ def test_report_shows_metrics_plots_examples_and_lineage(render, pairs):
     tags = [tag for tag, _ in page.tags]
     assert tags.count("svg") == 4
     assert tags.count("article") == 20
-    for text in ("Personalization gain", "BLEU", "fingerprint-of-adapter", "the graph <job>", pairs[19].explanation, pairs[19].user_id):
+    for text in (
+        "Personalization gain",
+        "BLEU",
+        "fingerprint-of-adapter",
+        "the graph <job>",
+        pairs[19].explanation,
+        pairs[19].user_id,
+    ):
         assert text in page.text
 
 
 def test_report_fetches_nothing_and_runs_nothing(render):
     page = _Page(render())
-    assert not {"script", "link", "img", "iframe", "object", "embed"} & {tag for tag, _ in page.tags}
-    links = [value for _, attrs in page.tags for name, value in attrs.items() if name in ("src", "href", "xlink:href")]
+    assert not {"script", "link", "img", "iframe", "object", "embed"} & {
+        tag for tag, _ in page.tags
+    }
+    links = [
+        value
+        for _, attrs in page.tags
+        for name, value in attrs.items()
+        if name in ("src", "href", "xlink:href")
+    ]
     assert all(link.startswith("#") for link in links)
     assert not re.search(r"url\((?!#)|@import", render())
 
 
 def test_report_escapes_texts_and_ids(render, pairs):
-    hostile = replace(pairs[0], user_id=HOSTILE, item_id=HOSTILE, explanation=HOSTILE, reference=HOSTILE, shuffled_explanation=HOSTILE)
+    hostile = replace(
+        pairs[0],
+        user_id=HOSTILE,
+        item_id=HOSTILE,
+        explanation=HOSTILE,
+        reference=HOSTILE,
+        shuffled_explanation=HOSTILE,
+    )
     page = _Page(render([hostile, *pairs[1:]]))
     assert not {"script", "img"} & {tag for tag, _ in page.tags}
     assert page.text.count(HOSTILE) == 5
@@ -72,7 +101,11 @@ def test_report_without_histories_and_sources_has_the_plots_of_the_pairs(render)
 
 
 def test_report_has_unique_ids(render):
-    ids = [attrs["id"] for tag, attrs in _Page(render()).tags if "id" in attrs and tag not in ("path", "clippath")]
+    ids = [
+        attrs["id"]
+        for tag, attrs in _Page(render()).tags
+        if "id" in attrs and tag not in ("path", "clippath")
+    ]
     assert len(ids) == len(set(ids))
 
 
@@ -98,7 +131,14 @@ def test_report_in_a_browser_never_scrolls_sideways(render, pairs, tmp_path: Pat
         f'<iframe id="f" src="report.html" style="width:{width}px;height:900px"></iframe><script>onload = () => '
         "{ const e = f.contentDocument.documentElement; document.title = `scroll ${e.scrollWidth} client ${e.clientWidth}`; }</script>"
     )
-    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-component-update"]
+    flags = [
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--no-first-run",
+        "--disable-background-networking",
+        "--disable-component-update",
+    ]
     command = [
         CHROMIUM,
         *flags,
@@ -107,7 +147,15 @@ def test_report_in_a_browser_never_scrolls_sideways(render, pairs, tmp_path: Pat
         "--allow-file-access-from-files",
         "--window-size=1400,1000",
     ]
-    result = subprocess.run([*command, "--dump-dom", (tmp_path / "frame.html").as_uri()], capture_output=True, text=True, timeout=120, check=True)
-    scroll, client = map(int, re.search(r"<title>scroll (\d+) client (\d+)", result.stdout).groups())
+    result = subprocess.run(
+        [*command, "--dump-dom", (tmp_path / "frame.html").as_uri()],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    scroll, client = map(
+        int, re.search(r"<title>scroll (\d+) client (\d+)", result.stdout).groups()
+    )
     assert 0.9 * width < client <= width
     assert scroll <= client

@@ -4,12 +4,21 @@ from xrec.evaluate import SCORED_PAIRS, ScoredPair, scored_pairs_table
 
 
 def _pair(**values: object) -> ScoredPair:
-    defaults = {"user_id": "u", "item_id": "i", "reference": "r", "explanation": "e", "nll_own": 1.0, "nll_shuffled": 2.0}
+    defaults = {
+        "user_id": "u",
+        "item_id": "i",
+        "reference": "r",
+        "explanation": "e",
+        "nll_own": 1.0,
+        "nll_shuffled": 2.0,
+    }
     return ScoredPair(**{**defaults, **values})
 
 
 def test_table_of_pairs_has_the_pinned_schema_and_keeps_order_and_nulls():
-    table = scored_pairs_table([_pair(user_id="b"), _pair(user_id="a", aspect="jazz", aspects=("jazz", "view"))])
+    table = scored_pairs_table(
+        [_pair(user_id="b"), _pair(user_id="a", aspect="jazz", aspects=("jazz", "view"))]
+    )
     assert table.schema.equals(SCORED_PAIRS)
     assert table["user_id"].to_pylist() == ["b", "a"]
     assert table["aspects"].to_pylist() == [None, ["jazz", "view"]]

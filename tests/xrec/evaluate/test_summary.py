@@ -2,7 +2,9 @@ from xrec.evaluate import Estimate, ScoredPair, example_lines, summary_lines
 
 
 def test_summary_aligns_labels_and_decimal_points_under_group_headings():
-    lines = summary_lines({"nll_own": Estimate(1.9, 1.8, 2.0), "bleu": Estimate(31.36), "mean_words": Estimate(15.25)})
+    lines = summary_lines(
+        {"nll_own": Estimate(1.9, 1.8, 2.0), "bleu": Estimate(31.36), "mean_words": Estimate(15.25)}
+    )
     assert [line for line in lines if not line.startswith("  ")] == [
         "Does the user's own vector matter?",
         "Are the texts like the references?",

@@ -2,7 +2,14 @@ import math
 
 import pytest
 
-from xrec.evaluate.text_metrics import corpus_bleu, empty_share, num_words, rouge_l, share_over, unique_sentence_ratio
+from xrec.evaluate.text_metrics import (
+    corpus_bleu,
+    empty_share,
+    num_words,
+    rouge_l,
+    share_over,
+    unique_sentence_ratio,
+)
 
 REFERENCE = "the cat sat on the mat today"
 

@@ -10,7 +10,10 @@ def score(user: str, item: str, nll: float) -> VariantScore:
 
 
 def test_scores_are_read_as_written(tmp_path):
-    scores = [VariantScore("u", "i", "a text", 1.5, 2.5, "another", "live jazz"), score("v", "i", 0.5)]
+    scores = [
+        VariantScore("u", "i", "a text", 1.5, 2.5, "another", "live jazz"),
+        score("v", "i", 0.5),
+    ]
     location = open_location(str(tmp_path))
     with pytest.raises(ArtifactNotFoundError):
         read_scores(location)

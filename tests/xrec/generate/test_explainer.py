@@ -13,7 +13,16 @@ from tests.toy import HIDDEN_SIZE, save_toy_model, toy_tokenizer
 from xrec.adapter.artifact import AdapterConfig, write_adapter
 from xrec.adapter.model import build_adapters
 from xrec.adapter.pairs import Pair
-from xrec.config import AdapterModelConfig, ColdStartConfig, DecodingConfig, EngineConfig, LLMConfig, PrepareConfig, PromptConfig, StorageConfig
+from xrec.config import (
+    AdapterModelConfig,
+    ColdStartConfig,
+    DecodingConfig,
+    EngineConfig,
+    LLMConfig,
+    PrepareConfig,
+    PromptConfig,
+    StorageConfig,
+)
 from xrec.data import prepare_dataset
 from xrec.data.cold_start import History
 from xrec.errors import ArtifactMismatchError, ConfigError, DataError, ModelError, UnknownIdError
@@ -24,13 +33,21 @@ from xrec.llm.source import model_fingerprint
 from xrec.storage import Manifest, open_location
 
 D = 6
-TOWN = {"kind": "sample", "num_users": 12, "num_items": 10, "interactions_per_user": 6, "explanations_per_user": 3}
+TOWN = {
+    "kind": "sample",
+    "num_users": 12,
+    "num_items": 10,
+    "interactions_per_user": 6,
+    "explanations_per_user": 3,
+}
 
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("workspace")
-    dataset = prepare_dataset(PrepareConfig.model_validate({"workspace": str(folder), "source": TOWN}))
+    dataset = prepare_dataset(
+        PrepareConfig.model_validate({"workspace": str(folder), "source": TOWN})
+    )
     llm = save_toy_model(folder / "llm")
     graph = make_graph(folder / "graph", dataset.fingerprint)
     make_adapter(folder / "adapter", graph.fingerprint, model_fingerprint(llm))
@@ -40,7 +57,14 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def make_graph(folder: Path, dataset: str) -> Manifest:
     torch.manual_seed(0)
     embeddings = embeddings_bytes(torch.randn(12, D), torch.randn(10, D))
-    return write_graph(open_location(str(folder)), embeddings, [], config={"model": {"embedding_dim": D}}, inputs={"dataset": dataset}, metrics={})
+    return write_graph(
+        open_location(str(folder)),
+        embeddings,
+        [],
+        config={"model": {"embedding_dim": D}},
+        inputs={"dataset": dataset},
+        metrics={},
+    )
 
 
 def make_adapter(folder: Path, graph: str, base_model: str) -> None:
@@ -56,11 +80,21 @@ def make_adapter(folder: Path, graph: str, base_model: str) -> None:
         base_model_fingerprint=base_model,
         graph_fingerprint=graph,
     )
-    write_adapter(open_location(str(folder)), adapters.state_dict(), config, run_config={}, inputs={}, metrics={}, extra_files={})
+    write_adapter(
+        open_location(str(folder)),
+        adapters.state_dict(),
+        config,
+        run_config={},
+        inputs={},
+        metrics={},
+        extra_files={},
+    )
 
 
 def sources(workspace: Path, **changes: Path) -> Sources:
-    folders = {name: str(changes.get(name, workspace / name)) for name in ("dataset", "graph", "adapter")}
+    folders = {
+        name: str(changes.get(name, workspace / name)) for name in ("dataset", "graph", "adapter")
+    }
     llm = LLMConfig(model=str(changes.get("llm", workspace / "llm")), dtype="float32")
     return Sources(**folders, llm=llm, storage=StorageConfig())
 
@@ -68,10 +102,18 @@ def sources(workspace: Path, **changes: Path) -> Sources:
 def test_explainer_explains_each_prompt_and_counts_its_tokens(workspace: Path) -> None:
     explainer = load_explainer(sources(workspace), device="cpu", engine=EngineConfig())
     prompts = [explainer.pairs.prompt(Pair(user, item)) for user, item in ((0, 1), (11, 9), (0, 1))]
-    explanations = sorted(explainer.explain(prompts, DecodingConfig(max_new_tokens=5)), key=lambda explanation: explanation.index)
-    assert [explanation.num_prompt_tokens for explanation in explanations] == [len(prompt) for prompt in prompts]
+    explanations = sorted(
+        explainer.explain(prompts, DecodingConfig(max_new_tokens=5)),
+        key=lambda explanation: explanation.index,
+    )
+    assert [explanation.num_prompt_tokens for explanation in explanations] == [
+        len(prompt) for prompt in prompts
+    ]
     assert explanations[0].text == explanations[2].text != explanations[1].text
-    completions = {done.index: done for done in explainer.engine.generate(prompts, DecodingConfig(max_new_tokens=5))}
+    completions = {
+        done.index: done
+        for done in explainer.engine.generate(prompts, DecodingConfig(max_new_tokens=5))
+    }
     for explanation in explanations:
         ids = completions[explanation.index].token_ids
         assert explanation.num_generated_tokens == len(ids)
@@ -97,24 +139,41 @@ def test_check_sources_another_base_model_is_refused(workspace: Path, tmp_path: 
         check_sources(sources(workspace, llm=save_toy_model(tmp_path, seed=1)))
 
 
-def test_load_explainer_without_vllm_installed_is_refused_saying_how_to_get_it(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_load_explainer_without_vllm_installed_is_refused_saying_how_to_get_it(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "vllm", None)  # importing it fails, installed or not
     monkeypatch.delitem(sys.modules, "xrec.generate.vllm.engine", raising=False)
-    with pytest.raises(ModelError, match=r"vLLM cannot be imported here.*requirements/vllm.txt.*engine.kind=transformers"):
+    with pytest.raises(
+        ModelError,
+        match=r"vLLM cannot be imported here.*requirements/vllm.txt.*engine.kind=transformers",
+    ):
         load_explainer(sources(workspace), device="cpu", engine=EngineConfig(kind="vllm"))
 
 
 def test_load_explainer_explains_a_user_with_a_history(workspace: Path) -> None:
     known = load_explainer(sources(workspace), device="cpu", engine=EngineConfig())
-    explainer = load_explainer(sources(workspace), device="cpu", engine=EngineConfig(), history=History("newcomer", ("place-1", "place-3")))
+    explainer = load_explainer(
+        sources(workspace),
+        device="cpu",
+        engine=EngineConfig(),
+        history=History("newcomer", ("place-1", "place-3")),
+    )
     user, item = explainer.dataset.user_index("newcomer"), explainer.dataset.item_index("place-2")
     assert user == 12
-    fold_in = FoldIn.fit(known.graph.users, known.graph.items, torch.from_numpy(known.dataset.interaction_edges("train")))
+    fold_in = FoldIn.fit(
+        known.graph.users,
+        known.graph.items,
+        torch.from_numpy(known.dataset.interaction_edges("train")),
+    )
     assert torch.equal(explainer.graph.users[user], fold_in.users([[0, 2]])[0])
     prompts = [explainer.pairs.prompt(Pair(user, item)), explainer.pairs.prompt(Pair(0, item))]
     assert "<user 12>" in explainer.pairs.builder.show(prompts[0])
     assert "<item 1>" in explainer.pairs.builder.show(prompts[0])
-    by_index = {explanation.index: explanation for explanation in explainer.explain(prompts, DecodingConfig(max_new_tokens=5))}
+    by_index = {
+        explanation.index: explanation
+        for explanation in explainer.explain(prompts, DecodingConfig(max_new_tokens=5))
+    }
     assert by_index[0].num_generated_tokens > 0
     # A known user's text is what it was, though its item has another token id now.
     (before,) = known.explain([known.pairs.prompt(Pair(0, item))], DecodingConfig(max_new_tokens=5))
@@ -122,10 +181,22 @@ def test_load_explainer_explains_a_user_with_a_history(workspace: Path) -> None:
     assert explainer.model_fingerprint == known.model_fingerprint
 
 
-def test_load_explainer_with_tables_and_a_history_knows_both(workspace: Path, tmp_path: Path) -> None:
-    pq.write_table(pa.table({"user_id": ["resident-1", "early"], "item_id": ["new-place", "place-1"]}), tmp_path / "new.parquet")
-    changed = replace(sources(workspace), cold_start=ColdStartConfig(interactions=str(tmp_path / "new.parquet")))
-    explainer = load_explainer(changed, device="cpu", engine=EngineConfig(), history=History("late", ("place-3", "new-place")))
+def test_load_explainer_with_tables_and_a_history_knows_both(
+    workspace: Path, tmp_path: Path
+) -> None:
+    pq.write_table(
+        pa.table({"user_id": ["resident-1", "early"], "item_id": ["new-place", "place-1"]}),
+        tmp_path / "new.parquet",
+    )
+    changed = replace(
+        sources(workspace), cold_start=ColdStartConfig(interactions=str(tmp_path / "new.parquet"))
+    )
+    explainer = load_explainer(
+        changed,
+        device="cpu",
+        engine=EngineConfig(),
+        history=History("late", ("place-3", "new-place")),
+    )
     assert explainer.dataset.users["user_id"].to_pylist()[12:] == ["early", "late"]
     assert explainer.dataset.items["title"].to_pylist()[10:] == ["new-place"]
     assert (len(explainer.graph.users), len(explainer.graph.items)) == (14, 11)
@@ -135,16 +206,32 @@ def test_load_explainer_with_tables_and_a_history_knows_both(workspace: Path, tm
     ("history", "error", "message"),
     [
         (History("resident-1", ("place-1",)), ConfigError, "user 'resident-1' is known"),
-        (History("newcomer", ("place-1", "place-77")), UnknownIdError, "item 'place-77' is not among the 10 items"),
+        (
+            History("newcomer", ("place-1", "place-77")),
+            UnknownIdError,
+            "item 'place-77' is not among the 10 items",
+        ),
     ],
 )
-def test_load_explainer_history_that_cannot_be_is_refused(workspace: Path, history: History, error: type[Exception], message: str) -> None:
+def test_load_explainer_history_that_cannot_be_is_refused(
+    workspace: Path, history: History, error: type[Exception], message: str
+) -> None:
     with pytest.raises(error, match=message):
         load_explainer(sources(workspace), device="cpu", engine=EngineConfig(), history=history)
 
 
-def test_load_explainer_history_of_new_items_only_gives_no_vector(workspace: Path, tmp_path: Path) -> None:
-    pq.write_table(pa.table({"user_id": ["resident-1"], "item_id": ["new-place"]}), tmp_path / "new.parquet")
-    changed = replace(sources(workspace), cold_start=ColdStartConfig(interactions=str(tmp_path / "new.parquet")))
-    with pytest.raises(DataError, match="history of user 'late' gives no vector: none of its 1 items"):
-        load_explainer(changed, device="cpu", engine=EngineConfig(), history=History("late", ("new-place",)))
+def test_load_explainer_history_of_new_items_only_gives_no_vector(
+    workspace: Path, tmp_path: Path
+) -> None:
+    pq.write_table(
+        pa.table({"user_id": ["resident-1"], "item_id": ["new-place"]}), tmp_path / "new.parquet"
+    )
+    changed = replace(
+        sources(workspace), cold_start=ColdStartConfig(interactions=str(tmp_path / "new.parquet"))
+    )
+    with pytest.raises(
+        DataError, match="history of user 'late' gives no vector: none of its 1 items"
+    ):
+        load_explainer(
+            changed, device="cpu", engine=EngineConfig(), history=History("late", ("new-place",))
+        )

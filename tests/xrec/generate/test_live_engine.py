@@ -19,7 +19,11 @@ from xrec.generate.transformers_engine import TransformersEngine
 V, END = 64, 2
 GREEDY = DecodingConfig(max_new_tokens=10)
 LONG = DecodingConfig(max_new_tokens=900)
-PROMPTS = [[5, 6, 7, V + user, *range(8, 8 + item), V + NUM_USERS + item] for user in range(NUM_USERS) for item in range(4)]
+PROMPTS = [
+    [5, 6, 7, V + user, *range(8, 8 + item), V + NUM_USERS + item]
+    for user in range(NUM_USERS)
+    for item in range(4)
+]
 
 
 @pytest.fixture
@@ -36,13 +40,25 @@ def decode(ids: Sequence[int]) -> str:
 @pytest.fixture
 def engine(model: LlamaForCausalLM) -> Iterator[LiveEngine]:
     # No stop token: a request's length is known.
-    made = LiveEngine(LiveRun(PackedModel(model), [5, 6], [], decode, max_rows=4, key_value_bytes=2**24, max_positions=1000))
+    made = LiveEngine(
+        LiveRun(
+            PackedModel(model),
+            [5, 6],
+            [],
+            decode,
+            max_rows=4,
+            key_value_bytes=2**24,
+            max_positions=1000,
+        )
+    )
     yield made
     made.stop()
     made.join(30)
 
 
-def complete(engine: LiveEngine, prompt: Sequence[int], decoding: DecodingConfig = GREEDY) -> Completion:
+def complete(
+    engine: LiveEngine, prompt: Sequence[int], decoding: DecodingConfig = GREEDY
+) -> Completion:
     ended: queue.Queue[Completion | BaseException] = queue.Queue()
 
     def listener(advance: Advance) -> None:
@@ -56,18 +72,24 @@ def complete(engine: LiveEngine, prompt: Sequence[int], decoding: DecodingConfig
     return result
 
 
-def test_requests_of_many_threads_get_the_tokens_of_the_closed_list(model: LlamaForCausalLM, engine: LiveEngine) -> None:
+def test_requests_of_many_threads_get_the_tokens_of_the_closed_list(
+    model: LlamaForCausalLM, engine: LiveEngine
+) -> None:
     with ThreadPoolExecutor(8) as pool:
         live = list(pool.map(lambda prompt: complete(engine, prompt).token_ids, PROMPTS))
     engine.stop()
     engine.join(30)
-    closed = TransformersEngine(model, [], max_rows=64, key_value_bytes=2**24, decode=decode).generate(PROMPTS, GREEDY)
+    closed = TransformersEngine(
+        model, [], max_rows=64, key_value_bytes=2**24, decode=decode
+    ).generate(PROMPTS, GREEDY)
     assert live == [one.token_ids for one in sorted(closed, key=lambda one: one.index)]
 
 
 def test_cancelled_request_stops_and_frees_its_row(engine: LiveEngine) -> None:
     told: queue.Queue[Advance] = queue.Queue()
-    ticket = engine.submit(PROMPTS[0], LONG, is_injected=True, listener=told.put, on_failure=pytest.fail)
+    ticket = engine.submit(
+        PROMPTS[0], LONG, is_injected=True, listener=told.put, on_failure=pytest.fail
+    )
     for _ in range(3):
         told.get(timeout=60)
     engine.cancel(ticket)
@@ -80,15 +102,25 @@ def test_cancelled_request_stops_and_frees_its_row(engine: LiveEngine) -> None:
 def test_request_cancelled_before_it_was_taken_in_is_never_computed(engine: LiveEngine) -> None:
     gate = threading.Event()
     engine.call(lambda: gate.wait(60))
-    ticket = engine.submit(PROMPTS[0], LONG, is_injected=True, listener=lambda advance: pytest.fail("told"), on_failure=pytest.fail)
+    ticket = engine.submit(
+        PROMPTS[0],
+        LONG,
+        is_injected=True,
+        listener=lambda advance: pytest.fail("told"),
+        on_failure=pytest.fail,
+    )
     engine.cancel(ticket)
     gate.set()
     assert engine.call(lambda: engine.num_rows + engine.num_waiting).result(60) == 0
 
 
-def test_call_runs_while_others_decode_and_gives_its_exception_to_the_caller(engine: LiveEngine) -> None:
+def test_call_runs_while_others_decode_and_gives_its_exception_to_the_caller(
+    engine: LiveEngine,
+) -> None:
     told: queue.Queue[Advance] = queue.Queue()
-    ticket = engine.submit(PROMPTS[0], LONG, is_injected=True, listener=told.put, on_failure=pytest.fail)
+    ticket = engine.submit(
+        PROMPTS[0], LONG, is_injected=True, listener=told.put, on_failure=pytest.fail
+    )
     told.get(timeout=60)
     assert engine.call(lambda: threading.current_thread().name).result(60) == "xrec-live-engine"
     assert engine.call(lambda: engine.num_rows).result(60) == 1
@@ -106,7 +138,9 @@ def test_stop_lets_what_is_at_work_end(engine: LiveEngine) -> None:
     assert [len(ended.get_nowait().token_ids) for _ in range(10)] == list(range(1, 11))
 
 
-def test_failed_step_is_told_to_all_who_wait_and_to_all_who_come(engine: LiveEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_step_is_told_to_all_who_wait_and_to_all_who_come(
+    engine: LiveEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def broken() -> list[Advance]:
         raise RuntimeError("no memory")
 

@@ -29,7 +29,13 @@ def make_prompts(count: int = 12) -> list[list[int]]:
     prompts = []
     for number in range(count - 1):
         texts = [[rng.randrange(3, V) for _ in range(rng.randint(1, 14))] for _ in range(3)]
-        pair = [*texts[0], V + rng.randrange(NUM_USERS), *texts[1], V + NUM_USERS + rng.randrange(NUM_ITEMS), *texts[2]]
+        pair = [
+            *texts[0],
+            V + rng.randrange(NUM_USERS),
+            *texts[1],
+            V + NUM_USERS + rng.randrange(NUM_ITEMS),
+            *texts[2],
+        ]
         prompts.append(pair if number % 4 == 3 else [*BEGINNING, *pair])
     return [*prompts, [*BEGINNING, 7, 8, 9]]
 
@@ -42,11 +48,17 @@ def make_model(injection: Injection = "projected") -> LlamaForCausalLM:
 
 def make_run(model: LlamaForCausalLM, **settings: Any) -> LiveRun:
     values = {"max_rows": 64, "key_value_bytes": 2**24, "max_positions": 100, **settings}
-    return LiveRun(PackedModel(model), BEGINNING, [END], lambda ids: " ".join(map(str, ids)), **values)
+    return LiveRun(
+        PackedModel(model), BEGINNING, [END], lambda ids: " ".join(map(str, ids)), **values
+    )
 
 
-def closed(model: LlamaForCausalLM, prompts: Sequence[Sequence[int]], decoding: DecodingConfig = GREEDY) -> list[Completion]:
-    engine = TransformersEngine(model, [END], max_rows=64, key_value_bytes=2**24, decode=lambda ids: " ".join(map(str, ids)))
+def closed(
+    model: LlamaForCausalLM, prompts: Sequence[Sequence[int]], decoding: DecodingConfig = GREEDY
+) -> list[Completion]:
+    engine = TransformersEngine(
+        model, [END], max_rows=64, key_value_bytes=2**24, decode=lambda ids: " ".join(map(str, ids))
+    )
     return sorted(engine.generate(prompts, decoding), key=lambda completion: completion.index)
 
 
@@ -68,9 +80,16 @@ def test_requests_that_arrive_and_leave_at_any_time_get_the_tokens_of_the_closed
 ) -> None:
     monkeypatch.setattr(live_run, "_CHUNK_TOKENS", chunk_tokens)
     model, prompts, rng = make_model(injection), make_prompts(), random.Random(max_rows)
-    expected = {index: completion.token_ids for index, completion in enumerate(closed(model, prompts))}
+    expected = {
+        index: completion.token_ids for index, completion in enumerate(closed(model, prompts))
+    }
     assert len({tuple(ids) for ids in expected.values()}) > 6  # the prompts matter
-    run, ended, number_of, cancelled = make_run(model, max_rows=max_rows), dict[int, Completion](), dict[int, int](), set[int]()
+    run, ended, number_of, cancelled = (
+        make_run(model, max_rows=max_rows),
+        dict[int, Completion](),
+        dict[int, int](),
+        set[int](),
+    )
     left = [*range(len(prompts))]
     while left or not run.is_idle:
         for _ in range(rng.randint(0, 3)):
@@ -85,7 +104,11 @@ def test_requests_that_arrive_and_leave_at_any_time_get_the_tokens_of_the_closed
         for advance in run.step():
             if advance.completion is not None:
                 ended[advance.request_id] = advance.completion
-    assert {number_of[request]: completion.token_ids for request, completion in ended.items() if request in number_of} == expected
+    assert {
+        number_of[request]: completion.token_ids
+        for request, completion in ended.items()
+        if request in number_of
+    } == expected
 
 
 def test_each_step_tells_the_tokens_so_far() -> None:
@@ -104,14 +127,22 @@ def test_each_step_tells_the_tokens_so_far() -> None:
 
 def test_each_request_has_its_own_decoding() -> None:
     model, prompts = make_model(), make_prompts(6)
-    short, warm = DecodingConfig(max_new_tokens=3), DecodingConfig(max_new_tokens=NUM_NEW, temperature=1.5, seed=4)
+    short, warm = (
+        DecodingConfig(max_new_tokens=3),
+        DecodingConfig(max_new_tokens=NUM_NEW, temperature=1.5, seed=4),
+    )
     decodings = [GREEDY, short, warm, warm, short, GREEDY]
     run = make_run(model)
-    requests = [run.add(prompt, decoding) for prompt, decoding in zip(prompts, decodings, strict=True)]
+    requests = [
+        run.add(prompt, decoding) for prompt, decoding in zip(prompts, decodings, strict=True)
+    ]
     ended = finish(run)
     for request, prompt, decoding in zip(requests, prompts, decodings, strict=True):
         (alone,) = closed(model, [prompt], decoding)
-        assert (ended[request].token_ids, ended[request].finish_reason) == (alone.token_ids, alone.finish_reason)
+        assert (ended[request].token_ids, ended[request].finish_reason) == (
+            alone.token_ids,
+            alone.finish_reason,
+        )
 
 
 def test_cancelled_request_is_computed_no_further() -> None:
@@ -136,9 +167,16 @@ def test_memory_is_bounded_by_the_budget_and_a_row_that_cannot_be_is_refused() -
 
 @pytest.mark.parametrize(
     ("prompt", "reason"),
-    [([], "empty_prompt"), ([3, 9999], "token_out_of_range"), ([3] * 95, "over_memory_budget"), ([3] * 1024, "prompt_too_long")],
+    [
+        ([], "empty_prompt"),
+        ([3, 9999], "token_out_of_range"),
+        ([3] * 95, "over_memory_budget"),
+        ([3] * 1024, "prompt_too_long"),
+    ],
 )
-def test_prompt_that_cannot_be_completed_is_refused_with_its_reason(prompt: list[int], reason: str) -> None:
+def test_prompt_that_cannot_be_completed_is_refused_with_its_reason(
+    prompt: list[int], reason: str
+) -> None:
     run = make_run(make_model())
     failure = run.refusal(prompt, GREEDY)
     assert failure is not None
@@ -148,13 +186,21 @@ def test_prompt_that_cannot_be_completed_is_refused_with_its_reason(prompt: list
     assert run.is_idle
 
 
-def test_not_injected_request_gets_the_tokens_of_a_model_without_injection_beside_injected_ones() -> None:
+def test_not_injected_request_gets_the_tokens_of_a_model_without_injection_beside_injected_ones() -> (
+    None
+):
     model, prompts = make_model("projected"), make_prompts()
     run = make_run(model)
-    requests = [run.add(prompt, GREEDY, is_injected=number % 2 == 0) for number, prompt in enumerate(prompts)]
+    requests = [
+        run.add(prompt, GREEDY, is_injected=number % 2 == 0)
+        for number, prompt in enumerate(prompts)
+    ]
     ended = finish(run)
     with_injection, without = closed(model, prompts), closed(make_model("none"), prompts)
-    expected = [(with_injection if number % 2 == 0 else without)[number].token_ids for number in range(len(prompts))]
+    expected = [
+        (with_injection if number % 2 == 0 else without)[number].token_ids
+        for number in range(len(prompts))
+    ]
     assert [ended[request].token_ids for request in requests] == expected
     assert [one.token_ids for one in with_injection] != [one.token_ids for one in without]
 
@@ -168,4 +214,6 @@ def test_closed_list_over_the_same_model_does_not_disturb_what_is_at_work() -> N
         model(torch.tensor([prompts[0]]))
     expected = closed(model, prompts)
     ended = finish(run)
-    assert [ended[request].token_ids for request in requests] == [completion.token_ids for completion in expected]
+    assert [ended[request].token_ids for request in requests] == [
+        completion.token_ids for completion in expected
+    ]

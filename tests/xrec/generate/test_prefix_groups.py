@@ -5,23 +5,37 @@ import random
 from xrec.generate.prefix_groups import group_by_prefix, shared_length
 
 
-def make_prompts(items_of_users: list[int], instruction: int = 20, profile: int = 30) -> list[list[int]]:
+def make_prompts(
+    items_of_users: list[int], instruction: int = 20, profile: int = 30
+) -> list[list[int]]:
     rng = random.Random(0)
     start = [rng.randrange(1000) for _ in range(instruction)]
     prompts = []
     for count in items_of_users:
         user = [rng.randrange(1000) for _ in range(profile)]
-        prompts += [[*start, *user, *(rng.randrange(1000) for _ in range(10))] for _ in range(count)]
+        prompts += [
+            [*start, *user, *(rng.randrange(1000) for _ in range(10))] for _ in range(count)
+        ]
     rng.shuffle(prompts)
     return prompts
 
 
-def test_group_by_prefix_users_with_several_items_are_groups_and_the_others_share_the_instruction() -> None:
+def test_group_by_prefix_users_with_several_items_are_groups_and_the_others_share_the_instruction() -> (
+    None
+):
     prompts = make_prompts([1, 4, 1, 2, 1])
     groups = group_by_prefix(prompts, range(len(prompts)), 16)
-    assert sorted((len(group.members), len(group.prefix)) for group in groups) == [(2, 50), (3, 20), (4, 50)]
+    assert sorted((len(group.members), len(group.prefix)) for group in groups) == [
+        (2, 50),
+        (3, 20),
+        (4, 50),
+    ]
     assert sorted(index for group in groups for index in group.members) == list(range(9))
-    assert all(prompts[index][: len(group.prefix)] == group.prefix for group in groups for index in group.members)
+    assert all(
+        prompts[index][: len(group.prefix)] == group.prefix
+        for group in groups
+        for index in group.members
+    )
 
 
 def test_group_by_prefix_large_user_is_split_and_neighbours_stand_side_by_side() -> None:
@@ -50,4 +64,6 @@ def test_group_by_prefix_one_prompt_in_another_at_every_length_needs_no_deep_rec
 
 
 def test_shared_length_counts_up_to_the_first_difference() -> None:
-    assert [shared_length([1, 2, 3], other) for other in ([], [1], [1, 2, 4], [1, 2, 3, 4], [2])] == [0, 1, 2, 3, 0]
+    assert [
+        shared_length([1, 2, 3], other) for other in ([], [1], [1, 2, 4], [1, 2, 3, 4], [2])
+    ] == [0, 1, 2, 3, 0]

@@ -20,7 +20,9 @@ def test_sampled_nucleus_holds_the_fewest_tokens_of_that_probability() -> None:
     uniform = torch.linspace(0, 0.999999, 1000, dtype=torch.float64)
     tokens = sampled(LOGITS.expand(1000, 4), uniform, temperature=1.0, top_p=0.8)
     assert set(tokens.tolist()) == {1, 2}
-    assert (tokens == 1).double().mean().item() == round(float(probabilities[1] / (probabilities[1] + probabilities[2])), 3)
+    assert (tokens == 1).double().mean().item() == round(
+        float(probabilities[1] / (probabilities[1] + probabilities[2])), 3
+    )
     assert set(sampled(LOGITS.expand(1000, 4), uniform, temperature=1.0, top_p=0.5).tolist()) == {1}
 
 

@@ -12,7 +12,13 @@ PROMPT = list(range(100))
 TEXT = 'The user likes tea. "It is calm!" It has a gard'
 
 
-def finish(text: str, reason: FinishReason = "stop", ids: list[int] | None = None, stop: tuple[str, ...] = (), **rules: Any) -> tuple[str, str]:
+def finish(
+    text: str,
+    reason: FinishReason = "stop",
+    ids: list[int] | None = None,
+    stop: tuple[str, ...] = (),
+    **rules: Any,
+) -> tuple[str, str]:
     """The text and the reason of its failure, empty for none."""
     decoding = DecodingConfig(stop=stop, text=TextConfig(**rules))
     finished, failure = finished_text(text, Completion(0, ids or [1], reason), PROMPT, decoding)
@@ -24,9 +30,16 @@ def test_finished_text_that_ended_by_itself_is_kept() -> None:
 
 
 @pytest.mark.parametrize(
-    ("max_words", "expected"), [(50, 'The user likes tea. "It is calm!"'), (7, 'The user likes tea. "It is calm!"'), (6, "The user likes tea.")]
+    ("max_words", "expected"),
+    [
+        (50, 'The user likes tea. "It is calm!"'),
+        (7, 'The user likes tea. "It is calm!"'),
+        (6, "The user likes tea."),
+    ],
 )
-def test_finished_text_that_was_cut_ends_with_a_whole_sentence(max_words: int, expected: str) -> None:
+def test_finished_text_that_was_cut_ends_with_a_whole_sentence(
+    max_words: int, expected: str
+) -> None:
     assert finish(TEXT, "length", max_words=max_words) == (expected, "")
 
 
@@ -34,8 +47,13 @@ def test_finished_text_with_too_many_words_loses_sentences() -> None:
     assert finish("One two three. Four five.", max_words=4) == ("One two three.", "")
 
 
-@pytest.mark.parametrize(("text", "reason", "max_words"), [("One two three four. Five.", "stop", 3), ("One two 3.5 thr", "length", 50)])
-def test_finished_text_without_a_sentence_in_it_fails(text: str, reason: FinishReason, max_words: int) -> None:
+@pytest.mark.parametrize(
+    ("text", "reason", "max_words"),
+    [("One two three four. Five.", "stop", 3), ("One two 3.5 thr", "length", 50)],
+)
+def test_finished_text_without_a_sentence_in_it_fails(
+    text: str, reason: FinishReason, max_words: int
+) -> None:
     assert finish(text, reason, max_words=max_words) == (text, "no_full_sentence")
 
 
@@ -56,5 +74,8 @@ def test_finished_text_echo_of_the_prompt_fails() -> None:
 
 def test_finished_text_without_rules_is_as_written() -> None:
     rules = {"max_words": None, "max_phrase_repeats": None, "max_echo_tokens": None}
-    assert finish("so it is good, " * 40 + "an", "length", ids=PROMPT, **rules) == ("so it is good, " * 40 + "an", "")
+    assert finish("so it is good, " * 40 + "an", "length", ids=PROMPT, **rules) == (
+        "so it is good, " * 40 + "an",
+        "",
+    )
     assert finish("", **rules) == ("", "empty_text")

@@ -26,7 +26,13 @@ def make_prompts(count: int = 9) -> list[list[int]]:
     rng = random.Random(0)
     texts = [[rng.randrange(3, V) for _ in range(rng.randint(2, 28))] for _ in range(count - 1)]
     paired = [
-        [*text[:1], V + rng.randrange(NUM_USERS), *text[1:], V + NUM_USERS + rng.randrange(NUM_ITEMS), *([] if row % 2 else text[:1])]
+        [
+            *text[:1],
+            V + rng.randrange(NUM_USERS),
+            *text[1:],
+            V + NUM_USERS + rng.randrange(NUM_ITEMS),
+            *([] if row % 2 else text[:1]),
+        ]
         for row, text in enumerate(texts)
     ]
     return [*paired, [7, 8, 9]]
@@ -40,7 +46,14 @@ def make_sharing_prompts() -> list[list[int]]:
     for user in range(NUM_USERS):
         profile = [V + user, *(rng.randrange(3, V) for _ in range(rng.randint(16, 30)))]
         for item in range(user + 1):
-            prompts.append([*instruction, *profile, *(rng.randrange(3, V) for _ in range(rng.randint(0, 9))), V + NUM_USERS + item])
+            prompts.append(
+                [
+                    *instruction,
+                    *profile,
+                    *(rng.randrange(3, V) for _ in range(rng.randint(0, 9))),
+                    V + NUM_USERS + item,
+                ]
+            )
     return [*prompts, prompts[-1]]
 
 
@@ -50,18 +63,35 @@ def make_model(injection: Injection, num_key_value_heads: int = 2) -> LlamaForCa
     return model
 
 
-def make_engine(model: PreTrainedModel, stop: Sequence[int] = (END,), **settings: Any) -> TransformersEngine:
-    return TransformersEngine(model, stop, **{"max_rows": 64, "key_value_bytes": 2**24, "decode": lambda ids: " ".join(map(str, ids)), **settings})
+def make_engine(
+    model: PreTrainedModel, stop: Sequence[int] = (END,), **settings: Any
+) -> TransformersEngine:
+    return TransformersEngine(
+        model,
+        stop,
+        **{
+            "max_rows": 64,
+            "key_value_bytes": 2**24,
+            "decode": lambda ids: " ".join(map(str, ids)),
+            **settings,
+        },
+    )
 
 
-def complete(engine: TransformersEngine, prompts: Sequence[Sequence[int]], decoding: DecodingConfig = GREEDY) -> list[Completion]:
+def complete(
+    engine: TransformersEngine, prompts: Sequence[Sequence[int]], decoding: DecodingConfig = GREEDY
+) -> list[Completion]:
     """In order of the prompts."""
-    completions = sorted(engine.generate(prompts, decoding), key=lambda completion: completion.index)
+    completions = sorted(
+        engine.generate(prompts, decoding), key=lambda completion: completion.index
+    )
     assert [completion.index for completion in completions] == list(range(len(prompts)))
     return completions
 
 
-def run(engine: TransformersEngine, prompts: Sequence[Sequence[int]], decoding: DecodingConfig = GREEDY) -> list[list[int]]:
+def run(
+    engine: TransformersEngine, prompts: Sequence[Sequence[int]], decoding: DecodingConfig = GREEDY
+) -> list[list[int]]:
     return [completion.token_ids for completion in complete(engine, prompts, decoding)]
 
 
@@ -70,7 +100,9 @@ def greedy_by_hand(model: PreTrainedModel, prompt: Sequence[int]) -> list[int]:
     """One prompt, the whole sequence again at each step: no cache, no padding, no `generate`."""
     generated: list[int] = []
     while len(generated) < NUM_NEW:
-        token = int(model(torch.tensor([[*prompt, *generated]]), use_cache=False).logits[0, -1].argmax())
+        token = int(
+            model(torch.tensor([[*prompt, *generated]]), use_cache=False).logits[0, -1].argmax()
+        )
         if token == END:
             break
         generated.append(token)
@@ -79,14 +111,21 @@ def greedy_by_hand(model: PreTrainedModel, prompt: Sequence[int]) -> list[int]:
 
 def one_at_a_time(model: PreTrainedModel, prompts: Sequence[Sequence[int]]) -> list[list[int]]:
     """By transformers' `generate`."""
-    config = GenerationConfig(max_new_tokens=NUM_NEW, do_sample=False, eos_token_id=END, pad_token_id=END)
-    rows = [model.generate(torch.tensor([prompt]), generation_config=config)[0, len(prompt) :].tolist() for prompt in prompts]
+    config = GenerationConfig(
+        max_new_tokens=NUM_NEW, do_sample=False, eos_token_id=END, pad_token_id=END
+    )
+    rows = [
+        model.generate(torch.tensor([prompt]), generation_config=config)[0, len(prompt) :].tolist()
+        for prompt in prompts
+    ]
     return [row[: row.index(END)] if END in row else row for row in rows]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("injection", ["direct", "projected"])
-def test_generate_each_family_gives_the_greedy_tokens_of_one_at_a_time(injection: Injection, family: str) -> None:
+def test_generate_each_family_gives_the_greedy_tokens_of_one_at_a_time(
+    injection: Injection, family: str
+) -> None:
     model, prompts = tiny_decoder(family), [*make_prompts(5), *make_sharing_prompts()]
     attach_toy(model, injection)
     expected = [greedy_by_hand(model, prompt) for prompt in prompts]
@@ -99,7 +138,10 @@ def test_generate_several_tokens_a_user_gives_the_greedy_tokens_of_one_at_a_time
     model = toy_model()
     vocabulary = attach_toy(model, "projected", num_tokens=3).vocabulary
     pairs = [(user, item) for user in range(NUM_USERS) for item in (user, user + 1)]
-    prompts = [[3, *vocabulary.user_tokens(user), 4, 5, *vocabulary.item_tokens(item), 6] for user, item in pairs]
+    prompts = [
+        [3, *vocabulary.user_tokens(user), 4, 5, *vocabulary.item_tokens(item), 6]
+        for user, item in pairs
+    ]
     expected = [greedy_by_hand(model, prompt) for prompt in prompts]
     assert len({tuple(ids) for ids in expected}) > len(prompts) // 3
     assert run(make_engine(model), prompts) == expected
@@ -117,12 +159,23 @@ def test_generate_several_tokens_a_user_gives_the_greedy_tokens_of_one_at_a_time
 )
 @pytest.mark.parametrize("chunk_tokens", [7, 512])
 def test_generate_few_rows_small_budget_and_chunks_give_the_same_tokens(
-    monkeypatch: pytest.MonkeyPatch, settings: dict[str, int], chunk_tokens: int, num_key_value_heads: int
+    monkeypatch: pytest.MonkeyPatch,
+    settings: dict[str, int],
+    chunk_tokens: int,
+    num_key_value_heads: int,
 ) -> None:
     monkeypatch.setattr(generation_run, "_CHUNK_TOKENS", chunk_tokens)
-    model, prompts = make_model("direct", num_key_value_heads), [*make_prompts(), *make_sharing_prompts()]
+    model, prompts = (
+        make_model("direct", num_key_value_heads),
+        [*make_prompts(), *make_sharing_prompts()],
+    )
     if "key_value_positions" in settings:
-        settings = {"key_value_bytes": settings["key_value_positions"] * BYTES_PER_POSITION * num_key_value_heads // 2}
+        settings = {
+            "key_value_bytes": settings["key_value_positions"]
+            * BYTES_PER_POSITION
+            * num_key_value_heads
+            // 2
+        }
     engine = make_engine(model, **settings)
     assert run(engine, prompts) == [greedy_by_hand(model, prompt) for prompt in prompts]
     assert engine.report.max_rows < len(prompts)
@@ -146,7 +199,10 @@ def test_generate_report_counts_tokens_and_what_prefixes_saved() -> None:
     assert report.num_decoded_tokens == sum(generated) - len(prompts)
     assert report.num_logits == sum(generated)
     assert 0 < report.num_seen_keys < report.num_key_cells
-    assert report.prefill_seconds + report.decode_seconds + report.sampling_seconds < report.total_seconds
+    assert (
+        report.prefill_seconds + report.decode_seconds + report.sampling_seconds
+        < report.total_seconds
+    )
 
 
 def shared_part(prompts: Sequence[Sequence[int]], user: int) -> Sequence[int]:
@@ -154,7 +210,9 @@ def shared_part(prompts: Sequence[Sequence[int]], user: int) -> Sequence[int]:
     own = [prompt for prompt in prompts if prompt[20] == user]
     if len(own) == 1:
         return own[0][:20]
-    length = next(place for place in range(1000) if len({tuple(prompt[: place + 1]) for prompt in own}) > 1)
+    length = next(
+        place for place in range(1000) if len({tuple(prompt[: place + 1]) for prompt in own}) > 1
+    )
     return own[0][: min(length, *(len(prompt) - 1 for prompt in own))]
 
 
@@ -163,22 +221,33 @@ def test_generate_adapters_run_once_for_each_user_and_item(monkeypatch: pytest.M
     embedding = model.get_input_embeddings()
     adapted: list[int] = []
     original = embedding.adapt
-    monkeypatch.setattr(embedding, "adapt", lambda ids: adapted.extend(ids.tolist()) or original(ids))
+    monkeypatch.setattr(
+        embedding, "adapt", lambda ids: adapted.extend(ids.tolist()) or original(ids)
+    )
     run(make_engine(model, max_rows=2), prompts)
-    assert sorted(adapted) == sorted({token for prompt in prompts for token in prompt if token >= V})
+    assert sorted(adapted) == sorted(
+        {token for prompt in prompts for token in prompt if token >= V}
+    )
 
 
-def test_generate_decode_steps_touch_neither_adapters_nor_injection(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_generate_decode_steps_touch_neither_adapters_nor_injection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     model, prompts = make_model("projected"), make_prompts()
     embedding = model.get_input_embeddings()
     seen: list[tuple[int, bool]] = []
     model.model.layers[0].self_attn.register_forward_pre_hook(
-        lambda module, args, kwargs: seen.append((kwargs["hidden_states"].shape[1], embedding.injection is None)), with_kwargs=True
+        lambda module, args, kwargs: seen.append(
+            (kwargs["hidden_states"].shape[1], embedding.injection is None)
+        ),
+        with_kwargs=True,
     )
     engine = make_engine(model)
     seen.clear()  # the constructor ran one token
     run(engine, prompts)
-    assert [is_none for _, is_none in seen] == [False] * engine.report.num_prefill_passes + [True] * engine.report.num_decode_steps
+    assert [is_none for _, is_none in seen] == [False] * engine.report.num_prefill_passes + [
+        True
+    ] * engine.report.num_decode_steps
 
 
 def test_generate_model_is_left_as_it_was() -> None:
@@ -192,14 +261,23 @@ def test_generate_model_is_left_as_it_was() -> None:
 def test_generate_model_settings_do_not_decide() -> None:
     prompts, model = make_prompts(), make_model("projected")
     expected = run(make_engine(model), prompts)
-    model.generation_config = GenerationConfig(do_sample=True, temperature=9.0, repetition_penalty=5.0, max_new_tokens=1, eos_token_id=list(range(V)))
+    model.generation_config = GenerationConfig(
+        do_sample=True,
+        temperature=9.0,
+        repetition_penalty=5.0,
+        max_new_tokens=1,
+        eos_token_id=list(range(V)),
+    )
     assert run(make_engine(model), prompts) == expected
 
 
 def test_generate_stop_token_ends_one_row_and_not_the_others() -> None:
     model, prompts = make_model("projected"), make_prompts()
     full = run(make_engine(model), prompts)
-    stop = min((token for ids in full for token in ids), key=lambda token: sum(token in ids for ids in full))  # the rarest
+    stop = min(
+        (token for ids in full for token in ids),
+        key=lambda token: sum(token in ids for ids in full),
+    )  # the rarest
     completions = complete(make_engine(model, [END, stop]), prompts)
     for completion, ids in zip(completions, full, strict=True):
         cut = ids[: ids.index(stop)] if stop in ids else ids
@@ -211,20 +289,30 @@ def test_generate_stop_token_ends_one_row_and_not_the_others() -> None:
 def test_generate_stop_string_over_two_tokens_ends_its_row() -> None:
     model, prompts = make_model("projected"), make_prompts()
     full = run(make_engine(model), prompts)
-    row = next(index for index, ids in enumerate(full) if len(ids) == NUM_NEW and ids[:3].count(ids[2]) == 1)
+    row = next(
+        index
+        for index, ids in enumerate(full)
+        if len(ids) == NUM_NEW and ids[:3].count(ids[2]) == 1
+    )
     string = f"{full[row][2]} {full[row][3]}"
-    completions = complete(make_engine(model), prompts, GREEDY.model_copy(update={"stop": (string,)}))
+    completions = complete(
+        make_engine(model), prompts, GREEDY.model_copy(update={"stop": (string,)})
+    )
     assert completions[row].token_ids == full[row][:4]
     assert completions[row].finish_reason == "stop"
     others = [ids for ids in full if string not in " ".join(map(str, ids))]
-    assert [completion.token_ids for completion in completions if completion.token_ids in others] == others
+    assert [
+        completion.token_ids for completion in completions if completion.token_ids in others
+    ] == others
 
 
 def test_generate_samples_depend_on_seed_and_prompt_not_on_the_batch() -> None:
     model, prompts = make_model("projected"), [*make_prompts(), *make_sharing_prompts()]
     sampling = DecodingConfig(max_new_tokens=NUM_NEW, temperature=2.0, top_p=0.9, seed=1)
     texts = run(make_engine(model), prompts, sampling)
-    assert run(make_engine(model, max_rows=2), list(reversed(prompts)), sampling) == list(reversed(texts))
+    assert run(make_engine(model, max_rows=2), list(reversed(prompts)), sampling) == list(
+        reversed(texts)
+    )
     assert run(make_engine(model), prompts, sampling.model_copy(update={"seed": 2})) != texts
     assert run(make_engine(model), prompts) != texts
 
@@ -245,8 +333,14 @@ def test_generate_bad_prompts_fail_alone() -> None:
     assert "0..75, saw 3..76" in failures[1].message
     assert "context of 1024" in failures[3].message
     assert "54,016 bytes, the budget is 38,400" in failures[4].message
-    assert all(completion.finish_reason == "failed" and not completion.token_ids for completion in completions if completion.failure)
-    assert [completion.token_ids for completion in completions if not completion.failure] == run(make_engine(model), good)
+    assert all(
+        completion.finish_reason == "failed" and not completion.token_ids
+        for completion in completions
+        if completion.failure
+    )
+    assert [completion.token_ids for completion in completions if not completion.failure] == run(
+        make_engine(model), good
+    )
 
 
 def test_generate_text_ends_where_the_context_does() -> None:
@@ -267,9 +361,15 @@ def test_generate_no_prompts_yields_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "message"), [({"layer_types": ["linear_attention"]}, "knows no linear_attention"), ({"num_kv_shared_layers": 1}, "share keys")]
+    ("change", "message"),
+    [
+        ({"layer_types": ["linear_attention"]}, "knows no linear_attention"),
+        ({"num_kv_shared_layers": 1}, "share keys"),
+    ],
 )
-def test_engine_decoder_without_packed_pass_is_refused(change: dict[str, Any], message: str) -> None:
+def test_engine_decoder_without_packed_pass_is_refused(
+    change: dict[str, Any], message: str
+) -> None:
     model = toy_model()
     for name, value in change.items():
         setattr(model.config, name, value)

@@ -27,7 +27,10 @@ def test_adjacency_with_isolated_nodes_and_duplicates_equals_dense() -> None:
 
 
 def test_adjacency_with_exponent_equals_dense() -> None:
-    torch.testing.assert_close(normalized_adjacency(EDGES, 4, 4, exponent=0.3).to_dense(), dense_adjacency(EDGES, 4, 4, 0.3))
+    torch.testing.assert_close(
+        normalized_adjacency(EDGES, 4, 4, exponent=0.3).to_dense(),
+        dense_adjacency(EDGES, 4, 4, 0.3),
+    )
 
 
 def test_node_degrees_count_distinct_pairs_users_first() -> None:

@@ -12,7 +12,9 @@ NUM_USERS, NUM_ITEMS, DIM = 23, 17, 4
 
 def model(seed: int, dim: int = DIM) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    return torch.randn(NUM_USERS, dim, generator=generator), torch.randn(NUM_ITEMS, dim, generator=generator)
+    return torch.randn(NUM_USERS, dim, generator=generator), torch.randn(
+        NUM_ITEMS, dim, generator=generator
+    )
 
 
 def scores(vectors: tuple[Tensor, Tensor]) -> Tensor:
@@ -20,29 +22,44 @@ def scores(vectors: tuple[Tensor, Tensor]) -> Tensor:
 
 
 def test_score_norm_is_the_frobenius_norm_of_the_scores() -> None:
-    assert score_norm(model(0)) == pytest.approx(float(torch.linalg.norm(scores(model(0)))), rel=1e-6)
+    assert score_norm(model(0)) == pytest.approx(
+        float(torch.linalg.norm(scores(model(0)))), rel=1e-6
+    )
 
 
 @pytest.mark.parametrize("weight", [0.2, 1.0, 3.0])
 def test_blend_is_the_nearest_matrix_of_the_rank_to_the_weighted_sum(weight: float) -> None:
     trained, start = scores(model(0)).double().numpy(), scores(model(1)).double().numpy()
-    u, s, vt = np.linalg.svd(trained + weight * np.linalg.norm(trained) / np.linalg.norm(start) * start)
+    u, s, vt = np.linalg.svd(
+        trained + weight * np.linalg.norm(trained) / np.linalg.norm(start) * start
+    )
     users, items = blend(model(0), model(1), weight)
     assert users.shape == (NUM_USERS, DIM)
     assert items.shape == (NUM_ITEMS, DIM)
-    np.testing.assert_allclose(scores((users, items)).numpy(), (u[:, :DIM] * s[:DIM]) @ vt[:DIM], rtol=1e-4, atol=1e-4)
-    np.testing.assert_allclose(torch.linalg.norm(users, dim=0).numpy(), s[:DIM] ** 0.5, rtol=1e-4)  # both sides share alike
+    np.testing.assert_allclose(
+        scores((users, items)).numpy(), (u[:, :DIM] * s[:DIM]) @ vt[:DIM], rtol=1e-4, atol=1e-4
+    )
+    np.testing.assert_allclose(
+        torch.linalg.norm(users, dim=0).numpy(), s[:DIM] ** 0.5, rtol=1e-4
+    )  # both sides share alike
     assert (items.gather(0, items.abs().argmax(dim=0, keepdim=True)) > 0).all()
 
 
 def test_blend_with_itself_only_scales_the_scores() -> None:
     """The two have one span: the bases that are joined are of lower rank than they have columns."""
-    torch.testing.assert_close(scores(blend(model(0), model(0), 0.5)), 1.5 * scores(model(0)), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        scores(blend(model(0), model(0), 0.5)), 1.5 * scores(model(0)), rtol=1e-4, atol=1e-4
+    )
 
 
 def test_blend_does_not_depend_on_the_scale_of_the_start() -> None:
     users, items = model(1)
-    torch.testing.assert_close(blend(model(0), (users * 100, items), 0.2), blend(model(0), (users, items), 0.2), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(
+        blend(model(0), (users * 100, items), 0.2),
+        blend(model(0), (users, items), 0.2),
+        rtol=1e-3,
+        atol=1e-3,
+    )
 
 
 def test_blend_with_weight_zero_or_a_start_of_zeros_leaves_the_trained_vectors() -> None:

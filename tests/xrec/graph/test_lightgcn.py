@@ -33,7 +33,11 @@ def test_lightgcn_forward_and_gradient_equal_dense(edges: torch.Tensor, num_laye
 
     table = model.embeddings.detach().clone().requires_grad_()
     a = adjacency.to_dense()
-    mean = sum(torch.matrix_power(a, power) for power in range(num_layers + 1)) @ table / (num_layers + 1)
+    mean = (
+        sum(torch.matrix_power(a, power) for power in range(num_layers + 1))
+        @ table
+        / (num_layers + 1)
+    )
     (mean * weights).sum().backward()
 
     torch.testing.assert_close(torch.cat([users, items]), mean)
@@ -48,7 +52,10 @@ def test_lightgcn_vectors_equal_torch_geometric(edges: torch.Tensor) -> None:
 
     users, items = model(normalized_adjacency(edges, NUM_USERS, NUM_ITEMS))
 
-    torch.testing.assert_close(torch.cat([users, items]), theirs.get_embedding(torch.cat([one_way, one_way.flip(0)], dim=1)))
+    torch.testing.assert_close(
+        torch.cat([users, items]),
+        theirs.get_embedding(torch.cat([one_way, one_way.flip(0)], dim=1)),
+    )
 
 
 def test_random_embeddings_same_seed_is_equal_and_has_the_standard_deviation() -> None:
@@ -63,7 +70,9 @@ def test_random_embeddings_same_seed_is_equal_and_has_the_standard_deviation() -
 def test_lightgcn_start_with_nan_raises_training_error_naming_the_node() -> None:
     start = torch.zeros(12, DIM)
     start[9, 1], start[11, 0] = torch.nan, torch.inf
-    with pytest.raises(TrainingError, match="embeddings of 2 nodes hold NaN or infinity, the first of node 9"):
+    with pytest.raises(
+        TrainingError, match="embeddings of 2 nodes hold NaN or infinity, the first of node 9"
+    ):
         LightGCN(start, NUM_USERS, 1)
 
 

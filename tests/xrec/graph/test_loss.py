@@ -11,8 +11,12 @@ from xrec.graph.loss import expected_counts
 
 def test_bpr_loss_equals_hand_formula() -> None:
     pos, neg = [2.0, -1.0, 0.5], [1.0, 3.0, 0.5]
-    expected = sum(-math.log(1 / (1 + math.exp(-(p - n)))) for p, n in zip(pos, neg, strict=True)) / 3
-    assert float(bpr_loss(torch.tensor(pos), torch.tensor(neg))) == pytest.approx(expected, rel=1e-6)
+    expected = (
+        sum(-math.log(1 / (1 + math.exp(-(p - n)))) for p, n in zip(pos, neg, strict=True)) / 3
+    )
+    assert float(bpr_loss(torch.tensor(pos), torch.tensor(neg))) == pytest.approx(
+        expected, rel=1e-6
+    )
 
 
 def test_bpr_loss_of_hopeless_scores_is_finite() -> None:
@@ -22,19 +26,32 @@ def test_bpr_loss_of_hopeless_scores_is_finite() -> None:
 def test_l2_penalty_equals_hand_formula() -> None:
     # A batch of two interactions: rows 0 and 1 once, row 2 twice, row 3 not at all.
     table = torch.tensor([[1.0, 2.0], [0.0, 3.0], [2.0, 0.0], [9.0, 9.0]])
-    assert float(l2_penalty(table, torch.tensor([1.0, 1.0, 2.0, 0.0]), 2)) == pytest.approx(0.5 * ((1 + 4) + 9 + 2 * 4) / 2)
+    assert float(l2_penalty(table, torch.tensor([1.0, 1.0, 2.0, 0.0]), 2)) == pytest.approx(
+        0.5 * ((1 + 4) + 9 + 2 * 4) / 2
+    )
 
 
 def softmax_case(seed: int, scale: float = 1.0) -> dict[str, torch.Tensor]:
     """Three rows, four candidates; row 1's own item stands twice among them, row 2 has no other candidate."""
     generator = torch.Generator().manual_seed(seed)
-    vectors = {name: scale * torch.randn(size, 3, generator=generator) for name, size in (("users", 3), ("pos_items", 3), ("candidates", 4))}
-    is_own_item = torch.tensor([[True, False, False, False], [False, True, False, True], [True, True, True, True]])
-    return {**vectors, "is_own_item": is_own_item, "log_expected_counts": torch.tensor([0.5, 2.0, 0.1, 1.0]).log()}
+    vectors = {
+        name: scale * torch.randn(size, 3, generator=generator)
+        for name, size in (("users", 3), ("pos_items", 3), ("candidates", 4))
+    }
+    is_own_item = torch.tensor(
+        [[True, False, False, False], [False, True, False, True], [True, True, True, True]]
+    )
+    return {
+        **vectors,
+        "is_own_item": is_own_item,
+        "log_expected_counts": torch.tensor([0.5, 2.0, 0.1, 1.0]).log(),
+    }
 
 
 def by_hand(case: dict[str, torch.Tensor], temperature: float) -> float:
-    users, pos_items, candidates = (case[name].tolist() for name in ("users", "pos_items", "candidates"))
+    users, pos_items, candidates = (
+        case[name].tolist() for name in ("users", "pos_items", "candidates")
+    )
     counts = case["log_expected_counts"].exp().tolist()
     total = 0.0
     for user, pos, own in zip(users, pos_items, case["is_own_item"].tolist(), strict=True):
@@ -42,7 +59,10 @@ def by_hand(case: dict[str, torch.Tensor], temperature: float) -> float:
         denominator = math.exp(score)
         for candidate, count, skip in zip(candidates, counts, own, strict=True):
             if not skip:
-                denominator += math.exp(sum(a * b for a, b in zip(user, candidate, strict=True)) / temperature) / count
+                denominator += (
+                    math.exp(sum(a * b for a, b in zip(user, candidate, strict=True)) / temperature)
+                    / count
+                )
         total += -score + math.log(denominator)
     return total / len(users)
 
@@ -50,13 +70,21 @@ def by_hand(case: dict[str, torch.Tensor], temperature: float) -> float:
 @pytest.mark.parametrize("temperature", [0.5, 2.0])
 def test_sampled_softmax_equals_a_loop_of_floats(temperature: float) -> None:
     case = softmax_case(0)
-    assert float(sampled_softmax_loss(**case, temperature=temperature)) == pytest.approx(by_hand(case, temperature), rel=1e-5)
+    assert float(sampled_softmax_loss(**case, temperature=temperature)) == pytest.approx(
+        by_hand(case, temperature), rel=1e-5
+    )
 
 
 def test_sampled_softmax_gradient_equals_finite_differences() -> None:
-    case = {name: value.double() if value.is_floating_point() else value for name, value in softmax_case(1).items()}
+    case = {
+        name: value.double() if value.is_floating_point() else value
+        for name, value in softmax_case(1).items()
+    }
     vectors = tuple(case[name].requires_grad_() for name in ("users", "pos_items", "candidates"))
-    assert torch.autograd.gradcheck(lambda *v: sampled_softmax_loss(*v, case["is_own_item"], case["log_expected_counts"], 0.7), vectors)
+    assert torch.autograd.gradcheck(
+        lambda *v: sampled_softmax_loss(*v, case["is_own_item"], case["log_expected_counts"], 0.7),
+        vectors,
+    )
 
 
 def test_sampled_softmax_of_huge_scores_is_finite_with_gradient() -> None:
@@ -79,5 +107,7 @@ def test_expected_counts_of_mixed_candidates_equal_their_mean_in_draws() -> None
 
 def test_scoring_vectors_cosine_have_length_one_and_dot_stay() -> None:
     vectors = torch.tensor([[3.0, 4.0], [0.0, 0.0]])
-    torch.testing.assert_close(scoring_vectors(vectors, "cosine"), torch.tensor([[0.6, 0.8], [0.0, 0.0]]))
+    torch.testing.assert_close(
+        scoring_vectors(vectors, "cosine"), torch.tensor([[0.6, 0.8], [0.0, 0.0]])
+    )
     assert torch.equal(scoring_vectors(vectors, "dot"), vectors)

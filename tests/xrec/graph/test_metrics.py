@@ -30,17 +30,26 @@ class _Case:
         self.held_out[5] = False
         self.users[7] = 0  # all its scores are equal
         self.seen[9] = False
-        self.seen[11], self.held_out[11], self.held_out[11, 4] = True, False, True  # no item is left, not even the held-out one
+        self.seen[11], self.held_out[11], self.held_out[11, 4] = (
+            True,
+            False,
+            True,
+        )  # no item is left, not even the held-out one
         self.evaluated = [user for user in range(NUM_USERS) if self.held_out[user].any()]
 
     @property
     def edges(self) -> tuple[Tensor, Tensor]:
-        return torch.stack(self.seen.nonzero(as_tuple=True)), torch.stack(self.held_out.nonzero(as_tuple=True))
+        return torch.stack(self.seen.nonzero(as_tuple=True)), torch.stack(
+            self.held_out.nonzero(as_tuple=True)
+        )
 
     def top(self, user: int, k: int) -> list[int]:
         """By score, the lower index first among equals."""
         scores = (self.users[user] @ self.items.T).tolist()
-        return sorted((item for item in range(NUM_ITEMS) if not self.seen[user, item]), key=lambda item: (-scores[item], item))[:k]
+        return sorted(
+            (item for item in range(NUM_ITEMS) if not self.seen[user, item]),
+            key=lambda item: (-scores[item], item),
+        )[:k]
 
     def metrics(self, users: list[int], k: int) -> dict[str, float]:
         """Means over `users`, by the definitions."""
@@ -63,11 +72,15 @@ class _Case:
 
 @pytest.mark.parametrize("ks", [(1,), (4,), (20,), (50,), (20, 3, 50)])
 @pytest.mark.parametrize("scores_per_chunk", [NUM_ITEMS, 10**6])
-def test_ranking_metrics_equal_brute_force(ks: tuple[int, ...], scores_per_chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ranking_metrics_equal_brute_force(
+    ks: tuple[int, ...], scores_per_chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("xrec.graph.ranking._SCORES_PER_CHUNK", scores_per_chunk)
     case = _Case(seed=ks[0])
     seen, held_out = (SeenItems(edges, NUM_USERS) for edges in case.edges)
-    metrics = ranking_metrics(case.users, case.items, seen, held_out, users_with_items(case.edges[1]), ks)
+    metrics = ranking_metrics(
+        case.users, case.items, seen, held_out, users_with_items(case.edges[1]), ks
+    )
     assert list(metrics) == metric_names(ks)
     for k in ks:
         expected = case.metrics(case.evaluated, k)
@@ -77,7 +90,14 @@ def test_ranking_metrics_equal_brute_force(ks: tuple[int, ...], scores_per_chunk
 def test_ranking_metrics_without_users_raise_data_error() -> None:
     none = SeenItems(NO_EDGES, 3)
     with pytest.raises(DataError, match="no held-out interactions"):
-        ranking_metrics(torch.randn(3, 2), torch.randn(4, 2), none, none, torch.empty(0, dtype=torch.int64), (2,))
+        ranking_metrics(
+            torch.randn(3, 2),
+            torch.randn(4, 2),
+            none,
+            none,
+            torch.empty(0, dtype=torch.int64),
+            (2,),
+        )
 
 
 @pytest.mark.parametrize("ks", [(), (10, 0)])
@@ -115,7 +135,11 @@ def test_ranking_report_groups_users_from_sparse_to_active() -> None:
             "max_items": int(case.seen[members[-1]].sum()),
         }
         for k in (5, 20):
-            expected |= {name: value for name, value in case.metrics(members, k).items() if name.split("@")[0] in ("recall", "ndcg")}
+            expected |= {
+                name: value
+                for name, value in case.metrics(members, k).items()
+                if name.split("@")[0] in ("recall", "ndcg")
+            }
         assert group == pytest.approx(expected, abs=1e-6)
 
 

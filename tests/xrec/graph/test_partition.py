@@ -50,7 +50,12 @@ def test_adjacency_blocks_together_are_the_whole_matrix() -> None:
     edges = torch.tensor([[0, 0, 1, 0, 3], [1, 0, 1, 1, 2]])
     whole = normalized_adjacency(edges, 4, 5, exponent=0.3).to_dense()
     blocks = RowBlocks.deal(torch.tensor([2, 1, 0, 1, 1, 2, 1, 0, 0]), 2)  # 9 nodes: one empty row
-    parts = torch.cat([normalized_adjacency(edges, 4, 5, Partition(blocks, rank), exponent=0.3).to_dense() for rank in range(2)])
+    parts = torch.cat(
+        [
+            normalized_adjacency(edges, 4, 5, Partition(blocks, rank), exponent=0.3).to_dense()
+            for rank in range(2)
+        ]
+    )
     assert parts.shape == (10, 10)
     torch.testing.assert_close(parts[blocks.rows][:, blocks.rows], whole)
     empty = blocks.nodes == -1
@@ -65,7 +70,12 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict[str, to
     script = str(Path(__file__).with_name("train_by_blocks.py"))
     environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
     workers = [
-        subprocess.Popen([sys.executable, script, str(rank), str(WORLD_SIZE), str(folder)], env=environment, stderr=subprocess.PIPE, text=True)
+        subprocess.Popen(
+            [sys.executable, script, str(rank), str(WORLD_SIZE), str(folder)],
+            env=environment,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
         for rank in range(WORLD_SIZE)
     ]
     try:
@@ -80,16 +90,24 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict[str, to
     return {1: one, WORLD_SIZE: torch.load(folder / "outcome.pt")}
 
 
-def test_random_start_is_equal_for_one_and_three_workers(outcomes: dict[int, dict[str, torch.Tensor]]) -> None:
+def test_random_start_is_equal_for_one_and_three_workers(
+    outcomes: dict[int, dict[str, torch.Tensor]],
+) -> None:
     assert torch.equal(outcomes[1]["random"], outcomes[WORLD_SIZE]["random"])
     assert 0.08 < float(outcomes[1]["random"].std()) < 0.12
 
 
-def test_spectral_start_is_equal_for_one_and_three_workers(outcomes: dict[int, dict[str, torch.Tensor]]) -> None:
-    torch.testing.assert_close(outcomes[1]["spectral"], outcomes[WORLD_SIZE]["spectral"], rtol=1e-4, atol=1e-5)
+def test_spectral_start_is_equal_for_one_and_three_workers(
+    outcomes: dict[int, dict[str, torch.Tensor]],
+) -> None:
+    torch.testing.assert_close(
+        outcomes[1]["spectral"], outcomes[WORLD_SIZE]["spectral"], rtol=1e-4, atol=1e-5
+    )
 
 
-def test_training_by_blocks_has_the_losses_and_embeddings_of_one_worker(outcomes: dict[int, dict[str, torch.Tensor]]) -> None:
+def test_training_by_blocks_has_the_losses_and_embeddings_of_one_worker(
+    outcomes: dict[int, dict[str, torch.Tensor]],
+) -> None:
     one, three = outcomes[1], outcomes[WORLD_SIZE]
     assert one["losses"][-1] < one["losses"][0]
     torch.testing.assert_close(three["losses"], one["losses"], rtol=1e-4, atol=0)

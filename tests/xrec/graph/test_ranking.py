@@ -16,7 +16,11 @@ NUM_USERS, NUM_ITEMS = 23, 40
 def graph() -> GraphEmbeddings:
     generator = torch.Generator().manual_seed(0)
     manifest = Manifest.model_construct(kind="graph")
-    return GraphEmbeddings(torch.randn(NUM_USERS, 6, generator=generator), torch.randn(NUM_ITEMS, 6, generator=generator), manifest)
+    return GraphEmbeddings(
+        torch.randn(NUM_USERS, 6, generator=generator),
+        torch.randn(NUM_ITEMS, 6, generator=generator),
+        manifest,
+    )
 
 
 @pytest.fixture
@@ -29,20 +33,31 @@ def edges() -> torch.Tensor:
 
 @pytest.mark.parametrize("scores_per_chunk", [1, 3 * NUM_ITEMS, 10**6])
 def test_recommend_any_chunk_size_equals_sorting_all_scores(
-    graph: GraphEmbeddings, edges: torch.Tensor, scores_per_chunk: int, monkeypatch: pytest.MonkeyPatch
+    graph: GraphEmbeddings,
+    edges: torch.Tensor,
+    scores_per_chunk: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(ranking_module, "_SCORES_PER_CHUNK", scores_per_chunk)
     users = torch.tensor([7, 0, 5, 22, 7, 13, 1])
     items, scores = recommend(graph, edges, users, k=5)
     seen = set(map(tuple, edges.T.tolist()))
     for row, user in enumerate(users.tolist()):
-        all_scores = {item: float(graph.users[user] @ graph.items[item]) for item in range(NUM_ITEMS) if (user, item) not in seen}
+        all_scores = {
+            item: float(graph.users[user] @ graph.items[item])
+            for item in range(NUM_ITEMS)
+            if (user, item) not in seen
+        }
         expected = sorted(all_scores, key=lambda item: -all_scores[item])[:5]
         assert items[row].tolist() == expected
-        assert scores[row].tolist() == pytest.approx([all_scores[item] for item in expected], abs=1e-5)
+        assert scores[row].tolist() == pytest.approx(
+            [all_scores[item] for item in expected], abs=1e-5
+        )
 
 
-def test_recommend_user_with_few_unseen_items_is_filled_up(graph: GraphEmbeddings, edges: torch.Tensor) -> None:
+def test_recommend_user_with_few_unseen_items_is_filled_up(
+    graph: GraphEmbeddings, edges: torch.Tensor
+) -> None:
     items, scores = recommend(graph, edges, torch.tensor([4]), k=5)
     assert sorted(items[0, :3].tolist()) == [0, 1, 2]
     assert items[0, 3:].tolist() == [-1, -1]
@@ -54,16 +69,29 @@ def test_recommend_no_users_gives_empty_rows(graph: GraphEmbeddings, edges: torc
     assert items.shape == scores.shape == (0, 5)
 
 
-@pytest.mark.parametrize(("users", "k", "message"), [([0], 0, "k must be"), ([0], 41, "saw 41"), ([23], 5, "0 to 22"), ([-1], 5, "0 to 22")])
-def test_recommend_bad_arguments_raise_value_error(graph: GraphEmbeddings, edges: torch.Tensor, users: list[int], k: int, message: str) -> None:
+@pytest.mark.parametrize(
+    ("users", "k", "message"),
+    [([0], 0, "k must be"), ([0], 41, "saw 41"), ([23], 5, "0 to 22"), ([-1], 5, "0 to 22")],
+)
+def test_recommend_bad_arguments_raise_value_error(
+    graph: GraphEmbeddings, edges: torch.Tensor, users: list[int], k: int, message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         recommend(graph, edges, torch.tensor(users), k)
 
 
 @pytest.mark.parametrize("k", [1, 3, NUM_ITEMS])
 def test_recommend_of_equal_scores_gives_the_lower_item_first(k: int, edges: torch.Tensor) -> None:
-    users, items = torch.ones(NUM_USERS, 1), torch.arange(NUM_ITEMS)[:, None] % 7 // 2  # scores 0 to 3, each many times
-    ranked, _ = recommend(GraphEmbeddings(users, items.float(), Manifest.model_construct(kind="graph")), edges, torch.arange(NUM_USERS), k)
+    users, items = (
+        torch.ones(NUM_USERS, 1),
+        torch.arange(NUM_ITEMS)[:, None] % 7 // 2,
+    )  # scores 0 to 3, each many times
+    ranked, _ = recommend(
+        GraphEmbeddings(users, items.float(), Manifest.model_construct(kind="graph")),
+        edges,
+        torch.arange(NUM_USERS),
+        k,
+    )
     seen = set(map(tuple, edges.T.tolist()))
     for user in range(NUM_USERS):
         unseen = [item for item in range(NUM_ITEMS) if (user, item) not in seen]
@@ -71,7 +99,10 @@ def test_recommend_of_equal_scores_gives_the_lower_item_first(k: int, edges: tor
         assert ranked[user].tolist() == expected + [-1] * (k - len(expected))
 
 
-@pytest.mark.parametrize(("table", "row", "message"), [("users", 3, "1 of 23 user vectors .* user_index 3"), ("items", 39, "item_index 39")])
+@pytest.mark.parametrize(
+    ("table", "row", "message"),
+    [("users", 3, "1 of 23 user vectors .* user_index 3"), ("items", 39, "item_index 39")],
+)
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
 def test_recommend_of_vectors_that_are_not_finite_raises_data_error(
     graph: GraphEmbeddings, edges: torch.Tensor, table: str, row: int, message: str, value: float
@@ -82,6 +113,8 @@ def test_recommend_of_vectors_that_are_not_finite_raises_data_error(
 
 
 @pytest.mark.parametrize("edge", [(0, NUM_ITEMS), (0, -1), (NUM_USERS, 0)])
-def test_recommend_edge_out_of_range_raises_data_error(graph: GraphEmbeddings, edge: tuple[int, int]) -> None:
+def test_recommend_edge_out_of_range_raises_data_error(
+    graph: GraphEmbeddings, edge: tuple[int, int]
+) -> None:
     with pytest.raises(DataError, match="out of range"):
         recommend(graph, torch.tensor([edge]).T, torch.tensor([0]), k=5)

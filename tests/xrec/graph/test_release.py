@@ -22,13 +22,23 @@ USERS, ITEMS = torch.randn(8, 6), torch.randn(5, 6)
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     root = tmp_path_factory.mktemp("release")
-    write_release(root / "raw", USERS, ITEMS, {"user": make_converter(2, 6, 4, seed=0), "item": make_converter(2, 6, 4, seed=1)})
-    config: dict[str, Any] = {"workspace": str(root), "source": {"kind": "xrec_release", "uri": str(root / "raw")}}
+    write_release(
+        root / "raw",
+        USERS,
+        ITEMS,
+        {"user": make_converter(2, 6, 4, seed=0), "item": make_converter(2, 6, 4, seed=1)},
+    )
+    config: dict[str, Any] = {
+        "workspace": str(root),
+        "source": {"kind": "xrec_release", "uri": str(root / "raw")},
+    }
     prepare_dataset(parse_config(PrepareConfig, config))
     return read_dataset(open_location(str(root / "dataset")))
 
 
-def test_release_graph_holds_the_vectors_and_is_the_same_at_every_import(dataset: Dataset, tmp_path: Path) -> None:
+def test_release_graph_holds_the_vectors_and_is_the_same_at_every_import(
+    dataset: Dataset, tmp_path: Path
+) -> None:
     files = vector_files(USERS, ITEMS)
     location = open_location(str(tmp_path / "graph"))
     users, items = read_release_vectors(files, dataset)
@@ -37,7 +47,9 @@ def test_release_graph_holds_the_vectors_and_is_the_same_at_every_import(dataset
     assert torch.equal(graph.users, USERS)
     assert torch.equal(graph.items, ITEMS)
     assert graph.manifest.inputs["dataset"] == dataset.manifest.fingerprint
-    assert write_release_graph(location, users, items, files=files, dataset=dataset.manifest) == made
+    assert (
+        write_release_graph(location, users, items, files=files, dataset=dataset.manifest) == made
+    )
     others = vector_files(USERS + 1, ITEMS)
     with pytest.raises(ArtifactMismatchError, match="holds the graph of another run"):
         write_release_graph(location, USERS + 1, items, files=others, dataset=dataset.manifest)
@@ -46,10 +58,19 @@ def test_release_graph_holds_the_vectors_and_is_the_same_at_every_import(dataset
 def test_release_vectors_of_another_catalogue_or_shape_raise_data_error(dataset: Dataset) -> None:
     files = vector_files(USERS, ITEMS)
     wrong = [
-        (vector_files(USERS[:7], ITEMS), r"user_emb\.pkl has 7 vectors, the dataset 8 users; .*xrec_release"),
+        (
+            vector_files(USERS[:7], ITEMS),
+            r"user_emb\.pkl has 7 vectors, the dataset 8 users; .*xrec_release",
+        ),
         (vector_files(USERS, ITEMS[:4]), r"item_emb\.pkl has 4 vectors, the dataset 5 items"),
-        ({**files, "item_emb.pkl": pickle.dumps(torch.randn(5, 7))}, r"vectors of 6 numbers, item_emb\.pkl of 7"),
-        ({**files, "user_emb.pkl": pickle.dumps(torch.randn(8))}, r"user_emb\.pkl: expected vectors \(N, D\), saw shape \(8,\)"),
+        (
+            {**files, "item_emb.pkl": pickle.dumps(torch.randn(5, 7))},
+            r"vectors of 6 numbers, item_emb\.pkl of 7",
+        ),
+        (
+            {**files, "user_emb.pkl": pickle.dumps(torch.randn(8))},
+            r"user_emb\.pkl: expected vectors \(N, D\), saw shape \(8,\)",
+        ),
     ]
     for content, message in wrong:
         with pytest.raises(DataError, match=message):
@@ -59,6 +80,14 @@ def test_release_vectors_of_another_catalogue_or_shape_raise_data_error(dataset:
 def test_release_vectors_for_a_dataset_of_other_ids_raise_data_error(dataset: Dataset) -> None:
     """A dataset of the same size whose rows are in another order would give each user another's vector."""
     order = [1, 0, *range(2, 8)]
-    other = Dataset(dataset.manifest, dataset.users.take(order), dataset.items, dataset.interactions, dataset.explanations)
-    with pytest.raises(DataError, match="row 0 of the dataset's users has the id '1', expected '0'"):
+    other = Dataset(
+        dataset.manifest,
+        dataset.users.take(order),
+        dataset.items,
+        dataset.interactions,
+        dataset.explanations,
+    )
+    with pytest.raises(
+        DataError, match="row 0 of the dataset's users has the id '1', expected '0'"
+    ):
         read_release_vectors(vector_files(USERS, ITEMS), other)

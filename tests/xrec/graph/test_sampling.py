@@ -49,17 +49,36 @@ def test_sampler_user_with_all_items_raises_data_error() -> None:
         NegativeSampler(edges, 2, 3)
 
 
-def batches_of(edges: torch.Tensor, seed: int = 5, epoch: int = 1, micro_batch_size: int = 20) -> list[Batch]:
+def batches_of(
+    edges: torch.Tensor, seed: int = 5, epoch: int = 1, micro_batch_size: int = 20
+) -> list[Batch]:
     draw = NegativeSampler(edges, NUM_USERS, NUM_ITEMS).sample
-    return list(epoch_batches(edges, draw, steps_per_epoch=7, micro_batch_size=micro_batch_size, seed=seed, epoch=epoch))
+    return list(
+        epoch_batches(
+            edges,
+            draw,
+            steps_per_epoch=7,
+            micro_batch_size=micro_batch_size,
+            seed=seed,
+            epoch=epoch,
+        )
+    )
 
 
 def triples(batches: list[Batch]) -> list[tuple[int, int, int]]:
     parts = [part for batch in batches for part in batch.micro_batches]
-    return [triple for part in parts for triple in zip(part.users.tolist(), part.pos_items.tolist(), part.negatives.tolist(), strict=True)]
+    return [
+        triple
+        for part in parts
+        for triple in zip(
+            part.users.tolist(), part.pos_items.tolist(), part.negatives.tolist(), strict=True
+        )
+    ]
 
 
-def test_epoch_covers_each_interaction_once_with_fresh_order_and_negatives(edges: torch.Tensor) -> None:
+def test_epoch_covers_each_interaction_once_with_fresh_order_and_negatives(
+    edges: torch.Tensor,
+) -> None:
     first, second = (triples(batches_of(edges, epoch=epoch)) for epoch in (1, 2))
     for epoch in (first, second):
         assert sorted(triple[:2] for triple in epoch) == sorted(map(tuple, edges.T.tolist()))
@@ -68,7 +87,9 @@ def test_epoch_covers_each_interaction_once_with_fresh_order_and_negatives(edges
     assert sum(negatives[0][pair] != negatives[1][pair] for pair in negatives[0]) > len(first) / 2
 
 
-def test_epoch_has_equal_batches_of_micro_batches_of_at_most_their_size(edges: torch.Tensor) -> None:
+def test_epoch_has_equal_batches_of_micro_batches_of_at_most_their_size(
+    edges: torch.Tensor,
+) -> None:
     batches = batches_of(edges)
     sizes = [len(batch) for batch in batches]
     assert len(batches) == 7
@@ -83,14 +104,18 @@ def test_epoch_same_seed_is_equal_and_another_seed_is_not(edges: torch.Tensor) -
     assert triples(batches_of(edges)) != triples(batches_of(edges, seed=6))
 
 
-def test_epoch_shared_negatives_differ_between_micro_batches_steps_and_epochs(edges: torch.Tensor) -> None:
+def test_epoch_shared_negatives_differ_between_micro_batches_steps_and_epochs(
+    edges: torch.Tensor,
+) -> None:
     def draw(users: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         return torch.randint(10**9, (4,), generator=generator)
 
     drawn = [
         tuple(part.negatives.tolist())
         for epoch in (1, 2)
-        for batch in epoch_batches(edges, draw, steps_per_epoch=3, micro_batch_size=20, seed=0, epoch=epoch)
+        for batch in epoch_batches(
+            edges, draw, steps_per_epoch=3, micro_batch_size=20, seed=0, epoch=epoch
+        )
         for part in batch.micro_batches
     ]
     assert len(set(drawn)) == len(drawn) > 12
@@ -98,5 +123,7 @@ def test_epoch_shared_negatives_differ_between_micro_batches_steps_and_epochs(ed
 
 def test_epoch_of_fewer_interactions_than_steps_has_a_step_each(edges: torch.Tensor) -> None:
     draw = NegativeSampler(edges, NUM_USERS, NUM_ITEMS).sample
-    batches = list(epoch_batches(edges[:, :3], draw, steps_per_epoch=7, micro_batch_size=4, seed=0, epoch=1))
+    batches = list(
+        epoch_batches(edges[:, :3], draw, steps_per_epoch=7, micro_batch_size=4, seed=0, epoch=1)
+    )
     assert [len(batch) for batch in batches] == [1, 1, 1]

@@ -15,7 +15,10 @@ NUM_USERS, NUM_ITEMS, RANK, EXPONENT = 90, 70, 8, 0.35
 def edges() -> torch.Tensor:
     """Ten tastes of different strength, so that the leading singular values stand apart; user 11 and item 13 have no edges."""
     rng = np.random.default_rng(0)
-    chance = 0.03 + 0.9 * ((np.arange(NUM_USERS)[:, None] // 9 == np.arange(NUM_ITEMS) // 7) * np.linspace(1, 0.2, 10)[np.arange(NUM_ITEMS) // 7])
+    chance = 0.03 + 0.9 * (
+        (np.arange(NUM_USERS)[:, None] // 9 == np.arange(NUM_ITEMS) // 7)
+        * np.linspace(1, 0.2, 10)[np.arange(NUM_ITEMS) // 7]
+    )
     likes = rng.random((NUM_USERS, NUM_ITEMS)) < chance
     likes[11], likes[:, 13] = False, False
     return torch.from_numpy(np.stack(likes.nonzero()))
@@ -34,22 +37,38 @@ def exact_svd(edges: torch.Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return u[:, order], s[order], vt[order].T
 
 
-def svd(adjacency: torch.Tensor, rank: int = RANK, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+def svd(
+    adjacency: torch.Tensor, rank: int = RANK, seed: int = 0
+) -> tuple[torch.Tensor, torch.Tensor]:
     partition = Partition.whole(NUM_USERS + NUM_ITEMS)
-    return truncated_svd(adjacency, NUM_USERS, rank, num_iterations=20, oversampling=10, seed=seed, partition=partition)
+    return truncated_svd(
+        adjacency,
+        NUM_USERS,
+        rank,
+        num_iterations=20,
+        oversampling=10,
+        seed=seed,
+        partition=partition,
+    )
 
 
-def test_truncated_svd_equals_scipy_up_to_sign(edges: torch.Tensor, adjacency: torch.Tensor) -> None:
+def test_truncated_svd_equals_scipy_up_to_sign(
+    edges: torch.Tensor, adjacency: torch.Tensor
+) -> None:
     vectors, values = svd(adjacency)
     u, s, v = exact_svd(edges)
     np.testing.assert_allclose(values, s, rtol=1e-4)
-    np.testing.assert_allclose((vectors[:NUM_USERS] * values) @ vectors[NUM_USERS:].T, (u * s) @ v.T, atol=1e-4)
+    np.testing.assert_allclose(
+        (vectors[:NUM_USERS] * values) @ vectors[NUM_USERS:].T, (u * s) @ v.T, atol=1e-4
+    )
     for ours, theirs in ((vectors[:NUM_USERS].numpy(), u), (vectors[NUM_USERS:].numpy(), v)):
         np.testing.assert_allclose(ours @ ours.T, theirs @ theirs.T, atol=1e-4)
         np.testing.assert_allclose(np.abs(np.diag(ours.T @ theirs)), 1, atol=1e-3)
 
 
-def test_truncated_svd_largest_entry_of_each_item_vector_is_positive(adjacency: torch.Tensor) -> None:
+def test_truncated_svd_largest_entry_of_each_item_vector_is_positive(
+    adjacency: torch.Tensor,
+) -> None:
     items = svd(adjacency)[0][NUM_USERS:]
     assert (items.max(dim=0).values == items.abs().max(dim=0).values).all()
 
@@ -61,14 +80,20 @@ def test_truncated_svd_same_seed_is_equal_and_another_seed_agrees(adjacency: tor
     torch.testing.assert_close(first, other, atol=2e-3, rtol=0)
 
 
-def test_spectral_embeddings_are_weighted_svd_with_standard_deviation(edges: torch.Tensor, adjacency: torch.Tensor) -> None:
-    embeddings = spectral_embeddings(adjacency, NUM_USERS, RANK, singular_value_power=1.5, num_iterations=20)
+def test_spectral_embeddings_are_weighted_svd_with_standard_deviation(
+    edges: torch.Tensor, adjacency: torch.Tensor
+) -> None:
+    embeddings = spectral_embeddings(
+        adjacency, NUM_USERS, RANK, singular_value_power=1.5, num_iterations=20
+    )
     _, s, _ = exact_svd(edges)
     connected = torch.ones(NUM_USERS + NUM_ITEMS, dtype=torch.bool)
     connected[[11, NUM_USERS + 13]] = False
     squared_lengths = embeddings[:NUM_USERS][connected[:NUM_USERS]].square().sum(dim=0)
     np.testing.assert_allclose(squared_lengths / squared_lengths[0], (s / s[0]) ** 1.5, rtol=1e-3)
-    assert float(torch.where(connected.unsqueeze(1), embeddings, 0).std()) == pytest.approx(0.1, rel=1e-3)
+    assert float(torch.where(connected.unsqueeze(1), embeddings, 0).std()) == pytest.approx(
+        0.1, rel=1e-3
+    )
     # Nodes without edges have no place in the spectrum; a small draw lets training move them.
     assert (embeddings[~connected].abs() > 0).all()
     assert embeddings[~connected].abs().max() < 0.05
@@ -76,7 +101,9 @@ def test_spectral_embeddings_are_weighted_svd_with_standard_deviation(edges: tor
 
 @pytest.mark.parametrize("dim", [5, 40])
 def test_spectral_embeddings_more_dimensions_than_rank_fill_the_rest_at_random(dim: int) -> None:
-    edges = torch.tensor([(u, i) for u in range(20) for i in range(15) if u % 3 == i % 3]).T  # three blocks of ones: rank 3
+    edges = torch.tensor(
+        [(u, i) for u in range(20) for i in range(15) if u % 3 == i % 3]
+    ).T  # three blocks of ones: rank 3
     embeddings = spectral_embeddings(normalized_adjacency(edges, 20, 15), 20, dim)
     scales = embeddings.square().mean(dim=0).sqrt()
     assert embeddings.isfinite().all()

@@ -36,28 +36,62 @@ def small_edges() -> torch.Tensor:
 def train(partition: Partition) -> dict[str, torch.Tensor]:
     """12 steps; the losses are this worker's parts."""
     edges = small_edges()
-    start = spectral_embeddings(normalized_adjacency(edges, NUM_USERS, NUM_ITEMS, partition, exponent=0.35), NUM_USERS, DIM, partition=partition)
-    spectral, random = partition.table(start).clone(), partition.table(random_embeddings(partition, DIM, seed=4))
+    start = spectral_embeddings(
+        normalized_adjacency(edges, NUM_USERS, NUM_ITEMS, partition, exponent=0.35),
+        NUM_USERS,
+        DIM,
+        partition=partition,
+    )
+    spectral, random = (
+        partition.table(start).clone(),
+        partition.table(random_embeddings(partition, DIM, seed=4)),
+    )
     adjacency = normalized_adjacency(edges, NUM_USERS, NUM_ITEMS, partition)
     model = LightGCN(start, NUM_USERS, 2, partition)
     optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
-    objective = SampledSoftmax(edges, NUM_ITEMS, temperature=0.15, similarity="cosine", num_negatives=8, in_batch_negatives=True)
+    objective = SampledSoftmax(
+        edges,
+        NUM_ITEMS,
+        temperature=0.15,
+        similarity="cosine",
+        num_negatives=8,
+        in_batch_negatives=True,
+    )
     losses = []
     for epoch in range(3):
-        for batch in epoch_batches(edges, objective.negatives, steps_per_epoch=4, micro_batch_size=7, seed=0, epoch=epoch):
+        for batch in epoch_batches(
+            edges, objective.negatives, steps_per_epoch=4, micro_batch_size=7, seed=0, epoch=epoch
+        ):
             optimizer.zero_grad()
-            loss = batch_loss(*model(adjacency), batch, objective, rank=partition.rank, world_size=partition.blocks.num_blocks)
+            loss = batch_loss(
+                *model(adjacency),
+                batch,
+                objective,
+                rank=partition.rank,
+                world_size=partition.blocks.num_blocks,
+            )
             (loss + 0.1 * layer0_penalty(model, batch, objective)).backward()
             optimizer.step()
             losses.append(loss.detach())
     end = partition.table(model.embeddings.detach())
-    return {"spectral": spectral, "random": random, "losses": partition.all_reduce(torch.stack(losses)), "end": end}
+    return {
+        "spectral": spectral,
+        "random": random,
+        "losses": partition.all_reduce(torch.stack(losses)),
+        "end": end,
+    }
 
 
 def main(rank: int, world_size: int, folder: Path) -> None:
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder / 'meeting'}", rank=rank, world_size=world_size)
-    outcome = train(Partition(RowBlocks.deal(node_degrees(small_edges(), NUM_USERS, NUM_ITEMS), world_size), rank))
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder / 'meeting'}", rank=rank, world_size=world_size
+    )
+    outcome = train(
+        Partition(
+            RowBlocks.deal(node_degrees(small_edges(), NUM_USERS, NUM_ITEMS), world_size), rank
+        )
+    )
     if rank == 0:
         torch.save(outcome, folder / "outcome.pt")
     dist.destroy_process_group()

@@ -40,7 +40,10 @@ def rms_norm_around_one(x: Tensor, norm: nn.Module) -> Tensor:
 def layer_norm(x: Tensor, norm: nn.Module) -> Tensor:
     """arXiv 1607.06450."""
     centered = x - x.mean(-1, keepdim=True)
-    return centered / (centered.square().mean(-1, keepdim=True) + 1e-6).sqrt() * norm.weight + norm.bias
+    return (
+        centered / (centered.square().mean(-1, keepdim=True) + 1e-6).sqrt() * norm.weight
+        + norm.bias
+    )
 
 
 @dataclass(frozen=True)
@@ -89,19 +92,30 @@ ANATOMIES = {
 }
 
 
-def logits_by_hand(model: PreTrainedModel, family: str, input_ids: Tensor, injected: Tensor, rule: Injection) -> Tensor:
+def logits_by_hand(
+    model: PreTrainedModel, family: str, input_ids: Tensor, injected: Tensor, rule: Injection
+) -> Tensor:
     """Logits (B, S, V) of `input_ids` (B, S); `injected` (B, S, H) is a at a collaborative token and zero at a text token."""
     anatomy, decoder = ANATOMIES[family], model.model
     table = decoder.embed_tokens.token_embedding.weight
     is_text = (input_ids < len(table))[..., None]
-    hidden = torch.where(is_text, anatomy.embedding_factor * table[input_ids.clamp_max(len(table) - 1)], injected)
+    hidden = torch.where(
+        is_text, anatomy.embedding_factor * table[input_ids.clamp_max(len(table) - 1)], injected
+    )
     for index, layer in enumerate(decoder.layers):
         hidden = _layer(layer, anatomy, index, hidden, injected, rule)
     final_norm = decoder.final_layernorm if hasattr(decoder, "final_layernorm") else decoder.norm
     return _cap(_linear(anatomy.norm(hidden, final_norm), model.lm_head), anatomy.logit_cap)
 
 
-def _layer(layer: nn.Module, anatomy: Anatomy, index: int, hidden: Tensor, injected: Tensor, rule: Injection) -> Tensor:
+def _layer(
+    layer: nn.Module,
+    anatomy: Anatomy,
+    index: int,
+    hidden: Tensor,
+    injected: Tensor,
+    rule: Injection,
+) -> Tensor:
     h = anatomy.norm(hidden, layer.input_layernorm)
     attended = _attention(layer.self_attn, anatomy, index, h, injected, rule)
     if anatomy.residual == "parallel":
@@ -114,7 +128,9 @@ def _layer(layer: nn.Module, anatomy: Anatomy, index: int, hidden: Tensor, injec
     return hidden + _mlp(layer.mlp, anatomy, anatomy.norm(hidden, layer.post_attention_layernorm))
 
 
-def _attention(attention: nn.Module, anatomy: Anatomy, index: int, h: Tensor, injected: Tensor, rule: Injection) -> Tensor:
+def _attention(
+    attention: nn.Module, anatomy: Anatomy, index: int, h: Tensor, injected: Tensor, rule: Injection
+) -> Tensor:
     q, k, v = (_heads(x) for x in _query_key_value(attention, h, injected, rule))
     if hasattr(attention, "q_norm"):
         q, k = anatomy.norm(q, attention.q_norm), anatomy.norm(k, attention.k_norm)
@@ -122,12 +138,20 @@ def _attention(attention: nn.Module, anatomy: Anatomy, index: int, h: Tensor, in
     visible, group = _visible(h.shape[1], anatomy.windows[index]), NUM_HEADS // k.shape[1]
     attended = []
     for head in range(NUM_HEADS):
-        scores = _cap(q[:, head] @ k[:, head // group].transpose(1, 2) * anatomy.score_factor, anatomy.score_cap)
+        scores = _cap(
+            q[:, head] @ k[:, head // group].transpose(1, 2) * anatomy.score_factor,
+            anatomy.score_cap,
+        )
         attended.append(scores.masked_fill(~visible, -torch.inf).softmax(-1) @ v[:, head // group])
-    return _linear(torch.cat(attended, -1), attention.dense if hasattr(attention, "dense") else attention.o_proj)
+    return _linear(
+        torch.cat(attended, -1),
+        attention.dense if hasattr(attention, "dense") else attention.o_proj,
+    )
 
 
-def _query_key_value(attention: nn.Module, h: Tensor, injected: Tensor, rule: Injection) -> list[Tensor]:
+def _query_key_value(
+    attention: nn.Module, h: Tensor, injected: Tensor, rule: Injection
+) -> list[Tensor]:
     """q (B, S, H), k and v (B, S, heads of keys and values * HEAD_DIM), each with what the rule's equation adds."""
     if hasattr(attention, "qkv_proj"):
         weight = attention.qkv_proj.weight
@@ -150,7 +174,9 @@ def _query_key_value(attention: nn.Module, h: Tensor, injected: Tensor, rule: In
 def _mean_of_groups(a: Tensor, num_heads: int) -> Tensor:
     """The query heads of a (B, S, H) averaged in `num_heads` groups of neighbours."""
     heads, group = a.split(HEAD_DIM, dim=-1), NUM_HEADS // num_heads
-    return torch.cat([sum(heads[first : first + group]) / group for first in range(0, NUM_HEADS, group)], dim=-1)
+    return torch.cat(
+        [sum(heads[first : first + group]) / group for first in range(0, NUM_HEADS, group)], dim=-1
+    )
 
 
 def _mlp(mlp: nn.Module, anatomy: Anatomy, h: Tensor) -> Tensor:
@@ -177,7 +203,9 @@ def _rotary(x: Tensor, base: float, share: float) -> Tensor:
     turning, still = x.split([int(HEAD_DIM * share), HEAD_DIM - int(HEAD_DIM * share)], dim=-1)
     half = turning.shape[-1] // 2
     angles = torch.arange(x.shape[2])[:, None] * base ** -(torch.arange(half) / half)
-    turned = torch.complex(turning[..., :half], turning[..., half:]) * torch.polar(torch.ones_like(angles), angles)
+    turned = torch.complex(turning[..., :half], turning[..., half:]) * torch.polar(
+        torch.ones_like(angles), angles
+    )
     return torch.cat([turned.real, turned.imag, still], dim=-1)
 
 

@@ -15,7 +15,10 @@ def test_embedding_looks_up_words_users_and_items() -> None:
     embedding = attach_toy(model, "none")
     users, items = toy_vectors()
     input_ids = torch.tensor([[3, V + 4, V + NUM_USERS, 0], [V + NUM_USERS + 6, V, V, V - 1]])
-    item_rows, user_rows = embedding.item_adapter(items[[0, 6]]), embedding.user_adapter(users[[4, 0]])
+    item_rows, user_rows = (
+        embedding.item_adapter(items[[0, 6]]),
+        embedding.user_adapter(users[[4, 0]]),
+    )
 
     embeds = embedding(input_ids)
 
@@ -53,35 +56,58 @@ def test_embedding_vectors_are_neither_weights_nor_state() -> None:
     model = toy_model()
     num_before = sum(parameter.numel() for parameter in model.parameters())
     embedding = attach_toy(model, "projected")
-    num_adapters = sum(parameter.numel() for side in (embedding.user_adapter, embedding.item_adapter) for parameter in side.parameters())
+    num_adapters = sum(
+        parameter.numel()
+        for side in (embedding.user_adapter, embedding.item_adapter)
+        for parameter in side.parameters()
+    )
     assert sum(parameter.numel() for parameter in model.parameters()) == num_before + num_adapters
-    assert not any(tensor.shape in {vectors.shape for vectors in toy_vectors()} for tensor in model.state_dict().values())
-    assert {name.split(".")[-2] for name, parameter in model.named_parameters() if parameter.requires_grad} == {"user_adapter", "item_adapter"}
+    assert not any(
+        tensor.shape in {vectors.shape for vectors in toy_vectors()}
+        for tensor in model.state_dict().values()
+    )
+    assert {
+        name.split(".")[-2]
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad
+    } == {"user_adapter", "item_adapter"}
 
 
 def test_vocabulary_ids_follow_each_other_and_show_themselves() -> None:
     vocabulary = Vocabulary(V, NUM_USERS, NUM_ITEMS)
-    ids = [vocabulary.user_tokens(user) for user in range(NUM_USERS)] + [vocabulary.item_tokens(item) for item in range(NUM_ITEMS)]
+    ids = [vocabulary.user_tokens(user) for user in range(NUM_USERS)] + [
+        vocabulary.item_tokens(item) for item in range(NUM_ITEMS)
+    ]
     assert ids == [[token] for token in range(V, V + NUM_USERS + NUM_ITEMS)]
     assert vocabulary.num_ids == V + NUM_USERS + NUM_ITEMS
-    assert [vocabulary.show(token) for token in (V - 1, V, V + NUM_USERS)] == [None, "<user 0>", "<item 0>"]
+    assert [vocabulary.show(token) for token in (V - 1, V, V + NUM_USERS)] == [
+        None,
+        "<user 0>",
+        "<item 0>",
+    ]
 
 
 def test_vocabulary_of_several_tokens_gives_each_an_id_of_its_own() -> None:
     vocabulary = Vocabulary(V, NUM_USERS, NUM_ITEMS, num_tokens=3)
     of_users = [vocabulary.user_tokens(user) for user in range(NUM_USERS)]
     of_items = [vocabulary.item_tokens(item) for item in range(NUM_ITEMS)]
-    assert sorted(token for tokens in of_users + of_items for token in tokens) == list(range(V, vocabulary.num_ids))
+    assert sorted(token for tokens in of_users + of_items for token in tokens) == list(
+        range(V, vocabulary.num_ids)
+    )
     assert {vocabulary.show(token) for token in of_users[2]} == {"<user 2>"}
     assert {vocabulary.show(token) for token in of_items[6]} == {"<item 6>"}
 
 
-def test_embedding_of_several_tokens_gives_each_its_part_of_what_the_adapter_makes_of_its_row() -> None:
+def test_embedding_of_several_tokens_gives_each_its_part_of_what_the_adapter_makes_of_its_row() -> (
+    None
+):
     model, (users, items) = toy_model(), toy_vectors()
     embedding = attach_toy(model, "projected", num_tokens=3)
     tokens = embedding.vocabulary.user_tokens(4) + embedding.vocabulary.item_tokens(0)
     embeds = embedding(torch.tensor([tokens, tokens[::-1]]))
-    expected = torch.cat([embedding.user_adapter(users[[4]]), embedding.item_adapter(items[[0]])]).reshape(6, -1)
+    expected = torch.cat(
+        [embedding.user_adapter(users[[4]]), embedding.item_adapter(items[[0]])]
+    ).reshape(6, -1)
     assert len({tuple(row) for row in expected.tolist()}) == 6
     torch.testing.assert_close(embeds, torch.stack([expected, expected.flip(0)]))
 

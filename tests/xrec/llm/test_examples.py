@@ -16,7 +16,10 @@ V = 64
 def make_examples(count: int = 7) -> list[Example]:
     rng = random.Random(0)
     return [
-        Example([V + row % 5, *(rng.randrange(V) for _ in range(rng.randint(1, 9)))], [rng.randrange(V) for _ in range(rng.randint(1, 6))])
+        Example(
+            [V + row % 5, *(rng.randrange(V) for _ in range(rng.randint(1, 9)))],
+            [rng.randrange(V) for _ in range(rng.randint(1, 6))],
+        )
         for row in range(count)
     ]
 
@@ -48,7 +51,9 @@ def test_token_nll_of_a_padded_batch_equals_transformers_loss_row_by_row() -> No
     assert nll.shape == batch.labels.shape
     assert torch.count_nonzero(nll[batch.labels == IGNORE]) == 0
     means = nll.sum(1) / torch.tensor([len(example.label_ids) for example in examples])
-    assert means.tolist() == pytest.approx([nll_by_transformers(model, example) for example in examples], rel=1e-4)
+    assert means.tolist() == pytest.approx(
+        [nll_by_transformers(model, example) for example in examples], rel=1e-4
+    )
 
 
 def test_explanation_nll_does_not_depend_on_order_or_batch_size() -> None:

@@ -24,9 +24,17 @@ from xrec.llm.collaborative import CollaborativeEmbedding
 from xrec.llm.injection import fold_heads, install_injection
 
 V = 64
-PROMPT = torch.tensor([[5, V + 3, 9, 9, V + NUM_USERS + 6, 17, 4], [V, 1, 2, V + NUM_USERS, V + NUM_USERS, 60, 61]])
+PROMPT = torch.tensor(
+    [[5, V + 3, 9, 9, V + NUM_USERS + 6, 17, 4], [V, 1, 2, V + NUM_USERS, V + NUM_USERS, 60, 61]]
+)
 RULES: list[Injection] = ["direct", "projected", "none"]
-UNSUPPORTED = {"vocab_size": V, "hidden_size": HIDDEN_SIZE, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": NUM_HEADS}
+UNSUPPORTED = {
+    "vocab_size": V,
+    "hidden_size": HIDDEN_SIZE,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": NUM_HEADS,
+}
 
 
 def injected_in(embedding: CollaborativeEmbedding) -> Tensor:
@@ -45,16 +53,25 @@ def test_injection_equals_the_decoder_written_by_hand(rule: Injection, family: s
     expected = logits_by_hand(model, family, PROMPT, injected, rule)
     torch.testing.assert_close(model(PROMPT).logits, expected, rtol=1e-4, atol=2e-5)
     if rule != "none":
-        assert (expected - logits_by_hand(model, family, PROMPT, injected, "none")).abs().max() > 0.1  # the rule matters here
+        assert (
+            expected - logits_by_hand(model, family, PROMPT, injected, "none")
+        ).abs().max() > 0.1  # the rule matters here
 
 
 @pytest.mark.parametrize("num_key_value_heads", [4, 1])
 @pytest.mark.parametrize("family", ["llama", "phi3"])
 @torch.no_grad()
-def test_injection_direct_folds_to_any_number_of_key_value_heads(family: str, num_key_value_heads: int) -> None:
+def test_injection_direct_folds_to_any_number_of_key_value_heads(
+    family: str, num_key_value_heads: int
+) -> None:
     model = tiny_decoder(family, num_key_value_heads=num_key_value_heads)
     injected = injected_in(attach_toy(model, "direct"))
-    torch.testing.assert_close(model(PROMPT).logits, logits_by_hand(model, family, PROMPT, injected, "direct"), rtol=1e-4, atol=2e-5)
+    torch.testing.assert_close(
+        model(PROMPT).logits,
+        logits_by_hand(model, family, PROMPT, injected, "direct"),
+        rtol=1e-4,
+        atol=2e-5,
+    )
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -90,29 +107,47 @@ def test_fold_heads_averages_the_query_heads_of_each_group() -> None:
 def test_injection_without_self_attn_raises_model_error_naming_it() -> None:
     model = toy_model()
     del model.model.layers[1].self_attn
-    with pytest.raises(ModelError, match=r"LlamaForCausalLM: 1 of its 2 layers have no `self_attn`, the first is layer 1, a LlamaDecoderLayer.*none"):
+    with pytest.raises(
+        ModelError,
+        match=r"LlamaForCausalLM: 1 of its 2 layers have no `self_attn`, the first is layer 1, a LlamaDecoderLayer.*none",
+    ):
         attach_toy(model, "projected")
 
 
 def unsupported(name: str) -> PreTrainedModel:
     torch.manual_seed(0)
     if name == "gpt2":
-        return GPT2LMHeadModel(GPT2Config(vocab_size=V, n_embd=HIDDEN_SIZE, n_layer=2, n_head=NUM_HEADS)).eval()
+        return GPT2LMHeadModel(
+            GPT2Config(vocab_size=V, n_embd=HIDDEN_SIZE, n_layer=2, n_head=NUM_HEADS)
+        ).eval()
     if name == "gpt_neox":
         return GPTNeoXForCausalLM(GPTNeoXConfig(**UNSUPPORTED)).eval()
-    return MambaForCausalLM(MambaConfig(vocab_size=V, hidden_size=HIDDEN_SIZE, num_hidden_layers=2, state_size=4)).eval()
+    return MambaForCausalLM(
+        MambaConfig(vocab_size=V, hidden_size=HIDDEN_SIZE, num_hidden_layers=2, state_size=4)
+    ).eval()
 
 
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("gpt2", r"GPT2LMHeadModel: its decoder, a GPT2Model, has no `layers`.*model\.injection=none"),
-        ("gpt_neox", r"GPTNeoXForCausalLM: 2 of its 2 layers have no `self_attn`, the first is layer 0, a GPTNeoXLayer.*injection=none"),
-        ("mamba", r"MambaForCausalLM: 2 of its 2 layers have no `self_attn`, the first is layer 0, a MambaBlock.*injection=none"),
+        (
+            "gpt2",
+            r"GPT2LMHeadModel: its decoder, a GPT2Model, has no `layers`.*model\.injection=none",
+        ),
+        (
+            "gpt_neox",
+            r"GPTNeoXForCausalLM: 2 of its 2 layers have no `self_attn`, the first is layer 0, a GPTNeoXLayer.*injection=none",
+        ),
+        (
+            "mamba",
+            r"MambaForCausalLM: 2 of its 2 layers have no `self_attn`, the first is layer 0, a MambaBlock.*injection=none",
+        ),
     ],
 )
 @torch.no_grad()
-def test_injection_unsupported_decoder_raises_model_error_and_none_works(name: str, message: str) -> None:
+def test_injection_unsupported_decoder_raises_model_error_and_none_works(
+    name: str, message: str
+) -> None:
     model = unsupported(name)
     before = model(PROMPT.clamp_max(V - 1)).logits
     for rule in RULES[:2]:
@@ -126,11 +161,16 @@ def test_injection_unsupported_decoder_raises_model_error_and_none_works(name: s
 
 @pytest.mark.parametrize("family", ["qwen3", "gemma", "gemma2", "gemma3", "mistral"])
 @torch.no_grad()
-def test_injection_direct_with_q_wider_than_hidden_raises_model_error_and_projected_works(family: str) -> None:
+def test_injection_direct_with_q_wider_than_hidden_raises_model_error_and_projected_works(
+    family: str,
+) -> None:
     model = tiny_decoder(family, head_dim=16, num_key_value_heads=1)
     text = torch.tensor([[1, 2, 3]])
     before = model(text).logits
-    with pytest.raises(ModelError, match=r"q is 64 wide, k 16, v 16, a head 16, h 32; direct needs q as wide as h.*injection=projected"):
+    with pytest.raises(
+        ModelError,
+        match=r"q is 64 wide, k 16, v 16, a head 16, h 32; direct needs q as wide as h.*injection=projected",
+    ):
         attach_toy(model, "direct")
     assert torch.equal(model(text).logits, before)
     attach_toy(model, "projected")
@@ -138,8 +178,13 @@ def test_injection_direct_with_q_wider_than_hidden_raises_model_error_and_projec
 
 
 def test_injection_direct_with_another_fused_layout_raises_model_error() -> None:
-    model = MiniMaxForCausalLM(MiniMaxConfig(**UNSUPPORTED, num_key_value_heads=NUM_HEADS, num_local_experts=2, head_dim=8))
-    with pytest.raises(ModelError, match=r"MiniMaxForCausalLM: its attention, a MiniMaxLightningAttention, has no num_key_value_groups"):
+    model = MiniMaxForCausalLM(
+        MiniMaxConfig(**UNSUPPORTED, num_key_value_heads=NUM_HEADS, num_local_experts=2, head_dim=8)
+    )
+    with pytest.raises(
+        ModelError,
+        match=r"MiniMaxForCausalLM: its attention, a MiniMaxLightningAttention, has no num_key_value_groups",
+    ):
         attach_toy(model, "direct")
 
 
@@ -147,14 +192,19 @@ def test_injection_direct_without_key_projection_raises_model_error_naming_it() 
     model = toy_model()
     for layer in model.model.layers:
         layer.self_attn.k_proj = None
-    with pytest.raises(ModelError, match=r"its attention, a LlamaAttention, has no k_proj; direct needs q_proj, k_proj and v_proj"):
+    with pytest.raises(
+        ModelError,
+        match=r"its attention, a LlamaAttention, has no k_proj; direct needs q_proj, k_proj and v_proj",
+    ):
         attach_toy(model, "direct")
 
 
 def test_attach_to_model_without_embedding_table_raises_model_error() -> None:
     model = toy_model()
     model.set_input_embeddings(nn.Linear(HIDDEN_SIZE, HIDDEN_SIZE))
-    with pytest.raises(ModelError, match=r"its input embedding is a Linear, expected nn\.Embedding"):
+    with pytest.raises(
+        ModelError, match=r"its input embedding is a Linear, expected nn\.Embedding"
+    ):
         attach_toy(model, "none")
 
 

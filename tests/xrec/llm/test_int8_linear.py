@@ -29,7 +29,9 @@ def test_quantize_linears_logits_stay_close_with_biases_and_injection(family: st
 def test_quantize_linears_each_row_has_its_own_scale() -> None:
     model = tiny_decoder("llama")
     linear: nn.Linear = model.get_decoder().layers[0].mlp.up_proj
-    rows = torch.randn(6, linear.in_features) * torch.tensor([1e-6, 1e-3, 1.0, 1e3, 1e6, 0.0])[:, None]
+    rows = (
+        torch.randn(6, linear.in_features) * torch.tensor([1e-6, 1e-3, 1.0, 1e3, 1e6, 0.0])[:, None]
+    )
     exact = rows @ linear.weight.T
     quantize_linears(model)
     error = (linear(rows) - exact).norm(dim=1)
@@ -43,7 +45,10 @@ def test_quantize_linears_narrowing_layers_stay_exact_and_can_be_packed() -> Non
     exact = down(rows)
     quantize_linears(model)
     assert torch.equal(down(rows), exact)
-    assert pack_linears(model) == sum(isinstance(part, nn.Linear) and part.in_features > part.out_features for part in model.modules())
+    assert pack_linears(model) == sum(
+        isinstance(part, nn.Linear) and part.in_features > part.out_features
+        for part in model.modules()
+    )
 
 
 def test_quantize_linears_away_from_a_cpu_is_refused() -> None:

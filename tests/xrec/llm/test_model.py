@@ -17,35 +17,60 @@ PROMPT = torch.tensor([[5, V + 3, 9, 9, V + NUM_USERS + 6, 17, 4]])
 
 
 def load(folder: Path, attn_implementation: str = "eager") -> torch.nn.Module:
-    return load_model(folder, dtype=torch.float32, device=torch.device("cpu"), attn_implementation=attn_implementation)
+    return load_model(
+        folder,
+        dtype=torch.float32,
+        device=torch.device("cpu"),
+        attn_implementation=attn_implementation,
+    )
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 @torch.no_grad()
-def test_load_model_of_each_family_gives_the_saved_logits_with_and_without_adapters(family: str, tmp_path: Path) -> None:
+def test_load_model_of_each_family_gives_the_saved_logits_with_and_without_adapters(
+    family: str, tmp_path: Path
+) -> None:
     model = tiny_decoder(family)
     model.set_attn_implementation("eager")
     model.save_pretrained(tmp_path)
     loaded = load(tmp_path)
     assert type(loaded) is type(model)
     assert not any(parameter.requires_grad for parameter in loaded.parameters())
-    assert torch.equal(loaded(PROMPT.clamp_max(V - 1)).logits, model(PROMPT.clamp_max(V - 1)).logits)
+    assert torch.equal(
+        loaded(PROMPT.clamp_max(V - 1)).logits, model(PROMPT.clamp_max(V - 1)).logits
+    )
     attach_toy(model, "projected")
     attach_toy(loaded, "projected")
     assert torch.equal(loaded(PROMPT).logits, model(PROMPT).logits)
 
 
-def test_load_model_gemma2_without_its_kernel_raises_model_error_naming_the_one_it_has(tmp_path: Path) -> None:
+def test_load_model_gemma2_without_its_kernel_raises_model_error_naming_the_one_it_has(
+    tmp_path: Path,
+) -> None:
     tiny_decoder("gemma2").save_pretrained(tmp_path)
-    with pytest.raises(ModelError, match=r"with llm\.attn_implementation=sdpa: Gemma2ForCausalLM does not support.*attn_implementation=\"eager\""):
+    with pytest.raises(
+        ModelError,
+        match=r"with llm\.attn_implementation=sdpa: Gemma2ForCausalLM does not support.*attn_implementation=\"eager\"",
+    ):
         load(tmp_path, "sdpa")
 
 
 def image_model() -> Gemma3ForConditionalGeneration:
-    vision = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 28, "patch_size": 14}
+    vision = {
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "image_size": 28,
+        "patch_size": 14,
+    }
     torch.manual_seed(0)
     return Gemma3ForConditionalGeneration(
-        Gemma3Config(text_config=tiny_config("gemma3"), vision_config={"model_type": "siglip_vision_model", **vision}, image_token_index=63)
+        Gemma3Config(
+            text_config=tiny_config("gemma3"),
+            vision_config={"model_type": "siglip_vision_model", **vision},
+            image_token_index=63,
+        )
     ).eval()
 
 
@@ -54,13 +79,24 @@ def rename_weights(folder: Path, renamed: dict[str, str]) -> None:
     weights = safetensors.torch.load_file(folder / "model.safetensors")
     for old, new in renamed.items():
         assert any(name.startswith(old) for name in weights)
-        weights = {new + name.removeprefix(old) if name.startswith(old) else name: tensor for name, tensor in weights.items()}
+        weights = {
+            new + name.removeprefix(old) if name.startswith(old) else name: tensor
+            for name, tensor in weights.items()
+        }
     safetensors.torch.save_file(weights, folder / "model.safetensors", {"format": "pt"})
 
 
-@pytest.mark.parametrize("renamed", [{}, {"language_model.model.": "model.language_model.", "vision_tower.": "model.vision_tower."}])
+@pytest.mark.parametrize(
+    "renamed",
+    [
+        {},
+        {"language_model.model.": "model.language_model.", "vision_tower.": "model.vision_tower."},
+    ],
+)
 @torch.no_grad()
-def test_load_model_of_text_and_images_gives_the_text_decoder(renamed: dict[str, str], tmp_path: Path) -> None:
+def test_load_model_of_text_and_images_gives_the_text_decoder(
+    renamed: dict[str, str], tmp_path: Path
+) -> None:
     model = image_model()
     model.save_pretrained(tmp_path)
     rename_weights(tmp_path, renamed)  # both ways of naming are on the hub
@@ -79,5 +115,8 @@ def test_load_model_with_a_weight_missing_raises_model_error_naming_it(tmp_path:
     weights = safetensors.torch.load_file(tmp_path / "model.safetensors")
     del weights["model.layers.1.self_attn.q_norm.weight"]
     safetensors.torch.save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
-    with pytest.raises(ModelError, match=r"the files lack 1 weights of a Qwen3ForCausalLM, the first is model\.layers\.1\.self_attn\.q_norm\.weight"):
+    with pytest.raises(
+        ModelError,
+        match=r"the files lack 1 weights of a Qwen3ForCausalLM, the first is model\.layers\.1\.self_attn\.q_norm\.weight",
+    ):
         load(tmp_path)

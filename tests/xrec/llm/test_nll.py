@@ -19,14 +19,20 @@ def test_label_nll_and_its_gradient_equal_torch_in_float64() -> None:
     logits, labels = make_logits()
     weights = torch.rand(3, 5, generator=torch.Generator().manual_seed(1))
     expected_input = logits.double().requires_grad_()
-    expected = torch.nn.functional.cross_entropy(expected_input.transpose(1, 2), labels, ignore_index=IGNORE, reduction="none")
+    expected = torch.nn.functional.cross_entropy(
+        expected_input.transpose(1, 2), labels, ignore_index=IGNORE, reduction="none"
+    )
     (expected * weights).sum().backward()
     own_input = logits.clone().requires_grad_()
     nll = label_nll(own_input, labels)
     (nll * weights).sum().backward()
     torch.testing.assert_close(nll.double(), expected, rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(own_input.grad.double(), expected_input.grad, rtol=1e-5, atol=1e-7)
-    assert torch.count_nonzero(nll[labels == IGNORE]) == torch.count_nonzero(own_input.grad[labels == IGNORE]) == 0
+    assert (
+        torch.count_nonzero(nll[labels == IGNORE])
+        == torch.count_nonzero(own_input.grad[labels == IGNORE])
+        == 0
+    )
 
 
 def test_label_nll_of_bfloat16_logits_is_summed_in_float32() -> None:
@@ -41,7 +47,9 @@ def test_label_nll_holds_the_logits_and_one_gradient_in_their_dtype(dtype: torch
     logits, labels = make_logits(dtype)
     logits.requires_grad_()
     saved: list[torch.Tensor] = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: saved.append(tensor) or tensor, lambda tensor: tensor):
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda tensor: saved.append(tensor) or tensor, lambda tensor: tensor
+    ):
         nll = label_nll(logits, labels)
     nll.sum().backward()
     assert {tensor.data_ptr() for tensor in saved} == {logits.data_ptr(), labels.data_ptr()}

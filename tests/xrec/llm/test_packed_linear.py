@@ -16,7 +16,9 @@ def test_pack_linears_logits_stay_with_biases_and_injection(family: str) -> None
     attach_toy(model, "direct")
     with torch.inference_mode():
         before = model(IDS).logits
-        num_linears = sum(isinstance(part, torch.nn.Linear) for part in model.get_decoder().modules()) + 1
+        num_linears = (
+            sum(isinstance(part, torch.nn.Linear) for part in model.get_decoder().modules()) + 1
+        )
         assert pack_linears(model) == num_linears
         torch.testing.assert_close(model(IDS).logits, before, rtol=1e-4, atol=1e-5)
 

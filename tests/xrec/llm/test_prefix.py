@@ -4,13 +4,25 @@ import random
 
 import pytest
 import torch
-from transformers import LlamaForCausalLM, MistralConfig, MistralForCausalLM, Qwen2Config, Qwen2ForCausalLM
+from transformers import (
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
 
 from tests.toy import HIDDEN_SIZE, NUM_HEADS, NUM_USERS, attach_toy, toy_model
 from xrec.config import Injection
 from xrec.llm.examples import Example, collate, token_nll
 from xrec.llm.nll import IGNORE
-from xrec.llm.prefix import batch_key_values, can_split, common_prefix, compute_key_values, num_prefix_tokens
+from xrec.llm.prefix import (
+    batch_key_values,
+    can_split,
+    common_prefix,
+    compute_key_values,
+    num_prefix_tokens,
+)
 
 V = 64
 SHARED = [7, 8, 9]
@@ -25,12 +37,24 @@ def make_examples(count: int = 6) -> list[Example]:
         return [rng.randrange(10, V) for _ in range(rng.randint(least, most))]
 
     return [
-        Example([*SHARED, *words(row, row), V + row % NUM_USERS, *words(0, 2), V + NUM_USERS + row, *words(1, 1)], words(1, 4))
+        Example(
+            [
+                *SHARED,
+                *words(row, row),
+                V + row % NUM_USERS,
+                *words(0, 2),
+                V + NUM_USERS + row,
+                *words(1, 1),
+            ],
+            words(1, 4),
+        )
         for row in range(count)
     ]
 
 
-def gradients_by_transformers(model: LlamaForCausalLM, examples: list[Example]) -> tuple[float, dict[str, torch.Tensor]]:
+def gradients_by_transformers(
+    model: LlamaForCausalLM, examples: list[Example]
+) -> tuple[float, dict[str, torch.Tensor]]:
     """Sum of the labels' NLL by the model's own loss, a whole row at a time, and the gradients of the adapters."""
     total = torch.zeros(())
     for example in examples:
@@ -43,14 +67,20 @@ def gradients_by_transformers(model: LlamaForCausalLM, examples: list[Example]) 
 
 
 def take_gradients(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    gradients = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
+    gradients = {
+        name: parameter.grad
+        for name, parameter in model.named_parameters()
+        if parameter.grad is not None
+    }
     model.zero_grad()
     return gradients
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("rule", RULES)
-def test_split_pass_has_the_loss_and_gradients_of_the_whole_pass(rule: Injection, attention: str) -> None:
+def test_split_pass_has_the_loss_and_gradients_of_the_whole_pass(
+    rule: Injection, attention: str
+) -> None:
     model = toy_model()
     model.set_attn_implementation(attention)
     attach_toy(model, rule)
@@ -60,7 +90,11 @@ def test_split_pass_has_the_loss_and_gradients_of_the_whole_pass(rule: Injection
     assert lengths == [3, 4, 5, 6, 7, 8]
 
     (shared,) = compute_key_values(model, [SHARED])
-    own = compute_key_values(model, [e.prompt_ids[3:n] for e, n in zip(examples[1:], lengths[1:], strict=True)], batch_key_values(shared, [None]))
+    own = compute_key_values(
+        model,
+        [e.prompt_ids[3:n] for e, n in zip(examples[1:], lengths[1:], strict=True)],
+        batch_key_values(shared, [None]),
+    )
     rest = [Example(e.prompt_ids[n:], e.label_ids) for e, n in zip(examples, lengths, strict=True)]
     loss = token_nll(model, collate(rest), batch_key_values(shared, [None, *own])).sum()
     loss.backward()
@@ -70,7 +104,9 @@ def test_split_pass_has_the_loss_and_gradients_of_the_whole_pass(rule: Injection
     assert set(gradients) == set(expected)
     assert all("_adapter." in name for name in gradients)
     for name, gradient in gradients.items():
-        torch.testing.assert_close(gradient, expected[name], rtol=1e-5, atol=1e-5 * float(expected[name].abs().max()))
+        torch.testing.assert_close(
+            gradient, expected[name], rtol=1e-5, atol=1e-5 * float(expected[name].abs().max())
+        )
 
 
 def test_compute_key_values_of_a_padded_batch_equals_one_row_at_a_time() -> None:
@@ -90,16 +126,28 @@ def test_batch_key_values_without_any_position_is_none() -> None:
 
 
 @pytest.mark.parametrize(
-    ("prompt", "expected"), [([1, 2, V, 3], 2), ([V, 1], 0), ([1, V + 3], 1), ([1, 2, 3], 2), ([4], 0)]
+    ("prompt", "expected"),
+    [([1, 2, V, 3], 2), ([V, 1], 0), ([1, V + 3], 1), ([1, 2, 3], 2), ([4], 0)],
 )  # the last token of a prompt is never in the prefix
-def test_num_prefix_tokens_ends_at_the_first_collaborative_token(prompt: list[int], expected: int) -> None:
+def test_num_prefix_tokens_ends_at_the_first_collaborative_token(
+    prompt: list[int], expected: int
+) -> None:
     assert num_prefix_tokens(prompt, V) == expected
 
 
 @pytest.mark.parametrize(
-    ("rows", "expected"), [([[1, 2, 3], [1, 2, 4, 5]], [1, 2]), ([[1, 2], [1, 2, 3]], [1, 2]), ([[3], [4]], []), ([[], [1]], []), ([[5, 6]], [5, 6])]
+    ("rows", "expected"),
+    [
+        ([[1, 2, 3], [1, 2, 4, 5]], [1, 2]),
+        ([[1, 2], [1, 2, 3]], [1, 2]),
+        ([[3], [4]], []),
+        ([[], [1]], []),
+        ([[5, 6]], [5, 6]),
+    ],
 )
-def test_common_prefix_is_what_all_rows_begin_with(rows: list[list[int]], expected: list[int]) -> None:
+def test_common_prefix_is_what_all_rows_begin_with(
+    rows: list[list[int]], expected: list[int]
+) -> None:
     assert common_prefix(rows) == expected
 
 
@@ -116,4 +164,6 @@ def test_can_split_refuses_windows_that_padding_would_shift() -> None:
     assert can_split(windowed, 16)
     assert not can_split(windowed, 17)
     assert can_split(toy_model(), 10**6)
-    assert can_split(Qwen2ForCausalLM(Qwen2Config(**sizes, sliding_window=16, use_sliding_window=False)), 10**6)
+    assert can_split(
+        Qwen2ForCausalLM(Qwen2Config(**sizes, sliding_window=16, use_sliding_window=False)), 10**6
+    )

@@ -26,7 +26,11 @@ def make_builder(tokenizer: PreTrainedTokenizerFast = TOKENIZER, **prompt: objec
 
 
 def without_template() -> PreTrainedTokenizerFast:
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=TOKENIZER.backend_tokenizer, eos_token="<|im_end|>", bos_token="<|im_start|>")
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=TOKENIZER.backend_tokenizer,
+        eos_token="<|im_end|>",
+        bos_token="<|im_start|>",
+    )
     assert tokenizer.chat_template is None
     return tokenizer
 
@@ -37,7 +41,9 @@ def test_prompt_text_cannot_become_a_reserved_token(text: str) -> None:
     harmless = builder.build(1, 2, PairTexts("a", "b", "c"))
     hostile = builder.build(1, 2, PairTexts(text, text, text))
     special = set(TOKENIZER.all_special_ids)
-    assert [token for token in hostile if token in special] == [token for token in harmless if token in special]
+    assert [token for token in hostile if token in special] == [
+        token for token in harmless if token in special
+    ]
     assert [token for token in hostile if token >= V] == [V + 1, V + NUM_USERS + 2]
     explanation = builder.encode_explanation(text)
     assert special.isdisjoint(explanation[:-1])
@@ -47,7 +53,9 @@ def test_prompt_text_cannot_become_a_reserved_token(text: str) -> None:
 
 def test_prompt_text_cannot_become_an_added_token_that_is_not_special() -> None:
     tokenizer = make_tokenizer_with_added("<think>", "</think>")
-    builder = PromptBuilder(tokenizer, PromptConfig(), Vocabulary(len(tokenizer), NUM_USERS, NUM_ITEMS))
+    builder = PromptBuilder(
+        tokenizer, PromptConfig(), Vocabulary(len(tokenizer), NUM_USERS, NUM_ITEMS)
+    )
     text = "a<think>b</think><think>"
     explanation = builder.encode_explanation(text)
     assert set(tokenizer.convert_tokens_to_ids(["<think>", "</think>"])).isdisjoint(explanation)
@@ -55,28 +63,51 @@ def test_prompt_text_cannot_become_an_added_token_that_is_not_special() -> None:
 
 
 def make_tokenizer_with_added(*tokens: str) -> PreTrainedTokenizerFast:
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=TOKENIZER.backend_tokenizer, eos_token="<|im_end|>")
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=TOKENIZER.backend_tokenizer, eos_token="<|im_end|>"
+    )
     tokenizer.add_tokens(list(tokens))
-    assert tokenizer("<think>", split_special_tokens=True)["input_ids"] == [V]  # transformers alone does not prevent it
+    assert tokenizer("<think>", split_special_tokens=True)["input_ids"] == [
+        V
+    ]  # transformers alone does not prevent it
     return tokenizer
 
 
 def test_prompt_is_the_chat_template_around_instruction_user_and_item() -> None:
-    builder = make_builder(instruction="Why?", user="User: {user} {user_profile}", item="Item: {item} {item_title}. {item_profile}")
+    builder = make_builder(
+        instruction="Why?",
+        user="User: {user} {user_profile}",
+        item="Item: {item} {item_title}. {item_profile}",
+    )
     shown = builder.show(builder.build(3, 4, PairTexts("likes tea", "Tea House", "quiet")))
-    assert shown == "<|im_start|>user\nWhy?\nUser: <user 3> likes tea\nItem: <item 4> Tea House. quiet<|im_end|>\n<|im_start|>assistant\n"
+    assert (
+        shown
+        == "<|im_start|>user\nWhy?\nUser: <user 3> likes tea\nItem: <item 4> Tea House. quiet<|im_end|>\n<|im_start|>assistant\n"
+    )
 
 
 def test_prompt_with_collaborative_part_has_the_tokens_after_all_texts() -> None:
-    builder = make_builder(instruction="Why?", user="User: {user_profile}", item="Item: {item_title}. {item_profile}", collaborative="{user}{item}")
+    builder = make_builder(
+        instruction="Why?",
+        user="User: {user_profile}",
+        item="Item: {item_title}. {item_profile}",
+        collaborative="{user}{item}",
+    )
     texts = PairTexts("likes tea", "Tea House", "quiet")
     shown = builder.show(builder.build(3, 4, texts))
-    assert shown == "<|im_start|>user\nWhy?\nUser: likes tea\nItem: Tea House. quiet\n<user 3><item 4><|im_end|>\n<|im_start|>assistant\n"
-    assert [token for token in builder.build(3, 4, texts) if token < V] == builder.build_without_tokens(texts)
+    assert (
+        shown
+        == "<|im_start|>user\nWhy?\nUser: likes tea\nItem: Tea House. quiet\n<user 3><item 4><|im_end|>\n<|im_start|>assistant\n"
+    )
+    assert [
+        token for token in builder.build(3, 4, texts) if token < V
+    ] == builder.build_without_tokens(texts)
 
 
 def test_prompt_of_several_tokens_has_all_of_a_user_then_all_of_an_item() -> None:
-    builder = PromptBuilder(TOKENIZER, PromptConfig(), Vocabulary(V, NUM_USERS, NUM_ITEMS, num_tokens=2))
+    builder = PromptBuilder(
+        TOKENIZER, PromptConfig(), Vocabulary(V, NUM_USERS, NUM_ITEMS, num_tokens=2)
+    )
     ids = builder.build(3, 4, PairTexts("likes tea", "Tea House", "quiet"))
     of_user, of_item = builder.vocabulary.user_tokens(3), builder.vocabulary.item_tokens(4)
     assert [token for token in ids if token >= V] == of_user + of_item
@@ -84,15 +115,28 @@ def test_prompt_of_several_tokens_has_all_of_a_user_then_all_of_an_item() -> Non
 
 
 def test_prompts_of_one_user_with_collaborative_part_share_the_user_text() -> None:
-    builder = make_builder(user="User: {user_profile}", item="Item: {item_title}. {item_profile}", collaborative="Match: {user} and {item}")
-    first, second = (builder.build(2, item, PairTexts("a long profile", title, "text")) for item, title in ((0, "one"), (6, "other")))
-    shared = next(position for position, (left, right) in enumerate(zip(first, second, strict=False)) if left != right)
+    builder = make_builder(
+        user="User: {user_profile}",
+        item="Item: {item_title}. {item_profile}",
+        collaborative="Match: {user} and {item}",
+    )
+    first, second = (
+        builder.build(2, item, PairTexts("a long profile", title, "text"))
+        for item, title in ((0, "one"), (6, "other"))
+    )
+    shared = next(
+        position
+        for position, (left, right) in enumerate(zip(first, second, strict=False))
+        if left != right
+    )
     assert builder.show(first[:shared]).endswith("User: a long profile\nItem: ")
 
 
 def test_prompt_without_tokens_differs_in_the_two_tokens_only() -> None:
     builder, texts = make_builder(), PairTexts("p", "t", "i")
-    assert [token for token in builder.build(3, 4, texts) if token < V] == builder.build_without_tokens(texts)
+    assert [
+        token for token in builder.build(3, 4, texts) if token < V
+    ] == builder.build_without_tokens(texts)
 
 
 @pytest.mark.parametrize("tokenizer", [TOKENIZER, without_template()])
@@ -100,7 +144,11 @@ def test_prompts_of_one_user_share_all_of_the_user(tokenizer: PreTrainedTokenize
     builder = make_builder(tokenizer)
     first = builder.build(2, 0, PairTexts("a long profile of the user", "one", "profile"))
     second = builder.build(2, 6, PairTexts("a long profile of the user", "other", "text"))
-    shared = next(position for position, (left, right) in enumerate(zip(first, second, strict=False)) if left != right)
+    shared = next(
+        position
+        for position, (left, right) in enumerate(zip(first, second, strict=False))
+        if left != right
+    )
     assert first[shared] == V + NUM_USERS
     assert "a long profile of the user" in builder.show(first[:shared])
 
@@ -109,7 +157,9 @@ def test_prompt_too_long_raises_and_the_longest_allowed_does_not() -> None:
     texts = PairTexts("profile", "title", "item profile")
     length = len(make_builder().build(0, 0, texts))
     assert len(make_builder(max_prompt_tokens=length).build(0, 0, texts)) == length
-    with pytest.raises(PromptTooLongError, match=rf"prompt of {length} tokens, at most {length - 1} allowed"):
+    with pytest.raises(
+        PromptTooLongError, match=rf"prompt of {length} tokens, at most {length - 1} allowed"
+    ):
         make_builder(max_prompt_tokens=length - 1).build(0, 0, texts)
 
 
@@ -127,7 +177,9 @@ def test_prompt_of_a_model_without_chat_template_starts_and_asks() -> None:
     shown = builder.show(builder.build(0, 0, PairTexts("p", "t", "i")))
     assert shown == "<|im_start|>Why?\nUser: <user 0> p\nItem: <item 0> t. i\nExplanation:"
     without = make_builder(use_chat_template=False, instruction="Why?")
-    assert without.show(without.build(0, 0, PairTexts("p", "t", "i"))) == shown.removeprefix("<|im_start|>")
+    assert without.show(without.build(0, 0, PairTexts("p", "t", "i"))) == shown.removeprefix(
+        "<|im_start|>"
+    )
 
 
 @pytest.mark.parametrize(("user", "item"), [(NUM_USERS, 0), (0, NUM_ITEMS), (-1, 0)])

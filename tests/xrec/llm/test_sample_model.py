@@ -13,14 +13,26 @@ from xrec.llm.sample_artifact import build_sample_llm
 from xrec.llm.sample_model import train_sample_model, train_tokenizer
 from xrec.llm.source import resolve_model
 
-TINY = SampleLLMConfig(hidden_size=32, num_layers=1, num_heads=2, num_key_value_heads=1, vocab_size=400, num_copy_steps=1, num_steps=6, batch_size=4)
+TINY = SampleLLMConfig(
+    hidden_size=32,
+    num_layers=1,
+    num_heads=2,
+    num_key_value_heads=1,
+    vocab_size=400,
+    num_copy_steps=1,
+    num_steps=6,
+    batch_size=4,
+)
 
 
 def test_train_sample_model_learns_and_repeats_with_its_seed() -> None:
     model, tokenizer, loss = train_sample_model(TINY, PromptConfig())
     again = train_sample_model(TINY, PromptConfig())
     assert loss == again[2]
-    assert all(torch.equal(left, right) for left, right in zip(model.parameters(), again[0].parameters(), strict=True))
+    assert all(
+        torch.equal(left, right)
+        for left, right in zip(model.parameters(), again[0].parameters(), strict=True)
+    )
     longer = TINY.model_copy(update={"num_steps": 30, "learning_rate": 1e-2})
     assert train_sample_model(longer, PromptConfig())[2] < loss - 0.3
     assert model.config.vocab_size == len(tokenizer) == 400
@@ -39,7 +51,9 @@ def test_train_tokenizer_gives_every_text_back() -> None:
     assert shown == "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
 
 
-def test_build_sample_llm_writes_a_model_that_loads_and_does_no_work_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_build_sample_llm_writes_a_model_that_loads_and_does_no_work_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = BuildSampleLLMConfig(workspace=str(tmp_path), model=TINY)
     manifest = build_sample_llm(config)
     folder = resolve_model(str(tmp_path / "llm"))

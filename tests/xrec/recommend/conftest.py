@@ -21,20 +21,46 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Users u0 to u22, whose ids sort otherwise than their numbers; u7 has seen all but two of the items. Read only."""
     root = tmp_path_factory.mktemp("recommend")
     (root / "raw").mkdir()
-    interactions = [(user, (3 * user + step) % NUM_ITEMS) for user in range(NUM_USERS) for step in range(13 if user == 7 else 4)]
+    interactions = [
+        (user, (3 * user + step) % NUM_ITEMS)
+        for user in range(NUM_USERS)
+        for step in range(13 if user == 7 else 4)
+    ]
     tables = {
         "users": [{"user_id": f"u{user}", "profile": ""} for user in range(NUM_USERS)],
-        "items": [{"item_id": f"i{item}", "title": f"Place {item}", "profile": ""} for item in range(NUM_ITEMS)],
-        "interactions": [{"user_id": f"u{user}", "item_id": f"i{item}", "split": "train"} for user, item in interactions],
-        "explanations": [{"user_id": "u0", "item_id": "i9", "explanation": "Quiet.", "split": "test"}],
+        "items": [
+            {"item_id": f"i{item}", "title": f"Place {item}", "profile": ""}
+            for item in range(NUM_ITEMS)
+        ],
+        "interactions": [
+            {"user_id": f"u{user}", "item_id": f"i{item}", "split": "train"}
+            for user, item in interactions
+        ],
+        "explanations": [
+            {"user_id": "u0", "item_id": "i9", "explanation": "Quiet.", "split": "test"}
+        ],
     }
     for name, rows in tables.items():
-        (root / "raw" / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        (root / "raw" / f"{name}.jsonl").write_text(
+            "".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8"
+        )
     source = {"kind": "tables", "uri": str(root / "raw")}
-    dataset = prepare_dataset(parse_config(PrepareConfig, {"workspace": str(root), "source": source}))
+    dataset = prepare_dataset(
+        parse_config(PrepareConfig, {"workspace": str(root), "source": source})
+    )
     generator = torch.Generator().manual_seed(0)
-    embeddings = embeddings_bytes(torch.randn(NUM_USERS, DIM, generator=generator), torch.randn(NUM_ITEMS, DIM, generator=generator))
-    write_graph(open_location(str(root / "graph")), embeddings, [], config={}, inputs={"dataset": dataset.fingerprint}, metrics={})
+    embeddings = embeddings_bytes(
+        torch.randn(NUM_USERS, DIM, generator=generator),
+        torch.randn(NUM_ITEMS, DIM, generator=generator),
+    )
+    write_graph(
+        open_location(str(root / "graph")),
+        embeddings,
+        [],
+        config={},
+        inputs={"dataset": dataset.fingerprint},
+        metrics={},
+    )
     return root
 
 
@@ -43,7 +69,12 @@ def make_config(workspace: Path, tmp_path: Path) -> Callable[..., RecommendConfi
     """A config over `workspace`, its output in this test's own folder, with the given values in place of the defaults."""
 
     def make(**values: Any) -> RecommendConfig:
-        defaults = {"workspace": str(workspace), "recommendations": str(tmp_path / "recommendations"), "k": 3, "users_per_task": 5}
+        defaults = {
+            "workspace": str(workspace),
+            "recommendations": str(tmp_path / "recommendations"),
+            "k": 3,
+            "users_per_task": 5,
+        }
         return parse_config(RecommendConfig, {**defaults, **values})
 
     return make

@@ -28,8 +28,14 @@ def test_read_tables_all_users_are_in_the_order_of_their_ids(make_config: MakeCo
     assert [dataset.users["user_id"][int(index)].as_py() for index in tables.order] == ids
 
 
-def test_read_tables_named_users_are_there_once_in_the_order_of_their_ids(make_config: MakeConfig) -> None:
-    assert read_tables(make_config(user_ids=["u2", "u11", "u2", "u0"])).user_ids.to_pylist() == ["u0", "u11", "u2"]
+def test_read_tables_named_users_are_there_once_in_the_order_of_their_ids(
+    make_config: MakeConfig,
+) -> None:
+    assert read_tables(make_config(user_ids=["u2", "u11", "u2", "u0"])).user_ids.to_pylist() == [
+        "u0",
+        "u11",
+        "u2",
+    ]
 
 
 def test_read_tables_unknown_user_names_a_close_one(make_config: MakeConfig) -> None:
@@ -37,19 +43,32 @@ def test_read_tables_unknown_user_names_a_close_one(make_config: MakeConfig) -> 
         read_tables(make_config(user_ids=["u2", "u1x"]))
 
 
-def test_read_tables_vector_that_is_not_finite_raises_data_error(make_config: MakeConfig, tmp_path: Path) -> None:
+def test_read_tables_vector_that_is_not_finite_raises_data_error(
+    make_config: MakeConfig, tmp_path: Path
+) -> None:
     graph = read_graph(open_location(make_config().artifact("graph")))
     users = graph.users.clone()
     users[4, 1] = torch.nan
     broken = tmp_path / "graph"
-    write_graph(open_location(str(broken)), embeddings_bytes(users, graph.items), [], config={}, inputs=graph.manifest.inputs, metrics={})
+    write_graph(
+        open_location(str(broken)),
+        embeddings_bytes(users, graph.items),
+        [],
+        config={},
+        inputs=graph.manifest.inputs,
+        metrics={},
+    )
     with pytest.raises(DataError, match=r"1 of 23 user vectors .* user_index 4"):
         read_tables(make_config(graph=str(broken)))
 
 
-def test_read_tables_new_user_of_a_cold_start_is_ranked_and_its_history_left_out(make_config: MakeConfig, tmp_path: Path) -> None:
+def test_read_tables_new_user_of_a_cold_start_is_ranked_and_its_history_left_out(
+    make_config: MakeConfig, tmp_path: Path
+) -> None:
     history = ["i2", "i5", "i11", "i0"]
-    pq.write_table(pa.table({"user_id": ["newcomer"] * 4, "item_id": history}), tmp_path / "new.parquet")
+    pq.write_table(
+        pa.table({"user_id": ["newcomer"] * 4, "item_id": history}), tmp_path / "new.parquet"
+    )
     config = make_config(cold_start={"interactions": str(tmp_path / "new.parquet")}, k=15)
     tables = read_tables(config)
     ids = tables.user_ids.to_pylist()
@@ -57,12 +76,22 @@ def test_read_tables_new_user_of_a_cold_start_is_ranked_and_its_history_left_out
     row = ids.index("newcomer")
     items = Ranker(tables).recommend(row, row + 1, k=15)["item_id"].to_pylist()
     assert sorted(items + history) == sorted(f"i{item}" for item in range(15))
-    assert read_tables(config.model_copy(update={"user_ids": ("newcomer",)})).user_ids.to_pylist() == ["newcomer"]
+    assert read_tables(
+        config.model_copy(update={"user_ids": ("newcomer",)})
+    ).user_ids.to_pylist() == ["newcomer"]
 
 
-def test_plan_depends_on_the_content_of_the_cold_start(make_config: MakeConfig, tmp_path: Path) -> None:
+def test_plan_depends_on_the_content_of_the_cold_start(
+    make_config: MakeConfig, tmp_path: Path
+) -> None:
     runs = []
     for item in ("i2", "i3"):
-        pq.write_table(pa.table({"user_id": ["newcomer"], "item_id": [item]}), tmp_path / "new.parquet")
-        runs.append(plan_recommendations(make_config(cold_start={"interactions": str(tmp_path / "new.parquet")})).run)
+        pq.write_table(
+            pa.table({"user_id": ["newcomer"], "item_id": [item]}), tmp_path / "new.parquet"
+        )
+        runs.append(
+            plan_recommendations(
+                make_config(cold_start={"interactions": str(tmp_path / "new.parquet")})
+            ).run
+        )
     assert len({*runs, plan_recommendations(make_config()).run}) == 3

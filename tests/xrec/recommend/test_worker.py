@@ -28,7 +28,10 @@ def _tables(**values: Any) -> RankingTables:
 def test_ranker_user_who_has_seen_everything_has_no_rows() -> None:
     table = Ranker(_tables()).recommend(0, 2, k=2)
     assert table.schema.equals(RECOMMENDATIONS)
-    assert [tuple(row.values()) for row in table.to_pylist()] == [("u0", "i1", 1, 2.0), ("u0", "i0", 2, 1.0)]
+    assert [tuple(row.values()) for row in table.to_pylist()] == [
+        ("u0", "i1", 1, 2.0),
+        ("u0", "i0", 2, 1.0),
+    ]
     assert Ranker(_tables()).recommend(1, 2, k=2).equals(RECOMMENDATIONS.empty_table())
 
 
@@ -40,9 +43,13 @@ def test_ranker_ranges_together_are_the_whole(make_config: Callable[..., Any]) -
     assert parts["score"].to_pylist() == pytest.approx(whole["score"].to_pylist(), abs=1e-6)
 
 
-def test_ranker_takes_read_only_arrays_as_ray_hands_them_out(recwarn: pytest.WarningsRecorder) -> None:
+def test_ranker_takes_read_only_arrays_as_ray_hands_them_out(
+    recwarn: pytest.WarningsRecorder,
+) -> None:
     tables = _tables()
     for array in (tables.user_vectors, tables.item_vectors, tables.train_edges, tables.order):
         array.setflags(write=False)
-    assert Ranker(tables).recommend(0, 1, k=1).to_pylist() == [{"user_id": "u0", "item_id": "i1", "rank": 1, "score": 2.0}]
+    assert Ranker(tables).recommend(0, 1, k=1).to_pylist() == [
+        {"user_id": "u0", "item_id": "i1", "rank": 1, "score": 2.0}
+    ]
     assert [str(warning.message) for warning in recwarn if "writable" in str(warning.message)] == []

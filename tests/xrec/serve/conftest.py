@@ -16,7 +16,10 @@ def town(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Workspace, read only. Its backfill holds the first six users with the items 0 to 4."""
     root = make_town(tmp_path_factory.mktemp("town"))
     users, items = ids_of(root)
-    make_backfill(backfill_config(root, str(root / "explanations")), [(user, item) for user in users[:NUM_BACKFILLED_USERS] for item in items[:5]])
+    make_backfill(
+        backfill_config(root, str(root / "explanations")),
+        [(user, item) for user in users[:NUM_BACKFILLED_USERS] for item in items[:5]],
+    )
     return root
 
 

@@ -42,7 +42,9 @@ class LocalModel:
         self.asked.append(pair)
         return self.live.stream(pair)
 
-    async def nll(self, pair: LivePair, text: str, other_users: Sequence[str]) -> list[float] | Failed:
+    async def nll(
+        self, pair: LivePair, text: str, other_users: Sequence[str]
+    ) -> list[float] | Failed:
         return await self.live.nll(pair, text, other_users)
 
     async def model_fingerprint(self) -> str:
@@ -82,13 +84,19 @@ def local_endpoint(town: Path, **values: Any) -> Iterator[Endpoint]:
 
 @contextmanager
 def _server(config: ServeConfig, service: Service, recorder: Recorder) -> Iterator[str]:
-    limits = Limits(config.http.max_body_kib * 1024, config.http.max_concurrent_requests, config.security.log_texts)
+    limits = Limits(
+        config.http.max_body_kib * 1024,
+        config.http.max_concurrent_requests,
+        config.security.log_texts,
+    )
     app = Gate(make_api(service), Keys(config.security.keys), limits, recorder)
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         listening.listen()
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off"))
-        thread = threading.Thread(target=lambda: asyncio.run(server.serve([listening])), daemon=True)
+        thread = threading.Thread(
+            target=lambda: asyncio.run(server.serve([listening])), daemon=True
+        )
         thread.start()
         try:
             yield f"http://127.0.0.1:{listening.getsockname()[1]}"
@@ -100,4 +108,10 @@ def _server(config: ServeConfig, service: Service, recorder: Recorder) -> Iterat
 def sse(response: requests.Response) -> list[tuple[str, Any]]:
     """Name and data of each event."""
     blocks = response.text.strip().split("\n\n")
-    return [(block.split("\n")[0].removeprefix("event: "), json.loads(block.split("\n")[1].removeprefix("data: "))) for block in blocks]
+    return [
+        (
+            block.split("\n")[0].removeprefix("event: "),
+            json.loads(block.split("\n")[1].removeprefix("data: ")),
+        )
+        for block in blocks
+    ]

@@ -17,7 +17,10 @@ from xrec.storage import open_location
 
 def rows_of(town: Path) -> dict[tuple[str, str], str]:
     """The backfill's explanations by pair, read by nothing of the endpoint."""
-    return {(row["user_id"], row["item_id"]): row["explanation"] for row in read_explanations(open_location(str(town / "explanations"))).to_pylist()}
+    return {
+        (row["user_id"], row["item_id"]): row["explanation"]
+        for row in read_explanations(open_location(str(town / "explanations"))).to_pylist()
+    }
 
 
 def problem(response: requests.Response) -> dict[str, Any]:
@@ -29,7 +32,9 @@ def problem(response: requests.Response) -> dict[str, Any]:
     return body
 
 
-def test_pairs_of_the_backfill_are_its_texts_and_the_model_is_not_asked(endpoint: Endpoint, town: Path) -> None:
+def test_pairs_of_the_backfill_are_its_texts_and_the_model_is_not_asked(
+    endpoint: Endpoint, town: Path
+) -> None:
     rows = rows_of(town)
     assert len(rows) > 20
     before = len(endpoint.model.asked)
@@ -42,7 +47,9 @@ def test_pairs_of_the_backfill_are_its_texts_and_the_model_is_not_asked(endpoint
     assert len(endpoint.model.asked) == before
 
 
-def test_pair_beyond_the_backfill_is_generated_once_then_kept(endpoint: Endpoint, town: Path) -> None:
+def test_pair_beyond_the_backfill_is_generated_once_then_kept(
+    endpoint: Endpoint, town: Path
+) -> None:
     users, items = ids_of(town)
     path = f"/v1/explanations/{users[8]}/{items[7]}"
     first, asked = endpoint.get(path).json(), len(endpoint.model.asked)
@@ -53,11 +60,17 @@ def test_pair_beyond_the_backfill_is_generated_once_then_kept(endpoint: Endpoint
     assert first["model_fingerprint"] == endpoint.model.live.model_fingerprint
 
 
-def test_overrides_signals_and_histories_are_generated_and_not_kept(endpoint: Endpoint, town: Path) -> None:
+def test_overrides_signals_and_histories_are_generated_and_not_kept(
+    endpoint: Endpoint, town: Path
+) -> None:
     _, items = ids_of(town)
     (user, item), known = next(iter(rows_of(town).items()))
     pairs = [
-        {"user_id": user, "item_id": item, "profiles": {"user_profile": "Likes trains and old stations."}},
+        {
+            "user_id": user,
+            "item_id": item,
+            "profiles": {"user_profile": "Likes trains and old stations."},
+        },
         {"user_id": user, "item_id": item, "collaborative": "none"},
         {"user_id": "newcomer", "item_id": item, "history": items[:3]},
         {"user_id": user, "item_id": item, "fresh": True},
@@ -91,7 +104,9 @@ def test_failed_pairs_stand_in_their_place_beside_good_ones(endpoint: Endpoint, 
         None,
     ]
     assert [answer["problem"]["status"] for answer in answers[1:4]] == [404, 404, 422]
-    assert [(answer["user_id"], answer["item_id"]) for answer in answers] == [(pair["user_id"], pair["item_id"]) for pair in pairs]
+    assert [(answer["user_id"], answer["item_id"]) for answer in answers] == [
+        (pair["user_id"], pair["item_id"]) for pair in pairs
+    ]
 
 
 def test_max_words_cuts_at_a_sentence_or_is_a_problem(endpoint: Endpoint, town: Path) -> None:
@@ -108,7 +123,10 @@ def test_max_words_cuts_at_a_sentence_or_is_a_problem(endpoint: Endpoint, town: 
 def test_stream_tells_tokens_then_the_answer_of_each_pair(endpoint: Endpoint, town: Path) -> None:
     users, items = ids_of(town)
     (known_user, known_item), known = next(iter(rows_of(town).items()))
-    pairs = [{"user_id": users[10], "item_id": items[9]}, {"user_id": known_user, "item_id": known_item}]
+    pairs = [
+        {"user_id": users[10], "item_id": items[9]},
+        {"user_id": known_user, "item_id": known_item},
+    ]
     response = endpoint.post("/v1/explanations/stream", {"pairs": pairs})
     assert response.headers["content-type"].startswith("text/event-stream")
     events = sse(response)
@@ -129,7 +147,9 @@ def test_client_that_goes_away_stops_its_generation(town: Path) -> None:
         users, items = ids_of(town)
         slow.model.live.engine.run._stop_token_ids = frozenset()  # texts end by their length alone
         body = {"pairs": [{"user_id": users[11], "item_id": item} for item in items]}
-        with requests.post(slow.url + "/v1/explanations/stream", json=body, timeout=60, stream=True) as response:
+        with requests.post(
+            slow.url + "/v1/explanations/stream", json=body, timeout=60, stream=True
+        ) as response:
             next(response.iter_lines())
         deadline = time.monotonic() + 60
         while slow.model.live.num_pending and time.monotonic() < deadline:
@@ -139,7 +159,9 @@ def test_client_that_goes_away_stops_its_generation(town: Path) -> None:
         assert len(slow.model.asked) < len(items)
 
 
-def test_recommendations_are_the_graphs_best_unseen_items_with_explanations(endpoint: Endpoint, town: Path) -> None:
+def test_recommendations_are_the_graphs_best_unseen_items_with_explanations(
+    endpoint: Endpoint, town: Path
+) -> None:
     dataset = dataset_of(town)
     users, items = ids_of(town)
     body = endpoint.get(f"/v1/users/{users[2]}/recommendations?k=3").json()
@@ -149,19 +171,34 @@ def test_recommendations_are_the_graphs_best_unseen_items_with_explanations(endp
     edges = dataset.interaction_edges("train")
     seen = set(edges[1][edges[0] == 2].tolist())
     scores = (vectors["items"] @ vectors["users"][2]).tolist()
-    best = sorted((item for item in range(len(items)) if item not in seen), key=lambda item: -scores[item])[:3]
+    best = sorted(
+        (item for item in range(len(items)) if item not in seen), key=lambda item: -scores[item]
+    )[:3]
     assert [entry["item_id"] for entry in body["items"]] == [items[item] for item in best]
     assert [entry["rank"] for entry in body["items"]] == [1, 2, 3]
-    assert [entry["score"] for entry in body["items"]] == pytest.approx([scores[item] for item in best], abs=1e-5)
+    assert [entry["score"] for entry in body["items"]] == pytest.approx(
+        [scores[item] for item in best], abs=1e-5
+    )
     assert all(entry["answer"]["item_id"] == entry["item_id"] for entry in body["items"])
-    assert endpoint.get(f"/v1/users/{users[2]}/recommendations?k=3&explain=false").json()["items"][0]["answer"] is None
-    assert problem(endpoint.get("/v1/users/nobody/recommendations"))["type"] == "/problems/unknown_user"
+    assert (
+        endpoint.get(f"/v1/users/{users[2]}/recommendations?k=3&explain=false").json()["items"][0][
+            "answer"
+        ]
+        is None
+    )
+    assert (
+        problem(endpoint.get("/v1/users/nobody/recommendations"))["type"]
+        == "/problems/unknown_user"
+    )
 
 
 def test_evidence_is_what_the_graph_and_the_model_say(endpoint: Endpoint, town: Path) -> None:
     users, items = ids_of(town)
     dataset = dataset_of(town)
-    body = endpoint.post("/v1/evidence", {"user_id": users[1], "item_id": items[2], "explanation": "You would enjoy it."}).json()
+    body = endpoint.post(
+        "/v1/evidence",
+        {"user_id": users[1], "item_id": items[2], "explanation": "You would enjoy it."},
+    ).json()
     edges = dataset.interaction_edges("train")
     history = {items[item] for item in edges[1][edges[0] == 1].tolist()} - {items[2]}
     near = [entry["item_id"] for entry in body["nearest_history"]]
@@ -173,16 +210,25 @@ def test_evidence_is_what_the_graph_and_the_model_say(endpoint: Endpoint, town: 
     assert body["item_title"] == dataset.items["title"][2].as_py()
     likelihood = body["likelihood"]
     assert len(likelihood["others_nll"]) == 8
-    assert likelihood["gain"] == pytest.approx(sum(likelihood["others_nll"]) / 8 - likelihood["own_nll"])
+    assert likelihood["gain"] == pytest.approx(
+        sum(likelihood["others_nll"]) / 8 - likelihood["own_nll"]
+    )
     assert len(set(likelihood["others_nll"])) == 8
-    assert endpoint.post("/v1/evidence", {"user_id": users[1], "item_id": items[2]}).json()["likelihood"] is None
+    assert (
+        endpoint.post("/v1/evidence", {"user_id": users[1], "item_id": items[2]}).json()[
+            "likelihood"
+        ]
+        is None
+    )
 
 
 def test_users_and_items_are_found(endpoint: Endpoint, town: Path) -> None:
     users, items = ids_of(town)
     dataset = dataset_of(town)
     assert endpoint.get("/v1/users?limit=100").json()["users"] == sorted(users)
-    assert endpoint.get(f"/v1/users?prefix={users[3]}").json()["users"] == sorted(user for user in users if user.startswith(users[3]))
+    assert endpoint.get(f"/v1/users?prefix={users[3]}").json()["users"] == sorted(
+        user for user in users if user.startswith(users[3])
+    )
     title = dataset.items["title"][4].as_py()
     found = endpoint.get("/v1/items", params={"text": title[1:-1].upper()}).json()["items"]
     assert {"item_id": items[4], "title": title} in found
@@ -193,13 +239,23 @@ def test_users_and_items_are_found(endpoint: Endpoint, town: Path) -> None:
     [
         ({"pairs": []}, 422, "not_well_formed"),
         ({"pairs": [{"user_id": "a", "item_id": "b"}] * 65}, 422, "not_well_formed"),
-        ({"pairs": [{"user_id": "a", "item_id": "b", "model": "/etc/passwd"}]}, 422, "not_well_formed"),
-        ({"pairs": [{"user_id": "a", "item_id": "b"}], "adapter": "s3://other"}, 422, "not_well_formed"),
+        (
+            {"pairs": [{"user_id": "a", "item_id": "b", "model": "/etc/passwd"}]},
+            422,
+            "not_well_formed",
+        ),
+        (
+            {"pairs": [{"user_id": "a", "item_id": "b"}], "adapter": "s3://other"},
+            422,
+            "not_well_formed",
+        ),
         ({"pairs": [{"user_id": "a\ud800", "item_id": "b"}]}, 422, "not_well_formed"),
         ([], 422, "not_well_formed"),
     ],
 )
-def test_request_that_is_not_well_formed_is_told_where_and_nothing_is_repeated(endpoint: Endpoint, body: Any, status: int, kind: str) -> None:
+def test_request_that_is_not_well_formed_is_told_where_and_nothing_is_repeated(
+    endpoint: Endpoint, body: Any, status: int, kind: str
+) -> None:
     response = endpoint.post("/v1/explanations", body)
     told = problem(response)
     assert (response.status_code, told["type"]) == (status, f"/problems/{kind}")
@@ -211,21 +267,35 @@ def test_request_that_is_not_well_formed_is_told_where_and_nothing_is_repeated(e
 def test_other_errors_are_problems_too(endpoint: Endpoint) -> None:
     assert problem(endpoint.get("/v1/nothing"))["status"] == 404
     assert problem(endpoint.get("/v1/explanations"))["status"] == 405
-    broken = requests.post(endpoint.url + "/v1/explanations", data=b'{"pairs": [', headers={"Content-Type": "application/json"}, timeout=60)
+    broken = requests.post(
+        endpoint.url + "/v1/explanations",
+        data=b'{"pairs": [',
+        headers={"Content-Type": "application/json"},
+        timeout=60,
+    )
     assert problem(broken)["errors"] == [{"where": "body.11", "expected": "valid JSON"}]
 
 
 def test_request_id_is_the_callers_if_it_is_a_good_one(endpoint: Endpoint) -> None:
-    assert problem(endpoint.get("/v1/nothing", headers={"X-Request-ID": "abc-123"}))["request_id"] == "abc-123"
-    forged = problem(endpoint.get("/v1/nothing", headers={"X-Request-ID": "x" * 100 + " key=admin"}))["request_id"]
+    assert (
+        problem(endpoint.get("/v1/nothing", headers={"X-Request-ID": "abc-123"}))["request_id"]
+        == "abc-123"
+    )
+    forged = problem(
+        endpoint.get("/v1/nothing", headers={"X-Request-ID": "x" * 100 + " key=admin"})
+    )["request_id"]
     assert len(forged) == 32
 
 
 def test_deadline_ends_a_request_with_504_and_its_generation(town: Path) -> None:
-    with local_endpoint(town, http={"deadline_seconds": 1}, decoding={**DECODING, "max_new_tokens": 550}) as slow:
+    with local_endpoint(
+        town, http={"deadline_seconds": 1}, decoding={**DECODING, "max_new_tokens": 550}
+    ) as slow:
         users, items = ids_of(town)
         slow.model.live.engine.run._stop_token_ids = frozenset()
-        pairs = [{"user_id": user, "item_id": item, "fresh": True} for user in users for item in items][:64]
+        pairs = [
+            {"user_id": user, "item_id": item, "fresh": True} for user in users for item in items
+        ][:64]
         response = slow.post("/v1/explanations", {"pairs": pairs})
         assert problem(response)["type"] == "/problems/deadline"
         assert response.headers["Retry-After"] == "2"
@@ -233,7 +303,9 @@ def test_deadline_ends_a_request_with_504_and_its_generation(town: Path) -> None
 
 
 def test_more_requests_than_are_answered_at_a_time_are_told_to_come_again(town: Path) -> None:
-    with local_endpoint(town, http={"max_concurrent_requests": 2}, decoding={**DECODING, "max_new_tokens": 300}) as narrow:
+    with local_endpoint(
+        town, http={"max_concurrent_requests": 2}, decoding={**DECODING, "max_new_tokens": 300}
+    ) as narrow:
         users, items = ids_of(town)
         narrow.model.live.engine.run._stop_token_ids = frozenset()
         statuses: list[int] = []
@@ -255,9 +327,16 @@ def test_more_requests_than_are_answered_at_a_time_are_told_to_come_again(town: 
 
 
 def test_queue_that_is_full_answers_429_with_retry_after(town: Path) -> None:
-    with local_endpoint(town, engine={"max_rows": 2, "key_value_gib": 0.05}, models={"device": "cpu", "max_waiting_pairs": 3}) as small:
+    with local_endpoint(
+        town,
+        engine={"max_rows": 2, "key_value_gib": 0.05},
+        models={"device": "cpu", "max_waiting_pairs": 3},
+    ) as small:
         users, items = ids_of(town)
-        response = small.post("/v1/explanations", {"pairs": [{"user_id": user, "item_id": items[9]} for user in users]})
+        response = small.post(
+            "/v1/explanations",
+            {"pairs": [{"user_id": user, "item_id": items[9]} for user in users]},
+        )
         assert problem(response)["type"] == "/problems/overloaded"
         assert response.status_code == 429
         assert response.headers["Retry-After"] == "2"
@@ -270,7 +349,10 @@ def test_operations_answer(endpoint: Endpoint, town: Path) -> None:
     assert endpoint.get("/readyz").text == "ready\n"
     text = endpoint.get("/metrics").text
     assert 'xrec_serve_pairs_total{source="backfill"}' in text
-    assert 'xrec_serve_requests_total{route="/v1/explanations/{user_id}/{item_id}",status="200"}' in text
+    assert (
+        'xrec_serve_requests_total{route="/v1/explanations/{user_id}/{item_id}",status="200"}'
+        in text
+    )
     assert users[0] not in text
 
 
@@ -282,17 +364,30 @@ def test_openapi_has_an_example_of_each_body_and_names_every_error(endpoint: End
                 assert {"401", "422", "429"} <= operation["responses"].keys(), path
                 assert "application/problem+json" in operation["responses"]["422"]["content"]
             if "requestBody" in operation:
-                name = operation["requestBody"]["content"]["application/json"]["schema"]["$ref"].rpartition("/")[2]
+                name = operation["requestBody"]["content"]["application/json"]["schema"][
+                    "$ref"
+                ].rpartition("/")[2]
                 assert schema["components"]["schemas"][name]["examples"]
     assert endpoint.get("/docs").status_code == 200
 
 
-def test_log_tells_of_each_request_and_of_no_user(endpoint: Endpoint, town: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_log_tells_of_each_request_and_of_no_user(
+    endpoint: Endpoint, town: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     users, items = ids_of(town)
     with caplog.at_level("INFO", logger="xrec"):
         answer = endpoint.get(f"/v1/explanations/{users[9]}/{items[6]}").json()
         endpoint.post(
-            "/v1/explanations", {"pairs": [{"user_id": "nobody-secret", "item_id": items[6], "profiles": {"user_profile": "Likes secrets."}}]}
+            "/v1/explanations",
+            {
+                "pairs": [
+                    {
+                        "user_id": "nobody-secret",
+                        "item_id": items[6],
+                        "profiles": {"user_profile": "Likes secrets."},
+                    }
+                ]
+            },
         )
     assert "GET /v1/explanations/{user_id}/{item_id} 200 key=local" in caplog.text
     for secret in (users[9], items[6], answer["explanation"], "nobody-secret", "secrets"):

@@ -38,7 +38,9 @@ class Served:
 
     def at_work(self) -> tuple[int, int]:
         """Pairs at the model replica, and those that were abandoned."""
-        found: tuple[int, int] = serve.get_deployment_handle("Generator", APP).at_work.remote().result(timeout_s=60)
+        found: tuple[int, int] = (
+            serve.get_deployment_handle("Generator", APP).at_work.remote().result(timeout_s=60)
+        )
         return found
 
 
@@ -47,7 +49,9 @@ def served(ray_cluster: None, town: Path) -> Iterator[Served]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    config = checked(serve_config(town, http={"port": port}, explanations=str(town / "explanations")))
+    config = checked(
+        serve_config(town, http={"port": port}, explanations=str(town / "explanations"))
+    )
     options = serve_options(config)
     serve.start(proxy_location=options["proxy_location"], http_options=options["http_options"])
     deploy(config)
@@ -57,7 +61,11 @@ def served(ray_cluster: None, town: Path) -> Iterator[Served]:
 
 def replicas(deployment: str) -> dict[str, Any]:
     """Actors of a deployment's replicas, by name."""
-    named = [entry for entry in ray.util.list_named_actors(all_namespaces=True) if f"#{deployment}#" in entry["name"]]
+    named = [
+        entry
+        for entry in ray.util.list_named_actors(all_namespaces=True)
+        if f"#{deployment}#" in entry["name"]
+    ]
     return {entry["name"]: ray.get_actor(entry["name"], entry["namespace"]) for entry in named}
 
 
@@ -71,7 +79,9 @@ class Load:
 
     def __enter__(self) -> "Load":
         self._is_over = threading.Event()
-        self._threads = [threading.Thread(target=self._run, args=(number,)) for number in range(self.num_threads)]
+        self._threads = [
+            threading.Thread(target=self._run, args=(number,)) for number in range(self.num_threads)
+        ]
         for thread in self._threads:
             thread.start()
         return self
@@ -139,7 +149,9 @@ def test_request_id_comes_back_once(served: Served) -> None:
 
 def test_client_that_goes_away_stops_its_generation(served: Served, town: Path) -> None:
     users, items = ids_of(town)
-    pairs = [{"user_id": user, "item_id": item, "fresh": True} for user in users for item in items][:64]
+    pairs = [{"user_id": user, "item_id": item, "fresh": True} for user in users for item in items][
+        :64
+    ]
 
     def leave() -> None:
         with pytest.raises((requests.exceptions.Timeout, requests.exceptions.ConnectionError)):
@@ -159,14 +171,18 @@ def test_client_that_goes_away_stops_its_generation(served: Served, town: Path) 
 
 
 @pytest.mark.slow
-def test_model_replica_killed_under_load_costs_its_requests_only_and_comes_back(served: Served, endpoint: Endpoint, town: Path) -> None:
+def test_model_replica_killed_under_load_costs_its_requests_only_and_comes_back(
+    served: Served, endpoint: Endpoint, town: Path
+) -> None:
     users, items = ids_of(town)
     rows = read_explanations(open_location(str(town / "explanations"))).to_pylist()
     pairs = [{"user_id": user, "item_id": item, "fresh": True} for user in users for item in items]
     texts = [
         answer["explanation"]
         for start in (0, 60)
-        for answer in endpoint.post("/v1/explanations", {"pairs": pairs[start : start + 60]}).json()["explanations"]
+        for answer in endpoint.post(
+            "/v1/explanations", {"pairs": pairs[start : start + 60]}
+        ).json()["explanations"]
     ]
 
     def live(number: int) -> requests.Response:
@@ -195,7 +211,9 @@ def test_model_replica_killed_under_load_costs_its_requests_only_and_comes_back(
 
 
 @pytest.mark.slow
-def test_frontend_killed_under_load_costs_its_requests_only_and_comes_back(served: Served, town: Path) -> None:
+def test_frontend_killed_under_load_costs_its_requests_only_and_comes_back(
+    served: Served, town: Path
+) -> None:
     rows = read_explanations(open_location(str(town / "explanations"))).to_pylist()
 
     def hit(number: int) -> requests.Response:
@@ -215,18 +233,28 @@ def test_frontend_killed_under_load_costs_its_requests_only_and_comes_back(serve
     assert check_refusals(load.answers) <= 2 * load.num_threads
 
 
-def test_new_backfill_and_new_adapter_swapped_under_load_give_no_5xx(served: Served, town: Path, tmp_path: Path) -> None:
+def test_new_backfill_and_new_adapter_swapped_under_load_give_no_5xx(
+    served: Served, town: Path, tmp_path: Path
+) -> None:
     users, items = ids_of(town)
     old = served.get(f"/v1/explanations/{users[0]}/{items[0]}").json()["model_fingerprint"]
-    config = backfill_config(town, str(tmp_path / "explanations-2"), adapter=str(town / "adapter-2"))
+    config = backfill_config(
+        town, str(tmp_path / "explanations-2"), adapter=str(town / "adapter-2")
+    )
     make_backfill(config, [(user, item) for user in users[:3] for item in items])
-    rows = {(row["user_id"], row["item_id"]): row for row in read_explanations(open_location(config.explanations or "")).to_pylist()}
+    rows = {
+        (row["user_id"], row["item_id"]): row
+        for row in read_explanations(open_location(config.explanations or "")).to_pylist()
+    }
     (new,) = {row["model_fingerprint"] for row in rows.values()}
     assert new != old
 
     def ask(number: int) -> requests.Response:
         user, item = users[number % len(users)], items[number % len(items)]
-        return served.post("/v1/explanations", {"pairs": [{"user_id": user, "item_id": item, "fresh": number % 3 == 0}]})
+        return served.post(
+            "/v1/explanations",
+            {"pairs": [{"user_id": user, "item_id": item, "fresh": number % 3 == 0}]},
+        )
 
     def answered_by(answer: requests.Response) -> Any:
         return answer.json()["explanations"][0]["model_fingerprint"]
@@ -234,7 +262,13 @@ def test_new_backfill_and_new_adapter_swapped_under_load_give_no_5xx(served: Ser
     before = {name for deployment in ("Frontend", "Generator") for name in replicas(deployment)}
     with Load(ask) as load:
         load.wait_for(20)
-        deploy(checked(served.config.model_copy(update={"adapter": str(town / "adapter-2"), "explanations": config.explanations})))
+        deploy(
+            checked(
+                served.config.model_copy(
+                    update={"adapter": str(town / "adapter-2"), "explanations": config.explanations}
+                )
+            )
+        )
         deadline = time.monotonic() + 120
         while {answered_by(answer) for answer in load.answers[-40:]} != {new}:
             assert time.monotonic() < deadline
@@ -243,8 +277,13 @@ def test_new_backfill_and_new_adapter_swapped_under_load_give_no_5xx(served: Ser
     assert {answer.status_code for answer in load.answers} == {200}
     assert {answered_by(answer) for answer in load.answers} == {old, new}
     assert {answered_by(answer) for answer in load.answers[count:]} == {new}
-    assert {name for deployment in ("Frontend", "Generator") for name in replicas(deployment)} == before  # in place
+    assert {
+        name for deployment in ("Frontend", "Generator") for name in replicas(deployment)
+    } == before  # in place
     user, item = users[2], items[9]
     answer = served.get(f"/v1/explanations/{user}/{item}").json()
-    assert (answer["source"], answer["explanation"]) == ("backfill", rows[user, item]["explanation"])
+    assert (answer["source"], answer["explanation"]) == (
+        "backfill",
+        rows[user, item]["explanation"],
+    )
     deploy(served.config)

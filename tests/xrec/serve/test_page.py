@@ -12,10 +12,13 @@ import pytest
 from tests.xrec.serve.local_endpoint import Endpoint, local_endpoint
 from tests.xrec.serve.town import dataset_of, ids_of
 
-webdriver: Any = pytest.importorskip("selenium.webdriver", reason="selenium is not installed (extra test): the page is not tested")
+webdriver: Any = pytest.importorskip(
+    "selenium.webdriver", reason="selenium is not installed (extra test): the page is not tested"
+)
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 pytestmark = pytest.mark.skipif(
-    CHROMIUM is None or DRIVER is None, reason="chromium and chromedriver are not on PATH (Debian: chromium-driver): the page is not tested"
+    CHROMIUM is None or DRIVER is None,
+    reason="chromium and chromedriver are not on PATH (Debian: chromium-driver): the page is not tested",
 )
 DESKTOP, PHONE = (1280, 1000), (390, 844)
 
@@ -46,7 +49,10 @@ def open_page(browser: Any) -> Callable[..., None]:
         width, height = size
         metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
         browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]})
+        browser.execute_cdp_cmd(
+            "Emulation.setEmulatedMedia",
+            {"features": [{"name": "prefers-color-scheme", "value": scheme}]},
+        )
         browser.get(f"{url}/")
 
     return open_at
@@ -59,11 +65,17 @@ def wait(browser: Any, condition: Callable[[Any], Any]) -> Any:
 
 
 def text(browser: Any, name: str) -> str:
-    return str(browser.execute_script("return document.getElementById(arguments[0]).textContent", name))
+    return str(
+        browser.execute_script("return document.getElementById(arguments[0]).textContent", name)
+    )
 
 
 def is_idle(browser: Any) -> bool:
-    return bool(browser.execute_script("return document.getElementById('explain').getAttribute('aria-busy') === 'false'"))
+    return bool(
+        browser.execute_script(
+            "return document.getElementById('explain').getAttribute('aria-busy') === 'false'"
+        )
+    )
 
 
 def press(browser: Any, *keys: str) -> None:
@@ -103,23 +115,35 @@ def test_pair_is_picked_written_word_by_word_and_its_evidence_shown_by_keyboard_
     assert text(browser, "source") == "written now"
     assert text(browser, "item-profile") == dataset.items["profile"][6].as_py()
     assert text(browser, "user-profile") == dataset.users["profile"][7].as_py()
-    evidence = endpoint.post("/v1/evidence", {"user_id": users[7], "item_id": items[6], "explanation": answer["explanation"]}).json()
-    shown = browser.execute_script("return [...document.querySelectorAll('#near li span:first-child')].map((node) => node.textContent)")
+    evidence = endpoint.post(
+        "/v1/evidence",
+        {"user_id": users[7], "item_id": items[6], "explanation": answer["explanation"]},
+    ).json()
+    shown = browser.execute_script(
+        "return [...document.querySelectorAll('#near li span:first-child')].map((node) => node.textContent)"
+    )
     assert shown == [near["title"] for near in evidence["nearest_history"]]
     assert f"Gain {evidence['likelihood']['gain']:.3f} nats" in text(browser, "likelihood")
     others = [
-        endpoint.get(f"/v1/explanations/{users[7]}/{items[6]}?collaborative={signal}").json().get("explanation") for signal in ("prompt_only", "none")
+        endpoint.get(f"/v1/explanations/{users[7]}/{items[6]}?collaborative={signal}")
+        .json()
+        .get("explanation")
+        for signal in ("prompt_only", "none")
     ]
     assert [text(browser, "text-prompt_only"), text(browser, "text-none")] == others
     assert [entry for entry in browser.get_log("browser") if entry["level"] != "DEBUG"] == []
 
 
-def test_pair_of_the_backfill_says_so_and_can_be_written_anew(browser: Any, open_page: Callable[..., None], endpoint: Endpoint, town: Path) -> None:
+def test_pair_of_the_backfill_says_so_and_can_be_written_anew(
+    browser: Any, open_page: Callable[..., None], endpoint: Endpoint, town: Path
+) -> None:
     users, items = ids_of(town)
     open_page(endpoint.url)
     wait(browser, lambda _: text(browser, "best-items"))
     browser.execute_script(
-        "document.getElementById('user').value = arguments[0]; document.getElementById('item').value = arguments[1];", users[0], items[0]
+        "document.getElementById('user').value = arguments[0]; document.getElementById('item').value = arguments[1];",
+        users[0],
+        items[0],
     )
     browser.find_element("id", "explain").click()
     wait(browser, lambda _: text(browser, "text-none") and is_idle(browser))
@@ -131,7 +155,9 @@ def test_pair_of_the_backfill_says_so_and_can_be_written_anew(browser: Any, open
     assert text(browser, "text") == known
 
 
-def test_best_items_are_the_recommendations_and_can_be_clicked(browser: Any, open_page: Callable[..., None], endpoint: Endpoint, town: Path) -> None:
+def test_best_items_are_the_recommendations_and_can_be_clicked(
+    browser: Any, open_page: Callable[..., None], endpoint: Endpoint, town: Path
+) -> None:
     open_page(endpoint.url)
     wait(browser, lambda _: text(browser, "best-items"))
     user = browser.find_element("id", "user").get_attribute("value")
@@ -143,11 +169,16 @@ def test_best_items_are_the_recommendations_and_can_be_clicked(browser: Any, ope
     assert best[1]["item_id"] in text(browser, "pair")
 
 
-def test_unknown_user_is_told_in_words(browser: Any, open_page: Callable[..., None], endpoint: Endpoint, town: Path) -> None:
+def test_unknown_user_is_told_in_words(
+    browser: Any, open_page: Callable[..., None], endpoint: Endpoint, town: Path
+) -> None:
     _, items = ids_of(town)
     open_page(endpoint.url)
     wait(browser, lambda _: text(browser, "best-items"))
-    browser.execute_script("document.getElementById('user').value = '<b>nobody</b>'; document.getElementById('item').value = arguments[0];", items[0])
+    browser.execute_script(
+        "document.getElementById('user').value = '<b>nobody</b>'; document.getElementById('item').value = arguments[0];",
+        items[0],
+    )
     browser.find_element("id", "explain").click()
     wait(browser, lambda _: "is not among the 12 users" in text(browser, "problem"))
     assert browser.execute_script("return document.querySelectorAll('#problem b').length") == 0
@@ -155,14 +186,24 @@ def test_unknown_user_is_told_in_words(browser: Any, open_page: Callable[..., No
 
 @pytest.mark.parametrize(("size", "scheme"), [(DESKTOP, "light"), (PHONE, "dark")])
 def test_page_fits_its_window_and_is_legible(
-    browser: Any, open_page: Callable[..., None], endpoint: Endpoint, tmp_path: Path, size: tuple[int, int], scheme: str
+    browser: Any,
+    open_page: Callable[..., None],
+    endpoint: Endpoint,
+    tmp_path: Path,
+    size: tuple[int, int],
+    scheme: str,
 ) -> None:
     open_page(endpoint.url, size, scheme)
     wait(browser, lambda _: text(browser, "best-items"))
     browser.find_elements("css selector", "#best-items button")[0].click()
     wait(browser, lambda _: text(browser, "text-none") and is_idle(browser))
-    assert browser.execute_script("return document.documentElement.scrollWidth <= window.innerWidth")
-    ground, ink = (browser.execute_script(f"return getComputedStyle(document.body).{name}") for name in ("backgroundColor", "color"))
+    assert browser.execute_script(
+        "return document.documentElement.scrollWidth <= window.innerWidth"
+    )
+    ground, ink = (
+        browser.execute_script(f"return getComputedStyle(document.body).{name}")
+        for name in ("backgroundColor", "color")
+    )
     assert contrast(ground, ink) > 7
     assert (luminance(ground) < 0.2) == (scheme == "dark")
     targets = "[...document.querySelectorAll('button, input:not([type=checkbox])')].filter((node) => node.offsetParent)"
@@ -170,19 +211,27 @@ def test_page_fits_its_window_and_is_legible(
     assert browser.save_screenshot(str(tmp_path / f"{scheme}-{size[0]}.png"))
 
 
-def test_page_asks_for_nothing_from_elsewhere(browser: Any, open_page: Callable[..., None], endpoint: Endpoint) -> None:
+def test_page_asks_for_nothing_from_elsewhere(
+    browser: Any, open_page: Callable[..., None], endpoint: Endpoint
+) -> None:
     import json
 
     browser.get_log("performance")
     open_page(endpoint.url)
     wait(browser, lambda _: text(browser, "best-items"))
     messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-    asked = [message["params"]["request"]["url"] for message in messages if message["method"] == "Network.requestWillBeSent"]
+    asked = [
+        message["params"]["request"]["url"]
+        for message in messages
+        if message["method"] == "Network.requestWillBeSent"
+    ]
     assert asked
     assert all(url.startswith(endpoint.url) for url in asked)
 
 
-def test_key_is_asked_for_where_there_are_keys(browser: Any, open_page: Callable[..., None], town: Path) -> None:
+def test_key_is_asked_for_where_there_are_keys(
+    browser: Any, open_page: Callable[..., None], town: Path
+) -> None:
     from selenium.webdriver.common.keys import Keys
 
     keys = [{"name": "page", "sha256": hashlib.sha256(b"open sesame").hexdigest()}]
@@ -198,7 +247,10 @@ def test_key_is_asked_for_where_there_are_keys(browser: Any, open_page: Callable
 def luminance(color: str) -> float:
     """Relative luminance (WCAG 2) of a CSS rgb()."""
     channels = [int(part) / 255 for part in color[color.index("(") + 1 : -1].split(",")[:3]]
-    red, green, blue = (channel / 12.92 if channel <= 0.04045 else ((channel + 0.055) / 1.055) ** 2.4 for channel in channels)
+    red, green, blue = (
+        channel / 12.92 if channel <= 0.04045 else ((channel + 0.055) / 1.055) ** 2.4
+        for channel in channels
+    )
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
 

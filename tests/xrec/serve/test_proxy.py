@@ -33,13 +33,20 @@ def test_answer_that_never_began_is_503_with_retry_after() -> None:
     start, body = sent_by(SCOPE)
     headers = {name.decode(): value.decode() for name, value in start["headers"]}
     assert start["status"] == 503
-    assert (headers["retry-after"], headers["x-request-id"], headers["content-type"]) == ("2", "abc-1", "application/problem+json")
+    assert (headers["retry-after"], headers["x-request-id"], headers["content-type"]) == (
+        "2",
+        "abc-1",
+        "application/problem+json",
+    )
     assert json.loads(body["body"])["type"] == "/problems/model_unavailable"
 
 
 @pytest.mark.parametrize("status", [200, 404, 500])
 def test_answer_that_began_is_let_through(status: int) -> None:
-    messages = [{"type": "http.response.start", "status": status, "headers": []}, {"type": "http.response.body", "body": b"x", "more_body": True}]
+    messages = [
+        {"type": "http.response.start", "status": status, "headers": []},
+        {"type": "http.response.body", "body": b"x", "more_body": True},
+    ]
     assert sent_by(SCOPE, *messages) == messages  # also one that breaks off
 
 

@@ -58,7 +58,9 @@ def test_backfill_that_comes_later_or_grows_is_taken_up(town: Path, tmp_path: Pa
     asyncio.run(watch.look())
     assert read_through.lookup is first  # nothing new, nothing read
     shutil.rmtree(tmp_path / "out")
-    make_backfill(backfill_config(town, str(tmp_path / "out")), [(users[0], items[0]), (users[1], items[1])])
+    make_backfill(
+        backfill_config(town, str(tmp_path / "out")), [(users[0], items[0]), (users[1], items[1])]
+    )
     asyncio.run(watch.look())
     assert read_through.lookup is not None
     assert read_through.lookup.num_rows == 2
@@ -67,7 +69,9 @@ def test_backfill_that_comes_later_or_grows_is_taken_up(town: Path, tmp_path: Pa
     assert "xrec_serve_backfill_rows 2.0" in text
 
 
-def test_backfill_whose_files_are_broken_or_gone_leaves_the_pair_to_the_model(town: Path, tmp_path: Path) -> None:
+def test_backfill_whose_files_are_broken_or_gone_leaves_the_pair_to_the_model(
+    town: Path, tmp_path: Path
+) -> None:
     users, items = ids_of(town)
     for number, spoil in enumerate((lambda path: path.write_bytes(b"no parquet"), Path.unlink)):
         output = tmp_path / f"out-{number}"
@@ -75,16 +79,24 @@ def test_backfill_whose_files_are_broken_or_gone_leaves_the_pair_to_the_model(to
         for path in output.glob("part-*.parquet"):
             spoil(path)
         read_through, _, _ = watched(serve_config(town, explanations=str(output)))
-        assert asyncio.run(read_through.known(PairRequest(user_id=users[0], item_id=items[0]), None)) is None
+        assert (
+            asyncio.run(read_through.known(PairRequest(user_id=users[0], item_id=items[0]), None))
+            is None
+        )
 
 
-def test_backfill_of_another_model_is_refused_at_the_start_and_changes_nothing_later(town: Path, tmp_path: Path) -> None:
+def test_backfill_of_another_model_is_refused_at_the_start_and_changes_nothing_later(
+    town: Path, tmp_path: Path
+) -> None:
     users, items = ids_of(town)
     other = backfill_config(town, str(tmp_path / "other"), adapter=str(town / "adapter-2"))
     make_backfill(other, [(users[0], items[0])])
     config = serve_config(town, explanations=str(tmp_path / "other"))
     theirs = read_manifest(open_location(str(town / "adapter-2")), "adapter").fingerprint
-    with pytest.raises(ArtifactMismatchError, match=f"(?s)another model:.*adapter: '{theirs}' there.*serve the adapter that wrote it"):
+    with pytest.raises(
+        ArtifactMismatchError,
+        match=f"(?s)another model:.*adapter: '{theirs}' there.*serve the adapter that wrote it",
+    ):
         read_lookup(config, read_inputs(config).fingerprints)
 
     make_backfill(backfill_config(town, str(tmp_path / "out")), [(users[0], items[0])])

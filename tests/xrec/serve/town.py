@@ -13,7 +13,14 @@ from xrec.adapter.model import build_adapters
 from xrec.backfill import draft_plan, finish
 from xrec.backfill.run import worker_settings
 from xrec.backfill.worker import ChunkWorker
-from xrec.config import AdapterModelConfig, BackfillConfig, PrepareConfig, PromptConfig, ServeConfig, parse_config
+from xrec.config import (
+    AdapterModelConfig,
+    BackfillConfig,
+    PrepareConfig,
+    PromptConfig,
+    ServeConfig,
+    parse_config,
+)
 from xrec.data import prepare_dataset, read_dataset
 from xrec.data.dataset import Dataset
 from xrec.graph import embeddings_bytes, write_graph
@@ -22,18 +29,36 @@ from xrec.schemas import PAIRS
 from xrec.storage import Manifest, open_location
 
 NUM_USERS, NUM_ITEMS, DIM = 12, 10, 6
-TOWN = {"kind": "sample", "num_users": NUM_USERS, "num_items": NUM_ITEMS, "interactions_per_user": 6, "explanations_per_user": 3}
-DECODING = {"max_new_tokens": 12, "text": {"max_words": None, "max_phrase_repeats": None, "max_echo_tokens": None}}
+TOWN = {
+    "kind": "sample",
+    "num_users": NUM_USERS,
+    "num_items": NUM_ITEMS,
+    "interactions_per_user": 6,
+    "explanations_per_user": 3,
+}
+DECODING = {
+    "max_new_tokens": 12,
+    "text": {"max_words": None, "max_phrase_repeats": None, "max_echo_tokens": None},
+}
 """A toy model writes no sentences."""
 
 
 def make_town(root: Path) -> Path:
     """Everything but explanations, in `root`, which is returned; `adapter` and `adapter-2` are of the same graph and model."""
-    dataset = prepare_dataset(PrepareConfig.model_validate({"workspace": str(root), "source": TOWN}))
+    dataset = prepare_dataset(
+        PrepareConfig.model_validate({"workspace": str(root), "source": TOWN})
+    )
     torch.manual_seed(0)
     embeddings = embeddings_bytes(torch.randn(NUM_USERS, DIM), torch.randn(NUM_ITEMS, DIM))
     inputs = {"dataset": dataset.fingerprint}
-    graph = write_graph(open_location(str(root / "graph")), embeddings, [], config={"model": {"embedding_dim": DIM}}, inputs=inputs, metrics={})
+    graph = write_graph(
+        open_location(str(root / "graph")),
+        embeddings,
+        [],
+        config={"model": {"embedding_dim": DIM}},
+        inputs=inputs,
+        metrics={},
+    )
     base_model = model_fingerprint(save_toy_model(root / "llm"))
     for seed, name in enumerate(("adapter", "adapter-2")):
         make_adapter(root / name, graph.fingerprint, base_model, seed)
@@ -57,7 +82,15 @@ def make_adapter(folder: Path, graph: str, base_model: str, seed: int) -> None:
         base_model_fingerprint=base_model,
         graph_fingerprint=graph,
     )
-    write_adapter(open_location(str(folder)), adapters.state_dict(), config, run_config={"seed": seed}, inputs={}, metrics={}, extra_files={})
+    write_adapter(
+        open_location(str(folder)),
+        adapters.state_dict(),
+        config,
+        run_config={"seed": seed},
+        inputs={},
+        metrics={},
+        extra_files={},
+    )
 
 
 def serve_config(town: Path, **values: Any) -> ServeConfig:
@@ -90,7 +123,9 @@ def backfill_config(town: Path, explanations: str, **values: Any) -> BackfillCon
 
 def make_backfill(config: BackfillConfig, pairs: list[tuple[str, str]]) -> Manifest:
     """What `xrec backfill` makes of `pairs`, by its own worker in this process, without the cluster around it."""
-    table = pa.Table.from_pylist([dict(zip(PAIRS.names, pair, strict=True)) for pair in pairs], PAIRS)
+    table = pa.Table.from_pylist(
+        [dict(zip(PAIRS.names, pair, strict=True)) for pair in pairs], PAIRS
+    )
     plan = draft_plan(config, [table]).write()
     worker = ChunkWorker(worker_settings(config, plan))
     for chunk, planned in plan.chunks.items():

@@ -7,7 +7,15 @@ import pytest
 
 from xrec import __version__
 from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError
-from xrec.storage import MANIFEST, differing_fields, fingerprint_of, finished, open_location, read_manifest, write_manifest
+from xrec.storage import (
+    MANIFEST,
+    differing_fields,
+    fingerprint_of,
+    finished,
+    open_location,
+    read_manifest,
+    write_manifest,
+)
 
 CONFIG = {"model": {"embedding_dim": 64, "num_layers": 3}, "seed": 0}
 INPUTS = {"dataset": "0123456789abcdef"}
@@ -17,10 +25,21 @@ FILES = {"embeddings.safetensors": "feedbeef"}
 def test_manifest_round_trip_keeps_all(tmp_path: Path) -> None:
     location = open_location(str(tmp_path / "graph"))
     written = write_manifest(
-        location, "graph", config=CONFIG, inputs=INPUTS, files=FILES, row_counts={"users": 3}, metrics={"curve": [0.1, 0.25], "ndcg": 0.5}
+        location,
+        "graph",
+        config=CONFIG,
+        inputs=INPUTS,
+        files=FILES,
+        row_counts={"users": 3},
+        metrics={"curve": [0.1, 0.25], "ndcg": 0.5},
     )
     assert read_manifest(location, "graph") == written
-    assert (written.config, written.inputs, written.files, written.code_version) == (CONFIG, INPUTS, FILES, __version__)
+    assert (written.config, written.inputs, written.files, written.code_version) == (
+        CONFIG,
+        INPUTS,
+        FILES,
+        __version__,
+    )
     assert written.metrics == {"curve": [0.1, 0.25], "ndcg": 0.5}
     assert json.loads((tmp_path / "graph" / MANIFEST).read_text())["row_counts"] == {"users": 3}
 
@@ -35,14 +54,18 @@ def test_manifest_on_s3_round_trip(s3: object, tmp_path: Path) -> None:
 
 def test_read_manifest_nothing_there_says_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "embeddings.safetensors").write_bytes(b"an interrupted job's")
-    with pytest.raises(ArtifactNotFoundError, match=rf"{tmp_path}: no graph artifact.*did not finish"):
+    with pytest.raises(
+        ArtifactNotFoundError, match=rf"{tmp_path}: no graph artifact.*did not finish"
+    ):
         read_manifest(open_location(str(tmp_path)), "graph")
 
 
 def test_read_manifest_other_kind_names_both(tmp_path: Path) -> None:
     location = open_location(str(tmp_path))
     write_manifest(location, "dataset", config={}, inputs={}, files={})
-    with pytest.raises(ArtifactMismatchError, match="holds a dataset artifact, expected a graph artifact"):
+    with pytest.raises(
+        ArtifactMismatchError, match="holds a dataset artifact, expected a graph artifact"
+    ):
         read_manifest(location, "graph")
 
 
@@ -73,12 +96,18 @@ def test_finished_nothing_there_is_none_same_run_is_its_manifest(tmp_path: Path)
     ("config", "inputs", "line"),
     [
         ({**CONFIG, "seed": 7}, INPUTS, "seed: 0 there, 7 here"),
-        ({**CONFIG, "model": {"embedding_dim": 32, "num_layers": 3}}, INPUTS, "model.embedding_dim: 64 there, 32 here"),
+        (
+            {**CONFIG, "model": {"embedding_dim": 32, "num_layers": 3}},
+            INPUTS,
+            "model.embedding_dim: 64 there, 32 here",
+        ),
         (CONFIG, {"dataset": "other"}, "inputs.dataset: '0123456789abcdef' there, 'other' here"),
         ({"model": CONFIG["model"]}, INPUTS, "seed: 0 there, None here"),
     ],
 )
-def test_finished_other_run_names_exactly_the_field_that_differs(tmp_path: Path, config: dict, inputs: dict, line: str) -> None:  # type: ignore[type-arg]
+def test_finished_other_run_names_exactly_the_field_that_differs(
+    tmp_path: Path, config: dict, inputs: dict, line: str
+) -> None:  # type: ignore[type-arg]
     location = open_location(str(tmp_path))
     write_manifest(location, "graph", config=CONFIG, inputs=INPUTS, files=FILES)
     with pytest.raises(ArtifactMismatchError) as raised:
@@ -89,8 +118,12 @@ def test_finished_other_run_names_exactly_the_field_that_differs(tmp_path: Path,
 
 
 def test_fingerprints_run_ignores_content_fingerprint_does_not(tmp_path: Path) -> None:
-    one = write_manifest(open_location(str(tmp_path / "1")), "graph", config=CONFIG, inputs=INPUTS, files={"f": "a"})
-    two = write_manifest(open_location(str(tmp_path / "2")), "graph", config=CONFIG, inputs=INPUTS, files={"f": "b"})
+    one = write_manifest(
+        open_location(str(tmp_path / "1")), "graph", config=CONFIG, inputs=INPUTS, files={"f": "a"}
+    )
+    two = write_manifest(
+        open_location(str(tmp_path / "2")), "graph", config=CONFIG, inputs=INPUTS, files={"f": "b"}
+    )
     assert one.run == two.run
     assert one.fingerprint != two.fingerprint
 

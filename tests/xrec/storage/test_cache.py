@@ -11,7 +11,12 @@ def test_what_was_used_longest_ago_goes_first() -> None:
         cache.put(name, ord(name), 30)
     assert cache.get("a") == ord("a")
     cache.put("d", ord("d"), 30)
-    assert [cache.get(name) for name in ("a", "b", "c", "d")] == [ord("a"), None, ord("c"), ord("d")]
+    assert [cache.get(name) for name in ("a", "b", "c", "d")] == [
+        ord("a"),
+        None,
+        ord("c"),
+        ord("d"),
+    ]
 
 
 def test_value_that_is_replaced_counts_once_and_one_too_large_is_not_kept() -> None:
@@ -32,4 +37,6 @@ def test_bytes_stay_within_the_bound_whatever_comes() -> None:
         cache.put(key, size, size)
         sizes[key] = size
         assert cache.num_bytes <= 500
-        assert cache.num_bytes == sum(value for key in sizes if (value := cache.get(key)) is not None)
+        assert cache.num_bytes == sum(
+            value for key in sizes if (value := cache.get(key)) is not None
+        )

@@ -23,7 +23,9 @@ def test_location_local_round_trip_makes_the_folders(tmp_path: Path, form: str) 
     assert os.listdir(tmp_path / "a") == ["b.txt"]  # no temporary file stays
 
 
-def test_location_relative_and_home_paths_become_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_location_relative_and_home_paths_become_absolute(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", "/home/somebody")
     assert open_location("x/y").path == str(tmp_path / "x" / "y")
@@ -41,7 +43,9 @@ def test_location_files_are_relative_sorted_and_of_this_folder_only(tmp_path: Pa
     assert root.files() == ["running/other"]
 
 
-def test_write_bytes_local_interrupted_keeps_the_old_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_write_bytes_local_interrupted_keeps_the_old_content(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     location = open_location(str(tmp_path / "file"))
     location.write_bytes(b"old")
 
@@ -73,7 +77,9 @@ def test_create_bytes_local_eight_processes_race_exactly_one_wins(tmp_path: Path
     context = multiprocessing.get_context("fork")
     barrier, won = context.Barrier(8), context.Queue()
     path = str(tmp_path / "record")
-    writers = [context.Process(target=_create, args=(path, number, barrier, won)) for number in range(8)]
+    writers = [
+        context.Process(target=_create, args=(path, number, barrier, won)) for number in range(8)
+    ]
     for writer in writers:
         writer.start()
     for writer in writers:
@@ -104,7 +110,12 @@ def test_location_folder_without_permission_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("uri", "message"), [("gs://bucket/x", "'gs' is not supported"), ("s3://", "names no bucket"), ("s3:///x", "names no bucket")]
+    ("uri", "message"),
+    [
+        ("gs://bucket/x", "'gs' is not supported"),
+        ("s3://", "names no bucket"),
+        ("s3:///x", "names no bucket"),
+    ],
 )
 def test_open_location_unusable_uri_is_refused(uri: str, message: str) -> None:
     with pytest.raises(StorageError, match=message):

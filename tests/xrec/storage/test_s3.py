@@ -43,7 +43,9 @@ def test_read_bytes_s3_is_one_request(s3: Store, monkeypatch: pytest.MonkeyPatch
     requests = []
     call = s3fs.S3FileSystem._call_s3
 
-    async def counted(fs: s3fs.S3FileSystem, method: str, *arguments: object, **settings: object) -> object:
+    async def counted(
+        fs: s3fs.S3FileSystem, method: str, *arguments: object, **settings: object
+    ) -> object:
         requests.append(method)
         return await call(fs, method, *arguments, **settings)
 
@@ -105,7 +107,9 @@ def test_storage_s3_unreachable_endpoint_is_told_after_one_try() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         endpoint = f"http://127.0.0.1:{taken.getsockname()[1]}"
-        storage = StorageConfig(endpoint_url=endpoint, access_key_id="k", secret_access_key="s", region="us-east-1")
+        storage = StorageConfig(
+            endpoint_url=endpoint, access_key_id="k", secret_access_key="s", region="us-east-1"
+        )
         started = time.monotonic()
         with pytest.raises(StorageUnreachableError, match=r"s3://bucket/prefix.*endpoint_url"):
             check_access(open_location("s3://bucket/prefix", storage), storage)

@@ -12,7 +12,9 @@ from xrec.storage import content_hash, open_location, parquet_bytes, read_table,
 
 
 def _users() -> pa.Table:
-    return pa.table({"profile": ["kind", ""], "user_index": pa.array([0, 1], pa.int64()), "user_id": ["a", "b"]})
+    return pa.table(
+        {"profile": ["kind", ""], "user_index": pa.array([0, 1], pa.int64()), "user_id": ["a", "b"]}
+    )
 
 
 def test_write_table_casts_and_orders_columns_as_pinned(tmp_path: Path) -> None:
@@ -20,7 +22,10 @@ def test_write_table_casts_and_orders_columns_as_pinned(tmp_path: Path) -> None:
     digest = write_table(location, _users(), USERS)
     plain = pq.read_table(tmp_path / "users.parquet")
     assert plain.schema.equals(USERS)
-    assert plain.to_pylist() == [{"user_id": "a", "user_index": 0, "profile": "kind"}, {"user_id": "b", "user_index": 1, "profile": ""}]
+    assert plain.to_pylist() == [
+        {"user_id": "a", "user_index": 0, "profile": "kind"},
+        {"user_id": "b", "user_index": 1, "profile": ""},
+    ]
     assert read_table(location, USERS).equals(plain)
     assert digest == content_hash((tmp_path / "users.parquet").read_bytes())
 
@@ -38,7 +43,9 @@ def test_parquet_bytes_same_table_has_same_bytes() -> None:
         ({"user_id": [None], "user_index": [0], "profile": [""]}, ValueError),
     ],
 )
-def test_write_table_value_that_does_not_fit_writes_nothing(tmp_path: Path, columns: dict[str, list[object]], error: type[Exception]) -> None:
+def test_write_table_value_that_does_not_fit_writes_nothing(
+    tmp_path: Path, columns: dict[str, list[object]], error: type[Exception]
+) -> None:
     location = open_location(str(tmp_path / "users.parquet"))
     with pytest.raises(error):
         write_table(location, pa.table(columns), USERS)
@@ -48,7 +55,10 @@ def test_write_table_value_that_does_not_fit_writes_nothing(tmp_path: Path, colu
 def test_read_table_other_schema_shows_both(tmp_path: Path) -> None:
     location = open_location(str(tmp_path / "users.parquet"))
     write_table(location, _users(), USERS)
-    with pytest.raises(DataError, match=r"users\.parquet: expected columns(.|\n)*item_id(.|\n)*saw(.|\n)*user_index"):
+    with pytest.raises(
+        DataError,
+        match=r"users\.parquet: expected columns(.|\n)*item_id(.|\n)*saw(.|\n)*user_index",
+    ):
         read_table(location, PAIRS)
 
 

@@ -57,7 +57,9 @@ def storage_bytes(tensor: Tensor) -> bytes:
     return buffer.getvalue()
 
 
-READERS = pytest.mark.parametrize(("read", "write"), [(read_state_dict, saved), (read_tensor, pickle.dumps)])
+READERS = pytest.mark.parametrize(
+    ("read", "write"), [(read_state_dict, saved), (read_tensor, pickle.dumps)]
+)
 Read, Write = Callable[[bytes, str], Any], Callable[[Any], bytes]
 
 
@@ -65,7 +67,9 @@ Read, Write = Callable[[bytes, str], Any], Callable[[Any], bytes]
 def test_read_state_dict_gives_what_torch_save_wrote_as_float32(dtype: torch.dtype) -> None:
     state = {name: torch.randn(3, 4).to(dtype) for name in ("a", "b.c")}
     read = read_state_dict(saved(OrderedDict(state)), "x.pkl")
-    assert {name: tensor.tolist() for name, tensor in read.items()} == {name: tensor.float().tolist() for name, tensor in state.items()}
+    assert {name: tensor.tolist() for name, tensor in read.items()} == {
+        name: tensor.float().tolist() for name, tensor in state.items()
+    }
     assert {tensor.dtype for tensor in read.values()} == {torch.float32}
 
 
@@ -76,26 +80,43 @@ def test_read_tensor_gives_what_pickle_dump_wrote(protocol: int) -> None:
     for rows in (table[:5], table[5:]):
         read = read_tensor(pickle.dumps(rows, protocol=protocol), "user_emb.pkl")
         assert torch.equal(read, rows)
-        assert (read.requires_grad, read.is_contiguous(), read.untyped_storage().nbytes()) == (False, True, rows.numel() * 4)
+        assert (read.requires_grad, read.is_contiguous(), read.untyped_storage().nbytes()) == (
+            False,
+            True,
+            rows.numel() * 4,
+        )
 
 
 @READERS
-def test_read_hostile_pickle_is_refused_and_runs_nothing(read: Read, write: Write, tmp_path: Path) -> None:
+def test_read_hostile_pickle_is_refused_and_runs_nothing(
+    read: Read, write: Write, tmp_path: Path
+) -> None:
     sign = tmp_path / "sign"
-    for content in (Hostile(sign), {"w_gate": Hostile(sign)}, OrderedDict(w_gate=torch.zeros(2), extra=Hostile(sign)), [Hostile(sign)]):
+    for content in (
+        Hostile(sign),
+        {"w_gate": Hostile(sign)},
+        OrderedDict(w_gate=torch.zeros(2), extra=Hostile(sign)),
+        [Hostile(sign)],
+    ):
         data = write(content)
         with pytest.raises(DataError, match=r"x\.pkl: not .*nothing in it was run"):
             read(data, "x.pkl")
         assert not sign.exists()
     pickle.loads(pickle.dumps(Hostile(sign)))
-    assert sign.exists(), "the hostile pickle must do harm where nothing stops it, else the test proves nothing"
+    assert sign.exists(), (
+        "the hostile pickle must do harm where nothing stops it, else the test proves nothing"
+    )
 
 
 def test_read_tensor_hostile_storage_is_refused_and_runs_nothing(tmp_path: Path) -> None:
     sign = tmp_path / "sign"
     inner = LoadFromBytes(pickle.dumps(Hostile(sign)))
     arguments = (0, (2,), (1,), False, OrderedDict())
-    for content in (inner, Rebuild(inner, *arguments), Rebuild(LoadFromBytes(saved(Hostile(sign))), *arguments)):
+    for content in (
+        inner,
+        Rebuild(inner, *arguments),
+        Rebuild(LoadFromBytes(saved(Hostile(sign))), *arguments),
+    ):
         with pytest.raises(DataError, match="nothing in it was run"):
             read_tensor(pickle.dumps(content), "user_emb.pkl")
     assert not sign.exists()
@@ -110,10 +131,17 @@ def test_read_tensor_hostile_storage_is_refused_and_runs_nothing(tmp_path: Path)
         b"\x80\x04\x8c\x0dtorch.storage\x94\x8c\x1c_load_from_bytes.__globals__\x94\x93\x94.",
     ],
 )
-def test_read_tensor_other_ways_to_name_a_function_are_refused(program: bytes, tmp_path: Path) -> None:
+def test_read_tensor_other_ways_to_name_a_function_are_refused(
+    program: bytes, tmp_path: Path
+) -> None:
     sign = tmp_path / "sign"
-    with pytest.raises(DataError, match=r"it calls (builtins\.eval|torch\.storage\._load_from_bytes\.__globals__)"):
-        read_tensor(program.replace(b"SIGN", repr(str(sign)).encode().replace(b"'", b"\\x27")), "user_emb.pkl")
+    with pytest.raises(
+        DataError, match=r"it calls (builtins\.eval|torch\.storage\._load_from_bytes\.__globals__)"
+    ):
+        read_tensor(
+            program.replace(b"SIGN", repr(str(sign)).encode().replace(b"'", b"\\x27")),
+            "user_emb.pkl",
+        )
     assert not sign.exists()
 
 
@@ -126,9 +154,17 @@ def test_read_tensor_that_sets_attributes_is_refused_and_sets_none() -> None:
 
 def test_read_tensor_beyond_its_storage_is_refused() -> None:
     storage = LoadFromBytes(storage_bytes(torch.zeros(8)))
-    for offset, size, stride in ((0, (9,), (1,)), (4, (5,), (1,)), (0, (4, 4), (8, 1)), (-1, (2,), (1,))):
+    for offset, size, stride in (
+        (0, (9,), (1,)),
+        (4, (5,), (1,)),
+        (0, (4, 4), (8, 1)),
+        (-1, (2,), (1,)),
+    ):
         with pytest.raises(DataError, match="not one tensor"):
-            read_tensor(pickle.dumps(Rebuild(storage, offset, size, stride, False, OrderedDict())), "user_emb.pkl")
+            read_tensor(
+                pickle.dumps(Rebuild(storage, offset, size, stride, False, OrderedDict())),
+                "user_emb.pkl",
+            )
 
 
 @READERS
@@ -140,8 +176,17 @@ def test_read_truncated_file_raises_data_error_at_every_length(read: Read, write
 
 
 @READERS
-@pytest.mark.parametrize("data", [b"", b"version https://git-lfs.github.com/spec/v1\noid sha256:4a2a\nsize 8401594\n", b"PK\x03\x04" + bytes(60)])
-def test_read_file_of_another_format_raises_data_error(read: Read, write: Write, data: bytes) -> None:
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:4a2a\nsize 8401594\n",
+        b"PK\x03\x04" + bytes(60),
+    ],
+)
+def test_read_file_of_another_format_raises_data_error(
+    read: Read, write: Write, data: bytes
+) -> None:
     with pytest.raises(DataError, match=r"x\.pkl: not"):
         read(data, "x.pkl")
 
@@ -155,7 +200,9 @@ def test_read_file_of_another_format_raises_data_error(read: Read, write: Write,
         (torch.tensor([float("inf")]), "holds NaN or infinity"),
     ],
 )
-def test_read_tensor_of_another_kind_raises_data_error(read: Read, write: Write, tensor: Tensor, message: str) -> None:
+def test_read_tensor_of_another_kind_raises_data_error(
+    read: Read, write: Write, tensor: Tensor, message: str
+) -> None:
     with pytest.raises(DataError, match=message):
         read(write(tensor if read is read_tensor else {"a": tensor}), "x.pkl")
 
@@ -175,7 +222,9 @@ def test_read_state_dict_of_other_things_raises_data_error(value: Any, message: 
         read_state_dict(saved(value), "x.pkl")
 
 
-@pytest.mark.parametrize("value", [None, 3, [torch.zeros(2)], (torch.zeros(2), torch.zeros(2)), {"a": torch.zeros(2)}])
+@pytest.mark.parametrize(
+    "value", [None, 3, [torch.zeros(2)], (torch.zeros(2), torch.zeros(2)), {"a": torch.zeros(2)}]
+)
 def test_read_tensor_of_other_things_raises_data_error(value: Any) -> None:
     with pytest.raises(DataError, match="not one tensor"):
         read_tensor(pickle.dumps(value), "x.pkl")

@@ -12,8 +12,18 @@ from xrec.graph import embeddings_bytes, write_graph
 from xrec.storage import open_location
 
 NUM_USERS, NUM_ITEMS, D = 40, 30, 6
-TOWN = {"kind": "sample", "num_users": NUM_USERS, "num_items": NUM_ITEMS, "interactions_per_user": 8, "explanations_per_user": 4}
-PROMPT = {"user": "User: {user_profile}", "item": "Item: {item_title}. {item_profile}", "collaborative": "{user}{item}"}
+TOWN = {
+    "kind": "sample",
+    "num_users": NUM_USERS,
+    "num_items": NUM_ITEMS,
+    "interactions_per_user": 8,
+    "explanations_per_user": 4,
+}
+PROMPT = {
+    "user": "User: {user_profile}",
+    "item": "Item: {item_title}. {item_profile}",
+    "collaborative": "{user}{item}",
+}
 SMALL_CACHE_GIB = 1e-3  # of a worker's rows some have room in it, some have not
 TRAINING = {
     "num_epochs": 3,
@@ -46,14 +56,21 @@ def make_config(
             "model": {"num_experts": 2, "num_tokens": 2, "gating_noise": False, **(model or {})},
             "training": {**TRAINING, **training},
             "deepspeed": {"zero_stage": zero_stage, **(deepspeed or {})},
-            "scaling": {"num_workers": num_workers, "device": "cpu", "max_failures": 0, **(scaling or {})},
+            "scaling": {
+                "num_workers": num_workers,
+                "device": "cpu",
+                "max_failures": 0,
+                **(scaling or {}),
+            },
         }
     )
 
 
 def build_workspace(folder: Path) -> str:
     """Dataset, graph and language model in `folder`; returns it as a URI."""
-    dataset = prepare_dataset(PrepareConfig.model_validate({"workspace": str(folder), "source": TOWN}))
+    dataset = prepare_dataset(
+        PrepareConfig.model_validate({"workspace": str(folder), "source": TOWN})
+    )
     write_random_graph(folder / "graph", dataset.fingerprint)
     save_toy_model(folder / "llm")
     return str(folder)
@@ -62,5 +79,15 @@ def build_workspace(folder: Path) -> str:
 def write_random_graph(folder: Path, dataset: str) -> None:
     """A graph of dataset `dataset`, a fingerprint."""
     generator = torch.Generator().manual_seed(0)
-    embeddings = embeddings_bytes(torch.randn(NUM_USERS, D, generator=generator), torch.randn(NUM_ITEMS, D, generator=generator))
-    write_graph(open_location(str(folder)), embeddings, [], config={"model": {"embedding_dim": D}}, inputs={"dataset": dataset}, metrics={})
+    embeddings = embeddings_bytes(
+        torch.randn(NUM_USERS, D, generator=generator),
+        torch.randn(NUM_ITEMS, D, generator=generator),
+    )
+    write_graph(
+        open_location(str(folder)),
+        embeddings,
+        [],
+        config={"model": {"embedding_dim": D}},
+        inputs={"dataset": dataset},
+        metrics={},
+    )

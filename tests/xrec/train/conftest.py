@@ -12,7 +12,13 @@ import ray
 from xrec.config import PrepareConfig, PretrainGraphConfig
 from xrec.data import prepare_dataset
 
-TOWN = {"kind": "sample", "num_users": 60, "num_items": 41, "interactions_per_user": 10, "explanations_per_user": 4}
+TOWN = {
+    "kind": "sample",
+    "num_users": 60,
+    "num_items": 41,
+    "interactions_per_user": 10,
+    "explanations_per_user": 4,
+}
 # 101 nodes: no two, three or four equal blocks. Micro-batches of 31: workers' rows differ by one.
 TRAINING = {"num_epochs": 4, "steps_per_epoch": 4, "micro_batch_size": 31, "learning_rate": 0.05}
 
@@ -24,7 +30,11 @@ def no_cpu_is_held_by_earlier_tests() -> None:
     """Elastic training waits for every CPU. Actors of executions that failed hold theirs until pytest's records of the errors are collected."""
     gc.collect()
     deadline = time.monotonic() + 30
-    while ray.is_initialized() and ray.available_resources().get("CPU", 0) < ray.cluster_resources()["CPU"] and time.monotonic() < deadline:
+    while (
+        ray.is_initialized()
+        and ray.available_resources().get("CPU", 0) < ray.cluster_resources()["CPU"]
+        and time.monotonic() < deadline
+    ):
         time.sleep(0.2)
 
 
@@ -40,7 +50,13 @@ def town(tmp_path_factory: pytest.TempPathFactory) -> str:
 def make_graph_config(town: str) -> MakeGraphConfig:
     """The config of a graph of the town at `graph`; keywords are of `training`."""
 
-    def make(graph: Path | str, num_workers: int = 1, parallelism: str = "replicated", max_failures: int = 0, **training: Any) -> PretrainGraphConfig:
+    def make(
+        graph: Path | str,
+        num_workers: int = 1,
+        parallelism: str = "replicated",
+        max_failures: int = 0,
+        **training: Any,
+    ) -> PretrainGraphConfig:
         return PretrainGraphConfig.model_validate(
             {
                 "workspace": town,
@@ -48,7 +64,11 @@ def make_graph_config(town: str) -> MakeGraphConfig:
                 "model": {"embedding_dim": 8, "num_layers": 2},
                 "training": {**TRAINING, **training},
                 "parallelism": parallelism,
-                "scaling": {"num_workers": num_workers, "device": "cpu", "max_failures": max_failures},
+                "scaling": {
+                    "num_workers": num_workers,
+                    "device": "cpu",
+                    "max_failures": max_failures,
+                },
             }
         )
 

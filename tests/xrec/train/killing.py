@@ -14,7 +14,11 @@ import psutil
 
 def training_workers(ancestor: psutil.Process) -> list[psutil.Process]:
     """Ray Train's workers below `ancestor`."""
-    return [process for process in ancestor.children(recursive=True) if "RayTrainWorker" in " ".join(_command(process))]
+    return [
+        process
+        for process in ancestor.children(recursive=True)
+        if "RayTrainWorker" in " ".join(_command(process))
+    ]
 
 
 def _command(process: psutil.Process) -> list[str]:
@@ -37,11 +41,23 @@ def kill_family(process: "subprocess.Popen[bytes]") -> None:
 
 
 @contextlib.contextmanager
-def driver(command: str, config: Path, log: Path, *overrides: str, variables: Mapping[str, str] | None = None) -> Iterator["subprocess.Popen[bytes]"]:
+def driver(
+    command: str,
+    config: Path,
+    log: Path,
+    *overrides: str,
+    variables: Mapping[str, str] | None = None,
+) -> Iterator["subprocess.Popen[bytes]"]:
     """`xrec COMMAND CONFIG OVERRIDES` in a process of its own; killed at the end if it still runs."""
-    environment = {**{name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}, **(variables or {})}
+    environment = {
+        **{name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"},
+        **(variables or {}),
+    }
     arguments = [str(Path(sys.executable).with_name("xrec")), command, str(config), *overrides]
-    with log.open("ab") as output, subprocess.Popen(arguments, stdout=output, stderr=output, env=environment) as process:
+    with (
+        log.open("ab") as output,
+        subprocess.Popen(arguments, stdout=output, stderr=output, env=environment) as process,
+    ):
         try:
             yield process
         finally:

@@ -8,17 +8,29 @@ import pytest
 from xrec.llm.examples import Example
 from xrec.train.adapter_batches import epoch_steps, validation_batches
 
-EXAMPLES = [Example([index], [index] * (index * 7 % 5 + 1)) for index in range(21)]  # an example is known by its prompt
+EXAMPLES = [
+    Example([index], [index] * (index * 7 % 5 + 1)) for index in range(21)
+]  # an example is known by its prompt
 
 
 def ids(examples: Sequence[Example]) -> list[int]:
     return [example.prompt_ids[0] for example in examples]
 
 
-def steps(rank: int = 0, world_size: int = 1, *, epoch: int = 1, seed: int = 0, global_batch_size: int = 8) -> list[list[list[int]]]:
+def steps(
+    rank: int = 0, world_size: int = 1, *, epoch: int = 1, seed: int = 0, global_batch_size: int = 8
+) -> list[list[list[int]]]:
     """Ids by step and micro-batch."""
-    settings = {"global_batch_size": global_batch_size, "micro_batch_size": 2, "rank": rank, "world_size": world_size}
-    return [[ids(micro.examples) for micro in step] for step in epoch_steps(EXAMPLES, epoch=epoch, seed=seed, **settings)]
+    settings = {
+        "global_batch_size": global_batch_size,
+        "micro_batch_size": 2,
+        "rank": rank,
+        "world_size": world_size,
+    }
+    return [
+        [ids(micro.examples) for micro in step]
+        for step in epoch_steps(EXAMPLES, epoch=epoch, seed=seed, **settings)
+    ]
 
 
 @pytest.mark.parametrize("world_size", [2, 4])
@@ -33,7 +45,9 @@ def test_epoch_steps_of_all_workers_together_are_those_of_one(world_size: int) -
 
 
 @pytest.mark.parametrize(("world_size", "num_passes"), [(3, 2), (5, 1)])
-def test_epoch_steps_that_do_not_divide_are_filled_up_with_empty_micro_batches(world_size: int, num_passes: int) -> None:
+def test_epoch_steps_that_do_not_divide_are_filled_up_with_empty_micro_batches(
+    world_size: int, num_passes: int
+) -> None:
     workers = [steps(rank, world_size) for rank in range(world_size)]
     for number, step in enumerate(steps()):
         shares = [worker[number] for worker in workers]
@@ -57,32 +71,77 @@ def test_epoch_steps_order_follows_seed_and_epoch() -> None:
 @pytest.mark.parametrize("rank", [0, 1])
 def test_epoch_steps_count_the_labels_of_the_whole_global_batch(rank: int) -> None:
     both = zip(steps(0, 2), steps(1, 2), strict=True)
-    expected = [sum(len(EXAMPLES[index].label_ids) for share in shares for micro in share for index in micro) for shares in both]
-    found = epoch_steps(EXAMPLES, epoch=1, seed=0, global_batch_size=8, micro_batch_size=2, rank=rank, world_size=2)
-    assert [{micro.num_global_tokens for micro in step} for step in found] == [{count} for count in expected]
+    expected = [
+        sum(
+            len(EXAMPLES[index].label_ids) for share in shares for micro in share for index in micro
+        )
+        for shares in both
+    ]
+    found = epoch_steps(
+        EXAMPLES, epoch=1, seed=0, global_batch_size=8, micro_batch_size=2, rank=rank, world_size=2
+    )
+    assert [{micro.num_global_tokens for micro in step} for step in found] == [
+        {count} for count in expected
+    ]
 
 
 def test_epoch_steps_rows_of_a_step_are_of_similar_length() -> None:
     examples = [Example([index], [0] * (index % 64 + 1)) for index in range(512)]
-    settings = {"seed": 0, "global_batch_size": 8, "micro_batch_size": 4, "rank": 0, "world_size": 1}
-    found = [[len(row) for micro in step for row in micro.examples] for step in epoch_steps(examples, epoch=1, **settings)]
-    assert sum(max(lengths) * 8 - sum(lengths) for lengths in found) / sum(max(lengths) * 8 for lengths in found) < 0.08
+    settings = {
+        "seed": 0,
+        "global_batch_size": 8,
+        "micro_batch_size": 4,
+        "rank": 0,
+        "world_size": 1,
+    }
+    found = [
+        [len(row) for micro in step for row in micro.examples]
+        for step in epoch_steps(examples, epoch=1, **settings)
+    ]
+    assert (
+        sum(max(lengths) * 8 - sum(lengths) for lengths in found)
+        / sum(max(lengths) * 8 for lengths in found)
+        < 0.08
+    )
     means = np.array([np.mean(lengths) for lengths in found])
-    assert abs(np.corrcoef(means[1:], means[:-1])[0, 1]) < 0.3  # short and long steps alternate by chance
+    assert (
+        abs(np.corrcoef(means[1:], means[:-1])[0, 1]) < 0.3
+    )  # short and long steps alternate by chance
 
 
 def test_epoch_steps_by_another_length_are_sorted_by_it() -> None:
-    examples = [Example([0] * (index % 8 + 1), [index] * (index // 8 % 8 + 1)) for index in range(64)]
-    settings = {"epoch": 1, "seed": 0, "global_batch_size": 8, "micro_batch_size": 8, "rank": 0, "world_size": 1}
-    for name, length in (("prompt", lambda row: len(row.prompt_ids)), ("labels", lambda row: len(row.label_ids))):
-        found = [{length(row) for row in step[0].examples} for step in epoch_steps(examples, length=length, **settings)]
+    examples = [
+        Example([0] * (index % 8 + 1), [index] * (index // 8 % 8 + 1)) for index in range(64)
+    ]
+    settings = {
+        "epoch": 1,
+        "seed": 0,
+        "global_batch_size": 8,
+        "micro_batch_size": 8,
+        "rank": 0,
+        "world_size": 1,
+    }
+    for name, length in (
+        ("prompt", lambda row: len(row.prompt_ids)),
+        ("labels", lambda row: len(row.label_ids)),
+    ):
+        found = [
+            {length(row) for row in step[0].examples}
+            for step in epoch_steps(examples, length=length, **settings)
+        ]
         assert [len(lengths) for lengths in found] == [1] * 8, name
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 4])
 def test_epoch_steps_example_stays_with_one_worker_in_all_epochs(world_size: int) -> None:
     seen = [
-        {index for epoch in range(1, 6) for step in steps(rank, world_size, epoch=epoch) for micro in step for index in micro}
+        {
+            index
+            for epoch in range(1, 6)
+            for step in steps(rank, world_size, epoch=epoch)
+            for micro in step
+            for index in micro
+        }
         for rank in range(world_size)
     ]
     assert set().union(*seen) == set(range(21))  # and over the epochs none is left out
@@ -91,7 +150,12 @@ def test_epoch_steps_example_stays_with_one_worker_in_all_epochs(world_size: int
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 16])
 def test_validation_batches_hold_every_example_once_in_equal_shares(world_size: int) -> None:
-    shares = [validation_batches(EXAMPLES, batch_size=4, rank=rank, world_size=world_size) for rank in range(world_size)]
+    shares = [
+        validation_batches(EXAMPLES, batch_size=4, rank=rank, world_size=world_size)
+        for rank in range(world_size)
+    ]
     assert len({len(share) for share in shares}) == 1
-    assert sorted(index for share in shares for batch in share for index in ids(batch)) == list(range(21))
+    assert sorted(index for share in shares for batch in share for index in ids(batch)) == list(
+        range(21)
+    )
     assert all(len(batch) <= 4 for share in shares for batch in share)

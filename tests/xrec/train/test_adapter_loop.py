@@ -8,7 +8,12 @@ import pytest
 import safetensors.torch
 import torch
 
-from tests.xrec.train.adapter_town import SMALL_CACHE_GIB, build_workspace, make_config, write_random_graph
+from tests.xrec.train.adapter_town import (
+    SMALL_CACHE_GIB,
+    build_workspace,
+    make_config,
+    write_random_graph,
+)
 from xrec.adapter.artifact import read_adapter
 from xrec.adapter.model import attach_adapters
 from xrec.config import ScalingConfig
@@ -42,7 +47,9 @@ def history_of(adapter: str | Path) -> list[dict[str, Any]]:
     return history
 
 
-def test_train_adapter_loss_falls_and_the_best_epoch_is_kept(workspace: str, trained: Manifest) -> None:
+def test_train_adapter_loss_falls_and_the_best_epoch_is_kept(
+    workspace: str, trained: Manifest
+) -> None:
     history = history_of(f"{workspace}/adapter")
     assert [row["epoch"] for row in history] == [1, 2, 3]
     assert history[-1]["train_loss"] < history[0]["train_loss"] - 0.05
@@ -58,58 +65,114 @@ def test_train_adapter_loss_falls_and_the_best_epoch_is_kept(workspace: str, tra
     ]
 
 
-def test_train_adapter_artifact_has_the_validation_loss_that_its_manifest_says(workspace: str, trained: Manifest) -> None:
+def test_train_adapter_artifact_has_the_validation_loss_that_its_manifest_says(
+    workspace: str, trained: Manifest
+) -> None:
     data = load_adapter_data(make_config(workspace))
     artifact = read_adapter(open_location(f"{workspace}/adapter"))
     graph = read_graph(open_location(f"{workspace}/graph"))
     artifact.check_graph(graph.manifest.fingerprint)
     model = load_model(Path(workspace, "llm"), dtype=torch.float32, device=torch.device("cpu"))
     attach_adapters(model, artifact.adapters, user_vectors=graph.users, item_vectors=graph.items)
-    total = sum(mean * len(data.validation[index].label_ids) for index, mean in explanation_nll(model, data.validation, 5))
+    total = sum(
+        mean * len(data.validation[index].label_ids)
+        for index, mean in explanation_nll(model, data.validation, 5)
+    )
     loss = total / sum(len(example.label_ids) for example in data.validation)
     assert loss == pytest.approx(trained.metrics["validation_loss"], rel=1e-5)
 
 
-def test_train_adapter_keeps_beginnings_within_the_budget_and_reports_them(workspace: str, trained: Manifest) -> None:
+def test_train_adapter_keeps_beginnings_within_the_budget_and_reports_them(
+    workspace: str, trained: Manifest
+) -> None:
     history = history_of(f"{workspace}/adapter")
     assert history[0]["prefix_hit_share"] < 0.1
-    assert all(0.2 < row["prefix_hit_share"] < 0.6 for row in history[1:])  # which rows an epoch leaves out differs
-    assert 1.5 * SMALL_CACHE_GIB < history[2]["prefix_cache_gib"] <= 2 * SMALL_CACHE_GIB  # two workers
+    assert all(
+        0.2 < row["prefix_hit_share"] < 0.6 for row in history[1:]
+    )  # which rows an epoch leaves out differs
+    assert (
+        1.5 * SMALL_CACHE_GIB < history[2]["prefix_cache_gib"] <= 2 * SMALL_CACHE_GIB
+    )  # two workers
     assert all(0 < row["padding_share"] < 0.3 for row in history)
 
 
-def test_train_adapter_one_worker_at_stage_1_that_keeps_all_equals_two_at_stage_3(workspace: str, trained: Manifest, tmp_path: Path) -> None:
-    one = train_adapter(make_config(workspace, num_workers=1, zero_stage=1, adapter=tmp_path / "adapter", prefix_cache_gib=1.0))
+def test_train_adapter_one_worker_at_stage_1_that_keeps_all_equals_two_at_stage_3(
+    workspace: str, trained: Manifest, tmp_path: Path
+) -> None:
+    one = train_adapter(
+        make_config(
+            workspace,
+            num_workers=1,
+            zero_stage=1,
+            adapter=tmp_path / "adapter",
+            prefix_cache_gib=1.0,
+        )
+    )
     assert history_of(tmp_path / "adapter")[-1]["prefix_hit_share"] > 0.9
     assert one.run == trained.run
-    pairs = list(zip(history_of(tmp_path / "adapter"), history_of(f"{workspace}/adapter"), strict=True))
+    pairs = list(
+        zip(history_of(tmp_path / "adapter"), history_of(f"{workspace}/adapter"), strict=True)
+    )
     for name in ("train_loss", "validation_loss"):
-        assert [left[name] for left, _ in pairs] == pytest.approx([right[name] for _, right in pairs], rel=1e-4)
-    weights = [safetensors.torch.load_file(Path(folder, "adapter.safetensors")) for folder in (tmp_path / "adapter", f"{workspace}/adapter")]
+        assert [left[name] for left, _ in pairs] == pytest.approx(
+            [right[name] for _, right in pairs], rel=1e-4
+        )
+    weights = [
+        safetensors.torch.load_file(Path(folder, "adapter.safetensors"))
+        for folder in (tmp_path / "adapter", f"{workspace}/adapter")
+    ]
     for name, tensor in weights[0].items():
         torch.testing.assert_close(tensor, weights[1][name], rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("change", [{"gradient_checkpointing": True}, {"deepspeed": {"offload": "cpu"}}, {"deepspeed": {"max_live_parameters": 0}}])
-def test_train_adapter_way_of_saving_memory_changes_no_loss(workspace: str, trained: Manifest, tmp_path: Path, change: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"gradient_checkpointing": True},
+        {"deepspeed": {"offload": "cpu"}},
+        {"deepspeed": {"max_live_parameters": 0}},
+    ],
+)
+def test_train_adapter_way_of_saving_memory_changes_no_loss(
+    workspace: str, trained: Manifest, tmp_path: Path, change: dict[str, Any]
+) -> None:
     saving = train_adapter(make_config(workspace, adapter=tmp_path / "adapter", **change))
     assert saving.run == trained.run
-    pairs = list(zip(history_of(tmp_path / "adapter"), history_of(f"{workspace}/adapter"), strict=True))
+    pairs = list(
+        zip(history_of(tmp_path / "adapter"), history_of(f"{workspace}/adapter"), strict=True)
+    )
     for name in ("train_loss", "validation_loss"):
-        assert [left[name] for left, _ in pairs] == pytest.approx([right[name] for _, right in pairs], rel=1e-5)
+        assert [left[name] for left, _ in pairs] == pytest.approx(
+            [right[name] for _, right in pairs], rel=1e-5
+        )
 
 
 @pytest.mark.slow
-def test_train_adapter_loss_that_is_no_number_names_epoch_and_step(workspace: str, tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match=r"^epoch 1, step [23]: the loss is (nan|inf); lower training\.learning_rate\.peak"):
-        train_adapter(make_config(workspace, adapter=tmp_path / "adapter", learning_rate={"peak": 1e30, "warmup_share": 0.0}))
+def test_train_adapter_loss_that_is_no_number_names_epoch_and_step(
+    workspace: str, tmp_path: Path
+) -> None:
+    with pytest.raises(
+        TrainingError,
+        match=r"^epoch 1, step [23]: the loss is (nan|inf); lower training\.learning_rate\.peak",
+    ):
+        train_adapter(
+            make_config(
+                workspace,
+                adapter=tmp_path / "adapter",
+                learning_rate={"peak": 1e30, "warmup_share": 0.0},
+            )
+        )
 
 
-def test_train_adapter_second_run_does_no_work(workspace: str, trained: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_train_adapter_second_run_does_no_work(
+    workspace: str, trained: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(adapter_loop, "fit", None)
     assert train_adapter(make_config(workspace)) == trained
-    assert train_adapter(make_config(workspace, num_workers=1, zero_stage=0)) == trained  # neither changes the content
+    assert (
+        train_adapter(make_config(workspace, num_workers=1, zero_stage=0)) == trained
+    )  # neither changes the content
 
 
 def test_train_adapter_output_of_another_run_is_refused(workspace: str, trained: Manifest) -> None:
@@ -117,7 +180,9 @@ def test_train_adapter_output_of_another_run_is_refused(workspace: str, trained:
         train_adapter(make_config(workspace, seed=7))
 
 
-def test_build_engine_under_zero_3_shards_the_model_and_training_leaves_it_bit_equal(workspace: str, tmp_path: Path) -> None:
+def test_build_engine_under_zero_3_shards_the_model_and_training_leaves_it_bit_equal(
+    workspace: str, tmp_path: Path
+) -> None:
     config = make_config(workspace)
 
     def loop(loop_config: dict[str, Any]) -> None:
@@ -132,44 +197,77 @@ def test_build_engine_under_zero_3_shards_the_model_and_training_leaves_it_bit_e
 
         data = load_adapter_data(loop_config["config"])
         engine, adapters = build_engine(loop_config["config"], data, num_steps=2)
-        frozen = {name: parameter for name, parameter in engine.module.named_parameters() if not parameter.requires_grad}
-        share = sum(parameter.ds_tensor.numel() for parameter in frozen.values()) / sum(parameter.ds_numel for parameter in frozen.values())
+        frozen = {
+            name: parameter
+            for name, parameter in engine.module.named_parameters()
+            if not parameter.requires_grad
+        }
+        share = sum(parameter.ds_tensor.numel() for parameter in frozen.values()) / sum(
+            parameter.ds_numel for parameter in frozen.values()
+        )
         before = gathered_state(adapters)
         engine.train()
         for first in range(rank() * 4, 32, 8):
             engine.backward(engine(data.train[first : first + 4]))
             engine.step()
-        moved = {name: not torch.equal(tensor, before[name]) for name, tensor in gathered_state(adapters).items()}
+        moved = {
+            name: not torch.equal(tensor, before[name])
+            for name, tensor in gathered_state(adapters).items()
+        }
         with deepspeed.zero.GatheredParameters(list(frozen.values())):
-            weights = safetensors.torch.save({name: parameter.detach().clone() for name, parameter in frozen.items()})
+            weights = safetensors.torch.save(
+                {name: parameter.detach().clone() for name, parameter in frozen.items()}
+            )
         report({"share": share, "moved": moved}, {"frozen.safetensors": weights})
 
     scaling = ScalingConfig(num_workers=2, device="cpu", max_failures=0)
-    outcome = fit(loop, {"config": config}, scaling=scaling, storage=open_location(str(tmp_path)), name="run")
+    outcome = fit(
+        loop, {"config": config}, scaling=scaling, storage=open_location(str(tmp_path)), name="run"
+    )
 
     after = safetensors.torch.load(outcome.read_checkpoint_file("frozen.safetensors"))
     on_disk = safetensors.torch.load_file(Path(workspace, "llm", "model.safetensors"))
-    after = {name.removeprefix("model.").replace("embed_tokens.token_embedding.", "embed_tokens."): tensor for name, tensor in after.items()}
+    after = {
+        name.removeprefix("model.").replace(
+            "embed_tokens.token_embedding.", "embed_tokens."
+        ): tensor
+        for name, tensor in after.items()
+    }
     assert set(after) == set(on_disk)
     assert all(torch.equal(after[name], tensor) for name, tensor in on_disk.items())
     assert outcome.metrics["share"] == pytest.approx(0.5, abs=0.01)
-    constants = {f"{side}.{name}" for side in ("user", "item") for name in ("mean", "std", "scale", "noise")}  # no noise: its weights stay
-    assert {name for name, has_moved in outcome.metrics["moved"].items() if not has_moved} == constants
+    constants = {
+        f"{side}.{name}" for side in ("user", "item") for name in ("mean", "std", "scale", "noise")
+    }  # no noise: its weights stay
+    assert {
+        name for name, has_moved in outcome.metrics["moved"].items() if not has_moved
+    } == constants
 
 
-def test_train_adapter_batch_that_does_not_divide_raises_config_error(workspace: str, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"training\.global_batch_size = 20 is no multiple of .* 4 \* 2"):
+def test_train_adapter_batch_that_does_not_divide_raises_config_error(
+    workspace: str, tmp_path: Path
+) -> None:
+    with pytest.raises(
+        ConfigError, match=r"training\.global_batch_size = 20 is no multiple of .* 4 \* 2"
+    ):
         train_adapter(make_config(workspace, adapter=tmp_path / "adapter", global_batch_size=20))
 
 
 def test_train_adapter_graph_of_another_dataset_is_refused(workspace: str, tmp_path: Path) -> None:
     write_random_graph(tmp_path / "graph", "another")
-    config = make_config(workspace, adapter=tmp_path / "adapter").model_copy(update={"graph": str(tmp_path / "graph")})
+    config = make_config(workspace, adapter=tmp_path / "adapter").model_copy(
+        update={"graph": str(tmp_path / "graph")}
+    )
     with pytest.raises(ArtifactMismatchError, match="trained on dataset another"):
         train_adapter(config)
 
 
 @pytest.mark.parametrize("change", [{"global_batch_size": 4096}, {"max_explanation_tokens": 1}])
-def test_load_adapter_data_too_few_pairs_raises_data_error(workspace: str, change: dict[str, int]) -> None:
-    with pytest.raises(DataError, match=r"training and \d+ validation pairs .* expected at least training\.global_batch_size"):
+def test_load_adapter_data_too_few_pairs_raises_data_error(
+    workspace: str, change: dict[str, int]
+) -> None:
+    with pytest.raises(
+        DataError,
+        match=r"training and \d+ validation pairs .* expected at least training\.global_batch_size",
+    ):
         load_adapter_data(make_config(workspace, **change))

@@ -9,7 +9,13 @@ from tests.toy import attach_toy, toy_model
 from xrec.config import Injection, LearningRateConfig, TrainAdapterConfig
 from xrec.errors import ModelError
 from xrec.llm.examples import Example, explanation_nll
-from xrec.train.adapter_module import ExplanationLoss, checkpoint_layers, deepspeed_config, learning_rate_share, sharded_loading
+from xrec.train.adapter_module import (
+    ExplanationLoss,
+    checkpoint_layers,
+    deepspeed_config,
+    learning_rate_share,
+    sharded_loading,
+)
 from xrec.train.prefix_cache import PrefixCache
 
 V = 64
@@ -28,14 +34,21 @@ def make_config(**changes: Any) -> TrainAdapterConfig:
 
 def test_explanation_loss_is_the_sum_over_labels_only() -> None:
     module = make_module()
-    expected = sum(mean * len(EXAMPLES[index].label_ids) for index, mean in explanation_nll(module.model, EXAMPLES, 1))
+    expected = sum(
+        mean * len(EXAMPLES[index].label_ids)
+        for index, mean in explanation_nll(module.model, EXAMPLES, 1)
+    )
     assert module(EXAMPLES).item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_explanation_loss_gradients_reach_all_adapter_weights_and_nothing_else() -> None:
     module = make_module().train()
     module(EXAMPLES).backward()
-    with_gradient = {name for name, parameter in module.named_parameters() if parameter.grad is not None and parameter.grad.abs().sum() > 0}
+    with_gradient = {
+        name
+        for name, parameter in module.named_parameters()
+        if parameter.grad is not None and parameter.grad.abs().sum() > 0
+    }
     assert with_gradient == {name for name, _ in module.named_parameters() if "_adapter." in name}
     assert len(with_gradient) == 8
 
@@ -45,14 +58,23 @@ def test_explanation_loss_training_mode_is_for_the_adapters() -> None:
     for mode in (True, False):
         module.train(mode)
         in_training = {name for name, part in module.model.named_modules() if part.training}
-        assert in_training == ({f"model.embed_tokens.{side}_adapter" for side in ("user", "item")} if mode else set())
+        assert in_training == (
+            {f"model.embed_tokens.{side}_adapter" for side in ("user", "item")} if mode else set()
+        )
     assert not module.eval().training
 
 
 def test_deepspeed_config_accumulates_to_the_global_batch() -> None:
-    config = make_config(training={"global_batch_size": 48, "micro_batch_size": 4}, scaling={"num_workers": 3}, deepspeed={"zero_stage": 2})
+    config = make_config(
+        training={"global_batch_size": 48, "micro_batch_size": 4},
+        scaling={"num_workers": 3},
+        deepspeed={"zero_stage": 2},
+    )
     settings = deepspeed_config(config, dtype=torch.bfloat16, world_size=3)
-    assert settings["train_micro_batch_size_per_gpu"] * settings["gradient_accumulation_steps"] * 3 == 48
+    assert (
+        settings["train_micro_batch_size_per_gpu"] * settings["gradient_accumulation_steps"] * 3
+        == 48
+    )
     assert settings["zero_optimization"]["stage"] == 2
     assert settings["bf16"] == {"enabled": True}
     assert deepspeed_config(config, dtype=torch.float32, world_size=3)["bf16"] == {"enabled": False}
@@ -60,17 +82,33 @@ def test_deepspeed_config_accumulates_to_the_global_batch() -> None:
 
 @pytest.mark.parametrize(("world_size", "steps"), [(1, 6), (2, 3), (3, 2), (4, 2), (6, 1)])
 def test_deepspeed_config_accumulates_more_on_fewer_workers(world_size: int, steps: int) -> None:
-    config = make_config(training={"global_batch_size": 24, "micro_batch_size": 4}, scaling={"num_workers": 6, "min_workers": 1})
-    assert deepspeed_config(config, dtype=torch.float32, world_size=world_size)["gradient_accumulation_steps"] == steps
+    config = make_config(
+        training={"global_batch_size": 24, "micro_batch_size": 4},
+        scaling={"num_workers": 6, "min_workers": 1},
+    )
+    assert (
+        deepspeed_config(config, dtype=torch.float32, world_size=world_size)[
+            "gradient_accumulation_steps"
+        ]
+        == steps
+    )
 
 
 @pytest.mark.parametrize(
     ("section", "expected"),
     [
         ({"zero_stage": 1}, {"stage": 1}),
-        ({"zero_stage": 2, "offload": "cpu"}, {"stage": 2, "offload_optimizer": {"device": "cpu", "pin_memory": False}}),
         (
-            {"zero_stage": 3, "offload": "nvme", "offload_path": "/mnt/x", "max_live_parameters": 7},
+            {"zero_stage": 2, "offload": "cpu"},
+            {"stage": 2, "offload_optimizer": {"device": "cpu", "pin_memory": False}},
+        ),
+        (
+            {
+                "zero_stage": 3,
+                "offload": "nvme",
+                "offload_path": "/mnt/x",
+                "max_live_parameters": 7,
+            },
             {
                 "stage": 3,
                 "stage3_param_persistence_threshold": 0,
@@ -82,9 +120,16 @@ def test_deepspeed_config_accumulates_more_on_fewer_workers(world_size: int, ste
         ),
     ],
 )
-def test_deepspeed_config_zero_section(section: dict[str, Any], expected: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_deepspeed_config_zero_section(
+    section: dict[str, Any], expected: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert deepspeed_config(make_config(deepspeed=section), dtype=torch.float32, world_size=2)["zero_optimization"] == expected
+    assert (
+        deepspeed_config(make_config(deepspeed=section), dtype=torch.float32, world_size=2)[
+            "zero_optimization"
+        ]
+        == expected
+    )
 
 
 @pytest.mark.parametrize("rule", ["projected", "direct", "none"])
@@ -94,13 +139,19 @@ def test_checkpoint_layers_gives_the_same_gradients(rule: Injection) -> None:
         attach_toy(model, rule)
         if checkpointing:
             checkpoint_layers(model)
-        module = ExplanationLoss(model, PrefixCache(model, EXAMPLES, budget_bytes=0, split=False)).train()
+        module = ExplanationLoss(
+            model, PrefixCache(model, EXAMPLES, budget_bytes=0, split=False)
+        ).train()
         num_calls = count_calls(model.model.layers[0].mlp)
         torch.manual_seed(0)
         module(EXAMPLES).backward()
         assert num_calls == [1 + checkpointing]  # the second one is for the gradients
         assert not model.model.layers[0].self_attn.training
-        return {name: parameter.grad for name, parameter in module.named_parameters() if parameter.requires_grad and parameter.grad is not None}
+        return {
+            name: parameter.grad
+            for name, parameter in module.named_parameters()
+            if parameter.requires_grad and parameter.grad is not None
+        }
 
     expected, actual = gradients(False), gradients(True)
     assert len(expected) == 8
@@ -115,12 +166,20 @@ def test_checkpoint_layers_without_a_split_gives_the_gradients_of_a_split_pass()
         attach_toy(model, "projected")
         if checkpointing:
             checkpoint_layers(model)
-        module = ExplanationLoss(model, PrefixCache(model, examples, budget_bytes=0, split=not checkpointing)).train()
+        module = ExplanationLoss(
+            model, PrefixCache(model, examples, budget_bytes=0, split=not checkpointing)
+        ).train()
         torch.manual_seed(0)
         module(examples).backward()
-        return {name: parameter.grad for name, parameter in module.named_parameters() if parameter.grad is not None}
+        return {
+            name: parameter.grad
+            for name, parameter in module.named_parameters()
+            if parameter.grad is not None
+        }
 
-    torch.testing.assert_close(gradients(True), gradients(False), rtol=1e-3, atol=1e-4)  # other sums, float32
+    torch.testing.assert_close(
+        gradients(True), gradients(False), rtol=1e-3, atol=1e-4
+    )  # other sums, float32
 
 
 def count_calls(module: torch.nn.Module) -> list[int]:
@@ -142,9 +201,16 @@ def test_checkpoint_layers_that_cannot_raise_model_error() -> None:
 
 @pytest.mark.parametrize(
     ("warmup_share", "num_steps", "expected"),
-    [(0.5, 4, [0.5, 1.0, 2 / 3, 1 / 3]), (0.0, 4, [1.0, 0.75, 0.5, 0.25]), (0.05, 1, [1.0]), (0.9, 2, [0.5, 1.0])],
+    [
+        (0.5, 4, [0.5, 1.0, 2 / 3, 1 / 3]),
+        (0.0, 4, [1.0, 0.75, 0.5, 0.25]),
+        (0.05, 1, [1.0]),
+        (0.9, 2, [0.5, 1.0]),
+    ],
 )
-def test_learning_rate_share_warms_up_and_decays_in_straight_lines(warmup_share: float, num_steps: int, expected: list[float]) -> None:
+def test_learning_rate_share_warms_up_and_decays_in_straight_lines(
+    warmup_share: float, num_steps: int, expected: list[float]
+) -> None:
     share = learning_rate_share(LearningRateConfig(warmup_share=warmup_share), num_steps)
     assert [share(step) for step in range(num_steps)] == pytest.approx(expected)
     assert share(num_steps) == 0
@@ -152,4 +218,6 @@ def test_learning_rate_share_warms_up_and_decays_in_straight_lines(warmup_share:
 
 def test_sharded_loading_is_for_stage_3_only() -> None:
     config = make_config(deepspeed={"zero_stage": 1})
-    assert sharded_loading(config, deepspeed_config(config, dtype=torch.float32, world_size=2)) is None
+    assert (
+        sharded_loading(config, deepspeed_config(config, dtype=torch.float32, world_size=2)) is None
+    )

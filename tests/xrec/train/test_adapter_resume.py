@@ -49,7 +49,9 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> str:
 def unbroken(ray_cluster: None, workspace: str, tmp_path_factory: pytest.TempPathFactory) -> Rows:
     """One worker at stage 1, three epochs at a stretch, checkpoints at their ends only."""
     adapter = tmp_path_factory.mktemp("unbroken") / "adapter"
-    train_adapter(make_config(workspace, num_workers=1, zero_stage=1, adapter=adapter, model=RANDOM))
+    train_adapter(
+        make_config(workspace, num_workers=1, zero_stage=1, adapter=adapter, model=RANDOM)
+    )
     return history_of(open_location(str(adapter)))
 
 
@@ -65,9 +67,13 @@ def history_of(adapter: Location) -> Rows:
 def assert_same(adapter: Location, unbroken: Rows) -> None:
     """Losses, far within the 1e-3 that is asked for; those of the last epoch tell of all steps before."""
     rows = history_of(adapter)
-    assert [(row["epoch"], row["step"]) for row in rows] == [(row["epoch"], row["step"]) for row in unbroken]
+    assert [(row["epoch"], row["step"]) for row in rows] == [
+        (row["epoch"], row["step"]) for row in unbroken
+    ]
     for name in ("train_loss", "validation_loss"):
-        assert [row[name] for row in rows] == pytest.approx([row[name] for row in unbroken], rel=1e-4)
+        assert [row[name] for row in rows] == pytest.approx(
+            [row[name] for row in unbroken], rel=1e-4
+        )
 
 
 def kill_a_worker() -> None:
@@ -78,12 +84,16 @@ def test_worker_killed_within_an_epoch_is_replaced_and_goes_on_from_the_checkpoi
     workspace: str, unbroken: Rows, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with at_message(KILLED_AT, kill_a_worker) as kill:
-        manifest = train_adapter(random_config(workspace, tmp_path / "adapter", scaling={"max_failures": 1}))
+        manifest = train_adapter(
+            random_config(workspace, tmp_path / "adapter", scaling={"max_failures": 1})
+        )
     assert kill.happened
     assert_went_on(caplog.text, num_workers=2)
     adapter = open_location(str(tmp_path / "adapter"))
     assert_same(adapter, unbroken)
-    assert manifest.metrics == min(history_of(adapter), key=lambda row: float(row["validation_loss"]))
+    assert manifest.metrics == min(
+        history_of(adapter), key=lambda row: float(row["validation_loss"])
+    )
     assert not (tmp_path / "adapter" / "checkpoints").exists()
 
 
@@ -92,7 +102,9 @@ def assert_went_on(log: str, num_workers: int) -> None:
     assert log.count("epoch 1, step 2: checkpoint") == 1  # not trained again
 
 
-@pytest.mark.parametrize(("before", "after"), [((1, 1), (2, 3)), ((2, 3), (4, 2)), ((4, 3), (1, 0)), ((2, 2), (3, 3))])
+@pytest.mark.parametrize(
+    ("before", "after"), [((1, 1), (2, 3)), ((2, 3), (4, 2)), ((4, 3), (1, 0)), ((2, 2), (3, 3))]
+)
 def test_run_that_failed_goes_on_with_other_workers_at_another_zero_stage(
     workspace: str,
     unbroken: Rows,
@@ -104,7 +116,9 @@ def test_run_that_failed_goes_on_with_other_workers_at_another_zero_stage(
 ) -> None:
     adapter = tmp_path / "adapter"
     with at_message(KILLED_AT, kill_a_worker), pytest.raises(TrainingError):
-        train_adapter(random_config(workspace, adapter, num_workers=before[0], zero_stage=before[1]))
+        train_adapter(
+            random_config(workspace, adapter, num_workers=before[0], zero_stage=before[1])
+        )
     # Three workers have no equal shares of a step's four micro-batches; elastic scaling may leave them, a config may not ask for them.
     monkeypatch.setattr(adapter_loop, "_check_batch_sizes", lambda config: None)
     train_adapter(random_config(workspace, adapter, num_workers=after[0], zero_stage=after[1]))
@@ -112,29 +126,39 @@ def test_run_that_failed_goes_on_with_other_workers_at_another_zero_stage(
     assert_same(open_location(str(adapter)), unbroken)
 
 
-def test_run_in_bfloat16_goes_on_from_its_float32_weights(workspace: str, ray_cluster: None, tmp_path: Path) -> None:
+def test_run_in_bfloat16_goes_on_from_its_float32_weights(
+    workspace: str, ray_cluster: None, tmp_path: Path
+) -> None:
     unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
     train_adapter(random_config(workspace, unbroken, dtype="bfloat16"))
     with at_message(KILLED_AT, kill_a_worker), pytest.raises(TrainingError):
         train_adapter(random_config(workspace, broken, dtype="bfloat16"))
     train_adapter(random_config(workspace, broken, dtype="bfloat16"))
     rows, expected = (history_of(open_location(str(folder))) for folder in (broken, unbroken))
-    assert [row["validation_loss"] for row in rows] == pytest.approx([row["validation_loss"] for row in expected], abs=1e-3)
+    assert [row["validation_loss"] for row in rows] == pytest.approx(
+        [row["validation_loss"] for row in expected], abs=1e-3
+    )
 
 
-def test_checkpoints_of_other_settings_are_refused_and_stay(workspace: str, unbroken: Rows, tmp_path: Path) -> None:
+def test_checkpoints_of_other_settings_are_refused_and_stay(
+    workspace: str, unbroken: Rows, tmp_path: Path
+) -> None:
     adapter = tmp_path / "adapter"
     with at_message(KILLED_AT, kill_a_worker), pytest.raises(TrainingError):
         train_adapter(random_config(workspace, adapter))
     with pytest.raises(ArtifactMismatchError, match=r"training\.seed: 0 there, 7 here"):
         train_adapter(random_config(workspace, adapter, seed=7))
-    with pytest.raises(ArtifactMismatchError, match=r"deepspeed\.gradient_clipping: 1\.0 there, 0\.5 here"):
+    with pytest.raises(
+        ArtifactMismatchError, match=r"deepspeed\.gradient_clipping: 1\.0 there, 0\.5 here"
+    ):
         train_adapter(random_config(workspace, adapter, deepspeed={"gradient_clipping": 0.5}))
     train_adapter(random_config(workspace, adapter))
     assert_same(open_location(str(adapter)), unbroken)
 
 
-def test_driver_killed_and_started_again_goes_on_from_the_checkpoint(workspace: str, unbroken: Rows, tmp_path: Path) -> None:
+def test_driver_killed_and_started_again_goes_on_from_the_checkpoint(
+    workspace: str, unbroken: Rows, tmp_path: Path
+) -> None:
     log = tmp_path / "log"
     overrides = ("ray.num_cpus=4", "ray.address=local")
     config = written(random_config(workspace, tmp_path / "adapter"), tmp_path)
@@ -149,10 +173,16 @@ def test_driver_killed_and_started_again_goes_on_from_the_checkpoint(workspace: 
 
 
 def test_run_with_checkpoints_on_s3_goes_on_from_there(
-    workspace: str, unbroken: Rows, s3: ObjectStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    workspace: str,
+    unbroken: Rows,
+    s3: ObjectStore,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     uri = f"{s3.new_bucket()}/run/adapter"
-    config = random_config(workspace, tmp_path).model_copy(update={"adapter": uri, "storage": s3.storage})
+    config = random_config(workspace, tmp_path).model_copy(
+        update={"adapter": uri, "storage": s3.storage}
+    )
     with at_message(KILLED_AT, kill_a_worker), pytest.raises(TrainingError):
         train_adapter(config)
     adapter = open_location(uri, s3.storage)
@@ -164,20 +194,40 @@ def test_run_with_checkpoints_on_s3_goes_on_from_there(
 
 
 @pytest.fixture(scope="module")
-def slow_steps(ray_cluster: None, workspace: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Rows]:
+def slow_steps(
+    ray_cluster: None, workspace: str, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[dict[str, Any], Rows]:
     """Settings of a run of many steps, so that there is time to take a node away, and its losses on one worker."""
-    settings: dict[str, Any] = {"num_epochs": 8, "global_batch_size": 2, "micro_batch_size": 1, "learning_rate": {"peak": 0.01}, "patience": 8}
+    settings: dict[str, Any] = {
+        "num_epochs": 8,
+        "global_batch_size": 2,
+        "micro_batch_size": 1,
+        "learning_rate": {"peak": 0.01},
+        "patience": 8,
+    }
     adapter = tmp_path_factory.mktemp("slow_steps") / "adapter"
     train_adapter(make_config(workspace, num_workers=1, adapter=adapter, model=RANDOM, **settings))
     return settings, history_of(open_location(str(adapter)))
 
 
-def test_node_lost_leaves_fewer_workers_which_go_on(workspace: str, slow_steps: tuple[dict[str, Any], Rows], tmp_path: Path) -> None:
+def test_node_lost_leaves_fewer_workers_which_go_on(
+    workspace: str, slow_steps: tuple[dict[str, Any], Rows], tmp_path: Path
+) -> None:
     settings, unbroken = slow_steps
     scaling = {"num_workers": 2, "min_workers": 1, "max_failures": 3}
-    config = make_config(workspace, adapter=tmp_path / "adapter", model=RANDOM, scaling=scaling, steps_per_checkpoint=20, **settings)
+    config = make_config(
+        workspace,
+        adapter=tmp_path / "adapter",
+        model=RANDOM,
+        scaling=scaling,
+        steps_per_checkpoint=20,
+        **settings,
+    )
     log = tmp_path / "log"
-    with local_cluster(num_workers=1, cpus_per_node=1) as cluster, driver_on(cluster, written(config, tmp_path), log) as process:
+    with (
+        local_cluster(num_workers=1, cpus_per_node=1) as cluster,
+        driver_on(cluster, written(config, tmp_path), log) as process,
+    ):
         wait_for("step 80: checkpoint", log, process)
         cluster.nodes[1].kill()
         assert process.wait(timeout=400) == 0, log.read_text()
@@ -187,14 +237,23 @@ def test_node_lost_leaves_fewer_workers_which_go_on(workspace: str, slow_steps: 
     assert_same(open_location(str(tmp_path / "adapter")), unbroken)
 
 
-def test_node_announced_to_be_taken_away_checkpoints_first(workspace: str, slow_steps: tuple[dict[str, Any], Rows], tmp_path: Path) -> None:
+def test_node_announced_to_be_taken_away_checkpoints_first(
+    workspace: str, slow_steps: tuple[dict[str, Any], Rows], tmp_path: Path
+) -> None:
     settings, unbroken = slow_steps
     scaling = {"num_workers": 2, "max_failures": 1}
-    config = make_config(workspace, adapter=tmp_path / "adapter", model=RANDOM, scaling=scaling, **settings)
+    config = make_config(
+        workspace, adapter=tmp_path / "adapter", model=RANDOM, scaling=scaling, **settings
+    )
     log = tmp_path / "log"
-    with local_cluster(num_workers=2, cpus_per_node=1) as cluster, driver_on(cluster, written(config, tmp_path), log) as process:
+    with (
+        local_cluster(num_workers=2, cpus_per_node=1) as cluster,
+        driver_on(cluster, written(config, tmp_path), log) as process,
+    ):
         wait_for("epoch 1, step", log, process)
-        victim = next(node for node in cluster.nodes[1:] if training_workers(psutil.Process(node.pid)))
+        victim = next(
+            node for node in cluster.nodes[1:] if training_workers(psutil.Process(node.pid))
+        )
         drain(cluster, victim.address)
         wait_for("checkpoint, because a node is to be taken away", log, process)
         victim.kill()
@@ -218,23 +277,57 @@ def wait_for(text: str, log: Path, process: "subprocess.Popen[bytes]") -> None:
         time.sleep(0.02)
 
 
-def driver_on(cluster: LocalCluster, config: Path, log: Path) -> AbstractContextManager["subprocess.Popen[bytes]"]:
+def driver_on(
+    cluster: LocalCluster, config: Path, log: Path
+) -> AbstractContextManager["subprocess.Popen[bytes]"]:
     variables = {**cluster.environment, "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "0.2"}
-    return driver("train-adapter", config, log, f"ray.address={cluster.address}", variables=variables)
+    return driver(
+        "train-adapter", config, log, f"ray.address={cluster.address}", variables=variables
+    )
 
 
 def drain(cluster: LocalCluster, address: str) -> None:
     """What a provider's spot notice becomes in Ray (the autoscaler does it, or KubeRay)."""
-    (node,) = [node for node in nodes(JobServer(cluster.dashboard_url, auth_headers(cluster.environment))) if node.address == address]
-    command = [str(Path(sys.executable).with_name("ray")), "drain-node", f"--address={cluster.address}", f"--node-id={node.node_id}"]
-    reason = ["--reason=DRAIN_NODE_REASON_PREEMPTION", "--reason-message=spot", "--deadline-remaining-seconds=20"]
-    subprocess.run([*command, *reason], env={**os.environ, **cluster.environment}, check=True, timeout=60)
+    (node,) = [
+        node
+        for node in nodes(JobServer(cluster.dashboard_url, auth_headers(cluster.environment)))
+        if node.address == address
+    ]
+    command = [
+        str(Path(sys.executable).with_name("ray")),
+        "drain-node",
+        f"--address={cluster.address}",
+        f"--node-id={node.node_id}",
+    ]
+    reason = [
+        "--reason=DRAIN_NODE_REASON_PREEMPTION",
+        "--reason-message=spot",
+        "--deadline-remaining-seconds=20",
+    ]
+    subprocess.run(
+        [*command, *reason], env={**os.environ, **cluster.environment}, check=True, timeout=60
+    )
 
 
 @pytest.mark.parametrize(("num_workers", "zero_stage"), [(1, 3), (2, 1), (2, 2), (4, 3), (3, 3)])
 def test_loss_curve_depends_on_neither_workers_nor_zero_stage(
-    workspace: str, unbroken: Rows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_workers: int, zero_stage: int
+    workspace: str,
+    unbroken: Rows,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    num_workers: int,
+    zero_stage: int,
 ) -> None:
-    monkeypatch.setattr(adapter_loop, "_check_batch_sizes", lambda config: None)  # three workers: see above
-    train_adapter(make_config(workspace, num_workers=num_workers, zero_stage=zero_stage, adapter=tmp_path / "adapter", model=RANDOM))
+    monkeypatch.setattr(
+        adapter_loop, "_check_batch_sizes", lambda config: None
+    )  # three workers: see above
+    train_adapter(
+        make_config(
+            workspace,
+            num_workers=num_workers,
+            zero_stage=zero_stage,
+            adapter=tmp_path / "adapter",
+            model=RANDOM,
+        )
+    )
     assert_same(open_location(str(tmp_path / "adapter")), unbroken)

@@ -7,10 +7,22 @@ import torch
 
 from xrec.errors import ArtifactMismatchError
 from xrec.graph import Partition, RowBlocks
-from xrec.train.graph_checkpoint import Progress, ReadFile, Rows, progress_file, read_best, read_progress, read_rows, rows_file
+from xrec.train.graph_checkpoint import (
+    Progress,
+    ReadFile,
+    Rows,
+    progress_file,
+    read_best,
+    read_progress,
+    read_rows,
+    rows_file,
+)
 
 N, D = 7, 3
-TABLES = {name: torch.randn(N, D, generator=torch.Generator().manual_seed(number)) for number, name in enumerate(Rows.__dataclass_fields__)}
+TABLES = {
+    name: torch.randn(N, D, generator=torch.Generator().manual_seed(number))
+    for number, name in enumerate(Rows.__dataclass_fields__)
+}
 
 
 def partitions(num_blocks: int) -> list[Partition]:
@@ -28,12 +40,17 @@ def save(folder: Path, num_parts: int) -> ReadFile:
 
 
 @pytest.mark.parametrize(("written", "read"), [(1, 1), (1, 3), (2, 1), (2, 3), (3, 2)])
-def test_rows_written_in_some_parts_are_read_in_other_parts(tmp_path: Path, written: int, read: int) -> None:
+def test_rows_written_in_some_parts_are_read_in_other_parts(
+    tmp_path: Path, written: int, read: int
+) -> None:
     read_file = save(tmp_path, written)
     for partition in partitions(read):
         rows = read_rows(read_file, written, partition.node_ids)
         for name, table in TABLES.items():
-            expected = [table[node].tolist() if node >= 0 else [0.0] * D for node in partition.node_ids.tolist()]
+            expected = [
+                table[node].tolist() if node >= 0 else [0.0] * D
+                for node in partition.node_ids.tolist()
+            ]
             assert getattr(rows, name).tolist() == expected
 
 
@@ -60,5 +77,9 @@ def test_progress_counts_evaluations_without_gain_and_remembers_the_best() -> No
     progress = Progress("run")
     for epoch, score in enumerate([0.2, 0.4, 0.4, 0.3], start=1):
         progress = progress.after_epoch({"epoch": epoch}, step=epoch).after_evaluation(score)
-    assert (progress.best_epoch, progress.best_score, progress.evaluations_without_gain) == (2, 0.4, 2)
+    assert (progress.best_epoch, progress.best_score, progress.evaluations_without_gain) == (
+        2,
+        0.4,
+        2,
+    )
     assert [row["epoch"] for row in progress.history] == [1, 2, 3, 4]

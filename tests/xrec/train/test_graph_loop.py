@@ -20,17 +20,24 @@ pytestmark = pytest.mark.usefixtures("ray_cluster")
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory, make_graph_config: Any) -> tuple[PretrainGraphConfig, Manifest]:
+def trained(
+    tmp_path_factory: pytest.TempPathFactory, make_graph_config: Any
+) -> tuple[PretrainGraphConfig, Manifest]:
     """Two workers, on the local disk."""
     config = make_graph_config(tmp_path_factory.mktemp("trained") / "graph", num_workers=2)
     return config, pretrain_graph(config)
 
 
 def metrics_of(graph: str, storage: Any = None) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (open_location(graph, storage) / "metrics.jsonl").read_text().splitlines()]
+    return [
+        json.loads(line)
+        for line in (open_location(graph, storage) / "metrics.jsonl").read_text().splitlines()
+    ]
 
 
-def test_pretrain_graph_two_workers_on_disk_equal_one_worker_on_s3(trained: tuple[PretrainGraphConfig, Manifest], s3: Any) -> None:
+def test_pretrain_graph_two_workers_on_disk_equal_one_worker_on_s3(
+    trained: tuple[PretrainGraphConfig, Manifest], s3: Any
+) -> None:
     two_config, two = trained
     bucket = s3.new_bucket()
     config = two_config.model_copy(
@@ -43,19 +50,39 @@ def test_pretrain_graph_two_workers_on_disk_equal_one_worker_on_s3(trained: tupl
     )
     one = pretrain_graph(config)
     assert one.run == two.run
-    one_metrics, two_metrics = metrics_of(config.artifact("graph"), s3.storage), metrics_of(two_config.artifact("graph"))
-    assert [row["loss"] for row in one_metrics] == pytest.approx([row["loss"] for row in two_metrics], rel=1e-4)
-    assert [row["ndcg@20"] for row in one_metrics] == pytest.approx([row["ndcg@20"] for row in two_metrics], abs=1e-3)
-    one_graph, two_graph = open_location(config.artifact("graph"), s3.storage), open_location(two_config.artifact("graph"))
-    torch.testing.assert_close(read_graph(one_graph).users, read_graph(two_graph).users, rtol=1e-3, atol=1e-4)
-    assert one_graph.files() == two_graph.files() == ["embeddings.safetensors", "manifest.json", "metrics.jsonl", EVENTS]
+    one_metrics, two_metrics = (
+        metrics_of(config.artifact("graph"), s3.storage),
+        metrics_of(two_config.artifact("graph")),
+    )
+    assert [row["loss"] for row in one_metrics] == pytest.approx(
+        [row["loss"] for row in two_metrics], rel=1e-4
+    )
+    assert [row["ndcg@20"] for row in one_metrics] == pytest.approx(
+        [row["ndcg@20"] for row in two_metrics], abs=1e-3
+    )
+    one_graph, two_graph = (
+        open_location(config.artifact("graph"), s3.storage),
+        open_location(two_config.artifact("graph")),
+    )
+    torch.testing.assert_close(
+        read_graph(one_graph).users, read_graph(two_graph).users, rtol=1e-3, atol=1e-4
+    )
+    assert (
+        one_graph.files()
+        == two_graph.files()
+        == ["embeddings.safetensors", "manifest.json", "metrics.jsonl", EVENTS]
+    )
 
 
-def test_pretrain_graph_learns_and_keeps_the_best_epoch(trained: tuple[PretrainGraphConfig, Manifest]) -> None:
+def test_pretrain_graph_learns_and_keeps_the_best_epoch(
+    trained: tuple[PretrainGraphConfig, Manifest],
+) -> None:
     config, manifest = trained
     metrics = metrics_of(config.artifact("graph"))
     assert [row["epoch"] for row in metrics] == [1, 2, 3, 4]
-    assert {"epoch", "loss", "learning_rate", "recall@20", "ndcg@20", "seconds", "time"} <= set(metrics[0])
+    assert {"epoch", "loss", "learning_rate", "recall@20", "ndcg@20", "seconds", "time"} <= set(
+        metrics[0]
+    )
     assert metrics[-1]["loss"] < metrics[0]["loss"]
     best = max(metrics, key=lambda row: row["ndcg@20"])
     assert manifest.metrics["best_epoch"] == best["epoch"]
@@ -63,63 +90,112 @@ def test_pretrain_graph_learns_and_keeps_the_best_epoch(trained: tuple[PretrainG
     assert manifest.metrics["validation"]["ndcg@20"] == pytest.approx(best["ndcg@20"], abs=1e-6)
 
 
-def test_pretrain_graph_test_metrics_equal_recomputation_from_the_artifact(trained: tuple[PretrainGraphConfig, Manifest]) -> None:
+def test_pretrain_graph_test_metrics_equal_recomputation_from_the_artifact(
+    trained: tuple[PretrainGraphConfig, Manifest],
+) -> None:
     config, manifest = trained
-    graph, dataset = read_graph(open_location(config.artifact("graph"))), read_dataset(open_location(config.artifact("dataset")))
+    graph, dataset = (
+        read_graph(open_location(config.artifact("graph"))),
+        read_dataset(open_location(config.artifact("dataset"))),
+    )
     held_out: dict[int, set[int]] = {}
     for user, item in dataset.interaction_edges("test").T.tolist():
         held_out.setdefault(user, set()).add(item)
     users = torch.tensor(sorted(held_out))
     ranked, _ = recommend(graph, torch.from_numpy(dataset.interaction_edges("train")), users, k=20)
-    recalls = [len(held_out[u] & set(row)) / len(held_out[u]) for u, row in zip(users.tolist(), ranked.tolist(), strict=True)]
-    assert manifest.metrics["test"]["recall@20"] == pytest.approx(sum(recalls) / len(recalls), abs=1e-6)
+    recalls = [
+        len(held_out[u] & set(row)) / len(held_out[u])
+        for u, row in zip(users.tolist(), ranked.tolist(), strict=True)
+    ]
+    assert manifest.metrics["test"]["recall@20"] == pytest.approx(
+        sum(recalls) / len(recalls), abs=1e-6
+    )
     assert graph.users.shape == (dataset.num_users, 8)
 
 
 def test_pretrain_graph_second_run_does_no_work(
-    trained: tuple[PretrainGraphConfig, Manifest], make_graph_config: Any, monkeypatch: pytest.MonkeyPatch
+    trained: tuple[PretrainGraphConfig, Manifest],
+    make_graph_config: Any,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     config, manifest = trained
     monkeypatch.setattr(graph_loop, "fit", None)
     assert pretrain_graph(config) == manifest
     # Workers, their mode and how often they save do not change the content.
-    assert pretrain_graph(make_graph_config(config.graph, 1, "partitioned", epochs_per_checkpoint=3)) == manifest
+    assert (
+        pretrain_graph(make_graph_config(config.graph, 1, "partitioned", epochs_per_checkpoint=3))
+        == manifest
+    )
 
 
-def test_pretrain_graph_output_of_another_run_is_refused(trained: tuple[PretrainGraphConfig, Manifest], make_graph_config: Any) -> None:
+def test_pretrain_graph_output_of_another_run_is_refused(
+    trained: tuple[PretrainGraphConfig, Manifest], make_graph_config: Any
+) -> None:
     config, manifest = trained
     with pytest.raises(ArtifactMismatchError, match=r"training\.seed: 0 there, 1 here"):
         pretrain_graph(make_graph_config(config.graph, seed=1))
     assert read_graph(open_location(config.artifact("graph"))).manifest == manifest
 
 
-def test_pretrain_graph_early_stop_ends_all_workers_at_the_same_epoch(make_graph_config: Any, tmp_path: Path) -> None:
-    config = make_graph_config(tmp_path / "graph", num_workers=2, learning_rate=1e-9, num_epochs=50, patience=2, epochs_per_evaluation=2)
+def test_pretrain_graph_early_stop_ends_all_workers_at_the_same_epoch(
+    make_graph_config: Any, tmp_path: Path
+) -> None:
+    config = make_graph_config(
+        tmp_path / "graph",
+        num_workers=2,
+        learning_rate=1e-9,
+        num_epochs=50,
+        patience=2,
+        epochs_per_evaluation=2,
+    )
     manifest = pretrain_graph(config)
     metrics = metrics_of(config.artifact("graph"))
-    assert metrics[-1]["epoch"] == manifest.metrics["best_epoch"] + 4  # two evaluations without gain, two epochs each
-    assert [row["epoch"] for row in metrics if "ndcg@20" in row] == list(range(2, metrics[-1]["epoch"] + 1, 2))
+    assert (
+        metrics[-1]["epoch"] == manifest.metrics["best_epoch"] + 4
+    )  # two evaluations without gain, two epochs each
+    assert [row["epoch"] for row in metrics if "ndcg@20" in row] == list(
+        range(2, metrics[-1]["epoch"] + 1, 2)
+    )
 
 
-def test_pretrain_graph_diverging_loss_raises_training_error(make_graph_config: Any, tmp_path: Path) -> None:
+def test_pretrain_graph_diverging_loss_raises_training_error(
+    make_graph_config: Any, tmp_path: Path
+) -> None:
     config = make_graph_config(tmp_path / "graph", learning_rate=1e30, loss={"kind": "bpr"})
-    with pytest.raises(TrainingError, match=r"loss of epoch 1 is (nan|inf).*training\.learning_rate"):
+    with pytest.raises(
+        TrainingError, match=r"loss of epoch 1 is (nan|inf).*training\.learning_rate"
+    ):
         pretrain_graph(config)
     assert not (tmp_path / "graph" / "manifest.json").exists()
 
 
-def test_pretrain_graph_fewer_nodes_than_partitions_raises_config_error(make_graph_config: Any, tmp_path: Path) -> None:
+def test_pretrain_graph_fewer_nodes_than_partitions_raises_config_error(
+    make_graph_config: Any, tmp_path: Path
+) -> None:
     config = make_graph_config(tmp_path / "graph", num_workers=102, parallelism="partitioned")
-    with pytest.raises(ConfigError, match="101 users and items cannot be partitioned among 102 workers"):
+    with pytest.raises(
+        ConfigError, match="101 users and items cannot be partitioned among 102 workers"
+    ):
         pretrain_graph(config)
 
 
-@pytest.mark.parametrize(("split", "message"), [("train", "no training interactions"), ("validation", "no validation interactions")])
+@pytest.mark.parametrize(
+    ("split", "message"),
+    [("train", "no training interactions"), ("validation", "no validation interactions")],
+)
 def test_pretrain_graph_empty_split_raises_data_error(
-    make_graph_config: Any, tmp_path: Path, split: str, message: str, monkeypatch: pytest.MonkeyPatch
+    make_graph_config: Any,
+    tmp_path: Path,
+    split: str,
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     full = graph_loop.split_edges
-    monkeypatch.setattr(graph_loop, "split_edges", lambda dataset, name: full(dataset, name)[:, :0] if name == split else full(dataset, name))
+    monkeypatch.setattr(
+        graph_loop,
+        "split_edges",
+        lambda dataset, name: full(dataset, name)[:, :0] if name == split else full(dataset, name),
+    )
     with pytest.raises(DataError, match=message):
         pretrain_graph(make_graph_config(tmp_path / "graph"))
 
@@ -129,12 +205,17 @@ def test_pretrain_graph_interrupted_at_the_very_end_only_writes_the_artifact(
 ) -> None:
     config = make_graph_config(tmp_path / "graph", num_epochs=2)
     with monkeypatch.context() as patch:
-        patch.setattr(graph_loop, "write_graph", lambda *args, **kwargs: (_ for _ in ()).throw(StorageError("full")))
+        patch.setattr(
+            graph_loop,
+            "write_graph",
+            lambda *args, **kwargs: (_ for _ in ()).throw(StorageError("full")),
+        )
         with pytest.raises(StorageError, match="full"):
             pretrain_graph(config)
     before = metrics_of(config.artifact("graph"))
     with pytest.raises(
-        ArtifactMismatchError, match=r"checkpoints: holds another run, begun and not finished:(.|\n)*training\.num_epochs: 2 there, 3 here"
+        ArtifactMismatchError,
+        match=r"checkpoints: holds another run, begun and not finished:(.|\n)*training\.num_epochs: 2 there, 3 here",
     ):
         pretrained_graph(make_graph_config(tmp_path / "graph", num_epochs=3))
     manifest = pretrain_graph(config)
@@ -146,7 +227,17 @@ def test_pretrain_graph_interrupted_at_the_very_end_only_writes_the_artifact(
 def test_epoch_log_line_has_the_numbers(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
     log = graph_loop.MetricsLog(open_location(str(tmp_path)))
     with caplog.at_level("INFO", logger="xrec"):
-        graph_loop._log_epoch(log, {"epoch": 7, "loss": 0.25, "recall@20": 0.31416, "ndcg@20": 0.2, "seconds": 1.5, "time": 0.0})
+        graph_loop._log_epoch(
+            log,
+            {
+                "epoch": 7,
+                "loss": 0.25,
+                "recall@20": 0.31416,
+                "ndcg@20": 0.2,
+                "seconds": 1.5,
+                "time": 0.0,
+            },
+        )
         graph_loop._log_epoch(log, {"epoch": 8, "loss": 0.125, "seconds": 1.5, "time": 0.0})
     assert "epoch 7: loss 0.2500, recall@20 0.3142, ndcg@20 0.2000 (1.5 s)" in caplog.text
     assert "epoch 8: loss 0.1250 (1.5 s)" in caplog.text

@@ -29,23 +29,33 @@ def metrics_of(folder: Path) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def unbroken(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory, make_graph_config: Any) -> tuple[Manifest, list[dict[str, Any]]]:
+def unbroken(
+    ray_cluster: None, tmp_path_factory: pytest.TempPathFactory, make_graph_config: Any
+) -> tuple[Manifest, list[dict[str, Any]]]:
     """One worker, twelve epochs at a stretch."""
     folder = tmp_path_factory.mktemp("unbroken") / "graph"
     return pretrain_graph(make_graph_config(folder, **EPOCHS)), metrics_of(folder)
 
 
-def assert_same(folder: Path, manifest: Manifest, unbroken: tuple[Manifest, list[dict[str, Any]]]) -> None:
+def assert_same(
+    folder: Path, manifest: Manifest, unbroken: tuple[Manifest, list[dict[str, Any]]]
+) -> None:
     expected_manifest, expected = unbroken
     metrics = metrics_of(folder)
     assert [row["epoch"] for row in metrics] == list(range(1, 13))
     for name in ("loss", "learning_rate"):
-        assert [row[name] for row in metrics] == pytest.approx([row[name] for row in expected], rel=1e-4)
-    assert [row["ndcg@20"] for row in metrics] == pytest.approx([row["ndcg@20"] for row in expected], abs=1e-3)
+        assert [row[name] for row in metrics] == pytest.approx(
+            [row[name] for row in expected], rel=1e-4
+        )
+    assert [row["ndcg@20"] for row in metrics] == pytest.approx(
+        [row["ndcg@20"] for row in expected], abs=1e-3
+    )
     assert manifest.run == expected_manifest.run
     for split in ("validation", "test"):
         for name in ("recall@20", "ndcg@20"):
-            assert manifest.metrics[split][name] == pytest.approx(expected_manifest.metrics[split][name], abs=1e-3)
+            assert manifest.metrics[split][name] == pytest.approx(
+                expected_manifest.metrics[split][name], abs=1e-3
+            )
 
 
 @pytest.fixture
@@ -69,15 +79,23 @@ def kill_a_worker_after(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], list
 
 
 def test_worker_killed_is_replaced_and_training_goes_on_from_the_checkpoint(
-    unbroken: tuple[Manifest, list[dict[str, Any]]], make_graph_config: Any, tmp_path: Path, kill_a_worker_after: Callable[[int], list[int]]
+    unbroken: tuple[Manifest, list[dict[str, Any]]],
+    make_graph_config: Any,
+    tmp_path: Path,
+    kill_a_worker_after: Callable[[int], list[int]],
 ) -> None:
     killed = kill_a_worker_after(5)
-    manifest = pretrain_graph(make_graph_config(tmp_path / "graph", num_workers=2, max_failures=1, **EPOCHS))
+    manifest = pretrain_graph(
+        make_graph_config(tmp_path / "graph", num_workers=2, max_failures=1, **EPOCHS)
+    )
     assert len(killed) == 1
     assert_same(tmp_path / "graph", manifest, unbroken)
 
 
-@pytest.mark.parametrize(("before", "after"), [((1, "replicated"), (3, "partitioned")), ((2, "partitioned"), (2, "replicated"))])
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [((1, "replicated"), (3, "partitioned")), ((2, "partitioned"), (2, "replicated"))],
+)
 def test_run_that_failed_goes_on_with_other_workers_in_the_other_mode(
     unbroken: tuple[Manifest, list[dict[str, Any]]],
     make_graph_config: Any,
@@ -92,7 +110,9 @@ def test_run_that_failed_goes_on_with_other_workers_in_the_other_mode(
     times = {row["epoch"]: row["time"] for row in metrics_of(tmp_path / "graph")}
     manifest = pretrain_graph(make_graph_config(tmp_path / "graph", *after, **EPOCHS))
     assert_same(tmp_path / "graph", manifest, unbroken)
-    assert [row["time"] for row in metrics_of(tmp_path / "graph")[:4]] == [times[epoch] for epoch in (1, 2, 3, 4)]  # not trained again
+    assert [row["time"] for row in metrics_of(tmp_path / "graph")[:4]] == [
+        times[epoch] for epoch in (1, 2, 3, 4)
+    ]  # not trained again
 
 
 def test_driver_killed_and_started_again_goes_on_from_the_checkpoint(
@@ -105,10 +125,14 @@ def test_driver_killed_and_started_again_goes_on_from_the_checkpoint(
         assert process.wait(timeout=300) == 0, (tmp_path / "log").read_text()
     manifest = Manifest.model_validate_json((tmp_path / "graph" / "manifest.json").read_text())
     assert_same(tmp_path / "graph", manifest, unbroken)
-    assert [row["time"] for row in metrics_of(tmp_path / "graph")[:4]] == [times[epoch] for epoch in (1, 2, 3, 4)]
+    assert [row["time"] for row in metrics_of(tmp_path / "graph")[:4]] == [
+        times[epoch] for epoch in (1, 2, 3, 4)
+    ]
 
 
-def _run_and_kill_driver(config: PretrainGraphConfig, folder: Path, after_epoch: int) -> dict[int, float]:
+def _run_and_kill_driver(
+    config: PretrainGraphConfig, folder: Path, after_epoch: int
+) -> dict[int, float]:
     """Start the command, kill -9 it after an epoch, end by pid what it leaves behind; returns each epoch's time of writing."""
     with _driver(config, folder) as process:
         deadline = time.monotonic() + 240
@@ -120,7 +144,15 @@ def _run_and_kill_driver(config: PretrainGraphConfig, folder: Path, after_epoch:
     return {row["epoch"]: row["time"] for row in metrics_of(folder / "graph")}
 
 
-def _driver(config: PretrainGraphConfig, folder: Path) -> AbstractContextManager["subprocess.Popen[bytes]"]:
+def _driver(
+    config: PretrainGraphConfig, folder: Path
+) -> AbstractContextManager["subprocess.Popen[bytes]"]:
     """`xrec pretrain-graph` with a Ray cluster of its own."""
     (folder / "graph.yaml").write_text(resolved_yaml(config))
-    return driver("pretrain-graph", folder / "graph.yaml", folder / "log", "ray.num_cpus=4", "ray.address=local")
+    return driver(
+        "pretrain-graph",
+        folder / "graph.yaml",
+        folder / "log",
+        "ray.num_cpus=4",
+        "ray.address=local",
+    )

@@ -22,7 +22,10 @@ def events(data: bytes) -> list[tuple[int, str, float, float]]:
         (length,) = struct.unpack("<Q", data[:8])
         event = Event()
         event.ParseFromString(data[12 : 12 + length])
-        scalars += [(event.step, value.tag, value.simple_value, event.wall_time) for value in event.summary.value]
+        scalars += [
+            (event.step, value.tag, value.simple_value, event.wall_time)
+            for value in event.summary.value
+        ]
         data = data[16 + length :]
     return scalars
 
@@ -41,7 +44,11 @@ def test_metrics_log_on_s3_goes_on_after_an_interruption_with_each_epoch_once(s3
     expected = [row(1, 1.0), row(2, 0.25, **{"ndcg@20": 0.5})]
     assert second.rows == expected
     assert lines(location) == expected
-    assert events((location / EVENTS).read_bytes()) == [(1, "loss", 1.0, 1001.0), (2, "loss", 0.25, 1002.0), (2, "ndcg_20", 0.5, 1002.0)]
+    assert events((location / EVENTS).read_bytes()) == [
+        (1, "loss", 1.0, 1001.0),
+        (2, "loss", 0.25, 1002.0),
+        (2, "ndcg_20", 0.5, 1002.0),
+    ]
 
 
 def test_metrics_log_writes_a_file_that_tensorboard_looks_for(tmp_path: Path) -> None:
@@ -51,7 +58,11 @@ def test_metrics_log_writes_a_file_that_tensorboard_looks_for(tmp_path: Path) ->
 
 
 def test_event_file_only_grows() -> None:
-    header = 8 + 4 + len(Event(wall_time=1.0, file_version="brain.Event:2").SerializeToString()) + 4  # holds the time of writing
+    header = (
+        8 + 4 + len(Event(wall_time=1.0, file_version="brain.Event:2").SerializeToString()) + 4
+    )  # holds the time of writing
     shorter, longer = event_file([row(1, 0.5)]), event_file([row(1, 0.5), row(2, 0.25)])
     assert len(longer) > len(shorter)
-    assert longer[header : len(shorter)] == shorter[header:]  # a running TensorBoard reads on from where it was
+    assert (
+        longer[header : len(shorter)] == shorter[header:]
+    )  # a running TensorBoard reads on from where it was

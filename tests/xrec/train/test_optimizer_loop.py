@@ -35,12 +35,19 @@ def weights_by_stage(config: dict[str, Any]) -> None:
             "bf16": {"enabled": dtype == "bfloat16"},
             "zero_optimization": {"stage": stage},
         }
-        return initialize_engine(module, optimizer, settings, torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 / (1 + step)))
+        return initialize_engine(
+            module,
+            optimizer,
+            settings,
+            torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 / (1 + step)),
+        )
 
     def train(engine: Any, first: int, last: int) -> None:
         for step in range(first, last):
             for micro in range(2):
-                row = torch.tensor([[1.0 + rank(), -step, 2.0 + micro]], dtype=engine.module[1].bias.dtype)
+                row = torch.tensor(
+                    [[1.0 + rank(), -step, 2.0 + micro]], dtype=engine.module[1].bias.dtype
+                )
                 engine.backward(engine(row).square().sum())
                 engine.step()
 
@@ -53,13 +60,18 @@ def weights_by_stage(config: dict[str, Any]) -> None:
             engine = build(source, dtype)
             train(engine, 0, config["before"])
             states = [whole_state(engine, parameter) for parameter in trained(engine)]
-            states = [type(state)(*(tensor.clone() for tensor in vars(state).values())) for state in states]
+            states = [
+                type(state)(*(tensor.clone() for tensor in vars(state).values()))
+                for state in states
+            ]
             train(engine, config["before"], config["before"] + config["after"])
             found[f"{dtype} {source}"] = _flat(engine, trained(engine))
             for target in range(4):
                 other = build(target, dtype)
                 train(other, 0, 1)
-                restore_states(other, dict(zip(trained(other), states, strict=True)), config["before"])
+                restore_states(
+                    other, dict(zip(trained(other), states, strict=True)), config["before"]
+                )
                 train(other, config["before"], config["before"] + config["after"])
                 found[f"{dtype} {source} to {target}"] = _flat(other, trained(other))
     report({"found": found}, {"empty": b""})
@@ -68,13 +80,19 @@ def weights_by_stage(config: dict[str, Any]) -> None:
 def _flat(engine: Any, parameters: list[Any]) -> list[float]:
     from xrec.train.optimizer_loop import whole_state
 
-    return [value for parameter in parameters for value in whole_state(engine, parameter).weight.flatten().tolist()]
+    return [
+        value
+        for parameter in parameters
+        for value in whole_state(engine, parameter).weight.flatten().tolist()
+    ]
 
 
 def test_states_restored_at_another_stage_go_on_as_if_nothing_had_happened(tmp_path: Path) -> None:
     config = {"before": STEPS_BEFORE, "after": STEPS_AFTER}
     scaling = ScalingConfig(num_workers=2, device="cpu", max_failures=0)
-    found = fit(weights_by_stage, config, scaling=scaling, storage=open_location(str(tmp_path)), name="run").metrics["found"]
+    found = fit(
+        weights_by_stage, config, scaling=scaling, storage=open_location(str(tmp_path)), name="run"
+    ).metrics["found"]
     assert len(found) == 2 * 4 * 5
     for moved in (name for name in found if " to " in name):
         tolerance = 1e-5 if moved.startswith("float32") else 0.02

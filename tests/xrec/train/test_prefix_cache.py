@@ -12,7 +12,10 @@ from xrec.train.prefix_cache import PrefixCache
 
 V = 64
 ROWS = ([5, 6], [], [9, 9, 9, 9], [7])  # own texts of four prompts
-EXAMPLES = [Example([1, 2, 3, *own, V + row, V + NUM_USERS + row, 4], [8, row + 10, 2]) for row, own in enumerate(ROWS)]
+EXAMPLES = [
+    Example([1, 2, 3, *own, V + row, V + NUM_USERS + row, 4], [8, row + 10, 2])
+    for row, own in enumerate(ROWS)
+]
 BYTES_A_TOKEN = 2 * 2 * 2 * 8 * 4  # layers, keys and values, heads, head_dim, float32
 ALL_BYTES = sum(map(len, ROWS)) * BYTES_A_TOKEN
 
@@ -27,22 +30,30 @@ def model() -> LlamaForCausalLM:
 def count_passes(model: LlamaForCausalLM) -> list[tuple[int, int]]:
     """Shapes of the input ids of each pass through the decoder from now on."""
     shapes: list[tuple[int, int]] = []
-    model.get_decoder().register_forward_pre_hook(lambda _, args, kwargs: shapes.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True)
+    model.get_decoder().register_forward_pre_hook(
+        lambda _, args, kwargs: shapes.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
+    )
     return shapes
 
 
-def loss_of(model: LlamaForCausalLM, cache: PrefixCache, examples: Sequence[Example] = EXAMPLES) -> float:
+def loss_of(
+    model: LlamaForCausalLM, cache: PrefixCache, examples: Sequence[Example] = EXAMPLES
+) -> float:
     past, rest = cache.split(model, examples)
     return float(token_nll(model, collate(rest), past).sum())
 
 
 @pytest.mark.parametrize("budget_bytes", [0, 3 * BYTES_A_TOKEN, ALL_BYTES, 10**9])
 @torch.no_grad()
-def test_prefix_cache_with_any_budget_gives_the_loss_of_whole_rows(model: LlamaForCausalLM, budget_bytes: int) -> None:
+def test_prefix_cache_with_any_budget_gives_the_loss_of_whole_rows(
+    model: LlamaForCausalLM, budget_bytes: int
+) -> None:
     expected = sum(float(token_nll(model, collate([example])).sum()) for example in EXAMPLES)
     cache = PrefixCache(model, EXAMPLES, budget_bytes=budget_bytes)
     assert [loss_of(model, cache) for _ in range(3)] == pytest.approx([expected] * 3, rel=1e-5)
-    assert loss_of(model, cache, EXAMPLES[:1]) + loss_of(model, cache, EXAMPLES[1:]) == pytest.approx(expected, rel=1e-5)
+    assert loss_of(model, cache, EXAMPLES[:1]) + loss_of(
+        model, cache, EXAMPLES[1:]
+    ) == pytest.approx(expected, rel=1e-5)
     assert cache.num_bytes <= budget_bytes
 
 
@@ -61,7 +72,9 @@ def test_prefix_cache_within_budget_computes_each_beginning_once(model: LlamaFor
 
 @torch.no_grad()
 def test_prefix_cache_row_without_room_is_computed_each_time(model: LlamaForCausalLM) -> None:
-    cache = PrefixCache(model, EXAMPLES, budget_bytes=3 * BYTES_A_TOKEN)  # room for [5, 6] and [7], not for [9, 9, 9, 9]
+    cache = PrefixCache(
+        model, EXAMPLES, budget_bytes=3 * BYTES_A_TOKEN
+    )  # room for [5, 6] and [7], not for [9, 9, 9, 9]
     shapes = count_passes(model)
     for _ in range(3):
         cache.split(model, EXAMPLES)
@@ -87,7 +100,9 @@ def test_prefix_cache_goes_along_when_another_worker_computes(model: LlamaForCau
     assert cache.num_bytes == ALL_BYTES
 
 
-def test_prefix_cache_tokens_right_after_the_shared_text_leave_nothing_to_keep(model: LlamaForCausalLM) -> None:
+def test_prefix_cache_tokens_right_after_the_shared_text_leave_nothing_to_keep(
+    model: LlamaForCausalLM,
+) -> None:
     examples = [Example([1, 2, V + row, 5, 6, row], [7]) for row in range(3)]
     cache = PrefixCache(model, examples, budget_bytes=10**9)
     shapes = count_passes(model)

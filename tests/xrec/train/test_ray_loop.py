@@ -19,12 +19,18 @@ def storage(tmp_path: Path) -> Location:
     return open_location(str(tmp_path))
 
 
-def run(loop: Any, storage: Location, config: dict[str, Any] | None = None, **settings: Any) -> TrainingOutcome:
-    scaling = ScalingConfig(**{"num_workers": 1, "device": "cpu", "max_failures": 0, **settings.pop("scaling", {})})
+def run(
+    loop: Any, storage: Location, config: dict[str, Any] | None = None, **settings: Any
+) -> TrainingOutcome:
+    scaling = ScalingConfig(
+        **{"num_workers": 1, "device": "cpu", "max_failures": 0, **settings.pop("scaling", {})}
+    )
     return fit(loop, config or {}, scaling=scaling, storage=storage, name="run", **settings)
 
 
-def test_fit_two_workers_passes_reports_on_and_keeps_the_last_files(storage: Location, caplog: pytest.LogCaptureFixture) -> None:
+def test_fit_two_workers_passes_reports_on_and_keeps_the_last_files(
+    storage: Location, caplog: pytest.LogCaptureFixture
+) -> None:
     def loop(config: dict[str, Any]) -> None:
         import torch
 
@@ -32,21 +38,39 @@ def test_fit_two_workers_passes_reports_on_and_keeps_the_last_files(storage: Loc
 
         torch.manual_seed(0)
         module = torch.nn.Linear(2, 1, bias=False).to(worker_device())
-        settings = {"train_micro_batch_size_per_gpu": 1, "zero_allow_untested_optimizer": True, "zero_optimization": {"stage": 1}}
+        settings = {
+            "train_micro_batch_size_per_gpu": 1,
+            "zero_allow_untested_optimizer": True,
+            "zero_optimization": {"stage": 1},
+        }
         engine = initialize_engine(module, torch.optim.SGD(module.parameters(), lr=1.0), settings)
         before = module.weight.detach().clone()
         engine.backward(engine(torch.full((1, 2), float(rank()))).sum())
         engine.step()
-        moved = (before - module.weight).detach().flatten().tolist()  # the mean of the ranks' gradients 0 and 1
+        moved = (
+            (before - module.weight).detach().flatten().tolist()
+        )  # the mean of the ranks' gradients 0 and 1
         for epoch, score in enumerate(config["scores"], start=1):
-            metrics = {"epoch": epoch, "score": score, "moved": moved, "world_size": world_size(), "threads": torch.get_num_threads()}
+            metrics = {
+                "epoch": epoch,
+                "score": score,
+                "moved": moved,
+                "world_size": world_size(),
+                "threads": torch.get_num_threads(),
+            }
             report(metrics, {"epoch.txt": f"{epoch}".encode()})
             report({"note": "half way"}, {"epoch.txt": b"-"} if epoch == 2 else None)
 
     seen: list[float] = []
     scaling = {"num_workers": 2}
     with caplog.at_level("INFO", logger="xrec"):
-        outcome = run(loop, storage, {"scores": [0.1, 0.9, 0.3]}, scaling=scaling, on_report=lambda metrics: seen.append(metrics["score"]))
+        outcome = run(
+            loop,
+            storage,
+            {"scores": [0.1, 0.9, 0.3]},
+            scaling=scaling,
+            on_report=lambda metrics: seen.append(metrics["score"]),
+        )
 
     assert seen == [0.1, 0.9, 0.3]
     assert "half way" in caplog.messages
@@ -58,7 +82,9 @@ def test_fit_two_workers_passes_reports_on_and_keeps_the_last_files(storage: Loc
     assert "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S" not in os.environ
 
 
-def test_fit_xrec_error_in_worker_is_raised_as_it_is_without_a_retry(storage: Location, tmp_path: Path) -> None:
+def test_fit_xrec_error_in_worker_is_raised_as_it_is_without_a_retry(
+    storage: Location, tmp_path: Path
+) -> None:
     def loop(config: dict[str, Any]) -> None:
         from pathlib import Path
 
@@ -73,7 +99,9 @@ def test_fit_xrec_error_in_worker_is_raised_as_it_is_without_a_retry(storage: Lo
     assert (tmp_path / "log").read_text() == "started\n"
 
 
-def test_fit_worker_lost_is_replaced_and_other_error_is_a_training_error(storage: Location, tmp_path: Path) -> None:
+def test_fit_worker_lost_is_replaced_and_other_error_is_a_training_error(
+    storage: Location, tmp_path: Path
+) -> None:
     def loop(config: dict[str, Any]) -> None:
         import os
         from pathlib import Path
@@ -99,7 +127,11 @@ def test_fit_resumed_goes_on_from_the_files_of_all_workers(storage: Location) ->
         with last_checkpoint() as read:
             there = [read(f"rank-{rank}").decode() for rank in range(2)] if read else []
         for epoch in config["epochs"]:
-            report({"epoch": epoch, "there": there}, {f"rank-{rank()}": f"epoch {epoch}".encode()}, every_worker=True)
+            report(
+                {"epoch": epoch, "there": there},
+                {f"rank-{rank()}": f"epoch {epoch}".encode()},
+                every_worker=True,
+            )
 
     def fit_epochs(epochs: list[int]) -> TrainingOutcome:
         return run(loop, storage, {"epochs": epochs}, scaling={"num_workers": 2})
@@ -116,13 +148,17 @@ def test_fit_more_workers_than_cpus_raises_cluster_error(storage: Location) -> N
         run(lambda config: None, storage, scaling={"num_workers": 64})
 
 
-def test_fit_elastic_asks_only_for_the_fewest_workers_and_trains_on_as_many_as_fit(storage: Location) -> None:
+def test_fit_elastic_asks_only_for_the_fewest_workers_and_trains_on_as_many_as_fit(
+    storage: Location,
+) -> None:
     def loop(config: dict[str, Any]) -> None:
         from xrec.train.ray_loop import report, world_size
 
         report({"world_size": world_size()}, {"file": b""})
 
-    assert run(loop, storage, scaling={"num_workers": 64, "min_workers": 2}).metrics == {"world_size": 4}
+    assert run(loop, storage, scaling={"num_workers": 64, "min_workers": 2}).metrics == {
+        "world_size": 4
+    }
     with pytest.raises(ClusterError, match="5 workers with 1 CPU"):
         run(loop, storage, scaling={"num_workers": 64, "min_workers": 5})
 

@@ -8,4 +8,11 @@ from xrec.data.sample.language import LanguageExample, generate_language_example
 from xrec.data.sample.texts import ASPECTS
 from xrec.data.sample.town import Town, generate_town, town_source
 
-__all__ = ["ASPECTS", "LanguageExample", "Town", "generate_language_examples", "generate_town", "town_source"]
+__all__ = [
+    "ASPECTS",
+    "LanguageExample",
+    "Town",
+    "generate_language_examples",
+    "generate_town",
+    "town_source",
+]

@@ -24,7 +24,11 @@ _PHRASINGS = {
     "late hours": ("late hours", "its late hours", "late hours all week"),
     "quiet garden": ("a quiet garden", "its quiet garden", "a quiet garden out back"),
     "live music": ("live music", "its live music", "live music on Fridays"),
-    "dog-friendly tables": ("dog-friendly tables", "its dog-friendly tables", "plenty of dog-friendly tables"),
+    "dog-friendly tables": (
+        "dog-friendly tables",
+        "its dog-friendly tables",
+        "plenty of dog-friendly tables",
+    ),
     "fresh pastries": ("fresh pastries", "its fresh pastries", "fresh pastries every day"),
     "strong coffee": ("strong coffee", "its strong coffee", "good strong coffee"),
     "river view": ("a river view", "its river view", "a wide river view"),
@@ -82,7 +86,11 @@ _EXPLANATION_TEMPLATES = (
 )
 _TASTE_TEMPLATES = {
     1: ("Loves {0} above all.", "Cares most about {0}.", "Likes nothing more than {0}."),
-    2: ("Loves {0} above all, then {1}.", "Cares most about {0}, then {1}.", "Likes nothing more than {0}, after that {1}."),
+    2: (
+        "Loves {0} above all, then {1}.",
+        "Cares most about {0}, then {1}.",
+        "Likes nothing more than {0}, after that {1}.",
+    ),
     3: (
         "Loves {0} above all, then {1}, then {2}.",
         "Cares most about {0}, then {1}, then {2}.",
@@ -103,9 +111,18 @@ def item_title(number: int) -> str:
 
 def item_profile(aspects: Sequence[str], rng: Random) -> str:
     """25 to 35 words that name the item's four aspects, in random order."""
-    a, b, c, d = (rng.choice(_PHRASINGS[aspect]) for aspect in rng.sample(aspects, k=ASPECTS_PER_ITEM))
+    a, b, c, d = (
+        rng.choice(_PHRASINGS[aspect]) for aspect in rng.sample(aspects, k=ASPECTS_PER_ITEM)
+    )
     text = rng.choice(_ITEM_TEMPLATES).format(
-        mood=rng.choice(_MOODS), trade=rng.choice(_TRADES), street=rng.choice(_STREETS), owner=rng.choice(_OWNERS), a=a, b=b, c=c, d=d
+        mood=rng.choice(_MOODS),
+        trade=rng.choice(_TRADES),
+        street=rng.choice(_STREETS),
+        owner=rng.choice(_OWNERS),
+        a=a,
+        b=b,
+        c=c,
+        d=d,
     )
     return text[0].upper() + text[1:]
 

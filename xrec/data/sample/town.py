@@ -50,7 +50,9 @@ def generate_town(source: SampleSource) -> Town:
     visits = _draw_visits(taste, item_aspects, source.interactions_per_user, rng)
     explained = visits[:, : source.explanations_per_user]
     best_aspects = best_aspect(taste, item_aspects, explained)
-    title_numbers = rng.permutation(max(source.num_items, texts.NUM_PLAIN_TITLES))[: source.num_items]
+    title_numbers = rng.permutation(max(source.num_items, texts.NUM_PLAIN_TITLES))[
+        : source.num_items
+    ]
     titles = [texts.item_title(int(number)) for number in title_numbers]
     return Town(
         taste=taste,
@@ -67,7 +69,11 @@ def generate_town(source: SampleSource) -> Town:
     )
 
 
-def best_aspect(taste: npt.NDArray[np.float64], item_aspects: npt.NDArray[np.int64], items: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+def best_aspect(
+    taste: npt.NDArray[np.float64],
+    item_aspects: npt.NDArray[np.int64],
+    items: npt.NDArray[np.int64],
+) -> npt.NDArray[np.int64]:
     """Of the items' four aspects the one that the user likes most.
 
     taste (U, A), item_aspects (I, 4), items (U, X), row u the items in question of user u -> (U, X) int64.
@@ -85,10 +91,14 @@ def town_source(town: Town) -> SourceData:
     explained = _pairs(explained_items, user_ids, item_ids, "explanations")
     planted = explained.select(["user_id", "item_id"])
     planted = planted.append_column("aspect", pa.array(_phrases(town.best_aspects.ravel())))
-    planted = planted.append_column("aspects", pa.array([_phrases(town.item_aspects[item]) for item in explained_items.ravel()]))
+    planted = planted.append_column(
+        "aspects", pa.array([_phrases(town.item_aspects[item]) for item in explained_items.ravel()])
+    )
     return SourceData(
         users=pa.table({"user_id": user_ids, "profile": town.user_profiles}),
-        items=pa.table({"item_id": item_ids, "title": town.item_titles, "profile": town.item_profiles}),
+        items=pa.table(
+            {"item_id": item_ids, "title": town.item_titles, "profile": town.item_profiles}
+        ),
         interactions=_pairs(town.visits, user_ids, item_ids, "interactions"),
         explanations=explained.append_column("explanation", pa.array(town.explanations)),
         planted=planted,
@@ -108,7 +118,10 @@ def _draw_item_aspects(num_items: int, rng: np.random.Generator) -> npt.NDArray[
 
 
 def _draw_visits(
-    taste: npt.NDArray[np.float64], item_aspects: npt.NDArray[np.int64], num_visits: int, rng: np.random.Generator
+    taste: npt.NDArray[np.float64],
+    item_aspects: npt.NDArray[np.int64],
+    num_visits: int,
+    rng: np.random.Generator,
 ) -> npt.NDArray[np.int64]:
     utility = taste[:, item_aspects].sum(axis=2)  # (U, I, 4) -> (U, I)
     noisy = utility / TEMPERATURE + rng.gumbel(size=utility.shape)
@@ -120,11 +133,15 @@ def _phrases(aspects: npt.NDArray[np.int64]) -> list[str]:
     return [texts.ASPECTS[aspect] for aspect in aspects]
 
 
-def _pairs(items: npt.NDArray[np.int64], user_ids: list[str], item_ids: list[str], file: str) -> pa.Table:
+def _pairs(
+    items: npt.NDArray[np.int64], user_ids: list[str], item_ids: list[str], file: str
+) -> pa.Table:
     """A row for each user (row of `items`) and item; no split of its own, so the hash decides."""
     return pa.table(
         {
-            "user_id": [user_ids[user] for user in np.repeat(np.arange(len(items)), items.shape[1])],
+            "user_id": [
+                user_ids[user] for user in np.repeat(np.arange(len(items)), items.shape[1])
+            ],
             "item_id": [item_ids[item] for item in items.ravel()],
             "split": pa.nulls(items.size, pa.string()),
             "file": [file] * items.size,

@@ -25,12 +25,23 @@ def write_attachment(folder: Path, adapter: TrainedAdapter, graph: GraphEmbeddin
     adapter.check_graph(graph.manifest.fingerprint)
     adapter.save_pretrained(folder)
     users, items = input_vectors(adapter.config.model, graph.users, graph.items)
-    safetensors.torch.save_file({"users": users.contiguous(), "items": items.contiguous()}, folder / _VECTORS)
-    return Attachment(str(folder), adapter.adapters.injection, content_hash(config_bytes(adapter.config)))
+    safetensors.torch.save_file(
+        {"users": users.contiguous(), "items": items.contiguous()}, folder / _VECTORS
+    )
+    return Attachment(
+        str(folder), adapter.adapters.injection, content_hash(config_bytes(adapter.config))
+    )
 
 
 def load_embedding(attachment: Attachment, token_embedding: nn.Module) -> CollaborativeEmbedding:
     """`token_embedding` with users and items: adapters in torch's default dtype and device, the table in mapped memory."""
     adapters = TrainedAdapter.from_pretrained(attachment.folder).adapters
     vectors = safetensors.torch.load_file(Path(attachment.folder) / _VECTORS)
-    return CollaborativeEmbedding(token_embedding, vectors["users"], vectors["items"], adapters.user, adapters.item, adapters.user.num_tokens)  # type: ignore[arg-type]
+    return CollaborativeEmbedding(
+        token_embedding,
+        vectors["users"],
+        vectors["items"],
+        adapters.user,
+        adapters.item,
+        adapters.user.num_tokens,
+    )  # type: ignore[arg-type]

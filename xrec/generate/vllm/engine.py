@@ -30,7 +30,9 @@ from xrec.llm.model import folder_stop_token_ids, resolve_device, resolve_dtype
 from xrec.storage import fingerprint_of
 
 _BASE_ARCHITECTURE = "LlamaForCausalLM"
-_BLOCK_SIZE = 32  # tokens; the prefix cache finds whole blocks only, and vLLM's default on CPUs is 128
+_BLOCK_SIZE = (
+    32  # tokens; the prefix cache finds whole blocks only, and vLLM's default on CPUs is 128
+)
 
 
 class VllmEngine:
@@ -60,12 +62,16 @@ class VllmEngine:
     ):
         _check_device(device)
         config = _checked_config(model_folder, adapter)
-        self.vocabulary = Vocabulary(config.vocab_size, len(graph.users), len(graph.items), adapter.config.model.num_tokens)
+        self.vocabulary = Vocabulary(
+            config.vocab_size, len(graph.users), len(graph.items), adapter.config.model.num_tokens
+        )
         self.tokenizer = tokenizer
         self.stop_token_ids = folder_stop_token_ids(model_folder, tokenizer)
         self.num_prompt_tokens = 0
         self.num_cached_tokens = 0
-        self._folder = TemporaryDirectory(prefix="xrec-vllm-")  # the workers read it while they start
+        self._folder = TemporaryDirectory(
+            prefix="xrec-vllm-"
+        )  # the workers read it while they start
         arguments = EngineArgs(
             model=str(model_folder),
             hf_overrides={"architectures": [ARCHITECTURE]},
@@ -84,24 +90,39 @@ class VllmEngine:
         )
         with _threads(num_threads):
             self._engine = LLMEngine.from_engine_args(arguments)
-        self._context, self._max_num_tokens = config.max_position_embeddings, self._engine.model_config.max_model_len
+        self._context, self._max_num_tokens = (
+            config.max_position_embeddings,
+            self._engine.model_config.max_model_len,
+        )
 
     @property
     def prefix_hit_share(self) -> float:
         """Share of all prompt tokens so far whose keys and values were found in the prefix cache."""
         return self.num_cached_tokens / max(1, self.num_prompt_tokens)
 
-    def generate(self, prompts: Sequence[Sequence[int]], decoding: DecodingConfig) -> Iterator[Completion]:
+    def generate(
+        self, prompts: Sequence[Sequence[int]], decoding: DecodingConfig
+    ) -> Iterator[Completion]:
         """Yield one completion a prompt, as they finish; ValueError while another call's completions are not all taken."""
         if self._engine.has_unfinished_requests():
-            raise ValueError("this engine is generating already; take all completions of one call, or close it, before the next")
-        failures = {index: failure for index, prompt in enumerate(prompts) if (failure := self._failure(prompt, decoding))}
+            raise ValueError(
+                "this engine is generating already; take all completions of one call, or close it, before the next"
+            )
+        failures = {
+            index: failure
+            for index, prompt in enumerate(prompts)
+            if (failure := self._failure(prompt, decoding))
+        }
         for index, failure in failures.items():
             yield Completion(index, [], "failed", failure)
         waiting = {str(index): index for index in range(len(prompts)) if index not in failures}
         try:
             for request_id, index in waiting.items():
-                self._engine.add_request(request_id, tokens_input(list(prompts[index])), self._sampling(decoding, prompts[index]))
+                self._engine.add_request(
+                    request_id,
+                    tokens_input(list(prompts[index])),
+                    self._sampling(decoding, prompts[index]),
+                )
             while waiting:
                 for output in self._engine.step():
                     completion = self._completion(output, waiting[output.request_id], decoding.stop)
@@ -127,10 +148,14 @@ class VllmEngine:
             seed=int(fingerprint_of([decoding.seed, *prompt]), 16) >> 1,
             stop_token_ids=self.stop_token_ids,
             detokenize=False,
-            output_kind=RequestOutputKind.CUMULATIVE if decoding.stop else RequestOutputKind.FINAL_ONLY,
+            output_kind=RequestOutputKind.CUMULATIVE
+            if decoding.stop
+            else RequestOutputKind.FINAL_ONLY,
         )
 
-    def _completion(self, output: RequestOutput, index: int, stop: Sequence[str]) -> Completion | None:
+    def _completion(
+        self, output: RequestOutput, index: int, stop: Sequence[str]
+    ) -> Completion | None:
         """None: it goes on. vLLM leaves the stop token in its place; it has no tokenizer, so stop strings are looked for here."""
         (sequence,) = output.outputs
         token_ids = list(sequence.token_ids)

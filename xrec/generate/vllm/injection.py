@@ -44,8 +44,14 @@ class Projection:
             raise ModelError(
                 f"direct: q is {self.num_heads * self.head_dim} wide, h {self.hidden_size}; it needs them alike: use model.injection=projected"
             )
-        query = adapted.unflatten(-1, (self.num_heads, self.head_dim)).chunk(self.world_size, dim=1)[self.rank].flatten(1)
-        folded = fold_heads(adapted, self.num_key_value_heads, self.head_dim).unflatten(-1, (self.num_key_value_heads, self.head_dim))
+        query = (
+            adapted.unflatten(-1, (self.num_heads, self.head_dim))
+            .chunk(self.world_size, dim=1)[self.rank]
+            .flatten(1)
+        )
+        folded = fold_heads(adapted, self.num_key_value_heads, self.head_dim).unflatten(
+            -1, (self.num_key_value_heads, self.head_dim)
+        )
         start = self.rank * self.num_key_value_heads // self.world_size
         key = folded[:, start : start + self._num_local_key_value_heads].flatten(1)
         return torch.cat([query, key, key], dim=-1)

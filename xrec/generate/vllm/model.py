@@ -12,7 +12,12 @@ from torch import Tensor, nn
 from vllm.compilation.decorators import support_torch_compile
 from vllm.config import VllmConfig
 from vllm.distributed import get_tensor_model_parallel_rank, get_tensor_model_parallel_world_size
-from vllm.model_executor.models.llama import LlamaAttention, LlamaDecoderLayer, LlamaForCausalLM, LlamaModel
+from vllm.model_executor.models.llama import (
+    LlamaAttention,
+    LlamaDecoderLayer,
+    LlamaForCausalLM,
+    LlamaModel,
+)
 from vllm.sequence import IntermediateTensors
 from vllm.utils.torch_utils import set_default_torch_dtype
 
@@ -47,18 +52,27 @@ class InjectedDecoderLayer(LlamaDecoderLayer):
         super().__init__(vllm_config, prefix, attn_layer_type=InjectedAttention)
         self.self_attn.injection_rule = vllm_config.additional_config.injection
 
-    def forward(self, positions: Tensor, hidden_states: Tensor, residual: Tensor | None, injection: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, positions: Tensor, hidden_states: Tensor, residual: Tensor | None, injection: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """As in the base class; norms add the residual and return the sum too."""
         if residual is None:
             residual, hidden_states = hidden_states, self.input_layernorm(hidden_states)
         else:
             hidden_states, residual = self.input_layernorm(hidden_states, residual)
-        hidden_states = self.self_attn(positions=positions, hidden_states=hidden_states, injection=injection)
+        hidden_states = self.self_attn(
+            positions=positions, hidden_states=hidden_states, injection=injection
+        )
         hidden_states, residual = self.post_attention_layernorm(hidden_states, residual)
         return self.mlp(hidden_states), residual
 
 
-@support_torch_compile(dynamic_arg_dims={name: {0: "b"} for name in ("input_ids", "positions", "intermediate_tensors", "inputs_embeds", "injection")})
+@support_torch_compile(
+    dynamic_arg_dims={
+        name: {0: "b"}
+        for name in ("input_ids", "positions", "intermediate_tensors", "inputs_embeds", "injection")
+    }
+)
 class InjectedLlamaModel(LlamaModel):
     """The layers, compiled with `injection` as an input: never None, always the same memory."""
 
@@ -71,7 +85,9 @@ class InjectedLlamaModel(LlamaModel):
         injection: Tensor,
     ) -> Tensor | IntermediateTensors | tuple[Tensor, list[Tensor]]:
         """inputs_embeds (N, H), injection (N, width) -> hidden states (N, H)."""
-        return super().forward(input_ids, positions, intermediate_tensors, inputs_embeds, injection=injection)
+        return super().forward(
+            input_ids, positions, intermediate_tensors, inputs_embeds, injection=injection
+        )
 
 
 class CollaborativeLlamaForCausalLM(LlamaForCausalLM):
@@ -88,9 +104,16 @@ class CollaborativeLlamaForCausalLM(LlamaForCausalLM):
         with set_default_torch_dtype(torch.float32), torch.device("cpu"):
             self.collaborative = load_embedding(attachment, self.model.embed_tokens)
         self.collaborative.to(device)
-        self.injection = InjectionBuffer(vllm_config.scheduler_config.max_num_batched_tokens, self.projection.width(self.rule))
+        self.injection = InjectionBuffer(
+            vllm_config.scheduler_config.max_num_batched_tokens, self.projection.width(self.rule)
+        )
 
-    def _init_model(self, vllm_config: VllmConfig, prefix: str = "", layer_type: type[nn.Module] = InjectedDecoderLayer) -> LlamaModel:
+    def _init_model(
+        self,
+        vllm_config: VllmConfig,
+        prefix: str = "",
+        layer_type: type[nn.Module] = InjectedDecoderLayer,
+    ) -> LlamaModel:
         return InjectedLlamaModel(vllm_config=vllm_config, prefix=prefix, layer_type=layer_type)
 
     def embed_input_ids(self, input_ids: Tensor) -> Tensor:
@@ -108,7 +131,13 @@ class CollaborativeLlamaForCausalLM(LlamaForCausalLM):
         inputs_embeds: Tensor | None = None,
     ) -> Tensor | IntermediateTensors:
         """positions (N,), inputs_embeds (N, H) -> hidden states (N, H)."""
-        return self.model(input_ids, positions, intermediate_tensors, inputs_embeds, self.injection.values[: positions.shape[-1]])
+        return self.model(
+            input_ids,
+            positions,
+            intermediate_tensors,
+            inputs_embeds,
+            self.injection.values[: positions.shape[-1]],
+        )
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> set[str]:
         """Load the base model's weights; the adapters have theirs, and vLLM must not miss them."""
@@ -122,7 +151,8 @@ def _projection(vllm_config: VllmConfig) -> Projection:
         hidden_size=config.hidden_size,
         num_heads=config.num_attention_heads,
         num_key_value_heads=config.num_key_value_heads,
-        head_dim=getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads,
+        head_dim=getattr(config, "head_dim", None)
+        or config.hidden_size // config.num_attention_heads,
         rank=get_tensor_model_parallel_rank(),
         world_size=get_tensor_model_parallel_world_size(),
     )

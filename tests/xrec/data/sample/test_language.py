@@ -13,12 +13,16 @@ def _in_order(text: str) -> list[str]:
     return sorted((aspect for aspect in ASPECTS if aspect in text.lower()), key=text.lower().index)
 
 
-def test_generate_language_examples_explanation_names_the_first_stated_aspect_that_the_item_has() -> None:
+def test_generate_language_examples_explanation_names_the_first_stated_aspect_that_the_item_has() -> (
+    None
+):
     for example in EXAMPLES:
         stated, offered = _in_order(example.user_profile), _in_order(example.item_profile)
         assert 1 <= len(stated) <= 3
         assert len(offered) == 4
-        assert _in_order(example.explanation) == [next(aspect for aspect in stated if aspect in offered)]
+        assert _in_order(example.explanation) == [
+            next(aspect for aspect in stated if aspect in offered)
+        ]
         assert example.item_title in example.explanation
 
 
@@ -29,7 +33,10 @@ def test_generate_language_examples_aspects_are_evenly_spread() -> None:
 
 
 def test_generate_language_examples_second_choices_occur() -> None:
-    second = sum(_in_order(example.user_profile)[0] not in example.item_profile.lower() for example in EXAMPLES)
+    second = sum(
+        _in_order(example.user_profile)[0] not in example.item_profile.lower()
+        for example in EXAMPLES
+    )
     assert second > 200
 
 
@@ -40,8 +47,17 @@ def test_generate_language_examples_same_seed_same_texts_other_seed_others() -> 
 
 def test_generate_language_examples_use_the_towns_words() -> None:
     town = generate_town(SampleSource(kind="sample"))
-    known = {word for e in EXAMPLES for text in (e.user_profile, e.item_title, e.item_profile, e.explanation) for word in text.split()}
-    town_words = {word for text in [*town.user_profiles, *town.item_profiles, *town.explanations] for word in text.split()}
+    known = {
+        word
+        for e in EXAMPLES
+        for text in (e.user_profile, e.item_title, e.item_profile, e.explanation)
+        for word in text.split()
+    }
+    town_words = {
+        word
+        for text in [*town.user_profiles, *town.item_profiles, *town.explanations]
+        for word in text.split()
+    }
     assert not town_words - known
 
 

@@ -13,7 +13,14 @@ from xrec.config import SampleSource, parse_config
 from xrec.data.sample import ASPECTS, Town, generate_town, town_source
 from xrec.errors import ConfigError
 
-SOURCE = SampleSource(kind="sample", num_users=200, num_items=100, interactions_per_user=24, explanations_per_user=8, seed=3)
+SOURCE = SampleSource(
+    kind="sample",
+    num_users=200,
+    num_items=100,
+    interactions_per_user=24,
+    explanations_per_user=8,
+    seed=3,
+)
 Array = npt.NDArray[np.float64]
 Predict = Callable[[Array, npt.NDArray[np.bool_]], npt.NDArray[np.int64]]
 
@@ -69,7 +76,11 @@ def test_user_profile_and_title_name_no_aspect(town: Town) -> None:
 
 
 def test_texts_are_short(town: Town) -> None:
-    lengths = {name: [len(text.split()) for text in texts] for name, texts in vars(town).items() if isinstance(texts, list)}
+    lengths = {
+        name: [len(text.split()) for text in texts]
+        for name, texts in vars(town).items()
+        if isinstance(texts, list)
+    }
     assert 12 <= min(lengths["user_profiles"]) <= max(lengths["user_profiles"]) <= 20
     assert 20 <= min(lengths["item_profiles"]) <= max(lengths["item_profiles"]) <= 36
     assert 10 <= min(lengths["explanations"]) <= max(lengths["explanations"]) <= 20
@@ -77,12 +88,19 @@ def test_texts_are_short(town: Town) -> None:
 
 def test_user_profile_words_do_not_predict_the_favourite() -> None:
     town = generate_town(SOURCE.model_copy(update={"num_users": 2000}))
-    words = [set(profile.lower().replace(",", "").replace(".", "").split()) for profile in town.user_profiles]
+    words = [
+        set(profile.lower().replace(",", "").replace(".", "").split())
+        for profile in town.user_profiles
+    ]
     vocabulary = sorted(set.union(*words))
-    features = np.array([[word in profile for word in vocabulary] for profile in words], dtype=np.float64)
+    features = np.array(
+        [[word in profile for word in vocabulary] for profile in words], dtype=np.float64
+    )
     favourite = town.taste.argmax(axis=1)
     every_aspect = np.ones((2000, len(ASPECTS)), dtype=bool)
-    predicted = _fit_aspects(features[:1400], every_aspect[:1400], favourite[:1400])(features[1400:], every_aspect[1400:])
+    predicted = _fit_aspects(features[:1400], every_aspect[:1400], favourite[:1400])(
+        features[1400:], every_aspect[1400:]
+    )
     # Chance is 1/8; four standard deviations of 600 draws are 0.054.
     assert (predicted == favourite[1400:]).mean() < 0.125 + 0.054
 
@@ -95,7 +113,9 @@ def test_taste_is_recovered_from_the_training_visits_of_the_right_user_only(town
     has_aspect = np.zeros((100, len(ASPECTS)), dtype=bool)
     np.put_along_axis(has_aspect, town.item_aspects, True, axis=1)
     users, columns = np.nonzero(~held_out[:, :8])
-    choose = _fit_aspects(vectors[users], has_aspect[town.visits[users, columns]], town.best_aspects[users, columns])
+    choose = _fit_aspects(
+        vectors[users], has_aspect[town.visits[users, columns]], town.best_aspects[users, columns]
+    )
     users, columns = np.nonzero(held_out[:, :8])
     aspects, right = has_aspect[town.visits[users, columns]], town.best_aspects[users, columns]
     assert (choose(vectors[users], aspects) == right).mean() >= 0.8
@@ -109,11 +129,23 @@ def test_best_aspect_is_not_always_the_favourite(town: Town) -> None:
 
 def test_town_source_gives_each_visit_once_and_without_a_split(town: Town) -> None:
     source = town_source(town)
-    pairs = list(zip(source.interactions["user_id"].to_pylist(), source.interactions["item_id"].to_pylist(), strict=True))
+    pairs = list(
+        zip(
+            source.interactions["user_id"].to_pylist(),
+            source.interactions["item_id"].to_pylist(),
+            strict=True,
+        )
+    )
     assert len(set(pairs)) == 200 * 24
     assert source.interactions["split"].null_count == 200 * 24
     assert pairs[24] == ("resident-2", f"place-{town.visits[1, 0] + 1}")
-    explained = list(zip(source.explanations["user_id"].to_pylist(), source.explanations["item_id"].to_pylist(), strict=True))
+    explained = list(
+        zip(
+            source.explanations["user_id"].to_pylist(),
+            source.explanations["item_id"].to_pylist(),
+            strict=True,
+        )
+    )
     assert set(explained) <= set(pairs)
     assert explained[8] == pairs[24]
 
@@ -121,11 +153,19 @@ def test_town_source_gives_each_visit_once_and_without_a_split(town: Town) -> No
 @pytest.mark.parametrize(
     ("sizes", "message"),
     [
-        ({"interactions_per_user": 31}, "interactions_per_user must be at most num_items = 30, saw 31"),
-        ({"explanations_per_user": 25}, "explanations_per_user must be at most interactions_per_user = 24, saw 25"),
+        (
+            {"interactions_per_user": 31},
+            "interactions_per_user must be at most num_items = 30, saw 31",
+        ),
+        (
+            {"explanations_per_user": 25},
+            "explanations_per_user must be at most interactions_per_user = 24, saw 25",
+        ),
     ],
 )
-def test_sample_source_more_visits_than_there_can_be_raises(sizes: dict[str, int], message: str) -> None:
+def test_sample_source_more_visits_than_there_can_be_raises(
+    sizes: dict[str, int], message: str
+) -> None:
     with pytest.raises(ConfigError, match=message):
         parse_config(SampleSource, {"kind": "sample", "num_items": 30, **sizes})
 
@@ -133,7 +173,9 @@ def test_sample_source_more_visits_than_there_can_be_raises(sizes: dict[str, int
 def _user_vectors(town: Town, held_out: npt.NDArray[np.bool_], dim: int) -> Array:
     """(U, dim): left singular vectors, weighted, of the degree-normalized matrix of the visits that are not held out."""
     users, columns = np.nonzero(~held_out)
-    visits = sp.csr_matrix((np.ones(len(users)), (users, town.visits[users, columns])), shape=(200, 100))
+    visits = sp.csr_matrix(
+        (np.ones(len(users)), (users, town.visits[users, columns])), shape=(200, 100)
+    )
     user_degree = np.asarray(visits.sum(axis=1)).ravel()
     item_degree = np.asarray(visits.sum(axis=0)).ravel()
     normalized = sp.diags(user_degree**-0.5) @ visits @ sp.diags(np.maximum(item_degree, 1) ** -0.5)
@@ -142,7 +184,9 @@ def _user_vectors(town: Town, held_out: npt.NDArray[np.bool_], dim: int) -> Arra
     return np.asarray(3 * vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
 
 
-def _fit_aspects(features: Array, candidates: npt.NDArray[np.bool_], right: npt.NDArray[np.int64]) -> Predict:
+def _fit_aspects(
+    features: Array, candidates: npt.NDArray[np.bool_], right: npt.NDArray[np.int64]
+) -> Predict:
     """Multinomial logistic regression over the candidate aspects (N, A) of each row; returns its prediction."""
 
     def logits(rows: Array, allowed: npt.NDArray[np.bool_]) -> torch.Tensor:
@@ -154,7 +198,10 @@ def _fit_aspects(features: Array, candidates: npt.NDArray[np.bool_], right: npt.
 
     def loss() -> torch.Tensor:
         optimizer.zero_grad()
-        value = torch.nn.functional.cross_entropy(logits(features, candidates), torch.tensor(right)) + 1e-4 * weight.square().sum()
+        value = (
+            torch.nn.functional.cross_entropy(logits(features, candidates), torch.tensor(right))
+            + 1e-4 * weight.square().sum()
+        )
         value.backward()
         return value
 

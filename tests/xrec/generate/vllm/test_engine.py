@@ -10,16 +10,32 @@ import pytest
 import torch
 
 from tests.toy import NUM_ITEMS, NUM_USERS, toy_tokenizer
-from tests.xrec.generate.vllm.vllm_town import V, attached, greedy_by_hand, make_adapter, make_graph, make_llama, make_prompts
+from tests.xrec.generate.vllm.vllm_town import (
+    V,
+    attached,
+    greedy_by_hand,
+    make_adapter,
+    make_graph,
+    make_llama,
+    make_prompts,
+)
 from xrec.config import DecodingConfig, Injection
 from xrec.errors import ModelError
 from xrec.generate.engine import Completion
 from xrec.generate.vllm.plugin import Attachment
 
-pytest.importorskip("vllm", reason="vLLM is not installed here (requirements/vllm.txt says how); parity with it is not tested")
+pytest.importorskip(
+    "vllm",
+    reason="vLLM is not installed here (requirements/vllm.txt says how); parity with it is not tested",
+)
 
 NUM_NEW = 16
-_SETTINGS: list[tuple[Injection, str]] = [("direct", "one"), ("direct", "one"), ("direct", "other"), ("projected", "one")]
+_SETTINGS: list[tuple[Injection, str]] = [
+    ("direct", "one"),
+    ("direct", "one"),
+    ("direct", "other"),
+    ("projected", "one"),
+]
 GREEDY = DecodingConfig(max_new_tokens=NUM_NEW)
 
 
@@ -34,15 +50,23 @@ class Contest:
     without_injection: list[list[int]]
 
 
-@pytest.fixture(scope="module", params=[("projected", False), ("direct", False), ("none", False), ("direct", True)], ids=str)
-def contest(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Contest]:
+@pytest.fixture(
+    scope="module",
+    params=[("projected", False), ("direct", False), ("none", False), ("direct", True)],
+    ids=str,
+)
+def contest(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Contest]:
     """An engine of each rule, compiled, and one that is not; the second stop token comes up in some completions."""
     rule, eager = request.param
     folder = tmp_path_factory.mktemp("vllm")
     prompts = make_prompts()
     full = _by_hand(rule, folder, prompts, [])
     tokens = [token for ids in full for token in ids]
-    stop = min(set(tokens), key=lambda token: (abs(sum(token in ids for ids in full) - 4), token))  # in about four of them
+    stop = min(
+        set(tokens), key=lambda token: (abs(sum(token in ids for ids in full) - 4), token)
+    )  # in about four of them
     engine = _engine(rule, folder, stop, eager=eager)
     stop_token_ids = [toy_tokenizer().eos_token_id, stop]
     expected, without = (_by_hand(each, folder, prompts, stop_token_ids) for each in (rule, "none"))
@@ -50,7 +74,9 @@ def contest(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     engine.close()
 
 
-def _by_hand(rule: Injection, folder: Path, prompts: list[list[int]], stop_token_ids: list[int]) -> list[list[int]]:
+def _by_hand(
+    rule: Injection, folder: Path, prompts: list[list[int]], stop_token_ids: list[int]
+) -> list[list[int]]:
     graph = make_graph(folder / "graph")
     model = attached(make_llama(), make_adapter(rule, graph), graph)
     return [greedy_by_hand(model, prompt, NUM_NEW, stop_token_ids) for prompt in prompts]
@@ -69,7 +95,9 @@ def _engine(
     from xrec.generate.vllm.engine import VllmEngine
 
     make_llama().save_pretrained(folder / "llm")
-    (folder / "llm" / "generation_config.json").write_text(json.dumps({"eos_token_id": [stop], "do_sample": True, "temperature": 9.0}))
+    (folder / "llm" / "generation_config.json").write_text(
+        json.dumps({"eos_token_id": [stop], "do_sample": True, "temperature": 9.0})
+    )
     graph = make_graph(folder / "graph")
     return VllmEngine(
         folder / "llm",
@@ -85,33 +113,63 @@ def _engine(
     )
 
 
-def _run(contest: Contest, prompts: list[list[int]], decoding: DecodingConfig = GREEDY) -> list[Completion]:
-    completions = sorted(contest.engine.generate(prompts, decoding), key=lambda completion: completion.index)
+def _run(
+    contest: Contest, prompts: list[list[int]], decoding: DecodingConfig = GREEDY
+) -> list[Completion]:
+    completions = sorted(
+        contest.engine.generate(prompts, decoding), key=lambda completion: completion.index
+    )
     assert [completion.index for completion in completions] == list(range(len(prompts)))
     return completions
 
 
-def test_generate_gives_the_greedy_tokens_of_transformers_also_from_the_prefix_cache(contest: Contest) -> None:
-    assert len({tuple(ids) for ids in contest.expected}) > len(contest.prompts) // 2  # the prompts matter
-    assert (contest.expected == contest.without_injection) == (contest.rule == "none")  # and so does injection
+def test_generate_gives_the_greedy_tokens_of_transformers_also_from_the_prefix_cache(
+    contest: Contest,
+) -> None:
+    assert (
+        len({tuple(ids) for ids in contest.expected}) > len(contest.prompts) // 2
+    )  # the prompts matter
+    assert (contest.expected == contest.without_injection) == (
+        contest.rule == "none"
+    )  # and so does injection
     for _ in range(2):  # all of a prompt but its last block is in the cache the second time
         completions = _run(contest, contest.prompts)
         assert [completion.token_ids for completion in completions] == contest.expected
         for completion in completions:
-            assert completion.finish_reason == ("length" if len(completion.token_ids) == NUM_NEW else "stop")
+            assert completion.finish_reason == (
+                "length" if len(completion.token_ids) == NUM_NEW else "stop"
+            )
     assert {completion.finish_reason for completion in completions} == {"stop", "length"}
     assert contest.engine.prefix_hit_share > 0.4
 
 
 def test_generate_bad_prompts_fail_with_their_reason_and_harm_no_other(contest: Contest) -> None:
     last = V + NUM_USERS + NUM_ITEMS - 1
-    prompts = [[], contest.prompts[1], [3, last + 1], [3, -1], [5] * 256, contest.prompts[2], [5, last]]
+    prompts = [
+        [],
+        contest.prompts[1],
+        [3, last + 1],
+        [3, -1],
+        [5] * 256,
+        contest.prompts[2],
+        [5, last],
+    ]
     completions = _run(contest, prompts, DecodingConfig(max_new_tokens=4))
     reasons = [completion.failure and completion.failure.reason for completion in completions]
-    assert reasons == ["empty_prompt", None, "token_out_of_range", "token_out_of_range", "prompt_too_long", None, None]
+    assert reasons == [
+        "empty_prompt",
+        None,
+        "token_out_of_range",
+        "token_out_of_range",
+        "prompt_too_long",
+        None,
+        None,
+    ]
     assert f"0..{last}, saw 3..{last + 1}" in completions[2].failure.message
     assert "256 tokens; the model's context of 256" in completions[4].failure.message
-    assert [completions[1].token_ids, completions[5].token_ids] == [ids[:4] for ids in contest.expected[1:3]]
+    assert [completions[1].token_ids, completions[5].token_ids] == [
+        ids[:4] for ids in contest.expected[1:3]
+    ]
 
 
 def test_generate_ends_at_a_stop_string_and_not_before(contest: Contest) -> None:
@@ -119,16 +177,27 @@ def test_generate_ends_at_a_stop_string_and_not_before(contest: Contest) -> None
     ids = contest.expected[index]
     text = toy_tokenizer().decode(ids, skip_special_tokens=True)
     stop = text[len(text) // 2 : len(text) // 2 + 2]
-    (completion,) = _run(contest, [contest.prompts[index]], DecodingConfig(max_new_tokens=NUM_NEW, stop=(stop,)))
+    (completion,) = _run(
+        contest, [contest.prompts[index]], DecodingConfig(max_new_tokens=NUM_NEW, stop=(stop,))
+    )
     assert completion.finish_reason == "stop"
     assert completion.token_ids == ids[: len(completion.token_ids)]
     assert stop in toy_tokenizer().decode(completion.token_ids)
     assert stop not in toy_tokenizer().decode(completion.token_ids[:-1])
 
 
-def test_generate_sampling_repeats_with_its_seed_and_stays_in_the_text_vocabulary(contest: Contest) -> None:
+def test_generate_sampling_repeats_with_its_seed_and_stays_in_the_text_vocabulary(
+    contest: Contest,
+) -> None:
     sampled = [
-        [completion.token_ids for completion in _run(contest, contest.prompts, DecodingConfig(max_new_tokens=NUM_NEW, temperature=2.0, seed=seed))]
+        [
+            completion.token_ids
+            for completion in _run(
+                contest,
+                contest.prompts,
+                DecodingConfig(max_new_tokens=NUM_NEW, temperature=2.0, seed=seed),
+            )
+        ]
         for seed in (1, 1, 2)
     ]
     assert sampled[0] == sampled[1] != sampled[2]
@@ -141,24 +210,35 @@ def test_generate_left_before_its_end_gives_the_engine_back(contest: Contest) ->
     with pytest.raises(ValueError, match="generating already"):
         next(contest.engine.generate(contest.prompts, GREEDY))
     started.close()
-    assert [completion.token_ids for completion in _run(contest, contest.prompts)] == contest.expected
+    assert [
+        completion.token_ids for completion in _run(contest, contest.prompts)
+    ] == contest.expected
 
 
 def test_attachment_salts_vllms_cache_of_compiled_graphs() -> None:
     from vllm.config import VllmConfig
 
-    hashes = [VllmConfig(additional_config=Attachment("folder", *settings)).compute_hash() for settings in _SETTINGS]
+    hashes = [
+        VllmConfig(additional_config=Attachment("folder", *settings)).compute_hash()
+        for settings in _SETTINGS
+    ]
     assert hashes[0] == hashes[1]
     assert len(set(hashes)) == 3
 
 
-def test_generate_on_two_ranks_and_a_small_budget_gives_the_same_tokens_or_says_why_not(tmp_path: Path) -> None:
+def test_generate_on_two_ranks_and_a_small_budget_gives_the_same_tokens_or_says_why_not(
+    tmp_path: Path,
+) -> None:
     """On each of two ranks: a query head pair, a key head, and memory for 6 blocks of 32 tokens."""
     prompts = make_prompts()
     expected = _by_hand("direct", tmp_path, prompts, [toy_tokenizer().eos_token_id, 3])
     bytes_per_token = 2 * 32 * 4 * 2  # key and value of one head, float32, in two layers
-    engine = _engine("direct", tmp_path, 3, key_value_bytes=7 * 32 * bytes_per_token, tensor_parallel_size=2)
-    completions = sorted(engine.generate([*prompts, [5] * 200], GREEDY), key=lambda completion: completion.index)
+    engine = _engine(
+        "direct", tmp_path, 3, key_value_bytes=7 * 32 * bytes_per_token, tensor_parallel_size=2
+    )
+    completions = sorted(
+        engine.generate([*prompts, [5] * 200], GREEDY), key=lambda completion: completion.index
+    )
     engine.close()
     assert [completion.token_ids for completion in completions[:-1]] == expected
     assert completions[-1].failure.reason == "over_memory_budget"
@@ -169,11 +249,22 @@ def test_engine_model_that_is_no_llama_is_refused(tmp_path: Path) -> None:
     from xrec.generate.vllm.engine import VllmEngine
 
     (tmp_path / "llm").mkdir()
-    (tmp_path / "llm" / "config.json").write_text(json.dumps({"model_type": "gemma", "architectures": ["GemmaForCausalLM"]}))
+    (tmp_path / "llm" / "config.json").write_text(
+        json.dumps({"model_type": "gemma", "architectures": ["GemmaForCausalLM"]})
+    )
     graph = make_graph(tmp_path / "graph")
     adapter = make_adapter("none", graph)
     with pytest.raises(ModelError, match=r"GemmaForCausalLM.*use engine.kind=transformers"):
-        VllmEngine(tmp_path / "llm", toy_tokenizer(), adapter, graph, dtype=torch.float32, device=torch.device("cpu"), max_rows=1, key_value_bytes=1)
+        VllmEngine(
+            tmp_path / "llm",
+            toy_tokenizer(),
+            adapter,
+            graph,
+            dtype=torch.float32,
+            device=torch.device("cpu"),
+            max_rows=1,
+            key_value_bytes=1,
+        )
 
 
 def test_engine_on_a_device_that_vllm_is_not_built_for_is_refused(tmp_path: Path) -> None:

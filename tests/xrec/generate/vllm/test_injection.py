@@ -34,13 +34,20 @@ def folded_head(vectors: Tensor, index: int, num_key_value_heads: int) -> Tensor
         (1, 4, [(0,), (0,), (0,), (0,)]),
     ],
 )
-def test_added_direct_is_each_ranks_slice_of_q_and_folded_k_and_v(num_key_value_heads: int, world_size: int, heads_of_ranks: list[list[int]]) -> None:
+def test_added_direct_is_each_ranks_slice_of_q_and_folded_k_and_v(
+    num_key_value_heads: int, world_size: int, heads_of_ranks: list[list[int]]
+) -> None:
     adapted = torch.randn(5, H, generator=torch.Generator().manual_seed(0))
     num_queries = NUM_HEADS // world_size
     for rank, key_heads in enumerate(heads_of_ranks):
         part = projection(num_key_value_heads, rank, world_size)
         keys = [folded_head(adapted, index, num_key_value_heads) for index in key_heads]
-        expected = torch.cat([head(adapted, rank * num_queries + index) for index in range(num_queries)] + keys + keys, dim=1)
+        expected = torch.cat(
+            [head(adapted, rank * num_queries + index) for index in range(num_queries)]
+            + keys
+            + keys,
+            dim=1,
+        )
         torch.testing.assert_close(part.added(adapted, "direct"), expected)
         assert part.width("direct") == expected.shape[1]
 

@@ -39,7 +39,14 @@ def make_llama() -> LlamaForCausalLM:
 def make_graph(folder: Path) -> GraphEmbeddings:
     """5 users and 7 items."""
     users, items = toy_vectors()
-    manifest = write_graph(open_location(str(folder)), embeddings_bytes(users, items), [], config={}, inputs={"dataset": "none"}, metrics={})
+    manifest = write_graph(
+        open_location(str(folder)),
+        embeddings_bytes(users, items),
+        [],
+        config={},
+        inputs={"dataset": "none"},
+        metrics={},
+    )
     return GraphEmbeddings(users, items, manifest)
 
 
@@ -69,24 +76,33 @@ def make_prompts() -> list[list[int]]:
     prompts = [[7, 8, 9]]
     for user in range(NUM_USERS):
         shared = [*_text(rng, rng.choice([10, 70])), V + user, *_text(rng, rng.randint(2, 40))]
-        prompts += [[*shared, V + NUM_USERS + item, *_text(rng, rng.randint(1, 30))] for item in rng.sample(range(NUM_ITEMS), 3)]
+        prompts += [
+            [*shared, V + NUM_USERS + item, *_text(rng, rng.randint(1, 30))]
+            for item in rng.sample(range(NUM_ITEMS), 3)
+        ]
     shared = [5] * 64
     return [*prompts, *([*shared, V + NUM_USERS + item] for item in range(NUM_ITEMS))]
 
 
 @torch.no_grad()
-def greedy_by_hand(model: LlamaForCausalLM, prompt: Sequence[int], num_new: int, stop_token_ids: Sequence[int]) -> list[int]:
+def greedy_by_hand(
+    model: LlamaForCausalLM, prompt: Sequence[int], num_new: int, stop_token_ids: Sequence[int]
+) -> list[int]:
     """One prompt by transformers, the whole sequence again at each step: no cache, no padding, no `generate`."""
     generated: list[int] = []
     while len(generated) < num_new:
-        token = int(model(torch.tensor([[*prompt, *generated]]), use_cache=False).logits[0, -1].argmax())
+        token = int(
+            model(torch.tensor([[*prompt, *generated]]), use_cache=False).logits[0, -1].argmax()
+        )
         if token in stop_token_ids:
             break
         generated.append(token)
     return generated
 
 
-def attached(model: LlamaForCausalLM, adapter: TrainedAdapter, graph: GraphEmbeddings) -> LlamaForCausalLM:
+def attached(
+    model: LlamaForCausalLM, adapter: TrainedAdapter, graph: GraphEmbeddings
+) -> LlamaForCausalLM:
     """The model with hooks, by transformers."""
     attach_adapters(model, adapter.adapters, user_vectors=graph.users, item_vectors=graph.items)
     return model
