@@ -25,7 +25,7 @@ from benchmarks.backfill_catalogue import backfill_config, make_catalogue
 from benchmarks.graph_report import markdown
 from benchmarks.graph_results import Results
 from tests.object_store import object_store
-from xrec.config import StorageConfig
+from xrec.config.shared import StorageConfig
 
 app = typer.Typer(
     help=__doc__, add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False
@@ -118,7 +118,7 @@ def one(name: str, folder: str, uri: str, rows_per_chunk: int) -> None:
     """One contestant in this process; its numbers as JSON on the last line. `run` calls it."""
     from benchmarks.backfill_contestants import CONTESTANTS, FORGET, rows_written
     from cluster.connect import ensure_ray
-    from xrec.config import RayConfig
+    from xrec.config.shared import RayConfig
 
     config = backfill_config(Path(folder), uri, StorageConfig(), rows_per_chunk=rows_per_chunk)
     with ensure_ray(RayConfig(address="local", num_cpus=4)):

@@ -10,14 +10,12 @@ import torch
 from xrec import schemas
 from xrec.adapter.artifact import AdapterConfig, write_adapter
 from xrec.adapter.model import build_adapters
-from xrec.config import (
-    AdapterModelConfig,
-    BackfillConfig,
-    PromptConfig,
-    SampleLLMConfig,
-    StorageConfig,
-    parse_config,
-)
+from xrec.config.adapter import AdapterModelConfig
+from xrec.config.backfill import BackfillConfig
+from xrec.config.base import parse_config
+from xrec.config.data import SampleLLMConfig
+from xrec.config.llm import PromptConfig
+from xrec.config.shared import StorageConfig
 from xrec.data.dataset import write_dataset
 from xrec.graph.artifact import embeddings_bytes, write_graph
 from xrec.llm.sample_model import build_model, save_sample_model, train_tokenizer

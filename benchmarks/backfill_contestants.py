@@ -16,7 +16,8 @@ from xrec.backfill import Lease, draft_plan, pair_batches, run_backfill
 from xrec.backfill.explain import explain_pairs
 from xrec.backfill.identity import sources_of
 from xrec.backfill.worker import WorkerSettings, load_worker_explainer
-from xrec.config import BackfillConfig, DecodingConfig
+from xrec.config.backfill import BackfillConfig
+from xrec.config.llm import DecodingConfig
 from xrec.generate.engine import Completion
 from xrec.generate.explainer import Explainer, load_explainer
 from xrec.schemas import PAIRS

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.graph_ours import Graph, Trainer, read_config
-from xrec.config import PretrainGraphConfig
+from xrec.config.graph import PretrainGraphConfig
 from xrec.data import Dataset, read_dataset
 from xrec.graph import SeenItems, ranking_metrics, users_with_items
 from xrec.graph.fold_in import FoldIn

@@ -13,7 +13,8 @@ import typer
 from numpy.typing import NDArray
 
 from benchmarks.graph_report import markdown
-from xrec.config import DecodingConfig, EngineConfig, LLMConfig, StorageConfig, TextConfig
+from xrec.config.llm import DecodingConfig, EngineConfig, LLMConfig, TextConfig
+from xrec.config.shared import StorageConfig
 from xrec.data.held_out import HeldOutPair, held_out_pairs
 from xrec.evaluate.bootstrap import bootstrap_mean
 from xrec.evaluate.text_metrics import corpus_bleu

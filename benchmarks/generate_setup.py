@@ -8,7 +8,8 @@ import torch
 from transformers import GenerationConfig, PreTrainedModel
 
 from xrec.adapter.pairs import Pair
-from xrec.config import DecodingConfig, EngineConfig, LLMConfig, StorageConfig
+from xrec.config.llm import DecodingConfig, EngineConfig, LLMConfig
+from xrec.config.shared import StorageConfig
 from xrec.generate.explainer import Explainer, Sources, load_explainer
 from xrec.llm.model import stop_token_ids
 

@@ -11,7 +11,7 @@ import scipy.sparse
 import torch
 from torch import Tensor
 
-from xrec.config import Split
+from xrec.config.shared import Split
 from xrec.data.dataset import read_dataset
 from xrec.graph import SeenItems, ranking_metrics, users_with_items
 from xrec.storage import open_location

@@ -10,7 +10,7 @@ from benchmarks.graph_data import BenchmarkData, Snapshot
 from benchmarks.graph_libraries import fit_als, fit_implicit_bpr, train_pyg
 from benchmarks.graph_ours import read_config, run_job, train_ours
 from benchmarks.graph_recipe import train_fused
-from xrec.config import PretrainGraphConfig
+from xrec.config.graph import PretrainGraphConfig
 
 EASE_REGULARIZATION = 200.0  # within the range of the paper, not tuned here
 

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.graph_data import BenchmarkData, Snapshot, Stopwatch, Vectors
-from xrec.config import PretrainGraphConfig, load_config, parse_config, resolved_yaml
+from xrec.config.base import load_config, parse_config, resolved_yaml
+from xrec.config.graph import PretrainGraphConfig
 from xrec.graph import (
     LightGCN,
     Partition,

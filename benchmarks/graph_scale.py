@@ -13,7 +13,7 @@ import numpy as np
 from benchmarks.graph_data import Stopwatch
 from benchmarks.graph_ours import Graph, Trainer
 from benchmarks.graph_synthetic import power_law_edges
-from xrec.config import GraphModelConfig, GraphTrainingConfig, PretrainGraphConfig
+from xrec.config.graph import GraphModelConfig, GraphTrainingConfig, PretrainGraphConfig
 
 Record = dict[str, Any]
 BOUND = 1.1

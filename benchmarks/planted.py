@@ -39,7 +39,8 @@ from benchmarks.graph_results import Results
 from benchmarks.planted_data import Town, read_town
 from benchmarks.planted_report import Report, plot
 from benchmarks.planted_variants import VARIANTS, configured, run_variant
-from xrec.config import TrainAdapterConfig, load_config
+from xrec.config.adapter import TrainAdapterConfig
+from xrec.config.base import load_config
 from xrec.storage import fingerprint_of
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)

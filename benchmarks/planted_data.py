@@ -12,7 +12,9 @@ import pyarrow.compute as pc
 from transformers import AutoConfig, PreTrainedTokenizerBase
 
 from xrec.adapter.pairs import Pair, PairPrompts
-from xrec.config import PromptConfig, SampleSource, TrainAdapterConfig
+from xrec.config.adapter import TrainAdapterConfig
+from xrec.config.data import SampleSource
+from xrec.config.llm import PromptConfig
 from xrec.data.dataset import Dataset, read_dataset
 from xrec.data.held_out import HeldOutPair, held_out_pairs
 from xrec.data.sample import ASPECTS, generate_town, texts

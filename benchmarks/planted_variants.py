@@ -7,7 +7,8 @@ from typing import Any
 
 from benchmarks.planted_data import Division, Town
 from benchmarks.planted_training import load_frozen, train
-from xrec.config import DecodingConfig, EngineConfig, TrainAdapterConfig
+from xrec.config.adapter import TrainAdapterConfig
+from xrec.config.llm import DecodingConfig, EngineConfig
 from xrec.data.held_out import HeldOutPair
 from xrec.data.sample import ASPECTS
 from xrec.data.sample.texts import MAX_STATED_ASPECTS

@@ -31,7 +31,9 @@ from benchmarks.graph_results import Results
 from xrec.adapter.artifact import AdapterConfig, write_adapter
 from xrec.adapter.model import build_adapters
 from xrec.backfill import read_explanations
-from xrec.config import AdapterModelConfig, PromptConfig, StorageConfig
+from xrec.config.adapter import AdapterModelConfig
+from xrec.config.llm import PromptConfig
+from xrec.config.shared import StorageConfig
 from xrec.data import read_dataset
 from xrec.graph.artifact import read_graph
 from xrec.llm.model import load_model

@@ -18,7 +18,8 @@ from transformers import GenerationConfig
 from cluster.connect import ensure_ray
 from xrec.adapter.pairs import Pair
 from xrec.backfill.identity import sources_of
-from xrec.config import ServeConfig, load_config
+from xrec.config.base import load_config
+from xrec.config.serve import ServeConfig
 from xrec.generate.engine import Completion
 from xrec.generate.explainer import load_explainer
 from xrec.generate.text_rules import finished_text

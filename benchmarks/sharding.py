@@ -28,7 +28,8 @@ from typing import Any
 from benchmarks.graph_report import markdown
 from benchmarks.graph_results import Results
 from cluster.connect import ensure_ray
-from xrec.config import RayConfig, TrainAdapterConfig
+from xrec.config.adapter import TrainAdapterConfig
+from xrec.config.shared import RayConfig
 from xrec.storage import open_location
 from xrec.train.ray_loop import fit
 

@@ -41,7 +41,8 @@ def main(
     """Equal completions, near ties, mismatches; prefix hits, seconds and CPU seconds of each engine, of the first call of each."""
     # Inside the guard: vLLM's processes import this module again (xrec.generate.vllm.engine).
     from benchmarks.vllm_contest import compare, completions, make_prompts
-    from xrec.config import DecodingConfig, EngineConfig, LLMConfig, StorageConfig
+    from xrec.config.llm import DecodingConfig, EngineConfig, LLMConfig
+    from xrec.config.shared import StorageConfig
     from xrec.generate.explainer import Sources, load_explainer
 
     folders = {name: f"{workspace}/{name}" for name in ("dataset", "graph", "adapter")}

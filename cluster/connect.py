@@ -16,7 +16,7 @@ from cluster import record
 from cluster.address import named_cluster
 from cluster.node import LOCAL_ENVIRONMENT
 from cluster.reach import check_reachable
-from xrec.config import RayConfig
+from xrec.config.shared import RayConfig
 from xrec.errors import ClusterError
 
 logger = logging.getLogger("xrec")

@@ -24,7 +24,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from cluster.connect import ensure_ray
 from cluster.probe import Probe, Problem, driver_file, probe, versions
 from cluster.room import Demand, check_room
-from xrec.config import RayConfig, StorageConfig
+from xrec.config.shared import RayConfig, StorageConfig
 from xrec.errors import ClusterError, XRecError
 from xrec.storage import open_location
 

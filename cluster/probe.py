@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from xrec.config import StorageConfig
+from xrec.config.shared import StorageConfig
 from xrec.errors import StorageNotFoundError, XRecError
 from xrec.storage import MANIFEST, Location, open_location
 

@@ -4,7 +4,8 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from xrec.config import ActorsConfig, ScalingConfig
+from xrec.config.backfill import ActorsConfig
+from xrec.config.shared import ScalingConfig
 from xrec.errors import ClusterError
 from xrec.train.scaling_loop import may_grow
 

@@ -17,7 +17,7 @@ from ray.job_submission import JobInfo, JobStatus, JobSubmissionClient
 from cluster.address import JobServer
 from cluster.reach import check_reachable
 from cluster.runtime_env import runtime_environment, working_folder
-from xrec.config import JobConfig
+from xrec.config.shared import JobConfig
 from xrec.errors import ClusterError, ConfigError
 
 _ARTIFACTS = (

@@ -7,7 +7,7 @@ import numpy as np
 from cluster.connect import ensure_ray
 from cluster.preflight import check_cluster
 from cluster.room import demand_of_workers
-from xrec.config import AblateConfig, Variant
+from xrec.config.evaluate import AblateConfig, Variant
 from xrec.data.dataset import read_dataset
 from xrec.data.held_out import HeldOutPair, held_out_pairs
 from xrec.errors import DataError

@@ -16,7 +16,7 @@ from xrec.backfill import (
     read_plan,
     run_backfill,
 )
-from xrec.config import BackfillConfig
+from xrec.config.backfill import BackfillConfig
 from xrec.llm.source import folder_uris
 from xrec.storage import Manifest, check_access, open_location, read_manifest
 

@@ -1,6 +1,6 @@
 """Job `build-sample-llm`: a small language model of the sample's language, in the Hugging Face layout."""
 
-from xrec.config import BuildSampleLLMConfig
+from xrec.config.data import BuildSampleLLMConfig
 from xrec.llm.sample_artifact import build_sample_llm
 from xrec.storage import Manifest
 

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from xrec.backfill import read_explanations
-from xrec.config import EvaluateConfig
+from xrec.config.evaluate import EvaluateConfig
 from xrec.data.dataset import Dataset
 from xrec.data.held_out import HeldOutPair, held_out_pairs
 from xrec.errors import ArtifactMismatchError, DataError
@@ -39,9 +39,9 @@ def run(config: EvaluateConfig) -> Manifest:
     for name in (*_ARTIFACTS, "evaluation"):
         check_access(open_location(config.artifact(name), config.storage), config.storage)
     manifests = {
-        name: read_manifest(open_location(config.artifact(name), config.storage), name)
+        name: read_manifest(open_location(config.artifact(name), config.storage), name)  # type: ignore[arg-type]
         for name in _ARTIFACTS
-    }  # type: ignore[arg-type]
+    }
     _check_lineage(config, manifests)
     inputs = {name: manifest.fingerprint for name, manifest in manifests.items()}
     run_config = config.model_dump(

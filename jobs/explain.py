@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from xrec.adapter.pairs import Pair
 from xrec.backfill.identity import sources_of
-from xrec.config import BackfillConfig
+from xrec.config.backfill import BackfillConfig
 from xrec.data.cold_start import History
 from xrec.generate.explainer import Explanation, load_explainer
 from xrec.llm.prompt import PairTexts

@@ -1,6 +1,6 @@
 """Job `prepare`: raw files (or the sample's generator) in, dataset artifact out."""
 
-from xrec.config import PrepareConfig
+from xrec.config.data import PrepareConfig
 from xrec.data import prepare_dataset
 from xrec.storage import Manifest
 

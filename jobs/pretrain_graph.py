@@ -3,7 +3,7 @@
 from cluster.connect import ensure_ray
 from cluster.preflight import check_cluster
 from cluster.room import demand_of_workers
-from xrec.config import PretrainGraphConfig
+from xrec.config.graph import PretrainGraphConfig
 from xrec.storage import Manifest, check_access, open_location
 from xrec.train.graph_loop import pretrain_graph, pretrained_graph
 

@@ -3,7 +3,7 @@
 from cluster.connect import ensure_ray
 from cluster.preflight import check_cluster
 from cluster.room import ONE_CPU
-from xrec.config import RecommendConfig
+from xrec.config.backfill import RecommendConfig
 from xrec.recommend import plan_recommendations, read_tables, run_recommend
 from xrec.storage import Manifest, check_access, open_location
 

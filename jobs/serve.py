@@ -11,7 +11,7 @@ from ray import serve
 
 from cluster.connect import ensure_ray, environment
 from xrec.backfill.identity import sources_of
-from xrec.config import ServeConfig
+from xrec.config.serve import ServeConfig
 from xrec.errors import ClusterError
 from xrec.generate.explainer import check_sources
 from xrec.serve.app import APP, build

@@ -3,7 +3,7 @@
 from cluster.connect import ensure_ray
 from cluster.preflight import check_cluster
 from cluster.room import demand_of_workers
-from xrec.config import TrainAdapterConfig
+from xrec.config.adapter import TrainAdapterConfig
 from xrec.llm.source import folder_uris
 from xrec.storage import Manifest, check_access, open_location
 from xrec.train.adapter_loop import train_adapter

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.object_store import ObjectStore, object_store
-from xrec.config import RayConfig
+from xrec.config.shared import RayConfig
 
 # Before torch, Ray and their children start: two torch threads on two cores collapse when anything else runs.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

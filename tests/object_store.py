@@ -19,7 +19,7 @@ from pathlib import Path
 
 import s3fs
 
-from xrec.config import StorageConfig
+from xrec.config.shared import StorageConfig
 
 _GRPC_OFFSET = 10_000  # weed listens for gRPC at each HTTP port + 10000
 _START_SECONDS = 60

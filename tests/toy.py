@@ -8,7 +8,7 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from xrec.adapter.model import Adapters, attach_adapters, build_adapters
-from xrec.config import AdapterModelConfig, Injection
+from xrec.config.adapter import AdapterModelConfig, Injection
 from xrec.data.sample import generate_language_examples
 from xrec.llm.collaborative import CollaborativeEmbedding
 from xrec.llm.sample_model import train_tokenizer

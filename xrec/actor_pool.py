@@ -12,7 +12,7 @@ from ray import cloudpickle
 from ray.exceptions import RayError
 
 import xrec.errors
-from xrec.config import Device
+from xrec.config.shared import Device
 from xrec.errors import ClusterError, XRecError
 
 logger = logging.getLogger("xrec")

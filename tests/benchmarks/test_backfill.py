@@ -8,7 +8,8 @@ import pytest
 
 from benchmarks.backfill_catalogue import backfill_config, make_catalogue
 from benchmarks.backfill_contestants import TEXT, forget_ours, ours, plain_ray, rows_written
-from xrec.config import BackfillConfig, StorageConfig
+from xrec.config.backfill import BackfillConfig
+from xrec.config.shared import StorageConfig
 
 NUM_PAIRS = 300
 

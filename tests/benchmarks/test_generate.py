@@ -15,7 +15,9 @@ from benchmarks.generate_setup import Contest, prepare
 from tests.toy import HIDDEN_SIZE, save_toy_model
 from xrec.adapter.artifact import AdapterConfig, write_adapter
 from xrec.adapter.model import build_adapters
-from xrec.config import AdapterModelConfig, PrepareConfig, PromptConfig
+from xrec.config.adapter import AdapterModelConfig
+from xrec.config.data import PrepareConfig
+from xrec.config.llm import PromptConfig
 from xrec.data import prepare_dataset
 from xrec.generate.transformers_engine import TransformersEngine
 from xrec.graph import embeddings_bytes, write_graph

@@ -22,7 +22,7 @@ from benchmarks.graph_report import OURS, RECIPE, RECIPE_ORIGINAL, Report
 from benchmarks.graph_results import Results
 from benchmarks.graph_synthetic import power_law_edges
 from benchmarks.graph_work import Step, count_work
-from xrec.config import PrepareConfig
+from xrec.config.data import PrepareConfig
 from xrec.data import prepare_dataset
 from xrec.graph import normalized_adjacency
 

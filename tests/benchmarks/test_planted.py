@@ -17,7 +17,8 @@ from benchmarks.planted_variants import VARIANTS, configured
 from tests.toy import save_toy_model
 from xrec.adapter.model import Adapters
 from xrec.adapter.pairs import Pair
-from xrec.config import PrepareConfig, TrainAdapterConfig
+from xrec.config.adapter import TrainAdapterConfig
+from xrec.config.data import PrepareConfig
 from xrec.data import prepare_dataset
 from xrec.errors import DataError
 from xrec.graph import embeddings_bytes, write_graph

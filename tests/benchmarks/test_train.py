@@ -13,7 +13,7 @@ from benchmarks.train_contestants import CONTESTANTS, whole_row_loss
 from benchmarks.train_setup import Contest, Setup, prepare
 from benchmarks.train_work import WorkMeter
 from tests.toy import attach_toy, save_toy_model, toy_model
-from xrec.config import PrepareConfig
+from xrec.config.data import PrepareConfig
 from xrec.data import prepare_dataset
 from xrec.llm.examples import Example
 from xrec.train.adapter_module import ExplanationLoss

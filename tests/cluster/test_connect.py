@@ -8,13 +8,13 @@ import pytest
 import ray
 
 from cluster.connect import LOOPBACK_ADDRESS, ensure_ray, environment
-from xrec.config import RayConfig
+from xrec.config.shared import RayConfig
 from xrec.errors import ClusterError, ConfigError
 
 CONNECTS = """
 import sys, ray
 from cluster.connect import ensure_ray
-from xrec.config import RayConfig
+from xrec.config.shared import RayConfig
 
 with ensure_ray(RayConfig(address=sys.argv[1] or None)):
     print(ray.get_runtime_context().gcs_address)
@@ -64,7 +64,7 @@ def test_ensure_ray_local_has_a_loopback_address_and_demands_a_token(ray_cluster
 LIFE_CYCLE = """
 import ray
 from cluster.connect import ensure_ray
-from xrec.config import RayConfig
+from xrec.config.shared import RayConfig
 
 with ensure_ray(RayConfig(num_cpus=3)):
     assert ray.cluster_resources()["CPU"] == 3

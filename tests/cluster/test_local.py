@@ -69,7 +69,7 @@ def test_cluster_without_the_token_refuses_http(
 JOINS = """
 import sys
 from cluster.connect import ensure_ray
-from xrec.config import RayConfig
+from xrec.config.shared import RayConfig
 import ray
 
 with ensure_ray(RayConfig(address=sys.argv[1])):

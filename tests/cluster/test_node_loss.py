@@ -19,7 +19,9 @@ from cluster.record import LocalCluster
 from tests.cluster.program import xrec
 from tests.cluster.town import SAMPLE, write_llm_and_adapter
 from xrec.backfill import read_explanations
-from xrec.config import PrepareConfig, StorageConfig, parse_config
+from xrec.config.base import parse_config
+from xrec.config.data import PrepareConfig
+from xrec.config.shared import StorageConfig
 from xrec.data import prepare_dataset
 from xrec.graph import read_graph
 from xrec.storage import open_location

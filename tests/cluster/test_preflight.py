@@ -22,7 +22,7 @@ import json, sys
 from cluster.connect import ensure_ray
 from cluster.preflight import check_cluster
 from cluster.room import Demand
-from xrec.config import RayConfig, StorageConfig
+from xrec.config.shared import RayConfig, StorageConfig
 from xrec.errors import ClusterError
 
 address, reads, writes, demand, storage = json.loads(sys.argv[1])

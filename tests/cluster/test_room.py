@@ -6,7 +6,8 @@ import pytest
 
 from cluster import room
 from cluster.room import Demand, check_room, demand_of_actors, demand_of_workers
-from xrec.config import ActorsConfig, ScalingConfig
+from xrec.config.backfill import ActorsConfig
+from xrec.config.shared import ScalingConfig
 from xrec.errors import ClusterError
 
 

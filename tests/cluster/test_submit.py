@@ -11,7 +11,9 @@ from cluster.submit import check_shared_paths
 from tests.cluster.program import xrec
 from tests.cluster.town import SAMPLE, write_config, write_llm_and_adapter
 from xrec.backfill import read_explanations
-from xrec.config import PrepareConfig, StorageConfig, parse_config
+from xrec.config.base import parse_config
+from xrec.config.data import PrepareConfig
+from xrec.config.shared import StorageConfig
 from xrec.data import prepare_dataset, read_dataset
 from xrec.errors import ConfigError
 from xrec.graph import read_graph

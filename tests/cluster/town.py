@@ -8,7 +8,10 @@ import yaml
 
 from xrec.adapter.artifact import AdapterConfig, write_adapter
 from xrec.adapter.model import build_adapters
-from xrec.config import AdapterModelConfig, PromptConfig, SampleLLMConfig, StorageConfig
+from xrec.config.adapter import AdapterModelConfig
+from xrec.config.data import SampleLLMConfig
+from xrec.config.llm import PromptConfig
+from xrec.config.shared import StorageConfig
 from xrec.llm.sample_model import build_model, save_sample_model, train_tokenizer
 from xrec.llm.source import model_fingerprint
 from xrec.storage import Manifest, open_location

@@ -189,12 +189,13 @@ def test_ray_service_serve_config_is_one_that_serve_takes() -> None:
 
 def test_ray_service_application_exists_and_its_arguments_are_its_config() -> None:
     pytest.importorskip("xrec.serve.app", reason="the endpoint is not in this checkout")
-    import xrec.config
+    from xrec.config.base import parse_config
+    from xrec.config.serve import ServeConfig
 
     application = _application()
     module, _, function = application["import_path"].partition(":")
     assert callable(getattr(importlib.import_module(module), function))
-    config = xrec.config.parse_config(xrec.config.ServeConfig, application["args"])
+    config = parse_config(ServeConfig, application["args"])
     assert not config.http.is_loopback
     assert config.security.keys
     choice = importlib.import_module("xrec.serve.choice").choice_of(config)

@@ -14,18 +14,13 @@ import jobs.evaluate
 import jobs.prepare
 import jobs.pretrain_graph
 import jobs.train_adapter
-from xrec.config import (
-    AblateConfig,
-    BackfillConfig,
-    BuildSampleLLMConfig,
-    EvaluateConfig,
-    JobConfig,
-    PrepareConfig,
-    PretrainGraphConfig,
-    StorageConfig,
-    TrainAdapterConfig,
-    parse_config,
-)
+from xrec.config.adapter import TrainAdapterConfig
+from xrec.config.backfill import BackfillConfig
+from xrec.config.base import parse_config
+from xrec.config.data import BuildSampleLLMConfig, PrepareConfig
+from xrec.config.evaluate import AblateConfig, EvaluateConfig
+from xrec.config.graph import PretrainGraphConfig
+from xrec.config.shared import JobConfig, StorageConfig
 from xrec.storage import Location, Manifest, open_location
 
 ConfigT = TypeVar("ConfigT", bound=JobConfig)

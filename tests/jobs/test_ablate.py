@@ -8,7 +8,9 @@ import pytest
 import jobs.ablate
 from xrec.adapter.artifact import read_adapter
 from xrec.adapter.pairs import Pair
-from xrec.config import AblateConfig, EngineConfig, TrainAdapterConfig
+from xrec.config.adapter import TrainAdapterConfig
+from xrec.config.evaluate import AblateConfig
+from xrec.config.llm import EngineConfig
 from xrec.errors import ArtifactMismatchError, DataError
 from xrec.evaluate.ablation import ABLATION_METRICS
 from xrec.evaluate.variant_scores import read_scores

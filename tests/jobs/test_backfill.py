@@ -13,7 +13,8 @@ import jobs.backfill
 from xrec.backfill import Lease, read_explanations
 from xrec.backfill.chunk import chunk_of
 from xrec.cli.main import app
-from xrec.config import BackfillConfig, StorageConfig
+from xrec.config.backfill import BackfillConfig
+from xrec.config.shared import StorageConfig
 from xrec.data import read_dataset
 from xrec.errors import (
     ArtifactMismatchError,

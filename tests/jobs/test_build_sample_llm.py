@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 import jobs.build_sample_llm
-from xrec.config import BuildSampleLLMConfig
+from xrec.config.data import BuildSampleLLMConfig
 from xrec.errors import ArtifactMismatchError
 from xrec.llm import sample_artifact
 from xrec.llm.model import load_tokenizer

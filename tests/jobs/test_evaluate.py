@@ -9,7 +9,9 @@ import pytest
 
 import jobs.evaluate
 from xrec.backfill import read_explanations
-from xrec.config import EngineConfig, EvaluateConfig, PrepareConfig
+from xrec.config.data import PrepareConfig
+from xrec.config.evaluate import EvaluateConfig
+from xrec.config.llm import EngineConfig
 from xrec.data import prepare_dataset, read_dataset
 from xrec.errors import ArtifactMismatchError, DataError
 from xrec.evaluate import read_evaluation

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 import jobs.explain
 from xrec.backfill import read_explanations
 from xrec.cli.main import app
-from xrec.config import BackfillConfig
+from xrec.config.backfill import BackfillConfig
 from xrec.data import read_dataset
 
 

@@ -14,14 +14,12 @@ import jobs.prepare
 from tests.toy import HIDDEN_SIZE, save_toy_model
 from tests.xrec.adapter.public_release import make_converter, public_forward, write_release
 from xrec.adapter.artifact import TrainedAdapter
-from xrec.config import (
-    BackfillConfig,
-    EvaluateConfig,
-    ImportAdapterConfig,
-    JobConfig,
-    PrepareConfig,
-    parse_config,
-)
+from xrec.config.adapter import ImportAdapterConfig
+from xrec.config.backfill import BackfillConfig
+from xrec.config.base import parse_config
+from xrec.config.data import PrepareConfig
+from xrec.config.evaluate import EvaluateConfig
+from xrec.config.shared import JobConfig
 from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError, DataError
 from xrec.graph import read_graph
 from xrec.storage import open_location

@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from jobs.prepare import run
-from xrec.config import PrepareConfig, load_config
+from xrec.config.base import load_config
+from xrec.config.data import PrepareConfig
 from xrec.data import read_dataset
 from xrec.storage import open_location
 

@@ -11,7 +11,8 @@ import jobs.recommend
 from xrec.backfill import draft_plan, pair_batches
 from xrec.backfill.plan import read_chunk_pairs
 from xrec.cli.main import app
-from xrec.config import BackfillConfig, RecommendConfig, parse_config
+from xrec.config.backfill import BackfillConfig, RecommendConfig
+from xrec.config.base import parse_config
 from xrec.data import read_dataset
 from xrec.errors import ArtifactMismatchError, StorageNotFoundError, UnknownIdError
 from xrec.recommend import read_recommendations

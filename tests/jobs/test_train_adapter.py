@@ -8,7 +8,8 @@ import safetensors.torch
 
 import jobs.train_adapter
 from xrec.adapter.artifact import read_adapter
-from xrec.config import StorageConfig, TrainAdapterConfig
+from xrec.config.adapter import TrainAdapterConfig
+from xrec.config.shared import StorageConfig
 from xrec.errors import ArtifactMismatchError, ModelError, StorageAccessError
 from xrec.llm.source import model_fingerprint, resolve_model
 from xrec.storage import read_manifest

@@ -19,7 +19,8 @@ from xrec.adapter.config import AdapterConfig, config_bytes, parse_adapter_confi
 from xrec.adapter.model import Adapters, attach_adapters, build_adapters
 from xrec.adapter.source import open_adapter
 from xrec.adapter.vectors import input_vectors
-from xrec.config import Device, Dtype, StorageConfig
+from xrec.config.llm import Dtype
+from xrec.config.shared import Device, StorageConfig
 from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError, StorageNotFoundError
 from xrec.graph.artifact import GraphEmbeddings
 from xrec.llm.model import load_model, load_tokenizer, resolve_device, resolve_dtype

@@ -9,7 +9,7 @@ from typing import Any, cast
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from xrec.adapter.config import AdapterConfig
-from xrec.config import CardConfig
+from xrec.config.adapter import CardConfig
 from xrec.llm.source import is_hub_id
 from xrec.storage import Manifest
 

@@ -12,7 +12,7 @@ from transformers import AutoConfig
 from xrec.adapter.artifact import AdapterConfig, write_adapter
 from xrec.adapter.card import model_card
 from xrec.adapter.converter import read_converter
-from xrec.config import AdapterModelConfig, ImportAdapterConfig
+from xrec.config.adapter import AdapterModelConfig, ImportAdapterConfig
 from xrec.data.dataset import read_dataset
 from xrec.errors import ArtifactMismatchError, DataError
 from xrec.graph.artifact import check_graph_of_dataset

@@ -5,7 +5,7 @@ from pathlib import Path
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-from xrec.config import StorageConfig
+from xrec.config.shared import StorageConfig
 from xrec.errors import ArtifactNotFoundError
 from xrec.llm.source import is_hub_id
 from xrec.storage import Location, open_location

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from xrec.config import AdapterModelConfig
+from xrec.config.adapter import AdapterModelConfig
 
 
 def input_vectors(

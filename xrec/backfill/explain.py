@@ -7,7 +7,7 @@ import pyarrow as pa
 from xrec.adapter.pairs import Pair
 from xrec.backfill.attempts import Explained
 from xrec.backfill.content_key import content_key
-from xrec.config import DecodingConfig
+from xrec.config.llm import DecodingConfig
 from xrec.errors import UnknownIdError
 from xrec.generate.explainer import Explainer
 from xrec.llm.prompt import PromptTooLongError

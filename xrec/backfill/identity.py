@@ -3,7 +3,9 @@
 from dataclasses import dataclass
 from typing import Any
 
-from xrec.config import BackfillConfig, ColdStartConfig, ServeConfig, StorageConfig
+from xrec.config.backfill import BackfillConfig
+from xrec.config.serve import ServeConfig
+from xrec.config.shared import ColdStartConfig, StorageConfig
 from xrec.data.cold_start import read_cold_start
 from xrec.generate.explainer import Sources, check_sources
 from xrec.storage import open_location, read_manifest, run_fingerprint

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset as pads
 import torch
 
-from xrec.config import BackfillConfig, RecommendedPairs, SplitPairs, TablePairs, TopKPairs
+from xrec.config.backfill import BackfillConfig, RecommendedPairs, SplitPairs, TablePairs, TopKPairs
 from xrec.data.dataset import Dataset, read_dataset
 from xrec.errors import ConfigError, DataError
 from xrec.graph.ranking import SeenItems, top_k_items

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict
 from xrec.backfill.chunk import chunk_name
 from xrec.backfill.identity import RunIdentity, identify, output_uri
 from xrec.backfill.spill import PairSpill, pairs_hash
-from xrec.config import BackfillConfig
+from xrec.config.backfill import BackfillConfig
 from xrec.errors import ConfigError, DataError
 from xrec.schemas import PAIRS
 from xrec.storage import (

@@ -6,7 +6,7 @@ import pyarrow.dataset as pads
 from xrec.backfill.commit import FAILED_FOLDER
 from xrec.backfill.plan import PLAN
 from xrec.backfill.snapshot import read_records, snapshot_of
-from xrec.config import StorageConfig
+from xrec.config.shared import StorageConfig
 from xrec.errors import ArtifactNotFoundError
 from xrec.schemas import FAILED, GENERATED
 from xrec.storage import Location, open_location, read_manifest, read_table

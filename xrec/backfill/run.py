@@ -19,7 +19,7 @@ from xrec.backfill.snapshot import RecordLog, snapshot_of
 from xrec.backfill.status import with_status
 from xrec.backfill.tally import Tally, tally_of
 from xrec.backfill.worker import ChunkWorker, WorkerSettings, load_worker_explainer
-from xrec.config import BackfillConfig
+from xrec.config.backfill import BackfillConfig
 from xrec.generate.explainer import Explainer
 from xrec.storage import Location, Manifest, open_location
 

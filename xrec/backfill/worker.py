@@ -29,7 +29,8 @@ from xrec.backfill.commit import (
 from xrec.backfill.explain import content_keys, explain_or_fail, failed_rows
 from xrec.backfill.generation import RUN, Generation
 from xrec.backfill.plan import read_chunk_pairs
-from xrec.config import DecodingConfig, Device, EngineConfig
+from xrec.config.llm import DecodingConfig, EngineConfig
+from xrec.config.shared import Device
 from xrec.generate.engine_report import EngineReport
 from xrec.generate.explainer import Explainer, Sources, load_explainer
 from xrec.schemas import FAILED, GENERATED, PAIRS

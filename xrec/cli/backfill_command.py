@@ -12,7 +12,7 @@ from xrec.cli.logging import configure_logging
 from xrec.cli.summary import summary
 
 if TYPE_CHECKING:
-    from xrec.config import BackfillConfig
+    from xrec.config.backfill import BackfillConfig
 
 
 class BackfillCommand(TyperCommand):
@@ -65,7 +65,7 @@ def backfill(
 
 def _run(config: "BackfillConfig", clean: bool, compact: bool, dry_run: bool) -> None:
     if dry_run:
-        from xrec.config import resolved_yaml
+        from xrec.config.base import resolved_yaml
 
         typer.echo(resolved_yaml(config), nl=False)
     elif clean:

@@ -18,7 +18,8 @@ from xrec.cli.job import (
     TRAIN_ADAPTER,
     Job,
 )
-from xrec.config import EvaluateConfig, JobConfig, RayConfig
+from xrec.config.evaluate import EvaluateConfig
+from xrec.config.shared import JobConfig, RayConfig
 from xrec.errors import ConfigError
 from xrec.evaluate import REPORT, example_lines, read_evaluation, summary_lines
 from xrec.storage import open_location

@@ -47,7 +47,8 @@ def explain(
     """Run jobs.explain on one pair."""
     configure_logging(debug)
     with exit_codes(debug):
-        from xrec.config import BackfillConfig, load_config
+        from xrec.config.backfill import BackfillConfig
+        from xrec.config.base import load_config
 
         config = load_config(BackfillConfig, config_path, overrides or [])
         import jobs.explain

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, cast
 if (
     TYPE_CHECKING
 ):  # pydantic, pyarrow and s3fs take most of a second; `xrec --help` needs none of them
-    from xrec.config import JobConfig
+    from xrec.config.shared import JobConfig
     from xrec.storage import Manifest
 
 
@@ -30,10 +30,13 @@ class Job:
 
     def load_config(self, path: str, overrides: Sequence[str]) -> "JobConfig":
         """The validated config; raises ConfigError."""
-        import xrec.config
+        from xrec.config.base import load_config
 
-        config_type: type[JobConfig] = getattr(xrec.config, self.config_class)
-        return xrec.config.load_config(config_type, path, overrides)
+        module, name = self.config_class.split(".")
+        config_type: type[JobConfig] = getattr(
+            importlib.import_module(f"xrec.config.{module}"), name
+        )
+        return load_config(config_type, path, overrides)
 
     def run(self, config: "JobConfig") -> "Manifest":
         """Do the job; returns its artifact's manifest, raises XRecError."""
@@ -45,7 +48,7 @@ class Job:
 
 PREPARE = Job(
     "prepare",
-    "PrepareConfig",
+    "data.PrepareConfig",
     """Raw files in, dataset artifact out.
 
 \b
@@ -67,7 +70,7 @@ Example:
 
 PRETRAIN_GRAPH = Job(
     "pretrain-graph",
-    "PretrainGraphConfig",
+    "graph.PretrainGraphConfig",
     """Dataset in, graph artifact out.
 
 A vector for each user and item, by LightGCN on Ray Train.
@@ -88,7 +91,7 @@ Example:
 
 RECOMMEND = Job(
     "recommend",
-    "RecommendConfig",
+    "backfill.RecommendConfig",
     """Dataset and graph in, each user's best unseen items out.
 
 The k items with the highest scores that are not among the user's training interactions, by Ray Data.
@@ -109,7 +112,7 @@ Example:
 
 TRAIN_ADAPTER = Job(
     "train-adapter",
-    "TrainAdapterConfig",
+    "adapter.TrainAdapterConfig",
     """Dataset, graph and language model in, adapter out.
 
 \b
@@ -129,7 +132,7 @@ Example:
 
 IMPORT_ADAPTER = Job(
     "import-adapter",
-    "ImportAdapterConfig",
+    "adapter.ImportAdapterConfig",
     """Files of the public XRec release in, graph and adapter out.
 
 \b
@@ -148,7 +151,7 @@ Example:
 
 BACKFILL = Job(
     "backfill",
-    "BackfillConfig",
+    "backfill.BackfillConfig",
     """User-item pairs in, explanations artifact out.
 
 One sentence for each pair, in bulk, by Ray Data.
@@ -175,7 +178,7 @@ Example:
 
 EVALUATE = Job(
     "evaluate",
-    "EvaluateConfig",
+    "evaluate.EvaluateConfig",
     """Explanations and references in, metrics and report out.
 
 \b
@@ -194,7 +197,7 @@ Example:
 
 ABLATE = Job(
     "ablate",
-    "AblateConfig",
+    "evaluate.AblateConfig",
     """What each part of the method is worth: variants trained and scored alike.
 
 \b
@@ -220,7 +223,7 @@ Example:
 
 BUILD_SAMPLE_LLM = Job(
     "build-sample-llm",
-    "BuildSampleLLMConfig",
+    "data.BuildSampleLLMConfig",
     """Nothing in, a small language model of the sample's language out.
 
 Trained in two minutes on one core, for demos without downloads.
@@ -239,7 +242,7 @@ Example:
 
 SERVE = Job(
     "serve",
-    "ServeConfig",
+    "serve.ServeConfig",
     """Backfill, adapter and language model in, HTTP endpoint out.
 
 \b

@@ -34,7 +34,7 @@ def _command(job: Job) -> Callable[..., None]:
         with exit_codes(debug):
             config = job.load_config(config_path, overrides or [])
             if dry_run:
-                from xrec.config import resolved_yaml
+                from xrec.config.base import resolved_yaml
 
                 typer.echo(resolved_yaml(config), nl=False)
                 return

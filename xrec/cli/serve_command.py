@@ -12,7 +12,7 @@ from xrec.cli.job import SERVE
 from xrec.cli.logging import configure_logging
 
 if TYPE_CHECKING:
-    from xrec.config import ServeConfig
+    from xrec.config.serve import ServeConfig
 
 
 def serve(
@@ -34,7 +34,7 @@ def serve(
     with exit_codes(debug):
         config = _load(config_path, overrides or [])
         if dry_run:
-            from xrec.config import resolved_yaml
+            from xrec.config.base import resolved_yaml
 
             typer.echo(resolved_yaml(config), nl=False)
         elif write_deployment is not None:

@@ -11,7 +11,7 @@ from xrec.cli.logging import configure_logging, quiet_ray
 
 if TYPE_CHECKING:
     from cluster.address import JobServer
-    from xrec.config import JobConfig
+    from xrec.config.shared import JobConfig
 
 HELP = """Run a job on a Ray cluster.
 

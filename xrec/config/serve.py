@@ -5,8 +5,8 @@ import ipaddress
 from pydantic import Field, field_validator, model_validator
 
 from xrec.config.base import Config
-from xrec.config.jobs import ColdStartConfig, JobConfig
-from xrec.config.sections import DecodingConfig, Device, LLMConfig, RayConfig, ScoringEngineConfig
+from xrec.config.llm import DecodingConfig, LLMConfig, ScoringEngineConfig
+from xrec.config.shared import ColdStartConfig, Device, JobConfig, RayConfig
 
 
 class HTTPConfig(Config):

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from xrec import schemas
-from xrec.config import SplitShares
+from xrec.config.data import SplitShares
 from xrec.data.columns import SPLITS
 from xrec.data.findings import Finding
 from xrec.data.rows import findings_of

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as pads
 
-from xrec.config import ColdStartConfig, StorageConfig
+from xrec.config.shared import ColdStartConfig, StorageConfig
 from xrec.data.dataset import Dataset
 from xrec.errors import ConfigError, DataError
 from xrec.storage import (

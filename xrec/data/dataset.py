@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from xrec import schemas
-from xrec.config import Split
+from xrec.config.shared import Split
 from xrec.errors import UnknownIdError
 from xrec.storage import Location, Manifest, read_manifest, read_table, write_manifest, write_table
 

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from xrec.config import PrepareConfig, ReleaseSource, SampleSource
+from xrec.config.data import PrepareConfig, ReleaseSource, SampleSource
 from xrec.data.assemble import Assembled, assemble, check_not_empty
 from xrec.data.dataset import write_dataset
 from xrec.data.findings import check_rejected_share, count_reasons, rejected_table

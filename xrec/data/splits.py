@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from hashlib import blake2b
 
-from xrec.config import Split, SplitShares
+from xrec.config.data import SplitShares
+from xrec.config.shared import Split
 
 
 def split_pairs(

@@ -7,7 +7,8 @@ import pyarrow as pa
 import torch
 from numpy.typing import ArrayLike
 
-from xrec.config import Device, EvaluateConfig
+from xrec.config.evaluate import EvaluateConfig
+from xrec.config.shared import Device
 from xrec.evaluate import text_metrics
 from xrec.evaluate.aspects import aspect_pattern, chance_level, names_only
 from xrec.evaluate.bootstrap import Estimate, bootstrap_mean

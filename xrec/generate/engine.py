@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from xrec.config import DecodingConfig
+from xrec.config.llm import DecodingConfig
 
 FinishReason = Literal["stop", "length", "failed"]
 PromptFailure = Literal[

@@ -9,14 +9,8 @@ from transformers import PreTrainedModel
 
 from xrec.adapter.artifact import TrainedAdapter, read_adapter
 from xrec.adapter.pairs import PairPrompts
-from xrec.config import (
-    ColdStartConfig,
-    DecodingConfig,
-    Device,
-    EngineConfig,
-    LLMConfig,
-    StorageConfig,
-)
+from xrec.config.llm import DecodingConfig, EngineConfig, LLMConfig
+from xrec.config.shared import ColdStartConfig, Device, StorageConfig
 from xrec.data.cold_start import History, read_cold_start, with_history
 from xrec.data.dataset import Dataset, read_dataset
 from xrec.errors import DataError, ModelError

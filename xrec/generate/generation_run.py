@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from xrec.config import DecodingConfig
+from xrec.config.llm import DecodingConfig
 from xrec.generate.engine import Completion, FinishReason
 from xrec.generate.engine_report import EngineReport
 from xrec.generate.key_values import KeyValueStore

@@ -12,7 +12,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TypeVar
 
-from xrec.config import DecodingConfig
+from xrec.config.llm import DecodingConfig
 from xrec.generate.live_run import Advance, LiveRun
 
 logger = logging.getLogger("xrec")

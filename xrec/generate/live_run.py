@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from xrec.config import DecodingConfig
+from xrec.config.llm import DecodingConfig
 from xrec.errors import ModelError
 from xrec.generate.engine import Completion, Failure, FinishReason, prompt_failure
 from xrec.generate.generation_run import Stopping

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from xrec.config import DecodingConfig
+from xrec.config.llm import DecodingConfig
 
 
 def draws(prompt: Sequence[int], decoding: DecodingConfig) -> Tensor:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from xrec.adapter.pairs import Pair
-from xrec.config import DecodingConfig
+from xrec.config.llm import DecodingConfig
 from xrec.data.held_out import HeldOutPair
 from xrec.generate.explainer import Explainer
 from xrec.llm.examples import explanation_nll

@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
-from xrec.config import DecodingConfig, TextConfig
+from xrec.config.llm import DecodingConfig, TextConfig
 from xrec.generate.engine import Completion, Failure
 
 _SENTENCE_END = re.compile(r"[.!?\u2026]+[\"'\u201d\u2019)\]]*(?=\s|$)")

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from transformers import PreTrainedModel
 
-from xrec.config import DecodingConfig, EngineConfig
+from xrec.config.llm import DecodingConfig, EngineConfig
 from xrec.generate.engine import Completion, Failure, prompt_failure
 from xrec.generate.engine_report import EngineReport
 from xrec.generate.generation_run import GenerationRun, Stopping

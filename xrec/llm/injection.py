@@ -34,7 +34,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
-from xrec.config import Injection
+from xrec.config.adapter import Injection
 from xrec.errors import ModelError
 from xrec.llm.collaborative import CollaborativeEmbedding
 

@@ -13,7 +13,8 @@ from transformers import (
 )
 from transformers.utils import GENERATION_CONFIG_NAME
 
-from xrec.config import Attention, Device, Dtype
+from xrec.config.llm import Attention, Dtype
+from xrec.config.shared import Device
 from xrec.errors import ModelError
 from xrec.llm.attention import GROUPED, register_grouped_attention
 

@@ -10,7 +10,7 @@ from functools import lru_cache
 
 from transformers import PreTrainedTokenizerBase
 
-from xrec.config import PromptConfig
+from xrec.config.llm import PromptConfig
 from xrec.config.placeholders import parse_placeholders
 from xrec.errors import XRecError
 from xrec.llm.collaborative import Vocabulary

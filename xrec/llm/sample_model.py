@@ -19,7 +19,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from xrec.config import PromptConfig, SampleLLMConfig
+from xrec.config.data import SampleLLMConfig
+from xrec.config.llm import PromptConfig
 from xrec.data.sample import LanguageExample, generate_language_examples
 from xrec.llm.collaborative import Vocabulary
 from xrec.llm.examples import Example, collate, token_nll

@@ -16,7 +16,7 @@ from filelock import FileLock
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-from xrec.config import StorageConfig
+from xrec.config.shared import StorageConfig
 from xrec.errors import ModelError
 from xrec.llm.gguf import convert_gguf
 from xrec.storage import Location, fingerprint_of, open_location

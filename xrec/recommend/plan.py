@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from xrec.config import RecommendConfig
+from xrec.config.backfill import RecommendConfig
 from xrec.data.cold_start import read_cold_start
 from xrec.errors import ArtifactMismatchError, ConfigError
 from xrec.graph.artifact import check_graph_of_dataset

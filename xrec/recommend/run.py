@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 import ray
 
 from xrec.actor_pool import map_on_actors
-from xrec.config import RecommendConfig
+from xrec.config.backfill import RecommendConfig
 from xrec.errors import ConfigError
 from xrec.progress import progress
 from xrec.recommend.plan import RecommendPlan, begin

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from xrec.config import BackfillConfig, RecommendConfig
+from xrec.config.backfill import BackfillConfig, RecommendConfig
 from xrec.data.cold_start import read_cold_start
 from xrec.data.dataset import Dataset, read_dataset
 from xrec.graph.artifact import GraphEmbeddings, check_graph_of_dataset, read_graph

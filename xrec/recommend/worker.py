@@ -12,7 +12,7 @@ import ray
 import torch
 from torch import Tensor
 
-from xrec.config import StorageConfig
+from xrec.config.shared import StorageConfig
 from xrec.graph.ranking import SeenItems, top_k_items
 from xrec.recommend.tables import RankingTables
 from xrec.schemas import RECOMMENDATIONS

@@ -5,7 +5,8 @@ from typing import Any
 
 from pydantic import Field
 
-from xrec.config import Config, ServeConfig, parse_config
+from xrec.config.base import Config, parse_config
+from xrec.config.serve import ServeConfig
 
 
 class Choice(Config):

@@ -4,7 +4,7 @@ from typing import Any
 
 import yaml
 
-from xrec.config import ServeConfig
+from xrec.config.serve import ServeConfig
 from xrec.errors import ConfigError
 from xrec.serve.app import APP, FRONTEND, GENERATOR
 from xrec.serve.choice import choice_of

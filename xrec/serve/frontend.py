@@ -8,7 +8,7 @@ from typing import Any
 from ray.serve.handle import DeploymentHandle
 from starlette.types import ASGIApp
 
-from xrec.config import ServeConfig
+from xrec.config.serve import ServeConfig
 from xrec.errors import XRecError
 from xrec.serve import metrics
 from xrec.serve.api import make_api

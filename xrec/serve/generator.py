@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from xrec.backfill.identity import sources_of
-from xrec.config import ServeConfig
+from xrec.config.serve import ServeConfig
 from xrec.errors import XRecError
 from xrec.generate.explainer import load_explainer
 from xrec.serve import metrics

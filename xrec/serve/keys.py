@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from starlette.datastructures import Headers
 from starlette.types import Scope
 
-from xrec.config import KeyConfig
+from xrec.config.serve import KeyConfig
 from xrec.serve.problems import ProblemError
 
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from xrec.adapter.pairs import Pair
-from xrec.config import DecodingConfig, LiveEngineConfig
+from xrec.config.llm import DecodingConfig
+from xrec.config.serve import LiveEngineConfig
 from xrec.errors import DataError, UnknownIdError
 from xrec.generate.engine import Completion
 from xrec.generate.explainer import Explainer

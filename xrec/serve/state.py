@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from xrec.adapter.artifact import read_adapter
 from xrec.backfill.identity import arithmetic
 from xrec.backfill.lookup import ExplanationLookup, open_lookup
-from xrec.config import ServeConfig
+from xrec.config.serve import ServeConfig
 from xrec.data.cold_start import read_cold_start
 from xrec.data.dataset import read_dataset
 from xrec.errors import ArtifactNotFoundError, StorageNotFoundError, XRecError

@@ -4,7 +4,7 @@ from typing import Any
 
 import s3fs
 
-from xrec.config import StorageConfig
+from xrec.config.shared import StorageConfig
 
 
 def open_s3(storage: StorageConfig) -> s3fs.S3FileSystem:

@@ -7,7 +7,7 @@ from pathlib import Path
 from transformers import AutoConfig
 
 from xrec.adapter.pairs import PairPrompts
-from xrec.config import TrainAdapterConfig
+from xrec.config.adapter import TrainAdapterConfig
 from xrec.data.dataset import Dataset, read_dataset
 from xrec.errors import DataError
 from xrec.graph.artifact import GraphEmbeddings, read_graph

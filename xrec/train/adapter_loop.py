@@ -11,7 +11,7 @@ from typing import Any
 
 from xrec.adapter.artifact import AdapterConfig, write_adapter
 from xrec.adapter.card import TRAINED, model_card
-from xrec.config import TrainAdapterConfig
+from xrec.config.adapter import TrainAdapterConfig
 from xrec.errors import ConfigError
 from xrec.graph.artifact import check_graph_of_dataset
 from xrec.llm.source import model_fingerprint, public_name, resolve_model

@@ -11,7 +11,7 @@ from transformers.integrations.deepspeed import HfDeepSpeedConfig
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from xrec.adapter.model import Adapters, embedding_scale
-from xrec.config import DeepSpeedConfig, LearningRateConfig, TrainAdapterConfig
+from xrec.config.adapter import DeepSpeedConfig, LearningRateConfig, TrainAdapterConfig
 from xrec.errors import ModelError
 from xrec.llm.examples import Example, collate, token_nll
 from xrec.train.prefix_cache import PrefixCache

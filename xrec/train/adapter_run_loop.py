@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from xrec.adapter.model import Adapters
-from xrec.config import AdapterTrainingConfig
+from xrec.config.adapter import AdapterTrainingConfig
 from xrec.errors import TrainingError
 from xrec.llm.examples import Example
 from xrec.train.adapter_checkpoint import (

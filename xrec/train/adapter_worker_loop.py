@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from xrec.adapter.model import Adapters, attach_adapters, build_adapters
 from xrec.adapter.vectors import input_vectors
-from xrec.config import TrainAdapterConfig
+from xrec.config.adapter import TrainAdapterConfig
 from xrec.llm.examples import Example
 from xrec.llm.model import load_model, resolve_attention, resolve_dtype
 from xrec.llm.source import resolve_model

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from xrec.config import Split
+from xrec.config.shared import Split
 from xrec.data.dataset import Dataset
 from xrec.graph import SeenItems, metric_names, ranking_metrics, users_with_items
 

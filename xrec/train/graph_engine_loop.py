@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from xrec.config import GraphTrainingConfig
+from xrec.config.graph import GraphTrainingConfig
 from xrec.graph import LightGCN
 from xrec.train.optimizer_loop import WholeState, restore_states, whole_state
 from xrec.train.worker_loop import initialize_engine

@@ -9,7 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
-from xrec.config import PretrainGraphConfig, Split
+from xrec.config.graph import PretrainGraphConfig
+from xrec.config.shared import Split
 from xrec.data.dataset import Dataset, read_dataset
 from xrec.errors import ConfigError
 from xrec.graph import check_edges, embeddings_bytes, ranking_report, write_graph

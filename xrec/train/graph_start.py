@@ -4,7 +4,12 @@ from typing import Literal
 
 from torch import Tensor
 
-from xrec.config import BPRLossConfig, GraphModelConfig, PretrainGraphConfig, SampledSoftmaxConfig
+from xrec.config.graph import (
+    BPRLossConfig,
+    GraphModelConfig,
+    PretrainGraphConfig,
+    SampledSoftmaxConfig,
+)
 from xrec.graph import (
     BPR,
     NegativeSampler,

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from xrec.config import GraphTrainingConfig, PretrainGraphConfig
+from xrec.config.graph import GraphTrainingConfig, PretrainGraphConfig
 from xrec.data.dataset import read_dataset
 from xrec.errors import TrainingError
 from xrec.graph import (

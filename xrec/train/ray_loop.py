@@ -23,7 +23,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util.queue import Empty, Queue
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from xrec.config import ScalingConfig
+from xrec.config.shared import ScalingConfig
 from xrec.errors import StorageError, TrainingError, XRecError
 from xrec.storage import Location
 from xrec.train.errors_loop import as_xrec_error, own_cause

@@ -4,7 +4,7 @@ import logging
 
 import ray
 
-from xrec.config import ScalingConfig
+from xrec.config.shared import ScalingConfig
 from xrec.errors import ClusterError
 
 logger = logging.getLogger("xrec")

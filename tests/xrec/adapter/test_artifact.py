@@ -15,7 +15,8 @@ from tests.toy import EMBEDDING_DIM, HIDDEN_SIZE, attach_toy, toy_adapters, toy_
 from xrec.adapter import source
 from xrec.adapter.artifact import AdapterConfig, TrainedAdapter, read_adapter, write_adapter
 from xrec.adapter.model import Adapters
-from xrec.config import AdapterModelConfig, PromptConfig
+from xrec.config.adapter import AdapterModelConfig
+from xrec.config.llm import PromptConfig
 from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError
 from xrec.storage import Location, open_location, write_manifest
 

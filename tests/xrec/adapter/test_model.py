@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from tests.decoders import FAMILIES, tiny_decoder
 from tests.toy import HIDDEN_SIZE, NUM_USERS, attach_toy, toy_adapters, toy_model, toy_vectors
 from xrec.adapter.model import attach_adapters, build_adapters, embedding_scale
-from xrec.config import AdapterModelConfig, Injection
+from xrec.config.adapter import AdapterModelConfig, Injection
 from xrec.errors import ModelError
 
 V = 64

@@ -5,7 +5,8 @@ import pytest
 
 from tests.toy import toy_tokenizer
 from xrec.adapter.pairs import Pair, PairPrompts
-from xrec.config import PrepareConfig, PromptConfig
+from xrec.config.data import PrepareConfig
+from xrec.config.llm import PromptConfig
 from xrec.data import Dataset, prepare_dataset, read_dataset
 from xrec.llm.collaborative import Vocabulary
 from xrec.llm.prompt import PromptBuilder, PromptTooLongError

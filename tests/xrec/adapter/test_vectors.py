@@ -5,7 +5,7 @@ import torch
 
 from xrec.adapter.moe import MoEAdapter
 from xrec.adapter.vectors import input_vectors
-from xrec.config import AdapterModelConfig
+from xrec.config.adapter import AdapterModelConfig
 
 D, H = 6, 16
 USERS, ITEMS = (

@@ -12,7 +12,7 @@ from benchmarks.backfill_catalogue import backfill_config
 from cluster.connect import ensure_ray
 from tests.xrec.backfill.runs import run
 from tests.xrec.backfill.toy_engines import Toy
-from xrec.config import StorageConfig
+from xrec.config.shared import StorageConfig
 from xrec.errors import LeaseError
 
 

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 
 from xrec.backfill import BackfillPlan, Lease, draft_plan, pair_batches, run_backfill
 from xrec.backfill.worker import load_worker_explainer
-from xrec.config import BackfillConfig
+from xrec.config.backfill import BackfillConfig
 from xrec.storage import Location, Manifest, open_location
 
 

@@ -21,7 +21,8 @@ from cluster.node import stop_nodes
 from tests.faulty_proxy import Faults, faulty_proxy
 from tests.object_store import ObjectStore
 from tests.xrec.backfill.runs import output_of, pairs_of, rows_by_manifest
-from xrec.config import BackfillConfig, StorageConfig
+from xrec.config.backfill import BackfillConfig
+from xrec.config.shared import StorageConfig
 from xrec.storage import read_manifest
 
 NUM_PAIRS = int(os.environ.get("XREC_CHAOS_PAIRS", "4000"))

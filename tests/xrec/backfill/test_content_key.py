@@ -10,7 +10,7 @@ import torch
 from xrec.adapter.pairs import Pair, PairPrompts
 from xrec.backfill.content_key import content_key, shared_key
 from xrec.backfill.identity import RunIdentity, sources_of
-from xrec.config import EngineConfig
+from xrec.config.llm import EngineConfig
 from xrec.generate.explainer import Explainer, load_explainer
 
 CONFIG = {"decoding": {"max_new_tokens": 4}, "dtype": "auto", "rows_per_chunk": 3}

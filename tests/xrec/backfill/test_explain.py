@@ -10,7 +10,7 @@ import pytest
 from xrec.adapter.pairs import PairPrompts
 from xrec.backfill.explain import explain_or_fail, explain_pairs
 from xrec.backfill.identity import sources_of
-from xrec.config import DecodingConfig, EngineConfig
+from xrec.config.llm import DecodingConfig, EngineConfig
 from xrec.generate.engine import Completion, Failure
 from xrec.generate.explainer import Explainer, load_explainer
 from xrec.schemas import FAILED, GENERATED

@@ -16,7 +16,8 @@ from xrec.backfill.commit import Commit, committed_chunks
 from xrec.backfill.content_key import shared_key
 from xrec.backfill.identity import sources_of
 from xrec.backfill.worker import ChunkWorker, WorkerSettings
-from xrec.config import BackfillConfig, EngineConfig
+from xrec.config.backfill import BackfillConfig
+from xrec.config.llm import EngineConfig
 from xrec.generate.explainer import check_sources
 from xrec.schemas import FAILED, GENERATED
 from xrec.storage import open_location, read_table

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from xrec.adapter.pairs import PairPrompts
 from xrec.backfill.worker import WorkerSettings, load_worker_explainer
-from xrec.config import DecodingConfig
+from xrec.config.llm import DecodingConfig
 from xrec.generate.engine import Completion
 from xrec.generate.explainer import Explainer
 

@@ -10,7 +10,8 @@ import pytest
 
 from xrec.cli import demo
 from xrec.cli.job import BACKFILL, EVALUATE, PREPARE, TRAIN_ADAPTER
-from xrec.config import EvaluateConfig, parse_config
+from xrec.config.base import parse_config
+from xrec.config.evaluate import EvaluateConfig
 from xrec.errors import ConfigError
 from xrec.evaluate import Lineage, ScoredPair, compute_metrics, write_evaluation
 from xrec.storage import Location, Manifest, open_location

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from xrec.cli.job import JOBS, job_named
 from xrec.cli.main import app
-from xrec.config import PrepareConfig
+from xrec.config.data import PrepareConfig
 from xrec.errors import ConfigError, DataError
 from xrec.storage import open_location, write_manifest
 

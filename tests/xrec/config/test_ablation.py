@@ -4,7 +4,9 @@ from typing import Any
 
 import pytest
 
-from xrec.config import VARIANTS, AblateConfig, TrainAdapterConfig, Variant, parse_config
+from xrec.config.adapter import TrainAdapterConfig
+from xrec.config.base import parse_config
+from xrec.config.evaluate import VARIANTS, AblateConfig, Variant
 from xrec.errors import ConfigError
 
 PROMPT = {

@@ -3,7 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
-from xrec.config import ActorsConfig
+from xrec.config.backfill import ActorsConfig
 
 
 def test_actors_more_at_the_start_than_at_most_are_refused() -> None:

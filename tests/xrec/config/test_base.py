@@ -6,15 +6,11 @@ import pytest
 import yaml
 from pydantic import SecretStr, ValidationError
 
-from xrec.config import (
-    BackfillConfig,
-    PrepareConfig,
-    PretrainGraphConfig,
-    StorageConfig,
-    load_config,
-    parse_config,
-    resolved_yaml,
-)
+from xrec.config.backfill import BackfillConfig
+from xrec.config.base import load_config, parse_config, resolved_yaml
+from xrec.config.data import PrepareConfig
+from xrec.config.graph import PretrainGraphConfig
+from xrec.config.shared import StorageConfig
 from xrec.errors import ConfigError
 
 

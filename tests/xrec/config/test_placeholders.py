@@ -2,7 +2,8 @@
 
 import pytest
 
-from xrec.config import TrainAdapterConfig, parse_config
+from xrec.config.adapter import TrainAdapterConfig
+from xrec.config.base import parse_config
 from xrec.config.placeholders import parse_placeholders, placeholder_names, without_placeholders
 from xrec.errors import ConfigError
 

@@ -5,8 +5,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from xrec.config import EngineConfig, ScalingConfig, ScoringEngineConfig
-from xrec.config.sections import DeepSpeedConfig
+from xrec.config.adapter import DeepSpeedConfig
+from xrec.config.llm import EngineConfig, ScoringEngineConfig
+from xrec.config.shared import ScalingConfig
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from xrec import schemas
-from xrec.config import SplitShares
+from xrec.config.data import SplitShares
 from xrec.data.assemble import assemble, check_not_empty
 from xrec.data.source import SourceData
 from xrec.errors import DataError

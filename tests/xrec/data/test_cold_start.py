@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.xrec.data.test_dataset import _write
-from xrec.config import ColdStartConfig, StorageConfig
+from xrec.config.shared import ColdStartConfig, StorageConfig
 from xrec.data import Dataset
 from xrec.data.cold_start import ColdStartTables, History, read_cold_start, with_history
 from xrec.errors import ConfigError, DataError, StorageNotFoundError, UnknownIdError

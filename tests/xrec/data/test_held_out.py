@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from xrec.config import PrepareConfig
+from xrec.config.data import PrepareConfig
 from xrec.data import Dataset, prepare_dataset, read_dataset
 from xrec.data.held_out import held_out_pairs
 from xrec.storage import open_location

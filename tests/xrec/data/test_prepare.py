@@ -9,7 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.conftest import ObjectStore
-from xrec.config import PrepareConfig, StorageConfig
+from xrec.config.data import PrepareConfig
+from xrec.config.shared import StorageConfig
 from xrec.data import prepare_dataset, read_dataset
 from xrec.errors import ArtifactMismatchError, DataError, StorageAccessError, StorageNotFoundError
 from xrec.storage import open_location

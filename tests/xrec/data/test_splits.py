@@ -8,7 +8,7 @@ from collections import Counter
 
 import pytest
 
-from xrec.config import SplitShares
+from xrec.config.data import SplitShares
 from xrec.data.splits import pair_fraction, split_pairs
 
 SHARES = SplitShares(validation=0.1, test=0.2, seed=0)

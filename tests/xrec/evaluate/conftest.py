@@ -5,7 +5,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from xrec.config import EvaluateConfig, parse_config
+from xrec.config.base import parse_config
+from xrec.config.evaluate import EvaluateConfig
 from xrec.evaluate import Lineage, ScoredPair
 from xrec.storage import Kind, Manifest
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from xrec.config import SampleSource
+from xrec.config.data import SampleSource
 from xrec.data.sample import generate_town, town_source
 from xrec.evaluate import METRICS, Estimate, ScoredPair, compute_metrics, flat_metrics
 from xrec.evaluate.descriptions import DESCRIPTIONS

@@ -13,16 +13,10 @@ from tests.toy import HIDDEN_SIZE, save_toy_model, toy_tokenizer
 from xrec.adapter.artifact import AdapterConfig, write_adapter
 from xrec.adapter.model import build_adapters
 from xrec.adapter.pairs import Pair
-from xrec.config import (
-    AdapterModelConfig,
-    ColdStartConfig,
-    DecodingConfig,
-    EngineConfig,
-    LLMConfig,
-    PrepareConfig,
-    PromptConfig,
-    StorageConfig,
-)
+from xrec.config.adapter import AdapterModelConfig
+from xrec.config.data import PrepareConfig
+from xrec.config.llm import DecodingConfig, EngineConfig, LLMConfig, PromptConfig
+from xrec.config.shared import ColdStartConfig, StorageConfig
 from xrec.data import prepare_dataset
 from xrec.data.cold_start import History
 from xrec.errors import ArtifactMismatchError, ConfigError, DataError, ModelError, UnknownIdError

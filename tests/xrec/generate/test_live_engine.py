@@ -9,7 +9,7 @@ import pytest
 from transformers import LlamaForCausalLM
 
 from tests.toy import NUM_USERS, attach_toy, toy_model
-from xrec.config import DecodingConfig
+from xrec.config.llm import DecodingConfig
 from xrec.generate.engine import Completion
 from xrec.generate.live_engine import LiveEngine
 from xrec.generate.live_run import Advance, LiveRun

@@ -9,7 +9,8 @@ import torch
 from transformers import LlamaForCausalLM
 
 from tests.toy import NUM_ITEMS, NUM_USERS, attach_toy, toy_model
-from xrec.config import DecodingConfig, Injection
+from xrec.config.adapter import Injection
+from xrec.config.llm import DecodingConfig
 from xrec.errors import ModelError
 from xrec.generate import live_run
 from xrec.generate.engine import Completion

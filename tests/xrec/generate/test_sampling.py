@@ -2,7 +2,7 @@
 
 import torch
 
-from xrec.config import DecodingConfig
+from xrec.config.llm import DecodingConfig
 from xrec.generate.sampling import draws, greedy, sampled
 
 LOGITS = torch.tensor([1.0, 3.0, 2.0, 0.0])

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from xrec.config import DecodingConfig, TextConfig
+from xrec.config.llm import DecodingConfig, TextConfig
 from xrec.generate.engine import Completion, FinishReason
 from xrec.generate.text_rules import finished_text
 

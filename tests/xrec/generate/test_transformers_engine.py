@@ -10,7 +10,8 @@ from transformers import GenerationConfig, LlamaForCausalLM, PreTrainedModel
 
 from tests.decoders import FAMILIES, tiny_decoder
 from tests.toy import NUM_ITEMS, NUM_USERS, attach_toy, toy_model
-from xrec.config import DecodingConfig, Injection
+from xrec.config.adapter import Injection
+from xrec.config.llm import DecodingConfig
 from xrec.errors import ModelError
 from xrec.generate import generation_run
 from xrec.generate.engine import Completion

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from xrec.config import SampleSource
+from xrec.config.data import SampleSource
 from xrec.data.sample import generate_town
 from xrec.errors import DataError
 from xrec.graph import (

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from tests.xrec.adapter.public_release import make_converter, vector_files, write_release
-from xrec.config import PrepareConfig, parse_config
+from xrec.config.base import parse_config
+from xrec.config.data import PrepareConfig
 from xrec.data import prepare_dataset
 from xrec.data.dataset import Dataset, read_dataset
 from xrec.errors import ArtifactMismatchError, DataError

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from tests.decoders import HEAD_DIM, WINDOW
 from tests.toy import NUM_HEADS
-from xrec.config import Injection
+from xrec.config.adapter import Injection
 
 
 def silu(x: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from transformers import (
 from tests.decoders import FAMILIES, tiny_decoder
 from tests.toy import HIDDEN_SIZE, NUM_HEADS, NUM_USERS, attach_toy, toy_model
 from tests.xrec.llm.decoder_by_hand import logits_by_hand
-from xrec.config import Injection
+from xrec.config.adapter import Injection
 from xrec.errors import ModelError
 from xrec.llm.collaborative import CollaborativeEmbedding
 from xrec.llm.injection import fold_heads, install_injection

@@ -4,7 +4,7 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from tests.toy import toy_tokenizer
-from xrec.config import PromptConfig
+from xrec.config.llm import PromptConfig
 from xrec.llm.collaborative import Vocabulary
 from xrec.llm.prompt import PairTexts, PromptBuilder, PromptTooLongError
 

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from xrec.config import BuildSampleLLMConfig, PromptConfig, SampleLLMConfig
+from xrec.config.data import BuildSampleLLMConfig, SampleLLMConfig
+from xrec.config.llm import PromptConfig
 from xrec.data.sample import generate_language_examples
 from xrec.errors import ArtifactMismatchError
 from xrec.llm.model import load_model, load_tokenizer

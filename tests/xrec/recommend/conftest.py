@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from xrec.config import PrepareConfig, RecommendConfig, parse_config
+from xrec.config.backfill import RecommendConfig
+from xrec.config.base import parse_config
+from xrec.config.data import PrepareConfig
 from xrec.data import prepare_dataset
 from xrec.graph.artifact import embeddings_bytes, write_graph
 from xrec.storage import open_location

@@ -14,7 +14,7 @@ import requests
 import uvicorn
 
 from tests.xrec.serve.town import serve_config
-from xrec.config import ServeConfig
+from xrec.config.serve import ServeConfig
 from xrec.serve.api import make_api
 from xrec.serve.gate import Gate, Limits
 from xrec.serve.generator import load_live

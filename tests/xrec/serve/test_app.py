@@ -17,7 +17,7 @@ from jobs.serve import checked, deploy
 from tests.xrec.serve.local_endpoint import Endpoint, sse
 from tests.xrec.serve.town import backfill_config, ids_of, make_backfill, serve_config
 from xrec.backfill import read_explanations
-from xrec.config import ServeConfig
+from xrec.config.serve import ServeConfig
 from xrec.serve.app import APP
 from xrec.serve.deployment_file import serve_options
 from xrec.storage import open_location

@@ -8,7 +8,8 @@ from ray.serve.schema import ServeDeploySchema
 from typer.testing import CliRunner
 
 from xrec.cli.main import app
-from xrec.config import ServeConfig, parse_config
+from xrec.config.base import parse_config
+from xrec.config.serve import ServeConfig
 from xrec.errors import ConfigError
 from xrec.serve.choice import choice_of, chosen
 from xrec.serve.deployment_file import deployment_yaml

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from xrec.config import KeyConfig, ServeConfig, parse_config
+from xrec.config.base import parse_config
+from xrec.config.serve import KeyConfig, ServeConfig
 from xrec.errors import ConfigError
 from xrec.serve.keys import Keys
 from xrec.serve.problems import ProblemError

@@ -10,7 +10,7 @@ import pytest
 from tests.xrec.serve.town import backfill_config, dataset_of, ids_of, serve_config
 from xrec.adapter.pairs import Pair
 from xrec.backfill.identity import sources_of
-from xrec.config import EngineConfig
+from xrec.config.llm import EngineConfig
 from xrec.data.cold_start import History
 from xrec.generate.explainer import Explainer, load_explainer
 from xrec.llm.prompt import PairTexts

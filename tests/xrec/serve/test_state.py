@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.xrec.serve.town import backfill_config, ids_of, make_backfill, serve_config
-from xrec.config import ServeConfig
+from xrec.config.serve import ServeConfig
 from xrec.errors import ArtifactMismatchError
 from xrec.serve.live import LivePair
 from xrec.serve.messages import PairRequest

@@ -13,14 +13,12 @@ from xrec.adapter.model import build_adapters
 from xrec.backfill import draft_plan, finish
 from xrec.backfill.run import worker_settings
 from xrec.backfill.worker import ChunkWorker
-from xrec.config import (
-    AdapterModelConfig,
-    BackfillConfig,
-    PrepareConfig,
-    PromptConfig,
-    ServeConfig,
-    parse_config,
-)
+from xrec.config.adapter import AdapterModelConfig
+from xrec.config.backfill import BackfillConfig
+from xrec.config.base import parse_config
+from xrec.config.data import PrepareConfig
+from xrec.config.llm import PromptConfig
+from xrec.config.serve import ServeConfig
 from xrec.data import prepare_dataset, read_dataset
 from xrec.data.dataset import Dataset
 from xrec.graph import embeddings_bytes, write_graph

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from xrec.config import StorageConfig
+from xrec.config.shared import StorageConfig
 from xrec.errors import StorageAccessError, StorageError, StorageNotFoundError
 from xrec.storage import check_access, open_location
 

@@ -8,7 +8,7 @@ from typing import Protocol
 import pytest
 import s3fs
 
-from xrec.config import StorageConfig
+from xrec.config.shared import StorageConfig
 from xrec.errors import StorageAccessError, StorageNotFoundError, StorageUnreachableError
 from xrec.storage import check_access, open_location
 

@@ -6,7 +6,8 @@ from typing import Any
 import torch
 
 from tests.toy import save_toy_model
-from xrec.config import PrepareConfig, TrainAdapterConfig
+from xrec.config.adapter import TrainAdapterConfig
+from xrec.config.data import PrepareConfig
 from xrec.data import prepare_dataset
 from xrec.graph import embeddings_bytes, write_graph
 from xrec.storage import open_location

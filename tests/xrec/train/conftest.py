@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import ray
 
-from xrec.config import PrepareConfig, PretrainGraphConfig
+from xrec.config.data import PrepareConfig
+from xrec.config.graph import PretrainGraphConfig
 from xrec.data import prepare_dataset
 
 TOWN = {

@@ -16,7 +16,7 @@ from tests.xrec.train.adapter_town import (
 )
 from xrec.adapter.artifact import read_adapter
 from xrec.adapter.model import attach_adapters
-from xrec.config import ScalingConfig
+from xrec.config.shared import ScalingConfig
 from xrec.errors import ArtifactMismatchError, ConfigError, DataError, TrainingError
 from xrec.graph import read_graph
 from xrec.llm.examples import explanation_nll

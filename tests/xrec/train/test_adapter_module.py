@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.toy import attach_toy, toy_model
-from xrec.config import Injection, LearningRateConfig, TrainAdapterConfig
+from xrec.config.adapter import Injection, LearningRateConfig, TrainAdapterConfig
 from xrec.errors import ModelError
 from xrec.llm.examples import Example, explanation_nll
 from xrec.train.adapter_module import (

@@ -21,7 +21,8 @@ from cluster.token import auth_headers
 from tests.conftest import ObjectStore
 from tests.xrec.train.adapter_town import build_workspace, make_config
 from tests.xrec.train.killing import at_message, driver, kill_family, training_workers
-from xrec.config import TrainAdapterConfig, resolved_yaml
+from xrec.config.adapter import TrainAdapterConfig
+from xrec.config.base import resolved_yaml
 from xrec.errors import ArtifactMismatchError, TrainingError
 from xrec.storage import Location, open_location
 from xrec.train import adapter_loop

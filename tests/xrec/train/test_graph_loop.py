@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from xrec.config import PretrainGraphConfig
+from xrec.config.graph import PretrainGraphConfig
 from xrec.data.dataset import read_dataset
 from xrec.errors import ArtifactMismatchError, ConfigError, DataError, StorageError, TrainingError
 from xrec.graph import read_graph, recommend

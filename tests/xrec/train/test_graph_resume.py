@@ -12,7 +12,8 @@ import psutil
 import pytest
 
 from tests.xrec.train.killing import driver, kill_family, training_workers
-from xrec.config import PretrainGraphConfig, resolved_yaml
+from xrec.config.base import resolved_yaml
+from xrec.config.graph import PretrainGraphConfig
 from xrec.errors import TrainingError
 from xrec.storage import Manifest
 from xrec.train import graph_loop

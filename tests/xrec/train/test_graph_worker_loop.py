@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from xrec.config import PretrainGraphConfig, ScalingConfig
+from xrec.config.graph import PretrainGraphConfig
+from xrec.config.shared import ScalingConfig
 from xrec.errors import TrainingError
 from xrec.storage import open_location
 from xrec.train.graph_worker_loop import check_convergence

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from xrec.config import ScalingConfig
+from xrec.config.shared import ScalingConfig
 from xrec.storage import open_location
 from xrec.train.ray_loop import fit
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from xrec.config import ScalingConfig
+from xrec.config.shared import ScalingConfig
 from xrec.errors import ClusterError, DataError, TrainingError
 from xrec.storage import Location, open_location
 from xrec.train.ray_loop import TrainingOutcome, fit

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from xrec.config import SampleSource
+from xrec.config.data import SampleSource
 from xrec.data.sample import texts
 from xrec.data.source import SourceData
 

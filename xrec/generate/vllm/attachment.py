@@ -38,10 +38,10 @@ def load_embedding(attachment: Attachment, token_embedding: nn.Module) -> Collab
     adapters = TrainedAdapter.from_pretrained(attachment.folder).adapters
     vectors = safetensors.torch.load_file(Path(attachment.folder) / _VECTORS)
     return CollaborativeEmbedding(
-        token_embedding,
+        token_embedding,  # type: ignore[arg-type]
         vectors["users"],
         vectors["items"],
         adapters.user,
         adapters.item,
         adapters.user.num_tokens,
-    )  # type: ignore[arg-type]
+    )

@@ -19,7 +19,8 @@ from vllm.platforms import current_platform
 from vllm.sampling_params import RequestOutputKind
 
 from xrec.adapter.artifact import TrainedAdapter
-from xrec.config import DecodingConfig, Device, Dtype, EngineConfig
+from xrec.config.llm import DecodingConfig, Dtype, EngineConfig
+from xrec.config.shared import Device
 from xrec.errors import ArtifactMismatchError, ModelError
 from xrec.generate.engine import Completion, Failure, prompt_failure
 from xrec.generate.vllm.attachment import write_attachment

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from xrec.config import Injection
+from xrec.config.adapter import Injection
 from xrec.errors import ModelError
 from xrec.llm.injection import fold_heads
 

@@ -21,7 +21,7 @@ from vllm.model_executor.models.llama import (
 from vllm.sequence import IntermediateTensors
 from vllm.utils.torch_utils import set_default_torch_dtype
 
-from xrec.config import Injection
+from xrec.config.adapter import Injection
 from xrec.generate.vllm.attachment import load_embedding
 from xrec.generate.vllm.injection import InjectionBuffer, Projection
 from xrec.generate.vllm.plugin import Attachment

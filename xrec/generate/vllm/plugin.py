@@ -6,7 +6,7 @@ xrec brings in. The model itself is imported later, when it is loaded.
 
 from dataclasses import dataclass
 
-from xrec.config import Injection
+from xrec.config.adapter import Injection
 
 ARCHITECTURE = "CollaborativeLlamaForCausalLM"
 

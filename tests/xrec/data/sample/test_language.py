@@ -2,7 +2,7 @@
 
 from collections import Counter
 
-from xrec.config import SampleSource
+from xrec.config.data import SampleSource
 from xrec.data.sample import ASPECTS, generate_language_examples, generate_town
 
 EXAMPLES = generate_language_examples(2000, seed=0)

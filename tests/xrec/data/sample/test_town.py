@@ -9,7 +9,8 @@ import scipy.sparse as sp
 import scipy.sparse.linalg
 import torch
 
-from xrec.config import SampleSource, parse_config
+from xrec.config.base import parse_config
+from xrec.config.data import SampleSource
 from xrec.data.sample import ASPECTS, Town, generate_town, town_source
 from xrec.errors import ConfigError
 

@@ -19,7 +19,8 @@ from tests.xrec.generate.vllm.vllm_town import (
     make_llama,
     make_prompts,
 )
-from xrec.config import DecodingConfig, Injection
+from xrec.config.adapter import Injection
+from xrec.config.llm import DecodingConfig
 from xrec.errors import ModelError
 from xrec.generate.engine import Completion
 from xrec.generate.vllm.plugin import Attachment

@@ -10,7 +10,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from tests.toy import EMBEDDING_DIM, NUM_ITEMS, NUM_USERS, toy_tokenizer, toy_vectors
 from xrec.adapter.artifact import AdapterConfig, TrainedAdapter
 from xrec.adapter.model import attach_adapters, build_adapters
-from xrec.config import AdapterModelConfig, Injection, PromptConfig
+from xrec.config.adapter import AdapterModelConfig, Injection
+from xrec.config.llm import PromptConfig
 from xrec.graph.artifact import GraphEmbeddings, embeddings_bytes, write_graph
 from xrec.storage import open_location
 

@@ -1,135 +1,13 @@
-"""Sections that several jobs share: storage, the Ray cluster, workers, the language model, the prompt, decoding."""
+"""The frozen language model, its prompt, and how texts are drawn from it."""
 
 from typing import Literal
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import Field, model_validator
 
 from xrec.config.base import Config
 
-Split = Literal["train", "validation", "test"]
-Injection = Literal["direct", "projected", "none"]
-Vectors = Literal["graph", "random", "constant"]
 Dtype = Literal["auto", "float32", "bfloat16"]
-Device = Literal["auto", "cpu", "cuda"]
 Attention = Literal["auto", "sdpa", "eager", "flash_attention_2", "grouped"]
-
-
-class StorageConfig(Config):
-    """How s3:// URIs are reached. Whatever is not given comes from the usual AWS variables and files."""
-
-    endpoint_url: str | None = Field(
-        None, description="S3 endpoint, for stores other than AWS, e.g. http://127.0.0.1:8333."
-    )
-    region: str | None = Field(None, description="S3 region.")
-    access_key_id: SecretStr | None = Field(
-        None, description="Access key; better in AWS_ACCESS_KEY_ID than in a file."
-    )
-    secret_access_key: SecretStr | None = Field(
-        None, description="Secret key; better in AWS_SECRET_ACCESS_KEY than in a file."
-    )
-    connect_timeout_seconds: float = Field(
-        5.0, gt=0, description="Time to wait for a connection to the endpoint."
-    )
-    read_timeout_seconds: float = Field(
-        60.0, gt=0, description="Time to wait for an answer of the endpoint."
-    )
-    max_attempts: int = Field(
-        5,
-        ge=1,
-        description="Tries of one request, the first included, with the client's own backoff.",
-    )
-
-    @model_validator(mode="after")
-    def _credentials_come_in_pairs(self) -> "StorageConfig":
-        if (self.access_key_id is None) != (self.secret_access_key is None):
-            raise ValueError("access_key_id and secret_access_key must be given together")
-        return self
-
-
-class RayConfig(Config):
-    """The Ray cluster that the job runs on."""
-
-    address: str | None = Field(
-        None,
-        description="Cluster address; none: RAY_ADDRESS if set, else a cluster is started on this machine.",
-    )
-    num_cpus: int | None = Field(
-        None,
-        ge=1,
-        description="Logical CPUs of a cluster started here; none: as many as there are cores, at least 2.",
-    )
-
-
-class ScalingConfig(Config):
-    """The workers of a training job; one process each, one torch thread a CPU."""
-
-    num_workers: int = Field(2, ge=1, description="Data-parallel workers.")
-    min_workers: int | None = Field(
-        None,
-        ge=1,
-        description="Elastic: train on so few workers where the cluster has no place for num_workers, and wait below; none: num_workers.",
-    )
-    cpus_per_worker: int = Field(
-        1, ge=1, description="Logical CPUs, and torch threads, of each worker."
-    )
-    device: Device = Field(
-        "auto", description="auto: a GPU a worker where the cluster has enough, else CPU."
-    )
-    max_failures: int = Field(
-        1, ge=0, description="How often lost workers are replaced before the job fails."
-    )
-
-    @model_validator(mode="after")
-    def _range_is_not_empty(self) -> "ScalingConfig":
-        if self.fewest_workers > self.num_workers:
-            raise ValueError(
-                f"min_workers must be at most num_workers = {self.num_workers}, saw {self.min_workers}"
-            )
-        return self
-
-    @property
-    def fewest_workers(self) -> int:
-        """The number of workers that training may go down to."""
-        return self.min_workers or self.num_workers
-
-
-class DeepSpeedConfig(Config):
-    """What DeepSpeed does with the model and the optimizer."""
-
-    zero_stage: Literal[0, 1, 2, 3] = Field(
-        3, description="ZeRO stage; 3 shards the frozen language model across the workers."
-    )
-    gradient_clipping: float = Field(
-        1.0, ge=0, description="Largest global gradient norm; 0: no clipping."
-    )
-    param_persistence_threshold: int = Field(
-        0, ge=0, description="Stage 3: parameters of fewer elements are kept whole on each worker."
-    )
-    max_live_parameters: int = Field(
-        1_000_000_000,
-        ge=0,
-        description="Stage 3: elements of gathered parameters that a worker may hold at a time, beside its shard.",
-    )
-    offload: Literal["none", "cpu", "nvme"] = Field(
-        "none",
-        description="Where shards wait for their use: optimizer state (stages 1 to 3) and, at stage 3, parameters; nvme needs stage 3, libaio.",
-    )
-    offload_path: str | None = Field(
-        None, description="Folder on each node's local disk for offload=nvme."
-    )
-
-    @model_validator(mode="after")
-    def _offload_has_what_it_needs(self) -> "DeepSpeedConfig":
-        lowest_stage = {"none": 0, "cpu": 1, "nvme": 3}[self.offload]
-        if self.zero_stage < lowest_stage:
-            raise ValueError(
-                f"offload = {self.offload!r} needs zero_stage >= {lowest_stage}, saw {self.zero_stage}"
-            )
-        if (self.offload == "nvme") != (self.offload_path is not None):
-            raise ValueError(
-                f"offload_path goes with offload = 'nvme' and only with it, saw offload = {self.offload!r}, path {self.offload_path!r}"
-            )
-        return self
 
 
 class LLMConfig(Config):
@@ -268,26 +146,3 @@ class ScoringEngineConfig(EngineConfig):
     """The engine of a job that also scores texts, for which vLLM does not give its model away."""
 
     kind: Literal["transformers"] = Field("transformers", description="What generates.")
-
-
-class LearningRateConfig(Config):
-    """Learning rate over the steps: linear warm-up, then linear decay to zero."""
-
-    peak: float = Field(1e-3, gt=0, description="Learning rate at the end of the warm-up.")
-    warmup_share: float = Field(
-        0.05, ge=0, lt=1, description="Share of all steps that the warm-up takes."
-    )
-
-
-class CardConfig(Config):
-    """What the adapter's model card (README.md) says beyond what xrec knows. The adapter's content does not depend on it."""
-
-    name: str = Field("xrec adapter", min_length=1, description="Title of the card.")
-    license: str = Field(
-        "unknown",
-        description="Licence of the adapter's weights, as the hub writes it, e.g. apache-2.0.",
-    )
-    language: str | None = Field(
-        None, description="Language of the explanations, ISO 639, e.g. en."
-    )
-    datasets: tuple[str, ...] = Field((), description="Hub ids of the data trained on.")

