@@ -1,8 +1,10 @@
-"""Grouped attention for CPUs: softmax(q k^T / sqrt(d) + mask) v with the query heads of a group stacked, as two batched products.
+"""Grouped attention for CPUs: softmax(q k^T / sqrt(d) + mask) v as two batched matrix products.
 
-Torch's attention kernel for the CPU reaches a tenth of the machine's bfloat16 matrix rate on rows of a few hundred positions, and
-needs keys and values repeated for each query head. Here the G query heads that share a key head are rows of one product:
-(B K, G S, d) x (B K, d, T). It holds the weights (B, heads, S, T), as `eager` does; on a GPU take sdpa.
+On rows of a few hundred positions, torch's attention kernel for CPUs reaches about a tenth of the
+machine's bfloat16 matrix rate, and it needs keys and values repeated for each query head. Here the
+G query heads that share one key head are stacked as the rows of one product:
+(B K, G S, d) x (B K, d, T). Like `eager`, this holds the attention weights (B, heads, S, T) in
+memory; on a GPU use sdpa.
 """
 
 from typing import Any
@@ -18,7 +20,10 @@ GROUPED = "grouped"
 
 
 def register_grouped_attention() -> None:
-    """Make `attn_implementation="grouped"` known to transformers; again is harmless."""
+    """Make `attn_implementation="grouped"` known to transformers.
+
+    Calling this twice has no effect.
+    """
     AttentionInterface.register(GROUPED, grouped_attention)
     AttentionMaskInterface.register(GROUPED, eager_mask)
 
@@ -34,23 +39,24 @@ def grouped_attention(
     softcap: float | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """query (B, heads, S, d), key and value (B, K, T, d), additive mask (B, 1, S, T) -> (B, S, heads, d).
+    """Attention output (B, S, heads, d), and None in place of the attention weights.
 
-    Raises ModelError for attention sinks and position biases.
+    `query` (B, heads, S, d), `key` and `value` (B, K, T, d); `attention_mask` (B, 1, S, T) is added
+    to the scores. Raises ModelError for a model that uses attention sinks or position biases, and
+    if the mask is missing.
     """
     unknown = [name for name in ("s_aux", "position_bias") if kwargs.get(name) is not None]
     if unknown or attention_mask is None:
         raise ModelError(
-            f"{type(module).__name__}: grouped attention knows no {', '.join(unknown) or 'missing mask'}; set llm.attn_implementation=eager"
+            f"{type(module).__name__}: grouped attention cannot handle "
+            f"{', '.join(unknown) or 'a missing mask'}; set llm.attn_implementation=eager"
         )
     rows, num_heads, length, width = query.shape
     num_groups = key.shape[1]
-    stacked = (query * (width**-0.5 if scaling is None else scaling)).reshape(
-        rows * num_groups, -1, width
-    )  # (B K, G S, d)
-    scores = torch.bmm(stacked, key.flatten(0, 1).transpose(1, 2)).view(
-        rows, num_groups, -1, length, key.shape[2]
-    )  # (B, K, G, S, T)
+    scaled = query * (width**-0.5 if scaling is None else scaling)
+    stacked = scaled.reshape(rows * num_groups, -1, width)  # (B K, G S, d)
+    scores = torch.bmm(stacked, key.flatten(0, 1).transpose(1, 2))
+    scores = scores.view(rows, num_groups, -1, length, key.shape[2])  # (B, K, G, S, T)
     if softcap is not None:
         scores = torch.tanh(scores / softcap) * softcap
     weights = nn.functional.softmax(scores + attention_mask[:, :, None], dim=-1)

@@ -1,13 +1,18 @@
-"""Collaborative tokens: a user or an item is a token, or a few.
+"""Collaborative tokens: a user or an item is one token id of the prompt, or a few.
 
-With V text tokens, U users and I items, user u is token id V + u and item i is token id V + U + i. With k tokens each
-(`model.num_tokens`), what follows is repeated: token n of user u is V + n (U + I) + u, and of item i V + n (U + I) + U + i.
-`CollaborativeEmbedding` stands in for the language model's input embedding: an id below V is looked up as ever,
-an id from V on is looked up in the graph's table and sent through its adapter, a = adapter(table[id]) in R^H. Of k tokens each
-has its own part of what the adapter gives.
-It stands where the embedding's result stands: a factor that the embedding puts on its rows (sqrt(H) in Gemma) is not on a.
-The same a enters q, k and v of every layer at that position (xrec.llm.injection). So a prompt is a list of token ids
-and nothing else, for any generation engine, in any batch.
+With V text tokens, U users and I items, user u is token id V + u and item i is token id V + U + i.
+With k tokens for each user and item (`model.num_tokens`) the block of user and item ids is repeated
+k times: token n of user u is V + n (U + I) + u, and token n of item i is V + n (U + I) + U + i.
+
+`CollaborativeEmbedding` replaces the language model's input embedding. An id below V is looked up
+as before. An id from V on is looked up in the graph's table of vectors and sent through the
+adapter: a = adapter(table[id]), a vector in R^H. With k tokens the adapter's output has k parts,
+and each token gets its own part. Some models multiply the rows of their embedding by a factor
+(sqrt(H) in Gemma); a is not multiplied by it.
+
+The same a is also added to query, key and value of every layer at that position
+(xrec.llm.injection). A prompt is therefore a plain list of token ids, which any generation engine
+can take in any batch.
 """
 
 from dataclasses import dataclass
@@ -18,7 +23,7 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The ids of text tokens, users and items, one after the other; users and items `num_tokens` times."""
+    """Which token ids are text, users and items; every user and item has `num_tokens` ids."""
 
     num_text_tokens: int
     num_users: int
@@ -27,34 +32,37 @@ class Vocabulary:
 
     @property
     def num_entities(self) -> int:
-        """Users and items."""
+        """The number of users and items together."""
         return self.num_users + self.num_items
 
     @property
     def num_ids(self) -> int:
-        """All ids: text tokens, and those of users and items."""
+        """The number of all token ids: text, users and items."""
         return self.num_text_tokens + self.num_tokens * self.num_entities
 
     def user_tokens(self, user_index: int) -> list[int]:
-        """Token ids of a user; ValueError if there is no such user."""
+        """The token ids of a user; raises ValueError if there is no such user."""
         if not 0 <= user_index < self.num_users:
             raise ValueError(f"user_index {user_index} is outside 0..{self.num_users - 1}")
         return self._tokens(user_index)
 
     def item_tokens(self, item_index: int) -> list[int]:
-        """Token ids of an item; ValueError if there is no such item."""
+        """The token ids of an item; raises ValueError if there is no such item."""
         if not 0 <= item_index < self.num_items:
             raise ValueError(f"item_index {item_index} is outside 0..{self.num_items - 1}")
         return self._tokens(self.num_users + item_index)
 
     def show(self, token_id: int) -> str | None:
-        """`<user 3>` or `<item 7>` for a collaborative token, None for a text token; each of several tokens shows itself."""
+        """`<user 3>` or `<item 7>` for a collaborative token, None for a text token.
+
+        All tokens of one user or item give the same text.
+        """
         if token_id < self.num_text_tokens:
             return None
         entity = (token_id - self.num_text_tokens) % self.num_entities
-        return (
-            f"<user {entity}>" if entity < self.num_users else f"<item {entity - self.num_users}>"
-        )
+        if entity < self.num_users:
+            return f"<user {entity}>"
+        return f"<item {entity - self.num_users}>"
 
     def _tokens(self, entity: int) -> list[int]:
         return [
@@ -64,10 +72,11 @@ class Vocabulary:
 
 
 class CollaborativeEmbedding(nn.Module):
-    """Input embedding for text tokens and collaborative tokens.
+    """The input embedding for text tokens and collaborative tokens.
 
-    `user_vectors` (U, D) and `item_vectors` (I, D) stay where they are (CPU, memory-mapped): only the rows of a batch
-    move to the model's device. They are neither parameters nor buffers, so no `.to()` and no checkpoint takes them along.
+    `user_vectors` (U, D) and `item_vectors` (I, D) stay where they are, in CPU memory or in a
+    memory-mapped file; only the rows that a batch needs move to the model's device. They are
+    neither parameters nor buffers: `.to()` does not move them and checkpoints do not hold them.
     """
 
     def __init__(
@@ -88,23 +97,32 @@ class CollaborativeEmbedding(nn.Module):
         )
         self._vectors = (user_vectors, item_vectors)
         self.injection: Tensor | None = None
-        """a at the collaborative positions of the latest input, zero elsewhere (B, S, H); None: it has none."""
+        """For the latest input (B, S): a at collaborative tokens, zero at text tokens, (B, S, H).
+
+        None if the latest input had no collaborative token.
+        """
 
     def forward(self, input_ids: Tensor) -> Tensor:
-        """Token ids (B, S) to vectors (B, S, H); leaves `injection` for the layers' hooks."""
+        """Vectors (B, S, H) of token ids (B, S); sets `injection`, which the layers' hooks read."""
         is_collaborative = input_ids >= self.vocabulary.num_text_tokens
         if not is_collaborative.any():
             return self.embed_text(input_ids)
         return self.embed(input_ids, is_collaborative, self.adapt(input_ids[is_collaborative]))
 
     def embed_text(self, input_ids: Tensor) -> Tensor:
-        """`forward` for ids that the caller knows to be text: looks at no id, so waits for no device."""
+        """`forward` for ids (B, S) that the caller knows to be text.
+
+        The ids are not inspected, so the host need not wait for the device.
+        """
         self.injection = None
         embeds: Tensor = self.token_embedding(input_ids)
         return embeds
 
     def embed(self, input_ids: Tensor, is_collaborative: Tensor, adapted: Tensor) -> Tensor:
-        """`forward` with the vectors (N, H) of the N collaborative ids (`is_collaborative`, (B, S) bool) computed before."""
+        """`forward` with vectors that were computed before: `adapted` (N, H), in order.
+
+        `is_collaborative` (B, S), bool, marks the N collaborative ids among `input_ids` (B, S).
+        """
         embeds: Tensor = self.token_embedding(input_ids.masked_fill(is_collaborative, 0))
         self.injection = torch.zeros_like(embeds).masked_scatter(
             is_collaborative[..., None], adapted.to(embeds.dtype)
@@ -112,7 +130,10 @@ class CollaborativeEmbedding(nn.Module):
         return torch.where(is_collaborative[..., None], self.injection, embeds)
 
     def adapt(self, token_ids: Tensor) -> Tensor:
-        """Adapted vectors (N, H) of collaborative token ids (N,); raises IndexError for an id beyond the last."""
+        """The adapted vectors (N, H) of collaborative token ids (N,).
+
+        Raises IndexError if an id is beyond the last one of the vocabulary.
+        """
         vocabulary = self.vocabulary
         if (token_ids >= vocabulary.num_ids).any():
             raise IndexError(
@@ -126,9 +147,8 @@ class CollaborativeEmbedding(nn.Module):
             _rows(self._vectors[1], entity[~is_user] - vocabulary.num_users, token_ids.device)
         )
         adapted = users.new_empty(len(token_ids), users.shape[-1])
-        filled = adapted.index_put((is_user,), users).index_put(
-            (~is_user,), items
-        )  # (N, k H): all tokens of each one's entity
+        # (N, k H): the vectors of all k tokens of each id's user or item. Each id picks its part.
+        filled = adapted.index_put((is_user,), users).index_put((~is_user,), items)
         of_tokens: Tensor = filled.unflatten(-1, (vocabulary.num_tokens, -1))
         return of_tokens[torch.arange(len(number), device=number.device), number]
 

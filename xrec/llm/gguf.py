@@ -1,6 +1,7 @@
-"""A GGUF file, dequantized once into a Hugging Face folder (config.json, model.safetensors, tokenizer).
+"""Converts a GGUF file to a Hugging Face folder with config.json, model.safetensors and tokenizer.
 
-transformers reads GGUF but refuses to save what it read: the weights go into a clean model of the same architecture.
+transformers reads GGUF files but refuses to save a model that it read from one. The weights are
+therefore copied into a new model of the same architecture, which can be saved.
 """
 
 import copy
@@ -15,7 +16,7 @@ logger = logging.getLogger("xrec")
 
 def convert_gguf(path: Path, folder: Path) -> None:
     """Write the model and tokenizer of the GGUF file at `path` to `folder`, in float32."""
-    logger.info("%s: dequantizing once", path.name)
+    logger.info("%s: dequantizing the weights; this is done once", path.name)
     quantized = AutoModelForCausalLM.from_pretrained(
         path.parent, gguf_file=path.name, dtype=torch.float32
     )

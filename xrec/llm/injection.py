@@ -1,29 +1,38 @@
-"""Injection: the adapted vector a enters query, key and value of every layer at its collaborative token.
+"""Injection: at a collaborative token the vector a is added to query, key and value of every layer.
 
-With h the input of a layer's attention and W_q, W_k, W_v its projections, before rotary embedding:
+h is the input of a layer's attention and W_q, W_k, W_v are its projections. All rules act before
+the rotary embedding:
 
-- `projected`: h -> h + a, so q += W_q a, k += W_k a, v += W_v a; the rule that the published text states
-  (XRec, arXiv 2406.02377, section 3.2). Works for every decoder whose layers have a `self_attn`.
-- `direct`: q += a, k += a, v += a, the same vector in all layers; the rule of the public XRec code, which needs k and
-  v as wide as the hidden state. On grouped-query models a is folded to their width by averaging the query heads of
-  each group. No public code keeps per-layer injection on grouped-query models: the fold is our extension.
-- `none`: only the input embedding carries a (the ablation).
+- `projected`: h -> h + a, so q += W_q a, k += W_k a, v += W_v a. This is the rule in the text of
+  the paper (XRec, arXiv 2406.02377, section 3.2). It works for every decoder whose layers have a
+  `self_attn`.
+- `direct`: q += a, k += a, v += a, with the same vector in all layers. This is the rule of the
+  public XRec code, which needs k and v as wide as the hidden state. On grouped-query models, whose
+  k and v are narrower, the query heads of each group are averaged (`fold_heads`). This fold is our
+  extension: we know of no public code with per-layer injection on grouped-query models.
+- `none`: a enters by the input embedding only. This is an ablation.
 
-All by hooks; no model code is copied. What a family does around the place where a enters:
+The rules are forward hooks; no model code is copied. What the rules mean in each model family:
 
-| family        | projections             | meaning of the rules there                                                       |
-|---------------|-------------------------|----------------------------------------------------------------------------------|
-| Llama         | q, k, v                 | as above                                                                         |
-| Mistral       | q, k, v                 | as above; beyond a sliding window a layer sees neither the token nor its a       |
-| Qwen2         | q, k, v with a bias     | W a is without the bias, which h has already had; windows where they are set     |
-| Qwen3         | q, k, v; norm of q, k   | both rules add before the norm: it sets the size of q and k, a their direction   |
-| Gemma         | q, k, v                 | words enter at sqrt(H) times their row; a enters as it is, with their size       |
-| Gemma 2       | q, k, v                 | as Gemma; scores are capped after a; windows in every other layer                |
-| Gemma 3, text | q, k, v; norm of q, k   | as Gemma and Qwen3; windows in five layers of six                                |
-| Phi (1, 2)    | q, k, v with a bias     | attention and MLP share h: the MLP gets h without a                              |
-| Phi 3, 4      | one qkv_proj            | `direct` adds to the slices q, k, v of its output                                |
+- Llama (q_proj, k_proj, v_proj): as above.
+- Mistral: as Llama. A layer with a sliding window sees neither a token outside it nor its a.
+- Qwen2: the projections have a bias. It is added once, to W h, and not again to W a. Layers have
+  sliding windows where the model's configuration sets them.
+- Qwen3: q and k are normed after the projection. a is added before this norm, so it changes the
+  direction of q and k and not their length.
+- Gemma: a word's embedding is multiplied by sqrt(H). a is not multiplied; the adapters are scaled
+  to the size of a multiplied word.
+- Gemma 2: as Gemma. The cap on scores applies after a is added. Every other layer has a window.
+- Gemma 3 (text): as Gemma, with the norm of Qwen3. Five of six layers have a window.
+- Phi (1, 2): the projections have a bias, as in Qwen2. Attention and MLP both read h; the MLP gets
+  h without a.
+- Phi 3 and 4: one qkv_proj gives q, k and v; `direct` adds to the three parts of its output.
 
-`direct` needs a query as wide as the hidden state, which some sizes of Qwen3, Gemma and Mistral do not have.
+`direct` needs a query as wide as the hidden state. Some sizes of Qwen3, Gemma and Mistral have a
+wider or narrower one and are refused.
+
+The tests compare a tiny model of each family, with random weights, against its decoder written out
+by hand (tests/xrec/llm/decoder_by_hand.py). Of trained models only Llamas were run.
 """
 
 from collections.abc import Callable
@@ -42,9 +51,10 @@ from xrec.llm.collaborative import CollaborativeEmbedding
 def install_injection(
     model: PreTrainedModel, embedding: CollaborativeEmbedding, rule: Injection
 ) -> list[RemovableHandle]:
-    """Add the hooks of `rule` to all layers of `model`; returns their handles, to remove them again.
+    """Add the hooks of `rule` to all layers of `model`; returns handles that can remove them.
 
-    Raises ModelError, naming the missing piece, if the model's layers are not built as the rule needs; no hook is left then.
+    Raises ModelError, which names the missing part, if the model's layers are not built as the rule
+    needs. In this case no hook was added.
     """
     if rule == "none":
         return []
@@ -66,10 +76,12 @@ def install_injection(
 
 
 def fold_heads(vectors: Tensor, num_key_value_heads: int, head_dim: int) -> Tensor:
-    """(..., num_heads * head_dim) to (..., num_key_value_heads * head_dim): the mean over the query heads of each group."""
-    folded: Tensor = (
-        vectors.unflatten(-1, (num_key_value_heads, -1, head_dim)).mean(dim=-2).flatten(-2)
-    )
+    """The mean of `vectors` (..., num_heads * head_dim) over the query heads of each group.
+
+    Returns (..., num_key_value_heads * head_dim).
+    """
+    groups = vectors.unflatten(-1, (num_key_value_heads, -1, head_dim))
+    folded: Tensor = groups.mean(dim=-2).flatten(-2)
     return folded
 
 
@@ -78,14 +90,16 @@ def _attentions(model: PreTrainedModel) -> list[nn.Module]:
     layers = getattr(decoder, "layers", None)
     if layers is None:
         raise ModelError(
-            f"{name}: its decoder, a {type(decoder).__name__}, has no `layers`; projected and direct need decoder layers "
-            "with a `self_attn`; use model.injection=none for this model"
+            f"{name}: its decoder, a {type(decoder).__name__}, has no `layers`; "
+            "projected and direct need decoder layers with a `self_attn`; "
+            "use model.injection=none for this model"
         )
     missing = [index for index, layer in enumerate(layers) if not hasattr(layer, "self_attn")]
     if missing:
         raise ModelError(
-            f"{name}: {len(missing)} of its {len(layers)} layers have no `self_attn`, the first is layer {missing[0]}, "
-            f"a {type(layers[missing[0]]).__name__}; projected and direct need it in all; use model.injection=none for this model"
+            f"{name}: {len(missing)} of its {len(layers)} layers have no `self_attn`, "
+            f"the first is layer {missing[0]}, a {type(layers[missing[0]]).__name__}; "
+            "projected and direct need it in all layers; use model.injection=none for this model"
         )
     return [layer.self_attn for layer in layers]
 
@@ -104,18 +118,22 @@ def _add_to_hidden_states(embedding: CollaborativeEmbedding) -> Callable[..., An
 
 
 Projections = list[tuple[nn.Module, list[int]]]
-"""The modules that give q, k and v, each with the widths of what it gives, one after the other."""
+"""The modules whose outputs are q, k and v, each with the widths of the parts of its output."""
 
 
 def _place_direct(model: str, attention: nn.Module, hidden_size: int) -> tuple[Projections, int]:
-    """An attention's projections and the width of its heads; raises ModelError if `direct` does not fit them."""
+    """An attention's projections and the width of one head.
+
+    Raises ModelError if they do not have the shapes that `direct` needs.
+    """
     head_dim = _required(model, attention, ["head_dim"])[0]
     projections = _projections(model, attention)
     query, key, value = (width for _, widths in projections for width in widths)
     if query != hidden_size or key != value or key % head_dim or query % key:
         raise ModelError(
             f"{model}: q is {query} wide, k {key}, v {value}, a head {head_dim}, h {hidden_size}; "
-            "direct needs q as wide as h, k and v alike, in groups of whole heads; use model.injection=projected"
+            "direct needs q as wide as h, k as wide as v, and groups of whole heads; "
+            "use model.injection=projected"
         )
     return projections, head_dim
 
@@ -135,8 +153,9 @@ def _required(model: str, attention: nn.Module, names: list[str]) -> list[Any]:
     missing = [name for name in names if getattr(attention, name, None) is None]
     if missing:
         raise ModelError(
-            f"{model}: its attention, a {type(attention).__name__}, has no {', '.join(missing)}; direct needs q_proj, k_proj and v_proj, "
-            "or a qkv_proj with num_key_value_groups, and head_dim; use model.injection=projected"
+            f"{model}: its attention, a {type(attention).__name__}, has no {', '.join(missing)}; "
+            "direct needs q_proj, k_proj and v_proj, or a qkv_proj with num_key_value_groups, "
+            "and head_dim; use model.injection=projected"
         )
     return [getattr(attention, name) for name in names]
 

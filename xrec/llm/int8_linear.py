@@ -1,12 +1,17 @@
-"""Linear layers whose products are of 8-bit integers: faster than bfloat16 on a CPU with VNNI, and nearly as good.
+"""Linear layers that multiply 8-bit integers: faster than bfloat16 on a CPU with VNNI.
 
-    W_q = round(W / s),  s_out = max |W_out| / 127         once, a scale for each output
-    x_q = round(x / t),  t_row = max |x_row| / 127         at each call, a scale for each row
+    W_q = round(W / s),  s_out = max |W_out| / 127         once; one scale for each output
+    x_q = round(x / t),  t_row = max |x_row| / 127         at each call; one scale for each row
     y = (x_q W_q^T) t s + b
 
-Layers that narrow are left alone. Down projections of a decoder's MLPs: their inputs have single channels a hundred times the
-others', which leave few of a row's 255 levels to the rest (outliers: LLM.int8, arXiv 2208.07339). Keys and values of
-grouped-query attention: they are few, and kept.
+The generated texts change and are a little worse (LOG.md has the figures). Layers whose output is
+narrower than their input keep their own product:
+
+- Down projections of the MLPs. Their inputs have single channels a hundred times larger than the
+  others, so that a row's 255 levels would hardly tell the other channels apart (outliers: LLM.int8,
+  arXiv 2208.07339).
+- Key and value projections of grouped-query attention. They are small, and their results stay in
+  the cache for the whole text.
 """
 
 from functools import partial
@@ -22,13 +27,16 @@ _LEVELS = 127
 
 
 def quantize_linears(model: PreTrainedModel) -> int:
-    """Give the decoder's linear layers that don't narrow, and the output layer, an int8 forward, in place; returns how many.
+    """Replace the product of the decoder's linear layers and of the output layer by an int8 one.
 
-    Hooks stay, and the weights beside their 8-bit form. Raises ModelError if `model` is not on a CPU.
+    Works in place and returns the number of layers. Layers whose output is narrower than their
+    input are left out. Hooks keep working. The original weights stay in memory beside the 8-bit
+    ones. Raises ModelError if `model` is not on a CPU.
     """
     if model.device.type != "cpu":
         raise ModelError(
-            f"linear_layers = 'int8' is for CPUs, the model is on {model.device}; set engine.linear_layers=packed, or device=cpu"
+            f"linear_layers = 'int8' is for CPUs, the model is on {model.device}; "
+            "set engine.linear_layers=packed, or device=cpu"
         )
     linears = [
         linear for linear in linear_layers(model) if linear.in_features <= linear.out_features
@@ -40,7 +48,7 @@ def quantize_linears(model: PreTrainedModel) -> int:
 
 
 def _quantized(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """(out, in) to int8, transposed (in, out), and the scales (out,)."""
+    """The weight (out, in) as int8, transposed to (in, out), and the scales (out,)."""
     scales = weight.float().abs().amax(dim=1).clamp_min(torch.finfo(torch.float32).tiny) / _LEVELS
     return (weight.float() / scales[:, None]).round().to(torch.int8).t(), scales
 

@@ -23,20 +23,27 @@ _TEXT_DECODER_KEYS = {
     r"^model\.language_model\.": "model.",
     r"^language_model\.lm_head\.": "lm_head.",
 }
-"""Names of weights in the files of a model of text and images, of either age, to those of its text decoder alone."""
+"""Maps weight names in the files of a text-and-image model to the names in its text decoder.
+
+Older and newer files use different names; both are covered.
+"""
 
 
 def resolve_device(device: Device) -> torch.device:
-    """`auto` is the GPU if there is one; raises ModelError if `cuda` is asked for and there is none."""
+    """The device to use; `auto` means the GPU if there is one.
+
+    Raises ModelError if `device` is `cuda` and there is no GPU.
+    """
     if device == "cuda" and not torch.cuda.is_available():
         raise ModelError(
-            "device 'cuda': this process sees no GPU; give device auto or cpu, or check CUDA_VISIBLE_DEVICES"
+            "device 'cuda': this process sees no GPU; "
+            "give device auto or cpu, or check CUDA_VISIBLE_DEVICES"
         )
     return torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 def resolve_dtype(dtype: Dtype, device: torch.device) -> torch.dtype:
-    """`auto` is bfloat16 on a GPU that has it, else float32."""
+    """The torch type of weights; `auto` means bfloat16 on a GPU that supports it, else float32."""
     if dtype == "auto":
         return (
             torch.bfloat16
@@ -47,7 +54,7 @@ def resolve_dtype(dtype: Dtype, device: torch.device) -> torch.dtype:
 
 
 def resolve_attention(attention: Attention, device: torch.device) -> str:
-    """`auto` is grouped on a CPU (xrec.llm.attention), sdpa on a GPU."""
+    """The attention implementation; `auto` means `grouped` on a CPU and `sdpa` on a GPU."""
     return (GROUPED if device.type == "cpu" else "sdpa") if attention == "auto" else attention
 
 
@@ -58,10 +65,13 @@ def load_model(
     device: torch.device | None,
     attn_implementation: str = "sdpa",
 ) -> PreTrainedModel:
-    """The causal language model in `folder`, frozen, in eval mode, on `device` (None: wherever the loader puts it).
+    """The causal language model in `folder`, frozen and in eval mode.
 
-    Of a model of text and images (Gemma 3 from 4B on) the text decoder only. Under an active `HfDeepSpeedConfig` of ZeRO
-    stage 3 each worker keeps its shard of every weight only. Raises ModelError, also for a checkpoint that lacks weights.
+    It is moved to `device`; if that is None, it stays where the loader puts it. Of a model of text
+    and images (Gemma 3 from 4B on) only the text decoder is loaded. Under an active
+    `HfDeepSpeedConfig` of ZeRO stage 3 each worker keeps only its shard of every weight.
+
+    Raises ModelError if the model cannot be loaded or if its files lack weights.
     """
     register_grouped_attention()
     try:
@@ -78,7 +88,8 @@ def load_model(
         )
     except (OSError, ValueError, ImportError) as error:
         raise ModelError(
-            f"{folder}: the language model cannot be loaded with llm.attn_implementation={attn_implementation}: {error}"
+            f"{folder}: the language model cannot be loaded with "
+            f"llm.attn_implementation={attn_implementation}: {error}"
         ) from error
     _check_complete(folder, type(model).__name__, sorted(loaded["missing_keys"]))
     model.requires_grad_(False)
@@ -87,16 +98,18 @@ def load_model(
 
 
 def _check_complete(folder: Path, name: str, missing: list[str]) -> None:
-    """transformers leaves weights that are not in the files at random values."""
+    """Refuse files that lack weights: transformers would leave those weights at random values."""
     if missing:
         raise ModelError(
-            f"{folder}: the files lack {len(missing)} weights of a {name}, the first is {missing[0]}; "
-            "give the folder of a whole causal language model, not of an encoder, a base model or an adapter"
+            f"{folder}: the files lack {len(missing)} weights of a {name}, "
+            f"the first is {missing[0]}; "
+            "give the folder of a whole causal language model, "
+            "not of an encoder, a base model or an adapter"
         )
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer in `folder`; raises ModelError if there is none, or it has no end token."""
+    """The tokenizer in `folder`; raises ModelError if there is none or it has no end token."""
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, ImportError) as error:
@@ -109,7 +122,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
 
 def stop_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Ids that end a text: the model's own generation settings and the tokenizer's end token."""
+    """The ids that end a text: those of the model's generation settings and the end token."""
     return _with_end_token(model.generation_config, tokenizer)
 
 

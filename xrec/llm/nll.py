@@ -1,8 +1,9 @@
-"""NLL of labels from a model's logits, a row of the batch at a time.
+"""The negative log-likelihood (NLL) of labels under a model's logits, computed row by row.
 
-Logits are the largest tensor of a training step: 8 rows of 50 labels over a vocabulary of 49,152 are 79 MB in float32.
-Autograd over float(), log_softmax and nll_loss holds four such tensors. Written out, only the model's own logits and their
-gradient are held, in the model's dtype; the float32 copies are those of one row. All sums are in float32.
+Logits are the largest tensor of a training step: 8 rows of 50 labels over a vocabulary of 49,152
+take 79 MB in float32. Autograd over float(), log_softmax and nll_loss would hold four such tensors.
+This module writes the gradient out by hand, so that only the model's logits and their gradient are
+held, both in the model's dtype. Float32 copies exist for one row at a time. Sums are in float32.
 """
 
 from typing import Any
@@ -15,7 +16,10 @@ IGNORE = -100
 
 
 def label_nll(logits: Tensor, labels: Tensor) -> Tensor:
-    """-log softmax(logits)[label] in nats, (B, L) float32, for logits (B, L, V) and labels (B, L) int64; 0 where a label is -100."""
+    """-log softmax(logits)[label] in nats, (B, L) float32; 0 where the label is -100.
+
+    `logits` (B, L, V) of any floating-point type, `labels` (B, L) int64.
+    """
     nll: Tensor = _LabelNLL.apply(logits, labels)  # type: ignore[no-untyped-call]
     return nll
 
@@ -34,7 +38,7 @@ class _LabelNLL(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None]:
-        """d nll / d logits = softmax(logits), less 1 at the label."""
+        """d nll / d logits is softmax(logits), minus 1 at the label."""
         logits, labels = ctx.saved_tensors
         gradient = torch.empty_like(logits)
         for row, label, weight, target in zip(

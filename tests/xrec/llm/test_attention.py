@@ -1,4 +1,4 @@
-"""Grouped attention against transformers' own eager attention, with gradients, in whole models."""
+"""Grouped attention equals transformers' eager attention in whole models, with gradients."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ MASK = torch.tensor([[0, 0, 1, 1, 1, 1], [1, 1, 1, 1, 1, 1]])
 def logits_and_gradients(
     model: torch.nn.Module, implementation: str
 ) -> tuple[torch.Tensor, list[torch.Tensor]]:
-    """Logits at the positions that are no padding, and the gradients of all weights."""
+    """The logits at positions that are not padding, and the gradients of all weights."""
     register_grouped_attention()
     model.set_attn_implementation(implementation)
     logits = model(
@@ -47,8 +47,8 @@ def test_grouped_attention_of_each_family_equals_eager(family: str) -> None:
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
-        ({"s_aux": torch.zeros(4)}, "knows no s_aux"),
-        ({"attention_mask": None}, "knows no missing mask"),
+        ({"s_aux": torch.zeros(4)}, "cannot handle s_aux"),
+        ({"attention_mask": None}, "cannot handle a missing mask"),
     ],
 )
 def test_grouped_attention_refuses_what_it_would_leave_out(

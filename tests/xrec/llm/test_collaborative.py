@@ -1,4 +1,4 @@
-"""Collaborative tokens: each id reaches its own row and its own adapter."""
+"""Collaborative tokens: each id gets the vector of its own row through its own side's adapter."""
 
 import pytest
 import torch

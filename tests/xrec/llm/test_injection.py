@@ -1,4 +1,4 @@
-"""Injection against each family's decoder written out by hand, from the same weights: no attention code of transformers in it."""
+"""Injection in each family equals its decoder written out by hand, with the same weights."""
 
 import pytest
 import torch
@@ -38,7 +38,7 @@ UNSUPPORTED = {
 
 
 def injected_in(embedding: CollaborativeEmbedding) -> Tensor:
-    """a of `PROMPT`'s collaborative tokens, from the adapter itself, zero at its text tokens (B, S, H)."""
+    """(B, S, H): the adapter's vector a at `PROMPT`'s collaborative tokens, zero at text tokens."""
     injected = torch.zeros(*PROMPT.shape, HIDDEN_SIZE)
     injected[PROMPT >= V] = embedding.adapt(PROMPT[PROMPT >= V])
     return injected
@@ -53,9 +53,8 @@ def test_injection_equals_the_decoder_written_by_hand(rule: Injection, family: s
     expected = logits_by_hand(model, family, PROMPT, injected, rule)
     torch.testing.assert_close(model(PROMPT).logits, expected, rtol=1e-4, atol=2e-5)
     if rule != "none":
-        assert (
-            expected - logits_by_hand(model, family, PROMPT, injected, "none")
-        ).abs().max() > 0.1  # the rule matters here
+        without = logits_by_hand(model, family, PROMPT, injected, "none")
+        assert (expected - without).abs().max() > 0.1  # the rule makes a difference here
 
 
 @pytest.mark.parametrize("num_key_value_heads", [4, 1])
@@ -109,7 +108,8 @@ def test_injection_without_self_attn_raises_model_error_naming_it() -> None:
     del model.model.layers[1].self_attn
     with pytest.raises(
         ModelError,
-        match=r"LlamaForCausalLM: 1 of its 2 layers have no `self_attn`, the first is layer 1, a LlamaDecoderLayer.*none",
+        match=r"LlamaForCausalLM: 1 of its 2 layers have no `self_attn`, "
+        r"the first is layer 1, a LlamaDecoderLayer.*none",
     ):
         attach_toy(model, "projected")
 
@@ -136,11 +136,13 @@ def unsupported(name: str) -> PreTrainedModel:
         ),
         (
             "gpt_neox",
-            r"GPTNeoXForCausalLM: 2 of its 2 layers have no `self_attn`, the first is layer 0, a GPTNeoXLayer.*injection=none",
+            r"GPTNeoXForCausalLM: 2 of its 2 layers have no `self_attn`, "
+            r"the first is layer 0, a GPTNeoXLayer.*injection=none",
         ),
         (
             "mamba",
-            r"MambaForCausalLM: 2 of its 2 layers have no `self_attn`, the first is layer 0, a MambaBlock.*injection=none",
+            r"MambaForCausalLM: 2 of its 2 layers have no `self_attn`, "
+            r"the first is layer 0, a MambaBlock.*injection=none",
         ),
     ],
 )
@@ -169,7 +171,8 @@ def test_injection_direct_with_q_wider_than_hidden_raises_model_error_and_projec
     before = model(text).logits
     with pytest.raises(
         ModelError,
-        match=r"q is 64 wide, k 16, v 16, a head 16, h 32; direct needs q as wide as h.*injection=projected",
+        match=r"q is 64 wide, k 16, v 16, a head 16, h 32; "
+        r"direct needs q as wide as h.*injection=projected",
     ):
         attach_toy(model, "direct")
     assert torch.equal(model(text).logits, before)
@@ -183,7 +186,8 @@ def test_injection_direct_with_another_fused_layout_raises_model_error() -> None
     )
     with pytest.raises(
         ModelError,
-        match=r"MiniMaxForCausalLM: its attention, a MiniMaxLightningAttention, has no num_key_value_groups",
+        match=r"MiniMaxForCausalLM: its attention, a MiniMaxLightningAttention, "
+        r"has no num_key_value_groups",
     ):
         attach_toy(model, "direct")
 
@@ -194,7 +198,8 @@ def test_injection_direct_without_key_projection_raises_model_error_naming_it() 
         layer.self_attn.k_proj = None
     with pytest.raises(
         ModelError,
-        match=r"its attention, a LlamaAttention, has no k_proj; direct needs q_proj, k_proj and v_proj",
+        match=r"its attention, a LlamaAttention, has no k_proj; "
+        r"direct needs q_proj, k_proj and v_proj",
     ):
         attach_toy(model, "direct")
 

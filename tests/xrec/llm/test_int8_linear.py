@@ -1,4 +1,4 @@
-"""Linear layers of 8-bit products: close to the exact ones, on every family, also where rows differ in size."""
+"""Products of 8-bit integers are close to the exact ones, also where rows differ in size."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Loading a language model from its folder: each family comes back as it was, of an image model the text decoder only."""
+"""A loaded model has the logits of the saved one; of an image model the text decoder is loaded."""
 
 from pathlib import Path
 
@@ -50,7 +50,8 @@ def test_load_model_gemma2_without_its_kernel_raises_model_error_naming_the_one_
     tiny_decoder("gemma2").save_pretrained(tmp_path)
     with pytest.raises(
         ModelError,
-        match=r"with llm\.attn_implementation=sdpa: Gemma2ForCausalLM does not support.*attn_implementation=\"eager\"",
+        match=r"with llm\.attn_implementation=sdpa: Gemma2ForCausalLM does not support"
+        r".*attn_implementation=\"eager\"",
     ):
         load(tmp_path, "sdpa")
 
@@ -75,7 +76,7 @@ def image_model() -> Gemma3ForConditionalGeneration:
 
 
 def rename_weights(folder: Path, renamed: dict[str, str]) -> None:
-    """Write the folder's weights again, the first part of each name as `renamed` says."""
+    """Write the folder's weights again with the beginnings of their names changed by `renamed`."""
     weights = safetensors.torch.load_file(folder / "model.safetensors")
     for old, new in renamed.items():
         assert any(name.startswith(old) for name in weights)
@@ -99,7 +100,7 @@ def test_load_model_of_text_and_images_gives_the_text_decoder(
 ) -> None:
     model = image_model()
     model.save_pretrained(tmp_path)
-    rename_weights(tmp_path, renamed)  # both ways of naming are on the hub
+    rename_weights(tmp_path, renamed)  # models on the hub use both ways of naming
     text = torch.tensor([[1, 2, 3, 4, 5, 6]])
     expected = model(text).logits
     loaded = load(tmp_path)
@@ -117,6 +118,7 @@ def test_load_model_with_a_weight_missing_raises_model_error_naming_it(tmp_path:
     safetensors.torch.save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
     with pytest.raises(
         ModelError,
-        match=r"the files lack 1 weights of a Qwen3ForCausalLM, the first is model\.layers\.1\.self_attn\.q_norm\.weight",
+        match=r"the files lack 1 weights of a Qwen3ForCausalLM, "
+        r"the first is model\.layers\.1\.self_attn\.q_norm\.weight",
     ):
         load(tmp_path)

@@ -1,4 +1,4 @@
-"""NLL of labels, written out, against torch's own cross entropy and autograd in float64 and float32."""
+"""Our NLL and its gradient equal torch's cross entropy and autograd in float64 and float32."""
 
 import pytest
 import torch
@@ -7,7 +7,10 @@ from xrec.llm.nll import IGNORE, label_nll
 
 
 def make_logits(dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits (3, 5, 11), some of them large, and labels of which the first of row 0 and all of row 2 are ignored."""
+    """Logits (3, 5, 11), some of them large, and labels (3, 5).
+
+    The first two labels of row 0 and all labels of row 2 are to be ignored.
+    """
     generator = torch.Generator().manual_seed(0)
     logits = (20 * torch.randn(3, 5, 11, generator=generator)).to(dtype)
     labels = torch.randint(11, (3, 5), generator=generator)

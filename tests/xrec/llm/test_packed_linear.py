@@ -1,4 +1,4 @@
-"""Packed linear layers: the same products, hooks and all; what cannot be packed stays as it is."""
+"""Packed layers give the same products, with hooks; layers that cannot be packed do not change."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""A forward pass split at the first collaborative token, against transformers' own pass over each whole row."""
+"""A pass split at the first collaborative token equals transformers' pass over each whole row."""
 
 import random
 
@@ -30,7 +30,10 @@ RULES: list[Injection] = ["direct", "projected", "none"]
 
 
 def make_examples(count: int = 6) -> list[Example]:
-    """Prompts [shared, own text of 0 to 5 tokens, a user, up to two words, an item, a word], explanations of 1 to 4 tokens."""
+    """Examples with explanations of 1 to 4 tokens.
+
+    A prompt is [shared, own text of 0 to 5 tokens, a user, up to two words, an item, a word].
+    """
     rng = random.Random(0)
 
     def words(least: int, most: int) -> list[int]:
@@ -55,7 +58,10 @@ def make_examples(count: int = 6) -> list[Example]:
 def gradients_by_transformers(
     model: LlamaForCausalLM, examples: list[Example]
 ) -> tuple[float, dict[str, torch.Tensor]]:
-    """Sum of the labels' NLL by the model's own loss, a whole row at a time, and the gradients of the adapters."""
+    """The sum of the labels' NLL by the model's own loss, and the gradients of the adapters.
+
+    Each row is computed alone and as a whole.
+    """
     total = torch.zeros(())
     for example in examples:
         ids = torch.tensor([[*example.prompt_ids, *example.label_ids]])
@@ -127,8 +133,9 @@ def test_batch_key_values_without_any_position_is_none() -> None:
 
 @pytest.mark.parametrize(
     ("prompt", "expected"),
+    # In the last two cases the whole prompt is text; its last token does not count.
     [([1, 2, V, 3], 2), ([V, 1], 0), ([1, V + 3], 1), ([1, 2, 3], 2), ([4], 0)],
-)  # the last token of a prompt is never in the prefix
+)
 def test_num_prefix_tokens_ends_at_the_first_collaborative_token(
     prompt: list[int], expected: int
 ) -> None:

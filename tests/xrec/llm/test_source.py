@@ -1,4 +1,4 @@
-"""Where a language model comes from: a folder, an object store, a package; and what is said when it is not there."""
+"""A language model comes from a folder, an object store or a package; a missing one is an error."""
 
 import json
 import shutil
@@ -45,7 +45,7 @@ def test_resolve_model_folder_is_itself_and_loads_frozen(folder: Path) -> None:
 def test_folder_stop_token_ids_are_those_of_the_loaded_model(
     folder: Path, tmp_path: Path, settings: dict[str, Any] | None, added: set[int]
 ) -> None:
-    """None: no generation_config.json; then the end token of config.json, 2, counts."""
+    """Without generation_config.json (`settings` None) the end token 2 of config.json counts."""
     other = shutil.copytree(folder, tmp_path / "llm")
     (other / "generation_config.json").unlink(missing_ok=True)
     if settings is not None:
@@ -87,7 +87,8 @@ def test_resolve_model_hub_that_does_not_answer_raises_model_error(
     monkeypatch.setattr(source, "snapshot_download", offline)
     with pytest.raises(
         ModelError,
-        match=r"'no-such/model': neither a local folder nor to be had from the hub \(offline\).*HF_TOKEN",
+        match=r"'no-such/model': it is no local folder, "
+        r"and the hub does not give it \(offline\).*HF_TOKEN",
     ):
         resolve_model("no-such/model")
 
@@ -162,7 +163,7 @@ def test_load_model_with_broken_weights_raises_model_error(tmp_path: Path) -> No
 
 @pytest.fixture
 def empty_cache() -> Iterator[str]:
-    """A folder that is deleted at once: pytest would keep the model's 540 MB."""
+    """A folder that is deleted after the test, because pytest would keep the model's 540 MB."""
     with tempfile.TemporaryDirectory(prefix="xrec-cache-") as folder:
         yield folder
 
