@@ -1,4 +1,8 @@
-"""The graph of who interacted with what: LightGCN's parts, negatives, ranking, and the artifact of its vectors."""
+"""The graph of which user interacted with which item, and the vectors that are learned from it.
+
+This package has the parts of LightGCN, its losses and negatives, ranking, fold-in of new users and
+items, and the artifact of the vectors. `xrec.train` puts the parts together.
+"""
 
 from xrec.graph.adjacency import check_edges, node_degrees, normalized_adjacency
 from xrec.graph.artifact import (

@@ -1,6 +1,8 @@
-"""The bipartite graph as a matrix: A = D^-a [[0, R], [R^T, 0]] D^-a, users first, then items (arXiv 2002.02126, eq. 3: a = 1/2).
+"""The bipartite graph as a matrix: A = D^-a [[0, R], [R^T, 0]] D^-a.
 
-R is the binary interaction matrix, D the diagonal of degrees. A is symmetric, so it is its own transpose.
+Rows and columns are the users, then the items. R is the binary interaction matrix, D the diagonal
+matrix of the degrees. With a = 1/2 this is LightGCN's matrix (arXiv 2002.02126, eq. 3). A is
+symmetric, so it is its own transpose.
 """
 
 import torch
@@ -19,17 +21,20 @@ def normalized_adjacency(
     partition: Partition | None = None,
     exponent: float = 0.5,
 ) -> Tensor:
-    """A as a sparse CSR tensor (N, N) float32, N = num_users + num_items; with `partition`, this worker's rows of it.
+    """Return A as a sparse CSR tensor (N, N) float32, N = num_users + num_items.
 
-    `edges` (2, E) int64: user indices in row 0, item indices in row 1; a pair that stands twice counts once. A user or
-    item without edges has an empty row. `exponent` is a. The rows of a partition are (n, W n): row r is the node
-    `partition.node_ids[r]`, columns are in the order of `partition.blocks.nodes`. Raises DataError as `check_edges` does.
+    `edges` (2, E) int64 has user indices in row 0 and item indices in row 1; a pair that stands
+    there twice counts once. A user or item without edges has an empty row. `exponent` is a.
+
+    With `partition`, only this worker's rows are returned, (n, W n): row r belongs to the node
+    `partition.node_ids[r]`, and the columns are in the order of `partition.blocks.nodes`.
+    Raises DataError as `check_edges` does.
     """
     check_edges(edges, num_users, num_items)
     partition = partition or Partition.whole(num_users + num_items)
     users, items = _distinct(edges, num_items)
     degrees = _degrees(users, items, num_users, num_items)
-    # An isolated node's degree scales no edge; 1 keeps it finite.
+    # A node without edges has degree 0. It scales no edge; 1 in its place avoids an infinite value.
     scale = degrees.clamp(min=1).double().pow(-exponent).float()
     nodes = partition.blocks.nodes
     crow, columns = _sorted_rows(
@@ -41,7 +46,10 @@ def normalized_adjacency(
 
 
 def node_degrees(edges: Tensor, num_users: int, num_items: int) -> Tensor:
-    """Distinct edges of each node, users first: (num_users + num_items,) int64. Raises DataError as `check_edges` does."""
+    """Return the number of distinct edges of each node, users first: (N,) int64.
+
+    N is num_users + num_items. Raises DataError as `check_edges` does.
+    """
     check_edges(edges, num_users, num_items)
     return _degrees(*_distinct(edges, num_items), num_users, num_items)
 
@@ -49,10 +57,14 @@ def node_degrees(edges: Tensor, num_users: int, num_items: int) -> Tensor:
 def check_edges(
     edges: Tensor, num_users: int, num_items: int, what: str = "training interactions"
 ) -> None:
-    """Raise DataError if there is no edge (`edges` (2, E) int64; `what` they are), or one with an index out of range."""
+    """Raise DataError if `edges` (2, E) int64 is empty or has an index out of range.
+
+    `what` names the edges in the message.
+    """
     if edges.shape[1] == 0:
         raise DataError(
-            f"the dataset has no {what} ({num_users} users, {num_items} items); check its interactions and the shares of the splits"
+            f"the dataset has no {what} ({num_users} users, {num_items} items); "
+            "check its interactions and the shares of the splits"
         )
     for name, indices, count in (
         ("user_index", edges[0], num_users),
@@ -62,7 +74,8 @@ def check_edges(
         if bool(wrong.any()):
             first = int(indices[wrong][0])
             raise DataError(
-                f"{int(wrong.sum())} {what} have a {name} out of range, the first {first}; expected 0 to {count - 1}"
+                f"{int(wrong.sum())} {what} have a {name} out of range, the first is {first}; "
+                f"expected 0 to {count - 1}"
             )
 
 
@@ -80,26 +93,28 @@ def _degrees(users: Tensor, items: Tensor, num_users: int, num_items: int) -> Te
 def _sorted_rows(
     user_rows: Tensor, item_rows: Tensor, partition: Partition
 ) -> tuple[Tensor, Tensor]:
-    """The CSR structure of this worker's rows: row starts (n + 1,), columns (nnz,), int64 each."""
+    """Return the CSR structure of this worker's rows: row starts (n + 1,), columns (nnz,), int64.
+
+    Within a row the columns ascend.
+    """
     size, num_columns = partition.blocks.block_size, len(partition.blocks.nodes)
     keys = [
         _own_keys(rows, columns, partition.rank * size, size, num_columns)
         for rows, columns in ((user_rows, item_rows), (item_rows, user_rows))
     ]
-    ordered = (
-        torch.cat(keys).sort().values
-    )  # one number an edge, row by row and within a row by column
+    ordered = torch.cat(keys).sort().values
     starts = torch.searchsorted(ordered, torch.arange(size + 1) * num_columns)
     return starts, ordered.remainder_(num_columns)
 
 
 def _own_keys(rows: Tensor, columns: Tensor, first: int, size: int, num_columns: int) -> Tensor:
+    """Return one number for each edge in the rows `first` to `first + size`: row, then column."""
     local = rows - first
     own = (local >= 0) & (local < size)
     return local[own] * num_columns + columns[own]
 
 
 def _csr(crow: Tensor, columns: Tensor, values: Tensor, shape: tuple[int, int]) -> Tensor:
-    # MKL's product takes 32-bit indices; from 64-bit ones torch makes a 32-bit copy at each call.
+    # MKL multiplies with 32-bit indices. Given 64-bit ones, torch makes a 32-bit copy at each call.
     dtype = torch.int32 if max(len(columns), shape[1]) <= _LARGEST_INT32 else torch.int64
     return torch.sparse_csr_tensor(crow.to(dtype), columns.to(dtype), values, shape)

@@ -1,6 +1,7 @@
-"""The graph artifact: one vector for each user and item, `embeddings.safetensors`, and how training went, `metrics.jsonl`.
+"""The graph artifact: a vector for each user and item, and a log of the training.
 
-The vectors are its content; the metrics, one JSON object an epoch, are a log beside it: two runs with equal vectors are the same graph.
+`embeddings.safetensors` holds the vectors. `metrics.jsonl` has one JSON object for each epoch. Only
+the vectors count for the fingerprint: two runs with equal vectors are the same graph.
 """
 
 import json
@@ -22,25 +23,26 @@ METRICS = "metrics.jsonl"
 
 @dataclass(frozen=True)
 class GraphEmbeddings:
-    """Vectors by index: users (U, D), items (I, D) float32."""
+    """The vectors by index: users (U, D), items (I, D) float32."""
 
     users: Tensor
     items: Tensor
     manifest: Manifest
 
     def check_finite(self) -> None:
-        """Raise DataError, naming the first, if a user's or item's vector holds NaN or infinity."""
+        """Raise DataError if a vector holds NaN or infinity; the message names the first one."""
         for what, vectors in (("user", self.users), ("item", self.items)):
             broken = ~torch.isfinite(vectors).all(dim=1)
             if bool(broken.any()):
                 raise DataError(
-                    f"{int(broken.sum())} of {len(vectors)} {what} vectors of the graph are not finite, the first that of {what}_index "
-                    f"{int(broken.nonzero()[0])}; train the graph again with a lower training.learning_rate"
+                    f"{int(broken.sum())} of {len(vectors)} {what} vectors of the graph are not "
+                    f"finite, the first has {what}_index {int(broken.nonzero()[0])}; "
+                    "train the graph again with a lower training.learning_rate"
                 )
 
 
 def embeddings_bytes(users: Tensor, items: Tensor) -> bytes:
-    """users (U, D) and items (I, D) as a safetensors file."""
+    """Return users (U, D) and items (I, D) as the content of a safetensors file."""
     return bytes(safetensors.torch.save({"users": users.contiguous(), "items": items.contiguous()}))
 
 
@@ -53,7 +55,10 @@ def write_graph(
     inputs: Mapping[str, str],
     metrics: Mapping[str, Any],
 ) -> Manifest:
-    """Write the artifact, manifest last. `embeddings` as of `embeddings_bytes`; `history` has one row an epoch."""
+    """Write the artifact, its manifest last, and return the manifest.
+
+    `embeddings` comes from `embeddings_bytes`; `history` has one row for each epoch.
+    """
     users, items = parse_embeddings(embeddings, str(location / EMBEDDINGS))
     (location / EMBEDDINGS).write_bytes(embeddings)
     (location / METRICS).write_bytes(metrics_lines(history))
@@ -69,26 +74,27 @@ def write_graph(
 
 
 def metrics_lines(history: Sequence[Mapping[str, Any]]) -> bytes:
-    """`metrics.jsonl`: a line for each row."""
+    """Return the content of `metrics.jsonl`: a line of JSON for each row."""
     return "".join(json.dumps(row) + "\n" for row in history).encode()
 
 
 def read_metrics(location: Location) -> list[dict[str, Any]]:
-    """The rows of the `metrics.jsonl` at `location`; raises StorageNotFoundError."""
+    """Return the rows of `metrics.jsonl` at `location`; raise StorageNotFoundError if absent."""
     return [json.loads(line) for line in (location / METRICS).read_text().splitlines()]
 
 
 def read_graph(location: Location) -> GraphEmbeddings:
-    """The graph at `location`.
+    """Return the graph at `location`.
 
-    Raises ArtifactNotFoundError if there is no finished one, ArtifactMismatchError if it is of another kind or schema
-    version, or its file is not what the manifest says.
+    Raises ArtifactNotFoundError if there is no finished graph. Raises ArtifactMismatchError if the
+    artifact has another kind or schema version, or its file differs from what the manifest says.
     """
     manifest = read_manifest(location, "graph")
     data = (location / EMBEDDINGS).read_bytes()
     if content_hash(data) != manifest.files[EMBEDDINGS]:
         raise ArtifactMismatchError(
-            f"{location / EMBEDDINGS}: its content is not what the manifest says; make the graph again"
+            f"{location / EMBEDDINGS}: its content is not what the manifest says; "
+            "make the graph again"
         )
     users, items = parse_embeddings(data, str(location / EMBEDDINGS))
     return GraphEmbeddings(users, items, manifest)
@@ -97,16 +103,23 @@ def read_graph(location: Location) -> GraphEmbeddings:
 def check_graph_of_dataset(
     graph: Manifest, dataset: Manifest, graph_uri: str, dataset_uri: str
 ) -> None:
-    """Raise ArtifactMismatchError unless the graph was trained on the dataset: its vectors are found by the dataset's indices."""
+    """Raise ArtifactMismatchError unless the graph was trained on the dataset.
+
+    The dataset's indices find the graph's vectors, so the two must belong together.
+    """
     if graph.inputs["dataset"] != dataset.fingerprint:
         raise ArtifactMismatchError(
-            f"{graph_uri}: trained on dataset {graph.inputs['dataset']}, but {dataset_uri} is {dataset.fingerprint}; "
-            "indices would not fit: train the graph again, or give its dataset"
+            f"{graph_uri}: trained on dataset {graph.inputs['dataset']}, but {dataset_uri} is "
+            f"{dataset.fingerprint}; indices would not fit: train the graph again, or give its "
+            "dataset"
         )
 
 
 def parse_embeddings(data: bytes, name: str) -> tuple[Tensor, Tensor]:
-    """users (U, D), items (I, D) of a safetensors file's content; raises ArtifactMismatchError, naming it `name`."""
+    """Return users (U, D) and items (I, D) from the content of a safetensors file.
+
+    Raises ArtifactMismatchError if it is no such file; the message calls the file `name`.
+    """
     try:
         tensors = safetensors.torch.load(data)
     except safetensors.SafetensorError as error:
@@ -115,6 +128,7 @@ def parse_embeddings(data: bytes, name: str) -> tuple[Tensor, Tensor]:
         ) from error
     if set(tensors) != {"users", "items"}:
         raise ArtifactMismatchError(
-            f"{name}: expected the tensors users and items, saw {sorted(tensors)}; make the graph again"
+            f"{name}: expected the tensors users and items, saw {sorted(tensors)}; "
+            "make the graph again"
         )
     return tensors["users"], tensors["items"]

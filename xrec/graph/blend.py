@@ -1,23 +1,27 @@
-"""Two models of the same users and items made one, of the same dimension: the trained vectors, and the spectral start they came from.
+"""The trained vectors and the spectral start they came from, made into vectors of one dimension.
 
-Training fits what the start leaves out, and forgets some of what it knew; the two err differently, and their scores added
-rank better than either. U_1 I_1^T + w c U_2 I_2^T has rank 2D; of all matrices of rank D the truncated SVD is nearest to it
-(Eckart & Young 1936). Neither matrix of scores is ever made: with U = [U_1, w c U_2] = Q_u R_u and I = [I_1, I_2] = Q_i R_i,
-the SVD of R_u R_i^T (2D, 2D) is all it takes.
+Training fits what the start leaves out, and forgets some of what the start knew. The two make
+different errors, and the sum of their scores ranks better than either alone (LOG.md).
+
+The sum U_1 I_1^T + w c U_2 I_2^T has rank 2D. Among the matrices of rank D its truncated SVD is
+nearest to it (Eckart & Young 1936). No matrix of scores is made: with the QR factors
+[U_1, w c U_2] = Q_u R_u and [I_1, I_2] = Q_i R_i, the SVD of R_u R_i^T (2D, 2D) gives the result.
 """
 
 import torch
 from torch import Tensor
 
 Vectors = tuple[Tensor, Tensor]
-"""users (U, D), items (I, D); their dot product is the score."""
+"""users (U, D) and items (I, D); the dot product of two rows is their score."""
 
 
 def blend(trained: Vectors, start: Vectors, weight: float) -> Vectors:
-    """users (U, D), items (I, D) float32 whose scores are nearest to those of `trained` plus `weight` times those of `start`.
+    """Return users (U, D) and items (I, D) float32 whose scores are nearest to the weighted sum.
 
-    `start` is scaled first, by c, to scores of the same Frobenius norm as `trained`. Each singular value is shared evenly by both
-    sides; the entry of largest magnitude of each item column is positive. Time O((U + I) D^2). Raises ValueError for a negative weight.
+    The sum is the scores of `trained` plus `weight` times those of `start`. Before that, `start` is
+    scaled by c, so that its scores have the Frobenius norm of the scores of `trained`. Both sides
+    get the square root of each singular value; the entry of largest magnitude of each item column
+    is positive. Takes time O((U + I) D^2). Raises ValueError for a negative weight.
     """
     if weight < 0:
         raise ValueError(f"weight must be at least 0, saw {weight}")
@@ -39,6 +43,9 @@ def blend(trained: Vectors, start: Vectors, weight: float) -> Vectors:
 
 
 def score_norm(vectors: Vectors) -> float:
-    """Frobenius norm of the scores U I^T, from the (D, D) Gram matrices: ||U I^T||^2 = <U^T U, I^T I>."""
+    """Return the Frobenius norm of the scores U I^T.
+
+    It comes from the (D, D) Gram matrices: ||U I^T||^2 = <U^T U, I^T I>.
+    """
     users, items = (table.T.double() @ table.double() for table in vectors)
     return float((users * items).sum().clamp(min=0).sqrt())

@@ -1,4 +1,4 @@
-"""The dataset and graph that later stages see when there are new users and items: the known rows unchanged, folded-in ones at the end."""
+"""The dataset and the graph with new users and items: known rows unchanged, new ones at the end."""
 
 from dataclasses import replace
 
@@ -14,11 +14,12 @@ from xrec.graph.fold_in import FoldIn
 def extend_with_new(
     dataset: Dataset, graph: GraphEmbeddings, tables: ColdStartTables
 ) -> tuple[Dataset, GraphEmbeddings]:
-    """Dataset and graph with the users and items of `tables` appended, their vectors by fold-in (`FoldIn`).
+    """Return dataset and graph with the users and items of `tables` appended.
 
-    New interactions are among the train edges of the dataset returned, so that top-k leaves a new user's history out. Both
-    keep their manifests: artifacts made from them are told apart by `tables.fingerprint`. Nothing usable in `tables`: both
-    come back with the same rows. Raises DataError for a graph that is not finite.
+    Their vectors come from `FoldIn`. If `tables` has nothing usable, the rows stay as they are. The
+    new interactions are among the train edges of the returned dataset, so that a ranking leaves out
+    a new user's history. Both keep their manifests; `tables.fingerprint` distinguishes artifacts
+    that were made from them. Raises DataError if a vector of the graph is not finite.
     """
     extension = extend_dataset(dataset, tables)
     user_edges, item_edges = (

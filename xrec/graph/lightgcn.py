@@ -1,4 +1,7 @@
-"""LightGCN (arXiv 2002.02126): propagation without weights, the layers' mean as the vectors; by row blocks on any number of workers."""
+"""LightGCN (arXiv 2002.02126): propagation without weights; the mean of the layers is the result.
+
+Each of any number of workers computes its block of rows (`xrec.graph.partition`).
+"""
 
 from typing import Any
 
@@ -12,11 +15,13 @@ from xrec.graph.partition import Partition
 class LightGCN(nn.Module):
     """E^(l+1) = A E^(l),  E = 1/(L+1) sum_{l=0..L} E^(l),  score(u, i) = <E_u, E_i>.
 
-    A is the symmetric normalized adjacency (`normalized_adjacency`); only E^(0) is learned. This worker owns the rows of
-    E^(0), of A and of each layer that `partition` gives it, all of them without one.
+    A is the symmetric normalized adjacency (`normalized_adjacency`); only E^(0) is learned. This
+    worker owns the rows of E^(0), of A and of each layer that `partition` gives it. Without a
+    partition it owns all rows.
 
-    Shapes: adjacency (n, W n) sparse CSR -> users (num_users, D), items (num_items, D), float32, whole on every worker.
-    With W > 1 forward and backward are collective: every worker must call both.
+    Shapes: adjacency (n, W n) sparse CSR -> users (num_users, D), items (num_items, D), float32.
+    Every worker gets both tables in full. With W > 1 workers, forward and backward are collective:
+    every worker must call both.
     """
 
     def __init__(
@@ -26,20 +31,22 @@ class LightGCN(nn.Module):
         num_layers: int,
         partition: Partition | None = None,
     ) -> None:
-        """`embeddings` (n, D) float32: the start of this worker's rows, see `random_embeddings` and `spectral_embeddings`.
+        """Take `embeddings` (n, D) float32 as the start of this worker's rows.
 
-        Raises ValueError if it has not a row for each of them, TrainingError if it holds NaN or infinity.
+        They come from `random_embeddings` or `spectral_embeddings`. Raises ValueError if their
+        number is not that of this worker's rows, TrainingError if a value is NaN or infinity.
         """
         super().__init__()
         self.partition = partition or Partition.whole(embeddings.shape[0])
         self.num_users = num_users
         self.num_layers = num_layers
         _check_start(embeddings, self.partition)
-        # One table, users first: one product a layer moves both, and the optimizer sees one parameter.
+        # One table for users and items, so that a layer is one product and Adam has one parameter.
         self.embeddings = nn.Parameter(embeddings)
 
     def forward(self, adjacency: Tensor) -> tuple[Tensor, Tensor]:
-        # X + A X + A^2 X = X + A (X + A X): one fused product and sum a layer, and no layer is kept.
+        # X + A X + A^2 X = X + A (X + A X), so a layer is one fused product and sum, and no layer
+        # must be kept.
         layer_sum: Tensor = self.embeddings
         for _ in range(self.num_layers):
             layer_sum = symmetric_product(
@@ -51,18 +58,25 @@ class LightGCN(nn.Module):
 
 
 def random_embeddings(partition: Partition, embedding_dim: int, seed: int) -> Tensor:
-    """This worker's rows (n, D) float32 of a start from N(0, 0.1^2), the same for any number of workers; zero in empty rows."""
+    """Return this worker's rows (n, D) float32 of a table drawn from N(0, 0.1^2).
+
+    The table is the same for any number of workers. Empty rows are zero.
+    """
     return partition.normal_rows(embedding_dim, seed) * 0.1
 
 
 def symmetric_product(
     adjacency: Tensor, block: Tensor, partition: Partition, plus: Tensor | None = None
 ) -> Tensor:
-    """This worker's rows (n, D) of A X + Y: A_w X + `plus`, with X (W n, D) all workers' `block` (n, D), A_w = `adjacency` (n, W n).
+    """Return this worker's rows (n, D) of A X + Y, which are A_w X + `plus`.
 
-    The gradient needs neither a transposed matrix nor a sum over workers. With G = dL/d(A X), dL/dX = A^T G = A G, as A
-    is symmetric; this worker's rows of it are A_w G, and G is all workers' gradients of their rows, one below the
-    other. So backward is forward: all-gather, then the product with A_w. (torch's own would transpose A at every step.)
+    X (W n, D) is the `block` (n, D) of each worker, one below the other; A_w = `adjacency`
+    (n, W n).
+
+    The gradient needs neither a transposed matrix nor a sum over workers. With G = dL/d(A X) it is
+    dL/dX = A^T G = A G, because A is symmetric. This worker's rows of it are A_w G, and G is the
+    workers' gradients of their rows, one below the other. So backward does what forward does: it
+    gathers and multiplies with A_w. (torch's own gradient would transpose A at every step.)
     """
     product: Tensor = _SymmetricProduct.apply(adjacency, block, partition, plus)  # type: ignore[no-untyped-call]
     return product
@@ -91,12 +105,14 @@ class _SymmetricProduct(torch.autograd.Function):
 def _check_start(embeddings: Tensor, partition: Partition) -> None:
     if embeddings.ndim != 2 or embeddings.shape[0] != partition.blocks.block_size:
         raise ValueError(
-            f"embeddings must have the shape ({partition.blocks.block_size}, D), a row for each of this worker's nodes; saw {tuple(embeddings.shape)}"
+            f"embeddings must have the shape ({partition.blocks.block_size}, D), a row for each of "
+            f"this worker's nodes; saw {tuple(embeddings.shape)}"
         )
     wrong = ~embeddings.isfinite().all(dim=1)
     if bool(wrong.any()):
         node = int(partition.node_ids[wrong.cpu()][0])
         raise TrainingError(
-            f"the layer-0 embeddings of {int(wrong.sum())} nodes hold NaN or infinity, the first of node {node} (users first, then items); "
-            "expected finite numbers: start again without this checkpoint, with another training.seed or model.spectral"
+            f"the layer-0 embeddings of {int(wrong.sum())} nodes hold NaN or infinity, the first of"
+            f" node {node} (users first, then items); expected finite numbers: start again without "
+            "this checkpoint, with another training.seed or model.spectral"
         )

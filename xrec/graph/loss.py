@@ -1,4 +1,7 @@
-"""What LightGCN is trained with: pairwise and softmax ranking losses, each a mean over its rows, and L2 regularization."""
+"""The losses that LightGCN is trained with.
+
+There is a pairwise and a softmax ranking loss, each a mean over its rows, and L2 regularization.
+"""
 
 from typing import Any, Literal
 
@@ -10,8 +13,9 @@ Similarity = Literal["cosine", "dot"]
 
 
 def bpr_loss(pos_scores: Tensor, neg_scores: Tensor) -> Tensor:
-    """mean_b -ln sigmoid(s(u, i) - s(u, j)), i a positive item of u, j a negative one (arXiv 1205.2618, eq. in section 4.1).
+    """Return mean_b -ln sigmoid(s(u, i) - s(u, j)) (arXiv 1205.2618, section 4.1).
 
+    i is a positive item of the user u, j a negative one.
     Shapes: pos_scores (B,), neg_scores (B,) -> () float32.
     """
     return F.softplus(neg_scores - pos_scores).mean()
@@ -25,14 +29,20 @@ def sampled_softmax_loss(
     log_expected_counts: Tensor,
     temperature: float,
 ) -> Tensor:
-    """mean_b -s(u,i)/t + ln(exp(s(u,i)/t) + sum_c exp(s(u,c)/t - ln q_c)),  s(u, c) = <u, c>, t the temperature.
+    """Return mean_b -s(u,i)/t + ln(exp(s(u,i)/t) + sum_c exp(s(u,c)/t - ln q_c)).
 
-    The softmax over all items, its sum estimated from the candidates c: each weighs 1/q_c, q_c how often c is expected
-    among them (`expected_counts`). A row's own positive is left out of its candidates. Sampled softmax: Bengio & Senecal
-    2008; the correction for in-batch candidates, which come by popularity: Yi et al., RecSys 2019; for recommendation:
-    Wu et al. (arXiv 2201.02327). Rows are independent: the mean over a batch is the mean of its parts, weighted by size.
+    s(u, c) = <u, c>, and t is the temperature. This is the softmax over all items with its sum
+    estimated from the candidates c. A candidate has the weight 1/q_c, where q_c is how often c is
+    expected among the candidates (`expected_counts`). A row's own positive item is left out of its
+    candidates. Rows are independent: the loss of a batch is the mean of the losses of its parts,
+    weighted by their sizes.
 
-    Shapes: users (B, D), pos_items (B, D), candidates (C, D), is_own_item (B, C) bool, log_expected_counts (C,) -> () float32.
+    Sources: Bengio & Senecal 2008 (sampled softmax); Yi et al., RecSys 2019 (the correction for
+    in-batch candidates, which popular items are among more often); Wu et al., arXiv 2201.02327
+    (the loss for recommendation).
+
+    Shapes: users (B, D), pos_items (B, D), candidates (C, D), is_own_item (B, C) bool,
+    log_expected_counts (C,) -> () float32.
     """
     loss: Tensor = _SampledSoftmax.apply(
         users / temperature, pos_items, candidates, is_own_item, log_expected_counts
@@ -41,7 +51,11 @@ def sampled_softmax_loss(
 
 
 class _SampledSoftmax(torch.autograd.Function):
-    """Written out, because it is where training spends its time: one matrix (B, C), changed in place, where autograd passes over five."""
+    """The loss with a gradient of its own, because training spends most of its time here.
+
+    It makes one matrix (B, C) and changes it in place, where autograd makes five passes over such
+    matrices.
+    """
 
     @staticmethod
     def forward(
@@ -64,7 +78,7 @@ class _SampledSoftmax(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
-        """d/ds(u,c) = probability of c; d/ds(u,i) = probability of i, less 1."""
+        """d/ds(u,c) is the probability of c; d/ds(u,i) is the probability of i, minus 1."""
         users, pos_items, candidates, weights, inverse_total, own_weight = ctx.saved_tensors
         row = grad_outputs[0] / len(users)
         of_candidate = (row * inverse_total).unsqueeze(1)
@@ -76,22 +90,28 @@ class _SampledSoftmax(torch.autograd.Function):
 def expected_counts(
     popularity: Tensor, num_in_batch: int, num_uniform: int, num_items: int
 ) -> Tensor:
-    """q_c = B p_c + M / I: how often an item is expected among B positives of a batch and M uniform draws from I items.
+    """Return q_c = B p_c + M / I, (C,) float32: how often each item is expected as a candidate.
 
-    The mixed sampling of Yang et al. (WWW 2020 companion). `popularity` (C,): p_c, an item's share of all interactions.
+    B is `num_in_batch`, the positive items of a batch; M is `num_uniform`, the uniform draws from
+    I = `num_items` items. `popularity` (C,) is p_c, an item's share of all interactions. This is
+    the mixed sampling of Yang et al. (WWW 2020 companion).
     """
     return num_in_batch * popularity + num_uniform / num_items
 
 
 def scoring_vectors(vectors: Tensor, similarity: Similarity) -> Tensor:
-    """Vectors (N, D) whose dot product is the similarity: of length 1 for cosine, as they are for dot. A zero vector stays zero."""
+    """Return vectors (N, D) whose dot product is the similarity.
+
+    For cosine they have length 1, and a zero vector stays zero; for dot they are unchanged.
+    """
     return F.normalize(vectors, dim=1) if similarity == "cosine" else vectors
 
 
 def l2_penalty(embeddings: Tensor, counts: Tensor, batch_size: int) -> Tensor:
-    """1/2 mean_b sum_e ||e_b||^2 over the layer-0 embeddings e of a batch's users and items, row by row of the table.
+    """Return 1/2 mean_b sum_e ||e_b||^2 over the layer-0 embeddings e of a batch, () float32.
 
-    The regularization of LightGCN's own code (arXiv 2002.02126, eq. 15). `counts` (n,): how often the batch has each row of
-    `embeddings` (n, D); `batch_size`: its interactions. -> () float32.
+    This is the regularization of LightGCN's own code (arXiv 2002.02126, eq. 15). `counts` (n,) says
+    how often the batch has each row of `embeddings` (n, D); `batch_size` is its number of
+    interactions.
     """
     return 0.5 * (counts * embeddings.square().sum(dim=1)).sum() / batch_size

@@ -1,8 +1,13 @@
 """How well vectors rank held-out items: means over the users with at least one held-out item.
 
-For a user with held-out items H and hits h_1 < h_2 < ..., the ranks within the top k that hold an item of H:
-recall = hits / |H|,  precision = hits / k,  hit_rate = 1 if there is a hit,  mrr = 1 / h_1 (0 without a hit),
-ndcg = sum_j 1 / log2(h_j + 1) over the same sum of the best order, ranks 1 to min(k, |H|).
+H are a user's held-out items. The hits h_1 < h_2 < ... are the ranks within the top k that hold an
+item of H:
+
+    recall    = hits / |H|
+    precision = hits / k
+    hit_rate  = 1 if there is a hit, else 0
+    mrr       = 1 / h_1, 0 without a hit
+    ndcg      = sum_j 1 / log2(h_j + 1), divided by the same sum over the ranks 1 to min(k, |H|)
 """
 
 from collections.abc import Sequence
@@ -30,11 +35,14 @@ _METRICS = {
     "hit_rate": LinkPredHitRatio,
 }
 _NUM_GROUPS = 5
-_NO_USERS = "there are no held-out interactions to rank for; give the dataset's validation and test splits a share"
+_NO_USERS = (
+    "there are no held-out interactions to rank for; "
+    "give the dataset's validation and test splits a share"
+)
 
 
 def metric_names(ks: Sequence[int]) -> list[str]:
-    """The keys of `ranking_metrics`: "recall@10", "ndcg@10", "mrr@10", "precision@10", "hit_rate@10" for each of `ks`."""
+    """Return the keys of `ranking_metrics`, such as "recall@10" and "ndcg@10", for each of `ks`."""
     return [f"{name}@{k}" for k in ks for name in _METRICS]
 
 
@@ -46,11 +54,12 @@ def ranking_metrics(
     user_indices: Tensor,
     ks: Sequence[int],
 ) -> dict[str, float]:
-    """{"recall@k", "ndcg@k", "mrr@k", "precision@k", "hit_rate@k"} for each of `ks`, by one pass at the largest.
+    """Return {"recall@k", "ndcg@k", "mrr@k", "precision@k", "hit_rate@k"} for each of `ks`.
 
-    Means over `user_indices` (N,) int64, each with a held-out item; `seen` items are left out of the ranking. A user with
-    fewer than k unseen items is ranked for as many as there are. users (U, D), items (I, D) float32. Raises DataError if
-    there are no users, ValueError for a k below 1 or none.
+    They are means over `user_indices` (N,) int64; each of these users needs a held-out item. `seen`
+    items are left out of the ranking. A user with fewer than k unseen items gets a ranking of all
+    of them. users (U, D), items (I, D) float32. Raises DataError if there are no users, ValueError
+    if `ks` is empty or has a number below 1.
     """
     if len(user_indices) == 0:
         raise DataError(_NO_USERS)
@@ -64,16 +73,19 @@ def ranking_report(
     held_out_edges: Tensor,
     ks: Sequence[int] = (10, 20, 50),
 ) -> dict[str, Any]:
-    """What a manifest says of a ranking, as plain JSON values; no (users x items) matrix is ever held.
+    """Return the figures of a ranking for a manifest, as plain JSON values.
 
-    Over the users with one of `held_out_edges` (2, E) int64, items of their `train_edges` (2, E) int64 left out:
+    The users are those with at least one of `held_out_edges` (2, E) int64. The items of their
+    `train_edges` (2, E) int64 are left out of the ranking. The figures are:
+
     - the means of `ranking_metrics`;
-    - "coverage@k": share of the I items that are in any of these users' top k;
-    - "by_activity": five groups of equal size (to one user), from the fewest training items to the most, each with
-      num_users, min_items and max_items (training items of its users), recall@k and ndcg@k; all but the first None in
-      a group without users.
+    - "coverage@k": the share of the I items that are in the top k of at least one of these users;
+    - "by_activity": five groups of users, from the fewest training items to the most; their sizes
+      differ by at most one. Each has num_users, min_items and max_items (training items of its
+      users), recall@k and ndcg@k. In a group without users all but num_users are None.
 
-    users (U, D), items (I, D) float32. Raises what `ranking_metrics` does.
+    users (U, D), items (I, D) float32. No (users x items) matrix is held. Raises what
+    `ranking_metrics` raises.
     """
     num_users, num_items = users.shape[0], items.shape[0]
     evaluated = users_with_items(held_out_edges)
@@ -98,7 +110,7 @@ def ranking_report(
 
 
 def users_with_items(edges: Tensor) -> Tensor:
-    """Users with at least one of `edges` (2, E) int64: (N,) int64, ascending."""
+    """Return the users with at least one of `edges` (2, E) int64: (N,) int64, ascending."""
     users: Tensor = torch.unique(edges[0])
     return users
 
@@ -111,7 +123,10 @@ def _score(
     user_indices: Tensor,
     ks: Sequence[int],
 ) -> tuple[dict[str, float], Tensor]:
-    """The metrics, 0 without users, and each item's best rank (I,) int64 among these users, from 0; I: never ranked."""
+    """Return the metrics, and the best rank (I,) int64 that each item has among these users.
+
+    The metrics are 0 without users. Ranks count from 0; an item that was never ranked has I.
+    """
     if not ks or min(ks) < 1:
         raise ValueError(f"ks must be one or more numbers from 1, saw {list(ks)}")
     num_items = items.shape[0]
@@ -120,7 +135,8 @@ def _score(
     )
     best_ranks = torch.full((num_items + 1,), num_items)
     for chunk, ranked, _ in top_k_items(users, items, seen, user_indices, min(max(ks), num_items)):
-        # torch_geometric keys hits by row and item: -1 (nothing left to rank) must not alias an item of the row before.
+        # torch_geometric makes one key of row and item. With -1 (nothing left to rank) that key
+        # would be one of the row before, so the number I, which no item has, takes its place.
         ranked = ranked.masked_fill(ranked < 0, num_items).cpu()
         metrics.update(ranked, torch.stack(held_out.of(chunk)))
         ranks = torch.arange(ranked.shape[1]).expand_as(ranked)

@@ -1,4 +1,4 @@
-"""What training minimizes, as one object: the negatives that a micro-batch needs, and its loss from the vectors of its rows."""
+"""What training minimizes: an object that draws a micro-batch's negatives and computes its loss."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -20,24 +20,28 @@ class Objective(Protocol):
     """A loss and its negatives."""
 
     def negatives(self, users: Tensor, generator: torch.Generator) -> Tensor:
-        """Negative items (M,) int64 of a micro-batch with `users` (B,) int64."""
+        """Draw negative items (M,) int64 for a micro-batch with `users` (B,) int64."""
 
     def loss(self, users: Tensor, items: Tensor, batch: MicroBatch, part: slice) -> Tensor:
-        """The mean loss () of the rows `part` of a micro-batch of B.
+        """Return the mean loss, (), of the rows `part` of a micro-batch of B interactions.
 
-        users (P, D): vectors of the users of these rows. items (B + M, D): of all its positives, then all its negatives.
+        users (P, D) are the vectors of these rows' users. items (B + M, D) are the vectors of all
+        positive items of the micro-batch, then of all its negatives.
         """
 
     def regularized_items(self, batch: MicroBatch) -> Tensor:
-        """Items whose layer-0 embeddings the micro-batch regularizes, (K,) int64, as often as it has them."""
+        """Return the items (K,) int64 whose layer-0 embeddings are regularized.
+
+        An item that the micro-batch has several times is returned several times.
+        """
 
     def vectors(self, users: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
-        """The vectors whose dot product ranks, from the encoder's: users (U, D), items (I, D)."""
+        """Return users (U, D), items (I, D) whose dot product ranks, from the encoder's vectors."""
 
 
 @dataclass(frozen=True)
 class BPR:
-    """Bayesian personalized ranking: each interaction has one negative of its own."""
+    """Bayesian personalized ranking: each interaction has one negative item of its own."""
 
     sampler: NegativeSampler
 
@@ -56,7 +60,10 @@ class BPR:
 
 
 class SampledSoftmax:
-    """Sampled softmax: all interactions of a micro-batch share `num_negatives` uniform items and, if wanted, each other's positives."""
+    """Sampled softmax: all interactions of a micro-batch share `num_negatives` uniform items.
+
+    With `in_batch_negatives` the positive items of the others are negatives too.
+    """
 
     def __init__(
         self,
@@ -68,7 +75,7 @@ class SampledSoftmax:
         num_negatives: int,
         in_batch_negatives: bool,
     ) -> None:
-        """`edges` (2, E) int64: the training interactions, which the items' popularity comes from."""
+        """Count the items' popularity in `edges` (2, E) int64, the training interactions."""
         self._popularity = torch.bincount(edges[1], minlength=num_items).float() / edges.shape[1]
         self._num_items = num_items
         self._temperature = temperature

@@ -1,7 +1,8 @@
-"""How the nodes of the graph are dealt to workers, and how workers exchange what belongs to nodes.
+"""How the nodes of the graph are dealt to workers, and how workers exchange the nodes' rows.
 
-A node is a user (0 to U - 1) or an item (U to N - 1). Each worker owns a block of rows: of the adjacency, of the layer-0
-embeddings and of the optimizer's state. Replicated training is the same with one block that holds everything.
+A node is a user (0 to U - 1) or an item (U to N - 1). Each worker owns a block of rows of the
+adjacency, of the layer-0 embeddings and of the optimizer's state. Replicated training uses one
+block that holds all rows.
 
     block (n, D) of each worker ── all-gather ──> all blocks (W n, D) ── by node ──> table (N, D)
     its gradient                <─ reduce-scatter ─       gradients of all workers, added up
@@ -19,9 +20,10 @@ _NODES_PER_DRAW = 65_536
 
 @dataclass(frozen=True)
 class RowBlocks:
-    """The layout: row r of all blocks (block r // n, n rows each) holds node `nodes[r]`; node v stands in row `rows[v]`.
+    """The layout of all blocks: W blocks of n rows each, one below the other.
 
-    nodes (W n,) int64, -1 in the empty rows that make the blocks equally long; rows (N,) int64.
+    Row r, in block r // n, holds the node `nodes[r]`; the node v stands in row `rows[v]`. nodes
+    (W n,) int64 is -1 in the empty rows that make the blocks equally long; rows (N,) int64.
     """
 
     nodes: Tensor
@@ -30,20 +32,22 @@ class RowBlocks:
 
     @classmethod
     def whole(cls, num_nodes: int) -> "RowBlocks":
-        """One block with all nodes in their own order."""
+        """Return the layout of one block with all nodes in their own order."""
         return cls(torch.arange(num_nodes), torch.arange(num_nodes), 1)
 
     @classmethod
     def deal(cls, degrees: Tensor, num_blocks: int) -> "RowBlocks":
-        """Blocks of ceil(N / W) rows with nearly equal sums of `degrees` (N,) int64: to and fro, by descending degree.
+        """Return blocks of ceil(N / W) rows with nearly equal sums of `degrees` (N,) int64.
 
-        The order within a block is the nodes' own, empty rows last. Depends on the arguments only. Raises ValueError for
-        fewer nodes than blocks.
+        Nodes are dealt by descending degree, to the blocks 1 to W, then W to 1, and so on. Within a
+        block they stand in their own order, empty rows last. The result depends on the arguments
+        only. Raises ValueError if there are fewer nodes than blocks.
         """
         num_nodes = len(degrees)
         if not 1 <= num_blocks <= num_nodes:
             raise ValueError(
-                f"{num_nodes} nodes cannot be dealt to {num_blocks} blocks; expected 1 to {num_nodes} blocks: use fewer workers"
+                f"{num_nodes} nodes cannot be dealt to {num_blocks} blocks; "
+                f"expected 1 to {num_nodes} blocks: use fewer workers"
             )
         padded = degrees.new_full((-(-num_nodes // num_blocks) * num_blocks,), num_nodes)
         padded[:num_nodes] = degrees.argsort(descending=True, stable=True)
@@ -55,24 +59,25 @@ class RowBlocks:
 
     @property
     def num_nodes(self) -> int:
-        """N."""
+        """N, the number of users and items."""
         return len(self.rows)
 
     @property
     def block_size(self) -> int:
-        """n, rows of each block, empty ones included."""
+        """n, the number of rows of each block, empty ones included."""
         return len(self.nodes) // self.num_blocks
 
     def node_ids(self, rank: int) -> Tensor:
-        """Nodes of block `rank` in row order: (n,) int64, -1 in empty rows."""
+        """Return the nodes of block `rank` in row order: (n,) int64, -1 in empty rows."""
         return self.nodes[rank * self.block_size : (rank + 1) * self.block_size]
 
 
 @dataclass(frozen=True)
 class Partition:
-    """One worker's place in a layout: it owns block `rank`; `group` (None: torch's default one) joins the owners of all blocks.
+    """One worker's place in a layout: it owns block `rank`.
 
-    With one block nothing is sent, and no process group is needed.
+    `group` is the process group of the owners of all blocks; if it is None, torch's default group
+    is used. With one block nothing is sent, and no process group is needed.
     """
 
     blocks: RowBlocks
@@ -85,16 +90,16 @@ class Partition:
 
     @classmethod
     def whole(cls, num_nodes: int) -> "Partition":
-        """The only block."""
+        """Return the place of a worker that owns all nodes."""
         return cls(RowBlocks.whole(num_nodes))
 
     @property
     def node_ids(self) -> Tensor:
-        """Nodes of this worker's rows: (n,) int64, ascending, -1 in empty rows (the last)."""
+        """The nodes of this worker's rows: (n,) int64, ascending, then -1 in the empty rows."""
         return self.blocks.node_ids(self.rank)
 
     def all_gather(self, block: Tensor) -> Tensor:
-        """All workers' `block` (n, D), one below the other: (W n, D). Has no gradient."""
+        """Return all workers' `block` (n, D), one below the other: (W n, D), without a gradient."""
         if self.blocks.num_blocks == 1:
             return block
         gathered = block.new_empty(len(self.blocks.nodes), *block.shape[1:])
@@ -102,7 +107,10 @@ class Partition:
         return gathered
 
     def reduce_scatter(self, rows: Tensor) -> Tensor:
-        """This worker's block (n, D) of the sum of all workers' `rows` (W n, D). Has no gradient."""
+        """Return this worker's block (n, D) of the sum of all workers' `rows` (W n, D).
+
+        The result has no gradient.
+        """
         if self.blocks.num_blocks == 1:
             return rows
         block = rows.new_empty(self.blocks.block_size, *rows.shape[1:])
@@ -110,7 +118,7 @@ class Partition:
         return block
 
     def all_reduce(self, value: Tensor) -> Tensor:
-        """The sum of all workers' `value`, of any shape. Has no gradient."""
+        """Return the sum of all workers' `value`, of any shape, without a gradient."""
         if self.blocks.num_blocks == 1:
             return value
         total = value.clone()
@@ -118,7 +126,7 @@ class Partition:
         return total
 
     def broadcast(self, value: Tensor) -> Tensor:
-        """The first block's owner's `value`, on every worker. Has no gradient."""
+        """Return, on every worker, the `value` of the first block's owner, without a gradient."""
         if self.blocks.num_blocks == 1:
             return value
         received = value.contiguous().clone()
@@ -126,22 +134,26 @@ class Partition:
         return received
 
     def table(self, block: Tensor) -> Tensor:
-        """All workers' `block` (n, D) by node: (N, D), on each of them; a view of `block` if there is only one.
+        """Return, on every worker, all workers' `block` (n, D) in the order of the nodes: (N, D).
 
-        Its gradient is the sum of all workers' gradients of the table, each worker keeping its rows: a reduce-scatter. So
-        every worker must call backward.
+        With one block it is a view of `block`. The gradient is a reduce-scatter: all workers'
+        gradients of the table are added, and each worker keeps its rows. So every worker must call
+        backward.
         """
         table: Tensor = _Table.apply(self, block)  # type: ignore[no-untyped-call]
         return table
 
     def own_rows(self, table: Tensor) -> Tensor:
-        """This worker's rows of `table` (N, D) by node: (n, D), zero in empty rows."""
+        """Return this worker's rows (n, D) of `table` (N, D), zero in empty rows."""
         if self.blocks.num_blocks == 1:
             return table
         return _rows_of(table, self.node_ids)
 
     def normal_rows(self, num_columns: int, seed: int) -> Tensor:
-        """This worker's rows of a table (N, num_columns) drawn from N(0, 1), the same table for any number of workers; zero in empty rows."""
+        """Return this worker's rows of a table (N, num_columns) drawn from N(0, 1).
+
+        The table is the same for any number of workers. Empty rows are zero.
+        """
         generator = torch.Generator().manual_seed(seed)
         own = self.node_ids[self.node_ids >= 0]
         rows = torch.zeros(self.blocks.block_size, num_columns)

@@ -1,4 +1,7 @@
-"""Top-k items of users by dot product, seen items left out; chunked, so that no (users x items) matrix is ever held."""
+"""The top-k items of users by dot product, without the items that they have seen.
+
+Users are scored chunk by chunk, so that no (users x items) matrix is held.
+"""
 
 from collections.abc import Iterator
 
@@ -13,16 +16,16 @@ _SCORES_PER_CHUNK = 4_000_000  # 16 MB of float32 scores at a time
 
 
 class SeenItems:
-    """Which items each user has interacted with, to be left out of a ranking."""
+    """The items that each user has interacted with; a ranking leaves them out."""
 
     def __init__(self, edges: Tensor, num_users: int) -> None:
-        """`edges` (2, E) int64: user indices in row 0, item indices in row 1."""
+        """Sort `edges` (2, E) int64 by user: user indices in row 0, item indices in row 1."""
         order = torch.argsort(edges[0])
         self._items = edges[1, order]
         self._first = index2ptr(edges[0, order], num_users)
 
     def of(self, users: Tensor) -> tuple[Tensor, Tensor]:
-        """For `users` (B,) int64: positions in `users` and seen items, (M,) int64 each."""
+        """Return positions in `users` (B,) int64 and the items seen there, (M,) int64 each."""
         counts = self._first[users + 1] - self._first[users]
         rows = torch.repeat_interleave(torch.arange(len(users)), counts)
         within = torch.arange(len(rows)) - torch.repeat_interleave(
@@ -34,11 +37,12 @@ class SeenItems:
 def recommend(
     graph: GraphEmbeddings, train_edges: Tensor, user_indices: Tensor, k: int
 ) -> tuple[Tensor, Tensor]:
-    """The k best items of each user that are not among its `train_edges` (2, E) int64, best first.
+    """Return the k best items of each user that are not among its `train_edges`, best first.
 
-    `user_indices` (N,) int64 -> items (N, k) int64, scores (N, k) float32. A user with fewer than k unseen items gets -1
-    and -inf at the end; of equal scores the lower item index is first. Raises ValueError if k is not in 1 to the number of
-    items or a user index is out of range, DataError if an edge is out of range or a vector is not finite.
+    `train_edges` (2, E) int64, `user_indices` (N,) int64 -> items (N, k) int64, scores (N, k)
+    float32. A user with fewer than k unseen items has -1 and -inf at the end. Among equal scores
+    the lower item index comes first. Raises ValueError if k is not in 1 to the number of items or a
+    user index is out of range, DataError if an edge is out of range or a vector is not finite.
     """
     num_users, num_items = graph.users.shape[0], graph.items.shape[0]
     if (
@@ -46,7 +50,8 @@ def recommend(
         and not 0 <= int(user_indices.min()) <= int(user_indices.max()) < num_users
     ):
         raise ValueError(
-            f"user_indices must be 0 to {num_users - 1}, saw {int(user_indices.min())} to {int(user_indices.max())}"
+            f"user_indices must be 0 to {num_users - 1}, "
+            f"saw {int(user_indices.min())} to {int(user_indices.max())}"
         )
     if train_edges.shape[1]:
         check_edges(train_edges, num_users, num_items)
@@ -64,9 +69,10 @@ def recommend(
 def top_k_items(
     users: Tensor, items: Tensor, seen: SeenItems, user_indices: Tensor, k: int
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """`recommend` chunk by chunk: user indices (B,), items (B, k) int64, scores (B, k), on the device of `users`.
+    """Yield the result of `recommend` chunk by chunk: user indices (B,), items and scores (B, k).
 
-    users (U, D), items (I, D), both finite. Raises ValueError if k is not in 1 to I.
+    users (U, D) and items (I, D) must be finite. Items are int64; items and scores are on the
+    device of `users`. Raises ValueError if k is not in 1 to I.
     """
     num_items = items.shape[0]
     if not 1 <= k <= num_items:
@@ -80,9 +86,10 @@ def top_k_items(
 
 
 def _stable_top_k(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k largest of each row of (B, I), in order, and where they are; of equals the lower index first.
+    """Return the k largest of each row of (B, I), in order, and their indices, (B, k) each.
 
-    `topk` picks any of equals. One more than k tells the rows where that matters; only those are sorted.
+    Among equal scores the lower index comes first. `topk` alone picks any of them. Asking it for
+    one more than k finds the rows where that matters, and only those are sorted.
     """
     best = scores.topk(min(k + 1, scores.shape[1]), dim=1)
     values, indices = best.values[:, :k], best.indices[:, :k]

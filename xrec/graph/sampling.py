@@ -1,6 +1,8 @@
-"""The batches of an epoch and their negatives: fresh each epoch, and the same for any number of workers.
+"""The batches of an epoch and their negative items.
 
-An epoch is so many optimizer steps; a step's batch is scored in micro-batches, each with its own negatives.
+Both are drawn anew for each epoch, and are the same for any number of workers. An epoch has
+`steps_per_epoch` optimizer steps. The batch of a step is scored in micro-batches, each with its own
+negatives.
 """
 
 from collections.abc import Callable, Iterator
@@ -15,14 +17,18 @@ from xrec.errors import DataError
 
 
 class NegativeSampler:
-    """Draws items uniformly from those that a user has not interacted with; exact, without trial and error.
+    """Draws items uniformly from those that a user has not interacted with, without rejection.
 
-    With a user's positives p_0 < p_1 < ..., the r-th other item (from 0) is r + #{k: p_k - k <= r}. All users' p_k - k,
-    shifted by user * num_items, are one sorted array, so the count is one binary search a draw.
+    With a user's positives p_0 < p_1 < ..., the r-th other item, counted from 0, is
+    r + #{k: p_k - k <= r}. The p_k - k of all users, shifted by user * num_items, form one sorted
+    array, so each draw needs one binary search.
     """
 
     def __init__(self, edges: Tensor, num_users: int, num_items: int) -> None:
-        """`edges` (2, E) int64: the known positives. Raises DataError if a user has interacted with every item."""
+        """Sort `edges` (2, E) int64, the known positives.
+
+        Raises DataError if a user has interacted with every item.
+        """
         keys = torch.unique(edges[0] * num_items + edges[1])
         users, items = keys // num_items, keys % num_items
         self._num_items = num_items
@@ -31,12 +37,13 @@ class NegativeSampler:
         if bool((self._num_others == 0).any()):
             user = int((self._num_others == 0).nonzero()[0])
             raise DataError(
-                f"user_index {user} has interacted with all {num_items} items: there is no negative item; leave that user out"
+                f"user_index {user} has interacted with all {num_items} items: "
+                "there is no negative item; leave that user out"
             )
         self._gaps = users * num_items + items - (torch.arange(len(keys)) - self._first[users])
 
     def sample(self, users: Tensor, generator: torch.Generator) -> Tensor:
-        """One negative item (B,) int64 for each of `users` (B,) int64."""
+        """Return one negative item for each of `users`, (B,) int64 each."""
         draws = (
             torch.rand(len(users), generator=generator, dtype=torch.float64)
             * self._num_others[users]
@@ -50,12 +57,12 @@ class NegativeSampler:
 
 
 DrawNegatives = Callable[[Tensor, torch.Generator], Tensor]
-"""Negative items of a micro-batch for its users (B,) int64: (M,) int64."""
+"""Draws the negative items (M,) int64 of a micro-batch from its users (B,) int64."""
 
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """Interactions that are scored together: users (B,), pos_items (B,), negatives (M,), int64 each."""
+    """Interactions that are scored together: users (B,), pos_items (B,), negatives (M,), int64."""
 
     users: Tensor
     pos_items: Tensor
@@ -67,12 +74,12 @@ class MicroBatch:
 
 @dataclass(frozen=True)
 class Batch:
-    """What one optimizer step sees."""
+    """The interactions of one optimizer step."""
 
     micro_batches: tuple[MicroBatch, ...]
 
     def __len__(self) -> int:
-        """Its interactions."""
+        """Return the number of its interactions."""
         return sum(map(len, self.micro_batches))
 
 
@@ -85,10 +92,11 @@ def epoch_batches(
     seed: int,
     epoch: int,
 ) -> Iterator[Batch]:
-    """All E interactions of `edges` (2, E) int64 in the epoch's own order, as batches of equal size (to one interaction).
+    """Yield all E interactions of `edges` (2, E) int64 in the epoch's own order, as batches.
 
-    Depends on the arguments only: every worker sees the same batches and takes its rows of each micro-batch. There are
-    `steps_per_epoch` batches, or E if that is fewer.
+    There are `steps_per_epoch` batches, or E if that is fewer; their sizes differ by at most one.
+    They depend on the arguments only, so every worker gets the same batches and takes its own rows
+    of each micro-batch.
     """
     order = torch.randperm(edges.shape[1], generator=_generator(seed, epoch))
     for step, chosen in enumerate(order.tensor_split(min(steps_per_epoch, len(order)))):

@@ -1,8 +1,10 @@
-"""The spectral start of the graph encoder: a randomized truncated SVD of P = D_u^-a R D_i^-a, R the binary interaction matrix.
+"""The spectral start of the graph encoder: a randomized truncated SVD of P = D_u^-a R D_i^-a.
 
-Halko, Martinsson, Tropp 2011 (arXiv 0909.4061), algorithms 4.4 and 5.1: a random basis, pushed through P and P^T again and
-again and made orthonormal each time; then the exact SVD of P between the bases of both sides. P is the users' rows of
-the adjacency, P^T the items' rows, so the row blocks of the propagation serve here too, and no larger matrix is made.
+R is the binary interaction matrix, D_u and D_i are the degrees of users and items. The algorithms
+are 4.4 and 5.1 of Halko, Martinsson, Tropp 2011 (arXiv 0909.4061): a random basis is multiplied
+with P and P^T in turn and made orthonormal each time; then P between the bases of both sides is a
+small matrix, and its SVD is exact. P is in the users' rows of the adjacency and P^T in the items'
+rows, so this uses the same row blocks as the propagation, and no larger matrix is made.
 """
 
 import logging
@@ -14,7 +16,9 @@ from xrec.graph.partition import Partition
 
 logger = logging.getLogger("xrec")
 
-_START_STD = 0.1  # of the layer-0 embeddings: that of a random start, which the optimizer's step size is chosen for
+# Standard deviation of the layer-0 embeddings: a random start has the same, and the default
+# learning rate is chosen for it.
+_START_STD = 0.1
 _FILL_STD = 0.01
 _ROWS_PER_SUM = 65_536
 
@@ -30,11 +34,13 @@ def spectral_embeddings(
     seed: int = 0,
     partition: Partition | None = None,
 ) -> Tensor:
-    """Layer-0 embeddings [U S^(p/2); V S^(p/2)] of this worker's rows: (n, D) float32, scaled to a standard deviation of 0.1.
+    """Return this worker's rows (n, D) float32 of the layer-0 embeddings [U S^(p/2); V S^(p/2)].
 
-    `adjacency` (n, W n) from `normalized_adjacency` with the exponent a; p is `singular_value_power`. What has no spectral
-    value is drawn from N(0, 0.01^2), so that training can use it: the rows of nodes without edges, and the columns beyond
-    the rank of P (which are logged). The same for any number of workers, up to rounding; every worker must call it.
+    They are scaled to a standard deviation of 0.1. `adjacency` (n, W n) comes from
+    `normalized_adjacency` with the exponent a; p is `singular_value_power`. Rows of nodes without
+    edges and columns beyond the rank of P have no spectral value. They are drawn from N(0, 0.01^2),
+    so that training can use them; the number of such columns is logged. The result is the same for
+    any number of workers, up to rounding. Every worker must call this function.
     """
     partition = partition or Partition.whole(adjacency.shape[0])
     vectors, singular_values = truncated_svd(
@@ -49,7 +55,8 @@ def spectral_embeddings(
     rank = int((singular_values > 0).sum())
     if rank < embedding_dim:
         logger.warning(
-            "the graph has only %d singular values above zero: the other %d of %d dimensions start at random",
+            "the graph has only %d singular values above zero: "
+            "the other %d of %d dimensions start at random",
             rank,
             embedding_dim - rank,
             embedding_dim,
@@ -74,10 +81,11 @@ def truncated_svd(
     seed: int,
     partition: Partition,
 ) -> tuple[Tensor, Tensor]:
-    """P ~ U S V^T: this worker's rows of [U; V] (n, rank) and S (rank,) descending, float32; zero beyond the rank of P.
+    """Return this worker's rows of [U; V] (n, rank) and S (rank,), float32, of P ~ U S V^T.
 
-    `num_iterations` products with P^T P, `oversampling` more vectors than `rank` on the way. The entry of largest magnitude of
-    each column of V is positive.
+    S descends; values and columns beyond the rank of P are zero. The basis is multiplied with P^T P
+    `num_iterations` times and has `oversampling` more vectors than `rank`. The entry of largest
+    magnitude of each column of V is positive.
     """
     sides = _Sides(adjacency, num_users, partition)
     width = min(rank + oversampling, num_users, partition.blocks.num_nodes - num_users)
@@ -90,7 +98,8 @@ def truncated_svd(
     users = _orthonormal(sides.times_items(items), partition)
     image = sides.times_users(users)
     items = _orthonormal(image, partition)
-    # Rayleigh-Ritz: B = Q_u^T P Q_i is small; with its SVD B = X S Y^T the vectors of P are Q_u X and Q_i Y.
+    # Rayleigh-Ritz: B = Q_u^T P Q_i is small. With its SVD B = X S Y^T the singular vectors of P
+    # are Q_u X and Q_i Y.
     left, values, right = torch.linalg.svd(_inner(image, items, partition))
     left, values, right = (
         partition.broadcast(part)[..., :rank] for part in (left, values, right.T.contiguous())
@@ -107,7 +116,10 @@ def truncated_svd(
 
 
 class _Sides:
-    """P and P^T, as this worker's user rows and item rows of the adjacency; users stand first in every block."""
+    """P and P^T: this worker's user rows and item rows of the adjacency.
+
+    Users stand first in every block.
+    """
 
     def __init__(self, adjacency: Tensor, num_users: int, partition: Partition) -> None:
         self._partition = partition
@@ -118,13 +130,13 @@ class _Sides:
         self._items = _row_slice(adjacency, self.num_own_users, adjacency.shape[0])
 
     def times_items(self, items: Tensor) -> Tensor:
-        """This worker's user rows of P X; `items` its item rows of X."""
+        """Return this worker's user rows of P X, where `items` are its item rows of X."""
         return self._users @ self._partition.all_gather(
             torch.cat([items.new_zeros(self.num_own_users, items.shape[1]), items])
         )
 
     def times_users(self, users: Tensor) -> Tensor:
-        """This worker's item rows of P^T X; `users` its user rows of X."""
+        """Return this worker's item rows of P^T X, where `users` are its user rows of X."""
         return self._items @ self._partition.all_gather(
             torch.cat([users, users.new_zeros(self._items.shape[0], users.shape[1])])
         )
@@ -142,10 +154,11 @@ def _row_slice(matrix: Tensor, first: int, end: int) -> Tensor:
 
 
 def _orthonormal(block: Tensor, partition: Partition) -> Tensor:
-    """An orthonormal basis of the columns that all workers' `block` (n, k) have together; zero columns for what depends on others.
+    """Return an orthonormal basis of the columns of all workers' `block` (n, k) together.
 
-    By the eigenvectors of the (k, k) Gram matrix, twice for full precision (SVQB, Stathopoulos & Wu 2002): like Cholesky QR,
-    but a matrix of lower rank is no special case.
+    A column that depends on the others becomes zero. The basis comes from the eigenvectors of the
+    (k, k) Gram matrix, computed twice for full precision (SVQB, Stathopoulos & Wu 2002). This is
+    similar to Cholesky QR, but works for a matrix of lower rank too.
     """
     for _ in range(2):
         values, vectors = torch.linalg.eigh(_inner(block, block, partition))
@@ -158,7 +171,10 @@ def _orthonormal(block: Tensor, partition: Partition) -> Tensor:
 
 
 def _inner(left: Tensor, right: Tensor, partition: Partition) -> Tensor:
-    """left^T right (k, k) float64 over all workers' rows; converted piece by piece, never as a whole."""
+    """Return left^T right (k, k) float64 over all workers' rows.
+
+    Rows are converted to float64 piece by piece, to save memory.
+    """
     total = torch.zeros(left.shape[1], right.shape[1], dtype=torch.float64, device=left.device)
     for a, b in zip(left.split(_ROWS_PER_SUM), right.split(_ROWS_PER_SUM), strict=True):
         total.addmm_(a.double().T, b.double())
@@ -166,19 +182,22 @@ def _inner(left: Tensor, right: Tensor, partition: Partition) -> Tensor:
 
 
 def _tolerance(width: int) -> float:
-    """Squared singular values below this share of the largest are rounding of float32."""
+    """Return the least share of the largest squared singular value that is no float32 rounding."""
     return width * (4 * torch.finfo(torch.float32).eps) ** 2
 
 
 def _signs(vectors: Tensor, num_users: int, partition: Partition) -> Tensor:
-    """(k,) of +1 and -1 that make the entry of largest magnitude of each item column positive."""
+    """Return (k,) of +1 and -1 that make the largest entry of each item column positive."""
     items = partition.table(vectors)[num_users:]
     largest = items.gather(0, items.abs().argmax(dim=0, keepdim=True))[0]
     return torch.where(largest < 0, -1.0, 1.0)
 
 
 def _std(block: Tensor, count: int, partition: Partition) -> Tensor:
-    """Standard deviation of all workers' entries, of which `count` are not zero by construction."""
+    """Return the standard deviation of all workers' entries, (), in the dtype of `block`.
+
+    `count` is the number of entries that are not zero by construction; the others are left out.
+    """
     total, squares = partition.all_reduce(
         torch.stack([block.sum(dtype=torch.float64), block.double().square().sum()])
     )

@@ -1,11 +1,13 @@
-"""One optimizer step in plain torch: propagate once, score the batch micro-batch by micro-batch, propagate back once.
+"""One optimizer step in plain torch.
+
+It propagates once, scores the batch micro-batch by micro-batch, and propagates back once:
 
     users, items = model(adjacency)
     loss = batch_loss(users, items, batch, objective, rank=rank, world_size=world_size)
     (loss + l2_weight * layer0_penalty(model, batch, objective)).backward()
 
-Memory is that of the tables and of one micro-batch with its candidates. An epoch costs steps x propagation + interactions x
-candidates: linear in the edges.
+Memory holds the tables and one micro-batch with its candidates. The time of an epoch is
+steps x propagation + interactions x candidates, which is linear in the number of edges.
 """
 
 from typing import Any
@@ -28,19 +30,22 @@ def batch_loss(
     rank: int = 0,
     world_size: int = 1,
 ) -> Tensor:
-    """This worker's part of the batch's mean loss, () float32: summed over the workers it is the loss of one worker alone.
+    """Return this worker's part of the batch's mean loss, () float32.
 
-    users (U, D), items (I, D): the propagated tables. Worker `rank` scores its rows of every micro-batch against all of the
-    micro-batch's candidates. The gradient is computed on the way, micro-batch by micro-batch, and handed on in backward.
+    The parts of all workers add up to the loss that a single worker would have. users (U, D) and
+    items (I, D) are the propagated tables. Worker `rank` scores its rows of every micro-batch
+    against all candidates of that micro-batch. Forward also computes the gradient, micro-batch by
+    micro-batch; backward returns it.
     """
     loss: Tensor = _BatchLoss.apply(users, items, batch, objective, rank, world_size)  # type: ignore[no-untyped-call]
     return loss
 
 
 def layer0_penalty(model: LightGCN, batch: Batch, objective: Objective) -> Tensor:
-    """`l2_penalty` of the batch, () float32, over this worker's rows of the layer-0 embeddings.
+    """Return the `l2_penalty` of the batch, () float32, over this worker's layer-0 embeddings.
 
-    Summed over the workers of a partition it is that of the batch; a worker that holds all rows has all of it.
+    The penalties of the workers of a partition add up to that of the batch. A worker that holds all
+    rows returns the whole penalty.
     """
     num_nodes = model.partition.blocks.num_nodes
     users = [micro_batch.users for micro_batch in batch.micro_batches]
@@ -94,9 +99,10 @@ def _add_gradients(
     part: slice,
     weight: float,
 ) -> Tensor:
-    """`weight` times the loss of the rows `part`; adds its gradient to `gradients`, tables like `users` and `items`.
+    """Return `weight` times the loss of the rows `part`, and add its gradient to `gradients`.
 
-    Only the rows at hand become leaves: torch's gradient of an indexed table is a whole table, for each micro-batch.
+    `gradients` are tables of the shapes of `users` and `items`. Only the rows in use become leaves,
+    because torch's gradient of an indexed table would be a whole table for each micro-batch.
     """
     user_ids = batch.users[part].to(users.device)
     item_ids = torch.cat([batch.pos_items, batch.negatives]).to(items.device)
@@ -110,5 +116,5 @@ def _add_gradients(
 
 
 def _part(size: int, rank: int, world_size: int) -> slice:
-    """Rows of worker `rank`: consecutive, of sizes that differ by one at most."""
+    """Return the rows of worker `rank`. They are consecutive; sizes differ by one at most."""
     return slice(size * rank // world_size, size * (rank + 1) // world_size)

@@ -7,7 +7,7 @@ from torch import Tensor
 from xrec.errors import DataError
 from xrec.graph import check_edges, node_degrees, normalized_adjacency
 
-# User 2 and item 3 are isolated; the pair (0, 1) stands twice.
+# User 2 and item 3 have no edges; the pair (0, 1) stands twice.
 EDGES = torch.tensor([[0, 0, 1, 0, 3], [1, 0, 1, 1, 2]])
 
 
@@ -40,9 +40,9 @@ def test_node_degrees_count_distinct_pairs_users_first() -> None:
 @pytest.mark.parametrize(
     ("edges", "message"),
     [
-        ([[0, 4], [0, 0]], "user_index out of range, the first 4; expected 0 to 3"),
-        ([[0, -1], [0, 0]], "user_index out of range, the first -1"),
-        ([[0, 0], [0, 9]], "item_index out of range, the first 9"),
+        ([[0, 4], [0, 0]], "user_index out of range, the first is 4; expected 0 to 3"),
+        ([[0, -1], [0, 0]], "user_index out of range, the first is -1"),
+        ([[0, 0], [0, 9]], "item_index out of range, the first is 9"),
         ([[], []], "no training interactions"),
     ],
 )

@@ -1,4 +1,4 @@
-"""The graph artifact: what is written is read; broken or foreign content is refused."""
+"""The graph artifact: what is written is read back; broken or foreign content is refused."""
 
 from pathlib import Path
 

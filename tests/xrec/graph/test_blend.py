@@ -39,14 +39,13 @@ def test_blend_is_the_nearest_matrix_of_the_rank_to_the_weighted_sum(weight: flo
     np.testing.assert_allclose(
         scores((users, items)).numpy(), (u[:, :DIM] * s[:DIM]) @ vt[:DIM], rtol=1e-4, atol=1e-4
     )
-    np.testing.assert_allclose(
-        torch.linalg.norm(users, dim=0).numpy(), s[:DIM] ** 0.5, rtol=1e-4
-    )  # both sides share alike
+    # Both sides get the square root of each singular value.
+    np.testing.assert_allclose(torch.linalg.norm(users, dim=0).numpy(), s[:DIM] ** 0.5, rtol=1e-4)
     assert (items.gather(0, items.abs().argmax(dim=0, keepdim=True)) > 0).all()
 
 
 def test_blend_with_itself_only_scales_the_scores() -> None:
-    """The two have one span: the bases that are joined are of lower rank than they have columns."""
+    """Both have the same span, so the joined bases have a lower rank than they have columns."""
     torch.testing.assert_close(
         scores(blend(model(0), model(0), 0.5)), 1.5 * scores(model(0)), rtol=1e-4, atol=1e-4
     )

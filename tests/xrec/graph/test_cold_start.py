@@ -1,4 +1,8 @@
-"""Dataset and graph with newcomers: known vectors bit-equal, new ones by fold-in, histories never recommended, token ids consistent."""
+"""Dataset and graph with new users and items.
+
+Known vectors stay bit-equal, new ones come from fold-in, a new user's history is never recommended,
+and token ids stay consistent.
+"""
 
 from pathlib import Path
 
@@ -67,7 +71,7 @@ def test_extend_known_vectors_stay_and_new_ones_are_folded_in(
 
 
 def test_extend_histories_are_not_recommended(town: tuple[Dataset, GraphEmbeddings]) -> None:
-    """eve came with x and with the new item, so y is all that is left; zoe has y."""
+    """eve has x and the new item, so only y is left for her; zoe has y."""
     extended, vectors = extend_with_new(
         *town, _tables(("eve", "x"), ("eve", "new"), ("ann", "new"), ("zoe", "y"))
     )

@@ -1,4 +1,4 @@
-"""Vectors of newcomers: the closed form against numpy, near what training would have made, bad input refused."""
+"""Vectors of new users and items: against numpy, against training, and with bad input."""
 
 from collections.abc import Callable
 
@@ -27,7 +27,10 @@ NUM_USERS, NUM_ITEMS, D = 30, 20, 4
 
 
 def random_graph(seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
-    """users (30, 4), items (20, 4) of all lengths, and edges; the last user and the last item have none."""
+    """Return users (30, 4) and items (20, 4) of all lengths, and edges.
+
+    The last user and the last item have no edges.
+    """
     generator = torch.Generator().manual_seed(seed)
     edges = (torch.rand(NUM_USERS - 1, NUM_ITEMS - 1, generator=generator) < 0.3).nonzero().T
     return (
@@ -44,7 +47,10 @@ def unit(x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 def by_hand(
     table: Tensor, neighbours: Tensor, lists: dict[int, list[int]], new: list[list[int]]
 ) -> npt.NDArray[np.float64]:
-    """The module's equations, one entity at a time: ridge as least squares with rows for the penalty, the length by polyfit."""
+    """The module's equations, one entity at a time.
+
+    The ridge is least squares with added rows for the penalty; the length comes from polyfit.
+    """
     t, n = table.numpy().astype(float), unit(neighbours.numpy().astype(float))
     z = np.stack([unit(n[list_].mean(axis=0)) for list_ in lists.values()])
     target = unit(t[list(lists)])
@@ -72,11 +78,8 @@ def lists_of(edges: Tensor) -> dict[int, list[int]]:
 
 def test_fold_in_users_are_the_closed_form() -> None:
     users, items, edges = random_graph()
-    new = [
-        [0],
-        [3, 5, 7],
-        list(range(NUM_ITEMS)),
-    ]  # fewer, as many and more items than any trained user
+    # The first has fewer items than any trained user, the last has more.
+    new = [[0], [3, 5, 7], list(range(NUM_ITEMS))]
     np.testing.assert_allclose(
         FoldIn.fit(users, items, edges).users(new),
         by_hand(users, items, lists_of(edges), new),
@@ -112,7 +115,7 @@ def test_fold_in_unit_table_gives_unit_vectors() -> None:
 
 
 def test_fold_in_recovers_a_planted_rule() -> None:
-    """If each user is a rotation of its items' mean direction, so is a new one, up to the ridge."""
+    """Each trained user is a rotation of its items' mean direction; so is a new user, nearly."""
     _, items, edges = random_graph()
     rotation = torch.linalg.qr(torch.randn(D, D, generator=torch.Generator().manual_seed(5)))[0]
 
@@ -143,7 +146,7 @@ def test_fold_in_fitted_on_a_part_is_fitted_on_evenly_spread_rows(
 
 
 def test_fold_in_of_a_user_left_out_of_training_is_near_the_one_trained_with_it() -> None:
-    """Two trainings end in tables that differ by a rotation: they are aligned on the items before vectors are compared."""
+    """Two trainings end in tables that differ by a rotation, so the items are aligned first."""
     visits = torch.from_numpy(
         generate_town(
             SampleSource(kind="sample", num_users=300, num_items=80, interactions_per_user=20)
@@ -164,14 +167,15 @@ def test_fold_in_of_a_user_left_out_of_training_is_near_the_one_trained_with_it(
     kept = F.cosine_similarity(
         trained_without[0][num_left_out:] @ left @ right, users[num_left_out:]
     )
-    # Not nearer than users that were trained both times, and those are not equal: the bound is what two trainings agree on.
+    # A user that is trained both times does not get equal vectors either. The bound is how much the
+    # two trainings agree on those users.
     assert own.mean() > kept.mean() - 0.05
-    # And it is this user's: nearer than all but 1 % of the others, for most.
+    # It is this user's vector: for most, at most 1 % of the other users are nearer.
     assert (similarity > own[:, None]).sum(dim=1).float().median() <= 3
 
 
 def train(edges: Tensor, num_users: int, num_items: int) -> tuple[Tensor, Tensor]:
-    """Unit vectors: spectral start, four epochs of sampled softmax, D = 16."""
+    """Return unit vectors after a spectral start and four epochs of sampled softmax, D = 16."""
     objective = SampledSoftmax(
         edges,
         num_items,
@@ -229,7 +233,7 @@ def test_fold_in_of_a_broken_graph_raises() -> None:
     with pytest.raises(DataError, match="no training interactions"):
         FoldIn.fit(users, items, edges[:, :0])
     with pytest.raises(
-        DataError, match="1 training interactions have a item_index out of range, the first 20"
+        DataError, match="1 training interactions have a item_index out of range, the first is 20"
     ):
         FoldIn.fit(users, items, torch.cat([edges, torch.tensor([[0], [NUM_ITEMS]])], dim=1))
     with pytest.raises(DataError, match="no trained vector"):

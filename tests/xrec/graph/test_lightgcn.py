@@ -1,4 +1,4 @@
-"""LightGCN, forward and backward, against dense matrices and against torch_geometric's own model."""
+"""LightGCN, forward and backward, against dense matrices and torch_geometric's own model."""
 
 import pytest
 import torch

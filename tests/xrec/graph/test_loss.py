@@ -32,7 +32,10 @@ def test_l2_penalty_equals_hand_formula() -> None:
 
 
 def softmax_case(seed: int, scale: float = 1.0) -> dict[str, torch.Tensor]:
-    """Three rows, four candidates; row 1's own item stands twice among them, row 2 has no other candidate."""
+    """Three rows and four candidates.
+
+    Row 1's own item stands twice among the candidates; row 2 has no candidate but its own item.
+    """
     generator = torch.Generator().manual_seed(seed)
     vectors = {
         name: scale * torch.randn(size, 3, generator=generator)

@@ -17,7 +17,10 @@ NO_EDGES = torch.empty(2, 0, dtype=torch.int64)
 
 
 class _Case:
-    """Vectors of small integers, so that many scores are equal and all are exact; odd users among the others."""
+    """Vectors of small integers, so that many scores are equal and all are exact.
+
+    Some users are special cases.
+    """
 
     def __init__(self, seed: int) -> None:
         generator = torch.Generator().manual_seed(seed)
@@ -30,11 +33,8 @@ class _Case:
         self.held_out[5] = False
         self.users[7] = 0  # all its scores are equal
         self.seen[9] = False
-        self.seen[11], self.held_out[11], self.held_out[11, 4] = (
-            True,
-            False,
-            True,
-        )  # no item is left, not even the held-out one
+        # No item is left for user 11, not even the held-out one.
+        self.seen[11], self.held_out[11], self.held_out[11, 4] = True, False, True
         self.evaluated = [user for user in range(NUM_USERS) if self.held_out[user].any()]
 
     @property
@@ -44,7 +44,7 @@ class _Case:
         )
 
     def top(self, user: int, k: int) -> list[int]:
-        """By score, the lower index first among equals."""
+        """Return the unseen items by score, the lower index first among equal scores."""
         scores = (self.users[user] @ self.items.T).tolist()
         return sorted(
             (item for item in range(NUM_ITEMS) if not self.seen[user, item]),
@@ -52,7 +52,7 @@ class _Case:
         )[:k]
 
     def metrics(self, users: list[int], k: int) -> dict[str, float]:
-        """Means over `users`, by the definitions."""
+        """Return the means over `users`, computed from the definitions."""
         rows = []
         for user in users:
             wanted = set(self.held_out[user].nonzero().flatten().tolist())
@@ -126,7 +126,8 @@ def test_ranking_report_groups_users_from_sparse_to_active() -> None:
     by_items = sorted(case.evaluated, key=lambda user: (int(case.seen[user].sum()), user))
     counts = [group["num_users"] for group in groups]
     assert sum(counts) == len(case.evaluated)
-    assert max(counts) - min(counts) == 1  # or the test could not tell how the rest is shared out
+    # Unequal groups, so that the test sees where the remainder goes.
+    assert max(counts) - min(counts) == 1
     for group in groups:
         members, by_items = by_items[: group["num_users"]], by_items[group["num_users"] :]
         expected: dict[str, Any] = {

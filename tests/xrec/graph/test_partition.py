@@ -1,4 +1,7 @@
-"""Row blocks: every node once, edges balanced; and a training by row blocks in real processes is that of one process."""
+"""Row blocks: every node stands once and edges are balanced.
+
+A training by row blocks in three real processes gives the same as one in a single process.
+"""
 
 import os
 import runpy
@@ -31,7 +34,7 @@ def test_row_blocks_power_law_degrees_are_balanced() -> None:
     degrees = (10_000 / torch.arange(1, 4001)).long()
     blocks = RowBlocks.deal(degrees, 4)
     loads = [int(degrees[blocks.node_ids(rank)].sum()) for rank in range(4)]
-    # The heaviest node alone has 10,000 of 86,000; what is dealt to and fro after it evens out to one such node.
+    # The node of the highest degree alone has 10,000 of the 86,000 edges.
     assert max(loads) - min(loads) < 10_000
     assert max(loads[1:]) - min(loads[1:]) < 0.1 * sum(loads) / 4
 
@@ -65,7 +68,7 @@ def test_adjacency_blocks_together_are_the_whole_matrix() -> None:
 
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict[str, torch.Tensor]]:
-    """What this process alone and what three processes make, by their number."""
+    """Return the outcomes of one process and of three processes, by the number of processes."""
     folder = tmp_path_factory.mktemp("blocks")
     script = str(Path(__file__).with_name("train_by_blocks.py"))
     environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}

@@ -82,10 +82,8 @@ def test_recommend_bad_arguments_raise_value_error(
 
 @pytest.mark.parametrize("k", [1, 3, NUM_ITEMS])
 def test_recommend_of_equal_scores_gives_the_lower_item_first(k: int, edges: torch.Tensor) -> None:
-    users, items = (
-        torch.ones(NUM_USERS, 1),
-        torch.arange(NUM_ITEMS)[:, None] % 7 // 2,
-    )  # scores 0 to 3, each many times
+    # The scores are 0 to 3, each many times.
+    users, items = torch.ones(NUM_USERS, 1), torch.arange(NUM_ITEMS)[:, None] % 7 // 2
     ranked, _ = recommend(
         GraphEmbeddings(users, items.float(), Manifest.model_construct(kind="graph")),
         edges,

@@ -1,4 +1,7 @@
-"""Negatives are never positives, uniform over the rest and fresh; epochs are the same for any number of workers."""
+"""Negatives are never positives, uniform over the other items, and drawn anew for each epoch.
+
+An epoch is the same for any number of workers.
+"""
 
 import pytest
 import torch
@@ -11,7 +14,10 @@ NUM_USERS, NUM_ITEMS = 40, 30
 
 @pytest.fixture
 def edges() -> torch.Tensor:
-    """User 0 has all items but number 17, user 1 the first half, user 2 the last item; the rest at random; user 39 none."""
+    """User 0 has all items but number 17, user 1 has the first half, user 2 has the last item.
+
+    User 39 has none; the others have random items.
+    """
     generator = torch.Generator().manual_seed(0)
     dense = torch.rand(NUM_USERS, NUM_ITEMS, generator=generator) < 0.3
     dense[0], dense[0, 17] = True, False

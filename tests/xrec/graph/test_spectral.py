@@ -13,7 +13,10 @@ NUM_USERS, NUM_ITEMS, RANK, EXPONENT = 90, 70, 8, 0.35
 
 @pytest.fixture(scope="module")
 def edges() -> torch.Tensor:
-    """Ten tastes of different strength, so that the leading singular values stand apart; user 11 and item 13 have no edges."""
+    """Ten tastes of different strength, so that the leading singular values differ clearly.
+
+    User 11 and item 13 have no edges.
+    """
     rng = np.random.default_rng(0)
     chance = 0.03 + 0.9 * (
         (np.arange(NUM_USERS)[:, None] // 9 == np.arange(NUM_ITEMS) // 7)
@@ -94,16 +97,15 @@ def test_spectral_embeddings_are_weighted_svd_with_standard_deviation(
     assert float(torch.where(connected.unsqueeze(1), embeddings, 0).std()) == pytest.approx(
         0.1, rel=1e-3
     )
-    # Nodes without edges have no place in the spectrum; a small draw lets training move them.
+    # Nodes without edges have no spectral value. They get a small random one, which training moves.
     assert (embeddings[~connected].abs() > 0).all()
     assert embeddings[~connected].abs().max() < 0.05
 
 
 @pytest.mark.parametrize("dim", [5, 40])
 def test_spectral_embeddings_more_dimensions_than_rank_fill_the_rest_at_random(dim: int) -> None:
-    edges = torch.tensor(
-        [(u, i) for u in range(20) for i in range(15) if u % 3 == i % 3]
-    ).T  # three blocks of ones: rank 3
+    # Three blocks of ones: a matrix of rank 3.
+    edges = torch.tensor([(u, i) for u in range(20) for i in range(15) if u % 3 == i % 3]).T
     embeddings = spectral_embeddings(normalized_adjacency(edges, 20, 15), 20, dim)
     scales = embeddings.square().mean(dim=0).sqrt()
     assert embeddings.isfinite().all()

@@ -1,4 +1,7 @@
-"""The step's loss and gradient, micro-batch by micro-batch and worker by worker, against autograd over everything at once."""
+"""The step's loss and gradient against autograd over the whole batch at once.
+
+The step goes micro-batch by micro-batch and worker by worker.
+"""
 
 import pytest
 import torch
@@ -69,7 +72,10 @@ def dense_softmax(
     num_negatives: int,
     in_batch: bool,
 ) -> Tensor:
-    """The mean over the batch from the whole score matrix (U, I) and each micro-batch's number of times that it has each item."""
+    """Return the mean loss of the batch from the whole score matrix (U, I).
+
+    An item counts as often as it stands among the candidates of a micro-batch.
+    """
     scores = (
         F.normalize(users) @ F.normalize(items).T if similarity == "cosine" else users @ items.T
     ) / 0.3
@@ -127,9 +133,8 @@ def test_batch_loss_bpr_equals_autograd_over_all_triples(edges: Tensor) -> None:
 @pytest.mark.parametrize("world_size", [2, 4, 7])
 def test_batch_loss_of_all_workers_adds_up_to_that_of_one(edges: Tensor, world_size: int) -> None:
     objective = softmax(edges)
-    batch = first_batch(
-        edges, objective
-    )  # micro-batches of 5 and fewer: with 7 workers some have no row
+    # Micro-batches have at most 5 rows, so with 7 workers some workers have no row.
+    batch = first_batch(edges, objective)
     users, items = tables()
     whole = batch_loss(users, items, batch, objective)
     whole.backward()

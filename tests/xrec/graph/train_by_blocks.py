@@ -1,6 +1,7 @@
-"""One worker of a small training by row blocks, run as a process by test_partition: rank, world size, a folder.
+"""One worker of a small training by row blocks; test_partition.py runs it as a process.
 
-Rank 0 writes to it what all workers together have: the spectral start, each step's loss, the layer-0 table at the end.
+Its arguments are the rank, the world size and a folder. Rank 0 writes what all workers have
+together to the folder: the starts, the loss of each step and the layer-0 table at the end.
 """
 
 import sys
@@ -27,14 +28,14 @@ NUM_USERS, NUM_ITEMS, DIM = 23, 18, 6
 
 
 def small_edges() -> torch.Tensor:
-    """120 pairs less those of user 5, who has none."""
+    """Return 120 random pairs without those of user 5."""
     pairs = torch.randperm(NUM_USERS * NUM_ITEMS, generator=torch.Generator().manual_seed(3))[:120]
     pairs = pairs[pairs // NUM_ITEMS != 5]
     return torch.stack([pairs // NUM_ITEMS, pairs % NUM_ITEMS])
 
 
 def train(partition: Partition) -> dict[str, torch.Tensor]:
-    """12 steps; the losses are this worker's parts."""
+    """Train for 12 steps; return the starts, the losses and the table at the end."""
     edges = small_edges()
     start = spectral_embeddings(
         normalized_adjacency(edges, NUM_USERS, NUM_ITEMS, partition, exponent=0.35),
