@@ -18,8 +18,8 @@ from xrec.config.llm import PromptConfig
 from xrec.config.shared import StorageConfig
 from xrec.data.dataset import write_dataset
 from xrec.graph.artifact import embeddings_bytes, write_graph
-from xrec.llm.sample_model import build_model, save_sample_model, train_tokenizer
 from xrec.llm.source import model_fingerprint
+from xrec.sample.language_model import build_model, save_sample_model, train_tokenizer
 from xrec.storage import open_location, parquet_bytes
 
 PAIRS_PER_USER = 10

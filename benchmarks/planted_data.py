@@ -17,13 +17,13 @@ from xrec.config.data import SampleSource
 from xrec.config.llm import PromptConfig
 from xrec.data.dataset import Dataset, read_dataset
 from xrec.data.held_out import HeldOutPair, held_out_pairs
-from xrec.data.sample import ASPECTS, generate_town, texts
 from xrec.errors import DataError
 from xrec.graph.artifact import GraphEmbeddings, check_graph_of_dataset, read_graph
 from xrec.llm.collaborative import Vocabulary
 from xrec.llm.model import load_tokenizer
 from xrec.llm.prompt import PromptBuilder
 from xrec.llm.source import model_fingerprint, resolve_model
+from xrec.sample import ASPECTS, generate_town, texts
 from xrec.storage import open_location
 
 UNSEEN_PAIRS, UNSEEN_USERS = "unseen pairs", "unseen users"

@@ -10,14 +10,14 @@ from benchmarks.planted_training import load_frozen, train
 from xrec.config.adapter import TrainAdapterConfig
 from xrec.config.llm import DecodingConfig, EngineConfig
 from xrec.data.held_out import HeldOutPair
-from xrec.data.sample import ASPECTS
-from xrec.data.sample.texts import MAX_STATED_ASPECTS
 from xrec.evaluate import other_users
 from xrec.evaluate.aspects import aspect_pattern, chance_level, names_only
 from xrec.generate.explainer import Explainer
 from xrec.generate.scoring import generated_texts, own_pairs, reference_nll, shuffled_pairs
 from xrec.generate.transformers_engine import load_engine
 from xrec.llm.model import stop_token_ids
+from xrec.sample import ASPECTS
+from xrec.sample.texts import MAX_STATED_ASPECTS
 
 PROJECTED, CONSTANT, SOFT_TOKENS = "projected", "constant", "soft-tokens"
 NUM_STATED = {"text-profile": MAX_STATED_ASPECTS, "text-favourite": 1}  # without an adapter

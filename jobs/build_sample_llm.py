@@ -1,7 +1,7 @@
 """Job `build-sample-llm`: a small language model of the sample's language, in the Hugging Face layout."""
 
 from xrec.config.data import BuildSampleLLMConfig
-from xrec.llm.sample_artifact import build_sample_llm
+from xrec.sample.language_model_artifact import build_sample_llm
 from xrec.storage import Manifest
 
 

@@ -1,7 +1,7 @@
 """Job `import-adapter`: the converters and vectors of the public XRec release in, graph and adapter artifacts out."""
 
-from xrec.adapter.release import import_release
 from xrec.config.adapter import ImportAdapterConfig
+from xrec.release.adapter import import_release
 from xrec.storage import Manifest, check_access, open_location
 
 

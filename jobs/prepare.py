@@ -1,13 +1,28 @@
 """Job `prepare`: raw files (or the sample's generator) in, dataset artifact out."""
 
-from xrec.config.data import PrepareConfig
+from xrec.config.data import PrepareConfig, ReleaseSource, SampleSource
 from xrec.data import prepare_dataset
-from xrec.storage import Manifest
+from xrec.data.source import Source
+from xrec.data.tables import find_table_files, read_tables
+from xrec.release.dataset import find_release_files, read_release
+from xrec.sample import generate_town, town_source
+from xrec.storage import Manifest, open_location
 
 
 def run(config: PrepareConfig) -> Manifest:
     """Make the dataset; returns its manifest. For the errors see `prepare_dataset`."""
-    return prepare_dataset(config)
+    return prepare_dataset(config, _source(config))
+
+
+def _source(config: PrepareConfig) -> Source:
+    """The reader that `source.kind` names."""
+    source = config.source
+    if isinstance(source, SampleSource):
+        return Source("sample", lambda _: town_source(generate_town(source)))
+    folder = open_location(source.uri, config.storage)
+    if isinstance(source, ReleaseSource):
+        return Source(source.uri, read_release, folder, find_release_files)
+    return Source(source.uri, read_tables, folder, find_table_files)
 
 
 if __name__ == "__main__":

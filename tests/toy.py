@@ -9,9 +9,9 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrai
 
 from xrec.adapter.model import Adapters, attach_adapters, build_adapters
 from xrec.config.adapter import AdapterModelConfig, Injection
-from xrec.data.sample import generate_language_examples
 from xrec.llm.collaborative import CollaborativeEmbedding
-from xrec.llm.sample_model import train_tokenizer
+from xrec.sample import generate_language_examples
+from xrec.sample.language_model import train_tokenizer
 
 HIDDEN_SIZE, NUM_HEADS, EMBEDDING_DIM, NUM_USERS, NUM_ITEMS = 32, 4, 6, 5, 7
 

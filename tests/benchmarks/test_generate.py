@@ -12,13 +12,13 @@ from benchmarks.generate import app, flop_of, measure_here, summary
 from benchmarks.generate_contestants import CONTESTANTS, run_ours
 from benchmarks.generate_quality import SETTINGS, compare
 from benchmarks.generate_setup import Contest, prepare
+from jobs.prepare import run as prepare_dataset
 from tests.toy import HIDDEN_SIZE, save_toy_model
 from xrec.adapter.artifact import AdapterConfig, write_adapter
 from xrec.adapter.model import build_adapters
 from xrec.config.adapter import AdapterModelConfig
 from xrec.config.data import PrepareConfig
 from xrec.config.llm import PromptConfig
-from xrec.data import prepare_dataset
 from xrec.generate.transformers_engine import TransformersEngine
 from xrec.graph import embeddings_bytes, write_graph
 from xrec.llm.source import model_fingerprint

@@ -22,8 +22,8 @@ from benchmarks.graph_report import OURS, RECIPE, RECIPE_ORIGINAL, Report
 from benchmarks.graph_results import Results
 from benchmarks.graph_synthetic import power_law_edges
 from benchmarks.graph_work import Step, count_work
+from jobs.prepare import run as prepare_dataset
 from xrec.config.data import PrepareConfig
-from xrec.data import prepare_dataset
 from xrec.graph import normalized_adjacency
 
 TOWN = {

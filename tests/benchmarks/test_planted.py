@@ -14,12 +14,12 @@ from benchmarks.planted_data import UNSEEN_PAIRS, UNSEEN_USERS, Town, read_town
 from benchmarks.planted_report import Report
 from benchmarks.planted_training import train
 from benchmarks.planted_variants import VARIANTS, configured
+from jobs.prepare import run as prepare_dataset
 from tests.toy import save_toy_model
 from xrec.adapter.model import Adapters
 from xrec.adapter.pairs import Pair
 from xrec.config.adapter import TrainAdapterConfig
 from xrec.config.data import PrepareConfig
-from xrec.data import prepare_dataset
 from xrec.errors import DataError
 from xrec.graph import embeddings_bytes, write_graph
 from xrec.storage import open_location

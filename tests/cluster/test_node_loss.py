@@ -16,13 +16,13 @@ from cluster import record
 from cluster.local import start_cluster, stop_cluster
 from cluster.node import NodeProcess
 from cluster.record import LocalCluster
+from jobs.prepare import run as prepare_dataset
 from tests.cluster.program import xrec
 from tests.cluster.town import SAMPLE, write_llm_and_adapter
 from xrec.backfill import read_explanations
 from xrec.config.base import parse_config
 from xrec.config.data import PrepareConfig
 from xrec.config.shared import StorageConfig
-from xrec.data import prepare_dataset
 from xrec.graph import read_graph
 from xrec.storage import open_location
 

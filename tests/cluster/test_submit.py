@@ -8,13 +8,14 @@ import pytest
 
 from cluster.record import LocalCluster
 from cluster.submit import check_shared_paths
+from jobs.prepare import run as prepare_dataset
 from tests.cluster.program import xrec
 from tests.cluster.town import SAMPLE, write_config, write_llm_and_adapter
 from xrec.backfill import read_explanations
 from xrec.config.base import parse_config
 from xrec.config.data import PrepareConfig
 from xrec.config.shared import StorageConfig
-from xrec.data import prepare_dataset, read_dataset
+from xrec.data import read_dataset
 from xrec.errors import ConfigError
 from xrec.graph import read_graph
 from xrec.storage import open_location, read_manifest

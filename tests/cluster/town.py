@@ -12,8 +12,8 @@ from xrec.config.adapter import AdapterModelConfig
 from xrec.config.data import SampleLLMConfig
 from xrec.config.llm import PromptConfig
 from xrec.config.shared import StorageConfig
-from xrec.llm.sample_model import build_model, save_sample_model, train_tokenizer
 from xrec.llm.source import model_fingerprint
+from xrec.sample.language_model import build_model, save_sample_model, train_tokenizer
 from xrec.storage import Manifest, open_location
 
 SAMPLE = {

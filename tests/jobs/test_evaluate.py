@@ -8,11 +8,12 @@ import pyarrow as pa
 import pytest
 
 import jobs.evaluate
+from jobs.prepare import run as prepare_dataset
 from xrec.backfill import read_explanations
 from xrec.config.data import PrepareConfig
 from xrec.config.evaluate import EvaluateConfig
 from xrec.config.llm import EngineConfig
-from xrec.data import prepare_dataset, read_dataset
+from xrec.data import read_dataset
 from xrec.errors import ArtifactMismatchError, DataError
 from xrec.evaluate import read_evaluation
 from xrec.generate.explainer import Sources, load_explainer

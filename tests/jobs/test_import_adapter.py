@@ -12,7 +12,7 @@ import jobs.explain
 import jobs.import_adapter
 import jobs.prepare
 from tests.toy import HIDDEN_SIZE, save_toy_model
-from tests.xrec.adapter.public_release import make_converter, public_forward, write_release
+from tests.xrec.release.public_release import make_converter, public_forward, write_release
 from xrec.adapter.artifact import TrainedAdapter
 from xrec.config.adapter import ImportAdapterConfig
 from xrec.config.backfill import BackfillConfig

@@ -24,7 +24,7 @@ class TablesSource(Config):
 
 
 class SampleSource(Config):
-    """The generated town of users, places and aspects with planted taste (xrec.data.sample)."""
+    """The generated town of users, places and aspects with planted taste (xrec.sample)."""
 
     kind: Literal["sample"]
     num_users: int = Field(600, ge=10, description="Users of the town.")

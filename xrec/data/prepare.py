@@ -1,41 +1,39 @@
-"""`xrec prepare`: from raw files, or the sample's generator, to the dataset artifact."""
+"""The dataset artifact from a source: a folder of files, or the sample's generator.
+
+Which source the configuration names is decided by the caller (jobs/prepare.py), which knows all readers.
+"""
 
 import logging
-from collections.abc import Mapping
 from typing import Any
 
-from xrec.config.data import PrepareConfig, ReleaseSource, SampleSource
+from xrec.config.data import PrepareConfig
 from xrec.data.assemble import Assembled, assemble, check_not_empty
 from xrec.data.dataset import write_dataset
 from xrec.data.findings import check_rejected_share, count_reasons, rejected_table
-from xrec.data.release import find_release_files, read_release
-from xrec.data.sample import generate_town, town_source
-from xrec.data.source import SourceData
-from xrec.data.tables import find_table_files, read_tables
+from xrec.data.source import Source
 from xrec.storage import Location, Manifest, check_access, content_hash, finished, open_location
 
 logger = logging.getLogger("xrec")
 
 
-def prepare_dataset(config: PrepareConfig) -> Manifest:
-    """Make the dataset at its output URI and return its manifest; nothing is written if anything is wrong.
+def prepare_dataset(config: PrepareConfig, source: Source) -> Manifest:
+    """Make the dataset from `source` at its output URI, and return its manifest.
 
-    The same run finished before: its manifest, no work. Raises StorageError (source or output cannot be used), DataError
-    (files missing or broken), ArtifactMismatchError (the output URI holds another run's artifact).
+    If the same run was finished before, its manifest is returned and nothing is done. If anything is wrong, nothing is
+    written. Raises StorageError (source or output cannot be used), DataError (files are missing or broken),
+    ArtifactMismatchError (the output URI holds another run's artifact).
     """
     output = open_location(config.artifact("dataset"), config.storage)
     check_access(output, config.storage)
-    files = _read_files(config)
+    files = _read_files(config, source)
     identity = _content_config(config)
     inputs = {name: content_hash(data) for name, data in files.items()}
     if manifest := finished(output, "dataset", identity, inputs):
         logger.info("%s: this dataset is already there", output)
         return manifest
-    source = _read_source(config, files)
-    assembled = assemble(source, config.splits)
-    check_rejected_share(
-        assembled.findings, source.num_rows, config.max_rejected_share, _source_name(config)
-    )
+    raw = source.read(files)
+    assembled = assemble(raw, config.splits)
+    check_rejected_share(assembled.findings, raw.num_rows, config.max_rejected_share, source.name)
     check_not_empty(assembled.tables)
     metrics = {**assembled.metrics, "num_rejected": count_reasons(assembled.findings)}
     manifest = write_dataset(
@@ -50,24 +48,13 @@ def prepare_dataset(config: PrepareConfig) -> Manifest:
     return manifest
 
 
-def _read_files(config: PrepareConfig) -> dict[str, bytes]:
-    """The content of the source's files by name; the sample has none."""
-    if isinstance(config.source, SampleSource):
+def _read_files(config: PrepareConfig, source: Source) -> dict[str, bytes]:
+    """The content of the source's files by name; a generated source has none."""
+    if source.folder is None:
         return {}
-    folder = open_location(config.source.uri, config.storage)
-    check_access(folder, config.storage)
-    find = find_release_files if isinstance(config.source, ReleaseSource) else find_table_files
-    return {name: location.read_bytes() for name, location in find(folder).items()}
-
-
-def _read_source(config: PrepareConfig, files: Mapping[str, bytes]) -> SourceData:
-    if isinstance(config.source, SampleSource):
-        return town_source(generate_town(config.source))
-    return read_release(files) if isinstance(config.source, ReleaseSource) else read_tables(files)
-
-
-def _source_name(config: PrepareConfig) -> str:
-    return "sample" if isinstance(config.source, SampleSource) else config.source.uri
+    check_access(source.folder, config.storage)
+    found = source.find_files(source.folder)
+    return {name: location.read_bytes() for name, location in found.items()}
 
 
 def _content_config(config: PrepareConfig) -> dict[str, Any]:

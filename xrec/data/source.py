@@ -1,11 +1,12 @@
-"""What every source hands over: the rows that it could read, by the ids of the source, and what it could not read."""
+"""What a source of the dataset is, and what each of them hands over: its rows, by its own ids, and what it could not read."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import pyarrow as pa
 
 from xrec.data.findings import Finding
+from xrec.storage import Location
 
 
 @dataclass(frozen=True)
@@ -28,3 +29,23 @@ class SourceData:
     findings: tuple[Finding, ...]
     num_rows: Mapping[str, int]
     planted: pa.Table | None = None
+
+
+def _no_files(folder: Location) -> Mapping[str, Location]:
+    return {}
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a dataset comes from: which files of a folder, and how their content is read.
+
+    name: what messages call it.
+    read: from the content of the files, by name, to the raw rows.
+    folder: the folder of the files; None for generated data, which has no files.
+    find_files: the files of that folder by name; raises DataError if one is missing.
+    """
+
+    name: str
+    read: Callable[[Mapping[str, bytes]], SourceData]
+    folder: Location | None = None
+    find_files: Callable[[Location], Mapping[str, Location]] = _no_files

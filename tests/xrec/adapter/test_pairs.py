@@ -3,11 +3,12 @@
 import pyarrow as pa
 import pytest
 
+from jobs.prepare import run as prepare_dataset
 from tests.toy import toy_tokenizer
 from xrec.adapter.pairs import Pair, PairPrompts
 from xrec.config.data import PrepareConfig
 from xrec.config.llm import PromptConfig
-from xrec.data import Dataset, prepare_dataset, read_dataset
+from xrec.data import Dataset, read_dataset
 from xrec.llm.collaborative import Vocabulary
 from xrec.llm.prompt import PromptBuilder, PromptTooLongError
 from xrec.storage import open_location

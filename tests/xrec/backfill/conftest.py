@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 import torch
 
+from jobs.prepare import run as prepare_dataset
 from xrec.adapter.artifact import AdapterConfig, write_adapter
 from xrec.adapter.model import build_adapters
 from xrec.config.adapter import AdapterModelConfig
@@ -16,10 +17,9 @@ from xrec.config.backfill import BackfillConfig
 from xrec.config.base import parse_config
 from xrec.config.data import PrepareConfig, SampleLLMConfig
 from xrec.config.llm import PromptConfig
-from xrec.data import prepare_dataset
 from xrec.graph.artifact import embeddings_bytes, write_graph
-from xrec.llm.sample_model import build_model, save_sample_model, train_tokenizer
 from xrec.llm.source import model_fingerprint
+from xrec.sample.language_model import build_model, save_sample_model, train_tokenizer
 from xrec.schemas import PAIRS
 from xrec.storage import Location, open_location
 

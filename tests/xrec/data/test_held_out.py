@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from jobs.prepare import run as prepare_dataset
 from xrec.config.data import PrepareConfig
-from xrec.data import Dataset, prepare_dataset, read_dataset
+from xrec.data import Dataset, read_dataset
 from xrec.data.held_out import held_out_pairs
 from xrec.storage import open_location
 

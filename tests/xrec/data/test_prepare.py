@@ -8,10 +8,11 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from jobs.prepare import run as prepare_dataset
 from tests.conftest import ObjectStore
 from xrec.config.data import PrepareConfig
 from xrec.config.shared import StorageConfig
-from xrec.data import prepare_dataset, read_dataset
+from xrec.data import read_dataset
 from xrec.errors import ArtifactMismatchError, DataError, StorageAccessError, StorageNotFoundError
 from xrec.storage import open_location
 

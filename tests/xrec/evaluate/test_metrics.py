@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 
 from xrec.config.data import SampleSource
-from xrec.data.sample import generate_town, town_source
 from xrec.evaluate import METRICS, Estimate, ScoredPair, compute_metrics, flat_metrics
 from xrec.evaluate.descriptions import DESCRIPTIONS
 from xrec.evaluate.metrics import metrics_table
+from xrec.sample import generate_town, town_source
 
 
 def test_metrics_of_pairs_equal_their_means(pairs, make_evaluate_config):

@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from jobs.prepare import run as prepare_dataset
 from tests.toy import HIDDEN_SIZE, save_toy_model, toy_tokenizer
 from xrec.adapter.artifact import AdapterConfig, write_adapter
 from xrec.adapter.model import build_adapters
@@ -17,7 +18,6 @@ from xrec.config.adapter import AdapterModelConfig
 from xrec.config.data import PrepareConfig
 from xrec.config.llm import DecodingConfig, EngineConfig, LLMConfig, PromptConfig
 from xrec.config.shared import ColdStartConfig, StorageConfig
-from xrec.data import prepare_dataset
 from xrec.data.cold_start import History
 from xrec.errors import ArtifactMismatchError, ConfigError, DataError, ModelError, UnknownIdError
 from xrec.generate.explainer import Sources, check_sources, load_explainer

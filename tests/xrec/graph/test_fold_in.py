@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from xrec.config.data import SampleSource
-from xrec.data.sample import generate_town
 from xrec.errors import DataError
 from xrec.graph import (
     LightGCN,
@@ -22,6 +21,7 @@ from xrec.graph import (
 )
 from xrec.graph import fold_in as module
 from xrec.graph.fold_in import FoldIn
+from xrec.sample import generate_town
 
 NUM_USERS, NUM_ITEMS, D = 30, 20, 4
 

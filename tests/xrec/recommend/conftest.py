@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 
+from jobs.prepare import run as prepare_dataset
 from xrec.config.backfill import RecommendConfig
 from xrec.config.base import parse_config
 from xrec.config.data import PrepareConfig
-from xrec.data import prepare_dataset
 from xrec.graph.artifact import embeddings_bytes, write_graph
 from xrec.storage import open_location
 

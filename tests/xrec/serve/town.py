@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from jobs.prepare import run as prepare_dataset
 from tests.toy import HIDDEN_SIZE, save_toy_model
 from xrec.adapter.artifact import AdapterConfig, write_adapter
 from xrec.adapter.model import build_adapters
@@ -19,7 +20,7 @@ from xrec.config.base import parse_config
 from xrec.config.data import PrepareConfig
 from xrec.config.llm import PromptConfig
 from xrec.config.serve import ServeConfig
-from xrec.data import prepare_dataset, read_dataset
+from xrec.data import read_dataset
 from xrec.data.dataset import Dataset
 from xrec.graph import embeddings_bytes, write_graph
 from xrec.llm.source import model_fingerprint

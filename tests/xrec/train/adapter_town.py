@@ -5,10 +5,10 @@ from typing import Any
 
 import torch
 
+from jobs.prepare import run as prepare_dataset
 from tests.toy import save_toy_model
 from xrec.config.adapter import TrainAdapterConfig
 from xrec.config.data import PrepareConfig
-from xrec.data import prepare_dataset
 from xrec.graph import embeddings_bytes, write_graph
 from xrec.storage import open_location
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import ray
 
+from jobs.prepare import run as prepare_dataset
 from xrec.config.data import PrepareConfig
 from xrec.config.graph import PretrainGraphConfig
-from xrec.data import prepare_dataset
 
 TOWN = {
     "kind": "sample",

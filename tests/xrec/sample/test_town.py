@@ -11,8 +11,8 @@ import torch
 
 from xrec.config.base import parse_config
 from xrec.config.data import SampleSource
-from xrec.data.sample import ASPECTS, Town, generate_town, town_source
 from xrec.errors import ConfigError
+from xrec.sample import ASPECTS, Town, generate_town, town_source
 
 SOURCE = SampleSource(
     kind="sample",

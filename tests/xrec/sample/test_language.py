@@ -3,7 +3,7 @@
 from collections import Counter
 
 from xrec.config.data import SampleSource
-from xrec.data.sample import ASPECTS, generate_language_examples, generate_town
+from xrec.sample import ASPECTS, generate_language_examples, generate_town
 
 EXAMPLES = generate_language_examples(2000, seed=0)
 

@@ -11,8 +11,8 @@ from torch import Tensor
 from xrec.data.dataset import Dataset
 from xrec.errors import DataError
 from xrec.graph.artifact import embeddings_bytes, write_graph
+from xrec.release.tensor_pickle import read_tensor
 from xrec.storage import Location, Manifest, content_hash, finished
-from xrec.storage.tensor_pickle import read_tensor
 
 VECTOR_FILES = ("user_emb.pkl", "item_emb.pkl")
 

@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 import torch
 
-from tests.xrec.adapter.public_release import make_converter, vector_files, write_release
+from jobs.prepare import run as prepare_dataset
+from tests.xrec.release.public_release import make_converter, vector_files, write_release
 from xrec.config.base import parse_config
 from xrec.config.data import PrepareConfig
-from xrec.data import prepare_dataset
 from xrec.data.dataset import Dataset, read_dataset
 from xrec.errors import ArtifactMismatchError, DataError
 from xrec.graph import read_graph
-from xrec.graph.release import read_release_vectors, write_release_graph
+from xrec.release.vectors import read_release_vectors, write_release_graph
 from xrec.storage import open_location
 
 USERS, ITEMS = torch.randn(8, 6), torch.randn(5, 6)

@@ -4,9 +4,9 @@ A user's taste over aspects is latent and shows in the visits only. An item's pr
 profile tells nothing of the taste, and the explanation names that aspect of the item which the user likes most.
 """
 
-from xrec.data.sample.language import LanguageExample, generate_language_examples
-from xrec.data.sample.texts import ASPECTS
-from xrec.data.sample.town import Town, generate_town, town_source
+from xrec.sample.language import LanguageExample, generate_language_examples
+from xrec.sample.texts import ASPECTS
+from xrec.sample.town import Town, generate_town, town_source
 
 __all__ = [
     "ASPECTS",

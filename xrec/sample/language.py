@@ -7,7 +7,7 @@ item. In the town it is not stated: there only the collaborative vector can stan
 from dataclasses import dataclass
 from random import Random
 
-from xrec.data.sample import texts
+from xrec.sample import texts
 
 
 @dataclass(frozen=True)

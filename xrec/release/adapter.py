@@ -11,13 +11,13 @@ from transformers import AutoConfig
 
 from xrec.adapter.artifact import AdapterConfig, write_adapter
 from xrec.adapter.card import model_card
-from xrec.adapter.converter import read_converter
 from xrec.config.adapter import AdapterModelConfig, ImportAdapterConfig
 from xrec.data.dataset import read_dataset
 from xrec.errors import ArtifactMismatchError, DataError
 from xrec.graph.artifact import check_graph_of_dataset
-from xrec.graph.release import VECTOR_FILES, read_release_vectors, write_release_graph
 from xrec.llm.source import model_fingerprint, public_name, resolve_model
+from xrec.release.converter import read_converter
+from xrec.release.vectors import VECTOR_FILES, read_release_vectors, write_release_graph
 from xrec.storage import Manifest, content_hash, finished, open_location, read_manifest
 
 logger = logging.getLogger("xrec")

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from tests.xrec.adapter.public_release import State, converter_bytes, make_converter, public_forward
-from xrec.adapter.converter import read_converter
+from tests.xrec.release.public_release import State, converter_bytes, make_converter, public_forward
 from xrec.adapter.moe import MoEAdapter
 from xrec.errors import DataError
+from xrec.release.converter import read_converter
 
 K, D, H = 8, 64, 256
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from xrec.errors import DataError
-from xrec.storage.tensor_pickle import read_state_dict, read_tensor
+from xrec.release.tensor_pickle import read_state_dict, read_tensor
 
 
 class Hostile:

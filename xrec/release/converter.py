@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from xrec.errors import DataError
-from xrec.storage.tensor_pickle import read_state_dict
+from xrec.release.tensor_pickle import read_state_dict
 
 
 def read_converter(data: bytes, name: str) -> dict[str, Tensor]:

@@ -13,8 +13,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from xrec.config.data import SampleSource
-from xrec.data.sample import texts
 from xrec.data.source import SourceData
+from xrec.sample import texts
 
 TASTE_DECAY = 0.6
 TEMPERATURE = 0.3

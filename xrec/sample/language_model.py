@@ -1,6 +1,6 @@
 """The sample's language model: a small Llama that knows the town's language and none of its people.
 
-It is trained on `xrec.data.sample.generate_language_examples`, where the user's profile states the taste, and then
+It is trained on `xrec.sample.generate_language_examples`, where the user's profile states the taste, and then
 frozen as any other model. It learns that an explanation names the item's aspect that the user likes best. In the town
 no profile states a taste: only a collaborative vector can stand in for that sentence.
 """
@@ -21,11 +21,11 @@ from transformers import (
 
 from xrec.config.data import SampleLLMConfig
 from xrec.config.llm import PromptConfig
-from xrec.data.sample import LanguageExample, generate_language_examples
 from xrec.llm.collaborative import Vocabulary
 from xrec.llm.examples import Example, collate, token_nll
 from xrec.llm.prompt import PairTexts, PromptBuilder
 from xrec.progress import progress
+from xrec.sample import LanguageExample, generate_language_examples
 
 logger = logging.getLogger("xrec")
 

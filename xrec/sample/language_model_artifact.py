@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from xrec.config.data import BuildSampleLLMConfig
-from xrec.llm.sample_model import save_sample_model, train_sample_model
+from xrec.sample.language_model import save_sample_model, train_sample_model
 from xrec.storage import (
     Manifest,
     check_access,
