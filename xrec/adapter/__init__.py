@@ -1,1 +1,1 @@
-"""From the graph's space into the language model's: the mixture-of-experts adapters and the model that carries them."""
+"""Mixture-of-experts adapters from graph vectors to language-model vectors, and their artifact."""

@@ -1,7 +1,8 @@
-"""The adapter artifact, a folder as the model hubs expect it: `adapter.safetensors`, `adapter_config.json`, a model card, our manifest.
+"""The adapter artifact: a folder in the layout that model hubs expect.
 
-Never the language model, never the graph. The config and the weights are the content and are enough to use it; the card
-and the training log are beside it: the fingerprint does not depend on them.
+It holds `adapter.safetensors`, `adapter_config.json`, a model card (README.md) and our manifest.
+It holds neither the language model nor the graph. The config and the weights are enough to use the
+adapter, and the fingerprint depends on these two only; card and training log are beside them.
 """
 
 from collections.abc import Mapping
@@ -54,7 +55,10 @@ CARD = "README.md"
 
 @dataclass(frozen=True)
 class TrainedAdapter:
-    """An adapter in memory. `manifest` is None for a folder without ours; `card` is its README.md, None without one."""
+    """An adapter in memory.
+
+    `manifest` is None if the folder has no xrec manifest. `card` is the text of README.md, or None.
+    """
 
     adapters: Adapters
     config: AdapterConfig
@@ -65,9 +69,11 @@ class TrainedAdapter:
     def from_pretrained(
         cls, source: str | Path, *, storage: StorageConfig | None = None
     ) -> "TrainedAdapter":
-        """The adapter of a folder (local or s3://) or of a hub id; our manifest is checked if it is there, and not needed.
+        """The adapter in a folder (local or s3://) or of a hub id.
 
-        Raises ArtifactNotFoundError, or ArtifactMismatchError for files that are broken, a newer version's, or do not belong together.
+        If the folder has an xrec manifest, the files are checked against it. Raises
+        ArtifactNotFoundError, or ArtifactMismatchError if the files are broken, written by a newer
+        version of xrec, or do not belong together.
         """
         location = open_adapter(str(source), storage)
         return read_adapter(location) if (location / MANIFEST).is_file() else _read(location, None)
@@ -81,12 +87,15 @@ class TrainedAdapter:
     ) -> None:
         """Write the adapter to `folder` (local or s3://), ready to be uploaded to a hub.
 
-        The card is the one it came with, with the metrics of `evaluation` (of `xrec evaluate`) if given. The manifest goes along
-        as long as the content is still the one it speaks of. Raises ArtifactMismatchError for another adapter's evaluation.
+        The card is `self.card`. If `evaluation`, the manifest that `xrec evaluate` wrote, is given,
+        its metrics are added to the card. The manifest is written only if config and weights are
+        still those that it describes. Raises ArtifactMismatchError if `evaluation` is of another
+        adapter.
         """
         if evaluation is not None and evaluation.inputs["adapter"] != self.fingerprint:
             raise ArtifactMismatchError(
-                f"the evaluation is of adapter {evaluation.inputs['adapter']}, this one is {self.fingerprint}; evaluate this one, or save that one"
+                f"the evaluation is of adapter {evaluation.inputs['adapter']}, "
+                f"this one is {self.fingerprint}; evaluate this adapter, or save the other one"
             )
         card = self.card or model_card(self.config)
         files = _content(self.adapters.state_dict(), self.config)
@@ -99,12 +108,10 @@ class TrainedAdapter:
 
     @property
     def fingerprint(self) -> str:
-        """Identifies the adapter: the manifest's fingerprint, or without one that of config and weights."""
-        return (
-            self.manifest.fingerprint
-            if self.manifest
-            else fingerprint_of(_hashes(_content(self.adapters.state_dict(), self.config)))
-        )
+        """Identifies the adapter: the manifest's fingerprint, or that of config and weights."""
+        if self.manifest is not None:
+            return self.manifest.fingerprint
+        return fingerprint_of(_hashes(_content(self.adapters.state_dict(), self.config)))
 
     def load_base_model(
         self,
@@ -115,9 +122,11 @@ class TrainedAdapter:
         cache_dir: str | None = None,
         storage: StorageConfig | None = None,
     ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-        """The frozen model that the adapter was trained for, with its tokenizer; `source` as `llm.model`, None: the name in the config.
+        """The frozen model that the adapter was trained for, and its tokenizer.
 
-        Raises ModelError, ArtifactMismatchError if `source` is another model.
+        `source` takes what `llm.model` takes; if it is None, the name in the adapter's config is
+        used. Raises ModelError if the model cannot be loaded, and ArtifactMismatchError if it is
+        not the one that the adapter was trained for.
         """
         source = source or self.config.base_model
         folder = resolve_model(source, cache_dir, storage)
@@ -130,15 +139,20 @@ class TrainedAdapter:
     def attach(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, graph: GraphEmbeddings
     ) -> PromptBuilder:
-        """Give `model` the users and items of `graph` as tokens, in place; returns the builder of the prompts that hold them.
+        """Add the users and items of `graph` to `model` as tokens, in place.
 
-        Its generation settings lose their penalties of repeated prompt tokens: a user or item has no logit to be penalized.
-        Raises ArtifactMismatchError for another graph or a model of another width, ModelError as `attach_adapters`.
+        Returns the builder of prompts that hold these tokens. The model's generation settings lose
+        their penalties for repeated prompt tokens, because a user or item has no logit that could
+        be penalized.
+
+        Raises ArtifactMismatchError for another graph or a model of another width, and ModelError
+        if the model is not built as `attach_adapters` needs.
         """
         self.check_graph(graph.manifest.fingerprint)
         if model.config.hidden_size != self.config.hidden_size:
             raise ArtifactMismatchError(
-                f"{type(model).__name__} has hidden_size {model.config.hidden_size}, the adapter was trained for {self.config.base_model!r} with "
+                f"{type(model).__name__} has hidden_size {model.config.hidden_size}, "
+                f"the adapter was trained for {self.config.base_model!r} with "
                 f"{self.config.hidden_size}; give that model (load_base_model)"
             )
         device = model.device
@@ -152,18 +166,21 @@ class TrainedAdapter:
         return PromptBuilder(tokenizer, self.config.prompt, embedding.vocabulary)
 
     def check_base_model(self, fingerprint: str, source: str) -> None:
-        """Raise ArtifactMismatchError unless this is the model that the adapter was trained for."""
+        """Raise ArtifactMismatchError unless the adapter was trained for this model."""
         if fingerprint != self.config.base_model_fingerprint:
             raise ArtifactMismatchError(
-                f"llm.model {source!r} has fingerprint {fingerprint}, but the adapter was trained for {self.config.base_model!r} "
-                f"({self.config.base_model_fingerprint}); give that model, or train an adapter for this one"
+                f"llm.model {source!r} has fingerprint {fingerprint}, "
+                f"but the adapter was trained for {self.config.base_model!r} "
+                f"({self.config.base_model_fingerprint}); "
+                "give that model, or train an adapter for this one"
             )
 
     def check_graph(self, fingerprint: str) -> None:
-        """Raise ArtifactMismatchError unless this is the graph that the adapter was trained on."""
+        """Raise ArtifactMismatchError unless the adapter was trained on this graph."""
         if fingerprint != self.config.graph_fingerprint:
             raise ArtifactMismatchError(
-                f"the graph has fingerprint {fingerprint}, but the adapter was trained on graph {self.config.graph_fingerprint}; "
+                f"the graph has fingerprint {fingerprint}, "
+                f"but the adapter was trained on graph {self.config.graph_fingerprint}; "
                 "give that graph, or train an adapter on this one"
             )
 
@@ -179,13 +196,15 @@ def write_adapter(
     extra_files: dict[str, bytes],
     card: str | None = None,
 ) -> Manifest:
-    """Write the artifact of an adapter's tensors (`Adapters.state_dict`); `card` (`model_card`) and `extra_files` (the loss history) go beside it."""
+    """Write an adapter's artifact to `location` and return its manifest, which is written last.
+
+    `state` is what `Adapters.state_dict` returns. `card` is the text of README.md, by default
+    `model_card(config)`. `extra_files`, such as the loss history, are written beside it and are not
+    part of the fingerprint.
+    """
     content = _content(state, config)
-    for name, data in {
-        **content,
-        CARD: (card or model_card(config)).encode("utf-8"),
-        **extra_files,
-    }.items():
+    card_bytes = (card or model_card(config)).encode("utf-8")
+    for name, data in {**content, CARD: card_bytes, **extra_files}.items():
         (location / name).write_bytes(data)
     return write_manifest(
         location,
@@ -200,7 +219,8 @@ def write_adapter(
 def read_adapter(location: Location) -> TrainedAdapter:
     """The adapter artifact at `location`.
 
-    Raises ArtifactNotFoundError, or ArtifactMismatchError if its files do not fit the manifest or each other.
+    Raises ArtifactNotFoundError if there is none, and ArtifactMismatchError if its files do not
+    fit the manifest or each other.
     """
     return _read(location, read_manifest(location, "adapter"))
 
@@ -210,7 +230,8 @@ def _read(location: Location, manifest: Manifest | None) -> TrainedAdapter:
     for name, data in files.items():
         if manifest is not None and content_hash(data) != manifest.files[name]:
             raise ArtifactMismatchError(
-                f"{location / name}: its content is not what the manifest says; train the adapter again"
+                f"{location / name}: its content is not what the manifest says; "
+                "train the adapter again"
             )
     config = parse_adapter_config(files[CONFIG], str(location / CONFIG))
     card = (location / CARD).read_text() if (location / CARD).is_file() else None
@@ -222,7 +243,8 @@ def _read_file(location: Location, name: str) -> bytes:
         return (location / name).read_bytes()
     except StorageNotFoundError as error:
         raise ArtifactNotFoundError(
-            f"{location}: no {name} there; an adapter is a folder with {CONFIG} and {WEIGHTS}: check the path"
+            f"{location}: no {name} there; an adapter is a folder with {CONFIG} and {WEIGHTS}: "
+            "check the path"
         ) from error
 
 
@@ -234,7 +256,8 @@ def _parse_weights(data: bytes, config: AdapterConfig, location: Location) -> Ad
         adapters.load_state_dict(safetensors.torch.load(data))
     except (safetensors.SafetensorError, RuntimeError, ValueError) as error:
         raise ArtifactMismatchError(
-            f"{location}: {CONFIG} and {WEIGHTS} do not fit this version of xrec or each other: {error}"
+            f"{location}: {CONFIG} and {WEIGHTS} do not fit this version of xrec or each other: "
+            f"{error}"
         ) from error
     adapters.user.eval()
     adapters.item.eval()

@@ -1,6 +1,7 @@
-"""The model card of an adapter, README.md: front matter as the Hugging Face hub reads it, then what a user must know.
+"""The model card of an adapter, README.md: front matter for the Hugging Face hub, then the text.
 
-It holds names, counts and fingerprints; no path of the machine that trained, no URI, no row of the data.
+The card holds names, counts and fingerprints. It holds no path of the machine that trained the
+adapter, no URI and no row of the data.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,13 +20,15 @@ _TRAINING_METRICS = {
     "validation_loss": "validation loss, nats a token",
     "train_loss": "training loss of that epoch, nats a token",
     "epoch": "epoch that was kept",
-    "step": "optimizer steps up to it",
+    "step": "optimizer steps up to that epoch",
     "num_train_pairs": "training pairs used",
 }
 _LIMITS = (
-    "It works with the base model and the graph named above only; xrec refuses others by their fingerprints.",
-    "The texts are generated: they may be wrong about the item or the user, and are no statement of either.",
-    "How far the user's own vector changes the text is measured by `xrec evaluate` (personalization gain), not promised.",
+    "It works only with the base model and the graph named above. "
+    "xrec compares fingerprints and refuses others.",
+    "The texts are generated and may be wrong about the item or the user.",
+    "How much the user's own vector changes the text differs between datasets. "
+    "`xrec evaluate` measures it (personalization gain).",
 )
 
 
@@ -38,17 +41,21 @@ def model_card(
     metrics: Mapping[str, Any] | None = None,
     limits: Sequence[str] = (),
 ) -> str:
-    """The card as Markdown: what is not given (`dataset`: the one trained on, `metrics`: of training) is said to be unknown.
+    """The card as Markdown.
 
-    `origin` says in a sentence how the weights came to be, `limits` adds to those of every adapter.
+    `dataset` is the manifest of the training data and `metrics` are those of training; the card
+    says "Not recorded." for what is not given. `origin` is a sentence on how the weights were made.
+    `limits` are added to the limits that every adapter has.
     """
     settings, metrics = settings or CardConfig(), metrics or {}
     sections = {
         "": _summary(config, origin),
         "Data": _data(dataset),
         "Metrics": _metrics(metrics),
-        "Base model": f"`{config.base_model}`, fingerprint `{config.base_model_fingerprint}`, hidden size {config.hidden_size}; not included.",
-        "Graph": f"Fingerprint `{config.graph_fingerprint}`, {config.embedding_dim} numbers a user or item; not included. The adapter needs it.",
+        "Base model": f"`{config.base_model}`, fingerprint `{config.base_model_fingerprint}`, "
+        f"hidden size {config.hidden_size}; not included.",
+        "Graph": f"Fingerprint `{config.graph_fingerprint}`, {config.embedding_dim} numbers for "
+        "each user and item; not included. The adapter needs it.",
         "How to use": _usage(config),
         "Licence": _licence(settings),
         "Limits": "\n".join(f"- {limit}" for limit in (*_LIMITS, *limits)),
@@ -56,11 +63,15 @@ def model_card(
     body = "\n\n".join(
         f"## {title}\n\n{text}" if title else text for title, text in sections.items()
     )
-    return f"---\n{_front_matter(config, settings, dataset, metrics).to_yaml()}\n---\n\n# {settings.name}\n\n{body}\n"
+    front = _front_matter(config, settings, dataset, metrics).to_yaml()
+    return f"---\n{front}\n---\n\n# {settings.name}\n\n{body}\n"
 
 
 def with_evaluation(card: str, evaluation: Manifest) -> str:
-    """`card` with the metrics of an evaluation artifact, in its model-index and as a last section; an earlier one's are replaced."""
+    """`card` with the metrics of an evaluation artifact, in the model-index and as a last section.
+
+    Metrics of an earlier evaluation are replaced.
+    """
     parsed = ModelCard(card)
     front = cast("ModelCardData", parsed.data)
     split = str(evaluation.config["split"])
@@ -81,9 +92,11 @@ def with_evaluation(card: str, evaluation: Manifest) -> str:
         f"| {name} | {_short(value)} | {_interval(evaluation.metrics, name)} |"
         for name, value in values.items()
     ]
-    section = f"{_EVALUATION}\nBy `xrec evaluate`, {evaluation.row_counts['pairs']:,} pairs of the {split} split.\n\n"
+    num_pairs = evaluation.row_counts["pairs"]
+    introduction = f"By `xrec evaluate`, {num_pairs:,} pairs of the {split} split."
     table = "\n".join(["| metric | value | 95 % interval |", "|---|---|---|", *rows])
-    parsed.text = parsed.text.split(_EVALUATION)[0].rstrip("\n") + "\n" + section + table + "\n"
+    body = parsed.text.split(_EVALUATION)[0].rstrip("\n")
+    parsed.text = f"{body}\n{_EVALUATION}\n{introduction}\n\n{table}\n"
     return str(parsed)
 
 
@@ -113,7 +126,7 @@ def _front_matter(
         metrics=["loss"] if loss is not None else None,
         model_name=settings.name if loss is not None else None,
         eval_results=[
-            _result("loss", "validation loss, nats a token", loss, "validation", fingerprint)
+            _result("loss", _TRAINING_METRICS["validation_loss"], loss, "validation", fingerprint)
         ]
         if loss is not None
         else None,
@@ -135,17 +148,19 @@ def _result(metric: str, name: str, value: Any, split: str, dataset: str) -> Eva
 
 def _summary(config: AdapterConfig, origin: str) -> str:
     model = config.model
-    tokens = (
-        "a token a user and an item"
-        if model.num_tokens == 1
-        else f"{model.num_tokens} tokens a user and an item"
+    tokens = "one token" if model.num_tokens == 1 else f"{model.num_tokens} tokens"
+    shape = (
+        f"Each side has {model.num_experts} experts, from {config.embedding_dim} to "
+        f"{config.hidden_size} numbers, and gives {tokens} for each user or item. "
+        f"Injection is `{model.injection}`."
     )
-    shape = f"{model.num_experts} experts each, {config.embedding_dim} to {config.hidden_size} numbers, {tokens}, injection `{model.injection}`."
-    return (
-        "Writes why a user would like an item. Two mixtures of linear experts, one for users and one for items, turn the vectors of a graph of "
-        "who interacted with what into tokens of a frozen language model (XRec, [arXiv 2406.02377](https://arxiv.org/abs/2406.02377)).\n\n"
-        + " ".join(filter(None, [shape, origin]))
+    method = (
+        "Writes why a user would like an item. Two mixtures of linear experts, one for users and "
+        "one for items, turn vectors into tokens of a frozen language model. The vectors are those "
+        "of a graph of who interacted with what "
+        "(XRec, [arXiv 2406.02377](https://arxiv.org/abs/2406.02377))."
     )
+    return method + "\n\n" + " ".join(filter(None, [shape, origin]))
 
 
 def _data(dataset: Manifest | None) -> str:
@@ -173,11 +188,15 @@ def _metrics(metrics: Mapping[str, Any]) -> str:
         if name in metrics
     ]
     table = "\n".join(["| | |", "|---|---|", *rows]) if rows else "Not recorded."
-    return f"{table}\n\nOwn vector against another user's: see Evaluation below, if it is there; else measure it by `xrec evaluate`."
+    comparison = (
+        "A section Evaluation below, if there is one, compares the user's own vector with another "
+        "user's. If there is none, `xrec evaluate` makes the comparison."
+    )
+    return f"{table}\n\n{comparison}"
 
 
 def _usage(config: AdapterConfig) -> str:
-    return f"""In Python, with [xrec](https://arxiv.org/abs/2406.02377) installed; the graph is a folder that holds the graph artifact:
+    return f"""In Python, with xrec installed; the graph is a folder that holds the graph artifact:
 
 ```python
 import torch
@@ -190,32 +209,35 @@ from xrec.storage import open_location
 adapter = TrainedAdapter.from_pretrained("path/to/adapter")  # a folder, s3:// or a hub id
 model, tokenizer = adapter.load_base_model("{config.base_model}")
 prompts = adapter.attach(model, tokenizer, read_graph(open_location("path/to/graph")))
-prompt = prompts.build(0, 0, PairTexts(user_profile="Likes quiet places.", item_title="Luna", item_profile="A cafe with a garden."))
-print(prompts.decode(model.generate(torch.tensor([prompt], device=model.device), max_new_tokens=60, do_sample=False)[0, len(prompt) :].tolist()))
+texts = PairTexts(
+    user_profile="Likes quiet places.", item_title="Luna", item_profile="A cafe with a garden."
+)
+prompt = prompts.build(0, 0, texts)
+input_ids = torch.tensor([prompt], device=model.device)
+output = model.generate(input_ids, max_new_tokens=60, do_sample=False)
+print(prompts.decode(output[0, len(prompt) :].tolist()))
 ```
 
-In bulk: `xrec backfill CONFIG adapter=path/to/adapter`; one pair: `xrec explain CONFIG adapter=path/to/adapter --user ID --item ID`."""
+In bulk: `xrec backfill CONFIG adapter=path/to/adapter`. One pair:
+`xrec explain CONFIG adapter=path/to/adapter --user ID --item ID`."""
 
 
 def _licence(settings: CardConfig) -> str:
     if settings.license != "unknown":
         return f"`{settings.license}`. The base model and the data have licences of their own."
-    return "Not stated. Who publishes the adapter chooses one that the licences of the base model and of the data allow (`card.license`)."
+    return (
+        "Not stated. Whoever publishes the adapter must choose a licence that the licences of the "
+        "base model and of the data allow (`card.license`)."
+    )
 
 
 def _short(value: Any) -> str:
-    return (
-        f"{value:.4g}"
-        if isinstance(value, float)
-        else f"{value:,}"
-        if type(value) is int
-        else str(value)
-    )
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return f"{value:,}" if type(value) is int else str(value)
 
 
 def _interval(metrics: Mapping[str, Any], name: str) -> str:
-    return (
-        f"{_short(metrics[f'{name}_low'])} to {_short(metrics[f'{name}_high'])}"
-        if f"{name}_low" in metrics
-        else ""
-    )
+    if f"{name}_low" not in metrics:
+        return ""
+    return f"{_short(metrics[f'{name}_low'])} to {_short(metrics[f'{name}_high'])}"

@@ -1,4 +1,7 @@
-"""`adapter_config.json`: what is needed to attach an adapter again, and to refuse a model or a graph that it was not trained for."""
+"""`adapter_config.json`: what is needed to attach an adapter to its model and graph.
+
+Its fingerprints let xrec refuse a model or a graph that the adapter was not trained for.
+"""
 
 from pydantic import ValidationError, field_validator
 
@@ -12,7 +15,11 @@ FORMAT_VERSION = 1
 
 
 class AdapterConfig(Config):
-    """The content of `adapter_config.json`. `base_model` is a name to publish (`xrec.llm.source.public_name`); the fingerprints decide."""
+    """The content of `adapter_config.json`.
+
+    `base_model` is a name for readers (`xrec.llm.source.public_name`); only the fingerprints decide
+    whether a model or a graph is the right one.
+    """
 
     format_version: int = FORMAT_VERSION
     embedding_dim: int
@@ -28,22 +35,27 @@ class AdapterConfig(Config):
     def _version_is_known(cls, version: int) -> int:
         if version != FORMAT_VERSION:
             raise ValueError(
-                f"xrec {__version__} reads version {FORMAT_VERSION}, the file has version {version}: use the xrec that wrote it, or a newer one"
+                f"xrec {__version__} reads version {FORMAT_VERSION}, "
+                f"the file has version {version}: use the xrec that wrote it, or a newer one"
             )
         return version
 
 
 def config_bytes(config: AdapterConfig) -> bytes:
-    """The file's content; equal configs give equal bytes."""
+    """The content of the file; equal configs give equal bytes."""
     return (config.model_dump_json(indent=2) + "\n").encode("utf-8")
 
 
 def parse_adapter_config(data: bytes, name: str) -> AdapterConfig:
-    """The config of a file's content; raises ArtifactMismatchError, naming the file `name` and each key that is wrong."""
+    """The config that `data`, the content of the file `name`, holds.
+
+    Raises ArtifactMismatchError, with the file's name and each key that is wrong.
+    """
     try:
         return AdapterConfig.model_validate_json(data)
     except ValidationError as error:
         raise ArtifactMismatchError(
-            f"{name}: not an adapter config that xrec {__version__} reads; with unknown keys it may be a newer one's: upgrade xrec, or make the "
-            f"adapter again\n{error}"
+            f"{name}: xrec {__version__} cannot read this adapter config. If it has unknown keys, "
+            "a newer xrec may have written it: upgrade xrec, or make the adapter again"
+            f"\n{error}"
         ) from error

@@ -1,4 +1,4 @@
-"""The frozen language model with collaborative tokens: adapters attached."""
+"""Attaches the adapters to the frozen language model, which then knows collaborative tokens."""
 
 import math
 from dataclasses import dataclass
@@ -18,14 +18,14 @@ _WORDS_AT_ONCE = 8192
 
 @dataclass(frozen=True)
 class Adapters:
-    """The two adapters and the rule by which their vectors enter the model."""
+    """The two adapters, and the injection rule by which their vectors enter the layers."""
 
     user: MoEAdapter
     item: MoEAdapter
     injection: Injection
 
     def state_dict(self) -> dict[str, Tensor]:
-        """All tensors by name, `user.weight` and so on; float32, on the CPU."""
+        """All tensors by name (`user.weight` and so on), as float32 on the CPU."""
         parts = {"user": self.user, "item": self.item}
         return {
             f"{side}.{name}": tensor.detach().float().cpu()
@@ -34,7 +34,7 @@ class Adapters:
         }
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Take over what `state_dict` gave; RuntimeError for missing or surplus tensors."""
+        """Set all tensors from a `state_dict`; raises RuntimeError for missing or surplus ones."""
         surplus = [name for name in state if not name.startswith(("user.", "item."))]
         if surplus:
             raise RuntimeError(
@@ -51,7 +51,10 @@ class Adapters:
 
 
 def build_adapters(config: AdapterModelConfig, *, embedding_dim: int, hidden_size: int) -> Adapters:
-    """Adapters from R^D of the graph to R^H of the model, freshly initialized from torch's global seed."""
+    """New adapters from R^D of the graph to R^H of the model.
+
+    Their parameters are drawn from torch's global random generator.
+    """
     settings = config.model_dump(
         include={"dropout", "gating_noise", "axis_power", "own_share", "num_tokens"}
     )
@@ -64,10 +67,13 @@ def build_adapters(config: AdapterModelConfig, *, embedding_dim: int, hidden_siz
 def attach_adapters(
     model: PreTrainedModel, adapters: Adapters, *, user_vectors: Tensor, item_vectors: Tensor
 ) -> CollaborativeEmbedding:
-    """Give `model` collaborative tokens, in place: its input embedding is replaced, its layers get their hooks.
+    """Add collaborative tokens to `model`, in place; returns its new input embedding.
 
-    `user_vectors` (U, D), `item_vectors` (I, D). The model's own parameters are frozen; the adapters' stay as they are.
-    Raises ModelError, with the model as it was, if its input embedding or its layers do not fit the adapters.
+    The input embedding is replaced and hooks are added to the layers. `user_vectors` is (U, D) and
+    `item_vectors` (I, D). The model's own parameters are frozen; the adapters can still be trained.
+
+    Raises ModelError if the model's input embedding or its layers do not fit the adapters. The
+    model is unchanged in this case.
     """
     embedding = CollaborativeEmbedding(
         _token_embedding(model, adapters),
@@ -83,9 +89,10 @@ def attach_adapters(
 
 
 def embedding_scale(model: PreTrainedModel) -> float:
-    """Root mean square of a word's vector, per element, as it enters the first layer. Not under ZeRO-3 sharding.
+    """The root mean square of all elements of the words' vectors as they enter the first layer.
 
-    Of what the embedding gives, not of its table: Gemma's embedding multiplies each row by sqrt(H).
+    It is taken over the embedding's outputs and not over its table, because Gemma's embedding
+    multiplies each row by sqrt(H). It cannot be computed while ZeRO-3 shards the weights.
     """
     embedding = model.get_input_embeddings()
     ids = torch.arange(embedding.num_embeddings, device=embedding.weight.device)
@@ -103,12 +110,14 @@ def _token_embedding(model: PreTrainedModel, adapters: Adapters) -> nn.Embedding
         )
     if getattr(model.get_decoder(), "embed_tokens_per_layer", None) is not None:
         raise ModelError(
-            f"{name}: its layers look token ids up again, in `embed_tokens_per_layer`, which has no row for a collaborative token; "
+            f"{name}: its layers look token ids up again, in `embed_tokens_per_layer`, "
+            "which has no row for a collaborative token; "
             "use a model without it (Gemma 1, 2 or 3)"
         )
     width = adapters.user.output_dim
     if embedding.embedding_dim != width:
         raise ModelError(
-            f"{name}: its words are {embedding.embedding_dim} wide, the adapters' vectors {width}; they must be alike"
+            f"{name}: its words are {embedding.embedding_dim} wide, "
+            f"the adapters' vectors {width}; expected the same width"
         )
     return embedding

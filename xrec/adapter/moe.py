@@ -1,15 +1,20 @@
-"""Mixture-of-experts adapter: a graph vector x in R^D to T vectors in R^H of the language model, one a token.
+"""Mixture-of-experts adapter: from a graph vector x in R^D to T vectors in R^H, one for each token.
 
-    z = ((x - mean) / std) A                     standardized by the table of all x, fixed, to variance own_share; A is I, or turns to principal axes
+    z = ((x - mean) / std) A                     standardization; A is I or principal axes
     y = scale * sum_k g_k(z) W_k (z - b_k)       W_k (T H, D), b_k (D): parametric whitening
-    g(z) = softmax(z G + eps * softplus(z N))    eps ~ N(0, 1) in training, 0 otherwise: noisy dense gating
+    g(z) = softmax(z G + eps * softplus(z N))    noisy gating; eps ~ N(0, 1) in training, else 0
 
-The experts and gating of XRec (arXiv 2406.02377), which takes them from UniSRec (arXiv 2206.05941, equations 2-4).
-`mean`, `std` and `scale` (the root mean square of the model's words, as they enter its first layer) are constants: the
-first output has the size of a word, whatever the graph and the model.
+Experts and gating are those of XRec (arXiv 2406.02377), which took them from UniSRec
+(arXiv 2206.05941, equations 2-4).
 
-Of that first output's variance `own_share` is the user's or item's own; the rest, by the first b_k, is common to all. At 1 everybody
-starts as another random word. A small share starts as a soft prompt, which a deep model learns fast, and differs where that helps.
+`mean`, `std`, A and `scale` are constants, set once by `fit_input`. `scale` is the root mean square
+of the language model's words as they enter its first layer. So before training the output has the
+size of a word, whatever the graph and the model.
+
+`own_share` is the share of the initial output's variance that differs between users (or items). The
+rest comes from the initial b_k and is the same for all. With `own_share` 1 every user starts as
+another random word. With a small share all start as nearly the same soft prompt, which a deep model
+learns quickly, and training makes them differ where that lowers the loss.
 """
 
 import torch
@@ -17,11 +22,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 _MIN_NOISE = 1e-2
-_MIN_SPREAD = 1e-6  # of the mean: about what rounding leaves of a float32 constant
+# Relative to the mean: about the spread that rounding gives to equal float32 numbers.
+_MIN_SPREAD = 1e-6
 
 
 class MoEAdapter(nn.Module):
-    """`num_experts` linear experts with dense gates; input (N, D), output (N, num_tokens * H), the tokens' vectors one after the other."""
+    """`num_experts` linear experts with dense gates.
+
+    The input is (N, D). The output is (N, num_tokens * H): the vectors of all tokens side by side.
+    """
 
     mean: Tensor
     std: Tensor
@@ -49,23 +58,25 @@ class MoEAdapter(nn.Module):
         self.noise = nn.Parameter(torch.zeros(input_dim, num_experts))
         self.register_buffer("mean", torch.zeros(input_dim))
         self.register_buffer("std", torch.ones(input_dim))
-        self.register_buffer(
-            "axes", None if axis_power is None else torch.eye(input_dim)
-        )  # without: not in the state
+        # A buffer that is None has no entry in the state dict.
+        self.register_buffer("axes", None if axis_power is None else torch.eye(input_dim))
         self.register_buffer("scale", torch.ones(()))
         self.dropout = dropout
         self.gating_noise = gating_noise
         self.axis_power = axis_power
         self.own_share = own_share
         nn.init.normal_(self.weight, std=input_dim**-0.5)
-        if own_share < 1:  # at 1 no random number is drawn
+        # With own_share 1 the bias stays zero. Drawing it would change all later random numbers.
+        if own_share < 1:
             nn.init.normal_(self.bias, std=(1 - own_share) ** 0.5)
 
     def fit_input(self, vectors: Tensor, output_scale: float) -> None:
-        """Set the constants from the table `vectors` (N, D) of all inputs and the size of the model's embeddings.
+        """Set the constants from the table `vectors` (N, D) of all inputs.
 
-        Each dimension gets mean 0 and variance `own_share`; with `axis_power` the table's principal axes are weighted instead (`principal_axes`).
-        A dimension in which all rows are equal is scaled to sqrt(own_share) and not centred: at 0 it could not take part in the output.
+        `output_scale` is the size of the model's words (`embedding_scale`). Each dimension of z
+        gets mean 0 and variance `own_share`; with `axis_power` the principal axes of the table are
+        weighted instead (`principal_axes`). A dimension in which all rows are equal is scaled to
+        sqrt(own_share) and not centred, because it would have no influence if it were zero.
         """
         std, mean = torch.std_mean(vectors.float(), dim=0, correction=0)
         is_constant = std <= _MIN_SPREAD * mean.abs()
@@ -80,21 +91,20 @@ class MoEAdapter(nn.Module):
         self.std.copy_(torch.where(is_constant, torch.where(mean == 0, 1.0, mean), std) / own_scale)
 
     def forward(self, vectors: Tensor) -> Tensor:
-        """Graph vectors (N, D) to adapted vectors (N, num_tokens * H)."""
+        """The adapted vectors (N, num_tokens * H) of graph vectors (N, D)."""
         standardized = self.standardized(vectors).to(self.weight.dtype)
         gates = functional.softmax(self.router_logits(standardized), dim=-1)  # (N, K)
-        centered = (
-            functional.dropout(standardized, self.dropout, self.training)[:, None] - self.bias
-        )  # (N, K, D)
+        kept = functional.dropout(standardized, self.dropout, self.training)
+        centered = kept[:, None] - self.bias  # (N, K, D)
         return self.scale * torch.einsum("nk,nkd,kdh->nh", gates, centered, self.weight)
 
     def standardized(self, vectors: Tensor) -> Tensor:
-        """z (N, D) of graph vectors (N, D)."""
+        """The standardized z (N, D) of graph vectors (N, D)."""
         plain = (vectors - self.mean) / self.std
         return plain if self.axes is None else plain @ self.axes
 
     def router_logits(self, standardized: Tensor) -> Tensor:
-        """Logits of the experts (N, K); noisy in training."""
+        """The logits of the experts (N, K), with noise in training."""
         logits = standardized @ self.gate
         if not (self.training and self.gating_noise):
             return logits
@@ -104,14 +114,16 @@ class MoEAdapter(nn.Module):
 
 
 def principal_axes(centered: Tensor, power: float) -> Tensor:
-    """A (D, D) for a table X (N, D) of mean 0: X A has the principal axes as its columns, of standard deviation s_k^power up to one factor.
+    """The matrix A (D, D) that turns a table X (N, D) of mean 0 to its principal axes.
 
-    With X = U S V^T, A = V S^(power - 1) / c, c such that the elements of X A have variance 1. Power 0 whitens; 1 only turns; from 2 on
-    the weak axes, mostly noise where the table has few strong ones, fade. Signs are fixed, so that all workers have the same A.
+    With X = U S V^T, A = V S^(power - 1) / c. Column k of X A then has a standard deviation
+    proportional to s_k^power, and c is chosen so that the elements of X A have variance 1. Power 0
+    makes all axes equally strong (whitening), 1 only rotates, and from 2 on weak axes become
+    weaker; in a table with few strong axes the weak ones are mostly noise. Signs are fixed, so that
+    all workers compute the same A.
     """
-    values, vectors = torch.linalg.eigh(
-        centered.double().T @ centered.double() / len(centered)
-    )  # S^2 / N, ascending
+    covariance = centered.double().T @ centered.double() / len(centered)
+    values, vectors = torch.linalg.eigh(covariance)  # s_k^2 / N, ascending
     vectors = vectors * vectors.gather(0, vectors.abs().argmax(0, keepdim=True)).sign()
     spread = values.clamp_min(values[-1] * _MIN_SPREAD**2).sqrt() / values[-1].sqrt()
     axes = vectors * spread ** (power - 1)

@@ -1,4 +1,4 @@
-"""Where an adapter comes from: a folder, an s3:// folder or a hub id in, the folder's location out."""
+"""Finds an adapter's folder: a local or s3:// folder, or a hub id that is downloaded."""
 
 from pathlib import Path
 
@@ -14,7 +14,10 @@ _FILES = ["*.json", "*.safetensors", "README.md"]
 
 
 def open_adapter(source: str, storage: StorageConfig | None) -> Location:
-    """The location of an adapter's folder, downloaded from the hub where `source` is a hub id; raises ArtifactNotFoundError."""
+    """The location of the adapter's folder; if `source` is a hub id, it is downloaded first.
+
+    Raises ArtifactNotFoundError if the hub does not give it.
+    """
     return open_location(_from_hub(source) if is_hub_id(source) else source, storage)
 
 
@@ -23,6 +26,6 @@ def _from_hub(adapter_id: str) -> str:
         return str(Path(snapshot_download(adapter_id, allow_patterns=_FILES)))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise ArtifactNotFoundError(
-            f"adapter {adapter_id!r}: neither a folder here nor to be had from the hub ({error}); check the path or id and the network, "
-            "set HF_TOKEN for a private one"
+            f"adapter {adapter_id!r}: it is no local folder, and the hub does not give it "
+            f"({error}); check the path or id and the network, set HF_TOKEN for a private adapter"
         ) from error

@@ -1,9 +1,11 @@
-"""What the adapters read: the graph's vectors, or one of two stand-ins that an ablation sets against them.
+"""The vectors that the adapters read: the graph's, or one of two substitutes for an ablation.
 
-`random`: standard normal, fixed, for each user and item. Who it is can be told from it, what they like cannot: seen users can
-be learned by heart, unseen ones not at all.
-`constant`: a row of ones for everybody. The adapters are then two learned soft tokens, the same in every prompt. Ones, not
-zeros: y = scale * sum_k g_k W_k (z - b_k) starts at the size of a word and moves as fast under Adam as with any other z.
+`random`: a fixed standard normal vector for each user and item. It identifies the user but carries
+no taste, so that training can memorize users that it sees and learns nothing about others.
+
+`constant`: a row of ones for everybody. The adapters are then two learned soft tokens, the same in
+every prompt. Ones are used and not zeros, so that y = scale * sum_k g_k W_k (z - b_k) starts with
+the size of a word and changes as fast under Adam as with any other z.
 """
 
 import numpy as np
@@ -16,9 +18,10 @@ from xrec.config.adapter import AdapterModelConfig
 def input_vectors(
     config: AdapterModelConfig, users: Tensor, items: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The vectors of `config.vectors` in place of the graph's `users` (U, D) and `items` (I, D), of the same shapes, float32.
+    """The vectors that `config.vectors` names, for users (U, D) and items (I, D), float32.
 
-    A row depends on its index alone: users and items that a cold start appends change no other row.
+    `users` and `items` are the graph's vectors. A substitute's row depends on its index only, so
+    that users and items which a cold start appends change no other row.
     """
     if config.vectors == "graph":
         return users, items

@@ -1,4 +1,4 @@
-"""The adapter artifact: what is written is read, holds nothing else, and refuses another model or graph."""
+"""The adapter artifact: it is read as it was written, and refuses another model or graph."""
 
 import functools
 import json
@@ -223,7 +223,7 @@ def test_pretrained_adapter_changed_in_memory_leaves_the_manifest_behind(
 def test_pretrained_from_the_hub_is_downloaded_by_its_id(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The hub's own client, on a cache as it leaves one; there is no network here."""
+    """Runs the hub's own client on a cache folder in its layout; tests have no network."""
     adapter, revision = TrainedAdapter(toy_adapters("direct"), CONFIG), "0" * 40
     repository = tmp_path / "models--someone--adapter"
     adapter.save_pretrained(repository / "snapshots" / revision)
@@ -236,7 +236,7 @@ def test_pretrained_from_the_hub_is_downloaded_by_its_id(
     assert same(TrainedAdapter.from_pretrained("someone/adapter"), adapter)
     with pytest.raises(
         ArtifactNotFoundError,
-        match="adapter 'someone/nothing': neither a folder here nor to be had from the hub",
+        match="adapter 'someone/nothing': it is no local folder, and the hub does not give it",
     ):
         TrainedAdapter.from_pretrained("someone/nothing")
 
@@ -277,7 +277,7 @@ def test_pretrained_weights_with_a_tensor_too_many_or_too_few_raise_mismatch(
         ),
         (
             {"num_tokens": 4},
-            r"(?s)with unknown keys it may be a newer one's: upgrade xrec.*num_tokens",
+            r"(?s)unknown keys, a newer xrec may have written it: upgrade xrec.*num_tokens",
         ),
         ({"hidden_size": "wide"}, r"(?s)hidden_size.*integer"),
         ({"graph_fingerprint": None}, r"(?s)graph_fingerprint.*string"),

@@ -1,4 +1,4 @@
-"""The model card: what the hub reads in front, what a user must know below, no path; its code runs."""
+"""The model card: front matter for the hub, facts for a user, no local path, and code that runs."""
 
 import re
 from pathlib import Path
@@ -83,7 +83,7 @@ def evaluation(tmp_path: Path) -> Manifest:
 
 
 def front_matter(card: str) -> dict[str, Any]:
-    """By the rule of the hub's documentation: YAML between the first two lines of three dashes."""
+    """The YAML between the first two lines of three dashes, as the hub's documentation says."""
     values: dict[str, Any] = yaml.safe_load(card.split("---\n")[1])
     return values
 
@@ -236,7 +236,10 @@ def test_card_code_runs_as_it_stands_but_for_the_paths(
 
 
 def test_attach_model_with_penalties_generates_past_collaborative_tokens(published: Path) -> None:
-    """Qwen's and others' settings penalize the prompt's tokens, by their logits: a user's token, beyond the vocabulary, has none."""
+    """Penalties for repeated prompt tokens must not reach a user's token, which has no logit.
+
+    Some models, such as Qwen's, come with generation settings that have such penalties.
+    """
     adapter = TrainedAdapter.from_pretrained(published / "adapter")
     model, tokenizer = adapter.load_base_model(str(published / "llm"))
     model.generation_config.update(repetition_penalty=1.1, no_repeat_ngram_size=1)
@@ -261,7 +264,8 @@ def test_attach_refuses_another_graph_or_a_model_of_another_width(published: Pat
     wider.config.hidden_size = 2 * HIDDEN_SIZE
     with pytest.raises(
         ArtifactMismatchError,
-        match=f"LlamaForCausalLM has hidden_size {2 * HIDDEN_SIZE}, the adapter was trained for 'llm' with",
+        match=f"LlamaForCausalLM has hidden_size {2 * HIDDEN_SIZE}, "
+        "the adapter was trained for 'llm' with",
     ):
         adapter.attach(wider, toy_tokenizer(), graph)
     other = TrainedAdapter(

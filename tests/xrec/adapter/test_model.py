@@ -1,4 +1,4 @@
-"""Adapters on a model: what is frozen, what is trained, and that the signal reaches the text."""
+"""Adapters on a model: the model is frozen, the adapters are trained and change the logits."""
 
 import pytest
 import torch
@@ -86,7 +86,7 @@ def test_adapters_state_is_a_float32_copy_by_side() -> None:
 
 
 def entering_first_layer(model: nn.Module, input_ids: Tensor) -> Tensor:
-    """What the first layer is given for `input_ids`, (B, S, H)."""
+    """The input (B, S, H) of the first layer for `input_ids`."""
     seen: list[Tensor] = []
     handle = model.model.layers[0].register_forward_pre_hook(
         lambda module, args: seen.append(args[0])

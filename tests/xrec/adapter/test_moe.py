@@ -1,4 +1,4 @@
-"""The mixture of experts against a loop over samples and experts; its constants; its noise."""
+"""The mixture of experts equals a loop over samples and experts; its constants; its noise."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""What the adapters read: the graph's table, or stand-ins that know nothing of taste; and that the constant one learns as fast as any."""
+"""The vectors that adapters read: the graph's, or substitutes that do not depend on the graph."""
 
 import pytest
 import torch
@@ -71,7 +71,10 @@ def test_constant_gives_everybody_the_same_vector_of_a_words_size() -> None:
 
 
 def test_constant_moves_under_adam_as_fast_as_graph_vectors_do() -> None:
-    """The step that one Adam update makes in one user's output; with zeros as the constant it would begin near nothing."""
+    """One Adam step moves a user's output about as far with ones as with graph vectors.
+
+    With zeros as the constant the output would hardly move.
+    """
     moves = {}
     for kind in ("graph", "constant"):
         adapter, table = adapted(kind)
