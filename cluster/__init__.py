@@ -1,1 +1,1 @@
-"""A Ray cluster from a Python program: connect to one, start one on this machine, submit a job, ask for its status."""
+"""Ray clusters from Python: connect to one, start one here, submit jobs, ask for its status."""

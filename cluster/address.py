@@ -1,4 +1,8 @@
-"""Which cluster is meant: the name of one that `xrec cluster up` started here, or an address of any other."""
+"""Finds the cluster that a user means.
+
+An address is either the name of a cluster that `xrec cluster up` started on this machine, or the
+URL of any other cluster.
+"""
 
 import os
 from collections.abc import Mapping
@@ -12,7 +16,11 @@ from xrec.errors import ConfigError
 
 @dataclass(frozen=True)
 class JobServer:
-    """A cluster's dashboard and job server. `headers` prove the right to use it; `local` is its record if it runs on this machine."""
+    """The dashboard of a cluster, which is also its job server.
+
+    `headers` are the HTTP headers that authenticate a request. `local` is the record of the
+    cluster if `xrec cluster up` started it on this machine.
+    """
 
     url: str
     headers: Mapping[str, str]
@@ -20,9 +28,11 @@ class JobServer:
 
 
 def job_server(address: str | None) -> JobServer:
-    """The job server at `address`: a URL, or the name of a local cluster; None: RAY_API_SERVER_ADDRESS, else the one local cluster there is.
+    """Return the job server at `address`, which is a URL or the name of a local cluster.
 
-    Raises ConfigError if that names none, or none is named and there is not just one.
+    If `address` is None, RAY_API_SERVER_ADDRESS is used; if that is not set either, the only
+    local cluster is used. Raises ConfigError if no local cluster has the given name, or if
+    nothing is named and the number of local clusters is not one.
     """
     address = address or os.environ.get("RAY_API_SERVER_ADDRESS") or _only_name()
     if not record.is_name(address):
@@ -32,12 +42,14 @@ def job_server(address: str | None) -> JobServer:
 
 
 def named_cluster(name: str) -> LocalCluster:
-    """The local cluster `name`; raises ConfigError."""
+    """Return the local cluster called `name`; raises ConfigError if there is none."""
     cluster = record.find(name)
     if cluster is None:
+        known = ", ".join(record.names()) or "none"
         raise ConfigError(
-            f"address {name!r}: no cluster of that name was brought up on this machine (there are: {', '.join(record.names()) or 'none'}); "
-            "expected host:port, a URL such as http://host:8265, or a name given to `xrec cluster up --name`"
+            f"address {name!r}: no cluster with this name was started on this machine "
+            f"(known names: {known}); expected host:port, a URL such as http://host:8265, "
+            "or a name given to `xrec cluster up --name`"
         )
     return cluster
 
@@ -46,11 +58,12 @@ def _only_name() -> str:
     names = record.names()
     if len(names) == 1:
         return names[0]
-    there = (
+    reason = (
         f"several clusters run on this machine ({', '.join(names)})"
         if names
-        else "no cluster was brought up on this machine"
+        else "no cluster was started on this machine"
     )
     raise ConfigError(
-        f"which cluster? {there}; give --address URL or --address NAME, or set RAY_API_SERVER_ADDRESS, or start one: xrec cluster up"
+        f"no cluster is named, and {reason}; give --address URL or --address NAME, "
+        "set RAY_API_SERVER_ADDRESS, or start a cluster: xrec cluster up"
     )

@@ -1,7 +1,8 @@
-"""The Ray cluster that a job runs on: the one it is already in, the one that is named, or one started here.
+"""Connects a job to a Ray cluster: the one it already runs in, a named one, or a new local one.
 
-A cluster started here has a loopback address and no dashboard. Ray rewrites 127.0.0.1 to the host's own address, so it
-gets 127.0.0.2. Ray's gRPC ports listen on every interface all the same; its token authentication, on by default, guards them.
+A cluster that is started here has a loopback address and no dashboard. The address is 127.0.0.2,
+because Ray replaces 127.0.0.1 by the host's own address. Ray's gRPC ports listen on every
+interface nevertheless; its token authentication, which is on by default, protects them.
 """
 
 import logging
@@ -26,11 +27,15 @@ LOOPBACK_ADDRESS = "127.0.0.2"
 
 @contextmanager
 def ensure_ray(config: RayConfig) -> Iterator[None]:
-    """Ray is initialised inside the `with`; what this call connected or started is shut down at its end, nothing else.
+    """Keep Ray initialised inside the `with` block.
 
-    In this order: Ray as this process already has it; the cluster at `config.address` or RAY_ADDRESS, an address or the name of
-    one that `xrec cluster up` started here; a new local cluster. Raises ConfigError for an unknown name, ClusterError if a
-    cluster cannot be reached within a few seconds, or does not let us in.
+    The first of these that exists is used: the Ray that this process is already connected to; the
+    cluster at `config.address` or else RAY_ADDRESS (an address, or the name of a cluster that
+    `xrec cluster up` started here); a new local cluster. At the end of the block only what this
+    call connected or started is shut down.
+
+    Raises ConfigError if the name is unknown, and ClusterError if the cluster cannot be reached
+    within a few seconds or refuses the connection.
     """
     if ray.is_initialized():
         yield
@@ -50,7 +55,7 @@ def ensure_ray(config: RayConfig) -> Iterator[None]:
 
 @contextmanager
 def _authentication(variables: Mapping[str, str | None]) -> Iterator[None]:
-    """The environment with `variables`, which Ray is told to read again: it does so at its import only."""
+    """Set `variables` and make Ray read them; by itself it reads them only when it is imported."""
     if not variables:
         yield
         return
@@ -63,7 +68,7 @@ def _authentication(variables: Mapping[str, str | None]) -> Iterator[None]:
 
 
 def _read_authentication_again() -> None:
-    """What `ray get-auth-token` and Ray's own tests do; there is no public call for it."""
+    """Do what `ray get-auth-token` and Ray's own tests do; there is no public call for it."""
     Config.initialize("")
     AuthenticationTokenLoader.instance().reset_cache()
 
@@ -83,8 +88,9 @@ def _start_local(num_cpus: int) -> None:
 
 def _connect(address: str) -> None:
     advice = (
-        "check that the cluster runs, ray.address or RAY_ADDRESS, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH if it demands a token; "
-        "leave the address out to start one on this machine"
+        "check that the cluster runs, that ray.address or RAY_ADDRESS is right, and that "
+        "RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH is set if the cluster requires a token; "
+        "without an address a cluster is started on this machine"
     )
     if address != "auto":
         check_reachable(address, advice)
@@ -93,12 +99,16 @@ def _connect(address: str) -> None:
         ray.init(address=address, logging_level=logging.ERROR, log_to_driver=_show_worker_logs())
     except (ConnectionError, RuntimeError, ray.exceptions.RayError) as error:
         raise ClusterError(
-            f"the Ray cluster at {address!r} cannot be joined ({_root_cause(error)}); {advice}"
+            f"cannot connect to the Ray cluster at {address!r} ({_root_cause(error)}); {advice}"
         ) from error
 
 
 def _root_cause(error: BaseException) -> str:
-    """What lies below: Ray says "failed to connect", and only at the end of a traceback, as text, that a token is wrong."""
+    """Return the innermost message of a chain of errors.
+
+    Ray's outer error says only "failed to connect"; that a token is wrong stands at the end of a
+    traceback in the text of the inner one.
+    """
     while (below := error.__cause__ or error.__context__) is not None:
         error = below
     lines = [line for line in str(error).splitlines() if line.strip()] or [repr(error)]
@@ -106,13 +116,19 @@ def _root_cause(error: BaseException) -> str:
 
 
 def _show_worker_logs() -> bool:
-    """Worker output goes to the driver's terminal only with --debug; without, it is in Ray's session folder."""
+    """Whether workers print to the driver's terminal, which they do only with --debug.
+
+    Their output is in Ray's session folder in any case.
+    """
     return logger.isEnabledFor(logging.DEBUG)
 
 
 @contextmanager
 def environment(variables: Mapping[str, str | None]) -> Iterator[None]:
-    """The process's environment with `variables`, None for one that is unset, inherited by what is started inside; as before afterwards."""
+    """Set environment variables inside the `with` block, and restore them at its end.
+
+    A value of None unsets the variable. Processes that are started inside inherit the change.
+    """
     before = {name: os.environ.get(name) for name in variables}
     _set(variables)
     try:

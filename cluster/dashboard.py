@@ -1,4 +1,7 @@
-"""Requests to a Ray cluster's dashboard, which is its job server too: plain HTTP, so no Ray needs to run, or be imported, here."""
+"""Requests to the dashboard of a Ray cluster, which is also its job server.
+
+They are plain HTTP, so Ray need not run here or be imported.
+"""
 
 import json
 import urllib.error
@@ -14,7 +17,10 @@ _ADVICE = "check that the cluster runs and that this is its dashboard, http://ho
 
 
 def ask(server: JobServer, path: str, method: str = "GET") -> Any:
-    """The JSON that the dashboard answers, None for an unknown job; raises ClusterError if it does not answer or refuses."""
+    """Return the JSON of the dashboard's answer, or None if the path names an unknown job.
+
+    Raises ClusterError if the dashboard does not answer or refuses the request.
+    """
     check_reachable(server.url, _ADVICE)
     request = urllib.request.Request(
         server.url.rstrip("/") + path, headers=dict(server.headers), method=method
@@ -26,7 +32,8 @@ def ask(server: JobServer, path: str, method: str = "GET") -> Any:
         if error.code == 404 and path.startswith("/api/jobs/"):
             return None
         raise ClusterError(
-            f"{server.url}: answered {error.code} {error.reason}; 401 or 403: set RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to the cluster's token"
+            f"{server.url} answered {error.code} {error.reason}; for 401 or 403 set "
+            "RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to the cluster's token"
         ) from error
     except (OSError, ValueError) as error:
-        raise ClusterError(f"{server.url}: no JSON in its answer ({error}); {_ADVICE}") from error
+        raise ClusterError(f"{server.url} did not answer with JSON ({error}); {_ADVICE}") from error

@@ -1,4 +1,4 @@
-"""The jobs of a cluster: listed, their logs, ended before their time. By the REST calls of Ray's Jobs API.
+"""Lists the jobs of a cluster, reads their logs and stops them, by Ray's REST API for jobs.
 
 https://docs.ray.io/en/latest/cluster/running-applications/job-submission/rest.html
 """
@@ -21,7 +21,11 @@ _STOP_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class JobEntry:
-    """A job as the cluster knows it. `submission_id` is empty for a driver that connected by itself; `seconds` is how long it has run."""
+    """A job as the cluster knows it.
+
+    `submission_id` is empty for a driver that connected by itself and was not submitted.
+    `seconds` is how long the job has run, or ran until it ended.
+    """
 
     submission_id: str
     status: str
@@ -32,14 +36,17 @@ class JobEntry:
 
 
 def list_jobs(server: JobServer) -> list[JobEntry]:
-    """All jobs that the cluster remembers, the last started first; raises ClusterError."""
+    """Return all jobs that the cluster remembers, the last started first.
+
+    Raises ClusterError if the cluster does not answer.
+    """
     found = [_entry(row) for row in ask(server, "/api/jobs/")]
     never = datetime.fromtimestamp(0, UTC)
     return sorted(found, key=lambda job: job.started_at or never, reverse=True)
 
 
 def job_logs(server: JobServer, submission_id: str) -> str:
-    """What the job has printed so far; raises ClusterError."""
+    """Return what the job has printed so far; raises ClusterError if the job is unknown."""
     answer = ask(server, f"{_path(submission_id)}/logs")
     if answer is None:
         raise _unknown(server, submission_id)
@@ -47,7 +54,11 @@ def job_logs(server: JobServer, submission_id: str) -> str:
 
 
 def stop_job(server: JobServer, submission_id: str) -> JobEntry:
-    """Ask the job to end and wait until it has; returns it as it ended, at once if it had. Raises ClusterError, also if it takes a minute."""
+    """Ask the job to stop, wait until it has ended, and return its final state.
+
+    A job that has ended already is returned at once. Raises ClusterError if the job is unknown,
+    or still runs a minute later.
+    """
     job = find_job(server, submission_id)
     if job.status not in ENDED:
         ask(server, f"{_path(submission_id)}/stop", method="POST")
@@ -55,7 +66,8 @@ def stop_job(server: JobServer, submission_id: str) -> JobEntry:
     while job.status not in ENDED:
         if time.monotonic() > deadline:
             raise ClusterError(
-                f"{submission_id} was told to stop and is still {job.status} after {_STOP_SECONDS:g} s; look again: xrec jobs list"
+                f"job {submission_id} is still {job.status} {_STOP_SECONDS:g} s after it was "
+                "asked to stop; look at it again with: xrec jobs list"
             )
         time.sleep(0.5)
         job = find_job(server, submission_id)
@@ -63,7 +75,7 @@ def stop_job(server: JobServer, submission_id: str) -> JobEntry:
 
 
 def find_job(server: JobServer, submission_id: str) -> JobEntry:
-    """The job; raises ClusterError."""
+    """Return the job; raises ClusterError if it is unknown."""
     row = ask(server, _path(submission_id))
     if row is None:
         raise _unknown(server, submission_id)
@@ -72,7 +84,7 @@ def find_job(server: JobServer, submission_id: str) -> JobEntry:
 
 def _unknown(server: JobServer, submission_id: str) -> ClusterError:
     return ClusterError(
-        f"{server.url}: no job has the id {submission_id!r}; the ids are in: xrec jobs list"
+        f"{server.url}: no job has the id {submission_id!r}; to see the ids: xrec jobs list"
     )
 
 

@@ -1,6 +1,7 @@
-"""A Ray cluster of several real nodes on this machine: one head, some workers, each its own raylet on its own loopback address.
+"""A Ray cluster of several real nodes on this machine, for tests and for trying things out.
 
-For tests and for trying things out. Token authentication is on, with a token of its own.
+There is a head and some workers; each is a raylet of its own with a loopback address of its own.
+Token authentication is on, and each cluster has its own token.
 """
 
 import os
@@ -33,13 +34,15 @@ _MOST_NODES = 64
 
 
 def start_cluster(name: str, num_nodes: int, cpus_per_node: int) -> LocalCluster:
-    """Start a head and `num_nodes` - 1 workers that outlive this process, and keep a record of them under `name`.
+    """Start a head and `num_nodes` - 1 workers, and record them under `name`.
 
-    Raises ConfigError for a name or number that cannot be, ClusterError if the name is taken or a node does not start; then none runs.
+    The nodes outlive this process. Raises ConfigError if the name is not allowed, ValueError if
+    the number is not, and ClusterError if the name is taken or a node does not start. After an
+    error no node runs.
     """
     record.check_name(name)
     if not 1 <= num_nodes <= _MOST_NODES:
-        raise ValueError(f"num_nodes must be 1 to {_MOST_NODES}, saw {num_nodes}")
+        raise ValueError(f"num_nodes must be from 1 to {_MOST_NODES}, saw {num_nodes}")
     record.claim(name)
     try:
         return _start(name, num_nodes, cpus_per_node, record.save)
@@ -49,14 +52,13 @@ def start_cluster(name: str, num_nodes: int, cpus_per_node: int) -> LocalCluster
 
 
 def stop_cluster(name: str) -> int:
-    """End the processes of the cluster that `start_cluster` recorded as `name`, and no others; returns how many still ran.
+    """Stop the processes of the cluster that `start_cluster` recorded as `name`, and no others.
 
-    Raises ClusterError if there is no such cluster.
+    Returns how many processes still ran. Raises ClusterError if there is no such cluster.
     """
     if name not in record.names():
-        raise ClusterError(
-            f"no cluster {name!r} was brought up on this machine; there are: {', '.join(record.names()) or 'none'}"
-        )
+        known = ", ".join(record.names()) or "none"
+        raise ClusterError(f"no cluster {name!r} was started on this machine; known names: {known}")
     cluster = record.find(name)
     num_processes = _stop(cluster) if cluster else 0
     record.forget(name)
@@ -65,9 +67,11 @@ def stop_cluster(name: str) -> int:
 
 @contextmanager
 def local_cluster(num_workers: int = 2, cpus_per_node: int = 1) -> Iterator[LocalCluster]:
-    """A head and `num_workers` workers; `address` is for ray.address or RAY_ADDRESS, `dashboard_url` for `xrec submit`.
+    """Run a head and `num_workers` workers inside the `with` block.
 
-    All are stopped at the end of the `with`, and none is recorded. Raises ClusterError if a node does not start.
+    The cluster's `address` is for ray.address or RAY_ADDRESS, its `dashboard_url` for
+    `xrec submit`. No record is kept, and all nodes are stopped at the end of the block. Raises
+    ClusterError if a node does not start.
     """
     cluster = _start(f"test-{uuid.uuid4().hex[:8]}", num_workers + 1, cpus_per_node, lambda _: None)
     try:
@@ -77,14 +81,20 @@ def local_cluster(num_workers: int = 2, cpus_per_node: int = 1) -> Iterator[Loca
 
 
 def add_node(cluster: LocalCluster, cpus: int = 1) -> LocalCluster:
-    """The cluster with one worker more, which joins within seconds; whoever adds a node ends it, with `stop_nodes`."""
+    """Start one more worker and return the cluster with it.
+
+    The worker joins within seconds. The caller must stop it with `stop_nodes`.
+    """
     return _with_node(cluster, [f"--address={cluster.address}"], cpus)
 
 
 def _start(
     name: str, num_nodes: int, cpus_per_node: int, on_node: Callable[[LocalCluster], None]
 ) -> LocalCluster:
-    """Start node after node; `on_node` gets the cluster as it is before the first and after each."""
+    """Start one node after the other.
+
+    `on_node` is called with the cluster as it is so far, before and after each node is started.
+    """
     cluster, head = _empty_cluster(name)
     try:
         for number in range(num_nodes):
@@ -114,10 +124,9 @@ def _with_node(cluster: LocalCluster, options: Sequence[str], cpus: int) -> Loca
 
 
 def _empty_cluster(name: str) -> tuple[LocalCluster, list[str]]:
-    """A cluster without nodes yet, and the options of its head."""
-    folder = Path(
-        tempfile.mkdtemp(prefix="xrec-ray-")
-    )  # short: Ray's socket names have at most 107 characters
+    """Return a cluster without nodes, and the options of `ray start` for its head."""
+    # The path must be short: the names of Ray's sockets have at most 107 characters.
+    folder = Path(tempfile.mkdtemp(prefix="xrec-ray-"))
     port, dashboard_port, client_port = free_ports(3)
     head = [
         "--head",
@@ -137,9 +146,10 @@ def _empty_cluster(name: str) -> tuple[LocalCluster, list[str]]:
 
 
 def _environment(cluster: LocalCluster) -> dict[str, str]:
-    """This process's variables, less those that would lead elsewhere.
+    """Return the variables of a node: those of this process, without those that name a cluster.
 
-    A submitted job's `python` is the one of the node's PATH: this one, so that it has the same packages.
+    A submitted job runs the first `python` on its node's PATH. The PATH begins with the folder of
+    this Python, so that a job has the same packages.
     """
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
     inherited = {
@@ -151,7 +161,7 @@ def _environment(cluster: LocalCluster) -> dict[str, str]:
 
 
 def _wait_for_nodes(cluster: LocalCluster) -> None:
-    """Return when the cluster counts as many living nodes as were started."""
+    """Wait until the cluster reports as many living nodes as were started."""
     deadline = time.monotonic() + _START_SECONDS
     while time.monotonic() < deadline:
         for node in cluster.nodes:
@@ -164,7 +174,8 @@ def _wait_for_nodes(cluster: LocalCluster) -> None:
         time.sleep(0.3)
     last: NodeProcess = cluster.nodes[-1]
     raise ClusterError(
-        f"{_num_alive(cluster)} of {len(cluster.nodes)} nodes started in {_START_SECONDS:g} s:\n{last.log_tail()}"
+        f"{_num_alive(cluster)} of {len(cluster.nodes)} nodes started in {_START_SECONDS:g} s:\n"
+        f"{last.log_tail()}"
     )
 
 
@@ -177,7 +188,10 @@ def _num_alive(cluster: LocalCluster) -> int:
 
 
 def _stop(cluster: LocalCluster) -> int:
-    """The workers first, so that none looks for a head; returns the number of processes."""
+    """Stop the workers, then the head, and return the number of processes.
+
+    In the other order the workers would look for their head.
+    """
     num_processes = stop_nodes(cluster.nodes[1:]) + stop_nodes(cluster.nodes[:1])
     shutil.rmtree(cluster.folder, ignore_errors=True)
     return num_processes

@@ -1,6 +1,7 @@
-"""One Ray node on this machine: a `ray start --block` in a session of its own, which whoever knows its id can find and end later.
+"""One Ray node on this machine: a `ray start --block` in a process session of its own.
 
-All that Ray starts for the node stays in that session, so its end is theirs, also when the node itself was killed.
+All processes that Ray starts for the node stay in that session. So a later program that knows
+the session's id can find and stop all of them, even if `ray start` itself was killed.
 """
 
 import os
@@ -16,7 +17,8 @@ from pathlib import Path
 import psutil
 from pydantic import BaseModel, ConfigDict, Field
 
-# One torch thread a worker: two on two cores collapse when anything else runs. Gloo would take the host's interface.
+# One torch thread a worker: with two threads on two cores, training becomes very slow as soon as
+# anything else runs. Gloo would use the host's network interface if it were not told to use "lo".
 LOCAL_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "GLOO_SOCKET_IFNAME": "lo",
@@ -29,14 +31,15 @@ _TAIL_CHARACTERS = 2000
 
 
 class NodeProcess(BaseModel):
-    """A node that was started here."""
+    """A node that was started on this machine."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     pid: int = Field(description="Process id of `ray start`, and the id of its session.")
     address: str = Field(description="Loopback address of the node, as Ray lists it.")
     folder: str = Field(
-        description="The node's own temporary folder, named in its command line; no other process has it there."
+        description="The node's temporary folder. Its path stands in the command line of this "
+        "node's `ray start` and of no other process."
     )
 
     @property
@@ -45,7 +48,10 @@ class NodeProcess(BaseModel):
         return self._leader() is not None
 
     def processes(self) -> list[psutil.Process]:
-        """What still runs of the node, `ray start` first; empty if its id has become another program's."""
+        """Return the processes of the node that still run, `ray start` first.
+
+        The list is empty if another program has got the node's process id.
+        """
         leader = self._leader()
         if leader is None and _lives(self.pid):
             return []
@@ -60,7 +66,10 @@ class NodeProcess(BaseModel):
         ]
 
     def ask_to_end(self) -> list[psutil.Process]:
-        """Tell `ray start --block` to end, which ends its children; returns it, or nothing if it has ended."""
+        """Send SIGTERM to `ray start --block`, which then stops its children.
+
+        Returns a list with that process, or an empty list if it had ended already.
+        """
         leader = self._leader()
         if leader is not None:
             with suppress(psutil.NoSuchProcess):
@@ -68,7 +77,7 @@ class NodeProcess(BaseModel):
         return [leader] if leader else []
 
     def kill(self) -> None:
-        """What a power cut would do: kill -9 to all processes of the node."""
+        """Send SIGKILL to all processes of the node, and wait until they have ended."""
         while left := self.processes():
             for process in left:
                 with suppress(psutil.NoSuchProcess):
@@ -76,21 +85,24 @@ class NodeProcess(BaseModel):
             psutil.wait_procs(left, timeout=_STOP_SECONDS)
 
     def log_tail(self) -> str:
-        """The end of what `ray start` printed."""
-        return _log(Path(self.folder)).read_text(encoding="utf-8", errors="replace")[
-            -_TAIL_CHARACTERS:
-        ]
+        """Return the end of what `ray start` printed."""
+        text = _log(Path(self.folder)).read_text(encoding="utf-8", errors="replace")
+        return text[-_TAIL_CHARACTERS:]
 
     def _leader(self) -> psutil.Process | None:
         with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
             process = psutil.Process(self.pid)
-            if f"--temp-dir={self.folder}" in process.cmdline():  # empty for a zombie
+            # The command line of a zombie is empty.
+            if f"--temp-dir={self.folder}" in process.cmdline():
                 return process
         return None
 
 
 def stop_nodes(nodes: Sequence[NodeProcess]) -> int:
-    """End the nodes and all that they started, at the same time; returns how many processes there were."""
+    """Stop the nodes, all at the same time, with all processes that they started.
+
+    Returns how many processes there were.
+    """
     num_processes = sum(len(node.processes()) for node in nodes)
     psutil.wait_procs(
         [leader for node in nodes for leader in node.ask_to_end()], timeout=_STOP_SECONDS
@@ -107,12 +119,32 @@ def start_node(
     environment: Mapping[str, str],
     folder: Path,
 ) -> NodeProcess:
-    """Run `ray start --block OPTIONS` for a node at `address`, with the variables of `environment` only.
+    """Run `ray start --block OPTIONS` for a node at `address`.
 
-    Each node has its own folder: nodes that start at the same time in one folder take each other's socket names.
+    `environment` is the whole environment of the node. `folder` must be used by this node only:
+    nodes that start at the same time in one folder use the same names for their sockets. Returns
+    the node, which may still be starting.
     """
+    with _log(folder).open("wb") as output:
+        process = subprocess.Popen(
+            _ray_start(options, address, num_cpus, folder),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            env=dict(environment),
+            cwd=folder.parent,
+            start_new_session=True,
+        )
+    node = NodeProcess(pid=process.pid, address=address, folder=str(folder))
+    # For a moment after exec a process has no command line, and would not be found by it.
+    while process.poll() is None and not node.is_running:
+        time.sleep(0.01)
+    return node
+
+
+def _ray_start(options: Sequence[str], address: str, num_cpus: int, folder: Path) -> list[str]:
     agent_port, runtime_env_port = free_ports(2)
-    command = [
+    return [
         str(Path(sys.executable).with_name("ray")),
         "start",
         "--block",
@@ -127,26 +159,10 @@ def start_node(
         "--max-worker-port=0",
         "--disable-usage-stats",
     ]
-    with _log(folder).open("wb") as output:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            env=dict(environment),
-            cwd=folder.parent,
-            start_new_session=True,
-        )
-    node = NodeProcess(pid=process.pid, address=address, folder=str(folder))
-    while (
-        process.poll() is None and not node.is_running
-    ):  # for an instant after exec a process has no command line
-        time.sleep(0.01)
-    return node
 
 
 def free_ports(count: int) -> list[int]:
-    """Free ports of loopback; all are held until all are found, so they differ."""
+    """Return `count` free ports of 127.0.0.1, all different."""
     with ExitStack() as stack:
         taken = [stack.enter_context(socket.socket()) for _ in range(count)]
         for each in taken:
@@ -155,7 +171,7 @@ def free_ports(count: int) -> list[int]:
 
 
 def write_token(folder: Path) -> Path:
-    """A file with a new token, readable by its owner only."""
+    """Write a new token to a file that only its owner can read; returns the file's path."""
     path = folder / "auth_token"
     path.touch(mode=0o600)
     path.write_text(secrets.token_hex(32), encoding="ascii")

@@ -1,7 +1,10 @@
-"""What is checked before a job starts on a cluster: room for its processes, and of several nodes the same versions and the same storage.
+"""Checks before a job starts that the cluster can run it.
 
-Each node is asked by a task of its own that needs no CPU. A local path is allowed on several nodes exactly if all of them see the file
-that the driver writes there: one machine's nodes do, or a network disk's. `python -m cluster.preflight URI...` asks only for that.
+The nodes must have room for the job's processes. If there are several nodes, all must have the
+same versions and reach the same storage. Each node is asked by a task of its own that needs no
+CPU. A local path is allowed on several nodes only if all of them see a file that the driver
+writes there; so it is when all nodes are on one machine, or share a network disk.
+`python -m cluster.preflight URI...` checks versions and these URIs only.
 """
 
 import logging
@@ -32,9 +35,11 @@ logger = logging.getLogger("xrec")
 
 _ANSWER_SECONDS = 120.0
 _ADVICE: Mapping[str, str] = {
-    "version": "install the same versions everywhere (requirements/lock.txt), or give the job its own: xrec submit --packages requirements/lock.txt",
+    "version": "install the same versions everywhere (requirements/lock.txt), or let the job bring "
+    "its own: xrec submit --packages requirements/lock.txt",
     "unshared": "a local path must be on a disk that all nodes share; give an s3:// URI instead",
-    "storage": "give every node the right to use it: a role, AWS_* variables (xrec submit passes them on), or storage.* in the config",
+    "storage": "give every node access to it: by a role, by AWS_* variables (xrec submit passes "
+    "them on), or by storage.* in the config",
 }
 _GONE = (NodeDiedError, TaskUnschedulableError, WorkerCrashedError)
 
@@ -42,9 +47,10 @@ _GONE = (NodeDiedError, TaskUnschedulableError, WorkerCrashedError)
 def check_cluster(
     demand: Demand, *, reads: Sequence[str], writes: Sequence[str], storage: StorageConfig
 ) -> None:
-    """Raise ClusterError unless the job that needs `demand` can run on the connected cluster, with what is wrong on which node and what to do.
+    """Check that the connected cluster can run a job that needs `demand`.
 
-    `reads` are URIs of artifacts and model folders, `writes` those of outputs; every node must reach them.
+    `reads` are URIs of artifacts and model folders, `writes` are URIs of outputs; every node must
+    reach them. Raises ClusterError, which says what is wrong on which node, and what to do.
     """
     nodes = _alive_nodes()
     check_room([node["Resources"] for node in nodes.values()], demand)
@@ -59,7 +65,11 @@ def check_nodes(
     writes: Sequence[str],
     storage: StorageConfig,
 ) -> None:
-    """Ask each of `nodes`, by id; raises ClusterError."""
+    """Ask each of `nodes` (node id to Ray's description of it) for versions and storage.
+
+    Raises ClusterError if a node has other versions than the driver, cannot use a URI, or does not
+    answer.
+    """
     nonce = secrets.token_hex(8)
     outputs = [open_location(uri, storage).shared_uri for uri in writes]
     inputs = [open_location(uri, storage).shared_uri for uri in reads]
@@ -99,7 +109,10 @@ def _ask(
 
 
 def _answer(address: str, answer: "ray.ObjectRef[Probe]") -> Probe | None:
-    """The node's answer; None if it was lost meanwhile, which the job will bear. Raises ClusterError if it cannot answer."""
+    """Return the node's answer, or None if the node is gone, since a job can start without it.
+
+    Raises ClusterError if the node is there and cannot answer.
+    """
     try:
         found: Probe = ray.get(answer, timeout=_ANSWER_SECONDS)
     except _GONE:
@@ -107,12 +120,14 @@ def _answer(address: str, answer: "ray.ObjectRef[Probe]") -> Probe | None:
         return None
     except GetTimeoutError as error:
         raise ClusterError(
-            f"the node at {address} started no worker in {_ANSWER_SECONDS:g} s; look at its logs, or take it away"
+            f"the node at {address} started no worker in {_ANSWER_SECONDS:g} s; "
+            "look at its logs, or remove it from the cluster"
         ) from error
     except (RayError, ModuleNotFoundError) as error:
         reason = str(error).strip().splitlines()[-1]
         raise ClusterError(
-            f"the node at {address} cannot run xrec ({reason}); install this version of it there, or send the job with its code: xrec submit"
+            f"the node at {address} cannot run xrec ({reason}); install this version of xrec "
+            "there, or send the job with its code: xrec submit"
         ) from error
     return found
 
@@ -122,7 +137,8 @@ def _problems(answer: Probe | None) -> Iterator[Problem]:
         return
     for name, version in versions().items():
         if answer.versions[name] != version:
-            yield Problem("version", f"has {name} {answer.versions[name]}, the driver {version}")
+            found = answer.versions[name]
+            yield Problem("version", f"has {name} {found}, the driver has {version}")
     yield from answer.problems
 
 
@@ -139,7 +155,7 @@ def _driver_files(uris: Sequence[str], storage: StorageConfig, nonce: str) -> It
 
 
 def main(uris: Sequence[str]) -> None:
-    """Before a job that does not connect to Ray itself: whether every node sees the local paths `uris`."""
+    """Check that every node sees the local paths `uris`, for a job that does not connect to Ray."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         with ensure_ray(RayConfig()):

@@ -1,6 +1,7 @@
-"""What one node of a cluster finds out about itself before a job: its versions, and whether it can use the job's URIs.
+"""What one node reports about itself before a job: its versions, and whether it can use the URIs.
 
-Runs as a Ray task on each node, and as a plain call on the driver. A local path is shared if a file that the driver put there is seen.
+`probe` runs as a Ray task on each node. A local path is shared if the node sees a file that the
+driver wrote there.
 """
 
 import importlib.metadata
@@ -18,7 +19,10 @@ _PACKAGES = ("ray", "torch", "xrec")
 
 @dataclass(frozen=True)
 class Problem:
-    """What is wrong on a node, as the rest of a sentence that begins with it."""
+    """What is wrong on a node.
+
+    `text` completes a sentence that begins with "the node at ADDRESS".
+    """
 
     kind: Literal["version", "unshared", "storage"]
     text: str
@@ -26,14 +30,17 @@ class Problem:
 
 @dataclass(frozen=True)
 class Probe:
-    """A node's answer: name to version, and what is wrong with the URIs."""
+    """A node's answer: the version of each package by name, and the problems with the URIs."""
 
     versions: Mapping[str, str]
     problems: tuple[Problem, ...]
 
 
 def versions() -> dict[str, str]:
-    """Python, Ray, torch and xrec as this process would import them, without builds: torch of a GPU node is 2.13.0+cu130, of another 2.13.0+cpu."""
+    """Return the versions of Python, Ray, torch and xrec that this process would import.
+
+    Build tags are left out: torch is 2.13.0+cu130 on a node with a GPU and 2.13.0+cpu on others.
+    """
     return {
         "python": platform.python_version(),
         **{name: importlib.metadata.version(name).split("+")[0] for name in _PACKAGES},
@@ -43,14 +50,18 @@ def versions() -> dict[str, str]:
 def probe(
     node_id: str, reads: Sequence[str], writes: Sequence[str], storage: StorageConfig, nonce: str
 ) -> Probe:
-    """Look for the driver's file below each URI of `writes`, write one there, read it, delete it; look for a manifest at each of `reads`."""
+    """Report this node's versions, and what it cannot do with the URIs.
+
+    Below each URI of `writes` it looks for the driver's file, and writes, reads and deletes a file
+    of its own. At each URI of `reads` it looks for a manifest, or for the config of a model.
+    """
     problems = [_problem_of_writing(open_location(uri, storage), node_id, nonce) for uri in writes]
     problems += [_problem_of_reading(open_location(uri, storage)) for uri in reads]
     return Probe(versions(), tuple(problem for problem in problems if problem))
 
 
 def driver_file(location: Location, nonce: str) -> Location:
-    """Where the driver's own file lies while the nodes are asked."""
+    """Return where the driver's file lies while the nodes are asked."""
     return location / f".xrec-preflight-{nonce}"
 
 
@@ -71,11 +82,9 @@ def _problem_of_writing(location: Location, node_id: str, nonce: str) -> Problem
 
 def _problem_of_reading(location: Location) -> Problem | None:
     try:
-        is_there = (location / MANIFEST).exists() or (
-            location / "config.json"
-        ).exists()  # an artifact, or a model
+        is_artifact, is_model = (location / MANIFEST).exists(), (location / "config.json").exists()
     except XRecError as error:
         return Problem("storage", f"cannot read {location} ({error})")
-    return (
-        None if is_there else Problem("unshared", f"does not see {location}, which the driver sees")
-    )
+    if is_artifact or is_model:
+        return None
+    return Problem("unshared", f"does not see {location}, which the driver sees")

@@ -1,4 +1,4 @@
-"""Whether anything listens at an address, found out within seconds: Ray's own clients wait for minutes."""
+"""Finds out within seconds whether anything listens at an address; Ray's clients take minutes."""
 
 import socket
 from urllib.parse import urlsplit
@@ -9,13 +9,17 @@ CONNECT_TIMEOUT_SECONDS = 5.0
 
 
 def check_reachable(address: str, advice: str) -> None:
-    """Raise ClusterError, with `advice`, if nothing listens at `address`: host:port, or a URL."""
+    """Check that something listens at `address`, which is host:port or a URL.
+
+    Raises ClusterError, whose message ends with `advice`, if nothing does within five seconds.
+    """
     host, port = _host_and_port(address, advice)
     try:
         socket.create_connection((host, port), timeout=CONNECT_TIMEOUT_SECONDS).close()
     except OSError as error:
         raise ClusterError(
-            f"nothing answers at {address!r} within {CONNECT_TIMEOUT_SECONDS:g} s ({error}); {advice}"
+            f"nothing answers at {address!r} within {CONNECT_TIMEOUT_SECONDS:g} s ({error}); "
+            f"{advice}"
         ) from error
 
 
@@ -27,6 +31,7 @@ def _host_and_port(address: str, advice: str) -> tuple[str, int]:
         port = None
     if not parts.hostname or not port:
         raise ClusterError(
-            f"Ray address {address!r}: expected host:port, or a URL such as ray://host:port or http://host:8265; {advice}"
+            f"Ray address {address!r}: expected host:port, or a URL such as ray://host:port "
+            f"or http://host:8265; {advice}"
         )
     return parts.hostname, port

@@ -1,6 +1,7 @@
-"""The clusters that run on this machine by `xrec cluster up`: a small file each, so that later commands find them by name.
+"""Records of the clusters that `xrec cluster up` started on this machine.
 
-$XDG_STATE_HOME/xrec/clusters/<name>.json      (without XDG_STATE_HOME: ~/.local/state)
+Each has a small file, so that later commands find it by its name:
+$XDG_STATE_HOME/xrec/clusters/<name>.json, where XDG_STATE_HOME is ~/.local/state if it is not set.
 """
 
 import os
@@ -14,54 +15,56 @@ from cluster.node import NodeProcess
 from xrec.errors import ClusterError, ConfigError
 
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,29}")
-_RAY_WORDS = frozenset({"auto", "local"})  # mean something else to ray.init
+_RAY_WORDS = frozenset({"auto", "local"})  # addresses with a meaning of their own in ray.init
 
 
 class LocalCluster(BaseModel):
-    """Ray nodes on this machine: the head, then the workers. `environment` holds the variables by which a client proves that it may use them."""
+    """A cluster of Ray nodes on this machine."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: str = Field(description="What `--address` and `ray.address` call it.")
-    address: str = Field(description="host:port for ray.address.")
-    dashboard_url: str = Field(description="URL of dashboard and job server.")
-    folder: str = Field(description="Temporary folder of logs, sessions and the token.")
-    token_path: str = Field(description="File with the token.")
-    nodes: tuple[NodeProcess, ...] = Field((), description="The nodes, head first.")
+    name: str = Field(description="Name of the cluster, for `--address` and `ray.address`.")
+    address: str = Field(description="Address of the head as host:port, for ray.address.")
+    dashboard_url: str = Field(description="URL of the dashboard, which is also the job server.")
+    folder: str = Field(description="Temporary folder with logs, sessions and the token.")
+    token_path: str = Field(description="Path of the file with the token.")
+    nodes: tuple[NodeProcess, ...] = Field((), description="The nodes, the head first.")
 
     @property
     def environment(self) -> Mapping[str, str]:
-        """The variables of a client."""
+        """The variables that a client needs so that the cluster lets it in."""
         return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": self.token_path}
 
 
 def check_name(name: str) -> None:
-    """Raise ConfigError if no cluster can be called `name`."""
+    """Raise ConfigError if `name` is not allowed as the name of a cluster."""
     if not is_name(name):
         raise ConfigError(
-            f"cluster name {name!r}: expected a-z, 0-9 and hyphens, a letter first, at most 30, and neither 'auto' nor 'local'"
+            f"cluster name {name!r}: expected at most 30 of a-z, 0-9 and hyphens, beginning with "
+            "a letter, and neither 'auto' nor 'local'"
         )
 
 
 def is_name(text: str) -> bool:
-    """Whether `text` can be a cluster's name; an address cannot."""
+    """Whether `text` is allowed as the name of a cluster; no address is."""
     return bool(_NAME.fullmatch(text)) and text not in _RAY_WORDS
 
 
 def claim(name: str) -> None:
-    """Take `name` for a cluster that is to be started; raises ClusterError if it is taken."""
+    """Reserve `name` for a cluster that will be started; raises ClusterError if it is taken."""
     path = _path(name)
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     try:
         path.touch(exist_ok=False, mode=0o600)
     except FileExistsError as error:
         raise ClusterError(
-            f"cluster {name!r} was brought up already; end it with `xrec cluster down --name {name}`, or give another --name"
+            f"a cluster {name!r} was started already; stop it with "
+            f"`xrec cluster down --name {name}`, or give another --name"
         ) from error
 
 
 def save(cluster: LocalCluster) -> None:
-    """Write what is known of a claimed cluster."""
+    """Write the record of a cluster whose name is reserved, in place of an earlier one."""
     path = _path(cluster.name)
     new = path.with_suffix(".new")
     new.touch(mode=0o600)
@@ -70,12 +73,15 @@ def save(cluster: LocalCluster) -> None:
 
 
 def forget(name: str) -> None:
-    """Give the name free."""
+    """Delete the record, so that the name is free; if there is none, nothing happens."""
     _path(name).unlink(missing_ok=True)
 
 
 def find(name: str) -> LocalCluster | None:
-    """The cluster `name`; None if there is none, or if it has only been claimed."""
+    """Return the cluster `name`, or None if there is none or its name is only reserved.
+
+    Raises ClusterError if its record was written by another version of xrec.
+    """
     try:
         text = _path(name).read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -84,12 +90,13 @@ def find(name: str) -> LocalCluster | None:
         return LocalCluster.model_validate_json(text) if text else None
     except ValidationError as error:
         raise ClusterError(
-            f"{_path(name)}: not a record of this version of xrec ({error.error_count()} errors); delete it"
+            f"{_path(name)}: not a record of this version of xrec ({error.error_count()} errors); "
+            "delete the file"
         ) from error
 
 
 def names() -> list[str]:
-    """The names that are taken, sorted."""
+    """Return the names that are taken, sorted."""
     return sorted(path.stem for path in _state_folder().glob("*.json"))
 
 
@@ -98,8 +105,5 @@ def _path(name: str) -> Path:
 
 
 def _state_folder() -> Path:
-    return (
-        Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
-        / "xrec"
-        / "clusters"
-    )
+    state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return Path(state) / "xrec" / "clusters"

@@ -1,4 +1,4 @@
-"""Whether a cluster's nodes have room for a job's processes, each of which must fit one node whole."""
+"""Checks that a job's processes fit on the nodes of a cluster; a process cannot span two nodes."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -14,20 +14,24 @@ logger = logging.getLogger("xrec")
 
 @dataclass(frozen=True)
 class Demand:
-    """The fewest processes that a job needs at a time, the number that it would like, and CPUs and GPUs of each."""
+    """The processes that a job needs.
+
+    `fewest` must run at the same time, `wanted` is how many the config asks for. `cpus` and `gpus`
+    are those of one process. `key` is the config key that sets `wanted`.
+    """
 
     fewest: int
     wanted: int
     cpus: int
     gpus: int
-    key: str  # the config key that says how many they are
+    key: str
 
 
 ONE_CPU = Demand(1, 1, 1, 0, "ray.num_cpus")
 
 
 def demand_of_workers(scaling: ScalingConfig) -> Demand:
-    """A training job's workers; with device=auto they do without GPUs."""
+    """Return the demand of a training job; with device=auto its workers can run without GPUs."""
     return Demand(
         scaling.fewest_workers,
         scaling.num_workers,
@@ -38,7 +42,10 @@ def demand_of_workers(scaling: ScalingConfig) -> Demand:
 
 
 def demand_of_actors(actors: ActorsConfig, gpus_per_actor: int) -> Demand:
-    """A backfill's actors, of which one is enough; with device=auto they do without GPUs."""
+    """Return the demand of a backfill, for which one actor is enough.
+
+    With device=auto the actors can run without GPUs.
+    """
     return Demand(
         1,
         actors.num_actors,
@@ -49,17 +56,22 @@ def demand_of_actors(actors: ActorsConfig, gpus_per_actor: int) -> Demand:
 
 
 def check_room(nodes: Sequence[Mapping[str, float]], demand: Demand) -> None:
-    """Raise ClusterError if fewer than `demand.fewest` processes fit on `nodes` (resource name to total) and the cluster will not grow.
+    """Check that `demand.fewest` processes fit on `nodes`, each given as resource name to total.
 
-    Warns if it may grow, and if fewer fit than are wanted.
+    Raises ClusterError if they do not fit and the cluster cannot grow. Logs a warning if it may
+    grow, and if fewer processes fit than are wanted.
     """
     num_places = sum(_num_places(node, demand) for node in nodes)
     have = ", ".join(_amounts(node.get("CPU", 0), node.get("GPU", 0)) for node in nodes)
-    want = f"{demand.fewest} process(es) of {_amounts(demand.cpus, demand.gpus)} each must run together, {num_places} fit on the nodes ({have})"
+    want = (
+        f"{demand.fewest} process(es) of {_amounts(demand.cpus, demand.gpus)} each must run "
+        f"together, {num_places} fit on the nodes ({have})"
+    )
     if num_places < demand.fewest:
         if not may_grow():
             raise ClusterError(
-                f"{want}; lower {demand.key} or what each takes, add nodes, or raise ray.num_cpus of a cluster that the job starts itself"
+                f"{want}; lower {demand.key} or the resources of each process, add nodes, or "
+                "raise ray.num_cpus if the job starts its own cluster"
             )
         logger.warning("%s: waiting for the cluster to grow", want)
     elif num_places < demand.wanted:

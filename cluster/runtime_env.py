@@ -1,6 +1,7 @@
-"""What a submitted job has on the cluster: a folder with code and config, variables, and packages if they are named.
+"""What a submitted job takes along to the cluster: code, config, variables, and named packages.
 
-The folder holds xrec/, jobs/, cluster/ and the config file, and no data: Ray sends it to every node that takes part.
+Code and config lie in one folder: xrec/, jobs/, cluster/ and the config file. Ray sends the folder
+to every node that takes part, so it holds no data.
 """
 
 import os
@@ -21,7 +22,7 @@ _PINNED = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(\[[A-Za-z0-9,._-]+\])?==[A-Za-
 
 @contextmanager
 def working_folder(config_path: Path) -> Iterator[Path]:
-    """A temporary folder with the code and the config, as the job sees it."""
+    """Make a temporary folder with the code and the config, which becomes the job's own folder."""
     source = Path(xrec.__file__).parents[1]
     with tempfile.TemporaryDirectory(prefix="xrec-submit-") as name:
         folder = Path(name)
@@ -36,7 +37,11 @@ def working_folder(config_path: Path) -> Iterator[Path]:
 
 
 def runtime_environment(folder: Path, packages: Sequence[str] = ()) -> dict[str, Any]:
-    """Ray's runtime environment: working folder `folder`, AWS_* variables of this process, and `packages`, installed by pip on each node."""
+    """Return Ray's runtime environment for a job with the working folder `folder`.
+
+    The AWS_* variables of this process go along, and no others. pip installs `packages` on each
+    node.
+    """
     variables = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
     environment: dict[str, Any] = {"working_dir": str(folder), "env_vars": variables}
     if packages:
@@ -45,9 +50,10 @@ def runtime_environment(folder: Path, packages: Sequence[str] = ()) -> dict[str,
 
 
 def read_pinned(path: str) -> list[str]:
-    """The requirements of a file such as requirements/lock.txt: name==version on each line, nothing else but comments.
+    """Return the lines of a requirements file such as requirements/lock.txt, without comments.
 
-    Raises ConfigError: a job whose packages are not pinned has others on a node that comes later.
+    Raises ConfigError if a line is not name==version: without exact versions, a node that joins
+    later would install others.
     """
     try:
         lines = [
@@ -56,12 +62,15 @@ def read_pinned(path: str) -> list[str]:
         ]
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(
-            f"requirements {path!r} cannot be read ({error}); expected a text file of name==version lines"
+            f"cannot read requirements {path!r} ({error}); expected a text file with "
+            "name==version on each line"
         ) from error
     packages = [line for line in lines if line and not line.startswith("#")]
     loose = [package for package in packages if not _PINNED.fullmatch(package)]
     if loose or not packages:
+        saw = ", ".join(map(repr, loose)) or "no lines"
         raise ConfigError(
-            f"requirements {path!r}: {', '.join(map(repr, loose)) or 'no lines'}; expected name==version on each line, as in requirements/lock.txt"
+            f"requirements {path!r}: saw {saw}; expected name==version on each line, "
+            "as in requirements/lock.txt"
         )
     return packages

@@ -1,7 +1,8 @@
-"""What a running Ray cluster consists of and does, asked over HTTP from its dashboard.
+"""The nodes and jobs of a running Ray cluster, as its dashboard reports them over HTTP.
 
-Ray takes up to half a minute to notice that a node is gone. Of a cluster on this machine the processes are looked at too:
-a node whose `ray start` has ended is "lost", whatever Ray still believes.
+Ray needs up to half a minute to notice that a node is gone. For a cluster on this machine the
+processes are looked at too: a node whose `ray start` has ended is "lost" even while Ray still
+reports it as alive.
 """
 
 from collections.abc import Mapping
@@ -21,7 +22,11 @@ _NODES_PATH = "/api/v0/nodes?limit=10000&detail=1"
 
 @dataclass(frozen=True)
 class NodeStatus:
-    """One node. `resources` and `in_use` map a name to an amount: CPU and GPU in units, memory in bytes; use is some seconds old."""
+    """One node.
+
+    `resources` and `in_use` map a resource name to an amount: CPU and GPU in units, memory in
+    bytes. `in_use` is some seconds old.
+    """
 
     node_id: str
     address: str
@@ -33,14 +38,17 @@ class NodeStatus:
 
 @dataclass(frozen=True)
 class ClusterStatus:
-    """Nodes, head first, dead ones too; jobs, newest first."""
+    """All nodes, including dead ones, the head first; all jobs, the newest first."""
 
     nodes: tuple[NodeStatus, ...]
     jobs: tuple[JobEntry, ...]
 
 
 def cluster_status(server: JobServer) -> ClusterStatus:
-    """Nodes with what of them is in use, and jobs; raises ClusterError if the cluster does not answer, refuses, or has lost its head."""
+    """Return the nodes, with what is in use of each, and the jobs.
+
+    Raises ClusterError if the cluster does not answer, refuses, or has lost its head.
+    """
     if server.local is not None:
         _check_head(server.local)
     use = _use(server)
@@ -52,19 +60,19 @@ def cluster_status(server: JobServer) -> ClusterStatus:
 
 
 def nodes(server: JobServer) -> list[NodeStatus]:
-    """The nodes of the cluster, head first; dead ones are listed too. Raises ClusterError if the cluster does not answer or refuses."""
+    """Return the nodes of the cluster, including dead ones, the head first.
+
+    Raises ClusterError if the cluster does not answer or refuses.
+    """
     answer = ask(server, _NODES_PATH)
     try:
         rows = answer["data"]["result"]["result"]
     except (KeyError, TypeError) as error:
         raise ClusterError(
-            f"{server.url}: no list of nodes in its answer; is this a Ray dashboard?"
+            f"{server.url}: its answer has no list of nodes; check that this is a Ray dashboard"
         ) from error
-    gone = (
-        {node.address for node in server.local.nodes if not node.is_running}
-        if server.local
-        else set()
-    )
+    started_here = server.local.nodes if server.local else ()
+    gone = {node.address for node in started_here if not node.is_running}
     return sorted(
         (_node(row, gone) for row in rows), key=lambda node: (not node.is_head, node.address)
     )
@@ -83,7 +91,10 @@ def _node(row: Mapping[str, Any], gone: set[str]) -> NodeStatus:
 
 
 def _use(server: JobServer) -> dict[str, dict[str, float]]:
-    """What is in use of each node, by its id; empty until the autoscaler's monitor has reported for the first time."""
+    """Return what is in use of each node, by node id.
+
+    The result is empty until the autoscaler's monitor has reported for the first time.
+    """
     status = ask(server, "/api/cluster_status")["data"]["clusterStatus"] or {}
     by_node = (status.get("loadMetricsReport") or {}).get("usageByNode") or {}
     return {
@@ -94,8 +105,10 @@ def _use(server: JobServer) -> dict[str, dict[str, float]]:
 
 def _check_head(cluster: LocalCluster) -> None:
     if not cluster.nodes or not cluster.nodes[0].is_running:
-        left = sum(node.is_running for node in cluster.nodes)
+        num_left = sum(node.is_running for node in cluster.nodes)
+        num_workers = max(len(cluster.nodes) - 1, 0)
         raise ClusterError(
-            f"cluster {cluster.name!r}: its head is gone, {left} of {max(len(cluster.nodes) - 1, 0)} workers are left and cannot be used; "
-            f"xrec cluster down --name {cluster.name}, then xrec cluster up again"
+            f"cluster {cluster.name!r}: its head is gone, and the {num_left} of {num_workers} "
+            "workers that still run cannot be used without it; run "
+            f"`xrec cluster down --name {cluster.name}`, then `xrec cluster up` again"
         )

@@ -1,4 +1,4 @@
-"""The token of a Ray cluster with token authentication, found where Ray itself looks for it.
+"""Finds the token of a Ray cluster with token authentication, where Ray itself looks for it.
 
 https://docs.ray.io/en/latest/ray-security/token-auth.html
 """
@@ -11,7 +11,11 @@ from xrec.errors import ClusterError
 
 
 def auth_headers(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """The HTTP headers that prove the right to use a cluster; none if there is no token, or RAY_AUTH_MODE=disabled."""
+    """Return the HTTP headers that authenticate requests to a cluster.
+
+    They are empty if there is no token or RAY_AUTH_MODE is "disabled". Raises ClusterError if
+    RAY_AUTH_TOKEN_PATH names a file that is not there.
+    """
     token = _find_token(environment)
     return {"Authorization": f"Bearer {token}"} if token else {}
 
@@ -28,6 +32,7 @@ def _find_token(environment: Mapping[str, str]) -> str | None:
     except FileNotFoundError as error:
         if named:
             raise ClusterError(
-                f"RAY_AUTH_TOKEN_PATH names {named!r}, and no file is there; give the file that holds the token"
+                f"RAY_AUTH_TOKEN_PATH is {named!r}, and there is no such file; "
+                "set it to the file that holds the token"
             ) from error
         return None

@@ -1,4 +1,7 @@
-"""Three nodes, brought up as a user does it, shared by the tests of cluster/; `xrec cluster down` must leave none of their processes."""
+"""Three nodes for the tests of cluster/, started and stopped by the commands that users have.
+
+`xrec cluster down` must leave none of their processes.
+"""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -19,13 +22,13 @@ _clusters: list[LocalCluster] = []
 
 @pytest.fixture(scope="session")
 def state_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the clusters of these tests are recorded."""
+    """The folder in which the clusters of these tests are recorded."""
     return tmp_path_factory.mktemp("state")
 
 
 @pytest.fixture(autouse=True)
 def state_home(state_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Clusters of the user who runs the tests are none of their business."""
+    """Hide the clusters of the user who runs the tests."""
     monkeypatch.setenv("XDG_STATE_HOME", str(state_folder))
     monkeypatch.delenv("RAY_API_SERVER_ADDRESS", raising=False)
     return state_folder
@@ -33,7 +36,7 @@ def state_home(state_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def three_nodes(state_home: Path) -> LocalCluster:
-    """A head and two workers with one CPU each; the same for all tests of this folder."""
+    """A head and two workers with one CPU each, shared by all tests of this folder."""
     if not _clusters:
         _clusters.append(_shared.enter_context(_brought_up("three", state_home)))
     return _clusters[0]
@@ -46,7 +49,7 @@ def server(three_nodes: LocalCluster) -> JobServer:
 
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_teardown(nextitem: pytest.Item | None) -> None:
-    """After the last test of this folder: three nodes must not run beside all others."""
+    """Stop the nodes after the last test of this folder, so that they do not run beside others."""
     if nextitem is None or HERE not in nextitem.path.parents:
         _clusters.clear()
         _shared.close()
@@ -68,5 +71,5 @@ def _brought_up(name: str, state_home: Path) -> Iterator[LocalCluster]:
 
 
 def pytest_sessionfinish() -> None:
-    """Also when the tests were interrupted."""
+    """Stop the nodes also when the tests were interrupted."""
     _shared.close()

@@ -1,4 +1,4 @@
-"""The program, run as a user runs it."""
+"""Runs the program as a user does, in a process of its own."""
 
 import os
 import subprocess
@@ -9,7 +9,7 @@ import psutil
 
 
 def xrec(*arguments: object, **variables: str) -> "subprocess.CompletedProcess[str]":
-    """`xrec ARGUMENTS` in a process of its own, with `variables` in its environment."""
+    """Run `xrec ARGUMENTS` with `variables` added to the environment."""
     command = [sys.executable, "-m", "xrec.cli", *map(str, arguments)]
     return subprocess.run(
         command,
@@ -22,7 +22,7 @@ def xrec(*arguments: object, **variables: str) -> "subprocess.CompletedProcess[s
 
 
 def still_running(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
-    """Those that have not ended; one that has and whose parent has not asked for its exit code has ended."""
+    """Return the processes that have not ended; a zombie has ended."""
     return [process for process in processes if process.is_running() and not _is_zombie(process)]
 
 

@@ -1,4 +1,4 @@
-"""Which cluster is meant by a name, by a URL, by nothing."""
+"""Which cluster a name, a URL, or no address stands for."""
 
 from pathlib import Path
 

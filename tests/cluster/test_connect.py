@@ -1,4 +1,4 @@
-"""ensure_ray: joins, connects, starts, and shuts down only what it started."""
+"""`ensure_ray` uses, connects to or starts a cluster, and shuts down only what it started."""
 
 import socket
 import subprocess
@@ -98,12 +98,12 @@ def test_ensure_ray_address_connects_to_that_cluster(ray_cluster: None, by: str)
         )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == address
-    assert ray.cluster_resources()["CPU"] == 4  # the cluster outlives its guest
+    assert ray.cluster_resources()["CPU"] == 4  # the cluster still runs
 
 
 @pytest.fixture
 def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As if this process had no Ray yet; the session's cluster is not touched."""
+    """Make it look as if this process had no Ray yet; the session's cluster is not touched."""
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
 
 

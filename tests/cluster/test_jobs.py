@@ -1,4 +1,4 @@
-"""Jobs of a cluster: listed, their logs, stopped."""
+"""Jobs of a cluster are listed, their logs are read, and they are stopped."""
 
 import time
 from collections.abc import Iterator
@@ -64,7 +64,7 @@ def test_jobs_logs_follow_ends_as_the_job_ends(client: JobSubmissionClient) -> N
     failing = client.submit_job(entrypoint="echo one; sleep 1; echo two; exit 3")
     done = xrec("jobs", "logs", failing, "--follow")
     assert done.returncode == 1
-    lines = done.stdout.splitlines()  # Ray writes a line of its own somewhere between
+    lines = done.stdout.splitlines()  # Ray writes a line of its own somewhere between them
     assert lines.index("one") < lines.index("two")
     assert "exit code 3" in done.stderr
 

@@ -1,4 +1,4 @@
-"""`xrec cluster up | status | down`: several nodes as processes that outlive the command."""
+"""`xrec cluster up | status | down`: several nodes, as processes that outlive the command."""
 
 import os
 import subprocess
@@ -106,7 +106,7 @@ def test_ray_address_is_the_name_of_a_local_cluster_whatever_token_is_set(
 
 @pytest.fixture
 def two_nodes() -> LocalCluster:
-    """Brought up by a call; the test takes it down."""
+    """A cluster of two nodes, which the test itself stops."""
     return start_cluster("two", num_nodes=2, cpus_per_node=1)
 
 
@@ -168,7 +168,7 @@ def test_down_leaves_a_process_that_took_over_an_id_alone(state_home: Path) -> N
         stranger.wait()
 
 
-@pytest.mark.slow  # Ray takes its time to see that its options are wrong
+@pytest.mark.slow  # Ray needs many seconds to see that its options are wrong
 def test_start_cluster_that_fails_leaves_no_process_and_no_record(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -1,6 +1,7 @@
-"""Three nodes, two jobs, a node killed in each: both end right, and `xrec cluster status` tells the truth throughout.
+"""A node is killed in each of two jobs on three nodes: both jobs end with the right results.
 
-The workspace is a folder on this machine's disk, which all three nodes see: the jobs' preflight finds so, and says so in their logs.
+`xrec cluster status` reports the true state all the time. The workspace is a folder on this
+machine's disk, which all three nodes see; the jobs' preflight checks say so in their logs.
 """
 
 import json
@@ -66,7 +67,7 @@ def _followed(job_id: str) -> str:
 
 
 def _status() -> tuple[dict[str, str], dict[str, str]]:
-    """Node address to state, job id to status, as the command prints them."""
+    """Return node address to state, and job id to status, as the command prints them."""
     done = xrec("cluster", "status", "--address", "loss")
     assert done.returncode == 0, done.stderr
     words = [line.split() for line in done.stdout.splitlines()]
@@ -84,7 +85,7 @@ def _wait_until(condition: Callable[[], bool], what: str) -> None:
 def _worker_with(
     cluster: LocalCluster, title: str, besides: tuple[NodeProcess, ...] = ()
 ) -> NodeProcess:
-    """A node other than the head on which a process of that title works."""
+    """Return a node other than the head on which a process with `title` in its title runs."""
     for node in cluster.nodes[1:]:
         if node not in besides and any(
             title in " ".join(process.cmdline()) for process in node.processes()
@@ -115,12 +116,8 @@ def test_a_node_is_killed_in_each_of_two_jobs_and_both_end_right_while_status_te
 
     training = {"num_epochs": NUM_EPOCHS, "patience": NUM_EPOCHS, "steps_per_epoch": 8}
     small = {"model": {"embedding_dim": 8, "num_layers": 1}, "training": training}
-    scaling = {
-        "num_workers": 4,
-        "min_workers": 2,
-        "max_failures": 3,
-        "device": "cpu",
-    }  # four of six CPUs: not all on one node
+    # Four of the cluster's six CPUs: the workers cannot all be on one node.
+    scaling = {"num_workers": 4, "min_workers": 2, "max_failures": 3, "device": "cpu"}
     graph, whole = workspace / "graph", workspace / "whole-graph"
     job = _submit("pretrain-graph", _config(workspace, "graph", {**small, "scaling": scaling}))
     _wait_until(lambda: len(_epochs(graph)) >= 3, "no third epoch")
@@ -163,10 +160,11 @@ def test_a_node_is_killed_in_each_of_two_jobs_and_both_end_right_while_status_te
         "pairs": {"kind": "top_k", "k": 8},
         "rows_per_chunk": 640 // CHUNKS,
         "llm": {"model": str(workspace / "llm"), "cache_dir": str(workspace / "cache")},
+        # A toy model writes no sentences, so its texts are not checked.
         "decoding": {
             "max_new_tokens": 60,
             "text": {"max_words": None, "max_phrase_repeats": None},
-        },  # a toy model writes no sentences
+        },
         "actors": {"num_actors": 4, "device": "cpu"},
     }
     job = _submit("backfill", _config(workspace, "backfill", values))

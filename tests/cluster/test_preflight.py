@@ -1,4 +1,4 @@
-"""What a job finds out about a cluster of three nodes before it starts; drivers are processes of their own."""
+"""Checks of a cluster of three nodes before a job starts; the drivers are separate processes."""
 
 import json
 import os
@@ -16,6 +16,7 @@ from cluster.node import start_node, stop_nodes
 from cluster.record import LocalCluster
 from cluster.status import nodes
 from tests.cluster.program import xrec
+from tests.cluster.town import SAMPLE, write_config
 
 ASKS = """
 import json, sys
@@ -28,7 +29,12 @@ from xrec.errors import ClusterError
 address, reads, writes, demand, storage = json.loads(sys.argv[1])
 with ensure_ray(RayConfig(address=address)):
     try:
-        check_cluster(Demand(*demand, "scaling.num_workers"), reads=reads, writes=writes, storage=StorageConfig(**storage))
+        check_cluster(
+            Demand(*demand, "scaling.num_workers"),
+            reads=reads,
+            writes=writes,
+            storage=StorageConfig(**storage),
+        )
     except ClusterError as error:
         print(error)
         sys.exit(1)
@@ -46,7 +52,6 @@ def _ask(
     storage: Any = None,
     **variables: str,
 ) -> str:
-
     argument = json.dumps([cluster.address, reads or [], writes, [1, 1, cpus, 0], storage or {}])
     environment = {**os.environ, **cluster.environment, **variables}
     done = subprocess.run(
@@ -73,13 +78,11 @@ def test_preflight_a_path_that_all_nodes_share_passes_and_leaves_nothing(
 def test_preflight_a_path_that_is_another_folder_on_each_node_is_refused(
     three_nodes: LocalCluster, tmp_path: Path
 ) -> None:
-    """/proc/self/cwd is another folder for each process: a local disk of each machine, as far as nodes on one machine can have it."""
-    said = _ask(three_nodes, ["/proc/self/cwd/workspace/graph"], cwd=tmp_path)
+    """/proc/self/cwd is another folder for each process, as a local disk is for each machine."""
+    graph = "/proc/self/cwd/workspace/graph"
+    said = _ask(three_nodes, [graph], cwd=tmp_path)
     for address in ("127.0.0.2", "127.0.0.3", "127.0.0.4"):
-        assert (
-            f"the node at {address} does not see what the driver wrote in /proc/self/cwd/workspace/graph"
-            in said
-        )
+        assert f"the node at {address} does not see what the driver wrote in {graph}" in said
     assert "give an s3:// URI" in said
 
 
@@ -114,9 +117,8 @@ def test_preflight_an_object_store_needs_credentials_on_every_node(
     three_nodes: LocalCluster, s3: Any, tmp_path: Path
 ) -> None:
     graph = f"{s3.new_bucket()}/graph"
-    said = _ask(
-        three_nodes, [graph], cwd=tmp_path, **s3.environment
-    )  # the driver's variables are not the nodes'
+    # The variables are set for the driver only, not for the nodes.
+    said = _ask(three_nodes, [graph], cwd=tmp_path, **s3.environment)
     assert f"the node at 127.0.0.4 cannot write to {graph}" in said
     assert "AWS_* variables" in said
     keys = {
@@ -144,7 +146,7 @@ def test_preflight_a_driver_with_another_torch_is_refused_and_told_of_every_node
     )
     for address in ("127.0.0.2", "127.0.0.3", "127.0.0.4"):
         assert re.search(
-            rf"the node at {re.escape(address)} has torch 2\.\d+\.\d+, the driver 9\.9\.9", said
+            rf"the node at {re.escape(address)} has torch 2\.\d+\.\d+, the driver has 9\.9\.9", said
         ), said
     assert "requirements/lock.txt" in said
 
@@ -177,7 +179,7 @@ def test_preflight_another_torch_on_a_node_is_refused_and_named(
     three_nodes: LocalCluster, node_with_another_torch: str, tmp_path: Path
 ) -> None:
     said = _ask(three_nodes, [str(tmp_path / "graph")], cwd=tmp_path)
-    assert f"the node at {node_with_another_torch} has torch 9.9.9, the driver " in said
+    assert f"the node at {node_with_another_torch} has torch 9.9.9, the driver has " in said
     assert said.count(" has torch ") == 1
 
 
@@ -185,8 +187,8 @@ def test_submit_a_job_without_ray_to_a_path_that_is_not_shared_is_refused_too(
     three_nodes: LocalCluster, tmp_path: Path
 ) -> None:
     config = tmp_path / "prepare.yaml"
-    source = "{kind: sample, num_users: 20, num_items: 12, interactions_per_user: 6, explanations_per_user: 3}"
-    config.write_text(f"workspace: /proc/self/cwd/workspace\nsource: {source}\n")
+    values = {"workspace": "/proc/self/cwd/workspace", "source": SAMPLE}
+    write_config(config, values)
     done = xrec("submit", "prepare", config, "--address", three_nodes.name)
     assert done.returncode == 1
     assert "does not see what the driver wrote in /proc/self/cwd/workspace" in done.stderr

@@ -1,4 +1,4 @@
-"""The records of local clusters: one a name, readable by the user only."""
+"""The records of local clusters: one for each name, readable by the user only."""
 
 from pathlib import Path
 
@@ -30,7 +30,7 @@ def _cluster(name: str, *nodes: NodeProcess) -> LocalCluster:
 def test_record_saved_is_found_and_forgotten(home: Path) -> None:
     record.claim("dev")
     assert record.names() == ["dev"]
-    assert record.find("dev") is None  # claimed, and nothing known yet
+    assert record.find("dev") is None  # the name is reserved, and nothing is recorded yet
     cluster = _cluster("dev", NodeProcess(pid=1, address="127.0.0.2", folder="/tmp/x/0"))
     record.save(cluster)
     assert record.find("dev") == cluster

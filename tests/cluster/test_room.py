@@ -1,4 +1,4 @@
-"""Room for a job's processes, counted by node."""
+"""Whether a job's processes fit on the nodes, each process whole on one node."""
 
 import logging
 
@@ -13,7 +13,7 @@ from xrec.errors import ClusterError
 
 @pytest.fixture(autouse=True)
 def fixed_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody adds nodes, as on this machine."""
+    """A cluster that cannot grow, as on this machine."""
     monkeypatch.setattr(room, "may_grow", lambda: False)
 
 
@@ -41,7 +41,7 @@ def test_check_room_enough_passes(nodes: list[dict[str, float]], demand: Demand)
             [{"CPU": 2.0}, {"CPU": 2.0}],
             _workers(1, cpus=4),
             ["of 4 CPU each", "0 fit", "2 CPU, 2 CPU"],
-        ),  # 4 CPUs in all, on no one node
+        ),  # four CPUs in all, but on two nodes
         (
             [{"CPU": 8.0, "GPU": 1.0}, {"CPU": 8.0}],
             _workers(2, gpus=1),

@@ -1,4 +1,4 @@
-"""What goes with a submitted job: code, no data; variables; pinned packages."""
+"""What a submitted job takes along: code but no data, some variables, and pinned packages."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Nodes and jobs as the dashboard tells them, and what the processes of this machine say against it."""
+"""Nodes and jobs as the dashboard reports them, corrected by the processes of this machine."""
 
 import dataclasses
 
@@ -28,9 +28,8 @@ def test_nodes_without_the_token_are_refused(server: JobServer, headers: dict[st
 def test_nodes_whose_process_is_gone_are_lost_whatever_ray_believes(server: JobServer) -> None:
     assert server.local is not None
     head, worker, last = server.local.nodes
-    gone = worker.model_copy(
-        update={"folder": "/tmp/xrec-ray-another/1"}
-    )  # no process has this one in its command line
+    # No process has this folder in its command line.
+    gone = worker.model_copy(update={"folder": "/tmp/xrec-ray-another/1"})
     local = server.local.model_copy(update={"nodes": (head, gone, last)})
     states = {node.address: node.state for node in nodes(dataclasses.replace(server, local=local))}
     assert [states[node.address] for node in local.nodes] == ["alive", "lost", "alive"]

@@ -1,4 +1,4 @@
-"""Where the token of a cluster is found."""
+"""Where the token of a cluster is looked for."""
 
 from pathlib import Path
 

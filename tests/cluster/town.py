@@ -1,4 +1,4 @@
-"""A town of 20 users, with a language model and an adapter that were made without training: what a submitted job works on."""
+"""Artifacts for submitted jobs: a town of 20 users, an untrained language model and adapter."""
 
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ SAMPLE = {
 
 
 def write_config(path: Path, values: dict[str, Any]) -> Path:
-    """A config file of `values`; returns its path."""
+    """Write a config file with `values`, and return its path."""
     path.write_text(yaml.safe_dump(values), encoding="utf-8")
     return path
 
@@ -34,7 +34,7 @@ def write_config(path: Path, values: dict[str, Any]) -> Path:
 def write_llm_and_adapter(
     workspace: str, storage: StorageConfig, graph: Manifest, folder: Path
 ) -> None:
-    """A small random language model, and an adapter for it and `graph`: what a backfill needs, made without training."""
+    """Write a small random language model, and an untrained adapter for it and `graph`."""
     torch.manual_seed(0)
     tokenizer = train_tokenizer(["A quiet place with a garden for a guest."], 300)
     model = build_model(
@@ -48,9 +48,9 @@ def write_llm_and_adapter(
         embedding_dim=graph.config["model"]["embedding_dim"],
         hidden_size=32,
         model=AdapterModelConfig(num_experts=2),
-        prompt=PromptConfig(
-            use_chat_template=False
-        ),  # its last token, which an untrained model repeats, is then a colon
+        # Without a chat template the prompt's last token, which an untrained model repeats, is a
+        # colon and not a special token.
+        prompt=PromptConfig(use_chat_template=False),
         base_model=f"{workspace}/llm",
         base_model_fingerprint=base_model,
         graph_fingerprint=graph.fingerprint,

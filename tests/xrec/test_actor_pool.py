@@ -1,4 +1,4 @@
-"""Rows through a real actor pool, a lost actor included; and whose error comes out of Ray's wrappers."""
+"""Rows go through a real actor pool, also when an actor is lost; errors are those of our code."""
 
 import gc
 import logging
@@ -20,7 +20,7 @@ from xrec.errors import ClusterError, DataError, ModelError, StorageNotFoundErro
 
 
 class _DiesOnce:
-    """Doubles numbers; at 3 the first process is killed, and leaves a file that tells."""
+    """Doubles numbers; the first process that gets a 3 creates a file and kills itself."""
 
     def __init__(self, marker: str):
         self._marker = Path(marker)
@@ -78,9 +78,10 @@ def test_map_on_actors_raises_the_actors_own_error_with_its_message() -> None:
 
 @pytest.mark.usefixtures("ray_cluster")
 def test_map_on_actors_that_failed_leaves_no_actor_that_holds_a_cpu() -> None:
-    logging.disable(logging.ERROR)  # pytest keeps Ray's record of the error, and with it the actors
+    # pytest would keep Ray's log record of the error, which refers to the actors.
+    logging.disable(logging.ERROR)
     try:
-        with pytest.raises(DataError) as held:  # as a caller may
+        with pytest.raises(DataError) as held:  # a caller may keep the error
             _rows(_Refuses, "broken")
     finally:
         logging.disable(logging.NOTSET)
@@ -92,14 +93,18 @@ def test_map_on_actors_that_failed_leaves_no_actor_that_holds_a_cpu() -> None:
     assert (free, str(held.value)) == (all_, "broken")
 
 
+CAUSED = "\n\nThe above exception was the direct cause of the following exception:\n\n"
 RAY_TEXTS = {
     "ours": (
-        'ray::MapWorker()\n  File "location.py", line 79\nFileNotFoundError: b/x\n\nThe above exception was the direct cause of the following '
-        "exception:\n\nray::MapWorker()\nxrec.errors.StorageNotFoundError: s3://b/x: not found\n  second line\n\nThe above exception was the direct "
-        "cause of the following exception:\n\nray.exceptions.UserCodeException: UDF failed\nTo change retry attempts"
+        f'ray::MapWorker()\n  File "location.py", line 79\nFileNotFoundError: b/x{CAUSED}'
+        "ray::MapWorker()\nxrec.errors.StorageNotFoundError: s3://b/x: not found\n  second line"
+        f"{CAUSED}ray.exceptions.UserCodeException: UDF failed\nTo change retry attempts"
     ),
-    "start": "The actor died because of an error raised in its creation task\n  File\nxrec.errors.ModelError: no model\n",
-    "bug": "ray::MapWorker()\n  File\nKeyError: 'x'\n\nThe above exception was the direct cause of the following exception:\n\nUDF failed\nTo change",
+    "start": (
+        "The actor died because of an error raised in its creation task\n"
+        "  File\nxrec.errors.ModelError: no model\n"
+    ),
+    "bug": f"ray::MapWorker()\n  File\nKeyError: 'x'{CAUSED}UDF failed\nTo change",
 }
 
 
@@ -108,7 +113,7 @@ RAY_TEXTS = {
     [
         ("ours", StorageNotFoundError, r"^s3://b/x: not found\n  second line$"),
         ("start", ModelError, r"^no model$"),
-        ("bug", ClusterError, r"actors failed \(RayError: KeyError: 'x'\); run it again"),
+        ("bug", ClusterError, r"actors failed \(RayError: KeyError: 'x'\); run the job again"),
     ],
 )
 def test_error_of_an_actor_is_known_by_rays_text(
