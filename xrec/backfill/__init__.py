@@ -1,12 +1,18 @@
-"""Bulk explanation: pairs in, Parquet chunks out, each committed once; resumes at the chunks that are left.
+"""Explains many pairs: pairs go in, Parquet files come out, and an interrupted run can go on.
 
-lease/00000007.json                          who drives this run             (xrec.backfill.lease)
-plan.json, plan/<run>/00007.parquet          what is to be done, create-only (xrec.backfill.plan)
-attempts/00007/...                           who died on which rows          (xrec.backfill.attempts)
-part-00007-<hash>.parquet, failed/...        a worker's output of a chunk    (xrec.backfill.worker)
-commits/00007.json                           create-only: this output counts (xrec.backfill.commit)
-generations/00002/...                        a retry or compaction over it   (xrec.backfill.generation)
-manifest.json, _SUCCESS                      last: the winners               (xrec.backfill.finish)
+The pairs are divided into chunks. Each chunk is committed once, and a run that is started again
+does only the chunks that are not committed. An output folder holds, in the order of writing:
+
+lease/00000007.json                    which driver works on the run      (lease)
+plan.json, plan/<run>/00007.parquet    which pairs are in which chunk     (plan)
+attempts/00007/...                     attempts that did not end          (attempts)
+part-00007-<hash>.parquet, failed/...  what a worker wrote for a chunk    (worker)
+commits/00007.json                     which files of the chunk count     (commit)
+generations/00002/...                  a later retry or compaction        (generation)
+manifest.json, _SUCCESS                all files that count, at the end   (finish)
+
+The word in brackets is the module of xrec.backfill that writes it. `read` gives a reader exactly
+the rows that count; `part-*.parquet` may match more, or fewer (xrec.backfill.reader).
 """
 
 from xrec.backfill.clean import clean

@@ -1,7 +1,9 @@
-"""Explanations carried over from an earlier run: what did not change is not generated again.
+"""Carries explanations over from an earlier run, so that unchanged pairs are not generated again.
 
-A worker looks its pairs up in the earlier run's files of the same hash(user) mod C, so the new run has the earlier one's C.
-A file whose rows are all carried is named by reference, by its absolute URI; of another the carried rows are copied.
+A worker looks for its pairs in the earlier run's files with the same hash(user) mod C, so the new
+run must have the same C as the earlier one. If all rows of a file are carried, the new run refers
+to the file by its absolute URI; otherwise the carried rows are copied. Because of the references
+the earlier run's files must stay: `--compact` and then `--clean` of the earlier run delete them.
 """
 
 from dataclasses import dataclass
@@ -17,7 +19,12 @@ from xrec.storage import Location, Manifest, read_manifest, read_row_group, read
 
 @dataclass(frozen=True)
 class Carried:
-    """`files`: whole files by absolute URI and hash, of `num_referred` rows; `copied`: further rows (GENERATED); `left`: pairs to explain (PAIRS)."""
+    """What a chunk takes from an earlier run.
+
+    `files` maps the absolute URI of each file that is carried whole to its content hash; they have
+    `num_referred` rows in all. `copied` holds further explanations (schema GENERATED), and `left`
+    the pairs that must be explained (PAIRS).
+    """
 
     files: dict[str, str]
     num_referred: int
@@ -26,19 +33,22 @@ class Carried:
 
     @property
     def num_rows(self) -> int:
-        """Rows that are not generated again."""
+        """How many explanations are carried."""
         return self.num_referred + int(self.copied.num_rows)
 
 
 class EarlierRun:
-    """A finished run's explanations, found by hash(user) mod `num_chunks`."""
+    """The explanations of a finished run, found by hash(user) mod `num_chunks`."""
 
     def __init__(self, output: Location, num_chunks: int):
         self._output = output
         self._num_chunks = num_chunks
 
     def carry(self, chunk: int, pairs: pa.Table, keys: pa.Array) -> Carried:
-        """What of `pairs` (N rows of PAIRS, with their content keys, null for an unknown user or item) need not be generated."""
+        """Return which of the N `pairs` (schema PAIRS) need not be generated again, and the rest.
+
+        `keys` are the N content keys of the pairs, null where the user or item is unknown.
+        """
         wanted = pairs.append_column("content_key", keys)
         files: dict[str, str] = {}
         copied = [GENERATED.empty_table()]
@@ -61,7 +71,11 @@ class EarlierRun:
         return Carried(files, num_referred, pa.concat_tables(copied), left)
 
     def _tables(self, bucket: int) -> list[tuple[str, str, pa.Table, bool]]:
-        """Name, hash and rows of each file, or of the row group of a compacted file, with users of this hash; is it a whole file?"""
+        """Return the tables that hold the users of one hash.
+
+        Each has the name of its file, the file's content hash, the rows, and whether the rows are
+        the whole file; of a compacted file they are one row group.
+        """
         files = self._manifest.files
         compacted: dict[str, list[int]] = self._manifest.metrics.get("compacted", {})
         tables = [

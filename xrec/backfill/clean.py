@@ -1,8 +1,15 @@
-"""What an output holds that counts for nothing: files of attempts that lost, and files that a later generation replaced.
+"""Deletes files that do not count: those of attempts that lost, and those that were replaced.
 
-A file that no commit record ever named was never seen by a reader; when each chunk has its winner the driver sweeps them
-away. A file that was replaced may still be read by who opened the dataset before: it goes only when the manifest that
-replaced it has some age. Both need the lease. Nothing but `part-*.parquet` and the records of attempts is touched.
+A file that no commit record ever named was never visible to a reader of `xrec.backfill.read`. When
+each chunk is committed, the driver deletes such files (`sweep`). A file that a later generation
+replaced may still be read by someone who opened the dataset before, so `clean` deletes it only
+when the manifest has some age. Both need the lease. Only `part-*.parquet` files, those in
+`failed/` among them, and the records of attempts are deleted.
+
+Two cases are not safe. If two drivers work at the same time (xrec.backfill.lease), `sweep` can
+delete files of the other driver's retry. And if a retry or a compaction was interrupted before it
+wrote its manifest, `clean` goes by the commit records and can delete files that the old manifest
+still names; finish such a retry or compaction before `clean`.
 """
 
 import re
@@ -16,7 +23,10 @@ _OUTPUT_FILE = re.compile(r"(failed/)?part-[\w-]+\.parquet")
 
 
 def sweep(output: Location, records: Iterable[Record]) -> int:
-    """Delete the files that no record ever named, and what attempts left; returns the number of files. Every chunk must be committed."""
+    """Delete the files that no record ever named, and the records of attempts.
+
+    Every chunk must be committed. Returns the number of deleted files.
+    """
     records = list(records)
     for record in records:
         (record.generation.root(output) / "attempts").delete()
@@ -24,9 +34,10 @@ def sweep(output: Location, records: Iterable[Record]) -> int:
 
 
 def clean(output: Location, min_age_hours: float) -> int:
-    """Delete the files that count for nothing and are older than `min_age_hours`; returns their number.
+    """Delete the files that do not count and are older than `min_age_hours`.
 
-    Raises ArtifactNotFoundError if the run is not finished: what attempts left is then still needed.
+    Returns the number of deleted files. Raises ArtifactNotFoundError if the run is not finished,
+    because a run under way still needs the files of its attempts.
     """
     manifest = read_manifest(output, "explanations")
     records = read_records(output)

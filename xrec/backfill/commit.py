@@ -1,7 +1,8 @@
-"""Commit records: a chunk counts in a generation when `commits/<chunk>.json` is there; it can be created once.
+"""Commit records: a chunk is done in a generation when its `commits/<chunk>.json` is there.
 
-A worker writes its Parquet files first and the record last. Of two attempts at a chunk the first record wins; the
-loser's files are garbage. What is left to do is told by a listing of the records: O(chunks), not O(rows).
+A worker writes the Parquet files of a chunk first and the record last, and a record can be created
+only once. So of two attempts at a chunk the first to write its record wins, and the files of the
+other do not count. A listing of the records tells which chunks are left.
 """
 
 import json
@@ -18,7 +19,7 @@ FAILED_FOLDER = "failed/"
 
 
 class EngineWork(BaseModel):
-    """What engine calls cost, of xrec.generate.engine_report: tokens of prompts, those computed; products of attention, those that count."""
+    """What calls of the engine cost; the fields are those of xrec.generate.engine_report."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -29,7 +30,7 @@ class EngineWork(BaseModel):
 
     @classmethod
     def sum(cls, works: Iterable[Self]) -> Self:
-        """All calls together."""
+        """Add up all fields."""
         totals: Counter[str] = Counter()
         for work in works:
             totals.update(work.model_dump())
@@ -37,9 +38,12 @@ class EngineWork(BaseModel):
 
 
 class Work(BaseModel):
-    """What an attempt cost: which process did it, when (s since 1970), for how long, how many tokens; attempts before it that died.
+    """What the attempt that committed a chunk cost.
 
-    `generated_lengths` counts explanations by their tokens, rounded down to tens. `engine` is None if the engine does not tell.
+    `actor` names the process, `started_at` is in seconds since 1970, and `num_deaths` counts the
+    earlier attempts that died. `generated_lengths` maps a number of tokens, rounded down to a
+    multiple of ten, to the number of explanations of that length. `engine` is None if the engine
+    does not report its work.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -55,10 +59,12 @@ class Work(BaseModel):
 
 
 class Commit(BaseModel):
-    """What an attempt adds: file (relative path) and content hash of each table, and the rows in them.
+    """What an attempt adds to the output.
 
-    `num_carried` of the `num_rows` explanations are from an earlier run. In a retry `files` holds the new explanations only,
-    and all rows of the chunk that are failed now.
+    `files` maps the name of each file to its content hash: a path relative to the output, or an
+    absolute URI for a file of an earlier run. `num_carried` of the `num_rows` explanations come
+    from an earlier run. In a retry `files` holds the new explanations only, and all rows of the
+    chunk that are still failed.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -73,7 +79,7 @@ class Commit(BaseModel):
 
     @classmethod
     def read(cls, root: Location, chunk: int) -> Self:
-        """The record of a committed chunk."""
+        """Return the record of a committed chunk."""
         return cls.model_validate_json(commit_location(root, chunk).read_bytes())
 
     @property
@@ -90,19 +96,19 @@ class Commit(BaseModel):
 
 
 def commit_location(root: Location, chunk: int) -> Location:
-    """Where the record of a chunk lies, in the folder of its generation."""
+    """Return where the record of a chunk lies below `root`, the folder of its generation."""
     return root / "commits" / f"{chunk_name(chunk)}.json"
 
 
 def try_commit(root: Location, commit: Commit) -> bool:
-    """Create the record; False if another attempt at this chunk was first."""
+    """Create the record; returns False if another attempt at this chunk was first."""
     return commit_location(root, commit.chunk).create_bytes(
         json.dumps(commit.model_dump(), indent=2).encode()
     )
 
 
 def committed_chunks(root: Location) -> set[int]:
-    """The chunks that have a record."""
+    """Return the chunks that have a record."""
     return {
         int(name.removesuffix(".json"))
         for name in (root / "commits").files()
@@ -111,5 +117,5 @@ def committed_chunks(root: Location) -> set[int]:
 
 
 def read_commits(root: Location, chunks: Iterable[int]) -> Iterator[Commit]:
-    """The records of `chunks`, by number."""
+    """Yield the records of `chunks`, sorted by number."""
     return request_each(lambda chunk: Commit.read(root, chunk), sorted(chunks))

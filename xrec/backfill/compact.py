@@ -1,8 +1,10 @@
-"""Compaction: the many files of chunks and retries made into few of about 128 MB, as a new generation, while readers go on.
+"""Compaction rewrites the many files of chunks and retries as few files of about 128 MB.
 
-A new file holds whole chunk hashes (hash(user) mod C), one a row group, by user and item within it: the statistics of a row
-group, and the manifest's list of its hashes, lead to a user. New files first, then `compacted.json`, then the manifest; the
-old files stay for those who read them, until `--clean`.
+The new files are a new generation. Each row group of a new file holds all rows of one
+hash(user) mod C, sorted by user and item. A reader finds a user by the list of hashes in the
+manifest and by the statistics of the row groups. The new files are written first, then
+`compacted.json`, then the manifest. The old files stay in the folder, for those who still read
+them, until `--clean`; until then a glob over `part-*.parquet` matches every row twice.
 """
 
 import json
@@ -27,9 +29,10 @@ _BY_PAIR = [("user_id", "ascending"), ("item_id", "ascending")]
 
 
 def compact(plan: BackfillPlan, lease: Lease, file_bytes: int) -> None:
-    """Write the explanations that count as files of about `file_bytes`; the manifest is still to be written.
+    """Write all explanations that count into new files of about `file_bytes` bytes each.
 
-    One hash's rows are in memory at a time, and one file that is being written.
+    The caller writes the manifest afterwards. The rows of one hash and one unfinished file are in
+    memory at a time. Raises LeaseError if another driver took the lease.
     """
     output = plan.output
     snapshot = snapshot_of(read_records(output))
@@ -57,7 +60,7 @@ def _files(
     num_chunks: int,
     file_bytes: int,
 ) -> Iterator[tuple[bytes, list[int]]]:
-    """The new files' contents, each with the hashes of its row groups."""
+    """Yield the content of each new file, with the hashes of its row groups."""
     sink, buckets = pa.BufferOutputStream(), list[int]()
     writer = pq.ParquetWriter(sink, GENERATED, compression="zstd")
     for bucket, table in _tables(output, names, row_groups, num_chunks):
@@ -76,7 +79,7 @@ def _files(
 def _tables(
     output: Location, names: Mapping[str, str], row_groups: Mapping[str, list[int]], num_chunks: int
 ) -> Iterator[tuple[int, pa.Table]]:
-    """All rows of each hash that has any, by user and item."""
+    """Yield each hash that has rows, with all its rows, sorted by user and item."""
     sources: defaultdict[int, list[tuple[str, int | None]]] = defaultdict(list)
     for name in sorted(names):
         if name in row_groups:

@@ -1,8 +1,10 @@
-"""The content key of a pair: a hash of all that its explanation depends on. Equal keys: there is nothing to generate again.
+"""The content key of a pair is a hash of everything that its explanation depends on.
 
-It covers the user's profile and vector (a history speaks through the vector), the item's title, profile and vector, and the
-settings that the whole run shares: language model, adapter with its prompt template, decoding, dtype. It does not cover
-who else is in the run, so a run over other pairs, or over a graph with the same vectors, finds the keys of an earlier one.
+If the key did not change, the explanation need not be generated again. The key covers the user's
+profile and vector (a history has its effect through the vector), the item's title, profile and
+vector, and the settings of the whole run: language model, adapter with its prompt template,
+decoding, dtype. It does not cover which other pairs are in the run. So a run over other pairs, or
+with a new graph that has the same vectors, gives a pair the same key as an earlier run.
 """
 
 import hashlib
@@ -14,7 +16,7 @@ from xrec.storage import fingerprint_of
 
 
 def shared_key(identity: RunIdentity) -> str:
-    """What all pairs of a run have in common."""
+    """Return the part of the content key that all pairs of a run have in common."""
     settings = {name: identity.config[name] for name in ("decoding", "dtype")}
     return fingerprint_of(
         [settings, {name: identity.inputs[name] for name in ("base_model", "adapter")}]
@@ -22,7 +24,10 @@ def shared_key(identity: RunIdentity) -> str:
 
 
 def content_key(explainer: Explainer, shared: str, pair: Pair) -> str:
-    """16 hex digits of the SHA-256 of what the pair's explanation depends on; `shared` is the run's `shared_key`."""
+    """Return the content key of a pair: 16 hex digits of a SHA-256.
+
+    `shared` is the run's `shared_key`.
+    """
     texts = explainer.pairs.texts(pair)
     digest = hashlib.sha256()
     for text in (shared, texts.user_profile, texts.item_title, texts.item_profile):

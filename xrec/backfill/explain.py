@@ -1,11 +1,14 @@
-"""Pairs in, rows out: an explanation, or a failed row with a typed reason; no pair is lost and none stops the others."""
+"""Turns each pair into an explanation or into a failed row with a typed reason.
+
+No pair is lost, and a pair that fails does not stop the others.
+"""
 
 from typing import Any
 
 import pyarrow as pa
 
 from xrec.adapter.pairs import Pair
-from xrec.backfill.attempts import Explained
+from xrec.backfill.attempts import Outcome
 from xrec.backfill.content_key import content_key
 from xrec.config.llm import DecodingConfig
 from xrec.errors import UnknownIdError
@@ -13,36 +16,32 @@ from xrec.generate.explainer import Explainer
 from xrec.llm.prompt import PromptTooLongError
 from xrec.schemas import FAILED, GENERATED
 
-# What torch, transformers and vLLM raise for a batch that they cannot do, memory that is not there included.
+# What torch, transformers and vLLM raise for a batch that they cannot do, lack of memory included.
 _ENGINE_ERRORS = (RuntimeError, ValueError, ArithmeticError, LookupError)
 _BY_PAIR = [("user_id", "ascending"), ("item_id", "ascending")]
 
 
 def explain_or_fail(
     explainer: Explainer, pairs: pa.Table, decoding: DecodingConfig, shared_key: str
-) -> Explained:
-    """`explain_pairs`; where the engine raises, pairs are halved until the one is found that it cannot do: an `engine_error`."""
+) -> Outcome:
+    """Explain `pairs` as `explain_pairs` does, also if the engine raises an error.
+
+    The pairs are then halved until the one is found that the engine cannot do. It becomes a failed
+    row with the reason `engine_error`.
+    """
     try:
-        return Explained(*explain_pairs(explainer, pairs, decoding, shared_key))
+        return Outcome(*explain_pairs(explainer, pairs, decoding, shared_key))
     except _ENGINE_ERRORS as error:
         if pairs.num_rows == 1:
-            message = f"{type(error).__name__}: {error}"
-            return Explained(
-                GENERATED.empty_table(),
-                failed_rows(
-                    explainer,
-                    [
-                        {**row, "reason": "engine_error", "message": message}
-                        for row in pairs.to_pylist()
-                    ],
-                ),
-            )
+            failure = {"reason": "engine_error", "message": f"{type(error).__name__}: {error}"}
+            failed = failed_rows(explainer, [{**ids, **failure} for ids in pairs.to_pylist()])
+            return Outcome(GENERATED.empty_table(), failed)
     middle = pairs.num_rows // 2
     halves = [
         explain_or_fail(explainer, part, decoding, shared_key)
         for part in (pairs.slice(0, middle), pairs.slice(middle))
     ]
-    return Explained(
+    return Outcome(
         pa.concat_tables([half.generated for half in halves]),
         pa.concat_tables([half.failed for half in halves]),
     )
@@ -51,9 +50,10 @@ def explain_or_fail(
 def explain_pairs(
     explainer: Explainer, pairs: pa.Table, decoding: DecodingConfig, shared_key: str
 ) -> tuple[pa.Table, pa.Table]:
-    """Explain `pairs` (schema PAIRS): a table of explanations (GENERATED) and one of failed rows (FAILED), by user and item.
+    """Explain `pairs` (schema PAIRS); the engine's errors are raised.
 
-    `shared_key` is what the content keys of the run have in common.
+    Returns a table of explanations (schema GENERATED) and one of failed rows (FAILED), both sorted
+    by user and item. `shared_key` is the run's part of the content keys.
     """
     rows: list[dict[str, Any]] = []
     failures: list[dict[str, str]] = []
@@ -68,14 +68,8 @@ def explain_pairs(
             failures.append({**ids, "reason": error.reason, "message": str(error)})
     for explanation in explainer.explain(prompts, decoding):
         ids, pair = accepted[explanation.index]
-        if explanation.failure is not None:
-            failures.append(
-                {
-                    **ids,
-                    "reason": explanation.failure.reason,
-                    "message": explanation.failure.message,
-                }
-            )
+        if (failure := explanation.failure) is not None:
+            failures.append({**ids, "reason": failure.reason, "message": failure.message})
             continue
         rows.append(
             {
@@ -88,13 +82,12 @@ def explain_pairs(
                 "content_key": content_key(explainer, shared_key, pair),
             }
         )
-    return pa.Table.from_pylist(rows, GENERATED).sort_by(_BY_PAIR), failed_rows(
-        explainer, failures
-    ).sort_by(_BY_PAIR)
+    generated = pa.Table.from_pylist(rows, GENERATED)
+    return generated.sort_by(_BY_PAIR), failed_rows(explainer, failures).sort_by(_BY_PAIR)
 
 
 def content_keys(explainer: Explainer, pairs: pa.Table, shared_key: str) -> pa.Array:
-    """The content key of each of N `pairs` (schema PAIRS); null for an unknown user or item."""
+    """Return the content keys of N `pairs` (schema PAIRS), null where user or item is unknown."""
     keys: list[str | None] = []
     for ids in pairs.to_pylist():
         try:
@@ -105,14 +98,14 @@ def content_keys(explainer: Explainer, pairs: pa.Table, shared_key: str) -> pa.A
 
 
 def failed_rows(explainer: Explainer, failures: list[dict[str, str]]) -> pa.Table:
-    """Rows of the schema FAILED: ids, reason and message, with the texts of those that are known."""
+    """Return rows of the schema FAILED: `failures` (ids, reason, message) with the pair's texts."""
     return pa.Table.from_pylist(
         [{**failure, **_texts(explainer, failure)} for failure in failures], FAILED
     )
 
 
 def _texts(explainer: Explainer, ids: dict[str, str]) -> dict[str, str]:
-    """What is known of the pair's texts; "" for an unknown user or item."""
+    """Return the pair's texts, "" for those of an unknown user or item."""
     user_index = explainer.dataset.user_indices.get(ids["user_id"])
     item_index = explainer.dataset.item_indices.get(ids["item_id"])
     texts = explainer.pairs.texts(Pair(user_index or 0, item_index or 0))
@@ -124,7 +117,7 @@ def _texts(explainer: Explainer, ids: dict[str, str]) -> dict[str, str]:
 
 
 class _RowError(Exception):
-    """A row that cannot be explained; the job goes on."""
+    """A pair cannot be explained; it becomes a failed row, and the job goes on."""
 
     def __init__(self, reason: str, message: str):
         super().__init__(message)

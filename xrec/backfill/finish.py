@@ -1,7 +1,11 @@
-"""The end of a generation: the share of failed rows is judged, garbage swept, the manifest written, then `_SUCCESS`.
+"""Ends a generation: checks the share of failed rows, deletes files that lost, writes the manifest.
 
-The manifest is replaced as a whole, so a reader sees one generation or the next. `_SUCCESS` says to tools that know
-nothing of manifests that `part-*.parquet` in this folder is complete.
+The manifest is replaced as a whole, so a reader sees one generation or the next. `_SUCCESS` is
+written last; it says that the run was finished at least once. It does not say that
+`part-*.parquet` are the rows that count: carried files lie elsewhere, files that a compaction
+replaced stay until `--clean`, and a retry under way adds files. Only a run that carried nothing
+and was neither retried nor compacted can be read by that pattern; others need
+`xrec.backfill.read`, or the list of files in the manifest.
 """
 
 from xrec.backfill.clean import sweep
@@ -18,7 +22,11 @@ def finish(
     price_per_actor_hour: float | None = None,
     log: RecordLog | None = None,
 ) -> Manifest:
-    """Write the report and the manifest of all that is committed, as `log` of this output tells it. Raises DataError if too many rows failed."""
+    """Write the report and the manifest of all that is committed, and return the manifest.
+
+    `log` holds the records that the driver has read already. Raises DataError if too many rows
+    failed.
+    """
     records = (log or RecordLog(plan.output)).read()
     snapshot = snapshot_of(records)
     assert snapshot.num_rows == plan.num_rows, (snapshot.num_rows, plan.num_rows)

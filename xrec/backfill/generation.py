@@ -1,8 +1,9 @@
-"""Generations: the run itself is the first; a retry of failed rows or a compaction is another, over what is there.
+"""Generations: the run itself is the first; each retry of failed rows or compaction is another.
 
-Each has a folder with its own commit records: the run's is the output, that of generation 2 `generations/00002`. Its record
-`generation.json` is created once, before any of its work, so an interrupted generation is taken up, not begun again.
-What counts is told by all generations in order (xrec.backfill.snapshot).
+Each generation has a folder with its own commit records: that of the run is the output itself,
+that of generation 2 is `generations/00002`. The record `generation.json` is created once, before
+any work of the generation, so that an interrupted generation goes on and is not begun again. Which
+files count follows from all generations in order (xrec.backfill.snapshot).
 """
 
 import json
@@ -16,7 +17,11 @@ _RECORD = "generation.json"
 
 
 class Generation(BaseModel):
-    """What a generation does; `reasons` are those of the failed rows that a retry takes, none: all."""
+    """What a generation does.
+
+    `reasons` are the reasons of the failed rows that a retry takes; if it is empty, the retry
+    takes all failed rows.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -25,11 +30,11 @@ class Generation(BaseModel):
     reasons: tuple[str, ...] = ()
 
     def root(self, output: Location) -> Location:
-        """Where its records lie."""
+        """Return the folder of its records."""
         return output if self.number == 1 else output / "generations" / f"{self.number:05d}"
 
     def retries(self, reason: str) -> bool:
-        """True if a failed row of this reason is to be done again."""
+        """Whether this generation does failed rows with this reason again."""
         return self.kind == "retry" and (not self.reasons or reason in self.reasons)
 
 
@@ -37,7 +42,7 @@ RUN = Generation()
 
 
 def read_generations(output: Location) -> list[Generation]:
-    """All that were begun, in order; the run is the first."""
+    """Return all generations that were begun, in order; the run is the first."""
     names = [name for name in (output / "generations").files() if name.endswith(f"/{_RECORD}")]
     return [
         RUN,
@@ -51,14 +56,13 @@ def read_generations(output: Location) -> list[Generation]:
 def begin_generation(
     output: Location, kind: Literal["retry", "compaction"], reasons: tuple[str, ...] = ()
 ) -> Generation:
-    """The next generation, its record written."""
+    """Write the record of the next generation, and return it; the caller must hold the lease."""
     generation = Generation(
         number=read_generations(output)[-1].number + 1, kind=kind, reasons=reasons
     )
     record = generation.root(output) / _RECORD
     data = json.dumps(generation.model_dump(mode="json")).encode()
-    created = (
-        record.create_bytes(data) or record.read_bytes() == data
-    )  # a request that was sent again finds its own
-    assert created, "the lease lets one driver begin a generation"
+    # A request that is sent again, after its answer was lost, finds the record that it created.
+    created = record.create_bytes(data) or record.read_bytes() == data
+    assert created, "another driver began this generation, although this one holds the lease"
     return generation

@@ -1,4 +1,7 @@
-"""What a run's explanations depend on: settings and inputs. Their fingerprint is the run's; an output belongs to one run."""
+"""The identity of a run: the settings and inputs that its explanations depend on.
+
+The fingerprint of both names the run. An output belongs to one run.
+"""
 
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +16,7 @@ from xrec.storage import open_location, read_manifest, run_fingerprint
 
 @dataclass(frozen=True)
 class RunIdentity:
-    """`config` holds settings, `inputs` fingerprints of what the run reads."""
+    """`config` holds the settings, `inputs` the fingerprints of what the run reads, by name."""
 
     config: dict[str, Any]
     inputs: dict[str, str]
@@ -25,12 +28,15 @@ class RunIdentity:
 
 
 def identify(config: BackfillConfig, pairs_fingerprint: str) -> RunIdentity:
-    """The run of `config` over these pairs; raises what `check_sources` raises, ArtifactNotFoundError if `carry_from` is not finished."""
+    """Return the identity of a run of `config` over the pairs with this fingerprint.
+
+    Raises what `check_sources` raises, and ArtifactNotFoundError if `carry_from` is not finished.
+    """
     sources = sources_of(config)
     checked = check_sources(sources)
     inputs = {
         "dataset": checked.dataset.fingerprint,
-        **checked.model_inputs,  # check_sources has seen that llm.model is the adapter's
+        **checked.model_inputs,  # check_sources has checked that llm.model is the adapter's model
         "pairs": pairs_fingerprint,
     }
     if sources.cold_start:
@@ -48,20 +54,20 @@ def identify(config: BackfillConfig, pairs_fingerprint: str) -> RunIdentity:
 
 
 def arithmetic(config: BackfillConfig | ServeConfig) -> str:
-    """What texts depend on besides weights and decoding: the dtype, and whether layers multiply integers."""
+    """Return the arithmetic that texts depend on: the dtype, and whether layers multiply int8."""
     return (
         f"{config.llm.dtype}, int8" if config.engine.linear_layers == "int8" else config.llm.dtype
     )
 
 
 def output_uri(config: BackfillConfig, run: str) -> str:
-    """Where the run is written: `explanations`, or beside it with `new_run`."""
+    """Return where the run is written: `explanations`, or with `new_run` a folder beside it."""
     uri = config.artifact("explanations").rstrip("/")
     return f"{uri}-{run[:8]}" if config.new_run else uri
 
 
 def sources_of(config: BackfillConfig | ServeConfig) -> Sources:
-    """What the workers load, with URIs that any process on this machine can open."""
+    """Return what the workers load, with URIs that do not depend on the working directory."""
     locations = {
         name: open_location(config.artifact(name), config.storage)
         for name in ("dataset", "graph", "adapter")

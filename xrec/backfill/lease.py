@@ -1,12 +1,17 @@
-"""The lease: one run, one driver. A log of numbered entries, each created once; whoever creates the next one holds it.
+"""The lease lets one driver at a time work on a run.
 
-lease/00000007.json holds who, and until when. A driver may create entry n + 1 if entry n has expired or is its own: it takes
-the lease over or renews it by the same create-only write (S3: If-None-Match: *; disk: link(2)), so of two that try one wins.
-The holder deletes older entries, never the newest. A driver that looked long ago may so create a number that is deleted;
-it looks again after its write, sees a higher one, and has lost.
+The lease is a log of numbered entries such as lease/00000007.json. An entry says which driver holds
+the lease and until when. A driver may create entry n + 1 if entry n has expired or is its own. So
+it takes the lease over, or renews it, by the same create-only write (`If-None-Match: *` on S3,
+link(2) on disk); if two drivers try, one of them wins. The holder deletes older entries, never the
+newest. A driver that read the log long ago may create an entry that was deleted already. So
+`acquire` reads the log again after its write, and has lost if there is a higher entry.
 
-Expiry is read off the drivers' clocks. A clock that is wrong by more than the time between renewals, or a driver that
-slept, can lead to two drivers for a while: work done twice, never a row twice, since chunks are committed once whoever runs.
+Expiry is decided by the drivers' clocks. Two drivers can work at the same time if a clock is wrong
+by more than the time between renewals, or if a driver was stopped for longer than its term. A
+chunk is committed once even then. But a renewal does not read the log again after its write, so a
+driver that was stopped may not notice that it lost the lease. If it then ends or compacts the run
+while the other driver does a retry, files of that retry may be deleted, and their rows are lost.
 """
 
 import json
@@ -30,7 +35,10 @@ _RENEWALS_PER_TERM = 3
 
 
 class LeaseEntry(BaseModel):
-    """Who holds the lease and until when; `holder` is a driver, not a machine: a restarted one is another."""
+    """Who holds the lease, and until when.
+
+    `holder` names one driver process; a driver that was started again is another holder.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -44,7 +52,7 @@ class LeaseEntry(BaseModel):
 
 
 class Lease:
-    """The lease on the run at `output`, held; `acquire` makes it."""
+    """A lease that this process holds on the run at `output`; `acquire` makes one."""
 
     def __init__(self, output: Location, number: int, holder: str, term_seconds: float):
         self._output = output
@@ -55,7 +63,11 @@ class Lease:
 
     @classmethod
     def acquire(cls, output: Location, term_seconds: float) -> "Lease":
-        """Take the lease for `term_seconds`; raises LeaseError, naming who holds it and until when, if another driver does."""
+        """Take the lease for `term_seconds`, and return it.
+
+        Raises LeaseError, which names the holder and the time of expiry, if another driver holds
+        the lease.
+        """
         number, entry = _newest(output)
         if entry is not None and entry.expires_at > datetime.now(UTC):
             raise _held(output, entry)
@@ -65,15 +77,16 @@ class Lease:
             )
         lease = cls(output, number + 1, uuid.uuid4().hex, term_seconds)
         _location(output, lease._number).create_bytes(lease._entry(term_seconds))
-        lease._check_newest()  # also if it was created: a number that the holder deleted can be created again
+        # Even if the write succeeded: an entry that the holder has deleted can be created again.
+        lease._check_newest()
         return lease
 
     def renew(self) -> None:
-        """Hold it for another term; raises LeaseError if it expired and another driver took it over."""
+        """Hold the lease for another term; raises LeaseError if another driver took it over."""
         self._append(self._term_seconds)
 
     def release(self) -> None:
-        """Let it expire now."""
+        """Let the lease expire now."""
         self._append(0)
 
     def check(self) -> None:
@@ -83,7 +96,7 @@ class Lease:
 
     @contextmanager
     def renewed(self) -> Iterator["Lease"]:
-        """Renewed by a thread inside the `with`, released at its end."""
+        """Renew the lease in a thread inside the `with` block, and release it at the end."""
         ended = threading.Event()
         thread = threading.Thread(
             target=self._renew_until, args=(ended,), name="xrec-lease", daemon=True
@@ -99,7 +112,8 @@ class Lease:
     def _append(self, term_seconds: float) -> None:
         """Write the next entry and delete those before it."""
         if not _location(self._output, self._number + 1).create_bytes(self._entry(term_seconds)):
-            self._check_newest()  # it may be our own: a request that was sent again after its answer was lost
+            # The entry may be our own, written by a request whose answer was lost.
+            self._check_newest()
         self._number += 1
         for number in _numbers(self._output):
             if number < self._number:
@@ -118,7 +132,8 @@ class Lease:
                 self.renew()
             except LeaseError as error:
                 logger.warning("%s", error)
-            except StorageError as error:  # the store may answer again before the term is over; commits do not depend on it
+            except StorageError as error:
+                # The store may answer again before the term is over.
                 logger.warning("the lease could not be renewed: %s", error)
 
     def _release_if_held(self) -> None:
@@ -127,7 +142,7 @@ class Lease:
                 self.release()
             except (LeaseError, StorageError) as error:
                 logger.warning(
-                    "the lease was not released, it expires within %g s: %s",
+                    "the lease was not released and expires within %g s: %s",
                     self._term_seconds,
                     error,
                 )
@@ -141,14 +156,13 @@ class Lease:
 
 
 def _newest(output: Location) -> tuple[int, LeaseEntry | None]:
-    """The highest number and its entry; 0 and None if nobody ever held it. An entry deleted meanwhile has a higher one behind it."""
+    """Return the highest number and its entry, or 0 and None if nobody ever held the lease."""
     while numbers := _numbers(output):
         try:
-            return numbers[-1], LeaseEntry.model_validate_json(
-                _location(output, numbers[-1]).read_bytes()
-            )
+            data = _location(output, numbers[-1]).read_bytes()
         except StorageNotFoundError:
-            continue
+            continue  # the holder deleted the entry meanwhile, so there is a higher one
+        return numbers[-1], LeaseEntry.model_validate_json(data)
     return 0, None
 
 
@@ -170,6 +184,7 @@ def _time(moment: datetime) -> str:
 
 def _held(output: Location, entry: LeaseEntry) -> LeaseError:
     return LeaseError(
-        f"{output}: {entry} runs this backfill and holds its lease until {_time(entry.expires_at)}, then renews it; wait for it to end, or stop it. "
-        "If it is dead, run again after that time; or give another output URI"
+        f"{output}: {entry} runs this backfill and holds its lease until "
+        f"{_time(entry.expires_at)}, unless it renews it; wait until it ends, or stop it. "
+        "If it is dead, run again after that time, or give another output URI"
     )

@@ -1,7 +1,8 @@
-"""One pair's explanation out of a finished backfill, for those who are asked for one at a time (xrec.serve).
+"""Looks up the explanations of single pairs in a finished backfill, for xrec.serve.
 
-hash(user_id) mod C leads to the few files, or row groups of compacted files, that may hold a user; their statistics leave
-one; its row group is read, kept in memory, and searched, since rows are sorted by user and item.
+hash(user_id) mod C leads to the few files, or row groups of compacted files, that may hold a user.
+Their statistics usually leave one row group. It is read, kept in memory and searched by bisection,
+since its rows are sorted by user and item.
 """
 
 import bisect
@@ -29,7 +30,7 @@ _METADATA_BYTES = 8 * 2**20
 
 @dataclass(frozen=True)
 class Explained:
-    """A row of the backfill."""
+    """An explanation of the backfill; the fields are columns of the schema GENERATED."""
 
     text: str
     num_prompt_tokens: int
@@ -40,16 +41,18 @@ class Explained:
 
 @dataclass(frozen=True)
 class _Part:
-    """A file, or one row group of a compacted file (None: all of them)."""
+    """One row group of a file, or all of them if `row_group` is None."""
 
     name: str
     row_group: int | None
 
 
 class ExplanationLookup:
-    """Looks explanations up in the generation of the backfill that `manifest` is of, keeping at most `max_bytes` of it in memory.
+    """Looks explanations up in the files that `manifest` names.
 
-    Files are never changed, so what was found stays true; a later generation is another `ExplanationLookup`.
+    At most `max_bytes` bytes of row groups are kept in memory. Files are never changed, so what is
+    kept stays valid. A later generation has another manifest, and needs another
+    `ExplanationLookup`.
     """
 
     def __init__(self, output: Location, manifest: Manifest, num_chunks: int, max_bytes: int):
@@ -61,20 +64,27 @@ class ExplanationLookup:
 
     @property
     def num_rows(self) -> int:
-        """Explanations in all."""
+        """How many explanations the backfill has."""
         return self.manifest.row_counts["explanations"]
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of row groups in memory."""
+        """How many bytes of row groups are in memory."""
         return self._row_groups.num_bytes
 
     def in_memory(self, user_id: str, item_id: str) -> tuple[bool, Explained | None]:
-        """What memory alone can tell, at once: (True, the explanation or None), or (False, None) if a file must be read."""
+        """Look the pair up in memory only, without waiting for a file.
+
+        Returns (True, the explanation, or None if the backfill has none), or (False, None) if a
+        file must be read to decide it.
+        """
         return self._search(user_id, item_id, self._metadata.get, self._row_groups.get)
 
     def find(self, user_id: str, item_id: str) -> Explained | None:
-        """The explanation of a pair, None if the backfill has none; may read a file. Raises StorageError, and DataError for a broken file."""
+        """Return the explanation of a pair, or None if the backfill has none; may read files.
+
+        Raises StorageError if a file cannot be reached, and DataError if it is broken.
+        """
         return self._search(user_id, item_id, self._read_metadata, self._read_row_group)[1]
 
     def _search(
@@ -84,7 +94,11 @@ class ExplanationLookup:
         metadata_of: Callable[[str], pq.FileMetaData | None],
         row_group_of: Callable[[_Part], "_RowGroup | None"],
     ) -> tuple[bool, Explained | None]:
-        """(True, the explanation or None), or (False, None) as soon as the two functions do not have what is needed to tell."""
+        """Search for the pair in the row groups that may hold its user.
+
+        Returns (True, the explanation or None), or (False, None) as soon as one of the two
+        functions returns None for metadata or a row group that is needed.
+        """
         for part in self._parts.get(chunk_of(user_id, self._num_chunks), []):
             metadata = metadata_of(part.name)
             if metadata is None:
@@ -126,7 +140,7 @@ class ExplanationLookup:
 
 @dataclass(frozen=True)
 class _RowGroup:
-    """Rows (GENERATED) by user and item."""
+    """Rows (schema GENERATED), sorted by user and item."""
 
     table: pa.Table
 
@@ -137,10 +151,9 @@ class _RowGroup:
             (user_id, item_id),
             key=lambda row: (users[row].as_py(), items[row].as_py()),
         )
-        if place == len(users) or (users[place].as_py(), items[place].as_py()) != (
-            user_id,
-            item_id,
-        ):
+        if place == len(users):
+            return None
+        if (users[place].as_py(), items[place].as_py()) != (user_id, item_id):
             return None
         row: dict[str, Any] = self.table.slice(place, 1).to_pylist()[0]
         return Explained(
@@ -160,10 +173,11 @@ class _RowGroup:
 def open_lookup(
     output: Location, expected_inputs: dict[str, str], max_bytes: int
 ) -> ExplanationLookup:
-    """The lookup of what is finished at `output`.
+    """Return a lookup of the finished explanations at `output`.
 
-    `expected_inputs` are the fingerprints of base_model, adapter and graph that the reader has. Raises ArtifactNotFoundError if
-    nothing is finished there, ArtifactMismatchError, naming what differs, if another model wrote it.
+    `expected_inputs` are the fingerprints of base_model, adapter and graph that the reader has.
+    Raises ArtifactNotFoundError if nothing is finished there, and ArtifactMismatchError, which
+    names what differs, if another model wrote the explanations.
     """
     manifest = read_manifest(output, "explanations")
     differences = differing_fields(
@@ -173,11 +187,11 @@ def open_lookup(
         raise ArtifactMismatchError(
             f"{output}: these explanations are of another model:\n"
             + "\n".join(f"  {line}" for line in differences)
-            + "\ngive the backfill of this adapter (explanations=URI), run one, or serve the adapter that wrote it"
+            + "\ngive the backfill of this adapter (explanations=URI), run one, "
+            "or serve the adapter that wrote these explanations"
         )
-    return ExplanationLookup(
-        output, manifest, int(json.loads((output / PLAN).read_text())["num_chunks"]), max_bytes
-    )
+    num_chunks = int(json.loads((output / PLAN).read_text())["num_chunks"])
+    return ExplanationLookup(output, manifest, num_chunks, max_bytes)
 
 
 @contextmanager
@@ -187,12 +201,13 @@ def _readable(location: Location) -> Iterator[None]:
             yield
         except pa.ArrowInvalid as error:
             raise DataError(
-                f"{location}: not a readable Parquet file ({error}); was it edited?"
+                f"{location}: not a readable Parquet file ({error}); restore it, or run the "
+                "backfill into another output"
             ) from error
 
 
 def _parts(manifest: Manifest, num_chunks: int) -> dict[int, list[_Part]]:
-    """Where the users of each hash may be; later files (retries) last."""
+    """Return the parts that may hold the users of each hash."""
     compacted: dict[str, list[int]] = manifest.metrics.get("compacted", {})
     parts: defaultdict[int, list[_Part]] = defaultdict(list)
     for name in manifest.files:
@@ -205,7 +220,7 @@ def _parts(manifest: Manifest, num_chunks: int) -> dict[int, list[_Part]]:
 
 
 def _row_groups_of(metadata: pq.FileMetaData, part: _Part, user_id: str) -> list[int]:
-    """The row groups of `part` whose statistics do not rule the user out."""
+    """Return the row groups of `part` that may hold the user, by their statistics."""
     numbers = range(metadata.num_row_groups) if part.row_group is None else [part.row_group]
     return [
         number for number in numbers if _may_hold(metadata.row_group(number).column(0), user_id)

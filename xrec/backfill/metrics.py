@@ -1,7 +1,10 @@
-"""A backfill's counts as Ray metrics, for Prometheus; the driver records them as chunks are committed.
+"""A backfill's counts as Ray metrics, for Prometheus; the driver records them as chunks end.
 
-xrec_backfill_pairs_total{outcome="explained" | "carried" | a reason}    xrec_backfill_tokens_total{kind="prompt" | "generated"}
-xrec_backfill_deaths_total    xrec_backfill_chunk_seconds    xrec_backfill_pairs_left
+xrec_backfill_pairs_total{outcome="explained" | "carried" | a reason of failed rows}
+xrec_backfill_tokens_total{kind="prompt" | "generated"}
+xrec_backfill_deaths_total
+xrec_backfill_chunk_seconds
+xrec_backfill_pairs_left
 """
 
 from ray.util.metrics import Counter, Gauge, Histogram
@@ -12,7 +15,7 @@ _CHUNK_SECONDS = [1.0, 5.0, 15.0, 60.0, 300.0, 1200.0]
 
 
 class BackfillMetrics:
-    """Metrics of one driver. Ray must be initialised."""
+    """The metrics of one driver with `num_left` pairs to do; Ray must be initialised."""
 
     def __init__(self, num_left: int):
         self._num_left = num_left
@@ -34,7 +37,7 @@ class BackfillMetrics:
         self._left.set(num_left)
 
     def record(self, commit: Commit) -> None:
-        """Count a chunk that was committed."""
+        """Count a committed chunk."""
         counts = {
             "explained": commit.num_rows - commit.num_carried,
             "carried": commit.num_carried,

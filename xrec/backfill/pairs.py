@@ -1,6 +1,7 @@
-"""Where a backfill's pairs come from: a split of the dataset, tables, a recommendations artifact, or the graph's best unseen items.
+"""Reads the pairs of a backfill, in batches.
 
-Pairs come in batches, in any order and as often as they are given; never all of them at once.
+They come from a split of the dataset, from Parquet tables, from a recommendations artifact, or are
+each user's best unseen items by the graph. Their order and duplicates are those of the source.
 """
 
 from collections.abc import Iterator
@@ -24,10 +25,11 @@ _BATCH_ROWS = 65_536
 
 
 def pair_batches(config: BackfillConfig) -> Iterator[pa.Table]:
-    """The pairs of `config.pairs` (schema PAIRS).
+    """Yield the pairs of `config.pairs` (schema PAIRS), a batch at a time.
 
-    Raises DataError if their table cannot be read, UnknownIdError or ConfigError if users or k do not fit the dataset or the
-    recommendations, ArtifactNotFoundError if those are not finished.
+    Raises DataError if a table cannot be read; UnknownIdError or ConfigError if users or k do not
+    fit the dataset or the recommendations; ArtifactNotFoundError if dataset, graph or
+    recommendations are not finished.
     """
     source = config.pairs
     if isinstance(source, TablePairs):
@@ -37,13 +39,8 @@ def pair_batches(config: BackfillConfig) -> Iterator[pa.Table]:
         return (table.select(PAIRS.names) for table in recommendation_batches(location, source.k))
     if isinstance(source, TopKPairs):
         return _from_graph(config, source)
-    return iter(
-        [
-            _from_split(
-                read_dataset(open_location(config.artifact("dataset"), config.storage)), source
-            )
-        ]
-    )
+    dataset = read_dataset(open_location(config.artifact("dataset"), config.storage))
+    return iter([_from_split(dataset, source)])
 
 
 def _from_table(location: Location) -> Iterator[pa.Table]:
@@ -55,7 +52,8 @@ def _from_table(location: Location) -> Iterator[pa.Table]:
             missing = [name for name in PAIRS.names if name not in table.schema.names]
             if missing:
                 raise DataError(
-                    f"{location}: expected columns user_id and item_id, saw {', '.join(table.schema.names)}; rename or add them"
+                    f"{location}: expected columns user_id and item_id, "
+                    f"saw {', '.join(table.schema.names)}; rename or add them"
                 )
             batches = table.to_batches(
                 columns=PAIRS.names, batch_size=_BATCH_ROWS, batch_readahead=2, fragment_readahead=2
@@ -64,12 +62,13 @@ def _from_table(location: Location) -> Iterator[pa.Table]:
                 yield _as_pairs(pa.Table.from_batches([batch]))
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
             raise DataError(
-                f"{location}: expected Parquet files with columns user_id and item_id, strings or integers: {error}"
+                f"{location}: expected Parquet files with columns user_id and item_id, "
+                f"strings or integers: {error}"
             ) from error
 
 
 def _as_pairs(table: pa.Table) -> pa.Table:
-    """Ids may be integers in the table; nulls can name nobody."""
+    """Return the ids as strings, "" for null, which becomes a failed row with an unknown id."""
     return pa.table(
         {name: pc.fill_null(table[name].cast(pa.string()), "") for name in PAIRS.names}
     ).cast(PAIRS)
@@ -86,7 +85,8 @@ def _from_graph(config: BackfillConfig, source: TopKPairs) -> Iterator[pa.Table]
     dataset, graph = read_catalogue(config)
     if source.k > dataset.num_items:
         raise ConfigError(
-            f"pairs.k = {source.k}, but the dataset has {dataset.num_items} items; give at most so many"
+            f"pairs.k = {source.k}, but the dataset has only {dataset.num_items} items; "
+            "give at most this number"
         )
     indices = (
         range(dataset.num_users)
@@ -97,9 +97,9 @@ def _from_graph(config: BackfillConfig, source: TopKPairs) -> Iterator[pa.Table]
     for users, items, _ in top_k_items(
         graph.users, graph.items, seen, torch.tensor(list(indices)), source.k
     ):
-        there = items >= 0  # (B, k); -1: no unseen item left
+        is_item = items >= 0  # (B, k); -1 stands where a user has no more unseen items
         yield _with_ids(
-            dataset, users[:, None].expand_as(items)[there].numpy(), items[there].numpy()
+            dataset, users[:, None].expand_as(items)[is_item].numpy(), items[is_item].numpy()
         )
 
 

@@ -1,10 +1,13 @@
-"""The plan of a run: which pairs are in which chunk. Written once, create-only; a run resumes its own plan only.
+"""The plan of a run says which pairs are in which chunk; it is written once.
 
-C is the smallest power of two that brings chunks to `rows_per_chunk` on average; pairs go by hash of their user. A chunk of
-twice as many rows is cut into equal pieces, in the order of user and item. So the plan follows from the set of pairs alone.
+A pair belongs to chunk hash(user) mod C, where C is the smallest power of two with which chunks
+have at most `rows_per_chunk` rows on average. A chunk of at least twice as many rows is cut into
+pieces of equal size, in the order of user and item. So the plan depends only on the set of pairs,
+not on their order or files.
 
-A driver writes the pairs of all chunks under the run's own name first and `plan.json`, which can be created once, last: a
-plan that is there is whole, and no other run's driver can have written over its pairs.
+A driver first writes the pairs of all chunks, in a folder that is named after the run, and then
+`plan.json`, which can be created only once. So a plan that exists is complete, and the driver of
+another run cannot overwrite its pairs. A run resumes its own plan only.
 """
 
 import json
@@ -37,7 +40,7 @@ SUCCESS = "_SUCCESS"
 
 
 class PlannedChunk(BaseModel):
-    """Rows of a chunk and the hash of its pairs."""
+    """The number of rows of a chunk, and the hash of its pairs."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -47,7 +50,7 @@ class PlannedChunk(BaseModel):
 
 @dataclass(frozen=True)
 class BackfillPlan:
-    """A run, where it is written, and its chunks by number."""
+    """A run: where it is written, what it depends on, and its chunks by number."""
 
     output: Location
     identity: RunIdentity
@@ -56,13 +59,13 @@ class BackfillPlan:
 
     @property
     def num_rows(self) -> int:
-        """Pairs of the run."""
+        """How many pairs the run has."""
         return sum(chunk.rows for chunk in self.chunks.values())
 
 
 @dataclass(frozen=True)
 class PlanDraft:
-    """A run that is known and may be written: its output is its own, or empty. `write` needs the lease."""
+    """A run whose plan may be written: its output is empty, or holds this run already."""
 
     output: Location
     identity: RunIdentity
@@ -70,10 +73,13 @@ class PlanDraft:
     num_chunks: int
     spill: PairSpill = field(repr=False)
     done: Manifest | None
-    """The manifest, if this very run is finished already."""
+    """The manifest, if this run is finished already."""
 
     def write(self) -> BackfillPlan:
-        """Write the plan, or take up the one that is there; frees the disk that the draft took."""
+        """Write the plan if it is not there, and return it; the caller must hold the lease.
+
+        The disk space that the draft uses is freed.
+        """
         if not self._is_begun():
             self._create(dict(request_each(self._write_chunk, self._pieces())))
         self.spill.delete()
@@ -86,11 +92,8 @@ class PlanDraft:
 
     def _pieces(self) -> Iterator[tuple[int, pa.Table]]:
         for chunk, pairs in self.spill.chunks(self.num_chunks):
-            num_pieces = (
-                math.ceil(pairs.num_rows / self.rows_per_chunk)
-                if pairs.num_rows >= 2 * self.rows_per_chunk
-                else 1
-            )
+            is_too_large = pairs.num_rows >= 2 * self.rows_per_chunk
+            num_pieces = math.ceil(pairs.num_rows / self.rows_per_chunk) if is_too_large else 1
             size = math.ceil(pairs.num_rows / num_pieces)
             for piece, start in enumerate(range(0, pairs.num_rows, size)):
                 yield piece * self.num_chunks + chunk, pairs.slice(start, size)
@@ -113,14 +116,16 @@ class PlanDraft:
             },
         }
         if not (self.output / PLAN).create_bytes(json.dumps(record).encode()):
-            self._is_begun()  # another driver was first: its plan is this run's, or this raises
+            # Another driver was first; this raises an error if its plan is that of another run.
+            self._is_begun()
 
 
 def draft_plan(config: BackfillConfig, batches: Iterable[pa.Table]) -> PlanDraft:
-    """Find out which run `config` and its pairs (`batches`, schema PAIRS) are; writes nothing to the output.
+    """Return the draft of the run of `config` over `batches` of pairs (schema PAIRS).
 
-    Raises ArtifactMismatchError, naming the fields that differ, if the output holds another run; DataError if there are no
-    pairs; what `batches` and `check_sources` raise.
+    Nothing is written to the output; the pairs are on this machine's disk until the draft's
+    `write`. Raises ArtifactMismatchError, which names the fields that differ, if the output holds
+    another run; DataError if there are no pairs; and what `batches` and `check_sources` raise.
     """
     spill = PairSpill(batches)
     if spill.num_pairs == 0:
@@ -129,7 +134,7 @@ def draft_plan(config: BackfillConfig, batches: Iterable[pa.Table]) -> PlanDraft
     output = open_location(output_uri(config, identity.run), config.storage)
     done = finished(output, "explanations", identity.config, identity.inputs)
     if done is not None and not (output / SUCCESS).is_file():
-        done = None  # its driver died between the two
+        done = None  # the driver died after it wrote the manifest
     if done is None:
         is_begun(output, PLAN, "explanations", identity.config, identity.inputs)
     return PlanDraft(
@@ -143,20 +148,25 @@ def draft_plan(config: BackfillConfig, batches: Iterable[pa.Table]) -> PlanDraft
 
 
 def _num_chunks(config: BackfillConfig, output: Location, num_pairs: int) -> int:
-    """C; that of the run that is carried on from, so that a user's earlier explanations are where they are looked for."""
+    """Return C, the number of chunks before large ones are cut.
+
+    A run that carries explanations over takes C of the earlier run, since the earlier
+    explanations of a user are found by it.
+    """
     if config.carry_from is None:
         return 1 << math.ceil(math.log2(max(1.0, num_pairs / config.rows_per_chunk)))
     earlier = open_location(config.carry_from, config.storage)
     if earlier.is_local != output.is_local:
         raise ConfigError(
-            f"carry_from = {earlier} and the output {output} must lie on the same store; copy one of them"
+            f"carry_from = {earlier} and the output {output} must both be local or both on S3; "
+            "copy one of them"
         )
     num_chunks: int = json.loads((earlier / PLAN).read_text())["num_chunks"]
     return num_chunks
 
 
 def read_plan(output: Location, identity: RunIdentity) -> BackfillPlan:
-    """The plan at `output`; raises StorageNotFoundError if there is none."""
+    """Return the plan at `output`; raises StorageNotFoundError if there is none."""
     record = json.loads((output / PLAN).read_text())
     chunks = {
         int(name): PlannedChunk.model_validate(chunk) for name, chunk in record["chunks"].items()
@@ -165,16 +175,20 @@ def read_plan(output: Location, identity: RunIdentity) -> BackfillPlan:
 
 
 def pairs_location(output: Location, run: str, chunk: int) -> Location:
-    """Where the pairs of a chunk lie."""
+    """Return where the pairs of a chunk lie."""
     return output / "plan" / run / f"{chunk_name(chunk)}.parquet"
 
 
 def read_chunk_pairs(output: Location, run: str, chunk: int, planned_hash: str) -> pa.Table:
-    """The pairs of a chunk (schema PAIRS), by user and item; raises DataError if they are not those of the plan."""
+    """Return the pairs of a chunk (schema PAIRS), sorted by user and item.
+
+    Raises DataError if they are not the pairs of the plan, whose hash is `planned_hash`.
+    """
     location = pairs_location(output, run, chunk)
     pairs = read_table(location, PAIRS)
     if pairs_hash(pairs) != planned_hash:
         raise DataError(
-            f"{location}: holds other pairs than {PLAN} says; the file was changed. Give another output URI, or delete this one"
+            f"{location}: the pairs are not those of {PLAN}, so the file was changed; "
+            "give another output URI, or delete this output"
         )
     return pairs

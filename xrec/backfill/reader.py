@@ -1,4 +1,10 @@
-"""Reading explanations: only what is committed, by the manifest, or by the commit records while the run is under way."""
+"""Reads explanations: each committed row once, and no other.
+
+Which files count is told by the manifest, or by the commit records before the run is finished for
+the first time. A pattern such as `part-*.parquet` cannot replace this: it matches every row twice
+after a compaction, it matches the uncommitted rows of a retry under way, and it misses rows that
+were carried from an earlier run.
+"""
 
 import pyarrow as pa
 import pyarrow.dataset as pads
@@ -13,27 +19,29 @@ from xrec.storage import Location, open_location, read_manifest, read_table
 
 
 def read(uri: str, storage: StorageConfig | None = None) -> pads.Dataset:
-    """The explanations at `uri` as a pyarrow dataset (schema GENERATED): each committed row once, no other.
+    """Return the explanations at `uri` as a pyarrow dataset (schema GENERATED).
 
-    The dataset is of the files that counted when this was called; a retry or a compaction later does not change it. Raises
-    ArtifactNotFoundError if there is neither a manifest nor a plan.
+    The dataset consists of the files that count at the time of the call; a later retry or
+    compaction does not change it. Raises ArtifactNotFoundError if there is neither a manifest nor
+    a plan.
     """
     output = open_location(uri, storage)
-    return _dataset(
-        output, [name for name in _files(output) if not name.startswith(FAILED_FOLDER)], GENERATED
-    )
+    names = [name for name in _files(output) if not name.startswith(FAILED_FOLDER)]
+    return _dataset(output, names, GENERATED)
 
 
 def read_failed(uri: str, storage: StorageConfig | None = None) -> pads.Dataset:
-    """The failed rows at `uri` (schema FAILED), else as `read`."""
+    """Return the failed rows at `uri` as a dataset (schema FAILED); otherwise like `read`."""
     output = open_location(uri, storage)
-    return _dataset(
-        output, [name for name in _files(output) if name.startswith(FAILED_FOLDER)], FAILED
-    )
+    names = [name for name in _files(output) if name.startswith(FAILED_FOLDER)]
+    return _dataset(output, names, FAILED)
 
 
 def read_explanations(location: Location) -> pa.Table:
-    """All explanations of a finished run (schema GENERATED) in memory; raises ArtifactNotFoundError before its manifest is there."""
+    """Return all explanations of a finished run (schema GENERATED) in memory.
+
+    Raises ArtifactNotFoundError if the run has no manifest yet.
+    """
     manifest = read_manifest(location, "explanations")
     tables = [
         read_table(location.at(name), GENERATED)

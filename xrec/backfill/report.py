@@ -1,7 +1,8 @@
-"""`report.json` and `report.html`: what a run cost and made, from its commit records and a few of its rows.
+"""Writes `report.json` and `report.html`: what a run cost and produced.
 
-The records lie in the store, so the report covers every driver and actor that ever worked at the run. Rates and costs are
-of the time that actors worked at chunks that were committed; loading models and lost attempts are not in it.
+The figures come from the commit records, so they cover every driver and actor that ever worked on
+the run. Rates and costs refer to the time that actors worked on the attempts that were committed;
+the time for loading models and for lost attempts is not included.
 """
 
 import json
@@ -22,26 +23,29 @@ _NUM_SAMPLES = 10
 def write_report(
     output: Location, records: Sequence[Record], price_per_actor_hour: float | None
 ) -> None:
-    """Write both files; `price_per_actor_hour` in any currency, None: no cost is told."""
+    """Write both files.
+
+    `price_per_actor_hour` is in any currency; if it is None, the report states no cost.
+    """
     snapshot = snapshot_of(records)
+    commits = [commit for record in records for commit in record.commits]
+    explained = [name for name in snapshot.files if not name.startswith(FAILED_FOLDER)]
+    failed = [name for name in snapshot.files if name.startswith(FAILED_FOLDER)]
     report = {
-        **summarize(
-            [commit for record in records for commit in record.commits], price_per_actor_hour
-        ),
+        **summarize(commits, price_per_actor_hour),
         **_rows(snapshot),
+        "samples": _samples(output, explained, GENERATED),
+        "failed_samples": _samples(output, failed, FAILED),
     }
-    report["samples"] = _samples(
-        output, [name for name in snapshot.files if not name.startswith(FAILED_FOLDER)], GENERATED
-    )
-    report["failed_samples"] = _samples(
-        output, [name for name in snapshot.files if name.startswith(FAILED_FOLDER)], FAILED
-    )
     (output / "report.json").write_bytes(json.dumps(report, indent=2, ensure_ascii=False).encode())
     (output / "report.html").write_bytes(report_page(report).encode())
 
 
 def summarize(commits: Sequence[Commit], price_per_actor_hour: float | None) -> dict[str, Any]:
-    """Tokens, rates, deaths, lengths and cost of the work behind `commits`."""
+    """Return tokens, rates, deaths, lengths and cost of the work on `commits`.
+
+    Shares and rates are None if nothing was generated or the engine does not report its work.
+    """
     works = [commit.work for commit in commits]
     num_generated = sum(map(_num_generated, commits))
     seconds = sum(work.seconds for work in works)
@@ -77,7 +81,7 @@ def summarize(commits: Sequence[Commit], price_per_actor_hour: float | None) -> 
 
 
 def _num_generated(commit: Commit) -> int:
-    """Pairs that went through the run, carried ones not among them."""
+    """How many pairs the actor worked on, without those that were carried."""
     return commit.num_rows - commit.num_carried + commit.num_failed
 
 
@@ -92,7 +96,7 @@ def _rows(snapshot: Snapshot) -> dict[str, Any]:
 
 
 def _actors(commits: Iterable[Commit]) -> list[dict[str, Any]]:
-    """Of each process that committed: chunks, pairs, seconds, pairs a second."""
+    """Return chunks, pairs, seconds and pairs a second of each process that committed a chunk."""
     of_actor: defaultdict[str, list[Commit]] = defaultdict(list)
     for commit in commits:
         of_actor[commit.work.actor].append(commit)
@@ -112,7 +116,10 @@ def _actors(commits: Iterable[Commit]) -> list[dict[str, Any]]:
 
 
 def _timeline(commits: Sequence[Commit]) -> dict[str, Any]:
-    """Pairs a second of each actor in equal bins of time; a chunk's pairs are spread evenly over its seconds."""
+    """Return pairs a second of each actor in bins of equal time.
+
+    The pairs of a chunk are spread evenly over the seconds that it took.
+    """
     if not commits:
         return {"bin_seconds": 0.0, "pairs_per_second": {}}
     start = min(commit.work.started_at for commit in commits)
@@ -120,10 +127,8 @@ def _timeline(commits: Sequence[Commit]) -> dict[str, Any]:
     width = max(stop - start, 1e-9) / _NUM_BINS
     rates: defaultdict[str, list[float]] = defaultdict(lambda: [0.0] * _NUM_BINS)
     for commit in commits:
-        first, last = (
-            commit.work.started_at - start,
-            commit.work.started_at + commit.work.seconds - start,
-        )
+        first = commit.work.started_at - start
+        last = first + commit.work.seconds
         for number in range(int(first / width), min(_NUM_BINS, int(last / width) + 1)):
             overlap = min(last, (number + 1) * width) - max(first, number * width)
             rates[commit.work.actor][number] += (
@@ -133,7 +138,7 @@ def _timeline(commits: Sequence[Commit]) -> dict[str, Any]:
 
 
 def _samples(output: Location, names: Sequence[str], schema: Any) -> list[dict[str, Any]]:
-    """The first rows of the first files, at most three of a file."""
+    """Return the first rows of the first files, at most three of each file."""
     rows: list[dict[str, Any]] = []
     for name in sorted(names)[: _NUM_SAMPLES // 2]:
         rows += read_table(output.at(name), schema).slice(0, 3).to_pylist()

@@ -1,4 +1,4 @@
-"""The report as one HTML file that needs nothing else: tables, and two plots as SVG."""
+"""Renders the report as one HTML page without other files: tables, and two plots as SVG."""
 
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -6,14 +6,17 @@ from typing import Any
 
 _WIDTH, _HEIGHT = 720, 140
 _STYLE = (
-    "body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222}"
-    "table{border-collapse:collapse;margin:.5rem 0 1.5rem}td,th{padding:.2rem .8rem .2rem 0;text-align:left;vertical-align:top;"
-    "border-bottom:1px solid #ddd}svg{background:#f6f6f6}"
+    "body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;"
+    "color:#222}"
+    "table{border-collapse:collapse;margin:.5rem 0 1.5rem}"
+    "td,th{padding:.2rem .8rem .2rem 0;text-align:left;vertical-align:top;"
+    "border-bottom:1px solid #ddd}"
+    "svg{background:#f6f6f6}"
 )
 
 
 def report_page(report: Mapping[str, Any]) -> str:
-    """The page of a report (xrec.backfill.report)."""
+    """Return the HTML page of a report of xrec.backfill.report."""
     totals = [
         sum(rates) for rates in zip(*report["timeline"]["pairs_per_second"].values(), strict=True)
     ]
@@ -68,7 +71,7 @@ def _figures(report: Mapping[str, Any]) -> list[tuple[str, Any]]:
 
 
 def _share(value: float | None) -> str:
-    return "not told by the engine" if value is None else f"{value:.1%}"
+    return "not reported by the engine" if value is None else f"{value:.1%}"
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
@@ -83,19 +86,15 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 
 
 def _cell(value: Any) -> str:
-    return (
-        f"{value:,.3g}"
-        if isinstance(value, float)
-        else f"{value:,}"
-        if isinstance(value, int)
-        else ""
-        if value is None
-        else str(value)
-    )
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:,.3g}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def _bars(values: Sequence[float]) -> str:
-    """Bars side by side, the highest as high as the plot; its value is written above."""
+    """Draw bars side by side; the highest fills the plot, and its value stands above."""
     highest = max(values, default=0)
     if highest <= 0:
         return "<p>None.</p>"
@@ -108,4 +107,7 @@ def _bars(values: Sequence[float]) -> str:
 
 
 def _bar(left: float, width: float, height: float) -> str:
-    return f'<rect x="{left:.1f}" y="{_HEIGHT - height:.1f}" width="{width:.1f}" height="{height:.1f}" fill="#4878a8"/>'
+    return (
+        f'<rect x="{left:.1f}" y="{_HEIGHT - height:.1f}" '
+        f'width="{width:.1f}" height="{height:.1f}" fill="#4878a8"/>'
+    )

@@ -1,6 +1,7 @@
-"""The driver of a backfill: the chunks that are left go through Ray Data's actor pool, the manifest comes last.
+"""The driver of a backfill: it sends the chunks that are left through Ray Data's actor pool.
 
-It holds the lease and O(chunks) of state: which are committed, and what their records say. Rows it never sees.
+The manifest is written at the end. The driver holds the lease, and keeps the commit records of the
+chunks in memory, but no pairs and no explanations.
 """
 
 import logging
@@ -34,10 +35,11 @@ def run_backfill(
     lease: Lease,
     load: LoadExplainer = load_worker_explainer,
 ) -> Manifest:
-    """Explain what is left of `plan`, before that what is to be retried, and finish the artifact. Ray must be initialised.
+    """Retry failed rows if the config says so, explain what is left of `plan`, write the manifest.
 
-    Raises DataError as soon as more than `max_failed_share` of all rows failed, LeaseError if another driver took the run
-    over; what is committed stays, a new run goes on from there.
+    Ray must be initialised. Raises DataError as soon as more than `max_failed_share` of all rows
+    failed, and LeaseError if another driver took the run over. What is committed stays then, and
+    the next run goes on from there.
     """
     log = RecordLog(plan.output)
     try:
@@ -45,10 +47,10 @@ def run_backfill(
             _retry(config, plan, log, lease, load)
         _run_generation(config, plan, RUN, plan.chunks, log, lease, load)
     except KeyboardInterrupt:
-        done = len(committed_chunks(plan.output))
         logger.warning(
-            "stopped: %d of %d chunks are committed; run the same command again to go on with the others",
-            done,
+            "stopped: %d of %d chunks are committed; "
+            "run the same command again to go on with the others",
+            len(committed_chunks(plan.output)),
             len(plan.chunks),
         )
         raise
@@ -59,27 +61,24 @@ def run_backfill(
 def _retry(
     config: BackfillConfig, plan: BackfillPlan, log: RecordLog, lease: Lease, load: LoadExplainer
 ) -> None:
-    """Finish a retry that was interrupted; if it was not this one, begin this one."""
+    """Finish a retry that was interrupted, then do the retry of `config` if it is another one."""
     reasons = () if config.retry_failed == "all" else (str(config.retry_failed),)
     last = read_generations(plan.output)[-1]
     if last.kind == "retry" and (inputs := _retry_inputs(plan.output, last, log)):
-        logger.info(
-            "the retry of %s that was interrupted goes on",
-            " ".join(last.reasons) or "all failed rows",
-        )
+        what = " ".join(last.reasons) or "all failed rows"
+        logger.info("an interrupted retry of %s goes on", what)
         _run_generation(config, plan, last, inputs, log, lease, load)
         if last.reasons == reasons:
             return
     generation = begin_generation(plan.output, "retry", reasons)
-    _run_generation(
-        config, plan, generation, _retry_inputs(plan.output, generation, log), log, lease, load
-    )
+    inputs = _retry_inputs(plan.output, generation, log)
+    _run_generation(config, plan, generation, inputs, log, lease, load)
 
 
 def _retry_inputs(
     output: Location, generation: Generation, log: RecordLog
 ) -> dict[int, PlannedChunk]:
-    """The chunks that a retry has still to do, each as its failed rows and their file."""
+    """Return the chunks that a retry must still do, each with the file of its failed rows."""
     before = snapshot_of(
         record for record in log.read() if record.generation.number < generation.number
     )
@@ -106,7 +105,7 @@ def _run_generation(
     lease: Lease,
     load: LoadExplainer,
 ) -> None:
-    """Do the chunks of `inputs` that are not committed."""
+    """Do the chunks of `inputs` that are not committed in `generation`."""
     left = {
         chunk: inputs[chunk]
         for chunk in sorted(inputs.keys() - committed_chunks(generation.root(plan.output)))
@@ -121,7 +120,7 @@ def _run_generation(
     if not left:
         return
     num_left = sum(chunk.rows for chunk in left.values())
-    log.read_ahead()  # while the actors load: at the end all records are needed
+    log.read_ahead()  # all records are needed at the end, and can be read while the actors load
     tally = _tally(plan, num_left, log) if generation.kind == "run" else None
     if tally is not None:
         tally.check(plan, config.max_failed_share)
@@ -136,7 +135,10 @@ def _run_generation(
 
 
 def _tally(plan: BackfillPlan, num_left: int, log: RecordLog) -> Tally:
-    """The counts of a run of which `num_left` pairs are not committed. The records are waited for only if a row failed."""
+    """Return the counts of a run of which `num_left` pairs are not committed.
+
+    This waits for the records to be read only if there are failed rows.
+    """
     if not (plan.output / FAILED_FOLDER).files():
         return Tally(plan.num_rows - num_left)
     return tally_of(snapshot_of(log.read()))
@@ -149,7 +151,7 @@ def _explain_chunks(
     inputs: Mapping[int, PlannedChunk],
     load: LoadExplainer,
 ) -> Iterator[Commit]:
-    """Yield each chunk's record as it is committed."""
+    """Send the chunks of `inputs` to the actors, and yield each chunk's record as it arrives."""
     actors, settings = config.actors, worker_settings(config, plan, generation, load)
     num_actors = min(actors.num_actors, len(inputs))
     rows = map_on_actors(
@@ -173,7 +175,7 @@ def worker_settings(
     generation: Generation = RUN,
     load: LoadExplainer = load_worker_explainer,
 ) -> WorkerSettings:
-    """What the actors of `config` are given."""
+    """Return the settings of the actors that work on `generation`."""
     return WorkerSettings(
         sources=sources_of(config),
         output=plan.output.shared_uri,

@@ -1,7 +1,9 @@
-"""What counts of an output: its generations' commit records, one after the other. A manifest is a snapshot written down.
+"""Computes which files of an output count, from the commit records of its generations.
 
-Explanations add up; a chunk's failed rows are those of the last generation that touched it; a compaction's files stand for
-all explanations before it. Nothing else in the output is read by anybody: a file without a record is garbage.
+The generations are applied in order. The explanations of the run and of retries add up. The failed
+rows of a chunk are those of the last generation that worked on the chunk. The files of a
+compaction replace all explanations before it. A file that no record names does not count. The
+manifest is a snapshot that was written down.
 """
 
 import threading
@@ -20,11 +22,15 @@ from xrec.storage import Location
 COMPACTED = "compacted.json"
 
 CommitsByChunk = dict[tuple[int, int], Commit]
-"""By number of the generation and of the chunk."""
+"""Commits by number of the generation and number of the chunk."""
 
 
 class Compacted(BaseModel):
-    """What a compaction made: content hash of each file, and the hash(user) mod C of each of its row groups."""
+    """What a compaction wrote.
+
+    `files` maps each file to its content hash, `row_groups` to the hash(user) mod C of each of its
+    row groups.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -34,7 +40,12 @@ class Compacted(BaseModel):
 
 @dataclass(frozen=True)
 class Snapshot:
-    """`explained`: content hash of each file of explanations; `failed`: of each chunk with failed rows the commit that tells them."""
+    """The state of an output after the generation with the number `generation`.
+
+    `explained` maps each file of explanations to its content hash. `failed` maps each chunk that
+    has failed rows to the commit that names them. `row_groups` maps each compacted file to the
+    hash(user) mod C of each of its row groups.
+    """
 
     generation: int = 0
     explained: dict[str, str] = field(default_factory=dict)
@@ -42,46 +53,37 @@ class Snapshot:
     num_explained: int = 0
     num_carried: int = 0
     row_groups: dict[str, list[int]] = field(default_factory=dict)
-    """Of compacted files the hash(user) mod C of each row group."""
 
     @property
     def files(self) -> dict[str, str]:
-        """All files that count."""
-        return {
-            **self.explained,
-            **{
-                name: hash_
-                for commit in self.failed.values()
-                for name, hash_ in commit.failed_files.items()
-            },
-        }
+        """All files that count, with their content hashes."""
+        files = dict(self.explained)
+        for commit in self.failed.values():
+            files.update(commit.failed_files)
+        return files
 
     @property
     def num_failed(self) -> int:
-        """Failed rows."""
+        """How many rows are failed."""
         return sum(commit.num_failed for commit in self.failed.values())
 
     @property
     def num_rows(self) -> int:
-        """Explained and failed rows."""
+        """How many rows are explained or failed."""
         return self.num_explained + self.num_failed
 
     @property
     def failed_by_reason(self) -> dict[str, int]:
-        """Failed rows of each reason, the most frequent first."""
+        """How many rows are failed for each reason, the most frequent first."""
         reasons: Counter[str] = Counter()
         for commit in self.failed.values():
             reasons.update(commit.failed_by_reason)
         return dict(reasons.most_common())
 
     def after(self, generation: Generation, commits: Iterable[Commit]) -> "Snapshot":
-        """With the commits of the run or of a retry."""
-        explained, failed, num_explained, num_carried = (
-            dict(self.explained),
-            dict(self.failed),
-            self.num_explained,
-            self.num_carried,
-        )
+        """Return the snapshot after `commits` of the run or of a retry."""
+        explained, failed = dict(self.explained), dict(self.failed)
+        num_explained, num_carried = self.num_explained, self.num_carried
         for commit in commits:
             explained.update(commit.explained_files)
             failed.pop(commit.chunk, None)
@@ -94,7 +96,7 @@ class Snapshot:
         )
 
     def compacted(self, generation: Generation, made: Compacted) -> "Snapshot":
-        """With the files of `made` in place of all files of explanations."""
+        """Return the snapshot after a compaction whose files replace all files of explanations."""
         return replace(
             self, generation=generation.number, explained=made.files, row_groups=made.row_groups
         )
@@ -102,7 +104,11 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class Record:
-    """A generation and what it committed: chunks, or the files of a finished compaction."""
+    """A generation and what it committed.
+
+    These are the commits of chunks, or the files of a compaction; `compacted` is None while the
+    compaction is under way.
+    """
 
     generation: Generation
     commits: tuple[Commit, ...] = ()
@@ -110,7 +116,7 @@ class Record:
 
     @property
     def files(self) -> set[str]:
-        """All files that it ever named."""
+        """All files that the generation's records name."""
         return {
             *(self.compacted.files if self.compacted else ()),
             *(name for commit in self.commits for name in commit.files),
@@ -118,7 +124,11 @@ class Record:
 
 
 def read_records(output: Location, known: CommitsByChunk | None = None) -> list[Record]:
-    """What all generations committed so far, in order. A commit's record never changes: those of `known` are not read, those read are added."""
+    """Return what each generation committed so far, in order.
+
+    A commit record never changes, so those in `known` are not read again; those that are read are
+    added to it.
+    """
     commits = {} if known is None else known
     records: list[Record] = []
     for generation in read_generations(output):
@@ -138,7 +148,10 @@ def read_records(output: Location, known: CommitsByChunk | None = None) -> list[
 
 
 class RecordLog:
-    """The records of one output for its driver, which asks again and again: each commit is read once, and not at all if it was added."""
+    """The records of one output, for a driver that reads them several times.
+
+    Each commit is read once, and not at all if it was added.
+    """
 
     def __init__(self, output: Location):
         self._output = output
@@ -146,17 +159,20 @@ class RecordLog:
         self._ahead: threading.Thread | None = None
 
     def add(self, generation: Generation, commit: Commit) -> None:
-        """Take note of a commit that the driver was told of."""
+        """Remember a commit that a worker reported, so that it need not be read."""
         self._commits[generation.number, commit.chunk] = commit
 
     def read(self) -> list[Record]:
-        """As `read_records`."""
+        """Return what `read_records` returns; waits until reading ahead has ended."""
         if self._ahead is not None:
             self._ahead.join()
         return read_records(self._output, self._commits)
 
     def read_ahead(self) -> None:
-        """Begin to read in the background; `read` waits for it. What the store refuses is asked for again, and raised, by `read`."""
+        """Begin to read in the background.
+
+        An error of the store is ignored here; `read` asks again and raises it.
+        """
         self._ahead = threading.Thread(target=self._read_ahead, daemon=True)
         self._ahead.start()
 
@@ -166,7 +182,7 @@ class RecordLog:
 
 
 def snapshot_of(records: Iterable[Record]) -> Snapshot:
-    """What counts after these generations."""
+    """Return what counts after the generations of `records`."""
     snapshot = Snapshot()
     for record in records:
         if record.generation.kind != "compaction":
@@ -177,7 +193,7 @@ def snapshot_of(records: Iterable[Record]) -> Snapshot:
 
 
 def _read_compacted(root: Location) -> Compacted | None:
-    """The record of a finished compaction; None while it is under way."""
+    """Return the record of a finished compaction, or None if it is not finished."""
     try:
         return Compacted.model_validate_json((root / COMPACTED).read_bytes())
     except StorageNotFoundError:

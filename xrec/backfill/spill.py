@@ -1,7 +1,8 @@
-"""All pairs of a run on this machine's disk, in buckets by hash of the user: no process ever holds them all.
+"""Keeps all pairs of a run on this machine's disk, so that they need not fit in memory.
 
-One pass over the input deals the rows out to B buckets; a second one sorts each bucket and drops what is there twice. A
-bucket is read whole, so memory is that of N / B pairs: 1e8 pairs take some 20 MB a bucket, and 3 GB of disk.
+One pass over the input writes the N rows to B buckets by the hash of the user. A second pass sorts
+each bucket and drops duplicates. A bucket is read as a whole, so memory is needed for N / B pairs:
+1e8 pairs take about 20 MB a bucket, and 3 GB of disk.
 """
 
 import hashlib
@@ -18,12 +19,17 @@ from xrec.backfill.chunk import user_hash
 from xrec.schemas import PAIRS
 from xrec.storage import fingerprint_of
 
-_NUM_BUCKETS = 256  # a power of two, as the number of chunks: then a chunk lies in one bucket, or is made of whole ones
+# A power of two, as the number of chunks is: a chunk lies in one bucket or consists of whole ones.
+_NUM_BUCKETS = 256
 _BY_PAIR = [("user_id", "ascending"), ("item_id", "ascending")]
 
 
 class PairSpill:
-    """The distinct pairs of `batches` (schema PAIRS): how many there are, how many were given, a hash that no order or file changes."""
+    """The distinct pairs of `batches` (schema PAIRS), on disk.
+
+    `num_given` counts the pairs with duplicates, `num_pairs` without. `fingerprint` is a hash of
+    the set of pairs, which does not depend on their order.
+    """
 
     def __init__(self, batches: Iterable[pa.Table]):
         self._folder = TemporaryDirectory(prefix="xrec-pairs-")
@@ -36,7 +42,10 @@ class PairSpill:
         )
 
     def chunks(self, num_chunks: int) -> Iterator[tuple[int, pa.Table]]:
-        """Each h of hash(user) mod `num_chunks`, a power of two, that has pairs, with them, by user and item."""
+        """Yield each chunk that has pairs, with its pairs sorted by user and item.
+
+        A chunk is a value of hash(user) mod `num_chunks`, which must be a power of two.
+        """
         assert num_chunks & (num_chunks - 1) == 0, num_chunks
         for first in range(min(num_chunks, _NUM_BUCKETS)):
             buckets = [bucket for bucket in self._buckets if bucket % num_chunks == first]
@@ -45,14 +54,14 @@ class PairSpill:
                 yield from _by_chunk(pairs.sort_by(_BY_PAIR), num_chunks)
 
     def delete(self) -> None:
-        """Free the disk."""
+        """Delete the pairs from the disk."""
         self._folder.cleanup()
 
     def _path(self, bucket: int) -> Path:
         return Path(self._folder.name) / f"{bucket:03d}.arrow"
 
     def _sort(self, bucket: int) -> tuple[int, str]:
-        """Make the bucket's rows distinct and sorted; their number and hash."""
+        """Sort the bucket's rows and drop duplicates; returns the number of rows and their hash."""
         pairs = (
             _read(self._path(bucket))
             .group_by(PAIRS.names)
@@ -67,7 +76,7 @@ class PairSpill:
 
 
 def pairs_hash(pairs: pa.Table) -> str:
-    """16 hex digits of the SHA-256 of the ids in their order; no file format is part of it."""
+    """Return 16 hex digits of the SHA-256 of the ids in their order."""
     rows = pc.binary_join_element_wise(pairs["user_id"], pairs["item_id"], "\x1f")
     return hashlib.sha256("\x1e".join(rows.to_pylist()).encode("utf-8")).hexdigest()[:16]
 
@@ -94,7 +103,7 @@ def _by_chunk(pairs: pa.Table, num_chunks: int) -> Iterator[tuple[int, pa.Table]
 
 
 def _by_key(table: pa.Table, keys: npt.NDArray[np.uint64]) -> Iterator[tuple[int, pa.Table]]:
-    """The rows of each key (N,), in their order."""
+    """Yield each distinct key with its rows, in their order; `keys` has one key a row, (N,)."""
     order = np.argsort(keys, kind="stable")
     values, starts = np.unique(keys[order], return_index=True)
     ordered = table.take(pa.array(order)).combine_chunks()
@@ -105,12 +114,9 @@ def _by_key(table: pa.Table, keys: npt.NDArray[np.uint64]) -> Iterator[tuple[int
 
 
 def user_hashes(user_ids: pa.ChunkedArray) -> npt.NDArray[np.uint64]:
-    """`user_hash` of each of N ids, (N,); computed once for each that differs."""
-    encoded = (
-        pa.concat_arrays(user_ids.chunks).dictionary_encode()
-        if user_ids.num_chunks
-        else pa.array([], pa.string()).dictionary_encode()
-    )
+    """Return the `user_hash` of each of N ids, (N,); it is computed once for each distinct id."""
+    ids = pa.concat_arrays(user_ids.chunks) if user_ids.num_chunks else pa.array([], pa.string())
+    encoded = ids.dictionary_encode()
     distinct = np.array(
         [user_hash(user_id) for user_id in encoded.dictionary.to_pylist()], dtype=np.uint64
     )

@@ -1,4 +1,7 @@
-"""What is seen of a backfill while it runs: pairs done, failed and left, pairs a second, time left; a bar, or a line now and then."""
+"""Shows the progress of a backfill: pairs explained, failed and left, the rate, and the time left.
+
+On a terminal it is a bar, otherwise a line in the log every ten seconds.
+"""
 
 import logging
 import sys
@@ -13,7 +16,7 @@ _SECONDS_BETWEEN_LINES = 10.0
 
 
 class Status:
-    """Counts of this driver's work at `num_left` pairs, since `started_at` (monotonic, s)."""
+    """Counts of what this driver did of `num_left` pairs since `started_at` (monotonic, s)."""
 
     def __init__(self, num_left: int, started_at: float):
         self.num_left = num_left
@@ -28,14 +31,17 @@ class Status:
         self.num_left -= commit.num_rows + commit.num_failed
 
     def line(self, now: float) -> str:
-        """The status in one line, at the monotonic time `now`, s."""
+        """Return the status at the monotonic time `now` (s) as one line."""
         rate = (self.num_done + self.num_failed) / max(now - self._started_at, 1e-9)
         left = _duration(self.num_left / rate) if rate > 0 else "?"
-        return f"{self.num_done:,} explained, {self.num_failed:,} failed, {self.num_left:,} left; {rate:,.1f} pairs/s, {left} to go"
+        return (
+            f"{self.num_done:,} explained, {self.num_failed:,} failed, {self.num_left:,} left; "
+            f"{rate:,.1f} pairs/s, {left} to go"
+        )
 
 
 def with_status(commits: Iterable[Commit], num_left: int) -> Iterator[Commit]:
-    """Yield `commits`, which will be of `num_left` pairs in all, and show how far it is."""
+    """Yield `commits`, which have `num_left` pairs in all, and show the progress."""
     status = Status(num_left, time.monotonic())
     if sys.stderr.isatty():
         yield from _with_bar(commits, status)
@@ -51,7 +57,8 @@ def with_status(commits: Iterable[Commit], num_left: int) -> Iterator[Commit]:
 
 
 def _with_bar(commits: Iterable[Commit], status: Status) -> Iterator[Commit]:
-    from rich.console import Console  # actors, which import this module too, do without
+    # Imported here because actors import this module and do not need rich.
+    from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn
 
     columns = (BarColumn(), TextColumn("{task.description}"))

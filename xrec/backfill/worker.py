@@ -1,4 +1,4 @@
-"""The actor of a backfill: the model stays in memory, a chunk comes in, its files and its commit record go out."""
+"""The actor of a backfill: it keeps the model in memory, explains chunks and commits them."""
 
 import os
 import socket
@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from xrec.backfill.attempts import Attempts, Explained
+from xrec.backfill.attempts import Attempts, Outcome
 from xrec.backfill.carry import Carried, EarlierRun
 from xrec.backfill.chunk import part_name
 from xrec.backfill.commit import (
@@ -40,20 +40,20 @@ _BY_PAIR = [("user_id", "ascending"), ("item_id", "ascending")]
 
 
 def load_worker_explainer(settings: "WorkerSettings") -> Explainer:
-    """The explainer of an actor."""
+    """Load the explainer of an actor."""
     return load_explainer(settings.sources, device=settings.device, engine=settings.engine)
 
 
 @runtime_checkable
 class ReportingEngine(Protocol):
-    """An engine that tells what its latest call cost; others need not."""
+    """An engine that reports what its latest call cost; an engine need not do so."""
 
     report: EngineReport
 
 
 @dataclass(frozen=True)
 class WorkerSettings:
-    """All that an actor knows; it uses nothing else."""
+    """Everything that an actor gets; it reads no other settings and no environment."""
 
     sources: Sources
     output: str
@@ -70,9 +70,11 @@ class WorkerSettings:
 
 
 class ChunkWorker:
-    """Callable for Ray Data's actor pool: {"chunk": (1,), "input": (1,)} in, the chunk's commit record as JSON out.
+    """The callable of Ray Data's actor pool.
 
-    `input` is the hash of the chunk's pairs in the plan; in a retry the file of its failed rows.
+    It is called with {"chunk": (1,), "input": (1,)} and returns the chunk's commit record as JSON.
+    In the run, `input` is the hash of the chunk's pairs in the plan; in a retry it is the file of
+    the chunk's failed rows.
     """
 
     def __init__(self, settings: WorkerSettings):
@@ -91,7 +93,7 @@ class ChunkWorker:
         )
 
     def __call__(self, batch: dict[str, npt.NDArray[Any]]) -> dict[str, Any]:
-        """Explain one chunk and commit it, unless an attempt before this one did."""
+        """Explain one chunk and commit it, unless it is committed already."""
         (chunk,) = (int(value) for value in batch["chunk"])
         (source,) = (str(value) for value in batch["input"])
         if commit_location(self._root, chunk).is_file():
@@ -119,17 +121,13 @@ class ChunkWorker:
         generated = pa.concat_tables([GENERATED.empty_table(), *(part.generated for part in parts)])
         failed = pa.concat_tables([kept, *(part.failed for part in parts)]).sort_by(_BY_PAIR)
         written = pa.concat_tables([carried.copied, generated]).sort_by(_BY_PAIR)
+        new_files = [
+            *self._write("", chunk, written, GENERATED),
+            *self._write(FAILED_FOLDER, chunk, failed, FAILED),
+        ]
         return Commit(
             chunk=chunk,
-            files={
-                **carried.files,
-                **dict(
-                    [
-                        *self._write("", chunk, written, GENERATED),
-                        *self._write(FAILED_FOLDER, chunk, failed, FAILED),
-                    ]
-                ),
-            },
+            files={**carried.files, **dict(new_files)},
             num_rows=carried.num_rows + generated.num_rows,
             num_failed=failed.num_rows,
             failed_by_reason=dict(Counter(failed["reason"].to_pylist())),
@@ -138,14 +136,13 @@ class ChunkWorker:
         )
 
     def _carried(self, chunk: int, pairs: pa.Table) -> Carried:
-        """What of the pairs an earlier run explained; in a retry there is nothing to look for."""
+        """Return which pairs are carried from an earlier run; in a retry none are."""
         if self._earlier is None or self._settings.generation.kind != "run":
             return Carried({}, 0, GENERATED.empty_table(), pairs)
-        return self._earlier.carry(
-            chunk, pairs, content_keys(self._explainer, pairs, self._settings.shared_key)
-        )
+        keys = content_keys(self._explainer, pairs, self._settings.shared_key)
+        return self._earlier.carry(chunk, pairs, keys)
 
-    def _explain_rows(self, pairs: pa.Table, start: int, stop: int) -> Explained:
+    def _explain_rows(self, pairs: pa.Table, start: int, stop: int) -> Outcome:
         result = explain_or_fail(
             self._explainer,
             pairs.slice(start, stop - start),
@@ -159,22 +156,24 @@ class ChunkWorker:
             )
         return result
 
-    def _condemn(self, pairs: pa.Table, row: int, deaths: int) -> Explained:
-        """The row as failed, after so many processes died with it alone."""
-        message = f"{deaths} processes died with this row alone; the engine cannot take its prompt"
+    def _condemn(self, pairs: pa.Table, row: int, deaths: int) -> Outcome:
+        """Return the row as failed, after `deaths` processes died with this row alone."""
+        message = (
+            f"{deaths} processes died while they worked on this row alone; "
+            "the engine cannot take its prompt"
+        )
         failures = [
             {**ids, "reason": "engine_error", "message": message}
             for ids in pairs.slice(row, 1).to_pylist()
         ]
-        return Explained(GENERATED.empty_table(), failed_rows(self._explainer, failures))
+        return Outcome(GENERATED.empty_table(), failed_rows(self._explainer, failures))
 
     def _read(self, chunk: int, source: str) -> tuple[pa.Table, pa.Table]:
-        """The pairs to explain (schema PAIRS), and failed rows that stay as they are (FAILED)."""
+        """Return the pairs to explain (PAIRS), and failed rows that stay as they are (FAILED)."""
         generation = self._settings.generation
         if generation.kind == "run":
-            return read_chunk_pairs(
-                self._output, self._settings.run, chunk, source
-            ), FAILED.empty_table()
+            pairs = read_chunk_pairs(self._output, self._settings.run, chunk, source)
+            return pairs, FAILED.empty_table()
         failed = read_table(self._output / source, FAILED)
         again = pa.array(
             [generation.retries(reason) for reason in failed["reason"].to_pylist()], pa.bool_()
@@ -184,7 +183,7 @@ class ChunkWorker:
     def _write(
         self, folder: str, chunk: int, table: pa.Table, schema: pa.Schema
     ) -> list[tuple[str, str]]:
-        """Write a table that has rows; its name and content hash."""
+        """Write a table; returns its name and content hash, or nothing if it has no rows."""
         if not table.num_rows:
             return []
         data = parquet_bytes(table, schema)

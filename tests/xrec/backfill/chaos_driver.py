@@ -1,6 +1,8 @@
-"""A driver in a process of its own: `python -m tests.xrec.backfill.chaos_driver FOLDER OUTPUT ROWS_PER_CHUNK SECONDS_PER_PROMPT`.
+"""A driver in a process of its own.
 
-The store is that of the AWS variables, the cluster that of RAY_ADDRESS. It waits for a dead driver's lease to expire.
+Usage: python -m tests.xrec.backfill.chaos_driver FOLDER OUTPUT ROWS_PER_CHUNK SECONDS_PER_PROMPT
+The AWS variables name the store, and RAY_ADDRESS the cluster. The driver waits until the lease of
+a dead driver has expired.
 """
 
 import os
@@ -23,9 +25,9 @@ def main(folder: str, output: str, rows_per_chunk: str, seconds_per_prompt: str)
         "access_key_id": "AWS_ACCESS_KEY_ID",
         "secret_access_key": "AWS_SECRET_ACCESS_KEY",
     }
-    storage = StorageConfig(
-        max_attempts=8, **{key: os.environ[name] for key, name in names.items()}
-    )  # the nodes do not have the variables
+    # The nodes do not have the variables, so the config must hold them.
+    keys = {key: os.environ[name] for key, name in names.items()}
+    storage = StorageConfig(max_attempts=8, **keys)
     config = backfill_config(
         Path(folder), output, storage, rows_per_chunk=int(rows_per_chunk), lease_seconds=5.0
     )

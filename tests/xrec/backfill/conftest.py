@@ -1,4 +1,4 @@
-"""A small catalogue with a random language model, graph and adapter: what a backfill needs, made without training."""
+"""What a backfill needs, without training: a small catalogue, a random model, graph and adapter."""
 
 import json
 from collections.abc import Callable
@@ -25,7 +25,8 @@ from xrec.storage import Location, open_location
 
 NUM_USERS, NUM_ITEMS, DIM, HIDDEN = 12, 6, 4, 32
 MAX_PROMPT_TOKENS = 150
-# With tied weights and no training the model repeats the prompt's last token: without a chat template a colon, and no line break.
+# With tied weights and no training the model repeats the prompt's last token. Without a chat
+# template that is a colon, and not a line break.
 PROMPT = PromptConfig(
     instruction="Why?", use_chat_template=False, max_prompt_tokens=MAX_PROMPT_TOKENS
 )
@@ -33,7 +34,7 @@ MakeConfig = Callable[..., BackfillConfig]
 
 
 def _write_tables(folder: Path) -> None:
-    """Users u0.., items i0.. and one item, `wordy`, whose profile is longer than any prompt may be."""
+    """Write users u0.., items i0.., and an item `wordy` whose profile is too long for a prompt."""
     folder.mkdir()
     items = [
         {"item_id": f"i{index}", "title": f"Place {index}", "profile": "Quiet, with a garden."}
@@ -81,12 +82,12 @@ def _save_llm(folder: Path) -> None:
 
 
 DECODING = {"max_new_tokens": 4, "text": {"max_words": None, "max_phrase_repeats": None}}
-"""A toy model writes no sentences."""
+"""A toy model writes no sentences, so its texts are not checked."""
 
 
 @pytest.fixture(scope="session")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Dataset, graph, adapter and llm on the local disk; read only."""
+    """Dataset, graph, adapter and language model on the local disk; tests must not change them."""
     root = tmp_path_factory.mktemp("backfill")
     _write_tables(root / "raw")
     _save_llm(root / "llm")
@@ -128,7 +129,10 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def make_config(workspace: Path, tmp_path: Path) -> MakeConfig:
-    """A backfill's config over `workspace`, its output in this test's own folder, with the given values in place of the defaults."""
+    """Make the config of a backfill over `workspace`, with output in the test's own folder.
+
+    The values that are given replace the defaults.
+    """
 
     def make(**values: Any) -> BackfillConfig:
         defaults = {
@@ -148,7 +152,7 @@ def make_config(workspace: Path, tmp_path: Path) -> MakeConfig:
 
 @pytest.fixture(params=["local", "s3"])
 def output(request: pytest.FixtureRequest, tmp_path: Path) -> Location:
-    """An empty output on disk, and one on the object store."""
+    """An empty output, once on disk and once on the object store."""
     if request.param == "local":
         return open_location(str(tmp_path / "out"))
     s3: Any = request.getfixturevalue("s3")

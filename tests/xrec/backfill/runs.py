@@ -1,4 +1,7 @@
-"""Runs as the job makes them, without its checks and its cluster; and what is in them, read by nothing of xrec but Parquet."""
+"""Runs as the job does them, without its checks and its cluster, and their rows.
+
+The rows are read from manifest.json by pyarrow, without code of xrec.backfill.
+"""
 
 import json
 from typing import Any
@@ -13,26 +16,29 @@ from xrec.storage import Location, Manifest, open_location
 
 
 def plan(config: BackfillConfig, pairs: pa.Table | None = None) -> BackfillPlan:
-    """The plan, written, of `pairs`, or of those that the config names."""
+    """Write the plan of `pairs`, or of the pairs that the config names, and return it."""
     return draft_plan(config, pair_batches(config) if pairs is None else [pairs]).write()
 
 
 def run(
     config: BackfillConfig, pairs: pa.Table | None = None, load: Any = load_worker_explainer
 ) -> Manifest:
-    """A whole run under its lease."""
+    """Do a whole run under its lease."""
     draft = draft_plan(config, pair_batches(config) if pairs is None else [pairs])
     with Lease.acquire(draft.output, config.lease_seconds).renewed() as lease:
         return run_backfill(config, draft.write(), lease, load)
 
 
 def output_of(config: BackfillConfig) -> Location:
-    """Where a run is written."""
+    """Return where a run is written."""
     return open_location(config.artifact("explanations"), config.storage)
 
 
 def rows_by_manifest(output: Location, failed: bool = False) -> list[dict[str, Any]]:
-    """The rows of the files that manifest.json lists, explanations or failed rows, by user and item."""
+    """Return the explanations, or the failed rows, of the files that manifest.json lists.
+
+    They are sorted by user and item.
+    """
     names = [
         name
         for name in json.loads((output / "manifest.json").read_bytes())["files"]
@@ -46,5 +52,5 @@ def rows_by_manifest(output: Location, failed: bool = False) -> list[dict[str, A
 
 
 def pairs_of(rows: list[dict[str, Any]]) -> list[str]:
-    """ "user item" of each row."""
+    """Return each row's pair as the text "USER ITEM"."""
     return [f"{row['user_id']} {row['item_id']}" for row in rows]

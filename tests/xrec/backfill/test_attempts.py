@@ -1,4 +1,7 @@
-"""Ranges of rows, some of which kill: an oracle of rows, and processes that "die" by an exception that nothing catches."""
+"""Rows that kill their process are found, and all others are explained once.
+
+A process "dies" by an exception that nothing catches.
+"""
 
 import random
 from collections import Counter
@@ -6,7 +9,7 @@ from collections import Counter
 import pyarrow as pa
 import pytest
 
-from xrec.backfill.attempts import Attempts, Explained
+from xrec.backfill.attempts import Attempts, Outcome
 from xrec.schemas import FAILED, GENERATED
 from xrec.storage import Location
 
@@ -15,19 +18,19 @@ class _Died(BaseException):
     """Stands for SIGKILL: the attempt's record stays."""
 
 
-def _explained(rows: range) -> Explained:
+def _explained(rows: range) -> Outcome:
     row = {
         name: "" if field.type == pa.string() else 0
         for name, field in zip(GENERATED.names, GENERATED, strict=True)
     }
-    return Explained(
+    return Outcome(
         pa.Table.from_pylist([{**row, "user_id": f"u{number}"} for number in rows], GENERATED),
         FAILED.empty_table(),
     )
 
 
 class _Process:
-    """Works on a chunk until a deadly row, then is started again, as Ray does."""
+    """Works on a chunk until a deadly row, and is then started again, as Ray does."""
 
     def __init__(self, output: Location, num_rows: int, deadly: set[int]):
         self.output, self.num_rows, self.deadly = output, num_rows, deadly
@@ -36,7 +39,7 @@ class _Process:
         self.deaths = 0
 
     def run(self) -> list[str]:
-        """The rows explained, in order."""
+        """Return the rows that were explained, in order."""
         while True:
             try:
                 parts = Attempts(self.output, 7, self.num_rows).explain(
@@ -47,7 +50,7 @@ class _Process:
                 continue
             return [user for part in parts for user in part.generated["user_id"].to_pylist()]
 
-    def _explain(self, start: int, stop: int) -> Explained:
+    def _explain(self, start: int, stop: int) -> Outcome:
         self.seen.update(range(start, stop))
         if self.deadly.intersection(range(start, stop)):
             self._die(start, stop)
@@ -56,14 +59,14 @@ class _Process:
     def _die(self, start: int, stop: int) -> None:
         raise _Died
 
-    def _condemn(self, row: int, deaths: int) -> Explained:
+    def _condemn(self, row: int, deaths: int) -> Outcome:
         self.condemned[row] = deaths
-        return Explained(GENERATED.empty_table(), FAILED.empty_table())
+        return Outcome(GENERATED.empty_table(), FAILED.empty_table())
 
 
 @pytest.fixture
 def sudden(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A process that died cannot take its record away."""
+    """Keep the records of attempts, because a process that died cannot delete its record."""
     delete = Location.delete
     monkeypatch.setattr(
         Location, "delete", lambda self: None if "/attempts/" in self.path else delete(self)
@@ -96,7 +99,7 @@ def test_attempts_one_lost_node_costs_one_repetition_of_the_chunk(output: Locati
 
 
 def test_attempts_an_error_that_is_seen_is_no_death(output: Location) -> None:
-    """The store was away, say: the process lives, and the chunk keeps its chances."""
+    """An error of the store, for example: the process lives, so the attempt does not count."""
     for _ in range(5):
         with pytest.raises(OSError, match="store"):
             Attempts(output, 7, 4).explain(_fail, lambda row, deaths: _explained(range(0)))
@@ -108,5 +111,5 @@ def test_attempts_an_error_that_is_seen_is_no_death(output: Location) -> None:
     assert part.generated.num_rows == 4
 
 
-def _fail(start: int, stop: int) -> Explained:
+def _fail(start: int, stop: int) -> Outcome:
     raise OSError("the store does not answer")

@@ -1,4 +1,4 @@
-"""A second run over what changed: only that is generated; the rest is the earlier run's, by reference or copied."""
+"""A second run generates only what changed; the rest is carried from the first run."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -18,19 +18,19 @@ from xrec.storage import read_manifest
 
 MakeConfig = Callable[..., Any]
 FIRST = tuple(f"u{user} i{item}" for user in range(12) for item in range(3))
-TEXT = {"max_words": None, "max_phrase_repeats": None}  # as in conftest
+TEXT = {"max_words": None, "max_phrase_repeats": None}  # the same as in conftest
 NEW = ("u0 i3", "u5 i4")
 
 
 @pytest.fixture
 def called(tmp_path: Path) -> Path:
-    """Where toy engines write what they were given."""
+    """The folder in which toy engines write their pairs."""
     (tmp_path / "calls").mkdir()
     return tmp_path / "calls"
 
 
 def _with_profile(folder: Path, user_id: str, profile: str) -> dict[str, str]:
-    """A cold start that gives a known user another profile."""
+    """Return a cold start that gives a known user another profile."""
     pq.write_table(
         pa.table({"user_id": [user_id], "profile": [profile]}), folder / f"{user_id}.parquet"
     )
@@ -69,7 +69,8 @@ def test_carry_generates_only_new_pairs_and_those_of_a_changed_profile(
         name: (first / name).read_bytes() for name in first.files() if name.startswith("part-")
     } == old
 
-    # A file whose rows all stay is named as it is, its chunk's new pairs are in another; u7's rows changed, one of u11's went.
+    # A file whose rows all stay is carried by reference, and new pairs of its chunk are in another
+    # file. The rows of u7 changed, and one of u11 is not in the second run.
     num_chunks = 8
     touched = {chunk_of(user, num_chunks) for user in ("u7", "u11")}
     referred = {name for name in manifest.files if name.startswith("/")}
@@ -83,7 +84,7 @@ def test_carry_generates_only_new_pairs_and_those_of_a_changed_profile(
         }
         assert len(referred) == manifest.metrics["num_carried_files"] > 0
 
-    # Another run on top of that one: everything is there.
+    # A third run carries everything from the second.
     for path in called.iterdir():
         path.unlink()
     third = make_config(

@@ -1,6 +1,7 @@
-"""Everything dies, at random and more than once, and the store fails 5 % of the requests: the rows are those of an unbroken run.
+"""Actors, drivers and nodes are killed at random: the rows are those of an unbroken run.
 
-XREC_CHAOS_PAIRS and XREC_CHAOS_KILLS scale it: 50,000 and 20 are what the project is to be seen with; the defaults take minutes.
+The store fails 5 % of the requests. XREC_CHAOS_PAIRS and XREC_CHAOS_KILLS set the size; the full
+size is 50,000 and 20, and the defaults take some minutes.
 """
 
 import os
@@ -31,7 +32,7 @@ ROWS_PER_CHUNK = 64
 
 
 class Chaos:
-    """A driver that is started again whenever it is gone, a cluster of three nodes, and what is killed meanwhile."""
+    """A cluster of three nodes, and a driver that is started again whenever it has ended."""
 
     def __init__(self, folder: Path, output: str, store: dict[str, str]):
         self.command = [
@@ -49,7 +50,7 @@ class Chaos:
         self.kills: list[str] = []
 
     def run(self) -> None:
-        """Kill things until there were enough, then let it end."""
+        """Kill processes until there were enough kills, then let the driver end."""
         with ExitStack() as stack:
             self._new_cluster(stack)
             self._driver = self._start_driver()
@@ -63,12 +64,11 @@ class Chaos:
                 if len(self.kills) < NUM_KILLS:
                     self._kill(stack)
             self._driver.kill()
-        pytest.fail(
-            f"not done in time; killed {self.kills}; the drivers' log ends:\n{self._log.read_text()[-3000:]}"
-        )
+        log = self._log.read_text()[-3000:]
+        pytest.fail(f"not done in time; killed {self.kills}; the drivers' log ends:\n{log}")
 
     def environment(self) -> dict[str, str]:
-        """What a driver is started with, on the cluster of now."""
+        """Return the environment of a driver that uses the present cluster."""
         return {
             **os.environ,
             **self._store,
@@ -84,7 +84,10 @@ class Chaos:
             return subprocess.Popen(self.command, env=self.environment(), stdout=log, stderr=log)
 
     def _kill(self, stack: ExitStack) -> None:
-        """An actor, mostly; the driver; every fifth time a node, and another takes its place; near the end the head, and with it all nodes."""
+        """Kill an actor or the driver; every fifth time a node, which is replaced.
+
+        Near the end kill the head, and with it all nodes.
+        """
         actors = [
             process for process in psutil.process_iter(["cmdline"]) if self._is_actor(process)
         ]
@@ -109,7 +112,7 @@ class Chaos:
         self.kills.append(kind)
 
     def _is_actor(self, process: psutil.Process) -> bool:
-        """True for an actor of this test's cluster: other clusters on this machine are none of its business."""
+        """Whether a process is an actor of this test's cluster, and not of another one here."""
         is_actor = bool(process.info["cmdline"]) and process.info["cmdline"][0].startswith(
             "ray::MapWorker"
         )
@@ -150,9 +153,8 @@ def test_backfill_in_chaos_has_the_rows_of_an_unbroken_run_each_once(
     assert rows == rows_by_manifest(whole)
     assert rows_by_manifest(broken, failed=True) == []
     manifests = [read_manifest(output, "explanations") for output in (broken, whole)]
-    assert (
-        manifests[0].files == manifests[1].files
-    )  # byte for byte: a file's name and hash tell its content
+    # Names and content hashes are the same, so the files are equal byte for byte.
+    assert manifests[0].files == manifests[1].files
     assert {name for name in broken.files() if name.startswith("part-")} == set(manifests[0].files)
 
 

@@ -1,4 +1,4 @@
-"""The hash that a run is dealt out by, and the names of its files."""
+"""The hash that assigns users to chunks, and the names of a chunk's files."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Commit records: one for a chunk, whoever comes first."""
+"""Commit records: a chunk has one, that of the first attempt."""
 
 from concurrent.futures import ThreadPoolExecutor
 

@@ -1,4 +1,4 @@
-"""Many small files made into few, against the rows before; readers that opened the old ones go on."""
+"""Compaction keeps all rows, and a reader that opened the old files can go on."""
 
 from collections.abc import Callable
 from typing import Any
@@ -44,9 +44,8 @@ def test_compact_keeps_each_row_and_the_readers_of_the_old_files(
     assert manifest.row_counts == first.row_counts
     assert rows_by_manifest(output) == before
     assert len(rows_by_manifest(output, failed=True)) == 1
-    assert reader.to_table().num_rows == len(
-        before
-    )  # the files of the first generation are still there
+    # The files of the first generation are still there, so a reader of them goes on.
+    assert reader.to_table().num_rows == len(before)
 
     parts = sorted(name for name in manifest.files if name.startswith("part-"))
     assert (
@@ -77,7 +76,7 @@ def test_compact_keeps_each_row_and_the_readers_of_the_old_files(
         [name for name in first.files if name.startswith("part-")]
     )
     assert rows_by_manifest(output) == before
-    again = jobs.backfill.compact_output(config)  # of compacted files
+    again = jobs.backfill.compact_output(config)  # this compacts compacted files
     assert rows_by_manifest(output) == before
     assert again.metrics["generation"] == 3
 

@@ -1,4 +1,4 @@
-"""What a pair's explanation depends on changes its key; what it does not depend on leaves it."""
+"""The content key changes with all that the explanation depends on, and with nothing else."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -56,7 +56,7 @@ def _with_vector(explainer: Explainer, side: str, row: int) -> Explainer:
 
 def test_content_key_changes_with_the_pairs_texts_and_vectors_alone(explainer: Explainer) -> None:
     def changed(other: Explainer) -> set[tuple[int, int]]:
-        """The pairs of 3 users and 3 items whose key is another."""
+        """Return the pairs of 3 users and 3 items whose key changed."""
         pairs = [(user, item) for user in range(3) for item in range(3)]
         return {
             pair

@@ -1,4 +1,4 @@
-"""Pairs in, rows out: what cannot be explained is a failed row with a typed reason, its texts and a message, and stops nothing."""
+"""A pair becomes an explanation, or a failed row with a typed reason, its texts and a message."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ SHARED = "0123"
 
 
 class ScriptedEngine:
-    """Writes the given texts, last prompt first."""
+    """Writes the given texts, beginning with the last prompt."""
 
     def __init__(self, pairs: PairPrompts, texts: Sequence[str]):
         self._ids = [pairs.builder.encode_explanation(text)[:-1] for text in texts]
@@ -125,7 +125,7 @@ def test_explain_pairs_failed_rows_hold_the_texts_of_what_is_known(
 
 @dataclass
 class _BreakingEngine:
-    """Raises for any batch with a prompt of the `broken` users' tokens; fails others with a type of its own."""
+    """Raises an error for a batch with tokens of `broken`, and fails prompts with `refused`."""
 
     broken: frozenset[int]
     refused: frozenset[int] = frozenset()
@@ -168,7 +168,7 @@ def test_explain_or_fail_rows_that_the_engine_raises_for_are_found_and_the_rest_
     }
     assert reasons["u3"][1] == "RuntimeError: CUDA error: an illegal memory access"
     assert reasons["u5"][1] == "needs 9 GiB"
-    assert explainer.engine.num_calls <= 16  # halves, not row by row
+    assert explainer.engine.num_calls <= 16  # batches are halved, not tried row by row
 
 
 def test_explain_or_fail_our_own_errors_are_not_the_rows(

@@ -1,4 +1,4 @@
-"""Stores at their worst: slow, hanging, failing in bursts; and a disk that is full."""
+"""Runs on bad stores: one that is slow, hangs and fails in bursts, and a disk that is full."""
 
 import os
 import subprocess
@@ -73,7 +73,7 @@ def test_run_onto_a_full_disk_says_so_and_goes_on_once_there_is_room(
         if name.startswith("commits/")
     }
 
-    time.sleep(_TERM)  # a lease that there was no room to release
+    time.sleep(_TERM)  # there was no room to release the lease, so it must expire
     subprocess.run(["mount", "-o", "remount,size=16m", small_disk], check=True)
     run(config, pairs(*PAIRS), load=Toy())
     assert pairs_of(rows_by_manifest(output)) == sorted(PAIRS)

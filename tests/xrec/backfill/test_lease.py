@@ -1,4 +1,4 @@
-"""One driver a run: refused, renewed, released, taken over; on disk and on the object store."""
+"""A run has one driver: the lease is refused, renewed, released and taken over, on both stores."""
 
 import json
 import time
@@ -91,7 +91,7 @@ def test_lease_processes_that_start_at_the_same_moment_have_one_winner_each_time
 def test_lease_a_number_that_was_deleted_meanwhile_does_not_win(
     output: Location, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The driver saw an expired entry 1, slept, and creates entry 2 after the holder wrote 2 and 3 and deleted 2."""
+    """A driver reads the expired entry 1, and creates entry 2 after the holder deleted entry 2."""
     from xrec.backfill import lease as module
 
     Lease.acquire(output, term_seconds=0)
@@ -110,7 +110,7 @@ def test_lease_a_number_that_was_deleted_meanwhile_does_not_win(
 def test_lease_answer_that_was_lost_is_no_loss(
     output: Location, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The store did the write, the client sent it again and was told that the entry exists: it is the driver's own."""
+    """The store wrote the entry, and the client sent the request again because no answer came."""
     create = Location.create_bytes
     monkeypatch.setattr(Location, "create_bytes", lambda self, data: create(self, data) and False)
     lease = Lease.acquire(output, LONG)

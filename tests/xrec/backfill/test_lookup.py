@@ -1,4 +1,7 @@
-"""One pair out of a backfill, against the rows of its files: each is found, no other is; few files are read; another model's is refused."""
+"""A lookup finds exactly the pairs in the files of a backfill, and reads few of the files.
+
+The output of another model is refused.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -25,7 +28,7 @@ def lookup_of(output: Location, max_bytes: int = 2**20) -> ExplanationLookup:
 
 
 def check_against_files(output: Location, lookup: ExplanationLookup) -> None:
-    """Every pair of users and items, known or not, asked for twice: the file's row or nothing; the second time from memory."""
+    """Look up every pair of known and unknown users and items, the second time from memory."""
     texts = {
         (row["user_id"], row["item_id"]): row["explanation"] for row in rows_by_manifest(output)
     }
@@ -74,7 +77,7 @@ def test_pair_of_a_retry_is_found_in_its_generation_and_those_after(
     second = lookup_of(output)
     check_against_files(output, second)
     assert second.find("u1", "i2") is not None
-    assert first.find("u1", "i2") is None  # an earlier generation is read as it was
+    assert first.find("u1", "i2") is None  # the lookup of an earlier generation does not change
     jobs.backfill.compact_output(make_config(rows_per_chunk=2))
     check_against_files(output, lookup_of(output))
 

@@ -1,4 +1,4 @@
-"""Which pairs are in which chunk; a plan is written once, and another run's plan is refused."""
+"""A plan assigns pairs to chunks; it is written once, and another run's plan is refused."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -27,7 +27,7 @@ def test_plan_each_pair_is_once_in_the_chunk_of_its_user_by_user_and_item(
 ) -> None:
     config = make_config(rows_per_chunk=1)
     made = plan(config, pairs(*SIX, *SIX[2:4]))
-    assert made.num_chunks == 8  # the power of two from 6 rows of one a chunk
+    assert made.num_chunks == 8  # the power of two above 6 rows, with one row a chunk
     found = {
         chunk: read_table(pairs_location(made.output, made.identity.run, chunk), PAIRS).to_pylist()
         for chunk in made.chunks
@@ -89,7 +89,7 @@ def test_plan_pairs_that_were_changed_afterwards_are_refused(
     location = pairs_location(made.output, made.identity.run, chunk)
     location.write_bytes(parquet_bytes(pairs("u0 other"), PAIRS))
     with pytest.raises(
-        DataError, match=rf"{chunk:05d}\.parquet: holds other pairs than plan\.json says"
+        DataError, match=rf"{chunk:05d}\.parquet: the pairs are not those of plan\.json"
     ):
         read_chunk_pairs(made.output, made.identity.run, chunk, made.chunks[chunk].pairs)
 
@@ -123,7 +123,7 @@ def test_plan_again_takes_up_what_is_there_and_writes_nothing(
     } == before
 
 
-TEXT = {"max_words": None, "max_phrase_repeats": None}  # as in conftest
+TEXT = {"max_words": None, "max_phrase_repeats": None}  # the same as in conftest
 
 
 @pytest.mark.parametrize(
@@ -180,7 +180,7 @@ def test_plan_settings_that_the_text_does_not_depend_on_resume_the_same_run(
 def test_plan_a_second_driver_with_another_run_loses_the_race(
     make_config: MakeConfig, pairs: MakePairs
 ) -> None:
-    """Both looked before either wrote: create-only tells, and the winner's pairs are untouched."""
+    """Both read before either wrote: the first to create plan.json wins, and keeps its pairs."""
     loser, winner = (draft_plan(make_config(rows_per_chunk=rows), [pairs(*SIX)]) for rows in (3, 2))
     made = winner.write()
     with pytest.raises(ArtifactMismatchError, match="rows_per_chunk: 2 there, 3 here"):
@@ -204,7 +204,7 @@ def test_plan_without_an_adapter_names_where_it_is_missing_and_writes_nothing(
 def test_plan_with_other_newcomers_is_another_run(
     make_config: MakeConfig, pairs: MakePairs, tmp_path: Any
 ) -> None:
-    """By content: the same rows in another file and order resume the run."""
+    """The same rows in another file and order are the same run; other rows are another run."""
     for name, users in (("one", ["n", "m"]), ("same", ["m", "n"]), ("other", ["m", "k"])):
         pq.write_table(
             pa.table({"user_id": users, "item_id": ["i0", "i0"]}), tmp_path / f"{name}.parquet"

@@ -1,4 +1,4 @@
-"""Readers while a run is under way, against the records, and a reader that goes on while generations pass."""
+"""Readers see exactly the committed rows, while a run is under way and after it."""
 
 from collections.abc import Callable
 from typing import Any
@@ -23,7 +23,7 @@ PAIRS_OF_USERS = tuple(f"u{user} i{item}" for user in range(6) for item in range
 
 @pytest.fixture(params=["local", "s3"])
 def config(request: pytest.FixtureRequest, make_config: MakeConfig) -> Any:
-    """A run on disk, and one on the object store."""
+    """A run, once on disk and once on the object store."""
     if request.param == "local":
         return make_config(rows_per_chunk=2)
     s3 = request.getfixturevalue("s3")
@@ -70,9 +70,8 @@ def test_read_gives_exactly_the_committed_chunks_while_a_run_is_under_way(
     again = [pairs(*PAIRS_OF_USERS, "nobody i0")]
     assert draft_plan(config, again).done is not None
     (made.output / "_SUCCESS").delete()
-    assert (
-        draft_plan(config, again).done is None
-    )  # as after a driver that died between manifest and _SUCCESS
+    # This is what a driver leaves that died between the manifest and _SUCCESS.
+    assert draft_plan(config, again).done is None
     finish(made, max_failed_share=1.0)
     assert draft_plan(config, again).done is not None
     assert sorted(pairs_of(read(made.output.uri, config.storage).to_table().to_pylist())) == sorted(
@@ -83,7 +82,7 @@ def test_read_gives_exactly_the_committed_chunks_while_a_run_is_under_way(
         read_failed(made.output.uri, config.storage).to_table().to_pylist()[0]["reason"]
         == "unknown_user"
     )
-    assert not (made.output / "part-00000-deadbeef.parquet").exists()  # swept at the end
+    assert not (made.output / "part-00000-deadbeef.parquet").exists()  # deleted by `finish`
 
 
 def test_read_of_a_plan_without_a_commit_is_empty_and_typed(

@@ -1,4 +1,4 @@
-"""The report's numbers, worked out by hand from four commits; and a page that holds them and no text of a user as markup."""
+"""The report's figures against figures worked out by hand, and a page without users' markup."""
 
 import html.parser
 import json
@@ -146,6 +146,6 @@ def test_report_is_written_with_rows_whose_texts_are_no_markup(output: Location)
     page.feed((output / "report.html").read_text())
     assert "script" not in page.tags
     assert page.text.count(evil) == 2
-    assert "not told by the engine" not in page.text
+    assert "not reported by the engine" not in page.text
     assert "price_per_actor_hour is not set" in page.text
     assert page.tags.count("svg") == 2

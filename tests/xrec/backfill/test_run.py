@@ -1,4 +1,7 @@
-"""Whole runs through Ray Data's actors, against the set of pairs that was put in: typed failures, threshold, retry, crashes."""
+"""Whole runs through Ray Data's actors: typed failures, the threshold, retries and crashes.
+
+The rows are compared with the set of pairs that went in.
+"""
 
 import json
 import re
@@ -30,7 +33,7 @@ GOOD = tuple(f"u{user} i{item}" for user in range(4) for item in range(3))
 
 @pytest.fixture
 def on_s3(make_config: MakeConfig, pairs: Callable[..., pa.Table], s3: Any) -> Callable[..., Any]:
-    """A config whose pairs, some of them broken, and whose output lie on s3://."""
+    """Make a config with pairs and output on S3; some of the pairs cannot be explained."""
     bucket = s3.new_bucket()
     table = pairs(*GOOD, *BROKEN, *GOOD[:2])
     (open_location(bucket, s3.storage) / "in" / "pairs.parquet").write_bytes(
@@ -46,7 +49,7 @@ def on_s3(make_config: MakeConfig, pairs: Callable[..., pa.Table], s3: Any) -> C
 
 @pytest.fixture
 def called(tmp_path: Path) -> Path:
-    """Where toy engines write what they were given."""
+    """The folder in which toy engines write their pairs."""
     (tmp_path / "calls").mkdir()
     return tmp_path / "calls"
 
@@ -94,7 +97,7 @@ def test_run_of_good_and_broken_rows_has_each_once_with_its_reason(
     assert sum(actor["pairs"] for actor in report["actors"]) == len(GOOD) + len(BROKEN)
     assert not any(name.startswith("attempts/") for name in output.files())
 
-    # A late attempt's file, that no commit names, is not read.
+    # The file of a late attempt, which no commit names, is not read.
     table = read_explanations(output)
     stray = table.set_column(
         2, table.schema.field("explanation"), pc.utf8_upper(table["explanation"])
@@ -106,7 +109,7 @@ def test_run_of_good_and_broken_rows_has_each_once_with_its_reason(
 def test_run_over_max_failed_share_stops_with_a_summary_and_raising_it_goes_on_from_there(
     on_s3: Callable[..., Any],
 ) -> None:
-    strict = on_s3(max_failed_share=0.1)  # of 16 rows one may fail
+    strict = on_s3(max_failed_share=0.1)  # one of 16 rows may fail
     output = output_of(strict)
     with pytest.raises(
         DataError, match=r"[2-4] of 16 rows failed \(.* 1.*\), more than max_failed_share = 0\.1"
@@ -119,9 +122,8 @@ def test_run_over_max_failed_share_stops_with_a_summary_and_raising_it_goes_on_f
     with pytest.raises(DataError, match="more than max_failed_share"):
         run(strict, load=_never)
 
-    (record,) = read_records(
-        output
-    )  # a file without a record is of an attempt that was ended, and may be written again
+    # A file without a record is of an attempt that was ended, and may be written again.
+    (record,) = read_records(output)
     committed = {
         *record.files,
         *(
@@ -146,7 +148,7 @@ def test_read_explanations_of_an_unfinished_run_is_refused(on_s3: Callable[..., 
 
 
 def test_run_error_in_an_actor_is_ours_with_its_message(on_s3: Callable[..., Any]) -> None:
-    """The plan's chunk files are gone: every attempt fails, and the message says which file."""
+    """The files of the plan's chunks are gone: every attempt fails, and the message names one."""
     config = on_s3(rows_per_chunk=100, actors={"num_actors": 1, "device": "cpu"})
     made = plan(config)
     (made.output / "plan").delete()
@@ -192,7 +194,8 @@ def test_run_that_is_interrupted_says_how_to_go_on_and_lets_the_lease_go(
         record.getMessage() for record in caplog.records if "stopped" in record.getMessage()
     ]
     assert re.fullmatch(
-        r"stopped: [1-9]\d* of \d+ chunks are committed; run the same command again to go on with the others",
+        r"stopped: [1-9]\d* of \d+ chunks are committed; "
+        r"run the same command again to go on with the others",
         message,
     )
     run(config, pairs(*GOOD), load=Toy())  # the lease is free at once
@@ -215,10 +218,11 @@ def test_run_with_rows_that_kill_their_process_fails_them_and_explains_the_other
         "u2 i1": "engine_error",
         "nobody i0": "unknown_user",
     }
-    assert "2 processes died with this row alone" in failed["u2 i1"]["message"]
+    assert "2 processes died while they worked on this row alone" in failed["u2 i1"]["message"]
     assert failed["u2 i1"]["item_title"] == "Place 1"
     assert manifest.row_counts == {"explanations": len(GOOD) - 1, "failed": 2}
-    # The chunk twice, then its halves: every death costs one range, and no range that was done is done again.
+    # The chunk is tried twice, then its halves: a death costs the work on one range, and no range
+    # that is done is done again.
     assert 6 <= Counter(calls(called))["u2 i1"] <= 7
     assert max(count for pair, count in Counter(calls(called)).items() if pair != "u2 i1") <= 6
 
@@ -256,17 +260,12 @@ def test_run_retry_of_one_reason_supersedes_only_those_rows(
     assert pairs_of(rows_by_manifest(output)) == sorted(GOOD)
     assert pairs_of(rows_by_manifest(output, failed=True)) == sorted(BROKEN)
     after = _times(output)
-    kept = before.keys() - {
-        "manifest.json",
-        "_SUCCESS",
-        "report.json",
-        "report.html",
-    }  # readers of the first generation go on
+    # The files of the first generation stay, for those who still read them.
+    kept = before.keys() - {"manifest.json", "_SUCCESS", "report.json", "report.html"}
     assert {name: after[name] for name in kept} == {name: before[name] for name in kept}
 
-    third = run(
-        make_config(retry_failed="all"), pairs(*GOOD, *BROKEN), load=toy
-    )  # nothing heals: the reasons are the input's
+    # The rows that are left fail again, because their pairs cannot be explained.
+    third = run(make_config(retry_failed="all"), pairs(*GOOD, *BROKEN), load=toy)
     assert third.metrics["failed_by_reason"] == second.metrics["failed_by_reason"]
     assert third.metrics["generation"] == 3
 
@@ -288,7 +287,7 @@ def test_run_retry_heals_a_run_that_was_over_the_threshold(
 def test_run_retry_that_was_interrupted_goes_on(
     make_config: MakeConfig, pairs: Callable[..., pa.Table], called: Path
 ) -> None:
-    """One chunk of the retry was committed before its driver died: the next driver does the others only, in the same generation."""
+    """A retry's driver died; the next one does only the chunks that the first did not commit."""
     muted = called.parent / "muted"
     muted.touch()
     toy = Toy(mute=GOOD, muted=str(muted), calls=str(called))

@@ -1,4 +1,4 @@
-"""A driver's log of records: each commit is read from the store once, whatever is asked, and however the store fails meanwhile."""
+"""A driver's log reads each commit from the store once, also if the store fails in between."""
 
 from collections import Counter
 from pathlib import Path
@@ -35,7 +35,7 @@ def _commit(chunk: int) -> Commit:
 
 @pytest.fixture
 def output(tmp_path: Path) -> Location:
-    """Chunks 0 to 3 of a run, and chunk 2 again in a retry."""
+    """An output with chunks 0 to 3 of a run, and chunk 2 again in a retry."""
     output = open_location(str(tmp_path))
     retry = begin_generation(output, "retry")
     for generation, chunk in [(RUN, 0), (RUN, 1), (RUN, 2), (RUN, 3), (retry, 2)]:
@@ -45,7 +45,7 @@ def output(tmp_path: Path) -> Location:
 
 @pytest.fixture
 def reads(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
-    """How often each record was read."""
+    """Counts how often each record was read."""
     counter: Counter[str] = Counter()
     read_bytes = Location.read_bytes
 

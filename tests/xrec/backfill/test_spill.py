@@ -1,4 +1,4 @@
-"""Pairs on disk, against a set of Python tuples."""
+"""Pairs on disk are compared with a set of Python tuples."""
 
 import random
 from collections.abc import Callable, Iterator
@@ -15,7 +15,7 @@ Rows = list[tuple[str, str]]
 
 @pytest.fixture(scope="module")
 def rows() -> Rows:
-    """Some users with many pairs, many with few, some pairs twice."""
+    """One user with many pairs, many users with few, and some pairs twice."""
     draw = random.Random(0)
     few = [(f"user-{draw.randrange(700)}", f"item {draw.randrange(40)}") for _ in range(3000)]
     return few + [("hotel", f"item {item}") for item in range(500)]

@@ -1,4 +1,4 @@
-"""The line that tells how far a backfill is, and when it is written."""
+"""The line that shows the progress of a backfill, and when it is written."""
 
 import logging
 from typing import Any

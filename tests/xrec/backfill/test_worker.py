@@ -1,4 +1,4 @@
-"""A chunk in, its files and its commit record out, once, whatever other attempts do."""
+"""A worker writes a chunk's files and its commit record once, also beside other attempts."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -47,13 +47,13 @@ def _chunk(made: BackfillPlan, chunk: int = 0) -> dict[str, Any]:
 
 @pytest.fixture
 def made(make_config: MakeConfig, pairs: MakePairs) -> BackfillPlan:
-    """A run of one chunk of three rows, one of them of an unknown user."""
+    """A run of one chunk with three rows, one of them of an unknown user."""
     return plan(make_config(rows_per_chunk=ONE_CHUNK), pairs("nobody i0", "u0 i0", "u1 i1"))
 
 
 @pytest.fixture
 def worker(make_config: MakeConfig, made: BackfillPlan) -> ChunkWorker:
-    """Its worker, in this process."""
+    """The worker of that run, in this process."""
     return ChunkWorker(_settings(make_config(rows_per_chunk=ONE_CHUNK), made, load=Toy()))
 
 
@@ -98,7 +98,7 @@ def test_worker_does_not_repeat_a_committed_chunk(
 def test_worker_two_attempts_at_a_chunk_commit_once(
     worker: ChunkWorker, made: BackfillPlan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Both began before either committed, and the second wrote another content: its file is there, and counts for nothing."""
+    """Both began before either committed; the file of the second is there, and does not count."""
     from xrec.backfill import worker as module
 
     explain = worker._explain

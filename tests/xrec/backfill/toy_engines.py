@@ -1,4 +1,4 @@
-"""Engines without a model, for actors: each prompt's text is told by its ids, and some prompts are deadly."""
+"""Engines without a model, for actors: the ids determine the text, and some prompts are deadly."""
 
 import os
 import signal
@@ -16,10 +16,11 @@ from xrec.generate.explainer import Explainer
 
 @dataclass(frozen=True)
 class Toy:
-    """`load` of WorkerSettings: explainer and prompts are real, the engine is an `EchoEngine` with these settings.
+    """A function for `load` of WorkerSettings: a real explainer with an `EchoEngine`.
 
-    A process that meets a pair of `deadly` kills itself, one that meets `broken` raises; `mute` ends without a word while the
-    file `muted` is there. Each call of the engine appends its pairs to the folder `calls`, and takes `seconds_per_prompt`.
+    A process that gets a pair of `deadly` kills itself; a pair of `broken` raises an error; a pair
+    of `mute` gets an empty text while the file `muted` exists. Each call of the engine writes its
+    pairs to a file in the folder `calls`, and each prompt takes `seconds_per_prompt`.
     """
 
     deadly: tuple[str, ...] = ()
@@ -30,7 +31,7 @@ class Toy:
     seconds_per_prompt: float = 0.0
 
     def __call__(self, settings: WorkerSettings) -> Explainer:
-        """The explainer, in the actor's process."""
+        """Make the explainer in the actor's process."""
         real = load_worker_explainer(settings)
         return Explainer(
             real.model,
@@ -43,7 +44,7 @@ class Toy:
 
 
 class EchoEngine:
-    """Says which user and item a prompt is of, by their index."""
+    """Writes the index of the prompt's user and item."""
 
     def __init__(self, pairs: PairPrompts, toy: Toy):
         self._builder = pairs.builder
@@ -52,7 +53,7 @@ class EchoEngine:
     def generate(
         self, prompts: Sequence[Sequence[int]], decoding: DecodingConfig
     ) -> Iterator[Completion]:
-        """One completion a prompt, the last one first."""
+        """Yield one completion a prompt, beginning with the last prompt."""
         names = [self._name(prompt) for prompt in prompts]
         if self._toy.calls is not None and names:
             path = Path(self._toy.calls) / str(os.getpid())
@@ -72,7 +73,7 @@ class EchoEngine:
             yield Completion(index, self._builder.encode_explanation(text)[:-1], "stop")
 
     def _name(self, prompt: Sequence[int]) -> str:
-        """ "u<index> i<index>" of the prompt's collaborative tokens."""
+        """Return "u<index> i<index>" by the prompt's collaborative tokens."""
         vocabulary = self._builder.vocabulary
         user, item = sorted(
             token - vocabulary.num_text_tokens
@@ -83,7 +84,7 @@ class EchoEngine:
 
 
 def calls(folder: Path) -> list[str]:
-    """The pairs that engines were given, all processes together."""
+    """Return the pairs that the engines of all processes were called with."""
     return [
         line for path in folder.iterdir() for line in path.read_text(encoding="utf-8").splitlines()
     ]
