@@ -156,7 +156,7 @@ def _num_chunks(config: BackfillConfig, output: Location, num_pairs: int) -> int
     if config.carry_from is None:
         return 1 << math.ceil(math.log2(max(1.0, num_pairs / config.rows_per_chunk)))
     earlier = open_location(config.carry_from, config.storage)
-    if earlier.is_local != output.is_local:
+    if not output.same_store(earlier):
         raise ConfigError(
             f"carry_from = {earlier} and the output {output} must both be local or both on S3; "
             "copy one of them"

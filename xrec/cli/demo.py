@@ -64,7 +64,7 @@ def _print_results(config: EvaluateConfig) -> None:
         "\n".join(
             [
                 *lines,
-                f"report: {Path(report.path).resolve() if report.is_local else report.uri}",
+                f"report: {report.shared_uri}",
                 "",
             ]
         )

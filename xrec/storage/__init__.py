@@ -1,4 +1,4 @@
-"""Where artifacts lie: URIs, manifests, tables. The only module that knows local paths from s3://."""
+"""Where artifacts lie: URIs, manifests, tables. Nothing else tells a local path from s3://."""
 
 from xrec.storage.artifact import (
     MANIFEST,
@@ -13,9 +13,10 @@ from xrec.storage.artifact import (
     run_fingerprint,
     write_manifest,
 )
-from xrec.storage.location import Location, check_access, open_location, storage_errors
+from xrec.storage.location import Location, storage_errors
 from xrec.storage.requests import request_each
 from xrec.storage.tables import parquet_bytes, read_row_group, read_table, write_table
+from xrec.storage.uri import check_access, open_location
 
 __all__ = [
     "MANIFEST",

@@ -1,10 +1,83 @@
-"""S3 through s3fs: how a client is made from the config, and the one request that tells whether a bucket can be used."""
+"""A location in an S3 bucket, through s3fs; a creation is a put with `If-None-Match: *`."""
 
-from typing import Any
+import errno
+from dataclasses import dataclass
+from typing import Any, Self
 
+import pyarrow.fs
 import s3fs
 
 from xrec.config.shared import StorageConfig
+from xrec.storage.location import Location, storage_errors
+
+_SCHEME = "s3://"
+
+
+@dataclass(frozen=True)
+class S3Location(Location):
+    """An object, or all objects below a prefix; `path` is bucket/key."""
+
+    @property
+    def shared_uri(self) -> str:
+        """The URI itself."""
+        return self.uri
+
+    def at(self, name: str) -> Self:
+        """What lies below this prefix at `name`, or at the s3:// URI `name`."""
+        if name.startswith(_SCHEME):
+            return type(self)(name, name.removeprefix(_SCHEME), self.fs)
+        return self / name
+
+    def read_bytes(self) -> bytes:
+        """See Location."""
+        with storage_errors(self.uri):
+            # By default s3fs asks for the size and reads a large file in parts, which may be of two versions.
+            # With max_concurrency=1 it sends one request.
+            return bytes(self.fs.cat_file(self.path, max_concurrency=1))
+
+    def write_bytes(self, data: bytes) -> None:
+        """See Location; S3 shows an object only when its upload is complete."""
+        with storage_errors(self.uri):
+            self.fs.pipe_file(self.path, data)
+
+    def create_bytes(self, data: bytes) -> bool:
+        """See Location."""
+        with storage_errors(self.uri):
+            try:
+                self.fs.pipe_file(self.path, data, mode="create")
+            except FileExistsError:
+                return False
+            except OSError as error:
+                # s3fs reports a failed precondition (412) as a plain OSError with EINVAL, a race (409) as EBUSY.
+                if error.errno in (errno.EINVAL, errno.EBUSY) and self.fs.exists(self.path):
+                    return False
+                raise
+        return True
+
+    def files(self) -> list[str]:
+        """See Location."""
+        with storage_errors(self.uri):
+            root = self.path.rstrip("/") + "/"
+            found = self.fs.find(self.path)
+        return sorted(path.removeprefix(root) for path in found if path.startswith(root))
+
+    def arrow_filesystem(self) -> pyarrow.fs.FileSystem:
+        """See Location."""
+        return pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(self.fs))
+
+    def check_access(self, storage: StorageConfig) -> None:
+        """Send one HEAD request on the bucket, without retries.
+
+        Raises StorageAccessError (credentials refused), StorageNotFoundError (no such bucket), StorageUnreachableError.
+        """
+        with storage_errors(self.uri):
+            fs = s3fs.S3FileSystem(
+                skip_instance_cache=True,
+                use_listings_cache=False,
+                **_client_settings(storage, max_attempts=1),
+            )
+            fs.retries = 1  # s3fs retries on top of botocore
+            fs.call_s3("head_bucket", Bucket=self.path.split("/", 1)[0])
 
 
 def open_s3(storage: StorageConfig) -> s3fs.S3FileSystem:
@@ -12,17 +85,6 @@ def open_s3(storage: StorageConfig) -> s3fs.S3FileSystem:
     return s3fs.S3FileSystem(
         use_listings_cache=False, **_client_settings(storage, storage.max_attempts)
     )
-
-
-def probe_bucket(bucket: str, storage: StorageConfig) -> None:
-    """One HEAD request on the bucket, without retries; raises what s3fs or botocore raise."""
-    fs = s3fs.S3FileSystem(
-        skip_instance_cache=True,
-        use_listings_cache=False,
-        **_client_settings(storage, max_attempts=1),
-    )
-    fs.retries = 1  # s3fs retries on top of botocore
-    fs.call_s3("head_bucket", Bucket=bucket)
 
 
 def _client_settings(storage: StorageConfig, max_attempts: int) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import queue
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
@@ -106,7 +106,9 @@ def fit(
             "training ended without reporting any files; the loop must call report(metrics, files) at least once"
         )
     path = result.checkpoint.path
-    return TrainingOutcome(result.metrics, Location(f"{storage.uri} ({path})", path, storage.fs))
+    return TrainingOutcome(
+        result.metrics, replace(storage, uri=f"{storage.uri} ({path})", path=path)
+    )
 
 
 def _here() -> NodeAffinitySchedulingStrategy:

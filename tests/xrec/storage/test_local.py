@@ -19,17 +19,12 @@ def test_location_local_round_trip_makes_the_folders(tmp_path: Path, form: str) 
     location.write_bytes("zwölf".encode())
     assert location.read_text() == "zwölf"
     assert (tmp_path / "a" / "b.txt").read_text(encoding="utf-8") == "zwölf"
-    assert (location.is_local, location.is_file(), location.name) == (True, True, "b.txt")
+    assert (location.is_file(), location.name, location.shared_uri) == (
+        True,
+        "b.txt",
+        str(tmp_path / "a" / "b.txt"),
+    )
     assert os.listdir(tmp_path / "a") == ["b.txt"]  # no temporary file stays
-
-
-def test_location_relative_and_home_paths_become_absolute(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HOME", "/home/somebody")
-    assert open_location("x/y").path == str(tmp_path / "x" / "y")
-    assert open_location("~/y").path == "/home/somebody/y"
 
 
 def test_location_files_are_relative_sorted_and_of_this_folder_only(tmp_path: Path) -> None:
@@ -109,21 +104,32 @@ def test_location_folder_without_permission_is_refused(tmp_path: Path) -> None:
         (open_location(str(tmp_path)) / "file").write_bytes(b"x")
 
 
-@pytest.mark.parametrize(
-    ("uri", "message"),
-    [
-        ("gs://bucket/x", "'gs' is not supported"),
-        ("s3://", "names no bucket"),
-        ("s3:///x", "names no bucket"),
-    ],
-)
-def test_open_location_unusable_uri_is_refused(uri: str, message: str) -> None:
-    with pytest.raises(StorageError, match=message):
-        open_location(uri)
-
-
 def test_check_access_local_path_needs_nothing(tmp_path: Path) -> None:
     check_access(open_location(str(tmp_path / "not" / "yet")), StorageConfig())
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everywhere")
+def test_files_local_folder_that_must_not_be_read_is_refused_and_not_empty(tmp_path: Path) -> None:
+    (tmp_path / "closed").mkdir(mode=0)
+    with pytest.raises(StorageAccessError, match="access refused"):
+        open_location(str(tmp_path)).files()
+
+
+def test_files_local_error_of_the_disk_is_raised(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: str) -> None:
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(StorageAccessError, match="Permission denied"):
+        open_location(str(tmp_path)).files()
+
+
+def test_at_local_takes_names_below_and_absolute_paths(tmp_path: Path) -> None:
+    folder = open_location(str(tmp_path / "run"))
+    assert folder.at("part").path == str(tmp_path / "run" / "part")
+    assert folder.at(str(tmp_path / "old" / "part")).path == str(tmp_path / "old" / "part")
 
 
 def test_arrow_filesystem_local_reads_what_was_written(tmp_path: Path) -> None:

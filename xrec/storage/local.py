@@ -1,0 +1,90 @@
+"""A location on a local disk: a write is a rename of a finished file, a creation is a hard link to one."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Self
+
+import fsspec
+import pyarrow.fs
+from fsspec.implementations.local import LocalFileSystem
+
+from xrec.config.shared import StorageConfig
+from xrec.storage.location import Location, storage_errors
+
+
+@dataclass(frozen=True)
+class LocalLocation(Location):
+    """A file or folder on this machine; `path` is absolute."""
+
+    fs: fsspec.AbstractFileSystem = field(default_factory=LocalFileSystem)
+
+    @property
+    def shared_uri(self) -> str:
+        """The absolute path: Ray's workers have working directories of their own."""
+        return self.path
+
+    def at(self, name: str) -> Self:
+        """What lies below this folder at `name`, or at the absolute path `name`."""
+        return type(self)(name, name) if name.startswith("/") else self / name
+
+    def read_bytes(self) -> bytes:
+        """See Location."""
+        with storage_errors(self.uri):
+            return Path(self.path).read_bytes()
+
+    def write_bytes(self, data: bytes) -> None:
+        """See Location."""
+        with storage_errors(self.uri), _finished_file_beside(Path(self.path), data) as temporary:
+            os.replace(temporary, self.path)
+
+    def create_bytes(self, data: bytes) -> bool:
+        """See Location."""
+        with storage_errors(self.uri), _finished_file_beside(Path(self.path), data) as temporary:
+            try:
+                os.link(temporary, self.path)
+            except FileExistsError:
+                return False
+        return True
+
+    def files(self) -> list[str]:
+        """See Location; raises StorageAccessError if this folder or one below it must not be read."""
+        with storage_errors(self.uri):
+            found = [
+                os.path.relpath(os.path.join(folder, name), self.path)
+                for folder, _, names in os.walk(self.path, onerror=_unless_missing)
+                for name in names
+            ]
+        return sorted(found)
+
+    def arrow_filesystem(self) -> pyarrow.fs.FileSystem:
+        """See Location."""
+        return pyarrow.fs.LocalFileSystem()
+
+    def check_access(self, storage: StorageConfig) -> None:
+        """A local path needs no credentials and may still be made: there is nothing to check."""
+
+
+def _unless_missing(error: OSError) -> None:
+    """Let a folder that is not there, or was deleted meanwhile, be empty."""
+    if not isinstance(error, FileNotFoundError | NotADirectoryError):
+        raise error
+
+
+@contextmanager
+def _finished_file_beside(target: Path, data: bytes) -> Iterator[str]:
+    """The path of a complete file in the target's folder, to be renamed or linked; it is deleted afterwards."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        yield temporary
+    finally:
+        Path(temporary).unlink(missing_ok=True)

@@ -1,0 +1,31 @@
+"""From a URI to its location: the only place that tells a local path from s3://."""
+
+import os
+
+from xrec.config.shared import StorageConfig
+from xrec.errors import StorageError
+from xrec.storage.local import LocalLocation
+from xrec.storage.location import Location
+from xrec.storage.s3 import S3Location, open_s3
+
+
+def open_location(uri: str, storage: StorageConfig | None = None) -> Location:
+    """The location of a local path, a `file://` URI or `s3://bucket/prefix`; nothing is contacted yet.
+
+    Raises StorageError for another scheme or an s3:// URI without a bucket.
+    """
+    scheme, separator, rest = uri.partition("://")
+    if not separator or scheme == "file":
+        return LocalLocation(uri, os.path.abspath(os.path.expanduser(rest if separator else uri)))
+    if scheme != "s3":
+        raise StorageError(
+            f"URI {uri!r}: scheme {scheme!r} is not supported; give a local path or s3://bucket/prefix"
+        )
+    if not rest.split("/", 1)[0]:
+        raise StorageError(f"URI {uri!r} names no bucket; expected s3://bucket/prefix")
+    return S3Location(uri, rest.rstrip("/"), open_s3(storage or StorageConfig()))
+
+
+def check_access(location: Location, storage: StorageConfig) -> None:
+    """Find out at once whether `location` can be used: `Location.check_access` as a function."""
+    location.check_access(storage)
