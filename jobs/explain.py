@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from xrec.adapter.pairs import Pair
 from xrec.backfill.identity import sources_of
 from xrec.config.backfill import BackfillConfig
+from xrec.data import Dataset
 from xrec.data.cold_start import History
+from xrec.data.suggestion import suggest_id
+from xrec.errors import UnknownIdError
 from xrec.generate.explainer import Explanation, load_explainer
 from xrec.llm.prompt import PairTexts
 from xrec.storage import check_access, open_location
@@ -40,7 +43,7 @@ def run(
     explainer = load_explainer(
         sources_of(config), device=config.actors.device, engine=config.engine, history=new_user
     )
-    pair = Pair(explainer.dataset.user_index(user_id), explainer.dataset.item_index(item_id))
+    pair = _pair(explainer.dataset, user_id, item_id)
     prompt = explainer.pairs.prompt(pair)
     (explanation,) = explainer.explain([prompt], config.decoding)
     return ExplainedPair(
@@ -51,3 +54,16 @@ def run(
         explanation=explanation,
         model_fingerprint=explainer.model_fingerprint,
     )
+
+
+def _pair(dataset: Dataset, user_id: str, item_id: str) -> Pair:
+    """The pair's indices; raises UnknownIdError with the id that was probably meant."""
+    try:
+        return Pair(dataset.user_index(user_id), dataset.item_index(item_id))
+    except UnknownIdError as error:
+        wanted, known = (
+            (item_id, dataset.item_indices)
+            if user_id in dataset.user_indices
+            else (user_id, dataset.user_indices)
+        )
+        raise UnknownIdError(f"{error}; {suggest_id(wanted, known)}") from error

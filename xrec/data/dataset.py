@@ -3,7 +3,6 @@
 Every later stage reads it and nothing else of the raw data. Rows are numbered: row r of `users` has user_index r.
 """
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,7 +25,6 @@ _SCHEMAS = {
     "explanations": schemas.EXPLANATIONS,
     "planted": schemas.PLANTED,
 }
-_SEARCHED_FOR_HINT = 20_000  # a close match is looked for among so many ids
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,9 +135,8 @@ def _of_split(table: pa.Table, split: Split) -> pa.Table:
 def _look_up(what: str, indices: Mapping[str, int], wanted: str) -> int:
     if wanted in indices:
         return indices[wanted]
-    known = list(indices)[:_SEARCHED_FOR_HINT]
-    close = difflib.get_close_matches(wanted, known, n=1, cutoff=0.75)
-    hint = f"did you mean {close[0]!r}?" if close else f"an id that it holds: {known[0]!r}"
+    # No suggestion here: to search for a close id takes far longer than to explain the pair, and bulk runs and requests
+    # meet many unknown ids. `xrec explain` adds one (xrec.data.suggestion).
     raise UnknownIdError(
-        f"{what} {wanted!r} is not among the {len(indices)} {what}s of the dataset; {hint}"
+        f"{what} {wanted!r} is not among the {len(indices)} {what}s of the dataset"
     )

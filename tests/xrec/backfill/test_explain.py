@@ -1,5 +1,6 @@
 """A pair becomes an explanation, or a failed row with a typed reason, its texts and a message."""
 
+import difflib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -96,6 +97,18 @@ def test_explain_pairs_failed_rows_are_typed_and_the_rest_is_explained(
     assert "user 'nobody' is not among the 12 users" in messages["unknown_user"]
     assert "item 'nothing' is not among the 6 items" in messages["unknown_item"]
     assert "at most 150 allowed (prompt.max_prompt_tokens)" in messages["prompt_too_long"]
+
+
+def test_explain_pairs_searches_no_close_id_for_unknown_ones(
+    scripted: Callable[..., Explainer], pairs: MakePairs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A search through 20,000 ids for each unknown one takes longer than the explanations do."""
+    searches: list[object] = []
+    monkeypatch.setattr(difflib, "SequenceMatcher", lambda *a: searches.append(a))
+    unknown = pairs(*(f"u{number} i0" for number in range(100, 200)))
+    _, failed = explain_pairs(scripted(), unknown, DecodingConfig(), SHARED)
+    assert failed.num_rows == 100
+    assert searches == []
 
 
 def test_explain_pairs_nothing_to_explain_gives_empty_tables(

@@ -138,8 +138,8 @@ def test_top_k_of_named_users_and_fewer_unseen_items_than_k(make_config: MakeCon
     assert Counter(found["user_id"].to_pylist()) == {"u1": 3, "u3": 3}
 
 
-def test_top_k_of_an_unknown_user_names_a_close_one(make_config: MakeConfig) -> None:
-    with pytest.raises(UnknownIdError, match=r"user 'u1x' .* did you mean 'u1"):
+def test_top_k_of_an_unknown_user_is_refused(make_config: MakeConfig) -> None:
+    with pytest.raises(UnknownIdError, match="user 'u1x' is not among the"):
         read_pairs(make_config(pairs={"kind": "top_k", "k": 2, "user_ids": ["u1x"]}))
 
 

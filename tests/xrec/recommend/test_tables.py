@@ -38,8 +38,8 @@ def test_read_tables_named_users_are_there_once_in_the_order_of_their_ids(
     ]
 
 
-def test_read_tables_unknown_user_names_a_close_one(make_config: MakeConfig) -> None:
-    with pytest.raises(UnknownIdError, match=r"user 'u1x' .* did you mean 'u1"):
+def test_read_tables_unknown_user_is_refused(make_config: MakeConfig) -> None:
+    with pytest.raises(UnknownIdError, match="user 'u1x' is not among the"):
         read_tables(make_config(user_ids=["u2", "u1x"]))
 
 
