@@ -18,8 +18,8 @@ from xrec.adapter.vectors import input_vectors
 from xrec.config.adapter import TrainAdapterConfig
 from xrec.llm.examples import Example
 from xrec.llm.model import load_model, resolve_attention, resolve_dtype
-from xrec.train.adapter_batches import MicroBatch, epoch_steps, validation_batches
-from xrec.train.adapter_module import ExplanationLoss, learning_rate_share
+from xrec.train.adapter import ExplanationLoss, learning_rate_share
+from xrec.train.data import MicroBatch, epoch_steps, validation_batches
 from xrec.train.prefix_cache import PrefixCache
 
 _CPU = torch.device("cpu")

@@ -31,7 +31,7 @@ from cluster.connect import ensure_ray
 from xrec.config.adapter import TrainAdapterConfig
 from xrec.config.shared import RayConfig
 from xrec.storage import open_location
-from xrec.train.ray_loop import fit
+from xrec.train.ray_driver import fit
 
 BOUND = 0.15
 Record = dict[str, Any]
@@ -87,7 +87,8 @@ def measure(loop_config: Record) -> None:
     """One worker: load the model, then make an engine of its own and train two steps; reports the most that any worker saw."""
     import torch.distributed as dist
 
-    from xrec.train.worker_loop import init_deepspeed, report, world_size
+    from xrec.train.deepspeed_engine import init_deepspeed
+    from xrec.train.ray_worker import report, world_size
 
     init_deepspeed()
     seen = _loading(loop_config["config"]) | _training(loop_config["config"])
@@ -97,7 +98,7 @@ def measure(loop_config: Record) -> None:
 
 
 def _loading(config: TrainAdapterConfig) -> Record:
-    from xrec.train.adapter_worker_loop import load_frozen_model
+    from xrec.train.deepspeed_engine import load_frozen_model
 
     before, files = settled_bytes(), resident_bytes()["RssFile"]
     with peak_memory() as peak:
@@ -122,8 +123,8 @@ def _training(config: TrainAdapterConfig) -> Record:
     from xrec.llm.examples import Example
     from xrec.llm.source import resolve_model
     from xrec.storage import Manifest
-    from xrec.train.adapter_data import AdapterData
-    from xrec.train.adapter_worker_loop import build_engine
+    from xrec.train.adapter import build_engine
+    from xrec.train.data import AdapterData
 
     vectors = torch.randn(8, 64, generator=torch.Generator().manual_seed(0))
     before = settled_bytes()

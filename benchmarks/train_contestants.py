@@ -16,8 +16,8 @@ from benchmarks.train_setup import GRADIENT_CLIPPING, LEARNING_RATE, Epoch, Run,
 from xrec.llm.examples import Example
 from xrec.llm.model import resolve_attention
 from xrec.llm.nll import IGNORE
-from xrec.train.adapter_batches import epoch_steps
-from xrec.train.adapter_module import ExplanationLoss
+from xrec.train.adapter import ExplanationLoss
+from xrec.train.data import epoch_steps
 from xrec.train.prefix_cache import PrefixCache, WorkCounts
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from xrec.config.backfill import ActorsConfig
 from xrec.config.shared import ScalingConfig
 from xrec.errors import ClusterError
-from xrec.train.scaling_loop import may_grow
+from xrec.train.scaling import may_grow
 
 logger = logging.getLogger("xrec")
 

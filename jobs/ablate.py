@@ -20,7 +20,7 @@ from xrec.generate.scoring import fitting_pairs, generated_texts, nll_own_and_sh
 from xrec.llm.model import resolve_device
 from xrec.llm.source import folder_uris, model_fingerprint, resolve_model
 from xrec.storage import Location, Manifest, check_access, finished, open_location, read_manifest
-from xrec.train.adapter_loop import adapter_run_config, train_adapter
+from xrec.train.adapter import adapter_run_config, train_adapter
 
 logger = logging.getLogger("xrec")
 

@@ -5,7 +5,7 @@ from cluster.preflight import check_cluster
 from cluster.room import demand_of_workers
 from xrec.config.graph import PretrainGraphConfig
 from xrec.storage import Manifest, check_access, open_location
-from xrec.train.graph_loop import pretrain_graph, pretrained_graph
+from xrec.train.graph import pretrain_graph, pretrained_graph
 
 
 def run(config: PretrainGraphConfig) -> Manifest:

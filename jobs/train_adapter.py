@@ -6,7 +6,7 @@ from cluster.room import demand_of_workers
 from xrec.config.adapter import TrainAdapterConfig
 from xrec.llm.source import folder_uris
 from xrec.storage import Manifest, check_access, open_location
-from xrec.train.adapter_loop import train_adapter
+from xrec.train.adapter import train_adapter
 
 
 def run(config: TrainAdapterConfig) -> Manifest:

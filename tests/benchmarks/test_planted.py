@@ -23,7 +23,7 @@ from xrec.config.data import PrepareConfig
 from xrec.errors import DataError
 from xrec.graph import embeddings_bytes, write_graph
 from xrec.storage import open_location
-from xrec.train.adapter_data import load_adapter_data
+from xrec.train.data import load_adapter_data
 
 NUM_USERS, NUM_ITEMS, D = 40, 30, 6
 TOWN = {
@@ -143,7 +143,7 @@ def test_stated_taste_of_another_user_keeps_the_rest_of_the_profile(
 def test_train_in_this_process_is_the_job_on_one_worker(
     town: Town, config: TrainAdapterConfig, tmp_path: Path
 ) -> None:
-    from xrec.train.adapter_loop import train_adapter
+    from xrec.train.adapter import train_adapter
 
     data = load_adapter_data(config)
     trained = train(town, config, data.train, data.validation)

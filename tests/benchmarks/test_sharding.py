@@ -8,7 +8,7 @@ import pytest
 from benchmarks.sharding import config_of, measure, peak_memory, row_of, settled_bytes
 from tests.toy import save_toy_model
 from xrec.storage import open_location
-from xrec.train.ray_loop import fit
+from xrec.train.ray_driver import fit
 
 
 def test_row_of_shares_are_of_the_models_part() -> None:

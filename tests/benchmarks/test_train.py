@@ -16,7 +16,7 @@ from jobs.prepare import run as prepare_dataset
 from tests.toy import attach_toy, save_toy_model, toy_model
 from xrec.config.data import PrepareConfig
 from xrec.llm.examples import Example
-from xrec.train.adapter_module import ExplanationLoss
+from xrec.train.adapter import ExplanationLoss
 from xrec.train.prefix_cache import PrefixCache
 
 TOWN = {

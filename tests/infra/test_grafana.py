@@ -15,11 +15,11 @@ import ray
 import yaml
 
 import xrec.backfill.metrics
-import xrec.train.ray_metrics_loop
+import xrec.train.metrics
 from tests.infra.manifests import ROOT
 from xrec.backfill.commit import Commit, Work
 from xrec.backfill.metrics import BackfillMetrics
-from xrec.train.ray_metrics_loop import TrainingMetrics
+from xrec.train.metrics import TrainingMetrics
 
 GRAFANA = ROOT / "infra" / "grafana"
 WORK = Work(
@@ -109,7 +109,7 @@ def exported() -> Mapping[str, frozenset[str]]:
 
     declared: dict[str, tuple[str, tuple[str, ...]]] = {}
     with pytest.MonkeyPatch.context() as patch:
-        for module in (xrec.backfill.metrics, xrec.train.ray_metrics_loop):
+        for module in (xrec.backfill.metrics, xrec.train.metrics):
             for kind in ("Counter", "Gauge", "Histogram"):
                 if hasattr(module, kind):
                     patch.setattr(module, kind, _Declared(kind.lower(), declared))

@@ -13,7 +13,6 @@ from xrec.config.shared import StorageConfig
 from xrec.errors import ArtifactMismatchError, ModelError, StorageAccessError
 from xrec.llm.source import model_fingerprint, resolve_model
 from xrec.storage import read_manifest
-from xrec.train import adapter_loop
 
 
 @pytest.fixture
@@ -21,7 +20,7 @@ def without_training(monkeypatch: pytest.MonkeyPatch) -> None:
     def fit(*arguments: object, **settings: object) -> None:
         raise AssertionError("the job began to train")
 
-    monkeypatch.setattr(adapter_loop, "fit", fit)
+    monkeypatch.setattr("xrec.train.adapter.fit", fit)
 
 
 def test_train_adapter_artifact_holds_adapters_and_config_only(pipeline: Any) -> None:

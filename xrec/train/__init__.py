@@ -1,1 +1,1 @@
-"""Training on Ray Train workers with a DeepSpeed engine: `*_loop.py` is one job each, `ray_loop.py` what they share."""
+"""Training on Ray Train workers with DeepSpeed engines; `adapter.py`, `graph.py` are recipes."""

@@ -1,7 +1,9 @@
-"""What training keeps of the frozen model's work: keys and values of the prompts' beginnings (xrec.llm.prefix).
+"""Keys and values of the prompts' beginnings, kept during training (see xrec.llm.prefix).
 
-What all prompts share is computed once. What a prompt adds before its first collaborative token is computed when it is first
-needed and kept as long as the budget lasts; a row that finds no room is computed again each time.
+The beginning of a prompt is what comes before its first collaborative token. The model is frozen,
+so the keys and values of a beginning stay the same in all epochs. The part that all prompts share
+is computed once. The rest of a beginning is computed when it is first needed and is kept if the
+budget has room; without room it is computed again each time.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,7 +25,10 @@ from xrec.llm.prefix import (
 
 @dataclass
 class WorkCounts:
-    """What went through the model: rows, those of them whose beginning was kept, positions, and padding among these."""
+    """What went through the model.
+
+    `kept_rows` are the rows whose beginning was kept, and `padding` is a part of `positions`.
+    """
 
     rows: int = 0
     kept_rows: int = 0
@@ -37,11 +42,11 @@ class WorkCounts:
 
 
 class PrefixCache:
-    """Splits examples at their first collaborative token, and knows keys and values of what comes before.
+    """Splits examples at their first collaborative token; keeps keys and values of the beginnings.
 
-    `agree` tells whether any worker has a beginning to compute, if this one has (True) or has not: under ZeRO stage 3 all
-    workers must make the same forward passes. With `split` False nothing is split: all goes through the model each time.
-    `counts` goes on until someone sets it anew.
+    `agree` takes whether this worker has a beginning to compute, and returns whether any worker
+    has: under ZeRO stage 3 all workers must make the same forward passes. If `split` is False,
+    whole examples go through the model each time. `counts` adds up until the caller replaces it.
     """
 
     def __init__(
@@ -71,15 +76,16 @@ class PrefixCache:
         self._budget_bytes = budget_bytes
         self._agree = agree
         self.num_bytes = 0
-        """Size of the keys and values that are kept, without the shared ones."""
+        """Size of the keys and values that are kept, without those that all prompts share."""
         self.counts = WorkCounts()
 
     def split(
         self, model: PreTrainedModel, examples: Sequence[Example]
     ) -> tuple[KeyValues | None, list[Example]]:
-        """Keys and values of the examples' beginnings, and the examples from their first collaborative token on.
+        """Return the keys and values of the examples' beginnings, and the rest of the examples.
 
-        The examples are among those that the cache was made for: they begin with what these share.
+        The rest goes from the first collaborative token on. The examples must be among those that
+        the cache was made for, because these share the same first tokens.
         """
         num_shared = len(self._shared_ids)
         assert all(
@@ -107,9 +113,10 @@ class PrefixCache:
         ), rest
 
     def num_rest_tokens(self, example: Example) -> int:
-        """Positions from the first collaborative token on: what an example costs in every epoch.
+        """Return the number of positions from the first collaborative token on.
 
-        Where the model can be split and `split` is False, the same number: batches are made by it, and are to be the same.
+        This is what an example costs in every epoch. It does not depend on `split`: batches are
+        made by this number and must be the same with and without splitting.
         """
         return len(example) - (
             num_prefix_tokens(example.prompt_ids, self._num_text_tokens) if self._can_split else 0
@@ -123,7 +130,8 @@ class PrefixCache:
     ) -> dict[tuple[int, ...], Tensor]:
         if not self._agree(bool(missing)):
             return {}
-        rows = missing or [(0,)]  # another worker has some: go along
+        # If only other workers have beginnings to compute, this one makes a pass over any token.
+        rows = missing or [(0,)]
         self.counts.add_pass([len(row) for row in rows])
         past = batch_key_values(self._shared, [None])
         computed = dict(zip(rows, compute_key_values(model, rows, past), strict=True))

@@ -25,8 +25,7 @@ from xrec.config.adapter import TrainAdapterConfig
 from xrec.config.base import resolved_yaml
 from xrec.errors import ArtifactMismatchError, TrainingError
 from xrec.storage import Location, open_location
-from xrec.train import adapter_loop
-from xrec.train.adapter_loop import train_adapter
+from xrec.train.adapter import train_adapter
 
 pytestmark = pytest.mark.slow
 
@@ -121,7 +120,7 @@ def test_run_that_failed_goes_on_with_other_workers_at_another_zero_stage(
             random_config(workspace, adapter, num_workers=before[0], zero_stage=before[1])
         )
     # Three workers have no equal shares of a step's four micro-batches; elastic scaling may leave them, a config may not ask for them.
-    monkeypatch.setattr(adapter_loop, "_check_batch_sizes", lambda config: None)
+    monkeypatch.setattr("xrec.train.adapter._check_batch_sizes", lambda config: None)
     train_adapter(random_config(workspace, adapter, num_workers=after[0], zero_stage=after[1]))
     assert_went_on(caplog.text, after[0])
     assert_same(open_location(str(adapter)), unbroken)
@@ -320,7 +319,7 @@ def test_loss_curve_depends_on_neither_workers_nor_zero_stage(
     zero_stage: int,
 ) -> None:
     monkeypatch.setattr(
-        adapter_loop, "_check_batch_sizes", lambda config: None
+        "xrec.train.adapter._check_batch_sizes", lambda config: None
     )  # three workers: see above
     train_adapter(
         make_config(

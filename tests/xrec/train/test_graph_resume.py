@@ -16,8 +16,7 @@ from xrec.config.base import resolved_yaml
 from xrec.config.graph import PretrainGraphConfig
 from xrec.errors import TrainingError
 from xrec.storage import Manifest
-from xrec.train import graph_loop
-from xrec.train.graph_loop import pretrain_graph
+from xrec.train.graph import _log_epoch, pretrain_graph
 
 pytestmark = pytest.mark.slow
 
@@ -64,16 +63,16 @@ def kill_a_worker_after(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], list
     """Kills a training worker when the driver first hears of the epoch; returns the list that its pid is put on."""
 
     def arrange(epoch: int) -> list[int]:
-        log_epoch, killed = graph_loop._log_epoch, []
+        killed: list[int] = []
 
         def log_and_kill(log: Any, row: dict[str, Any]) -> None:
-            log_epoch(log, row)
+            _log_epoch(log, row)
             if row["epoch"] == epoch and not killed:
                 victim = training_workers(psutil.Process())[-1]
                 victim.kill()
                 killed.append(victim.pid)
 
-        monkeypatch.setattr(graph_loop, "_log_epoch", log_and_kill)
+        monkeypatch.setattr("xrec.train.graph._log_epoch", log_and_kill)
         return killed
 
     return arrange

@@ -22,10 +22,9 @@ from xrec.graph import read_graph
 from xrec.llm.examples import explanation_nll
 from xrec.llm.model import load_model
 from xrec.storage import Manifest, open_location
-from xrec.train import adapter_loop
-from xrec.train.adapter_data import load_adapter_data
-from xrec.train.adapter_loop import train_adapter
-from xrec.train.ray_loop import fit
+from xrec.train.adapter import train_adapter
+from xrec.train.data import load_adapter_data
+from xrec.train.ray_driver import fit
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -168,7 +167,7 @@ def test_train_adapter_loss_that_is_no_number_names_epoch_and_step(
 def test_train_adapter_second_run_does_no_work(
     workspace: str, trained: Manifest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(adapter_loop, "fit", None)
+    monkeypatch.setattr("xrec.train.adapter.fit", None)
     assert train_adapter(make_config(workspace)) == trained
     assert (
         train_adapter(make_config(workspace, num_workers=1, zero_stage=0)) == trained
@@ -190,10 +189,10 @@ def test_build_engine_under_zero_3_shards_the_model_and_training_leaves_it_bit_e
         import safetensors.torch
         import torch
 
-        from xrec.train.adapter_data import load_adapter_data
-        from xrec.train.adapter_module import gathered_state
-        from xrec.train.adapter_worker_loop import build_engine
-        from xrec.train.worker_loop import rank, report
+        from xrec.train.adapter import build_engine
+        from xrec.train.data import load_adapter_data
+        from xrec.train.deepspeed_engine import gathered_state
+        from xrec.train.ray_worker import rank, report
 
         data = load_adapter_data(loop_config["config"])
         engine, adapters = build_engine(loop_config["config"], data, num_steps=2)

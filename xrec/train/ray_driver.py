@@ -1,10 +1,11 @@
-"""What every training job shares on the driver's side: one `fit` on Ray Train v2, its progress, its outcome, its errors.
+"""The driver's side of a training job on Ray Train: room for workers, their reports and errors.
 
-    driver: fit(loop, {...}) ── Ray Train controller ── workers: loop({...}), see xrec.train.worker_loop
-                ^──────── report queue ─────┘
+    driver: fit(loop, {...}) ── Ray Train's controller ── workers: loop({...}), see ray_worker.py
+                ^──────────── queue of reports ──────────────┘
 
-Ray must be initialised by the job. Checkpoints lie below `storage`, and a run goes on from the last one that is there; who calls
-`fit` sees to it that they are of this run (xrec.train.checkpoint), and deletes them when they are used.
+The job initialises Ray. Checkpoints lie below `storage`, and a run goes on from the last one that
+is there. Whoever calls `fit` makes sure that they are of this run (`xrec.train.checkpoint.claim`)
+and deletes them when they are no longer needed.
 """
 
 import logging
@@ -18,35 +19,17 @@ from typing import Any
 
 import ray
 import ray.train
-from ray.train import TrainingFailedError, UserCallback
+from ray.train import TrainingFailedError, UserCallback, WorkerGroupError
 from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2.api.exceptions import ControllerError
 from ray.util.queue import Empty, Queue
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from xrec.config.shared import ScalingConfig
 from xrec.errors import StorageError, TrainingError, XRecError
 from xrec.storage import Location
-from xrec.train.errors_loop import as_xrec_error, own_cause
-from xrec.train.scaling_loop import MINUTES_TO_GROW, check_cpus, elastic_range, uses_gpu
-from xrec.train.worker_loop import (
-    initialize_engine,
-    prepare_worker,
-    rank,
-    report,
-    worker_device,
-    world_size,
-)
-
-__all__ = [
-    "TrainingOutcome",
-    "fit",
-    "initialize_engine",
-    "rank",
-    "report",
-    "uses_gpu",
-    "worker_device",
-    "world_size",
-]
+from xrec.train.ray_worker import prepare_worker
+from xrec.train.scaling import MINUTES_TO_GROW, check_cpus, elastic_range, uses_gpu
 
 logger = logging.getLogger("xrec")
 
@@ -54,19 +37,19 @@ Metrics = dict[str, Any]
 TrainLoop = Callable[[dict[str, Any]], None]
 OnReport = Callable[[Metrics], None]
 
-# Ray Train looks after its workers every 2 s; a report and the end of a loop each wait for that look.
+# Ray Train checks on its workers every 2 s by default, and every report waits for such a check.
 _POLL_SECONDS = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2"}
 
 
 @dataclass(frozen=True)
 class TrainingOutcome:
-    """What a finished `fit` leaves: the last checkpoint, and the metrics that were reported with it."""
+    """The last checkpoint of a finished `fit`, and the metrics that were reported with it."""
 
     metrics: Metrics
     checkpoint: Location
 
     def read_checkpoint_file(self, name: str) -> bytes:
-        """The file `name` of the last checkpoint; raises StorageNotFoundError."""
+        """Return the file `name` of the last checkpoint; raises StorageNotFoundError."""
         return (self.checkpoint / name).read_bytes()
 
 
@@ -81,29 +64,28 @@ def fit(
 ) -> TrainingOutcome:
     """Run the loop on the workers of `scaling` and return when all of them have ended.
 
-    The loop's metrics (`xrec.train.worker_loop.report`) reach `on_report`, which runs here, in the driver, one by one as they
-    arrive; what replaced workers do again, they report again. Checkpoints lie in `storage`/`name`: the loop finds the last one
-    by `last_checkpoint`, be it of the workers before or of an earlier run.
+    `on_report` runs in the driver and gets the metrics of each `xrec.train.ray_worker.report` as
+    they arrive; workers that replace lost ones report again what they do again. Checkpoints lie in
+    `storage`/`name`. The loop finds the last one by `last_checkpoint`, whether workers of this run
+    or of an earlier one have written it.
 
-    Raises ClusterError if the workers find no place, TrainingError with the worker's own message if one fails; an XRecError of a
-    worker is raised as it is, at once, without replacing workers.
+    Raises ClusterError if there is no room for the workers. An XRecError of a worker is raised
+    as it is and without replacing workers; any other error becomes a TrainingError.
     """
-    # On the driver's own node: with another node it might be lost.
-    reports = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": _here()})
+    # On the driver's own node: another node might be lost, and the queue with it.
+    reports = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": _on_this_node()})
     try:
+        trainer = _trainer(train_loop_per_worker, loop_config, scaling, storage, name, reports)
         with _fast_polling():
-            result = _fit_and_listen(
-                _trainer(train_loop_per_worker, loop_config, scaling, storage, name, reports),
-                reports,
-                on_report,
-            )
+            result = _fit_and_listen(trainer, reports, on_report)
     except TrainingFailedError as error:
-        raise as_xrec_error(error) from error
+        raise _as_xrec_error(error) from error
     finally:
         reports.shutdown(force=True)
     if result.checkpoint is None:
         raise TrainingError(
-            "training ended without reporting any files; the loop must call report(metrics, files) at least once"
+            "training ended without reporting any files; the loop must call report(metrics, files) "
+            "at least once"
         )
     path = result.checkpoint.path
     return TrainingOutcome(
@@ -111,7 +93,7 @@ def fit(
     )
 
 
-def _here() -> NodeAffinitySchedulingStrategy:
+def _on_this_node() -> NodeAffinitySchedulingStrategy:
     return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
 
 
@@ -155,7 +137,7 @@ def _trainer(
 
 
 class _ReportCallback(UserCallback):  # type: ignore[misc]  # Ray has no types
-    """In Ray Train's controller: sends each report to the driver, and ends the run at an error that a retry cannot heal."""
+    """Runs in Ray Train's controller: sends reports to the driver, and ends a run that is lost."""
 
     def __init__(self, reports: Queue) -> None:
         self._reports = reports
@@ -165,8 +147,8 @@ class _ReportCallback(UserCallback):  # type: ignore[misc]  # Ray has no types
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         for error in worker_exceptions.values():
-            cause = own_cause(error)
-            # A store that stumbled may be back at the next try; wrong data or a NaN loss would only be seen again.
+            cause = _own_cause(error)
+            # A store may answer again at the next try. Wrong data or a NaN loss would come again.
             if isinstance(cause, XRecError) and not isinstance(cause, StorageError):
                 raise cause
 
@@ -174,7 +156,7 @@ class _ReportCallback(UserCallback):  # type: ignore[misc]  # Ray has no types
 def _fit_and_listen(
     trainer: TorchTrainer, reports: Queue, on_report: OnReport | None
 ) -> ray.train.Result:
-    # fit() runs in a thread: in the main thread it would take Ctrl-C for itself and exit with status 0.
+    # fit() runs in a thread: in the main thread it would catch Ctrl-C and exit with status 0.
     executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="xrec-fit")
     future = executor.submit(trainer.fit)
     executor.shutdown(wait=False)
@@ -187,7 +169,7 @@ def _fit_and_listen(
 
 
 def _received(reports: Queue, future: "Future[ray.train.Result]") -> Iterator[Metrics]:
-    """The reports as they come, until the run has ended and the queue is empty."""
+    """Yield the reports as they come, until the run has ended and the queue is empty."""
     while True:
         ended = future.done()
         try:
@@ -199,7 +181,7 @@ def _received(reports: Queue, future: "Future[ray.train.Result]") -> Iterator[Me
 
 @contextmanager
 def _fast_polling() -> Iterator[None]:
-    """Ray Train takes these settings from the driver's environment only; what the user has set stays."""
+    """Set Ray Train's intervals in the driver's environment; variables of the user stay."""
     added: Mapping[str, str] = {
         name: value for name, value in _POLL_SECONDS.items() if name not in os.environ
     }
@@ -209,3 +191,40 @@ def _fast_polling() -> Iterator[None]:
     finally:
         for name in added:
             del os.environ[name]
+
+
+def _as_xrec_error(error: TrainingFailedError) -> XRecError:
+    """Return what to raise instead of `error`.
+
+    This is an XRecError of a worker if there is one (the lowest rank's), and otherwise a
+    TrainingError that names the cause.
+    """
+    if isinstance(error, ControllerError):
+        cause = _own_cause(error)
+        if isinstance(cause, XRecError):
+            return cause
+        return TrainingError(f"training stopped: {_first_line(cause)}")
+    failures = dict(error.worker_failures) if isinstance(error, WorkerGroupError) else {}
+    causes = {rank: _own_cause(failure) for rank, failure in sorted(failures.items())}
+    for cause in causes.values():
+        if isinstance(cause, XRecError):
+            return cause
+    rank, cause = next(iter(causes.items()), (0, error))
+    return TrainingError(
+        f"worker {rank} of the training failed, and retries (scaling.max_failures) did not help: "
+        f"{_first_line(cause)}"
+    )
+
+
+def _own_cause(error: BaseException) -> BaseException:
+    """Return the exception of our own code inside Ray Train's wrappers."""
+    for name in ("_base_exc", "controller_failure"):
+        inner = getattr(error, name, None)
+        if isinstance(inner, BaseException):
+            return _own_cause(inner)
+    return error
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0][:500]}"

@@ -9,7 +9,7 @@ import pytest
 from xrec.config.shared import ScalingConfig
 from xrec.errors import ClusterError, DataError, TrainingError
 from xrec.storage import Location, open_location
-from xrec.train.ray_loop import TrainingOutcome, fit
+from xrec.train.ray_driver import TrainingOutcome, fit
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -34,7 +34,8 @@ def test_fit_two_workers_passes_reports_on_and_keeps_the_last_files(
     def loop(config: dict[str, Any]) -> None:
         import torch
 
-        from xrec.train.ray_loop import initialize_engine, rank, report, worker_device, world_size
+        from xrec.train.deepspeed_engine import initialize_engine
+        from xrec.train.ray_worker import rank, report, worker_device, world_size
 
         torch.manual_seed(0)
         module = torch.nn.Linear(2, 1, bias=False).to(worker_device())
@@ -106,7 +107,7 @@ def test_fit_worker_lost_is_replaced_and_other_error_is_a_training_error(
         import os
         from pathlib import Path
 
-        from xrec.train.ray_loop import report
+        from xrec.train.ray_worker import report
 
         marker = Path(config["marker"])
         if not marker.exists():
@@ -122,7 +123,7 @@ def test_fit_worker_lost_is_replaced_and_other_error_is_a_training_error(
 @pytest.mark.slow
 def test_fit_resumed_goes_on_from_the_files_of_all_workers(storage: Location) -> None:
     def loop(config: dict[str, Any]) -> None:
-        from xrec.train.worker_loop import last_checkpoint, rank, report
+        from xrec.train.ray_worker import last_checkpoint, rank, report
 
         with last_checkpoint() as read:
             there = [read(f"rank-{rank}").decode() for rank in range(2)] if read else []
@@ -152,7 +153,7 @@ def test_fit_elastic_asks_only_for_the_fewest_workers_and_trains_on_as_many_as_f
     storage: Location,
 ) -> None:
     def loop(config: dict[str, Any]) -> None:
-        from xrec.train.ray_loop import report, world_size
+        from xrec.train.ray_worker import report, world_size
 
         report({"world_size": world_size()}, {"file": b""})
 

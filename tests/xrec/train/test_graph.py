@@ -1,4 +1,4 @@
-"""Graph pretraining on a real Ray cluster: workers, early stop, artifact, a second run, wrong input."""
+"""Graph pretraining on a real Ray cluster: what comes out, and the same loss in any mode."""
 
 import json
 from pathlib import Path
@@ -8,13 +8,15 @@ import pytest
 import torch
 
 from xrec.config.graph import PretrainGraphConfig
+from xrec.config.shared import ScalingConfig
 from xrec.data.dataset import read_dataset
 from xrec.errors import ArtifactMismatchError, ConfigError, DataError, StorageError, TrainingError
 from xrec.graph import read_graph, recommend
 from xrec.storage import Manifest, open_location
-from xrec.train import graph_loop
-from xrec.train.graph_loop import pretrain_graph, pretrained_graph
-from xrec.train.metrics_log import EVENTS
+from xrec.train.data import split_edges
+from xrec.train.graph import _log_epoch, check_convergence, pretrain_graph, pretrained_graph
+from xrec.train.metrics import EVENTS, MetricsLog
+from xrec.train.ray_driver import fit
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -119,7 +121,7 @@ def test_pretrain_graph_second_run_does_no_work(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     config, manifest = trained
-    monkeypatch.setattr(graph_loop, "fit", None)
+    monkeypatch.setattr("xrec.train.graph.fit", None)
     assert pretrain_graph(config) == manifest
     # Workers, their mode and how often they save do not change the content.
     assert (
@@ -190,10 +192,9 @@ def test_pretrain_graph_empty_split_raises_data_error(
     message: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    full = graph_loop.split_edges
+    full = split_edges
     monkeypatch.setattr(
-        graph_loop,
-        "split_edges",
+        "xrec.train.graph.split_edges",
         lambda dataset, name: full(dataset, name)[:, :0] if name == split else full(dataset, name),
     )
     with pytest.raises(DataError, match=message):
@@ -206,8 +207,7 @@ def test_pretrain_graph_interrupted_at_the_very_end_only_writes_the_artifact(
     config = make_graph_config(tmp_path / "graph", num_epochs=2)
     with monkeypatch.context() as patch:
         patch.setattr(
-            graph_loop,
-            "write_graph",
+            "xrec.train.graph.write_graph",
             lambda *args, **kwargs: (_ for _ in ()).throw(StorageError("full")),
         )
         with pytest.raises(StorageError, match="full"):
@@ -225,9 +225,9 @@ def test_pretrain_graph_interrupted_at_the_very_end_only_writes_the_artifact(
 
 
 def test_epoch_log_line_has_the_numbers(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
-    log = graph_loop.MetricsLog(open_location(str(tmp_path)))
+    log = MetricsLog(open_location(str(tmp_path)))
     with caplog.at_level("INFO", logger="xrec"):
-        graph_loop._log_epoch(
+        _log_epoch(
             log,
             {
                 "epoch": 7,
@@ -238,6 +238,104 @@ def test_epoch_log_line_has_the_numbers(caplog: pytest.LogCaptureFixture, tmp_pa
                 "time": 0.0,
             },
         )
-        graph_loop._log_epoch(log, {"epoch": 8, "loss": 0.125, "seconds": 1.5, "time": 0.0})
+        _log_epoch(log, {"epoch": 8, "loss": 0.125, "seconds": 1.5, "time": 0.0})
     assert "epoch 7: loss 0.2500, recall@20 0.3142, ndcg@20 0.2000 (1.5 s)" in caplog.text
     assert "epoch 8: loss 0.1250 (1.5 s)" in caplog.text
+
+
+NUM_STEPS = 20
+SOFTMAX = {
+    "training": {"learning_rate": 0.05}
+}  # gradients of norms above 1, which DeepSpeed would clip
+BPR = {
+    "training": {
+        "loss": {"kind": "bpr"},
+        "warmup_steps": 5,
+        "l2_weight": 1e-2,
+        "learning_rate": 0.05,
+    },
+    "model": {"initialization": "random"},
+}
+# Replicated first: what DeepSpeed is told of partitioned workers stays in the process.
+CASES = [(mode, settings) for mode in ("replicated", "partitioned") for settings in (SOFTMAX, BPR)]
+
+
+def losses_by_step(loop_config: dict[str, Any]) -> None:
+    """Each config for 20 epochs of one step, in this worker; reports all losses."""
+    from xrec.data.dataset import read_dataset
+    from xrec.storage import open_location
+    from xrec.train.data import split_edges
+    from xrec.train.graph import GraphWorker
+    from xrec.train.ray_worker import report
+
+    losses = []
+    for config in loop_config["configs"]:
+        dataset = read_dataset(open_location(config.artifact("dataset")))
+        worker = GraphWorker(
+            config, split_edges(dataset, "train"), dataset.num_users, dataset.num_items, "run"
+        )
+        losses.append(
+            [worker.train_epoch(epoch)[0] for epoch in range(1, loop_config["num_steps"] + 1)]
+        )
+    report({"epoch": 1, "losses": losses}, {"none": b""})
+
+
+def run(workspace: str, folder: Path, num_workers: int) -> list[list[float]]:
+    configs = [_config(workspace, mode, settings) for mode, settings in CASES]
+    outcome = fit(
+        losses_by_step,
+        {"configs": configs, "num_steps": NUM_STEPS},
+        scaling=ScalingConfig(num_workers=num_workers, device="cpu", max_failures=0),
+        storage=open_location(str(folder)),
+        name="losses",
+    )
+    losses: list[list[float]] = outcome.metrics["losses"]
+    return losses
+
+
+def _config(workspace: str, parallelism: str, settings: dict[str, Any]) -> PretrainGraphConfig:
+    training = {
+        "num_epochs": NUM_STEPS,
+        "steps_per_epoch": 1,
+        "micro_batch_size": 31,
+        **settings["training"],
+    }
+    model = {"embedding_dim": 8, **settings.get("model", {})}
+    return PretrainGraphConfig.model_validate(
+        {"workspace": workspace, "parallelism": parallelism, "model": model, "training": training}
+    )
+
+
+@pytest.fixture(scope="module")
+def one_worker(
+    ray_cluster: None, town: str, tmp_path_factory: pytest.TempPathFactory
+) -> list[list[float]]:
+    return run(town, tmp_path_factory.mktemp("one"), 1)
+
+
+def test_loss_of_one_worker_falls_and_no_mode_changes_it(one_worker: list[list[float]]) -> None:
+    softmax, bpr, partitioned_softmax, partitioned_bpr = one_worker
+    assert len(softmax) == NUM_STEPS
+    assert softmax[-1] < softmax[0]
+    assert bpr[-1] < bpr[0]
+    assert partitioned_softmax == pytest.approx(softmax, rel=1e-6)
+    assert partitioned_bpr == pytest.approx(bpr, rel=1e-6)
+
+
+@pytest.mark.parametrize("num_workers", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_loss_at_each_step_is_that_of_one_worker(
+    one_worker: list[list[float]], town: str, tmp_path: Path, num_workers: int
+) -> None:
+    for (mode, settings), losses, alone in zip(
+        CASES, run(town, tmp_path, num_workers), one_worker, strict=True
+    ):
+        assert losses == pytest.approx(alone, rel=1e-4), (mode, settings)
+
+
+def test_loss_far_above_the_first_epochs_stops_training() -> None:
+    check_convergence(7, loss=1.4, first_loss=0.7)
+    with pytest.raises(
+        TrainingError,
+        match=r"loss of epoch 7 is 2\.8000, that of epoch 1 was 0\.7000.*training\.learning_rate",
+    ):
+        check_convergence(7, loss=2.8, first_loss=0.7)

@@ -4,9 +4,10 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
+import torch
 
 from xrec.llm.examples import Example
-from xrec.train.adapter_batches import epoch_steps, validation_batches
+from xrec.train.data import epoch_steps, noise_seed, validation_batches
 
 EXAMPLES = [
     Example([index], [index] * (index * 7 % 5 + 1)) for index in range(21)
@@ -159,3 +160,14 @@ def test_validation_batches_hold_every_example_once_in_equal_shares(world_size: 
         range(21)
     )
     assert all(len(batch) <= 4 for share in shares for batch in share)
+
+
+def test_noise_seed_differs_for_each_seed_step_and_micro_batch() -> None:
+    seeds = [
+        noise_seed(seed, step, micro_batch)
+        for seed in range(3)
+        for step in range(20)
+        for micro_batch in range(20)
+    ]
+    assert len(set(seeds)) == len(seeds)
+    torch.manual_seed(max(seeds))  # in torch's range

@@ -4,12 +4,93 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from xrec.config.adapter import TrainAdapterConfig
 from xrec.config.shared import ScalingConfig
 from xrec.storage import open_location
-from xrec.train.ray_loop import fit
+from xrec.train.deepspeed_engine import deepspeed_settings, sharded_loading
+from xrec.train.ray_driver import fit
 
-pytestmark = pytest.mark.usefixtures("ray_cluster")
+
+def make_config(**changes: Any) -> TrainAdapterConfig:
+    return TrainAdapterConfig.model_validate({"workspace": "w", "llm": {"model": "m"}, **changes})
+
+
+def test_deepspeed_settings_accumulate_to_the_global_batch() -> None:
+    config = make_config(
+        training={"global_batch_size": 48, "micro_batch_size": 4},
+        scaling={"num_workers": 3},
+        deepspeed={"zero_stage": 2},
+    )
+    settings = deepspeed_settings(config, dtype=torch.bfloat16, world_size=3)
+    assert (
+        settings["train_micro_batch_size_per_gpu"] * settings["gradient_accumulation_steps"] * 3
+        == 48
+    )
+    assert settings["zero_optimization"]["stage"] == 2
+    assert settings["bf16"] == {"enabled": True}
+    assert deepspeed_settings(config, dtype=torch.float32, world_size=3)["bf16"] == {
+        "enabled": False
+    }
+
+
+@pytest.mark.parametrize(("world_size", "steps"), [(1, 6), (2, 3), (3, 2), (4, 2), (6, 1)])
+def test_deepspeed_settings_accumulate_more_on_fewer_workers(world_size: int, steps: int) -> None:
+    config = make_config(
+        training={"global_batch_size": 24, "micro_batch_size": 4},
+        scaling={"num_workers": 6, "min_workers": 1},
+    )
+    assert (
+        deepspeed_settings(config, dtype=torch.float32, world_size=world_size)[
+            "gradient_accumulation_steps"
+        ]
+        == steps
+    )
+
+
+@pytest.mark.parametrize(
+    ("section", "expected"),
+    [
+        ({"zero_stage": 1}, {"stage": 1}),
+        (
+            {"zero_stage": 2, "offload": "cpu"},
+            {"stage": 2, "offload_optimizer": {"device": "cpu", "pin_memory": False}},
+        ),
+        (
+            {
+                "zero_stage": 3,
+                "offload": "nvme",
+                "offload_path": "/mnt/x",
+                "max_live_parameters": 7,
+            },
+            {
+                "stage": 3,
+                "stage3_param_persistence_threshold": 0,
+                "stage3_max_live_parameters": 7,
+                "stage3_max_reuse_distance": 7,
+                "offload_optimizer": {"device": "nvme", "pin_memory": False, "nvme_path": "/mnt/x"},
+                "offload_param": {"device": "nvme", "pin_memory": False, "nvme_path": "/mnt/x"},
+            },
+        ),
+    ],
+)
+def test_deepspeed_settings_have_the_zero_section(
+    section: dict[str, Any], expected: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert (
+        deepspeed_settings(make_config(deepspeed=section), dtype=torch.float32, world_size=2)[
+            "zero_optimization"
+        ]
+        == expected
+    )
+
+
+def test_sharded_loading_is_for_stage_3_only() -> None:
+    config = make_config(deepspeed={"zero_stage": 1})
+    assert sharded_loading(deepspeed_settings(config, dtype=torch.float32, world_size=2)) is None
+
 
 STEPS_BEFORE, STEPS_AFTER = 3, 3
 
@@ -18,8 +99,8 @@ def weights_by_stage(config: dict[str, Any]) -> None:
     """Reports, for each pair of stages and each dtype, the weights after all steps: moved from the first to the second on the way."""
     import torch
 
-    from xrec.train.optimizer_loop import restore_states, whole_state
-    from xrec.train.worker_loop import initialize_engine, rank, report
+    from xrec.train.deepspeed_engine import initialize_engine, restore_states, whole_state
+    from xrec.train.ray_worker import rank, report
 
     def build(stage: int, dtype: str) -> Any:
         torch.manual_seed(stage)  # each starts elsewhere: what is not restored differs
@@ -78,7 +159,7 @@ def weights_by_stage(config: dict[str, Any]) -> None:
 
 
 def _flat(engine: Any, parameters: list[Any]) -> list[float]:
-    from xrec.train.optimizer_loop import whole_state
+    from xrec.train.deepspeed_engine import whole_state
 
     return [
         value
@@ -87,6 +168,7 @@ def _flat(engine: Any, parameters: list[Any]) -> list[float]:
     ]
 
 
+@pytest.mark.usefixtures("ray_cluster")
 def test_states_restored_at_another_stage_go_on_as_if_nothing_had_happened(tmp_path: Path) -> None:
     config = {"before": STEPS_BEFORE, "after": STEPS_AFTER}
     scaling = ScalingConfig(num_workers=2, device="cpu", max_failures=0)

@@ -1,4 +1,4 @@
-"""The module that DeepSpeed trains, and DeepSpeed's settings; without DeepSpeed."""
+"""The module that DeepSpeed trains, without DeepSpeed: loss, gradients, learning rate."""
 
 from typing import Any
 
@@ -6,15 +6,14 @@ import pytest
 import torch
 
 from tests.toy import attach_toy, toy_model
-from xrec.config.adapter import Injection, LearningRateConfig, TrainAdapterConfig
-from xrec.errors import ModelError
+from xrec.config.adapter import Injection, LearningRateConfig
+from xrec.errors import ModelError, TrainingError
 from xrec.llm.examples import Example, explanation_nll
-from xrec.train.adapter_module import (
+from xrec.train.adapter import (
     ExplanationLoss,
     checkpoint_layers,
-    deepspeed_config,
     learning_rate_share,
-    sharded_loading,
+    sum_over_workers,
 )
 from xrec.train.prefix_cache import PrefixCache
 
@@ -26,10 +25,6 @@ def make_module() -> ExplanationLoss:
     model = toy_model()
     attach_toy(model, "projected")
     return ExplanationLoss(model, PrefixCache(model, EXAMPLES, budget_bytes=0))
-
-
-def make_config(**changes: Any) -> TrainAdapterConfig:
-    return TrainAdapterConfig.model_validate({"workspace": "w", "llm": {"model": "m"}, **changes})
 
 
 def test_explanation_loss_is_the_sum_over_labels_only() -> None:
@@ -62,74 +57,6 @@ def test_explanation_loss_training_mode_is_for_the_adapters() -> None:
             {f"model.embed_tokens.{side}_adapter" for side in ("user", "item")} if mode else set()
         )
     assert not module.eval().training
-
-
-def test_deepspeed_config_accumulates_to_the_global_batch() -> None:
-    config = make_config(
-        training={"global_batch_size": 48, "micro_batch_size": 4},
-        scaling={"num_workers": 3},
-        deepspeed={"zero_stage": 2},
-    )
-    settings = deepspeed_config(config, dtype=torch.bfloat16, world_size=3)
-    assert (
-        settings["train_micro_batch_size_per_gpu"] * settings["gradient_accumulation_steps"] * 3
-        == 48
-    )
-    assert settings["zero_optimization"]["stage"] == 2
-    assert settings["bf16"] == {"enabled": True}
-    assert deepspeed_config(config, dtype=torch.float32, world_size=3)["bf16"] == {"enabled": False}
-
-
-@pytest.mark.parametrize(("world_size", "steps"), [(1, 6), (2, 3), (3, 2), (4, 2), (6, 1)])
-def test_deepspeed_config_accumulates_more_on_fewer_workers(world_size: int, steps: int) -> None:
-    config = make_config(
-        training={"global_batch_size": 24, "micro_batch_size": 4},
-        scaling={"num_workers": 6, "min_workers": 1},
-    )
-    assert (
-        deepspeed_config(config, dtype=torch.float32, world_size=world_size)[
-            "gradient_accumulation_steps"
-        ]
-        == steps
-    )
-
-
-@pytest.mark.parametrize(
-    ("section", "expected"),
-    [
-        ({"zero_stage": 1}, {"stage": 1}),
-        (
-            {"zero_stage": 2, "offload": "cpu"},
-            {"stage": 2, "offload_optimizer": {"device": "cpu", "pin_memory": False}},
-        ),
-        (
-            {
-                "zero_stage": 3,
-                "offload": "nvme",
-                "offload_path": "/mnt/x",
-                "max_live_parameters": 7,
-            },
-            {
-                "stage": 3,
-                "stage3_param_persistence_threshold": 0,
-                "stage3_max_live_parameters": 7,
-                "stage3_max_reuse_distance": 7,
-                "offload_optimizer": {"device": "nvme", "pin_memory": False, "nvme_path": "/mnt/x"},
-                "offload_param": {"device": "nvme", "pin_memory": False, "nvme_path": "/mnt/x"},
-            },
-        ),
-    ],
-)
-def test_deepspeed_config_zero_section(
-    section: dict[str, Any], expected: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert (
-        deepspeed_config(make_config(deepspeed=section), dtype=torch.float32, world_size=2)[
-            "zero_optimization"
-        ]
-        == expected
-    )
 
 
 @pytest.mark.parametrize("rule", ["projected", "direct", "none"])
@@ -216,8 +143,14 @@ def test_learning_rate_share_warms_up_and_decays_in_straight_lines(
     assert share(num_steps) == 0
 
 
-def test_sharded_loading_is_for_stage_3_only() -> None:
-    config = make_config(deepspeed={"zero_stage": 1})
-    assert (
-        sharded_loading(config, deepspeed_config(config, dtype=torch.float32, world_size=2)) is None
-    )
+@pytest.mark.parametrize("total", [float("nan"), float("inf")])
+def test_sum_over_workers_that_is_no_number_raises_training_error_with_the_place(
+    total: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("xrec.train.adapter.world_size", lambda: 1)
+    assert sum_over_workers(torch.tensor([6.0, 4.0]), "epoch 2, step 7") == [6.0, 4.0]
+    with pytest.raises(
+        TrainingError,
+        match=rf"^epoch 2, step 7: the loss is {total}; lower training\.learning_rate\.peak",
+    ):
+        sum_over_workers(torch.tensor([total, 4.0]), "epoch 2, step 7")

@@ -1,0 +1,215 @@
+"""What training reads: the adapter's examples and their batches, the graph's interactions.
+
+The adapter's global batches are the same for any number of workers. A global batch has M
+micro-batches. The examples are dealt into M lanes once, and micro-batch m of every step comes from
+lane m. Worker r of W has the lanes r, r + W, and so on: an example stays with one worker in all
+epochs, and so do its keys and values in the worker's cache (xrec.train.prefix_cache).
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import AutoConfig
+
+from xrec.adapter.pairs import PairPrompts
+from xrec.config.adapter import TrainAdapterConfig
+from xrec.config.shared import Split
+from xrec.data.dataset import Dataset, read_dataset
+from xrec.errors import DataError
+from xrec.graph import (
+    SeenItems,
+    metric_names,
+    ranking_metrics,
+    users_with_items,
+)
+from xrec.graph.artifact import GraphEmbeddings, read_graph
+from xrec.llm.collaborative import Vocabulary
+from xrec.llm.examples import Example
+from xrec.llm.model import load_tokenizer
+from xrec.llm.prompt import PromptBuilder
+from xrec.llm.source import resolve_model
+from xrec.storage import open_location
+
+K = 20
+RECALL, SCORE = f"recall@{K}", f"ndcg@{K}"
+
+_STEPS_SORTED_TOGETHER = 16
+"""Steps whose examples are sorted by length together.
+
+More of them leave less padding, and leave less to chance which examples share a step.
+"""
+
+
+@dataclass(frozen=True)
+class AdapterData:
+    """What the adapter's workers read; `left_out` counts, by reason, pairs without an example."""
+
+    train: list[Example]
+    validation: list[Example]
+    left_out: Counter[str]
+    graph: GraphEmbeddings
+
+
+def load_adapter_data(config: TrainAdapterConfig) -> AdapterData:
+    """Read dataset and graph and build all examples; raises DataError if there are too few."""
+    dataset = read_dataset(open_location(config.artifact("dataset"), config.storage))
+    graph = read_graph(open_location(config.artifact("graph"), config.storage))
+    folder = resolve_model(config.llm.model, config.llm.cache_dir, config.storage)
+    prompts = _pair_prompts(config, dataset, graph, folder)
+    max_tokens = config.training.max_explanation_tokens
+    train, left_out = prompts.examples(dataset.explained_pairs("train"), max_tokens)
+    held_out = dataset.explained_pairs("validation")
+    validation, _ = prompts.examples(
+        held_out.slice(0, config.training.max_validation_pairs), max_tokens
+    )
+    if len(train) < config.training.global_batch_size or not validation:
+        raise DataError(
+            f"{len(train)} training and {len(validation)} validation pairs with an explanation "
+            f"that fits ({dict(left_out)} left out); expected at least training.global_batch_size "
+            f"= {config.training.global_batch_size} and 1: lower it, or raise the limits"
+        )
+    return AdapterData(train, validation, left_out, graph)
+
+
+def _pair_prompts(
+    config: TrainAdapterConfig, dataset: Dataset, graph: GraphEmbeddings, folder: Path
+) -> PairPrompts:
+    num_text_tokens = AutoConfig.from_pretrained(folder).vocab_size
+    vocabulary = Vocabulary(
+        num_text_tokens, len(graph.users), len(graph.items), config.model.num_tokens
+    )
+    return PairPrompts(dataset, PromptBuilder(load_tokenizer(folder), config.prompt, vocabulary))
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """The examples of one forward pass of one worker.
+
+    `num_global_tokens` is the number of labels of the whole global batch.
+    """
+
+    examples: list[Example]
+    num_global_tokens: int
+
+
+def noise_seed(seed: int, step: int, micro_batch: int) -> int:
+    """Return torch's seed, 64 bits, for gating noise and dropout of a micro-batch of step `step`.
+
+    `micro_batch` counts within the global batch and not on a worker, so the noise depends neither
+    on the number of workers nor on restarts.
+    """
+    return int(np.random.SeedSequence([seed, step, micro_batch]).generate_state(1, np.uint64)[0])
+
+
+def epoch_steps(
+    examples: Sequence[Example],
+    *,
+    epoch: int,
+    seed: int,
+    global_batch_size: int,
+    micro_batch_size: int,
+    rank: int,
+    world_size: int,
+    length: Callable[[Example], int] = len,
+) -> Iterator[list[MicroBatch]]:
+    """Yield this worker's micro-batches, a list for each step.
+
+    What does not fill a global batch is left out, and it is other examples in each epoch. The order
+    depends on `seed`, `epoch` and the lengths only. All rows of a step are of similar `length`, so
+    that there is little padding and no worker waits for another. The loss is a mean over the global
+    batch's tokens, so it does not matter which worker gets which row. If the micro-batches do not
+    divide equally among the workers, the last workers get empty ones, because ZeRO-3 gathers
+    weights on all workers at the same time.
+    """
+    lanes = _lanes(examples, global_batch_size // micro_batch_size, length)
+    rng = np.random.default_rng([seed, epoch])
+    orders = [rng.permutation(lane) for lane in lanes]
+    num_steps = len(examples) // global_batch_size
+    for first in range(0, num_steps, _STEPS_SORTED_TOGETHER):
+        count = min(_STEPS_SORTED_TOGETHER, num_steps - first)
+        rows = slice(first * micro_batch_size, (first + count) * micro_batch_size)
+        blocks = [_sorted(order[rows], examples, length) for order in orders]
+        for step in rng.permutation(count) * micro_batch_size:
+            micro_batches = [
+                [examples[index] for index in block[step : step + micro_batch_size]]
+                for block in blocks
+            ]
+            micro_batches += [[] for _ in range(-len(micro_batches) % world_size)]
+            num_tokens = sum(len(row.label_ids) for rows in micro_batches for row in rows)
+            yield [MicroBatch(rows, num_tokens) for rows in micro_batches[rank::world_size]]
+
+
+def _lanes(
+    examples: Sequence[Example], num_lanes: int, length: Callable[[Example], int]
+) -> list[list[int]]:
+    """Deal indices out in order of length, so that each lane has short and long examples alike."""
+    ordered = _sorted(range(len(examples)), examples, length)
+    return [ordered[lane::num_lanes] for lane in range(num_lanes)]
+
+
+def _sorted(
+    indices: Sequence[int] | np.ndarray,
+    examples: Sequence[Example],
+    length: Callable[[Example], int],
+) -> list[int]:
+    return sorted(map(int, indices), key=lambda index: length(examples[index]))
+
+
+def validation_batches(
+    examples: Sequence[Example],
+    *,
+    batch_size: int,
+    rank: int,
+    world_size: int,
+    length: Callable[[Example], int] = len,
+) -> list[list[Example]]:
+    """Return this worker's share of the validation examples, in batches of similar `length`.
+
+    Each worker has the same number of batches, because ZeRO-3 gathers weights on all workers at the
+    same time. If they do not divide equally, the share ends with an empty batch.
+    """
+    ordered = sorted(examples, key=length)
+    batches = [ordered[start : start + batch_size] for start in range(0, len(ordered), batch_size)]
+    batches += [[] for _ in range(-len(batches) % world_size)]
+    return batches[rank::world_size]
+
+
+def split_edges(dataset: Dataset, split: Split) -> Tensor:
+    """Return the split's interactions (2, E) int64: user indices first, item indices second."""
+    return torch.from_numpy(dataset.interaction_edges(split))
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """A split's held-out interactions, for ranking; `users` (N,) int64 have at least one."""
+
+    seen: SeenItems
+    held_out: SeenItems
+    users: Tensor
+
+    @classmethod
+    def of(cls, dataset: Dataset, split: Split) -> "HeldOut":
+        held_out = split_edges(dataset, split)
+        return cls(
+            SeenItems(split_edges(dataset, "train"), dataset.num_users),
+            SeenItems(held_out, dataset.num_users),
+            users_with_items(held_out),
+        )
+
+    def part(self, number: int, num_parts: int) -> "HeldOut":
+        """Return part `number` of the users; parts differ in size by one user at most."""
+        return replace(self, users=self.users.tensor_split(num_parts)[number])
+
+    def score(self, users: Tensor, items: Tensor) -> dict[str, float]:
+        """Return the means over `self.users` of the metrics at 20; zeros if there are no users.
+
+        `users` (U, D) and `items` (I, D) are the vectors that rank.
+        """
+        if len(self.users) == 0:
+            return dict.fromkeys(metric_names((K,)), 0.0)
+        return ranking_metrics(users, items, self.seen, self.held_out, self.users, (K,))

@@ -1,0 +1,539 @@
+"""The graph's recipe: the dataset artifact in, LightGCN's vectors as the graph artifact out.
+
+    pretrain_graph    driver: checks the dataset, runs the workers by Ray Train, logs their epochs,
+                      writes the best one
+    train_worker      one worker, from here on down: start, model, steps, validation, checkpoints
+
+A run that was stopped in any way goes on from its last checkpoint when it is started again. The
+loss and the metrics are those of the whole batch and of all users, whatever the number of workers
+and the mode, so all workers take the same decisions. The two modes:
+
+replicated   Each worker holds the whole layer-0 table and a part of the batch. ZeRO stage 1:
+             gradients are averaged, and each worker keeps Adam's moments of its share. Stages 2 and
+             3 would add traffic and save no peak memory, because every step reads the whole table
+             and makes a dense gradient of it.
+partitioned  Each worker holds its rows of the table, and so their gradients and moments. ZeRO stage
+             0: nothing is held twice that could be sharded. For DeepSpeed the workers are one
+             model-parallel group, and each is a data-parallel group of its own, because gradients
+             of different rows must not be averaged, nor one worker's rows be sent to the others.
+"""
+
+import logging
+import math
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from xrec.config.graph import (
+    BPRLossConfig,
+    GraphModelConfig,
+    GraphTrainingConfig,
+    PretrainGraphConfig,
+    SampledSoftmaxConfig,
+)
+from xrec.config.shared import Split
+from xrec.data.dataset import Dataset, read_dataset
+from xrec.errors import ConfigError, TrainingError
+from xrec.graph import (
+    BPR,
+    Batch,
+    LightGCN,
+    NegativeSampler,
+    Objective,
+    Partition,
+    RowBlocks,
+    SampledSoftmax,
+    batch_loss,
+    blend,
+    check_edges,
+    embeddings_bytes,
+    epoch_batches,
+    layer0_penalty,
+    node_degrees,
+    normalized_adjacency,
+    random_embeddings,
+    ranking_report,
+    spectral_embeddings,
+    write_graph,
+)
+from xrec.graph.artifact import METRICS
+from xrec.storage import Location, Manifest, finished, open_location, read_manifest, run_fingerprint
+from xrec.train.checkpoint import (
+    GraphProgress,
+    GraphRows,
+    claim,
+    progress_file,
+    read_best_vectors,
+    read_progress,
+    read_rows,
+    rows_file,
+)
+from xrec.train.data import RECALL, SCORE, HeldOut, split_edges
+from xrec.train.deepspeed_engine import (
+    RowsApart,
+    WholeState,
+    initialize_engine,
+    restore_states,
+    whole_state,
+)
+from xrec.train.metrics import MetricsLog, TrainingMetrics
+from xrec.train.ray_driver import fit
+from xrec.train.ray_worker import (
+    last_checkpoint,
+    note_step,
+    rank,
+    report,
+    worker_device,
+    world_size,
+)
+
+if TYPE_CHECKING:
+    from deepspeed import DeepSpeedEngine
+
+logger = logging.getLogger("xrec")
+
+_CHECKPOINTS = "checkpoints"
+_HELD_OUT: tuple[Split, ...] = ("validation", "test")
+_DIVERGED = 3.0  # times the first epoch's loss
+
+
+# The driver
+
+
+def pretrain_graph(config: PretrainGraphConfig) -> Manifest:
+    """Train the graph encoder and write the graph artifact; return its manifest.
+
+    If this run is already finished, its manifest is returned at once. The best epoch by validation
+    NDCG@20 is kept. Ray must be initialised. Raises ArtifactMismatchError if another run's graph or
+    checkpoints are at the output, DataError for an empty graph, ids out of range or a split without
+    interactions, ConfigError for a graph that cannot be partitioned among the workers,
+    TrainingError.
+    """
+    done = pretrained_graph(config)
+    if done is not None:
+        return done
+    source, target = _locations(config)
+    dataset = read_dataset(source)
+    _check(dataset, config)
+    inputs = {"dataset": dataset.manifest.fingerprint}
+    progress, vectors = _train(config, dataset, run_fingerprint("graph", _settings(config), inputs))
+    embeddings = embeddings_bytes(vectors[: dataset.num_users], vectors[dataset.num_users :])
+    metrics = _final_metrics(dataset, vectors, progress)
+    manifest = write_graph(
+        target,
+        embeddings,
+        progress.history,
+        config=_settings(config),
+        inputs=inputs,
+        metrics=metrics,
+    )
+    (target / _CHECKPOINTS).delete()
+    return manifest
+
+
+def pretrained_graph(config: PretrainGraphConfig) -> Manifest | None:
+    """Return the manifest if this run is already finished, else None; needs no Ray.
+
+    Raises ArtifactNotFoundError without a dataset, and ArtifactMismatchError if another run's graph
+    or checkpoints are at the output.
+    """
+    source, target = _locations(config)
+    inputs = {"dataset": read_manifest(source, "dataset").fingerprint}
+    done = finished(target, "graph", _settings(config), inputs)
+    if done is not None:
+        logger.info("%s: this graph is already trained", target)
+        return done
+    if not claim(target / _CHECKPOINTS, "graph", _settings(config), inputs):
+        (target / METRICS).delete()  # of a run whose checkpoints were deleted
+    return None
+
+
+def _locations(config: PretrainGraphConfig) -> tuple[Location, Location]:
+    """Return where the dataset is and where the graph goes."""
+    return (
+        open_location(config.artifact("dataset"), config.storage),
+        open_location(config.artifact("graph"), config.storage),
+    )
+
+
+def _settings(config: PretrainGraphConfig) -> dict[str, Any]:
+    """Return the settings that the graph's content depends on.
+
+    The number of workers, their mode and the time of checkpoints are not among them.
+    """
+    training = config.training.model_dump(mode="json", exclude={"epochs_per_checkpoint"})
+    return {"model": config.model.model_dump(mode="json"), "training": training}
+
+
+def _check(dataset: Dataset, config: PretrainGraphConfig) -> None:
+    """Raise now what the workers would raise later."""
+    num_users, num_items = dataset.num_users, dataset.num_items
+    check_edges(split_edges(dataset, "train"), num_users, num_items)
+    for split in _HELD_OUT:
+        check_edges(split_edges(dataset, split), num_users, num_items, f"{split} interactions")
+    num_nodes, num_workers = num_users + num_items, config.scaling.num_workers
+    if config.parallelism == "partitioned" and num_nodes < num_workers:
+        raise ConfigError(
+            f"parallelism: {num_nodes} users and items cannot be partitioned among {num_workers} "
+            "workers; lower scaling.num_workers, or set parallelism to replicated"
+        )
+
+
+def _train(config: PretrainGraphConfig, dataset: Dataset, run: str) -> tuple[GraphProgress, Tensor]:
+    """Run the workers; return how the run went, and the vectors of its best epoch.
+
+    The vectors are (N, D) float32, users first.
+    """
+    source, target = _locations(config)
+    log, exported = MetricsLog(target), TrainingMetrics("pretrain-graph")
+
+    def on_report(row: dict[str, Any]) -> None:
+        exported.record(row)
+        _log_epoch(log, row)
+
+    with exported.running():
+        outcome = fit(
+            train_worker,
+            {"config": config.model_copy(update={"dataset": source.shared_uri}), "run": run},
+            scaling=config.scaling,
+            storage=target / _CHECKPOINTS,
+            name="pretrain-graph",
+            on_report=on_report,
+        )
+    read, num_nodes = outcome.read_checkpoint_file, dataset.num_users + dataset.num_items
+    progress = read_progress(GraphProgress, read, run)
+    return progress, read_best_vectors(read, progress.num_parts, num_nodes)
+
+
+def _log_epoch(log: MetricsLog, row: dict[str, Any]) -> None:
+    log.add(row)
+    scores = "".join(f", {name} {row[name]:.4f}" for name in (RECALL, SCORE) if name in row)
+    logger.info("epoch %d: loss %.4f%s (%.1f s)", row["epoch"], row["loss"], scores, row["seconds"])
+
+
+def _final_metrics(dataset: Dataset, vectors: Tensor, progress: GraphProgress) -> dict[str, Any]:
+    users, items = vectors[: dataset.num_users], vectors[dataset.num_users :]
+    train = split_edges(dataset, "train")
+    reports: dict[str, dict[str, Any]] = {
+        split: ranking_report(users, items, train, split_edges(dataset, split))
+        for split in _HELD_OUT
+    }
+    for split, ranking in reports.items():
+        scores = ", ".join(f"{name} {ranking[name]:.4f}" for name in (RECALL, SCORE))
+        logger.info("%s: %s", split, scores)
+    return {"best_epoch": progress.best_epoch, **reports}
+
+
+# One worker
+
+
+def train_worker(loop_config: dict[str, Any]) -> None:
+    """Train in one worker, from the argument only.
+
+    `loop_config` has "config", a PretrainGraphConfig with URIs that a worker can open, and "run",
+    the fingerprint of the run.
+    """
+    config: PretrainGraphConfig = loop_config["config"]
+    dataset = read_dataset(open_location(config.artifact("dataset"), config.storage))
+    edges = split_edges(dataset, "train")
+    worker = GraphWorker(
+        config, edges, dataset.num_users, dataset.num_items, run=loop_config["run"]
+    )
+    validation = HeldOut.of(dataset, "validation").part(rank(), world_size())
+    while not worker.has_finished:
+        worker.run_epoch(validation)
+
+
+# Start: a worker's part of the graph, the loss, the layer-0 embeddings
+
+
+def build_partition(
+    parallelism: Literal["replicated", "partitioned"],
+    edges: Tensor,
+    num_users: int,
+    num_items: int,
+    *,
+    rank: int,
+    world_size: int,
+) -> Partition:
+    """Return the rows of worker `rank`: all of them, or its block.
+
+    The blocks have about the same share of `edges` (2, E) int64.
+    """
+    if parallelism == "replicated":
+        return Partition.whole(num_users + num_items)
+    return Partition(RowBlocks.deal(node_degrees(edges, num_users, num_items), world_size), rank)
+
+
+def build_objective(
+    loss: BPRLossConfig | SampledSoftmaxConfig, edges: Tensor, num_users: int, num_items: int
+) -> Objective:
+    """Return the loss with its negatives; `edges` (2, E) int64 are the training interactions."""
+    if isinstance(loss, BPRLossConfig):
+        return BPR(NegativeSampler(edges, num_users, num_items))
+    return SampledSoftmax(edges, num_items, **loss.model_dump(exclude={"kind"}))
+
+
+def blend_weight(model: GraphModelConfig) -> float:
+    """Return the weight of the start in the final vectors; zero for a random start."""
+    return model.spectral.blend_weight if model.initialization == "spectral" else 0.0
+
+
+def start_embeddings(
+    config: PretrainGraphConfig, edges: Tensor, num_users: int, num_items: int, partition: Partition
+) -> Tensor:
+    """Return the layer-0 embeddings of this worker's rows, (n, D) float32. Collective.
+
+    They are the same for any number of workers.
+    """
+    model, seed = config.model, config.training.seed
+    if model.initialization == "random":
+        return random_embeddings(partition, model.embedding_dim, seed)
+    spectral = model.spectral
+    matrix = normalized_adjacency(
+        edges, num_users, num_items, partition, exponent=spectral.exponent
+    )
+    settings = spectral.model_dump(exclude={"exponent", "blend_weight"})
+    return spectral_embeddings(
+        matrix, num_users, model.embedding_dim, **settings, seed=seed, partition=partition
+    )
+
+
+def build_engine(model: LightGCN, training: GraphTrainingConfig) -> "DeepSpeedEngine":
+    """Return an engine with Adam and a linear warm-up; the model's partition gives the mode."""
+    partitioned = model.partition.blocks.num_blocks > 1
+    optimizer = torch.optim.Adam(model.parameters(), lr=training.learning_rate)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min(1.0, (step + 1) / (training.warmup_steps + 1))
+    )
+    settings = {
+        # DeepSpeed demands a size, and does not use it: the input here is the whole graph.
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        # DeepSpeed's default is 1, and stage 0 would take the norm of one worker's rows.
+        "gradient_clipping": 0.0,
+        "zero_optimization": {"stage": 0 if partitioned else 1},
+    }
+    mpu = RowsApart() if partitioned else None
+    return initialize_engine(model, optimizer, settings, schedule, mpu)
+
+
+class GraphWorker:
+    """A worker between two epochs: its engine, its rows of the best vectors, and how far it is."""
+
+    def __init__(
+        self, config: PretrainGraphConfig, edges: Tensor, num_users: int, num_items: int, run: str
+    ) -> None:
+        """Build the engine for run `run`, a fingerprint, and go on from its last checkpoint.
+
+        `edges` (2, E) int64 are the training interactions. Raises ArtifactMismatchError if the
+        checkpoint is of another run.
+        """
+        self._training: GraphTrainingConfig = config.training
+        self._edges = edges
+        self._objective: Objective = build_objective(
+            config.training.loss, edges, num_users, num_items
+        )
+        self._partition = build_partition(
+            config.parallelism, edges, num_users, num_items, rank=rank(), world_size=world_size()
+        )
+        self._adjacency = normalized_adjacency(edges, num_users, num_items, self._partition).to(
+            worker_device()
+        )
+        self.progress, rows = _last_state(run, self._partition)
+        start = start_embeddings(config, edges, num_users, num_items, self._partition)
+        self._blend_weight = blend_weight(config.model)
+        self._start = (
+            self._partition.table(start).to(worker_device()).split([num_users, num_items])
+            if self._blend_weight
+            else None
+        )
+        # Training changes the table, so it must not be the start itself.
+        table = rows.embeddings if rows else start.clone()
+        model = LightGCN(
+            table.to(worker_device()), num_users, config.model.num_layers, self._partition
+        )
+        self._engine: DeepSpeedEngine = build_engine(model, config.training)
+        self._best = rows.best if rows else torch.zeros(table.shape)
+        if rows is not None:
+            self._restore_optimizer(rows)
+
+    @property
+    def has_finished(self) -> bool:
+        """Whether all epochs are done, or too many evaluations brought no gain."""
+        return (
+            self.progress.epoch >= self._training.num_epochs
+            or self.progress.evaluations_without_gain >= self._training.patience
+        )
+
+    def run_epoch(self, validation: HeldOut) -> None:
+        """Train for an epoch and report; validate and write a checkpoint if they are due.
+
+        Both are due as often as the config says, and at the end.
+        """
+        started, epoch = time.monotonic(), self.progress.epoch + 1
+        loss, num_steps = self.train_epoch(epoch)
+        is_last = epoch == self._training.num_epochs
+        is_evaluated = is_last or epoch % self._training.epochs_per_evaluation == 0
+        metrics = self._evaluate(validation) if is_evaluated else {}
+        row = {
+            "epoch": epoch,
+            "loss": loss,
+            "learning_rate": self._engine.get_lr()[0],
+            **metrics,
+            "seconds": round(time.monotonic() - started, 3),
+            "time": round(time.time(), 3),
+        }
+        self.progress = self.progress.after_epoch(row, self.progress.step + num_steps)
+        if metrics:
+            self.progress = self.progress.after_evaluation(metrics[SCORE])
+        is_due = self.has_finished or epoch % self._training.epochs_per_checkpoint == 0
+        report(row, self._checkpoint() if is_due else None, every_worker=True)
+
+    # Steps
+
+    def train_epoch(self, epoch: int) -> tuple[float, int]:
+        """Go through the interactions once; return the mean loss and the number of steps.
+
+        Raises TrainingError if the loss or a vector is not finite, or if training diverges.
+        """
+        batches = epoch_batches(
+            self._edges,
+            self._objective.negatives,
+            epoch=epoch,
+            steps_per_epoch=self._training.steps_per_epoch,
+            micro_batch_size=self._training.micro_batch_size,
+            seed=self._training.seed,
+        )
+        total, num_steps = torch.zeros((), dtype=torch.float64, device=self._engine.device), 0
+        for num_steps, batch in enumerate(batches, start=1):
+            part = self._step(batch)
+            total += part * len(batch)
+            note_step(epoch, num_steps, self._training.steps_per_epoch, float(part) * world_size())
+        loss = self._sum_of_finite(epoch, total) / self._edges.shape[1]
+        first_loss = self.progress.history[0]["loss"] if self.progress.history else loss
+        check_convergence(epoch, loss, first_loss)
+        return loss, num_steps
+
+    def _step(self, batch: Batch) -> Tensor:
+        """Make an optimizer step; return this worker's part of the batch's loss, a scalar.
+
+        The parts of all workers add up to the loss.
+        """
+        users, items = self._engine(self._adjacency)
+        num_copies = world_size() // self._partition.blocks.num_blocks
+        part = batch_loss(
+            users, items, batch, self._objective, rank=rank(), world_size=world_size()
+        )
+        if self._training.l2_weight:
+            penalty = layer0_penalty(self._engine.module, batch, self._objective)
+            part = part + self._training.l2_weight / num_copies * penalty
+        # DeepSpeed takes the mean over the workers that hold the same rows, while parts add up.
+        self._engine.backward(part * num_copies)
+        self._engine.step()
+        return part.detach()
+
+    def _sum_of_finite(self, epoch: int, total: Tensor) -> float:
+        """Return the sum of all workers' `total`.
+
+        Raises TrainingError on each worker if the sum or a layer-0 embedding is not finite.
+        """
+        wrong = (~self._engine.module.embeddings.isfinite()).any(dim=1).sum()
+        sums = torch.stack([total, wrong.to(total.dtype)])
+        dist.all_reduce(sums)
+        loss, num_wrong = sums.tolist()
+        if not math.isfinite(loss):
+            raise TrainingError(
+                f"the loss of epoch {epoch} is {loss}; expected a finite number; "
+                "lower training.learning_rate"
+            )
+        if num_wrong:
+            raise TrainingError(
+                f"{num_wrong:g} layer-0 embeddings hold NaN or infinity after epoch {epoch}; "
+                "lower training.learning_rate"
+            )
+        return float(loss)
+
+    # Validation
+
+    @torch.no_grad()
+    def _evaluate(self, validation: HeldOut) -> dict[str, float]:
+        """Return the metrics over all workers' validation users; keep the vectors if best."""
+        users, items = self._vectors()
+        own = validation.score(users, items)
+        num_users = len(validation.users)
+        sums = torch.tensor(
+            [num_users, *(value * num_users for value in own.values())],
+            dtype=torch.float64,
+            device=users.device,
+        )
+        dist.all_reduce(sums)
+        metrics = dict(zip(own, (sums[1:] / sums[0]).tolist(), strict=True))
+        if metrics[SCORE] > self.progress.best_score:
+            self._best = self._partition.own_rows(torch.cat([users, items])).cpu()
+        return metrics
+
+    def _vectors(self) -> tuple[Tensor, Tensor]:
+        """Return the vectors that rank, the same on each worker: users (U, D), items (I, D)."""
+        trained = self._objective.vectors(*self._engine.module(self._adjacency))
+        return blend(trained, self._start, self._blend_weight) if self._start else trained
+
+    # Checkpoints
+
+    def _checkpoint(self) -> dict[str, bytes] | None:
+        """Return the files of this worker: its rows, and on rank 0 how far the run is. Collective.
+
+        Where several workers hold the same rows, only rank 0 writes them.
+        """
+        exp_avg, exp_avg_sq = self._adam_moments()
+        num_parts = self._partition.blocks.num_blocks
+        if rank() >= num_parts:
+            return None
+        rows = GraphRows(self._engine.module.embeddings, exp_avg, exp_avg_sq, self._best)
+        progress = progress_file(replace(self.progress, num_parts=num_parts)) if rank() == 0 else {}
+        return {**rows_file(rank(), self._partition.node_ids, rows), **progress}
+
+    def _adam_moments(self) -> tuple[Tensor, Tensor]:
+        """Return Adam's two moments of this worker's rows, (n, D) float32 each. Collective.
+
+        They are zero before the first step.
+        """
+        table = self._engine.module.embeddings
+        if self._engine.global_steps == 0:
+            return torch.zeros_like(table), torch.zeros_like(table)
+        state = whole_state(self._engine, table)
+        return state.exp_avg, state.exp_avg_sq
+
+    def _restore_optimizer(self, rows: GraphRows) -> None:
+        """Set a fresh engine's moments and learning rate as the checkpoint says. Collective."""
+        table = self._engine.module.embeddings
+        state = WholeState(table.detach().clone(), rows.exp_avg, rows.exp_avg_sq)
+        # Adam has no state before its first step, so a step is made, with gradients of zero.
+        self._engine.backward((table * 0).sum())
+        self._engine.step()
+        restore_states(self._engine, {table: state}, self.progress.step)
+
+
+def check_convergence(epoch: int, loss: float, first_loss: float) -> None:
+    """Raise TrainingError if the epoch's loss is far above `first_loss`, the first epoch's."""
+    if loss > _DIVERGED * first_loss:
+        raise TrainingError(
+            f"the loss of epoch {epoch} is {loss:.4f}, that of epoch 1 was {first_loss:.4f}: "
+            "training diverges; lower training.learning_rate, or raise training.warmup_steps"
+        )
+
+
+def _last_state(run: str, partition: Partition) -> tuple[GraphProgress, GraphRows | None]:
+    """Return how far the last checkpoint is, and this worker's rows of it.
+
+    Without a checkpoint this is the start of `run`, and no rows.
+    """
+    with last_checkpoint() as read:
+        if read is None:
+            return GraphProgress(run), None
+        progress = read_progress(GraphProgress, read, run)
+        return progress, read_rows(read, progress.num_parts, partition.node_ids)
