@@ -1,1 +1,1 @@
-"""Generation: prompts of token ids in, completions out, in any order."""
+"""Generation: an engine takes prompts of token ids and yields completions, in any order."""

@@ -1,4 +1,4 @@
-"""What everything above generation knows of it: an engine takes prompts of token ids and yields completions."""
+"""The interface of generation: an engine takes prompts of token ids and yields completions."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,7 +15,10 @@ TextFailure = Literal["empty_text", "repetitive_text", "prompt_echo", "no_full_s
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a prompt cannot be completed, or its text not be used; the other prompts of its batch are unharmed."""
+    """Why a prompt cannot be completed, or why its text cannot be used.
+
+    Other prompts of the same batch are not affected.
+    """
 
     reason: PromptFailure | TextFailure
     message: str
@@ -25,8 +28,9 @@ class Failure:
 class Completion:
     """The generated ids of prompt `index`, without the end token.
 
-    `finish_reason`: `stop`, it ended by itself or by a stop string, whose ids are kept; `length`, it was cut; `failed`, see
-    `failure`, and there are no ids.
+    `finish_reason` is `stop` if the text ended with an end token or a stop string (the ids of a
+    stop string are kept), `length` if it was cut off, and `failed` if there is no text: `failure`
+    then says why.
     """
 
     index: int
@@ -36,7 +40,11 @@ class Completion:
 
 
 def prompt_failure(prompt: Sequence[int], num_ids: int, context_length: int) -> Failure | None:
-    """Why no engine can complete `prompt` with a model of `num_ids` ids and so long a context; None: its memory decides."""
+    """Why no engine can complete `prompt`, for a model with `num_ids` token ids.
+
+    `context_length` is the number of positions that the model can hold. Returns None if nothing
+    forbids it; whether the engine's memory holds the prompt is not checked here.
+    """
     if not prompt:
         return Failure("empty_prompt", "the prompt is empty; give at least one token")
     if not 0 <= min(prompt) <= max(prompt) < num_ids:
@@ -47,7 +55,8 @@ def prompt_failure(prompt: Sequence[int], num_ids: int, context_length: int) -> 
     if len(prompt) >= context_length:
         return Failure(
             "prompt_too_long",
-            f"prompt of {len(prompt)} tokens; the model's context of {context_length} leaves no room for a text",
+            f"prompt of {len(prompt)} tokens; "
+            f"the model's context of {context_length} leaves no room for a text",
         )
     return None
 
@@ -58,5 +67,8 @@ class Engine(Protocol):
     def generate(
         self, prompts: Sequence[Sequence[int]], decoding: DecodingConfig
     ) -> Iterator[Completion]:
-        """Yield one completion a prompt, as they finish; a prompt that cannot be completed is one with a `failure`."""
+        """Yield one completion for each prompt, in the order in which they finish.
+
+        The completion of a prompt that cannot be completed has a `failure`.
+        """
         ...

@@ -1,14 +1,15 @@
-"""What a generate call cost: counts and seconds, filled in as it goes."""
+"""The cost of one generate call, as counts and seconds."""
 
 from dataclasses import dataclass
 
 
 @dataclass
 class EngineReport:
-    """Of one call. Tokens are those that went through the layers; there is no padding among them.
+    """The cost of one call; the engine updates it while the call runs.
 
-    `num_key_cells` are the products of a query and a key that attention computed, masked ones included; `num_seen_keys` those
-    between a token and a position that is there.
+    Tokens are those that went through the layers, without padding. `num_key_cells` counts the
+    query-key products that attention computed, masked ones included. `num_seen_keys` counts those
+    among them that were between a token and a position of its own sequence.
     """
 
     num_prompts: int = 0
@@ -32,17 +33,17 @@ class EngineReport:
 
     @property
     def prefix_hit_share(self) -> float:
-        """Share of the prompts' tokens that were not computed, because another prompt's beginning was the same."""
+        """The share of prompt tokens that were not computed, thanks to shared prefixes."""
         return 1 - self.num_computed_prompt_tokens / max(1, self.num_prompt_tokens)
 
     @property
     def attention_padding_share(self) -> float:
-        """Share of attention's products that were with no token or no position."""
+        """The share of attention's query-key products that were padding."""
         return 1 - self.num_seen_keys / max(1, self.num_key_cells)
 
     @property
     def python_seconds(self) -> float:
-        """Neither prefill, decode nor sampling: planning, and what the caller did between completions."""
+        """Seconds outside prefill, decoding and sampling: planning, and what the caller did."""
         return (
             self.total_seconds - self.prefill_seconds - self.decode_seconds - self.sampling_seconds
         )

@@ -1,4 +1,4 @@
-"""One generate call: prefixes, rows and decode steps of a schedule, run through the model."""
+"""One generate call: runs the passes that the schedule chooses through the model."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -30,7 +30,10 @@ _CHUNK_TOKENS = 512
 
 @dataclass(frozen=True)
 class Stopping:
-    """What ends a text: an id, a string (`decode` gives the text of ids), or its length."""
+    """The rules by which a text ends: an end token, a stop string, or its length.
+
+    `decode` gives the text of token ids.
+    """
 
     token_ids: frozenset[int]
     strings: tuple[str, ...]
@@ -38,7 +41,10 @@ class Stopping:
     max_new_tokens: int
 
     def reason(self, generated: list[int], num_left: int) -> FinishReason | None:
-        """Why a text ends with its last token; `num_left` is how many more the model's context can hold."""
+        """Why the text ends after its last token, or None if it goes on.
+
+        `num_left` is the number of further tokens that the model's context can hold.
+        """
         if generated[-1] in self.token_ids:
             return "stop"
         if self.strings and any(string in self.decode(generated) for string in self.strings):
@@ -46,12 +52,12 @@ class Stopping:
         return "length" if len(generated) == self.max_new_tokens or not num_left else None
 
     def without_end(self, generated: list[int]) -> list[int]:
-        """The text's ids, less the end token."""
+        """The text's ids without the end token."""
         return generated[:-1] if generated[-1] in self.token_ids else generated
 
 
 class GenerationRun:
-    """State of one call over the prompts of `plan`."""
+    """The state of one generate call over the prompts of `plan`."""
 
     def __init__(
         self,
@@ -62,13 +68,8 @@ class GenerationRun:
         stopping: Stopping,
         report: EngineReport,
     ):
-        self._model, self._prompts, self._decoding, self._stopping, self._report = (
-            model,
-            prompts,
-            decoding,
-            stopping,
-            report,
-        )
+        self._model, self._prompts, self._decoding = model, prompts, decoding
+        self._stopping, self._report = stopping, report
         self._schedule = Schedule(plan, prompts, _CHUNK_TOKENS)
         with torch.inference_mode():
             self._rows = KeyValueStore(model.shape, plan.num_rows, plan.row_length)
@@ -118,7 +119,7 @@ class GenerationRun:
         yield from ended
 
     def _pass(self, spans: Sequence[Span], layout: PackedLayout, keep: list[int] | None) -> Tensor:
-        """Run the model over `spans`: the logits of the tokens in `keep`, of all without it."""
+        """Run the model over `spans`; returns the logits of the tokens `keep` (None means all)."""
         report, start = self._report, time.perf_counter()
         logits = self._model.logits(token_ids(spans), positions(spans), layout, keep)
         self._schedule.computed(spans)
@@ -134,7 +135,7 @@ class GenerationRun:
         return logits
 
     def _next_tokens(self, rows: Sequence[Row], logits: Tensor) -> Iterator[Completion]:
-        """Give each row its next token; yields and removes those that end."""
+        """Give each row its next token, remove rows that end, and yield their completions."""
         start = time.perf_counter()
         tokens = self._sample(rows, logits)
         self._report.sampling_seconds += time.perf_counter() - start

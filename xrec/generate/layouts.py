@@ -1,4 +1,4 @@
-"""From spans of a schedule to the tensors that attention needs."""
+"""Turns the spans that a schedule chose into the tensors that attention needs."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -11,14 +11,14 @@ from xrec.generate.schedule import Row, Span
 
 
 def prefix_layout(spans: Sequence[Span], store: KeyValueStore) -> PackedLayout:
-    """Of a pass over prefixes: each attends to its own slot alone."""
+    """The layout of a pass over prefixes, each of which attends to its own slot only."""
     return _layout(spans, store, None)
 
 
 def row_layout(
     spans: Sequence[Span], rows: KeyValueStore, prefixes: KeyValueStore | None
 ) -> PackedLayout:
-    """Of a pass over rows: each attends to its prefix's slot and to its own."""
+    """The layout of a pass over rows, each of which attends to its prefix's slot and its own."""
     sequences = [span.sequence for span in spans if isinstance(span.sequence, Row)]
     if prefixes is None or not any(row.prefix.token_ids for row in sequences):
         return _layout(spans, rows, None)
@@ -26,22 +26,22 @@ def row_layout(
 
 
 def token_ids(spans: Sequence[Span]) -> list[int]:
-    """The ids of a pass, one span after the other."""
+    """The token ids of a pass, one span after the other."""
     return [token for span in spans for token in span.sequence.token_ids[span.start : span.stop]]
 
 
 def positions(spans: Sequence[Span]) -> list[int]:
-    """Their positions in the whole text."""
+    """The positions of these tokens, counted from the beginning of their prompts."""
     return [position + _offset(span) for span in spans for position in range(span.start, span.stop)]
 
 
 def num_seen_keys(spans: Sequence[Span]) -> int:
-    """Query-key pairs of a pass without causality: each token with all positions of its sequence."""
+    """The number of pairs of a token and a position of its sequence, later positions included."""
     return sum((span.stop - span.start) * (span.stop + _offset(span)) for span in spans)
 
 
 def num_key_cells(layout: PackedLayout) -> int:
-    """Query-key pairs that attention computes for a layout."""
+    """The number of query-key products that attention computes for a layout."""
     num_cells, columns = layout.positions.numel(), layout.positions.shape[1]
     shared = layout.prefixes
     on_prefixes = (
@@ -100,7 +100,7 @@ def _shared_prefixes(rows: Sequence[Row], store: KeyValueStore) -> SharedPrefixe
 
 
 def _slots(slots: Sequence[int], device: torch.device) -> slice | torch.Tensor:
-    """A slice, so a view and no copy, where they stand side by side."""
+    """The slots as a slice if they are consecutive, so that reading them is a view and no copy."""
     first = slots[0]
     if list(slots) == list(range(first, first + len(slots))):
         return slice(first, first + len(slots))
@@ -108,7 +108,7 @@ def _slots(slots: Sequence[int], device: torch.device) -> slice | torch.Tensor:
 
 
 def _inverse(places: Sequence[int], size: int, device: torch.device) -> torch.Tensor:
-    """(size,): who is at each place, 0 where nobody is."""
+    """The inverse (size,) of `places`: the index that is at each place, and 0 at empty places."""
     inverse = torch.zeros(size, dtype=torch.long)
     inverse[torch.tensor(places)] = torch.arange(len(places))
     return inverse.to(device)

@@ -1,7 +1,8 @@
-"""A live run in a thread of its own: whoever asks, from an event loop or another thread, never waits for the model.
+"""Runs a live run in a thread of its own, so that callers never wait for the model.
 
-Between two steps the thread takes in what came meanwhile: new requests, cancelled ones, and functions that need the model
-to themselves for a moment (scoring).
+Callers may be in an event loop or in other threads. Between two steps the model's thread handles
+what they sent: new requests, cancellations, and functions that must have the model to themselves,
+such as scoring.
 """
 
 import logging
@@ -19,12 +20,12 @@ logger = logging.getLogger("xrec")
 T = TypeVar("T")
 
 Listener = Callable[[Advance], None]
-"""Told of each step of one request, in the model's thread: it must return at once."""
+"""Called after each step of one request, in the model's thread; it must return at once."""
 
 
 @dataclass(eq=False)
 class Ticket:
-    """A request that was handed in; `on_failure` is told if a step fails before the request has ended."""
+    """A submitted request; `on_failure` is called if a step fails before the request has ended."""
 
     prompt: Sequence[int]
     decoding: DecodingConfig
@@ -36,7 +37,11 @@ class Ticket:
 
 
 class LiveEngine:
-    """Runs `run` until `stop`. `failure` is what a step raised: nothing is generated any more; None while all is well."""
+    """Runs `run` until `stop` is called.
+
+    `failure` is the exception that a step raised; after it nothing is generated any more. It is
+    None as long as no step has failed.
+    """
 
     def __init__(self, run: LiveRun):
         self._run = run
@@ -49,17 +54,17 @@ class LiveEngine:
 
     @property
     def num_rows(self) -> int:
-        """Requests at work; exact between two steps only."""
+        """The number of requests that have a row; it may be off by one step."""
         return self._run.num_rows
 
     @property
     def num_waiting(self) -> int:
-        """Requests without a row; exact between two steps only."""
+        """The number of requests that wait for a row; it may be off by one step."""
         return self._run.num_waiting
 
     @property
     def run(self) -> LiveRun:
-        """What it runs: `refusal`, `num_slots` and `key_value_bytes` may be read from any thread."""
+        """The run. Other threads may use only its `refusal`, `num_slots` and `key_value_bytes`."""
         return self._run
 
     def submit(
@@ -71,18 +76,21 @@ class LiveEngine:
         listener: Listener,
         on_failure: Callable[[BaseException], None],
     ) -> Ticket:
-        """Hand in a prompt that the run does not refuse."""
+        """Submit a prompt that `run.refusal` does not refuse; returns at once."""
         ticket = Ticket(prompt, decoding, is_injected, listener, on_failure)
         self._commands.put(lambda: self._add(ticket))
         return ticket
 
     def cancel(self, ticket: Ticket) -> None:
-        """Stop a request, before the next step; nothing more is told of it."""
+        """Stop a request before the next step; its listener is not called any more."""
         ticket.is_cancelled = True
         self._commands.put(lambda: self._cancel(ticket))
 
     def call(self, function: Callable[[], T]) -> "Future[T]":
-        """Run `function` in the model's thread between two steps; its result or its exception is the future's."""
+        """Run `function` in the model's thread between two steps.
+
+        The future gets its result or its exception.
+        """
         future: Future[T] = Future()
 
         def command() -> None:
@@ -90,18 +98,18 @@ class LiveEngine:
                 return
             try:
                 future.set_result(function())
-            except Exception as error:  # noqa: BLE001  it is the caller's, who gets it
+            except Exception as error:  # noqa: BLE001  the future hands it to the caller
                 future.set_exception(error)
 
         self._commands.put(command)
         return future
 
     def stop(self) -> None:
-        """End the thread once all requests have ended; returns at once."""
+        """Tell the thread to end once all requests have ended; returns at once."""
         self._commands.put(None)
 
     def join(self, timeout: float | None = None) -> None:
-        """Wait for the thread's end."""
+        """Wait until the thread has ended."""
         self._thread.join(timeout)
 
     def _loop(self) -> None:
@@ -119,7 +127,7 @@ class LiveEngine:
                 command()
 
     def _take_commands(self) -> None:
-        """All that have come; with nothing to compute, wait for one."""
+        """Run all commands that have come; if there is nothing to compute, wait for one."""
         is_idle = self._run.is_idle
         while is_idle or not self._commands.empty():
             command = self._commands.get()

@@ -1,9 +1,11 @@
-"""Generation for requests as they come: prompts join and leave while others decode. What is online is this; a closed list is GenerationRun.
+"""Generation for online requests: prompts join and leave while others are being decoded.
 
-A step gives places to waiting prompts, computes at most `_CHUNK_TOKENS` tokens of prompts that are not there yet, then one
-token of every row that is. `beginning`, the instruction that all prompts share, is computed once, when the run is made.
-Rows 0..n-1 are in slots 0..n-1 of a store that is allocated once. Greedy tokens in float32 are those of the closed list,
-whatever arrives or leaves in between.
+(`GenerationRun` is for a list of prompts that is known from the start.) One step gives free rows to
+waiting prompts, computes at most `_CHUNK_TOKENS` tokens of prompts that are not in the store yet,
+and then computes one token of every row whose prompt is. `beginning`, the instruction that all
+prompts share, is computed once, when the run is made. Rows 0..n-1 are in slots 0..n-1 of a store
+that is allocated once. In float32 the greedy tokens equal those of `GenerationRun`, whatever
+arrives or leaves in between.
 """
 
 from collections import deque
@@ -29,7 +31,10 @@ _CHUNK_TOKENS = 512
 
 @dataclass(frozen=True)
 class Advance:
-    """What a step brought request `request_id`: its text's ids so far; `completion` once it has ended (index: the request's id)."""
+    """The result of one step for request `request_id`: the ids of its text so far.
+
+    `completion` is set once the text has ended; its index is the request's id.
+    """
 
     request_id: int
     token_ids: list[int]
@@ -38,7 +43,10 @@ class Advance:
 
 @dataclass(eq=False)
 class LiveRow(Row):
-    """A request; it waits until it has a slot (-1). `is_injected`: its vectors enter the layers too, not the prompt alone."""
+    """A request. While it waits its slot is -1.
+
+    If `is_injected` is false, its vectors enter by the prompt only and not by the layers.
+    """
 
     prompt: Sequence[int] = field(default_factory=list)
     decoding: DecodingConfig = field(default_factory=DecodingConfig)
@@ -48,15 +56,17 @@ class LiveRow(Row):
 
     @property
     def is_computed(self) -> bool:
-        """Its whole prompt is in the store."""
+        """Whether its whole prompt is in the store."""
         return self.num_computed >= self.num_prompt_tokens
 
 
 class LiveRun:
-    """An open run over `model`: `add`, `step` until it is idle, `cancel`. For one thread.
+    """An open run over `model`; to be used by one thread.
 
-    At most `max_rows` requests are at work, fewer where `key_value_bytes` holds no more rows of `max_positions` (prompt after
-    `beginning`, and text); the others wait in order. Raises ModelError if not even one row fits.
+    `add` takes a request, `step` computes until the run is idle, `cancel` ends a request early. A
+    row has `max_positions` positions for the prompt after `beginning` and for the text. At most
+    `max_rows` requests have a row at the same time, fewer if `key_value_bytes` does not hold as
+    many; the others wait in order. Raises ModelError if not even one row fits.
     """
 
     def __init__(
@@ -73,7 +83,7 @@ class LiveRun:
         self._model, self._decode, self._stop_token_ids = model, decode, frozenset(stop_token_ids)
         self._max_positions = min(max_positions, model.context_length)
         self._beginning = Prefix(list(beginning), deque(), slot=0)
-        self._nothing = Prefix([], deque(), slot=0)  # what a prompt that begins otherwise shares
+        self._nothing = Prefix([], deque(), slot=0)  # for prompts that begin differently
         self.num_slots = min(
             max_rows,
             (key_value_bytes // model.shape.bytes_per_position - len(beginning))
@@ -82,7 +92,8 @@ class LiveRun:
         if self.num_slots < 1:
             needed = (len(beginning) + self._max_positions) * model.shape.bytes_per_position
             raise ModelError(
-                f"keys and values of one row of {self._max_positions} positions take {needed:,} bytes, the budget is {key_value_bytes:,} "
+                f"keys and values of one row of {self._max_positions} positions take "
+                f"{needed:,} bytes, the budget is {key_value_bytes:,} "
                 "(engine.key_value_gib); raise it, or lower decoding.max_new_tokens"
             )
         self._waiting: deque[LiveRow] = deque()
@@ -96,26 +107,26 @@ class LiveRun:
 
     @property
     def num_waiting(self) -> int:
-        """Requests without a row."""
+        """The number of requests that wait for a row."""
         return len(self._waiting)
 
     @property
     def num_rows(self) -> int:
-        """Requests at work."""
+        """The number of requests that have a row."""
         return len(self._rows)
 
     @property
     def is_idle(self) -> bool:
-        """Nothing is left to do."""
+        """Whether nothing is left to do."""
         return not self._rows and not self._waiting
 
     @property
     def key_value_bytes(self) -> int:
-        """Bytes of keys and values, allocated once."""
+        """Bytes that were allocated for keys and values."""
         return sum(store.tensor.nbytes for store in (self._store, self._prefixes))
 
     def refusal(self, prompt: Sequence[int], decoding: DecodingConfig) -> Failure | None:
-        """Why `prompt` cannot be completed; None: it can."""
+        """Why `prompt` cannot be completed, or None if it can."""
         failure = prompt_failure(prompt, self._model.num_ids, self._model.context_length)
         if failure is not None:
             return failure
@@ -123,14 +134,18 @@ class LiveRun:
         if needed > self._max_positions:
             return Failure(
                 "over_memory_budget",
-                f"{len(prompt)} tokens and {decoding.max_new_tokens} new ones; a row has {self._max_positions} positions",
+                f"{len(prompt)} tokens and {decoding.max_new_tokens} new ones; "
+                f"a row has {self._max_positions} positions",
             )
         return None
 
     def add(
         self, prompt: Sequence[int], decoding: DecodingConfig, *, is_injected: bool = True
     ) -> int:
-        """Take in a prompt and return its request's id; ValueError for one that `refusal` refuses."""
+        """Add a prompt and return its request's id.
+
+        Raises ValueError for a prompt that `refusal` refuses.
+        """
         refused = self.refusal(prompt, decoding)
         if refused is not None:
             raise ValueError(refused.message)
@@ -154,12 +169,15 @@ class LiveRun:
         return row.index
 
     def cancel(self, request_id: int) -> None:
-        """Stop a request: it is computed no further and nothing more is told of it. One that has ended, or never was, is no error."""
+        """Stop a request, so that `step` neither computes nor reports it any more.
+
+        An id of a request that has ended, or that never existed, is ignored.
+        """
         self._waiting = deque(row for row in self._waiting if row.index != request_id)
         self._remove([row for row in self._rows if row.index == request_id])
 
     def step(self) -> list[Advance]:
-        """Compute a little of what is due; tells of each request that got a token."""
+        """Compute one step; returns an `Advance` for each request that got a token."""
         self._admit()
         advances = self._prefill()
         rows = [
@@ -269,7 +287,7 @@ class LiveRun:
 
     @torch.inference_mode()
     def _remove(self, rows: Sequence[LiveRow]) -> None:
-        """End rows; the last row takes a freed slot."""
+        """Remove rows; each freed slot is taken by the last row."""
         for copy in close_gaps(self._rows, rows):
             self._store.copy(copy.source, copy.target, copy.length)
 

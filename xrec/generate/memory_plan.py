@@ -1,4 +1,4 @@
-"""How many rows and prefixes fit into a budget of bytes: what is allocated is all that is ever held."""
+"""Plans how many rows and prefixes fit into a memory budget; no more than that is allocated."""
 
 import math
 from collections.abc import Sequence
@@ -7,12 +7,18 @@ from dataclasses import dataclass
 from xrec.generate.prefix_groups import PrefixGroup, group_by_prefix
 
 _MAX_MEMBERS = 16
-"""Of a group. Attention pads the prefixes of a step to the one with most members."""
+"""Most prompts in a group.
+
+Attention pads every prefix of a step to the number of members of the largest group.
+"""
 
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """Slots of the two stores and the positions of each slot; `groups` are all prompts."""
+    """The number of slots of the two stores, and the positions of each slot.
+
+    `groups` together hold all prompts.
+    """
 
     groups: list[PrefixGroup]
     num_rows: int
@@ -22,12 +28,15 @@ class MemoryPlan:
 
     @property
     def num_positions(self) -> int:
-        """Of both stores."""
+        """The number of positions in both stores."""
         return self.num_rows * self.row_length + self.num_prefixes * self.prefix_length
 
 
 def positions_needed(prompt: Sequence[int], max_new_tokens: int) -> int:
-    """Positions that a prompt and its text take; the last token's keys are never needed."""
+    """The positions that a prompt and its text need.
+
+    The last token needs none, because no later token attends to it.
+    """
     return len(prompt) + max_new_tokens - 1
 
 
@@ -38,9 +47,10 @@ def plan_memory(
     budget_positions: int,
     max_rows: int,
 ) -> MemoryPlan:
-    """The plan with most rows, at most `max_rows`; each prompt at `indices` must fit the budget by itself.
+    """The plan with the most rows, at most `max_rows`, for the prompts at `indices`.
 
-    Prefixes are shared unless the longest of them and the longest rest don't fit together.
+    Each of these prompts must fit into the budget by itself. Prefixes are shared, unless the
+    longest prefix and the longest rest of a prompt do not fit together.
     """
     plan = _most_rows(
         group_by_prefix(prompts, indices, _MAX_MEMBERS),
@@ -71,7 +81,8 @@ def _most_rows(
         for index in group.members
     )
     for num_rows in range(min(max_rows, num_prompts), -1, -1):
-        # Twice as many prefixes as full groups have: rows finish unevenly, and a prefix stays until its last row ends.
+        # Twice as many prefixes as these rows need in groups of average size: rows finish
+        # unevenly, and a prefix keeps its slot until its last row ends.
         num_prefixes = (
             min(len(groups), math.ceil(2 * num_rows * len(groups) / num_prompts))
             if prefix_length

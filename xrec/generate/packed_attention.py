@@ -1,12 +1,18 @@
-"""Attention of a packed pass: tokens of many sequences in one row without padding, each attending to its own sequence.
+"""Attention of a packed pass: tokens of many sequences stand in one row, without padding.
 
-A sequence b is [prefix | own]: the prefix's keys and values lie once in the store of prefixes, for all sequences that
-share it; its own lie in slot b of the store of rows. With q stacked by key head (C query columns, G query heads a group)
+Each token attends to its own sequence only. A sequence is [prefix | own]. The keys and values of a
+prefix are held once, in the store of prefixes, for all sequences that share it; those of the own
+part are in the sequence's slot of the store of rows. For the queries q of a sequence:
 
-    scores = [q prefix^T | q own^T] + mask,    softmax over both,    out = w_prefix V_prefix + w_own V_own
+    scores = [q prefix^T | q own^T] + mask
+    weights = softmax(scores), over both parts together
+    output = weights_prefix V_prefix + weights_own V_own
 
-The own part is one batched product over sequences, the prefix part one over prefixes, all of whose sequences are rows
-of it: a prefix is read once a step and not once a row. No loop over rows.
+The own part is one batched product over sequences. The prefix part is one batched product over
+prefixes, in which all sequences of a prefix are rows of one matrix, so that a prefix is read once
+in a step and not once for each sequence. There is no loop over sequences. In shape comments B is
+the number of sequences, C the most tokens of one sequence in the pass, K the number of key heads, G
+the number of query heads for each of them, and d the width of a head.
 """
 
 from dataclasses import dataclass, field
@@ -24,7 +30,7 @@ _FEW_QUERIES = 16
 
 
 class Attends(Protocol):
-    """What the forward pass is given as `packed=`."""
+    """The object that a forward pass gets as `packed=`."""
 
     def attend(
         self,
@@ -35,12 +41,19 @@ class Attends(Protocol):
         softcap: float | None,
         window: int | None,
     ) -> Tensor:
-        """query (T, heads, d), scaled, key and value (T, K, d) -> (T, heads, d)."""
+        """Attention output (T, heads, d) of one layer.
+
+        `query` (T, heads, d) is scaled already; `key` and `value` are (T, K, d). `softcap` and
+        `window` are the layer's cap on scores and its sliding window, or None.
+        """
         ...
 
 
 def register_packed_attention() -> None:
-    """Make `attn_implementation="packed"` known to transformers, which then builds no mask; again is harmless."""
+    """Make `attn_implementation="packed"` known to transformers, which then builds no mask.
+
+    Calling this twice has no effect.
+    """
     AttentionInterface.register(PACKED, packed_attention)
 
 
@@ -57,14 +70,16 @@ def packed_attention(
     packed: Attends | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """query (1, heads, T, d), key and value (1, K, T, d) -> (1, T, heads, d).
+    """Attention output (1, T, heads, d), and None in place of the attention weights.
 
-    Raises ModelError for attention sinks and position biases.
+    `query` is (1, heads, T, d), `key` and `value` are (1, K, T, d). Raises ModelError for a model
+    that uses attention sinks or position biases, and outside of a packed pass.
     """
     unknown = [name for name in ("s_aux", "position_bias") if kwargs.get(name) is not None]
     if unknown or packed is None:
         raise ModelError(
-            f"{type(module).__name__}: packed attention knows no {', '.join(unknown) or 'pass without a layout'}; use another model"
+            f"{type(module).__name__}: packed attention cannot handle "
+            f"{', '.join(unknown) or 'a pass without a layout'}; use another model"
         )
     scaled = query[0].transpose(0, 1) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
     layer = module.layer_idx
@@ -76,7 +91,10 @@ def packed_attention(
 
 @dataclass(frozen=True, eq=False)
 class Extent:
-    """Slots of a store, the first `length` positions of each: `slots` a slice (a view) or (n,) (a copy)."""
+    """The first `length` positions of some slots of a store.
+
+    If `slots` is a slice, reading gives a view; if it is a tensor (n,), reading copies.
+    """
 
     store: KeyValueStore
     slots: slice | Tensor
@@ -92,26 +110,28 @@ class Extent:
 
 @dataclass(frozen=True, eq=False)
 class SharedPrefixes:
-    """The prefixes of a pass: sequence b is member `members[b]` = prefix * N + place, of N = `max_members` places each.
+    """The prefixes of a pass, each with N = `max_members` places for its sequences.
 
-    `rows` (prefixes * N,) is the inverse, 0 at places of no sequence: what is computed there is not looked at.
+    Sequence b is at place `members[b]` = prefix * N + place. `rows` (prefixes * N,) is the inverse
+    of `members`. It is 0 at empty places; what is computed there is not used.
     """
 
     extent: Extent
     members: Tensor
     rows: Tensor
     lengths: Tensor
-    """(B,), of the prefix of each sequence."""
+    """(B,): the length of each sequence's prefix."""
     num_prefixes: int
     max_members: int
 
 
 @dataclass(eq=False)
 class PackedLayout:
-    """Where the T tokens of one pass stand: token t is cell `cells[t]` = sequence * C + column of B sequences x C columns.
+    """Where the T tokens of one pass are, in a grid of B sequences and C columns.
 
-    `cells` None: one token a sequence, in order; `tokens` (B * C,) is the inverse, 0 at cells of no token. `positions` (B, C),
-    in the sequence's own part.
+    Token t is in cell `cells[t]` = sequence * C + column. If `cells` is None, every sequence has
+    one token, in order. `tokens` (B * C,) is the inverse of `cells`; it is 0 at empty cells.
+    `positions` (B, C) counts within the sequence's own part.
     """
 
     own: Extent
@@ -132,7 +152,7 @@ class PackedLayout:
         softcap: float | None,
         window: int | None,
     ) -> Tensor:
-        """See `Attends`; writes the keys and values first."""
+        """See `Attends.attend`; the keys and values are written to the store first."""
         self.own.store.write(layer, self.slots, self.own_positions, key, value)
         stacked = self._stack(query, key.shape[1])  # (B, K, C, G, d)
         own_keys, own_values = self.own.read(layer)
@@ -150,14 +170,14 @@ class PackedLayout:
         return self._unstack(attended + _weighted(own_weights, own_values), len(query))
 
     def _stack(self, query: Tensor, num_groups: int) -> Tensor:
-        """(T, heads, d) -> (B, K, C, G, d)."""
+        """Queries (T, heads, d) as (B, K, C, G, d)."""
         batch, columns = self.positions.shape
         if self.tokens is not None:
             query = query.index_select(0, self.tokens)
         return query.reshape(batch, columns, num_groups, -1, query.shape[-1]).transpose(1, 2)
 
     def _unstack(self, attended: Tensor, num_tokens: int) -> Tensor:
-        """(B, K, C, G, d) -> (T, heads, d)."""
+        """The inverse of `_stack`: (B, K, C, G, d) as (T, heads, d)."""
         cells = attended.transpose(1, 2).reshape(self.positions.numel(), -1, attended.shape[-1])
         return cells if self.cells is None else cells.index_select(0, self.cells)
 
@@ -166,11 +186,11 @@ class PackedLayout:
             scores = torch.tanh(scores / softcap) * softcap
         if window not in self._masks:
             self._masks[window] = self._mask(window)
-        # In float32: exact, and on a CPU twice as fast as the bfloat16 kernel.
+        # In float32, which is more exact and on a CPU twice as fast as the bfloat16 kernel.
         return torch.softmax(scores.float().add_(self._masks[window]), dim=-1).to(scores.dtype)
 
     def _mask(self, window: int | None) -> Tensor:
-        """Additive, float32, (B, 1, C, 1, prefix + own): 0 for a key that a query may see."""
+        """The additive mask (B, 1, C, 1, prefix + own), float32: 0 where a query may see a key."""
         device = self.positions.device
         keys, at = torch.arange(self.own.length, device=device), self.positions[:, :, None]
         seen = (keys <= at) & (keys > at - window) if window else keys <= at
@@ -192,9 +212,10 @@ class PackedLayout:
 
 
 def _products(query: Tensor, keys: Tensor) -> Tensor:
-    """(n, K, ..., d), (n, K, L, d) -> (n, K, ..., L). The larger factor on the left where queries are few: it is not repacked there."""
+    """The products (n, K, ..., L) of queries (n, K, ..., d) and keys (n, K, L, d)."""
     flat, rows = keys.flatten(0, 1), query.flatten(0, 1).flatten(1, -2)
     if rows.shape[1] < _FEW_QUERIES:
+        # With few queries the keys are the larger factor. On the left they need not be repacked.
         scores = torch.bmm(flat, rows.transpose(1, 2)).transpose(1, 2).contiguous()
     else:
         scores = torch.bmm(rows, flat.transpose(1, 2))
@@ -202,14 +223,14 @@ def _products(query: Tensor, keys: Tensor) -> Tensor:
 
 
 def _weighted(weights: Tensor, values: Tensor) -> Tensor:
-    """(n, K, ..., L), (n, K, L, d) -> (n, K, ..., d)."""
+    """The sums (n, K, ..., d) of values (n, K, L, d) by weights (n, K, ..., L)."""
     return torch.bmm(weights.flatten(0, 1).flatten(1, -2), values.flatten(0, 1)).view(
         *weights.shape[:-1], values.shape[-1]
     )
 
 
 def _gather(prefixes: SharedPrefixes, rows: Tensor) -> Tensor:
-    """Sequences (B, K, C, G, x) to the prefixes that they share, (prefixes, K, N, C, G, x)."""
+    """The sequences' values (B, K, C, G, x), ordered by prefix: (prefixes, K, N, C, G, x)."""
     return (
         rows.index_select(0, prefixes.rows)
         .view(-1, prefixes.max_members, *rows.shape[1:])

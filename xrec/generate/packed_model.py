@@ -1,4 +1,4 @@
-"""A transformers decoder that runs packed passes: token ids of many sequences in one row, logits where they are asked for."""
+"""Runs packed passes through a transformers decoder: the tokens of many sequences in one row."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,7 +16,10 @@ _ADAPTED_AT_ONCE = 4096
 
 
 class PackedModel:
-    """Packed passes through `model`, which is left as it was between them. Raises ModelError for a model that has none."""
+    """Packed passes through `model`, which is unchanged between passes.
+
+    Raises ModelError for a model that cannot run packed passes.
+    """
 
     def __init__(self, model: PreTrainedModel):
         register_packed_attention()
@@ -29,7 +32,7 @@ class PackedModel:
 
     @torch.inference_mode()
     def adapt(self, prompts: Iterable[Sequence[int]]) -> None:
-        """Compute the vector of each user and item among `prompts` once, for the passes to come."""
+        """Compute the vectors of all users and items in `prompts` once, for the next passes."""
         ids = sorted(
             {token for prompt in prompts for token in prompt if token >= self._num_text_tokens}
         )
@@ -48,9 +51,11 @@ class PackedModel:
         keep: Sequence[int] | None = None,
         not_injected: Sequence[int] = (),
     ) -> Tensor:
-        """One pass over T tokens at their `positions` (T,): the logits (n, V) of the tokens in `keep`, of all without it.
+        """One pass over T tokens at their `positions` (T,); returns logits (n, V).
 
-        A user or item among the tokens at the places `not_injected` enters by the embedding alone, not in the layers.
+        `keep` lists the indices of the tokens whose logits are returned; if it is None, all are.
+        The vectors of users and items at the indices `not_injected` enter by the embedding only
+        and not in the layers.
         """
         device = self.model.device
         kept = 0 if keep is None else torch.tensor(keep, dtype=torch.long, device=device)
@@ -66,7 +71,10 @@ class PackedModel:
         return logits
 
     def _embed(self, token_ids: Sequence[int], not_injected: Sequence[int]) -> Tensor:
-        """(1, T, H). The host knows the ids: a pass of text alone touches neither adapters nor injection."""
+        """The input vectors (1, T, H).
+
+        The ids are known on the host, so a pass with text tokens only skips adapters and injection.
+        """
         embedding, ids = (
             self.model.get_input_embeddings(),
             torch.tensor([token_ids], device=self.model.device),
@@ -87,24 +95,16 @@ class PackedModel:
         return embeds
 
     def _probe(self) -> KeyValueShape:
-        """Run one token: what the layers hand to attention is what a store must hold."""
-        name, config, probe = (
-            type(self.model).__name__,
-            self.model.config.get_text_config(decoder=True),
-            _Probe(),
-        )
-        kinds: set[str] = set(getattr(config, "layer_types", None) or []) - {
-            "full_attention",
-            "sliding_attention",
-        }
-        if kinds or getattr(config, "num_kv_shared_layers", None):
-            raise ModelError(
-                f"{name}: the engine knows no {', '.join(sorted(kinds)) or 'layers that share keys'}; use a decoder of full or sliding attention"
-            )
+        """The shape of one position's keys and values.
+
+        It is seen by running one token: a store must hold what the layers give to attention.
+        """
+        name, probe = type(self.model).__name__, _Probe()
+        self._check_attention_kinds(name)
         try:
             self.logits([0], [0], probe)
         except (TypeError, ValueError, KeyError) as error:
-            raise ModelError(f"{name} has no packed pass: {error}") from error
+            raise ModelError(f"{name} cannot run a packed pass: {error}") from error
         num_layers, shapes = len(self.model.get_decoder().layers), set(probe.shapes.values())
         if (
             sorted(probe.shapes) != list(range(num_layers))
@@ -112,15 +112,28 @@ class PackedModel:
             or any(key != value for _, key, value in shapes)
         ):
             raise ModelError(
-                f"{name}: {len(probe.shapes)} of its {num_layers} layers attend through transformers' AttentionInterface, with (heads, key width, "
-                f"value width) {sorted(shapes)}; the engine needs all of them, of one shape; use another model"
+                f"{name}: {len(probe.shapes)} of its {num_layers} layers attend through "
+                "transformers' AttentionInterface, with (heads, key width, value width) "
+                f"{sorted(shapes)}; the engine needs all layers to do so, with one shape; "
+                "use another model"
             )
         num_heads, head_dim, _ = shapes.pop()
         return KeyValueShape(num_layers, num_heads, head_dim, self.model.dtype, self.model.device)
 
+    def _check_attention_kinds(self, name: str) -> None:
+        config = self.model.config.get_text_config(decoder=True)
+        known = {"full_attention", "sliding_attention"}
+        unknown: set[str] = set(getattr(config, "layer_types", None) or []) - known
+        if unknown or getattr(config, "num_kv_shared_layers", None):
+            raise ModelError(
+                f"{name}: the engine cannot run "
+                f"{', '.join(sorted(unknown)) or 'layers that share keys'}; "
+                "use a decoder with full or sliding attention"
+            )
+
 
 class _Probe:
-    """Remembers (heads, key width, value width) of each layer."""
+    """Records (heads, key width, value width) of each layer."""
 
     def __init__(self) -> None:
         self.shapes: dict[int, tuple[int, int, int]] = {}
@@ -140,7 +153,11 @@ class _Probe:
 
 @contextmanager
 def _packed(model: PreTrainedModel) -> Iterator[None]:
-    """Set on the configuration, as `set_attn_implementation` does after checks that would cost each pass."""
+    """Use packed attention inside the block.
+
+    The configuration is set directly: `set_attn_implementation` would repeat its checks at every
+    pass.
+    """
     config = model.config.get_text_config(decoder=True)
     before, config._attn_implementation = config._attn_implementation, PACKED
     try:
@@ -150,7 +167,7 @@ def _packed(model: PreTrainedModel) -> Iterator[None]:
 
 
 def _num_ids(model: PreTrainedModel) -> tuple[int, int]:
-    """All ids that a prompt may hold, and how many of them are text."""
+    """The number of ids that a prompt may hold, and how many of them are text."""
     embedding = model.get_input_embeddings()
     if isinstance(embedding, CollaborativeEmbedding):
         return embedding.vocabulary.num_ids, embedding.vocabulary.num_text_tokens
@@ -158,7 +175,11 @@ def _num_ids(model: PreTrainedModel) -> tuple[int, int]:
 
 
 def _context_length(model: PreTrainedModel) -> int:
-    """Positions that the model knows; of rotary frequencies that change with the longest row of a batch, those that don't change yet."""
+    """The number of positions that the model can hold.
+
+    Some rotary embeddings change their frequencies once the longest row of a batch exceeds a
+    length. For these it is that length, because rows of a batch must not influence each other.
+    """
     config = model.config.get_text_config(decoder=True)
     rope = getattr(config, "rope_parameters", None) or {}
     first = (

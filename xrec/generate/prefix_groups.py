@@ -1,9 +1,11 @@
-"""Prompts grouped by what they begin with: a group's prefix is computed once and attended to by all its members.
+"""Groups prompts by their beginnings: a group's prefix is computed once for all its members.
 
-The tree over the prompts: in lexicographic order, prompts that share a beginning stand side by side. A node is a run of
-them, its prefix what the run shares; it is cut where neighbours share less than `_LEAST_GAIN` tokens more than that.
-Runs of two and more are nodes again; what stands alone is a group with the node's prefix. So with a user's texts before
-the item's, a user's pairs are a group, and users with one pair each share the instruction.
+In lexicographic order, prompts with a common beginning are neighbours. A node is a run of
+neighbours, and its prefix is what the whole run shares. The run is cut wherever two neighbours
+share fewer than `_LEAST_GAIN` tokens more than this prefix. Pieces of two and more prompts are
+nodes again; the single prompts that are left form a group with the node's prefix. If the user's
+texts come before the item's, all pairs of one user form a group, and users with one pair each share
+the instruction.
 """
 
 import itertools
@@ -11,12 +13,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 _LEAST_GAIN = 16
-"""Tokens that a longer prefix must save, for each member, to be worth a group of its own."""
+"""A longer prefix gets a group of its own if it saves at least as many tokens for each member."""
 
 
 @dataclass(frozen=True)
 class PrefixGroup:
-    """Prompts by index, and the ids that they all begin with: at most all but the last token of each."""
+    """Prompts by index, and the token ids that they all begin with.
+
+    The prefix never includes the last token of a member.
+    """
 
     prefix: list[int]
     members: list[int]
@@ -25,7 +30,10 @@ class PrefixGroup:
 def group_by_prefix(
     prompts: Sequence[Sequence[int]], indices: Sequence[int], max_members: int
 ) -> list[PrefixGroup]:
-    """Groups of at most `max_members` of the prompts at `indices`, neighbours in the tree side by side."""
+    """The prompts at `indices` in groups of at most `max_members`.
+
+    Groups with similar beginnings follow each other.
+    """
     order = sorted(indices, key=lambda index: list(prompts[index]))
     shared = [
         shared_length(prompts[left], prompts[right]) for left, right in itertools.pairwise(order)
@@ -43,13 +51,17 @@ def group_by_prefix(
 
 
 def shared_length(left: Sequence[int], right: Sequence[int]) -> int:
-    """Tokens at the beginning that two rows have in common."""
+    """The number of tokens at the beginning that two rows have in common."""
     length = min(len(left), len(right))
     return next((place for place in range(length) if left[place] != right[place]), length)
 
 
 def _nodes(shared: Sequence[int], start: int, stop: int) -> Iterator[tuple[list[int], int]]:
-    """Places (in order) and prefix length of each group among places `start` to `stop`; `shared[i]` is of places i and i + 1."""
+    """The places and the prefix length of each group among the places `start` to `stop`.
+
+    A place is an index into the ordered prompts, and `shared[i]` is the number of tokens that the
+    prompts at places i and i + 1 share.
+    """
     if stop - start <= 1:
         yield from [([start], 0)] if stop > start else []
         return

@@ -1,6 +1,8 @@
-"""Which tokens are computed next: prefixes once, rows as places become free, decoding in between. No tensors here.
+"""Decides which tokens are computed next; no tensors are touched here.
 
-A row is a prompt at work; rows 0..n-1 are in slots 0..n-1. When one ends, the last takes its slot.
+Each prefix is computed once. A row is a prompt that is being computed or decoded; prompts become
+rows as places become free. Rows 0..n-1 are in slots 0..n-1: when a row ends, the last one takes its
+slot.
 """
 
 from collections import deque
@@ -12,12 +14,18 @@ from xrec.generate.memory_plan import MemoryPlan
 from xrec.generate.prefix_groups import shared_length
 
 _WORTH_WAITING = 16
-"""Tokens that a prefix must share with one of the same pass, beyond what is there to copy, to wait for that one."""
+"""A prefix waits for a later pass if this many of its tokens can then be copied from another one.
+
+The other prefix must be in the present pass. Tokens that can be copied already do not count.
+"""
 
 
 @dataclass(eq=False)
 class Prefix:
-    """A group at work: its prefix in slot `slot` (-1: none is needed), the prompts that wait for a row, the number of rows."""
+    """A group that is at work: its prefix, the prompts that wait for a row, and its number of rows.
+
+    `slot` is where the prefix's keys and values are, or -1 if the plan has no shared prefixes.
+    """
 
     token_ids: list[int]
     waiting: deque[int]
@@ -28,7 +36,11 @@ class Prefix:
 
 @dataclass(eq=False)
 class Row:
-    """A prompt at work: `token_ids` are what follows the prefix, prompt and text; the first `num_computed` are in slot `slot`."""
+    """A prompt that is at work.
+
+    `token_ids` are the rest of the prompt after the prefix, then the text. Keys and values of the
+    first `num_computed` of them are in slot `slot`.
+    """
 
     index: int
     prefix: Prefix
@@ -48,7 +60,7 @@ RowT = TypeVar("RowT", bound=Row)
 
 @dataclass(frozen=True)
 class Span:
-    """Tokens `start` to `stop` of a prefix or a row, to be computed in one pass."""
+    """The tokens `start` to `stop` of a prefix or a row, which are computed in one pass."""
 
     sequence: Prefix | Row
     start: int
@@ -57,7 +69,7 @@ class Span:
 
 @dataclass(frozen=True)
 class Copy:
-    """The first `length` positions of one slot, to be copied to another."""
+    """An order to copy the first `length` positions of slot `source` to slot `target`."""
 
     source: int
     target: int
@@ -66,7 +78,7 @@ class Copy:
 
 @dataclass(eq=False)
 class Schedule:
-    """The state of a run; `chunk_tokens` is the most that a pass computes of prompts."""
+    """The state of a run; a pass computes at most `chunk_tokens` tokens of prompts."""
 
     plan: MemoryPlan
     prompts: Sequence[Sequence[int]]
@@ -84,19 +96,23 @@ class Schedule:
 
     @property
     def is_done(self) -> bool:
-        """No row and none to come."""
+        """Whether there is no row and no prompt that waits for one."""
         return not self.rows and not self._num_waiting
 
     @property
     def prefill_is_due(self) -> bool:
-        """Enough places are free, an eighth of them, for passes over prompts to be worth it; or nothing is left to decode."""
+        """Whether prompts should be computed before the next decode step.
+
+        They should if an eighth of the rows is free, so that a pass has enough to do, or if there
+        is nothing to decode.
+        """
         num_free = self.plan.num_rows - len(self.rows)
         return self._num_waiting > 0 and (
             not self.rows or num_free >= min(self._num_waiting, max(1, self.plan.num_rows // 8))
         )
 
     def open_prefixes(self) -> None:
-        """Give slots to the next groups until the free rows have prompts."""
+        """Give slots to the next groups until there are enough prompts for the free rows."""
         num_wanted = (
             self.plan.num_rows - len(self.rows) - sum(len(prefix.waiting) for prefix in self._open)
         )
@@ -112,7 +128,10 @@ class Schedule:
             num_wanted -= len(prefix.waiting)
 
     def next_prefixes(self) -> tuple[list[Copy], list[Span]]:
-        """Copies to make, then prefixes to compute in one pass; none when all open ones are there."""
+        """The copies to make, and the prefixes to compute in one pass after them.
+
+        Both are empty when all open prefixes are computed.
+        """
         copies: list[Copy] = []
         spans = PassSpans(self.chunk_tokens)
         for prefix in self._open:
@@ -134,7 +153,7 @@ class Schedule:
         return copies, spans.spans
 
     def admit(self) -> None:
-        """Prompts of prefixes that are there become rows."""
+        """Turn prompts whose prefixes are computed into rows while rows are free."""
         for prefix in self._open:
             while prefix.waiting and len(self.rows) < self.plan.num_rows:
                 index = prefix.waiting.popleft()
@@ -144,7 +163,7 @@ class Schedule:
                 self._num_waiting -= 1
 
     def next_rows(self) -> list[Span]:
-        """Prompts to compute in one pass; none when those of all rows are there."""
+        """The prompts to compute in one pass; empty when those of all rows are computed."""
         spans = PassSpans(self.chunk_tokens)
         for row in self.rows:
             if row.num_computed < row.num_prompt_tokens and not spans.is_full:
@@ -152,16 +171,19 @@ class Schedule:
         return spans.spans
 
     def decode(self) -> list[Span]:
-        """The last token of each row."""
+        """The spans of a decode step: the last token of each row."""
         return [Span(row, row.num_computed, row.num_computed + 1) for row in self.rows]
 
     def computed(self, spans: Sequence[Span]) -> None:
-        """A pass over `spans` is done."""
+        """Record that a pass over `spans` is done."""
         for span in spans:
             self._advance(span.sequence, span.stop)
 
     def remove(self, ended: Sequence[Row]) -> Iterator[Copy]:
-        """End rows; yields what must be copied at once so that those left are in slots 0..n-1."""
+        """Remove rows that have ended.
+
+        Yields copies that must be made at once, so that the remaining rows are in slots 0..n-1.
+        """
         yield from close_gaps(self.rows, ended)
         for row in ended:
             self._leave(row.prefix)
@@ -180,7 +202,10 @@ class Schedule:
                 self._free_prefix_slots.sort(reverse=True)
 
     def _longest_beginning(self, prefix: Prefix) -> tuple[int, int]:
-        """The slot whose content shares most with `prefix`, and how much; what has ended is still there until its slot is taken."""
+        """The slot whose content shares most tokens with `prefix`, and how many.
+
+        The content of a slot that was given back counts until another prefix takes the slot.
+        """
         shared = {
             slot: shared_length(content, prefix.token_ids)
             for slot, content in self._content.items()
@@ -190,7 +215,10 @@ class Schedule:
 
 
 def close_gaps(rows: list[RowT], ended: Sequence[RowT]) -> Iterator[Copy]:
-    """Take `ended` out of `rows`, the last row into each freed slot; yields what must be copied at once."""
+    """Remove the rows `ended` from `rows` and move the last row into each freed slot.
+
+    Yields copies that must be made at once.
+    """
     for row in sorted(ended, key=lambda row: row.slot, reverse=True):
         last = rows.pop()
         if last is not row:
@@ -200,7 +228,11 @@ def close_gaps(rows: list[RowT], ended: Sequence[RowT]) -> Iterator[Copy]:
 
 
 class PassSpans:
-    """Spans of one pass: at most `limit` tokens, and at most 4 times as many cells when padded to the longest."""
+    """The spans of one pass.
+
+    They have at most `limit` tokens together, and at most 4 * `limit` cells when every span is
+    padded to the longest.
+    """
 
     def __init__(self, limit: int):
         self.spans: list[Span] = []
@@ -208,7 +240,7 @@ class PassSpans:
         self._limit, self._left, self._longest = limit, limit, 0
 
     def add(self, sequence: Prefix | Row, start: int, stop: int) -> None:
-        """Take as much of it as fits."""
+        """Add as many of the tokens `start` to `stop` as fit."""
         stop = min(stop, start + self._left)
         longest = max(self._longest, stop - start)
         if longest * (len(self.spans) + 1) > 4 * self._limit:

@@ -1,8 +1,9 @@
-"""The default engine: continuous batching of packed passes over a transformers decoder, prefixes shared.
+"""The default engine: continuous batching over a transformers decoder, with shared prefixes.
 
-Prompts are grouped by what they begin with (xrec.generate.prefix_groups); keys and values are allocated once, within a
-budget (memory_plan); a schedule says what is computed next; a pass has no padding (packed_attention). In float32 its
-greedy tokens are those of `generate` on one prompt at a time.
+Prompts are grouped by their beginnings (prefix_groups). Keys and values are allocated once, within
+a budget (memory_plan). A schedule decides what is computed next (schedule). A pass has no padding
+(packed_attention). In float32 the greedy tokens equal those of transformers' `generate` on one
+prompt at a time.
 """
 
 import time
@@ -21,11 +22,14 @@ from xrec.llm.packed_linear import pack_linears
 
 
 class TransformersEngine:
-    """An `Engine` over a transformers model, with collaborative tokens (xrec.adapter.model.attach_adapters) or without.
+    """An `Engine` over a transformers model, with collaborative tokens or without.
 
-    `max_rows` prompts are at work together, fewer where `key_value_bytes` holds no more; `decode` gives the text of ids, for
-    stop strings. The model's own generation settings are not used: only the job's config decides a backfill. `report` tells
-    what the latest call cost. Raises ModelError for a decoder that has no packed pass.
+    (`xrec.adapter.model.attach_adapters` adds them.) At most `max_rows` prompts are at work at the
+    same time, fewer if `key_value_bytes` does not hold as many. `decode` gives the text of token
+    ids; it is needed for stop strings. The model's own generation settings are not used, so that
+    only the job's config decides. `report` has the cost of the latest call.
+
+    Raises ModelError for a decoder that cannot run packed passes.
     """
 
     def __init__(
@@ -45,7 +49,10 @@ class TransformersEngine:
     def generate(
         self, prompts: Sequence[Sequence[int]], decoding: DecodingConfig
     ) -> Iterator[Completion]:
-        """Yield one completion a prompt, as they finish; those that cannot be completed first."""
+        """Yield one completion for each prompt, in the order in which they finish.
+
+        Prompts that cannot be completed come first.
+        """
         start = time.perf_counter()
         self.report = report = EngineReport(
             num_prompts=len(prompts), key_value_budget_bytes=self._key_value_bytes
@@ -90,7 +97,7 @@ class TransformersEngine:
         ).completions()
 
     def _failure(self, prompt: Sequence[int], decoding: DecodingConfig) -> Failure | None:
-        """Why `prompt` cannot be completed; None: it can."""
+        """Why `prompt` cannot be completed, or None if it can."""
         failure = prompt_failure(prompt, self._model.num_ids, self._model.context_length)
         if failure is not None:
             return failure
@@ -100,8 +107,9 @@ class TransformersEngine:
         if needed > self._key_value_bytes:
             return Failure(
                 "over_memory_budget",
-                f"keys and values of {len(prompt)} tokens and {decoding.max_new_tokens} new ones take {needed:,} bytes, the budget is "
-                f"{self._key_value_bytes:,} (key_value_gib); raise it, or lower decoding.max_new_tokens",
+                f"keys and values of {len(prompt)} tokens and {decoding.max_new_tokens} new ones "
+                f"take {needed:,} bytes, the budget is {self._key_value_bytes:,} (key_value_gib); "
+                "raise it, or lower decoding.max_new_tokens",
             )
         return None
 
@@ -112,9 +120,9 @@ def load_engine(
     decode: Callable[[list[int]], str],
     config: EngineConfig,
 ) -> TransformersEngine:
-    """The engine that `config` describes; changes how `model`'s linear layers multiply, in place.
+    """The engine that `config` describes; `model`'s linear layers get other products, in place.
 
-    Raises ModelError for a decoder that has no packed pass, or int8 layers away from a CPU.
+    Raises ModelError for a decoder that cannot run packed passes, and for int8 layers on a GPU.
     """
     if config.linear_layers == "int8":
         quantize_linears(model)

@@ -1,4 +1,4 @@
-"""The model's thread: requests from many threads get their own tokens; cancelled ones stop; its failure is told to all who wait."""
+"""The model's thread: requests from many threads, cancelled requests, and a failing step."""
 
 import queue
 import threading
@@ -39,7 +39,7 @@ def decode(ids: Sequence[int]) -> str:
 
 @pytest.fixture
 def engine(model: LlamaForCausalLM) -> Iterator[LiveEngine]:
-    # No stop token: a request's length is known.
+    # Without a stop token a text's length is known.
     made = LiveEngine(
         LiveRun(
             PackedModel(model),

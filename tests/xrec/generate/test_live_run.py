@@ -1,4 +1,4 @@
-"""The open run: the closed list's greedy tokens, whatever arrives or is cancelled meanwhile; bounded rows; vectors kept out of the layers."""
+"""The live run gives the default engine's tokens, whatever arrives or is cancelled meanwhile."""
 
 import random
 from collections.abc import Sequence
@@ -25,7 +25,10 @@ BYTES_PER_POSITION = 2 * 2 * 2 * 8 * 4
 
 
 def make_prompts(count: int = 12) -> list[list[int]]:
-    """Prompts of 4 to 40 tokens with a user and an item each; most begin with BEGINNING, some don't, one is of text only."""
+    """Prompts of 4 to 40 tokens, most of which begin with BEGINNING.
+
+    All but the last, which is text only, have a user and an item.
+    """
     rng = random.Random(0)
     prompts = []
     for number in range(count - 1):
@@ -64,7 +67,7 @@ def closed(
 
 
 def finish(run: LiveRun) -> dict[int, Completion]:
-    """Step until it is idle: the completions by request."""
+    """Step until the run is idle; returns the completions by request id."""
     ended: dict[int, Completion] = {}
     while not run.is_idle:
         for advance in run.step():
@@ -187,9 +190,7 @@ def test_prompt_that_cannot_be_completed_is_refused_with_its_reason(
     assert run.is_idle
 
 
-def test_not_injected_request_gets_the_tokens_of_a_model_without_injection_beside_injected_ones() -> (
-    None
-):
+def test_not_injected_request_gets_the_tokens_of_a_model_without_injection() -> None:
     model, prompts = make_model("projected"), make_prompts()
     run = make_run(model)
     requests = [

@@ -1,4 +1,4 @@
-"""Groups of prompts: everyone in one, with a prefix that all its members begin with."""
+"""Groups of prompts: each prompt is in one group and begins with the group's prefix."""
 
 import random
 
@@ -20,9 +20,7 @@ def make_prompts(
     return prompts
 
 
-def test_group_by_prefix_users_with_several_items_are_groups_and_the_others_share_the_instruction() -> (
-    None
-):
+def test_group_by_prefix_users_with_several_items_are_groups_and_others_share_the_start() -> None:
     prompts = make_prompts([1, 4, 1, 2, 1])
     groups = group_by_prefix(prompts, range(len(prompts)), 16)
     assert sorted((len(group.members), len(group.prefix)) for group in groups) == [

@@ -1,4 +1,4 @@
-"""Drawing tokens: frequencies are the probabilities, the nucleus is the nucleus, a prompt has its own numbers."""
+"""Sampling: frequencies equal probabilities, the nucleus is right, draws depend on the prompt."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""Generation: the same greedy tokens packed, within any budget and by transformers' own `generate`; typed failures; seeded samples."""
+"""The default engine: the greedy tokens of `generate` in any budget, failures, seeded samples."""
 
 import random
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ BYTES_PER_POSITION = 2 * 2 * 2 * 8 * 4  # keys and values, 2 layers, 2 heads of 
 
 
 def make_prompts(count: int = 9) -> list[list[int]]:
-    """Prompts of 4 to 30 tokens that share nothing, each with a user and an item; one of text only."""
+    """Prompts of 4 to 30 tokens without common beginnings, with user and item; one is text only."""
     rng = random.Random(0)
     texts = [[rng.randrange(3, V) for _ in range(rng.randint(2, 28))] for _ in range(count - 1)]
     paired = [
@@ -40,7 +40,11 @@ def make_prompts(count: int = 9) -> list[list[int]]:
 
 
 def make_sharing_prompts() -> list[list[int]]:
-    """Prompts of users with 1 to 5 items: all begin alike, a user's pairs go on alike; one pair is there twice."""
+    """Prompts of users with 1 to 5 items each.
+
+    All prompts share an instruction and all prompts of a user share a profile. One pair occurs
+    twice.
+    """
     rng = random.Random(1)
     instruction = [rng.randrange(3, V) for _ in range(20)]
     prompts = []
@@ -82,7 +86,7 @@ def make_engine(
 def complete(
     engine: TransformersEngine, prompts: Sequence[Sequence[int]], decoding: DecodingConfig = GREEDY
 ) -> list[Completion]:
-    """In order of the prompts."""
+    """The completions in the order of their prompts."""
     completions = sorted(
         engine.generate(prompts, decoding), key=lambda completion: completion.index
     )
@@ -98,7 +102,7 @@ def run(
 
 @torch.no_grad()
 def greedy_by_hand(model: PreTrainedModel, prompt: Sequence[int]) -> list[int]:
-    """One prompt, the whole sequence again at each step: no cache, no padding, no `generate`."""
+    """Greedy tokens of one prompt; each step computes the whole sequence, without a cache."""
     generated: list[int] = []
     while len(generated) < NUM_NEW:
         token = int(
@@ -111,7 +115,7 @@ def greedy_by_hand(model: PreTrainedModel, prompt: Sequence[int]) -> list[int]:
 
 
 def one_at_a_time(model: PreTrainedModel, prompts: Sequence[Sequence[int]]) -> list[list[int]]:
-    """By transformers' `generate`."""
+    """Greedy tokens by transformers' `generate`, one prompt at a time."""
     config = GenerationConfig(
         max_new_tokens=NUM_NEW, do_sample=False, eos_token_id=END, pad_token_id=END
     )
@@ -154,7 +158,7 @@ def test_generate_several_tokens_a_user_gives_the_greedy_tokens_of_one_at_a_time
     [
         {"max_rows": 1},
         {"max_rows": 3},
-        {"key_value_positions": 100},  # no prefix fits beside the longest row
+        {"key_value_positions": 100},  # too few for a prefix beside the longest row
         {"key_value_positions": 300},
     ],
 )
@@ -187,7 +191,7 @@ def test_generate_report_counts_tokens_and_what_prefixes_saved() -> None:
     engine, prompts = make_engine(make_model("projected")), make_sharing_prompts()
     texts = run(engine, prompts)
     report = engine.report
-    # By hand: the instruction once, each user's part once, each item's part once.
+    # Computed by hand: the instruction once, each user's part once, each item's part once.
     instruction = 20
     users = {prompt[instruction]: prompt for prompt in prompts}
     once = instruction + sum(len(shared_part(prompts, user)) - instruction for user in users)
@@ -207,7 +211,11 @@ def test_generate_report_counts_tokens_and_what_prefixes_saved() -> None:
 
 
 def shared_part(prompts: Sequence[Sequence[int]], user: int) -> Sequence[int]:
-    """What a group computes as its prefix: what a user's prompts share, all but the last token at most; users of one pair share the instruction."""
+    """The prefix that the engine must compute for a user's prompts.
+
+    It is what they share, without the last token of any of them. A user with one prompt shares the
+    instruction with others.
+    """
     own = [prompt for prompt in prompts if prompt[20] == user]
     if len(own) == 1:
         return own[0][:20]
@@ -244,7 +252,7 @@ def test_generate_decode_steps_touch_neither_adapters_nor_injection(
         with_kwargs=True,
     )
     engine = make_engine(model)
-    seen.clear()  # the constructor ran one token
+    seen.clear()  # the constructor has run one token
     run(engine, prompts)
     assert [is_none for _, is_none in seen] == [False] * engine.report.num_prefill_passes + [
         True
@@ -364,7 +372,7 @@ def test_generate_no_prompts_yields_nothing() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"layer_types": ["linear_attention"]}, "knows no linear_attention"),
+        ({"layer_types": ["linear_attention"]}, "cannot run linear_attention"),
         ({"num_kv_shared_layers": 1}, "share keys"),
     ],
 )
