@@ -1,5 +1,7 @@
 """Job `prepare`: raw files (or the sample's generator) in, dataset artifact out."""
 
+from functools import partial
+
 from xrec.config.data import PrepareConfig, ReleaseSource, SampleSource
 from xrec.data import prepare_dataset
 from xrec.data.source import Source
@@ -22,7 +24,8 @@ def _source(config: PrepareConfig) -> Source:
     folder = open_location(source.uri, config.storage)
     if isinstance(source, ReleaseSource):
         return Source(source.uri, read_release, folder, find_release_files)
-    return Source(source.uri, read_tables, folder, find_table_files)
+    read = partial(read_tables, source=source)
+    return Source(source.uri, read, folder, partial(find_table_files, source=source))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """`xrec prepare` and `xrec build-sample-llm`: the dataset, and the language model of the sample."""
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -16,11 +17,86 @@ class ReleaseSource(Config):
     uri: str = Field(description="Folder of the files.")
 
 
+Table = Literal["users", "items", "interactions", "explanations"]
+TABLE_COLUMNS: Mapping[str, tuple[str, ...]] = {
+    "users": ("user_id", "profile"),
+    "items": ("item_id", "title", "profile"),
+    "interactions": ("user_id", "item_id", "split"),
+    "explanations": ("user_id", "item_id", "explanation", "split"),
+}
+"""The columns of the tables of a `tables` source."""
+
+_ENDINGS = (".parquet", ".csv", ".jsonl", ".json", ".csv.gz", ".jsonl.gz", ".json.gz")
+_JOINED = ("profile", "title")
+
+
 class TablesSource(Config):
-    """Plain tables users, items, interactions, explanations, each as .parquet, .csv or .jsonl, with our column names."""
+    """Plain tables users, items, interactions, explanations, each as .parquet, .csv or .jsonl (also .csv.gz, .jsonl.gz).
+
+    Only the interactions must be there.
+    """
 
     kind: Literal["tables"]
     uri: str = Field(description="Folder of the files.")
+    files: dict[Table, str] = Field(
+        default_factory=dict,
+        description="File names of the tables whose files are not called like the table, "
+        "e.g. {users: customers.csv}. One file may hold two tables.",
+    )
+    columns: dict[str, str | list[str] | None] = Field(
+        default_factory=dict,
+        description="Column names of the files by ours, e.g. {user_id: customer, items.title: name}: with the "
+        "table's name before the dot for that table, else for all tables. A list of columns is joined to one text, "
+        "null leaves a profile or title empty.",
+    )
+    delimiter: Literal[",", ";", "\t", "|"] = Field(
+        ",", description="What separates the columns in the CSV files."
+    )
+
+    @model_validator(mode="after")
+    def _files_can_be_read(self) -> "TablesSource":
+        for table, name in self.files.items():
+            if not name.lower().endswith(_ENDINGS):
+                raise ValueError(
+                    f"files.{table}: {name!r} must end in one of {', '.join(_ENDINGS)}"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _columns_are_ours(self) -> "TablesSource":
+        for key, value in self.columns.items():
+            table, dot, column = key.rpartition(".")
+            known = TABLE_COLUMNS.get(table, ()) if dot else _ALL_COLUMNS
+            if column not in known:
+                expected = ", ".join(known or (f"{name}.<column>" for name in TABLE_COLUMNS))
+                raise ValueError(f"columns: {key!r} is none of our columns; expected {expected}")
+            if column not in _JOINED and not isinstance(value, str):
+                raise ValueError(
+                    f"columns: {key} must be the name of one column, saw {value!r}; "
+                    f"only {' and '.join(_JOINED)} may be null or a list"
+                )
+        return self
+
+    def names_in(self, table: str) -> dict[str, tuple[str, ...]]:
+        """The file's columns for each of our columns of `table` that `columns` names."""
+        chosen = {
+            column: self.columns[key]
+            for column in TABLE_COLUMNS[table]
+            for key in (column, f"{table}.{column}")
+            if key in self.columns
+        }
+        return {column: _as_tuple(value) for column, value in chosen.items()}
+
+
+_ALL_COLUMNS = tuple(
+    dict.fromkeys(column for columns in TABLE_COLUMNS.values() for column in columns)
+)
+
+
+def _as_tuple(value: str | list[str] | None) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    return (value,) if isinstance(value, str) else tuple(value)
 
 
 class SampleSource(Config):

@@ -10,7 +10,7 @@ from xrec.config.data import PrepareConfig
 from xrec.data.assemble import Assembled, assemble, check_not_empty
 from xrec.data.dataset import write_dataset
 from xrec.data.findings import check_rejected_share, count_reasons, rejected_table
-from xrec.data.source import Source
+from xrec.data.source import Source, SourceData
 from xrec.storage import Location, Manifest, check_access, content_hash, finished, open_location
 
 logger = logging.getLogger("xrec")
@@ -35,7 +35,11 @@ def prepare_dataset(config: PrepareConfig, source: Source) -> Manifest:
     assembled = assemble(raw, config.splits)
     check_rejected_share(assembled.findings, raw.num_rows, config.max_rejected_share, source.name)
     check_not_empty(assembled.tables)
-    metrics = {**assembled.metrics, "num_rejected": count_reasons(assembled.findings)}
+    metrics = {
+        **assembled.metrics,
+        "num_rejected": count_reasons(assembled.findings),
+        "num_without_table": _rows_without_table(raw),
+    }
     manifest = write_dataset(
         output,
         assembled.tables,
@@ -44,7 +48,7 @@ def prepare_dataset(config: PrepareConfig, source: Source) -> Manifest:
         inputs=inputs,
         metrics=metrics,
     )
-    _report(output, assembled)
+    _report(output, assembled, raw)
     return manifest
 
 
@@ -66,7 +70,19 @@ def _content_config(config: PrepareConfig) -> dict[str, Any]:
     }
 
 
-def _report(output: Location, assembled: Assembled) -> None:
+def _rows_without_table(raw: SourceData) -> dict[str, int]:
+    """The users or items that the source has no table of, and whose ids come from the pairs."""
+    counts = {"users": raw.users.num_rows, "items": raw.items.num_rows}
+    return {table: count for table, count in counts.items() if table in raw.missing_tables}
+
+
+_MEANING = {
+    "users": "%d ids come from the pairs, and their profiles are empty",
+    "items": "%d ids come from the pairs, their profiles are empty, and their titles are their ids",
+}
+
+
+def _report(output: Location, assembled: Assembled, raw: SourceData) -> None:
     counts = ", ".join(f"{table.num_rows} {name}" for name, table in assembled.tables.items())
     metrics = assembled.metrics
     logger.info("%s: %s", output, counts)
@@ -76,5 +92,9 @@ def _report(output: Location, assembled: Assembled) -> None:
         metrics["num_users_without_train_edge"],
         metrics["num_items_without_train_edge"],
     )
+    for table, count in _rows_without_table(raw).items():
+        logger.warning(f"no table of {table}: {_MEANING[table]}", count)
+    if assembled.tables["explanations"].num_rows == 0:
+        logger.warning("no explanations: a graph can be trained on this dataset, an adapter cannot")
     for reason, count in count_reasons(assembled.findings).items():
         logger.warning("%s: %d rows left out (see rejected.parquet)", reason, count)

@@ -1,26 +1,24 @@
-"""Rows of one input file, CSV, JSON Lines or Parquet, with their line numbers; broken lines become findings.
+"""The well-formed rows of one input file, under our column names; broken rows become findings."""
 
-A CSV header is line 1. In JSON Lines the first object is line 1. In Parquet a line is a row's number, from 1.
-"""
-
-import csv
-import io
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from xrec.data.columns import Parser
 from xrec.data.findings import Finding
+from xrec.data.lines import Line, read_lines
 from xrec.errors import DataError
 
 
 @dataclass(frozen=True)
 class FileRows:
-    """The well-formed rows of `file` (its columns as strings, and `file`, `line`), and what was left out of its `num_rows` rows."""
+    """What could be read of `file`, and what was left out of its `num_rows` rows.
+
+    table: the columns as strings, and `file` and `line`.
+    """
 
     file: str
     table: pa.Table
@@ -29,13 +27,20 @@ class FileRows:
 
 
 @dataclass(frozen=True)
-class _Line:
-    """A row as read: `values` by column name, or `problem` if it cannot be read."""
+class _Column:
+    """One of our columns: which columns of the file it is made from, and whether they must be there."""
 
-    number: int
-    text: str
-    values: Mapping[str, Any] | None = None
-    problem: str = ""
+    name: str
+    parse: Parser
+    sources: tuple[str, ...]
+    is_required: bool
+
+    @property
+    def label(self) -> str:
+        """What messages call it."""
+        if self.sources == (self.name,) or not self.sources:
+            return self.name
+        return f"{self.name} ({', '.join(self.sources)})"
 
 
 def read_rows(
@@ -43,19 +48,33 @@ def read_rows(
     data: bytes,
     columns: Mapping[str, Parser],
     optional: Mapping[str, Parser] | None = None,
+    *,
+    names: Mapping[str, tuple[str, ...]] | None = None,
+    delimiter: str = ",",
+    advice: str = "rename or add them",
 ) -> FileRows:
-    """Parse the content `data` of `file`, whose name tells the format.
+    """Parse the content `data` of `file`, whose ending tells the format (see xrec.data.lines).
 
-    `columns` must be there, else DataError names the columns seen and expected; `optional` ones may be missing (null).
-    Other columns are ignored. A row that cannot be read, lacks a value's key or fails a column's parser is a finding.
+    `names` gives, for each of our columns that has another name there, the file's columns: none (the column is empty),
+    one, or several (their values are joined to one text). The `columns` must be there, and so must an optional one that
+    `names` names; other `optional` ones may be missing (null). Columns that are not asked for are ignored.
+
+    A row that cannot be read, lacks a value's key or fails a column's parser is a finding. Raises DataError for a missing
+    column, with the columns seen, those expected, and `advice`.
     """
-    parsers = {**columns, **(optional or {})}
-    lines = _read_lines(file, data, required=list(columns))
-    cells: dict[str, list[str | None]] = {name: [] for name in parsers}
+    names = names or {}
+    wanted = [
+        _Column(name, parse, names.get(name, (name,)), name in columns or name in names)
+        for name, parse in {**columns, **(optional or {})}.items()
+    ]
+    lines = read_lines(file, data, delimiter)
+    if lines.columns is not None:
+        _check_columns(file, lines.columns, wanted, advice)
+    cells: dict[str, list[str | None]] = {column.name: [] for column in wanted}
     numbers: list[int] = []
     findings: list[Finding] = []
-    for line in lines:
-        values, problem = _parse_cells(line, parsers, required=columns)
+    for line in lines.rows:
+        values, problem = _parse_cells(line, wanted)
         if problem:
             findings.append(Finding(file, line.number, problem, line.text))
             continue
@@ -69,12 +88,12 @@ def read_rows(
             "line": pa.array(numbers, pa.int64()),
         }
     )
-    return FileRows(file, table, tuple(findings), num_rows=len(lines))
+    return FileRows(file, table, tuple(findings), num_rows=len(lines.rows))
 
 
 def reject_duplicates(rows: FileRows, keys: list[str]) -> FileRows:
-    """The rows whose `keys` are new; each later one becomes a finding."""
-    duplicated = rows.table.select(keys).to_pandas().duplicated().to_numpy()
+    """The rows whose `keys` are new; each later row with the same keys becomes a finding."""
+    duplicated = rows.table.select(keys).to_pandas().duplicated().to_numpy(dtype=bool)
     found = findings_of(
         rows.table.filter(pa.array(duplicated)), f"duplicate of an earlier {', '.join(keys)}"
     )
@@ -93,104 +112,40 @@ def findings_of(rows: pa.Table, reason: str) -> tuple[Finding, ...]:
     )
 
 
-def _parse_cells(
-    line: _Line, parsers: Mapping[str, Parser], required: Mapping[str, Parser]
-) -> tuple[dict[str, str | None], str]:
-    """The parsed values by column; or nothing, and the reason."""
+def _check_columns(file: str, seen: list[str], wanted: list[_Column], advice: str) -> None:
+    required = [column for column in wanted if column.is_required]
+    missing = [name for column in required for name in column.sources if name not in seen]
+    if missing:
+        raise DataError(
+            f"{file}: missing column(s) {', '.join(missing)}; "
+            f"expected {', '.join(column.label for column in required)}, "
+            f"saw {', '.join(map(repr, seen)) or 'none'}; {advice}"
+        )
+
+
+def _parse_cells(line: Line, wanted: list[_Column]) -> tuple[dict[str, str | None], str]:
+    """The parsed values by our column names; or nothing, and the reason."""
     if line.values is None:
         return {}, line.problem
     parsed: dict[str, str | None] = {}
-    for name, parser in parsers.items():
-        if name not in line.values and name in required:
-            return {}, f"no value for {name}"
+    for column in wanted:
+        there = [name for name in column.sources if name in line.values]
+        if not there and column.sources:
+            if column.is_required:
+                return {}, f"no value for {column.label}"
+            parsed[column.name] = None
+            continue
         try:
-            parsed[name] = parser(line.values[name]) if name in line.values else None
+            parsed[column.name] = column.parse(_cell(line.values, there, column.sources))
         except ValueError as error:
-            return {}, f"{name} {error}"
+            return {}, f"{column.label} {error}"
     return parsed, ""
 
 
-def _read_lines(file: str, data: bytes, required: list[str]) -> list[_Line]:
-    suffix = file.rpartition(".")[2]
-    if suffix == "parquet":
-        return _read_parquet(file, data, required)
-    # Bytes that are not UTF-8 survive as lone surrogates, which the columns' parsers then refuse row by row.
-    text = data.decode("utf-8-sig", errors="surrogateescape")
-    return (
-        _read_csv(file, text, required)
-        if suffix == "csv"
-        else _read_json_lines(file, text, required)
-    )
-
-
-def _read_csv(file: str, text: str, required: list[str]) -> list[_Line]:
-    reader = csv.reader(io.StringIO(text, newline=""))
-    header = next(reader, [])
-    _check_columns(file, header, required)
-    return [_csv_line(header, number, cells) for number, cells in _csv_records(reader) if cells]
-
-
-def _csv_records(reader: Any) -> Iterator[tuple[int, list[str] | str]]:
-    """Each record with its first line's number; a record that the csv module cannot read is its error text."""
-    while True:
-        number = reader.line_num + 1
-        try:
-            cells = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            yield number, str(error)
-        else:
-            yield number, cells
-
-
-def _csv_line(header: list[str], number: int, cells: list[str] | str) -> _Line:
-    if isinstance(cells, str):
-        return _Line(number, "", problem=f"not readable as CSV: {cells}")
-    if len(cells) != len(header):
-        return _Line(
-            number, ",".join(cells), problem=f"expected {len(header)} columns, saw {len(cells)}"
-        )
-    return _Line(number, ",".join(cells), dict(zip(header, cells, strict=True)))
-
-
-def _read_json_lines(file: str, text: str, required: list[str]) -> list[_Line]:
-    numbered = enumerate(text.split("\n"), start=1)
-    lines = [_json_line(number, line.strip()) for number, line in numbered if line.strip()]
-    objects = [line.values for line in lines if line.values is not None]
-    if objects:
-        _check_columns(
-            file, list(dict.fromkeys(key for values in objects for key in values)), required
-        )
-    return lines
-
-
-def _json_line(number: int, text: str) -> _Line:
-    try:
-        values = json.loads(text)
-    except (ValueError, RecursionError):
-        return _Line(number, text, problem="not valid JSON")
-    if not isinstance(values, dict):
-        return _Line(number, text, problem="not a JSON object")
-    return _Line(number, text, values)
-
-
-def _read_parquet(file: str, data: bytes, required: list[str]) -> list[_Line]:
-    try:
-        table = pq.read_table(pa.BufferReader(data))
-    except (pa.ArrowInvalid, OSError) as error:
-        raise DataError(f"{file}: not a readable Parquet file ({error})") from error
-    _check_columns(file, table.column_names, required)
-    return [
-        _Line(number, str(list(row.values())), row)
-        for number, row in enumerate(table.to_pylist(), start=1)
-    ]
-
-
-def _check_columns(file: str, seen: list[str], required: list[str]) -> None:
-    missing = [name for name in required if name not in seen]
-    if missing:
-        raise DataError(
-            f"{file}: missing column(s) {', '.join(missing)}; expected {', '.join(required)}, "
-            f"saw {', '.join(map(repr, seen)) or 'none'}; rename or add them"
-        )
+def _cell(values: Mapping[str, Any], there: list[str], sources: tuple[str, ...]) -> Any:
+    """The value of the only source; None without a source; several are joined, as in "city: Leeds; age: 34"."""
+    if not sources:
+        return None
+    if len(sources) == 1:
+        return values[there[0]]
+    return "; ".join(f"{name}: {values[name]}" for name in there if values[name] not in (None, ""))

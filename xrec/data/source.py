@@ -20,6 +20,7 @@ class SourceData:
     planted: user_id, item_id, aspect, aspects (list of strings); only of the sample.
     findings: the rows that were left out so far.
     num_rows: rows of each file, those left out included, in the order of reading.
+    missing_tables: the tables that the source does not have: without users or items, all ids are those of the pairs.
     """
 
     users: pa.Table
@@ -29,6 +30,7 @@ class SourceData:
     findings: tuple[Finding, ...]
     num_rows: Mapping[str, int]
     planted: pa.Table | None = None
+    missing_tables: tuple[str, ...] = ()
 
 
 def _no_files(folder: Location) -> Mapping[str, Location]:

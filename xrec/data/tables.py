@@ -1,18 +1,27 @@
-"""Plain tables of a team's own: users, items, interactions, explanations, each as .parquet, .csv or .jsonl.
+"""Plain tables of a team's own: users, items, interactions and explanations, each a Parquet, CSV or JSON Lines file.
 
-Columns: users user_id, profile; items item_id, title, profile; interactions user_id, item_id; explanations user_id,
-item_id, explanation. Ids are strings or integers. The last two may have a split (train, validation or test).
+Our columns: users user_id, profile; items item_id, title, profile; interactions user_id, item_id; explanations user_id,
+item_id, explanation. The last two may have a split (train, validation or test). Ids are strings or integers. Files and
+columns of other names are named in the config (`files`, `columns`).
+
+Only the interactions must be there. Without users or items, their ids are taken from the pairs, profiles are empty, and
+an item's title is its id. Without explanations, no adapter can be trained.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from xrec.config.data import TablesSource
 from xrec.data.columns import Parser, parse_id, parse_split, parse_text
+from xrec.data.lines import FORMATS
 from xrec.data.rows import FileRows, read_rows, reject_duplicates
 from xrec.data.source import SourceData
 from xrec.errors import DataError
 from xrec.storage import Location
 
-_FORMATS = ("parquet", "csv", "jsonl")
+TABLES = ("users", "items", "interactions", "explanations")
 _COLUMNS: dict[str, dict[str, Parser]] = {
     "users": {"user_id": parse_id, "profile": parse_text},
     "items": {"item_id": parse_id, "title": parse_text, "profile": parse_text},
@@ -23,50 +32,125 @@ _OPTIONAL: dict[str, dict[str, Parser]] = {
     "interactions": {"split": parse_split},
     "explanations": {"split": parse_split},
 }
+_ADVICE = "name the file's own columns in source.columns ({user_id: <column>}), or rename them"
 
 
-def find_table_files(folder: Location) -> dict[str, Location]:
-    """The file of each table in `folder`; raises DataError if one is missing, or there in two formats."""
-    return {name: folder / name for name in (_table_file(folder, table) for table in _COLUMNS)}
+def find_table_files(folder: Location, source: TablesSource) -> dict[str, Location]:
+    """The files of the tables in `folder`, by file name.
 
-
-def read_tables(files: Mapping[str, bytes]) -> SourceData:
-    """Read the tables from the content of their files (name with format to content); raises DataError for a missing column."""
-    tables = {name.partition(".")[0]: _read_table(name, data) for name, data in files.items()}
-    users = reject_duplicates(tables["users"], ["user_id"])
-    items = reject_duplicates(tables["items"], ["item_id"])
-    in_order = (users, items, tables["interactions"], tables["explanations"])
-    return SourceData(
-        users=users.table.select(["user_id", "profile"]),
-        items=items.table.select(["item_id", "title", "profile"]),
-        interactions=tables["interactions"].table,
-        explanations=tables["explanations"].table,
-        findings=tuple(finding for rows in in_order for finding in rows.findings),
-        num_rows={rows.file: rows.num_rows for rows in in_order},
-    )
-
-
-def _read_table(file: str, data: bytes) -> FileRows:
-    table = file.partition(".")[0]
-    return read_rows(file, data, _COLUMNS[table], _OPTIONAL.get(table))
-
-
-def _table_file(folder: Location, table: str) -> str:
-    candidates = [f"{table}.{suffix}" for suffix in _FORMATS]
-    names = [name for name in candidates if (folder / name).is_file()]
-    if len(names) == 1:
-        return names[0]
-    wanted = f"one of {', '.join(candidates)}"
-    if names:
+    Raises DataError if the interactions or a file of `source.files` is missing, or a table is there in two formats.
+    """
+    found = {table: _find(folder, table, source) for table in TABLES}
+    if found["interactions"] is None:
+        seen = ", ".join(folder.files()[:10]) or "no files"
         raise DataError(
-            f"{folder}: expected {wanted}, saw {' and '.join(names)}; remove all but one"
+            f"{folder}: the interactions are missing: expected one of {', '.join(_candidates('interactions'))}, "
+            f"saw {seen}; check source.uri, or name the file in source.files ({{interactions: <file>}})"
         )
-    hint = (
-        "; if there are none yet, give the file with its header only"
-        if table == "explanations"
-        else ""
+    return {name: folder / name for name in found.values() if name is not None}
+
+
+def read_tables(files: Mapping[str, bytes], source: TablesSource) -> SourceData:
+    """Read the tables from the content of their files, by file name; raises DataError for a missing column."""
+    rows = {
+        table: _read_table(table, file, files[file], source)
+        for table in TABLES
+        if (file := _file_of(table, files, source)) is not None
+    }
+    for table, key in (("users", "user_id"), ("items", "item_id")):
+        if table in rows:
+            rows[table] = reject_duplicates(rows[table], [key])
+    interactions = rows["interactions"].table
+    explanations = (
+        rows["explanations"].table if "explanations" in rows else _no_rows("explanations")
     )
-    seen = ", ".join(folder.files()[:10]) or "no files"
-    raise DataError(
-        f"{folder}: the {table} are missing: expected {wanted}, saw {seen}; check source.uri{hint}"
+    pairs = [interactions, explanations]
+    users = rows["users"].table if "users" in rows else _users_of(pairs)
+    items = rows["items"].table if "items" in rows else _items_of(pairs)
+    return SourceData(
+        users=users.select(["user_id", "profile"]),
+        items=_with_titles(items).select(["item_id", "title", "profile"]),
+        interactions=interactions,
+        explanations=explanations,
+        findings=tuple(finding for part in rows.values() for finding in part.findings),
+        num_rows=_rows_of_files(rows.values()),
+        missing_tables=tuple(table for table in TABLES if table not in rows),
     )
+
+
+def _read_table(table: str, file: str, data: bytes, source: TablesSource) -> FileRows:
+    return read_rows(
+        file,
+        data,
+        _COLUMNS[table],
+        _OPTIONAL.get(table),
+        names=source.names_in(table),
+        delimiter=source.delimiter,
+        advice=_ADVICE,
+    )
+
+
+def _rows_of_files(parts: Iterable[FileRows]) -> dict[str, int]:
+    """Rows of each file in the order of reading; one that holds two tables is read twice and counts twice."""
+    num_rows: dict[str, int] = {}
+    for part in parts:
+        num_rows[part.file] = num_rows.get(part.file, 0) + part.num_rows
+    return num_rows
+
+
+def _users_of(pairs: list[pa.Table]) -> pa.Table:
+    ids = _ids_of(pairs, "user_id")
+    return pa.table({"user_id": ids, "profile": [""] * len(ids)})
+
+
+def _items_of(pairs: list[pa.Table]) -> pa.Table:
+    ids = _ids_of(pairs, "item_id")
+    return pa.table({"item_id": ids, "title": ids, "profile": [""] * len(ids)})
+
+
+def _ids_of(pairs: list[pa.Table], column: str) -> pa.Array:
+    """Each id once, sorted, so that neither the order of rows nor of files matters."""
+    ids = pa.concat_tables([table.select([column]) for table in pairs])[column].unique()
+    return ids.take(pc.sort_indices(ids))
+
+
+def _with_titles(items: pa.Table) -> pa.Table:
+    """`items`, with the id as the title where there is none: a prompt must call the item something."""
+    titles = pc.if_else(pc.equal(items["title"], ""), items["item_id"], items["title"])
+    return items.set_column(items.schema.get_field_index("title"), "title", titles)
+
+
+def _no_rows(table: str) -> pa.Table:
+    columns = [*_COLUMNS[table], *_OPTIONAL.get(table, {}), "file"]
+    schema = pa.schema([(name, pa.string()) for name in columns] + [("line", pa.int64())])
+    return schema.empty_table()
+
+
+def _find(folder: Location, table: str, source: TablesSource) -> str | None:
+    """The file of a table: the one that the config names, else the one with the table's name; None without one."""
+    if table in source.files:
+        name = source.files[table]
+        if not (folder / name).is_file():
+            raise DataError(
+                f"{folder}: {name} is missing (source.files.{table}); "
+                f"saw {', '.join(folder.files()[:10]) or 'no files'}"
+            )
+        return name
+    names = [name for name in _candidates(table) if (folder / name).is_file()]
+    if len(names) > 1:
+        raise DataError(
+            f"{folder}: expected one of {', '.join(_candidates(table))}, saw {' and '.join(names)}; "
+            f"remove all but one, or name it in source.files ({{{table}: <file>}})"
+        )
+    return names[0] if names else None
+
+
+def _file_of(table: str, names: Collection[str], source: TablesSource) -> str | None:
+    """The table's file among those that were found."""
+    if table in source.files:
+        return source.files[table]
+    return next((name for name in _candidates(table) if name in names), None)
+
+
+def _candidates(table: str) -> list[str]:
+    return [f"{table}.{ending}" for ending in FORMATS]

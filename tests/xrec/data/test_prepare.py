@@ -190,6 +190,31 @@ def test_prepare_dataset_tables_of_string_ids(tmp_path: Path) -> None:
     assert dataset.item_index("2") == 1
 
 
+def test_prepare_dataset_of_interactions_alone_counts_what_has_no_table(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "tables"
+    folder.mkdir()
+    (folder / "visits.csv").write_text("who,item_id\nann,x\nbob,y\nbob,x\n")
+    source = {
+        "kind": "tables",
+        "uri": str(folder),
+        "files": {"interactions": "visits.csv"},
+        "columns": {"user_id": "who"},
+    }
+    with caplog.at_level("WARNING", logger="xrec"):
+        manifest = prepare_dataset(_config(tmp_path, source, splits={"validation": 0, "test": 0}))
+    assert manifest.metrics["num_without_table"] == {"users": 2, "items": 2}
+    assert manifest.row_counts["explanations"] == manifest.row_counts["rejected"] == 0
+    dataset = read_dataset(open_location(str(tmp_path / "dataset")))
+    assert dataset.interaction_edges("train").tolist() == [[0, 1, 1], [0, 0, 1]]
+    assert dataset.items["title"].to_pylist() == ["x", "y"]
+    assert "no table of users: 2 ids come from the pairs" in caplog.text
+    assert (
+        "no explanations: a graph can be trained on this dataset, an adapter cannot" in caplog.text
+    )
+
+
 def test_prepare_dataset_sample_plants_an_aspect_for_each_explained_pair(tmp_path: Path) -> None:
     prepare_dataset(_config(tmp_path, SAMPLE))
     dataset = read_dataset(open_location(str(tmp_path / "dataset")))
