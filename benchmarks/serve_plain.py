@@ -22,7 +22,6 @@ from xrec.config.base import load_config
 from xrec.config.serve import ServeConfig
 from xrec.generate.engine import Completion
 from xrec.generate.explainer import load_explainer
-from xrec.generate.text_rules import finished_text
 from xrec.llm.model import stop_token_ids
 
 api = FastAPI()
@@ -59,20 +58,19 @@ class Plain:
     def explain(self, request: dict[str, Any]) -> dict[str, Any]:
         """The first pair's explanation."""
         explainer, pair = self._explainer, request["pairs"][0]
-        prompt = explainer.pairs.prompt(
-            Pair(
-                explainer.dataset.user_index(pair["user_id"]),
-                explainer.dataset.item_index(pair["item_id"]),
-            )
+        indices = Pair(
+            explainer.dataset.user_index(pair["user_id"]),
+            explainer.dataset.item_index(pair["item_id"]),
         )
+        prompt = explainer.pairs.prompt(indices)
         with torch.inference_mode():
             ids = explainer.model.generate(
                 torch.tensor([prompt]), generation_config=self._generation
             )[0, len(prompt) :].tolist()
         ended = ids[-1] in self._stop
         completion = Completion(0, ids[:-1] if ended else ids, "stop" if ended else "length")
-        text, _ = finished_text(
-            explainer.pairs.builder.decode(completion.token_ids), completion, prompt, self._decoding
+        text, _ = explainer.finisher.finish(
+            completion, prompt, explainer.pairs.texts(indices), self._decoding
         )
         return {
             "explanations": [

@@ -45,11 +45,12 @@ def run(
     )
     pair = _pair(explainer.dataset, user_id, item_id)
     prompt = explainer.pairs.prompt(pair)
-    (explanation,) = explainer.explain([prompt], config.decoding)
+    texts = explainer.pairs.texts(pair)
+    (explanation,) = explainer.explain([prompt], [texts], config.decoding)
     return ExplainedPair(
         user_id=user_id,
         item_id=item_id,
-        texts=explainer.pairs.texts(pair),
+        texts=texts,
         prompt=explainer.pairs.builder.show(prompt),
         explanation=explanation,
         model_fingerprint=explainer.model_fingerprint,

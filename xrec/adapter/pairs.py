@@ -1,18 +1,25 @@
-"""Prompts and examples of a dataset's pairs: the texts looked up, the ids built."""
+"""Prompts and examples of a dataset's pairs: their texts are looked up and their token ids built."""
 
 from collections import Counter
 from dataclasses import dataclass
+from functools import cached_property
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from xrec.data.dataset import Dataset
+from xrec.data.titles import TitleIndex, composed
+from xrec.errors import DataError
 from xrec.llm.examples import Example
 from xrec.llm.prompt import PairTexts, PromptBuilder, PromptTooLongError
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A user and an item by index; `vector_user_index` is whose vector the prompt carries (None: the user's own)."""
+    """A user and an item by index.
+
+    The prompt carries the vector of user `vector_user_index`; if that is None, the user's own.
+    """
 
     user_index: int
     item_index: int
@@ -20,10 +27,14 @@ class Pair:
 
 
 class PairPrompts:
-    """Builds prompts for the pairs of one dataset."""
+    """Builds prompts and examples for the pairs of one dataset.
+
+    Raises DataError if an item's title holds the place-holder that stands for titles.
+    """
 
     def __init__(self, dataset: Dataset, builder: PromptBuilder):
         self.builder = builder
+        _check_free_of_placeholder(builder, dataset.items, "item_id", "title")
         self._user_profiles = dataset.users["profile"].combine_chunks()
         self._titles = dataset.items["title"].combine_chunks()
         self._item_profiles = dataset.items["profile"].combine_chunks()
@@ -36,6 +47,11 @@ class PairPrompts:
             item_profile=self._item_profiles[pair.item_index].as_py(),
         )
 
+    @cached_property
+    def titles(self) -> TitleIndex:
+        """The titles of all items, to look for in texts."""
+        return TitleIndex(self._titles.to_pylist())
+
     def prompt(self, pair: Pair) -> list[int]:
         """The token ids of a pair's prompt; raises PromptTooLongError."""
         user_index = pair.user_index if pair.vector_user_index is None else pair.vector_user_index
@@ -43,12 +59,22 @@ class PairPrompts:
 
     def example(self, pair: Pair, explanation: str) -> Example:
         """Prompt and reference of a pair, for training and scoring; raises PromptTooLongError."""
-        return Example(self.prompt(pair), self.builder.encode_explanation(explanation))
+        return Example(self.prompt(pair), self.label_ids(explanation, self.texts(pair).item_title))
+
+    def label_ids(self, explanation: str, title: str) -> list[int]:
+        """What the model is to write for `explanation` of the item `title`: with the title's place-holder."""
+        text = composed(explanation)
+        hidden = self.builder.placeholder.hide(text, self.titles.own_spans(text, title))
+        return self.builder.encode_explanation(hidden)
 
     def examples(
         self, explanations: pa.Table, max_explanation_tokens: int
     ) -> tuple[list[Example], Counter[str]]:
-        """Examples of a table of explanations (schema EXPLANATIONS), and how many were left out, by reason."""
+        """Examples of a table of explanations (schema EXPLANATIONS), and how many were left out, by reason.
+
+        Raises DataError if an explanation holds the place-holder that stands for titles.
+        """
+        _check_free_of_placeholder(self.builder, explanations, "item_index", "explanation")
         examples: list[Example] = []
         left_out: Counter[str] = Counter()
         for row in explanations.select(["user_index", "item_index", "explanation"]).to_pylist():
@@ -64,3 +90,17 @@ class PairPrompts:
             else:
                 examples.append(example)
         return examples, left_out
+
+
+def _check_free_of_placeholder(
+    builder: PromptBuilder, table: pa.Table, id_column: str, text_column: str
+) -> None:
+    """Raise DataError if a text of the table holds the place-holder: it could not be told from the model's."""
+    placeholder = builder.placeholder.text
+    holds = pc.match_substring(table[text_column], placeholder, ignore_case=True)
+    found = table.filter(holds).slice(0, 1).to_pylist()
+    if found:
+        raise DataError(
+            f"{text_column} {found[0][text_column]!r} ({id_column} {found[0][id_column]}) holds "
+            f"{placeholder!r}, which stands for titles; choose another prompt.title_placeholder"
+        )

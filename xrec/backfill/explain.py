@@ -66,7 +66,8 @@ def explain_pairs(
             accepted.append((ids, pair))
         except _RowError as error:
             failures.append({**ids, "reason": error.reason, "message": str(error)})
-    for explanation in explainer.explain(prompts, decoding):
+    texts = [explainer.pairs.texts(pair) for _, pair in accepted]
+    for explanation in explainer.explain(prompts, texts, decoding):
         ids, pair = accepted[explanation.index]
         if (failure := explanation.failure) is not None:
             failures.append({**ids, "reason": failure.reason, "message": failure.message})

@@ -1,13 +1,16 @@
 """The frozen language model, its prompt, and how texts are drawn from it."""
 
+import re
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from xrec.config.base import Config
 
 Dtype = Literal["auto", "float32", "bfloat16"]
 Attention = Literal["auto", "sdpa", "eager", "flash_attention_2", "grouped"]
+
+_TITLE_PLACEHOLDER = re.compile(r"[^\w\s.!?\u2026]\w{2,}[^\w\s.!?\u2026]")
 
 
 class LLMConfig(Config):
@@ -32,11 +35,13 @@ class LLMConfig(Config):
 
 
 class PromptConfig(Config):
-    """The prompt, most shared part first: instruction, then all of the user, then all of the item, then what follows all texts.
+    """The prompt, with the part that most prompts share first.
 
-    `{user}` and `{item}` are the collaborative tokens (`model.num_tokens` of each); each stands once, in the part of its texts or in `collaborative`.
-    `{user_profile}`, `{item_title}` and `{item_profile}` are texts. What comes before the first collaborative token costs
-    training no gradient and is computed once, so `collaborative: "{user}{item}"` trains fastest.
+    It is the instruction, then all of the user, then all of the item, then what follows all texts.
+    `{user}` and `{item}` are the collaborative tokens (`model.num_tokens` of each). Each of them stands once, in the part of
+    its texts or in `collaborative`. `{user_profile}`, `{item_title}` and `{item_profile}` are texts. What comes before the
+    first collaborative token needs no gradient in training and is computed once, so `collaborative: "{user}{item}"` trains
+    fastest.
     """
 
     instruction: str = Field(
@@ -52,6 +57,25 @@ class PromptConfig(Config):
         True, description="Wrap the prompt in the model's own chat template, if it has one."
     )
     max_prompt_tokens: int = Field(512, ge=8, description="Longer prompts are rejected, never cut.")
+    title_placeholder: str = Field(
+        "[title]",
+        description="What the model learns and writes in place of the item's title: a word between "
+        "two marks that no title and no explanation holds. Finished texts have the title there.",
+    )
+    untitled: str = Field(
+        "this item",
+        min_length=1,
+        description="What a finished text calls an item that has no title.",
+    )
+
+    @field_validator("title_placeholder")
+    @classmethod
+    def _placeholder_is_a_word_between_marks(cls, placeholder: str) -> str:
+        if not _TITLE_PLACEHOLDER.fullmatch(placeholder):
+            raise ValueError(
+                f"expected a word between two marks, as [title] or <item>, saw {placeholder!r}"
+            )
+        return placeholder
 
     @model_validator(mode="after")
     def _placeholders_stand_in_their_part(self) -> "PromptConfig":
@@ -69,25 +93,35 @@ class PromptConfig(Config):
 
 
 class TextConfig(Config):
-    """What a generated text must be to be used. One that is not is a failed row, with the rule's name as its reason."""
+    """What a generated text must be to be used.
+
+    A text that breaks a rule becomes a failed row with the rule's name as its reason. Two rules are always on: no text may
+    name another item of the catalogue (`names_another_item`) or hold a part of the title's place-holder
+    (`broken_placeholder`).
+    """
 
     max_words: int | None = Field(
         50,
         ge=1,
-        description="Longest explanation, in words. A longer text, or one cut by max_new_tokens, ends with its last whole sentence; none: any.",
+        description="Longest explanation, in words. A longer text, or one cut by max_new_tokens, "
+        "ends with its last whole sentence. If null, any length is used.",
     )
     max_phrase_repeats: int | None = Field(
         3,
         ge=1,
-        description="How often a phrase of three words may stand in a text; none: as often as it likes.",
+        description="How often a phrase of three words may stand in a text; the item's title counts "
+        "as one word. If null, phrases may repeat.",
     )
     max_echo_tokens: int | None = Field(
-        24, ge=1, description="Longest run of tokens that may be the prompt's; none: any."
+        24,
+        ge=1,
+        description="Longest run of tokens that a text may copy from the prompt. If null, any run.",
     )
     retry_temperature: float | None = Field(
         None,
         gt=0,
-        description="Temperature of a second try for a text that cannot be used; none: no second try.",
+        description="Temperature of a second try for a text that cannot be used. If null, there is no "
+        "second try.",
     )
 
 

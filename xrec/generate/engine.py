@@ -10,7 +10,14 @@ FinishReason = Literal["stop", "length", "failed"]
 PromptFailure = Literal[
     "empty_prompt", "token_out_of_range", "prompt_too_long", "over_memory_budget"
 ]
-TextFailure = Literal["empty_text", "repetitive_text", "prompt_echo", "no_full_sentence"]
+TextFailure = Literal[
+    "empty_text",
+    "repetitive_text",
+    "prompt_echo",
+    "no_full_sentence",
+    "names_another_item",
+    "broken_placeholder",
+]
 
 
 @dataclass(frozen=True)

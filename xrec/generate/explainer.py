@@ -1,4 +1,4 @@
-"""Pairs in, explanations out: dataset, graph, adapter and language model put together around an engine."""
+"""Pairs in, explanations out: dataset, graph, adapter and language model around an engine."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +15,7 @@ from xrec.data.cold_start import History, read_cold_start, with_history
 from xrec.data.dataset import Dataset, read_dataset
 from xrec.errors import DataError, ModelError
 from xrec.generate.engine import Engine, Failure, FinishReason
-from xrec.generate.text_rules import finished_text
+from xrec.generate.text_rules import TextFinisher
 from xrec.generate.transformers_engine import load_engine
 from xrec.graph.artifact import GraphEmbeddings, check_graph_of_dataset, read_graph
 from xrec.graph.cold_start import extend_with_new
@@ -27,14 +27,14 @@ from xrec.llm.model import (
     resolve_dtype,
     stop_token_ids,
 )
-from xrec.llm.prompt import PromptBuilder
+from xrec.llm.prompt import PairTexts, PromptBuilder
 from xrec.llm.source import model_fingerprint, resolve_model
 from xrec.storage import Manifest, fingerprint_of, open_location, read_manifest
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """The generated text of the pair at `index`; `failure`: why it cannot be used (None: it can)."""
+    """The generated text of the pair at `index`; `failure` says why it cannot be used, if so."""
 
     index: int
     text: str
@@ -77,10 +77,11 @@ class CheckedSources:
 
 
 class Explainer:
-    """Explains pairs of one dataset with one model. `dataset` and `graph` hold the new users and items of a cold start too.
+    """Explains pairs of one dataset with one model.
 
-    `model` scores texts; None with vLLM, which keeps its model to itself. `model_fingerprint` identifies language model,
-    adapter and trained graph together.
+    `dataset` and `graph` also hold the new users and items of a cold start. `model` scores texts; it is None with vLLM,
+    which does not give its model away. `model_fingerprint` identifies language model, adapter and trained graph together.
+    `finisher` makes explanations of the texts that `engine` writes.
     """
 
     def __init__(
@@ -95,16 +96,23 @@ class Explainer:
         self.model = model
         self.engine = engine
         self.pairs = pairs
+        self.finisher = TextFinisher(pairs.builder, pairs.titles)
         self.dataset = dataset
         self.graph = graph
         self.model_fingerprint = model_fingerprint
 
     def explain(
-        self, prompts: Sequence[Sequence[int]], decoding: DecodingConfig
+        self,
+        prompts: Sequence[Sequence[int]],
+        texts: Sequence[PairTexts],
+        decoding: DecodingConfig,
     ) -> Iterator[Explanation]:
-        """Yield the explanation of each prompt (`self.pairs.prompt`), as they finish, those of a second try last."""
+        """Yield the explanation of each prompt as it is finished, those of a second try last.
+
+        `prompts` are made by `self.pairs.prompt`, `texts` by `self.pairs.texts` of the same pairs.
+        """
         again: list[int] = []
-        for explanation in self._explain(prompts, decoding):
+        for explanation in self._explain(prompts, texts, decoding):
             if (
                 decoding.text.retry_temperature is not None
                 and explanation.failure is not None
@@ -115,17 +123,21 @@ class Explainer:
                 yield explanation
         if again:
             retry = decoding.model_copy(update={"temperature": decoding.text.retry_temperature})
-            for explanation in self._explain([prompts[index] for index in again], retry):
+            prompts, texts = [prompts[index] for index in again], [texts[index] for index in again]
+            for explanation in self._explain(prompts, texts, retry):
                 yield replace(explanation, index=again[explanation.index])
 
     def _explain(
-        self, prompts: Sequence[Sequence[int]], decoding: DecodingConfig
+        self,
+        prompts: Sequence[Sequence[int]],
+        texts: Sequence[PairTexts],
+        decoding: DecodingConfig,
     ) -> Iterator[Explanation]:
         for completion in self.engine.generate(prompts, decoding):
             prompt, text, failure = prompts[completion.index], "", completion.failure
             if failure is None:
-                text, failure = finished_text(
-                    self.pairs.builder.decode(completion.token_ids), completion, prompt, decoding
+                text, failure = self.finisher.finish(
+                    completion, prompt, texts[completion.index], decoding
                 )
             yield Explanation(
                 index=completion.index,
@@ -147,14 +159,14 @@ def model_inputs(adapter: TrainedAdapter, graph: Manifest) -> dict[str, str]:
 
 
 def model_fingerprint_of(inputs: Mapping[str, str]) -> str:
-    """The fingerprint of the model that `model_inputs` tells of."""
+    """The fingerprint of the model that consists of `model_inputs`."""
     return fingerprint_of([inputs[name] for name in ("base_model", "adapter", "graph")])
 
 
 def check_sources(sources: Sources) -> CheckedSources:
-    """Check that dataset, graph, adapter and language model belong together, without loading vectors or the language model.
+    """Check that dataset, graph, adapter and language model belong together.
 
-    Raises ArtifactNotFoundError, ArtifactMismatchError, ModelError.
+    Neither vectors nor the language model are loaded. Raises ArtifactNotFoundError, ArtifactMismatchError, ModelError.
     """
     dataset = read_manifest(open_location(sources.dataset, sources.storage), "dataset")
     graph = read_manifest(open_location(sources.graph, sources.storage), "graph")
@@ -169,10 +181,11 @@ def load_explainer(
     history: History | None = None,
     num_reserved_users: int = 0,
 ) -> Explainer:
-    """Load everything into this process; with `history`, that one new user is known too.
+    """Load everything into this process; with `history`, one new user is known too.
 
-    The graph gets `num_reserved_users` more users of zeros, from index `dataset.num_users` on: places for the vectors of users who
-    are told of later. Adapters that read the graph see what is written into `graph.users` there.
+    The graph gets `num_reserved_users` more users, whose vectors are zeros, from index `dataset.num_users` on. They are
+    places for the vectors of users who come later: an adapter that reads the graph sees what is written into
+    `graph.users` there.
 
     Raises what `check_sources` raises, ModelError, DataError for cold-start tables that cannot be read or a history that
     gives no vector, ConfigError for a history of a known user, UnknownIdError for one with an unknown item.
@@ -224,7 +237,8 @@ def _vllm(
         from xrec.generate.vllm.engine import load_vllm_engine
     except ImportError as error:
         raise ModelError(
-            f"engine.kind vllm: vLLM cannot be imported here ({error}); requirements/vllm.txt says how to install it, or set engine.kind=transformers"
+            f"engine.kind vllm: vLLM cannot be imported here ({error}); requirements/vllm.txt says "
+            "how to install it, or set engine.kind=transformers"
         ) from error
     tokenizer = load_tokenizer(checked.llm)
     engine = load_vllm_engine(
@@ -260,7 +274,7 @@ def _extended(
     extended = extend_with_new(dataset, graph, with_history(tables, dataset, history))
     if history.user_id not in extended[0].users["user_id"].slice(dataset.num_users).to_pylist():
         raise DataError(
-            f"the history of user {history.user_id!r} gives no vector: none of its {len(history.item_ids)} items has training "
-            "interactions; give an item that has"
+            f"the history of user {history.user_id!r} gives no vector: none of its "
+            f"{len(history.item_ids)} items has training interactions; give an item that has"
         )
     return extended

@@ -69,9 +69,10 @@ def generated_texts(
 ) -> list[str]:
     """The explanation of each pair; raises PromptTooLongError."""
     prompts = [explainer.pairs.prompt(pair) for pair in pairs]
+    texts = [explainer.pairs.texts(pair) for pair in pairs]
     by_index = {
         text.index: text.text
-        for text in progress(explainer.explain(prompts, decoding), description, len(prompts))
+        for text in progress(explainer.explain(prompts, texts, decoding), description, len(prompts))
     }
     return [by_index[index] for index in range(len(prompts))]
 

@@ -1,6 +1,7 @@
-"""What is made of a generated text before it is an explanation: cut at a stop string, whole sentences up to a number of words, or refused.
+"""From a generated text to an explanation: titles are filled in, and a text that breaks a rule is refused.
 
-These rules know no engine. They only ever drop the end of a text, at a sentence.
+A text ends before the first stop string. Where it is too long, or was cut by the engine, it ends with its last whole
+sentence. The rules do not depend on the engine that wrote the text.
 """
 
 import re
@@ -8,25 +9,126 @@ from collections import Counter
 from collections.abc import Sequence
 
 from xrec.config.llm import DecodingConfig, TextConfig
+from xrec.data.titles import Span, TitleIndex, composed, title_spans
 from xrec.generate.engine import Completion, Failure
+from xrec.llm.prompt import PairTexts, PromptBuilder
 
 _SENTENCE_END = re.compile(r"[.!?\u2026]+[\"'\u201d\u2019)\]]*(?=\s|$)")
 _PHRASE_WORDS = 3
+_TITLE = "\ue000"  # a private-use character that stands for the item's title as one word
+_HALF_CHARACTER = "\ufffd"  # what the first bytes of a character decode to
 
 
-def finished_text(
-    text: str, completion: Completion, prompt: Sequence[int], decoding: DecodingConfig
+class TextFinisher:
+    """Makes explanations of what a model writes about the items of a catalogue, whose titles are `titles`."""
+
+    def __init__(self, builder: PromptBuilder, titles: TitleIndex):
+        self._builder = builder
+        self._placeholder = builder.placeholder
+        self._titles = titles
+
+    def finish(
+        self,
+        completion: Completion,
+        prompt: Sequence[int],
+        texts: PairTexts,
+        decoding: DecodingConfig,
+    ) -> tuple[str, Failure | None]:
+        """The explanation that `completion` of `prompt` gives, or a text and the reason why it cannot be used.
+
+        `texts` are those of the prompt: the item's own title is filled in, and names that stand in them are allowed.
+        """
+        written = _before_stop(self._builder.decode(completion.token_ids), decoding.stop)
+        text = self._filled(written, texts)
+        own = title_spans(text, texts.item_title)
+        failure = _refused(text, own, decoding.text) or self._echo(
+            written, text, completion, prompt, decoding.text
+        )
+        if failure is None:
+            text, failure = _cut(text, own, completion, decoding)
+        return text, failure or self._untrue(text, texts)
+
+    def unfinished(self, token_ids: list[int], texts: PairTexts) -> str | None:
+        """What a reader may see of a text that is still being written; None if that must wait for more of it.
+
+        The text ends before a title that is not whole yet. It waits while it names another item.
+        """
+        written = self._builder.tokenizer.decode(token_ids, skip_special_tokens=True).lstrip()
+        written = self._placeholder.without_unfinished(written)
+        if written.endswith(_HALF_CHARACTER) or self._placeholder.is_broken_in(written):
+            return None
+        text = self._filled(written, texts)
+        return None if self._other_title(text, texts) else text
+
+    def _filled(self, written: str, texts: PairTexts) -> str:
+        return self._placeholder.fill(composed(written), texts.item_title)
+
+    def _other_title(self, text: str, texts: PairTexts) -> str | None:
+        context = (texts.user_profile, texts.item_profile)
+        return self._titles.other_title(text, texts.item_title, context)
+
+    def _echo(
+        self,
+        written: str,
+        text: str,
+        completion: Completion,
+        prompt: Sequence[int],
+        rules: TextConfig,
+    ) -> Failure | None:
+        """The prompt shows titles, so it is compared with the filled text."""
+        if rules.max_echo_tokens is None:
+            return None
+        is_filled = self._placeholder.is_in(written)
+        ids = self._builder.encode_explanation(text) if is_filled else completion.token_ids
+        length = rules.max_echo_tokens + 1
+        if _runs(ids, length).isdisjoint(_runs(prompt, length)):
+            return None
+        return Failure(
+            "prompt_echo",
+            f"more than decoding.text.max_echo_tokens={rules.max_echo_tokens} tokens in a row are "
+            "the prompt's",
+        )
+
+    def _untrue(self, text: str, texts: PairTexts) -> Failure | None:
+        other = self._other_title(text, texts)
+        if other is not None:
+            return Failure(
+                "names_another_item",
+                f"it names {other!r}, another item of the catalogue; this one's title is "
+                f"{texts.item_title!r}",
+            )
+        title = texts.item_title.strip()
+        if self._placeholder.is_broken_in(text.replace(title, _TITLE) if title else text):
+            return Failure(
+                "broken_placeholder",
+                f"a part of {self._placeholder.text!r}, which stands for the title, is left in it",
+            )
+        return None
+
+
+def _refused(text: str, own: Sequence[Span], rules: TextConfig) -> Failure | None:
+    if not text:
+        return Failure("empty_text", "the model ended without a word")
+    phrase, count = _most_repeated(_with_short_title(text, own))
+    phrase = phrase.replace(_TITLE, "the title")
+    if rules.max_phrase_repeats is not None and count > rules.max_phrase_repeats:
+        return Failure(
+            "repetitive_text",
+            f"{phrase!r} stands {count} times in it, decoding.text.max_phrase_repeats is "
+            f"{rules.max_phrase_repeats}",
+        )
+    return None
+
+
+def _cut(
+    text: str, own: Sequence[Span], completion: Completion, decoding: DecodingConfig
 ) -> tuple[str, Failure | None]:
-    """The explanation that `text`, the decoded ids of `completion`, gives; or the text as it is, and why it cannot be used."""
-    text = _before_stop(text, decoding.stop)
-    failure = _refused(text, completion.token_ids, prompt, decoding.text)
+    """The text in at most `max_words` words, ended by a whole sentence if it had to be cut."""
     max_words = decoding.text.max_words
-    if failure is not None or max_words is None:
-        return text, failure
     num_words = len(text.split())
-    if num_words <= max_words and completion.finish_reason != "length":
+    if max_words is None or (num_words <= max_words and completion.finish_reason != "length"):
         return text, None
-    sentences = _whole_sentences(text, max_words)
+    sentences = _whole_sentences(text, max_words, own)
     if sentences:
         return sentences, None
     limit = (
@@ -37,41 +139,37 @@ def finished_text(
     return text, Failure("no_full_sentence", f"no sentence of it ends within decoding.{limit}")
 
 
-def _refused(
-    text: str, token_ids: Sequence[int], prompt: Sequence[int], rules: TextConfig
-) -> Failure | None:
-    if not text:
-        return Failure("empty_text", "the model ended without a word")
-    phrase, count = _most_repeated(text)
-    if rules.max_phrase_repeats is not None and count > rules.max_phrase_repeats:
-        return Failure(
-            "repetitive_text",
-            f"{phrase!r} stands {count} times in it, decoding.text.max_phrase_repeats is {rules.max_phrase_repeats}",
-        )
-    if rules.max_echo_tokens is not None and not _runs(
-        token_ids, rules.max_echo_tokens + 1
-    ).isdisjoint(_runs(prompt, rules.max_echo_tokens + 1)):
-        return Failure(
-            "prompt_echo",
-            f"more than decoding.text.max_echo_tokens={rules.max_echo_tokens} tokens in a row are the prompt's",
-        )
-    return None
-
-
 def _before_stop(text: str, stop: Sequence[str]) -> str:
     places = [place for string in stop if (place := text.find(string)) >= 0]
     return text[: min(places)].strip() if places else text.strip()
 
 
-def _whole_sentences(text: str, max_words: int) -> str:
-    """The beginning of `text` that ends with the last sentence within `max_words` words; empty if the first one does not."""
-    ends = [match.end() for match in _SENTENCE_END.finditer(text)]
+def _whole_sentences(text: str, max_words: int, own: Sequence[Span] = ()) -> str:
+    """The beginning of `text` that ends with the last sentence within `max_words` words, or "".
+
+    A full stop within the item's title, at one of `own`, ends no sentence.
+    """
+    ends = [
+        match.end()
+        for match in _SENTENCE_END.finditer(text)
+        if not any(start < match.end() < end for start, end in own)
+    ]
     return next((text[:end] for end in reversed(ends) if len(text[:end].split()) <= max_words), "")
 
 
 def cut_to_words(text: str, max_words: int) -> str:
-    """`text`, which is an explanation already, in at most `max_words` words: as it is, or up to its last whole sentence; empty if none ends there."""
+    """`text`, which is an explanation already, in at most `max_words` words.
+
+    A longer text ends with its last whole sentence; "" if none ends within so many words.
+    """
     return text if len(text.split()) <= max_words else _whole_sentences(text, max_words)
+
+
+def _with_short_title(text: str, own: Sequence[Span]) -> str:
+    """`text` with one word at each of the places `own`."""
+    for start, end in reversed(own):
+        text = text[:start] + _TITLE + text[end:]
+    return text
 
 
 def _most_repeated(text: str) -> tuple[str, int]:

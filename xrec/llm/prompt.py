@@ -14,6 +14,7 @@ from xrec.config.llm import PromptConfig
 from xrec.config.placeholders import parse_placeholders
 from xrec.errors import XRecError
 from xrec.llm.collaborative import Vocabulary
+from xrec.llm.title_placeholder import TitlePlaceholder
 
 _CONTENT = "\ue000content\ue000"  # private-use characters: stands for the content while a chat template is rendered
 
@@ -40,6 +41,7 @@ class PromptBuilder:
         self.tokenizer = tokenizer
         self.prompt = prompt
         self.vocabulary = vocabulary
+        self.placeholder = TitlePlaceholder(prompt.title_placeholder, prompt.untitled)
         self._encode = lru_cache(maxsize=65_536)(self._encode_text)
         self._cut = _inside_added_tokens(tokenizer)
         before, after = _scaffold(tokenizer, prompt)

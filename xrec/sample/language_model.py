@@ -21,9 +21,11 @@ from transformers import (
 
 from xrec.config.data import SampleLLMConfig
 from xrec.config.llm import PromptConfig
+from xrec.data.titles import title_spans
 from xrec.llm.collaborative import Vocabulary
 from xrec.llm.examples import Example, collate, token_nll
 from xrec.llm.prompt import PairTexts, PromptBuilder
+from xrec.llm.title_placeholder import TitlePlaceholder
 from xrec.progress import progress
 from xrec.sample import LanguageExample, generate_language_examples
 
@@ -135,7 +137,15 @@ def _plain_text(example: LanguageExample, prompt: PromptConfig) -> str:
         "item_title": example.item_title,
         "item_profile": example.item_profile,
     }
-    return f"system user assistant\n{prompt.instruction}\n{prompt.user.format(**values)}\n{prompt.item.format(**values)}\n{example.explanation}"
+    user, item = prompt.user.format(**values), prompt.item.format(**values)
+    hidden = _hidden_title(example, TitlePlaceholder(prompt.title_placeholder, prompt.untitled))
+    return f"system user assistant\n{prompt.instruction}\n{user}\n{item}\n{hidden}"
+
+
+def _hidden_title(example: LanguageExample, placeholder: TitlePlaceholder) -> str:
+    """The explanation as a model learns to write it, with the place-holder for the title."""
+    spans = title_spans(example.explanation, example.item_title)
+    return placeholder.hide(example.explanation, spans)
 
 
 def _copy_batches(config: SampleLLMConfig, vocab_size: int) -> Iterator[list[Example]]:
@@ -160,9 +170,8 @@ def _text_batches(
 
 def _example(builder: PromptBuilder, example: LanguageExample) -> Example:
     texts = PairTexts(example.user_profile, example.item_title, example.item_profile)
-    return Example(
-        builder.build_without_tokens(texts), builder.encode_explanation(example.explanation)
-    )
+    hidden = _hidden_title(example, builder.placeholder)
+    return Example(builder.build_without_tokens(texts), builder.encode_explanation(hidden))
 
 
 def _loss(model: LlamaForCausalLM, examples: list[Example]) -> torch.Tensor:

@@ -16,7 +16,6 @@ from xrec.generate.explainer import Explainer
 from xrec.generate.live_engine import LiveEngine
 from xrec.generate.live_run import Advance, LiveRun
 from xrec.generate.packed_model import PackedModel
-from xrec.generate.text_rules import finished_text
 from xrec.llm.examples import Example, explanation_nll
 from xrec.llm.model import stop_token_ids
 from xrec.llm.prompt import PairTexts, PromptTooLongError
@@ -24,7 +23,6 @@ from xrec.serve.live import OVERLOADED, Delta, Failed, LivePair, LiveText, Model
 from xrec.serve.new_users import NewUsers
 
 _LONGER_THAN_GENERATED = 4  # a text's ids, found anew, may be more than those that wrote it: bytes that are no character become three
-_INCOMPLETE = "\ufffd"  # what the bytes of half a character decode to
 
 
 class LiveExplainer:
@@ -92,17 +90,19 @@ class LiveExplainer:
         self, pair: LivePair, text: str, other_users: Sequence[str]
     ) -> list[float] | Failed:
         """See `xrec.serve.live.Model`."""
-        dataset, labels = self._explainer.dataset, self._builder.encode_explanation(text)
+        dataset = self._explainer.dataset
         most = _LONGER_THAN_GENERATED * self._decoding.max_new_tokens
-        if len(labels) > most:  # it would keep the model from everybody else
+        num_tokens = len(self._builder.encode_explanation(text))
+        if num_tokens > most:  # it would keep the model from everybody else
             return Failed(
                 "text_too_long",
-                f"explanation of {len(labels)} tokens; at most {most} are weighed, four times what the model writes",
+                f"explanation of {num_tokens} tokens; at most {most} are weighed, four times what the model writes",
             )
         try:
             item = dataset.item_index(pair.item_id)
             indices = [dataset.user_index(user_id) for user_id in (pair.user_id, *other_users)]
             texts = self._texts(pair, indices[0], item)
+            labels = self._explainer.pairs.label_ids(text, texts.item_title)
             examples = [
                 Example(self._builder.build(index, item, texts), labels) for index in indices
             ]
@@ -140,18 +140,16 @@ class LiveExplainer:
         """Deltas if `tells_all`, then the text; the second try's where the first one's text cannot be used."""
         started, self.num_pending, is_over = time.perf_counter(), self.num_pending + 1, False
         try:
-            async with self._prompt(pair) as prompt:
-                if isinstance(prompt, Failed):
+            async with self._prompt(pair) as asked:
+                if isinstance(asked, Failed):
                     is_over = True
-                    yield LiveText("", prompt, model_fingerprint=self.model_fingerprint)
+                    yield LiveText("", asked, model_fingerprint=self.model_fingerprint)
                     return
                 for number, decoding in enumerate(self._tries()):
                     if number:
                         yield Delta("", restarts=True)
                     async with aclosing(
-                        self._try(
-                            prompt, decoding, pair.signal != "prompt_only", started, tells_all
-                        )
+                        self._try(asked, decoding, pair.signal != "prompt_only", started, tells_all)
                     ) as events:
                         async for event in events:
                             if (
@@ -181,7 +179,7 @@ class LiveExplainer:
 
     async def _try(
         self,
-        prompt: list[int],
+        asked: "_Asked",
         decoding: DecodingConfig,
         is_injected: bool,
         started: float,
@@ -189,7 +187,7 @@ class LiveExplainer:
     ) -> AsyncGenerator[Delta | LiveText, None]:
         request = _Request(asyncio.get_running_loop(), tells_all)
         ticket = self.engine.submit(
-            prompt,
+            asked.prompt,
             decoding,
             is_injected=is_injected,
             listener=request.listen,
@@ -201,20 +199,14 @@ class LiveExplainer:
                 advance = await request.latest()
                 if advance.completion is not None:
                     break
-                text = self._builder.tokenizer.decode(
-                    advance.token_ids, skip_special_tokens=True
-                ).lstrip()
-                if (
-                    text.startswith(shown)
-                    and len(text) > len(shown)
-                    and not text.endswith(_INCOMPLETE)
-                ):
+                text = self._explainer.finisher.unfinished(advance.token_ids, asked.texts)
+                if text is not None and text.startswith(shown) and len(text) > len(shown):
                     yield Delta(text[len(shown) :])
                     shown = text
         finally:
             self.engine.cancel(ticket)
         yield self._finished(
-            prompt,
+            asked,
             advance.completion,
             decoding,
             request.first_token_at - started,
@@ -223,19 +215,19 @@ class LiveExplainer:
 
     def _finished(
         self,
-        prompt: list[int],
+        asked: "_Asked",
         completion: Completion,
         decoding: DecodingConfig,
         first: float,
         seconds: float,
     ) -> LiveText:
-        text, failure = finished_text(
-            self._builder.decode(completion.token_ids), completion, prompt, decoding
+        text, failure = self._explainer.finisher.finish(
+            completion, asked.prompt, asked.texts, decoding
         )
         return LiveText(
             text=text if failure is None else "",
             failed=None if failure is None else Failed(failure.reason, failure.message),
-            num_prompt_tokens=len(prompt),
+            num_prompt_tokens=len(asked.prompt),
             num_generated_tokens=len(completion.token_ids),
             finish_reason=completion.finish_reason,
             model_fingerprint=self.model_fingerprint,
@@ -244,8 +236,8 @@ class LiveExplainer:
         )
 
     @asynccontextmanager
-    async def _prompt(self, pair: LivePair) -> AsyncIterator[list[int] | Failed]:
-        """The ids to complete, or why there are none; a new user's vector is there until the `with` ends."""
+    async def _prompt(self, pair: LivePair) -> AsyncIterator["_Asked | Failed"]:
+        """The prompt to complete, or why there is none; a new user's vector is there until the `with` ends."""
         dataset = self._explainer.dataset
         try:
             item = dataset.item_index(pair.item_id)
@@ -277,7 +269,7 @@ class LiveExplainer:
             async with self._new_users.row(items) as new_user:
                 yield self._build(pair, new_user, item)
 
-    def _build(self, pair: LivePair, user: int, item: int) -> list[int] | Failed:
+    def _build(self, pair: LivePair, user: int, item: int) -> "_Asked | Failed":
         texts = self._texts(pair, user, item)
         try:
             prompt = self._builder.build(user, item, texts)
@@ -285,7 +277,7 @@ class LiveExplainer:
             return Failed("prompt_too_long", str(error))
         prompt = self._builder.build_without_tokens(texts) if pair.signal == "none" else prompt
         refused = self.engine.run.refusal(prompt, self._decoding)
-        return prompt if refused is None else Failed(refused.reason, refused.message)
+        return _Asked(prompt, texts) if refused is None else Failed(refused.reason, refused.message)
 
     def _texts(self, pair: LivePair, user: int, item: int) -> PairTexts:
         """The dataset's, and the pair's own in place of them; a new user has no profile but the pair's own."""
@@ -297,6 +289,14 @@ class LiveExplainer:
             if (text := getattr(pair, name)) is not None
         }
         return replace(known if is_known else replace(known, user_profile=""), **given)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A prompt to complete, and the texts that it is made of."""
+
+    prompt: list[int]
+    texts: PairTexts
 
 
 @dataclass(eq=False)

@@ -1,5 +1,8 @@
 """Prompts of a dataset's pairs: each index finds its own texts; what does not fit is left out and counted."""
 
+from dataclasses import replace
+from typing import Any
+
 import pyarrow as pa
 import pytest
 
@@ -9,6 +12,7 @@ from xrec.adapter.pairs import Pair, PairPrompts
 from xrec.config.data import PrepareConfig
 from xrec.config.llm import PromptConfig
 from xrec.data import Dataset, read_dataset
+from xrec.errors import DataError
 from xrec.llm.collaborative import Vocabulary
 from xrec.llm.prompt import PromptBuilder, PromptTooLongError
 from xrec.storage import open_location
@@ -29,7 +33,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     return read_dataset(open_location(str(workspace / "dataset")))
 
 
-def make_prompts(dataset: Dataset, **prompt: int) -> PairPrompts:
+def make_prompts(dataset: Dataset, **prompt: Any) -> PairPrompts:
     vocabulary = Vocabulary(len(toy_tokenizer()), dataset.num_users, dataset.num_items)
     return PairPrompts(dataset, PromptBuilder(toy_tokenizer(), PromptConfig(**prompt), vocabulary))
 
@@ -60,7 +64,42 @@ def test_examples_of_a_split_are_prompt_and_reference(dataset: Dataset) -> None:
     assert not left_out
     row = explanations.to_pylist()[5]
     assert examples[5].prompt_ids == prompts.prompt(Pair(row["user_index"], row["item_index"]))
-    assert prompts.builder.decode(list(examples[5].label_ids)) == row["explanation"]
+    title = dataset.items["title"][row["item_index"]].as_py()
+    assert title in row["explanation"]
+    learned = prompts.builder.decode(list(examples[5].label_ids))
+    assert learned == row["explanation"].replace(title, "[title]")
+    assert title in prompts.builder.show(list(examples[5].prompt_ids))  # prompts show the title
+
+
+def test_example_of_a_short_name_learns_the_placeholder(dataset: Dataset) -> None:
+    titles = ["Jeni's Splendid Ice Creams", *dataset.items["title"].to_pylist()[1:]]
+    prompts = make_prompts(with_column(dataset, "title", titles))
+    example = prompts.example(Pair(3, 0), "You would enjoy Jeni's for its tea.")
+    assert prompts.builder.decode(list(example.label_ids)) == "You would enjoy [title] for its tea."
+
+
+def test_placeholder_in_a_title_is_refused(dataset: Dataset) -> None:
+    titles = ["The [Title] Bar", *dataset.items["title"].to_pylist()[1:]]
+    with pytest.raises(
+        DataError, match=r"The \[Title\] Bar.*choose another prompt.title_placeholder"
+    ):
+        make_prompts(with_column(dataset, "title", titles))
+    make_prompts(with_column(dataset, "title", titles), title_placeholder="<place>")
+
+
+def test_placeholder_in_an_explanation_is_refused(dataset: Dataset) -> None:
+    explanations = dataset.explained_pairs("train").slice(0, 2)
+    index = explanations.schema.get_field_index("explanation")
+    texts = pa.array(["Calm.", "You would love [title]."])
+    changed = explanations.set_column(index, explanations.schema.field(index), texts)
+    with pytest.raises(DataError, match="explanation 'You would love"):
+        make_prompts(dataset).examples(changed, 500)
+
+
+def with_column(dataset: Dataset, name: str, values: list[str]) -> Dataset:
+    index = dataset.items.schema.get_field_index(name)
+    field = dataset.items.schema.field(index)
+    return replace(dataset, items=dataset.items.set_column(index, field, pa.array(values)))
 
 
 def test_examples_too_long_are_counted_by_reason(dataset: Dataset) -> None:

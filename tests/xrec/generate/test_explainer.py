@@ -95,9 +95,11 @@ def sources(workspace: Path, **changes: Path) -> Sources:
 
 def test_explainer_explains_each_prompt_and_counts_its_tokens(workspace: Path) -> None:
     explainer = load_explainer(sources(workspace), device="cpu", engine=EngineConfig())
-    prompts = [explainer.pairs.prompt(Pair(user, item)) for user, item in ((0, 1), (11, 9), (0, 1))]
+    pairs = [Pair(user, item) for user, item in ((0, 1), (11, 9), (0, 1))]
+    prompts = [explainer.pairs.prompt(pair) for pair in pairs]
+    texts = [explainer.pairs.texts(pair) for pair in pairs]
     explanations = sorted(
-        explainer.explain(prompts, DecodingConfig(max_new_tokens=5)),
+        explainer.explain(prompts, texts, DecodingConfig(max_new_tokens=5)),
         key=lambda explanation: explanation.index,
     )
     assert [explanation.num_prompt_tokens for explanation in explanations] == [
@@ -161,16 +163,20 @@ def test_load_explainer_explains_a_user_with_a_history(workspace: Path) -> None:
         torch.from_numpy(known.dataset.interaction_edges("train")),
     )
     assert torch.equal(explainer.graph.users[user], fold_in.users([[0, 2]])[0])
-    prompts = [explainer.pairs.prompt(Pair(user, item)), explainer.pairs.prompt(Pair(0, item))]
+    pairs = [Pair(user, item), Pair(0, item)]
+    prompts = [explainer.pairs.prompt(pair) for pair in pairs]
+    texts = [explainer.pairs.texts(pair) for pair in pairs]
     assert "<user 12>" in explainer.pairs.builder.show(prompts[0])
     assert "<item 1>" in explainer.pairs.builder.show(prompts[0])
     by_index = {
         explanation.index: explanation
-        for explanation in explainer.explain(prompts, DecodingConfig(max_new_tokens=5))
+        for explanation in explainer.explain(prompts, texts, DecodingConfig(max_new_tokens=5))
     }
     assert by_index[0].num_generated_tokens > 0
     # A known user's text is what it was, though its item has another token id now.
-    (before,) = known.explain([known.pairs.prompt(Pair(0, item))], DecodingConfig(max_new_tokens=5))
+    (before,) = known.explain(
+        [known.pairs.prompt(Pair(0, item))], texts[1:], DecodingConfig(max_new_tokens=5)
+    )
     assert by_index[1].text == before.text
     assert explainer.model_fingerprint == known.model_fingerprint
 

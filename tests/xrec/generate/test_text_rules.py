@@ -4,12 +4,23 @@ from typing import Any
 
 import pytest
 
-from xrec.config.llm import DecodingConfig, TextConfig
+from tests.toy import toy_tokenizer
+from xrec.config.llm import DecodingConfig, PromptConfig, TextConfig
+from xrec.data.titles import TitleIndex
 from xrec.generate.engine import Completion, FinishReason
-from xrec.generate.text_rules import finished_text
+from xrec.generate.text_rules import TextFinisher
+from xrec.llm.collaborative import Vocabulary
+from xrec.llm.prompt import PairTexts, PromptBuilder
 
 PROMPT = list(range(100))
 TEXT = 'The user likes tea. "It is calm!" It has a gard'
+TITLE = "The Rusty Fox"
+CATALOGUE = [TITLE, "The Rusty Compass", "Dr. Pepper's Bar", "Fox & Co."]
+
+
+def builder() -> PromptBuilder:
+    tokenizer = toy_tokenizer()
+    return PromptBuilder(tokenizer, PromptConfig(), Vocabulary(len(tokenizer), 1, 1))
 
 
 def finish(
@@ -17,11 +28,20 @@ def finish(
     reason: FinishReason = "stop",
     ids: list[int] | None = None,
     stop: tuple[str, ...] = (),
+    title: str = TITLE,
+    profile: str = "",
+    prompt: list[int] = PROMPT,
     **rules: Any,
 ) -> tuple[str, str]:
-    """The text and the reason of its failure, empty for none."""
+    """The text and the reason of its failure, empty for none; `text` is what the model wrote."""
     decoding = DecodingConfig(stop=stop, text=TextConfig(**rules))
-    finished, failure = finished_text(text, Completion(0, ids or [1], reason), PROMPT, decoding)
+    prompts = builder()
+    written = prompts.encode_explanation(text)[:-1] if ids is None else ids
+    if ids is not None:
+        prompts.decode = lambda token_ids: text  # type: ignore[method-assign]
+    finished, failure = TextFinisher(prompts, TitleIndex(CATALOGUE)).finish(
+        Completion(0, written, reason), prompt, PairTexts("", title, profile), decoding
+    )
     return finished, failure.reason if failure else ""
 
 
@@ -59,7 +79,7 @@ def test_finished_text_without_a_sentence_in_it_fails(
 
 def test_finished_text_ends_before_the_first_stop_string() -> None:
     assert finish("Calm. Near.\nUser: x", stop=("x", "\n")) == ("Calm. Near.", "")
-    assert finish("\nCalm.", stop=("\n",)) == ("", "empty_text")
+    assert finish("xCalm.", stop=("x",)) == ("", "empty_text")
 
 
 def test_finished_text_repetition_fails() -> None:
@@ -79,3 +99,106 @@ def test_finished_text_without_rules_is_as_written() -> None:
         "",
     )
     assert finish("", **rules) == ("", "empty_text")
+
+
+def test_finished_text_has_the_title_in_place_of_the_placeholder() -> None:
+    assert finish("[title] is calm. You would love [title]") == (
+        "The Rusty Fox is calm. You would love The Rusty Fox",
+        "",
+    )
+    assert finish("You would love The Rusty Fox.") == ("You would love The Rusty Fox.", "")
+
+
+@pytest.mark.parametrize("title", ["A+ (\\1) [x]?", "Caf\u00e9 \u84dd\u72d0\u72f8", "[t", "e]"])
+def test_finished_text_takes_any_title(title: str) -> None:
+    assert finish("You would love [title].", title=title) == (f"You would love {title}.", "")
+
+
+def test_finished_text_of_an_item_without_a_title_names_none() -> None:
+    assert finish("[title] has tea.", title="") == ("This item has tea.", "")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["You would love The Rusty Compass.", "[title] is better than The Rusty Compass."],
+)
+def test_finished_text_that_names_another_item_fails(text: str) -> None:
+    assert finish(text)[1] == "names_another_item"
+    assert finish(text, title="The Rusty Compass")[1] == ""
+    assert finish(text, profile="Once known as The Rusty Compass.")[1] == ""
+
+
+def test_finished_text_that_names_another_item_with_the_own_title_in_it_fails() -> None:
+    assert finish("You love [title] & Co. more.", title="Fox") == (
+        "You love Fox & Co. more.",
+        "names_another_item",
+    )
+
+
+def test_finished_text_names_what_its_lost_end_named() -> None:
+    text = "It is calm. You would love The Rusty Compass and many more of its kind."
+    assert finish(text, max_words=4) == ("It is calm.", "")
+
+
+@pytest.mark.parametrize(
+    "text", ["You would love [titl", "You would love title] now.", "See [titles]."]
+)
+def test_finished_text_with_half_a_placeholder_fails(text: str) -> None:
+    assert finish(text)[1] == "broken_placeholder"
+
+
+def test_finished_text_whose_lost_end_is_half_a_placeholder_is_kept() -> None:
+    assert finish("It is calm. You would love [ti", "length") == ("It is calm.", "")
+
+
+def test_finished_text_counts_the_words_of_the_title() -> None:
+    text = "It is calm. You would love [title]."
+    assert finish(text, max_words=9) == ("It is calm. You would love The Rusty Fox.", "")
+    assert finish(text, max_words=8) == ("It is calm.", "")
+
+
+def test_finished_text_full_stop_within_the_title_ends_no_sentence() -> None:
+    text = "You would love [title] for its tea and all that there is to see."
+    assert finish(text, title="Dr. Pepper's Bar", max_words=8)[1] == "no_full_sentence"
+
+
+def test_finished_text_title_is_one_word_of_a_phrase() -> None:
+    text = "[title] has tea, [title] has cake, [title] is near, [title] is big, Rusty Fox is it."
+    assert finish(text)[1] == ""
+    assert finish("I love [title], " * 4)[1] == "repetitive_text"
+
+
+def test_finished_text_echo_is_looked_for_with_the_title_filled_in() -> None:
+    said = "Guests praise The Rusty Fox for its late hours and for live music on Fridays."
+    prompt = builder().encode_explanation(f"Place: {said}")[:-1]
+    text = said.replace(TITLE, "[title]")
+    length = len(builder().encode_explanation(said)) - 5
+    assert finish(text, prompt=prompt, max_echo_tokens=length)[1] == "prompt_echo"
+    assert finish(text, prompt=prompt, max_echo_tokens=length + 10)[1] == ""
+
+
+def shown(text: str, title: str = TITLE) -> list[str | None]:
+    """What a reader may see as the model writes `text`, token by token."""
+    prompts = builder()
+    finisher = TextFinisher(prompts, TitleIndex(CATALOGUE))
+    ids = prompts.encode_explanation(text)[:-1]
+    texts = PairTexts("", title, "")
+    return [finisher.unfinished(ids[:length], texts) for length in range(1, len(ids) + 1)]
+
+
+def test_unfinished_text_never_shows_a_part_of_the_placeholder() -> None:
+    steps = [step for step in shown("[title] is calm, you love [title] and [title]'s tea.") if step]
+    assert steps[-1] == "The Rusty Fox is calm, you love The Rusty Fox and The Rusty Fox's tea."
+    for step in steps:
+        assert steps[-1].startswith(step)
+        assert "[" not in step
+
+
+def test_unfinished_text_never_shows_another_items_title() -> None:
+    steps = [step for step in shown("You love The Rusty Compass, for tea.") if step is not None]
+    assert "You love The Rusty" in steps[-1]
+    assert not any("Compass" in step for step in steps)
+
+
+def test_unfinished_text_with_half_a_placeholder_waits() -> None:
+    assert shown("You love [title and")[-1] is None

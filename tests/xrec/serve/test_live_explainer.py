@@ -12,7 +12,9 @@ from xrec.adapter.pairs import Pair
 from xrec.backfill.identity import sources_of
 from xrec.config.llm import EngineConfig
 from xrec.data.cold_start import History
+from xrec.generate.engine import Completion
 from xrec.generate.explainer import Explainer, load_explainer
+from xrec.generate.live_run import Advance
 from xrec.llm.prompt import PairTexts
 from xrec.serve.generator import load_live
 from xrec.serve.live import OVERLOADED, Delta, Failed, LivePair, LiveText, ModelUnavailableError
@@ -54,11 +56,11 @@ def test_pairs_get_the_closed_engines_texts_in_order(
     pairs = [LivePair(user, item) for user in users for item in items[:4]]
     texts = use(live, lambda: live.explain(pairs))
     config = serve_config(town)
-    prompts = [
-        closed.pairs.prompt(Pair(user, item)) for user in range(len(users)) for item in range(4)
-    ]
+    indices = [Pair(user, item) for user in range(len(users)) for item in range(4)]
+    prompts = [closed.pairs.prompt(pair) for pair in indices]
+    said = [closed.pairs.texts(pair) for pair in indices]
     expected = sorted(
-        closed.explain(prompts, config.decoding), key=lambda explanation: explanation.index
+        closed.explain(prompts, said, config.decoding), key=lambda explanation: explanation.index
     )
     assert [text.text for text in texts] == [
         explanation.text if explanation.failure is None else "" for explanation in expected
@@ -87,8 +89,9 @@ def test_new_user_with_a_history_gets_the_text_of_xrec_explain(
         explainer = load_explainer(
             sources, device="cpu", engine=engine, history=History("newcomer", history)
         )
-        prompt = explainer.pairs.prompt(Pair(explainer.dataset.user_index("newcomer"), 4))
-        (expected,) = explainer.explain([prompt], serve_config(town).decoding)
+        pair = Pair(explainer.dataset.user_index("newcomer"), 4)
+        prompt, said = explainer.pairs.prompt(pair), explainer.pairs.texts(pair)
+        (expected,) = explainer.explain([prompt], [said], serve_config(town).decoding)
         assert (text.text, text.num_prompt_tokens) == (expected.text, expected.num_prompt_tokens)
     assert texts[0].text != texts[1].text
 
@@ -162,7 +165,10 @@ def test_overrides_and_signals_change_the_prompt_as_they_say(
         builder.build(0, 0, overridden),
         builder.build_without_tokens(own),
     ]
-    expected = sorted(closed.explain(prompts, decoding), key=lambda explanation: explanation.index)
+    expected = sorted(
+        closed.explain(prompts, [own, overridden, own], decoding),
+        key=lambda explanation: explanation.index,
+    )
     assert [text.text for text in texts[:3]] == [explanation.text for explanation in expected]
     assert texts[3].text not in {
         text.text for text in texts[:3]
@@ -188,6 +194,91 @@ def test_stream_grows_into_the_text(live: LiveExplainer, town: Path) -> None:
         "".join(delta.text for delta in deltas)
         == whole.text[: sum(len(delta.text) for delta in deltas)]
     )
+
+
+class ScriptedEngine:
+    """Writes the given texts, one a request, token by token."""
+
+    def __init__(self, live: LiveExplainer, *texts: str):
+        self.run = live.engine.run
+        self.stop = live.engine.stop
+        encode = live._explainer.pairs.builder.encode_explanation
+        self._scripts = [encode(text)[:-1] for text in texts]
+
+    def submit(self, *arguments: Any, listener: Callable[[Advance], None], **options: Any) -> None:
+        ids, loop = self._scripts.pop(0), asyncio.get_running_loop()
+
+        def step(length: int) -> None:
+            if length < len(ids):
+                listener(Advance(0, ids[:length]))
+                loop.call_later(0.002, step, length + 1)
+            else:
+                listener(Advance(0, ids, Completion(0, ids, "stop")))
+
+        step(1)
+
+    def cancel(self, ticket: object) -> None:
+        """There is nothing to free."""
+
+
+def scripted_stream(
+    live: LiveExplainer, town: Path, *texts: str, title: str | None = None
+) -> tuple[list[Delta], LiveText]:
+    """The deltas and the text of one streamed pair for which the model writes `texts`, a try each."""
+    users, items = ids_of(town)
+    engine = live.engine
+    live.engine = ScriptedEngine(live, *texts)  # type: ignore[assignment]
+    engine.stop()
+
+    async def collect() -> list[Any]:
+        return [
+            event async for event in live.stream(LivePair(users[0], items[0], item_title=title))
+        ]
+
+    *deltas, text = asyncio.run(collect())
+    return deltas, text
+
+
+def titles_of(town: Path) -> list[str]:
+    return dataset_of(town).items["title"].to_pylist()
+
+
+@pytest.mark.parametrize("title", [None, "A+ (C*f\u00e9) [x]?"])
+def test_stream_fills_titles_in_and_never_shows_a_part_of_the_placeholder(
+    live: LiveExplainer, town: Path, title: str | None
+) -> None:
+    own = title or titles_of(town)[0]
+    deltas, text = scripted_stream(
+        live, town, "[title] is calm. You would love [title] at night.", title=title
+    )
+    assert text.text == f"{own} is calm. You would love {own} at night."
+    assert len(deltas) > 5
+    seen = ""
+    for delta in deltas:
+        seen += delta.text
+        assert text.text.startswith(seen)
+    assert own in seen
+
+
+def test_stream_that_names_another_item_shows_no_title_of_it_and_is_refused(
+    live: LiveExplainer, town: Path
+) -> None:
+    other = titles_of(town)[1]
+    deltas, text = scripted_stream(live, town, f"You would love {other}, for its tea.")
+    assert text.failed is not None
+    assert (text.failed.reason, text.text) == ("names_another_item", "")
+    assert other not in "".join(delta.text for delta in deltas)
+
+
+def test_text_that_names_another_item_has_a_second_try(town: Path) -> None:
+    decoding = {**serve_config(town).decoding.model_dump(), "text": {"retry_temperature": 1.0}}
+    live = load_live(serve_config(town, decoding=decoding))
+    own, other = titles_of(town)[:2]
+    deltas, text = scripted_stream(
+        live, town, f"You would love {other}.", "You would love [title]."
+    )
+    assert (text.text, text.failed) == (f"You would love {own}.", None)
+    assert [delta.restarts for delta in deltas].count(True) == 1
 
 
 def test_abandoned_stream_frees_its_row(live: LiveExplainer, town: Path) -> None:

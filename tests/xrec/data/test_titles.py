@@ -1,0 +1,124 @@
+"""Titles in texts: the own one in full and in short, other items' names, and what only looks like a name."""
+
+import random
+
+import pytest
+
+from xrec.data.titles import TitleIndex, composed, title_spans
+
+
+def found(text: str, title: str) -> list[str]:
+    return [text[start:end] for start, end in title_spans(text, title)]
+
+
+def own(text: str, title: str, *others: str) -> list[str]:
+    return [text[start:end] for start, end in TitleIndex([title, *others]).own_spans(text, title)]
+
+
+@pytest.mark.parametrize(
+    ("text", "title", "expected"),
+    [
+        ("You would love The Rusty Fox, and The Rusty Fox only.", "The Rusty Fox", 2),
+        ("You would love the rusty Fox.", "The Rusty Fox", 0),
+        ("You would love the Rusty Fox.", "The Rusty Fox", 1),
+        ("You would love Rusty Fox.", "The Rusty Fox", 1),
+        ("You would love The Rusty Foxes.", "The Rusty Fox", 0),
+        ("RUSTY FOX is near.", "Rusty Fox", 1),
+        ("Bub\u2019s & Co is near.", "Bub's and Co", 1),
+        ("The friendly staff greets you.", "The Friendly", 0),
+        ("Lunch at adidas is fun.", "adidas", 1),
+        ("A target is near.", "Target", 0),
+        ("A Target is near.", "Target", 1),
+        ("Open 7 days a week.", "7", 0),
+        ("Anything goes.", "", 0),
+        ("Anything goes.", "!!!", 0),
+        ("You would love Cafe\u0301 Orla\u0301n.", "Café Orlán", 1),
+        ("您会喜欢蓝狐狸咖啡馆的音乐", "蓝狐狸咖啡馆", 1),
+        ("Вам понравится «Кафе Пушкинъ» за чай.", "Кафе Пушкинъ", 1),
+    ],
+)
+def test_title_is_found_where_it_is_written_as_a_name(text: str, title: str, expected: int) -> None:
+    assert len(found(composed(text), title)) == expected
+
+
+def test_title_with_the_signs_of_patterns_is_found_with_its_marks() -> None:
+    title = "A+ (C*fé) [x]?"
+    assert found(f"You would love {title} for its tea.", title) == [title]
+    assert found("You would love AA Cafe x for its tea.", title) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "title", "others", "expected"),
+    [
+        ("You would enjoy Jeni's for ice.", "Jeni's Splendid Ice Creams", (), ["Jeni's"]),
+        ("You would enjoy Mad Mex for tea.", "Mad Mex - University City", (), ["Mad Mex"]),
+        (
+            "The Dandelion and Dandelion are one.",
+            "The Dandelion",
+            (),
+            ["The Dandelion", "Dandelion"],
+        ),
+        ("You would enjoy Dandelion for tea.", "The Dandelion", (), ["Dandelion"]),
+        ("You would see Love Mule there.", "The Love", (), []),
+        ("You would enjoy Skyline Chilli now.", "Skyline Diner", (), []),
+        ("You would see Athens there.", "Athens Diner", ("Taste of Athens",), []),
+        ("Village offers the best pie.", "Village Pizzeria", (), []),
+        ("You would enjoy fresh bread.", "Fresh Kitchen", (), []),
+    ],
+)
+def test_own_spans_short_names_count_where_they_name_this_item_alone(
+    text: str, title: str, others: tuple[str, ...], expected: list[str]
+) -> None:
+    assert own(text, title, *others) == expected
+
+
+CATALOGUE = ["The Rusty Fox", "The Rusty Compass", "Fox", "Target", "The Friendly", "Sea Salt"]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("You are likely to love The Rusty Compass, because of tea.", "The Rusty Compass"),
+        ("You are likely to love THE RUSTY COMPASS.", "THE RUSTY COMPASS"),
+        ("The Rusty Compass is a good choice.", "The Rusty Compass"),
+        ("You would love The Rusty Fox for its live music.", None),
+        ("A Fox lives near The Rusty Fox.", None),  # a part of the own title
+        ("It is near Target and cheap.", "Target"),
+        ("Target groups are many.", None),  # a sentence begins with a capital anyway
+        ("It has Target Shooting.", None),  # part of a longer name
+        ("The Rusty Fox has the friendly staff and sea salt.", None),
+        ("The Rusty Compasses are many.", None),
+        ("", None),
+    ],
+)
+def test_other_title_is_a_whole_name_of_another_item(text: str, expected: str | None) -> None:
+    assert TitleIndex(CATALOGUE).other_title(text, "The Rusty Fox") == expected
+
+
+def test_other_title_that_the_prompt_names_is_allowed() -> None:
+    index, text = TitleIndex(CATALOGUE), "It is better than The Rusty Compass."
+    assert index.other_title(text, "The Rusty Fox", ["Next to The Rusty Compass."]) is None
+    assert index.other_title(text, "The Rusty Fox", ["Next to a compass."]) is not None
+
+
+def test_other_title_of_the_same_name_is_the_own_one() -> None:
+    assert TitleIndex(["Taco Bell", "Taco Bell"]).other_title("At Taco Bell.", "Taco Bell") is None
+
+
+def test_other_title_without_titles_finds_nothing() -> None:
+    assert TitleIndex([]).other_title("The Rusty Fox", "x") is None
+    assert TitleIndex(["", "!", "7"]).other_title("The Rusty Fox! 7", "x") is None
+
+
+def test_other_title_finds_what_a_search_for_each_title_finds() -> None:
+    """Against a search title by title, over random catalogues of names that overlap."""
+    rng = random.Random(0)
+    names = ["Alder", "Birch", "Cedar", "Dogwood", "Elm"]
+    for _ in range(200):
+        titles = {" ".join(rng.choices(names, k=rng.randint(2, 3))) for _ in range(6)}
+        title = rng.choice(sorted(titles))
+        text = "you like " + " ".join(rng.choices([*names, "and"], k=8))
+        expected = any(
+            f" {other} " in f" {text} " and f" {other} " not in f" {title} " for other in titles
+        )
+        assert (TitleIndex(titles).other_title(text, title) is not None) == expected

@@ -1,0 +1,67 @@
+"""The place-holder for titles: hidden in references, filled in texts, never half shown."""
+
+import pytest
+
+from xrec.data.titles import title_spans
+from xrec.llm.title_placeholder import TitlePlaceholder
+
+PLACEHOLDER = TitlePlaceholder("[title]", "this place")
+
+
+def test_hide_and_fill_give_the_text_back() -> None:
+    text, title = "The Fox is near. You would love The Fox", "The Fox"
+    hidden = PLACEHOLDER.hide(text, title_spans(text, title))
+    assert hidden == "[title] is near. You would love [title]"
+    assert PLACEHOLDER.fill(hidden, title) == text
+
+
+@pytest.mark.parametrize(
+    "title", [r"A+ (\1) [x]?", r"\g<0>", "Café Orlán", "蓝狐狸", "[titl", "a]"]
+)
+def test_fill_takes_a_title_as_it_is(title: str) -> None:
+    assert PLACEHOLDER.fill("At [title]'s, [title]", title) == f"At {title}'s, {title}"
+
+
+@pytest.mark.parametrize("written", ["[title]", "[Title]", "[ title ]", "[TITLE]"])
+def test_fill_knows_the_placeholder_in_any_case_and_spacing(written: str) -> None:
+    assert PLACEHOLDER.fill(f"You love {written}.", "Fox") == "You love Fox."
+
+
+def test_fill_without_a_title_says_what_the_prompt_config_says() -> None:
+    text = 'Near it is [title]. [title] has tea. "[title] is good!" Go to [title]'
+    expected = 'Near it is this place. This place has tea. "This place is good!" Go to this place'
+    assert PLACEHOLDER.fill(text, " ") == expected
+
+
+def test_fill_title_that_ends_with_a_full_stop_ends_the_sentence_once() -> None:
+    assert PLACEHOLDER.fill("You love [title]. It is near [title]!", "Fox & Co.") == (
+        "You love Fox & Co. It is near Fox & Co.!"
+    )
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["You love [ti", "You love [title for", "love title] a", "love tle].", "a [", "[titles]"],
+)
+def test_broken_parts_are_found(text: str) -> None:
+    assert PLACEHOLDER.is_broken_in(text)
+    assert PLACEHOLDER.is_broken_in(f"At [title] {text}")
+
+
+@pytest.mark.parametrize(
+    "text", ["At [title].", "A title is here", "[sic] is [1] fine", "subtitle"]
+)
+def test_whole_placeholders_and_other_words_are_not_broken(text: str) -> None:
+    assert not PLACEHOLDER.is_broken_in(text)
+
+
+@pytest.mark.parametrize("length", range(len("You love [title]")))
+def test_without_unfinished_never_shows_a_part(length: int) -> None:
+    shown = PLACEHOLDER.without_unfinished("You love [title]"[:length])
+    assert "You love ".startswith(shown)
+    assert len(shown) >= min(length, len("You love "))
+
+
+def test_without_unfinished_keeps_what_is_whole() -> None:
+    for text in ("You love [title]", "You love [title] for", "[sic", "a [1"):
+        assert PLACEHOLDER.without_unfinished(text) == text

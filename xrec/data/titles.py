@@ -1,0 +1,266 @@
+"""Titles of items in texts: where a text names its own item, and whether it names another one of the catalogue.
+
+Texts and titles are compared word by word: case, apostrophes, "&" and "and", and the marks between words do not matter. Of
+Chinese, Japanese, Thai, Lao, Khmer and Burmese, which are written without spaces, each character is a word.
+
+A name begins and ends with a word that is not in small letters, so that "the friendly staff" does not name the café "The
+Friendly". A title of one word is often a common word too ("Target", "Cake"): in a text about another item it counts only in
+the middle of a sentence and beside no other capitalized word. A name that is misspelled, or written in small letters where
+the title has capitals, is not found.
+"""
+
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+Span = tuple[int, int]
+"""Start and end of a part of a text, as for slicing."""
+
+_UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
+_WORD = re.compile(rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+(?:['\u2019][^\W{_UNSPACED}]+)*|&")
+_SENTENCE_BREAK = re.compile(r"[.!?\u2026:;\n]")
+_ARTICLE = "the"
+_MAX_WORDS = 12  # of a title; a longer one is known by its first words
+_MIN_LETTERS, _MIN_LETTERS_WITHOUT_CASE = 2, 4
+_MIN_SHORT_NAME = 3
+
+
+@dataclass(frozen=True)
+class _Word:
+    start: int
+    end: int
+    written: str
+    key: str
+
+    @property
+    def is_small(self) -> bool:
+        return self.written[0].islower()
+
+    @property
+    def is_capitalized(self) -> bool:
+        return self.written[0].isupper()
+
+
+def composed(text: str) -> str:
+    """`text` in Unicode's composed form (NFC), in which titles are looked for."""
+    return unicodedata.normalize("NFC", text)
+
+
+def title_spans(text: str, title: str) -> list[Span]:
+    """Where `text` names the item `title` in full, of three or more words also without a leading "The"."""
+    words, name = _words(text), _words(title)
+    if not _can_be_found(name):
+        return []
+    names = [name, name[1:]] if name[0].key == _ARTICLE and len(name) > 2 else [name]
+    return [_with_marks(text, title, span) for span in _first_found(words, names)]
+
+
+class TitleIndex:
+    """The titles of a catalogue, to look for in texts; 8 bytes a title."""
+
+    def __init__(self, titles: Iterable[str]):
+        self._titles = set(titles)
+
+    def other_title(self, text: str, title: str, context: Sequence[str] = ()) -> str | None:
+        """The first name of another item in `text`, which is about the item `title`, as it is written there.
+
+        A name that is part of `title`, or that stands in one of the texts of `context`, is no other item's.
+        """
+        words = _words(text)
+        candidates = [
+            (start, stop)
+            for start, stop in self._known(words)
+            if stop - start > 1 or _stands_alone(words, start, text)
+        ]
+        if not candidates:
+            return None
+        own = "".join(f" {_joined(_words(known))} " for known in (title, *context))
+        for start, stop in candidates:
+            if f" {_joined(words[start:stop])} " not in own:
+                return text[words[start].start : words[stop - 1].end]
+        return None
+
+    def own_spans(self, text: str, title: str) -> list[Span]:
+        """Where `text` names the item `title`, in full or by its first words, which no other title holds."""
+        name = _words(title)
+        full = title_spans(text, title)
+        if not _can_be_found(name):
+            return full
+        words = _words(text)
+        taken = list(full)
+        for span in self._short_spans(text, words, name):
+            if all(span[1] <= start or span[0] >= end for start, end in taken):
+                taken.append(span)
+        return sorted(taken)
+
+    def _short_spans(self, text: str, words: list[_Word], name: list[_Word]) -> Iterator[Span]:
+        has_article = name[0].key == _ARTICLE
+        named = name[1:] if has_article else name
+        for length in range(len(named) - (not has_article), 0, -1):
+            short = named[:length]
+            if (
+                short[-1].is_small
+                or len("".join(word.written for word in short)) < _MIN_SHORT_NAME
+                or hash(_key(short)) in self._shared_phrases
+            ):
+                continue
+            for start, stop in _found(words, short):
+                if (
+                    _is_name(words[start:stop])
+                    and not _has_capitalized_neighbour(words, start, stop, text)
+                    and (length > 1 or not _begins_sentence(words, start, text))
+                ):
+                    if has_article and start and words[start - 1].key == _ARTICLE:
+                        start -= 1
+                    yield words[start].start, words[stop - 1].end
+
+    def _known(self, words: list[_Word]) -> list[tuple[int, int]]:
+        """The runs of words that are written as a name and are a title, the longest first at each place."""
+        hashes, longest = self._hashes
+        runs = [
+            (start, stop)
+            for start, first in enumerate(words)
+            if not first.is_small or first.key == _ARTICLE
+            for stop in range(min(len(words), start + longest), start, -1)
+            if not words[stop - 1].is_small and _is_name(words[start:stop])
+        ]
+        if not runs or not len(hashes):
+            return []
+        keys = [word.key for word in words]
+        wanted = np.array([hash(tuple(keys[start:stop])) for start, stop in runs], np.int64)
+        places = np.minimum(np.searchsorted(hashes, wanted), len(hashes) - 1)
+        return [runs[found] for found in np.flatnonzero(hashes[places] == wanted)]
+
+    @cached_property
+    def _hashes(self) -> tuple[npt.NDArray[np.int64], int]:
+        """Sorted hashes of the titles, and the number of words of the longest one."""
+        keys = {
+            _key(words[:_MAX_WORDS])
+            for title in self._titles
+            if _can_be_found(words := _words(title))
+        }
+        hashes = np.fromiter((hash(key) for key in keys), np.int64, len(keys))
+        return np.sort(hashes), max(map(len, keys), default=0)
+
+    @cached_property
+    def _shared_phrases(self) -> frozenset[int]:
+        """Hashes of the phrases that two or more titles hold."""
+        counts: Counter[int] = Counter()
+        for key in {_key(_words(title)) for title in self._titles}:
+            counts.update(
+                {
+                    hash(key[start:stop])
+                    for start in range(len(key))
+                    for stop in range(start + 1, min(len(key), start + _MAX_WORDS) + 1)
+                }
+            )
+        return frozenset(phrase for phrase, count in counts.items() if count > 1)
+
+
+def _words(text: str) -> list[_Word]:
+    return [
+        _Word(match.start(), match.end(), match.group(), _word_key(match.group()))
+        for match in _WORD.finditer(text)
+    ]
+
+
+def _word_key(word: str) -> str:
+    return "and" if word == "&" else composed(word).casefold().replace("\u2019", "'")
+
+
+def _key(words: Sequence[_Word]) -> tuple[str, ...]:
+    return tuple(word.key for word in words)
+
+
+def _joined(words: Sequence[_Word]) -> str:
+    return " ".join(word.key for word in words)
+
+
+def _can_be_found(name: Sequence[_Word]) -> bool:
+    """A title of a letter, of digits or of marks only would be found everywhere."""
+    letters = "".join(word.written for word in name if word.written != "&")
+    has_case = any(letter.isupper() or letter.islower() for letter in letters)
+    least = _MIN_LETTERS if has_case else _MIN_LETTERS_WITHOUT_CASE
+    return len(letters) >= least and not (len(name) == 1 and letters.isdigit())
+
+
+def _is_name(words: Sequence[_Word]) -> bool:
+    """Whether the words are written as a name is: the first one (but for "the") and the last one not in small letters."""
+    named = words[1:] if len(words) > 1 and words[0].key == _ARTICLE else words
+    return not (named[0].is_small or named[-1].is_small)
+
+
+def _is_written_like(words: Sequence[_Word], name: Sequence[_Word]) -> bool:
+    """Whether the words are a name, or in small letters only where the title itself is."""
+    pairs = list(zip(words, name, strict=True))
+    if len(pairs) > 1 and pairs[0][0].key == _ARTICLE:
+        pairs = pairs[1:]
+    return all(not word.is_small or own.is_small for word, own in (pairs[0], pairs[-1]))
+
+
+def _found(words: Sequence[_Word], name: Sequence[_Word]) -> Iterator[tuple[int, int]]:
+    key, length = _key(name), len(name)
+    for start in range(len(words) - length + 1):
+        if words[start].key == key[0] and _key(words[start : start + length]) == key:
+            yield start, start + length
+
+
+def _first_found(words: list[_Word], names: Sequence[list[_Word]]) -> list[Span]:
+    """The places of the names, those of an earlier name before those of a later one that overlap them."""
+    taken: list[tuple[int, int]] = []
+    for name in names:
+        for start, stop in _found(words, name):
+            if _is_written_like(words[start:stop], name) and all(
+                stop <= other_start or start >= other_stop for other_start, other_stop in taken
+            ):
+                taken.append((start, stop))
+    return sorted((words[start].start, words[stop - 1].end) for start, stop in taken)
+
+
+def _with_marks(text: str, title: str, span: Span) -> Span:
+    """The span with the marks before the title's first word and after its last one, where the text has them too."""
+    words = _words(title)
+    before, after = title[: words[0].start], title[words[-1].end :]
+    start, end = span
+    if before and text[:start].endswith(before):
+        start -= len(before)
+    if after and text.startswith(after, end):
+        end += len(after)
+    return start, end
+
+
+def _begins_sentence(words: Sequence[_Word], place: int, text: str) -> bool:
+    if place == 0:
+        return True
+    gap = text[words[place - 1].end : words[place].start]
+    return _SENTENCE_BREAK.search(gap) is not None
+
+
+def _stands_alone(words: Sequence[_Word], place: int, text: str) -> bool:
+    return not (
+        _begins_sentence(words, place, text)
+        or _has_capitalized_neighbour(words, place, place + 1, text)
+    )
+
+
+def _has_capitalized_neighbour(words: Sequence[_Word], start: int, stop: int, text: str) -> bool:
+    """Whether the word before or after, with nothing but blanks and hyphens between, belongs to a longer name."""
+    before = (
+        start > 0
+        and (words[start - 1].is_capitalized or words[start - 1].written == "&")
+        and not _begins_sentence(words, start - 1, text)
+        and not text[words[start - 1].end : words[start].start].strip(" -")
+        and words[start - 1].key != _ARTICLE
+    )
+    after = (
+        stop < len(words)
+        and (words[stop].is_capitalized or words[stop].written == "&")
+        and not text[words[stop - 1].end : words[stop].start].strip(" -")
+    )
+    return before or after

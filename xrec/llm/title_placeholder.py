@@ -1,0 +1,73 @@
+"""The place-holder that stands for the item's title in what the model learns and writes, and the title put in its place.
+
+The model writes the same few tokens for every item, so it cannot misspell a title or take another item's. The prompt still
+shows the title.
+"""
+
+import re
+from collections.abc import Sequence
+
+from xrec.data.titles import Span
+
+_SENTENCE_START = re.compile(r"(?:^|[.!?\u2026][\"'\u201d\u2019)\]]*\s+)[\"'\u201c\u2018(]*$")
+
+
+class TitlePlaceholder:
+    """`placeholder` is a word between two marks, as `[title]`; `untitled` stands for an empty title."""
+
+    def __init__(self, placeholder: str, untitled: str):
+        self.text = placeholder
+        self._untitled = untitled
+        first, word, last = placeholder[0], placeholder[1:-1], placeholder[-1]
+        opening, closing = re.escape(first), re.escape(last)
+        beginnings = "|".join(re.escape(word[:length]) for length in range(len(word), 0, -1))
+        ends = "|".join(re.escape(word[start:]) for start in range(len(word)))
+        self._whole = re.compile(rf"{opening}\s*{re.escape(word)}\s*{closing}", re.IGNORECASE)
+        self._part = re.compile(
+            rf"{opening}\s*(?:(?:{beginnings})(?!\w)|{re.escape(word)}|$)"
+            rf"|(?<!\w)(?:{ends})\s*{closing}",
+            re.IGNORECASE,
+        )
+        self._unfinished = re.compile(rf"{opening}\s*(?:{beginnings})?\s*$", re.IGNORECASE)
+
+    def hide(self, text: str, spans: Sequence[Span]) -> str:
+        """`text` with the place-holder at each of `spans`, which are in order and apart."""
+        parts, end = [], 0
+        for start, stop in spans:
+            parts += [text[end:start], self.text]
+            end = stop
+        return "".join([*parts, text[end:]])
+
+    def fill(self, text: str, title: str) -> str:
+        """`text` with the title in place of the place-holder.
+
+        If the title ends with a full stop, a full stop that follows is left out.
+        """
+        title = title.strip()
+        parts, end = [], 0
+        for match in self._whole.finditer(text):
+            parts.append(text[end : match.start()])
+            parts.append(title or self._said("".join(parts)))
+            end = match.end()
+            if parts[-1].endswith(".") and text.startswith(".", end):
+                end += 1
+        return "".join([*parts, text[end:]])
+
+    def is_in(self, text: str) -> bool:
+        """Whether the place-holder stands in `text`."""
+        return self._whole.search(text) is not None
+
+    def is_broken_in(self, text: str) -> bool:
+        """Whether a part of the place-holder stands in `text` beside whole ones."""
+        return self._part.search(self._whole.sub("\ue000", text)) is not None
+
+    def without_unfinished(self, text: str) -> str:
+        """`text` without an end that may become a place-holder when more is written."""
+        match = self._unfinished.search(text)
+        return text if match is None else text[: match.start()]
+
+    def _said(self, before: str) -> str:
+        """What stands for an empty title; it has a capital if a sentence begins after `before`."""
+        if _SENTENCE_START.search(before):
+            return self._untitled[:1].upper() + self._untitled[1:]
+        return self._untitled
