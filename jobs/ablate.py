@@ -8,7 +8,7 @@ from cluster.connect import ensure_ray
 from cluster.preflight import check_cluster
 from cluster.room import demand_of_workers
 from xrec.config.evaluate import AblateConfig, Variant
-from xrec.data.dataset import read_dataset
+from xrec.data.dataset import check_has_explanations, read_dataset
 from xrec.data.held_out import HeldOutPair, held_out_pairs
 from xrec.errors import DataError
 from xrec.evaluate import other_users
@@ -45,6 +45,7 @@ def run(config: AblateConfig) -> Manifest:
     """
     for name in ("dataset", "graph", "ablation"):
         check_access(open_location(config.artifact(name), config.storage), config.storage)
+    check_has_explanations(open_location(config.artifact("dataset"), config.storage))
     output = open_location(config.artifact("ablation"), config.storage)
     run_config = {
         **config.model_dump(mode="json", include=_CONTENT),

@@ -4,6 +4,7 @@ from cluster.connect import ensure_ray
 from cluster.preflight import check_cluster
 from cluster.room import demand_of_workers
 from xrec.config.adapter import TrainAdapterConfig
+from xrec.data import check_has_explanations
 from xrec.llm.source import folder_uris
 from xrec.storage import Manifest, check_access, open_location
 from xrec.train.adapter import train_adapter
@@ -13,6 +14,7 @@ def run(config: TrainAdapterConfig) -> Manifest:
     """Check that the storage can be used, connect to Ray, train."""
     for name in ("dataset", "graph", "adapter"):
         check_access(open_location(config.artifact(name), config.storage), config.storage)
+    check_has_explanations(open_location(config.artifact("dataset"), config.storage))
     with ensure_ray(config.ray):
         reads = [
             config.artifact("dataset"),

