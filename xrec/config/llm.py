@@ -142,7 +142,7 @@ class EngineConfig(Config):
     """How texts are generated. They do not depend on it, but for int8, for near ties of logits in bfloat16, and for what the seed draws."""
 
     kind: Literal["transformers", "vllm"] = Field(
-        "transformers", description="vllm: Llama models only, see requirements/vllm.txt."
+        "transformers", description="vllm: Llama models only; it needs the extra `vllm`."
     )
     max_rows: int = Field(
         128, ge=1, description="Most prompts at work together. On a CPU more than 128 gain little."

@@ -142,7 +142,7 @@ def test_load_explainer_without_vllm_installed_is_refused_saying_how_to_get_it(
     monkeypatch.delitem(sys.modules, "xrec.generate.vllm.engine", raising=False)
     with pytest.raises(
         ModelError,
-        match=r"vLLM cannot be imported here.*requirements/vllm.txt.*engine.kind=transformers",
+        match=r"vLLM cannot be imported here.*pip install.*vllm.*engine.kind=transformers",
     ):
         load_explainer(sources(workspace), device="cpu", engine=EngineConfig(kind="vllm"))
 

