@@ -1,4 +1,4 @@
-"""The HTTP API: routes, their OpenAPI, server-sent events. What is behind them is a `Service`."""
+"""The HTTP API: routes, their OpenAPI description and server-sent events."""
 
 import json
 from collections.abc import AsyncGenerator, Sequence
@@ -32,18 +32,20 @@ from xrec.serve.page import add_page
 from xrec.serve.problems import MEDIA_TYPE, Problem, ProblemError, install_handlers, refused
 from xrec.serve.service import Service
 
-_DESCRIPTION = """Why a user would like an item. A finished backfill answers at once (`source: backfill`), a language model with the
-collaborative signal writes the rest (`source: live`). Errors are `application/problem+json` (RFC 9457); every answer has `X-Request-ID`."""
+_DESCRIPTION = """The endpoint explains why a user would like an item. It answers from a finished
+backfill (`source: backfill`); what that does not hold, a language model with the collaborative
+signal writes (`source: live`). Errors are `application/problem+json` (RFC 9457). Every answer has
+`X-Request-ID`."""
 
 _MEANINGS = {
-    401: "No key, or one that is not known.",
-    403: "Without keys this endpoint answers its own machine only.",
-    404: "A user or item that is not known.",
-    413: "A body that is too large.",
-    422: "Not well-formed; or, of one pair, a text that cannot be used.",
-    429: "More than is done at a time, or than this key may ask; see Retry-After.",
+    401: "The key is missing or not known.",
+    403: "Without configured keys this endpoint answers only its own machine.",
+    404: "The user or item is not known.",
+    413: "The body is too large.",
+    422: "The request is not well-formed, or the text of the single pair cannot be used.",
+    429: "There are too many requests at a time, or too many with this key; see Retry-After.",
     503: "No model replica answers; see Retry-After.",
-    504: "Not answered within the deadline.",
+    504: "The request was not answered within the deadline.",
 }
 
 
@@ -58,14 +60,14 @@ _ASKED = _responses(401, 403, 413, 422, 429, 503, 504)
 _ASKED_BY_ID = _responses(401, 403, 404, 422, 429, 503, 504)
 _KEY = HTTPBearer(
     auto_error=False,
-    description="A key of security.keys; on its own machine an endpoint without keys asks for none.",
+    description="A key of security.keys. An endpoint without keys answers its own machine.",
 )
 _SECURED = [Depends(_KEY)]
-"""Tells OpenAPI of the key; who may ask is decided before, by xrec.serve.gate."""
+"""Puts the key into the OpenAPI description. `xrec.serve.gate` checks it, before the route runs."""
 
 
 def make_api(service: Service) -> FastAPI:
-    """The application."""
+    """Return the application with all routes."""
     app = FastAPI(
         title="xrec",
         version=__version__,
@@ -74,7 +76,9 @@ def make_api(service: Service) -> FastAPI:
     )
     install_handlers(app)
     _add_explanations(app, service)
-    _add_users_and_items(app, service)
+    _add_evidence(app, service)
+    _add_recommendations(app, service)
+    _add_lists(app, service)
     _add_operations(app, service)
     add_page(app)
     return app
@@ -83,7 +87,10 @@ def make_api(service: Service) -> FastAPI:
 def _add_explanations(app: FastAPI, service: Service) -> None:
     @app.post("/v1/explanations", responses=_ASKED, dependencies=_SECURED, tags=["explanations"])
     async def explain(request: ExplanationsRequest) -> Explanations:
-        """Explain one to 64 pairs. A pair that cannot be explained is a `problem` in its place and harms no other."""
+        """Explain one to 64 pairs.
+
+        A pair that cannot be explained has a `problem` in its place. The other pairs are answered.
+        """
         return Explanations(explanations=await service.explain(request.pairs, request.max_words))
 
     @app.post(
@@ -97,10 +104,12 @@ def _add_explanations(app: FastAPI, service: Service) -> None:
         tags=["explanations"],
     )
     async def stream(request: ExplanationsRequest) -> Response:
-        """Explain pairs one after the other, each as it is written.
+        """Explain pairs one after the other; each text is sent while it is written.
 
-        Events: `token` {index, text}, what text number `index` has grown by; `restart` {index}, begin it anew; `explanation`
-        {index, answer}, the whole answer, which may end before the last token; `problem`, after which nothing comes; `done`.
+        Events: `token` {index, text} has the next part of text number `index`. `restart` {index}
+        says that this text begins anew. `explanation` {index, answer} has the whole answer, which
+        may be shorter than the parts before it. `problem` ends the stream after an error, `done`
+        ends it after the last pair.
         """
         events = _events(service, request.pairs, request.max_words)
         return StreamingResponse(
@@ -129,6 +138,8 @@ def _add_explanations(app: FastAPI, service: Service) -> None:
             raise refused(answer.problem.type.rpartition("/")[2], answer.problem.detail)
         return answer
 
+
+def _add_evidence(app: FastAPI, service: Service) -> None:
     @app.post(
         "/v1/evidence",
         responses={**_ASKED, **_responses(404)},
@@ -136,11 +147,15 @@ def _add_explanations(app: FastAPI, service: Service) -> None:
         tags=["explanations"],
     )
     async def evidence(request: EvidenceRequest) -> Evidence:
-        """What an explanation rests on: profiles, the nearest items of the user's history, and how likely the text is under other users' vectors."""
+        """Return what an explanation rests on.
+
+        That is the profiles, the nearest items of the user's history, and how likely the text is
+        with the vectors of other users.
+        """
         return await service.evidence(request.user_id, request.item_id, request.explanation)
 
 
-def _add_users_and_items(app: FastAPI, service: Service) -> None:
+def _add_recommendations(app: FastAPI, service: Service) -> None:
     @app.get(
         "/v1/users/{user_id}/recommendations",
         responses=_ASKED_BY_ID,
@@ -149,15 +164,17 @@ def _add_users_and_items(app: FastAPI, service: Service) -> None:
     )
     async def recommend(
         user_id: UserId,
-        k: Annotated[int, Query(ge=1, le=MAX_PAIRS, description="Items.")] = 5,
+        k: Annotated[int, Query(ge=1, le=MAX_PAIRS, description="Number of items.")] = 5,
         max_words: Annotated[MaxWords, Query()] = None,
-        explain: Annotated[bool, Query(description="With explanations.")] = True,
+        explain: Annotated[bool, Query(description="If true, explain each item.")] = True,
     ) -> Recommendations:
-        """The k best items that the user has not seen, with explanations."""
+        """Return the k best items that the user has not seen, with explanations."""
         return Recommendations(
             user_id=user_id, items=await service.recommend(user_id, k, max_words, explain)
         )
 
+
+def _add_lists(app: FastAPI, service: Service) -> None:
     @app.get(
         "/v1/users",
         responses=_responses(401, 403, 422, 429),
@@ -165,10 +182,12 @@ def _add_users_and_items(app: FastAPI, service: Service) -> None:
         tags=["users and items"],
     )
     async def users(
-        prefix: Annotated[str, Query(max_length=256, description="How the ids begin.")] = "",
+        prefix: Annotated[
+            str, Query(max_length=256, description="The ids begin with this text.")
+        ] = "",
         limit: Annotated[int, Query(ge=1, le=100)] = 20,
     ) -> UserList:
-        """Ids of users, in order."""
+        """Return ids of users, in order."""
         return UserList(users=service.find_users(prefix, limit))
 
     @app.get(
@@ -178,10 +197,12 @@ def _add_users_and_items(app: FastAPI, service: Service) -> None:
         tags=["users and items"],
     )
     async def items(
-        text: Annotated[str, Query(max_length=256, description="What id or title hold.")] = "",
+        text: Annotated[
+            str, Query(max_length=256, description="The id or the title contains this text.")
+        ] = "",
         limit: Annotated[int, Query(ge=1, le=100)] = 20,
     ) -> ItemList:
-        """Items by a part of their id or title."""
+        """Find items by a part of their id or title."""
         return ItemList(
             items=[
                 ItemEntry(item_id=item_id, title=title)
@@ -193,7 +214,7 @@ def _add_users_and_items(app: FastAPI, service: Service) -> None:
 def _add_operations(app: FastAPI, service: Service) -> None:
     @app.get("/healthz", tags=["operations"], response_class=PlainTextResponse)
     async def alive() -> str:
-        """This process answers."""
+        """Answer 200 as long as this process runs."""
         return "alive\n"
 
     @app.get(
@@ -203,7 +224,7 @@ def _add_operations(app: FastAPI, service: Service) -> None:
         responses={503: {"description": "Not ready.", "model": Problem}},
     )
     async def ready() -> Response:
-        """The model is loaded, and explains."""
+        """Answer 200 once the model is loaded and explains."""
         return (
             PlainTextResponse("ready\n")
             if await service.is_ready()
@@ -218,7 +239,7 @@ def _add_operations(app: FastAPI, service: Service) -> None:
         dependencies=_SECURED,
     )
     async def metrics() -> Response:
-        """This frontend's metrics, in Prometheus' text format."""
+        """Return the metrics of this frontend in Prometheus' text format."""
         return Response(
             service.recorder.text(), media_type="text/plain; version=0.0.4; charset=utf-8"
         )

@@ -1,7 +1,8 @@
-"""The Ray Serve application: frontends, which speak HTTP, over model replicas.
+"""The Ray Serve application: frontends, which speak HTTP, and model replicas, which generate.
 
-`xrec.serve.app:build` is the import path for `serve deploy` and KubeRay's RayService, its `args` a `ServeConfig`. What is in
-`user_config` (xrec.serve.choice) is changed in place, under load; a change of `args` starts replicas anew.
+`xrec.serve.app:build` is the import path for `serve deploy` and KubeRay's RayService; its `args`
+are a `ServeConfig`. A change of `user_config` (`xrec.serve.choice`) is made under load, in the
+running replicas. A change of `args` starts new replicas.
 """
 
 from typing import Any
@@ -20,11 +21,12 @@ from xrec.storage import fingerprint_of
 APP = "xrec"
 FRONTEND, GENERATOR = "Frontend", "Generator"
 
-_QUIET = {"enable_access_log": False}  # Serve's own lines hold paths, and they hold ids
+# Serve's own log lines have the path of each request, and so the ids of users.
+_QUIET = {"enable_access_log": False}
 
 
 def build(config: ServeConfig) -> Any:
-    """The application of `config`, to be given to `serve.run`, or named in a Serve config."""
+    """Return the application of `config`, as `serve.run` takes it."""
     choice, version = choice_of(config), _version(config)
     limit = config.http.max_concurrent_requests
     generator = serve.deployment(Generator).options(
@@ -36,7 +38,8 @@ def build(config: ServeConfig) -> Any:
             "num_cpus": config.models.cpus_per_replica,
             "num_gpus": gpus_each(config.models.device, config.models.num_replicas),
         },
-        # The engine says how many pairs may wait; Serve's own queue must not stand before it.
+        # The engine limits how many pairs wait. This number is so high that requests do not queue
+        # in Serve, where they could not be refused.
         max_ongoing_requests=10 * (config.engine.max_rows + config.models.max_waiting_pairs),
         health_check_period_s=2,
         graceful_shutdown_timeout_s=config.http.deadline_seconds + 5,
@@ -49,7 +52,7 @@ def build(config: ServeConfig) -> Any:
         user_config=choice,
         num_replicas=config.frontends.num_replicas,
         ray_actor_options={"num_cpus": config.frontends.cpus_per_replica},
-        max_ongoing_requests=2 * limit + 64,  # above our own limit, which answers with 429
+        max_ongoing_requests=2 * limit + 64,  # above our own limit, which refuses with 429
         graceful_shutdown_timeout_s=config.http.deadline_seconds + 5,
         logging_config=_QUIET,
         _internal=True,
@@ -59,7 +62,10 @@ def build(config: ServeConfig) -> Any:
 
 
 def _version(config: ServeConfig) -> str:
-    """Of the deployments: two applications of one version differ in what can be changed in place only."""
+    """Return the version of both deployments.
+
+    Serve starts new replicas if it differs, so it leaves out what can change in running replicas.
+    """
     return fingerprint_of(
         [__version__, config.model_dump(mode="json", exclude=set(Choice.model_fields))]
     )

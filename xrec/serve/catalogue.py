@@ -1,4 +1,4 @@
-"""Who the users and items are, as a frontend knows them: ids, texts, vectors, histories."""
+"""The users and items that a frontend knows: ids, texts, vectors and histories."""
 
 import bisect
 from collections.abc import Sequence
@@ -17,7 +17,10 @@ from xrec.graph.ranking import SeenItems, top_k_items
 
 @dataclass(frozen=True)
 class NearItem:
-    """An item of a user's history; `similarity` is the cosine of its vector and another item's, -1 to 1."""
+    """An item of a user's history and its similarity to another item.
+
+    `similarity` is the cosine of the two items' vectors, -1 to 1.
+    """
 
     item_id: str
     title: str
@@ -26,7 +29,11 @@ class NearItem:
 
 @dataclass(frozen=True)
 class Standing:
-    """How the graph sees a pair: dot product of the vectors, and its rank, from 1, among the items that the user has not seen."""
+    """The rank of a pair in the graph.
+
+    `score` is the dot product of the two vectors. `rank` counts from 1 among the `num_ranked` items
+    that the user has not seen, and this one.
+    """
 
     score: float
     rank: int
@@ -34,7 +41,7 @@ class Standing:
 
 
 class Catalogue:
-    """`dataset` and its `graph`, with the users and items of a cold start."""
+    """A dataset and its graph, both with the new users and items of the config if there are any."""
 
     def __init__(self, dataset: Dataset, graph: GraphEmbeddings):
         graph.check_finite()
@@ -44,21 +51,24 @@ class Catalogue:
         )
 
     def user_profile(self, user: int) -> str:
-        """The profile of a user, by index."""
+        """Return the profile of the user with this index."""
         return str(self.dataset.users["profile"][user].as_py())
 
     def item_texts(self, item: int) -> tuple[str, str]:
-        """Title and profile of an item, by index."""
+        """Return title and profile of the item with this index."""
         return str(self.dataset.items["title"][item].as_py()), str(
             self.dataset.items["profile"][item].as_py()
         )
 
     def item_id(self, item: int) -> str:
-        """The id of an item, by index."""
+        """Return the id of the item with this index."""
         return str(self.dataset.items["item_id"][item].as_py())
 
     def recommend(self, user: int, k: int) -> list[tuple[int, float]]:
-        """The k best unseen items of a user, best first, with their scores; fewer if there are not so many."""
+        """Return the k best unseen items of a user with their scores, best first.
+
+        There are fewer than k if the user has not that many unseen items.
+        """
         ((_, items, scores),) = top_k_items(
             self._graph.users,
             self._graph.items,
@@ -73,7 +83,10 @@ class Catalogue:
         ]
 
     def nearest_history(self, user: int, item: int, count: int) -> list[NearItem]:
-        """The items of the user's history that are nearest to `item`, which is left out itself."""
+        """Return the `count` items of the user's history that are nearest to `item`.
+
+        `item` itself is left out.
+        """
         _, history = self._seen.of(torch.tensor([user]))
         history = history[history != item]
         similarities = F.cosine_similarity(
@@ -87,7 +100,7 @@ class Catalogue:
         ]
 
     def standing(self, user: int, item: int) -> Standing:
-        """How the graph sees a pair."""
+        """Return score and rank of a pair."""
         scores = self._graph.items @ self._graph.users[user]
         _, seen = self._seen.of(torch.tensor([user]))
         unseen = torch.ones(len(scores), dtype=torch.bool).index_fill_(0, seen, False)
@@ -97,7 +110,10 @@ class Catalogue:
         )
 
     def other_users(self, user: int, count: int) -> list[str]:
-        """Ids of `count` other users, the same for each call of this user; fewer if there are not so many."""
+        """Return the ids of `count` other users, the same ones at each call with this user.
+
+        There are fewer if the dataset has not that many.
+        """
         num_users = self.dataset.num_users
         drawn = (
             np.random.default_rng([user, 1]).permutation(num_users)[: count + 1]
@@ -111,13 +127,16 @@ class Catalogue:
         ][:count]
 
     def find_users(self, prefix: str, limit: int) -> list[str]:
-        """User ids that begin with `prefix`, in order."""
+        """Return at most `limit` user ids that begin with `prefix`, in order."""
         start = bisect.bisect_left(self._sorted_user_ids, prefix)
         found = self._sorted_user_ids[start : start + limit]
         return [user_id for user_id in found if user_id.startswith(prefix)]
 
     def find_items(self, text: str, limit: int) -> list[tuple[str, str]]:
-        """Ids and titles of items whose id or title holds `text`, whatever its case, in the dataset's order."""
+        """Return ids and titles of at most `limit` items whose id or title contains `text`.
+
+        Upper and lower case count as equal. The order is the dataset's.
+        """
         items = self.dataset.items
         holds = pc.or_(
             pc.match_substring(items["title"], text, ignore_case=True),
@@ -132,5 +151,6 @@ class Catalogue:
 
 
 def _drawn(user: int, num_users: int, count: int) -> list[int]:
+    """Return about `count` distinct users, without a permutation of all of them."""
     drawn = np.random.default_rng([user, 1]).integers(num_users, size=4 * (count + 1)).tolist()
     return list(dict.fromkeys(drawn))[: count + 1]

@@ -1,4 +1,7 @@
-"""What may be changed while the endpoint runs: which artifacts it answers from. Ray Serve's `user_config` of both deployments."""
+"""The part of the config that may change while the endpoint runs: the URIs of its artifacts.
+
+It is Ray Serve's `user_config` of both deployments.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,7 +13,7 @@ from xrec.config.serve import ServeConfig
 
 
 class Choice(Config):
-    """URIs of artifacts."""
+    """The URIs of the artifacts that the endpoint answers from."""
 
     dataset: str = Field(description="URI of the dataset.")
     graph: str = Field(description="URI of the graph.")
@@ -19,10 +22,10 @@ class Choice(Config):
 
 
 def choice_of(config: ServeConfig) -> dict[str, str]:
-    """The URIs of `config`'s artifacts."""
+    """Return the URIs of the artifacts of `config`, by the field names of `Choice`."""
     return {name: config.artifact(name) for name in Choice.model_fields}
 
 
 def chosen(config: ServeConfig, choice: Mapping[str, Any]) -> ServeConfig:
-    """`config` with the artifacts of `choice`; raises ConfigError for what cannot be chosen."""
+    """Return `config` with the artifacts of `choice`; raise ConfigError if it has another key."""
     return config.model_copy(update=parse_config(Choice, choice, source="user_config").model_dump())

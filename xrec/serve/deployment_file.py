@@ -1,4 +1,4 @@
-"""The endpoint as a Serve config file: what `serve deploy` takes, and what stands in a RayService as `serveConfigV2`."""
+"""The endpoint as a Serve config file, for `serve deploy` or as `serveConfigV2` of a RayService."""
 
 from typing import Any
 
@@ -9,16 +9,22 @@ from xrec.errors import ConfigError
 from xrec.serve.app import APP, FRONTEND, GENERATOR
 from xrec.serve.choice import choice_of
 
-_HEAD = """# Written by `xrec serve CONFIG --write-deployment FILE`. To deploy: serve deploy FILE, or as spec.serveConfigV2 of a RayService.
-# user_config is changed in place, under load (another adapter, another backfill); a change of args starts the replicas anew.
+_HEAD = """# Written by `xrec serve CONFIG --write-deployment FILE`.
+# To deploy it, run `serve deploy FILE`, or put it into a RayService as spec.serveConfigV2.
+# A change of user_config (another adapter or backfill) is made in the running replicas.
+# A change of args starts new replicas.
 """
 
 
 def deployment_yaml(config: ServeConfig) -> str:
-    """The file's content. Raises ConfigError for a config that holds secrets: they would stand in it."""
+    """Return the content of the file.
+
+    Raises ConfigError if the config holds storage keys, because the file would show them.
+    """
     if config.storage.access_key_id is not None:
         raise ConfigError(
-            "storage.access_key_id is a secret and would stand in the file; leave it out, and give the cluster AWS_ACCESS_KEY_ID"
+            "storage.access_key_id is a secret and would stand in the file; leave it out, "
+            "and give the cluster AWS_ACCESS_KEY_ID"
         )
     choice = choice_of(config)
     application = {
@@ -40,7 +46,7 @@ def deployment_yaml(config: ServeConfig) -> str:
 
 
 def serve_options(config: ServeConfig) -> dict[str, Any]:
-    """Where Serve's proxies listen."""
+    """Return Serve's settings of its proxies: where they listen, and their TLS files."""
     http = config.http
     options: dict[str, Any] = {"host": http.host, "port": http.port}
     if http.tls_certificate is not None:

@@ -1,4 +1,7 @@
-"""The frontend replica: the HTTP API as a Ray Serve deployment, over the backfill and the model replicas."""
+"""The frontend replica: a Ray Serve deployment that answers HTTP requests.
+
+It reads the backfill and calls the model replicas.
+"""
 
 import asyncio
 import logging
@@ -25,7 +28,7 @@ logger = logging.getLogger("xrec")
 
 
 class Frontend:
-    """Answers over HTTP; asks `generator` for what the backfill does not hold."""
+    """Answers over HTTP, and calls `generator` for texts that the backfill does not hold."""
 
     def __init__(self, config: ServeConfig, generator: DeploymentHandle):
         self._config = config
@@ -42,13 +45,17 @@ class Frontend:
         _log_to_replica()
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
-        """Called by Serve."""
+        """Return the ASGI application; Serve calls this."""
         http, security = self._config.http, self._config.security
         limits = Limits(http.max_body_kib * 1024, http.max_concurrent_requests, security.log_texts)
         return Gate(make_api(self._service), Keys(security.keys), limits, self._recorder)
 
     async def reconfigure(self, choice: Mapping[str, Any]) -> None:
-        """Answer from the artifacts of `choice`. The first time it waits for them; later what is there goes on until they are read."""
+        """Answer from the artifacts of `choice`; Serve calls this with a new `user_config`.
+
+        The first call waits until they are read. After a later one, the earlier artifacts answer
+        until the new ones are read.
+        """
         config = chosen(self._config, choice)
         if self._service.catalogue is None:
             await self._take(config)
@@ -57,7 +64,8 @@ class Frontend:
 
     async def _take(self, config: ServeConfig) -> None:
         inputs = await asyncio.to_thread(read_inputs, config)
-        # The watch first: what is written after it looked, and before the backfill is read, is read again rather than missed.
+        # The watch looks before the backfill is read. So it notices a generation that is written in
+        # between, and reads it again; in the other order it would miss it.
         watch = await asyncio.to_thread(
             BackfillWatch, config, inputs.fingerprints, self._read_through, self._recorder
         )
@@ -84,7 +92,7 @@ class Frontend:
 
 
 def _log_to_replica() -> None:
-    """xrec's own lines, one a request, go to the replica's output."""
+    """Send xrec's own log lines, one for each request, to the output of the replica."""
     own = logging.getLogger("xrec")
     own.setLevel(logging.INFO)
     if not own.handlers:

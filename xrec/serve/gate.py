@@ -1,6 +1,7 @@
-"""What every request passes before it is answered: an id, the key, the number at a time, the size of its body; and a line in the log after.
+"""The checks that every request passes, and the log line that it leaves.
 
-Plain ASGI, so that streams and clients that go away pass through untouched.
+A request gets an id. Then its key, the number of requests at work and the size of its body are
+checked. This is plain ASGI, so that streams and disconnects reach the application unchanged.
 """
 
 import logging
@@ -21,13 +22,13 @@ logger = logging.getLogger("xrec")
 
 _GOOD_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 OPEN_PATHS = ("/healthz", "/readyz", "/", "/docs", "/openapi.json")
-"""Asked for without a key: they hold nothing of users, items or traffic."""
+"""These need no key, because they tell nothing about users, items or traffic."""
 _OPEN_PREFIX = "/page/"
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Of one frontend."""
+    """The limits of one frontend."""
 
     max_body_bytes: int
     max_concurrent_requests: int
@@ -35,14 +36,14 @@ class Limits:
 
 
 class Gate:
-    """Wraps `app`."""
+    """An ASGI application that checks each request and passes it on to `app`."""
 
     def __init__(self, app: ASGIApp, keys: Keys, limits: Limits, recorder: Recorder):
         self._app, self._keys, self._limits, self._recorder = app, keys, limits, recorder
         self._num_in_flight = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request."""
+        """Answer one request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -71,6 +72,7 @@ class Gate:
             self._tell(scope, visit, request_id, who, time.perf_counter() - started)
 
     def _admit(self, scope: Scope) -> str:
+        """Return the name of the key, "-" for an open path; raise ProblemError if refused."""
         path = scope["path"]
         if path in OPEN_PATHS or path.startswith(_OPEN_PREFIX):
             return "-"
@@ -79,7 +81,8 @@ class Gate:
             raise ProblemError(
                 429,
                 "concurrency",
-                f"{self._limits.max_concurrent_requests} requests are being answered; ask again in a second",
+                f"{self._limits.max_concurrent_requests} requests are being answered; "
+                "ask again in a second",
                 1,
             )
         length = Headers(scope=scope).get("content-length", "")
@@ -90,7 +93,7 @@ class Gate:
     def _tell(
         self, scope: Scope, visit: "_Visit", request_id: str, who: str, seconds: float
     ) -> None:
-        """Count it, and log it: its route, not its path, which names user and item."""
+        """Count and log the request, by its route: its path names the user and the item."""
         route = getattr(scope.get("route"), "path", "none")
         status = str(visit.status or 499)  # 499: the client went away before there was an answer
         self._recorder.increase(metrics.REQUESTS, {"route": route, "status": status})
@@ -112,7 +115,7 @@ class Gate:
 
 
 class _Visit:
-    """Remembers the status that went out."""
+    """Passes messages on to the client and keeps the status that was sent."""
 
     def __init__(self, scope: Scope, send: Send):
         self._scope, self._send = scope, send
@@ -125,7 +128,7 @@ class _Visit:
 
 
 class _Body:
-    """Counts what comes in; a body may come without its length."""
+    """Counts the bytes of a body, because a body may come without its length."""
 
     def __init__(self, receive: Receive, max_bytes: int):
         self._receive, self._max_bytes, self._num_bytes = receive, max_bytes, 0
@@ -142,5 +145,6 @@ def _too_large(max_bytes: int) -> ProblemError:
     return ProblemError(
         413,
         "body",
-        f"the body has more than {max_bytes // 1024} KiB (http.max_body_kib); send fewer pairs, or shorter texts",
+        f"the body has more than {max_bytes // 1024} KiB (http.max_body_kib); "
+        "send fewer pairs, or shorter texts",
     )

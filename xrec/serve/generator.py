@@ -1,4 +1,7 @@
-"""The model replica: a live explainer as a Ray Serve deployment. Another adapter is loaded beside it, then takes over."""
+"""The model replica: a Ray Serve deployment that holds a live explainer.
+
+Another adapter is loaded beside the current one and then replaces it.
+"""
 
 import asyncio
 import logging
@@ -24,7 +27,7 @@ _SECONDS_BETWEEN_GAUGES = 1.0
 
 
 class Generator:
-    """Loads the model when it is first configured, and generates until it is stopped."""
+    """Loads the model at the first `reconfigure`, and generates until it is stopped."""
 
     def __init__(self, config: ServeConfig):
         torch.set_num_threads(config.models.cpus_per_replica)
@@ -34,7 +37,11 @@ class Generator:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def reconfigure(self, choice: Mapping[str, str | None]) -> None:
-        """Serve with the artifacts of `choice`. The first time it waits for them; later what is there goes on until they are loaded."""
+        """Use the artifacts of `choice`; Serve calls this with a new `user_config`.
+
+        The first call waits until they are loaded. After a later one, the earlier model generates
+        until the new one is loaded.
+        """
         config = chosen(self._config, choice)
         if self._live is None:
             self._live = await asyncio.to_thread(load_live, config)
@@ -59,15 +66,15 @@ class Generator:
         return await self._ready().nll(pair, text, other_users)
 
     async def model_fingerprint(self) -> str:
-        """Identifies language model, adapter and graph together."""
+        """Return the fingerprint of language model, adapter and graph together."""
         return self._ready().model_fingerprint
 
     async def at_work(self) -> tuple[int, int]:
-        """Pairs that are generated or wait, and how many were abandoned so far."""
+        """Return how many pairs are generated or wait, and how many were abandoned so far."""
         return self._ready().num_pending, self._ready().num_abandoned
 
     def check_health(self) -> None:
-        """Called by Serve; what it raises ends this replica, and another is started."""
+        """Raise ModelUnavailableError if the engine failed; Serve then replaces this replica."""
         if self._live is not None and self._live.engine.failure is not None:
             raise ModelUnavailableError(f"the engine failed: {self._live.engine.failure}")
 
@@ -110,7 +117,7 @@ class Generator:
 
 
 def load_live(config: ServeConfig) -> LiveExplainer:
-    """The live explainer of `config`; raises what `load_explainer` does."""
+    """Return the live explainer of `config`; raise what `load_explainer` raises."""
     num_reserved = config.engine.max_rows + config.models.max_waiting_pairs
     explainer = load_explainer(
         sources_of(config),

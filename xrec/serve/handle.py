@@ -1,4 +1,4 @@
-"""The model replicas as a frontend sees them: a Ray Serve handle, its errors made one."""
+"""The model replicas as a frontend sees them: a Ray Serve handle that raises one kind of error."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
@@ -10,11 +10,14 @@ from ray.serve.handle import DeploymentHandle
 
 from xrec.serve.live import Delta, Failed, LivePair, LiveText, ModelUnavailableError
 
-_DEAD = (RayError, RayServeException)  # a replica died, or raised; none is there
+_DEAD = (RayError, RayServeException)  # a replica died or raised, or there is none
 
 
 class HandleModel:
-    """A `Model` (xrec.serve.live) and its readiness, behind `handle`. A call that is abandoned is cancelled at the replica."""
+    """A `Model` (`xrec.serve.live`) and its `Readiness`, behind a Serve handle.
+
+    If the caller gives up, the call is cancelled at the replica too.
+    """
 
     def __init__(self, handle: DeploymentHandle):
         self._handle, self._streaming = handle, handle.options(stream=True)
@@ -33,7 +36,7 @@ class HandleModel:
         )
 
     async def model_fingerprint(self) -> str:
-        """The fingerprint of a replica's model."""
+        """Return the fingerprint of a replica's model."""
         return cast(str, await self._call(self._handle.model_fingerprint))
 
     async def stream(self, pair: LivePair) -> AsyncGenerator[Delta | LiveText, None]:

@@ -1,7 +1,8 @@
-"""Who may ask: keys by their SHA-256, compared in constant time, each with a rate of its own.
+"""Keys: they are known by their SHA-256, compared in constant time, and each has its own rate.
 
-Without keys only this machine may ask: the client's address and the name that it asked for must be loopback (the name, so
-that no web page elsewhere can ask by a name that it made point here).
+Without keys only this machine may ask: both the client's address and the host name in the request
+must be loopback. The host name is checked because a web page elsewhere could use a name of its own
+that points to this machine.
 """
 
 import hashlib
@@ -20,21 +21,24 @@ from xrec.serve.problems import ProblemError
 
 @dataclass
 class _Bucket:
-    """Tokens that a key has left, at a time of the monotonic clock."""
+    """The requests that a key may still make at the time `at` of the monotonic clock, s."""
 
     tokens: float
     at: float
 
 
 class Keys:
-    """Lets requests in by `keys`; `clock` gives seconds."""
+    """Admits requests by `keys`; `clock` returns seconds."""
 
     def __init__(self, keys: tuple[KeyConfig, ...], clock: Callable[[], float] = time.monotonic):
         self._keys, self._clock = keys, clock
         self._buckets = {key.name: _Bucket(key.burst, clock()) for key in keys}
 
     def admit(self, scope: Scope) -> str:
-        """The name of the key that asks, "local" without keys; raises ProblemError: 401, 403 or 429."""
+        """Return the name of the request's key, "local" if no keys are configured.
+
+        Raises ProblemError with status 401, 403 or 429 if the request is refused.
+        """
         if not self._keys:
             _check_local(scope)
             return "local"
@@ -48,9 +52,8 @@ class Keys:
                 401, "key", "this endpoint asks for a key; send Authorization: Bearer KEY"
             )
         digest = hashlib.sha256(given.encode("utf-8", "surrogateescape")).hexdigest()
-        matches = [
-            key for key in self._keys if hmac.compare_digest(key.sha256, digest)
-        ]  # all are compared, whichever matches
+        # All keys are compared, so that the time does not tell which one matches.
+        matches = [key for key in self._keys if hmac.compare_digest(key.sha256, digest)]
         if not matches:
             raise ProblemError(401, "key", "this key is not known; check it, or ask for one")
         return matches[0]
@@ -70,7 +73,8 @@ class Keys:
             raise ProblemError(
                 429,
                 "rate",
-                f"more than {key.requests_per_minute} requests a minute with this key; wait {wait} s",
+                f"more than {key.requests_per_minute} requests a minute with this key; "
+                f"wait {wait} s",
                 wait,
             )
         bucket.tokens -= 1
@@ -97,7 +101,8 @@ def _check_local(scope: Scope) -> None:
         raise ProblemError(
             403,
             "not_local",
-            "without security.keys this endpoint answers its own machine only, by a loopback address or localhost",
+            "without security.keys this endpoint answers its own machine only, "
+            "by a loopback address or localhost",
         )
 
 

@@ -1,16 +1,24 @@
-"""What frontend and model say to each other: plain values, sent between processes."""
+"""The values that frontend and model replica send to each other."""
 
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
 Signal = Literal["full", "prompt_only", "none"]
-"""full: as trained; prompt_only: injection off, the vectors stand in the prompt alone; none: no vectors, text only."""
+"""How much of the collaborative signal the model gets.
+
+full: as in training. prompt_only: the vectors stand in the prompt, but are not injected into the
+layers. none: there are no vectors, only texts.
+"""
 
 
 @dataclass(frozen=True)
 class LivePair:
-    """A pair to explain; texts that are None are the dataset's. `history`: item ids of a user that the dataset does not know."""
+    """A pair to explain.
+
+    A text that is None is taken from the dataset. `history` has item ids; it is for a user that the
+    dataset does not know.
+    """
 
     user_id: str
     item_id: str
@@ -23,7 +31,11 @@ class LivePair:
 
 @dataclass(frozen=True)
 class Failed:
-    """Why there is no explanation; `reason` as in a backfill's failed/, or overloaded."""
+    """Why there is no explanation.
+
+    `reason` is one of those in a backfill's failed/, or "overloaded", "known_user", "no_vector",
+    "unknown_id" or "text_too_long".
+    """
 
     reason: str
     message: str
@@ -31,7 +43,11 @@ class Failed:
 
 @dataclass(frozen=True)
 class LiveText:
-    """A generated explanation; seconds count from the pair's arrival at the model. `failed` None: `text` can be used."""
+    """A generated explanation.
+
+    If `failed` is None, `text` can be used. Seconds count from the arrival of the pair at the
+    model.
+    """
 
     text: str
     failed: Failed | None
@@ -45,7 +61,7 @@ class LiveText:
 
 @dataclass(frozen=True)
 class Delta:
-    """What a text has grown by; `restarts`: a second try begins, what came before does not count."""
+    """The next part of a text; if `restarts`, a second try begins and earlier parts are void."""
 
     text: str
     restarts: bool = False
@@ -55,22 +71,32 @@ OVERLOADED = "overloaded"
 
 
 class Model(Protocol):
-    """Whoever generates: a replica behind a handle, or one in this process. May raise ModelUnavailableError."""
+    """What generates: a replica behind a handle, or an explainer in this process.
+
+    Its methods may raise ModelUnavailableError.
+    """
 
     async def explain(self, pairs: Sequence[LivePair]) -> list[LiveText]:
-        """One text a pair, in order. All are refused (OVERLOADED) where there is no room for all."""
+        """Return one text for each pair, in order.
+
+        If there is not room for all pairs, all fail with the reason OVERLOADED.
+        """
         ...
 
     def stream(self, pair: LivePair) -> AsyncGenerator[Delta | LiveText, None]:
-        """What the text grows by, then the text."""
+        """Yield the parts of the text while it is written, then the text."""
         ...
 
     async def nll(
         self, pair: LivePair, text: str, other_users: Sequence[str]
     ) -> list[float] | Failed:
-        """Mean NLL of `text` in nats a token: with the user's own vector, then with that of each other user; or why there is none."""
+        """Return the mean negative log likelihood of `text`, nats per token.
+
+        The first number is with the user's own vector, the next ones are with the vector of each
+        of `other_users`. Returns `Failed` if there is none.
+        """
         ...
 
 
 class ModelUnavailableError(Exception):
-    """No model replica answers: it died, or is not ready. Ask again after a few seconds."""
+    """No model replica answers: it died or is not ready. A try in a few seconds may succeed."""

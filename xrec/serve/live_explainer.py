@@ -1,4 +1,7 @@
-"""Pairs in, texts out, as they come: an explainer around a live engine. What a model replica is, without Ray."""
+"""An explainer around a live engine: it takes pairs as they arrive and returns their texts.
+
+A model replica (`xrec.serve.generator`) is this within Ray Serve.
+"""
 
 import asyncio
 import time
@@ -22,11 +25,16 @@ from xrec.llm.prompt import PairTexts, PromptTooLongError
 from xrec.serve.live import OVERLOADED, Delta, Failed, LivePair, LiveText, ModelUnavailableError
 from xrec.serve.new_users import NewUsers
 
-_LONGER_THAN_GENERATED = 4  # a text's ids, found anew, may be more than those that wrote it: bytes that are no character become three
+# A byte that is no character becomes U+FFFD in the text, which has three bytes. So tokenizing a
+# text can give more ids than the model generated.
+_LONGER_THAN_GENERATED = 4
 
 
 class LiveExplainer:
-    """Explains pairs with `explainer`, whose graph has reserved users; at most `max_waiting` pairs beyond those with a row."""
+    """Explains pairs with `explainer`, whose graph has reserved rows for new users.
+
+    At most `max_waiting` pairs wait for a row of the engine; more are refused.
+    """
 
     def __init__(
         self,
@@ -58,7 +66,7 @@ class LiveExplainer:
 
     @property
     def model_fingerprint(self) -> str:
-        """Identifies language model, adapter and graph together."""
+        """The fingerprint of language model, adapter and graph together."""
         return self._explainer.model_fingerprint
 
     async def explain(self, pairs: Sequence[LivePair]) -> list[LiveText]:
@@ -66,7 +74,8 @@ class LiveExplainer:
         if self.num_pending + len(pairs) > self._max_pending:
             failed = Failed(
                 OVERLOADED,
-                f"{self.num_pending} pairs are at work or wait, at most {self._max_pending} may; ask again later",
+                f"{self.num_pending} pairs are at work or wait, at most {self._max_pending} may; "
+                "ask again later",
             )
             return [LiveText("", failed, model_fingerprint=self.model_fingerprint) for _ in pairs]
         try:
@@ -93,10 +102,11 @@ class LiveExplainer:
         dataset = self._explainer.dataset
         most = _LONGER_THAN_GENERATED * self._decoding.max_new_tokens
         num_tokens = len(self._builder.encode_explanation(text))
-        if num_tokens > most:  # it would keep the model from everybody else
+        if num_tokens > most:  # it would take the model's time from all other requests
             return Failed(
                 "text_too_long",
-                f"explanation of {num_tokens} tokens; at most {most} are weighed, four times what the model writes",
+                f"explanation of {num_tokens} tokens; at most {most} are weighed, "
+                "four times what the model writes",
             )
         try:
             item = dataset.item_index(pair.item_id)
@@ -110,7 +120,7 @@ class LiveExplainer:
             return Failed("unknown_id", str(error))
         except PromptTooLongError as error:
             return Failed("prompt_too_long", str(error))
-        # One at a time: between them the engine goes on with what others wait for.
+        # One call for each example, so that the engine generates for others in between.
         return [
             await asyncio.wrap_future(self.engine.call(partial(self._score, example)))
             for example in examples
@@ -137,7 +147,10 @@ class LiveExplainer:
     async def _events(
         self, pair: LivePair, *, tells_all: bool
     ) -> AsyncGenerator[Delta | LiveText, None]:
-        """Deltas if `tells_all`, then the text; the second try's where the first one's text cannot be used."""
+        """Yield deltas if `tells_all`, then the text.
+
+        If the first try's text cannot be used, the text is that of the second try.
+        """
         started, self.num_pending, is_over = time.perf_counter(), self.num_pending + 1, False
         try:
             async with self._prompt(pair) as asked:
@@ -237,7 +250,7 @@ class LiveExplainer:
 
     @asynccontextmanager
     async def _prompt(self, pair: LivePair) -> AsyncIterator["_Asked | Failed"]:
-        """The prompt to complete, or why there is none; a new user's vector is there until the `with` ends."""
+        """Give the prompt, or `Failed`; a new user's vector stays in its row until exit."""
         dataset = self._explainer.dataset
         try:
             item = dataset.item_index(pair.item_id)
@@ -248,14 +261,16 @@ class LiveExplainer:
         if user is not None and pair.history:
             yield Failed(
                 "known_user",
-                f"user {pair.user_id!r} is known, and its vector with it; leave the history out, or give another user_id",
+                f"user {pair.user_id!r} is known and has a vector; leave the history out, "
+                "or give another user_id",
             )
         elif user is not None:
             yield self._build(pair, user, item)
         elif not pair.history:
             yield Failed(
                 "unknown_user",
-                f"user {pair.user_id!r} is not known; give its history: item ids that it interacted with",
+                f"user {pair.user_id!r} is not known; "
+                "give its history: item ids that it interacted with",
             )
         else:
             try:
@@ -280,7 +295,10 @@ class LiveExplainer:
         return _Asked(prompt, texts) if refused is None else Failed(refused.reason, refused.message)
 
     def _texts(self, pair: LivePair, user: int, item: int) -> PairTexts:
-        """The dataset's, and the pair's own in place of them; a new user has no profile but the pair's own."""
+        """Return the dataset's texts, replaced by those of the pair where it has some.
+
+        A new user has an empty profile unless the pair has one.
+        """
         is_known = user < self._explainer.dataset.num_users
         known = self._explainer.pairs.texts(Pair(user if is_known else 0, item))
         given = {
@@ -301,7 +319,10 @@ class _Asked:
 
 @dataclass(eq=False)
 class _Request:
-    """Between the model's thread, which tells, and the event loop, which waits; `tells_all`: not only the first token and the end."""
+    """Hands the events of a request from the engine's thread to the event loop.
+
+    Without `tells_all` only the end of the text is handed on.
+    """
 
     loop: asyncio.AbstractEventLoop
     tells_all: bool
@@ -319,7 +340,10 @@ class _Request:
         self._send(error)
 
     async def latest(self) -> Advance:
-        """The next event; where several wait, the last: each holds the whole text so far."""
+        """Wait for an event and return the newest one; each holds the whole text so far.
+
+        Raises ModelUnavailableError if the engine failed.
+        """
         event = await self._events.get()
         while not self._events.empty():
             event = self._events.get_nowait()
@@ -332,4 +356,4 @@ class _Request:
         try:
             self.loop.call_soon_threadsafe(send, event)
         except RuntimeError:
-            assert self.loop.is_closed(), "nobody waits any more: the process ends"
+            assert self.loop.is_closed(), "the loop is closed only when the process ends"

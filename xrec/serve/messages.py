@@ -1,4 +1,4 @@
-"""What goes in and out over HTTP, as OpenAPI shows it."""
+"""The bodies of requests and answers; OpenAPI describes them from here."""
 
 from typing import Annotated, Literal, Self
 
@@ -34,7 +34,8 @@ MaxWords = Annotated[
     Field(
         ge=1,
         le=MAX_WORDS,
-        description="At most so many words, in whole sentences; none, or more than decoding.text.max_words: that.",
+        description="Most words of a text, which ends with a whole sentence. If null, or above "
+        "decoding.text.max_words, that limit holds.",
     ),
 ]
 
@@ -44,11 +45,11 @@ class _Message(BaseModel):
 
 
 class ProfileOverrides(_Message):
-    """Texts in place of the dataset's, for this request only."""
+    """Texts that replace the dataset's in this request only."""
 
-    user_profile: Text | None = Field(None, description="What is said of the user.")
-    item_title: Text | None = Field(None, description="The item's title.")
-    item_profile: Text | None = Field(None, description="What is said of the item.")
+    user_profile: Text | None = Field(None, description="A description of the user.")
+    item_title: Text | None = Field(None, description="The title of the item.")
+    item_profile: Text | None = Field(None, description="A description of the item.")
 
 
 class PairRequest(_Message):
@@ -59,27 +60,32 @@ class PairRequest(_Message):
     history: list[ItemId] = Field(
         [],
         max_length=1000,
-        description="Of a user that the dataset does not know: item_ids that it interacted with.",
+        description="For a user that the dataset does not know: item_ids that the user "
+        "interacted with.",
     )
     profiles: ProfileOverrides | None = Field(
-        None, description="Other texts than the dataset's; what is made of them is not kept."
+        None,
+        description="Texts that replace the dataset's. The answer is not kept in memory.",
     )
     collaborative: Signal = Field(
         "full",
-        description="full: as trained; prompt_only: injection off, the vectors in the prompt alone; none: no vectors, text alone.",
+        description="How much of the collaborative signal the model gets. full: as in training; "
+        "prompt_only: the vectors stand in the prompt, but are not injected into the layers; "
+        "none: no vectors, only texts.",
     )
 
     fresh: bool = Field(
-        False, description="Generate it even if the backfill has it, or it was generated before."
+        False,
+        description="If true, generate the text even if the backfill or memory has one.",
     )
 
     @property
     def is_plain(self) -> bool:
-        """What a backfill may hold: no texts, no history and no signal of its own."""
+        """True if a backfill may hold this pair: it has no own texts, history or signal."""
         return not self.history and self.profiles is None and self.collaborative == "full"
 
     def live(self) -> LivePair:
-        """As the model takes it."""
+        """Return the pair in the form that the model takes."""
         overrides = self.profiles.model_dump() if self.profiles else {}
         return LivePair(
             self.user_id, self.item_id, tuple(self.history), signal=self.collaborative, **overrides
@@ -87,7 +93,7 @@ class PairRequest(_Message):
 
 
 class ExplanationsRequest(_Message):
-    """One to 64 pairs, answered together."""
+    """One to 64 pairs that are answered together."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -108,7 +114,9 @@ class ExplanationsRequest(_Message):
         }
     )
 
-    pairs: list[PairRequest] = Field(min_length=1, max_length=MAX_PAIRS, description="The pairs.")
+    pairs: list[PairRequest] = Field(
+        min_length=1, max_length=MAX_PAIRS, description="The pairs to explain."
+    )
     max_words: MaxWords = None
 
 
@@ -118,23 +126,26 @@ class Explanation(BaseModel):
     user_id: str
     item_id: str
     explanation: str = Field(
-        description="The text.", examples=["You would enjoy this place for its quiet garden."]
+        description="The text of the explanation.",
+        examples=["You would enjoy this place for its quiet garden."],
     )
     source: Literal["backfill", "live"] = Field(
-        description="backfill: it was there; live: generated for this request, or for an earlier one."
+        description="backfill: the text comes from the backfill; live: it was generated for this "
+        "request or an earlier one."
     )
     is_cached: bool = Field(description="True if it was generated for an earlier request.")
     model_fingerprint: str = Field(
-        description="Identifies language model, adapter and graph together."
+        description="Fingerprint of language model, adapter and graph together."
     )
-    num_generated_tokens: int
+    num_generated_tokens: int = Field(description="Number of tokens that the model generated.")
     finish_reason: str = Field(
-        description="stop: it ended by itself; length: it was cut, and ends with its last whole sentence."
+        description="stop: the model ended the text; length: the text was cut after its last "
+        "whole sentence."
     )
 
 
 class NoExplanation(BaseModel):
-    """A pair that has none, and why."""
+    """A pair that has no explanation, and the reason."""
 
     user_id: str
     item_id: str
@@ -142,7 +153,7 @@ class NoExplanation(BaseModel):
 
 
 class Explanations(BaseModel):
-    """One answer a pair, in the request's order."""
+    """One answer for each pair, in the order of the request."""
 
     explanations: list[Explanation | NoExplanation]
 
@@ -150,12 +161,12 @@ class Explanations(BaseModel):
 class RecommendedItem(BaseModel):
     """An item that the user has not seen, and why they would like it."""
 
-    rank: int = Field(description="From 1.")
+    rank: int = Field(description="Rank of the item, from 1.")
     score: float = Field(description="Dot product of the vectors.")
     item_id: str
     title: str
     answer: Explanation | NoExplanation | None = Field(
-        description="None if explanations were not asked for."
+        description="The explanation; null if explanations were not asked for."
     )
 
 
@@ -167,7 +178,7 @@ class Recommendations(BaseModel):
 
 
 class EvidenceRequest(_Message):
-    """A pair, and the text that is to be weighed."""
+    """A pair, and the text whose likelihood is wanted."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -184,7 +195,7 @@ class EvidenceRequest(_Message):
     user_id: UserId
     item_id: ItemId
     explanation: Text | None = Field(
-        None, description="A text of this pair; none: likelihood is left out."
+        None, description="A text for this pair. If null, the likelihood is left out."
     )
 
     @model_validator(mode="after")
@@ -195,7 +206,7 @@ class EvidenceRequest(_Message):
 
 
 class NearHistory(BaseModel):
-    """An item of the user's history."""
+    """An item of the user's history and its similarity to the pair's item."""
 
     item_id: str
     title: str
@@ -203,16 +214,18 @@ class NearHistory(BaseModel):
 
 
 class Likelihood(BaseModel):
-    """How likely the text is with this user's vector, and with those of others, in the same prompt."""
+    """How likely the text is with this user's vector and with others' in the same prompt."""
 
     own_nll: float = Field(
-        description="Mean negative log likelihood with the user's own vector, nats a token."
+        description="Mean negative log likelihood with the user's own vector, nats per token."
     )
     others_nll: list[float] = Field(
-        description="The same with the vectors of other users, drawn once for each user."
+        description="The same with the vectors of other users; each user always has the same "
+        "others."
     )
     gain: float = Field(
-        description="Mean of others_nll minus own_nll: above 0, the text is this user's rather than anyone's."
+        description="Mean of others_nll minus own_nll, nats per token. Above 0 the text is "
+        "likelier with this user's vector than with others'."
     )
 
 
@@ -228,15 +241,17 @@ class Evidence(BaseModel):
     rank: int = Field(
         description="Rank of the item among those that the user has not seen, from 1."
     )
-    num_ranked: int = Field(description="How many those are.")
+    num_ranked: int = Field(description="Number of items that are ranked.")
     nearest_history: list[NearHistory] = Field(
-        description="The items of the user's history that are nearest to the item, by graph similarity."
+        description="The items of the user's history that are nearest to the item in the graph."
     )
-    likelihood: Likelihood | None
+    likelihood: Likelihood | None = Field(
+        description="Likelihood of the text; null if the request has none."
+    )
 
 
 class UserList(BaseModel):
-    """Ids of users, in order."""
+    """Ids of users in order."""
 
     users: list[str]
 
@@ -249,6 +264,6 @@ class ItemEntry(BaseModel):
 
 
 class ItemList(BaseModel):
-    """Items."""
+    """Ids and titles of items."""
 
     items: list[ItemEntry]

@@ -1,7 +1,7 @@
-"""What the endpoint counts: one table of metrics, recorded twice.
+"""The metrics of the endpoint. Each is recorded in two places:
 
-- `GET /metrics`, Prometheus text, of the frontend replica that answers: names as here.
-- Ray's own export on each node, for a Prometheus that watches the cluster: there Ray puts `ray_` before each name.
+- `GET /metrics` returns those of the frontend replica that answers, as Prometheus text.
+- Ray exports those of all replicas on each node, with `ray_` before each name.
 
 Labels never hold a text, a user or an item.
 """
@@ -19,7 +19,7 @@ _TOKENS = (4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0)
 
 @dataclass(frozen=True)
 class Metric:
-    """One metric; `buckets` are a histogram's upper bounds."""
+    """A metric; `buckets` are the upper bounds of a histogram."""
 
     name: str
     kind: Literal["counter", "gauge", "histogram"]
@@ -37,7 +37,7 @@ REQUESTS = Metric(
 REQUEST_SECONDS = Metric(
     "xrec_serve_request_seconds",
     "histogram",
-    "Time to the end of an answer, s.",
+    "Time from a request to the end of its answer, s.",
     ("route",),
     _SECONDS,
 )
@@ -53,7 +53,7 @@ REFUSED = Metric(
 PAIRS = Metric(
     "xrec_serve_pairs_total",
     "counter",
-    "Pairs answered, by source: backfill, cache (generated before), live, failed.",
+    "Pairs answered, by source: backfill, cache (generated for an earlier request), live, failed.",
     ("source",),
 )
 FAILED_PAIRS = Metric(
@@ -83,12 +83,12 @@ TOKENS = Metric(
     ("kind",),
 )
 GENERATED_LENGTH = Metric(
-    "xrec_serve_generated_tokens", "histogram", "Tokens of a live text.", (), _TOKENS
+    "xrec_serve_generated_tokens", "histogram", "Generated tokens of a live text.", (), _TOKENS
 )
 ABANDONED = Metric(
     "xrec_serve_abandoned_total",
     "counter",
-    "Live pairs whose client went away, or whose deadline passed.",
+    "Live pairs whose client disconnected or whose deadline passed.",
 )
 REFRESHES = Metric(
     "xrec_serve_backfill_refreshes_total",
@@ -97,7 +97,7 @@ REFRESHES = Metric(
     ("outcome",),
 )
 BACKFILL_ROWS = Metric(
-    "xrec_serve_backfill_rows", "gauge", "Explanations of the backfill that is read."
+    "xrec_serve_backfill_rows", "gauge", "Explanations in the backfill that is in use."
 )
 CACHE_BYTES = Metric(
     "xrec_serve_cache_bytes", "gauge", "Bytes held, by cache: backfill, live.", ("cache",)
@@ -134,14 +134,14 @@ FRONTEND = (
     CACHE_BYTES,
     SWAPS,
 )
-"""Of a frontend replica: at `GET /metrics`, and exported by Ray."""
+"""The metrics of a frontend replica: at `GET /metrics`, and exported by Ray."""
 
 GENERATOR = (ABANDONED, MODEL_ROWS, MODEL_WAITING, MODEL_KEY_VALUE_BYTES, SWAPS)
-"""Of a model replica: exported by Ray only."""
+"""The metrics of a model replica: only exported by Ray."""
 
 
 class Recorder:
-    """Records the metrics of `table`; Ray must be initialised. A process makes one."""
+    """Records the metrics of `table`. Ray must be initialised; a process makes one recorder."""
 
     def __init__(self, table: tuple[Metric, ...]):
         self._registry = prometheus_client.CollectorRegistry()
@@ -169,7 +169,7 @@ class Recorder:
         self._exported[metric.name].observe(value, dict(labels or {}))
 
     def text(self) -> bytes:
-        """All metrics of this process in Prometheus' text format."""
+        """Return all metrics of this process in Prometheus' text format."""
         return prometheus_client.generate_latest(self._registry)
 
     def _labelled(self, metric: Metric, labels: Mapping[str, str] | None) -> Any:

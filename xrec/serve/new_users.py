@@ -1,4 +1,7 @@
-"""Vectors of users that the dataset does not know, from the items that a request tells: written to reserved rows of the graph."""
+"""Vectors of users that the dataset does not know, computed from the items in a request.
+
+They are written to reserved rows of the graph's table of users.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -14,7 +17,10 @@ from xrec.graph.fold_in import FoldIn
 
 
 class NewUsers:
-    """Lends rows `dataset.num_users` to the end of `graph.users`, which it writes; one event loop's."""
+    """Lends the rows of `graph.users` from `dataset.num_users` on, and writes to them.
+
+    It belongs to one event loop.
+    """
 
     def __init__(self, dataset: Dataset, graph: GraphEmbeddings):
         self._dataset, self._users = dataset, graph.users
@@ -25,18 +31,25 @@ class NewUsers:
         self._freed = asyncio.Event()
 
     def items(self, history: Sequence[str]) -> list[int]:
-        """Indices of the items that a vector comes from; raises UnknownIdError, or DataError if there are none."""
+        """Return the indices of the items of `history` that have training interactions.
+
+        Raises UnknownIdError for an unknown item, DataError if no item has training interactions.
+        """
         indices = sorted({self._dataset.item_index(item_id) for item_id in history})
         usable = [index for index in indices if self._has_vector[index]]
         if not usable:
             raise DataError(
-                f"none of the history's {len(indices)} items has training interactions; name an item that has"
+                f"none of the history's {len(indices)} items has training interactions; "
+                "name an item that has"
             )
         return usable
 
     @asynccontextmanager
     async def row(self, items: Sequence[int]) -> AsyncIterator[int]:
-        """A user index that has the vector of someone with these items, until the `with` ends; waits for a free one."""
+        """Give a user index whose row holds the vector of a user with these items, until exit.
+
+        Waits for a free row.
+        """
         while not self._free:
             self._freed.clear()
             await self._freed.wait()

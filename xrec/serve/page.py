@@ -1,4 +1,4 @@
-"""The page at `/`: plain files beside this module, which ask for nothing from elsewhere."""
+"""The page at `/`: files beside this module, which load nothing from other hosts."""
 
 from pathlib import Path
 
@@ -8,7 +8,8 @@ from starlette.staticfiles import StaticFiles
 
 _FOLDER = Path(__file__).parent / "page_files"
 _HEADERS = {
-    "Content-Security-Policy": "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "Content-Security-Policy": "default-src 'self'; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
 }

@@ -1,4 +1,7 @@
-"""Errors as the endpoint tells them: RFC 9457, `application/problem+json`. What a client sent is never repeated."""
+"""Errors as the endpoint sends them: `application/problem+json` (RFC 9457).
+
+A validation error never repeats what the client sent.
+"""
 
 import logging
 from collections.abc import Mapping
@@ -19,7 +22,7 @@ _STATUS_OF_REASON = {"unknown_user": 404, "unknown_item": 404, "overloaded": 429
 
 
 class Problem(BaseModel):
-    """An error (RFC 9457); `type` is stable and meant for programs, `detail` for people."""
+    """An error (RFC 9457). `type` is stable and meant for programs, `detail` is for people."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -33,16 +36,21 @@ class Problem(BaseModel):
     )
 
     type: str = Field(
-        description="/problems/<reason>; the reasons of a pair are those of a backfill's failed rows."
+        description="/problems/<reason>; a pair has the reasons of a backfill's failed rows, "
+        "and some of its own."
     )
     title: str = Field(description="The status in words.")
-    status: int = Field(description="HTTP status; of one pair of several, what it would be alone.")
+    status: int = Field(
+        description="HTTP status; for one pair of several, the status that it would have alone."
+    )
     detail: str = Field(description="What is wrong, and what to do.")
     request_id: str | None = Field(
-        None, description="The X-Request-ID of the answer, to find it in the logs."
+        None, description="The X-Request-ID of the answer, to find the request in the logs."
     )
     errors: list[dict[str, Any]] | None = Field(
-        None, description="Of a request that is not well-formed: where, and what was expected."
+        None,
+        description="For a request that is not well-formed: the place of each error, and what was "
+        "expected there.",
     )
 
 
@@ -61,7 +69,7 @@ class ProblemError(HTTPException):
 
 
 def problem_of(status: int, reason: str, detail: str) -> Problem:
-    """A problem of type `reason`."""
+    """Return a problem of the type /problems/`reason`."""
     return Problem(
         type=f"/problems/{reason}",
         title=HTTPStatus(status).phrase,
@@ -73,17 +81,20 @@ def problem_of(status: int, reason: str, detail: str) -> Problem:
 
 
 def problem_of_pair(reason: str, message: str) -> Problem:
-    """Why a pair has no explanation: 404 for an id that is not known, 422 for what cannot be explained."""
+    """Return the reason why a pair has no explanation, as a problem.
+
+    Its status is 404 for an unknown id, 429 for an overload, 422 for all other reasons.
+    """
     return problem_of(_STATUS_OF_REASON.get(reason, 422), reason, message)
 
 
 def refused(reason: str, message: str) -> ProblemError:
-    """`problem_of_pair` where the pair is all that was asked for."""
+    """Return `problem_of_pair` as an error, for a request of a single pair."""
     return ProblemError(_STATUS_OF_REASON.get(reason, 422), reason, message)
 
 
 def unavailable() -> ProblemError:
-    """No model replica answers."""
+    """Return the error for a request that no model replica answers."""
     return ProblemError(
         503,
         "model_unavailable",
@@ -93,20 +104,20 @@ def unavailable() -> ProblemError:
 
 
 def overloaded(detail: str) -> ProblemError:
-    """More is asked for than is done."""
+    """Return the error for a request beyond the limits of the endpoint."""
     return ProblemError(429, "overloaded", detail, _RETRY_SECONDS)
 
 
 def problem_response(
     problem: Problem, request_id: str | None, headers: Mapping[str, str] | None = None
 ) -> JSONResponse:
-    """The HTTP answer."""
+    """Return the HTTP response that has `problem` as its body."""
     content = problem.model_copy(update={"request_id": request_id}).model_dump(exclude_none=True)
     return JSONResponse(content, problem.status, dict(headers or {}), media_type=MEDIA_TYPE)
 
 
 def install_handlers(app: FastAPI) -> None:
-    """Make every error of `app` a problem."""
+    """Answer every error of `app` with a problem."""
     app.add_exception_handler(ProblemError, _of_problem)
     app.add_exception_handler(RequestValidationError, _of_validation)
     app.add_exception_handler(HTTPException, _of_http)
@@ -152,13 +163,13 @@ async def _of_http(request: Request, error: Exception) -> JSONResponse:
 async def _of_bug(request: Request, error: Exception) -> JSONResponse:
     logger.error("request %s: %s", _request_id(request), type(error).__name__, exc_info=error)
     return problem_response(
-        problem_of(500, "bug", "a fault of the endpoint; its log tells more, by the request id"),
+        problem_of(500, "bug", "a fault of the endpoint; its log has more under the request id"),
         _request_id(request),
     )
 
 
 def _expected(detail: Mapping[str, Any]) -> str:
-    """pydantic's message, but for kinds of error whose message may hold what was sent."""
+    """Return pydantic's message, except for errors whose message may repeat what was sent."""
     return "valid JSON" if detail["type"].startswith("json") else _printable(str(detail["msg"]))
 
 

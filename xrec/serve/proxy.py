@@ -1,7 +1,8 @@
-"""What stands in Ray Serve's HTTP proxy: a request whose frontend died is answered with 503 and Retry-After, where Serve says 500.
+"""A middleware for Ray Serve's HTTP proxy, for requests whose frontend died.
 
-Serve loads it by the variable RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH = xrec.serve.proxy:middlewares in the environment of the
-cluster's nodes; `xrec serve` sets it for a cluster that it starts.
+It answers them with 503 and Retry-After, where Serve alone would answer 500. Serve loads it if the
+nodes of the cluster have RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH=xrec.serve.proxy:middlewares in
+their environment. `xrec serve` sets this for a cluster that it starts.
 """
 
 from starlette.datastructures import Headers
@@ -15,13 +16,13 @@ CALLBACK = "xrec.serve.proxy:middlewares"
 
 
 class DeadFrontend:
-    """Wraps the proxy's `app`, which sends nothing at all where the replica that it asked is gone."""
+    """Wraps the proxy's `app`, which sends nothing if the replica of a request is gone."""
 
     def __init__(self, app: ASGIApp):
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request."""
+        """Answer one request."""
         has_begun = False
 
         async def watched(message: Message) -> None:
@@ -41,5 +42,5 @@ class DeadFrontend:
 
 
 def middlewares() -> list[Middleware]:
-    """What Serve asks for."""
+    """Return the middlewares for Serve, which calls this."""
     return [Middleware(DeadFrontend)]

@@ -1,7 +1,8 @@
-"""The backfill answers first, then what was generated before, then the model; what it writes is kept with its fingerprint.
+"""Answers come from the backfill, else from memory, else from the model.
 
-Texts are kept and looked up whole; `max_words` cuts them at a sentence. In greedy decoding that is what the model, asked for
-so many words, would have given: it is the same text, cut.
+A generated text is kept in memory with the fingerprint of its model. Texts are kept and looked up
+whole; `max_words` cuts them after a sentence. In greedy decoding the model would give the same text
+for that limit, because it cuts its texts in the same way.
 """
 
 import asyncio
@@ -21,12 +22,12 @@ from xrec.storage.cache import ByteCache
 
 logger = logging.getLogger("xrec")
 
-_ENTRY_BYTES = 400  # of a kept text, beside its characters: key, object, links
+_ENTRY_BYTES = 400  # estimated bytes of a kept text's key, object and links, without characters
 
 
 @dataclass(frozen=True)
 class Answer:
-    """A text as it is kept."""
+    """A text as it is kept in memory."""
 
     text: str
     num_generated_tokens: int
@@ -35,9 +36,10 @@ class Answer:
 
 
 class ReadThrough:
-    """Answers pairs with `model` behind `lookup` (None: there is no backfill yet), keeping `live_bytes` of generated texts.
+    """Answers pairs from `lookup`, from `live_bytes` of generated texts in memory, or by `model`.
 
-    `model_fingerprint` is of the adapter that is asked for now: texts of another one are not given from memory.
+    `lookup` is None as long as there is no backfill. `model_fingerprint` is that of the current
+    model: texts of another model are not given from memory.
     """
 
     def __init__(self, model: Model, recorder: Recorder, live_bytes: int):
@@ -49,9 +51,10 @@ class ReadThrough:
     async def explain(
         self, pairs: Sequence[PairRequest], max_words: int | None
     ) -> list[Explanation | NoExplanation]:
-        """One answer a pair, in order; all that must be generated is generated together.
+        """Return one answer for each pair, in order.
 
-        Raises ProblemError if the model has no room for them, ModelUnavailableError if there is none.
+        All pairs that must be generated are generated together. Raises ProblemError if the model
+        has no room for them, ModelUnavailableError if no model answers.
         """
         answers: list[Explanation | NoExplanation | None] = [
             await self.known(pair, max_words) for pair in pairs
@@ -66,7 +69,10 @@ class ReadThrough:
     async def stream(
         self, pair: PairRequest, max_words: int | None
     ) -> AsyncGenerator[Delta | Explanation | NoExplanation, None]:
-        """What the text grows by, then the answer; an answer that is known comes alone. Raises as `explain`."""
+        """Yield the parts of the text while it is written, then the answer.
+
+        An answer from the backfill or from memory comes without parts. Raises as `explain` does.
+        """
         known = await self.known(pair, max_words)
         if known is not None:
             yield known
@@ -83,7 +89,7 @@ class ReadThrough:
     async def known(
         self, pair: PairRequest, max_words: int | None
     ) -> Explanation | NoExplanation | None:
-        """The answer that the backfill or memory has; None: the model must be asked."""
+        """Return the answer from the backfill or from memory, None if neither has it."""
         if not pair.is_plain or pair.fresh:
             return None
         row = await self._backfilled(pair.user_id, pair.item_id)
@@ -102,7 +108,10 @@ class ReadThrough:
     def generated(
         self, pair: PairRequest, text: LiveText, max_words: int | None
     ) -> Explanation | NoExplanation:
-        """The answer that a generated text is; keeps it. Raises ProblemError if the model had no room."""
+        """Return a generated text as an answer, and keep it in memory if the pair is plain.
+
+        Raises ProblemError if the model had no room.
+        """
         if text.failed is not None:
             if text.failed.reason == OVERLOADED:
                 self._recorder.increase(metrics.REFUSED, {"reason": "queue"})
@@ -135,9 +144,7 @@ class ReadThrough:
             return row
         try:
             row = await asyncio.to_thread(lookup.find, user_id, item_id)
-        except (
-            XRecError
-        ) as error:  # its store does not answer, or a file is gone: the model still can
+        except XRecError as error:  # the storage does not answer, or a file is gone
             logger.error("the backfill cannot be read, the model is asked instead: %s", error)
             return None
         self._recorder.set(metrics.CACHE_BYTES, lookup.num_bytes, {"cache": "backfill"})

@@ -1,4 +1,7 @@
-"""What the endpoint does, without HTTP: explanations, recommendations, evidence, within a deadline."""
+"""The work of the endpoint without HTTP: explanations, recommendations and evidence.
+
+Each request has a deadline.
+"""
 
 import asyncio
 import logging
@@ -31,15 +34,18 @@ NUM_OTHERS = 8
 
 
 class Readiness(Protocol):
-    """Tells whether a model is loaded."""
+    """Something that knows whether a model is loaded."""
 
     async def model_fingerprint(self) -> str:
-        """The fingerprint of the model that is loaded now. Raises ModelUnavailableError."""
+        """Return the fingerprint of the loaded model; raise ModelUnavailableError if none is."""
         ...
 
 
 class Service:
-    """Answers from `catalogue` (replaced when the inputs change), `read_through` and `model`."""
+    """Answers from its `catalogue`, `read_through` and `model`.
+
+    `catalogue` is None at first, and is replaced when the inputs change.
+    """
 
     def __init__(
         self,
@@ -61,13 +67,13 @@ class Service:
     async def explain(
         self, pairs: Sequence[PairRequest], max_words: int | None
     ) -> list[Explanation | NoExplanation]:
-        """One answer a pair; raises ProblemError: 429, 503, 504."""
+        """Return one answer for each pair; raise ProblemError with status 429, 503 or 504."""
         return await self._within_deadline(self._read_through.explain(pairs, max_words))
 
     async def stream(
         self, pair: PairRequest, max_words: int | None
     ) -> AsyncGenerator[Delta | Explanation | NoExplanation, None]:
-        """What the text grows by, then the answer; raises ProblemError as `explain`."""
+        """Yield the parts of the text, then the answer; raise ProblemError as `explain` does."""
         try:
             async with (
                 asyncio.timeout(self._deadline_seconds),
@@ -83,7 +89,7 @@ class Service:
     async def recommend(
         self, user_id: str, k: int, max_words: int | None, explains: bool
     ) -> list[RecommendedItem]:
-        """The k best unseen items; raises ProblemError, also 404."""
+        """Return the k best unseen items; raise ProblemError, also with status 404."""
         catalogue = self._catalogue()
         user = self._index(catalogue, "user", user_id)
         ranked = await asyncio.to_thread(catalogue.recommend, user, k)
@@ -107,7 +113,10 @@ class Service:
         ]
 
     async def evidence(self, user_id: str, item_id: str, text: str | None) -> Evidence:
-        """What speaks for the pair and, with `text`, how much likelier it is with this user's vector; raises ProblemError."""
+        """Return what speaks for the pair and, with `text`, the likelihood of the text.
+
+        Raises ProblemError, also with status 404 and 422.
+        """
         catalogue = self._catalogue()
         user, item = (
             self._index(catalogue, "user", user_id),
@@ -196,7 +205,8 @@ class Service:
         return ProblemError(
             504,
             "deadline",
-            f"not answered within {self._deadline_seconds:g} s (http.deadline_seconds); ask for fewer pairs",
+            f"not answered within {self._deadline_seconds:g} s (http.deadline_seconds); "
+            "ask for fewer pairs",
             2,
         )
 

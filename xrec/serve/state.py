@@ -1,4 +1,4 @@
-"""What a frontend answers from, read from the artifacts that it is told of; replaced as a whole when it is told of others."""
+"""The inputs of a frontend, read from its artifacts, and the watch for a new backfill."""
 
 import asyncio
 import hashlib
@@ -26,19 +26,26 @@ logger = logging.getLogger("xrec")
 
 @dataclass(frozen=True)
 class Inputs:
-    """The catalogue, and the fingerprints of base_model, adapter and graph that explanations must be of."""
+    """The catalogue and the fingerprints of language model, adapter and graph, by name.
+
+    Only explanations with these fingerprints are served.
+    """
 
     catalogue: Catalogue
     fingerprints: dict[str, str]
 
     @property
     def model_fingerprint(self) -> str:
-        """As `Explainer.model_fingerprint`."""
+        """The same as `Explainer.model_fingerprint`."""
         return model_fingerprint_of(self.fingerprints)
 
 
 def read_inputs(config: ServeConfig) -> Inputs:
-    """Dataset, graph and the adapter's fingerprint; no language model. Raises as `check_sources`, and DataError for a broken graph."""
+    """Read dataset and graph and the fingerprints of the model, without loading a language model.
+
+    Raises ArtifactNotFoundError or ArtifactMismatchError if the artifacts are missing or do not fit
+    each other, DataError if a vector of the graph is not finite.
+    """
     dataset = read_dataset(open_location(config.artifact("dataset"), config.storage))
     graph = read_graph(open_location(config.artifact("graph"), config.storage))
     check_graph_of_dataset(
@@ -54,22 +61,28 @@ def read_inputs(config: ServeConfig) -> Inputs:
 
 
 def read_lookup(config: ServeConfig, fingerprints: dict[str, str]) -> ExplanationLookup | None:
-    """The backfill that the config names, None if nothing is finished there yet; raises ArtifactMismatchError if another model wrote it."""
+    """Open the backfill that the config names; return None if there is no finished one yet.
+
+    Raises ArtifactMismatchError if another model wrote it.
+    """
     try:
         lookup = open_lookup(
             _explanations(config), fingerprints, int(config.read_through.backfill_mib * 2**20)
         )
     except ArtifactNotFoundError as error:
-        logger.warning("%s; until it is there all is generated", error)
+        logger.warning("%s; until it is there, all texts are generated", error)
         return None
     ours = {"decoding": config.decoding.model_dump(mode="json"), "dtype": arithmetic(config)}
     for line in differing_fields({name: lookup.manifest.config[name] for name in ours}, ours):
-        logger.warning("the backfill was made with other settings than are served: %s", line)
+        logger.warning("the settings of the backfill differ from those of the endpoint: %s", line)
     return lookup
 
 
 class BackfillWatch:
-    """Gives `read_through` each new generation of the backfill, by looking at its manifest's content now and then."""
+    """Gives each new generation of the backfill to `read_through`.
+
+    It looks at the content of the backfill's manifest every `refresh_seconds`.
+    """
 
     def __init__(
         self,
@@ -87,13 +100,13 @@ class BackfillWatch:
         self._seen = self._manifest_hash()
 
     async def watch(self) -> None:
-        """Look, until cancelled."""
+        """Look again and again until cancelled."""
         while True:
             await asyncio.sleep(self._config.read_through.refresh_seconds)
             await self.look()
 
     async def look(self) -> None:
-        """Look once. What cannot be read or is another model's changes nothing, and is logged."""
+        """Look once. A backfill that cannot be read, or is another model's, is only logged."""
         try:
             seen = await asyncio.to_thread(self._manifest_hash)
             if seen == self._seen:
