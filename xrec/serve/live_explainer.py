@@ -147,10 +147,7 @@ class LiveExplainer:
     async def _events(
         self, pair: LivePair, *, tells_all: bool
     ) -> AsyncGenerator[Delta | LiveText, None]:
-        """Yield deltas if `tells_all`, then the text.
-
-        If the first try's text cannot be used, the text is that of the second try.
-        """
+        """Yield deltas if `tells_all`, then the text; count the pair while it is at work."""
         started, self.num_pending, is_over = time.perf_counter(), self.num_pending + 1, False
         try:
             async with self._prompt(pair) as asked:
@@ -158,28 +155,38 @@ class LiveExplainer:
                     is_over = True
                     yield LiveText("", asked, model_fingerprint=self.model_fingerprint)
                     return
-                for number, decoding in enumerate(self._tries()):
-                    if number:
-                        yield Delta("", restarts=True)
-                    async with aclosing(
-                        self._try(asked, decoding, pair.signal != "prompt_only", started, tells_all)
-                    ) as events:
-                        async for event in events:
-                            if (
-                                isinstance(event, LiveText)
-                                and event.failed is not None
-                                and number + 1 < len(self._tries())
-                            ):
-                                break
-                            is_over = is_over or isinstance(event, LiveText)
-                            yield event
-                    if is_over:
-                        return
+                is_injected = pair.signal != "prompt_only"
+                async with aclosing(
+                    self._all_tries(asked, is_injected, started, tells_all)
+                ) as events:
+                    async for event in events:
+                        is_over = isinstance(event, LiveText)
+                        yield event
         finally:
             self.num_pending -= 1
             self.num_abandoned += not is_over
 
+    async def _all_tries(
+        self, asked: "_Asked", is_injected: bool, started: float, tells_all: bool
+    ) -> AsyncGenerator[Delta | LiveText, None]:
+        """Yield deltas, then the first text that can be used, else that of the last try."""
+        tries = self._tries()
+        for number, decoding in enumerate(tries, start=1):
+            async with aclosing(
+                self._try(asked, decoding, is_injected, started, tells_all)
+            ) as events:
+                async for event in events:
+                    if isinstance(event, LiveText):
+                        text = event
+                    else:
+                        yield event
+            if text.failed is None or number == len(tries):
+                yield text
+                return
+            yield Delta("", restarts=True)
+
     def _tries(self) -> list[DecodingConfig]:
+        """Return the decoding of the first try and, if the config has one, of the second."""
         temperature = self._decoding.text.retry_temperature
         return [
             self._decoding,

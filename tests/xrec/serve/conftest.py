@@ -1,4 +1,4 @@
-"""The town that all tests of the endpoint serve from, made once."""
+"""The town that all tests of the endpoint serve from; it is made once."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +13,7 @@ NUM_BACKFILLED_USERS = 6
 
 @pytest.fixture(scope="session")
 def town(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Workspace, read only. Its backfill holds the first six users with the items 0 to 4."""
+    """The workspace; tests only read it. Its backfill has the first six users with items 0 to 4."""
     root = make_town(tmp_path_factory.mktemp("town"))
     users, items = ids_of(root)
     make_backfill(
@@ -32,4 +32,4 @@ def endpoint(town: Path) -> Iterator[Endpoint]:
 
 @pytest.fixture(autouse=True)
 def _logger(xrec_logger: None) -> None:
-    """As it was, after each test."""
+    """Restore the logger after each test."""

@@ -1,4 +1,4 @@
-"""The endpoint in this process, over real HTTP, with everything real but Ray Serve: the model is called without a handle."""
+"""The endpoint in this process, over real HTTP. Only Ray Serve and its handles are left out."""
 
 import asyncio
 import json
@@ -28,7 +28,7 @@ from xrec.serve.state import read_inputs, read_lookup
 
 
 class LocalModel:
-    """A `Model` in this process that counts what it is asked for."""
+    """A `Model` in this process that remembers the pairs that it is asked for."""
 
     def __init__(self, live: LiveExplainer):
         self.live = live
@@ -53,7 +53,7 @@ class LocalModel:
 
 @dataclass(frozen=True)
 class Endpoint:
-    """A running one: its URL, and what is behind it."""
+    """A running endpoint: its URL and the objects behind it."""
 
     url: str
     model: LocalModel
@@ -69,7 +69,7 @@ class Endpoint:
 
 @contextmanager
 def local_endpoint(town: Path, **values: Any) -> Iterator[Endpoint]:
-    """An endpoint of `serve_config(town, **values)` on a free port of 127.0.0.1."""
+    """Run the endpoint of `serve_config(town, **values)` on a free port of 127.0.0.1."""
     config = serve_config(town, **values)
     model, recorder = LocalModel(load_live(config)), Recorder(FRONTEND)
     read_through = ReadThrough(model, recorder, int(config.read_through.live_mib * 2**20))
@@ -106,7 +106,7 @@ def _server(config: ServeConfig, service: Service, recorder: Recorder) -> Iterat
 
 
 def sse(response: requests.Response) -> list[tuple[str, Any]]:
-    """Name and data of each event."""
+    """Return name and data of each server-sent event."""
     blocks = response.text.strip().split("\n\n")
     return [
         (

@@ -1,4 +1,7 @@
-"""The HTTP API, by real requests: what the backfill has is not generated, what is generated is kept; every error is a problem."""
+"""The HTTP API, by real requests.
+
+A pair of the backfill is not generated, a generated text is kept, and every error is a problem.
+"""
 
 import threading
 import time
@@ -16,7 +19,7 @@ from xrec.storage import open_location
 
 
 def rows_of(town: Path) -> dict[tuple[str, str], str]:
-    """The backfill's explanations by pair, read by nothing of the endpoint."""
+    """Return the backfill's explanations by pair, read without code of the endpoint."""
     return {
         (row["user_id"], row["item_id"]): row["explanation"]
         for row in read_explanations(open_location(str(town / "explanations"))).to_pylist()
@@ -24,7 +27,7 @@ def rows_of(town: Path) -> dict[tuple[str, str], str]:
 
 
 def problem(response: requests.Response) -> dict[str, Any]:
-    """The body of an error, which must be a problem."""
+    """Return the body of an error, which must be a problem."""
     assert response.headers["content-type"] == "application/problem+json"
     body: dict[str, Any] = response.json()
     assert body["status"] == response.status_code
@@ -120,7 +123,7 @@ def test_max_words_cuts_at_a_sentence_or_is_a_problem(endpoint: Endpoint, town: 
                 assert problem(response)["type"] == "/problems/no_full_sentence"
 
 
-def test_stream_tells_tokens_then_the_answer_of_each_pair(endpoint: Endpoint, town: Path) -> None:
+def test_stream_has_tokens_then_the_answer_of_each_pair(endpoint: Endpoint, town: Path) -> None:
     users, items = ids_of(town)
     (known_user, known_item), known = next(iter(rows_of(town).items()))
     pairs = [
@@ -145,7 +148,8 @@ def test_stream_tells_tokens_then_the_answer_of_each_pair(endpoint: Endpoint, to
 def test_client_that_goes_away_stops_its_generation(town: Path) -> None:
     with local_endpoint(town, decoding={**DECODING, "max_new_tokens": 350}) as slow:
         users, items = ids_of(town)
-        slow.model.live.engine.run._stop_token_ids = frozenset()  # texts end by their length alone
+        # Texts end only by their length.
+        slow.model.live.engine.run._stop_token_ids = frozenset()
         body = {"pairs": [{"user_id": users[11], "item_id": item} for item in items]}
         with requests.post(
             slow.url + "/v1/explanations/stream", json=body, timeout=60, stream=True
@@ -371,7 +375,7 @@ def test_openapi_has_an_example_of_each_body_and_names_every_error(endpoint: End
     assert endpoint.get("/docs").status_code == 200
 
 
-def test_log_tells_of_each_request_and_of_no_user(
+def test_log_has_a_line_for_each_request_and_names_no_user(
     endpoint: Endpoint, town: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     users, items = ids_of(town)

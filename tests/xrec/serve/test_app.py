@@ -1,4 +1,8 @@
-"""The application on a real Ray Serve: the same answers, replicas killed and artifacts swapped under load, clients that go away."""
+"""The application on a real Ray Serve.
+
+Answers are the same as without Ray; replicas are killed and artifacts are swapped under load;
+clients disconnect.
+"""
 
 import socket
 import threading
@@ -37,7 +41,7 @@ class Served:
         return requests.post(self.url + path, json=body, **{"timeout": 120, **options})
 
     def at_work(self) -> tuple[int, int]:
-        """Pairs at the model replica, and those that were abandoned."""
+        """Return the number of pairs at the model replica, and how many were abandoned so far."""
         found: tuple[int, int] = (
             serve.get_deployment_handle("Generator", APP).at_work.remote().result(timeout_s=60)
         )
@@ -60,7 +64,7 @@ def served(ray_cluster: None, town: Path) -> Iterator[Served]:
 
 
 def replicas(deployment: str) -> dict[str, Any]:
-    """Actors of a deployment's replicas, by name."""
+    """Return the actors of a deployment's replicas, by name."""
     named = [
         entry
         for entry in ray.util.list_named_actors(all_namespaces=True)
@@ -71,7 +75,7 @@ def replicas(deployment: str) -> dict[str, Any]:
 
 @dataclass
 class Load:
-    """Threads that ask again and again until `stop`, and what they were answered."""
+    """Threads that send requests until the `with` ends, and the answers."""
 
     ask: Callable[[int], requests.Response]
     num_threads: int = 4
@@ -92,7 +96,7 @@ class Load:
             thread.join()
 
     def wait_for(self, count: int, status: int = 200) -> None:
-        """Until so many more answers with `status` have come."""
+        """Wait until `count` more answers with `status` have come."""
         before, deadline = self._count(status), time.monotonic() + 120
         while self._count(status) < before + count:
             assert time.monotonic() < deadline, f"{count} more answers with {status} did not come"
@@ -108,7 +112,7 @@ class Load:
 
 
 def check_refusals(answers: list[requests.Response]) -> int:
-    """Whatever is not 200 is 503 with Retry-After and a problem; how many those are."""
+    """Check that every answer is 200, or 503 with Retry-After and a problem; count the latter."""
     others = [answer for answer in answers if answer.status_code != 200]
     for answer in others:
         assert answer.status_code == 503, answer.text
@@ -277,9 +281,10 @@ def test_new_backfill_and_new_adapter_swapped_under_load_give_no_5xx(
     assert {answer.status_code for answer in load.answers} == {200}
     assert {answered_by(answer) for answer in load.answers} == {old, new}
     assert {answered_by(answer) for answer in load.answers[count:]} == {new}
+    # The replicas are the same ones: the change was made in place.
     assert {
         name for deployment in ("Frontend", "Generator") for name in replicas(deployment)
-    } == before  # in place
+    } == before
     user, item = users[2], items[9]
     answer = served.get(f"/v1/explanations/{user}/{item}").json()
     assert (answer["source"], answer["explanation"]) == (

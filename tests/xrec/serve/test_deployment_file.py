@@ -1,4 +1,4 @@
-"""The file for `serve deploy`: by Serve's own schema, with the config as it is, and no secret."""
+"""The file for `serve deploy`: it fits Serve's own schema, has the config and no secret."""
 
 from pathlib import Path
 

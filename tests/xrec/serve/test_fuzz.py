@@ -1,4 +1,7 @@
-"""schemathesis over the whole OpenAPI: whatever it sends, no answer is a 5xx, and every answer is one that the OpenAPI names."""
+"""schemathesis over the whole OpenAPI description.
+
+Whatever it sends, no answer is a 5xx, and every answer is one that the description names.
+"""
 
 from pathlib import Path
 
@@ -23,7 +26,7 @@ CHECKS = [
 
 
 def fuzz(endpoint: Endpoint, path: str, method: str, max_examples: int) -> int:
-    """Send `max_examples` requests to one operation; the number sent."""
+    """Send at most `max_examples` requests to one operation; return the number sent."""
     schema = schemathesis.openapi.from_url(f"{endpoint.url}/openapi.json")
     operation = schema[path][method.upper()]
     sent = 0

@@ -1,4 +1,7 @@
-"""The gate over real HTTP: keys, rates, bodies that are too large with and without their length; hostile texts."""
+"""The gate over real HTTP: keys, rates, hostile texts, and bodies that are too large.
+
+Bodies are sent with and without their length.
+"""
 
 import hashlib
 import json

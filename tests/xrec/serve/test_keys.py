@@ -1,4 +1,4 @@
-"""Who may ask: keys and their rates on a clock of the test's own; without keys, this machine only."""
+"""Keys and their rates, on a clock of the test's own; without keys, only this machine may ask."""
 
 import hashlib
 from typing import Any
@@ -25,7 +25,7 @@ def scope(client: str = "10.0.0.7", **headers: str) -> dict[str, Any]:
 
 
 def status(keys: Keys, asked: dict[str, Any]) -> int | str:
-    """The name that is let in, or the status that is not."""
+    """Return the name of the admitted key, or the status of the refusal."""
     try:
         return keys.admit(asked)
     except ProblemError as error:
@@ -46,7 +46,7 @@ def test_known_keys_are_let_in_by_name_and_others_are_not() -> None:
     ):
         assert status(keys, scope(authorization=wrong)) == 401
     assert status(keys, scope()) == 401
-    assert status(keys, scope("127.0.0.1")) == 401  # with keys, this machine needs one too
+    assert status(keys, scope("127.0.0.1")) == 401  # this machine needs a key too
 
 
 def test_rate_is_of_each_key_and_recovers() -> None:
@@ -64,11 +64,8 @@ def test_rate_is_of_each_key_and_recovers() -> None:
     now[0] += refused.value.retry_after
     assert [status(keys, slow) for _ in range(2)] == ["slow", 429]
     now[0] += 3600
-    assert [status(keys, slow) for _ in range(3)] == [
-        "slow",
-        "slow",
-        429,
-    ]  # no more than the burst is saved up
+    # No more than the burst is saved up.
+    assert [status(keys, slow) for _ in range(3)] == ["slow", "slow", 429]
 
 
 @pytest.mark.parametrize(
@@ -78,7 +75,7 @@ def test_rate_is_of_each_key_and_recovers() -> None:
         ("127.0.0.1", "127.0.0.1:8000", "local"),
         ("::1", "[::1]:8000", "local"),
         ("10.0.0.7", "127.0.0.1:8000", 403),
-        ("127.0.0.1", "evil.example", 403),  # a name that was made to point here
+        ("127.0.0.1", "evil.example", 403),  # a foreign name that points to this machine
         ("127.0.0.1", "", 403),
     ],
 )

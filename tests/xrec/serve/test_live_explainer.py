@@ -1,4 +1,8 @@
-"""Live texts against the closed engine's and `xrec explain`'s: known users, new ones by their history, overrides, signals, streams, limits."""
+"""Live texts against those of the engine for batches and of `xrec explain`.
+
+They are of known users, new users with a history, pairs with own texts and other signals. Streams
+and limits are tested too.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -38,7 +42,7 @@ def closed(town: Path) -> Explainer:
 
 
 def use(live: LiveExplainer, work: Callable[[], Awaitable[T]]) -> T:
-    """Run `work` on an event loop, and end the engine."""
+    """Run `work` on an event loop, then stop the engine."""
 
     async def run() -> T:
         try:
@@ -170,9 +174,8 @@ def test_overrides_and_signals_change_the_prompt_as_they_say(
         key=lambda explanation: explanation.index,
     )
     assert [text.text for text in texts[:3]] == [explanation.text for explanation in expected]
-    assert texts[3].text not in {
-        text.text for text in texts[:3]
-    }  # what it is: tests/xrec/generate/test_live_run.py
+    # tests/xrec/generate/test_live_run.py checks what the text without injection is.
+    assert texts[3].text not in {text.text for text in texts[:3]}
     assert texts[3].num_prompt_tokens == texts[0].num_prompt_tokens
 
 
@@ -197,7 +200,7 @@ def test_stream_grows_into_the_text(live: LiveExplainer, town: Path) -> None:
 
 
 class ScriptedEngine:
-    """Writes the given texts, one a request, token by token."""
+    """Writes the given texts token by token, one for each request."""
 
     def __init__(self, live: LiveExplainer, *texts: str):
         self.run = live.engine.run
@@ -224,7 +227,7 @@ class ScriptedEngine:
 def scripted_stream(
     live: LiveExplainer, town: Path, *texts: str, title: str | None = None
 ) -> tuple[list[Delta], LiveText]:
-    """The deltas and the text of one streamed pair for which the model writes `texts`, a try each."""
+    """Return the deltas and the text of a streamed pair; the tries of the model write `texts`."""
     users, items = ids_of(town)
     engine = live.engine
     live.engine = ScriptedEngine(live, *texts)  # type: ignore[assignment]

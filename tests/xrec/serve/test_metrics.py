@@ -1,4 +1,4 @@
-"""One table of metrics: names, what `/metrics` shows, no labels but those that are declared."""
+"""The table of metrics: names, what `/metrics` shows, and only declared labels."""
 
 import pytest
 

@@ -1,4 +1,7 @@
-"""The page in headless Chromium: pick, see the text arrive, see what it rests on; by keyboard, on a phone, in the dark, with a key."""
+"""The page in headless Chromium: pick a pair, see its text arrive and what the text rests on.
+
+It is used by keyboard, on a phone, with dark colours, and with a key.
+"""
 
 import hashlib
 import itertools
@@ -18,7 +21,8 @@ webdriver: Any = pytest.importorskip(
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 pytestmark = pytest.mark.skipif(
     CHROMIUM is None or DRIVER is None,
-    reason="chromium and chromedriver are not on PATH (Debian: chromium-driver): the page is not tested",
+    reason="chromium and chromedriver are not on PATH (Debian: chromium-driver): "
+    "the page is not tested",
 )
 DESKTOP, PHONE = (1280, 1000), (390, 844)
 
@@ -43,7 +47,7 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture
 def open_page(browser: Any) -> Callable[..., None]:
-    """Opens the page of a URL at a width, in light or dark."""
+    """Open the page of a URL in a window of `size`, with light or dark colours."""
 
     def open_at(url: str, size: tuple[int, int] = DESKTOP, scheme: str = "light") -> None:
         width, height = size
@@ -79,11 +83,11 @@ def is_idle(browser: Any) -> bool:
 
 
 def press(browser: Any, *keys: str) -> None:
-    """Types into what has the focus."""
+    """Type into the element that has the focus."""
     webdriver.ActionChains(browser).send_keys(*keys).perform()
 
 
-# Remembers what the text was at each of its changes.
+# Keeps the text at each of its changes.
 WATCH = """
 window.seen = [];
 new MutationObserver(() => window.seen.push(document.getElementById('text').textContent))
@@ -120,7 +124,8 @@ def test_pair_is_picked_written_word_by_word_and_its_evidence_shown_by_keyboard_
         {"user_id": users[7], "item_id": items[6], "explanation": answer["explanation"]},
     ).json()
     shown = browser.execute_script(
-        "return [...document.querySelectorAll('#near li span:first-child')].map((node) => node.textContent)"
+        "return [...document.querySelectorAll('#near li span:first-child')]"
+        ".map((node) => node.textContent)"
     )
     assert shown == [near["title"] for near in evidence["nearest_history"]]
     assert f"Gain {evidence['likelihood']['gain']:.3f} nats" in text(browser, "likelihood")
@@ -141,7 +146,8 @@ def test_pair_of_the_backfill_says_so_and_can_be_written_anew(
     open_page(endpoint.url)
     wait(browser, lambda _: text(browser, "best-items"))
     browser.execute_script(
-        "document.getElementById('user').value = arguments[0]; document.getElementById('item').value = arguments[1];",
+        "document.getElementById('user').value = arguments[0];"
+        "document.getElementById('item').value = arguments[1];",
         users[0],
         items[0],
     )
@@ -176,7 +182,8 @@ def test_unknown_user_is_told_in_words(
     open_page(endpoint.url)
     wait(browser, lambda _: text(browser, "best-items"))
     browser.execute_script(
-        "document.getElementById('user').value = '<b>nobody</b>'; document.getElementById('item').value = arguments[0];",
+        "document.getElementById('user').value = '<b>nobody</b>';"
+        "document.getElementById('item').value = arguments[0];",
         items[0],
     )
     browser.find_element("id", "explain").click()
@@ -206,7 +213,10 @@ def test_page_fits_its_window_and_is_legible(
     )
     assert contrast(ground, ink) > 7
     assert (luminance(ground) < 0.2) == (scheme == "dark")
-    targets = "[...document.querySelectorAll('button, input:not([type=checkbox])')].filter((node) => node.offsetParent)"
+    targets = (
+        "[...document.querySelectorAll('button, input:not([type=checkbox])')]"
+        ".filter((node) => node.offsetParent)"
+    )
     assert min(browser.execute_script(f"return {targets}.map((node) => node.offsetHeight)")) >= 40
     assert browser.save_screenshot(str(tmp_path / f"{scheme}-{size[0]}.png"))
 
@@ -245,7 +255,7 @@ def test_key_is_asked_for_where_there_are_keys(
 
 
 def luminance(color: str) -> float:
-    """Relative luminance (WCAG 2) of a CSS rgb()."""
+    """Return the relative luminance (WCAG 2) of a CSS rgb()."""
     channels = [int(part) / 255 for part in color[color.index("(") + 1 : -1].split(",")[:3]]
     red, green, blue = (
         channel / 12.92 if channel <= 0.04045 else ((channel + 0.055) / 1.055) ** 2.4
@@ -255,6 +265,6 @@ def luminance(color: str) -> float:
 
 
 def contrast(one: str, other: str) -> float:
-    """Contrast ratio (WCAG 2)."""
+    """Return the contrast ratio (WCAG 2) of two CSS colours."""
     lighter, darker = sorted((luminance(one), luminance(other)), reverse=True)
     return (lighter + 0.05) / (darker + 0.05)

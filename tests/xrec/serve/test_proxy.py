@@ -1,4 +1,7 @@
-"""What stands in Serve's proxy: an answer that never began is 503 with Retry-After; any other is let through as it is."""
+"""The middleware of Serve's proxy.
+
+A request without any answer gets 503 with Retry-After; other answers pass unchanged.
+"""
 
 import asyncio
 import json
@@ -12,7 +15,7 @@ SCOPE = {"type": "http", "headers": [(b"x-request-id", b"abc-1")]}
 
 
 def sent_by(scope: dict[str, Any], *messages: dict[str, Any]) -> list[dict[str, Any]]:
-    """What goes out where the proxy sends `messages`."""
+    """Return the messages that reach the client if the proxy sends `messages`."""
     sent: list[dict[str, Any]] = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -47,7 +50,7 @@ def test_answer_that_began_is_let_through(status: int) -> None:
         {"type": "http.response.start", "status": status, "headers": []},
         {"type": "http.response.body", "body": b"x", "more_body": True},
     ]
-    assert sent_by(SCOPE, *messages) == messages  # also one that breaks off
+    assert sent_by(SCOPE, *messages) == messages  # this answer breaks off
 
 
 def test_other_protocols_are_left_alone() -> None:

@@ -1,4 +1,8 @@
-"""What a frontend reads: a later generation of the backfill is taken up without a restart; another model's is refused, at the start and later."""
+"""The inputs of a frontend.
+
+A later generation of the backfill is taken without a restart. Another model's backfill is refused,
+at the start and later.
+"""
 
 import asyncio
 import shutil
@@ -56,7 +60,7 @@ def test_backfill_that_comes_later_or_grows_is_taken_up(town: Path, tmp_path: Pa
     assert first is not None
     assert first.find(users[0], items[0]) is not None
     asyncio.run(watch.look())
-    assert read_through.lookup is first  # nothing new, nothing read
+    assert read_through.lookup is first  # nothing was read, because nothing is new
     shutil.rmtree(tmp_path / "out")
     make_backfill(
         backfill_config(town, str(tmp_path / "out")), [(users[0], items[0]), (users[1], items[1])]

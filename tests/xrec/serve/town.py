@@ -1,4 +1,7 @@
-"""A small town to serve from, made without training and without Ray: dataset, graph, toy language model, adapters, a backfill's output."""
+"""A small town to serve from, made without training and without Ray.
+
+It has a dataset, a graph, a toy language model, two adapters and the output of a backfill.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -39,11 +42,14 @@ DECODING = {
     "max_new_tokens": 12,
     "text": {"max_words": None, "max_phrase_repeats": None, "max_echo_tokens": None},
 }
-"""A toy model writes no sentences."""
+"""The limits on texts are off, because a toy model writes no sentences."""
 
 
 def make_town(root: Path) -> Path:
-    """Everything but explanations, in `root`, which is returned; `adapter` and `adapter-2` are of the same graph and model."""
+    """Make everything but explanations in `root` and return `root`.
+
+    `adapter` and `adapter-2` are for the same graph and model.
+    """
     dataset = prepare_dataset(
         PrepareConfig.model_validate({"workspace": str(root), "source": TOWN})
     )
@@ -65,7 +71,7 @@ def make_town(root: Path) -> Path:
 
 
 def make_adapter(folder: Path, graph: str, base_model: str, seed: int) -> None:
-    """An adapter of random weights, large enough that its vectors change the toy model's texts."""
+    """Write an adapter of large random weights, so that its vectors change the model's texts."""
     torch.manual_seed(seed)
     model = AdapterModelConfig(num_experts=2)
     adapters = build_adapters(model, embedding_dim=DIM, hidden_size=HIDDEN_SIZE)
@@ -93,7 +99,7 @@ def make_adapter(folder: Path, graph: str, base_model: str, seed: int) -> None:
 
 
 def serve_config(town: Path, **values: Any) -> ServeConfig:
-    """The endpoint's config, with `values` in place of the defaults."""
+    """Return the config of the endpoint, with `values` in place of the defaults."""
     defaults = {
         "workspace": str(town),
         "llm": {"model": str(town / "llm")},
@@ -106,7 +112,7 @@ def serve_config(town: Path, **values: Any) -> ServeConfig:
 
 
 def backfill_config(town: Path, explanations: str, **values: Any) -> BackfillConfig:
-    """A backfill of the same model and decoding."""
+    """Return the config of a backfill with the same model and decoding."""
     defaults = {
         "workspace": str(town),
         "explanations": explanations,
@@ -121,7 +127,7 @@ def backfill_config(town: Path, explanations: str, **values: Any) -> BackfillCon
 
 
 def make_backfill(config: BackfillConfig, pairs: list[tuple[str, str]]) -> Manifest:
-    """What `xrec backfill` makes of `pairs`, by its own worker in this process, without the cluster around it."""
+    """Make what `xrec backfill` makes of `pairs`, by its worker in this process, without Ray."""
     table = pa.Table.from_pylist(
         [dict(zip(PAIRS.names, pair, strict=True)) for pair in pairs], PAIRS
     )
@@ -133,11 +139,11 @@ def make_backfill(config: BackfillConfig, pairs: list[tuple[str, str]]) -> Manif
 
 
 def ids_of(town: Path) -> tuple[list[str], list[str]]:
-    """User ids and item ids."""
+    """Return user ids and item ids."""
     dataset = dataset_of(town)
     return dataset.users["user_id"].to_pylist(), dataset.items["item_id"].to_pylist()
 
 
 def dataset_of(town: Path) -> Dataset:
-    """The town's dataset."""
+    """Return the town's dataset."""
     return read_dataset(open_location(str(town / "dataset")))

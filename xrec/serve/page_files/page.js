@@ -1,8 +1,9 @@
-// The page: ask for a pair, show the text as it is written, then what it rests on. Everything shown is set as text, never as markup.
+// The page asks for a pair, shows its text while it is written, then what the text rests on.
+// Everything that it shows is set as text, never as markup.
 
 const at = (id) => document.getElementById(id);
 const SOURCES = { backfill: "from the backfill", live: "written now", cached: "written before" };
-let asked = null; // the request at work: a new one, or leaving the page, aborts it
+let asked = null; // the AbortController of the current request; a new request aborts it
 
 function headers() {
   const key = at("key").value || sessionStorage.getItem("xrec-key") || "";
@@ -20,8 +21,9 @@ async function call(path, body, signal) {
   const options = body ? { method: "POST", body: JSON.stringify(body) } : {};
   const response = await fetch(path, { ...options, headers: headers(), signal });
   if (!response.ok) {
-    const problem = await response.json().catch(() => ({ status: response.status, detail: `The endpoint answered ${response.status}.` }));
-    throw new Refused(problem);
+    const { status } = response;
+    const unreadable = { status, detail: `The endpoint answered ${status}.` };
+    throw new Refused(await response.json().catch(() => unreadable));
   }
   if (at("key").value) sessionStorage.setItem("xrec-key", at("key").value);
   return response;
@@ -61,12 +63,15 @@ function fail(error) {
 
 function bar(name, share, number, isOthers) {
   const row = document.createElement(isOthers === undefined ? "li" : "div");
-  const [label, track, value] = ["span", "div", "span"].map((tag) => row.appendChild(document.createElement(tag)));
+  const [label, track, value] = ["span", "div", "span"].map((tag) =>
+    row.appendChild(document.createElement(tag)),
+  );
   if (isOthers !== undefined) row.className = "scale";
   label.textContent = name;
   label.title = name;
   track.className = isOthers ? "bar others" : "bar";
-  track.appendChild(document.createElement("i")).style.width = `${Math.round(100 * Math.max(0, Math.min(1, share)))}%`;
+  const percent = Math.round(100 * Math.max(0, Math.min(1, share)));
+  track.appendChild(document.createElement("i")).style.width = `${percent}%`;
   value.className = "number";
   value.textContent = number;
   return row;
@@ -76,37 +81,54 @@ function showEvidence(evidence) {
   at("pair").textContent = `${evidence.item_title} (${evidence.item_id}) for ${evidence.user_id}`;
   at("item-profile").textContent = evidence.item_profile || "No profile.";
   at("user-profile").textContent = evidence.user_profile || "No profile.";
-  at("standing").textContent = `The graph ranks this item ${evidence.rank} of ${evidence.num_ranked} that the user has not seen.`;
-  at("near").replaceChildren(...evidence.nearest_history.map((near) => bar(near.title, near.similarity, near.similarity.toFixed(2))));
+  at("standing").textContent =
+    `The graph ranks this item ${evidence.rank} of ${evidence.num_ranked}, ` +
+    "among the items that the user has not seen.";
+  at("near").replaceChildren(
+    ...evidence.nearest_history.map((near) =>
+      bar(near.title, near.similarity, near.similarity.toFixed(2)),
+    ),
+  );
 }
 
 function showLikelihood(likelihood, numTokens) {
-  const others = likelihood.others_nll.reduce((sum, nll) => sum + nll, 0) / likelihood.others_nll.length;
+  const numOthers = likelihood.others_nll.length;
+  const others = likelihood.others_nll.reduce((sum, nll) => sum + nll, 0) / numOthers;
   const factor = Math.exp(likelihood.gain * numTokens);
   const verdict = document.createElement("p");
   verdict.className = "verdict";
   const times = factor >= 1 ? factor : 1 / factor;
-  const shown = times >= 100 ? `${Math.round(times).toLocaleString("en")} times` : `${times.toFixed(1)} times`;
+  const shown = times >= 100 ? Math.round(times).toLocaleString("en") : times.toFixed(1);
+  const compared = factor >= 1 ? "likelier" : "less likely";
   verdict.textContent =
-    times < 1.1 ? "As likely under other users' vectors: it is not personal." : `${shown} ${factor >= 1 ? "likelier" : "less likely"} under this user's vector than under others'.`;
-  const probability = (nll) => Math.exp(-nll);
+    times < 1.1
+      ? "The text is as likely with other users' vectors: it is not personal."
+      : `The text is ${shown} times ${compared} with this user's vector than with others'.`;
+  const bars = [
+    ["This user's", Math.exp(-likelihood.own_nll), false],
+    ["Others'", Math.exp(-others), true],
+  ];
   const note = document.createElement("p");
   note.className = "fine";
-  note.textContent = `Probability of a token, on average; ${likelihood.others_nll.length} other users, the same prompt. Gain ${likelihood.gain.toFixed(3)} nats a token.`;
+  note.textContent =
+    "The bars show the geometric mean of the tokens' probabilities; the others are " +
+    `${numOthers} other users in the same prompt. ` +
+    `Gain ${likelihood.gain.toFixed(3)} nats per token.`;
   at("likelihood").replaceChildren(
     verdict,
-    bar("This user's", probability(likelihood.own_nll), probability(likelihood.own_nll).toFixed(2), false),
-    bar("Others'", probability(others), probability(others).toFixed(2), true),
+    ...bars.map(([name, share, isOthers]) => bar(name, share, share.toFixed(2), isOthers)),
     note,
   );
 }
 
 function reset() {
   show("");
-  for (const id of ["text", "text-prompt_only", "text-none", "facts", "source", "pair", "near", "standing", "item-profile", "user-profile"]) at(id).textContent = "";
+  const texts = ["text", "text-prompt_only", "text-none", "facts", "source", "pair"];
+  const evidence = ["near", "standing", "item-profile", "user-profile"];
+  for (const id of [...texts, ...evidence]) at(id).textContent = "";
   const waiting = document.createElement("p");
   waiting.className = "fine";
-  waiting.textContent = "Weighed once the text is there.";
+  waiting.textContent = "Computed when the text is complete.";
   at("likelihood").replaceChildren(waiting);
   at("answer").hidden = false;
 }
@@ -115,7 +137,8 @@ async function writeExplanation(pair, signal) {
   const text = at("text");
   text.setAttribute("aria-busy", "true");
   try {
-    const response = await call("/v1/explanations/stream", { pairs: [{ ...pair, fresh: at("fresh").checked }] }, signal);
+    const pairs = [{ ...pair, fresh: at("fresh").checked }];
+    const response = await call("/v1/explanations/stream", { pairs }, signal);
     for await (const [name, data] of events(response)) {
       if (name === "token") text.textContent += data.text;
       else if (name === "restart") text.textContent = "";
@@ -130,7 +153,8 @@ async function writeExplanation(pair, signal) {
 
 async function weigh(pair, answer, signal) {
   try {
-    const { likelihood } = await json("/v1/evidence", { ...pair, explanation: answer.explanation }, signal);
+    const body = { ...pair, explanation: answer.explanation };
+    const { likelihood } = await json("/v1/evidence", body, signal);
     showLikelihood(likelihood, answer.num_generated_tokens);
   } catch (error) {
     if (!error.status) throw error;
@@ -142,7 +166,8 @@ async function writeOthers(pair, signal) {
   const signals = ["prompt_only", "none"];
   for (const name of signals) at(`text-${name}`).setAttribute("aria-busy", "true");
   try {
-    const { explanations } = await json("/v1/explanations", { pairs: signals.map((collaborative) => ({ ...pair, collaborative })) }, signal);
+    const pairs = signals.map((collaborative) => ({ ...pair, collaborative }));
+    const { explanations } = await json("/v1/explanations", { pairs }, signal);
     explanations.forEach((answer, place) => {
       at(`text-${signals[place]}`).textContent = answer.explanation || answer.problem.detail;
     });
@@ -194,7 +219,8 @@ async function suggestItems() {
 
 async function suggestBest() {
   const user = at("user").value;
-  const { items } = await json(`/v1/users/${encodeURIComponent(user)}/recommendations?k=6&explain=false`).catch(() => ({ items: [] }));
+  const path = `/v1/users/${encodeURIComponent(user)}/recommendations?k=6&explain=false`;
+  const { items } = await json(path).catch(() => ({ items: [] }));
   if (user !== at("user").value) return;
   at("best").hidden = !items.length;
   at("best-items").replaceChildren(
@@ -222,12 +248,19 @@ function later(work, milliseconds) {
   };
 }
 
-at("user").addEventListener("input", later(async () => { await suggestUsers(); await suggestBest(); }, 200));
+async function suggestForUser() {
+  await suggestUsers();
+  await suggestBest();
+}
+
+at("user").addEventListener("input", later(suggestForUser, 200));
 at("item").addEventListener("input", later(suggestItems, 200));
 at("key").addEventListener("change", () => start());
 at("ask").addEventListener("submit", (event) => {
   event.preventDefault();
-  for (const button of at("best-items").querySelectorAll("button")) button.setAttribute("aria-pressed", String(button.dataset.item === at("item").value));
+  for (const button of at("best-items").querySelectorAll("button")) {
+    button.setAttribute("aria-pressed", String(button.dataset.item === at("item").value));
+  }
   explain({ user_id: at("user").value, item_id: at("item").value }).catch(fail);
 });
 
