@@ -1,8 +1,8 @@
-"""The path around the model at scale: `python -m benchmarks.backfill run` from the repository's root.
+"""The cost of a backfill around the model: `python -m benchmarks.backfill run`, from the root.
 
-Each contestant runs in a process of its own, over the same pairs, prompts and no-op engine, onto a real object store
-(SeaweedFS, started here); then a hundredth of what it did is taken away, and it is run again. Results are appended to
-results.jsonl in --output.
+All contestants have the same pairs, prompts and an engine that computes nothing, and write to a
+real object store (SeaweedFS, started here). Each runs in a process of its own. Then a hundredth of
+its work is deleted, and it is run again. Results are appended to results.jsonl in --output.
 """
 
 import json
@@ -39,19 +39,23 @@ _FORGOTTEN_SHARE = 0.01
 @app.command()
 def run(
     num_pairs: Annotated[
-        list[int] | None, typer.Option(help="Sizes, one or more; none: 1e4, 1e5, 1e6.")
+        list[int] | None, typer.Option(help="Numbers of pairs; by default 1e4, 1e5 and 1e6.")
     ] = None,
     contestant: Annotated[
-        list[str] | None, typer.Option(help=f"One or more of {', '.join(NAMES)}; none: all.")
+        list[str] | None, typer.Option(help=f"Any of {', '.join(NAMES)}; by default all.")
     ] = None,
     rows_per_chunk: Annotated[
-        int, typer.Option(min=1, help="Of ours; the batch size of the others.")
+        int, typer.Option(min=1, help="Pairs of a chunk of ours, and of a batch of the others.")
     ] = 1024,
     output: Annotated[Path, typer.Option(help="Folder of results.jsonl.")] = Path(
         "workspace/benchmarks/backfill"
     ),
 ) -> None:
-    """Seconds, pairs a second, peak memory of driver and actors, seconds to resume at 99 %, rows in the end; prints a table a size."""
+    """Measure each contestant at each size, and print a table for each size.
+
+    The table has seconds, pairs a second, peak memory of driver and actors, seconds to resume when
+    99 % are done, and the rows that are there in the end.
+    """
     results = Results(output)
     for size in num_pairs or [10_000, 100_000, 1_000_000]:
         rows = []
@@ -115,7 +119,7 @@ COLUMNS = (
 
 @app.command()
 def one(name: str, folder: str, uri: str, rows_per_chunk: int) -> None:
-    """One contestant in this process; its numbers as JSON on the last line. `run` calls it."""
+    """Run one contestant in this process; the last line is its numbers as JSON. `run` calls it."""
     from benchmarks.backfill_contestants import CONTESTANTS, FORGET, rows_written
     from cluster.connect import ensure_ray
     from xrec.config.shared import RayConfig
@@ -137,13 +141,17 @@ def one(name: str, folder: str, uri: str, rows_per_chunk: int) -> None:
 
 @app.command()
 def worker(
-    num_pairs: Annotated[int, typer.Option(min=1024, help="Pairs, of ten a user.")] = 20_000,
+    num_pairs: Annotated[int, typer.Option(min=1024, help="Pairs, ten for each user.")] = 20_000,
     rows_per_chunk: Annotated[int, typer.Option(min=1, help="Pairs of a chunk.")] = 1024,
     output: Annotated[Path, typer.Option(help="Folder of results.jsonl.")] = Path(
         "workspace/benchmarks/backfill"
     ),
 ) -> None:
-    """Pairs a CPU second of one worker in this process, onto local disk: prompts built and tokenized, no-op engine, files and records written."""
+    """Measure how many pairs one worker does in a CPU second, in this process and on local disk.
+
+    The worker builds and tokenizes prompts and writes files and records; its engine computes
+    nothing.
+    """
     from benchmarks.backfill_contestants import load_no_op
     from xrec.backfill import draft_plan, pair_batches
     from xrec.backfill.run import worker_settings
@@ -174,7 +182,7 @@ def worker(
 
 @contextmanager
 def _peaks() -> Iterator[Record]:
-    """Peak resident memory in GiB, sampled: of this process, and of the largest actor."""
+    """Sample peak resident memory in GiB, of this process and of the largest actor."""
     peaks = {"driver_gib": 0.0, "actor_gib": 0.0}
     ended = threading.Event()
 

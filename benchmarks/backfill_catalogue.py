@@ -1,4 +1,7 @@
-"""A synthetic catalogue, graph, adapter and toy language model, and pairs over them: what a backfill reads, made in seconds."""
+"""What a backfill reads, made in seconds.
+
+This is a synthetic catalogue, a graph, an adapter, a toy language model, and pairs.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -44,7 +47,10 @@ _NUM_FILES = 8
 
 
 def make_catalogue(folder: Path, num_pairs: int, seed: int = 0) -> None:
-    """dataset, graph, adapter, llm and pairs/ of `num_pairs` rows in `folder`; each user has ten pairs, in no order."""
+    """Write dataset, graph, adapter, llm and pairs/ with `num_pairs` rows into `folder`.
+
+    Each user has ten pairs. The rows are shuffled.
+    """
     draw = np.random.default_rng(seed)
     num_users = num_pairs // PAIRS_PER_USER
     dataset = _write_dataset(folder, draw, num_users)
@@ -64,7 +70,7 @@ def make_catalogue(folder: Path, num_pairs: int, seed: int = 0) -> None:
 def backfill_config(
     folder: Path, output: str, storage: StorageConfig, **values: Any
 ) -> BackfillConfig:
-    """The config of a backfill over `make_catalogue(folder)`."""
+    """Return the config of a backfill over what `make_catalogue(folder)` wrote."""
     defaults = {
         "workspace": str(folder),
         "explanations": output,
@@ -147,7 +153,10 @@ def _write_llm_and_adapter(folder: Path, dataset: str, graph: str) -> None:
 
 
 def _write_pairs(folder: Path, draw: np.random.Generator, num_users: int) -> None:
-    """Files of rows in no order; `pair_id` is for Ray Data's checkpoint, which needs one column that names a row."""
+    """Write the pairs, shuffled, into several files.
+
+    Ray Data's checkpoint needs one column that identifies a row, which is `pair_id`.
+    """
     folder.mkdir()
     first = draw.integers(_NUM_ITEMS, size=num_users)
     users = np.repeat(np.arange(num_users), PAIRS_PER_USER)

@@ -1,4 +1,8 @@
-"""The same pairs through the same prompts and the same no-op engine: by xrec's backfill, and by plain Ray Data with its own checkpoint."""
+"""The contestants of the backfill benchmark: xrec's backfill, and plain Ray Data.
+
+Ray Data runs with its own checkpoint and without. All have the same pairs, prompts and an engine
+that computes nothing.
+"""
 
 import json
 import time
@@ -29,24 +33,24 @@ TEXT = "You would enjoy this quiet corner for its late hours and its garden."
 
 @dataclass(frozen=True)
 class NoOpEngine:
-    """Says the same of every prompt: what is left is the path around the model."""
+    """An engine that answers every prompt with the same text and computes nothing."""
 
     token_ids: tuple[int, ...]
 
     def generate(
         self, prompts: Sequence[Sequence[int]], decoding: DecodingConfig
     ) -> Iterator[Completion]:
-        """One completion a prompt."""
+        """Return a completion for each prompt."""
         return (Completion(index, list(self.token_ids), "stop") for index in range(len(prompts)))
 
 
 def load_no_op(settings: WorkerSettings) -> Explainer:
-    """The worker's explainer with a `NoOpEngine`."""
+    """Return the worker's explainer with a `NoOpEngine`."""
     return without_model(load_worker_explainer(settings))
 
 
 def without_model(real: Explainer) -> Explainer:
-    """`real` with a `NoOpEngine`."""
+    """Return `real` with a `NoOpEngine`."""
     engine = NoOpEngine(tuple(real.pairs.builder.encode_explanation(TEXT)[:-1]))
     return Explainer(
         real.model,
@@ -59,7 +63,7 @@ def without_model(real: Explainer) -> Explainer:
 
 
 def ours(config: BackfillConfig) -> Record:
-    """Plan and run, or resume; seconds of each."""
+    """Plan and run, or resume; return the seconds of planning and of all."""
     started = time.perf_counter()
     draft = draft_plan(config, pair_batches(config))
     with Lease.acquire(draft.output, config.lease_seconds).renewed() as lease:
@@ -70,7 +74,7 @@ def ours(config: BackfillConfig) -> Record:
 
 
 def forget_ours(config: BackfillConfig, share: float) -> int:
-    """Take the last `share` of the chunks out of a finished run; returns how many are left of all."""
+    """Delete the last `share` of the chunks of a finished run; return how many are left."""
     output = open_location(config.artifact("explanations"), config.storage)
     for name in ("manifest.json", "_SUCCESS"):
         (output / name).delete()
@@ -78,7 +82,7 @@ def forget_ours(config: BackfillConfig, share: float) -> int:
 
 
 class _PlainActor:
-    """What a user would write for map_batches: pairs in, the same rows out."""
+    """What a user would write for map_batches; returns the rows that xrec's backfill writes."""
 
     def __init__(self, config: BackfillConfig):
         self._decoding = config.decoding
@@ -97,7 +101,10 @@ class _PlainActor:
 
 
 def plain_ray(config: BackfillConfig, checkpoint: bool) -> Record:
-    """read_parquet, map_batches on an actor pool, write_parquet, with Ray Data's checkpoint or without."""
+    """Run read_parquet, map_batches on an actor pool and write_parquet; return the seconds.
+
+    `checkpoint` turns on Ray Data's own checkpoint.
+    """
     started = time.perf_counter()
     output = open_location(config.artifact("explanations"), config.storage)
     context = ray.data.DataContext.get_current()
@@ -127,7 +134,10 @@ def _checkpoint(output: Location) -> CheckpointConfig:
 
 
 def forget_plain(config: BackfillConfig, share: float) -> int:
-    """Take the last `share` of the checkpoint's files away; returns how many are left of all. The rows' own files stay, so they come twice."""
+    """Delete the last `share` of the checkpoint's files; return how many are left.
+
+    The files with the rows stay, so these rows are written a second time.
+    """
     return _forget(
         open_location(config.artifact("explanations"), config.storage) / "checkpoint", share
     )
@@ -153,7 +163,10 @@ FORGET: dict[str, Callable[[BackfillConfig, float], int]] = {
 
 
 def rows_written(name: str, config: BackfillConfig) -> tuple[int, int]:
-    """Rows in the output and distinct pairs among them, counted from the Parquet files alone, by the manifest where there is one."""
+    """Return the number of rows in the output's Parquet files, and of distinct pairs among them.
+
+    The files of ours are those that its manifest names.
+    """
     output = open_location(config.artifact("explanations"), config.storage)
     if name == "ours":
         files = json.loads((output / "manifest.json").read_bytes())["files"]

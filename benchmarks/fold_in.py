@@ -1,12 +1,14 @@
-"""How good are vectors by fold-in? Users (or items) are held out of training altogether, folded in, and ranked beside the trained ones.
+"""How good vectors by fold-in are, for users (or items) that training never saw.
 
     python -m benchmarks.fold_in workspace/yelp/dataset                 # users
     python -m benchmarks.fold_in workspace/yelp/dataset --side items
 
-Two trainings of xrec's own, in this process: on all interactions, and on those of the kept users (items). Held-out users get
-their vectors from their training items (items from their training users) and the second training's tables. Each is scored
-by its validation interactions, training ones left out of the ranking. For items the rows are of all users who have
-interactions with them in validation: what is ranked is the whole catalogue, with the held-out items' vectors replaced.
+xrec's graph is trained twice in this process: on all interactions, and on those of the kept users
+(items) only. The held-out users then get their vectors from their training items (the items from
+their training users) and the tables of the second training. Users are scored by their validation
+interactions; their training items are left out of the ranking. For items, the users are those who
+have validation interactions with them, and the whole catalogue is ranked, with the held-out items'
+vectors replaced.
 """
 
 import argparse
@@ -32,7 +34,7 @@ K = 20
 
 @dataclass(frozen=True, eq=False)
 class Interactions:
-    """Edges (2, E) int64 of U users and I items, and which of a side's rows are held out, bool."""
+    """Edges (2, E) int64 of U users and I items, and which users or items are held out, bool."""
 
     train: Tensor
     validation: Tensor
@@ -40,11 +42,11 @@ class Interactions:
     num_items: int
     held_out: Tensor
     side: int
-    """0: users, 1: items."""
+    """Which are held out: 0 for users, 1 for items."""
 
     @classmethod
     def of(cls, dataset: Dataset, side: int, share: float, seed: int) -> "Interactions":
-        """`share` of the users (items) that have training interactions are held out."""
+        """Hold out `share` of the users (items) that have training interactions."""
         train, validation = (
             torch.from_numpy(dataset.interaction_edges(split)) for split in ("train", "validation")
         )
@@ -61,11 +63,11 @@ class Interactions:
 
     @property
     def kept(self) -> Tensor:
-        """Training edges of the rows that are not held out."""
+        """The training edges of the users (items) that are not held out."""
         return self.train[:, ~self.held_out[self.train[self.side]]]
 
     def recall(self, vectors: tuple[Tensor, Tensor], held_out: bool) -> float:
-        """Recall@20 over the validation interactions of the held-out rows, or of the others."""
+        """Return Recall@20 over the validation interactions of the held-out rows, or the others."""
         edges = self.validation[:, self.held_out[self.validation[self.side]] == held_out]
         seen, wanted = SeenItems(self.train, self.num_users), SeenItems(edges, self.num_users)
         return ranking_metrics(*vectors, seen, wanted, users_with_items(edges), [K])[f"recall@{K}"]
@@ -74,7 +76,7 @@ class Interactions:
 def train(
     config: PretrainGraphConfig, edges: Tensor, data: Interactions, num_epochs: int
 ) -> tuple[Tensor, Tensor]:
-    """users (U, D), items (I, D) after `num_epochs`."""
+    """Train for `num_epochs`; return the vectors of users (U, D) and items (I, D)."""
     graph = Graph.of(edges, data.num_users, data.num_items)
     trainer = Trainer(graph, graph.start(config), config)
     for epoch in range(1, num_epochs + 1):
@@ -88,7 +90,11 @@ def train(
 def fold(
     data: Interactions, trained: tuple[Tensor, Tensor], most: int | None = None
 ) -> tuple[Tensor, Tensor]:
-    """`trained` with the held-out rows folded in, from at most `most` random interactions of each."""
+    """Return `trained` with the held-out rows folded in.
+
+    Each is folded in from at most `most` of its interactions, drawn at random, or from all if
+    `most` is None.
+    """
     edges = data.train if data.side == 0 else data.train.flip(0)
     edges = _at_most(edges[:, data.held_out[edges[0]]], most)
     rows, numbers = torch.unique(edges[0], return_inverse=True)
@@ -99,7 +105,7 @@ def fold(
 
 
 def _at_most(edges: Tensor, most: int | None) -> Tensor:
-    """`most` random edges of each row, all if None."""
+    """Return at most `most` random edges of each row, or all edges if `most` is None."""
     if most is None:
         return edges
     shuffled = edges[:, torch.randperm(edges.shape[1], generator=torch.Generator().manual_seed(0))]
@@ -114,7 +120,11 @@ def agreement(
     reference: tuple[Tensor, Tensor],
     held_out: bool,
 ) -> float:
-    """Mean cosine of a side's rows in two trainings, after the rotation that aligns the other side best (orthogonal Procrustes)."""
+    """Return the mean cosine between vectors of two trainings.
+
+    Before that, one training is rotated so that the vectors of the other side (items, if users are
+    held out) agree best: the orthogonal Procrustes problem.
+    """
     other = 1 - data.side
     common = torch.bincount(data.kept[other], minlength=len(vectors[other])) > 0
     left, _, right = torch.linalg.svd(vectors[other][common].T @ reference[other][common])
@@ -128,12 +138,15 @@ def agreement(
 
 
 def table(rows: Iterable[tuple[str, float, float | None]], trained: float) -> str:
-    """One line a row: name, Recall@20, its share of the trained rows', cosine to the vectors of training on everything."""
+    """Return a line for each row.
+
+    It has the name, Recall@20, its share of the trained rows' recall, and the cosine to the vectors
+    of the training on all interactions.
+    """
     lines = [f"{'vectors':52s} {'Recall@20':>9s} {'share':>6s} {'cosine':>7s}"]
-    lines += [
-        f"{name:52s} {recall:9.4f} {recall / trained:6.2f} {'' if cosine is None else f'{cosine:7.3f}'}"
-        for name, recall, cosine in rows
-    ]
+    for name, recall, cosine in rows:
+        shown = "" if cosine is None else f"{cosine:7.3f}"
+        lines.append(f"{name:52s} {recall:9.4f} {recall / trained:6.2f} {shown}")
     return "\n".join(lines)
 
 
@@ -143,13 +156,13 @@ def _say(line: str) -> None:
 
 
 def main() -> None:
-    """Parse arguments, train twice, print the table."""
+    """Read the arguments, train twice, print the table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("dataset", help="URI of a dataset artifact")
     parser.add_argument(
-        "--config", type=Path, help="YAML of xrec pretrain-graph; none: its defaults"
+        "--config", type=Path, help="YAML of xrec pretrain-graph; by default its defaults"
     )
     parser.add_argument(
         "--side", choices=["users", "items"], default="users", help="what is held out"
@@ -157,7 +170,7 @@ def main() -> None:
     parser.add_argument("--held-out", type=float, default=0.1, help="share that is held out")
     parser.add_argument("--embedding-dim", type=int, default=64, help="D")
     parser.add_argument("--epochs", type=int, default=4, help="epochs of each training")
-    parser.add_argument("--seed", type=int, default=0, help="who is held out")
+    parser.add_argument("--seed", type=int, default=0, help="seed that draws who is held out")
     arguments = parser.parse_args()
     dataset = read_dataset(open_location(arguments.dataset))
     data = Interactions.of(
@@ -169,7 +182,8 @@ def main() -> None:
     _say("trained on all interactions:")
     everything = train(config, data.train, data, arguments.epochs)
     _say(
-        f"trained on {data.kept.shape[1]} of {data.train.shape[1]} interactions, {int(data.held_out.sum())} {arguments.side} held out:"
+        f"trained on {data.kept.shape[1]} of {data.train.shape[1]} interactions, "
+        f"{int(data.held_out.sum())} {arguments.side} held out:"
     )
     kept = train(config, data.kept, data, arguments.epochs)
     start = time.monotonic()

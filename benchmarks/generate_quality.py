@@ -1,7 +1,8 @@
-"""What faster arithmetic costs in quality: `python -m benchmarks.generate_quality WORKSPACE` from the repository's root.
+"""What faster arithmetic costs in quality: `python -m benchmarks.generate_quality WORKSPACE`.
 
-The held-out pairs' references are scored, and their explanations written, by one adapter and language model in float32,
-bfloat16 and with int8 layers; float32 is what the others are compared with. One thread a process; nothing is timed.
+One adapter and language model score the references of held-out pairs and write their explanations,
+in float32, in bfloat16 and with int8 layers. The others are compared with float32. Nothing is
+timed, and one thread is used. Run it from the repository's root.
 """
 
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ Record = dict[str, Any]
 
 @dataclass(frozen=True)
 class Arithmetic:
-    """A dtype of the weights, and how linear layers multiply."""
+    """The dtype of the weights, and how linear layers multiply."""
 
     dtype: Literal["float32", "bfloat16"]
     linear_layers: Literal["packed", "int8"] = "packed"
@@ -34,7 +35,7 @@ class Arithmetic:
 
 @dataclass(frozen=True, eq=False)
 class Scores:
-    """Of each pair the reference's NLL (N,), nats a token, and the text written."""
+    """For each pair the reference's NLL (N,), nats a token, and the text that was written."""
 
     pairs: list[HeldOutPair]
     nll: NDArray[np.float64]
@@ -59,12 +60,16 @@ def main(
     num_pairs: Annotated[int, typer.Option(min=1, help="Held-out test pairs.")] = 100,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest text, in tokens.")] = 48,
 ) -> None:
-    """NLL of the references, nats a token, beside float32's with a 95 % interval; BLEU to references and to float32's texts; equal texts."""
+    """Print a table with a row for each arithmetic.
+
+    It has the NLL of the references in nats a token, its difference to float32's with a 95 %
+    interval, BLEU to the references and to float32's texts, and the number of equal texts.
+    """
     typer.echo(markdown(compare(workspace, llm, num_pairs, max_new_tokens)))
 
 
 def compare(workspace: str, llm: str, num_pairs: int, max_new_tokens: int) -> list[Record]:
-    """A row for each of SETTINGS."""
+    """Return a row for each of SETTINGS."""
     torch.set_num_threads(1)
     rules = TextConfig(
         max_words=None, max_phrase_repeats=None, max_echo_tokens=None

@@ -1,4 +1,7 @@
-"""What every contestant of the generation benchmark is given: the same weights, adapters, prompts, dtype, threads and lengths."""
+"""What every contestant of the generation benchmark gets.
+
+The weights, adapters, prompts, dtype, threads and lengths of texts are the same for all.
+"""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,9 +19,11 @@ from xrec.llm.model import stop_token_ids
 
 @dataclass(frozen=True)
 class Contest:
-    """What is held equal. `natural_stops`: texts end at the model's end token, else all are `max_new_tokens` long.
+    """What is the same for all contestants.
 
-    `collaborative`: with the adapter's tokens and injection; else the same prompts of text alone, for contestants that know no others.
+    With `natural_stops` texts end at the model's end token; without, all have `max_new_tokens`.
+    With `collaborative` prompts have the adapter's tokens and injection; without, they are the same
+    prompts of text alone, for contestants that can do nothing else.
     """
 
     workspace: str
@@ -37,7 +42,7 @@ class Contest:
 
 @dataclass(frozen=True, eq=False)
 class Setup:
-    """A contest's parts in this process. `stop` is empty without natural stops."""
+    """A contest's parts in this process; `stop` is empty without natural stops."""
 
     contest: Contest
     explainer: Explainer
@@ -46,21 +51,24 @@ class Setup:
 
     @property
     def model(self) -> PreTrainedModel:
-        """With collaborative tokens and injection."""
+        """The language model with collaborative tokens and injection."""
         return self.explainer.model
 
     @property
     def decoding(self) -> DecodingConfig:
-        """Greedy."""
+        """Greedy decoding to the contest's length."""
         return DecodingConfig(max_new_tokens=self.contest.max_new_tokens)
 
 
 Run = Callable[[Setup], Iterator[tuple[int, list[int]]]]
-"""Gets ready when called; then yields (index, generated ids without the end token) of each prompt, which is what is timed."""
+"""Prepares when called. Iterating is timed: it yields each prompt's index and generated ids.
+
+The ids do not include the end token.
+"""
 
 
 def prepare(contest: Contest) -> Setup:
-    """Load the workspace's dataset, graph and adapter (as trained) and the language model; build the prompts."""
+    """Load the workspace's artifacts and the language model, and build the prompts."""
     torch.set_num_threads(contest.threads)
     folders = {name: f"{contest.workspace}/{name}" for name in ("dataset", "graph", "adapter")}
     sources = Sources(
@@ -81,7 +89,11 @@ def prepare(contest: Contest) -> Setup:
 
 
 def prompts_of(explainer: Explainer, contest: Contest) -> list[list[int]]:
-    """Each user with the items that come next: users and items that have texts, in their order in the explained pairs; all if none is explained."""
+    """Return the prompts: each user with the next items of the list.
+
+    Users and items are those that have explanations, in the order of the explained pairs; if the
+    dataset has none, all users and items.
+    """
     explained = explainer.dataset.explained_pairs("train")
     users = list(dict.fromkeys(explained["user_index"].to_pylist())) or range(
         explainer.dataset.num_users

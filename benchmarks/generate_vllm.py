@@ -1,7 +1,8 @@
-"""Text-only throughput of vLLM, run by the interpreter that has it: `PYTHON benchmarks/generate_vllm.py MODEL PROMPTS RESULT`.
+"""Text-only throughput of vLLM: `PYTHON benchmarks/generate_vllm.py MODEL PROMPTS RESULT`.
 
-PROMPTS is a JSON list of lists of token ids, all of the text vocabulary. Every completion has the same length: end tokens are
-ignored. RESULT gets one JSON object. It imports nothing of xrec, so that any environment with vLLM will do.
+PYTHON is any interpreter that has vLLM; nothing of xrec is imported. PROMPTS is a JSON list of
+lists of token ids of the text vocabulary. End tokens are ignored, so that every completion has the
+same length. RESULT gets one JSON object.
 """
 
 import json
@@ -31,11 +32,12 @@ def main(
     block_size: Annotated[
         int,
         typer.Option(
-            help="Tokens of a block of the cache; the prefix cache finds whole blocks. vLLM's default on a CPU is 128."
+            help="Tokens of a block of the cache; the prefix cache finds whole blocks only. vLLM's "
+            "default on a CPU is 128."
         ),
     ] = 32,
     max_num_seqs: Annotated[
-        int | None, typer.Option(help="Most completions at a time; none: vLLM's default.")
+        int | None, typer.Option(help="Most completions at a time; by default vLLM's default.")
     ] = None,
     prefix_caching: Annotated[
         bool, typer.Option(help="vLLM's prefix cache, empty at the start.")
@@ -44,11 +46,12 @@ def main(
         int,
         typer.Option(
             min=1,
-            help="How often the prompts are run, each time from an empty prefix cache; the best counts.",
+            help="How often the prompts are run, each time from an empty prefix cache; the best "
+            "round counts.",
         ),
     ] = 2,
 ) -> None:
-    """Pairs a second, tokens a second and CPU seconds, of all processes."""
+    """Measure pairs a second, tokens a second and the CPU seconds of all processes."""
     os.environ |= {
         "OMP_NUM_THREADS": "1",
         "VLLM_CPU_OMP_THREADS_BIND": str(core),
@@ -112,7 +115,7 @@ def _round(llm: Any, prompts: list[list[int]], sampling: Any) -> dict[str, float
 
 
 def _cpu_seconds() -> float:
-    """Of this process and vLLM's."""
+    """Return the CPU seconds of this process and of vLLM's processes."""
     return sum(
         times.user + times.system for times in (process.cpu_times() for process in _processes())
     )

@@ -1,4 +1,7 @@
-"""A row of the generation benchmark that another interpreter measures: plain vLLM on the same prompts of text (generate_vllm.py)."""
+"""The row of vLLM in the generation benchmark, which another interpreter measures.
+
+It runs generate_vllm.py: plain vLLM on the same prompts of text.
+"""
 
 import json
 import subprocess
@@ -13,7 +16,10 @@ _SCRIPT = Path(__file__).with_name("generate_vllm.py")
 
 
 def measure_vllm(setup: Setup, python: Path) -> dict[str, Any]:
-    """The better of two rounds, loading and warming up left out. vLLM ends every text at the given length and runs one thread."""
+    """Return the better of two rounds, without loading and warming up.
+
+    vLLM ends every text at the given length and runs one thread.
+    """
     contest = setup.contest
     with tempfile.TemporaryDirectory(prefix="xrec-vllm-") as folder:
         prompts, result = Path(folder) / "prompts.json", Path(folder) / "result.json"

@@ -1,7 +1,8 @@
-"""Graph vectors, side by side: `python -m benchmarks.graph quality|scale|work|bandwidth` from the repository's root.
+"""Graph vectors side by side: `python -m benchmarks.graph quality|scale|work|bandwidth`.
 
-Everything that is compared runs on the same data, metric, machine and number of threads. What is found is appended to
-results.jsonl in --output, with date, processor and load beside it; tables and the plot are made of that file.
+Run it from the repository's root. All methods have the same data, metric, machine and number of
+threads. Results are appended to results.jsonl in --output, with date, processor and load; tables
+and the plot are made of that file.
 """
 
 import json
@@ -49,14 +50,15 @@ def quality(
     method: Annotated[
         list[str] | None,
         typer.Option(
-            help=f"One or more of {', '.join([RECIPE_ORIGINAL, *METHODS])}; none: all but ours-job."
+            help=f"Any of {', '.join([RECIPE_ORIGINAL, *METHODS])}; by default all but ours-job."
         ),
     ] = None,
     embedding_dim: Dim = 64,
     budget_seconds: Annotated[
         float,
         typer.Option(
-            help="Of each iterative method, evaluation left out; `recipe` carries on where it stopped."
+            help="Time of each iterative method, without evaluation; `recipe` continues where it "
+            "stopped."
         ),
     ] = 480,
     epochs_per_snapshot: Annotated[
@@ -75,13 +77,16 @@ def quality(
     seed: Seed = 0,
     output: Output = DEFAULT_OUTPUT,
     smoke: Annotated[
-        bool, typer.Option(help="Only see that it runs: an epoch of each, two timed batches.")
+        bool, typer.Option(help="Only try it out: an epoch of each method, two timed batches.")
     ] = False,
     report: Annotated[
-        bool, typer.Option(help="Run nothing; table, time to quality and plot of what is there.")
+        bool, typer.Option(help="Run nothing; report on the results so far.")
     ] = False,
 ) -> None:
-    """Validation and test Recall@20 and NDCG@20 of each method against its seconds; appends, then prints the report."""
+    """Measure validation and test Recall@20 and NDCG@20 of each method against its seconds.
+
+    Appends the results, and prints the report.
+    """
     _use_threads(threads)
     results = Results(output)
     for uri in datasets if not report else []:
@@ -107,23 +112,28 @@ def quality(
 
 @app.command()
 def scale(
-    edges: Annotated[list[int] | None, typer.Option(help="Sizes; none: 1e5, 1e6, 1e7.")] = None,
-    largest: Annotated[bool, typer.Option(help="3e7 edges too.")] = False,
+    edges: Annotated[
+        list[int] | None, typer.Option(help="Numbers of edges; by default 1e5, 1e6 and 1e7.")
+    ] = None,
+    largest: Annotated[bool, typer.Option(help="Also run with 3e7 edges.")] = False,
     embedding_dim: Dim = 64,
     steps_per_epoch: Annotated[
         int,
         typer.Option(
-            min=1, help="Optimizer steps, and propagations, of an epoch; the same for all sizes."
+            min=1, help="Optimizer steps and propagations of an epoch, the same for all sizes."
         ),
     ] = 64,
     threads: Threads = 1,
     seed: Seed = 0,
     output: Output = DEFAULT_OUTPUT,
     report: Annotated[
-        bool, typer.Option(help="Run nothing; the table and slopes of what is there.")
+        bool, typer.Option(help="Run nothing; print table and slopes of the results so far.")
     ] = False,
 ) -> None:
-    """Time and peak memory on power-law graphs of growing size, nodes = edges / 10; appends, then prints table and slopes."""
+    """Measure time and peak memory on power-law graphs of growing size, with edges / 10 nodes.
+
+    Appends the results, and prints a table and slopes.
+    """
     results = Results(output)
     sizes = (edges or [100_000, 1_000_000, 10_000_000]) + ([30_000_000] if largest else [])
     settings = {
@@ -151,7 +161,7 @@ def scale(
 
 @app.command(name="scale-point", hidden=True)
 def scale_point(point: str) -> None:
-    """One size in this process, as JSON on the last line; `scale` calls it."""
+    """Measure one size in this process; the last line is the record as JSON. `scale` calls it."""
     size = graph_scale.ScalePoint(**json.loads(point))
     _use_threads(size.threads)
     typer.echo(json.dumps(graph_scale.measure_here(size)))
@@ -168,7 +178,10 @@ def work(
     ] = 2048,
     output: Output = DEFAULT_OUTPUT,
 ) -> None:
-    """FLOP and bytes a worker and step at W = 1, 2, 4, 8 in both modes, by count from the actual row blocks."""
+    """Count FLOP and bytes of a worker in a step, from the actual row blocks.
+
+    The table has both modes, at W = 1, 2, 4 and 8 workers.
+    """
     for uri in datasets:
         data = read_data(uri)
         step = graph_work.Step(
@@ -186,18 +199,21 @@ def work(
 @app.command()
 def bandwidth(
     datasets: Annotated[
-        list[str] | None, typer.Argument(help="URIs of dataset artifacts; none: only --edges.")
+        list[str] | None, typer.Argument(help="URIs of dataset artifacts; without, only --edges.")
     ] = None,
     edges: Annotated[
-        int, typer.Option(help="Size of a synthetic graph that fits no cache; 0: none.")
+        int, typer.Option(help="Edges of a synthetic graph that fits no cache; 0 leaves it out.")
     ] = 3_000_000,
     embedding_dim: Dim = 64,
-    repeats: Annotated[int, typer.Option(min=1, help="The best of so many is taken.")] = 5,
+    repeats: Annotated[int, typer.Option(min=1, help="Repetitions; the best one counts.")] = 5,
     threads: Threads = 1,
     seed: Seed = 0,
     output: Output = DEFAULT_OUTPUT,
 ) -> None:
-    """Nonzeros and bytes a second of a propagation layer, beside STREAM and plain gathers on this machine."""
+    """Measure nonzeros and bytes a second of a propagation layer.
+
+    STREAM and plain gathers on this machine stand beside them.
+    """
     _use_threads(threads)
     graphs = {
         data.name: (data.train, data.num_users, data.num_items)
@@ -225,7 +241,8 @@ def _run(name: str, data: BenchmarkData, budget: Budget, results: Results) -> No
         )
         results.append(record)
         typer.echo(
-            f"{data.name} {name} D={dim} epoch {snapshot.epoch} {snapshot.seconds:.1f} s {record['validation']} {record['test']}"
+            f"{data.name} {name} D={dim} epoch {snapshot.epoch} {snapshot.seconds:.1f} s "
+            f"{record['validation']} {record['test']}"
         )
 
 

@@ -1,8 +1,9 @@
-"""How fast a propagation layer moves data, beside how fast this machine can.
+"""How fast a propagation layer moves data, compared with how fast this machine can.
 
-Counted for Y = A X, A (n, N) CSR with nnz entries in 32-bit indices, X (N, D) float32, by the traffic that the algorithm
-asks for: an entry is 4 bytes of index, 4 of value and a row of X (4 D bytes); a row of Y is 4 D bytes written, and its
-start 4 bytes read. What a cache saves is not taken off: hot rows of X come from it, so the figure may exceed the memory's.
+The count is for Y = A X with A (n, N) in CSR with nnz entries and 32-bit indices, and X (N, D)
+float32. It is the traffic that the algorithm asks for: an entry is 4 bytes of index, 4 of value and
+a row of X (4 D bytes); a row of Y is 4 D bytes written and 4 bytes read for its start. A cache
+saves a part of it, since some rows of X are read often, so the figure may exceed the memory's rate.
 """
 
 import time
@@ -14,18 +15,22 @@ from torch import Tensor
 from xrec.graph import normalized_adjacency
 
 Record = dict[str, float | int | str]
-_STREAM_ELEMENTS = 1 << 26  # 256 MB of float32: beyond any cache
+_STREAM_ELEMENTS = 1 << 26  # 256 MB of float32, more than a cache holds
 
 
 def propagation_bytes(num_entries: int, num_rows: int, embedding_dim: int) -> int:
-    """Bytes of one product, as the module says."""
+    """Return the bytes of one product, as the module's docstring counts them."""
     return num_entries * (8 + 4 * embedding_dim) + num_rows * (4 + 4 * embedding_dim)
 
 
 def measure(
     edges: Tensor, num_users: int, num_items: int, embedding_dim: int, repeats: int
 ) -> list[Record]:
-    """A row each: the product of this graph, gathers of the same rows without the sums, and STREAM's copy and triad."""
+    """Return a row for each measurement.
+
+    They are the product of this graph, gathers of the same rows without the sums, and STREAM's copy
+    and triad.
+    """
     adjacency = normalized_adjacency(edges, num_users, num_items)
     num_nodes, num_entries = adjacency.shape[0], adjacency.values().numel()
     x = torch.randn(num_nodes, embedding_dim)
@@ -55,7 +60,10 @@ def measure(
 
 
 def _stream(repeats: int) -> list[Record]:
-    """McCalpin's STREAM: a = b reads and writes, a = b + s c reads twice and writes (write-allocate not counted)."""
+    """Measure McCalpin's STREAM: copy is a = b, and triad is a = b + s c.
+
+    Copy counts a read and a write, triad two reads and a write; write-allocate is not counted.
+    """
     a, b, c = (torch.ones(_STREAM_ELEMENTS) for _ in range(3))
     return [
         _row("STREAM copy", lambda: a.copy_(b), 8 * _STREAM_ELEMENTS, repeats, 0),

@@ -17,9 +17,11 @@ Array = npt.NDArray[np.floating[Any]]
 
 
 def fit_ease(data: BenchmarkData, *, regularization: float) -> Iterator[Snapshot]:
-    """EASE (Steck, WWW 2019, arXiv 1905.03375): P = (R^T R + l I)^-1, B_ij = -P_ij / P_jj, B_jj = 0; scores R B.
+    """Fit EASE (Steck, WWW 2019, arXiv 1905.03375); scores are R B.
 
-    Dense (I, I) in float32: 1 GB at 16k items and 400 GB at 316k, cubic in time: it does not scale with the catalogue.
+    P = (R^T R + l I)^-1, B_ij = -P_ij / P_jj, B_jj = 0. The matrix (I, I) is dense float32, which
+    is 1 GB for 16,000 items and 400 GB for 316,000, and time is cubic: it does not scale with the
+    catalogue.
     """
     watch = Stopwatch()
     with watch.running():
@@ -37,14 +39,14 @@ def fit_ease(data: BenchmarkData, *, regularization: float) -> Iterator[Snapshot
 
 
 def _inverse(matrix: Array) -> Array:
-    """Of a symmetric positive definite matrix (I, I), in its own memory, by Cholesky."""
+    """Invert a symmetric positive definite matrix (I, I) in its own memory, by Cholesky."""
     potrf, potri = scipy.linalg.get_lapack_funcs(("potrf", "potri"), (matrix,))
     factor, failed = potrf(matrix, lower=True, overwrite_a=True)
     assert failed == 0, f"not positive definite at row {failed}"
     lower: Array
     lower, failed = potri(factor, lower=True, overwrite_c=True)
     assert failed == 0, f"singular at row {failed}"
-    rows = 1024  # The upper triangle, in strips: no second matrix.
+    rows = 1024  # the upper triangle is filled in strips, without a second matrix
     for start in range(0, len(lower), rows):
         stop = min(start + rows, len(lower))
         block = np.tril(lower[start:stop, start:stop])
@@ -56,7 +58,10 @@ def _inverse(matrix: Array) -> Array:
 def fit_svd(
     data: BenchmarkData, *, embedding_dim: int, seed: int, exponent: float
 ) -> Iterator[Snapshot]:
-    """Truncated SVD of D_u^-a R D_i^-a by scipy's ARPACK (a = `exponent`; 0: R itself), vectors U S^1/2 and V S^1/2."""
+    """Fit the truncated SVD of D_u^-a R D_i^-a by scipy's ARPACK, with a = `exponent`.
+
+    The vectors are U S^1/2 and V S^1/2.
+    """
     watch = Stopwatch()
     with watch.running():
         interactions = data.interactions()

@@ -1,4 +1,4 @@
-"""What every method of the benchmark is given, and how it is scored: a dataset artifact's edges, one metric for all."""
+"""What every method of the graph benchmark gets, the edges of a dataset, and how it is scored."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -24,7 +24,10 @@ _ROWS_AT_ONCE = 512
 
 @dataclass(frozen=True, eq=False)
 class BenchmarkData:
-    """U users, I items; `edges` of each split (2, E) int64: user indices in row 0, item indices in row 1."""
+    """Edges of each split between U users and I items.
+
+    They are (2, E) int64, with user indices in row 0 and item indices in row 1.
+    """
 
     name: str
     fingerprint: str
@@ -34,11 +37,11 @@ class BenchmarkData:
 
     @property
     def train(self) -> Tensor:
-        """(2, E) int64."""
+        """The training edges (2, E) int64."""
         return self.edges["train"]
 
     def interactions(self) -> scipy.sparse.csr_matrix:
-        """R: the training interactions (U, I), ones in float32."""
+        """Return R, the training interactions (U, I) as ones in float32."""
         users, items = self.train.numpy()
         ones = np.ones(len(users), dtype=np.float32)
         return scipy.sparse.csr_matrix(
@@ -47,7 +50,7 @@ class BenchmarkData:
 
 
 def read_data(uri: str) -> BenchmarkData:
-    """The dataset artifact at `uri`, named after the folder it stands in (workspace/yelp/dataset: yelp)."""
+    """Read the dataset artifact at `uri`; workspace/yelp/dataset gets the name yelp."""
     dataset = read_dataset(open_location(uri))
     splits: tuple[Split, ...] = ("train", *HELD_OUT)
     edges = {split: torch.from_numpy(dataset.interaction_edges(split)) for split in splits}
@@ -62,7 +65,7 @@ def read_data(uri: str) -> BenchmarkData:
 
 @dataclass(frozen=True, eq=False)
 class Vectors:
-    """users (U, D), items (I, D) float32; a pair's score is their dot product."""
+    """Vectors of users (U, D) and items (I, D), float32; a pair's score is their dot product."""
 
     users: Tensor
     items: Tensor
@@ -70,14 +73,21 @@ class Vectors:
 
 @dataclass(frozen=True, eq=False)
 class ScoreRows:
-    """A model without vectors: user indices (B,) int64 -> scores of all items (B, I) float32."""
+    """A model without vectors.
+
+    `of` takes user indices (B,) int64 and returns scores of all items (B, I) float32.
+    """
 
     of: Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True, eq=False)
 class Snapshot:
-    """A method's model after `seconds` of wall-clock and `cpu_seconds` (None: not known) of its own work, set-up in, evaluation out."""
+    """A method's model after some time of its own work.
+
+    The time is in wall-clock `seconds` and in `cpu_seconds`, which may be unknown. It includes the
+    set-up and excludes evaluation.
+    """
 
     seconds: float
     cpu_seconds: float | None
@@ -86,7 +96,7 @@ class Snapshot:
 
 
 class Stopwatch:
-    """A method's own work: stopped while its vectors are ranked."""
+    """Measures the time of a method's own work; it stands still while vectors are ranked."""
 
     def __init__(self, seconds: float = 0.0, cpu_seconds: float = 0.0) -> None:
         self.seconds = seconds
@@ -94,19 +104,22 @@ class Stopwatch:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Counts what happens inside."""
+        """Count the time inside the `with`."""
         wall, cpu = time.perf_counter(), time.process_time()
         yield
         self.seconds += time.perf_counter() - wall
         self.cpu_seconds += time.process_time() - cpu
 
     def snapshot(self, epoch: int, scores: Vectors | ScoreRows) -> Snapshot:
-        """The model `scores` at this time."""
+        """Return the model `scores` with the time so far."""
         return Snapshot(self.seconds, self.cpu_seconds, epoch, scores)
 
 
 class Evaluator:
-    """{"validation": {"recall@20", "ndcg@20"}, "test": ...} of a model; training items are left out of every ranking."""
+    """Scores a model: {"validation": {"recall@20": ..., "ndcg@20": ...}, "test": ...}.
+
+    Training items are left out of every ranking.
+    """
 
     def __init__(self, data: BenchmarkData) -> None:
         self._seen = SeenItems(data.train, data.num_users)
@@ -134,7 +147,10 @@ class Evaluator:
         return {name: metrics[name] for name in (RECALL, NDCG)}
 
     def _of_rows(self, scores: ScoreRows, split: Split) -> dict[str, float]:
-        """The same function on blocks of users: with the identity as users and the scores' transpose as items."""
+        """Score a model without vectors by the same function, on blocks of users.
+
+        The identity stands for the users' vectors and the scores' transpose for the items'.
+        """
         totals = dict.fromkeys((RECALL, NDCG), 0.0)
         for users in self._users[split].split(_ROWS_AT_ONCE):
             num = len(users)

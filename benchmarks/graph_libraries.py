@@ -1,4 +1,4 @@
-"""What a user would install instead: PyTorch Geometric's LightGCN, and ALS and BPR of the package implicit."""
+"""What a user could install instead: PyTorch Geometric's LightGCN, and implicit's ALS and BPR."""
 
 import itertools
 from collections.abc import Iterator
@@ -22,10 +22,11 @@ def train_pyg(
     budget_seconds: float,
     epochs_per_snapshot: int,
 ) -> Iterator[Snapshot]:
-    """PyG's LightGCN with its `recommendation_loss`, settings of PyG's examples/lightgcn.py: 2 layers, batch 8,192, lr 1e-3.
+    """Train PyG's LightGCN with its `recommendation_loss` until `budget_seconds` are over.
 
-    As there, negatives are uniform over all items, fresh for each batch, and a batch propagates over all edges, one message
-    an edge. Until `budget_seconds` are over.
+    The settings are those of PyG's examples/lightgcn.py: 2 layers, batches of 8,192, learning rate
+    1e-3. As there, negatives are uniform over all items and drawn anew for each batch, and a batch
+    propagates over all edges with one message for each edge.
     """
     watch = Stopwatch()
     with watch.running():
@@ -71,7 +72,10 @@ def fit_als(
     alpha: float,
     num_iterations: int,
 ) -> Iterator[Snapshot]:
-    """Alternating least squares on implicit feedback (Hu, Koren, Volinsky, ICDM 2008), by conjugate gradients."""
+    """Fit alternating least squares on implicit feedback, by conjugate gradients.
+
+    See Hu, Koren and Volinsky, ICDM 2008.
+    """
     watch = Stopwatch()
     with watch.running():
         model = AlternatingLeastSquares(
@@ -96,7 +100,10 @@ def fit_implicit_bpr(
     regularization: float,
     num_iterations: int,
 ) -> Iterator[Snapshot]:
-    """Matrix factorization with Bayesian personalized ranking (arXiv 1205.2618), by SGD; the last factor is the item's bias."""
+    """Fit matrix factorization with Bayesian personalized ranking (arXiv 1205.2618), by SGD.
+
+    The last factor is the item's bias.
+    """
     watch = Stopwatch()
     with watch.running():
         model = BayesianPersonalizedRanking(

@@ -1,4 +1,4 @@
-"""The methods by name, each from the same data and the same budget to snapshots of its model."""
+"""The methods by name; each makes snapshots of its model from the same data and budget."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -12,12 +12,15 @@ from benchmarks.graph_ours import read_config, run_job, train_ours
 from benchmarks.graph_recipe import train_fused
 from xrec.config.graph import PretrainGraphConfig
 
-EASE_REGULARIZATION = 200.0  # within the range of the paper, not tuned here
+EASE_REGULARIZATION = 200.0  # within the paper's range, and not tuned here
 
 
 @dataclass(frozen=True)
 class Budget:
-    """How long and how large; `config` is the YAML that ours takes its settings from (none: the defaults)."""
+    """Time and sizes of a run.
+
+    `config` is the YAML file with the settings of ours; if it is None, they are the defaults.
+    """
 
     embedding_dim: int
     seed: int
@@ -30,23 +33,26 @@ class Budget:
 
     @property
     def common(self) -> dict[str, Any]:
-        """What every method takes."""
+        """The arguments that every method takes."""
         return {"embedding_dim": self.embedding_dim, "seed": self.seed}
 
     def ours(self) -> PretrainGraphConfig:
-        """The job's config that ours is trained by."""
+        """Return the job's config for ours."""
         return read_config(
             self.config, embedding_dim=self.embedding_dim, workspace=str(self.folder.resolve())
         )
 
     def checkpoint(self, data: BenchmarkData) -> Path:
-        """Where the recipe is carried on from."""
+        """Return the file from which the recipe continues."""
         return self.folder / "checkpoints" / f"recipe-{data.name}-{self.embedding_dim}.pt"
 
 
 @dataclass(frozen=True)
 class ALSSettings:
-    """Best validation Recall@20 on Yelp, D = 64, of 15 tried: regularization 1 to 100, alpha 1 to 80, 15 and 30 iterations."""
+    """The settings with the best validation Recall@20 on Yelp with D = 64, of 15 tried.
+
+    Tried were regularization 1 to 100, alpha 1 to 80, and 15 and 30 iterations.
+    """
 
     regularization: float = 10.0
     alpha: float = 40.0
@@ -55,7 +61,10 @@ class ALSSettings:
 
 @dataclass(frozen=True)
 class BPRSettings:
-    """Best validation Recall@20 on Yelp, D = 64, of 4 tried; the others: (0.05, 0.01, 100), (0.01, 0.01, 100), (0.02, 0.1, 60)."""
+    """The settings with the best validation Recall@20 on Yelp with D = 64, of 4 tried.
+
+    The others were (0.05, 0.01, 100), (0.01, 0.01, 100) and (0.02, 0.1, 60).
+    """
 
     learning_rate: float = 0.2
     regularization: float = 0.002
@@ -64,7 +73,7 @@ class BPRSettings:
 
 @dataclass(frozen=True)
 class Method:
-    """`run` yields snapshots; `settings` are what it was set to, as the results state it."""
+    """A method: `run` yields snapshots, and `settings` are stated in the results."""
 
     run: Callable[[BenchmarkData, Budget], Iterator[Snapshot]]
     settings: dict[str, Any]
@@ -143,7 +152,7 @@ METHODS = {
 
 
 def settings_of(name: str, budget: Budget) -> dict[str, Any]:
-    """What the method `name` is set to, for the results."""
+    """Return the settings of the method `name` as the results state them."""
     if name.startswith("ours"):
         return budget.ours().model_dump(mode="json", include={"model", "training"})
     return METHODS[name].settings

@@ -1,4 +1,7 @@
-"""xrec's own training: in this process by xrec.graph alone, without Ray; or the whole job `xrec pretrain-graph`."""
+"""xrec's own training of the graph.
+
+It runs in this process by xrec.graph alone, without Ray, or as the whole job `xrec pretrain-graph`.
+"""
 
 import shutil
 import subprocess
@@ -29,7 +32,10 @@ from xrec.train.graph import blend_weight, build_objective, start_embeddings
 
 
 def read_config(path: Path | None, *, embedding_dim: int, workspace: str) -> PretrainGraphConfig:
-    """The job's config at `path` (none: the defaults) with another D and workspace; one worker."""
+    """Return the job's config at `path` with another D and workspace, and one worker.
+
+    If `path` is None, the settings are the defaults.
+    """
     overrides = [
         f"workspace={workspace}",
         f"model.embedding_dim={embedding_dim}",
@@ -47,7 +53,7 @@ def read_config(path: Path | None, *, embedding_dim: int, workspace: str) -> Pre
 
 @dataclass(frozen=True, eq=False)
 class Graph:
-    """Training edges (2, E) int64 of U users and I items, and what training makes of them before its first step."""
+    """Training edges (2, E) int64 of U users and I items, and their normalized adjacency."""
 
     edges: Tensor
     num_users: int
@@ -56,11 +62,11 @@ class Graph:
 
     @classmethod
     def of(cls, edges: Tensor, num_users: int, num_items: int) -> "Graph":
-        """With its normalized adjacency."""
+        """Return the graph of `edges` with its normalized adjacency."""
         return cls(edges, num_users, num_items, normalized_adjacency(edges, num_users, num_items))
 
     def start(self, config: PretrainGraphConfig) -> Tensor:
-        """Layer-0 embeddings (N, D), spectral or random as `config` says."""
+        """Return the layer-0 embeddings (N, D), spectral or random as `config` says."""
         return start_embeddings(
             config,
             self.edges,
@@ -71,10 +77,10 @@ class Graph:
 
 
 class Trainer:
-    """One process's training, an epoch at a time."""
+    """Trains in one process, an epoch at a time."""
 
     def __init__(self, graph: Graph, start: Tensor, config: PretrainGraphConfig) -> None:
-        """At `start` (N, D), which stays as it is."""
+        """Begin at `start` (N, D), which training does not change."""
         training = config.training
         self._graph = graph
         self._training = training
@@ -90,7 +96,7 @@ class Trainer:
         )
 
     def epoch(self, number: int) -> float:
-        """All interactions once; the mean loss of its steps."""
+        """Go through all interactions once; return the mean loss of the steps."""
         training, losses = self._training, []
         batches = epoch_batches(
             self._graph.edges,
@@ -117,7 +123,7 @@ class Trainer:
 
     @torch.no_grad()
     def vectors(self) -> Vectors:
-        """Those that rank."""
+        """Return the vectors that rank."""
         trained = self._objective.vectors(*self._model(self._graph.adjacency))
         return Vectors(*blend(trained, self._start, self._blend_weight))
 
@@ -125,7 +131,10 @@ class Trainer:
 def train_ours(
     data: BenchmarkData, *, config: PretrainGraphConfig, budget_seconds: float
 ) -> Iterator[Snapshot]:
-    """The start as it is (epoch 0), then each epoch, until the config's last or the end of the budget."""
+    """Yield the start as epoch 0, and then each epoch until the config's last one.
+
+    It ends earlier if the budget is used up.
+    """
     watch = Stopwatch()
     with watch.running():
         graph = Graph.of(data.train, data.num_users, data.num_items)
@@ -143,7 +152,10 @@ def train_ours(
 
 
 def run_job(*, config: PretrainGraphConfig, dataset: str, folder: Path) -> Iterator[Snapshot]:
-    """`xrec pretrain-graph` as a user runs it, Ray's start and all evaluations in its seconds; its graph goes to `folder`."""
+    """Run `xrec pretrain-graph` as a user does; its graph goes to `folder`.
+
+    Its seconds include the start of Ray and all evaluations.
+    """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     path, graph = folder / "pretrain-graph.yaml", folder / "graph"

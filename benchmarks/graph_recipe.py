@@ -1,9 +1,12 @@
-"""The public XRec recipe for the graph's vectors, written anew after the encoder/ of github.com/HKUDS/XRec (commit 32d8697).
+"""The public XRec recipe for the graph's vectors, written anew.
 
-LightGCN with the layers' SUM, xavier-uniform tables, -mean ln sigmoid(s(u, i) - s(u, j)) + 1e-6 (||e_u||^2 + ||e_i||^2 +
-||e_j||^2) summed over the batch's propagated vectors, Adam at 1e-3, batches of 1,024, four layers, D = 64, no dropout. Each
-interaction has one negative, drawn once for the whole run among the training items that its user does not have. Every batch
-propagates the whole graph. The run ends at 300 epochs or after ten epochs without a better validation recall.
+It follows the folder encoder/ of github.com/HKUDS/XRec (commit 32d8697): LightGCN with the SUM of
+the layers, xavier-uniform tables, and the loss -mean ln sigmoid(s(u, i) - s(u, j))
++ 1e-6 (||e_u||^2 + ||e_i||^2 + ||e_j||^2), summed over the batch's propagated vectors. Adam has the
+rate 1e-3; batches have 1,024 interactions; there are four layers, D = 64, and no dropout. Each
+interaction has one negative, drawn once for the whole run among the training items that its user
+does not have. Every batch propagates the whole graph. The run ends at 300 epochs, or after ten
+epochs without a better validation recall.
 """
 
 import itertools
@@ -27,7 +30,7 @@ Product = Callable[[Tensor], Tensor]
 
 
 class RecipeModel(nn.Module):
-    """E = sum_{l=0..4} A^l E^(0), users first; `product` is x -> A x."""
+    """E = sum_{l=0..4} A^l E^(0), users first; `product` maps x to A x."""
 
     def __init__(
         self, num_users: int, num_items: int, embedding_dim: int, product: Product
@@ -38,7 +41,7 @@ class RecipeModel(nn.Module):
         self._product = product
 
     def forward(self) -> tuple[Tensor, Tensor]:
-        """users (U, D), items (I, D)."""
+        """Return the vectors of users (U, D) and items (I, D)."""
         layers = [torch.cat([self.users, self.items])]
         for _ in range(NUM_LAYERS):
             layers.append(self._product(layers[-1]))
@@ -46,7 +49,7 @@ class RecipeModel(nn.Module):
         return summed[: len(self.users)], summed[len(self.users) :]
 
     def loss(self, users: Tensor, pos_items: Tensor, neg_items: Tensor) -> Tensor:
-        """The batch's loss; users, pos_items, neg_items: (B,) int64."""
+        """Return the batch's loss; users, pos_items and neg_items are (B,) int64."""
         user_vectors, item_vectors = self()
         user, pos, neg = (
             user_vectors[users],
@@ -63,19 +66,19 @@ class RecipeModel(nn.Module):
 
 
 def original_product(adjacency: Tensor) -> Product:
-    """As the public code has it: torch.spmm with a COO matrix, whose backward is autograd's."""
+    """Return the public code's product: torch.spmm with a COO matrix and autograd's backward."""
     coo = adjacency.to_sparse_coo()
     return lambda x: torch.spmm(coo, x)
 
 
 def fused_product(adjacency: Tensor) -> Product:
-    """xrec's CSR product, which is its own backward."""
+    """Return xrec's CSR product, which serves as its own backward."""
     whole = Partition.whole(adjacency.shape[0])
     return lambda x: symmetric_product(adjacency, x, whole)
 
 
 def recipe_triples(data: BenchmarkData, seed: int) -> tuple[Tensor, Tensor, Tensor]:
-    """users, pos_items, neg_items (E,) int64: the interactions, each with the one negative it keeps."""
+    """Return users, pos_items and neg_items (E,) int64; each interaction keeps its one negative."""
     users, pos_items = data.train
     training_items, compact = torch.unique(pos_items, return_inverse=True)
     sampler = NegativeSampler(torch.stack([users, compact]), data.num_users, len(training_items))
@@ -89,10 +92,11 @@ def recipe_triples(data: BenchmarkData, seed: int) -> tuple[Tensor, Tensor, Tens
 def time_original(
     data: BenchmarkData, *, embedding_dim: int, seed: int, num_batches: int
 ) -> dict[str, float]:
-    """{"seconds_per_batch", "cpu_seconds_per_batch", "num_batches_timed", "num_batches", "seconds_per_epoch", ...}.
+    """Time batches of the recipe in its original form; return seconds of a batch and an epoch.
 
-    The recipe in its original form: COO product, anomaly detection on, a DataLoader that collates Python triples. The
-    first batch is not counted; an epoch is the mean of the others times the number of batches.
+    The original has the COO product, anomaly detection, and a DataLoader that collates Python
+    triples. The first batch is not counted. An epoch is the mean of the others times the number of
+    batches.
     """
     torch.manual_seed(seed)
     model = RecipeModel(
@@ -130,10 +134,10 @@ def train_fused(
     epochs_per_snapshot: int,
     checkpoint: Path,
 ) -> Iterator[Snapshot]:
-    """The recipe with the fused product, for `budget_seconds` more than the last call had; `checkpoint` carries it on.
+    """Train the recipe with the fused product for another `budget_seconds`.
 
-    The public code looks at validation after each epoch; here every `epochs_per_snapshot`, which changes nothing but when
-    its stopping rule can be seen to hold.
+    It continues from `checkpoint` if that is there. The public code validates after each epoch, and
+    this one every `epochs_per_snapshot`. That only changes when the stopping rule is seen to hold.
     """
     state: dict[str, Any] = (
         torch.load(checkpoint, weights_only=True)

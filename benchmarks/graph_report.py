@@ -1,4 +1,4 @@
-"""From the points of all methods: one table, the time to the public recipe's quality, and a plot of quality against time."""
+"""The report on all methods: a table, the time to the public recipe's quality, and a plot."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,14 +13,17 @@ RECIPE, RECIPE_ORIGINAL, OURS = "recipe", "recipe-original", "ours"
 
 @dataclass(frozen=True)
 class Report:
-    """What the results say, ready to be printed or drawn; `epoch_times` by dataset and dimension, of the original recipe."""
+    """The results in a form to print and to draw.
+
+    `epoch_times` are those of the original recipe, by dataset and dimension.
+    """
 
     curves: dict[Key, list[Record]]
     epoch_times: dict[tuple[str, int], Record]
 
     @classmethod
     def of(cls, results: Results) -> "Report":
-        """Of all that was run so far."""
+        """Return the report on all results so far."""
         times = {(r["dataset"], r["embedding_dim"]): r for r in results.read("epoch_time")}
         measured = curves(results.read("point"))
         extrapolated = {
@@ -31,12 +34,18 @@ class Report:
         return cls(measured | extrapolated, times)
 
     def rows(self) -> list[Record]:
-        """One row a curve: its best epoch by validation recall, and when it was reached; best first within a dataset."""
+        """Return a row for each curve: its best epoch by validation recall, and its time.
+
+        Within a dataset the best curve comes first.
+        """
         rows = [_row(key, points) for key, points in self.curves.items()]
         return sorted(rows, key=lambda row: (row["dataset"], -row[f"validation {RECALL}"]))
 
     def speedups(self) -> list[Record]:
-        """How much sooner `ours` reaches each value that the recipe reached; seconds of the original recipe are extrapolated."""
+        """Return how much sooner `ours` reaches each value that the recipe reached.
+
+        The seconds of the original recipe are extrapolated.
+        """
         return [
             _speedup(
                 level,
@@ -49,7 +58,7 @@ class Report:
         ]
 
     def status(self) -> list[str]:
-        """How far the recipe was run, a sentence a curve."""
+        """Return how far the recipe was run, a sentence for each curve."""
         return [
             _status(dataset, dim, points)
             for (dataset, method, dim), points in sorted(self.curves.items())
@@ -58,7 +67,7 @@ class Report:
 
 
 def markdown(rows: Sequence[Record]) -> str:
-    """`rows` as a table; all have the same columns."""
+    """Return `rows`, which have the same columns, as a Markdown table."""
     if not rows:
         return "nothing was run yet\n"
     lines = [
@@ -70,7 +79,10 @@ def markdown(rows: Sequence[Record]) -> str:
 
 
 def plot(report: Report, path: Path) -> None:
-    """Validation recall against seconds, log scale, a panel a dataset; dashed: seconds extrapolated."""
+    """Plot validation recall against seconds on a logarithmic axis, a panel for each dataset.
+
+    Dashed lines are at extrapolated seconds.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
@@ -116,7 +128,10 @@ def plot(report: Report, path: Path) -> None:
 
 
 def _at_original_speed(points: list[Record], timing: Record) -> list[Record]:
-    """The recipe's points at the seconds of its original form: the same optimization, so the same quality an epoch."""
+    """Return the recipe's points at the seconds of its original form.
+
+    The optimization is the same, and so is the quality after each epoch.
+    """
     return [
         p
         | {
@@ -149,7 +164,7 @@ def _row(key: Key, points: list[Record]) -> Record:
 
 
 def _record_highs(points: list[Record]) -> list[Record]:
-    """The points that were better than all before them."""
+    """Return the points that are better than all before them."""
     highs: list[Record] = []
     for p in points:
         if not highs or p["validation"][RECALL] > highs[-1]["validation"][RECALL]:
@@ -187,7 +202,8 @@ def _status(dataset: str, dim: int, points: list[Record]) -> str:
     best_value = (
         f"best validation {RECALL} {best['validation'][RECALL]:.4f} at epoch {best['epoch']}"
     )
-    return f"{dataset}, D = {dim}: the recipe was run for {last['epoch']} epochs, {best_value}; {state}"
+    run = f"the recipe was run for {last['epoch']} epochs"
+    return f"{dataset}, D = {dim}: {run}, {best_value}; {state}"
 
 
 def _cell(value: object) -> str:

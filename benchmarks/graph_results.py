@@ -1,4 +1,7 @@
-"""Results as JSON lines: one point of one method a line, appended, so that methods can be run one by one and carried on."""
+"""Results as JSON lines, a line for each point of a method.
+
+They are appended, so that methods can be run one by one and continued.
+"""
 
 import datetime
 import json
@@ -25,17 +28,17 @@ class Results:
 
     @property
     def path(self) -> Path:
-        """Of the JSON lines."""
+        """The path of the file."""
         return self.folder / "results.jsonl"
 
     def append(self, record: Record) -> None:
-        """Add a line, with date, machine and load beside it."""
+        """Add a line, with date, machine and load."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with self.path.open("a") as file:
             file.write(json.dumps(record | {"machine": machine()}) + "\n")
 
     def read(self, kind: str) -> list[Record]:
-        """All records of a kind, in the order of writing."""
+        """Return all records of a kind, in the order of writing."""
         if not self.path.exists():
             return []
         return [
@@ -45,7 +48,7 @@ class Results:
         ]
 
     def next_run(self, dataset: str, method: str, embedding_dim: int, carry_on: bool) -> int:
-        """The number of the run that starts now; the last one's if it is carried on."""
+        """Return the number of the run that starts now, or the last one's if it is continued."""
         runs = [
             r["run"] for r in self.read("point") if key_of(r) == (dataset, method, embedding_dim)
         ]
@@ -53,7 +56,10 @@ class Results:
 
 
 def machine() -> Record:
-    """What a time must be read beside: date, processor, cores, threads, and how busy the machine is."""
+    """Return what one must know to judge a time.
+
+    This is the date, the processor, cores and threads, and how busy the machine is.
+    """
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "processor": _processor(),
@@ -72,7 +78,7 @@ def point(
     metrics: Record,
     settings: Record,
 ) -> Record:
-    """A record of kind `point`: how well `method` ranks after so many seconds."""
+    """Return a record of kind `point`: how well `method` ranks after the snapshot's seconds."""
     return {
         "kind": "point",
         "dataset": data.name,
@@ -89,12 +95,15 @@ def point(
 
 
 def key_of(record: Record) -> Key:
-    """What a curve is told apart by."""
+    """Return what identifies the record's curve."""
     return record["dataset"], record["method"], record["embedding_dim"]
 
 
 def curves(points: Iterable[Record]) -> dict[Key, list[Record]]:
-    """Each method's points of its last run, by epoch; a point written twice counts as its later writing."""
+    """Return each method's points of its last run, by epoch.
+
+    If a point was written twice, the later one counts.
+    """
     by_key: dict[Key, dict[tuple[int, int], Record]] = {}
     for record in points:
         by_key.setdefault(key_of(record), {})[record["run"], record["epoch"]] = record

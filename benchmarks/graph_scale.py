@@ -1,4 +1,7 @@
-"""How time and memory grow with the graph: set-up, spectral start and one epoch on synthetic graphs, each in its own process."""
+"""How time and memory grow with the graph.
+
+Set-up, spectral start and one epoch are measured on synthetic graphs, each in its own process.
+"""
 
 import json
 import resource
@@ -32,7 +35,10 @@ class ScalePoint:
 
 
 def measure_here(point: ScalePoint) -> Record:
-    """Seconds of each phase and this process's peak memory, in this process; the graph's making is not counted."""
+    """Measure in this process: the seconds of each phase, and the process's peak memory.
+
+    Making the graph is not counted.
+    """
     edges, num_users, num_items = power_law_edges(point.num_edges, point.seed)
     generated = _peak_gib()
     config = PretrainGraphConfig(
@@ -65,7 +71,7 @@ def measure_here(point: ScalePoint) -> Record:
 
 
 def measure_apart(point: ScalePoint) -> Record:
-    """`measure_here` in a fresh process, so that its peak memory is its own."""
+    """Call `measure_here` in a fresh process, so that its peak memory is its own."""
     command = [sys.executable, "-m", "benchmarks.graph", "scale-point", json.dumps(asdict(point))]
     output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
     record: Record = json.loads(output.splitlines()[-1])
@@ -73,7 +79,10 @@ def measure_apart(point: ScalePoint) -> Record:
 
 
 def slopes(rows: Sequence[Record]) -> list[Record]:
-    """For each phase the exponent b of seconds ~ edges^b, a straight line in logarithms through all `rows`, and the bound."""
+    """Return for each phase the exponent b of seconds ~ edges^b, and its bound.
+
+    The exponent is the slope of a straight line in logarithms through all `rows`.
+    """
     sizes = np.log([row["edges"] for row in rows])
     found = []
     for name in (*(f"{phase}: seconds" for phase in PHASES), "CPU seconds"):

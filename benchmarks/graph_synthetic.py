@@ -11,10 +11,11 @@ _USER_SHARE = 0.6
 
 
 def power_law_edges(num_edges: int, seed: int) -> tuple[Tensor, int, int]:
-    """edges (2, E) int64, num_users, num_items; E = `num_edges` distinct pairs, E / 10 nodes, 60 % of them users.
+    """Return edges (2, E) int64, num_users and num_items; the same for the same arguments.
 
-    A user's activity is Pareto (shape 1.5), an item's popularity Zipf (probability ~ rank^-1); pairs that were drawn twice
-    are drawn again. Nodes are shuffled: an index says nothing of the degree. Depends on the arguments only.
+    There are E = `num_edges` distinct pairs and E / 10 nodes, 60 % of them users. A user's activity
+    is Pareto (shape 1.5), and an item's popularity is Zipf (probability ~ rank^-1). Pairs that were
+    drawn before are drawn again. Nodes are shuffled, so an index says nothing about the degree.
     """
     rng = np.random.default_rng(seed)
     num_nodes = int(num_edges * NODES_PER_EDGE)
@@ -33,7 +34,7 @@ def power_law_edges(num_edges: int, seed: int) -> tuple[Tensor, int, int]:
 
 
 def _draw(cumulative: np.ndarray, num_draws: int, rng: np.random.Generator) -> np.ndarray:
-    """Indices drawn in proportion to the weights whose running sum is `cumulative`."""
+    """Draw indices in proportion to weights whose running sum is `cumulative`."""
     draws: np.ndarray = np.searchsorted(
         cumulative, rng.random(num_draws) * cumulative[-1], side="right"
     )

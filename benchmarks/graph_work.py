@@ -1,16 +1,19 @@
-"""What a worker computes, moves and holds in one training step, counted from its own rows; no clock is involved.
+"""What a worker computes, moves and holds in one training step, counted from its own rows.
 
-N nodes, D dimensions, L layers, W workers; nnz_w entries of the adjacency in worker w's n_w rows (N for `replicated`); a
-step has B interactions, in micro-batches of M with C = num_negatives + M candidates each.
+There are N nodes, D dimensions, L layers and W workers. Worker w has n_w rows of the adjacency (N
+for `replicated`) with nnz_w entries. A step has B interactions, in micro-batches of M with
+C = num_negatives + M candidates each.
 
     propagation FLOP    2 L products (forward, backward) of 2 nnz_w D
     loss FLOP           3 (forward, two gradients) of 2 (B / W) C D
     optimizer FLOP      about 12 an element of this worker's moments
     propagation bytes   2 L products as `graph_bandwidth.propagation_bytes` counts them
-    optimizer bytes     28 an element: parameter, gradient and two moments read, parameter and two moments written
-    sent bytes          received by this worker from the others, ring algorithms: all-gather and reduce-scatter of a table
-                        (N, D) move (W - 1) / W of it each
-    held bytes          rows of the adjacency, parameters, gradients, moments, and the tables (N, D) that a layer needs whole
+    optimizer bytes     28 an element: parameter, gradient and two moments are read, parameter and
+                        two moments are written
+    sent bytes          received by this worker from the others, with ring algorithms: all-gather
+                        and reduce-scatter of a table (N, D) move (W - 1) / W of it each
+    held bytes          rows of the adjacency, parameters, gradients, moments, and the tables (N, D)
+                        that a layer needs whole
 """
 
 from dataclasses import dataclass
@@ -39,7 +42,10 @@ class Step:
 
 
 def count_work(edges: Tensor, num_users: int, num_items: int, step: Step) -> list[Record]:
-    """A row for each mode and number of workers: the busiest worker's counts, and their ratio to those of one worker."""
+    """Return a row for each mode and number of workers.
+
+    It has the counts of the busiest worker, and their ratio to the counts of one worker alone.
+    """
     degrees = node_degrees(edges, num_users, num_items)
     rows = [
         *(_replicated(degrees, step, num_workers) for num_workers in WORKERS),
@@ -49,7 +55,10 @@ def count_work(edges: Tensor, num_users: int, num_items: int, step: Step) -> lis
 
 
 def _replicated(degrees: Tensor, step: Step, num_workers: int) -> Record:
-    """Every worker propagates the whole graph; batches and, by ZeRO stage 1, the moments are split."""
+    """Count for `replicated`: every worker propagates the whole graph.
+
+    Batches are split, and by ZeRO stage 1 the moments.
+    """
     num_nodes, entries = len(degrees), int(degrees.sum())
     table = num_nodes * step.embedding_dim * _FLOAT
     # Stage 1: a reduce-scatter of the gradients, an all-gather of the updated parameters.
@@ -61,7 +70,10 @@ def _replicated(degrees: Tensor, step: Step, num_workers: int) -> Record:
 
 
 def _partitioned(degrees: Tensor, step: Step, num_workers: int) -> Record:
-    """A worker has its block of rows of the adjacency, the parameters and the moments; here the block with most entries."""
+    """Count for `partitioned`: a worker has a block of rows, here the block with most entries.
+
+    The block holds rows of the adjacency, the parameters and the moments.
+    """
     blocks = RowBlocks.deal(degrees, num_workers)
     padded = torch.cat([degrees, degrees.new_zeros(1)])
     entries = max(

@@ -1,30 +1,38 @@
 """The yardstick of the adapter: does the collaborative signal reach the text?
 
-In the sample's town a user's taste is planted: it shows in who visits what, and no text tells it. The right explanation names
-the aspect of the place that the user likes most. Each variant is trained, and then scored on pairs that training never saw:
+In the sample's town a user's taste is planted: it shows in who visits what, and no text tells it.
+The right explanation names the aspect of the place that the user likes most. Each variant is
+trained, and then scored on pairs that training never saw:
 
 \b
   unseen pairs  held-out pairs of users whose other pairs were trained on
   unseen users  pairs of users of whom no pair was trained on; the graph knows their visits
 
 \b
-  projected, direct, none  the graph's vectors, by each rule of injection
+  projected, direct, none
+                the graph's vectors, by each rule of injection
   random        a fixed random vector for each user and item instead of the graph's
-  constant      the same vector for everybody: a learned constant soft prompt, the baseline to beat
-  soft-tokens   the same as two plainly learned vectors, to see that `constant` is not handicapped
-  text-profile  no adapter; the profile states the taste in words, as far as the language model was taught: three favourites, in
-                order. What text could do; no strict bound, since the model does not always keep their order
-  text-favourite  the same with the first favourite alone: the model copies it without fail, but not every place has it
+  constant      the same vector for all users and items: a learned constant soft prompt, which is
+                the baseline to beat
+  soft-tokens   the same as two directly learned vectors, to see that `constant` has no handicap
+  text-profile  no adapter; the profile states the taste in words that the language model was
+                taught: three favourites, in order. It shows what text could do, and is no strict
+                bound, since the model does not always keep their order
+  text-favourite
+                the same with the first favourite alone: the model always copies it, but not every
+                place has it
 
-Aspect accuracy is the share of greedy texts that name the right aspect and no other; NLL is the reference's, nats a token;
-each with the user's own vector and with another user's. The seed is that of initialization, order, random vectors and the
-choice of the unseen users. One process, no Ray; about a minute a variant and seed. Each result is a line of results.jsonl in
---output; what is there is not run again. planted.md, planted.json and planted.png are made of that file.
+Aspect accuracy is the share of greedy texts that name the right aspect and no other. NLL is the
+reference's, in nats a token. Both are measured with the user's own vector and with another user's.
+The seed is that of initialization, order, random vectors and the choice of the unseen users. There
+is one process and no Ray; a variant and seed take about a minute. Each result is a line of
+results.jsonl in --output, and is not run again. planted.md, planted.json and planted.png are made
+of that file.
 
 \b
 Example, after prepare, build-sample-llm and pretrain-graph of configs/sample:
   python -m benchmarks.planted
-  python -m benchmarks.planted training.learning_rate.peak=3e-3 --variant projected --variant constant
+  python -m benchmarks.planted training.learning_rate.peak=3e-3 --variant projected
 """
 
 import json
@@ -53,7 +61,7 @@ def planted(
     overrides: Annotated[
         list[str] | None,
         typer.Argument(
-            help="section.key=value of the config; such settings are rows of their own."
+            help="section.key=value of the config; other settings get rows of their own."
         ),
     ] = None,
     workspace: Annotated[
@@ -61,9 +69,9 @@ def planted(
     ] = "workspace/sample",
     config: Annotated[Path, typer.Option(help="YAML of train-adapter.")] = _DEFAULT_CONFIG,
     variant: Annotated[
-        list[str] | None, typer.Option(help=f"One or more of {', '.join(VARIANTS)}; none: all.")
+        list[str] | None, typer.Option(help=f"Any of {', '.join(VARIANTS)}; by default all.")
     ] = None,
-    seed: Annotated[list[int] | None, typer.Option(help="One or more; none: 0, 1, 2.")] = None,
+    seed: Annotated[list[int] | None, typer.Option(help="Seeds; by default 0, 1 and 2.")] = None,
     unseen_share: Annotated[
         float, typer.Option(min=0.01, max=0.9, help="Share of the users that training never sees.")
     ] = 0.2,
@@ -75,10 +83,10 @@ def planted(
         "workspace/benchmarks/planted"
     ),
     report: Annotated[
-        bool, typer.Option(help="Run nothing; table and plot of what is there.")
+        bool, typer.Option(help="Run nothing; make table and plot of the results so far.")
     ] = False,
 ) -> None:
-    """Run what is not there yet, then print the report."""
+    """Run what has no result yet, then print the report."""
     torch.set_num_threads(threads)
     results = Results(output)
     if not report:
@@ -146,7 +154,8 @@ def _run(
     }
     losses = [round(row["validation_loss"], 4) for row in found["history"]]
     typer.echo(
-        f"{variant}, seed {seed} {label}: aspect accuracy {right}, validation losses {losses}, seconds {found['seconds']}"
+        f"{variant}, seed {seed} {label}: aspect accuracy {right}, validation losses {losses}, "
+        f"seconds {found['seconds']}"
     )
 
 

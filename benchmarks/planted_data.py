@@ -1,4 +1,4 @@
-"""What the planted benchmark trains and scores on: the sample's town, divided into seen and unseen users."""
+"""The data of the planted benchmark: the sample's town, divided into seen and unseen users."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -31,9 +31,11 @@ UNSEEN_PAIRS, UNSEEN_USERS = "unseen pairs", "unseen users"
 
 @dataclass(frozen=True)
 class Division:
-    """The explained pairs of one seed. No pair of an unseen user is in `train` or `validation`; all users are in the graph.
+    """The explained pairs of one seed.
 
-    `scored` are held-out pairs, no edges of the graph either: of seen users (test split), and of unseen users (validation and test).
+    No pair of an unseen user is in `train` or `validation`; all users are in the graph. `scored`
+    are held-out pairs, which are no edges of the graph: those of seen users are from the test
+    split, those of unseen users from validation and test.
     """
 
     train: pa.Table
@@ -51,12 +53,12 @@ class Town:
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        """Of the language model."""
+        """The language model's tokenizer."""
         return load_tokenizer(self.llm)
 
     @cached_property
     def fingerprints(self) -> dict[str, str]:
-        """What results depend on."""
+        """The fingerprints of what results depend on."""
         manifests = {"dataset": self.dataset.manifest, "graph": self.graph.manifest}
         return {
             **{name: manifest.fingerprint for name, manifest in manifests.items()},
@@ -65,7 +67,7 @@ class Town:
 
     @cached_property
     def favourites(self) -> list[list[str]]:
-        """Of each user, by index, the aspects that a profile can state (three), the best liked first."""
+        """The three aspects that each user's profile can state, by user index, best liked first."""
         town = generate_town(SampleSource.model_validate(self.dataset.manifest.config["source"]))
         order = np.argsort(-town.taste, axis=1)[:, : texts.MAX_STATED_ASPECTS]
         residents = [
@@ -75,11 +77,11 @@ class Town:
         return [[ASPECTS[aspect] for aspect in order[resident]] for resident in residents]
 
     def prompts(self, prompt: PromptConfig, num_tokens: int) -> PairPrompts:
-        """Builds prompts with collaborative tokens, `num_tokens` a user and an item."""
+        """Return prompts with collaborative tokens, `num_tokens` for a user and for an item."""
         return PairPrompts(self.dataset, self._builder(prompt, num_tokens))
 
     def stated_prompts(self, prompt: PromptConfig, num_stated: int) -> "StatedTaste":
-        """Builds prompts without them, whose user's profile states the first `num_stated` favourites."""
+        """Return prompts of text; the profile states the user's first `num_stated` favourites."""
         return StatedTaste(
             self.dataset,
             self._builder(prompt),
@@ -95,7 +97,7 @@ class Town:
         )
 
     def divide(self, *, seed: int, unseen_share: float, max_scored: int) -> Division:
-        """Draw the unseen users by `seed`, and of each kind of scored pairs at most `max_scored`."""
+        """Draw the unseen users by `seed`, and at most `max_scored` scored pairs of each kind."""
         rng = np.random.default_rng(seed)
         unseen = set(
             rng.permutation(self.dataset.num_users)[
@@ -115,7 +117,10 @@ class Town:
 
 
 class StatedTaste(PairPrompts):
-    """Prompts of text alone: the profile begins with the user's favourites, as in the texts that the language model was trained on."""
+    """Prompts of text alone, whose profile begins with the user's favourites.
+
+    The texts that the language model was trained on state them in the same way.
+    """
 
     def __init__(
         self, dataset: Dataset, builder: PromptBuilder, favourites: Sequence[Sequence[str]]
@@ -124,7 +129,7 @@ class StatedTaste(PairPrompts):
         self._favourites = favourites
 
     def prompt(self, pair: Pair) -> list[int]:
-        """With the taste of the user whose vector the pair would carry."""
+        """Return the prompt with the taste of the user whose vector the pair would have."""
         user_index = pair.user_index if pair.vector_user_index is None else pair.vector_user_index
         sentence = texts.taste_sentence(self._favourites[user_index], Random(f"taste {user_index}"))
         said = self.texts(pair)
@@ -134,7 +139,7 @@ class StatedTaste(PairPrompts):
 
 
 def read_town(config: TrainAdapterConfig) -> Town:
-    """The artifacts that `config` names; raises DataError unless the dataset is a generated sample."""
+    """Read the artifacts of `config`; raises DataError unless the dataset is a generated sample."""
     dataset = read_dataset(open_location(config.artifact("dataset"), config.storage))
     graph = read_graph(open_location(config.artifact("graph"), config.storage))
     check_graph_of_dataset(
@@ -142,7 +147,8 @@ def read_town(config: TrainAdapterConfig) -> Town:
     )
     if dataset.planted is None:
         raise DataError(
-            f"{config.artifact('dataset')}: nothing is planted in it; give a dataset made with source.kind=sample"
+            f"{config.artifact('dataset')}: nothing is planted in it; give a dataset made with "
+            "source.kind=sample"
         )
     return Town(
         dataset, graph, resolve_model(config.llm.model, config.llm.cache_dir, config.storage)

@@ -1,7 +1,8 @@
-"""From the records of all variants and seeds: one table with intervals, and a plot.
+"""The report on all variants and seeds: a table with intervals, and a plot.
 
-A variant's figure is over the pairs of all its seeds; intervals are by user, a user's pairs of all seeds drawn together.
-Differences are paired: the same pairs, of the seeds that both variants have.
+A variant's figure is over the pairs of all its seeds. Intervals draw users, and a user's pairs of
+all seeds are drawn together. Differences are paired: they are over the same pairs, of the seeds
+that both variants have.
 """
 
 from collections.abc import Sequence
@@ -23,13 +24,13 @@ Key = tuple[str, str]  # settings, variant
 
 @dataclass(frozen=True)
 class Report:
-    """The last record of each settings, variant and seed; all of the same inputs."""
+    """The last record of each settings, variant and seed; all records have the same inputs."""
 
     records: dict[Key, dict[int, Record]]
 
     @classmethod
     def of(cls, records: Sequence[Record]) -> "Report":
-        """Of the records whose inputs are those of the last one."""
+        """Return the report on the records whose inputs are those of the last one."""
         found: dict[Key, dict[int, Record]] = {}
         for record in records:
             if record["inputs"] == records[-1]["inputs"]:
@@ -40,7 +41,10 @@ class Report:
         return cls({key: found[key] for key in order})
 
     def rows(self) -> list[Record]:
-        """One row a settings, variant and kind of pairs; the difference is to `constant` of the same settings."""
+        """Return a row for each settings, variant and kind of pairs.
+
+        The difference is that to `constant` with the same settings.
+        """
         return [
             self._row(key, kind) for kind in (UNSEEN_PAIRS, UNSEEN_USERS) for key in self.records
         ]
@@ -88,7 +92,10 @@ class Report:
 
 
 def plot(report: Report, path: Path) -> None:
-    """Aspect accuracy with its interval, own vector and another user's, a panel a kind of pairs."""
+    """Plot aspect accuracy with its interval, a panel for each kind of pairs.
+
+    It is shown with the user's own vector and with another user's.
+    """
     import matplotlib
 
     matplotlib.use("Agg")

@@ -1,6 +1,7 @@
-"""One variant trained in this process: the job's own module, batches, schedule and clipping, in a plain AdamW loop.
+"""Trains a variant in this process, by a plain AdamW loop without Ray and DeepSpeed.
 
-What `xrec train-adapter` computes on one worker, without Ray and DeepSpeed; tests/benchmarks/test_planted.py compares the two.
+Module, batches, schedule and clipping are those of the adapter's recipe, so the loop computes what
+`xrec train-adapter` computes on one worker; tests/benchmarks/test_planted.py compares the two.
 """
 
 import copy
@@ -26,7 +27,10 @@ _CPU = torch.device("cpu")
 
 
 class SoftToken(nn.Module):
-    """Learned vectors in R^H, one a token, whatever the input (N, D): the plainest soft prompt, to see that vectors=constant is no weaker."""
+    """Learned vectors in R^H, one for each token, whatever the input (N, D).
+
+    This is the plainest soft prompt, to see that vectors=constant is no weaker.
+    """
 
     def __init__(self, hidden_size: int, num_tokens: int, scale: float):
         super().__init__()
@@ -35,20 +39,20 @@ class SoftToken(nn.Module):
         self.value = nn.Parameter(torch.randn(num_tokens * hidden_size) * scale)
 
     def forward(self, vectors: Tensor) -> Tensor:
-        """(N, num_tokens * H)."""
+        """Return the vectors for each input row, (N, num_tokens * H)."""
         return self.value.expand(len(vectors), -1)
 
 
 @dataclass(frozen=True)
 class Trained:
-    """The model with the adapters of the best epoch, and a row of losses an epoch."""
+    """The model with the adapters of the best epoch, and a row of losses for each epoch."""
 
     model: PreTrainedModel
     history: list[dict[str, Any]]
 
 
 def load_frozen(town: Town, config: TrainAdapterConfig) -> PreTrainedModel:
-    """The language model as the job loads it."""
+    """Return the language model as the job loads it."""
     return load_model(
         town.llm,
         dtype=resolve_dtype(config.llm.dtype, _CPU),
@@ -65,7 +69,10 @@ def train(
     *,
     soft_tokens: bool = False,
 ) -> Trained:
-    """Train as `config` says, and keep the epoch of the best validation loss. `soft_tokens`: learned vectors, no adapters."""
+    """Train as `config` says, and keep the epoch of the best validation loss.
+
+    With `soft_tokens` learned vectors take the place of the adapters.
+    """
     training = config.training
     model = load_frozen(town, config)
     adapters = _attach(model, town, config, soft_tokens)
@@ -103,7 +110,7 @@ def train(
 
 
 class _Loop:
-    """Optimizer, schedule and steps; `parts` are what is trained."""
+    """Optimizer, schedule and steps; `parts` are trained."""
 
     def __init__(
         self,
@@ -128,7 +135,7 @@ class _Loop:
         )
 
     def epoch(self, examples: Sequence[Example], number: int) -> float:
-        """An epoch, or what is left of the steps; the mean loss in nats a token."""
+        """Train an epoch, or the steps that are left; return the mean loss in nats a token."""
         self.module.train()
         total, num_tokens = 0.0, 0
         sizes = {
@@ -145,7 +152,7 @@ class _Loop:
         return total / num_tokens
 
     def _step(self, micro_batches: Sequence[MicroBatch]) -> float:
-        """One optimizer step on the mean over the global batch's tokens; the sum of their NLL."""
+        """Make a step on the mean over the global batch's tokens; return the sum of their NLL."""
         total = 0.0
         for micro_batch in micro_batches:
             nll = self.module(micro_batch.examples)
@@ -161,7 +168,7 @@ class _Loop:
 
     @torch.no_grad()
     def validate(self, examples: Sequence[Example]) -> float:
-        """Mean NLL in nats a token."""
+        """Return the mean NLL in nats a token."""
         self.module.eval()
         batches = validation_batches(
             examples, batch_size=self._training.micro_batch_size, rank=0, world_size=1

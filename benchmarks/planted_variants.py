@@ -1,4 +1,4 @@
-"""The variants of the planted benchmark: what each changes in the config, and how one is trained and scored."""
+"""The variants of the planted benchmark: what each changes, and how it is trained and scored."""
 
 import time
 from collections.abc import Sequence
@@ -36,7 +36,7 @@ _BATCH_SIZE = 64
 
 
 def configured(config: TrainAdapterConfig, variant: str, seed: int) -> TrainAdapterConfig:
-    """`config` as `variant` and `seed` change it."""
+    """Return `config` as `variant` and `seed` change it."""
     model = config.model.model_copy(update={**VARIANTS[variant], "vectors_seed": seed})
     return config.model_copy(
         update={"model": model, "training": config.training.model_copy(update={"seed": seed})}
@@ -45,7 +45,7 @@ def configured(config: TrainAdapterConfig, variant: str, seed: int) -> TrainAdap
 
 @dataclass(frozen=True)
 class Scores:
-    """One kind of scored pairs, in lists of one entry a pair."""
+    """The scores of one kind of pairs; each list has an entry for each pair."""
 
     user_id: list[str]
     right: list[bool]
@@ -58,7 +58,7 @@ class Scores:
 def run_variant(
     town: Town, config: TrainAdapterConfig, division: Division, variant: str
 ) -> dict[str, Any]:
-    """Train and score; the losses an epoch, seconds, and `Scores` of each kind as plain values."""
+    """Train and score; return losses by epoch, seconds, and the `Scores` of each kind as values."""
     started = time.monotonic()
     if variant in NUM_STATED:
         model, history, prompts = (
@@ -91,7 +91,11 @@ def run_variant(
 
 
 def score(explainer: Explainer, pairs: Sequence[HeldOutPair], seed: int) -> Scores:
-    """Whether the greedy text names the right aspect and no other, and the reference's NLL: with the own vector, and with another user's."""
+    """Score the pairs with the user's own vector and with another user's.
+
+    The scores are whether the greedy text names the right aspect and no other, and the reference's
+    NLL.
+    """
     others = [
         explainer.dataset.user_index(user)
         for user in other_users([pair.user_id for pair in pairs], seed)

@@ -1,9 +1,10 @@
-"""The endpoint under load: `python -m benchmarks.serve run WORKSPACE` from the repository's root.
+"""The endpoint under load: `python -m benchmarks.serve run WORKSPACE`, from the repository's root.
 
-1, 4 and 16 clients ask one pair after the other, each over a connection that stays open. `hits` are pairs of the backfill,
-`live` ones are generated (`fresh`), `stream` the same as server-sent events, for the time to the first token. `plain` is what
-one would write first: the same model and adapter behind Ray Serve, `generate` one request at a time. Every server runs in
-processes of its own, the clients in this one, all on the same cores.
+1, 4 and 16 clients ask for one pair after the other, each over a connection that stays open. `hits`
+are pairs of the backfill, `live` ones are generated (`fresh`), and `stream` gets the same as
+server-sent events, for the time to the first token. `plain` is what one would write first: the same
+model and adapter behind Ray Serve, with `generate` for one request at a time. Every server runs in
+processes of its own and the clients in this process, all on the same cores.
 """
 
 import asyncio
@@ -46,21 +47,21 @@ app = typer.Typer(
 
 Record = dict[str, Any]
 Ask = Callable[[aiohttp.ClientSession, int], Awaitable[float]]
-"""Ask for pair number so and so; the time of the first token (perf_counter), or 0."""
+"""Asks for the pair of a number; returns the time of the first token (perf_counter), or 0."""
 
 _WARM_UP = 3
 
 
 @dataclass(frozen=True)
 class Server:
-    """A running one."""
+    """A running server."""
 
     url: str
     seconds_to_ready: float
     process: psutil.Process
 
     def memory(self) -> dict[str, float]:
-        """MiB held by each kind of process: private and shared pages, of its largest."""
+        """Return MiB by kind of process, private and shared pages of the largest one of a kind."""
         found: dict[str, float] = {}
         for process in self.process.children(recursive=True):
             name = " ".join(process.cmdline())[:60]
@@ -87,19 +88,20 @@ def run(
     ],
     llm: Annotated[str, typer.Option(help="The language model of the adapter.")],
     adapter: Annotated[
-        str | None, typer.Option(help="Folder of the adapter; none: <workspace>/adapter.")
+        str | None, typer.Option(help="Folder of the adapter; by default <workspace>/adapter.")
     ] = None,
     explanations: Annotated[
         str | None,
         typer.Option(
-            help="Folder of the adapter's backfill, or of none yet; none: <workspace>/explanations."
+            help="Folder of the adapter's backfill, which may be empty; by default "
+            "<workspace>/explanations."
         ),
     ] = None,
     what: Annotated[
-        list[str] | None, typer.Option(help="hits, live, stream, plain; none: all.")
+        list[str] | None, typer.Option(help="Any of hits, live, stream, plain; by default all.")
     ] = None,
     clients: Annotated[
-        list[int] | None, typer.Option(help="Clients at a time; none: 1, 4, 16.")
+        list[int] | None, typer.Option(help="Clients at a time; by default 1, 4 and 16.")
     ] = None,
     seconds: Annotated[
         float, typer.Option(min=1, help="How long each number of clients asks.")
@@ -111,7 +113,7 @@ def run(
         "workspace/benchmarks/serve"
     ),
 ) -> None:
-    """Latency and throughput of each at each number of clients, time to ready, memory."""
+    """Measure latency and throughput at each number of clients, the time to ready, and memory."""
     config = {
         "workspace": str(Path(workspace).resolve()),
         **{
@@ -162,7 +164,7 @@ def untrained_adapter(
     llm: Annotated[str, typer.Option(help="The language model that it is for.")],
     output: Annotated[str, typer.Option(help="Where it is written.")],
 ) -> None:
-    """An adapter of fresh weights: it costs what a trained one costs, and says nothing."""
+    """Write an adapter of fresh weights, which costs as much time as a trained one."""
     graph = read_graph(open_location(f"{workspace}/graph"))
     folder = resolve_model(llm, None, StorageConfig())
     hidden_size = load_model(folder, dtype=torch.float32, device=None).config.hidden_size
@@ -192,7 +194,7 @@ def untrained_adapter(
 
 @contextmanager
 def _server(modules: tuple[str, ...], config: Record) -> Iterator[Server]:
-    """`python -m modules... CONFIG`, until it is ready, and then until the `with` ends."""
+    """Run `python -m modules... CONFIG`: wait until it is ready, and end it after the `with`."""
     with tempfile.TemporaryDirectory() as folder, socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

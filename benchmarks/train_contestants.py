@@ -1,4 +1,7 @@
-"""Three ways to train the same adapters through the same frozen model: a plain loop, Hugging Face's Trainer, xrec's own parts."""
+"""Three ways to train the same adapters through the same frozen model.
+
+They are a plain loop, Hugging Face's Trainer, and the parts of xrec's own recipe.
+"""
 
 import sys
 import tempfile
@@ -22,7 +25,10 @@ from xrec.train.prefix_cache import PrefixCache, WorkCounts
 
 
 def run_plain(setup: Setup, num_epochs: int) -> Run:
-    """As the public code trains: a row at a time, logits of the whole sequence, an optimizer step after each row."""
+    """Train as the public code does.
+
+    Each row is a forward pass with the logits of the whole sequence, and an optimizer step.
+    """
     setup.model.train()
     optimizer, rng = setup.optimizer(), torch.Generator().manual_seed(setup.contest.seed)
     for _ in range(num_epochs):
@@ -42,7 +48,7 @@ def run_plain(setup: Setup, num_epochs: int) -> Run:
 
 
 def whole_row_loss(setup: Setup, example: Example) -> Tensor:
-    """Mean NLL of a row's labels, by the model's own loss."""
+    """Return the mean NLL of a row's labels, by the model's own loss."""
     row = _as_features(example)
     ids, labels = torch.tensor([row["input_ids"]]), torch.tensor([row["labels"]])
     loss: Tensor = setup.model(input_ids=ids, labels=labels, use_cache=False).loss
@@ -50,7 +56,10 @@ def whole_row_loss(setup: Setup, example: Example) -> Tensor:
 
 
 def run_trainer(setup: Setup, num_epochs: int) -> Run:
-    """Hugging Face's Trainer: batches grouped by length, padded by its collator, the model's own loss."""
+    """Train with Hugging Face's Trainer.
+
+    Batches are grouped by length and padded by its collator; the loss is the model's own.
+    """
     clock = _Clock()
     batch_size = setup.contest.batch_size
     with tempfile.TemporaryDirectory(prefix="xrec-trainer-") as folder:
@@ -89,7 +98,10 @@ def run_trainer(setup: Setup, num_epochs: int) -> Run:
 
 
 def run_ours(setup: Setup, num_epochs: int, budget_bytes: int) -> Run:
-    """The job's own parts, without Ray and DeepSpeed; workers have the whole model each and sum their gradients."""
+    """Train with the parts of xrec's own recipe, without Ray and DeepSpeed.
+
+    Each worker has the whole model, and the workers sum their gradients.
+    """
     rank, num_workers = (
         (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     )
@@ -161,7 +173,7 @@ class _Features(Dataset[dict[str, list[int]]]):
 
 
 class _CountingCollator:
-    """The collator `collate`, and how much padding it made."""
+    """Calls the collator `collate` and counts the padding that it made."""
 
     def __init__(self, collate: Callable[[Any], dict[str, Tensor]]) -> None:
         self._collate = collate
@@ -175,7 +187,7 @@ class _CountingCollator:
 
 
 class _Clock(TrainerCallback):  # type: ignore[misc]  # transformers has no types
-    """Seconds of each epoch."""
+    """Takes the seconds of each epoch."""
 
     def __init__(self) -> None:
         self.seconds: list[float] = []

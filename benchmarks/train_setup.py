@@ -1,4 +1,7 @@
-"""What every contestant of the training benchmark is given: the same pairs, frozen model, adapters, dtype, cores and seed."""
+"""What every contestant of the training benchmark gets.
+
+Pairs, frozen model, adapters, dtype, cores and seed are the same for all.
+"""
 
 import resource
 from collections.abc import Iterator
@@ -44,7 +47,7 @@ LEARNING_RATE, GRADIENT_CLIPPING, MAX_EXPLANATION_TOKENS = 1e-3, 1.0, 96
 
 @dataclass(frozen=True)
 class Contest:
-    """What is held equal; `place` is where the collaborative tokens stand."""
+    """What is the same for all; `place` is where the collaborative tokens stand."""
 
     dataset: str
     llm: str
@@ -59,7 +62,7 @@ class Contest:
 
 @dataclass(frozen=True, eq=False)
 class Setup:
-    """A contest's parts in this process; gradients are for the adapters only."""
+    """A contest's parts in this process; only the adapters have gradients."""
 
     contest: Contest
     model: PreTrainedModel
@@ -72,15 +75,16 @@ class Setup:
         return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
 
     def optimizer(self) -> torch.optim.AdamW:
-        """Of all contestants."""
+        """Return the optimizer, which is the same for all contestants."""
         return torch.optim.AdamW(self.trainable, lr=LEARNING_RATE, weight_decay=0.0)
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """One pass over the pairs: wall-clock seconds, mean loss in nats a label token, share of padding among the positions.
+    """One pass over the pairs: wall-clock seconds, loss, and the share of padding in the positions.
 
-    A worker's `loss` is its own pairs' part of the mean over all workers' tokens.
+    The loss is in nats a label token. Of several workers, each has its own pairs' part of the mean
+    over all workers' tokens.
     """
 
     seconds: float
@@ -130,5 +134,5 @@ def _load(contest: Contest, folder: Path) -> PreTrainedModel:
 
 
 def peak_gib() -> float:
-    """Largest resident memory of this process so far."""
+    """Return the largest resident memory of this process so far, in GiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

@@ -1,12 +1,14 @@
-"""FLOP of a language model's passes, by count, and the rate of this machine's matrix product; seconds come from elsewhere.
+"""Counts the FLOP of a language model's passes, and measures the rate of a matrix product.
 
-A pass over B rows of S positions after P cached ones, in a decoder of M weights in its layers' matrices and L layers:
+A pass over B rows of S positions after P cached ones, in a decoder of L layers whose matrices have
+M weights, has:
 
     matrices     2 M B S
-    attention    4 L B S (P + S) heads head_dim     scores and weighted values, masked ones included, as kernels compute them
+    attention    4 L B S (P + S) heads head_dim     scores and weighted values; masked ones are
+                                                    included, because kernels compute them
     logits       2 H V for each position that has them
 
-A backward pass for activations only, the model being frozen, costs the same again.
+The model is frozen, so a backward pass is for activations only and costs the same again.
 """
 
 import time
@@ -22,7 +24,7 @@ _PRODUCTS_PER_LOOP = 4
 
 
 class WorkMeter:
-    """Counts the FLOP of every pass through `model` from now on: `flop`, padding included."""
+    """Counts in `flop` every pass through `model` from now on, padding included."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.flop = 0
@@ -53,9 +55,10 @@ class WorkMeter:
 
 
 def matrix_rate(dtype: torch.dtype) -> float:
-    """FLOP a second of the product of two square matrices with torch's threads: the best of short loops.
+    """Return the FLOP a second of the product of two square matrices, the best of short loops.
 
-    By the calling thread's CPU time, so that another process on the machine does not lower it; the others of torch's threads work as long.
+    All of torch's threads work. The time is the CPU time of the calling thread, which works as long
+    as the others, so that another process on the machine does not lower the rate.
     """
     left, right = (torch.randn(_SIDE, _SIDE, dtype=dtype) for _ in range(2))
     seconds = []

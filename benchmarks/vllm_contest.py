@@ -1,4 +1,4 @@
-"""Two engines on the same prompts: what is equal, what is a near tie, and what is not."""
+"""Compares two engines on the same prompts: completions are equal, a near tie, or different."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from xrec.generate.explainer import Explainer
 
 @dataclass(frozen=True)
 class Parity:
-    """Counts of completions; `largest_gap` is the largest difference of logits where two part."""
+    """Counts of completions; `largest_gap` is the largest difference of logits where two differ."""
 
     num_prompts: int
     equal: int
@@ -25,7 +25,10 @@ class Parity:
 
 
 def make_prompts(explainer: Explainer, num_users: int, items_per_user: int) -> list[list[int]]:
-    """The prompts of the first users with a held-out test pair, one after the other, each with the items of the next such pairs."""
+    """Return the prompts of the first users that have a held-out test pair.
+
+    Each user comes with the items of the next such pairs.
+    """
     held_out = held_out_pairs(explainer.dataset, "test")
     users = list(dict.fromkeys(pair.user_index for pair in held_out))[:num_users]
     items = cycle(dict.fromkeys(pair.item_index for pair in held_out))
@@ -39,7 +42,7 @@ def make_prompts(explainer: Explainer, num_users: int, items_per_user: int) -> l
 def completions(
     engine: Engine, prompts: Sequence[list[int]], decoding: DecodingConfig
 ) -> list[list[int]]:
-    """The generated ids of each prompt."""
+    """Return the generated ids of each prompt."""
     by_index = {
         completion.index: completion.token_ids for completion in engine.generate(prompts, decoding)
     }
@@ -54,7 +57,7 @@ def compare(
     seen: Sequence[list[int]],
     near_tie: float,
 ) -> Parity:
-    """Judge by `explainer.model`, one pass over the prompt and what two completions have in common."""
+    """Compare by `explainer.model`: one pass over the prompt and what two completions share."""
     gaps = [
         _gap(explainer, stop_token_ids, prompt, *both)
         for prompt, *both in zip(prompts, expected, seen, strict=True)
@@ -77,7 +80,10 @@ def _gap(
     expected: list[int],
     seen: list[int],
 ) -> float:
-    """Difference of the logits of the two tokens where the completions part; the end of one is its likeliest end token."""
+    """Return the difference of the logits of the two tokens where the completions first differ.
+
+    Where a completion ends there, its token is the likeliest end token.
+    """
     assert explainer.model is not None
     pairs = enumerate(zip(expected, seen, strict=False))
     position = next(

@@ -1,8 +1,9 @@
-"""VllmEngine beside TransformersEngine on a dataset's held-out pairs, greedy: `python -m benchmarks.vllm_parity WORKSPACE`.
+"""VllmEngine and TransformersEngine, greedy: `python -m benchmarks.vllm_parity WORKSPACE`.
 
-Run by an interpreter that has both vLLM and xrec (the extra `vllm`). Where two completions part, the language model is asked,
-by one pass of transformers over the prompt and what they have in common: logits of the two tokens that differ by at most
---near-tie are a rounding's choice and no mismatch.
+Both generate for the same held-out pairs; the environment needs the extra `vllm`. Where two
+completions differ, the language model is asked by one pass of transformers over the prompt and what
+the completions share. If the logits of the two tokens differ by at most --near-tie, rounding has
+decided and it is no mismatch.
 """
 
 import json
@@ -31,14 +32,18 @@ def main(
     near_tie: Annotated[
         float | None,
         typer.Option(
-            help="Largest difference of logits at which either token is right; none: 0.001, in bfloat16 0.25, two steps of a logit above 16."
+            help="Largest difference of logits at which either token is right. By default 0.001, "
+            "and 0.25 in bfloat16, which is two steps of a logit above 16."
         ),
     ] = None,
     key_value_gib: Annotated[
         float, typer.Option(help="GiB for keys and values of each engine.")
     ] = 2.0,
 ) -> None:
-    """Equal completions, near ties, mismatches; prefix hits, seconds and CPU seconds of each engine, of the first call of each."""
+    """Count equal completions, near ties and mismatches.
+
+    Prefix hits, seconds and CPU seconds are of the first call of each engine.
+    """
     # Inside the guard: vLLM's processes import this module again (xrec.generate.vllm.engine).
     from benchmarks.vllm_contest import compare, completions, make_prompts
     from xrec.config.llm import DecodingConfig, EngineConfig, LLMConfig
@@ -67,7 +72,7 @@ def main(
     margin = near_tie if near_tie is not None else {"float32": 1e-3, "bfloat16": 0.25}[dtype]
     parity = asdict(compare(ours, vllm.stop_token_ids, prompts, expected, seen, margin))
     tokens = {"prompt_tokens": sum(map(len, prompts)), "new_tokens": sum(map(len, seen))}
-    vllm.close()  # it says so on stdout
+    vllm.close()  # this prints to stdout, so it comes before the result
     print(json.dumps({"dtype": dtype, "near_tie": margin, **parity, **tokens, **costs}))  # noqa: T201
 
 
@@ -81,7 +86,7 @@ def _timed(generate: Callable[[], list[list[int]]]) -> tuple[list[list[int]], di
 
 
 def _cpu_seconds() -> float:
-    """Of this process and vLLM's."""
+    """Return the CPU seconds of this process and of vLLM's processes."""
     this = psutil.Process()
     return sum(
         times.user + times.system
