@@ -1,4 +1,7 @@
-"""The backfill benchmark: its contestants do the same work, and what is forgotten is done again by ours once, by plain Ray Data twice."""
+"""The backfill benchmark: its contestants do the same work.
+
+Work that is deleted is done again by ours once, and by plain Ray Data twice.
+"""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""The generation benchmark: all contestants write the same texts, FLOP are torch's own count, ratios are taken of medians."""
+"""The generation benchmark: equal texts of all contestants, FLOP as torch counts, ratios."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -42,7 +42,7 @@ def threads() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def contest(tmp_path_factory: pytest.TempPathFactory) -> Contest:
-    """8 pairs of two users of a town, random graph and adapter, a toy model."""
+    """8 pairs of two users of a town, with a random graph and adapter and a toy model."""
     folder = tmp_path_factory.mktemp("workspace")
     dataset = prepare_dataset(
         PrepareConfig.model_validate({"workspace": str(folder), "source": TOWN})

@@ -1,4 +1,4 @@
-"""The benchmark's own parts against independent oracles, and all of its commands once on a small town."""
+"""The graph benchmark: its parts against independent oracles, its commands on a small town."""
 
 import json
 from collections.abc import Iterator
@@ -139,9 +139,7 @@ def test_power_law_edges_are_distinct_seeded_and_skewed_on_both_sides() -> None:
     assert not torch.equal(edges, power_law_edges(20_000, seed=2)[0])
 
 
-def test_count_work_of_a_partition_falls_with_the_workers_and_its_propagation_is_counted_by_hand() -> (
-    None
-):
+def test_count_work_of_a_partition_falls_with_the_workers_and_equals_a_count_by_hand() -> None:
     edges, num_users, num_items = power_law_edges(20_000, seed=1)
     rows = {
         (row["mode"], row["W"]): row

@@ -1,4 +1,4 @@
-"""The yardstick itself: who is unseen, what the upper bound is told, that its training is the job's, and its figures."""
+"""The planted benchmark: who is unseen, what profiles state, its training, and its figures."""
 
 import json
 from dataclasses import replace
@@ -111,7 +111,7 @@ def test_divide_follows_the_seed_and_keeps_to_the_limit(town: Town) -> None:
     assert [len(pairs) for pairs in first.scored.values()] == [5, 5]
 
 
-def test_stated_taste_names_the_users_favourites_and_the_right_aspect_is_the_first_that_the_item_has(
+def test_stated_taste_names_the_favourites_and_the_right_aspect_is_the_first_that_the_item_has(
     town: Town, config: TrainAdapterConfig
 ) -> None:
     prompts = town.stated_prompts(config.prompt, 3)

@@ -1,4 +1,4 @@
-"""The endpoint's benchmark: its percentiles, and that both servers write the same texts, so that their times can be compared."""
+"""The endpoint's benchmark: its percentiles, and that both servers write the same texts."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""The memory benchmark: what it counts, what it sees of the process's memory, and a small model on two workers."""
+"""The memory benchmark: its counts, the process's memory, and a small model on two workers."""
 
 import time
 from pathlib import Path

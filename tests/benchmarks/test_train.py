@@ -1,4 +1,4 @@
-"""The training benchmark: its contestants minimize the same loss, its FLOP are torch's own count, its ratios are those of a round."""
+"""The training benchmark: one loss for all contestants, FLOP as torch counts, ratios of a round."""
 
 import json
 from collections.abc import Iterator
@@ -37,7 +37,7 @@ def threads() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def contest(tmp_path_factory: pytest.TempPathFactory) -> Contest:
-    """16 pairs of a town of 40 users, a toy model."""
+    """16 pairs of a town of 40 users, and a toy model."""
     folder = tmp_path_factory.mktemp("town")
     prepare_dataset(PrepareConfig.model_validate({"workspace": str(folder), "source": TOWN}))
     llm = save_toy_model(folder / "llm")
@@ -106,10 +106,9 @@ def test_work_meter_counts_what_torch_counts(gradient: bool) -> None:
         ExplanationLoss(model, cache)(examples)
     forward = counter.get_total_flops() - adapter_flop(model, examples)
     passes = 2 if gradient else 1
-    prefix = [
-        (1, 2, 0),
-        (2, 2, 2),
-    ]  # rows, positions and cached positions: shared; own; never with a gradient
+    # Rows, positions and cached positions of the shared and of the own prefixes, which never have a
+    # gradient.
+    prefix = [(1, 2, 0), (2, 2, 2)]
     matrices = sum(
         part.weight.numel()
         for part in model.model.layers.modules()

@@ -1,4 +1,4 @@
-"""What adapter training is tested on: a town of 40 users, a graph of random vectors, a random language model."""
+"""What adapter training is tested on: a town of 40 users, a random graph and language model."""
 
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ PROMPT = {
     "item": "Item: {item_title}. {item_profile}",
     "collaborative": "{user}{item}",
 }
-SMALL_CACHE_GIB = 1e-3  # of a worker's rows some have room in it, some have not
+SMALL_CACHE_GIB = 1e-3  # only a part of a worker's rows has room in it
 TRAINING = {
     "num_epochs": 3,
     "global_batch_size": 16,
@@ -47,7 +47,7 @@ def make_config(
     dtype: str = "float32",
     **training: Any,
 ) -> TrainAdapterConfig:
-    """A config of the town's adapter; keywords that are no section are of `training`."""
+    """Return a config of the town's adapter; other keywords go into section `training`."""
     return TrainAdapterConfig.model_validate(
         {
             "workspace": workspace,
@@ -68,7 +68,7 @@ def make_config(
 
 
 def build_workspace(folder: Path) -> str:
-    """Dataset, graph and language model in `folder`; returns it as a URI."""
+    """Write dataset, graph and language model into `folder`, and return it as a URI."""
     dataset = prepare_dataset(
         PrepareConfig.model_validate({"workspace": str(folder), "source": TOWN})
     )
@@ -78,7 +78,7 @@ def build_workspace(folder: Path) -> str:
 
 
 def write_random_graph(folder: Path, dataset: str) -> None:
-    """A graph of dataset `dataset`, a fingerprint."""
+    """Write a graph of random vectors for the dataset with the fingerprint `dataset`."""
     generator = torch.Generator().manual_seed(0)
     embeddings = embeddings_bytes(
         torch.randn(NUM_USERS, D, generator=generator),

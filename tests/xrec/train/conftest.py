@@ -20,7 +20,8 @@ TOWN = {
     "interactions_per_user": 10,
     "explanations_per_user": 4,
 }
-# 101 nodes: no two, three or four equal blocks. Micro-batches of 31: workers' rows differ by one.
+# 101 nodes cannot be divided into two, three or four equal blocks, and with micro-batches of 31 the
+# workers' numbers of rows differ by one.
 TRAINING = {"num_epochs": 4, "steps_per_epoch": 4, "micro_batch_size": 31, "learning_rate": 0.05}
 
 MakeGraphConfig = Callable[..., PretrainGraphConfig]
@@ -28,7 +29,10 @@ MakeGraphConfig = Callable[..., PretrainGraphConfig]
 
 @pytest.fixture(autouse=True, scope="module")
 def no_cpu_is_held_by_earlier_tests() -> None:
-    """Elastic training waits for every CPU. Actors of executions that failed hold theirs until pytest's records of the errors are collected."""
+    """Wait until every CPU is free, because elastic training waits for them.
+
+    Actors of failed executions hold their CPUs until pytest's records of the errors are collected.
+    """
     gc.collect()
     deadline = time.monotonic() + 30
     while (
@@ -49,7 +53,7 @@ def town(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="session")
 def make_graph_config(town: str) -> MakeGraphConfig:
-    """The config of a graph of the town at `graph`; keywords are of `training`."""
+    """Makes configs of a graph of the town at `graph`; other keywords go into `training`."""
 
     def make(
         graph: Path | str,

@@ -1,4 +1,4 @@
-"""Ends training's processes with kill -9, by their own ids, as the kill tests of graph and adapter do."""
+"""Ends the processes of a training with kill -9, by their own ids, for the tests of resuming."""
 
 import contextlib
 import logging
@@ -13,7 +13,7 @@ import psutil
 
 
 def training_workers(ancestor: psutil.Process) -> list[psutil.Process]:
-    """Ray Train's workers below `ancestor`."""
+    """Return Ray Train's workers among the descendants of `ancestor`."""
     return [
         process
         for process in ancestor.children(recursive=True)
@@ -29,7 +29,10 @@ def _command(process: psutil.Process) -> list[str]:
 
 
 def kill_family(process: "subprocess.Popen[bytes]") -> None:
-    """Kill -9, then end what it leaves behind. Training stands still meanwhile: on a busy machine orphans could finish it."""
+    """Kill the process with kill -9, and then the processes that it leaves behind.
+
+    The workers are stopped first: on a busy machine, orphans could finish the training meanwhile.
+    """
     family = psutil.Process(process.pid).children(recursive=True)
     for worker in training_workers(psutil.Process(process.pid)):
         worker.suspend()
@@ -48,7 +51,7 @@ def driver(
     *overrides: str,
     variables: Mapping[str, str] | None = None,
 ) -> Iterator["subprocess.Popen[bytes]"]:
-    """`xrec COMMAND CONFIG OVERRIDES` in a process of its own; killed at the end if it still runs."""
+    """Run `xrec COMMAND CONFIG OVERRIDES` in a process, which is killed after the `with`."""
     environment = {
         **{name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"},
         **(variables or {}),
@@ -65,7 +68,7 @@ def driver(
 
 
 class AtMessage(logging.Handler):
-    """Calls `action` once, when xrec logs a message with `text` in it."""
+    """Calls `action` when xrec first logs a message with `text` in it."""
 
     def __init__(self, text: str, action: Callable[[], object]) -> None:
         super().__init__()
@@ -79,7 +82,7 @@ class AtMessage(logging.Handler):
 
 @contextlib.contextmanager
 def at_message(text: str, action: Callable[[], object]) -> Iterator[AtMessage]:
-    """Inside the `with`, `action` happens when this process logs `text`, at a level that is logged."""
+    """Inside the `with`, call `action` when this process first logs a message with `text` in it."""
     logger, handler = logging.getLogger("xrec"), AtMessage(text, action)
     logger.addHandler(handler)
     try:

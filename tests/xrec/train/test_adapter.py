@@ -106,7 +106,7 @@ def test_checkpoint_layers_without_a_split_gives_the_gradients_of_a_split_pass()
 
     torch.testing.assert_close(
         gradients(True), gradients(False), rtol=1e-3, atol=1e-4
-    )  # other sums, float32
+    )  # float32 sums in another order
 
 
 def count_calls(module: torch.nn.Module) -> list[int]:

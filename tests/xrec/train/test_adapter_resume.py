@@ -1,4 +1,7 @@
-"""Adapter training goes on after kill -9 of a worker, the driver, a node: the losses of an unbroken run, on any workers, at any ZeRO stage."""
+"""Adapter training goes on after kill -9 of a worker, the driver or a node.
+
+The losses are those of an unbroken run, for any number of workers and at any ZeRO stage.
+"""
 
 import json
 import os
@@ -30,7 +33,8 @@ from xrec.train.adapter import train_adapter
 pytestmark = pytest.mark.slow
 
 RANDOM = {"gating_noise": True, "dropout": 0.2}
-KILLED_AT = "epoch 2, step 10: checkpoint"  # of 6 steps an epoch; a step or two may follow before it has an effect
+# An epoch has 6 steps. One or two more steps may be made before the kill has its effect.
+KILLED_AT = "epoch 2, step 10: checkpoint"
 GOES_ON = r"epoch [23], step 1[0-4]: going on from the checkpoint, on {} workers"
 Rows = list[dict[str, Any]]
 
@@ -47,7 +51,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def unbroken(ray_cluster: None, workspace: str, tmp_path_factory: pytest.TempPathFactory) -> Rows:
-    """One worker at stage 1, three epochs at a stretch, checkpoints at their ends only."""
+    """The rows of one worker at stage 1: three epochs without a break."""
     adapter = tmp_path_factory.mktemp("unbroken") / "adapter"
     train_adapter(
         make_config(workspace, num_workers=1, zero_stage=1, adapter=adapter, model=RANDOM)
@@ -65,7 +69,7 @@ def history_of(adapter: Location) -> Rows:
 
 
 def assert_same(adapter: Location, unbroken: Rows) -> None:
-    """Losses, far within the 1e-3 that is asked for; those of the last epoch tell of all steps before."""
+    """Compare the losses; those of the last epoch depend on all steps before."""
     rows = history_of(adapter)
     assert [(row["epoch"], row["step"]) for row in rows] == [
         (row["epoch"], row["step"]) for row in unbroken
@@ -119,7 +123,8 @@ def test_run_that_failed_goes_on_with_other_workers_at_another_zero_stage(
         train_adapter(
             random_config(workspace, adapter, num_workers=before[0], zero_stage=before[1])
         )
-    # Three workers have no equal shares of a step's four micro-batches; elastic scaling may leave them, a config may not ask for them.
+    # A step's four micro-batches do not divide among three workers. Elastic scaling may come to
+    # that number, but a config may not ask for it.
     monkeypatch.setattr("xrec.train.adapter._check_batch_sizes", lambda config: None)
     train_adapter(random_config(workspace, adapter, num_workers=after[0], zero_stage=after[1]))
     assert_went_on(caplog.text, after[0])
@@ -197,7 +202,10 @@ def test_run_with_checkpoints_on_s3_goes_on_from_there(
 def slow_steps(
     ray_cluster: None, workspace: str, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[dict[str, Any], Rows]:
-    """Settings of a run of many steps, so that there is time to take a node away, and its losses on one worker."""
+    """The settings of a run of many steps, and its losses on one worker.
+
+    Many steps leave time to take a node away.
+    """
     settings: dict[str, Any] = {
         "num_epochs": 8,
         "global_batch_size": 2,
@@ -287,7 +295,7 @@ def driver_on(
 
 
 def drain(cluster: LocalCluster, address: str) -> None:
-    """What a provider's spot notice becomes in Ray (the autoscaler does it, or KubeRay)."""
+    """Drain the node, as the autoscaler or KubeRay does after a provider's spot notice."""
     (node,) = [
         node
         for node in nodes(JobServer(cluster.dashboard_url, auth_headers(cluster.environment)))

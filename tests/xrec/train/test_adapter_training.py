@@ -1,4 +1,7 @@
-"""Adapter training on a real Ray cluster with DeepSpeed: what comes out, what stays frozen, one worker as two."""
+"""Adapter training on a real Ray cluster with DeepSpeed.
+
+The tests look at what comes out, what stays frozen, and whether one worker equals two.
+"""
 
 import json
 from pathlib import Path
@@ -37,7 +40,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def trained(workspace: str) -> Manifest:
-    """Two workers, ZeRO stage 3."""
+    """An adapter trained by two workers at ZeRO stage 3."""
     return train_adapter(make_config(workspace))
 
 

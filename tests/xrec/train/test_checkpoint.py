@@ -127,7 +127,7 @@ TABLES = {
 
 
 def partitions(num_blocks: int) -> list[Partition]:
-    """Of 7 nodes: 2 blocks of 4 rows or 3 of 3, so with empty rows."""
+    """Deal 7 nodes out to 2 blocks of 4 rows or 3 blocks of 3, so that some rows are empty."""
     blocks = RowBlocks.deal(torch.tensor([5, 1, 4, 4, 2, 9, 3]), num_blocks)
     return [Partition(blocks, rank) for rank in range(num_blocks)]
 

@@ -1,4 +1,4 @@
-"""Batches of adapter training: the same global batches for any number of workers, all validation examples once."""
+"""Batches of adapter training are the same for any number of workers, and noise has its seeds."""
 
 from collections.abc import Sequence
 
@@ -21,7 +21,7 @@ def ids(examples: Sequence[Example]) -> list[int]:
 def steps(
     rank: int = 0, world_size: int = 1, *, epoch: int = 1, seed: int = 0, global_batch_size: int = 8
 ) -> list[list[list[int]]]:
-    """Ids by step and micro-batch."""
+    """Return the ids of examples by step and micro-batch."""
     settings = {
         "global_batch_size": global_batch_size,
         "micro_batch_size": 2,

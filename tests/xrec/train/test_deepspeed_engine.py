@@ -1,4 +1,7 @@
-"""Optimizer state moved between engines of all ZeRO stages, on two workers: the steps that follow are those of the engine that went on."""
+"""DeepSpeed's settings, and the optimizer's state moved between engines of all ZeRO stages.
+
+On two workers, an engine with a restored state makes the steps of the engine that went on.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -96,14 +99,17 @@ STEPS_BEFORE, STEPS_AFTER = 3, 3
 
 
 def weights_by_stage(config: dict[str, Any]) -> None:
-    """Reports, for each pair of stages and each dtype, the weights after all steps: moved from the first to the second on the way."""
+    """Report the weights after all steps, for each pair of stages and each dtype.
+
+    The state is moved from an engine of the first stage to one of the second on the way.
+    """
     import torch
 
     from xrec.train.deepspeed_engine import initialize_engine, restore_states, whole_state
     from xrec.train.ray_worker import rank, report
 
     def build(stage: int, dtype: str) -> Any:
-        torch.manual_seed(stage)  # each starts elsewhere: what is not restored differs
+        torch.manual_seed(stage)  # each starts elsewhere, so that what is not restored differs
         module = torch.nn.Sequential(torch.nn.Linear(3, 5), torch.nn.Linear(5, 1))
         module[1].requires_grad_(False)
         torch.nn.init.ones_(module[1].weight)

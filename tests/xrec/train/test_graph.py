@@ -25,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("ray_cluster")
 def trained(
     tmp_path_factory: pytest.TempPathFactory, make_graph_config: Any
 ) -> tuple[PretrainGraphConfig, Manifest]:
-    """Two workers, on the local disk."""
+    """A graph trained by two workers on the local disk, and its config."""
     config = make_graph_config(tmp_path_factory.mktemp("trained") / "graph", num_workers=2)
     return config, pretrain_graph(config)
 
@@ -215,7 +215,8 @@ def test_pretrain_graph_interrupted_at_the_very_end_only_writes_the_artifact(
     before = metrics_of(config.artifact("graph"))
     with pytest.raises(
         ArtifactMismatchError,
-        match=r"checkpoints: holds another run, begun and not finished:(.|\n)*training\.num_epochs: 2 there, 3 here",
+        match=r"checkpoints: holds another run, begun and not finished:"
+        r"(.|\n)*training\.num_epochs: 2 there, 3 here",
     ):
         pretrained_graph(make_graph_config(tmp_path / "graph", num_epochs=3))
     manifest = pretrain_graph(config)
@@ -256,12 +257,12 @@ BPR = {
     },
     "model": {"initialization": "random"},
 }
-# Replicated first: what DeepSpeed is told of partitioned workers stays in the process.
+# Replicated comes first, because what DeepSpeed learns of partitioned workers stays in the process.
 CASES = [(mode, settings) for mode in ("replicated", "partitioned") for settings in (SOFTMAX, BPR)]
 
 
 def losses_by_step(loop_config: dict[str, Any]) -> None:
-    """Each config for 20 epochs of one step, in this worker; reports all losses."""
+    """Train each config for 20 epochs of one step in this worker, and report all losses."""
     from xrec.data.dataset import read_dataset
     from xrec.storage import open_location
     from xrec.train.data import split_edges

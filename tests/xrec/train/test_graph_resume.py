@@ -1,4 +1,4 @@
-"""Graph pretraining goes on after kill -9 of a worker and of the driver: the curve and the metrics of an unbroken run."""
+"""Graph pretraining goes on after kill -9 of a worker or of the driver, as if unbroken."""
 
 import json
 import subprocess
@@ -32,7 +32,7 @@ def metrics_of(folder: Path) -> list[dict[str, Any]]:
 def unbroken(
     ray_cluster: None, tmp_path_factory: pytest.TempPathFactory, make_graph_config: Any
 ) -> tuple[Manifest, list[dict[str, Any]]]:
-    """One worker, twelve epochs at a stretch."""
+    """One worker's twelve epochs without a break."""
     folder = tmp_path_factory.mktemp("unbroken") / "graph"
     return pretrain_graph(make_graph_config(folder, **EPOCHS)), metrics_of(folder)
 
@@ -60,7 +60,10 @@ def assert_same(
 
 @pytest.fixture
 def kill_a_worker_after(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], list[int]]:
-    """Kills a training worker when the driver first hears of the epoch; returns the list that its pid is put on."""
+    """Kills a training worker when the driver first gets the epoch's report.
+
+    Returns a list, to which the worker's pid is then added.
+    """
 
     def arrange(epoch: int) -> list[int]:
         killed: list[int] = []
@@ -133,7 +136,7 @@ def test_driver_killed_and_started_again_goes_on_from_the_checkpoint(
 def _run_and_kill_driver(
     config: PretrainGraphConfig, folder: Path, after_epoch: int
 ) -> dict[int, float]:
-    """Start the command, kill -9 it after an epoch, end by pid what it leaves behind; returns each epoch's time of writing."""
+    """Start the command and kill it after an epoch; return each epoch's time of writing."""
     with _driver(config, folder) as process:
         deadline = time.monotonic() + 240
         while len(metrics_of(folder / "graph")) < after_epoch:
@@ -147,7 +150,7 @@ def _run_and_kill_driver(
 def _driver(
     config: PretrainGraphConfig, folder: Path
 ) -> AbstractContextManager["subprocess.Popen[bytes]"]:
-    """`xrec pretrain-graph` with a Ray cluster of its own."""
+    """Run `xrec pretrain-graph` with a Ray cluster of its own."""
     (folder / "graph.yaml").write_text(resolved_yaml(config))
     return driver(
         "pretrain-graph",

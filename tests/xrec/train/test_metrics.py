@@ -18,7 +18,10 @@ def row(epoch: int, loss: float, **more: float) -> dict[str, Any]:
 
 
 def events(data: bytes) -> list[tuple[int, str, float, float]]:
-    """(step, tag, value, time) of each scalar; the format is that of TFRecord: length, its checksum, event, its checksum."""
+    """Return (step, tag, value, time) of each scalar.
+
+    The format is that of TFRecord: length, its checksum, event, its checksum.
+    """
     scalars = []
     while data:
         (length,) = struct.unpack("<Q", data[:8])
@@ -75,7 +78,10 @@ Values = dict[tuple[str, frozenset[str]], float]
 
 @pytest.fixture
 def values(monkeypatch: pytest.MonkeyPatch) -> Values:
-    """What Ray's gauges were set to, by name and the labels' values; a label that is not declared fails, as in Ray."""
+    """What Ray's gauges were set to, by name and the labels' values.
+
+    A label that is not declared fails, as in Ray.
+    """
     seen: Values = {}
 
     class Gauge:

@@ -1,4 +1,7 @@
-"""What training keeps of the prompts' beginnings: right with any budget, computed no more often than said, in step with others."""
+"""The cache of the prompts' beginnings.
+
+It is right with any budget, computes no more often than it should, and keeps in step with others.
+"""
 
 from collections.abc import Sequence
 
@@ -28,7 +31,7 @@ def model() -> LlamaForCausalLM:
 
 
 def count_passes(model: LlamaForCausalLM) -> list[tuple[int, int]]:
-    """Shapes of the input ids of each pass through the decoder from now on."""
+    """Return a list, to which each pass through the decoder adds the shape of its input ids."""
     shapes: list[tuple[int, int]] = []
     model.get_decoder().register_forward_pre_hook(
         lambda _, args, kwargs: shapes.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True

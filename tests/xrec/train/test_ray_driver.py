@@ -1,4 +1,4 @@
-"""fit on a real Ray cluster: reports, best checkpoint, errors of workers, two ranks in one process group."""
+"""`fit` on a real Ray cluster: reports, checkpoints, errors of workers, two ranks of a group."""
 
 import os
 from pathlib import Path
