@@ -237,8 +237,8 @@ def _vllm(
         from xrec.generate.vllm.engine import load_vllm_engine
     except ImportError as error:
         raise ModelError(
-            f"engine.kind vllm: vLLM cannot be imported here ({error}); install it with "
-            "pip install -c requirements/lock.txt -e '.[vllm]', or set engine.kind=transformers"
+            f"engine.kind vllm: vLLM cannot be imported here ({error}); "
+            "run: pip install 'xrec[vllm]', or set engine.kind=transformers"
         ) from error
     tokenizer = load_tokenizer(checked.llm)
     engine = load_vllm_engine(

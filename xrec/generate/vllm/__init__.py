@@ -1,4 +1,6 @@
-"""Generation by vLLM: an out-of-tree model with collaborative tokens (entry point `vllm.general_plugins`) and the engine around it.
+"""Generation by vLLM: a model with collaborative tokens, and the engine that runs it.
 
-`attachment` and `injection` are plain torch; `model` and `engine` need the extra `[vllm]`, and nothing else imports them.
+xrec is a plugin of vLLM (entry point `vllm.general_plugins`) that adds this model. Only `model` and
+`engine` import vLLM, which the extra `[vllm]` installs. They are loaded for `engine.kind: vllm`
+only.
 """

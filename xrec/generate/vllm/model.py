@@ -1,8 +1,10 @@
-"""vLLM's Llama with collaborative tokens: users and items in its input embedding, their vectors in each layer.
+"""vLLM's Llama with collaborative tokens: in the input embedding and in each layer.
 
-The runner calls `embed_input_ids` with all token ids of a step, before and outside of the compiled model (`enable_prompt_embeds`
-makes it do so). There ids beyond the vocabulary go through the graph's table and the adapters, and what the tokens add is put
-into a buffer that the compiled layers read. Output layer and logits are those of the text vocabulary: no user can be sampled.
+With `enable_prompt_embeds`, vLLM's runner calls `embed_input_ids` with all token ids of a step,
+before and outside of the compiled model. There, ids above the vocabulary go through the graph's
+vectors and the adapters, and what the tokens add in the layers is written into a buffer that the
+compiled layers read. The output layer knows the text vocabulary only, so a user or item can never
+be sampled.
 """
 
 from collections.abc import Iterable
@@ -28,12 +30,15 @@ from xrec.generate.vllm.plugin import Attachment
 
 
 class InjectedAttention(LlamaAttention):
-    """Attention that adds `injection` (N, width) where its rule says."""
+    """Llama's attention, which adds `injection` (N, width) at the place that its rule names."""
 
     injection_rule: Injection
 
     def forward(self, positions: Tensor, hidden_states: Tensor, injection: Tensor) -> Tensor:
-        """positions (N,), hidden states (N, H) -> (N, H); as in the base class, but for the two additions."""
+        """The attention's output (N, H) for hidden states (N, H) at `positions` (N,).
+
+        It does what the base class does, and the addition of the rule.
+        """
         if self.injection_rule == "projected":
             hidden_states = hidden_states + injection
         qkv, _ = self.qkv_proj(hidden_states)
@@ -46,7 +51,7 @@ class InjectedAttention(LlamaAttention):
 
 
 class InjectedDecoderLayer(LlamaDecoderLayer):
-    """A layer that hands `injection` on to its attention."""
+    """Llama's layer, which passes `injection` on to its attention."""
 
     def __init__(self, vllm_config: VllmConfig, prefix: str = ""):
         super().__init__(vllm_config, prefix, attn_layer_type=InjectedAttention)
@@ -55,7 +60,10 @@ class InjectedDecoderLayer(LlamaDecoderLayer):
     def forward(
         self, positions: Tensor, hidden_states: Tensor, residual: Tensor | None, injection: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """As in the base class; norms add the residual and return the sum too."""
+        """The layer's output and residual, as in the base class.
+
+        vLLM's norms add the residual to their input, and return the norm and the sum.
+        """
         if residual is None:
             residual, hidden_states = hidden_states, self.input_layernorm(hidden_states)
         else:
@@ -74,7 +82,10 @@ class InjectedDecoderLayer(LlamaDecoderLayer):
     }
 )
 class InjectedLlamaModel(LlamaModel):
-    """The layers, compiled with `injection` as an input: never None, always the same memory."""
+    """Llama's layers, compiled with `injection` as an input.
+
+    The input is never None and always at the same address.
+    """
 
     def forward(
         self,
@@ -84,16 +95,21 @@ class InjectedLlamaModel(LlamaModel):
         inputs_embeds: Tensor | None,
         injection: Tensor,
     ) -> Tensor | IntermediateTensors | tuple[Tensor, list[Tensor]]:
-        """inputs_embeds (N, H), injection (N, width) -> hidden states (N, H)."""
+        """The hidden states (N, H) for `inputs_embeds` (N, H) and `injection` (N, width)."""
         return super().forward(
             input_ids, positions, intermediate_tensors, inputs_embeds, injection=injection
         )
 
 
 class CollaborativeLlamaForCausalLM(LlamaForCausalLM):
-    """A Llama to which an `Attachment` gives users and items; adapters and table are on every tensor-parallel rank."""
+    """A Llama with the users and items of an `Attachment`.
 
-    supports_pp = False  # embed_input_ids runs on the first stage only, the later ones would not get the injection
+    Every tensor-parallel rank has all adapters and vectors.
+    """
+
+    # Pipeline parallelism is not supported: embed_input_ids runs on the first stage only, and the
+    # later stages would not get the injection.
+    supports_pp = False
 
     def __init__(self, *, vllm_config: VllmConfig, prefix: str = ""):
         super().__init__(vllm_config=vllm_config, prefix=prefix, layer_type=InjectedDecoderLayer)
@@ -117,7 +133,10 @@ class CollaborativeLlamaForCausalLM(LlamaForCausalLM):
         return InjectedLlamaModel(vllm_config=vllm_config, prefix=prefix, layer_type=layer_type)
 
     def embed_input_ids(self, input_ids: Tensor) -> Tensor:
-        """Token ids (N,) of a whole step to vectors (N, H); leaves what they add in `self.injection`."""
+        """The input vectors (N, H) of the token ids (N,) of one step.
+
+        What the tokens add in the layers is written to `self.injection`.
+        """
         embeds: Tensor = self.collaborative(input_ids)
         adapted = self.collaborative.injection
         self.injection.write(None if adapted is None else self.projection.added(adapted, self.rule))
@@ -130,7 +149,7 @@ class CollaborativeLlamaForCausalLM(LlamaForCausalLM):
         intermediate_tensors: IntermediateTensors | None = None,
         inputs_embeds: Tensor | None = None,
     ) -> Tensor | IntermediateTensors:
-        """positions (N,), inputs_embeds (N, H) -> hidden states (N, H)."""
+        """The hidden states (N, H) for `inputs_embeds` (N, H) at `positions` (N,)."""
         return self.model(
             input_ids,
             positions,
@@ -140,7 +159,10 @@ class CollaborativeLlamaForCausalLM(LlamaForCausalLM):
         )
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> set[str]:
-        """Load the base model's weights; the adapters have theirs, and vLLM must not miss them."""
+        """Load the base model's weights; returns the names of all weights that are set now.
+
+        The adapters were loaded before. vLLM would report them as missing if they were left out.
+        """
         adapters = {f"collaborative.{name}" for name, _ in self.collaborative.named_parameters()}
         return super().load_weights(weights) | adapters
 

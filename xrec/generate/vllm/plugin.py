@@ -1,7 +1,7 @@
-"""What each of vLLM's processes loads as it starts: the model's architecture by name, and what the engine tells the model.
+"""What each of vLLM's processes loads at its start: the name of the model and its `Attachment`.
 
-It imports next to nothing: vLLM 0.32 patches its CPU kernels in all modules there are, and fails at llvmlite, which most of
-xrec brings in. The model itself is imported later, when it is loaded.
+This module must import very little. On CPUs vLLM 0.32 patches its kernels in all modules that are
+loaded, and fails at llvmlite, which most of xrec imports. The model itself is imported later.
 """
 
 from dataclasses import dataclass
@@ -13,20 +13,26 @@ ARCHITECTURE = "CollaborativeLlamaForCausalLM"
 
 @dataclass(frozen=True)
 class Attachment:
-    """vLLM's `additional_config`: the folder of adapter and table (xrec.generate.vllm.attachment), the rule of injection."""
+    """What vLLM passes to the model as `additional_config`.
+
+    `folder` holds adapter and vectors (xrec.generate.vllm.attachment).
+    """
 
     folder: str
     injection: Injection
     adapter_config: str
-    """Fingerprint of `adapter_config.json`."""
+    """The fingerprint of `adapter_config.json`."""
 
     def compute_hash(self) -> str:
-        """The salt of vLLM's cache of compiled graphs; where the folder lies is no part of it."""
+        """The part of the key of vLLM's cache of compiled graphs that depends on the adapter.
+
+        The path of the folder is not part of it.
+        """
         return f"xrec-{self.injection}-{self.adapter_config}"
 
 
 def register() -> None:
-    """Register the model with vLLM; again is harmless."""
+    """Register the model with vLLM. Calling this twice has no effect."""
     from vllm import ModelRegistry
 
     ModelRegistry.register_model(ARCHITECTURE, f"xrec.generate.vllm.model:{ARCHITECTURE}")

@@ -1,4 +1,4 @@
-"""What is written for vLLM's workers gives them the same vectors; what does not fit is refused."""
+"""vLLM's workers read the same vectors that were written; another graph is refused."""
 
 import subprocess
 import sys
@@ -68,7 +68,10 @@ def test_attachment_of_another_graph_is_refused(tmp_path: Path) -> None:
 
 
 def test_plugin_imports_nothing_that_vllms_start_could_stumble_over() -> None:
-    code = "import sys, xrec.generate.vllm.plugin; print(sorted({'torch', 'torch_geometric', 'pandas', 'vllm'} & set(sys.modules)))"
+    code = (
+        "import sys, xrec.generate.vllm.plugin; "
+        "print(sorted({'torch', 'torch_geometric', 'pandas', 'vllm'} & set(sys.modules)))"
+    )
     assert (
         subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, check=True

@@ -1,4 +1,4 @@
-"""The same greedy tokens from vLLM as from transformers, one at a time; in mixed batches, from its prefix cache, compiled and not."""
+"""vLLM gives the greedy tokens of transformers, in mixed batches and from its prefix cache."""
 
 import json
 from collections.abc import Iterator
@@ -42,7 +42,10 @@ GREEDY = DecodingConfig(max_new_tokens=NUM_NEW)
 
 @dataclass(frozen=True)
 class Contest:
-    """vLLM, what it must say, and what the same adapter says when the layers do not get the vectors."""
+    """An engine over vLLM, and the completions that it must give.
+
+    `without_injection` are the completions with the same adapter if the layers do not get vectors.
+    """
 
     rule: Injection
     engine: Any
@@ -59,15 +62,16 @@ class Contest:
 def contest(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Contest]:
-    """An engine of each rule, compiled, and one that is not; the second stop token comes up in some completions."""
+    """A compiled engine for each rule, and one that is not compiled.
+
+    Its second stop token occurs in about four of the completions.
+    """
     rule, eager = request.param
     folder = tmp_path_factory.mktemp("vllm")
     prompts = make_prompts()
     full = _by_hand(rule, folder, prompts, [])
     tokens = [token for ids in full for token in ids]
-    stop = min(
-        set(tokens), key=lambda token: (abs(sum(token in ids for ids in full) - 4), token)
-    )  # in about four of them
+    stop = min(set(tokens), key=lambda token: (abs(sum(token in ids for ids in full) - 4), token))
     engine = _engine(rule, folder, stop, eager=eager)
     stop_token_ids = [toy_tokenizer().eos_token_id, stop]
     expected, without = (_by_hand(each, folder, prompts, stop_token_ids) for each in (rule, "none"))
@@ -127,13 +131,10 @@ def _run(
 def test_generate_gives_the_greedy_tokens_of_transformers_also_from_the_prefix_cache(
     contest: Contest,
 ) -> None:
-    assert (
-        len({tuple(ids) for ids in contest.expected}) > len(contest.prompts) // 2
-    )  # the prompts matter
-    assert (contest.expected == contest.without_injection) == (
-        contest.rule == "none"
-    )  # and so does injection
-    for _ in range(2):  # all of a prompt but its last block is in the cache the second time
+    # The prompts make a difference, and so does injection.
+    assert len({tuple(ids) for ids in contest.expected}) > len(contest.prompts) // 2
+    assert (contest.expected == contest.without_injection) == (contest.rule == "none")
+    for _ in range(2):  # the second time all blocks of a prompt but the last are in the cache
         completions = _run(contest, contest.prompts)
         assert [completion.token_ids for completion in completions] == contest.expected
         for completion in completions:

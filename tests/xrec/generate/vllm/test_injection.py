@@ -1,4 +1,4 @@
-"""What a token adds, against loops over heads; and the buffer that keeps it."""
+"""What a token adds equals loops over heads; the buffer holds it."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""A Llama that vLLM's kernels take (heads of 32), with users and items: the parts of the engine's tests."""
+"""A small Llama with users and items for the tests; vLLM's kernels need its heads of width 32."""
 
 import random
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ V, H = len(toy_tokenizer()), 128
 
 
 def make_llama() -> LlamaForCausalLM:
-    """Grouped-query attention, random weights large enough that no two logits are nearly equal."""
+    """A Llama with grouped-query attention and weights so large that no two logits are close."""
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=V,
@@ -38,7 +38,7 @@ def make_llama() -> LlamaForCausalLM:
 
 
 def make_graph(folder: Path) -> GraphEmbeddings:
-    """5 users and 7 items."""
+    """A graph artifact with 5 users and 7 items."""
     users, items = toy_vectors()
     manifest = write_graph(
         open_location(str(folder)),
@@ -72,7 +72,10 @@ def make_adapter(injection: Injection, graph: GraphEmbeddings) -> TrainedAdapter
 
 
 def make_prompts() -> list[list[int]]:
-    """Prompts of 3 to 150 tokens: one of text only; three of each user that share all but their end; some that end in their item."""
+    """Prompts of 3 to 150 tokens.
+
+    One is text only, three of each user share all but their end, and some end with their item.
+    """
     rng = random.Random(0)
     prompts = [[7, 8, 9]]
     for user in range(NUM_USERS):
@@ -89,7 +92,7 @@ def make_prompts() -> list[list[int]]:
 def greedy_by_hand(
     model: LlamaForCausalLM, prompt: Sequence[int], num_new: int, stop_token_ids: Sequence[int]
 ) -> list[int]:
-    """One prompt by transformers, the whole sequence again at each step: no cache, no padding, no `generate`."""
+    """Greedy tokens of one prompt; each step computes the whole sequence, without a cache."""
     generated: list[int] = []
     while len(generated) < num_new:
         token = int(
@@ -104,7 +107,7 @@ def greedy_by_hand(
 def attached(
     model: LlamaForCausalLM, adapter: TrainedAdapter, graph: GraphEmbeddings
 ) -> LlamaForCausalLM:
-    """The model with hooks, by transformers."""
+    """`model` with collaborative tokens, run by transformers."""
     attach_adapters(model, adapter.adapters, user_vectors=graph.users, item_vectors=graph.items)
     return model
 
