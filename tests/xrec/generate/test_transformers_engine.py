@@ -1,5 +1,6 @@
 """The default engine: the greedy tokens of `generate` in any budget, failures, seeded samples."""
 
+import functools
 import random
 from collections.abc import Sequence
 from typing import Any
@@ -152,6 +153,17 @@ def test_generate_several_tokens_a_user_gives_the_greedy_tokens_of_one_at_a_time
     assert run(make_engine(model), prompts) == expected
 
 
+def make_all_prompts() -> list[list[int]]:
+    return [*make_prompts(), *make_sharing_prompts()]
+
+
+@functools.cache
+def direct_by_hand(num_key_value_heads: int) -> list[list[int]]:
+    """`greedy_by_hand` of all prompts with the injection `direct`, computed once."""
+    model = make_model("direct", num_key_value_heads)
+    return [greedy_by_hand(model, prompt) for prompt in make_all_prompts()]
+
+
 @pytest.mark.parametrize("num_key_value_heads", [4, 2])
 @pytest.mark.parametrize(
     "settings",
@@ -170,10 +182,7 @@ def test_generate_few_rows_small_budget_and_chunks_give_the_same_tokens(
     num_key_value_heads: int,
 ) -> None:
     monkeypatch.setattr(generation_run, "_CHUNK_TOKENS", chunk_tokens)
-    model, prompts = (
-        make_model("direct", num_key_value_heads),
-        [*make_prompts(), *make_sharing_prompts()],
-    )
+    model, prompts = make_model("direct", num_key_value_heads), make_all_prompts()
     if "key_value_positions" in settings:
         settings = {
             "key_value_bytes": settings["key_value_positions"]
@@ -182,7 +191,7 @@ def test_generate_few_rows_small_budget_and_chunks_give_the_same_tokens(
             // 2
         }
     engine = make_engine(model, **settings)
-    assert run(engine, prompts) == [greedy_by_hand(model, prompt) for prompt in prompts]
+    assert run(engine, prompts) == direct_by_hand(num_key_value_heads)
     assert engine.report.max_rows < len(prompts)
     assert engine.report.key_value_bytes <= engine.report.key_value_budget_bytes
 
