@@ -112,34 +112,36 @@ def train_adapter(config: TrainAdapterConfig) -> Manifest:
         return done
     claim(output / _CHECKPOINTS, "adapter", run_config, inputs)
     progress, best = _train(config, run_fingerprint("adapter", run_config, inputs))
-    adapter_config = AdapterConfig(
-        embedding_dim=graph.config["model"]["embedding_dim"],
-        hidden_size=progress.best["hidden_size"],
-        model=config.model,
-        prompt=config.prompt,
-        base_model=public_name(config.llm.model),
-        base_model_fingerprint=base_model,
-        graph_fingerprint=graph.fingerprint,
-    )
-    card = model_card(
-        adapter_config,
-        settings=config.card,
-        origin=TRAINED,
-        dataset=dataset,
-        metrics=progress.best,
-    )
+    metrics = dict(progress.best)
+    adapter_config = _adapter_config(config, graph, base_model, metrics["hidden_size"])
     manifest = write_adapter(
         output,
         best,
         adapter_config,
         run_config=run_config,
         inputs=inputs,
-        metrics=dict(progress.best),
+        metrics=metrics,
         extra_files={"history.json": json.dumps(progress.history, indent=2).encode()},
-        card=card,
+        card=model_card(
+            adapter_config, settings=config.card, origin=TRAINED, dataset=dataset, metrics=metrics
+        ),
     )
     (output / _CHECKPOINTS).delete()
     return manifest
+
+
+def _adapter_config(
+    config: TrainAdapterConfig, graph: Manifest, base_model: str, hidden_size: int
+) -> AdapterConfig:
+    return AdapterConfig(
+        embedding_dim=graph.config["model"]["embedding_dim"],
+        hidden_size=hidden_size,
+        model=config.model,
+        prompt=config.prompt,
+        base_model=public_name(config.llm.model),
+        base_model_fingerprint=base_model,
+        graph_fingerprint=graph.fingerprint,
+    )
 
 
 def adapter_run_config(config: TrainAdapterConfig) -> dict[str, Any]:
