@@ -69,9 +69,7 @@ def quality(
     ] = 20,
     config: Annotated[
         Path | None,
-        typer.Option(
-            help="YAML of ours; none: configs/<dataset>/pretrain-graph.yaml, or the defaults."
-        ),
+        typer.Option(help="Project file of ours; none: configs/<dataset>.yaml, or the defaults."),
     ] = None,
     threads: Threads = 1,
     seed: Seed = 0,
@@ -91,7 +89,7 @@ def quality(
     results = Results(output)
     for uri in datasets if not report else []:
         data = read_data(uri)
-        own = config or Path("configs") / data.name / "pretrain-graph.yaml"
+        own = config or Path("configs") / f"{data.name}.yaml"
         budget = Budget(
             embedding_dim=embedding_dim,
             seed=seed,

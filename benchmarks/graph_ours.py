@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import yaml
 from torch import Tensor
 
 from benchmarks.graph_data import BenchmarkData, Snapshot, Stopwatch, Vectors
-from xrec.config.base import load_config, parse_config, resolved_yaml
+from xrec.config.base import parse_config
 from xrec.config.graph import PretrainGraphConfig
+from xrec.config.project import load_config
 from xrec.graph import (
     LightGCN,
     Partition,
@@ -32,8 +34,9 @@ from xrec.train.graph import blend_weight, build_objective, start_embeddings
 
 
 def read_config(path: Path | None, *, embedding_dim: int, workspace: str) -> PretrainGraphConfig:
-    """Return the job's config at `path` with another D and workspace, and one worker.
+    """Return the job's config from the project file at `path`, with another D and workspace.
 
+    There is one worker.
     If `path` is None, the settings are the defaults.
     """
     overrides = [
@@ -159,9 +162,8 @@ def run_job(*, config: PretrainGraphConfig, dataset: str, folder: Path) -> Itera
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     path, graph = folder / "pretrain-graph.yaml", folder / "graph"
-    path.write_text(
-        resolved_yaml(config.model_copy(update={"dataset": dataset, "graph": str(graph)}))
-    )
+    values = config.model_copy(update={"dataset": dataset, "graph": str(graph)})
+    path.write_text(yaml.safe_dump({"pretrain-graph": values.model_dump(mode="json")}))
     start = time.perf_counter()
     subprocess.run([Path(sys.executable).with_name("xrec"), "pretrain-graph", path], check=True)
     seconds = time.perf_counter() - start

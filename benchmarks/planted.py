@@ -30,7 +30,7 @@ results.jsonl in --output, and is not run again. planted.md, planted.json and pl
 of that file.
 
 \b
-Example, after prepare, build-sample-llm and pretrain-graph of configs/sample:
+Example, after prepare, build-sample-llm and pretrain-graph of configs/sample.yaml:
   python -m benchmarks.planted
   python -m benchmarks.planted training.learning_rate.peak=3e-3 --variant projected
 """
@@ -48,12 +48,12 @@ from benchmarks.planted_data import Town, read_town
 from benchmarks.planted_report import Report, plot
 from benchmarks.planted_variants import VARIANTS, configured, run_variant
 from xrec.config.adapter import TrainAdapterConfig
-from xrec.config.base import load_config
+from xrec.config.project import load_config
 from xrec.storage import fingerprint_of
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
-_DEFAULT_CONFIG = Path("configs/sample/train-adapter.yaml")
+_DEFAULT_CONFIG = Path("configs/sample.yaml")
 
 
 @app.command(help=__doc__)
@@ -67,7 +67,7 @@ def planted(
     workspace: Annotated[
         str, typer.Option(help="URI with dataset, graph and llm of the sample.")
     ] = "workspace/sample",
-    config: Annotated[Path, typer.Option(help="YAML of train-adapter.")] = _DEFAULT_CONFIG,
+    config: Annotated[Path, typer.Option(help="Project file.")] = _DEFAULT_CONFIG,
     variant: Annotated[
         list[str] | None, typer.Option(help=f"Any of {', '.join(VARIANTS)}; by default all.")
     ] = None,
@@ -90,11 +90,8 @@ def planted(
     torch.set_num_threads(threads)
     results = Results(output)
     if not report:
-        settings = load_config(
-            TrainAdapterConfig,
-            config,
-            [f"workspace={workspace}", f"llm.model={workspace}/llm", *(overrides or [])],
-        )
+        arguments = [f"workspace={workspace}", *(overrides or [])]
+        settings = load_config(TrainAdapterConfig, config, arguments)
         town = read_town(settings)
         for name in variant or VARIANTS:
             for number in seed or (0, 1, 2):

@@ -199,8 +199,9 @@ def _server(modules: tuple[str, ...], config: Record) -> Iterator[Server]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
         free.close()
-        path = Path(folder) / "serve.yaml"
-        path.write_text(yaml.safe_dump({**config, "http": {"port": port, "deadline_seconds": 300}}))
+        path = Path(folder) / "project.yaml"
+        values = {**config, "http": {"port": port, "deadline_seconds": 300}}
+        path.write_text(yaml.safe_dump({"serve": values}))
         started = time.monotonic()
         log = (Path(folder) / "log").open("w")
         process = subprocess.Popen(

@@ -19,7 +19,7 @@ from transformers import GenerationConfig
 from cluster.connect import ensure_ray
 from xrec.adapter.pairs import Pair
 from xrec.backfill.identity import sources_of
-from xrec.config.base import load_config
+from xrec.config.project import load_config
 from xrec.config.serve import ServeConfig
 from xrec.generate.engine import Completion
 from xrec.generate.explainer import load_explainer

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from cluster import record
 from cluster.local import start_cluster, stop_cluster
@@ -19,7 +18,7 @@ from cluster.node import NodeProcess
 from cluster.record import LocalCluster
 from jobs.prepare import run as prepare_dataset
 from tests.cluster.program import xrec
-from tests.cluster.town import SAMPLE, write_llm_and_adapter
+from tests.cluster.town import SAMPLE, write_config, write_llm_and_adapter
 from xrec.backfill import read_explanations
 from xrec.config.base import parse_config
 from xrec.config.data import PrepareConfig
@@ -48,10 +47,8 @@ def workspace(tmp_path: Path) -> Path:
     return folder
 
 
-def _config(workspace: Path, name: str, values: dict[str, Any]) -> Path:
-    path = workspace / f"{name}.yaml"
-    path.write_text(yaml.safe_dump({"workspace": str(workspace), **values}), encoding="utf-8")
-    return path
+def _config(workspace: Path, name: str, job: str, values: dict[str, Any]) -> Path:
+    return write_config(workspace / f"{name}.yaml", {"workspace": str(workspace), job: values})
 
 
 def _submit(job: str, config: Path) -> str:
@@ -119,7 +116,10 @@ def test_a_node_is_killed_in_each_of_two_jobs_and_both_end_right_while_status_te
     # Four of the cluster's six CPUs: the workers cannot all be on one node.
     scaling = {"num_workers": 4, "min_workers": 2, "max_failures": 3, "device": "cpu"}
     graph, whole = workspace / "graph", workspace / "whole-graph"
-    job = _submit("pretrain-graph", _config(workspace, "graph", {**small, "scaling": scaling}))
+    job = _submit(
+        "pretrain-graph",
+        _config(workspace, "graph", "pretrain-graph", {**small, "scaling": scaling}),
+    )
     _wait_until(lambda: len(_epochs(graph)) >= 3, "no third epoch")
     first = _worker_with(cluster, "RayTrainWorker")
     first.kill()
@@ -139,6 +139,7 @@ def test_a_node_is_killed_in_each_of_two_jobs_and_both_end_right_while_status_te
         _config(
             workspace,
             "whole",
+            "pretrain-graph",
             {**small, "graph": str(whole), "scaling": {"num_workers": 2, "device": "cpu"}},
         ),
     )
@@ -167,7 +168,7 @@ def test_a_node_is_killed_in_each_of_two_jobs_and_both_end_right_while_status_te
         },
         "actors": {"num_actors": 4, "device": "cpu"},
     }
-    job = _submit("backfill", _config(workspace, "backfill", values))
+    job = _submit("backfill", _config(workspace, "backfill", "backfill", values))
     _wait_until(lambda: _commits(explanations) >= 2, "no second commit")
     second = _worker_with(cluster, "MapWorker", besides=(first,))
     second.kill()
@@ -183,7 +184,10 @@ def test_a_node_is_killed_in_each_of_two_jobs_and_both_end_right_while_status_te
         _submit(
             "backfill",
             _config(
-                workspace, "whole-backfill", {**values, "explanations": str(unbroken_explanations)}
+                workspace,
+                "whole-backfill",
+                "backfill",
+                {**values, "explanations": str(unbroken_explanations)},
             ),
         )
     )

@@ -30,9 +30,7 @@ class Store(Protocol):
 
 def _config(folder: Path, workspace: str) -> Path:
     path = folder / "prepare.yaml"
-    source = ", ".join(f"{key}: {value}" for key, value in SAMPLE.items())
-    path.write_text(f"workspace: {workspace}\nsource: {{{source}}}\n", encoding="utf-8")
-    return path
+    return write_config(path, {"workspace": workspace, "prepare": {"source": SAMPLE}})
 
 
 def _submit(
@@ -77,7 +75,7 @@ def test_submit_pretrain_graph_and_backfill_run_on_the_three_nodes(
     done = _submit(
         three_nodes,
         "pretrain-graph",
-        write_config(tmp_path / "graph.yaml", {"workspace": workspace, **small}),
+        write_config(tmp_path / "graph.yaml", {"workspace": workspace, "pretrain-graph": small}),
         **s3.environment,
     )
     assert done.returncode == 0, done.stdout + done.stderr
@@ -100,7 +98,10 @@ def test_submit_pretrain_graph_and_backfill_run_on_the_three_nodes(
         "actors": {"num_actors": 2, "device": "cpu"},
     }
     done = _submit(
-        three_nodes, "backfill", write_config(tmp_path / "backfill.yaml", values), **s3.environment
+        three_nodes,
+        "backfill",
+        write_config(tmp_path / "backfill.yaml", {"backfill": values}),
+        **s3.environment,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"explanations: {workspace}/explanations" in done.stdout

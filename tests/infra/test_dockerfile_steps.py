@@ -183,7 +183,7 @@ def test_node_runs_commands_and_a_job_as_a_user_without_rights(roots: dict[str, 
     assert "pretrain-graph" in node.run("xrec --help")
     assert "Python 3.11" in node.run("python --version")
     made = node.run(
-        "xrec prepare /opt/xrec/configs/sample/prepare.yaml workspace=/tmp/town source.num_users=20"
+        "xrec prepare /opt/xrec/configs/sample.yaml workspace=/tmp/town source.num_users=20"
     )
     assert "dataset: /tmp/town/dataset" in made
     assert node.run("wget --version").startswith("GNU Wget")

@@ -26,6 +26,7 @@ RAY_KINDS = ("RayCluster", "RayJob", "RayService")
 RAY_FILES = [
     (path, document) for path, document in source_documents() if document["kind"] in RAY_KINDS
 ]
+PROJECT = KUBERAY / "base" / "project.yaml"
 JOB_FOLDERS = sorted(path for path in (KUBERAY / "jobs").iterdir())
 
 
@@ -68,29 +69,33 @@ def test_jobs_there_is_one_for_each_command_that_runs_on_a_cluster() -> None:
 
 
 @pytest.mark.parametrize("folder", JOB_FOLDERS, ids=lambda folder: folder.name)
-def test_jobs_config_is_one_of_that_job_and_its_entrypoint_runs_it(folder: Path) -> None:
-    config = job_named(folder.name).load_config(str(folder / "config.yaml"), [])
-    assert config.workspace.startswith("s3://")
+def test_jobs_project_has_a_config_of_that_job_and_its_entrypoint_runs_it(folder: Path) -> None:
+    assert job_named(folder.name).load_config(str(PROJECT), []).workspace.startswith("s3://")
     (values,) = documents(folder / "kustomization.yaml")
     (patch,) = values["patches"]
     changes = {change["path"]: change.get("value") for change in yaml.safe_load(patch["patch"])}
     assert shlex.split(changes["/spec/entrypoint"]) == [
         "xrec",
         folder.name,
-        "/etc/xrec/config.yaml",
+        "/etc/xrec/project.yaml",
     ]
     assert changes["/metadata/labels/app.kubernetes.io~1component"] == folder.name
+    assert changes["/metadata/name"] == f"xrec-{folder.name}"
+
+
+def test_jobs_mount_the_project_of_the_base() -> None:
+    (values,) = documents(KUBERAY / "base" / "kustomization.yaml")
     (generator,) = values["configMapGenerator"]
-    assert generator["files"] == ["config.yaml"]
-    volume = "/spec/rayClusterSpec/headGroupSpec/template/spec/volumes/1/configMap/name"
-    assert (
-        changes[volume] == generator["name"] == changes["/metadata/name"] == f"xrec-{folder.name}"
-    )
+    assert generator["files"] == [PROJECT.name]
+    (job,) = [document for _, document in RAY_FILES if document["kind"] == "RayJob"]
+    pod = job["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]
+    (volume,) = [volume for volume in pod["volumes"] if "configMap" in volume]
+    assert volume == {"name": "config", "configMap": {"name": generator["name"]}}
 
 
 @pytest.mark.parametrize("name", ["pretrain-graph", "train-adapter", "backfill", "ablate"])
 def test_jobs_workers_have_room_for_what_the_config_asks(name: str) -> None:
-    config = job_named(name).load_config(str(KUBERAY / "jobs" / name / "config.yaml"), [])
+    config = job_named(name).load_config(str(PROJECT), [])
     spec = cluster_spec(_job(name))
     (group,) = spec["workerGroupSpecs"]
     (container,) = group["template"]["spec"]["containers"]
@@ -255,7 +260,7 @@ def test_overlay_job_mounts_the_config_that_is_built_with_it(overlay: str) -> No
         (name,) = [
             volume["configMap"]["name"] for volume in pod["volumes"] if "configMap" in volume
         ]
-        assert yaml.safe_load(configs[name]["config.yaml"])["workspace"].startswith("s3://")
+        assert yaml.safe_load(configs[name]["project.yaml"])["workspace"].startswith("s3://")
         assert {"name": "config", "mountPath": "/etc/xrec", "readOnly": True} in pod["containers"][
             0
         ]["volumeMounts"]
@@ -275,12 +280,6 @@ def test_overlay_aws_gpu_gives_every_worker_that_generates_or_trains_a_gpu() -> 
     assert with_gpu == {("RayCluster", "xrec"), ("RayService", "xrec"), *jobs}
 
 
-def test_configs_of_all_jobs_agree_on_the_workspace() -> None:
-    workspaces = {
-        load.workspace
-        for load in (
-            job_named(folder.name).load_config(str(folder / "config.yaml"), [])
-            for folder in JOB_FOLDERS
-        )
-    }
-    assert workspaces == {_application()["args"]["workspace"]}
+def test_jobs_and_the_endpoint_agree_on_the_workspace() -> None:
+    (project,) = documents(PROJECT)
+    assert project["workspace"] == _application()["args"]["workspace"]

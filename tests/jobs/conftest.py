@@ -14,6 +14,7 @@ import jobs.evaluate
 import jobs.prepare
 import jobs.pretrain_graph
 import jobs.train_adapter
+from tests.project_file import write_project
 from xrec.config.adapter import TrainAdapterConfig
 from xrec.config.backfill import BackfillConfig
 from xrec.config.base import parse_config
@@ -164,23 +165,15 @@ def pipeline(
 
 @pytest.fixture
 def config_file(pipeline: Pipeline, tmp_path: Path) -> Callable[[JobConfig], Path]:
-    """Writes a config to a YAML file, credentials included, for the command line."""
-    import yaml
+    """Writes a config to a project file, credentials included, for the command line."""
 
     def write(config: JobConfig) -> Path:
-        values = config.model_dump(mode="json", exclude={"storage"})
         keys = {
             "access_key_id": config.storage.access_key_id,
             "secret_access_key": config.storage.secret_access_key,
         }
         secrets = {name: key.get_secret_value() for name, key in keys.items() if key}
-        values["storage"] = {
-            "endpoint_url": config.storage.endpoint_url,
-            "max_attempts": 2,
-            **secrets,
-        }
-        path = tmp_path / "config.yaml"
-        path.write_text(yaml.safe_dump(values), encoding="utf-8")
-        return path
+        endpoint = {"endpoint_url": config.storage.endpoint_url, "max_attempts": 2}
+        return write_project(tmp_path / "config.yaml", config, storage={**endpoint, **secrets})
 
     return write

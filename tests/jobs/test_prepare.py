@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from jobs.prepare import run
-from xrec.config.base import load_config
 from xrec.config.data import PrepareConfig
+from xrec.config.project import load_config
 from xrec.data import read_dataset
 from xrec.storage import open_location
 
@@ -12,9 +12,7 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 
 
 def test_run_sample_config_gives_the_town_as_a_dataset(tmp_path: Path) -> None:
-    config = load_config(
-        PrepareConfig, CONFIGS / "sample" / "prepare.yaml", [f"workspace={tmp_path}"]
-    )
+    config = load_config(PrepareConfig, CONFIGS / "sample.yaml", [f"workspace={tmp_path}"])
     manifest = run(config)
     dataset = read_dataset(open_location(config.artifact("dataset")))
     assert dataset.manifest == manifest

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 import requests
-import yaml
 from typer.testing import CliRunner
 
+from tests.project_file import write_project
 from tests.xrec.serve.town import backfill_config, ids_of, make_backfill, make_town, serve_config
 from xrec.cli.main import app
 
@@ -22,8 +22,7 @@ def town(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def write_config(town: Path, path: Path, **values: object) -> None:
-    config = serve_config(town).model_dump(mode="json", exclude={"storage"}) | values
-    path.write_text(yaml.safe_dump(config), encoding="utf-8")
+    write_project(path, serve_config(town), **values)
 
 
 def test_backfill_of_another_model_is_refused_before_anything_starts(

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 ConfigPath = Annotated[
-    str, typer.Argument(metavar="CONFIG", help="YAML file of values; see configs/.")
+    str, typer.Argument(metavar="CONFIG", help="The project's YAML file; see configs/.")
 ]
 Overrides = Annotated[
     list[str] | None,

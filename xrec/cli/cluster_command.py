@@ -29,7 +29,7 @@ For trying out what several nodes do: they share this machine's cores and disk.
 \b
 Example:
   xrec cluster up --nodes 3
-  xrec submit pretrain-graph configs/sample/pretrain-graph.yaml workspace=$PWD/workspace/sample
+  xrec submit pretrain-graph configs/sample.yaml workspace=$PWD/workspace/sample
   xrec cluster down
 """
 

@@ -31,13 +31,13 @@ _NUM_EXAMPLES = 10
 
 
 def run_demo(workspace: str) -> None:
-    """Run the six jobs of configs/sample in `workspace` (folder or s3://), then print examples, metrics and the report's place."""
+    """Run the six jobs of configs/sample.yaml in `workspace` (folder or s3://), then print examples, metrics and the report's place."""
     configs = [(job, _config(job, workspace)) for job in _JOBS]
     with ensure_ray(RayConfig()):
         for number, (job, config) in enumerate(configs, start=1):
             started = time.monotonic()
             typer.echo(
-                f"[{number}/{len(configs)}] xrec {job.name} {_config_path(job).relative_to(_root())}",
+                f"[{number}/{len(configs)}] xrec {job.name} {_config_path().relative_to(_root())}",
                 err=True,
             )
             job.run(config)
@@ -72,14 +72,11 @@ def _print_results(config: EvaluateConfig) -> None:
 
 
 def _config(job: Job, workspace: str) -> JobConfig:
-    overrides = [f"workspace={workspace}"]
-    if job in (TRAIN_ADAPTER, BACKFILL, EVALUATE):
-        overrides.append(f"llm.model={workspace.rstrip('/')}/llm")
-    return job.load_config(str(_config_path(job)), overrides)
+    return job.load_config(str(_config_path()), [f"workspace={workspace}"])
 
 
-def _config_path(job: Job) -> Path:
-    path = _root() / "configs" / "sample" / f"{job.name}.yaml"
+def _config_path() -> Path:
+    path = _root() / "configs" / "sample.yaml"
     if not path.is_file():
         raise ConfigError(
             f"{path}: not there; the demo runs from a checkout of xrec (git clone, then make demo)"

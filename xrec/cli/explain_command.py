@@ -22,8 +22,8 @@ the user's vector is then computed from the vectors of these items.
 
 \b
 Example:
-  xrec explain configs/sample/backfill.yaml --user resident-17 --item place-3
-  xrec explain configs/sample/backfill.yaml --user newcomer --item place-3 --history place-1,place-8,place-20
+  xrec explain configs/sample.yaml --user resident-17 --item place-3
+  xrec explain configs/sample.yaml --user newcomer --item place-3 --history place-1,place-8,place-20
 """
 
 
@@ -48,7 +48,7 @@ def explain(
     configure_logging(debug)
     with exit_codes(debug):
         from xrec.config.backfill import BackfillConfig
-        from xrec.config.base import load_config
+        from xrec.config.project import load_config
 
         config = load_config(BackfillConfig, config_path, overrides or [])
         import jobs.explain

@@ -17,10 +17,9 @@ if (
 
 @dataclass(frozen=True)
 class Job:
-    """One job: `jobs.<module>.run(config)`, where config is an `xrec.config.<config_class>`."""
+    """One job: `jobs.<module>.run(config)`, where config is of its class in xrec.config.project."""
 
     name: str
-    config_class: str
     help: str
 
     @property
@@ -30,13 +29,10 @@ class Job:
 
     def load_config(self, path: str, overrides: Sequence[str]) -> "JobConfig":
         """The validated config; raises ConfigError."""
-        from xrec.config.base import load_config
+        from xrec.config.project import JOBS as CONFIGS
+        from xrec.config.project import load_config
 
-        module, name = self.config_class.split(".")
-        config_type: type[JobConfig] = getattr(
-            importlib.import_module(f"xrec.config.{module}"), name
-        )
-        return load_config(config_type, path, overrides)
+        return load_config(CONFIGS[self.name], path, overrides)
 
     def run(self, config: "JobConfig") -> "Manifest":
         """Do the job; returns its artifact's manifest, raises XRecError."""
@@ -48,7 +44,6 @@ class Job:
 
 PREPARE = Job(
     "prepare",
-    "data.PrepareConfig",
     """Raw files in, dataset artifact out.
 
 \b
@@ -63,14 +58,13 @@ with file, line and reason; above max_rejected_share the job fails.
 
 \b
 Example:
-  xrec prepare configs/sample/prepare.yaml
-  xrec prepare configs/yelp/prepare.yaml workspace=s3://my-bucket/yelp splits.test=0.1
+  xrec prepare configs/sample.yaml
+  xrec prepare configs/yelp.yaml workspace=s3://my-bucket/yelp splits.test=0.1
 """,
 )
 
 PRETRAIN_GRAPH = Job(
     "pretrain-graph",
-    "graph.PretrainGraphConfig",
     """Dataset in, graph artifact out.
 
 A vector for each user and item, by LightGCN on Ray Train.
@@ -84,14 +78,13 @@ else on one started on this machine.
 
 \b
 Example:
-  xrec pretrain-graph configs/sample/pretrain-graph.yaml
-  xrec pretrain-graph configs/yelp/pretrain-graph.yaml scaling.num_workers=4 training.num_epochs=100
+  xrec pretrain-graph configs/sample.yaml
+  xrec pretrain-graph configs/yelp.yaml scaling.num_workers=4 training.num_epochs=100
 """,
 )
 
 RECOMMEND = Job(
     "recommend",
-    "backfill.RecommendConfig",
     """Dataset and graph in, each user's best unseen items out.
 
 The k items with the highest scores that are not among the user's training interactions, by Ray Data.
@@ -105,14 +98,13 @@ its pairs from here with pairs.kind=recommendations.
 
 \b
 Example:
-  xrec recommend configs/sample/recommend.yaml
-  xrec recommend configs/yelp/recommend.yaml k=50 recommendations=s3://my-bucket/yelp/top-50
+  xrec recommend configs/sample.yaml
+  xrec recommend configs/yelp.yaml k=50 recommendations=s3://my-bucket/yelp/top-50
 """,
 )
 
 TRAIN_ADAPTER = Job(
     "train-adapter",
-    "adapter.TrainAdapterConfig",
     """Dataset, graph and language model in, adapter out.
 
 \b
@@ -125,14 +117,13 @@ ZeRO stage 3 shards it across the workers.
 
 \b
 Example:
-  xrec train-adapter configs/sample/train-adapter.yaml
-  xrec train-adapter configs/yelp/train-adapter.yaml training.max_steps=200 model.injection=direct
+  xrec train-adapter configs/sample.yaml
+  xrec train-adapter configs/yelp.yaml training.max_steps=200 model.injection=direct
 """,
 )
 
 IMPORT_ADAPTER = Job(
     "import-adapter",
-    "adapter.ImportAdapterConfig",
     """Files of the public XRec release in, graph and adapter out.
 
 \b
@@ -145,13 +136,12 @@ import_graph=false the graph is an input; it must hold the vectors that the conv
 
 \b
 Example:
-  xrec import-adapter configs/llama2-7b/import-adapter.yaml release=XRec/data/yelp
+  xrec import-adapter configs/llama2-7b-release.yaml release=XRec/data/yelp
 """,
 )
 
 BACKFILL = Job(
     "backfill",
-    "backfill.BackfillConfig",
     """User-item pairs in, explanations artifact out.
 
 One sentence for each pair, in bulk, by Ray Data.
@@ -170,15 +160,14 @@ With carry_from=URI what is unchanged since an earlier finished backfill is take
 
 \b
 Example:
-  xrec backfill configs/sample/backfill.yaml
-  xrec backfill configs/yelp/backfill.yaml explanations=s3://my-bucket/run-7 actors.num_actors=8
-  xrec backfill configs/yelp/backfill.yaml --retry-failed=engine_error
+  xrec backfill configs/sample.yaml
+  xrec backfill configs/yelp.yaml explanations=s3://my-bucket/run-7 actors.num_actors=8
+  xrec backfill configs/yelp.yaml --retry-failed=engine_error
 """,
 )
 
 EVALUATE = Job(
     "evaluate",
-    "evaluate.EvaluateConfig",
     """Explanations and references in, metrics and report out.
 
 \b
@@ -190,14 +179,13 @@ personalization_gain says whether the user's own vector makes the reference like
 
 \b
 Example:
-  xrec evaluate configs/sample/evaluate.yaml
-  xrec evaluate configs/yelp/evaluate.yaml max_pairs=500 encoder=null
+  xrec evaluate configs/sample.yaml
+  xrec evaluate configs/yelp.yaml max_pairs=500 encoder=null
 """,
 )
 
 ABLATE = Job(
     "ablate",
-    "evaluate.AblateConfig",
     """What each part of the method is worth: variants trained and scored alike.
 
 \b
@@ -216,14 +204,13 @@ Run it again after an interruption: variants that are there are kept. Another ru
 
 \b
 Example:
-  xrec ablate configs/sample/ablate.yaml
-  xrec ablate configs/yelp/ablate.yaml max_generations=200 variants=[full,constant]
+  xrec ablate configs/sample.yaml
+  xrec ablate configs/yelp.yaml max_generations=200 variants=[full,constant]
 """,
 )
 
 BUILD_SAMPLE_LLM = Job(
     "build-sample-llm",
-    "data.BuildSampleLLMConfig",
     """Nothing in, a small language model of the sample's language out.
 
 Trained in two minutes on one core, for demos without downloads.
@@ -236,13 +223,12 @@ Use it as llm.model in train-adapter, backfill and evaluate; there it is frozen 
 
 \b
 Example:
-  xrec build-sample-llm configs/sample/build-sample-llm.yaml
+  xrec build-sample-llm configs/sample.yaml
 """,
 )
 
 SERVE = Job(
     "serve",
-    "serve.ServeConfig",
     """Backfill, adapter and language model in, HTTP endpoint out.
 
 \b
@@ -256,9 +242,9 @@ another adapter or backfill is taken over without a break. Ctrl-C ends it.
 
 \b
 Example:
-  xrec serve configs/sample/serve.yaml
-  xrec serve configs/yelp/serve.yaml http.port=9000 explanations=s3://my-bucket/run-7
-  xrec serve configs/yelp/serve.yaml --write-deployment serve.yaml   # for serve deploy, or a RayService
+  xrec serve configs/sample.yaml
+  xrec serve configs/yelp.yaml http.port=9000 explanations=s3://my-bucket/run-7
+  xrec serve configs/yelp.yaml --write-deployment serve.yaml   # for serve deploy, or a RayService
 """,
 )
 

@@ -30,7 +30,7 @@ A cluster with token authentication takes the token in RAY_AUTH_TOKEN, at RAY_AU
 
 \b
 Example:
-  xrec submit pretrain-graph configs/yelp/pretrain-graph.yaml workspace=s3://my-bucket/yelp --address http://10.0.0.5:8265
+  xrec submit pretrain-graph configs/yelp.yaml workspace=s3://my-bucket/yelp --address http://10.0.0.5:8265
 """
 
 

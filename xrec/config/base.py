@@ -1,52 +1,94 @@
-"""How a config is read: YAML values, `section.key=value` overrides, one validation, one error style.
+"""The base of config classes, their validation, and how a mistake is described.
 
-YAML holds values, never class paths. An override goes through the same validation as the file.
+A message names the key, the value seen and what was expected. It never shows a value that may be a
+secret: a `SecretStr`, a field with `repr=False`, or anything in the place of a section with such fields.
 """
 
 import difflib
+import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, TypeVar, get_args
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError
+from pydantic.fields import FieldInfo
 
 from xrec.errors import ConfigError
+
+_MOST_SHOWN = 200
+_PLAIN_KEY = re.compile(r"[a-z_]+")
 
 
 class Config(BaseModel):
     """Base of every config class: immutable, and a key that it does not know is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", protected_namespaces=(), hide_input_in_errors=True
+    )
 
 
 ConfigT = TypeVar("ConfigT", bound=Config)
 
 
-def load_config(
-    config_type: type[ConfigT], path: str | Path, overrides: Sequence[str] = ()
-) -> ConfigT:
-    """Read the YAML file at `path`, apply `section.key=value` overrides, validate.
+@dataclass(frozen=True)
+class Problem:
+    """A mistake in the values of a config.
 
-    Raises ConfigError naming the file, the key, the value seen and what was expected.
+    `keys` is the path of the key as it stands in the file. `known` holds the keys that could stand
+    in the place of an unknown one, and `text` says what is wrong with a value.
     """
-    values = _read_yaml(Path(path))
-    for override in overrides:
-        values = _with_override(values, override)
-    return parse_config(config_type, values, source=str(path))
+
+    keys: tuple[str, ...]
+    kind: Literal["unknown", "missing", "value"]
+    text: str = ""
+    known: tuple[str, ...] = ()
+
+    @property
+    def dotted(self) -> str:
+        """The key's path, joined by dots."""
+        return ".".join(self.keys) or "(top level)"
+
+    def describe(self) -> str:
+        """What is wrong and what to do, without the key's name."""
+        if self.kind == "unknown":
+            return f"unknown key; {self.suggestion() or 'known keys: ' + ', '.join(self.known)}"
+        if self.kind == "missing":
+            return "required, and not given"
+        return self.text
+
+    def suggestion(self) -> str:
+        """A known key that resembles the unknown one, as a question; empty if none does."""
+        close = difflib.get_close_matches(self.keys[-1], self.known, n=1)
+        return f"did you mean {close[0]!r}?" if close else ""
 
 
 def parse_config(
     config_type: type[ConfigT], values: Mapping[str, Any], source: str = "config"
 ) -> ConfigT:
     """Validate plain values; raises ConfigError with one line for each wrong key."""
+    config, problems = validate(config_type, values)
+    if config is None:
+        raise config_error(
+            source, [f"{problem.dotted}: {problem.describe()}" for problem in problems]
+        )
+    return config
+
+
+def validate(
+    config_type: type[ConfigT], values: Mapping[str, Any]
+) -> tuple[ConfigT | None, list[Problem]]:
+    """The config of `values` and no problems, or no config and what is wrong with them."""
     try:
-        return config_type.model_validate(values)
+        return config_type.model_validate(values), []
     except ValidationError as error:
-        lines = [_describe(config_type, detail) for detail in error.errors()]
-        raise ConfigError(
-            f"{source}: {len(lines)} problem(s)\n" + "\n".join(f"  {line}" for line in lines)
-        ) from error
+        return None, [_problem(config_type, detail) for detail in error.errors()]
+
+
+def config_error(source: str, lines: Sequence[str]) -> ConfigError:
+    """The error that lists `lines`, each of which names a key and what is wrong with it."""
+    listed = "\n".join(f"  {line}" for line in lines)
+    return ConfigError(f"{source}: {len(lines)} problem(s)\n{listed}")
 
 
 def resolved_yaml(config: Config) -> str:
@@ -55,83 +97,89 @@ def resolved_yaml(config: Config) -> str:
     return text
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(
-            f"config file {str(path)!r} cannot be read ({error.strerror}); give a YAML file, see configs/"
-        ) from error
-    try:
-        values = yaml.safe_load(text) or {}
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML: {error}") from error
-    if not isinstance(values, dict):
-        raise ConfigError(
-            f"{path}: expected a mapping of keys to values, saw {type(values).__name__}"
-        )
-    return values
+def sections_of(annotation: Any) -> tuple[type[Config], ...]:
+    """The config classes in a field's type: one for a section, several for a union of sections."""
+    if isinstance(annotation, type) and issubclass(annotation, Config):
+        return (annotation,)
+    return tuple(section for each in get_args(annotation) for section in sections_of(each))
 
 
-def _with_override(values: Mapping[str, Any], override: str) -> dict[str, Any]:
-    key, separator, text = override.partition("=")
-    if not separator or not key:
-        raise ConfigError(
-            f"override {override!r}: expected section.key=value, for example training.num_epochs=3"
-        )
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"override {override!r}: the value is not valid YAML: {error}") from error
-    return _with_value(values, key.split("."), value, override)
+def holds_secret(field: FieldInfo) -> bool:
+    """True if the field's value may be, or contain, a secret."""
+    if not field.repr or _mentions_secret(field.annotation):
+        return True
+    return any(
+        holds_secret(inner)
+        for section in sections_of(field.annotation)
+        for inner in section.model_fields.values()
+    )
 
 
-def _with_value(
-    values: Mapping[str, Any], keys: Sequence[str], value: Any, override: str
-) -> dict[str, Any]:
-    head, *rest = keys
-    if not rest:
-        return {**values, head: value}
-    section = values.get(head)
-    section = {} if section is None else section
-    if not isinstance(section, Mapping):
-        raise ConfigError(
-            f"override {override!r}: {head!r} holds the value {section!r}, not a section"
-        )
-    return {**values, head: _with_value(section, rest, value, override)}
+def _mentions_secret(annotation: Any) -> bool:
+    return annotation is SecretStr or any(map(_mentions_secret, get_args(annotation)))
 
 
-def _describe(config_type: type[Config], detail: Any) -> str:
-    keys = [str(key) for key in detail["loc"]]
-    place = ".".join(keys) or "(top level)"
+def _problem(config_type: type[Config], detail: Any) -> Problem:
+    keys, sections, fields = _walk(config_type, detail["loc"])
     if detail["type"] == "extra_forbidden":
-        known = _known_keys(config_type, keys[:-1])
-        close = difflib.get_close_matches(keys[-1], known, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"known keys: {', '.join(sorted(known))}"
-        return f"{place}: unknown key; {hint}"
+        known = sorted({name for section in sections for name in section.model_fields})
+        return Problem((*keys[:-1], _shown_key(keys[-1], sections)), "unknown", known=tuple(known))
     if detail["type"] == "missing":
-        return f"{place}: required, and not given"
-    return f"{place}: {detail['msg']}, saw {detail['input']!r}"
+        return Problem(tuple(keys), "missing")
+    text = detail["msg"].removeprefix("Value error, ")
+    return Problem(tuple(keys), "value", text + _shown_value(detail["input"], fields))
 
 
-def _known_keys(config_type: type[Config], path: Sequence[str]) -> list[str]:
-    """The field names of the section at `path`; of every member where the section is a union."""
-    sections: list[type[Config]] = [config_type]
-    for key in path:
-        annotations = [
-            section.model_fields[key].annotation
-            for section in sections
-            if key in section.model_fields
-        ]
-        members = [
-            member
-            for annotation in annotations
-            for member in (get_args(annotation) or (annotation,))
-        ]
+def _walk(
+    config_type: type[Config], location: Sequence[str | int]
+) -> tuple[list[str], tuple[type[Config], ...], list[FieldInfo]]:
+    """The keys of pydantic's `location`, the sections that hold the last one, and its fields.
+
+    For a union of sections the location also has the tag of the chosen one, which is no key.
+    """
+    keys: list[str] = []
+    inside: tuple[type[Config], ...] = (config_type,)
+    around, fields = inside, []
+    for part in location:
         found = [
-            member for member in members if isinstance(member, type) and issubclass(member, Config)
+            section.model_fields[str(part)]
+            for section in inside
+            if str(part) in section.model_fields
         ]
-        sections = (
-            found or sections
-        )  # a union's tag ("kind" value) stands in the path, but is no field
-    return sorted({name for section in sections for name in section.model_fields})
+        tagged = tuple(section for section in inside if not found and part in _tags(section))
+        if tagged:
+            inside = tagged
+            continue
+        keys.append(str(part))
+        if isinstance(part, int):
+            continue
+        around, fields = inside, found
+        inside = tuple(each for field in found for each in sections_of(field.annotation))
+    return keys, around, fields
+
+
+def _tags(section: type[Config]) -> tuple[str, ...]:
+    kind = section.model_fields.get("kind")
+    return get_args(kind.annotation) if kind else ()
+
+
+def _shown_key(key: str, sections: Sequence[type[Config]]) -> str:
+    """A secret that stands by mistake where a key belongs (`{key:secret}`) is not shown."""
+    beside_secrets = any(
+        holds_secret(field)
+        for section in sections
+        for field in section.model_fields.values()
+        if not sections_of(field.annotation)
+    )
+    return "(not shown)" if beside_secrets and not _PLAIN_KEY.fullmatch(key) else key
+
+
+def _shown_value(value: Any, fields: Sequence[FieldInfo]) -> str:
+    if any(map(holds_secret, fields)):
+        return ", saw a value that is not shown"
+    if isinstance(value, str | int | float | None):
+        shown = repr(value)
+        return f", saw {shown if len(shown) <= _MOST_SHOWN else shown[:_MOST_SHOWN] + '...'}"
+    if isinstance(value, Mapping | list | tuple):
+        return ""
+    return f", saw a value of type {type(value).__name__}"

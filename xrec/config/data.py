@@ -191,7 +191,6 @@ class SampleLLMConfig(Config):
 class BuildSampleLLMConfig(JobConfig):
     """`xrec build-sample-llm`: nothing in, a language model in the Hugging Face layout out."""
 
-    llm: str | None = Field(None, description="Output URI; none: <workspace>/llm.")
     model: SampleLLMConfig = Field(
         default_factory=SampleLLMConfig, description="The model and its training."
     )

@@ -56,7 +56,8 @@ class KeyConfig(Config):
     """A key that may ask. The key itself stands nowhere: `printf %s KEY | sha256sum` gives its hash; 32 random bytes make a good one."""
 
     name: str = Field(min_length=1, max_length=64, description="Whose key it is, for logs.")
-    sha256: str = Field(description="SHA-256 of the key, 64 hex digits.")
+    # repr=False: who gives the key itself by mistake must not find it in an error message.
+    sha256: str = Field(description="SHA-256 of the key, 64 hex digits.", repr=False)
     requests_per_minute: int = Field(
         600,
         ge=1,

@@ -1,6 +1,7 @@
 """Sections that several jobs share: where artifacts lie, the store, the Ray cluster, the workers, new users and items."""
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from pydantic import Field, SecretStr, model_validator
 
@@ -8,6 +9,8 @@ from xrec.config.base import Config
 
 Device = Literal["auto", "cpu", "cuda"]
 Split = Literal["train", "validation", "test"]
+
+_IN_WORKSPACE = "workspace:"
 
 
 class StorageConfig(Config):
@@ -98,6 +101,20 @@ class JobConfig(Config):
     storage: StorageConfig = Field(
         default_factory=StorageConfig, description="How s3:// is reached."
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _find_model_in_workspace(cls, values: Any) -> Any:
+        """`llm.model: workspace:NAME` is the folder NAME in the workspace."""
+        if not isinstance(values, Mapping) or not isinstance(values.get("llm"), Mapping):
+            return values
+        model, workspace = values["llm"].get("model"), values.get("workspace")
+        if not (isinstance(model, str) and model.startswith(_IN_WORKSPACE)):
+            return values
+        if not isinstance(workspace, str):
+            return values
+        name = model.removeprefix(_IN_WORKSPACE)
+        return {**values, "llm": {**values["llm"], "model": f"{workspace.rstrip('/')}/{name}"}}
 
     def artifact(self, name: str) -> str:
         """URI of the artifact `name`: its own key if given, else `<workspace>/<name>`."""

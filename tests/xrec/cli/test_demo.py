@@ -48,7 +48,7 @@ def test_demo_outside_a_checkout_says_where_it_runs(
 ) -> None:
     monkeypatch.setattr(demo, "_root", lambda: tmp_path)
     with pytest.raises(
-        ConfigError, match=r"configs/sample/prepare\.yaml: not there; the demo runs from a checkout"
+        ConfigError, match=r"configs/sample\.yaml: not there; the demo runs from a checkout"
     ):
         demo._config(PREPARE, "/demo")
 

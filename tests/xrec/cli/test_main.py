@@ -12,11 +12,13 @@ from typer.testing import CliRunner
 from xrec.cli.job import JOBS, job_named
 from xrec.cli.main import app
 from xrec.config.data import PrepareConfig
+from xrec.config.project import read_project
 from xrec.errors import ConfigError, DataError
 from xrec.storage import open_location, write_manifest
 
 ROOT = Path(__file__).parents[3]
-CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
+CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+SECTIONS = [(path, job) for path in CONFIGS for job in read_project(path).jobs]
 
 pytestmark = pytest.mark.usefixtures("xrec_logger")
 
@@ -30,9 +32,11 @@ def no_cluster(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPat
 
 @pytest.fixture
 def config_path(tmp_path: Path) -> Path:
-    path = tmp_path / "prepare.yaml"
+    path = tmp_path / "project.yaml"
     source = "{kind: sample, num_users: 20, num_items: 12, interactions_per_user: 6, explanations_per_user: 3}"
-    path.write_text(f"workspace: {tmp_path / 'workspace'}\nsource: {source}\n", encoding="utf-8")
+    path.write_text(
+        f"workspace: {tmp_path / 'workspace'}\nprepare: {{source: {source}}}\n", encoding="utf-8"
+    )
     return path
 
 
@@ -84,12 +88,14 @@ def test_configs_are_there() -> None:
     assert CONFIGS
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: str(path.relative_to(ROOT / "configs")))
-def test_dry_run_every_config_file_passes(
-    path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+@pytest.mark.parametrize(
+    ("path", "job"), SECTIONS, ids=[f"{path.stem} {job}" for path, job in SECTIONS]
+)
+def test_dry_run_every_section_of_every_config_file_passes(
+    path: Path, job: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    code, out, err = _xrec(path.stem.replace("_", "-"), path, "--dry-run")
+    code, out, err = _xrec(job, path, "--dry-run")
     assert code == 0, err
     assert yaml.safe_load(out)["workspace"]
     assert list(tmp_path.iterdir()) == []
@@ -111,7 +117,10 @@ def test_dry_run_prints_overrides_and_defaults_and_touches_nothing(config_path: 
         (["no-such-command"], "No such command"),
         (["prepare", "{config}", "--no-such-option"], "No such option"),
         (["prepare", "/nowhere/prepare.yaml"], "/nowhere/prepare.yaml"),
-        (["prepare", "{config}", "splits.tset=0.1"], "did you mean 'test'"),
+        (
+            ["prepare", "{config}", "splits.tset=0.1"],
+            "splits.tset: unknown key; did you mean 'test'",
+        ),
         (["prepare", "{config}", "splits.test"], "section.key=value"),
         (["explain", "{config}", "--user", "u"], "--item"),
         (["submit", "prepare", "{config}"], "--address"),
@@ -134,7 +143,7 @@ def test_dry_run_prints_overrides_and_defaults_and_touches_nothing(config_path: 
             [
                 "submit",
                 "import-adapter",
-                f"{ROOT}/configs/llama2-7b/import-adapter.yaml",
+                f"{ROOT}/configs/llama2-7b-release.yaml",
                 "--address",
                 "http://127.0.0.1:1",
             ],

@@ -1,104 +1,25 @@
-"""How a config is read: file, overrides, errors."""
+"""Validation of plain values: errors, and what they never show."""
 
-from pathlib import Path
+import traceback
+from typing import Any
 
 import pytest
 import yaml
 from pydantic import SecretStr, ValidationError
 
 from xrec.config.backfill import BackfillConfig
-from xrec.config.base import load_config, parse_config, resolved_yaml
+from xrec.config.base import Config, parse_config, resolved_yaml
 from xrec.config.data import PrepareConfig
 from xrec.config.graph import PretrainGraphConfig
+from xrec.config.serve import ServeConfig
 from xrec.config.shared import StorageConfig
 from xrec.errors import ConfigError
 
-
-def _file(folder: Path, text: str) -> Path:
-    path = folder / "config.yaml"
-    path.write_text(text, encoding="utf-8")
-    return path
-
-
-def test_load_config_override_replaces_the_file_and_adds_sections(tmp_path: Path) -> None:
-    path = _file(tmp_path, "workspace: w\ntraining:\n  num_epochs: 7\n  seed: 3\n")
-    config = load_config(
-        PretrainGraphConfig,
-        path,
-        ["training.num_epochs=9", "model.embedding_dim=16", "ray.address=null"],
-    )
-    assert (config.training.num_epochs, config.training.seed, config.model.embedding_dim) == (
-        9,
-        3,
-        16,
-    )
-    assert config.ray.address is None
-
-
-def test_load_config_override_value_may_hold_an_equals_sign(tmp_path: Path) -> None:
-    path = _file(tmp_path, "workspace: w\n")
-    assert (
-        load_config(PretrainGraphConfig, path, ["workspace=s3://bucket/key=value"]).workspace
-        == "s3://bucket/key=value"
-    )
-
-
-@pytest.mark.parametrize(
-    ("text", "overrides", "message"),
-    [
-        (
-            "workspace: w\ntraining: {num_epoch: 3}\n",
-            [],
-            r"training\.num_epoch: unknown key; did you mean 'num_epochs'\?",
-        ),
-        (
-            "workspace: w\n",
-            ["trainin.num_epochs=3"],
-            r"trainin: unknown key; did you mean 'training'\?",
-        ),
-        ("workspace: w\nzzz: 1\n", [], r"zzz: unknown key; known keys: .*workspace"),
-        ("training: {num_epochs: 3}\n", [], "workspace: required, and not given"),
-        ("workspace: w\n", ["training.num_epochs=many"], r"training\.num_epochs: .*saw 'many'"),
-        (
-            "workspace: w\n",
-            ["training.num_epochs=0"],
-            r"training\.num_epochs: .*greater than or equal to 1, saw 0",
-        ),
-        ("workspace: w\n", ["training.num_epochs"], "expected section.key=value"),
-        ("workspace: w\n", ["=3"], "expected section.key=value"),
-        (
-            "workspace: w\n",
-            ["workspace.deeper=3"],
-            "'workspace' holds the value 'w', not a section",
-        ),
-        ("workspace: w\n", ["training.seed=[1"], "not valid YAML"),
-        ("- a\n- list\n", [], "expected a mapping of keys to values, saw list"),
-        ("workspace: [w\n", [], "not valid YAML"),
-    ],
-)
-def test_load_config_mistake_is_named_with_the_way_out(
-    tmp_path: Path, text: str, overrides: list[str], message: str
-) -> None:
-    with pytest.raises(ConfigError, match=message):
-        load_config(PretrainGraphConfig, _file(tmp_path, text), overrides)
-
-
-def test_load_config_several_mistakes_are_all_listed(tmp_path: Path) -> None:
-    path = _file(tmp_path, "training: {num_epoch: 3, seed: -1}\n")
-    with pytest.raises(ConfigError) as raised:
-        load_config(PretrainGraphConfig, path)
-    message = str(raised.value)
-    assert message.startswith(f"{path}: 3 problem(s)")
-    assert all(key in message for key in ("workspace", "training.num_epoch", "training.seed"))
-
-
-def test_load_config_missing_file_names_it(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"nowhere\.yaml.*No such file"):
-        load_config(PretrainGraphConfig, tmp_path / "nowhere.yaml")
+SECRET = "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY="
 
 
 def test_parse_config_unknown_key_in_a_union_member_has_a_suggestion() -> None:
-    with pytest.raises(ConfigError, match="num_usrs: unknown key; did you mean 'num_users'"):
+    with pytest.raises(ConfigError, match=r" source\.num_usrs: unknown key; did you mean 'num_use"):
         parse_config(
             PrepareConfig, {"workspace": "w", "source": {"kind": "sample", "num_usrs": 100}}
         )
@@ -107,6 +28,19 @@ def test_parse_config_unknown_key_in_a_union_member_has_a_suggestion() -> None:
 def test_parse_config_unknown_kind_names_the_known_ones() -> None:
     with pytest.raises(ConfigError, match=r"xrec_release.*tables.*sample"):
         parse_config(PrepareConfig, {"workspace": "w", "source": {"kind": "csv"}})
+
+
+def test_parse_config_mistake_in_a_list_is_named_by_its_place() -> None:
+    values = {"workspace": "w", "llm": {"model": "m"}, "decoding": {"stop": ["a", 3]}}
+    with pytest.raises(ConfigError, match=r"decoding\.stop\.1: .*string, saw 3"):
+        parse_config(ServeConfig, values)
+
+
+def test_parse_config_a_long_value_is_cut() -> None:
+    with pytest.raises(ConfigError) as raised:
+        parse_config(PretrainGraphConfig, {"workspace": "w", "parallelism": "x" * 1000})
+    assert "x" * 100 in str(raised.value)
+    assert "x" * 300 not in str(raised.value)
 
 
 def test_config_is_immutable() -> None:
@@ -123,16 +57,58 @@ def test_resolved_yaml_read_again_is_the_same_config() -> None:
     assert parse_config(BackfillConfig, yaml.safe_load(resolved_yaml(config))) == config
 
 
-def test_resolved_yaml_secrets_are_masked() -> None:
-    storage = StorageConfig(
-        access_key_id=SecretStr("AKIDSHOWN"), secret_access_key=SecretStr("hunter2")
-    )
-    text = resolved_yaml(PretrainGraphConfig(workspace="w", storage=storage))
-    assert "hunter2" not in text
-    assert "AKIDSHOWN" not in text
-
-
 def test_artifact_uri_is_below_the_workspace_unless_given() -> None:
     config = PretrainGraphConfig(workspace="s3://bucket/run/", graph="s3://other/graph")
     assert config.artifact("dataset") == "s3://bucket/run/dataset"
     assert config.artifact("graph") == "s3://other/graph"
+
+
+def test_llm_model_in_the_workspace_is_a_folder_of_it() -> None:
+    values = {"workspace": "s3://bucket/run/", "llm": {"model": "workspace:llm"}}
+    assert parse_config(ServeConfig, values).llm.model == "s3://bucket/run/llm"
+
+
+STORAGE = {"access_key_id": "AKIDEXAMPLE", "secret_access_key": SECRET}
+MISTAKES: list[tuple[str, type[Config], dict[str, Any]]] = [
+    ("half a pair", PretrainGraphConfig, {"storage": {"secret_access_key": SECRET}}),
+    ("wrong value beside", PretrainGraphConfig, {"storage": {**STORAGE, "max_attempts": "x"}}),
+    ("typed wrong", PretrainGraphConfig, {"storage": {**STORAGE, "secret_access_key": [SECRET]}}),
+    ("a number", PretrainGraphConfig, {"storage": {**STORAGE, "access_key_id": 271828182845}}),
+    ("misspelt", PretrainGraphConfig, {"storage": {"secret_acces_key": SECRET}}),
+    ("as the section", PretrainGraphConfig, {"storage": SECRET}),
+    ("in a list as the section", PretrainGraphConfig, {"storage": [STORAGE]}),
+    ("as a key", PretrainGraphConfig, {"storage": {SECRET: None}}),
+    ("key and value in one", PretrainGraphConfig, {"storage": {f"secret_access_key:{SECRET}": 1}}),
+    ("no workspace", PretrainGraphConfig, {"workspace": None, "storage": STORAGE}),
+    (
+        "the key where its hash belongs",
+        ServeConfig,
+        {"llm": {"model": "m"}, "security": {"keys": [{"name": "shop", "sha256": SECRET}]}},
+    ),
+    ("keys as a word", ServeConfig, {"llm": {"model": "m"}, "security": {"keys": SECRET}}),
+    ("security as a word", ServeConfig, {"llm": {"model": "m"}, "security": SECRET}),
+]
+
+
+@pytest.mark.parametrize(
+    ("config_type", "values"), [each[1:] for each in MISTAKES], ids=[each[0] for each in MISTAKES]
+)
+def test_error_shows_no_secret_neither_in_its_message_nor_in_its_traceback(
+    config_type: type[Config], values: dict[str, Any]
+) -> None:
+    with pytest.raises(ConfigError) as raised:
+        parse_config(config_type, {"workspace": "w", **values})
+    shown = "".join(traceback.format_exception(raised.value))
+    for secret in (SECRET, "AKIDEXAMPLE", "271828182845"):
+        assert secret not in str(raised.value)
+        assert secret not in shown
+
+
+def test_repr_and_resolved_yaml_show_no_secret() -> None:
+    storage = StorageConfig(
+        access_key_id=SecretStr("AKIDEXAMPLE"), secret_access_key=SecretStr(SECRET)
+    )
+    config = PretrainGraphConfig(workspace="w", storage=storage)
+    for shown in (repr(config), str(config), resolved_yaml(config), config.model_dump_json()):
+        assert SECRET not in shown
+        assert "AKIDEXAMPLE" not in shown

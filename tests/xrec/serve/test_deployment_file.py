@@ -60,7 +60,7 @@ def test_command_writes_the_file_and_starts_nothing(tmp_path: Path) -> None:
         app,
         [
             "serve",
-            str(Path(__file__).parents[3] / "configs" / "yelp" / "serve.yaml"),
+            str(Path(__file__).parents[3] / "configs" / "yelp.yaml"),
             "--write-deployment",
             str(target),
         ],

@@ -22,10 +22,10 @@ from cluster.record import LocalCluster
 from cluster.status import nodes
 from cluster.token import auth_headers
 from tests.conftest import ObjectStore
+from tests.project_file import write_project
 from tests.xrec.train.adapter_town import build_workspace, make_config
 from tests.xrec.train.killing import at_message, driver, kill_family, training_workers
 from xrec.config.adapter import TrainAdapterConfig
-from xrec.config.base import resolved_yaml
 from xrec.errors import ArtifactMismatchError, TrainingError
 from xrec.storage import Location, open_location
 from xrec.train.adapter import train_adapter
@@ -273,8 +273,7 @@ def test_node_announced_to_be_taken_away_checkpoints_first(
 
 
 def written(config: TrainAdapterConfig, folder: Path) -> Path:
-    (folder / "train-adapter.yaml").write_text(resolved_yaml(config))
-    return folder / "train-adapter.yaml"
+    return write_project(folder / "project.yaml", config)
 
 
 def wait_for(text: str, log: Path, process: "subprocess.Popen[bytes]") -> None:

@@ -11,8 +11,8 @@ from typing import Any
 import psutil
 import pytest
 
+from tests.project_file import write_project
 from tests.xrec.train.killing import driver, kill_family, training_workers
-from xrec.config.base import resolved_yaml
 from xrec.config.graph import PretrainGraphConfig
 from xrec.errors import TrainingError
 from xrec.storage import Manifest
@@ -151,7 +151,7 @@ def _driver(
     config: PretrainGraphConfig, folder: Path
 ) -> AbstractContextManager["subprocess.Popen[bytes]"]:
     """Run `xrec pretrain-graph` with a Ray cluster of its own."""
-    (folder / "graph.yaml").write_text(resolved_yaml(config))
+    write_project(folder / "graph.yaml", config)
     return driver(
         "pretrain-graph",
         folder / "graph.yaml",

@@ -1,0 +1,313 @@
+"""A project file: what each job sees of it, and how a mistake in it is named."""
+
+import traceback
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from xrec.config.adapter import TrainAdapterConfig
+from xrec.config.backfill import BackfillConfig, RecommendConfig
+from xrec.config.data import PrepareConfig
+from xrec.config.evaluate import AblateConfig
+from xrec.config.graph import PretrainGraphConfig
+from xrec.config.project import JOBS, SHARED, load_config, read_project
+from xrec.errors import ConfigError
+
+FILE: dict[str, Any] = {
+    "workspace": "w",
+    "llm": {"model": "m", "dtype": "bfloat16"},
+    "decoding": {"max_new_tokens": 40, "text": {"max_words": 20}},
+    "scaling": {"num_workers": 3},
+    "prepare": {"source": {"kind": "tables", "uri": "raw"}, "splits": {"test": 0.3}},
+    "pretrain-graph": {"training": {"num_epochs": 7, "seed": 3}},
+    "train-adapter": {
+        "model": {"num_tokens": 4},
+        "training": {"num_epochs": 2},
+        "scaling": {"device": "cpu"},
+    },
+    "backfill": {"pairs": {"kind": "split"}, "decoding": {"text": {"max_words": 30}}},
+    "ablate": {"training": {"num_epochs": 1}},
+}
+
+
+def write(folder: Path, values: Any) -> Path:
+    path = folder / "project.yaml"
+    text = values if isinstance(values, str) else yaml.safe_dump(values, sort_keys=False)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return write(tmp_path, FILE)
+
+
+def test_job_sees_the_shared_keys_and_its_section(path: Path) -> None:
+    graph = load_config(PretrainGraphConfig, path)
+    assert (graph.workspace, graph.training.num_epochs, graph.scaling.num_workers) == ("w", 7, 3)
+    assert load_config(PrepareConfig, path).splits.test == 0.3
+    assert load_config(RecommendConfig, path).workspace == "w"  # it has no section
+
+
+def test_section_that_repeats_a_shared_key_overrides_it_for_that_job_key_by_key(path: Path) -> None:
+    backfill = load_config(BackfillConfig, path)
+    assert (backfill.decoding.max_new_tokens, backfill.decoding.text.max_words) == (40, 30)
+    training = load_config(TrainAdapterConfig, path)
+    assert (training.scaling.num_workers, training.scaling.device) == (3, "cpu")
+    assert load_config(PretrainGraphConfig, path).scaling.device == "auto"
+
+
+def test_ablate_is_laid_over_train_adapter(path: Path) -> None:
+    ablate = load_config(AblateConfig, path)
+    assert ablate.model == load_config(TrainAdapterConfig, path).model
+    assert (ablate.training.num_epochs, ablate.scaling.device) == (1, "cpu")
+
+
+def test_shared_key_has_the_same_meaning_in_all_jobs() -> None:
+    for key in SHARED:
+        types = {
+            str(config.model_fields[key].annotation)
+            for config in JOBS.values()
+            if key in config.model_fields
+        }
+        assert len(types) == 1, key
+
+
+def test_empty_shared_section_is_as_if_it_were_not_there(tmp_path: Path) -> None:
+    config = load_config(PretrainGraphConfig, write(tmp_path, "workspace: w\nstorage:\nray:\n"))
+    assert config == PretrainGraphConfig(workspace="w")
+
+
+def test_jobs_are_the_sections_in_the_order_of_the_pipeline(tmp_path: Path) -> None:
+    project = read_project(write(tmp_path, {"workspace": "w", "evaluate": {}, "prepare": None}))
+    assert project.jobs == ("prepare", "evaluate")
+
+
+@pytest.mark.parametrize(
+    "override", ["training.num_epochs=9", "pretrain-graph.training.num_epochs=9"]
+)
+def test_override_is_a_key_of_the_job_or_a_place_in_the_file(path: Path, override: str) -> None:
+    config = load_config(PretrainGraphConfig, path, [override, "model.embedding_dim=16"])
+    assert (config.training.num_epochs, config.training.seed, config.model.embedding_dim) == (
+        9,
+        3,
+        16,
+    )
+
+
+def test_override_of_a_section_replaces_it(path: Path) -> None:
+    config = load_config(BackfillConfig, path, ["decoding={temperature: 0.5}"])
+    assert (config.decoding.temperature, config.decoding.max_new_tokens) == (0.5, 80)
+
+
+def test_override_of_train_adapters_place_reaches_ablate(path: Path) -> None:
+    config = load_config(AblateConfig, path, ["train-adapter.model.num_tokens=2"])
+    assert config.model.num_tokens == 2
+
+
+def test_override_value_may_hold_an_equals_sign(path: Path) -> None:
+    config = load_config(PretrainGraphConfig, path, ["workspace=s3://bucket/key=value"])
+    assert config.workspace == "s3://bucket/key=value"
+
+
+def test_project_overrides_are_shared_keys_and_places(path: Path) -> None:
+    project = read_project(path, ["workspace=elsewhere", "pretrain-graph.training.num_epochs=9"])
+    configs = project.configs(["prepare", "pretrain-graph"])
+    assert {config.workspace for config in configs.values()} == {"elsewhere"}
+    graph = configs["pretrain-graph"]
+    assert isinstance(graph, PretrainGraphConfig)
+    assert graph.training.num_epochs == 9
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (
+            "training.num_epochs=3",
+            "a job's name before the key: pretrain-graph.training.num_epochs, "
+            "train-adapter.training.num_epochs, ablate.training.num_epochs",
+        ),
+        ("zzz=3", "override 'zzz': .*; the jobs are build-sample-llm, prepare"),
+    ],
+)
+def test_project_override_of_a_jobs_key_names_the_jobs(
+    path: Path, override: str, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        read_project(path, [override])
+
+
+MISTAKES = [
+    (
+        {"pretrain-graph": {"training": {"num_epoch": 3}}},
+        r"pretrain-graph\.training\.num_epoch: unknown key; did you mean 'num_epochs'\?",
+    ),
+    (
+        {"train-adapter": {"training": {"num_epochs": "many"}}},
+        r"  train-adapter\.training\.num_epochs: .* saw 'many'",
+    ),
+    ({"train_adapter": {}}, r"train_adapter: unknown key; did you mean 'train-adapter'\?"),
+    ({"zzz": 1}, r"zzz: unknown key; known keys: workspace, .*serve"),
+    (
+        {"training": {"num_epochs": 3}},
+        r"training: unknown key in this place; training stands in pretrain-graph\.training, "
+        r"train-adapter\.training, ablate\.training",
+    ),
+    (
+        {"backfill": {"pairs": {"kind": "split"}, "splits": {"test": 0.1}}},
+        r"backfill\.splits: unknown key in this place; splits stands in prepare\.splits",
+    ),
+    (
+        {"backfill": {"pairs": {"kind": "split"}, "prompt": {"user": "x"}}},
+        r"backfill\.prompt: unknown key in this place; prompt stands in the top level of the file",
+    ),
+    (
+        {"train-adapter": {"num_epochs": 3}},
+        r"train-adapter\.num_epochs: .*; num_epochs stands in train-adapter\.training\.num_epochs$",
+    ),
+    ({"llm": {"model": "m", "dtype": "half"}}, r"  llm\.dtype: .* saw 'half'"),
+    ({"cold_start": {"user": "x"}}, r"cold_start\.user: unknown key; did you mean 'users'\?"),
+    ({"prepare": ["a"]}, r"prepare: expected a mapping of keys to values, saw list"),
+    (
+        {"ablate": {"variants": ["constant"]}},
+        r"  ablate: variants must hold full",
+    ),
+    (
+        {"train-adapter": {"model": {"dropout": 2}}, "ablate": {}},
+        r"  train-adapter\.model\.dropout: .* saw 2",
+    ),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), MISTAKES)
+def test_mistake_in_any_section_is_named_at_once_whatever_is_run(
+    tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    path = write(tmp_path, {**FILE, **change})
+    with pytest.raises(ConfigError, match=f"(?m){message}") as raised:
+        load_config(PrepareConfig, path)
+    assert str(raised.value).startswith(f"{path}: 1 problem(s)\n")
+    with pytest.raises(ConfigError, match=f"(?m){message}"):
+        read_project(path).configs(["prepare"])
+
+
+def test_several_mistakes_are_all_listed(tmp_path: Path) -> None:
+    values = {"pretrain-graph": {"training": {"num_epoch": 3, "seed": -1}}}
+    path = write(tmp_path, values)
+    with pytest.raises(ConfigError) as raised:
+        load_config(PretrainGraphConfig, path)
+    message = str(raised.value)
+    assert message.startswith(f"{path}: 3 problem(s)")
+    assert "  workspace: required, and not given" in message
+    assert all(key in message for key in (".training.num_epoch:", ".training.seed:"))
+
+
+def test_mistake_in_a_shared_key_of_no_job_in_the_file_is_named(tmp_path: Path) -> None:
+    path = write(
+        tmp_path, {"workspace": "w", "decoding": {"top_pp": 1}, "prepare": FILE["prepare"]}
+    )
+    with pytest.raises(ConfigError, match=r"decoding\.top_pp: unknown key; did you mean 'top_p'"):
+        load_config(PrepareConfig, path)
+
+
+def test_missing_key_is_a_mistake_of_the_job_that_is_run_only(tmp_path: Path) -> None:
+    path = write(tmp_path, {"workspace": "w", "prepare": FILE["prepare"], "backfill": {}})
+    assert load_config(PrepareConfig, path).workspace == "w"
+    with pytest.raises(ConfigError) as raised:
+        load_config(BackfillConfig, path)
+    lines = str(raised.value).splitlines()[1:]
+    assert lines == [
+        "  backfill.pairs: required, and not given",
+        "  llm: required, and not given",
+    ]
+
+
+def test_yaml_of_one_job_is_refused_with_the_right_places(tmp_path: Path) -> None:
+    """The layout before there were project files."""
+    path = write(tmp_path, {"workspace": "w", "model": {"num_layers": 2}, "training": {}})
+    with pytest.raises(ConfigError, match="there is no section of a job") as raised:
+        load_config(PretrainGraphConfig, path)
+    assert "model stands in build-sample-llm.model, pretrain-graph.model" in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("trainin.num_epochs=3", r"trainin: unknown key; did you mean 'training'\?"),
+        ("training.num_epochs=many", r"  training\.num_epochs: .*saw 'many'"),
+        ("training.num_epochs=0", r"  training\.num_epochs: .*greater than or equal to 1, saw 0"),
+        ("splits.test=0.1", r"splits: unknown key in this place; splits stands in prepare\.splits"),
+        ("training.num_epochs", "'training.num_epochs': expected section.key=value"),
+        ("=3", "override 1: expected section.key=value"),
+        ("workspace.deeper=3", "'workspace' holds a value, and is not a section"),
+        ("training.seed=[1", "override 'training.seed': the value: not valid YAML"),
+        ("training.seed=2026-99-99", "not valid YAML"),
+    ],
+)
+def test_mistake_in_an_override_is_named_as_it_was_given(
+    path: Path, override: str, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_config(PretrainGraphConfig, path, [override])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "the file is empty"),
+        ("# nothing\n", "the file is empty"),
+        ("- a\n- list\n", "expected a mapping of keys to values, saw list"),
+        ("word\n", "expected a mapping of keys to values, saw str"),
+        ("workspace: [w\n", "not valid YAML in line 2, column 1"),
+        ("workspace: w\nworkspace: v\n", "line 2, column 1: key 'workspace' stands twice"),
+    ],
+)
+def test_file_that_is_no_project_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_config(PrepareConfig, write(tmp_path, text))
+
+
+def test_path_that_is_no_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"nowhere\.yaml.*No such file"):
+        load_config(PrepareConfig, tmp_path / "nowhere.yaml")
+    with pytest.raises(ConfigError, match=r"cannot be read \(Is a directory\)"):
+        load_config(PrepareConfig, tmp_path)
+    (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError, match="not a text file in UTF-8"):
+        load_config(PrepareConfig, tmp_path / "binary")
+
+
+SECRET = "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY="
+LEAKS = [
+    (f"storage: {{secret_access_key: {SECRET}}}\n", []),
+    (f"storage: {{secret_access_key: '{SECRET}}}\n", []),
+    (f"storage:\n  access_key_id: a\n  secret_access_key:{SECRET}\n", []),
+    (f"storage:\n  access_key_id: a\n  secret_access_key: *{SECRET}\n", []),
+    (f"storage:\n  access_key_id: a\n  secret_access_key: !{SECRET} x\n", []),
+    (f"storage: {SECRET}\n", []),
+    (f"storage: {SECRET}\n", ["storage.region=eu"]),
+    (f"prepare: {{storage: {SECRET}}}\n", []),
+    (f"prepare: {SECRET}\n", []),
+    (f"backfill: {{storage: {{secret_access_key: {SECRET}}}}}\n", []),
+    ("prepare: {}\n", [f"storage.secret_access_key={SECRET}"]),
+    ("prepare: {}\n", [f"storage.secret_access_key=[{SECRET}"]),
+    ("prepare: {}\n", [f"storage.secret_access_key:{SECRET}"]),
+    ("prepare: {}\n", ["storage.secret_access_key=", SECRET]),
+    ("prepare: {}\n", ["storage.secret_access_key=", SECRET.rstrip("=")]),
+    ("prepare: {}\n", [f"storage={SECRET}"]),
+    ("prepare: {}\n", [f"storage={{secret_access_key: {SECRET}}}"]),
+    ("prepare: {}\n", [f"prepare.storage.secret_access_key={SECRET}"]),
+]
+
+
+@pytest.mark.parametrize(("text", "overrides"), LEAKS)
+def test_error_shows_no_secret_of_the_file_or_the_command_line(
+    tmp_path: Path, text: str, overrides: list[str]
+) -> None:
+    with pytest.raises(ConfigError) as raised:
+        load_config(PrepareConfig, write(tmp_path, f"workspace: w\n{text}"), overrides)
+    shown = "".join(traceback.format_exception(raised.value))
+    assert SECRET.rstrip("=") not in shown
+    assert SECRET.rstrip("=") not in str(raised.value)

@@ -1,0 +1,301 @@
+"""A project file: one YAML that describes all jobs of a project.
+
+What several jobs share (`workspace`, `llm`, `prompt`, ...) stands once at the top level; what one job
+alone needs stands in a section of the job's name. The config of a job is
+
+    the shared keys that the job has, overlaid by the job's section, overlaid by overrides,
+
+where sections are merged key by key. `ablate` trains variants of `train-adapter`, so its section is
+laid over that of `train-adapter`. The whole file is validated whenever one job is run.
+"""
+
+import functools
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from xrec.config.adapter import ImportAdapterConfig, TrainAdapterConfig
+from xrec.config.backfill import BackfillConfig, RecommendConfig
+from xrec.config.base import Problem, config_error, validate
+from xrec.config.data import BuildSampleLLMConfig, PrepareConfig
+from xrec.config.evaluate import AblateConfig, EvaluateConfig
+from xrec.config.graph import PretrainGraphConfig
+from xrec.config.keys import keys_of
+from xrec.config.overrides import Override, parse_overrides
+from xrec.config.serve import ServeConfig
+from xrec.config.shared import JobConfig
+from xrec.config.yaml_text import read_mapping
+from xrec.errors import ConfigError
+
+JOBS: Mapping[str, type[JobConfig]] = {
+    "build-sample-llm": BuildSampleLLMConfig,
+    "prepare": PrepareConfig,
+    "pretrain-graph": PretrainGraphConfig,
+    "train-adapter": TrainAdapterConfig,
+    "import-adapter": ImportAdapterConfig,
+    "recommend": RecommendConfig,
+    "backfill": BackfillConfig,
+    "evaluate": EvaluateConfig,
+    "ablate": AblateConfig,
+    "serve": ServeConfig,
+}
+"""The jobs, in the order of the pipeline, each with the class of its config."""
+
+ConfigT = TypeVar("ConfigT", bound=JobConfig)
+
+ARTIFACTS = (
+    "dataset",
+    "graph",
+    "adapter",
+    "recommendations",
+    "explanations",
+    "evaluation",
+    "ablation",
+)
+SHARED = (
+    "workspace",
+    "storage",
+    "ray",
+    "llm",
+    "prompt",
+    "decoding",
+    "cold_start",
+    "scaling",
+    *ARTIFACTS,
+)
+_MOST_PLACES = 4
+
+
+@dataclass(frozen=True)
+class Project:
+    """The values of a project file, with the overrides that name a place in the file."""
+
+    source: str
+    values: Mapping[str, Any]
+
+    @property
+    def jobs(self) -> tuple[str, ...]:
+        """The jobs that have a section, in the order of the pipeline."""
+        return tuple(job for job in JOBS if job in self.values)
+
+    def configs(
+        self, jobs: Collection[str], overrides: Sequence[Override] = ()
+    ) -> dict[str, JobConfig]:
+        """The configs of `jobs`, each with `overrides` of its own keys.
+
+        Raises ConfigError with every mistake in the whole file. A key that is required and not given
+        is a mistake in the configs of `jobs` only.
+        """
+        lines = [*_misplaced(self.values)]
+        configs = {}
+        for job in JOBS:
+            if job not in jobs and job not in self.values:
+                continue
+            if not isinstance(self.values.get(job), Mapping | None):
+                continue
+            view = _View.of(job, self.values, overrides if job in jobs else ())
+            config, problems = validate(JOBS[job], view.values)
+            lines += [
+                f"{view.place(problem.keys)}: {_described(problem, job)}"
+                for problem in problems
+                if job in jobs or problem.kind != "missing"
+            ]
+            if config is not None:
+                configs[job] = config
+        lines += _unused_shared(self.values, {*jobs, *self.jobs})
+        if lines:
+            raise config_error(self.source, list(dict.fromkeys(lines)))
+        return {job: configs[job] for job in JOBS if job in jobs}
+
+
+def read_project(path: str | Path, arguments: Sequence[str] = ()) -> Project:
+    """The project file at `path`; an override is a shared key, or begins with a job's name.
+
+    Raises ConfigError if the file cannot be read or an override names no such key.
+    """
+    overrides = parse_overrides(arguments, _places().keys())
+    for override in overrides:
+        if override.keys[0] not in (*SHARED, *JOBS):
+            raise ConfigError(
+                f"override {override.dotted!r}: expected a shared key, or a job's name before the "
+                f"key{_places_of_override(override)}"
+            )
+    return _read(path, overrides)
+
+
+def load_config(
+    config_type: type[ConfigT], path: str | Path, arguments: Sequence[str] = ()
+) -> ConfigT:
+    """The config of a job, by its class, from the project file at `path`.
+
+    An override is a key of the job (`training.num_epochs=3`), or a place in the file
+    (`train-adapter.training.num_epochs=3`). Raises ConfigError naming every mistake in the file.
+    """
+    overrides = parse_overrides(arguments, _places().keys())
+    project = _read(path, [each for each in overrides if each.keys[0] in JOBS])
+    own = [each for each in overrides if each.keys[0] not in JOBS]
+    (job,) = [name for name, each in JOBS.items() if each is config_type]
+    config = project.configs([job], own)[job]
+    assert isinstance(config, config_type)
+    return config
+
+
+def _read(path: str | Path, overrides: Sequence[Override]) -> Project:
+    values = read_mapping(Path(path))
+    for override in overrides:
+        values = override.applied_to(values)
+    return Project(str(path), values)
+
+
+@dataclass(frozen=True)
+class _View:
+    """What one job sees of the file, and where in the file each of its keys comes from."""
+
+    job: str
+    values: Mapping[str, Any]
+    layers: tuple[tuple[str, Mapping[str, Any]], ...]
+    overridden: tuple[tuple[str, ...], ...]
+
+    @classmethod
+    def of(cls, job: str, file: Mapping[str, Any], overrides: Sequence[Override]) -> "_View":
+        fields = JOBS[job].model_fields
+        shared = {
+            key: value
+            for key, value in file.items()
+            if key in SHARED and key in fields and value is not None
+        }
+        layers = [("", shared), (f"{job}.", _section(file, job))]
+        if job == "ablate":
+            training = _section(file, "train-adapter")
+            base = {key: value for key, value in training.items() if key in fields}
+            layers.insert(1, ("train-adapter.", base))
+        values = functools.reduce(_merged, (values for _, values in layers))
+        for override in overrides:
+            values = override.applied_to(values)
+        return cls(
+            job, values, tuple(reversed(layers)), tuple(override.keys for override in overrides)
+        )
+
+    def place(self, keys: tuple[str, ...]) -> str:
+        """The key's name in the file, or on the command line if it was given there."""
+        dotted = ".".join(keys)
+        if any(keys[: len(each)] == each[: len(keys)] for each in self.overridden if keys):
+            return dotted
+        lengths = [_depth(values, keys) for _, values in self.layers]
+        if max(lengths) > 0:
+            return self.layers[lengths.index(max(lengths))][0] + dotted
+        if keys and keys[0] in SHARED:
+            return dotted
+        return f"{self.job}.{dotted}" if keys else self.job
+
+
+def _section(file: Mapping[str, Any], job: str) -> Mapping[str, Any]:
+    section = file.get(job)
+    return section if isinstance(section, Mapping) else {}
+
+
+def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> Mapping[str, Any]:
+    """`below` with the values of `above` laid over it, sections key by key."""
+    merged = dict(below)
+    for key, value in above.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = _merged(merged[key], value) if both else value
+    return merged
+
+
+def _depth(values: Any, keys: Sequence[str]) -> int:
+    """How many of `keys`, from the first, are there in `values`."""
+    for depth, key in enumerate(keys):
+        if isinstance(values, Mapping) and key in values:
+            values = values[key]
+        elif isinstance(values, list) and key.isdigit() and int(key) < len(values):
+            values = values[int(key)]
+        else:
+            return depth
+    return len(keys)
+
+
+def _misplaced(values: Mapping[str, Any]) -> Iterator[str]:
+    """A line for each mistake at the top level."""
+    known = (*SHARED, *JOBS)
+    unknown = [key for key in values if key not in known]
+    for key in unknown:
+        yield f"{key}: {_described(Problem((str(key),), 'unknown', known=known))}"
+    if unknown and not any(job in values for job in JOBS):
+        yield (
+            "there is no section of a job: a project file has what jobs share at the top level, and "
+            "a section for each job, for example 'prepare:'; see configs/"
+        )
+    for job in JOBS:
+        section = values.get(job)
+        if section is not None and not isinstance(section, Mapping):
+            yield f"{job}: expected a mapping of keys to values, saw {type(section).__name__}"
+
+
+def _unused_shared(values: Mapping[str, Any], jobs: Collection[str]) -> Iterator[str]:
+    """A line for each mistake in a shared key that no job of the file has."""
+    for key in SHARED:
+        if values.get(key) is None or any(key in JOBS[job].model_fields for job in jobs):
+            continue
+        owner = next(config for config in JOBS.values() if key in config.model_fields)
+        _, problems = validate(owner, {key: values[key]})
+        for problem in problems:
+            if problem.kind != "missing":
+                yield f"{problem.dotted}: {_described(problem)}"
+
+
+def _described(problem: Problem, job: str | None = None) -> str:
+    """What is wrong; for a known key in the wrong place, its right places."""
+    places = _places().get(problem.keys[-1], ()) if problem.kind == "unknown" else ()
+    hint = problem.suggestion() if places else ""
+    if not places or (hint and len(problem.keys) > 1):
+        return problem.describe()
+    of_this_job = [place for place in places if job and place.startswith(f"{job}.")]
+    where = f"{problem.keys[-1]} stands in {_listed(of_this_job or places)}"
+    return f"unknown key; {hint} {where}" if hint else f"unknown key in this place; {where}"
+
+
+@functools.cache
+def _places() -> Mapping[str, tuple[str, ...]]:
+    """The places in a project file where a key of each name may stand, the highest first."""
+    found: dict[str, list[str]] = {}
+    for dotted in (*JOBS, *_job_places(), *_shared_places()):
+        found.setdefault(dotted.rsplit(".", 1)[-1], []).append(dotted)
+    return {
+        name: tuple(sorted(dict.fromkeys(places), key=lambda place: place.count(".")))
+        for name, places in found.items()
+    }
+
+
+def _shared_places() -> Iterator[str]:
+    for shared in SHARED:
+        owner = next(config for config in JOBS.values() if shared in config.model_fields)
+        for key in keys_of(owner):
+            if key.name.split(".")[0] == shared:
+                yield key.name
+
+
+def _job_places() -> Iterator[str]:
+    for job, config in JOBS.items():
+        for key in keys_of(config):
+            if key.name.split(".")[0] not in SHARED:
+                yield f"{job}.{key.name}"
+
+
+def _places_of_override(override: Override) -> str:
+    ending = f".{override.dotted}"
+    places = [
+        place
+        for place in _places().get(override.keys[-1], ())
+        if place.endswith(ending) and place.removesuffix(ending) in JOBS
+    ]
+    return f": {_listed(places)}" if places else f"; the jobs are {', '.join(JOBS)}"
+
+
+def _listed(places: Sequence[str]) -> str:
+    named = [
+        place if "." in place else f"the top level of the file ({place})"
+        for place in places[:_MOST_PLACES]
+    ]
+    return ", ".join([*named, *(["..."] if len(places) > _MOST_PLACES else [])])
