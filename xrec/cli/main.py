@@ -5,7 +5,14 @@ from typing import Annotated, NoReturn
 import typer
 
 from xrec import __version__
-from xrec.cli import cluster_command, demo_command, explain_command, jobs_command, submit_command
+from xrec.cli import (
+    cluster_command,
+    demo_command,
+    explain_command,
+    init_command,
+    jobs_command,
+    submit_command,
+)
 from xrec.cli.job import JOBS, job_named
 from xrec.cli.job_commands import add_job_command
 
@@ -50,6 +57,7 @@ def _program(
 for _job in JOBS:
     add_job_command(app, _job)
 app.command("explain", help=explain_command.HELP)(explain_command.explain)
+app.command("init", help=init_command.HELP)(init_command.init)
 app.command("demo", help=demo_command.HELP)(demo_command.demo)
 app.command("submit", help=submit_command.HELP)(submit_command.submit)
 app.add_typer(jobs_command.app, name="jobs", help="Jobs of a cluster: list, logs, stop.")

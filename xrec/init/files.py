@@ -1,0 +1,156 @@
+"""What lies in a user's folder: each file's rows, and of each column what its values look like."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from xrec.config.data import TABLE_ENDINGS
+from xrec.data.lines import Lines, read_lines
+from xrec.errors import ConfigError, DataError, StorageNotFoundError
+from xrec.storage import Location
+
+_DELIMITERS = (",", ";", "\t", "|")
+_MAX_FILES = 40
+_SHOWN = 10
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a file; `values` are its different non-empty values, as strings."""
+
+    name: str
+    values: frozenset[str]
+    num_filled: int
+    mean_words: float
+    is_number: bool
+
+    @property
+    def is_key(self) -> bool:
+        """True if no two of its values are equal, but for a few."""
+        return self.num_filled > 0 and len(self.values) >= 0.98 * self.num_filled
+
+
+@dataclass(frozen=True)
+class File:
+    """A file that holds a table: its rows, those that cannot be read included, and its columns."""
+
+    name: str
+    num_rows: int
+    num_broken: int
+    columns: tuple[Column, ...]
+
+    @property
+    def stem(self) -> str:
+        """The name without folder and ending."""
+        return self.name.rpartition("/")[2].partition(".")[0]
+
+    def column(self, name: str) -> Column:
+        """The column of that name."""
+        return next(column for column in self.columns if column.name == name)
+
+
+@dataclass(frozen=True)
+class Folder:
+    """The tables of a folder, the content of their files, and the names of the files that xrec cannot read."""
+
+    location: Location
+    files: tuple[File, ...]
+    contents: Mapping[str, bytes]
+    others: tuple[str, ...]
+    delimiter: str
+
+
+def read_folder(location: Location) -> Folder:
+    """Read every table below `location`.
+
+    Raises ConfigError if it is a file, StorageNotFoundError if it is not there, DataError if it holds no table or one
+    that cannot be read, and another StorageError if it must not be read.
+    """
+    if location.is_file():
+        raise ConfigError(f"{location} is a file; give the folder that it lies in")
+    names = [name for name in location.files() if not _is_hidden(name)]
+    if not names and not location.exists():
+        raise StorageNotFoundError(f"{location}: there is no such folder; check --from")
+    tables = [name for name in names if name.lower().endswith(TABLE_ENDINGS)]
+    _check_number(location, tables, names)
+    contents = {name: (location / name).read_bytes() for name in tables}
+    delimiter = _delimiter(contents)
+    files = tuple(_read(location, name, data, delimiter) for name, data in contents.items())
+    others = tuple(name for name in names if name not in contents)
+    return Folder(location, files, contents, others, delimiter)
+
+
+def _is_hidden(name: str) -> bool:
+    return any(part.startswith((".", "_")) for part in name.split("/"))
+
+
+def _check_number(location: Location, tables: Sequence[str], names: Sequence[str]) -> None:
+    if not tables:
+        raise DataError(
+            f"{location}: no file that xrec can read; expected files that end in {', '.join(TABLE_ENDINGS)}, "
+            f"saw {', '.join(names[:_SHOWN]) or 'no files'}"
+        )
+    if len(tables) > _MAX_FILES:
+        raise DataError(
+            f"{location}: {len(tables)} files, expected one for each table, {_MAX_FILES} at most; "
+            "put the tables into a folder of their own, each as one file"
+        )
+
+
+def _delimiter(contents: Mapping[str, bytes]) -> str:
+    """What separates the columns of the CSV files: what stands most often in their headers."""
+    counts: Counter[str] = Counter()
+    for name, data in contents.items():
+        if name.lower().endswith(".csv"):
+            header = data[:65536].decode("utf-8-sig", errors="replace").split("\n", 1)[0]
+            counts[max(_DELIMITERS, key=header.count)] += 1
+    return counts.most_common(1)[0][0] if counts else ","
+
+
+def _read(location: Location, name: str, data: bytes, delimiter: str) -> File:
+    where = f"{location}/{name}"
+    if not data:
+        raise DataError(f"{where}: an empty file; fill it, or move it out of the folder")
+    if not name.lower().endswith((".parquet", ".gz")) and b"\0" in data[:65536]:
+        raise DataError(
+            f"{where}: binary content, expected text; is its ending right? Convert it, or move it out of the folder"
+        )
+    lines = read_lines(where, data, delimiter)
+    readable = [row.values for row in lines.rows if row.values is not None]
+    if not readable:
+        problem = lines.rows[0].problem if lines.rows else "it has no rows"
+        raise DataError(
+            f"{where}: no row can be read ({problem}); mend it, or move it out of the folder"
+        )
+    return File(
+        name,
+        len(lines.rows),
+        len(lines.rows) - len(readable),
+        tuple(_column(column, readable) for column in _names(lines)),
+    )
+
+
+def _names(lines: Lines) -> list[str]:
+    return [name for name in lines.columns or [] if name]
+
+
+def _column(name: str, rows: Sequence[Mapping[str, Any]]) -> Column:
+    filled = [value for row in rows if (value := row.get(name)) not in (None, "")]
+    values = frozenset(str(value) for value in filled)
+    num_words = sum(len(value.split()) for value in values)
+    return Column(
+        name,
+        values,
+        len(filled),
+        num_words / len(values) if values else 0.0,
+        bool(values) and all(map(_is_number, values)),
+    )
+
+
+def _is_number(value: str) -> bool:
+    try:
+        float(value)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,121 @@
+"""All of `xrec init`: look, find, count, choose, write."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from xrec.config.data import TablesSource
+from xrec.config.shared import StorageConfig
+from xrec.errors import ConfigError
+from xrec.init.files import Folder, read_folder
+from xrec.init.guess import Guess, guess_tables
+from xrec.init.machine import Machine, this_machine
+from xrec.init.project_file import project_text
+from xrec.init.settings import choose_settings
+from xrec.init.survey import Survey, survey
+from xrec.storage import check_access, open_location
+
+PROJECT_FILE = "xrec.yaml"
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What was found, and the URI of the project file that was written."""
+
+    folder: Folder
+    guess: Guess
+    survey: Survey
+    machine: Machine
+    project_file: str
+
+
+def init_project(
+    directory: str, source_uri: str, *, force: bool = False, machine: Machine | None = None
+) -> Findings:
+    """Write `directory`/xrec.yaml for the files at `source_uri`; nothing is written if anything is wrong.
+
+    Raises ConfigError (a project file is there, and `force` is not given), DataError or StorageError (the files are
+    missing, cannot be read, or have no ids of users and items).
+    """
+    target = open_location(directory) / PROJECT_FILE
+    if open_location(directory).is_file():
+        raise ConfigError(f"{directory} is a file; give a folder for the project file")
+    if target.exists() and not force:
+        raise ConfigError(
+            f"{target} is there already; give another folder, or --force to replace it"
+        )
+    location = open_location(source_uri)
+    check_access(location, StorageConfig())
+    folder = read_folder(location)
+    guess = guess_tables(folder.files)
+    source = _source(folder, guess)
+    counts = survey(folder, source)
+    machine = machine or this_machine()
+    workspace = f"{open_location(directory).shared_uri.rstrip('/')}/workspace"
+    text = project_text(
+        source,
+        workspace,
+        guess=guess,
+        survey=counts,
+        settings=choose_settings(counts, machine),
+    )
+    target.write_bytes(text.encode("utf-8"))
+    return Findings(folder, guess, counts, machine, str(target))
+
+
+def _source(folder: Folder, guess: Guess) -> TablesSource:
+    named = {table: name for table, name in guess.files.items() if name.partition(".")[0] != table}
+    values: dict[str, Any] = {
+        "kind": "tables",
+        "uri": folder.location.shared_uri,
+        "files": named,
+        "columns": guess.settings(),
+        "delimiter": folder.delimiter,
+    }
+    return TablesSource.model_validate(values)
+
+
+def file_rows(findings: Findings) -> list[list[str]]:
+    """A row for each file: its name, its rows, the tables it holds, and which columns were taken."""
+    rows = []
+    for file in findings.folder.files:
+        tables = [table for table, name in findings.guess.files.items() if name == file.name]
+        taken = {
+            column: names
+            for table in tables
+            for column, names in findings.guess.columns[table].items()
+            if names is not None
+        }
+        shown = ", ".join(f"{column} = {_shown(names)}" for column, names in taken.items())
+        rows.append([file.name, str(file.num_rows), " and ".join(tables) or "not used", shown])
+    return rows
+
+
+def missing_lines(findings: Findings) -> list[str]:
+    """What is missing, and what that means; one line each."""
+    counts, tables = findings.survey, findings.guess.files
+    lines = []
+    if "users" not in tables:
+        lines.append("no table of users: profiles are empty, so texts cannot speak of the user")
+    elif counts.num_without_profile["users"]:
+        lines.append(f"{counts.num_without_profile['users']} users have no profile")
+    if "items" not in tables:
+        lines.append(
+            "no table of items: titles are ids and profiles are empty, so texts cannot describe the item"
+        )
+    elif counts.num_without_profile["items"]:
+        lines.append(
+            f"{counts.num_without_profile['items']} items have no profile: texts on them cannot say what they are like"
+        )
+    if not counts.can_train_adapter:
+        num = sum(counts.num_explanations.values())
+        lines.append(
+            f"{num or 'no'} explanations: an adapter cannot be trained, so the project has prepare, pretrain-graph and "
+            "recommend only"
+        )
+    lines += [f"{count} rows left out, {reason}" for reason, count in counts.rejected.items()]
+    return lines
+
+
+def _shown(names: str | Sequence[str]) -> str:
+    return names if isinstance(names, str) else " + ".join(names)

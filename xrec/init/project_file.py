@@ -1,0 +1,210 @@
+"""The text of a project file: values that were chosen, and comments that say why and what else is possible."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from xrec.config.data import TablesSource
+from xrec.init.guess import Guess
+from xrec.init.settings import Settings
+from xrec.init.survey import Survey
+
+
+def project_text(
+    source: TablesSource,
+    workspace: str,
+    *,
+    guess: Guess,
+    survey: Survey,
+    settings: Settings,
+) -> str:
+    """The YAML. Without enough explanations it has the jobs that need none: prepare, pretrain-graph, recommend."""
+    parts = [_head(source, workspace, settings), _prepare(source, guess, survey, settings)]
+    parts.append(_pretrain_graph(settings))
+    if survey.can_train_adapter:
+        parts.insert(1, _model(settings))
+        parts.append(_train_adapter(survey, settings))
+    parts.append(_recommend(settings))
+    parts.append(_explain(settings) if survey.can_train_adapter else _without_explanations())
+    return "\n".join(parts)
+
+
+def _head(source: TablesSource, workspace: str, settings: Settings) -> str:
+    return _lines(
+        f"# Written by `xrec init` for the files in {source.uri}",
+        "# Change what you like: `xrec JOB THIS_FILE --dry-run` checks it, `xrec JOB --help` explains every key.",
+        "",
+        "# Where all results go: a folder, or s3://bucket/prefix.",
+        f"workspace: {_value(workspace)}",
+        "",
+        "# Worker processes of both trainings, on the CPU cores or GPUs that there are.",
+        "scaling:",
+        f"  num_workers: {settings.num_workers}",
+    )
+
+
+def _model(settings: Settings) -> str:
+    dtype = [] if settings.dtype is None else [f"  dtype: {settings.dtype}  # this CPU has it"]
+    return _lines(
+        "# The language model, which stays as it is. Any causal model of the Hugging Face hub, a folder, or s3://.",
+        "# A larger one writes better and takes longer; without a GPU, SmolLM2-135M is what is bearable.",
+        "llm:",
+        f"  model: {_value(settings.model)}",
+        *dtype,
+        "",
+        "# What the model is asked. Say what your items are (book, restaurant, ...) in place of item.",
+        "prompt:",
+        "  instruction: Explain in one sentence why this user would like this item.",
+        '  user: "User: {user_profile}"',
+        '  item: "Item: {item_title}. {item_profile}"',
+        '  collaborative: "{user}{item}"',
+        "",
+        "decoding:",
+        f"  max_new_tokens: {settings.max_explanation_tokens}",
+    )
+
+
+def _prepare(source: TablesSource, guess: Guess, survey: Survey, settings: Settings) -> str:
+    delimiter = [] if source.delimiter == "," else [f"    delimiter: {_value(source.delimiter)}"]
+    files = [f"      {table}: {_value(name)}" for table, name in source.files.items()]
+    columns = [
+        f"      {name}: {_value(theirs)}{_column_comment(name, theirs)}"
+        for name, theirs in source.columns.items()
+    ]
+    return _lines(
+        "prepare:",
+        "  source:",
+        "    kind: tables",
+        f"    uri: {_value(source.uri)}",
+        *delimiter,
+        *_block("files", files),
+        *[f"    # Please check: {note}." for note in guess.notes],
+        *_block("columns", columns, "  # our name: the column of your file"),
+        "  # Shares of the explained pairs that are kept out of training, to validate and to test with.",
+        "  splits:",
+        "    validation: 0.1",
+        "    test: 0.2",
+        *_rejected(survey, settings),
+    )
+
+
+def _column_comment(name: str, theirs: Any) -> str:
+    if theirs is None:
+        return "  # no column for it was found"
+    return "  # joined to one text; leave out what says nothing" if isinstance(theirs, list) else ""
+
+
+def _block(name: str, lines: Sequence[str], comment: str = "") -> list[str]:
+    return [f"    {name}:{comment}", *lines] if lines else []
+
+
+def _rejected(survey: Survey, settings: Settings) -> list[str]:
+    if not survey.rejected:
+        return []
+    reasons = [f"  #   {count} x {reason}" for reason, count in survey.rejected.items()]
+    return [
+        "  # Rows that cannot be used are left out and listed in <workspace>/dataset/rejected.parquet. Here:",
+        *reasons,
+        "  # If a larger share of a file is unusable, the job fails.",
+        f"  max_rejected_share: {settings.max_rejected_share}",
+    ]
+
+
+def _pretrain_graph(settings: Settings) -> str:
+    return _lines(
+        "# Vectors of users and items from who interacted with what. It stops by itself when validation gets no better.",
+        "pretrain-graph:",
+        "  model:",
+        f"    embedding_dim: {settings.embedding_dim}",
+        "  training:",
+        f"    num_epochs: {settings.graph_epochs}",
+        f"    steps_per_epoch: {settings.steps_per_epoch}",
+        f"    micro_batch_size: {settings.graph_micro_batch}",
+    )
+
+
+def _train_adapter(survey: Survey, settings: Settings) -> str:
+    steps = (
+        []
+        if settings.max_steps is None
+        else [
+            "    # About ten minutes on this machine. More steps, or null for all epochs, give a better adapter.",
+            f"    max_steps: {settings.max_steps}",
+        ]
+    )
+    return _lines(
+        f"# The adapters between vectors and language model, trained on {survey.num_explanations['train']} explanations.",
+        "train-adapter:",
+        "  model:",
+        "    num_tokens: 4",
+        "    own_share: 0.01",
+        "    gating_noise: false",
+        "  training:",
+        f"    num_epochs: {settings.adapter_epochs}",
+        *steps,
+        f"    global_batch_size: {settings.global_batch}",
+        f"    micro_batch_size: {settings.micro_batch}",
+        "    learning_rate:",
+        "      peak: 3.0e-3",
+        "      warmup_share: 0.1",
+        "    # Explanations with more tokens are left out, and counted.",
+        f"    max_explanation_tokens: {settings.max_explanation_tokens}",
+        f"    max_validation_pairs: {settings.max_validation_pairs}",
+        f"    prefix_cache_gib: {settings.prefix_cache_gib}",
+    )
+
+
+def _recommend(settings: Settings) -> str:
+    return _lines(
+        "# The best items for each user among those not seen.",
+        "recommend:",
+        f"  k: {settings.k}",
+    )
+
+
+def _explain(settings: Settings) -> str:
+    return _lines(
+        "# Explanations of pairs that were kept out of training, so that they can be compared with the real ones.",
+        "# For what is recommended, in place of these: pairs: {kind: recommendations}",
+        "backfill:",
+        "  pairs:",
+        "    kind: split",
+        "    split: test",
+        f"    max_pairs: {settings.max_pairs}",
+        f"  rows_per_chunk: {settings.rows_per_chunk}",
+        "  actors:",
+        f"    num_actors: {settings.num_workers}",
+        "",
+        "# Metrics and report.html.",
+        "evaluate:",
+        f"  max_pairs: {settings.max_pairs}",
+        "  max_shuffled_generations: 0",
+        "",
+        "# The endpoint, on this machine only: http://127.0.0.1:8000",
+        "serve: {}",
+    )
+
+
+def _without_explanations() -> str:
+    return _lines(
+        "# There are too few explanations (or none) to train an adapter on. With a table of explanations (columns",
+        "# user_id, item_id, explanation; some hundred rows at least), run `xrec init --force` again.",
+    )
+
+
+def _lines(*lines: str) -> str:
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _value(value: Any) -> str:
+    """A value as YAML: plain where that is safe, else as JSON, which YAML reads alike."""
+    if isinstance(value, str) and value.replace("_", "a").replace("-", "a").isalnum():
+        return (
+            value if not value[0].isdigit() and value.lower() not in _WORDS else json.dumps(value)
+        )
+    if isinstance(value, list):
+        return f"[{', '.join(_value(part) for part in value)}]"
+    return json.dumps(value, ensure_ascii=False)
+
+
+_WORDS = {"null", "true", "false", "yes", "no", "on", "off", "y", "n", "nan", "inf"}

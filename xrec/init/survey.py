@@ -1,0 +1,84 @@
+"""What `xrec prepare` will make of the tables that were found: counts, and the rows that it will leave out."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow.compute as pc
+
+from xrec.config.data import SplitShares, TablesSource
+from xrec.data.assemble import assemble, check_not_empty
+from xrec.data.findings import count_reasons
+from xrec.data.tables import read_tables
+from xrec.errors import DataError
+from xrec.init.files import Folder
+
+_MOST_REJECTED = 0.5
+_TOKENS_PER_WORD = 1.5  # of subword tokenizers on plain English, and some room
+
+
+@dataclass(frozen=True)
+class Survey:
+    """The dataset-to-be in numbers.
+
+    num_explanations: by split.
+    rejected: rows left out, by "file: reason"; max_rejected_share: the largest share of one file.
+    explanation_tokens: about the length of the longest explanation but for one in twenty; 0 without any.
+    num_without_profile: users and items whose profile is empty.
+    """
+
+    num_users: int
+    num_items: int
+    num_interactions: int
+    num_train_interactions: int
+    num_explanations: Mapping[str, int]
+    rejected: Mapping[str, int]
+    max_rejected_share: float
+    explanation_tokens: int
+    num_without_profile: Mapping[str, int]
+
+    @property
+    def can_train_adapter(self) -> bool:
+        """True if there are explanations to train on, to validate with and to test with."""
+        return self.num_explanations["train"] >= 2 and all(
+            self.num_explanations[split] >= 1 for split in ("validation", "test")
+        )
+
+
+def survey(folder: Folder, source: TablesSource) -> Survey:
+    """Read the tables as `xrec prepare` does; raises DataError if it could not, or would lose more than half of a file."""
+    raw = read_tables({name: folder.contents[name] for name in folder.contents}, source)
+    assembled = assemble(raw, SplitShares())
+    by_file = Counter(finding.file for finding in assembled.findings)
+    shares = {file: by_file[file] / total for file, total in raw.num_rows.items() if total}
+    worst = max(shares, key=lambda file: shares[file])
+    reasons = count_reasons(assembled.findings)
+    if shares[worst] > _MOST_REJECTED:
+        shown = "\n".join(f"  {count} x {reason}" for reason, count in list(reasons.items())[:5])
+        raise DataError(
+            f"{folder.location}: {by_file[worst]} of {raw.num_rows[worst]} rows of {worst} cannot be used:\n{shown}\n"
+            "mend the files, or write the project file by hand"
+        )
+    check_not_empty(assembled.tables)
+    interactions, explanations = assembled.tables["interactions"], assembled.tables["explanations"]
+    return Survey(
+        num_users=raw.users.num_rows,
+        num_items=raw.items.num_rows,
+        num_interactions=interactions.num_rows + int(assembled.metrics["num_removed_edges"]),
+        num_train_interactions=int(pc.sum(pc.equal(interactions["split"], "train")).as_py()),
+        num_explanations=assembled.metrics["num_explanations"],
+        rejected=reasons,
+        max_rejected_share=shares[worst],
+        explanation_tokens=_long_text(explanations["explanation"].to_pylist()),
+        num_without_profile={
+            "users": int(pc.sum(pc.equal(raw.users["profile"], "")).as_py()),
+            "items": int(pc.sum(pc.equal(raw.items["profile"], "")).as_py()),
+        },
+    )
+
+
+def _long_text(texts: list[str]) -> int:
+    if not texts:
+        return 0
+    return int(np.quantile([len(text.split()) for text in texts], 0.95) * _TOKENS_PER_WORD)

@@ -1,0 +1,315 @@
+"""The words by which people call users, items, texts and tables, in the names of columns and files."""
+
+import re
+from typing import Literal
+
+Role = Literal["user", "item"]
+
+_USER = frozenset(
+    [
+        "user",
+        "usr",
+        "uid",
+        "customer",
+        "cust",
+        "client",
+        "reviewer",
+        "member",
+        "buyer",
+        "account",
+        "person",
+        "visitor",
+        "guest",
+        "author",
+        "patron",
+        "subscriber",
+        "consumer",
+        "shopper",
+        "reader",
+        "viewer",
+        "player",
+        "student",
+        "listener",
+        "traveler",
+        "traveller",
+    ]
+)
+_ITEM = frozenset(
+    [
+        "item",
+        "iid",
+        "product",
+        "prod",
+        "asin",
+        "sku",
+        "business",
+        "biz",
+        "gmap",
+        "place",
+        "venue",
+        "movie",
+        "film",
+        "book",
+        "isbn",
+        "article",
+        "restaurant",
+        "hotel",
+        "listing",
+        "track",
+        "song",
+        "album",
+        "game",
+        "recipe",
+        "course",
+        "goods",
+        "poi",
+        "offer",
+        "video",
+        "episode",
+        "podcast",
+        "event",
+        "destination",
+        "app",
+    ]
+)
+_ID = frozenset(
+    [
+        "id",
+        "ids",
+        "uuid",
+        "guid",
+        "key",
+        "no",
+        "nr",
+        "num",
+        "number",
+        "code",
+        "ref",
+        "hash",
+        "idx",
+        "index",
+    ]
+)
+_MODIFIERS = frozenset(
+    ["parent", "external", "internal", "source", "unique", "anon", "anonymous", "google", "yelp"]
+)
+
+_EXPLANATION = [
+    "explanation",
+    "reason",
+    "why",
+    "rationale",
+    "justification",
+    "motivation",
+    "review",
+    "text",
+    "comment",
+    "feedback",
+    "opinion",
+    "body",
+    "content",
+    "message",
+    "note",
+    "remark",
+]
+_TITLE = ["title", "name", "label", "headline"]
+_PROFILE = [
+    "profile",
+    "description",
+    "desc",
+    "about",
+    "bio",
+    "biography",
+    "summary",
+    "synopsis",
+    "overview",
+    "details",
+    "text",
+    "info",
+    "abstract",
+]
+_SPLIT = ["split", "fold", "subset", "partition", "set"]
+
+# A column with one of these words is no text that a profile may be made of: personal, technical, or of no meaning.
+_NO_PROFILE = frozenset(
+    [
+        "name",
+        "email",
+        "mail",
+        "phone",
+        "tel",
+        "address",
+        "street",
+        "ip",
+        "password",
+        "birth",
+        "birthday",
+        "lat",
+        "lon",
+        "lng",
+        "latitude",
+        "longitude",
+        "url",
+        "uri",
+        "link",
+        "image",
+        "img",
+        "photo",
+        "picture",
+        "thumbnail",
+        "date",
+        "time",
+        "datetime",
+        "timestamp",
+        "created",
+        "updated",
+        "modified",
+        "zip",
+        "postcode",
+        "zipcode",
+        "hours",
+        "attributes",
+        "checksum",
+        "split",
+        "fold",
+    ]
+)
+_NO_ITEM_ID = _NO_PROFILE | frozenset(
+    [
+        "rating",
+        "stars",
+        "star",
+        "score",
+        "price",
+        "amount",
+        "quantity",
+        "qty",
+        "count",
+        "total",
+        "helpful",
+        "useful",
+        "funny",
+        "cool",
+        "vote",
+        "votes",
+        "verified",
+        "day",
+        "month",
+        "year",
+        "language",
+        "lang",
+        "currency",
+        "status",
+        "session",
+    ]
+)
+_NO_TEXT = _ID | frozenset(
+    ["date", "time", "timestamp", "count", "length", "score", "rating", "url", "lang", "language"]
+)
+
+_TABLE_WORDS = {
+    "interactions": frozenset(
+        [
+            "interaction",
+            "rating",
+            "order",
+            "purchase",
+            "click",
+            "visit",
+            "view",
+            "event",
+            "transaction",
+            "sale",
+            "log",
+            "history",
+            "play",
+            "checkin",
+            "activity",
+            "watch",
+            "rental",
+            "booking",
+            "basket",
+        ]
+    ),
+    "explanations": frozenset(
+        ["explanation", "reason", "review", "comment", "feedback", "tip", "opinion"]
+    ),
+    "users": _USER | {"people"},
+    "items": _ITEM | frozenset(["catalog", "catalogue", "inventory", "meta", "metadata"]),
+}
+
+
+def words_of(name: str) -> list[str]:
+    """The words of a column's or file's name, in lower case and singular: `reviewerID` gives reviewer, id."""
+    spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", name)
+    words = [word.lower() for word in re.split(r"[^A-Za-z0-9]+", spaced) if word]
+    return [part for word in words for part in _parts(word)]
+
+
+def id_role(column: str) -> Role | Literal["any"] | None:
+    """Whose id the column's name says it is; any: an id of something; None: it does not sound like an id."""
+    words = words_of(column)
+    rest = [word for word in words if word not in _ID and word not in _MODIFIERS]
+    if words and not rest:
+        return "any"
+    if len(rest) != 1:
+        return None
+    if rest[0] in _USER:
+        return "user"
+    return "item" if rest[0] in _ITEM else None
+
+
+def table_of_file(stem: str) -> str | None:
+    """The table that a file's name speaks of, pairs before users and items; None if it tells nothing."""
+    words = set(words_of(stem))
+    return next((table for table, known in _TABLE_WORDS.items() if words & known), None)
+
+
+def explanation_rank(column: str) -> int | None:
+    """0 for the likeliest name of an explanation, more for less likely ones, None for others."""
+    return None if set(words_of(column)) & _NO_TEXT else _rank(column, _EXPLANATION)
+
+
+def title_rank(column: str) -> int | None:
+    """As `explanation_rank`, for an item's title."""
+    return None if set(words_of(column)) & _NO_TEXT else _rank(column, _TITLE)
+
+
+def profile_rank(column: str) -> int | None:
+    """As `explanation_rank`, for the one column that describes a user or an item."""
+    return None if set(words_of(column)) & _NO_TEXT else _rank(column, _PROFILE)
+
+
+def split_rank(column: str) -> int | None:
+    """As `explanation_rank`, for the split of a pair."""
+    return _rank(column, _SPLIT)
+
+
+def may_describe(column: str) -> bool:
+    """True if a profile may hold the column: neither personal nor technical, as far as its name tells."""
+    words = set(words_of(column))
+    return not words & (_NO_PROFILE | _ID)
+
+
+def may_be_item_id(column: str) -> bool:
+    """True if the name of a column of pairs does not speak against an item's id."""
+    return not set(words_of(column)) & _NO_ITEM_ID
+
+
+def _parts(word: str) -> list[str]:
+    """`userid` as user, id; `reviewtext` as review, text; `customers` as customer."""
+    for ending in ("id", "text", "body"):
+        stem = word.removesuffix(ending)
+        if stem != word and (stem in _USER or stem in _ITEM or stem in _EXPLANATION):
+            return [stem, ending]
+    known = _USER | _ITEM | frozenset(_EXPLANATION) | frozenset().union(*_TABLE_WORDS.values())
+    for form in (word, word.removesuffix("s"), word.removesuffix("es"), re.sub("ies$", "y", word)):
+        if form in known:
+            return [form]
+    return [word]
+
+
+def _rank(column: str, ranked: list[str]) -> int | None:
+    words = words_of(column)
+    ranks = [ranked.index(word) for word in words if word in ranked]
+    return min(ranks) if ranks else None
