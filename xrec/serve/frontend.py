@@ -84,7 +84,7 @@ class Frontend:
         try:
             await self._take(config)
         except XRecError as error:
-            logger.error("the new artifacts are not taken, the earlier ones go on: %s", error)
+            logger.error("the new artifacts are not used, the earlier ones stay: %s", error)
             self._recorder.increase(metrics.SWAPS, {"deployment": "frontend", "outcome": "refused"})
             return
         logger.info("answering with model %s now", self._read_through.model_fingerprint)

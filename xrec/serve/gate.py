@@ -50,26 +50,28 @@ class Gate:
         given = Headers(scope=scope).get("x-request-id", "")
         request_id = given if _GOOD_ID.fullmatch(given) else uuid.uuid4().hex
         scope.setdefault("state", {})["request_id"] = request_id
-        visit = _Visit(scope, send)
+        response = _Response(send)
         started, who = time.perf_counter(), "-"
         self._num_in_flight += 1
         self._recorder.set(metrics.REQUESTS_IN_FLIGHT, self._num_in_flight)
         try:
             who = self._admit(scope)
-            await self._app(scope, _Body(receive, self._limits.max_body_bytes).receive, visit.send)
+            await self._app(
+                scope, _LimitedBody(receive, self._limits.max_body_bytes).receive, response.send
+            )
         except ProblemError as error:
-            if visit.status is not None:
+            if response.status is not None:
                 raise
             self._recorder.increase(
                 metrics.REFUSED, {"reason": error.problem.type.rpartition("/")[2]}
             )
             await problem_response(error.problem, request_id, error.headers)(
-                scope, receive, visit.send
+                scope, receive, response.send
             )
         finally:
             self._num_in_flight -= 1
             self._recorder.set(metrics.REQUESTS_IN_FLIGHT, self._num_in_flight)
-            self._tell(scope, visit, request_id, who, time.perf_counter() - started)
+            self._record(scope, response, request_id, who, time.perf_counter() - started)
 
     def _admit(self, scope: Scope) -> str:
         """Return the name of the key, "-" for an open path; raise ProblemError if refused."""
@@ -90,12 +92,12 @@ class Gate:
             raise _too_large(self._limits.max_body_bytes)
         return name
 
-    def _tell(
-        self, scope: Scope, visit: "_Visit", request_id: str, who: str, seconds: float
+    def _record(
+        self, scope: Scope, response: "_Response", request_id: str, who: str, seconds: float
     ) -> None:
         """Count and log the request, by its route: its path names the user and the item."""
         route = getattr(scope.get("route"), "path", "none")
-        status = str(visit.status or 499)  # 499: the client went away before there was an answer
+        status = str(response.status or 499)  # 499: the client disconnected before an answer began
         self._recorder.increase(metrics.REQUESTS, {"route": route, "status": status})
         self._recorder.observe(metrics.REQUEST_SECONDS, seconds, {"route": route})
         path = (
@@ -114,11 +116,11 @@ class Gate:
         )
 
 
-class _Visit:
+class _Response:
     """Passes messages on to the client and keeps the status that was sent."""
 
-    def __init__(self, scope: Scope, send: Send):
-        self._scope, self._send = scope, send
+    def __init__(self, send: Send):
+        self._send = send
         self.status: int | None = None
 
     async def send(self, message: Message) -> None:
@@ -127,7 +129,7 @@ class _Visit:
         await self._send(message)
 
 
-class _Body:
+class _LimitedBody:
     """Counts the bytes of a body, because a body may come without its length."""
 
     def __init__(self, receive: Receive, max_bytes: int):

@@ -45,7 +45,7 @@ class Generator:
         config = chosen(self._config, choice)
         if self._live is None:
             self._live = await asyncio.to_thread(load_live, config)
-            self._start(self._tell_gauges())
+            self._start(self._record_gauges())
         else:
             self._start(self._swap(config))
 
@@ -87,7 +87,7 @@ class Generator:
         try:
             new = await asyncio.to_thread(load_live, config)
         except XRecError as error:
-            logger.error("the new adapter is not taken, the earlier one goes on: %s", error)
+            logger.error("the new adapter is not used, the earlier one stays: %s", error)
             self._recorder.increase(
                 metrics.SWAPS, {"deployment": "generator", "outcome": "refused"}
             )
@@ -97,8 +97,8 @@ class Generator:
         self._recorder.increase(metrics.SWAPS, {"deployment": "generator", "outcome": "taken"})
         await old.drained()
 
-    async def _tell_gauges(self) -> None:
-        num_told = 0
+    async def _record_gauges(self) -> None:
+        num_recorded = 0
         while True:
             live = self._ready()
             self._recorder.set(metrics.MODEL_ROWS, live.engine.num_rows)
@@ -106,8 +106,8 @@ class Generator:
                 metrics.MODEL_WAITING, max(0, live.num_pending - live.engine.num_rows)
             )
             self._recorder.set(metrics.MODEL_KEY_VALUE_BYTES, live.engine.run.key_value_bytes)
-            self._recorder.increase(metrics.ABANDONED, by=max(0, live.num_abandoned - num_told))
-            num_told = live.num_abandoned
+            self._recorder.increase(metrics.ABANDONED, by=max(0, live.num_abandoned - num_recorded))
+            num_recorded = live.num_abandoned
             await asyncio.sleep(_SECONDS_BETWEEN_GAUGES)
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:

@@ -91,7 +91,7 @@ class LiveExplainer:
             (refused,) = await self.explain([pair])
             yield refused
             return
-        async with aclosing(self._events(pair, tells_all=True)) as events:
+        async with aclosing(self._events(pair, with_deltas=True)) as events:
             async for event in events:
                 yield event
 
@@ -138,16 +138,16 @@ class LiveExplainer:
         return nll
 
     async def _explain(self, pair: LivePair) -> LiveText:
-        async with aclosing(self._events(pair, tells_all=False)) as events:
+        async with aclosing(self._events(pair, with_deltas=False)) as events:
             async for event in events:
                 if isinstance(event, LiveText):
                     return event
         raise AssertionError("events end with a text")
 
     async def _events(
-        self, pair: LivePair, *, tells_all: bool
+        self, pair: LivePair, *, with_deltas: bool
     ) -> AsyncGenerator[Delta | LiveText, None]:
-        """Yield deltas if `tells_all`, then the text; count the pair while it is at work."""
+        """Yield deltas if `with_deltas`, then the text; count the pair while it is at work."""
         started, self.num_pending, is_over = time.perf_counter(), self.num_pending + 1, False
         try:
             async with self._prompt(pair) as asked:
@@ -157,7 +157,7 @@ class LiveExplainer:
                     return
                 is_injected = pair.signal != "prompt_only"
                 async with aclosing(
-                    self._all_tries(asked, is_injected, started, tells_all)
+                    self._all_tries(asked, is_injected, started, with_deltas)
                 ) as events:
                     async for event in events:
                         is_over = isinstance(event, LiveText)
@@ -167,13 +167,13 @@ class LiveExplainer:
             self.num_abandoned += not is_over
 
     async def _all_tries(
-        self, asked: "_Asked", is_injected: bool, started: float, tells_all: bool
+        self, asked: "_Asked", is_injected: bool, started: float, with_deltas: bool
     ) -> AsyncGenerator[Delta | LiveText, None]:
         """Yield deltas, then the first text that can be used, else that of the last try."""
         tries = self._tries()
         for number, decoding in enumerate(tries, start=1):
             async with aclosing(
-                self._try(asked, decoding, is_injected, started, tells_all)
+                self._try(asked, decoding, is_injected, started, with_deltas)
             ) as events:
                 async for event in events:
                     if isinstance(event, LiveText):
@@ -203,9 +203,9 @@ class LiveExplainer:
         decoding: DecodingConfig,
         is_injected: bool,
         started: float,
-        tells_all: bool,
+        with_deltas: bool,
     ) -> AsyncGenerator[Delta | LiveText, None]:
-        request = _Request(asyncio.get_running_loop(), tells_all)
+        request = _Request(asyncio.get_running_loop(), with_deltas)
         ticket = self.engine.submit(
             asked.prompt,
             decoding,
@@ -328,11 +328,11 @@ class _Asked:
 class _Request:
     """Hands the events of a request from the engine's thread to the event loop.
 
-    Without `tells_all` only the end of the text is handed on.
+    Without `with_deltas` only the end of the text is handed on.
     """
 
     loop: asyncio.AbstractEventLoop
-    tells_all: bool
+    with_deltas: bool
     first_token_at: float = 0.0
 
     def __post_init__(self) -> None:
@@ -340,7 +340,7 @@ class _Request:
 
     def listen(self, advance: Advance) -> None:
         self.first_token_at = self.first_token_at or time.perf_counter()
-        if self.tells_all or advance.completion is not None:
+        if self.with_deltas or advance.completion is not None:
             self._send(advance)
 
     def fail(self, error: BaseException) -> None:

@@ -113,7 +113,7 @@ class BackfillWatch:
                 return
             lookup = await asyncio.to_thread(read_lookup, self._config, self._fingerprints)
         except XRecError as error:
-            logger.error("the backfill's new generation is not taken: %s", error)
+            logger.error("the new generation of the backfill is not used: %s", error)
             self._recorder.increase(metrics.REFRESHES, {"outcome": "refused"})
             return
         self._seen = seen
