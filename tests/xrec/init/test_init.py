@@ -8,8 +8,11 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+import jobs.prepare
 from tests.xrec.init.shop import write_shop
 from xrec.cli.main import app
+from xrec.config.data import PrepareConfig
+from xrec.config.project import load_config, read_project
 from xrec.config.shared import StorageConfig
 from xrec.errors import ConfigError, DataError, StorageAccessError, StorageNotFoundError
 from xrec.init.init import Findings, init_project
@@ -75,6 +78,34 @@ def test_init_on_gpus_uses_them(tmp_path: Path, shop: Path) -> None:
     assert values["scaling"] == {"num_workers": 4}
     assert values["llm"] == {"model": "Qwen/Qwen2.5-1.5B-Instruct"}
     assert "max_steps" not in values["train-adapter"]["training"]
+
+
+@pytest.mark.parametrize("machine", [CPU, GPU, Machine(1, 0, 4, False)])
+@pytest.mark.parametrize("with_explanations", [True, False])
+def test_init_file_passes_the_dry_run_of_each_of_its_jobs(
+    tmp_path: Path, shop: Path, machine: Machine, with_explanations: bool
+) -> None:
+    if not with_explanations:
+        (shop / "feedback.csv").unlink()
+    _init(tmp_path, shop, machine)
+    path = str(tmp_path / "project" / "xrec.yaml")
+    names = read_project(path).jobs
+    assert len(names) == (7 if with_explanations else 3)
+    for job in names:
+        result = CliRunner().invoke(app, [job, path, "--dry-run"], catch_exceptions=False)
+        assert result.exit_code == 0, result.stderr
+        assert yaml.safe_load(result.stdout)["workspace"] == str(tmp_path / "project/workspace")
+
+
+def test_init_file_prepares_a_dataset_with_the_counts_that_init_told(
+    tmp_path: Path, shop: Path
+) -> None:
+    findings = _init(tmp_path, shop)
+    config = load_config(PrepareConfig, tmp_path / "project" / "xrec.yaml")
+    manifest = jobs.prepare.run(config)
+    assert manifest.row_counts["users"] == findings.survey.num_users
+    assert manifest.metrics["num_explanations"] == findings.survey.num_explanations
+    assert manifest.row_counts["rejected"] == 0
 
 
 def test_init_many_explanations_on_a_cpu_bound_the_steps(tmp_path: Path) -> None:
