@@ -1,4 +1,4 @@
-"""Job `ablate`: what each part of the method is worth. Composes adapter training, scoring and evaluation, a variant at a time."""
+"""Job `ablate`: what each part of the method is worth, by training and scoring it without each part."""
 
 import logging
 
@@ -14,7 +14,8 @@ from xrec.errors import DataError
 from xrec.evaluate import other_users
 from xrec.evaluate.ablation import ABLATION_REPORT, compute_ablation, write_ablation
 from xrec.evaluate.encoder import TextEncoder, load_encoder
-from xrec.evaluate.variant_scores import VariantScore, of_the_same_pairs, read_scores, write_scores
+from xrec.evaluate.scores import ScoredPair
+from xrec.evaluate.variant_scores import of_the_same_pairs, read_scores, write_scores
 from xrec.generate.explainer import Explainer, Sources, load_explainer
 from xrec.generate.scoring import fitting_pairs, generated_texts, nll_own_and_shuffled, own_pairs
 from xrec.llm.model import resolve_device
@@ -38,10 +39,10 @@ _OF_SCORES = {"split", "max_pairs", "max_generations", "seed", "decoding"}
 
 
 def run(config: AblateConfig) -> Manifest:
-    """Train and score each variant that is not there yet, then compare; returns the manifest if this very run is finished.
+    """Train and score each variant that is not there yet, then compare them; returns the manifest.
 
-    Raises what training and the loading of a model raise, ArtifactMismatchError for another run's output, DataError if fewer than
-    two users have held-out pairs.
+    If a run with the same settings and inputs is finished, its manifest is returned. Raises what training and the loading of a
+    model raise, ArtifactMismatchError for another run's output, DataError if fewer than two users have held-out pairs.
     """
     for name in ("dataset", "graph", "ablation"):
         check_access(open_location(config.artifact(name), config.storage), config.storage)
@@ -110,15 +111,16 @@ def _drawn_pairs(config: AblateConfig) -> list[HeldOutPair]:
     drawn = [pairs[index] for index in sorted(chosen)]
     if len({pair.user_id for pair in drawn}) < 2:
         raise DataError(
-            f"{config.artifact('dataset')}: {len(drawn)} explained pairs in split {config.split!r}, of fewer than two users; another user's "
-            "vector needs two: choose the other split, or prepare the dataset with a larger share for it"
+            f"{config.artifact('dataset')}: {len(drawn)} explained pairs in split {config.split!r}, of "
+            "fewer than two users; another user's vector needs two: choose the other split, or prepare "
+            "the dataset with a larger share for it"
         )
     return drawn
 
 
 def _scores(
     config: AblateConfig, output: Location, variant: Variant, pairs: list[HeldOutPair]
-) -> list[VariantScore]:
+) -> list[ScoredPair]:
     """The variant's scores, read if they are there."""
     location = output / variant / "scores"
     run_config = {**config.model_dump(mode="json", include=_OF_SCORES), "dtype": config.llm.dtype}
@@ -153,8 +155,8 @@ def _encoder(config: AblateConfig) -> TextEncoder | None:
 
 def score_variant(
     explainer: Explainer, pairs: list[HeldOutPair], config: AblateConfig
-) -> list[VariantScore]:
-    """The scores of the pairs whose prompt is not too long; texts for those among the first `config.max_generations`."""
+) -> list[ScoredPair]:
+    """The scores of the pairs whose prompt is not too long; the first `config.max_generations` have texts."""
     others = [
         explainer.dataset.user_index(user)
         for user in other_users([pair.user_id for pair in pairs], config.seed)
@@ -166,7 +168,7 @@ def score_variant(
     chosen = own_pairs(kept[: config.max_generations])
     texts = dict(enumerate(generated_texts(explainer, chosen, config.decoding, "texts")))
     return [
-        VariantScore(
+        ScoredPair(
             user_id=pair.user_id,
             item_id=pair.item_id,
             reference=pair.reference,
@@ -174,6 +176,7 @@ def score_variant(
             nll_shuffled=nll_shuffled[index],
             explanation=texts.get(index),
             aspect=pair.aspect,
+            aspects=pair.aspects,
         )
         for index, pair in enumerate(kept)
     ]

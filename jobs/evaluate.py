@@ -1,4 +1,4 @@
-"""Job `evaluate`: explanations and their references in, metrics and a report out. Composes generation and evaluation."""
+"""Job `evaluate`: explanations and their references in, metrics and a report out."""
 
 import json
 import logging
@@ -7,10 +7,12 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 
+from xrec.adapter.pairs import Pair
 from xrec.backfill import read_explanations
 from xrec.config.evaluate import EvaluateConfig
 from xrec.data.dataset import Dataset
 from xrec.data.held_out import HeldOutPair, held_out_pairs
+from xrec.data.titles import composed
 from xrec.errors import ArtifactMismatchError, DataError
 from xrec.evaluate import (
     Lineage,
@@ -32,7 +34,7 @@ _Row = tuple[HeldOutPair, str]
 
 
 def run(config: EvaluateConfig) -> Manifest:
-    """Score the held-out explanations; returns the manifest that is there already if this very run is finished.
+    """Score the held-out explanations, unless a run with the same settings and inputs is finished; returns the manifest.
 
     Raises ArtifactMismatchError if the explanations are another adapter's, DataError if none of them has a reference.
     """
@@ -99,7 +101,7 @@ def run(config: EvaluateConfig) -> Manifest:
 def score_pairs(
     explainer: Explainer, explanations: pa.Table, config: EvaluateConfig
 ) -> list[ScoredPair]:
-    """Held-out pairs with what was generated for them, their NLL under their own and another user's vector, and its text."""
+    """Held-out pairs with what was generated for them, and their scores with the own and another user's vector."""
     rows = _draw(_with_references(explainer.dataset, explanations, config.split), config)
     pairs, texts = [pair for pair, _ in rows], [text for _, text in rows]
     others = [
@@ -114,19 +116,37 @@ def score_pairs(
         )
     )
     return [
-        ScoredPair(
-            user_id=pair.user_id,
-            item_id=pair.item_id,
-            reference=pair.reference,
-            explanation=texts[index],
+        _scored(
+            explainer,
+            pair,
+            texts[index],
             nll_own=nll_own[index],
             nll_shuffled=nll_shuffled[index],
             shuffled_explanation=shuffled_texts.get(index),
-            aspect=pair.aspect,
-            aspects=pair.aspects,
         )
         for index, pair in enumerate(pairs)
     ]
+
+
+def _scored(explainer: Explainer, pair: HeldOutPair, text: str, **scores: Any) -> ScoredPair:
+    said = explainer.pairs.texts(Pair(pair.user_index, pair.item_index))
+    titles, title = explainer.pairs.titles, said.item_title
+    context = (said.user_profile, said.item_profile)
+    return ScoredPair(
+        user_id=pair.user_id,
+        item_id=pair.item_id,
+        reference=pair.reference,
+        explanation=text,
+        aspect=pair.aspect,
+        aspects=pair.aspects,
+        item_title=title,
+        names_item=bool(titles.own_spans(composed(text), title)) if title else None,
+        other_title=titles.other_title(composed(text), title, context),
+        reference_names_item=(
+            bool(titles.own_spans(composed(pair.reference), title)) if title else None
+        ),
+        **scores,
+    )
 
 
 def _with_references(
@@ -134,7 +154,7 @@ def _with_references(
 ) -> list[_Row]:
     """Explained pairs of the split that were generated too, by user and item, each with its generated text.
 
-    Explanations without a reference are passed over; those of users and items of a cold start, which `dataset` lacks, have none.
+    Explanations without a reference are left out, as are all those of users and items that `dataset` does not hold.
     """
     texts = {
         (row["user_id"], row["item_id"]): row["explanation"] for row in explanations.to_pylist()
@@ -149,8 +169,8 @@ def _with_references(
 def _draw(rows: list[_Row], config: EvaluateConfig) -> list[_Row]:
     if len({pair.user_id for pair, _ in rows}) < 2:
         raise DataError(
-            f"{len(rows)} explanations have a reference in split {config.split!r}, of fewer than two users; backfill that split first "
-            "(pairs.kind=split), or choose the other one"
+            f"{len(rows)} explanations have a reference in split {config.split!r}, of fewer than two "
+            "users; backfill that split first (pairs.kind=split), or choose the other one"
         )
     chosen = np.random.default_rng(config.seed).permutation(len(rows))[: config.max_pairs]
     return [rows[index] for index in sorted(chosen)]
@@ -160,16 +180,16 @@ def _check_lineage(config: EvaluateConfig, manifests: dict[str, Manifest]) -> No
     made_by, adapter = manifests["explanations"].inputs["adapter"], manifests["adapter"].fingerprint
     if made_by != adapter:
         raise ArtifactMismatchError(
-            f"{config.artifact('explanations')}: made by adapter {made_by}, but {config.artifact('adapter')} is {adapter}; "
-            "give the adapter that made them, or backfill again"
+            f"{config.artifact('explanations')}: made by adapter {made_by}, but "
+            f"{config.artifact('adapter')} is {adapter}; give the adapter that made them, or backfill "
+            "again"
         )
 
 
 def _adapter_history(config: EvaluateConfig) -> list[dict[str, Any]]:
     location = open_location(config.artifact("adapter"), config.storage) / "history.json"
-    if (
-        not location.is_file()
-    ):  # a log, no content: an adapter that was saved or published goes without it
+    # The history is a log and no content: an adapter that was saved or published has none.
+    if not location.is_file():
         return []
     history: list[dict[str, Any]] = json.loads(location.read_text())
     return history

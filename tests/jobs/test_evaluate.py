@@ -46,6 +46,15 @@ def test_evaluate_scores_each_held_out_explanation_beside_its_reference(pipeline
     assert all(math.isfinite(pair.nll_own) and math.isfinite(pair.nll_shuffled) for pair in pairs)
     gain = sum(pair.nll_shuffled - pair.nll_own for pair in pairs) / len(pairs)
     assert metrics["personalization_gain"].value == pytest.approx(gain, abs=1e-6)
+    titles = dict(zip(items, dataset.items["title"].to_pylist(), strict=True))
+    for pair in pairs:
+        assert pair.item_title == titles[pair.item_id]
+        assert pair.names_item == (pair.item_title in pair.explanation)
+        assert pair.reference_names_item
+        others = [title for title in titles.values() if title != pair.item_title]
+        assert (pair.other_title is not None) == any(title in pair.explanation for title in others)
+    assert metrics["names_item_references"].value == 1.0
+    assert {"names_item", "names_another_item", "aspects_supported"} <= set(metrics)
     assert "aspect_accuracy" in metrics
     assert "embedding_f1" not in metrics
 
@@ -69,8 +78,11 @@ def test_evaluate_nll_is_the_models_own_log_likelihood(pipeline: Any) -> None:
     )
     prompt, label = (
         explainer.pairs.prompt(indices),
-        explainer.pairs.builder.encode_explanation(pair.reference),
+        explainer.pairs.builder.encode_explanation(
+            pair.reference.replace(pair.item_title, "[title]")
+        ),
     )
+    assert pair.item_title in pair.reference
     with torch.no_grad():
         logits = explainer.model(input_ids=torch.tensor([prompt + label]), use_cache=False).logits[
             0

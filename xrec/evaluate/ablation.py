@@ -19,7 +19,7 @@ from xrec.evaluate.bootstrap import Estimate, bootstrap_mean
 from xrec.evaluate.embedding_score import embedding_scores
 from xrec.evaluate.encoder import TextEncoder
 from xrec.evaluate.metrics import flat_metrics
-from xrec.evaluate.variant_scores import VARIANT_SCORES, VariantScore
+from xrec.evaluate.scores import SCORED_PAIRS, ScoredPair
 from xrec.storage import Location, Manifest, content_hash, write_manifest, write_table
 
 FULL = "full"
@@ -36,11 +36,11 @@ ABLATION_METRICS = pa.schema(
         pa.field("high", pa.float64()),
     ]
 )
-ABLATION_PAIRS = pa.schema([pa.field("variant", pa.string(), nullable=False), *VARIANT_SCORES])
+ABLATION_PAIRS = pa.schema([pa.field("variant", pa.string(), nullable=False), *SCORED_PAIRS])
 
 
 def compute_ablation(
-    scores: Mapping[str, Sequence[VariantScore]],
+    scores: Mapping[str, Sequence[ScoredPair]],
     *,
     encoder: TextEncoder | None,
     batch_size: int,
@@ -49,12 +49,12 @@ def compute_ablation(
 ) -> VariantMetrics:
     """The metrics of each variant; `scores` are of the same pairs in the same order (`of_the_same_pairs`).
 
-    `nll_above_full` is the variant's NLL minus the full one's, of the same pair: above 0, the full variant is better. Metrics of
-    texts are there where there are texts, `aspect_accuracy` where aspects are planted too.
+    `nll_above_full` is the variant's NLL minus the full one's, of the same pair: above 0, the full variant is better. Metrics
+    of texts are there if there are texts, `aspect_accuracy` if aspects are planted too.
     """
     full = np.array([score.nll_own for score in scores[FULL]])
 
-    def mean(values: ArrayLike, of: Sequence[VariantScore]) -> Estimate:
+    def mean(values: ArrayLike, of: Sequence[ScoredPair]) -> Estimate:
         return bootstrap_mean(
             values, [score.user_id for score in of], num_samples=num_samples, seed=seed
         )
@@ -83,7 +83,7 @@ def compute_ablation(
 
 
 def _text_scores(
-    written: Sequence[VariantScore], encoder: TextEncoder | None, batch_size: int
+    written: Sequence[ScoredPair], encoder: TextEncoder | None, batch_size: int
 ) -> dict[str, ArrayLike]:
     """Of each pair with a text."""
     explanations, references = _texts(written)
@@ -97,19 +97,22 @@ def _text_scores(
     return scores
 
 
-def _texts(written: Sequence[VariantScore]) -> tuple[list[str], list[str]]:
-    return [score.explanation or "" for score in written], [score.reference for score in written]
+def _texts(written: Sequence[ScoredPair]) -> tuple[list[str], list[str]]:
+    return [score.text for score in written], [score.reference for score in written]
 
 
 def write_ablation(
     location: Location,
-    scores: Mapping[str, Sequence[VariantScore]],
+    scores: Mapping[str, Sequence[ScoredPair]],
     metrics: VariantMetrics,
     *,
     config: Mapping[str, Any],
     inputs: Mapping[str, str],
 ) -> Manifest:
-    """Write metrics (Parquet and JSON), pairs and report, the manifest last; `scores` and `metrics` as of `compute_ablation`."""
+    """Write metrics (Parquet and JSON), pairs and report, and the manifest last.
+
+    `scores` and `metrics` are those of `compute_ablation`.
+    """
     values = {
         variant: {name: asdict(estimate) for name, estimate in of_variant.items()}
         for variant, of_variant in metrics.items()

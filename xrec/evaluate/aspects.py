@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 
 def aspect_pattern(aspects: Iterable[str]) -> re.Pattern[str]:
-    """A pattern that finds the phrases in any case and spacing, as whole words, the longest first where one holds another.
+    """A pattern that finds the phrases in any case and spacing, as whole words.
 
-    Raises ValueError if there is no phrase.
+    If one phrase holds another, the longer one is found. Raises ValueError if there is no phrase.
     """
     phrases = sorted(
         {_canonical(aspect) for aspect in aspects}, key=lambda phrase: (-len(phrase), phrase)
@@ -38,6 +38,19 @@ def names_only(
         [
             named_aspects(text, pattern) == {_canonical(aspect)}
             for text, aspect in zip(texts, right, strict=True)
+        ],
+        dtype=np.bool_,
+    )
+
+
+def names_none_beside(
+    texts: Sequence[str], aspects: Sequence[Sequence[str]], pattern: re.Pattern[str]
+) -> NDArray[np.bool_]:
+    """(N,) True if the text names no aspect beside those of its item; also true of a text that names none."""
+    return np.array(
+        [
+            named_aspects(text, pattern) <= {_canonical(aspect) for aspect in of_item}
+            for text, of_item in zip(texts, aspects, strict=True)
         ],
         dtype=np.bool_,
     )

@@ -16,6 +16,7 @@ class Description:
 
 
 _SIGNAL = "Does the user's own vector matter?"
+_TRUTH = "Are the texts true?"
 _LIKENESS = "Are the texts like the references?"
 _FORM = "How do the texts read?"
 _MAX_DIGITS = 3
@@ -24,7 +25,8 @@ DESCRIPTIONS = {
     "personalization_gain": Description(
         _SIGNAL,
         "Personalization gain, nats per token",
-        "How much likelier the reference is with the user's own vector than with another user's. Above 0, the collaborative signal reaches the text.",
+        "How much likelier the reference is with the user's own vector than with another user's. "
+        "Above 0, the collaborative signal reaches the text.",
     ),
     "personalization_win_rate": Description(
         _SIGNAL,
@@ -44,7 +46,8 @@ DESCRIPTIONS = {
     "aspect_accuracy": Description(
         _SIGNAL,
         "Aspect accuracy",
-        "Share of texts that name the planted aspect which the user likes most, and no other. Only the collaborative signal tells which.",
+        "Share of texts that name the planted aspect which the user likes most, and no other. "
+        "Only the collaborative signal tells which.",
     ),
     "aspect_accuracy_shuffled": Description(
         _SIGNAL,
@@ -61,6 +64,32 @@ DESCRIPTIONS = {
         "Aspect accuracy, references",
         "The same test on the reference texts. Below 1, the test misreads some texts.",
     ),
+    "title_accuracy": Description(
+        _TRUTH,
+        "Right title, of texts that name one",
+        "Share of texts that name their own item and no other, among those that name any item of "
+        "the catalogue.",
+    ),
+    "names_item": Description(
+        _TRUTH,
+        "Texts that name their item",
+        "Share of texts in which the item's title stands, in full or in an unambiguous short form.",
+    ),
+    "names_item_references": Description(
+        _TRUTH,
+        "References that name their item",
+        "The same share of the reference texts.",
+    ),
+    "names_another_item": Description(
+        _TRUTH,
+        "Texts that name another item",
+        "Share of texts in which another item's title stands that is not in the prompt.",
+    ),
+    "aspects_supported": Description(
+        _TRUTH,
+        "Texts with only aspects that the item has",
+        "Share of texts that name no aspect which the item lacks.",
+    ),
     "bleu": Description(
         _LIKENESS,
         "BLEU, 0 to 100",
@@ -73,7 +102,8 @@ DESCRIPTIONS = {
     "embedding_f1": Description(
         _LIKENESS,
         "Embedding score F1",
-        "Each token matched with its nearest token of the other text, in a small sentence encoder's space (BERTScore's formula, not its scale).",
+        "Each token matched with its nearest token of the other text, in a small sentence "
+        "encoder's space (BERTScore's formula, not its scale).",
     ),
     "embedding_precision": Description(
         _LIKENESS,
@@ -109,9 +139,10 @@ DESCRIPTIONS = {
 
 
 def format_value(name: str, estimate: Estimate) -> str:
-    """The value with the metric's own number of digits, and blanks for those it lacks: right-aligned, all points stand below each other.
+    """The value with the metric's own number of digits, and blanks for the digits that it lacks.
 
-    The blanks are figure spaces, as wide as a digit in every font.
+    Right-aligned values then have their decimal points below each other. The blanks are figure spaces, which are as wide as
+    a digit in every font.
     """
     digits = DESCRIPTIONS[name].digits
     return f"{estimate.value:.{digits}f}" + "\N{FIGURE SPACE}" * (_MAX_DIGITS - digits)

@@ -4,17 +4,16 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
-import torch
 from numpy.typing import ArrayLike
 
 from xrec.config.evaluate import EvaluateConfig
-from xrec.config.shared import Device
 from xrec.evaluate import text_metrics
-from xrec.evaluate.aspects import aspect_pattern, chance_level, names_only
+from xrec.evaluate.aspects import aspect_pattern, chance_level, names_none_beside, names_only
 from xrec.evaluate.bootstrap import Estimate, bootstrap_mean
 from xrec.evaluate.embedding_score import embedding_scores
 from xrec.evaluate.encoder import load_encoder
 from xrec.evaluate.scores import ScoredPair
+from xrec.llm.model import resolve_device
 
 Metrics = dict[str, Estimate]
 _Mean = Callable[[ArrayLike, Sequence[ScoredPair]], Estimate]  # values, and the pair of each
@@ -31,9 +30,10 @@ METRICS = pa.schema(
 
 
 def compute_metrics(pairs: Sequence[ScoredPair], config: EvaluateConfig) -> Metrics:
-    """The metrics of `pairs`, in the order in which they are shown; xrec.evaluate.descriptions says what each means.
+    """The metrics of `pairs`, in the order in which they are shown.
 
-    Aspect metrics are there only where aspects are planted, embedding scores only with a configured encoder.
+    xrec.evaluate.descriptions says what each means. Aspect metrics are there only if aspects are planted, metrics of titles
+    only if items have titles, embedding scores only with a configured encoder.
     Raises ValueError without pairs, ModelError if the encoder cannot be had.
     """
     if not pairs:
@@ -50,6 +50,8 @@ def compute_metrics(pairs: Sequence[ScoredPair], config: EvaluateConfig) -> Metr
     return {
         **_signal_metrics(pairs, mean),
         **_aspect_metrics([pair for pair in pairs if pair.aspect is not None], mean),
+        **_title_metrics([pair for pair in pairs if pair.names_item is not None], mean),
+        **_support_metrics([pair for pair in pairs if pair.aspect is not None], mean),
         **_likeness_metrics(pairs, mean),
         **(_embedding_metrics(pairs, config, config.encoder, mean) if config.encoder else {}),
         **_form_metrics(pairs),
@@ -87,7 +89,7 @@ def _signal_metrics(pairs: Sequence[ScoredPair], mean: _Mean) -> Metrics:
 
 
 def _aspect_metrics(pairs: Sequence[ScoredPair], mean: _Mean) -> Metrics:
-    """Of pairs with a planted aspect. Any pair's aspects count as named, so that an aspect the item lacks counts against a text."""
+    """Of pairs with a planted aspect. A text may name any pair's aspects; one that the item lacks counts against it."""
     if not pairs:
         return {}
     aspects = [pair.aspects or () for pair in pairs]
@@ -95,9 +97,7 @@ def _aspect_metrics(pairs: Sequence[ScoredPair], mean: _Mean) -> Metrics:
     right = [pair.aspect or "" for pair in pairs]
     shuffled = [pair for pair in pairs if pair.shuffled_explanation is not None]
     metrics = {
-        "aspect_accuracy": mean(
-            names_only([pair.explanation for pair in pairs], right, pattern), pairs
-        )
+        "aspect_accuracy": mean(names_only([pair.text for pair in pairs], right, pattern), pairs)
     }
     if shuffled:
         texts = [pair.shuffled_explanation or "" for pair in shuffled]
@@ -111,6 +111,32 @@ def _aspect_metrics(pairs: Sequence[ScoredPair], mean: _Mean) -> Metrics:
     return metrics
 
 
+def _title_metrics(pairs: Sequence[ScoredPair], mean: _Mean) -> Metrics:
+    """Of pairs whose item has a title."""
+    if not pairs:
+        return {}
+    named = [pair for pair in pairs if pair.names_item or pair.other_title is not None]
+    right = [pair.other_title is None for pair in named]
+    return {
+        **({"title_accuracy": mean(right, named)} if named else {}),
+        "names_item": mean([bool(pair.names_item) for pair in pairs], pairs),
+        "names_item_references": Estimate(
+            float(np.mean([bool(pair.reference_names_item) for pair in pairs]))
+        ),
+        "names_another_item": mean([pair.other_title is not None for pair in pairs], pairs),
+    }
+
+
+def _support_metrics(pairs: Sequence[ScoredPair], mean: _Mean) -> Metrics:
+    """Of pairs with planted aspects."""
+    if not pairs:
+        return {}
+    aspects = [pair.aspects or () for pair in pairs]
+    pattern = aspect_pattern(aspect for of_item in aspects for aspect in of_item)
+    supported = names_none_beside([pair.text for pair in pairs], aspects, pattern)
+    return {"aspects_supported": mean(supported, pairs)}
+
+
 def _likeness_metrics(pairs: Sequence[ScoredPair], mean: _Mean) -> Metrics:
     explanations, references = _texts(pairs)
     return {
@@ -122,7 +148,8 @@ def _likeness_metrics(pairs: Sequence[ScoredPair], mean: _Mean) -> Metrics:
 def _embedding_metrics(
     pairs: Sequence[ScoredPair], config: EvaluateConfig, source: str, mean: _Mean
 ) -> Metrics:
-    encoder = load_encoder(source, cache_dir=config.llm.cache_dir, device=_device(config.device))
+    device = str(resolve_device(config.device))
+    encoder = load_encoder(source, cache_dir=config.llm.cache_dir, device=device)
     scores = embedding_scores(encoder, *_texts(pairs), batch_size=config.batch_size)
     return {
         "embedding_f1": mean(scores.f1, pairs),
@@ -145,10 +172,4 @@ def _form_metrics(pairs: Sequence[ScoredPair]) -> Metrics:
 
 
 def _texts(pairs: Sequence[ScoredPair]) -> tuple[list[str], list[str]]:
-    return [pair.explanation for pair in pairs], [pair.reference for pair in pairs]
-
-
-def _device(device: Device) -> str:
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return device
+    return [pair.text for pair in pairs], [pair.reference for pair in pairs]

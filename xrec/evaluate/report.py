@@ -108,7 +108,7 @@ def _groups(metrics: Mapping[str, Estimate]) -> list[tuple[str, list[dict[str, s
 def _plots(pairs: Sequence[ScoredPair], lineage: Lineage) -> list[Plot]:
     own, shuffled = [pair.nll_own for pair in pairs], [pair.nll_shuffled for pair in pairs]
     generated, reference = (
-        num_words([pair.explanation for pair in pairs]),
+        num_words([pair.text for pair in pairs]),
         num_words([pair.reference for pair in pairs]),
     )
     plots = [

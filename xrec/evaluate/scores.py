@@ -1,7 +1,7 @@
-"""What an evaluation starts from: one row for each held-out pair, scored by the job.
+"""Held-out pairs with their scores: what metrics, reports and ablations are computed from.
 
-The job makes the rows (explanations from the backfill, NLLs from the language model, planted aspects from the
-dataset); all of xrec.evaluate only reads them.
+The jobs make them from explanations, from the language model's likelihoods and from what is planted in the sample; the rest
+of xrec.evaluate only reads them.
 """
 
 import math
@@ -10,18 +10,22 @@ from dataclasses import asdict, dataclass
 
 import pyarrow as pa
 
-# `pairs.parquet` of the evaluation artifact.
+# `pairs.parquet` of an evaluation and of a variant's scores.
 SCORED_PAIRS = pa.schema(
     [
         pa.field("user_id", pa.string(), nullable=False),
         pa.field("item_id", pa.string(), nullable=False),
         pa.field("reference", pa.string(), nullable=False),
-        pa.field("explanation", pa.string(), nullable=False),
+        pa.field("explanation", pa.string()),
         pa.field("nll_own", pa.float64(), nullable=False),
         pa.field("nll_shuffled", pa.float64(), nullable=False),
         pa.field("shuffled_explanation", pa.string()),
         pa.field("aspect", pa.string()),
         pa.field("aspects", pa.list_(pa.field("element", pa.string(), nullable=False))),
+        pa.field("item_title", pa.string(), nullable=False),
+        pa.field("names_item", pa.bool_()),
+        pa.field("other_title", pa.string()),
+        pa.field("reference_names_item", pa.bool_()),
     ]
 )
 
@@ -30,31 +34,50 @@ SCORED_PAIRS = pa.schema(
 class ScoredPair:
     """A held-out pair: `reference` is the text it came with, `explanation` the generated one.
 
-    `nll_own` and `nll_shuffled` are the reference's mean negative log-likelihood, nats per token, with the user's own
-    vector and with another user's. `shuffled_explanation` is generated with that other vector; None: not generated.
-    `aspect` is the right aspect to name and `aspects` all of the item's; None outside the generated sample.
+    `explanation` and `shuffled_explanation`, which is generated with another user's vector, are None if they were not
+    asked for. `nll_own` and `nll_shuffled` are the reference's mean negative log-likelihood, nats a token, with the user's
+    own vector and with another user's. `aspect` is the right aspect to name and `aspects` are all of the item's; both are
+    None outside the generated sample. `names_item` and `reference_names_item` say whether explanation and reference name
+    the item by its title; they are None for an item without a title. `other_title` is the title of another item that the
+    explanation names, if it does.
     """
 
     user_id: str
     item_id: str
     reference: str
-    explanation: str
+    explanation: str | None
     nll_own: float
     nll_shuffled: float
     shuffled_explanation: str | None = None
     aspect: str | None = None
     aspects: tuple[str, ...] | None = None
+    item_title: str = ""
+    names_item: bool | None = None
+    other_title: str | None = None
+    reference_names_item: bool | None = None
 
     def __post_init__(self) -> None:
         for name in ("nll_own", "nll_shuffled"):
             if not math.isfinite(getattr(self, name)):
                 raise ValueError(
-                    f"pair ({self.user_id!r}, {self.item_id!r}): {name} is {getattr(self, name)}, expected a finite number of nats per token"
+                    f"pair ({self.user_id!r}, {self.item_id!r}): {name} is {getattr(self, name)}, "
+                    "expected a finite number of nats per token"
                 )
         if self.aspect is not None and self.aspect not in (self.aspects or ()):
             raise ValueError(
-                f"pair ({self.user_id!r}, {self.item_id!r}): aspect {self.aspect!r} is not among the item's aspects {self.aspects}"
+                f"pair ({self.user_id!r}, {self.item_id!r}): aspect {self.aspect!r} is not among "
+                f"the item's aspects {self.aspects}"
             )
+
+    @property
+    def text(self) -> str:
+        """The explanation, "" if there is none."""
+        return self.explanation or ""
+
+    @property
+    def ids(self) -> tuple[str, str]:
+        """User and item."""
+        return self.user_id, self.item_id
 
 
 def scored_pairs_table(pairs: Sequence[ScoredPair]) -> pa.Table:

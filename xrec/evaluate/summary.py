@@ -32,9 +32,10 @@ def example_lines(pairs: Sequence[ScoredPair], num_examples: int) -> list[str]:
     """The first `num_examples` pairs, each with its explanation above its reference, wrapped to 100 columns."""
     lines: list[str] = []
     for pair in pairs[:num_examples]:
-        lines.append(_printable(f"user {pair.user_id}, item {pair.item_id}")[:_WIDTH])
+        title = f" ({pair.item_title})" if pair.item_title else ""
+        lines.append(_printable(f"user {pair.user_id}, item {pair.item_id}{title}")[:_WIDTH])
         lines += [
-            *_labelled("explanation", pair.explanation),
+            *_labelled("explanation", pair.text),
             *_labelled("reference", pair.reference),
             "",
         ]

@@ -6,9 +6,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from xrec.evaluate import ScoredPair
 from xrec.evaluate.ablation import compute_ablation, write_ablation
 from xrec.evaluate.text_metrics import corpus_bleu
-from xrec.evaluate.variant_scores import VariantScore
 from xrec.storage import content_hash, finished, open_location
 
 SETTINGS = {"encoder": None, "batch_size": 4, "num_samples": 300, "seed": 0}
@@ -16,12 +16,12 @@ SETTINGS = {"encoder": None, "batch_size": 4, "num_samples": 300, "seed": 0}
 
 def make_scores(
     above: float, *, with_texts: bool = False, num_pairs: int = 60, aspect: str | None = "live jazz"
-) -> list[VariantScore]:
+) -> list[ScoredPair]:
     """Pairs of 20 users; own NLL is `above` that of the same pair with above = 0."""
     rng = np.random.default_rng(0)
     base, gain = rng.normal(2.0, 0.5, num_pairs), rng.normal(0.2, 0.1, num_pairs)
     return [
-        VariantScore(
+        ScoredPair(
             user_id=f"user-{index % 20}",
             item_id=f"item-{index}",
             reference="It has live jazz.",
@@ -31,6 +31,7 @@ def make_scores(
             if with_texts and index < 40
             else None,
             aspect=aspect,
+            aspects=None if aspect is None else (aspect, "river view"),
         )
         for index in range(num_pairs)
     ]

@@ -79,6 +79,47 @@ def test_text_that_also_names_an_aspect_the_item_lacks_is_wrong(make_evaluate_co
     assert "aspect_accuracy_shuffled" not in metrics
 
 
+def scored(user: str, explanation: str, **values: object) -> ScoredPair:
+    return ScoredPair(user, "i", "r", explanation, 1.0, 1.0, **values)
+
+
+def test_title_metrics_are_shares_of_the_texts_that_name_a_title(make_evaluate_config):
+    named = {"item_title": "The Fox", "reference_names_item": True}
+    pairs = [
+        scored("a", "The Fox.", names_item=True, **named),
+        scored("b", "The Fox is no Hen.", names_item=True, other_title="Hen", **named),
+        scored("c", "The Hen.", names_item=False, other_title="Hen", **named),
+        scored("d", "It.", names_item=False, item_title="Elk", reference_names_item=False),
+        scored("e", "It.", names_item=None),
+    ]
+    metrics = compute_metrics(pairs, make_evaluate_config())
+    assert metrics["title_accuracy"].value == pytest.approx(1 / 3)
+    assert metrics["names_item"].value == pytest.approx(2 / 4)
+    assert metrics["names_another_item"].value == pytest.approx(2 / 4)
+    assert metrics["names_item_references"].value == pytest.approx(3 / 4)
+
+
+def test_title_metrics_are_left_out_where_there_is_nothing_to_name(make_evaluate_config):
+    metrics = compute_metrics([scored("a", "It."), scored("b", "It.")], make_evaluate_config())
+    assert not {"title_accuracy", "names_item", "names_another_item"} & set(metrics)
+    silent = [scored(user, "It.", names_item=False, reference_names_item=False) for user in "ab"]
+    metrics = compute_metrics(silent, make_evaluate_config())
+    assert "title_accuracy" not in metrics
+    assert metrics["names_item"].value == 0
+
+
+def test_aspects_supported_counts_texts_without_an_aspect_that_the_item_lacks(make_evaluate_config):
+    planted = {"aspect": "jazz", "aspects": ("jazz", "view")}
+    pairs = [
+        scored("a", "Jazz.", **planted),
+        scored("b", "A view and jazz.", **planted),
+        scored("c", "Nothing.", **planted),
+        scored("d", "Jazz and a patio.", **planted),
+        scored("e", "A patio.", aspect="patio", aspects=("patio", "view")),
+    ]
+    assert compute_metrics(pairs, make_evaluate_config())["aspects_supported"].value == 4 / 5
+
+
 def test_pairs_without_planted_aspects_have_no_aspect_metrics(pairs, make_evaluate_config):
     metrics = compute_metrics(
         [replace(pair, aspect=None, aspects=None) for pair in pairs], make_evaluate_config()

@@ -1,17 +1,20 @@
 import pytest
 
 from xrec.errors import ArtifactNotFoundError
-from xrec.evaluate.variant_scores import VariantScore, of_the_same_pairs, read_scores, write_scores
+from xrec.evaluate import ScoredPair
+from xrec.evaluate.variant_scores import of_the_same_pairs, read_scores, write_scores
 from xrec.storage import open_location
 
 
-def score(user: str, item: str, nll: float) -> VariantScore:
-    return VariantScore(user, item, "text", nll, nll + 1)
+def score(user: str, item: str, nll: float) -> ScoredPair:
+    return ScoredPair(user, item, "text", None, nll, nll + 1)
 
 
 def test_scores_are_read_as_written(tmp_path):
     scores = [
-        VariantScore("u", "i", "a text", 1.5, 2.5, "another", "live jazz"),
+        ScoredPair(
+            "u", "i", "a text", "another", 1.5, 2.5, None, "jazz", ("jazz", "view"), "Fox", True
+        ),
         score("v", "i", 0.5),
     ]
     location = open_location(str(tmp_path))
