@@ -24,7 +24,7 @@ import typer
 from benchmarks.backfill_catalogue import backfill_config, make_catalogue
 from benchmarks.graph_report import markdown
 from benchmarks.graph_results import Results
-from tests.object_store import object_store
+from tests.object_store import ObjectStore, object_store
 from xrec.config.shared import StorageConfig
 
 app = typer.Typer(
@@ -62,45 +62,33 @@ def run(
         with tempfile.TemporaryDirectory() as folder, object_store() as store:
             make_catalogue(Path(folder), size)
             for name in contestant or NAMES:
-                uri = f"{store.new_bucket()}/out"
-                command = [
-                    sys.executable,
-                    "-m",
-                    "benchmarks.backfill",
-                    "one",
-                    name,
-                    folder,
-                    uri,
-                    str(rows_per_chunk),
-                ]
-                done = subprocess.run(
-                    command,
-                    env=store.environment | _environment(),
-                    capture_output=True,
-                    text=True,
-                    check=False,
-                )
-                if done.returncode:
-                    typer.echo(done.stderr[-3000:], err=True)
+                measured = _measure_apart(name, folder, store, rows_per_chunk)
+                if measured is None:
                     continue
-                measured = json.loads(done.stdout.splitlines()[-1])
-                results.append(
-                    {
-                        "kind": "path",
-                        "contestant": name,
-                        "num_pairs": size,
-                        "rows_per_chunk": rows_per_chunk,
-                        **measured,
-                    }
-                )
-                rows.append(
-                    {
-                        "contestant": name,
-                        "num_pairs": size,
-                        **{column: measured.get(column) for column in COLUMNS},
-                    }
-                )
+                what = {"contestant": name, "num_pairs": size}
+                kind = {"kind": "path", "rows_per_chunk": rows_per_chunk}
+                results.append({**what, **kind, **measured})
+                rows.append({**what, **{column: measured.get(column) for column in COLUMNS}})
         typer.echo(markdown(rows))
+
+
+def _measure_apart(
+    name: str, folder: str, store: ObjectStore, rows_per_chunk: int
+) -> Record | None:
+    """Run a contestant in a fresh process; return its record, or None if it failed."""
+    program = [sys.executable, "-m", "benchmarks.backfill", "one"]
+    done = subprocess.run(
+        [*program, name, folder, f"{store.new_bucket()}/out", str(rows_per_chunk)],
+        env=store.environment | _environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        typer.echo(done.stderr[-3000:], err=True)
+        return None
+    record: Record = json.loads(done.stdout.splitlines()[-1])
+    return record
 
 
 COLUMNS = (
