@@ -190,7 +190,7 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("dataset", help="URI of a dataset artifact")
     parser.add_argument(
-        "--config", type=Path, help="YAML of xrec pretrain-graph; by default its defaults"
+        "--config", type=Path, help="project file; by default the defaults of pretrain-graph"
     )
     parser.add_argument(
         "--side", choices=["users", "items"], default="users", help="what is held out"

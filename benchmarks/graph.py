@@ -69,7 +69,9 @@ def quality(
     ] = 20,
     config: Annotated[
         Path | None,
-        typer.Option(help="Project file of ours; none: configs/<dataset>.yaml, or the defaults."),
+        typer.Option(
+            help="Project file of ours; by default configs/<dataset>.yaml, or the defaults."
+        ),
     ] = None,
     threads: Threads = 1,
     seed: Seed = 0,

@@ -19,7 +19,7 @@ EASE_REGULARIZATION = 200.0  # within the paper's range, and not tuned here
 class Budget:
     """Time and sizes of a run.
 
-    `config` is the YAML file with the settings of ours; if it is None, they are the defaults.
+    `config` is the project file with the settings of ours; if it is None, they are the defaults.
     """
 
     embedding_dim: int

@@ -36,8 +36,7 @@ from xrec.train.graph import blend_weight, build_objective, start_embeddings
 def read_config(path: Path | None, *, embedding_dim: int, workspace: str) -> PretrainGraphConfig:
     """Return the job's config from the project file at `path`, with another D and workspace.
 
-    There is one worker.
-    If `path` is None, the settings are the defaults.
+    It has one worker. If `path` is None, the settings are the defaults.
     """
     overrides = [
         f"workspace={workspace}",

@@ -1,8 +1,8 @@
 """The server that one would write first: Ray Serve around `generate`, one request at a time.
 
-`python -m benchmarks.serve_plain CONFIG` runs until it is terminated; CONFIG is that of
-`xrec serve`. Model, adapter, prompts, dtype, threads, greedy decoding, longest text and rules of
-texts are the same. A request holds one pair, and the answer has the same form.
+`python -m benchmarks.serve_plain CONFIG` runs until it is terminated; CONFIG is a project file.
+Model, adapter, prompts, dtype, threads, greedy decoding, longest text and rules of texts are those
+of `xrec serve`. A request holds one pair, and the answer has the same form.
 """
 
 import os
