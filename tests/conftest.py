@@ -1,24 +1,31 @@
-"""Real parts for all tests, started once a session: a local Ray cluster, an S3 object store (SeaweedFS)."""
+"""Parts that tests share: a local Ray cluster and an S3 object store (SeaweedFS), each started once.
+
+Where a test is about what a backfill does with rows and not about actors, `actors_here` runs the
+actor's code in the test's own process. It saves starting processes that import torch.
+"""
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import pytest
+from ray import cloudpickle
 
 from tests.object_store import ObjectStore, object_store
 from xrec.config.shared import RayConfig
 
-# Before torch, Ray and their children start: two torch threads on two cores collapse when anything else runs.
+# These are set before torch, Ray and their children start. Two torch threads on two cores become
+# very slow when anything else runs.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-# As `xrec serve` has it; Serve's proxy reads it when the cluster starts.
+# `xrec serve` sets this too. Serve's proxy reads it when the cluster starts.
 os.environ.setdefault("RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH", "xrec.serve.proxy:middlewares")
 
 
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
-    """Ray, initialised in this process: one node with 4 logical CPUs, shared by all tests."""
+    """Keep Ray initialised in this process: one node with 4 logical CPUs, shared by all tests."""
     from cluster.connect import ensure_ray
 
     with ensure_ray(RayConfig(address="local", num_cpus=4)):
@@ -27,22 +34,46 @@ def ray_cluster() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def s3() -> Iterator[ObjectStore]:
-    """SeaweedFS on loopback, with its own data folder and random credentials; killed and deleted at the end."""
+    """Start SeaweedFS on loopback with a data folder of its own and random credentials.
+
+    At the end it is killed and its folder deleted.
+    """
     with object_store() as store:
         yield store
 
 
 @pytest.fixture
 def s3_environment(s3: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> ObjectStore:
-    """The store, with the AWS variables of this process pointing at it."""
+    """Point the AWS variables of this process at the store."""
     for name, value in s3.environment.items():
         monkeypatch.setenv(name, value)
     return s3
 
 
+def _map_here(
+    actor: type[Callable[..., Any]], settings: Any, rows: Sequence[Mapping[str, Any]], **pool: int
+) -> Iterator[dict[str, Any]]:
+    """Do what `xrec.actor_pool.map_on_actors` does, with one actor in this process."""
+    actor, settings = cloudpickle.loads(cloudpickle.dumps((actor, settings)))
+    worker = actor(settings)
+    for row in rows:
+        done = worker({name: [value] for name, value in row.items()})
+        yield {name: column[0] for name, column in done.items()}
+
+
+@pytest.fixture
+def actors_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run a backfill's actor in this process instead of Ray's; Ray need not be started."""
+    monkeypatch.setattr("xrec.backfill.run.map_on_actors", _map_here)
+    monkeypatch.setattr("xrec.backfill.run.gpus_each", lambda *arguments: 0)
+
+
 @pytest.fixture
 def xrec_logger() -> Iterator[None]:
-    """The CLI and replicas set the logger up for a process of their own; here it must not outlive the test."""
+    """Restore the logger `xrec` after the test.
+
+    The command line and replicas configure it for a process of their own.
+    """
     logger = logging.getLogger("xrec")
     before = (logger.level, logger.handlers, logger.propagate)
     yield

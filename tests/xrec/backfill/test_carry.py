@@ -37,8 +37,8 @@ def _with_profile(folder: Path, user_id: str, profile: str) -> dict[str, str]:
     return {"users": str(folder / f"{user_id}.parquet")}
 
 
-@pytest.mark.usefixtures("ray_cluster")
-@pytest.mark.parametrize("is_compacted", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.usefixtures("actors_here")
+@pytest.mark.parametrize("is_compacted", [False, True])
 def test_carry_generates_only_new_pairs_and_those_of_a_changed_profile(
     make_config: MakeConfig,
     pairs: Callable[..., pa.Table],
@@ -98,7 +98,7 @@ def test_carry_generates_only_new_pairs_and_those_of_a_changed_profile(
     assert pairs_of(rows_by_manifest(output_of(third))) == expected[:20]
 
 
-@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.usefixtures("actors_here")
 def test_carry_from_a_run_with_another_decoding_generates_everything(
     make_config: MakeConfig, pairs: Callable[..., pa.Table], tmp_path: Path, called: Path
 ) -> None:

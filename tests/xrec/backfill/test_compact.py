@@ -15,7 +15,7 @@ from xrec.backfill.chunk import chunk_of
 from xrec.schemas import GENERATED
 from xrec.storage import read_manifest
 
-pytestmark = pytest.mark.usefixtures("ray_cluster")
+pytestmark = pytest.mark.usefixtures("actors_here")
 
 PAIRS_OF_USERS = tuple(f"u{user} i{item}" for user in range(12) for item in range(4))
 
