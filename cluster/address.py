@@ -28,7 +28,7 @@ class JobServer:
 
 
 def job_server(address: str | None) -> JobServer:
-    """Return the job server at `address`, which is a URL or the name of a local cluster.
+    """Return the job server at `address`: a URL, host:port, or the name of a local cluster.
 
     If `address` is None, RAY_API_SERVER_ADDRESS is used; if that is not set either, the only
     local cluster is used. Raises ConfigError if no local cluster has the given name, or if
@@ -36,7 +36,8 @@ def job_server(address: str | None) -> JobServer:
     """
     address = address or os.environ.get("RAY_API_SERVER_ADDRESS") or _only_name()
     if not record.is_name(address):
-        return JobServer(address, auth_headers())
+        is_host_and_port = "://" not in address and ":" in address
+        return JobServer(f"http://{address}" if is_host_and_port else address, auth_headers())
     cluster = named_cluster(address)
     return JobServer(cluster.dashboard_url, auth_headers(cluster.environment), cluster)
 

@@ -18,9 +18,12 @@ def test_job_server_by_name_has_the_clusters_own_token_whatever_is_set(
     assert server.headers == {"Authorization": "Bearer " + Path(three_nodes.token_path).read_text()}
 
 
-def test_job_server_by_url_has_the_users_token(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("address", ["http://10.0.0.5:8265", "10.0.0.5:8265"])
+def test_job_server_by_url_or_host_and_port_has_the_users_token(
+    monkeypatch: pytest.MonkeyPatch, address: str
+) -> None:
     monkeypatch.setenv("RAY_AUTH_TOKEN", "mine")
-    server = job_server("http://10.0.0.5:8265")
+    server = job_server(address)
     assert (server.url, server.headers, server.local) == (
         "http://10.0.0.5:8265",
         {"Authorization": "Bearer mine"},
