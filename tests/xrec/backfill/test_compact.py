@@ -53,23 +53,11 @@ def test_compact_keeps_each_row_and_the_readers_of_the_old_files(
         if num_files
         else 1 < len(parts) < len([name for name in first.files if name.startswith("part-")])
     )
-    num_chunks = 16
-    seen: list[int] = []
-    for name in parts:
-        file = pq.ParquetFile(pa.BufferReader((output / name).read_bytes()))
-        assert file.schema_arrow.equals(GENERATED)
-        assert file.metadata.num_row_groups == len(manifest.metrics["compacted"][name])
-        for number, bucket in enumerate(manifest.metrics["compacted"][name]):
-            rows = file.read_row_group(number).to_pylist()
-            assert {chunk_of(row["user_id"], num_chunks) for row in rows} == {bucket}
-            assert pairs_of(rows) == sorted(pairs_of(rows))
-            column = file.metadata.row_group(number).column(0)
-            assert (column.statistics.min, column.statistics.max) == (
-                rows[0]["user_id"],
-                rows[-1]["user_id"],
-            )
-            assert column.compression == "ZSTD"
-            seen.append(bucket)
+    compacted = manifest.metrics["compacted"]
+    assert sorted(compacted) == parts
+    for name, buckets in compacted.items():
+        _check_row_groups((output / name).read_bytes(), buckets, num_chunks=16)
+    seen = [bucket for buckets in compacted.values() for bucket in buckets]
     assert len(seen) == len(set(seen))
 
     assert jobs.backfill.clean_output(config) == len(
@@ -79,6 +67,21 @@ def test_compact_keeps_each_row_and_the_readers_of_the_old_files(
     again = jobs.backfill.compact_output(config)  # this compacts compacted files
     assert rows_by_manifest(output) == before
     assert again.metrics["generation"] == 3
+
+
+def _check_row_groups(data: bytes, buckets: list[int], num_chunks: int) -> None:
+    """Check that each row group holds the sorted rows of its hash, with true statistics."""
+    file = pq.ParquetFile(pa.BufferReader(data))
+    assert file.schema_arrow.equals(GENERATED)
+    assert file.metadata.num_row_groups == len(buckets)
+    for number, bucket in enumerate(buckets):
+        rows = file.read_row_group(number).to_pylist()
+        assert {chunk_of(row["user_id"], num_chunks) for row in rows} == {bucket}
+        assert pairs_of(rows) == sorted(pairs_of(rows))
+        column = file.metadata.row_group(number).column(0)
+        users = (column.statistics.min, column.statistics.max)
+        assert users == (rows[0]["user_id"], rows[-1]["user_id"])
+        assert column.compression == "ZSTD"
 
 
 def test_compact_then_retry_then_compact_keeps_every_row(
