@@ -111,11 +111,18 @@ def test_lease_answer_that_was_lost_is_no_loss(
     output: Location, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The store wrote the entry, and the client sent the request again because no answer came."""
-    create = Location.create_bytes
-    monkeypatch.setattr(Location, "create_bytes", lambda self, data: create(self, data) and False)
+    create = type(output).create_bytes
+    told: list[bool] = []
+
+    def created_and_denied(location: Location, data: bytes) -> bool:
+        told.append(create(location, data))
+        return False
+
+    monkeypatch.setattr(type(output), "create_bytes", created_and_denied)
     lease = Lease.acquire(output, LONG)
     lease.renew()
     lease.check()
+    assert told == [True, True]
 
 
 def test_lease_thread_renews_while_the_driver_works_and_releases_at_the_end(

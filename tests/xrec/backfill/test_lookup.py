@@ -95,9 +95,9 @@ def test_memory_is_bounded_and_a_lookup_reads_one_file_of_many(
         assert lookup.find(row["user_id"], row["item_id"]) is not None
         assert lookup.num_bytes <= bound
     read: list[str] = []
-    original = Location.arrow_filesystem
+    original = type(output).arrow_filesystem
     monkeypatch.setattr(
-        Location,
+        type(output),
         "arrow_filesystem",
         lambda location: (read.append(location.name), original(location))[1],
     )

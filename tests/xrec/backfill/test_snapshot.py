@@ -44,17 +44,17 @@ def output(tmp_path: Path) -> Location:
 
 
 @pytest.fixture
-def reads(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+def reads(output: Location, monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """Counts how often each record was read."""
     counter: Counter[str] = Counter()
-    read_bytes = Location.read_bytes
+    read_bytes = type(output).read_bytes
 
     def counted(location: Location) -> bytes:
         if "/commits/" in location.path:
             counter[location.path] += 1
         return read_bytes(location)
 
-    monkeypatch.setattr(Location, "read_bytes", counted)
+    monkeypatch.setattr(type(output), "read_bytes", counted)
     return counter
 
 
@@ -82,7 +82,7 @@ def test_log_asks_again_for_what_the_store_refused_in_the_background(
         raise StorageUnreachableError(str(location))
 
     with monkeypatch.context() as patched:
-        patched.setattr(Location, "read_bytes", refused)
+        patched.setattr(type(output), "read_bytes", refused)
         log.read_ahead()
         with pytest.raises(StorageError, match="generation"):
             log.read()
