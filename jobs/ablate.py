@@ -1,4 +1,4 @@
-"""Job `ablate`: what each part of the method is worth, by training and scoring it without each part."""
+"""Job `ablate`: the method is trained and scored without each of its parts, to see their worth."""
 
 import logging
 
@@ -41,8 +41,9 @@ _OF_SCORES = {"split", "max_pairs", "max_generations", "seed", "decoding"}
 def run(config: AblateConfig) -> Manifest:
     """Train and score each variant that is not there yet, then compare them; returns the manifest.
 
-    If a run with the same settings and inputs is finished, its manifest is returned. Raises what training and the loading of a
-    model raise, ArtifactMismatchError for another run's output, DataError if fewer than two users have held-out pairs.
+    If a run with the same settings and inputs is finished, its manifest is returned. Raises what
+    training and the loading of a model raise, ArtifactMismatchError for another run's output,
+    DataError if fewer than two users have held-out pairs.
     """
     for name in ("dataset", "graph", "ablation"):
         check_access(open_location(config.artifact(name), config.storage), config.storage)
@@ -111,9 +112,9 @@ def _drawn_pairs(config: AblateConfig) -> list[HeldOutPair]:
     drawn = [pairs[index] for index in sorted(chosen)]
     if len({pair.user_id for pair in drawn}) < 2:
         raise DataError(
-            f"{config.artifact('dataset')}: {len(drawn)} explained pairs in split {config.split!r}, of "
-            "fewer than two users; another user's vector needs two: choose the other split, or prepare "
-            "the dataset with a larger share for it"
+            f"{config.artifact('dataset')}: {len(drawn)} explained pairs in split "
+            f"{config.split!r}, of fewer than two users; another user's vector needs two: choose the other split, or "
+            "prepare the dataset with a larger share for it"
         )
     return drawn
 
@@ -156,7 +157,7 @@ def _encoder(config: AblateConfig) -> TextEncoder | None:
 def score_variant(
     explainer: Explainer, pairs: list[HeldOutPair], config: AblateConfig
 ) -> list[ScoredPair]:
-    """The scores of the pairs whose prompt is not too long; the first `config.max_generations` have texts."""
+    """The scores of the pairs whose prompt fits; the first `config.max_generations` have texts."""
     others = [
         explainer.dataset.user_index(user)
         for user in other_users([pair.user_id for pair in pairs], config.seed)

@@ -1,4 +1,4 @@
-"""Job `build-sample-llm`: a small language model of the sample's language, in the Hugging Face layout."""
+"""Job `build-sample-llm`: a small language model of the sample's language is trained."""
 
 from xrec.config.data import BuildSampleLLMConfig
 from xrec.sample.language_model_artifact import build_sample_llm

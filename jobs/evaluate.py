@@ -34,9 +34,11 @@ _Row = tuple[HeldOutPair, str]
 
 
 def run(config: EvaluateConfig) -> Manifest:
-    """Score the held-out explanations, unless a run with the same settings and inputs is finished; returns the manifest.
+    """Score the held-out explanations and return the manifest.
 
-    Raises ArtifactMismatchError if the explanations are another adapter's, DataError if none of them has a reference.
+    If a run with the same settings and inputs is finished, nothing is done.
+    Raises ArtifactMismatchError if the explanations are another adapter's, DataError if none of
+    them has a reference.
     """
     for name in (*_ARTIFACTS, "evaluation"):
         check_access(open_location(config.artifact(name), config.storage), config.storage)
@@ -101,7 +103,7 @@ def run(config: EvaluateConfig) -> Manifest:
 def score_pairs(
     explainer: Explainer, explanations: pa.Table, config: EvaluateConfig
 ) -> list[ScoredPair]:
-    """Held-out pairs with what was generated for them, and their scores with the own and another user's vector."""
+    """Held-out pairs with their texts and their scores with the own and another user's vector."""
     rows = _draw(_with_references(explainer.dataset, explanations, config.split), config)
     pairs, texts = [pair for pair, _ in rows], [text for _, text in rows]
     others = [
@@ -152,9 +154,10 @@ def _scored(explainer: Explainer, pair: HeldOutPair, text: str, **scores: Any) -
 def _with_references(
     dataset: Dataset, explanations: pa.Table, split: Literal["validation", "test"]
 ) -> list[_Row]:
-    """Explained pairs of the split that were generated too, by user and item, each with its generated text.
+    """The split's explained pairs that have a generated text, by user and item, with that text.
 
-    Explanations without a reference are left out, as are all those of users and items that `dataset` does not hold.
+    Explanations without a reference are left out, as are all those of users and items that
+    `dataset` does not hold.
     """
     texts = {
         (row["user_id"], row["item_id"]): row["explanation"] for row in explanations.to_pylist()
@@ -169,8 +172,8 @@ def _with_references(
 def _draw(rows: list[_Row], config: EvaluateConfig) -> list[_Row]:
     if len({pair.user_id for pair, _ in rows}) < 2:
         raise DataError(
-            f"{len(rows)} explanations have a reference in split {config.split!r}, of fewer than two "
-            "users; backfill that split first (pairs.kind=split), or choose the other one"
+            f"{len(rows)} explanations have a reference in split {config.split!r}, of fewer "
+            "than two users; backfill that split first (pairs.kind=split), or choose the other one"
         )
     chosen = np.random.default_rng(config.seed).permutation(len(rows))[: config.max_pairs]
     return [rows[index] for index in sorted(chosen)]
@@ -181,8 +184,8 @@ def _check_lineage(config: EvaluateConfig, manifests: dict[str, Manifest]) -> No
     if made_by != adapter:
         raise ArtifactMismatchError(
             f"{config.artifact('explanations')}: made by adapter {made_by}, but "
-            f"{config.artifact('adapter')} is {adapter}; give the adapter that made them, or backfill "
-            "again"
+            f"{config.artifact('adapter')} is {adapter}; give the adapter that made them, or "
+            "backfill again"
         )
 
 

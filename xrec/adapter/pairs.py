@@ -1,4 +1,4 @@
-"""Prompts and examples of a dataset's pairs: their texts are looked up and their token ids built."""
+"""Prompts and examples of a dataset's pairs, as token ids."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -62,7 +62,7 @@ class PairPrompts:
         return Example(self.prompt(pair), self.label_ids(explanation, self.texts(pair).item_title))
 
     def label_ids(self, explanation: str, title: str) -> list[int]:
-        """What the model is to write for `explanation` of the item `title`: with the title's place-holder."""
+        """What the model is to write for `explanation`: the item's `title` is a place-holder."""
         text = composed(explanation)
         hidden = self.builder.placeholder.hide(text, self.titles.own_spans(text, title))
         return self.builder.encode_explanation(hidden)
@@ -70,8 +70,9 @@ class PairPrompts:
     def examples(
         self, explanations: pa.Table, max_explanation_tokens: int
     ) -> tuple[list[Example], Counter[str]]:
-        """Examples of a table of explanations (schema EXPLANATIONS), and how many were left out, by reason.
+        """Examples of a table of explanations (schema EXPLANATIONS).
 
+        The second value is how many explanations were left out, by reason.
         Raises DataError if an explanation holds the place-holder that stands for titles.
         """
         _check_free_of_placeholder(self.builder, explanations, "item_index", "explanation")
@@ -95,7 +96,7 @@ class PairPrompts:
 def _check_free_of_placeholder(
     builder: PromptBuilder, table: pa.Table, id_column: str, text_column: str
 ) -> None:
-    """Raise DataError if a text of the table holds the place-holder: it could not be told from the model's."""
+    """Raise DataError if a text holds the place-holder: it could not be told from the model's."""
     placeholder = builder.placeholder.text
     holds = pc.match_substring(table[text_column], placeholder, ignore_case=True)
     found = table.filter(holds).slice(0, 1).to_pylist()

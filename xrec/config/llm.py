@@ -38,10 +38,10 @@ class PromptConfig(Config):
     """The prompt, with the part that most prompts share first.
 
     It is the instruction, then all of the user, then all of the item, then what follows all texts.
-    `{user}` and `{item}` are the collaborative tokens (`model.num_tokens` of each). Each of them stands once, in the part of
-    its texts or in `collaborative`. `{user_profile}`, `{item_title}` and `{item_profile}` are texts. What comes before the
-    first collaborative token needs no gradient in training and is computed once, so `collaborative: "{user}{item}"` trains
-    fastest.
+    `{user}` and `{item}` are the collaborative tokens (`model.num_tokens` of each). Each of them
+    stands once, in the part of its texts or in `collaborative`. `{user_profile}`, `{item_title}`
+    and `{item_profile}` are texts. What comes before the first collaborative token needs no
+    gradient in training and is computed once, so `collaborative: "{user}{item}"` trains fastest.
     """
 
     instruction: str = Field(
@@ -95,9 +95,9 @@ class PromptConfig(Config):
 class TextConfig(Config):
     """What a generated text must be to be used.
 
-    A text that breaks a rule becomes a failed row with the rule's name as its reason. Two rules are always on: no text may
-    name another item of the catalogue (`names_another_item`) or hold a part of the title's place-holder
-    (`broken_placeholder`).
+    A text that breaks a rule becomes a failed row with the rule's name as its reason. Two rules are
+    always on: no text may name another item of the catalogue (`names_another_item`) or hold a part
+    of the title's place-holder (`broken_placeholder`).
     """
 
     max_words: int | None = Field(
@@ -109,8 +109,8 @@ class TextConfig(Config):
     max_phrase_repeats: int | None = Field(
         3,
         ge=1,
-        description="How often a phrase of three words may stand in a text; the item's title counts "
-        "as one word. If null, phrases may repeat.",
+        description="How often a phrase of three words may stand in a text, where the item's title "
+        "counts as one word. If null, phrases may repeat.",
     )
     max_echo_tokens: int | None = Field(
         24,
@@ -120,8 +120,8 @@ class TextConfig(Config):
     retry_temperature: float | None = Field(
         None,
         gt=0,
-        description="Temperature of a second try for a text that cannot be used. If null, there is no "
-        "second try.",
+        description="Temperature of a second try for a text that cannot be used. If null, there is "
+        "no second try.",
     )
 
 

@@ -1,11 +1,14 @@
-"""Placeholders of a prompt part, `{name}`: parsed in one place, for the config's check and for the prompt builder."""
+"""Placeholders of a prompt part, `{name}`, as config and prompt builder read them."""
 
 from collections.abc import Collection, Mapping, Sequence
 from string import Formatter
 
 
 def parse_placeholders(text: str) -> list[tuple[str, str | None]]:
-    """Split "User: {user}." into [("User: ", "user"), (".", None)]: literal text, then the placeholder that follows."""
+    """The literal texts of `text`, each with the placeholder that follows it.
+
+    "User: {user}." gives [("User: ", "user"), (".", None)].
+    """
     return [(literal, name) for literal, name, _, _ in Formatter().parse(text)]
 
 
@@ -14,12 +17,13 @@ def check_allowed(part: str, text: str, allowed: Sequence[str]) -> None:
     for name in placeholder_names(text):
         if name not in allowed:
             raise ValueError(
-                f"prompt part {part!r} holds {{{name}}}; allowed there: {', '.join(allowed) or 'none'}"
+                f"prompt part {part!r} holds {{{name}}}; allowed there: "
+                f"{', '.join(allowed) or 'none'}"
             )
 
 
 def check_once(parts: Mapping[str, str], names: Sequence[str]) -> None:
-    """Raise ValueError unless each of the placeholders `names` stands once in all `parts` (name to text) together."""
+    """Raise ValueError unless all `parts` (name to text) together hold each of `names` once."""
     for name in names:
         places = [
             part
@@ -29,7 +33,8 @@ def check_once(parts: Mapping[str, str], names: Sequence[str]) -> None:
         ]
         if len(places) != 1:
             raise ValueError(
-                f"the prompt must hold {{{name}}} exactly once, saw it in {', '.join(places) or 'no part'}; "
+                f"the prompt must hold {{{name}}} exactly once, saw it in "
+                f"{', '.join(places) or 'no part'}; "
                 f"put it into one of the parts {', '.join(parts)}"
             )
 

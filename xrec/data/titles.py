@@ -1,12 +1,14 @@
-"""Titles of items in texts: where a text names its own item, and whether it names another one of the catalogue.
+"""Titles of items in texts: where a text names its own item, and whether it names another one.
 
-Texts and titles are compared word by word: case, apostrophes, "&" and "and", and the marks between words do not matter. Of
-Chinese, Japanese, Thai, Lao, Khmer and Burmese, which are written without spaces, each character is a word.
+Texts and titles are compared word by word: case, apostrophes, "&" and "and", and the marks between
+words do not matter. Of Chinese, Japanese, Thai, Lao, Khmer and Burmese, which are written without
+spaces, each character is a word.
 
-A name begins and ends with a word that is not in small letters, so that "the friendly staff" does not name the café "The
-Friendly". A title of one word is often a common word too ("Target", "Cake"): in a text about another item it counts only in
-the middle of a sentence and beside no other capitalized word. A name that is misspelled, or written in small letters where
-the title has capitals, is not found.
+A name begins and ends with a word that is not in small letters, so that "the friendly staff" does
+not name the café "The Friendly". A title of one word is often a common word too ("Target", "Cake"):
+in a text about another item it counts only in the middle of a sentence and beside no other
+capitalized word. A name that is misspelled, or written in small letters where the title has
+capitals, is not found.
 """
 
 import re
@@ -53,7 +55,10 @@ def composed(text: str) -> str:
 
 
 def title_spans(text: str, title: str) -> list[Span]:
-    """Where `text` names the item `title` in full, of three or more words also without a leading "The"."""
+    """Where `text` names the item `title` in full.
+
+    A leading "The" of a title of three or more words may be missing.
+    """
     words, name = _words(text), _words(title)
     if not _can_be_found(name):
         return []
@@ -68,9 +73,10 @@ class TitleIndex:
         self._titles = set(titles)
 
     def other_title(self, text: str, title: str, context: Sequence[str] = ()) -> str | None:
-        """The first name of another item in `text`, which is about the item `title`, as it is written there.
+        """The first name of another item in `text`, which is about the item `title`, or None.
 
-        A name that is part of `title`, or that stands in one of the texts of `context`, is no other item's.
+        A name that is part of `title`, or that stands in one of the texts of `context`, is no other
+        item's.
         """
         words = _words(text)
         candidates = [
@@ -87,7 +93,10 @@ class TitleIndex:
         return None
 
     def own_spans(self, text: str, title: str) -> list[Span]:
-        """Where `text` names the item `title`, in full or by its first words, which no other title holds."""
+        """Where `text` names the item `title`, in full or in short.
+
+        A short name is the title's first words, if no other title holds them.
+        """
         name = _words(title)
         full = title_spans(text, title)
         if not _can_be_found(name):
@@ -121,7 +130,7 @@ class TitleIndex:
                     yield words[start].start, words[stop - 1].end
 
     def _known(self, words: list[_Word]) -> list[tuple[int, int]]:
-        """The runs of words that are written as a name and are a title, the longest first at each place."""
+        """The runs of words that are written as a name and are a title, by place and length."""
         hashes, longest = self._hashes
         runs = [
             (start, stop)
@@ -191,7 +200,7 @@ def _can_be_found(name: Sequence[_Word]) -> bool:
 
 
 def _is_name(words: Sequence[_Word]) -> bool:
-    """Whether the words are written as a name is: the first one (but for "the") and the last one not in small letters."""
+    """Whether the first word (after "the") and the last one are not in small letters."""
     named = words[1:] if len(words) > 1 and words[0].key == _ARTICLE else words
     return not (named[0].is_small or named[-1].is_small)
 
@@ -212,7 +221,7 @@ def _found(words: Sequence[_Word], name: Sequence[_Word]) -> Iterator[tuple[int,
 
 
 def _first_found(words: list[_Word], names: Sequence[list[_Word]]) -> list[Span]:
-    """The places of the names, those of an earlier name before those of a later one that overlap them."""
+    """The places of the names; where two overlap, that of the earlier name."""
     taken: list[tuple[int, int]] = []
     for name in names:
         for start, stop in _found(words, name):
@@ -224,7 +233,7 @@ def _first_found(words: list[_Word], names: Sequence[list[_Word]]) -> list[Span]
 
 
 def _with_marks(text: str, title: str, span: Span) -> Span:
-    """The span with the marks before the title's first word and after its last one, where the text has them too."""
+    """The span with the marks around the title's words, if the text has them too."""
     words = _words(title)
     before, after = title[: words[0].start], title[words[-1].end :]
     start, end = span
@@ -250,7 +259,7 @@ def _stands_alone(words: Sequence[_Word], place: int, text: str) -> bool:
 
 
 def _has_capitalized_neighbour(words: Sequence[_Word], start: int, stop: int, text: str) -> bool:
-    """Whether the word before or after, with nothing but blanks and hyphens between, belongs to a longer name."""
+    """Whether the next word on either side, after blanks and hyphens, makes a longer name of it."""
     before = (
         start > 0
         and (words[start - 1].is_capitalized or words[start - 1].written == "&")

@@ -1,4 +1,7 @@
-"""How good explanations are: metrics of scored pairs, the evaluation artifact, its report. Plain tables in, no Ray, no training."""
+"""How good explanations are: metrics of scored pairs, the evaluation artifact, its report.
+
+It reads plain tables and needs neither Ray nor training.
+"""
 
 from xrec.evaluate.bootstrap import Estimate, bootstrap_mean
 from xrec.evaluate.evaluation import REPORT, read_evaluation, write_evaluation

@@ -1,6 +1,7 @@
 """The ablation: variants side by side on the same pairs, and the artifact that holds the table.
 
-Intervals are by user: users are drawn, each with all of their pairs. Differences to the full variant are paired.
+Intervals are by user: users are drawn, each with all of their pairs. Differences to the full
+variant are paired.
 """
 
 import json
@@ -47,10 +48,12 @@ def compute_ablation(
     num_samples: int,
     seed: int,
 ) -> VariantMetrics:
-    """The metrics of each variant; `scores` are of the same pairs in the same order (`of_the_same_pairs`).
+    """The metrics of each variant.
 
-    `nll_above_full` is the variant's NLL minus the full one's, of the same pair: above 0, the full variant is better. Metrics
-    of texts are there if there are texts, `aspect_accuracy` if aspects are planted too.
+    `scores` are of the same pairs in the same order (`of_the_same_pairs`).
+    `nll_above_full` is the variant's NLL minus the full one's, of the same pair: above 0, the full
+    variant is better. Metrics of texts are there if there are texts, `aspect_accuracy` if aspects
+    are planted too.
     """
     full = np.array([score.nll_own for score in scores[FULL]])
 

@@ -40,9 +40,10 @@ def render_ablation(
     lines = [
         "# Ablation",
         "",
-        f"{num_pairs:,} held-out pairs of {num_users:,} users, the same for all variants. NLL is the reference's, nats a token: lower is better. In",
-        "brackets: 95 % bootstrap intervals by user. *Gain*: NLL with another user's vector minus NLL with the own one. *NLL above full*: the",
-        "variant's minus the full one's on the same pair, above 0 where the full variant is better.",
+        f"{num_pairs:,} held-out pairs of {num_users:,} users, the same for all variants. NLL is",
+        "the reference's, in nats a token: lower is better. In brackets: 95 % bootstrap intervals by",
+        "user. *Gain*: NLL with another user's vector minus NLL with the own one. *NLL above full*: the",
+        "variant's NLL minus the full one's on the same pair; above 0, the full variant is better.",
         "",
         *(f"| {' | '.join(row)} |" for row in table),
         "",

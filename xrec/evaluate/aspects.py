@@ -1,7 +1,8 @@
-"""Which planted aspect a text names: the sample's yardstick of whether the collaborative signal reaches the text.
+"""Which planted aspects a text names: on the sample, whether the user's vector reaches the text.
 
-A text is right if, of all known aspects, it names exactly one, and that is the one which the user likes most among the
-item's. A text that names several, be the right one first among them, is wrong: listing all would always be right.
+A text is right if, of all known aspects, it names exactly one, and that is the one which the user
+likes most among the item's. A text that names several, be the right one first among them, is wrong:
+listing all would always be right.
 """
 
 import re
@@ -46,7 +47,7 @@ def names_only(
 def names_none_beside(
     texts: Sequence[str], aspects: Sequence[Sequence[str]], pattern: re.Pattern[str]
 ) -> NDArray[np.bool_]:
-    """(N,) True if the text names no aspect beside those of its item; also true of a text that names none."""
+    """(N,) True if the text names no aspect beside those of its item, or none at all."""
     return np.array(
         [
             named_aspects(text, pattern) <= {_canonical(aspect) for aspect in of_item}
@@ -57,7 +58,7 @@ def names_none_beside(
 
 
 def chance_level(aspects: Sequence[Sequence[str]]) -> float:
-    """The accuracy of naming one of the item's aspects blindly: the mean of 1 / (number of aspects)."""
+    """The accuracy of naming one of the item's aspects at random: the mean of 1 / their number."""
     if not aspects or not all(aspects):
         raise ValueError("expected one or more pairs, each with one aspect or more")
     return float(np.mean([1 / len(set(of_item)) for of_item in aspects]))

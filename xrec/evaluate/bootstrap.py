@@ -1,7 +1,7 @@
-"""How sure a mean is: the seeded percentile bootstrap (Efron 1979), over the groups that values come in.
+"""How sure a mean is: the seeded percentile bootstrap (Efron 1979) over groups of values.
 
-Users are drawn, each with all of their pairs: pairs of one user are not independent, and drawn singly they would seem surer than they
-are. A paired difference is the mean of differences.
+Users are drawn, each with all of their pairs: pairs of one user are not independent, and drawn
+singly they would seem surer than they are. A paired difference is the mean of differences.
 """
 
 from collections.abc import Hashable, Sequence
@@ -25,10 +25,12 @@ class Estimate:
 def bootstrap_mean(
     values: ArrayLike, groups: Sequence[Hashable], *, num_samples: int, seed: int
 ) -> Estimate:
-    """The mean of `values` (N,) and its 95 % interval, the 2.5 and 97.5 percentiles of `num_samples` resampled means.
+    """The mean of `values` (N,) and its 95 % interval.
 
-    Whole groups are drawn with replacement, as many as there are; a sample's mean is over all values of the groups drawn.
-    Raises ValueError if there is no value, one is not finite, or `groups` is not (N,).
+    The interval ends at the 2.5 and 97.5 percentiles of `num_samples` resampled means.
+    Whole groups are drawn with replacement, as many as there are; a sample's mean is over all
+    values of the groups drawn. Raises ValueError if there is no value, one is not finite, or
+    `groups` is not (N,).
     """
     array = _finite(values)
     if len(groups) != array.size:
@@ -61,7 +63,7 @@ def _estimate(values: NDArray[np.float64], means: NDArray[np.float64]) -> Estima
 def _resampled_means(
     totals: NDArray[np.float64], counts: NDArray[np.float64], num_samples: int, seed: int
 ) -> NDArray[np.float64]:
-    """(num_samples,) sums of drawn `totals` (G,) over the sums of their `counts`; as many are drawn, with replacement."""
+    """(num_samples,) means of drawn groups, from all groups' `totals` (G,) and `counts`."""
     rng = np.random.default_rng(seed)
     rows = max(1, _MAX_DRAWS // totals.size)
     means = []

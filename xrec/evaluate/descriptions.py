@@ -7,7 +7,7 @@ from xrec.evaluate.bootstrap import Estimate
 
 @dataclass(frozen=True)
 class Description:
-    """A metric in words: its group, its label with unit, one sentence on its meaning, the digits worth showing."""
+    """A metric in words: its group, label with unit, meaning, and the digits worth showing."""
 
     group: str
     label: str
@@ -31,7 +31,7 @@ DESCRIPTIONS = {
     "personalization_win_rate": Description(
         _SIGNAL,
         "Pairs better with the own vector",
-        "Share of pairs whose reference is likelier with the user's own vector. 0.5 is a coin toss.",
+        "Share of pairs whose reference is likelier with the user's own vector. 0.5 is chance.",
     ),
     "nll_own": Description(
         _SIGNAL,
@@ -141,8 +141,8 @@ DESCRIPTIONS = {
 def format_value(name: str, estimate: Estimate) -> str:
     """The value with the metric's own number of digits, and blanks for the digits that it lacks.
 
-    Right-aligned values then have their decimal points below each other. The blanks are figure spaces, which are as wide as
-    a digit in every font.
+    Right-aligned values then have their decimal points below each other. The blanks are figure
+    spaces, which are as wide as a digit in every font.
     """
     digits = DESCRIPTIONS[name].digits
     return f"{estimate.value:.{digits}f}" + "\N{FIGURE SPACE}" * (_MAX_DIGITS - digits)

@@ -1,8 +1,9 @@
-"""How alike two texts are in a sentence encoder's space: BERTScore's greedy token matching, and sentence cosine.
+"""How alike two texts are in a sentence encoder's space: BERTScore's matching, and the cosine.
 
-With unit token vectors x_i of the explanation and y_j of the reference (arXiv 1904.09675, equation 1):
-precision = mean_i max_j x_i . y_j, recall = mean_j max_i x_i . y_j, F1 their harmonic mean. It is BERTScore's formula
-on the last hidden layer of a small sentence encoder, without idf weights and baseline: not comparable with published BERTScores.
+With unit token vectors x_i of the explanation and y_j of the reference (arXiv 1904.09675, equation
+1): precision = mean_i max_j x_i . y_j, recall = mean_j max_i x_i . y_j, F1 their harmonic mean. It
+is BERTScore's formula on the last hidden layer of a small sentence encoder, without idf weights and
+baseline: not comparable with published BERTScores.
 """
 
 from dataclasses import dataclass
@@ -29,10 +30,14 @@ class EmbeddingScores:
 def embedding_scores(
     encoder: TextEncoder, explanations: list[str], references: list[str], batch_size: int
 ) -> EmbeddingScores:
-    """Scores of each explanation against its reference. Raises ValueError unless there is one reference for each explanation."""
+    """Scores of each explanation against its reference.
+
+    Raises ValueError unless there is one reference for each explanation.
+    """
     if not explanations or len(explanations) != len(references):
         raise ValueError(
-            f"{len(explanations)} explanations and {len(references)} references; expected one reference for each of at least one"
+            f"{len(explanations)} explanations and {len(references)} references; expected one "
+            "reference for each of at least one"
         )
     starts = range(0, len(explanations), batch_size)
     batches = [
@@ -59,6 +64,9 @@ def _batch_scores(texts: EncodedTexts, references: EncodedTexts) -> Tensor:
 
 
 def _mean_of_best(similarity: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """(B,) mean over the real rows of the best similarity (B, S, T) among the real columns; masks (B, S), (B, T) bool."""
+    """(B,) mean over real rows of the best similarity (B, S, T) among real columns.
+
+    The masks (B, S) and (B, T), bool, say what is real.
+    """
     best = similarity.masked_fill(~columns[:, None, :], -1.0).amax(dim=2)
     return best.masked_fill(~rows, 0.0).sum(1) / rows.sum(1).clamp(min=1)

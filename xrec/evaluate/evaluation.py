@@ -1,4 +1,4 @@
-"""The evaluation artifact: metrics.json, metrics.parquet, pairs.parquet, report.html, and the manifest last."""
+"""The evaluation artifact: metrics as JSON and Parquet, scored pairs, report, and manifest."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -36,10 +36,10 @@ def write_evaluation(
     inputs: Mapping[str, str],
     num_examples: int,
 ) -> Manifest:
-    """Write the artifact to the folder `location` and return its manifest, whose metrics are those of metrics.json.
+    """Write the artifact to `location` and return its manifest, which holds the metrics too.
 
-    `config` and `inputs` are the manifest's: the settings that the content depends on (plain JSON values), and the
-    fingerprints of what was evaluated. Equal arguments give equal files.
+    `config` and `inputs` are the manifest's: the settings that the content depends on (plain JSON
+    values), and the fingerprints of what was evaluated. Equal arguments give equal files.
     """
     flat = flat_metrics(metrics)
     texts = {

@@ -1,4 +1,4 @@
-"""All metrics of an evaluation, by name: the values, and 95 % intervals of those that are means over pairs."""
+"""All metrics of an evaluation, by name, with 95 % intervals of those that are means over pairs."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -32,9 +32,9 @@ METRICS = pa.schema(
 def compute_metrics(pairs: Sequence[ScoredPair], config: EvaluateConfig) -> Metrics:
     """The metrics of `pairs`, in the order in which they are shown.
 
-    xrec.evaluate.descriptions says what each means. Aspect metrics are there only if aspects are planted, metrics of titles
-    only if items have titles, embedding scores only with a configured encoder.
-    Raises ValueError without pairs, ModelError if the encoder cannot be had.
+    xrec.evaluate.descriptions says what each means. Aspect metrics are there only if aspects are
+    planted, metrics of titles only if items have titles, embedding scores only with a configured
+    encoder. Raises ValueError without pairs, ModelError if the encoder cannot be had.
     """
     if not pairs:
         raise ValueError("no scored pairs; expected at least one")
@@ -89,7 +89,7 @@ def _signal_metrics(pairs: Sequence[ScoredPair], mean: _Mean) -> Metrics:
 
 
 def _aspect_metrics(pairs: Sequence[ScoredPair], mean: _Mean) -> Metrics:
-    """Of pairs with a planted aspect. A text may name any pair's aspects; one that the item lacks counts against it."""
+    """Of pairs with a planted aspect; an aspect that the item lacks counts against a text too."""
     if not pairs:
         return {}
     aspects = [pair.aspects or () for pair in pairs]

@@ -1,7 +1,7 @@
 """The report's plots, as SVG to stand inside the page.
 
-Colours are the page's CSS variables and texts stay texts in the page's font, so the plots follow light and dark.
-Equal data give equal SVG. No pyplot: no global state, no backend to choose.
+Colours are the page's CSS variables and texts stay texts in the page's font, so the plots follow
+light and dark. Equal data give equal SVG. No pyplot: no global state, no backend to choose.
 """
 
 import io
@@ -54,7 +54,10 @@ _MAX_POINTS = 2000  # of a scatter plot: more only make the page heavy
 
 
 def history_plot(history: History, names: Sequence[str], y_label: str) -> str:
-    """One line for each of two `names` over the history's `epoch` (`step` where there is none); missing values are left out."""
+    """A line for each of two `names` over the history's `epoch`, or `step` if it has no epoch.
+
+    Missing values are left out.
+    """
     x_name = "epoch" if all("epoch" in row for row in history) else "step"
     with rc_context(_STYLE):
         figure, axes = _canvas(x_name, y_label)
@@ -90,7 +93,10 @@ def length_plot(generated: ArrayLike, reference: ArrayLike) -> str:
 
 
 def nll_plot(own: ArrayLike, shuffled: ArrayLike) -> str:
-    """A dot for each pair: NLL with another user's vector over NLL with the own; above the diagonal, the own one is better."""
+    """A dot for each pair: NLL with another user's vector over NLL with the own one.
+
+    Above the diagonal, the own one is better.
+    """
     points = np.stack([np.asarray(own, dtype=np.float64), np.asarray(shuffled, dtype=np.float64)])
     points = points[:, :: -(-points.shape[1] // _MAX_POINTS)]
     margin = 0.04 * (points.max() - points.min()) or 0.1
@@ -119,7 +125,7 @@ def _legend_above(axes: Axes) -> None:
 
 
 def _svg(figure: Figure) -> str:
-    """The figure as an <svg> element that may stand beside others on a page: no ids but those of its content, no metadata."""
+    """The figure as an <svg> element without metadata that can stand beside others on a page."""
     stream = io.StringIO()
     nothing = dict.fromkeys(["Creator", "Date", "Format", "Type"])
     with rc_context({"svg.hashsalt": "xrec"}):

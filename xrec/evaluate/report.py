@@ -1,7 +1,9 @@
-"""`report.html`: one self-contained page (inline style and SVG, no script, nothing fetched) of what an evaluation found.
+"""`report.html`: what an evaluation found, on one page.
 
-The page itself is templates/report.html and report.css; here its content is put together. Every text is escaped by
-jinja2, only the plots made here go in as they are. Equal arguments give an equal page.
+The page is self-contained: style and SVG are inline, there is no script, and nothing is fetched.
+The page itself is templates/report.html and report.css; here its content is put together. Every
+text is escaped by jinja2, only the plots made here go in as they are. Equal arguments give an equal
+page.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,10 +25,11 @@ from xrec.storage import Manifest
 
 @dataclass(frozen=True)
 class Lineage:
-    """What was evaluated: the manifest of each artifact by its name, in order of making, and how training went.
+    """The artifacts that were evaluated, by name, in the order of making, and how training went.
 
-    `adapter_history` has rows of `epoch` or `step`, `train_loss`, `validation_loss`; `graph_history` rows of `epoch`,
-    `recall@20`, `ndcg@20`. Values may be missing; an empty history has no plot.
+    `adapter_history` has rows of `epoch` or `step`, `train_loss`, `validation_loss`;
+    `graph_history` rows of `epoch`, `recall@20`, `ndcg@20`. Values may be missing; an empty history
+    has no plot.
     """
 
     sources: Mapping[str, Manifest]
@@ -79,12 +82,22 @@ def render_report(
 
 def verdict(gain: Estimate) -> str:
     """What the personalization gain and its interval allow to say, in one sentence."""
-    size = f"{gain.value:.3f} nats per token (95 % interval {format_interval('personalization_gain', gain)})"
+    interval = format_interval("personalization_gain", gain)
+    size = f"{gain.value:.3f} nats per token (95 % interval {interval})"
     if gain.low is not None and gain.low > 0:
-        return f"The collaborative signal reaches the text: with the user's own vector the reference is likelier than with another user's, by {size}."
+        return (
+            "The collaborative signal reaches the text: with the user's own vector the reference "
+            f"is likelier than with another user's, by {size}."
+        )
     if gain.high is not None and gain.high < 0:
-        return f"The signal misleads: with the user's own vector the reference is less likely than with another user's, a gain of {size}."
-    return f"No clear sign of the collaborative signal in the text: the user's own vector, in place of another user's, brings a gain of {size}."
+        return (
+            "The signal misleads: with the user's own vector the reference is less likely than "
+            f"with another user's, a gain of {size}."
+        )
+    return (
+        "No clear sign of the collaborative signal in the text: the user's own vector, in place of "
+        f"another user's, brings a gain of {size}."
+    )
 
 
 def _groups(metrics: Mapping[str, Estimate]) -> list[tuple[str, list[dict[str, str]]]]:
@@ -114,7 +127,8 @@ def _plots(pairs: Sequence[ScoredPair], lineage: Lineage) -> list[Plot]:
     plots = [
         Plot(
             "Own vector against another user's",
-            "Each dot is a pair: mean NLL of its reference, nats per token. Above the line, the user's own vector explains the text better.",
+            "Each dot is a pair: mean NLL of its reference, nats per token. Above the line, the "
+            "user's own vector explains the text better.",
             Markup(nll_plot(own, shuffled)),
         ),
         Plot(

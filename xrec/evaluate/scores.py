@@ -1,7 +1,7 @@
 """Held-out pairs with their scores: what metrics, reports and ablations are computed from.
 
-The jobs make them from explanations, from the language model's likelihoods and from what is planted in the sample; the rest
-of xrec.evaluate only reads them.
+The jobs make them from explanations, from the language model's likelihoods and from what is planted
+in the sample; the rest of xrec.evaluate only reads them.
 """
 
 import math
@@ -34,12 +34,13 @@ SCORED_PAIRS = pa.schema(
 class ScoredPair:
     """A held-out pair: `reference` is the text it came with, `explanation` the generated one.
 
-    `explanation` and `shuffled_explanation`, which is generated with another user's vector, are None if they were not
-    asked for. `nll_own` and `nll_shuffled` are the reference's mean negative log-likelihood, nats a token, with the user's
-    own vector and with another user's. `aspect` is the right aspect to name and `aspects` are all of the item's; both are
-    None outside the generated sample. `names_item` and `reference_names_item` say whether explanation and reference name
-    the item by its title; they are None for an item without a title. `other_title` is the title of another item that the
-    explanation names, if it does.
+    `explanation` and `shuffled_explanation`, which is generated with another user's vector, are
+    None if they were not asked for. `nll_own` and `nll_shuffled` are the reference's mean negative
+    log-likelihood, nats a token, with the user's own vector and with another user's. `aspect` is
+    the right aspect to name and `aspects` are all of the item's; both are None outside the
+    generated sample. `names_item` and `reference_names_item` say whether explanation and reference
+    name the item by its title; they are None for an item without a title. `other_title` is the
+    title of another item that the explanation names, if it does.
     """
 
     user_id: str

@@ -1,4 +1,4 @@
-"""The evaluation on a console: an aligned table of the metrics, and explanations beside their references."""
+"""The evaluation on a console: a table of the metrics, and explanations above their references."""
 
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ _MARGIN = 13  # columns of "explanation  "
 
 
 def summary_lines(metrics: Mapping[str, Estimate]) -> list[str]:
-    """A table with a line a metric: label, value, 95 % interval; the values' decimal points are aligned."""
+    """A table with a line for each metric: label, value and 95 % interval."""
     labels = max((len(DESCRIPTIONS[name].label) for name in metrics), default=0)
     values = {name: format_value(name, estimate) for name, estimate in metrics.items()}
     width = max(map(len, values.values()), default=0)
@@ -22,14 +22,13 @@ def summary_lines(metrics: Mapping[str, Estimate]) -> list[str]:
         lines.append(group)
         for name in names:
             interval = format_interval(name, metrics[name])
-            lines.append(
-                f"  {DESCRIPTIONS[name].label:<{labels}}  {values[name]:>{width}}  {interval and f'({interval})'}".rstrip()
-            )
+            label, value = f"{DESCRIPTIONS[name].label:<{labels}}", f"{values[name]:>{width}}"
+            lines.append(f"  {label}  {value}  {interval and f'({interval})'}".rstrip())
     return lines
 
 
 def example_lines(pairs: Sequence[ScoredPair], num_examples: int) -> list[str]:
-    """The first `num_examples` pairs, each with its explanation above its reference, wrapped to 100 columns."""
+    """The first `num_examples` pairs: explanation and reference, wrapped to 100 columns."""
     lines: list[str] = []
     for pair in pairs[:num_examples]:
         title = f" ({pair.item_title})" if pair.item_title else ""

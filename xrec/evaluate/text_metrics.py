@@ -1,7 +1,7 @@
 """Metrics of the generated texts alone and against their references, on the field's own libraries.
 
-None of them knows of users: a text that is the same for everyone can score well here. They say how the texts read;
-whether the collaborative signal arrives is for the NLL gain and the aspects.
+None of them knows of users: a text that is the same for everyone can score well here. They say how
+the texts read; whether the collaborative signal arrives is for the NLL gain and the aspects.
 """
 
 from collections.abc import Sequence
@@ -13,13 +13,16 @@ from sacrebleu.metrics import BLEU
 
 
 def corpus_bleu(explanations: Sequence[str], references: Sequence[str]) -> float:
-    """BLEU of the whole corpus, 0 to 100, one reference each: sacrebleu's defaults (13a tokens, exponential smoothing; arXiv 1804.08771)."""
+    """BLEU of the whole corpus, 0 to 100, with one reference for each text.
+
+    These are sacrebleu's defaults: 13a tokens, exponential smoothing (arXiv 1804.08771).
+    """
     _check_lengths(explanations, references)
     return float(BLEU().corpus_score(list(explanations), [list(references)]).score)
 
 
 def rouge_l(explanations: Sequence[str], references: Sequence[str]) -> NDArray[np.float64]:
-    """(N,) F1 of the longest common subsequence of words, 0 to 1 (Lin 2004), by rouge-score without stemming.
+    """(N,) F1 of the longest common subsequence of words, 0 to 1 (Lin 2004), without stemming.
 
     That library's words are runs of a-z and 0-9: text in other scripts scores 0.
     """
@@ -34,7 +37,7 @@ def rouge_l(explanations: Sequence[str], references: Sequence[str]) -> NDArray[n
 
 
 def unique_sentence_ratio(texts: Sequence[str]) -> float:
-    """Distinct texts over all texts, 0 to 1; 1: no two users read the same (USR of NETE, Li et al. 2020)."""
+    """Distinct texts over all texts, 0 to 1 (USR of NETE, Li et al. 2020). At 1 all differ."""
     _check_not_empty(texts)
     return len(set(texts)) / len(texts)
 
@@ -60,7 +63,8 @@ def _check_lengths(explanations: Sequence[str], references: Sequence[str]) -> No
     _check_not_empty(explanations)
     if len(explanations) != len(references):
         raise ValueError(
-            f"{len(explanations)} explanations and {len(references)} references; expected one reference for each explanation"
+            f"{len(explanations)} explanations and {len(references)} references; expected one "
+            "reference for each explanation"
         )
 
 

@@ -1,4 +1,4 @@
-"""Each variant's scores of the same held-out pairs, kept as an artifact, so that a run goes on by variant."""
+"""Each variant's scores of the same held-out pairs, kept so that a run goes on by variant."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

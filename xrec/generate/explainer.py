@@ -79,9 +79,10 @@ class CheckedSources:
 class Explainer:
     """Explains pairs of one dataset with one model.
 
-    `dataset` and `graph` also hold the new users and items of a cold start. `model` scores texts; it is None with vLLM,
-    which does not give its model away. `model_fingerprint` identifies language model, adapter and trained graph together.
-    `finisher` makes explanations of the texts that `engine` writes.
+    `dataset` and `graph` also hold the new users and items of a cold start. `model` scores texts;
+    it is None with vLLM, which does not give its model away. `model_fingerprint` identifies
+    language model, adapter and trained graph together. `finisher` makes explanations of the texts
+    that `engine` writes.
     """
 
     def __init__(
@@ -166,7 +167,8 @@ def model_fingerprint_of(inputs: Mapping[str, str]) -> str:
 def check_sources(sources: Sources) -> CheckedSources:
     """Check that dataset, graph, adapter and language model belong together.
 
-    Neither vectors nor the language model are loaded. Raises ArtifactNotFoundError, ArtifactMismatchError, ModelError.
+    Neither vectors nor the language model are loaded. Raises ArtifactNotFoundError,
+    ArtifactMismatchError, ModelError.
     """
     dataset = read_manifest(open_location(sources.dataset, sources.storage), "dataset")
     graph = read_manifest(open_location(sources.graph, sources.storage), "graph")
@@ -183,12 +185,13 @@ def load_explainer(
 ) -> Explainer:
     """Load everything into this process; with `history`, one new user is known too.
 
-    The graph gets `num_reserved_users` more users, whose vectors are zeros, from index `dataset.num_users` on. They are
-    places for the vectors of users who come later: an adapter that reads the graph sees what is written into
-    `graph.users` there.
+    The graph gets `num_reserved_users` more users, whose vectors are zeros, from index
+    `dataset.num_users` on. They are places for the vectors of users who come later: an adapter that
+    reads the graph sees what is written into `graph.users` there.
 
-    Raises what `check_sources` raises, ModelError, DataError for cold-start tables that cannot be read or a history that
-    gives no vector, ConfigError for a history of a known user, UnknownIdError for one with an unknown item.
+    Raises what `check_sources` raises, ModelError, DataError for cold-start tables that cannot be
+    read or a history that gives no vector, ConfigError for a history of a known user,
+    UnknownIdError for one with an unknown item.
     """
     dataset = read_dataset(open_location(sources.dataset, sources.storage))
     graph = read_graph(open_location(sources.graph, sources.storage))

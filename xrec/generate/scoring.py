@@ -1,4 +1,4 @@
-"""Held-out pairs through a model: the reference's NLL, and a text, with the user's own vector or with another user's."""
+"""The reference's NLL and a text of held-out pairs, with the own or another user's vector."""
 
 from collections.abc import Sequence
 
@@ -36,7 +36,10 @@ def reference_nll(
     batch_size: int,
     description: str,
 ) -> list[float]:
-    """Mean NLL of each pair's reference and its end token, nats a token; raises PromptTooLongError."""
+    """Mean NLL of each pair's reference and its end token, in nats a token.
+
+    Raises PromptTooLongError.
+    """
     assert explainer.model is not None
     examples = [
         explainer.pairs.example(pair, reference)
@@ -51,7 +54,7 @@ def reference_nll(
 def nll_own_and_shuffled(
     explainer: Explainer, pairs: Sequence[HeldOutPair], others: Sequence[int], batch_size: int
 ) -> tuple[list[float], list[float]]:
-    """`reference_nll` of each pair with the user's own vector, and with that of `others`, users by index."""
+    """`reference_nll` of each pair with the own vector and with that of `others` (user indices)."""
     references = [pair.reference for pair in pairs]
     own = reference_nll(explainer, own_pairs(pairs), references, batch_size, "NLL, own vector")
     shuffled = reference_nll(

@@ -1,7 +1,7 @@
-"""From a generated text to an explanation: titles are filled in, and a text that breaks a rule is refused.
+"""From generated text to explanation: titles are filled in, and what breaks a rule is refused.
 
-A text ends before the first stop string. Where it is too long, or was cut by the engine, it ends with its last whole
-sentence. The rules do not depend on the engine that wrote the text.
+A text ends before the first stop string. Where it is too long, or was cut by the engine, it ends
+with its last whole sentence. The rules do not depend on the engine that wrote the text.
 """
 
 import re
@@ -20,7 +20,7 @@ _HALF_CHARACTER = "\ufffd"  # what the first bytes of a character decode to
 
 
 class TextFinisher:
-    """Makes explanations of what a model writes about the items of a catalogue, whose titles are `titles`."""
+    """Makes explanations of what a model writes about items of the catalogue `titles`."""
 
     def __init__(self, builder: PromptBuilder, titles: TitleIndex):
         self._builder = builder
@@ -34,9 +34,10 @@ class TextFinisher:
         texts: PairTexts,
         decoding: DecodingConfig,
     ) -> tuple[str, Failure | None]:
-        """The explanation that `completion` of `prompt` gives, or a text and the reason why it cannot be used.
+        """The explanation that `completion` gives, or a text and the reason why it cannot be used.
 
-        `texts` are those of the prompt: the item's own title is filled in, and names that stand in them are allowed.
+        `texts` are those of the prompt: the item's own title is filled in, and names that stand in
+        them are allowed.
         """
         written = _before_stop(self._builder.decode(completion.token_ids), decoding.stop)
         text = self._filled(written, texts)
@@ -49,7 +50,7 @@ class TextFinisher:
         return text, failure or self._untrue(text, texts)
 
     def unfinished(self, token_ids: list[int], texts: PairTexts) -> str | None:
-        """What a reader may see of a text that is still being written; None if that must wait for more of it.
+        """What a reader may see of a text that is still being written; None if that must wait.
 
         The text ends before a title that is not whole yet. It waits while it names another item.
         """

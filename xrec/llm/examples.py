@@ -1,4 +1,4 @@
-"""Training and scoring examples: the ids of a prompt and of the explanation that follows, batches of them, their NLL."""
+"""Examples for training and scoring: a prompt and the explanation that follows, as token ids."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -25,7 +25,10 @@ class Example:
 
 @dataclass(frozen=True)
 class Batch:
-    """Left-padded rows: `input_ids`, `attention_mask` (B, S) int64; `labels` (B, L), -100 before a shorter explanation."""
+    """Left-padded rows: `input_ids` and `attention_mask` (B, S), `labels` (B, L), all int64.
+
+    Labels are -100 before a shorter explanation.
+    """
 
     input_ids: Tensor
     attention_mask: Tensor
@@ -39,7 +42,7 @@ class Batch:
 
 
 def collate(examples: Sequence[Example]) -> Batch:
-    """Examples to one batch; prompts and explanations end at the right edge, so labels are the last positions."""
+    """One batch of examples; explanations end at the right edge: labels are the last positions."""
     length = max(len(example) for example in examples)
     num_labels = max(len(example.label_ids) for example in examples)
     input_ids = torch.zeros(len(examples), length, dtype=torch.long)
@@ -57,7 +60,8 @@ def collate(examples: Sequence[Example]) -> Batch:
 def token_nll(model: PreTrainedModel, batch: Batch, past: KeyValues | None = None) -> Tensor:
     """NLL in nats of each label token, (B, L); 0 where a label is -100.
 
-    `past` holds what comes before the batch's rows. Logits are computed at the L positions that predict a label only.
+    `past` holds what comes before the batch's rows. Logits are computed at the L positions that
+    predict a label only.
     """
     mask, cache = batch.attention_mask, None
     if past is not None:
@@ -69,7 +73,8 @@ def token_nll(model: PreTrainedModel, batch: Batch, past: KeyValues | None = Non
         position_ids=last_positions(mask, length),
         cache=cache,
         use_cache=cache is not None,
-        # As a tensor: a number makes a slice, and the product of a slice with the head copies the head for each row.
+        # A tensor, because a number makes a slice, and its product with the head copies the head
+        # for each row.
         logits_to_keep=torch.arange(
             length - num_labels - 1, length - 1, device=batch.input_ids.device
         ),
@@ -81,7 +86,10 @@ def token_nll(model: PreTrainedModel, batch: Batch, past: KeyValues | None = Non
 def explanation_nll(
     model: PreTrainedModel, examples: Sequence[Example], batch_size: int
 ) -> Iterator[tuple[int, float]]:
-    """Yield (index, mean NLL in nats a token) of each example, in batches of similar length; NaN for one without labels."""
+    """Yield (index, mean NLL in nats a token) of each example, in batches of similar length.
+
+    The NLL of an example without labels is NaN.
+    """
     order = sorted(range(len(examples)), key=lambda index: len(examples[index]))
     for start in range(0, len(order), batch_size):
         indices = order[start : start + batch_size]

@@ -1,7 +1,9 @@
-"""Prompts as token ids: instruction, everything of the user, everything of the item, what follows all texts, the model's turn.
+"""Prompts as token ids.
 
-Texts of the dataset are tokenized on their own, with special tokens off, so no text can become a special token or a
-collaborative token. The pieces are concatenated as ids: two prompts of one user share their whole beginning.
+A prompt is the instruction, everything of the user, everything of the item, what follows all texts,
+and the model's turn. Texts of the dataset are tokenized on their own, with special tokens off, so
+no text can become a special token or a collaborative token. The pieces are concatenated as ids: two
+prompts of one user share their whole beginning.
 """
 
 import re
@@ -16,7 +18,8 @@ from xrec.errors import XRecError
 from xrec.llm.collaborative import Vocabulary
 from xrec.llm.title_placeholder import TitlePlaceholder
 
-_CONTENT = "\ue000content\ue000"  # private-use characters: stands for the content while a chat template is rendered
+# Stands for the content while a chat template is rendered; the characters are of private use.
+_CONTENT = "\ue000content\ue000"
 
 
 class PromptTooLongError(XRecError):
@@ -49,13 +52,17 @@ class PromptBuilder:
         self._after = self._encode_scaffold(after)
 
     def build(self, user_index: int, item_index: int, texts: PairTexts) -> list[int]:
-        """Token ids of the prompt of a pair; raises PromptTooLongError, ValueError for an index out of range."""
+        """Token ids of the prompt of a pair.
+
+        Raises PromptTooLongError, and ValueError for an index out of range.
+        """
         ids = self._build(
             self.vocabulary.user_tokens(user_index), self.vocabulary.item_tokens(item_index), texts
         )
         if len(ids) > self.prompt.max_prompt_tokens:
             raise PromptTooLongError(
-                f"prompt of {len(ids)} tokens, at most {self.prompt.max_prompt_tokens} allowed (prompt.max_prompt_tokens); shorten the profiles"
+                f"prompt of {len(ids)} tokens, at most {self.prompt.max_prompt_tokens} allowed "
+                "(prompt.max_prompt_tokens); shorten the profiles"
             )
         return ids
 
@@ -77,7 +84,7 @@ class PromptBuilder:
         return str(self.tokenizer.decode(token_ids, skip_special_tokens=True)).strip()
 
     def show(self, prompt_ids: list[int]) -> str:
-        """The prompt for a person's eyes: special tokens shown, collaborative tokens as <user 3> and <item 7>."""
+        """The prompt for people to read, with collaborative tokens as <user 3> and <item 7>."""
         return "".join(
             self.vocabulary.show(token) or self.tokenizer.decode([token]) for token in prompt_ids
         )
@@ -96,7 +103,7 @@ class PromptBuilder:
         return [*self._before, *user_ids, *self._encode("\n"), *item_ids, *last_ids, *self._after]
 
     def _fill(self, part: str, values: dict[str, str | list[int]]) -> list[int]:
-        """Ids of a template part: literal text and texts are tokenized, collaborative tokens are taken as they are."""
+        """Ids of a template part: texts are tokenized, collaborative tokens are put in."""
         ids: list[int] = []
         for literal, name in parse_placeholders(part):
             ids += self._encode(literal)
@@ -126,9 +133,10 @@ class PromptBuilder:
 
 
 def _inside_added_tokens(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str] | None:
-    """Where a text must be cut so that no added token's name (`<think>`, `<tool_call>`) is found in it; None: nowhere.
+    """Where a text must be cut so that no added token's name (`<think>`) is found in it.
 
-    `split_special_tokens` is for the special ones among the added tokens only.
+    The tokenizer's `split_special_tokens` handles only the special ones among the added tokens.
+    None means that there are no others.
     """
     names = [
         token.content
@@ -145,7 +153,10 @@ def _inside_added_tokens(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str] 
 
 
 def _scaffold(tokenizer: PreTrainedTokenizerBase, prompt: PromptConfig) -> tuple[str, str]:
-    """The text before and after the user's message; without a chat template: the start token, and a cue to answer."""
+    """The text before and after the user's message.
+
+    Without a chat template these are the start token and a cue to answer.
+    """
     if not (prompt.use_chat_template and tokenizer.chat_template):
         return tokenizer.bos_token or "", "\nExplanation:"
     text = tokenizer.apply_chat_template(

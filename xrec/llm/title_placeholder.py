@@ -1,7 +1,7 @@
-"""The place-holder that stands for the item's title in what the model learns and writes, and the title put in its place.
+"""The place-holder that stands for the item's title in what the model learns and writes.
 
-The model writes the same few tokens for every item, so it cannot misspell a title or take another item's. The prompt still
-shows the title.
+The model writes the same few tokens for every item, so it cannot misspell a title or take another
+item's. The prompt still shows the title.
 """
 
 import re
@@ -13,7 +13,10 @@ _SENTENCE_START = re.compile(r"(?:^|[.!?\u2026][\"'\u201d\u2019)\]]*\s+)[\"'\u20
 
 
 class TitlePlaceholder:
-    """`placeholder` is a word between two marks, as `[title]`; `untitled` stands for an empty title."""
+    """Puts place-holders into texts and titles in their place.
+
+    `placeholder` is a word between two marks, as `[title]`; `untitled` stands for an empty title.
+    """
 
     def __init__(self, placeholder: str, untitled: str):
         self.text = placeholder

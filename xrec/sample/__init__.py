@@ -1,7 +1,8 @@
-"""The sample: a small town with planted taste, so that it is known whether the collaborative signal reaches the text.
+"""The sample: a small town with planted taste, in which one knows what a text should say.
 
-A user's taste over aspects is latent and shows in the visits only. An item's profile names its aspects, the user's
-profile tells nothing of the taste, and the explanation names that aspect of the item which the user likes most.
+A user's taste over aspects is latent and shows in the visits only. An item's profile names its
+aspects, the user's profile tells nothing of the taste, and the explanation names that aspect of the
+item which the user likes most.
 """
 
 from xrec.sample.language import LanguageExample, generate_language_examples

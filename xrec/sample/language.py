@@ -1,7 +1,10 @@
-"""Texts in the town's language, to train a small language model on that knows the language but none of the town's people.
+"""Texts in the town's language about people and places that are not in the town.
 
-In them the user's profile states the taste, so the model learns that an explanation names the best liked aspect of the
-item. In the town it is not stated: there only the collaborative vector can stand in for the sentence.
+A small language model is trained on them.
+
+In them the user's profile states the taste, so the model learns that an explanation names the best
+liked aspect of the item. In the town it is not stated: there only the collaborative vector can
+stand in for the sentence.
 """
 
 from dataclasses import dataclass
@@ -40,7 +43,7 @@ def _example(rng: Random) -> LanguageExample:
 
 
 def _item_aspects(favourites: list[str], rng: Random) -> list[str]:
-    """Random aspects of an item, at least one of them a stated favourite, so that the explanation follows from the texts."""
+    """Random aspects of an item, at least one of them a stated favourite."""
     while True:
         aspects = rng.sample(texts.ASPECTS, k=texts.ASPECTS_PER_ITEM)
         if set(aspects) & set(favourites):

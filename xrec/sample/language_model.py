@@ -1,8 +1,9 @@
 """The sample's language model: a small Llama that knows the town's language and none of its people.
 
-It is trained on `xrec.sample.generate_language_examples`, where the user's profile states the taste, and then
-frozen as any other model. It learns that an explanation names the item's aspect that the user likes best. In the town
-no profile states a taste: only a collaborative vector can stand in for that sentence.
+It is trained on `xrec.sample.generate_language_examples`, where the user's profile states the
+taste, and then frozen as any other model. It learns that an explanation names the item's aspect
+that the user likes best. In the town no profile states a taste: only a collaborative vector can
+stand in for that sentence.
 """
 
 import itertools
@@ -33,7 +34,9 @@ logger = logging.getLogger("xrec")
 
 _START, _END, _PAD = "<|im_start|>", "<|im_end|>", "<|pad|>"
 _CHAT_TEMPLATE = (
-    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    "{% for message in messages %}"
+    "<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n"
+    "{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 _NUM_SPECIAL = 3
@@ -43,7 +46,10 @@ _COPY_LENGTH = 24
 def train_sample_model(
     config: SampleLLMConfig, prompt: PromptConfig
 ) -> tuple[LlamaForCausalLM, PreTrainedTokenizerBase, float]:
-    """Train model and tokenizer from nothing; returns them and the mean loss, in nats a token, of the last tenth of the steps."""
+    """Train model and tokenizer from nothing.
+
+    The third value is the mean loss, in nats a token, of the last tenth of the steps.
+    """
     torch.manual_seed(config.seed)
     examples = generate_language_examples(config.num_steps * config.batch_size, config.seed)
     tokenizer = train_tokenizer(
@@ -75,7 +81,7 @@ def train_sample_model(
 
 
 def _learning_rate_share(step: int, num_steps: int) -> float:
-    """Linear warm-up over a tenth of the steps, constant to the half, then linear decay to a twentieth."""
+    """Linear warm-up in the first tenth of the steps, linear decay in the second half."""
     warmup, decay = min(1.0, 10 * (step + 1) / num_steps), min(1.0, 2 * (1 - step / num_steps))
     return warmup * max(0.05, decay)
 
@@ -149,7 +155,10 @@ def _hidden_title(example: LanguageExample, placeholder: TitlePlaceholder) -> st
 
 
 def _copy_batches(config: SampleLLMConfig, vocab_size: int) -> Iterator[list[Example]]:
-    """Random tokens said twice. Copying forms in a hundred short steps of these; from texts alone it takes a thousand."""
+    """Random tokens said twice.
+
+    A model learns to copy in a hundred short steps of these; from texts alone it takes a thousand.
+    """
     for _ in range(config.num_copy_steps):
         tokens = torch.randint(
             _NUM_SPECIAL, vocab_size, (2 * config.batch_size, _COPY_LENGTH)

@@ -1,4 +1,4 @@
-"""The artifact of the sample's language model: a model folder in the Hugging Face layout, and a manifest."""
+"""The artifact of the sample's language model: a Hugging Face model folder and a manifest."""
 
 import logging
 import tempfile
@@ -21,7 +21,10 @@ logger = logging.getLogger("xrec")
 
 
 def build_sample_llm(config: BuildSampleLLMConfig) -> Manifest:
-    """Train and write the model; returns the manifest that is there already if this very run is finished."""
+    """Train and write the model and return its manifest.
+
+    If a run with the same settings is finished, nothing is done.
+    """
     output = open_location(config.artifact("llm"), config.storage)
     check_access(output, config.storage)
     run_config = config.model_dump(mode="json", include={"model", "prompt"})

@@ -1,12 +1,13 @@
-"""The language of the town: short, natural, from templates. An aspect is always found by its phrase in ASPECTS.
+"""The language of the town, made from templates. Aspects are found by their phrase in ASPECTS.
 
-Nothing but the aspect's phrase itself tells an aspect: titles, trades, people and habits are drawn independently.
+Nothing but the aspect's phrase itself tells an aspect: titles, trades, people and habits are drawn
+independently.
 """
 
 from collections.abc import Sequence
 from random import Random
 
-# Each is found in a text as this substring, case-insensitively; none of them stands anywhere else in the town's language.
+# Each is found in a text as this phrase, in any case; the language uses it for nothing else.
 ASPECTS = (
     "late hours",
     "quiet garden",
@@ -41,24 +42,30 @@ _ITEM_TEMPLATES = (
     "On {street} stands a {mood} {trade}, kept by {owner}. It is known for {a}, {b}, {c} and {d}.",
 )
 # fmt: off
-_MOODS = ("cosy", "bright", "rustic", "tiny", "busy", "simple", "charming", "modern", "homely", "spacious")
-_TRADES = ("bakery", "bistro", "tavern", "tea room", "diner", "bookshop", "cellar bar", "canteen", "brewery", "deli")
+_MOODS = (
+    "cosy", "bright", "rustic", "tiny", "busy", "simple", "charming", "modern", "homely",
+    "spacious",
+)
+_TRADES = (
+    "bakery", "bistro", "tavern", "tea room", "diner", "bookshop", "cellar bar", "canteen",
+    "brewery", "deli",
+)
 _STREETS = (
-    "Mill Lane", "Abbey Road", "Station Street", "Castle Hill", "Market Row", "Church Walk", "Orchard Close",
-    "Bridge End",
+    "Mill Lane", "Abbey Road", "Station Street", "Castle Hill", "Market Row", "Church Walk",
+    "Orchard Close", "Bridge End",
 )
 _OWNERS = (
-    "two sisters", "a retired sailor", "a young couple", "the Novak family", "an old baker", "three friends",
-    "a former teacher", "the Okoro family",
+    "two sisters", "a retired sailor", "a young couple", "the Novak family", "an old baker",
+    "three friends", "a former teacher", "the Okoro family",
 )
 
 _TITLE_FIRST = (
-    "Copper", "Silver", "Blue", "Crooked", "Golden", "Wandering", "Velvet", "Rusty", "Painted", "Lucky", "Hidden",
-    "Sleepy", "Merry", "Olive", "Paper", "Salty",
+    "Copper", "Silver", "Blue", "Crooked", "Golden", "Wandering", "Velvet", "Rusty", "Painted",
+    "Lucky", "Hidden", "Sleepy", "Merry", "Olive", "Paper", "Salty",
 )
 _TITLE_SECOND = (
-    "Kettle", "Lantern", "Fox", "Spoon", "Anchor", "Sparrow", "Barrel", "Thimble", "Compass", "Acorn", "Saddle",
-    "Pepper", "Wheel", "Button", "Heron", "Feather",
+    "Kettle", "Lantern", "Fox", "Spoon", "Anchor", "Sparrow", "Barrel", "Thimble", "Compass",
+    "Acorn", "Saddle", "Pepper", "Wheel", "Button", "Heron", "Feather",
 )
 # fmt: on
 
@@ -69,12 +76,14 @@ _USER_TEMPLATES = (
 )
 # fmt: off
 _PERSONS = (
-    "A nurse", "A carpenter", "A student", "A lawyer", "A gardener", "A programmer", "A postman", "A painter",
-    "A chemist", "A plumber", "A librarian", "A pilot",
+    "A nurse", "A carpenter", "A student", "A lawyer", "A gardener", "A programmer", "A postman",
+    "A painter", "A chemist", "A plumber", "A librarian", "A pilot",
 )
 _AGES = ("twenties", "thirties", "forties", "fifties", "sixties")
 _WAYS = ("by bike", "on foot", "by bus", "by car", "by tram")
-_TIMES = ("at weekends", "on weekdays", "at lunchtime", "once a week", "twice a month", "on Sundays")
+_TIMES = (
+    "at weekends", "on weekdays", "at lunchtime", "once a week", "twice a month", "on Sundays",
+)
 _COMPANIES = ("old friends", "colleagues", "the family", "a partner", "a neighbour", "two cousins")
 # fmt: on
 

@@ -1,8 +1,9 @@
 """The town itself: tastes, places, and visits that follow taste.
 
-User u has an order of the aspects; the aspect at rank r has taste TASTE_DECAY^r, so the best of an item's four is
-always well-defined. The utility of item i is the sum of u's taste over i's aspects, and u visits the items with the
-largest utility / TEMPERATURE + Gumbel noise: draws from the softmax of the utilities, without replacement.
+User u has an order of the aspects; the aspect at rank r has taste TASTE_DECAY^r, so the best of an
+item's four is always well-defined. The utility of item i is the sum of u's taste over i's aspects,
+and u visits the items with the largest utility / TEMPERATURE + Gumbel noise: draws from the softmax
+of the utilities, without replacement.
 """
 
 from dataclasses import dataclass
@@ -76,7 +77,8 @@ def best_aspect(
 ) -> npt.NDArray[np.int64]:
     """Of the items' four aspects the one that the user likes most.
 
-    taste (U, A), item_aspects (I, 4), items (U, X), row u the items in question of user u -> (U, X) int64.
+    taste (U, A), item_aspects (I, 4), items (U, X), row u the items in question of user u -> (U, X)
+    int64.
     """
     aspects = item_aspects[items]  # (U, X, 4)
     liking = np.take_along_axis(taste[:, None, :], aspects, axis=2)  # (U, X, 4)
