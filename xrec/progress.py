@@ -1,4 +1,4 @@
-"""Progress of long work: a bar on a terminal, plain lines elsewhere. Used in the driver process only."""
+"""Progress of long work: a bar on a terminal, lines of the log elsewhere. For driver processes."""
 
 import logging
 import sys
@@ -13,11 +13,10 @@ _SECONDS_BETWEEN_LINES = 10.0
 
 
 def progress(items: Iterable[T], description: str, total: int) -> Iterator[T]:
-    """Yield `items`, showing how many of `total` are done."""
+    """Yield `items`, and show how many of `total` are done."""
     if sys.stderr.isatty():
-        from rich.console import (
-            Console,
-        )  # actors, which import this module too, do without: it takes 0.3 s
+        # Loading rich takes 0.3 s, and actors import this module too.
+        from rich.console import Console
         from rich.progress import track
 
         yield from track(

@@ -1,4 +1,7 @@
-"""Pinned schemas of every table that xrec writes. A change here is a change of SCHEMA_VERSION and of CHANGELOG.md."""
+"""The schemas of all tables that xrec writes.
+
+Whoever changes one changes SCHEMA_VERSION and CHANGELOG.md too.
+"""
 
 import pyarrow as pa
 
@@ -14,11 +17,13 @@ EXPLANATIONS = _schema(
     user_index=pa.int32(), item_index=pa.int32(), explanation=pa.string(), split=pa.string()
 )
 
-# One row for each input row that was left out: `line` counts from 1 (0: the file as a whole), `text` is its beginning.
+# One row for each input row that was left out. `line` counts from 1; 0 stands for the whole file.
+# `text` is the beginning of the row.
 REJECTED = _schema(file=pa.string(), line=pa.int64(), reason=pa.string(), text=pa.string())
 
-# Only in the dataset of the generated sample: what is planted, for aspect_accuracy. `aspects` are the phrases of the
-# item's aspects; `aspect` is the one that the user likes most among them, and so the right one to name.
+# In the dataset of the generated sample only: what the town planted, for aspect_accuracy.
+# `aspects` are the phrases of the item's aspects; `aspect` is the one of them that the user likes
+# most, which is the right one to name.
 PLANTED = pa.schema(
     [
         pa.field("user_index", pa.int32(), nullable=False),
@@ -30,13 +35,14 @@ PLANTED = pa.schema(
     ]
 )
 
-# Of each user the best unseen items: `rank` from 1, `score` the dot product of the vectors; by user_id and rank.
+# The best unseen items of each user, by user_id and rank. `rank` counts from 1; `score` is the dot
+# product of the vectors.
 RECOMMENDATIONS = _schema(
     user_id=pa.string(), item_id=pa.string(), rank=pa.int32(), score=pa.float32()
 )
 
 PAIRS = _schema(user_id=pa.string(), item_id=pa.string())
-# `content_key` is a hash of all that the explanation depends on (xrec.backfill.content_key).
+# `content_key` is a hash of everything that the explanation depends on (xrec.backfill.content_key).
 GENERATED = _schema(
     user_id=pa.string(),
     item_id=pa.string(),
@@ -47,7 +53,8 @@ GENERATED = _schema(
     model_fingerprint=pa.string(),
     content_key=pa.string(),
 )
-# A pair without an explanation, why, and the texts that its prompt was made of; of an unknown user or item they are empty.
+# A pair that could not be explained, the reason, and the texts that its prompt was made of; the
+# texts of an unknown user or item are empty.
 FAILED = _schema(
     user_id=pa.string(),
     item_id=pa.string(),

@@ -14,12 +14,13 @@ if TYPE_CHECKING:
 
 HELP = """A project file for your own files.
 
-Looks at the files, finds which one holds users, items, interactions and explanations, and which of their columns are
-which, by names and by values. Writes DIR/xrec.yaml, with comments and with settings that fit the size of the data and
-this machine. It asks nothing, and replaces no project file without --force.
+Looks at the files and finds which one holds users, items, interactions and explanations, and what
+their columns mean, by names and by values. Writes DIR/xrec.yaml, with comments, and with settings
+that fit the size of the data and this machine. Never asks, and replaces no project file without
+--force.
 
 \b
-In:   --from, a folder or s3:// prefix with .csv, .tsv, .jsonl, .json (an object a line) or .parquet files
+In:   a folder or s3:// prefix of .csv, .tsv, .jsonl, .json (an object a line) or .parquet files
 Out:  DIR/xrec.yaml; what was found and what is missing, on standard output
 
 \b
@@ -61,7 +62,8 @@ def _lines(findings: "Findings") -> list[str]:
     return [
         text_table(("file", "rows", "table", "columns"), file_rows(findings)),
         "",
-        f"{counts.num_users} users, {counts.num_items} items, {counts.num_interactions} interactions, "
+        f"{counts.num_users} users, {counts.num_items} items, "
+        f"{counts.num_interactions} interactions, "
         f"{explanations} explanations ({counts.num_explanations['train']} to train on)",
         f"machine: {findings.machine.describe()}",
         *_section("missing:", missing),

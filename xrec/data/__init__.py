@@ -1,4 +1,4 @@
-"""The dataset: sources in, one artifact out, and how the later stages read it."""
+"""The dataset artifact: how it is made from a source, and how the later stages read it."""
 
 from xrec.data.dataset import Dataset, check_has_explanations, read_dataset, write_dataset
 from xrec.data.prepare import prepare_dataset

@@ -1,7 +1,10 @@
-"""From the rows of a source to the tables of the dataset: ids become indices, pairs get their split, nothing leaks.
+"""From the rows of a source to the tables of the dataset.
 
-A pair whose explanation is held out must not be an edge that the graph is trained on, else the graph vectors know the
-answer. In the public release about 80 % of the test pairs are training edges; here they are removed.
+Ids become indices, and each pair gets a split.
+
+A pair whose explanation is held out must not be an edge that the graph is trained on, since the
+graph vectors would know the answer. In the public release about 80 % of the test pairs are training
+edges; here they are removed.
 """
 
 from collections.abc import Mapping
@@ -25,7 +28,7 @@ from xrec.errors import DataError
 
 @dataclass(frozen=True)
 class Assembled:
-    """The tables by name (schemas of xrec.schemas), all rows left out, and what there is to report."""
+    """The tables by name (schemas of xrec.schemas), the rows left out, metrics for the manifest."""
 
     tables: Mapping[str, pa.Table]
     findings: tuple[Finding, ...]
@@ -35,8 +38,8 @@ class Assembled:
 def assemble(source: SourceData, shares: SplitShares) -> Assembled:
     """The dataset's tables from a source's rows.
 
-    Left out, as findings: pairs of unknown users or items, empty explanations, repeated pairs (the first one counts).
-    The tables may be empty: see `check_not_empty`.
+    Pairs of unknown users or items, empty explanations, and all but the first of repeated pairs are
+    left out and returned as findings. The tables may be empty: see `check_not_empty`.
     """
     interactions, interaction_findings = _usable(source.interactions, source)
     explanations, explanation_findings = _usable_explanations(source)
@@ -63,13 +66,13 @@ def assemble(source: SourceData, shares: SplitShares) -> Assembled:
 
 
 def remove_held_out_edges(interactions: pa.Table, explanations: pa.Table) -> tuple[pa.Table, int]:
-    """`interactions` without the train ones whose explanation is held out, and how many these were."""
+    """`interactions` without those in train whose explanation is held out, and their number."""
     leaking = _is_held_out_edge(interactions, explanations)
     return interactions.filter(pa.array(~leaking)), int(leaking.sum())
 
 
 def _is_held_out_edge(interactions: pa.Table, explanations: pa.Table) -> npt.NDArray[np.bool_]:
-    """(number of interactions,) bool: in train, and the pair's explanation is in validation or test."""
+    """(N,) bool for N interactions: in train, while the pair's explanation is not."""
     held_out = explanations.filter(pc.not_equal(explanations["split"], "train"))
     is_train = pc.equal(interactions["split"], "train").to_numpy()
     return np.asarray(np.isin(_pair_keys(interactions), _pair_keys(held_out)) & is_train)
@@ -89,7 +92,7 @@ def _usable_explanations(source: SourceData) -> tuple[pa.Table, tuple[Finding, .
 
 
 def _usable(pairs: pa.Table, source: SourceData) -> tuple[pa.Table, tuple[Finding, ...]]:
-    """The rows of known users and items, each pair once; and findings for the others."""
+    """The rows of known users and items, each pair once; findings for all other rows."""
     pairs, unknown_users = _reject(
         pairs, pc.is_null(_index_in(pairs, "user_id", source.users)), "unknown user_id"
     )
@@ -110,7 +113,7 @@ def _reject(rows: pa.Table, is_bad: Any, reason: str) -> tuple[pa.Table, tuple[F
 def _pair_table(
     pairs: pa.Table, source: SourceData, shares: SplitShares, schema: pa.Schema
 ) -> pa.Table:
-    """`pairs` in `schema`, by user and item; a pair without a split gets the one of its hash."""
+    """`pairs` in `schema`, by user and item; the hash of a pair gives a split that is missing."""
     columns = {**_indices(pairs, source), "split": _splits(pairs, shares)}
     if "explanation" in schema.names:
         columns["explanation"] = pairs["explanation"]
@@ -166,7 +169,8 @@ def check_not_empty(tables: Mapping[str, pa.Table]) -> None:
             )
     if not pc.any(pc.equal(tables["interactions"]["split"], "train")).as_py():
         raise DataError(
-            "no interaction is left for training: check the source's interactions, and splits.validation and splits.test"
+            "no interaction is left for training: check the source's interactions, and "
+            "splits.validation and splits.test"
         )
 
 

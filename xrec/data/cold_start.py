@@ -1,7 +1,7 @@
-"""Users and items that came after the graph was trained: their tables, or one user's history given by hand.
+"""Users and items that came after the graph was trained: their tables, or the history of one user.
 
-A new user needs an interaction with an item that the graph was trained on, a new item one with such a user: that is what
-its vector is computed from (xrec.data.extension, xrec.graph.cold_start).
+The vector of a new user is computed from interactions with items that the graph was trained on, and
+that of a new item from interactions with such users (xrec.data.extension, xrec.graph.cold_start).
 """
 
 from collections.abc import Mapping
@@ -40,9 +40,10 @@ class History:
 
 @dataclass(frozen=True, eq=False)
 class ColdStartTables:
-    """interactions (user_id, item_id), users (user_id, profile), items (item_id, title, profile): strings, each id or pair once, sorted.
+    """Tables of strings, sorted; each id or pair stands there once.
 
-    `findings` counts the rows that were left out, by reason.
+    interactions: user_id, item_id. users: user_id, profile. items: item_id, title, profile.
+    findings: the number of rows that were left out, by reason.
     """
 
     interactions: pa.Table
@@ -52,7 +53,7 @@ class ColdStartTables:
 
     @property
     def fingerprint(self) -> str:
-        """Of the content; neither the order of rows nor their files matter."""
+        """A fingerprint of the content; the order of rows and their files do not matter."""
         return fingerprint_of(
             [
                 content_hash(parquet_bytes(table, table.schema))
@@ -62,7 +63,10 @@ class ColdStartTables:
 
 
 def read_cold_start(config: ColdStartConfig | None, storage: StorageConfig) -> ColdStartTables:
-    """The tables of `config`, empty where it names none; raises StorageError or DataError if one cannot be read."""
+    """The tables of `config`; a table that it does not name is empty.
+
+    Raises StorageError or DataError if one cannot be read.
+    """
     uris = {name: getattr(config, name, None) for name in _COLUMNS}
     findings: dict[str, int] = {}
     tables = {
@@ -75,14 +79,15 @@ def read_cold_start(config: ColdStartConfig | None, storage: StorageConfig) -> C
 def with_history(tables: ColdStartTables, dataset: Dataset, history: History) -> ColdStartTables:
     """`tables` with the interactions of `history`.
 
-    Raises ConfigError if its user is known already or it names no items, UnknownIdError for an item that is neither in
-    the dataset nor in the tables.
+    Raises ConfigError if its user is known already or it names no items, UnknownIdError for an item
+    that is neither in the dataset nor in the tables.
     """
     if _holds(dataset.users["user_id"], history.user_id) or _holds(
         tables.interactions["user_id"], history.user_id
     ):
         raise ConfigError(
-            f"user {history.user_id!r} is known, and its vector with it; leave the history out, or give it for a new user"
+            f"user {history.user_id!r} is known and has a vector; leave the history out, "
+            "or give it for a new user"
         )
     if not history.item_ids:
         raise ConfigError(
@@ -108,7 +113,7 @@ def _holds(ids: pa.ChunkedArray, wanted: str) -> bool:
 
 
 def _read(name: str, location: Location | None, findings: dict[str, int]) -> pa.Table:
-    """The distinct rows of a Parquet file or folder as strings; adds what is left out to `findings`."""
+    """The distinct rows of a Parquet file or folder as strings; counts the others in `findings`."""
     columns = list(_COLUMNS[name])
     empty = pa.table({column: pa.array([], pa.string()) for column in columns})
     table = _as_strings(location, columns) if location else empty
@@ -134,13 +139,14 @@ def _as_strings(location: Location, columns: list[str]) -> pa.Table:
             missing = [column for column in columns if column not in source.schema.names]
             if missing:
                 raise DataError(
-                    f"{location}: missing column(s) {', '.join(missing)}; expected {', '.join(columns)}, "
-                    f"saw {', '.join(source.schema.names)}; rename or add them"
+                    f"{location}: missing column(s) {', '.join(missing)}; "
+                    f"expected {', '.join(columns)}, saw {', '.join(source.schema.names)}; "
+                    "rename or add them"
                 )
             table = source.to_table(columns=columns)
             for column in columns:
                 _check_type(location, table.schema.field(column))
-            # Ids may be integers; a null is no id, and no text.
+            # Ids may be integers. A null counts as an empty id or text.
             return pa.table(
                 {column: pc.fill_null(table[column].cast(pa.string()), "") for column in columns}
             )
@@ -154,12 +160,13 @@ def _check_type(location: Location, field: pa.Field) -> None:
     allowed = (pa.types.is_string, pa.types.is_large_string, pa.types.is_integer, pa.types.is_null)
     if not any(is_type(field.type) for is_type in allowed):
         raise DataError(
-            f"{location}: column {field.name} has type {field.type}; expected strings or integers (1.0 is not the id 1)"
+            f"{location}: column {field.name} has type {field.type}; expected strings or integers "
+            "(1.0 is not the id 1)"
         )
 
 
 def _distinct(rows: pa.Table, keys: list[str]) -> pa.Table:
-    """The first row of each of `keys`, by them."""
+    """The first row of each combination of `keys`, sorted by them."""
     first = ~rows.select(keys).to_pandas().duplicated().to_numpy(dtype=bool)
     return (
         rows.filter(pa.array(first)).sort_by([(key, "ascending") for key in keys]).combine_chunks()

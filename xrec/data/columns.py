@@ -1,4 +1,7 @@
-"""What a cell of an input table must be: each parser returns the value as xrec holds it, or raises ValueError with the reason."""
+"""What a cell of an input table must be.
+
+Each parser returns the value as xrec holds it, or raises ValueError with the reason.
+"""
 
 from collections.abc import Callable
 
@@ -22,9 +25,10 @@ def parse_dense_id(value: object) -> str:
     """An id of the public release: an integer from 0 on, as a string without leading zeros."""
     is_digits = isinstance(value, str) and value.strip().isascii() and value.strip().isdigit()
     is_integer = isinstance(value, int) and not isinstance(value, bool)
-    if not (is_digits or is_integer) or not 0 <= int(value) <= MAX_INDEX:  # type: ignore[call-overload]
+    number = int(value) if is_digits or is_integer else -1  # type: ignore[call-overload]
+    if not 0 <= number <= MAX_INDEX:
         raise ValueError(f"must be an integer from 0 to {MAX_INDEX}")
-    return str(int(value))  # type: ignore[call-overload]
+    return str(number)
 
 
 def parse_text(value: object) -> str:
@@ -37,7 +41,7 @@ def parse_text(value: object) -> str:
 
 
 def parse_split(value: object) -> str | None:
-    """train, validation or test; None (to be split by hash) if missing."""
+    """train, validation or test; None if it is missing, so that the pair's hash decides."""
     if value is None or value == "":
         return None
     if value not in SPLITS:

@@ -1,6 +1,7 @@
-"""The dataset artifact: who the users and items are, who interacted with what, and the explanations known so far.
+"""The dataset artifact: users, items, who interacted with what, and the known explanations.
 
-Every later stage reads it and nothing else of the raw data. Rows are numbered: row r of `users` has user_index r.
+Every later stage reads it and nothing else of the raw data. Rows are numbered: row r of `users` has
+user_index r.
 """
 
 from collections.abc import Mapping
@@ -31,8 +32,9 @@ _SCHEMAS = {
 class Dataset:
     """The tables, in the schemas of xrec.schemas; U users, I items.
 
-    `interactions` and `explanations` hold each pair once, sorted by user and item. No pair whose explanation is held out
-    (validation or test) is a train interaction. `planted` is there for the generated sample only.
+    `interactions` and `explanations` hold each pair once, sorted by user and item. No pair whose
+    explanation is held out (validation or test) is a train interaction. Only the generated sample
+    has `planted`.
     """
 
     manifest: Manifest
@@ -61,7 +63,7 @@ class Dataset:
         return _look_up("item", self.item_indices, item_id)
 
     def interaction_edges(self, split: Split) -> npt.NDArray[np.int64]:
-        """The split's interactions as (2, E) int64: user indices in row 0, item indices in row 1."""
+        """The E interactions of the split, (2, E) int64: row 0 has user indices, row 1 items'."""
         edges = _of_split(self.interactions, split)
         return np.stack([edges["user_index"].to_numpy(), edges["item_index"].to_numpy()]).astype(
             np.int64
@@ -85,8 +87,8 @@ class Dataset:
 def read_dataset(location: Location) -> Dataset:
     """The dataset at `location`.
 
-    Raises ArtifactNotFoundError if there is no finished one, ArtifactMismatchError if it is of another kind or schema
-    version, DataError if a table is not in its schema.
+    Raises ArtifactNotFoundError if there is no finished one, ArtifactMismatchError if the artifact
+    is of another kind or schema version, DataError if a table is not in its schema.
     """
     manifest = read_manifest(location, "dataset")
     tables = {
@@ -98,14 +100,15 @@ def read_dataset(location: Location) -> Dataset:
 
 
 def check_has_explanations(location: Location) -> None:
-    """Raise DataError if the dataset at `location` has no explanations, so that no adapter can be trained on it.
+    """Raise DataError if the dataset at `location` has no explanations to train an adapter on.
 
     Reads the manifest only; raises what `read_manifest` raises.
     """
     if read_manifest(location, "dataset").row_counts["explanations"] == 0:
         raise DataError(
-            f"{location}: this dataset has no explanations, and an adapter learns from nothing else; "
-            "add a table of explanations to the source, delete the dataset, and run `xrec prepare` again"
+            f"{location}: this dataset has no explanations, and an adapter learns from nothing "
+            "else; add a table of explanations to the source, delete the dataset, and run "
+            "`xrec prepare` again"
         )
 
 
@@ -118,9 +121,11 @@ def write_dataset(
     inputs: Mapping[str, str],
     metrics: Mapping[str, Any],
 ) -> Manifest:
-    """Write the artifact, manifest last. `tables`: users, items, interactions, explanations and, for the sample, planted.
+    """Write the artifact, its manifest last; returns the manifest.
 
-    `rejected` (schema REJECTED) lists what was left out; `config` and `inputs` are what the content depends on.
+    tables: users, items, interactions, explanations and, for the sample, planted.
+    rejected: the rows that were left out (schema REJECTED).
+    config, inputs: what the content depends on.
     """
     all_schemas = {**{name: _SCHEMAS[name] for name in tables}, "rejected": schemas.REJECTED}
     all_tables = {**tables, "rejected": rejected}
@@ -147,8 +152,8 @@ def _of_split(table: pa.Table, split: Split) -> pa.Table:
 def _look_up(what: str, indices: Mapping[str, int], wanted: str) -> int:
     if wanted in indices:
         return indices[wanted]
-    # No suggestion here: to search for a close id takes far longer than to explain the pair, and bulk runs and requests
-    # meet many unknown ids. `xrec explain` adds one (xrec.data.suggestion).
+    # No suggestion here: to search for a close id takes far longer than to explain the pair, and
+    # bulk runs and requests meet many unknown ids. `xrec explain` adds one (xrec.data.suggestion).
     raise UnknownIdError(
         f"{what} {wanted!r} is not among the {len(indices)} {what}s of the dataset"
     )

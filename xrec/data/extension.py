@@ -1,4 +1,7 @@
-"""The dataset with what came after training: new users and items at the end, by id, so that known indices stay; new texts of known ones."""
+"""The dataset with what came after training: new users and items, and new texts of known ones.
+
+New users and items stand at the end, in the order of their ids, so that known indices stay.
+"""
 
 import logging
 from dataclasses import dataclass, replace
@@ -21,8 +24,9 @@ _Indices = npt.NDArray[np.int64]
 class Extension:
     """`dataset` with the new users and items at the end, and what their vectors are computed from.
 
-    user_edges (2, E) int64: number of the new user (0: the first), index of a known item. item_edges (2, F) int64: number
-    of the new item, index of a known user. Each new user and item has an edge.
+    user_edges: (2, E) int64, the number of the new user (from 0) and the index of a known item.
+    item_edges: (2, F) int64, the number of the new item (from 0) and the index of a known user.
+    Each new user and item has at least one edge.
     """
 
     dataset: Dataset
@@ -31,19 +35,25 @@ class Extension:
 
 
 def extend_dataset(dataset: Dataset, tables: ColdStartTables) -> Extension:
-    """The dataset with the users and items of `tables` that are new and have an interaction with a trained neighbour.
+    """The dataset with the new users and items of `tables`.
 
-    All interactions between users and items of the extended dataset become train interactions, so that no ranking offers
-    them again. A row of `tables.users` or `tables.items` with a known id replaces its texts. Counted and logged: interactions
-    that no vector comes from (both sides known, both new, the known side without training interactions), and new ids that
-    stay unknown for want of others. The manifest stays that of `dataset`.
+    Each of them must have an interaction with a trained neighbour: a user with such an item, an
+    item with such a user.
+
+    All interactions between users and items of the extended dataset become train interactions, so
+    that no ranking offers them again. A row of `tables.users` or `tables.items` with a known id
+    replaces the texts of that id. The manifest stays that of `dataset`.
+
+    Interactions that no vector comes from are counted and logged: both sides are known, or both are
+    new, or the known side has no training interactions. So are new ids that stay unknown because
+    they have no other interactions.
     """
     users, items = (
         _indices(tables.interactions["user_id"], dataset.users["user_id"]),
         _indices(tables.interactions["item_id"], dataset.items["item_id"]),
     )
     train = dataset.interaction_edges("train")
-    # An index of -1 (new) reads the last entry: False.
+    # A new id has the index -1, which reads the last entry: False.
     has_user_vector = np.append(np.bincount(train[0], minlength=dataset.num_users) > 0, False)[
         users
     ]
@@ -77,7 +87,7 @@ def extend_dataset(dataset: Dataset, tables: ColdStartTables) -> Extension:
 
 
 def _with_interactions(dataset: Dataset, pairs: pa.Table) -> Dataset:
-    """The dataset with those `pairs` as train interactions whose ids it holds, unless they are there already."""
+    """The dataset with those of `pairs` as train interactions whose ids it holds."""
     users, items = (
         _indices(pairs["user_id"], dataset.users["user_id"]),
         _indices(pairs["item_id"], dataset.items["item_id"]),
@@ -103,7 +113,7 @@ def _with_interactions(dataset: Dataset, pairs: pa.Table) -> Dataset:
 
 
 def _with_texts(known: pa.Table, given: pa.Table) -> pa.Table:
-    """`known`, with the texts of `given` where it has its id (the first column of both)."""
+    """`known` with the texts of `given` for the ids that both have in their first column."""
     rows = pa.array(_indices(known[known.schema.names[0]], given[given.schema.names[0]]))
     for column in given.schema.names[1:]:
         texts = _taken(given[column], rows, known[column].combine_chunks())
@@ -137,7 +147,7 @@ def _item_rows(ids: pa.Array, given: pa.Table, first_index: int) -> pa.Table:
 
 
 def _taken(texts: pa.ChunkedArray, rows: pa.Array, default: pa.Array | str) -> pa.Array:
-    """`texts` at `rows`; `default` where the row is -1."""
+    """`texts` at `rows`, and `default` where the row is -1."""
     found = texts.combine_chunks().take(pc.if_else(pc.less(rows, 0), None, rows))
     return pc.coalesce(found, default)
 
@@ -150,7 +160,10 @@ def _log(
     items: _Indices,
     used: npt.NDArray[np.bool_],
 ) -> None:
-    """What is new, and each reason why something is not; `users`, `items` (E,): known indices, -1 where new; `used` (E,)."""
+    """Log what is new, and what was left out by reason.
+
+    users, items: (E,) known indices of the interactions, -1 where the id is new. used: (E,).
+    """
     num_users, num_items = (
         extended.num_users - dataset.num_users,
         extended.num_items - dataset.num_items,
@@ -168,10 +181,12 @@ def _log(
         "interactions whose known side has none in training": int(
             (((users < 0) != (items < 0)) & ~used).sum()
         ),
-        "new users without an interaction with a trained item: they stay unknown": unknown_users
-        - num_users,
-        "new items without an interaction with a trained user: they stay unknown": unknown_items
-        - num_items,
+        "new users without an interaction with a trained item: they stay unknown": (
+            unknown_users - num_users
+        ),
+        "new items without an interaction with a trained user: they stay unknown": (
+            unknown_items - num_items
+        ),
     }
     logger.info(
         "cold start: %d new users, %d new items, from %d interactions",
@@ -190,7 +205,7 @@ def _log(
 def _count_ids(
     column: str, tables: ColdStartTables, described: pa.Table, known: pa.Table
 ) -> tuple[int, int]:
-    """Distinct ids of the interactions and the described ones that are not `known`, and described ones that are."""
+    """The number of distinct ids that are not `known`, and of described ids that are."""
     ids = pa.chunked_array(
         [*tables.interactions[column].chunks, *described[column].chunks], pa.string()
     ).unique()

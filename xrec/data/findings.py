@@ -1,6 +1,6 @@
-"""Rows that are left out: nothing is dropped silently, each has its file, line and reason.
+"""Rows that are left out, each with its file, line and reason.
 
-A finding is counted and written to `rejected.parquet`; a file with too many of them is an error.
+A finding is counted and written to `rejected.parquet`; too many of them in one file are an error.
 """
 
 from collections import Counter
@@ -17,7 +17,10 @@ _TEXT_HEAD = 120
 
 @dataclass(frozen=True)
 class Finding:
-    """One row that is left out. `line` counts from 1, a CSV header included; in Parquet it is the row's number."""
+    """One row that is left out.
+
+    `line` counts from 1, and counts a CSV header; in Parquet it is the row's number.
+    """
 
     file: str
     line: int
@@ -26,7 +29,7 @@ class Finding:
 
 
 def rejected_table(findings: Iterable[Finding]) -> pa.Table:
-    """The findings in the schema REJECTED, in the order found; texts are cut to their beginning."""
+    """The findings in the schema REJECTED, in their order; texts are cut to their beginning."""
     rows = [
         {"file": f.file, "line": f.line, "reason": f.reason, "text": text_head(f.text)}
         for f in findings
@@ -35,7 +38,7 @@ def rejected_table(findings: Iterable[Finding]) -> pa.Table:
 
 
 def count_reasons(findings: Iterable[Finding]) -> dict[str, int]:
-    """How many findings there are for each "file: reason", most frequent first."""
+    """The number of findings by "file: reason", the most frequent first."""
     return dict(Counter(f"{finding.file}: {finding.reason}" for finding in findings).most_common())
 
 
@@ -44,8 +47,8 @@ def check_rejected_share(
 ) -> None:
     """Raise DataError if more than `max_share` of the rows of any file are rejected.
 
-    `num_rows` holds the rows of each file, rejected ones included, in the order of reading: the first file over the
-    threshold is reported, since later ones often suffer from it.
+    `num_rows` holds the number of rows of each file, with those rejected, in the order of reading.
+    The first file over the threshold is reported, since its gaps often spoil the later ones.
     """
     for file, total in num_rows.items():
         of_file = [finding for finding in findings if finding.file == file]
@@ -64,7 +67,8 @@ def _over_threshold(
     first = min(findings, key=lambda finding: finding.line)
     reasons = Counter(finding.reason for finding in findings).most_common()
     return (
-        f"{folder.rstrip('/')}/{first.file}: {len(findings)} of {num_rows} rows are unusable, at most a share of {max_share:g} is allowed\n"
+        f"{folder.rstrip('/')}/{first.file}: {len(findings)} of {num_rows} rows are unusable, "
+        f"at most a share of {max_share:g} is allowed\n"
         f"  first: line {first.line}: {first.reason}: {text_head(first.text)!r}\n"
         + "".join(f"  {count} x {reason}\n" for reason, count in reasons)
         + "mend the file, or raise max_rejected_share to leave such rows out"

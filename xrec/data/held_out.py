@@ -1,4 +1,4 @@
-"""The explained pairs of a held-out split, with ids, reference and what is planted: what explanations are scored against."""
+"""The explained pairs of a held-out split: what generated explanations are scored against."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -8,7 +8,11 @@ from xrec.data.dataset import Dataset
 
 @dataclass(frozen=True)
 class HeldOutPair:
-    """A pair and the text it came with; `aspect`, the right one to name, and `aspects`, all of the item's, in the generated sample only."""
+    """A pair with the text that it came with.
+
+    In the generated sample only, `aspect` is the right one to name, and `aspects` are all of the
+    item's.
+    """
 
     user_id: str
     item_id: str

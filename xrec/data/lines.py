@@ -1,6 +1,9 @@
-"""The lines of one input file, CSV, JSON Lines or Parquet, as the file holds them; what cannot be read is kept with its problem.
+"""The lines of one input file (CSV, JSON Lines or Parquet), as the file holds them.
 
-A CSV header is line 1. In JSON Lines the first object is line 1. In Parquet a line is a row's number, from 1.
+A line that cannot be read is kept with its problem.
+
+A CSV header is line 1. In JSON Lines the first object is line 1. In Parquet a line is a row's
+number, from 1.
 """
 
 import csv
@@ -33,14 +36,19 @@ class Line:
 
 @dataclass(frozen=True)
 class Lines:
-    """The rows of a file, and its columns: None if it is JSON Lines without a single object, which names none."""
+    """The rows of a file, and its columns.
+
+    `columns` is null for JSON Lines without a single object, since no columns are named there.
+    """
 
     columns: list[str] | None
     rows: list[Line]
 
 
 def read_lines(file: str, data: bytes, delimiter: str = ",") -> Lines:
-    """The rows in the content `data` of `file`, whose ending tells the format and whether it is gzipped.
+    """The rows in the content `data` of `file`.
+
+    The ending of its name tells the format, and whether it is gzipped.
 
     Raises DataError if the file as a whole cannot be read.
     """
@@ -49,7 +57,8 @@ def read_lines(file: str, data: bytes, delimiter: str = ",") -> Lines:
         name, data = name.removesuffix(".gz"), _decompressed(file, data)
     if name.endswith(".parquet"):
         return _parquet(file, data)
-    # Bytes that are not UTF-8 survive as lone surrogates, which the columns' parsers then refuse row by row.
+    # Bytes that are not UTF-8 survive as lone surrogates, which the columns' parsers then refuse
+    # row by row.
     text = data.decode("utf-8-sig", errors="surrogateescape")
     if name.endswith(".tsv"):
         return _csv(text, "\t")
@@ -77,7 +86,7 @@ def _csv(text: str, delimiter: str) -> Lines:
 
 
 def _csv_records(reader: Any) -> Iterator[tuple[int, list[str] | str]]:
-    """Each record with the number of its first line; for a record that the csv module cannot read, its error text."""
+    """Yield the number of each record's first line with its cells, or with the csv module's error."""
     while True:
         number = reader.line_num + 1
         try:

@@ -1,6 +1,7 @@
 """The dataset artifact from a source: a folder of files, or the sample's generator.
 
-Which source the configuration names is decided by the caller (jobs/prepare.py), which knows all readers.
+Which source the configuration names is decided by the caller (jobs/prepare.py), which knows all
+readers.
 """
 
 import logging
@@ -19,9 +20,10 @@ logger = logging.getLogger("xrec")
 def prepare_dataset(config: PrepareConfig, source: Source) -> Manifest:
     """Make the dataset from `source` at its output URI, and return its manifest.
 
-    If the same run was finished before, its manifest is returned and nothing is done. If anything is wrong, nothing is
-    written. Raises StorageError (source or output cannot be used), DataError (files are missing or broken),
-    ArtifactMismatchError (the output URI holds another run's artifact).
+    If the same run was finished before, its manifest is returned and nothing is done. If anything
+    is wrong, nothing is written. Raises StorageError if source or output cannot be used, DataError
+    if files are missing or broken, ArtifactMismatchError if the output holds another run's
+    artifact.
     """
     output = open_location(config.artifact("dataset"), config.storage)
     check_access(output, config.storage)
@@ -62,7 +64,10 @@ def _read_files(config: PrepareConfig, source: Source) -> dict[str, bytes]:
 
 
 def _content_config(config: PrepareConfig) -> dict[str, Any]:
-    """What the content depends on: not where the files lie, for their hashes are among the inputs."""
+    """What the content depends on.
+
+    The place of the files does not matter: inputs has their hashes.
+    """
     values = config.model_dump(mode="json", include={"source", "splits", "max_rejected_share"})
     return {
         **values,
@@ -87,7 +92,8 @@ def _report(output: Location, assembled: Assembled, raw: SourceData) -> None:
     metrics = assembled.metrics
     logger.info("%s: %s", output, counts)
     logger.info(
-        "%d training edges removed, since their explanation is held out; without a training edge: %d users, %d items",
+        "%d training edges removed, since their explanation is held out; "
+        "without a training edge: %d users, %d items",
         metrics["num_removed_edges"],
         metrics["num_users_without_train_edge"],
         metrics["num_items_without_train_edge"],

@@ -28,7 +28,7 @@ class FileRows:
 
 @dataclass(frozen=True)
 class _Column:
-    """One of our columns: which columns of the file it is made from, and whether they must be there."""
+    """One of our columns, and the columns of the file that it is made from."""
 
     name: str
     parse: Parser
@@ -55,12 +55,13 @@ def read_rows(
 ) -> FileRows:
     """Parse the content `data` of `file`, whose ending tells the format (see xrec.data.lines).
 
-    `names` gives, for each of our columns that has another name there, the file's columns: none (the column is empty),
-    one, or several (their values are joined to one text). The `columns` must be there, and so must an optional one that
-    `names` names; other `optional` ones may be missing (null). Columns that are not asked for are ignored.
+    `names` gives, for each of our columns that has another name there, the file's columns: none
+    (the column is empty), one, or several (their values are joined to one text). The `columns` must
+    be there, and so must an optional one that `names` names; other `optional` ones may be missing
+    (null). Columns that are not asked for are ignored.
 
-    A row that cannot be read, lacks a value's key or fails a column's parser is a finding. Raises DataError for a missing
-    column, with the columns seen, those expected, and `advice`.
+    A row that cannot be read, lacks a value's key or fails a column's parser is a finding. Raises
+    DataError for a missing column, with the columns seen, those expected, and `advice`.
     """
     names = names or {}
     wanted = [
@@ -103,7 +104,10 @@ def reject_duplicates(rows: FileRows, keys: list[str]) -> FileRows:
 
 
 def findings_of(rows: pa.Table, reason: str) -> tuple[Finding, ...]:
-    """One finding for each row of a table with the columns `file` and `line`; its text is the row's other values."""
+    """One finding for each row of a table with the columns `file` and `line`.
+
+    The text of a finding is the other values of its row.
+    """
     values = rows.drop_columns(["file", "line"]).to_pylist()
     places = zip(rows["file"].to_pylist(), rows["line"].to_pylist(), values, strict=True)
     return tuple(
@@ -143,7 +147,10 @@ def _parse_cells(line: Line, wanted: list[_Column]) -> tuple[dict[str, str | Non
 
 
 def _cell(values: Mapping[str, Any], there: list[str], sources: tuple[str, ...]) -> Any:
-    """The value of the only source; None without a source; several are joined, as in "city: Leeds; age: 34"."""
+    """The value of the only source, or None without a source.
+
+    The values of several sources are joined, as in "city: Leeds; age: 34".
+    """
     if not sources:
         return None
     if len(sources) == 1:

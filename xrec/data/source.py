@@ -1,4 +1,4 @@
-"""What a source of the dataset is, and what each of them hands over: its rows, by its own ids, and what it could not read."""
+"""A source of the dataset, and what each source hands over: rows with the ids of the source."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,12 +15,14 @@ class SourceData:
 
     users: user_id, profile; ids are unique.
     items: item_id, title, profile; ids are unique.
-    interactions: user_id, item_id, split (null: by hash), file, line; may name unknown ids and repeat pairs.
-    explanations: user_id, item_id, explanation, split (null: by hash), file, line; likewise.
-    planted: user_id, item_id, aspect, aspects (list of strings); only of the sample.
+    interactions: user_id, item_id, split, file, line. Ids may be unknown, pairs may be repeated,
+        and a pair whose split is null gets the split of its hash.
+    explanations: user_id, item_id, explanation, split, file, line; the same holds.
+    planted: user_id, item_id, aspect, aspects (list of strings); the sample's only.
     findings: the rows that were left out so far.
-    num_rows: rows of each file, those left out included, in the order of reading.
-    missing_tables: the tables that the source does not have: without users or items, all ids are those of the pairs.
+    num_rows: the number of rows of each file, with those left out, in the order of reading.
+    missing_tables: the tables that the source does not have. Without users or items, their ids are
+        those of the pairs.
     """
 
     users: pa.Table
@@ -39,12 +41,12 @@ def _no_files(folder: Location) -> Mapping[str, Location]:
 
 @dataclass(frozen=True)
 class Source:
-    """Where a dataset comes from: which files of a folder, and how their content is read.
+    """Where a dataset comes from: the files of a folder, and how their content is read.
 
     name: what messages call it.
-    read: from the content of the files, by name, to the raw rows.
-    folder: the folder of the files; None for generated data, which has no files.
-    find_files: the files of that folder by name; raises DataError if one is missing.
+    read: turns the content of the files, by file name, into rows.
+    folder: the folder of the files; null for generated data, which has no files.
+    find_files: gives the files of that folder by name; raises DataError if one is missing.
     """
 
     name: str

@@ -1,4 +1,7 @@
-"""Which split a pair belongs to: a seeded hash of the pair, so it depends on no order, no process and no other pair."""
+"""The split of a pair, from a seeded hash of its ids.
+
+It depends on nothing else: not on the order, the process, or other pairs.
+"""
 
 from collections.abc import Sequence
 from hashlib import blake2b
@@ -10,7 +13,7 @@ from xrec.config.shared import Split
 def split_pairs(
     user_ids: Sequence[str], item_ids: Sequence[str], shares: SplitShares
 ) -> list[Split]:
-    """The split of each pair: `shares.test` of all pairs go to test, `shares.validation` to validation, the rest to train."""
+    """The split of each pair, by the shares of test and validation; the rest goes to train."""
     return [
         _split(pair_fraction(user, item, shares.seed), shares)
         for user, item in zip(user_ids, item_ids, strict=True)
@@ -19,7 +22,7 @@ def split_pairs(
 
 def pair_fraction(user_id: str, item_id: str, seed: int) -> float:
     """A number in [0, 1), uniform over pairs and seeds (BLAKE2b)."""
-    # The length keeps ("a", "bc") and ("ab", "c") apart.
+    # The length tells the pairs ("a", "bc") and ("ab", "c") apart.
     key = f"{seed}:{len(user_id)}:{user_id}{item_id}".encode()
     return int.from_bytes(blake2b(key, digest_size=6).digest(), "big") / 2**48
 

@@ -1,11 +1,14 @@
-"""Plain tables of a team's own: users, items, interactions and explanations, each a Parquet, CSV or JSON Lines file.
+"""Tables of a team's own: users, items, interactions and explanations.
 
-Our columns: users user_id, profile; items item_id, title, profile; interactions user_id, item_id; explanations user_id,
-item_id, explanation. The last two may have a split (train, validation or test). Ids are strings or integers. Files and
-columns of other names are named in the config (`files`, `columns`).
+Each is a Parquet, CSV or JSON Lines file.
 
-Only the interactions must be there. Without users or items, their ids are taken from the pairs, profiles are empty, and
-an item's title is its id. Without explanations, no adapter can be trained.
+Our columns: users user_id, profile; items item_id, title, profile; interactions user_id, item_id;
+explanations user_id, item_id, explanation. The last two may have a split (train, validation or
+test). Ids are strings or integers. Files and columns of other names are named in the config
+(`files`, `columns`).
+
+Only the interactions must be there. Without users or items, their ids are taken from the pairs,
+profiles are empty, and an item's title is its id. Without explanations, no adapter can be trained.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -38,20 +41,25 @@ _ADVICE = "name the file's own columns in source.columns ({user_id: <column>}), 
 def find_table_files(folder: Location, source: TablesSource) -> dict[str, Location]:
     """The files of the tables in `folder`, by file name.
 
-    Raises DataError if the interactions or a file of `source.files` is missing, or a table is there in two formats.
+    Raises DataError if the interactions or a file of `source.files` is missing, or a table is there
+    in two formats.
     """
     found = {table: _find(folder, table, source) for table in TABLES}
     if found["interactions"] is None:
         seen = ", ".join(folder.files()[:10]) or "no files"
         raise DataError(
-            f"{folder}: the interactions are missing: expected one of {', '.join(_candidates('interactions'))}, "
-            f"saw {seen}; check source.uri, or name the file in source.files ({{interactions: <file>}})"
+            f"{folder}: the interactions are missing: expected one of "
+            f"{', '.join(_candidates('interactions'))}, saw {seen}; check source.uri, or name the "
+            "file in source.files ({interactions: <file>})"
         )
     return {name: folder / name for name in found.values() if name is not None}
 
 
 def read_tables(files: Mapping[str, bytes], source: TablesSource) -> SourceData:
-    """Read the tables from the content of their files, by file name; raises DataError for a missing column."""
+    """Read the tables from the content of their files, by file name.
+
+    Raises DataError for a missing column.
+    """
     rows = {
         table: _read_table(table, file, files[file], source)
         for table in TABLES
@@ -91,7 +99,10 @@ def _read_table(table: str, file: str, data: bytes, source: TablesSource) -> Fil
 
 
 def _rows_of_files(parts: Iterable[FileRows]) -> dict[str, int]:
-    """Rows of each file in the order of reading; one that holds two tables is read twice and counts twice."""
+    """The number of rows of each file, in the order of reading.
+
+    A file that holds two tables is read twice, so its rows count twice.
+    """
     num_rows: dict[str, int] = {}
     for part in parts:
         num_rows[part.file] = num_rows.get(part.file, 0) + part.num_rows
@@ -115,7 +126,7 @@ def _ids_of(pairs: list[pa.Table], column: str) -> pa.Array:
 
 
 def _with_titles(items: pa.Table) -> pa.Table:
-    """`items`, with the id as the title where there is none: a prompt must call the item something."""
+    """`items` with the id in place of an empty title, since a prompt must name the item."""
     titles = pc.if_else(pc.equal(items["title"], ""), items["item_id"], items["title"])
     return items.set_column(items.schema.get_field_index("title"), "title", titles)
 
@@ -127,7 +138,7 @@ def _no_rows(table: str) -> pa.Table:
 
 
 def _find(folder: Location, table: str, source: TablesSource) -> str | None:
-    """The file of a table: the one that the config names, else the one with the table's name; None without one."""
+    """The file of a table: that of the config, else one with the table's name, else None."""
     if table in source.files:
         name = source.files[table]
         if not (folder / name).is_file():
@@ -139,8 +150,9 @@ def _find(folder: Location, table: str, source: TablesSource) -> str | None:
     names = [name for name in _candidates(table) if (folder / name).is_file()]
     if len(names) > 1:
         raise DataError(
-            f"{folder}: expected one of {', '.join(_candidates(table))}, saw {' and '.join(names)}; "
-            f"remove all but one, or name it in source.files ({{{table}: <file>}})"
+            f"{folder}: expected one of {', '.join(_candidates(table))}, "
+            f"saw {' and '.join(names)}; remove all but one, or name it in source.files "
+            f"({{{table}: <file>}})"
         )
     return names[0] if names else None
 

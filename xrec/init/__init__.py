@@ -1,5 +1,5 @@
-"""`xrec init`: a look at a user's files, and a project file with settings that fit them and the machine.
+"""`xrec init`: it looks at a user's files and writes a project file that fits them.
 
-`files` reads the files, `words` and `guess` find which file is which table, `settings` chooses sizes and budgets,
-`project_file` writes the YAML.
+`files` reads the files, `words` and `guess` find which file is which table, `settings` chooses
+sizes and budgets, `project_file` writes the YAML.
 """

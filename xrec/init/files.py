@@ -52,7 +52,7 @@ class File:
 
 @dataclass(frozen=True)
 class Folder:
-    """The tables of a folder, the content of their files, and the names of the files that xrec cannot read."""
+    """The tables of a folder; `contents` by file name, `others` are files that xrec cannot read."""
 
     location: Location
     files: tuple[File, ...]
@@ -64,8 +64,8 @@ class Folder:
 def read_folder(location: Location) -> Folder:
     """Read every table below `location`.
 
-    Raises ConfigError if it is a file, StorageNotFoundError if it is not there, DataError if it holds no table or one
-    that cannot be read, and another StorageError if it must not be read.
+    Raises ConfigError if it is a file, StorageNotFoundError if it is not there, DataError if it
+    holds no table or one that cannot be read, and another StorageError if it must not be read.
     """
     if location.is_file():
         raise ConfigError(f"{location} is a file; give the folder that it lies in")
@@ -88,8 +88,8 @@ def _is_hidden(name: str) -> bool:
 def _check_number(location: Location, tables: Sequence[str], names: Sequence[str]) -> None:
     if not tables:
         raise DataError(
-            f"{location}: no file that xrec can read; expected files that end in {', '.join(TABLE_ENDINGS)}, "
-            f"saw {', '.join(names[:_SHOWN]) or 'no files'}"
+            f"{location}: no file that xrec can read; expected files that end in "
+            f"{', '.join(TABLE_ENDINGS)}, saw {', '.join(names[:_SHOWN]) or 'no files'}"
         )
     if len(tables) > _MAX_FILES:
         raise DataError(
@@ -114,7 +114,8 @@ def _read(location: Location, name: str, data: bytes, delimiter: str) -> File:
         raise DataError(f"{where}: an empty file; fill it, or move it out of the folder")
     if not name.lower().endswith((".parquet", ".gz")) and b"\0" in data[:65536]:
         raise DataError(
-            f"{where}: binary content, expected text; is its ending right? Convert it, or move it out of the folder"
+            f"{where}: binary content, expected text; is its ending right? Convert it, or move it "
+            "out of the folder"
         )
     lines = read_lines(where, data, delimiter)
     readable = [row.values for row in lines.rows if row.values is not None]

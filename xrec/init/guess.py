@@ -1,6 +1,7 @@
 """Which file of a folder is which table, and which of its columns is which of ours.
 
-First by names (`words`), then by values: a column of the pairs that holds the keys of another file points to it.
+First by names (`words`), then by values: a column of the pairs that holds the keys of another file
+points to it.
 """
 
 import itertools
@@ -35,7 +36,10 @@ class Guess:
     unused: tuple[str, ...]
 
     def settings(self) -> dict[str, ColumnNames]:
-        """`source.columns`: only what differs from our names; without a table's name where all tables agree."""
+        """The value of `source.columns`: the names that differ from ours.
+
+        A key has the table's name before it unless all tables agree.
+        """
         found: dict[str, ColumnNames] = {}
         for column in dict.fromkeys(name for names in TABLE_COLUMNS.values() for name in names):
             theirs = {
@@ -63,16 +67,19 @@ class _Pairs:
 
 
 def guess_tables(files: Sequence[File]) -> Guess:
-    """Find the tables; raises DataError, with the columns seen, if no file has pairs of users and items."""
+    """Find the tables.
+
+    Raises DataError, with the columns seen, if no file has pairs of users and items.
+    """
     found = _all_pairs(files)
     if not found:
         seen = "\n".join(
             f"  {file.name}: {', '.join(column.name for column in file.columns)}" for file in files
         )
         raise DataError(
-            "no file has an id of a user and an id of an item in each row, so there are no interactions; "
-            f"saw the columns\n{seen}\nname the id columns user_id and item_id, or write the project file by hand "
-            "with source.files and source.columns"
+            "no file has an id of a user and an id of an item in each row, so there are no "
+            f"interactions; saw the columns\n{seen}\nname the id columns user_id and item_id, or "
+            "write the project file by hand, with source.files and source.columns"
         )
     explained = _explained(found)
     interactions = _interactions(found, explained)
@@ -87,7 +94,8 @@ def guess_tables(files: Sequence[File]) -> Guess:
         }
         if words.explanation_rank(explained.text.name) is None:
             notes.append(
-                f"{explained.file.name}: {explained.text.name} is taken for the explanation, as its texts are the longest"
+                f"{explained.file.name}: {explained.text.name} is taken for the explanation, "
+                "since its texts are the longest"
             )
     entities = _entities(files, [pairs for pairs in (interactions, explained) if pairs])
     for role, table in (("user", "users"), ("item", "items")):
@@ -113,7 +121,10 @@ def _all_pairs(files: Sequence[File]) -> list[_Pairs]:
 
 
 def _pairs_by_name(file: File, files: Sequence[File]) -> _Pairs | None:
-    """The pairs of a file whose columns say that they are ids; the item's may be found by what else there is."""
+    """The pairs of a file with a column that is named like an id of a user or an item.
+
+    The other id may have another name: see `_other_id`.
+    """
     roles = {column.name: words.id_role(column.name) for column in file.columns}
     users = [column for column in file.columns if roles[column.name] == "user"]
     items = [column for column in file.columns if roles[column.name] == "item"]
@@ -134,7 +145,7 @@ def _pairs_by_name(file: File, files: Sequence[File]) -> _Pairs | None:
 
 
 def _other_id(file: File, known: Column, files: Sequence[File]) -> Column | None:
-    """The second id column: one that holds another file's keys, else the only one that can be an id."""
+    """The second id: a column that holds another file's keys, else the only one that can be it."""
     rest = [
         column
         for column in file.columns
@@ -169,8 +180,8 @@ def _pairs_by_values(files: Sequence[File]) -> Iterator[tuple[float, _Pairs]]:
             if user is item or users is items:
                 continue
             note = (
-                f"{file.name}: {user.name} is taken for the id of the user and {item.name} for that of the item, "
-                f"since they hold the keys of {users.name} and {items.name}"
+                f"{file.name}: {user.name} is taken for the id of the user and {item.name} for "
+                f"that of the item, since they hold the keys of {users.name} and {items.name}"
             )
             pairs = _Pairs(file, user, item, _text(file, (user, item)), (note,))
             yield left + right + _fit(users, "user") + _fit(items, "item"), pairs
@@ -214,7 +225,7 @@ def _explained(found: Sequence[_Pairs]) -> _Pairs | None:
 
 
 def _interactions(found: Sequence[_Pairs], explained: _Pairs | None) -> _Pairs:
-    """The pairs of another file than the explanations, if there are some with about as many rows; else these."""
+    """The pairs of another file than the explanations if there is one, else these."""
 
     def order(pairs: _Pairs) -> tuple[int, int, int]:
         is_named = words.table_of_file(pairs.file.stem) == "interactions"
@@ -239,7 +250,7 @@ def _pair_columns(pairs: _Pairs) -> dict[str, ColumnNames]:
 
 
 def _entities(files: Sequence[File], pairs: Sequence[_Pairs]) -> dict[str, tuple[File, Column]]:
-    """The files of users and items with their key columns, by role: those whose keys are the ids of the pairs."""
+    """The files of users and items, by role: those with a key column that holds the pairs' ids."""
     used = {part.file.name for part in pairs}
     ids = {
         "user": frozenset().union(*(part.user.values for part in pairs)),
@@ -310,7 +321,7 @@ def _best(columns: Sequence[Column], rank: Callable[[str], int | None]) -> Colum
 
 
 def _short_text(columns: Sequence[Column]) -> Column | None:
-    """A column that can be a title though its name does not say so: short texts, most of them different."""
+    """A column that may be a title by its values: short texts, most of them different."""
     return next(
         (
             column

@@ -32,10 +32,10 @@ class Findings:
 def init_project(
     directory: str, source_uri: str, *, force: bool = False, machine: Machine | None = None
 ) -> Findings:
-    """Write `directory`/xrec.yaml for the files at `source_uri`; nothing is written if anything is wrong.
+    """Write `directory`/xrec.yaml for the files at `source_uri`, unless anything is wrong.
 
-    Raises ConfigError (a project file is there, and `force` is not given), DataError or StorageError (the files are
-    missing, cannot be read, or have no ids of users and items).
+    Raises ConfigError (a project file is there, and `force` is not given), DataError or
+    StorageError (the files are missing, cannot be read, or have no ids of users and items).
     """
     target = open_location(directory) / PROJECT_FILE
     if open_location(directory).is_file():
@@ -76,7 +76,7 @@ def _source(folder: Folder, guess: Guess) -> TablesSource:
 
 
 def file_rows(findings: Findings) -> list[list[str]]:
-    """A row for each file: its name, its rows, the tables it holds, and which columns were taken."""
+    """A row for each file: its name, its rows, the tables it holds, and the columns taken."""
     rows = []
     for file in findings.folder.files:
         tables = [table for table, name in findings.guess.files.items() if name == file.name]
@@ -101,17 +101,19 @@ def missing_lines(findings: Findings) -> list[str]:
         lines.append(f"{counts.num_without_profile['users']} users have no profile")
     if "items" not in tables:
         lines.append(
-            "no table of items: titles are ids and profiles are empty, so texts cannot describe the item"
+            "no table of items: titles are ids and profiles are empty, so texts cannot "
+            "describe the item"
         )
     elif counts.num_without_profile["items"]:
         lines.append(
-            f"{counts.num_without_profile['items']} items have no profile: texts on them cannot say what they are like"
+            f"{counts.num_without_profile['items']} items have no profile: texts on them "
+            "cannot say what they are like"
         )
     if not counts.can_train_adapter:
         num = sum(counts.num_explanations.values())
         lines.append(
-            f"{num or 'no'} explanations: an adapter cannot be trained, so the project has prepare, pretrain-graph and "
-            "recommend only"
+            f"{num or 'no'} explanations: an adapter cannot be trained, so the project has "
+            "prepare, pretrain-graph and recommend only"
         )
     lines += [f"{count} rows left out, {reason}" for reason, count in counts.rejected.items()]
     return lines

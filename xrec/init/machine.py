@@ -11,7 +11,7 @@ _BF16_FLAGS = {"avx512_bf16", "amx_bf16"}
 
 @dataclass(frozen=True)
 class Machine:
-    """CPU cores that this process may use, GPUs, memory in GiB, and whether the CPU multiplies bfloat16."""
+    """What this process may use; `has_bf16_cpu` if the CPU has instructions for bfloat16."""
 
     num_cpus: int
     num_gpus: int

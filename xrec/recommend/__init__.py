@@ -1,8 +1,10 @@
-"""Top-k recommendation in bulk: users in, each one's best unseen items out, as Parquet; where backfills get their pairs.
+"""Top-k recommendation in bulk: the best unseen items of each user, as Parquet files.
 
-run.json                     what is being made, written once             (xrec.recommend.plan)
-part-00000.parquet, ...      a range of users each, by user_id and rank   (xrec.recommend.worker)
-manifest.json                last: the parts                              (xrec.recommend.run)
+A backfill can take its pairs from here. The artifact holds
+
+run.json                 what is being made, written once            (xrec.recommend.plan)
+part-00000.parquet, ...  a range of users each, by user_id and rank  (xrec.recommend.worker)
+manifest.json            the list of the parts, written last         (xrec.recommend.run)
 """
 
 from xrec.recommend.plan import RecommendPlan, plan_recommendations

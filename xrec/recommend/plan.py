@@ -1,4 +1,7 @@
-"""What a run makes, known before the work: whose items, from which vectors. An output belongs to one run."""
+"""The plan of a run: for which users items are ranked, and by which vectors.
+
+It is known before the work, and an output belongs to one run.
+"""
 
 import json
 from dataclasses import dataclass
@@ -23,12 +26,14 @@ RUN = "run.json"
 
 @dataclass(frozen=True)
 class RecommendPlan:
-    """The settings and inputs that the recommendations depend on."""
+    """The settings and inputs that the recommendations depend on.
+
+    `done` is the manifest if this very run was finished before.
+    """
 
     config: dict[str, Any]
     inputs: dict[str, str]
     done: Manifest | None = None
-    """The manifest, if this very run is finished already."""
 
     @property
     def run(self) -> str:
@@ -37,9 +42,10 @@ class RecommendPlan:
 
 
 def plan_recommendations(config: RecommendConfig) -> RecommendPlan:
-    """The run that `config` asks for; reads manifests and the tables of a cold start, writes nothing.
+    """The run that `config` asks for.
 
-    Raises ArtifactNotFoundError without dataset or graph, ArtifactMismatchError if the graph is of another dataset or the
+    Reads manifests and the tables of a cold start, and writes nothing. Raises ArtifactNotFoundError
+    if there is no dataset or graph, ArtifactMismatchError if the graph is of another dataset or the
     output holds another run, ConfigError if k is more than there are items or user_ids is empty.
     """
     dataset, graph = (
@@ -49,12 +55,10 @@ def plan_recommendations(config: RecommendConfig) -> RecommendPlan:
     check_graph_of_dataset(graph, dataset, config.artifact("graph"), config.artifact("dataset"))
     num_items = graph.row_counts["items"]
     if config.k > num_items:
-        raise ConfigError(
-            f"k = {config.k}, but the dataset has {num_items} items; give at most so many"
-        )
+        raise ConfigError(f"k = {config.k}, but the dataset has {num_items} items; lower k")
     if config.user_ids is not None and not config.user_ids:
         raise ConfigError("user_ids is an empty list; name users, or leave it out for all")
-    # The parts' ranges of users follow from users_per_task: with another number they would overlap.
+    # A part's range of users follows from users_per_task, so another number makes another run.
     user_ids = None if config.user_ids is None else sorted(set(config.user_ids))
     run_config = {"k": config.k, "user_ids": user_ids, "users_per_task": config.users_per_task}
     inputs = {"dataset": dataset.fingerprint, "graph": graph.fingerprint}
@@ -67,9 +71,10 @@ def plan_recommendations(config: RecommendConfig) -> RecommendPlan:
 
 
 def begin(output: Location, plan: RecommendPlan) -> None:
-    """Write the record of the run, or take up the one that is there: then the parts that are there count.
+    """Write the record of the run, or find that it was begun before; then its parts are kept.
 
-    Raises ArtifactMismatchError if the output holds another run, begun and not finished, or parts of no known run.
+    Raises ArtifactMismatchError if the output holds another run that is not finished, or parts
+    without the record of a run.
     """
     record = {"run": plan.run, "config": plan.config, "inputs": plan.inputs}
     if is_begun(output, RUN, "recommendations", plan.config, plan.inputs):
@@ -77,9 +82,9 @@ def begin(output: Location, plan: RecommendPlan) -> None:
     strays = [name for name in output.files() if name.startswith("part-")]
     if strays:
         raise ArtifactMismatchError(
-            f"{output}: holds {len(strays)} parts, {strays[0]} the first, but no {RUN}; give another output URI, or delete it"
+            f"{output}: holds {len(strays)} parts (the first is {strays[0]}) and no {RUN}; "
+            "give another output URI, or delete this one"
         )
     if not (output / RUN).create_bytes(json.dumps(record, indent=2).encode()):
-        is_begun(
-            output, RUN, "recommendations", plan.config, plan.inputs
-        )  # another driver was first: it makes the same parts, or this raises
+        # Another driver was first: either it makes the same parts, or this raises.
+        is_begun(output, RUN, "recommendations", plan.config, plan.inputs)

@@ -1,4 +1,4 @@
-"""The driver of a recommend job: ranges of users go through Ray Data's actor pool, the manifest comes last."""
+"""The driver of a recommend job: it sends ranges of users through a pool of Ray actors."""
 
 import logging
 import math
@@ -30,7 +30,10 @@ logger = logging.getLogger("xrec")
 
 
 def run_recommend(config: RecommendConfig, plan: RecommendPlan, tables: RankingTables) -> Manifest:
-    """Rank `tables` and finish the artifact; parts of an interrupted run are kept. Ray must be initialised. Raises what `begin` does."""
+    """Rank the users of `tables`, write the artifact, and return its manifest.
+
+    Parts of an interrupted run are kept. Ray must be initialised. Raises what `begin` raises.
+    """
     if plan.done is not None:
         return plan.done
     output = open_location(config.artifact("recommendations"), config.storage)
@@ -57,20 +60,23 @@ def run_recommend(config: RecommendConfig, plan: RecommendPlan, tables: RankingT
 
 
 def read_recommendations(location: Location, k: int | None = None) -> pa.Table:
-    """`recommendation_batches` as one table."""
+    """The tables of `recommendation_batches` as one."""
     return pa.concat_tables(recommendation_batches(location, k))
 
 
 def recommendation_batches(location: Location, k: int | None = None) -> Iterator[pa.Table]:
-    """The first k of each user, or all that are there (schema RECOMMENDATIONS), by user_id and rank, a part at a time, as the manifest lists them.
+    """Yield the first k items of each user, or all if k is null, one part of the artifact at a
+    time.
 
-    Raises ArtifactNotFoundError if the run is not finished, ConfigError if k is more than the run recommended.
+    The tables have the schema RECOMMENDATIONS, by user_id and rank. Raises ArtifactNotFoundError if
+    the run is not finished, ConfigError if k is more than the run recommended.
     """
     manifest = read_manifest(location, "recommendations")
     there = manifest.config["k"]
     if k is not None and k > there:
         raise ConfigError(
-            f"k = {k}, but {location} holds {there} items a user; give at most so many, or recommend again with a larger k"
+            f"k = {k}, but {location} holds {there} items a user; lower k, or recommend again "
+            "with a larger one"
         )
     for name in sorted(manifest.files):
         table = read_table(location / name, RECOMMENDATIONS)

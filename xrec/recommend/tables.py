@@ -1,4 +1,4 @@
-"""What a recommend job ranks: vectors, training interactions and ids, as arrays that the actors of a node share."""
+"""What a recommend job ranks: arrays of vectors, edges and ids, shared by the actors of a node."""
 
 from dataclasses import dataclass
 
@@ -18,8 +18,10 @@ from xrec.storage import open_location
 class RankingTables:
     """U users, I items, and the N users to rank for.
 
-    user_vectors (U, D), item_vectors (I, D) float32; train_edges (2, E) int64; order (N,) int64, user indices by user_id;
-    user_ids (N) in that order, item_ids (I).
+    user_vectors: (U, D) float32. item_vectors: (I, D) float32.
+    train_edges: (2, E) int64, user and item indices of the training interactions.
+    order: (N,) int64, indices of the users to rank for, in the order of their ids.
+    user_ids: N strings, in that order. item_ids: I strings.
     """
 
     user_vectors: npt.NDArray[np.float32]
@@ -31,7 +33,11 @@ class RankingTables:
 
 
 def read_tables(config: RecommendConfig) -> RankingTables:
-    """Read what `config` names; raises what `read_catalogue` does, UnknownIdError for a user who is neither known nor new."""
+    """Read what `config` names.
+
+    Raises what `read_catalogue` raises, and UnknownIdError for a user who is neither in the dataset
+    nor in the cold start.
+    """
     dataset, graph = read_catalogue(config)
     order = _users_by_id(dataset, config)
     return RankingTables(
@@ -45,9 +51,10 @@ def read_tables(config: RecommendConfig) -> RankingTables:
 
 
 def read_catalogue(config: RecommendConfig | BackfillConfig) -> tuple[Dataset, GraphEmbeddings]:
-    """The dataset and its graph, with the users and items of the cold start, if any, appended.
+    """The dataset and its graph; users and items of a cold start are appended to both.
 
-    Raises ArtifactNotFoundError, ArtifactMismatchError if the graph is of another dataset, DataError if a vector is not finite.
+    Raises ArtifactNotFoundError if one is missing, ArtifactMismatchError if the graph is of another
+    dataset, DataError if a vector is not finite.
     """
     dataset = read_dataset(open_location(config.artifact("dataset"), config.storage))
     graph = read_graph(open_location(config.artifact("graph"), config.storage))

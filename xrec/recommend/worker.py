@@ -1,4 +1,4 @@
-"""The actor of a recommend job: a range of users comes in, its Parquet file goes out."""
+"""The actor of a recommend job: it ranks a range of users and writes their Parquet file."""
 
 import warnings
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from xrec.storage import content_hash, open_location, parquet_bytes, read_table
 
 @dataclass(frozen=True)
 class WorkerSettings:
-    """All that an actor knows; it uses nothing else. `tables` refers to RankingTables in Ray's object store."""
+    """All that an actor uses. `tables` refers to RankingTables in Ray's object store."""
 
     tables: "ray.ObjectRef[RankingTables]"
     output: str
@@ -31,7 +31,10 @@ class WorkerSettings:
 
 
 class RangeWorker:
-    """Callable for Ray Data's actor pool: {"part": (1,)} in, the part's file, content hash and counts out."""
+    """Callable for Ray Data's actor pool.
+
+    It takes {"part": (1,)} and returns the part's file, content hash and counts.
+    """
 
     def __init__(self, settings: WorkerSettings):
         torch.set_num_threads(1)
@@ -40,7 +43,10 @@ class RangeWorker:
         self._ranker = Ranker(ray.get(settings.tables))
 
     def __call__(self, batch: dict[str, npt.NDArray[np.int64]]) -> dict[str, Any]:
-        """Rank the users of one part and write it, unless it is there: a part's content follows from the run and its number."""
+        """Rank the users of one part and write it.
+
+        A part that is there is kept, since its content follows from the run and its number.
+        """
         (part,) = (int(value) for value in batch["part"])
         location = self._output / part_name(part)
         if location.is_file():
@@ -50,15 +56,14 @@ class RangeWorker:
             table = self._ranker.recommend(part * size, (part + 1) * size, self._settings.k)
             data = parquet_bytes(table, RECOMMENDATIONS)
             location.write_bytes(data)
-        full = (
-            pc.sum(pc.equal(table["rank"], self._settings.k)).as_py() or 0
-        )  # users with all their k items
+        # A user with an item of rank k has all k items.
+        num_full_users = pc.sum(pc.equal(table["rank"], self._settings.k)).as_py() or 0
         return {
             "part": [part],
             "file": [location.name],
             "hash": [content_hash(data)],
             "num_rows": [table.num_rows],
-            "num_full_users": [full],
+            "num_full_users": [num_full_users],
         }
 
 
@@ -74,7 +79,10 @@ class Ranker:
         self._seen = SeenItems(edges, len(tables.user_vectors))
 
     def recommend(self, start: int, stop: int, k: int) -> pa.Table:
-        """The k best unseen items of users `start` to `stop` of the order (schema RECOMMENDATIONS), by user and rank."""
+        """The k best unseen items of the users from `start` up to `stop` in the order of ids.
+
+        The table has the schema RECOMMENDATIONS, by user and rank.
+        """
         tables = self._tables
         users = torch.from_numpy(tables.order[start:stop].copy())
         chunks = [
@@ -82,7 +90,7 @@ class Ranker:
             for _, items, scores in top_k_items(self._users, self._items, self._seen, users, k)
         ]
         items, scores = (torch.cat(parts).numpy() for parts in zip(*chunks, strict=True))  # (N, k)
-        rows, columns = np.nonzero(items >= 0)  # -1: no unseen item is left
+        rows, columns = np.nonzero(items >= 0)  # -1 where no unseen item is left
         return pa.table(
             {
                 "user_id": tables.user_ids.take(pa.array(start + rows)),
@@ -99,7 +107,10 @@ def part_name(part: int) -> str:
 
 
 def _shared(array: npt.NDArray[Any]) -> Tensor:
-    """`array` as a tensor without a copy. What comes from Ray's object store is read-only, and nothing here writes to it."""
+    """`array` as a tensor, without a copy.
+
+    An array from Ray's object store is read-only, and nothing here writes to it.
+    """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         return torch.from_numpy(array)

@@ -1,8 +1,11 @@
-"""An artifact: a folder at a URI with `manifest.json` written last. No manifest, no artifact.
+"""An artifact: a folder at a URI with a `manifest.json`, which is written last.
 
-The manifest says what the artifact is, what it was made from and with which settings. Two fingerprints:
-`run` is known before the work (kind, settings, inputs) and tells whether an output belongs to this run;
-`fingerprint` also covers the content, and is what artifacts made from this one record.
+A folder without one holds no artifact.
+
+The manifest says what the artifact is, from what it was made and with which settings. It has two
+fingerprints. `run` covers kind, settings and inputs, so it is known before the work: it tells
+whether an output belongs to this run. `fingerprint` covers the content too: artifacts that are made
+from this one record it among their inputs.
 """
 
 import hashlib
@@ -67,16 +70,19 @@ def content_hash(data: bytes) -> str:
 
 
 def run_fingerprint(kind: Kind, config: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
-    """The run that makes an artifact: its kind, the settings that its content depends on, and its inputs."""
+    """The fingerprint of the run that makes an artifact.
+
+    It covers the kind, the settings that the content depends on, and the inputs.
+    """
     return fingerprint_of([kind, SCHEMA_VERSION, dict(config), dict(inputs)])
 
 
 def finished(
     location: Location, kind: Kind, config: Mapping[str, Any], inputs: Mapping[str, str]
 ) -> Manifest | None:
-    """The manifest, if this very run already finished at `location`; None if nothing is finished there.
+    """The manifest if this very run was finished at `location`; None if nothing is finished there.
 
-    Raises ArtifactMismatchError, naming the fields that differ, if another run's artifact is there.
+    Raises ArtifactMismatchError, with the fields that differ, if another run's artifact is there.
     """
     try:
         manifest = read_manifest(location, kind)
@@ -98,9 +104,10 @@ def finished(
 def is_begun(
     output: Location, record: str, kind: Kind, config: Mapping[str, Any], inputs: Mapping[str, str]
 ) -> bool:
-    """True if this very run, begun and not finished, is at `output`: its `record` (JSON with run, config, inputs) says so; False without one.
+    """True if this very run was begun at `output`; False if no run was.
 
-    Raises ArtifactMismatchError, naming the fields that differ, if the record is another run's.
+    `record` is the file that a run writes when it begins: JSON with run, config and inputs. Raises
+    ArtifactMismatchError, with the fields that differ, if the record is of another run.
     """
     try:
         there = json.loads((output / record).read_text())
@@ -128,9 +135,11 @@ def write_manifest(
     row_counts: Mapping[str, int] | None = None,
     metrics: Mapping[str, Any] | None = None,
 ) -> Manifest:
-    """Finish an artifact: `files` maps each file (relative path) to its content hash. Returns the manifest.
+    """Finish an artifact: write its manifest, and return it.
 
-    `config` holds plain JSON values, only settings that the content depends on; `inputs` the fingerprints of what it was made from.
+    files: the content hash of each file, by its path below `location`.
+    config: plain JSON values, and only settings that the content depends on.
+    inputs: the fingerprints of what the artifact was made from.
     """
     run = run_fingerprint(kind, config, inputs)
     manifest = Manifest(
@@ -153,27 +162,32 @@ def write_manifest(
 def read_manifest(location: Location, kind: Kind) -> Manifest:
     """The manifest at `location`.
 
-    Raises ArtifactNotFoundError if there is none, ArtifactMismatchError if it is of another kind or schema version.
+    Raises ArtifactNotFoundError if there is none, ArtifactMismatchError if it is of another kind or
+    schema version.
     """
     try:
         data = (location / MANIFEST).read_bytes()
     except StorageNotFoundError as error:
         raise ArtifactNotFoundError(
-            f"{location}: no {kind} artifact ({MANIFEST} is missing): never made, or its job did not finish; run that job, or check the URI"
+            f"{location}: no {kind} artifact ({MANIFEST} is missing): never made, or its job did "
+            "not finish; run that job, or check the URI"
         ) from error
     try:
         manifest = Manifest.model_validate_json(data)
     except ValidationError as error:
         raise ArtifactMismatchError(
-            f"{location / MANIFEST}: not a manifest that this version ({__version__}) reads: {error}"
+            f"{location / MANIFEST}: not a manifest that this version ({__version__}) reads: "
+            f"{error}"
         ) from error
     if manifest.kind != kind:
         raise ArtifactMismatchError(
-            f"{location}: holds a {manifest.kind} artifact, expected a {kind} artifact; check the URI"
+            f"{location}: holds a {manifest.kind} artifact, expected a {kind} artifact; "
+            "check the URI"
         )
     if manifest.schema_version != SCHEMA_VERSION:
         raise ArtifactMismatchError(
-            f"{location}: schema version {manifest.schema_version}, this xrec reads {SCHEMA_VERSION}; make it again, or use the xrec that wrote it"
+            f"{location}: schema version {manifest.schema_version}, this xrec reads "
+            f"{SCHEMA_VERSION}; make it again, or use the xrec that wrote it"
         )
     return manifest
 
@@ -181,7 +195,7 @@ def read_manifest(location: Location, kind: Kind) -> Manifest:
 def differing_fields(
     there: Mapping[str, Any], here: Mapping[str, Any], prefix: str = ""
 ) -> list[str]:
-    """One line for each leaf that differs: `field: <there> there, <here> here`."""
+    """A line for each value that differs: `field: <value there> there, <value here> here`."""
     lines: list[str] = []
     for key in sorted({*there, *here}):
         left, right = there.get(key), here.get(key)

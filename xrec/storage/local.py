@@ -1,4 +1,7 @@
-"""A location on a local disk: a write is a rename of a finished file, a creation is a hard link to one."""
+"""A location on a local disk.
+
+To write a file is to rename a finished one, to create it is to make a hard link to a finished one.
+"""
 
 import os
 import tempfile
@@ -51,7 +54,7 @@ class LocalLocation(Location):
         return True
 
     def files(self) -> list[str]:
-        """See Location; raises StorageAccessError if this folder or one below it must not be read."""
+        """See Location; raises StorageAccessError if a folder must not be read."""
         with storage_errors(self.uri):
             found = [
                 os.path.relpath(os.path.join(folder, name), self.path)
@@ -76,7 +79,9 @@ def _unless_missing(error: OSError) -> None:
 
 @contextmanager
 def _finished_file_beside(target: Path, data: bytes) -> Iterator[str]:
-    """The path of a complete file in the target's folder, to be renamed or linked; it is deleted afterwards."""
+    """The path of a finished file in the target's folder; what is left of it is deleted at the
+    end.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
     try:

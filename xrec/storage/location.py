@@ -1,4 +1,4 @@
-"""A file or folder at a URI: the interface that a local disk (`local.py`) and S3 (`s3.py`) fulfil."""
+"""A file or folder at a URI: the interface of local files (`local.py`) and S3 (`s3.py`)."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -44,8 +44,10 @@ class Location(ABC):
 
     Every kind of location keeps these promises, which the artifacts and the backfill rest on:
 
-    - `write_bytes` is atomic: a reader sees the whole old content or the whole new content, never a part.
-    - `create_bytes` creates exactly once: of several writers at the same time, one gets True and the others get False.
+    - `write_bytes` is atomic: a reader sees the whole old content or the whole new content, never a
+      part.
+    - `create_bytes` creates exactly once: of several writers at the same time, one gets True and
+      the others get False.
     - `read_bytes` returns one version of the file, even if it is replaced meanwhile.
     - Errors come as the tree under `StorageError`, and their messages name the URI.
 
@@ -72,14 +74,14 @@ class Location(ABC):
     @property
     @abstractmethod
     def shared_uri(self) -> str:
-        """The URI by which another process can open this location, whatever its working directory."""
+        """The URI by which a process with another working directory can open this location."""
 
     @abstractmethod
     def at(self, name: str) -> Self:
         """What `name` stands for here.
 
-        A relative name lies below this location. An absolute path or URI (as `shared_uri` gives it) lies anywhere in the
-        same store.
+        A relative name lies below this location. An absolute path or URI (as `shared_uri` gives it)
+        lies anywhere in the same store.
         """
 
     @abstractmethod
@@ -92,11 +94,13 @@ class Location(ABC):
 
     @abstractmethod
     def create_bytes(self, data: bytes) -> bool:
-        """Write the file if nothing is there; returns False, and writes nothing, if something is."""
+        """Write the file if nothing is there; returns False, and writes nothing, if something
+        is.
+        """
 
     @abstractmethod
     def files(self) -> list[str]:
-        """Paths of all files below this folder, relative to it, sorted; empty if there is no folder."""
+        """Paths of all files below this folder, relative to it, sorted; none without a folder."""
 
     @abstractmethod
     def arrow_filesystem(self) -> pyarrow.fs.FileSystem:
@@ -125,13 +129,13 @@ class Location(ABC):
             return bool(self.fs.isfile(self.path))
 
     def modified_at(self) -> datetime:
-        """When the file was last written, by the clock of its store; raises StorageNotFoundError."""
+        """When the file was last written, by its store's clock; raises StorageNotFoundError."""
         with storage_errors(self.uri):
             moment: datetime = self.fs.modified(self.path)
             return moment
 
     def delete(self) -> None:
-        """Delete the file, or the folder and all that is below it. If nothing is there, nothing happens."""
+        """Delete the file, or the folder and all below it. Nothing happens if nothing is there."""
         with storage_errors(self.uri):
             if self.fs.exists(self.path):
                 self.fs.rm(self.path, recursive=True)
@@ -139,21 +143,24 @@ class Location(ABC):
 
 @contextmanager
 def storage_errors(uri: str) -> Iterator[None]:
-    """Turn the many errors of the file systems into those of xrec.errors, with the URI in the message."""
+    """Turn the errors of the file systems into those of xrec.errors, and name the URI."""
     try:
         yield
     except _REFUSED as error:
         raise StorageAccessError(
-            f"{uri}: access refused ({error}); check the permissions of the path or, on S3, AWS_ACCESS_KEY_ID, "
-            "AWS_SECRET_ACCESS_KEY, the bucket's policy and storage.* in the config"
+            f"{uri}: access refused ({error}); check the permissions of the path or, on S3, "
+            "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, the bucket's policy and storage.* in the "
+            "config"
         ) from error
     except _MISSING as error:
         raise StorageNotFoundError(
-            f"{uri}: not found ({error}); check the path and, on S3, the bucket and storage.endpoint_url"
+            f"{uri}: not found ({error}); check the path and, on S3, the bucket and "
+            "storage.endpoint_url"
         ) from error
     except _UNREACHABLE as error:
         raise StorageUnreachableError(
-            f"{uri}: the endpoint does not answer ({error}); check AWS_ENDPOINT_URL or storage.endpoint_url"
+            f"{uri}: the endpoint does not answer ({error}); check AWS_ENDPOINT_URL or "
+            "storage.endpoint_url"
         ) from error
     except (OSError, botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError) as error:
         raise StorageError(f"{uri}: {error}") from error

@@ -1,4 +1,4 @@
-"""Many small requests at a time, few in flight: what a store with milliseconds of latency needs."""
+"""Many small requests to a store, some of them at the same time."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -12,7 +12,10 @@ _IN_FLIGHT = 8
 
 
 def request_each(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
-    """Yield `function(item)` of each item, in order; of `items`, which may be endless, only those in flight are held."""
+    """Yield `function(item)` for each item, in order, with eight calls at a time.
+
+    `items` may be endless: only those in flight are held.
+    """
     pending: deque[Future[R]] = deque()
     with ThreadPoolExecutor(_IN_FLIGHT) as pool:
         for item in items:

@@ -31,8 +31,8 @@ class S3Location(Location):
     def read_bytes(self) -> bytes:
         """See Location."""
         with storage_errors(self.uri):
-            # By default s3fs asks for the size and reads a large file in parts, which may be of two versions.
-            # With max_concurrency=1 it sends one request.
+            # By default s3fs asks for the size and reads a large file in parts, which may be of
+            # two versions. With max_concurrency=1 it sends one request.
             return bytes(self.fs.cat_file(self.path, max_concurrency=1))
 
     def write_bytes(self, data: bytes) -> None:
@@ -48,7 +48,7 @@ class S3Location(Location):
             except FileExistsError:
                 return False
             except OSError as error:
-                # s3fs reports a failed precondition (412) as a plain OSError with EINVAL, a race (409) as EBUSY.
+                # s3fs reports a failed precondition (412) as EINVAL, and a race (409) as EBUSY.
                 if error.errno in (errno.EINVAL, errno.EBUSY) and self.fs.exists(self.path):
                     return False
                 raise
@@ -68,7 +68,8 @@ class S3Location(Location):
     def check_access(self, storage: StorageConfig) -> None:
         """Send one HEAD request on the bucket, without retries.
 
-        Raises StorageAccessError (credentials refused), StorageNotFoundError (no such bucket), StorageUnreachableError.
+        Raises StorageAccessError if the credentials are refused, StorageNotFoundError if there is
+        no such bucket, StorageUnreachableError if the endpoint does not answer.
         """
         with storage_errors(self.uri):
             fs = s3fs.S3FileSystem(
@@ -81,7 +82,10 @@ class S3Location(Location):
 
 
 def open_s3(storage: StorageConfig) -> s3fs.S3FileSystem:
-    """A file system for s3://; what the config leaves out comes from the usual AWS variables and files."""
+    """A file system for s3://.
+
+    What `storage` leaves out comes from the usual AWS variables and files.
+    """
     return s3fs.S3FileSystem(
         use_listings_cache=False, **_client_settings(storage, storage.max_attempts)
     )

@@ -1,4 +1,4 @@
-"""Parquet tables at a location: pinned schema in, pinned schema out."""
+"""Parquet tables at a location, written and read in one of the schemas of xrec.schemas."""
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -9,7 +9,9 @@ from xrec.storage.location import Location, storage_errors
 
 
 def write_table(location: Location, table: pa.Table, schema: pa.Schema) -> str:
-    """Write `table`, cast to `schema`, as one zstd Parquet file; returns the file's content hash."""
+    """Write `table`, cast to `schema`, as one zstd Parquet file; returns the file's content
+    hash.
+    """
     data = parquet_bytes(table, schema)
     location.write_bytes(data)
     return content_hash(data)
@@ -29,7 +31,8 @@ def read_table(location: Location, schema: pa.Schema) -> pa.Table:
         table = pq.read_table(pa.BufferReader(location.read_bytes()))
     except pa.ArrowInvalid as error:
         raise DataError(
-            f"{location}: not a readable Parquet file ({error}); was its job interrupted, or the file edited?"
+            f"{location}: not a readable Parquet file ({error}); was its job interrupted, or the "
+            "file edited?"
         ) from error
     if not table.schema.equals(schema):
         raise DataError(
@@ -39,7 +42,7 @@ def read_table(location: Location, schema: pa.Schema) -> pa.Table:
 
 
 def read_row_group(location: Location, number: int, schema: pa.Schema) -> pa.Table:
-    """One row group of a Parquet file, as `schema`; no more of the file is read."""
+    """One row group of a Parquet file, in `schema`; the rest of the file is not read."""
     with (
         storage_errors(location.uri),
         pq.ParquetFile(location.path, filesystem=location.arrow_filesystem()) as file,

@@ -10,7 +10,8 @@ from xrec.storage.s3 import S3Location, open_s3
 
 
 def open_location(uri: str, storage: StorageConfig | None = None) -> Location:
-    """The location of a local path, a `file://` URI or `s3://bucket/prefix`; nothing is contacted yet.
+    """The location of a local path, a `file://` URI or `s3://bucket/prefix`; nothing is
+    contacted yet.
 
     Raises StorageError for another scheme or an s3:// URI without a bucket.
     """
@@ -19,7 +20,8 @@ def open_location(uri: str, storage: StorageConfig | None = None) -> Location:
         return LocalLocation(uri, os.path.abspath(os.path.expanduser(rest if separator else uri)))
     if scheme != "s3":
         raise StorageError(
-            f"URI {uri!r}: scheme {scheme!r} is not supported; give a local path or s3://bucket/prefix"
+            f"URI {uri!r}: scheme {scheme!r} is not supported; give a local path or "
+            "s3://bucket/prefix"
         )
     if not rest.split("/", 1)[0]:
         raise StorageError(f"URI {uri!r} names no bucket; expected s3://bucket/prefix")

@@ -94,7 +94,7 @@ def test_begin_among_parts_of_no_known_run_is_refused(
     (output / "part-00002.parquet").write_bytes(b"")
     with pytest.raises(
         ArtifactMismatchError,
-        match=r"holds 1 parts, part-00002\.parquet the first, but no run\.json",
+        match=r"holds 1 parts \(the first is part-00002\.parquet\) and no run\.json",
     ):
         begin(output, plan_recommendations(make_config()))
     assert output.files() == ["part-00002.parquet"]
