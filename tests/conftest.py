@@ -1,4 +1,4 @@
-"""Parts that tests share: a local Ray cluster and an S3 object store (SeaweedFS), each started once.
+"""Parts that tests share: a local Ray cluster and an object store (SeaweedFS), each started once.
 
 Where a test is about what a backfill does with rows and not about actors, `actors_here` runs the
 actor's code in the test's own process. It saves starting processes that import torch.

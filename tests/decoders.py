@@ -1,7 +1,8 @@
-"""A tiny decoder of each family that injection is tested with: random weights, of the size of `tests.toy`'s Llama.
+"""A tiny decoder of each family that injection is tested with, like the Llama in `tests.toy`.
 
-Each has what tells its family from Llama, and has it so small that 7 tokens feel it: windows of 3, caps of 2 and 3.
-Norms and biases are random too: left at one and zero, they could be forgotten unseen.
+Each has the features in which its family differs from Llama, with values that change the result for
+7 tokens: windows of 3 tokens, soft caps of 2 and 3. All weights are random, also norms and biases.
+Those are one and zero by default, so that code which forgets them would pass.
 """
 
 from dataclasses import dataclass
@@ -39,7 +40,7 @@ _WINDOW_THEN_FULL = ["sliding_attention", "full_attention"]
 
 @dataclass(frozen=True)
 class Family:
-    """The classes of transformers and the settings beside those that all families share."""
+    """The classes of transformers, and the settings that are added to those of all families."""
 
     model: type[PreTrainedModel]
     config: type[PreTrainedConfig]
@@ -91,7 +92,10 @@ FAMILIES = {
 
 
 def tiny_decoder(name: str, *, seed: int = 0, **changes: Any) -> PreTrainedModel:
-    """The family's decoder in eval mode: 2 layers, 4 query heads, 2 of keys and values unless the family says other."""
+    """Return the family's decoder in eval mode, with random weights.
+
+    It has 2 layers, 4 query heads and, unless the family has another number, 2 key-value heads.
+    """
     torch.manual_seed(seed)
     family = FAMILIES[name]
     model = family.model(tiny_config(name, **changes)).eval()
@@ -102,7 +106,7 @@ def tiny_decoder(name: str, *, seed: int = 0, **changes: Any) -> PreTrainedModel
 
 
 def tiny_config(name: str, **changes: Any) -> PreTrainedConfig:
-    """The family's configuration, with `changes`."""
+    """Return the family's configuration, with `changes`."""
     shared = {
         "vocab_size": 64,
         "hidden_size": HIDDEN_SIZE,

@@ -1,6 +1,7 @@
-"""An HTTP proxy before an object store that fails some requests: half of them before the store sees them, half after it did them.
+"""An HTTP proxy before an object store. It answers some requests with an error.
 
-It can be slow, too, hang now and then, and fail in bursts.
+Half of these requests do not reach the store; the store does the other half, and its answer is
+lost. The proxy can also be slow, hang now and then, and fail in bursts.
 """
 
 import http.client
@@ -18,9 +19,10 @@ _NOT_FORWARDED = {"connection", "transfer-encoding", "expect"}
 
 @dataclass
 class Faults:
-    """How often a request fails, and how many did.
+    """How often requests fail and wait, and counts of what happened.
 
-    All take `delay_seconds`; a share of `stalls` takes `stall_seconds`; of each hundred the first `burst` fail.
+    A request fails with probability `share`, and the first `burst` of each hundred requests fail.
+    Every request takes `delay_seconds` more, and a share of `stalls` takes `stall_seconds` more.
     """
 
     share: float
@@ -36,7 +38,10 @@ class Faults:
 
 @contextmanager
 def faulty_proxy(endpoint_url: str, faults: Faults) -> Iterator[str]:
-    """The URL of a proxy before `endpoint_url`. The store checks signatures by the Host header, which goes through as it is."""
+    """Yield the URL of a proxy before `endpoint_url`.
+
+    The Host header is passed on unchanged, because the store checks signatures with it.
+    """
     target = urlsplit(endpoint_url).netloc
 
     class Handler(BaseHTTPRequestHandler):
@@ -64,7 +69,7 @@ def faulty_proxy(endpoint_url: str, faults: Faults) -> Iterator[str]:
             answer = connection.getresponse()
             content = answer.read()
             connection.close()
-            with suppress(BrokenPipeError):  # the client waited no longer
+            with suppress(BrokenPipeError):  # the client has given up
                 if fails:
                     self._fail()
                 else:
@@ -91,7 +96,7 @@ def faulty_proxy(endpoint_url: str, faults: Faults) -> Iterator[str]:
         do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = _forward  # noqa: N815
 
         def log_message(self, *arguments: object) -> None:
-            """Be silent."""
+            """Print nothing; the base class prints each request."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()

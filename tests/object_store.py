@@ -27,7 +27,7 @@ _START_SECONDS = 60
 
 @dataclass(frozen=True)
 class ObjectStore:
-    """A running S3 server; only its own credentials open it."""
+    """A running S3 server. It accepts only its own credentials."""
 
     endpoint_url: str
     access_key: str
@@ -36,7 +36,7 @@ class ObjectStore:
 
     @property
     def storage(self) -> StorageConfig:
-        """The way to this store, for a job's `storage` section."""
+        """The `storage` section of a job that uses this store."""
         return StorageConfig(
             endpoint_url=self.endpoint_url,
             access_key_id=self.access_key,
@@ -46,7 +46,7 @@ class ObjectStore:
 
     @property
     def environment(self) -> dict[str, str]:
-        """The way to this store, as the usual AWS variables."""
+        """The AWS environment variables that lead to this store."""
         return {
             "AWS_ENDPOINT_URL": self.endpoint_url,
             "AWS_ACCESS_KEY_ID": self.access_key,
@@ -55,7 +55,7 @@ class ObjectStore:
         }
 
     def new_bucket(self) -> str:
-        """The s3:// URI of a new, empty bucket."""
+        """Make a new, empty bucket and return its s3:// URI."""
         name = f"test-{next(self._names)}"
         fs = s3fs.S3FileSystem(
             endpoint_url=self.endpoint_url,
@@ -69,7 +69,10 @@ class ObjectStore:
 
 @contextmanager
 def object_store() -> Iterator[ObjectStore]:
-    """A store with its own data folder and random credentials; killed and deleted at the end."""
+    """Start a store with a data folder of its own and random credentials.
+
+    At the end the server is killed and the folder deleted.
+    """
     folder = Path(tempfile.mkdtemp(prefix="xrec-s3-"))
     access_key, secret_key = secrets.token_hex(8), secrets.token_hex(16)
     process, port = _start_weed(folder, access_key, secret_key)
@@ -120,7 +123,7 @@ def _start_weed(
         "-s3.allowDeleteBucketNotEmpty=false",
     ]
     with (folder / "weed.log").open("wb") as log:
-        # By default a new bucket takes seven volumes at its first write; 50 volumes are used up by eight buckets.
+        # By default a new bucket takes seven volumes at its first write. Tests make many buckets.
         environment = {
             **os.environ,
             "GOMEMLIMIT": "512MiB",
@@ -133,14 +136,13 @@ def _start_weed(
 
 
 def _free_ports(count: int) -> list[int]:
-    """`count` ports, each free together with its gRPC port; all are held until all are found, so they differ."""
+    """Return `count` different ports, each of which is free together with its gRPC port."""
     ports: list[int] = []
-    held: list[socket.socket] = []
+    held: list[socket.socket] = []  # until all are found, so that none is found twice
     try:
         while len(ports) < count:
-            port = 20_000 + secrets.randbelow(
-                12_000
-            )  # below the range of ephemeral ports; +10000 too, mostly
+            # Both this port and its gRPC port are mostly below the range of ephemeral ports.
+            port = 20_000 + secrets.randbelow(12_000)
             pair = [socket.socket(), socket.socket()]
             held += pair
             try:

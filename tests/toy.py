@@ -1,4 +1,7 @@
-"""Toy parts of the language-model layers: a tokenizer made on the spot, Llamas of a few thousand weights, random vectors."""
+"""Small parts for tests of the language model and the adapter.
+
+A tokenizer that is trained on the spot, Llamas with some thousand random weights, random vectors.
+"""
 
 import functools
 from pathlib import Path
@@ -18,7 +21,7 @@ HIDDEN_SIZE, NUM_HEADS, EMBEDDING_DIM, NUM_USERS, NUM_ITEMS = 32, 4, 6, 5, 7
 
 @functools.cache
 def toy_tokenizer() -> PreTrainedTokenizerFast:
-    """A byte-level tokenizer of 400 tokens with a ChatML template; not to be changed."""
+    """Return a byte-level tokenizer of 400 tokens with a ChatML template. Do not change it."""
     return train_tokenizer(
         [example.explanation for example in generate_language_examples(200, seed=0)], vocab_size=400
     )
@@ -32,7 +35,10 @@ def toy_model(
     seed: int = 0,
     tied: bool = False,
 ) -> LlamaForCausalLM:
-    """A Llama with 4 query heads and random weights, large enough that no two logits are nearly equal; in eval mode."""
+    """Return a Llama with 4 query heads and random weights, in eval mode.
+
+    The weights are large enough that no two logits are nearly equal.
+    """
     torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=vocab_size,
@@ -52,7 +58,7 @@ def toy_model(
 
 
 def save_toy_model(folder: Path, *, seed: int = 0, num_layers: int = 2) -> Path:
-    """A toy model with the toy tokenizer, in the Hugging Face layout; returns `folder`."""
+    """Save a toy model with the toy tokenizer in the Hugging Face layout; returns `folder`."""
     tokenizer = toy_tokenizer()
     toy_model(
         vocab_size=len(tokenizer), seed=seed, num_layers=num_layers, tied=True
@@ -62,7 +68,7 @@ def save_toy_model(folder: Path, *, seed: int = 0, num_layers: int = 2) -> Path:
 
 
 def toy_vectors(seed: int = 0) -> tuple[Tensor, Tensor]:
-    """users (5, 6), items (7, 6)."""
+    """Return random vectors of the users, (5, 6), and of the items, (7, 6)."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(NUM_USERS, EMBEDDING_DIM, generator=generator), torch.randn(
         NUM_ITEMS, EMBEDDING_DIM, generator=generator
@@ -70,7 +76,7 @@ def toy_vectors(seed: int = 0) -> tuple[Tensor, Tensor]:
 
 
 def toy_adapters(injection: Injection, *, seed: int = 0, num_tokens: int = 1) -> Adapters:
-    """Adapters with 3 experts in eval mode, all their parameters random."""
+    """Return adapters with 3 experts and random parameters, in eval mode."""
     torch.manual_seed(seed)
     config = AdapterModelConfig(num_experts=3, injection=injection, num_tokens=num_tokens)
     adapters = build_adapters(config, embedding_dim=EMBEDDING_DIM, hidden_size=HIDDEN_SIZE)
@@ -84,7 +90,7 @@ def toy_adapters(injection: Injection, *, seed: int = 0, num_tokens: int = 1) ->
 def attach_toy(
     model: PreTrainedModel, injection: Injection, *, num_tokens: int = 1
 ) -> CollaborativeEmbedding:
-    """Give `model` 5 users and 7 items."""
+    """Attach toy adapters with 5 users and 7 items to `model`."""
     users, items = toy_vectors()
     return attach_adapters(
         model,

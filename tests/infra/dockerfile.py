@@ -9,14 +9,14 @@ DOCKERFILE = ROOT / "infra" / "docker" / "Dockerfile"
 
 @dataclass(frozen=True)
 class Instruction:
-    """One instruction, its continued lines joined."""
+    """One instruction. Its continued lines are joined."""
 
     keyword: str
     value: str
 
 
 def instructions() -> list[Instruction]:
-    """All of them, in order; comments are left out, also those between continued lines."""
+    """Return all instructions in order, without comments."""
     found: list[Instruction] = []
     parts: list[str] = []
     for line in DOCKERFILE.read_text(encoding="utf-8").splitlines():
@@ -31,7 +31,7 @@ def instructions() -> list[Instruction]:
 
 
 def stages() -> dict[str, list[Instruction]]:
-    """The instructions of each stage by its name, FROM first."""
+    """Return the instructions of each stage by its name, FROM first."""
     found: dict[str, list[Instruction]] = {}
     for instruction in instructions():
         if instruction.keyword == "FROM":

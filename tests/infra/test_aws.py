@@ -1,4 +1,7 @@
-"""AWS: Ray's launcher takes the cluster file; the Terraform grants what the code calls, on the bucket alone, and no more."""
+"""AWS: Ray's launcher accepts the cluster file, and the Terraform grants what the code calls.
+
+It grants no other action, and none outside the bucket.
+"""
 
 import json
 import re
@@ -18,7 +21,7 @@ Block = dict[str, Any]
 
 
 def _unquoted(value: Any) -> Any:
-    """What hcl2 parsed, with the quotes of literals and its own marks left out."""
+    """Return what hcl2 parsed, without the quotes of literals and without its own marks."""
     if isinstance(value, dict):
         return {
             _unquoted(key): _unquoted(each)
@@ -107,8 +110,9 @@ def test_lifecycle_rule_deletes_no_object_that_counts() -> None:
     assert keys >= {"DaysAfterInitiation", "NoncurrentDays"}
 
 
-# What xrec asks of S3, by the actions that AWS checks: HeadBucket, ListObjectsV2; GetObject, HeadObject; PutObject, CreateMultipartUpload,
-# UploadPart, CompleteMultipartUpload; DeleteObject, DeleteObjects; AbortMultipartUpload.
+# The actions of AWS that xrec's requests to S3 need. The requests are HeadBucket, ListObjectsV2;
+# GetObject, HeadObject; PutObject, CreateMultipartUpload, UploadPart, CompleteMultipartUpload;
+# DeleteObject, DeleteObjects; AbortMultipartUpload.
 _READ = {"s3:ListBucket", "s3:GetObject"}
 _WRITE = {"s3:PutObject", "s3:DeleteObject", "s3:AbortMultipartUpload"}
 

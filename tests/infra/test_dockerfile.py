@@ -1,6 +1,6 @@
-"""The Dockerfile, read: its paths are there and reach the build, its packages exist, what it runs is a command of ours.
+"""The Dockerfile as text: its paths exist and reach the build, and it runs a command of ours.
 
-Its steps themselves are run by test_dockerfile_steps.py (slow), as far as that goes without a container engine.
+The steps themselves are run by test_dockerfile_steps.py (slow), without a container engine.
 """
 
 import fnmatch
@@ -101,7 +101,7 @@ def test_packages_are_installed_at_the_locked_versions_and_in_no_cache() -> None
 
 
 def test_lock_pins_every_package_that_the_image_installs() -> None:
-    """What pip would install of the image's requirement is what is installed here, and each of it stands in the lock."""
+    """Follow the requirements of the image's packages through what is installed here."""
     from packaging.requirements import Requirement
     from packaging.utils import canonicalize_name
 
@@ -120,7 +120,7 @@ def test_lock_pins_every_package_that_the_image_installs() -> None:
                 seen.add(name)
                 left.append(requirement)
     assert len(seen) > 100
-    # CUDA's libraries come with torch on Linux, at the versions that torch itself pins.
+    # torch pins the versions of CUDA's libraries itself.
     assert {
         name
         for name in seen - lock
@@ -136,7 +136,7 @@ def _requirements(wanted: "object") -> "list[object]":
     assert isinstance(wanted, Requirement)
     try:
         lines = requires(wanted.name) or []
-    except PackageNotFoundError:  # of another platform
+    except PackageNotFoundError:  # a package for another platform
         return []
     found = [Requirement(line) for line in lines]
     extras = wanted.extras or {""}

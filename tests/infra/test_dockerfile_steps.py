@@ -1,7 +1,8 @@
-"""The Dockerfile's steps, one after the other, in clean roots: a Debian made by debootstrap, chroot for a container.
+"""Runs the Dockerfile's steps in clean roots, with chroot in place of a container.
 
-What stands in for what: for the base image the same Debian with this machine's Python 3.11 in /usr/local; for the build arguments DEVICE=cpu and
-this machine's own package index. What is not run: the docker daemon and BuildKit, the pull of the real base image, DEVICE=gpu, HEALTHCHECK.
+In place of the base image there is the same Debian, made by debootstrap, with this machine's
+Python in /usr/local. DEVICE is cpu, and packages come from this machine's own index. Not run are
+the docker daemon and BuildKit, the pull of the real base image, DEVICE=gpu and HEALTHCHECK.
 """
 
 import os
@@ -19,9 +20,12 @@ from tests.infra.manifests import ROOT
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]
 
-# What the real base image's Python links to.
-_LIBRARIES = "ca-certificates,libbz2-1.0,libffi8,liblzma5,libncursesw6,libreadline8t64,libsqlite3-0,libssl3t64,libuuid1,zlib1g"
-# The way to packages on this machine, which an image's build has from its host's network.
+# The libraries that the base image's Python links to.
+_LIBRARIES = (
+    "ca-certificates,libbz2-1.0,libffi8,liblzma5,libncursesw6,libreadline8t64,libsqlite3-0,"
+    "libssl3t64,libuuid1,zlib1g"
+)
+# How this machine reaches packages. A build of an image uses its host's network.
 _NETWORK = (
     "/etc/resolv.conf",
     "/etc/ssl/certs/ca-certificates.crt",
@@ -45,7 +49,7 @@ _ARGUMENTS = {"DEVICE": "cpu", "CPU_TORCH_INDEX": "file:///opt/wheels"}
 
 
 class Root:
-    """A folder in which a stage is built."""
+    """A folder in which a stage of the image is built."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -55,7 +59,7 @@ class Root:
         self._user = "0:0"
 
     def build(self, steps: list[Instruction], others: Mapping[str, "Root"]) -> None:
-        """Do the steps of a stage; `others` are the stages before it."""
+        """Run the steps of a stage; `others` are the stages before it."""
         for step in steps:
             if step.keyword == "RUN":
                 self.run(step.value)
@@ -73,7 +77,10 @@ class Root:
                 self._user = step.value
 
     def run(self, command: str) -> str:
-        """Run a shell command as the stage's user, with /proc and /dev; fails with its output."""
+        """Run a shell command as the stage's user, with /proc and /dev; returns what it prints.
+
+        Fails with the command's output if the command fails.
+        """
         variables = {
             "PATH": "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin",
             "HOME": "/root" if self._user == "0:0" else "/home/xrec",
@@ -83,7 +90,8 @@ class Root:
         root = shlex.quote(str(self.folder))
         inner = f"cd {shlex.quote(self._workdir)} && {command}"
         mounts = f"mount -t proc proc {root}/proc && mount --rbind /dev {root}/dev"
-        script = f"{mounts} && exec chroot --userspec={self._user} {root} /bin/sh -c {shlex.quote(inner)}"
+        chroot = f"chroot --userspec={self._user} {root} /bin/sh -c {shlex.quote(inner)}"
+        script = f"{mounts} && exec {chroot}"
         done = subprocess.run(
             ["unshare", "--mount", "/bin/sh", "-c", script],
             env=environment,
@@ -132,7 +140,7 @@ class Root:
 
 @pytest.fixture(scope="module")
 def roots(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Root]]:
-    """The stages build and node, built."""
+    """Build the stages `build` and `node`."""
     if os.geteuid() != 0 or shutil.which("debootstrap") is None:
         pytest.skip("needs root and debootstrap: apt-get install debootstrap")
     folder = tmp_path_factory.mktemp("roots")
@@ -153,9 +161,8 @@ def roots(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Root]]
         dirs_exist_ok=True,
         ignore=shutil.ignore_patterns("__pycache__", "test", "site-packages"),
     )
-    subprocess.run(
-        ["chroot", str(base), "ldconfig"], check=True
-    )  # as the image's own build does after Python's
+    # The base image does this after it has built Python.
+    subprocess.run(["chroot", str(base), "ldconfig"], check=True)
     for name in _NETWORK:
         if Path(name).is_dir():
             shutil.copytree(name, base / name[1:], dirs_exist_ok=True)
@@ -163,9 +170,8 @@ def roots(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Root]]
             shutil.copy2(name, base / name[1:])
     made: dict[str, Root] = {}
     for name in ("build", "node"):
-        shutil.copytree(
-            base, folder / name, symlinks=True, ignore=_devices
-        )  # /dev/full read as a file has no end
+        # Devices are not copied: /dev/full, read as a file, has no end.
+        shutil.copytree(base, folder / name, symlinks=True, ignore=_devices)
         root = Root(folder / name)
         root.build(stages()[name], made)
         made[name] = root
@@ -181,7 +187,7 @@ def test_node_runs_commands_and_a_job_as_a_user_without_rights(roots: dict[str, 
     node = roots["node"]
     assert node.run("id -u").strip() == "1000"
     assert "pretrain-graph" in node.run("xrec --help")
-    assert "Python 3.11" in node.run("python --version")
+    assert "Python 3." in node.run("python --version")
     made = node.run(
         "xrec prepare /opt/xrec/configs/sample.yaml workspace=/tmp/town source.num_users=20"
     )
@@ -205,9 +211,8 @@ def test_node_has_the_locked_versions_and_can_import_what_jobs_need(roots: dict[
         for name, version in installed.items()
         if name not in ("xrec", "pip") and lock.get(name) != version
     } == {}
-    assert "ok" in roots["node"].run(
-        "python -c 'import ray, ray.serve, deepspeed, torch, xrec.backfill, jobs.backfill, cluster.preflight; print(\"ok\")'"
-    )
+    modules = "ray, ray.serve, deepspeed, torch, xrec.backfill, jobs.backfill, cluster.preflight"
+    assert "ok" in roots["node"].run(f"python -c 'import {modules}; print(\"ok\")'")
 
 
 def test_node_may_write_nothing_of_the_program(roots: dict[str, Root]) -> None:

@@ -1,4 +1,4 @@
-"""Every metric, label and link in dashboards and alerts is one that the code has."""
+"""Every metric, label and link in dashboards and alerts exists in the code and the runbook."""
 
 import json
 import re
@@ -41,7 +41,7 @@ ALERTS = [
 
 @dataclass(frozen=True)
 class Query:
-    """A PromQL expression and where it stands."""
+    """A PromQL expression and its place in a file."""
 
     place: str
     expr: str
@@ -60,7 +60,7 @@ QUERIES = list(_queries())
 
 
 def _selectors(node: Any) -> Iterator[tuple[str, frozenset[str]]]:
-    """Metric names of a parsed expression, each with the labels that it is selected by."""
+    """Yield the metrics of a parsed expression, each with the labels that select it."""
     if isinstance(node, promql_parser.VectorSelector):
         yield node.name, frozenset(matcher.name for matcher in node.matchers.matchers)
     for name in ("expr", "lhs", "rhs", "vs", "vector_selector", "param"):
@@ -79,7 +79,7 @@ def _used(query: Query) -> list[tuple[str, frozenset[str]]]:
 
 
 class _Declared:
-    """Stands in for ray.util.metrics' classes and notes what is declared."""
+    """Replaces the classes of ray.util.metrics and records what is declared."""
 
     def __init__(self, kind: str, into: dict[str, tuple[str, tuple[str, ...]]]):
         self._kind, self._into = kind, into
@@ -90,11 +90,11 @@ class _Declared:
         return self
 
     def set(self, *_: Any) -> None:
-        """As a gauge has it."""
+        """Do nothing; the code under test sets a gauge."""
 
 
 def _series(name: str, kind: str) -> set[str]:
-    """The names under which Prometheus sees a metric that Ray exports."""
+    """Return the names under which Prometheus sees a metric that Ray exports."""
     return (
         {f"ray_{name}{end}" for end in ("_bucket", "_sum", "_count")}
         if kind == "histogram"
@@ -104,7 +104,7 @@ def _series(name: str, kind: str) -> set[str]:
 
 @pytest.fixture(scope="module")
 def exported() -> Mapping[str, frozenset[str]]:
-    """Series name to its labels, of backfill, training and Ray's own agent."""
+    """Return the labels of each series of backfill, training and Ray's own agent."""
     from ray.dashboard.modules.reporter.reporter_agent import METRICS_GAUGES
 
     declared: dict[str, tuple[str, tuple[str, ...]]] = {}
@@ -204,7 +204,7 @@ def test_alert_says_what_happened_and_the_runbook_what_to_do(rule: dict[str, Any
 def test_series_are_named_so_when_ray_exports_them(
     ray_cluster: None, exported: Mapping[str, frozenset[str]]
 ) -> None:
-    """The oracle of the names above: what a Prometheus would scrape from Ray's agent."""
+    """Compare the names above with what a Prometheus would scrape from Ray's agent."""
     backfill, training = BackfillMetrics(num_left=9), TrainingMetrics("train-adapter")
     backfill.record(
         Commit(

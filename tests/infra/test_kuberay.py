@@ -1,4 +1,4 @@
-"""The Kubernetes manifests: whole, safe, and about commands, configs and versions that exist."""
+"""The Kubernetes manifests are complete and safe, and their commands and configs exist."""
 
 import importlib
 import shlex
@@ -111,7 +111,7 @@ def test_jobs_workers_have_room_for_what_the_config_asks(name: str) -> None:
 
 
 def _job(name: str) -> Manifest:
-    """The job as the dev overlay has it; skips without kustomize."""
+    """Return the job from the dev overlay; skips the test without kustomize and kubectl."""
     (job,) = [
         document
         for document in built("dev")
@@ -146,7 +146,7 @@ def test_ray_manifest_pods_are_limited_and_have_no_privileges(manifest: Manifest
         assert pod["securityContext"]["runAsUser"] == 1000
         assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
         for container in pod["containers"]:
-            assert container["image"] == "xrec"  # an overlay says which
+            assert container["image"] == "xrec"  # an overlay sets the tag
             assert container["securityContext"] == {
                 "allowPrivilegeEscalation": False,
                 "capabilities": {"drop": ["ALL"]},

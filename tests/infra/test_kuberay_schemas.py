@@ -1,4 +1,7 @@
-"""The Ray manifests against the schemas of KubeRay's custom resources, which lie beside the checkout, not in it."""
+"""The Ray manifests against the schemas of KubeRay's custom resources.
+
+The schemas are not in this repository; they are looked for beside the checkout.
+"""
 
 import functools
 import json
@@ -35,7 +38,7 @@ def _validator(kind: str) -> jsonschema.Draft202012Validator:
 
 
 def _strict(schema: Any) -> Any:
-    """The schema with unknown keys refused, which Kubernetes drops without a word."""
+    """Return the schema with unknown keys refused; Kubernetes drops them without a message."""
     if isinstance(schema, list):
         return [_strict(each) for each in schema]
     if not isinstance(schema, dict):

@@ -1,4 +1,5 @@
-# The bucket: private, encrypted, versioned (so that nothing is lost by a mistake), reached by TLS only.
+# The bucket is private, encrypted, versioned (so that nothing is lost by mistake), and reached only
+# by TLS.
 resource "aws_s3_bucket" "artifacts" {
   bucket = var.bucket
 }
@@ -35,7 +36,7 @@ resource "aws_s3_bucket_versioning" "artifacts" {
   }
 }
 
-# The rules are those of ../backfill-lifecycle.json, which `aws s3api` takes as it is; they stand nowhere else.
+# The rules are read from ../backfill-lifecycle.json, which `aws s3api` accepts unchanged.
 locals {
   lifecycle_rules = jsondecode(file("${path.module}/../backfill-lifecycle.json")).Rules
 }

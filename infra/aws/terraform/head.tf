@@ -1,5 +1,5 @@
-# The head of a cluster by Ray's launcher (../cluster.yaml): drivers write artifacts there, and its autoscaler starts and ends machines,
-# which it may do with those alone that carry the cluster's name.
+# The head of a cluster by Ray's launcher (../cluster.yaml). Drivers on it write artifacts, and its
+# autoscaler starts and ends machines, but only those that are tagged with the cluster's name.
 data "aws_iam_policy_document" "launch" {
   statement {
     sid       = "Look"

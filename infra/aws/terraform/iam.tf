@@ -1,5 +1,6 @@
-# Two rights. Jobs read everything of xrec's and write below the prefix: they put, list and delete objects, and abort uploads they began;
-# nothing else of S3 is called (tests/infra/test_aws.py has the list). The endpoint reads.
+# Two rights. Jobs read everything of xrec's, and write below the prefix: they put, list and delete
+# objects, and abort uploads that they began. tests/infra/test_aws.py lists the calls. The endpoint
+# only reads.
 locals {
   bucket_arn = aws_s3_bucket.artifacts.arn
   readable   = concat([var.prefix], var.read_prefixes)
