@@ -86,7 +86,7 @@ def _csv(text: str, delimiter: str) -> Lines:
 
 
 def _csv_records(reader: Any) -> Iterator[tuple[int, list[str] | str]]:
-    """Yield the number of each record's first line with its cells, or with the csv module's error."""
+    """Yield the number of each record's first line, and its cells or the csv module's error."""
     while True:
         number = reader.line_num + 1
         try:

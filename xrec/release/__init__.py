@@ -1,1 +1,1 @@
-"""The public XRec release (github.com/HKUDS/XRec): its dataset, its graph vectors and its converters, as our artifacts."""
+"""The public XRec release (github.com/HKUDS/XRec) as artifacts: dataset, graph and adapter."""

@@ -1,6 +1,7 @@
-"""The public XRec release as artifacts: its converters as an adapter, its embeddings as the graph that they were trained on.
+"""The adapter of the public XRec release, with the graph that it was trained on.
 
-The converters alone say nothing: they turn the vectors of one graph into the space of one language model.
+A converter turns the vectors of one graph into the space of one language model, so it is of no use
+without that graph and that model.
 """
 
 import logging
@@ -23,20 +24,27 @@ from xrec.storage import Manifest, content_hash, finished, open_location, read_m
 logger = logging.getLogger("xrec")
 
 CONVERTER_FILES = ("user_converter.pkl", "item_converter.pkl")
-_ORIGIN = "Imported by `xrec import-adapter` from the public XRec release (HKUDS/XRec); no weight was trained by xrec."
-_LIMITS = (
-    "The release's prompt ended in a marker token with a random vector that it does not hold, and put the item's token before the user's profile: "
-    "its texts cannot be repeated to the letter.",
-    "The release trained on a base model in 8 bits, and its graph has seen most of the pairs that it tests on: metrics on them are too good.",
+_ORIGIN = (
+    "Imported by `xrec import-adapter` from the public XRec release (HKUDS/XRec); no weight was "
+    "trained by xrec."
 )
-_DROPOUT = 0.2  # of the public training code; without effect in use
+_LIMITS = (
+    "The release's prompt ended in a marker token with a random vector, which is not part of the "
+    "release, and put the item's token before the user's profile: its texts cannot be repeated to "
+    "the letter.",
+    "The release trained on a base model in 8 bits, and its graph has seen most of the pairs that "
+    "it tests on: metrics on them are too good.",
+)
+_DROPOUT = 0.2  # that of the public training code; it has no effect outside training
 
 
 def import_release(config: ImportAdapterConfig) -> Manifest:
-    """Write the adapter, and the graph unless it is there, and return the adapter's manifest; the same import made before: that one.
+    """Write the adapter, and the graph unless it is there; returns the adapter's manifest.
 
-    Raises DataError (a file is missing, not one of the release, or of another dataset),
-    ArtifactMismatchError (another width of model or vectors, another run's output), ModelError.
+    If the same import was made before, its manifest is returned. Raises DataError if a file is
+    missing, not one of the release, or of another dataset; ArtifactMismatchError if the model or
+    the vectors have another width, or the output is of another run; ModelError if the language
+    model cannot be read.
     """
     files = _read_files(config)
     state, (num_experts, dim, hidden_size) = _read_converters(files)
@@ -67,43 +75,43 @@ def _read_files(config: ImportAdapterConfig) -> dict[str, bytes]:
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
         raise DataError(
-            f"{folder}: missing file(s) {', '.join(missing)}; expected a dataset's folder of the public XRec release (data/yelp), saw "
-            f"{', '.join(folder.files()[:10]) or 'no files'}; check release (in a clone: git lfs pull)"
+            f"{folder}: missing file(s) {', '.join(missing)}; expected a dataset's folder of the "
+            f"public XRec release (data/yelp), saw {', '.join(folder.files()[:10]) or 'no files'}; "
+            "check release (in a clone: git lfs pull)"
         )
     return {name: (folder / name).read_bytes() for name in names}
 
 
 def _read_converters(files: Mapping[str, bytes]) -> tuple[dict[str, Tensor], tuple[int, int, int]]:
-    """The tensors of both adapters, as of `Adapters.state_dict`, and their K, D, H."""
+    """The tensors of both adapters, as `Adapters.state_dict` names them, and their K, D, H."""
     user, item = (read_converter(files[name], name) for name in CONVERTER_FILES)
     shapes = [tuple(side["weight"].shape) for side in (user, item)]
     if shapes[0] != shapes[1]:
         raise DataError(
-            f"user_converter.pkl has (experts, D, H) = {shapes[0]}, item_converter.pkl {shapes[1]}; expected equal shapes"
+            f"user_converter.pkl has (experts, D, H) = {shapes[0]}, item_converter.pkl "
+            f"{shapes[1]}; expected equal shapes"
         )
     num_experts, dim, hidden_size = shapes[0]
-    return {
+    state = {
         f"{side}.{name}": tensor
         for side, part in (("user", user), ("item", item))
         for name, tensor in part.items()
-    }, (
-        num_experts,
-        dim,
-        hidden_size,
-    )
+    }
+    return state, (num_experts, dim, hidden_size)
 
 
 def _check_hidden_size(seen: int, expected: int, source: str) -> None:
     if seen != expected:
         raise ArtifactMismatchError(
-            f"llm.model {source!r} has hidden_size {seen}, the converters were trained for {expected}; give the release's (Llama-2-7b-chat)"
+            f"llm.model {source!r} has hidden_size {seen}, the converters were trained for "
+            f"{expected}; give the release's model (Llama-2-7b-chat)"
         )
 
 
 def _graph(
     config: ImportAdapterConfig, files: Mapping[str, bytes], dim: int
 ) -> tuple[Manifest, Manifest]:
-    """The manifests of the dataset and of the graph, which is made unless `import_graph` is false."""
+    """The manifests of dataset and graph; the graph is made unless `import_graph` is false."""
     dataset_location = open_location(config.artifact("dataset"), config.storage)
     location = open_location(config.artifact("graph"), config.storage)
     if not config.import_graph:
@@ -125,7 +133,8 @@ def _graph(
 def _check_dim(seen: int, expected: int, source: str) -> None:
     if seen != expected:
         raise ArtifactMismatchError(
-            f"{source}: vectors of {seen} numbers, the converters take {expected}; give the vectors they were trained on"
+            f"{source}: vectors of {seen} numbers, the converters take {expected}; give the "
+            "vectors that they were trained on"
         )
 
 

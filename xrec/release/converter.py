@@ -1,7 +1,7 @@
 """A converter of the public XRec release (`user_converter.pkl`) as the tensors of our MoEAdapter.
 
-Their module, with x in R^D: y = sum_k softmax(x w_gate)_k W_k (x - b_k); it neither standardizes its input nor scales its
-output. So `mean` is 0, `std` and `scale` are 1, and the outputs are equal.
+Their module maps x in R^D to y = sum_k softmax(x w_gate)_k W_k (x - b_k). It neither standardizes
+its input nor scales its output, so `mean` is 0, `std` and `scale` are 1, and the outputs are equal.
 """
 
 import torch
@@ -12,9 +12,11 @@ from xrec.release.tensor_pickle import read_state_dict
 
 
 def read_converter(data: bytes, name: str) -> dict[str, Tensor]:
-    """The state of a MoEAdapter, by the names of its `state_dict`, from a converter's file; raises DataError, naming the file `name`.
+    """The state of a MoEAdapter from the content of a converter's file.
 
-    Theirs: experts.{k}.bias (D,), experts.{k}.lin.weight (H, D), w_gate (D, K), w_noise (D, K).
+    The keys are those of its `state_dict`. The file has experts.{k}.bias (D,),
+    experts.{k}.lin.weight (H, D), w_gate (D, K) and w_noise (D, K). Raises DataError, with the
+    file's `name`, if it has not.
     """
     state = read_state_dict(data, name)
     dim, num_experts = _gate_shape(state, name)
@@ -37,14 +39,15 @@ def read_converter(data: bytes, name: str) -> dict[str, Tensor]:
 def _gate_shape(state: dict[str, Tensor], name: str) -> tuple[int, int]:
     if "w_gate" not in state or state["w_gate"].ndim != 2 or 0 in state["w_gate"].shape:
         raise DataError(
-            f"{name}: no converter of the XRec release: expected w_gate of shape (D, K), saw {_shown(state)}"
+            f"{name}: no converter of the XRec release: expected w_gate of shape (D, K), "
+            f"saw {_shown(state)}"
         )
     dim, num_experts = state["w_gate"].shape
     return dim, num_experts
 
 
 def _shapes(dim: int, num_experts: int, hidden_size: int) -> dict[str, tuple[int, ...]]:
-    """What a converter of K experts from R^D to R^H holds."""
+    """The shapes of a converter of K experts from R^D to R^H, by name."""
     gates: dict[str, tuple[int, ...]] = {
         "w_gate": (dim, num_experts),
         "w_noise": (dim, num_experts),

@@ -1,7 +1,8 @@
-"""The layout of the public XRec release (github.com/HKUDS/XRec, data/): dense integer ids, profiles beside the explanations.
+"""The dataset of the public XRec release (github.com/HKUDS/XRec, folder data/).
 
-`total_trn.csv`, `total_val.csv`, `total_tst.csv`: columns user, item. `data.jsonl` (or `data.json`): one explained pair
-a line, keys uid, iid, title, user_summary, item_summary, explanation.
+`total_trn.csv`, `total_val.csv` and `total_tst.csv` hold the interactions of a split each, in the
+columns user and item. `data.jsonl` (or `data.json`) holds an explained pair a line, with the keys
+uid, iid, title, user_summary, item_summary and explanation. Ids are integers from 0.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,12 +26,15 @@ _EXPLANATION_COLUMNS: dict[str, Parser] = {
     "item_summary": parse_text,
     "explanation": parse_text,
 }
-# A single mistyped id must not make a table of a billion users.
+# An id far above the others is a mistake, and must not make a table of a billion users.
 _MAX_IDS_PER_KNOWN_ID = 100
 
 
 def find_release_files(folder: Location) -> dict[str, Location]:
-    """The files of a release in `folder`; raises DataError naming what is missing and what is there."""
+    """The files of a release in `folder`.
+
+    Raises DataError, with what is missing and what is there.
+    """
     missing = [name for name in _SPLIT_FILES if not (folder / name).is_file()]
     explanations = [name for name in _EXPLANATION_FILES if (folder / name).is_file()]
     if not explanations:
@@ -38,15 +42,18 @@ def find_release_files(folder: Location) -> dict[str, Location]:
     if missing:
         raise DataError(
             f"{folder}: missing file(s) {', '.join(missing)}; expected the public XRec release "
-            f"({', '.join(_SPLIT_FILES)}, data.jsonl), saw {', '.join(folder.files()[:10]) or 'no files'}; check source.uri"
+            f"({', '.join(_SPLIT_FILES)}, data.jsonl), "
+            f"saw {', '.join(folder.files()[:10]) or 'no files'}; check source.uri"
         )
     return {name: folder / name for name in (*_SPLIT_FILES, explanations[0])}
 
 
 def read_release(files: Mapping[str, bytes]) -> SourceData:
-    """Read a release from the content of its files. Users are 0 to the largest user id of any file, items likewise.
+    """Read a release from the content of its files.
 
-    A user or item without a line in data.jsonl has the empty profile and title. Raises DataError for a missing column.
+    The users are all ids from 0 to the largest one in any file, and so are the items. A user or
+    item without a line in data.jsonl has an empty profile and title. Raises DataError for a missing
+    column.
     """
     explanation_file = next(name for name in _EXPLANATION_FILES if name in files)
     pairs = [read_rows(name, files[name], _PAIR_COLUMNS) for name in _SPLIT_FILES]
@@ -94,14 +101,14 @@ def _dense_ids(what: str, columns: Sequence[pa.ChunkedArray]) -> list[str]:
     count = max(seen, default=-1) + 1
     if count > _MAX_IDS_PER_KNOWN_ID * len(seen):
         raise DataError(
-            f"{what} ids must be dense: the largest is {count - 1}, but only {len(seen)} different ones are there; "
-            "mend that id, or use the tables source, whose ids are free"
+            f"{what} ids must be dense: the largest is {count - 1}, but only {len(seen)} different "
+            "ones are there; mend that id, or use a source of the kind tables, which takes any ids"
         )
     return [str(index) for index in range(count)]
 
 
 def _texts(explained: pa.Table, id_column: str, text_column: str, count: int) -> list[str]:
-    """The first non-empty text of each id, else the empty text."""
+    """The first text of each id that is not empty, else the empty text."""
     texts = [""] * count
     for row_id, text in zip(
         explained[id_column].to_pylist(), explained[text_column].to_pylist(), strict=True

@@ -1,7 +1,8 @@
-"""Tensors out of pickles of unknown origin: nothing in them is run, and anything but tensors is refused.
+"""Tensors from pickles of unknown origin: no code in them is run, and only tensors are accepted.
 
-A pickle is a program. `read_state_dict` leaves it to `torch.load(weights_only=True)`; `read_tensor` reads what plain
-`pickle.dump(tensor)` wrote, which that cannot, by an unpickler that knows three names and turns them into records.
+A pickle is a program. `read_state_dict` uses `torch.load(weights_only=True)`, which runs none of
+it. That cannot read what `pickle.dump(tensor)` wrote. `read_tensor` does, with an unpickler that
+knows three names and turns their calls into records.
 """
 
 import io
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from xrec.errors import DataError
 
-# What torch and pickle raise for a file that is cut, of another format, or holds other things than tensors.
+# What torch and pickle raise for a file that is cut, has another format, or holds no tensors.
 _UNREADABLE = (
     pickle.UnpicklingError,
     EOFError,
@@ -32,12 +33,16 @@ _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def read_state_dict(data: bytes, name: str) -> dict[str, Tensor]:
-    """Tensors by name, float32 on the CPU, of what `torch.save(module.state_dict())` wrote; raises DataError, naming the file `name`."""
+    """The tensors that `torch.save(module.state_dict())` wrote, by name, float32 on the CPU.
+
+    Raises DataError, with the file's `name`, for anything else.
+    """
     try:
         state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except _UNREADABLE as error:
         raise DataError(
-            f"{name}: not a file of tensors only, as torch.save(module.state_dict()) writes it; nothing in it was run. Check where it is from"
+            f"{name}: not a file of tensors only, as torch.save(module.state_dict()) writes it; "
+            "nothing in it was run. Check where it is from"
         ) from error
     if not isinstance(state, dict) or not all(isinstance(key, str) for key in state):
         raise DataError(
@@ -47,7 +52,10 @@ def read_state_dict(data: bytes, name: str) -> dict[str, Tensor]:
 
 
 def read_tensor(data: bytes, name: str) -> Tensor:
-    """The float32 tensor, on the CPU, of what `pickle.dump(tensor)` wrote (protocol 3 or later); raises DataError, naming the file `name`."""
+    """The tensor that `pickle.dump(tensor)` wrote with protocol 3 or later, float32 on the CPU.
+
+    Raises DataError, with the file's `name`, for anything else.
+    """
     try:
         _check_operations(data)
         record = _TensorUnpickler(io.BytesIO(data)).load()
@@ -56,19 +64,23 @@ def read_tensor(data: bytes, name: str) -> Tensor:
         tensor = _rebuild(record)
     except _UNREADABLE as error:
         raise DataError(
-            f"{name}: not one tensor as pickle.dump(tensor) writes it ({error}); nothing in it was run. Check where it is from"
+            f"{name}: not one tensor as pickle.dump(tensor) writes it ({error}); nothing in it was "
+            "run. Check where it is from"
         ) from error
     return _plain(tensor, name)
 
 
 class _Storage(NamedTuple):
-    """A call of torch.storage._load_from_bytes, not made: the bytes that torch.save wrote."""
+    """The argument of a call of torch.storage._load_from_bytes: what torch.save wrote.
+
+    The call is not made.
+    """
 
     data: bytes
 
 
 class _Rebuild(NamedTuple):
-    """A call of torch._utils._rebuild_tensor_v2, not made."""
+    """The arguments of a call of torch._utils._rebuild_tensor_v2, which is not made."""
 
     storage: _Storage
     offset: int
@@ -87,20 +99,24 @@ _RECORDS: dict[tuple[str, str], Any] = {
 
 class _TensorUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
-        """A record in place of the function; every other name is refused, so nothing else can be called."""
+        """A record in place of the function; any other name is refused, so nothing is called."""
         if (module, name) not in _RECORDS:
             raise pickle.UnpicklingError(f"it calls {module}.{name}")
         return _RECORDS[module, name]
 
 
 def _check_operations(data: bytes) -> None:
-    """Refuse BUILD, which sets attributes of what was loaded, on classes too; a tensor's pickle has none."""
+    """Refuse the operation BUILD: it may set attributes of classes, and no tensor needs it."""
     if any(operation.name == "BUILD" for operation, _, _ in pickletools.genops(data)):
         raise pickle.UnpicklingError("it sets attributes")
 
 
 def _rebuild(record: _Rebuild) -> Tensor:
-    """The tensor: a view of its storage, within its bounds (`set_` would enlarge a storage that is too small, with whatever is in memory)."""
+    """The tensor as a view of its storage.
+
+    The view is checked to lie within the storage, because `set_` enlarges a storage that is too
+    small, and the tensor then shows what happens to be in memory.
+    """
     if not isinstance(record.storage, _Storage):
         raise pickle.UnpicklingError("its tensor has no storage")
     storage = torch.load(io.BytesIO(record.storage.data), map_location="cpu", weights_only=True)
@@ -109,7 +125,8 @@ def _rebuild(record: _Rebuild) -> Tensor:
     )
     if min([record.offset, *record.size, *record.stride]) < 0 or last >= len(storage):
         raise pickle.UnpicklingError(
-            f"offset {record.offset}, size {record.size} and stride {record.stride} exceed its storage of {len(storage)}"
+            f"offset {record.offset}, size {record.size} and stride {record.stride} exceed its "
+            f"storage of {len(storage)}"
         )
     return torch.empty(0, dtype=storage.dtype).set_(
         storage, record.offset, record.size, record.stride
@@ -117,7 +134,10 @@ def _rebuild(record: _Rebuild) -> Tensor:
 
 
 def _plain(value: Any, name: str) -> Tensor:
-    """A contiguous float32 copy; raises DataError for what is no dense, finite tensor of floating-point numbers."""
+    """A contiguous float32 copy.
+
+    Raises DataError if `value` is no dense, finite tensor of floating-point numbers.
+    """
     if not isinstance(value, Tensor) or value.layout != torch.strided or value.dtype not in _DTYPES:
         seen = (
             f"{value.dtype} in layout {value.layout}"

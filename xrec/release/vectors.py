@@ -1,6 +1,7 @@
-"""The graph vectors of the public XRec release, `user_emb.pkl` and `item_emb.pkl`, as a graph artifact.
+"""The graph vectors of the public XRec release as a graph artifact.
 
-Row r is the vector of the user (item) with the id r of the release, as in a dataset that `xrec prepare` made from it.
+Row r of `user_emb.pkl` (`item_emb.pkl`) is the vector of the user (item) with the id r, as in the
+dataset that `xrec prepare` makes from the release.
 """
 
 from collections.abc import Mapping
@@ -18,11 +19,15 @@ VECTOR_FILES = ("user_emb.pkl", "item_emb.pkl")
 
 
 def read_release_vectors(files: Mapping[str, bytes], dataset: Dataset) -> tuple[Tensor, Tensor]:
-    """users (U, D), items (I, D) from the content of VECTOR_FILES; raises DataError if they are not those of the dataset's users and items."""
+    """The vectors of users (U, D) and items (I, D), float32, from the content of VECTOR_FILES.
+
+    Raises DataError if they are not those of the dataset's users and items.
+    """
     users, items = (_vectors(files[name], name) for name in VECTOR_FILES)
     if users.shape[1] != items.shape[1]:
         raise DataError(
-            f"user_emb.pkl has vectors of {users.shape[1]} numbers, item_emb.pkl of {items.shape[1]}; expected equal lengths"
+            f"user_emb.pkl has vectors of {users.shape[1]} numbers, item_emb.pkl of "
+            f"{items.shape[1]}; expected equal lengths"
         )
     for what, vectors, ids in (
         ("user", users, dataset.users["user_id"]),
@@ -40,7 +45,10 @@ def write_release_graph(
     files: Mapping[str, bytes],
     dataset: Manifest,
 ) -> Manifest:
-    """Write the graph artifact of the vectors, or find it there; raises ArtifactMismatchError if another graph is."""
+    """Write the graph artifact of the vectors, unless it is there; returns its manifest.
+
+    Raises ArtifactMismatchError if another graph is there.
+    """
     config = {"source": "xrec_release", "model": {"embedding_dim": users.shape[1]}}
     inputs = {
         "dataset": dataset.fingerprint,
@@ -60,15 +68,16 @@ def _vectors(data: bytes, name: str) -> Tensor:
 
 
 def _check_ids(what: str, num_vectors: int, ids: pa.ChunkedArray) -> None:
-    """Raise DataError unless row r of the dataset is the id r: vectors are found by their row."""
+    """Raise DataError unless row r of the dataset has the id r, since vectors go by row."""
     if len(ids) != num_vectors:
         raise DataError(
-            f"{what}_emb.pkl has {num_vectors} vectors, the dataset {len(ids)} {what}s; prepare the dataset from the same release "
-            "(source.kind xrec_release)"
+            f"{what}_emb.pkl has {num_vectors} vectors, the dataset {len(ids)} {what}s; prepare "
+            "the dataset from the same release (source.kind xrec_release)"
         )
     other = next((row for row, entity in enumerate(ids.to_pylist()) if entity != str(row)), None)
     if other is not None:
         raise DataError(
-            f"row {other} of the dataset's {what}s has the id {ids[other].as_py()!r}, expected '{other}': the release's vectors go by dense ids; "
-            "prepare the dataset from the release (source.kind xrec_release)"
+            f"row {other} of the dataset's {what}s has the id {ids[other].as_py()!r}, expected "
+            f"'{other}': the release's vectors go by dense ids; prepare the dataset from the "
+            "release (source.kind xrec_release)"
         )

@@ -1,4 +1,4 @@
-"""Assembly: indices, findings, splits, and the rule that no held-out explanation is a training edge."""
+"""Assembly: indices, findings, splits; and no held-out explanation is a training edge."""
 
 from random import Random
 from typing import Any

@@ -121,7 +121,7 @@ def test_index_of_a_known_id_is_its_row(location: Location) -> None:
 def test_index_of_an_unknown_id_raises_without_searching_for_a_close_one(
     location: Location, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Bulk runs and requests meet many unknown ids: a search through all ids for each of them takes too long."""
+    """Bulk runs and requests meet many unknown ids, and a search for each of them is slow."""
     searches: list[object] = []
     monkeypatch.setattr(difflib, "SequenceMatcher", lambda *a: searches.append(a))
     dataset = _write(location)

@@ -1,4 +1,7 @@
-"""The dataset with newcomers: known rows stay where they are, each new id has a trained neighbour, what is left out is counted."""
+"""The dataset with new users and items.
+
+Known rows stay in place, each new id has a trained neighbour, and what is left out is counted.
+"""
 
 import logging
 from collections.abc import Iterable, Sequence
@@ -17,7 +20,7 @@ from xrec.storage import open_location
 
 @pytest.fixture
 def dataset(tmp_path: Path) -> Dataset:
-    """Users ann, bob, anna-lena; items x, y. Train: ann-x, anna-lena-y; test: ann-y. bob has none."""
+    """Users ann, bob, anna-lena, items x, y. Train: ann-x, anna-lena-y. Test: ann-y. bob: none."""
     return _write(open_location(str(tmp_path / "dataset")))
 
 
@@ -75,7 +78,10 @@ def test_extend_new_item_without_a_row_has_its_id_as_title(dataset: Dataset) -> 
 
 
 def test_extend_all_new_interactions_are_train_edges_once(dataset: Dataset) -> None:
-    """Those between two newcomers and two known ones too: nothing that a user has is to be recommended. ann-y is held out already."""
+    """Also those between two new ids or two known ones, so that nothing seen is recommended.
+
+    The pair ann-y is held out already.
+    """
     tables = _tables("ann new", "ann y", "bob y", "eve new", "eve x", "nobody nothing")
     extended = extend_dataset(dataset, tables).dataset
     assert extended.interactions.schema.equals(schemas.INTERACTIONS)

@@ -31,7 +31,7 @@ def _config(workspace: Path | str, source: Mapping[str, Any], **changes: Any) ->
 
 
 def _release_files() -> dict[str, bytes]:
-    """50 users with 8 train, 1 validation and 1 test item each; 4 train pairs of each user are explained."""
+    """50 users with 8 train, 1 validation and 1 test item; 4 train pairs each are explained."""
     lines = {
         "total_trn.csv": ["user,item"],
         "total_val.csv": ["user,item"],
@@ -133,7 +133,8 @@ def _append(text: str) -> Any:
         (
             "total_trn.csv",
             _append("\n1" * 20),
-            r"total_trn\.csv: 20 of 420 rows are unusable.*\n.*line 402: expected 2 columns, saw 1: '1'",
+            r"total_trn\.csv: 20 of 420 rows are unusable.*\n"
+            r".*line 402: expected 2 columns, saw 1: '1'",
         ),
         (
             "data.jsonl",
@@ -175,7 +176,8 @@ def test_prepare_dataset_tables_of_string_ids(tmp_path: Path) -> None:
     folder.mkdir()
     (folder / "users.csv").write_text("user_id,profile\nann,tea\nbob,\n")
     (folder / "items.jsonl").write_text(
-        '{"item_id": "x y", "title": "X", "profile": ""}\n{"item_id": 2, "title": "Y", "profile": ""}\n'
+        '{"item_id": "x y", "title": "X", "profile": ""}\n'
+        '{"item_id": 2, "title": "Y", "profile": ""}\n'
     )
     (folder / "interactions.csv").write_text(
         "user_id,item_id,split\nann,x y,train\nbob,2,train\nbob,x y,train\n"

@@ -1,4 +1,4 @@
-"""The sample's town as a shop would export it: CSV files of other names with columns of other names."""
+"""The sample's town as a shop would export it: CSV files and columns of other names."""
 
 import csv
 from collections.abc import Iterable, Sequence
@@ -16,8 +16,7 @@ def write_shop(
     interactions_per_user: int = 8,
     explanations_per_user: int = 4,
 ) -> None:
-    """Write clients.csv (cust_no, segment, joined), catalogue.csv (sku, label, blurb), orders.csv (order_no, cust_no, sku,
-    qty), and feedback.csv (cust_no, sku, why_bought) without explanations where there are none."""
+    """Write clients.csv, catalogue.csv, orders.csv and feedback.csv to `folder`."""
     source = town_source(
         generate_town(
             SampleSource(

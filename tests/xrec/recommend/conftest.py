@@ -20,7 +20,10 @@ NUM_USERS, NUM_ITEMS, DIM = 23, 15, 4
 
 @pytest.fixture(scope="session")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Users u0 to u22, whose ids sort otherwise than their numbers; u7 has seen all but two of the items. Read only."""
+    """Users u0 to u22, whose ids do not sort as their numbers; u7 has not seen two of the items.
+
+    No test writes to it.
+    """
     root = tmp_path_factory.mktemp("recommend")
     (root / "raw").mkdir()
     interactions = [
@@ -68,7 +71,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def make_config(workspace: Path, tmp_path: Path) -> Callable[..., RecommendConfig]:
-    """A config over `workspace`, its output in this test's own folder, with the given values in place of the defaults."""
+    """Makes a config over `workspace` with the given values and an output folder of this test."""
 
     def make(**values: Any) -> RecommendConfig:
         defaults = {

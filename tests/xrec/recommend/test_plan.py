@@ -81,7 +81,8 @@ def test_begin_takes_up_its_own_run_and_refuses_another_naming_the_fields(
     begin(output, plan_recommendations(make_config()))
     with pytest.raises(
         ArtifactMismatchError,
-        match=r"begun and not finished:\n  k: 3 there, 2 here\n  user_ids: None there, \['u1'\] here",
+        match=r"begun and not finished:\n  k: 3 there, 2 here\n"
+        r"  user_ids: None there, \['u1'\] here",
     ):
         begin(output, plan_recommendations(make_config(k=2, user_ids=["u1"])))
     assert (output / RUN).read_bytes() == record

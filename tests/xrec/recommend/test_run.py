@@ -1,4 +1,7 @@
-"""A whole run through Ray Data's actors, against sorting every user's scores; interrupted, continued, on s3://."""
+"""A whole run through Ray Data's actors, compared with a sort of every user's scores.
+
+Runs that are interrupted and continued, and runs on s3://, too.
+"""
 
 from collections.abc import Callable
 from pathlib import Path

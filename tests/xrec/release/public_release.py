@@ -1,4 +1,4 @@
-"""Files in the layout of the public XRec release, and its converter's equation: the oracle of the import's tests."""
+"""Files as in the public XRec release, and the equation of its converter, as oracles of tests."""
 
 import io
 import pickle
@@ -14,7 +14,7 @@ State = dict[str, Tensor]
 def make_converter(
     num_experts: int, dim: int, hidden_size: int, *, seed: int, dtype: torch.dtype = torch.float32
 ) -> State:
-    """A converter's state dict by the release's names, all tensors random; weights as small as theirs."""
+    """The state dict of a converter of the release: random tensors, weights as small as theirs."""
     generator = torch.Generator().manual_seed(seed)
     state = {
         "w_gate": torch.randn(dim, num_experts, generator=generator),
@@ -27,7 +27,10 @@ def make_converter(
 
 
 def public_forward(state: State, vectors: Tensor) -> Tensor:
-    """The release's converter in eval mode (N, D) to (N, H), sample by sample, from its equation; no dropout, no noise."""
+    """The outputs (N, H) of the release's converter for (N, D), sample by sample, by its equation.
+
+    It is in eval mode: there is no dropout and no noise.
+    """
     num_experts = state["w_gate"].shape[1]
     rows = []
     for x in vectors:
@@ -48,7 +51,7 @@ def converter_bytes(state: State) -> bytes:
 
 
 def vector_files(users: Tensor, items: Tensor) -> dict[str, bytes]:
-    """As the release saves them: pickles of two slices of one table, which has a gradient to come."""
+    """As the release saves them: pickles of two slices of one table that requires a gradient."""
     table = torch.cat([users, items]).requires_grad_() * 1
     return {
         "user_emb.pkl": pickle.dumps(table[: len(users)]),
@@ -57,7 +60,10 @@ def vector_files(users: Tensor, items: Tensor) -> dict[str, bytes]:
 
 
 def write_release(folder: Path, users: Tensor, items: Tensor, converters: dict[str, State]) -> None:
-    """The files that `prepare` and `import-adapter` read, of a small catalogue; `converters` by `user` and `item`."""
+    """Write the files that `prepare` and `import-adapter` read.
+
+    `converters` has the keys `user` and `item`.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     pairs = [(user, (user + step) % len(items)) for user in range(len(users)) for step in range(4)]
     for name, chosen in (
@@ -69,7 +75,8 @@ def write_release(folder: Path, users: Tensor, items: Tensor, converters: dict[s
             "user,item\n" + "".join(f"{user},{item}\n" for user, item in chosen)
         )
     lines = [
-        f'{{"uid": {user}, "iid": {item}, "title": "Place {item}", "user_summary": "Guest {user}.", "item_summary": "Quiet.", '
+        f'{{"uid": {user}, "iid": {item}, "title": "Place {item}", '
+        f'"user_summary": "Guest {user}.", "item_summary": "Quiet.", '
         f'"explanation": "The garden of place {item} is quiet."}}\n'
         for user, item in pairs
     ]

@@ -1,4 +1,4 @@
-"""The release's converter against our adapter: equal outputs; a file of another layout is refused."""
+"""The release's converter and our adapter have equal outputs; other files are refused."""
 
 import pytest
 import torch
@@ -29,7 +29,8 @@ def test_converter_gives_the_outputs_of_the_public_module(
     assert expected.abs().max() > 0.1
     assert output.dtype == torch.float32
     torch.testing.assert_close(output, expected, rtol=0, atol=1e-6)
-    # The release casts the outputs to half before they enter the model: equal up to the last bit there.
+    # The release casts the outputs to half before they enter the model; there they are equal up to
+    # the last bit.
     torch.testing.assert_close(output.half(), expected.half(), rtol=2**-10, atol=1e-6)
 
 

@@ -82,7 +82,8 @@ def test_read_release_broken_rows_become_findings_with_their_line() -> None:
 def test_read_release_wrong_column_raises_data_error() -> None:
     with pytest.raises(
         DataError,
-        match=r"total_val\.csv: missing column\(s\) item; expected user, item, saw 'user', 'business'",
+        match=r"total_val\.csv: missing column\(s\) item; expected user, item, "
+        r"saw 'user', 'business'",
     ):
         read_release(_files(total_val__csv=b"user,business\n0,1\n"))
 

@@ -1,4 +1,4 @@
-"""Tensors out of pickles: what torch and pickle wrote comes back; anything else is refused, and nothing in it is run."""
+"""Tensors from pickles: those that torch and pickle wrote come back, all else is refused unrun."""
 
 import io
 import pickle
@@ -26,7 +26,10 @@ class Hostile:
 
 
 class LoadFromBytes:
-    """A call of torch.storage._load_from_bytes on bytes of the attacker's choice: plain pickle.load would unpickle them."""
+    """A call of torch.storage._load_from_bytes, which plain pickle.load would make.
+
+    The attacker chooses its bytes.
+    """
 
     def __init__(self, data: bytes):
         self.data = data
@@ -75,7 +78,10 @@ def test_read_state_dict_gives_what_torch_save_wrote_as_float32(dtype: torch.dty
 
 @pytest.mark.parametrize("protocol", range(3, pickle.HIGHEST_PROTOCOL + 1))
 def test_read_tensor_gives_what_pickle_dump_wrote(protocol: int) -> None:
-    """As the release writes them: slices of one trained table, each with the whole table's storage and a gradient to come."""
+    """Slices of one trained table, as the release writes them.
+
+    Each has the storage of the whole table and requires a gradient.
+    """
     table = torch.randn(9, 4, requires_grad=True) * 2
     for rows in (table[:5], table[5:]):
         read = read_tensor(pickle.dumps(rows, protocol=protocol), "user_emb.pkl")

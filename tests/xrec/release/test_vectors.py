@@ -1,4 +1,4 @@
-"""The release's vectors as a graph artifact: row by row those of the dataset's users and items, else refused."""
+"""The release's vectors as a graph artifact; those of another dataset are refused."""
 
 import pickle
 from pathlib import Path
@@ -79,7 +79,7 @@ def test_release_vectors_of_another_catalogue_or_shape_raise_data_error(dataset:
 
 
 def test_release_vectors_for_a_dataset_of_other_ids_raise_data_error(dataset: Dataset) -> None:
-    """A dataset of the same size whose rows are in another order would give each user another's vector."""
+    """If the rows had another order, each user would get the vector of another."""
     order = [1, 0, *range(2, 8)]
     other = Dataset(
         dataset.manifest,

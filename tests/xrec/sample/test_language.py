@@ -1,4 +1,4 @@
-"""Texts to train a language model on: the explanation follows from the stated taste and the item's profile."""
+"""Texts to train a language model on: stated taste and item profile decide the explanation."""
 
 from collections import Counter
 
@@ -13,9 +13,7 @@ def _in_order(text: str) -> list[str]:
     return sorted((aspect for aspect in ASPECTS if aspect in text.lower()), key=text.lower().index)
 
 
-def test_generate_language_examples_explanation_names_the_first_stated_aspect_that_the_item_has() -> (
-    None
-):
+def test_language_examples_explanation_names_the_first_stated_aspect_of_the_item() -> None:
     for example in EXAMPLES:
         stated, offered = _in_order(example.user_profile), _in_order(example.item_profile)
         assert 1 <= len(stated) <= 3

@@ -1,4 +1,4 @@
-"""The town: visits follow the latent taste, so the taste can be recovered from visits, and from nothing else."""
+"""The town: visits follow the latent taste, which can be found from them and nothing else."""
 
 from collections.abc import Callable
 
@@ -107,7 +107,7 @@ def test_user_profile_words_do_not_predict_the_favourite() -> None:
 
 
 def test_taste_is_recovered_from_the_training_visits_of_the_right_user_only(town: Town) -> None:
-    """An oracle apart from xrec: truncated SVD of the visits, then a linear choice among the item's four aspects."""
+    """An oracle without xrec: a truncated SVD of the visits, then a linear choice of the aspect."""
     rng = np.random.default_rng(0)
     held_out = rng.random(town.visits.shape) < 0.3
     vectors = _user_vectors(town, held_out, dim=16)
@@ -172,7 +172,10 @@ def test_sample_source_more_visits_than_there_can_be_raises(
 
 
 def _user_vectors(town: Town, held_out: npt.NDArray[np.bool_], dim: int) -> Array:
-    """(U, dim): left singular vectors, weighted, of the degree-normalized matrix of the visits that are not held out."""
+    """(U, dim): weighted left singular vectors of the degree-normalized matrix of visits.
+
+    Visits that are held out are left out.
+    """
     users, columns = np.nonzero(~held_out)
     visits = sp.csr_matrix(
         (np.ones(len(users)), (users, town.visits[users, columns])), shape=(200, 100)
@@ -188,7 +191,7 @@ def _user_vectors(town: Town, held_out: npt.NDArray[np.bool_], dim: int) -> Arra
 def _fit_aspects(
     features: Array, candidates: npt.NDArray[np.bool_], right: npt.NDArray[np.int64]
 ) -> Predict:
-    """Multinomial logistic regression over the candidate aspects (N, A) of each row; returns its prediction."""
+    """The predictions of a multinomial logistic regression over each row's candidates (N, A)."""
 
     def logits(rows: Array, allowed: npt.NDArray[np.bool_]) -> torch.Tensor:
         return (torch.tensor(rows) @ weight + bias).masked_fill(~torch.tensor(allowed), -1e9)

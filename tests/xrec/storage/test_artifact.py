@@ -1,4 +1,4 @@
-"""Manifests: no manifest, no artifact; a run knows its own; another's is refused with the fields that differ."""
+"""Manifests: a run finds its own artifact; that of another run is refused, with what differs."""
 
 import json
 from pathlib import Path
