@@ -7,6 +7,7 @@ import numpy as np
 from cluster.connect import ensure_ray
 from cluster.preflight import check_cluster
 from cluster.room import demand_of_workers
+from jobs.output import Output, llm_fingerprint, location_of, manifest_of
 from xrec.config.evaluate import AblateConfig, Variant
 from xrec.data.dataset import check_has_explanations, read_dataset
 from xrec.data.held_out import HeldOutPair, held_out_pairs
@@ -19,9 +20,9 @@ from xrec.evaluate.variant_scores import of_the_same_pairs, read_scores, write_s
 from xrec.generate.explainer import Explainer, Sources, load_explainer
 from xrec.generate.scoring import fitting_pairs, generated_texts, nll_own_and_shuffled, own_pairs
 from xrec.llm.model import resolve_device
-from xrec.llm.source import folder_uris, model_fingerprint, resolve_model
+from xrec.llm.source import folder_uris
 from xrec.storage import Location, Manifest, check_access, finished, open_location, read_manifest
-from xrec.train.adapter import adapter_run_config, train_adapter
+from xrec.train.adapter import adapter_inputs, adapter_run_config, train_adapter
 
 logger = logging.getLogger("xrec")
 
@@ -38,6 +39,21 @@ _CONTENT = {
 _OF_SCORES = {"split", "max_pairs", "max_generations", "seed", "decoding"}
 
 
+def output(config: AblateConfig, *, exact: bool = True) -> Output:
+    """The ablation that `config` asks for; see jobs.output."""
+    location = location_of(config, "ablation")
+    settings = {
+        **config.model_dump(mode="json", include=_CONTENT),
+        **adapter_run_config(config.training_of("full", location.uri)),
+    }
+    base_model = llm_fingerprint(config, config.llm, exact=exact)
+    inputs = adapter_inputs(
+        manifest_of(config, "dataset"), manifest_of(config, "graph"), base_model or ""
+    )
+    unchecked = () if base_model else ("base_model",)
+    return Output(location, "ablation", settings, inputs, unchecked=unchecked)
+
+
 def run(config: AblateConfig) -> Manifest:
     """Train and score each variant that is not there yet, then compare them; returns the manifest.
 
@@ -48,15 +64,11 @@ def run(config: AblateConfig) -> Manifest:
     for name in ("dataset", "graph", "ablation"):
         check_access(open_location(config.artifact(name), config.storage), config.storage)
     check_has_explanations(open_location(config.artifact("dataset"), config.storage))
-    output = open_location(config.artifact("ablation"), config.storage)
-    run_config = {
-        **config.model_dump(mode="json", include=_CONTENT),
-        **adapter_run_config(config.training_of("full", output.uri)),
-    }
-    inputs = _inputs(config)
-    done = finished(output, "ablation", run_config, inputs)
+    made = output(config)
+    target, run_config, inputs = made.location, made.config, made.inputs
+    done = finished(target, "ablation", run_config, inputs)
     if done is not None:
-        logger.info("%s: already there", output)
+        logger.info("%s: already there", target)
         return done
     pairs = _drawn_pairs(config)
     with ensure_ray(config.ray):
@@ -68,14 +80,14 @@ def run(config: AblateConfig) -> Manifest:
         check_cluster(
             demand_of_workers(config.scaling),
             reads=reads,
-            writes=[output.uri],
+            writes=[target.uri],
             storage=config.storage,
         )
         for variant in config.variants:
             logger.info("variant %s: training", variant)
-            train_adapter(config.training_of(variant, _adapter(output, variant).uri))
+            train_adapter(config.training_of(variant, _adapter(target, variant).uri))
     scores = of_the_same_pairs(
-        {variant: _scores(config, output, variant, pairs) for variant in config.variants}
+        {variant: _scores(config, target, variant, pairs) for variant in config.variants}
     )
     metrics = compute_ablation(
         scores,
@@ -84,20 +96,9 @@ def run(config: AblateConfig) -> Manifest:
         num_samples=config.bootstrap_samples,
         seed=config.seed,
     )
-    manifest = write_ablation(output, scores, metrics, config=run_config, inputs=inputs)
-    logger.info("%d variants: %s", len(scores), output / ABLATION_REPORT)
+    manifest = write_ablation(target, scores, metrics, config=run_config, inputs=inputs)
+    logger.info("%d variants: %s", len(scores), target / ABLATION_REPORT)
     return manifest
-
-
-def _inputs(config: AblateConfig) -> dict[str, str]:
-    dataset, graph = (
-        read_manifest(open_location(config.artifact(name), config.storage), name)
-        for name in ("dataset", "graph")
-    )
-    base_model = model_fingerprint(
-        resolve_model(config.llm.model, config.llm.cache_dir, config.storage)
-    )
-    return {"dataset": dataset.fingerprint, "graph": graph.fingerprint, "base_model": base_model}
 
 
 def _adapter(output: Location, variant: Variant) -> Location:
@@ -184,6 +185,6 @@ def score_variant(
 
 
 if __name__ == "__main__":
-    from xrec.cli.main import run_job
+    from jobs.command.commands import run_job
 
     run_job("ablate")

@@ -5,6 +5,7 @@ import logging
 from cluster.connect import ensure_ray
 from cluster.preflight import check_cluster
 from cluster.room import demand_of_actors
+from jobs.output import Output
 from xrec.backfill import (
     Lease,
     RunIdentity,
@@ -16,11 +17,38 @@ from xrec.backfill import (
     read_plan,
     run_backfill,
 )
-from xrec.config.backfill import BackfillConfig
+from xrec.backfill.identity import identify, identify_unchecked, output_uri
+from xrec.backfill.plan import PLAN, SUCCESS
+from xrec.backfill.spill import PairSpill
+from xrec.config.backfill import BackfillConfig, SplitPairs
 from xrec.llm.source import folder_uris
 from xrec.storage import Manifest, check_access, open_location, read_manifest
 
 logger = logging.getLogger("xrec")
+
+
+def output(config: BackfillConfig, *, exact: bool = True) -> Output:
+    """The explanations that `config` asks for; see jobs.output.
+
+    Reads all pairs, and looks at the language model. Without `exact` it reads only the pairs of a
+    split, which are few, and takes the language model for the adapter's.
+    """
+    if exact or isinstance(config.pairs, SplitPairs):
+        spill = PairSpill(pair_batches(config))
+        spill.delete()
+        pairs, unchecked = spill.fingerprint, tuple[str, ...]()
+    else:
+        pairs, unchecked = "", ("pairs",)
+    identity = (identify if exact else identify_unchecked)(config, pairs)
+    return Output(
+        open_location(output_uri(config, identity.run), config.storage),
+        "explanations",
+        identity.config,
+        identity.inputs,
+        unchecked=unchecked,
+        records=(PLAN,),
+        completed_by=SUCCESS,
+    )
 
 
 def run(config: BackfillConfig) -> Manifest:
@@ -63,6 +91,6 @@ def compact_output(config: BackfillConfig) -> Manifest:
 
 
 if __name__ == "__main__":
-    from xrec.cli.main import run_job
+    from jobs.command.commands import run_job
 
     run_job("backfill")

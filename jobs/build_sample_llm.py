@@ -1,8 +1,14 @@
 """Job `build-sample-llm`: a small language model of the sample's language is trained."""
 
+from jobs.output import Output, location_of
 from xrec.config.data import BuildSampleLLMConfig
-from xrec.sample.language_model_artifact import build_sample_llm
+from xrec.sample.language_model_artifact import build_sample_llm, llm_settings
 from xrec.storage import Manifest
+
+
+def output(config: BuildSampleLLMConfig, *, exact: bool = True) -> Output:
+    """The artifact `llm` that `config` asks for; see jobs.output."""
+    return Output(location_of(config, "llm"), "llm", llm_settings(config), {})
 
 
 def run(config: BuildSampleLLMConfig) -> Manifest:
@@ -11,6 +17,6 @@ def run(config: BuildSampleLLMConfig) -> Manifest:
 
 
 if __name__ == "__main__":
-    from xrec.cli.main import run_job
+    from jobs.command.commands import run_job
 
     run_job("build-sample-llm")

@@ -2,11 +2,13 @@
 
 import json
 import logging
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 
+from jobs.output import Output, location_of, manifest_of
 from xrec.adapter.pairs import Pair
 from xrec.backfill import read_explanations
 from xrec.config.evaluate import EvaluateConfig
@@ -25,12 +27,17 @@ from xrec.evaluate import (
 from xrec.generate.explainer import Explainer, Sources, load_explainer
 from xrec.generate.scoring import generated_texts, nll_own_and_shuffled, shuffled_pairs
 from xrec.graph.artifact import read_metrics
-from xrec.storage import Manifest, check_access, finished, open_location, read_manifest
+from xrec.storage import Kind, Manifest, check_access, finished, open_location
 
 logger = logging.getLogger("xrec")
 
-_ARTIFACTS = ("dataset", "graph", "adapter", "explanations")
+_ARTIFACTS: tuple[Kind, ...] = ("dataset", "graph", "adapter", "explanations")
 _Row = tuple[HeldOutPair, str]
+
+
+def output(config: EvaluateConfig, *, exact: bool = True) -> Output:
+    """The evaluation that `config` asks for; see jobs.output."""
+    return _output(config, _manifests(config))
 
 
 def run(config: EvaluateConfig) -> Manifest:
@@ -42,26 +49,10 @@ def run(config: EvaluateConfig) -> Manifest:
     """
     for name in (*_ARTIFACTS, "evaluation"):
         check_access(open_location(config.artifact(name), config.storage), config.storage)
-    manifests = {
-        name: read_manifest(open_location(config.artifact(name), config.storage), name)  # type: ignore[arg-type]
-        for name in _ARTIFACTS
-    }
+    manifests = _manifests(config)
     _check_lineage(config, manifests)
-    inputs = {name: manifest.fingerprint for name, manifest in manifests.items()}
-    run_config = config.model_dump(
-        mode="json",
-        exclude={
-            "workspace",
-            "storage",
-            "evaluation",
-            "device",
-            "batch_size",
-            "engine",
-            "llm",
-            *_ARTIFACTS,
-        },
-    )
-    output = open_location(config.artifact("evaluation"), config.storage)
+    made = _output(config, manifests)
+    output, run_config, inputs = made.location, made.config, made.inputs
     done = finished(output, "evaluation", run_config, inputs)
     if done is not None:
         logger.info("%s: already there", output)
@@ -98,6 +89,21 @@ def run(config: EvaluateConfig) -> Manifest:
         "%d pairs, %d metrics: %s", len(pairs), len(flat_metrics(metrics)), output / "report.html"
     )
     return manifest
+
+
+def _manifests(config: EvaluateConfig) -> dict[str, Manifest]:
+    return {name: manifest_of(config, name) for name in _ARTIFACTS}
+
+
+def _output(config: EvaluateConfig, manifests: Mapping[str, Manifest]) -> Output:
+    elsewhere = {"workspace", "storage", "evaluation", *_ARTIFACTS}
+    without_effect = {"device", "batch_size", "engine", "llm"}
+    return Output(
+        location_of(config, "evaluation"),
+        "evaluation",
+        config.model_dump(mode="json", exclude=elsewhere | without_effect),
+        {name: manifest.fingerprint for name, manifest in manifests.items()},
+    )
 
 
 def score_pairs(
@@ -203,6 +209,6 @@ def _graph_history(config: EvaluateConfig) -> list[dict[str, Any]]:
 
 
 if __name__ == "__main__":
-    from xrec.cli.main import run_job
+    from jobs.command.commands import run_job
 
     run_job("evaluate")

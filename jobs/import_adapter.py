@@ -1,8 +1,36 @@
 """Job `import-adapter`: the converters and vectors of the public XRec release in, graph and adapter artifacts out."""
 
+from jobs.output import Output, llm_fingerprint, location_of, manifest_of, unknown
 from xrec.config.adapter import ImportAdapterConfig
-from xrec.release.adapter import import_release
-from xrec.storage import Manifest, check_access, open_location
+from xrec.release.adapter import converter_hashes, import_release, import_settings
+from xrec.storage import MANIFEST, Manifest, check_access, open_location
+
+
+def output(config: ImportAdapterConfig, *, exact: bool = True) -> Output:
+    """The adapter that `config` asks for, with the graph beside it if that is made too.
+
+    Reads the release's files. See jobs.output.
+    """
+    graph = location_of(config, "graph")
+    is_there = (graph / MANIFEST).is_file()
+    inputs, unchecked = unknown(
+        {
+            "dataset": manifest_of(config, "dataset").fingerprint,
+            "graph": None
+            if config.import_graph and not is_there
+            else manifest_of(config, "graph").fingerprint,
+            "base_model": llm_fingerprint(config, config.llm, exact=exact),
+            **converter_hashes(config),
+        }
+    )
+    return Output(
+        location_of(config, "adapter"),
+        "adapter",
+        import_settings(config),
+        inputs,
+        unchecked=unchecked,
+        beside=(Output(graph, "graph", {}, {}),) if config.import_graph else (),
+    )
 
 
 def run(config: ImportAdapterConfig) -> Manifest:
@@ -16,6 +44,6 @@ def run(config: ImportAdapterConfig) -> Manifest:
 
 
 if __name__ == "__main__":
-    from xrec.cli.main import run_job
+    from jobs.command.commands import run_job
 
     run_job("import-adapter")

@@ -2,13 +2,20 @@
 
 from functools import partial
 
+from jobs.output import Output, location_of
 from xrec.config.data import PrepareConfig, ReleaseSource, SampleSource
-from xrec.data import prepare_dataset
+from xrec.data import dataset_identity, prepare_dataset
 from xrec.data.source import Source
 from xrec.data.tables import find_table_files, read_tables
 from xrec.release.dataset import find_release_files, read_release
 from xrec.sample import generate_town, town_source
 from xrec.storage import Manifest, open_location
+
+
+def output(config: PrepareConfig, *, exact: bool = True) -> Output:
+    """The dataset that `config` asks for; reads the source's files. See jobs.output."""
+    settings, inputs = dataset_identity(config, _source(config))
+    return Output(location_of(config, "dataset"), "dataset", settings, inputs)
 
 
 def run(config: PrepareConfig) -> Manifest:
@@ -29,6 +36,6 @@ def _source(config: PrepareConfig) -> Source:
 
 
 if __name__ == "__main__":
-    from xrec.cli.main import run_job
+    from jobs.command.commands import run_job
 
     run_job("prepare")

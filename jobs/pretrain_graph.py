@@ -3,9 +3,18 @@
 from cluster.connect import ensure_ray
 from cluster.preflight import check_cluster
 from cluster.room import demand_of_workers
+from jobs.output import Output, location_of
 from xrec.config.graph import PretrainGraphConfig
 from xrec.storage import Manifest, check_access, open_location
-from xrec.train.graph import pretrain_graph, pretrained_graph
+from xrec.train.graph import graph_identity, pretrain_graph, pretrained_graph
+
+
+def output(config: PretrainGraphConfig, *, exact: bool = True) -> Output:
+    """The graph that `config` asks for; see jobs.output."""
+    settings, inputs = graph_identity(config)
+    return Output(
+        location_of(config, "graph"), "graph", settings, inputs, records=("checkpoints/run.json",)
+    )
 
 
 def run(config: PretrainGraphConfig) -> Manifest:
@@ -26,6 +35,6 @@ def run(config: PretrainGraphConfig) -> Manifest:
 
 
 if __name__ == "__main__":
-    from xrec.cli.main import run_job
+    from jobs.command.commands import run_job
 
     run_job("pretrain-graph")

@@ -3,9 +3,27 @@
 from cluster.connect import ensure_ray
 from cluster.preflight import check_cluster
 from cluster.room import ONE_CPU
+from jobs.output import Output, location_of
 from xrec.config.backfill import RecommendConfig
-from xrec.recommend import plan_recommendations, read_tables, run_recommend
+from xrec.recommend import (
+    identify_recommendations,
+    plan_recommendations,
+    read_tables,
+    run_recommend,
+)
 from xrec.storage import Manifest, check_access, open_location
+
+
+def output(config: RecommendConfig, *, exact: bool = True) -> Output:
+    """The recommendations that `config` asks for; see jobs.output."""
+    plan = identify_recommendations(config)
+    return Output(
+        location_of(config, "recommendations"),
+        "recommendations",
+        plan.config,
+        plan.inputs,
+        records=("run.json",),
+    )
 
 
 def run(config: RecommendConfig) -> Manifest:
@@ -28,6 +46,6 @@ def run(config: RecommendConfig) -> Manifest:
 
 
 if __name__ == "__main__":
-    from xrec.cli.main import run_job
+    from jobs.command.commands import run_job
 
     run_job("recommend")

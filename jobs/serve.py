@@ -109,6 +109,6 @@ def _hang_ups() -> Iterator[None]:
 
 
 if __name__ == "__main__":
-    from xrec.cli.main import run_job
+    from jobs.command.commands import run_job
 
     run_job("serve")

@@ -1,20 +1,46 @@
 """Job `train-adapter`: dataset, graph and a frozen language model in, adapter artifact out."""
 
+import logging
+
 from cluster.connect import ensure_ray
 from cluster.preflight import check_cluster
 from cluster.room import demand_of_workers
+from jobs.output import Output, llm_fingerprint, location_of, manifest_of
 from xrec.config.adapter import TrainAdapterConfig
 from xrec.data import check_has_explanations
 from xrec.llm.source import folder_uris
-from xrec.storage import Manifest, check_access, open_location
-from xrec.train.adapter import train_adapter
+from xrec.storage import Manifest, check_access, finished
+from xrec.train.adapter import adapter_inputs, adapter_run_config, train_adapter
+
+logger = logging.getLogger("xrec")
+
+
+def output(config: TrainAdapterConfig, *, exact: bool = True) -> Output:
+    """The adapter that `config` asks for; see jobs.output."""
+    base_model = llm_fingerprint(config, config.llm, exact=exact)
+    inputs = adapter_inputs(
+        manifest_of(config, "dataset"), manifest_of(config, "graph"), base_model or ""
+    )
+    return Output(
+        location_of(config, "adapter"),
+        "adapter",
+        adapter_run_config(config),
+        inputs,
+        unchecked=() if base_model else ("base_model",),
+        records=("checkpoints/run.json",),
+    )
 
 
 def run(config: TrainAdapterConfig) -> Manifest:
-    """Check that the storage can be used, connect to Ray, train."""
+    """Check that the storage can be used and that there is something to do; connect to Ray, train."""
     for name in ("dataset", "graph", "adapter"):
-        check_access(open_location(config.artifact(name), config.storage), config.storage)
-    check_has_explanations(open_location(config.artifact("dataset"), config.storage))
+        check_access(location_of(config, name), config.storage)
+    made = output(config)
+    done = finished(made.location, made.kind, made.config, made.inputs)
+    if done is not None:
+        logger.info("%s: already there", made.location)
+        return done
+    check_has_explanations(location_of(config, "dataset"))
     with ensure_ray(config.ray):
         reads = [
             config.artifact("dataset"),
@@ -31,6 +57,6 @@ def run(config: TrainAdapterConfig) -> Manifest:
 
 
 if __name__ == "__main__":
-    from xrec.cli.main import run_job
+    from jobs.command.commands import run_job
 
     run_job("train-adapter")

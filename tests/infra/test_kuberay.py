@@ -9,6 +9,7 @@ import pytest
 import ray
 import yaml
 
+from jobs.command.catalogue import JOBS, job_named
 from tests.infra.manifests import (
     KUBERAY,
     OVERLAYS,
@@ -20,7 +21,6 @@ from tests.infra.manifests import (
     pod_templates,
     source_documents,
 )
-from xrec.cli.job import JOBS, job_named
 
 RAY_KINDS = ("RayCluster", "RayJob", "RayService")
 RAY_FILES = [

@@ -3,15 +3,17 @@
 The fingerprint of both names the run. An output belongs to one run.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from xrec.adapter.artifact import read_adapter
 from xrec.config.backfill import BackfillConfig
 from xrec.config.serve import ServeConfig
 from xrec.config.shared import ColdStartConfig, StorageConfig
 from xrec.data.cold_start import read_cold_start
-from xrec.generate.explainer import Sources, check_sources
-from xrec.storage import open_location, read_manifest, run_fingerprint
+from xrec.generate.explainer import Sources, check_sources, model_inputs
+from xrec.storage import Manifest, open_location, read_manifest, run_fingerprint
 
 
 @dataclass(frozen=True)
@@ -32,13 +34,29 @@ def identify(config: BackfillConfig, pairs_fingerprint: str) -> RunIdentity:
 
     Raises what `check_sources` raises, and ArtifactNotFoundError if `carry_from` is not finished.
     """
+    checked = check_sources(sources_of(config))
+    # check_sources has checked that llm.model is the adapter's model.
+    return _identity(config, checked.dataset, checked.model_inputs, pairs_fingerprint)
+
+
+def identify_unchecked(config: BackfillConfig, pairs_fingerprint: str) -> RunIdentity:
+    """Return what `identify` returns, without a look at the language model.
+
+    Raises ArtifactNotFoundError if an input is not finished.
+    """
+    dataset, graph = (
+        read_manifest(open_location(config.artifact("dataset"), config.storage), "dataset"),
+        read_manifest(open_location(config.artifact("graph"), config.storage), "graph"),
+    )
+    adapter = read_adapter(open_location(config.artifact("adapter"), config.storage))
+    return _identity(config, dataset, model_inputs(adapter, graph), pairs_fingerprint)
+
+
+def _identity(
+    config: BackfillConfig, dataset: Manifest, model: Mapping[str, str], pairs_fingerprint: str
+) -> RunIdentity:
     sources = sources_of(config)
-    checked = check_sources(sources)
-    inputs = {
-        "dataset": checked.dataset.fingerprint,
-        **checked.model_inputs,  # check_sources has checked that llm.model is the adapter's model
-        "pairs": pairs_fingerprint,
-    }
+    inputs = {"dataset": dataset.fingerprint, **model, "pairs": pairs_fingerprint}
     if sources.cold_start:
         inputs["cold_start"] = read_cold_start(sources.cold_start, sources.storage).fingerprint
     if config.carry_from:

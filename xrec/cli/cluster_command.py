@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from xrec.cli.arguments import Address, Debug
-from xrec.cli.exit_codes import exit_codes
+from jobs.command.arguments import Address, Debug
+from jobs.command.exit_codes import exit_codes
+from jobs.command.logging import configure_logging
 from xrec.cli.jobs_command import jobs_table
-from xrec.cli.logging import configure_logging
 from xrec.cli.text_table import text_table
 
 if TYPE_CHECKING:

@@ -4,9 +4,9 @@ from typing import Annotated
 
 import typer
 
-from xrec.cli.arguments import Debug
-from xrec.cli.exit_codes import exit_codes
-from xrec.cli.logging import configure_logging
+from jobs.command.arguments import Debug
+from jobs.command.exit_codes import exit_codes
+from jobs.command.logging import configure_logging
 
 HELP = """The whole pipeline on the generated sample.
 

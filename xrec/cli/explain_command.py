@@ -4,9 +4,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from xrec.cli.arguments import ConfigPath, Debug, Overrides
-from xrec.cli.exit_codes import exit_codes
-from xrec.cli.logging import configure_logging
+from jobs.command.arguments import ConfigPath, Debug, Overrides
+from jobs.command.exit_codes import exit_codes
+from jobs.command.logging import configure_logging
 
 if TYPE_CHECKING:
     from jobs.explain import ExplainedPair

@@ -1,9 +1,13 @@
-"""`xrec`, the one command-line program; and `run_job`, the same for `python -m jobs.<job>`."""
+"""`xrec`, the one command-line program."""
 
 from typing import Annotated, NoReturn
 
 import typer
 
+from jobs.command.catalogue import JOBS
+from jobs.command.commands import add_job_command, new_app
+from jobs.command.run import HELP as RUN_HELP
+from jobs.command.run import run
 from xrec import __version__
 from xrec.cli import (
     cluster_command,
@@ -11,26 +15,22 @@ from xrec.cli import (
     explain_command,
     init_command,
     jobs_command,
+    status_command,
     submit_command,
 )
-from xrec.cli.job import JOBS, job_named
-from xrec.cli.job_commands import add_job_command
 
 HELP = """For every recommendation, the reason why this user would like this item.
 
 \b
-Data goes one way, each arrow is a command, each noun an artifact at a URI (local folder or s3://):
+Data goes one way. Each arrow is a command, each noun an artifact at a URI (local folder or s3://):
   raw files -prepare-> dataset -pretrain-graph-> graph -train-adapter-> adapter
             -backfill-> explanations -evaluate-> metrics and report.html
   graph -recommend-> each user's best unseen items, which a backfill can take as its pairs
   explanations, adapter -serve-> an HTTP endpoint with a page
 
-Start with: xrec demo. Each command has its own --help. Exit codes: 0 done, 1 failed, 2 bad usage or config.
+A project is one YAML file; xrec run goes through all of it. Start with: xrec demo; for your own data:
+xrec init. Each command has its own --help. Exit codes: 0 done, 1 failed, 2 bad usage or config.
 """
-
-
-def _app() -> typer.Typer:
-    return typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
 
 def _print_version(wanted: bool) -> None:
@@ -39,7 +39,7 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-app = _app()
+app = new_app()
 
 
 @app.callback(help=HELP, no_args_is_help=True)
@@ -54,6 +54,8 @@ def _program(
     """The options before any command."""
 
 
+app.command("run", help=RUN_HELP)(run)
+app.command("status", help=status_command.HELP)(status_command.status)
 for _job in JOBS:
     add_job_command(app, _job)
 app.command("explain", help=explain_command.HELP)(explain_command.explain)
@@ -71,13 +73,4 @@ app.add_typer(
 def main() -> NoReturn:
     """The entry point of `xrec`."""
     app(prog_name="xrec")
-    raise SystemExit(0)
-
-
-def run_job(name: str) -> NoReturn:
-    """The entry point of `python -m jobs.<job>`: the same arguments, help and exit codes as `xrec <job>`."""
-    job = job_named(name)
-    single = _app()
-    add_job_command(single, job)
-    single(prog_name=f"python -m jobs.{job.module}")
     raise SystemExit(0)

@@ -93,7 +93,16 @@ def config_error(source: str, lines: Sequence[str]) -> ConfigError:
 
 def resolved_yaml(config: Config) -> str:
     """The whole config with its defaults, as YAML; secrets are masked."""
-    text: str = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    return _dumped(config.model_dump(mode="json"))
+
+
+def as_yaml(configs: Mapping[str, Config]) -> str:
+    """Several configs, each under its name, as `resolved_yaml`."""
+    return _dumped({name: config.model_dump(mode="json") for name, config in configs.items()})
+
+
+def _dumped(values: Mapping[str, Any]) -> str:
+    text: str = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
     return text
 
 
@@ -122,6 +131,8 @@ def _mentions_secret(annotation: Any) -> bool:
 def _problem(config_type: type[Config], detail: Any) -> Problem:
     keys, sections, fields = _walk(config_type, detail["loc"])
     if detail["type"] == "extra_forbidden":
+        if text := _of_another_kind(config_type, detail["loc"]):
+            return Problem(tuple(keys), "value", text)
         known = sorted({name for section in sections for name in section.model_fields})
         return Problem((*keys[:-1], _shown_key(keys[-1], sections)), "unknown", known=tuple(known))
     if detail["type"] == "missing":
@@ -156,6 +167,21 @@ def _walk(
         around, fields = inside, found
         inside = tuple(each for field in found for each in sections_of(field.annotation))
     return keys, around, fields
+
+
+def _of_another_kind(config_type: type[Config], location: Sequence[str | int]) -> str:
+    """What is wrong with a key that stands in another section of a union; empty if none has it."""
+    *before, tag, key = ["", "", *location]
+    _, _, fields = _walk(config_type, before[2:])
+    sections = [each for field in fields for each in sections_of(field.annotation)]
+    chosen = [section for section in sections if tag in _tags(section)]
+    others = [_tags(section)[0] for section in sections if str(key) in section.model_fields]
+    if not chosen or not others:
+        return ""
+    return (
+        f"goes with kind: {', '.join(others)}, and this section has kind: {tag}; give the section "
+        f"as a whole, for example {before[-1]}='{{kind: {tag}, ...}}' on the command line"
+    )
 
 
 def _tags(section: type[Config]) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from xrec.config.adapter import ImportAdapterConfig, TrainAdapterConfig
 from xrec.config.backfill import BackfillConfig, RecommendConfig
-from xrec.config.base import Problem, config_error, validate
+from xrec.config.base import Problem, config_error, holds_secret, validate
 from xrec.config.data import BuildSampleLLMConfig, PrepareConfig
 from xrec.config.evaluate import AblateConfig, EvaluateConfig
 from xrec.config.graph import PretrainGraphConfig
@@ -139,6 +139,22 @@ def load_config(
     config = project.configs([job], own)[job]
     assert isinstance(config, config_type)
     return config
+
+
+def secret_overrides(arguments: Sequence[str]) -> list[str]:
+    """The keys of those overrides that may hold a secret; raises ConfigError as `load_config`."""
+    secret = []
+    for override in parse_overrides(arguments, _places().keys()):
+        keys = override.keys[1:] if override.keys[0] in JOBS else override.keys
+        found = [
+            key.field
+            for config in JOBS.values()
+            for key in keys_of(config)
+            if key.name == ".".join(keys)
+        ]
+        if any(map(holds_secret, found)):
+            secret.append(override.dotted)
+    return secret
 
 
 def _read(path: str | Path, overrides: Sequence[Override]) -> Project:

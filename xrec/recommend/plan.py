@@ -4,7 +4,7 @@ It is known before the work, and an output belongs to one run.
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from xrec.config.backfill import RecommendConfig
@@ -42,11 +42,20 @@ class RecommendPlan:
 
 
 def plan_recommendations(config: RecommendConfig) -> RecommendPlan:
-    """The run that `config` asks for.
+    """`identify_recommendations`, and the manifest if this run is finished; writes nothing.
 
-    Reads manifests and the tables of a cold start, and writes nothing. Raises ArtifactNotFoundError
-    if there is no dataset or graph, ArtifactMismatchError if the graph is of another dataset or the
-    output holds another run, ConfigError if k is more than there are items or user_ids is empty.
+    Raises also ArtifactMismatchError if the output holds another run.
+    """
+    plan = identify_recommendations(config)
+    output = open_location(config.artifact("recommendations"), config.storage)
+    return replace(plan, done=finished(output, "recommendations", plan.config, plan.inputs))
+
+
+def identify_recommendations(config: RecommendConfig) -> RecommendPlan:
+    """The run that `config` asks for; reads manifests and the tables of a cold start.
+
+    Raises ArtifactNotFoundError without dataset or graph, ArtifactMismatchError if the graph is of
+    another dataset, ConfigError if k is more than there are items or user_ids is empty.
     """
     dataset, graph = (
         read_manifest(open_location(config.artifact("dataset"), config.storage), "dataset"),
@@ -64,10 +73,7 @@ def plan_recommendations(config: RecommendConfig) -> RecommendPlan:
     inputs = {"dataset": dataset.fingerprint, "graph": graph.fingerprint}
     if config.cold_start is not None:
         inputs["cold_start"] = read_cold_start(config.cold_start, config.storage).fingerprint
-    output = open_location(config.artifact("recommendations"), config.storage)
-    return RecommendPlan(
-        run_config, inputs, finished(output, "recommendations", run_config, inputs)
-    )
+    return RecommendPlan(run_config, inputs)
 
 
 def begin(output: Location, plan: RecommendPlan) -> None:

@@ -6,6 +6,7 @@ without that graph and that model.
 
 import logging
 from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor
 from transformers import AutoConfig
@@ -67,6 +68,21 @@ def import_release(config: ImportAdapterConfig) -> Manifest:
         graph_fingerprint=graph.fingerprint,
     )
     return _write(config, adapter, state, files=files, dataset=dataset)
+
+
+def import_settings(config: ImportAdapterConfig) -> dict[str, Any]:
+    """The settings that the imported adapter depends on."""
+    values = config.model_dump(mode="json", include={"prompt", "injection"})
+    return {"source": "xrec_release", **values}
+
+
+def converter_hashes(config: ImportAdapterConfig) -> dict[str, str]:
+    """A hash of each converter file of the release; raises DataError if one is missing."""
+    return _hashes(_read_files(config))
+
+
+def _hashes(files: Mapping[str, bytes]) -> dict[str, str]:
+    return {name: content_hash(files[name]) for name in CONVERTER_FILES}
 
 
 def _read_files(config: ImportAdapterConfig) -> dict[str, bytes]:
@@ -147,15 +163,12 @@ def _write(
     dataset: Manifest,
 ) -> Manifest:
     output = open_location(config.artifact("adapter"), config.storage)
-    run_config = {
-        "source": "xrec_release",
-        **config.model_dump(mode="json", include={"prompt", "injection"}),
-    }
+    run_config = import_settings(config)
     inputs = {
         "dataset": dataset.fingerprint,
         "graph": adapter.graph_fingerprint,
         "base_model": adapter.base_model_fingerprint,
-        **{name: content_hash(files[name]) for name in CONVERTER_FILES},
+        **_hashes(files),
     }
     done = finished(output, "adapter", run_config, inputs)
     if done is not None:

@@ -3,6 +3,7 @@
 import logging
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -27,7 +28,7 @@ def build_sample_llm(config: BuildSampleLLMConfig) -> Manifest:
     """
     output = open_location(config.artifact("llm"), config.storage)
     check_access(output, config.storage)
-    run_config = config.model_dump(mode="json", include={"model", "prompt"})
+    run_config = llm_settings(config)
     done = finished(output, "llm", run_config, {})
     if done is not None:
         logger.info("%s: already there", output)
@@ -44,3 +45,8 @@ def build_sample_llm(config: BuildSampleLLMConfig) -> Manifest:
     return write_manifest(
         output, "llm", config=run_config, inputs={}, files=hashes, metrics={"loss": loss}
     )
+
+
+def llm_settings(config: BuildSampleLLMConfig) -> dict[str, Any]:
+    """The settings that the model depends on; it has no inputs."""
+    return config.model_dump(mode="json", include={"model", "prompt"})

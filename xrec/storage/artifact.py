@@ -36,6 +36,19 @@ Kind = Literal[
 ]
 
 
+_MADE_BY: Mapping[Kind, str] = {
+    "dataset": "xrec prepare",
+    "graph": "xrec pretrain-graph (or xrec import-adapter)",
+    "recommendations": "xrec recommend",
+    "llm": "xrec build-sample-llm",
+    "adapter": "xrec train-adapter (or xrec import-adapter)",
+    "explanations": "xrec backfill",
+    "evaluation": "xrec evaluate",
+    "ablation": "xrec ablate",
+}
+"""The commands that make the artifacts, for messages."""
+
+
 class Manifest(BaseModel):
     """What `manifest.json` holds."""
 
@@ -168,9 +181,10 @@ def read_manifest(location: Location, kind: Kind) -> Manifest:
     try:
         data = (location / MANIFEST).read_bytes()
     except StorageNotFoundError as error:
+        job = f"run {_MADE_BY[kind]} first" if kind in _MADE_BY else "run its job first"
         raise ArtifactNotFoundError(
-            f"{location}: no {kind} artifact ({MANIFEST} is missing): never made, or its job did "
-            "not finish; run that job, or check the URI"
+            f"{location}: no {kind} artifact ({MANIFEST} is missing): it was never made, or its job "
+            f"did not finish; {job}, or check the URI"
         ) from error
     try:
         manifest = Manifest.model_validate_json(data)

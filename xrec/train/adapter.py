@@ -105,7 +105,7 @@ def train_adapter(config: TrainAdapterConfig) -> Manifest:
         resolve_model(config.llm.model, config.llm.cache_dir, config.storage)
     )
     run_config = adapter_run_config(config)
-    inputs = {"dataset": dataset.fingerprint, "graph": graph.fingerprint, "base_model": base_model}
+    inputs = adapter_inputs(dataset, graph, base_model)
     done = finished(output, "adapter", run_config, inputs)
     if done is not None:
         logger.info("%s: already there", output)
@@ -155,6 +155,11 @@ def adapter_run_config(config: TrainAdapterConfig) -> dict[str, Any]:
     )
     clipping = {"gradient_clipping": config.deepspeed.gradient_clipping}
     return {**values, "training": training, "deepspeed": clipping, "dtype": config.llm.dtype}
+
+
+def adapter_inputs(dataset: Manifest, graph: Manifest, base_model: str) -> dict[str, str]:
+    """Return the fingerprints of what an adapter is made from."""
+    return {"dataset": dataset.fingerprint, "graph": graph.fingerprint, "base_model": base_model}
 
 
 def _check_batch_sizes(config: TrainAdapterConfig) -> None:

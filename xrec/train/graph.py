@@ -141,15 +141,24 @@ def pretrained_graph(config: PretrainGraphConfig) -> Manifest | None:
     Raises ArtifactNotFoundError without a dataset, and ArtifactMismatchError if another run's graph
     or checkpoints are at the output.
     """
-    source, target = _locations(config)
-    inputs = {"dataset": read_manifest(source, "dataset").fingerprint}
-    done = finished(target, "graph", _settings(config), inputs)
+    _, target = _locations(config)
+    settings, inputs = graph_identity(config)
+    done = finished(target, "graph", settings, inputs)
     if done is not None:
         logger.info("%s: this graph is already trained", target)
         return done
-    if not claim(target / _CHECKPOINTS, "graph", _settings(config), inputs):
+    if not claim(target / _CHECKPOINTS, "graph", settings, inputs):
         (target / METRICS).delete()  # of a run whose checkpoints were deleted
     return None
+
+
+def graph_identity(config: PretrainGraphConfig) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return the settings that the graph's content depends on, and the dataset's fingerprint.
+
+    Raises ArtifactNotFoundError without a dataset.
+    """
+    source, _ = _locations(config)
+    return _settings(config), {"dataset": read_manifest(source, "dataset").fingerprint}
 
 
 def _locations(config: PretrainGraphConfig) -> tuple[Location, Location]:

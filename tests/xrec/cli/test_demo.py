@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
+from jobs.run import chosen_configs
 from xrec.cli import demo
-from xrec.cli.job import BACKFILL, EVALUATE, PREPARE, TRAIN_ADAPTER
 from xrec.config.base import parse_config
 from xrec.config.evaluate import EvaluateConfig
+from xrec.config.project import read_project
 from xrec.errors import ConfigError
 from xrec.evaluate import Lineage, ScoredPair, compute_metrics, write_evaluation
 from xrec.storage import Location, Manifest, open_location
@@ -19,27 +20,29 @@ from xrec.storage import Location, Manifest, open_location
 ROOT = Path(__file__).parents[3]
 
 
-@pytest.mark.parametrize("job", demo._JOBS, ids=lambda job: job.name)
-def test_demo_configs_keep_everything_in_the_workspace(job: Any) -> None:
-    config = demo._config(job, "/demo/")
-    values = config.model_dump(mode="json")
-    assert values["workspace"] == "/demo/"
-    assert config.artifact("dataset") == "/demo/dataset"
-    if job in (TRAIN_ADAPTER, BACKFILL, EVALUATE):
-        assert values["llm"]["model"] == "/demo/llm"
+@pytest.fixture
+def configs() -> dict[str, Any]:
+    """The configs of the demo's jobs in the workspace /demo/, as plain values."""
+    chosen = chosen_configs(read_project(demo._config_path(), ["workspace=/demo/"]))
+    return {job: config.model_dump(mode="json") for job, config in chosen.items()}
 
 
-def test_demo_the_shuffled_texts_are_made_as_the_backfills(tmp_path: Path) -> None:
+def test_demo_configs_keep_everything_in_the_workspace(configs: dict[str, Any]) -> None:
+    assert {values["workspace"] for values in configs.values()} == {"/demo/"}
+    models = [values["llm"]["model"] for values in configs.values() if "llm" in values]
+    assert models == ["/demo/llm"] * 3
+
+
+def test_demo_the_shuffled_texts_are_made_as_the_backfills(configs: dict[str, Any]) -> None:
     """aspect_accuracy and its shuffled twin compare only if both were decoded alike."""
-    backfill, evaluate = (
-        demo._config(job, str(tmp_path)).model_dump() for job in (BACKFILL, EVALUATE)
-    )
+    backfill, evaluate = configs["backfill"], configs["evaluate"]
     assert backfill["decoding"] == evaluate["decoding"]
     assert backfill["pairs"]["split"] == evaluate["split"]
 
 
-def test_demo_the_model_learns_the_prompt_that_the_adapter_is_trained_for() -> None:
-    configs = {job.name: demo._config(job, "/demo").model_dump() for job in demo._JOBS}
+def test_demo_the_model_learns_the_prompt_that_the_adapter_is_trained_for(
+    configs: dict[str, Any],
+) -> None:
     assert configs["build-sample-llm"]["prompt"] == configs["train-adapter"]["prompt"]
 
 
@@ -50,7 +53,7 @@ def test_demo_outside_a_checkout_says_where_it_runs(
     with pytest.raises(
         ConfigError, match=r"configs/sample\.yaml: not there; the demo runs from a checkout"
     ):
-        demo._config(PREPARE, "/demo")
+        demo.run_demo("/demo")
 
 
 def _evaluation(location: Location, num_pairs: int) -> EvaluateConfig:

@@ -9,10 +9,12 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from xrec.cli.job import JOBS, job_named
+from jobs.command.catalogue import JOBS, Job, job_named
 from xrec.cli.main import app
 from xrec.config.data import PrepareConfig
-from xrec.config.project import read_project
+from xrec.config.keys import keys_of
+from xrec.config.project import JOBS as CONFIG_TYPES
+from xrec.config.project import SHARED, read_project
 from xrec.errors import ConfigError, DataError
 from xrec.storage import open_location, write_manifest
 
@@ -56,11 +58,11 @@ def _prepare_does(monkeypatch: pytest.MonkeyPatch, run: object) -> None:
 def test_help_lists_every_command() -> None:
     code, out, _ = _xrec("--help")
     assert code == 0
-    for name in [*(job.name for job in JOBS), "explain", "demo", "submit", "jobs", "cluster"]:
+    for name in [*COMMANDS, *GROUPS]:
         assert f"\n  {name} " in out
 
 
-COMMANDS = [*(job.name for job in JOBS), "explain", "demo", "submit"]
+COMMANDS = [*(job.name for job in JOBS), "run", "status", "explain", "demo", "submit"]
 GROUPS = {"jobs": ("list", "logs", "stop"), "cluster": ("up", "down", "status")}
 
 
@@ -82,6 +84,25 @@ def test_help_imports_neither_torch_nor_ray_nor_pyarrow() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize("job", JOBS, ids=lambda job: job.name)
+def test_keys_lists_every_key_of_the_job_with_its_meaning(job: Job) -> None:
+    code, out, _ = _xrec(job.name, "--keys")
+    assert code == 0
+    listed = [
+        line.split()[0] for line in out.splitlines() if line.startswith("  ") and line[2] != " "
+    ]
+    assert listed == sorted(listed, key=lambda name: name.split(".")[0] not in SHARED)
+    assert set(listed) == {key.name for key in keys_of(CONFIG_TYPES[job.name])}
+    assert "PydanticUndefined" not in out
+
+
+def test_keys_says_type_default_and_kind() -> None:
+    _, out, _ = _xrec("prepare", "--keys")
+    assert "  splits.test  (number, default 0.2)\n      Share of explained pairs" in out
+    assert "  source.num_users  (integer, default 600, with kind: sample)\n" in out
+    assert "  workspace  (text, required)\n" in out
 
 
 def test_configs_are_there() -> None:
@@ -122,7 +143,31 @@ def test_dry_run_prints_overrides_and_defaults_and_touches_nothing(config_path: 
             "splits.tset: unknown key; did you mean 'test'",
         ),
         (["prepare", "{config}", "splits.test"], "section.key=value"),
+        (["prepare", "{config}", "zzz=1"], "zzz: unknown key"),
+        (["prepare", "{config}", "pairs.kind=split"], "pairs stands in backfill.pairs"),
+        (["prepare", "/"], "Is a directory"),
+        (["prepare", "/dev/null"], "the file is empty"),
+        (["status", "/dev/null"], "the file is empty"),
+        (["run", "{config}", "splits.test=0.1"], "prepare.splits.test"),
+        (["run", "{config}", "--from", "backfill"], "--from backfill: expected a job of the run"),
+        (["run", "{config}", "--until", "serve"], "--until serve: expected a job of the run"),
         (["explain", "{config}", "--user", "u"], "--item"),
+        (
+            ["submit", "prepare", "{config}", "--redo", "--address", "http://127.0.0.1:1"],
+            "go with xrec submit run, saw prepare",
+        ),
+        (
+            [
+                "submit",
+                "run",
+                "{config}",
+                "storage.access_key_id=AKIDEXAMPLE",
+                "storage.secret_access_key=hidden",
+                "--address",
+                "http://127.0.0.1:1",
+            ],
+            "storage.access_key_id, storage.secret_access_key: a secret would be seen",
+        ),
         (["submit", "prepare", "{config}"], "--address"),
         (
             ["submit", "prepaer", "{config}", "--address", "http://127.0.0.1:1"],

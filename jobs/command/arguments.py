@@ -1,6 +1,6 @@
 """Arguments and options that several commands share."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -35,3 +35,18 @@ Address = Annotated[
         help="Job server, http://host:8265, or the name of a cluster started here.",
     ),
 ]
+
+
+def keys_option(job: str) -> Any:
+    """The option `--keys`, which lists the keys of the config of `job` and stops."""
+
+    def show(wanted: bool) -> None:
+        if wanted:
+            from jobs.command.keys import job_keys
+
+            typer.echo(job_keys(job))
+            raise typer.Exit
+
+    return typer.Option(
+        "--keys", callback=show, is_eager=True, help="List all keys of its config and stop."
+    )

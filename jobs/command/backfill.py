@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from xrec.cli.arguments import ConfigPath, Debug, DryRun, Overrides
-from xrec.cli.exit_codes import exit_codes
-from xrec.cli.job import BACKFILL
-from xrec.cli.logging import configure_logging
-from xrec.cli.summary import summary
+from jobs.command.arguments import ConfigPath, Debug, DryRun, Overrides, keys_option
+from jobs.command.catalogue import BACKFILL
+from jobs.command.exit_codes import exit_codes
+from jobs.command.logging import configure_logging
+from jobs.command.summary import summary
 
 if TYPE_CHECKING:
     from xrec.config.backfill import BackfillConfig
@@ -50,6 +50,7 @@ def backfill(
         typer.Option("--compact", help="Make few large files of a finished run's many, and stop."),
     ] = False,
     dry_run: DryRun = False,
+    keys: Annotated[bool, keys_option("backfill")] = False,
     debug: Debug = False,
 ) -> None:
     """Run jobs.backfill."""
@@ -69,13 +70,10 @@ def _run(config: "BackfillConfig", clean: bool, compact: bool, dry_run: bool) ->
 
         typer.echo(resolved_yaml(config), nl=False)
     elif clean:
-        import jobs.backfill
-
-        typer.echo(f"{jobs.backfill.clean_output(config)} files deleted")
+        typer.echo(f"{BACKFILL.module().clean_output(config)} files deleted")
     elif compact:
-        import jobs.backfill
-
-        typer.echo(summary(jobs.backfill.compact_output(config), config.artifact("explanations")))
+        manifest = BACKFILL.module().compact_output(config)
+        typer.echo(summary(manifest, config.artifact("explanations")))
     else:
         manifest = BACKFILL.run(config)
         from xrec.backfill.identity import output_uri

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from xrec.cli.arguments import ConfigPath, Debug, DryRun, Overrides
-from xrec.cli.exit_codes import exit_codes
-from xrec.cli.job import SERVE
-from xrec.cli.logging import configure_logging
+from jobs.command.arguments import ConfigPath, Debug, DryRun, Overrides, keys_option
+from jobs.command.catalogue import SERVE
+from jobs.command.exit_codes import exit_codes
+from jobs.command.logging import configure_logging
 
 if TYPE_CHECKING:
     from xrec.config.serve import ServeConfig
@@ -27,6 +27,7 @@ def serve(
         ),
     ] = None,
     dry_run: DryRun = False,
+    keys: Annotated[bool, keys_option("serve")] = False,
     debug: Debug = False,
 ) -> None:
     """Run jobs.serve."""
@@ -43,9 +44,7 @@ def serve(
             Path(write_deployment).write_text(deployment_yaml(config), encoding="utf-8")
             typer.echo(f"{write_deployment}: serve deploy {write_deployment}")
         else:
-            import jobs.serve
-
-            jobs.serve.run(config, lambda: _load(config_path, overrides or []), _tell)
+            SERVE.module().run(config, lambda: _load(config_path, overrides or []), _tell)
 
 
 def _load(config_path: str, overrides: Sequence[str]) -> "ServeConfig":

@@ -1,0 +1,261 @@
+"""The jobs as the command line knows them: name and help. Their modules are imported when they run.
+
+`xrec NAME CONFIG` and `python -m jobs.MODULE CONFIG` both end in `Job.run`.
+"""
+
+import importlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import ModuleType
+from typing import TYPE_CHECKING, cast
+
+if TYPE_CHECKING:  # `xrec --help` must not wait for pydantic, pyarrow and s3fs
+    from jobs.output import Output
+    from xrec.config.shared import JobConfig
+    from xrec.storage import Kind, Manifest
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job: the module `jobs.MODULE`, and a config of its class in xrec.config.project.
+
+    `artifact` is what it makes, by the name of the config's key for its URI.
+    """
+
+    name: str
+    artifact: "Kind | None"
+    help: str
+
+    @property
+    def module_name(self) -> str:
+        """The module's name in jobs/."""
+        return self.name.replace("-", "_")
+
+    def module(self) -> ModuleType:
+        """The module of the job, which is imported now."""
+        return importlib.import_module(f"jobs.{self.module_name}")
+
+    def load_config(self, path: str, overrides: Sequence[str]) -> "JobConfig":
+        """The validated config from the project file at `path`; raises ConfigError."""
+        from xrec.config.project import JOBS as CONFIGS
+        from xrec.config.project import load_config
+
+        return load_config(CONFIGS[self.name], path, overrides)
+
+    def run(self, config: "JobConfig") -> "Manifest":
+        """Do the job; returns its artifact's manifest, raises XRecError."""
+        return cast("Manifest", self.module().run(config))
+
+    def output(self, config: "JobConfig", *, exact: bool = True) -> "Output":
+        """What the job would make: `output` of its module, without any of the work."""
+        return cast("Output", self.module().output(config, exact=exact))
+
+
+PREPARE = Job(
+    "prepare",
+    "dataset",
+    """Raw files in, dataset out.
+
+Held-out explanation pairs are never training edges. Rows that cannot be used are listed in
+rejected.parquet with file, line and reason; above max_rejected_share the job fails.
+
+\b
+In:   source: the public XRec release, tables of your own, or the generated sample
+Out:  <workspace>/dataset: users, items, interactions and explanations as Parquet, manifest.json
+
+\b
+Example:
+  xrec prepare configs/yelp.yaml workspace=s3://my-bucket/yelp splits.test=0.1
+""",
+)
+
+PRETRAIN_GRAPH = Job(
+    "pretrain-graph",
+    "graph",
+    """Dataset in, graph out: a vector for each user and item.
+
+Trains LightGCN on Ray Train, stops early on validation NDCG@20 and keeps the best epoch.
+
+\b
+In:   <workspace>/dataset (from: xrec prepare)
+Out:  <workspace>/graph: embeddings.safetensors, manifest.json with Recall@20 and NDCG@20
+
+\b
+Example:
+  xrec pretrain-graph configs/yelp.yaml scaling.num_workers=4 training.num_epochs=100
+""",
+)
+
+RECOMMEND = Job(
+    "recommend",
+    "recommendations",
+    """Dataset and graph in, each user's best unseen items out.
+
+A run that was interrupted goes on when it is started again. xrec backfill takes its pairs from here
+with pairs.kind=recommendations.
+
+\b
+In:   <workspace>/dataset, <workspace>/graph (from: xrec pretrain-graph)
+Out:  <workspace>/recommendations: Parquet by user_id and rank, with the scores; manifest.json
+
+\b
+Example:
+  xrec recommend configs/yelp.yaml k=50 recommendations=s3://my-bucket/yelp/top-50
+""",
+)
+
+TRAIN_ADAPTER = Job(
+    "train-adapter",
+    "adapter",
+    """Dataset, graph and language model in, adapter out.
+
+Trains two mixture-of-experts adapters with Ray Train and DeepSpeed. The language model is frozen.
+
+\b
+In:   <workspace>/dataset, <workspace>/graph, llm.model
+Out:  <workspace>/adapter: a folder as model hubs expect it, and manifest.json with loss curves
+
+\b
+Example:
+  xrec train-adapter configs/yelp.yaml training.max_steps=200 model.injection=direct
+""",
+)
+
+IMPORT_ADAPTER = Job(
+    "import-adapter",
+    "adapter",
+    """Files of the public XRec release in, graph and adapter out.
+
+The release's pickles are read as tensors only: nothing in them is run, and anything else in them is
+refused.
+
+\b
+In:   release, <workspace>/dataset (from: xrec prepare, of the same release), llm.model
+Out:  <workspace>/graph and <workspace>/adapter
+
+\b
+Example:
+  xrec import-adapter configs/llama2-7b-release.yaml release=XRec/data/yelp
+""",
+)
+
+BACKFILL = Job(
+    "backfill",
+    "explanations",
+    """Pairs of users and items in, explanations out, in bulk.
+
+A run that was interrupted goes on when it is started again: what is committed is kept. A second
+driver of the same run is refused while the first one works. xrec.backfill.read(uri) gives the
+committed rows at any time.
+
+\b
+In:   <workspace>/dataset, graph and adapter, the language model, pairs
+Out:  <workspace>/explanations: part-*.parquet, failed/ with reasons, manifest.json, _SUCCESS
+
+\b
+Example:
+  xrec backfill configs/yelp.yaml explanations=s3://my-bucket/run-7 actors.num_actors=8
+  xrec backfill configs/yelp.yaml --retry-failed=engine_error
+""",
+)
+
+EVALUATE = Job(
+    "evaluate",
+    "evaluation",
+    """Explanations and references in, metrics and report out.
+
+personalization_gain says how much likelier the user's own vector makes the reference than another
+user's, in nats per token, with a bootstrap interval.
+
+\b
+In:   <workspace>/dataset, graph, adapter and explanations (from: xrec backfill), the language model
+Out:  <workspace>/evaluation: metrics as JSON and Parquet, report.html, manifest.json
+
+\b
+Example:
+  xrec evaluate configs/yelp.yaml max_pairs=500 encoder=null
+""",
+)
+
+ABLATE = Job(
+    "ablate",
+    "ablation",
+    """What each part of the method is worth: variants, trained and scored alike.
+
+The variants are those of train-adapter's section: whole, without profiles, without injection,
+without both, with random vectors, and with the same vector for everybody. A run that was interrupted
+keeps the variants that are finished.
+
+\b
+In:   <workspace>/dataset, <workspace>/graph, the language model
+Out:  <workspace>/ablation: metrics, report.md with 95 % intervals, manifest.json, and the adapter of
+      each variant
+
+\b
+Example:
+  xrec ablate configs/yelp.yaml max_generations=200 variants=[full,constant]
+""",
+)
+
+BUILD_SAMPLE_LLM = Job(
+    "build-sample-llm",
+    "llm",
+    """Nothing in, a small language model of the sample's language out.
+
+Trains for two minutes on one core, so that the sample needs no download. Its texts are generated.
+
+\b
+In:   nothing
+Out:  <workspace>/llm: a model in the Hugging Face layout; llm.model: workspace:llm means this one
+
+\b
+Example:
+  xrec build-sample-llm configs/sample.yaml
+""",
+)
+
+SERVE = Job(
+    "serve",
+    None,
+    """Explanations, adapter and language model in, an HTTP endpoint out.
+
+The explanations of a backfill answer first, and the model writes what they do not hold. On SIGHUP
+the project file is read again: another adapter or backfill is taken over without a break. Ctrl-C
+ends it. Listening on more than this machine needs security.keys.
+
+\b
+In:   <workspace>/dataset, graph and adapter, the language model; <workspace>/explanations if there
+Out:  http://127.0.0.1:8000 with a page at / and the API's description at /docs
+
+\b
+Example:
+  xrec serve configs/yelp.yaml http.port=9000 explanations=s3://my-bucket/run-7
+  xrec serve configs/yelp.yaml --write-deployment serve.yaml   # for serve deploy, or a RayService
+""",
+)
+
+JOBS = (
+    BUILD_SAMPLE_LLM,
+    PREPARE,
+    PRETRAIN_GRAPH,
+    TRAIN_ADAPTER,
+    IMPORT_ADAPTER,
+    RECOMMEND,
+    BACKFILL,
+    EVALUATE,
+    ABLATE,
+    SERVE,
+)
+"""All jobs, in the order of the pipeline."""
+
+
+def job_named(name: str) -> Job:
+    """The job `name`, with hyphens or underscores; raises ConfigError naming the known ones."""
+    for job in JOBS:
+        if job.name == name.replace("_", "-"):
+            return job
+    from xrec.errors import ConfigError
+
+    raise ConfigError(
+        f"no job is named {name!r}; known jobs: {', '.join(job.name for job in JOBS)}"
+    )

@@ -1,0 +1,71 @@
+"""The keys of a job's config as a list for reading, made from the config class."""
+
+import textwrap
+import types
+from collections.abc import Iterator
+from typing import Any, Literal, Union, get_args, get_origin
+
+from pydantic import SecretStr
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from xrec.config.keys import Key, keys_of
+from xrec.config.project import JOBS, SHARED
+
+_WORDS = {str: "text", int: "integer", float: "number", bool: "true or false", SecretStr: "secret"}
+_WIDTH = 96
+
+
+def job_keys(job: str) -> str:
+    """All keys of `job`: name, type, default and meaning; those shared with other jobs first."""
+    keys = list(keys_of(JOBS[job]))
+    shared = [key for key in keys if key.name.split(".")[0] in SHARED]
+    own = [key for key in keys if key.name.split(".")[0] not in SHARED]
+    return "\n".join(
+        [
+            "At the top level of the file, or in a section to override it for that job:",
+            *(line for key in shared for line in _lines(key)),
+            "",
+            f"In the section {job}:",
+            *(line for key in own for line in _lines(key)),
+        ]
+    )
+
+
+def _lines(key: Key) -> Iterator[str]:
+    only = f", with kind: {key.kind}" if key.kind else ""
+    yield f"  {key.name}  ({_type(key.field.annotation)}{_default(key)}{only})"
+    yield from textwrap.wrap(
+        key.field.description or "", _WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6
+    )
+
+
+def _type(annotation: Any) -> str:
+    if annotation in _WORDS:
+        return _WORDS[annotation]
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Literal:
+        return " | ".join(map(str, arguments))
+    if origin in (Union, types.UnionType):
+        words = [_type(each) for each in arguments if each is not type(None)]
+        or_null = ["null"] if type(None) in arguments else []
+        return " or ".join(dict.fromkeys([*words, *or_null]))
+    if origin in (tuple, list):
+        return f"list of {_type(arguments[0])}"
+    if origin is dict:
+        return "mapping"
+    return "section"
+
+
+def _default(key: Key) -> str:
+    field: FieldInfo = key.field
+    if key.is_section and field.default is not None:
+        return ", required" if field.is_required() else ""
+    if field.is_required() or field.default is PydanticUndefined:
+        return ", required" if field.is_required() else ""
+    default = field.default
+    if isinstance(default, bool) or default is None:
+        return f", default {str(default).lower().replace('none', 'null')}"
+    if isinstance(default, tuple):
+        return f", default [{', '.join(map(str, default))}]"
+    return f", default {default!r}" if isinstance(default, str) else f", default {default}"

@@ -1,0 +1,73 @@
+"""`xrec run`: all jobs of a project."""
+
+from typing import Annotated
+
+import typer
+
+from jobs.command.arguments import ConfigPath, Debug
+from jobs.command.exit_codes import exit_codes
+from jobs.command.logging import configure_logging
+
+HELP = """All jobs of a project, in order; what is there already is kept.
+
+The order is build-sample-llm, prepare, pretrain-graph, train-adapter or import-adapter, recommend,
+backfill, evaluate; jobs without a section in CONFIG are left out. A job is skipped if its artifact is
+there and was made from the same settings and inputs. If the artifact that is there differs, the run
+says in what and stops; with --redo it is deleted and made again, with all that depends on it.
+
+\b
+In:   CONFIG; overrides are shared keys, or begin with a job's name
+Out:  the artifacts in <workspace>; progress on standard error
+
+\b
+Example:
+  xrec run configs/sample.yaml workspace=/tmp/town
+  xrec run configs/yelp.yaml --from backfill backfill.pairs.max_pairs=500 --redo
+"""
+
+ProjectOverrides = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[key=value ...]",
+        help="Values that replace the file's: workspace=DIR, train-adapter.training.num_epochs=3.",
+    ),
+]
+First = Annotated[
+    str | None, typer.Option("--from", metavar="JOB", help="The first job; all before are left.")
+]
+Last = Annotated[
+    str | None, typer.Option("--until", metavar="JOB", help="The last job; all after are left.")
+]
+Redo = Annotated[
+    bool,
+    typer.Option("--redo", help="Delete what was made from other settings or inputs, and redo it."),
+]
+
+
+def run(
+    config_path: ConfigPath,
+    overrides: ProjectOverrides = None,
+    first: First = None,
+    last: Last = None,
+    redo: Redo = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Print the jobs' resolved configs as YAML and stop."),
+    ] = False,
+    debug: Debug = False,
+) -> None:
+    """Run jobs.run."""
+    configure_logging(debug)
+    with exit_codes(debug):
+        from jobs.run import chosen_configs
+        from jobs.run import run as run_jobs
+        from xrec.config.base import as_yaml
+        from xrec.config.project import read_project
+
+        configs = chosen_configs(read_project(config_path, overrides or []), first, last)
+        if dry_run:
+            typer.echo(as_yaml(configs), nl=False)
+            return
+        run_jobs(
+            configs, redo=redo, source=config_path, tell=lambda line: typer.echo(line, err=True)
+        )

@@ -1,0 +1,146 @@
+"""What a job makes, known before the work: where, from which settings and inputs; and what is there.
+
+Each job's module has `output(config, *, exact=True) -> Output`, which does none of the job's work. A
+job asks it whether its artifact is there already, `xrec run` whether to skip the job, and
+`xrec status` whether the artifact is stale.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from xrec.config.llm import LLMConfig
+from xrec.config.shared import JobConfig
+from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError, ModelError, StorageError
+from xrec.llm.source import model_fingerprint, resolve_model
+from xrec.storage import (
+    MANIFEST,
+    Kind,
+    Location,
+    Manifest,
+    differing_fields,
+    open_location,
+    read_manifest,
+)
+
+State = Literal["missing", "begun", "same", "differs"]
+
+
+@dataclass(frozen=True)
+class Output:
+    """An artifact that a job makes, or has made.
+
+    `config` and `inputs` are what its manifest will hold. Inputs in `unchecked` are not known, and
+    are not compared. `records` are files, relative to `location`, that say whose a run is which was
+    begun and is not finished. The artifact is complete only if the file `completed_by` is there.
+    `beside` are further artifacts that the job makes.
+    """
+
+    location: Location
+    kind: Kind
+    config: Mapping[str, Any]
+    inputs: Mapping[str, str]
+    unchecked: tuple[str, ...] = ()
+    records: tuple[str, ...] = ()
+    completed_by: str = MANIFEST
+    beside: tuple["Output", ...] = ()
+
+    def done(self) -> Manifest | None:
+        """The manifest if this very run is finished, else None; differences are left to the job."""
+        found = self.found()
+        return found.manifest if found.state == "same" else None
+
+    def found(self) -> "Found":
+        """What is there, compared with this run.
+
+        Raises ArtifactMismatchError if the location holds another kind of artifact.
+        """
+        try:
+            manifest = read_manifest(self.location, self.kind)
+        except ArtifactNotFoundError:
+            return self._begun() or Found("missing")
+        differences = self._differences(manifest.config, manifest.inputs)
+        if differences:
+            return Found("differs", manifest, differences)
+        if not (self.location / self.completed_by).is_file():
+            return Found("begun")
+        return Found("same", manifest)
+
+    def delete(self) -> None:
+        """Delete the artifact, or the begun run, and what is beside it.
+
+        Raises ArtifactMismatchError if the location holds anything else.
+        """
+        for output in (self, *self.beside):
+            if output.location.exists():
+                output._check_is_ours()
+                output.location.delete()
+
+    def _check_is_ours(self) -> None:
+        names = self.location.files()
+        below = [name for name in names if name.endswith(f"/{MANIFEST}")]
+        if below:
+            raise ArtifactMismatchError(
+                f"{self.location}: not deleted, since it holds other artifacts ({below[0]}); "
+                f"give the {self.kind} a URI of its own"
+            )
+        if MANIFEST in names:
+            read_manifest(self.location, self.kind)
+        elif not any(record in names for record in self.records):
+            raise ArtifactMismatchError(
+                f"{self.location}: not deleted, since it is no {self.kind} of xrec; "
+                "give another output URI, or delete it yourself"
+            )
+
+    def _begun(self) -> "Found | None":
+        for record in self.records:
+            if (self.location / record).is_file():
+                there = json.loads((self.location / record).read_text())
+                differences = self._differences(there["config"], there["inputs"])
+                return Found("differs" if differences else "begun", None, differences)
+        return None
+
+    def _differences(self, config: Mapping[str, Any], inputs: Mapping[str, str]) -> tuple[str, ...]:
+        there = {name: value for name, value in inputs.items() if name not in self.unchecked}
+        here = {name: value for name, value in self.inputs.items() if name not in self.unchecked}
+        return tuple(differing_fields({**config, "inputs": there}, {**self.config, "inputs": here}))
+
+
+@dataclass(frozen=True)
+class Found:
+    """What is at an output: nothing, a begun run, this very run, or another run."""
+
+    state: State
+    manifest: Manifest | None = None
+    differences: tuple[str, ...] = field(default=())
+
+
+def location_of(config: JobConfig, name: str) -> Location:
+    """Where the artifact `name` of the job lies."""
+    return open_location(config.artifact(name), config.storage)
+
+
+def manifest_of(config: JobConfig, name: Kind) -> Manifest:
+    """The manifest of the input artifact `name`; raises ArtifactNotFoundError."""
+    return read_manifest(location_of(config, name), name)
+
+
+def llm_fingerprint(config: JobConfig, llm: LLMConfig, *, exact: bool) -> str | None:
+    """The fingerprint of the language model.
+
+    Without `exact`, None if the model is not on this machine: it is not downloaded for this.
+    """
+    try:
+        folder = resolve_model(llm.model, llm.cache_dir, config.storage, download=exact)
+        return model_fingerprint(folder)
+    except (ModelError, StorageError):
+        if exact:
+            raise
+        return None
+
+
+def unknown(inputs: Mapping[str, str | None]) -> tuple[dict[str, str], tuple[str, ...]]:
+    """`inputs` with an empty word for what is not known, and the names of these."""
+    known = {name: value or "" for name, value in inputs.items()}
+    return known, tuple(name for name, value in inputs.items() if value is None)

@@ -1,0 +1,232 @@
+"""All jobs of a project: which are run, which are skipped, and what is refused or made again."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+import jobs.run
+from jobs.command.catalogue import job_named
+from jobs.output import Output
+from jobs.run import PIPELINE, chosen_configs
+from xrec.cli.main import app
+from xrec.config.project import JOBS, Project, read_project
+from xrec.config.shared import JobConfig
+from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError, ConfigError
+from xrec.storage import open_location, read_manifest, write_manifest
+
+TOWN = {
+    "kind": "sample",
+    "num_users": 20,
+    "num_items": 12,
+    "interactions_per_user": 6,
+    "explanations_per_user": 3,
+}
+
+
+def run(configs: dict[str, JobConfig], *, redo: bool = False) -> list[str]:
+    """Run the jobs; returns the lines of progress, without times."""
+    lines: list[str] = []
+    jobs.run.run(configs, redo=redo, source="town.yaml", tell=lines.append)
+    return [line for line in lines if "done in" not in line]
+
+
+@pytest.fixture
+def town(tmp_path: Path) -> Callable[..., dict[str, JobConfig]]:
+    """The configs of a project of `prepare` alone, with overrides."""
+    path = tmp_path / "town.yaml"
+    values = {"workspace": str(tmp_path / "workspace"), "prepare": {"source": TOWN}}
+    path.write_text(yaml.safe_dump(values), encoding="utf-8")
+    return lambda *overrides: chosen_configs(read_project(path, overrides))
+
+
+def project_of(pipeline: Any, *, without: tuple[str, ...] = ()) -> Project:
+    """The pipeline's configs as a project: each job's own values in its section."""
+    sections = {}
+    for job, config_type in JOBS.items():
+        try:
+            config = pipeline.config(config_type)
+        except KeyError:
+            continue
+        secrets = {
+            "access_key_id": config.storage.access_key_id.get_secret_value(),
+            "secret_access_key": config.storage.secret_access_key.get_secret_value(),
+        }
+        values = config.model_dump(mode="json")
+        sections[job] = {**values, "storage": {**values["storage"], **secrets}}
+    return Project("town.yaml", {job: sections[job] for job in sections if job not in without})
+
+
+def test_pipeline_is_in_the_order_of_the_project_file() -> None:
+    assert [job for job in JOBS if job in PIPELINE] == list(PIPELINE)
+
+
+def test_run_makes_what_is_missing_and_skips_it_the_next_time(
+    town: Callable[..., dict[str, JobConfig]],
+) -> None:
+    assert run(town()) == ["[1/1] xrec prepare town.yaml"]
+    assert run(town()) == [
+        "[1/1] xrec prepare: skipped, it is there with the same settings and inputs"
+    ]
+
+
+def test_run_what_differs_is_named_and_left_alone_without_redo(
+    town: Callable[..., dict[str, JobConfig]], tmp_path: Path
+) -> None:
+    run(town())
+    before = (tmp_path / "workspace/dataset/manifest.json").read_bytes()
+    with pytest.raises(ArtifactMismatchError) as raised:
+        run(town("prepare.splits.test=0.3"))
+    lines = str(raised.value).splitlines()
+    assert lines[1:] == [
+        "  splits.test: 0.2 there, 0.3 here",
+        "  (xrec prepare)",
+        "give --redo to delete and make it again, with all that depends on it",
+    ]
+    assert (tmp_path / "workspace/dataset/manifest.json").read_bytes() == before
+
+
+def test_run_redo_makes_what_differs_again(town: Callable[..., dict[str, JobConfig]]) -> None:
+    run(town())
+    configs = town("prepare.splits.test=0.3")
+    assert run(configs, redo=True) == ["[1/1] xrec prepare town.yaml"]
+    manifest = read_manifest(open_location(configs["prepare"].artifact("dataset")), "dataset")
+    assert manifest.config["splits"]["test"] == 0.3
+    assert run(configs, redo=True)[0].endswith("with the same settings and inputs")
+
+
+def _output(folder: Path) -> Output:
+    return Output(open_location(str(folder)), "graph", {}, {}, records=("checkpoints/run.json",))
+
+
+def test_delete_only_what_is_an_artifact_of_that_kind_or_a_begun_run(tmp_path: Path) -> None:
+    strange = tmp_path / "strange"
+    strange.mkdir()
+    (strange / "thesis.txt").write_text("years of work")
+    with pytest.raises(ArtifactMismatchError, match="not deleted, since it is no graph of xrec"):
+        _output(strange).delete()
+    write_manifest(open_location(str(strange)), "dataset", config={}, inputs={}, files={})
+    with pytest.raises(ArtifactMismatchError, match="holds a dataset artifact, expected a graph"):
+        _output(strange).delete()
+    assert (strange / "thesis.txt").exists()
+
+    around = tmp_path / "around"
+    for folder in (around, around / "dataset"):
+        write_manifest(open_location(str(folder)), "graph", config={}, inputs={}, files={})
+    with pytest.raises(ArtifactMismatchError, match="holds other artifacts"):
+        _output(around).delete()
+    assert (around / "manifest.json").exists()
+
+    begun = tmp_path / "begun"
+    (begun / "checkpoints").mkdir(parents=True)
+    (begun / "checkpoints" / "run.json").write_text("{}")
+    _output(begun).delete()
+    assert not begun.exists()
+    _output(begun).delete()  # nothing is there
+
+
+def test_begun_run_is_compared_too(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    record = '{"run": "r", "config": {"seed": 1}, "inputs": {"dataset": "d"}}'
+    (tmp_path / "checkpoints" / "run.json").write_text(record)
+    location = open_location(str(tmp_path))
+    records = ("checkpoints/run.json",)
+    same = Output(location, "graph", {"seed": 1}, {"dataset": "d"}, records=records)
+    assert same.found().state == "begun"
+    other = Output(location, "graph", {"seed": 2}, {"dataset": "d"}, records=records)
+    assert other.found().state == "differs"
+    assert other.found().differences == ("seed: 1 there, 2 here",)
+    unknown = Output(location, "graph", {"seed": 1}, {"dataset": ""}, ("dataset",), records)
+    assert unknown.found().state == "begun"
+
+
+@pytest.mark.parametrize(
+    ("job", "message"),
+    [
+        ("pretrain-graph", "no dataset artifact .* run xrec prepare first"),
+        ("train-adapter", "no dataset artifact .* run xrec prepare first"),
+        ("recommend", "no dataset artifact .* run xrec prepare first"),
+        ("backfill", "no dataset artifact .* run xrec prepare first"),
+        ("evaluate", "no dataset artifact .* run xrec prepare first"),
+        ("ablate", "no dataset artifact .* run xrec prepare first"),
+    ],
+)
+def test_job_whose_input_is_missing_names_the_job_to_run(
+    tmp_path: Path, job: str, message: str
+) -> None:
+    from tests.toy import save_toy_model
+
+    values = {
+        "workspace": str(tmp_path / "workspace"),
+        "llm": {"model": str(save_toy_model(tmp_path / "llm", seed=0))},
+        "backfill": {"pairs": {"kind": "split"}},
+    }
+    path = tmp_path / "project.yaml"
+    path.write_text(yaml.safe_dump(values))
+    result = CliRunner().invoke(app, [job, str(path)])
+    assert result.exit_code == 1
+    with pytest.raises(ArtifactNotFoundError, match=message):
+        job_named(job).run(job_named(job).load_config(str(path), []))
+    assert not (tmp_path / "workspace").exists()
+
+
+def test_run_of_two_jobs_that_make_the_same_artifact_is_refused(tmp_path: Path) -> None:
+    values = {
+        "workspace": "w",
+        "llm": {"model": "m"},
+        "train-adapter": {},
+        "import-adapter": {"release": "r", "import_graph": False},
+    }
+    project = Project("town.yaml", values)
+    with pytest.raises(ConfigError, match="train-adapter and import-adapter both make w/adapter"):
+        chosen_configs(project)
+    assert list(chosen_configs(project, first="import-adapter")) == ["import-adapter"]
+    graphs = Project(
+        "town.yaml", {**values, "pretrain-graph": {}, "import-adapter": {"release": "r"}}
+    )
+    del graphs.values["train-adapter"]  # type: ignore[attr-defined]
+    with pytest.raises(ConfigError, match="pretrain-graph and import-adapter both make w/graph"):
+        chosen_configs(graphs)
+
+
+def test_run_without_a_job_of_the_pipeline_is_refused() -> None:
+    with pytest.raises(ConfigError, match="no job to run; add sections"):
+        chosen_configs(Project("town.yaml", {"workspace": "w", "serve": {}}))
+
+
+def test_outputs_are_those_of_the_manifests_that_the_jobs_wrote(pipeline: Any) -> None:
+    """`run` and `status` rest on it: what a job would make has the identity of what it made."""
+    configs = project_of(pipeline, without=("ablate",)).configs(PIPELINE[:4] + PIPELINE[6:])
+    for name, config in configs.items():
+        if name not in ("import-adapter", "recommend"):
+            for exact in (True, False):
+                found = job_named(name).output(config, exact=exact).found()
+                assert (name, found.state, found.differences) == (name, "same", ())
+
+
+def test_run_of_a_finished_project_skips_every_job_and_starts_no_cluster(
+    pipeline: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def work(*arguments: object) -> None:
+        raise AssertionError("the run started to work")
+
+    monkeypatch.setattr(jobs.run, "ensure_ray", work)
+    monkeypatch.setattr("jobs.command.catalogue.Job.run", work)
+    lines = run(chosen_configs(project_of(pipeline, without=("ablate",))))
+    assert len(lines) == 6
+    assert all("skipped" in line for line in lines)
+
+
+def test_run_names_every_job_that_differs_before_any_work(pipeline: Any) -> None:
+    project = project_of(pipeline, without=("ablate",))
+    values = dict(project.values)
+    values["pretrain-graph"] = {**values["pretrain-graph"], "model": {"embedding_dim": 16}}
+    values["evaluate"] = {**values["evaluate"], "seed": 5}
+    with pytest.raises(ArtifactMismatchError) as raised:
+        run(chosen_configs(Project("town.yaml", values)))
+    assert "  model.embedding_dim: 8 there, 16 here" in str(raised.value)
+    assert "  seed: 0 there, 5 here" in str(raised.value)
+    assert "(xrec pretrain-graph)" in str(raised.value)

@@ -1,0 +1,73 @@
+"""The artifacts of a project: what is there, and whether it is up to date."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from typer.testing import CliRunner
+
+from jobs.status import project_status
+from tests.jobs.test_run import TOWN, project_of
+from xrec.cli.main import app
+from xrec.config.project import Project
+
+
+def statuses(project: Project) -> dict[str, Any]:
+    return {each.kind: each for each in project_status(project)}
+
+
+def test_status_of_an_empty_workspace_is_a_table_of_missing_artifacts(tmp_path: Path) -> None:
+    path = tmp_path / "town.yaml"
+    values = {
+        "workspace": str(tmp_path / "workspace"),
+        "llm": {"model": "m"},
+        "prepare": {"source": TOWN},
+        "pretrain-graph": {},
+        "backfill": {"pairs": {"kind": "split"}},
+        "serve": {},
+    }
+    path.write_text(yaml.safe_dump(values))
+    result = CliRunner().invoke(app, ["status", str(path)])
+    assert result.exit_code == 0, result.stderr
+    lines = [line.split()[:2] for line in result.stdout.splitlines()]
+    assert lines == [
+        ["artifact", "state"],
+        ["dataset", "missing"],
+        ["graph", "missing"],
+        ["explanations", "missing"],
+    ]
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_status_of_a_finished_project_on_s3_is_up_to_date_with_rows_size_and_figures(
+    pipeline: Any,
+) -> None:
+    found = statuses(project_of(pipeline, without=("ablate",)))
+    assert {each.state for each in found.values()} == {"up to date"}
+    assert all(each.num_bytes > 0 for each in found.values())
+    graph = found["graph"]
+    recall = pipeline.manifests["graph"].metrics["test"]["recall@20"]
+    assert f"Recall@20 {recall:.4g}" in graph.figures
+    assert graph.num_bytes >= 60 * 8 * 4
+    loss = pipeline.manifests["adapter"].metrics["validation_loss"]
+    assert found["adapter"].figures == f"validation loss {loss:.4g}"
+    assert "personalization gain" in found["evaluation"].figures
+
+
+def test_status_says_what_differs_and_what_follows_from_it(pipeline: Any) -> None:
+    project = project_of(pipeline, without=("ablate",))
+    adapter = project.values["train-adapter"]
+    changed = {**adapter, "training": {**adapter["training"], "seed": 7}}
+    found = statuses(Project("town.yaml", {**project.values, "train-adapter": changed}))
+    assert found["adapter"].state == "stale"
+    assert found["adapter"].notes == ("training.seed: 0 there, 7 here",)
+    assert found["graph"].state == "up to date"
+
+
+def test_status_of_another_kind_of_artifact_is_unusable(pipeline: Any) -> None:
+    project = project_of(pipeline, without=("ablate",))
+    values = dict(project.values)
+    values["evaluate"] = {**values["evaluate"], "evaluation": f"{pipeline.workspace}/graph"}
+    found = statuses(Project("town.yaml", values))
+    assert found["evaluation"].state == "unusable"
+    assert "holds a graph artifact, expected a evaluation artifact" in found["evaluation"].notes[0]
