@@ -10,7 +10,7 @@ from jobs.command.logging import configure_logging
 from xrec.cli.text_table import text_table
 
 if TYPE_CHECKING:
-    from xrec.init.init import Findings
+    from xrec.init.project import Findings
 
 HELP = """A project file for your own files.
 
@@ -42,10 +42,10 @@ def init(
     ] = False,
     debug: Debug = False,
 ) -> None:
-    """Run xrec.init.init."""
+    """Run xrec.init.project."""
     configure_logging(debug)
     with exit_codes(debug):
-        from xrec.init.init import init_project
+        from xrec.init.project import init_project
 
         findings = init_project(directory, source, force=force)
         for line in _lines(findings):
@@ -53,7 +53,7 @@ def init(
 
 
 def _lines(findings: "Findings") -> list[str]:
-    from xrec.init.init import file_rows, missing_lines
+    from xrec.init.project import file_rows, missing_lines
 
     counts = findings.survey
     explanations = sum(counts.num_explanations.values())

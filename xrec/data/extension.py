@@ -48,21 +48,13 @@ def extend_dataset(dataset: Dataset, tables: ColdStartTables) -> Extension:
     new, or the known side has no training interactions. So are new ids that stay unknown because
     they have no other interactions.
     """
-    users, items = (
-        _indices(tables.interactions["user_id"], dataset.users["user_id"]),
-        _indices(tables.interactions["item_id"], dataset.items["item_id"]),
-    )
+    pairs = tables.interactions
+    users, items = _pair_indices(pairs, dataset)
     train = dataset.interaction_edges("train")
-    # A new id has the index -1, which reads the last entry: False.
-    has_user_vector = np.append(np.bincount(train[0], minlength=dataset.num_users) > 0, False)[
-        users
-    ]
-    has_item_vector = np.append(np.bincount(train[1], minlength=dataset.num_items) > 0, False)[
-        items
-    ]
-    of_new_user, of_new_item = (users < 0) & has_item_vector, (items < 0) & has_user_vector
-    new_users = _sorted_ids(tables.interactions["user_id"].filter(pa.array(of_new_user)))
-    new_items = _sorted_ids(tables.interactions["item_id"].filter(pa.array(of_new_item)))
+    of_new_user = (users < 0) & _is_trained(items, train[1], dataset.num_items)
+    of_new_item = (items < 0) & _is_trained(users, train[0], dataset.num_users)
+    new_users = _sorted_ids(pairs["user_id"].filter(pa.array(of_new_user)))
+    new_items = _sorted_ids(pairs["item_id"].filter(pa.array(of_new_item)))
     extended = replace(
         dataset,
         users=_append(
@@ -76,22 +68,29 @@ def extend_dataset(dataset: Dataset, tables: ColdStartTables) -> Extension:
             schemas.ITEMS,
         ),
     )
-    user_edges = np.stack([_indices(tables.interactions["user_id"], new_users), items])[
-        :, of_new_user
-    ]
-    item_edges = np.stack([_indices(tables.interactions["item_id"], new_items), users])[
-        :, of_new_item
-    ]
-    _log(tables, dataset, extended, users, items, of_new_user | of_new_item)
-    return Extension(_with_interactions(extended, tables.interactions), user_edges, item_edges)
+    user_edges = np.stack([_indices(pairs["user_id"], new_users), items])[:, of_new_user]
+    item_edges = np.stack([_indices(pairs["item_id"], new_items), users])[:, of_new_item]
+    _log(tables, dataset, extended, of_new_user | of_new_item)
+    return Extension(_with_interactions(extended, pairs), user_edges, item_edges)
+
+
+def _pair_indices(pairs: pa.Table, dataset: Dataset) -> tuple[_Indices, _Indices]:
+    """User and item indices (E,) of the pairs, -1 where the dataset does not hold the id."""
+    return (
+        _indices(pairs["user_id"], dataset.users["user_id"]),
+        _indices(pairs["item_id"], dataset.items["item_id"]),
+    )
+
+
+def _is_trained(indices: _Indices, train: _Indices, count: int) -> npt.NDArray[np.bool_]:
+    """True for each of `indices` that a train interaction has; False for -1."""
+    is_trained = np.bincount(train, minlength=count) > 0
+    return np.asarray(np.append(is_trained, False)[indices])
 
 
 def _with_interactions(dataset: Dataset, pairs: pa.Table) -> Dataset:
     """The dataset with those of `pairs` as train interactions whose ids it holds."""
-    users, items = (
-        _indices(pairs["user_id"], dataset.users["user_id"]),
-        _indices(pairs["item_id"], dataset.items["item_id"]),
-    )
+    users, items = _pair_indices(pairs, dataset)
     there = _keys(
         dataset.interactions["user_index"].to_numpy(), dataset.interactions["item_index"].to_numpy()
     )
@@ -153,41 +152,13 @@ def _taken(texts: pa.ChunkedArray, rows: pa.Array, default: pa.Array | str) -> p
 
 
 def _log(
-    tables: ColdStartTables,
-    dataset: Dataset,
-    extended: Dataset,
-    users: _Indices,
-    items: _Indices,
-    used: npt.NDArray[np.bool_],
+    tables: ColdStartTables, dataset: Dataset, extended: Dataset, used: npt.NDArray[np.bool_]
 ) -> None:
-    """Log what is new, and what was left out by reason.
-
-    users, items: (E,) known indices of the interactions, -1 where the id is new. used: (E,).
-    """
-    num_users, num_items = (
-        extended.num_users - dataset.num_users,
-        extended.num_items - dataset.num_items,
-    )
+    """Log what is new, and what was left out by reason; `used` (E,) are the new ids' edges."""
+    num_users = extended.num_users - dataset.num_users
+    num_items = extended.num_items - dataset.num_items
     unknown_users, described_users = _count_ids("user_id", tables, tables.users, dataset.users)
     unknown_items, described_items = _count_ids("item_id", tables, tables.items, dataset.items)
-    left_out = {
-        **tables.findings,
-        "interactions with both sides known: a trained vector stays as it is": int(
-            ((users >= 0) & (items >= 0)).sum()
-        ),
-        "interactions with both sides new: no vector comes from them": int(
-            ((users < 0) & (items < 0)).sum()
-        ),
-        "interactions whose known side has none in training": int(
-            (((users < 0) != (items < 0)) & ~used).sum()
-        ),
-        "new users without an interaction with a trained item: they stay unknown": (
-            unknown_users - num_users
-        ),
-        "new items without an interaction with a trained user: they stay unknown": (
-            unknown_items - num_items
-        ),
-    }
     logger.info(
         "cold start: %d new users, %d new items, from %d interactions",
         num_users,
@@ -197,9 +168,37 @@ def _log(
     logger.info(
         "cold start: new texts of %d known users, %d known items", described_users, described_items
     )
+    left_out = {
+        **tables.findings,
+        **_unused_interactions(tables, dataset, used),
+        "new users without an interaction with a trained item: they stay unknown": (
+            unknown_users - num_users
+        ),
+        "new items without an interaction with a trained user: they stay unknown": (
+            unknown_items - num_items
+        ),
+    }
     for reason, count in left_out.items():
         if count:
             logger.warning("cold start: %d %s", count, reason)
+
+
+def _unused_interactions(
+    tables: ColdStartTables, dataset: Dataset, used: npt.NDArray[np.bool_]
+) -> dict[str, int]:
+    """The number of interactions that no vector comes from, by reason."""
+    users, items = _pair_indices(tables.interactions, dataset)
+    return {
+        "interactions with both sides known: a trained vector stays as it is": int(
+            ((users >= 0) & (items >= 0)).sum()
+        ),
+        "interactions with both sides new: no vector comes from them": int(
+            ((users < 0) & (items < 0)).sum()
+        ),
+        "interactions whose known side has none in training": int(
+            (((users < 0) != (items < 0)) & ~used).sum()
+        ),
+    }
 
 
 def _count_ids(

@@ -1,7 +1,7 @@
 """The well-formed rows of one input file, under our column names; broken rows become findings."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -71,10 +71,14 @@ def read_rows(
     lines = read_lines(file, data, delimiter)
     if lines.columns is not None:
         _check_columns(file, lines.columns, wanted, advice)
+    return _parse(file, lines.rows, wanted)
+
+
+def _parse(file: str, rows: Sequence[Line], wanted: Sequence[_Column]) -> FileRows:
     cells: dict[str, list[str | None]] = {column.name: [] for column in wanted}
     numbers: list[int] = []
     findings: list[Finding] = []
-    for line in lines.rows:
+    for line in rows:
         values, problem = _parse_cells(line, wanted)
         if problem:
             findings.append(Finding(file, line.number, problem, line.text))
@@ -89,7 +93,7 @@ def read_rows(
             "line": pa.array(numbers, pa.int64()),
         }
     )
-    return FileRows(file, table, tuple(findings), num_rows=len(lines.rows))
+    return FileRows(file, table, tuple(findings), num_rows=len(rows))
 
 
 def reject_duplicates(rows: FileRows, keys: list[str]) -> FileRows:
@@ -116,7 +120,7 @@ def findings_of(rows: pa.Table, reason: str) -> tuple[Finding, ...]:
     )
 
 
-def _check_columns(file: str, seen: list[str], wanted: list[_Column], advice: str) -> None:
+def _check_columns(file: str, seen: list[str], wanted: Sequence[_Column], advice: str) -> None:
     required = [column for column in wanted if column.is_required]
     missing = [name for column in required for name in column.sources if name not in seen]
     if missing:
@@ -127,7 +131,7 @@ def _check_columns(file: str, seen: list[str], wanted: list[_Column], advice: st
         )
 
 
-def _parse_cells(line: Line, wanted: list[_Column]) -> tuple[dict[str, str | None], str]:
+def _parse_cells(line: Line, wanted: Sequence[_Column]) -> tuple[dict[str, str | None], str]:
     """The parsed values by our column names; or nothing, and the reason."""
     if line.values is None:
         return {}, line.problem

@@ -155,3 +155,14 @@ def _is_number(value: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def share(of: frozenset[str], in_: frozenset[str]) -> float:
+    """The share of `of` that is in `in_`, 0 to 1."""
+    return len(of & in_) / len(of) if of else 0.0
+
+
+def jaccard(left: frozenset[str], right: frozenset[str]) -> float:
+    """The size of the intersection over that of the union, 0 to 1."""
+    union = len(left | right)
+    return len(left & right) / union if union else 0.0

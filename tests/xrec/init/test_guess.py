@@ -142,7 +142,8 @@ def test_guess_yelp_files_with_profiles_from_several_columns(tmp_path: Path) -> 
         },
     )
     guess = _guess(tmp_path)
-    assert guess.files["explanations"] == "review.json"
+    assert guess.files["explanations"] == guess.files["interactions"] == "review.json"
+    assert guess.unused == ("tip.json",)
     assert _columns(guess, "items") == {
         "item_id": "business_id",
         "title": "name",

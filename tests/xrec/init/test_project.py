@@ -15,8 +15,8 @@ from xrec.config.data import PrepareConfig
 from xrec.config.project import load_config, read_project
 from xrec.config.shared import StorageConfig
 from xrec.errors import ConfigError, DataError, StorageAccessError, StorageNotFoundError
-from xrec.init.init import Findings, init_project
 from xrec.init.machine import Machine
+from xrec.init.project import Findings, init_project
 
 CPU = Machine(num_cpus=2, num_gpus=0, memory_gib=24, has_bf16_cpu=True)
 GPU = Machine(num_cpus=16, num_gpus=4, memory_gib=200, has_bf16_cpu=False)

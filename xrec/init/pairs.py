@@ -1,0 +1,127 @@
+"""The files whose rows are pairs of a user and an item.
+
+The names of their columns say so, or else their values: a column that holds the keys of another
+file points to it.
+"""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from xrec.init import words
+from xrec.init.files import Column, File, jaccard, share
+from xrec.init.words import Role
+
+_LEAST_WORDS = 4.0  # of a text that is taken for an explanation by its length alone
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """A file of pairs with its two id columns, and the text column if it has one."""
+
+    file: File
+    user: Column
+    item: Column
+    text: Column | None
+    notes: tuple[str, ...] = ()
+
+
+def find_pairs(files: Sequence[File]) -> list[Pairs]:
+    """Every file of pairs that is found by names; if there is none, the best one by values."""
+    by_name = [pairs for file in files if (pairs := _pairs_by_name(file, files)) is not None]
+    if by_name:
+        return by_name
+    by_values = max(_pairs_by_values(files), key=lambda scored: scored[0], default=None)
+    return [by_values[1]] if by_values else []
+
+
+def _pairs_by_name(file: File, files: Sequence[File]) -> Pairs | None:
+    """The pairs of a file with a column that is named like an id of a user or an item.
+
+    The other id may have another name: see `_other_id`.
+    """
+    roles = {column.name: words.id_role(column.name) for column in file.columns}
+    users = [column for column in file.columns if roles[column.name] == "user"]
+    items = [column for column in file.columns if roles[column.name] == "item"]
+    if not users and not items:
+        return None
+    known = users or items
+    if users and items:
+        return Pairs(file, users[0], items[0], _text(file, (users[0], items[0])))
+    if len(known[0].values) >= 0.98 * file.num_rows:
+        return None  # each once: a table of users or items
+    other = _other_id(file, known[0], files)
+    if other is None:
+        return None
+    user, item = (known[0], other) if users else (other, known[0])
+    role = "item" if users else "user"
+    note = f"{file.name}: {other.name} is taken for the id of the {role}"
+    return Pairs(file, user, item, _text(file, (user, item)), (note,))
+
+
+def _other_id(file: File, known: Column, files: Sequence[File]) -> Column | None:
+    """The second id: a column that holds another file's keys, else the only one that can be it."""
+    rest = [
+        column
+        for column in file.columns
+        if column is not known and not column.is_key and words.may_be_item_id(column.name)
+    ]
+    keys = [
+        column.values
+        for other in files
+        if other is not file
+        for column in other.columns
+        if column.is_key and not column.values >= known.values
+    ]
+    pointing = [column for column in rest if any(share(column.values, key) > 0.9 for key in keys)]
+    if pointing:
+        return pointing[0]
+    short = [column for column in rest if column.mean_words < 2 and len(column.values) > 2]
+    return short[0] if len(short) == 1 else None
+
+
+def _pairs_by_values(files: Sequence[File]) -> Iterator[tuple[float, Pairs]]:
+    """Each file with two columns that hold the keys of two other files, with a score."""
+    for file in files:
+        links = [
+            (column, other, key, jaccard(column.values, key.values))
+            for column in file.columns
+            for other in files
+            if other is not file
+            for key in other.columns
+            if key.is_key and not column.is_key and share(column.values, key.values) > 0.9
+        ]
+        for (user, users, _, left), (item, items, _, right) in itertools.permutations(links, 2):
+            if user is item or users is items:
+                continue
+            note = (
+                f"{file.name}: {user.name} is taken for the id of the user and {item.name} for "
+                f"that of the item, since they hold the keys of {users.name} and {items.name}"
+            )
+            pairs = Pairs(file, user, item, _text(file, (user, item)), (note,))
+            yield left + right + table_fit(users, "user") + table_fit(items, "item"), pairs
+
+
+def _text(file: File, ids: tuple[Column, Column]) -> Column | None:
+    """The column of explanations: by its name, else the one with the longest texts."""
+    rest = [
+        column
+        for column in file.columns
+        if column not in ids and not column.is_number and column.mean_words >= 2
+    ]
+    named = [column for column in rest if words.explanation_rank(column.name) is not None]
+    if named:
+        return min(
+            named, key=lambda column: (words.explanation_rank(column.name), -column.mean_words)
+        )
+    longest = max(rest, key=lambda column: column.mean_words, default=None)
+    return longest if longest and longest.mean_words >= _LEAST_WORDS else None
+
+
+def table_fit(file: File, role: Role) -> float:
+    """How much a file's name and columns speak for a table of users or of items."""
+    table = words.table_of_file(file.stem)
+    named = {"users": "user", "items": "item"}.get(table or "")
+    score = 0.0 if named is None else (0.5 if named == role else -0.5)
+    has_title = any(words.title_rank(column.name) is not None for column in file.columns)
+    return score + (0.1 if has_title == (role == "item") else 0.0)
