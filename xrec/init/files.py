@@ -121,6 +121,8 @@ def _read(location: Location, name: str, data: bytes, delimiter: str) -> File:
     readable = [row.values for row in lines.rows if row.values is not None]
     if not readable:
         problem = lines.rows[0].problem if lines.rows else "it has no rows"
+        if data.lstrip().startswith(b"[") and ".json" in name.lower():
+            problem = "a JSON array, expected an object a line: jq -c '.[]' converts it"
         raise DataError(
             f"{where}: no row can be read ({problem}); mend it, or move it out of the folder"
         )

@@ -1,6 +1,7 @@
 """From a folder to a project file; whatever is wrong is said, and then nothing is written."""
 
 import gzip
+import json
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -204,6 +205,10 @@ def _no_rows(shop: Path) -> None:
     (shop / "orders.csv").write_text("order_no,cust_no,sku,qty\n")
 
 
+def _array(shop: Path) -> None:
+    (shop / "orders.json").write_text(json.dumps([{"cust_no": "a", "sku": "b"}], indent=1))
+
+
 def _other_ids(shop: Path) -> None:
     text = (shop / "clients.csv").read_text().replace("resident-", "no-")
     (shop / "clients.csv").write_text(text)
@@ -219,6 +224,7 @@ def _other_ids(shop: Path) -> None:
         (_cut_gzip, r"orders\.csv\.gz: not a readable gzip file"),
         (_broken_parquet, r"orders\.parquet: not a readable Parquet file"),
         (_no_rows, r"orders\.csv: no row can be read \(it has no rows\)"),
+        (_array, r"orders\.json: no row can be read \(a JSON array, .*jq -c"),
         (_other_ids, r"(?s)rows of .* cannot be used:.*unknown user_id"),
     ],
 )
