@@ -37,12 +37,12 @@ TABLE_ENDINGS = (
     ".jsonl.gz",
     ".json.gz",
 )
-"""The endings of the files that a `tables` source can read; .json holds an object a line, as .jsonl does."""
+"""The endings of the files that a `tables` source reads; .json and .jsonl have an object a line."""
 _JOINED = ("profile", "title")
 
 
 class TablesSource(Config):
-    """Plain tables users, items, interactions, explanations, each as .parquet, .csv or .jsonl (also .csv.gz, .jsonl.gz).
+    """Tables users, items, interactions and explanations, each a Parquet, CSV or JSON Lines file.
 
     Only the interactions must be there.
     """
@@ -51,14 +51,14 @@ class TablesSource(Config):
     uri: str = Field(description="Folder of the files.")
     files: dict[Table, str] = Field(
         default_factory=dict,
-        description="File names of the tables whose files are not called like the table, "
-        "e.g. {users: customers.csv}. One file may hold two tables.",
+        description="Files of the tables that are not in a file of their own name, e.g. {users: "
+        "customers.csv}. One file may hold two tables.",
     )
     columns: dict[str, str | list[str] | None] = Field(
         default_factory=dict,
-        description="Column names of the files by ours, e.g. {user_id: customer, items.title: name}: with the "
-        "table's name before the dot for that table, else for all tables. A list of columns is joined to one text, "
-        "null leaves a profile or title empty.",
+        description="Column names of the files by ours, e.g. {user_id: customer, items.title: "
+        "name}. A table's name before the dot limits a key to that table. The columns of a list are "
+        "joined to one text; null leaves a profile or title empty.",
     )
     delimiter: Literal[",", ";", "\t", "|"] = Field(
         ",", description="What separates the columns in the CSV files."
