@@ -80,7 +80,7 @@ def entity_columns(file: File, key: Column, table: str) -> dict[str, ColumnNames
         column.name
         for column in rest
         if words.may_describe(column.name)
-        and words.id_role(column.name) is None
+        and words.id_role(column.name) not in (table.removesuffix("s"), "any")
         and column.num_filled >= 0.2 * file.num_rows
         and (len(column.values) < 0.5 * file.num_rows or column.mean_words >= 2)
     ][:_MOST_PROFILE_COLUMNS]

@@ -46,6 +46,11 @@ def _pairs_by_name(file: File, files: Sequence[File]) -> Pairs | None:
     if not users and not items:
         return None
     known = users or items
+    table = words.table_of_file(file.stem)
+    if table == "users" and users and users[0].is_key:
+        return None
+    if table == "items" and items and items[0].is_key:
+        return None  # books.csv with isbn and author, for example
     if users and items:
         return Pairs(file, users[0], items[0], _text(file, (users[0], items[0])))
     if len(known[0].values) >= 0.98 * file.num_rows:

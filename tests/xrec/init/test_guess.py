@@ -197,6 +197,26 @@ def test_guess_item_id_beside_a_known_user_id_is_noted(tmp_path: Path) -> None:
     assert guess.notes == ("ratings.json: thing is taken for the id of the item",)
 
 
+def test_guess_table_of_items_with_an_author_is_no_table_of_pairs(tmp_path: Path) -> None:
+    _write(
+        tmp_path,
+        {
+            "books.json": [
+                {"isbn": f"9{n}", "author": f"Writer {n % 3}", "title": f"Book {n}"}
+                for n in range(10)
+            ],
+            "loans.json": [{"reader": f"r{n % 7}", "isbn": f"9{n % 10}"} for n in range(70)],
+        },
+    )
+    guess = _guess(tmp_path)
+    assert guess.files == {"items": "books.json", "interactions": "loans.json"}
+    assert _columns(guess, "items") == {
+        "item_id": "isbn",
+        "title": "title",
+        "profile": ["author"],
+    }
+
+
 def test_guess_personal_columns_stay_out_of_profiles(tmp_path: Path) -> None:
     write_shop(tmp_path)
     lines = (tmp_path / "clients.csv").read_text().splitlines()[1:]
