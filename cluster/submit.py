@@ -1,6 +1,7 @@
 """A job sent to a Ray cluster through its Jobs API: code and config go up, the log comes down.
 
-What the job reads and writes must lie where every node finds it: it takes no data along (cluster.runtime_env).
+What the job reads and writes must lie where every node finds it, for it takes no data along
+(cluster.runtime_env).
 """
 
 import asyncio
@@ -23,7 +24,6 @@ from xrec.errors import ClusterError, ConfigError
 _ARTIFACTS = (
     "dataset",
     "graph",
-    "llm",
     "adapter",
     "recommendations",
     "explanations",
@@ -39,19 +39,21 @@ _NUM_REASON_LINES = 15
 def submit_job(
     module: str,
     config_path: str,
-    overrides: Sequence[str],
+    arguments: Sequence[str],
     server: JobServer,
     *,
     packages: Sequence[str] = (),
     first: str = "",
 ) -> str:
-    """Start `python -m jobs.<module> <config> <overrides>` on the cluster, after the shell command `first` if there is one.
+    """Start `python -m jobs.<module> <config> <arguments>` on the cluster.
 
-    AWS_* variables of this process go with it; `packages` (name==version) are installed for it. Returns the submission id; raises ClusterError.
+    If `first` is not empty, this shell command runs before it and must succeed. The AWS_* variables
+    of this process go with the job, and `packages` (name==version) are installed for it. Returns
+    the submission id; raises ClusterError.
     """
     client = _client(server)
-    arguments = [Path(config_path).name, *overrides]
-    entrypoint = f"python -m jobs.{module} {shlex.join(arguments)}"
+    words = [Path(config_path).name, *arguments]
+    entrypoint = f"python -m jobs.{module} {shlex.join(words)}"
     with working_folder(Path(config_path)) as folder:
         try:
             return str(
@@ -68,7 +70,8 @@ def submit_job(
 def follow_job(submission_id: str, server: JobServer, write: Callable[[str], None]) -> None:
     """Hand the job's log to `write` as it comes, until the job ends.
 
-    Raises ClusterError with the reason and the log's last lines if it did not succeed. KeyboardInterrupt leaves it running.
+    Raises ClusterError with the reason and the log's last lines if the job did not succeed. After a
+    KeyboardInterrupt the job goes on.
     """
     client = _client(server)
     last_lines: deque[str] = deque(maxlen=_NUM_REASON_LINES)
@@ -83,14 +86,18 @@ def follow_job(submission_id: str, server: JobServer, write: Callable[[str], Non
         info = client.get_job_info(submission_id)
     except (RuntimeError, OSError) as error:
         raise ClusterError(
-            f"{server.url}: the log of {submission_id} broke off ({error}); the job may go on: xrec jobs list"
+            f"{server.url}: the log of {submission_id} broke off ({error}); "
+            "the job may go on: xrec jobs list"
         ) from error
     if info.status != JobStatus.SUCCEEDED:
         raise ClusterError(_reason(submission_id, info, last_lines))
 
 
 def check_shared_paths(config: JobConfig) -> None:
-    """Raise ConfigError if `config` names a relative path: it would lie in the job's own folder on the cluster."""
+    """Raise ConfigError if `config` names a relative path.
+
+    It would lie in the job's own folder on the cluster, which is deleted after the job.
+    """
     relative = [
         f"{key}={value}"
         for key, value in _uris(config.model_dump())
@@ -98,13 +105,17 @@ def check_shared_paths(config: JobConfig) -> None:
     ]
     if relative:
         raise ConfigError(
-            f"relative path {', '.join(relative)}: a submitted job has a folder of its own on the cluster, which is deleted; "
-            "give an s3:// URI, or an absolute path on a disk that all nodes share"
+            f"relative path {', '.join(relative)}: a submitted job has a folder of its own on the "
+            "cluster, which is deleted; give an s3:// URI, or an absolute path on a disk that all "
+            "nodes share"
         )
 
 
 def shared_path_check(config: JobConfig) -> str:
-    """The shell command that asks all nodes whether they see the job's local output, for a job that does not ask itself; else empty."""
+    """The shell command that asks all nodes whether they see the job's local output.
+
+    It is empty for a job that asks them itself, and for output in a bucket.
+    """
     if "ray" in type(config).model_fields or "://" in config.workspace:
         return ""
     return f"python -m cluster.preflight {shlex.quote(config.workspace)}"
@@ -134,4 +145,7 @@ def _uris(values: Any, key: str = "") -> Iterator[tuple[str, str]]:
 def _reason(submission_id: str, info: JobInfo, last_lines: Sequence[str]) -> str:
     message = (info.message or "no message").split(", last available logs")[0]
     log = "\n".join(f"  {line}" for line in last_lines)
-    return f"job {submission_id} ended as {info.status}: {message}\nlast lines of its log:\n{log or '  (empty)'}"
+    return (
+        f"job {submission_id} ended as {info.status}: {message}\n"
+        f"last lines of its log:\n{log or '  (empty)'}"
+    )

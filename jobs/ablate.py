@@ -114,7 +114,8 @@ def _drawn_pairs(config: AblateConfig) -> list[HeldOutPair]:
     if len({pair.user_id for pair in drawn}) < 2:
         raise DataError(
             f"{config.artifact('dataset')}: {len(drawn)} explained pairs in split "
-            f"{config.split!r}, of fewer than two users; another user's vector needs two: choose the other split, or "
+            f"{config.split!r}, of fewer than two users; another user's vector needs two: "
+            "choose the other split, or "
             "prepare the dataset with a larger share for it"
         )
     return drawn

@@ -52,7 +52,11 @@ def output(config: BackfillConfig, *, exact: bool = True) -> Output:
 
 
 def run(config: BackfillConfig) -> Manifest:
-    """Plan, take the lease, connect to Ray, explain what is left; a finished run does no work and starts no cluster."""
+    """Plan, take the lease, connect to Ray, and explain what is left; returns the manifest.
+
+    A run that is finished does no work and starts no cluster. Raises what `draft_plan` raises,
+    LeaseError if another driver works on the run, ClusterError.
+    """
     for name in ("dataset", "graph", "adapter", "explanations"):
         check_access(open_location(config.artifact(name), config.storage), config.storage)
     draft = draft_plan(config, pair_batches(config))
@@ -72,7 +76,7 @@ def run(config: BackfillConfig) -> Manifest:
 
 
 def clean_output(config: BackfillConfig) -> int:
-    """Delete the files of `explanations` that count for nothing; returns their number."""
+    """Delete the files of `explanations` that no longer count; returns their number."""
     output = open_location(config.artifact("explanations"), config.storage)
     check_access(output, config.storage)
     with Lease.acquire(output, config.lease_seconds).renewed():

@@ -33,7 +33,10 @@ class ExplainedPair:
 def run(
     config: BackfillConfig, user_id: str, item_id: str, history: Sequence[str] | None = None
 ) -> ExplainedPair:
-    """Explain the pair; `history`: item ids of a user that neither the dataset nor `config.cold_start` knows.
+    """Explain the pair.
+
+    `history` is for a user that neither the dataset nor `config.cold_start` knows: the ids of the
+    items that this user has interacted with.
 
     Raises UnknownIdError for an id that is not known, and what `load_explainer` raises.
     """

@@ -1,4 +1,4 @@
-"""Job `import-adapter`: the converters and vectors of the public XRec release in, graph and adapter artifacts out."""
+"""Job `import-adapter`: the files of the public XRec release in, graph and adapter out."""
 
 from jobs.output import Output, llm_fingerprint, location_of, manifest_of, unknown
 from xrec.config.adapter import ImportAdapterConfig
@@ -34,7 +34,7 @@ def output(config: ImportAdapterConfig, *, exact: bool = True) -> Output:
 
 
 def run(config: ImportAdapterConfig) -> Manifest:
-    """Check that the storage can be used, import in this process."""
+    """Check that the storage can be used, and import in this process."""
     for uri in (
         config.release,
         *(config.artifact(name) for name in ("dataset", "graph", "adapter")),

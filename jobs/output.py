@@ -1,8 +1,9 @@
-"""What a job makes, known before the work: where, from which settings and inputs; and what is there.
+"""What a job makes, known before the work: where it lies, and from which settings and inputs.
 
-Each job's module has `output(config, *, exact=True) -> Output`, which does none of the job's work. A
-job asks it whether its artifact is there already, `xrec run` whether to skip the job, and
-`xrec status` whether the artifact is stale.
+Each job's module has `output(config, *, exact=True) -> Output`, which does none of the job's work.
+The job uses it to find out whether its artifact is there already, `xrec run` whether to skip the
+job, and `xrec status` whether the artifact is stale. Without `exact`, what would take a download or
+a long read is left out and not compared.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Graph pretraining: the dataset in, a vector for each user and item out. `python -m jobs.pretrain_graph CONFIG`."""
+"""Job `pretrain-graph`: the dataset in, a vector for each user and item out."""
 
 from cluster.connect import ensure_ray
 from cluster.preflight import check_cluster
@@ -18,7 +18,10 @@ def output(config: PretrainGraphConfig, *, exact: bool = True) -> Output:
 
 
 def run(config: PretrainGraphConfig) -> Manifest:
-    """Check that the storage can be used and that there is something to do, connect to Ray, train."""
+    """Check that the storage can be used, connect to Ray, and train; returns the manifest.
+
+    A run that is finished does no work and starts no cluster.
+    """
     for name in ("dataset", "graph"):
         check_access(open_location(config.artifact(name), config.storage), config.storage)
     done = pretrained_graph(config)

@@ -27,7 +27,10 @@ def output(config: RecommendConfig, *, exact: bool = True) -> Output:
 
 
 def run(config: RecommendConfig) -> Manifest:
-    """Plan, read, connect to Ray, rank what is left; a finished run does no work and starts no cluster."""
+    """Plan, read, connect to Ray, and rank what is left; returns the manifest.
+
+    A run that is finished does no work and starts no cluster.
+    """
     for name in ("dataset", "graph", "recommendations"):
         check_access(open_location(config.artifact(name), config.storage), config.storage)
     plan = plan_recommendations(config)

@@ -1,8 +1,8 @@
 """All jobs of a project, in the order of the pipeline; what is there already is kept.
 
 A job is skipped if its artifact is there and was made from the same settings and inputs. If the
-artifact that is there differs, the run stops and says in what, or with `redo` deletes it and makes it
-again. What depends on it has other inputs then, and is made again for the same reason.
+artifact that is there differs, the run stops and says in what; or with `redo`, it is deleted and
+made again. What depends on it then has other inputs, and is made again for the same reason.
 """
 
 import time
@@ -36,8 +36,8 @@ def chosen_configs(
 ) -> dict[str, JobConfig]:
     """The configs of the project's jobs from `first` to `last`, in order.
 
-    Raises ConfigError for a mistake in the file, for a job that is not in it, and if two of the jobs
-    would make the same artifact.
+    Raises ConfigError for a mistake in the file, for a job that is not in it, and if two of the
+    jobs would make the same artifact.
     """
     jobs = [job for job in project.jobs if job in PIPELINE]
     for option, name in (("--from", first), ("--until", last)):
@@ -67,8 +67,8 @@ def run(
 ) -> None:
     """Run the jobs of `configs` in order on one Ray cluster; `tell` gets a line of progress.
 
-    Raises ArtifactMismatchError if an artifact that is there differs and `redo` is false; before any
-    work, if that can be known then. Otherwise raises what the jobs raise.
+    Raises ArtifactMismatchError if an artifact that is there differs and `redo` is false, before
+    any work where that can be known. Otherwise raises what the jobs raise.
     """
     if not redo:
         _check_nothing_differs(configs)

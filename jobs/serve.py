@@ -26,9 +26,13 @@ logger = logging.getLogger("xrec")
 def run(
     config: ServeConfig, read_again: Callable[[], ServeConfig], tell: Callable[[str], None]
 ) -> None:
-    """Serve until interrupted; SIGHUP serves what `read_again` gives, in place where only artifacts differ. `tell` gets the address.
+    """Serve until interrupted. `tell` gets the endpoint's address.
 
-    Raises what `check_sources` raises, ArtifactMismatchError for a backfill of another model, ClusterError.
+    On SIGHUP the config that `read_again` returns is served; without a break if only artifacts
+    differ.
+
+    Raises what `check_sources` raises, ArtifactMismatchError for a backfill of another model,
+    ClusterError.
     """
     config = checked(config)
     with (
@@ -44,7 +48,7 @@ def run(
 
 
 def checked(config: ServeConfig) -> ServeConfig:
-    """`config` with URIs that any process can open, once its artifacts belong together."""
+    """`config` with URIs that any process can open; raises if its artifacts do not fit together."""
     shared = {}
     for name in ("dataset", "graph", "adapter", "explanations"):
         location = open_location(config.artifact(name), config.storage)
@@ -59,13 +63,17 @@ def checked(config: ServeConfig) -> ServeConfig:
 
 
 def deploy(config: ServeConfig) -> None:
-    """Start the application on the Ray cluster, or change the one that runs; returns once it is ready. Raises ClusterError."""
+    """Start the application on the Ray cluster, or change the one that runs.
+
+    Returns when it is ready. Raises ClusterError.
+    """
     try:
         serve.run(build(config), name=APP, route_prefix="/")
     except RuntimeError as error:
         lines = [line for line in str(error).splitlines() if line.strip()]
         raise ClusterError(
-            f"the endpoint could not be started: {lines[-1] if lines else error}; its replicas' logs tell more"
+            f"the endpoint could not be started: {lines[-1] if lines else error}; "
+            "see the logs of its replicas"
         ) from error
 
 
@@ -93,13 +101,11 @@ def _serving(config: ServeConfig) -> Iterator[None]:
 
 
 def _hang_ups() -> Iterator[None]:
-    """Yields at each SIGHUP; KeyboardInterrupt and SIGTERM end the wait by an exception."""
+    """Yield at each SIGHUP. SIGINT and SIGTERM raise KeyboardInterrupt, which ends the wait."""
     happened = threading.Event()
     signal.signal(signal.SIGHUP, lambda *_: happened.set())
-    for number in (
-        signal.SIGINT,
-        signal.SIGTERM,
-    ):  # a shell that starts it in the background has SIGINT ignored
+    # SIGINT too: it is ignored in a process that a shell started in the background.
+    for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
     while True:
         happened.wait(1)

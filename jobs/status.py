@@ -30,8 +30,8 @@ _FIGURES: Mapping[str, tuple[tuple[str, str], ...]] = {
 class ArtifactStatus:
     """One artifact of a project.
 
-    `state` is "missing", "begun", "up to date", "stale", or "unusable". `num_bytes` is the size of all
-    its files. `notes` say why it is stale, what it lacks, and what was not compared.
+    `state` is "missing", "begun", "up to date", "stale", or "unusable". `num_bytes` is the size of
+    all its files. `notes` say why it is stale, what it lacks, and what was not compared.
     """
 
     job: Job

@@ -32,7 +32,10 @@ def output(config: TrainAdapterConfig, *, exact: bool = True) -> Output:
 
 
 def run(config: TrainAdapterConfig) -> Manifest:
-    """Check that the storage can be used and that there is something to do; connect to Ray, train."""
+    """Check that the storage can be used, connect to Ray, and train; returns the manifest.
+
+    A run that is finished does no work and starts no cluster.
+    """
     for name in ("dataset", "graph", "adapter"):
         check_access(location_of(config, name), config.storage)
     made = output(config)

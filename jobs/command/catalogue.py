@@ -183,13 +183,13 @@ ABLATE = Job(
     """What each part of the method is worth: variants, trained and scored alike.
 
 The variants are those of train-adapter's section: whole, without profiles, without injection,
-without both, with random vectors, and with the same vector for everybody. A run that was interrupted
-keeps the variants that are finished.
+without both, with random vectors, and with the same vector for everybody. A run that was
+interrupted keeps the variants that are finished.
 
 \b
 In:   <workspace>/dataset, <workspace>/graph, the language model
-Out:  <workspace>/ablation: metrics, report.md with 95 % intervals, manifest.json, and the adapter of
-      each variant
+Out:  <workspace>/ablation: metrics, report.md with 95 % intervals, manifest.json, and the
+      adapter of each variant
 
 \b
 Example:

@@ -1,7 +1,8 @@
 """How a command ends: 0 done, 1 failed, 2 bad usage or config, 130 interrupted.
 
-An expected error (XRecError) is its message on standard error, with --debug also its traceback. An unexpected one
-is a bug: it passes through, and Python prints its traceback and exits with 1.
+Of an expected error (XRecError) the message is printed on standard error, with --debug also the
+traceback. An unexpected one is a bug: it passes through, and Python prints its traceback and exits
+with 1.
 """
 
 import traceback

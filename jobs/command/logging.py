@@ -1,4 +1,4 @@
-"""Where the `xrec` logger's lines go: standard error, coloured on a terminal, plain elsewhere."""
+"""Where the `xrec` logger's lines go: to standard error, coloured on a terminal, else plain."""
 
 import logging
 import os
@@ -6,7 +6,10 @@ import sys
 
 
 def configure_logging(debug: bool) -> None:
-    """Show INFO and above of the `xrec` logger, with `debug` everything; a second call replaces the first's handler."""
+    """Show INFO and above of the `xrec` logger, and with `debug` everything.
+
+    A second call replaces the handler of the first.
+    """
     logger = logging.getLogger("xrec")
     logger.setLevel(logging.DEBUG if debug else logging.INFO)
     logger.propagate = False  # libraries that set up the root logger would show each line again
@@ -18,7 +21,7 @@ def configure_logging(debug: bool) -> None:
 
 
 def quiet_ray() -> None:
-    """Leave Ray's own INFO lines out; to be called after `import ray`, which sets their level."""
+    """Leave out Ray's own INFO lines. Call it after `import ray`, which sets their level."""
     logging.getLogger("ray").setLevel(logging.WARNING)
 
 

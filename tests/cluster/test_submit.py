@@ -1,4 +1,4 @@
-"""A head and two workers as separate nodes; jobs go to them as a user sends them, with `xrec submit`."""
+"""`xrec submit` to a cluster of a head and two workers, as a user runs it."""
 
 import subprocess
 from pathlib import Path
@@ -60,7 +60,7 @@ def test_submit_prepare_to_the_object_store_follows_the_log_and_leaves_the_artif
 def test_submit_pretrain_graph_and_backfill_run_on_the_three_nodes(
     three_nodes: LocalCluster, s3: Store, tmp_path: Path
 ) -> None:
-    """Two jobs, one after the other, on artifacts in the object store; each one's log is followed to its summary."""
+    """Two jobs, one after the other, on artifacts in the object store, each with its log."""
     workspace = s3.new_bucket()
     dataset = prepare_dataset(
         parse_config(

@@ -104,7 +104,7 @@ _WITH_LLM = (TrainAdapterConfig, BackfillConfig, EvaluateConfig, AblateConfig)
 
 @dataclass(frozen=True)
 class Pipeline:
-    """A workspace on s3://, the configs that made what is in it, and the manifests of what was made, by kind."""
+    """A workspace on s3://, its jobs' configs, and the manifests of what they made, by kind."""
 
     workspace: str
     storage: StorageConfig

@@ -1,4 +1,8 @@
-"""The job on s3://: one variant really trained, one taken over; the rest with training stood in for, to see what is redone and what is refused."""
+"""The job `ablate` on s3://.
+
+One variant is trained and one is taken over. The other tests replace training by a copy, to see
+what is done again and what is refused.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -21,7 +25,7 @@ from xrec.storage import Manifest, read_manifest, read_table
 
 @pytest.fixture(scope="session")
 def ablated(pipeline: Any) -> Manifest:
-    """The full variant, taken over from `xrec train-adapter`, which was the same run, and the constant one, by Ray Train."""
+    """The full variant, copied from `xrec train-adapter`, and the constant one, trained here."""
     pipeline.copy_of("adapter", "ablation/full/adapter")
     return jobs.ablate.run(pipeline.config(AblateConfig))
 
@@ -36,7 +40,7 @@ def without_training(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def copied_training(pipeline: Any, ablated: Manifest, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Training is the copying of an adapter that is there; returns the variants that were trained, as they come."""
+    """Training copies an adapter that is there; returns the list of variants that were trained."""
     trained: list[str] = []
 
     def train(config: TrainAdapterConfig) -> Manifest:

@@ -1,4 +1,4 @@
-"""The job on s3://: what a second run does, what an interrupted one does, and what is refused before Ray starts."""
+"""The job `backfill` on s3://: second and interrupted runs, and what is refused early."""
 
 import json
 from collections.abc import Callable
@@ -197,7 +197,8 @@ def test_backfill_of_an_adapter_for_another_graph_is_refused(pipeline: Any) -> N
     (other / "manifest.json").write_bytes(changed.model_dump_json().encode())
     with pytest.raises(
         ArtifactMismatchError,
-        match=rf"fingerprint {'0' * 16}, but the adapter was trained on graph {manifest.fingerprint}",
+        match=rf"fingerprint {'0' * 16}, but the adapter was trained on graph "
+        rf"{manifest.fingerprint}",
     ):
         jobs.backfill.run(
             pipeline.config(

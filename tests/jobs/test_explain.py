@@ -1,4 +1,4 @@
-"""One pair on the command line: the same text as the backfill's, with its inputs; an unknown id is told and nothing written."""
+"""`xrec explain`: the same text as the backfill's, with its inputs; unknown ids are errors."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -61,8 +61,8 @@ def test_explain_unknown_id_names_a_close_one_exits_1_and_writes_nothing(
     assert code == 1
     assert out == ""
     assert (
-        f"{side} {wrong[side]!r} is not among the {len(there)} {known} of the dataset; did you mean '"
-        in err
+        f"{side} {wrong[side]!r} is not among the {len(there)} {known} of the dataset; "
+        "did you mean '" in err
     )
     assert err.split("did you mean '")[1].split("'")[0] in there
     assert "Traceback" not in err

@@ -1,4 +1,4 @@
-"""The public release, as a user has it, to explanations: prepare, import-adapter, explain, backfill, evaluate."""
+"""From the files of the public release to scored explanations, by five jobs."""
 
 from pathlib import Path
 from typing import Any
@@ -225,5 +225,6 @@ def test_import_adapter_for_another_model_graph_or_side_is_refused(
         workspace,
         release,
         DataError,
-        r"user_converter\.pkl has \(experts, D, H\) = \(3, 6, 32\), item_converter\.pkl \(4, 6, 32\)",
+        r"user_converter\.pkl has \(experts, D, H\) = \(3, 6, 32\), "
+        r"item_converter\.pkl \(4, 6, 32\)",
     )

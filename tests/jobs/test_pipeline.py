@@ -1,4 +1,4 @@
-"""Six jobs, one after the other, on s3:// alone: each artifact is there, and names what it was made from."""
+"""Six jobs on s3:// alone: each artifact is there, and names what it was made from."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The job on s3://: every user's items once, a backfill's plan of exactly those, no second run, and what is refused before Ray starts."""
+"""The job `recommend` on s3://: its items, a backfill of them, and what is refused early."""
 
 from collections import Counter
 from typing import Any

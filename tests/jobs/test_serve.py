@@ -1,4 +1,4 @@
-"""`xrec serve` as a person runs it: it starts, tells its address, takes another adapter on SIGHUP, ends on Ctrl-C; a wrong backfill is refused."""
+"""`xrec serve` as a person runs it: start, address, another adapter on SIGHUP, Ctrl-C."""
 
 import signal
 import socket

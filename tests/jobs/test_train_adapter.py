@@ -64,8 +64,8 @@ def test_train_adapter_card_has_the_run_in_it_and_no_uri(pipeline: Any) -> None:
     )
     assert f"| explained pairs | {splits} |" in card
     assert (
-        f"| validation loss, nats a token | {pipeline.manifests['adapter'].metrics['validation_loss']:.4g} |"
-        in card
+        "| validation loss, nats a token | "
+        f"{pipeline.manifests['adapter'].metrics['validation_loss']:.4g} |" in card
     )
     assert pipeline.manifests["graph"].fingerprint in card
     config = (pipeline.location("adapter") / "adapter_config.json").read_text()
@@ -111,7 +111,8 @@ def test_train_adapter_on_a_graph_of_another_dataset_is_refused(pipeline: Any) -
     )
     with pytest.raises(
         ArtifactMismatchError,
-        match=rf"trained on dataset {'0' * 16}, but .*/dataset is {pipeline.manifests['dataset'].fingerprint}",
+        match=rf"trained on dataset {'0' * 16}, but .*/dataset is "
+        rf"{pipeline.manifests['dataset'].fingerprint}",
     ):
         jobs.train_adapter.run(config)
     assert not pipeline.location("other-adapter").exists()

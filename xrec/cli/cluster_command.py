@@ -17,12 +17,13 @@ if TYPE_CHECKING:
 
 UP_HELP = """Start a Ray cluster of several nodes on this machine.
 
-Each node is a Ray node of its own, on its own loopback address, and outlives this command. A token made for this
-cluster is demanded of whoever would use it; xrec finds it by the cluster's name.
+Each node is a Ray node of its own, on its own loopback address, and goes on after this command. Who
+wants to use the cluster needs the token that is made for it; xrec finds it by the cluster's name.
 
 \b
 In:   --nodes, the head included; --cpus logical CPUs of each
-Out:  the addresses, and how to use them; a record in $XDG_STATE_HOME/xrec/clusters (or ~/.local/state/xrec/clusters)
+Out:  the addresses, and how to use them; a record in $XDG_STATE_HOME/xrec/clusters, or in
+      ~/.local/state/xrec/clusters
 
 For trying out what several nodes do: they share this machine's cores and disk.
 
@@ -35,7 +36,8 @@ Example:
 
 DOWN_HELP = """End a cluster that xrec cluster up started.
 
-Exactly the processes of its nodes are ended, by their ids. What was in its memory is gone; artifacts stay.
+The processes of its nodes are ended, by their ids, and no others. What was in its memory is gone;
+artifacts stay.
 
 \b
 In:   --name
@@ -49,9 +51,9 @@ Example:
 STATUS_HELP = """Nodes, resources and jobs of a cluster.
 
 \b
-In:   the cluster's --address, as in xrec submit; none: all clusters that were started here
-Out:  a line a node (alive, dead, or lost: its process is gone and Ray has not noticed yet), a line a job.
-      Exit code 1 if a cluster does not answer, refuses, or has lost its head
+In:   the cluster's --address, as in xrec submit; without it, all clusters that were started here
+Out:  a line for each node (alive, dead, or lost: its process is gone and Ray has not noticed yet)
+      and for each job; exit code 1 if a cluster does not answer, refuses, or has lost its head
 
 \b
 Example:
@@ -87,7 +89,7 @@ def up_command(
             "--cpus",
             metavar="N",
             min=1,
-            help="Logical CPUs of each node; none: this machine's, shared out.",
+            help="Logical CPUs of each node. Without it, this machine's are shared out.",
         ),
     ] = None,
     name: Name = "dev",
@@ -123,7 +125,7 @@ def status_command(address: Address = None, debug: Debug = False) -> None:
 
         found = [address] if address else names()
         if not found:
-            typer.echo("no cluster was brought up on this machine; start one with: xrec cluster up")
+            typer.echo("no cluster was started on this machine; start one with: xrec cluster up")
         for each in found:
             server = job_server(each)
             typer.echo(_status(each, server.url, cluster_status(server)))
@@ -132,8 +134,10 @@ def status_command(address: Address = None, debug: Debug = False) -> None:
 def _started(cluster: "LocalCluster", cpus_per_node: int) -> str:
     return "\n".join(
         [
-            f"cluster {cluster.name}: {len(cluster.nodes)} nodes with {cpus_per_node} logical CPU(s) each, token authentication on",
-            f"  job server  {cluster.dashboard_url}      xrec submit JOB CONFIG --address {cluster.name}",
+            f"cluster {cluster.name}: {len(cluster.nodes)} nodes with {cpus_per_node} "
+            "logical CPU(s) each, token authentication on",
+            f"  job server  {cluster.dashboard_url}      "
+            f"xrec submit JOB CONFIG --address {cluster.name}",
             f"  Ray         {cluster.address}      ray.address={cluster.name}",
             "  other programs need: "
             + " ".join(f"{name}={value}" for name, value in cluster.environment.items()),

@@ -10,11 +10,12 @@ from jobs.command.logging import configure_logging
 
 HELP = """The whole pipeline on the generated sample.
 
-Takes a few minutes on two cores.
+It is xrec run configs/sample.yaml, and takes a few minutes on two cores.
 
 \b
 In:   nothing
-Out:  ten explanations beside their references, the metrics, and where report.html is; all artifacts in --workspace
+Out:  ten explanations beside their references, the metrics, and where report.html is; all artifacts
+      in --workspace
 
 \b
 Example:

@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 HELP = """One pair, explained, with what the model was given.
 
 \b
-In:   CONFIG of a backfill (its workspace holds dataset, graph and adapter; its pairs are not read), two ids
+In:   CONFIG, whose section backfill is used, but for its pairs; two ids
 Out:  the explanation, with the prompt and the texts it was made from, on standard output
 
-An id that neither the dataset nor cold_start holds is an error. For a user that came after training give --history:
-the user's vector is then computed from the vectors of these items.
+An id that neither the dataset nor cold_start holds is an error. For a user that came after training
+give --history: the user's vector is then computed from the vectors of these items.
 
 \b
 Example:
@@ -66,12 +66,15 @@ def _lines(pair: "ExplainedPair") -> list[str]:
     """The pair's inputs, the prompt as the model saw it, and the explanation."""
     return [
         f"user          {pair.user_id}: {pair.texts.user_profile or '(no profile)'}",
-        f"item          {pair.item_id}: {pair.texts.item_title}. {pair.texts.item_profile or '(no profile)'}",
+        f"item          {pair.item_id}: {pair.texts.item_title}. "
+        f"{pair.texts.item_profile or '(no profile)'}",
         f"model         {pair.model_fingerprint} (language model, adapter and graph together)",
-        f"prompt        {pair.explanation.num_prompt_tokens} tokens, collaborative tokens as <user N> and <item N>:",
+        f"prompt        {pair.explanation.num_prompt_tokens} tokens, "
+        "collaborative tokens as <user N> and <item N>:",
         *(f"              | {line}" for line in pair.prompt.splitlines()),
         f"explanation   {pair.explanation.text}",
-        f"              ({pair.explanation.num_generated_tokens} tokens, ended by {pair.explanation.finish_reason})",
+        f"              ({pair.explanation.num_generated_tokens} tokens, "
+        f"ended by {pair.explanation.finish_reason})",
         *(
             [f"failed        {failure.reason}: {failure.message}"]
             if (failure := pair.explanation.failure)

@@ -17,7 +17,7 @@ LIST_HELP = """All jobs that a cluster remembers.
 
 \b
 In:   the cluster's --address, as in xrec submit
-Out:  a line a job, the last started first: id, status, start, duration, what it runs
+Out:  a line for each job, the last started first: id, status, start, duration, what it runs
 
 \b
 Example:
@@ -108,7 +108,7 @@ def stop_command(submission_id: JobId, address: Address = None, debug: Debug = F
 
 
 def jobs_table(jobs: Sequence["JobEntry"]) -> str:
-    """A line a job; a driver that connected by itself has no id to stop it by."""
+    """A line for each job. A driver that connected by itself has no id, and cannot be stopped."""
     if not jobs:
         return "no jobs"
     rows = [

@@ -28,8 +28,9 @@ Data goes one way. Each arrow is a command, each noun an artifact at a URI (loca
   graph -recommend-> each user's best unseen items, which a backfill can take as its pairs
   explanations, adapter -serve-> an HTTP endpoint with a page
 
-A project is one YAML file; xrec run goes through all of it. Start with: xrec demo; for your own data:
-xrec init. Each command has its own --help. Exit codes: 0 done, 1 failed, 2 bad usage or config.
+A project is one YAML file, and xrec run goes through all of it. Start with xrec demo, and with your
+own data with xrec init. Each command has its own --help. Exit codes: 0 done, 1 failed, 2 bad usage
+or config.
 """
 
 

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 HELP = """The artifacts of a project: what is there, and whether it is up to date.
 
-Stale means that the settings or inputs are no longer those that the artifact was made from; the lines
-below the table say what differs. Nothing is made, and no cluster is started.
+Stale means that the settings or inputs are no longer those that the artifact was made from; the
+lines below the table say what differs. Nothing is made, and no cluster is started.
 
 \b
 In:   CONFIG; overrides are shared keys, or begin with a job's name

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 HELP = """Run a job on a Ray cluster, or with "run" all jobs of a project.
 
-Sends code and config, follows the log, ends as the job ends. Ctrl-C stops following, not the job: see
-xrec jobs. Artifacts must lie where every node finds them: s3://, or an absolute path on a disk that all
-nodes share. AWS_* variables of this shell go with the job, data does not. A cluster with token
+Sends code and config, follows the log, and ends as the job ends. After Ctrl-C the job goes on: see
+xrec jobs. Artifacts must lie where every node finds them: s3://, or an absolute path on a disk that
+all nodes share. AWS_* variables of this shell go with the job, data does not. A cluster with token
 authentication takes the token in RAY_AUTH_TOKEN, at RAY_AUTH_TOKEN_PATH, or in ~/.ray/auth_token.
 
 \b
@@ -29,7 +29,7 @@ Out:  the job's log on standard output; exit code 0 if it succeeded, 1 with the 
 
 \b
 Example:
-  xrec submit pretrain-graph configs/yelp.yaml workspace=s3://my-bucket/yelp --address http://10.0.0.5:8265
+  xrec submit evaluate configs/yelp.yaml workspace=s3://my-bucket/yelp --address http://HEAD:8265
   xrec submit run configs/yelp.yaml workspace=s3://my-bucket/yelp --until train-adapter
 """
 

@@ -1,1 +1,4 @@
-"""Typed configuration: every key with its meaning and unit, a file a job family. `project` reads the file."""
+"""Typed configuration: a file for each family of jobs; every key has its meaning and unit.
+
+`project` reads a project file, in which all jobs of a project stand.
+"""

@@ -1,4 +1,4 @@
-"""`xrec recommend` and `xrec backfill`: pairs of users and items, and their explanations in bulk."""
+"""`xrec recommend` and `xrec backfill`: pairs of users and items, and their explanations."""
 
 from typing import Annotated, Literal
 
@@ -13,51 +13,66 @@ class SplitPairs(Config):
     """The explained pairs of a split of the dataset."""
 
     kind: Literal["split"]
-    split: Split = Field("test", description="Which split.")
+    split: Split = Field("test", description="The split.")
     max_pairs: int | None = Field(
-        None, ge=1, description="The first so many pairs, by user and item; none: all."
+        None,
+        ge=1,
+        description="Largest number of pairs, the first ones by user and item. If null, all "
+        "are explained.",
     )
 
 
 class TablePairs(Config):
-    """A table of pairs: columns user_id and item_id, one Parquet file or a folder of them."""
+    """A table of pairs with the columns user_id and item_id.
+
+    It is one Parquet file, or a folder of them.
+    """
 
     kind: Literal["table"]
-    uri: str = Field(description="File or folder, local or s3://.")
+    uri: str = Field(description="URI of the file or folder, local or s3://.")
 
 
 class TopKPairs(Config):
     """The graph's best unseen items for users."""
 
     kind: Literal["top_k"]
-    k: int = Field(10, ge=1, description="Items of each user.")
-    user_ids: tuple[str, ...] | None = Field(None, description="Which users; none: all.")
+    k: int = Field(10, ge=1, description="Number of items of each user.")
+    user_ids: tuple[str, ...] | None = Field(None, description="The users. If null, all users.")
 
 
 class RecommendedPairs(Config):
     """The pairs of a recommendations artifact (`xrec recommend`)."""
 
     kind: Literal["recommendations"]
-    uri: str | None = Field(None, description="The artifact; none: <workspace>/recommendations.")
+    uri: str | None = Field(
+        None, description="URI of the recommendations; if null, it is <workspace>/recommendations."
+    )
     k: int | None = Field(
-        None, ge=1, description="The first so many of each user; none: all that are there."
+        None,
+        ge=1,
+        description="Number of items of each user, the best ones. If null, all that are there.",
     )
 
 
 class ActorsConfig(Config):
     """The pool of processes that hold the language model."""
 
-    num_actors: int = Field(2, ge=1, description="Actors; with min_actors the most of them.")
+    num_actors: int = Field(
+        2, ge=1, description="Number of actors; if min_actors is given, the largest number."
+    )
     min_actors: int | None = Field(
         None,
         ge=1,
-        description="The pool starts with so many and grows as the cluster has room; none: num_actors.",
+        description="Number of actors that the pool starts with. It grows as the cluster has "
+        "room. If null, it is num_actors.",
     )
     cpus_per_actor: int = Field(
         1, ge=1, description="Torch threads, and logical CPUs, of each actor."
     )
     device: Device = Field(
-        "auto", description="auto: a GPU an actor where the cluster has enough, else CPU."
+        "auto",
+        description="What each actor computes on. With auto, each actor has a GPU if the "
+        "cluster has enough of them, else they use CPUs.",
     )
 
     @model_validator(mode="after")
@@ -70,83 +85,110 @@ class ActorsConfig(Config):
 
 
 class BackfillConfig(JobConfig):
-    """`xrec backfill`: pairs in, explanations artifact out."""
+    """`xrec backfill`: pairs in, explanations out."""
 
-    dataset: str | None = Field(None, description="Input URI; none: <workspace>/dataset.")
-    graph: str | None = Field(None, description="Input URI; none: <workspace>/graph.")
-    adapter: str | None = Field(None, description="Input URI; none: <workspace>/adapter.")
+    dataset: str | None = Field(
+        None, description="URI of the input; if null, it is <workspace>/dataset."
+    )
+    graph: str | None = Field(
+        None, description="URI of the input; if null, it is <workspace>/graph."
+    )
+    adapter: str | None = Field(
+        None, description="URI of the input; if null, it is <workspace>/adapter."
+    )
     explanations: str | None = Field(
-        None, description="Output URI; none: <workspace>/explanations."
+        None, description="URI of the output; if null, it is <workspace>/explanations."
     )
     pairs: Annotated[
         SplitPairs | TablePairs | TopKPairs | RecommendedPairs, Field(discriminator="kind")
     ]
     cold_start: ColdStartConfig | None = Field(
-        None, description="New users and items; none: only the dataset's own are known."
+        None, description="New users and items. If null, only the dataset's own are known."
     )
     rows_per_chunk: int = Field(
         1024,
         ge=1,
-        description="Pairs of a chunk, which is committed as a whole: at most so many on average; one with twice as many is cut up.",
+        description="Largest average number of pairs of a chunk, which is committed as a "
+        "whole. A chunk of twice this number is cut into pieces.",
     )
     max_failed_share: float = Field(
-        0.05, ge=0, le=1, description="Failed share of all rows above which the run stops."
+        0.05,
+        ge=0,
+        le=1,
+        description="Share of failed rows among all rows above which the run stops.",
     )
     new_run: bool = Field(
         False,
-        description="Write to <explanations>-<run>, beside what is there; a run with other settings is else refused.",
+        description="Whether to write to <explanations>-<run>, beside what is there. "
+        "Otherwise a run with other settings than those of the output is refused.",
     )
     carry_from: str | None = Field(
         None,
-        description="An earlier finished backfill: pairs of it whose texts, vectors, model and decoding are the same are not generated again.",
+        description="URI of an earlier finished backfill. Its explanations are taken over for "
+        "those pairs whose texts, vectors, model and decoding are the same. If "
+        "null, all are generated.",
     )
     retry_failed: str | None = Field(
         None,
-        description="Do the failed rows of this run again: all, or those of one reason; none: they stay.",
+        description="Which failed rows of this run are done again: all, or those of one "
+        "reason. If null, they stay as they are.",
     )
     price_per_actor_hour: float | None = Field(
         None,
         ge=0,
-        description="What an actor costs an hour, in any currency, for the report; none: no cost.",
+        description="What an actor costs in an hour, in any currency, for the report. If "
+        "null, the report has no cost.",
     )
     compact_mib: float = Field(
         128.0,
         gt=0,
-        description="Size of the files that --compact makes, MiB; the last one is smaller.",
+        description="Size of the files that --compact makes, in MiB; the last one is smaller.",
     )
     garbage_hours: float = Field(
         24.0,
         ge=0,
-        description="--clean keeps replaced files for so long, for readers that opened them before they were replaced.",
+        description="How long --clean keeps files that were replaced, in hours, for readers "
+        "that opened them before.",
     )
     lease_seconds: float = Field(
         30.0,
         gt=0,
-        description="A driver that gives no sign for so long is taken for dead, and another may go on.",
+        description="Time without a sign of life, in seconds, after which a driver counts as "
+        "dead and another one may go on.",
     )
     llm: LLMConfig = Field(description="The language model that the adapter was trained for.")
-    decoding: DecodingConfig = Field(default_factory=DecodingConfig, description="Decoding.")
-    engine: EngineConfig = Field(
-        default_factory=EngineConfig, description="Generation engine of each actor."
+    decoding: DecodingConfig = Field(
+        default_factory=DecodingConfig, description="How texts are drawn from the language model."
     )
-    actors: ActorsConfig = Field(default_factory=ActorsConfig, description="Model processes.")
-    ray: RayConfig = Field(default_factory=RayConfig, description="Cluster.")
+    engine: EngineConfig = Field(
+        default_factory=EngineConfig, description="The generation engine of each actor."
+    )
+    actors: ActorsConfig = Field(
+        default_factory=ActorsConfig, description="The processes that hold the language model."
+    )
+    ray: RayConfig = Field(default_factory=RayConfig, description="The Ray cluster.")
 
 
 class RecommendConfig(JobConfig):
     """`xrec recommend`: dataset and graph in, each user's best unseen items out."""
 
-    dataset: str | None = Field(None, description="Input URI; none: <workspace>/dataset.")
-    graph: str | None = Field(None, description="Input URI; none: <workspace>/graph.")
-    recommendations: str | None = Field(
-        None, description="Output URI; none: <workspace>/recommendations."
+    dataset: str | None = Field(
+        None, description="URI of the input; if null, it is <workspace>/dataset."
     )
-    k: int = Field(20, ge=1, description="Items of each user.")
-    user_ids: tuple[str, ...] | None = Field(None, description="Which users; none: all.")
+    graph: str | None = Field(
+        None, description="URI of the input; if null, it is <workspace>/graph."
+    )
+    recommendations: str | None = Field(
+        None, description="URI of the output; if null, it is <workspace>/recommendations."
+    )
+    k: int = Field(20, ge=1, description="Number of items of each user.")
+    user_ids: tuple[str, ...] | None = Field(None, description="The users. If null, all users.")
     users_per_task: int = Field(
-        8192, ge=1, description="Users that one task ranks and writes as one Parquet file."
+        8192,
+        ge=1,
+        description="Number of users that one task ranks and writes as one Parquet file.",
     )
     cold_start: ColdStartConfig | None = Field(
-        None, description="New users and items; none: only the dataset's own are known."
+        None, description="New users and items. If null, only the dataset's own are known."
     )
-    ray: RayConfig = Field(default_factory=RayConfig, description="Cluster.")
+    ray: RayConfig = Field(default_factory=RayConfig, description="The Ray cluster.")

@@ -1,7 +1,8 @@
 """The base of config classes, their validation, and how a mistake is described.
 
-A message names the key, the value seen and what was expected. It never shows a value that may be a
-secret: a `SecretStr`, a field with `repr=False`, or anything in the place of a section with such fields.
+A message names the key, the value seen and what was expected. It never shows a value that may be
+a secret: a `SecretStr`, a field with `repr=False`, or what stands in the place of a section with
+such fields.
 """
 
 import difflib

@@ -11,7 +11,7 @@ from xrec.config.shared import JobConfig
 
 
 class ReleaseSource(Config):
-    """The layout of the public XRec release: total_{trn,val,tst}.csv and data.jsonl (or data.json)."""
+    """The files of the public XRec release: total_{trn,val,tst}.csv, data.jsonl or data.json."""
 
     kind: Literal["xrec_release"]
     uri: str = Field(description="Folder of the files.")
@@ -61,7 +61,7 @@ class TablesSource(Config):
         "joined to one text; null leaves a profile or title empty.",
     )
     delimiter: Literal[",", ";", "\t", "|"] = Field(
-        ",", description="What separates the columns in the CSV files."
+        ",", description="What separates the columns in CSV files."
     )
 
     @model_validator(mode="after")
@@ -114,13 +114,13 @@ class SampleSource(Config):
     """The generated town of users, places and aspects with planted taste (xrec.sample)."""
 
     kind: Literal["sample"]
-    num_users: int = Field(600, ge=10, description="Users of the town.")
-    num_items: int = Field(240, ge=10, description="Places of the town.")
+    num_users: int = Field(600, ge=10, description="Number of users of the town.")
+    num_items: int = Field(240, ge=10, description="Number of places of the town.")
     interactions_per_user: int = Field(
-        24, ge=4, description="Visits of each user; they follow the user's taste."
+        24, ge=4, description="Number of visits of each user, which follow the user's taste."
     )
     explanations_per_user: int = Field(
-        8, ge=1, description="Visits of each user that have an explanation."
+        8, ge=1, description="Number of visits of each user that have an explanation."
     )
     seed: int = Field(0, ge=0, description="Seed of the town.")
 
@@ -128,26 +128,31 @@ class SampleSource(Config):
     def _visits_fit(self) -> "SampleSource":
         if self.interactions_per_user > self.num_items:
             raise ValueError(
-                f"interactions_per_user must be at most num_items = {self.num_items}, saw {self.interactions_per_user}"
+                f"interactions_per_user must be at most num_items = {self.num_items}, "
+                f"saw {self.interactions_per_user}"
             )
         if self.explanations_per_user > self.interactions_per_user:
             raise ValueError(
-                f"explanations_per_user must be at most interactions_per_user = {self.interactions_per_user}, saw {self.explanations_per_user}"
+                "explanations_per_user must be at most interactions_per_user = "
+                f"{self.interactions_per_user}, saw {self.explanations_per_user}"
             )
         return self
 
 
 class SplitShares(Config):
-    """Shares of the explained pairs; the rest is for training."""
+    """Shares of the explained pairs that are held out; the rest is for training."""
 
     validation: float = Field(
-        0.1, ge=0, lt=1, description="Share of explained pairs for validation."
+        0.1, ge=0, lt=1, description="Share of the explained pairs that are for validation."
     )
-    test: float = Field(0.2, ge=0, lt=1, description="Share of explained pairs for the test.")
+    test: float = Field(
+        0.2, ge=0, lt=1, description="Share of the explained pairs that are for the test."
+    )
     seed: int = Field(
         0,
         ge=0,
-        description="Seed of the hash that splits the pairs (explained pairs, and interactions without a split of their own).",
+        description="Seed of the hash that splits the explained pairs, and those interactions "
+        "that have no split of their own.",
     )
 
     @model_validator(mode="after")
@@ -163,48 +168,61 @@ class PrepareConfig(JobConfig):
     """`xrec prepare`: raw files in, dataset artifact out."""
 
     source: Annotated[ReleaseSource | TablesSource | SampleSource, Field(discriminator="kind")]
-    dataset: str | None = Field(None, description="Output URI; none: <workspace>/dataset.")
+    dataset: str | None = Field(
+        None, description="URI of the output; if null, it is <workspace>/dataset."
+    )
     splits: SplitShares = Field(
-        default_factory=SplitShares, description="Splits of the explained pairs."
+        default_factory=SplitShares, description="How the explained pairs are split."
     )
     max_rejected_share: float = Field(
         0.01,
         ge=0,
         le=1,
-        description="Rejected share of any one input file above which the job fails.",
+        description="Largest share of the rows of one input file that may be rejected; above "
+        "it the job fails.",
     )
 
 
 class SampleLLMConfig(Config):
-    """The sample's language model: a small Llama, trained on the town's language and then frozen."""
+    """The sample's language model.
 
-    hidden_size: int = Field(128, ge=16, description="H, width of the model.")
-    num_layers: int = Field(3, ge=1, description="Layers.")
-    num_heads: int = Field(4, ge=1, description="Query heads.")
+    It is a small Llama, which is trained on the town's language and then frozen.
+    """
+
+    hidden_size: int = Field(128, ge=16, description="H, the width of the model.")
+    num_layers: int = Field(3, ge=1, description="Number of layers.")
+    num_heads: int = Field(4, ge=1, description="Number of query heads.")
     num_key_value_heads: int = Field(
-        2, ge=1, description="Key and value heads; fewer than query heads: grouped-query attention."
+        2,
+        ge=1,
+        description="Number of key and value heads. If they are fewer than the query heads, "
+        "this is grouped-query attention.",
     )
-    vocab_size: int = Field(1024, ge=300, description="Most tokens of the tokenizer.")
+    vocab_size: int = Field(1024, ge=300, description="Largest number of tokens of the tokenizer.")
     num_copy_steps: int = Field(
         100,
         ge=0,
-        description="First steps, on random tokens said twice: they teach the model to copy from its context.",
+        description="Number of first steps, on random tokens that are said twice. They teach "
+        "the model to copy from its context.",
     )
     num_steps: int = Field(
-        300, ge=1, description="Steps on the town's language; each sees new texts."
+        300, ge=1, description="Number of steps on the town's language. Each step has new texts."
     )
-    batch_size: int = Field(32, ge=1, description="Texts of a step.")
+    batch_size: int = Field(32, ge=1, description="Number of texts of a step.")
     learning_rate: float = Field(3e-3, gt=0, description="Peak learning rate of AdamW.")
-    num_threads: int = Field(1, ge=1, description="Torch threads.")
-    seed: int = Field(0, ge=0, description="Seed of texts and initialization.")
+    num_threads: int = Field(1, ge=1, description="Number of torch threads.")
+    seed: int = Field(0, ge=0, description="Seed of the texts and of the initialization.")
 
 
 class BuildSampleLLMConfig(JobConfig):
-    """`xrec build-sample-llm`: nothing in, a language model in the Hugging Face layout out."""
+    """`xrec build-sample-llm`: nothing in, <workspace>/llm out.
+
+    The language model has the Hugging Face layout.
+    """
 
     model: SampleLLMConfig = Field(
         default_factory=SampleLLMConfig, description="The model and its training."
     )
     prompt: PromptConfig = Field(
-        default_factory=PromptConfig, description="The prompt that its texts follow."
+        default_factory=PromptConfig, description="The prompt that the training texts follow."
     )

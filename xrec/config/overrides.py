@@ -1,6 +1,6 @@
 """`section.key=value` from the command line: what an argument says, and what it changes.
 
-An argument may hold a secret. A message shows its key only, and even that only if it looks like one.
+An argument may hold a secret. A message shows its key only, and only if it looks like a key.
 """
 
 import re

@@ -1,7 +1,7 @@
 """A project file: one YAML that describes all jobs of a project.
 
-What several jobs share (`workspace`, `llm`, `prompt`, ...) stands once at the top level; what one job
-alone needs stands in a section of the job's name. The config of a job is
+What several jobs share (`workspace`, `llm`, `prompt`, ...) stands once at the top level. What one
+job alone needs stands in a section of the job's name. The config of a job is
 
     the shared keys that the job has, overlaid by the job's section, overlaid by overrides,
 
@@ -84,8 +84,8 @@ class Project:
     ) -> dict[str, JobConfig]:
         """The configs of `jobs`, each with `overrides` of its own keys.
 
-        Raises ConfigError with every mistake in the whole file. A key that is required and not given
-        is a mistake in the configs of `jobs` only.
+        Raises ConfigError with every mistake in the whole file. A key that is required and not
+        given is a mistake in the configs of `jobs` only.
         """
         lines = [*_misplaced(self.values)]
         configs = {}
@@ -240,8 +240,8 @@ def _misplaced(values: Mapping[str, Any]) -> Iterator[str]:
         yield f"{key}: {_described(Problem((str(key),), 'unknown', known=known))}"
     if unknown and not any(job in values for job in JOBS):
         yield (
-            "there is no section of a job: a project file has what jobs share at the top level, and "
-            "a section for each job, for example 'prepare:'; see configs/"
+            "there is no section of a job: a project file has what jobs share at the top level, "
+            "and a section for each job, for example 'prepare:'; see configs/"
         )
     for job in JOBS:
         section = values.get(job)

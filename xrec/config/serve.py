@@ -14,24 +14,30 @@ class HTTPConfig(Config):
 
     host: str = Field(
         "127.0.0.1",
-        description="Address to listen on. Any but a loopback address needs security.keys.",
+        description="Address to listen on. Every address but a loopback address needs "
+        "security.keys.",
     )
     port: int = Field(8000, ge=1, le=65535, description="Port to listen on.")
     max_body_kib: int = Field(
-        256, ge=1, description="Largest request body, KiB; a larger one is answered with 413."
+        256,
+        ge=1,
+        description="Largest body of a request, in KiB. A larger one is answered with 413.",
     )
     max_concurrent_requests: int = Field(
         256,
         ge=1,
-        description="Requests that a frontend answers at a time; more are answered with 429 at once.",
+        description="Number of requests that a frontend answers at a time. Further ones are "
+        "answered with 429 at once.",
     )
     deadline_seconds: float = Field(
         30.0,
         ge=1,
-        description="A request that is not answered by then is answered with 504, and its generation stops.",
+        description="Time in seconds after which a request without an answer is answered with "
+        "504, and its generation stops.",
     )
     tls_certificate: str | None = Field(
-        None, description="PEM file of the certificate chain; none: plain HTTP."
+        None,
+        description="PEM file of the certificate chain. If null, the endpoint speaks plain HTTP.",
     )
     tls_key: str | None = Field(None, description="PEM file of the certificate's private key.")
 
@@ -53,18 +59,22 @@ class HTTPConfig(Config):
 
 
 class KeyConfig(Config):
-    """A key that may ask. The key itself stands nowhere: `printf %s KEY | sha256sum` gives its hash; 32 random bytes make a good one."""
+    """A key that may ask.
+
+    The key itself stands nowhere. `printf %s KEY | sha256sum` gives its hash. 32 random bytes make
+    a good key.
+    """
 
     name: str = Field(min_length=1, max_length=64, description="Whose key it is, for logs.")
     # repr=False: who gives the key itself by mistake must not find it in an error message.
-    sha256: str = Field(description="SHA-256 of the key, 64 hex digits.", repr=False)
+    sha256: str = Field(description="SHA-256 of the key, as 64 lower-case hex digits.", repr=False)
     requests_per_minute: int = Field(
         600,
         ge=1,
-        description="Rate of this key at one frontend; beyond it, requests are answered with 429.",
+        description="Rate of this key at one frontend. Requests beyond it are answered with 429.",
     )
     burst: int = Field(
-        60, ge=1, description="Requests that may come at once, before the rate counts."
+        60, ge=1, description="Number of requests that may come at once before the rate counts."
     )
 
     @field_validator("sha256")
@@ -81,11 +91,14 @@ class SecurityConfig(Config):
     """Who may ask."""
 
     keys: tuple[KeyConfig, ...] = Field(
-        (), description="Keys, sent as Authorization: Bearer KEY. None: only this machine may ask."
+        (),
+        description="Keys, which are sent as Authorization: Bearer KEY. Without keys, only "
+        "this machine may ask.",
     )
-    log_texts: bool = Field(
+    log_paths: bool = Field(
         False,
-        description="Log ids, profiles and explanations too. They tell of people: off unless a fault is looked for.",
+        description="Whether to log the path of each request, which has the ids of user and "
+        "item. Leave it off unless you look for a fault.",
     )
 
     @field_validator("keys")
@@ -99,99 +112,127 @@ class SecurityConfig(Config):
 
 
 class ReadThroughConfig(Config):
-    """The backfill's explanations and the texts that were generated, kept in each frontend's memory."""
+    """What each frontend keeps in memory: explanations of the backfill, and generated texts."""
 
     backfill_mib: float = Field(
         128.0,
         gt=0,
-        description="Row groups of the backfill that a frontend keeps, MiB; the least recently used go first.",
+        description="MiB for row groups of the backfill. The least recently used ones go first.",
     )
-    live_mib: float = Field(32.0, gt=0, description="Generated texts that a frontend keeps, MiB.")
+    live_mib: float = Field(32.0, gt=0, description="MiB for generated texts.")
     refresh_seconds: float = Field(
-        5.0, gt=0, description="How often a new generation of the backfill is looked for."
+        5.0,
+        gt=0,
+        description="Time in seconds from one look for a new generation of the backfill to "
+        "the next.",
     )
 
 
 class LiveEngineConfig(ScoringEngineConfig):
-    """The engine of requests as they come: fewer rows than in bulk, so that each is soon done."""
+    """The engine of requests as they come.
+
+    It has fewer rows than the one for bulk work, so that each row is done soon.
+    """
 
     max_rows: int = Field(
-        32, ge=1, description="Most pairs that are generated together; more wait for a row."
+        32,
+        ge=1,
+        description="Largest number of pairs that are generated together. Further ones wait "
+        "for a row.",
     )
     key_value_gib: float = Field(
         1.0,
         gt=0,
-        description="GiB for keys and values, allocated at once; fewer rows where it holds no more.",
+        description="GiB for keys and values, which are allocated at once. If they hold less "
+        "than max_rows, fewer rows are worked on.",
     )
 
 
 class ModelReplicasConfig(Config):
     """The processes that hold the language model."""
 
-    num_replicas: int = Field(1, ge=1, description="Replicas.")
+    num_replicas: int = Field(1, ge=1, description="Number of replicas.")
     cpus_per_replica: int = Field(
         1, ge=1, description="Torch threads, and logical CPUs, of each replica."
     )
     device: Device = Field(
-        "auto", description="auto: a GPU a replica where the cluster has enough, else CPU."
+        "auto",
+        description="What each replica computes on. With auto, each replica has a GPU if the "
+        "cluster has enough of them, else they use CPUs.",
     )
     max_waiting_pairs: int = Field(
         256,
         ge=1,
-        description="Pairs that may wait for a row of a replica; a request beyond it is answered with 429 and Retry-After.",
+        description="Number of pairs that may wait for a row of a replica. A request beyond "
+        "it is answered with 429 and Retry-After.",
     )
 
 
 class FrontendsConfig(Config):
-    """The processes that answer: they hold dataset, vectors and caches, not the language model."""
+    """The processes that answer.
 
-    num_replicas: int = Field(1, ge=1, description="Replicas.")
+    They hold dataset, vectors and caches, and no language model.
+    """
+
+    num_replicas: int = Field(1, ge=1, description="Number of replicas.")
     cpus_per_replica: float = Field(1.0, gt=0, description="Logical CPUs of each replica.")
 
 
 class ServeConfig(JobConfig):
-    """`xrec serve`: dataset, graph, adapter, a frozen language model and a backfill's explanations in, an HTTP endpoint out."""
+    """`xrec serve`: explanations and what writes further ones in, an endpoint out."""
 
-    dataset: str | None = Field(None, description="Input URI; none: <workspace>/dataset.")
-    graph: str | None = Field(None, description="Input URI; none: <workspace>/graph.")
+    dataset: str | None = Field(
+        None, description="URI of the input; if null, it is <workspace>/dataset."
+    )
+    graph: str | None = Field(
+        None, description="URI of the input; if null, it is <workspace>/graph."
+    )
     adapter: str | None = Field(
-        None, description="Input URI; none: <workspace>/adapter. May be changed while it runs."
+        None,
+        description="URI of the input; if null, it is <workspace>/adapter. It may be changed "
+        "while the endpoint runs.",
     )
     explanations: str | None = Field(
         None,
-        description="URI of a backfill, asked before the model; none: <workspace>/explanations. May be changed while it runs; may come later.",
+        description="URI of a backfill, which is asked before the model; if null, it is "
+        "<workspace>/explanations. It may be changed, or come later, while the "
+        "endpoint runs.",
     )
     cold_start: ColdStartConfig | None = Field(
         None,
-        description="New users and items, as in the backfill; none: only the dataset's own are known.",
+        description="New users and items, as in the backfill. If null, only the dataset's own "
+        "are known.",
     )
     llm: LLMConfig = Field(description="The language model that the adapter was trained for.")
     decoding: DecodingConfig = Field(
-        default_factory=DecodingConfig, description="Decoding; give it as the backfill has it."
+        default_factory=DecodingConfig,
+        description="How texts are drawn; it should be as in the backfill.",
     )
     engine: LiveEngineConfig = Field(
-        default_factory=LiveEngineConfig, description="Generation engine of each model replica."
+        default_factory=LiveEngineConfig, description="The generation engine of each model replica."
     )
     http: HTTPConfig = Field(
-        default_factory=HTTPConfig, description="Where it listens, and its limits."
+        default_factory=HTTPConfig, description="Where the endpoint listens, and its limits."
     )
     security: SecurityConfig = Field(default_factory=SecurityConfig, description="Who may ask.")
     read_through: ReadThroughConfig = Field(
-        default_factory=ReadThroughConfig, description="Caches."
+        default_factory=ReadThroughConfig, description="The caches."
     )
     models: ModelReplicasConfig = Field(
-        default_factory=ModelReplicasConfig, description="Model processes."
+        default_factory=ModelReplicasConfig,
+        description="The processes that hold the language model.",
     )
     frontends: FrontendsConfig = Field(
-        default_factory=FrontendsConfig, description="Processes that answer."
+        default_factory=FrontendsConfig, description="The processes that answer."
     )
-    ray: RayConfig = Field(default_factory=RayConfig, description="Cluster.")
+    ray: RayConfig = Field(default_factory=RayConfig, description="The Ray cluster.")
 
     @model_validator(mode="after")
     def _strangers_need_a_key(self) -> "ServeConfig":
         if not self.http.is_loopback and not self.security.keys:
             raise ValueError(
-                f"http.host = {self.http.host!r} can be reached from other machines, and security.keys is empty; "
+                f"http.host = {self.http.host!r} can be reached from other machines, "
+                "and security.keys is empty; "
                 "give at least one key (name, sha256), or listen on 127.0.0.1"
             )
         return self

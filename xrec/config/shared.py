@@ -1,4 +1,4 @@
-"""Sections that several jobs share: where artifacts lie, the store, the Ray cluster, the workers, new users and items."""
+"""Sections that several jobs share: storage, Ray cluster, workers, new users and items."""
 
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -14,28 +14,36 @@ _IN_WORKSPACE = "workspace:"
 
 
 class StorageConfig(Config):
-    """How s3:// URIs are reached. Whatever is not given comes from the usual AWS variables and files."""
+    """How s3:// URIs are reached.
+
+    What is not given comes from the usual AWS variables and files.
+    """
 
     endpoint_url: str | None = Field(
-        None, description="S3 endpoint, for stores other than AWS, e.g. http://127.0.0.1:8333."
+        None, description="Endpoint of an S3 store other than AWS, e.g. http://127.0.0.1:8333."
     )
-    region: str | None = Field(None, description="S3 region.")
+    region: str | None = Field(None, description="Region of the S3 store.")
     access_key_id: SecretStr | None = Field(
-        None, description="Access key; better in AWS_ACCESS_KEY_ID than in a file."
+        None,
+        description="Access key of the S3 store. It is safer in the variable "
+        "AWS_ACCESS_KEY_ID than in a file.",
     )
     secret_access_key: SecretStr | None = Field(
-        None, description="Secret key; better in AWS_SECRET_ACCESS_KEY than in a file."
+        None,
+        description="Secret key of the S3 store. It is safer in the variable "
+        "AWS_SECRET_ACCESS_KEY than in a file.",
     )
     connect_timeout_seconds: float = Field(
-        5.0, gt=0, description="Time to wait for a connection to the endpoint."
+        5.0, gt=0, description="How long a connection to the endpoint may take, in seconds."
     )
     read_timeout_seconds: float = Field(
-        60.0, gt=0, description="Time to wait for an answer of the endpoint."
+        60.0, gt=0, description="How long an answer of the endpoint may take, in seconds."
     )
     max_attempts: int = Field(
         5,
         ge=1,
-        description="Tries of one request, the first included, with the client's own backoff.",
+        description="How often one request is tried, the first time included. The S3 client "
+        "waits between the tries.",
     )
 
     @model_validator(mode="after")
@@ -50,29 +58,38 @@ class RayConfig(Config):
 
     address: str | None = Field(
         None,
-        description="Cluster address; none: RAY_ADDRESS if set, else a cluster is started on this machine.",
+        description="Address of the cluster, or the name of one that was started here. If "
+        "null, it is the variable RAY_ADDRESS; if that is not set, a cluster is "
+        "started on this machine.",
     )
     num_cpus: int | None = Field(
         None,
         ge=1,
-        description="Logical CPUs of a cluster started here; none: as many as there are cores, at least 2.",
+        description="Logical CPUs of a cluster that is started here. If null, there are as "
+        "many as this machine has cores, and at least 2.",
     )
 
 
 class ScalingConfig(Config):
-    """The workers of a training job; one process each, one torch thread a CPU."""
+    """The workers of a training job.
 
-    num_workers: int = Field(2, ge=1, description="Data-parallel workers.")
+    Each worker is one process, with one torch thread for each of its CPUs.
+    """
+
+    num_workers: int = Field(2, ge=1, description="Number of data-parallel workers.")
     min_workers: int | None = Field(
         None,
         ge=1,
-        description="Elastic: train on so few workers where the cluster has no place for num_workers, and wait below; none: num_workers.",
+        description="Fewest workers that the training goes on with if the cluster has no room "
+        "for num_workers; with fewer it waits. If null, it is num_workers.",
     )
     cpus_per_worker: int = Field(
         1, ge=1, description="Logical CPUs, and torch threads, of each worker."
     )
     device: Device = Field(
-        "auto", description="auto: a GPU a worker where the cluster has enough, else CPU."
+        "auto",
+        description="What each worker computes on. With auto, each worker has a GPU if the "
+        "cluster has enough of them, else they use CPUs.",
     )
     max_failures: int = Field(
         1, ge=0, description="How often lost workers are replaced before the job fails."
@@ -82,7 +99,8 @@ class ScalingConfig(Config):
     def _range_is_not_empty(self) -> "ScalingConfig":
         if self.fewest_workers > self.num_workers:
             raise ValueError(
-                f"min_workers must be at most num_workers = {self.num_workers}, saw {self.min_workers}"
+                f"min_workers must be at most num_workers = {self.num_workers}, "
+                f"saw {self.min_workers}"
             )
         return self
 
@@ -96,10 +114,11 @@ class JobConfig(Config):
     """What every job has: a place for its artifacts, and the way there."""
 
     workspace: str = Field(
-        description="URI (local folder or s3://bucket/prefix) that holds the artifacts of one pipeline."
+        description="URI (a local folder or s3://bucket/prefix) of the folder that holds the "
+        "artifacts of the project."
     )
     storage: StorageConfig = Field(
-        default_factory=StorageConfig, description="How s3:// is reached."
+        default_factory=StorageConfig, description="How s3:// URIs are reached."
     )
 
     @model_validator(mode="before")
@@ -122,17 +141,24 @@ class JobConfig(Config):
 
 
 class ColdStartConfig(Config):
-    """What came after the graph was trained: new users and items, whose vectors are computed (fold-in), and new texts of known ones."""
+    """What came after the graph was trained: new users and items, and new texts of known ones.
+
+    The vectors of the new ones are computed from their interactions (fold-in).
+    """
 
     interactions: str | None = Field(
         None,
-        description="Parquet file or folder with user_id and item_id, one side of each row known to the dataset; none: nobody is new.",
+        description="Parquet file or folder with columns user_id and item_id. The dataset "
+        "must know the user or the item of each row. If null, no user and no item "
+        "is new.",
     )
     users: str | None = Field(
         None,
-        description="Table with columns user_id and profile; none: the new users have no profile. A known user's profile is replaced by it.",
+        description="Table with columns user_id and profile. It replaces the profiles of "
+        "known users too. If null, new users have no profile.",
     )
     items: str | None = Field(
         None,
-        description="Table with columns item_id, title and profile; none: a new item's id is its title. A known item's texts are replaced by it.",
+        description="Table with columns item_id, title and profile. It replaces the texts of "
+        "known items too. If null, the title of a new item is its id.",
     )

@@ -47,7 +47,7 @@ class Frontend:
     def __serve_build_asgi_app__(self) -> ASGIApp:
         """Return the ASGI application; Serve calls this."""
         http, security = self._config.http, self._config.security
-        limits = Limits(http.max_body_kib * 1024, http.max_concurrent_requests, security.log_texts)
+        limits = Limits(http.max_body_kib * 1024, http.max_concurrent_requests, security.log_paths)
         return Gate(make_api(self._service), Keys(security.keys), limits, self._recorder)
 
     async def reconfigure(self, choice: Mapping[str, Any]) -> None:

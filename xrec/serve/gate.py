@@ -32,7 +32,7 @@ class Limits:
 
     max_body_bytes: int
     max_concurrent_requests: int
-    log_texts: bool
+    log_paths: bool
 
 
 class Gate:
@@ -102,7 +102,7 @@ class Gate:
         self._recorder.observe(metrics.REQUEST_SECONDS, seconds, {"route": route})
         path = (
             scope["path"].encode("ascii", "backslashreplace").decode()
-            if self._limits.log_texts
+            if self._limits.log_paths
             else route
         )
         logger.info(

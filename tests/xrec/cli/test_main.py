@@ -35,7 +35,10 @@ def no_cluster(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPat
 @pytest.fixture
 def config_path(tmp_path: Path) -> Path:
     path = tmp_path / "project.yaml"
-    source = "{kind: sample, num_users: 20, num_items: 12, interactions_per_user: 6, explanations_per_user: 3}"
+    source = (
+        "{kind: sample, num_users: 20, num_items: 12, "
+        "interactions_per_user: 6, explanations_per_user: 3}"
+    )
     path.write_text(
         f"workspace: {tmp_path / 'workspace'}\nprepare: {{source: {source}}}\n", encoding="utf-8"
     )
@@ -80,7 +83,8 @@ def test_help_imports_neither_torch_nor_ray_nor_pyarrow() -> None:
         "import sys, xrec.cli.main\n"
         "try: xrec.cli.main.app(['--help'])\n"
         "except SystemExit: pass\n"
-        "print([name for name in ('torch', 'ray', 'pyarrow', 'pydantic', 's3fs') if name in sys.modules])"
+        "heavy = ('torch', 'ray', 'pyarrow', 'pydantic', 's3fs')\n"
+        "print([name for name in heavy if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
@@ -100,7 +104,7 @@ def test_keys_lists_every_key_of_the_job_with_its_meaning(job: Job) -> None:
 
 def test_keys_says_type_default_and_kind() -> None:
     _, out, _ = _xrec("prepare", "--keys")
-    assert "  splits.test  (number, default 0.2)\n      Share of explained pairs" in out
+    assert "  splits.test  (number, default 0.2)\n      Share of the explained pairs" in out
     assert "  source.num_users  (integer, default 600, with kind: sample)\n" in out
     assert "  workspace  (text, required)\n" in out
 

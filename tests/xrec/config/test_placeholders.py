@@ -49,7 +49,8 @@ def test_prompt_parts_with_each_token_once_are_valid(parts: dict[str, str]) -> N
     [
         (
             {"user": "User: {user_profile}"},
-            r"must hold \{user\} exactly once, saw it in no part; put it into one of the parts user, item, collab",
+            r"must hold \{user\} exactly once, saw it in no part; "
+            r"put it into one of the parts user, item, collab",
         ),
         (
             {"collaborative": "{user}"},

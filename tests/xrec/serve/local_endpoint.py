@@ -87,7 +87,7 @@ def _server(config: ServeConfig, service: Service, recorder: Recorder) -> Iterat
     limits = Limits(
         config.http.max_body_kib * 1024,
         config.http.max_concurrent_requests,
-        config.security.log_texts,
+        config.security.log_paths,
     )
     app = Gate(make_api(service), Keys(config.security.keys), limits, recorder)
     with socket.socket() as listening:
