@@ -1,4 +1,4 @@
-"""Prompts of a dataset's pairs: each index finds its own texts; what does not fit is left out and counted."""
+"""Prompts and examples of a dataset's pairs: texts, place-holders, and what is left out."""
 
 from dataclasses import replace
 from typing import Any

@@ -1,4 +1,4 @@
-"""Titles in texts: the own one in full and in short, other items' names, and what only looks like a name."""
+"""Titles in texts: the own one in full and in short, other items' names, and common words."""
 
 import random
 

@@ -1,4 +1,4 @@
-"""Made-up scored pairs of a small town, seeded: enough to try every metric and the report without any model."""
+"""Made-up scored pairs of a small town, for every metric and the report without any model."""
 
 from collections.abc import Callable
 
@@ -20,13 +20,14 @@ ASPECTS = (
 )
 TEMPLATES = (
     "You would enjoy this place for its {}.",
-    "The {} make this place a good match for you, and regulars say that it never gets too crowded on weekdays.",
+    "The {} make this place a good match for you, and regulars say that it never gets too crowded "
+    "on weekdays.",
     "With its {}, this is somewhere you are likely to come back to.",
 )
 
 
 def make_pairs(num_pairs: int = 200, gain: float = 0.25, seed: int = 0) -> list[ScoredPair]:
-    """Pairs whose texts name the right aspect in about 70 % of cases and whose NLL gain is `gain` on average."""
+    """Pairs of which about 70 % name the right aspect; their NLL gain is `gain` on average."""
     rng = np.random.default_rng(seed)
     users = [f"user-{number}" for number in rng.integers(0, 60, num_pairs)]
     pairs = []

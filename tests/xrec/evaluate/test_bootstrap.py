@@ -58,7 +58,10 @@ def test_bootstrap_of_unusable_values_is_refused(values):
 
 
 def test_grouped_bootstrap_of_repeated_values_is_as_wide_as_without_the_repeats():
-    """A user whose pairs all say the same is one observation, however many pairs there are; taken as independent they would seem surer."""
+    """Pairs of one user that all say the same are one observation, however many there are.
+
+    If they were taken as independent, the interval would be too narrow.
+    """
     values = np.random.default_rng(5).normal(size=40)
     once = of_single_values(values, num_samples=500, seed=2)
     repeated, users = (

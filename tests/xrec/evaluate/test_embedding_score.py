@@ -1,4 +1,4 @@
-"""On a small random BERT with a word-level tokenizer made here: no download, and an oracle of plain loops."""
+"""On a small random BERT with a word-level tokenizer, against plain loops."""
 
 import numpy as np
 import pytest
@@ -43,7 +43,7 @@ def encoder() -> TextEncoder:
 def _scores_by_loops(
     encoder: TextEncoder, text: str, reference: str
 ) -> tuple[float, float, float, float]:
-    """BERTScore's equation and the mean-pooled cosine, one text at a time, one token pair at a time."""
+    """BERTScore's equation and the mean-pooled cosine, by one text and one token pair at a time."""
     vectors = []
     for one in (text, reference):
         ids = torch.tensor([[2, *(WORDS.index(word) for word in one.split()), 3]])

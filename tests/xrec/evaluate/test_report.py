@@ -128,8 +128,9 @@ def test_report_in_a_browser_never_scrolls_sideways(render, pairs, tmp_path: Pat
     # The page's own policy forbids scripts, so a frame of the given width around it is measured.
     (tmp_path / "report.html").write_text(render([long_word, *pairs[1:]]), encoding="utf-8")
     (tmp_path / "frame.html").write_text(
-        f'<iframe id="f" src="report.html" style="width:{width}px;height:900px"></iframe><script>onload = () => '
-        "{ const e = f.contentDocument.documentElement; document.title = `scroll ${e.scrollWidth} client ${e.clientWidth}`; }</script>"
+        f'<iframe id="f" src="report.html" style="width:{width}px;height:900px"></iframe>'
+        "<script>onload = () => { const e = f.contentDocument.documentElement; "
+        "document.title = `scroll ${e.scrollWidth} client ${e.clientWidth}`; }</script>"
     )
     flags = [
         "--headless",

@@ -20,7 +20,7 @@ def test_bleu_of_equal_texts_is_100_and_of_foreign_texts_near_0():
 
 
 def test_bleu_of_one_wrong_word_equals_the_formula_by_hand():
-    # n-gram precisions 6/7, 5/6, 4/5, 3/4 with the last word wrong, lengths equal: no brevity penalty.
+    # The last word is wrong: n-gram precisions are 6/7, 5/6, 4/5, 3/4. Lengths are equal.
     expected = 100 * math.exp(sum(math.log(p) for p in (6 / 7, 5 / 6, 4 / 5, 3 / 4)) / 4)
     assert corpus_bleu(["the cat sat on the mat yesterday"], [REFERENCE]) == pytest.approx(expected)
 

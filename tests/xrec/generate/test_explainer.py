@@ -1,6 +1,7 @@
-"""Dataset, graph, adapter and language model put together: what fits gives text, what does not is refused."""
+"""Dataset, graph, adapter and language model together: texts, titles, and what is refused."""
 
 import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,15 +17,16 @@ from xrec.adapter.model import build_adapters
 from xrec.adapter.pairs import Pair
 from xrec.config.adapter import AdapterModelConfig
 from xrec.config.data import PrepareConfig
-from xrec.config.llm import DecodingConfig, EngineConfig, LLMConfig, PromptConfig
+from xrec.config.llm import DecodingConfig, EngineConfig, LLMConfig, PromptConfig, TextConfig
 from xrec.config.shared import ColdStartConfig, StorageConfig
 from xrec.data.cold_start import History
 from xrec.errors import ArtifactMismatchError, ConfigError, DataError, ModelError, UnknownIdError
-from xrec.generate.explainer import Sources, check_sources, load_explainer
+from xrec.generate.engine import Completion
+from xrec.generate.explainer import Explainer, Sources, check_sources, load_explainer
 from xrec.graph import embeddings_bytes, write_graph
 from xrec.graph.fold_in import FoldIn
 from xrec.llm.source import model_fingerprint
-from xrec.storage import Manifest, open_location
+from xrec.storage import Manifest, open_location, read_manifest
 
 D = 6
 TOWN = {
@@ -61,7 +63,7 @@ def make_graph(folder: Path, dataset: str) -> Manifest:
     )
 
 
-def make_adapter(folder: Path, graph: str, base_model: str) -> None:
+def make_adapter(folder: Path, graph: str, base_model: str, **prompt: str) -> None:
     torch.manual_seed(0)
     model = AdapterModelConfig(num_experts=2)
     adapters = build_adapters(model, embedding_dim=D, hidden_size=HIDDEN_SIZE)
@@ -69,7 +71,7 @@ def make_adapter(folder: Path, graph: str, base_model: str) -> None:
         embedding_dim=D,
         hidden_size=HIDDEN_SIZE,
         model=model,
-        prompt=PromptConfig(instruction="Why?"),
+        prompt=PromptConfig(instruction="Why?", **prompt),
         base_model="toy",
         base_model_fingerprint=base_model,
         graph_fingerprint=graph,
@@ -116,6 +118,56 @@ def test_explainer_explains_each_prompt_and_counts_its_tokens(workspace: Path) -
         assert explanation.text == toy_tokenizer().decode(ids, skip_special_tokens=True).strip()
     assert explainer.model_fingerprint == check_sources(sources(workspace)).model_fingerprint
     assert "Why?" in explainer.pairs.builder.show(prompts[0])  # the prompt is the adapter's
+
+
+def test_another_place_holder_is_another_model(workspace: Path, tmp_path: Path) -> None:
+    base_model = model_fingerprint(workspace / "llm")
+    graph = read_manifest(open_location(str(workspace / "graph")), "graph").fingerprint
+    make_adapter(tmp_path, graph, base_model, title_placeholder="<place>")
+    own, other = (
+        check_sources(each) for each in (sources(workspace), sources(workspace, adapter=tmp_path))
+    )
+    assert own.adapter.fingerprint != other.adapter.fingerprint  # which the content keys hold
+    assert own.model_fingerprint != other.model_fingerprint
+
+
+class ScriptedEngine:
+    """Writes `texts`, first try by first try; a second try gets what is left."""
+
+    def __init__(self, explainer: Explainer, *texts: str):
+        self._scripts = [explainer.pairs.builder.encode_explanation(text)[:-1] for text in texts]
+
+    def generate(
+        self, prompts: Sequence[Sequence[int]], decoding: DecodingConfig
+    ) -> Iterator[Completion]:
+        for index in range(len(prompts)):
+            yield Completion(index, self._scripts.pop(0), "stop")
+
+
+def test_explainer_fills_each_pairs_title_in_and_tries_a_text_of_another_item_again(
+    workspace: Path,
+) -> None:
+    explainer = load_explainer(sources(workspace), device="cpu", engine=EngineConfig())
+    titles = explainer.dataset.items["title"].to_pylist()
+    explainer.engine = ScriptedEngine(
+        explainer, "I love [title].", f"I love {titles[5]}.", "[title] is near.", "I love [title]!"
+    )
+    pairs = [Pair(0, 3), Pair(0, 4), Pair(1, 5)]
+    asked = (
+        [explainer.pairs.prompt(pair) for pair in pairs],
+        [explainer.pairs.texts(pair) for pair in pairs],
+    )
+    decoding = DecodingConfig(text=TextConfig(retry_temperature=1.0))
+    found = {done.index: done for done in explainer.explain(*asked, decoding)}
+    assert [found[index].text for index in range(3)] == [
+        f"I love {titles[3]}.",
+        f"I love {titles[4]}!",
+        f"{titles[5]} is near.",
+    ]
+    explainer.engine = ScriptedEngine(explainer, f"I love {titles[5]}.")
+    (refused,) = explainer.explain(asked[0][:1], asked[1][:1], DecodingConfig())
+    assert refused.failure is not None
+    assert refused.failure.reason == "names_another_item"
 
 
 def test_check_sources_graph_of_another_dataset_is_refused(workspace: Path, tmp_path: Path) -> None:

@@ -81,8 +81,8 @@ def test_prompt_is_the_chat_template_around_instruction_user_and_item() -> None:
     )
     shown = builder.show(builder.build(3, 4, PairTexts("likes tea", "Tea House", "quiet")))
     assert (
-        shown
-        == "<|im_start|>user\nWhy?\nUser: <user 3> likes tea\nItem: <item 4> Tea House. quiet<|im_end|>\n<|im_start|>assistant\n"
+        shown == "<|im_start|>user\nWhy?\nUser: <user 3> likes tea\nItem: <item 4> Tea House. quiet"
+        "<|im_end|>\n<|im_start|>assistant\n"
     )
 
 
@@ -96,8 +96,8 @@ def test_prompt_with_collaborative_part_has_the_tokens_after_all_texts() -> None
     texts = PairTexts("likes tea", "Tea House", "quiet")
     shown = builder.show(builder.build(3, 4, texts))
     assert (
-        shown
-        == "<|im_start|>user\nWhy?\nUser: likes tea\nItem: Tea House. quiet\n<user 3><item 4><|im_end|>\n<|im_start|>assistant\n"
+        shown == "<|im_start|>user\nWhy?\nUser: likes tea\nItem: Tea House. quiet\n<user 3><item 4>"
+        "<|im_end|>\n<|im_start|>assistant\n"
     )
     assert [
         token for token in builder.build(3, 4, texts) if token < V
