@@ -31,7 +31,10 @@ def test_ids_above_the_vocabulary_pass_without_a_tokenizer() -> None:
 
 
 def test_ids_above_the_vocabulary_are_refused_with_a_tokenizer() -> None:
-    with pytest.raises(ValueError, match=f"Token id {VOCABULARY + 10} is out of vocabulary"):
+    from vllm.exceptions import VLLMValidationError
+
+    message = f"Token id {VOCABULARY + 10} is out of vocabulary"
+    with pytest.raises(VLLMValidationError, match=message):
         _check([1, VOCABULARY + 10], tokenizer=SimpleNamespace(max_token_id=VOCABULARY - 1))
 
 
