@@ -4,6 +4,7 @@ PYTHON ?=
 TORCH_INDEX ?=
 WORKSPACE ?= workspace/demo
 PYTEST_ARGS ?=
+TEST_PROCESSES ?= 2
 LOCK_ARGS ?=
 
 BIN := .venv/bin
@@ -20,6 +21,7 @@ help: ## List the targets
 	@echo "                                           without a GPU, setup takes the build without CUDA"
 	@echo "             WORKSPACE=DIR                 where make demo keeps its artifacts"
 	@echo "             PYTEST_ARGS='-k storage -x'   further arguments of pytest"
+	@echo "             TEST_PROCESSES=2              processes of make test; 0: none but pytest's own"
 	@echo "             LOCK_ARGS=--upgrade           further arguments of uv pip compile in make lock"
 
 setup: ## Python environment in .venv, with locked versions
@@ -28,8 +30,9 @@ setup: ## Python environment in .venv, with locked versions
 demo: setup ## The whole pipeline on the generated sample: explanations, metrics, a report
 	@$(BIN)/xrec demo --workspace "$(WORKSPACE)"
 
+# Two processes, because most of the time a test of Ray uses one core. Each has a Ray of its own.
 test: setup ## The tests, without the slow ones
-	@$(PYTEST) -m "not slow"
+	@$(PYTEST) -m "not slow" -n $(TEST_PROCESSES) --dist loadgroup --no-loadscope-reorder
 
 test-slow: setup ## The slow tests: minutes each
 	@$(PYTEST) -m slow

@@ -23,6 +23,33 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH", "xrec.serve.proxy:middlewares")
 
 
+_SHARE_A_PROCESS = ("tests/jobs/", "tests/cluster/", "tests/xrec/serve/")
+_START_RAY = {"ray_cluster", "three_nodes", "pipeline"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Divide the tests among the processes of `make test`, by file or by folder.
+
+    A folder whose tests share what is costly to make is one group. Groups that start Ray come
+    first, so that the processes end at about the same time. Without pytest-xdist's options the
+    groups have no effect.
+    """
+    ray_groups: set[str] = set()
+    for item in items:
+        file = item.nodeid.split("::")[0]
+        group = next((folder for folder in _SHARE_A_PROCESS if file.startswith(folder)), file)
+        item.add_marker(pytest.mark.xdist_group(group))
+        if _START_RAY & set(getattr(item, "fixturenames", ())):
+            ray_groups.add(group)
+    items.sort(key=lambda item: _group_of(item) not in ray_groups)
+
+
+def _group_of(item: pytest.Item) -> str:
+    marker = item.get_closest_marker("xdist_group")
+    assert marker is not None
+    return str(marker.args[0])
+
+
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
     """Keep Ray initialised in this process: one node with 4 logical CPUs, shared by all tests."""
