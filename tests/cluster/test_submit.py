@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Protocol
 
 import pytest
+import torch
 
 from cluster.record import LocalCluster
 from cluster.submit import check_shared_paths
@@ -17,7 +18,7 @@ from xrec.config.data import PrepareConfig
 from xrec.config.shared import StorageConfig
 from xrec.data import read_dataset
 from xrec.errors import ConfigError
-from xrec.graph import read_graph
+from xrec.graph.artifact import embeddings_bytes, write_graph
 from xrec.storage import open_location, read_manifest
 
 
@@ -57,35 +58,26 @@ def test_submit_prepare_to_the_object_store_follows_the_log_and_leaves_the_artif
     assert manifest.row_counts["users"] == 30
 
 
-def test_submit_pretrain_graph_and_backfill_run_on_the_three_nodes(
+def test_submit_backfill_runs_on_the_three_nodes(
     three_nodes: LocalCluster, s3: Store, tmp_path: Path
 ) -> None:
-    """Two jobs, one after the other, on artifacts in the object store, each with its log."""
+    """A backfill of artifacts in the object store. Training is submitted in test_node_loss.py."""
     workspace = s3.new_bucket()
     dataset = prepare_dataset(
         parse_config(
             PrepareConfig, {"workspace": workspace, "storage": s3.storage, "source": SAMPLE}
         )
     )
-    small = {
-        "model": {"embedding_dim": 8, "num_layers": 1},
-        "training": {"num_epochs": 2},
-        "scaling": {"num_workers": 2, "device": "cpu"},
-    }
-    done = _submit(
-        three_nodes,
-        "pretrain-graph",
-        write_config(tmp_path / "graph.yaml", {"workspace": workspace, "pretrain-graph": small}),
-        **s3.environment,
+    graph = write_graph(
+        open_location(f"{workspace}/graph", s3.storage),
+        embeddings_bytes(torch.randn(20, 8), torch.randn(12, 8)),
+        [],
+        config={"model": {"embedding_dim": 8}},
+        inputs={"dataset": dataset.fingerprint},
+        metrics={},
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert f"graph: {workspace}/graph" in done.stdout
-    graph = read_graph(open_location(f"{workspace}/graph", s3.storage))
-    assert graph.users.shape == (20, 8)
-    assert graph.manifest.inputs == {"dataset": dataset.fingerprint}
-
     (tmp_path / "llm").mkdir()
-    write_llm_and_adapter(workspace, s3.storage, graph.manifest, tmp_path / "llm")
+    write_llm_and_adapter(workspace, s3.storage, graph, tmp_path / "llm")
     values = {
         "workspace": workspace,
         "pairs": {"kind": "top_k", "k": 2},

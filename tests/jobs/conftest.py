@@ -58,10 +58,11 @@ _VALUES: dict[type[JobConfig], dict[str, Any]] = {
         },
         "prompt": _PROMPT,
     },
+    # One worker: what two compute is tested in tests/xrec/train, and each costs seconds to start.
     PretrainGraphConfig: {
         "model": {"embedding_dim": 8, "num_layers": 1},
         "training": {"num_epochs": 2, "steps_per_epoch": 4},
-        "scaling": _SCALING,
+        "scaling": {**_SCALING, "num_workers": 1},
     },
     TrainAdapterConfig: {
         "prompt": _PROMPT,
@@ -92,6 +93,7 @@ _VALUES: dict[type[JobConfig], dict[str, Any]] = {
 }
 _VALUES[AblateConfig] = {
     **_VALUES[TrainAdapterConfig],
+    "scaling": {**_SCALING, "num_workers": 1},
     "variants": ["full", "constant"],
     "max_generations": 6,
     "encoder": None,

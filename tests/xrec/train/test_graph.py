@@ -160,6 +160,7 @@ def test_pretrain_graph_early_stop_ends_all_workers_at_the_same_epoch(
     )
 
 
+@pytest.mark.slow
 def test_pretrain_graph_diverging_loss_raises_training_error(
     make_graph_config: Any, tmp_path: Path
 ) -> None:
