@@ -207,6 +207,36 @@ def test_bad_usage_or_config_exits_2_and_says_so(
     assert code == 2
     assert message in err
     assert "Traceback" not in err
+    assert list(config_path.parent.iterdir()) == [config_path]
+
+
+SECRET = "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY"
+GIVEN = ["storage.access_key_id=AKIDEXAMPLE", f"storage.secret_access_key={SECRET}"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["prepare", "{config}", *GIVEN, "--dry-run"],
+        ["run", "{config}", *GIVEN, "--dry-run"],
+        ["prepare", "{config}", *GIVEN, "splits.test=2", "--debug"],
+        ["prepare", "{config}", GIVEN[1], "--debug"],
+        ["prepare", "{config}", f"storage={SECRET}", "--debug"],
+        ["prepare", "{config}", f"storage.secret_access_key={{{SECRET}", "--debug"],
+        ["prepare", "{config}", f"storage.secret_access_key:{SECRET}", "--debug"],
+        ["prepare", "{config}", *GIVEN, "source={kind: tables, uri: /nowhere}", "--debug"],
+        ["status", "{config}", *GIVEN, "--debug"],
+        ["submit", "prepare", "{config}", *GIVEN, "--address", "http://127.0.0.1:1", "--debug"],
+    ],
+)
+def test_no_command_shows_a_secret(
+    config_path: Path, arguments: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    given = [argument.replace("{config}", str(config_path)) for argument in arguments]
+    _, out, err = _xrec(*given)
+    for shown in (out, err, caplog.text):
+        assert SECRET not in shown
+        assert "AKIDEXAMPLE" not in shown
 
 
 def test_job_done_prints_where_the_artifact_is_with_counts_and_metrics(
