@@ -52,10 +52,9 @@ class TextFinisher:
     def unfinished(self, token_ids: list[int], texts: PairTexts) -> str | None:
         """What a reader may see of a text that is still being written; None if that must wait.
 
-        The text ends before a title that is not whole yet. It waits while it names another item.
+        It waits while it ends within a character or place-holder and while it names another item.
         """
         written = self._builder.tokenizer.decode(token_ids, skip_special_tokens=True).lstrip()
-        written = self._placeholder.without_unfinished(written)
         if written.endswith(_HALF_CHARACTER) or self._placeholder.is_broken_in(written):
             return None
         text = self._filled(written, texts)

@@ -31,7 +31,6 @@ class TitlePlaceholder:
             rf"|(?<!\w)(?:{ends})\s*{closing}",
             re.IGNORECASE,
         )
-        self._unfinished = re.compile(rf"{opening}\s*(?:{beginnings})?\s*$", re.IGNORECASE)
 
     def hide(self, text: str, spans: Sequence[Span]) -> str:
         """`text` with the place-holder at each of `spans`, which are in order and apart."""
@@ -63,11 +62,6 @@ class TitlePlaceholder:
     def is_broken_in(self, text: str) -> bool:
         """Whether a part of the place-holder stands in `text` beside whole ones."""
         return self._part.search(self._whole.sub("\ue000", text)) is not None
-
-    def without_unfinished(self, text: str) -> str:
-        """`text` without an end that may become a place-holder when more is written."""
-        match = self._unfinished.search(text)
-        return text if match is None else text[: match.start()]
 
     def _said(self, before: str) -> str:
         """What stands for an empty title; it has a capital if a sentence begins after `before`."""

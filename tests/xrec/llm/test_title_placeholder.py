@@ -55,13 +55,6 @@ def test_whole_placeholders_and_other_words_are_not_broken(text: str) -> None:
     assert not PLACEHOLDER.is_broken_in(text)
 
 
-@pytest.mark.parametrize("length", range(len("You love [title]")))
-def test_without_unfinished_never_shows_a_part(length: int) -> None:
-    shown = PLACEHOLDER.without_unfinished("You love [title]"[:length])
-    assert "You love ".startswith(shown)
-    assert len(shown) >= min(length, len("You love "))
-
-
-def test_without_unfinished_keeps_what_is_whole() -> None:
-    for text in ("You love [title]", "You love [title] for", "[sic", "a [1"):
-        assert PLACEHOLDER.without_unfinished(text) == text
+@pytest.mark.parametrize("length", range(1, len("[title]")))
+def test_each_beginning_of_the_placeholder_is_broken(length: int) -> None:
+    assert PLACEHOLDER.is_broken_in("You love [title]"[: len("You love ") + length])
