@@ -18,21 +18,14 @@ from ray.job_submission import JobInfo, JobStatus, JobSubmissionClient
 from cluster.address import JobServer
 from cluster.reach import check_reachable
 from cluster.runtime_env import runtime_environment, working_folder
+from xrec.config.project import ARTIFACTS
 from xrec.config.shared import JobConfig
 from xrec.errors import ClusterError, ConfigError
 
-_ARTIFACTS = (
-    "dataset",
-    "graph",
-    "adapter",
-    "recommendations",
-    "explanations",
-    "evaluation",
-    "ablation",
-)
 _URI_KEYS = frozenset(
-    {"workspace", "uri", "release", "carry_from", "interactions", "users", "items", *_ARTIFACTS}
+    {"workspace", "uri", "release", "carry_from", "interactions", "users", "items", *ARTIFACTS}
 )
+_NAME_KEYS = frozenset({"files", "columns"})  # what stands below them is below `uri`
 _NUM_REASON_LINES = 15
 
 
@@ -137,7 +130,8 @@ def _client(server: JobServer) -> JobSubmissionClient:
 def _uris(values: Any, key: str = "") -> Iterator[tuple[str, str]]:
     if isinstance(values, dict):
         for name, value in values.items():
-            yield from _uris(value, name)
+            if name not in _NAME_KEYS:
+                yield from _uris(value, name)
     elif key in _URI_KEYS and isinstance(values, str):
         yield key, values
 

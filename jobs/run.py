@@ -76,7 +76,8 @@ def run(
         for number, (name, config) in enumerate(configs.items(), start=1):
             step = f"[{number}/{len(configs)}]"
             found = _found(name, config, redo)
-            if found is not None and found.state == "same":
+            retries = getattr(config, "retry_failed", None) is not None
+            if found is not None and found.state == "same" and not retries:
                 tell(f"{step} xrec {name}: skipped, it is there with the same settings and inputs")
                 continue
             tell(f"{step} xrec {name} {source}".rstrip())

@@ -40,19 +40,21 @@ def _submit(
     return xrec("submit", *arguments, "--address", cluster.name, **variables)
 
 
-def test_submit_prepare_to_the_object_store_follows_the_log_and_leaves_the_artifact(
+def test_submit_run_to_the_object_store_follows_the_log_and_leaves_the_artifact(
     three_nodes: LocalCluster, s3: Store, tmp_path: Path
 ) -> None:
     workspace = s3.new_bucket()
     done = _submit(
         three_nodes,
-        "prepare",
+        "run",
         _config(tmp_path, workspace),
-        "source.num_users=30",
+        "prepare.source.num_users=30",
+        "--until",
+        "prepare",
         **s3.environment,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert f"dataset: {workspace}/dataset" in done.stdout
+    assert "[1/1] xrec prepare prepare.yaml" in done.stdout
     assert "Traceback" not in done.stderr
     manifest = read_manifest(open_location(f"{workspace}/dataset", s3.storage), "dataset")
     assert manifest.row_counts["users"] == 30
@@ -175,7 +177,11 @@ def test_check_shared_paths_relative_paths_are_named_others_pass(tmp_path: Path)
         check_shared_paths(parse_config(PrepareConfig, values))
     values = {
         "workspace": "s3://bucket/x",
-        "source": {"kind": "tables", "uri": str(tmp_path)},
+        "source": {
+            "kind": "tables",
+            "uri": str(tmp_path),
+            "files": {"users": "customers.csv"},  # below uri, wherever that is
+        },
         "dataset": "file:///out",
     }
     check_shared_paths(parse_config(PrepareConfig, values))

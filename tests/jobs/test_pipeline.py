@@ -25,6 +25,13 @@ def test_pipeline_on_s3_every_artifact_is_finished_and_names_its_inputs(pipeline
     }
 
 
+def test_pipeline_on_s3_writes_no_secret(pipeline: Any) -> None:
+    """The credentials came with the configs; no artifact and no log of a run may hold them."""
+    secret = pipeline.storage.secret_access_key.get_secret_value().encode()
+    for file in pipeline.location("").files():
+        assert secret not in pipeline.location(file).read_bytes(), file
+
+
 def test_pipeline_on_s3_leaves_no_checkpoints_and_no_file_outside_its_artifacts(
     pipeline: Any,
 ) -> None:

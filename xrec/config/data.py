@@ -57,8 +57,8 @@ class TablesSource(Config):
     columns: dict[str, str | list[str] | None] = Field(
         default_factory=dict,
         description="Column names of the files by ours, e.g. {user_id: customer, items.title: "
-        "name}. A table's name before the dot limits a key to that table. The columns of a list are "
-        "joined to one text; null leaves a profile or title empty.",
+        "name}. A table's name before the dot limits a key to that table. The columns of a list "
+        "are joined to one text; null leaves a profile or title empty.",
     )
     delimiter: Literal[",", ";", "\t", "|"] = Field(
         ",", description="What separates the columns in CSV files."
