@@ -196,6 +196,7 @@ def _metrics(metrics: Mapping[str, Any]) -> str:
 
 
 def _usage(config: AdapterConfig) -> str:
+    placeholder = config.prompt.title_placeholder
     return f"""In Python, with xrec installed; the graph is a folder that holds the graph artifact:
 
 ```python
@@ -215,7 +216,8 @@ texts = PairTexts(
 prompt = prompts.build(0, 0, texts)
 input_ids = torch.tensor([prompt], device=model.device)
 output = model.generate(input_ids, max_new_tokens=60, do_sample=False)
-print(prompts.decode(output[0, len(prompt) :].tolist()))
+text = prompts.decode(output[0, len(prompt) :].tolist())
+print(prompts.placeholder.fill(text, texts.item_title))  # the model writes {placeholder}
 ```
 
 In bulk: `xrec backfill CONFIG adapter=path/to/adapter`. One pair:

@@ -233,6 +233,7 @@ def test_card_code_runs_as_it_stands_but_for_the_paths(
     assert "Likes quiet places." in names["prompts"].show(names["prompt"])
     assert "<user 0>" in names["prompts"].show(names["prompt"])
     assert capsys.readouterr().out.strip()
+    assert "# the model writes [title]" in card
 
 
 def test_attach_model_with_penalties_generates_past_collaborative_tokens(published: Path) -> None:
