@@ -24,14 +24,17 @@ _FIGURES: Mapping[str, tuple[tuple[str, str], ...]] = {
         ("aspect_accuracy", "aspect accuracy"),
     ),
 }
+_ROWS: Mapping[str, tuple[str, ...]] = {"dataset": ("interactions", "explanations")}
+_MOST_COUNTS = 2
 
 
 @dataclass(frozen=True)
 class ArtifactStatus:
     """One artifact of a project.
 
-    `state` is "missing", "begun", "up to date", "stale", or "unusable". `num_bytes` is the size of
-    all its files. `notes` say why it is stale, what it lacks, and what was not compared.
+    `state` is "missing", "begun" (and not finished), "up to date", "stale", or "unusable".
+    `num_bytes` is the size of all its files. `notes` say why it is stale, what it lacks, and what
+    was not compared.
     """
 
     job: Job
@@ -48,6 +51,13 @@ class ArtifactStatus:
         metrics = self.manifest.metrics if self.manifest else {}
         shown = [(label, _metric(metrics, name)) for name, label in _FIGURES.get(self.kind, ())]
         return ", ".join(f"{label} {value:.4g}" for label, value in shown if value is not None)
+
+    @property
+    def rows(self) -> str:
+        """The one or two row counts that matter, as words."""
+        counts = self.manifest.row_counts if self.manifest else {}
+        names = _ROWS.get(self.kind, tuple(counts)[:_MOST_COUNTS])
+        return ", ".join(f"{counts[name]:,} {name}" for name in names if counts.get(name))
 
 
 def project_status(project: Project) -> list[ArtifactStatus]:
@@ -73,7 +83,9 @@ def _status(job: Job, config: JobConfig) -> ArtifactStatus:
     except XRecError as error:
         return _there(job, kind, location, "unusable", (str(error).splitlines()[0],))
     if found.state == "missing":
-        return ArtifactStatus(job, kind, made.location.uri, "missing")
+        num_bytes = _num_bytes(made.location)
+        state = "begun" if num_bytes else "missing"
+        return ArtifactStatus(job, kind, made.location.uri, state, num_bytes=num_bytes)
     return ArtifactStatus(
         job,
         kind,

@@ -32,7 +32,7 @@ Address = Annotated[
         "--address",
         metavar="URL|NAME",
         envvar="RAY_API_SERVER_ADDRESS",
-        help="Job server, http://host:8265, or the name of a cluster started here.",
+        help="Job server, http://host:8265 or host:8265, or the name of a cluster started here.",
     ),
 ]
 

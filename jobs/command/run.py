@@ -33,10 +33,12 @@ ProjectOverrides = Annotated[
     ),
 ]
 First = Annotated[
-    str | None, typer.Option("--from", metavar="JOB", help="The first job; all before are left.")
+    str | None,
+    typer.Option("--from", metavar="JOB", help="Start with this job; earlier ones are not run."),
 ]
 Last = Annotated[
-    str | None, typer.Option("--until", metavar="JOB", help="The last job; all after are left.")
+    str | None,
+    typer.Option("--until", metavar="JOB", help="End with this job; later ones are not run."),
 ]
 Redo = Annotated[
     bool,

@@ -22,14 +22,14 @@ lines below the table say what differs. Nothing is made, and no cluster is start
 
 \b
 In:   CONFIG; overrides are shared keys, or begin with a job's name
-Out:  a line for each artifact: state, when it was made and from what, rows, size, the main metrics
+Out:  a line for each artifact: state, when and from what it was made, size, main metrics, rows
 
 \b
 Example:
   xrec status configs/yelp.yaml workspace=s3://my-bucket/yelp
 """
 
-_HEADER = ("artifact", "state", "made", "from", "rows", "size", "figures")
+_HEADER = ("artifact", "state", "made", "from", "size", "figures", "rows")
 
 
 def status(
@@ -51,17 +51,16 @@ def _row(artifact: "ArtifactStatus") -> tuple[str, ...]:
     manifest = artifact.manifest
     if manifest is None:
         size = _size(artifact.num_bytes) if artifact.num_bytes else "-"
-        return (artifact.kind, artifact.state, "-", "-", "-", size, "")
+        return (artifact.kind, artifact.state, "-", "-", size, "-", "-")
     made = datetime.fromisoformat(manifest.created_at).astimezone()
-    rows = ", ".join(f"{count:,} {name}" for name, count in manifest.row_counts.items())
     return (
         artifact.kind,
         artifact.state,
         made.strftime("%Y-%m-%d %H:%M"),
         ", ".join(manifest.inputs) or "-",
-        rows or "-",
         _size(artifact.num_bytes),
-        artifact.figures,
+        artifact.figures or "-",
+        artifact.rows or "-",
     )
 
 
