@@ -99,7 +99,7 @@ def test_backfill_of_another_model_is_refused_at_the_start_and_changes_nothing_l
     theirs = read_manifest(open_location(str(town / "adapter-2")), "adapter").fingerprint
     with pytest.raises(
         ArtifactMismatchError,
-        match=f"(?s)another model:.*adapter: '{theirs}' there.*serve the adapter that wrote it",
+        match=f"(?s)another model:.*adapter: '{theirs}' there.*serve the adapter that wrote",
     ):
         read_lookup(config, read_inputs(config).fingerprints)
 

@@ -111,7 +111,7 @@ function showLikelihood(likelihood, numTokens) {
   const note = document.createElement("p");
   note.className = "fine";
   note.textContent =
-    "The bars show the geometric mean of the tokens' probabilities; the others are " +
+    "The bars show the geometric mean of the tokens' probabilities; the second one is for " +
     `${numOthers} other users in the same prompt. ` +
     `Gain ${likelihood.gain.toFixed(3)} nats per token.`;
   at("likelihood").replaceChildren(
