@@ -94,6 +94,7 @@ def test_backfill_second_run_does_no_work_and_changes_no_file(pipeline: Any) -> 
     assert _state(pipeline.location("explanations")) == before
 
 
+@pytest.mark.usefixtures("actors_here")
 def test_backfill_after_an_interruption_redoes_only_the_chunk_without_a_record(
     pipeline: Any,
 ) -> None:

@@ -133,6 +133,7 @@ def test_import_adapter_is_explained_with(workspace: Path) -> None:
     assert explained.explanation.num_generated_tokens > 0
 
 
+@pytest.mark.usefixtures("actors_here")
 def test_import_adapter_is_backfilled_and_evaluated_with(
     workspace: Path, ray_cluster: None
 ) -> None:
