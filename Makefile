@@ -32,7 +32,7 @@ demo: setup ## The whole pipeline on the generated sample: explanations, metrics
 
 # Two processes, because most of the time a test of Ray uses one core. Each has a Ray of its own.
 test: setup ## The tests, without the slow ones
-	@$(PYTEST) -m "not slow" -n $(TEST_PROCESSES) --dist loadgroup --no-loadscope-reorder
+	@$(PYTEST) -m "not slow" -n $(TEST_PROCESSES) --no-loadscope-reorder
 
 test-slow: setup ## The slow tests: minutes each
 	@$(PYTEST) -m slow

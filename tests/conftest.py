@@ -27,27 +27,35 @@ _SHARE_A_PROCESS = ("tests/jobs/", "tests/cluster/", "tests/xrec/serve/")
 _START_RAY = {"ray_cluster", "three_nodes", "pipeline"}
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Divide the tests among the processes of `make test`, by file or by folder.
+def _group_of(nodeid: str) -> str:
+    """Return the group of a test: its file, or a folder whose tests share what is costly to make.
 
-    A folder whose tests share what is costly to make is one group. Groups that start Ray come
-    first, so that the processes end at about the same time. Without pytest-xdist's options the
-    groups have no effect.
+    All tests of a group run in the same process of `make test`.
     """
-    ray_groups: set[str] = set()
-    for item in items:
-        file = item.nodeid.split("::")[0]
-        group = next((folder for folder in _SHARE_A_PROCESS if file.startswith(folder)), file)
-        item.add_marker(pytest.mark.xdist_group(group))
-        if _START_RAY & set(getattr(item, "fixturenames", ())):
-            ray_groups.add(group)
-    items.sort(key=lambda item: _group_of(item) not in ray_groups)
+    file = nodeid.split("::")[0]
+    return next((folder for folder in _SHARE_A_PROCESS if file.startswith(folder)), file)
 
 
-def _group_of(item: pytest.Item) -> str:
-    marker = item.get_closest_marker("xdist_group")
-    assert marker is not None
-    return str(marker.args[0])
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Move groups that start Ray to the front; then both processes end at about the same time."""
+    first = {
+        _group_of(item.nodeid)
+        for item in items
+        if _START_RAY & set(getattr(item, "fixturenames", ()))
+    }
+    items.sort(key=lambda item: _group_of(item.nodeid) not in first)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give each process of `make test` whole groups."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class GroupScheduling(LoadScopeScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            return _group_of(nodeid)
+
+    return GroupScheduling(config, log)
 
 
 @pytest.fixture(scope="session")
