@@ -5,7 +5,7 @@ only where they are few; what was not compared for that reason is said.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from jobs.command.catalogue import Job, job_named
@@ -20,11 +20,14 @@ _FIGURES: Mapping[str, tuple[tuple[str, str], ...]] = {
     "graph": (("recall@20", "Recall@20"), ("ndcg@20", "NDCG@20")),
     "adapter": (("validation_loss", "validation loss"),),
     "evaluation": (
-        ("personalization_gain", "personalization gain"),
+        ("personalization_gain", "gain"),
         ("aspect_accuracy", "aspect accuracy"),
     ),
 }
-_ROWS: Mapping[str, tuple[str, ...]] = {"dataset": ("interactions", "explanations")}
+_ROWS: Mapping[str, tuple[str, ...]] = {
+    "dataset": ("interactions", "explanations"),
+    "evaluation": ("pairs",),
+}
 _MOST_COUNTS = 2
 
 
@@ -67,7 +70,26 @@ def project_status(project: Project) -> list[ArtifactStatus]:
     """
     makers = [job for job in map(job_named, project.jobs) if job.artifact is not None]
     configs = project.configs([job.name for job in makers])
-    return [_status(job, configs[job.name]) for job in makers]
+    artifacts: list[ArtifactStatus] = []
+    for job in makers:
+        artifact = _status(job, configs[job.name])
+        artifacts.append(_after(artifact, artifacts, configs[job.name]))
+    return artifacts
+
+
+def _after(
+    artifact: ArtifactStatus, before: list[ArtifactStatus], config: JobConfig
+) -> ArtifactStatus:
+    """An artifact is stale too if one that it was made from is."""
+    if artifact.state != "up to date" or artifact.manifest is None:
+        return artifact
+    inputs = set(artifact.manifest.inputs)
+    llm = getattr(config, "llm", None)
+    if "base_model" in inputs and llm is not None and llm.model == config.artifact("llm"):
+        inputs.add("llm")
+    stale = [each.kind for each in before if each.kind in inputs and each.state == "stale"]
+    notes = tuple(f"made from {each}, which is stale" for each in stale)
+    return replace(artifact, state="stale", notes=notes + artifact.notes) if stale else artifact
 
 
 def _status(job: Job, config: JobConfig) -> ArtifactStatus:

@@ -38,12 +38,12 @@ def run(config: TrainAdapterConfig) -> Manifest:
     """
     for name in ("dataset", "graph", "adapter"):
         check_access(location_of(config, name), config.storage)
+    check_has_explanations(location_of(config, "dataset"))
     made = output(config)
     done = finished(made.location, made.kind, made.config, made.inputs)
     if done is not None:
         logger.info("%s: already there", made.location)
         return done
-    check_has_explanations(location_of(config, "dataset"))
     with ensure_ray(config.ray):
         reads = [
             config.artifact("dataset"),

@@ -51,7 +51,8 @@ def test_status_of_a_finished_project_on_s3_is_up_to_date_with_rows_size_and_fig
     assert graph.num_bytes >= 60 * 8 * 4
     loss = pipeline.manifests["adapter"].metrics["validation_loss"]
     assert found["adapter"].figures == f"validation loss {loss:.4g}"
-    assert "personalization gain" in found["evaluation"].figures
+    assert "gain " in found["evaluation"].figures
+    assert found["explanations"].rows.endswith(" explanations")
 
 
 def test_status_says_what_differs_and_what_follows_from_it(pipeline: Any) -> None:
@@ -62,6 +63,8 @@ def test_status_says_what_differs_and_what_follows_from_it(pipeline: Any) -> Non
     assert found["adapter"].state == "stale"
     assert found["adapter"].notes == ("training.seed: 0 there, 7 here",)
     assert found["graph"].state == "up to date"
+    assert found["explanations"].state == "stale"
+    assert found["explanations"].notes == ("made from adapter, which is stale",)
 
 
 def test_status_of_another_kind_of_artifact_is_unusable(pipeline: Any) -> None:

@@ -29,7 +29,8 @@ Example:
   xrec status configs/yelp.yaml workspace=s3://my-bucket/yelp
 """
 
-_HEADER = ("artifact", "state", "made", "from", "size", "figures", "rows")
+_HEADER = ("artifact", "state", "made", "from", "size", "rows; figures")
+_MOST_INPUTS = 3
 
 
 def status(
@@ -42,26 +43,39 @@ def status(
         from xrec.config.project import read_project
 
         artifacts = project_status(read_project(config_path, overrides or []))
-        typer.echo(text_table(_HEADER, [_row(each) for each in artifacts]))
+        typer.echo(
+            text_table(_HEADER, [_row(each, _nearest(each, artifacts)) for each in artifacts])
+        )
         for line in _notes(artifacts):
             typer.echo(line)
 
 
-def _row(artifact: "ArtifactStatus") -> tuple[str, ...]:
+def _row(artifact: "ArtifactStatus", inputs: list[str]) -> tuple[str, ...]:
     manifest = artifact.manifest
     if manifest is None:
         size = _size(artifact.num_bytes) if artifact.num_bytes else "-"
-        return (artifact.kind, artifact.state, "-", "-", size, "-", "-")
+        return (artifact.kind, artifact.state, "-", "-", size, "-")
     made = datetime.fromisoformat(manifest.created_at).astimezone()
     return (
         artifact.kind,
         artifact.state,
         made.strftime("%Y-%m-%d %H:%M"),
-        ", ".join(manifest.inputs) or "-",
+        ", ".join(inputs) or "-",
         _size(artifact.num_bytes),
-        artifact.figures or "-",
-        artifact.rows or "-",
+        "; ".join(filter(None, (artifact.rows, artifact.figures))) or "-",
     )
+
+
+def _nearest(artifact: "ArtifactStatus", artifacts: "list[ArtifactStatus]") -> list[str]:
+    """What the artifact was made from, without what these were made from in turn."""
+    inputs = artifact.manifest.inputs if artifact.manifest else {}
+    behind = {
+        name
+        for each in artifacts
+        if each.kind in inputs and each.manifest
+        for name in each.manifest.inputs
+    }
+    return [name for name in inputs if name not in behind][:_MOST_INPUTS]
 
 
 def _notes(artifacts: "list[ArtifactStatus]") -> Iterator[str]:
