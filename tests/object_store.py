@@ -97,8 +97,24 @@ def _start_weed(
     }
     (folder / "s3.json").write_text(json.dumps(settings), encoding="utf-8")
     (folder / "data").mkdir()
-    master, volume, filer, port = _free_ports(4)
-    command = [
+    *others, port = _free_ports(4)
+    command = _weed_command(folder, *others, port)
+    with (folder / "weed.log").open("wb") as log:
+        # By default a new bucket takes seven volumes at its first write. Tests make many buckets.
+        environment = {
+            **os.environ,
+            "GOMEMLIMIT": "512MiB",
+            "WEED_MASTER_VOLUME_GROWTH_COPY_1": "1",
+        }
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=folder, env=environment
+        )
+    return process, port
+
+
+def _weed_command(folder: Path, master: int, volume: int, filer: int, s3: int) -> list[str]:
+    """Return the command of a server with these HTTP ports."""
+    return [
         str(Path(sys.executable).with_name("weed")),
         "-logtostderr=true",
         "server",
@@ -115,24 +131,13 @@ def _start_weed(
         "-filer",
         f"-filer.port={filer}",
         "-s3",
-        f"-s3.port={port}",
+        f"-s3.port={s3}",
         f"-s3.config={folder / 's3.json'}",
         "-s3.iam=false",
         "-s3.port.iceberg=0",
         "-s3.port.lance=0",
         "-s3.allowDeleteBucketNotEmpty=false",
     ]
-    with (folder / "weed.log").open("wb") as log:
-        # By default a new bucket takes seven volumes at its first write. Tests make many buckets.
-        environment = {
-            **os.environ,
-            "GOMEMLIMIT": "512MiB",
-            "WEED_MASTER_VOLUME_GROWTH_COPY_1": "1",
-        }
-        process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=folder, env=environment
-        )
-    return process, port
 
 
 def _free_ports(count: int) -> list[int]:

@@ -144,7 +144,20 @@ def roots(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Root]]
     if os.geteuid() != 0 or shutil.which("debootstrap") is None:
         pytest.skip("needs root and debootstrap: apt-get install debootstrap")
     folder = tmp_path_factory.mktemp("roots")
-    base = folder / "base"
+    base = _debian(folder / "base")
+    made: dict[str, Root] = {}
+    for name in ("build", "node"):
+        # Devices are not copied: /dev/full, read as a file, has no end.
+        shutil.copytree(base, folder / name, symlinks=True, ignore=_devices)
+        root = Root(folder / name)
+        root.build(stages()[name], made)
+        made[name] = root
+    yield made
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _debian(base: Path) -> Path:
+    """Make what stands for the base image: a Debian with this machine's Python and its network."""
     command = [
         "debootstrap",
         "--variant=minbase",
@@ -168,15 +181,7 @@ def roots(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Root]]
             shutil.copytree(name, base / name[1:], dirs_exist_ok=True)
         elif Path(name).exists():
             shutil.copy2(name, base / name[1:])
-    made: dict[str, Root] = {}
-    for name in ("build", "node"):
-        # Devices are not copied: /dev/full, read as a file, has no end.
-        shutil.copytree(base, folder / name, symlinks=True, ignore=_devices)
-        root = Root(folder / name)
-        root.build(stages()[name], made)
-        made[name] = root
-    yield made
-    shutil.rmtree(folder, ignore_errors=True)
+    return base
 
 
 def _devices(folder: str, names: list[str]) -> list[str]:
