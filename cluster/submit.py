@@ -18,7 +18,7 @@ from ray.job_submission import JobInfo, JobStatus, JobSubmissionClient
 from cluster.address import JobServer
 from cluster.reach import check_reachable
 from cluster.runtime_env import runtime_environment, working_folder
-from xrec.config.project import ARTIFACTS
+from xrec.config.jobs import ARTIFACTS
 from xrec.config.shared import JobConfig
 from xrec.errors import ClusterError, ConfigError
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import yaml
 
-from xrec.config.project import JOBS
+from xrec.config.jobs import JOBS
 from xrec.config.shared import JobConfig
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # `xrec --help` must not wait for pydantic, pyarrow and s3fs
 
 @dataclass(frozen=True)
 class Job:
-    """One job: the module `jobs.MODULE`, and a config of its class in xrec.config.project.
+    """One job: the module `jobs.MODULE`, and a config of its class in xrec.config.jobs.
 
     `artifact` is what it makes, by the name of the config's key for its URI.
     """
@@ -37,7 +37,7 @@ class Job:
 
     def load_config(self, path: str, overrides: Sequence[str]) -> "JobConfig":
         """The validated config from the project file at `path`; raises ConfigError."""
-        from xrec.config.project import JOBS as CONFIGS
+        from xrec.config.jobs import JOBS as CONFIGS
         from xrec.config.project import load_config
 
         return load_config(CONFIGS[self.name], path, overrides)

@@ -9,8 +9,8 @@ from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from xrec.config.jobs import JOBS, SHARED
 from xrec.config.keys import Key, keys_of
-from xrec.config.project import JOBS, SHARED
 
 _WORDS = {str: "text", int: "integer", float: "number", bool: "true or false", SecretStr: "secret"}
 _WIDTH = 96

@@ -13,7 +13,8 @@ from jobs.command.catalogue import job_named
 from jobs.output import Output
 from jobs.run import PIPELINE, chosen_configs
 from xrec.cli.main import app
-from xrec.config.project import JOBS, Project, read_project
+from xrec.config.jobs import JOBS
+from xrec.config.project import Project, read_project
 from xrec.config.shared import JobConfig
 from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError, ConfigError
 from xrec.storage import open_location, read_manifest, write_manifest

@@ -15,56 +15,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from xrec.config.adapter import ImportAdapterConfig, TrainAdapterConfig
-from xrec.config.backfill import BackfillConfig, RecommendConfig
 from xrec.config.base import Problem, config_error, holds_secret, validate
-from xrec.config.data import BuildSampleLLMConfig, PrepareConfig
-from xrec.config.evaluate import AblateConfig, EvaluateConfig
-from xrec.config.graph import PretrainGraphConfig
+from xrec.config.jobs import JOBS, SHARED
 from xrec.config.keys import keys_of
 from xrec.config.overrides import Override, parse_overrides
-from xrec.config.serve import ServeConfig
+from xrec.config.places import described, key_places, with_job_names
 from xrec.config.shared import JobConfig
 from xrec.config.yaml_text import read_mapping
 from xrec.errors import ConfigError
 
-JOBS: Mapping[str, type[JobConfig]] = {
-    "build-sample-llm": BuildSampleLLMConfig,
-    "prepare": PrepareConfig,
-    "pretrain-graph": PretrainGraphConfig,
-    "train-adapter": TrainAdapterConfig,
-    "import-adapter": ImportAdapterConfig,
-    "recommend": RecommendConfig,
-    "backfill": BackfillConfig,
-    "evaluate": EvaluateConfig,
-    "ablate": AblateConfig,
-    "serve": ServeConfig,
-}
-"""The jobs, in the order of the pipeline, each with the class of its config."""
-
 ConfigT = TypeVar("ConfigT", bound=JobConfig)
-
-ARTIFACTS = (
-    "dataset",
-    "graph",
-    "adapter",
-    "recommendations",
-    "explanations",
-    "evaluation",
-    "ablation",
-)
-SHARED = (
-    "workspace",
-    "storage",
-    "ray",
-    "llm",
-    "prompt",
-    "decoding",
-    "cold_start",
-    "scaling",
-    *ARTIFACTS,
-)
-_MOST_PLACES = 4
 
 
 @dataclass(frozen=True)
@@ -97,7 +57,7 @@ class Project:
             view = _View.of(job, self.values, overrides if job in jobs else ())
             config, problems = validate(JOBS[job], view.values)
             lines += [
-                f"{view.place(problem.keys)}: {_described(problem, job)}"
+                f"{view.place(problem.keys)}: {described(problem, job)}"
                 for problem in problems
                 if job in jobs or problem.kind != "missing"
             ]
@@ -114,12 +74,12 @@ def read_project(path: str | Path, arguments: Sequence[str] = ()) -> Project:
 
     Raises ConfigError if the file cannot be read or an override names no such key.
     """
-    overrides = parse_overrides(arguments, _places().keys())
+    overrides = parse_overrides(arguments, key_places().keys())
     for override in overrides:
         if override.keys[0] not in (*SHARED, *JOBS):
             raise ConfigError(
                 f"override {override.dotted!r}: expected a shared key, or a job's name before the "
-                f"key{_places_of_override(override)}"
+                f"key{with_job_names(override.keys)}"
             )
     return _read(path, overrides)
 
@@ -132,7 +92,7 @@ def load_config(
     An override is a key of the job (`training.num_epochs=3`), or a place in the file
     (`train-adapter.training.num_epochs=3`). Raises ConfigError naming every mistake in the file.
     """
-    overrides = parse_overrides(arguments, _places().keys())
+    overrides = parse_overrides(arguments, key_places().keys())
     project = _read(path, [each for each in overrides if each.keys[0] in JOBS])
     own = [each for each in overrides if each.keys[0] not in JOBS]
     (job,) = [name for name, each in JOBS.items() if each is config_type]
@@ -144,7 +104,7 @@ def load_config(
 def secret_overrides(arguments: Sequence[str]) -> list[str]:
     """The keys of those overrides that may hold a secret; raises ConfigError as `load_config`."""
     secret = []
-    for override in parse_overrides(arguments, _places().keys()):
+    for override in parse_overrides(arguments, key_places().keys()):
         keys = override.keys[1:] if override.keys[0] in JOBS else override.keys
         found = [
             key.field
@@ -237,7 +197,7 @@ def _misplaced(values: Mapping[str, Any]) -> Iterator[str]:
     known = (*SHARED, *JOBS)
     unknown = [key for key in values if key not in known]
     for key in unknown:
-        yield f"{key}: {_described(Problem((str(key),), 'unknown', known=known))}"
+        yield f"{key}: {described(Problem((str(key),), 'unknown', known=known))}"
     if unknown and not any(job in values for job in JOBS):
         yield (
             "there is no section of a job: a project file has what jobs share at the top level, "
@@ -258,60 +218,4 @@ def _unused_shared(values: Mapping[str, Any], jobs: Collection[str]) -> Iterator
         _, problems = validate(owner, {key: values[key]})
         for problem in problems:
             if problem.kind != "missing":
-                yield f"{problem.dotted}: {_described(problem)}"
-
-
-def _described(problem: Problem, job: str | None = None) -> str:
-    """What is wrong; for a known key in the wrong place, its right places."""
-    places = _places().get(problem.keys[-1], ()) if problem.kind == "unknown" else ()
-    hint = problem.suggestion() if places else ""
-    if not places or (hint and len(problem.keys) > 1):
-        return problem.describe()
-    of_this_job = [place for place in places if job and place.startswith(f"{job}.")]
-    where = f"{problem.keys[-1]} stands in {_listed(of_this_job or places)}"
-    return f"unknown key; {hint} {where}" if hint else f"unknown key in this place; {where}"
-
-
-@functools.cache
-def _places() -> Mapping[str, tuple[str, ...]]:
-    """The places in a project file where a key of each name may stand, the highest first."""
-    found: dict[str, list[str]] = {}
-    for dotted in (*JOBS, *_job_places(), *_shared_places()):
-        found.setdefault(dotted.rsplit(".", 1)[-1], []).append(dotted)
-    return {
-        name: tuple(sorted(dict.fromkeys(places), key=lambda place: place.count(".")))
-        for name, places in found.items()
-    }
-
-
-def _shared_places() -> Iterator[str]:
-    for shared in SHARED:
-        owner = next(config for config in JOBS.values() if shared in config.model_fields)
-        for key in keys_of(owner):
-            if key.name.split(".")[0] == shared:
-                yield key.name
-
-
-def _job_places() -> Iterator[str]:
-    for job, config in JOBS.items():
-        for key in keys_of(config):
-            if key.name.split(".")[0] not in SHARED:
-                yield f"{job}.{key.name}"
-
-
-def _places_of_override(override: Override) -> str:
-    ending = f".{override.dotted}"
-    places = [
-        place
-        for place in _places().get(override.keys[-1], ())
-        if place.endswith(ending) and place.removesuffix(ending) in JOBS
-    ]
-    return f": {_listed(places)}" if places else f"; the jobs are {', '.join(JOBS)}"
-
-
-def _listed(places: Sequence[str]) -> str:
-    named = [
-        place if "." in place else f"the top level of the file ({place})"
-        for place in places[:_MOST_PLACES]
-    ]
-    return ", ".join([*named, *(["..."] if len(places) > _MOST_PLACES else [])])
+                yield f"{problem.dotted}: {described(problem)}"

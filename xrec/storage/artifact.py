@@ -183,8 +183,8 @@ def read_manifest(location: Location, kind: Kind) -> Manifest:
     except StorageNotFoundError as error:
         job = f"run {_MADE_BY[kind]} first" if kind in _MADE_BY else "run its job first"
         raise ArtifactNotFoundError(
-            f"{location}: no {kind} artifact ({MANIFEST} is missing): it was never made, or its job "
-            f"did not finish; {job}, or check the URI"
+            f"{location}: no {kind} artifact ({MANIFEST} is missing): it was never made, or its "
+            f"job did not finish; {job}, or check the URI"
         ) from error
     try:
         manifest = Manifest.model_validate_json(data)

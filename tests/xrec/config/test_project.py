@@ -12,7 +12,8 @@ from xrec.config.backfill import BackfillConfig, RecommendConfig
 from xrec.config.data import PrepareConfig
 from xrec.config.evaluate import AblateConfig
 from xrec.config.graph import PretrainGraphConfig
-from xrec.config.project import JOBS, SHARED, load_config, read_project
+from xrec.config.jobs import JOBS, SHARED
+from xrec.config.project import load_config, read_project
 from xrec.errors import ConfigError
 
 FILE: dict[str, Any] = {

@@ -1,0 +1,47 @@
+"""The jobs of a project file with the classes of their configs, and the keys that jobs share."""
+
+from collections.abc import Mapping
+
+from xrec.config.adapter import ImportAdapterConfig, TrainAdapterConfig
+from xrec.config.backfill import BackfillConfig, RecommendConfig
+from xrec.config.data import BuildSampleLLMConfig, PrepareConfig
+from xrec.config.evaluate import AblateConfig, EvaluateConfig
+from xrec.config.graph import PretrainGraphConfig
+from xrec.config.serve import ServeConfig
+from xrec.config.shared import JobConfig
+
+JOBS: Mapping[str, type[JobConfig]] = {
+    "build-sample-llm": BuildSampleLLMConfig,
+    "prepare": PrepareConfig,
+    "pretrain-graph": PretrainGraphConfig,
+    "train-adapter": TrainAdapterConfig,
+    "import-adapter": ImportAdapterConfig,
+    "recommend": RecommendConfig,
+    "backfill": BackfillConfig,
+    "evaluate": EvaluateConfig,
+    "ablate": AblateConfig,
+    "serve": ServeConfig,
+}
+"""The jobs, in the order of the pipeline, each with the class of its config."""
+
+ARTIFACTS = (
+    "dataset",
+    "graph",
+    "adapter",
+    "recommendations",
+    "explanations",
+    "evaluation",
+    "ablation",
+)
+SHARED = (
+    "workspace",
+    "storage",
+    "ray",
+    "llm",
+    "prompt",
+    "decoding",
+    "cold_start",
+    "scaling",
+    *ARTIFACTS,
+)
+"""The keys that stand at the top level of a project file."""
