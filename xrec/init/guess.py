@@ -67,7 +67,7 @@ def guess_tables(files: Sequence[File]) -> Guess:
     if explained is not None and explained.text is not None:
         tables["explanations"] = explained.file.name
         columns["explanations"] = {**_pair_columns(explained), "explanation": explained.text.name}
-        notes += _explanation_notes(explained.file, explained.text)
+        notes += [*explained.notes, *_explanation_notes(explained.file, explained.text)]
     entities = find_entities(files, [pairs for pairs in (interactions, explained) if pairs])
     for table, (file, key) in entities.items():
         tables[table] = file.name
