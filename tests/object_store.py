@@ -22,7 +22,7 @@ import s3fs
 from xrec.config.shared import StorageConfig
 
 _GRPC_OFFSET = 10_000  # weed listens for gRPC at each HTTP port + 10000
-_START_SECONDS = 60
+_START_SECONDS = 180
 
 
 @dataclass(frozen=True)
