@@ -229,3 +229,9 @@ def test_import_adapter_for_another_model_graph_or_side_is_refused(
         r"user_converter\.pkl has \(experts, D, H\) = \(3, 6, 32\), "
         r"item_converter\.pkl \(4, 6, 32\)",
     )
+
+
+def test_import_adapter_output_is_the_run_that_was_imported(workspace: Path) -> None:
+    config = configure(ImportAdapterConfig, workspace)
+    for exact in (True, False):
+        assert jobs.import_adapter.output(config, exact=exact).found().state == "same"
