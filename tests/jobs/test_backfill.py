@@ -216,7 +216,7 @@ def test_backfill_without_an_adapter_names_the_job_to_run(pipeline: Any) -> None
         "explanations": f"{pipeline.workspace}/other-run",
     }
     with pytest.raises(
-        ArtifactNotFoundError, match=r"nowhere: no adapter artifact .* run that job"
+        ArtifactNotFoundError, match=r"nowhere: no adapter artifact .* run xrec train-adapter"
     ):
         jobs.backfill.run(pipeline.config(BackfillConfig, **values))
     assert not pipeline.location("other-run").exists()
