@@ -58,11 +58,11 @@ def run(
     ] = False,
     debug: Debug = False,
 ) -> None:
-    """Run jobs.run."""
+    """Run jobs.project_run."""
     configure_logging(debug)
     with exit_codes(debug):
-        from jobs.run import chosen_configs
-        from jobs.run import run as run_jobs
+        from jobs.project_run import chosen_configs
+        from jobs.project_run import run as run_jobs
         from xrec.config.base import as_yaml
         from xrec.config.project import read_project
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import typer
 
 import xrec
-from jobs.run import chosen_configs, run
+from jobs.project_run import chosen_configs, run
 from xrec.config.evaluate import EvaluateConfig
 from xrec.config.project import read_project
 from xrec.errors import ConfigError

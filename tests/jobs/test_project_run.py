@@ -8,10 +8,10 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-import jobs.run
+import jobs.project_run
 from jobs.command.catalogue import job_named
 from jobs.output import Output
-from jobs.run import PIPELINE, chosen_configs
+from jobs.project_run import PIPELINE, chosen_configs
 from xrec.cli.main import app
 from xrec.config.jobs import JOBS
 from xrec.config.project import Project, read_project
@@ -31,7 +31,7 @@ TOWN = {
 def run(configs: dict[str, JobConfig], *, redo: bool = False) -> list[str]:
     """Run the jobs; returns the lines of progress, without times."""
     lines: list[str] = []
-    jobs.run.run(configs, redo=redo, source="town.yaml", tell=lines.append)
+    jobs.project_run.run(configs, redo=redo, source="town.yaml", tell=lines.append)
     return [line for line in lines if "done in" not in line]
 
 
@@ -214,7 +214,7 @@ def test_run_of_a_finished_project_skips_every_job_and_starts_no_cluster(
     def work(*arguments: object) -> None:
         raise AssertionError("the run started to work")
 
-    monkeypatch.setattr(jobs.run, "ensure_ray", work)
+    monkeypatch.setattr(jobs.project_run, "ensure_ray", work)
     monkeypatch.setattr("jobs.command.catalogue.Job.run", work)
     lines = run(chosen_configs(project_of(pipeline, without=("ablate",))))
     assert len(lines) == 6

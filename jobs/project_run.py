@@ -1,0 +1,149 @@
+"""All jobs of a project, in the order of the pipeline; what is there already is kept.
+
+A job is skipped if its artifact is there and was made from the same settings and inputs. If the
+artifact that is there differs, the run stops and says in what; or with `redo`, it is deleted and
+made again. What depends on it then has other inputs, and is made again for the same reason.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+
+from cluster.connect import ensure_ray
+from jobs.command.catalogue import job_named
+from jobs.output import Found, Output
+from xrec.backfill import Lease
+from xrec.config.backfill import BackfillConfig
+from xrec.config.project import Project
+from xrec.config.shared import JobConfig, RayConfig
+from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError, ConfigError
+
+PIPELINE = (
+    "build-sample-llm",
+    "prepare",
+    "pretrain-graph",
+    "train-adapter",
+    "import-adapter",
+    "recommend",
+    "backfill",
+    "evaluate",
+)
+"""The jobs that a run goes through; ablate and serve are run by their own commands only."""
+
+
+def chosen_configs(
+    project: Project, first: str | None = None, last: str | None = None
+) -> dict[str, JobConfig]:
+    """The configs of the project's jobs from `first` to `last`, in order.
+
+    Raises ConfigError for a mistake in the file, for a job that is not in it, and if two of the
+    jobs would make the same artifact.
+    """
+    jobs = [job for job in project.jobs if job in PIPELINE]
+    for option, name in (("--from", first), ("--until", last)):
+        if name is not None and name not in jobs:
+            raise ConfigError(
+                f"{option} {name}: expected a job of the run, which has a section in "
+                f"{project.source}: {', '.join(jobs) or 'none'}"
+            )
+    start = jobs.index(first) if first is not None else 0
+    end = jobs.index(last) + 1 if last is not None else len(jobs)
+    if not jobs[start:end]:
+        raise ConfigError(
+            f"{project.source}: no job to run"
+            + (f" from {first} until {last}" if jobs else "; add sections, for example 'prepare:'")
+        )
+    configs = project.configs(jobs[start:end])
+    _check_one_maker(project.source, configs)
+    return configs
+
+
+def run(
+    configs: Mapping[str, JobConfig],
+    *,
+    redo: bool = False,
+    source: str = "",
+    tell: Callable[[str], None],
+) -> None:
+    """Run the jobs of `configs` in order on one Ray cluster; `tell` gets a line of progress.
+
+    Raises ArtifactMismatchError if an artifact that is there differs and `redo` is false, before
+    any work where that can be known. Otherwise raises what the jobs raise.
+    """
+    if not redo:
+        _check_nothing_differs(configs)
+    with ExitStack() as cluster:
+        for number, (name, config) in enumerate(configs.items(), start=1):
+            step = f"[{number}/{len(configs)}]"
+            found = _found(name, config, redo)
+            retries = getattr(config, "retry_failed", None) is not None
+            if found is not None and found.state == "same" and not retries:
+                tell(f"{step} xrec {name}: skipped, it is there with the same settings and inputs")
+                continue
+            tell(f"{step} xrec {name} {source}".rstrip())
+            started = time.monotonic()
+            if (ray := getattr(config, "ray", None)) is not None:
+                _join_cluster(cluster, ray)
+            job_named(name).run(config)
+            tell(f"{step} done in {time.monotonic() - started:.0f} s")
+
+
+def _join_cluster(stack: ExitStack, config: RayConfig) -> None:
+    """Connect to Ray, or start it, for the rest of the run; later calls have no effect."""
+    stack.enter_context(ensure_ray(config))
+
+
+def _found(name: str, config: JobConfig, redo: bool) -> Found | None:
+    """What is there of the job's output, with `redo` after what differs was deleted."""
+    made = job_named(name).output(config)
+    found = made.found()
+    if found.state != "differs":
+        return found
+    if not redo:
+        raise ArtifactMismatchError(_message({name: (made, found)}))
+    if isinstance(config, BackfillConfig):
+        with Lease.acquire(made.location, config.lease_seconds).renewed():
+            pass  # no other driver is at work there
+    made.delete()
+    return None
+
+
+def _check_nothing_differs(configs: Mapping[str, JobConfig]) -> None:
+    differing = {}
+    for name, config in configs.items():
+        try:
+            made = job_named(name).output(config, exact=False)
+            found = made.found()
+        except ArtifactNotFoundError:  # an input, which an earlier job will make
+            continue
+        if found.state == "differs":
+            differing[name] = (made, found)
+    if differing:
+        raise ArtifactMismatchError(_message(differing))
+
+
+def _message(differing: Mapping[str, tuple[Output, Found]]) -> str:
+    lines = []
+    for name, (made, found) in differing.items():
+        begun = "" if found.manifest else ", begun and not finished"
+        lines.append(f"{made.location}: the {made.kind} that is there is of another run{begun}:")
+        lines += [f"  {line}" for line in found.differences]
+        lines.append(f"  (xrec {name})")
+    return "\n".join(
+        [*lines, "give --redo to delete and make it again, with all that depends on it"]
+    )
+
+
+def _check_one_maker(source: str, configs: Mapping[str, JobConfig]) -> None:
+    makers: dict[str, str] = {}
+    for name, config in configs.items():
+        made = [str(job_named(name).artifact)]
+        if getattr(config, "import_graph", False):
+            made.append("graph")
+        for uri in map(config.artifact, made):
+            if uri in makers:
+                raise ConfigError(
+                    f"{source}: {makers[uri]} and {name} both make {uri}; a run has one of them: "
+                    "take one section out, or choose jobs by --from and --until"
+                )
+            makers[uri] = name
