@@ -192,6 +192,5 @@ def test_status_says_so_when_nothing_runs(tmp_path: Path) -> None:
     done = xrec("cluster", "status", XDG_STATE_HOME=str(tmp_path))
     assert done.returncode == 0
     assert (
-        done.stdout
-        == "no cluster was brought up on this machine; start one with: xrec cluster up\n"
+        done.stdout == "no cluster was started on this machine; start one with: xrec cluster up\n"
     )

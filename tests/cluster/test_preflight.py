@@ -187,7 +187,7 @@ def test_submit_a_job_without_ray_to_a_path_that_is_not_shared_is_refused_too(
     three_nodes: LocalCluster, tmp_path: Path
 ) -> None:
     config = tmp_path / "prepare.yaml"
-    values = {"workspace": "/proc/self/cwd/workspace", "source": SAMPLE}
+    values = {"workspace": "/proc/self/cwd/workspace", "prepare": {"source": SAMPLE}}
     write_config(config, values)
     done = xrec("submit", "prepare", config, "--address", three_nodes.name)
     assert done.returncode == 1

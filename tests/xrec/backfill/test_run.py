@@ -205,6 +205,7 @@ def test_run_that_is_interrupted_says_how_to_go_on_and_lets_the_lease_go(
     assert pairs_of(rows_by_manifest(output_of(config))) == sorted(GOOD)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
 def test_run_with_rows_that_kill_their_process_fails_them_and_explains_the_others(
     make_config: MakeConfig, pairs: Callable[..., pa.Table], called: Path

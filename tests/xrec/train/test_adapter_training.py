@@ -98,6 +98,7 @@ def test_train_adapter_keeps_beginnings_within_the_budget_and_reports_them(
     assert all(0 < row["padding_share"] < 0.3 for row in history)
 
 
+@pytest.mark.slow
 def test_train_adapter_one_worker_at_stage_1_that_keeps_all_equals_two_at_stage_3(
     workspace: str, trained: Manifest, tmp_path: Path
 ) -> None:

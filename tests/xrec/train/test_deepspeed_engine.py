@@ -174,6 +174,7 @@ def _flat(engine: Any, parameters: list[Any]) -> list[float]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
 def test_states_restored_at_another_stage_go_on_as_if_nothing_had_happened(tmp_path: Path) -> None:
     config = {"before": STEPS_BEFORE, "after": STEPS_AFTER}

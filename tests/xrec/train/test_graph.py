@@ -139,6 +139,7 @@ def test_pretrain_graph_output_of_another_run_is_refused(
     assert read_graph(open_location(config.artifact("graph"))).manifest == manifest
 
 
+@pytest.mark.slow
 def test_pretrain_graph_early_stop_ends_all_workers_at_the_same_epoch(
     make_graph_config: Any, tmp_path: Path
 ) -> None:
@@ -202,6 +203,7 @@ def test_pretrain_graph_empty_split_raises_data_error(
         pretrain_graph(make_graph_config(tmp_path / "graph"))
 
 
+@pytest.mark.slow
 def test_pretrain_graph_interrupted_at_the_very_end_only_writes_the_artifact(
     make_graph_config: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -324,7 +326,8 @@ def test_loss_of_one_worker_falls_and_no_mode_changes_it(one_worker: list[list[f
     assert partitioned_bpr == pytest.approx(bpr, rel=1e-6)
 
 
-@pytest.mark.parametrize("num_workers", [2, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("num_workers", [2, 4])
 def test_loss_at_each_step_is_that_of_one_worker(
     one_worker: list[list[float]], town: str, tmp_path: Path, num_workers: int
 ) -> None:

@@ -149,6 +149,7 @@ def test_fit_more_workers_than_cpus_raises_cluster_error(storage: Location) -> N
         run(lambda config: None, storage, scaling={"num_workers": 64})
 
 
+@pytest.mark.slow
 def test_fit_elastic_asks_only_for_the_fewest_workers_and_trains_on_as_many_as_fit(
     storage: Location,
 ) -> None:
