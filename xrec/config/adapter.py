@@ -43,14 +43,18 @@ class CardConfig(Config):
 class DeepSpeedConfig(Config):
     """What DeepSpeed does with the model and the optimizer."""
 
-    zero_stage: Literal[0, 1, 2, 3] = Field(
-        3, description="ZeRO stage. Stage 3 shards the frozen language model across the workers."
+    zero_stage: Literal["auto", 0, 1, 2, 3] = Field(
+        "auto",
+        description="ZeRO stage. Stage 3 shards the frozen language model across the workers. "
+        "With auto the model stays whole (stage 0 in float32, 1 in bfloat16) where it fits the "
+        "memory of one worker with activations and adapters, by estimate; elsewhere, and with an "
+        "offload, it is 3.",
     )
     gradient_clipping: float = Field(
         1.0, ge=0, description="Largest global norm of the gradient. 0 means no clipping."
     )
     param_persistence_threshold: int = Field(
-        0,
+        100_000,
         ge=0,
         description="At stage 3: parameters with fewer elements than this are kept whole on "
         "each worker.",
@@ -73,7 +77,7 @@ class DeepSpeedConfig(Config):
     @model_validator(mode="after")
     def _offload_has_what_it_needs(self) -> "DeepSpeedConfig":
         lowest_stage = {"none": 0, "cpu": 1, "nvme": 3}[self.offload]
-        if self.zero_stage < lowest_stage:
+        if self.zero_stage != "auto" and self.zero_stage < lowest_stage:
             raise ValueError(
                 f"offload = {self.offload!r} needs zero_stage >= {lowest_stage}, "
                 f"saw {self.zero_stage}"

@@ -77,6 +77,7 @@ from xrec.train.ray_worker import (
     report,
     world_size,
 )
+from xrec.train.sharding import with_sharding
 
 if TYPE_CHECKING:
     from deepspeed import DeepSpeedEngine
@@ -231,7 +232,8 @@ def train_worker(loop_config: dict[str, Any]) -> None:
     the fingerprint of the run.
     """
     config: TrainAdapterConfig = loop_config["config"]
-    worker = AdapterWorker(config, load_adapter_data(config), loop_config["run"])
+    data = load_adapter_data(config)
+    worker = AdapterWorker(with_sharding(config, data), data, loop_config["run"])
     while not worker.has_finished:
         worker.run_epoch()
 

@@ -60,6 +60,7 @@ def deepspeed_settings(
 
 
 def _zero_optimization(config: DeepSpeedConfig) -> dict[str, Any]:
+    assert config.zero_stage != "auto"  # xrec.train.sharding has put a stage there
     settings: dict[str, Any] = {"stage": config.zero_stage}
     if config.zero_stage == 3:
         settings["stage3_param_persistence_threshold"] = config.param_persistence_threshold
