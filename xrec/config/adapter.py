@@ -223,6 +223,17 @@ class TrainAdapterConfig(JobConfig):
     scaling: ScalingConfig = Field(default_factory=ScalingConfig, description="The workers.")
     ray: RayConfig = Field(default_factory=RayConfig, description="The Ray cluster.")
 
+    @model_validator(mode="after")
+    def _quantized_weights_are_not_sharded(self) -> "TrainAdapterConfig":
+        zero = self.deepspeed
+        if self.llm.quantization is not None and (zero.zero_stage == 3 or zero.offload != "none"):
+            raise ValueError(
+                f"llm.quantization = {self.llm.quantization!r} cannot be sharded or offloaded: "
+                "expected deepspeed.zero_stage auto, 0, 1 or 2 and deepspeed.offload none, "
+                f"saw {zero.zero_stage} and {zero.offload}"
+            )
+        return self
+
 
 class ImportAdapterConfig(JobConfig):
     """`xrec import-adapter`: the files of the public XRec release in, graph and adapter out."""

@@ -32,6 +32,7 @@ from xrec.config.adapter import LearningRateConfig, TrainAdapterConfig
 from xrec.errors import ConfigError, ModelError, TrainingError
 from xrec.graph.artifact import check_graph_of_dataset
 from xrec.llm.examples import Example, collate, token_nll
+from xrec.llm.model import check_quantization
 from xrec.llm.source import model_fingerprint, public_name, resolve_model
 from xrec.storage import Manifest, finished, open_location, read_manifest, run_fingerprint
 from xrec.train.checkpoint import (
@@ -98,6 +99,7 @@ def train_adapter(config: TrainAdapterConfig) -> Manifest:
     ConfigError, DataError, ModelError, TrainingError.
     """
     _check_batch_sizes(config)
+    check_quantization(config.llm.quantization)
     output = open_location(config.artifact("adapter"), config.storage)
     dataset = read_manifest(open_location(config.artifact("dataset"), config.storage), "dataset")
     graph = read_manifest(open_location(config.artifact("graph"), config.storage), "graph")
@@ -155,7 +157,10 @@ def adapter_run_config(config: TrainAdapterConfig) -> dict[str, Any]:
         mode="json", exclude={"steps_per_checkpoint", "gradient_checkpointing", "prefix_cache_gib"}
     )
     clipping = {"gradient_clipping": config.deepspeed.gradient_clipping}
-    return {**values, "training": training, "deepspeed": clipping, "dtype": config.llm.dtype}
+    weights = {"dtype": config.llm.dtype}
+    if config.llm.quantization is not None:
+        weights["quantization"] = config.llm.quantization
+    return {**values, "training": training, "deepspeed": clipping, **weights}
 
 
 def adapter_inputs(dataset: Manifest, graph: Manifest, base_model: str) -> dict[str, str]:

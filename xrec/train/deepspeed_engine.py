@@ -89,12 +89,19 @@ def sharded_loading(settings: Mapping[str, Any]) -> HfDeepSpeedConfig | None:
 def load_frozen_model(config: TrainAdapterConfig) -> PreTrainedModel:
     """Return the language model; at stage 3 with this worker's shard of each weight only.
 
-    Call `init_deepspeed` before.
+    A quantized model is made on the worker's device, any other is moved there by DeepSpeed. Call
+    `init_deepspeed` before.
     """
     folder = resolve_model(config.llm.model, config.llm.cache_dir, config.storage)
     sharding = sharded_loading(adapter_settings(config))
     attention = resolve_attention(config.llm.attn_implementation, worker_device())
-    model = load_model(folder, dtype=_dtype(config), device=None, attn_implementation=attention)
+    model = load_model(
+        folder,
+        dtype=_dtype(config),
+        device=None if config.llm.quantization is None else worker_device(),
+        attn_implementation=attention,
+        quantization=config.llm.quantization,
+    )
     del sharding
     return model
 

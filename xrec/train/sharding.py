@@ -85,4 +85,5 @@ def estimate_inputs(config: TrainAdapterConfig, data: "AdapterData") -> tuple[Mo
         gradient_checkpointing=training.gradient_checkpointing,
         prefix_cache_bytes=min(int(training.prefix_cache_gib * 2**30), cached) if splits else 0,
         max_live_parameters=config.deepspeed.max_live_parameters,
+        is_int8=config.llm.quantization == "int8",
     )
