@@ -157,7 +157,7 @@ def adapter_run_config(config: TrainAdapterConfig) -> dict[str, Any]:
         mode="json", exclude={"steps_per_checkpoint", "gradient_checkpointing", "prefix_cache_gib"}
     )
     clipping = {"gradient_clipping": config.deepspeed.gradient_clipping}
-    weights = {"dtype": config.llm.dtype}
+    weights: dict[str, str] = {"dtype": config.llm.dtype}
     if config.llm.quantization is not None:
         weights["quantization"] = config.llm.quantization
     return {**values, "training": training, "deepspeed": clipping, **weights}
