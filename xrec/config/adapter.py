@@ -188,6 +188,19 @@ class AdapterTrainingConfig(Config):
         description="Whether to keep only the input of each layer and to compute the rest "
         "again for the gradients, which takes less memory and more time.",
     )
+    peak_tflops: float | None = Field(
+        None,
+        gt=0,
+        description="Peak of one worker's device in TFLOP a second, for the share of it that the "
+        "log reports. If null, it is that of bfloat16 on a GPU that xrec knows, and elsewhere no "
+        "share is reported.",
+    )
+    profile_steps: int = Field(
+        0,
+        ge=0,
+        description="Number of steps of the first worker whose trace (torch.profiler) is written "
+        "to <adapter>/profile/trace.json.gz. 0 writes none.",
+    )
     seed: int = Field(
         0, ge=0, description="Seed of the initialization, the order and the gating noise."
     )

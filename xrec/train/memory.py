@@ -2,7 +2,7 @@
 
 `worker_memory` adds the parts up from the language model's shape and the training's settings;
 nothing is loaded. The parts are explained beside their formulas, and configs/llama2-7b.yaml works
-them out for one model. All sizes are in bytes, and what is shown to people is in GB of 1e9 bytes.
+them out for one model. All sizes are in bytes; people are shown GB of 1e9 or MB of 1e6 bytes.
 """
 
 from collections.abc import Mapping
@@ -249,14 +249,15 @@ def _table(sums: Mapping[int, WorkerMemory], num_workers: int, available: int) -
         for name in next(iter(sums.values())).parts
     ]
     rows.append(("sum", [memory.total for memory in sums.values()]))
+    unit, size = ("GB", 1e9) if max(memory.total for memory in sums.values()) > 1e9 else ("MB", 1e6)
     lines = [
-        f"memory of one of {num_workers} worker(s) by estimate, in GB:",
+        f"memory of one of {num_workers} worker(s) by estimate, in {unit}:",
         f"  {'':24}" + "".join(f"{head:>10}" for head in heads),
         *(
-            f"  {name:24}" + "".join(f"{value / 1e9:10.2f}" for value in values)
+            f"  {name:24}" + "".join(f"{value / size:10.2f}" for value in values)
             for name, values in rows
         ),
-        f"  {'there is':24}{available / 1e9:10.2f}",
+        f"  {'there is':24}{available / size:10.2f}",
     ]
     return "\n".join(lines)
 

@@ -363,5 +363,5 @@ def test_zero_stage_auto_takes_stage_0_goes_on_from_stage_3_and_logs_the_sum(
     train_adapter(random_config(workspace, adapter, zero_stage="auto"))
     assert_went_on(caplog.text, 2)
     assert "auto: deepspeed.zero_stage = 0" in caplog.text
-    assert "memory of one of 2 worker(s) by estimate, in GB:" in caplog.text
+    assert "memory of one of 2 worker(s) by estimate, in MB:" in caplog.text
     assert_same(open_location(str(adapter)), unbroken)
