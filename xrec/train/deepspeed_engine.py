@@ -89,8 +89,7 @@ def sharded_loading(settings: Mapping[str, Any]) -> HfDeepSpeedConfig | None:
 def load_frozen_model(config: TrainAdapterConfig) -> PreTrainedModel:
     """Return the language model; at stage 3 with this worker's shard of each weight only.
 
-    A quantized model is made on the worker's device, any other is moved there by DeepSpeed. Call
-    `init_deepspeed` before.
+    Call `init_deepspeed` before.
     """
     folder = resolve_model(config.llm.model, config.llm.cache_dir, config.storage)
     sharding = sharded_loading(adapter_settings(config))
