@@ -359,7 +359,6 @@ def test_zero_stage_auto_takes_stage_0_goes_on_from_stage_3_and_logs_the_sum(
     adapter = tmp_path / "adapter"
     with at_message(KILLED_AT, kill_a_worker), pytest.raises(TrainingError):
         train_adapter(random_config(workspace, adapter, zero_stage=3))
-    caplog.clear()
     train_adapter(random_config(workspace, adapter, zero_stage="auto"))
     assert_went_on(caplog.text, 2)
     assert "auto: deepspeed.zero_stage = 0" in caplog.text
