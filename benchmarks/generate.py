@@ -27,9 +27,10 @@ from benchmarks.generate_setup import Contest, Setup, prepare, prompts_of
 from benchmarks.generate_vllm_row import measure_vllm
 from benchmarks.graph_report import markdown
 from benchmarks.graph_results import Results
-from benchmarks.train_work import WorkMeter, matrix_rate
+from benchmarks.train_work import matrix_rate
 from xrec.generate.engine_report import EngineReport
 from xrec.generate.transformers_engine import TransformersEngine
+from xrec.train.work import WorkMeter
 
 app = typer.Typer(
     help=__doc__, add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False

@@ -162,7 +162,11 @@ def config_of(
         "workspace": "",
         "llm": {"model": model, "dtype": dtype},
         "training": {"global_batch_size": num_workers, "micro_batch_size": 1},
-        "deepspeed": {"zero_stage": 3, "max_live_parameters": max_live_parameters},
+        "deepspeed": {
+            "zero_stage": 3,
+            "param_persistence_threshold": 0,
+            "max_live_parameters": max_live_parameters,
+        },
         "scaling": {"num_workers": num_workers, "device": "cpu", "max_failures": 0},
     }
     return TrainAdapterConfig.model_validate(values)

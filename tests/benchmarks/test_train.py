@@ -11,13 +11,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.train import summary
 from benchmarks.train_contestants import CONTESTANTS, whole_row_loss
 from benchmarks.train_setup import Contest, Setup, prepare
-from benchmarks.train_work import WorkMeter
 from jobs.prepare import run as prepare_dataset
 from tests.toy import attach_toy, save_toy_model, toy_model
 from xrec.config.data import PrepareConfig
 from xrec.llm.examples import Example
 from xrec.train.adapter import ExplanationLoss
 from xrec.train.prefix_cache import PrefixCache
+from xrec.train.work import WorkMeter
 
 TOWN = {
     "kind": "sample",

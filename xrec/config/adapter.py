@@ -43,14 +43,18 @@ class CardConfig(Config):
 class DeepSpeedConfig(Config):
     """What DeepSpeed does with the model and the optimizer."""
 
-    zero_stage: Literal[0, 1, 2, 3] = Field(
-        3, description="ZeRO stage. Stage 3 shards the frozen language model across the workers."
+    zero_stage: Literal["auto", 0, 1, 2, 3] = Field(
+        "auto",
+        description="ZeRO stage. Stage 3 shards the frozen language model across the workers. "
+        "With auto the model stays whole (stage 0 in float32, 1 in bfloat16) where it fits the "
+        "memory of one worker with activations and adapters, by estimate; elsewhere, and with an "
+        "offload, it is 3.",
     )
     gradient_clipping: float = Field(
         1.0, ge=0, description="Largest global norm of the gradient. 0 means no clipping."
     )
     param_persistence_threshold: int = Field(
-        0,
+        100_000,
         ge=0,
         description="At stage 3: parameters with fewer elements than this are kept whole on "
         "each worker.",
@@ -73,7 +77,7 @@ class DeepSpeedConfig(Config):
     @model_validator(mode="after")
     def _offload_has_what_it_needs(self) -> "DeepSpeedConfig":
         lowest_stage = {"none": 0, "cpu": 1, "nvme": 3}[self.offload]
-        if self.zero_stage < lowest_stage:
+        if self.zero_stage != "auto" and self.zero_stage < lowest_stage:
             raise ValueError(
                 f"offload = {self.offload!r} needs zero_stage >= {lowest_stage}, "
                 f"saw {self.zero_stage}"
@@ -184,6 +188,19 @@ class AdapterTrainingConfig(Config):
         description="Whether to keep only the input of each layer and to compute the rest "
         "again for the gradients, which takes less memory and more time.",
     )
+    peak_tflops: float | None = Field(
+        None,
+        gt=0,
+        description="Peak of one worker's device in TFLOP a second, for the share of it that the "
+        "log reports. If null, it is that of bfloat16 on a GPU that xrec knows, and elsewhere no "
+        "share is reported.",
+    )
+    profile_steps: int = Field(
+        0,
+        ge=0,
+        description="Number of steps of the first worker whose trace (torch.profiler) is written "
+        "to <adapter>/profile/trace.json.gz. 0 writes none.",
+    )
     seed: int = Field(
         0, ge=0, description="Seed of the initialization, the order and the gating noise."
     )
@@ -218,6 +235,17 @@ class TrainAdapterConfig(JobConfig):
     )
     scaling: ScalingConfig = Field(default_factory=ScalingConfig, description="The workers.")
     ray: RayConfig = Field(default_factory=RayConfig, description="The Ray cluster.")
+
+    @model_validator(mode="after")
+    def _quantized_weights_are_not_sharded(self) -> "TrainAdapterConfig":
+        zero = self.deepspeed
+        if self.llm.quantization is not None and (zero.zero_stage == 3 or zero.offload != "none"):
+            raise ValueError(
+                f"llm.quantization = {self.llm.quantization!r} cannot be sharded or offloaded: "
+                "expected deepspeed.zero_stage auto, 0, 1 or 2 and deepspeed.offload none, "
+                f"saw {zero.zero_stage} and {zero.offload}"
+            )
+        return self
 
 
 class ImportAdapterConfig(JobConfig):

@@ -8,6 +8,7 @@ from pydantic import Field, field_validator, model_validator
 from xrec.config.base import Config
 
 Dtype = Literal["auto", "float32", "bfloat16"]
+Quantization = Literal["int8"]
 Attention = Literal["auto", "sdpa", "eager", "flash_attention_2", "grouped"]
 
 _TITLE_PLACEHOLDER = re.compile(r"[^\w\s.!?\u2026]\w{2,}[^\w\s.!?\u2026]")
@@ -27,6 +28,13 @@ class LLMConfig(Config):
         "it, else float32. A CPU with AVX512-BF16 or AMX multiplies 4 times as "
         "fast in bfloat16, which must be asked for here: auto gives the same "
         "texts on all CPUs.",
+    )
+    quantization: Quantization | None = Field(
+        None,
+        description="With int8, train-adapter holds the weights of the frozen layers in 8 bits "
+        "(LLM.int8 of bitsandbytes: pip install 'xrec[int8]'), and no ZeRO stage shards them. Jobs "
+        "that write texts use dtype; their own key is engine.linear_layers. If null, training uses "
+        "dtype too.",
     )
     attn_implementation: Attention = Field(
         "auto",

@@ -1,22 +1,28 @@
 """Loading the frozen language model and its tokenizer from a local folder."""
 
+import importlib.util
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    BitsAndBytesConfig,
     GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 from transformers.utils import GENERATION_CONFIG_NAME
 
-from xrec.config.llm import Attention, Dtype
+from xrec.config.llm import Attention, Dtype, Quantization
 from xrec.config.shared import Device
 from xrec.errors import ModelError
 from xrec.llm.attention import GROUPED, register_grouped_attention
+
+_FIRST_WITH_INT8 = (7, 5)
+"""Compute capability of the first GPUs with matrix products of 8-bit integers."""
 
 _TEXT_DECODER_KEYS = {
     r"^language_model\.model\.": "model.",
@@ -64,16 +70,20 @@ def load_model(
     dtype: torch.dtype,
     device: torch.device | None,
     attn_implementation: str = "sdpa",
+    quantization: Quantization | None = None,
 ) -> PreTrainedModel:
     """The causal language model in `folder`, frozen and in eval mode.
 
-    It is moved to `device`; if that is None, it stays where the loader puts it. Of a model of text
-    and images (Gemma 3 from 4B on) only the text decoder is loaded. Under an active
+    It is moved to `device`; if that is None, it stays where the loader puts it. With a
+    `quantization` the linear maps of its layers hold 8-bit weights, and `device` must be given. Of
+    a model of text and images (Gemma 3 from 4B on) only the text decoder is loaded. Under an active
     `HfDeepSpeedConfig` of ZeRO stage 3 each worker keeps only its shard of every weight.
 
-    Raises ModelError if the model cannot be loaded or if its files lack weights.
+    Raises ModelError if the model cannot be loaded, if its files lack weights, or if the library or
+    the device cannot do the quantization.
     """
     register_grouped_attention()
+    quantized = _quantized_loading(quantization, device)
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
         text_config = config.get_text_config(decoder=True)
@@ -85,6 +95,7 @@ def load_model(
             attn_implementation=attn_implementation,
             local_files_only=True,
             output_loading_info=True,
+            **quantized,
         )
     except (OSError, ValueError, ImportError) as error:
         raise ModelError(
@@ -94,7 +105,36 @@ def load_model(
     _check_complete(folder, type(model).__name__, sorted(loaded["missing_keys"]))
     model.requires_grad_(False)
     model.eval()
-    return model if device is None else model.to(device)
+    return model if device is None or quantization else model.to(device)
+
+
+def check_quantization(quantization: Quantization | None) -> None:
+    """Raise ModelError if the library of `quantization` is not installed."""
+    if quantization is not None and importlib.util.find_spec("bitsandbytes") is None:
+        raise ModelError(
+            f"llm.quantization={quantization} needs bitsandbytes, which is not installed; "
+            "run: pip install 'xrec[int8]'"
+        )
+
+
+def _quantized_loading(
+    quantization: Quantization | None, device: torch.device | None
+) -> dict[str, Any]:
+    """More arguments of `from_pretrained`; raises ModelError if `device` lacks what is needed."""
+    if quantization is None:
+        return {}
+    check_quantization(quantization)
+    assert device is not None
+    if device.type == "cuda" and torch.cuda.get_device_capability(device) < _FIRST_WITH_INT8:
+        raise ModelError(
+            f"llm.quantization={quantization}: a {torch.cuda.get_device_name(device)} has no "
+            "matrix products of 8-bit integers, which came with compute capability 7.5; "
+            "use another GPU, or set llm.quantization=null"
+        )
+    return {
+        "quantization_config": BitsAndBytesConfig(load_in_8bit=True),
+        "device_map": {"": str(device)},
+    }
 
 
 def _check_complete(folder: Path, name: str, missing: list[str]) -> None:

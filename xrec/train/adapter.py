@@ -32,6 +32,7 @@ from xrec.config.adapter import LearningRateConfig, TrainAdapterConfig
 from xrec.errors import ConfigError, ModelError, TrainingError
 from xrec.graph.artifact import check_graph_of_dataset
 from xrec.llm.examples import Example, collate, token_nll
+from xrec.llm.model import check_quantization
 from xrec.llm.source import model_fingerprint, public_name, resolve_model
 from xrec.storage import Manifest, finished, open_location, read_manifest, run_fingerprint
 from xrec.train.checkpoint import (
@@ -66,6 +67,7 @@ from xrec.train.deepspeed_engine import (
 )
 from xrec.train.metrics import TrainingMetrics
 from xrec.train.prefix_cache import PrefixCache, WorkCounts
+from xrec.train.profiler import profiled_steps
 from xrec.train.ray_driver import fit
 from xrec.train.ray_worker import (
     PreemptionWatch,
@@ -75,8 +77,11 @@ from xrec.train.ray_worker import (
     note_step,
     rank,
     report,
+    worker_device,
     world_size,
 )
+from xrec.train.sharding import with_sharding
+from xrec.train.work import Speed, WorkMeter, describe_speed, peak_tflops
 
 if TYPE_CHECKING:
     from deepspeed import DeepSpeedEngine
@@ -97,6 +102,7 @@ def train_adapter(config: TrainAdapterConfig) -> Manifest:
     ConfigError, DataError, ModelError, TrainingError.
     """
     _check_batch_sizes(config)
+    check_quantization(config.llm.quantization)
     output = open_location(config.artifact("adapter"), config.storage)
     dataset = read_manifest(open_location(config.artifact("dataset"), config.storage), "dataset")
     graph = read_manifest(open_location(config.artifact("graph"), config.storage), "graph")
@@ -151,10 +157,20 @@ def adapter_run_config(config: TrainAdapterConfig) -> dict[str, Any]:
     """
     values = config.model_dump(mode="json", include={"model", "prompt"})
     training = config.training.model_dump(
-        mode="json", exclude={"steps_per_checkpoint", "gradient_checkpointing", "prefix_cache_gib"}
+        mode="json",
+        exclude={
+            "steps_per_checkpoint",
+            "gradient_checkpointing",
+            "prefix_cache_gib",
+            "peak_tflops",
+            "profile_steps",
+        },
     )
     clipping = {"gradient_clipping": config.deepspeed.gradient_clipping}
-    return {**values, "training": training, "deepspeed": clipping, "dtype": config.llm.dtype}
+    weights: dict[str, str] = {"dtype": config.llm.dtype}
+    if config.llm.quantization is not None:
+        weights["quantization"] = config.llm.quantization
+    return {**values, "training": training, "deepspeed": clipping, **weights}
 
 
 def adapter_inputs(dataset: Manifest, graph: Manifest, base_model: str) -> dict[str, str]:
@@ -189,8 +205,9 @@ def _train(config: TrainAdapterConfig, run: str) -> tuple[AdapterProgress, Tenso
     def on_report(row: dict[str, Any]) -> None:
         exported.record(row)
         logger.info(
-            "epoch %d, step %d: training loss %.3f, validation loss %.3f nats a token (%.0f s)",
+            "epoch %d, step %d: training loss %.3f, validation loss %.3f nats a token (%.0f s%s)",
             *(row[key] for key in ("epoch", "step", "train_loss", "validation_loss", "seconds")),
+            describe_speed(row),
         )
 
     with exported.running():
@@ -209,7 +226,8 @@ def _train(config: TrainAdapterConfig, run: str) -> tuple[AdapterProgress, Tenso
 def _for_workers(config: TrainAdapterConfig) -> TrainAdapterConfig:
     """Return the config with URIs and paths that a worker can open."""
     locations = {
-        name: open_location(config.artifact(name), config.storage) for name in ("dataset", "graph")
+        name: open_location(config.artifact(name), config.storage)
+        for name in ("dataset", "graph", "adapter")
     }
     folder = Path(config.llm.model).expanduser()
     model = str(folder.resolve()) if folder.exists() else config.llm.model
@@ -231,9 +249,13 @@ def train_worker(loop_config: dict[str, Any]) -> None:
     the fingerprint of the run.
     """
     config: TrainAdapterConfig = loop_config["config"]
-    worker = AdapterWorker(config, load_adapter_data(config), loop_config["run"])
-    while not worker.has_finished:
-        worker.run_epoch()
+    data = load_adapter_data(config)
+    num_profiled = config.training.profile_steps if rank() == 0 else 0
+    adapter = open_location(config.artifact("adapter"), config.storage)
+    worker = AdapterWorker(with_sharding(config, data), data, loop_config["run"])
+    with profiled_steps(num_profiled, adapter) as worker.after_step:
+        while not worker.has_finished:
+            worker.run_epoch()
 
 
 # Model: the frozen language model with adapters, and the loss of a batch
@@ -363,6 +385,10 @@ class AdapterWorker:
         self._num_steps = min(config.training.max_steps or all_steps, all_steps)
         self._engine, self._adapters = build_engine(config, data, num_steps=self._num_steps)
         self._prefixes: PrefixCache = self._engine.module.prefixes
+        self._meter = WorkMeter(self._engine.module.model)
+        self._speed: dict[str, float] = {}
+        self.after_step: Callable[[], None] = lambda: None
+        """Called after each step."""
         self._trained = {
             name: parameter
             for name, parameter in self._engine.module.named_parameters()
@@ -393,7 +419,9 @@ class AdapterWorker:
     def run_epoch(self) -> None:
         """Train to the end of the present epoch, validate, and report with a checkpoint."""
         self._prefixes.counts = WorkCounts()
+        self._meter.flop, start = 0, time.monotonic()
         self._train_epoch()
+        self._speed = self._speed_of(time.monotonic() - start)
         validation_loss = self._validate()
         self._end_epoch(validation_loss)
 
@@ -418,6 +446,7 @@ class AdapterWorker:
             loss = self._end_step(self._step(micro_batches))
             progress = self.progress
             note_step(progress.epoch, progress.step_in_epoch, self._steps_per_epoch, loss)
+            self.after_step()
 
     def _step(self, micro_batches: Sequence[MicroBatch]) -> Tensor:
         """Make an optimizer step; return NLL (nats) and tokens of this worker's part, (2,) float64.
@@ -487,6 +516,7 @@ class AdapterWorker:
             "validation_loss": validation_loss,
             "seconds": self.progress.epoch_seconds + time.monotonic() - self._step_ended,
             **self._work(),
+            **self._speed,
             "num_train_pairs": len(self._data.train),
             "num_left_out": dict(self._data.left_out),
             "hidden_size": self._engine.module.model.config.hidden_size,
@@ -496,6 +526,21 @@ class AdapterWorker:
             self._best = gathered_state(self._adapters)
         report(row, self._checkpoint())
         self._step_ended = time.monotonic()
+
+    def _speed_of(self, seconds: float) -> dict[str, float]:
+        """Return the speed of the steps since the epoch, or this process, began. Collective."""
+        counts, device = self._prefixes.counts, worker_device()
+        numbers = self._zeros()
+        numbers += numbers.new_tensor([counts.positions - counts.padding, self._meter.flop])
+        if world_size() > 1:
+            dist.all_reduce(numbers)
+        num_tokens, flop = numbers.tolist()
+        if num_tokens == 0:  # a run that goes on at the end of an epoch
+            return {}
+        peak = self._training.peak_tflops
+        if peak is None and device.type == "cuda":
+            peak = peak_tflops(torch.cuda.get_device_name(device), self._engine.module.model.dtype)
+        return Speed(num_tokens, flop, seconds, world_size()).row(peak)
 
     def _work(self) -> dict[str, float]:
         """Return what the epoch's passes consisted of, for all workers together. Collective."""

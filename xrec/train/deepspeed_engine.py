@@ -60,6 +60,7 @@ def deepspeed_settings(
 
 
 def _zero_optimization(config: DeepSpeedConfig) -> dict[str, Any]:
+    assert config.zero_stage != "auto"  # xrec.train.sharding has put a stage there
     settings: dict[str, Any] = {"stage": config.zero_stage}
     if config.zero_stage == 3:
         settings["stage3_param_persistence_threshold"] = config.param_persistence_threshold
@@ -93,7 +94,13 @@ def load_frozen_model(config: TrainAdapterConfig) -> PreTrainedModel:
     folder = resolve_model(config.llm.model, config.llm.cache_dir, config.storage)
     sharding = sharded_loading(adapter_settings(config))
     attention = resolve_attention(config.llm.attn_implementation, worker_device())
-    model = load_model(folder, dtype=_dtype(config), device=None, attn_implementation=attention)
+    model = load_model(
+        folder,
+        dtype=_dtype(config),
+        device=None if config.llm.quantization is None else worker_device(),
+        attn_implementation=attention,
+        quantization=config.llm.quantization,
+    )
     del sharding
     return model
 

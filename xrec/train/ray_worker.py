@@ -68,6 +68,20 @@ def any_worker(flag: bool) -> bool:
     return bool(flags)
 
 
+def local_world_size() -> int:
+    """Number of workers on this worker's node."""
+    return int(ray.train.get_context().get_local_world_size())
+
+
+def least_of_workers(value: float) -> float:
+    """The least `value` of all workers; every worker must call it."""
+    if world_size() == 1:
+        return value
+    values = torch.tensor(value, dtype=torch.float64, device=worker_device())
+    torch.distributed.all_reduce(values, op=torch.distributed.ReduceOp.MIN)
+    return float(values)
+
+
 def note(text: str) -> None:
     """Have the driver log `text` of rank 0; calls of other ranks do nothing."""
     if rank() == 0 and _notes is not None:

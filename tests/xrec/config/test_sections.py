@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from xrec.config.adapter import DeepSpeedConfig
+from xrec.config.adapter import DeepSpeedConfig, TrainAdapterConfig
 from xrec.config.llm import EngineConfig, ScoringEngineConfig
 from xrec.config.shared import ScalingConfig
 
@@ -53,3 +53,26 @@ def test_deepspeed_config_offload_without_what_it_needs_is_refused(
 ) -> None:
     with pytest.raises(ValidationError, match=message):
         DeepSpeedConfig(**settings)
+
+
+@pytest.mark.parametrize(
+    ("section", "seen"),
+    [
+        ({"zero_stage": 3}, "saw 3 and none"),
+        ({"offload": "cpu"}, "saw auto and cpu"),
+    ],
+)
+def test_train_adapter_config_quantized_weights_that_would_be_sharded_are_refused(
+    section: dict[str, Any], seen: str
+) -> None:
+    values = {"workspace": "w", "llm": {"model": "m", "quantization": "int8"}}
+    assert TrainAdapterConfig.model_validate(values).deepspeed.zero_stage == "auto"
+    with pytest.raises(ValidationError, match=f"'int8' cannot be sharded or offloaded.*{seen}"):
+        TrainAdapterConfig.model_validate({**values, "deepspeed": section})
+
+
+def test_train_adapter_config_quantization_of_four_bits_is_refused() -> None:
+    with pytest.raises(ValidationError, match="Input should be 'int8'"):
+        TrainAdapterConfig.model_validate(
+            {"workspace": "w", "llm": {"model": "m", "quantization": "int4"}}
+        )

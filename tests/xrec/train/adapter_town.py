@@ -39,7 +39,7 @@ def make_config(
     workspace: str,
     *,
     num_workers: int = 2,
-    zero_stage: int = 3,
+    zero_stage: int | str = 3,
     adapter: Path | str | None = None,
     model: dict[str, Any] | None = None,
     deepspeed: dict[str, Any] | None = None,
@@ -56,7 +56,12 @@ def make_config(
             "prompt": PROMPT,
             "model": {"num_experts": 2, "num_tokens": 2, "gating_noise": False, **(model or {})},
             "training": {**TRAINING, **training},
-            "deepspeed": {"zero_stage": zero_stage, **(deepspeed or {})},
+            # The town's weights are all small. Stage 3 is to shard them nevertheless.
+            "deepspeed": {
+                "zero_stage": zero_stage,
+                "param_persistence_threshold": 0,
+                **(deepspeed or {}),
+            },
             "scaling": {
                 "num_workers": num_workers,
                 "device": "cpu",

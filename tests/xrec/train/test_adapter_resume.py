@@ -316,7 +316,9 @@ def drain(cluster: LocalCluster, address: str) -> None:
     )
 
 
-@pytest.mark.parametrize(("num_workers", "zero_stage"), [(1, 3), (2, 1), (2, 2), (4, 3), (3, 3)])
+@pytest.mark.parametrize(
+    ("num_workers", "zero_stage"), [(1, 3), (2, 1), (2, 2), (4, 3), (3, 3), (2, 0)]
+)
 def test_loss_curve_depends_on_neither_workers_nor_zero_stage(
     workspace: str,
     unbroken: Rows,
@@ -338,3 +340,27 @@ def test_loss_curve_depends_on_neither_workers_nor_zero_stage(
         )
     )
     assert_same(open_location(str(tmp_path / "adapter")), unbroken)
+
+
+def test_loss_curve_does_not_depend_on_small_weights_being_kept_whole_at_stage_3(
+    workspace: str, unbroken: Rows, tmp_path: Path
+) -> None:
+    adapter = tmp_path / "adapter"
+    whole = {"param_persistence_threshold": 100_000}
+    with at_message(KILLED_AT, kill_a_worker), pytest.raises(TrainingError):
+        train_adapter(random_config(workspace, adapter, deepspeed=whole))
+    train_adapter(random_config(workspace, adapter, deepspeed=whole))
+    assert_same(open_location(str(adapter)), unbroken)
+
+
+def test_zero_stage_auto_takes_stage_0_goes_on_from_stage_3_and_logs_the_sum(
+    workspace: str, unbroken: Rows, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    adapter = tmp_path / "adapter"
+    with at_message(KILLED_AT, kill_a_worker), pytest.raises(TrainingError):
+        train_adapter(random_config(workspace, adapter, zero_stage=3))
+    train_adapter(random_config(workspace, adapter, zero_stage="auto"))
+    assert_went_on(caplog.text, 2)
+    assert "auto: deepspeed.zero_stage = 0" in caplog.text
+    assert "memory of one of 2 worker(s) by estimate, in MB:" in caplog.text
+    assert_same(open_location(str(adapter)), unbroken)
