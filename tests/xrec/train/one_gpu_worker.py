@@ -118,6 +118,7 @@ def _deepspeed(device: torch.device) -> types.ModuleType:
     module: Any = types.ModuleType("deepspeed")
     module.logger = logging.getLogger("deepspeed-stub")
     module.ops = types.SimpleNamespace(__compatible_ops__={})
+    module.utils = types.SimpleNamespace()  # used at other stages than 0
     module.init_distributed = lambda **_: None
     module.zero = types.SimpleNamespace(
         GatheredParameters=lambda *_, **__: contextlib.nullcontext()
