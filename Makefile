@@ -11,7 +11,7 @@ BIN := .venv/bin
 PYTEST := OMP_NUM_THREADS=1 RAY_USAGE_STATS_ENABLED=0 $(BIN)/python -m pytest $(PYTEST_ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow check format lock clean
+.PHONY: help setup demo test test-slow test-gpu check format lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,11 +31,14 @@ demo: setup ## The whole pipeline on the generated sample: explanations, metrics
 	@$(BIN)/xrec demo --workspace "$(WORKSPACE)"
 
 # Two processes, because most of the time a test of Ray uses one core. Each has a Ray of its own.
-test: setup ## The tests, without the slow ones
-	@$(PYTEST) -m "not slow" -n $(TEST_PROCESSES) --no-loadscope-reorder
+test: setup ## The tests, without the slow ones and those for a GPU
+	@$(PYTEST) -m "not slow and not gpu" -n $(TEST_PROCESSES) --no-loadscope-reorder
 
 test-slow: setup ## The slow tests: minutes each
-	@$(PYTEST) -m slow
+	@$(PYTEST) -m "slow and not gpu"
+
+test-gpu: setup ## The tests for a machine with an NVIDIA GPU; some need two GPUs
+	@$(PYTEST) -m gpu tests/gpu
 
 check: setup ## Format, lint, types, layers
 	@$(BIN)/ruff format --check .

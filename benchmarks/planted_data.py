@@ -9,7 +9,7 @@ from random import Random
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from transformers import AutoConfig, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from xrec.adapter.pairs import Pair, PairPrompts
 from xrec.config.adapter import TrainAdapterConfig
@@ -20,7 +20,7 @@ from xrec.data.held_out import HeldOutPair, held_out_pairs
 from xrec.errors import DataError
 from xrec.graph.artifact import GraphEmbeddings, check_graph_of_dataset, read_graph
 from xrec.llm.collaborative import Vocabulary
-from xrec.llm.model import load_tokenizer
+from xrec.llm.model import load_tokenizer, read_text_config
 from xrec.llm.prompt import PromptBuilder
 from xrec.llm.source import model_fingerprint, resolve_model
 from xrec.sample import ASPECTS, generate_town, texts
@@ -89,7 +89,7 @@ class Town:
         )
 
     def _builder(self, prompt: PromptConfig, num_tokens: int = 1) -> PromptBuilder:
-        num_text_tokens = AutoConfig.from_pretrained(self.llm).vocab_size
+        num_text_tokens = read_text_config(self.llm).vocab_size
         return PromptBuilder(
             self.tokenizer,
             prompt,

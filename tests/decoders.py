@@ -12,7 +12,9 @@ import torch
 from transformers import (
     Gemma2Config,
     Gemma2ForCausalLM,
+    Gemma3Config,
     Gemma3ForCausalLM,
+    Gemma3ForConditionalGeneration,
     Gemma3TextConfig,
     GemmaConfig,
     GemmaForCausalLM,
@@ -122,3 +124,26 @@ def tiny_config(name: str, **changes: Any) -> PreTrainedConfig:
         "pad_token_id": 0,
     }
     return FAMILIES[name].config(**{**shared, **FAMILIES[name].settings, **changes})
+
+
+def tiny_image_model(**changes: Any) -> Gemma3ForConditionalGeneration:
+    """Return a Gemma 3 of text and images in eval mode, with random weights.
+
+    Its text decoder is that of `tiny_decoder("gemma3", **changes)`.
+    """
+    vision = {
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "image_size": 28,
+        "patch_size": 14,
+    }
+    torch.manual_seed(0)
+    return Gemma3ForConditionalGeneration(
+        Gemma3Config(
+            text_config=tiny_config("gemma3", **changes),
+            vision_config={"model_type": "siglip_vision_model", **vision},
+            image_token_index=63,
+        )
+    ).eval()

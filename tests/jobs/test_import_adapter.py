@@ -11,6 +11,7 @@ import jobs.evaluate
 import jobs.explain
 import jobs.import_adapter
 import jobs.prepare
+from tests.decoders import tiny_image_model
 from tests.toy import HIDDEN_SIZE, save_toy_model
 from tests.xrec.release.public_release import make_converter, public_forward, write_release
 from xrec.adapter.artifact import TrainedAdapter
@@ -124,6 +125,16 @@ def test_import_adapter_on_the_graph_that_is_there_gives_the_same_adapter(
         TrainedAdapter.from_pretrained(workspace / "adapter"),
     )
     assert one.fingerprint == other.fingerprint
+
+
+def test_import_adapter_for_a_model_of_text_and_images(workspace: Path, tmp_path: Path) -> None:
+    tiny_image_model().save_pretrained(tmp_path / "llm")
+    llm = {"model": str(tmp_path / "llm")}
+    config = configure(
+        ImportAdapterConfig, workspace, llm=llm, import_graph=False, adapter=str(tmp_path / "out")
+    )
+    jobs.import_adapter.run(config)
+    assert TrainedAdapter.from_pretrained(tmp_path / "out").config.hidden_size == HIDDEN_SIZE
 
 
 def test_import_adapter_is_explained_with(workspace: Path) -> None:

@@ -11,6 +11,7 @@ from transformers import (
     AutoTokenizer,
     BitsAndBytesConfig,
     GenerationConfig,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -62,6 +63,16 @@ def resolve_dtype(dtype: Dtype, device: torch.device) -> torch.dtype:
 def resolve_attention(attention: Attention, device: torch.device) -> str:
     """The attention implementation; `auto` means `grouped` on a CPU and `sdpa` on a GPU."""
     return (GROUPED if device.type == "cpu" else "sdpa") if attention == "auto" else attention
+
+
+def read_text_config(folder: Path) -> PreTrainedConfig:
+    """The configuration of the text decoder in `folder`, which `load_model` loads.
+
+    Of a model of text and images (Gemma 3 from 4B on) this is a part of its configuration: the
+    whole has neither `vocab_size` nor `hidden_size`.
+    """
+    config: PreTrainedConfig = AutoConfig.from_pretrained(folder, local_files_only=True)
+    return config.get_text_config(decoder=True)
 
 
 def load_model(

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
-from transformers import AutoConfig
 
 from xrec.adapter.artifact import AdapterConfig, write_adapter
 from xrec.adapter.card import model_card
@@ -17,6 +16,7 @@ from xrec.config.adapter import AdapterModelConfig, ImportAdapterConfig
 from xrec.data.dataset import read_dataset
 from xrec.errors import ArtifactMismatchError, DataError
 from xrec.graph.artifact import check_graph_of_dataset
+from xrec.llm.model import read_text_config
 from xrec.llm.source import model_fingerprint, public_name, resolve_model
 from xrec.release.converter import read_converter
 from xrec.release.vectors import VECTOR_FILES, read_release_vectors, write_release_graph
@@ -51,7 +51,7 @@ def import_release(config: ImportAdapterConfig) -> Manifest:
     state, (num_experts, dim, hidden_size) = _read_converters(files)
     folder = resolve_model(config.llm.model, config.llm.cache_dir, config.storage)
     _check_hidden_size(
-        AutoConfig.from_pretrained(folder, local_files_only=True).hidden_size,
+        read_text_config(folder).hidden_size,
         hidden_size,
         config.llm.model,
     )

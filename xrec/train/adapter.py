@@ -62,6 +62,7 @@ from xrec.train.deepspeed_engine import (
     init_deepspeed,
     initialize_engine,
     load_frozen_model,
+    move_to_device,
     restore_states,
     whole_state,
 )
@@ -314,6 +315,7 @@ def build_engine(
     adapters.user.fit_input(users, scale)
     adapters.item.fit_input(items, scale)
     attach_adapters(model, adapters, user_vectors=users, item_vectors=items)
+    move_to_device(model, worker_device())
     if training.gradient_checkpointing:
         checkpoint_layers(model)
     module = ExplanationLoss(model, _prefix_cache(config, model, data))

@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import AutoConfig
 
 from xrec.adapter.pairs import PairPrompts
 from xrec.config.adapter import TrainAdapterConfig
@@ -30,7 +29,7 @@ from xrec.graph import (
 from xrec.graph.artifact import GraphEmbeddings, read_graph
 from xrec.llm.collaborative import Vocabulary
 from xrec.llm.examples import Example
-from xrec.llm.model import load_tokenizer
+from xrec.llm.model import load_tokenizer, read_text_config
 from xrec.llm.prompt import PromptBuilder
 from xrec.llm.source import resolve_model
 from xrec.storage import open_location
@@ -79,7 +78,7 @@ def load_adapter_data(config: TrainAdapterConfig) -> AdapterData:
 def _pair_prompts(
     config: TrainAdapterConfig, dataset: Dataset, graph: GraphEmbeddings, folder: Path
 ) -> PairPrompts:
-    num_text_tokens = AutoConfig.from_pretrained(folder).vocab_size
+    num_text_tokens = read_text_config(folder).vocab_size
     vocabulary = Vocabulary(
         num_text_tokens, len(graph.users), len(graph.items), config.model.num_tokens
     )

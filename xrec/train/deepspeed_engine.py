@@ -24,6 +24,7 @@ from transformers.integrations.deepspeed import HfDeepSpeedConfig
 
 from xrec.adapter.model import Adapters
 from xrec.config.adapter import DeepSpeedConfig, TrainAdapterConfig
+from xrec.errors import TrainingError
 from xrec.llm.model import load_model, resolve_attention, resolve_dtype
 from xrec.llm.source import resolve_model
 from xrec.train.ray_worker import worker_device, world_size
@@ -87,9 +88,9 @@ def sharded_loading(settings: Mapping[str, Any]) -> HfDeepSpeedConfig | None:
 
 
 def load_frozen_model(config: TrainAdapterConfig) -> PreTrainedModel:
-    """Return the language model; at stage 3 with this worker's shard of each weight only.
+    """Return the language model on this worker's device.
 
-    Call `init_deepspeed` before.
+    At stage 3 it has this worker's shard of each weight only. Call `init_deepspeed` before.
     """
     folder = resolve_model(config.llm.model, config.llm.cache_dir, config.storage)
     sharding = sharded_loading(adapter_settings(config))
@@ -102,7 +103,40 @@ def load_frozen_model(config: TrainAdapterConfig) -> PreTrainedModel:
         quantization=config.llm.quantization,
     )
     del sharding
+    move_to_device(model, worker_device())
     return model
+
+
+def move_to_device(module: nn.Module, device: torch.device) -> None:
+    """Move parameters and buffers to `device` in place, but no parameter that ZeRO-3 has sharded.
+
+    DeepSpeed moves a module itself, but not one with a sharded parameter: what was not sharded,
+    such as buffers and adapters, would then stay where it was made.
+    """
+    for part in module.modules():
+        for parameter in part.parameters(recurse=False):
+            if not _is_sharded(parameter) and parameter.device != device:
+                parameter.data = parameter.data.to(device)
+        for name, buffer in part.named_buffers(recurse=False):
+            part._buffers[name] = buffer.to(device)
+
+
+def check_device(module: nn.Module, device: torch.device) -> None:
+    """Raise TrainingError if a parameter or buffer is not on `device`, and name the tensor.
+
+    Parameters that ZeRO-3 has sharded are left out: DeepSpeed keeps their shards where the settings
+    of offloading say.
+    """
+    for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+        if not _is_sharded(tensor) and tensor.device != device:
+            raise TrainingError(
+                f"{name} is on {tensor.device}, expected {device}, this worker's device; "
+                "training would mix devices: call move_to_device before an engine is made"
+            )
+
+
+def _is_sharded(tensor: Tensor) -> bool:
+    return hasattr(tensor, "ds_tensor")
 
 
 def _dtype(config: TrainAdapterConfig) -> torch.dtype:
@@ -131,15 +165,17 @@ def initialize_engine(
     lr_scheduler: torch.optim.lr_scheduler.LRScheduler | None = None,
     mpu: Any = None,
 ) -> "DeepSpeedEngine":
-    """Return a DeepSpeed engine over `module` on this worker's device.
+    """Return a DeepSpeed engine over `module`, which must be on this worker's device.
 
     The engine steps `lr_scheduler` after each optimizer step. `settings` are DeepSpeed's and need
     `train_micro_batch_size_per_gpu`. Give an optimizer of torch: DeepSpeed's own ones compile C++
     at their first use. `mpu`, Megatron's name for it, says which workers hold different parts of
     the model (`RowsApart`); without it all workers hold the same, and gradients are averaged.
+    Raises TrainingError as `check_device` does.
     """
     import deepspeed
 
+    check_device(module, worker_device())
     init_deepspeed()
     engine, *_ = deepspeed.initialize(
         model=module,

@@ -99,6 +99,7 @@ logger = logging.getLogger("xrec")
 _CHECKPOINTS = "checkpoints"
 _HELD_OUT: tuple[Split, ...] = ("validation", "test")
 _DIVERGED = 3.0  # times the first epoch's loss
+_CPU = torch.device("cpu")
 
 
 # The driver
@@ -293,19 +294,25 @@ def blend_weight(model: GraphModelConfig) -> float:
 
 
 def start_embeddings(
-    config: PretrainGraphConfig, edges: Tensor, num_users: int, num_items: int, partition: Partition
+    config: PretrainGraphConfig,
+    edges: Tensor,
+    num_users: int,
+    num_items: int,
+    partition: Partition,
+    device: torch.device = _CPU,
 ) -> Tensor:
-    """Return the layer-0 embeddings of this worker's rows, (n, D) float32. Collective.
+    """Return the layer-0 embeddings of this worker's rows, (n, D) float32 on `device`. Collective.
 
-    They are the same for any number of workers.
+    They are the same for any number of workers. `device` must be one that the workers' process
+    group can send from: NCCL sends from a GPU only.
     """
     model, seed = config.model, config.training.seed
     if model.initialization == "random":
-        return random_embeddings(partition, model.embedding_dim, seed)
+        return random_embeddings(partition, model.embedding_dim, seed).to(device)
     spectral = model.spectral
     matrix = normalized_adjacency(
         edges, num_users, num_items, partition, exponent=spectral.exponent
-    )
+    ).to(device)
     settings = spectral.model_dump(exclude={"exponent", "blend_weight"})
     return spectral_embeddings(
         matrix, num_users, model.embedding_dim, **settings, seed=seed, partition=partition
@@ -350,22 +357,21 @@ class GraphWorker:
         self._partition = build_partition(
             config.parallelism, edges, num_users, num_items, rank=rank(), world_size=world_size()
         )
+        device = worker_device()
         self._adjacency = normalized_adjacency(edges, num_users, num_items, self._partition).to(
-            worker_device()
+            device
         )
         self.progress, rows = _last_state(run, self._partition)
-        start = start_embeddings(config, edges, num_users, num_items, self._partition)
+        start = start_embeddings(config, edges, num_users, num_items, self._partition, device)
         self._blend_weight = blend_weight(config.model)
         self._start = (
-            self._partition.table(start).to(worker_device()).split([num_users, num_items])
+            self._partition.table(start).split([num_users, num_items])
             if self._blend_weight
             else None
         )
         # Training changes the table, so it must not be the start itself.
-        table = rows.embeddings if rows else start.clone()
-        model = LightGCN(
-            table.to(worker_device()), num_users, config.model.num_layers, self._partition
-        )
+        table = rows.embeddings.to(device) if rows else start.clone()
+        model = LightGCN(table, num_users, config.model.num_layers, self._partition)
         self._engine: DeepSpeedEngine = build_engine(model, config.training)
         self._best = rows.best if rows else torch.zeros(table.shape)
         if rows is not None:

@@ -37,9 +37,14 @@ def prepare_worker(num_threads: int, notes: "Queue") -> None:
     global _notes
     _notes = notes
     torch.set_num_threads(num_threads)
-    if worker_device().type == "cpu":
+    device = worker_device()
+    if device.type == "cpu":
         # Otherwise DeepSpeed takes a GPU that it sees, whatever Ray gave this worker.
         os.environ["DS_ACCELERATOR"] = "cpu"
+    else:
+        # DeepSpeed takes the GPU of this number among those that the process sees. Ray counts the
+        # workers of the node here, which is another number where each sees its own GPU only.
+        os.environ["LOCAL_RANK"] = str(device.index or 0)
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
 
 

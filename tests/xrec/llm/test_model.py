@@ -5,12 +5,11 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
-from transformers import Gemma3Config, Gemma3ForConditionalGeneration
 
-from tests.decoders import FAMILIES, tiny_config, tiny_decoder
-from tests.toy import NUM_USERS, attach_toy
+from tests.decoders import FAMILIES, tiny_decoder, tiny_image_model
+from tests.toy import HIDDEN_SIZE, NUM_USERS, attach_toy
 from xrec.errors import ModelError
-from xrec.llm.model import load_model
+from xrec.llm.model import load_model, read_text_config
 
 V = 64
 PROMPT = torch.tensor([[5, V + 3, 9, 9, V + NUM_USERS + 6, 17, 4]])
@@ -56,25 +55,6 @@ def test_load_model_gemma2_without_its_kernel_raises_model_error_naming_the_one_
         load(tmp_path, "sdpa")
 
 
-def image_model() -> Gemma3ForConditionalGeneration:
-    vision = {
-        "hidden_size": 16,
-        "intermediate_size": 16,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 2,
-        "image_size": 28,
-        "patch_size": 14,
-    }
-    torch.manual_seed(0)
-    return Gemma3ForConditionalGeneration(
-        Gemma3Config(
-            text_config=tiny_config("gemma3"),
-            vision_config={"model_type": "siglip_vision_model", **vision},
-            image_token_index=63,
-        )
-    ).eval()
-
-
 def rename_weights(folder: Path, renamed: dict[str, str]) -> None:
     """Write the folder's weights again with the beginnings of their names changed by `renamed`."""
     weights = safetensors.torch.load_file(folder / "model.safetensors")
@@ -98,7 +78,7 @@ def rename_weights(folder: Path, renamed: dict[str, str]) -> None:
 def test_load_model_of_text_and_images_gives_the_text_decoder(
     renamed: dict[str, str], tmp_path: Path
 ) -> None:
-    model = image_model()
+    model = tiny_image_model()
     model.save_pretrained(tmp_path)
     rename_weights(tmp_path, renamed)  # models on the hub use both ways of naming
     text = torch.tensor([[1, 2, 3, 4, 5, 6]])
@@ -106,6 +86,8 @@ def test_load_model_of_text_and_images_gives_the_text_decoder(
     loaded = load(tmp_path)
     torch.testing.assert_close(loaded(text).logits, expected)
     assert not any("vision" in name for name, _ in loaded.named_parameters())
+    config = read_text_config(tmp_path)
+    assert (config.vocab_size, config.hidden_size) == (V, HIDDEN_SIZE)
     attach_toy(loaded, "direct")
     attach_toy(model, "direct")
     torch.testing.assert_close(loaded(PROMPT).logits, model(PROMPT).logits)

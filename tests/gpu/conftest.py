@@ -1,0 +1,41 @@
+"""The tests for a machine with an NVIDIA GPU; `make test-gpu` runs them.
+
+Each compares a run on the GPU with the same run on the CPU. The device is a parameter: with `cpu` a
+test belongs to the slow ones, and shows on any machine that its own logic is right.
+"""
+
+import pytest
+import torch
+
+from tests.xrec.train import conftest as training
+
+DEVICES = [
+    pytest.param("cuda", marks=pytest.mark.gpu),
+    pytest.param("cpu", marks=pytest.mark.slow),
+]
+
+no_cpu_is_held_by_earlier_tests = training.no_cpu_is_held_by_earlier_tests
+town = training.town
+
+
+@pytest.fixture(params=DEVICES)
+def device(request: pytest.FixtureRequest) -> str:
+    """The device of the run that is tested."""
+    return str(request.param)
+
+
+@pytest.fixture
+def skip_without_gpus(device: str) -> None:
+    """Skip the test on a GPU if torch sees fewer than two; on a CPU there is always room."""
+    if device == "cuda" and torch.cuda.device_count() < 2:
+        pytest.skip(f"it needs two GPUs, torch sees {torch.cuda.device_count()}")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip the tests on a GPU where there is none."""
+    if torch.cuda.is_available():
+        return
+    skip = pytest.mark.skip(reason="torch sees no NVIDIA GPU on this machine")
+    for item in items:
+        if item.get_closest_marker("gpu"):
+            item.add_marker(skip)

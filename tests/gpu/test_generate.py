@@ -1,0 +1,63 @@
+"""Texts of our engine on a GPU are those of a CPU, except after near ties of logits."""
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+from transformers import LlamaForCausalLM
+
+from tests.toy import NUM_ITEMS, NUM_USERS, attach_toy, toy_model
+from xrec.config.adapter import Injection
+from xrec.config.llm import DecodingConfig
+from xrec.generate.transformers_engine import TransformersEngine
+
+V, END = 64, 2
+PROMPTS = [
+    [9, 8, 7, V + user, *range(3, 10 + user + item), V + NUM_USERS + item]
+    for user in range(NUM_USERS)
+    for item in range(NUM_ITEMS)
+]
+# The largest difference of two logits that rounding may swap. Logits here are about 10.
+NEAR_TIES = {torch.float32: 1e-3, torch.bfloat16: 0.5}
+
+
+def model_on(device: str, dtype: torch.dtype, injection: Injection) -> LlamaForCausalLM:
+    model = toy_model()
+    attach_toy(model, injection)
+    return model.to(device=device, dtype=dtype)  # type: ignore[call-overload, no-any-return]
+
+
+def tokens(model: LlamaForCausalLM) -> list[list[int]]:
+    engine = TransformersEngine(
+        model, [END], max_rows=8, key_value_bytes=2**24, decode=lambda ids: str(ids)
+    )
+    completions = engine.generate(PROMPTS, DecodingConfig(max_new_tokens=16))
+    return [one.token_ids for one in sorted(completions, key=lambda one: one.index)]
+
+
+@torch.inference_mode()
+def gap(
+    model: LlamaForCausalLM, prompt: Sequence[int], expected: Sequence[int], seen: Sequence[int]
+) -> float:
+    """Return the difference of the logits of the two tokens where two texts first differ."""
+    ended = [[*text, END] for text in (expected, seen)]
+    place = next(at for at, (one, other) in enumerate(zip(*ended, strict=False)) if one != other)
+    ids = torch.tensor([[*prompt, *expected[:place]]], device=model.device)
+    logits = model(ids, use_cache=False).logits[0, -1].float()
+    return abs(float(logits[ended[0][place]] - logits[ended[1][place]]))
+
+
+@pytest.mark.parametrize("injection", ["projected", "direct"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_texts_are_those_of_a_cpu_except_after_near_ties(
+    device: str, dtype: torch.dtype, injection: Injection
+) -> None:
+    reference = model_on("cpu", torch.float32, injection)
+    expected, seen = tokens(reference), tokens(model_on(device, dtype, injection))
+    gaps = [
+        gap(reference, prompt, *both)
+        for prompt, *both in zip(PROMPTS, expected, seen, strict=True)
+        if both[0] != both[1]
+    ]
+    assert max(gaps, default=0.0) <= NEAR_TIES[dtype]
+    assert len(gaps) <= len(PROMPTS) // (100 if dtype == torch.float32 else 2)

@@ -1,0 +1,111 @@
+"""20 steps of adapter training on a GPU: the losses are those of a CPU, also after a stop.
+
+There is no float16 here: `llm.dtype` has none.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.xrec.train.adapter_town import build_workspace, make_config
+from tests.xrec.train.killing import at_message, training_workers
+from xrec.errors import TrainingError
+from xrec.train.adapter import train_adapter
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+
+NUM_STEPS = 20
+# A step's loss in bfloat16 differs by its rounding, and after 20 steps by that of all of them.
+TOLERANCES = {"float32": 1e-3, "bfloat16": 0.05}
+Rows = list[dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return build_workspace(tmp_path_factory.mktemp("workspace"))
+
+
+@pytest.fixture(scope="module")
+def on_cpu(ray_cluster: None, workspace: str, tmp_path_factory: pytest.TempPathFactory) -> Rows:
+    """The rows of one worker on a CPU, in float32 at stage 0."""
+    return train(workspace, tmp_path_factory.mktemp("cpu") / "adapter", "cpu", zero_stage=0)
+
+
+def train(
+    workspace: str,
+    adapter: Path,
+    device: str,
+    *,
+    zero_stage: int,
+    num_workers: int = 1,
+    dtype: str = "float32",
+) -> Rows:
+    """Train for 20 steps and return the rows of the epochs."""
+    config = make_config(
+        workspace,
+        num_workers=num_workers,
+        zero_stage=zero_stage,
+        adapter=adapter,
+        dtype=dtype,
+        scaling={"device": device},
+        num_epochs=10,
+        patience=10,
+        max_steps=NUM_STEPS,
+        steps_per_checkpoint=2,
+    )
+    train_adapter(config)
+    rows: Rows = json.loads((adapter / "history.json").read_text())
+    return rows
+
+
+def assert_same_losses(rows: Rows, expected: Rows, tolerance: float) -> None:
+    assert rows[-1]["step"] == NUM_STEPS
+    for name in ("train_loss", "validation_loss"):
+        assert [row[name] for row in rows] == pytest.approx(
+            [row[name] for row in expected], rel=tolerance
+        )
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("zero_stage", [0, 3])
+def test_20_steps_have_the_losses_of_a_cpu(
+    workspace: str, on_cpu: Rows, tmp_path: Path, device: str, zero_stage: int, dtype: str
+) -> None:
+    rows = train(workspace, tmp_path / "adapter", device, zero_stage=zero_stage, dtype=dtype)
+    assert rows[-1]["train_loss"] < rows[0]["train_loss"]
+    assert_same_losses(rows, on_cpu, TOLERANCES[dtype])
+
+
+def kill_a_worker() -> None:
+    training_workers(psutil.Process())[-1].kill()
+
+
+@pytest.mark.parametrize("zero_stage", [0, 3])
+def test_run_that_was_stopped_goes_on(
+    workspace: str, on_cpu: Rows, tmp_path: Path, device: str, zero_stage: int
+) -> None:
+    adapter = tmp_path / "adapter"
+    with at_message("step 10: checkpoint", kill_a_worker), pytest.raises(TrainingError):
+        train(workspace, adapter, device, zero_stage=zero_stage)
+    assert_same_losses(train(workspace, adapter, device, zero_stage=zero_stage), on_cpu, 1e-3)
+
+
+def test_run_of_two_cpu_workers_goes_on_with_one_on_this_device(
+    workspace: str, on_cpu: Rows, tmp_path: Path, device: str
+) -> None:
+    adapter = tmp_path / "adapter"
+    with at_message("step 10: checkpoint", kill_a_worker), pytest.raises(TrainingError):
+        train(workspace, adapter, "cpu", zero_stage=3, num_workers=2)
+    assert_same_losses(train(workspace, adapter, device, zero_stage=0), on_cpu, 1e-3)
+
+
+@pytest.mark.usefixtures("skip_without_gpus")
+@pytest.mark.parametrize("zero_stage", [0, 3])
+def test_two_workers_have_the_losses_of_one(
+    workspace: str, on_cpu: Rows, tmp_path: Path, device: str, zero_stage: int
+) -> None:
+    rows = train(workspace, tmp_path / "adapter", device, zero_stage=zero_stage, num_workers=2)
+    assert_same_losses(rows, on_cpu, 1e-3)

@@ -1,0 +1,75 @@
+"""Generation and scoring where the model is on a GPU that is not there (tests/fake_gpu.py)."""
+
+import pytest
+import torch
+
+from tests.fake_gpu import CPU, GPU, FakeGPU
+from tests.toy import NUM_USERS, attach_toy, toy_model
+from xrec.config.llm import DecodingConfig
+from xrec.generate.live_run import LiveRun
+from xrec.generate.packed_model import PackedModel
+from xrec.generate.transformers_engine import TransformersEngine
+from xrec.llm.examples import Example, explanation_nll
+
+V, END = 64, 2
+SHARED = [9, 8, 7] * 8
+PROMPTS = [
+    [*SHARED, V + user, *range(3, 20 + user), V + NUM_USERS + item]
+    for user in range(3)
+    for item in range(2)
+]
+DECODINGS = {
+    "greedy": DecodingConfig(max_new_tokens=6),
+    "sampled": DecodingConfig(max_new_tokens=6, temperature=0.8, top_p=0.9, seed=3),
+}
+
+
+def decode(token_ids: object) -> str:
+    return str(token_ids)
+
+
+def model_on(device: torch.device) -> torch.nn.Module:
+    model = toy_model()
+    attach_toy(model, "projected")
+    return model.to(device)
+
+
+def batch_tokens(device: torch.device, decoding: DecodingConfig) -> list[list[int]]:
+    engine = TransformersEngine(
+        model_on(device), [END], max_rows=4, key_value_bytes=2**24, decode=decode
+    )
+    completions = sorted(engine.generate(PROMPTS, decoding), key=lambda one: one.index)
+    return [completion.token_ids for completion in completions]
+
+
+def live_tokens(device: torch.device, decoding: DecodingConfig) -> list[str]:
+    run = LiveRun(
+        PackedModel(model_on(device)),
+        SHARED,
+        [END],
+        decode,
+        max_rows=4,
+        key_value_bytes=2**24,
+        max_positions=100,
+    )
+    for prompt in PROMPTS:
+        run.add(prompt, decoding, is_injected=prompt is not PROMPTS[0])
+    steps = []
+    while not run.is_idle:
+        steps += [str(advance) for advance in run.step()]
+    return steps
+
+
+@pytest.mark.parametrize("generate", [batch_tokens, live_tokens])
+@pytest.mark.parametrize("decoding", DECODINGS)
+def test_texts_on_a_gpu_are_those_of_a_cpu(generate: object, decoding: str) -> None:
+    expected = generate(CPU, DECODINGS[decoding])  # type: ignore[operator]
+    with FakeGPU():
+        assert generate(GPU, DECODINGS[decoding]) == expected  # type: ignore[operator]
+
+
+def test_explanation_nll_on_a_gpu_is_that_of_a_cpu() -> None:
+    examples = [Example(prompt, [6, 7, 5, END][row % 3 :]) for row, prompt in enumerate(PROMPTS)]
+    expected = dict(explanation_nll(model_on(CPU), examples, 4))
+    with FakeGPU():
+        assert dict(explanation_nll(model_on(GPU), examples, 4)) == pytest.approx(expected)
