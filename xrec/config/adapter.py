@@ -54,7 +54,7 @@ class DeepSpeedConfig(Config):
         1.0, ge=0, description="Largest global norm of the gradient. 0 means no clipping."
     )
     param_persistence_threshold: int = Field(
-        100_000,
+        0,
         ge=0,
         description="At stage 3: parameters with fewer elements than this are kept whole on "
         "each worker.",

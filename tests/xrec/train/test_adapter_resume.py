@@ -342,17 +342,6 @@ def test_loss_curve_depends_on_neither_workers_nor_zero_stage(
     assert_same(open_location(str(tmp_path / "adapter")), unbroken)
 
 
-def test_loss_curve_does_not_depend_on_small_weights_being_kept_whole_at_stage_3(
-    workspace: str, unbroken: Rows, tmp_path: Path
-) -> None:
-    adapter = tmp_path / "adapter"
-    whole = {"param_persistence_threshold": 100_000}
-    with at_message(KILLED_AT, kill_a_worker), pytest.raises(TrainingError):
-        train_adapter(random_config(workspace, adapter, deepspeed=whole))
-    train_adapter(random_config(workspace, adapter, deepspeed=whole))
-    assert_same(open_location(str(adapter)), unbroken)
-
-
 def test_zero_stage_auto_takes_stage_0_goes_on_from_stage_3_and_logs_the_sum(
     workspace: str, unbroken: Rows, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
