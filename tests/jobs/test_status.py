@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from tests.jobs.test_run import TOWN, project_of
 from typer.testing import CliRunner
 
 from jobs.status import project_status
+from tests.jobs.test_project_run import TOWN, project_of
 from xrec.cli.main import app
 from xrec.config.project import Project
 

@@ -108,6 +108,7 @@ def become_worker(
     monkeypatch.setattr("ray.train.get_all_reported_checkpoints", lambda: None)
     monkeypatch.setattr("ray.train.get_preemption_info", lambda: None)
     monkeypatch.setattr("xrec.train.graph.RowsApart", lambda: None)
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda device: "a stand-in for a GPU")
     monkeypatch.setitem(__import__("sys").modules, "deepspeed", _deepspeed(device))
     for name, collective in _collectives(world_size).items():
         monkeypatch.setattr(dist, name, _on(device, collective))
