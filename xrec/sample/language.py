@@ -1,10 +1,10 @@
 """Texts in the town's language about people and places that are not in the town.
 
-A small language model is trained on them.
-
-In them the user's profile states the taste, so the model learns that an explanation names the best
-liked aspect of the item. In the town it is not stated: there only the collaborative vector can
-stand in for the sentence.
+A small language model is trained on them. In them the user's profile states the taste, so the model
+learns that an explanation names the aspect of the item that the user likes best. If the item has
+none of the stated ones, the explanation names another aspect of the item, so the model also learns
+to name nothing that the item lacks. In the town no profile states a taste: there only the
+collaborative vector can stand in for that sentence.
 """
 
 from dataclasses import dataclass
@@ -31,8 +31,8 @@ def generate_language_examples(num_examples: int, seed: int) -> list[LanguageExa
 
 def _example(rng: Random) -> LanguageExample:
     favourites = rng.sample(texts.ASPECTS, k=rng.randint(1, texts.MAX_STATED_ASPECTS))
-    aspects = _item_aspects(favourites, rng)
-    best = next(aspect for aspect in favourites if aspect in aspects)
+    aspects = rng.sample(texts.ASPECTS, k=texts.ASPECTS_PER_ITEM)
+    best = next((aspect for aspect in favourites if aspect in aspects), rng.choice(aspects))
     title = texts.item_title(rng.randrange(texts.NUM_PLAIN_TITLES))
     return LanguageExample(
         user_profile=f"{texts.taste_sentence(favourites, rng)} {texts.user_profile(rng)}",
@@ -40,11 +40,3 @@ def _example(rng: Random) -> LanguageExample:
         item_profile=texts.item_profile(aspects, rng),
         explanation=texts.explanation(title, best, rng),
     )
-
-
-def _item_aspects(favourites: list[str], rng: Random) -> list[str]:
-    """Random aspects of an item, at least one of them a stated favourite."""
-    while True:
-        aspects = rng.sample(texts.ASPECTS, k=texts.ASPECTS_PER_ITEM)
-        if set(aspects) & set(favourites):
-            return aspects

@@ -146,6 +146,8 @@ def test_demo_in_a_process_of_its_own_shows_that_the_signal_reaches_the_text(
     )
     assert done.returncode == 0, done.stderr[-4000:]
     metrics = json.loads((tmp_path / "evaluation" / "metrics.json").read_text())
+    assert (metrics["title_accuracy"], metrics["names_item"]) == (1, 1)
+    assert metrics["aspects_supported"] >= 0.9
     assert metrics["aspect_accuracy"] >= 0.6
     assert metrics["aspect_accuracy_shuffled"] < 0.4
     assert metrics["personalization_gain"] > 0
