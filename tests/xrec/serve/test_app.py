@@ -26,6 +26,17 @@ from xrec.serve.app import APP
 from xrec.serve.deployment_file import serve_options
 from xrec.storage import open_location
 
+# The toy model's texts are refused now and then; that is a pair's own, whatever model is served.
+REASONS_OF_TEXTS = {
+    f"/problems/{reason}"
+    for reason in (
+        "broken_placeholder",
+        "names_another_item",
+        "no_full_sentence",
+        "repetitive_text",
+    )
+}
+
 
 @dataclass(frozen=True)
 class Served:
@@ -260,8 +271,16 @@ def test_new_backfill_and_new_adapter_swapped_under_load_give_no_5xx(
             {"pairs": [{"user_id": user, "item_id": item, "fresh": number % 3 == 0}]},
         )
 
-    def answered_by(answer: requests.Response) -> Any:
-        return answer.json()["explanations"][0]["model_fingerprint"]
+    def answered_by(answers: list[requests.Response]) -> set[str]:
+        """The models of the answers; a pair without a text must have a reason of its own."""
+        found = set()
+        for answer in answers:
+            (explanation,) = answer.json()["explanations"]
+            if "problem" in explanation:
+                assert explanation["problem"]["type"] in REASONS_OF_TEXTS, explanation
+            else:
+                found.add(explanation["model_fingerprint"])
+        return found
 
     before = {name for deployment in ("Frontend", "Generator") for name in replicas(deployment)}
     with Load(ask) as load:
@@ -274,13 +293,13 @@ def test_new_backfill_and_new_adapter_swapped_under_load_give_no_5xx(
             )
         )
         deadline = time.monotonic() + 120
-        while {answered_by(answer) for answer in load.answers[-40:]} != {new}:
+        while answered_by(load.answers[-40:]) != {new}:
             assert time.monotonic() < deadline
             load.wait_for(5)
         count = len(load.answers)
     assert {answer.status_code for answer in load.answers} == {200}
-    assert {answered_by(answer) for answer in load.answers} == {old, new}
-    assert {answered_by(answer) for answer in load.answers[count:]} == {new}
+    assert answered_by(load.answers) == {old, new}
+    assert answered_by(load.answers[count:]) == {new}
     # The replicas are the same ones: the change was made in place.
     assert {
         name for deployment in ("Frontend", "Generator") for name in replicas(deployment)
