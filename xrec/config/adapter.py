@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from xrec.config.base import Config
 from xrec.config.llm import LLMConfig, PromptConfig
-from xrec.config.shared import JobConfig, RayConfig, ScalingConfig
+from xrec.config.shared import JobConfig, RayConfig, ScalingConfig, input_uri, output_uri
 
 Injection = Literal["direct", "projected", "none"]
 Vectors = Literal["graph", "random", "constant"]
@@ -209,15 +209,9 @@ class AdapterTrainingConfig(Config):
 class TrainAdapterConfig(JobConfig):
     """`xrec train-adapter`: dataset, graph and a frozen language model in, adapter artifact out."""
 
-    dataset: str | None = Field(
-        None, description="URI of the input; if null, it is <workspace>/dataset."
-    )
-    graph: str | None = Field(
-        None, description="URI of the input; if null, it is <workspace>/graph."
-    )
-    adapter: str | None = Field(
-        None, description="URI of the output; if null, it is <workspace>/adapter."
-    )
+    dataset: str | None = input_uri("dataset")
+    graph: str | None = input_uri("graph")
+    adapter: str | None = output_uri("adapter")
     llm: LLMConfig = Field(description="The frozen language model.")
     prompt: PromptConfig = Field(
         default_factory=PromptConfig, description="The prompt, which is stored with the adapter."
@@ -270,9 +264,7 @@ class ImportAdapterConfig(JobConfig):
         description="URI of the output, or of the input if import_graph is false; if null, it "
         "is <workspace>/graph.",
     )
-    adapter: str | None = Field(
-        None, description="URI of the output; if null, it is <workspace>/adapter."
-    )
+    adapter: str | None = output_uri("adapter")
     llm: LLMConfig = Field(
         description="The language model that the converters were trained for; the release's "
         "is Llama-2-7b-chat."

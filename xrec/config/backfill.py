@@ -6,7 +6,15 @@ from pydantic import Field, model_validator
 
 from xrec.config.base import Config
 from xrec.config.llm import DecodingConfig, EngineConfig, LLMConfig
-from xrec.config.shared import ColdStartConfig, Device, JobConfig, RayConfig, Split
+from xrec.config.shared import (
+    ColdStartConfig,
+    Device,
+    JobConfig,
+    RayConfig,
+    Split,
+    input_uri,
+    output_uri,
+)
 
 
 class SplitPairs(Config):
@@ -87,18 +95,10 @@ class ActorsConfig(Config):
 class BackfillConfig(JobConfig):
     """`xrec backfill`: pairs in, explanations out."""
 
-    dataset: str | None = Field(
-        None, description="URI of the input; if null, it is <workspace>/dataset."
-    )
-    graph: str | None = Field(
-        None, description="URI of the input; if null, it is <workspace>/graph."
-    )
-    adapter: str | None = Field(
-        None, description="URI of the input; if null, it is <workspace>/adapter."
-    )
-    explanations: str | None = Field(
-        None, description="URI of the output; if null, it is <workspace>/explanations."
-    )
+    dataset: str | None = input_uri("dataset")
+    graph: str | None = input_uri("graph")
+    adapter: str | None = input_uri("adapter")
+    explanations: str | None = output_uri("explanations")
     pairs: Annotated[
         SplitPairs | TablePairs | TopKPairs | RecommendedPairs, Field(discriminator="kind")
     ]
@@ -172,15 +172,9 @@ class BackfillConfig(JobConfig):
 class RecommendConfig(JobConfig):
     """`xrec recommend`: dataset and graph in, each user's best unseen items out."""
 
-    dataset: str | None = Field(
-        None, description="URI of the input; if null, it is <workspace>/dataset."
-    )
-    graph: str | None = Field(
-        None, description="URI of the input; if null, it is <workspace>/graph."
-    )
-    recommendations: str | None = Field(
-        None, description="URI of the output; if null, it is <workspace>/recommendations."
-    )
+    dataset: str | None = input_uri("dataset")
+    graph: str | None = input_uri("graph")
+    recommendations: str | None = output_uri("recommendations")
     k: int = Field(20, ge=1, description="Number of items of each user.")
     user_ids: tuple[str, ...] | None = Field(None, description="The users. If null, all users.")
     users_per_task: int = Field(

@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 
 from xrec.config.base import Config
 from xrec.config.llm import PromptConfig
-from xrec.config.shared import JobConfig
+from xrec.config.shared import JobConfig, output_uri
 
 
 class ReleaseSource(Config):
@@ -168,9 +168,7 @@ class PrepareConfig(JobConfig):
     """`xrec prepare`: raw files in, dataset artifact out."""
 
     source: Annotated[ReleaseSource | TablesSource | SampleSource, Field(discriminator="kind")]
-    dataset: str | None = Field(
-        None, description="URI of the output; if null, it is <workspace>/dataset."
-    )
+    dataset: str | None = output_uri("dataset")
     splits: SplitShares = Field(
         default_factory=SplitShares, description="How the explained pairs are split."
     )

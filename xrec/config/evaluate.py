@@ -12,27 +12,17 @@ from xrec.config.adapter import (
 )
 from xrec.config.llm import DecodingConfig, LLMConfig, PromptConfig, ScoringEngineConfig
 from xrec.config.placeholders import without_placeholders
-from xrec.config.shared import Device, JobConfig, RayConfig, ScalingConfig
+from xrec.config.shared import Device, JobConfig, RayConfig, ScalingConfig, input_uri, output_uri
 
 
 class EvaluateConfig(JobConfig):
     """`xrec evaluate`: explanations and their references in, metrics and a report out."""
 
-    dataset: str | None = Field(
-        None, description="URI of the input; if null, it is <workspace>/dataset."
-    )
-    graph: str | None = Field(
-        None, description="URI of the input; if null, it is <workspace>/graph."
-    )
-    adapter: str | None = Field(
-        None, description="URI of the input; if null, it is <workspace>/adapter."
-    )
-    explanations: str | None = Field(
-        None, description="URI of the input; if null, it is <workspace>/explanations."
-    )
-    evaluation: str | None = Field(
-        None, description="URI of the output; if null, it is <workspace>/evaluation."
-    )
+    dataset: str | None = input_uri("dataset")
+    graph: str | None = input_uri("graph")
+    adapter: str | None = input_uri("adapter")
+    explanations: str | None = input_uri("explanations")
+    evaluation: str | None = output_uri("evaluation")
     split: Literal["validation", "test"] = Field(
         "test",
         description="The held-out split. Only its pairs that have an explanation are counted.",
@@ -107,12 +97,8 @@ class AblateConfig(JobConfig):
     random vectors, or the same constant for everybody (a learned soft prompt).
     """
 
-    dataset: str | None = Field(
-        None, description="URI of the input; if null, it is <workspace>/dataset."
-    )
-    graph: str | None = Field(
-        None, description="URI of the input; if null, it is <workspace>/graph."
-    )
+    dataset: str | None = input_uri("dataset")
+    graph: str | None = input_uri("graph")
     ablation: str | None = Field(
         None,
         description="URI of the output; if null, it is <workspace>/ablation. The adapters lie "

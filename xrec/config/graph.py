@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from xrec.config.base import Config
-from xrec.config.shared import JobConfig, RayConfig, ScalingConfig
+from xrec.config.shared import JobConfig, RayConfig, ScalingConfig, input_uri, output_uri
 
 
 class SpectralConfig(Config):
@@ -158,12 +158,8 @@ class GraphTrainingConfig(Config):
 class PretrainGraphConfig(JobConfig):
     """`xrec pretrain-graph`: dataset in, graph artifact out."""
 
-    dataset: str | None = Field(
-        None, description="URI of the input; if null, it is <workspace>/dataset."
-    )
-    graph: str | None = Field(
-        None, description="URI of the output; if null, it is <workspace>/graph."
-    )
+    dataset: str | None = input_uri("dataset")
+    graph: str | None = output_uri("graph")
     model: GraphModelConfig = Field(
         default_factory=GraphModelConfig, description="The graph encoder."
     )

@@ -6,7 +6,7 @@ from pydantic import Field, field_validator, model_validator
 
 from xrec.config.base import Config
 from xrec.config.llm import DecodingConfig, LLMConfig, ScoringEngineConfig
-from xrec.config.shared import ColdStartConfig, Device, JobConfig, RayConfig
+from xrec.config.shared import ColdStartConfig, Device, JobConfig, RayConfig, input_uri
 
 
 class HTTPConfig(Config):
@@ -181,12 +181,8 @@ class FrontendsConfig(Config):
 class ServeConfig(JobConfig):
     """`xrec serve`: explanations and what writes further ones in, an endpoint out."""
 
-    dataset: str | None = Field(
-        None, description="URI of the input; if null, it is <workspace>/dataset."
-    )
-    graph: str | None = Field(
-        None, description="URI of the input; if null, it is <workspace>/graph."
-    )
+    dataset: str | None = input_uri("dataset")
+    graph: str | None = input_uri("graph")
     adapter: str | None = Field(
         None,
         description="URI of the input; if null, it is <workspace>/adapter. It may be changed "

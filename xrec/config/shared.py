@@ -110,6 +110,16 @@ class ScalingConfig(Config):
         return self.min_workers or self.num_workers
 
 
+def input_uri(name: str) -> Any:
+    """The field of the artifact `name` that a job reads."""
+    return Field(None, description=f"URI of the input; if null, it is <workspace>/{name}.")
+
+
+def output_uri(name: str) -> Any:
+    """The field of the artifact `name` that a job makes."""
+    return Field(None, description=f"URI of the output; if null, it is <workspace>/{name}.")
+
+
 class JobConfig(Config):
     """What every job has: a place for its artifacts, and the way there."""
 
