@@ -5,9 +5,8 @@ import logging
 import numpy as np
 
 from cluster.connect import ensure_ray
-from cluster.preflight import check_cluster
-from cluster.room import demand_of_workers
-from jobs.output import Output, llm_fingerprint, location_of, manifest_of
+from jobs.output import Output, check_artifacts, llm_fingerprint, location_of, manifest_of
+from jobs.train_adapter import check_training_cluster
 from xrec.config.evaluate import AblateConfig, Variant
 from xrec.data.dataset import check_has_explanations, read_dataset
 from xrec.data.held_out import HeldOutPair, held_out_pairs
@@ -20,8 +19,7 @@ from xrec.evaluate.variant_scores import of_the_same_pairs, read_scores, write_s
 from xrec.generate.explainer import Explainer, Sources, load_explainer
 from xrec.generate.scoring import fitting_pairs, generated_texts, nll_own_and_shuffled, own_pairs
 from xrec.llm.model import resolve_device
-from xrec.llm.source import folder_uris
-from xrec.storage import Location, Manifest, check_access, finished, open_location, read_manifest
+from xrec.storage import Location, Manifest, finished, read_manifest
 from xrec.train.adapter import adapter_inputs, adapter_run_config, train_adapter
 
 logger = logging.getLogger("xrec")
@@ -61,9 +59,8 @@ def run(config: AblateConfig) -> Manifest:
     training and the loading of a model raise, ArtifactMismatchError for another run's output,
     DataError if fewer than two users have held-out pairs.
     """
-    for name in ("dataset", "graph", "ablation"):
-        check_access(open_location(config.artifact(name), config.storage), config.storage)
-    check_has_explanations(open_location(config.artifact("dataset"), config.storage))
+    check_artifacts(config, "dataset", "graph", "ablation")
+    check_has_explanations(location_of(config, "dataset"))
     made = output(config)
     target, run_config, inputs = made.location, made.config, made.inputs
     done = finished(target, "ablation", run_config, inputs)
@@ -72,17 +69,7 @@ def run(config: AblateConfig) -> Manifest:
         return done
     pairs = _drawn_pairs(config)
     with ensure_ray(config.ray):
-        reads = [
-            config.artifact("dataset"),
-            config.artifact("graph"),
-            *folder_uris(config.llm.model),
-        ]
-        check_cluster(
-            demand_of_workers(config.scaling),
-            reads=reads,
-            writes=[target.uri],
-            storage=config.storage,
-        )
+        check_training_cluster(config.training_of("full", target.uri), target.uri)
         for variant in config.variants:
             logger.info("variant %s: training", variant)
             train_adapter(config.training_of(variant, _adapter(target, variant).uri))
@@ -106,9 +93,7 @@ def _adapter(output: Location, variant: Variant) -> Location:
 
 
 def _drawn_pairs(config: AblateConfig) -> list[HeldOutPair]:
-    pairs = held_out_pairs(
-        read_dataset(open_location(config.artifact("dataset"), config.storage)), config.split
-    )
+    pairs = held_out_pairs(read_dataset(location_of(config, "dataset")), config.split)
     chosen = np.random.default_rng(config.seed).permutation(len(pairs))[: config.max_pairs]
     drawn = [pairs[index] for index in sorted(chosen)]
     if len({pair.user_id for pair in drawn}) < 2:

@@ -5,7 +5,7 @@ import logging
 from cluster.connect import ensure_ray
 from cluster.preflight import check_cluster
 from cluster.room import demand_of_actors
-from jobs.output import Output
+from jobs.output import Output, check_artifacts, location_of
 from xrec.backfill import (
     Lease,
     RunIdentity,
@@ -57,8 +57,7 @@ def run(config: BackfillConfig) -> Manifest:
     A run that is finished does no work and starts no cluster. Raises what `draft_plan` raises,
     LeaseError if another driver works on the run, ClusterError.
     """
-    for name in ("dataset", "graph", "adapter", "explanations"):
-        check_access(open_location(config.artifact(name), config.storage), config.storage)
+    check_artifacts(config, "dataset", "graph", "adapter", "explanations")
     draft = draft_plan(config, pair_batches(config))
     if draft.done is not None and config.retry_failed is None:
         return draft.done
@@ -77,7 +76,7 @@ def run(config: BackfillConfig) -> Manifest:
 
 def clean_output(config: BackfillConfig) -> int:
     """Delete the files of `explanations` that no longer count; returns their number."""
-    output = open_location(config.artifact("explanations"), config.storage)
+    output = location_of(config, "explanations")
     check_access(output, config.storage)
     with Lease.acquire(output, config.lease_seconds).renewed():
         return clean(output, config.garbage_hours)
@@ -85,7 +84,7 @@ def clean_output(config: BackfillConfig) -> int:
 
 def compact_output(config: BackfillConfig) -> Manifest:
     """Make few large files of the many small ones of `explanations`, a finished run."""
-    output = open_location(config.artifact("explanations"), config.storage)
+    output = location_of(config, "explanations")
     check_access(output, config.storage)
     manifest = read_manifest(output, "explanations")
     plan = read_plan(output, RunIdentity(manifest.config, manifest.inputs))

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 
-from jobs.output import Output, location_of, manifest_of
+from jobs.output import Output, check_artifacts, location_of, manifest_of
 from xrec.adapter.pairs import Pair
 from xrec.backfill import read_explanations
 from xrec.config.evaluate import EvaluateConfig
@@ -27,7 +27,7 @@ from xrec.evaluate import (
 from xrec.generate.explainer import Explainer, Sources, load_explainer
 from xrec.generate.scoring import generated_texts, nll_own_and_shuffled, shuffled_pairs
 from xrec.graph.artifact import read_metrics
-from xrec.storage import Kind, Manifest, check_access, finished, open_location
+from xrec.storage import Kind, Manifest, finished
 
 logger = logging.getLogger("xrec")
 
@@ -47,8 +47,7 @@ def run(config: EvaluateConfig) -> Manifest:
     Raises ArtifactMismatchError if the explanations are another adapter's, DataError if none of
     them has a reference.
     """
-    for name in (*_ARTIFACTS, "evaluation"):
-        check_access(open_location(config.artifact(name), config.storage), config.storage)
+    check_artifacts(config, *_ARTIFACTS, "evaluation")
     manifests = _manifests(config)
     _check_lineage(config, manifests)
     made = _output(config, manifests)
@@ -67,7 +66,7 @@ def run(config: EvaluateConfig) -> Manifest:
     explainer = load_explainer(sources, device=config.device, engine=config.engine)
     pairs = score_pairs(
         explainer,
-        read_explanations(open_location(config.artifact("explanations"), config.storage)),
+        read_explanations(location_of(config, "explanations")),
         config,
     )
     metrics = compute_metrics(pairs, config)
@@ -196,7 +195,7 @@ def _check_lineage(config: EvaluateConfig, manifests: dict[str, Manifest]) -> No
 
 
 def _adapter_history(config: EvaluateConfig) -> list[dict[str, Any]]:
-    location = open_location(config.artifact("adapter"), config.storage) / "history.json"
+    location = location_of(config, "adapter") / "history.json"
     # The history is a log and no content: an adapter that was saved or published has none.
     if not location.is_file():
         return []
@@ -205,7 +204,7 @@ def _adapter_history(config: EvaluateConfig) -> list[dict[str, Any]]:
 
 
 def _graph_history(config: EvaluateConfig) -> list[dict[str, Any]]:
-    return read_metrics(open_location(config.artifact("graph"), config.storage))
+    return read_metrics(location_of(config, "graph"))
 
 
 if __name__ == "__main__":

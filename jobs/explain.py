@@ -4,6 +4,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from jobs.output import check_artifacts
 from xrec.adapter.pairs import Pair
 from xrec.backfill.identity import sources_of
 from xrec.config.backfill import BackfillConfig
@@ -13,7 +14,6 @@ from xrec.data.suggestion import suggest_id
 from xrec.errors import UnknownIdError
 from xrec.generate.explainer import Explanation, load_explainer
 from xrec.llm.prompt import PairTexts
-from xrec.storage import check_access, open_location
 
 logger = logging.getLogger("xrec")
 
@@ -40,8 +40,7 @@ def run(
 
     Raises UnknownIdError for an id that is not known, and what `load_explainer` raises.
     """
-    for name in ("dataset", "graph", "adapter"):
-        check_access(open_location(config.artifact(name), config.storage), config.storage)
+    check_artifacts(config, "dataset", "graph", "adapter")
     new_user = None if history is None else History(user_id, tuple(history))
     explainer = load_explainer(
         sources_of(config), device=config.actors.device, engine=config.engine, history=new_user

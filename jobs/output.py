@@ -20,6 +20,7 @@ from xrec.storage import (
     Kind,
     Location,
     Manifest,
+    check_access,
     differing_fields,
     open_location,
     read_manifest,
@@ -120,6 +121,12 @@ class Found:
 def location_of(config: JobConfig, name: str) -> Location:
     """Where the artifact `name` of the job lies."""
     return open_location(config.artifact(name), config.storage)
+
+
+def check_artifacts(config: JobConfig, *names: str) -> None:
+    """Raise StorageError if a place of the artifacts `names` cannot be used; one request each."""
+    for name in names:
+        check_access(location_of(config, name), config.storage)
 
 
 def manifest_of(config: JobConfig, name: Kind) -> Manifest:

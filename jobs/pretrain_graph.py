@@ -3,9 +3,9 @@
 from cluster.connect import ensure_ray
 from cluster.preflight import check_cluster
 from cluster.room import demand_of_workers
-from jobs.output import Output, location_of
+from jobs.output import Output, check_artifacts, location_of
 from xrec.config.graph import PretrainGraphConfig
-from xrec.storage import Manifest, check_access, open_location
+from xrec.storage import Manifest
 from xrec.train.graph import graph_identity, pretrain_graph, pretrained_graph
 
 
@@ -22,8 +22,7 @@ def run(config: PretrainGraphConfig) -> Manifest:
 
     A run that is finished does no work and starts no cluster.
     """
-    for name in ("dataset", "graph"):
-        check_access(open_location(config.artifact(name), config.storage), config.storage)
+    check_artifacts(config, "dataset", "graph")
     done = pretrained_graph(config)
     if done is not None:
         return done

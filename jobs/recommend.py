@@ -3,7 +3,7 @@
 from cluster.connect import ensure_ray
 from cluster.preflight import check_cluster
 from cluster.room import ONE_CPU
-from jobs.output import Output, location_of
+from jobs.output import Output, check_artifacts, location_of
 from xrec.config.backfill import RecommendConfig
 from xrec.recommend import (
     identify_recommendations,
@@ -11,7 +11,7 @@ from xrec.recommend import (
     read_tables,
     run_recommend,
 )
-from xrec.storage import Manifest, check_access, open_location
+from xrec.storage import Manifest
 
 
 def output(config: RecommendConfig, *, exact: bool = True) -> Output:
@@ -31,8 +31,7 @@ def run(config: RecommendConfig) -> Manifest:
 
     A run that is finished does no work and starts no cluster.
     """
-    for name in ("dataset", "graph", "recommendations"):
-        check_access(open_location(config.artifact(name), config.storage), config.storage)
+    check_artifacts(config, "dataset", "graph", "recommendations")
     plan = plan_recommendations(config)
     if plan.done is not None:
         return plan.done

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from ray import serve
 
 from cluster.connect import ensure_ray, environment
+from jobs.output import location_of
 from xrec.backfill.identity import sources_of
 from xrec.config.serve import ServeConfig
 from xrec.errors import ClusterError
@@ -18,7 +19,7 @@ from xrec.serve.app import APP, build
 from xrec.serve.deployment_file import serve_options
 from xrec.serve.proxy import CALLBACK, VARIABLE
 from xrec.serve.state import read_lookup
-from xrec.storage import check_access, open_location
+from xrec.storage import check_access
 
 logger = logging.getLogger("xrec")
 
@@ -51,7 +52,7 @@ def checked(config: ServeConfig) -> ServeConfig:
     """`config` with URIs that any process can open; raises if its artifacts do not fit together."""
     shared = {}
     for name in ("dataset", "graph", "adapter", "explanations"):
-        location = open_location(config.artifact(name), config.storage)
+        location = location_of(config, name)
         check_access(location, config.storage)
         shared[name] = location.shared_uri
     llm = config.llm

@@ -5,11 +5,11 @@ import logging
 from cluster.connect import ensure_ray
 from cluster.preflight import check_cluster
 from cluster.room import demand_of_workers
-from jobs.output import Output, llm_fingerprint, location_of, manifest_of
+from jobs.output import Output, check_artifacts, llm_fingerprint, location_of, manifest_of
 from xrec.config.adapter import TrainAdapterConfig
 from xrec.data import check_has_explanations
 from xrec.llm.source import folder_uris
-from xrec.storage import Manifest, check_access, finished
+from xrec.storage import Manifest, finished
 from xrec.train.adapter import adapter_inputs, adapter_run_config, train_adapter
 
 logger = logging.getLogger("xrec")
@@ -36,8 +36,7 @@ def run(config: TrainAdapterConfig) -> Manifest:
 
     A run that is finished does no work and starts no cluster.
     """
-    for name in ("dataset", "graph", "adapter"):
-        check_access(location_of(config, name), config.storage)
+    check_artifacts(config, "dataset", "graph", "adapter")
     check_has_explanations(location_of(config, "dataset"))
     made = output(config)
     done = finished(made.location, made.kind, made.config, made.inputs)
@@ -45,18 +44,16 @@ def run(config: TrainAdapterConfig) -> Manifest:
         logger.info("%s: already there", made.location)
         return done
     with ensure_ray(config.ray):
-        reads = [
-            config.artifact("dataset"),
-            config.artifact("graph"),
-            *folder_uris(config.llm.model),
-        ]
-        check_cluster(
-            demand_of_workers(config.scaling),
-            reads=reads,
-            writes=[config.artifact("adapter")],
-            storage=config.storage,
-        )
+        check_training_cluster(config, config.artifact("adapter"))
         return train_adapter(config)
+
+
+def check_training_cluster(config: TrainAdapterConfig, written: str) -> None:
+    """Check that the nodes have room for the workers, reach what they read, and write `written`."""
+    reads = [config.artifact("dataset"), config.artifact("graph"), *folder_uris(config.llm.model)]
+    check_cluster(
+        demand_of_workers(config.scaling), reads=reads, writes=[written], storage=config.storage
+    )
 
 
 if __name__ == "__main__":
