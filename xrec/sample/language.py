@@ -2,8 +2,8 @@
 
 A small language model is trained on them. In them the user's profile states the taste, so the model
 learns that an explanation names the aspect of the item that the user likes best. If the item has
-none of the stated ones, the explanation names another aspect of the item, so the model also learns
-to name nothing that the item lacks. In the town no profile states a taste: there only the
+none of the stated ones, the explanation names the first aspect of its profile, so the model also
+learns to name nothing that the item lacks. In the town no profile states a taste: there only the
 collaborative vector can stand in for that sentence.
 """
 
@@ -32,11 +32,13 @@ def generate_language_examples(num_examples: int, seed: int) -> list[LanguageExa
 def _example(rng: Random) -> LanguageExample:
     favourites = rng.sample(texts.ASPECTS, k=rng.randint(1, texts.MAX_STATED_ASPECTS))
     aspects = rng.sample(texts.ASPECTS, k=texts.ASPECTS_PER_ITEM)
-    best = next((aspect for aspect in favourites if aspect in aspects), rng.choice(aspects))
+    profile = texts.item_profile(aspects, rng)
+    first_named = min(aspects, key=profile.lower().index)
+    best = next((aspect for aspect in favourites if aspect in aspects), first_named)
     title = texts.item_title(rng.randrange(texts.NUM_PLAIN_TITLES))
     return LanguageExample(
         user_profile=f"{texts.taste_sentence(favourites, rng)} {texts.user_profile(rng)}",
         item_title=title,
-        item_profile=texts.item_profile(aspects, rng),
+        item_profile=profile,
         explanation=texts.explanation(title, best, rng),
     )
