@@ -355,7 +355,8 @@ def _prefix_cache(
         model,
         [*data.train, *data.validation],
         budget_bytes=int(training.prefix_cache_gib * 2**30),
-        agree=any_worker,
+        # Only at stage 3 must all workers make the same forward passes, to gather weights in them.
+        agree=any_worker if config.deepspeed.zero_stage == 3 else bool,
         # A layer that is computed again for its gradients does not take earlier keys and values.
         split=not training.gradient_checkpointing,
     )

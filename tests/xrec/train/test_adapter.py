@@ -1,20 +1,25 @@
 """The module that DeepSpeed trains, without DeepSpeed: loss, gradients, learning rate."""
 
+from collections import Counter
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
 
 from tests.toy import attach_toy, toy_model
+from tests.xrec.train.adapter_town import make_config
 from xrec.config.adapter import Injection, LearningRateConfig
 from xrec.errors import ModelError, TrainingError
 from xrec.llm.examples import Example, explanation_nll
 from xrec.train.adapter import (
     ExplanationLoss,
+    _prefix_cache,
     checkpoint_layers,
     learning_rate_share,
     sum_over_workers,
 )
+from xrec.train.data import AdapterData
 from xrec.train.prefix_cache import PrefixCache
 
 V = 64
@@ -124,6 +129,21 @@ def test_checkpoint_layers_that_cannot_raise_model_error() -> None:
     model.supports_gradient_checkpointing = False
     with pytest.raises(ModelError, match=r"does not support .*gradient_checkpointing=false"):
         checkpoint_layers(model)
+
+
+@pytest.mark.parametrize(("zero_stage", "num_calls"), [(0, 0), (1, 0), (2, 0), (3, 2)])
+def test_prefix_cache_of_a_worker_asks_the_others_where_weights_are_sharded_only(
+    zero_stage: int, num_calls: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    any_worker = Mock(side_effect=bool)
+    monkeypatch.setattr("xrec.train.adapter.any_worker", any_worker)
+    model = toy_model()
+    attach_toy(model, "projected")
+    data = AdapterData(EXAMPLES, EXAMPLES[:1], Counter(), graph=Mock())
+    cache = _prefix_cache(make_config("w", zero_stage=zero_stage), model, data)
+    for _ in range(2):
+        cache.split(model, EXAMPLES)
+    assert any_worker.call_count == num_calls
 
 
 @pytest.mark.parametrize(
