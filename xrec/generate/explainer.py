@@ -17,6 +17,7 @@ from xrec.errors import DataError, ModelError
 from xrec.generate.engine import Engine, Failure, FinishReason
 from xrec.generate.text_rules import TextFinisher
 from xrec.generate.transformers_engine import load_engine
+from xrec.generate.vllm.version import check_installed_vllm
 from xrec.graph.artifact import GraphEmbeddings, check_graph_of_dataset, read_graph
 from xrec.graph.cold_start import extend_with_new
 from xrec.llm.model import (
@@ -237,6 +238,7 @@ def _vllm(
     config: EngineConfig,
 ) -> tuple[Engine, PairPrompts]:
     try:
+        check_installed_vllm()
         from xrec.generate.vllm.engine import load_vllm_engine
     except ImportError as error:
         raise ModelError(

@@ -4,6 +4,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -196,6 +197,19 @@ def test_load_explainer_without_vllm_installed_is_refused_saying_how_to_get_it(
         ModelError,
         match=r"vLLM cannot be imported here.*pip install.*vllm.*engine.kind=transformers",
     ):
+        load_explainer(sources(workspace), device="cpu", engine=EngineConfig(kind="vllm"))
+
+
+@pytest.mark.parametrize("version", ["0.29.1", "0.33.0"])
+def test_load_explainer_with_another_vllm_is_refused_by_its_version(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch, version: str
+) -> None:
+    """vLLM is replaced by a module that has a version and none of the inner modules we import."""
+    vllm = ModuleType("vllm")
+    vllm.__version__ = version  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "vllm", vllm)
+    monkeypatch.delitem(sys.modules, "xrec.generate.vllm.engine", raising=False)
+    with pytest.raises(ModelError, match=rf"engine\.kind vllm: vLLM {version} is installed"):
         load_explainer(sources(workspace), device="cpu", engine=EngineConfig(kind="vllm"))
 
 

@@ -1,6 +1,6 @@
 """Generation by vLLM: a model with collaborative tokens, and the engine that runs it.
 
 xrec is a plugin of vLLM (entry point `vllm.general_plugins`) that adds this model. Only `model` and
-`engine` import vLLM, which the extra `[vllm]` installs. They are loaded for `engine.kind: vllm`
-only.
+`engine` import vLLM's parts, which the extra `[vllm]` installs. They are loaded for `engine.kind:
+vllm` only, after `version` has looked at vLLM's version.
 """

@@ -14,6 +14,17 @@ _FIRST_KNOWN = (0, 30)
 _FIRST_REFUSED = (0, 33)
 
 
+def check_installed_vllm() -> None:
+    """Raise ModelError as `check_vllm_version` does for the vLLM that is installed.
+
+    Call it before `xrec.generate.vllm.engine` is imported: its imports are inner modules of vLLM,
+    which other versions have elsewhere. Raises ImportError if vLLM is not installed.
+    """
+    from vllm import __version__
+
+    check_vllm_version(__version__)
+
+
 def check_vllm_version(version: str) -> None:
     """Raise ModelError, with the reason, unless xrec can generate with this version of vLLM."""
     known = _major_and_minor(version)
