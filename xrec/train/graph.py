@@ -428,7 +428,7 @@ class GraphWorker:
         for num_steps, batch in enumerate(batches, start=1):
             part = self._step(batch)
             total += part * len(batch)
-            note_step(epoch, num_steps, self._training.steps_per_epoch, float(part) * world_size())
+            note_step(epoch, num_steps, self._training.steps_per_epoch, part * world_size())
         loss = self._sum_of_finite(epoch, total) / self._edges.shape[1]
         first_loss = self.progress.history[0]["loss"] if self.progress.history else loss
         check_convergence(epoch, loss, first_loss)

@@ -93,12 +93,15 @@ def note(text: str) -> None:
         _notes.put({"note": text})
 
 
-def note_step(epoch: int, step: int, num_steps: int, loss: float) -> None:
-    """Have the driver log the loss of a step, at most once in ten seconds."""
+def note_step(epoch: int, step: int, num_steps: int, loss: float | torch.Tensor) -> None:
+    """Have the driver log the loss of a step, at most once in ten seconds.
+
+    A `loss` on a device is read only if it is logged: to read it is to wait for the device.
+    """
     global _last_note
     if time.monotonic() - _last_note > _SECONDS_BETWEEN_NOTES:
         _last_note = time.monotonic()
-        note(f"epoch {epoch}: step {step} of {num_steps}, loss {loss:.3f}")
+        note(f"epoch {epoch}: step {step} of {num_steps}, loss {float(loss):.3f}")
 
 
 def report(

@@ -4,10 +4,12 @@ The GPU is not there (tests/fake_gpu.py), and neither are Ray and DeepSpeed (one
 that happens between them is the product's code, and its figures are those of a CPU.
 """
 
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -237,6 +239,25 @@ def test_graph_worker_on_a_gpu_has_the_figures_of_a_cpu_and_resumes(
             assert [row["epoch"] for row in resumed] == [1, 2, 3]
     assert [row["loss"] for row in rows] == [row["loss"] for row in expected]
     assert [row["ndcg@20"] for row in rows] == [row["ndcg@20"] for row in expected]
+
+
+def test_graph_worker_reads_no_loss_of_a_step_that_is_not_logged(
+    town: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    become_worker(monkeypatch, tmp_path, CPU)
+    dataset = read_dataset(open_location(f"{town}/dataset"))
+    training = GraphWorker(
+        graph_config(town, "replicated"),
+        split_edges(dataset, "train"),
+        dataset.num_users,
+        dataset.num_items,
+        "run",
+    )
+    monkeypatch.setattr("xrec.train.ray_worker._last_note", math.inf)
+    read = Mock(side_effect=AssertionError("a number was read from the device"))
+    monkeypatch.setattr(Tensor, "__float__", read)
+    _, num_steps = training.train_epoch(1)
+    assert num_steps == 2
 
 
 def test_start_embeddings_are_on_the_device_that_collectives_send_from(
