@@ -20,9 +20,6 @@ import pyarrow.parquet as pq
 
 from xrec.errors import DataError
 
-FORMATS = ("parquet", "csv", "jsonl", "csv.gz", "jsonl.gz")
-"""The endings of the files that are found by their table's name."""
-
 
 @dataclass(frozen=True)
 class Line:

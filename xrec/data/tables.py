@@ -11,20 +11,19 @@ Only the interactions must be there. Without users or items, their ids are taken
 profiles are empty, and an item's title is its id. Without explanations, no adapter can be trained.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from xrec.config.data import TablesSource
+from xrec.config.data import TABLE_COLUMNS, TABLE_ENDINGS, TablesSource
 from xrec.data.columns import Parser, parse_id, parse_split, parse_text
-from xrec.data.lines import FORMATS
 from xrec.data.rows import FileRows, read_rows, reject_duplicates
 from xrec.data.source import SourceData
 from xrec.errors import DataError
 from xrec.storage import Location
 
-TABLES = ("users", "items", "interactions", "explanations")
+TABLES = tuple(TABLE_COLUMNS)
 _COLUMNS: dict[str, dict[str, Parser]] = {
     "users": {"user_id": parse_id, "profile": parse_text},
     "items": {"item_id": parse_id, "title": parse_text, "profile": parse_text},
@@ -46,20 +45,17 @@ def find_table_files(folder: Location, source: TablesSource) -> dict[str, Locati
     """
     found = {table: _find(folder, table, source) for table in TABLES}
     if found["interactions"] is None:
-        seen = ", ".join(folder.files()[:10]) or "no files"
-        raise DataError(
-            f"{folder}: the interactions are missing: expected one of "
-            f"{', '.join(_candidates('interactions'))}, saw {seen}; check source.uri, or name the "
-            "file in source.files ({interactions: <file>})"
-        )
+        raise DataError(f"{folder}: {_no_interactions(folder.files())}")
     return {name: folder / name for name in found.values() if name is not None}
 
 
 def read_tables(files: Mapping[str, bytes], source: TablesSource) -> SourceData:
     """Read the tables from the content of their files, by file name.
 
-    Raises DataError for a missing column.
+    Raises DataError if the interactions are not among them, or for a missing column.
     """
+    if _file_of("interactions", files, source) is None:
+        raise DataError(_no_interactions(sorted(files)))
     rows = {
         table: _read_table(table, file, files[file], source)
         for table in TABLES
@@ -157,6 +153,14 @@ def _find(folder: Location, table: str, source: TablesSource) -> str | None:
     return names[0] if names else None
 
 
+def _no_interactions(names: Sequence[str]) -> str:
+    return (
+        f"the interactions are missing: expected one of {', '.join(_candidates('interactions'))}, "
+        f"saw {', '.join(names[:10]) or 'no files'}; check source.uri, or name the file in "
+        "source.files ({interactions: <file>})"
+    )
+
+
 def _file_of(table: str, names: Collection[str], source: TablesSource) -> str | None:
     """The table's file among those that were found."""
     if table in source.files:
@@ -165,4 +169,4 @@ def _file_of(table: str, names: Collection[str], source: TablesSource) -> str | 
 
 
 def _candidates(table: str) -> list[str]:
-    return [f"{table}.{ending}" for ending in FORMATS]
+    return [f"{table}{ending}" for ending in TABLE_ENDINGS]

@@ -64,11 +64,10 @@ def init_project(
 
 
 def _source(folder: Folder, guess: Guess) -> TablesSource:
-    named = {table: name for table, name in guess.files.items() if name.partition(".")[0] != table}
     values: dict[str, Any] = {
         "kind": "tables",
         "uri": folder.location.shared_uri,
-        "files": named,
+        "files": dict(guess.files),
         "columns": guess.settings(),
         "delimiter": folder.delimiter,
     }

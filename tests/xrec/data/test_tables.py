@@ -181,6 +181,11 @@ def test_read_tables_finding_names_the_file_s_own_column() -> None:
     assert [f.reason for f in source.findings] == ["user_id (customer) must not be empty"]
 
 
+def test_read_tables_without_interactions_raises_data_error() -> None:
+    with pytest.raises(DataError, match=r"the interactions are missing: .* saw orders\.csv;"):
+        _read({"orders.csv": b"user_id,item_id\nann,7\n"})
+
+
 def test_find_table_files_missing_interactions_raises(tmp_path: Path) -> None:
     _write(tmp_path, {name: data for name, data in FILES.items() if name != "interactions.csv"})
     with pytest.raises(

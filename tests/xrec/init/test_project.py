@@ -1,5 +1,6 @@
 """From a folder to a project file; whatever is wrong is said, and then nothing is written."""
 
+import csv
 import gzip
 import json
 from pathlib import Path
@@ -150,6 +151,45 @@ def test_init_semicolons_tabs_and_gzip_are_read(tmp_path: Path, shop: Path) -> N
     findings = _init(tmp_path, shop)
     assert findings.survey.num_interactions == 480
     assert _written(tmp_path)["prepare"]["source"]["delimiter"] == ";"
+
+
+def _rename(shop: Path, name: str, target: str) -> None:
+    """Write a CSV file again, in the format that the ending of `target` names."""
+    rows = list(csv.DictReader((shop / f"{name}.csv").open(newline="")))
+    with (shop / target).open("w", newline="") as file:
+        if target.endswith(".json"):
+            file.writelines(f"{json.dumps(row)}\n" for row in rows)
+            return
+        delimiter = "\t" if target.endswith(".tsv") else ","
+        writer = csv.DictWriter(file, list(rows[0]), delimiter=delimiter)
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+@pytest.mark.parametrize("ending", ["tsv", "json", "CSV", "v2.csv"])
+def test_init_files_of_the_tables_names_and_any_ending_are_prepared_as_told(
+    tmp_path: Path, shop: Path, ending: str
+) -> None:
+    for name, table in (("orders", "interactions"), ("clients", "users")):
+        _rename(shop, name, f"{table}.{ending}")
+        (shop / f"{name}.csv").unlink()
+    findings = _init(tmp_path, shop)
+    manifest = jobs.prepare.run(load_config(PrepareConfig, tmp_path / "project" / "xrec.yaml"))
+    assert findings.survey.num_interactions == 480
+    assert set(manifest.inputs) == set(findings.guess.files.values())
+    assert manifest.metrics["num_without_table"] == {}
+
+
+def test_init_of_two_files_of_one_table_prepares_the_one_that_it_told(
+    tmp_path: Path, shop: Path
+) -> None:
+    for ending in ("csv", "tsv"):
+        _rename(shop, "clients", f"users.{ending}")
+    (shop / "clients.csv").unlink()
+    findings = _init(tmp_path, shop)
+    manifest = jobs.prepare.run(load_config(PrepareConfig, tmp_path / "project" / "xrec.yaml"))
+    assert findings.guess.files["users"] in manifest.inputs
+    assert len(manifest.inputs) == 4
 
 
 def test_init_from_a_bucket(tmp_path: Path, shop: Path, s3_environment: Store) -> None:
