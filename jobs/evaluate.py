@@ -178,7 +178,8 @@ def _draw(rows: list[_Row], config: EvaluateConfig) -> list[_Row]:
     if len({pair.user_id for pair, _ in rows}) < 2:
         raise DataError(
             f"{len(rows)} explanations have a reference in split {config.split!r}, of fewer "
-            "than two users; backfill that split first (pairs.kind=split), or choose the other one"
+            f"than two users; backfill that split first ('pairs={{kind: split, split: "
+            f"{config.split}}}'), or choose the other one"
         )
     chosen = np.random.default_rng(config.seed).permutation(len(rows))[: config.max_pairs]
     return [rows[index] for index in sorted(chosen)]

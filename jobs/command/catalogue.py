@@ -92,7 +92,7 @@ RECOMMEND = Job(
     """Dataset and graph in, each user's best unseen items out.
 
 A run that was interrupted goes on when it is started again. xrec backfill takes its pairs from here
-with pairs.kind=recommendations.
+with 'pairs={kind: recommendations}'.
 
 \b
 In:   <workspace>/dataset, <workspace>/graph (from: xrec pretrain-graph)

@@ -37,7 +37,7 @@ def project_text(
 def _head(source: TablesSource, workspace: str, settings: Settings) -> str:
     return _lines(
         f"# Written by `xrec init` for the files in {source.uri}",
-        "# Change what you like: `xrec JOB THIS_FILE --dry-run` checks it, and `xrec JOB --help`",
+        "# Change what you like: `xrec JOB THIS_FILE --dry-run` checks it, and `xrec JOB --keys`",
         "# explains every key.",
         "",
         "# Where all results go: a folder, or s3://bucket/prefix.",
@@ -175,7 +175,8 @@ def _recommend(settings: Settings) -> str:
 def _explain(settings: Settings) -> str:
     return _lines(
         "# Explanations of pairs that were kept out of training, to compare with the real ones.",
-        "# To explain what is recommended: pairs: {kind: recommendations}",
+        "# To explain what is recommended, beside these:",
+        "#   xrec backfill THIS_FILE 'pairs={kind: recommendations}' --new-run",
         "backfill:",
         "  pairs:",
         "    kind: split",
