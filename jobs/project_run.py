@@ -14,48 +14,8 @@ from jobs.command.catalogue import job_named
 from jobs.output import Found, Output
 from xrec.backfill import Lease
 from xrec.config.backfill import BackfillConfig
-from xrec.config.project import Project
 from xrec.config.shared import JobConfig, RayConfig
-from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError, ConfigError
-
-PIPELINE = (
-    "build-sample-llm",
-    "prepare",
-    "pretrain-graph",
-    "train-adapter",
-    "import-adapter",
-    "recommend",
-    "backfill",
-    "evaluate",
-)
-"""The jobs that a run goes through; ablate and serve are run by their own commands only."""
-
-
-def chosen_configs(
-    project: Project, first: str | None = None, last: str | None = None
-) -> dict[str, JobConfig]:
-    """The configs of the project's jobs from `first` to `last`, in order.
-
-    Raises ConfigError for a mistake in the file, for a job that is not in it, and if two of the
-    jobs would make the same artifact.
-    """
-    jobs = [job for job in project.jobs if job in PIPELINE]
-    for option, name in (("--from", first), ("--until", last)):
-        if name is not None and name not in jobs:
-            raise ConfigError(
-                f"{option} {name}: expected a job of the run, which has a section in "
-                f"{project.source}: {', '.join(jobs) or 'none'}"
-            )
-    start = jobs.index(first) if first is not None else 0
-    end = jobs.index(last) + 1 if last is not None else len(jobs)
-    if not jobs[start:end]:
-        raise ConfigError(
-            f"{project.source}: no job to run"
-            + (f" from {first} until {last}" if jobs else "; add sections, for example 'prepare:'")
-        )
-    configs = project.configs(jobs[start:end])
-    _check_one_maker(project.source, configs)
-    return configs
+from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError
 
 
 def run(
@@ -132,18 +92,3 @@ def _message(differing: Mapping[str, tuple[Output, Found]]) -> str:
     return "\n".join(
         [*lines, "give --redo to delete and make it again, with all that depends on it"]
     )
-
-
-def _check_one_maker(source: str, configs: Mapping[str, JobConfig]) -> None:
-    makers: dict[str, str] = {}
-    for name, config in configs.items():
-        made = [str(job_named(name).artifact)]
-        if getattr(config, "import_graph", False):
-            made.append("graph")
-        for uri in map(config.artifact, made):
-            if uri in makers:
-                raise ConfigError(
-                    f"{source}: {makers[uri]} and {name} both make {uri}; a run has one of them: "
-                    "take one section out, or choose jobs by --from and --until"
-                )
-            makers[uri] = name

@@ -61,8 +61,7 @@ def run(
     """Run jobs.project_run."""
     configure_logging(debug)
     with exit_codes(debug):
-        from jobs.project_run import chosen_configs
-        from jobs.project_run import run as run_jobs
+        from jobs.pipeline import chosen_configs
         from xrec.config.base import as_yaml
         from xrec.config.project import read_project
 
@@ -70,6 +69,8 @@ def run(
         if dry_run:
             typer.echo(as_yaml(configs), nl=False)
             return
+        from jobs.project_run import run as run_jobs
+
         run_jobs(
             configs, redo=redo, source=config_path, tell=lambda line: typer.echo(line, err=True)
         )

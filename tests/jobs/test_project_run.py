@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 import jobs.project_run
 from jobs.command.catalogue import job_named
 from jobs.output import Output
-from jobs.project_run import PIPELINE, chosen_configs
+from jobs.pipeline import PIPELINE, chosen_configs
 from xrec.cli.main import app
 from xrec.config.jobs import JOBS
 from xrec.config.project import Project, read_project

@@ -6,7 +6,8 @@ from pathlib import Path
 import typer
 
 import xrec
-from jobs.project_run import chosen_configs, run
+from jobs.pipeline import chosen_configs
+from jobs.project_run import run
 from xrec.config.evaluate import EvaluateConfig
 from xrec.config.project import read_project
 from xrec.errors import ConfigError

@@ -101,7 +101,7 @@ def _one_job(
 def _whole_run(
     config_path: str, overrides: list[str], first: str | None, last: str | None, redo: bool
 ) -> _Submission:
-    from jobs.project_run import chosen_configs
+    from jobs.pipeline import chosen_configs
     from xrec.config.project import read_project
 
     configs = chosen_configs(read_project(config_path, overrides), first, last)

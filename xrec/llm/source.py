@@ -19,7 +19,6 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
 from xrec.config.shared import StorageConfig
 from xrec.errors import ModelError
-from xrec.llm.gguf import convert_gguf
 from xrec.storage import Location, fingerprint_of, open_location
 
 _HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
@@ -137,11 +136,13 @@ def _from_package(distribution: str, cache: Path, download: bool) -> Path:
             f"llm.model 'pypi:{distribution}': "
             f"expected one .gguf file in the package, found {len(paths)}"
         )
-    return _made_once(
-        cache / "models" / f"{distribution}-{package.version}",
-        lambda folder: convert_gguf(paths[0], folder),
-        download,
-    )
+
+    def convert(folder: Path) -> None:
+        from xrec.llm.gguf import convert_gguf  # torch and transformers, for this alone
+
+        convert_gguf(paths[0], folder)
+
+    return _made_once(cache / "models" / f"{distribution}-{package.version}", convert, download)
 
 
 def _from_storage(location: Location, cache: Path, may_download: bool) -> Path:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from jobs.project_run import chosen_configs
+from jobs.pipeline import chosen_configs
 from xrec.cli import demo
 from xrec.config.base import parse_config
 from xrec.config.evaluate import EvaluateConfig

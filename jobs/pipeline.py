@@ -1,0 +1,56 @@
+"""The jobs that `xrec run` goes through, chosen from a project, with their configs.
+
+Nothing heavy is imported here: a dry run and `xrec submit` choose jobs and do none of their work.
+"""
+
+from collections.abc import Mapping
+
+from jobs.command.catalogue import ABLATE, JOBS, SERVE, job_named
+from xrec.config.project import Project
+from xrec.config.shared import JobConfig
+from xrec.errors import ConfigError
+
+PIPELINE = tuple(job.name for job in JOBS if job not in (ABLATE, SERVE))
+"""The jobs that a run goes through; ablate and serve are run by their own commands only."""
+
+
+def chosen_configs(
+    project: Project, first: str | None = None, last: str | None = None
+) -> dict[str, JobConfig]:
+    """The configs of the project's jobs from `first` to `last`, in order.
+
+    Raises ConfigError for a mistake in the file, for a job that is not in it, and if two of the
+    jobs would make the same artifact.
+    """
+    jobs = [job for job in project.jobs if job in PIPELINE]
+    for option, name in (("--from", first), ("--until", last)):
+        if name is not None and name not in jobs:
+            raise ConfigError(
+                f"{option} {name}: expected a job of the run, which has a section in "
+                f"{project.source}: {', '.join(jobs) or 'none'}"
+            )
+    start = jobs.index(first) if first is not None else 0
+    end = jobs.index(last) + 1 if last is not None else len(jobs)
+    if not jobs[start:end]:
+        raise ConfigError(
+            f"{project.source}: no job to run"
+            + (f" from {first} until {last}" if jobs else "; add sections, for example 'prepare:'")
+        )
+    configs = project.configs(jobs[start:end])
+    _check_one_maker(project.source, configs)
+    return configs
+
+
+def _check_one_maker(source: str, configs: Mapping[str, JobConfig]) -> None:
+    makers: dict[str, str] = {}
+    for name, config in configs.items():
+        made = [str(job_named(name).artifact)]
+        if getattr(config, "import_graph", False):
+            made.append("graph")
+        for uri in map(config.artifact, made):
+            if uri in makers:
+                raise ConfigError(
+                    f"{source}: {makers[uri]} and {name} both make {uri}; a run has one of them: "
+                    "take one section out, or choose jobs by --from and --until"
+                )
+            makers[uri] = name
