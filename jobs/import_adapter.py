@@ -1,15 +1,20 @@
 """Job `import-adapter`: the files of the public XRec release in, graph and adapter out."""
 
-from jobs.output import Output, llm_fingerprint, location_of, manifest_of, unknown
+from jobs.output import Output, check_artifacts, llm_fingerprint, location_of, manifest_of, unknown
 from xrec.config.adapter import ImportAdapterConfig
-from xrec.release.adapter import converter_hashes, import_release, import_settings
+from xrec.release.adapter import (
+    CONVERTER_FILES,
+    converter_hashes,
+    import_release,
+    import_settings,
+)
 from xrec.storage import MANIFEST, Manifest, check_access, open_location
 
 
 def output(config: ImportAdapterConfig, *, exact: bool = True) -> Output:
     """The adapter that `config` asks for, with the graph beside it if that is made too.
 
-    Reads the release's files. See jobs.output.
+    Reads the release's converters, but not without `exact`. See jobs.output.
     """
     graph = location_of(config, "graph")
     is_there = (graph / MANIFEST).is_file()
@@ -20,7 +25,7 @@ def output(config: ImportAdapterConfig, *, exact: bool = True) -> Output:
             if config.import_graph and not is_there
             else manifest_of(config, "graph").fingerprint,
             "base_model": llm_fingerprint(config, config.llm, exact=exact),
-            **converter_hashes(config),
+            **(converter_hashes(config) if exact else dict.fromkeys(CONVERTER_FILES)),
         }
     )
     return Output(
@@ -35,11 +40,8 @@ def output(config: ImportAdapterConfig, *, exact: bool = True) -> Output:
 
 def run(config: ImportAdapterConfig) -> Manifest:
     """Check that the storage can be used, and import in this process."""
-    for uri in (
-        config.release,
-        *(config.artifact(name) for name in ("dataset", "graph", "adapter")),
-    ):
-        check_access(open_location(uri, config.storage), config.storage)
+    check_access(open_location(config.release, config.storage), config.storage)
+    check_artifacts(config, "dataset", "graph", "adapter")
     return import_release(config)
 
 

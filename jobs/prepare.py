@@ -4,23 +4,39 @@ from functools import partial
 
 from jobs.output import Output, location_of
 from xrec.config.data import PrepareConfig, ReleaseSource, SampleSource
-from xrec.data import dataset_identity, prepare_dataset
+from xrec.data import dataset_settings, prepare_dataset, source_hashes
 from xrec.data.source import Source
 from xrec.data.tables import find_table_files, read_tables
+from xrec.errors import ArtifactNotFoundError
 from xrec.release.dataset import find_release_files, read_release
 from xrec.sample import generate_town, town_source
-from xrec.storage import Manifest, open_location
+from xrec.storage import Location, Manifest, open_location, read_manifest
 
 
 def output(config: PrepareConfig, *, exact: bool = True) -> Output:
-    """The dataset that `config` asks for; reads the source's files. See jobs.output."""
-    settings, inputs = dataset_identity(config, _source(config))
-    return Output(location_of(config, "dataset"), "dataset", settings, inputs)
+    """The dataset that `config` asks for; see jobs.output.
+
+    Reads the source's files. Without `exact` it reads none of them, which may be large or gone by
+    now, and compares none.
+    """
+    location, settings = location_of(config, "dataset"), dataset_settings(config)
+    if exact:
+        return Output(location, "dataset", settings, source_hashes(config, _source(config)))
+    files = _files_of(location)
+    return Output(location, "dataset", settings, dict.fromkeys(files, ""), unchecked=files)
 
 
 def run(config: PrepareConfig) -> Manifest:
     """Make the dataset; returns its manifest. For the errors see `prepare_dataset`."""
     return prepare_dataset(config, _source(config))
+
+
+def _files_of(dataset: Location) -> tuple[str, ...]:
+    """The files that the dataset was made from; none if it is not there."""
+    try:
+        return tuple(read_manifest(dataset, "dataset").inputs)
+    except ArtifactNotFoundError:
+        return ()
 
 
 def _source(config: PrepareConfig) -> Source:

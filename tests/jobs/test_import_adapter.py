@@ -113,6 +113,20 @@ def test_import_adapter_again_is_the_same_artifact_and_another_import_is_refused
         jobs.import_adapter.run(config.model_copy(update={"injection": "none"}))
 
 
+def test_import_adapter_output_hashes_the_converters_and_nothing_else(
+    workspace: Path, tmp_path: Path
+) -> None:
+    for side in ("user", "item"):
+        name = f"{side}_converter.pkl"
+        (tmp_path / name).write_bytes((workspace / "release" / name).read_bytes())
+    config = configure(ImportAdapterConfig, workspace, release=str(tmp_path))
+    assert jobs.import_adapter.output(config).found().state == "same"
+    gone = configure(ImportAdapterConfig, workspace, release=str(tmp_path / "gone"))
+    assert jobs.import_adapter.output(gone, exact=False).found().state == "same"
+    with pytest.raises(DataError, match=r"missing file\(s\) user_converter\.pkl"):
+        jobs.import_adapter.output(gone)
+
+
 def test_import_adapter_on_the_graph_that_is_there_gives_the_same_adapter(
     workspace: Path, tmp_path: Path
 ) -> None:

@@ -6,8 +6,10 @@ from typing import Any
 import yaml
 from typer.testing import CliRunner
 
+import jobs.prepare
 from jobs.status import project_status
 from tests.jobs.test_project_run import TOWN, project_of
+from tests.xrec.init.shop import write_shop
 from xrec.cli.main import app
 from xrec.config.project import Project
 
@@ -74,3 +76,22 @@ def test_status_of_another_kind_of_artifact_is_unusable(pipeline: Any) -> None:
     found = statuses(Project("town.yaml", values))
     assert found["evaluation"].state == "unusable"
     assert "holds a graph artifact, expected a evaluation artifact" in found["evaluation"].notes[0]
+
+
+def test_status_of_a_dataset_reads_no_raw_file_and_needs_none(tmp_path: Path) -> None:
+    raw = tmp_path / "raw"
+    write_shop(raw)
+    columns = {"user_id": "cust_no", "item_id": "sku"}
+    source = {"kind": "tables", "uri": str(raw), "files": {"interactions": "orders.csv"}}
+    prepare = {"source": {**source, "columns": columns}}
+    values = {"workspace": str(tmp_path / "workspace"), "prepare": prepare}
+    project = Project("shop.yaml", values)
+    jobs.prepare.run(project.configs(["prepare"])["prepare"])  # type: ignore[arg-type]
+    (raw / "orders.csv").unlink()
+    (dataset,) = project_status(project)
+    assert dataset.state == "up to date"
+    assert dataset.notes == ("not compared: orders.csv",)
+    changed = {**values, "prepare": {**prepare, "splits": {"test": 0.3}}}
+    (dataset,) = project_status(Project("shop.yaml", changed))
+    assert dataset.state == "stale"
+    assert dataset.notes[0] == "splits.test: 0.2 there, 0.3 here"

@@ -1,13 +1,14 @@
 """The dataset artifact: how it is made from a source, and how the later stages read it."""
 
 from xrec.data.dataset import Dataset, check_has_explanations, read_dataset, write_dataset
-from xrec.data.prepare import dataset_identity, prepare_dataset
+from xrec.data.prepare import dataset_settings, prepare_dataset, source_hashes
 
 __all__ = [
     "Dataset",
     "check_has_explanations",
-    "dataset_identity",
+    "dataset_settings",
     "prepare_dataset",
     "read_dataset",
+    "source_hashes",
     "write_dataset",
 ]

@@ -29,7 +29,7 @@ def prepare_dataset(config: PrepareConfig, source: Source) -> Manifest:
     output = open_location(config.artifact("dataset"), config.storage)
     check_access(output, config.storage)
     files = _read_files(config, source)
-    identity = _content_config(config)
+    identity = dataset_settings(config)
     inputs = _hashes(files)
     if manifest := finished(output, "dataset", identity, inputs):
         logger.info("%s: this dataset is already there", output)
@@ -55,14 +55,12 @@ def prepare_dataset(config: PrepareConfig, source: Source) -> Manifest:
     return manifest
 
 
-def dataset_identity(
-    config: PrepareConfig, source: Source
-) -> tuple[dict[str, Any], dict[str, str]]:
-    """The settings that the dataset's content depends on, and a hash of each file of `source`.
+def source_hashes(config: PrepareConfig, source: Source) -> dict[str, str]:
+    """A hash of each file of `source`, all of which are read for it.
 
     Raises StorageError or DataError if the source's files cannot be found or read.
     """
-    return _content_config(config), _hashes(_read_files(config, source))
+    return _hashes(_read_files(config, source))
 
 
 def _hashes(files: Mapping[str, bytes]) -> dict[str, str]:
@@ -78,10 +76,10 @@ def _read_files(config: PrepareConfig, source: Source) -> dict[str, bytes]:
     return {name: location.read_bytes() for name, location in found.items()}
 
 
-def _content_config(config: PrepareConfig) -> dict[str, Any]:
-    """What the content depends on.
+def dataset_settings(config: PrepareConfig) -> dict[str, Any]:
+    """The settings that the dataset's content depends on.
 
-    The place of the files does not matter: inputs has their hashes.
+    The place of the files is none of them: the manifest's inputs have the files' hashes.
     """
     values = config.model_dump(mode="json", include={"source", "splits", "max_rejected_share"})
     return {

@@ -5,7 +5,7 @@ without that graph and that model.
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -47,7 +47,9 @@ def import_release(config: ImportAdapterConfig) -> Manifest:
     the vectors have another width, or the output is of another run; ModelError if the language
     model cannot be read.
     """
-    files = _read_files(config)
+    files = _read_files(
+        config, (*CONVERTER_FILES, *VECTOR_FILES) if config.import_graph else CONVERTER_FILES
+    )
     state, (num_experts, dim, hidden_size) = _read_converters(files)
     folder = resolve_model(config.llm.model, config.llm.cache_dir, config.storage)
     _check_hidden_size(
@@ -78,16 +80,15 @@ def import_settings(config: ImportAdapterConfig) -> dict[str, Any]:
 
 def converter_hashes(config: ImportAdapterConfig) -> dict[str, str]:
     """A hash of each converter file of the release; raises DataError if one is missing."""
-    return _hashes(_read_files(config))
+    return _hashes(_read_files(config, CONVERTER_FILES))
 
 
 def _hashes(files: Mapping[str, bytes]) -> dict[str, str]:
     return {name: content_hash(files[name]) for name in CONVERTER_FILES}
 
 
-def _read_files(config: ImportAdapterConfig) -> dict[str, bytes]:
+def _read_files(config: ImportAdapterConfig, names: Sequence[str]) -> dict[str, bytes]:
     folder = open_location(config.release, config.storage)
-    names = (*CONVERTER_FILES, *VECTOR_FILES) if config.import_graph else CONVERTER_FILES
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
         raise DataError(
