@@ -5,7 +5,7 @@ import logging
 import numpy as np
 
 from cluster.connect import ensure_ray
-from jobs.output import Output, check_artifacts, llm_fingerprint, location_of, manifest_of
+from jobs.output import Output, llm_fingerprint
 from jobs.train_adapter import check_training_cluster
 from xrec.config.evaluate import AblateConfig, Variant
 from xrec.data.dataset import check_has_explanations, read_dataset
@@ -19,7 +19,15 @@ from xrec.evaluate.variant_scores import of_the_same_pairs, read_scores, write_s
 from xrec.generate.explainer import Explainer, Sources, load_explainer
 from xrec.generate.scoring import fitting_pairs, generated_texts, nll_own_and_shuffled, own_pairs
 from xrec.llm.model import resolve_device
-from xrec.storage import Location, Manifest, finished, read_manifest
+from xrec.storage import (
+    Location,
+    Manifest,
+    check_artifacts,
+    finished,
+    location_of,
+    manifest_of,
+    read_manifest,
+)
 from xrec.train.adapter import adapter_inputs, adapter_run_config, train_adapter
 
 logger = logging.getLogger("xrec")

@@ -5,7 +5,7 @@ import logging
 from cluster.connect import ensure_ray
 from cluster.preflight import check_cluster
 from cluster.room import demand_of_actors
-from jobs.output import Output, check_artifacts, location_of
+from jobs.output import Output
 from xrec.backfill import (
     Lease,
     RunIdentity,
@@ -22,7 +22,14 @@ from xrec.backfill.plan import PLAN, SUCCESS
 from xrec.backfill.spill import PairSpill
 from xrec.config.backfill import BackfillConfig, SplitPairs
 from xrec.llm.source import folder_uris
-from xrec.storage import Manifest, check_access, open_location, read_manifest
+from xrec.storage import (
+    Manifest,
+    check_access,
+    check_artifacts,
+    location_of,
+    open_location,
+    read_manifest,
+)
 
 logger = logging.getLogger("xrec")
 

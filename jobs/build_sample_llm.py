@@ -1,9 +1,9 @@
 """Job `build-sample-llm`: a small language model of the sample's language is trained."""
 
-from jobs.output import Output, location_of
+from jobs.output import Output
 from xrec.config.data import BuildSampleLLMConfig
 from xrec.sample.language_model_artifact import build_sample_llm, llm_settings
-from xrec.storage import Manifest
+from xrec.storage import Manifest, location_of
 
 
 def output(config: BuildSampleLLMConfig, *, exact: bool = True) -> Output:

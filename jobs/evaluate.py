@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 
-from jobs.output import Output, check_artifacts, location_of, manifest_of
+from jobs.output import Output
 from xrec.adapter.pairs import Pair
 from xrec.backfill import read_explanations
 from xrec.config.evaluate import EvaluateConfig
@@ -27,7 +27,7 @@ from xrec.evaluate import (
 from xrec.generate.explainer import Explainer, Sources, load_explainer
 from xrec.generate.scoring import generated_texts, nll_own_and_shuffled, shuffled_pairs
 from xrec.graph.artifact import read_metrics
-from xrec.storage import Kind, Manifest, finished
+from xrec.storage import Kind, Manifest, check_artifacts, finished, location_of, manifest_of
 
 logger = logging.getLogger("xrec")
 

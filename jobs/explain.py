@@ -4,7 +4,6 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from jobs.output import check_artifacts
 from xrec.adapter.pairs import Pair
 from xrec.backfill.identity import sources_of
 from xrec.config.backfill import BackfillConfig
@@ -14,6 +13,7 @@ from xrec.data.suggestion import suggest_id
 from xrec.errors import UnknownIdError
 from xrec.generate.explainer import Explanation, load_explainer
 from xrec.llm.prompt import PairTexts
+from xrec.storage import check_artifacts
 
 logger = logging.getLogger("xrec")
 

@@ -1,6 +1,6 @@
 """Job `import-adapter`: the files of the public XRec release in, graph and adapter out."""
 
-from jobs.output import Output, check_artifacts, llm_fingerprint, location_of, manifest_of, unknown
+from jobs.output import Output, llm_fingerprint, unknown
 from xrec.config.adapter import ImportAdapterConfig
 from xrec.release.adapter import (
     CONVERTER_FILES,
@@ -8,7 +8,15 @@ from xrec.release.adapter import (
     import_release,
     import_settings,
 )
-from xrec.storage import MANIFEST, Manifest, check_access, open_location
+from xrec.storage import (
+    MANIFEST,
+    Manifest,
+    check_access,
+    check_artifacts,
+    location_of,
+    manifest_of,
+    open_location,
+)
 
 
 def output(config: ImportAdapterConfig, *, exact: bool = True) -> Output:

@@ -15,16 +15,7 @@ from xrec.config.llm import LLMConfig
 from xrec.config.shared import JobConfig
 from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError, ModelError, StorageError
 from xrec.llm.source import model_fingerprint, resolve_model
-from xrec.storage import (
-    MANIFEST,
-    Kind,
-    Location,
-    Manifest,
-    check_access,
-    differing_fields,
-    open_location,
-    read_manifest,
-)
+from xrec.storage import MANIFEST, Kind, Location, Manifest, differing_fields, read_manifest
 
 State = Literal["missing", "begun", "same", "differs"]
 
@@ -116,22 +107,6 @@ class Found:
     state: State
     manifest: Manifest | None = None
     differences: tuple[str, ...] = field(default=())
-
-
-def location_of(config: JobConfig, name: str) -> Location:
-    """Where the artifact `name` of the job lies."""
-    return open_location(config.artifact(name), config.storage)
-
-
-def check_artifacts(config: JobConfig, *names: str) -> None:
-    """Raise StorageError if a place of the artifacts `names` cannot be used; one request each."""
-    for name in names:
-        check_access(location_of(config, name), config.storage)
-
-
-def manifest_of(config: JobConfig, name: Kind) -> Manifest:
-    """The manifest of the input artifact `name`; raises ArtifactNotFoundError."""
-    return read_manifest(location_of(config, name), name)
 
 
 def llm_fingerprint(config: JobConfig, llm: LLMConfig, *, exact: bool) -> str | None:

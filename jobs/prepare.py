@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from jobs.output import Output, location_of
+from jobs.output import Output
 from xrec.config.data import PrepareConfig, ReleaseSource, SampleSource
 from xrec.data import dataset_settings, prepare_dataset, source_hashes
 from xrec.data.source import Source
@@ -10,7 +10,7 @@ from xrec.data.tables import find_table_files, read_tables
 from xrec.errors import ArtifactNotFoundError
 from xrec.release.dataset import find_release_files, read_release
 from xrec.sample import generate_town, town_source
-from xrec.storage import Location, Manifest, open_location, read_manifest
+from xrec.storage import Location, Manifest, location_of, open_location, read_manifest
 
 
 def output(config: PrepareConfig, *, exact: bool = True) -> Output:

@@ -3,9 +3,9 @@
 from cluster.connect import ensure_ray
 from cluster.preflight import check_cluster
 from cluster.room import demand_of_workers
-from jobs.output import Output, check_artifacts, location_of
+from jobs.output import Output
 from xrec.config.graph import PretrainGraphConfig
-from xrec.storage import Manifest
+from xrec.storage import Manifest, check_artifacts, location_of
 from xrec.train.graph import graph_identity, pretrain_graph, pretrained_graph
 
 

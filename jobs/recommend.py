@@ -3,7 +3,7 @@
 from cluster.connect import ensure_ray
 from cluster.preflight import check_cluster
 from cluster.room import ONE_CPU
-from jobs.output import Output, check_artifacts, location_of
+from jobs.output import Output
 from xrec.config.backfill import RecommendConfig
 from xrec.recommend import (
     identify_recommendations,
@@ -11,7 +11,7 @@ from xrec.recommend import (
     read_tables,
     run_recommend,
 )
-from xrec.storage import Manifest
+from xrec.storage import Manifest, check_artifacts, location_of
 
 
 def output(config: RecommendConfig, *, exact: bool = True) -> Output:

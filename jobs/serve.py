@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from ray import serve
 
 from cluster.connect import ensure_ray, environment
-from jobs.output import location_of
 from xrec.backfill.identity import sources_of
 from xrec.config.serve import ServeConfig
 from xrec.errors import ClusterError
@@ -19,7 +18,7 @@ from xrec.serve.app import APP, build
 from xrec.serve.deployment_file import serve_options
 from xrec.serve.proxy import CALLBACK, VARIABLE
 from xrec.serve.state import read_lookup
-from xrec.storage import check_access
+from xrec.storage import check_access, location_of
 
 logger = logging.getLogger("xrec")
 

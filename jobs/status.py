@@ -9,11 +9,19 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from jobs.command.catalogue import Job, job_named
-from jobs.output import Found, Output, location_of
+from jobs.output import Found, Output
 from xrec.config.project import Project
 from xrec.config.shared import JobConfig
 from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError, XRecError
-from xrec.storage import Kind, Location, Manifest, check_access, read_manifest, storage_errors
+from xrec.storage import (
+    Kind,
+    Location,
+    Manifest,
+    check_access,
+    location_of,
+    read_manifest,
+    storage_errors,
+)
 
 _FIGURES: Mapping[str, tuple[tuple[str, str], ...]] = {
     "llm": (("loss", "loss"),),

@@ -5,11 +5,11 @@ import logging
 from cluster.connect import ensure_ray
 from cluster.preflight import check_cluster
 from cluster.room import demand_of_workers
-from jobs.output import Output, check_artifacts, llm_fingerprint, location_of, manifest_of
+from jobs.output import Output, llm_fingerprint
 from xrec.config.adapter import TrainAdapterConfig
 from xrec.data import check_has_explanations
 from xrec.llm.source import folder_uris
-from xrec.storage import Manifest, finished
+from xrec.storage import Manifest, check_artifacts, finished, location_of, manifest_of
 from xrec.train.adapter import adapter_inputs, adapter_run_config, train_adapter
 
 logger = logging.getLogger("xrec")

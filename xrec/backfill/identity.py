@@ -13,7 +13,14 @@ from xrec.config.serve import ServeConfig
 from xrec.config.shared import ColdStartConfig, StorageConfig
 from xrec.data.cold_start import read_cold_start
 from xrec.generate.explainer import Sources, check_sources, model_inputs
-from xrec.storage import Manifest, open_location, read_manifest, run_fingerprint
+from xrec.storage import (
+    Manifest,
+    location_of,
+    manifest_of,
+    open_location,
+    read_manifest,
+    run_fingerprint,
+)
 
 
 @dataclass(frozen=True)
@@ -44,11 +51,8 @@ def identify_unchecked(config: BackfillConfig, pairs_fingerprint: str) -> RunIde
 
     Raises ArtifactNotFoundError if an input is not finished.
     """
-    dataset, graph = (
-        read_manifest(open_location(config.artifact("dataset"), config.storage), "dataset"),
-        read_manifest(open_location(config.artifact("graph"), config.storage), "graph"),
-    )
-    adapter = read_adapter(open_location(config.artifact("adapter"), config.storage))
+    dataset, graph = manifest_of(config, "dataset"), manifest_of(config, "graph")
+    adapter = read_adapter(location_of(config, "adapter"))
     return _identity(config, dataset, model_inputs(adapter, graph), pairs_fingerprint)
 
 
@@ -86,10 +90,7 @@ def output_uri(config: BackfillConfig, run: str) -> str:
 
 def sources_of(config: BackfillConfig | ServeConfig) -> Sources:
     """Return what the workers load, with URIs that do not depend on the working directory."""
-    locations = {
-        name: open_location(config.artifact(name), config.storage)
-        for name in ("dataset", "graph", "adapter")
-    }
+    locations = {name: location_of(config, name) for name in ("dataset", "graph", "adapter")}
     return Sources(
         **{name: location.shared_uri for name, location in locations.items()},
         llm=config.llm,

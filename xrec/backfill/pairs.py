@@ -19,7 +19,7 @@ from xrec.errors import ConfigError, DataError
 from xrec.graph.ranking import SeenItems, top_k_items
 from xrec.recommend import read_catalogue, recommendation_batches
 from xrec.schemas import PAIRS
-from xrec.storage import Location, open_location, storage_errors
+from xrec.storage import Location, location_of, open_location, storage_errors
 
 _BATCH_ROWS = 65_536
 
@@ -39,7 +39,7 @@ def pair_batches(config: BackfillConfig) -> Iterator[pa.Table]:
         return (table.select(PAIRS.names) for table in recommendation_batches(location, source.k))
     if isinstance(source, TopKPairs):
         return _from_graph(config, source)
-    dataset = read_dataset(open_location(config.artifact("dataset"), config.storage))
+    dataset = read_dataset(location_of(config, "dataset"))
     return iter([_from_split(dataset, source)])
 
 

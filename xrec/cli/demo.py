@@ -12,7 +12,7 @@ from xrec.config.evaluate import EvaluateConfig
 from xrec.config.project import read_project
 from xrec.errors import ConfigError
 from xrec.evaluate import REPORT, example_lines, read_evaluation, summary_lines
-from xrec.storage import open_location
+from xrec.storage import location_of
 
 _NUM_EXAMPLES = 10
 
@@ -29,7 +29,7 @@ def run_demo(workspace: str) -> None:
 
 
 def _print_results(config: EvaluateConfig) -> None:
-    output = open_location(config.artifact("evaluation"), config.storage)
+    output = location_of(config, "evaluation")
     pairs, metrics = read_evaluation(output)
     examples = example_lines(pairs[:: max(1, len(pairs) // _NUM_EXAMPLES)], _NUM_EXAMPLES)
     report = output / REPORT

@@ -13,7 +13,7 @@ from xrec.data.assemble import Assembled, assemble, check_not_empty
 from xrec.data.dataset import write_dataset
 from xrec.data.findings import check_rejected_share, count_reasons, rejected_table
 from xrec.data.source import Source, SourceData
-from xrec.storage import Location, Manifest, check_access, content_hash, finished, open_location
+from xrec.storage import Location, Manifest, check_access, content_hash, finished, location_of
 
 logger = logging.getLogger("xrec")
 
@@ -26,7 +26,7 @@ def prepare_dataset(config: PrepareConfig, source: Source) -> Manifest:
     if files are missing or broken, ArtifactMismatchError if the output holds another run's
     artifact.
     """
-    output = open_location(config.artifact("dataset"), config.storage)
+    output = location_of(config, "dataset")
     check_access(output, config.storage)
     files = _read_files(config, source)
     identity = dataset_settings(config)

@@ -16,8 +16,8 @@ from xrec.storage import (
     Manifest,
     finished,
     is_begun,
-    open_location,
-    read_manifest,
+    location_of,
+    manifest_of,
     run_fingerprint,
 )
 
@@ -47,7 +47,7 @@ def plan_recommendations(config: RecommendConfig) -> RecommendPlan:
     Raises also ArtifactMismatchError if the output holds another run.
     """
     plan = identify_recommendations(config)
-    output = open_location(config.artifact("recommendations"), config.storage)
+    output = location_of(config, "recommendations")
     return replace(plan, done=finished(output, "recommendations", plan.config, plan.inputs))
 
 
@@ -57,10 +57,7 @@ def identify_recommendations(config: RecommendConfig) -> RecommendPlan:
     Raises ArtifactNotFoundError without dataset or graph, ArtifactMismatchError if the graph is of
     another dataset, ConfigError if k is more than there are items or user_ids is empty.
     """
-    dataset, graph = (
-        read_manifest(open_location(config.artifact("dataset"), config.storage), "dataset"),
-        read_manifest(open_location(config.artifact("graph"), config.storage), "graph"),
-    )
+    dataset, graph = manifest_of(config, "dataset"), manifest_of(config, "graph")
     check_graph_of_dataset(graph, dataset, config.artifact("graph"), config.artifact("dataset"))
     num_items = graph.row_counts["items"]
     if config.k > num_items:

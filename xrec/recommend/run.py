@@ -17,14 +17,7 @@ from xrec.recommend.plan import RecommendPlan, begin
 from xrec.recommend.tables import RankingTables
 from xrec.recommend.worker import RangeWorker, WorkerSettings
 from xrec.schemas import RECOMMENDATIONS
-from xrec.storage import (
-    Location,
-    Manifest,
-    open_location,
-    read_manifest,
-    read_table,
-    write_manifest,
-)
+from xrec.storage import Location, Manifest, location_of, read_manifest, read_table, write_manifest
 
 logger = logging.getLogger("xrec")
 
@@ -36,7 +29,7 @@ def run_recommend(config: RecommendConfig, plan: RecommendPlan, tables: RankingT
     """
     if plan.done is not None:
         return plan.done
-    output = open_location(config.artifact("recommendations"), config.storage)
+    output = location_of(config, "recommendations")
     begin(output, plan)
     num_parts = math.ceil(len(tables.order) / config.users_per_task)
     logger.info("%d users in %d parts, %d items of each", len(tables.order), num_parts, config.k)

@@ -11,7 +11,7 @@ from xrec.data.cold_start import read_cold_start
 from xrec.data.dataset import Dataset, read_dataset
 from xrec.graph.artifact import GraphEmbeddings, check_graph_of_dataset, read_graph
 from xrec.graph.cold_start import extend_with_new
-from xrec.storage import open_location
+from xrec.storage import location_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,8 +56,8 @@ def read_catalogue(config: RecommendConfig | BackfillConfig) -> tuple[Dataset, G
     Raises ArtifactNotFoundError if one is missing, ArtifactMismatchError if the graph is of another
     dataset, DataError if a vector is not finite.
     """
-    dataset = read_dataset(open_location(config.artifact("dataset"), config.storage))
-    graph = read_graph(open_location(config.artifact("graph"), config.storage))
+    dataset = read_dataset(location_of(config, "dataset"))
+    graph = read_graph(location_of(config, "graph"))
     check_graph_of_dataset(
         graph.manifest, dataset.manifest, config.artifact("graph"), config.artifact("dataset")
     )

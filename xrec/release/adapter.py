@@ -20,7 +20,7 @@ from xrec.llm.model import read_text_config
 from xrec.llm.source import model_fingerprint, public_name, resolve_model
 from xrec.release.converter import read_converter
 from xrec.release.vectors import VECTOR_FILES, read_release_vectors, write_release_graph
-from xrec.storage import Manifest, content_hash, finished, open_location, read_manifest
+from xrec.storage import Manifest, content_hash, finished, location_of, open_location, read_manifest
 
 logger = logging.getLogger("xrec")
 
@@ -129,8 +129,8 @@ def _graph(
     config: ImportAdapterConfig, files: Mapping[str, bytes], dim: int
 ) -> tuple[Manifest, Manifest]:
     """The manifests of dataset and graph; the graph is made unless `import_graph` is false."""
-    dataset_location = open_location(config.artifact("dataset"), config.storage)
-    location = open_location(config.artifact("graph"), config.storage)
+    dataset_location = location_of(config, "dataset")
+    location = location_of(config, "graph")
     if not config.import_graph:
         dataset, graph = (
             read_manifest(dataset_location, "dataset"),
@@ -163,7 +163,7 @@ def _write(
     files: Mapping[str, bytes],
     dataset: Manifest,
 ) -> Manifest:
-    output = open_location(config.artifact("adapter"), config.storage)
+    output = location_of(config, "adapter")
     run_config = import_settings(config)
     inputs = {
         "dataset": dataset.fingerprint,

@@ -9,14 +9,7 @@ import torch
 
 from xrec.config.data import BuildSampleLLMConfig
 from xrec.sample.language_model import save_sample_model, train_sample_model
-from xrec.storage import (
-    Manifest,
-    check_access,
-    content_hash,
-    finished,
-    open_location,
-    write_manifest,
-)
+from xrec.storage import Manifest, check_access, content_hash, finished, location_of, write_manifest
 
 logger = logging.getLogger("xrec")
 
@@ -26,7 +19,7 @@ def build_sample_llm(config: BuildSampleLLMConfig) -> Manifest:
 
     If a run with the same settings is finished, nothing is done.
     """
-    output = open_location(config.artifact("llm"), config.storage)
+    output = location_of(config, "llm")
     check_access(output, config.storage)
     run_config = llm_settings(config)
     done = finished(output, "llm", run_config, {})

@@ -19,7 +19,7 @@ from xrec.serve import metrics
 from xrec.serve.catalogue import Catalogue
 from xrec.serve.metrics import Recorder
 from xrec.serve.read_through import ReadThrough
-from xrec.storage import MANIFEST, Location, differing_fields, open_location
+from xrec.storage import MANIFEST, Location, differing_fields, location_of
 
 logger = logging.getLogger("xrec")
 
@@ -46,12 +46,12 @@ def read_inputs(config: ServeConfig) -> Inputs:
     Raises ArtifactNotFoundError or ArtifactMismatchError if the artifacts are missing or do not fit
     each other, DataError if a vector of the graph is not finite.
     """
-    dataset = read_dataset(open_location(config.artifact("dataset"), config.storage))
-    graph = read_graph(open_location(config.artifact("graph"), config.storage))
+    dataset = read_dataset(location_of(config, "dataset"))
+    graph = read_graph(location_of(config, "graph"))
     check_graph_of_dataset(
         graph.manifest, dataset.manifest, config.artifact("graph"), config.artifact("dataset")
     )
-    adapter = read_adapter(open_location(config.artifact("adapter"), config.storage))
+    adapter = read_adapter(location_of(config, "adapter"))
     adapter.check_graph(graph.manifest.fingerprint)
     if config.cold_start is not None:
         dataset, graph = extend_with_new(
@@ -132,4 +132,4 @@ class BackfillWatch:
 
 
 def _explanations(config: ServeConfig) -> Location:
-    return open_location(config.artifact("explanations"), config.storage)
+    return location_of(config, "explanations")

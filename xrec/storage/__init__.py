@@ -14,6 +14,7 @@ from xrec.storage.artifact import (
     write_manifest,
 )
 from xrec.storage.location import Location, storage_errors
+from xrec.storage.of_job import check_artifacts, location_of, manifest_of
 from xrec.storage.requests import request_each
 from xrec.storage.tables import parquet_bytes, read_row_group, read_table, write_table
 from xrec.storage.uri import check_access, open_location
@@ -24,11 +25,14 @@ __all__ = [
     "Location",
     "Manifest",
     "check_access",
+    "check_artifacts",
     "content_hash",
     "differing_fields",
     "fingerprint_of",
     "finished",
     "is_begun",
+    "location_of",
+    "manifest_of",
     "open_location",
     "parquet_bytes",
     "read_manifest",

@@ -34,7 +34,7 @@ from xrec.graph.artifact import check_graph_of_dataset
 from xrec.llm.examples import Example, collate, token_nll
 from xrec.llm.model import check_quantization
 from xrec.llm.source import model_fingerprint, public_name, resolve_model
-from xrec.storage import Manifest, finished, open_location, read_manifest, run_fingerprint
+from xrec.storage import Manifest, finished, location_of, manifest_of, run_fingerprint
 from xrec.train.checkpoint import (
     AdapterProgress,
     Tensors,
@@ -104,9 +104,9 @@ def train_adapter(config: TrainAdapterConfig) -> Manifest:
     """
     _check_batch_sizes(config)
     check_quantization(config.llm.quantization)
-    output = open_location(config.artifact("adapter"), config.storage)
-    dataset = read_manifest(open_location(config.artifact("dataset"), config.storage), "dataset")
-    graph = read_manifest(open_location(config.artifact("graph"), config.storage), "graph")
+    output = location_of(config, "adapter")
+    dataset = manifest_of(config, "dataset")
+    graph = manifest_of(config, "graph")
     check_graph_of_dataset(graph, dataset, config.artifact("graph"), config.artifact("dataset"))
     base_model = model_fingerprint(
         resolve_model(config.llm.model, config.llm.cache_dir, config.storage)
@@ -216,7 +216,7 @@ def _train(config: TrainAdapterConfig, run: str) -> tuple[AdapterProgress, Tenso
             train_worker,
             {"config": _for_workers(config), "run": run},
             scaling=config.scaling,
-            storage=open_location(config.artifact("adapter"), config.storage) / _CHECKPOINTS,
+            storage=location_of(config, "adapter") / _CHECKPOINTS,
             name="train-adapter",
             on_report=on_report,
         )
@@ -226,10 +226,7 @@ def _train(config: TrainAdapterConfig, run: str) -> tuple[AdapterProgress, Tenso
 
 def _for_workers(config: TrainAdapterConfig) -> TrainAdapterConfig:
     """Return the config with URIs and paths that a worker can open."""
-    locations = {
-        name: open_location(config.artifact(name), config.storage)
-        for name in ("dataset", "graph", "adapter")
-    }
+    locations = {name: location_of(config, name) for name in ("dataset", "graph", "adapter")}
     folder = Path(config.llm.model).expanduser()
     model = str(folder.resolve()) if folder.exists() else config.llm.model
     return config.model_copy(
@@ -252,7 +249,7 @@ def train_worker(loop_config: dict[str, Any]) -> None:
     config: TrainAdapterConfig = loop_config["config"]
     data = load_adapter_data(config)
     num_profiled = config.training.profile_steps if rank() == 0 else 0
-    adapter = open_location(config.artifact("adapter"), config.storage)
+    adapter = location_of(config, "adapter")
     worker = AdapterWorker(with_sharding(config, data), data, loop_config["run"])
     with profiled_steps(num_profiled, adapter) as worker.after_step:
         while not worker.has_finished:

@@ -32,7 +32,7 @@ from xrec.llm.examples import Example
 from xrec.llm.model import load_tokenizer, read_text_config
 from xrec.llm.prompt import PromptBuilder
 from xrec.llm.source import resolve_model
-from xrec.storage import open_location
+from xrec.storage import location_of
 
 K = 20
 RECALL, SCORE = f"recall@{K}", f"ndcg@{K}"
@@ -56,8 +56,8 @@ class AdapterData:
 
 def load_adapter_data(config: TrainAdapterConfig) -> AdapterData:
     """Read dataset and graph and build all examples; raises DataError if there are too few."""
-    dataset = read_dataset(open_location(config.artifact("dataset"), config.storage))
-    graph = read_graph(open_location(config.artifact("graph"), config.storage))
+    dataset = read_dataset(location_of(config, "dataset"))
+    graph = read_graph(location_of(config, "graph"))
     folder = resolve_model(config.llm.model, config.llm.cache_dir, config.storage)
     prompts = _pair_prompts(config, dataset, graph, folder)
     max_tokens = config.training.max_explanation_tokens

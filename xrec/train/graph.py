@@ -61,7 +61,7 @@ from xrec.graph import (
     write_graph,
 )
 from xrec.graph.artifact import METRICS
-from xrec.storage import Location, Manifest, finished, open_location, read_manifest, run_fingerprint
+from xrec.storage import Location, Manifest, finished, location_of, read_manifest, run_fingerprint
 from xrec.train.checkpoint import (
     GraphProgress,
     GraphRows,
@@ -164,10 +164,7 @@ def graph_identity(config: PretrainGraphConfig) -> tuple[dict[str, Any], dict[st
 
 def _locations(config: PretrainGraphConfig) -> tuple[Location, Location]:
     """Return where the dataset is and where the graph goes."""
-    return (
-        open_location(config.artifact("dataset"), config.storage),
-        open_location(config.artifact("graph"), config.storage),
-    )
+    return location_of(config, "dataset"), location_of(config, "graph")
 
 
 def _settings(config: PretrainGraphConfig) -> dict[str, Any]:
@@ -248,7 +245,7 @@ def train_worker(loop_config: dict[str, Any]) -> None:
     the fingerprint of the run.
     """
     config: PretrainGraphConfig = loop_config["config"]
-    dataset = read_dataset(open_location(config.artifact("dataset"), config.storage))
+    dataset = read_dataset(location_of(config, "dataset"))
     edges = split_edges(dataset, "train")
     worker = GraphWorker(
         config, edges, dataset.num_users, dataset.num_items, run=loop_config["run"]
