@@ -8,8 +8,10 @@ M weights, has:
                                                     included, because kernels compute them
     logits       2 H V for each position that has them
 
-The model is frozen, so a backward pass is for activations only and costs the same again. What
-gradient checkpointing computes a second time is not counted.
+The model is frozen, so a backward pass is for activations only. A matrix has one product there, for
+the gradient of its input, as in the forward pass. Attention has two for each of its two, because
+both factors have gradients: four against two. What gradient checkpointing, or an attention kernel,
+computes a second time is not counted.
 """
 
 from dataclasses import dataclass
@@ -26,8 +28,10 @@ PEAK_TFLOPS = {
     "B200": 2250,
     "GH200": 989,
     "H100": 989,
+    "H100 NVL": 835,
     "H100 PCIe": 756,
     "H200": 989,
+    "H200 NVL": 835,
     "L4": 121,
     "L40S": 362,
 }
@@ -37,11 +41,12 @@ PEAK_TFLOPS = {
 def peak_tflops(device_name: str, dtype: torch.dtype) -> float | None:
     """Return the peak of the GPU `device_name`, or None if it or its peak in `dtype` is not known.
 
-    The longest name of the table whose words all stand in the device's name counts.
+    The longest name of the table whose words all stand in the device's name counts. A slice of a
+    GPU (MIG) has the GPU's name in its own, and its peak is not known.
     """
-    if dtype != torch.bfloat16:
-        return None
     words = set(device_name.replace("-", " ").split())
+    if dtype != torch.bfloat16 or "MIG" in words:
+        return None
     known = [name for name in PEAK_TFLOPS if set(name.split()) <= words]
     return PEAK_TFLOPS[max(known, key=len)] if known else None
 
@@ -68,13 +73,14 @@ class WorkMeter:
         heads = self._config.num_attention_heads
         width = heads * getattr(self._config, "head_dim", self._config.hidden_size // heads)
         attention = 4 * self._num_layers * rows * length * (past + length) * width
-        self._add(2 * self._matrix_weights * rows * length + attention)
+        self._add(2 * self._matrix_weights * rows * length, times_in_backward=1)
+        self._add(attention, times_in_backward=2)
 
     def _count_logits(self, module: nn.Module, args: tuple[Any, ...], output: torch.Tensor) -> None:
-        self._add(2 * output.numel() * args[0].shape[-1])
+        self._add(2 * output.numel() * args[0].shape[-1], times_in_backward=1)
 
-    def _add(self, flop: int) -> None:
-        self.flop += 2 * flop if torch.is_grad_enabled() else flop
+    def _add(self, flop: int, *, times_in_backward: int) -> None:
+        self.flop += flop * (1 + times_in_backward) if torch.is_grad_enabled() else flop
 
 
 def _num_elements(weight: Any) -> int:

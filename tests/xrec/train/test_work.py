@@ -6,8 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from tests.toy import toy_model
+from xrec.llm.examples import Example, collate, token_nll
+from xrec.llm.prefix import batch_key_values, compute_key_values
 from xrec.storage import open_location
 from xrec.train.profiler import TRACE, profiled_steps
 from xrec.train.work import Speed, WorkMeter, describe_speed, peak_tflops
@@ -18,6 +21,11 @@ from xrec.train.work import Speed, WorkMeter, describe_speed, peak_tflops
     [
         ("NVIDIA H100 80GB HBM3", 989),
         ("NVIDIA H100 PCIe", 756),
+        ("NVIDIA H100 NVL", 835),
+        ("NVIDIA H200", 989),
+        ("NVIDIA H200 NVL", 835),
+        ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", None),
+        ("NVIDIA A100-SXM4-40GB MIG 3g.20gb", None),
         ("NVIDIA A100-SXM4-80GB", 312),
         ("NVIDIA L40S", 362),
         ("NVIDIA L4", 121),
@@ -48,6 +56,28 @@ def test_work_meter_counts_weights_that_zero_3_has_sharded() -> None:
         parameter.ds_numel = parameter.numel()
         parameter.data = torch.empty(0)
     assert WorkMeter(whole)._matrix_weights == WorkMeter(sharded)._matrix_weights > 0
+
+
+@pytest.mark.parametrize("with_beginnings", [False, True])
+@pytest.mark.parametrize("with_gradient", [False, True])
+def test_work_meter_counts_the_products_that_torch_counts(
+    with_gradient: bool, with_beginnings: bool
+) -> None:
+    model = toy_model()
+    model.set_attn_implementation("eager")  # its products are all seen, and none is repeated
+    model.enable_input_require_grads()  # the adapted vectors in the input have a gradient
+    model.requires_grad_(False)
+    meter = WorkMeter(model)
+    rows = [Example([5, 9, 7], [8, 2]), Example([4, 6, 3], [9, 2])]
+    past = None
+    if with_beginnings:
+        past = batch_key_values(None, compute_key_values(model, [[1, 2, 3, 4], [4, 3, 2, 1]]))
+        meter.flop = 0
+    with torch.set_grad_enabled(with_gradient), FlopCounterMode(display=False) as counted:
+        nll = token_nll(model, collate(rows), past).sum()
+        if with_gradient:
+            nll.backward()
+    assert meter.flop == counted.get_total_flops() > 0
 
 
 def make_steps(number: int, asked: int, folder: Path) -> set[str]:
