@@ -92,8 +92,9 @@ class Load:
     """What goes through the model and what is kept beside it.
 
     `longest_row` counts the tokens of a prompt and its explanation. `longest_rest` is the part of
-    it that goes through the model in every step; the keys and values of what comes before may be
-    kept (xrec.train.prefix_cache). `dtype_bytes` is the size of one number of the model.
+    it that goes through the model in every step, and `longest_beginning` is what comes before,
+    whose keys and values may be kept (xrec.train.prefix_cache); the two may be of different rows.
+    `dtype_bytes` is the size of one number of the model.
     """
 
     micro_batch_size: int
@@ -102,6 +103,7 @@ class Load:
     longest_explanation: int
     num_trained: int
     dtype_bytes: int
+    longest_beginning: int = 0
     gradient_checkpointing: bool = False
     prefix_cache_bytes: int = 0
     max_live_parameters: int = 1_000_000_000
@@ -152,7 +154,7 @@ def worker_memory(shape: ModelShape, load: Load, *, stage: int, num_workers: int
         logits=_logit_bytes(shape, load),
         adapters_and_optimizer=-(-load.num_trained * adapter_bytes // num_parts),
         gradient_buffer=load.num_trained * load.dtype_bytes,
-        prefix_cache=0 if load.gradient_checkpointing else load.prefix_cache_bytes,
+        prefix_cache=0 if load.gradient_checkpointing else _prefix_bytes(shape, load),
     )
 
 
@@ -187,6 +189,19 @@ def _layer_bytes(shape: ModelShape, load: Load) -> int:
         in_float32 += shape.query_size + shape.key_value_size
     keys_and_values = load.longest_row * 2 * shape.query_size * load.dtype_bytes
     return num_tokens * (4 * in_float32 + load.dtype_bytes * numbers) + keys_and_values
+
+
+def _prefix_bytes(shape: ModelShape, load: Load) -> int:
+    """Return the bytes of the beginnings' keys and values: those that are kept, and a batch's.
+
+    A pass has a copy of its rows' beginnings. The model holds them a second time, with the rest's
+    behind them; where all query heads have keys of their own, that is what activations count.
+    """
+    positions = load.longest_beginning
+    if positions and shape.key_value_size < shape.query_size:
+        positions += load.longest_beginning + load.longest_rest
+    a_position = shape.num_layers * 2 * shape.key_value_size * load.dtype_bytes
+    return load.prefix_cache_bytes + load.micro_batch_size * positions * a_position
 
 
 def _logit_bytes(shape: ModelShape, load: Load) -> int:

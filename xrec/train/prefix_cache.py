@@ -41,6 +41,25 @@ class WorkCounts:
         self.padding += len(lengths) * max(lengths) - sum(lengths)
 
 
+@dataclass(frozen=True)
+class PartLengths:
+    """The numbers of tokens before and from the first collaborative token on, of each example."""
+
+    beginnings: list[int]
+    rests: list[int]
+
+    @classmethod
+    def of(cls, examples: Sequence[Example], num_text_tokens: int) -> "PartLengths":
+        beginnings = [num_prefix_tokens(row.prompt_ids, num_text_tokens) for row in examples]
+        rests = [len(row) - number for row, number in zip(examples, beginnings, strict=True)]
+        return cls(beginnings, rests)
+
+    @property
+    def longest_batch(self) -> int:
+        """The most positions of a batch in two parts: each part is padded to its longest row."""
+        return max(self.beginnings) + max(self.rests)
+
+
 class PrefixCache:
     """Splits examples at their first collaborative token; keeps keys and values of the beginnings.
 
@@ -59,16 +78,12 @@ class PrefixCache:
         split: bool = True,
     ):
         self._num_text_tokens = model.get_input_embeddings().vocabulary.num_text_tokens
-        lengths = [
-            num_prefix_tokens(example.prompt_ids, self._num_text_tokens) for example in examples
-        ]
-        longest_rest = max(
-            len(example) - length for example, length in zip(examples, lengths, strict=True)
-        )
-        self._can_split = can_split(model, max(lengths) + longest_rest)
+        lengths = PartLengths.of(examples, self._num_text_tokens)
+        self._can_split = can_split(model, lengths.longest_batch)
         self._splits = split and self._can_split
         beginnings = [
-            example.prompt_ids[:length] for example, length in zip(examples, lengths, strict=True)
+            example.prompt_ids[:length]
+            for example, length in zip(examples, lengths.beginnings, strict=True)
         ]
         self._shared_ids = common_prefix(beginnings) if self._splits else []
         self._shared: Tensor | None = None

@@ -2,11 +2,9 @@
 
 from typing import TYPE_CHECKING
 
-from transformers import AutoConfig
-
 from xrec.config.adapter import TrainAdapterConfig
-from xrec.llm.model import resolve_dtype
-from xrec.llm.prefix import can_split, num_prefix_tokens
+from xrec.llm.model import read_text_config, resolve_dtype
+from xrec.llm.prefix import can_split
 from xrec.llm.source import resolve_model
 from xrec.train.memory import (
     Load,
@@ -17,6 +15,7 @@ from xrec.train.memory import (
     num_trained_parameters,
     shape_of,
 )
+from xrec.train.prefix_cache import PartLengths
 from xrec.train.ray_worker import (
     least_of_workers,
     local_world_size,
@@ -59,22 +58,20 @@ def _with_stage(config: TrainAdapterConfig, stage: int) -> TrainAdapterConfig:
 def estimate_inputs(config: TrainAdapterConfig, data: "AdapterData") -> tuple[ModelShape, Load]:
     """Return what the estimate is made from: the model's shape, and the longest of all rows."""
     folder = resolve_model(config.llm.model, config.llm.cache_dir, config.storage)
-    model = empty_model(AutoConfig.from_pretrained(folder, local_files_only=True))
+    model = empty_model(read_text_config(folder))
     shape, training = shape_of(model), config.training
     dtype_bytes = resolve_dtype(config.llm.dtype, worker_device()).itemsize
     examples = [*data.train, *data.validation]
     longest_row = max(map(len, examples))
-    beginnings = [num_prefix_tokens(row.prompt_ids, shape.vocab_size) for row in examples]
-    longest_rest = max(
-        len(row) - beginning for row, beginning in zip(examples, beginnings, strict=True)
-    )
-    splits = not training.gradient_checkpointing and can_split(model, longest_row)
+    lengths = PartLengths.of(examples, shape.vocab_size)
+    splits = not training.gradient_checkpointing and can_split(model, lengths.longest_batch)
     # No more than all beginnings can be kept.
-    cached = sum(beginnings) * shape.num_layers * 2 * shape.key_value_size * dtype_bytes
+    cached = sum(lengths.beginnings) * shape.num_layers * 2 * shape.key_value_size * dtype_bytes
     return shape, Load(
         micro_batch_size=training.micro_batch_size,
         longest_row=longest_row,
-        longest_rest=longest_rest if splits else longest_row,
+        longest_rest=max(lengths.rests) if splits else longest_row,
+        longest_beginning=max(lengths.beginnings) if splits else 0,
         longest_explanation=max(len(row.label_ids) for row in examples),
         num_trained=num_trained_parameters(
             config.model,

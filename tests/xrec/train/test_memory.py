@@ -103,6 +103,31 @@ def test_worker_memory_prefixes_that_are_kept_take_activations_away() -> None:
     assert parts.activations == 4 * 32 * (100 * a_token + 640 * 2 * 2 * 4096)
 
 
+@pytest.mark.parametrize(("num_key_value_heads", "num_copies"), [(4, 540), (2, 540 + 640)])
+def test_worker_memory_beginnings_of_a_batch_are_held_beside_those_that_are_kept(
+    num_key_value_heads: int, num_copies: int
+) -> None:
+    """Where keys are shared by query heads, the model's own keys of all 640 positions come on."""
+    shape = shape_of(
+        empty_model(
+            LlamaConfig(
+                vocab_size=50,
+                hidden_size=64,
+                intermediate_size=40,
+                num_hidden_layers=3,
+                num_attention_heads=4,
+                num_key_value_heads=num_key_value_heads,
+            )
+        )
+    )
+    split = load_of(longest_rest=100, longest_beginning=540, prefix_cache_bytes=1000)
+    parts = worker_memory(shape, split, stage=0, num_workers=1)
+    a_position = 3 * 2 * num_key_value_heads * 16 * 2
+    assert parts.prefix_cache == 1000 + 4 * num_copies * a_position
+    checkpointed = replace(split, gradient_checkpointing=True)
+    assert worker_memory(shape, checkpointed, stage=0, num_workers=1).prefix_cache == 0
+
+
 def test_worker_memory_gradient_checkpointing_keeps_inputs_and_one_layer() -> None:
     checkpointed = load_of(gradient_checkpointing=True)
     parts = worker_memory(llama2_7b(), checkpointed, stage=0, num_workers=1)
