@@ -185,7 +185,19 @@ def initialize_engine(
         dist_init_required=False,
         mpu=mpu,
     )
+    _forget_first_step(engine)
     return engine
+
+
+def _forget_first_step(engine: "DeepSpeedEngine") -> None:
+    """Undo the step that DeepSpeed makes when it builds an optimizer for 16 bits at stage 0.
+
+    Its gradients are zero, but Adam counts it, so that the first true step would be a quarter
+    shorter, and weight decay shrinks the float32 weights. The other stages make no such step.
+    """
+    if engine.zero_optimization_stage() == 0 and engine.optimizer is not engine.basic_optimizer:
+        engine.basic_optimizer.state.clear()
+        engine.optimizer.refresh_fp32_params()
 
 
 class RowsApart:

@@ -213,8 +213,8 @@ def _logit_bytes(shape: ModelShape, load: Load) -> int:
 def unsharded_stage(load: Load) -> int:
     """Return the ZeRO stage that leaves the frozen model whole: 0 in float32, 1 in 16 bits.
 
-    At stage 0 DeepSpeed sums the gradients of a step's micro-batches in 16 bits, behind a loss
-    scale, and the losses drift away from those of the other stages.
+    In 16 bits the optimizer also holds the trained weights in float32. Stage 1 shares them and
+    Adam's moments out among the workers. The losses are the same at both stages.
     """
     return 0 if load.dtype_bytes == 4 else 1
 
