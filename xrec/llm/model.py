@@ -85,10 +85,12 @@ def load_model(
 ) -> PreTrainedModel:
     """The causal language model in `folder`, frozen and in eval mode.
 
-    It is moved to `device`; if that is None, it stays where the loader puts it. With a
-    `quantization` the linear maps of its layers hold 8-bit weights, and `device` must be given. Of
-    a model of text and images (Gemma 3 from 4B on) only the text decoder is loaded. Under an active
-    `HfDeepSpeedConfig` of ZeRO stage 3 each worker keeps only its shard of every weight.
+    It is put on `device`. Onto a GPU each weight goes straight from the files, so that several
+    processes of a host do not all hold the whole model in the host's memory while they load. If
+    `device` is None, the model stays where the loader puts it. With a `quantization` the linear
+    maps of its layers hold 8-bit weights, and `device` must be given. Of a model of text and images
+    (Gemma 3 from 4B on) only the text decoder is loaded. Under an active `HfDeepSpeedConfig` of
+    ZeRO stage 3, where `device` must be None, each worker keeps only its shard of every weight.
 
     Raises ModelError if the model cannot be loaded, if its files lack weights, or if the library or
     the device cannot do the quantization.
@@ -106,6 +108,7 @@ def load_model(
             attn_implementation=attn_implementation,
             local_files_only=True,
             output_loading_info=True,
+            **_placement(quantization, device),
             **quantized,
         )
     except (OSError, ValueError, ImportError) as error:
@@ -117,6 +120,13 @@ def load_model(
     model.requires_grad_(False)
     model.eval()
     return model if device is None or quantization else model.to(device)
+
+
+def _placement(quantization: Quantization | None, device: torch.device | None) -> dict[str, Any]:
+    """The argument of `from_pretrained` that loads weights one by one onto `device`."""
+    if device is None or (device.type == "cpu" and quantization is None):
+        return {}
+    return {"device_map": {"": str(device)}}
 
 
 def check_quantization(quantization: Quantization | None) -> None:
@@ -142,10 +152,7 @@ def _quantized_loading(
             "matrix products of 8-bit integers, which came with compute capability 7.5; "
             "use another GPU, or set llm.quantization=null"
         )
-    return {
-        "quantization_config": BitsAndBytesConfig(load_in_8bit=True),
-        "device_map": {"": str(device)},
-    }
+    return {"quantization_config": BitsAndBytesConfig(load_in_8bit=True)}
 
 
 def _check_complete(folder: Path, name: str, missing: list[str]) -> None:

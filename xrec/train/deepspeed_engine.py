@@ -98,7 +98,7 @@ def load_frozen_model(config: TrainAdapterConfig) -> PreTrainedModel:
     model = load_model(
         folder,
         dtype=_dtype(config),
-        device=None if config.llm.quantization is None else worker_device(),
+        device=worker_device() if sharding is None else None,
         attn_implementation=attention,
         quantization=config.llm.quantization,
     )

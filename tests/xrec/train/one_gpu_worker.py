@@ -109,6 +109,9 @@ def become_worker(
     monkeypatch.setattr("ray.train.get_preemption_info", lambda: None)
     monkeypatch.setattr("xrec.train.graph.RowsApart", lambda: None)
     monkeypatch.setattr("torch.cuda.get_device_name", lambda device: "a stand-in for a GPU")
+    # Weights are loaded in this thread, where a FakeGPU sees it, and no memory is asked for before.
+    monkeypatch.setenv("HF_DEACTIVATE_ASYNC_LOAD", "1")
+    monkeypatch.setattr("transformers.modeling_utils.caching_allocator_warmup", lambda *_: None)
     monkeypatch.setitem(__import__("sys").modules, "deepspeed", _deepspeed(device))
     for name, collective in _collectives(world_size).items():
         monkeypatch.setattr(dist, name, _on(device, collective))

@@ -14,6 +14,7 @@ from unittest.mock import Mock
 import pytest
 import torch
 from torch import Tensor
+from transformers import AutoModelForCausalLM
 
 from tests.decoders import tiny_image_model
 from tests.fake_gpu import CPU, GPU, FakeGPU
@@ -27,7 +28,7 @@ from xrec.llm.examples import Example
 from xrec.storage import open_location
 from xrec.train.adapter import AdapterWorker, ExplanationLoss, build_engine
 from xrec.train.data import HeldOut, load_adapter_data, split_edges
-from xrec.train.deepspeed_engine import check_device, move_to_device
+from xrec.train.deepspeed_engine import check_device, load_frozen_model, move_to_device
 from xrec.train.graph import GraphWorker, start_embeddings
 from xrec.train.prefix_cache import PrefixCache
 from xrec.train.ray_worker import prepare_worker
@@ -127,6 +128,19 @@ def test_build_engine_puts_adapters_and_buffers_on_the_workers_device(
     assert {name.rsplit(".")[-1] for name in tensors} >= {"mean", "std", "scale", "inv_freq"}
     assert {tensor.device for tensor in tensors.values()} == {gpu}
     assert adapters.user.weight is module.model.get_input_embeddings().user_adapter.weight
+
+
+def test_frozen_model_is_loaded_straight_onto_the_gpu(
+    workspace: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gpu: torch.device
+) -> None:
+    """Otherwise each worker of a host would have the whole model in the host's memory first."""
+    become_worker(monkeypatch, tmp_path, gpu)
+    load = Mock(wraps=AutoModelForCausalLM.from_pretrained)
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", load)
+    model = load_frozen_model(make_config(workspace, num_workers=1, zero_stage=0))
+    assert load.call_args.kwargs["device_map"] == {"": "cuda:0"}
+    tensors = [*model.parameters(), *model.buffers()]
+    assert {tensor.device for tensor in tensors} == {gpu}
 
 
 @pytest.mark.parametrize("left", ["mean", "scale", "weight"])
