@@ -117,7 +117,11 @@ class Generator:
 
 
 def load_live(config: ServeConfig) -> LiveExplainer:
-    """Return the live explainer of `config`; raise what `load_explainer` raises."""
+    """Return the live explainer of `config`; raise what `load_explainer` raises.
+
+    This takes long, so it runs beside the event loop. All titles are read here too: the first
+    request would otherwise do that on the event loop, and all others would wait.
+    """
     num_reserved = config.engine.max_rows + config.models.max_waiting_pairs
     explainer = load_explainer(
         sources_of(config),
@@ -125,4 +129,5 @@ def load_live(config: ServeConfig) -> LiveExplainer:
         engine=config.engine,
         num_reserved_users=num_reserved,
     )
+    explainer.pairs.titles.build()
     return LiveExplainer(explainer, config.decoding, config.engine, config.models.max_waiting_pairs)

@@ -1,9 +1,11 @@
 """Titles in texts: the own one in full and in short, other items' names, and common words."""
 
 import random
+import unicodedata
 
 import pytest
 
+from xrec.data import titles
 from xrec.data.titles import TitleIndex, composed, title_spans
 
 
@@ -72,6 +74,21 @@ def test_own_spans_short_names_count_where_they_name_this_item_alone(
     assert own(text, title, *others) == expected
 
 
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_title_and_context_in_any_unicode_form_are_found_in_a_composed_text(form: str) -> None:
+    title, other, profile = (
+        unicodedata.normalize(form, text)
+        for text in ("(Café) Orlán!", "Pão Doce", "Next to Pão Doce.")
+    )
+    index, text = TitleIndex([title, other]), "You would love (Café) Orlán! for its tea."
+    assert found(text, title) == ["(Café) Orlán!"]
+    assert own(text, title, other) == ["(Café) Orlán!"]
+    assert own("You would love Café for its tea.", title, other) == ["Café"]
+    assert index.other_title(text, title) is None
+    assert index.other_title("It is near Pão Doce.", title) == "Pão Doce"
+    assert index.other_title("It is near Pão Doce.", title, [profile]) is None
+
+
 CATALOGUE = ["The Rusty Fox", "The Rusty Compass", "Fox", "Target", "The Friendly", "Sea Salt"]
 
 
@@ -99,6 +116,21 @@ def test_other_title_that_the_prompt_names_is_allowed() -> None:
     index, text = TitleIndex(CATALOGUE), "It is better than The Rusty Compass."
     assert index.other_title(text, "The Rusty Fox", ["Next to The Rusty Compass."]) is None
     assert index.other_title(text, "The Rusty Fox", ["Next to a compass."]) is not None
+
+
+def test_built_index_reads_the_text_and_its_title_and_the_context_only_for_another_name(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A reader's text is searched at each token, on the event loop of the endpoint."""
+    index, read, words = TitleIndex(CATALOGUE), [], titles._words
+    index.build()
+    monkeypatch.setattr(titles, "_words", lambda text: read.append(text) or words(text))
+    text, title, context = "You would love The Rusty Fox.", "The Rusty Fox", "A cosy place."
+    assert index.other_title(text, title, [context]) is None
+    assert index.own_spans(text, title)
+    assert set(read) == {text, title}
+    assert index.other_title("At The Rusty Compass.", title, [context]) is not None
+    assert set(read) == {text, title, "At The Rusty Compass.", context}
 
 
 def test_other_title_of_the_same_name_is_the_own_one() -> None:

@@ -15,6 +15,7 @@ from tests.xrec.serve.town import backfill_config, dataset_of, ids_of, serve_con
 from xrec.adapter.pairs import Pair
 from xrec.backfill.identity import sources_of
 from xrec.config.llm import EngineConfig
+from xrec.data import titles
 from xrec.data.cold_start import History
 from xrec.generate.engine import Completion
 from xrec.generate.explainer import Explainer, load_explainer
@@ -76,6 +77,25 @@ def test_pairs_get_the_closed_engines_texts_in_order(
     assert {text.model_fingerprint for text in texts} == {closed.model_fingerprint}
     assert all(0 < text.first_token_seconds <= text.seconds for text in texts)
     assert (live.num_pending, live.num_abandoned) == (0, 0)
+
+
+def test_requests_find_the_titles_read_by_the_load(
+    live: LiveExplainer, town: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The index of all titles is not built on the event loop, where other requests would wait."""
+    users, items = ids_of(town)
+    read: list[str] = []
+    words = titles._words
+    monkeypatch.setattr(titles, "_words", lambda text: read.append(text) or words(text))
+    pair = LivePair(users[0], items[0])
+
+    async def ask() -> None:
+        await live.explain([pair])
+        await live.nll(pair, f"You would love {titles_of(town)[0]}.", users[1:2])
+
+    use(live, ask)
+    assert titles_of(town)[0] in read
+    assert not set(read) & set(titles_of(town)[1:])
 
 
 def test_new_user_with_a_history_gets_the_text_of_xrec_explain(
