@@ -46,7 +46,7 @@ class TextFinisher:
             written, text, completion, prompt, decoding.text
         )
         if failure is None:
-            text, failure = _cut(text, own, completion, decoding)
+            text, failure = _cut(text, texts.item_title, completion, decoding)
         return text, failure or self._untrue(text, texts)
 
     def unfinished(self, token_ids: list[int], texts: PairTexts) -> str | None:
@@ -61,7 +61,7 @@ class TextFinisher:
         return None if self._other_title(text, texts) else text
 
     def _filled(self, written: str, texts: PairTexts) -> str:
-        return self._placeholder.fill(composed(written), texts.item_title)
+        return self._placeholder.fill(composed(written), composed(texts.item_title))
 
     def _other_title(self, text: str, texts: PairTexts) -> str | None:
         context = (texts.user_profile, texts.item_profile)
@@ -97,7 +97,7 @@ class TextFinisher:
                 f"it names {other!r}, another item of the catalogue; this one's title is "
                 f"{texts.item_title!r}",
             )
-        title = texts.item_title.strip()
+        title = composed(texts.item_title).strip()
         if self._placeholder.is_broken_in(text.replace(title, _TITLE) if title else text):
             return Failure(
                 "broken_placeholder",
@@ -121,14 +121,14 @@ def _refused(text: str, own: Sequence[Span], rules: TextConfig) -> Failure | Non
 
 
 def _cut(
-    text: str, own: Sequence[Span], completion: Completion, decoding: DecodingConfig
+    text: str, title: str, completion: Completion, decoding: DecodingConfig
 ) -> tuple[str, Failure | None]:
     """The text in at most `max_words` words, ended by a whole sentence if it had to be cut."""
     max_words = decoding.text.max_words
     num_words = len(text.split())
     if max_words is None or (num_words <= max_words and completion.finish_reason != "length"):
         return text, None
-    sentences = _whole_sentences(text, max_words, own)
+    sentences = _whole_sentences(text, max_words, title)
     if sentences:
         return sentences, None
     limit = (
@@ -144,25 +144,32 @@ def _before_stop(text: str, stop: Sequence[str]) -> str:
     return text[: min(places)].strip() if places else text.strip()
 
 
-def _whole_sentences(text: str, max_words: int, own: Sequence[Span] = ()) -> str:
+def _whole_sentences(text: str, max_words: int, title: str) -> str:
     """The beginning of `text` that ends with the last sentence within `max_words` words, or "".
 
-    A full stop within the item's title, at one of `own`, ends no sentence.
+    A full stop within the item's `title` ends no sentence.
     """
+    places = _title_places(text, composed(title).strip())
     ends = [
         match.end()
         for match in _SENTENCE_END.finditer(text)
-        if not any(start < match.end() < end for start, end in own)
+        if not any(start < match.end() < end for start, end in places)
     ]
     return next((text[:end] for end in reversed(ends) if len(text[:end].split()) <= max_words), "")
 
 
-def cut_to_words(text: str, max_words: int) -> str:
-    """`text`, which is an explanation already, in at most `max_words` words.
+def _title_places(text: str, title: str) -> list[Span]:
+    """Where `title` stands in `text` as a name, or letter by letter, as in "Dr. Pepper's tea"."""
+    written = re.finditer(re.escape(title), text) if title else ()
+    return [*title_spans(text, title), *(match.span() for match in written)]
+
+
+def cut_to_words(text: str, max_words: int, title: str) -> str:
+    """`text`, which is an explanation of the item `title` already, in at most `max_words` words.
 
     A longer text ends with its last whole sentence; "" if none ends within so many words.
     """
-    return text if len(text.split()) <= max_words else _whole_sentences(text, max_words)
+    return text if len(text.split()) <= max_words else _whole_sentences(text, max_words, title)
 
 
 def _with_short_title(text: str, own: Sequence[Span]) -> str:

@@ -72,7 +72,7 @@ class Frontend:
         lookup = await asyncio.to_thread(read_lookup, config, inputs.fingerprints)
         if self._watch is not None:
             self._watch.cancel()
-        self._service.catalogue = inputs.catalogue
+        self._service.catalogue = self._read_through.catalogue = inputs.catalogue
         self._read_through.lookup, self._read_through.model_fingerprint = (
             lookup,
             inputs.model_fingerprint,

@@ -14,6 +14,7 @@ from xrec.backfill.lookup import Explained, ExplanationLookup
 from xrec.errors import XRecError
 from xrec.generate.text_rules import cut_to_words
 from xrec.serve import metrics
+from xrec.serve.catalogue import Catalogue
 from xrec.serve.live import OVERLOADED, Delta, LiveText, Model
 from xrec.serve.messages import Explanation, NoExplanation, PairRequest
 from xrec.serve.metrics import Recorder
@@ -38,7 +39,8 @@ class Answer:
 class ReadThrough:
     """Answers pairs from `lookup`, from `live_bytes` of generated texts in memory, or by `model`.
 
-    `lookup` is None as long as there is no backfill. `model_fingerprint` is that of the current
+    `lookup` is None as long as there is no backfill. `catalogue` tells the items' titles, within
+    which no text is cut; it is None until it is read. `model_fingerprint` is that of the current
     model: texts of another model are not given from memory.
     """
 
@@ -46,6 +48,7 @@ class ReadThrough:
         self._model, self._recorder = model, recorder
         self._live: ByteCache[tuple[str, str, str], Answer] = ByteCache(live_bytes)
         self.lookup: ExplanationLookup | None = None
+        self.catalogue: Catalogue | None = None
         self.model_fingerprint = ""
 
     async def explain(
@@ -98,12 +101,12 @@ class ReadThrough:
             answer = Answer(
                 row.text, row.num_generated_tokens, row.finish_reason, row.model_fingerprint
             )
-            return _cut(pair, answer, max_words, is_live=False, is_cached=False)
+            return self._cut(pair, answer, max_words, is_live=False, is_cached=False)
         kept = self._live.get((self.model_fingerprint, pair.user_id, pair.item_id))
         if kept is None:
             return None
         self._recorder.increase(metrics.PAIRS, {"source": "cache"})
-        return _cut(pair, kept, max_words, is_live=True, is_cached=True)
+        return self._cut(pair, kept, max_words, is_live=True, is_cached=True)
 
     def generated(
         self, pair: PairRequest, text: LiveText, max_words: int | None
@@ -133,7 +136,7 @@ class ReadThrough:
                 key, answer, _ENTRY_BYTES + sum(len(part.encode()) for part in (*key, text.text))
             )
             self._recorder.set(metrics.CACHE_BYTES, self._live.num_bytes, {"cache": "live"})
-        return _cut(pair, answer, max_words, is_live=True, is_cached=False)
+        return self._cut(pair, answer, max_words, is_live=True, is_cached=False)
 
     async def _backfilled(self, user_id: str, item_id: str) -> Explained | None:
         lookup = self.lookup
@@ -150,6 +153,46 @@ class ReadThrough:
         self._recorder.set(metrics.CACHE_BYTES, lookup.num_bytes, {"cache": "backfill"})
         return row
 
+    def _cut(
+        self,
+        pair: PairRequest,
+        answer: Answer,
+        max_words: int | None,
+        *,
+        is_live: bool,
+        is_cached: bool,
+    ) -> Explanation | NoExplanation:
+        text = (
+            answer.text
+            if max_words is None
+            else cut_to_words(answer.text, max_words, self._title(pair))
+        )
+        if not text:
+            problem = problem_of_pair(
+                "no_full_sentence",
+                f"no sentence of the explanation ends within max_words = {max_words}; allow more",
+            )
+            return NoExplanation(user_id=pair.user_id, item_id=pair.item_id, problem=problem)
+        return Explanation(
+            user_id=pair.user_id,
+            item_id=pair.item_id,
+            explanation=text,
+            source="live" if is_live else "backfill",
+            is_cached=is_cached,
+            model_fingerprint=answer.model_fingerprint,
+            num_generated_tokens=answer.num_generated_tokens,
+            finish_reason=answer.finish_reason,
+        )
+
+    def _title(self, pair: PairRequest) -> str:
+        """Return the title that the pair's text has, "" if it is not known."""
+        if pair.profiles is not None and pair.profiles.item_title is not None:
+            return pair.profiles.item_title
+        if self.catalogue is None:
+            return ""
+        item = self.catalogue.dataset.item_indices.get(pair.item_id)
+        return "" if item is None else self.catalogue.item_texts(item)[0]
+
     def _record(self, text: LiveText) -> None:
         recorder = self._recorder
         recorder.increase(metrics.PAIRS, {"source": "live"})
@@ -158,25 +201,3 @@ class ReadThrough:
         recorder.observe(metrics.GENERATED_LENGTH, text.num_generated_tokens)
         recorder.observe(metrics.FIRST_TOKEN_SECONDS, text.first_token_seconds)
         recorder.observe(metrics.GENERATION_SECONDS, text.seconds)
-
-
-def _cut(
-    pair: PairRequest, answer: Answer, max_words: int | None, *, is_live: bool, is_cached: bool
-) -> Explanation | NoExplanation:
-    text = answer.text if max_words is None else cut_to_words(answer.text, max_words)
-    if not text:
-        problem = problem_of_pair(
-            "no_full_sentence",
-            f"no sentence of the explanation ends within max_words = {max_words}; allow more",
-        )
-        return NoExplanation(user_id=pair.user_id, item_id=pair.item_id, problem=problem)
-    return Explanation(
-        user_id=pair.user_id,
-        item_id=pair.item_id,
-        explanation=text,
-        source="live" if is_live else "backfill",
-        is_cached=is_cached,
-        model_fingerprint=answer.model_fingerprint,
-        num_generated_tokens=answer.num_generated_tokens,
-        finish_reason=answer.finish_reason,
-    )

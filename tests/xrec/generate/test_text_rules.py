@@ -1,5 +1,6 @@
 """From generated text to explanation: whole sentences within the words, typed failures."""
 
+import unicodedata
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ from tests.toy import toy_tokenizer
 from xrec.config.llm import DecodingConfig, PromptConfig, TextConfig
 from xrec.data.titles import TitleIndex
 from xrec.generate.engine import Completion, FinishReason
-from xrec.generate.text_rules import TextFinisher
+from xrec.generate.text_rules import TextFinisher, cut_to_words
 from xrec.llm.collaborative import Vocabulary
 from xrec.llm.prompt import PairTexts, PromptBuilder
 
@@ -160,6 +161,38 @@ def test_finished_text_counts_the_words_of_the_title() -> None:
 def test_finished_text_full_stop_within_the_title_ends_no_sentence() -> None:
     text = "You would love [title] for its tea and all that there is to see."
     assert finish(text, title="Dr. Pepper's Bar", max_words=8)[1] == "no_full_sentence"
+
+
+def test_finished_text_full_stop_within_a_title_with_an_ending_ends_no_sentence() -> None:
+    text = "You love [title]'s tea and all that there is to see. It is calm."
+    assert finish(text, title="Dr. Pepper", max_words=5)[1] == "no_full_sentence"
+    whole = "You love Dr. Pepper's tea and all that there is to see."
+    assert finish(text, title="Dr. Pepper", max_words=13) == (whole, "")
+
+
+@pytest.mark.parametrize(
+    ("max_words", "expected"),
+    [
+        (50, "You love St. Mary's. At St. Mary's you get tea."),
+        (9, "You love St. Mary's."),
+        (4, "You love St. Mary's."),
+        (3, ""),
+    ],
+)
+def test_cut_to_words_never_ends_within_the_title(max_words: int, expected: str) -> None:
+    text = "You love St. Mary's. At St. Mary's you get tea."
+    assert cut_to_words(text, max_words, "St. Mary's") == expected
+    decomposed, name = unicodedata.normalize("NFD", "Dr. Pão"), "Dr. Pão"
+    assert cut_to_words(f"You love {name}'s tea a lot.", 3, decomposed) == ""
+
+
+def test_finished_text_has_a_decomposed_title_in_composed_form() -> None:
+    title = unicodedata.normalize("NFD", "Café Orlán")
+    assert finish("You love [title], and Café Orlán.", title=title) == (
+        "You love Café Orlán, and Café Orlán.",
+        "",
+    )
+    assert finish("I love [title], " * 4, title=title)[1] == "repetitive_text"
 
 
 def test_finished_text_title_is_one_word_of_a_phrase() -> None:

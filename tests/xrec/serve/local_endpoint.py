@@ -75,7 +75,8 @@ def local_endpoint(town: Path, **values: Any) -> Iterator[Endpoint]:
     read_through = ReadThrough(model, recorder, int(config.read_through.live_mib * 2**20))
     service = Service(model, model, read_through, recorder, config.http.deadline_seconds)
     inputs = read_inputs(config)
-    service.catalogue, read_through.model_fingerprint = inputs.catalogue, inputs.model_fingerprint
+    service.catalogue = read_through.catalogue = inputs.catalogue
+    read_through.model_fingerprint = inputs.model_fingerprint
     read_through.lookup = read_lookup(config, inputs.fingerprints)
     with _server(config, service, recorder) as url:
         yield Endpoint(url, model, read_through, service)
