@@ -6,6 +6,7 @@ to the file by its absolute URI; otherwise the carried rows are copied. Because 
 the earlier run's files must stay: `--compact` and then `--clean` of the earlier run delete them.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -44,10 +45,18 @@ class EarlierRun:
         self._output = output
         self._num_chunks = num_chunks
 
-    def carry(self, chunk: int, pairs: pa.Table, keys: pa.Array) -> Carried:
+    def carry(
+        self,
+        chunk: int,
+        pairs: pa.Table,
+        keys: pa.Array,
+        still_hold: Callable[[pa.Table], pa.Array],
+    ) -> Carried:
         """Return which of the N `pairs` (schema PAIRS) need not be generated again, and the rest.
 
         `keys` are the N content keys of the pairs, null where the user or item is unknown.
+        `still_hold` says of explanations (schema GENERATED) which ones keep the rules of this run,
+        as booleans; the others are not carried.
         """
         wanted = pairs.append_column("content_key", keys)
         files: dict[str, str] = {}
@@ -57,6 +66,7 @@ class EarlierRun:
             same = rows.join(wanted, [*PAIRS.names, "content_key"], join_type="left semi").select(
                 GENERATED.names
             )
+            same = same.filter(still_hold(same))
             if is_whole and same.num_rows == rows.num_rows:
                 files[self._output.at(name).shared_uri] = hash_
                 num_referred += rows.num_rows

@@ -1,10 +1,13 @@
-"""The content key of a pair is a hash of everything that its explanation depends on.
+"""The content key of a pair is a hash of everything that the model's text for it depends on.
 
-If the key did not change, the explanation need not be generated again. The key covers the user's
+If the key did not change, the text need not be generated again. The key covers the user's
 profile and vector (a history has its effect through the vector), the item's title, profile and
 vector, and the settings of the whole run: language model, adapter with its prompt template,
 decoding, dtype. It does not cover which other pairs are in the run. So a run over other pairs, or
 with a new graph that has the same vectors, gives a pair the same key as an earlier run.
+
+The key does not cover the titles of the other items, which a text must not name. The carrying
+over checks that by itself (xrec.backfill.explain.name_no_other_item).
 """
 
 import hashlib

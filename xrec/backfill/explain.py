@@ -98,6 +98,24 @@ def content_keys(explainer: Explainer, pairs: pa.Table, shared_key: str) -> pa.A
     return pa.array(keys, pa.string())
 
 
+def name_no_other_item(explainer: Explainer, rows: pa.Table) -> pa.Array:
+    """Return for N explanations (schema GENERATED) of known pairs N booleans.
+
+    False means that the text names another item of the catalogue, so it would be refused today.
+    """
+    said = rows.select(["user_id", "item_id", "explanation"]).to_pylist()
+    return pa.array(
+        [
+            explainer.finisher.other_title(
+                row["explanation"], explainer.pairs.texts(_pair(explainer, row))
+            )
+            is None
+            for row in said
+        ],
+        pa.bool_(),
+    )
+
+
 def failed_rows(explainer: Explainer, failures: list[dict[str, str]]) -> pa.Table:
     """Return rows of the schema FAILED: `failures` (ids, reason, message) with the pair's texts."""
     return pa.Table.from_pylist(

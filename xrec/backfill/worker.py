@@ -26,7 +26,12 @@ from xrec.backfill.commit import (
     commit_location,
     try_commit,
 )
-from xrec.backfill.explain import content_keys, explain_or_fail, failed_rows
+from xrec.backfill.explain import (
+    content_keys,
+    explain_or_fail,
+    failed_rows,
+    name_no_other_item,
+)
 from xrec.backfill.generation import RUN, Generation
 from xrec.backfill.plan import read_chunk_pairs
 from xrec.config.llm import DecodingConfig, EngineConfig
@@ -140,7 +145,7 @@ class ChunkWorker:
         if self._earlier is None or self._settings.generation.kind != "run":
             return Carried({}, 0, GENERATED.empty_table(), pairs)
         keys = content_keys(self._explainer, pairs, self._settings.shared_key)
-        return self._earlier.carry(chunk, pairs, keys)
+        return self._earlier.carry(chunk, pairs, keys, partial(name_no_other_item, self._explainer))
 
     def _explain_rows(self, pairs: pa.Table, start: int, stop: int) -> Outcome:
         result = explain_or_fail(

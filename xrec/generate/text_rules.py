@@ -58,12 +58,13 @@ class TextFinisher:
         if written.endswith(_HALF_CHARACTER) or self._placeholder.is_broken_in(written):
             return None
         text = self._filled(written, texts)
-        return None if self._other_title(text, texts) else text
+        return None if self.other_title(text, texts) else text
 
     def _filled(self, written: str, texts: PairTexts) -> str:
         return self._placeholder.fill(composed(written), composed(texts.item_title))
 
-    def _other_title(self, text: str, texts: PairTexts) -> str | None:
+    def other_title(self, text: str, texts: PairTexts) -> str | None:
+        """The first name of another item in an explanation of the pair `texts`, or None."""
         context = (texts.user_profile, texts.item_profile)
         return self._titles.other_title(text, texts.item_title, context)
 
@@ -90,7 +91,7 @@ class TextFinisher:
         )
 
     def _untrue(self, text: str, texts: PairTexts) -> Failure | None:
-        other = self._other_title(text, texts)
+        other = self.other_title(text, texts)
         if other is not None:
             return Failure(
                 "names_another_item",

@@ -117,6 +117,32 @@ def test_carry_from_a_run_with_another_decoding_generates_everything(
     assert sorted(calls(called)) == sorted(FIRST[:6])
 
 
+@pytest.mark.usefixtures("actors_here")
+def test_carry_leaves_texts_that_name_an_item_which_is_new_in_the_catalogue(
+    make_config: MakeConfig, pairs: Callable[..., pa.Table], tmp_path: Path, called: Path
+) -> None:
+    says = "With Blue Heron there is tea,"
+    first = make_config(rows_per_chunk=3)
+    run(first, pairs(*FIRST[:6]), load=Toy(says=says))
+    assert pairs_of(rows_by_manifest(output_of(first))) == sorted(FIRST[:6])
+    renamed = tmp_path / "items.parquet"
+    pq.write_table(
+        pa.table({"item_id": ["wordy"], "title": ["Blue Heron"], "profile": ["Near."]}), renamed
+    )
+    second = make_config(
+        rows_per_chunk=3,
+        carry_from=output_of(first).uri,
+        explanations=str(tmp_path / "second"),
+        cold_start={"items": str(renamed)},
+    )
+    manifest = run(second, pairs(*FIRST[:6]), load=Toy(calls=str(called), says=says))
+    assert manifest.metrics["num_carried"] == 0
+    assert sorted(calls(called)) == sorted(FIRST[:6])
+    failed = rows_by_manifest(output_of(second), failed=True)
+    assert {row["reason"] for row in failed} == {"names_another_item"}
+    assert pairs_of(failed) == sorted(FIRST[:6])
+
+
 def test_carry_from_an_unfinished_run_is_refused(
     make_config: MakeConfig, pairs: Callable[..., pa.Table], tmp_path: Path
 ) -> None:

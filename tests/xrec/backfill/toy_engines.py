@@ -20,7 +20,8 @@ class Toy:
 
     A process that gets a pair of `deadly` kills itself; a pair of `broken` raises an error; a pair
     of `mute` gets an empty text while the file `muted` exists. Each call of the engine writes its
-    pairs to a file in the folder `calls`, and each prompt takes `seconds_per_prompt`.
+    pairs to a file in the folder `calls`, and each prompt takes `seconds_per_prompt`. A text is
+    `says` and the ids of its pair.
     """
 
     deadly: tuple[str, ...] = ()
@@ -29,6 +30,7 @@ class Toy:
     muted: str = "/nonexistent"
     calls: str | None = None
     seconds_per_prompt: float = 0.0
+    says: str = "explained"
 
     def __call__(self, settings: WorkerSettings) -> Explainer:
         """Make the explainer in the actor's process."""
@@ -68,7 +70,7 @@ class EchoEngine:
             text = (
                 ""
                 if names[index] in self._toy.mute and Path(self._toy.muted).exists()
-                else f"explained {names[index]}"
+                else f"{self._toy.says} {names[index]}"
             )
             yield Completion(index, self._builder.encode_explanation(text)[:-1], "stop")
 
