@@ -57,6 +57,7 @@ def test_report_shows_metrics_plots_examples_and_lineage(render, pairs):
         "BLEU",
         "fingerprint-of-adapter",
         "the graph <job>",
+        "bootstrap intervals over the users",
         pairs[19].explanation,
         pairs[19].user_id,
     ):
