@@ -25,7 +25,7 @@ from xrec.evaluate import (
     write_evaluation,
 )
 from xrec.generate.explainer import Explainer, Sources, load_explainer
-from xrec.generate.scoring import generated_texts, nll_own_and_shuffled, shuffled_pairs
+from xrec.generate.scoring import nll_own_and_shuffled, shuffled_pairs, usable_texts
 from xrec.graph.artifact import read_metrics
 from xrec.storage import Kind, Manifest, check_artifacts, finished, location_of, manifest_of
 
@@ -108,7 +108,11 @@ def _output(config: EvaluateConfig, manifests: Mapping[str, Manifest]) -> Output
 def score_pairs(
     explainer: Explainer, explanations: pa.Table, config: EvaluateConfig
 ) -> list[ScoredPair]:
-    """Held-out pairs with their texts and their scores with the own and another user's vector."""
+    """Held-out pairs with their texts and their scores with the own and another user's vector.
+
+    Both texts have passed the same rules: a pair whose own text was refused is not there, and a
+    refused text with another user's vector is None.
+    """
     rows = _draw(_with_references(explainer.dataset, explanations, config.split), config)
     pairs, texts = [pair for pair, _ in rows], [text for _, text in rows]
     others = [
@@ -119,7 +123,7 @@ def score_pairs(
     chosen = shuffled_pairs(pairs, others)[: config.max_shuffled_generations]
     shuffled_texts = dict(
         enumerate(
-            generated_texts(explainer, chosen, config.decoding, "texts with another user's vector")
+            usable_texts(explainer, chosen, config.decoding, "texts with another user's vector")
         )
     )
     return [

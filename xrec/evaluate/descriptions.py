@@ -49,10 +49,17 @@ DESCRIPTIONS = {
         "Share of texts that name the planted aspect which the user likes most, and no other. "
         "Only the collaborative signal tells which.",
     ),
+    "aspect_accuracy_both": Description(
+        _SIGNAL,
+        "Aspect accuracy, pairs with both texts",
+        "The same for the pairs that also have a text made with another user's vector. Compare the "
+        "next line with this one.",
+    ),
     "aspect_accuracy_shuffled": Description(
         _SIGNAL,
         "Aspect accuracy, another user's vector",
-        "The same for texts made with another user's vector. It should fall to about chance.",
+        "The same for texts made with another user's vector, without those that a rule refuses. "
+        "It should fall to about chance.",
     ),
     "aspect_chance": Description(
         _SIGNAL,

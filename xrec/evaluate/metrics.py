@@ -89,20 +89,27 @@ def _signal_metrics(pairs: Sequence[ScoredPair], mean: _Mean) -> Metrics:
 
 
 def _aspect_metrics(pairs: Sequence[ScoredPair], mean: _Mean) -> Metrics:
-    """Of pairs with a planted aspect; an aspect that the item lacks counts against a text too."""
+    """Of pairs with a planted aspect; an aspect that the item lacks counts against a text too.
+
+    Not every pair has a text with another user's vector: it may not be asked for, or be refused.
+    Own and other vector are then also compared on the pairs that have both texts.
+    """
     if not pairs:
         return {}
     aspects = [pair.aspects or () for pair in pairs]
     pattern = aspect_pattern(aspect for of_item in aspects for aspect in of_item)
     right = [pair.aspect or "" for pair in pairs]
     shuffled = [pair for pair in pairs if pair.shuffled_explanation is not None]
-    metrics = {
-        "aspect_accuracy": mean(names_only([pair.text for pair in pairs], right, pattern), pairs)
-    }
+
+    def accuracy(of: Sequence[ScoredPair], texts: Sequence[str]) -> Estimate:
+        return mean(names_only(texts, [pair.aspect or "" for pair in of], pattern), of)
+
+    metrics = {"aspect_accuracy": accuracy(pairs, [pair.text for pair in pairs])}
+    if 0 < len(shuffled) < len(pairs):
+        metrics["aspect_accuracy_both"] = accuracy(shuffled, [pair.text for pair in shuffled])
     if shuffled:
-        texts = [pair.shuffled_explanation or "" for pair in shuffled]
-        metrics["aspect_accuracy_shuffled"] = mean(
-            names_only(texts, [pair.aspect or "" for pair in shuffled], pattern), shuffled
+        metrics["aspect_accuracy_shuffled"] = accuracy(
+            shuffled, [pair.shuffled_explanation or "" for pair in shuffled]
         )
     metrics["aspect_chance"] = Estimate(chance_level(aspects))
     metrics["aspect_accuracy_references"] = Estimate(

@@ -35,7 +35,7 @@ class ScoredPair:
     """A held-out pair: `reference` is the text it came with, `explanation` the generated one.
 
     `explanation` and `shuffled_explanation`, which is generated with another user's vector, are
-    None if they were not asked for. `nll_own` and `nll_shuffled` are the reference's mean negative
+    None if they were not asked for; the latter also if a rule refuses it. `nll_own` and `nll_shuffled` are the reference's mean negative
     log-likelihood, nats a token, with the user's own vector and with another user's. `aspect` is
     the right aspect to name and `aspects` are all of the item's; both are None outside the
     generated sample. `names_item` and `reference_names_item` say whether explanation and reference

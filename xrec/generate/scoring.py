@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from xrec.adapter.pairs import Pair
 from xrec.config.llm import DecodingConfig
 from xrec.data.held_out import HeldOutPair
-from xrec.generate.explainer import Explainer
+from xrec.generate.explainer import Explainer, Explanation
 from xrec.llm.examples import explanation_nll
 from xrec.llm.prompt import PromptTooLongError
 from xrec.progress import progress
@@ -70,11 +70,27 @@ def nll_own_and_shuffled(
 def generated_texts(
     explainer: Explainer, pairs: Sequence[Pair], decoding: DecodingConfig, description: str
 ) -> list[str]:
-    """The explanation of each pair; raises PromptTooLongError."""
+    """The text of each pair, also if a rule refuses it; raises PromptTooLongError."""
+    return [text.text for text in _generated(explainer, pairs, decoding, description)]
+
+
+def usable_texts(
+    explainer: Explainer, pairs: Sequence[Pair], decoding: DecodingConfig, description: str
+) -> list[str | None]:
+    """The explanation of each pair, None if a rule refuses it; raises PromptTooLongError."""
+    return [
+        text.text if text.failure is None else None
+        for text in _generated(explainer, pairs, decoding, description)
+    ]
+
+
+def _generated(
+    explainer: Explainer, pairs: Sequence[Pair], decoding: DecodingConfig, description: str
+) -> list[Explanation]:
     prompts = [explainer.pairs.prompt(pair) for pair in pairs]
     texts = [explainer.pairs.texts(pair) for pair in pairs]
     by_index = {
-        text.index: text.text
+        text.index: text
         for text in progress(explainer.explain(prompts, texts, decoding), description, len(prompts))
     }
     return [by_index[index] for index in range(len(prompts))]

@@ -55,8 +55,24 @@ def test_aspect_accuracies_are_counted_against_the_original_users_aspect(make_ev
     metrics = compute_metrics(pairs, make_evaluate_config())
     assert metrics["aspect_accuracy"].value == pytest.approx(2 / 4)
     assert metrics["aspect_accuracy_shuffled"].value == pytest.approx(1 / 2)
+    assert metrics["aspect_accuracy_both"].value == pytest.approx(1 / 2)
+    assert "aspect_accuracy_both" not in compute_metrics(pairs[:2], make_evaluate_config())
     assert metrics["aspect_chance"].value == pytest.approx((3 / 2 + 1 / 4) / 4)
     assert metrics["aspect_accuracy_references"].value == 1.0
+
+
+def test_aspect_accuracies_are_compared_on_the_pairs_with_both_texts(make_evaluate_config):
+    planted = {"aspect": "jazz", "aspects": ("jazz", "view")}
+    pairs = [
+        scored("a", "Jazz.", shuffled_explanation="Jazz.", **planted),
+        scored("b", "A view.", shuffled_explanation=None, **planted),
+        scored("c", "A view.", shuffled_explanation=None, **planted),
+    ]
+    metrics = compute_metrics(pairs, make_evaluate_config())
+    assert [
+        metrics[name].value
+        for name in ("aspect_accuracy", "aspect_accuracy_both", "aspect_accuracy_shuffled")
+    ] == [pytest.approx(1 / 3), 1, 1]
 
 
 def test_text_that_also_names_an_aspect_the_item_lacks_is_wrong(make_evaluate_config):
