@@ -2,6 +2,7 @@
 
 import json
 import logging
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -10,13 +11,14 @@ import pyarrow as pa
 
 from jobs.output import Output
 from xrec.adapter.pairs import Pair
-from xrec.backfill import read_explanations
+from xrec.backfill import read_explanations, read_failed
 from xrec.config.evaluate import EvaluateConfig
 from xrec.data.dataset import Dataset
 from xrec.data.held_out import HeldOutPair, held_out_pairs
 from xrec.data.titles import composed
 from xrec.errors import ArtifactMismatchError, DataError
 from xrec.evaluate import (
+    Coverage,
     Lineage,
     ScoredPair,
     compute_metrics,
@@ -64,11 +66,10 @@ def run(config: EvaluateConfig) -> Manifest:
         storage=config.storage,
     )
     explainer = load_explainer(sources, device=config.device, engine=config.engine)
-    pairs = score_pairs(
-        explainer,
-        read_explanations(location_of(config, "explanations")),
-        config,
-    )
+    explanations = read_explanations(location_of(config, "explanations"))
+    failed = read_failed(location_of(config, "explanations").uri, config.storage).to_table()
+    pairs = score_pairs(explainer, explanations, config)
+    coverage = coverage_of(explainer.dataset, explanations, failed, config.split)
     metrics = compute_metrics(pairs, config)
     lineage = Lineage(
         sources=manifests,
@@ -79,11 +80,13 @@ def run(config: EvaluateConfig) -> Manifest:
         output,
         pairs,
         metrics,
+        coverage=coverage,
         lineage=lineage,
         config=run_config,
         inputs=inputs,
         num_examples=config.num_examples,
     )
+    logger.info("%s", coverage.sentence)
     logger.info(
         "%d pairs, %d metrics: %s", len(pairs), len(flat_metrics(metrics)), output / "report.html"
     )
@@ -158,6 +161,22 @@ def _scored(explainer: Explainer, pair: HeldOutPair, text: str, **scores: Any) -
         ),
         **scores,
     )
+
+
+def coverage_of(
+    dataset: Dataset, explanations: pa.Table, failed: pa.Table, split: Literal["validation", "test"]
+) -> Coverage:
+    """How many of the split's explained pairs are among `explanations` and how many among `failed`.
+
+    The tables have the schemas GENERATED and FAILED. Other rows of theirs are not counted.
+    """
+    held_out = {(pair.user_id, pair.item_id) for pair in held_out_pairs(dataset, split)}
+    reasons = Counter(
+        row["reason"]
+        for row in failed.select(["user_id", "item_id", "reason"]).to_pylist()
+        if (row["user_id"], row["item_id"]) in held_out
+    )
+    return Coverage(len(_with_references(dataset, explanations, split)), dict(reasons))
 
 
 def _with_references(

@@ -16,7 +16,7 @@ from xrec.config.evaluate import EvaluateConfig
 from xrec.config.llm import EngineConfig
 from xrec.data import read_dataset
 from xrec.errors import ArtifactMismatchError, DataError
-from xrec.evaluate import read_evaluation
+from xrec.evaluate import Coverage, read_coverage, read_evaluation
 from xrec.generate.explainer import Sources, load_explainer
 from xrec.storage import open_location, read_manifest
 
@@ -58,6 +58,9 @@ def test_evaluate_scores_each_held_out_explanation_beside_its_reference(pipeline
     assert {"names_item", "names_another_item", "aspects_supported"} <= set(metrics)
     assert "aspect_accuracy" in metrics
     assert "embedding_f1" not in metrics
+    failed = pipeline.manifests["explanations"].metrics["failed_by_reason"]
+    coverage = read_coverage(pipeline.location("evaluation"))
+    assert (coverage.num_explained, coverage.failed) == (len(texts), failed)
 
 
 def test_evaluate_nll_is_the_models_own_log_likelihood(pipeline: Any) -> None:
@@ -147,7 +150,9 @@ def test_evaluate_a_split_that_was_not_backfilled_says_so(pipeline: Any) -> None
     assert not pipeline.location("other-evaluation").exists()
 
 
-def test_with_references_passes_over_users_and_items_of_a_cold_start(tmp_path: Any) -> None:
+def test_pairs_to_score_and_coverage_pass_over_users_and_items_of_a_cold_start(
+    tmp_path: Any,
+) -> None:
     town = {
         "kind": "sample",
         "num_users": 20,
@@ -170,6 +175,15 @@ def test_with_references_passes_over_users_and_items_of_a_cold_start(tmp_path: A
             "explanation": ["text"] * 3,
         }
     )
+    failed = pa.table(
+        {
+            "user_id": [user_id, "a new user"],
+            "item_id": [item_id, item_id],
+            "reason": ["names_another_item"] * 2,
+        }
+    )
+    counted = jobs.evaluate.coverage_of(dataset, explanations, failed, "test")
+    assert counted == Coverage(1, {"names_another_item": 1})
     rows = jobs.evaluate._with_references(dataset, explanations, "test")
     assert [(pair.user_id, pair.item_id, pair.reference, text) for pair, text in rows] == [
         (user_id, item_id, known["explanation"], "text")

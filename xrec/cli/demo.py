@@ -11,7 +11,14 @@ from jobs.project_run import run
 from xrec.config.evaluate import EvaluateConfig
 from xrec.config.project import read_project
 from xrec.errors import ConfigError
-from xrec.evaluate import REPORT, example_lines, read_evaluation, summary_lines
+from xrec.evaluate import (
+    REPORT,
+    coverage_lines,
+    example_lines,
+    read_coverage,
+    read_evaluation,
+    summary_lines,
+)
 from xrec.storage import location_of
 
 _NUM_EXAMPLES = 10
@@ -33,7 +40,8 @@ def _print_results(config: EvaluateConfig) -> None:
     pairs, metrics = read_evaluation(output)
     examples = example_lines(pairs[:: max(1, len(pairs) // _NUM_EXAMPLES)], _NUM_EXAMPLES)
     report = output / REPORT
-    lines = ["", *examples, "", *summary_lines(metrics), "", f"report: {report.shared_uri}", ""]
+    lines = ["", *examples, "", *summary_lines(metrics), ""]
+    lines += [*coverage_lines(read_coverage(output)), f"report: {report.shared_uri}", ""]
     sys.stdout.write("\n".join(lines))
 
 

@@ -9,6 +9,7 @@ from xrec.evaluate.metrics import METRICS, flat_metrics, metrics_table
 from xrec.evaluate.report import Lineage, render_report
 from xrec.evaluate.scores import (
     SCORED_PAIRS,
+    Coverage,
     ScoredPair,
     scored_pairs_from_table,
     scored_pairs_table,
@@ -25,12 +26,16 @@ from xrec.storage import (
 
 REPORT = "report.html"
 
+# In the manifest's row counts: held-out pairs that the backfill explained, and that failed there.
+_EXPLAINED, _FAILED = "explained_in_backfill", "failed_in_backfill:"
+
 
 def write_evaluation(
     location: Location,
     pairs: Sequence[ScoredPair],
     metrics: Mapping[str, Estimate],
     *,
+    coverage: Coverage,
     lineage: Lineage,
     config: Mapping[str, Any],
     inputs: Mapping[str, str],
@@ -45,7 +50,12 @@ def write_evaluation(
     texts = {
         "metrics.json": json.dumps(flat, indent=2, allow_nan=False) + "\n",
         REPORT: render_report(
-            pairs, metrics, lineage=lineage, config=config, num_examples=num_examples
+            pairs,
+            metrics,
+            coverage=coverage,
+            lineage=lineage,
+            config=config,
+            num_examples=num_examples,
         ),
     }
     files = {
@@ -60,7 +70,12 @@ def write_evaluation(
         data = text.encode("utf-8")
         (location / name).write_bytes(data)
         files[name] = content_hash(data)
-    row_counts = {"pairs": len(pairs), "metrics": len(metrics)}
+    row_counts = {
+        "pairs": len(pairs),
+        "metrics": len(metrics),
+        _EXPLAINED: coverage.num_explained,
+        **{_FAILED + reason: count for reason, count in sorted(coverage.failed.items())},
+    }
     return write_manifest(
         location,
         "evaluation",
@@ -78,3 +93,14 @@ def read_evaluation(location: Location) -> tuple[list[ScoredPair], dict[str, Est
     rows = read_table(location / "metrics.parquet", METRICS).to_pylist()
     metrics = {row["metric"]: Estimate(row["value"], row["low"], row["high"]) for row in rows}
     return scored_pairs_from_table(read_table(location / "pairs.parquet", SCORED_PAIRS)), metrics
+
+
+def read_coverage(location: Location) -> Coverage:
+    """How many held-out pairs had a text to score; raises ArtifactNotFoundError."""
+    counts = read_manifest(location, "evaluation").row_counts
+    failed = {
+        name.removeprefix(_FAILED): count
+        for name, count in counts.items()
+        if name.startswith(_FAILED)
+    }
+    return Coverage(counts.get(_EXPLAINED, counts["pairs"]), failed)

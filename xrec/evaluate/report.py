@@ -18,7 +18,7 @@ from markupsafe import Markup
 from xrec.evaluate.bootstrap import Estimate
 from xrec.evaluate.descriptions import DESCRIPTIONS, format_interval, format_value
 from xrec.evaluate.plots import History, history_plot, length_plot, nll_plot
-from xrec.evaluate.scores import ScoredPair
+from xrec.evaluate.scores import Coverage, ScoredPair
 from xrec.evaluate.text_metrics import num_words
 from xrec.storage import Manifest
 
@@ -50,6 +50,7 @@ def render_report(
     pairs: Sequence[ScoredPair],
     metrics: Mapping[str, Estimate],
     *,
+    coverage: Coverage,
     lineage: Lineage,
     config: Mapping[str, Any],
     num_examples: int,
@@ -68,6 +69,7 @@ def render_report(
         num_pairs=len(pairs),
         num_users=len({pair.user_id for pair in pairs}),
         num_items=len({pair.item_id for pair in pairs}),
+        coverage=coverage.sentence,
         verdict=verdict(metrics["personalization_gain"]),
         groups=_groups(metrics),
         plots=_plots(pairs, lineage),

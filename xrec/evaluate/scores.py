@@ -5,7 +5,7 @@ in the sample; the rest of xrec.evaluate only reads them.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import pyarrow as pa
@@ -35,12 +35,13 @@ class ScoredPair:
     """A held-out pair: `reference` is the text it came with, `explanation` the generated one.
 
     `explanation` and `shuffled_explanation`, which is generated with another user's vector, are
-    None if they were not asked for; the latter also if a rule refuses it. `nll_own` and `nll_shuffled` are the reference's mean negative
-    log-likelihood, nats a token, with the user's own vector and with another user's. `aspect` is
-    the right aspect to name and `aspects` are all of the item's; both are None outside the
-    generated sample. `names_item` and `reference_names_item` say whether explanation and reference
-    name the item by its title; they are None for an item without a title. `other_title` is the
-    title of another item that the explanation names, if it does.
+    None if they were not asked for; the latter also if a rule refuses it. `nll_own` and
+    `nll_shuffled` are the reference's mean negative log-likelihood, nats a token, with the user's
+    own vector and with another user's. `aspect` is the right aspect to name and `aspects` are all
+    of the item's; both are None outside the generated sample. `names_item` and
+    `reference_names_item` say whether explanation and reference name the item by its title; they
+    are None for an item without a title. `other_title` is the title of another item that the
+    explanation names, if it does.
     """
 
     user_id: str
@@ -79,6 +80,34 @@ class ScoredPair:
     def ids(self) -> tuple[str, str]:
         """User and item."""
         return self.user_id, self.item_id
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """How many held-out pairs the backfill explained, and how many it did not, by reason.
+
+    Only explained pairs are scored. A text that names another item is refused in the backfill, so
+    this is where such texts are counted.
+    """
+
+    num_explained: int
+    failed: Mapping[str, int]
+
+    @property
+    def sentence(self) -> str:
+        """The counts in words."""
+        num_failed = sum(self.failed.values())
+        num_pairs = self.num_explained + num_failed
+        if not num_failed:
+            return (
+                f"All {num_pairs:,} held-out pairs of the backfill have a text; none was refused."
+            )
+        by_reason = sorted(self.failed.items(), key=lambda item: (-item[1], item[0]))
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in by_reason)
+        return (
+            f"Of {num_pairs:,} held-out pairs of the backfill, {num_failed:,} have no text, which "
+            f"was refused or failed, and are not scored: {reasons}."
+        )
 
 
 def scored_pairs_table(pairs: Sequence[ScoredPair]) -> pa.Table:

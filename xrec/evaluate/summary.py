@@ -6,7 +6,7 @@ from itertools import groupby
 
 from xrec.evaluate.bootstrap import Estimate
 from xrec.evaluate.descriptions import DESCRIPTIONS, format_interval, format_value
-from xrec.evaluate.scores import ScoredPair
+from xrec.evaluate.scores import Coverage, ScoredPair
 
 _WIDTH = 100
 _MARGIN = 13  # columns of "explanation  "
@@ -25,6 +25,11 @@ def summary_lines(metrics: Mapping[str, Estimate]) -> list[str]:
             label, value = f"{DESCRIPTIONS[name].label:<{labels}}", f"{values[name]:>{width}}"
             lines.append(f"  {label}  {value}  {interval and f'({interval})'}".rstrip())
     return lines
+
+
+def coverage_lines(coverage: Coverage) -> list[str]:
+    """How many pairs have no text, and for which reasons, wrapped to 100 columns."""
+    return textwrap.wrap(_printable(coverage.sentence), width=_WIDTH)
 
 
 def example_lines(pairs: Sequence[ScoredPair], num_examples: int) -> list[str]:

@@ -14,7 +14,7 @@ from xrec.config.base import parse_config
 from xrec.config.evaluate import EvaluateConfig
 from xrec.config.project import read_project
 from xrec.errors import ConfigError
-from xrec.evaluate import Lineage, ScoredPair, compute_metrics, write_evaluation
+from xrec.evaluate import Coverage, Lineage, ScoredPair, compute_metrics, write_evaluation
 from xrec.storage import Location, Manifest, open_location
 
 ROOT = Path(__file__).parents[3]
@@ -100,6 +100,7 @@ def _evaluation(location: Location, num_pairs: int) -> EvaluateConfig:
         location,
         pairs,
         compute_metrics(pairs, config),
+        coverage=Coverage(num_pairs, {"names_another_item": 4}),
         lineage=lineage,
         config={},
         inputs={},
@@ -124,6 +125,8 @@ def test_demo_prints_ten_explanations_beside_their_references_the_metrics_and_th
     )
     assert "1.000" in accuracy
     assert "0.500" in next(line for line in out.splitlines() if "Personalization gain" in line)
+    assert "Of 27 held-out pairs of the backfill, 4 have no text" in out
+    assert "4 names_another_item." in out
     assert out.splitlines()[-1] == f"report: {tmp_path / 'evaluation' / 'report.html'}"
 
 

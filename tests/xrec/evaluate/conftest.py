@@ -7,7 +7,7 @@ import pytest
 
 from xrec.config.base import parse_config
 from xrec.config.evaluate import EvaluateConfig
-from xrec.evaluate import Lineage, ScoredPair
+from xrec.evaluate import Coverage, Lineage, ScoredPair
 from xrec.storage import Kind, Manifest
 
 ASPECTS = (
@@ -69,6 +69,11 @@ def pairs() -> list[ScoredPair]:
 @pytest.fixture
 def make_evaluate_config() -> Callable[..., EvaluateConfig]:
     return make_config
+
+
+@pytest.fixture
+def coverage() -> Coverage:
+    return Coverage(200, {"no_full_sentence": 2, "names_another_item": 5})
 
 
 @pytest.fixture

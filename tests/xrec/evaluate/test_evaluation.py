@@ -4,9 +4,18 @@ import pyarrow.parquet as pq
 import pytest
 
 from xrec.errors import ArtifactMismatchError
-from xrec.evaluate import METRICS, SCORED_PAIRS, compute_metrics, flat_metrics, write_evaluation
+from xrec.evaluate import (
+    METRICS,
+    SCORED_PAIRS,
+    Coverage,
+    compute_metrics,
+    flat_metrics,
+    read_coverage,
+    write_evaluation,
+)
 from xrec.storage import Location, Manifest, content_hash, finished, open_location, read_table
 
+COVERAGE = Coverage(200, {"no_full_sentence": 2, "names_another_item": 5})
 INPUTS = {"adapter": "0123", "explanations": "4567"}
 
 
@@ -16,6 +25,7 @@ def _write(location: Location, pairs, config, lineage) -> Manifest:
         location,
         pairs,
         compute_metrics(pairs, config),
+        coverage=COVERAGE,
         lineage=lineage,
         config=settings,
         inputs=INPUTS,
@@ -52,6 +62,14 @@ def test_evaluation_holds_metrics_pairs_report_and_a_manifest_of_their_hashes(
         == flat_metrics(compute_metrics(pairs, config))
     )
     assert (tmp_path / "report.html").read_text(encoding="utf-8").startswith("<!doctype html>")
+
+
+def test_evaluation_says_how_many_pairs_had_no_text_and_why(
+    tmp_path, pairs, make_evaluate_config, lineage
+):
+    location = open_location(str(tmp_path))
+    _write(location, pairs, make_evaluate_config(), lineage)
+    assert read_coverage(location) == COVERAGE
 
 
 def test_evaluation_is_recognised_as_its_own_run_and_refused_for_another(

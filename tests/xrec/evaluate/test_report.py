@@ -33,12 +33,13 @@ class _Page(HTMLParser):
 
 
 @pytest.fixture
-def render(pairs, make_evaluate_config, lineage):
+def render(pairs, make_evaluate_config, coverage, lineage):
     def _render(pairs=pairs, lineage=lineage, num_examples=20):
         config = make_evaluate_config()
         return render_report(
             pairs,
             compute_metrics(pairs, config),
+            coverage=coverage,
             lineage=lineage,
             config=config.model_dump(mode="json"),
             num_examples=num_examples,
@@ -58,6 +59,8 @@ def test_report_shows_metrics_plots_examples_and_lineage(render, pairs):
         "fingerprint-of-adapter",
         "the graph <job>",
         "bootstrap intervals over the users",
+        "Of 207 held-out pairs of the backfill, 7 have no text",
+        "5 names_another_item, 2 no_full_sentence",
         pairs[19].explanation,
         pairs[19].user_id,
     ):

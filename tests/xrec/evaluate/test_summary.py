@@ -1,4 +1,11 @@
-from xrec.evaluate import Estimate, ScoredPair, example_lines, summary_lines
+from xrec.evaluate import (
+    Coverage,
+    Estimate,
+    ScoredPair,
+    coverage_lines,
+    example_lines,
+    summary_lines,
+)
 
 
 def test_summary_aligns_labels_and_decimal_points_under_group_headings():
@@ -39,3 +46,15 @@ def test_example_with_control_characters_cannot_act_on_the_terminal():
 
 def test_example_that_is_empty_says_so():
     assert "explanation  (empty)" in example_lines([_pair(" ")], 1)
+
+
+def test_coverage_says_how_many_pairs_have_no_text_and_why():
+    assert coverage_lines(Coverage(1200, {})) == [
+        "All 1,200 held-out pairs of the backfill have a text; none was refused."
+    ]
+    lines = coverage_lines(Coverage(290, {"empty_text": 1, "names_another_item": 9}))
+    assert " ".join(lines) == (
+        "Of 300 held-out pairs of the backfill, 10 have no text, which was refused or failed, and "
+        "are not scored: 9 names_another_item, 1 empty_text."
+    )
+    assert max(map(len, lines)) <= 100
