@@ -47,8 +47,10 @@ class Stopping:
         """
         if generated[-1] in self.token_ids:
             return "stop"
-        if self.strings and any(string in self.decode(generated) for string in self.strings):
-            return "stop"
+        if self.strings:
+            text = self.decode(generated)
+            if any(string in text for string in self.strings):
+                return "stop"
         return "length" if len(generated) == self.max_new_tokens or not num_left else None
 
     def without_end(self, generated: list[int]) -> list[int]:

@@ -185,7 +185,8 @@ class VllmEngine:
         ended = sequence.finish_reason == "stop"
         if ended:
             token_ids.pop()
-        stopped = any(text in self._decode(token_ids) for text in stop)
+        text = self._decode(token_ids) if stop else ""
+        stopped = any(string in text for string in stop)
         if not (output.finished or stopped):
             return None
         self.num_prompt_tokens += len(output.prompt_token_ids)
