@@ -37,10 +37,11 @@ logger = logging.getLogger("xrec")
 def output(config: BackfillConfig, *, exact: bool = True) -> Output:
     """The explanations that `config` asks for; see jobs.output.
 
-    Reads all pairs, and looks at the language model. Without `exact` it reads only the pairs of a
-    split, which are few, and takes the language model for the adapter's.
+    Reads all pairs, and looks at the language model. Without `exact` it takes the language model
+    for the adapter's, and reads the pairs only if they are those of a split, which are few, or if
+    the place of a new run depends on them.
     """
-    if exact or isinstance(config.pairs, SplitPairs):
+    if exact or config.new_run or isinstance(config.pairs, SplitPairs):
         spill = PairSpill(pair_batches(config))
         spill.delete()
         pairs, unchecked = spill.fingerprint, tuple[str, ...]()

@@ -14,7 +14,7 @@ from jobs.command.catalogue import job_named
 from jobs.output import Found, Output
 from xrec.backfill import Lease
 from xrec.config.backfill import BackfillConfig
-from xrec.config.shared import JobConfig, RayConfig
+from xrec.config.shared import JobConfig
 from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError
 
 
@@ -35,37 +35,41 @@ def run(
     with ExitStack() as cluster:
         for number, (name, config) in enumerate(configs.items(), start=1):
             step = f"[{number}/{len(configs)}]"
-            found = _found(name, config, redo)
             retries = getattr(config, "retry_failed", None) is not None
-            if found is not None and found.state == "same" and not retries:
+            if _is_there(name, config, redo) and not retries:
                 tell(f"{step} xrec {name}: skipped, it is there with the same settings and inputs")
                 continue
             tell(f"{step} xrec {name} {source}".rstrip())
             started = time.monotonic()
             if (ray := getattr(config, "ray", None)) is not None:
-                _join_cluster(cluster, ray)
+                cluster.enter_context(ensure_ray(ray))  # a connection that is there is kept
             job_named(name).run(config)
             tell(f"{step} done in {time.monotonic() - started:.0f} s")
 
 
-def _join_cluster(stack: ExitStack, config: RayConfig) -> None:
-    """Connect to Ray, or start it, for the rest of the run; later calls have no effect."""
-    stack.enter_context(ensure_ray(config))
+def _is_there(name: str, config: JobConfig, redo: bool) -> bool:
+    """Whether the job's very output is finished; with `redo`, one that differs is deleted.
+
+    What takes a long read is compared only if the rest does not settle it.
+    """
+    for exact in (False, True):
+        made = job_named(name).output(config, exact=exact)
+        found = made.found()
+        if found.state == "missing":
+            return False
+        if found.state == "differs":
+            if not redo:
+                raise ArtifactMismatchError(_message({name: (made, found)}))
+            _delete(made, config)
+            return False
+    return found.state == "same"
 
 
-def _found(name: str, config: JobConfig, redo: bool) -> Found | None:
-    """What is there of the job's output, with `redo` after what differs was deleted."""
-    made = job_named(name).output(config)
-    found = made.found()
-    if found.state != "differs":
-        return found
-    if not redo:
-        raise ArtifactMismatchError(_message({name: (made, found)}))
+def _delete(made: Output, config: JobConfig) -> None:
     if isinstance(config, BackfillConfig):
         with Lease.acquire(made.location, config.lease_seconds).renewed():
             pass  # no other driver is at work there
     made.delete()
-    return None
 
 
 def _check_nothing_differs(configs: Mapping[str, JobConfig]) -> None:

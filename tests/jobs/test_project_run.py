@@ -8,6 +8,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+import jobs.prepare
 import jobs.project_run
 from jobs.command.catalogue import job_named
 from jobs.output import Output
@@ -72,6 +73,23 @@ def test_run_makes_what_is_missing_and_skips_it_the_next_time(
     assert run(town()) == [
         "[1/1] xrec prepare: skipped, it is there with the same settings and inputs"
     ]
+
+
+def test_run_reads_what_is_long_only_where_something_is_to_be_compared(
+    town: Callable[..., dict[str, JobConfig]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bool] = []
+    output = jobs.prepare.output
+
+    def noted(config: Any, *, exact: bool = True) -> Output:
+        asked.append(exact)
+        return output(config, exact=exact)
+
+    monkeypatch.setattr(jobs.prepare, "output", noted)
+    run(town())
+    assert asked == [False, False]
+    run(town())
+    assert asked[2:] == [False, False, True]
 
 
 def test_run_what_differs_is_named_and_left_alone_without_redo(
