@@ -5,8 +5,8 @@ import logging
 import numpy as np
 
 from cluster.connect import ensure_ray
-from jobs.output import Output, llm_fingerprint
-from jobs.train_adapter import check_training_cluster
+from jobs.output import Output
+from jobs.train_adapter import check_training_cluster, training_inputs
 from xrec.config.evaluate import AblateConfig, Variant
 from xrec.data.dataset import check_has_explanations, read_dataset
 from xrec.data.held_out import HeldOutPair, held_out_pairs
@@ -25,10 +25,9 @@ from xrec.storage import (
     check_artifacts,
     finished,
     location_of,
-    manifest_of,
     read_manifest,
 )
-from xrec.train.adapter import adapter_inputs, adapter_run_config, train_adapter
+from xrec.train.adapter import adapter_run_config, train_adapter
 
 logger = logging.getLogger("xrec")
 
@@ -52,11 +51,7 @@ def output(config: AblateConfig, *, exact: bool = True) -> Output:
         **config.model_dump(mode="json", include=_CONTENT),
         **adapter_run_config(config.training_of("full", location.uri)),
     }
-    base_model = llm_fingerprint(config, config.llm, exact=exact)
-    inputs = adapter_inputs(
-        manifest_of(config, "dataset"), manifest_of(config, "graph"), base_model or ""
-    )
-    unchecked = () if base_model else ("base_model",)
+    inputs, unchecked = training_inputs(config, exact=exact)
     return Output(location, "ablation", settings, inputs, unchecked=unchecked)
 
 
@@ -70,11 +65,9 @@ def run(config: AblateConfig) -> Manifest:
     check_artifacts(config, "dataset", "graph", "ablation")
     check_has_explanations(location_of(config, "dataset"))
     made = output(config)
-    target, run_config, inputs = made.location, made.config, made.inputs
-    done = finished(target, "ablation", run_config, inputs)
-    if done is not None:
-        logger.info("%s: already there", target)
+    if (done := made.done()) is not None:
         return done
+    target = made.location
     pairs = _drawn_pairs(config)
     with ensure_ray(config.ray):
         check_training_cluster(config.training_of("full", target.uri), target.uri)
@@ -91,7 +84,7 @@ def run(config: AblateConfig) -> Manifest:
         num_samples=config.bootstrap_samples,
         seed=config.seed,
     )
-    manifest = write_ablation(target, scores, metrics, config=run_config, inputs=inputs)
+    manifest = write_ablation(target, scores, metrics, config=made.config, inputs=made.inputs)
     logger.info("%d variants: %s", len(scores), target / ABLATION_REPORT)
     return manifest
 

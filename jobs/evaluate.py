@@ -29,7 +29,7 @@ from xrec.evaluate import (
 from xrec.generate.explainer import Explainer, Sources, load_explainer
 from xrec.generate.scoring import nll_own_and_shuffled, shuffled_pairs, usable_texts
 from xrec.graph.artifact import read_metrics
-from xrec.storage import Kind, Manifest, check_artifacts, finished, location_of, manifest_of
+from xrec.storage import Kind, Manifest, check_artifacts, location_of, manifest_of
 
 logger = logging.getLogger("xrec")
 
@@ -53,10 +53,7 @@ def run(config: EvaluateConfig) -> Manifest:
     manifests = _manifests(config)
     _check_lineage(config, manifests)
     made = _output(config, manifests)
-    output, run_config, inputs = made.location, made.config, made.inputs
-    done = finished(output, "evaluation", run_config, inputs)
-    if done is not None:
-        logger.info("%s: already there", output)
+    if (done := made.done()) is not None:
         return done
     sources = Sources(
         dataset=config.artifact("dataset"),
@@ -77,18 +74,21 @@ def run(config: EvaluateConfig) -> Manifest:
         graph_history=_graph_history(config),
     )
     manifest = write_evaluation(
-        output,
+        made.location,
         pairs,
         metrics,
         coverage=coverage,
         lineage=lineage,
-        config=run_config,
-        inputs=inputs,
+        config=made.config,
+        inputs=made.inputs,
         num_examples=config.num_examples,
     )
     logger.info("%s", coverage.sentence)
     logger.info(
-        "%d pairs, %d metrics: %s", len(pairs), len(flat_metrics(metrics)), output / "report.html"
+        "%d pairs, %d metrics: %s",
+        len(pairs),
+        len(flat_metrics(metrics)),
+        made.location / "report.html",
     )
     return manifest
 

@@ -7,6 +7,7 @@ a long read is left out and not compared.
 """
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -15,7 +16,17 @@ from xrec.config.llm import LLMConfig
 from xrec.config.shared import JobConfig
 from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError, ModelError, StorageError
 from xrec.llm.source import model_fingerprint, resolve_model
-from xrec.storage import MANIFEST, Kind, Location, Manifest, differing_fields, read_manifest
+from xrec.storage import (
+    MANIFEST,
+    Kind,
+    Location,
+    Manifest,
+    differing_fields,
+    finished,
+    read_manifest,
+)
+
+logger = logging.getLogger("xrec")
 
 State = Literal["missing", "begun", "same", "differs"]
 
@@ -40,9 +51,15 @@ class Output:
     beside: tuple["Output", ...] = ()
 
     def done(self) -> Manifest | None:
-        """The manifest if this very run is finished, else None; differences are left to the job."""
-        found = self.found()
-        return found.manifest if found.state == "same" else None
+        """The manifest if this very run is finished, and None if nothing is.
+
+        Raises ArtifactMismatchError, with the fields that differ, if another run's artifact is
+        there.
+        """
+        manifest = finished(self.location, self.kind, self.config, self.inputs)
+        if manifest is not None:
+            logger.info("%s: already there", self.location)
+        return manifest
 
     def found(self) -> "Found":
         """What is there, compared with this run.

@@ -1,32 +1,26 @@
 """Job `train-adapter`: dataset, graph and a frozen language model in, adapter artifact out."""
 
-import logging
-
 from cluster.connect import ensure_ray
 from cluster.preflight import check_cluster
 from cluster.room import demand_of_workers
 from jobs.output import Output, llm_fingerprint
 from xrec.config.adapter import TrainAdapterConfig
+from xrec.config.evaluate import AblateConfig
 from xrec.data import check_has_explanations
 from xrec.llm.source import folder_uris
-from xrec.storage import Manifest, check_artifacts, finished, location_of, manifest_of
+from xrec.storage import Manifest, check_artifacts, location_of, manifest_of
 from xrec.train.adapter import adapter_inputs, adapter_run_config, train_adapter
-
-logger = logging.getLogger("xrec")
 
 
 def output(config: TrainAdapterConfig, *, exact: bool = True) -> Output:
     """The adapter that `config` asks for; see jobs.output."""
-    base_model = llm_fingerprint(config, config.llm, exact=exact)
-    inputs = adapter_inputs(
-        manifest_of(config, "dataset"), manifest_of(config, "graph"), base_model or ""
-    )
+    inputs, unchecked = training_inputs(config, exact=exact)
     return Output(
         location_of(config, "adapter"),
         "adapter",
         adapter_run_config(config),
         inputs,
-        unchecked=() if base_model else ("base_model",),
+        unchecked=unchecked,
         records=("checkpoints/run.json",),
     )
 
@@ -38,14 +32,22 @@ def run(config: TrainAdapterConfig) -> Manifest:
     """
     check_artifacts(config, "dataset", "graph", "adapter")
     check_has_explanations(location_of(config, "dataset"))
-    made = output(config)
-    done = finished(made.location, made.kind, made.config, made.inputs)
-    if done is not None:
-        logger.info("%s: already there", made.location)
+    if (done := output(config).done()) is not None:
         return done
     with ensure_ray(config.ray):
         check_training_cluster(config, config.artifact("adapter"))
         return train_adapter(config)
+
+
+def training_inputs(
+    config: TrainAdapterConfig | AblateConfig, *, exact: bool
+) -> tuple[dict[str, str], tuple[str, ...]]:
+    """The fingerprints of what an adapter is trained on, and the names of those not known."""
+    base_model = llm_fingerprint(config, config.llm, exact=exact)
+    inputs = adapter_inputs(
+        manifest_of(config, "dataset"), manifest_of(config, "graph"), base_model or ""
+    )
+    return inputs, () if base_model else ("base_model",)
 
 
 def check_training_cluster(config: TrainAdapterConfig, written: str) -> None:
