@@ -1,6 +1,7 @@
 """Two commands for a team's own CSV files: `xrec init`, then `xrec run` to explanations."""
 
 import csv
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -41,13 +42,21 @@ def _xrec(*arguments: object) -> str:
 
 
 def _save_llm(folder: Path, feedback: Path) -> None:
-    """A toy model. Its tokenizer has the words of the explanations, which then fit the budget."""
-    torch.manual_seed(0)
-    folder.mkdir()
+    """A toy model that says words and nothing else: every other token has the score zero.
+
+    Its tokenizer knows the words of the explanations, which then fit the budget that init chose.
+    """
     texts = [row["why_bought"] for row in csv.DictReader(feedback.open(newline=""))]
     tokenizer = train_tokenizer(texts, 600)
+    torch.manual_seed(0)
     config = SampleLLMConfig(hidden_size=32, num_layers=1, num_heads=2, num_key_value_heads=1)
-    save_sample_model(build_model(config, tokenizer), tokenizer, folder)
+    model = build_model(config, tokenizer)
+    tokens = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
+    is_word = torch.tensor([re.fullmatch("\u0120[a-z]{3,}", token) is not None for token in tokens])
+    model.config.tie_word_embeddings = False
+    model.lm_head.weight = torch.nn.Parameter(torch.randn(len(tokens), 32) * is_word[:, None])
+    folder.mkdir()
+    save_sample_model(model, tokenizer, folder)
 
 
 @pytest.mark.slow
