@@ -1,6 +1,7 @@
-"""A file for each job: config in, one library call, artifact out.
+"""A file for each job, and what goes through several of them: `run`, `status`, `explain`.
 
-`jobs.<name>.run(config)` does the job and returns the artifact's manifest.
-`jobs.<name>.output(config)` says what the job would make.
+`jobs.<name>.run(config)` does a job: config in, one library call, artifact out. It returns the
+artifact's manifest. `jobs.<name>.output(config)` says what the job would make. `serve` makes no
+artifact: it runs until it is interrupted, and has no `output`.
 `python -m jobs.<name>` is the same as `xrec <name>`.
 """

@@ -52,7 +52,7 @@ def survey(folder: Folder, source: TablesSource) -> Survey:
 
     Raises DataError if it could not, or would leave out more than half of a file.
     """
-    raw = read_tables({name: folder.contents[name] for name in folder.contents}, source)
+    raw = read_tables(folder.contents, source)
     assembled = assemble(raw, SplitShares())
     by_file = Counter(finding.file for finding in assembled.findings)
     shares = {file: by_file[file] / total for file, total in raw.num_rows.items() if total}

@@ -68,6 +68,7 @@ _TABLE_WORDS = {
     "users": _USER | {"people"},
     "items": _ITEM | frozenset(_words("catalog catalogue inventory meta metadata")),
 }
+_KNOWN = _USER | _ITEM | frozenset(_EXPLANATION) | frozenset().union(*_TABLE_WORDS.values())
 
 
 def words_of(name: str) -> list[str]:
@@ -133,9 +134,8 @@ def _parts(word: str) -> list[str]:
         stem = word.removesuffix(ending)
         if stem != word and (stem in _USER or stem in _ITEM or stem in _EXPLANATION):
             return [stem, ending]
-    known = _USER | _ITEM | frozenset(_EXPLANATION) | frozenset().union(*_TABLE_WORDS.values())
     for form in (word, word.removesuffix("s"), word.removesuffix("es"), re.sub("ies$", "y", word)):
-        if form in known:
+        if form in _KNOWN:
             return [form]
     return [word]
 
