@@ -24,7 +24,6 @@ from xrec.config.backfill import BackfillConfig, SplitPairs
 from xrec.llm.source import folder_uris
 from xrec.storage import (
     Manifest,
-    check_access,
     check_artifacts,
     location_of,
     open_location,
@@ -84,16 +83,16 @@ def run(config: BackfillConfig) -> Manifest:
 
 def clean_output(config: BackfillConfig) -> int:
     """Delete the files of `explanations` that no longer count; returns their number."""
+    check_artifacts(config, "explanations")
     output = location_of(config, "explanations")
-    check_access(output, config.storage)
     with Lease.acquire(output, config.lease_seconds).renewed():
         return clean(output, config.garbage_hours)
 
 
 def compact_output(config: BackfillConfig) -> Manifest:
     """Make few large files of the many small ones of `explanations`, a finished run."""
+    check_artifacts(config, "explanations")
     output = location_of(config, "explanations")
-    check_access(output, config.storage)
     manifest = read_manifest(output, "explanations")
     plan = read_plan(output, RunIdentity(manifest.config, manifest.inputs))
     with Lease.acquire(output, config.lease_seconds).renewed() as lease:

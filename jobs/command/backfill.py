@@ -9,7 +9,7 @@ from jobs.command.arguments import ConfigPath, Debug, DryRun, Overrides, keys_op
 from jobs.command.catalogue import BACKFILL
 from jobs.command.exit_codes import exit_codes
 from jobs.command.logging import configure_logging
-from jobs.command.summary import summary
+from jobs.command.summary import show_config, summary
 
 if TYPE_CHECKING:
     from xrec.config.backfill import BackfillConfig
@@ -66,9 +66,7 @@ def backfill(
 
 def _run(config: "BackfillConfig", clean: bool, compact: bool, dry_run: bool) -> None:
     if dry_run:
-        from xrec.config.base import resolved_yaml
-
-        typer.echo(resolved_yaml(config), nl=False)
+        show_config(config)
     elif clean:
         typer.echo(f"{BACKFILL.module().clean_output(config)} files deleted")
     elif compact:

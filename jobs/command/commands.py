@@ -13,12 +13,17 @@ from jobs.command.logging import configure_logging
 from jobs.command.run import HELP as RUN_HELP
 from jobs.command.run import run
 from jobs.command.serve import serve
-from jobs.command.summary import summary
+from jobs.command.summary import show_config, summary
 
 
-def new_app() -> typer.Typer:
+def new_app(*, no_args_is_help: bool = False) -> typer.Typer:
     """An empty program, without shell completion and coloured tracebacks."""
-    return typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+    return typer.Typer(
+        add_completion=False,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        no_args_is_help=no_args_is_help,
+    )
 
 
 def add_job_command(app: typer.Typer, job: Job) -> None:
@@ -60,9 +65,7 @@ def _command(job: Job) -> Callable[..., None]:
         with exit_codes(debug):
             config = job.load_config(config_path, overrides or [])
             if dry_run:
-                from xrec.config.base import resolved_yaml
-
-                typer.echo(resolved_yaml(config), nl=False)
+                show_config(config)
                 return
             manifest = job.run(config)
             typer.echo(summary(manifest, config.artifact(manifest.kind)))

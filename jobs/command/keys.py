@@ -59,11 +59,11 @@ def _type(annotation: Any) -> str:
 
 def _default(key: Key) -> str:
     field: FieldInfo = key.field
-    if key.is_section and field.default is not None:
-        return ", required" if field.is_required() else ""
-    if field.is_required() or field.default is PydanticUndefined:
-        return ", required" if field.is_required() else ""
     default = field.default
+    if field.is_required():
+        return ", required"
+    if default is PydanticUndefined or (key.is_section and default is not None):
+        return ""
     if isinstance(default, bool) or default is None:
         return f", default {str(default).lower().replace('none', 'null')}"
     if isinstance(default, tuple):

@@ -10,6 +10,7 @@ from jobs.command.arguments import ConfigPath, Debug, DryRun, Overrides, keys_op
 from jobs.command.catalogue import SERVE
 from jobs.command.exit_codes import exit_codes
 from jobs.command.logging import configure_logging
+from jobs.command.summary import show_config
 
 if TYPE_CHECKING:
     from xrec.config.serve import ServeConfig
@@ -35,9 +36,7 @@ def serve(
     with exit_codes(debug):
         config = _load(config_path, overrides or [])
         if dry_run:
-            from xrec.config.base import resolved_yaml
-
-            typer.echo(resolved_yaml(config), nl=False)
+            show_config(config)
         elif write_deployment is not None:
             from xrec.serve.deployment_file import deployment_yaml
 

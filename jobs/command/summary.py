@@ -1,9 +1,12 @@
-"""What a finished job prints: where its artifact is, and its counts and metrics in a line each."""
+"""What a job prints when it is finished, and what it prints instead of running, by --dry-run."""
 
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+import typer
+
 if TYPE_CHECKING:
+    from xrec.config.base import Config
     from xrec.storage import Manifest
 
 
@@ -32,6 +35,13 @@ def _metric_lines(metrics: Mapping[str, Any]) -> Iterator[str]:
             else ""
         )
         yield f"  {name:<{width}}  {_short(value)}{interval}"
+
+
+def show_config(config: "Config") -> None:
+    """Print the resolved config, as `--dry-run` does."""
+    from xrec.config.base import resolved_yaml
+
+    typer.echo(resolved_yaml(config), nl=False)
 
 
 def scalars(metrics: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from jobs.command.arguments import Address, Debug
+from jobs.command.commands import new_app
 from jobs.command.exit_codes import exit_codes
 from jobs.command.logging import configure_logging
 from xrec.cli.jobs_command import jobs_table
@@ -70,12 +71,7 @@ Name = Annotated[
     ),
 ]
 
-app = typer.Typer(
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    no_args_is_help=True,
-)
+app = new_app(no_args_is_help=True)
 
 
 @app.command("up", help=UP_HELP)

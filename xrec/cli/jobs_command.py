@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from jobs.command.arguments import Address, Debug
+from jobs.command.commands import new_app
 from jobs.command.exit_codes import exit_codes
 from jobs.command.logging import configure_logging, quiet_ray
 from xrec.cli.text_table import text_table
@@ -53,12 +54,7 @@ JobId = Annotated[
     typer.Argument(metavar="ID", help="The job's id, as xrec submit and xrec jobs list show it."),
 ]
 
-app = typer.Typer(
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    no_args_is_help=True,
-)
+app = new_app(no_args_is_help=True)
 
 
 @app.command("list", help=LIST_HELP)

@@ -38,6 +38,8 @@ TABLE_ENDINGS = (
     ".json.gz",
 )
 """The endings of the files that a `tables` source reads; .json and .jsonl have an object a line."""
+Delimiter = Literal[",", ";", "\t", "|"]
+"""What may separate the columns of CSV files."""
 _JOINED = ("profile", "title")
 
 
@@ -60,9 +62,7 @@ class TablesSource(Config):
         "name}. A table's name before the dot limits a key to that table. The columns of a list "
         "are joined to one text; null leaves a profile or title empty.",
     )
-    delimiter: Literal[",", ";", "\t", "|"] = Field(
-        ",", description="What separates the columns in CSV files."
-    )
+    delimiter: Delimiter = Field(",", description="What separates the columns in CSV files.")
 
     @model_validator(mode="after")
     def _files_can_be_read(self) -> "TablesSource":

@@ -1,6 +1,6 @@
 """`xrec evaluate` scores explanations; `xrec ablate` compares variants of the adapter."""
 
-from typing import Literal
+from typing import Literal, get_args
 
 from pydantic import Field, model_validator
 
@@ -72,14 +72,7 @@ class EvaluateConfig(JobConfig):
 Variant = Literal[
     "full", "without_profile", "without_injection", "without_both", "random_vectors", "constant"
 ]
-VARIANTS: tuple[Variant, ...] = (
-    "full",
-    "without_profile",
-    "without_injection",
-    "without_both",
-    "random_vectors",
-    "constant",
-)
+VARIANTS: tuple[Variant, ...] = get_args(Variant)
 _WITHOUT_PROFILE = ("without_profile", "without_both")
 _MODEL_CHANGES: dict[Variant, dict[str, str]] = {
     "without_injection": {"injection": "none"},

@@ -3,14 +3,13 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
-from xrec.config.data import TABLE_ENDINGS
+from xrec.config.data import TABLE_ENDINGS, Delimiter
 from xrec.data.lines import Lines, read_lines
 from xrec.errors import ConfigError, DataError, StorageNotFoundError
 from xrec.storage import Location
 
-_DELIMITERS = (",", ";", "\t", "|")
 _MAX_FILES = 40
 _SHOWN = 10
 
@@ -104,7 +103,7 @@ def _delimiter(contents: Mapping[str, bytes]) -> str:
     for name, data in contents.items():
         if name.lower().endswith(".csv"):
             header = data[:65536].decode("utf-8-sig", errors="replace").split("\n", 1)[0]
-            counts[max(_DELIMITERS, key=header.count)] += 1
+            counts[max(get_args(Delimiter), key=header.count)] += 1
     return counts.most_common(1)[0][0] if counts else ","
 
 
