@@ -55,14 +55,7 @@ def run(config: EvaluateConfig) -> Manifest:
     made = _output(config, manifests)
     if (done := made.done()) is not None:
         return done
-    sources = Sources(
-        dataset=config.artifact("dataset"),
-        graph=config.artifact("graph"),
-        adapter=config.artifact("adapter"),
-        llm=config.llm,
-        storage=config.storage,
-    )
-    explainer = load_explainer(sources, device=config.device, engine=config.engine)
+    explainer = _explainer(config)
     explanations = read_explanations(location_of(config, "explanations"))
     failed = read_failed(location_of(config, "explanations").uri, config.storage).to_table()
     pairs = score_pairs(explainer, explanations, config)
@@ -106,6 +99,17 @@ def _output(config: EvaluateConfig, manifests: Mapping[str, Manifest]) -> Output
         config.model_dump(mode="json", exclude=elsewhere | without_effect),
         {name: manifest.fingerprint for name, manifest in manifests.items()},
     )
+
+
+def _explainer(config: EvaluateConfig) -> Explainer:
+    sources = Sources(
+        dataset=config.artifact("dataset"),
+        graph=config.artifact("graph"),
+        adapter=config.artifact("adapter"),
+        llm=config.llm,
+        storage=config.storage,
+    )
+    return load_explainer(sources, device=config.device, engine=config.engine)
 
 
 def score_pairs(
