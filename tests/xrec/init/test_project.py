@@ -3,6 +3,7 @@
 import csv
 import gzip
 import json
+import shlex
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,6 +15,7 @@ import jobs.prepare
 from tests.xrec.init.shop import write_shop
 from xrec.cli.main import app
 from xrec.config.data import PrepareConfig
+from xrec.config.jobs import JOBS
 from xrec.config.project import load_config, read_project
 from xrec.config.shared import StorageConfig
 from xrec.errors import ConfigError, DataError, StorageAccessError, StorageNotFoundError
@@ -190,6 +192,24 @@ def test_init_of_two_files_of_one_table_prepares_the_one_that_it_told(
     manifest = jobs.prepare.run(load_config(PrepareConfig, tmp_path / "project" / "xrec.yaml"))
     assert findings.guess.files["users"] in manifest.inputs
     assert len(manifest.inputs) == 4
+
+
+def test_readme_s_commands_fit_the_file_that_init_writes(tmp_path: Path, shop: Path) -> None:
+    _init(tmp_path, shop)
+    readme = (Path(__file__).parents[3] / "README.md").read_text().replace("\\\n", "")
+    commands = [
+        shlex.split(line, comments=True)[1:]
+        for line in readme.splitlines()
+        if line.startswith("    xrec ") and "shop/xrec.yaml" in line
+    ]
+    jobs_of = [each for each in commands if each[0] in (*JOBS, "run")]
+    submitted = [each[1:] for each in commands if each[0] == "submit"]
+    assert [each[0] for each in jobs_of] == ["run", "backfill", "serve", "prepare"]
+    assert [each[0] for each in submitted] == ["run"]
+    for each in jobs_of + [words[: words.index("--address")] for words in submitted]:
+        words = [str(tmp_path / "project/xrec.yaml") if "xrec.yaml" in w else w for w in each]
+        result = CliRunner().invoke(app, [*words, "--dry-run"])
+        assert result.exit_code == 0, (each, result.stderr)
 
 
 def test_init_from_a_bucket(tmp_path: Path, shop: Path, s3_environment: Store) -> None:
