@@ -330,3 +330,12 @@ def test_backfill_switches_are_config_keys(
     )
     assert result.exit_code == 0, result.stderr
     assert set(lines) <= set(result.stdout.splitlines())
+
+
+def test_backfill_place_of_a_new_run_is_known_without_the_model(pipeline: Any) -> None:
+    """The place depends on the pairs, so they are read for it even by `xrec status`."""
+    pairs = {"kind": "top_k", "k": 1}
+    config = pipeline.config(BackfillConfig, pairs=pairs, new_run=True)
+    exact, cheap = (jobs.backfill.output(config, exact=exact) for exact in (True, False))
+    assert cheap.location.uri == exact.location.uri
+    assert cheap.location.uri.startswith(config.artifact("explanations") + "-")
