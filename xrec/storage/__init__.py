@@ -13,8 +13,8 @@ from xrec.storage.artifact import (
     run_fingerprint,
     write_manifest,
 )
+from xrec.storage.job_artifacts import check_artifacts, location_of, manifest_of
 from xrec.storage.location import Location, storage_errors
-from xrec.storage.of_job import check_artifacts, location_of, manifest_of
 from xrec.storage.requests import request_each
 from xrec.storage.tables import parquet_bytes, read_row_group, read_table, write_table
 from xrec.storage.uri import check_access, open_location
