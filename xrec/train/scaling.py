@@ -34,13 +34,16 @@ def check_cpus(scaling: ScalingConfig) -> None:
 
 
 def uses_gpu(scaling: ScalingConfig) -> bool:
-    """Whether each worker gets a GPU; raises ClusterError if GPUs are asked for and missing."""
+    """Return whether each worker gets a GPU.
+
+    If GPUs are asked for and missing, raises ClusterError, or warns if the cluster may grow.
+    """
     num_gpus, num_workers = ray.cluster_resources().get("GPU", 0), scaling.fewest_workers
-    if scaling.device == "cuda" and num_gpus < num_workers and not may_grow():
-        raise ClusterError(
-            f"{num_workers} workers with a GPU each, and the cluster has {num_gpus:g}; "
-            "set scaling.device or num_workers"
-        )
+    if scaling.device == "cuda" and num_gpus < num_workers:
+        message = f"{num_workers} workers with a GPU each, and the cluster has {num_gpus:g}"
+        if not may_grow():
+            raise ClusterError(f"{message}; set scaling.device or num_workers")
+        logger.warning("%s: waiting up to %d minutes for it to grow", message, MINUTES_TO_GROW)
     return scaling.device == "cuda" or (scaling.device == "auto" and num_gpus >= num_workers)
 
 

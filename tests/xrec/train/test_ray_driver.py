@@ -121,6 +121,22 @@ def test_fit_worker_lost_is_replaced_and_other_error_is_a_training_error(
 
 
 @pytest.mark.slow
+def test_fit_worker_whose_gpu_disappears_goes_on_from_the_checkpoint(storage: Location) -> None:
+    def loop(config: dict[str, Any]) -> None:
+        from xrec.train.ray_worker import last_checkpoint, report
+
+        with last_checkpoint() as read:
+            there = read("epoch.txt").decode() if read else ""
+        report({"epoch": 1, "score": 0.0, "there": there}, {"epoch.txt": b"1"})
+        if not there:
+            raise RuntimeError("CUDA error: unspecified launch failure")
+
+    assert run(loop, storage, scaling={"max_failures": 1}).metrics["there"] == "1"
+    with pytest.raises(TrainingError, match=r"worker 0 .*max_failures.*CUDA error: unspecified"):
+        run(loop, open_location(f"{storage.path}/without"))
+
+
+@pytest.mark.slow
 def test_fit_resumed_goes_on_from_the_files_of_all_workers(storage: Location) -> None:
     def loop(config: dict[str, Any]) -> None:
         from xrec.train.ray_worker import last_checkpoint, rank, report

@@ -12,11 +12,12 @@ from tests.decoders import tiny_image_model
 from tests.toy import attach_toy, toy_model
 from tests.xrec.train.adapter_town import make_config
 from xrec.config.adapter import TrainAdapterConfig
+from xrec.errors import ModelError
 from xrec.llm.examples import Example
 from xrec.train.data import AdapterData
 from xrec.train.memory import num_trained_parameters
 from xrec.train.prefix_cache import PrefixCache
-from xrec.train.sharding import estimate_inputs
+from xrec.train.sharding import estimate_inputs, with_sharding
 
 V = 64
 # The longest row has 13 tokens, of which 11 stand before its collaborative token. In a batch of
@@ -87,3 +88,19 @@ def test_estimate_inputs_of_text_and_images_are_those_of_the_text_decoder(tmp_pa
     shape, _ = estimate_inputs(config_of(tmp_path / "llm"), data_of(ROWS, ROWS))
     assert shape.vocab_size == V
     assert shape.num_parameters < model.num_parameters()
+
+
+def test_with_sharding_refuses_a_model_that_fits_at_no_stage_before_it_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    toy_model().save_pretrained(tmp_path / "llm")
+    (tmp_path / "llm" / "model.safetensors").unlink()
+    monkeypatch.setattr("xrec.train.sharding.world_size", lambda: 2)
+    monkeypatch.setattr("xrec.train.sharding.local_world_size", lambda: 2)
+    monkeypatch.setattr("xrec.train.sharding.least_of_workers", lambda memory: memory)
+    monkeypatch.setattr("xrec.train.sharding.note", lambda text: None)
+    config = config_of(tmp_path / "llm", zero_stage="auto")
+    assert with_sharding(config, data_of(ROWS, ROWS)).deepspeed.zero_stage == 0
+    monkeypatch.setattr("xrec.train.sharding.device_memory", lambda *_: 1000)
+    with pytest.raises(ModelError, match=r"fits at no ZeRO stage(.|\n)*raise scaling.num_workers"):
+        with_sharding(config, data_of(ROWS, ROWS))
