@@ -21,6 +21,7 @@ from xrec.llm.examples import Example
 from xrec.llm.model import load_model, resolve_attention, resolve_dtype
 from xrec.train.adapter import ExplanationLoss, learning_rate_share
 from xrec.train.data import MicroBatch, epoch_steps, validation_batches
+from xrec.train.micro_batch import chosen_size
 from xrec.train.prefix_cache import PrefixCache
 
 _CPU = torch.device("cpu")
@@ -122,6 +123,7 @@ class _Loop:
         self.module = module
         self.parts = parts
         self._training = config.training
+        self._micro_batch_size = chosen_size(config)
         self._clipping = config.deepspeed.gradient_clipping
         steps = num_examples // self._training.global_batch_size * self._training.num_epochs
         self.num_steps = min(self._training.max_steps or steps, steps)
@@ -140,7 +142,7 @@ class _Loop:
         total, num_tokens = 0.0, 0
         sizes = {
             "global_batch_size": self._training.global_batch_size,
-            "micro_batch_size": self._training.micro_batch_size,
+            "micro_batch_size": self._micro_batch_size,
         }
         for micro_batches in epoch_steps(
             examples, epoch=number, seed=self._training.seed, **sizes, rank=0, world_size=1
@@ -171,7 +173,7 @@ class _Loop:
         """Return the mean NLL in nats a token."""
         self.module.eval()
         batches = validation_batches(
-            examples, batch_size=self._training.micro_batch_size, rank=0, world_size=1
+            examples, batch_size=self._micro_batch_size, rank=0, world_size=1
         )
         total = sum(self.module(batch).item() for batch in batches)
         return float(total / sum(len(example.label_ids) for example in examples))

@@ -1,6 +1,6 @@
 """`xrec train-adapter` and `xrec import-adapter`: the adapters between graph and language model."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -147,8 +147,13 @@ class AdapterTrainingConfig(Config):
     global_batch_size: int = Field(
         32, ge=1, description="Number of pairs of an optimizer step, of all workers together."
     )
-    micro_batch_size: int = Field(
-        8, ge=1, description="Number of pairs of one forward pass of one worker."
+    micro_batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+        8,
+        description="Number of pairs of one forward pass of one worker. With auto it is the "
+        "largest power of two that divides a worker's part of the global batch and fits its "
+        "memory: by a trial step over the longest rows on a GPU, by estimate on a CPU (8 at most) "
+        "and at ZeRO stage 3. The size decides which pairs share a step, so a run that goes on "
+        "keeps it.",
     )
     prefix_cache_gib: float = Field(
         1.0,

@@ -14,6 +14,8 @@ import logging
 import math
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,7 +34,7 @@ from xrec.config.adapter import LearningRateConfig, TrainAdapterConfig
 from xrec.errors import ConfigError, ModelError, TrainingError
 from xrec.graph.artifact import check_graph_of_dataset
 from xrec.llm.examples import Example, collate, token_nll
-from xrec.llm.model import check_quantization
+from xrec.llm.model import check_quantization, resolve_dtype
 from xrec.llm.source import model_fingerprint, public_name, resolve_model
 from xrec.storage import Manifest, finished, location_of, manifest_of, run_fingerprint
 from xrec.train.checkpoint import (
@@ -67,6 +69,12 @@ from xrec.train.deepspeed_engine import (
     whole_state,
 )
 from xrec.train.metrics import TrainingMetrics
+from xrec.train.micro_batch import (
+    chosen_size,
+    with_estimated_size,
+    with_size,
+    with_tried_size,
+)
 from xrec.train.prefix_cache import PrefixCache, WorkCounts
 from xrec.train.profiler import profiled_steps
 from xrec.train.ray_driver import fit
@@ -181,6 +189,13 @@ def adapter_inputs(dataset: Manifest, graph: Manifest, base_model: str) -> dict[
 
 def _check_batch_sizes(config: TrainAdapterConfig) -> None:
     training, num_workers = config.training, config.scaling.num_workers
+    if training.micro_batch_size == "auto":
+        if training.global_batch_size % num_workers:
+            raise ConfigError(
+                f"training.global_batch_size = {training.global_batch_size} is no multiple of "
+                f"scaling.num_workers = {num_workers}; change one of them"
+            )
+        return
     if training.global_batch_size % (training.micro_batch_size * num_workers):
         raise ConfigError(
             f"training.global_batch_size = {training.global_batch_size} is no multiple of "
@@ -294,7 +309,13 @@ class ExplanationLoss(nn.Module):
 def build_engine(
     config: TrainAdapterConfig, data: AdapterData, *, num_steps: int
 ) -> tuple["DeepSpeedEngine", Adapters]:
-    """Return the DeepSpeed engine of a worker over the frozen model with fresh adapters.
+    """Return the DeepSpeed engine of a worker over the frozen model with fresh adapters."""
+    model, adapters = build_model(config, data)
+    return engine_over(model, config, data, num_steps=num_steps), adapters
+
+
+def build_model(config: TrainAdapterConfig, data: AdapterData) -> tuple[PreTrainedModel, Adapters]:
+    """Return the frozen model on this worker's device with fresh adapters, which it has attached.
 
     The adapters are the same on every worker.
     """
@@ -315,6 +336,31 @@ def build_engine(
     move_to_device(model, worker_device())
     if training.gradient_checkpointing:
         checkpoint_layers(model)
+    return model, adapters
+
+
+def try_step(config: TrainAdapterConfig, model: PreTrainedModel, rows: Sequence[Example]) -> None:
+    """Go forward and backward with the rows as training does, and leave nothing behind.
+
+    No gradient and no random number stays, but the numbers' format: it is what DeepSpeed will use.
+    """
+    training, device = config.training, worker_device()
+    cache = PrefixCache(model, rows, budget_bytes=0, split=not training.gradient_checkpointing)
+    module = ExplanationLoss(model, cache).train()
+    if resolve_dtype(config.llm.dtype, device) == torch.bfloat16:
+        module.bfloat16()
+    try:
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            module(rows).backward()
+    finally:
+        module.zero_grad(set_to_none=True)
+
+
+def engine_over(
+    model: PreTrainedModel, config: TrainAdapterConfig, data: AdapterData, *, num_steps: int
+) -> "DeepSpeedEngine":
+    """Return the DeepSpeed engine of a worker over what `build_model` returned."""
+    training = config.training
     module = ExplanationLoss(model, _prefix_cache(config, model, data))
     trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(
@@ -328,7 +374,7 @@ def build_engine(
     settings["zero_optimization"]["reduce_bucket_size"] = sum(
         parameter.numel() for parameter in trainable
     )
-    return initialize_engine(module, optimizer, settings, schedule), adapters
+    return initialize_engine(module, optimizer, settings, schedule)
 
 
 def checkpoint_layers(model: PreTrainedModel) -> None:
@@ -371,6 +417,44 @@ def learning_rate_share(rate: LearningRateConfig, num_steps: int) -> Callable[[i
     )
 
 
+@dataclass(frozen=True)
+class _Checkpoint:
+    """What a worker reads of the last checkpoint."""
+
+    progress: AdapterProgress
+    trained: TrainedTensors
+    best: Tensors
+
+
+def _last_checkpoint(run: str) -> _Checkpoint | None:
+    """Return the last checkpoint, or None; raises ArtifactMismatchError if it is another run's."""
+    with last_checkpoint() as read:
+        if read is None:
+            return None
+        progress = read_progress(AdapterProgress, read, run)
+        return _Checkpoint(progress, read_trained(read), read_best_adapter(read))
+
+
+def _sized_model(
+    config: TrainAdapterConfig, data: AdapterData, checkpoint: _Checkpoint | None
+) -> tuple[TrainAdapterConfig, PreTrainedModel, Adapters]:
+    """Return `config` with a number as its micro-batch size, and `build_model` of it. Collective.
+
+    A size that is auto is the checkpoint's, and without a checkpoint it is chosen.
+    """
+    is_auto = config.training.micro_batch_size == "auto"
+    if is_auto and checkpoint is not None and checkpoint.progress.micro_batch_size is not None:
+        config = with_size(config, checkpoint.progress.micro_batch_size)
+    config = with_estimated_size(config, data)
+    model, adapters = build_model(config, data)
+    num_text_tokens = model.get_input_embeddings().vocabulary.num_text_tokens
+    return (
+        with_tried_size(config, data, num_text_tokens, partial(try_step, config, model)),
+        model,
+        adapters,
+    )
+
+
 class AdapterWorker:
     """A worker between two steps: its engine, how far the run is, the best adapter so far."""
 
@@ -379,11 +463,14 @@ class AdapterWorker:
 
         Raises ArtifactMismatchError if the checkpoint is another run's.
         """
+        checkpoint = _last_checkpoint(run)
+        config, model, self._adapters = _sized_model(config, data, checkpoint)
         self._training, self._data = config.training, data
+        self._micro_batch_size = chosen_size(config)
         self._steps_per_epoch = len(data.train) // config.training.global_batch_size
         all_steps = self._steps_per_epoch * config.training.num_epochs
         self._num_steps = min(config.training.max_steps or all_steps, all_steps)
-        self._engine, self._adapters = build_engine(config, data, num_steps=self._num_steps)
+        self._engine = engine_over(model, config, data, num_steps=self._num_steps)
         self._prefixes: PrefixCache = self._engine.module.prefixes
         self._meter = WorkMeter(self._engine.module.model)
         self._speed: dict[str, float] = {}
@@ -394,11 +481,12 @@ class AdapterWorker:
             for name, parameter in self._engine.module.named_parameters()
             if parameter.requires_grad
         }
-        self.progress = AdapterProgress(run)
+        self.progress = AdapterProgress(run, micro_batch_size=self._micro_batch_size)
         self._best: Tensors = {}
         self._preemption = PreemptionWatch()
         self._step_ended = time.monotonic()
-        self._resume()
+        if checkpoint is not None:
+            self._resume(checkpoint)
 
     @property
     def has_finished(self) -> bool:
@@ -435,7 +523,7 @@ class AdapterWorker:
             epoch=self.progress.epoch,
             seed=self._training.seed,
             global_batch_size=self._training.global_batch_size,
-            micro_batch_size=self._training.micro_batch_size,
+            micro_batch_size=self._micro_batch_size,
             rank=rank(),
             world_size=world_size(),
             length=self._prefixes.num_rest_tokens,
@@ -496,7 +584,7 @@ class AdapterWorker:
         totals = self._zeros()
         for examples in validation_batches(
             self._data.validation,
-            batch_size=self._training.micro_batch_size,
+            batch_size=self._micro_batch_size,
             rank=rank(),
             world_size=world_size(),
             length=self._prefixes.num_rest_tokens,
@@ -517,6 +605,7 @@ class AdapterWorker:
             "seconds": self.progress.epoch_seconds + time.monotonic() - self._step_ended,
             **self._work(),
             **self._speed,
+            "micro_batch_size": self._micro_batch_size,
             "num_train_pairs": len(self._data.train),
             "num_left_out": dict(self._data.left_out),
             "hidden_size": self._engine.module.model.config.hidden_size,
@@ -561,13 +650,10 @@ class AdapterWorker:
 
     # Checkpoints
 
-    def _resume(self) -> None:
-        """Go on from the last checkpoint if there is one."""
-        with last_checkpoint() as read:
-            if read is None:
-                return
-            self.progress = read_progress(AdapterProgress, read, self.progress.run)
-            trained, self._best = read_trained(read), read_best_adapter(read)
+    def _resume(self, checkpoint: "_Checkpoint") -> None:
+        """Go on from the checkpoint."""
+        self.progress = replace(checkpoint.progress, micro_batch_size=self._micro_batch_size)
+        trained, self._best = checkpoint.trained, checkpoint.best
         # Adam has no state before its first step, so a step is made, with gradients of zero.
         for _ in range(self._engine.gradient_accumulation_steps()):
             self._engine.backward(self._engine(self._data.train[:1]) * 0.0)

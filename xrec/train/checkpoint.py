@@ -64,10 +64,10 @@ def claim(
 class AdapterProgress:
     """How far an adapter's run is.
 
-    `run` is the fingerprint of its settings and inputs, and `step` counts the optimizer steps of
-    all epochs. `history` has a row for each finished epoch, with its `validation_loss`. The other
-    fields are of the present epoch: the steps done, the sum of their NLL in nats, their number of
-    tokens, and their time in seconds.
+    `run` is the fingerprint of its settings and inputs, and `micro_batch_size` is what a size of
+    auto became. `step` counts the optimizer steps of all epochs. `history` has a row for each
+    finished epoch, with its `validation_loss`. The other fields are of the present epoch: the steps
+    done, the sum of their NLL in nats, their number of tokens, and their time in seconds.
     """
 
     run: str
@@ -77,6 +77,7 @@ class AdapterProgress:
     epoch_tokens: float = 0.0
     epoch_seconds: float = 0.0
     history: tuple[Mapping[str, Any], ...] = ()
+    micro_batch_size: int | None = None
 
     @property
     def epoch(self) -> int:
@@ -111,7 +112,12 @@ class AdapterProgress:
 
     def after_epoch(self, row: Mapping[str, Any]) -> "AdapterProgress":
         """Return the progress when the present epoch is done; `row` is its row of the history."""
-        return AdapterProgress(self.run, step=self.step, history=(*self.history, row))
+        return AdapterProgress(
+            self.run,
+            step=self.step,
+            history=(*self.history, row),
+            micro_batch_size=self.micro_batch_size,
+        )
 
 
 @dataclass(frozen=True)

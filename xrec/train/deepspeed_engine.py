@@ -46,6 +46,7 @@ def deepspeed_settings(
     The global batch is the same for any number of workers.
     """
     training = config.training
+    assert training.micro_batch_size != "auto"  # xrec.train.micro_batch has put a number there
     return {
         "train_micro_batch_size_per_gpu": training.micro_batch_size,
         "gradient_accumulation_steps": math.ceil(
@@ -93,12 +94,13 @@ def load_frozen_model(config: TrainAdapterConfig) -> PreTrainedModel:
     At stage 3 it has this worker's shard of each weight only. Call `init_deepspeed` before.
     """
     folder = resolve_model(config.llm.model, config.llm.cache_dir, config.storage)
-    sharding = sharded_loading(adapter_settings(config))
+    is_sharded = config.deepspeed.zero_stage == 3
+    sharding = sharded_loading(adapter_settings(config)) if is_sharded else None
     attention = resolve_attention(config.llm.attn_implementation, worker_device())
     model = load_model(
         folder,
         dtype=_dtype(config),
-        device=worker_device() if sharding is None else None,
+        device=None if is_sharded else worker_device(),
         attn_implementation=attention,
         quantization=config.llm.quantization,
     )

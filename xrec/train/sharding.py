@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 def with_sharding(config: TrainAdapterConfig, data: "AdapterData") -> TrainAdapterConfig:
     """Return `config` with a number as its ZeRO stage, and log the sum. Collective.
 
-    All workers choose the same: the one with least memory counts. Raises ModelError if the model
-    fits at no stage.
+    All workers choose the same: the one with least memory counts. If the micro-batch size is auto,
+    the sum is for one row. Raises ModelError if the model fits at no stage.
     """
     asked = config.deepspeed.zero_stage
     if config.deepspeed.offload != "none":
@@ -68,7 +68,7 @@ def estimate_inputs(config: TrainAdapterConfig, data: "AdapterData") -> tuple[Mo
     # No more than all beginnings can be kept.
     cached = sum(lengths.beginnings) * shape.num_layers * 2 * shape.key_value_size * dtype_bytes
     return shape, Load(
-        micro_batch_size=training.micro_batch_size,
+        micro_batch_size=1 if training.micro_batch_size == "auto" else training.micro_batch_size,
         longest_row=longest_row,
         longest_rest=max(lengths.rests) if splits else longest_row,
         longest_beginning=max(lengths.beginnings) if splits else 0,

@@ -6,7 +6,7 @@ that happens between them is the product's code, and its figures are those of a 
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -23,7 +23,7 @@ from tests.xrec.train.adapter_town import build_workspace, make_config
 from tests.xrec.train.one_gpu_worker import OneWorker, become_worker
 from xrec.config.graph import PretrainGraphConfig
 from xrec.data.dataset import read_dataset
-from xrec.errors import TrainingError
+from xrec.errors import ModelError, TrainingError
 from xrec.llm.examples import Example
 from xrec.storage import open_location
 from xrec.train.adapter import AdapterWorker, ExplanationLoss, build_engine
@@ -115,6 +115,137 @@ def test_adapter_worker_on_a_gpu_trains_validates_and_resumes_as_on_a_cpu(
     for row, other in zip(rows, expected, strict=True):
         for key in LOSSES:
             assert row[key] == pytest.approx(other[key], rel=1e-5)  # with another attention
+
+
+class Memory:
+    """A GPU's memory that holds a step over `most_rows` rows; the peak is a GB a row."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, most_rows: int, free_gb: float = 80):
+        self.tried: list[int] = []
+        self.peak = 0
+        go = ExplanationLoss.forward
+
+        def forward(module: ExplanationLoss, examples: Sequence[Example]) -> Tensor:
+            self.tried.append(len(examples))
+            if len(examples) > most_rows:
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+            self.peak = len(examples) * 10**9
+            torch.rand(3)  # as noise and dropout do
+            return go(module, examples)
+
+        monkeypatch.setattr(ExplanationLoss, "forward", forward)
+        free = int(free_gb * 1e9)
+        for name, function in {
+            "mem_get_info": lambda device: (free, 80 * 10**9),
+            "memory_allocated": lambda device: 0,
+            "max_memory_allocated": lambda device: self.peak,
+            "reset_peak_memory_stats": lambda device: None,
+            "empty_cache": lambda: None,
+            "get_rng_state": lambda device: torch.zeros(1),
+            "set_rng_state": lambda state, device: None,
+        }.items():
+            monkeypatch.setattr(torch.cuda, name, function)
+
+
+def figures(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the rows without times."""
+    timed = ("seconds", "tokens_per_second", "tflops_per_worker")
+    return [{key: row[key] for key in row if key not in timed} for row in rows]
+
+
+def test_micro_batch_size_that_is_tried_gives_the_run_with_that_size_bit_by_bit(
+    workspace: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def train(size: int | str) -> list[dict[str, Any]]:
+        worker = become_worker(monkeypatch, tmp_path / f"{size}", GPU)
+        config = make_config(
+            workspace,
+            num_workers=1,
+            zero_stage=0,
+            num_epochs=1,
+            max_steps=1,
+            max_validation_pairs=4,
+            micro_batch_size=size,
+            model={"gating_noise": True, "dropout": 0.2},
+        )
+        return figures(train_adapter_here(worker, config))
+
+    with FakeGPU():
+        memory = Memory(monkeypatch, most_rows=4)
+        expected = train(4)
+        memory.tried.clear()
+        found = train("auto")
+    assert found == expected
+    assert found[0]["micro_batch_size"] == 4
+    assert memory.tried[:4] == [1, 2, 4, 8]
+    assert max(memory.tried[4:]) == 4
+
+
+def test_micro_batch_size_that_was_tried_is_kept_by_a_run_that_goes_on_elsewhere(
+    workspace: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with FakeGPU():
+        worker = become_worker(monkeypatch, tmp_path, GPU)
+        for most_rows, max_steps in ((4, 1), (16, 2)):
+            memory = Memory(monkeypatch, most_rows)
+            config = make_config(
+                workspace,
+                num_workers=1,
+                zero_stage=0,
+                num_epochs=2,
+                micro_batch_size="auto",
+                max_steps=max_steps,
+                max_validation_pairs=4,
+            )
+            rows = train_adapter_here(worker, config)
+    assert [(row["step"], row["micro_batch_size"]) for row in rows] == [(1, 4), (2, 4)]
+    assert max(memory.tried) == 4
+
+
+@pytest.mark.parametrize(("free_gb", "expected"), [(3.4, 2), (2.2, 1), (20.0, 16)])
+def test_micro_batch_size_leaves_a_tenth_of_the_free_memory(
+    workspace: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    gpu: torch.device,
+    free_gb: float,
+    expected: int,
+) -> None:
+    become_worker(monkeypatch, tmp_path, gpu)
+    notes = Mock()
+    monkeypatch.setattr("xrec.train.micro_batch.note", notes)
+    config = make_config(workspace, num_workers=1, zero_stage=0, micro_batch_size="auto")
+    Memory(monkeypatch, 16, free_gb)
+    data = load_adapter_data(config)
+    worker = AdapterWorker(config, data, "run")
+    assert worker.progress.micro_batch_size == expected
+    (text,) = notes.call_args.args
+    assert "1 row(s): 1.00 GB" in text
+    assert text.endswith(f"auto: training.micro_batch_size = {expected}")
+
+
+def test_micro_batch_size_where_not_one_row_fits_is_refused_with_advice(
+    workspace: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gpu: torch.device
+) -> None:
+    become_worker(monkeypatch, tmp_path, gpu)
+    config = make_config(workspace, num_workers=1, zero_stage=0, micro_batch_size="auto")
+    Memory(monkeypatch, 0)
+    with pytest.raises(
+        ModelError, match=r"one row does not fit(.|\n)*1 row.*: out of memory"
+    ) as seen:
+        AdapterWorker(config, load_adapter_data(config), "run")
+    assert "gradient_checkpointing=true" in str(seen.value)
+
+
+def test_micro_batch_size_is_the_least_of_all_workers(
+    workspace: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gpu: torch.device
+) -> None:
+    become_worker(monkeypatch, tmp_path, gpu, world_size=2)
+    monkeypatch.setattr("xrec.train.micro_batch.least_of_workers", lambda size: min(size, 2.0))
+    config = make_config(workspace, num_workers=2, zero_stage=0, micro_batch_size="auto")
+    Memory(monkeypatch, 8)
+    worker = AdapterWorker(config, load_adapter_data(config), "run")
+    assert worker.progress.micro_batch_size == 2
 
 
 def test_build_engine_puts_adapters_and_buffers_on_the_workers_device(

@@ -10,6 +10,7 @@ from transformers import LlamaConfig, PreTrainedConfig, Qwen3Config
 from xrec.config.adapter import TrainAdapterConfig
 from xrec.config.project import load_config
 from xrec.train.memory import Load, empty_model, num_trained_parameters, shape_of, worker_memory
+from xrec.train.micro_batch import chosen_size
 
 CONFIGS = Path(__file__).parents[3] / "configs"
 NAMES = {
@@ -46,7 +47,7 @@ def figures_of(config: TrainAdapterConfig, model: PreTrainedConfig, stage: int) 
     longest = config.prompt.max_prompt_tokens + row
     shape = shape_of(empty_model(model))
     load = Load(
-        micro_batch_size=training.micro_batch_size,
+        micro_batch_size=chosen_size(config),
         longest_row=longest,
         longest_rest=longest,
         longest_explanation=row,
@@ -71,15 +72,18 @@ def comment_before(path: Path, section: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("name", "model", "stage"),
-    [("llama2-7b", LLAMA_2, 3), ("xrec-paper", LLAMA_2, 1)],
+    ("name", "overrides", "model", "stage"),
+    [
+        ("llama2-7b", ["training.micro_batch_size=4"], LLAMA_2, 3),
+        ("xrec-paper", [], LLAMA_2, 1),
+    ],
     ids=["llama2-7b", "xrec-paper"],
 )
 def test_sum_worked_out_in_a_config_is_that_of_worker_memory(
-    name: str, model: PreTrainedConfig, stage: int
+    name: str, overrides: list[str], model: PreTrainedConfig, stage: int
 ) -> None:
     path = CONFIGS / f"{name}.yaml"
-    config = load_config(TrainAdapterConfig, path)
+    config = load_config(TrainAdapterConfig, path, overrides)
     expected = figures_of(config, model, stage)
     comment = comment_before(path, "train-adapter")
     parts = re.split(r"\n#   (?=\S)", comment)
@@ -96,7 +100,7 @@ def test_sum_worked_out_in_a_config_is_that_of_worker_memory(
 
 COLUMNS: list[list[str]] = [
     ["training.micro_batch_size=2", "training.gradient_checkpointing=true"],
-    [],
+    ["training.micro_batch_size=8"],
     ["training.micro_batch_size=4", "scaling.num_workers=8"],
 ]
 
@@ -112,6 +116,7 @@ def test_table_of_a_config_for_three_set_ups_is_that_of_worker_memory(
     path = CONFIGS / f"{name}.yaml"
     head = path.read_text().split("\nworkspace:")[0]
     assert f"24 GB        {' '.join(COLUMNS[0])}" in head
+    assert f"80 GB        {' '.join(COLUMNS[1])}" in head
     assert f"8 of 80 GB   {' '.join(COLUMNS[2])}" in head
     columns = [
         figures_of(load_config(TrainAdapterConfig, path, overrides), model, 1)
