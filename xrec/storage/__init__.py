@@ -14,7 +14,7 @@ from xrec.storage.artifact import (
     write_manifest,
 )
 from xrec.storage.job_artifacts import check_artifacts, location_of, manifest_of
-from xrec.storage.location import Location, storage_errors
+from xrec.storage.location import Location, Tail, storage_errors
 from xrec.storage.requests import request_each
 from xrec.storage.tables import parquet_bytes, read_row_group, read_table, write_table
 from xrec.storage.uri import check_access, open_location
@@ -24,6 +24,7 @@ __all__ = [
     "Kind",
     "Location",
     "Manifest",
+    "Tail",
     "check_access",
     "check_artifacts",
     "content_hash",

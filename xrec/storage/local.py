@@ -5,6 +5,7 @@ To write a file is to rename a finished one, to create it is to make a hard link
 
 import os
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ import pyarrow.fs
 from fsspec.implementations.local import LocalFileSystem
 
 from xrec.config.shared import StorageConfig
-from xrec.storage.location import Location, storage_errors
+from xrec.storage.location import Location, Tail, storage_errors
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,13 @@ class LocalLocation(Location):
         """See Location."""
         with storage_errors(self.uri):
             return Path(self.path).read_bytes()
+
+    def read_tail(self, num_bytes: int) -> Tail:
+        """See Location."""
+        with storage_errors(self.uri), Path(self.path).open("rb") as file:
+            status = os.fstat(file.fileno())
+            file.seek(max(0, status.st_size - num_bytes))
+            return Tail(file.read(), status.st_size, time.time() - status.st_mtime)
 
     def write_bytes(self, data: bytes) -> None:
         """See Location."""

@@ -39,6 +39,19 @@ _MISSING = (FileNotFoundError, NotADirectoryError)
 
 
 @dataclass(frozen=True)
+class Tail:
+    """The end of one version of a file.
+
+    `num_bytes` is the size of the whole file, `age_seconds` the time since it was last written, by
+    its store's clock.
+    """
+
+    data: bytes
+    num_bytes: int
+    age_seconds: float
+
+
+@dataclass(frozen=True)
 class Location(ABC):
     """A file or folder at `uri`; `location / "name"` is what lies below it.
 
@@ -87,6 +100,13 @@ class Location(ABC):
     @abstractmethod
     def read_bytes(self) -> bytes:
         """The content of one version of the file; raises StorageNotFoundError if there is none."""
+
+    @abstractmethod
+    def read_tail(self, num_bytes: int) -> Tail:
+        """The last `num_bytes` bytes of one version of the file, or all of it if it is shorter.
+
+        It takes one request. Raises StorageNotFoundError if there is no file.
+        """
 
     @abstractmethod
     def write_bytes(self, data: bytes) -> None:

@@ -2,13 +2,16 @@
 
 import errno
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Any, Self
 
+import fsspec.asyn
 import pyarrow.fs
 import s3fs
 
 from xrec.config.shared import StorageConfig
-from xrec.storage.location import Location, storage_errors
+from xrec.storage.location import Location, Tail, storage_errors
 
 _SCHEME = "s3://"
 
@@ -34,6 +37,12 @@ class S3Location(Location):
             # By default s3fs asks for the size and reads a large file in parts, which may be of
             # two versions. With max_concurrency=1 it sends one request.
             return bytes(self.fs.cat_file(self.path, max_concurrency=1))
+
+    def read_tail(self, num_bytes: int) -> Tail:
+        """See Location."""
+        with storage_errors(self.uri):
+            tail: Tail = fsspec.asyn.sync(self.fs.loop, _read_tail, self.fs, self.path, num_bytes)
+            return tail
 
     def write_bytes(self, data: bytes) -> None:
         """See Location; S3 shows an object only when its upload is complete."""
@@ -79,6 +88,20 @@ class S3Location(Location):
             )
             fs.retries = 1  # s3fs retries on top of botocore
             fs.call_s3("head_bucket", Bucket=self.path.split("/", 1)[0])
+
+
+async def _read_tail(fs: s3fs.S3FileSystem, path: str, num_bytes: int) -> Tail:
+    bucket, key, _ = fs.split_path(path)
+    answer = await fs._call_s3("get_object", Bucket=bucket, Key=key, Range=f"bytes=-{num_bytes}")
+    async with answer["Body"] as body:
+        data = await body.read()
+    headers = answer["ResponseMetadata"]["HTTPHeaders"]
+    now = parsedate_to_datetime(headers["date"]) if "date" in headers else datetime.now(UTC)
+    return Tail(
+        data,
+        int(answer["ContentRange"].rpartition("/")[2]),  # "bytes 900-999/1000"
+        (now - answer["LastModified"]).total_seconds(),
+    )
 
 
 def open_s3(storage: StorageConfig) -> s3fs.S3FileSystem:

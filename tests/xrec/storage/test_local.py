@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -137,3 +138,15 @@ def test_arrow_filesystem_local_reads_what_was_written(tmp_path: Path) -> None:
     location.write_bytes(b"content")
     with location.arrow_filesystem().open_input_stream(location.path) as stream:
         assert stream.read() == b"content"
+
+
+def test_read_tail_local_is_the_end_with_size_and_age(tmp_path: Path) -> None:
+    location = open_location(str(tmp_path)) / "file"
+    location.write_bytes(b"0123456789")
+    os.utime(location.path, (time.time() - 500,) * 2)
+    tail = location.read_tail(4)
+    assert (tail.data, tail.num_bytes) == (b"6789", 10)
+    assert 499 < tail.age_seconds < 560
+    assert location.read_tail(100).data == b"0123456789"
+    with pytest.raises(StorageNotFoundError):
+        (location / "none").read_tail(4)

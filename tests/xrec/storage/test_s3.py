@@ -128,3 +128,27 @@ def test_arrow_filesystem_s3_reads_what_was_written(s3: Store) -> None:
     location.write_bytes(b"content")
     with location.arrow_filesystem().open_input_stream(location.path) as stream:
         assert stream.read() == b"content"
+
+
+def test_read_tail_s3_is_the_end_with_size_and_age_in_one_request(
+    s3: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    location = open_location(s3.new_bucket(), s3.storage) / "file"
+    location.write_bytes(b"0123456789")
+    requests = []
+    call = s3fs.S3FileSystem._call_s3
+
+    async def counted(
+        fs: s3fs.S3FileSystem, method: str, *arguments: object, **settings: object
+    ) -> object:
+        requests.append(method)
+        return await call(fs, method, *arguments, **settings)
+
+    monkeypatch.setattr(s3fs.S3FileSystem, "_call_s3", counted)
+    tail = location.read_tail(4)
+    assert requests == ["get_object"]
+    assert (tail.data, tail.num_bytes) == (b"6789", 10)
+    assert -2 < tail.age_seconds < 60
+    assert location.read_tail(100).data == b"0123456789"
+    with pytest.raises(StorageNotFoundError):
+        (location / "none").read_tail(4)
