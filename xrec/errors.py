@@ -12,6 +12,9 @@ XRecError
 │   ├── ArtifactNotFoundError    no manifest at the URI: never made, or not finished
 │   └── ArtifactMismatchError    it was made from something else, or belongs to another run
 ├── LeaseError           another driver runs this very job
+├── TableError           a table cannot be used, or a commit to it is refused
+│   ├── LostTableError           another driver took the table over
+│   └── StaleRemovalError        a file that was to be removed is no longer in the table
 ├── ModelError           the language model cannot be loaded or adapted
 ├── TrainingError        training stopped: NaN loss, a lost worker
 └── ClusterError         the Ray cluster cannot be reached, or a submitted job failed
@@ -67,6 +70,18 @@ class ArtifactMismatchError(ArtifactError):
 
 class LeaseError(XRecError):
     """Another driver runs this very job, or took it over."""
+
+
+class TableError(XRecError):
+    """A table cannot be used, or a commit to it is refused."""
+
+
+class LostTableError(TableError):
+    """Another driver took the table over."""
+
+
+class StaleRemovalError(TableError):
+    """A file that a commit was to remove is no longer in the table."""
 
 
 class ModelError(XRecError):
