@@ -1,8 +1,9 @@
 """`xrec train-adapter` and `xrec import-adapter`: the adapters between graph and language model."""
 
-from typing import Annotated, Literal
+from collections.abc import Callable
+from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from xrec.config.base import Config
 from xrec.config.llm import LLMConfig, PromptConfig
@@ -147,7 +148,7 @@ class AdapterTrainingConfig(Config):
     global_batch_size: int = Field(
         32, ge=1, description="Number of pairs of an optimizer step, of all workers together."
     )
-    micro_batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+    micro_batch_size: int | Literal["auto"] = Field(
         8,
         description="Number of pairs of one forward pass of one worker. With auto it is the "
         "largest power of two that divides a worker's part of the global batch and fits its "
@@ -209,6 +210,21 @@ class AdapterTrainingConfig(Config):
     seed: int = Field(
         0, ge=0, description="Seed of the initialization, the order and the gating noise."
     )
+
+    @field_validator("micro_batch_size", mode="wrap")
+    @classmethod
+    def _micro_batch_size_is_a_number_or_auto(
+        cls, value: Any, validate: Callable[[Any], int | Literal["auto"]]
+    ) -> int | Literal["auto"]:
+        expected = "expected a whole number from 1 on, or auto"
+        try:
+            size = validate(value)
+        except ValidationError:
+            # Otherwise there is an error for each type that the value is not.
+            raise ValueError(expected) from None
+        if size != "auto" and size < 1:
+            raise ValueError(expected)
+        return size
 
 
 class TrainAdapterConfig(JobConfig):

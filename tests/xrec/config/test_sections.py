@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from xrec.config.adapter import DeepSpeedConfig, TrainAdapterConfig
+from xrec.config.adapter import AdapterTrainingConfig, DeepSpeedConfig, TrainAdapterConfig
 from xrec.config.llm import EngineConfig, ScoringEngineConfig
 from xrec.config.shared import ScalingConfig
 
@@ -69,6 +69,15 @@ def test_train_adapter_config_quantized_weights_that_would_be_sharded_are_refuse
     assert TrainAdapterConfig.model_validate(values).deepspeed.zero_stage == "auto"
     with pytest.raises(ValidationError, match=f"'int8' cannot be sharded or offloaded.*{seen}"):
         TrainAdapterConfig.model_validate({**values, "deepspeed": section})
+
+
+@pytest.mark.parametrize("size", [0, -1, 2.5, "fast", None])
+def test_train_adapter_config_micro_batch_size_is_a_number_or_auto(size: Any) -> None:
+    for allowed in (1, 8, "auto"):
+        assert AdapterTrainingConfig(micro_batch_size=allowed).micro_batch_size == allowed
+    with pytest.raises(ValidationError, match="expected a whole number from 1 on, or auto") as seen:
+        AdapterTrainingConfig(micro_batch_size=size)
+    assert seen.value.error_count() == 1
 
 
 def test_train_adapter_config_quantization_of_four_bits_is_refused() -> None:

@@ -152,6 +152,24 @@ def test_train_adapter_way_of_saving_memory_changes_no_loss(
 
 
 @pytest.mark.slow
+def test_train_adapter_micro_batch_size_auto_at_stage_3_has_the_losses_of_the_size_it_chose(
+    workspace: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="xrec")
+    rows = []
+    for size in ("auto", 8):
+        train_adapter(
+            make_config(
+                workspace, adapter=tmp_path / f"{size}", micro_batch_size=size, num_epochs=1
+            )
+        )
+        rows += history_of(tmp_path / f"{size}")
+    assert "training.micro_batch_size = 8: auto, the largest of 1, 2, 4, 8" in caplog.text
+    for name in ("train_loss", "validation_loss", "micro_batch_size"):
+        assert rows[0][name] == rows[1][name]
+
+
+@pytest.mark.slow
 def test_train_adapter_loss_that_is_no_number_names_epoch_and_step(
     workspace: str, tmp_path: Path
 ) -> None:
