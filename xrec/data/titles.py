@@ -1,8 +1,9 @@
 """Titles of items in texts: where a text names its own item, and whether it names another one.
 
 Texts and titles are compared word by word: case, apostrophes, "&" and "and", and the marks between
-words do not matter. Of Chinese, Japanese, Thai, Lao, Khmer and Burmese, which are written without
-spaces, each character is a word.
+words do not matter. The "'s" of a possessive is no part of a name, so "The Rusty Compass's tea"
+names "The Rusty Compass"; in "Wendy's", which is a title itself, it is. Of Chinese, Japanese, Thai,
+Lao, Khmer and Burmese, which are written without spaces, each character is a word.
 
 A name begins and ends with a word that is not in small letters, so that "the friendly staff" does
 not name the café "The Friendly". A title of one word is often a common word too ("Target", "Cake"):
@@ -28,6 +29,7 @@ _UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\u
 _WORD = re.compile(rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+(?:['\u2019][^\W{_UNSPACED}]+)*|&")
 _SENTENCE_BREAK = re.compile(r"[.!?\u2026:;\n]")
 _ARTICLE = "the"
+_POSSESSIVE = "'s"
 _MAX_WORDS = 12  # of a title; a longer one is known by its first words
 _MIN_LETTERS, _MIN_LETTERS_WITHOUT_CASE = 2, 4
 _MIN_SHORT_NAME = 3
@@ -39,6 +41,11 @@ class _Word:
     end: int
     written: str
     key: str
+
+    @property
+    def owner(self) -> str:
+        """The key without the "'s" of a possessive."""
+        return self.key.removesuffix(_POSSESSIVE)
 
     @property
     def is_small(self) -> bool:
@@ -99,11 +106,12 @@ class TitleIndex:
         for known in (title, *context):
             if not candidates:
                 return None
-            said = f" {_joined(_words(composed(known)))} "
+            known_words = _words(composed(known))
+            said = f" {_joined(known_words)} | {' '.join(word.owner for word in known_words)} "
             candidates = [
                 (start, stop)
                 for start, stop in candidates
-                if f" {_joined(words[start:stop])} " not in said
+                if all(f" {' '.join(key)} " not in said for key in _keys(words[start:stop]))
             ]
         if not candidates:
             return None
@@ -145,7 +153,7 @@ class TitleIndex:
                 ):
                     if has_article and start and words[start - 1].key == _ARTICLE:
                         start -= 1
-                    yield words[start].start, words[stop - 1].end
+                    yield words[start].start, _end(words[stop - 1], short[-1])
 
     def _known(self, words: list[_Word]) -> list[tuple[int, int]]:
         """The runs of words that are written as a name and are a title, by place and length."""
@@ -159,10 +167,11 @@ class TitleIndex:
         ]
         if not runs or not len(hashes):
             return []
-        keys = [word.key for word in words]
-        wanted = np.array([hash(tuple(keys[start:stop])) for start, stop in runs], np.int64)
+        keys = [(run, key) for run in runs for key in _keys(words[slice(*run)])]
+        wanted = np.array([hash(key) for _, key in keys], np.int64)
         places = np.minimum(np.searchsorted(hashes, wanted), len(hashes) - 1)
-        return [runs[found] for found in np.flatnonzero(hashes[places] == wanted)]
+        found = (keys[place][0] for place in np.flatnonzero(hashes[places] == wanted))
+        return list(dict.fromkeys(found))
 
     @cached_property
     def _hashes(self) -> tuple[npt.NDArray[np.int64], int]:
@@ -205,6 +214,18 @@ def _key(words: Sequence[_Word]) -> tuple[str, ...]:
     return tuple(word.key for word in words)
 
 
+def _keys(words: Sequence[_Word]) -> list[tuple[str, ...]]:
+    """What the words can be the name of: they as they are, and without a possessive's "'s"."""
+    key = _key(words)
+    owner = words[-1].owner
+    return [key] if owner == key[-1] else [key, (*key[:-1], owner)]
+
+
+def _end(last: _Word, own: _Word) -> int:
+    """Where a name ends whose last word is `own`, and is written `last` in the text."""
+    return last.end if last.key == own.key else last.end - len(_POSSESSIVE)
+
+
 def _joined(words: Sequence[_Word]) -> str:
     return " ".join(word.key for word in words)
 
@@ -234,7 +255,7 @@ def _is_written_like(words: Sequence[_Word], name: Sequence[_Word]) -> bool:
 def _found(words: Sequence[_Word], name: Sequence[_Word]) -> Iterator[tuple[int, int]]:
     key, length = _key(name), len(name)
     for start in range(len(words) - length + 1):
-        if words[start].key == key[0] and _key(words[start : start + length]) == key:
+        if words[start].key.startswith(key[0]) and key in _keys(words[start : start + length]):
             yield start, start + length
 
 
@@ -247,7 +268,8 @@ def _first_found(words: list[_Word], names: Sequence[list[_Word]]) -> list[Span]
                 stop <= other_start or start >= other_stop for other_start, other_stop in taken
             ):
                 taken.append((start, stop))
-    return sorted((words[start].start, words[stop - 1].end) for start, stop in taken)
+    own = names[0][-1]
+    return sorted((words[start].start, _end(words[stop - 1], own)) for start, stop in taken)
 
 
 def _with_marks(text: str, title: str, span: Span) -> Span:

@@ -27,6 +27,9 @@ def own(text: str, title: str, *others: str) -> list[str]:
         ("You would love The Rusty Foxes.", "The Rusty Fox", 0),
         ("RUSTY FOX is near.", "Rusty Fox", 1),
         ("Bub\u2019s & Co is near.", "Bub's and Co", 1),
+        ("The Rusty Fox's tea and The Rusty Fox\u2019s jam.", "The Rusty Fox", 2),
+        ("Wendy's tea is near.", "Wendy's", 1),
+        ("Wendy is near.", "Wendy's", 0),
         ("The friendly staff greets you.", "The Friendly", 0),
         ("Lunch at adidas is fun.", "adidas", 1),
         ("A target is near.", "Target", 0),
@@ -61,6 +64,7 @@ def test_title_with_the_signs_of_patterns_is_found_with_its_marks() -> None:
             ["The Dandelion", "Dandelion"],
         ),
         ("You would enjoy Dandelion for tea.", "The Dandelion", (), ["Dandelion"]),
+        ("You would enjoy Mad Mex's tea.", "Mad Mex - University City", (), ["Mad Mex"]),
         ("You would see Love Mule there.", "The Love", (), []),
         ("You would enjoy Skyline Chilli now.", "Skyline Diner", (), []),
         ("You would see Athens there.", "Athens Diner", ("Taste of Athens",), []),
@@ -105,6 +109,8 @@ CATALOGUE = ["The Rusty Fox", "The Rusty Compass", "Fox", "Target", "The Friendl
         ("It has Target Shooting.", None),  # part of a longer name
         ("The Rusty Fox has the friendly staff and sea salt.", None),
         ("The Rusty Compasses are many.", None),
+        ("You would love The Rusty Compass's tea.", "The Rusty Compass's"),
+        ("You would love The Rusty Fox's tea.", None),
         ("", None),
     ],
 )
@@ -131,6 +137,15 @@ def test_built_index_reads_the_text_and_its_title_and_the_context_only_for_anoth
     assert set(read) == {text, title}
     assert index.other_title("At The Rusty Compass.", title, [context]) is not None
     assert set(read) == {text, title, "At The Rusty Compass.", context}
+
+
+def test_possessive_of_the_own_title_is_no_other_title() -> None:
+    index = TitleIndex(["Wendy", "Wendy's", "Bub's and Co", "Bub"])
+    assert index.other_title("Lunch at Wendy's is fun.", "Wendy") is None
+    assert index.other_title("Lunch at Wendy's is fun.", "Wendy's") is None
+    assert index.other_title("Lunch at Bub's is fun.", "Bub's and Co") is None
+    assert index.other_title("Lunch at Wendy's is fun.", "Bub") == "Wendy's"
+    assert index.other_title("Lunch at Wendy is fun.", "Bub", ["Next to Wendy's."]) is None
 
 
 def test_other_title_of_the_same_name_is_the_own_one() -> None:
