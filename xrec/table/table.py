@@ -83,7 +83,7 @@ class Table:
     def newest_version(self, known: int | None = None) -> int:
         """The newest version.
 
-        If the caller knows a version, and it still is the newest, this takes two small requests.
+        If the caller knows a version, and it still is the newest, this takes few small requests.
         """
         newest = Log(self.location).newest(known)
         if newest is None:

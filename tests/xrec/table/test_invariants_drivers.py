@@ -200,3 +200,16 @@ def test_invariant_3_processes_that_take_over_at_once_have_epochs_of_their_own(d
     assert len(committed) == sum(result["committed"] for result in results)
     assert [commit.epoch for commit in committed] == sorted({c.epoch for c in committed})
     assert len(users_of(table.snapshot())) == len(committed)
+
+
+def test_invariant_1_threads_of_a_driver_commit_one_after_the_other(disk: Place) -> None:
+    table = disk.table()
+    writer = table.take_over("driver")
+    with ThreadPoolExecutor(4) as pool:
+        versions = list(
+            pool.map(
+                lambda bucket: writer.commit([file_of(table, bucket, f"u{bucket}")]), range(12)
+            )
+        )
+    assert sorted(versions) == list(range(2, 14))
+    assert len(users_of(table.snapshot())) == 12

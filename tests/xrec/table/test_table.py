@@ -1,12 +1,14 @@
 """Making and opening tables, and what is refused with a clear error."""
 
 import json
+import pickle
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import deltalake
 import pyarrow as pa
 import pytest
+import s3fs
 
 from tests.object_store import ObjectStore
 from tests.xrec.table.conftest import Place
@@ -155,3 +157,32 @@ def test_pin_of_a_version_that_is_not_there_is_refused(disk: Place) -> None:
     with pytest.raises(TableError, match="version 7 is not in the log; the newest is 0"):
         table.pin("published", 7)
     table.take_over("driver").vacuum()  # no pin is left that it would stumble over
+
+
+def test_table_that_a_worker_got_by_pickle_takes_its_files(place: Place) -> None:
+    """Ray sends the location to workers, and what they return to the driver."""
+    table = place.table()
+    worker_s: Table = pickle.loads(pickle.dumps(table))
+    file = pickle.loads(pickle.dumps(file_of(worker_s, 1, "a")))
+    table.take_over("driver").commit([file])
+    assert users_of(worker_s.snapshot()) == ["a"]
+
+
+def test_commit_s3_takes_two_requests_and_one_for_each_file(
+    s3: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = Place(f"{s3.new_bucket()}/table", s3.storage).table()
+    writer = table.take_over("driver")
+    files = [file_of(table, bucket, f"u{bucket}") for bucket in range(5)]
+    requests: list[str] = []
+    call = s3fs.S3FileSystem._call_s3
+
+    async def counted(
+        fs: s3fs.S3FileSystem, method: str, *arguments: object, **settings: object
+    ) -> object:
+        requests.append(method)
+        return await call(fs, method, *arguments, **settings)
+
+    monkeypatch.setattr(s3fs.S3FileSystem, "_call_s3", counted)
+    writer.commit(files)
+    assert sorted(requests) == ["get_object"] * 5 + ["head_object", "put_object"]
