@@ -2,11 +2,12 @@
 
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from tests.xrec.table.conftest import Place
 from tests.xrec.table.small_table import file_of
-from xrec.table import Filter, Snapshot
+from xrec.table import Filter, Snapshot, Table, TableFormat, write_file
 
 ROWS = [(bucket, status) for bucket in range(8) for status in ("ok", "failed")]
 
@@ -70,3 +71,23 @@ def test_snapshot_dataset_has_the_table_s_schema_also_without_rows(
     assert snapshot.rows == 16
     assert snapshot.files().schema.equals(empty.files().schema)
     assert snapshot.format.schema.field("bucket").metadata == {b"comment": b"hash of user"}
+
+
+def test_snapshot_file_without_statistics_is_never_skipped(disk: Place) -> None:
+    """A file has none for a column whose strings are very long, or all null."""
+    format = TableFormat(pa.schema([("text", pa.string())]), statistics=("text",))
+    table = Table.create(disk.uri, format, run="this-run")
+    long = "m" * 100_000
+    columns = ([long], [None], ["a"])
+    writer = table.take_over("driver")
+    writer.commit(
+        [
+            write_file(
+                table.location, format, pa.table({"text": pa.array(column, pa.string())}), name="x"
+            )
+            for column in columns
+        ]
+    )
+    filters: list[Filter] = [("text", "=", long)]
+    assert table.snapshot().files(filters).num_rows == 2
+    assert table.snapshot().dataset(filters).to_table()["text"].to_pylist() == [long]
