@@ -1,7 +1,7 @@
 """What a table holds: its columns, its partition, the columns whose statistics stand in the log."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import deltalake
@@ -11,6 +11,7 @@ from xrec.errors import TableError
 
 LAYOUT = "1"
 _LAYOUT_KEY, _RUN_KEY = "xrec.layout", "xrec.run"
+_STATISTICS_KEY = "delta.dataSkippingStatsColumns"
 _COLUMN_NAME = re.compile(r"[A-Za-z0-9_]+", re.ASCII)
 _PARTITION_VALUE = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 
@@ -82,7 +83,7 @@ class TableFormat:
                     _RUN_KEY: run,
                     # For other tools: these columns only, and the log is not theirs to shorten.
                     **(
-                        {"delta.dataSkippingStatsColumns": names}
+                        {_STATISTICS_KEY: names}
                         if names
                         else {"delta.dataSkippingNumIndexedCols": "0"}
                     ),
@@ -93,14 +94,14 @@ class TableFormat:
         }
 
     @classmethod
-    def of(cls, table: deltalake.DeltaTable, uri: str) -> "TableFormat":
-        """The format of the table that was opened from `uri`; raises TableError, see `run_of`."""
-        run_of(table, uri)
-        metadata = table.metadata()
-        names = metadata.configuration.get("delta.dataSkippingStatsColumns", "")
+    def of(
+        cls, schema: deltalake.Schema, partition_by: Sequence[str], configuration: Mapping[str, str]
+    ) -> "TableFormat":
+        """The format of a table with this metadata."""
+        names = configuration.get(_STATISTICS_KEY, "")
         return cls(
-            pa.schema(table.schema().to_arrow()),
-            tuple(metadata.partition_columns),
+            pa.schema(schema.to_arrow()),
+            tuple(partition_by),
             tuple(names.split(",")) if names else (),
         )
 
@@ -119,9 +120,11 @@ class TableFormat:
             )
 
 
-def run_of(table: deltalake.DeltaTable, uri: str) -> str:
-    """The run that the table belongs to; raises TableError if xrec did not make this table."""
-    configuration = table.metadata().configuration
+def run_of(configuration: Mapping[str, str], uri: str) -> str:
+    """The run that the table at `uri` belongs to.
+
+    Raises TableError if xrec did not make the table, or made it in another layout.
+    """
     layout = configuration.get(_LAYOUT_KEY)
     if layout != LAYOUT:
         made = "xrec did not make it" if layout is None else f"its layout is {layout}"

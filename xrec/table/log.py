@@ -117,13 +117,17 @@ class Log:
         Raises StorageNotFoundError if there is no such entry, and TableError, which names the other
         program, if the commit is not xrec's.
         """
-        info, *actions = [json.loads(line) for line in self.entry(version).read_text().splitlines()]
+        info, *actions = self.actions(version)
         return self._own(version, info), actions
 
     def commit(self, version: int) -> Commit:
         """The commit of a version without its actions; raises as `read` does."""
         first, _, _ = self.entry(version).read_text().partition("\n")
         return self._own(version, json.loads(first))
+
+    def actions(self, version: int) -> list[Action]:
+        """All lines of an entry, whoever wrote it; raises StorageNotFoundError without one."""
+        return [json.loads(line) for line in self.entry(version).read_text().splitlines()]
 
     def has(self, version: int) -> bool:
         """True if the log holds the entry of this version; raises if the store cannot tell."""

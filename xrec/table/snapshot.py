@@ -33,8 +33,11 @@ class Snapshot:
     ):
         self.version = version
         self.commit = commit
-        self.run = run_of(delta, location.uri)
-        self.format = TableFormat.of(delta, location.uri)
+        metadata = delta.metadata()
+        self.run = run_of(metadata.configuration, location.uri)
+        self.format = TableFormat.of(
+            delta.schema(), metadata.partition_columns, metadata.configuration
+        )
         self._location = location
         self._files = _file_table(pa.table(delta.get_add_actions(flatten=True)), self.format)
 

@@ -4,6 +4,8 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import deltalake
+
 from xrec.config.shared import StorageConfig
 from xrec.errors import LostTableError, StorageError, TableError
 from xrec.storage import Location, open_location, request_each
@@ -68,17 +70,14 @@ class Table:
         """
         storage = storage or StorageConfig()
         location = open_location(uri, storage)
-        newest = Log(location).newest()
-        if newest is None:
-            raise TableError(f"{location}: holds no table; check the URI, or run its job first")
-        delta = open_delta(location, storage, newest)
-        there = run_of(delta, uri)
+        schema, partition_by, configuration = _metadata(location, storage)
+        there = run_of(configuration, uri)
         if run is not None and there != run:
             raise TableError(
                 f"{location}: holds the table of run {there}, expected run {run}; give another "
                 "output URI, or delete that table"
             )
-        return cls(location, storage, TableFormat.of(delta, uri), there)
+        return cls(location, storage, TableFormat.of(schema, partition_by, configuration), there)
 
     def newest_version(self, known: int | None = None) -> int:
         """The newest version.
@@ -155,6 +154,29 @@ class Table:
     def unpin(self, name: str) -> None:
         """Remove a pin; nothing happens if there is none of this name."""
         delete_pin(self.location, name)
+
+
+def _metadata(
+    location: Location, storage: StorageConfig
+) -> tuple[deltalake.Schema, list[str], dict[str, str]]:
+    """The schema, partition columns and configuration that the table was made with.
+
+    They stand in the first entry, which is one request, and never change: no driver changes them.
+    Only if vacuum has deleted that entry, the whole log is read.
+    """
+    log = Log(location)
+    if log.has(0):
+        for action in log.actions(0):
+            if "metaData" in action:
+                made = action["metaData"]
+                schema = deltalake.Schema.from_json(made["schemaString"])
+                return schema, made["partitionColumns"], made["configuration"]
+    newest = log.newest()
+    if newest is None:
+        raise TableError(f"{location}: holds no table; check the URI, or run its job first")
+    delta = open_delta(location, storage, newest)
+    there = delta.metadata()
+    return delta.schema(), there.partition_columns, there.configuration
 
 
 def check_conditional_writes(location: Location) -> None:

@@ -186,3 +186,9 @@ def test_commit_s3_takes_two_requests_and_one_for_each_file(
     monkeypatch.setattr(s3fs.S3FileSystem, "_call_s3", counted)
     writer.commit(files)
     assert sorted(requests) == ["get_object"] * 5 + ["head_object", "put_object"]
+
+
+def test_open_reads_the_first_entry_only(disk: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk.table().take_over("driver")
+    monkeypatch.setattr(deltalake, "DeltaTable", None)
+    assert Table.open(disk.uri).format == FORMAT
