@@ -180,14 +180,16 @@ def _metadata(
 
 
 def check_conditional_writes(location: Location) -> None:
-    """Raise TableError if the store lets a second writer create the same file."""
+    """Raise TableError if the store lets a second writer create the same file.
+
+    Raises StorageError if the store takes no writes at all.
+    """
     probe = location / OWN_FOLDER / f"conditional-write-{uuid.uuid4().hex}"
     try:
         probe.create_bytes(b"1")
         answer = "a file was created twice" if probe.create_bytes(b"2") else ""
     except StorageError as error:
-        if type(error) is not StorageError:
-            raise  # the store cannot be reached or used at all
+        probe.write_bytes(b"3")  # raises if it is not the condition that the store refuses
         answer = str(error)
     finally:
         probe.delete()

@@ -15,7 +15,8 @@ from tests.xrec.table.conftest import Place
 from tests.xrec.table.small_table import FORMAT, file_of, users_of
 from tests.xrec.table.unconditional_store import unconditional_store
 from xrec.config.shared import StorageConfig
-from xrec.errors import StorageAccessError, StorageNotFoundError, TableError
+from xrec.errors import StorageAccessError, StorageError, StorageNotFoundError, TableError
+from xrec.storage import Location
 from xrec.table import Table, TableFormat
 from xrec.table.log import Log
 
@@ -93,6 +94,20 @@ def test_table_on_a_store_without_conditional_writes_is_refused(refuses: bool) -
         pytest.raises(TableError, match="no conditional writes"),
     ):
         Table.create("s3://bucket/table", FORMAT, run="r", storage=storage)
+
+
+def test_table_on_a_full_disk_is_not_taken_for_one_without_conditional_writes(
+    disk: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = disk.table()
+
+    def full(location: Location, data: bytes) -> bool:
+        raise StorageError(f"{location}: No space left on device")
+
+    for name in ("create_bytes", "write_bytes"):
+        monkeypatch.setattr(type(table.location), name, full)
+    with pytest.raises(StorageError, match="No space left on device"):
+        table.take_over("driver")
 
 
 def test_table_metadata_comes_back_by_version_and_in_order(place: Place) -> None:
