@@ -92,14 +92,21 @@ class S3Location(Location):
 
 async def _read_tail(fs: s3fs.S3FileSystem, path: str, num_bytes: int) -> Tail:
     bucket, key, _ = fs.split_path(path)
-    answer = await fs._call_s3("get_object", Bucket=bucket, Key=key, Range=f"bytes=-{num_bytes}")
+    file = {"Bucket": bucket, "Key": key}
+    try:
+        answer = await fs._call_s3("get_object", **file, Range=f"bytes=-{num_bytes}")
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        answer = await fs._call_s3("get_object", **file)  # an empty file has no range
     async with answer["Body"] as body:
         data = await body.read()
     headers = answer["ResponseMetadata"]["HTTPHeaders"]
     now = parsedate_to_datetime(headers["date"]) if "date" in headers else datetime.now(UTC)
     return Tail(
         data,
-        int(answer["ContentRange"].rpartition("/")[2]),  # "bytes 900-999/1000"
+        # "bytes 900-999/1000"
+        int(answer.get("ContentRange", f"/{answer['ContentLength']}").rpartition("/")[2]),
         (now - answer["LastModified"]).total_seconds(),
     )
 

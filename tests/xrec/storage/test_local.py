@@ -148,5 +148,7 @@ def test_read_tail_local_is_the_end_with_size_and_age(tmp_path: Path) -> None:
     assert (tail.data, tail.num_bytes) == (b"6789", 10)
     assert 499 < tail.age_seconds < 560
     assert location.read_tail(100).data == b"0123456789"
+    location.write_bytes(b"")
+    assert (location.read_tail(100).data, location.read_tail(100).num_bytes) == (b"", 0)
     with pytest.raises(StorageNotFoundError):
         (location / "none").read_tail(4)

@@ -150,5 +150,7 @@ def test_read_tail_s3_is_the_end_with_size_and_age_in_one_request(
     assert (tail.data, tail.num_bytes) == (b"6789", 10)
     assert -2 < tail.age_seconds < 60
     assert location.read_tail(100).data == b"0123456789"
+    location.write_bytes(b"")
+    assert (location.read_tail(100).data, location.read_tail(100).num_bytes) == (b"", 0)
     with pytest.raises(StorageNotFoundError):
         (location / "none").read_tail(4)

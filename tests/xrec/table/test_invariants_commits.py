@@ -162,10 +162,14 @@ def test_invariant_6_file_that_is_not_as_stated_is_refused_and_the_writer_goes_o
         name="other",
         partition={"status": "ok"},
     )
+    (table.location / "status=ok/empty.parquet").write_bytes(b"")
     refused = {
         "has .* bytes, its writer stated": cut,
         "not a readable Parquet file": DataFile(
             path="status=ok/text.parquet", num_bytes=len(text), partition={"status": "ok"}
+        ),
+        r"has 0 bytes, its writer stated 100": DataFile(
+            path="status=ok/empty.parquet", num_bytes=100, partition={"status": "ok"}
         ),
         "is not there": DataFile(
             path="status=ok/none.parquet", num_bytes=1, partition={"status": "ok"}
