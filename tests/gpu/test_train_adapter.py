@@ -23,6 +23,12 @@ TOLERANCES = {"float32": 1e-3, "bfloat16": 0.05}
 Rows = list[dict[str, Any]]
 
 
+@pytest.fixture(autouse=True)
+def log_level(caplog: pytest.LogCaptureFixture) -> None:
+    """Have the driver's messages logged, at one of which a worker is killed."""
+    caplog.set_level("INFO", logger="xrec")
+
+
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> str:
     return build_workspace(tmp_path_factory.mktemp("workspace"))
