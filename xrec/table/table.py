@@ -107,6 +107,14 @@ class Table:
         versions = [version for version in log.versions() if version > after]
         return request_each(lambda version: (version, log.commit(version)), versions)
 
+    def commit(self, version: int) -> Commit:
+        """Who made a version, and what they said about it; it takes one request.
+
+        Raises StorageNotFoundError if the version is not in the log, TableError if the commit is
+        not xrec's.
+        """
+        return Log(self.location).commit(version)
+
     def take_over(self, holder: str) -> Writer:
         """Make this process the driver of the table; an earlier driver's commits are refused.
 

@@ -54,6 +54,7 @@ class Writer:
                 strict=True,
             )
         )
+        self._num_rows = sum(self._rows_of.values())
         self._closed_by: XRecError | None = None
         self._lock = threading.RLock()
 
@@ -65,7 +66,7 @@ class Writer:
     @property
     def num_rows(self) -> int:
         """The number of rows at the writer's version."""
-        return sum(self._rows_of.values())
+        return self._num_rows
 
     def snapshot(self) -> Snapshot:
         """The table at the writer's version."""
@@ -183,8 +184,9 @@ class Writer:
                 raise
             self.version += 1
             for path in gone:
-                del self._rows_of[path]
+                self._num_rows -= self._rows_of.pop(path)
             self._rows_of.update((file.file.path, file.num_rows) for file in new)
+            self._num_rows += sum(file.num_rows for file in new)
             if self.version % CHECKPOINT_INTERVAL == 0:
                 self._checkpoint()
             return self.version

@@ -1,0 +1,91 @@
+"""Rows in, chunks of them done by actors, one table out; an interrupted run goes on.
+
+It knows nothing of what is done with the rows: a `ChunkTask` does it. Rows are named by keys; the
+table (xrec.table) has each row once, as one that succeeded (`status=ok`) or failed.
+
+    run = open_run(uri, identity, format, batches, listing=..., rows_per_chunk=...)     (run, plan)
+    pool = ActorPool(run.worker_settings(make_task), num_actors=8, cpus_per_actor=1)    (pool, worker)
+    state = drive(run, pool, holder="host-3, process 4711", retry=("timeout",))         (driver, ledger)
+
+An output holds
+
+    _xrec/plan.json           which run this is, and where its plan lies                (plan)
+    _xrec/plan/<folder>/      the rows of each chunk, an index, rejected rows           (plan)
+    _delta_log/, status=*/    the table, and in its commits the state of the run        (state)
+
+The state of a run is `planned` once `plan.json` is there, and then what the newest commit that
+states something says: `running` or `finished`. A retry makes a finished run `running` again. Of a
+chunk only one thing is kept, whether it is committed; what is in flight is known to the driver
+alone.
+
+The rules. Rule N has the tests `test_rule_N_...` in tests/xrec/bulk:
+
+1. An output belongs to one run: the one in `plan.json`. Another run is refused, and the message
+   names the fields that differ.
+2. A plan that exists is complete: its files are written before `plan.json`, which is created once
+   and names their folder. If config and inputs are the same, and the listing of the inputs is, it
+   is trusted and no input is read. If only the listing differs, the rows are compared.
+3. A row is planned once, under its keys as strings. Rows whose keys are no exact strings or
+   integers are rejected with file, line and reason; no rejected row is lost.
+4. One driver commits: the one that took the table over last. A driver is not started while the last
+   commit says that another one is alive (`expires_at`), unless the caller says so. A driver says so
+   with each commit, and commits at least every 30 seconds, if only that.
+5. Each row of a chunk is done or failed once, and the files of a chunk are committed together. A
+   chunk is committed if and only if a file in the table has its number; the others are left.
+6. A result that is committed already is dropped: a unit is committed once, whatever arrives late.
+7. A result is committed at most two seconds after it arrived. Each commit states the totals of all
+   that is committed: counts, costs, deaths. The table has as many rows as they count, at each
+   version.
+8. From the version on at which all chunks are committed, the table has the rows of the plan, each
+   once. A retry replaces a failed file, in one commit, by what became of its rows; rows that failed
+   for other reasons stay. A retry that was interrupted goes on with the files that are left.
+   Compaction and vacuum are refused before.
+9. A driver that lost the table ends and says who has it. One whose commit failed, or whose answer
+   was lost, finds out whether it is in the table, if the table is still its own; then it goes on,
+   with the results that it has. Files that are not as they were written are written again, once.
+10. An actor that dies costs only its work: the driver counts the death against the rows, and a
+    restarted driver knows of it. A unit is tried twice, then its halves once, and so on; a row is
+    tried twice, then it is a failed row. What died is tried on an actor that does nothing else.
+    The loss of a machine that was taken away does not count.
+11. An error of the task that may be a row's fault (`row_errors`) fails that row alone. One after
+    which the process can use its GPU no more ends the process. Any other ends the run.
+12. A store that fails is tried again after 1, 4 and 16 seconds, by actors for each read and write,
+    and by the driver; then the run ends with that error. What is committed stays.
+13. A run that ends in any way but a kill commits what is done, and the next driver may begin at
+    once. A run with too many failed rows ends so.
+"""
+
+from xrec.bulk.driver import drive
+from xrec.bulk.keys import clean_keys, key_hash
+from xrec.bulk.plan import Identity, Plan, listing_of, read_plan
+from xrec.bulk.pool import ActorPool, Pool
+from xrec.bulk.row_format import RowFormat
+from xrec.bulk.run import BulkRun, open_run
+from xrec.bulk.state import RunState
+from xrec.bulk.status import Status, read_status
+from xrec.bulk.task import ChunkTask, Outcome
+from xrec.bulk.upkeep import compact, vacuum
+from xrec.bulk.worker import WorkerSettings
+
+__all__ = [
+    "ActorPool",
+    "BulkRun",
+    "ChunkTask",
+    "Identity",
+    "Outcome",
+    "Plan",
+    "Pool",
+    "RowFormat",
+    "RunState",
+    "Status",
+    "WorkerSettings",
+    "clean_keys",
+    "compact",
+    "drive",
+    "key_hash",
+    "listing_of",
+    "open_run",
+    "read_plan",
+    "read_status",
+    "vacuum",
+]

@@ -1,0 +1,116 @@
+"""The rows of a bulk run: their keys, and what an explained or a failed row has besides."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from xrec.table import TableFormat
+
+OK, FAILED = "ok", "failed"
+"""The values of the partition column `status`."""
+
+
+@dataclass(frozen=True)
+class RowFormat:
+    """The columns of a run's output.
+
+    keys: names of the columns that identify a row, all of them strings. The rows with one value of
+        the first key are in one bucket, and as a rule in one chunk.
+    ok: further columns of a row that succeeded; they are null in a failed one.
+    failed: further columns of a row that failed, besides `reason` and `message`.
+    reasons: the reasons for which the task lets rows fail.
+    error_reason: the reason of a row that the task cannot do, or that kills its process.
+    keys_in_statistics: whether the least and greatest value of the first key, per file, stand in
+        the table's log. Ids are personal data, and the log outlives the files. Readers skip files
+        by `bucket` without it.
+
+    Raises ValueError if there are no keys, or if two columns have one name.
+    """
+
+    keys: tuple[str, ...]
+    ok: pa.Schema
+    failed: pa.Schema
+    reasons: tuple[str, ...] = ()
+    error_reason: str = "task_error"
+    keys_in_statistics: bool = False
+
+    def __post_init__(self) -> None:
+        names = ["status", "bucket", *self.keys, *self.ok.names, "reason", "message"]
+        names += self.failed.names
+        if not self.keys or len(set(names)) < len(names):
+            raise ValueError(f"columns {names}: expected at least one key, and each name once")
+
+    @property
+    def key_schema(self) -> pa.Schema:
+        """The columns of a planned row."""
+        return pa.schema([pa.field(name, pa.string(), nullable=False) for name in self.keys])
+
+    @property
+    def ok_schema(self) -> pa.Schema:
+        """The columns of `Outcome.ok`."""
+        return pa.schema([*self.key_schema, *self.ok])
+
+    @property
+    def failed_schema(self) -> pa.Schema:
+        """The columns of `Outcome.failed`."""
+        texts = [pa.field(name, pa.string(), nullable=False) for name in ("reason", "message")]
+        return pa.schema([*self.key_schema, *texts, *self.failed])
+
+    @property
+    def all_reasons(self) -> tuple[str, ...]:
+        """Every reason for which a row can fail."""
+        return tuple(dict.fromkeys((*self.reasons, self.error_reason)))
+
+    @property
+    def table(self) -> TableFormat:
+        """The format of the output's table."""
+        return TableFormat(
+            pa.schema(
+                [
+                    _field("status", pa.string(), f"{OK} or {FAILED}", nullable=False),
+                    _field(
+                        "bucket",
+                        pa.int32(),
+                        f"hash of {self.keys[0]} modulo the number of buckets",
+                        nullable=False,
+                    ),
+                    *self.key_schema,
+                    *(field.with_nullable(True) for field in self.ok),
+                    _field("reason", pa.string(), f"why the row failed; null if it is {OK}"),
+                    _field("message", pa.string(), f"details for a reader; null if it is {OK}"),
+                    *(field.with_nullable(True) for field in self.failed),
+                ]
+            ),
+            partition_by=("status",),
+            statistics=("bucket", *(self.keys[:1] if self.keys_in_statistics else ())),
+        )
+
+    def sorted(self, rows: pa.Table) -> pa.Table:
+        """The rows by their keys."""
+        return rows.sort_by([(name, "ascending") for name in self.keys])
+
+    def file_rows(self, rows: pa.Table, bucket: int | Mapping[str, int]) -> pa.Table:
+        """Rows as a file of the table has them, by their keys; columns that they lack are null.
+
+        bucket: of all rows, or of each value of the first key.
+        """
+        rows = self.sorted(rows)
+        buckets = (
+            pa.repeat(bucket, rows.num_rows)
+            if isinstance(bucket, int)
+            else pa.array([bucket[id_] for id_ in rows[self.keys[0]].to_pylist()])
+        )
+        schema = self.table.file_schema
+        columns = {
+            field.name: rows[field.name]
+            if field.name in rows.column_names
+            else pa.nulls(rows.num_rows, field.type)
+            for field in schema
+            if field.name != "bucket"
+        }
+        return pa.table({**columns, "bucket": buckets}).select(schema.names).cast(schema)
+
+
+def _field(name: str, type_: pa.DataType, comment: str, nullable: bool = True) -> pa.Field:
+    return pa.field(name, type_, nullable=nullable, metadata={"comment": comment})

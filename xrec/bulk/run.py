@@ -1,0 +1,91 @@
+"""A run: its plan, the format of its rows, and the table that it writes."""
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from xrec.bulk.plan import Identity, Plan, find_plan, make_plan
+from xrec.bulk.row_format import RowFormat
+from xrec.bulk.task import ChunkTask
+from xrec.bulk.work import Unit
+from xrec.bulk.worker import WorkerSettings
+from xrec.config.shared import StorageConfig
+from xrec.storage import open_location
+from xrec.table import Snapshot, Table
+
+Batches = Iterable[tuple[pa.Table, pa.Table]]
+"""Good rows and rejected ones, as `clean_keys` gives them."""
+
+_CHUNK_FILE = re.compile(r"part-(\d+)-[0-9a-f]{32}\.parquet")
+
+
+@dataclass(frozen=True)
+class BulkRun:
+    """A run that is planned; `open_run` makes one."""
+
+    plan: Plan
+    format: RowFormat
+    table: Table
+
+    def worker_settings(
+        self, make_task: Callable[[], ChunkTask], chunks_at_once: int = 1
+    ) -> WorkerSettings:
+        """What the actors of the run get."""
+        return WorkerSettings(
+            self.plan.output.shared_uri, self.table.storage, self.format, make_task, chunks_at_once
+        )
+
+    def units_left(self, snapshot: Snapshot) -> Iterator[Unit]:
+        """The chunks of which no row is in the table; only before any retry or compaction."""
+        num_buckets = self.plan.record.num_buckets
+        for chunk in self.plan.chunks(without=committed_chunks(snapshot)):
+            yield Unit(
+                name=f"chunk {chunk.number}",
+                file=chunk.file,
+                row_group=chunk.row_group,
+                num_rows=chunk.num_rows,
+                prefix=f"part-{chunk.number}",
+                bucket=chunk.number % num_buckets,
+            )
+
+
+def open_run(
+    uri: str,
+    identity: Identity,
+    format: RowFormat,
+    batches: Callable[[], Batches],
+    *,
+    listing: Mapping[str, list[str]],
+    rows_per_chunk: int,
+    storage: StorageConfig | None = None,
+) -> BulkRun:
+    """Plan the run at `uri`, or open the one that is there.
+
+    `batches` is called, and the input read, only if there is no plan, or if `listing` says that the
+    input's files are others than those that were planned. Several drivers may call this at the same
+    time; they get the same plan.
+
+    Raises ArtifactMismatchError, which names what differs, if the output belongs to another run or
+    to other rows; TableError if other files or a table of another format are there, or the store
+    has no conditional writes; and what `make_plan` raises.
+    """
+    storage = storage or StorageConfig()
+    output = open_location(uri, storage)
+    plan = find_plan(output, identity, listing)
+    table = Table.create(uri, format.table, run=identity.run, storage=storage)
+    if plan is None:
+        plan = make_plan(
+            output, identity, listing, batches(), format.key_schema, rows_per_chunk=rows_per_chunk
+        )
+    return BulkRun(plan, format, table)
+
+
+def committed_chunks(snapshot: Snapshot) -> npt.NDArray[np.int64]:
+    """The numbers of the chunks that have files in the table, by the files' names."""
+    names = (path.rpartition("/")[2] for path in snapshot.files()["path"].to_pylist())
+    matches = (_CHUNK_FILE.fullmatch(name) for name in names)
+    return np.unique(np.array([int(match[1]) for match in matches if match], dtype=np.int64))

@@ -1,0 +1,99 @@
+"""The state of a run, as it stands in the metadata of the table's commits."""
+
+from collections import Counter
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from xrec.errors import StorageNotFoundError
+from xrec.table import Commit, Table
+
+_KEY = "bulk"
+
+
+class RunState(BaseModel):
+    """What is committed of a run, in all. Each commit of a driver has it anew.
+
+    state: `finished` once every row is in the table, until a retry begins.
+    expires_at: when the driver is to be taken for dead unless it commits again; None if it has
+        ended.
+    num_ok: rows that succeeded; failed: rows that failed, by reason.
+    costs: sums of what the rows cost, by name; `seconds` is the time of actors.
+    num_deaths: processes that died while they worked; deaths: of those, by range of rows that is
+        not committed yet (`Work.name`).
+    retry: how many retries were begun; retry_reasons: of the last one; is_retrying: whether that
+        one is not finished.
+    started_at: when this driver began; num_rows_before: rows that were committed then.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    state: Literal["running", "finished"] = "running"
+    expires_at: datetime | None = None
+    num_ok: int = 0
+    failed: dict[str, int] = {}
+    costs: dict[str, float] = {}
+    num_deaths: int = 0
+    deaths: dict[str, int] = {}
+    retry: int = 0
+    retry_reasons: tuple[str, ...] = ()
+    is_retrying: bool = False
+    started_at: datetime
+    num_rows_before: int = 0
+
+    @property
+    def num_failed(self) -> int:
+        """How many rows failed."""
+        return sum(self.failed.values())
+
+    @property
+    def num_rows(self) -> int:
+        """How many rows are committed."""
+        return self.num_ok + self.num_failed
+
+    def metadata(self) -> dict[str, object]:
+        """The metadata of a commit."""
+        return {_KEY: self.model_dump(mode="json")}
+
+
+def read_state(table: Table, version: int) -> tuple[Commit, RunState | None]:
+    """The newest commit up to `version` in which a driver stated the state; no state if none did.
+
+    Take-overs, compactions and vacuums change no rows and state nothing; they are passed over.
+    """
+    newest = commit = table.commit(version)
+    while _KEY not in commit.metadata and version > 0:
+        version -= 1
+        try:
+            commit = table.commit(version)
+        except StorageNotFoundError:  # a vacuum shortened the log
+            break
+    if _KEY not in commit.metadata:
+        return newest, None
+    return commit, RunState.model_validate(commit.metadata[_KEY])
+
+
+def begun(state: RunState | None) -> RunState:
+    """The state with which a driver begins, now."""
+    now = datetime.now(UTC)
+    if state is None:
+        return RunState(started_at=now)
+    return state.model_copy(update={"started_at": now, "num_rows_before": state.num_rows})
+
+
+def added(one: Mapping[str, float], other: Mapping[str, float]) -> dict[str, float]:
+    """The sums of numbers by name."""
+    return {name: one.get(name, 0) + other.get(name, 0) for name in {**one, **other}}
+
+
+def counted(
+    failed: Mapping[str, int], more: Mapping[str, int], less: Mapping[str, int]
+) -> dict[str, int]:
+    """Counts of failed rows by reason after some were added and others removed; none is 0."""
+    counts = Counter(failed)
+    counts.update(more)
+    counts.subtract(less)
+    assert min(counts.values(), default=0) >= 0, counts
+    return {reason: count for reason, count in counts.items() if count}

@@ -1,0 +1,52 @@
+"""Compaction and vacuum of a finished run's table."""
+
+from datetime import timedelta
+
+from xrec.bulk.ledger import refuse_live_driver
+from xrec.bulk.run import BulkRun
+from xrec.bulk.state import read_state
+from xrec.errors import TableError
+from xrec.table import Vacuumed, Writer
+
+
+def compact(run: BulkRun, *, holder: str, target_bytes: int = 128 * 2**20) -> int | None:
+    """Make few large files of the run's many small ones, a row group for each bucket.
+
+    Returns the new version, or None if all files are so already. Raises TableError if the run is
+    not finished: the names of its files say which chunks are done.
+    """
+    return _finished_writer(run, holder).compact(
+        group_by="bucket", sort_by=run.format.keys, target_bytes=target_bytes
+    )
+
+
+def vacuum(
+    run: BulkRun,
+    *,
+    holder: str,
+    retention: timedelta = timedelta(days=7),
+    log_retention: timedelta = timedelta(days=30),
+) -> Vacuumed:
+    """Delete files and log entries that nobody needs any more; see `Writer.vacuum`.
+
+    Raises TableError if the run is not finished.
+    """
+    return _finished_writer(run, holder).vacuum(retention=retention, log_retention=log_retention)
+
+
+def _finished_writer(run: BulkRun, holder: str) -> Writer:
+    refuse_live_driver(run.table)
+    _refuse_unfinished(run, run.table.newest_version())
+    writer = run.table.take_over(holder)
+    _refuse_unfinished(run, writer.version)  # a driver may have begun a retry meanwhile
+    return writer
+
+
+def _refuse_unfinished(run: BulkRun, version: int) -> None:
+    _, state = read_state(run.table, version)
+    if state is None or state.state != "finished":
+        num_done = state.num_rows if state else 0
+        raise TableError(
+            f"{run.table.location}: the run is not finished: {num_done} of "
+            f"{run.plan.record.num_rows} rows are done; run it to its end first"
+        )

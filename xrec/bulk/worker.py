@@ -1,0 +1,232 @@
+"""The work of an actor: it reads rows, does them, writes files, and says what it wrote.
+
+It commits nothing: the driver does.
+"""
+
+import logging
+import os
+import re
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NoReturn, TypeVar
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from xrec.bulk.plan import PlanFiles
+from xrec.bulk.row_format import FAILED, OK, RowFormat
+from xrec.bulk.state import added
+from xrec.bulk.task import ChunkTask, Outcome
+from xrec.bulk.work import Done, Work
+from xrec.config.shared import StorageConfig
+from xrec.errors import StorageAccessError, StorageError, StorageNotFoundError
+from xrec.storage import open_location, read_table
+from xrec.table import DataFile, write_file
+
+logger = logging.getLogger("xrec")
+
+T = TypeVar("T")
+
+_WAITS_SECONDS = (1.0, 4.0, 16.0)  # before a read or write is tried again
+_POISONED = re.compile(r"CUDA error|device-side assert|CUBLAS_STATUS_EXECUTION_FAILED")
+_OUT_OF_MEMORY = re.compile(r"out of memory", re.IGNORECASE)
+POISONED_EXIT_CODE = 70
+
+
+@dataclass(frozen=True)
+class WorkerSettings:
+    """Everything that an actor gets; it reads no other settings and no environment.
+
+    output: the URI of the output, which does not depend on the working directory.
+    make_task: called once in each actor.
+    chunks_at_once: how many chunks the task does at the same time, in threads. The actor reads one
+        more chunk meanwhile, so that the task need not wait for it.
+    """
+
+    output: str
+    storage: StorageConfig
+    format: RowFormat
+    make_task: Callable[[], ChunkTask]
+    chunks_at_once: int = 1
+
+
+class ChunkWorker:
+    """Does the works that the driver sends, several of them in threads of their own."""
+
+    def __init__(self, settings: WorkerSettings):
+        self._format = settings.format
+        self._output = open_location(settings.output, settings.storage)
+        self._plan = PlanFiles(self._output)
+        self._task = settings.make_task()
+        self._turns = threading.Semaphore(settings.chunks_at_once)
+
+    def do(self, work: Work) -> Done:
+        """Do the rows of a work and write what became of them.
+
+        Raises StorageError if the store fails for longer than some 20 seconds, and any error of the
+        task that is not one of its `row_errors`.
+        """
+        rows = with_backoff(lambda: self._read(work))
+        wanted, kept = self._divide(work, rows)
+        if work.unit.is_retry and work.is_whole and not wanted.num_rows:
+            return Done(work, (), 0, {})
+        with self._turns:
+            started_at = time.monotonic()
+            keys = wanted.select(self._format.keys).cast(self._format.key_schema)
+            outcome = self._outcome(work, keys)
+            seconds = time.monotonic() - started_at
+        failed = pa.concat_tables([outcome.failed, kept])
+        buckets: int | dict[str, int]
+        if work.unit.bucket is None:
+            buckets = dict(
+                zip(rows[self._format.keys[0]].to_pylist(), rows["bucket"].to_pylist(), strict=True)
+            )
+        else:
+            buckets = work.unit.bucket
+        files = [
+            self._write(work, status, self._format.file_rows(part, buckets))
+            for status, part in ((OK, outcome.ok), (FAILED, failed))
+            if part.num_rows
+        ]
+        return Done(
+            work,
+            tuple(files),
+            outcome.ok.num_rows,
+            Counter(failed["reason"].to_pylist()),
+            Counter(rows["reason"].to_pylist()) if work.unit.is_retry else {},
+            added(outcome.costs, {"seconds": seconds}),
+        )
+
+    def _read(self, work: Work) -> pa.Table:
+        unit = work.unit
+        rows = (
+            read_table(self._output / unit.file, self._format.table.file_schema)
+            if unit.row_group is None
+            else self._plan.rows(unit.file, unit.row_group)
+        )
+        if rows.num_rows != unit.num_rows:
+            raise ValueError(f"{unit.name}: expected {unit.num_rows} rows, saw {rows.num_rows}")
+        return rows.slice(work.start, work.stop - work.start)
+
+    def _divide(self, work: Work, rows: pa.Table) -> tuple[pa.Table, pa.Table]:
+        """The rows that are to be done, and those that stay failed as they are."""
+        schema = self._format.failed_schema
+        if not work.unit.is_retry:
+            return rows, schema.empty_table()
+        is_wanted = pc.is_in(rows["reason"], pa.array(work.unit.reasons, pa.string()))
+        kept = rows.filter(pc.invert(is_wanted)).select(schema.names).cast(schema)
+        return rows.filter(is_wanted), kept
+
+    def _outcome(self, work: Work, rows: pa.Table) -> Outcome:
+        if not rows.num_rows:
+            return self._failed(rows, "", "")
+        if work.num_deaths:
+            message = f"{work.num_deaths} processes died while they worked on this row alone"
+            outcome = self._failed(rows, self._format.error_reason, message)
+        else:
+            outcome = self._do_or_halve(rows)
+        self._check(rows, outcome)
+        return outcome
+
+    def _do_or_halve(self, rows: pa.Table) -> Outcome:
+        """Do the rows; if the task raises one of its `row_errors`, find the row to blame."""
+        try:
+            outcome = self._task.do(rows)
+            return Outcome(
+                outcome.ok.select(self._format.ok_schema.names).cast(self._format.ok_schema),
+                outcome.failed.select(self._format.failed_schema.names).cast(
+                    self._format.failed_schema
+                ),
+                outcome.costs,
+            )
+        except (RuntimeError, *self._task.row_errors) as error:
+            if is_poisoned(error):
+                end_process(error)
+            if not isinstance(error, self._task.row_errors):
+                raise
+            if rows.num_rows == 1:
+                message = f"{type(error).__name__}: {error}"
+                return self._failed(rows, self._format.error_reason, message)
+        middle = rows.num_rows // 2
+        one, other = self._do_or_halve(rows.slice(0, middle)), self._do_or_halve(rows.slice(middle))
+        return Outcome(
+            pa.concat_tables([one.ok, other.ok]),
+            pa.concat_tables([one.failed, other.failed]),
+            added(one.costs, other.costs),
+        )
+
+    def _failed(self, rows: pa.Table, reason: str, message: str) -> Outcome:
+        schema = self._format.failed_schema
+        failed = (
+            self._task.fail(rows, reason, message).select(schema.names).cast(schema)
+            if rows.num_rows
+            else schema.empty_table()
+        )
+        return Outcome(self._format.ok_schema.empty_table(), failed)
+
+    def _check(self, rows: pa.Table, outcome: Outcome) -> None:
+        """Raise ValueError unless each row is in the outcome once, and its reasons are known."""
+        keys = list(self._format.keys)
+        returned = pa.concat_tables([outcome.ok.select(keys), outcome.failed.select(keys)])
+        if not self._format.sorted(returned).equals(self._format.sorted(rows)):
+            raise ValueError(
+                f"{type(self._task).__name__} got {rows.num_rows} rows and returned "
+                f"{outcome.ok.num_rows} that succeeded and {outcome.failed.num_rows} that failed; "
+                "expected each row once"
+            )
+        unknown = set(outcome.failed["reason"].to_pylist()) - set(self._format.all_reasons)
+        if unknown:
+            raise ValueError(
+                f"{type(self._task).__name__}: reasons {sorted(unknown)}; expected some of "
+                f"{', '.join(self._format.all_reasons)}"
+            )
+
+    def _write(self, work: Work, status: str, rows: pa.Table) -> DataFile:
+        return with_backoff(
+            lambda: write_file(
+                self._output,
+                self._format.table,
+                rows,
+                name=work.unit.prefix,
+                partition={"status": status},
+            )
+        )
+
+
+def with_backoff(do: Callable[[], T]) -> T:
+    """What `do` returns; if the store fails, it is called again, after 1, 4 and 16 seconds.
+
+    A refusal, or a file that is not there, is raised at once.
+    """
+    for wait_seconds in _WAITS_SECONDS:
+        try:
+            return do()
+        except (StorageAccessError, StorageNotFoundError):
+            raise
+        except StorageError as error:
+            logger.warning("the store is tried again in %g s: %s", wait_seconds, error)
+            time.sleep(wait_seconds)
+    return do()
+
+
+def is_poisoned(error: Exception) -> bool:
+    """True if nothing more can be done on the GPU in this process.
+
+    After a failed kernel, every later call of CUDA in the process fails too, whatever its rows are.
+    Lack of memory is not such an error.
+    """
+    text = f"{type(error).__name__}: {error}"
+    if _OUT_OF_MEMORY.search(text):
+        return False
+    return type(error).__name__ == "AcceleratorError" or bool(_POISONED.search(text))
+
+
+def end_process(error: Exception) -> NoReturn:
+    """End this process at once, so that the rows are done again elsewhere."""
+    logger.critical("this process ends, because its GPU can no longer be used: %s", error)
+    for handler in (*logger.handlers, *logging.getLogger().handlers):
+        handler.flush()
+    os._exit(POISONED_EXIT_CODE)
