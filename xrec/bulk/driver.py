@@ -110,8 +110,9 @@ class _Driver:
             )
         if reasons:
             self._do(self._retry(reasons), may_fail=True)
+            self._ledger.set(is_retrying=False)
         self._check_share()
-        self._ledger.set(state="finished", is_retrying=False)
+        self._ledger.set(state="finished")
         self._commit(is_last=True)
         return self._ledger.state
 
