@@ -3,11 +3,13 @@
 It knows nothing of what is done with the rows: a `ChunkTask` does it. Rows are named by keys; the
 table (xrec.table) has each row once, as one that succeeded (`status=ok`) or failed.
 
-    run = open_run(uri, identity, format, batches, listing=..., rows_per_chunk=...)     (run, plan)
-    pool = ActorPool(run.worker_settings(make_task), num_actors=8, cpus_per_actor=1)    (pool, worker)
-    state = drive(run, pool, holder="host-3, process 4711", retry=("timeout",))         (driver, ledger)
+    run = open_run(uri, identity, format, batches, listing=..., rows_per_chunk=...)
+    pool = ActorPool(run.worker_settings(make_task), num_actors=8, cpus_per_actor=1)
+    state = drive(run, pool, holder="host-3, process 4711", retry=("timeout",))
 
-An output holds
+`open_run` writes the plan (modules keys, spill, plan, run). `drive` feeds what is left to actors
+(driver, attempts, pool, worker), commits what they wrote (ledger, state) and retries failed rows
+(retry). An output holds
 
     _xrec/plan.json           which run this is, and where its plan lies                (plan)
     _xrec/plan/<folder>/      the rows of each chunk, an index, rejected rows           (plan)

@@ -7,7 +7,6 @@ writes to its files.
 """
 
 import io
-import json
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field

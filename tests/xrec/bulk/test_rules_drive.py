@@ -9,13 +9,13 @@ import pytest
 from tests.xrec.bulk.toy_run import Toy, ToyTask, rows_of, toy_run
 from tests.xrec.table.conftest import Place
 from xrec.bulk import compact, read_status, vacuum
+from xrec.bulk.attempts import works_of
 from xrec.bulk.driver import _Driver
 from xrec.bulk.ledger import Ledger, UnitResult
 from xrec.bulk.run import committed_chunks
 from xrec.bulk.state import read_state
 from xrec.bulk.work import Died, Done, Work
 from xrec.bulk.worker import ChunkWorker
-from xrec.bulk.attempts import works_of
 from xrec.errors import LeaseError, LostTableError, TableError
 
 
@@ -194,7 +194,11 @@ def test_rule_5_task_that_loses_or_doubles_a_row_is_an_error(
         if what == "reason":
             failed = task.fail(outcome.failed.select(["user", "item"]), "unheard of", "")
             return type(outcome)(outcome.ok, failed)
-        ok = outcome.ok.slice(1) if what == "missing" else outcome.ok.take([0, *range(len(outcome.ok))])
+        ok = (
+            outcome.ok.slice(1)
+            if what == "missing"
+            else outcome.ok.take([0, *range(len(outcome.ok))])
+        )
         return type(outcome)(ok, outcome.failed)
 
     monkeypatch.setattr(ToyTask, "do", wrong)
@@ -297,7 +301,10 @@ def test_rule_8_retry_replaces_rows_of_its_reasons_and_keeps_the_others(
     assert (state.num_ok, state.failed, state.retry) == (24, {"dull": 12}, 2)
     assert rows_of(toy.snapshot()) == toy.rows
     assert failed_rows(toy, "dull") == was_dull
-    assert all(row["text"] for row in toy.snapshot().dataset([("status", "=", "ok")]).to_table().to_pylist())
+    assert all(
+        row["text"]
+        for row in toy.snapshot().dataset([("status", "=", "ok")]).to_table().to_pylist()
+    )
     assert toy.drive(retry=["odd", "dull"]).failed == {}
     assert rows_of(toy.snapshot(), "ok") == toy.rows
 
@@ -382,5 +389,3 @@ def failed_rows(toy: Toy, reason: str) -> list[dict[str, object]]:
     rows = toy.snapshot().dataset([("status", "=", "failed")]).to_table().to_pylist()
     found = [row for row in rows if row["reason"] == reason]
     return sorted(found, key=lambda row: (row["user"], row["item"]))
-
-

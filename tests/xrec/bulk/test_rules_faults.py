@@ -424,5 +424,3 @@ def fail_some(
 
     monkeypatch.setattr(owner, name, fails)
     return failed
-
-

@@ -84,7 +84,9 @@ def test_rule_2_input_whose_files_changed_is_read_and_its_rows_compared(disk: Pl
     first = opened(disk, ROWS)
     later = {"rows.parquet": ["1", "3"]}
     assert opened(disk, ROWS[::-1], listing=later).plan.record == first.plan.record
-    with pytest.raises(ArtifactMismatchError, match="rows of the input changed.*20 rows there, 19"):
+    with pytest.raises(
+        ArtifactMismatchError, match=r"rows of the input changed.*20 rows there, 19"
+    ):
         opened(disk, ROWS[1:], listing=later)
     with pytest.raises(ArtifactMismatchError, match="rows of the input changed"):
         opened(disk, [*ROWS[1:], ("u-20", "i")], listing=later)
@@ -167,9 +169,7 @@ def test_rule_3_rejected_rows_are_kept_with_file_line_and_reason(disk: Place) ->
         clean_keys(table, FORMAT.keys, file="one.parquet", first_line=1),
         clean_keys(ids, FORMAT.keys, file="two.parquet", first_line=100),
     ]
-    run = open_run(
-        disk.uri, IDENTITY, FORMAT, lambda: batches, listing=LISTING, rows_per_chunk=4
-    )
+    run = open_run(disk.uri, IDENTITY, FORMAT, lambda: batches, listing=LISTING, rows_per_chunk=4)
     assert rows_in(run) == [("2", "i")]
     rejected = [
         (row["file"], row["line"], row["reason"]) for row in run.plan.rejected().to_pylist()
