@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from xrec.bulk.attempts import after_death, works_of
 from xrec.bulk.ledger import Ledger, UnitResult, refuse_live_driver
 from xrec.bulk.pool import Pool
-from xrec.bulk.retry import check_reasons, retry_units
-from xrec.bulk.run import BulkRun
+from xrec.bulk.retry import check_reasons, failed_files, retry_units
+from xrec.bulk.run import BulkRun, committed_chunks
 from xrec.bulk.state import RunState, read_state
 from xrec.bulk.work import Died, Done, Unit, Work
 from xrec.errors import DataError, LostTableError, StorageError, TableError
@@ -100,19 +100,17 @@ class _Driver:
         self._commit()  # says that this driver is at work
         num_rows = self._run.plan.record.num_rows
         if self._ledger.state.num_rows < num_rows:
-            units = list(self._run.units_left(self._ledger.writer.snapshot()))
-            logger.info("%d rows, %d chunks left", num_rows, len(units))
-            self._do(units, may_fail=bool(reasons))
+            self._do_chunks(may_fail=bool(reasons))
         if self._ledger.state.num_rows != num_rows:
             raise TableError(
                 f"{self._run.table.location}: the plan has {num_rows} rows, the table "
                 f"{self._ledger.state.num_rows}, and no chunk is left"
             )
         if reasons:
-            self._do(self._retry(reasons), may_fail=True)
-            self._ledger.set(is_retrying=False)
+            self._retry(reasons)
         self._check_share()
-        self._ledger.set(state="finished")
+        # A retry that was interrupted and is not asked for any more is over too.
+        self._ledger.set(state="finished", is_retrying=False)
         self._commit(is_last=True)
         return self._ledger.state
 
@@ -123,25 +121,33 @@ class _Driver:
         except (TableError, StorageError) as error:
             logger.warning("what was done last could not be committed: %s", error)
 
-    def _retry(self, reasons: tuple[str, ...]) -> list[Unit]:
-        """The units of a retry: of the one that was interrupted if it has these reasons."""
+    def _do_chunks(self, may_fail: bool) -> None:
+        snapshot = self._ledger.writer.snapshot()
+        num_chunks = self._run.plan.record.num_chunks
+        num_left = num_chunks - len(committed_chunks(snapshot))
+        logger.info("%d of %d chunks left", num_left, num_chunks)
+        self._do(self._run.units_left(snapshot), num_left, may_fail)
+
+    def _retry(self, reasons: tuple[str, ...]) -> None:
+        """Do the failed files; those that are left of a retry of these reasons, if there is one."""
         state = self._ledger.state
-        if not (state.retry_reasons == reasons and state.is_retrying):
+        if not (state.is_retrying and state.retry_reasons == reasons):
             self._ledger.set(retry=state.retry + 1, retry_reasons=reasons, is_retrying=True)
             self._commit()
         number = self._ledger.state.retry
-        units = list(retry_units(self._ledger.writer.snapshot(), number, reasons))
-        logger.info("retry %d of %s: %d files", number, ", ".join(reasons), len(units))
-        return units
+        files = failed_files(self._ledger.writer.snapshot(), number)
+        logger.info("retry %d of %s: %d files", number, ", ".join(reasons), files.num_rows)
+        self._do(retry_units(files, number, reasons), files.num_rows, may_fail=True)
+        self._ledger.set(is_retrying=False)
 
-    def _do(self, units: Sequence[Unit], may_fail: bool) -> None:
+    def _do(self, units: Iterable[Unit], num_units: int, may_fail: bool) -> None:
         """Do units until all of them are committed.
 
         may_fail: whether more rows than `max_failed_share` may fail.
         """
-        if not units:
+        if not num_units:
             return
-        self._pool.start(len(units))
+        self._pool.start(num_units)
         works = self._works(units)
         next_work = next(works, None)
         while next_work is not None or self._again or self._open:
@@ -190,6 +196,8 @@ class _Driver:
     def _divide(self, died: Died) -> None:
         """Count a death, and try the rows again, in parts if need be."""
         work = died.work
+        if work.unit.name not in self._open:
+            return  # its unit was done meanwhile
         self._ledger.count_death(work.name, died.is_innocent)
         works = after_death(work, self._ledger.state.deaths)
         self._open[work.unit.name].num_open += len(works) - 1

@@ -17,7 +17,7 @@ from ray.exceptions import RayActorError, RayError
 from xrec.actor_pool import as_xrec_error, unpack
 from xrec.bulk.work import Died, Done, Work
 from xrec.bulk.worker import ChunkWorker, WorkerSettings
-from xrec.errors import ClusterError
+from xrec.errors import ClusterError, XRecError
 
 logger = logging.getLogger("xrec")
 
@@ -103,6 +103,7 @@ class ActorPool:
         self._actors: list[_Actor] = []
         self._lost: list[_Actor] = []  # with works whose answers are still to come
         self._num_lost_starts = 0
+        self._error: XRecError | None = None
 
     def start(self, num_works: int) -> None:
         """See Pool."""
@@ -130,6 +131,8 @@ class ActorPool:
 
     def wait(self, timeout_seconds: float) -> list[Done | Died]:
         """See Pool."""
+        if self._error is not None:
+            raise self._error
         self._lost = [actor for actor in self._lost if actor.works]
         answers = {
             answer: actor
@@ -141,7 +144,14 @@ class ActorPool:
         ready, _ = ray.wait(list(answers), num_returns=len(answers), timeout=0)
         if not ready:
             ready, _ = ray.wait(list(answers), num_returns=1, timeout=timeout_seconds)
-        ended = [event for answer in ready for event in self._ended(answers[answer], answer)]
+        ended: list[Done | Died] = []
+        for answer in ready:
+            try:
+                ended += self._ended(answers[answer], answer)
+            except XRecError as error:
+                self._error = error  # what else is done comes first
+        if self._error is not None and not ended:
+            raise self._error
         self.start(0)  # replaces the actors that were lost
         return ended
 

@@ -6,7 +6,9 @@ failed files it has still to do.
 """
 
 from collections.abc import Iterator, Sequence
-from pathlib import PurePosixPath
+
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from xrec.bulk.row_format import FAILED, RowFormat
 from xrec.bulk.work import Unit
@@ -24,12 +26,20 @@ def check_reasons(format: RowFormat, reasons: Sequence[str]) -> tuple[str, ...]:
     return tuple(sorted(set(reasons)))
 
 
-def retry_units(snapshot: Snapshot, number: int, reasons: tuple[str, ...]) -> Iterator[Unit]:
-    """The failed files that retry `number` has still to do."""
-    prefix = f"retry-{number}"
+def failed_files(snapshot: Snapshot, number: int) -> pa.Table:
+    """The failed files that retry `number` has still to do, as `Snapshot.files` has them."""
     files = snapshot.files([("status", "=", FAILED)])
-    for path, num_rows in zip(
-        files["path"].to_pylist(), files["num_rows"].to_pylist(), strict=True
-    ):
-        if not PurePosixPath(path).name.startswith(f"{prefix}-"):
-            yield Unit(path, path, None, num_rows, prefix, None, reasons)
+    is_done = pc.match_substring(files["path"], f"/{_prefix(number)}-")
+    return files.filter(pc.invert(is_done))
+
+
+def retry_units(files: pa.Table, number: int, reasons: tuple[str, ...]) -> Iterator[Unit]:
+    """The units of failed files."""
+    columns = (files["path"].to_pylist(), files["num_rows"].to_pylist())
+    for path, num_rows in zip(*columns, strict=True):
+        yield Unit(path, path, None, num_rows, _prefix(number), None, reasons)
+
+
+def _prefix(number: int) -> str:
+    """How the names of the files begin that a retry writes."""
+    return f"retry-{number}"

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import pyarrow as pa
 
@@ -62,7 +63,7 @@ class RowFormat:
         """Every reason for which a row can fail."""
         return tuple(dict.fromkeys((*self.reasons, self.error_reason)))
 
-    @property
+    @cached_property
     def table(self) -> TableFormat:
         """The format of the output's table."""
         return TableFormat(

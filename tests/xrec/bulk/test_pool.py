@@ -117,6 +117,27 @@ def test_pool_with_fewer_free_cpus_than_actors_does_all_works(disk: Place, tmp_p
     assert {event.work for event in events} == set(works)
 
 
+def test_pool_gives_a_work_that_is_alone_to_an_idle_actor_and_nothing_beside(
+    disk: Place, tmp_path: Path
+) -> None:
+    toy = toy_run(disk, tmp_path, ["a"], num_users=6, rows_per_chunk=1)
+    first, second, third, *_ = works_of_all(toy)
+    with pool_of(toy, partial(ToyTask, str(toy.healed), die, seconds=0.2), 1) as pool:
+        pool.start(1)
+        while not pool.can_take(is_alone=True):
+            assert pool.wait(10) == []
+        pool.submit(first)
+        assert not pool.can_take(is_alone=True)
+        assert not pool.can_take(is_alone=False)  # the actor is to become idle
+        assert [event.work for event in pool.wait(10)] == [first]
+        pool.submit(Work(second.unit, 0, second.stop, is_alone=True))
+        assert not pool.can_take(is_alone=False)
+        assert len(pool.wait(10)) == 1
+        pool.submit(third)
+        assert pool.can_take(is_alone=False)  # it reads one more meanwhile
+        assert [event.work for event in pool.wait(10)] == [third]
+
+
 def test_drive_on_actors_has_each_row_once_though_rows_kill(disk: Place, tmp_path: Path) -> None:
     toy = toy_run(disk, tmp_path, ["a", "odd-1", "bad-2", "b"], num_users=10, rows_per_chunk=8)
     settings = toy.run.worker_settings(partial(KillsOne, str(toy.healed), die))

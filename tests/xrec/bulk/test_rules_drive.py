@@ -342,6 +342,19 @@ def test_rule_8_interrupted_retry_goes_on_with_the_files_that_are_left(
     assert len(again.done) == num_files
 
 
+def test_rule_8_interrupted_retry_is_over_once_the_run_was_finished_without_it(
+    disk: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    toy = toy_run(disk, tmp_path, ["a", "odd-1", "dull-2"])
+    toy.drive()
+    monkeypatch.setattr("xrec.bulk.ledger.COMMIT_FILES", 1)
+    with monkeypatch.context() as patch, pytest.raises(DriverDied):
+        toy.drive(toy.pool(before=die_after(2, patch)), retry=["odd"])
+    assert toy.drive(take_over=True).state == "finished"
+    toy.heal()
+    assert toy.drive(retry=["odd"]).failed == {"dull": 12}
+
+
 def test_rule_8_unknown_reason_is_refused_before_anything_is_written(
     disk: Place, tmp_path: Path
 ) -> None:

@@ -30,19 +30,30 @@ NUM_BUCKETS = 30
 
 def start_driver(place: Place, what: str, name: str) -> "subprocess.Popen[str]":
     """Start the program; each line that it prints is JSON."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.xrec.table.driver", what, name],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment_of(place),
+        cwd=Path(__file__).parents[3],
+    )
+
+
+def environment_of(place: Place) -> dict[str, str]:
+    """The environment of a process that is to find the place by `place_here`."""
     secrets = {
         field: getattr(place.storage, field).get_secret_value()
         for field in ("access_key_id", "secret_access_key")
         if getattr(place.storage, field) is not None
     }
     described = {"uri": place.uri, "storage": {**place.storage.model_dump(mode="json"), **secrets}}
-    return subprocess.Popen(
-        [sys.executable, "-m", "tests.xrec.table.driver", what, name],
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "TABLE_PLACE": json.dumps(described)},
-        cwd=Path(__file__).parents[3],
-    )
+    return {**os.environ, "TABLE_PLACE": json.dumps(described)}
+
+
+def place_here() -> Place:
+    """The place that `environment_of` described to this process."""
+    described = json.loads(os.environ["TABLE_PLACE"])
+    return Place(described["uri"], StorageConfig(**described["storage"]))
 
 
 def _race(table: Table, name: str) -> None:
@@ -129,6 +140,6 @@ def users_in(bucket: int) -> list[str]:
 
 
 if __name__ == "__main__":
-    described = json.loads(os.environ["TABLE_PLACE"])
-    opened = Table.open(described["uri"], storage=StorageConfig(**described["storage"]))
+    there = place_here()
+    opened = Table.open(there.uri, storage=there.storage)
     {"race": _race, "commit": _commit, "run": _run}[sys.argv[1]](opened, sys.argv[2])
