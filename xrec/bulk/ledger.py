@@ -191,32 +191,16 @@ class Ledger:
             logger.warning("the table is taken over again in %g s: %s", wait_seconds, error)
             time.sleep(wait_seconds)
             try:
-                self._refuse_other_driver()
-                writer = self._table.take_over(self._writer.holder)
-                _, committed = read_state(self._table, writer.version)
-                there = set(writer.snapshot().files()["path"].to_pylist())
+                self._hold_again()
+                self._forget_committed()
             except StorageError as failure:
                 error = failure
                 continue
-            if writer.epoch != self._writer.epoch + 1:
-                raise LostTableError(
-                    f"{self._table.location}: another driver took the table over meanwhile, so "
-                    "this one must stop; run it again"
-                )
-            self._writer = writer
-            left = [
-                result
-                for result in self._waiting
-                if not any(file.path in there for file in result.files)
-            ]
-            if committed is not None and len(left) < len(self._waiting):
-                self._waiting, self._state = left, committed  # the commit had succeeded
-                self._next = self._after(left)
-            self._check_rows()
             return
         raise error
 
-    def _refuse_other_driver(self) -> None:
+    def _hold_again(self) -> None:
+        """Take the table over from oneself; raises LostTableError if another driver did."""
         version = self._table.newest_version(self._writer.version)
         newest = self._table.commit(version)
         if newest.epoch != self._writer.epoch:
@@ -224,6 +208,27 @@ class Ledger:
                 f"{self._table.location}: {newest.holder} took the table over (version {version}), "
                 "so this driver must stop"
             )
+        writer = self._table.take_over(self._writer.holder)
+        if writer.epoch != self._writer.epoch + 1:
+            raise LostTableError(
+                f"{self._table.location}: another driver took the table over meanwhile, so this "
+                "one must stop; run it again"
+            )
+        self._writer = writer
+
+    def _forget_committed(self) -> None:
+        """Drop the results that are in the table already, and take the state from there."""
+        there = set(self._writer.snapshot().files()["path"].to_pylist())
+        left = [
+            result
+            for result in self._waiting
+            if not any(file.path in there for file in result.files)
+        ]
+        _, committed = read_state(self._table, self._writer.version)
+        if committed is not None and len(left) < len(self._waiting):
+            self._waiting, self._state = left, committed
+            self._next = self._after(left)
+        self._check_rows()
 
     def _check_rows(self) -> None:
         """Raise TableError unless the table has the rows that the state counts."""

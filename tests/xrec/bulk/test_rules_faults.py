@@ -16,6 +16,7 @@ from xrec.bulk.state import read_state
 from xrec.bulk.work import Died, Done, Work
 from xrec.bulk.worker import POISONED_EXIT_CODE, is_poisoned
 from xrec.errors import DataError, LostTableError, ModelError, StorageAccessError, StorageError
+from xrec.table import Writer
 from xrec.table.log import Log
 
 
@@ -79,6 +80,22 @@ def test_rule_9_driver_that_lost_the_table_while_the_store_failed_ends(
         with pytest.raises(LostTableError, match="another"):
             toy.drive()
     toy.drive(take_over=True)
+    assert rows_of(toy.snapshot()) == toy.rows
+
+
+def test_rule_9_store_that_fails_again_after_the_take_over_is_tried_again(
+    disk: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    toy = toy_run(disk, tmp_path)
+    fail_commits(
+        monkeypatch,
+        num_calls=4,
+        is_written=True,
+        do=lambda: failed.append(fail_some(monkeypatch, Writer, "snapshot", 2)),
+    )
+    failed: list[list[int]] = []
+    toy.drive()
+    assert failed == [[0, 1]]
     assert rows_of(toy.snapshot()) == toy.rows
 
 

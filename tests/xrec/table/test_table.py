@@ -126,6 +126,15 @@ def test_table_metadata_comes_back_by_version_and_in_order(place: Place) -> None
     assert table.newest_version(known=2) == 4
 
 
+def test_commit_of_a_version_is_who_made_it(disk: Place) -> None:
+    table = disk.table()
+    version = table.take_over("host-3").commit(metadata={"seconds": 3})
+    assert table.commit(version).metadata == {"seconds": 3}
+    assert (table.commit(version).holder, table.commit(version - 1).kind) == ("host-3", "take-over")
+    with pytest.raises(StorageNotFoundError):
+        table.commit(version + 1)
+
+
 def test_table_checkpoints_are_written_and_read(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
