@@ -4,10 +4,13 @@ import random
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from tests.faulty_proxy import Faults, faulty_proxy
 from tests.xrec.bulk.chaos_driver import ITEMS, planned, start_driver
 from tests.xrec.bulk.toy_run import Toy, rows_of
 from tests.xrec.table.conftest import Place
@@ -20,15 +23,26 @@ NUM_BLOWS = 12
 
 def test_run_in_chaos_has_each_row_once_at_every_version(place: Place, tmp_path: Path) -> None:
     toy = planned(place, tmp_path)
-    strike(place, tmp_path, [])
-    _, state = read_state(toy.run.table, toy.run.table.newest_version())
-    assert state is not None
-    assert state.failed == {"odd": 40, "task_error": 40}
-    toy.heal()
-    strike(place, tmp_path, ["odd", "task_error"])
+    with faulty(place) as faulty_place:
+        strike(faulty_place, tmp_path, [])
+        _, state = read_state(toy.run.table, toy.run.table.newest_version())
+        assert state is not None
+        assert state.failed == {"odd": 40, "task_error": 40}
+        toy.heal()
+        strike(faulty_place, tmp_path, ["odd", "task_error"])
     assert rows_of(toy.snapshot(), "ok") == toy.rows
     assert len(toy.rows) == 40 * len(ITEMS)
     check_versions(toy)
+
+
+@contextmanager
+def faulty(place: Place) -> Iterator[Place]:
+    """The same place; an object store is reached by a proxy that fails one request of twenty."""
+    if place.storage.endpoint_url is None:
+        yield place
+        return
+    with faulty_proxy(place.storage.endpoint_url, Faults(share=0.05)) as endpoint_url:
+        yield Place(place.uri, place.storage.model_copy(update={"endpoint_url": endpoint_url}))
 
 
 def strike(place: Place, folder: Path, reasons: list[str]) -> None:
