@@ -55,6 +55,9 @@ The rules. Rule N has the tests `test_rule_N_...` in tests/xrec/bulk:
     and by the driver; then the run ends with that error. What is committed stays.
 13. A run that ends in any way but a kill commits what is done, and the next driver may begin at
     once. A run with too many failed rows ends so.
+14. Rows are carried over from one version of an earlier run, which is pinned from before the plan
+    until the run is finished, if the task says that they are still good; the others are done. What
+    happens to the earlier run meanwhile, or later, changes nothing.
 """
 
 from xrec.bulk.driver import drive
@@ -65,13 +68,14 @@ from xrec.bulk.row_format import RowFormat
 from xrec.bulk.run import BulkRun, open_run
 from xrec.bulk.state import RunState
 from xrec.bulk.status import Status, read_status
-from xrec.bulk.task import ChunkTask, Outcome
+from xrec.bulk.task import CarryingTask, ChunkTask, Outcome
 from xrec.bulk.upkeep import compact, vacuum
 from xrec.bulk.worker import WorkerSettings
 
 __all__ = [
     "ActorPool",
     "BulkRun",
+    "CarryingTask",
     "ChunkTask",
     "Identity",
     "Outcome",

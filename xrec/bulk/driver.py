@@ -112,6 +112,8 @@ class _Driver:
         # A retry that was interrupted and is not asked for any more is over too.
         self._ledger.set(state="finished", is_retrying=False)
         self._commit(is_last=True)
+        if self._run.plan.record.carry is not None:
+            self._run.plan.record.carry.release(self._run.table.storage)
         return self._ledger.state
 
     def leave(self) -> None:

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from xrec.bulk.carry import CarryFrom
 from xrec.bulk.spill import Spill
 from xrec.errors import ArtifactMismatchError, DataError, StorageNotFoundError
 from xrec.schemas import REJECTED
@@ -71,6 +72,7 @@ class PlanRecord(BaseModel):
         mod C.
     folder: where the parts and the index lie, relative to the output.
     parts: the number of bytes of each part.
+    carry: the earlier run that rows are carried over from.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -85,6 +87,7 @@ class PlanRecord(BaseModel):
     num_buckets: int
     folder: str
     parts: list[int]
+    carry: CarryFrom | None = None
 
 
 @dataclass(frozen=True)
@@ -181,11 +184,13 @@ def make_plan(
     schema: pa.Schema,
     *,
     rows_per_chunk: int,
+    carry: CarryFrom | None = None,
 ) -> Plan:
     """Write the plan if there is none, and return the one that is there.
 
     batches: good and rejected rows, as `clean_keys` gives them; good ones have `schema`.
     Duplicates of good rows are dropped.
+    carry: the earlier run that rows are to be carried over from, which is pinned.
 
     Raises DataError if there are no good rows; ArtifactMismatchError if the output has a plan of
     another run, or of other rows.
@@ -198,6 +203,7 @@ def make_plan(
             raise DataError(f"there are no rows to do; {bad.num_rows} were rejected{_first(bad)}")
         if not (output / PLAN).is_file():
             record = _write(output, identity, listing, spill, bad, rows_per_chunk)
+            record = record.model_copy(update={"carry": carry})
             if not (output / PLAN).create_bytes(record.model_dump_json(indent=2).encode()):
                 (output / record.folder).delete()  # another driver was first
         plan = read_plan(output)

@@ -1,19 +1,23 @@
 """A run: its plan, the format of its rows, and the table that it writes."""
 
 import re
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from xrec.bulk.plan import Identity, Plan, find_plan, make_plan
+from xrec.bulk.carry import CarryFrom, pin_earlier
+from xrec.bulk.plan import Identity, Plan, find_plan, make_plan, read_plan
 from xrec.bulk.row_format import RowFormat
 from xrec.bulk.task import ChunkTask
 from xrec.bulk.work import Unit
 from xrec.bulk.worker import WorkerSettings
 from xrec.config.shared import StorageConfig
+from xrec.errors import ArtifactNotFoundError, StorageNotFoundError
 from xrec.storage import open_location
 from xrec.table import Snapshot, Table
 
@@ -36,7 +40,12 @@ class BulkRun:
     ) -> WorkerSettings:
         """What the actors of the run get."""
         return WorkerSettings(
-            self.plan.output.shared_uri, self.table.storage, self.format, make_task, chunks_at_once
+            self.plan.output.shared_uri,
+            self.table.storage,
+            self.format,
+            make_task,
+            chunks_at_once,
+            self.plan.record.carry,
         )
 
     def units_left(self, snapshot: Snapshot) -> Iterator[Unit]:
@@ -61,6 +70,7 @@ def open_run(
     *,
     listing: Mapping[str, list[str]],
     rows_per_chunk: int,
+    carry_from: str | None = None,
     storage: StorageConfig | None = None,
 ) -> BulkRun:
     """Plan the run at `uri`, or open the one that is there.
@@ -69,19 +79,59 @@ def open_run(
     input's files are others than those that were planned. Several drivers may call this at the same
     time; they get the same plan.
 
+    carry_from: the URI of a finished run whose rows are taken over where the task, a
+        `CarryingTask`, finds them still good. The URI is a part of the run's identity; the version
+        is the newest one when the run is planned.
+
     Raises ArtifactMismatchError, which names what differs, if the output belongs to another run or
     to other rows; TableError if other files or a table of another format are there, or the store
     has no conditional writes; and what `make_plan` raises.
     """
     storage = storage or StorageConfig()
     output = open_location(uri, storage)
+    if carry_from is not None:
+        shared = open_location(carry_from, storage).shared_uri
+        inputs = {**identity.inputs, "carry_from": shared}
+        identity = identity.model_copy(update={"inputs": inputs})
     plan = find_plan(output, identity, listing)
     table = Table.create(uri, format.table, run=identity.run, storage=storage)
     if plan is None:
-        plan = make_plan(
-            output, identity, listing, batches(), format.key_schema, rows_per_chunk=rows_per_chunk
-        )
+        with _pinned(carry_from, identity.run, format, storage) as carry:
+            plan = make_plan(
+                output,
+                identity,
+                listing,
+                batches(),
+                format.key_schema,
+                rows_per_chunk=rows_per_chunk,
+                carry=carry,
+            )
+            if carry is not None and plan.record.carry != carry:
+                carry.release(storage)  # another driver made the plan
     return BulkRun(plan, format, table)
+
+
+@contextmanager
+def _pinned(
+    uri: str | None, run: str, format: RowFormat, storage: StorageConfig
+) -> Iterator[CarryFrom | None]:
+    """The earlier run, whose newest version is pinned; the pin stays unless an error is raised."""
+    if uri is None:
+        yield None
+        return
+    try:
+        earlier = read_plan(open_location(uri, storage)).record
+    except StorageNotFoundError as error:
+        raise ArtifactNotFoundError(
+            f"{uri}: no run was planned there, so nothing can be carried over from it; check the URI"
+        ) from error
+    pin = f"carry-{run}-{uuid.uuid4().hex}"
+    carry = pin_earlier(uri, earlier.identity.run, earlier.num_buckets, format, pin, storage)
+    try:
+        yield carry
+    except BaseException:
+        carry.release(storage)
+        raise
 
 
 def committed_chunks(snapshot: Snapshot) -> npt.NDArray[np.int64]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import pyarrow as pa
 
@@ -38,4 +38,16 @@ class ChunkTask(Protocol):
 
     def fail(self, rows: pa.Table, reason: str, message: str) -> pa.Table:
         """The rows as failed ones, as in `Outcome.failed`; it must not do the rows."""
+        ...
+
+
+@runtime_checkable
+class CarryingTask(Protocol):
+    """A task that can carry rows over from an earlier run; a task need not be one."""
+
+    def is_still_good(self, earlier: pa.Table) -> pa.Array:
+        """For each row of an earlier run (`RowFormat.ok_schema`), whether it may be carried over.
+
+        The rows that may not are done.
+        """
         ...

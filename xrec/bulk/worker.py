@@ -16,10 +16,11 @@ from typing import NoReturn, TypeVar
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from xrec.bulk.carry import CarryFrom, EarlierRows
 from xrec.bulk.plan import PlanFiles
 from xrec.bulk.row_format import FAILED, OK, RowFormat
 from xrec.bulk.state import added
-from xrec.bulk.task import ChunkTask, Outcome
+from xrec.bulk.task import CarryingTask, ChunkTask, Outcome
 from xrec.bulk.work import Done, Work
 from xrec.config.shared import StorageConfig
 from xrec.errors import StorageAccessError, StorageError, StorageNotFoundError
@@ -44,6 +45,7 @@ class WorkerSettings:
     make_task: called once in each actor.
     chunks_at_once: how many chunks the task does at the same time, in threads. The actor reads one
         more chunk meanwhile, so that the task need not wait for it.
+    carry: the earlier run that rows are carried over from.
     """
 
     output: str
@@ -51,6 +53,7 @@ class WorkerSettings:
     format: RowFormat
     make_task: Callable[[], ChunkTask]
     chunks_at_once: int = 1
+    carry: CarryFrom | None = None
 
 
 class ChunkWorker:
@@ -62,6 +65,11 @@ class ChunkWorker:
         self._plan = PlanFiles(self._output)
         self._task = settings.make_task()
         self._turns = threading.Semaphore(settings.chunks_at_once)
+        self._earlier = (
+            EarlierRows(settings.carry, settings.format, settings.storage)
+            if settings.carry is not None
+            else None
+        )
 
     def do(self, work: Work) -> Done:
         """Do the rows of a work and write what became of them.
@@ -73,11 +81,14 @@ class ChunkWorker:
         wanted, kept = self._divide(work, rows)
         if work.unit.is_retry and work.is_whole and not wanted.num_rows:
             return Done(work, (), 0, {})
+        keys = wanted.select(self._format.keys).cast(self._format.key_schema)
+        earlier = self._read_earlier(work, keys)
         with self._turns:
             started_at = time.monotonic()
-            keys = wanted.select(self._format.keys).cast(self._format.key_schema)
-            outcome = self._outcome(work, keys)
+            carried, left = self._carried(earlier, keys)
+            outcome = self._outcome(work, left)
             seconds = time.monotonic() - started_at
+        succeeded = pa.concat_tables([carried, outcome.ok])
         failed = pa.concat_tables([outcome.failed, kept])
         buckets: int | dict[str, int]
         if work.unit.bucket is None:
@@ -88,16 +99,16 @@ class ChunkWorker:
             buckets = work.unit.bucket
         files = [
             self._write(work, status, self._format.file_rows(part, buckets))
-            for status, part in ((OK, outcome.ok), (FAILED, failed))
+            for status, part in ((OK, succeeded), (FAILED, failed))
             if part.num_rows
         ]
         return Done(
             work,
             tuple(files),
-            outcome.ok.num_rows,
+            succeeded.num_rows,
             Counter(failed["reason"].to_pylist()),
             Counter(rows["reason"].to_pylist()) if work.unit.is_retry else {},
-            added(outcome.costs, {"seconds": seconds}),
+            added(outcome.costs, {"seconds": seconds, "carried": carried.num_rows}),
         )
 
     def _read(self, work: Work) -> pa.Table:
@@ -110,6 +121,27 @@ class ChunkWorker:
         if rows.num_rows != unit.num_rows:
             raise ValueError(f"{unit.name}: expected {unit.num_rows} rows, saw {rows.num_rows}")
         return rows.slice(work.start, work.stop - work.start)
+
+    def _read_earlier(self, work: Work, keys: pa.Table) -> pa.Table:
+        """The rows of the earlier run with these keys; a retry carries none over."""
+        if self._earlier is None or work.unit.is_retry or work.num_deaths:
+            return self._format.ok_schema.empty_table()
+        earlier = self._earlier
+        return with_backoff(lambda: earlier.of(keys))
+
+    def _carried(self, earlier: pa.Table, keys: pa.Table) -> tuple[pa.Table, pa.Table]:
+        """The earlier rows that are still good, and the keys that are left."""
+        if not earlier.num_rows:
+            return earlier, keys
+        if not isinstance(self._task, CarryingTask):
+            raise ValueError(
+                f"{type(self._task).__name__}: expected a CarryingTask, because rows are to be "
+                "carried over"
+            )
+        carried = earlier.filter(self._task.is_still_good(earlier))
+        names = list(self._format.keys)
+        left = keys.join(carried.select(names), names, join_type="left anti")
+        return carried, self._format.sorted(left).cast(self._format.key_schema)
 
     def _divide(self, work: Work, rows: pa.Table) -> tuple[pa.Table, pa.Table]:
         """The rows that are to be done, and those that stay failed as they are."""

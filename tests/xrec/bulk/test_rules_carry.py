@@ -1,0 +1,144 @@
+"""Rule 14 of xrec.bulk: rows that an earlier run did already."""
+
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+
+from tests.xrec.bulk.toy_run import FORMAT, IDENTITY, Toy, ToyTask, batch_of, die_here, rows_of
+from tests.xrec.table.conftest import Place
+from xrec.bulk import compact, drive, open_run, vacuum
+from xrec.bulk import run as run_module
+from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError
+from xrec.table.pins import pinned_versions
+
+
+class ToyCarryingTask(ToyTask):
+    """Finds rows of item `b` no longer good."""
+
+    def is_still_good(self, earlier: pa.Table) -> pa.Array:
+        """See CarryingTask."""
+        return pc.not_equal(earlier["item"], "b")
+
+
+def run_of(
+    place: Place,
+    name: str,
+    items: list[str],
+    *,
+    carry_from: str | None = None,
+    rows_per_chunk: int = 6,
+    num_users: int = 12,
+    **changes: Any,
+) -> Toy:
+    """A run below `place`, not driven yet."""
+    rows = [(f"u-{number}", item) for number in range(num_users) for item in items]
+    planned = open_run(
+        f"{place.uri}/{name}",
+        IDENTITY,
+        replace(FORMAT, **changes),
+        lambda: [batch_of(rows)],
+        listing={},
+        rows_per_chunk=rows_per_chunk,
+        carry_from=carry_from and f"{place.uri}/{carry_from}",
+        storage=place.storage,
+    )
+    return Toy(planned, sorted(rows), Path("/does/not/exist"))
+
+
+def drive_carrying(toy: Toy, **settings: Any) -> Any:
+    """Run to the end with a task that can carry."""
+    task = ToyCarryingTask(str(toy.healed), die_here)
+    pool = toy.pool(**settings)
+    pool.settings = toy.run.worker_settings(lambda: task)
+    return drive(toy.run, pool, holder="test")
+
+
+def texts_of(toy: Toy) -> dict[tuple[str, str], str]:
+    """The text of each row that succeeded; each attempt makes another."""
+    rows = toy.snapshot().dataset([("status", "=", "ok")]).to_table().to_pylist()
+    return {(row["user"], row["item"]): row["text"] for row in rows}
+
+
+@pytest.mark.parametrize("rows_per_chunk", [3, 6, 100])
+def test_rule_14_good_rows_are_carried_and_the_others_done(
+    place: Place, rows_per_chunk: int
+) -> None:
+    earlier = run_of(place, "earlier", ["a", "b", "odd-1"])
+    earlier.drive()
+    later = run_of(
+        place,
+        "later",
+        ["a", "b", "c", "odd-1"],
+        carry_from="earlier",
+        rows_per_chunk=rows_per_chunk,
+        num_users=14,
+    )
+    state = drive_carrying(later)
+    before, after = texts_of(earlier), texts_of(later)
+    same = {key for key, text in after.items() if before.get(key) == text}
+    assert same == {(user, item) for user, item in before if item == "a"}
+    assert rows_of(later.snapshot()) == later.rows
+    assert (state.costs["carried"], state.num_ok, state.failed) == (12, 42, {"odd": 14})
+
+
+def test_rule_14_what_happens_to_the_earlier_run_changes_nothing(
+    disk: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    earlier = run_of(disk, "earlier", ["a", "odd-1"])
+    earlier.drive()
+    before = texts_of(earlier)
+    later = run_of(disk, "later", ["a", "odd-1"], carry_from="earlier")
+    monkeypatch.setattr("xrec.table.vacuum.YOUNG", timedelta(0))
+    monkeypatch.setattr("xrec.table.writer.timedelta", lambda **units: timedelta(0))
+    compact(earlier.run, holder="upkeep")
+    vacuum(earlier.run, holder="upkeep", retention=timedelta(0), log_retention=timedelta(0))
+    assert run_of(disk, "later", ["a", "odd-1"], carry_from="earlier").run.plan.record == (
+        later.run.plan.record
+    )
+    assert pinned_versions(earlier.run.table.location) != []
+    drive_carrying(later)
+    assert {key for key, text in texts_of(later).items() if before[key] == text} == set(before)
+    assert pinned_versions(earlier.run.table.location) == []  # free again
+
+
+def test_rule_14_driver_that_fails_to_plan_leaves_no_pin(
+    disk: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    earlier = run_of(disk, "earlier", ["a"])
+    earlier.drive()
+    monkeypatch.setattr(run_module, "make_plan", lambda *arguments, **settings: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run_of(disk, "later", ["a"], carry_from="earlier")
+    assert pinned_versions(earlier.run.table.location) == []
+
+
+def test_rule_14_earlier_run_that_cannot_be_carried_from_is_refused(disk: Place) -> None:
+    with pytest.raises(ArtifactNotFoundError, match="no run was planned there"):
+        run_of(disk, "later", ["a"], carry_from="earlier")
+    earlier = run_of(disk, "earlier", ["a"])
+    with pytest.raises(ArtifactNotFoundError, match="the run is not finished"):
+        run_of(disk, "later", ["a"], carry_from="earlier")
+    earlier.drive()
+    with pytest.raises(ArtifactMismatchError, match="num_tokens: int32 there, int64 here"):
+        run_of(
+            disk,
+            "other",
+            ["a"],
+            carry_from="earlier",
+            ok=pa.schema([("text", pa.string()), ("num_tokens", pa.int64())]),
+        )
+    run_of(disk, "later", ["a"], carry_from="earlier")
+    with pytest.raises(ArtifactMismatchError, match=r"inputs\.carry_from: .* there, None here"):
+        run_of(disk, "later", ["a"])
+
+
+def test_rule_14_task_that_cannot_carry_is_an_error(disk: Place) -> None:
+    run_of(disk, "earlier", ["a"]).drive()
+    later = run_of(disk, "later", ["a"], carry_from="earlier")
+    with pytest.raises(ValueError, match="ToyTask: expected a CarryingTask"):
+        later.drive()
