@@ -123,7 +123,7 @@ def _pinned(
         earlier = read_plan(open_location(uri, storage)).record
     except StorageNotFoundError as error:
         raise ArtifactNotFoundError(
-            f"{uri}: no run was planned there, so nothing can be carried over from it; check the URI"
+            f"{uri}: no run was planned there, so nothing can be carried over; check the URI"
         ) from error
     pin = f"carry-{run}-{uuid.uuid4().hex}"
     carry = pin_earlier(uri, earlier.identity.run, earlier.num_buckets, format, pin, storage)
