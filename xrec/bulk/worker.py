@@ -165,6 +165,7 @@ class ChunkWorker:
 
     def _do_or_halve(self, rows: pa.Table) -> Outcome:
         """Do the rows; if the task raises one of its `row_errors`, find the row to blame."""
+        expected: tuple[type[Exception], ...] = (RuntimeError, *self._task.row_errors)
         try:
             outcome = self._task.do(rows)
             return Outcome(
@@ -174,7 +175,7 @@ class ChunkWorker:
                 ),
                 outcome.costs,
             )
-        except (RuntimeError, *self._task.row_errors) as error:
+        except expected as error:
             if is_poisoned(error):
                 end_process(error)
             if not isinstance(error, self._task.row_errors):

@@ -13,6 +13,7 @@ import ray
 from tests.xrec.bulk.toy_run import Toy, ToyTask, die, rows_of, toy_run
 from tests.xrec.table.conftest import Place
 from xrec.bulk import ActorPool, Outcome, drive
+from xrec.bulk.plan import PlanFiles
 from xrec.bulk.work import Died, Done, Work
 from xrec.errors import DataError, ModelError
 
@@ -20,14 +21,13 @@ pytestmark = pytest.mark.usefixtures("ray_cluster")
 
 
 class SleepyTask(ToyTask):
-    """Takes half a second for each row of the item `slow`, and refuses `refused`."""
+    """Takes a second for the user `u-0`, and refuses the item `refused`."""
 
     def do(self, rows: Any) -> Outcome:
         """See ChunkTask."""
-        items = rows["item"].to_pylist()
-        if "refused" in items:
+        if "refused" in rows["item"].to_pylist():
             raise DataError("the row is refused")
-        time.sleep(0.5 * items.count("slow"))
+        time.sleep(1.0 if "u-0" in rows["user"].to_pylist() else 0.0)
         return super().do(rows)
 
 
@@ -36,9 +36,11 @@ def make_no_task() -> ToyTask:
 
 
 @contextmanager
-def pool_of(toy: Toy, make_task: Any, num_actors: int, **settings: int) -> Iterator[ActorPool]:
+def pool_of(
+    toy: Toy, make_task: Any, num_actors: int, cpus_per_actor: int = 1
+) -> Iterator[ActorPool]:
     pool = ActorPool(
-        toy.run.worker_settings(make_task, **settings), num_actors=num_actors, cpus_per_actor=1
+        toy.run.worker_settings(make_task), num_actors=num_actors, cpus_per_actor=cpus_per_actor
     )
     try:
         yield pool
@@ -65,15 +67,21 @@ def all_events(pool: ActorPool, works: list[Work]) -> list[Done | Died]:
 def test_pool_gives_each_result_when_it_is_done_and_not_in_order(
     disk: Place, tmp_path: Path
 ) -> None:
-    toy = toy_run(disk, tmp_path, ["a", "slow"], num_users=8, rows_per_chunk=1)
-    slow, *others = works_of_all(toy)
-    works = [slow, *(Work(work.unit, 0, 1) for work in others)]  # the slow row is the second
+    toy = toy_run(disk, tmp_path, ["a"], num_users=8, rows_per_chunk=1)
+    plan = PlanFiles(disk.location)
+    slow, others = None, []
+    for work in works_of_all(toy):
+        if "u-0" in plan.rows(work.unit.file, work.unit.row_group or 0)["user"].to_pylist():
+            slow = work
+        else:
+            others.append(work)
+    assert slow is not None
     with pool_of(toy, partial(SleepyTask, str(toy.healed), die), 2) as pool:
-        events = all_events(pool, works)
-    assert sorted(event.work.name for event in events) == sorted(work.name for work in works)
+        events = all_events(pool, [slow, *others])
     assert all(isinstance(event, Done) for event in events)
-    assert events[0].work != slow
-    assert slow in [event.work for event in events[1:]]
+    arrived = [event.work for event in events]
+    assert set(arrived) == {slow, *others}
+    assert arrived.index(slow) > len(others) // 2  # those after it did not wait for it
 
 
 def test_pool_tells_with_which_rows_an_actor_was_lost_and_replaces_it(
@@ -112,7 +120,7 @@ def test_pool_raises_the_actors_own_error_and_frees_its_cpus(
 def test_pool_with_fewer_free_cpus_than_actors_does_all_works(disk: Place, tmp_path: Path) -> None:
     toy = toy_run(disk, tmp_path, ["a"], num_users=6, rows_per_chunk=1)
     works = works_of_all(toy)
-    with pool_of(toy, partial(ToyTask, str(toy.healed), die), 9) as pool:
+    with pool_of(toy, partial(ToyTask, str(toy.healed), die), 2, cpus_per_actor=3) as pool:
         events = all_events(pool, works)
     assert {event.work for event in events} == set(works)
 
@@ -139,9 +147,9 @@ def test_pool_gives_a_work_that_is_alone_to_an_idle_actor_and_nothing_beside(
 
 
 def test_drive_on_actors_has_each_row_once_though_rows_kill(disk: Place, tmp_path: Path) -> None:
-    toy = toy_run(disk, tmp_path, ["a", "odd-1", "bad-2", "b"], num_users=10, rows_per_chunk=8)
+    toy = toy_run(disk, tmp_path, ["a", "odd-1", "bad-2", "b"], num_users=10, rows_per_chunk=2)
     settings = toy.run.worker_settings(partial(KillsOne, str(toy.healed), die))
-    state = drive(toy.run, ActorPool(settings, num_actors=3, cpus_per_actor=1), holder="test")
+    state = drive(toy.run, ActorPool(settings, num_actors=2, cpus_per_actor=1), holder="test")
     assert rows_of(toy.snapshot()) == toy.rows
     assert state.failed == {"odd": 10, "task_error": 11}
     assert (state.num_ok, state.state) == (19, "finished")
