@@ -30,7 +30,7 @@ TRAINING = {
     "num_epochs": 3,
     "global_batch_size": 16,
     "micro_batch_size": 4,
-    "learning_rate": {"peak": 0.03},
+    "learning_rate": {"peak": 0.02},
     "prefix_cache_gib": SMALL_CACHE_GIB,
 }
 
