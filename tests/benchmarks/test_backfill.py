@@ -44,6 +44,7 @@ def test_catalogue_pairs_are_distinct_ten_a_user(folder: Path) -> None:
     assert len({pair["user_id"] for pair in pairs}) == NUM_PAIRS // 10
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster", "actors_here")
 def test_contestants_write_the_same_rows_and_ours_resumes_without_doubling(folder: Path) -> None:
     config, plain = _config(folder, "ours"), _config(folder, "plain")

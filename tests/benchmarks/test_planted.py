@@ -139,6 +139,7 @@ def test_stated_taste_of_another_user_keeps_the_rest_of_the_profile(
     assert profile in other
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
 def test_train_in_this_process_is_the_job_on_one_worker(
     town: Town, config: TrainAdapterConfig, tmp_path: Path

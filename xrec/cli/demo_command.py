@@ -10,7 +10,7 @@ from jobs.command.logging import configure_logging
 
 HELP = """The whole pipeline on the generated sample.
 
-It is xrec run configs/sample.yaml, and takes about ten minutes on two cores.
+It is xrec run configs/sample.yaml, and takes about seven minutes on two cores.
 
 \b
 In:   nothing

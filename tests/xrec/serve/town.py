@@ -39,7 +39,7 @@ TOWN = {
     "explanations_per_user": 3,
 }
 DECODING = {
-    "max_new_tokens": 12,
+    "max_new_tokens": 24,
     "text": {"max_words": None, "max_phrase_repeats": None, "max_echo_tokens": None},
 }
 """The limits on texts are off, because a toy model writes no sentences."""
