@@ -145,7 +145,8 @@ def test_summary_takes_ratios_within_a_round() -> None:
     assert ours["later epochs: pairs a second"] == 6.5
 
 
-@pytest.mark.parametrize("cores", [pytest.param(1, marks=pytest.mark.slow), 2])
+@pytest.mark.slow
+@pytest.mark.parametrize("cores", [1, 2])
 def test_run_writes_a_row_a_contestant_and_a_table(
     contest: Contest, tmp_path: Path, cores: int
 ) -> None:

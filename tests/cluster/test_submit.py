@@ -60,6 +60,7 @@ def test_submit_run_to_the_object_store_follows_the_log_and_leaves_the_artifact(
     assert manifest.row_counts["users"] == 30
 
 
+@pytest.mark.slow
 def test_submit_backfill_runs_on_the_three_nodes(
     three_nodes: LocalCluster, s3: Store, tmp_path: Path
 ) -> None:

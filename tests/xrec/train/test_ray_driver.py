@@ -83,6 +83,7 @@ def test_fit_two_workers_passes_reports_on_and_keeps_the_last_files(
     assert "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S" not in os.environ
 
 
+@pytest.mark.slow
 def test_fit_xrec_error_in_worker_is_raised_as_it_is_without_a_retry(
     storage: Location, tmp_path: Path
 ) -> None:
