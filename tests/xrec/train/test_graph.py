@@ -37,6 +37,7 @@ def metrics_of(graph: str, storage: Any = None) -> list[dict[str, Any]]:
     ]
 
 
+@pytest.mark.slow
 def test_pretrain_graph_two_workers_on_disk_equal_one_worker_on_s3(
     trained: tuple[PretrainGraphConfig, Manifest], s3: Any
 ) -> None:

@@ -28,6 +28,7 @@ def run(
     return fit(loop, config or {}, scaling=scaling, storage=storage, name="run", **settings)
 
 
+@pytest.mark.slow
 def test_fit_two_workers_passes_reports_on_and_keeps_the_last_files(
     storage: Location, caplog: pytest.LogCaptureFixture
 ) -> None:
