@@ -16,10 +16,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import s3fs
 
 from xrec.config.shared import StorageConfig
+
+if TYPE_CHECKING:
+    import pytest  # benchmarks use the store too, and need no pytest
 
 _GRPC_OFFSET = 10_000  # weed listens for gRPC at each HTTP port + 10000
 _START_SECONDS = 180
@@ -176,3 +180,18 @@ def _wait_until_healthy(process: subprocess.Popen[bytes], port: int, log: Path) 
         f"weed did not start in {_START_SECONDS} s:\n"
         + log.read_text(encoding="utf-8", errors="replace")[-3000:]
     )
+
+
+def requests_of(monkeypatch: "pytest.MonkeyPatch") -> list[str]:
+    """A list to which each later request of s3fs adds the name of its S3 operation."""
+    requests: list[str] = []
+    call = s3fs.S3FileSystem._call_s3
+
+    async def noted(
+        fs: s3fs.S3FileSystem, method: str, *arguments: object, **settings: object
+    ) -> object:
+        requests.append(method)
+        return await call(fs, method, *arguments, **settings)
+
+    monkeypatch.setattr(s3fs.S3FileSystem, "_call_s3", noted)
+    return requests

@@ -8,6 +8,7 @@ from typing import Protocol
 import pytest
 import s3fs
 
+from tests.object_store import requests_of
 from xrec.config.shared import StorageConfig
 from xrec.errors import StorageAccessError, StorageNotFoundError, StorageUnreachableError
 from xrec.storage import check_access, open_location
@@ -40,16 +41,7 @@ def test_read_bytes_s3_is_one_request(s3: Store, monkeypatch: pytest.MonkeyPatch
     """One that asked for the size first could read half of one version and half of the next."""
     location = open_location(s3.new_bucket(), s3.storage) / "a"
     location.write_bytes(b"content")
-    requests = []
-    call = s3fs.S3FileSystem._call_s3
-
-    async def counted(
-        fs: s3fs.S3FileSystem, method: str, *arguments: object, **settings: object
-    ) -> object:
-        requests.append(method)
-        return await call(fs, method, *arguments, **settings)
-
-    monkeypatch.setattr(s3fs.S3FileSystem, "_call_s3", counted)
+    requests = requests_of(monkeypatch)
     assert location.read_bytes() == b"content"
     assert requests == ["get_object"]
 
@@ -135,16 +127,7 @@ def test_read_tail_s3_is_the_end_with_size_and_age_in_one_request(
 ) -> None:
     location = open_location(s3.new_bucket(), s3.storage) / "file"
     location.write_bytes(b"0123456789")
-    requests = []
-    call = s3fs.S3FileSystem._call_s3
-
-    async def counted(
-        fs: s3fs.S3FileSystem, method: str, *arguments: object, **settings: object
-    ) -> object:
-        requests.append(method)
-        return await call(fs, method, *arguments, **settings)
-
-    monkeypatch.setattr(s3fs.S3FileSystem, "_call_s3", counted)
+    requests = requests_of(monkeypatch)
     tail = location.read_tail(4)
     assert requests == ["get_object"]
     assert (tail.data, tail.num_bytes) == (b"6789", 10)

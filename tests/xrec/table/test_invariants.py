@@ -1,14 +1,12 @@
 """The invariants that the docstring of xrec.table states all have tests, by their numbers."""
 
-import re
 from pathlib import Path
 
 import xrec.table
+from tests.numbered import check_each_is_tested
 
 
 def test_invariants_are_each_tested() -> None:
-    stated = re.findall(r"^(\d+)\. ", xrec.table.__doc__ or "", re.MULTILINE)
-    texts = [path.read_text() for path in Path(__file__).parent.glob("test_invariants_*.py")]
-    tested = re.findall(r"^def test_invariant_(\d+)_", "".join(texts), re.MULTILINE)
-    assert stated == [str(number) for number in range(1, len(stated) + 1)]
-    assert set(tested) == set(stated)
+    check_each_is_tested(
+        xrec.table, Path(__file__).parent, files="test_invariants_*.py", word="invariant"
+    )

@@ -8,9 +8,8 @@ from typing import Any
 import deltalake
 import pyarrow as pa
 import pytest
-import s3fs
 
-from tests.object_store import ObjectStore
+from tests.object_store import ObjectStore, requests_of
 from tests.xrec.table.conftest import Place
 from tests.xrec.table.small_table import FORMAT, file_of, users_of
 from tests.xrec.table.unconditional_store import unconditional_store
@@ -198,16 +197,7 @@ def test_commit_s3_takes_two_requests_and_one_for_each_file(
     table = Place(f"{s3.new_bucket()}/table", s3.storage).table()
     writer = table.take_over("driver")
     files = [file_of(table, bucket, f"u{bucket}") for bucket in range(5)]
-    requests: list[str] = []
-    call = s3fs.S3FileSystem._call_s3
-
-    async def counted(
-        fs: s3fs.S3FileSystem, method: str, *arguments: object, **settings: object
-    ) -> object:
-        requests.append(method)
-        return await call(fs, method, *arguments, **settings)
-
-    monkeypatch.setattr(s3fs.S3FileSystem, "_call_s3", counted)
+    requests = requests_of(monkeypatch)
     writer.commit(files)
     assert sorted(requests) == ["get_object"] * 5 + ["head_object", "put_object"]
 
