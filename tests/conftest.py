@@ -58,6 +58,19 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     return GroupScheduling(config, log)
 
 
+@pytest.fixture(autouse=True)
+def xrec_logger() -> Iterator[None]:
+    """Restore the logger `xrec` after each test.
+
+    The command line and replicas configure it for a process of their own. Their handler writes to
+    the test's standard error, which is closed once the test has ended.
+    """
+    logger = logging.getLogger("xrec")
+    before = (logger.level, logger.handlers, logger.propagate)
+    yield
+    logger.level, logger.handlers, logger.propagate = before
+
+
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
     """Keep Ray initialised in this process: one node with 4 logical CPUs, shared by all tests."""
@@ -101,15 +114,3 @@ def actors_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Run a backfill's actor in this process instead of Ray's; Ray need not be started."""
     monkeypatch.setattr("xrec.backfill.run.map_on_actors", _map_here)
     monkeypatch.setattr("xrec.backfill.run.gpus_each", lambda *arguments: 0)
-
-
-@pytest.fixture
-def xrec_logger() -> Iterator[None]:
-    """Restore the logger `xrec` after the test.
-
-    The command line and replicas configure it for a process of their own.
-    """
-    logger = logging.getLogger("xrec")
-    before = (logger.level, logger.handlers, logger.propagate)
-    yield
-    logger.level, logger.handlers, logger.propagate = before

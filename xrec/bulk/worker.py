@@ -10,6 +10,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import NoReturn, TypeVar
 
@@ -261,5 +262,6 @@ def end_process(error: Exception) -> NoReturn:
     """End this process at once, so that the rows are done again elsewhere."""
     logger.critical("this process ends, because its GPU can no longer be used: %s", error)
     for handler in (*logger.handlers, *logging.getLogger().handlers):
-        handler.flush()
+        with suppress(Exception):  # a log that cannot be written must not keep the process alive
+            handler.flush()
     os._exit(POISONED_EXIT_CODE)

@@ -1,5 +1,6 @@
 """Rules 9 to 13 of xrec.bulk: lost tables and answers, deaths, errors, the store, the end."""
 
+import io
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -289,9 +290,12 @@ def test_rule_11_process_whose_gpu_can_no_longer_be_used_ends(
             raise error
         return do(task, rows)
 
+    closed = io.StringIO()
+    closed.close()
     do = ToyTask.do
     monkeypatch.setattr("xrec.bulk.worker.os._exit", exit_here)
     monkeypatch.setattr(ToyTask, "do", poisoned)
+    logging.getLogger("xrec").addHandler(logging.StreamHandler(closed))  # must not keep it alive
     state = toy.drive()
     assert codes == [POISONED_EXIT_CODE] * 2
     assert (state.num_ok, state.failed) == (36, {})  # no row was to blame

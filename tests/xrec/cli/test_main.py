@@ -23,8 +23,6 @@ ROOT = Path(__file__).parents[3]
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 SECTIONS = [(path, job) for path in CONFIGS for job in read_project(path).jobs]
 
-pytestmark = pytest.mark.usefixtures("xrec_logger")
-
 
 @pytest.fixture(autouse=True)
 def no_cluster(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:

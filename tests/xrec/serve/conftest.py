@@ -28,8 +28,3 @@ def endpoint(town: Path) -> Iterator[Endpoint]:
     """The town's endpoint, without keys."""
     with local_endpoint(town) as made:
         yield made
-
-
-@pytest.fixture(autouse=True)
-def _logger(xrec_logger: None) -> None:
-    """Restore the logger after each test."""

@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -157,19 +158,27 @@ def test_client_that_goes_away_stops_its_generation(served: Served, town: Path) 
         :64
     ]
 
-    def leave() -> None:
-        with pytest.raises((requests.exceptions.Timeout, requests.exceptions.ConnectionError)):
-            served.post("/v1/explanations", {"pairs": pairs}, timeout=(10, 0.05))
+    def leave(seconds: float) -> None:
+        with suppress(requests.exceptions.Timeout, requests.exceptions.ConnectionError):
+            served.post("/v1/explanations", {"pairs": pairs}, timeout=(10, seconds))
 
-    def leave_in_between() -> None:
+    def leave_in_between(seconds: float) -> None:
         with served.post("/v1/explanations/stream", {"pairs": pairs}, stream=True) as response:
             next(response.iter_lines())
 
     for abandon in (leave, leave_in_between):
         _, before = served.at_work()
-        abandon()
+        # A client may leave before its pairs have reached the model; then there is nothing to stop.
+        for seconds in (0.05, 0.1, 0.2, 0.4, 0.8):
+            abandon(seconds)
+            deadline = time.monotonic() + 10
+            while served.at_work() <= (0, before) and time.monotonic() < deadline:
+                time.sleep(0.02)
+            if served.at_work()[1] > before:
+                break
+        assert served.at_work()[1] > before
         deadline = time.monotonic() + 60
-        while served.at_work() <= (0, before) or served.at_work()[0]:
+        while served.at_work()[0]:
             assert time.monotonic() < deadline
             time.sleep(0.02)
 
@@ -182,7 +191,7 @@ def test_model_replica_killed_under_load_costs_its_requests_only_and_comes_back(
     rows = read_explanations(open_location(str(town / "explanations"))).to_pylist()
     pairs = [{"user_id": user, "item_id": item, "fresh": True} for user in users for item in items]
     texts = [
-        answer["explanation"]
+        answer.get("explanation")  # the toy model's texts are refused now and then
         for start in (0, 60)
         for answer in endpoint.post(
             "/v1/explanations", {"pairs": pairs[start : start + 60]}
@@ -192,7 +201,8 @@ def test_model_replica_killed_under_load_costs_its_requests_only_and_comes_back(
     def live(number: int) -> requests.Response:
         answer = served.post("/v1/explanations", {"pairs": [pairs[number % len(pairs)]]})
         if answer.status_code == 200:
-            assert answer.json()["explanations"][0]["explanation"] == texts[number % len(pairs)]
+            (explained,) = answer.json()["explanations"]
+            assert explained.get("explanation") == texts[number % len(pairs)]
         return answer
 
     def hit(number: int) -> requests.Response:
