@@ -43,6 +43,7 @@ class BulkRun:
             self.plan.output.shared_uri,
             self.table.storage,
             self.format,
+            self.plan.record.num_buckets,
             make_task,
             chunks_at_once,
             self.plan.record.carry,

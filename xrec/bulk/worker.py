@@ -17,7 +17,7 @@ from typing import NoReturn, TypeVar
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from xrec.bulk.carry import CarryFrom, EarlierRows
+from xrec.bulk.carry import Carried, CarryFrom, EarlierRows
 from xrec.bulk.plan import PlanFiles
 from xrec.bulk.row_format import FAILED, OK, RowFormat
 from xrec.bulk.state import added
@@ -26,7 +26,7 @@ from xrec.bulk.work import Done, Work
 from xrec.config.shared import StorageConfig
 from xrec.errors import StorageAccessError, StorageError, StorageNotFoundError
 from xrec.storage import open_location, read_table
-from xrec.table import DataFile, write_file
+from xrec.table import DataFile, copy_file, write_file
 
 logger = logging.getLogger("xrec")
 
@@ -43,6 +43,7 @@ class WorkerSettings:
     """Everything that an actor gets; it reads no other settings and no environment.
 
     output: the URI of the output, which does not depend on the working directory.
+    num_buckets: of the run.
     make_task: called once in each actor.
     chunks_at_once: how many chunks the task does at the same time, in threads. The actor reads one
         more chunk meanwhile, so that the task need not wait for it.
@@ -52,6 +53,7 @@ class WorkerSettings:
     output: str
     storage: StorageConfig
     format: RowFormat
+    num_buckets: int
     make_task: Callable[[], ChunkTask]
     chunks_at_once: int = 1
     carry: CarryFrom | None = None
@@ -67,7 +69,7 @@ class ChunkWorker:
         self._task = settings.make_task()
         self._turns = threading.Semaphore(settings.chunks_at_once)
         self._earlier = (
-            EarlierRows(settings.carry, settings.format, settings.storage)
+            EarlierRows(settings.carry, settings.format, settings.num_buckets, settings.storage)
             if settings.carry is not None
             else None
         )
@@ -86,18 +88,13 @@ class ChunkWorker:
         earlier = self._read_earlier(work, keys)
         with self._turns:
             started_at = time.monotonic()
-            carried, left = self._carried(earlier, keys)
+            carried, left = self._carried(work, earlier, keys)
             outcome = self._outcome(work, left)
             seconds = time.monotonic() - started_at
-        succeeded = pa.concat_tables([carried, outcome.ok])
+        succeeded = pa.concat_tables([carried.rows, outcome.ok])
         failed = pa.concat_tables([outcome.failed, kept])
-        buckets: int | dict[str, int]
-        if work.unit.bucket is None:
-            buckets = dict(
-                zip(rows[self._format.keys[0]].to_pylist(), rows["bucket"].to_pylist(), strict=True)
-            )
-        else:
-            buckets = work.unit.bucket
+        buckets = _buckets(work, rows, self._format.keys[0])
+        num_carried = carried.rows.num_rows + carried.keys.num_rows
         files = [
             self._write(work, status, self._format.file_rows(part, buckets))
             for status, part in ((OK, succeeded), (FAILED, failed))
@@ -105,11 +102,11 @@ class ChunkWorker:
         ]
         return Done(
             work,
-            tuple(files),
-            succeeded.num_rows,
+            (*files, *(self._copy(work, *file) for file in carried.files.items())),
+            succeeded.num_rows + carried.keys.num_rows,
             Counter(failed["reason"].to_pylist()),
             Counter(rows["reason"].to_pylist()) if work.unit.is_retry else {},
-            added(outcome.costs, {"seconds": seconds, "carried": carried.num_rows}),
+            added(outcome.costs, {"seconds": seconds, "carried": num_carried}),
         )
 
     def _read(self, work: Work) -> pa.Table:
@@ -123,25 +120,29 @@ class ChunkWorker:
             raise ValueError(f"{unit.name}: expected {unit.num_rows} rows, saw {rows.num_rows}")
         return rows.slice(work.start, work.stop - work.start)
 
-    def _read_earlier(self, work: Work, keys: pa.Table) -> pa.Table:
+    def _read_earlier(self, work: Work, keys: pa.Table) -> pa.Table | None:
         """The rows of the earlier run with these keys; a retry carries none over."""
         if self._earlier is None or work.unit.is_retry or work.num_deaths:
-            return self._format.ok_schema.empty_table()
+            return None
         earlier = self._earlier
         return with_backoff(lambda: earlier.of(keys))
 
-    def _carried(self, earlier: pa.Table, keys: pa.Table) -> tuple[pa.Table, pa.Table]:
+    def _carried(
+        self, work: Work, earlier: pa.Table | None, keys: pa.Table
+    ) -> tuple[Carried, pa.Table]:
         """The earlier rows that are still good, and the keys that are left."""
-        if not earlier.num_rows:
-            return earlier, keys
+        if self._earlier is None or earlier is None or not earlier.num_rows:
+            return Carried(self._format.ok_schema.empty_table(), {}, keys.slice(0, 0)), keys
         if not isinstance(self._task, CarryingTask):
             raise ValueError(
                 f"{type(self._task).__name__}: expected a CarryingTask, because rows are to be "
                 "carried over"
             )
-        carried = earlier.filter(self._task.is_still_good(earlier))
+        is_good = self._task.is_still_good(earlier.select(self._format.ok_schema.names))
+        carried = self._earlier.divide(earlier.filter(is_good), may_copy=work.is_whole)
         names = list(self._format.keys)
-        left = keys.join(carried.select(names), names, join_type="left anti")
+        done = pa.concat_tables([carried.rows.select(names), carried.keys])
+        left = keys.join(done, names, join_type="left anti")
         return carried, self._format.sorted(left).cast(self._format.key_schema)
 
     def _divide(self, work: Work, rows: pa.Table) -> tuple[pa.Table, pa.Table]:
@@ -228,6 +229,27 @@ class ChunkWorker:
                 partition={"status": status},
             )
         )
+
+    def _copy(self, work: Work, path: str, num_bytes: int) -> DataFile:
+        assert self._earlier is not None
+        source = self._earlier.location(path)
+        return with_backoff(
+            lambda: copy_file(
+                source,
+                self._output,
+                self._format.table,
+                num_bytes=num_bytes,
+                name=work.unit.prefix,
+                partition={"status": OK},
+            )
+        )
+
+
+def _buckets(work: Work, rows: pa.Table, key: str) -> int | dict[str, int]:
+    """The bucket of all rows of a work, or of each of their values of the first key."""
+    if work.unit.bucket is not None:
+        return work.unit.bucket
+    return dict(zip(rows[key].to_pylist(), rows["bucket"].to_pylist(), strict=True))
 
 
 def with_backoff(do: Callable[[], T]) -> T:

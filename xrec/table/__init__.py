@@ -1,6 +1,6 @@
 """One Delta table that one driver at a time may extend; any number of readers read it meanwhile.
 
-Workers write files (`write_file`) and hand what they return to the driver. The driver adds them to
+Workers write files (`write_file`, `copy_file`) and hand what they return to the driver. The driver adds them to
 the table, with removals if need be, in one step (`Writer.commit`). Whoever reads takes a version
 (`Table.snapshot`), or another program that reads Delta tables. Version N of the table is what entry
 N of its log makes of version N - 1.
@@ -46,7 +46,7 @@ Commits are written here, not by deltalake, which reads the log and writes check
 through deltalake takes time for every file of the table, and does not fence (docs/table.md).
 """
 
-from xrec.table.data_file import DataFile, write_file
+from xrec.table.data_file import DataFile, copy_file, write_file
 from xrec.table.format import TableFormat
 from xrec.table.log import Commit
 from xrec.table.snapshot import Filter, Snapshot
@@ -63,5 +63,6 @@ __all__ = [
     "TableFormat",
     "Vacuumed",
     "Writer",
+    "copy_file",
     "write_file",
 ]

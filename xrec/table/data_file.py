@@ -86,9 +86,7 @@ def write_file(
     Raises ValueError if the name, the partition or the rows are not such.
     """
     partition = dict(partition or {})
-    format.check_partition(partition)
-    if not _NAME.fullmatch(name):
-        raise ValueError(f"file name {name!r}: expected letters, digits, _, . and -")
+    path = _new_path(format, name, partition)
     if rows.num_rows == 0:
         raise ValueError(f"file {name!r}: there are no rows to write")
     rows = rows.select(format.file_schema.names).cast(format.file_schema)
@@ -97,9 +95,36 @@ def write_file(
         for group in _row_groups(rows, row_group_by):
             writer.write_table(group, row_group_size=max(1, group.num_rows))
     data = sink.getvalue()
-    path = f"{format.folder(partition)}{name}-{uuid.uuid4().hex}.parquet"
     (table / path).write_bytes(data)
     return DataFile(path=path, num_bytes=len(data), partition=partition)
+
+
+def copy_file(
+    source: Location,
+    table: Location,
+    format: TableFormat,
+    *,
+    num_bytes: int,
+    name: str,
+    partition: Mapping[str, str] | None = None,
+) -> DataFile:
+    """Copy a file of another table that has the columns of `format`; see `write_file`.
+
+    The store copies it, if both tables are in one store. A commit sees whether the copy has
+    `num_bytes` bytes and these columns.
+    """
+    partition = dict(partition or {})
+    path = _new_path(format, name, partition)
+    source.copy_to(table / path)
+    return DataFile(path=path, num_bytes=num_bytes, partition=partition)
+
+
+def _new_path(format: TableFormat, name: str, partition: Mapping[str, str]) -> str:
+    """A path that no other file has; raises ValueError if name or partition are not such."""
+    format.check_partition(partition)
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"file name {name!r}: expected letters, digits, _, . and -")
+    return f"{format.folder(partition)}{name}-{uuid.uuid4().hex}.parquet"
 
 
 def check_path(path: str, partition: Mapping[str, str], format: TableFormat) -> None:

@@ -9,10 +9,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
+from tests.object_store import requests_of
 from tests.xrec.bulk.toy_run import FORMAT, IDENTITY, Toy, ToyTask, batch_of, die_here, rows_of
 from tests.xrec.table.conftest import Place
 from xrec.bulk import compact, drive, open_run, vacuum
 from xrec.bulk import run as run_module
+from xrec.bulk.work import Work
 from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError
 from xrec.table.pins import pinned_versions
 
@@ -23,6 +25,14 @@ class ToyCarryingTask(ToyTask):
     def is_still_good(self, earlier: pa.Table) -> pa.Array:
         """See CarryingTask."""
         return pc.not_equal(earlier["item"], "b")
+
+
+class ToyTrustingTask(ToyTask):
+    """Finds all rows still good."""
+
+    def is_still_good(self, earlier: pa.Table) -> pa.Array:
+        """See CarryingTask."""
+        return pc.is_valid(earlier["item"])
 
 
 def run_of(
@@ -50,9 +60,9 @@ def run_of(
     return Toy(planned, sorted(rows), Path("/does/not/exist"))
 
 
-def drive_carrying(toy: Toy, **settings: Any) -> Any:
+def drive_carrying(toy: Toy, kind: type[ToyTask] = ToyCarryingTask, **settings: Any) -> Any:
     """Run to the end with a task that can carry."""
-    task = ToyCarryingTask(str(toy.healed), die_here)
+    task = kind(str(toy.healed), die_here)
     pool = toy.pool(**settings)
     pool.settings = toy.run.worker_settings(lambda: task)
     return drive(toy.run, pool, holder="test")
@@ -95,8 +105,91 @@ def check_carry(place: Place, rows_per_chunk: int) -> None:
     assert (state.costs["carried"], state.num_ok, state.failed) == (12, 42, {"odd": 14})
 
 
+def contents(toy: Toy) -> dict[bytes, str]:
+    """The content of each file of rows that succeeded, and its path."""
+    paths = toy.snapshot().files([("status", "=", "ok")])["path"].to_pylist()
+    return {(toy.run.table.location / path).read_bytes(): path for path in paths}
+
+
+def test_rule_14_files_whose_rows_are_all_good_are_copied_by_the_store(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    earlier = run_of(place, "earlier", ["a", "b", "odd-1"])
+    earlier.drive()
+    later = run_of(place, "later", ["a", "b", "odd-1"], carry_from="earlier")
+    requests = requests_of(monkeypatch)
+    state = drive_carrying(later, ToyTrustingTask)
+    before, after = contents(earlier), contents(later)
+    assert set(before) == set(after)
+    assert set(before.values()).isdisjoint(after.values())  # each run has names of its own
+    is_s3 = place.uri.startswith("s3://")
+    assert requests.count("copy_object") == (len(after) if is_s3 else 0)
+    assert rows_of(later.snapshot()) == later.rows
+    assert (state.costs["carried"], state.num_ok, state.failed) == (24, 24, {"odd": 12})
+    earlier.run.table.location.delete()
+    assert texts_of(later).keys() == {row for row in later.rows if row[1] != "odd-1"}
+
+
+def test_rule_14_file_with_a_row_that_is_not_planned_or_not_good_is_not_copied(
+    disk: Place,
+) -> None:
+    earlier = run_of(disk, "earlier", ["a", "c"])
+    earlier.drive()
+    fewer = run_of(disk, "fewer", ["a", "c"], carry_from="earlier", num_users=11)
+    assert fewer.run.plan.record.num_buckets == earlier.run.plan.record.num_buckets
+    state = drive_carrying(fewer)
+    assert len(contents(earlier).keys() - contents(fewer).keys()) == 1  # the file of `u-11`
+    assert (state.costs["carried"], rows_of(fewer.snapshot())) == (22, fewer.rows)
+    other = run_of(disk, "other", ["a", "b"])
+    other.drive()
+    not_good = run_of(disk, "not-good", ["a", "b"], carry_from="other")
+    state = drive_carrying(not_good)  # finds item `b` no longer good
+    assert contents(other).keys().isdisjoint(contents(not_good))
+    assert (state.costs["carried"], rows_of(not_good.snapshot())) == (12, not_good.rows)
+
+
+def test_rule_14_files_of_another_number_of_buckets_or_other_columns_are_not_copied(
+    disk: Place,
+) -> None:
+    earlier = run_of(disk, "earlier", ["a"], rows_per_chunk=1)
+    earlier.drive()
+    fewer_buckets = run_of(disk, "later", ["a"], carry_from="earlier", rows_per_chunk=100)
+    more_columns = run_of(
+        disk,
+        "more",
+        ["a"],
+        carry_from="earlier",
+        rows_per_chunk=1,
+        failed=pa.schema([("hint", pa.string()), ("more", pa.string())]),
+    )
+    for later in (fewer_buckets, more_columns):
+        state = drive_carrying(later, ToyTrustingTask)
+        assert contents(earlier).keys().isdisjoint(contents(later))
+        assert (state.costs["carried"], rows_of(later.snapshot())) == (12, later.rows)
+    column = fewer_buckets.snapshot().dataset().to_table()["bucket"]
+    assert set(column.to_pylist()) == {0}
+
+
+def test_rule_14_rows_of_a_chunk_that_is_divided_after_a_death_are_carried_by_rows(
+    disk: Place,
+) -> None:
+    run_of(disk, "earlier", ["a", "b"]).drive()
+    later = run_of(disk, "later", ["a", "b"], carry_from="earlier")
+    deaths: list[Work] = []
+
+    def die_twice(work: Work) -> None:
+        if work.is_whole and len(deaths) < 2:
+            deaths.append(work)
+            die_here()
+
+    state = drive_carrying(later, ToyTrustingTask, before=die_twice, num_slots=1)
+    assert deaths[0] == replace(deaths[1], is_alone=False)
+    assert (state.costs["carried"], rows_of(later.snapshot())) == (24, later.rows)
+
+
+@pytest.mark.parametrize("task", [ToyCarryingTask, ToyTrustingTask])
 def test_rule_14_what_happens_to_the_earlier_run_changes_nothing(
-    disk: Place, monkeypatch: pytest.MonkeyPatch
+    disk: Place, monkeypatch: pytest.MonkeyPatch, task: type[ToyTask]
 ) -> None:
     earlier = run_of(disk, "earlier", ["a", "odd-1"])
     earlier.drive()
@@ -110,7 +203,10 @@ def test_rule_14_what_happens_to_the_earlier_run_changes_nothing(
         later.run.plan.record
     )
     assert pinned_versions(earlier.run.table.location) != []
-    drive_carrying(later)
+    for path in earlier.snapshot().files()["path"].to_pylist():
+        assert "/compact-" in path
+        (earlier.run.table.location / path).delete()  # later than what is pinned
+    drive_carrying(later, task)
     assert {key for key, text in texts_of(later).items() if before[key] == text} == set(before)
     assert pinned_versions(earlier.run.table.location) == []  # free again
 
