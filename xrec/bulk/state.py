@@ -59,9 +59,9 @@ class RunState(BaseModel):
 
 
 def read_state(table: Table, version: int) -> tuple[Commit, RunState | None]:
-    """The newest commit up to `version` in which a driver stated the state; no state if none did.
+    """The newest commit up to `version` in which the state is stated; no state if there is none.
 
-    Take-overs, compactions and vacuums change no rows and state nothing; they are passed over.
+    Take-overs change no rows and state nothing; they are passed over.
     """
     newest = commit = table.commit(version)
     while _KEY not in commit.metadata and version > 0:

@@ -4,7 +4,7 @@ from datetime import timedelta
 
 from xrec.bulk.ledger import refuse_live_driver
 from xrec.bulk.run import BulkRun
-from xrec.bulk.state import read_state
+from xrec.bulk.state import RunState, read_state
 from xrec.errors import TableError
 from xrec.table import Vacuumed, Writer
 
@@ -15,8 +15,12 @@ def compact(run: BulkRun, *, holder: str, target_bytes: int = 128 * 2**20) -> in
     Returns the new version, or None if all files are so already. Raises TableError if the run is
     not finished: the names of its files say which chunks are done.
     """
-    return _finished_writer(run, holder).compact(
-        group_by="bucket", sort_by=run.format.keys, target_bytes=target_bytes
+    writer, state = _finished_writer(run, holder)
+    return writer.compact(
+        group_by="bucket",
+        sort_by=run.format.keys,
+        target_bytes=target_bytes,
+        metadata=state.metadata(),
     )
 
 
@@ -31,18 +35,22 @@ def vacuum(
 
     Raises TableError if the run is not finished.
     """
-    return _finished_writer(run, holder).vacuum(retention=retention, log_retention=log_retention)
+    writer, state = _finished_writer(run, holder)
+    return writer.vacuum(
+        retention=retention, log_retention=log_retention, metadata=state.metadata()
+    )
 
 
-def _finished_writer(run: BulkRun, holder: str) -> Writer:
+def _finished_writer(run: BulkRun, holder: str) -> tuple[Writer, RunState]:
+    """The writer, and the state, which each commit states anew: the log may be cut behind it."""
     refuse_live_driver(run.table)
-    _refuse_unfinished(run, run.table.newest_version())
+    _finished_state(run, run.table.newest_version())
     writer = run.table.take_over(holder)
-    _refuse_unfinished(run, writer.version)  # a driver may have begun a retry meanwhile
-    return writer
+    # A driver may have begun a retry meanwhile.
+    return writer, _finished_state(run, writer.version)
 
 
-def _refuse_unfinished(run: BulkRun, version: int) -> None:
+def _finished_state(run: BulkRun, version: int) -> RunState:
     _, state = read_state(run.table, version)
     if state is None or state.state != "finished":
         num_done = state.num_rows if state else 0
@@ -50,3 +58,4 @@ def _refuse_unfinished(run: BulkRun, version: int) -> None:
             f"{run.table.location}: the run is not finished: {num_done} of "
             f"{run.plan.record.num_rows} rows are done; run it to its end first"
         )
+    return state

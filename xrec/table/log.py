@@ -143,7 +143,7 @@ class Log:
         From `known`, a version that there was, or from the newest checkpoint, the search goes on in
         doubling steps. So it takes few requests, and one if `known` is still the newest.
         """
-        start = self._checkpoint_hint() if known is None else known
+        start = self.newest_checkpoint() if known is None else known
         if not self.has(start):
             versions = self.versions()  # there is no table, or this part of the log was deleted
             if not versions:
@@ -170,6 +170,14 @@ class Log:
         """The versions that have a checkpoint of one file, sorted."""
         return sorted(_numbers(_CHECKPOINT, (self.table / FOLDER).files()))
 
+    def newest_checkpoint(self) -> int:
+        """The version of the newest checkpoint, as its maker noted it; 0 without one."""
+        try:
+            hint = json.loads((self.table / FOLDER / "_last_checkpoint").read_text())
+        except StorageNotFoundError:
+            return 0
+        return int(hint["version"])
+
     def delete_before(self, version: int) -> int:
         """Delete all files of older versions, oldest first; returns how many versions there were.
 
@@ -181,14 +189,6 @@ class Log:
         for name in old:
             (self.table / FOLDER / name).delete()
         return len({number for name in old for number in _of_version(name)})
-
-    def _checkpoint_hint(self) -> int:
-        """The version of the newest checkpoint as its maker noted it; 0 without one."""
-        try:
-            hint = json.loads((self.table / FOLDER / "_last_checkpoint").read_text())
-        except StorageNotFoundError:
-            return 0
-        return int(hint["version"])
 
     def _own(self, version: int, first: Any) -> Commit:
         """The commit in an entry's first line; raises TableError if it is not xrec's."""

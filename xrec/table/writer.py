@@ -27,7 +27,11 @@ from xrec.table.vacuum import Vacuumed, delete_unneeded
 
 logger = logging.getLogger("xrec")
 
-CHECKPOINT_INTERVAL = 100  # versions
+CHECKPOINT_INTERVAL = 100
+"""At least so many versions are between two checkpoints."""
+FILES_PER_COMMIT = 1000
+"""A checkpoint takes time for each file, so there is one version more between two checkpoints for
+so many files of the table: the time that it adds to a commit, on average, is bounded."""
 _WAITS_SECONDS = (0.2, 1.0, 4.0)  # between attempts to create an entry; the S3 client retries too
 
 
@@ -55,6 +59,7 @@ class Writer:
             )
         )
         self._num_rows = sum(self._rows_of.values())
+        self._checkpoint_version = self._log.newest_checkpoint()
         self._closed_by: XRecError | None = None
         self._lock = threading.RLock()
 
@@ -93,7 +98,12 @@ class Writer:
         return self._commit("write", adds, removes, metadata or {})
 
     def compact(
-        self, *, group_by: str, sort_by: Sequence[str] = (), target_bytes: int = 128 * 2**20
+        self,
+        *,
+        group_by: str,
+        sort_by: Sequence[str] = (),
+        target_bytes: int = 128 * 2**20,
+        metadata: Mapping[str, Any] | None = None,
     ) -> int | None:
         """Rewrite small files as sorted larger ones, in one commit; returns its version.
 
@@ -102,7 +112,7 @@ class Writer:
         looks for it reads little. Files have about `target_bytes`, which also bounds the memory.
         Returns None, and commits nothing, if all files are so already.
 
-        Raises as `commit` does.
+        metadata: as in `commit`. Raises as `commit` does.
         """
         snapshot = self.snapshot()
         pieces = plan_pieces(snapshot, group_by, target_bytes)
@@ -114,13 +124,14 @@ class Writer:
             if (add := write_piece(self.location, snapshot, piece, group_by, sort_by)) is not None
         ]
         removes = list(dict.fromkeys(path for piece in pieces for path in piece.paths))
-        return self._commit("compact", adds, removes, {})
+        return self._commit("compact", adds, removes, metadata or {})
 
     def vacuum(
         self,
         *,
         retention: timedelta = timedelta(days=7),
         log_retention: timedelta = timedelta(days=30),
+        metadata: Mapping[str, Any] | None = None,
     ) -> Vacuumed:
         """Delete files and log entries that nobody needs any more.
 
@@ -130,8 +141,9 @@ class Writer:
         the log those entries are kept that versions within `log_retention` and pinned versions
         need. Older versions can no longer be opened.
 
-        It begins with an empty commit, which proves that this writer holds the table. Raises as
-        `commit` does, and ValueError if a retention is shorter than an hour or the log's is shorter
+        It begins with a commit of no files, which proves that this writer holds the table, and
+        which has `metadata`: the entries that had it before may be deleted. Raises as `commit`
+        does, and ValueError if a retention is shorter than an hour or the log's is shorter
         than the files'.
         """
         if not timedelta(hours=1) <= retention <= log_retention:
@@ -140,7 +152,7 @@ class Writer:
                 "and the log's at least as long as that of files, whose removals it tells"
             )
         with self._lock:
-            fence = self._commit("vacuum", (), (), {})
+            fence = self._commit("vacuum", (), (), metadata or {})
             live = set(self._rows_of)
         return delete_unneeded(
             self._log, self.format, fence, live, self._pinned_files(), retention, log_retention
@@ -187,7 +199,8 @@ class Writer:
                 self._num_rows -= self._rows_of.pop(path)
             self._rows_of.update((file.file.path, file.num_rows) for file in new)
             self._num_rows += sum(file.num_rows for file in new)
-            if self.version % CHECKPOINT_INTERVAL == 0:
+            interval = max(CHECKPOINT_INTERVAL, self.num_files // FILES_PER_COMMIT)
+            if self.version - self._checkpoint_version >= interval:
                 self._checkpoint()
             return self.version
 
@@ -235,6 +248,7 @@ class Writer:
 
     def _checkpoint(self) -> None:
         """Write the state as one file, so that opening the table reads few entries."""
+        self._checkpoint_version = self.version
         try:
             delta = open_delta(self.location, self._storage, self.version)
             with delta_errors(self.location):

@@ -8,6 +8,7 @@ import pytest
 
 from tests.xrec.bulk.toy_run import Toy, ToyTask, rows_of, toy_run
 from tests.xrec.table.conftest import Place
+from tests.xrec.table.small_table import make_older
 from xrec.bulk import compact, read_status, vacuum
 from xrec.bulk.attempts import works_of
 from xrec.bulk.driver import _Driver
@@ -16,7 +17,7 @@ from xrec.bulk.run import committed_chunks
 from xrec.bulk.state import read_state
 from xrec.bulk.work import Died, Done, Work
 from xrec.bulk.worker import ChunkWorker
-from xrec.errors import LeaseError, LostTableError, TableError
+from xrec.errors import LeaseError, LostTableError, StorageNotFoundError, TableError
 
 
 class DriverDied(BaseException):
@@ -395,6 +396,27 @@ def test_rule_8_retry_of_a_compacted_table_changes_no_other_row(
     assert rows_of(toy.snapshot()) == toy.rows
     buckets = toy.snapshot().dataset().to_table(columns=["user", "bucket"]).to_pylist()
     assert len({(row["user"], row["bucket"]) for row in buckets}) == 12
+
+
+def test_rule_8_state_of_a_finished_run_outlives_the_log_s_old_entries(
+    disk: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("xrec.table.writer.CHECKPOINT_INTERVAL", 2)
+    toy = toy_run(disk, tmp_path, ["a", "odd-1"])
+    state = toy.drive()
+    finished_at = toy.run.table.newest_version()
+    compact(toy.run, holder="upkeep")
+    for _ in range(2):
+        vacuum(toy.run, holder="upkeep")
+        make_older(disk.location, timedelta(days=20))
+    assert vacuum(toy.run, holder="upkeep").num_versions > finished_at
+    with pytest.raises(StorageNotFoundError):
+        toy.run.table.commit(finished_at)
+    assert toy.drive() == state
+    assert read_status(disk.uri).state == state
+    compact(toy.run, holder="upkeep")
+    toy.heal()
+    assert toy.drive(retry=["odd"]).num_ok == len(toy.rows)
 
 
 def failed_rows(toy: Toy, reason: str) -> list[dict[str, object]]:

@@ -155,6 +155,22 @@ def test_table_checkpoints_are_written_and_read(
     assert table.take_over("next").num_rows == 6
 
 
+def test_table_with_many_files_has_its_checkpoints_further_apart(
+    disk: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from xrec.table import writer as writer_module
+
+    monkeypatch.setattr(writer_module, "CHECKPOINT_INTERVAL", 2)
+    monkeypatch.setattr(writer_module, "FILES_PER_COMMIT", 3)
+    table = disk.table()
+    for number in range(9):  # drivers that make one commit each
+        writer = table.take_over(f"driver-{number}")
+        writer.commit([file_of(table, number, f"u{number}-{each}") for each in "ab"])
+    # Versions 2, 4, ... have as many files: interval 2 at 8 of them, 3 at 10, 4 at 12, 6 at 18.
+    assert Log(disk.location).checkpoints() == [2, 4, 6, 8, 12, 18]
+    assert table.snapshot().rows == 18
+
+
 def test_table_whose_checkpoint_fails_goes_on(disk: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     from xrec.table import writer as writer_module
 
