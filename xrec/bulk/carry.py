@@ -155,4 +155,6 @@ class EarlierRows:
     def _sizes(self, paths: list[str]) -> list[dict[str, Any]]:
         """What the earlier table's log says of these files."""
         files = self._snapshot.files()
-        return files.filter(pc.is_in(files["path"], pa.array(paths, pa.string()))).to_pylist()
+        named = files.filter(pc.is_in(files["path"], pa.array(paths, pa.string())))
+        sizes: list[dict[str, Any]] = named.to_pylist()
+        return sizes
