@@ -58,19 +58,29 @@ The rules. Rule N has the tests `test_rule_N_...` in tests/xrec/bulk:
 14. Rows are carried over from one version of an earlier run, which is pinned from before the plan
     until the run is finished, if the task says that they are still good; the others are done. What
     happens to the earlier run meanwhile, or later, changes nothing.
+15. A run may be begun with a limit of rows (`max_rows`). The driver then ends as soon as the table
+    has so many rows of the run, those of earlier drivers included, and does no chunk beyond: a
+    chunk is not divided, so the last one may bring more. The run stays `running`; it is finished
+    only if no chunk is left. The next driver goes on. A limit that is reached already changes
+    nothing.
 """
+
+from typing import TYPE_CHECKING
 
 from xrec.bulk.driver import drive
 from xrec.bulk.keys import clean_keys, key_hash
 from xrec.bulk.plan import Identity, Plan, listing_of, read_plan
-from xrec.bulk.pool import ActorPool, Pool
 from xrec.bulk.row_format import RowFormat
 from xrec.bulk.run import BulkRun, open_run
 from xrec.bulk.state import RunState
 from xrec.bulk.status import Status, read_status
 from xrec.bulk.task import CarryingTask, ChunkTask, Outcome
 from xrec.bulk.upkeep import compact, vacuum
+from xrec.bulk.work import Pool
 from xrec.bulk.worker import WorkerSettings
+
+if TYPE_CHECKING:
+    from xrec.bulk.pool import ActorPool
 
 __all__ = [
     "ActorPool",
@@ -95,3 +105,12 @@ __all__ = [
     "read_status",
     "vacuum",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """The pool of actors, with which Ray is imported; a status, for instance, needs neither."""
+    if name == "ActorPool":
+        from xrec.bulk.pool import ActorPool
+
+        return ActorPool
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

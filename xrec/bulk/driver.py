@@ -4,15 +4,16 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 from xrec.bulk.attempts import after_death, works_of
 from xrec.bulk.ledger import Ledger, UnitResult, refuse_live_driver
-from xrec.bulk.pool import Pool
+from xrec.bulk.limits import check_failed_share, check_limit, first_chunks, nothing_left
 from xrec.bulk.retry import check_reasons, failed_files, retry_units
-from xrec.bulk.run import BulkRun, committed_chunks
-from xrec.bulk.state import RunState, read_state
-from xrec.bulk.work import Died, Done, Unit, Work
-from xrec.errors import DataError, LostTableError, StorageError, TableError
+from xrec.bulk.run import BulkRun
+from xrec.bulk.state import RunState
+from xrec.bulk.work import Died, Done, Pool, Unit, Work
+from xrec.errors import LostTableError, StorageError, TableError
 
 logger = logging.getLogger("xrec")
 
@@ -26,33 +27,38 @@ def drive(
     holder: str,
     retry: Sequence[str] = (),
     max_failed_share: float = 1.0,
+    max_rows: int | None = None,
     take_over: bool = False,
     on_commit: Callable[[RunState], None] = lambda state: None,
 ) -> RunState:
     """Do what is left of a run, then retry rows that failed for the reasons `retry`.
 
     holder: who this driver is, for messages: a host and a process, for instance.
+    max_rows: end when so many rows are committed, those of earlier calls included, and leave the
+        run unfinished. Chunks are not divided, so the last one may bring more.
     take_over: begin also if another driver seems to be at work; that one can commit no more.
     on_commit: called with the state after each commit, for progress and metrics.
 
-    Returns the state of the finished run. If the run is finished already and there is nothing to
-    retry, nothing is written and no actor started. The pool is closed in any case.
+    Returns the state of the run, which is finished unless `max_rows` ended it before. If there is
+    nothing to do, nothing is written and no actor started. The pool is closed in any case.
 
     Raises LeaseError if another driver is at work; LostTableError if one took over; DataError if
-    more than `max_failed_share` of all rows failed; ValueError for a reason that the format has
-    not; what an actor raised; StorageError if the store fails for longer. What is committed stays,
-    and the next call goes on from there.
+    more than `max_failed_share` of all rows failed, or of those that `max_rows` allows; ValueError
+    for a reason that the format has not, and for `max_rows` that is less than 1 or stands beside
+    `retry`; what an actor raised; StorageError if the store fails for longer. What is committed
+    stays, and the next call goes on from there.
     """
-    reasons = check_reasons(run.format, retry) if retry else ()
     try:
-        if not reasons and (finished := _finished(run)) is not None:
-            return finished
+        reasons = check_reasons(run.format, retry) if retry else ()
+        check_limit(max_rows, reasons)
+        if not reasons and (state := nothing_left(run, max_rows, max_failed_share)) is not None:
+            return state
         if not take_over:
             refuse_live_driver(run.table)
         ledger = Ledger(run.table, run.table.take_over(holder))
         driver = _Driver(run, pool, ledger, max_failed_share, on_commit)
         try:
-            return driver.run_to_the_end(reasons)
+            return driver.run(reasons, max_rows)
         except LostTableError:
             raise
         except BaseException:
@@ -60,11 +66,6 @@ def drive(
             raise
     finally:
         pool.close()
-
-
-def _finished(run: BulkRun) -> RunState | None:
-    _, state = read_state(run.table, run.table.newest_version())
-    return state if state is not None and state.state == "finished" else None
 
 
 @dataclass
@@ -93,22 +94,26 @@ class _Driver:
         self._open: dict[str, _OpenUnit] = {}
         self._again: deque[Work] = deque()  # works that wait besides those of new units
         self._num_refused: dict[str, int] = {}
+        self._num_wanted = run.plan.record.num_rows  # of rows that are to be committed in the end
 
-    def run_to_the_end(self, reasons: tuple[str, ...]) -> RunState:
-        """Do the chunks that are left, then the retry, and finish."""
+    def run(self, reasons: tuple[str, ...], max_rows: int | None) -> RunState:
+        """Do the chunks that are left, or those within the limit; then the retry, and finish."""
         self._ledger.set(state="running")
         self._commit()  # says that this driver is at work
         num_rows = self._run.plan.record.num_rows
         if self._ledger.state.num_rows < num_rows:
-            self._do_chunks(may_fail=bool(reasons))
-        if self._ledger.state.num_rows != num_rows:
+            self._do_chunks(bool(reasons), max_rows)
+        if self._ledger.state.num_rows != self._num_wanted:
             raise TableError(
-                f"{self._run.table.location}: the plan has {num_rows} rows, the table "
-                f"{self._ledger.state.num_rows}, and no chunk is left"
+                f"{self._run.table.location}: {self._num_wanted} rows were to be committed, "
+                f"{self._ledger.state.num_rows} are, and no chunk is left"
             )
         if reasons:
             self._retry(reasons)
         self._check_share()
+        if self._num_wanted < num_rows:
+            self._commit(is_last=True)
+            return self._ledger.state
         # A retry that was interrupted and is not asked for any more is over too.
         self._ledger.set(state="finished", is_retrying=False)
         self._commit(is_last=True)
@@ -123,12 +128,17 @@ class _Driver:
         except (TableError, StorageError) as error:
             logger.warning("what was done last could not be committed: %s", error)
 
-    def _do_chunks(self, may_fail: bool) -> None:
-        snapshot = self._ledger.writer.snapshot()
+    def _do_chunks(self, may_fail: bool, max_rows: int | None) -> None:
         num_chunks = self._run.plan.record.num_chunks
-        num_left = num_chunks - len(committed_chunks(snapshot))
-        logger.info("%d of %d chunks left", num_left, num_chunks)
-        self._do(self._run.units_left(snapshot), num_left, may_fail)
+        chunks = self._run.chunks_left(self._ledger.writer.snapshot())
+        logger.info("%d of %d chunks left", chunks.num_rows, num_chunks)
+        if max_rows is not None:
+            num_done, num_left = self._ledger.state.num_rows, chunks.num_rows
+            chunks = first_chunks(chunks, max_rows - num_done)
+            if chunks.num_rows < num_left:
+                self._num_wanted = num_done + sum(chunks["rows"].to_pylist())
+                logger.info("%d of them are within the limit", chunks.num_rows)
+        self._do(self._run.units(chunks), chunks.num_rows, may_fail)
 
     def _retry(self, reasons: tuple[str, ...]) -> None:
         """Do the failed files; those that are left of a retry of these reasons, if there is one."""
@@ -174,11 +184,17 @@ class _Driver:
     def _feed(self, works: Iterator[Work], next_work: Work | None) -> Work | None:
         """Send works as long as an actor can take one; returns the next work that has to wait."""
         while self._again and self._pool.can_take(self._again[0].is_alone):
-            self._pool.submit(self._again.popleft())
+            self._submit(self._again.popleft())
         while next_work is not None and self._pool.can_take(next_work.is_alone):
-            self._pool.submit(next_work)
+            self._submit(next_work)
             next_work = next(works, None)
         return next_work
+
+    def _submit(self, work: Work) -> None:
+        """Send a work; at the first one an actor is ready, and the driver's rate counts from it."""
+        if self._ledger.state.working_since is None:
+            self._ledger.set(working_since=datetime.now(UTC))
+        self._pool.submit(work)
 
     def _take(self, done: Done) -> None:
         """Note a result; the unit is to be committed once all of its works are done."""
@@ -224,17 +240,5 @@ class _Driver:
         self._again.extend(works)
 
     def _check_share(self) -> None:
-        """Raise DataError if too many of all rows failed."""
-        state, num_rows = self._ledger.state, self._run.plan.record.num_rows
-        if state.num_failed > self._max_failed_share * num_rows:
-            reasons = ", ".join(
-                f"{reason} {count}"
-                for reason, count in sorted(state.failed.items(), key=lambda item: -item[1])
-            )
-            raise DataError(
-                f"{state.num_failed} of {num_rows} rows failed ({reasons}), more than "
-                f"max_failed_share = {self._max_failed_share}; {state.num_ok} succeeded, "
-                f"{num_rows - state.num_rows} are left. The rows of status=failed in "
-                f"{self._run.table.location} have texts and messages; correct the cause and retry "
-                "these rows, or raise max_failed_share and run again"
-            )
+        """Raise DataError if too many of the rows failed that are to be committed."""
+        check_failed_share(self._run, self._ledger.state, self._num_wanted, self._max_failed_share)

@@ -113,12 +113,14 @@ class Plan:
         """The run's fingerprint."""
         return self.record.identity.run
 
-    def chunks(self, without: npt.NDArray[np.int64] | None = None) -> Iterator[PlannedChunk]:
-        """The chunks in the order of their numbers, but not those of the numbers `without`."""
-        columns = [self.index[name].to_numpy() for name in _INDEX.names]
-        if without is not None:
-            is_left = ~np.isin(columns[0], without)
-            columns = [column[is_left] for column in columns]
+    def left(self, done: npt.NDArray[np.int64]) -> pa.Table:
+        """The rows of `index` without those of the chunks `done`, in the order of their numbers."""
+        return self.index.filter(pa.array(~np.isin(self.index["chunk"].to_numpy(), done)))
+
+    def chunks(self, index: pa.Table | None = None) -> Iterator[PlannedChunk]:
+        """All chunks, or those that `index` has, a part of the plan's index."""
+        index = self.index if index is None else index
+        columns = [index[name].to_numpy() for name in _INDEX.names]
         for number, part, row_group, rows in zip(*columns, strict=True):
             file = f"{self.record.folder}/{_part_name(int(part))}"
             yield PlannedChunk(int(number), file, int(row_group), int(rows))

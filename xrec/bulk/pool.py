@@ -8,7 +8,7 @@ the driver must know which rows an actor was lost with.
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import ray
 from ray import cloudpickle
@@ -22,33 +22,6 @@ from xrec.errors import ClusterError, XRecError
 logger = logging.getLogger("xrec")
 
 _MAX_LOST_STARTS = 3
-
-
-class Pool(Protocol):
-    """What the driver needs of actors."""
-
-    def start(self, num_works: int) -> None:
-        """Let there be actors, but not more than works."""
-        ...
-
-    def can_take(self, is_alone: bool) -> bool:
-        """True if an actor can take a work now; one that `is_alone` needs an idle actor."""
-        ...
-
-    def submit(self, work: Work) -> None:
-        """Send a work; `can_take` must have said that it can be taken."""
-        ...
-
-    def wait(self, timeout_seconds: float) -> list[Done | Died]:
-        """What ended, as soon as anything did; nothing at the end of the time.
-
-        Raises the XRecError that an actor raised, or ClusterError.
-        """
-        ...
-
-    def close(self) -> None:
-        """End all actors."""
-        ...
 
 
 class ChunkActor:

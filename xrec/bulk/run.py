@@ -49,10 +49,21 @@ class BulkRun:
             self.plan.record.carry,
         )
 
+    def chunks_left(self, snapshot: Snapshot) -> pa.Table:
+        """The part of the plan's index whose chunks have no row in the table.
+
+        This holds only before any retry or compaction.
+        """
+        return self.plan.left(committed_chunks(snapshot))
+
     def units_left(self, snapshot: Snapshot) -> Iterator[Unit]:
-        """The chunks of which no row is in the table; only before any retry or compaction."""
+        """The units of all chunks that have no row in the table."""
+        return self.units(self.chunks_left(snapshot))
+
+    def units(self, chunks: pa.Table) -> Iterator[Unit]:
+        """The units of chunks; `chunks` is a part of the plan's index."""
         num_buckets = self.plan.record.num_buckets
-        for chunk in self.plan.chunks(without=committed_chunks(snapshot)):
+        for chunk in self.plan.chunks(chunks):
             yield Unit(
                 name=f"chunk {chunk.number}",
                 file=chunk.file,

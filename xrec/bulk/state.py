@@ -26,6 +26,7 @@ class RunState(BaseModel):
     retry: how many retries were begun; retry_reasons: of the last one; is_retrying: whether that
         one is not finished.
     started_at: when this driver began; num_rows_before: rows that were committed then.
+    working_since: when an actor of this driver got the first rows; None before that.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -42,6 +43,7 @@ class RunState(BaseModel):
     is_retrying: bool = False
     started_at: datetime
     num_rows_before: int = 0
+    working_since: datetime | None = None
 
     @property
     def num_failed(self) -> int:
@@ -80,7 +82,8 @@ def begun(state: RunState | None) -> RunState:
     now = datetime.now(UTC)
     if state is None:
         return RunState(started_at=now)
-    return state.model_copy(update={"started_at": now, "num_rows_before": state.num_rows})
+    update = {"started_at": now, "num_rows_before": state.num_rows, "working_since": None}
+    return state.model_copy(update=update)
 
 
 def added(one: Mapping[str, float], other: Mapping[str, float]) -> dict[str, float]:

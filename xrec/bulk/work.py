@@ -1,7 +1,8 @@
-"""What the driver sends to an actor, and what comes back."""
+"""What the driver sends to a pool of actors, and what comes back."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from xrec.table import DataFile
 
@@ -84,3 +85,30 @@ class Died:
     work: Work
     cause: str
     is_innocent: bool = False
+
+
+class Pool(Protocol):
+    """What the driver needs of actors."""
+
+    def start(self, num_works: int) -> None:
+        """Let there be actors, but not more than works."""
+        ...
+
+    def can_take(self, is_alone: bool) -> bool:
+        """True if an actor can take a work now; one that `is_alone` needs an idle actor."""
+        ...
+
+    def submit(self, work: Work) -> None:
+        """Send a work; `can_take` must have said that it can be taken."""
+        ...
+
+    def wait(self, timeout_seconds: float) -> list[Done | Died]:
+        """What ended, as soon as anything did; nothing at the end of the time.
+
+        Raises the XRecError that an actor raised, or ClusterError.
+        """
+        ...
+
+    def close(self) -> None:
+        """End all actors."""
+        ...
