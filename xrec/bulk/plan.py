@@ -149,16 +149,20 @@ def read_plan(output: Location) -> Plan:
     Raises StorageNotFoundError if there is none, ArtifactMismatchError if this xrec cannot read it,
     DataError if a part of it is missing or was changed.
     """
+    record = read_record(output)
+    return Plan(output, record, _read_index(output, record))
+
+
+def read_record(output: Location) -> PlanRecord:
+    """What `plan.json` holds, in one request; raises as `read_plan` does if it cannot be read."""
     data = (output / PLAN).read_bytes()
     try:
-        record = PlanRecord.model_validate_json(data)
+        return PlanRecord.model_validate_json(data)
     except ValidationError as error:
         raise ArtifactMismatchError(
             f"{output / PLAN}: not a plan that this xrec reads: {error}; give another output URI, "
             "or use the xrec that wrote it"
         ) from error
-    index = _read_index(output, record)
-    return Plan(output, record, index)
 
 
 def find_plan(

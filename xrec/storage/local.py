@@ -51,6 +51,12 @@ class LocalLocation(Location):
             file.seek(max(0, status.st_size - num_bytes))
             return Tail(file.read(), status.st_size, time.time() - status.st_mtime)
 
+    def read_range(self, start: int, num_bytes: int) -> bytes:
+        """See Location."""
+        with storage_errors(self.uri), Path(self.path).open("rb") as file:
+            file.seek(start)
+            return file.read(num_bytes)
+
     def write_bytes(self, data: bytes) -> None:
         """See Location."""
         with storage_errors(self.uri), _finished_file_beside(self.path, BytesIO(data)) as temporary:

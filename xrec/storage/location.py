@@ -109,6 +109,14 @@ class Location(ABC):
         """
 
     @abstractmethod
+    def read_range(self, start: int, num_bytes: int) -> bytes:
+        """`num_bytes` bytes of the file from byte `start` on; fewer if it ends before.
+
+        It takes one request. `start` must lie before the file's end. Raises StorageNotFoundError if
+        there is no file.
+        """
+
+    @abstractmethod
     def write_bytes(self, data: bytes) -> None:
         """Write the whole file atomically, in place of what is there."""
 

@@ -44,6 +44,11 @@ class S3Location(Location):
             tail: Tail = fsspec.asyn.sync(self.fs.loop, _read_tail, self.fs, self.path, num_bytes)
             return tail
 
+    def read_range(self, start: int, num_bytes: int) -> bytes:
+        """See Location."""
+        with storage_errors(self.uri):
+            return bytes(self.fs.cat_file(self.path, start=start, end=start + num_bytes))
+
     def write_bytes(self, data: bytes) -> None:
         """See Location; S3 shows an object only when its upload is complete."""
         with storage_errors(self.uri):

@@ -95,9 +95,11 @@ def load_snapshot(location: Location, storage: StorageConfig, version: int) -> S
     try:
         commit = Log(location).commit(version)
     except StorageNotFoundError as error:
+        there = Log(location).versions()
         raise TableError(
-            f"{location}: version {version} is not in the log; the newest is "
-            f"{Log(location).newest()}, and vacuum deletes old ones that are not pinned"
+            f"{location}: version {version} is not in the log, which has "
+            + (f"{there[0]} to {there[-1]}" if there else "none")
+            + "; vacuum deletes old versions that are not pinned"
         ) from error
     return Snapshot(location, version, commit, open_delta(location, storage, version))
 

@@ -190,3 +190,12 @@ def test_copy_to_local_missing_source_is_not_found_and_leaves_nothing(tmp_path: 
     with pytest.raises(StorageNotFoundError, match="nothing"):
         open_location(str(tmp_path / "nothing")).copy_to(open_location(str(tmp_path / "target")))
     assert os.listdir(tmp_path) == []
+
+
+def test_read_range_local_is_a_part(tmp_path: Path) -> None:
+    location = open_location(str(tmp_path)) / "file"
+    location.write_bytes(b"0123456789")
+    assert location.read_range(0, 4) == b"0123"
+    assert location.read_range(7, 100) == b"789"
+    with pytest.raises(StorageNotFoundError):
+        (location / "none").read_range(0, 4)

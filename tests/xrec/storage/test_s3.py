@@ -190,3 +190,14 @@ def test_copy_to_s3_of_another_client_goes_through_this_process(
     source.copy_to(other)
     assert requests == ["get_object", "put_object"]
     assert other.read_bytes() == b"content"
+
+
+def test_read_range_s3_is_a_part_in_one_request(s3: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    location = open_location(s3.new_bucket(), s3.storage) / "file"
+    location.write_bytes(b"0123456789")
+    requests = requests_of(monkeypatch)
+    assert location.read_range(0, 4) == b"0123"
+    assert requests == ["get_object"]
+    assert location.read_range(7, 100) == b"789"
+    with pytest.raises(StorageNotFoundError):
+        (location / "none").read_range(0, 4)

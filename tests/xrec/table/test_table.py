@@ -193,7 +193,7 @@ def test_pin_by_a_name_that_is_no_file_s_is_refused(disk: Place, name: str) -> N
 
 def test_pin_of_a_version_that_is_not_there_is_refused(disk: Place) -> None:
     table = disk.table()
-    with pytest.raises(TableError, match="version 7 is not in the log; the newest is 0"):
+    with pytest.raises(TableError, match="version 7 is not in the log, which has 0 to 0;"):
         table.pin("published", 7)
     table.take_over("driver").vacuum()  # no pin is left that it would stumble over
 
