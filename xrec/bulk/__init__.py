@@ -9,7 +9,7 @@ table (xrec.table) has each row once, as one that succeeded (`status=ok`) or fai
 
 `open_run` writes the plan (modules keys, spill, plan, run). `drive` feeds what is left to actors
 (driver, attempts, pool, worker), commits what they wrote (ledger, state) and retries failed rows
-(retry). An output holds
+(retry). `check_output` says what is wrong with an output, and what mends it. An output holds
 
     _xrec/plan.json           which run this is, and where its plan lies                (plan)
     _xrec/plan/<folder>/      the rows of each chunk, an index, rejected rows           (plan)
@@ -56,8 +56,9 @@ The rules. Rule N has the tests `test_rule_N_...` in tests/xrec/bulk:
 13. A run that ends in any way but a kill commits what is done, and the next driver may begin at
     once. A run with too many failed rows ends so.
 14. Rows are carried over from one version of an earlier run, which is pinned from before the plan
-    until the run is finished, if the task says that they are still good; the others are done. What
-    happens to the earlier run meanwhile, or later, changes nothing.
+    until the run is finished, if the task says that they are still good; the others are done. A
+    file of which all rows are carried over is copied as it is, if the runs have as many buckets and
+    the same columns. What happens to the earlier run meanwhile, or later, changes nothing.
 15. A run may be begun with a limit of rows (`max_rows`). The driver then ends as soon as the table
     has so many rows of the run, those of earlier drivers included, and does no chunk beyond: a
     chunk is not divided, so the last one may bring more. The run stays `running`; it is finished
@@ -67,6 +68,7 @@ The rules. Rule N has the tests `test_rule_N_...` in tests/xrec/bulk:
 
 from typing import TYPE_CHECKING
 
+from xrec.bulk.check import Finding, check_output
 from xrec.bulk.driver import drive
 from xrec.bulk.keys import clean_keys, key_hash
 from xrec.bulk.plan import Identity, Plan, listing_of, read_plan
@@ -87,6 +89,7 @@ __all__ = [
     "BulkRun",
     "CarryingTask",
     "ChunkTask",
+    "Finding",
     "Identity",
     "Outcome",
     "Plan",
@@ -95,6 +98,7 @@ __all__ = [
     "RunState",
     "Status",
     "WorkerSettings",
+    "check_output",
     "clean_keys",
     "compact",
     "drive",

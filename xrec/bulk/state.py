@@ -72,9 +72,14 @@ def read_state(table: Table, version: int) -> tuple[Commit, RunState | None]:
             commit = table.commit(version)
         except StorageNotFoundError:  # a vacuum shortened the log
             break
-    if _KEY not in commit.metadata:
-        return newest, None
-    return commit, RunState.model_validate(commit.metadata[_KEY])
+    state = state_of(commit)
+    return (newest, None) if state is None else (commit, state)
+
+
+def state_of(commit: Commit) -> RunState | None:
+    """The state that a commit states; None if it states none."""
+    stated = commit.metadata.get(_KEY)
+    return None if stated is None else RunState.model_validate(stated)
 
 
 def begun(state: RunState | None) -> RunState:

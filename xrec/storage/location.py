@@ -129,10 +129,10 @@ class Location(ABC):
     def copy_to(self, target: "Location") -> None:
         """Write this file's content to `target` atomically, in place of what is there.
 
-        Within one store the store copies, and no content passes through this process, which
-        otherwise holds the whole file. The copy is a file of its own: what happens to this one later
-        does not change it, and its time is that of the copy. Raises StorageNotFoundError if there
-        is no file.
+        Within one store the store copies, and no content passes through this process; between two
+        stores this process holds the whole file. The copy is a file of its own: what happens to
+        this one later does not change it, and its time is that of the copy. Raises
+        StorageNotFoundError if there is no file.
         """
         target.write_bytes(self.read_bytes())
 

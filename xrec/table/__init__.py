@@ -1,9 +1,9 @@
 """One Delta table that one driver at a time may extend; any number of readers read it meanwhile.
 
-Workers write files (`write_file`, `copy_file`) and hand what they return to the driver. The driver adds them to
-the table, with removals if need be, in one step (`Writer.commit`). Whoever reads takes a version
-(`Table.snapshot`), or another program that reads Delta tables. Version N of the table is what entry
-N of its log makes of version N - 1.
+Workers write files (`write_file`, `copy_file`) and hand what they return to the driver. The driver
+adds them to the table, with removals if need be, in one step (`Writer.commit`). Whoever reads takes
+a version (`Table.snapshot`), or another program that reads Delta tables. Version N of the table is
+what entry N of its log makes of version N - 1.
 
 The invariants. Invariant N has the tests `test_invariant_N_...` in tests/xrec/table:
 

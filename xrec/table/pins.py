@@ -22,16 +22,21 @@ def delete_pin(table: Location, name: str) -> None:
     _location(table, name).delete()
 
 
-def pinned_versions(table: Location) -> list[int]:
-    """The versions that are pinned, sorted; a pin that goes away meanwhile is left out."""
+def pins(table: Location) -> dict[str, int]:
+    """The pinned version of each pin, by its name; a pin that goes away meanwhile is left out."""
     folder = table / OWN_FOLDER / "pins"
-    versions = set()
+    found = {}
     for name in folder.files():
         try:
-            versions.add(int(json.loads((folder / name).read_text())))
+            found[name.removesuffix(".json")] = int(json.loads((folder / name).read_text()))
         except StorageNotFoundError:
             continue
-    return sorted(versions)
+    return found
+
+
+def pinned_versions(table: Location) -> list[int]:
+    """The versions that are pinned, sorted."""
+    return sorted(set(pins(table).values()))
 
 
 def _location(table: Location, name: str) -> Location:

@@ -84,7 +84,7 @@ def _removed_after(log: Log, version: int, newest: int) -> set[str]:
 
 def _delete_files(table: Location, format: TableFormat, keep: set[str], before: datetime) -> int:
     """Delete data files that are not in `keep` and were written before; returns how many."""
-    ours = _data_file_pattern(format)
+    ours = data_file_pattern(format)
     unneeded = [name for name in table.files() if ours.fullmatch(name) and name not in keep]
     return sum(request_each(lambda name: _delete_if_older(table / name, before), unneeded))
 
@@ -99,7 +99,7 @@ def _delete_if_older(file: Location, moment: datetime) -> bool:
     return True
 
 
-def _data_file_pattern(format: TableFormat) -> re.Pattern[str]:
+def data_file_pattern(format: TableFormat) -> re.Pattern[str]:
     """The paths of data files, and of the unfinished ones that a killed writer leaves on a disk."""
     folder = "".join(f"{re.escape(name)}=[^/]+/" for name in format.partition_by)
     finished = r"[^/._][^/]*\.parquet"
