@@ -72,6 +72,8 @@ from xrec.bulk.check import Finding, check_output
 from xrec.bulk.driver import drive
 from xrec.bulk.keys import clean_keys, key_hash
 from xrec.bulk.plan import Identity, Plan, listing_of, read_plan
+from xrec.bulk.preview import Preview, preview
+from xrec.bulk.rate import Rate, measured_rate
 from xrec.bulk.row_format import RowFormat
 from xrec.bulk.run import BulkRun, open_run
 from xrec.bulk.state import RunState
@@ -94,6 +96,8 @@ __all__ = [
     "Outcome",
     "Plan",
     "Pool",
+    "Preview",
+    "Rate",
     "RowFormat",
     "RunState",
     "Status",
@@ -104,7 +108,9 @@ __all__ = [
     "drive",
     "key_hash",
     "listing_of",
+    "measured_rate",
     "open_run",
+    "preview",
     "read_plan",
     "read_status",
     "vacuum",

@@ -50,7 +50,18 @@ class CarryFrom(BaseModel):
 def pin_earlier(
     uri: str, run: str, num_buckets: int, format: RowFormat, pin: str, storage: StorageConfig
 ) -> CarryFrom:
-    """Pin the newest version of the earlier run at `uri`, which must be finished.
+    """Pin the newest version of the earlier run at `uri`; raises what `find_earlier` raises."""
+    table, version = find_earlier(uri, run, format, storage)
+    table.pin(pin, version)
+    return CarryFrom(
+        uri=table.location.shared_uri, run=run, num_buckets=num_buckets, version=version, pin=pin
+    )
+
+
+def find_earlier(
+    uri: str, run: str, format: RowFormat, storage: StorageConfig
+) -> tuple[Table, int]:
+    """The table of the earlier run at `uri`, which must be finished, and its newest version.
 
     Raises ArtifactNotFoundError if it is not finished, ArtifactMismatchError if its rows have other
     columns.
@@ -73,10 +84,7 @@ def pin_earlier(
                 f"{name}: {there.get(name)} there, {wanted[name]} here" for name in differing
             )
         )
-    table.pin(pin, version)
-    return CarryFrom(
-        uri=table.location.shared_uri, run=run, num_buckets=num_buckets, version=version, pin=pin
-    )
+    return table, version
 
 
 @dataclass(frozen=True)

@@ -134,7 +134,11 @@ def _of_table(table: Table, sizes: Mapping[str, int], record: PlanRecord) -> Ite
     except TableError as error:
         yield Finding("error", str(error), "restore `_delta_log/`, or give another output URI")
         return
-    commit, state = read_state(table, version)
+    try:
+        commit, state = read_state(table, version)
+    except TableError as error:
+        yield Finding("error", str(error), "use the xrec that wrote it")
+        return
     yield from _of_state(snapshot, commit, state, record)
     pinned = pins(table.location)
     yield from _of_manifest(table, version, state, MANIFEST in sizes, pinned.values())

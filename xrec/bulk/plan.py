@@ -8,6 +8,7 @@ writes to its files.
 
 import io
 import uuid
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -154,7 +155,10 @@ def read_plan(output: Location) -> Plan:
 
 
 def read_record(output: Location) -> PlanRecord:
-    """What `plan.json` holds, in one request; raises as `read_plan` does if it cannot be read."""
+    """`plan.json` of the plan at `output`, which is one request.
+
+    Raises StorageNotFoundError if there is none, ArtifactMismatchError if this xrec cannot read it.
+    """
     data = (output / PLAN).read_bytes()
     try:
         return PlanRecord.model_validate_json(data)
@@ -205,8 +209,7 @@ def make_plan(
     spill = Spill(_good_rows(batches, rejected), schema)
     try:
         bad = pa.concat_tables(rejected)
-        if spill.num_rows == 0:
-            raise DataError(f"there are no rows to do; {bad.num_rows} were rejected{_first(bad)}")
+        _refuse_no_rows(spill, bad)
         if not (output / PLAN).is_file():
             record = _write(output, identity, listing, spill, bad, rows_per_chunk)
             record = record.model_copy(update={"carry": carry})
@@ -214,13 +217,42 @@ def make_plan(
                 (output / record.folder).delete()  # another driver was first
         plan = read_plan(output)
         _refuse_other_run(plan, identity)
-        if plan.record.rows_fingerprint != spill.fingerprint:
-            raise ArtifactMismatchError(
-                f"{output}: the rows of the input changed since the run was planned: "
-                f"{plan.record.num_rows} rows there, {spill.num_rows} here; give another output "
-                "URI, or delete that one"
-            )
+        refuse_other_rows(plan, spill.num_rows, spill.fingerprint)
         return plan
+    finally:
+        spill.delete()
+
+
+@dataclass(frozen=True)
+class RowCounts:
+    """What a plan would have. num_given: of good rows, duplicates included; rejected: by reason."""
+
+    num_given: int
+    num_rows: int
+    num_chunks: int
+    rejected: Mapping[str, int]
+    rows_fingerprint: str
+
+
+def count_rows(
+    batches: Iterable[tuple[pa.Table, pa.Table]], schema: pa.Schema, *, rows_per_chunk: int
+) -> RowCounts:
+    """Read what `make_plan` would read, and write nothing but to this machine's temporary folder.
+
+    Raises DataError if there are no good rows.
+    """
+    rejected: list[pa.Table] = [REJECTED.empty_table()]
+    spill = Spill(_good_rows(batches, rejected), schema)
+    try:
+        bad = pa.concat_tables(rejected)
+        _refuse_no_rows(spill, bad)
+        return RowCounts(
+            spill.num_given,
+            spill.num_rows,
+            sum(1 for _ in spill.chunks(rows_per_chunk)),
+            Counter(bad["reason"].to_pylist()),
+            spill.fingerprint,
+        )
     finally:
         spill.delete()
 
@@ -256,6 +288,13 @@ def _good_rows(
         if bad.num_rows:
             rejected.append(bad)
         yield good
+
+
+def _refuse_no_rows(spill: Spill, rejected: pa.Table) -> None:
+    if spill.num_rows == 0:
+        raise DataError(
+            f"there are no rows to do; {rejected.num_rows} were rejected{_first(rejected)}"
+        )
 
 
 def _first(rejected: pa.Table) -> str:
@@ -357,6 +396,16 @@ def _broken(output: Location, what: str) -> DataError:
         f"{output / PLAN}: the plan is no longer whole: {what}; the table can still be read. To "
         "go on with the run, restore the file, or give another output URI"
     )
+
+
+def refuse_other_rows(plan: Plan, num_rows: int, rows_fingerprint: str) -> None:
+    """Raise ArtifactMismatchError if the input has other rows than when the run was planned."""
+    if plan.record.rows_fingerprint != rows_fingerprint:
+        raise ArtifactMismatchError(
+            f"{plan.output}: the rows of the input changed since the run was planned: "
+            f"{plan.record.num_rows} rows there, {num_rows} here; give another output URI, or "
+            "delete that one"
+        )
 
 
 def _refuse_other_run(plan: Plan, identity: Identity) -> None:

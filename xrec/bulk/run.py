@@ -101,10 +101,7 @@ def open_run(
     """
     storage = storage or StorageConfig()
     output = open_location(uri, storage)
-    if carry_from is not None:
-        shared = open_location(carry_from, storage).shared_uri
-        inputs = {**identity.inputs, "carry_from": shared}
-        identity = identity.model_copy(update={"inputs": inputs})
+    identity = with_carry(identity, carry_from, storage)
     plan = find_plan(output, identity, listing)
     table = Table.create(uri, format.table, run=identity.run, storage=storage)
     if plan is None:
@@ -121,6 +118,14 @@ def open_run(
             if carry is not None and plan.record.carry != carry:
                 carry.release(storage)  # another driver made the plan
     return BulkRun(plan, format, table)
+
+
+def with_carry(identity: Identity, carry_from: str | None, storage: StorageConfig) -> Identity:
+    """The identity of a run that carries rows over from `carry_from`; the URI is a part of it."""
+    if carry_from is None:
+        return identity
+    shared = open_location(carry_from, storage).shared_uri
+    return identity.model_copy(update={"inputs": {**identity.inputs, "carry_from": shared}})
 
 
 @contextmanager

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
-from xrec.errors import StorageNotFoundError
+from xrec.errors import StorageNotFoundError, TableError
 from xrec.table import Commit, Table
 
 _KEY = "bulk"
@@ -77,9 +77,18 @@ def read_state(table: Table, version: int) -> tuple[Commit, RunState | None]:
 
 
 def state_of(commit: Commit) -> RunState | None:
-    """The state that a commit states; None if it states none."""
+    """The state that a commit states; None if it states none.
+
+    Raises TableError if this xrec cannot read it.
+    """
     stated = commit.metadata.get(_KEY)
-    return None if stated is None else RunState.model_validate(stated)
+    try:
+        return None if stated is None else RunState.model_validate(stated)
+    except ValidationError as error:
+        raise TableError(
+            f"the commit of {commit.holder} ({commit.committed_at:%Y-%m-%d %H:%M:%S} UTC) states "
+            f"the run as this xrec cannot read it: {error}; use the xrec that wrote it"
+        ) from error
 
 
 def begun(state: RunState | None) -> RunState:

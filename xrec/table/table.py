@@ -45,7 +45,7 @@ class Table:
         location = open_location(uri, storage)
         log = Log(location)
         if log.newest() is None:
-            _refuse_other_files(location)
+            refuse_other_files(location)
             check_conditional_writes(location)
             commit = Commit.new(epoch=0, holder="", kind="create", metadata={})
             protocol = {"protocol": {"minReaderVersion": 1, "minWriterVersion": 2}}
@@ -208,8 +208,11 @@ def check_conditional_writes(location: Location) -> None:
         )
 
 
-def _refuse_other_files(location: Location) -> None:
-    """Raise TableError if the folder holds anything but xrec's own folder and the log."""
+def refuse_other_files(location: Location) -> None:
+    """Raise TableError if a folder holds anything but xrec's own folder and the log.
+
+    A table can be made only where this raises nothing.
+    """
     spared = (f"{OWN_FOLDER}/", f"{FOLDER}/")
     others = [name for name in location.files() if not name.startswith(spared)]
     if others:

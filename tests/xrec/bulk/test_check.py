@@ -12,7 +12,7 @@ from tests.xrec.bulk.test_rules_carry import run_of
 from tests.xrec.bulk.test_rules_drive import DriverDied, die_after
 from tests.xrec.bulk.toy_run import Toy, toy_run
 from tests.xrec.table.conftest import Place
-from xrec.bulk import Finding, check_output, compact
+from xrec.bulk import Finding, RunState, check_output, compact
 from xrec.bulk.work import Work
 
 
@@ -237,3 +237,12 @@ def test_check_of_a_pin_of_a_version_that_is_gone_says_so(disk: Place, tmp_path:
     text = only(found_by(disk), "warning")
     assert "pin mine: its version cannot be read" in text
     assert os.path.join("_xrec", "pins", "mine.json") in text
+
+
+def test_check_of_a_state_of_another_xrec_says_so(
+    disk: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    toy = toy_run(disk, tmp_path)
+    monkeypatch.setattr(RunState, "metadata", lambda state: {"bulk": {"state": "asleep"}})
+    toy.drive()
+    assert "states the run as this xrec cannot read it" in only(found_by(disk), "error")
