@@ -3,9 +3,9 @@
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer.core import TyperCommand
 
 from jobs.command.arguments import ConfigPath, Debug, DryRun, Overrides, keys_option
+from jobs.command.bulk_output import BulkJobCommand
 from jobs.command.catalogue import BACKFILL
 from jobs.command.exit_codes import exit_codes
 from jobs.command.logging import configure_logging
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from xrec.config.backfill import BackfillConfig
 
 
-class BackfillCommand(TyperCommand):
+class BackfillCommand(BulkJobCommand):
     """Lets `--retry-failed` stand alone: Typer knows no option whose value may be left out."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:

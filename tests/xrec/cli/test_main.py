@@ -65,7 +65,11 @@ def test_help_lists_every_command() -> None:
 
 
 COMMANDS = [*(job.name for job in JOBS), "run", "status", "explain", "demo", "submit"]
-GROUPS = {"jobs": ("list", "logs", "stop"), "cluster": ("up", "down", "status")}
+GROUPS = {
+    "jobs": ("list", "logs", "stop"),
+    "cluster": ("up", "down", "status"),
+    "backfill": ("status", "check"),
+}
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,134 @@
+"""`xrec JOB status URI` and `xrec JOB check URI`: what a bulk job has written, from any machine.
+
+Neither imports Ray or torch. `xrec JOB CONFIG` stays the job, as if there were nothing else: only
+if the first word is `status` or `check`, that command is meant. A project file of such a name is
+given as ./status.
+"""
+
+import json
+from functools import cached_property
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand
+
+from jobs.command.arguments import Debug
+from jobs.command.exit_codes import FAILED, exit_codes
+from jobs.command.logging import configure_logging
+
+STATUS_HELP = """How far a run is, from any machine that can read its output.
+
+Reads a few small files, however large the run is, also while it runs. Nothing is written, and no
+cluster is started.
+
+\b
+In:   URI of the output; storage.key=value if the AWS variables do not say how s3:// is reached
+Out:  state, driver, rows, rate, time left and costs; exit code 0 also if the run is not finished
+
+\b
+Example:
+  xrec {job} status s3://my-bucket/run-7
+  watch -n 10 xrec {job} status s3://my-bucket/run-7
+"""
+
+CHECK_HELP = """What is wrong with an output, and what mends it.
+
+Reads the plan, the log and the list of the files, but no rows. Nothing is written, and no cluster
+is started.
+
+\b
+In:   URI of the output; storage.key=value if the AWS variables do not say how s3:// is reached
+Out:  what was found, errors first; exit code 1 if there is an error
+
+\b
+Example:
+  xrec {job} check s3://my-bucket/run-7
+"""
+
+OutputUri = Annotated[
+    str, typer.Argument(metavar="URI", help="The output: a local folder or s3://bucket/prefix.")
+]
+StorageKeys = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[storage.key=value ...]",
+        help="How s3:// is reached, for example storage.endpoint_url=http://127.0.0.1:8333.",
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object, for programs.")]
+
+
+class BulkJobCommand(TyperCommand):
+    """The command of a job that writes a table, with the commands beside it that look at one."""
+
+    @cached_property
+    def beside(self) -> Any:
+        """The commands beside the job's own, by name."""
+        app = typer.Typer(rich_markup_mode=None)
+        app.command("status", help=STATUS_HELP.format(job=self.name))(status)
+        app.command("check", help=CHECK_HELP.format(job=self.name))(check)
+        return typer.main.get_group(app).commands
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any
+    ) -> Any:
+        """The context of the command that the first word names, or else of the job's own."""
+        if args and args[0] in self.beside:
+            name = f"{info_name} {args[0]}"
+            return self.beside[args[0]].make_context(name, args[1:], parent=parent, **extra)
+        return super().make_context(info_name, args, parent=parent, **extra)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command that the context was made for."""
+        return super().invoke(ctx) if ctx.command is self else ctx.command.invoke(ctx)
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """The help of the options, and then of the commands beside."""
+        super().format_options(ctx, formatter)
+        with formatter.section("Commands"):
+            formatter.write_dl(
+                [
+                    (f"{name} URI", command.get_short_help_str(limit=80))
+                    for name, command in self.beside.items()
+                ]
+            )
+
+
+def status(
+    uri: OutputUri, storage_keys: StorageKeys = None, as_json: AsJson = False, debug: Debug = False
+) -> None:
+    """Print the status of the run at `uri`."""
+    configure_logging(debug)
+    with exit_codes(debug):
+        from jobs.command.bulk_text import status_lines, status_values
+        from xrec.bulk import read_status
+        from xrec.config.storage import storage_of
+
+        found = read_status(uri, storage_of(storage_keys or []))
+        if as_json:
+            typer.echo(json.dumps(status_values(found), indent=2))
+        else:
+            typer.echo("\n".join(status_lines(found)))
+
+
+def check(
+    uri: OutputUri, storage_keys: StorageKeys = None, as_json: AsJson = False, debug: Debug = False
+) -> None:
+    """Print what is wrong with the output at `uri`."""
+    configure_logging(debug)
+    with exit_codes(debug):
+        from xrec.bulk import check_output
+        from xrec.config.storage import storage_of
+
+        findings = check_output(uri, storage_of(storage_keys or []))
+        if as_json:
+            typer.echo(json.dumps([vars(finding) for finding in findings], indent=2))
+        elif not findings:
+            typer.echo(f"{uri}: nothing is wrong")
+        else:
+            for finding in findings:
+                typer.echo(f"{finding.severity}: {finding.what}")
+                if finding.mend:
+                    typer.echo(f"  to do: {finding.mend}")
+        if any(finding.severity == "error" for finding in findings):
+            raise typer.Exit(FAILED)

@@ -1,0 +1,149 @@
+"""`xrec backfill status URI` and `check URI`, on the tables of a toy job."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from jobs.command.commands import run_job
+from tests.xrec.bulk.toy_run import toy_run
+from tests.xrec.table.conftest import Place, bucket, disk, place
+from xrec.bulk.plan import PLAN
+from xrec.cli.main import app
+
+__all__ = ["bucket", "disk", "place"]
+
+
+def xrec(*arguments: str) -> tuple[int, str, str]:
+    """Exit code, standard output and standard error of the program."""
+    result = CliRunner().invoke(app, arguments)
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.stdout, result.stderr
+
+
+def storage_keys(place: Place) -> list[str]:
+    """What a user types who has no AWS variables."""
+    storage = place.storage
+    if storage.endpoint_url is None:
+        return []
+    assert storage.access_key_id is not None
+    assert storage.secret_access_key is not None
+    return [
+        f"storage.endpoint_url={storage.endpoint_url}",
+        f"storage.access_key_id={storage.access_key_id.get_secret_value()}",
+        f"storage.secret_access_key={storage.secret_access_key.get_secret_value()}",
+    ]
+
+
+def test_status_of_a_canary_and_of_the_finished_run(place: Place, tmp_path: Path) -> None:
+    toy = toy_run(place, tmp_path, ["a", "odd-1", "b"])
+    state = toy.drive(max_rows=13)
+    command = ["backfill", "status", place.uri, *storage_keys(place)]
+    code, out, _ = xrec(*command)
+    assert code == 0
+    assert "toy, stopped before it was finished" in out
+    assert f" {state.num_ok} ok, {state.num_failed} failed, {36 - state.num_rows} left" in out
+    code, out, _ = xrec(*command, "--json")
+    assert json.loads(out)["rows"]["left"] == 36 - state.num_rows
+    toy.drive()
+    code, out, _ = xrec(*command)
+    assert (code, "toy, finished" in out, "odd 12" in out) == (0, True, True)
+
+
+def test_check_says_what_is_wrong_and_exits_1(place: Place, tmp_path: Path) -> None:
+    toy = toy_run(place, tmp_path)
+    toy.drive(max_rows=13)
+    command = ["backfill", "check", place.uri, *storage_keys(place)]
+    code, out, _ = xrec(*command)
+    assert code == 0
+    assert out.startswith("warning: ")  # not finished
+    assert "\n  to do: " in out
+    (place.location / toy.snapshot().files()["path"][0].as_py()).delete()
+    code, out, _ = xrec(*command)
+    assert code == 1
+    assert out.startswith("error: ")
+    code, out, _ = xrec(*command, "--json")
+    assert code == 1
+    assert [finding["severity"] for finding in json.loads(out)] == ["error", "warning"]
+
+
+@pytest.mark.parametrize("command", ["status", "check"])
+def test_bad_use_of_a_command_is_said(command: str, disk: Place, tmp_path: Path) -> None:
+    code, _, err = xrec("backfill", command)
+    assert code == 2
+    assert f"Usage: root backfill {command} " in err
+    assert "Missing argument 'URI'" in err
+    code, _, err = xrec("backfill", command, disk.uri, "pairs.kind=split")
+    assert code == 2
+    assert "pairs: unknown key; known keys: storage" in err
+    secret = "storage.secret_access_key=wJalrXUtnFEMI"
+    code, out, err = xrec("backfill", command, disk.uri, secret, "--debug")
+    assert code == 2
+    assert "must be given together" in err
+    assert "wJalr" not in out + err
+
+
+def test_status_where_there_is_no_run_exits_1(disk: Place, tmp_path: Path) -> None:
+    code, _, err = xrec("backfill", "status", disk.uri)
+    assert (code, "no run was planned there; check the URI" in err) == (1, True)
+    code, _, err = xrec(
+        "backfill",
+        "status",
+        "s3://bucket/run",
+        "storage.max_attempts=1",
+        "storage.endpoint_url=http://127.0.0.1:9",
+        "storage.access_key_id=a",
+        "storage.secret_access_key=b",
+    )
+    assert (code, "http://127.0.0.1:9" in err) == (1, True)
+    project = tmp_path / "project.yaml"
+    project.write_text("workspace: here\n")
+    code, _, err = xrec("backfill", "status", str(project))
+    assert (code, "check the URI" in err) == (1, True)
+    (disk.location / "manifest.json").write_bytes(b"{}")
+    code, _, err = xrec("backfill", "status", disk.uri)
+    assert (code, f"holds manifest.json, but no {PLAN}" in err) == (1, True)
+
+
+def test_first_word_that_names_no_command_is_the_config() -> None:
+    code, _, err = xrec("backfill", "statu")
+    assert code == 2
+    assert "config file 'statu' cannot be read" in err
+    code, _, err = xrec("backfill", "./status")
+    assert "config file 'status' cannot be read" in err
+
+
+def test_help_of_the_job_has_its_options_and_the_commands_beside() -> None:
+    code, out, _ = xrec("backfill", "--help")
+    assert code == 0
+    assert "Usage: root backfill [OPTIONS] {CONFIG}" in out
+    assert "--dry-run" in out
+    assert "\nCommands:\n  status URI " in out
+    assert "\n  check URI " in out
+
+
+@pytest.mark.parametrize("command", ["status", "check"])
+def test_command_imports_neither_ray_nor_torch(command: str) -> None:
+    code = (
+        "import sys\n"
+        "import xrec.cli.main as program\n"
+        f"try: program.app(['backfill', {command!r}, '/nowhere'])\n"
+        "except SystemExit: pass\n"
+        "print('ray' in sys.modules, 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "False False"
+
+
+def test_python_m_jobs_knows_the_commands_too(
+    disk: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["backfill.py", "status", disk.uri])
+    with pytest.raises(SystemExit) as ended:
+        run_job("backfill")
+    assert ended.value.code == 1
+    assert "no run was planned there" in capsys.readouterr().err
