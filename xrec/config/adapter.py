@@ -47,7 +47,7 @@ class DeepSpeedConfig(Config):
     zero_stage: Literal["auto", 0, 1, 2, 3] = Field(
         "auto",
         description="ZeRO stage. Stage 3 shards the frozen language model across the workers. "
-        "With auto the model stays whole (stage 0 in float32, 1 in bfloat16) where it fits the "
+        "With auto the model stays whole (stage 0 in float32, 1 in 16 bits) where it fits the "
         "memory of one worker with activations and adapters, by estimate; elsewhere, and with an "
         "offload, it is 3.",
     )
@@ -198,7 +198,7 @@ class AdapterTrainingConfig(Config):
         None,
         gt=0,
         description="Peak of one worker's device in TFLOP a second, for the share of it that the "
-        "log reports. If null, it is that of bfloat16 on a GPU that xrec knows, and elsewhere no "
+        "log reports. If null, it is that of 16 bits on a GPU that xrec knows, and elsewhere no "
         "share is reported.",
     )
     profile_steps: int = Field(

@@ -7,7 +7,7 @@ from pydantic import Field, field_validator, model_validator
 
 from xrec.config.base import Config
 
-Dtype = Literal["auto", "float32", "bfloat16"]
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Quantization = Literal["int8"]
 Attention = Literal["auto", "sdpa", "eager", "flash_attention_2", "grouped"]
 
@@ -27,7 +27,8 @@ class LLMConfig(Config):
         description="Number format of the weights. With auto it is bfloat16 on a GPU that has "
         "it, else float32. A CPU with AVX512-BF16 or AMX multiplies 4 times as "
         "fast in bfloat16, which must be asked for here: auto gives the same "
-        "texts on all CPUs.",
+        "texts on all CPUs. float16 is for GPUs that lack bfloat16; train-adapter then scales its "
+        "loss.",
     )
     quantization: Quantization | None = Field(
         None,

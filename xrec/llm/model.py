@@ -25,6 +25,8 @@ from xrec.llm.attention import GROUPED, register_grouped_attention
 _FIRST_WITH_INT8 = (7, 5)
 """Compute capability of the first GPUs with matrix products of 8-bit integers."""
 
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
 _TEXT_DECODER_KEYS = {
     r"^language_model\.model\.": "model.",
     r"^model\.language_model\.": "model.",
@@ -57,7 +59,7 @@ def resolve_dtype(dtype: Dtype, device: torch.device) -> torch.dtype:
             if device.type == "cuda" and torch.cuda.is_bf16_supported()
             else torch.float32
         )
-    return torch.bfloat16 if dtype == "bfloat16" else torch.float32
+    return _DTYPES[dtype]
 
 
 def resolve_attention(attention: Attention, device: torch.device) -> str:

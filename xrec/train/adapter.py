@@ -34,7 +34,7 @@ from xrec.config.adapter import LearningRateConfig, TrainAdapterConfig
 from xrec.errors import ConfigError, ModelError, TrainingError
 from xrec.graph.artifact import check_graph_of_dataset
 from xrec.llm.examples import Example, collate, token_nll
-from xrec.llm.model import check_quantization, resolve_dtype
+from xrec.llm.model import check_quantization
 from xrec.llm.source import model_fingerprint, public_name, resolve_model
 from xrec.storage import Manifest, finished, location_of, manifest_of, run_fingerprint
 from xrec.train.checkpoint import (
@@ -66,7 +66,16 @@ from xrec.train.deepspeed_engine import (
     load_frozen_model,
     move_to_device,
     restore_states,
+    training_dtype,
     whole_state,
+)
+from xrec.train.loss_scale import (
+    LEAST_SCALE,
+    LossScale,
+    check_dtype,
+    loss_scale,
+    scaled,
+    set_loss_scale,
 )
 from xrec.train.metrics import TrainingMetrics
 from xrec.train.micro_batch import (
@@ -262,6 +271,7 @@ def train_worker(loop_config: dict[str, Any]) -> None:
     the fingerprint of the run.
     """
     config: TrainAdapterConfig = loop_config["config"]
+    check_dtype(training_dtype(config))
     data = load_adapter_data(config)
     num_profiled = config.training.profile_steps if rank() == 0 else 0
     adapter = location_of(config, "adapter")
@@ -317,7 +327,7 @@ def build_engine(
 def build_model(config: TrainAdapterConfig, data: AdapterData) -> tuple[PreTrainedModel, Adapters]:
     """Return the frozen model on this worker's device with fresh adapters, which it has attached.
 
-    The adapters are the same on every worker.
+    The adapters are the same on every worker, in the model's dtype.
     """
     init_deepspeed()
     model = load_frozen_model(config)
@@ -333,6 +343,10 @@ def build_model(config: TrainAdapterConfig, data: AdapterData) -> tuple[PreTrain
     adapters.user.fit_input(users, scale)
     adapters.item.fit_input(items, scale)
     attach_adapters(model, adapters, user_vectors=users, item_vectors=items)
+    # DeepSpeed does this too, but not at stage 3, where the frozen weights are sharded by now: it
+    # would train float32 adapters in a float16 model, without a loss scale.
+    for parameter in (*adapters.user.parameters(), *adapters.item.parameters()):
+        parameter.data = parameter.data.to(training_dtype(config))
     move_to_device(model, worker_device())
     if training.gradient_checkpointing:
         checkpoint_layers(model)
@@ -340,15 +354,10 @@ def build_model(config: TrainAdapterConfig, data: AdapterData) -> tuple[PreTrain
 
 
 def try_step(config: TrainAdapterConfig, model: PreTrainedModel, rows: Sequence[Example]) -> None:
-    """Go forward and backward with the rows as training does, and leave nothing behind.
-
-    No gradient and no random number stays, but the numbers' format: it is what DeepSpeed will use.
-    """
+    """Go forward and backward with the rows as training does, and leave nothing behind."""
     training, device = config.training, worker_device()
     cache = PrefixCache(model, rows, budget_bytes=0, split=not training.gradient_checkpointing)
     module = ExplanationLoss(model, cache).train()
-    if resolve_dtype(config.llm.dtype, device) == torch.bfloat16:
-        module.bfloat16()
     try:
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             module(rows).backward()
@@ -531,13 +540,45 @@ class AdapterWorker:
         for micro_batches in islice(steps, self.progress.step_in_epoch, None):
             if self.epoch_has_ended:
                 break
-            loss = self._end_step(self._step(micro_batches))
+            loss = self._end_step(self._applied_step(micro_batches))
             progress = self.progress
             note_step(progress.epoch, progress.step_in_epoch, self._steps_per_epoch, loss)
             self.after_step()
 
+    def _applied_step(self, micro_batches: Sequence[MicroBatch]) -> Tensor:
+        """Make an optimizer step and return what `_step` returns.
+
+        In float16 DeepSpeed skips a step whose gradient is not finite, and lowers the loss scale.
+        The step is then made again, with the same examples and random numbers. So a skipped step
+        changes nothing but the scale: neither the learning rate nor the examples that follow.
+        """
+        before = loss_scale(self._engine)
+        totals = self._step(micro_batches)
+        while not self._engine.was_step_applied():
+            self._check_skipped_step(totals, before)
+            before = loss_scale(self._engine)
+            totals = self._step(micro_batches)
+        return totals
+
+    def _check_skipped_step(self, totals: Tensor, before: LossScale | None) -> None:
+        """Note that a step was skipped; `before` is the scale that it had. Collective.
+
+        Raises TrainingError on each worker if the NLL is not finite or the scale cannot be lower.
+        """
+        place = self._place_of_step()
+        sum_over_workers(totals, place)
+        if before is None or before.scale <= LEAST_SCALE:
+            raise TrainingError(
+                f"{place}: a gradient is not finite; lower training.learning_rate.peak, or check "
+                "the graph's vectors" + ("" if before is None else "; llm.dtype=bfloat16 may help")
+            )
+        note(f"{place}: a gradient overflowed with loss scale {before.scale:g}; trying half of it")
+
+    def _place_of_step(self) -> str:
+        return f"epoch {self.progress.epoch}, step {self.progress.step + 1}"
+
     def _step(self, micro_batches: Sequence[MicroBatch]) -> Tensor:
-        """Make an optimizer step; return NLL (nats) and tokens of this worker's part, (2,) float64.
+        """Try an optimizer step; return NLL (nats) and tokens of this worker's part, (2,) float64.
 
         An empty micro-batch stands in where the others have one more: some example goes through
         the model, with a gradient of zero.
@@ -551,10 +592,13 @@ class AdapterWorker:
             # DeepSpeed averages over workers and accumulation steps, while the loss is a mean over
             # the global batch's tokens.
             share = world_size() * len(micro_batches) / micro_batch.num_global_tokens
-            self._engine.backward(nll * (share if examples else 0.0))
+            self._backward(nll * (share if examples else 0.0))
             self._engine.step()
             totals += _nll_and_tokens(nll, examples)
         return totals
+
+    def _backward(self, loss: Tensor) -> None:
+        self._engine.backward(scaled(self._engine, loss))
 
     def _end_step(self, totals: Tensor) -> float:
         """Count a step and write a checkpoint if one is due; return the step's mean NLL.
@@ -564,8 +608,9 @@ class AdapterWorker:
         """
         now = time.monotonic()
         is_time_to_look = totals.new_tensor([self._preemption.is_due()])
-        place = f"epoch {self.progress.epoch}, step {self.progress.step + 1}"
-        nll, num_tokens, num_looking = sum_over_workers(torch.cat([totals, is_time_to_look]), place)
+        nll, num_tokens, num_looking = sum_over_workers(
+            torch.cat([totals, is_time_to_look]), self._place_of_step()
+        )
         self.progress = self.progress.after_step(nll, num_tokens, now - self._step_ended)
         self._step_ended = now
         if not self.epoch_has_ended:
@@ -610,6 +655,9 @@ class AdapterWorker:
             "num_left_out": dict(self._data.left_out),
             "hidden_size": self._engine.module.model.config.hidden_size,
         }
+        scale = loss_scale(self._engine)
+        if scale is not None:
+            row["loss_scale"] = scale.scale
         self.progress = self.progress.after_epoch(row)
         if self.progress.evaluations_without_gain == 0:
             self._best = gathered_state(self._adapters)
@@ -656,7 +704,7 @@ class AdapterWorker:
         trained, self._best = checkpoint.trained, checkpoint.best
         # Adam has no state before its first step, so a step is made, with gradients of zero.
         for _ in range(self._engine.gradient_accumulation_steps()):
-            self._engine.backward(self._engine(self._data.train[:1]) * 0.0)
+            self._backward(self._engine(self._data.train[:1]) * 0.0)
             self._engine.step()
         states = {
             parameter: WholeState(
@@ -665,6 +713,10 @@ class AdapterWorker:
             for name, parameter in self._trained.items()
         }
         restore_states(self._engine, states, self.progress.step)
+        if self.progress.loss_scale is not None:
+            assert self.progress.steps_since_overflow is not None
+            scale = LossScale(self.progress.loss_scale, self.progress.steps_since_overflow)
+            set_loss_scale(self._engine, scale)
         note(
             f"epoch {self.progress.epoch}, step {self.progress.step}: going on from the "
             f"checkpoint, on {world_size()} workers"
@@ -702,7 +754,18 @@ class AdapterWorker:
             exp_avg={name: state.exp_avg for name, state in states.items()},
             exp_avg_sq={name: state.exp_avg_sq for name, state in states.items()},
         )
-        return {**progress_file(self.progress), **adapter_files(trained, self._best)}
+        return {**progress_file(self._whole_progress()), **adapter_files(trained, self._best)}
+
+    def _whole_progress(self) -> AdapterProgress:
+        """Return the progress with the loss scale."""
+        scale = loss_scale(self._engine)
+        if scale is None:
+            return self.progress
+        return replace(
+            self.progress,
+            loss_scale=scale.scale,
+            steps_since_overflow=scale.steps_since_overflow,
+        )
 
 
 def _nll_and_tokens(nll: Tensor, examples: Sequence[Example]) -> Tensor:

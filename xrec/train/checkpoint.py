@@ -65,9 +65,11 @@ class AdapterProgress:
     """How far an adapter's run is.
 
     `run` is the fingerprint of its settings and inputs, and `micro_batch_size` is what a size of
-    auto became. `step` counts the optimizer steps of all epochs. `history` has a row for each
-    finished epoch, with its `validation_loss`. The other fields are of the present epoch: the steps
-    done, the sum of their NLL in nats, their number of tokens, and their time in seconds.
+    auto became. `step` counts the optimizer steps of all epochs; a step that was skipped and made
+    again counts once. `loss_scale` and `steps_since_overflow` are those of
+    `xrec.train.loss_scale.LossScale`, in float16 only. `history` has a row for each finished epoch,
+    with its `validation_loss`. The other fields are of the present epoch: the steps done, the sum
+    of their NLL in nats, their number of tokens, and their time in seconds.
     """
 
     run: str
@@ -78,6 +80,8 @@ class AdapterProgress:
     epoch_seconds: float = 0.0
     history: tuple[Mapping[str, Any], ...] = ()
     micro_batch_size: int | None = None
+    loss_scale: float | None = None
+    steps_since_overflow: int | None = None
 
     @property
     def epoch(self) -> int:

@@ -27,6 +27,7 @@ from xrec.config.adapter import DeepSpeedConfig, TrainAdapterConfig
 from xrec.errors import TrainingError
 from xrec.llm.model import load_model, resolve_attention, resolve_dtype
 from xrec.llm.source import resolve_model
+from xrec.train.loss_scale import float16_settings, prepare_loss_scale
 from xrec.train.ray_worker import worker_device, world_size
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 
 def adapter_settings(config: TrainAdapterConfig) -> dict[str, Any]:
     """Return DeepSpeed's settings for the adapter's training, on a worker."""
-    return deepspeed_settings(config, dtype=_dtype(config), world_size=world_size())
+    return deepspeed_settings(config, dtype=training_dtype(config), world_size=world_size())
 
 
 def deepspeed_settings(
@@ -57,6 +58,7 @@ def deepspeed_settings(
         # Otherwise offloading takes DeepSpeed's own Adam, which is compiled at its first use.
         "zero_force_ds_cpu_optimizer": False,
         "bf16": {"enabled": dtype == torch.bfloat16},
+        "fp16": float16_settings(dtype),
         "steps_per_print": 1_000_000_000,
     }
 
@@ -99,7 +101,7 @@ def load_frozen_model(config: TrainAdapterConfig) -> PreTrainedModel:
     attention = resolve_attention(config.llm.attn_implementation, worker_device())
     model = load_model(
         folder,
-        dtype=_dtype(config),
+        dtype=training_dtype(config),
         device=None if is_sharded else worker_device(),
         attn_implementation=attention,
         quantization=config.llm.quantization,
@@ -141,7 +143,8 @@ def _is_sharded(tensor: Tensor) -> bool:
     return hasattr(tensor, "ds_tensor")
 
 
-def _dtype(config: TrainAdapterConfig) -> torch.dtype:
+def training_dtype(config: TrainAdapterConfig) -> torch.dtype:
+    """Return the type of the frozen model's and the adapters' weights on this worker."""
     return resolve_dtype(config.llm.dtype, worker_device())
 
 
@@ -188,6 +191,7 @@ def initialize_engine(
         mpu=mpu,
     )
     _forget_first_step(engine)
+    prepare_loss_scale(engine)
     return engine
 
 
@@ -336,7 +340,7 @@ def _own_part(value: Tensor, num_elements: int) -> Tensor:
 def _master(engine: "DeepSpeedEngine", parameter: nn.Parameter) -> Tensor:
     """Return what the optimizer steps at stage 0.
 
-    This is the parameter itself, or its float32 copy where the model is bfloat16.
+    This is the parameter itself, or its float32 copy where the model has 16 bits.
     """
     wrapper = engine.optimizer
     if wrapper is engine.basic_optimizer:

@@ -35,7 +35,7 @@ PEAK_TFLOPS = {
     "L4": 121,
     "L40S": 362,
 }
-"""Matrix products in bfloat16, dense, in TFLOP a second, by the makers' data sheets."""
+"""Matrix products in bfloat16 or float16, dense, in TFLOP a second, by the makers' data sheets."""
 
 
 def peak_tflops(device_name: str, dtype: torch.dtype) -> float | None:
@@ -45,7 +45,7 @@ def peak_tflops(device_name: str, dtype: torch.dtype) -> float | None:
     GPU (MIG) has the GPU's name in its own, and its peak is not known.
     """
     words = set(device_name.replace("-", " ").split())
-    if dtype != torch.bfloat16 or "MIG" in words:
+    if dtype not in (torch.bfloat16, torch.float16) or "MIG" in words:
         return None
     known = [name for name in PEAK_TFLOPS if set(name.split()) <= words]
     return PEAK_TFLOPS[max(known, key=len)] if known else None

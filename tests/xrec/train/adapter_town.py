@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from jobs.prepare import run as prepare_dataset
@@ -70,6 +71,27 @@ def make_config(
             },
         }
     )
+
+
+def allow_float16(
+    monkeypatch: pytest.MonkeyPatch, *, first_scale_power: int = 16, steps_to_double: int = 1000
+) -> None:
+    """Have workers on a CPU train in float16, from the loss scale 2 ** `first_scale_power` on.
+
+    DeepSpeed refuses it on a CPU without fast instructions for it, while torch can do it on any.
+    """
+
+    def train_worker(loop_config: dict[str, Any]) -> None:
+        from deepspeed.accelerator import get_accelerator
+
+        from xrec.train import adapter, loss_scale
+
+        get_accelerator().is_fp16_supported = lambda: True
+        loss_scale.FIRST_SCALE_POWER = first_scale_power
+        loss_scale.STEPS_TO_DOUBLE = steps_to_double
+        adapter.train_worker(loop_config)
+
+    monkeypatch.setattr("xrec.train.adapter.train_worker", train_worker)
 
 
 def build_workspace(folder: Path) -> str:

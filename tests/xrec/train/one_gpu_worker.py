@@ -66,6 +66,12 @@ class StubEngine:
     def zero_optimization_stage(self) -> int:
         return 0
 
+    def was_step_applied(self) -> bool:
+        return True
+
+    def fp16_enabled(self) -> bool:
+        return False
+
     def get_lr(self) -> list[float]:
         return list(self.lr_scheduler.get_last_lr())
 

@@ -23,7 +23,7 @@ from cluster.status import nodes
 from cluster.token import auth_headers
 from tests.conftest import ObjectStore
 from tests.project_file import write_project
-from tests.xrec.train.adapter_town import build_workspace, make_config
+from tests.xrec.train.adapter_town import allow_float16, build_workspace, make_config
 from tests.xrec.train.killing import at_message, driver, kill_family, training_workers
 from xrec.config.adapter import TrainAdapterConfig
 from xrec.errors import ArtifactMismatchError, TrainingError
@@ -142,6 +142,53 @@ def test_run_in_bfloat16_goes_on_from_its_float32_weights(
     rows, expected = (history_of(open_location(str(folder))) for folder in (broken, unbroken))
     assert [row["validation_loss"] for row in rows] == pytest.approx(
         [row["validation_loss"] for row in expected], abs=1e-3
+    )
+
+
+@pytest.mark.parametrize("zero_stage", [0, 1, 2, 3])
+def test_run_in_float16_that_was_stopped_is_bit_by_bit_that_of_an_unbroken_one(
+    workspace: str,
+    ray_cluster: None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    zero_stage: int,
+) -> None:
+    # The loss scale falls and rises all the time. With a cache of beginnings, a run that goes on
+    # would compute some of them in other batches, with other rounding.
+    allow_float16(monkeypatch, first_scale_power=24, steps_to_double=3)
+    settings: dict[str, Any] = {
+        "dtype": "float16",
+        "zero_stage": zero_stage,
+        "prefix_cache_gib": 0,
+    }
+    unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
+    train_adapter(random_config(workspace, unbroken, **settings))
+    assert "a gradient overflowed with loss scale" in caplog.text
+    with at_message(KILLED_AT, kill_a_worker), pytest.raises(TrainingError):
+        train_adapter(random_config(workspace, broken, **settings))
+    train_adapter(random_config(workspace, broken, **settings))
+    rows, expected = (history_of(open_location(str(folder))) for folder in (broken, unbroken))
+    for name in ("step", "loss_scale", "train_loss", "validation_loss"):
+        assert [row[name] for row in rows] == [row[name] for row in expected]
+    contents = [(folder / "adapter.safetensors").read_bytes() for folder in (broken, unbroken)]
+    assert contents[0] == contents[1]
+
+
+def test_loss_scale_of_a_checkpoint_is_kept_by_another_number_of_workers_at_another_stage(
+    workspace: str, unbroken: Rows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adapter = tmp_path / "adapter"
+    allow_float16(monkeypatch, first_scale_power=24)
+    with at_message(KILLED_AT, kill_a_worker), pytest.raises(TrainingError):
+        train_adapter(random_config(workspace, adapter, dtype="float16", zero_stage=3))
+    allow_float16(monkeypatch, first_scale_power=5)  # what a scale that was lost would be
+    train_adapter(random_config(workspace, adapter, dtype="float16", num_workers=1, zero_stage=0))
+    rows = history_of(open_location(str(adapter)))
+    assert 2**5 < rows[0]["loss_scale"] < 2**24
+    assert {row["loss_scale"] for row in rows} == {rows[0]["loss_scale"]}
+    assert [row["validation_loss"] for row in rows] == pytest.approx(
+        [row["validation_loss"] for row in unbroken], rel=2e-3
     )
 
 

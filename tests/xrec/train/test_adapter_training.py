@@ -13,6 +13,7 @@ import torch
 
 from tests.xrec.train.adapter_town import (
     SMALL_CACHE_GIB,
+    allow_float16,
     build_workspace,
     make_config,
     write_random_graph,
@@ -126,6 +127,28 @@ def test_train_adapter_one_worker_at_stage_1_that_keeps_all_equals_two_at_stage_
     ]
     for name, tensor in weights[0].items():
         torch.testing.assert_close(tensor, weights[1][name], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "zero_stage", [0, *(pytest.param(stage, marks=pytest.mark.slow) for stage in (1, 2, 3))]
+)
+def test_train_adapter_in_float16_from_too_high_a_loss_scale_on_has_the_losses_of_float32(
+    workspace: str,
+    trained: Manifest,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    zero_stage: int,
+) -> None:
+    allow_float16(monkeypatch, first_scale_power=24)
+    adapter = tmp_path / "adapter"
+    train_adapter(make_config(workspace, zero_stage=zero_stage, adapter=adapter, dtype="float16"))
+    rows, expected = history_of(adapter), history_of(f"{workspace}/adapter")
+    assert [row["step"] for row in rows] == [row["step"] for row in expected]
+    assert rows[0]["loss_scale"] < 2**24
+    for name in ("train_loss", "validation_loss"):
+        assert [row[name] for row in rows] == pytest.approx(
+            [row[name] for row in expected], rel=2e-3
+        )
 
 
 @pytest.mark.slow

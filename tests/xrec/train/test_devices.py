@@ -26,7 +26,13 @@ from xrec.data.dataset import read_dataset
 from xrec.errors import ModelError, TrainingError
 from xrec.llm.examples import Example
 from xrec.storage import open_location
-from xrec.train.adapter import AdapterWorker, ExplanationLoss, build_engine
+from xrec.train.adapter import (
+    AdapterWorker,
+    ExplanationLoss,
+    build_engine,
+    build_model,
+    try_step,
+)
 from xrec.train.data import HeldOut, load_adapter_data, split_edges
 from xrec.train.deepspeed_engine import check_device, load_frozen_model, move_to_device
 from xrec.train.graph import GraphWorker, start_embeddings
@@ -179,6 +185,32 @@ def test_micro_batch_size_that_is_tried_gives_the_run_with_that_size_bit_by_bit(
     assert found[0]["micro_batch_size"] == 4
     assert memory.tried[:4] == [1, 2, 4, 8]
     assert max(memory.tried[4:]) == 4
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_trial_step_in_16_bits_changes_no_tensor(
+    workspace: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
+) -> None:
+    """Buffers stay in float32: the rotary frequencies in 16 bits would be other positions."""
+    become_worker(monkeypatch, tmp_path, CPU)
+    name = str(dtype).removeprefix("torch.")
+    config = make_config(workspace, num_workers=1, zero_stage=0, dtype=name)
+    data = load_adapter_data(config)
+    model, _ = build_model(config, data)
+
+    def tensors() -> dict[str, Tensor]:
+        named = dict((*model.named_parameters(), *model.named_buffers()))
+        return {name: tensor.detach().clone() for name, tensor in named.items()}
+
+    before = tensors()
+    try_step(config, model, data.train[:2])
+    after = tensors()
+    assert {before[key].dtype for key, _ in model.named_parameters()} == {dtype}
+    assert before["model.rotary_emb.inv_freq"].dtype == torch.float32
+    for key, tensor in after.items():
+        assert tensor.dtype == before[key].dtype
+        assert torch.equal(tensor, before[key])
+    assert all(parameter.grad is None for parameter in model.parameters())
 
 
 def test_micro_batch_size_that_was_tried_is_kept_by_a_run_that_goes_on_elsewhere(

@@ -37,6 +37,7 @@ def test_peak_tflops_goes_by_whole_words_of_the_devices_name(
     device: str, expected: float | None
 ) -> None:
     assert peak_tflops(device, torch.bfloat16) == expected
+    assert peak_tflops(device, torch.float16) == expected
     assert peak_tflops(device, torch.float32) is None
 
 
