@@ -55,10 +55,10 @@ class DeepSpeedConfig(Config):
         1.0, ge=0, description="Largest global norm of the gradient. 0 means no clipping."
     )
     param_persistence_threshold: int = Field(
-        0,
+        100_000,
         ge=0,
-        description="At stage 3: parameters with fewer elements than this are kept whole on "
-        "each worker.",
+        description="At stage 3: parameters of at most this number of elements, such as norms and "
+        "biases, are kept whole on each worker. 0 shards all.",
     )
     max_live_parameters: int = Field(
         1_000_000_000,

@@ -84,12 +84,23 @@ def kill_a_worker() -> None:
     training_workers(psutil.Process())[-1].kill()
 
 
+@pytest.mark.parametrize("kept_whole", [0, 300, 100_000])
 def test_worker_killed_within_an_epoch_is_replaced_and_goes_on_from_the_checkpoint(
-    workspace: str, unbroken: Rows, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    workspace: str,
+    unbroken: Rows,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    kept_whole: int,
 ) -> None:
+    """At stage 3: none, some and all of the town's parameters are kept whole."""
     with at_message(KILLED_AT, kill_a_worker) as kill:
         manifest = train_adapter(
-            random_config(workspace, tmp_path / "adapter", scaling={"max_failures": 1})
+            random_config(
+                workspace,
+                tmp_path / "adapter",
+                scaling={"max_failures": 1},
+                deepspeed={"param_persistence_threshold": kept_whole},
+            )
         )
     assert kill.happened
     assert_went_on(caplog.text, num_workers=2)

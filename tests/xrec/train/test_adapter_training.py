@@ -156,6 +156,7 @@ def test_train_adapter_in_float16_from_too_high_a_loss_scale_on_has_the_losses_o
     "change",
     [
         {"gradient_checkpointing": True},
+        {"deepspeed": {"param_persistence_threshold": 300}},
         {"deepspeed": {"offload": "cpu"}},
         {"deepspeed": {"max_live_parameters": 0}},
     ],

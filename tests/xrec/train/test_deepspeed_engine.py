@@ -74,7 +74,7 @@ def test_deepspeed_settings_accumulate_more_on_fewer_workers(world_size: int, st
             },
             {
                 "stage": 3,
-                "stage3_param_persistence_threshold": 0,
+                "stage3_param_persistence_threshold": 100_000,
                 "stage3_max_live_parameters": 7,
                 "stage3_max_reuse_distance": 7,
                 "offload_optimizer": {"device": "nvme", "pin_memory": False, "nvme_path": "/mnt/x"},
