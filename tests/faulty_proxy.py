@@ -1,7 +1,7 @@
 """An HTTP proxy before an object store. It answers some requests with an error.
 
 Half of these requests do not reach the store; the store does the other half, and its answer is
-lost. The proxy can also be slow, hang now and then, and fail in bursts.
+lost. The proxy can also be slow, hang now and then, fail in bursts, and drop connections.
 """
 
 import http.client
@@ -23,6 +23,8 @@ class Faults:
 
     A request fails with probability `share`, and the first `burst` of each hundred requests fail.
     Every request takes `delay_seconds` more, and a share of `stalls` takes `stall_seconds` more.
+    Of the requests that fail, a share of `drops` gets no answer but a closed connection, and the
+    others one of `statuses`.
     """
 
     share: float
@@ -30,6 +32,8 @@ class Faults:
     stalls: float = 0.0
     stall_seconds: float = 0.0
     burst: int = 0
+    drops: float = 0.0
+    statuses: tuple[int, ...] = (503,)
     num_requests: int = 0
     num_failed: int = 0
     num_stalled: int = 0
@@ -77,7 +81,10 @@ def faulty_proxy(endpoint_url: str, faults: Faults) -> Iterator[str]:
 
         def _fail(self) -> None:
             faults.num_failed += 1
-            self.send_response(503)
+            if faults.draw.random() < faults.drops:
+                self.close_connection = True
+                return
+            self.send_response(faults.draw.choice(faults.statuses))
             self.send_header("Content-Length", "0")
             self.end_headers()
 

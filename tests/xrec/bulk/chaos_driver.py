@@ -1,56 +1,216 @@
-"""A driver of a toy run in a process of its own, which a test can stop, wake, kill and double.
+"""A driver of a toy run, or its upkeep, in a process that a test can stop, wake, kill and double.
 
-    python -m tests.xrec.bulk.chaos_driver FOLDER NAME [REASON ...]
+    python -m tests.xrec.bulk.chaos_driver FOLDER NAME RUN drive [REASON ...]
+    python -m tests.xrec.bulk.chaos_driver FOLDER NAME RUN upkeep
 
-It takes the run over whoever is at work, retries rows that failed for the reasons, and ends when
-all is done; when another driver takes the run over, it takes it back a little later. Its actor is
-in the same process. The place of the output is in the environment (tests.xrec.table.driver).
+`drive` takes the run over whoever is at work, retries rows that failed for the reasons, and ends
+when all is done; when another driver takes the run over, it takes it back a little later. Its
+actors are those of the Ray cluster at RAY_ADDRESS, or one in the same process. `upkeep` compacts
+and vacuums the run whenever it is finished, until the file `end` is there. The place of the output
+is in the environment (tests.xrec.table.driver), and `chaos.json` in FOLDER has the sizes.
 """
 
+import json
+import logging
+import os
 import random
-import subprocess
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-from tests.xrec.bulk.toy_run import Toy, toy_run
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from cluster.connect import ensure_ray
+from tests.xrec.bulk.toy_run import (
+    FORMAT,
+    IDENTITY,
+    PoolHere,
+    Toy,
+    ToyTask,
+    batch_of,
+    die,
+    die_here,
+)
 from tests.xrec.table.conftest import Place
-from tests.xrec.table.driver import environment_of, place_here
-from xrec.bulk import ledger
-from xrec.errors import LostTableError
+from tests.xrec.table.driver import place_here
+from xrec.bulk import ActorPool, Pool, compact, drive, ledger, open_run, vacuum, worker
+from xrec.config.shared import RayConfig
+from xrec.errors import LeaseError, LostTableError, StorageError, TableError
+from xrec.table import data_file, writer
+from xrec.table import vacuum as vacuum_module
+from xrec.table.log import Log
 
-ITEMS = ("a", "odd-1", "b", "kill-2", "c")
-
-
-def planned(place: Place, folder: Path) -> Toy:
-    """The run; it is planned by whoever is first."""
-    return toy_run(place, folder, ITEMS, num_users=40, rows_per_chunk=5)
-
-
-def start_driver(place: Place, folder: Path, name: str, *reasons: str) -> "subprocess.Popen[bytes]":
-    """Start the program; what it prints is in a file of the folder."""
-    with (folder / f"{name}.log").open("wb") as log:
-        return subprocess.Popen(
-            [sys.executable, "-m", "tests.xrec.bulk.chaos_driver", str(folder), name, *reasons],
-            stdout=log,
-            stderr=log,
-            env=environment_of(place),
-            cwd=Path(__file__).parents[3],
-        )
+NOT_GOOD = "stale"
+_LOST_ANSWERS = 0.05
+"""The share of commits that fail, half of them after they were written."""
 
 
-def _main(folder: Path, name: str, reasons: list[str]) -> None:
+@dataclass(frozen=True)
+class Sizes:
+    """How large the runs are. Of each user there are five pairs.
+
+    killers: one of so many users has a pair that kills its process.
+    patience_seconds: a driver that lost the run takes it back after at most so long.
+    old_seconds: files older than this are not added; files are young 6 seconds longer.
+    retention_seconds: of versions.
+    """
+
+    num_users: int = 40
+    killers: int = 4
+    rows_per_chunk: int = 5
+    seconds_per_chunk: float = 0.1
+    patience_seconds: float = 3.0
+    old_seconds: float = 8.0
+    retention_seconds: float = 20.0
+
+    @classmethod
+    def read(cls, folder: Path) -> "Sizes":
+        """What `write` wrote."""
+        return cls(**json.loads((folder / "chaos.json").read_text()))
+
+    def write(self, folder: Path) -> None:
+        """Tell the processes of these sizes."""
+        (folder / "chaos.json").write_text(json.dumps(self.__dict__))
+
+    def rows(self, num_users: int) -> list[tuple[str, str]]:
+        """The pairs of the first users."""
+        return [
+            (f"u-{number}", item)
+            for number in range(num_users)
+            for item in (
+                "a",
+                "odd-1",
+                "b" if number % 3 else NOT_GOOD,
+                "c",
+                "d" if number % self.killers else "kill-2",
+            )
+        ]
+
+
+class ChaosTask(ToyTask):
+    """A toy task that finds rows of one item no longer good."""
+
+    def is_still_good(self, earlier: pa.Table) -> pa.Array:
+        """See CarryingTask."""
+        return pc.not_equal(earlier["item"], NOT_GOOD)
+
+
+def planned(place: Place, folder: Path, name: str) -> Toy:
+    """The run `main`, or `later`, which carries its rows over and has more users."""
+    sizes = Sizes.read(folder)
+    rows = sizes.rows(sizes.num_users if name == "main" else sizes.num_users * 5 // 4)
+    run = open_run(
+        f"{place.uri}/{name}",
+        IDENTITY,
+        FORMAT,
+        lambda: [batch_of(rows), batch_of(rows[:5])],
+        listing={"rows.parquet": ["1", "2"]},
+        rows_per_chunk=sizes.rows_per_chunk,
+        carry_from=None if name == "main" else f"{place.uri}/main",
+        storage=place.storage,
+    )
+    return Toy(run, sorted(rows), folder / "healed")
+
+
+def shorten_times(sizes: Sizes) -> None:
+    """Let what takes hours and days take seconds, and commits fail now and then."""
     ledger.COMMIT_SECONDS = 0.05
+    ledger.TERM = timedelta(seconds=2)
+    for module in (ledger, worker, writer):
+        module._WAITS_SECONDS = (0.1, 0.3, 1.0)  # type: ignore[attr-defined]
+    writer.CHECKPOINT_INTERVAL = 7
+    writer.timedelta = lambda **units: timedelta(0)  # type: ignore[attr-defined, assignment, misc]
+    data_file.OLDEST_ADD = timedelta(seconds=sizes.old_seconds)
+    vacuum_module.YOUNG = timedelta(seconds=sizes.old_seconds + 6)
+
+
+def lose_answers(draw: random.Random) -> None:
+    """Let some commits fail, with or without having been written."""
+    create = Log.create
+
+    def create_badly(log: Log, version: int, commit: Any, actions: Any) -> bool:
+        chance = draw.random()
+        if chance < _LOST_ANSWERS / 2:
+            raise StorageError("the store did not take the commit")
+        is_created = create(log, version, commit, actions)
+        if chance < _LOST_ANSWERS:
+            raise StorageError("the store took the commit, and the answer was lost")
+        return is_created
+
+    Log.create = create_badly  # type: ignore[method-assign]
+
+
+def drive_to_the_end(
+    toy: Toy, name: str, reasons: list[str], pool: Callable[[], Pool], patience_seconds: float
+) -> None:
+    """Do what is left; begin again when the run is lost, or the store fails for longer."""
     draw = random.Random(name)
-    toy = planned(place_here(), folder)
     while True:
-        pool = toy.pool(before=lambda work: time.sleep(draw.random() * 0.1))
         try:
-            toy.drive(pool, holder=name, retry=reasons, take_over=True)
+            drive(toy.run, pool(), holder=name, retry=reasons, take_over=True)
             return
         except LostTableError:
-            time.sleep(draw.random() * 3)  # else no driver gets anything done
+            time.sleep(draw.random() * patience_seconds)  # else no driver gets anything done
+        except StorageError:
+            logging.getLogger("xrec").exception("the store fails")
+
+
+def keep_up(toy: Toy, name: str, sizes: Sizes, end: Path) -> None:
+    """Compact and vacuum whenever the run is finished."""
+    retention = timedelta(seconds=sizes.retention_seconds)
+    draw = random.Random(name)
+    while not end.exists():
+        time.sleep(draw.random())
+        try:
+            if draw.random() < 0.5:
+                compact(toy.run, holder=name, target_bytes=20_000)
+            else:
+                vacuum(toy.run, holder=name, retention=retention, log_retention=retention)
+        except (LeaseError, StorageError, TableError) as error:
+            logging.getLogger("xrec").info("%s", error)
+
+
+def pool_here(toy: Toy, name: str, seconds: float) -> PoolHere:
+    """An actor in this process."""
+    draw = random.Random(name)
+    task = ChaosTask(str(toy.healed), die_here)
+    return PoolHere(
+        toy.run.worker_settings(lambda: task),
+        before=lambda work: time.sleep(2 * draw.random() * seconds),
+    )
+
+
+def pool_on_ray(toy: Toy, seconds: float) -> ActorPool:
+    """Actors of the cluster."""
+    task = ChaosTask(str(toy.healed), die, seconds)
+    return ActorPool(toy.run.worker_settings(lambda: task), num_actors=3, cpus_per_actor=0.5)
+
+
+def main(folder: Path, name: str, run: str, what: str, reasons: list[str]) -> None:
+    """The program."""
+    logging.basicConfig(level=logging.INFO)
+    sizes = Sizes.read(folder)
+    shorten_times(sizes)
+    toy = planned(place_here(), folder, run)
+    lose_answers(random.Random(name))
+    if what == "upkeep":
+        keep_up(toy, name, sizes, folder / "end")
+        return
+    seconds = sizes.seconds_per_chunk
+    if "RAY_ADDRESS" not in os.environ:
+        here = partial(pool_here, toy, name, seconds)
+        drive_to_the_end(toy, name, reasons, here, sizes.patience_seconds)
+        return
+    with ensure_ray(RayConfig()):
+        on_ray = partial(pool_on_ray, toy, seconds)
+        drive_to_the_end(toy, name, reasons, on_ray, sizes.patience_seconds)
 
 
 if __name__ == "__main__":
-    _main(Path(sys.argv[1]), sys.argv[2], sys.argv[3:])
+    main(Path(sys.argv[1]), *sys.argv[2:5], sys.argv[5:])
