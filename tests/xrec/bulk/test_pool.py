@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -168,3 +169,21 @@ class KillsOne(ToyTask):
         if {"user": "u-3", "item": "a"} in rows.to_pylist():
             die()
         return super().do(rows)
+
+
+def make_and_note(healed: str, noted: str) -> ToyTask:
+    """A task; the file `noted` has the time at which it was made."""
+    task = ToyTask(healed, die)
+    Path(noted).write_text(datetime.now(UTC).isoformat())
+    return task
+
+
+def test_driver_of_a_pool_works_since_an_actor_has_made_its_task(
+    disk: Place, tmp_path: Path
+) -> None:
+    toy = toy_run(disk, tmp_path, ["a"], num_users=4)
+    noted = tmp_path / "made"
+    with pool_of(toy, partial(make_and_note, str(toy.healed), str(noted)), 1) as pool:
+        state = drive(toy.run, pool, holder="test")
+    assert state.working_since is not None
+    assert state.started_at < datetime.fromisoformat(noted.read_text()) <= state.working_since
