@@ -73,10 +73,11 @@ from xrec.bulk.driver import drive
 from xrec.bulk.keys import clean_keys, key_hash
 from xrec.bulk.plan import Identity, Plan, listing_of, read_plan
 from xrec.bulk.preview import Preview, preview
+from xrec.bulk.publish import publish
 from xrec.bulk.rate import Rate, measured_rate
 from xrec.bulk.row_format import RowFormat
 from xrec.bulk.run import BulkRun, open_run
-from xrec.bulk.state import RunState
+from xrec.bulk.state import RunState, read_state
 from xrec.bulk.status import Status, read_status
 from xrec.bulk.task import CarryingTask, ChunkTask, Outcome
 from xrec.bulk.upkeep import compact, vacuum
@@ -111,7 +112,9 @@ __all__ = [
     "measured_rate",
     "open_run",
     "preview",
+    "publish",
     "read_plan",
+    "read_state",
     "read_status",
     "vacuum",
 ]

@@ -6,6 +6,9 @@ The manifest says what the artifact is, from what it was made and with which set
 fingerprints. `run` covers kind, settings and inputs, so it is known before the work: it tells
 whether an output belongs to this run. `fingerprint` covers the content too: artifacts that are made
 from this one record it among their inputs.
+
+Some artifacts are a table (xrec.table) with several versions: their manifest names the version that
+counts, and no files.
 """
 
 import hashlib
@@ -50,7 +53,10 @@ _MADE_BY: Mapping[Kind, str] = {
 
 
 class Manifest(BaseModel):
-    """What `manifest.json` holds."""
+    """What `manifest.json` holds.
+
+    version: of the table, if the artifact is one; `files` is then empty.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -65,6 +71,7 @@ class Manifest(BaseModel):
     metrics: dict[str, Any]
     code_version: str
     created_at: str
+    version: int | None = None
 
     def to_bytes(self) -> bytes:
         """The file's content."""
@@ -82,7 +89,7 @@ def content_hash(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()[:16]
 
 
-def run_fingerprint(kind: Kind, config: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
+def run_fingerprint(kind: str, config: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
     """The fingerprint of the run that makes an artifact.
 
     It covers the kind, the settings that the content depends on, and the inputs.
@@ -144,29 +151,33 @@ def write_manifest(
     *,
     config: Mapping[str, Any],
     inputs: Mapping[str, str],
-    files: Mapping[str, str],
+    files: Mapping[str, str] | None = None,
+    version: int | None = None,
     row_counts: Mapping[str, int] | None = None,
     metrics: Mapping[str, Any] | None = None,
 ) -> Manifest:
     """Finish an artifact: write its manifest, and return it.
 
     files: the content hash of each file, by its path below `location`.
+    version: of the table instead, if the artifact is one.
     config: plain JSON values, and only settings that the content depends on.
     inputs: the fingerprints of what the artifact was made from.
     """
     run = run_fingerprint(kind, config, inputs)
+    content = dict(files or {}) if version is None else version
     manifest = Manifest(
         kind=kind,
         schema_version=SCHEMA_VERSION,
         config=dict(config),
         inputs=dict(inputs),
         run=run,
-        fingerprint=fingerprint_of([run, dict(files)]),
-        files=dict(files),
+        fingerprint=fingerprint_of([run, content]),
+        files=dict(files or {}),
         row_counts=dict(row_counts or {}),
         metrics=dict(metrics or {}),
         code_version=__version__,
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        version=version,
     )
     (location / MANIFEST).write_bytes(manifest.to_bytes())
     return manifest

@@ -1,0 +1,88 @@
+"""The manifest names a finished version of the table, and that version stays readable."""
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.xrec.bulk.toy_run import Toy, rows_of, toy_run
+from tests.xrec.table.conftest import Place
+from tests.xrec.table.small_table import make_older
+from xrec.bulk import RunState, compact, publish
+from xrec.bulk.publish import finished_version
+from xrec.storage import MANIFEST, Manifest, read_manifest
+
+
+def describe(version: int, state: RunState) -> tuple[dict[str, int], dict[str, Any]]:
+    """The counts of a manifest."""
+    return {"rows": state.num_rows}, {"version": version}
+
+
+def publish_toy(toy: Toy) -> Manifest:
+    """Publish the toy's newest finished version."""
+    manifest = publish(toy.run, "scores", describe)
+    assert manifest is not None
+    return manifest
+
+
+def test_publish_names_the_version_with_which_the_run_finished(
+    place: Place, tmp_path: Path
+) -> None:
+    toy = toy_run(place, tmp_path)
+    assert publish(toy.run, "scores", describe) is None
+    assert not (place.location / MANIFEST).is_file()
+    toy.drive()
+    version = toy.run.table.newest_version()
+    toy.run.table.take_over("someone")  # changes no rows
+    manifest = publish_toy(toy)
+    assert manifest == read_manifest(place.location, "scores")
+    assert (manifest.version, manifest.files) == (version, {})
+    assert (manifest.row_counts, manifest.metrics) == ({"rows": 36}, {"version": version})
+    assert publish_toy(toy) == manifest
+
+
+def test_publish_again_after_a_retry_or_a_compaction_names_the_newer_version(
+    disk: Place, tmp_path: Path
+) -> None:
+    toy = toy_run(disk, tmp_path, ["a", "odd-1"])
+    toy.drive()
+    first = publish_toy(toy)
+    toy.heal()
+    toy.drive(retry=["odd"])
+    second = publish_toy(toy)
+    compact(toy.run, holder="upkeep")
+    third = publish_toy(toy)
+    versions = [manifest.version or 0 for manifest in (first, second, third)]
+    assert versions == sorted(set(versions))
+    assert len({manifest.fingerprint for manifest in (first, second, third)}) == 3
+    assert rows_of(toy.snapshot(third.version), "ok") == toy.rows
+
+
+def test_publish_while_a_retry_is_under_way_leaves_the_manifest(
+    disk: Place, tmp_path: Path
+) -> None:
+    toy = toy_run(disk, tmp_path, ["a", "odd-1"])
+    toy.drive()
+    manifest = publish_toy(toy)
+
+    def interrupt(work: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        toy.drive(toy.pool(before=interrupt), retry=["odd"])
+    assert finished_version(toy.run) is None
+    assert publish_toy(toy) == manifest
+
+
+def test_published_version_outlives_a_vacuum(disk: Place, tmp_path: Path) -> None:
+    toy, hour = toy_run(disk, tmp_path), timedelta(hours=1)
+    toy.drive()
+    manifest = publish_toy(toy)
+    compact(toy.run, holder="upkeep")
+    make_older(disk.location, 48 * hour)
+    writer = toy.run.table.take_over("upkeep")
+    assert writer.vacuum(retention=hour).num_files == 0
+    assert rows_of(toy.snapshot(manifest.version)) == toy.rows
+    toy.run.table.unpin(f"published-{manifest.version}")
+    assert writer.vacuum(retention=hour).num_files > 0

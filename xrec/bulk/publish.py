@@ -1,0 +1,73 @@
+"""Publishes a finished version of a run's table: `manifest.json` says which one readers take.
+
+The table's log is what counts. The manifest is derived from it, so it can be written again at any
+time, and a driver that was stopped can do no harm by writing an old one: whoever writes it looks at
+the log again afterwards.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from xrec.bulk.run import BulkRun
+from xrec.bulk.state import RunState, read_state
+from xrec.errors import ArtifactNotFoundError, StorageNotFoundError
+from xrec.storage import Kind, Manifest, read_manifest, write_manifest
+
+PIN = "published-"
+"""How the pins' names begin that keep published versions from vacuum."""
+
+Describe = Callable[[int, RunState], tuple[Mapping[str, int], Mapping[str, Any]]]
+"""The manifest's row counts and metrics, from a version and the state there."""
+
+
+def publish(run: BulkRun, kind: Kind, describe: Describe) -> Manifest | None:
+    """Let the manifest name the newest finished version, and return it.
+
+    Nothing is written if it does so already. While a retry is under way the manifest stays as it
+    is. Returns None if the run was never finished.
+    """
+    while (finished := finished_version(run)) is not None:
+        version, state = finished
+        manifest = published(run, kind)
+        if manifest is not None and manifest.version == version:
+            return manifest
+        run.table.pin(f"{PIN}{version}", version)  # readers come as soon as the manifest is there
+        row_counts, metrics = describe(version, state)
+        identity = run.plan.record.identity
+        write_manifest(
+            run.plan.output,
+            kind,
+            config=identity.config,
+            inputs=identity.inputs,
+            version=version,
+            row_counts=row_counts,
+            metrics=metrics,
+        )
+    return published(run, kind)
+
+
+def published(run: BulkRun, kind: Kind) -> Manifest | None:
+    """The manifest that is there; None if there is none."""
+    try:
+        return read_manifest(run.plan.output, kind)
+    except ArtifactNotFoundError:
+        return None
+
+
+def finished_version(run: BulkRun) -> tuple[int, RunState] | None:
+    """The newest version with rows of its own, and the state there; None if the run is unfinished.
+
+    That is the commit with which a run or a retry ended, or a compaction of it. Take-overs and
+    vacuums that came later have the same files.
+    """
+    version = run.table.newest_version()
+    _, state = read_state(run.table, version)
+    if state is None or state.state != "finished":
+        return None
+    while run.table.commit(version).kind in ("take-over", "vacuum"):
+        try:
+            run.table.commit(version - 1)
+        except StorageNotFoundError:  # a vacuum shortened the log
+            break
+        version -= 1
+    return version, state
