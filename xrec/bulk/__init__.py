@@ -1,7 +1,9 @@
 """Rows in, chunks of them done by actors, one table out; an interrupted run goes on.
 
-It knows nothing of what is done with the rows: a `ChunkTask` does it. Rows are named by keys; the
-table (xrec.table) has each row once, as one that succeeded (`status=ok`) or failed.
+It knows nothing of what is done with the rows: a `ChunkTask` does it. A row of the plan is named by
+its keys; the table (xrec.table) has it once, as one that succeeded (`status=ok`) or failed. If the
+format has `ok_keys`, a row that succeeds becomes one or more rows of the table, such as the best
+items of a user. Below, a row is one of the plan.
 
     run = open_run(uri, identity, format, batches, listing=..., rows_per_chunk=...)
     pool = ActorPool(run.worker_settings(make_task), num_actors=8, cpus_per_actor=1)
@@ -33,11 +35,12 @@ The rules. Rule N has the tests `test_rule_N_...` in tests/xrec/bulk:
    commit says that another one is alive (`expires_at`), unless the caller says so. A driver says so
    with each commit, and commits at least every 30 seconds, if only that.
 5. Each row of a chunk is done or failed once, and the files of a chunk are committed together. A
-   chunk is committed if and only if a file in the table has its number; the others are left.
+   chunk is committed if and only if a file in the table has its number; the others are left. A row
+   that succeeds becomes at least one row of the table.
 6. A result that is committed already is dropped: a unit is committed once, whatever arrives late.
 7. A result is committed at most two seconds after it arrived. Each commit states the totals of all
-   that is committed: counts, costs, deaths. The table has as many rows as they count, at each
-   version.
+   that is committed: counts, costs, deaths. They also count the rows of the table, which has as
+   many, at each version.
 8. From the version on at which all chunks are committed, the table has the rows of the plan, each
    once. A retry replaces a failed file, in one commit, by what became of its rows; rows that failed
    for other reasons stay. A retry that was interrupted goes on with the files that are left.

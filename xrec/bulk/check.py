@@ -175,7 +175,7 @@ def _of_state(
     snapshot: Snapshot, commit: Commit, state: RunState | None, record: PlanRecord
 ) -> Iterator[Finding]:
     place = f"version {snapshot.version}"
-    num_stated = state.num_rows if state else 0
+    num_stated = state.num_table_rows if state else 0
     if num_stated != snapshot.rows:
         yield Finding(
             "error",
@@ -184,10 +184,10 @@ def _of_state(
         )
     if state is None:
         yield Finding("note", f"no driver has committed any of {record.num_rows} rows", "run it")
-    elif state.state == "finished" and snapshot.rows != record.num_rows:
+    elif state.state == "finished" and state.num_rows != record.num_rows:
         yield Finding(
             "error",
-            f"{place}: the run is finished, but has {snapshot.rows} rows of {record.num_rows} that "
+            f"{place}: the run is finished, but has {state.num_rows} rows of {record.num_rows} that "
             "were planned",
             "give another output URI",
         )

@@ -49,15 +49,23 @@ class UnitResult:
 
     def applied_to(self, state: RunState) -> RunState:
         """The state after this unit is committed."""
-        num_ok, failed, costs = state.num_ok, state.failed, state.costs
+        num_ok, num_ok_rows = state.num_ok, state.num_ok_rows
+        failed, costs = state.failed, state.costs
         for part in self.parts:
             num_ok += part.num_ok
+            num_ok_rows += part.num_ok_rows
             failed = counted(failed, part.failed, part.was_failed)
             costs = added(costs, part.costs)
         ranges = f"{self.unit.name}:"
         deaths = {name: n for name, n in state.deaths.items() if not name.startswith(ranges)}
         return state.model_copy(
-            update={"num_ok": num_ok, "failed": failed, "costs": costs, "deaths": deaths}
+            update={
+                "num_ok": num_ok,
+                "num_ok_rows": num_ok_rows,
+                "failed": failed,
+                "costs": costs,
+                "deaths": deaths,
+            }
         )
 
 
@@ -232,11 +240,11 @@ class Ledger:
 
     def _check_rows(self) -> None:
         """Raise TableError unless the table has the rows that the state counts."""
-        if self._state.num_rows != self._writer.num_rows:
+        if self._state.num_table_rows != self._writer.num_rows:
             raise TableError(
-                f"{self._table.location}: the run's state counts {self._state.num_rows} rows, the "
-                f"table has {self._writer.num_rows} at version {self._writer.version}; the "
-                "versions before may be read, but the run cannot go on"
+                f"{self._table.location}: the run's state counts {self._state.num_table_rows} "
+                f"rows, the table has {self._writer.num_rows} at version {self._writer.version}; "
+                "the versions before may be read, but the run cannot go on"
             )
 
     def _wait_from_now(self) -> None:

@@ -1,4 +1,4 @@
-"""The rows of a bulk run: their keys, and what an explained or a failed row has besides."""
+"""The rows of a bulk run: their keys, and what a row has besides that succeeded or failed."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,18 +20,21 @@ class RowFormat:
         the first key are in one bucket, and as a rule in one chunk.
     ok: further columns of a row that succeeded; they are null in a failed one.
     failed: further columns of a row that failed, besides `reason` and `message`.
+    ok_keys: columns of `ok`. If there are any, a row that succeeds becomes one or more rows of the
+        table, such as the k items of a user, which have the same keys and differ in these columns.
     reasons: the reasons for which the task lets rows fail.
     error_reason: the reason of a row that the task cannot do, or that kills its process.
     keys_in_statistics: whether the least and greatest value of the first key, per file, stand in
         the table's log. Ids are personal data, and the log outlives the files. Readers skip files
         by `bucket` without it.
 
-    Raises ValueError if there are no keys, or if two columns have one name.
+    Raises ValueError if there are no keys, two columns have one name, or `ok` lacks an `ok_keys`.
     """
 
     keys: tuple[str, ...]
     ok: pa.Schema
     failed: pa.Schema
+    ok_keys: tuple[str, ...] = ()
     reasons: tuple[str, ...] = ()
     error_reason: str = "task_error"
     keys_in_statistics: bool = False
@@ -41,6 +44,8 @@ class RowFormat:
         names += self.failed.names
         if not self.keys or len(set(names)) < len(names):
             raise ValueError(f"columns {names}: expected at least one key, and each name once")
+        if missing := set(self.ok_keys) - set(self.ok.names):
+            raise ValueError(f"ok_keys {sorted(missing)}: expected columns of ok, {self.ok.names}")
 
     @property
     def key_schema(self) -> pa.Schema:
@@ -50,13 +55,21 @@ class RowFormat:
     @property
     def ok_schema(self) -> pa.Schema:
         """The columns of `Outcome.ok`."""
-        return pa.schema([*self.key_schema, *self.ok])
+        columns = [
+            field.with_nullable(False) if field.name in self.ok_keys else field for field in self.ok
+        ]
+        return pa.schema([*self.key_schema, *columns])
 
     @property
     def failed_schema(self) -> pa.Schema:
         """The columns of `Outcome.failed`."""
         texts = [pa.field(name, pa.string(), nullable=False) for name in ("reason", "message")]
         return pa.schema([*self.key_schema, *texts, *self.failed])
+
+    @property
+    def row_keys(self) -> tuple[str, ...]:
+        """The columns in which any two rows of the table differ."""
+        return (*self.keys, *self.ok_keys)
 
     @property
     def all_reasons(self) -> tuple[str, ...]:
@@ -88,8 +101,15 @@ class RowFormat:
         )
 
     def sorted(self, rows: pa.Table) -> pa.Table:
-        """The rows by their keys."""
-        return rows.sort_by([(name, "ascending") for name in self.keys])
+        """The rows by their keys, and by those of `ok_keys` that they have."""
+        names = [name for name in self.row_keys if name in rows.column_names]
+        return rows.sort_by([(name, "ascending") for name in names])
+
+    def without(self, rows: pa.Table, others: pa.Table) -> pa.Table:
+        """The rows, sorted, of which `others` has none with the same keys."""
+        keys = list(self.keys)
+        left = rows.join(others.select(keys), keys, join_type="left anti")
+        return self.sorted(left.select(rows.schema.names)).cast(rows.schema)
 
     def file_rows(self, rows: pa.Table, bucket: int | Mapping[str, int]) -> pa.Table:
         """Rows as a file of the table has them, by their keys; columns that they lack are null.

@@ -20,6 +20,7 @@ class RunState(BaseModel):
     expires_at: when the driver is to be taken for dead unless it commits again; None if it has
         ended.
     num_ok: rows that succeeded; failed: rows that failed, by reason.
+    num_ok_rows: how many rows of the table those became that succeeded (`RowFormat.ok_keys`).
     costs: sums of what the rows cost, by name; `seconds` is the time of actors.
     num_deaths: processes that died while they worked; deaths: of those, by range of rows that is
         not committed yet (`Work.name`).
@@ -34,6 +35,7 @@ class RunState(BaseModel):
     state: Literal["running", "finished"] = "running"
     expires_at: datetime | None = None
     num_ok: int = 0
+    num_ok_rows: int = 0
     failed: dict[str, int] = {}
     costs: dict[str, float] = {}
     num_deaths: int = 0
@@ -52,8 +54,13 @@ class RunState(BaseModel):
 
     @property
     def num_rows(self) -> int:
-        """How many rows are committed."""
+        """How many rows of the plan are committed."""
         return self.num_ok + self.num_failed
+
+    @property
+    def num_table_rows(self) -> int:
+        """How many rows the table has."""
+        return self.num_ok_rows + self.num_failed
 
     def metadata(self) -> dict[str, object]:
         """The metadata of a commit."""

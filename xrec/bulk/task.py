@@ -11,7 +11,8 @@ import pyarrow as pa
 class Outcome:
     """What became of some rows: each is in one of the two tables, once.
 
-    ok: the rows' keys and the columns `RowFormat.ok`.
+    ok: the rows' keys and the columns `RowFormat.ok`. Where the format has `ok_keys`, a row that
+        succeeded is there one or more times, each time with other values of them.
     failed: the rows' keys, `reason`, `message` and the columns `RowFormat.failed`.
     costs: what the rows cost, such as tokens, by name; the run adds the numbers up.
     """

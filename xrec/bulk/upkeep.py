@@ -18,7 +18,7 @@ def compact(run: BulkRun, *, holder: str, target_bytes: int = 128 * 2**20) -> in
     writer, state = _finished_writer(run, holder)
     return writer.compact(
         group_by="bucket",
-        sort_by=run.format.keys,
+        sort_by=run.format.row_keys,
         target_bytes=target_bytes,
         metadata=state.metadata(),
     )

@@ -64,12 +64,15 @@ class Work:
 class Done:
     """Rows are done, and their files written.
 
+    num_ok: how many of the work's rows succeeded; num_ok_rows: how many rows of the table they
+        became (`RowFormat.ok_keys`). failed: how many failed, by reason.
     was_failed: of a retry, how many of the rows were failed before, by reason.
     """
 
     work: Work
     files: tuple[DataFile, ...]
     num_ok: int
+    num_ok_rows: int
     failed: Mapping[str, int]
     was_failed: Mapping[str, int] = field(default_factory=dict)
     costs: Mapping[str, float] = field(default_factory=dict)

@@ -83,7 +83,7 @@ class ChunkWorker:
         rows = with_backoff(lambda: self._read(work))
         wanted, kept = self._divide(work, rows)
         if work.unit.is_retry and work.is_whole and not wanted.num_rows:
-            return Done(work, (), 0, {})
+            return Done(work, (), 0, 0, {})
         keys = wanted.select(self._format.keys).cast(self._format.key_schema)
         earlier = self._read_earlier(work, keys)
         with self._turns:
@@ -94,7 +94,6 @@ class ChunkWorker:
         succeeded = pa.concat_tables([carried.rows, outcome.ok])
         failed = pa.concat_tables([outcome.failed, kept])
         buckets = _buckets(work, rows, self._format.keys[0])
-        num_carried = carried.rows.num_rows + carried.keys.num_rows
         files = [
             self._write(work, status, self._format.file_rows(part, buckets))
             for status, part in ((OK, succeeded), (FAILED, failed))
@@ -103,10 +102,11 @@ class ChunkWorker:
         return Done(
             work,
             (*files, *(self._copy(work, *file) for file in carried.files.items())),
+            rows.num_rows - failed.num_rows,
             succeeded.num_rows + carried.keys.num_rows,
             Counter(failed["reason"].to_pylist()),
             Counter(rows["reason"].to_pylist()) if work.unit.is_retry else {},
-            added(outcome.costs, {"seconds": seconds, "carried": num_carried}),
+            added(outcome.costs, {"seconds": seconds, "carried": keys.num_rows - left.num_rows}),
         )
 
     def _read(self, work: Work) -> pa.Table:
@@ -130,7 +130,10 @@ class ChunkWorker:
     def _carried(
         self, work: Work, earlier: pa.Table | None, keys: pa.Table
     ) -> tuple[Carried, pa.Table]:
-        """The earlier rows that are still good, and the keys that are left."""
+        """The earlier rows that are still good, and the keys that are left.
+
+        What one key became is carried over as a whole or not at all.
+        """
         if self._earlier is None or earlier is None or not earlier.num_rows:
             return Carried(self._format.ok_schema.empty_table(), {}, keys.slice(0, 0)), keys
         if not isinstance(self._task, CarryingTask):
@@ -139,11 +142,13 @@ class ChunkWorker:
                 "carried over"
             )
         is_good = self._task.is_still_good(earlier.select(self._format.ok_schema.names))
-        carried = self._earlier.divide(earlier.filter(is_good), may_copy=work.is_whole)
+        good = earlier.filter(is_good)
+        if self._format.ok_keys:
+            good = self._format.without(good, earlier.filter(pc.invert(is_good)))
+        carried = self._earlier.divide(good, may_copy=work.is_whole)
         names = list(self._format.keys)
         done = pa.concat_tables([carried.rows.select(names), carried.keys])
-        left = keys.join(done, names, join_type="left anti")
-        return carried, self._format.sorted(left).cast(self._format.key_schema)
+        return carried, self._format.without(keys, done)
 
     def _divide(self, work: Work, rows: pa.Table) -> tuple[pa.Table, pa.Table]:
         """The rows that are to be done, and those that stay failed as they are."""
@@ -205,7 +210,7 @@ class ChunkWorker:
     def _check(self, rows: pa.Table, outcome: Outcome) -> None:
         """Raise ValueError unless each row is in the outcome once, and its reasons are known."""
         keys = list(self._format.keys)
-        returned = pa.concat_tables([outcome.ok.select(keys), outcome.failed.select(keys)])
+        returned = pa.concat_tables([self._keys_of(outcome.ok), outcome.failed.select(keys)])
         if not self._format.sorted(returned).equals(self._format.sorted(rows)):
             raise ValueError(
                 f"{type(self._task).__name__} got {rows.num_rows} rows and returned "
@@ -218,6 +223,16 @@ class ChunkWorker:
                 f"{type(self._task).__name__}: reasons {sorted(unknown)}; expected some of "
                 f"{', '.join(self._format.all_reasons)}"
             )
+
+    def _keys_of(self, ok: pa.Table) -> pa.Table:
+        """The keys of what rows became that succeeded, once each if its rows are distinct."""
+        keys = ok.select(self._format.keys)
+        if not self._format.ok_keys:
+            return keys
+        row_keys = ok.select(self._format.row_keys)
+        if row_keys.group_by(row_keys.column_names).aggregate([]).num_rows < ok.num_rows:
+            return keys
+        return keys.group_by(keys.column_names).aggregate([]).cast(keys.schema)
 
     def _write(self, work: Work, status: str, rows: pa.Table) -> DataFile:
         return with_backoff(

@@ -12,7 +12,7 @@ from tests.xrec.bulk.test_rules_carry import run_of
 from tests.xrec.bulk.test_rules_drive import DriverDied, die_after
 from tests.xrec.bulk.toy_run import Toy, toy_run
 from tests.xrec.table.conftest import Place
-from xrec.bulk import Finding, RunState, check_output, compact
+from xrec.bulk import Finding, RunState, check_output, compact, read_state
 from xrec.bulk.work import Work
 
 
@@ -23,6 +23,11 @@ def found_by(place: Place) -> list[Finding]:
     after = {name: (place.location / name).read_bytes() for name in place.location.files()}
     assert before == after
     return findings
+
+
+def only_error(place: Place) -> str:
+    """The text of the one error that the check finds."""
+    return only([finding for finding in found_by(place) if finding.severity == "error"], "error")
 
 
 def only(findings: list[Finding], severity: str) -> str:
@@ -209,11 +214,15 @@ def test_check_of_rows_that_do_not_add_up_says_so(disk: Place, tmp_path: Path) -
     writer = toy.run.table.take_over("someone")
     file = toy.snapshot().files().slice(0, 1).to_pylist()[0]
     writer.commit(removes=[file["path"]])  # as no driver of a run would
-    findings = [finding.what for finding in found_by(disk) if finding.severity == "error"]
     left = 24 - file["num_rows"]
-    assert len(findings) == 2
-    assert f"the run's state counts 24 rows, the table has {left}" in findings[0]
-    assert f"is finished, but has {left} rows of 24 that were planned" in findings[1]
+    text = only_error(disk)
+    assert f"the run's state counts 24 rows, the table has {left}" in text
+    _, state = read_state(toy.run.table, writer.version)
+    assert state is not None
+    fewer = {"num_ok": left - state.num_failed, "num_ok_rows": left - state.num_failed}
+    writer.commit(metadata=state.model_copy(update=fewer).metadata())
+    text = only_error(disk)
+    assert f"is finished, but has {left} rows of 24 that were planned" in text
 
 
 def test_check_of_a_run_that_carries_looks_at_the_earlier_one(disk: Place) -> None:
