@@ -37,8 +37,9 @@ class Output:
 
     `config` and `inputs` are what its manifest will hold. Inputs in `unchecked` are not known, and
     are not compared. `records` are files, relative to `location`, that say whose a run is which was
-    begun and is not finished. The artifact is complete only if the file `completed_by` is there.
-    `beside` are further artifacts that the job makes.
+    begun and is not finished: JSON with config and inputs, or the plan of a bulk run. The artifact
+    is complete only if the file `completed_by` is there. `beside` are further artifacts that the
+    job makes.
     """
 
     location: Location
@@ -107,6 +108,7 @@ class Output:
         for record in self.records:
             if (self.location / record).is_file():
                 there = json.loads((self.location / record).read_text())
+                there = there.get("identity", there)  # so it stands in the plan of a bulk run
                 differences = self._differences(there["config"], there["inputs"])
                 return Found("differs" if differences else "begun", None, differences)
         return None

@@ -4,10 +4,12 @@ from cluster.connect import ensure_ray
 from cluster.preflight import check_cluster
 from cluster.room import ONE_CPU
 from jobs.output import Output
+from xrec.bulk.plan import PLAN
 from xrec.config.backfill import RecommendConfig
 from xrec.recommend import (
     identify_recommendations,
     plan_recommendations,
+    publish_recommendations,
     read_tables,
     run_recommend,
 )
@@ -16,26 +18,29 @@ from xrec.storage import Manifest, check_artifacts, location_of
 
 def output(config: RecommendConfig, *, exact: bool = True) -> Output:
     """The recommendations that `config` asks for; see jobs.output."""
-    plan = identify_recommendations(config)
+    identity = identify_recommendations(config)
     return Output(
         location_of(config, "recommendations"),
         "recommendations",
-        plan.config,
-        plan.inputs,
-        records=("run.json",),
+        identity.config,
+        identity.inputs,
+        records=(PLAN,),
     )
 
 
 def run(config: RecommendConfig) -> Manifest:
-    """Plan, read, connect to Ray, and rank what is left; returns the manifest.
+    """Read, plan, connect to Ray, and rank what is left; returns the manifest.
 
     A run that is finished does no work and starts no cluster.
     """
     check_artifacts(config, "dataset", "graph", "recommendations")
-    plan = plan_recommendations(config)
-    if plan.done is not None:
-        return plan.done
+    done = output(config).done()
+    if done is not None:
+        return done
     tables = read_tables(config)
+    planned = plan_recommendations(config, tables)
+    if (manifest := publish_recommendations(planned)) is not None:
+        return manifest
     with ensure_ray(config.ray):
         reads = [config.artifact("dataset"), config.artifact("graph")]
         check_cluster(
@@ -44,7 +49,7 @@ def run(config: RecommendConfig) -> Manifest:
             writes=[config.artifact("recommendations")],
             storage=config.storage,
         )
-        return run_recommend(config, plan, tables)
+        return run_recommend(config, planned, tables)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,8 @@
 import logging
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 logger = logging.getLogger("xrec")
@@ -14,22 +15,35 @@ _SECONDS_BETWEEN_LINES = 10.0
 
 def progress(items: Iterable[T], description: str, total: int) -> Iterator[T]:
     """Yield `items`, and show how many of `total` are done."""
-    if sys.stderr.isatty():
-        # Loading rich takes 0.3 s, and actors import this module too.
-        from rich.console import Console
-        from rich.progress import track
+    with counter(description, total) as show:
+        for done, item in enumerate(items, start=1):
+            yield item
+            show(done)
 
-        yield from track(
-            items,
-            description=description,
-            total=total,
-            console=Console(stderr=True),
-            transient=True,
-        )
+
+@contextmanager
+def counter(description: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Yield a function that shows how many of `total` are done; it is called with that number."""
+    if not sys.stderr.isatty():
+        yield _Lines(description, total).show
         return
-    last = time.monotonic()
-    for done, item in enumerate(items, start=1):
-        yield item
-        if time.monotonic() - last > _SECONDS_BETWEEN_LINES and done < total:
-            last = time.monotonic()
-            logger.info("%s: %d of %d", description, done, total)
+    # Loading rich takes 0.3 s, and actors import this module too.
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(description, total=total)
+        yield lambda done: bar.update(task, completed=done)
+
+
+class _Lines:
+    """A line in the log at most every ten seconds."""
+
+    def __init__(self, description: str, total: int):
+        self._description, self._total = description, total
+        self._last = time.monotonic()
+
+    def show(self, done: int) -> None:
+        if time.monotonic() - self._last > _SECONDS_BETWEEN_LINES and done < self._total:
+            self._last = time.monotonic()
+            logger.info("%s: %d of %d", self._description, done, self._total)

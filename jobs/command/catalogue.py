@@ -96,7 +96,7 @@ with 'pairs={kind: recommendations}'.
 
 \b
 In:   <workspace>/dataset, <workspace>/graph (from: xrec pretrain-graph)
-Out:  <workspace>/recommendations: Parquet by user_id and rank, with the scores; manifest.json
+Out:  <workspace>/recommendations: a Delta table of user_id, item_id, rank, score; manifest.json
 
 \b
 Example:

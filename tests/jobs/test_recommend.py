@@ -15,7 +15,7 @@ from xrec.config.backfill import BackfillConfig, RecommendConfig
 from xrec.config.base import parse_config
 from xrec.data import read_dataset
 from xrec.errors import ArtifactMismatchError, StorageNotFoundError, UnknownIdError
-from xrec.recommend import read_recommendations
+from xrec.recommend import plan_recommendations, read_recommendations, read_tables
 from xrec.storage import write_manifest
 
 
@@ -48,7 +48,9 @@ def test_recommend_then_backfill_plans_exactly_those_pairs(
 ) -> None:
     manifest = jobs.recommend.run(_config(pipeline))
     dataset = read_dataset(pipeline.location("dataset"))
-    table = read_recommendations(pipeline.location("recommendations"))
+    table = read_recommendations(
+        f"{pipeline.workspace}/recommendations", storage=_config(pipeline).storage
+    )
     assert Counter(table["user_id"].to_pylist()) == dict.fromkeys(
         dataset.users["user_id"].to_pylist(), 3
     )
@@ -73,6 +75,21 @@ def test_recommend_then_backfill_plans_exactly_those_pairs(
     monkeypatch.setattr(jobs.recommend, "ensure_ray", None)
     monkeypatch.setattr(jobs.recommend, "read_tables", None)
     assert jobs.recommend.run(_config(pipeline)) == manifest
+
+
+@pytest.mark.usefixtures("without_work")
+def test_recommend_output_is_begun_once_it_is_planned_and_another_run_differs(
+    pipeline: Any,
+) -> None:
+    config = _config(pipeline, recommendations=f"{pipeline.workspace}/begun")
+    assert jobs.recommend.output(config).found().state == "missing"
+    plan_recommendations(config, read_tables(config))
+    assert jobs.recommend.output(config).found().state == "begun"
+    other = jobs.recommend.output(config.model_copy(update={"k": 2}))
+    assert other.found().state == "differs"
+    assert other.found().differences == ("k: 3 there, 2 here",)
+    other.delete()
+    assert pipeline.location("begun").files() == []
 
 
 @pytest.mark.usefixtures("without_work")

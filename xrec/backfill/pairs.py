@@ -35,8 +35,9 @@ def pair_batches(config: BackfillConfig) -> Iterator[pa.Table]:
     if isinstance(source, TablePairs):
         return _from_table(open_location(source.uri, config.storage))
     if isinstance(source, RecommendedPairs):
-        location = open_location(source.uri or config.artifact("recommendations"), config.storage)
-        return (table.select(PAIRS.names) for table in recommendation_batches(location, source.k))
+        uri = source.uri or config.artifact("recommendations")
+        batches = recommendation_batches(uri, source.k, storage=config.storage)
+        return (batch.select(PAIRS.names) for batch in batches)
     if isinstance(source, TopKPairs):
         return _from_graph(config, source)
     dataset = read_dataset(location_of(config, "dataset"))

@@ -180,7 +180,13 @@ class RecommendConfig(JobConfig):
     users_per_task: int = Field(
         8192,
         ge=1,
-        description="Number of users that one task ranks and writes as one Parquet file.",
+        description="Largest average number of users that an actor ranks at a time; what it "
+        "found is committed as a whole. A run that goes on keeps the number that it began with.",
+    )
+    take_over: bool = Field(
+        False,
+        description="Whether to begin although another driver seems to be at work. That one can "
+        "commit no more.",
     )
     cold_start: ColdStartConfig | None = Field(
         None, description="New users and items. If null, only the dataset's own are known."

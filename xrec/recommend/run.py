@@ -1,94 +1,136 @@
-"""The driver of a recommend job: it sends ranges of users through a pool of Ray actors."""
+"""Plans and drives a recommend run, and publishes its artifact."""
 
+import functools
 import logging
-import math
-from collections.abc import Iterator
+import os
+import socket
+from collections.abc import Mapping
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import ray
 
-from xrec.actor_pool import map_on_actors
+from xrec.bulk import (
+    ActorPool,
+    BulkRun,
+    RunState,
+    clean_keys,
+    drive,
+    open_run,
+    publish,
+    read_state,
+)
+from xrec.bulk.row_format import OK
 from xrec.config.backfill import RecommendConfig
-from xrec.errors import ConfigError
-from xrec.progress import progress
-from xrec.recommend.plan import RecommendPlan, begin
+from xrec.errors import ClusterError
+from xrec.progress import counter
+from xrec.recommend.identity import KIND, identify_recommendations
 from xrec.recommend.tables import RankingTables
-from xrec.recommend.worker import RangeWorker, WorkerSettings
-from xrec.schemas import RECOMMENDATIONS
-from xrec.storage import Location, Manifest, location_of, read_manifest, read_table, write_manifest
+from xrec.recommend.task import ROWS, load_task
+from xrec.storage import Manifest, storage_errors
 
 logger = logging.getLogger("xrec")
 
+_LOST = ROWS.error_reason
 
-def run_recommend(config: RecommendConfig, plan: RecommendPlan, tables: RankingTables) -> Manifest:
-    """Rank the users of `tables`, write the artifact, and return its manifest.
 
-    Parts of an interrupted run are kept. Ray must be initialised. Raises what `begin` raises.
+def plan_recommendations(config: RecommendConfig, tables: RankingTables) -> BulkRun:
+    """Plan the run that `config` asks for, or open it if it was planned before.
+
+    Raises ArtifactMismatchError, which names what differs, if the output belongs to another run;
+    TableError if it holds other files, those of an older xrec for instance; and what
+    `identify_recommendations` raises.
     """
-    if plan.done is not None:
-        return plan.done
-    output = location_of(config, "recommendations")
-    begin(output, plan)
-    num_parts = math.ceil(len(tables.order) / config.users_per_task)
-    logger.info("%d users in %d parts, %d items of each", len(tables.order), num_parts, config.k)
-    settings = WorkerSettings(
-        tables=ray.put(tables),
-        output=output.shared_uri,
+    return open_run(
+        config.artifact(KIND),
+        identify_recommendations(config),
+        ROWS,
+        lambda: [_users(config, tables)],
+        listing={},  # what the users are follows from the identity
+        rows_per_chunk=config.users_per_task,
         storage=config.storage,
-        k=config.k,
-        users_per_task=config.users_per_task,
     )
-    made = map_on_actors(
-        RangeWorker,
-        settings,
-        [{"part": part} for part in range(num_parts)],
-        min_actors=1,
-        max_actors=max(1, min(num_parts, int(ray.cluster_resources().get("CPU", 1)))),
+
+
+def _users(config: RecommendConfig, tables: RankingTables) -> tuple[pa.Table, pa.Table]:
+    """The users to rank for, and rejected ones: ids that are no text."""
+    ids = tables.user_ids if config.user_ids is None else pa.array(config.user_ids, pa.string())
+    table = pa.table({"user_id": ids})
+    return clean_keys(table, ROWS.keys, file=config.artifact("dataset"), first_line=1)
+
+
+def run_recommend(config: RecommendConfig, run: BulkRun, tables: RankingTables) -> Manifest:
+    """Rank the users that are left, publish the table, and return its manifest.
+
+    Ray must be initialised. Raises LeaseError if another driver is at work, LostTableError if one
+    took the run over, ClusterError if processes died with users. What is committed stays, and the
+    next call goes on from there.
+    """
+    num_users, num_chunks = run.plan.record.num_rows, run.plan.record.num_chunks
+    logger.info("%d users in %d chunks, %d items of each", num_users, num_chunks, config.k)
+    pool = ActorPool(
+        run.worker_settings(functools.partial(load_task, ray.put(tables), config.k)),
+        num_actors=max(1, int(ray.cluster_resources().get("CPU", 1))),
         cpus_per_actor=1,
     )
-    parts = sorted(progress(made, "parts written", num_parts), key=lambda part: int(part["part"]))
-    return _write_manifest(output, plan, parts, num_users=len(tables.order))
-
-
-def read_recommendations(location: Location, k: int | None = None) -> pa.Table:
-    """The tables of `recommendation_batches` as one."""
-    return pa.concat_tables(recommendation_batches(location, k))
-
-
-def recommendation_batches(location: Location, k: int | None = None) -> Iterator[pa.Table]:
-    """Yield the first k items of each user, or all if k is null, one part of the artifact at a
-    time.
-
-    The tables have the schema RECOMMENDATIONS, by user_id and rank. Raises ArtifactNotFoundError if
-    the run is not finished, ConfigError if k is more than the run recommended.
-    """
-    manifest = read_manifest(location, "recommendations")
-    there = manifest.config["k"]
-    if k is not None and k > there:
-        raise ConfigError(
-            f"k = {k}, but {location} holds {there} items a user; lower k, or recommend again "
-            "with a larger one"
+    try:
+        with counter("users ranked", num_users) as show:
+            state = drive(
+                run,
+                pool,
+                holder=f"{socket.gethostname()}, process {os.getpid()}",
+                retry=(_LOST,) if _num_lost(run) else (),
+                take_over=config.take_over,
+                on_commit=lambda state: show(state.num_rows),
+            )
+    except KeyboardInterrupt:
+        committed = _state_of(run)
+        logger.warning(
+            "stopped: %d of %d users are ranked; run the same command again to go on with the "
+            "others",
+            committed.num_rows if committed else 0,
+            num_users,
         )
-    for name in sorted(manifest.files):
-        table = read_table(location / name, RECOMMENDATIONS)
-        yield table if k is None else table.filter(pc.less_equal(table["rank"], k))
+        raise
+    if num_lost := state.failed.get(_LOST, 0):
+        raise ClusterError(
+            f"{num_lost} of {num_users} users are not ranked: {state.num_deaths} processes died, "
+            "which is often for lack of memory. Give the cluster more memory or fewer CPUs, and "
+            "run the same command again, which does these users again"
+        )
+    manifest = publish_recommendations(run)
+    assert manifest is not None
+    return manifest
 
 
-def _write_manifest(
-    output: Location, plan: RecommendPlan, parts: list[dict[str, Any]], *, num_users: int
-) -> Manifest:
-    num_rows = sum(int(part["num_rows"]) for part in parts)
-    return write_manifest(
-        output,
-        "recommendations",
-        config=plan.config,
-        inputs=plan.inputs,
-        files={part["file"]: part["hash"] for part in parts},
-        row_counts={"recommendations": num_rows, "users": num_users},
-        metrics={
-            "users_with_fewer_than_k": num_users
-            - sum(int(part["num_full_users"]) for part in parts)
-        },
-    )
+def publish_recommendations(run: BulkRun) -> Manifest | None:
+    """Write the manifest of a finished run and return it; None if users are left.
+
+    Nothing is written if it is there already.
+    """
+    return None if _num_lost(run) else publish(run, KIND, functools.partial(_describe, run))
+
+
+def _describe(
+    run: BulkRun, version: int, state: RunState
+) -> tuple[Mapping[str, int], Mapping[str, Any]]:
+    k = run.plan.record.identity.config["k"]
+    with storage_errors(run.table.location.uri):
+        last_ranks = run.table.snapshot(version).dataset([("status", "=", OK), ("rank", "=", k)])
+        num_full = last_ranks.count_rows()  # a user with an item of rank k has all k items
+    counts = {
+        "recommendations": state.num_ok_rows,
+        "users": state.num_rows,
+        "users_without_items": state.num_failed,
+    }
+    return counts, {"users_with_fewer_than_k": state.num_rows - num_full}
+
+
+def _num_lost(run: BulkRun) -> int:
+    """How many users could not be ranked; a later driver tries them again."""
+    state = _state_of(run)
+    return state.failed.get(_LOST, 0) if state else 0
+
+
+def _state_of(run: BulkRun) -> RunState | None:
+    return read_state(run.table, run.table.newest_version())[1]

@@ -1,4 +1,4 @@
-"""What a recommend job ranks: arrays of vectors, edges and ids, shared by the actors of a node."""
+"""What a recommend run ranks: arrays of vectors, edges and ids, shared by the actors of a node."""
 
 from dataclasses import dataclass
 
@@ -16,18 +16,16 @@ from xrec.storage import location_of
 
 @dataclass(frozen=True, eq=False)
 class RankingTables:
-    """U users, I items, and the N users to rank for.
+    """U users, I items, and what the users have seen.
 
     user_vectors: (U, D) float32. item_vectors: (I, D) float32.
     train_edges: (2, E) int64, user and item indices of the training interactions.
-    order: (N,) int64, indices of the users to rank for, in the order of their ids.
-    user_ids: N strings, in that order. item_ids: I strings.
+    user_ids: U strings. item_ids: I strings.
     """
 
     user_vectors: npt.NDArray[np.float32]
     item_vectors: npt.NDArray[np.float32]
     train_edges: npt.NDArray[np.int64]
-    order: npt.NDArray[np.int64]
     user_ids: pa.Array
     item_ids: pa.Array
 
@@ -39,13 +37,13 @@ def read_tables(config: RecommendConfig) -> RankingTables:
     nor in the cold start.
     """
     dataset, graph = read_catalogue(config)
-    order = _users_by_id(dataset, config)
+    for user_id in config.user_ids or ():
+        dataset.user_index(user_id)
     return RankingTables(
         user_vectors=graph.users.numpy(),
         item_vectors=graph.items.numpy(),
         train_edges=dataset.interaction_edges("train"),
-        order=order,
-        user_ids=dataset.users["user_id"].combine_chunks().take(pa.array(order)),
+        user_ids=dataset.users["user_id"].combine_chunks(),
         item_ids=dataset.items["item_id"].combine_chunks(),
     )
 
@@ -65,9 +63,3 @@ def read_catalogue(config: RecommendConfig | BackfillConfig) -> tuple[Dataset, G
     if config.cold_start is None:
         return dataset, graph
     return extend_with_new(dataset, graph, read_cold_start(config.cold_start, config.storage))
-
-
-def _users_by_id(dataset: Dataset, config: RecommendConfig) -> npt.NDArray[np.int64]:
-    """Indices (N,) of the users to rank for, each once, in the order of their ids."""
-    ids = dataset.users["user_id"].to_pylist() if config.user_ids is None else set(config.user_ids)
-    return np.array([dataset.user_index(user_id) for user_id in sorted(ids)], dtype=np.int64)

@@ -22,8 +22,9 @@ from xrec.errors import (
 )
 from xrec.graph import read_graph
 from xrec.graph.artifact import embeddings_bytes, write_graph
-from xrec.schemas import RECOMMENDATIONS
-from xrec.storage import Location, open_location, parquet_bytes, write_manifest, write_table
+from xrec.recommend.task import ROWS
+from xrec.storage import Location, open_location, parquet_bytes, write_manifest
+from xrec.table import DataFile, Table, write_file
 
 MakeConfig = Callable[..., Any]
 MakePairs = Callable[..., pa.Table]
@@ -178,21 +179,27 @@ def test_top_k_of_a_cold_starts_new_user_is_given(
 
 
 def _write_recommendations(location: Location) -> None:
-    """Write two items of each of u0, u1, u2 in two parts, and a part that no manifest names."""
-    rows = [
-        {"user_id": f"u{user}", "item_id": f"i{user + rank}", "rank": rank, "score": 1 / rank}
-        for user in range(3)
-        for rank in (1, 2)
-    ]
-    table = pa.Table.from_pylist(rows, RECOMMENDATIONS)
-    files = {
-        name: write_table(location / name, part, RECOMMENDATIONS)
-        for name, part in (("part-0", table[:4]), ("part-1", table[4:]))
-    }
-    write_table(
-        location / "part-2", table.set_column(0, "user_id", pa.array(["u5"] * 6)), RECOMMENDATIONS
-    )
-    write_manifest(location, "recommendations", config={"k": 2}, inputs={}, files=files)
+    """Commit two items of each of u0, u1, u2 in two files, and u5 in a later version."""
+    table = Table.create(location.uri, ROWS.table, run="this-run")
+    writer = table.take_over("test")
+
+    def file_of(*users: int) -> DataFile:
+        rows = [
+            {"user_id": f"u{user}", "item_id": f"i{user + rank}", "rank": rank, "score": 1 / rank}
+            for user in users
+            for rank in (1, 2)
+        ]
+        return write_file(
+            location,
+            ROWS.table,
+            ROWS.file_rows(pa.Table.from_pylist(rows, ROWS.ok_schema), 0),
+            name="part-0",
+            partition={"status": "ok"},
+        )
+
+    version = writer.commit([file_of(0, 1), file_of(2)])
+    writer.commit([file_of(5)])
+    write_manifest(location, "recommendations", config={"k": 2}, inputs={}, version=version)
 
 
 def test_recommended_pairs_are_the_first_k_of_each_user(

@@ -9,33 +9,23 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from xrec.data import read_dataset
 from xrec.errors import DataError, UnknownIdError
 from xrec.graph import read_graph
 from xrec.graph.artifact import embeddings_bytes, write_graph
-from xrec.recommend import plan_recommendations, read_tables
-from xrec.recommend.worker import Ranker
+from xrec.recommend import identify_recommendations, read_tables
+from xrec.recommend.task import RankingTask
 from xrec.storage import open_location
 
 MakeConfig = Callable[..., Any]
 
 
-def test_read_tables_all_users_are_in_the_order_of_their_ids(make_config: MakeConfig) -> None:
-    tables = read_tables(make_config())
-    dataset = read_dataset(open_location(make_config().artifact("dataset")))
-    ids = tables.user_ids.to_pylist()
-    assert ids == sorted(f"u{user}" for user in range(23))
-    assert [dataset.users["user_id"][int(index)].as_py() for index in tables.order] == ids
-
-
-def test_read_tables_named_users_are_there_once_in_the_order_of_their_ids(
-    make_config: MakeConfig,
-) -> None:
-    assert read_tables(make_config(user_ids=["u2", "u11", "u2", "u0"])).user_ids.to_pylist() == [
-        "u0",
-        "u11",
-        "u2",
-    ]
+def test_read_tables_ids_stand_in_the_order_of_their_vectors(make_config: MakeConfig) -> None:
+    tables = read_tables(make_config(user_ids=["u2"]))
+    graph = read_graph(open_location(make_config().artifact("graph")))
+    assert tables.user_ids.to_pylist() == [f"u{user}" for user in range(23)]
+    assert tables.item_ids.to_pylist() == [f"i{item}" for item in range(15)]
+    assert torch.equal(torch.from_numpy(tables.user_vectors), graph.users)
+    assert torch.equal(torch.from_numpy(tables.item_vectors), graph.items)
 
 
 def test_read_tables_unknown_user_is_refused(make_config: MakeConfig) -> None:
@@ -71,17 +61,14 @@ def test_read_tables_new_user_of_a_cold_start_is_ranked_and_its_history_left_out
     )
     config = make_config(cold_start={"interactions": str(tmp_path / "new.parquet")}, k=15)
     tables = read_tables(config)
-    ids = tables.user_ids.to_pylist()
-    assert ids == sorted([*(f"u{user}" for user in range(23)), "newcomer"])
-    row = ids.index("newcomer")
-    items = Ranker(tables).recommend(row, row + 1, k=15)["item_id"].to_pylist()
+    assert set(tables.user_ids.to_pylist()) == {*(f"u{user}" for user in range(23)), "newcomer"}
+    outcome = RankingTask(tables, k=15).do(pa.table({"user_id": ["newcomer"]}))
+    items = outcome.ok["item_id"].to_pylist()
     assert sorted(items + history) == sorted(f"i{item}" for item in range(15))
-    assert read_tables(
-        config.model_copy(update={"user_ids": ("newcomer",)})
-    ).user_ids.to_pylist() == ["newcomer"]
+    read_tables(config.model_copy(update={"user_ids": ("newcomer",)}))  # it is known
 
 
-def test_plan_depends_on_the_content_of_the_cold_start(
+def test_identity_depends_on_the_content_of_the_cold_start(
     make_config: MakeConfig, tmp_path: Path
 ) -> None:
     runs = []
@@ -90,8 +77,8 @@ def test_plan_depends_on_the_content_of_the_cold_start(
             pa.table({"user_id": ["newcomer"], "item_id": [item]}), tmp_path / "new.parquet"
         )
         runs.append(
-            plan_recommendations(
+            identify_recommendations(
                 make_config(cold_start={"interactions": str(tmp_path / "new.parquet")})
             ).run
         )
-    assert len({*runs, plan_recommendations(make_config()).run}) == 3
+    assert len({*runs, identify_recommendations(make_config()).run}) == 3

@@ -1,0 +1,38 @@
+"""Progress of long work where there is no terminal."""
+
+import logging
+
+import pytest
+
+from xrec.progress import counter, progress
+
+
+@pytest.fixture
+def seconds(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> list[float]:
+    """The time, in a list of one number that a test changes; there is no terminal."""
+    now = [100.0]
+    monkeypatch.setattr("xrec.progress.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("sys.stderr.isatty", lambda: False)
+    caplog.set_level(logging.INFO, "xrec")
+    return now
+
+
+def test_counter_writes_a_line_after_ten_seconds_and_none_at_the_end(
+    seconds: list[float], caplog: pytest.LogCaptureFixture
+) -> None:
+    with counter("users ranked", 50) as show:
+        for now, done in ((105, 10), (111, 20), (115, 30), (122, 40), (140, 50)):
+            seconds[0] = now
+            show(done)
+    assert caplog.messages == ["users ranked: 20 of 50", "users ranked: 40 of 50"]
+
+
+def test_progress_yields_each_item_and_counts_those_that_are_done(
+    seconds: list[float], caplog: pytest.LogCaptureFixture
+) -> None:
+    seen = []
+    for item in progress("abc", "letters", 3):
+        seen.append(item)
+        seconds[0] += 11
+    assert seen == ["a", "b", "c"]
+    assert caplog.messages == ["letters: 1 of 3", "letters: 2 of 3"]

@@ -1,0 +1,115 @@
+"""What an actor does with some users: it ranks the items that each has not seen."""
+
+import warnings
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray
+import torch
+from torch import Tensor
+
+from xrec.bulk import Outcome, RowFormat
+from xrec.graph.ranking import SeenItems, top_k_items
+from xrec.recommend.tables import RankingTables
+
+ALL_SEEN = "all_items_seen"
+
+ROWS = RowFormat(
+    keys=("user_id",),
+    ok=pa.schema(
+        [
+            pa.field("item_id", pa.string(), metadata={"comment": "an item the user has not seen"}),
+            pa.field("rank", pa.int32(), metadata={"comment": "1 is the user's best item"}),
+            pa.field(
+                "score",
+                pa.float32(),
+                metadata={"comment": "dot product of the user's and the item's vector"},
+            ),
+        ]
+    ),
+    ok_keys=("rank",),
+    failed=pa.schema([]),
+    reasons=(ALL_SEEN,),
+)
+"""A user has a row of `status=ok` for each recommended item, or one failed row.
+
+Rows, and not a list of items in one row, because every reader can filter, join and export them.
+"""
+
+
+def load_task(tables: "ray.ObjectRef[RankingTables]", k: int) -> "RankingTask":
+    """The task of an actor. `tables` are in Ray's object store, so actors of a node share them."""
+    torch.set_num_threads(1)
+    return RankingTask(ray.get(tables), k)
+
+
+class RankingTask:
+    """Ranks the items of some users (a ChunkTask of xrec.bulk)."""
+
+    row_errors: tuple[type[Exception], ...] = ()
+
+    def __init__(self, tables: RankingTables, k: int):
+        self._tables = tables
+        self._k = k
+        self._users, self._items, edges = (
+            _shared(array)
+            for array in (tables.user_vectors, tables.item_vectors, tables.train_edges)
+        )
+        self._seen = SeenItems(edges, len(tables.user_vectors))
+
+    def do(self, rows: pa.Table) -> Outcome:
+        """The k best unseen items of each user, fewer if fewer are left.
+
+        A user who has seen all items is a failed row.
+        """
+        users = self._indices(rows["user_id"])
+        chunks = [
+            (items, scores)
+            for _, items, scores in top_k_items(
+                self._users, self._items, self._seen, torch.from_numpy(users), self._k
+            )
+        ]
+        items, scores = (torch.cat(parts).numpy() for parts in zip(*chunks, strict=True))  # (N, k)
+        of_user, places = np.nonzero(items >= 0)  # -1 where no unseen item is left
+        ok = pa.table(
+            {
+                "user_id": self._ids(users[of_user]),
+                "item_id": self._tables.item_ids.take(pa.array(items[of_user, places])),
+                "rank": pa.array(places + 1, pa.int32()),
+                "score": pa.array(scores[of_user, places], pa.float32()),
+            }
+        )
+        without = pa.table({"user_id": self._ids(users[items[:, 0] < 0])})
+        return Outcome(ok, self.fail(without, ALL_SEEN, "the user has seen every item"))
+
+    def fail(self, rows: pa.Table, reason: str, message: str) -> pa.Table:
+        """The users as failed rows."""
+        texts = {"reason": reason, "message": message}
+        repeated = {name: pa.repeat(text, rows.num_rows) for name, text in texts.items()}
+        return pa.table({"user_id": rows["user_id"], **repeated})
+
+    def _indices(self, user_ids: pa.ChunkedArray) -> npt.NDArray[np.int64]:
+        """The indices of N users, (N,), in increasing order.
+
+        All ids of the catalogue are compared with these few, so no actor needs an index of them.
+        """
+        is_wanted = pc.is_in(self._tables.user_ids, value_set=user_ids.combine_chunks())
+        indices = np.flatnonzero(is_wanted.to_numpy(zero_copy_only=False))
+        assert len(indices) == len(user_ids), (len(indices), len(user_ids))
+        return indices
+
+    def _ids(self, users: npt.NDArray[np.int64]) -> pa.Array:
+        return self._tables.user_ids.take(pa.array(users))
+
+
+def _shared(array: npt.NDArray[Any]) -> Tensor:
+    """`array` as a tensor, without a copy.
+
+    An array from Ray's object store is read-only, and nothing here writes to it.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(array)
