@@ -49,6 +49,7 @@ from xrec.table.log import Log
 NOT_GOOD = "stale"
 _LOST_ANSWERS = 0.05
 """The share of commits that fail, half of them after they were written."""
+_MOST_PATIENCE = 10
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,8 @@ class Sizes:
     """How large the runs are. Of each user there are five pairs.
 
     killers: one of so many users has a pair that kills its process.
-    patience_seconds: a driver that lost the run takes it back after at most so long.
+    patience_seconds: a driver that lost the run takes it back after at most so long, the second
+        time after twice as long, and so on.
     old_seconds: files older than this are not added; files are young 6 seconds longer.
     retention_seconds: of versions.
     """
@@ -150,13 +152,15 @@ def drive_to_the_end(
     toy: Toy, name: str, reasons: list[str], pool: Callable[[], Pool], patience_seconds: float
 ) -> None:
     """Do what is left; begin again when the run is lost, or the store fails for longer."""
-    draw = random.Random(name)
+    draw, num_losses = random.Random(name), 0
     while True:
         try:
             drive(toy.run, pool(), holder=name, retry=reasons, take_over=True)
             return
         except LostTableError:
-            time.sleep(draw.random() * patience_seconds)  # else no driver gets anything done
+            num_losses = min(num_losses + 1, _MOST_PATIENCE)
+            # Each waits longer the more often it lost; else no driver gets anything done.
+            time.sleep(draw.random() * num_losses * patience_seconds)
         except StorageError:
             logging.getLogger("xrec").exception("the store fails")
 

@@ -76,7 +76,7 @@ def test_runs_in_chaos_on_three_nodes_have_each_row_once_at_every_version(
         killers=max(100, num_users // 4),
         rows_per_chunk=32 if num_users < 1000 else 64,
         seconds_per_chunk=1.0,
-        patience_seconds=40.0,
+        patience_seconds=15.0,
         old_seconds=120.0,
         retention_seconds=60.0,
     )

@@ -4,13 +4,11 @@ import subprocess
 import sys
 
 
-def test_status_and_check_import_no_ray() -> None:
-    code = "import sys, xrec.bulk; print('ray' in sys.modules, 'torch' in sys.modules)"
+def test_ray_is_imported_only_with_the_pool_of_actors() -> None:
+    """Status and check are commands of seconds, and Ray takes some to import."""
+    code = (
+        "import sys, xrec.bulk; print('ray' in sys.modules, 'torch' in sys.modules);"
+        "from xrec.bulk import ActorPool; print(ActorPool.__module__)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "False False\n"
-
-
-def test_pool_of_actors_is_imported_when_it_is_asked_for() -> None:
-    code = "from xrec.bulk import ActorPool; print(ActorPool.__module__)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "xrec.bulk.pool\n"
+    assert done.stdout == "False False\nxrec.bulk.pool\n"

@@ -75,19 +75,19 @@ def texts_of(toy: Toy) -> dict[tuple[str, str], str]:
 
 
 def test_rule_14_good_rows_are_carried_and_the_others_done(place: Place) -> None:
-    check_carry(place, 6)
+    check_carry(place, 6, num_users=6)
 
 
 @pytest.mark.parametrize("rows_per_chunk", [3, 100])
 def test_rule_14_rows_are_carried_from_another_number_of_buckets(
     disk: Place, rows_per_chunk: int
 ) -> None:
-    check_carry(disk, rows_per_chunk)
+    check_carry(disk, rows_per_chunk, num_users=12)
 
 
-def check_carry(place: Place, rows_per_chunk: int) -> None:
+def check_carry(place: Place, rows_per_chunk: int, num_users: int) -> None:
     """See that rows are carried from a run of six rows a chunk to one of `rows_per_chunk`."""
-    earlier = run_of(place, "earlier", ["a", "b", "odd-1"])
+    earlier = run_of(place, "earlier", ["a", "b", "odd-1"], num_users=num_users)
     earlier.drive()
     later = run_of(
         place,
@@ -95,14 +95,15 @@ def check_carry(place: Place, rows_per_chunk: int) -> None:
         ["a", "b", "c", "odd-1"],
         carry_from="earlier",
         rows_per_chunk=rows_per_chunk,
-        num_users=14,
+        num_users=num_users + 2,
     )
     state = drive_carrying(later)
     before, after = texts_of(earlier), texts_of(later)
     same = {key for key, text in after.items() if before.get(key) == text}
     assert same == {(user, item) for user, item in before if item == "a"}
     assert rows_of(later.snapshot()) == later.rows
-    assert (state.costs["carried"], state.num_ok, state.failed) == (12, 42, {"odd": 14})
+    assert state.costs["carried"] == num_users
+    assert (state.num_ok, state.failed) == (3 * (num_users + 2), {"odd": num_users + 2})
 
 
 def contents(toy: Toy) -> dict[bytes, str]:
@@ -114,9 +115,9 @@ def contents(toy: Toy) -> dict[bytes, str]:
 def test_rule_14_files_whose_rows_are_all_good_are_copied_by_the_store(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    earlier = run_of(place, "earlier", ["a", "b", "odd-1"])
+    earlier = run_of(place, "earlier", ["a", "b", "odd-1"], num_users=6)
     earlier.drive()
-    later = run_of(place, "later", ["a", "b", "odd-1"], carry_from="earlier")
+    later = run_of(place, "later", ["a", "b", "odd-1"], carry_from="earlier", num_users=6)
     requests = requests_of(monkeypatch)
     state = drive_carrying(later, ToyTrustingTask)
     before, after = contents(earlier), contents(later)
@@ -125,7 +126,7 @@ def test_rule_14_files_whose_rows_are_all_good_are_copied_by_the_store(
     is_s3 = place.uri.startswith("s3://")
     assert requests.count("copy_object") == (len(after) if is_s3 else 0)
     assert rows_of(later.snapshot()) == later.rows
-    assert (state.costs["carried"], state.num_ok, state.failed) == (24, 24, {"odd": 12})
+    assert (state.costs["carried"], state.num_ok, state.failed) == (12, 12, {"odd": 6})
     earlier.run.table.location.delete()
     assert texts_of(later).keys() == {row for row in later.rows if row[1] != "odd-1"}
 

@@ -126,14 +126,14 @@ def test_rule_4_driver_without_results_says_every_30_seconds_that_it_lives(
 
 
 def test_rule_5_run_has_each_row_once_as_done_or_failed(place: Place, tmp_path: Path) -> None:
-    toy = toy_run(place, tmp_path, ["a", "odd-1", "dull-2", "b"])
+    toy = toy_run(place, tmp_path, ["a", "odd-1", "dull-2", "b"], num_users=6)
     pool = toy.pool()
     state = toy.drive(pool)
     assert rows_of(toy.snapshot()) == toy.rows
     failed = [row for row in toy.rows if row[1] in ("odd-1", "dull-2")]
     assert rows_of(toy.snapshot(), "failed") == failed
-    assert (state.state, state.num_ok, state.failed) == ("finished", 24, {"odd": 12, "dull": 12})
-    assert state.costs["tokens"] == 72
+    assert (state.state, state.num_ok, state.failed) == ("finished", 12, {"odd": 6, "dull": 6})
+    assert state.costs["tokens"] == 36
     assert toy.drive(late := toy.pool()) == state  # done already
     assert late.num_starts == 0
 
@@ -293,13 +293,13 @@ def test_rule_7_totals_that_are_not_the_tables_rows_end_the_run(
 def test_rule_8_retry_replaces_rows_of_its_reasons_and_keeps_the_others(
     place: Place, tmp_path: Path
 ) -> None:
-    toy = toy_run(place, tmp_path, ["a", "odd-1", "dull-2"])
+    toy = toy_run(place, tmp_path, ["a", "odd-1", "dull-2"], num_users=6)
     before = toy.drive()
     was_dull = failed_rows(toy, "dull")
     assert toy.drive(retry=["odd"]).failed == before.failed  # they fail again
     toy.heal()
     state = toy.drive(retry=["odd"])
-    assert (state.num_ok, state.failed, state.retry) == (24, {"dull": 12}, 2)
+    assert (state.num_ok, state.failed, state.retry) == (12, {"dull": 6}, 2)
     assert rows_of(toy.snapshot()) == toy.rows
     assert failed_rows(toy, "dull") == was_dull
     assert all(
@@ -384,7 +384,7 @@ def test_rule_8_compaction_and_vacuum_are_refused_before_the_run_is_finished(
 def test_rule_8_retry_of_a_compacted_table_changes_no_other_row(
     place: Place, tmp_path: Path
 ) -> None:
-    toy = toy_run(place, tmp_path, ["a", "odd-1", "dull-2"])
+    toy = toy_run(place, tmp_path, ["a", "odd-1", "dull-2"], num_users=6)
     toy.drive()
     assert compact(toy.run, holder="upkeep") is not None
     vacuum(toy.run, holder="upkeep")
@@ -392,10 +392,10 @@ def test_rule_8_retry_of_a_compacted_table_changes_no_other_row(
     assert toy.drive().state == "finished"
     toy.heal()
     state = toy.drive(retry=["odd"])
-    assert (state.num_ok, state.failed) == (24, {"dull": 12})
+    assert (state.num_ok, state.failed) == (12, {"dull": 6})
     assert rows_of(toy.snapshot()) == toy.rows
     buckets = toy.snapshot().dataset().to_table(columns=["user", "bucket"]).to_pylist()
-    assert len({(row["user"], row["bucket"]) for row in buckets}) == 12
+    assert len({(row["user"], row["bucket"]) for row in buckets}) == 6
 
 
 def test_rule_8_state_of_a_finished_run_outlives_the_log_s_old_entries(
