@@ -187,8 +187,8 @@ def _of_state(
     elif state.state == "finished" and state.num_rows != record.num_rows:
         yield Finding(
             "error",
-            f"{place}: the run is finished, but has {state.num_rows} rows of {record.num_rows} that "
-            "were planned",
+            f"{place}: the run is finished, but has {state.num_rows} rows of {record.num_rows} "
+            "that were planned",
             "give another output URI",
         )
     elif state.state == "running":

@@ -266,19 +266,23 @@ class PlanFiles:
 
     def rows(self, file: str, row_group: int) -> pa.Table:
         """The rows of a chunk; raises DataError if the part is not as the plan wrote it."""
-        location = self._output / file
-        with storage_errors(location.uri):
-            filesystem = location.arrow_filesystem()
-            try:
-                if file not in self._footers:
-                    self._footers[file] = pq.read_metadata(location.path, filesystem=filesystem)
-                with (
-                    filesystem.open_input_file(location.path) as source,
-                    pq.ParquetFile(source, metadata=self._footers[file]) as part,
-                ):
-                    return part.read_row_group(row_group)
-            except pa.ArrowInvalid as error:
-                raise DataError(f"{location}: a part of the plan was changed: {error}") from error
+        try:
+            with storage_errors((self._output / file).uri):
+                return self._rows(self._output / file, row_group)
+        except StorageNotFoundError as error:
+            raise _broken(self._output, f"{file} is missing") from error
+        except pa.ArrowInvalid as error:
+            raise _broken(self._output, f"{file} was changed: {error}") from error
+
+    def _rows(self, part: Location, row_group: int) -> pa.Table:
+        filesystem = part.arrow_filesystem()
+        if part.path not in self._footers:
+            self._footers[part.path] = pq.read_metadata(part.path, filesystem=filesystem)
+        with (
+            filesystem.open_input_file(part.path) as source,
+            pq.ParquetFile(source, metadata=self._footers[part.path]) as opened,
+        ):
+            return opened.read_row_group(row_group)
 
 
 def _good_rows(

@@ -16,7 +16,7 @@ from tests.xrec.table.unconditional_store import unconditional_store
 from xrec.bulk import check_output, open_run
 from xrec.bulk.work import Work
 from xrec.config.shared import StorageConfig
-from xrec.errors import StorageError, StorageNotFoundError, TableError
+from xrec.errors import DataError, StorageError, TableError
 
 
 @pytest.fixture
@@ -107,7 +107,7 @@ def test_run_whose_plan_loses_a_part_ends_and_goes_on_once_it_is_restored(
     part = disk.location / toy.run.plan.record.folder / "part-00000.parquet"
     content = part.read_bytes()
     pool = toy.pool(before=lambda work: part.delete() if len(pool.done) == 3 else None)
-    with pytest.raises(StorageNotFoundError, match=r"part-00000\.parquet: not found"):
+    with pytest.raises(DataError, match=r"no longer whole: .*/part-00000\.parquet is missing"):
         toy.drive(pool)
     committed = rows_of(toy.snapshot())
     assert committed
