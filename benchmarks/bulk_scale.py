@@ -79,7 +79,9 @@ def result_of(unit: Unit, num_bytes: int) -> tuple[str, Done]:
     """A path, and the result that has written it."""
     path = f"status={OK}/{unit.prefix}-{uuid.uuid4().hex}.parquet"
     file = DataFile(path=path, num_bytes=num_bytes, partition=_PARTITION)
-    return path, Done(Work(unit, 0, unit.num_rows), (file,), unit.num_rows, {}, {}, {"seconds": 1})
+    work, num_rows = Work(unit, 0, unit.num_rows), unit.num_rows
+    done = Done(work, (file,), num_ok=num_rows, num_ok_rows=num_rows, failed={})
+    return path, done
 
 
 def commit_most(output: Path, num_chunks: int, num_left: int) -> float:
