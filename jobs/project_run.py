@@ -12,10 +12,10 @@ from contextlib import ExitStack
 from cluster.connect import ensure_ray
 from jobs.command.catalogue import job_named
 from jobs.output import Found, Output
-from xrec.backfill import Lease
-from xrec.config.backfill import BackfillConfig
+from xrec.bulk import PLAN, refuse_live_driver
 from xrec.config.shared import JobConfig
 from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError
+from xrec.table import Table
 
 
 def run(
@@ -66,9 +66,8 @@ def _is_there(name: str, config: JobConfig, redo: bool) -> bool:
 
 
 def _delete(made: Output, config: JobConfig) -> None:
-    if isinstance(config, BackfillConfig):
-        with Lease.acquire(made.location, config.lease_seconds).renewed():
-            pass  # no other driver is at work there
+    if PLAN in made.records and (made.location / PLAN).is_file():
+        refuse_live_driver(Table.open(made.location.uri, storage=config.storage))
     made.delete()
 
 

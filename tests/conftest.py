@@ -6,7 +6,7 @@ actor's code in the test's own process. It saves starting processes that import 
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -98,19 +98,13 @@ def s3_environment(s3: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> ObjectSt
     return s3
 
 
-def _map_here(
-    actor: type[Callable[..., Any]], settings: Any, rows: Sequence[Mapping[str, Any]], **pool: int
-) -> Iterator[dict[str, Any]]:
-    """Do what `xrec.actor_pool.map_on_actors` does, with one actor in this process."""
-    actor, settings = cloudpickle.loads(cloudpickle.dumps((actor, settings)))
-    worker = actor(settings)
-    for row in rows:
-        done = worker({name: [value] for name, value in row.items()})
-        yield {name: column[0] for name, column in done.items()}
-
-
 @pytest.fixture
 def actors_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Run a backfill's actor in this process instead of Ray's; Ray need not be started."""
-    monkeypatch.setattr("xrec.backfill.run.map_on_actors", _map_here)
+    from tests.xrec.bulk.toy_run import PoolHere
+
+    def pool_here(settings: Any, **actors: Any) -> PoolHere:
+        return PoolHere(cloudpickle.loads(cloudpickle.dumps(settings)))
+
+    monkeypatch.setattr("xrec.backfill.run.ActorPool", pool_here)
     monkeypatch.setattr("xrec.backfill.run.gpus_each", lambda *arguments: 0)

@@ -1,43 +1,27 @@
-"""Explains many pairs: pairs go in, Parquet files come out, and an interrupted run can go on.
+"""Explains many pairs: pairs go in, a table of explanations comes out.
 
-The pairs are divided into chunks. Each chunk is committed once, and a run that is started again
-does only the chunks that are not committed. An output folder holds, in the order of writing:
-
-lease/00000007.json                    which driver works on the run      (lease)
-plan.json, plan/<run>/00007.parquet    which pairs are in which chunk     (plan)
-attempts/00007/...                     attempts that did not end          (attempts)
-part-00007-<hash>.parquet, failed/...  what a worker wrote for a chunk    (worker)
-commits/00007.json                     which files of the chunk count     (commit)
-generations/00002/...                  a later retry or compaction        (generation)
-manifest.json, _SUCCESS                all files that count, at the end   (finish)
-
-The word in brackets is the module of xrec.backfill that writes it. `read` gives a reader exactly
-the rows that count; `part-*.parquet` may match more, or fewer (xrec.backfill.reader).
+A backfill is a bulk run (xrec.bulk) whose task explains pairs. This package has what is special
+about it: where pairs come from (pairs), what texts depend on (identity, content_key), what an actor
+does with pairs (task, explain), the run itself (run), the manifest (publish), what a reader gets
+(reader, lookup), and what is shown and measured (progress, metrics, report).
 """
 
-from xrec.backfill.clean import clean
-from xrec.backfill.compact import compact
-from xrec.backfill.finish import finish
-from xrec.backfill.identity import RunIdentity
-from xrec.backfill.lease import Lease
-from xrec.backfill.pairs import pair_batches
-from xrec.backfill.plan import BackfillPlan, PlanDraft, draft_plan, read_plan
+from xrec.backfill.pairs import pair_batches, pairs_listing
+from xrec.backfill.publish import publish
 from xrec.backfill.reader import read, read_explanations, read_failed
-from xrec.backfill.run import run_backfill
+from xrec.backfill.run import finish, has_work, open_backfill, run_backfill
+from xrec.backfill.task import EXPLANATIONS
 
 __all__ = [
-    "BackfillPlan",
-    "Lease",
-    "PlanDraft",
-    "RunIdentity",
-    "clean",
-    "compact",
-    "draft_plan",
+    "EXPLANATIONS",
     "finish",
+    "has_work",
+    "open_backfill",
     "pair_batches",
+    "pairs_listing",
+    "publish",
     "read",
     "read_explanations",
     "read_failed",
-    "read_plan",
     "run_backfill",
 ]

@@ -13,12 +13,12 @@ over checks that by itself (xrec.backfill.explain.name_no_other_item).
 import hashlib
 
 from xrec.adapter.pairs import Pair
-from xrec.backfill.identity import RunIdentity
+from xrec.bulk import Identity
 from xrec.generate.explainer import Explainer
 from xrec.storage import fingerprint_of
 
 
-def shared_key(identity: RunIdentity) -> str:
+def shared_key(identity: Identity) -> str:
     """Return the part of the content key that all pairs of a run have in common."""
     settings = {name: identity.config[name] for name in ("decoding", "dtype")}
     return fingerprint_of(

@@ -8,7 +8,6 @@ from typing import Any
 import pyarrow as pa
 
 from xrec.adapter.pairs import Pair
-from xrec.backfill.attempts import Outcome
 from xrec.backfill.content_key import content_key
 from xrec.config.llm import DecodingConfig
 from xrec.errors import UnknownIdError
@@ -16,35 +15,7 @@ from xrec.generate.explainer import Explainer
 from xrec.llm.prompt import PromptTooLongError
 from xrec.schemas import FAILED, GENERATED
 
-# What torch, transformers and vLLM raise for a batch that they cannot do, lack of memory included.
-_ENGINE_ERRORS = (RuntimeError, ValueError, ArithmeticError, LookupError)
 _BY_PAIR = [("user_id", "ascending"), ("item_id", "ascending")]
-
-
-def explain_or_fail(
-    explainer: Explainer, pairs: pa.Table, decoding: DecodingConfig, shared_key: str
-) -> Outcome:
-    """Explain `pairs` as `explain_pairs` does, also if the engine raises an error.
-
-    The pairs are then halved until the one is found that the engine cannot do. It becomes a failed
-    row with the reason `engine_error`.
-    """
-    try:
-        return Outcome(*explain_pairs(explainer, pairs, decoding, shared_key))
-    except _ENGINE_ERRORS as error:
-        if pairs.num_rows == 1:
-            failure = {"reason": "engine_error", "message": f"{type(error).__name__}: {error}"}
-            failed = failed_rows(explainer, [{**ids, **failure} for ids in pairs.to_pylist()])
-            return Outcome(GENERATED.empty_table(), failed)
-    middle = pairs.num_rows // 2
-    halves = [
-        explain_or_fail(explainer, part, decoding, shared_key)
-        for part in (pairs.slice(0, middle), pairs.slice(middle))
-    ]
-    return Outcome(
-        pa.concat_tables([half.generated for half in halves]),
-        pa.concat_tables([half.failed for half in halves]),
-    )
 
 
 def explain_pairs(

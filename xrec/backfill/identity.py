@@ -1,78 +1,69 @@
 """The identity of a run: the settings and inputs that its explanations depend on.
 
-The fingerprint of both names the run. An output belongs to one run.
+The fingerprint of both names the run. An output belongs to one run. Which rows the pairs have is no
+part of it: the plan compares them if the files of the pairs changed (xrec.bulk.plan).
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from xrec.adapter.artifact import read_adapter
-from xrec.config.backfill import BackfillConfig
+from xrec.bulk import Identity
+from xrec.config.backfill import BackfillConfig, RecommendedPairs, TablePairs
 from xrec.config.serve import ServeConfig
 from xrec.config.shared import ColdStartConfig, StorageConfig
 from xrec.data.cold_start import read_cold_start
 from xrec.generate.explainer import Sources, check_sources, model_inputs
-from xrec.storage import (
-    Manifest,
-    location_of,
-    manifest_of,
-    open_location,
-    read_manifest,
-    run_fingerprint,
-)
+from xrec.storage import Location, Manifest, location_of, manifest_of, open_location
 
 
-@dataclass(frozen=True)
-class RunIdentity:
-    """`config` holds the settings, `inputs` the fingerprints of what the run reads, by name."""
-
-    config: dict[str, Any]
-    inputs: dict[str, str]
-
-    @property
-    def run(self) -> str:
-        """The run's fingerprint."""
-        return run_fingerprint("explanations", self.config, self.inputs)
-
-
-def identify(config: BackfillConfig, pairs_fingerprint: str) -> RunIdentity:
-    """Return the identity of a run of `config` over the pairs with this fingerprint.
-
-    Raises what `check_sources` raises, and ArtifactNotFoundError if `carry_from` is not finished.
-    """
+def identify(config: BackfillConfig) -> Identity:
+    """The identity of a run of `config`; raises what `check_sources` raises."""
     checked = check_sources(sources_of(config))
     # check_sources has checked that llm.model is the adapter's model.
-    return _identity(config, checked.dataset, checked.model_inputs, pairs_fingerprint)
+    return _identity(config, checked.dataset, checked.model_inputs)
 
 
-def identify_unchecked(config: BackfillConfig, pairs_fingerprint: str) -> RunIdentity:
-    """Return what `identify` returns, without a look at the language model.
+def identify_unchecked(config: BackfillConfig) -> Identity:
+    """What `identify` returns, without a look at the language model.
 
     Raises ArtifactNotFoundError if an input is not finished.
     """
     dataset, graph = manifest_of(config, "dataset"), manifest_of(config, "graph")
     adapter = read_adapter(location_of(config, "adapter"))
-    return _identity(config, dataset, model_inputs(adapter, graph), pairs_fingerprint)
+    return _identity(config, dataset, model_inputs(adapter, graph))
 
 
-def _identity(
-    config: BackfillConfig, dataset: Manifest, model: Mapping[str, str], pairs_fingerprint: str
-) -> RunIdentity:
+def _identity(config: BackfillConfig, dataset: Manifest, model: Mapping[str, str]) -> Identity:
     sources = sources_of(config)
-    inputs = {"dataset": dataset.fingerprint, **model, "pairs": pairs_fingerprint}
+    inputs = {"dataset": dataset.fingerprint, **model}
     if sources.cold_start:
         inputs["cold_start"] = read_cold_start(sources.cold_start, sources.storage).fingerprint
     if config.carry_from:
-        inputs["carry_from"] = read_manifest(
-            open_location(config.carry_from, config.storage), "explanations"
-        ).fingerprint
+        inputs["carry_from"] = open_location(config.carry_from, config.storage).shared_uri
     settings = {
         "decoding": config.decoding.model_dump(mode="json"),
         "dtype": arithmetic(config),
         "rows_per_chunk": config.rows_per_chunk,
+        "pairs": _pairs(config),
     }
-    return RunIdentity(settings, inputs)
+    return Identity(kind="explanations", config=settings, inputs=inputs)
+
+
+def _pairs(config: BackfillConfig) -> dict[str, Any]:
+    """The section `pairs`, with a URI that does not depend on the working directory."""
+    section = config.pairs.model_dump(mode="json")
+    if isinstance(config.pairs, TablePairs | RecommendedPairs):
+        section["uri"] = pairs_location(config, config.pairs).shared_uri
+    return section
+
+
+def pairs_location(config: BackfillConfig, pairs: TablePairs | RecommendedPairs) -> Location:
+    """Where the table of pairs, or the recommendations, lie."""
+    if isinstance(pairs, RecommendedPairs) and pairs.uri is None:
+        return location_of(config, "recommendations")
+    assert pairs.uri is not None
+    return open_location(pairs.uri, config.storage)
 
 
 def arithmetic(config: BackfillConfig | ServeConfig) -> str:

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from xrec.backfill.chunk import chunk_of, chunk_of_file
 from xrec.backfill.commit import FAILED_FOLDER
-from xrec.backfill.plan import PLAN
+from xrec.bulk.plan import PLAN
 from xrec.errors import ArtifactMismatchError, DataError
 from xrec.schemas import GENERATED
 from xrec.storage import Location, Manifest, differing_fields, read_manifest, storage_errors

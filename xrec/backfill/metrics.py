@@ -1,61 +1,59 @@
-"""A backfill's counts as Ray metrics, for Prometheus; the driver records them as chunks end.
+"""A backfill's counts as Ray metrics, for Prometheus; the driver records them with each commit.
 
 xrec_backfill_pairs_total{outcome="explained" | "carried" | a reason of failed rows}
 xrec_backfill_tokens_total{kind="prompt" | "generated"}
 xrec_backfill_deaths_total
-xrec_backfill_chunk_seconds
+xrec_backfill_actor_seconds_total
 xrec_backfill_pairs_left
 """
 
-from ray.util.metrics import Counter, Gauge, Histogram
+from ray.util.metrics import Counter, Gauge
 
-from xrec.backfill.commit import Commit
-
-_CHUNK_SECONDS = [1.0, 5.0, 15.0, 60.0, 300.0, 1200.0]
+from xrec.bulk import RunState
 
 
 class BackfillMetrics:
-    """The metrics of one driver with `num_left` pairs to do; Ray must be initialised."""
+    """The metrics of one driver of a run of `num_pairs` pairs; Ray must be initialised.
 
-    def __init__(self, num_left: int):
-        self._num_left = num_left
+    Counters count what this driver committed. A retry that explains a pair counts it as explained;
+    the count of the reason for which it had failed stays.
+    """
+
+    def __init__(self, num_pairs: int):
+        self._num_pairs = num_pairs
+        self._before: RunState | None = None
         self._pairs = Counter(
-            "xrec_backfill_pairs_total", "Pairs of committed chunks, by outcome.", ("outcome",)
+            "xrec_backfill_pairs_total", "Committed pairs, by outcome.", ("outcome",)
         )
         self._tokens = Counter(
             "xrec_backfill_tokens_total",
             "Tokens of generated explanations and their prompts.",
             ("kind",),
         )
-        self._deaths = Counter(
-            "xrec_backfill_deaths_total", "Attempts at committed chunks whose process died."
-        )
-        self._seconds = Histogram(
-            "xrec_backfill_chunk_seconds", "Time that an actor took for a chunk, s.", _CHUNK_SECONDS
+        self._deaths = Counter("xrec_backfill_deaths_total", "Processes that died at work.")
+        self._seconds = Counter(
+            "xrec_backfill_actor_seconds_total", "Time that actors took for committed pairs, s."
         )
         self._left = Gauge("xrec_backfill_pairs_left", "Pairs that are not committed.")
-        self._left.set(num_left)
 
-    def record(self, commit: Commit) -> None:
-        """Count a committed chunk."""
-        counts = {
-            "explained": commit.num_rows - commit.num_carried,
-            "carried": commit.num_carried,
-            **commit.failed_by_reason,
-        }
-        tokens = {
-            "prompt": commit.work.num_prompt_tokens,
-            "generated": commit.work.num_generated_tokens,
-        }
-        for counter, tag, values in (
-            (self._pairs, "outcome", counts),
-            (self._tokens, "kind", tokens),
-        ):
-            for value, count in values.items():
-                if count:
-                    counter.inc(count, {tag: value})
-        if commit.work.num_deaths:
-            self._deaths.inc(commit.work.num_deaths)
-        self._seconds.observe(commit.work.seconds)
-        self._num_left -= commit.num_rows + commit.num_failed
-        self._left.set(self._num_left)
+    def record(self, state: RunState) -> None:
+        """Count what a commit has that the one before had not; the first one begins at nothing."""
+        before, self._before = self._before or state, state
+        for outcome, count in _outcomes(state).items():
+            _add(self._pairs, count - _outcomes(before).get(outcome, 0), outcome=outcome)
+        for kind in ("prompt", "generated"):
+            name = f"num_{kind}_tokens"
+            _add(self._tokens, state.costs.get(name, 0) - before.costs.get(name, 0), kind=kind)
+        _add(self._deaths, state.num_deaths - before.num_deaths)
+        _add(self._seconds, state.costs.get("seconds", 0) - before.costs.get("seconds", 0))
+        self._left.set(self._num_pairs - state.num_rows)
+
+
+def _outcomes(state: RunState) -> dict[str, float]:
+    carried = state.costs.get("carried", 0)
+    return {"explained": state.num_ok - carried, "carried": carried, **state.failed}
+
+
+def _add(counter: Counter, amount: float, **tags: str) -> None:
+    if amount > 0:
+        counter.inc(amount, tags)

@@ -74,7 +74,8 @@ from typing import TYPE_CHECKING
 from xrec.bulk.check import Finding, check_output
 from xrec.bulk.driver import drive
 from xrec.bulk.keys import clean_keys, key_hash
-from xrec.bulk.plan import Identity, Plan, listing_of, read_plan
+from xrec.bulk.ledger import refuse_live_driver
+from xrec.bulk.plan import PLAN, Identity, Plan, listing_of, read_plan
 from xrec.bulk.preview import Preview, preview
 from xrec.bulk.publish import publish
 from xrec.bulk.rate import Rate, measured_rate
@@ -91,6 +92,7 @@ if TYPE_CHECKING:
     from xrec.bulk.pool import ActorPool
 
 __all__ = [
+    "PLAN",
     "ActorPool",
     "BulkRun",
     "CarryingTask",
@@ -119,6 +121,7 @@ __all__ = [
     "read_plan",
     "read_state",
     "read_status",
+    "refuse_live_driver",
     "vacuum",
 ]
 

@@ -11,7 +11,7 @@ import uuid
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -26,15 +26,14 @@ from xrec.schemas import REJECTED
 from xrec.storage import (
     Location,
     differing_fields,
-    fingerprint_of,
     parquet_bytes,
     read_table,
+    run_fingerprint,
     storage_errors,
 )
 
 FOLDER = "_xrec"
 PLAN = f"{FOLDER}/plan.json"
-LAYOUT = 1
 _ROWS_PER_PART = 2**20
 _INDEX = pa.schema(
     [
@@ -60,8 +59,8 @@ class Identity(BaseModel):
 
     @property
     def run(self) -> str:
-        """The run's fingerprint."""
-        return fingerprint_of([self.kind, LAYOUT, self.config, self.inputs])
+        """The run's fingerprint, as its manifest has it."""
+        return run_fingerprint(self.kind, self.config, self.inputs)
 
 
 class PlanRecord(BaseModel):
@@ -78,7 +77,7 @@ class PlanRecord(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    layout: int
+    layout: Literal[1]
     identity: Identity
     listing: dict[str, list[str]]
     rows_fingerprint: str
@@ -336,7 +335,7 @@ def _write(
     (output / folder / "index.parquet").write_bytes(parquet_bytes(table, _INDEX))
     (output / folder / "rejected.parquet").write_bytes(parquet_bytes(rejected, REJECTED))
     return PlanRecord(
-        layout=LAYOUT,
+        layout=1,
         identity=identity,
         listing=dict(listing),
         rows_fingerprint=spill.fingerprint,

@@ -1,8 +1,8 @@
 """`xrec recommend` and `xrec backfill`: pairs of users and items, and their explanations."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from xrec.config.base import Config
 from xrec.config.llm import DecodingConfig, EngineConfig, LLMConfig
@@ -66,13 +66,10 @@ class ActorsConfig(Config):
     """The pool of processes that hold the language model."""
 
     num_actors: int = Field(
-        2, ge=1, description="Number of actors; if min_actors is given, the largest number."
-    )
-    min_actors: int | None = Field(
-        None,
+        2,
         ge=1,
-        description="Number of actors that the pool starts with. It grows as the cluster has "
-        "room. If null, it is num_actors.",
+        description="Number of actors. The run begins with the first one that is ready; others "
+        "come as the cluster has room.",
     )
     cpus_per_actor: int = Field(
         1, ge=1, description="Torch threads, and logical CPUs, of each actor."
@@ -83,11 +80,58 @@ class ActorsConfig(Config):
         "cluster has enough of them, else they use CPUs.",
     )
 
+
+FailureReason = Literal[
+    "unknown_user",
+    "unknown_item",
+    "empty_prompt",
+    "token_out_of_range",
+    "prompt_too_long",
+    "over_memory_budget",
+    "empty_text",
+    "repetitive_text",
+    "prompt_echo",
+    "no_full_sentence",
+    "names_another_item",
+    "broken_placeholder",
+    "engine_error",
+]
+"""Why a pair has no explanation."""
+
+
+class UpkeepConfig(Config):
+    """What is done to the table of a finished run."""
+
+    compact: bool = Field(
+        False,
+        description="Whether to make few large files of the run's many small ones (Delta's "
+        "OPTIMIZE), so that readers open fewer.",
+    )
+    target_mib: float = Field(128.0, gt=0, description="Size of the files that compact makes, MiB.")
+    vacuum: bool = Field(
+        False,
+        description="Whether to delete files that no version of the last retention_hours needs "
+        "(Delta's VACUUM).",
+    )
+    retention_hours: float = Field(
+        168.0,
+        ge=1,
+        description="How long vacuum keeps files after they were replaced, in hours, for readers "
+        "that opened an earlier version.",
+    )
+    log_retention_hours: float = Field(
+        720.0,
+        ge=1,
+        description="How long vacuum keeps entries of the table's log, in hours. Versions older "
+        "than that can no longer be opened. At least retention_hours.",
+    )
+
     @model_validator(mode="after")
-    def _range_is_not_empty(self) -> "ActorsConfig":
-        if self.min_actors is not None and self.min_actors > self.num_actors:
+    def _log_is_kept_longer(self) -> "UpkeepConfig":
+        if self.log_retention_hours < self.retention_hours:
             raise ValueError(
-                f"min_actors must be at most num_actors = {self.num_actors}, saw {self.min_actors}"
+                f"log_retention_hours must be at least retention_hours = {self.retention_hours}, "
+                f"saw {self.log_retention_hours}"
             )
         return self
 
@@ -128,10 +172,15 @@ class BackfillConfig(JobConfig):
         "those pairs whose texts, vectors, model and decoding are the same. If "
         "null, all are generated.",
     )
-    retry_failed: str | None = Field(
+    retry_failed: tuple[Literal["all"] | FailureReason, ...] | None = Field(
         None,
-        description="Which failed rows of this run are done again: all, or those of one "
-        "reason. If null, they stay as they are.",
+        description="Which failed rows of this run are done again: all, or those of one reason, or "
+        "of a list of reasons. If null, they stay as they are.",
+    )
+    take_over: bool = Field(
+        False,
+        description="Whether to begin although another driver seems to be at work. That one can "
+        "commit no more.",
     )
     price_per_actor_hour: float | None = Field(
         None,
@@ -139,22 +188,9 @@ class BackfillConfig(JobConfig):
         description="What an actor costs in an hour, in any currency, for the report. If "
         "null, the report has no cost.",
     )
-    compact_mib: float = Field(
-        128.0,
-        gt=0,
-        description="Size of the files that --compact makes, in MiB; the last one is smaller.",
-    )
-    garbage_hours: float = Field(
-        24.0,
-        ge=0,
-        description="How long --clean keeps files that were replaced, in hours, for readers "
-        "that opened them before.",
-    )
-    lease_seconds: float = Field(
-        30.0,
-        gt=0,
-        description="Time without a sign of life, in seconds, after which a driver counts as "
-        "dead and another one may go on.",
+    upkeep: UpkeepConfig = Field(
+        default_factory=UpkeepConfig,
+        description="What is done to the table once the run is finished.",
     )
     llm: LLMConfig = Field(description="The language model that the adapter was trained for.")
     decoding: DecodingConfig = Field(
@@ -167,6 +203,11 @@ class BackfillConfig(JobConfig):
         default_factory=ActorsConfig, description="The processes that hold the language model."
     )
     ray: RayConfig = Field(default_factory=RayConfig, description="The Ray cluster.")
+
+    @field_validator("retry_failed", mode="before")
+    @classmethod
+    def _one_reason_is_a_list(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
 
 
 class RecommendConfig(JobConfig):

@@ -8,8 +8,8 @@ from collections import Counter
 
 import pyarrow as pa
 import pytest
-
 from xrec.backfill.attempts import Attempts, Outcome
+
 from xrec.schemas import FAILED, GENERATED
 from xrec.storage import Location
 

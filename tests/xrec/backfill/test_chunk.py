@@ -1,7 +1,6 @@
 """The hash that assigns users to chunks, and the names of a chunk's files."""
 
 import pytest
-
 from xrec.backfill.chunk import chunk_of, chunk_of_file, part_name
 
 

@@ -3,8 +3,8 @@
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-
 from xrec.backfill.commit import Commit, Work, committed_chunks, read_commits, try_commit
+
 from xrec.errors import StorageNotFoundError
 from xrec.storage import Location
 

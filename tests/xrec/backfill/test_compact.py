@@ -6,12 +6,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from xrec.backfill.chunk import chunk_of
 
 import jobs.backfill
 from tests.xrec.backfill.runs import output_of, pairs_of, rows_by_manifest, run
 from tests.xrec.backfill.toy_engines import Toy
 from xrec.backfill import read
-from xrec.backfill.chunk import chunk_of
 from xrec.schemas import GENERATED
 from xrec.storage import read_manifest
 

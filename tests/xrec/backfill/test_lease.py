@@ -8,8 +8,8 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
-
 from xrec.backfill.lease import Lease
+
 from xrec.errors import LeaseError
 from xrec.storage import Location, open_location
 

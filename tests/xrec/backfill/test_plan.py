@@ -7,12 +7,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from xrec.backfill.chunk import chunk_of
+from xrec.backfill.plan import pairs_location, read_chunk_pairs
 
 from tests.xrec.backfill.runs import output_of, pairs_of, plan
 from xrec.backfill import draft_plan
-from xrec.backfill.chunk import chunk_of
 from xrec.backfill.identity import sources_of
-from xrec.backfill.plan import pairs_location, read_chunk_pairs
 from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError, DataError
 from xrec.schemas import PAIRS
 from xrec.storage import parquet_bytes, read_table

@@ -7,13 +7,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from xrec.backfill.finish import finish
+from xrec.backfill.worker import ChunkWorker, WorkerSettings
 
 from tests.xrec.backfill.runs import pairs_of, plan
 from tests.xrec.backfill.toy_engines import Toy
 from xrec.backfill import draft_plan, read, read_failed
-from xrec.backfill.finish import finish
 from xrec.backfill.identity import sources_of
-from xrec.backfill.worker import ChunkWorker, WorkerSettings
 from xrec.errors import ArtifactNotFoundError
 from xrec.schemas import FAILED, GENERATED
 

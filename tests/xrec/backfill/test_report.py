@@ -5,11 +5,11 @@ import json
 from typing import Any
 
 import pytest
-
 from xrec.backfill.commit import Commit, EngineWork, Work
 from xrec.backfill.generation import RUN
-from xrec.backfill.report import summarize, write_report
 from xrec.backfill.snapshot import Record
+
+from xrec.backfill.report import summarize, write_report
 from xrec.schemas import FAILED, GENERATED
 from xrec.storage import Location, write_table
 

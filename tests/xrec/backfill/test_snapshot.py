@@ -4,10 +4,10 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-
 from xrec.backfill.commit import Commit, Work, try_commit
 from xrec.backfill.generation import RUN, begin_generation
 from xrec.backfill.snapshot import RecordLog, read_records
+
 from xrec.errors import StorageError, StorageUnreachableError
 from xrec.storage import Location, open_location
 

@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterator
 
 import pyarrow as pa
 import pytest
-
 from xrec.backfill.chunk import chunk_of
 from xrec.backfill.spill import PairSpill, pairs_hash
+
 from xrec.schemas import PAIRS
 
 Rows = list[tuple[str, str]]

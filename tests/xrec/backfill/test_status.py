@@ -4,9 +4,9 @@ import logging
 from typing import Any
 
 import pytest
+from xrec.backfill.status import Status, with_status
 
 from tests.xrec.backfill.test_report import COMMITS
-from xrec.backfill.status import Status, with_status
 
 
 @pytest.mark.parametrize(

@@ -8,14 +8,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from xrec.backfill.commit import Commit, committed_chunks
+from xrec.backfill.worker import ChunkWorker, WorkerSettings
 
 from tests.xrec.backfill.runs import plan
 from tests.xrec.backfill.toy_engines import Toy
 from xrec.backfill import BackfillPlan
-from xrec.backfill.commit import Commit, committed_chunks
 from xrec.backfill.content_key import shared_key
 from xrec.backfill.identity import sources_of
-from xrec.backfill.worker import ChunkWorker, WorkerSettings
 from xrec.config.backfill import BackfillConfig
 from xrec.config.llm import EngineConfig
 from xrec.generate.explainer import check_sources

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from xrec.adapter.pairs import PairPrompts
-from xrec.backfill.worker import WorkerSettings, load_worker_explainer
+from xrec.backfill.task import MakeExplainTask, load_task_explainer
 from xrec.config.llm import DecodingConfig
 from xrec.generate.engine import Completion
 from xrec.generate.explainer import Explainer
@@ -16,7 +16,7 @@ from xrec.generate.explainer import Explainer
 
 @dataclass(frozen=True)
 class Toy:
-    """A function for `load` of WorkerSettings: a real explainer with an `EchoEngine`.
+    """A function for `load` of MakeExplainTask: a real explainer with an `EchoEngine`.
 
     A process that gets a pair of `deadly` kills itself; a pair of `broken` raises an error; a pair
     of `mute` gets an empty text while the file `muted` exists. Each call of the engine writes its
@@ -32,9 +32,9 @@ class Toy:
     seconds_per_prompt: float = 0.0
     says: str = "explained"
 
-    def __call__(self, settings: WorkerSettings) -> Explainer:
+    def __call__(self, made: MakeExplainTask) -> Explainer:
         """Make the explainer in the actor's process."""
-        real = load_worker_explainer(settings)
+        real = load_task_explainer(made)
         return Explainer(
             real.model,
             EchoEngine(real.pairs, self),

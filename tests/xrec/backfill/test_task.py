@@ -1,0 +1,59 @@
+"""Explaining pairs as a task of xrec.bulk."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from tests.xrec.backfill.runs import pairs_of
+from tests.xrec.bulk.toy_run import PoolHere
+from xrec.backfill.explain import explain_pairs
+from xrec.backfill.identity import identify
+from xrec.backfill.task import EXPLANATIONS, ExplainTask, explain_task
+from xrec.bulk import Identity, clean_keys, drive, open_run
+
+MakeConfig = Callable[..., Any]
+PAIRS_GIVEN = ("u0 i0", "u0 i1", "u1 i2", "u2 wordy", "nobody i0", "u3 nothing", "u4 i4")
+
+
+@pytest.fixture
+def task(make_config: MakeConfig) -> ExplainTask:
+    config = make_config()
+    return explain_task(config, identify(config))()
+
+
+def run_of(uri: str, pairs: pa.Table, **settings: Any) -> Any:
+    return open_run(
+        uri,
+        Identity(kind="explanations", config={}, inputs={}),
+        EXPLANATIONS,
+        lambda: [clean_keys(pairs, EXPLANATIONS.keys, file="pairs", first_line=1)],
+        listing={},
+        rows_per_chunk=3,
+        **settings,
+    )
+
+
+def rows_in(run: Any, status: str) -> list[dict[str, Any]]:
+    rows = run.table.snapshot().dataset([("status", "=", status)]).to_table().to_pylist()
+    return sorted(rows, key=lambda row: (row["user_id"], row["item_id"]))
+
+
+def test_explain_task_gives_the_rows_of_a_backfill_and_carries_them(
+    task: ExplainTask, pairs: Callable[..., pa.Table], tmp_path: Path
+) -> None:
+    given = pairs(*PAIRS_GIVEN)
+    generated, not_explained = explain_pairs(task.explainer, given, task.decoding, task.shared_key)
+    run = run_of(str(tmp_path / "one"), given)
+    state = drive(run, PoolHere(run.worker_settings(lambda: task)), holder="test")
+    explained, failed = rows_in(run, "ok"), rows_in(run, "failed")
+    assert [row["explanation"] for row in explained] == generated["explanation"].to_pylist()
+    assert pairs_of(explained) == pairs_of(generated.to_pylist())
+    assert [row["reason"] for row in failed] == not_explained["reason"].to_pylist()
+    assert state.costs["num_generated_tokens"] > 0
+    again = run_of(str(tmp_path / "two"), given, carry_from=str(tmp_path / "one"))
+    state = drive(again, PoolHere(again.worker_settings(lambda: task)), holder="test")
+    assert state.costs["carried"] == len(explained)
+    assert rows_in(again, "ok") == explained

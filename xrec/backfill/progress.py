@@ -1,0 +1,98 @@
+"""Shows the progress of a backfill: pairs explained, failed and left, the rate, and the time left.
+
+On a terminal it is a bar, otherwise a line in the log every ten seconds.
+"""
+
+import logging
+import sys
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Self
+
+from xrec.bulk import RunState
+
+logger = logging.getLogger("xrec")
+
+_SECONDS_BETWEEN_LINES = 10.0
+
+
+class ProgressLine:
+    """Shows what one driver did of a run of `num_pairs` pairs, from `with` on.
+
+    clock: monotonic seconds.
+    """
+
+    def __init__(self, num_pairs: int, clock: Callable[[], float] = time.monotonic):
+        self._num_pairs = num_pairs
+        self._clock = clock
+        self._started_at = self._shown_at = clock()
+        self._stack = ExitStack()
+        self._show: Callable[[RunState, str], None] = self._log
+
+    def __enter__(self) -> Self:
+        if sys.stderr.isatty():
+            self._show = self._stack.enter_context(_Bar(self._num_pairs)).show
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._stack.close()
+
+    def show(self, state: RunState) -> None:
+        """Show the state after a commit."""
+        self._show(state, self.line(state))
+
+    def line(self, state: RunState) -> str:
+        """The state as one line; the rate is that of this driver."""
+        num_left = self._num_pairs - state.num_rows
+        seconds = max(self._clock() - self._started_at, 1e-9)
+        rate = (state.num_rows - state.num_rows_before) / seconds
+        left = _duration(num_left / rate) if rate > 0 else "?"
+        return (
+            f"{state.num_ok:,} explained, {state.num_failed:,} failed, {num_left:,} left; "
+            f"{rate:,.1f} pairs/s, {left} to go"
+        )
+
+    def _log(self, state: RunState, line: str) -> None:
+        is_last = state.num_rows == self._num_pairs and state.num_rows > state.num_rows_before
+        if is_last or self._clock() - self._shown_at > _SECONDS_BETWEEN_LINES:
+            self._shown_at = self._clock()
+            logger.info("%s", line)
+
+
+class _Bar:
+    def __init__(self, num_pairs: int):
+        # Imported here because actors import xrec.backfill and do not need rich.
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn
+
+        columns = (BarColumn(), TextColumn("{task.description}"))
+        self._bar = Progress(*columns, console=Console(stderr=True), transient=True)
+        self._task = self._bar.add_task("waiting for the first chunk", total=num_pairs)
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._bar.stop()
+
+    def show(self, state: RunState, line: str) -> None:
+        self._bar.update(self._task, completed=state.num_rows, description=line)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

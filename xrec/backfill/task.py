@@ -1,0 +1,141 @@
+"""Explaining pairs as a task of `xrec.bulk`: the columns of its rows, and what an actor does."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol, get_args, runtime_checkable
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+
+from xrec.backfill.content_key import shared_key
+from xrec.backfill.explain import content_keys, explain_pairs, failed_rows, name_no_other_item
+from xrec.backfill.identity import sources_of
+from xrec.bulk import Identity, Outcome, RowFormat
+from xrec.config.backfill import BackfillConfig
+from xrec.config.llm import DecodingConfig, EngineConfig
+from xrec.config.shared import Device
+from xrec.generate.engine import PromptFailure, TextFailure
+from xrec.generate.engine_report import EngineReport
+from xrec.generate.explainer import Explainer, Sources, load_explainer
+from xrec.schemas import FAILED, GENERATED, PAIRS
+
+# What torch, transformers and vLLM raise for a batch that they cannot do, lack of memory included.
+_ENGINE_ERRORS = (RuntimeError, ValueError, ArithmeticError, LookupError)
+
+EXPLANATIONS = RowFormat(
+    keys=tuple(PAIRS.names),
+    ok=pa.schema([f for f in GENERATED if f.name not in PAIRS.names]),
+    failed=pa.schema([f for f in FAILED if f.name not in {*PAIRS.names, "reason", "message"}]),
+    reasons=("unknown_user", "unknown_item", *get_args(PromptFailure), *get_args(TextFailure)),
+    error_reason="engine_error",
+)
+
+
+@runtime_checkable
+class ReportingEngine(Protocol):
+    """An engine that reports what its latest call cost; an engine need not do so."""
+
+    report: EngineReport
+
+
+@dataclass(frozen=True)
+class MakeExplainTask:
+    """Makes an actor's task; everything that an actor gets.
+
+    shared_key: the run's part of the content keys.
+    load: makes the explainer, in the actor's process.
+    """
+
+    sources: Sources
+    decoding: DecodingConfig
+    device: Device
+    engine: EngineConfig
+    num_threads: int
+    shared_key: str
+    load: "LoadExplainer"
+
+    def __call__(self) -> "ExplainTask":
+        """Load the model, in the actor's process."""
+        torch.set_num_threads(self.num_threads)
+        return ExplainTask(self.load(self), self.decoding, self.shared_key)
+
+
+LoadExplainer = Callable[[MakeExplainTask], Explainer]
+
+
+def load_task_explainer(made: MakeExplainTask) -> Explainer:
+    """The explainer of an actor."""
+    return load_explainer(made.sources, device=made.device, engine=made.engine)
+
+
+def explain_task(
+    config: BackfillConfig, identity: Identity, load: LoadExplainer = load_task_explainer
+) -> MakeExplainTask:
+    """What the actors of a run of `config` get."""
+    return MakeExplainTask(
+        sources=sources_of(config),
+        decoding=config.decoding,
+        device=config.actors.device,
+        engine=config.engine,
+        num_threads=config.actors.cpus_per_actor,
+        shared_key=shared_key(identity),
+        load=load,
+    )
+
+
+@dataclass(frozen=True)
+class ExplainTask:
+    """A ChunkTask and CarryingTask of xrec.bulk."""
+
+    explainer: Explainer
+    decoding: DecodingConfig
+    shared_key: str
+    row_errors: tuple[type[Exception], ...] = _ENGINE_ERRORS
+
+    def do(self, rows: pa.Table) -> Outcome:
+        """See ChunkTask; the costs are those of `costs_of`."""
+        generated, failed = explain_pairs(
+            self.explainer, rows.cast(PAIRS), self.decoding, self.shared_key
+        )
+        engine = self.explainer.engine
+        report = engine.report if isinstance(engine, ReportingEngine) else None
+        return Outcome(generated, failed, costs_of(generated, report))
+
+    def fail(self, rows: pa.Table, reason: str, message: str) -> pa.Table:
+        """See ChunkTask."""
+        failure = {"reason": reason, "message": message}
+        return failed_rows(self.explainer, [{**ids, **failure} for ids in rows.to_pylist()])
+
+    def is_still_good(self, earlier: pa.Table) -> pa.Array:
+        """See CarryingTask: the content key is today's, and the text names no other item."""
+        keys = content_keys(self.explainer, earlier.select(PAIRS.names), self.shared_key)
+        same = [
+            key is not None and key == there
+            for key, there in zip(keys.to_pylist(), earlier["content_key"].to_pylist(), strict=True)
+        ]
+        known = earlier.filter(pa.array(same, pa.bool_()))
+        names_none = iter(name_no_other_item(self.explainer, known).to_pylist())
+        return pa.array([is_same and next(names_none) for is_same in same], pa.bool_())
+
+
+def costs_of(generated: pa.Table, report: EngineReport | None) -> dict[str, float]:
+    """What generating some rows cost, as numbers that can be added up.
+
+    num_prompt_tokens and num_generated_tokens are those of the explanations. If the engine reports
+    its work, there are also engine_prompt_tokens, engine_computed_prompt_tokens, engine_key_cells,
+    engine_seen_keys (see EngineReport) and engine_seconds.
+    """
+    costs: dict[str, float] = {
+        name: pc.sum(generated[name]).as_py() or 0
+        for name in ("num_prompt_tokens", "num_generated_tokens")
+    }
+    if report is not None:
+        costs |= {
+            "engine_prompt_tokens": report.num_prompt_tokens,
+            "engine_computed_prompt_tokens": report.num_computed_prompt_tokens,
+            "engine_key_cells": report.num_key_cells,
+            "engine_seen_keys": report.num_seen_keys,
+            "engine_seconds": report.total_seconds,
+        }
+    return costs
