@@ -13,11 +13,11 @@ import promql_parser
 import pytest
 import ray
 import yaml
-from xrec.backfill.commit import Commit, Work
 
 import xrec.backfill.metrics
 import xrec.train.metrics
 from tests.infra.manifests import ROOT
+from xrec.backfill.commit import Commit, Work
 from xrec.backfill.metrics import BackfillMetrics
 from xrec.train.metrics import TrainingMetrics
 

@@ -8,10 +8,10 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from typer.testing import CliRunner
-from xrec.backfill.chunk import chunk_of
 
 import jobs.backfill
 from xrec.backfill import Lease, read_explanations
+from xrec.backfill.chunk import chunk_of
 from xrec.cli.main import app
 from xrec.config.backfill import BackfillConfig
 from xrec.config.shared import StorageConfig

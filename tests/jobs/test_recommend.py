@@ -6,10 +6,10 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from typer.testing import CliRunner
-from xrec.backfill.plan import read_chunk_pairs
 
 import jobs.recommend
 from xrec.backfill import draft_plan, pair_batches
+from xrec.backfill.plan import read_chunk_pairs
 from xrec.cli.main import app
 from xrec.config.backfill import BackfillConfig, RecommendConfig
 from xrec.config.base import parse_config
