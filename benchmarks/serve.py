@@ -268,9 +268,8 @@ def _ask(kind: str, url: str, config: Record) -> Ask:
 
 def _pairs(kind: str, config: Record) -> list[tuple[str, str]]:
     if kind == "hits":
-        table = read_explanations(
-            open_location(config.get("explanations") or f"{config['workspace']}/explanations")
-        )
+        uri = config.get("explanations") or f"{config['workspace']}/explanations"
+        table = read_explanations(uri)
         return list(zip(table["user_id"].to_pylist(), table["item_id"].to_pylist(), strict=True))
     dataset = read_dataset(open_location(f"{config['workspace']}/dataset"))
     users, items = (

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from jobs.output import Output
 from xrec.adapter.pairs import Pair
-from xrec.backfill import read_explanations, read_failed
+from xrec.backfill import read, read_failed
 from xrec.config.evaluate import EvaluateConfig
 from xrec.data.dataset import Dataset
 from xrec.data.held_out import HeldOutPair, held_out_pairs
@@ -34,7 +34,8 @@ from xrec.storage import Kind, Manifest, check_artifacts, location_of, manifest_
 logger = logging.getLogger("xrec")
 
 _ARTIFACTS: tuple[Kind, ...] = ("dataset", "graph", "adapter", "explanations")
-_Row = tuple[HeldOutPair, str]
+Row = tuple[HeldOutPair, str]
+"""A held-out pair and the text that was generated for it."""
 
 
 def output(config: EvaluateConfig, *, exact: bool = True) -> Output:
@@ -56,10 +57,12 @@ def run(config: EvaluateConfig) -> Manifest:
     if (done := made.done()) is not None:
         return done
     explainer = _explainer(config)
-    explanations = read_explanations(location_of(config, "explanations"))
-    failed = read_failed(location_of(config, "explanations").uri, config.storage).to_table()
-    pairs = score_pairs(explainer, explanations, config)
-    coverage = coverage_of(explainer.dataset, explanations, failed, config.split)
+    source = (config.artifact("explanations"), manifests["explanations"].version, config.storage)
+    explanations = read(*source).to_table(columns=["user_id", "item_id", "explanation"])
+    failed = read_failed(*source).to_table(columns=["user_id", "item_id", "reason"])
+    explained = with_references(explainer.dataset, explanations, config.split)
+    pairs = score_pairs(explainer, explained, config)
+    coverage = coverage_of(explainer.dataset, explained, failed, config.split)
     metrics = compute_metrics(pairs, config)
     lineage = Lineage(
         sources=manifests,
@@ -113,14 +116,14 @@ def _explainer(config: EvaluateConfig) -> Explainer:
 
 
 def score_pairs(
-    explainer: Explainer, explanations: pa.Table, config: EvaluateConfig
+    explainer: Explainer, explained: list[Row], config: EvaluateConfig
 ) -> list[ScoredPair]:
     """Held-out pairs with their texts and their scores with the own and another user's vector.
 
-    Both texts have passed the same rules: a pair whose own text was refused is not there, and a
-    refused text with another user's vector is None.
+    `explained` is what `with_references` returns. Both texts have passed the same rules: a pair
+    whose own text was refused is not there, and a refused text with another user's vector is None.
     """
-    rows = _draw(_with_references(explainer.dataset, explanations, config.split), config)
+    rows = _draw(explained, config)
     pairs, texts = [pair for pair, _ in rows], [text for _, text in rows]
     others = [
         explainer.dataset.user_index(user)
@@ -168,28 +171,27 @@ def _scored(explainer: Explainer, pair: HeldOutPair, text: str, **scores: Any) -
 
 
 def coverage_of(
-    dataset: Dataset, explanations: pa.Table, failed: pa.Table, split: Literal["validation", "test"]
+    dataset: Dataset, explained: list[Row], failed: pa.Table, split: Literal["validation", "test"]
 ) -> Coverage:
-    """How many of the split's explained pairs are among `explanations` and how many among `failed`.
+    """How many of the split's explained pairs are `explained` and how many are among `failed`.
 
-    The tables have the schemas GENERATED and FAILED. Other rows of theirs are not counted.
+    `explained` is what `with_references` returns; `failed` has the columns user_id, item_id and
+    reason. Rows of other pairs are not counted.
     """
     held_out = {(pair.user_id, pair.item_id) for pair in held_out_pairs(dataset, split)}
     reasons = Counter(
-        row["reason"]
-        for row in failed.select(["user_id", "item_id", "reason"]).to_pylist()
-        if (row["user_id"], row["item_id"]) in held_out
+        row["reason"] for row in failed.to_pylist() if (row["user_id"], row["item_id"]) in held_out
     )
-    return Coverage(len(_with_references(dataset, explanations, split)), dict(reasons))
+    return Coverage(len(explained), dict(reasons))
 
 
-def _with_references(
+def with_references(
     dataset: Dataset, explanations: pa.Table, split: Literal["validation", "test"]
-) -> list[_Row]:
+) -> list[Row]:
     """The split's explained pairs that have a generated text, by user and item, with that text.
 
-    Explanations without a reference are left out, as are all those of users and items that
-    `dataset` does not hold.
+    `explanations` have the columns user_id, item_id and explanation. Those without a reference are
+    left out, as are all those of users and items that `dataset` does not hold.
     """
     texts = {
         (row["user_id"], row["item_id"]): row["explanation"] for row in explanations.to_pylist()
@@ -201,7 +203,7 @@ def _with_references(
     ]
 
 
-def _draw(rows: list[_Row], config: EvaluateConfig) -> list[_Row]:
+def _draw(rows: list[Row], config: EvaluateConfig) -> list[Row]:
     if len({pair.user_id for pair, _ in rows}) < 2:
         raise DataError(
             f"{len(rows)} explanations have a reference in split {config.split!r}, of fewer "

@@ -101,7 +101,7 @@ def _commits(explanations: Path) -> int:
 
 
 def _rows(explanations: Path) -> list[dict[str, Any]]:
-    table = read_explanations(open_location(str(explanations)))
+    table = read_explanations(str(explanations))
     return sorted(table.to_pylist(), key=lambda row: (row["user_id"], row["item_id"]))
 
 

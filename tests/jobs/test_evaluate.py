@@ -37,10 +37,8 @@ def test_evaluate_scores_each_held_out_explanation_beside_its_reference(pipeline
         (users[row["user_index"]], items[row["item_index"]]): row["explanation"]
         for row in dataset.explained_pairs("test").to_pylist()
     }
-    texts = {
-        (row["user_id"], row["item_id"]): row["explanation"]
-        for row in read_explanations(pipeline.location("explanations")).to_pylist()
-    }
+    explained = read_explanations(pipeline.location("explanations").uri, pipeline.storage)
+    texts = {(row["user_id"], row["item_id"]): row["explanation"] for row in explained.to_pylist()}
     assert {(pair.user_id, pair.item_id): pair.explanation for pair in pairs} == texts
     assert all(pair.reference == references[pair.user_id, pair.item_id] for pair in pairs)
     assert sum(pair.shuffled_explanation is not None for pair in pairs) == 8
@@ -182,9 +180,9 @@ def test_pairs_to_score_and_coverage_pass_over_users_and_items_of_a_cold_start(
             "reason": ["names_another_item"] * 2,
         }
     )
-    counted = jobs.evaluate.coverage_of(dataset, explanations, failed, "test")
+    rows = jobs.evaluate.with_references(dataset, explanations, "test")
+    counted = jobs.evaluate.coverage_of(dataset, rows, failed, "test")
     assert counted == Coverage(1, {"names_another_item": 1})
-    rows = jobs.evaluate._with_references(dataset, explanations, "test")
     assert [(pair.user_id, pair.item_id, pair.reference, text) for pair, text in rows] == [
         (user_id, item_id, known["explanation"], "text")
     ]

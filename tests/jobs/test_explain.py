@@ -24,7 +24,7 @@ def _explain(path: Path, user: str, item: str, *more: str) -> tuple[int, str, st
 def test_explain_prints_the_backfills_explanation_with_its_inputs(
     pipeline: Any, config_file: Callable[[Any], Path]
 ) -> None:
-    row = read_explanations(pipeline.location("explanations")).to_pylist()[0]
+    row = read_explanations(pipeline.location("explanations").uri, pipeline.storage).to_pylist()[0]
     dataset = read_dataset(pipeline.location("dataset"))
     user, item = dataset.user_index(row["user_id"]), dataset.item_index(row["item_id"])
     code, out, err = _explain(

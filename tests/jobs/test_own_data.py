@@ -71,7 +71,7 @@ def test_init_and_run_turn_csv_files_of_other_names_into_explanations(tmp_path: 
     model = (f"llm.model={tmp_path / 'llm'}", *_TEXTS)
     _xrec("run", project, *model, *_TRAINING)
     workspace = open_location(str(tmp_path / "project" / "workspace"))
-    explained = read_explanations(workspace / "explanations")
+    explained = read_explanations((workspace / "explanations").uri)
     assert explained.num_rows == 20
     users = {f"resident-{n}" for n in range(1, 61)}
     assert set(explained["user_id"].to_pylist()) <= users
@@ -80,4 +80,4 @@ def test_init_and_run_turn_csv_files_of_other_names_into_explanations(tmp_path: 
     told = _xrec("backfill", project, "pairs={kind: recommendations}", "--new-run", *model)
     beside = open_location(told.splitlines()[0].removeprefix("explanations: "))
     assert beside.uri != (workspace / "explanations").uri
-    assert set(read_explanations(beside)["user_id"].to_pylist()) == users
+    assert set(read_explanations(beside.uri)["user_id"].to_pylist()) == users

@@ -15,8 +15,8 @@ from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError
 from xrec.schemas import FAILED, GENERATED
 from xrec.storage import Location, Manifest, open_location, read_manifest
 from xrec.table import Snapshot, Table
+from xrec.table.log import FOLDER
 
-_KIND = "explanations"
 _OLDER_FILES = ("plan.json", "commits", "generations", "lease")
 """What outputs of xrec before the table hold; none of these names is in an output of today."""
 
@@ -47,8 +47,8 @@ def read_explanations(uri: str, storage: StorageConfig | None = None) -> pa.Tabl
 
     Raises ArtifactNotFoundError if the run is not finished; otherwise like `read`.
     """
-    manifest = finished_manifest(open_location(uri, storage))
-    return read(uri, manifest.version, storage).to_table()
+    version = finished_manifest(open_location(uri, storage)).version
+    return read(uri, version, storage).to_table()
 
 
 def snapshot_of(
@@ -56,17 +56,17 @@ def snapshot_of(
 ) -> Snapshot:
     """The table at `uri` at a version, which is chosen as `read` does; raises as `read` does."""
     output = open_location(uri, storage)
-    if version is None:
-        try:
-            version = finished_manifest(output).version
-        except ArtifactNotFoundError:
-            if not (output / "_delta_log").exists():
-                raise
-    snapshot = Table.open(uri, storage=storage).snapshot(version)
+    finished = None
+    try:
+        finished = finished_manifest(output).version
+    except ArtifactNotFoundError:
+        if not (output / FOLDER).exists():
+            raise
+    snapshot = Table.open(uri, storage=storage).snapshot(finished if version is None else version)
     lacking = set(GENERATED.names) - set(snapshot.format.schema.names)
     if lacking:
         raise ArtifactMismatchError(
-            f"{uri}: holds a table without the columns {', '.join(sorted(lacking))}, so it holds no "
+            f"{uri}: holds a table without the columns {', '.join(sorted(lacking))}, so no "
             "explanations; check the URI"
         )
     return snapshot
@@ -79,27 +79,25 @@ def finished_manifest(output: Location) -> Manifest:
     xrec wrote the output.
     """
     try:
-        manifest = read_manifest(output, _KIND)
+        manifest = read_manifest(output, "explanations")
     except ArtifactNotFoundError:
         older = [name for name in _OLDER_FILES if (output / name).exists()]
-        if older and not (output / "_delta_log").exists():
-            raise _older_layout(output, f"it has {older[0]}, and no table") from None
+        if older and not (output / FOLDER).exists():
+            raise _older(output, f"it has {older[0]}") from None
         raise
     if manifest.version is None:
-        wrote = f"xrec {manifest.code_version} wrote it, and its manifest names no version"
-        raise _older_layout(output, wrote)
+        raise _older(output, f"version {manifest.code_version} wrote its manifest")
     return manifest
 
 
-def _older_layout(output: Location, why: str) -> ArtifactMismatchError:
+def _older(output: Location, sign: str) -> ArtifactMismatchError:
     return ArtifactMismatchError(
-        f"{output}: explanations in the layout of an older xrec: {why}. This xrec reads "
-        "explanations that are a Delta table; run the backfill into another output URI, or read "
-        "these with the xrec that wrote them"
+        f"{output}: the output of an older xrec ({sign}), whose rows lie in files and not in a "
+        "table; give another output URI, or use the xrec that made it"
     )
 
 
 def _dataset(snapshot: Snapshot, status: str, schema: pa.Schema) -> pads.Dataset:
     """The rows with one status; their files hold no others."""
     paths = snapshot.files([("status", "=", status)])["path"].to_pylist()
-    return snapshot.dataset(paths=paths).replace_schema(schema)
+    return snapshot.dataset(paths=paths, schema=schema)

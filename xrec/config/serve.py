@@ -117,14 +117,14 @@ class ReadThroughConfig(Config):
     backfill_mib: float = Field(
         128.0,
         gt=0,
-        description="MiB for row groups of the backfill. The least recently used ones go first.",
+        description="MiB for row groups and footers of the backfill's files. The least recently "
+        "used ones go first.",
     )
     live_mib: float = Field(32.0, gt=0, description="MiB for generated texts.")
     refresh_seconds: float = Field(
         5.0,
         gt=0,
-        description="Time in seconds from one look for a new generation of the backfill to "
-        "the next.",
+        description="Time in seconds from one look for a new version of the backfill to the next.",
     )
 
 

@@ -64,12 +64,14 @@ class Frontend:
 
     async def _take(self, config: ServeConfig) -> None:
         inputs = await asyncio.to_thread(read_inputs, config)
-        # The watch looks before the backfill is read. So it notices a generation that is written in
+        # The watch looks before the backfill is read. So it notices a version that is published in
         # between, and reads it again; in the other order it would miss it.
         watch = await asyncio.to_thread(
             BackfillWatch, config, inputs.fingerprints, self._read_through, self._recorder
         )
-        lookup = await asyncio.to_thread(read_lookup, config, inputs.fingerprints)
+        lookup = await asyncio.to_thread(
+            read_lookup, config, inputs.fingerprints, self._read_through.lookup
+        )
         if self._watch is not None:
             self._watch.cancel()
         self._service.catalogue = self._read_through.catalogue = inputs.catalogue

@@ -93,7 +93,7 @@ ABANDONED = Metric(
 REFRESHES = Metric(
     "xrec_serve_backfill_refreshes_total",
     "counter",
-    "New generations of the backfill, by outcome: taken, refused.",
+    "New versions of the backfill, by outcome: taken, refused.",
     ("outcome",),
 )
 BACKFILL_ROWS = Metric(

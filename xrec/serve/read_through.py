@@ -56,11 +56,13 @@ class ReadThrough:
     ) -> list[Explanation | NoExplanation]:
         """Return one answer for each pair, in order.
 
-        All pairs that must be generated are generated together. Raises ProblemError if the model
+        All answers from the backfill are of one version. All pairs that must be generated are
+        generated together. Raises ProblemError if the model
         has no room for them, ModelUnavailableError if no model answers.
         """
+        lookup = self.lookup  # it may be replaced while a file is read
         answers: list[Explanation | NoExplanation | None] = [
-            await self.known(pair, max_words) for pair in pairs
+            await self.known(pair, max_words, lookup) for pair in pairs
         ]
         missing = [place for place, answer in enumerate(answers) if answer is None]
         if missing:
@@ -76,7 +78,7 @@ class ReadThrough:
 
         An answer from the backfill or from memory comes without parts. Raises as `explain` does.
         """
-        known = await self.known(pair, max_words)
+        known = await self.known(pair, max_words, self.lookup)
         if known is not None:
             yield known
             return
@@ -90,12 +92,12 @@ class ReadThrough:
             await events.aclose()
 
     async def known(
-        self, pair: PairRequest, max_words: int | None
+        self, pair: PairRequest, max_words: int | None, lookup: ExplanationLookup | None
     ) -> Explanation | NoExplanation | None:
         """Return the answer from the backfill or from memory, None if neither has it."""
         if not pair.is_plain or pair.fresh:
             return None
-        row = await self._backfilled(pair.user_id, pair.item_id)
+        row = await self._backfilled(lookup, pair.user_id, pair.item_id)
         if row is not None:
             self._recorder.increase(metrics.PAIRS, {"source": "backfill"})
             answer = Answer(
@@ -138,8 +140,9 @@ class ReadThrough:
             self._recorder.set(metrics.CACHE_BYTES, self._live.num_bytes, {"cache": "live"})
         return self._cut(pair, answer, max_words, is_live=True, is_cached=False)
 
-    async def _backfilled(self, user_id: str, item_id: str) -> Explained | None:
-        lookup = self.lookup
+    async def _backfilled(
+        self, lookup: ExplanationLookup | None, user_id: str, item_id: str
+    ) -> Explained | None:
         if lookup is None:
             return None
         is_known, row = lookup.in_memory(user_id, item_id)
@@ -150,7 +153,7 @@ class ReadThrough:
         except XRecError as error:  # the storage does not answer, or a file is gone
             logger.error("the backfill cannot be read, the model is asked instead: %s", error)
             return None
-        self._recorder.set(metrics.CACHE_BYTES, lookup.num_bytes, {"cache": "backfill"})
+        self._recorder.set(metrics.CACHE_BYTES, lookup.cache.num_bytes, {"cache": "backfill"})
         return row
 
     def _cut(

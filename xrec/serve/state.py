@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from xrec.adapter.artifact import read_adapter
 from xrec.backfill.identity import arithmetic
 from xrec.backfill.lookup import ExplanationLookup, open_lookup
+from xrec.bulk.lookup import LookupCache
 from xrec.config.serve import ServeConfig
 from xrec.data.cold_start import read_cold_start
 from xrec.data.dataset import read_dataset
@@ -60,15 +61,20 @@ def read_inputs(config: ServeConfig) -> Inputs:
     return Inputs(Catalogue(dataset, graph), model_inputs(adapter, graph.manifest))
 
 
-def read_lookup(config: ServeConfig, fingerprints: dict[str, str]) -> ExplanationLookup | None:
+def read_lookup(
+    config: ServeConfig,
+    fingerprints: dict[str, str],
+    earlier: ExplanationLookup | None = None,
+) -> ExplanationLookup | None:
     """Open the backfill that the config names; return None if there is no finished one yet.
 
-    Raises ArtifactMismatchError if another model wrote it.
+    What `earlier` has in memory of files that the backfill still has is kept.
+
+    Raises ArtifactMismatchError if another model or an older xrec wrote it.
     """
+    cache = earlier.cache if earlier else LookupCache(int(config.read_through.backfill_mib * 2**20))
     try:
-        lookup = open_lookup(
-            _explanations(config), fingerprints, int(config.read_through.backfill_mib * 2**20)
-        )
+        lookup = open_lookup(_explanations(config).shared_uri, fingerprints, cache, config.storage)
     except ArtifactNotFoundError as error:
         logger.warning("%s; until it is there, all texts are generated", error)
         return None
@@ -79,9 +85,9 @@ def read_lookup(config: ServeConfig, fingerprints: dict[str, str]) -> Explanatio
 
 
 class BackfillWatch:
-    """Gives each new generation of the backfill to `read_through`.
+    """Gives each new version of the backfill to `read_through`.
 
-    It looks at the content of the backfill's manifest every `refresh_seconds`.
+    It reads the backfill's manifest every `refresh_seconds`, which is one small request.
     """
 
     def __init__(
@@ -111,18 +117,22 @@ class BackfillWatch:
             seen = await asyncio.to_thread(self._manifest_hash)
             if seen == self._seen:
                 return
-            lookup = await asyncio.to_thread(read_lookup, self._config, self._fingerprints)
+            lookup = await asyncio.to_thread(
+                read_lookup, self._config, self._fingerprints, self._read_through.lookup
+            )
         except XRecError as error:
-            logger.error("the new generation of the backfill is not used: %s", error)
+            logger.error("the new version of the backfill is not used: %s", error)
             self._recorder.increase(metrics.REFRESHES, {"outcome": "refused"})
             return
         self._seen = seen
         self._read_through.lookup = lookup
         self._recorder.increase(metrics.REFRESHES, {"outcome": "taken"})
         self._recorder.set(metrics.BACKFILL_ROWS, lookup.num_rows if lookup else 0)
-        logger.info(
-            "a new generation of the backfill: %d explanations", lookup.num_rows if lookup else 0
-        )
+        if lookup is None:
+            logger.info("the backfill is gone")
+        else:
+            version, num_rows = lookup.manifest.version, lookup.num_rows
+            logger.info("version %d of the backfill: %d explanations", version, num_rows)
 
     def _manifest_hash(self) -> str:
         try:

@@ -65,11 +65,15 @@ class Snapshot:
         return kept
 
     def dataset(
-        self, filters: Sequence[Filter] = (), paths: Sequence[str] | None = None
+        self,
+        filters: Sequence[Filter] = (),
+        paths: Sequence[str] | None = None,
+        schema: pa.Schema | None = None,
     ) -> pa.dataset.Dataset:
         """The rows for which all `filters` are true; files that hold none are not opened.
 
-        If `paths` is given, only the rows of these files of the snapshot.
+        If `paths` is given, only the rows of these files of the snapshot. If `schema` is given, the
+        columns are those, which the files must hold, and which may say that nothing is null.
         """
         files = self.files(filters)
         if paths is not None:
@@ -77,10 +81,10 @@ class Snapshot:
         root = self._location.path.rstrip("/")
         dataset = pa.dataset.FileSystemDataset.from_paths(
             [f"{root}/{path}" for path in files["path"].to_pylist()],
-            schema=self.format.schema,
+            schema=schema or self.format.schema,
             format=pa.dataset.ParquetFileFormat(),
             filesystem=self._location.arrow_filesystem(),
-            partitions=list(_partitions(files, self.format)),
+            partitions=list(_partitions(files, self.format)) if schema is None else None,
         )
         for filter in filters:
             dataset = dataset.filter(_expression(*filter))

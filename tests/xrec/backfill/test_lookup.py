@@ -1,6 +1,6 @@
-"""A lookup finds exactly the pairs in the files of a backfill, and reads few of the files.
+"""A lookup finds exactly the explanations of the version that the manifest names.
 
-The output of another model is refused.
+How rows are found in files is tested with xrec.bulk.lookup. The output of another model is refused.
 """
 
 from collections.abc import Callable
@@ -9,121 +9,112 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-import jobs.backfill
-from tests.xrec.backfill.runs import output_of, rows_by_manifest, run
+from tests.xrec.backfill.runs import output_of, plan, published_rows, run
 from tests.xrec.backfill.toy_engines import Toy
-from tests.xrec.serve.town import make_backfill
+from xrec.backfill import publish
 from xrec.backfill.lookup import ExplanationLookup, open_lookup
+from xrec.bulk import compact
+from xrec.bulk.lookup import LookupCache
+from xrec.config.shared import StorageConfig
 from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError
-from xrec.storage import Location, read_manifest
+from xrec.schemas import GENERATED
+from xrec.storage import Location, read_manifest, write_manifest
 
 PAIRS = (*(f"u{user} i{item}" for user in range(12) for item in range(0, 5, 2)), "u3 i1", "u3 i3")
+MakeConfig = Callable[..., Any]
 
 
-def lookup_of(output: Location, max_bytes: int = 2**20) -> ExplanationLookup:
+def lookup_of(
+    output: Location, cache: LookupCache | None = None, storage: StorageConfig | None = None
+) -> ExplanationLookup:
     inputs = read_manifest(output, "explanations").inputs
-    return open_lookup(
-        output, {name: inputs[name] for name in ("base_model", "adapter", "graph")}, max_bytes
-    )
+    expected = {name: inputs[name] for name in ("base_model", "adapter", "graph")}
+    return open_lookup(output.uri, expected, cache or LookupCache(2**20), storage)
 
 
-def check_against_files(output: Location, lookup: ExplanationLookup) -> None:
+def check(output: Location, lookup: ExplanationLookup) -> None:
     """Look up every pair of known and unknown users and items, the second time from memory."""
-    texts = {
-        (row["user_id"], row["item_id"]): row["explanation"] for row in rows_by_manifest(output)
-    }
+    rows = [{name: row[name] for name in GENERATED.names} for row in published_rows(output)]
+    texts = {(row["user_id"], row["item_id"]): row["explanation"] for row in rows}
     assert lookup.num_rows == len(texts)
     for user in [*(f"u{number}" for number in range(12)), "nobody", "", "é\u200f\ud7ff"]:
+        assert lookup.of_user(user).to_pylist() == [row for row in rows if row["user_id"] == user]
+        assert lookup.of_user(user).schema == GENERATED
         for item in [*(f"i{number}" for number in range(5)), "nothing"]:
             found = lookup.find(user, item)
             assert (found.text if found else None) == texts.get((user, item))
             assert lookup.in_memory(user, item) == (True, found)
 
 
-def test_every_explained_pair_is_found_and_no_other_also_after_a_compaction(
-    make_config: Callable[..., Any],
+@pytest.mark.usefixtures("actors_here")
+@pytest.mark.parametrize("place", ["local", "s3"])
+def test_lookup_finds_every_explanation_after_a_run_a_retry_and_a_compaction(
+    make_config: MakeConfig,
+    pairs: Callable[..., pa.Table],
+    tmp_path: Any,
+    request: pytest.FixtureRequest,
+    place: str,
 ) -> None:
-    make_backfill(make_config(rows_per_chunk=2), [tuple(pair.split()) for pair in PAIRS])
-    output = output_of(make_config())
-    lookup = lookup_of(output)
-    row = rows_by_manifest(output)[0]
-    assert lookup.in_memory(row["user_id"], row["item_id"]) == (False, None)
-    found = lookup.find(row["user_id"], row["item_id"])
-    assert found is not None
-    assert (found.model_fingerprint, found.num_generated_tokens) == (
-        row["model_fingerprint"],
-        row["num_generated_tokens"],
-    )
-    check_against_files(output, lookup)
-    jobs.backfill.compact_output(make_config(rows_per_chunk=2))
-    assert read_manifest(output, "explanations").metrics["compacted"]
-    check_against_files(output, lookup_of(output))
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("ray_cluster")
-def test_pair_of_a_retry_is_found_in_its_generation_and_those_after(
-    make_config: Callable[..., Any], pairs: Callable[..., pa.Table], tmp_path: Any
-) -> None:
+    values: dict[str, Any] = {"rows_per_chunk": 2}
+    if place == "s3":
+        s3 = request.getfixturevalue("s3")
+        values |= {"storage": s3.storage, "explanations": f"{s3.new_bucket()}/out"}
+    config = make_config(**values)
+    output, storage = output_of(config), config.storage
     (tmp_path / "muted").touch()
     toy = Toy(mute=("u1 i2", "u3 i1"), muted=str(tmp_path / "muted"))
-    run(make_config(rows_per_chunk=2), pairs(*PAIRS), load=toy)
-    output = output_of(make_config())
-    first = lookup_of(output)
-    check_against_files(output, first)
-    assert first.find("u1", "i2") is None
-    (tmp_path / "muted").unlink()
-    run(make_config(rows_per_chunk=2, retry_failed="all"), pairs(*PAIRS), load=toy)
-    second = lookup_of(output)
-    check_against_files(output, second)
-    assert second.find("u1", "i2") is not None
-    assert first.find("u1", "i2") is None  # the lookup of an earlier generation does not change
-    jobs.backfill.compact_output(make_config(rows_per_chunk=2))
-    check_against_files(output, lookup_of(output))
-
-
-def test_memory_is_bounded_and_a_lookup_reads_one_file_of_many(
-    make_config: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    make_backfill(make_config(rows_per_chunk=2), [tuple(pair.split()) for pair in PAIRS])
-    output = output_of(make_config())
-    whole = lookup_of(output)
-    check_against_files(output, whole)
-    bound = whole.num_bytes // 3
-    lookup = lookup_of(output, bound)
-    for row in rows_by_manifest(output):
-        assert lookup.find(row["user_id"], row["item_id"]) is not None
-        assert lookup.num_bytes <= bound
-    read: list[str] = []
-    original = type(output).arrow_filesystem
-    monkeypatch.setattr(
-        type(output),
-        "arrow_filesystem",
-        lambda location: (read.append(location.name), original(location))[1],
+    run(config, pairs(*PAIRS), load=toy)
+    cache = LookupCache(2**20)
+    first = lookup_of(output, cache, storage)
+    row = published_rows(output)[0]
+    assert first.in_memory(row["user_id"], row["item_id"]) == (False, None)
+    found = first.find(row["user_id"], row["item_id"])
+    assert found is not None
+    assert (found.text, found.num_generated_tokens, found.model_fingerprint) == (
+        row["explanation"],
+        row["num_generated_tokens"],
+        row["model_fingerprint"],
     )
-    fresh = lookup_of(output)
-    assert fresh.find("u7", "i2") is not None
-    assert len(set(read)) == 1
-    assert len([name for name in output.files() if name.startswith("part-")]) > 6
+    check(output, first)
+    assert first.find("u1", "i2") is None
+
+    (tmp_path / "muted").unlink()
+    run(make_config(**values, retry_failed="all"), pairs(*PAIRS), load=toy)
+    second = lookup_of(output, cache, storage)
+    # The pairs of buckets that the retry changed nothing in are still in memory.
+    known = [pair for pair in PAIRS if second.in_memory(*pair.split())[0]]
+    assert len(PAIRS) / 2 < len(known) < len(PAIRS)
+    check(output, second)
+    assert second.find("u1", "i2") is not None
+    assert first.find("u1", "i2") is None  # the lookup of an earlier version does not change
+
+    opened = plan(config, pairs(*PAIRS))
+    compact(opened, holder="test")
+    publish(opened)
+    compacted = lookup_of(output, cache, storage)
+    assert compacted.manifest.version > second.manifest.version
+    assert compacted.in_memory(row["user_id"], row["item_id"]) == (False, None)
+    check(output, compacted)
 
 
-def test_another_models_output_is_refused_naming_what_differs(
-    make_config: Callable[..., Any],
-) -> None:
-    make_backfill(make_config(), [("u0", "i0")])
+def _finished(make_config: MakeConfig) -> tuple[Location, dict[str, str]]:
+    """An output that is finished, as far as the manifest tells, and its inputs."""
     output = output_of(make_config())
-    inputs = read_manifest(output, "explanations").inputs
-    expected = {name: inputs[name] for name in ("base_model", "graph")} | {
-        "adapter": "0123456789abcdef"
-    }
+    inputs = {"base_model": "b", "adapter": "a", "graph": "g"}
+    write_manifest(output, "explanations", config={}, inputs=inputs, version=3)
+    return output, inputs
+
+
+def test_another_models_output_is_refused_naming_what_differs(make_config: MakeConfig) -> None:
+    output, inputs = _finished(make_config)
+    expected = {**inputs, "adapter": "0123456789abcdef"}
     with pytest.raises(
-        ArtifactMismatchError,
-        match=f"adapter: '{inputs['adapter']}' there, '0123456789abcdef' here",
+        ArtifactMismatchError, match="adapter: 'a' there, '0123456789abcdef' here"
     ) as error:
-        open_lookup(output, expected, 2**20)
+        open_lookup(output.uri, expected, LookupCache(2**20))
     assert "graph:" not in str(error.value)
 
 
-def test_output_that_is_not_finished_is_not_found(make_config: Callable[..., Any]) -> None:
+def test_output_that_is_not_finished_is_not_found(make_config: MakeConfig) -> None:
     with pytest.raises(ArtifactNotFoundError):
-        open_lookup(output_of(make_config()), {}, 2**20)
+        open_lookup(output_of(make_config()).uri, {}, LookupCache(2**20))

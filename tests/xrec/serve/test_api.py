@@ -14,14 +14,13 @@ import requests
 from tests.xrec.serve.local_endpoint import Endpoint, local_endpoint, sse
 from tests.xrec.serve.town import DECODING, dataset_of, ids_of
 from xrec.backfill import read_explanations
-from xrec.storage import open_location
 
 
 def rows_of(town: Path) -> dict[tuple[str, str], str]:
     """Return the backfill's explanations by pair, read without code of the endpoint."""
     return {
         (row["user_id"], row["item_id"]): row["explanation"]
-        for row in read_explanations(open_location(str(town / "explanations"))).to_pylist()
+        for row in read_explanations(str(town / "explanations")).to_pylist()
     }
 
 

@@ -25,7 +25,6 @@ from xrec.backfill import read_explanations
 from xrec.config.serve import ServeConfig
 from xrec.serve.app import APP
 from xrec.serve.deployment_file import serve_options
-from xrec.storage import open_location
 
 
 @dataclass(frozen=True)
@@ -188,7 +187,7 @@ def test_model_replica_killed_under_load_costs_its_requests_only_and_comes_back(
     served: Served, endpoint: Endpoint, town: Path
 ) -> None:
     users, items = ids_of(town)
-    rows = read_explanations(open_location(str(town / "explanations"))).to_pylist()
+    rows = read_explanations(str(town / "explanations")).to_pylist()
     pairs = [{"user_id": user, "item_id": item, "fresh": True} for user in users for item in items]
     texts = [
         answer.get("explanation")  # the toy model's texts are refused now and then
@@ -228,7 +227,7 @@ def test_model_replica_killed_under_load_costs_its_requests_only_and_comes_back(
 def test_frontend_killed_under_load_costs_its_requests_only_and_comes_back(
     served: Served, town: Path
 ) -> None:
-    rows = read_explanations(open_location(str(town / "explanations"))).to_pylist()
+    rows = read_explanations(str(town / "explanations")).to_pylist()
 
     def hit(number: int) -> requests.Response:
         row = rows[number % len(rows)]
@@ -257,7 +256,7 @@ def explained_by(
     output = folder / f"texts-{adapter}"
     config = backfill_config(town, str(output), adapter=str(town / adapter))
     make_backfill(config, [(user, item) for user in users for item in items])
-    rows = read_explanations(open_location(str(output))).to_pylist()
+    rows = read_explanations(str(output)).to_pylist()
     return {(row["user_id"], row["item_id"]) for row in rows}
 
 
@@ -272,7 +271,7 @@ def test_new_backfill_and_new_adapter_swapped_under_load_give_no_5xx(
     make_backfill(config, [(user, item) for user in users[:3] for item in items])
     rows = {
         (row["user_id"], row["item_id"]): row
-        for row in read_explanations(open_location(config.explanations or "")).to_pylist()
+        for row in read_explanations(config.explanations or "").to_pylist()
     }
     (new,) = {row["model_fingerprint"] for row in rows.values()}
     assert new != old

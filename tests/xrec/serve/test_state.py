@@ -80,11 +80,15 @@ def test_backfill_whose_files_are_broken_or_gone_leaves_the_pair_to_the_model(
     for number, spoil in enumerate((lambda path: path.write_bytes(b"no parquet"), Path.unlink)):
         output = tmp_path / f"out-{number}"
         make_backfill(backfill_config(town, str(output)), [(users[0], items[0])])
-        for path in output.glob("part-*.parquet"):
+        for path in output.glob("status=ok/*.parquet"):
             spoil(path)
         read_through, _, _ = watched(serve_config(town, explanations=str(output)))
         assert (
-            asyncio.run(read_through.known(PairRequest(user_id=users[0], item_id=items[0]), None))
+            asyncio.run(
+                read_through.known(
+                    PairRequest(user_id=users[0], item_id=items[0]), None, read_through.lookup
+                )
+            )
             is None
         )
 

@@ -6,17 +6,18 @@ It has a dataset, a graph, a toy language model, two adapters and the output of 
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import torch
 
 from jobs.prepare import run as prepare_dataset
 from tests.toy import HIDDEN_SIZE, save_toy_model
+from tests.xrec.backfill.runs import with_pairs
+from tests.xrec.bulk.toy_run import PoolHere
 from xrec.adapter.artifact import AdapterConfig, write_adapter
 from xrec.adapter.model import build_adapters
-from xrec.backfill import draft_plan, finish
-from xrec.backfill.run import worker_settings
-from xrec.backfill.worker import ChunkWorker
+from xrec.backfill import finish, open_backfill
+from xrec.backfill.task import explain_task
+from xrec.bulk import drive
 from xrec.config.adapter import AdapterModelConfig
 from xrec.config.backfill import BackfillConfig
 from xrec.config.base import parse_config
@@ -127,15 +128,15 @@ def backfill_config(town: Path, explanations: str, **values: Any) -> BackfillCon
 
 
 def make_backfill(config: BackfillConfig, pairs: list[tuple[str, str]]) -> Manifest:
-    """Make what `xrec backfill` makes of `pairs`, by its worker in this process, without Ray."""
+    """Make what `xrec backfill` makes of `pairs`, by an actor in this process, without Ray."""
     table = pa.Table.from_pylist(
         [dict(zip(PAIRS.names, pair, strict=True)) for pair in pairs], PAIRS
     )
-    plan = draft_plan(config, [table]).write()
-    worker = ChunkWorker(worker_settings(config, plan))
-    for chunk, planned in plan.chunks.items():
-        worker({"chunk": np.array([chunk]), "input": np.array([planned.pairs])})
-    return finish(plan, max_failed_share=1.0)
+    config = with_pairs(config, table)
+    run = open_backfill(config)
+    task = explain_task(config, run.plan.record.identity)
+    drive(run, PoolHere(run.worker_settings(task)), holder="test")
+    return finish(config, run)
 
 
 def ids_of(town: Path) -> tuple[list[str], list[str]]:
