@@ -17,23 +17,16 @@ _STYLE = (
 
 def report_page(report: Mapping[str, Any]) -> str:
     """Return the HTML page of a report of xrec.backfill.report."""
-    totals = [
-        sum(rates) for rates in zip(*report["timeline"]["pairs_per_second"].values(), strict=True)
-    ]
-    minutes = report["timeline"]["bin_seconds"] * len(totals) / 60
+    minutes = sum(each["seconds"] for each in report["timeline"]) / 60
     sections = [
         "<h1>Backfill</h1>",
         _table(("", ""), _figures(report)),
         "<h2>Failed rows</h2>",
         _table(("reason", "rows"), list(report["failed_by_reason"].items())),
         f"<h2>Pairs a second, all actors, over {minutes:.1f} minutes</h2>",
-        _bars(totals),
-        _table(
-            ("actor", "chunks", "pairs", "seconds", "pairs/s"),
-            [tuple(actor.values()) for actor in report["actors"]],
-        ),
-        "<h2>Tokens of an explanation</h2>",
-        _bars(list(report["generated_lengths"].values())),
+        _bars([(each["seconds"], each["pairs_per_second"]) for each in report["timeline"]]),
+        "<h2>Tokens of an explanation, in a few files</h2>",
+        _bars([(1, count) for count in report["generated_lengths"].values()]),
         _table(("from", "explanations"), list(report["generated_lengths"].items())),
         "<h2>Some explanations</h2>",
         _table(
@@ -55,7 +48,8 @@ def report_page(report: Mapping[str, Any]) -> str:
 def _figures(report: Mapping[str, Any]) -> list[tuple[str, Any]]:
     cost = report["cost_per_million_pairs"]
     return [
-        ("generation", report["generation"]),
+        ("version of the table", report["version"]),
+        ("retries", report["num_retries"]),
         ("explained", report["num_explained"]),
         ("of them carried from an earlier run", report["num_carried"]),
         ("failed", report["num_failed"]),
@@ -63,7 +57,7 @@ def _figures(report: Mapping[str, Any]) -> list[tuple[str, Any]]:
         ("generated tokens", report["tokens"]["generated"]),
         ("prompt tokens shared with another prompt", _share(report["prefix_hit_share"])),
         ("padding in attention", _share(report["attention_padding_share"])),
-        ("attempts whose process died", report["num_deaths"]),
+        ("processes that died at work", report["num_deaths"]),
         ("hours of actors at work", report["actor_seconds"] / 3600),
         ("pairs a second of an actor", report["pairs_per_actor_second"]),
         ("cost of a million pairs", "price_per_actor_hour is not set" if cost is None else cost),
@@ -93,17 +87,17 @@ def _cell(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def _bars(values: Sequence[float]) -> str:
-    """Draw bars side by side; the highest fills the plot, and its value stands above."""
-    highest = max(values, default=0)
+def _bars(bars: Sequence[tuple[float, float]]) -> str:
+    """Draw bars (width, height) side by side; the highest fills the plot, its height is above."""
+    highest = max((height for _, height in bars), default=0)
     if highest <= 0:
         return "<p>None.</p>"
-    width = _WIDTH / len(values)
-    bars = "".join(
-        _bar(number * width, width * 0.9, value / highest * _HEIGHT)
-        for number, value in enumerate(values)
-    )
-    return f"<p>highest: {_cell(highest)}</p><svg width={_WIDTH} height={_HEIGHT}>{bars}</svg>"
+    scale = _WIDTH / sum(width for width, _ in bars)
+    drawn, left = "", 0.0
+    for width, height in bars:
+        drawn += _bar(left, width * scale * 0.9, height / highest * _HEIGHT)
+        left += width * scale
+    return f"<p>highest: {_cell(highest)}</p><svg width={_WIDTH} height={_HEIGHT}>{drawn}</svg>"
 
 
 def _bar(left: float, width: float, height: float) -> str:

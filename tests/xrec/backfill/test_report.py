@@ -2,95 +2,86 @@
 
 import html.parser
 import json
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from xrec.backfill.commit import Commit, EngineWork, Work
-from xrec.backfill.generation import RUN
-from xrec.backfill.snapshot import Record
 
-from xrec.backfill.report import summarize, write_report
+from tests.xrec.table.conftest import Place, bucket, disk, place
+from xrec.backfill import EXPLANATIONS
+from xrec.backfill.report import summarize, timeline, write_report
+from xrec.bulk import RunState
 from xrec.schemas import FAILED, GENERATED
-from xrec.storage import Location, write_table
+from xrec.table import Table, write_file
+
+__all__ = ["bucket", "disk", "place"]
+
+START = datetime(2026, 11, 26, tzinfo=UTC)
+COSTS = {
+    "seconds": 80.0,
+    "carried": 20,
+    "num_prompt_tokens": 10_500,
+    "num_generated_tokens": 1260,
+    "engine_prompt_tokens": 600,
+    "engine_computed_prompt_tokens": 450,
+    "engine_key_cells": 120,
+    "engine_seen_keys": 90,
+}
 
 
-def _commit(
-    chunk: int,
-    actor: str,
-    start: float,
-    seconds: float,
-    rows: int,
-    failed: int = 0,
-    is_told: bool = True,
-    **values: Any,
-) -> Commit:
-    work = Work(
-        actor=actor,
-        started_at=start,
-        seconds=seconds,
-        num_prompt_tokens=100 * rows,
-        num_generated_tokens=12 * rows,
-        generated_lengths={10: rows - 1, 20: 1},
-        num_deaths=chunk % 2,
-        engine=EngineWork(
-            num_prompt_tokens=200,
-            num_computed_prompt_tokens=150,
-            num_key_cells=40,
-            num_seen_keys=30,
-        )
-        if is_told
-        else None,
-    )
-    reasons = {"empty_text": failed} if failed else {}
-    return Commit(
-        chunk=chunk,
-        files={},
-        num_rows=rows,
-        num_failed=failed,
-        failed_by_reason=reasons,
-        work=work,
-        **values,
-    )
+def _state(num_ok: int, **values: Any) -> RunState:
+    return RunState(**{"num_ok": num_ok, "started_at": START, **values})
 
 
-COMMITS = [
-    _commit(0, "a:1", 1000.0, 10.0, rows=20),
-    _commit(1, "a:1", 1010.0, 30.0, rows=25, failed=5),
-    _commit(2, "b:2", 1000.0, 40.0, rows=60, num_carried=20),
-]
-
-
-def test_summary_is_the_sum_of_the_commits() -> None:
-    report = summarize(COMMITS, price_per_actor_hour=9.0)
-    assert report["num_generated"] == 20 + 30 + 40
-    assert report["actor_seconds"] == 80.0
+def test_summary_is_that_of_the_totals() -> None:
+    failed = {"unknown_user": 1, "empty_text": 4}
+    state = _state(105, failed=failed, costs=COSTS, num_deaths=3, retry=2)
+    report = summarize(state, price_per_actor_hour=9.0)
+    assert (report["num_explained"], report["num_carried"], report["num_failed"]) == (105, 20, 5)
+    assert list(report["failed_by_reason"].items()) == [("empty_text", 4), ("unknown_user", 1)]
+    assert report["num_generated"] == 90
     assert report["tokens"] == {"prompt": 10_500, "generated": 1260}
     assert report["prefix_hit_share"] == 0.25
     assert report["attention_padding_share"] == 0.25
-    assert report["num_deaths"] == 1
-    assert report["generated_lengths"] == {"10": 102, "20": 3}
+    assert (report["num_deaths"], report["num_retries"]) == (3, 2)
+    assert report["actor_seconds"] == 80.0
+    assert report["pairs_per_actor_second"] == 90 / 80
     assert report["cost_per_million_pairs"] == pytest.approx(80 / 3600 * 9.0 / 90 * 1e6)
-    assert report["actors"] == [
-        {"actor": "a:1", "chunks": 2, "pairs": 50, "seconds": 40.0, "pairs_per_second": 1.25},
-        {"actor": "b:2", "chunks": 1, "pairs": 40, "seconds": 40.0, "pairs_per_second": 1.0},
-    ]
-
-
-def test_summary_timeline_holds_each_pair_once_where_it_was_done() -> None:
-    timeline = summarize(COMMITS, None)["timeline"]
-    assert timeline["bin_seconds"] == pytest.approx(1.0)
-    assert timeline["pairs_per_second"]["a:1"] == pytest.approx([2.0] * 10 + [1.0] * 30)
-    assert timeline["pairs_per_second"]["b:2"] == pytest.approx([1.0] * 40)
 
 
 def test_summary_does_not_make_up_what_is_not_known() -> None:
-    report = summarize([_commit(3, "a:1", 1040.0, 5.0, rows=3, is_told=False)], None)
+    report = summarize(_state(3, costs={"seconds": 5.0}), None)
     assert (
         report["prefix_hit_share"],
         report["attention_padding_share"],
         report["cost_per_million_pairs"],
     ) == (None, None, None)
-    assert summarize([], 1.0)["pairs_per_actor_second"] is None
+    assert summarize(_state(0), 1.0)["pairs_per_actor_second"] is None
+
+
+def _after(seconds: float, num_ok: int, **values: Any) -> tuple[datetime, RunState]:
+    return START + timedelta(seconds=seconds), _state(num_ok, **values)
+
+
+def test_timeline_leaves_out_the_time_between_two_drivers() -> None:
+    """The first driver does 2 a second for 20 s, the second one, an hour later, 5 for 10 s."""
+    second = {"started_at": START + timedelta(hours=1), "num_rows_before": 40}
+    moments = [
+        _after(0, 0),
+        _after(10, 20),
+        _after(10, 20),
+        _after(20, 40),
+        _after(3600, 40, **second),
+        _after(3605, 60, failed={"empty_text": 5}, **second),
+        _after(3610, 85, failed={"empty_text": 5}, **second),
+    ]
+    assert timeline(moments) == [
+        {"seconds": 10.0, "pairs_per_second": 2.0},
+        {"seconds": 10.0, "pairs_per_second": 2.0},
+        {"seconds": 5.0, "pairs_per_second": 5.0},
+        {"seconds": 5.0, "pairs_per_second": 5.0},
+    ]
+    assert timeline(moments[:1]) == timeline([]) == []
 
 
 class _Page(html.parser.HTMLParser):
@@ -106,46 +97,46 @@ class _Page(html.parser.HTMLParser):
         self.text += data
 
 
-def test_report_is_written_with_rows_whose_texts_are_no_markup(output: Location) -> None:
-    evil = "<script>alert(1)</script> & more"
-    row = {
-        "user_id": "u1",
-        "item_id": "i1",
-        "explanation": evil,
-        "num_prompt_tokens": 5,
-        "num_generated_tokens": 9,
-    }
-    generated = {**row, "finish_reason": "stop", "model_fingerprint": "f", "content_key": "k"}
-    failed = {
-        "user_id": "u2",
-        "item_id": "i2",
-        "reason": "empty_text",
-        "message": evil,
-        "user_profile": "",
-        "item_title": "",
-        "item_profile": "",
-    }
-    files = {
-        name: write_table(output / name, schema.empty_table().from_pylist([values], schema), schema)
-        for name, values, schema in (
-            ("part-00000-aa.parquet", generated, GENERATED),
-            ("failed/part-00000-bb.parquet", failed, FAILED),
-        )
-    }
-    commit = _commit(0, "a:1", 1000.0, 10.0, rows=1, failed=1).model_copy(update={"files": files})
-    write_report(output, [Record(RUN, (commit,))], price_per_actor_hour=None)
+EVIL = "<script>alert(1)</script> & more"
 
-    report = json.loads((output / "report.json").read_bytes())
+
+def _write_rows(table: Table) -> int:
+    """Commit an explanation and a failed row, with markup in them; returns the version."""
+    ids = {"user_id": "u1", "item_id": "i1"}
+    texts = {"explanation": EVIL, "num_prompt_tokens": 5, "num_generated_tokens": 29}
+    ok = {**ids, **texts, "finish_reason": "stop", "model_fingerprint": "f", "content_key": "k"}
+    failed = dict.fromkeys(FAILED.names, "") | {"reason": "empty_text", "message": EVIL}
+    writer = table.take_over("test")
+    for status, schema, row in (("ok", GENERATED, ok), ("failed", FAILED, failed)):
+        rows = EXPLANATIONS.file_rows(schema.empty_table().from_pylist([row], schema), 0)
+        partition = {"status": status}
+        file = write_file(table.location, EXPLANATIONS.table, rows, name="a", partition=partition)
+        failures = {"empty_text": 1} if status == "failed" else {}
+        writer.commit([file], metadata=_state(1, failed=failures, costs=COSTS).metadata())
+    return writer.version
+
+
+def test_report_is_written_with_rows_whose_texts_are_no_markup(place: Place) -> None:
+    table = Table.create(place.uri, EXPLANATIONS.table, run="r", storage=place.storage)
+    version = _write_rows(table)
+    state = _state(1, failed={"empty_text": 1}, costs=COSTS)
+    write_report(table, version, state, price_per_actor_hour=None)
+
+    report = json.loads((place.location / "report.json").read_bytes())
+    assert report["version"] == version
     assert (report["num_explained"], report["num_failed"], report["failed_by_reason"]) == (
         1,
         1,
         {"empty_text": 1},
     )
-    assert report["samples"][0]["explanation"] == evil
+    assert report["samples"][0]["explanation"] == EVIL
+    assert set(report["failed_samples"][0]) == set(FAILED.names)
+    assert report["generated_lengths"] == {"20": 1}
+    assert len(report["timeline"]) == 1
     page = _Page()
-    page.feed((output / "report.html").read_text())
+    page.feed((place.location / "report.html").read_text())
     assert "script" not in page.tags
-    assert page.text.count(evil) == 2
+    assert page.text.count(EVIL) == 2
     assert "not reported by the engine" not in page.text
     assert "price_per_actor_hour is not set" in page.text
     assert page.tags.count("svg") == 2
