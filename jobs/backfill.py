@@ -4,8 +4,9 @@ from cluster.connect import ensure_ray
 from cluster.preflight import check_cluster
 from cluster.room import demand_of_actors
 from jobs.output import Output
-from xrec.backfill import finish, has_work, open_backfill, pairs_listing, run_backfill
-from xrec.backfill.identity import identify, identify_unchecked, output_uri
+from xrec.backfill import finish, has_work, open_backfill, run_backfill
+from xrec.backfill.identity import identify, identify_unchecked
+from xrec.backfill.run import pairs_difference, pairs_were_written, run_arguments
 from xrec.bulk import PLAN
 from xrec.config.backfill import BackfillConfig
 from xrec.llm.source import folder_uris
@@ -15,14 +16,19 @@ from xrec.storage import Manifest, check_artifacts, open_location
 def output(config: BackfillConfig, *, exact: bool = True) -> Output:
     """The explanations that `config` asks for; see jobs.output.
 
-    No pairs are read. Without `exact` it takes the language model for the adapter's.
+    The pairs are read only if their files changed since the run was planned. Without `exact` it
+    takes the language model for the adapter's, and never reads the pairs.
     """
     identity = (identify if exact else identify_unchecked)(config)
+    arguments = run_arguments(config, identity)
+    were_written = pairs_were_written(arguments)
     return Output(
-        open_location(output_uri(config, identity.run), config.storage),
+        open_location(arguments["uri"], config.storage),
         "explanations",
         identity.config,
         identity.inputs,
+        unchecked=("pairs",) if were_written and not exact else (),
+        known=pairs_difference(arguments) if were_written and exact else (),
         records=(PLAN,),
     )
 

@@ -36,9 +36,9 @@ class Output:
     """An artifact that a job makes, or has made.
 
     `config` and `inputs` are what its manifest will hold. Inputs in `unchecked` are not known, and
-    are not compared. `records` are files, relative to `location`, that say whose a run is which was
-    begun and is not finished: JSON with config and inputs, or the plan of a bulk run. The artifact
-    is complete only if the file `completed_by` is there. `beside` are further artifacts that the
+    are not compared. `known` are differences that the job found by itself, a line each. `records`
+    are files, relative to `location`, that say whose a run is which was begun and is not finished:
+    JSON with config and inputs, or the plan of a bulk run. `beside` are further artifacts that the
     job makes.
     """
 
@@ -47,8 +47,8 @@ class Output:
     config: Mapping[str, Any]
     inputs: Mapping[str, str]
     unchecked: tuple[str, ...] = ()
+    known: tuple[str, ...] = ()
     records: tuple[str, ...] = ()
-    completed_by: str = MANIFEST
     beside: tuple["Output", ...] = ()
 
     def done(self) -> Manifest | None:
@@ -74,8 +74,6 @@ class Output:
         differences = self._differences(manifest.config, manifest.inputs)
         if differences:
             return Found("differs", manifest, differences)
-        if not (self.location / self.completed_by).is_file():
-            return Found("begun")
         return Found("same", manifest)
 
     def delete(self) -> None:
@@ -116,7 +114,8 @@ class Output:
     def _differences(self, config: Mapping[str, Any], inputs: Mapping[str, str]) -> tuple[str, ...]:
         there = {name: value for name, value in inputs.items() if name not in self.unchecked}
         here = {name: value for name, value in self.inputs.items() if name not in self.unchecked}
-        return tuple(differing_fields({**config, "inputs": there}, {**self.config, "inputs": here}))
+        fields = differing_fields({**config, "inputs": there}, {**self.config, "inputs": here})
+        return (*fields, *self.known)
 
 
 @dataclass(frozen=True)

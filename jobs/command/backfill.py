@@ -1,4 +1,4 @@
-"""`xrec backfill`: the job, with switches for what is done to a run that is there."""
+"""`xrec backfill`: the job, with switches for keys that are given now and then."""
 
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -35,19 +35,23 @@ def backfill(
         str | None,
         typer.Option(
             "--retry-failed",
-            metavar="[=REASON]",
-            help="Do failed rows again, all or of one reason: retry_failed=all.",
+            metavar="[=REASON,...]",
+            help="Do failed rows again, all or of some reasons: retry_failed=all.",
         ),
     ] = None,
-    clean: Annotated[
-        bool,
-        typer.Option(
-            "--clean", help="Delete files of a finished run that count for nothing, and stop."
-        ),
-    ] = False,
     compact: Annotated[
         bool,
-        typer.Option("--compact", help="Make few large files of a finished run's many, and stop."),
+        typer.Option(
+            "--compact", help="Make few large files of the run's many: upkeep.compact=true."
+        ),
+    ] = False,
+    vacuum: Annotated[
+        bool,
+        typer.Option("--vacuum", help="Delete files that no version needs: upkeep.vacuum=true."),
+    ] = False,
+    take_over: Annotated[
+        bool,
+        typer.Option("--take-over", help="Begin though another driver seems alive: take_over=true"),
     ] = False,
     dry_run: DryRun = False,
     keys: Annotated[bool, keys_option("backfill")] = False,
@@ -58,22 +62,20 @@ def backfill(
     with exit_codes(debug):
         switches = [
             *(["new_run=true"] if new_run else []),
-            *([f"retry_failed={retry_failed}"] if retry_failed else []),
+            *([f"retry_failed=[{retry_failed}]"] if retry_failed else []),
+            *(["upkeep.compact=true"] if compact else []),
+            *(["upkeep.vacuum=true"] if vacuum else []),
+            *(["take_over=true"] if take_over else []),
         ]
         config = BACKFILL.load_config(config_path, [*(overrides or []), *switches])
-        _run(config, clean, compact, dry_run)  # type: ignore[arg-type]
+        _run(config, dry_run)  # type: ignore[arg-type]
 
 
-def _run(config: "BackfillConfig", clean: bool, compact: bool, dry_run: bool) -> None:
+def _run(config: "BackfillConfig", dry_run: bool) -> None:
     if dry_run:
         show_config(config)
-    elif clean:
-        typer.echo(f"{BACKFILL.module().clean_output(config)} files deleted")
-    elif compact:
-        manifest = BACKFILL.module().compact_output(config)
-        typer.echo(summary(manifest, config.artifact("explanations")))
-    else:
-        manifest = BACKFILL.run(config)
-        from xrec.backfill.identity import output_uri
+        return
+    manifest = BACKFILL.run(config)
+    from xrec.backfill.identity import output_uri
 
-        typer.echo(summary(manifest, output_uri(config, manifest.run)))
+    typer.echo(summary(manifest, output_uri(config, manifest.run)))

@@ -150,7 +150,7 @@ committed rows at any time.
 
 \b
 In:   <workspace>/dataset, graph and adapter, the language model, pairs
-Out:  <workspace>/explanations: part-*.parquet, failed/ with reasons, manifest.json, _SUCCESS
+Out:  <workspace>/explanations: a Delta table of explanations and failed rows, manifest.json, report
 
 \b
 Example:

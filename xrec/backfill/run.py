@@ -3,21 +3,50 @@
 import logging
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from typing import TypedDict
 
 from xrec.actor_pool import gpus_each
 from xrec.backfill.identity import identify, output_uri
 from xrec.backfill.metrics import BackfillMetrics
-from xrec.backfill.pairs import pair_batches, pairs_listing
+from xrec.backfill.pairs import Batch, pair_batches, pairs_listing
 from xrec.backfill.progress import ProgressLine
-from xrec.backfill.publish import publish, published
+from xrec.backfill.publish import publish, published, release_older
 from xrec.backfill.report import REPORT, write_report
 from xrec.backfill.task import EXPLANATIONS, LoadExplainer, explain_task, load_task_explainer
-from xrec.bulk import ActorPool, BulkRun, RunState, drive, open_run, read_state
+from xrec.bulk import (
+    ActorPool,
+    BulkRun,
+    Identity,
+    RowFormat,
+    RunState,
+    compact,
+    drive,
+    open_run,
+    read_state,
+    vacuum,
+)
+from xrec.bulk.plan import PlanRecord, count_rows, read_record
 from xrec.config.backfill import BackfillConfig
-from xrec.storage import Manifest
+from xrec.config.shared import StorageConfig
+from xrec.errors import StorageNotFoundError
+from xrec.storage import Manifest, open_location
 
 logger = logging.getLogger("xrec")
+
+
+class RunArguments(TypedDict):
+    """What `open_run` gets."""
+
+    uri: str
+    identity: Identity
+    format: RowFormat
+    batches: Callable[[], Iterator[Batch]]
+    listing: dict[str, list[str]]
+    rows_per_chunk: int
+    carry_from: str | None
+    storage: StorageConfig
 
 
 def open_backfill(config: BackfillConfig) -> BulkRun:
@@ -26,17 +55,49 @@ def open_backfill(config: BackfillConfig) -> BulkRun:
     Raises ArtifactMismatchError, which names the fields that differ, if the output holds another
     run; what `identify`, `pair_batches` and `open_run` raise.
     """
-    identity = identify(config)
-    return open_run(
-        output_uri(config, identity.run),
-        identity,
-        EXPLANATIONS,
-        lambda: pair_batches(config),
-        listing=pairs_listing(config),
-        rows_per_chunk=config.rows_per_chunk,
-        carry_from=config.carry_from,
-        storage=config.storage,
+    return open_run(**run_arguments(config, identify(config)))
+
+
+def run_arguments(config: BackfillConfig, identity: Identity) -> RunArguments:
+    """What `open_run` gets for the run of `config`, whose identity is given."""
+    return {
+        "uri": output_uri(config, identity.run),
+        "identity": identity,
+        "format": EXPLANATIONS,
+        "batches": lambda: pair_batches(config),
+        "listing": pairs_listing(config),
+        "rows_per_chunk": config.rows_per_chunk,
+        "carry_from": config.carry_from,
+        "storage": config.storage,
+    }
+
+
+def pairs_were_written(arguments: RunArguments) -> bool:
+    """True if the run is planned, and the files of its pairs are others than those of the plan."""
+    record = _record(arguments)
+    return record is not None and record.listing != arguments["listing"]
+
+
+def pairs_difference(arguments: RunArguments) -> tuple[str, ...]:
+    """A line that says so if the pairs are others than those of the plan; they are all read."""
+    record = _record(arguments)
+    counts = count_rows(
+        arguments["batches"](),
+        arguments["format"].key_schema,
+        rows_per_chunk=arguments["rows_per_chunk"],
     )
+    if record is None or record.rows_fingerprint == counts.rows_fingerprint:
+        return ()
+    return (f"pairs: {record.num_rows} there, {counts.num_rows} here, and not the same ones",)
+
+
+def _record(arguments: RunArguments) -> PlanRecord | None:
+    """The plan of this very run; None if there is none."""
+    try:
+        record = read_record(open_location(arguments["uri"], arguments["storage"]))
+    except StorageNotFoundError:
+        return None
+    return record if record.identity.run == arguments["identity"].run else None
 
 
 def has_work(config: BackfillConfig, run: BulkRun) -> bool:
@@ -71,18 +132,22 @@ def run_backfill(
         ),
     )
     num_pairs = run.plan.record.num_rows
-    watchers: list[Callable[[RunState], None]] = [BackfillMetrics(num_pairs).record]
+    metrics = BackfillMetrics(num_pairs)
     try:
         with ProgressLine(num_pairs) as line:
-            watchers.append(line.show)
+
+            def on_commit(state: RunState) -> None:
+                metrics.record(state)
+                line.show(state)
+
             drive(
                 run,
                 pool,
-                holder=f"{socket.gethostname()}, process {os.getpid()}",
+                holder=_holder(),
                 retry=retry_reasons(config),
                 max_failed_share=config.max_failed_share,
                 take_over=config.take_over,
-                on_commit=lambda state: [watch(state) for watch in watchers] and None,
+                on_commit=on_commit,
             )
     except KeyboardInterrupt:
         _, state = read_state(run.table, run.table.newest_version())
@@ -97,10 +162,33 @@ def run_backfill(
 
 
 def finish(config: BackfillConfig, run: BulkRun) -> Manifest:
-    """Publish a finished run, with its report, and return the manifest.
+    """Publish a finished run, do what `config.upkeep` says, and return the manifest.
 
-    Nothing is written if that was done before.
+    Nothing is written if that was done before. Raises LeaseError if another driver is at work.
     """
+    manifest = _publish(config, run)
+    upkeep, holder = config.upkeep, _holder()
+    if upkeep.compact and compact(
+        run, holder=holder, target_bytes=round(upkeep.target_mib * 2**20)
+    ):
+        manifest = _publish(config, run)
+    if upkeep.vacuum:
+        retention = timedelta(hours=upkeep.retention_hours)
+        release_older(run, manifest, retention)
+        deleted = vacuum(
+            run,
+            holder=holder,
+            retention=retention,
+            log_retention=timedelta(hours=upkeep.log_retention_hours),
+        )
+        logger.info(
+            "vacuum: %d files and %d versions deleted", deleted.num_files, deleted.num_versions
+        )
+    return manifest
+
+
+def _publish(config: BackfillConfig, run: BulkRun) -> Manifest:
+    """Let the manifest name the newest finished version, and write its report."""
     before, manifest = published(run), publish(run)
     assert manifest is not None
     assert manifest.version is not None
@@ -109,3 +197,8 @@ def finish(config: BackfillConfig, run: BulkRun) -> Manifest:
         assert state is not None
         write_report(run.table, manifest.version, state, config.price_per_actor_hour)
     return manifest
+
+
+def _holder() -> str:
+    """Who this driver is, for messages."""
+    return f"{socket.gethostname()}, process {os.getpid()}"

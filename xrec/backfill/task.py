@@ -84,7 +84,7 @@ def explain_task(
     )
 
 
-@dataclass(frozen=True)
+@dataclass
 class ExplainTask:
     """A ChunkTask and CarryingTask of xrec.bulk."""
 

@@ -9,7 +9,7 @@ writes to its files.
 import io
 import uuid
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -194,12 +194,14 @@ def make_plan(
     *,
     rows_per_chunk: int,
     carry: CarryFrom | None = None,
+    before_writing: Callable[[], object] = lambda: None,
 ) -> Plan:
     """Write the plan if there is none, and return the one that is there.
 
     batches: good and rejected rows, as `clean_keys` gives them; good ones have `schema`.
     Duplicates of good rows are dropped.
     carry: the earlier run that rows are to be carried over from, which is pinned.
+    before_writing: called once the rows have been read; until then nothing is written.
 
     Raises DataError if there are no good rows; ArtifactMismatchError if the output has a plan of
     another run, or of other rows.
@@ -209,6 +211,7 @@ def make_plan(
     try:
         bad = pa.concat_tables(rejected)
         _refuse_no_rows(spill, bad)
+        before_writing()
         if not (output / PLAN).is_file():
             record = _write(output, identity, listing, spill, bad, rows_per_chunk)
             record = record.model_copy(update={"carry": carry})

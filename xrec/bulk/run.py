@@ -19,7 +19,7 @@ from xrec.bulk.worker import WorkerSettings
 from xrec.config.shared import StorageConfig
 from xrec.errors import ArtifactNotFoundError, StorageNotFoundError
 from xrec.storage import open_location
-from xrec.table import Snapshot, Table
+from xrec.table import Snapshot, Table, check_conditional_writes
 
 Batches = Iterable[tuple[pa.Table, pa.Table]]
 """Good rows and rejected ones, as `clean_keys` gives them."""
@@ -89,7 +89,8 @@ def open_run(
 
     `batches` is called, and the input read, only if there is no plan, or if `listing` says that the
     input's files are others than those that were planned. Several drivers may call this at the same
-    time; they get the same plan.
+    time; they get the same plan. If the input cannot be read, nothing is written, so an output
+    that is empty can still become that of another run.
 
     carry_from: the URI of a finished run whose rows are taken over where the task, a
         `CarryingTask`, finds them still good. The URI is a part of the run's identity; the version
@@ -102,22 +103,31 @@ def open_run(
     storage = storage or StorageConfig()
     output = open_location(uri, storage)
     identity = with_carry(identity, carry_from, storage)
+
+    def create_table() -> Table:
+        return Table.create(uri, format.table, run=identity.run, storage=storage)
+
     plan = find_plan(output, identity, listing)
-    table = Table.create(uri, format.table, run=identity.run, storage=storage)
-    if plan is None:
-        with _pinned(carry_from, identity.run, format, storage) as carry:
-            plan = make_plan(
-                output,
-                identity,
-                listing,
-                batches(),
-                format.key_schema,
-                rows_per_chunk=rows_per_chunk,
-                carry=carry,
-            )
-            if carry is not None and plan.record.carry != carry:
-                carry.release(storage)  # another driver made the plan
-    return BulkRun(plan, format, table)
+    if plan is not None:
+        return BulkRun(plan, format, create_table())
+    if output.files():
+        create_table()  # refuses what is there before any input is read
+    else:
+        check_conditional_writes(output)
+    with _pinned(carry_from, identity.run, format, storage) as carry:
+        plan = make_plan(
+            output,
+            identity,
+            listing,
+            batches(),
+            format.key_schema,
+            rows_per_chunk=rows_per_chunk,
+            carry=carry,
+            before_writing=create_table,
+        )
+        if carry is not None and plan.record.carry != carry:
+            carry.release(storage)  # another driver made the plan
+    return BulkRun(plan, format, create_table())
 
 
 def with_carry(identity: Identity, carry_from: str | None, storage: StorageConfig) -> Identity:

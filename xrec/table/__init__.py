@@ -50,7 +50,7 @@ from xrec.table.data_file import DataFile, copy_file, write_file
 from xrec.table.format import TableFormat
 from xrec.table.log import Commit
 from xrec.table.snapshot import Filter, Snapshot
-from xrec.table.table import Table, refuse_other_files
+from xrec.table.table import Table, check_conditional_writes, refuse_other_files
 from xrec.table.vacuum import Vacuumed
 from xrec.table.writer import Writer
 
@@ -63,6 +63,7 @@ __all__ = [
     "TableFormat",
     "Vacuumed",
     "Writer",
+    "check_conditional_writes",
     "copy_file",
     "refuse_other_files",
     "write_file",

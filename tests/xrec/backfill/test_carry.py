@@ -7,14 +7,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from xrec.backfill.chunk import chunk_of
 
-import jobs.backfill
-from tests.xrec.backfill.runs import output_of, pairs_of, rows_by_manifest, run
+from tests.xrec.backfill.runs import output_of, pairs_of, plan, published_rows, run
 from tests.xrec.backfill.toy_engines import Toy, calls
-from xrec.backfill import read
 from xrec.errors import ArtifactNotFoundError
-from xrec.storage import read_manifest
 
 MakeConfig = Callable[..., Any]
 FIRST = tuple(f"u{user} i{item}" for user in range(12) for item in range(3))
@@ -46,12 +42,9 @@ def test_carry_generates_only_new_pairs_and_those_of_a_changed_profile(
     called: Path,
     is_compacted: bool,
 ) -> None:
-    config = make_config(rows_per_chunk=8)
+    config = make_config(rows_per_chunk=8, upkeep={"compact": is_compacted})
     run(config, pairs(*FIRST), load=Toy())
     first = output_of(config)
-    if is_compacted:
-        jobs.backfill.compact_output(make_config(rows_per_chunk=8))
-    old = {name: (first / name).read_bytes() for name in first.files() if name.startswith("part-")}
 
     values = {
         "carry_from": first.uri,
@@ -59,43 +52,55 @@ def test_carry_generates_only_new_pairs_and_those_of_a_changed_profile(
         "cold_start": _with_profile(tmp_path, "u7", "Now a poet."),
     }
     second = make_config(rows_per_chunk=8, **values)
-    manifest = run(second, pairs(*FIRST[:-1], *NEW, "nobody i0"), load=Toy(calls=str(called)))
-    assert sorted(calls(called)) == sorted(["u7 i0", "u7 i1", "u7 i2", *NEW])
+    given = pairs(*FIRST[:-1], *NEW, "nobody i0")
+    manifest = run(second, given, load=Toy(calls=str(called), says="made later"))
+    made = sorted(["u7 i0", "u7 i1", "u7 i2", *NEW])
+    assert sorted(calls(called)) == made
     expected = sorted({*FIRST[:-1], *NEW})
-    assert pairs_of(rows_by_manifest(output_of(second))) == expected
-    assert sorted(pairs_of(read(output_of(second).uri).to_table().to_pylist())) == expected
-    assert manifest.metrics["num_carried"] == len(expected) - 5
-    assert {
-        name: (first / name).read_bytes() for name in first.files() if name.startswith("part-")
-    } == old
+    rows = published_rows(output_of(second))
+    assert pairs_of(rows) == expected
+    later = [row for row in rows if row["explanation"].startswith("made later")]
+    assert pairs_of(later) == made
+    assert manifest.metrics["num_carried"] == len(expected) - len(made)
+    pins = (first / "_xrec" / "pins").files()
+    assert [name for name in pins if name.startswith("carry-")] == []
 
-    # A file whose rows all stay is carried by reference, and new pairs of its chunk are in another
-    # file. The rows of u7 changed, and one of u11 is not in the second run.
-    num_chunks = 8
-    touched = {chunk_of(user, num_chunks) for user in ("u7", "u11")}
-    referred = {name for name in manifest.files if name.startswith("/")}
-    if is_compacted:
-        assert referred == set()
-    else:
-        assert referred == {
-            str(tmp_path / "explanations" / name)
-            for name in old
-            if int(name.split("-")[1]) % num_chunks not in touched
-        }
-        assert len(referred) == manifest.metrics["num_carried_files"] > 0
-
-    # A third run carries everything from the second.
+    # The first run is of no matter any more. A third one carries everything from the second.
+    first.delete()
     for path in called.iterdir():
         path.unlink()
     third = make_config(
         rows_per_chunk=8,
         **{**values, "carry_from": output_of(second).uri, "explanations": str(tmp_path / "third")},
     )
-    assert (
-        run(third, pairs(*expected[:20]), load=Toy(calls=str(called))).metrics["num_carried"] == 20
-    )
+    manifest = run(third, pairs(*expected[:20]), load=Toy(calls=str(called)))
+    assert manifest.metrics["num_carried"] == 20
     assert calls(called) == []
-    assert pairs_of(rows_by_manifest(output_of(third))) == expected[:20]
+    carried = published_rows(output_of(third))
+    assert [row["explanation"] for row in carried] == [row["explanation"] for row in rows[:20]]
+    assert pairs_of(carried) == expected[:20]
+
+
+@pytest.mark.usefixtures("actors_here")
+def test_carry_goes_on_after_the_earlier_run_changed(
+    make_config: MakeConfig, pairs: Callable[..., pa.Table], tmp_path: Path
+) -> None:
+    """The earlier run is retried and compacted while a run that depends on it is interrupted."""
+    muted = tmp_path / "muted"
+    muted.touch()
+    toy = Toy(mute=FIRST[:2], muted=str(muted))
+    run(make_config(), pairs(*FIRST), load=toy)
+    second = make_config(
+        carry_from=output_of(make_config()).uri, explanations=str(tmp_path / "second")
+    )
+    planned = plan(second, pairs(*FIRST))
+    muted.unlink()
+    again = {"retry_failed": "all", "upkeep": {"compact": True, "vacuum": True}}
+    run(make_config(**again), pairs(*FIRST), load=toy)
+    assert plan(second, pairs(*FIRST)).plan.record == planned.plan.record
+    manifest = run(second, pairs(*FIRST), load=Toy())
+    assert manifest.metrics["num_carried"] == len(FIRST) - 2
+    assert pairs_of(published_rows(output_of(second))) == sorted(FIRST)
 
 
 @pytest.mark.usefixtures("actors_here")
@@ -124,7 +129,7 @@ def test_carry_leaves_texts_that_name_an_item_which_is_new_in_the_catalogue(
     says = "With Blue Heron there is tea,"
     first = make_config(rows_per_chunk=3)
     run(first, pairs(*FIRST[:6]), load=Toy(says=says))
-    assert pairs_of(rows_by_manifest(output_of(first))) == sorted(FIRST[:6])
+    assert pairs_of(published_rows(output_of(first))) == sorted(FIRST[:6])
     renamed = tmp_path / "items.parquet"
     pq.write_table(
         pa.table({"item_id": ["wordy"], "title": ["Blue Heron"], "profile": ["Near."]}), renamed
@@ -138,7 +143,7 @@ def test_carry_leaves_texts_that_name_an_item_which_is_new_in_the_catalogue(
     manifest = run(second, pairs(*FIRST[:6]), load=Toy(calls=str(called), says=says))
     assert manifest.metrics["num_carried"] == 0
     assert sorted(calls(called)) == sorted(FIRST[:6])
-    failed = rows_by_manifest(output_of(second), failed=True)
+    failed = published_rows(output_of(second), failed=True)
     assert {row["reason"] for row in failed} == {"names_another_item"}
     assert pairs_of(failed) == sorted(FIRST[:6])
 
@@ -146,8 +151,10 @@ def test_carry_leaves_texts_that_name_an_item_which_is_new_in_the_catalogue(
 def test_carry_from_an_unfinished_run_is_refused(
     make_config: MakeConfig, pairs: Callable[..., pa.Table], tmp_path: Path
 ) -> None:
-    with pytest.raises(ArtifactNotFoundError, match="nowhere: no explanations artifact"):
+    with pytest.raises(ArtifactNotFoundError, match="nowhere: no run was planned there"):
         run(make_config(carry_from=str(tmp_path / "nowhere")), pairs(*FIRST))
-    assert not (tmp_path / "explanations").exists()
-    with pytest.raises(ArtifactNotFoundError):
-        read_manifest(output_of(make_config()), "explanations")
+    assert output_of(make_config()).files() == []
+    earlier = make_config(explanations=str(tmp_path / "earlier"))
+    plan(earlier, pairs(*FIRST))
+    with pytest.raises(ArtifactNotFoundError, match="earlier: the run is not finished"):
+        run(make_config(carry_from=output_of(earlier).uri), pairs(*FIRST))

@@ -9,12 +9,13 @@ import torch
 
 from xrec.adapter.pairs import Pair, PairPrompts
 from xrec.backfill.content_key import content_key, shared_key
-from xrec.backfill.identity import RunIdentity, sources_of
+from xrec.backfill.identity import sources_of
+from xrec.bulk import Identity
 from xrec.config.llm import EngineConfig
 from xrec.generate.explainer import Explainer, load_explainer
 
-CONFIG = {"decoding": {"max_new_tokens": 4}, "dtype": "auto", "rows_per_chunk": 3}
-INPUTS = {"base_model": "b", "adapter": "a", "dataset": "d", "graph": "g", "pairs": "p"}
+CONFIG = {"decoding": {"max_new_tokens": 4}, "dtype": "auto", "rows_per_chunk": 3, "pairs": {}}
+INPUTS = {"base_model": "b", "adapter": "a", "dataset": "d", "graph": "g"}
 
 
 @pytest.fixture
@@ -86,8 +87,8 @@ def test_content_key_of_each_pair_is_its_own(explainer: Explainer) -> None:
 @pytest.mark.parametrize(
     ("config", "inputs", "is_same"),
     [
-        ({}, {"pairs": "q", "dataset": "e", "graph": "h", "carry_from": "r"}, True),
-        ({"rows_per_chunk": 9}, {}, True),
+        ({}, {"dataset": "e", "graph": "h", "carry_from": "r"}, True),
+        ({"rows_per_chunk": 9, "pairs": {"kind": "split"}}, {}, True),
         ({"decoding": {"max_new_tokens": 5}}, {}, False),
         ({"dtype": "float32"}, {}, False),
         ({}, {"adapter": "other"}, False),
@@ -97,5 +98,8 @@ def test_content_key_of_each_pair_is_its_own(explainer: Explainer) -> None:
 def test_shared_key_is_of_model_adapter_and_decoding(
     config: dict[str, Any], inputs: dict[str, str], is_same: bool
 ) -> None:
-    other = RunIdentity({**CONFIG, **config}, {**INPUTS, **inputs})
-    assert (shared_key(other) == shared_key(RunIdentity(CONFIG, INPUTS))) is is_same
+    one, other = (
+        Identity(kind="explanations", config=settings, inputs=made_from)
+        for settings, made_from in ((CONFIG, INPUTS), ({**CONFIG, **config}, {**INPUTS, **inputs}))
+    )
+    assert (shared_key(other) == shared_key(one)) is is_same

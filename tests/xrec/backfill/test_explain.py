@@ -2,14 +2,13 @@
 
 import difflib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 import pytest
 
 from xrec.adapter.pairs import PairPrompts
-from xrec.backfill.explain import explain_or_fail, explain_pairs
+from xrec.backfill.explain import explain_pairs
 from xrec.backfill.identity import sources_of
 from xrec.config.llm import DecodingConfig, EngineConfig
 from xrec.generate.engine import Completion, Failure
@@ -136,62 +135,29 @@ def test_explain_pairs_failed_rows_hold_the_texts_of_what_is_known(
     }
 
 
-@dataclass
-class _BreakingEngine:
-    """Raises an error for a batch with tokens of `broken`, and fails prompts with `refused`."""
-
-    broken: frozenset[int]
-    refused: frozenset[int] = frozenset()
-    num_calls: int = 0
+class _RefusingEngine:
+    """Fails the first prompt, and writes a text for the others."""
 
     def generate(
         self, prompts: Sequence[Sequence[int]], decoding: DecodingConfig
     ) -> Iterator[Completion]:
-        self.num_calls += 1
-        if any(self.broken.intersection(prompt) for prompt in prompts):
-            raise RuntimeError("CUDA error: an illegal memory access")
-        for index, prompt in enumerate(prompts):
-            if self.refused.intersection(prompt):
-                yield Completion(index, [], "failed", Failure("over_memory_budget", "needs 9 GiB"))
-            else:
-                yield Completion(index, [40, 41], "stop")
+        yield Completion(0, [], "failed", Failure("over_memory_budget", "needs 9 GiB"))
+        for index in range(1, len(prompts)):
+            yield Completion(index, [40, 41], "stop")
 
 
-def test_explain_or_fail_rows_that_the_engine_raises_for_are_found_and_the_rest_is_explained(
+def test_explain_pairs_prompt_that_the_engine_refuses_is_a_failed_row(
     scripted: Callable[..., Explainer], pairs: MakePairs
 ) -> None:
     explainer = scripted()
-    user_tokens = explainer.pairs.builder.vocabulary.user_tokens
-    explainer.engine = _BreakingEngine(
-        frozenset([*user_tokens(3), *user_tokens(7)]), frozenset(user_tokens(5))
+    explainer.engine = _RefusingEngine()
+    generated, failed = explain_pairs(
+        explainer, pairs("u0 i0", "u1 i0", "u2 i0"), DecodingConfig(), SHARED
     )
-    result = explain_or_fail(
-        explainer,
-        pairs(*(f"u{user} i0" for user in range(10)), "nobody i0"),
-        DecodingConfig(),
-        SHARED,
+    assert generated["user_id"].to_pylist() == ["u1", "u2"]
+    (row,) = failed.to_pylist()
+    assert (row["user_id"], row["reason"], row["message"]) == (
+        "u0",
+        "over_memory_budget",
+        "needs 9 GiB",
     )
-    assert result.generated["user_id"].to_pylist() == ["u0", "u1", "u2", "u4", "u6", "u8", "u9"]
-    reasons = {row["user_id"]: (row["reason"], row["message"]) for row in result.failed.to_pylist()}
-    assert {user: reason for user, (reason, _) in reasons.items()} == {
-        "u3": "engine_error",
-        "u5": "over_memory_budget",
-        "u7": "engine_error",
-        "nobody": "unknown_user",
-    }
-    assert reasons["u3"][1] == "RuntimeError: CUDA error: an illegal memory access"
-    assert reasons["u5"][1] == "needs 9 GiB"
-    assert explainer.engine.num_calls <= 16  # batches are halved, not tried row by row
-
-
-def test_explain_or_fail_our_own_errors_are_not_the_rows(
-    scripted: Callable[..., Explainer], pairs: MakePairs, monkeypatch: Any
-) -> None:
-    explainer = scripted("text")
-
-    def without_attribute(*arguments: object) -> None:
-        raise AttributeError("a bug")
-
-    monkeypatch.setattr(explainer, "explain", without_attribute)
-    with pytest.raises(AttributeError):
-        explain_or_fail(explainer, pairs("u0 i0"), DecodingConfig(), SHARED)

@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,14 +11,20 @@ import pytest
 
 from tests.faulty_proxy import Faults, faulty_proxy
 from tests.object_store import ObjectStore
-from tests.xrec.backfill.runs import output_of, pairs_of, rows_by_manifest, run
+from tests.xrec.backfill.runs import (
+    output_of,
+    pairs_of,
+    published_rows,
+    rows_at,
+    run,
+    with_pairs,
+)
 from tests.xrec.backfill.toy_engines import Toy
 from xrec.errors import StorageError
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]
 
 MakeConfig = Callable[..., Any]
-_TERM = 3.0
 PAIRS = tuple(f"u{user} i{item}" for user in range(12) for item in range(4))
 
 
@@ -36,8 +41,8 @@ def test_run_onto_a_store_that_is_slow_hangs_and_fails_in_bursts_is_whole(
     assert faults.num_failed >= 8
     assert faults.num_stalled >= 3
     output = output_of(config.model_copy(update={"storage": s3.storage}))
-    assert pairs_of(rows_by_manifest(output)) == sorted(PAIRS)
-    assert rows_by_manifest(output, failed=True) == []
+    assert pairs_of(published_rows(output)) == sorted(PAIRS)
+    assert published_rows(output, failed=True) == []
 
 
 @pytest.fixture
@@ -57,26 +62,27 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_run_onto_a_full_disk_says_so_and_goes_on_once_there_is_room(
-    make_config: MakeConfig, pairs: Callable[..., pa.Table], small_disk: Path
+    make_config: MakeConfig, pairs: Callable[..., pa.Table], small_disk: Path, tmp_path: Path
 ) -> None:
     config = make_config(
-        explanations=str(small_disk / "out"),
-        actors={"num_actors": 1, "device": "cpu"},
-        lease_seconds=_TERM,
+        explanations=str(small_disk / "out"), actors={"num_actors": 1, "device": "cpu"}
     )
+    given = with_pairs(
+        config.model_copy(update={"explanations": str(tmp_path / "x")}), pairs(*PAIRS)
+    )
+    config = config.model_copy(update={"pairs": given.pairs})
     with pytest.raises(StorageError, match="No space left on device"):
-        run(config, pairs(*PAIRS), load=Toy())
-    output = output_of(config)
-    committed = {
-        name: (output / name).modified_at()
-        for name in output.files()
-        if name.startswith("commits/")
-    }
+        run(config, load=Toy())
+    committed = rows_at(output_of(config), None)
+    assert 0 < len(committed) < len(PAIRS)
 
-    time.sleep(_TERM)  # there was no room to release the lease, so it must expire
     subprocess.run(["mount", "-o", "remount,size=16m", small_disk], check=True)
-    run(config, pairs(*PAIRS), load=Toy())
-    assert pairs_of(rows_by_manifest(output)) == sorted(PAIRS)
-    assert rows_by_manifest(output, failed=True) == []
-    assert committed
-    assert {name: (output / name).modified_at() for name in committed} == committed
+    # There was no room to say that the driver ended.
+    config = config.model_copy(update={"take_over": True})
+    run(config, load=Toy(says="explained later"))
+    rows = published_rows(output_of(config))
+    assert pairs_of(rows) == sorted(PAIRS)
+    assert published_rows(output_of(config), failed=True) == []
+    assert [
+        row for row in rows if not row["explanation"].startswith("explained later")
+    ] == committed

@@ -156,7 +156,7 @@ def test_run_whose_pairs_were_written_again_goes_on_if_they_are_the_same(
     pq.write_table(pairs(*reversed(GOOD), GOOD[0]), file)
     assert run(config, load=_never) == first
     pq.write_table(pairs(*GOOD[1:]), file)
-    with pytest.raises(ArtifactMismatchError, match="rows of the input changed .* 12 .* 11 here"):
+    with pytest.raises(ArtifactMismatchError, match=r"rows of the input changed .* 12 .* 11 here"):
         run(config, load=_never)
 
 

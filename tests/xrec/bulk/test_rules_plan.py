@@ -62,12 +62,19 @@ def test_rule_1_run_that_was_not_planned_yet_belongs_to_the_table_that_is_there(
     disk: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr("xrec.bulk.run.make_plan", lambda *arguments, **settings: 1 / 0)
+        patch.setattr("xrec.bulk.plan._write", lambda *arguments, **settings: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             opened(disk, ROWS)
     with pytest.raises(TableError, match="holds the table of run"):
         opened(disk, ROWS, words=4)
     assert opened(disk, ROWS).plan.record.num_rows == len(ROWS)
+
+
+def test_rule_1_input_that_cannot_be_read_leaves_the_output_to_another_run(place: Place) -> None:
+    with pytest.raises(AssertionError):
+        opened(place, None)
+    assert place.location.files() == []
+    assert opened(place, ROWS, words=4).plan.record.num_rows == len(ROWS)
 
 
 # 2. A plan that exists is complete, and is trusted where the inputs are the same.
