@@ -6,6 +6,7 @@ import time
 import urllib.request
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +18,11 @@ import yaml
 import xrec.backfill.metrics
 import xrec.train.metrics
 from tests.infra.manifests import ROOT
-from xrec.backfill.commit import Commit, Work
 from xrec.backfill.metrics import BackfillMetrics
+from xrec.bulk import RunState
 from xrec.train.metrics import TrainingMetrics
 
 GRAFANA = ROOT / "infra" / "grafana"
-WORK = Work(
-    actor="a",
-    started_at=0.0,
-    seconds=2.0,
-    num_prompt_tokens=30,
-    num_generated_tokens=8,
-    generated_lengths={0: 3},
-    num_deaths=1,
-)
 DASHBOARDS = sorted(GRAFANA.glob("*.json"))
 ALERTS = [
     rule
@@ -113,7 +105,7 @@ def exported() -> Mapping[str, frozenset[str]]:
             for kind in ("Counter", "Gauge", "Histogram"):
                 if hasattr(module, kind):
                     patch.setattr(module, kind, _Declared(kind.lower(), declared))
-        BackfillMetrics(num_left=1)
+        BackfillMetrics(num_pairs=1)
         TrainingMetrics("a-job")
     assert len(declared) == 12
     own = {
@@ -205,17 +197,12 @@ def test_series_are_named_so_when_ray_exports_them(
     ray_cluster: None, exported: Mapping[str, frozenset[str]]
 ) -> None:
     """Compare the names above with what a Prometheus would scrape from Ray's agent."""
-    backfill, training = BackfillMetrics(num_left=9), TrainingMetrics("train-adapter")
-    backfill.record(
-        Commit(
-            chunk=0,
-            files={},
-            num_rows=3,
-            num_failed=1,
-            failed_by_reason={"empty_text": 1},
-            work=WORK,
-        )
-    )
+    backfill, training = BackfillMetrics(num_pairs=9), TrainingMetrics("train-adapter")
+    costs = {"seconds": 2.0, "num_prompt_tokens": 30, "num_generated_tokens": 8}
+    begun = RunState(started_at=datetime.now(UTC))
+    done = {"num_ok": 3, "failed": {"empty_text": 1}, "costs": costs, "num_deaths": 1}
+    for state in (begun, begun.model_copy(update=done)):
+        backfill.record(state)
     with training.running():
         training.record(
             {
