@@ -17,7 +17,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import psutil
 import typer
 
@@ -137,13 +136,14 @@ def worker(
 ) -> None:
     """Measure how many pairs one worker does in a CPU second, in this process and on local disk.
 
-    The worker builds and tokenizes prompts and writes files and records; its engine computes
-    nothing.
+    The worker builds and tokenizes prompts and writes files, which nothing commits; its engine
+    computes nothing.
     """
     from benchmarks.backfill_contestants import load_no_op
-    from xrec.backfill import draft_plan, pair_batches
-    from xrec.backfill.run import worker_settings
-    from xrec.backfill.worker import ChunkWorker
+    from xrec.backfill import open_backfill
+    from xrec.backfill.task import explain_task
+    from xrec.bulk.attempts import works_of
+    from xrec.bulk.worker import ChunkWorker
 
     with tempfile.TemporaryDirectory() as folder:
         make_catalogue(Path(folder), num_pairs)
@@ -151,12 +151,14 @@ def worker(
             Path(folder), f"{folder}/out", StorageConfig(), rows_per_chunk=rows_per_chunk
         )
         started = time.process_time()
-        plan = draft_plan(config, pair_batches(config)).write()
+        run = open_backfill(config)
         planned = time.process_time()
-        actor = ChunkWorker(worker_settings(config, plan, load=load_no_op))
+        task = explain_task(config, run.plan.record.identity, load_no_op)
+        actor = ChunkWorker(run.worker_settings(task))
         loaded = time.process_time()
-        for chunk, planned_chunk in plan.chunks.items():
-            actor({"chunk": np.array([chunk]), "input": np.array([planned_chunk.pairs])})
+        for unit in run.units_left(run.table.snapshot()):
+            for work in works_of(unit, {}):
+                actor.do(work)
         record = {
             "kind": "worker",
             "num_pairs": num_pairs,
@@ -198,7 +200,7 @@ def _actor_memory() -> list[int]:
         if (
             process.info["cmdline"]
             and process.info["cmdline"][0].startswith("ray::")
-            and "MapWorker" in process.info["cmdline"][0]
+            and any(name in process.info["cmdline"][0] for name in ("ChunkActor", "MapWorker"))
         ):
             memory.append(process.info["memory_info"].rss)
     return memory

@@ -4,7 +4,6 @@ Ray Data runs with its own checkpoint and without. All have the same pairs, prom
 that computes nothing.
 """
 
-import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,16 +15,17 @@ import ray.data
 from ray.data.checkpoint import CheckpointConfig
 
 from xrec.adapter.pairs import PairPrompts
-from xrec.backfill import Lease, draft_plan, pair_batches, run_backfill
+from xrec.backfill import open_backfill, read, run_backfill
 from xrec.backfill.explain import explain_pairs
 from xrec.backfill.identity import sources_of
-from xrec.backfill.worker import WorkerSettings, load_worker_explainer
+from xrec.backfill.task import MakeExplainTask, load_task_explainer
+from xrec.bulk import read_state
 from xrec.config.backfill import BackfillConfig
 from xrec.config.llm import DecodingConfig
 from xrec.generate.engine import Completion
 from xrec.generate.explainer import Explainer, load_explainer
 from xrec.schemas import PAIRS
-from xrec.storage import Location, open_location
+from xrec.storage import MANIFEST, Location, open_location
 
 Record = dict[str, Any]
 TEXT = "You would enjoy this quiet corner for its late hours and its garden."
@@ -44,9 +44,9 @@ class NoOpEngine:
         return (Completion(index, list(self.token_ids), "stop") for index in range(len(prompts)))
 
 
-def load_no_op(settings: WorkerSettings) -> Explainer:
-    """Return the worker's explainer with a `NoOpEngine`."""
-    return without_model(load_worker_explainer(settings))
+def load_no_op(made: MakeExplainTask) -> Explainer:
+    """Return an actor's explainer with a `NoOpEngine`."""
+    return without_model(load_task_explainer(made))
 
 
 def without_model(real: Explainer) -> Explainer:
@@ -65,20 +65,29 @@ def without_model(real: Explainer) -> Explainer:
 def ours(config: BackfillConfig) -> Record:
     """Plan and run, or resume; return the seconds of planning and of all."""
     started = time.perf_counter()
-    draft = draft_plan(config, pair_batches(config))
-    with Lease.acquire(draft.output, config.lease_seconds).renewed() as lease:
-        plan = draft.write()
-        planned = time.perf_counter()
-        run_backfill(config, plan, lease, load_no_op)
+    run = open_backfill(config)
+    planned = time.perf_counter()
+    run_backfill(config, run, load_no_op)
     return {"plan_seconds": planned - started, "seconds": time.perf_counter() - started}
 
 
 def forget_ours(config: BackfillConfig, share: float) -> int:
-    """Delete the last `share` of the chunks of a finished run; return how many are left."""
-    output = open_location(config.artifact("explanations"), config.storage)
-    for name in ("manifest.json", "_SUCCESS"):
-        (output / name).delete()
-    return _forget(output / "commits", share)
+    """Take the last `share` of the files out of a finished run; return how many are left.
+
+    What is left is a run that was interrupted.
+    """
+    run = open_backfill(config)
+    writer = run.table.take_over("benchmark")
+    _, state = read_state(run.table, writer.version)
+    assert state is not None
+    files = writer.snapshot().files().sort_by("path")
+    forgotten = files.slice(files.num_rows - max(1, round(files.num_rows * share)))
+    num_rows = sum(forgotten["num_rows"].to_pylist())
+    changes = {"state": "running", "num_ok": state.num_ok - num_rows}
+    metadata = state.model_copy(update=changes).metadata()
+    writer.commit([], forgotten["path"].to_pylist(), metadata)
+    (run.plan.output / MANIFEST).delete()
+    return int(files.num_rows - forgotten.num_rows)
 
 
 class _PlainActor:
@@ -163,17 +172,13 @@ FORGET: dict[str, Callable[[BackfillConfig, float], int]] = {
 
 
 def rows_written(name: str, config: BackfillConfig) -> tuple[int, int]:
-    """Return the number of rows in the output's Parquet files, and of distinct pairs among them.
-
-    The files of ours are those that its manifest names.
-    """
-    output = open_location(config.artifact("explanations"), config.storage)
+    """Return the number of rows in the output, and of distinct pairs among them."""
+    uri = config.artifact("explanations")
     if name == "ours":
-        files = json.loads((output / "manifest.json").read_bytes())["files"]
-        paths: Any = [output.at(file).path for file in files if not file.startswith("failed/")]
+        dataset = read(uri, storage=config.storage)
     else:
-        paths = (output / "rows").path
-    pairs = pads.dataset(paths, filesystem=output.arrow_filesystem(), format="parquet").to_table(
-        columns=PAIRS.names
-    )
+        output = open_location(uri, config.storage)
+        filesystem = output.arrow_filesystem()
+        dataset = pads.dataset((output / "rows").path, filesystem=filesystem, format="parquet")
+    pairs = dataset.to_table(columns=PAIRS.names)
     return pairs.num_rows, pairs.group_by(PAIRS.names).aggregate([]).num_rows

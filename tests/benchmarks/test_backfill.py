@@ -11,6 +11,7 @@ import pytest
 
 from benchmarks.backfill_catalogue import backfill_config, make_catalogue
 from benchmarks.backfill_contestants import TEXT, forget_ours, ours, plain_ray, rows_written
+from xrec.backfill import read
 from xrec.config.backfill import BackfillConfig
 from xrec.config.shared import StorageConfig
 
@@ -28,12 +29,9 @@ def _config(folder: Path, output: str) -> BackfillConfig:
     return backfill_config(folder, str(folder / output), StorageConfig(), rows_per_chunk=20)
 
 
-def _rows(paths: Any) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = (
-        pads.dataset(paths, format="parquet")
-        .to_table(columns=["user_id", "item_id", "explanation"])
-        .to_pylist()
-    )
+def _rows(dataset: pads.Dataset) -> list[dict[str, Any]]:
+    columns = ["user_id", "item_id", "explanation"]
+    rows: list[dict[str, Any]] = dataset.to_table(columns=columns).to_pylist()
     return sorted(rows, key=lambda row: (row["user_id"], row["item_id"]))
 
 
@@ -50,8 +48,8 @@ def test_contestants_write_the_same_rows_and_ours_resumes_without_doubling(folde
     config, plain = _config(folder, "ours"), _config(folder, "plain")
     ours(config)
     plain_ray(plain, checkpoint=False)
-    rows = _rows([str(path) for path in (folder / "ours").glob("part-*.parquet")])
-    assert rows == _rows(str(folder / "plain" / "rows"))
+    rows = _rows(read(str(folder / "ours")))
+    assert rows == _rows(pads.dataset(str(folder / "plain" / "rows"), format="parquet"))
     assert len(rows) == NUM_PAIRS
     assert {row["explanation"] for row in rows} == {TEXT}
     assert forget_ours(config, 0.3) > 0
