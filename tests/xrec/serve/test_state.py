@@ -1,16 +1,19 @@
 """The inputs of a frontend.
 
-A later generation of the backfill is taken without a restart. Another model's backfill is refused,
+A later version of the backfill is taken without a restart. Another model's backfill is refused,
 at the start and later.
 """
 
 import asyncio
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.xrec.serve.town import backfill_config, ids_of, make_backfill, serve_config
+from xrec.backfill.lookup import Explained
+from xrec.bulk.lookup import LookupCache
 from xrec.config.serve import ServeConfig
 from xrec.errors import ArtifactMismatchError
 from xrec.serve.live import LivePair
@@ -68,9 +71,38 @@ def test_backfill_that_comes_later_or_grows_is_taken_up(town: Path, tmp_path: Pa
     asyncio.run(watch.look())
     assert read_through.lookup is not None
     assert read_through.lookup.num_rows == 2
+    assert read_through.lookup.cache is first.cache
     text = recorder.text().decode()
     assert 'xrec_serve_backfill_refreshes_total{outcome="taken"} 2.0' in text
     assert "xrec_serve_backfill_rows 2.0" in text
+
+
+class Version:
+    """A lookup that explains every pair with one text, and calls `meanwhile` when it reads."""
+
+    def __init__(self, text: str, meanwhile: Callable[[], None] = lambda: None):
+        self._text, self._meanwhile = text, meanwhile
+        self.cache = LookupCache(2**20)
+
+    def in_memory(self, user_id: str, item_id: str) -> tuple[bool, None]:
+        return False, None
+
+    def find(self, user_id: str, item_id: str) -> Explained:
+        self._meanwhile()
+        return Explained(self._text, 1, 1, "stop", "fingerprint")
+
+
+def test_request_is_answered_from_one_version_also_if_another_comes_meanwhile() -> None:
+    read_through = ReadThrough(NoModel(), Recorder(FRONTEND), 2**20)  # type: ignore[arg-type]
+
+    def swap() -> None:
+        read_through.lookup = Version("the second")  # type: ignore[assignment]
+
+    read_through.lookup = Version("the first", swap)  # type: ignore[assignment]
+    pairs = [PairRequest(user_id="u", item_id=f"i{number}") for number in range(3)]
+    for version in ("the first", "the second"):
+        answers = asyncio.run(read_through.explain(pairs, None))
+        assert [answer.explanation for answer in answers] == [version] * 3  # type: ignore[union-attr]
 
 
 def test_backfill_whose_files_are_broken_or_gone_leaves_the_pair_to_the_model(
