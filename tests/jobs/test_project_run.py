@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,11 +14,15 @@ import jobs.project_run
 from jobs.command.catalogue import job_named
 from jobs.output import Output
 from jobs.pipeline import PIPELINE, chosen_configs
+from tests.xrec.bulk.toy_run import toy_run
+from tests.xrec.table.conftest import Place
+from xrec.bulk import PLAN
+from xrec.bulk.ledger import Ledger
 from xrec.cli.main import app
 from xrec.config.jobs import JOBS
 from xrec.config.project import Project, read_project
-from xrec.config.shared import JobConfig
-from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError, ConfigError
+from xrec.config.shared import JobConfig, StorageConfig
+from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError, ConfigError, LeaseError
 from xrec.storage import open_location, read_manifest, write_manifest
 
 TOWN = {
@@ -147,6 +152,25 @@ def test_delete_only_what_is_an_artifact_of_that_kind_or_a_begun_run(tmp_path: P
     _output(begun).delete()  # nothing is there
 
 
+def test_run_redo_does_not_delete_what_another_driver_works_on(
+    town: Callable[..., dict[str, JobConfig]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = Place(str(tmp_path / "explanations"), StorageConfig())
+    toy = toy_run(place, tmp_path)
+    ledger = Ledger(toy.run.table, toy.run.table.take_over("the other driver"))
+    ledger.commit()
+    made = Output(place.location, "explanations", {"words": 4}, {}, records=(PLAN,))
+    done: list[JobConfig] = []
+    job = SimpleNamespace(output=lambda config, exact: made, run=done.append)
+    monkeypatch.setattr(jobs.project_run, "job_named", lambda name: job)
+    with pytest.raises(LeaseError, match="the other driver runs this job"):
+        run(town(), redo=True)
+    assert toy.snapshot().rows == 0
+    ledger.commit(is_last=True)
+    run(town(), redo=True)
+    assert (len(done), place.location.exists()) == (1, False)
+
+
 def test_begun_run_is_compared_too(tmp_path: Path) -> None:
     (tmp_path / "checkpoints").mkdir()
     record = '{"run": "r", "config": {"seed": 1}, "inputs": {"dataset": "d"}}'
@@ -158,7 +182,9 @@ def test_begun_run_is_compared_too(tmp_path: Path) -> None:
     other = Output(location, "graph", {"seed": 2}, {"dataset": "d"}, records=records)
     assert other.found().state == "differs"
     assert other.found().differences == ("seed: 1 there, 2 here",)
-    unknown = Output(location, "graph", {"seed": 1}, {"dataset": ""}, ("dataset",), records)
+    unknown = Output(
+        location, "graph", {"seed": 1}, {"dataset": ""}, unchecked=("dataset",), records=records
+    )
     assert unknown.found().state == "begun"
 
 
