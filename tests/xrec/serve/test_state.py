@@ -11,8 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.xrec.serve.town import backfill_config, ids_of, make_backfill, serve_config
+from tests.object_store import ObjectStore, requests_of
+from tests.xrec.serve.town import backfill_config, ids_of, make_backfill, planned, serve_config
+from xrec.backfill import publish
 from xrec.backfill.lookup import Explained
+from xrec.bulk import compact
 from xrec.bulk.lookup import LookupCache
 from xrec.config.serve import ServeConfig
 from xrec.errors import ArtifactMismatchError
@@ -75,6 +78,33 @@ def test_backfill_that_comes_later_or_grows_is_taken_up(town: Path, tmp_path: Pa
     text = recorder.text().decode()
     assert 'xrec_serve_backfill_refreshes_total{outcome="taken"} 2.0' in text
     assert "xrec_serve_backfill_rows 2.0" in text
+
+
+def test_look_for_a_later_version_is_one_request_and_finds_it(
+    town: Path, s3: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    users, items = ids_of(town)
+    uri = f"{s3.new_bucket()}/out"
+    backfill = backfill_config(town, uri, storage=s3.storage)
+    pair = (users[0], items[0])
+    make_backfill(backfill, [pair])
+    read_through, watch, _ = watched(serve_config(town, explanations=uri, storage=s3.storage))
+    first = read_through.lookup
+    assert first is not None
+    assert first.find(*pair) is not None
+    with monkeypatch.context() as patch:
+        requests = requests_of(patch)
+        asyncio.run(watch.look())
+        assert requests == ["get_object"]
+    assert read_through.lookup is first
+    run = planned(backfill, [pair])
+    assert compact(run, holder="test") is not None
+    publish(run)
+    asyncio.run(watch.look())
+    second = read_through.lookup
+    assert second is not None
+    assert second.manifest.version > first.manifest.version
+    assert second.find(*pair) == first.find(*pair)
 
 
 class Version:
