@@ -1,6 +1,5 @@
 """The job `backfill` on s3://: second and interrupted runs, and what is refused early."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,8 +9,9 @@ import pytest
 from typer.testing import CliRunner
 
 import jobs.backfill
-from xrec.backfill import Lease, read_explanations
-from xrec.backfill.chunk import chunk_of
+from xrec.backfill import read_explanations, read_failed
+from xrec.backfill.progress import ProgressLine
+from xrec.bulk import RunState, key_hash, read_plan
 from xrec.cli.main import app
 from xrec.config.backfill import BackfillConfig
 from xrec.config.shared import StorageConfig
@@ -21,9 +21,10 @@ from xrec.errors import (
     ArtifactNotFoundError,
     StorageAccessError,
     StorageNotFoundError,
+    TableError,
 )
-from xrec.schemas import FAILED, GENERATED
-from xrec.storage import Location, parquet_bytes, read_manifest, read_table
+from xrec.storage import Location, parquet_bytes, read_manifest
+from xrec.table import Table
 
 
 @pytest.fixture
@@ -38,11 +39,7 @@ def without_work(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _state(location: Location) -> dict[str, tuple[Any, Any]]:
-    infos = {
-        name: location.fs.info((location / name).path)
-        for name in location.files()
-        if not name.startswith("lease/")
-    }
+    infos = {name: location.fs.info((location / name).path) for name in location.files()}
     return {name: (info["LastModified"], info["ETag"]) for name, info in infos.items()}
 
 
@@ -55,16 +52,19 @@ def test_backfill_explains_each_held_out_pair_once(pipeline: Any) -> None:
         (users[row["user_index"]], items[row["item_index"]])
         for row in dataset.explained_pairs("test").to_pylist()
     )
-    explained = read_explanations(location)
-    failed = [
-        read_table(location / name, FAILED) for name in manifest.files if name.startswith("failed/")
-    ]
+    explained = read_explanations(location.uri, pipeline.storage)
+    failed = read_failed(location.uri, storage=pipeline.storage).to_table()
     rows = [
         (row["user_id"], row["item_id"])
-        for table in (explained, *failed)
+        for table in (explained, failed)
         for row in table.to_pylist()
     ]
     assert sorted(rows) == expected
+    assert manifest.row_counts == {
+        "explanations": explained.num_rows,
+        "failed": failed.num_rows,
+        "rejected": 0,
+    }
     assert explained.num_rows > len(expected) / 2
     assert all(explained["explanation"].to_pylist())
     assert set(explained["finish_reason"].to_pylist()) <= {"stop", "length"}
@@ -72,18 +72,19 @@ def test_backfill_explains_each_held_out_pair_once(pipeline: Any) -> None:
     assert len(set(explained["model_fingerprint"].to_pylist())) == 1
 
 
-def test_backfill_a_users_pairs_share_the_file_of_their_chunk(pipeline: Any) -> None:
+def test_backfill_a_users_pairs_share_the_file_of_their_bucket(pipeline: Any) -> None:
     location = pipeline.location("explanations")
-    files = [
-        name for name in read_manifest(location, "explanations").files if name.startswith("part-")
-    ]
-    assert len(files) == len({name.split("-")[1] for name in files}) > 1
-    num_chunks = json.loads((location / "plan.json").read_bytes())["num_chunks"]
-    for name in files:
-        table = read_table(location / name, GENERATED)
-        assert {chunk_of(user_id, num_chunks) for user_id in table["user_id"].to_pylist()} == {
-            int(name.split("-")[1]) % num_chunks
-        }
+    num_buckets = read_plan(location).record.num_buckets
+    snapshot = Table.open(location.uri, storage=pipeline.storage).snapshot()
+    paths = snapshot.files([("status", "=", "ok")])["path"].to_pylist()
+    assert len(paths) > 1
+    seen: set[int] = set()
+    for path in paths:
+        rows = snapshot.dataset(paths=[path]).to_table().to_pylist()
+        (bucket,) = {key_hash(row["user_id"]) % num_buckets for row in rows}
+        assert {row["bucket"] for row in rows} == {bucket}
+        assert bucket not in seen
+        seen.add(bucket)
 
 
 @pytest.mark.usefixtures("without_work")
@@ -95,33 +96,37 @@ def test_backfill_second_run_does_no_work_and_changes_no_file(pipeline: Any) -> 
 
 
 @pytest.mark.usefixtures("actors_here")
-def test_backfill_after_an_interruption_redoes_only_the_chunk_without_a_record(
-    pipeline: Any,
+def test_backfill_after_an_interruption_does_only_the_chunks_that_are_not_committed(
+    pipeline: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    output = pipeline.copy_of("explanations", "interrupted")
-    whole = read_explanations(output)
-    parts = [name for name in output.files() if name.startswith("part-")]
-    chunk = parts[0].split("-")[1]
-    (output / "manifest.json").delete()
-    (output / "_SUCCESS").delete()
-    (output / "commits" / f"{chunk}.json").delete()
-    (output / parts[0]).delete()
-    before = _state(output)
+    config = pipeline.config(BackfillConfig, explanations=f"{pipeline.workspace}/interrupted")
+    output = pipeline.location("interrupted")
 
-    manifest = jobs.backfill.run(pipeline.config(BackfillConfig, explanations=output.uri))
-    after = _state(output)
-    kept = [name for name in before if f"{chunk}-" not in name and not name.startswith("report.")]
-    assert len(kept) > 2
-    assert {name: after[name] for name in kept} == {name: before[name] for name in kept}
-    assert set(after) - set(before) == {
-        "manifest.json",
-        "_SUCCESS",
-        f"commits/{chunk}.json",
-        parts[0],
-    }
-    assert read_explanations(output).equals(whole)
-    assert manifest.files == pipeline.manifests["explanations"].files
-    assert manifest.fingerprint == pipeline.manifests["explanations"].fingerprint
+    def interrupt(line: ProgressLine, state: RunState) -> None:
+        if state.num_rows:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("xrec.bulk.ledger.COMMIT_SECONDS", 0.0)
+        patched.setattr(ProgressLine, "show", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            jobs.backfill.run(config)
+    table = Table.open(output.uri, storage=pipeline.storage)
+    committed = table.snapshot().files().to_pylist()
+    assert committed
+    assert not (output / "manifest.json").is_file()
+
+    manifest = jobs.backfill.run(config)
+    whole = table.snapshot(manifest.version)
+    assert [file for file in committed if file in whole.files().to_pylist()] == committed
+    assert manifest.row_counts == pipeline.manifests["explanations"].row_counts
+    assert _by_pair(read_explanations(output.uri, pipeline.storage)) == _by_pair(
+        read_explanations(pipeline.location("explanations").uri, pipeline.storage)
+    )
+
+
+def _by_pair(table: pa.Table) -> list[dict[str, Any]]:
+    return table.sort_by([(name, "ascending") for name in ("user_id", "item_id")]).to_pylist()
 
 
 @pytest.mark.usefixtures("without_work")
@@ -139,19 +144,17 @@ def test_backfill_after_an_interruption_redoes_only_the_chunk_without_a_record(
                     },
                 }
             },
-            "decoding.max_new_tokens: 8 there, 9 here",
+            "config.decoding.max_new_tokens: 8 there, 9 here",
         ),
-        ({"rows_per_chunk": 4}, "rows_per_chunk: 8 there, 4 here"),
-        ({"pairs": {"kind": "top_k", "k": 1}}, "inputs.pairs: "),
+        ({"rows_per_chunk": 4}, "config.rows_per_chunk: 8 there, 4 here"),
+        ({"pairs": {"kind": "split", "split": "valid"}}, "config.pairs.split: 'test' there"),
     ],
 )
 def test_backfill_into_another_runs_output_is_refused_naming_the_field(
     pipeline: Any, values: dict[str, Any], field: str
 ) -> None:
     before = _state(pipeline.location("explanations"))
-    with pytest.raises(
-        ArtifactMismatchError, match="holds the explanations of another run"
-    ) as raised:
+    with pytest.raises(ArtifactMismatchError, match="holds another run") as raised:
         jobs.backfill.run(pipeline.config(BackfillConfig, **values))
     lines = [line.strip() for line in str(raised.value).splitlines()[1:-1]]
     assert len(lines) == 1
@@ -162,9 +165,7 @@ def test_backfill_into_another_runs_output_is_refused_naming_the_field(
 @pytest.mark.usefixtures("without_work")
 def test_backfill_into_another_kind_of_artifact_is_refused(pipeline: Any) -> None:
     before = _state(pipeline.location("graph"))
-    with pytest.raises(
-        ArtifactMismatchError, match="holds a graph artifact, expected a explanations artifact"
-    ):
+    with pytest.raises(TableError, match="graph: holds no table but 2 other files"):
         jobs.backfill.run(
             pipeline.config(BackfillConfig, explanations=f"{pipeline.workspace}/graph")
         )
@@ -278,38 +279,46 @@ def test_backfill_bad_input_on_the_command_line_is_told_and_nothing_written(
     assert not pipeline.location("other-run").exists()
 
 
-def test_backfill_second_driver_is_refused_on_the_command_line(
-    pipeline: Any, config_file: Callable[[Any], Path]
+@pytest.mark.usefixtures("actors_here")
+def test_backfill_second_driver_is_refused_on_the_command_line_unless_it_takes_over(
+    pipeline: Any, config_file: Callable[[Any], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    output = pipeline.copy_of("explanations", "held")
-    (output / "manifest.json").delete()
-    Lease.acquire(output, 600.0)
-    result = CliRunner().invoke(
-        app,
-        ["backfill", str(config_file(pipeline.config(BackfillConfig, explanations=output.uri)))],
-    )
-    assert result.exit_code == 1
-    assert f"{output.uri}: process " in result.stderr
-    assert "holds its lease until" in result.stderr
-    assert not (output / "manifest.json").exists()
+    config = pipeline.config(BackfillConfig, explanations=f"{pipeline.workspace}/held")
+
+    def die(line: ProgressLine, state: RunState) -> None:
+        raise SystemExit
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ProgressLine, "show", die)
+        patched.setattr("xrec.bulk.driver._Driver.leave", lambda driver: None)  # as if killed
+        with pytest.raises(SystemExit):
+            jobs.backfill.run(config)
+    path = str(config_file(config))
+    refused = CliRunner().invoke(app, ["backfill", path])
+    assert refused.exit_code == 1
+    assert "runs this job, and is taken for alive until" in refused.stderr
+    assert not (pipeline.location("held") / "manifest.json").exists()
+    done = CliRunner().invoke(app, ["backfill", path, "--take-over"])
+    assert done.exit_code == 0, done.stderr
+    assert done.stdout.startswith(f"explanations: {pipeline.workspace}/held\n  rows: ")
 
 
-def test_backfill_clean_deletes_what_no_record_names_and_nothing_else(
-    pipeline: Any, config_file: Callable[[Any], Path]
+def test_backfill_compact_and_vacuum_of_a_finished_run_start_no_cluster(
+    pipeline: Any, config_file: Callable[[Any], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    output = pipeline.copy_of("explanations", "garbage")
-    before = set(_state(output))
-    for name in ("part-00000-deadbeef.parquet", "failed/part-00001-deadbeef.parquet", "notes.txt"):
-        (output / name).write_bytes(b"x")
+    output = pipeline.copy_of("explanations", "kept-up")
+    before = _by_pair(read_explanations(output.uri, pipeline.storage))
+    monkeypatch.setattr(jobs.backfill, "ensure_ray", None)
     path = str(config_file(pipeline.config(BackfillConfig, explanations=output.uri)))
-    kept = CliRunner().invoke(app, ["backfill", path, "--clean"])
-    assert (kept.exit_code, kept.stdout) == (
-        0,
-        "0 files deleted\n",
-    )  # a day has not passed: an attempt may be about to commit them
-    result = CliRunner().invoke(app, ["backfill", path, "--clean", "garbage_hours=0"])
-    assert (result.exit_code, result.stdout) == (0, "2 files deleted\n")
-    assert set(_state(output)) == {*before, "notes.txt"}
+    done = CliRunner().invoke(app, ["backfill", path, "--compact", "--vacuum"])
+    assert done.exit_code == 0, done.stderr
+    version = read_manifest(output, "explanations").version
+    assert version is not None
+    assert version > pipeline.manifests["explanations"].version
+    files = Table.open(output.uri, storage=pipeline.storage).snapshot(version).files()
+    statuses = files["partition.status"].to_pylist()
+    assert len(statuses) == len(set(statuses))
+    assert _by_pair(read_explanations(output.uri, pipeline.storage)) == before
 
 
 @pytest.mark.usefixtures("without_work")
@@ -318,8 +327,11 @@ def test_backfill_clean_deletes_what_no_record_names_and_nothing_else(
     [
         ([], ["new_run: false", "retry_failed: null"]),
         (["--new-run"], ["new_run: true"]),
-        (["--retry-failed"], ["retry_failed: all"]),
-        (["--retry-failed=empty_text"], ["retry_failed: empty_text"]),
+        (["--retry-failed"], ["- all"]),
+        (["--retry-failed=empty_text,prompt_echo"], ["- empty_text", "- prompt_echo"]),
+        (["--take-over"], ["take_over: true"]),
+        (["--compact"], ["  compact: true", "  vacuum: false"]),
+        (["--vacuum"], ["  compact: false", "  vacuum: true"]),
     ],
 )
 def test_backfill_switches_are_config_keys(
@@ -332,10 +344,50 @@ def test_backfill_switches_are_config_keys(
     assert set(lines) <= set(result.stdout.splitlines())
 
 
+@pytest.mark.usefixtures("without_work")
+def test_backfill_retry_of_a_reason_that_is_none_names_the_reasons(
+    pipeline: Any, config_file: Callable[[Any], Path]
+) -> None:
+    path = str(config_file(pipeline.config(BackfillConfig)))
+    result = CliRunner().invoke(app, ["backfill", path, "--retry-failed=emtpy_text"])
+    assert result.exit_code == 2
+    assert "retry_failed" in result.stderr
+    assert "'empty_text'" in result.stderr
+
+
 def test_backfill_place_of_a_new_run_is_known_without_the_model(pipeline: Any) -> None:
-    """The place depends on the pairs, so they are read for it even by `xrec status`."""
     pairs = {"kind": "top_k", "k": 1}
     config = pipeline.config(BackfillConfig, pairs=pairs, new_run=True)
     exact, cheap = (jobs.backfill.output(config, exact=exact) for exact in (True, False))
     assert cheap.location.uri == exact.location.uri
     assert cheap.location.uri.startswith(config.artifact("explanations") + "-")
+
+
+@pytest.mark.usefixtures("actors_here")
+def test_backfill_of_pairs_that_were_written_again_is_compared_by_their_rows(pipeline: Any) -> None:
+    file = pipeline.location("again.parquet")
+    pairs = pa.table({"user_id": ["u0", "u1"], "item_id": ["p0", "p1"]})
+    config = pipeline.config(
+        BackfillConfig,
+        pairs={"kind": "table", "uri": file.uri},
+        explanations=f"{pipeline.workspace}/of-a-table",
+        max_failed_share=1.0,
+    )
+
+    def found(exact: bool) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
+        made = jobs.backfill.output(config, exact=exact)
+        return made.found().state, made.found().differences, made.unchecked
+
+    file.write_bytes(parquet_bytes(pairs, pairs.schema))
+    jobs.backfill.run(config)
+    assert found(exact=True) == found(exact=False) == ("same", (), ())
+    file.write_bytes(parquet_bytes(pairs.take([1, 0]), pairs.schema))
+    assert found(exact=False) == ("same", (), ("pairs",))
+    assert found(exact=True) == ("same", (), ())
+    file.write_bytes(parquet_bytes(pairs.slice(0, 1), pairs.schema))
+    assert found(exact=False) == ("same", (), ("pairs",))
+    assert found(exact=True) == (
+        "differs",
+        ("pairs: 2 there, 1 here, and not the same ones",),
+        (),
+    )

@@ -8,8 +8,8 @@ import pytest
 from typer.testing import CliRunner
 
 import jobs.recommend
-from xrec.backfill import draft_plan, pair_batches
-from xrec.backfill.plan import read_chunk_pairs
+from xrec.backfill import open_backfill
+from xrec.bulk.plan import PlanFiles
 from xrec.cli.main import app
 from xrec.config.backfill import BackfillConfig, RecommendConfig
 from xrec.config.base import parse_config
@@ -63,11 +63,8 @@ def test_recommend_then_backfill_plans_exactly_those_pairs(
         pairs={"kind": "recommendations", "k": 2},
         explanations=f"{pipeline.workspace}/of-top-2",
     )
-    plan = draft_plan(config, pair_batches(config)).write()
-    planned = pa.concat_tables(
-        read_chunk_pairs(plan.output, plan.identity.run, chunk, listed.pairs)
-        for chunk, listed in plan.chunks.items()
-    )
+    plan, files = open_backfill(config).plan, PlanFiles(pipeline.location("of-top-2"))
+    planned = pa.concat_tables(files.rows(chunk.file, chunk.row_group) for chunk in plan.chunks())
     assert sorted((row["user_id"], row["item_id"]) for row in planned.to_pylist()) == sorted(
         (row["user_id"], row["item_id"]) for row in table.to_pylist() if row["rank"] <= 2
     )

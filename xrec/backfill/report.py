@@ -34,9 +34,15 @@ Moment = tuple[datetime, RunState]
 
 
 def write_report(
-    table: Table, version: int, state: RunState, price_per_actor_hour: float | None
+    table: Table,
+    version: int,
+    state: RunState,
+    num_rejected: int,
+    price_per_actor_hour: float | None,
 ) -> None:
     """Write both files, of a run whose state is `state` at `version` of its table.
+
+    num_rejected: rows of the pairs that have no usable ids, and are in no chunk.
 
     `price_per_actor_hour` is in any currency; if it is None, the report states no cost.
     """
@@ -44,6 +50,7 @@ def write_report(
     report = {
         "version": version,
         **summarize(state, price_per_actor_hour),
+        "num_rejected": num_rejected,
         "timeline": timeline(_moments(table, version)),
         "generated_lengths": _lengths(snapshot),
         "samples": _samples(snapshot, OK, GENERATED),

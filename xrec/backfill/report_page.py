@@ -53,6 +53,7 @@ def _figures(report: Mapping[str, Any]) -> list[tuple[str, Any]]:
         ("explained", report["num_explained"]),
         ("of them carried from an earlier run", report["num_carried"]),
         ("failed", report["num_failed"]),
+        ("rejected, since they have no usable ids", report["num_rejected"]),
         ("prompt tokens", report["tokens"]["prompt"]),
         ("generated tokens", report["tokens"]["generated"]),
         ("prompt tokens shared with another prompt", _share(report["prefix_hit_share"])),

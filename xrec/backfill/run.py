@@ -195,7 +195,13 @@ def _publish(config: BackfillConfig, run: BulkRun) -> Manifest:
     if manifest != before or not (run.plan.output / REPORT).is_file():
         _, state = read_state(run.table, manifest.version)
         assert state is not None
-        write_report(run.table, manifest.version, state, config.price_per_actor_hour)
+        write_report(
+            run.table,
+            manifest.version,
+            state,
+            run.plan.record.num_rejected,
+            config.price_per_actor_hour,
+        )
     return manifest
 
 

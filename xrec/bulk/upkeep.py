@@ -7,14 +7,19 @@ from xrec.bulk.run import BulkRun
 from xrec.bulk.state import RunState, read_state
 from xrec.errors import TableError
 from xrec.table import Vacuumed, Writer
+from xrec.table.compaction import plan_pieces
 
 
 def compact(run: BulkRun, *, holder: str, target_bytes: int = 128 * 2**20) -> int | None:
     """Make few large files of the run's many small ones, a row group for each bucket.
 
-    Returns the new version, or None if all files are so already. Raises TableError if the run is
-    not finished: the names of its files say which chunks are done.
+    Returns the new version, or None if all files are so already; the table is not taken over then.
+    Raises TableError if the run is not finished: the names of its files say which chunks are done.
     """
+    version = run.table.newest_version()
+    _finished_state(run, version)
+    if not plan_pieces(run.table.snapshot(version), "bucket", target_bytes):
+        return None
     writer, state = _finished_writer(run, holder)
     return writer.compact(
         group_by="bucket",

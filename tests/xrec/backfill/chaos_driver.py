@@ -1,13 +1,12 @@
 """A driver in a process of its own.
 
 Usage: python -m tests.xrec.backfill.chaos_driver FOLDER OUTPUT ROWS_PER_CHUNK SECONDS_PER_PROMPT
-The AWS variables name the store, and RAY_ADDRESS the cluster. The driver waits until the lease of
-a dead driver has expired.
+The AWS variables name the store, and RAY_ADDRESS the cluster. The driver takes the run over,
+whoever is at work.
 """
 
 import os
 import sys
-import time
 from pathlib import Path
 
 from benchmarks.backfill_catalogue import backfill_config
@@ -15,7 +14,6 @@ from cluster.connect import ensure_ray
 from tests.xrec.backfill.runs import run
 from tests.xrec.backfill.toy_engines import Toy
 from xrec.config.shared import StorageConfig
-from xrec.errors import LeaseError
 
 
 def main(folder: str, output: str, rows_per_chunk: str, seconds_per_prompt: str) -> None:
@@ -29,15 +27,10 @@ def main(folder: str, output: str, rows_per_chunk: str, seconds_per_prompt: str)
     keys = {key: os.environ[name] for key, name in names.items()}
     storage = StorageConfig(max_attempts=8, **keys)
     config = backfill_config(
-        Path(folder), output, storage, rows_per_chunk=int(rows_per_chunk), lease_seconds=5.0
+        Path(folder), output, storage, rows_per_chunk=int(rows_per_chunk), take_over=True
     )
     with ensure_ray(config.ray):
-        while True:
-            try:
-                run(config, load=Toy(seconds_per_prompt=float(seconds_per_prompt)))
-                return
-            except LeaseError:
-                time.sleep(1.0)
+        run(config, load=Toy(seconds_per_prompt=float(seconds_per_prompt)))
 
 
 if __name__ == "__main__":

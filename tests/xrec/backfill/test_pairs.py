@@ -10,7 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from xrec.backfill import pair_batches
+from tests.xrec.backfill.runs import plan, run
+from tests.xrec.backfill.toy_engines import Toy
+from xrec.backfill import pair_batches, pairs_listing
 from xrec.data import read_dataset
 from xrec.errors import (
     ArtifactMismatchError,
@@ -31,9 +33,15 @@ MakePairs = Callable[..., pa.Table]
 
 
 def read_pairs(config: Any) -> pa.Table:
-    return pa.concat_tables(pair_batches(config)).sort_by(
+    return pa.concat_tables(good for good, _ in pair_batches(config)).sort_by(
         [("user_id", "ascending"), ("item_id", "ascending")]
     )
+
+
+def read_rejected(config: Any) -> list[tuple[str, int, str]]:
+    """File, line and reason of each rejected row, in the order of the source."""
+    rejected = pa.concat_tables(bad for _, bad in pair_batches(config)).to_pylist()
+    return [(Path(row["file"]).name, row["line"], row["reason"]) for row in rejected]
 
 
 def _rows(table: pa.Table) -> list[str]:
@@ -44,23 +52,83 @@ def _table_config(make_config: MakeConfig, uri: object, **values: Any) -> Any:
     return make_config(pairs={"kind": "table", "uri": str(uri)}, **values)
 
 
-def test_table_integer_ids_further_columns_and_nulls(
+def test_table_ids_are_strings_or_integers_and_further_columns_are_left(
     make_config: MakeConfig, tmp_path: Path
 ) -> None:
     table = pa.table(
         {
             "score": [0.5, 0.25, 0.1],
-            "item_id": pa.array([7, None, 9]),
-            "user_id": pa.array([1, 2, 3]),
+            "item_id": pa.array([7, 2**62 + 1, 9]),
+            "user_id": pa.array(["1", "2", "3"]).dictionary_encode(),
         }
     )
     pq.write_table(table, tmp_path / "pairs.parquet")
     read = read_pairs(_table_config(make_config, tmp_path / "pairs.parquet"))
     assert read.to_pylist() == [
         {"user_id": "1", "item_id": "7"},
-        {"user_id": "2", "item_id": ""},
+        {"user_id": "2", "item_id": str(2**62 + 1)},
         {"user_id": "3", "item_id": "9"},
     ]
+
+
+def test_table_ids_that_have_no_exact_text_are_rejected_with_file_line_and_reason(
+    make_config: MakeConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Each file is read with its own types: an id of one file may be a float in another."""
+    monkeypatch.setattr("xrec.backfill.pairs._BATCH_ROWS", 2)  # lines count on over the batches
+    files = {
+        "a": {"user_id": ["u0", "u1", None, "u3"], "item_id": [1, 2, 3, 4]},
+        "b": {"user_id": ["u0", "u1"], "item_id": [12345678901234567.0, float("nan")]},
+    }
+    for name, columns in files.items():
+        pq.write_table(pa.table(columns), tmp_path / f"{name}.parquet")
+    text = pa.array([b"u0", b"\xff\xfe", b"u2"]).view(pa.binary()).cast(pa.binary())
+    broken = pa.Array.from_buffers(pa.string(), 3, text.buffers())
+    items = pa.array(["i0", "i1", "i2"])
+    pq.write_table(pa.table({"user_id": broken, "item_id": items}), tmp_path / "c.parquet")
+
+    config = _table_config(make_config, tmp_path)
+    assert read_rejected(config) == [
+        ("a.parquet", 3, "null_id"),
+        ("b.parquet", 1, "float_id"),
+        ("b.parquet", 2, "nan_id"),
+        ("c.parquet", 2, "invalid_utf8"),
+    ]
+    assert "4 of 9 rows of pairs have ids that are neither strings nor integers" in caplog.text
+    assert _rows(read_pairs(config)) == ["u0 1", "u0 i0", "u1 2", "u2 i2", "u3 4"]
+    with pytest.raises(DataError, match=r"line 3: null_id .* more than max_failed_share = 0\.4\."):
+        read_pairs(_table_config(make_config, tmp_path, max_failed_share=0.4))
+
+
+@pytest.mark.usefixtures("actors_here")
+def test_rejected_rows_are_counted_in_the_manifest_and_kept_in_the_plan(
+    make_config: MakeConfig, tmp_path: Path
+) -> None:
+    table = pa.table({"user_id": ["u0", None, "u1"], "item_id": ["i0", "i0", "i1"]})
+    pq.write_table(table, tmp_path / "pairs.parquet")
+    config = _table_config(make_config, tmp_path / "pairs.parquet")
+    manifest = run(config, load=Toy())
+    assert manifest.row_counts == {"explanations": 2, "failed": 0, "rejected": 1}
+    (row,) = plan(config).plan.rejected().to_pylist()
+    assert (row["file"], row["line"]) == (str(tmp_path / "pairs.parquet"), 2)
+
+
+def test_listing_changes_with_the_pairs_files_and_with_nothing_else(
+    make_config: MakeConfig, pairs: MakePairs, tmp_path: Path
+) -> None:
+    file = tmp_path / "in" / "pairs.parquet"
+    file.parent.mkdir()
+    pq.write_table(pairs("u0 i0"), file)
+    config = _table_config(make_config, file.parent)
+    before = pairs_listing(config)
+    assert list(before) == [str(file)]
+    assert pairs_listing(config) == before
+    pq.write_table(pairs("u0 i1"), file)
+    assert pairs_listing(config) != before
+    assert pairs_listing(make_config()) == {}  # what a split depends on is in the run's identity
 
 
 def test_table_on_s3_is_read(make_config: MakeConfig, pairs: MakePairs, s3: Any) -> None:
@@ -100,7 +168,7 @@ def test_table_with_ids_of_no_text_type_says_so(make_config: MakeConfig, tmp_pat
     )
     with pytest.raises(
         DataError,
-        match=r"pairs\.parquet: .* columns user_id and item_id, strings or integers",
+        match=r"pairs\.parquet: column user_id: expected ids that are strings or integers, saw",
     ):
         read_pairs(_table_config(make_config, tmp_path / "pairs.parquet"))
 

@@ -120,7 +120,7 @@ def test_report_is_written_with_rows_whose_texts_are_no_markup(place: Place) -> 
     table = Table.create(place.uri, EXPLANATIONS.table, run="r", storage=place.storage)
     version = _write_rows(table)
     state = _state(1, failed={"empty_text": 1}, costs=COSTS)
-    write_report(table, version, state, price_per_actor_hour=None)
+    write_report(table, version, state, num_rejected=7, price_per_actor_hour=None)
 
     report = json.loads((place.location / "report.json").read_bytes())
     assert report["version"] == version
