@@ -1,6 +1,7 @@
 """What it costs to look up one user's rows in a table of explanations on an object store.
 
     python -m benchmarks.lookup [--rows 100000] [--lookups 300] [--rows-per-chunk 1024]
+        [--target-mib 128]
 
 The table is as a backfill leaves it, ten rows a user, a file a chunk; then it is compacted. The
 store is SeaweedFS, started here. Each look-up is of another user, drawn at random, one after the
@@ -143,7 +144,9 @@ def follow(table: Table, num_looks: int) -> dict[str, Any]:
     return _percentiles(seconds)
 
 
-def run(num_rows: int, num_lookups: int, rows_per_chunk: int) -> Iterator[dict[str, Any]]:
+def run(
+    num_rows: int, num_lookups: int, rows_per_chunk: int, target_mib: int
+) -> Iterator[dict[str, Any]]:
     """The lines of the result."""
     with object_store() as store:
         uri = f"{store.new_bucket()}/explanations"
@@ -152,7 +155,9 @@ def run(num_rows: int, num_lookups: int, rows_per_chunk: int) -> Iterator[dict[s
         options = store.environment | {"AWS_ALLOW_HTTP": "true"}
         for state in ("before", "after"):
             if state == "after":
-                filled.writer.compact(group_by="bucket", sort_by=PAIRS.names)
+                filled.writer.compact(
+                    group_by="bucket", sort_by=PAIRS.names, target_bytes=target_mib * 2**20
+                )
             num_files = table.snapshot().files().num_rows
             for name, begin in contestants(filled, options):
                 few = name in ("dataset", "bucket")
@@ -170,12 +175,14 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=100_000, help="rows of the table")
     parser.add_argument("--lookups", type=int, default=300, help="users; a tenth for datasets")
     parser.add_argument("--rows-per-chunk", type=int, default=1024, help="rows of a file")
+    parser.add_argument("--target-mib", type=int, default=128, help="size of compacted files")
     parser.add_argument("--output", type=Path, default=Path("workspace/benchmarks/lookup"))
     arguments = parser.parse_args()
     results = Results(arguments.output)
-    for line in run(arguments.rows, arguments.lookups, arguments.rows_per_chunk):
+    settings = {"rows_per_chunk": arguments.rows_per_chunk, "target_mib": arguments.target_mib}
+    for line in run(arguments.rows, arguments.lookups, **settings):
         print(json.dumps(line), flush=True)  # noqa: T201
-        results.append({"kind": "lookup", "rows_per_chunk": arguments.rows_per_chunk, **line})
+        results.append({"kind": "lookup", **settings, **line})
 
 
 def _rows_of(users: list[str], seed: int) -> pa.Table:
