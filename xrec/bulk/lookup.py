@@ -57,8 +57,9 @@ class Footer:
     @classmethod
     def of(cls, metadata: pq.FileMetaData) -> "Footer":
         """What the footer says."""
+        column = metadata.schema.names.index("bucket")
         statistics = [
-            metadata.row_group(number).column(_column(metadata, "bucket")).statistics
+            metadata.row_group(number).column(column).statistics
             for number in range(metadata.num_row_groups)
         ]
         least = np.array([each.min for each in statistics], dtype=np.int64)
@@ -71,15 +72,10 @@ class Footer:
         num_bytes: int = self.metadata.serialized_size * _BYTES_PER_FOOTER_BYTE
         return num_bytes + self.least.nbytes + self.greatest.nbytes
 
-    def row_groups(self, bucket: int, name: str, value: str) -> list[int]:
-        """The row groups that may hold a row of the bucket whose column `name` has the value."""
-        column = _column(self.metadata, name)
-        numbers = np.flatnonzero((self.least <= bucket) & (bucket <= self.greatest))
-        return [
-            int(number)
-            for number in numbers
-            if _may_hold(self.metadata.row_group(int(number)).column(column), value)
-        ]
+    def row_groups(self, bucket: int) -> list[int]:
+        """The row groups that may hold rows of the bucket."""
+        is_wanted = (self.least <= bucket) & (bucket <= self.greatest)
+        return [int(number) for number in np.flatnonzero(is_wanted)]
 
     def byte_range(self, row_group: int) -> tuple[int, int]:
         """Where a row group begins in the file, and how many bytes it has."""
@@ -150,7 +146,7 @@ class RowLookup:
             footer = footer_of(path)
             if footer is None:
                 return None
-            for number in footer[0].row_groups(bucket, self._keys[0], key[0]):
+            for number in footer[0].row_groups(bucket):
                 rows = row_group_of(path, number, *footer)
                 if rows is None:
                     return None
@@ -228,18 +224,6 @@ def _readable(location: Location) -> Iterator[None]:
                 f"{location}: not a readable Parquet file ({error}); restore it, or run its job "
                 "into another output"
             ) from error
-
-
-def _column(metadata: pq.FileMetaData, name: str) -> int:
-    number: int = metadata.schema.names.index(name)
-    return number
-
-
-def _may_hold(column: pq.ColumnChunkMetaData, value: str) -> bool:
-    statistics = column.statistics
-    if statistics is None or not statistics.has_min_max:
-        return True
-    return bool(statistics.min <= value <= statistics.max)
 
 
 def _with_key(rows: pa.Table, keys: list[str], key: tuple[str, ...]) -> pa.Table:

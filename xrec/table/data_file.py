@@ -91,7 +91,12 @@ def write_file(
         raise ValueError(f"file {name!r}: there are no rows to write")
     rows = rows.select(format.file_schema.names).cast(format.file_schema)
     sink = io.BytesIO()
-    with pq.ParquetWriter(sink, format.file_schema, compression="zstd") as writer:
+    with pq.ParquetWriter(
+        sink,
+        format.file_schema,
+        compression="zstd",
+        write_statistics=_columns_with_statistics(format),
+    ) as writer:
         for group in _row_groups(rows, row_group_by):
             writer.write_table(group, row_group_size=max(1, group.num_rows))
     data = sink.getvalue()
@@ -191,6 +196,18 @@ def _row_groups(rows: pa.Table, by: str | None) -> Iterator[pa.Table]:
     starts = [0, *(index + 1 for index in pc.indices_nonzero(changes).to_pylist())]
     for start, end in zip(starts, [*starts[1:], rows.num_rows], strict=True):
         yield rows.slice(start, end - start)
+
+
+def _columns_with_statistics(format: TableFormat) -> list[str]:
+    """The columns whose least and greatest values a file's footer has, for each row group.
+
+    Those of long texts would be most of a footer, which readers fetch as a whole.
+    """
+    return [
+        field.name
+        for field in format.file_schema
+        if field.name in format.statistics or not pa.types.is_string(field.type)
+    ]
 
 
 def _footer_bytes(tail: Tail) -> int:

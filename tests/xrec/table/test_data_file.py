@@ -74,3 +74,20 @@ def test_check_file_string_too_long_for_statistics_has_none(disk: Place) -> None
     rows = pa.table({"text": ["m", "a" * 100_000]})
     checked = check_file(disk.location, format, write_file(disk.location, format, rows, name="x"))
     assert (checked.statistics["minValues"], checked.statistics["maxValues"]) == ({}, {})
+
+
+def test_write_file_footer_has_no_values_of_texts_but_of_columns_with_statistics(
+    disk: Place,
+) -> None:
+    """A footer is read as a whole by who looks for a row; texts would be most of it."""
+    rows = pa.table({"number": [1, 2], "user": ["u1", "u2"], "text": ["the least", "the most"]})
+    format = TableFormat(rows.schema, statistics=("user",))
+    file = write_file(disk.location, format, rows, name="x")
+    data = (disk.location / file.path).read_bytes()
+    footer = pq.read_metadata(pa.BufferReader(data))
+    columns = [footer.row_group(0).column(number) for number in range(3)]
+    statistics = [column.statistics for column in columns]
+    assert [(each.min, each.max) for each in statistics if each and each.has_min_max] == [
+        (1, 2),
+        ("u1", "u2"),
+    ]
