@@ -100,7 +100,7 @@ def test_submit_backfill_runs_on_the_three_nodes(
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"explanations: {workspace}/explanations" in done.stdout
-    assert "40 pairs in 4 chunks; run: 4 chunks left" in done.stdout
+    assert "4 of 4 chunks left" in done.stdout
     explained = read_explanations(f"{workspace}/explanations", s3.storage)
     assert explained.num_rows == 40
     assert set(explained["user_id"].to_pylist()) == set(_user_ids(workspace, s3.storage))

@@ -147,7 +147,7 @@ def _by_pair(table: pa.Table) -> list[dict[str, Any]]:
             "config.decoding.max_new_tokens: 8 there, 9 here",
         ),
         ({"rows_per_chunk": 4}, "config.rows_per_chunk: 8 there, 4 here"),
-        ({"pairs": {"kind": "split", "split": "valid"}}, "config.pairs.split: 'test' there"),
+        ({"pairs": {"kind": "split", "split": "validation"}}, "config.pairs.split: 'test' there"),
     ],
 )
 def test_backfill_into_another_runs_output_is_refused_naming_the_field(
@@ -165,7 +165,7 @@ def test_backfill_into_another_runs_output_is_refused_naming_the_field(
 @pytest.mark.usefixtures("without_work")
 def test_backfill_into_another_kind_of_artifact_is_refused(pipeline: Any) -> None:
     before = _state(pipeline.location("graph"))
-    with pytest.raises(TableError, match="graph: holds no table but 2 other files"):
+    with pytest.raises(TableError, match="graph: holds no table but 4 other files"):
         jobs.backfill.run(
             pipeline.config(BackfillConfig, explanations=f"{pipeline.workspace}/graph")
         )
@@ -188,7 +188,7 @@ def test_backfill_of_an_adapter_for_another_language_model_is_refused(
         jobs.backfill.run(
             pipeline.config(BackfillConfig, llm=llm, explanations=f"{pipeline.workspace}/other-run")
         )
-    assert not pipeline.location("other-run").exists()
+    assert pipeline.location("other-run").files() == []
 
 
 @pytest.mark.usefixtures("without_work")
@@ -207,7 +207,7 @@ def test_backfill_of_an_adapter_for_another_graph_is_refused(pipeline: Any) -> N
                 BackfillConfig, graph=other.uri, explanations=f"{pipeline.workspace}/other-run"
             )
         )
-    assert not pipeline.location("other-run").exists()
+    assert pipeline.location("other-run").files() == []
 
 
 @pytest.mark.usefixtures("without_work")
@@ -220,7 +220,7 @@ def test_backfill_without_an_adapter_names_the_job_to_run(pipeline: Any) -> None
         ArtifactNotFoundError, match=r"nowhere: no adapter artifact .* run xrec train-adapter"
     ):
         jobs.backfill.run(pipeline.config(BackfillConfig, **values))
-    assert not pipeline.location("other-run").exists()
+    assert pipeline.location("other-run").files() == []
 
 
 @pytest.mark.usefixtures("without_work")
@@ -276,7 +276,7 @@ def test_backfill_bad_input_on_the_command_line_is_told_and_nothing_written(
     assert result.exit_code == code, result.stderr
     assert message in result.stderr
     assert "Traceback" not in result.stderr
-    assert not pipeline.location("other-run").exists()
+    assert pipeline.location("other-run").files() == []
 
 
 @pytest.mark.usefixtures("actors_here")
