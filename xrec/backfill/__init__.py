@@ -2,14 +2,13 @@
 
 A backfill is a bulk run (xrec.bulk) whose task explains pairs. This package has what is special
 about it: where pairs come from (pairs), what texts depend on (identity, content_key), what an actor
-does with pairs (task, explain), the run itself (run), the manifest (publish), what a reader gets
-(reader, lookup), and what is shown and measured (progress, metrics, report).
+does with pairs (task, explain), the run itself with its manifest (run), what a reader gets (reader,
+lookup), and what is shown and measured (progress, metrics, report).
 """
 
 from xrec.backfill.pairs import pair_batches, pairs_listing
-from xrec.backfill.publish import publish
 from xrec.backfill.reader import read, read_explanations, read_failed
-from xrec.backfill.run import finish, has_work, open_backfill, run_backfill
+from xrec.backfill.run import finish, has_work, open_backfill, publish_explanations, run_backfill
 from xrec.backfill.task import EXPLANATIONS
 
 __all__ = [
@@ -19,7 +18,7 @@ __all__ = [
     "open_backfill",
     "pair_batches",
     "pairs_listing",
-    "publish",
+    "publish_explanations",
     "read",
     "read_explanations",
     "read_failed",

@@ -5,14 +5,13 @@ import os
 import socket
 from collections.abc import Callable, Iterator
 from datetime import timedelta
-from typing import TypedDict
+from typing import Any, Final, TypedDict
 
 from xrec.actor_pool import gpus_each
 from xrec.backfill.identity import identify, output_uri
 from xrec.backfill.metrics import BackfillMetrics
 from xrec.backfill.pairs import Batch, pair_batches, pairs_listing
 from xrec.backfill.progress import ProgressLine
-from xrec.backfill.publish import publish, published, release_older
 from xrec.backfill.report import REPORT, write_report
 from xrec.backfill.task import EXPLANATIONS, LoadExplainer, explain_task, load_task_explainer
 from xrec.bulk import (
@@ -24,7 +23,10 @@ from xrec.bulk import (
     compact,
     drive,
     open_run,
+    publish,
+    published,
     read_state,
+    release_older,
     vacuum,
 )
 from xrec.bulk.plan import PlanRecord, count_rows, read_record
@@ -34,6 +36,8 @@ from xrec.errors import StorageNotFoundError
 from xrec.storage import Manifest, open_location
 
 logger = logging.getLogger("xrec")
+
+KIND: Final = "explanations"
 
 
 class RunArguments(TypedDict):
@@ -189,7 +193,7 @@ def finish(config: BackfillConfig, run: BulkRun) -> Manifest:
 
 def _publish(config: BackfillConfig, run: BulkRun) -> Manifest:
     """Let the manifest name the newest finished version, and write its report."""
-    before, manifest = published(run), publish(run)
+    before, manifest = published(run, KIND), publish_explanations(run)
     assert manifest is not None
     assert manifest.version is not None
     if manifest != before or not (run.plan.output / REPORT).is_file():
@@ -203,6 +207,31 @@ def _publish(config: BackfillConfig, run: BulkRun) -> Manifest:
             config.price_per_actor_hour,
         )
     return manifest
+
+
+def publish_explanations(run: BulkRun) -> Manifest | None:
+    """Let the manifest name the newest finished version; None if the run was never finished.
+
+    Nothing is written if it does so already.
+    """
+
+    def describe(version: int, state: RunState) -> tuple[dict[str, int], dict[str, Any]]:
+        record = run.plan.record
+        row_counts = {
+            "explanations": state.num_ok,
+            "failed": state.num_failed,
+            "rejected": record.num_rejected,
+        }
+        metrics = {
+            "num_chunks": record.num_chunks,
+            "num_buckets": record.num_buckets,
+            "num_carried": int(state.costs.get("carried", 0)),
+            "num_retries": state.retry,
+            "failed_by_reason": state.failed,
+        }
+        return row_counts, metrics
+
+    return publish(run, KIND, describe)
 
 
 def _holder() -> str:

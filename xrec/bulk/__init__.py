@@ -77,7 +77,7 @@ from xrec.bulk.keys import clean_keys, key_hash
 from xrec.bulk.ledger import refuse_live_driver
 from xrec.bulk.plan import PLAN, Identity, Plan, listing_of, read_plan
 from xrec.bulk.preview import Preview, preview
-from xrec.bulk.publish import publish
+from xrec.bulk.publish import publish, published, release_older
 from xrec.bulk.rate import Rate, measured_rate
 from xrec.bulk.row_format import RowFormat
 from xrec.bulk.run import BulkRun, open_run
@@ -118,10 +118,12 @@ __all__ = [
     "open_run",
     "preview",
     "publish",
+    "published",
     "read_plan",
     "read_state",
     "read_status",
     "refuse_live_driver",
+    "release_older",
     "vacuum",
 ]
 

@@ -6,6 +6,7 @@ the log again afterwards.
 """
 
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from xrec.bulk.run import BulkRun
@@ -71,3 +72,14 @@ def finished_version(run: BulkRun) -> tuple[int, RunState] | None:
             break
         version -= 1
     return version, state
+
+
+def release_older(run: BulkRun, manifest: Manifest, retention: timedelta) -> None:
+    """Let vacuum delete what was published before `manifest`, if that is older than `retention`."""
+    if datetime.now(UTC) - datetime.fromisoformat(manifest.created_at) < retention:
+        return  # someone may still read the version before
+    folder = run.plan.output / "_xrec" / "pins"
+    for name in folder.files():
+        pin = name.removesuffix(".json")
+        if pin.startswith(PIN) and pin != f"{PIN}{manifest.version}":
+            run.table.unpin(pin)

@@ -11,7 +11,7 @@ import pytest
 
 from tests.xrec.backfill.runs import output_of, plan, published_rows, run
 from tests.xrec.backfill.toy_engines import Toy
-from xrec.backfill import publish
+from xrec.backfill import publish_explanations
 from xrec.backfill.lookup import ExplanationLookup, open_lookup
 from xrec.bulk import compact
 from xrec.bulk.lookup import LookupCache
@@ -90,7 +90,7 @@ def test_lookup_finds_every_explanation_after_a_run_a_retry_and_a_compaction(
 
     opened = plan(config, pairs(*PAIRS))
     compact(opened, holder="test")
-    publish(opened)
+    publish_explanations(opened)
     compacted = lookup_of(output, cache, storage)
     assert compacted.manifest.version > second.manifest.version
     assert compacted.in_memory(row["user_id"], row["item_id"]) == (False, None)

@@ -82,7 +82,7 @@ def test_fault_2_driver_that_sleeps_before_it_ends_deletes_nothing_of_a_retry(
 ) -> None:
     config, given = make_config(), pairs(*ALL)
     module = sys.modules["xrec.backfill.run"]
-    publish, slept = module.publish, []
+    publish, slept = module.publish_explanations, []
 
     def sleep_before(run_of_it: Any) -> Any:
         if not slept:
@@ -91,7 +91,7 @@ def test_fault_2_driver_that_sleeps_before_it_ends_deletes_nothing_of_a_retry(
             run(make_config(retry_failed="all"), given, load=toy)
         return publish(run_of_it)
 
-    monkeypatch.setattr(module, "publish", sleep_before)
+    monkeypatch.setattr(module, "publish_explanations", sleep_before)
     manifest = run(config, given, load=toy)
     assert manifest.row_counts["failed"] == 0
     assert is_whole(config)
@@ -168,7 +168,7 @@ def test_fault_5_vacuum_after_a_death_deletes_nothing_that_the_manifest_needs(
     with monkeypatch.context() as patched:
         if death == "before the manifest":
             dying, load = make_config(upkeep={"compact": True}), toy
-            patched.setattr(sys.modules["xrec.backfill.publish"], "write_manifest", die)
+            patched.setattr(sys.modules["xrec.bulk.publish"], "write_manifest", die)
         else:
             dying, load = make_config(retry_failed="all"), Dying()
             patched.setattr("xrec.bulk.driver._Driver.leave", lambda driver: None)

@@ -11,9 +11,9 @@ import pytest
 
 from tests.xrec.backfill.runs import output_of, pairs_of, plan, published_rows, rows_at, run
 from tests.xrec.backfill.toy_engines import Toy
-from xrec.backfill import has_work, publish, read
-from xrec.backfill.publish import finished_version, release_older
+from xrec.backfill import has_work, publish_explanations, read
 from xrec.bulk import BulkRun
+from xrec.bulk.publish import finished_version, release_older
 from xrec.storage import Location, Manifest, read_manifest
 
 pytestmark = pytest.mark.usefixtures("actors_here")
@@ -43,7 +43,7 @@ def test_publish_pins_the_version_that_the_manifest_names(
     make_config: MakeConfig, pairs: MakePairs, toy: Toy
 ) -> None:
     config = make_config()
-    assert publish(plan(config, pairs(*PAIRS_OF_USERS))) is None
+    assert publish_explanations(plan(config, pairs(*PAIRS_OF_USERS))) is None
     manifest = run(config, pairs(*PAIRS_OF_USERS), load=toy)
     made = plan(config, pairs(*PAIRS_OF_USERS))
     assert manifest.version == made.table.newest_version()
@@ -83,7 +83,7 @@ def test_publish_of_a_driver_that_slept_before_its_manifest_leaves_the_newer_one
 ) -> None:
     """It sleeps right before it writes the manifest, while another driver ends a retry."""
     config = make_config()
-    module = sys.modules["xrec.backfill.publish"]
+    module = sys.modules["xrec.bulk.publish"]
     written = module.write_manifest
     slept: list[dict[str, Any]] = []
 
@@ -119,7 +119,7 @@ def test_publish_leaves_the_manifest_while_a_retry_is_under_way(
         run(make_config(retry_failed="all"), pairs(*PAIRS_OF_USERS), load=Stopping())
     made = plan(config, pairs(*PAIRS_OF_USERS))
     assert finished_version(made) is None
-    assert publish(made) == first
+    assert publish_explanations(made) == first
     assert published_rows(output_of(config)) == before
 
 
@@ -167,7 +167,7 @@ def test_vacuum_spares_what_was_published_until_the_retention_is_over(
     hours_ago = (datetime.now(UTC) - timedelta(hours=2)).isoformat(timespec="seconds")
     release_older(made, manifest.model_copy(update={"created_at": hours_ago}), timedelta(hours=1))
     assert pins_of(made) == [f"published-{manifest.version}.json"]
-    assert publish(made) == manifest  # a vacuum is no version of its own
+    assert publish_explanations(made) == manifest  # a vacuum is no version of its own
 
 
 def test_compaction_of_a_run_that_is_compact_writes_nothing(

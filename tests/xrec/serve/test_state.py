@@ -13,7 +13,7 @@ import pytest
 
 from tests.object_store import ObjectStore, requests_of
 from tests.xrec.serve.town import backfill_config, ids_of, make_backfill, planned, serve_config
-from xrec.backfill import publish
+from xrec.backfill import publish_explanations
 from xrec.backfill.lookup import Explained
 from xrec.bulk import compact
 from xrec.bulk.lookup import LookupCache
@@ -99,7 +99,7 @@ def test_look_for_a_later_version_is_one_request_and_finds_it(
     assert read_through.lookup is first
     run = planned(backfill, [pair])
     assert compact(run, holder="test") is not None
-    publish(run)
+    publish_explanations(run)
     asyncio.run(watch.look())
     second = read_through.lookup
     assert second is not None
