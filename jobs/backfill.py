@@ -7,7 +7,7 @@ from jobs.output import Output
 from xrec.backfill import finish, has_work, open_backfill, run_backfill
 from xrec.backfill.identity import identify, identify_unchecked
 from xrec.backfill.run import pairs_difference, pairs_were_written, run_arguments
-from xrec.bulk import PLAN
+from xrec.bulk import PLAN, Preview, preview
 from xrec.config.backfill import BackfillConfig
 from xrec.llm.source import folder_uris
 from xrec.storage import Manifest, check_artifacts, open_location
@@ -33,12 +33,14 @@ def output(config: BackfillConfig, *, exact: bool = True) -> Output:
     )
 
 
-def run(config: BackfillConfig) -> Manifest:
-    """Plan, connect to Ray, and explain what is left; returns the manifest.
+def run(config: BackfillConfig) -> Manifest | None:
+    """Plan, connect to Ray, and explain what is left.
 
-    A run that is planned reads no pairs, unless their files changed. One that is finished starts no
-    cluster. Raises what `open_backfill` and `run_backfill` raise, LeaseError if another driver
-    works on the run, ClusterError.
+    Returns the manifest, or None if the limit ended the run before it was finished.
+
+    A run that is planned reads no pairs, unless their files changed. One that is finished, or has
+    reached its limit, starts no cluster. Raises what `open_backfill` and `run_backfill` raise,
+    LeaseError if another driver works on the run, ClusterError.
     """
     check_artifacts(config, "dataset", "graph", "adapter", "explanations")
     run = open_backfill(config)
@@ -52,6 +54,16 @@ def run(config: BackfillConfig) -> Manifest:
         demand = demand_of_actors(config.actors, config.engine.tensor_parallel_size)
         check_cluster(demand, reads=reads, writes=[run.plan.output.uri], storage=config.storage)
         return run_backfill(config, run)
+
+
+def look_ahead(config: BackfillConfig) -> Preview:
+    """What `run` would do, and what it would cost by a rate that was measured.
+
+    Nothing is written, the language model is taken for the adapter's, and pairs are read only if
+    `run` would read them. Raises what `open_backfill` raises.
+    """
+    measured = [config.artifact("explanations")] if config.new_run else []
+    return preview(**run_arguments(config, identify_unchecked(config)), measured=measured)
 
 
 if __name__ == "__main__":

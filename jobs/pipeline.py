@@ -19,8 +19,8 @@ def chosen_configs(
 ) -> dict[str, JobConfig]:
     """The configs of the project's jobs from `first` to `last`, in order.
 
-    Raises ConfigError for a mistake in the file, for a job that is not in it, and if two of the
-    jobs would make the same artifact.
+    Raises ConfigError for a mistake in the file, for a job that is not in it, if two of the jobs
+    would make the same artifact, and if one of them has a limit, after which it is not finished.
     """
     jobs = [job for job in project.jobs if job in PIPELINE]
     for option, name in (("--from", first), ("--until", last)):
@@ -38,6 +38,12 @@ def chosen_configs(
         )
     configs = project.configs(jobs[start:end])
     _check_one_maker(project.source, configs)
+    for name, config in configs.items():
+        if (limit := getattr(config, "limit", None)) is not None:
+            raise ConfigError(
+                f"{name}.limit = {limit}: a run of all jobs finishes each of them; take the limit "
+                f"out, and give it to xrec {name}"
+            )
     return configs
 
 

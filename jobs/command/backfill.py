@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from jobs.command.arguments import ConfigPath, Debug, DryRun, Overrides, keys_option
+from jobs.command.arguments import ConfigPath, Debug, Overrides, keys_option
 from jobs.command.bulk_output import BulkJobCommand
 from jobs.command.catalogue import BACKFILL
 from jobs.command.exit_codes import exit_codes
@@ -49,11 +49,24 @@ def backfill(
         bool,
         typer.Option("--vacuum", help="Delete files that no version needs: upkeep.vacuum=true."),
     ] = False,
+    limit: Annotated[
+        int | None,
+        typer.Option(
+            "--limit", metavar="N", help="End after the first N pairs, unfinished: limit=N."
+        ),
+    ] = None,
     take_over: Annotated[
         bool,
         typer.Option("--take-over", help="Begin though another driver seems alive: take_over=true"),
     ] = False,
-    dry_run: DryRun = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Print the resolved config as YAML, and as comments what the run would do and "
+            "cost; nothing is written.",
+        ),
+    ] = False,
     keys: Annotated[bool, keys_option("backfill")] = False,
     debug: Debug = False,
 ) -> None:
@@ -65,6 +78,7 @@ def backfill(
             *([f"retry_failed=[{retry_failed}]"] if retry_failed else []),
             *(["upkeep.compact=true"] if compact else []),
             *(["upkeep.vacuum=true"] if vacuum else []),
+            *([f"limit={limit}"] if limit is not None else []),
             *(["take_over=true"] if take_over else []),
         ]
         config = BACKFILL.load_config(config_path, [*(overrides or []), *switches])
@@ -74,8 +88,39 @@ def backfill(
 def _run(config: "BackfillConfig", dry_run: bool) -> None:
     if dry_run:
         show_config(config)
+        for line in _outlook(config):
+            typer.echo(f"# {line}")
         return
-    manifest = BACKFILL.run(config)
+    manifest = BACKFILL.module().run(config)
+    if manifest is None:
+        typer.echo(
+            f"the limit of {config.limit:,} pairs is reached, in whole chunks; the run is not "
+            "finished, and the same command without a limit goes on"
+        )
+        for line in _look_ahead(config):
+            typer.echo(line)
+        return
     from xrec.backfill.identity import output_uri
 
     typer.echo(summary(manifest, output_uri(config, manifest.run)))
+
+
+def _outlook(config: "BackfillConfig") -> list[str]:
+    """What the run would do; if its inputs cannot be read yet, that is said, and is no error."""
+    from xrec.errors import ArtifactNotFoundError, StorageError
+
+    try:
+        return _look_ahead(config)
+    except (ArtifactNotFoundError, StorageError) as error:
+        return [f"what the run would do cannot be said yet: {str(error).splitlines()[0]}"]
+
+
+def _look_ahead(config: "BackfillConfig") -> list[str]:
+    from jobs.command.bulk_text import preview_lines
+
+    return preview_lines(
+        BACKFILL.module().look_ahead(config),
+        "pairs",
+        num_actors=config.actors.num_actors,
+        price_per_actor_hour=config.price_per_actor_hour,
+    )

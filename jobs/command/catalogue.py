@@ -155,7 +155,9 @@ Out:  <workspace>/explanations: a Delta table of explanations and failed rows, m
 \b
 Example:
   xrec backfill configs/yelp.yaml explanations=s3://my-bucket/run-7 actors.num_actors=8
+  xrec backfill configs/yelp.yaml --limit 1000
   xrec backfill configs/yelp.yaml --retry-failed=engine_error
+  xrec backfill status s3://my-bucket/run-7
 """,
 )
 

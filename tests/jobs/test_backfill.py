@@ -6,12 +6,13 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+import yaml
 from typer.testing import CliRunner
 
 import jobs.backfill
 from xrec.backfill import read_explanations, read_failed
 from xrec.backfill.progress import ProgressLine
-from xrec.bulk import RunState, key_hash, read_plan
+from xrec.bulk import RunState, key_hash, read_plan, read_status
 from xrec.cli.main import app
 from xrec.config.backfill import BackfillConfig
 from xrec.config.shared import StorageConfig
@@ -303,6 +304,71 @@ def test_backfill_second_driver_is_refused_on_the_command_line_unless_it_takes_o
     assert done.stdout.startswith(f"explanations: {pipeline.workspace}/held\n  rows: ")
 
 
+@pytest.mark.usefixtures("actors_here")
+def test_backfill_dry_run_canary_and_whole_run_tell_of_each_other(
+    pipeline: Any, config_file: Callable[[Any], Path]
+) -> None:
+    """A dry run before, a canary, a dry run by its rate, and the rest."""
+    uri = f"{pipeline.workspace}/begun-small"
+    path = str(config_file(pipeline.config(BackfillConfig, explanations=uri)))
+    made = pipeline.manifests["explanations"]
+    num_pairs = made.row_counts["explanations"] + made.row_counts["failed"]
+
+    def xrec(*switches: str) -> str:
+        result = CliRunner().invoke(app, ["backfill", path, *switches])
+        assert result.exit_code == 0, result.stderr
+        return result.stdout
+
+    out = xrec("--dry-run")
+    assert f"\n# {num_pairs} pairs in {made.metrics['num_chunks']} chunks; counted by read" in out
+    assert "\n# what they cost is not known" in out
+    assert yaml.safe_load(out)["limit"] is None
+    assert not pipeline.location("begun-small").exists()
+
+    out = xrec("--limit", "9", "price_per_actor_hour=2")
+    assert out.startswith("the limit of 9 pairs is reached, in whole chunks")
+    state = read_status(uri, pipeline.storage).state
+    assert state is not None
+    assert 9 <= state.num_rows < num_pairs
+    assert f"left: {num_pairs - state.num_rows}\n" in out
+    assert "at the price of an actor's hour" in out
+    assert not (pipeline.location("begun-small") / "manifest.json").exists()
+
+    before = _state(pipeline.location("begun-small"))
+    out = xrec("--dry-run")
+    assert "\n# to come: about " in out
+    assert "num_generated_tokens" in out
+    assert "they are planned, so no pairs were read" in out
+    assert xrec("--limit", "9").startswith("the limit of 9 pairs is reached")
+    assert _state(pipeline.location("begun-small")) == before
+
+    assert xrec().startswith(f"explanations: {uri}\n  rows: ")
+
+
+@pytest.mark.usefixtures("without_work")
+def test_backfill_dry_run_takes_the_rate_of_an_earlier_run(
+    pipeline: Any, config_file: Callable[[Any], Path]
+) -> None:
+    path = str(config_file(pipeline.config(BackfillConfig, rows_per_chunk=5)))
+    result = CliRunner().invoke(app, ["backfill", path, "--new-run", "--dry-run"])
+    assert result.exit_code == 0, result.stderr
+    assert f" pairs of {pipeline.workspace}/explanations, if none is carried over" in result.stdout
+    refused = CliRunner().invoke(app, ["backfill", path, "--dry-run"])
+    assert refused.exit_code == 1
+    assert "rows_per_chunk: 8 there, 5 here" in refused.stderr
+    assert yaml.safe_load(refused.stdout)["rows_per_chunk"] == 5
+
+
+def test_backfill_dry_run_without_inputs_says_what_is_missing(
+    pipeline: Any, config_file: Callable[[Any], Path]
+) -> None:
+    path = str(config_file(pipeline.config(BackfillConfig, adapter=f"{pipeline.workspace}/none")))
+    result = CliRunner().invoke(app, ["backfill", path, "--dry-run"])
+    assert result.exit_code == 0, result.stderr
+    assert "\n# what the run would do cannot be said yet: " in result.stdout
+    assert f"{pipeline.workspace}/none" in result.stdout.splitlines()[-1]
+
+
 def test_backfill_compact_and_vacuum_of_a_finished_run_start_no_cluster(
     pipeline: Any, config_file: Callable[[Any], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -330,6 +396,7 @@ def test_backfill_compact_and_vacuum_of_a_finished_run_start_no_cluster(
         (["--retry-failed"], ["- all"]),
         (["--retry-failed=empty_text,prompt_echo"], ["- empty_text", "- prompt_echo"]),
         (["--take-over"], ["take_over: true"]),
+        (["--limit", "7"], ["limit: 7"]),
         (["--compact"], ["  compact: true", "  vacuum: false"]),
         (["--vacuum"], ["  compact: false", "  vacuum: true"]),
     ],

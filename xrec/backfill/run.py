@@ -22,6 +22,7 @@ from xrec.bulk import (
     RunState,
     compact,
     drive,
+    nothing_left,
     open_run,
     publish,
     published,
@@ -105,9 +106,12 @@ def _record(arguments: RunArguments) -> PlanRecord | None:
 
 
 def has_work(config: BackfillConfig, run: BulkRun) -> bool:
-    """True if pairs are left, or failed ones that `config` retries."""
-    _, state = read_state(run.table, run.table.newest_version())
-    if state is None or state.state != "finished":
+    """True if pairs are left, within the limit if there is one, or failed ones that are retried.
+
+    Raises DataError if the limit is reached and too many of the pairs within it failed.
+    """
+    state = nothing_left(run, config.limit, config.max_failed_share)
+    if state is None:
         return True
     return any(reason in state.failed for reason in retry_reasons(config))
 
@@ -120,11 +124,11 @@ def retry_reasons(config: BackfillConfig) -> tuple[str, ...]:
 
 def run_backfill(
     config: BackfillConfig, run: BulkRun, load: LoadExplainer = load_task_explainer
-) -> Manifest:
+) -> Manifest | None:
     """Explain what is left of `run`, retry failed rows if the config says so, and publish.
 
-    Ray must be initialised. Raises what `drive` raises. What is committed stays then, and the next
-    call goes on from there.
+    Returns what `finish` returns. Ray must be initialised. Raises what `drive` raises. What is
+    committed stays then, and the next call goes on from there.
     """
     actors = config.actors
     pool = ActorPool(
@@ -150,6 +154,7 @@ def run_backfill(
                 holder=_holder(),
                 retry=retry_reasons(config),
                 max_failed_share=config.max_failed_share,
+                max_rows=config.limit,
                 take_over=config.take_over,
                 on_commit=on_commit,
             )
@@ -165,17 +170,20 @@ def run_backfill(
     return finish(config, run)
 
 
-def finish(config: BackfillConfig, run: BulkRun) -> Manifest:
+def finish(config: BackfillConfig, run: BulkRun) -> Manifest | None:
     """Publish a finished run, do what `config.upkeep` says, and return the manifest.
 
-    Nothing is written if that was done before. Raises LeaseError if another driver is at work.
+    Returns None, and does nothing, if the limit ended the run before it was finished. Nothing is
+    written either if all was done before. Raises LeaseError if another driver is at work.
     """
     manifest = _publish(config, run)
+    if manifest is None:
+        return None
     upkeep, holder = config.upkeep, _holder()
     if upkeep.compact and compact(
         run, holder=holder, target_bytes=round(upkeep.target_mib * 2**20)
     ):
-        manifest = _publish(config, run)
+        manifest = _publish(config, run) or manifest
     if upkeep.vacuum:
         retention = timedelta(hours=upkeep.retention_hours)
         release_older(run, manifest, retention)
@@ -191,10 +199,11 @@ def finish(config: BackfillConfig, run: BulkRun) -> Manifest:
     return manifest
 
 
-def _publish(config: BackfillConfig, run: BulkRun) -> Manifest:
-    """Let the manifest name the newest finished version, and write its report."""
+def _publish(config: BackfillConfig, run: BulkRun) -> Manifest | None:
+    """Let the manifest name the newest finished version, if there is one, and write its report."""
     before, manifest = published(run, KIND), publish_explanations(run)
-    assert manifest is not None
+    if manifest is None:
+        return None
     assert manifest.version is not None
     if manifest != before or not (run.plan.output / REPORT).is_file():
         _, state = read_state(run.table, manifest.version)

@@ -75,6 +75,7 @@ from xrec.bulk.check import Finding, check_output
 from xrec.bulk.driver import drive
 from xrec.bulk.keys import clean_keys, key_hash
 from xrec.bulk.ledger import refuse_live_driver
+from xrec.bulk.limits import nothing_left
 from xrec.bulk.plan import PLAN, Identity, Plan, listing_of, read_plan
 from xrec.bulk.preview import Preview, preview
 from xrec.bulk.publish import publish, published, release_older
@@ -115,6 +116,7 @@ __all__ = [
     "key_hash",
     "listing_of",
     "measured_rate",
+    "nothing_left",
     "open_run",
     "preview",
     "publish",

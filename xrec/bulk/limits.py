@@ -24,7 +24,11 @@ def check_limit(max_rows: int | None, reasons: Sequence[str]) -> None:
 
 
 def nothing_left(run: BulkRun, max_rows: int | None, max_failed_share: float) -> RunState | None:
-    """The state of a run that is finished, or has reached its limit; otherwise None."""
+    """The state of a run that is finished, or has reached its limit; otherwise None.
+
+    Raises DataError if it has reached its limit, and more than `max_failed_share` of its rows
+    failed.
+    """
     _, state = read_state(run.table, run.table.newest_version())
     if state is None or state.state == "finished":
         return state

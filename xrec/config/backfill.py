@@ -177,6 +177,13 @@ class BackfillConfig(JobConfig):
         description="Which failed rows of this run are done again: all, or those of one reason, or "
         "of a list of reasons. If null, they stay as they are.",
     )
+    limit: int | None = Field(
+        None,
+        ge=1,
+        description="Number of pairs after which the run ends unfinished, those of earlier starts "
+        "included. Chunks are not divided, so there may be more. The next start without it goes "
+        "on. If null, all pairs are explained.",
+    )
     take_over: bool = Field(
         False,
         description="Whether to begin although another driver seems to be at work. That one can "
@@ -208,6 +215,15 @@ class BackfillConfig(JobConfig):
     @classmethod
     def _one_reason_is_a_list(cls, value: Any) -> Any:
         return (value,) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _retry_has_no_limit(self) -> "BackfillConfig":
+        if self.limit is not None and self.retry_failed is not None:
+            raise ValueError(
+                f"limit = {self.limit} and retry_failed: expected one of them, because a retry has "
+                "no limit"
+            )
+        return self
 
 
 class RecommendConfig(JobConfig):
