@@ -80,6 +80,8 @@ def test_rule_9_driver_that_lost_the_table_while_the_store_failed_ends(
         )
         with pytest.raises(LostTableError, match="another"):
             toy.drive()
+    newest = toy.run.table.newest_version()
+    assert toy.run.table.commit(newest).holder == "another"  # its table was not taken from it
     toy.drive(take_over=True)
     assert rows_of(toy.snapshot()) == toy.rows
 
