@@ -257,16 +257,18 @@ def test_rule_11_error_of_a_row_fails_that_row_alone(disk: Place, tmp_path: Path
     assert state.costs["tokens"] == 36
 
 
+@pytest.mark.parametrize("error", [ModelError("no model"), RuntimeError("no model")])
 def test_rule_11_any_other_error_ends_the_run(
-    disk: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    disk: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     def refuse(task: ToyTask, rows: Any) -> Any:
-        raise ModelError("no model")
+        raise error
 
     toy = toy_run(disk, tmp_path)
     monkeypatch.setattr(ToyTask, "do", refuse)
-    with pytest.raises(ModelError, match="no model"):
+    with pytest.raises(type(error), match="no model"):
         toy.drive()
+    assert toy.snapshot().rows == 0
 
 
 POISONED = [
