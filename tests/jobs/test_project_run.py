@@ -242,6 +242,13 @@ def test_run_without_a_job_of_the_pipeline_is_refused() -> None:
         chosen_configs(Project("town.yaml", {"workspace": "w", "serve": {}}))
 
 
+def test_chosen_configs_refuses_a_limit_because_later_jobs_need_the_whole() -> None:
+    backfill = {"pairs": {"kind": "split"}, "limit": 5, "llm": {"model": "m"}}
+    project = Project("town.yaml", {"workspace": "w", "backfill": backfill})
+    with pytest.raises(ConfigError, match=r"backfill\.limit = 5: .* give it to xrec backfill"):
+        chosen_configs(project)
+
+
 def test_outputs_are_those_of_the_manifests_that_the_jobs_wrote(pipeline: Any) -> None:
     """`run` and `status` rest on it: what a job would make has the identity of what it made."""
     configs = project_of(pipeline, without=("ablate",)).configs(PIPELINE[:4] + PIPELINE[6:])

@@ -5,9 +5,9 @@ On a terminal it is a bar, otherwise a line in the log every ten seconds.
 
 import logging
 import sys
-import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from datetime import UTC, datetime
 from types import TracebackType
 from typing import Self
 
@@ -21,13 +21,13 @@ _SECONDS_BETWEEN_LINES = 10.0
 class ProgressLine:
     """Shows what one driver did of a run of `num_pairs` pairs, from `with` on.
 
-    clock: monotonic seconds.
+    clock: the time in UTC, as the driver notes it in the state.
     """
 
-    def __init__(self, num_pairs: int, clock: Callable[[], float] = time.monotonic):
+    def __init__(self, num_pairs: int, clock: Callable[[], datetime] = lambda: datetime.now(UTC)):
         self._num_pairs = num_pairs
         self._clock = clock
-        self._started_at = self._shown_at = clock()
+        self._shown_at = clock()
         self._stack = ExitStack()
         self._show: Callable[[RunState, str], None] = self._log
 
@@ -49,9 +49,10 @@ class ProgressLine:
         self._show(state, self.line(state))
 
     def line(self, state: RunState) -> str:
-        """The state as one line; the rate is that of this driver."""
+        """The state as one line; the rate is this driver's since its first actor was ready."""
         num_left = self._num_pairs - state.num_rows
-        seconds = max(self._clock() - self._started_at, 1e-9)
+        now = self._clock()
+        seconds = max((now - (state.working_since or now)).total_seconds(), 1e-6)
         rate = (state.num_rows - state.num_rows_before) / seconds
         left = _duration(num_left / rate) if rate > 0 else "?"
         return (
@@ -61,7 +62,8 @@ class ProgressLine:
 
     def _log(self, state: RunState, line: str) -> None:
         is_last = state.num_rows == self._num_pairs and state.num_rows > state.num_rows_before
-        if is_last or self._clock() - self._shown_at > _SECONDS_BETWEEN_LINES:
+        seconds = (self._clock() - self._shown_at).total_seconds()
+        if is_last or seconds > _SECONDS_BETWEEN_LINES:
             self._shown_at = self._clock()
             logger.info("%s", line)
 

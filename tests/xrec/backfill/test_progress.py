@@ -1,7 +1,7 @@
 """The line that shows the progress of a backfill, and when it is written."""
 
 import logging
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -12,17 +12,24 @@ STARTED = datetime(2026, 1, 2, tzinfo=UTC)
 
 
 class Clock:
-    """A clock that a test turns."""
+    """A clock that a test turns, in seconds after the start of the run."""
 
     def __init__(self) -> None:
-        self.now = 5.0
+        self.now = 0.0
 
-    def __call__(self) -> float:
-        return self.now
+    def __call__(self) -> datetime:
+        return STARTED + timedelta(seconds=self.now)
 
 
 def state_of(num_ok: int, before: int = 0, **failed: int) -> RunState:
-    return RunState(num_ok=num_ok, failed=failed, started_at=STARTED, num_rows_before=before)
+    """Of a driver whose first actor was ready five seconds after the start."""
+    return RunState(
+        num_ok=num_ok,
+        failed=failed,
+        started_at=STARTED,
+        num_rows_before=before,
+        working_since=STARTED + timedelta(seconds=5),
+    )
 
 
 @pytest.mark.parametrize(
@@ -36,7 +43,7 @@ def state_of(num_ok: int, before: int = 0, **failed: int) -> RunState:
 def test_progress_line_tells_this_drivers_rate_and_the_time_left(seconds: float, line: str) -> None:
     clock = Clock()
     progress = ProgressLine(101_025, clock)
-    clock.now += seconds
+    clock.now = 5 + seconds
     assert progress.line(state_of(1020, before=1005, empty_text=5)) == line
 
 
