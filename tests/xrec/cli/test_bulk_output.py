@@ -126,12 +126,13 @@ def test_help_of_the_job_has_its_options_and_the_commands_beside() -> None:
     assert "\n  check URI " in out
 
 
+@pytest.mark.parametrize("job", ["backfill", "recommend"])
 @pytest.mark.parametrize("command", ["status", "check"])
-def test_command_imports_neither_ray_nor_torch(command: str) -> None:
+def test_command_imports_neither_ray_nor_torch(job: str, command: str) -> None:
     code = (
         "import sys\n"
         "import xrec.cli.main as program\n"
-        f"try: program.app(['backfill', {command!r}, '/nowhere'])\n"
+        f"try: program.app([{job!r}, {command!r}, '/nowhere'])\n"
         "except SystemExit: pass\n"
         "print('ray' in sys.modules, 'torch' in sys.modules)"
     )

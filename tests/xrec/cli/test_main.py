@@ -69,6 +69,7 @@ GROUPS = {
     "jobs": ("list", "logs", "stop"),
     "cluster": ("up", "down", "status"),
     "backfill": ("status", "check"),
+    "recommend": ("status", "check"),
 }
 
 
