@@ -117,10 +117,12 @@ def _outlook(config: "BackfillConfig") -> list[str]:
 
 def _look_ahead(config: "BackfillConfig") -> list[str]:
     from jobs.command.bulk_text import preview_lines
+    from xrec.backfill.run import retry_reasons
 
     return preview_lines(
         BACKFILL.module().look_ahead(config),
         "pairs",
         num_actors=config.actors.num_actors,
         price_per_actor_hour=config.price_per_actor_hour,
+        retry=retry_reasons(config),
     )

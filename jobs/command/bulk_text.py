@@ -1,6 +1,6 @@
 """The status of a bulk run, and what it costs, as lines for a reader or values for a program."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -58,9 +58,18 @@ def status_values(status: "Status", now: datetime | None = None) -> dict[str, An
 
 
 def preview_lines(
-    preview: "Preview", rows: str, *, num_actors: int, price_per_actor_hour: float | None = None
+    preview: "Preview",
+    rows: str,
+    *,
+    num_actors: int,
+    price_per_actor_hour: float | None = None,
+    retry: Sequence[str] = (),
 ) -> list[str]:
-    """What a run would do. `rows` is what its rows are called; the price is in any currency."""
+    """What a run would do.
+
+    rows: what its rows are called. price_per_actor_hour: in any currency. retry: the reasons of
+    failed rows that are to be done again.
+    """
     lines = [f"{preview.num_rows:,} {rows} in {preview.num_chunks:,} chunks; {_how(preview, rows)}"]
     if preview.rejected:
         lines.append(f"left out for their ids: {reasons_text(preview.rejected)}")
@@ -71,6 +80,12 @@ def preview_lines(
             f"done: {state.num_ok:,} ok, {state.num_failed:,} failed{failed}, for "
             f"{costs_text(state.costs) or 'nothing'}; left: {preview.num_left:,}"
         )
+        again = {reason: count for reason, count in state.failed.items() if reason in retry}
+        if retry:
+            lines.append(
+                f"to be done again: {sum(again.values()):,} failed {rows}"
+                + (f" ({reasons_text(again)})" if again else "")
+            )
     if preview.num_left:
         lines += _costs_left(preview, rows, num_actors, price_per_actor_hour)
     return lines

@@ -153,6 +153,16 @@ def test_preview_lines_name_the_run_whose_rate_they_take() -> None:
     ]
 
 
+def test_preview_lines_say_which_failed_rows_a_retry_does_again() -> None:
+    failed = {"odd": 3, "dull": 1, "bad": 2}
+    status = status_of(num_ok=9_994, failed=failed, costs={"seconds": 50.0}, state="finished")
+    preview = Preview(10_000, 100, {}, None, status, measured_rate(status))
+    lines = preview_lines(preview, "pairs", num_actors=1, retry=("dull", "odd"))
+    assert lines[-1] == "to be done again: 4 failed pairs (odd 3, dull 1)"
+    lines = preview_lines(preview, "pairs", num_actors=1, retry=("strange",))
+    assert lines[-1] == "to be done again: 0 failed pairs"
+
+
 def test_preview_lines_of_a_finished_run_reckon_nothing() -> None:
     status = status_of(num_ok=10_000, costs={"seconds": 50.0}, state="finished")
     preview = Preview(10_000, 100, {}, None, status, measured_rate(status))
