@@ -33,8 +33,8 @@ class LivePair:
 class Failed:
     """Why there is no explanation.
 
-    `reason` is one of those in a backfill's failed/, or "overloaded", "known_user", "no_vector",
-    "unknown_id" or "text_too_long".
+    `reason` is one of those of a backfill's failed rows, or "overloaded", "known_user",
+    "no_vector", "unknown_id" or "text_too_long".
     """
 
     reason: str
