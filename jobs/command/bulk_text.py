@@ -101,9 +101,16 @@ def duration(seconds: float) -> str:
 
 
 def costs_text(costs: Mapping[str, float]) -> str:
-    """Costs by name; `seconds` is the time of actors."""
+    """The costs that a reader asks for; `seconds` is the time of actors.
+
+    What an engine counts for itself (`engine_...`) is left out, and so is what did not occur.
+    """
     shown = [f"{duration(costs['seconds'])} of actors"] if "seconds" in costs else []
-    shown += [f"{name} {cost:,.0f}" for name, cost in costs.items() if name != "seconds"]
+    shown += [
+        f"{cost:,.0f} {name.removeprefix('num_').replace('_', ' ')}"
+        for name, cost in costs.items()
+        if name != "seconds" and not name.startswith("engine_") and cost
+    ]
     return ", ".join(shown)
 
 

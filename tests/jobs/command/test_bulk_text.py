@@ -36,7 +36,7 @@ def test_status_lines_of_a_running_run_say_how_fast_it_is_and_how_long_it_takes(
         "  failed    odd 40, dull 10",
         "  driver    host-3; last commit 12 s ago, at 2026-11-26 12:01:40 UTC",
         "  rate      15 rows/s, 9 min left (rough: few chunks are done)",
-        "  costs     2.0 h of actors, tokens 12,345",
+        "  costs     2.0 h of actors, 12,345 tokens",
         "  deaths    2 processes died while they worked",
         "  version   7",
     ]
@@ -113,7 +113,9 @@ def test_duration_and_costs_are_in_words_that_suit_their_size() -> None:
         "1.5 h",
         "2.0 days",
     ]
-    assert costs_text({"tokens": 1_234.4}) == "tokens 1,234"
+    assert costs_text({"tokens": 1_234.4}) == "1,234 tokens"
+    shown = costs_text({"num_prompt_tokens": 7, "engine_prompt_tokens": 7, "carried": 0})
+    assert shown == "7 prompt tokens"
 
 
 def test_preview_lines_of_a_run_that_nobody_measured_propose_a_canary() -> None:
@@ -136,8 +138,8 @@ def test_preview_lines_after_a_canary_say_what_the_rest_takes() -> None:
     preview = Preview(10_000, 100, {}, None, status, measured_rate(status))
     assert preview_lines(preview, "pairs", num_actors=2, price_per_actor_hour=2.0) == [
         "10,000 pairs in 100 chunks; they are planned, so no pairs were read",
-        "done: 990 ok, 10 failed (odd 10), for 2.0 h of actors, tokens 3,000; left: 9,000",
-        "to come: about 18.0 h of actors, tokens 27,000; 9.0 h with 2 actors, besides their start, "
+        "done: 990 ok, 10 failed (odd 10), for 2.0 h of actors, 3,000 tokens; left: 9,000",
+        "to come: about 18.0 h of actors, 27,000 tokens; 9.0 h with 2 actors, besides their start, "
         "36.00 at the price of an actor's hour",
         "  by the rate of the pairs that are done",
     ]
