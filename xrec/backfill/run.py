@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any, Final, TypedDict
 
-from xrec.actor_pool import gpus_each
 from xrec.backfill.identity import identify, output_uri
 from xrec.backfill.metrics import BackfillMetrics
 from xrec.backfill.pairs import Batch, pair_batches, pairs_listing
@@ -31,6 +30,7 @@ from xrec.bulk import (
     vacuum,
 )
 from xrec.bulk.plan import PlanRecord, count_rows, read_record
+from xrec.bulk.ray_actors import gpus_each
 from xrec.config.backfill import BackfillConfig
 from xrec.config.shared import StorageConfig
 from xrec.errors import StorageNotFoundError

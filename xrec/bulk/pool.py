@@ -14,7 +14,7 @@ import ray
 from ray import cloudpickle
 from ray.exceptions import RayActorError, RayError
 
-from xrec.actor_pool import as_xrec_error, unpack
+from xrec.bulk.ray_actors import as_xrec_error, unpack
 from xrec.bulk.work import Died, Done, Work
 from xrec.bulk.worker import ChunkWorker, WorkerSettings
 from xrec.errors import ClusterError, XRecError

@@ -11,7 +11,7 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 from xrec import __version__
-from xrec.actor_pool import gpus_each
+from xrec.bulk.ray_actors import gpus_each
 from xrec.config.serve import ServeConfig
 from xrec.serve.choice import Choice, choice_of
 from xrec.serve.frontend import Frontend
