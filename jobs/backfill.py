@@ -6,7 +6,7 @@ from cluster.room import demand_of_actors
 from jobs.output import Output
 from xrec.backfill import finish, has_work, open_backfill, run_backfill
 from xrec.backfill.identity import identify, identify_unchecked
-from xrec.backfill.run import pairs_difference, pairs_were_written, run_arguments
+from xrec.backfill.plan import pairs_difference, pairs_were_written, run_arguments
 from xrec.bulk import PLAN, Preview, preview
 from xrec.config.backfill import BackfillConfig
 from xrec.llm.source import folder_uris

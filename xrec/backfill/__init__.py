@@ -2,13 +2,15 @@
 
 A backfill is a bulk run (xrec.bulk) whose task explains pairs. This package has what is special
 about it: where pairs come from (pairs), what texts depend on (identity, content_key), what an actor
-does with pairs (task, explain), the run itself with its manifest (run), what a reader gets (reader,
+does with pairs (task, explain), the run itself (plan, run, finish), what a reader gets (reader,
 lookup), and what is shown and measured (progress, metrics, report).
 """
 
+from xrec.backfill.finish import finish, publish_explanations
 from xrec.backfill.pairs import pair_batches, pairs_listing
+from xrec.backfill.plan import open_backfill
 from xrec.backfill.reader import read, read_explanations, read_failed
-from xrec.backfill.run import finish, has_work, open_backfill, publish_explanations, run_backfill
+from xrec.backfill.run import has_work, run_backfill
 from xrec.backfill.task import EXPLANATIONS
 
 __all__ = [

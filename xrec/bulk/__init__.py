@@ -72,7 +72,7 @@ The rules. Rule N has the tests `test_rule_N_...` in tests/xrec/bulk:
 from typing import TYPE_CHECKING
 
 from xrec.bulk.check import Finding, check_output
-from xrec.bulk.driver import drive
+from xrec.bulk.driver import drive, this_process
 from xrec.bulk.keys import clean_keys, key_hash
 from xrec.bulk.ledger import refuse_live_driver
 from xrec.bulk.limits import nothing_left
@@ -126,6 +126,7 @@ __all__ = [
     "read_status",
     "refuse_live_driver",
     "release_older",
+    "this_process",
     "vacuum",
 ]
 

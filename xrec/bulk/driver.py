@@ -1,6 +1,8 @@
 """The driver of a run: it sends what is left to actors, and commits what they wrote."""
 
 import logging
+import os
+import socket
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +20,11 @@ from xrec.errors import LostTableError, StorageError, TableError
 logger = logging.getLogger("xrec")
 
 _CHANCES_OF_FILES = 2
+
+
+def this_process() -> str:
+    """Who this driver is, for messages: its host and process."""
+    return f"{socket.gethostname()}, process {os.getpid()}"
 
 
 def drive(

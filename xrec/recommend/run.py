@@ -2,8 +2,6 @@
 
 import functools
 import logging
-import os
-import socket
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,6 +17,7 @@ from xrec.bulk import (
     open_run,
     publish,
     read_state,
+    this_process,
 )
 from xrec.bulk.row_format import OK
 from xrec.config.backfill import RecommendConfig
@@ -78,7 +77,7 @@ def run_recommend(config: RecommendConfig, run: BulkRun, tables: RankingTables) 
             state = drive(
                 run,
                 pool,
-                holder=f"{socket.gethostname()}, process {os.getpid()}",
+                holder=this_process(),
                 retry=(_LOST,) if _num_lost(run) else (),
                 take_over=config.take_over,
                 on_commit=lambda state: show(state.num_rows),

@@ -81,7 +81,7 @@ def test_fault_2_driver_that_sleeps_before_it_ends_deletes_nothing_of_a_retry(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     config, given = make_config(), pairs(*ALL)
-    module = sys.modules["xrec.backfill.run"]
+    module = sys.modules["xrec.backfill.finish"]
     publish, slept = module.publish_explanations, []
 
     def sleep_before(run_of_it: Any) -> Any:

@@ -135,7 +135,7 @@ def test_run_that_is_finished_has_no_work_and_reads_no_pairs(
     def read(*arguments: object) -> None:
         raise AssertionError("pairs were read")
 
-    monkeypatch.setattr("xrec.backfill.run.pair_batches", read)
+    monkeypatch.setattr("xrec.backfill.plan.pair_batches", read)
     again = plan(config, pairs(*GOOD, *BROKEN))
     assert not has_work(config, again)
     before = again.table.newest_version()
