@@ -13,6 +13,7 @@ from xrec.cli import (
     cluster_command,
     demo_command,
     explain_command,
+    export_command,
     init_command,
     jobs_command,
     status_command,
@@ -27,6 +28,7 @@ Data goes one way. Each arrow is a command, each noun an artifact at a URI (loca
             -backfill-> explanations -evaluate-> metrics and report.html
   graph -recommend-> each user's best unseen items, which a backfill can take as its pairs
   explanations, adapter -serve-> an HTTP endpoint with a page
+  explanations -export-> plain Parquet, JSONL or CSV files
 
 A project is one YAML file, and xrec run goes through all of it. Start with xrec demo, and with your
 own data with xrec init. Each command has its own --help. Exit codes: 0 done, 1 failed, 2 bad usage
@@ -60,6 +62,7 @@ app.command("status", help=status_command.HELP)(status_command.status)
 for _job in JOBS:
     add_job_command(app, _job)
 app.command("explain", help=explain_command.HELP)(explain_command.explain)
+app.command("export", help=export_command.HELP)(export_command.export)
 app.command("init", help=init_command.HELP)(init_command.init)
 app.command("demo", help=demo_command.HELP)(demo_command.demo)
 app.command("submit", help=submit_command.HELP)(submit_command.submit)

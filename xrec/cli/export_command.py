@@ -1,0 +1,99 @@
+"""`xrec export`: a finished run's rows as plain files."""
+
+from typing import Annotated
+
+import typer
+
+from jobs.command.arguments import Debug
+from jobs.command.bulk_output import OutputUri, StorageKeys
+from jobs.command.exit_codes import exit_codes
+from jobs.command.logging import configure_logging
+
+HELP = """A finished run's rows as plain files, for programs that do not read Delta tables.
+
+The folder has no _SUCCESS until it is whole. If the export is interrupted, the same command goes
+on. As Parquet, with all columns and without --partition-by, the store copies the table's files.
+
+\b
+In:   URI of the output of a bulk job; storage.key=value if the AWS variables do not say how s3://
+      is reached
+Out:  in the folder --to: files of rows, _export.json, and _SUCCESS last
+
+\b
+Example:
+  xrec export s3://my-bucket/run-7 --to s3://my-bucket/run-7-files
+  xrec export workspace/demo/explanations --to /tmp/texts --format csv --partition-by bucket
+"""
+
+
+def export(
+    uri: OutputUri,
+    to: Annotated[
+        str, typer.Option("--to", metavar="URI", help="Folder of the files, of their own.")
+    ],
+    storage_keys: StorageKeys = None,
+    format: Annotated[
+        str, typer.Option("--format", metavar="parquet|jsonl|csv", help="Format of the files.")
+    ] = "parquet",
+    columns: Annotated[
+        str | None,
+        typer.Option("--columns", metavar="A,B,...", help="Columns of the files. Default: all."),
+    ] = None,
+    partition_by: Annotated[
+        str | None,
+        typer.Option(
+            "--partition-by",
+            metavar="A,B,...",
+            help="Columns whose values become the names of folders, COLUMN=VALUE/.",
+        ),
+    ] = None,
+    with_failed: Annotated[
+        bool,
+        typer.Option(
+            "--with-failed", help="Failed rows too: the files are in status=ok/, status=failed/."
+        ),
+    ] = False,
+    version: Annotated[
+        int | None,
+        typer.Option(
+            "--version", help="Version of the table. Default: that of the finished artifact."
+        ),
+    ] = None,
+    overwrite: Annotated[
+        bool,
+        typer.Option("--overwrite", help="Replace an export of another version that is there."),
+    ] = False,
+    debug: Debug = False,
+) -> None:
+    """Run xrec.bulk.export_run."""
+    configure_logging(debug)
+    with exit_codes(debug):
+        from xrec.bulk import export_run
+        from xrec.config.base import parse_config
+        from xrec.config.export import ExportConfig
+        from xrec.config.storage import storage_of
+
+        settings = parse_config(
+            ExportConfig,
+            {
+                "uri": to,
+                "format": format,
+                "columns": None if columns is None else _names(columns),
+                "partition_by": _names(partition_by or ""),
+                "with_failed": with_failed,
+                "overwrite": overwrite,
+            },
+            "xrec export",
+        )
+        exported = export_run(
+            uri, settings, version=version, storage=storage_of(storage_keys or [])
+        )
+        there = "written" if exported.is_new else "already there"
+        typer.echo(
+            f"{exported.location}: {there}: {exported.num_rows:,} rows of version "
+            f"{exported.version} in {exported.num_files:,} files"
+        )
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())

@@ -1,0 +1,46 @@
+"""`xrec export` and the key `export` of a bulk job: rows of a table as plain files."""
+
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from xrec.config.base import Config
+
+
+class ExportConfig(Config):
+    """A folder of plain files, for programs that do not read Delta tables.
+
+    A URI alone stands for the section with this URI and the defaults.
+    """
+
+    uri: str = Field(
+        description="URI of the folder, which must be empty or hold an export. "
+        "_SUCCESS is in it once it is whole."
+    )
+    format: Literal["parquet", "jsonl", "csv"] = Field(
+        "parquet",
+        description="Format of the files: Parquet, one JSON object a line, or CSV with a header.",
+    )
+    partition_by: tuple[str, ...] = Field(
+        (),
+        description="Columns whose values are in the names of folders (COLUMN=VALUE/) and not in "
+        "the files.",
+    )
+    columns: tuple[str, ...] | None = Field(
+        None, description="Columns of the files. If null, all that the table's files have."
+    )
+    with_failed: bool = Field(
+        False,
+        description="Whether failed rows are written too. The files are then in the folders "
+        "status=ok/ and status=failed/.",
+    )
+    overwrite: bool = Field(
+        True,
+        description="Whether an export of another version or run that is there is replaced. "
+        "Otherwise it is refused. Other files are never deleted.",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _uri_alone(cls, values: Any) -> Any:
+        return {"uri": values} if isinstance(values, str) else values
