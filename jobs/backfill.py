@@ -7,7 +7,7 @@ from jobs.output import Output
 from xrec.backfill import finish, has_work, open_backfill, run_backfill
 from xrec.backfill.identity import identify, identify_unchecked
 from xrec.backfill.plan import pairs_difference, pairs_were_written, run_arguments
-from xrec.bulk import PLAN, Preview, preview
+from xrec.bulk import PLAN, Preview, is_exported, preview
 from xrec.config.backfill import BackfillConfig
 from xrec.llm.source import folder_uris
 from xrec.storage import Manifest, check_artifacts, open_location
@@ -30,6 +30,7 @@ def output(config: BackfillConfig, *, exact: bool = True) -> Output:
         unchecked=("pairs",) if were_written and not exact else (),
         known=pairs_difference(arguments) if were_written and exact else (),
         records=(PLAN,),
+        is_whole=lambda manifest: _is_exported(config, arguments["uri"], manifest),
     )
 
 
@@ -64,6 +65,13 @@ def look_ahead(config: BackfillConfig) -> Preview:
     """
     measured = [config.artifact("explanations")] if config.new_run else []
     return preview(**run_arguments(config, identify_unchecked(config)), measured=measured)
+
+
+def _is_exported(config: BackfillConfig, uri: str, manifest: Manifest) -> bool:
+    """True if the export that `config` asks for is there, or it asks for none."""
+    if config.export is None or manifest.version is None:
+        return True
+    return is_exported(uri, config.export, manifest.version, config.storage)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ a long read is left out and not compared.
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -39,7 +39,8 @@ class Output:
     are not compared. `known` are differences that the job found by itself, a line each. `records`
     are files, relative to `location`, that say whose a run is which was begun and is not finished:
     JSON with config and inputs, or the plan of a bulk run. `beside` are further artifacts that the
-    job makes.
+    job makes. `is_whole` says of a manifest that is there whether all is there that the job makes
+    after it.
     """
 
     location: Location
@@ -50,6 +51,7 @@ class Output:
     known: tuple[str, ...] = ()
     records: tuple[str, ...] = ()
     beside: tuple["Output", ...] = ()
+    is_whole: Callable[[Manifest], bool] = lambda manifest: True
 
     def done(self) -> Manifest | None:
         """The manifest if this very run is finished, and None if nothing is.
@@ -74,7 +76,7 @@ class Output:
         differences = self._differences(manifest.config, manifest.inputs)
         if differences:
             return Found("differs", manifest, differences)
-        return Found("same", manifest)
+        return Found("same", manifest) if self.is_whole(manifest) else Found("begun")
 
     def delete(self) -> None:
         """Delete the artifact, or the begun run, and what is beside it.

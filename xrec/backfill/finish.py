@@ -1,4 +1,4 @@
-"""What follows a run: the manifest that names its version, the report, compaction and vacuum."""
+"""What follows a run: manifest and report of its version, compaction, vacuum, and an export."""
 
 import logging
 from datetime import timedelta
@@ -9,6 +9,7 @@ from xrec.bulk import (
     BulkRun,
     RunState,
     compact,
+    export_run,
     publish,
     published,
     read_state,
@@ -25,10 +26,11 @@ KIND: Final = "explanations"
 
 
 def finish(config: BackfillConfig, run: BulkRun) -> Manifest | None:
-    """Publish a finished run, do what `config.upkeep` says, and return the manifest.
+    """Publish a finished run, do what `config.upkeep` says, export it, and return the manifest.
 
     Returns None, and does nothing, if the limit ended the run before it was finished. Nothing is
-    written either if all was done before. Raises LeaseError if another driver is at work.
+    written either if all was done before. Raises LeaseError if another driver is at work, and what
+    `export_run` raises.
     """
     manifest = _publish(config, run)
     if manifest is None:
@@ -50,6 +52,9 @@ def finish(config: BackfillConfig, run: BulkRun) -> Manifest | None:
         logger.info(
             "vacuum: %d files and %d versions deleted", deleted.num_files, deleted.num_versions
         )
+    if config.export is not None:
+        uri = run.plan.output.uri
+        export_run(uri, config.export, version=manifest.version, storage=config.storage)
     return manifest
 
 

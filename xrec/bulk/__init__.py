@@ -73,7 +73,7 @@ from typing import TYPE_CHECKING
 
 from xrec.bulk.check import Finding, check_output
 from xrec.bulk.driver import drive, this_process
-from xrec.bulk.export import Exported, export_run
+from xrec.bulk.export import Exported, export_run, is_exported
 from xrec.bulk.keys import clean_keys, key_hash
 from xrec.bulk.ledger import refuse_live_driver
 from xrec.bulk.limits import nothing_left
@@ -116,6 +116,7 @@ __all__ = [
     "compact",
     "drive",
     "export_run",
+    "is_exported",
     "key_hash",
     "listing_of",
     "measured_rate",

@@ -81,21 +81,36 @@ def export_run(
     _refuse_overlap(table.location, target)
     snapshot = _finished_snapshot(table, version)
     check_columns(snapshot.format, settings)
-    record = ExportRecord(
-        source=table.location.shared_uri,
-        run=snapshot.run,
-        version=snapshot.version,
-        commit=snapshot.commit.id,
-        **settings.model_dump(exclude={"uri", "overwrite"}),
-    )
-    folder = ExportFolder(target, record)
+    folder = ExportFolder(target, _record(table, snapshot.version, settings))
     success = folder.begin(settings.overwrite)
     is_new = success is None
     if success is None:
-        with _pinned(table, snapshot.version, f"export-{record.fingerprint}"):
+        with _pinned(table, snapshot.version, f"export-{folder.record.fingerprint}"):
             success = _write(table.location, snapshot, folder, settings)
     logger.info("%s: %s", target, "written" if is_new else "already there")
     return Exported(target, success.version, success.num_rows, success.num_files, is_new)
+
+
+def is_exported(
+    uri: str, settings: ExportConfig, version: int, storage: StorageConfig | None = None
+) -> bool:
+    """True if `export_run` with these arguments would find the export whole, and do nothing.
+
+    It takes a few small requests and a listing of the folder.
+    """
+    storage = storage or StorageConfig()
+    record = _record(Table.open(uri, storage=storage), version, settings)
+    return ExportFolder(open_location(settings.uri, storage), record).success() is not None
+
+
+def _record(table: Table, version: int, settings: ExportConfig) -> ExportRecord:
+    return ExportRecord(
+        source=table.location.shared_uri,
+        run=table.run,
+        version=version,
+        commit=table.commit(version).id,
+        **settings.model_dump(exclude={"uri", "overwrite"}),
+    )
 
 
 def _refuse_overlap(table: Location, target: Location) -> None:

@@ -87,12 +87,18 @@ class ExportFolder:
             if not overwrite:
                 raise self._is_another(there)
             (self.location / RECORD).write_bytes(_as_json(self.record))
-        elif (success := self._success()) is not None:
-            if success.num_files == len(_whole_files(sizes)):
-                return success
-            logger.warning("%s: files are missing; the export is made again", self.location)
+        elif (success := self.success()) is not None:
+            return success
         (self.location / SUCCESS).delete()
         self._delete([name for name in _data_files(sizes) if not self._is_ours(name)])
+        return None
+
+    def success(self) -> Success | None:
+        """What `_SUCCESS` says if it is that of this export, and no file is missing."""
+        success = self._success()
+        if success is None or success.num_files == len(self.sizes()):
+            return success
+        logger.warning("%s: files of the export are missing", self.location)
         return None
 
     def sizes(self) -> dict[str, int]:

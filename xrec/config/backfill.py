@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from xrec.config.base import Config
+from xrec.config.export import ExportConfig
 from xrec.config.llm import DecodingConfig, EngineConfig, LLMConfig
 from xrec.config.shared import (
     ColdStartConfig,
@@ -198,6 +199,11 @@ class BackfillConfig(JobConfig):
     upkeep: UpkeepConfig = Field(
         default_factory=UpkeepConfig,
         description="What is done to the table once the run is finished.",
+    )
+    export: ExportConfig | None = Field(
+        None,
+        description="A folder of plain files that the explanations are written to once the run is "
+        "finished. workspace:NAME is the folder NAME in the workspace. If null, there is none.",
     )
     llm: LLMConfig = Field(description="The language model that the adapter was trained for.")
     decoding: DecodingConfig = Field(

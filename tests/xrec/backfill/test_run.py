@@ -14,12 +14,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.xrec.backfill.runs import output_of, pairs_of, plan, published_rows, run
+from jobs.backfill import output
+from tests.xrec.backfill.runs import (
+    output_of,
+    pairs_of,
+    plan,
+    published_rows,
+    run,
+    with_pairs,
+)
 from tests.xrec.backfill.toy_engines import Toy, calls
 from xrec.backfill import has_work, open_backfill, pair_batches, run_backfill
 from xrec.backfill.progress import ProgressLine
 from xrec.backfill.task import MakeExplainTask
 from xrec.bulk import RunState
+from xrec.config.backfill import BackfillConfig
 from xrec.errors import (
     ArtifactMismatchError,
     ArtifactNotFoundError,
@@ -333,3 +342,29 @@ def test_run_retry_heals_a_run_that_was_over_the_threshold(
     manifest = run(make_config(max_failed_share=0.1, retry_failed="all"), pairs(*GOOD), load=toy)
     assert manifest.row_counts == {"explanations": len(GOOD), "failed": 0, "rejected": 0}
     assert pairs_of(published_rows(output_of(make_config()))) == sorted(GOOD)
+
+
+@pytest.mark.usefixtures("actors_here")
+def test_run_exports_its_explanations_and_replaces_them_after_a_retry(
+    make_config: MakeConfig, pairs: MakePairs, tmp_path: Path, muted: Path
+) -> None:
+    folder = tmp_path / "files"
+    toy = Toy(mute=GOOD[:2], muted=str(muted))
+    config = with_pairs(make_config(export=str(folder), max_failed_share=1.0), pairs(*GOOD))
+    for retry, num_rows in ((None, len(GOOD) - 2), (("all",), len(GOOD))):
+        manifest = run(config.model_copy(update={"retry_failed": retry}), load=toy)
+        assert json.loads((folder / "_SUCCESS").read_text())["version"] == manifest.version
+        rows = pq.read_table(folder).sort_by([("user_id", "ascending"), ("item_id", "ascending")])
+        there = published_rows(output_of(config))
+        assert len(there) == rows.num_rows == num_rows
+        assert rows["explanation"].to_pylist() == [row["explanation"] for row in there]
+        muted.unlink(missing_ok=True)
+    assert output(config, exact=False).found().state == "same"
+    (folder / "_SUCCESS").unlink()
+    assert output(config, exact=False).found().state == "begun"  # so that `xrec run` runs the job
+    assert output(without_export(config), exact=False).found().state == "same"
+
+
+def without_export(config: BackfillConfig) -> BackfillConfig:
+    """The config of the same run without plain files."""
+    return config.model_copy(update={"export": None})
