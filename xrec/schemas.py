@@ -41,26 +41,55 @@ RECOMMENDATIONS = _schema(
     user_id=pa.string(), item_id=pa.string(), rank=pa.int32(), score=pa.float32()
 )
 
-PAIRS = _schema(user_id=pa.string(), item_id=pa.string())
-# `content_key` is a hash of everything that the explanation depends on (xrec.backfill.content_key).
-GENERATED = _schema(
-    user_id=pa.string(),
-    item_id=pa.string(),
-    explanation=pa.string(),
-    num_prompt_tokens=pa.int32(),
-    num_generated_tokens=pa.int32(),
-    finish_reason=pa.string(),
-    model_fingerprint=pa.string(),
-    content_key=pa.string(),
+
+def _column(name: str, type_: pa.DataType, comment: str, unit: str | None = None) -> pa.Field:
+    """A column whose meaning and unit are written into the files, and into tables of them."""
+    metadata = {"comment": comment, **({"unit": unit} if unit else {})}
+    return pa.field(name, type_, nullable=False, metadata=metadata)
+
+
+PAIRS = pa.schema(
+    [
+        _column("user_id", pa.string(), "id of the user, as the dataset or cold_start has it"),
+        _column("item_id", pa.string(), "id of the item, as the dataset or cold_start has it"),
+    ]
 )
-# A pair that could not be explained, the reason, and the texts that its prompt was made of; the
-# texts of an unknown user or item are empty.
-FAILED = _schema(
-    user_id=pa.string(),
-    item_id=pa.string(),
-    reason=pa.string(),
-    message=pa.string(),
-    user_profile=pa.string(),
-    item_title=pa.string(),
-    item_profile=pa.string(),
+GENERATED = pa.schema(
+    [
+        *PAIRS,
+        _column("explanation", pa.string(), "why the user would like the item"),
+        _column("num_prompt_tokens", pa.int32(), "length of the prompt", "tokens"),
+        _column(
+            "num_generated_tokens",
+            pa.int32(),
+            "length of what the language model wrote, without the end token",
+            "tokens",
+        ),
+        _column(
+            "finish_reason",
+            pa.string(),
+            "stop if the language model ended the text, length if it was cut off at the limit",
+        ),
+        _column(
+            "model_fingerprint",
+            pa.string(),
+            "hash of the language model, the adapter and the graph that made the text",
+        ),
+        _column(
+            "content_key",
+            pa.string(),
+            "hash of all that the text depends on: texts, vectors, model, decoding",
+        ),
+    ]
+)
+# A pair that could not be explained, the reason, and the texts that its prompt was made of.
+FAILED = pa.schema(
+    [
+        *PAIRS,
+        _column("reason", pa.string(), "why there is no explanation"),
+        _column("message", pa.string(), "details of the reason, for people"),
+        _column("user_profile", pa.string(), "profile in the prompt; empty if the user is unknown"),
+        _column("item_title", pa.string(), "title in the prompt; empty if the item is unknown"),
+        _column("item_profile", pa.string(), "profile in the prompt; empty if the item is unknown"),
+    ]
 )

@@ -27,6 +27,8 @@ class RowFormat:
     keys_in_statistics: whether the least and greatest value of the first key, per file, stand in
         the table's log. Ids are personal data, and the log outlives the files. Readers skip files
         by `bucket` without it.
+    key_comments: what each of the keys means, which is written into the table; so is the metadata
+        of the fields of `ok` and `failed`.
 
     Raises ValueError if there are no keys, two columns have one name, or `ok` lacks an `ok_keys`.
     """
@@ -38,6 +40,7 @@ class RowFormat:
     reasons: tuple[str, ...] = ()
     error_reason: str = "task_error"
     keys_in_statistics: bool = False
+    key_comments: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         names = ["status", "bucket", *self.keys, *self.ok.names, "reason", "message"]
@@ -50,7 +53,18 @@ class RowFormat:
     @property
     def key_schema(self) -> pa.Schema:
         """The columns of a planned row."""
-        return pa.schema([pa.field(name, pa.string(), nullable=False) for name in self.keys])
+        comments = (*self.key_comments, *[""] * len(self.keys))
+        return pa.schema(
+            [
+                pa.field(
+                    name,
+                    pa.string(),
+                    nullable=False,
+                    metadata={"comment": comment} if comment else None,
+                )
+                for name, comment in zip(self.keys, comments, strict=False)
+            ]
+        )
 
     @property
     def ok_schema(self) -> pa.Schema:

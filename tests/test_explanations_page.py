@@ -1,0 +1,197 @@
+"""docs/explanations.md: its columns are the table's, and its examples read the right rows."""
+
+import json
+import re
+import textwrap
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import deltalake
+import pyarrow as pa
+import pyarrow.dataset
+import pyarrow.parquet as pq
+import pytest
+
+from tests.xrec.bulk.toy_run import PoolHere
+from xrec.backfill import EXPLANATIONS
+from xrec.bulk import Identity, Outcome, clean_keys, compact, drive, export_run, open_run
+from xrec.config.export import ExportConfig
+from xrec.storage import write_manifest
+
+PAGE = (Path(__file__).parents[1] / "docs" / "explanations.md").read_text()
+PAIRS = [(f"u{user}", f"i{item}") for user in range(6) for item in range(4)]
+NUM_BAD = 6  # the pairs with item i3
+
+
+@dataclass
+class Task:
+    """Explains pairs; those with item i3 fail until `is_healed`."""
+
+    is_healed: bool = False
+    row_errors: tuple[type[Exception], ...] = field(default=(ValueError,))
+
+    def do(self, rows: pa.Table) -> Outcome:
+        pairs = rows.to_pylist()
+        ok, failed = [], []
+        for pair in pairs:
+            if pair["item_id"] == "i3" and not self.is_healed:
+                failed.append({**pair, "reason": "empty_text", "message": "", **_TEXTS})
+            else:
+                text = f"{pair['user_id']} likes {pair['item_id']}, é"
+                ok.append({**pair, "explanation": text, **_NUMBERS})
+        return Outcome(
+            pa.Table.from_pylist(ok, EXPLANATIONS.ok_schema),
+            pa.Table.from_pylist(failed, EXPLANATIONS.failed_schema),
+        )
+
+    def fail(self, rows: pa.Table, reason: str, message: str) -> pa.Table:
+        raise NotImplementedError
+
+
+_TEXTS = {"user_profile": "", "item_title": "", "item_profile": ""}
+_NUMBERS = {
+    "num_prompt_tokens": 5,
+    "num_generated_tokens": 3,
+    "finish_reason": "stop",
+    "model_fingerprint": "m",
+    "content_key": "c",
+}
+
+
+@pytest.fixture(scope="module")
+def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A finished run: some rows failed, a retry healed them, it was compacted, and retried again.
+
+    The manifest names the compacted version.
+    """
+    uri = str(tmp_path_factory.mktemp("workspace") / "explanations")
+    table = pa.table({"user_id": [u for u, _ in PAIRS], "item_id": [i for _, i in PAIRS]})
+    identity = Identity(kind="explanations", config={}, inputs={})
+    run = open_run(
+        uri,
+        identity,
+        EXPLANATIONS,
+        lambda: [clean_keys(table, EXPLANATIONS.keys, file="pairs", first_line=1)],
+        listing={},
+        rows_per_chunk=4,
+    )
+    task = Task()
+    pool = PoolHere(run.worker_settings(lambda: task))
+    drive(run, pool, holder="test")
+    task.is_healed = True
+    drive(run, pool, holder="test", retry=("empty_text",))
+    version = compact(run, holder="test")
+    write_manifest(run.plan.output, "explanations", config={}, inputs={}, version=version)
+    return uri
+
+
+def example(heading: str) -> str:
+    """The Python code below a heading of the page."""
+    section = re.search(rf"^### {re.escape(heading)}\n(.*?)(?=^##|\Z)", PAGE, re.M | re.S)
+    assert section, f"docs/explanations.md has no heading {heading!r}"
+    lines = section[1].splitlines()
+    code = [line for line in lines if line.startswith("    ") or not line.strip()]
+    return textwrap.dedent("\n".join(code))
+
+
+def run_example(heading: str, uri: str) -> Any:
+    """What the example makes `rows`, with the version that the page's own example finds."""
+    names: dict[str, Any] = {"uri": uri}
+    exec(example("The version"), names)
+    exec(example(heading), names)
+    return names["rows"]
+
+
+def check(explanations: list[str], users: list[str]) -> None:
+    """See that these are the explanations, each once."""
+    assert sorted(explanations) == sorted(f"{user} likes {item}, é" for user, item in PAIRS)
+    assert sorted(users) == sorted(user for user, _ in PAIRS)
+
+
+@pytest.mark.parametrize("heading", ["xrec", "pyarrow"])
+def test_example_of_arrow_reads_each_explanation_once(uri: str, heading: str) -> None:
+    rows = run_example(heading, uri)
+    check(rows["explanation"].to_pylist(), rows["user_id"].to_pylist())
+
+
+def test_example_of_pandas_reads_each_explanation_once(uri: str) -> None:
+    rows = run_example("pandas", uri)
+    check(list(rows["explanation"]), list(rows["user_id"]))
+
+
+def test_example_of_polars_reads_each_explanation_once(uri: str) -> None:
+    pytest.importorskip("polars", reason="needs the package polars, of the extra test")
+    rows = run_example("Polars", uri)
+    check(rows["explanation"].to_list(), rows["user_id"].to_list())
+
+
+def test_example_of_duckdb_reads_each_explanation_once(uri: str) -> None:
+    duckdb = pytest.importorskip("duckdb", reason="needs the package duckdb, of the extra test")
+    package = pytest.importorskip(
+        "duckdb_extension_delta", reason="needs the package duckdb-extension-delta"
+    )
+    (extension,) = Path(package.__file__).parent.rglob("*.duckdb_extension")
+    duckdb.load_extension(str(extension))
+    found = run_example("DuckDB", uri).select("explanation, user_id").fetchall()
+    check([row[0] for row in found], [row[1] for row in found])
+
+
+def test_example_of_duckdb_on_arrow_reads_each_explanation_once(uri: str) -> None:
+    pytest.importorskip("duckdb", reason="needs the package duckdb, of the extra test")
+    found = run_example("DuckDB without its extension", uri)
+    check(*map(list, zip(*found.select("explanation, user_id").fetchall(), strict=True)))
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_example_of_ray_reads_each_explanation_once(uri: str) -> None:
+    rows = run_example("Ray Data", uri).take_all()
+    check([row["explanation"] for row in rows], [row["user_id"] for row in rows])
+
+
+def test_example_of_spark_reads_each_explanation_once(uri: str) -> None:
+    pyspark = pytest.importorskip("pyspark", reason="needs pyspark, Java, and Delta's jars (Maven)")
+    delta = pytest.importorskip("delta", reason="needs delta-spark, and its jars from Maven")
+    builder = pyspark.sql.SparkSession.builder.master("local[1]")
+    spark = delta.configure_spark_with_delta_pip(builder).getOrCreate()
+    names: dict[str, Any] = {"uri": uri, "spark": spark}
+    exec(example("The version"), names)
+    exec(example("Spark"), names)
+    rows = names["rows"].collect()
+    check([row["explanation"] for row in rows], [row["user_id"] for row in rows])
+
+
+def test_pattern_reads_rows_twice_and_an_export_does_not(uri: str, tmp_path: Path) -> None:
+    pattern = sorted(map(str, Path(uri).glob("*/*.parquet")))
+    read = pyarrow.dataset.dataset(pattern).to_table()
+    assert read.num_rows > len(PAIRS)
+    assert read["explanation"].null_count == NUM_BAD
+    export_run(uri, ExportConfig(uri=str(tmp_path / "files")))
+    rows = pyarrow.dataset.dataset(sorted((tmp_path / "files").glob("*.parquet"))).to_table()
+    check(rows["explanation"].to_pylist(), rows["user_id"].to_pylist())
+
+
+def test_columns_of_the_page_are_those_of_the_table_and_of_its_metadata(uri: str) -> None:
+    described = re.findall(r"^\| `(\w+)` \| (\w+) \| (\w+) \| (\w*) ?\| (.*) \|$", PAGE, re.M)
+    ok, failed = EXPLANATIONS.ok.names, [*EXPLANATIONS.failed.names, "reason", "message"]
+    schema = json.loads(deltalake.DeltaTable(uri).schema().to_json())["fields"]
+    arrow = deltalake.DeltaTable(uri).to_pyarrow_dataset().schema
+    assert [
+        (
+            column["name"],
+            str(arrow.field(column["name"]).type),
+            "ok" if column["name"] in ok else "failed" if column["name"] in failed else "all",
+            column["metadata"].get("unit", ""),
+            column["metadata"]["comment"],
+        )
+        for column in schema
+    ] == described
+
+
+def test_metadata_of_columns_is_in_files_and_exports_too(uri: str, tmp_path: Path) -> None:
+    export_run(uri, ExportConfig(uri=str(tmp_path / "a")))
+    export_run(uri, ExportConfig(uri=str(tmp_path / "b"), partition_by=["bucket"]))
+    for folder in (Path(uri), tmp_path / "a", tmp_path / "b"):
+        schema = pq.read_schema(next(folder.rglob("*.parquet")))
+        assert schema.field("num_prompt_tokens").metadata[b"unit"] == b"tokens"
+        assert b"why the user" in schema.field("explanation").metadata[b"comment"]
