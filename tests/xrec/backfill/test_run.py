@@ -107,7 +107,7 @@ def test_run_of_good_and_broken_rows_has_each_once_with_its_reason(
     }
     assert manifest.files == {}
     report = json.loads((output / "report.json").read_bytes())
-    assert report["num_ok"] == len(GOOD)
+    assert report["num_explained"] == len(GOOD)
 
 
 @pytest.mark.usefixtures("actors_here")
