@@ -337,7 +337,7 @@ def test_backfill_dry_run_canary_and_whole_run_tell_of_each_other(
     before = _state(pipeline.location("begun-small"))
     out = xrec("--dry-run")
     assert "\n# to come: about " in out
-    assert "num_generated_tokens" in out
+    assert " generated tokens" in out
     assert "they are planned, so no pairs were read" in out
     assert xrec("--limit", "9").startswith("the limit of 9 pairs is reached")
     assert _state(pipeline.location("begun-small")) == before
