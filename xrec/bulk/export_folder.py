@@ -136,8 +136,8 @@ class ExportFolder:
             "its record is gone" if there is None else f"version {there.version} as {there.format}"
         )
         raise ArtifactMismatchError(
-            f"{self.location}: another export was begun there meanwhile ({what}); this one is given "
-            "up; give each a folder of its own"
+            f"{self.location}: another export was begun there meanwhile ({what}); this one is "
+            "given up; give each a folder of its own"
         )
 
     def _check(self, files: Mapping[str, int]) -> None:
