@@ -191,7 +191,8 @@ def test_columns_of_the_page_are_those_of_the_table_and_of_its_metadata(uri: str
 def test_metadata_of_columns_is_in_files_and_exports_too(uri: str, tmp_path: Path) -> None:
     export_run(uri, ExportConfig(uri=str(tmp_path / "a")))
     export_run(uri, ExportConfig(uri=str(tmp_path / "b"), partition_by=["bucket"]))
-    for folder in (Path(uri), tmp_path / "a", tmp_path / "b"):
-        schema = pq.read_schema(next(folder.rglob("*.parquet")))
+    tables = ((Path(uri), "status=ok/"), (tmp_path / "a", ""), (tmp_path / "b", "bucket=*/"))
+    for folder, below in tables:
+        schema = pq.read_schema(next(folder.glob(f"{below}*.parquet")))
         assert schema.field("num_prompt_tokens").metadata[b"unit"] == b"tokens"
         assert b"why the user" in schema.field("explanation").metadata[b"comment"]
