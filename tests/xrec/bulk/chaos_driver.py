@@ -4,7 +4,7 @@
     python -m tests.xrec.bulk.chaos_driver FOLDER NAME RUN upkeep
 
 `drive` takes the run over whoever is at work, retries rows that failed for the reasons, and ends
-when all is done; when another driver takes the run over, it takes it back a little later. Its
+when all is done; when another driver took the run over, it waits until that one is dead. Its
 actors are those of the Ray cluster at RAY_ADDRESS, or one in the same process. `upkeep` compacts
 and vacuums the run whenever it is finished, until the file `end` is there. The place of the output
 is in the environment (tests.xrec.table.driver), and `chaos.json` in FOLDER has the sizes.
@@ -49,7 +49,6 @@ from xrec.table.log import Log
 NOT_GOOD = "stale"
 _LOST_ANSWERS = 0.05
 """The share of commits that fail, half of them after they were written."""
-_MOST_PATIENCE = 10
 
 
 @dataclass(frozen=True)
@@ -57,8 +56,6 @@ class Sizes:
     """How large the runs are. Of each user there are five pairs.
 
     killers: one of so many users has a pair that kills its process.
-    patience_seconds: a driver that lost the run takes it back after at most so long, the second
-        time after twice as long, and so on.
     old_seconds: files older than this are not added; files are young 6 seconds longer.
     retention_seconds: of versions.
     """
@@ -67,7 +64,6 @@ class Sizes:
     killers: int = 4
     rows_per_chunk: int = 5
     seconds_per_chunk: float = 0.1
-    patience_seconds: float = 3.0
     old_seconds: float = 8.0
     retention_seconds: float = 20.0
 
@@ -123,7 +119,8 @@ def planned(place: Place, folder: Path, name: str) -> Toy:
 def shorten_times(sizes: Sizes) -> None:
     """Let what takes hours and days take seconds, and commits fail now and then."""
     ledger.COMMIT_SECONDS = 0.05
-    ledger.TERM = timedelta(seconds=2)
+    ledger.TERM = timedelta(seconds=6)
+    ledger._HEARTBEAT_SECONDS = 2.0
     for module in (ledger, worker, writer):
         module._WAITS_SECONDS = (0.1, 0.3, 1.0)  # type: ignore[attr-defined]
     writer.CHECKPOINT_INTERVAL = 7
@@ -148,19 +145,20 @@ def lose_answers(draw: random.Random) -> None:
     Log.create = create_badly  # type: ignore[method-assign]
 
 
-def drive_to_the_end(
-    toy: Toy, name: str, reasons: list[str], pool: Callable[[], Pool], patience_seconds: float
-) -> None:
-    """Do what is left; begin again when the run is lost, or the store fails for longer."""
-    draw, num_losses = random.Random(name), 0
+def drive_to_the_end(toy: Toy, name: str, reasons: list[str], pool: Callable[[], Pool]) -> None:
+    """Take the run over and do what is left; begin again when the store fails for longer.
+
+    Once another driver took the run over, wait until that one is dead.
+    """
+    take_over = True
     while True:
         try:
-            drive(toy.run, pool(), holder=name, retry=reasons, take_over=True)
+            drive(toy.run, pool(), holder=name, retry=reasons, take_over=take_over)
             return
         except LostTableError:
-            num_losses = min(num_losses + 1, _MOST_PATIENCE)
-            # Each waits longer the more often it lost; else no driver gets anything done.
-            time.sleep(draw.random() * num_losses * patience_seconds)
+            take_over = False
+        except LeaseError:
+            time.sleep(0.5)
         except StorageError:
             logging.getLogger("xrec").exception("the store fails")
 
@@ -209,11 +207,11 @@ def main(folder: Path, name: str, run: str, what: str, reasons: list[str]) -> No
     seconds = sizes.seconds_per_chunk
     if "RAY_ADDRESS" not in os.environ:
         here = partial(pool_here, toy, name, seconds)
-        drive_to_the_end(toy, name, reasons, here, sizes.patience_seconds)
+        drive_to_the_end(toy, name, reasons, here)
         return
     with ensure_ray(RayConfig()):
         on_ray = partial(pool_on_ray, toy, seconds)
-        drive_to_the_end(toy, name, reasons, on_ray, sizes.patience_seconds)
+        drive_to_the_end(toy, name, reasons, on_ray)
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ def short_times() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         for module, names in (
-            (ledger, ("COMMIT_SECONDS", "TERM", "_WAITS_SECONDS")),
+            (ledger, ("COMMIT_SECONDS", "TERM", "_HEARTBEAT_SECONDS", "_WAITS_SECONDS")),
             (worker, ("_WAITS_SECONDS",)),
             (writer, ("_WAITS_SECONDS", "CHECKPOINT_INTERVAL", "timedelta")),
             (data_file, ("OLDEST_ADD",)),
@@ -75,8 +75,7 @@ def test_runs_in_chaos_on_three_nodes_have_each_row_once_at_every_version(
         num_users=num_users,
         killers=max(100, num_users // 4),
         rows_per_chunk=32 if num_users < 1000 else 64,
-        seconds_per_chunk=1.0,
-        patience_seconds=15.0,
+        seconds_per_chunk=0.5 if num_users < 1000 else 1.0,
         old_seconds=120.0,
         retention_seconds=60.0,
     )
