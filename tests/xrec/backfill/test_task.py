@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pyarrow as pa
 import pytest
@@ -13,6 +13,7 @@ from xrec.backfill.explain import explain_pairs
 from xrec.backfill.identity import identify
 from xrec.backfill.task import EXPLANATIONS, ExplainTask, explain_task
 from xrec.bulk import Identity, clean_keys, drive, open_run
+from xrec.config.backfill import FailureReason
 
 MakeConfig = Callable[..., Any]
 PAIRS_GIVEN = ("u0 i0", "u0 i1", "u1 i2", "u2 wordy", "nobody i0", "u3 nothing", "u4 i4")
@@ -57,3 +58,7 @@ def test_explain_task_gives_the_rows_of_a_backfill_and_carries_them(
     state = drive(again, PoolHere(again.worker_settings(lambda: task)), holder="test")
     assert state.costs["carried"] == len(explained)
     assert rows_in(again, "ok") == explained
+
+
+def test_reasons_of_the_config_are_those_for_which_a_row_can_fail() -> None:
+    assert get_args(FailureReason) == EXPLANATIONS.all_reasons
