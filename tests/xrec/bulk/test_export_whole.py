@@ -248,23 +248,23 @@ def age_files(folder: Path) -> None:
 
 @pytest.mark.usefixtures("small_windows", "one_at_a_time")
 def test_export_that_another_one_replaced_meanwhile_gives_up(
-    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    disk: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At each moment of one export, another one takes its place."""
-    finished(place, tmp_path, ["a", "odd-1"])
-    watch = Watch(monkeypatch, target_of(place))
+    finished(disk, tmp_path, ["a", "odd-1"])
+    watch = Watch(monkeypatch, target_of(disk))
     moment = 0
 
     def replace(number: int) -> None:
         if number == moment:
             watch.before = lambda number: None
-            export(place, format="csv", overwrite=True)
+            export(disk, format="csv", overwrite=True)
 
     def export_and_be_replaced(format: str) -> bool:
-        target_of(place).delete()
+        target_of(disk).delete()
         watch.number, watch.before = 0, replace
         try:
-            export(place, format=format)
+            export(disk, format=format)
         except ArtifactMismatchError as error:
             return re.search("another export|files were added", str(error)) is not None
         return False
@@ -273,11 +273,11 @@ def test_export_that_another_one_replaced_meanwhile_gives_up(
         moment = 0
         while export_and_be_replaced(format):
             # No file of the first one is left, and the other one is whole or says that it is not.
-            assert all(name.endswith(".csv") for name in files_of(place))
-            if (target_of(place) / SUCCESS).is_file():
-                num_files = json.loads((target_of(place) / SUCCESS).read_text())["num_files"]
-                assert num_files == len(files_of(place))
-            assert export(place, format="csv").num_files == len(files_of(place))
+            assert all(name.endswith(".csv") for name in files_of(disk))
+            if (target_of(disk) / SUCCESS).is_file():
+                num_files = json.loads((target_of(disk) / SUCCESS).read_text())["num_files"]
+                assert num_files == len(files_of(disk))
+            assert export(disk, format="csv").num_files == len(files_of(disk))
             moment += 1
         assert moment > 3
 

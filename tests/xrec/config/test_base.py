@@ -10,6 +10,7 @@ from pydantic import SecretStr, ValidationError
 from xrec.config.backfill import BackfillConfig
 from xrec.config.base import Config, parse_config, resolved_yaml
 from xrec.config.data import PrepareConfig
+from xrec.config.export import ExportConfig
 from xrec.config.graph import PretrainGraphConfig
 from xrec.config.serve import ServeConfig
 from xrec.config.shared import StorageConfig
@@ -66,6 +67,16 @@ def test_artifact_uri_is_below_the_workspace_unless_given() -> None:
 def test_llm_model_in_the_workspace_is_a_folder_of_it() -> None:
     values = {"workspace": "s3://bucket/run/", "llm": {"model": "workspace:llm"}}
     assert parse_config(ServeConfig, values).llm.model == "s3://bucket/run/llm"
+
+
+@pytest.mark.parametrize("export", ["workspace:files", {"uri": "workspace:files"}])
+def test_export_in_the_workspace_is_a_folder_of_it(export: object) -> None:
+    pairs = {"kind": "split"}
+    values = {"workspace": "s3://bucket/run/", "pairs": pairs, "llm": {"model": "workspace:llm"}}
+    config = parse_config(BackfillConfig, {**values, "export": export})
+    assert config.export == ExportConfig(uri="s3://bucket/run/files")
+    assert config.llm.model == "s3://bucket/run/llm"
+    assert parse_config(BackfillConfig, values).export is None
 
 
 STORAGE = {"access_key_id": "AKIDEXAMPLE", "secret_access_key": SECRET}
