@@ -51,7 +51,8 @@ The rules. Rule N has the tests `test_rule_N_...` in tests/xrec/bulk:
 10. An actor that dies costs only its work: the driver counts the death against the rows, and a
     restarted driver knows of it. A unit is tried twice, then its halves once, and so on; a row is
     tried twice, then it is a failed row. What died is tried on an actor that does nothing else.
-    The loss of a machine that was taken away does not count.
+    The loss of a machine that was taken away does not count. If 64 actors die one after the other
+    and nothing is done in between, the run ends, because no row can be to blame for that.
 11. An error of the task that may be a row's fault (`row_errors`) fails that row alone. One after
     which the process can use its GPU no more ends the process. Any other ends the run.
 12. A store that fails is tried again after 1, 4 and 16 seconds, by actors for each read and write,

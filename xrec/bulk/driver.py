@@ -15,11 +15,14 @@ from xrec.bulk.retry import check_reasons, failed_files, retry_units
 from xrec.bulk.run import BulkRun
 from xrec.bulk.state import RunState
 from xrec.bulk.work import Died, Done, Pool, Unit, Work
-from xrec.errors import LostTableError, StorageError, TableError
+from xrec.errors import ClusterError, LostTableError, StorageError, TableError
 
 logger = logging.getLogger("xrec")
 
 _CHANCES_OF_FILES = 2
+_MOST_DEATHS_IN_A_ROW = 64
+"""Some thirty rows of one chunk, each of which kills, are found within so many deaths. More without
+anything that was done in between are no row's fault: each actor dies."""
 
 
 def this_process() -> str:
@@ -52,8 +55,8 @@ def drive(
     Raises LeaseError if another driver is at work; LostTableError if one took over; DataError if
     more than `max_failed_share` of all rows failed, or of those that `max_rows` allows; ValueError
     for a reason that the format has not, and for `max_rows` that is less than 1 or stands beside
-    `retry`; what an actor raised; StorageError if the store fails for longer. What is committed
-    stays, and the next call goes on from there.
+    `retry`; what an actor raised; ClusterError if one actor after the other dies; StorageError if
+    the store fails for longer. What is committed stays, and the next call goes on from there.
     """
     try:
         reasons = check_reasons(run.format, retry) if retry else ()
@@ -101,6 +104,7 @@ class _Driver:
         self._open: dict[str, _OpenUnit] = {}
         self._again: deque[Work] = deque()  # works that wait besides those of new units
         self._num_refused: dict[str, int] = {}
+        self._num_deaths_in_a_row = 0  # since a work was done
         self._num_wanted = run.plan.record.num_rows  # of rows that are to be committed in the end
 
     def run(self, reasons: tuple[str, ...], max_rows: int | None) -> RunState:
@@ -205,6 +209,7 @@ class _Driver:
 
     def _take(self, done: Done) -> None:
         """Note a result; the unit is to be committed once all of its works are done."""
+        self._num_deaths_in_a_row = 0
         unit = done.work.unit
         open_unit = self._open.get(unit.name)
         if open_unit is None or done.work in (part.work for part in open_unit.parts):
@@ -224,9 +229,22 @@ class _Driver:
         if work.unit.name not in self._open:
             return  # its unit was done meanwhile
         self._ledger.count_death(work.name, died.is_innocent)
+        self._refuse_to_go_on_if_all_die(died)
         works = after_death(work, self._ledger.state.deaths)
         self._open[work.unit.name].num_open += len(works) - 1
         self._again.extend(works)
+
+    def _refuse_to_go_on_if_all_die(self, died: Died) -> None:
+        if died.is_innocent:
+            return
+        self._num_deaths_in_a_row += 1
+        if self._num_deaths_in_a_row >= _MOST_DEATHS_IN_A_ROW:
+            raise ClusterError(
+                f"{self._num_deaths_in_a_row} processes died one after the other and nothing was "
+                f"done in between, the last one with {died.work.name}: {died.cause}. So it is not "
+                "the rows. Look at the actors' logs, at memory and at the GPUs, and run again; "
+                "what is committed stays"
+            )
 
     def _commit(self, is_last: bool = False) -> None:
         for refused in self._ledger.commit(is_last=is_last):

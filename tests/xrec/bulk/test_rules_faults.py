@@ -16,7 +16,14 @@ from xrec.bulk.driver import _Driver
 from xrec.bulk.state import read_state
 from xrec.bulk.work import Died, Done, Work
 from xrec.bulk.worker import POISONED_EXIT_CODE, is_poisoned
-from xrec.errors import DataError, LostTableError, ModelError, StorageAccessError, StorageError
+from xrec.errors import (
+    ClusterError,
+    DataError,
+    LostTableError,
+    ModelError,
+    StorageAccessError,
+    StorageError,
+)
 from xrec.table import Writer
 from xrec.table.log import Log
 
@@ -177,6 +184,19 @@ def test_rule_10_row_that_kills_is_found_and_the_others_are_done(
     assert message == "2 processes died while they worked on this row alone"
     assert state.deaths == {}
     assert state.num_deaths >= 10  # twice the chunk, its halves, the row twice
+
+
+def test_rule_10_run_whose_actors_all_die_ends_and_goes_on_when_they_live(
+    disk: Place, tmp_path: Path
+) -> None:
+    toy = toy_run(disk, tmp_path, ["a", "b"], num_users=64, rows_per_chunk=64)
+    pool = toy.pool()
+    pool.settings = Killing(toy, toy.rows).settings()
+    with pytest.raises(ClusterError, match="64 processes died one after the other"):
+        toy.drive(pool)
+    state = toy.drive()
+    assert (state.num_ok, state.failed) == (len(toy.rows), {})
+    assert state.num_deaths == 64
 
 
 def test_rule_10_what_died_is_tried_alone(disk: Place, tmp_path: Path) -> None:
