@@ -59,8 +59,10 @@ if [[ -z $torch_index && $(uname -s) == Linux ]] && ! has_gpu; then
   if reachable "$cpu_torch_index/torch/"; then torch_index=$cpu_torch_index; fi
 fi
 if [[ $installer == uv ]]; then
-  # Like pip, compare the versions of all indexes, and use the indexes that pip is told to use.
-  install=(uv pip install --quiet --python .venv/bin/python --index-strategy unsafe-best-match)
+  # Like pip, compile all modules, compare the versions of all indexes, and use the indexes that pip
+  # is told to use.
+  install=(uv pip install --quiet --compile-bytecode --python .venv/bin/python
+    --index-strategy unsafe-best-match)
   export UV_DEFAULT_INDEX=${UV_DEFAULT_INDEX:-${PIP_INDEX_URL:-https://pypi.org/simple}}
   export UV_FIND_LINKS=${UV_FIND_LINKS:-${PIP_FIND_LINKS:-}}
 else

@@ -10,7 +10,6 @@ from typing import Any
 import deltalake
 import pyarrow as pa
 import pyarrow.dataset
-import pyarrow.parquet as pq
 import pytest
 
 from tests.xrec.bulk.toy_run import PoolHere
@@ -186,13 +185,3 @@ def test_columns_of_the_page_are_those_of_the_table_and_of_its_metadata(uri: str
         )
         for column in schema
     ] == described
-
-
-def test_metadata_of_columns_is_in_files_and_exports_too(uri: str, tmp_path: Path) -> None:
-    export_run(uri, ExportConfig(uri=str(tmp_path / "a")))
-    export_run(uri, ExportConfig(uri=str(tmp_path / "b"), partition_by=["bucket"]))
-    tables = ((Path(uri), "status=ok/"), (tmp_path / "a", ""), (tmp_path / "b", "bucket=*/"))
-    for folder, below in tables:
-        schema = pq.read_schema(next(folder.glob(f"{below}*.parquet")))
-        assert schema.field("num_prompt_tokens").metadata[b"unit"] == b"tokens"
-        assert b"why the user" in schema.field("explanation").metadata[b"comment"]

@@ -47,10 +47,18 @@ class TableFormat:
 
     @property
     def file_schema(self) -> pa.Schema:
-        """The columns of a file: all but the partition's."""
+        """The columns of a file: all but the partition's.
+
+        Without their metadata, which stands in the log once: in each footer it would take as much
+        memory of those who keep footers as all else together.
+        """
         return pa.schema(
-            [field for field in self.schema if field.name not in self.partition_by]
-        ).remove_metadata()
+            [
+                field.remove_metadata()
+                for field in self.schema
+                if field.name not in self.partition_by
+            ]
+        )
 
     def check_partition(self, partition: Mapping[str, object]) -> None:
         """Raise ValueError unless `partition` has one good value for each partition column."""

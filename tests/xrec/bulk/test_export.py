@@ -92,9 +92,7 @@ def test_export_as_text_holds_the_same_rows(place: Place, tmp_path: Path, format
     assert [tuple(row[name] for name in columns) for row in rows] == table_rows(toy, columns)
 
 
-def test_export_of_some_columns_as_parquet_keeps_types_and_comments(
-    disk: Place, tmp_path: Path
-) -> None:
+def test_export_of_some_columns_as_parquet_keeps_their_types(disk: Place, tmp_path: Path) -> None:
     toy = finished(disk, tmp_path)
     export(disk, columns=["text", "user", "item", "bucket"])
     (data,) = files_of(disk).values()
@@ -102,7 +100,6 @@ def test_export_of_some_columns_as_parquet_keeps_types_and_comments(
     there = toy.run.format.table.file_schema
     assert schema.names == ["text", "user", "item", "bucket"]
     assert all(schema.field(name).equals(there.field(name), True) for name in schema.names)
-    assert b"hash of user" in schema.field("bucket").metadata[b"comment"]
     columns = ["user", "item", "text"]
     assert parquet_rows({"": data}, columns) == table_rows(toy, columns)
 

@@ -23,6 +23,7 @@ def test_write_file_has_a_row_group_for_each_run_of_a_value(place: Place) -> Non
         [2, 2, 2],
     ]
     assert there.read().equals(rows.cast(FORMAT.file_schema))
+    assert all(field.metadata is None for field in there.schema_arrow)  # they stand in the log
 
 
 def test_write_file_twice_by_one_name_is_two_files(disk: Place) -> None:
