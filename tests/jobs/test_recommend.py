@@ -42,6 +42,7 @@ def _config(pipeline: Any, **values: Any) -> RecommendConfig:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("actors_here")
 def test_recommend_then_backfill_plans_exactly_those_pairs(
     pipeline: Any, monkeypatch: pytest.MonkeyPatch

@@ -260,6 +260,7 @@ def explained_by(
     return {(row["user_id"], row["item_id"]) for row in rows}
 
 
+@pytest.mark.slow
 def test_new_backfill_and_new_adapter_swapped_under_load_give_no_5xx(
     served: Served, town: Path, tmp_path: Path
 ) -> None:

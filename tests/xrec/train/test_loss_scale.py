@@ -93,6 +93,7 @@ def scales_by_stage(config: dict[str, Any]) -> None:
     report({"found": found}, {"empty": b""})
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
 def test_loss_scale_is_the_same_at_all_stages_and_a_skipped_step_leaves_no_trace(
     tmp_path: Path,

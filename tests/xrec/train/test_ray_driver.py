@@ -102,6 +102,7 @@ def test_fit_xrec_error_in_worker_is_raised_as_it_is_without_a_retry(
     assert (tmp_path / "log").read_text() == "started\n"
 
 
+@pytest.mark.slow
 def test_fit_worker_lost_is_replaced_and_other_error_is_a_training_error(
     storage: Location, tmp_path: Path
 ) -> None:
