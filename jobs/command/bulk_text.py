@@ -4,6 +4,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from xrec.progress import duration
+
 if TYPE_CHECKING:
     from xrec.bulk import Preview, RunState, Status
 
@@ -89,15 +91,6 @@ def preview_lines(
     if preview.num_left:
         lines += _costs_left(preview, rows, num_actors, price_per_actor_hour)
     return lines
-
-
-def duration(seconds: float) -> str:
-    """A duration for a reader."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 90 * 60:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h" if seconds < 48 * 3600 else f"{seconds / 86400:.1f} days"
 
 
 def costs_text(costs: Mapping[str, float]) -> str:

@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Self
 
 from xrec.bulk import RunState
+from xrec.progress import duration
 
 logger = logging.getLogger("xrec")
 
@@ -51,17 +52,15 @@ class ProgressLine:
     def line(self, state: RunState) -> str:
         """The state as one line; the rate is this driver's since its first actor was ready."""
         num_left = self._num_pairs - state.num_rows
-        now = self._clock()
-        seconds = max((now - (state.working_since or now)).total_seconds(), 1e-6)
-        rate = (state.num_rows - state.num_rows_before) / seconds
-        left = _duration(num_left / rate) if rate > 0 else "?"
+        rate = state.rows_per_second(self._clock()) or 0.0
+        left = duration(num_left / rate) if rate else "?"
         return (
             f"{state.num_ok:,} explained, {state.num_failed:,} failed, {num_left:,} left; "
             f"{rate:,.1f} pairs/s, {left} to go"
         )
 
     def _log(self, state: RunState, line: str) -> None:
-        is_last = state.num_rows == self._num_pairs and state.num_rows > state.num_rows_before
+        is_last = state.num_rows == self._num_pairs and state.num_rows_of_driver > 0
         seconds = (self._clock() - self._shown_at).total_seconds()
         if is_last or seconds > _SECONDS_BETWEEN_LINES:
             self._shown_at = self._clock()
@@ -92,9 +91,3 @@ class _Bar:
 
     def show(self, state: RunState, line: str) -> None:
         self._bar.update(self._task, completed=state.num_rows, description=line)
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -12,7 +12,6 @@ from xrec.bulk import (
     RunState,
     drive,
     nothing_left,
-    read_state,
     this_process,
 )
 from xrec.bulk.ray_actors import gpus_each
@@ -76,7 +75,7 @@ def run_backfill(
                 on_commit=on_commit,
             )
     except KeyboardInterrupt:
-        _, state = read_state(run.table, run.table.newest_version())
+        state = run.state()
         logger.warning(
             "stopped: %d of %d pairs are committed; run the same command again to go on with the "
             "others",

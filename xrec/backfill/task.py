@@ -13,9 +13,8 @@ from xrec.backfill.explain import content_keys, explain_pairs, failed_rows, name
 from xrec.backfill.identity import sources_of
 from xrec.bulk import Identity, Outcome, RowFormat
 from xrec.config.backfill import BackfillConfig
-from xrec.config.llm import DecodingConfig, EngineConfig
+from xrec.config.llm import DecodingConfig, EngineConfig, PromptFailure, TextFailure
 from xrec.config.shared import Device
-from xrec.generate.engine import PromptFailure, TextFailure
 from xrec.generate.engine_report import EngineReport
 from xrec.generate.explainer import Explainer, Sources, load_explainer
 from xrec.schemas import FAILED, GENERATED, PAIRS

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 
 from xrec.bulk.run import BulkRun
-from xrec.bulk.state import RunState, read_state
+from xrec.bulk.state import RunState
 from xrec.errors import DataError
 
 
@@ -29,7 +29,7 @@ def nothing_left(run: BulkRun, max_rows: int | None, max_failed_share: float) ->
     Raises DataError if it has reached its limit, and more than `max_failed_share` of its rows
     failed.
     """
-    _, state = read_state(run.table, run.table.newest_version())
+    state = run.state()
     if state is None or state.state == "finished":
         return state
     if max_rows is None or not max_rows <= state.num_rows < run.plan.record.num_rows:

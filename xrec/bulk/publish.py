@@ -65,9 +65,10 @@ def finished_version(run: BulkRun) -> tuple[int, RunState] | None:
     _, state = read_state(run.table, version)
     if state is None or state.state != "finished":
         return None
-    while run.table.commit(version).kind in ("take-over", "vacuum"):
+    commit = run.table.commit(version)
+    while commit.kind in ("take-over", "vacuum"):
         try:
-            run.table.commit(version - 1)
+            commit = run.table.commit(version - 1)
         except StorageNotFoundError:  # a vacuum shortened the log
             break
         version -= 1

@@ -1,5 +1,6 @@
 """A run: its plan, the format of its rows, and the table that it writes."""
 
+import functools
 import re
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -13,6 +14,7 @@ import pyarrow as pa
 from xrec.bulk.carry import CarryFrom, pin_earlier
 from xrec.bulk.plan import Identity, Plan, find_plan, make_plan, read_plan
 from xrec.bulk.row_format import RowFormat
+from xrec.bulk.state import RunState, read_state
 from xrec.bulk.task import ChunkTask
 from xrec.bulk.work import Unit
 from xrec.bulk.worker import WorkerSettings
@@ -55,6 +57,10 @@ class BulkRun:
         This holds only before any retry or compaction.
         """
         return self.plan.left(committed_chunks(snapshot))
+
+    def state(self) -> RunState | None:
+        """The newest state; None if no driver has committed yet."""
+        return read_state(self.table, self.table.newest_version())[1]
 
     def units_left(self, snapshot: Snapshot) -> Iterator[Unit]:
         """The units of all chunks that have no row in the table."""
@@ -104,6 +110,7 @@ def open_run(
     output = open_location(uri, storage)
     identity = with_carry(identity, carry_from, storage)
 
+    @functools.cache  # once it has succeeded, the table is this run's
     def create_table() -> Table:
         return Table.create(uri, format.table, run=identity.run, storage=storage)
 

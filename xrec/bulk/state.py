@@ -62,6 +62,23 @@ class RunState(BaseModel):
         """How many rows the table has."""
         return self.num_ok_rows + self.num_failed
 
+    @property
+    def num_rows_of_driver(self) -> int:
+        """How many rows this driver has committed."""
+        return self.num_rows - self.num_rows_before
+
+    def rows_per_second(self, at: datetime) -> float | None:
+        """The rate of this driver at a time, from when its first actor was ready.
+
+        None if it has committed no rows. What earlier drivers did does not count, nor how long the
+        actors took to start.
+        """
+        if self.working_since is None:
+            return None
+        seconds = (at - self.working_since).total_seconds()
+        done = self.num_rows_of_driver
+        return done / seconds if done > 0 and seconds > 0 else None
+
     def metadata(self) -> dict[str, object]:
         """The metadata of a commit."""
         return {_KEY: self.model_dump(mode="json")}

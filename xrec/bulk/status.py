@@ -64,16 +64,8 @@ class Status:
 
     @property
     def rows_per_second(self) -> float | None:
-        """The rate of the last driver, from when its first actor was ready until its last commit.
-
-        None if it has committed no rows. What earlier drivers did does not count, nor how long the
-        actors took to start.
-        """
-        if self.state is None or self.state.working_since is None:
-            return None
-        num_done = self.state.num_rows - self.state.num_rows_before
-        seconds = (self.committed_at - self.state.working_since).total_seconds()
-        return num_done / seconds if num_done > 0 and seconds > 0 else None
+        """The rate of the last driver until its last commit; see `RunState.rows_per_second`."""
+        return self.state.rows_per_second(self.committed_at) if self.state else None
 
     @property
     def is_rate_rough(self) -> bool:
@@ -84,7 +76,7 @@ class Status:
         """
         if self.state is None:
             return True
-        num_done = self.state.num_rows - self.state.num_rows_before
+        num_done = self.state.num_rows_of_driver
         return num_done * self.plan.num_chunks < _FEW_CHUNKS * self.plan.num_rows
 
     @property

@@ -6,7 +6,13 @@ from pydantic import Field, field_validator, model_validator
 
 from xrec.config.base import Config
 from xrec.config.export import ExportConfig
-from xrec.config.llm import DecodingConfig, EngineConfig, LLMConfig
+from xrec.config.llm import (
+    DecodingConfig,
+    EngineConfig,
+    LLMConfig,
+    PromptFailure,
+    TextFailure,
+)
 from xrec.config.shared import (
     ColdStartConfig,
     Device,
@@ -85,16 +91,8 @@ class ActorsConfig(Config):
 FailureReason = Literal[
     "unknown_user",
     "unknown_item",
-    "empty_prompt",
-    "token_out_of_range",
-    "prompt_too_long",
-    "over_memory_budget",
-    "empty_text",
-    "repetitive_text",
-    "prompt_echo",
-    "no_full_sentence",
-    "names_another_item",
-    "broken_placeholder",
+    PromptFailure,
+    TextFailure,
     "engine_error",
 ]
 """Why a pair has no explanation."""

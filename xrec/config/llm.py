@@ -10,6 +10,19 @@ from xrec.config.base import Config
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Quantization = Literal["int8"]
 Attention = Literal["auto", "sdpa", "eager", "flash_attention_2", "grouped"]
+PromptFailure = Literal[
+    "empty_prompt", "token_out_of_range", "prompt_too_long", "over_memory_budget"
+]
+"""Why a prompt cannot be completed."""
+TextFailure = Literal[
+    "empty_text",
+    "repetitive_text",
+    "prompt_echo",
+    "no_full_sentence",
+    "names_another_item",
+    "broken_placeholder",
+]
+"""Why a text cannot be used."""
 
 _TITLE_PLACEHOLDER = re.compile(r"[^\w\s.!?\u2026]\w{2,}[^\w\s.!?\u2026]")
 

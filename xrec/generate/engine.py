@@ -4,20 +4,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from xrec.config.llm import DecodingConfig
+from xrec.config.llm import DecodingConfig, PromptFailure, TextFailure
 
 FinishReason = Literal["stop", "length", "failed"]
-PromptFailure = Literal[
-    "empty_prompt", "token_out_of_range", "prompt_too_long", "over_memory_budget"
-]
-TextFailure = Literal[
-    "empty_text",
-    "repetitive_text",
-    "prompt_echo",
-    "no_full_sentence",
-    "names_another_item",
-    "broken_placeholder",
-]
 
 
 @dataclass(frozen=True)

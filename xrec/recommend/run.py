@@ -16,7 +16,6 @@ from xrec.bulk import (
     drive,
     open_run,
     publish,
-    read_state,
     this_process,
 )
 from xrec.bulk.row_format import OK
@@ -83,7 +82,7 @@ def run_recommend(config: RecommendConfig, run: BulkRun, tables: RankingTables) 
                 on_commit=lambda state: show(state.num_rows),
             )
     except KeyboardInterrupt:
-        committed = _state_of(run)
+        committed = run.state()
         logger.warning(
             "stopped: %d of %d users are ranked; run the same command again to go on with the "
             "others",
@@ -127,9 +126,5 @@ def _describe(
 
 def _num_lost(run: BulkRun) -> int:
     """How many users could not be ranked; a later driver tries them again."""
-    state = _state_of(run)
+    state = run.state()
     return state.failed.get(_LOST, 0) if state else 0
-
-
-def _state_of(run: BulkRun) -> RunState | None:
-    return read_state(run.table, run.table.newest_version())[1]

@@ -8,7 +8,6 @@ import pytest
 
 from jobs.command.bulk_text import (
     costs_text,
-    duration,
     preview_lines,
     status_lines,
     status_values,
@@ -16,6 +15,7 @@ from jobs.command.bulk_text import (
 from tests.xrec.bulk.test_status import NOON, status_of
 from xrec.bulk import Preview, measured_rate
 from xrec.bulk.plan import RowCounts
+from xrec.progress import duration
 
 RUNNING = {
     "num_ok": 1_850,

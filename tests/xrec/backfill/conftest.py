@@ -169,3 +169,10 @@ def pairs() -> Callable[..., pa.Table]:
         )
 
     return table
+
+
+@pytest.fixture
+def muted(tmp_path: Path) -> Path:
+    """A file; while it is there, a toy engine has no text for some pairs."""
+    (tmp_path / "muted").touch()
+    return tmp_path / "muted"

@@ -35,15 +35,19 @@ class Died(BaseException):
 
 
 @pytest.fixture
-def muted(tmp_path: Path) -> Path:
-    """A file; while it is there, a toy engine has no text for some pairs."""
-    (tmp_path / "muted").touch()
-    return tmp_path / "muted"
-
-
-@pytest.fixture
 def toy(muted: Path) -> Toy:
     return Toy(mute=MUTE, muted=str(muted))
+
+
+def replaced(meanwhile: Callable[[], object]) -> Toy:
+    """A toy whose driver sleeps while `meanwhile` is done; a zombie then writes its texts."""
+
+    class Sleeping(Toy):
+        def __call__(self, made: MakeExplainTask) -> Explainer:
+            meanwhile()
+            return super().__call__(made)
+
+    return Sleeping(says="by the zombie")
 
 
 def is_whole(config: Any, num_failed: int = 0) -> bool:
@@ -60,13 +64,8 @@ def test_fault_1_driver_that_wakes_after_another_took_over_ends_and_changes_noth
     config, given = make_config(), pairs(*ALL)
     other = make_config(take_over=True)
 
-    class Sleeping(Toy):
-        def __call__(self, made: MakeExplainTask) -> Explainer:
-            run(other, given, load=toy)
-            return super().__call__(made)
-
     with pytest.raises(LostTableError, match="no longer holds the table"):
-        run(config, given, load=Sleeping(says="by the zombie"))
+        run(config, given, load=replaced(lambda: run(other, given, load=toy)))
     assert is_whole(config, num_failed=len(MUTE))
     assert not any("zombie" in row["explanation"] for row in published_rows(output_of(config)))
     made = plan(config, given)
@@ -106,13 +105,12 @@ def test_fault_3_driver_of_a_retry_that_wakes_after_a_compaction_commits_nothing
     muted.unlink()
     other = make_config(retry_failed="all", take_over=True, upkeep=UPKEEP)
 
-    class Sleeping(Toy):
-        def __call__(self, made: MakeExplainTask) -> Explainer:
-            run(other, given, load=toy)
-            return super().__call__(made)
-
     with pytest.raises(LostTableError):
-        run(make_config(retry_failed="all"), given, load=Sleeping(says="by the zombie"))
+        run(
+            make_config(retry_failed="all"),
+            given,
+            load=replaced(lambda: run(other, given, load=toy)),
+        )
     assert is_whole(config)
     assert not any("zombie" in row["explanation"] for row in published_rows(output_of(config)))
 

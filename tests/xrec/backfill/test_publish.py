@@ -24,13 +24,6 @@ PAIRS_OF_USERS = tuple(f"u{user} i{item}" for user in range(12) for item in rang
 
 
 @pytest.fixture
-def muted(tmp_path: Path) -> Path:
-    """A file; while it is there, a toy engine has no text for some pairs."""
-    (tmp_path / "muted").touch()
-    return tmp_path / "muted"
-
-
-@pytest.fixture
 def toy(muted: Path) -> Toy:
     return Toy(mute=PAIRS_OF_USERS[:5], muted=str(muted))
 

@@ -68,13 +68,6 @@ def called(tmp_path: Path) -> Path:
     return tmp_path / "calls"
 
 
-@pytest.fixture
-def muted(tmp_path: Path) -> Path:
-    """A file; while it is there, a toy engine has no text for some pairs."""
-    (tmp_path / "muted").touch()
-    return tmp_path / "muted"
-
-
 def _never(made: MakeExplainTask) -> Explainer:
     raise AssertionError(f"an actor was started for {made.sources.dataset}")
 
