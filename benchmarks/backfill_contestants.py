@@ -83,8 +83,8 @@ def forget_ours(config: BackfillConfig, share: float) -> int:
     files = writer.snapshot().files().sort_by("path")
     forgotten = files.slice(files.num_rows - max(1, round(files.num_rows * share)))
     num_rows = sum(forgotten["num_rows"].to_pylist())
-    changes = {"state": "running", "num_ok": state.num_ok - num_rows}
-    metadata = state.model_copy(update=changes).metadata()
+    left = {"num_ok": state.num_ok - num_rows, "num_ok_rows": state.num_ok_rows - num_rows}
+    metadata = state.model_copy(update={"state": "running", **left}).metadata()
     writer.commit([], forgotten["path"].to_pylist(), metadata)
     (run.plan.output / MANIFEST).delete()
     return int(files.num_rows - forgotten.num_rows)
