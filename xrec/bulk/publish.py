@@ -24,8 +24,9 @@ Describe = Callable[[int, RunState], tuple[Mapping[str, int], Mapping[str, Any]]
 def publish(run: BulkRun, kind: Kind, describe: Describe) -> Manifest | None:
     """Let the manifest name the newest finished version, and return it.
 
-    Nothing is written if it does so already. While a retry is under way the manifest stays as it
-    is. Returns None if the run was never finished.
+    Nothing is written if it does so already. While a retry is under way that is the version before
+    it. Returns None if the run was never finished. A compaction changes the version and no row, so
+    the fingerprint stays: it is that of the run and of the number of its retries.
     """
     while (finished := finished_version(run)) is not None:
         version, state = finished
@@ -41,6 +42,7 @@ def publish(run: BulkRun, kind: Kind, describe: Describe) -> Manifest | None:
             config=identity.config,
             inputs=identity.inputs,
             version=version,
+            content={"retries": state.retry},
             row_counts=row_counts,
             metrics=metrics,
         )
@@ -56,13 +58,17 @@ def published(run: BulkRun, kind: Kind) -> Manifest | None:
 
 
 def finished_version(run: BulkRun) -> tuple[int, RunState] | None:
-    """The newest version with rows of its own, and the state there; None if the run is unfinished.
+    """The newest finished version, and the state there; None if the run was never finished.
 
     That is the commit with which a run or a retry ended, or a compaction of it. Take-overs and
     vacuums that came later have the same files.
     """
     version = run.table.newest_version()
+    num_rows = run.plan.record.num_rows
     _, state = read_state(run.table, version)
+    while state is not None and state.state != "finished" and state.num_rows == num_rows:
+        version -= 1  # a retry is under way, or about to begin
+        _, state = read_state(run.table, version)
     if state is None or state.state != "finished":
         return None
     commit = run.table.commit(version)

@@ -153,6 +153,7 @@ def write_manifest(
     inputs: Mapping[str, str],
     files: Mapping[str, str] | None = None,
     version: int | None = None,
+    content: Any = None,
     row_counts: Mapping[str, int] | None = None,
     metrics: Mapping[str, Any] | None = None,
 ) -> Manifest:
@@ -160,11 +161,14 @@ def write_manifest(
 
     files: the content hash of each file, by its path below `location`.
     version: of the table instead, if the artifact is one.
+    content: what tells this content from others of the same run, as a JSON value; `files` or
+        `version` if it is None.
     config: plain JSON values, and only settings that the content depends on.
     inputs: the fingerprints of what the artifact was made from.
     """
     run = run_fingerprint(kind, config, inputs)
-    content = dict(files or {}) if version is None else version
+    if content is None:
+        content = dict(files or {}) if version is None else version
     manifest = Manifest(
         kind=kind,
         schema_version=SCHEMA_VERSION,

@@ -111,7 +111,9 @@ def test_publish_leaves_the_manifest_while_a_retry_is_under_way(
     with pytest.raises(Stop):
         run(make_config(retry_failed="all"), pairs(*PAIRS_OF_USERS), load=Stopping())
     made = plan(config, pairs(*PAIRS_OF_USERS))
-    assert finished_version(made) is None
+    finished = finished_version(made)
+    assert finished is not None
+    assert finished[0] == first.version
     assert publish_explanations(made) == first
     assert published_rows(output_of(config)) == before
 
@@ -129,6 +131,7 @@ def test_compaction_is_published_and_a_reader_of_the_version_before_goes_on(
     assert second.version is not None
     assert first.version is not None
     assert second.version > first.version
+    assert second.fingerprint == first.fingerprint
     assert second.row_counts == first.row_counts
     assert published_rows(output) == before
     assert published_rows(output, failed=True) == failed

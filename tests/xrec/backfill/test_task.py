@@ -1,13 +1,16 @@
 """Explaining pairs as a task of xrec.bulk."""
 
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tests.xrec.backfill.runs import pairs_of
+from tests.xrec.backfill.toy_engines import Toy
 from tests.xrec.bulk.toy_run import PoolHere
 from xrec.backfill.explain import explain_pairs
 from xrec.backfill.identity import identify
@@ -58,6 +61,23 @@ def test_explain_task_gives_the_rows_of_a_backfill_and_carries_them(
     state = drive(again, PoolHere(again.worker_settings(lambda: task)), holder="test")
     assert state.costs["carried"] == len(explained)
     assert rows_in(again, "ok") == explained
+
+
+def test_explain_task_in_an_actor_explains_newcomers_by_the_items_they_came_with(
+    make_config: MakeConfig, pairs: Callable[..., pa.Table], tmp_path: Path
+) -> None:
+    pq.write_table(pairs("newcomer i0", "newcomer i1"), tmp_path / "new.parquet")
+    config = make_config(cold_start={"interactions": str(tmp_path / "new.parquet")})
+    sent = pickle.dumps(explain_task(config, identify(config), Toy()))
+    actor = pickle.loads(sent)()
+    outcome = actor.do(pairs("newcomer i2", "u0 i2"))
+    assert pairs_of(outcome.ok.to_pylist()) == ["newcomer i2", "u0 i2"]
+    assert outcome.failed.num_rows == 0
+    vector = actor.explainer.graph.users[actor.explainer.dataset.user_index("newcomer")]
+    assert vector.norm() > 0
+    without = explain_task(make_config(), identify(make_config()), Toy())()
+    (failed,) = without.do(pairs("newcomer i2")).failed.to_pylist()
+    assert failed["reason"] == "unknown_user"
 
 
 def test_reasons_of_the_config_are_those_for_which_a_row_can_fail() -> None:

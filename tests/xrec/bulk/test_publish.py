@@ -11,6 +11,7 @@ from tests.xrec.table.conftest import Place
 from tests.xrec.table.small_table import make_older
 from xrec.bulk import RunState, compact, publish
 from xrec.bulk.publish import finished_version
+from xrec.bulk.work import Work
 from xrec.storage import MANIFEST, Manifest, read_manifest
 
 
@@ -55,7 +56,8 @@ def test_publish_again_after_a_retry_or_a_compaction_names_the_newer_version(
     third = publish_toy(toy)
     versions = [manifest.version or 0 for manifest in (first, second, third)]
     assert versions == sorted(set(versions))
-    assert len({manifest.fingerprint for manifest in (first, second, third)}) == 3
+    assert first.fingerprint != second.fingerprint
+    assert third.fingerprint == second.fingerprint  # a compaction changes no row
     assert rows_of(toy.snapshot(third.version), "ok") == toy.rows
 
 
@@ -71,8 +73,25 @@ def test_publish_while_a_retry_is_under_way_leaves_the_manifest(
 
     with pytest.raises(KeyboardInterrupt):
         toy.drive(toy.pool(before=interrupt), retry=["odd"])
-    assert finished_version(toy.run) is None
+    version, state = finished_version(toy.run) or (None, None)
+    assert (version, state and state.state) == (manifest.version, "finished")
     assert publish_toy(toy) == manifest
+    (toy.run.plan.output / MANIFEST).delete()  # its writer died before it was written
+    assert publish_toy(toy).version == manifest.version
+
+
+def test_publish_of_a_run_whose_first_retry_began_before_it_was_finished_waits(
+    disk: Place, tmp_path: Path
+) -> None:
+    toy = toy_run(disk, tmp_path, ["a", "odd-1"])
+
+    def interrupt(work: Work) -> None:
+        if work.unit.is_retry:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        toy.drive(toy.pool(before=interrupt), retry=["odd"])
+    assert finished_version(toy.run) is None
 
 
 def test_published_version_outlives_a_vacuum(disk: Place, tmp_path: Path) -> None:
