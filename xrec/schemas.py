@@ -17,6 +17,46 @@ EXPLANATIONS = _schema(
     user_index=pa.int32(), item_index=pa.int32(), explanation=pa.string(), split=pa.string()
 )
 
+# What `xrec annotate` keeps of the reviews. `rating` is in the source's own scale, `helpful` the
+# number of votes.
+REVIEWS = pa.schema(
+    [
+        *_schema(
+            user_id=pa.string(),
+            item_id=pa.string(),
+            review=pa.string(),
+            summary=pa.string(),
+            split=pa.string(),
+        ),
+        pa.field("rating", pa.float64()),
+        pa.field("time", pa.float64()),
+        pa.field("helpful", pa.float64()),
+    ]
+)
+
+# What a source's table of items knows; empty where it knows nothing.
+ITEM_DETAILS = _schema(item_id=pa.string(), title=pa.string(), details=pa.string())
+
+# What reviews praise, as a vocabulary of the catalogue. The counts are of training reviews.
+_ASPECT_COUNTS = {
+    "num_reviews": pa.int32(),
+    "num_positive": pa.int32(),
+    "num_negative": pa.int32(),
+}
+ASPECTS = _schema(aspect_index=pa.int32(), aspect=pa.string(), **_ASPECT_COUNTS)
+ITEM_ASPECTS = _schema(item_index=pa.int32(), aspect_index=pa.int32(), **_ASPECT_COUNTS)
+USER_ASPECTS = _schema(user_index=pa.int32(), aspect_index=pa.int32(), **_ASPECT_COUNTS)
+# The aspects that the review of an explained pair speaks of, in its order. Those of held-out pairs
+# are references, and train nothing. `sentiment` is positive, neutral or negative.
+EXPLANATION_ASPECTS = _schema(
+    user_index=pa.int32(),
+    item_index=pa.int32(),
+    aspect_index=pa.int32(),
+    opinion=pa.string(),
+    sentiment=pa.string(),
+    split=pa.string(),
+)
+
 # One row for each input row that was left out. `line` counts from 1; 0 stands for the whole file.
 # `text` is the beginning of the row.
 REJECTED = _schema(file=pa.string(), line=pa.int64(), reason=pa.string(), text=pa.string())

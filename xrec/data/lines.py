@@ -13,12 +13,15 @@ import json
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import IO, Any, TypeVar, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from xrec.errors import DataError
+
+T = TypeVar("T")
+_BATCH_ROWS = 8192  # of Parquet, which are Python objects at the same time
 
 
 @dataclass(frozen=True)
@@ -49,37 +52,56 @@ def read_lines(file: str, data: bytes, delimiter: str = ",") -> Lines:
 
     Raises DataError if the file as a whole cannot be read.
     """
+    columns, lines = stream_lines(file, io.BytesIO(data), delimiter)
+    rows = list(lines)
+    if columns is None:
+        objects = [row.values for row in rows if row.values is not None]
+        columns = list(dict.fromkeys(key for values in objects for key in values)) or None
+    return Lines(columns, rows)
+
+
+def stream_lines(
+    file: str, source: IO[bytes], delimiter: str = ","
+) -> tuple[list[str] | None, Iterator[Line]]:
+    """The columns of `file`, null for JSON Lines, and its rows, which are read one by one.
+
+    source: the file's content, which stays open until the last row. Raises DataError, now or with
+    a later row, if the file as a whole cannot be read.
+    """
     name = file.lower()
     if name.endswith(".gz"):
-        name, data = name.removesuffix(".gz"), _decompressed(file, data)
+        name = name.removesuffix(".gz")
+        source = cast(IO[bytes], gzip.GzipFile(fileobj=source))
     if name.endswith(".parquet"):
-        return _parquet(file, data)
+        return _parquet(file, source)
     # Bytes that are not UTF-8 survive as lone surrogates, which the columns' parsers then refuse
     # row by row.
-    text = data.decode("utf-8-sig", errors="surrogateescape")
-    if name.endswith(".tsv"):
-        return _csv(text, "\t")
-    return _csv(text, delimiter) if name.endswith(".csv") else _json_lines(text)
+    is_csv = name.endswith((".csv", ".tsv"))
+    newline = "" if is_csv else "\n"  # a JSON line may hold other line ends
+    text = io.TextIOWrapper(source, "utf-8-sig", errors="surrogateescape", newline=newline)
+    if not is_csv:
+        return None, _readable(file, _json_lines(text))
+    delimiter = "\t" if name.endswith(".tsv") else delimiter
+    return _csv(file, _csv_records(csv.reader(text, delimiter=delimiter)), delimiter)
 
 
-def _decompressed(file: str, data: bytes) -> bytes:
+def _readable(file: str, lines: Iterator[T]) -> Iterator[T]:
     try:
-        return gzip.decompress(data)
+        yield from lines
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{file}: not a readable gzip file ({error}); is it complete?") from error
 
 
-def _csv(text: str, delimiter: str) -> Lines:
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
-    _, header = next(_csv_records(reader), (1, []))
+def _csv(
+    file: str, records: Iterator[tuple[int, list[str] | str]], delimiter: str
+) -> tuple[list[str], Iterator[Line]]:
+    records = _readable(file, records)
+    _, header = next(records, (1, []))
     if isinstance(header, str):
-        return Lines([], [])
-    rows = [
-        _csv_line(header, number, cells, delimiter)
-        for number, cells in _csv_records(reader)
-        if cells
-    ]
-    return Lines(header, rows)
+        return [], iter(())
+    return header, (
+        _csv_line(header, number, cells, delimiter) for number, cells in records if cells
+    )
 
 
 def _csv_records(reader: Any) -> Iterator[tuple[int, list[str] | str]]:
@@ -105,12 +127,10 @@ def _csv_line(header: list[str], number: int, cells: list[str] | str, delimiter:
     return Line(number, text, dict(zip(header, cells, strict=True)))
 
 
-def _json_lines(text: str) -> Lines:
-    numbered = enumerate(text.split("\n"), start=1)
-    rows = [_json_line(number, line.strip()) for number, line in numbered if line.strip()]
-    objects = [row.values for row in rows if row.values is not None]
-    columns = list(dict.fromkeys(key for values in objects for key in values))
-    return Lines(columns if objects else None, rows)
+def _json_lines(text: IO[str]) -> Iterator[Line]:
+    for number, line in enumerate(text, start=1):
+        if stripped := line.strip():
+            yield _json_line(number, stripped)
 
 
 def _json_line(number: int, text: str) -> Line:
@@ -123,13 +143,18 @@ def _json_line(number: int, text: str) -> Line:
     return Line(number, text, values)
 
 
-def _parquet(file: str, data: bytes) -> Lines:
+def _parquet(file: str, source: IO[bytes]) -> tuple[list[str], Iterator[Line]]:
     try:
-        table = pq.read_table(pa.BufferReader(data))
+        opened = pq.ParquetFile(source)
+    except (pa.ArrowInvalid, OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{file}: not a readable Parquet file ({error})") from error
+    return opened.schema_arrow.names, _parquet_lines(file, opened)
+
+
+def _parquet_lines(file: str, opened: pq.ParquetFile) -> Iterator[Line]:
+    try:
+        rows = (row for batch in opened.iter_batches(_BATCH_ROWS) for row in batch.to_pylist())
+        for number, row in enumerate(rows, start=1):
+            yield Line(number, str(list(row.values())), row)
     except (pa.ArrowInvalid, OSError) as error:
         raise DataError(f"{file}: not a readable Parquet file ({error})") from error
-    rows = [
-        Line(number, str(list(row.values())), row)
-        for number, row in enumerate(table.to_pylist(), start=1)
-    ]
-    return Lines(table.column_names, rows)

@@ -1,15 +1,16 @@
 """The well-formed rows of one input file, under our column names; broken rows become findings."""
 
+import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import IO, Any
 
 import pyarrow as pa
 
 from xrec.data.columns import Parser
 from xrec.data.findings import Finding
-from xrec.data.lines import Line, read_lines
+from xrec.data.lines import Line, read_lines, stream_lines
 from xrec.errors import DataError
 
 
@@ -63,15 +64,58 @@ def read_rows(
     A row that cannot be read, lacks a value's key or fails a column's parser is a finding. Raises
     DataError for a missing column, with the columns seen, those expected, and `advice`.
     """
-    names = names or {}
-    wanted = [
-        _Column(name, parse, names.get(name, (name,)), name in columns or name in names)
-        for name, parse in {**columns, **(optional or {})}.items()
-    ]
+    wanted = _wanted(columns, optional or {}, names or {})
     lines = read_lines(file, data, delimiter)
     if lines.columns is not None:
         _check_columns(file, lines.columns, wanted, advice)
     return _parse(file, lines.rows, wanted)
+
+
+def stream_rows(
+    file: str,
+    source: IO[bytes],
+    columns: Mapping[str, Parser],
+    optional: Mapping[str, Parser] | None = None,
+    *,
+    names: Mapping[str, tuple[str, ...]] | None = None,
+    delimiter: str = ",",
+    advice: str = "rename or add them",
+    may_be_missing: Collection[str] = (),
+    rows_at_once: int = 20_000,
+) -> Iterator[FileRows]:
+    """As `read_rows`, many rows at a time, so that the file need not fit in memory.
+
+    Of JSON Lines the first rows say which columns the file has. `may_be_missing` are columns of
+    ours that a row may lack, although `names` names what they are made from.
+    """
+    wanted = [
+        replace(column, is_required=column.is_required and column.name not in may_be_missing)
+        for column in _wanted(columns, optional or {}, names or {})
+    ]
+    seen, lines = stream_lines(file, source, delimiter)
+    is_first = True
+    while rows := list(itertools.islice(lines, rows_at_once)):
+        if is_first:
+            objects = [row.values for row in rows if row.values is not None]
+            if seen is None and objects:
+                seen = list(dict.fromkeys(key for values in objects for key in values))
+            if seen is not None:
+                _check_columns(file, seen, wanted, advice)
+        is_first = False
+        yield _parse(file, rows, wanted)
+    if is_first and seen is not None:
+        _check_columns(file, seen, wanted, advice)
+
+
+def _wanted(
+    columns: Mapping[str, Parser],
+    optional: Mapping[str, Parser],
+    names: Mapping[str, tuple[str, ...]],
+) -> list[_Column]:
+    return [
+        _Column(name, parse, names.get(name, (name,)), name in columns or name in names)
+        for name, parse in {**columns, **optional}.items()
+    ]
 
 
 def _parse(file: str, rows: Sequence[Line], wanted: Sequence[_Column]) -> FileRows:

@@ -1,0 +1,43 @@
+"""Personal data in texts: what is removed, and what only looks like it."""
+
+import pytest
+
+from xrec.annotate.personal import remove_personal
+
+
+@pytest.mark.parametrize(
+    ("text", "cleaned", "kinds"),
+    [
+        ("Mail bob.smith+x@mail.co.uk, he answers.", "Mail, he answers.", {"email": 1}),
+        ("Write to bob (at) mail.org today", "Write to today", {"email": 1}),
+        ("See https://foo.bar/baz?x=1 now", "See now", {"link": 1}),
+        ("It is at www.foo-bar.museum now", "It is at now", {"link": 1}),
+        ("My shop is strings4you.com, ask there", "My shop is, ask there", {"link": 1}),
+        ("Call (555) 123-4567 or 555-123-4567.", "Call or.", {"phone": 2}),
+        ("Reach me at +49 170 1234567!", "Reach me at!", {"phone": 1}),
+        ("I follow @bob_99 there", "I follow there", {"account": 1}),
+        ("My instagram is cool_guy.7", "My", {"account": 1}),
+        ("u/guitar_dude said so", "said so", {"account": 1}),
+        ("Mail a@b.de or call 555-123-4567", "Mail or call", {"email": 1, "phone": 1}),
+    ],
+)
+def test_remove_personal_of_each_kind_is_removed_and_counted(
+    text: str, cleaned: str, kinds: dict[str, int]
+) -> None:
+    assert remove_personal(text) == (cleaned, kinds)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "It costs $1,200.00 and weighs 10.5 lbs.",
+        "A set of 10-46 strings, 010-046, for a 25.5 inch scale.",
+        "In 2010-2011 it had 100 watts; SKU 1234567890.",
+        "Planet Waves.It is great.Buy it",
+        "An 1/4 inch plug, a 3.5mm jack, 9v @ 100 mA",
+        "Facebook friends told me. I watched it on YouTube.",
+        "The model is SM57-123 4567.",
+    ],
+)
+def test_remove_personal_of_numbers_and_names_that_are_none_leaves_the_text(text: str) -> None:
+    assert remove_personal(text) == (text, {})

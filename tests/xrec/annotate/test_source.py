@@ -1,0 +1,166 @@
+"""The files of a source: formats, columns of other names, and rows that cannot be used."""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from tests.xrec.annotate.review_files import annotate_config, review, write_json_lines
+from xrec.annotate.source import RawReviews, file_hashes, find_review_files, read_reviews
+from xrec.errors import DataError, StorageError
+
+
+def _read(tmp_path: Path, uri: Path | str, **values: Any) -> RawReviews:
+    config = annotate_config(tmp_path / "workspace", uri, **values)
+    return read_reviews(config, find_review_files(config))
+
+
+def _problems(raw: RawReviews) -> list[tuple[int, str]]:
+    return [(finding.line, finding.reason) for finding in raw.findings]
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "jsonl.gz", "json", "csv", "csv.gz", "tsv", "parquet"])
+def test_read_reviews_of_each_format_gives_the_same_rows(tmp_path: Path, ending: str) -> None:
+    rows = [
+        review("u1", "7", 'Warm,\tand "loud".', summary="Good", time=100.0),
+        review("u2", "8", "Zwölf Töne", summary="", rating=3.5, time=200.0),
+    ]
+    path = tmp_path / "raw" / f"reviews.{ending}"
+    if "json" in ending:
+        write_json_lines(path, rows)
+    else:
+        path.parent.mkdir()
+        frame = pd.DataFrame(rows)
+        if ending == "parquet":
+            frame.to_parquet(path)
+        else:
+            frame.to_csv(path, index=False, sep="\t" if ending == "tsv" else ",")
+    raw = _read(tmp_path, path.parent)
+    assert raw.reviews.drop_columns(["helpful", "line"]).to_pylist() == [
+        {**rows[0], "review": 'Warm, and "loud".'},
+        rows[1],
+    ]
+    assert raw.findings == ()
+
+
+def test_read_reviews_of_a_file_alone_and_columns_of_other_names(tmp_path: Path) -> None:
+    path = write_json_lines(
+        tmp_path / "export.jsonl.gz",
+        [
+            {
+                "reviewerID": "A1",
+                "asin": "B1",
+                "overall": 4,
+                "text": "It&#39;s<br />warm",
+                "date": "2026-11-26 14:43",
+                "votes": [3, 5],
+            }
+        ],
+    )
+    columns = {
+        "user_id": "reviewerID",
+        "item_id": "asin",
+        "review": "text",
+        "rating": "overall",
+        "time": "date",
+        "helpful": "votes",
+    }
+    (row,) = _read(tmp_path, path, source={"columns": columns}).reviews.to_pylist()
+    assert (row["user_id"], row["item_id"], row["review"]) == ("A1", "B1", "It's warm")
+    assert (row["rating"], row["time"], row["helpful"]) == (4.0, 1795704180.0, 3.0)
+
+
+def test_read_reviews_items_have_title_and_all_other_columns_as_details(tmp_path: Path) -> None:
+    write_json_lines(tmp_path / "raw" / "reviews.jsonl", [review("u", "7")])
+    write_json_lines(
+        tmp_path / "raw" / "items.jsonl",
+        [
+            {"item_id": 7, "title": "Drum", "brand": "Ax", "colours": ["red", "blue"], "price": 9},
+            {"item_id": 8, "title": "Flute", "brand": None, "note": "mail a@b.de"},
+            {"item_id": 7, "title": "Again"},
+        ],
+    )
+    raw = _read(tmp_path, tmp_path / "raw")
+    assert raw.items.to_pylist() == [
+        {
+            "item_id": "7",
+            "title": "Drum",
+            "details": "brand: Ax; colours: ['red', 'blue']; price: 9",
+        },
+        {"item_id": "8", "title": "Flute", "details": "note: mail"},
+    ]
+    assert _problems(raw) == [(3, "duplicate of an earlier item_id")]
+    assert raw.num_personal == {"email": 1}
+
+
+def test_read_reviews_bad_rows_become_findings(tmp_path: Path) -> None:
+    path = write_json_lines(
+        tmp_path / "reviews.jsonl",
+        [
+            review("u", "1"),
+            review("", "2"),
+            review("u", "3", rating=11),
+            review("u", "4", rating="good"),
+            review("u", "5", time="yesterday"),
+            {"user_id": "u", "item_id": "6"},
+            review("u", "7", "", rating=None),
+        ],
+    )
+    raw = _read(tmp_path, path)
+    assert _problems(raw) == [
+        (2, "user_id must not be empty"),
+        (3, "rating must be from 1 to 5"),
+        (4, "rating must be a number"),
+        (5, "time must be a number or a date such as 2026-11-26 14:43"),
+        (6, "no value for review"),
+    ]
+    assert raw.reviews["item_id"].to_pylist() == ["1", "7"]  # an empty review is kept
+    assert raw.num_rows == {"reviews.jsonl": 7}
+
+
+def test_read_reviews_personal_data_is_removed_and_counted(tmp_path: Path) -> None:
+    path = write_json_lines(
+        tmp_path / "reviews.jsonl",
+        [review("u", "1", "Warm. Mail me@x.org", summary="see www.x.org")],
+    )
+    raw = _read(tmp_path, path)
+    assert raw.reviews["review"].to_pylist() == ["Warm. Mail"]
+    assert raw.reviews["summary"].to_pylist() == ["see"]
+    assert raw.num_personal == {"email": 1, "link": 1}
+
+
+def test_read_reviews_without_the_column_of_reviews_names_those_seen(tmp_path: Path) -> None:
+    path = write_json_lines(tmp_path / "reviews.jsonl", [{"user_id": "u", "item_id": "i", "x": 1}])
+    with pytest.raises(
+        DataError, match=r"missing column\(s\) review; .*saw 'user_id', .*'x'; name"
+    ):
+        _read(tmp_path, path)
+
+
+def test_find_review_files_that_are_missing_says_what_is_there(tmp_path: Path) -> None:
+    write_json_lines(tmp_path / "raw" / "export.jsonl", [])
+    with pytest.raises(DataError, match=r"reviews are missing: .*saw export.jsonl; name the file"):
+        find_review_files(annotate_config(tmp_path, tmp_path / "raw"))
+    with pytest.raises((DataError, StorageError), match="nowhere"):
+        find_review_files(annotate_config(tmp_path, tmp_path / "nowhere"))
+    named = annotate_config(tmp_path, tmp_path / "raw", source={"files": {"reviews": "x.csv"}})
+    with pytest.raises(DataError, match=r"x.csv is missing \(source.files.reviews\)"):
+        find_review_files(named)
+
+
+def test_file_hashes_change_with_the_content(tmp_path: Path) -> None:
+    path = write_json_lines(tmp_path / "reviews.jsonl", [review("u", "1")])
+    files = find_review_files(annotate_config(tmp_path, path))
+    before = file_hashes(files)
+    write_json_lines(path, [review("u", "2")])
+    assert before.keys() == {"reviews"}
+    assert file_hashes(files) != before
+
+
+def test_read_reviews_of_a_cut_gzip_file_is_refused(tmp_path: Path) -> None:
+    rows = [review(f"u{number}", "1", f"A tone of {number}.") for number in range(2000)]
+    path = write_json_lines(tmp_path / "reviews.jsonl.gz", rows)
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(DataError, match="not a readable gzip file"):
+        _read(tmp_path, path)

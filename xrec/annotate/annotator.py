@@ -1,0 +1,75 @@
+"""Who writes the texts: the protocol of an annotator, and what a run must know to make one."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import pyarrow as pa
+
+from xrec.annotate.rows import (
+    ItemInput,
+    ItemText,
+    PairInput,
+    PairText,
+    UserInput,
+    UserText,
+    Written,
+)
+from xrec.storage import Location
+
+
+class Annotator(Protocol):
+    """Writes texts; each actor makes one and keeps it, with its models in memory.
+
+    Each method gets the rows of a chunk, and returns as many results in their order. It is called
+    from `AnnotatorSpec.chunks_at_once` threads at the same time. A method need not remove personal
+    data: it is out of the rows already, and is looked for in the texts afterwards.
+    """
+
+    def items(self, rows: Sequence[ItemInput]) -> Written[ItemText]:
+        """The items' titles and profiles."""
+        ...
+
+    def users(self, rows: Sequence[UserInput]) -> Written[UserText]:
+        """The users' profiles."""
+        ...
+
+    def pairs(self, rows: Sequence[PairInput]) -> Written[PairText]:
+        """The pairs' explanations and aspects."""
+        ...
+
+
+def _nothing_to_learn(reviews: pa.Table, output: Location) -> None:
+    return None
+
+
+def _no_budget(costs: Mapping[str, float]) -> None:
+    return None
+
+
+@dataclass(frozen=True)
+class AnnotatorSpec:
+    """What the driver knows of an annotator, before any is made.
+
+    settings: what the texts depend on, as plain JSON: settings, hashes of prompts. inputs: the
+        fingerprints of models. Together they decide whether an output is of the same run.
+    reasons: the reasons of `Failure` that it may give.
+    make: makes one, in an actor; `output` is where `learn` wrote. It must be picklable.
+    row_errors: errors of its methods for which some row may be to blame (`ChunkTask.row_errors`).
+    learn: called in the driver, before the first stage, with training reviews (a sample of at most
+        `num_learned`, schema REVIEWS); writes what actors are to read below `output`. It must
+        write the same if it is called twice.
+    check_costs: called after each commit with the costs of all stages so far; raises an XRecError
+        to end the run, which a later call goes on with.
+    """
+
+    settings: Mapping[str, Any]
+    inputs: Mapping[str, str]
+    reasons: tuple[str, ...]
+    make: Callable[[Location], Annotator]
+    row_errors: tuple[type[Exception], ...] = ()
+    learn: Callable[[pa.Table, Location], None] = _nothing_to_learn
+    num_learned: int = 0
+    check_costs: Callable[[Mapping[str, float]], None] = _no_budget
+    chunks_at_once: int = 1
+    gpus_per_actor: float = 0

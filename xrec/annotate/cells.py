@@ -1,0 +1,84 @@
+"""What a cell of a table of reviews must be; see xrec.data.columns."""
+
+import html
+import math
+import re
+from datetime import UTC, datetime
+
+from xrec.data.columns import Parser, parse_text
+
+_TAG = re.compile(r"<(?:br|/?p|/?div|/?b|/?i|/?em|/?strong|/?a|/?span|/?li|/?ul)\b[^>]*>", re.I)
+_BLANKS = re.compile(r"\s+")
+
+
+def parse_review(value: object) -> str:
+    """A text in one line, without entities and tags of HTML."""
+    text = parse_text(value)
+    if "&" in text:
+        text = html.unescape(text)
+    if "<" in text:
+        text = _TAG.sub(" ", text)
+    return _BLANKS.sub(" ", text).strip()
+
+
+def parse_details(value: object) -> str:
+    """As `parse_review`; numbers and lists are written out."""
+    if isinstance(value, list | tuple):
+        return "; ".join(text for part in value if (text := parse_details(part)))
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return f"{value:g}"
+    return parse_review(value)
+
+
+def rating_parser(least: float, greatest: float) -> Parser:
+    """A parser of ratings from `least` to `greatest`; a missing one is None."""
+
+    def parse_rating(value: object) -> str | None:
+        number = _number(value)
+        if number is not None and not least <= number <= greatest:
+            raise ValueError(f"must be from {least:g} to {greatest:g}")
+        return None if number is None else repr(number)
+
+    return parse_rating
+
+
+def parse_votes(value: object) -> str | None:
+    """A number of votes; a missing one is None. Of [3, 5], 3 of 5, it is the first."""
+    first = value[0] if isinstance(value, list | tuple) and value else value
+    number = _number(first)
+    return None if number is None else repr(number)
+
+
+def parse_time(value: object) -> str | None:
+    """Seconds since 1970: of a number, which may have any unit, or of an ISO date.
+
+    A missing one is None.
+    """
+    if isinstance(value, datetime):
+        moment = value
+    elif isinstance(value, str) and not _is_number(value) and value.strip():
+        try:
+            moment = datetime.fromisoformat(value.strip())
+        except ValueError:
+            raise ValueError("must be a number or a date such as 2026-11-26 14:43") from None
+    else:
+        number = _number(value)
+        return None if number is None else repr(number)
+    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return repr(moment.timestamp())
+
+
+def _number(value: object) -> float | None:
+    if value is None or value == "":
+        return None
+    if isinstance(value, bool) or not isinstance(value, str | int | float) or not _is_number(value):
+        raise ValueError("must be a number")
+    number = float(value)
+    return None if math.isnan(number) else number
+
+
+def _is_number(value: object) -> bool:
+    try:
+        return not math.isinf(float(value))  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
+        return False

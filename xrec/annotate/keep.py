@@ -1,0 +1,126 @@
+"""Which of the reviews are kept, and which of these are held out; nothing is written from them yet.
+
+The order matters: low ratings go first, then repeated pairs, then users and items with few reviews,
+and what is left is split.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from xrec.config.annotate import AnnotateConfig, CoreConfig, ReviewSplit
+from xrec.config.data import SplitShares
+from xrec.data.splits import split_pairs
+from xrec.errors import DataError
+from xrec.schemas import REVIEWS
+
+_TRAIN, _VALIDATION, _TEST = "train", "validation", "test"
+
+
+@dataclass(frozen=True)
+class KeptReviews:
+    """The reviews (schema REVIEWS), each pair once, and how many were dropped, by reason."""
+
+    reviews: pa.Table
+    dropped: Mapping[str, int]
+
+
+def keep_reviews(rows: pa.Table, config: AnnotateConfig) -> KeptReviews:
+    """Drop and split.
+
+    rows: as `RawReviews.reviews`. Raises DataError if nothing is left to train on, or if the split
+    is by time and a review has none.
+    """
+    dropped: dict[str, int] = {}
+    if config.min_rating is not None and rows["rating"].null_count < rows.num_rows:
+        rows = _drop(rows, pc.is_valid(rows["rating"]), "no rating", dropped)
+        is_liked = pc.greater_equal(rows["rating"], config.min_rating)
+        rows = _drop(rows, is_liked, f"rating below {config.min_rating:g}", dropped)
+    rows = _drop(rows, _is_newest_of_pair(rows), "another review of the same pair", dropped)
+    rows = _drop(rows, _is_in_core(rows, config.core), "too few reviews (core)", dropped)
+    if not rows.num_rows:
+        raise DataError(
+            f"no review is left ({_listed(dropped)}); lower min_rating = {config.min_rating} or "
+            "core.min_reviews_per_user and core.min_reviews_per_item"
+        )
+    splits = _by_time(rows, config.split) if config.split.by == "time" else _by_hash(rows, config)
+    kept = rows.append_column("split", pa.array(splits, pa.string()))
+    if not pc.any(pc.equal(kept["split"], _TRAIN)).as_py():
+        raise DataError(f"no review is left for training: all {kept.num_rows} are held out")
+    return KeptReviews(kept.select(REVIEWS.names).cast(REVIEWS), dropped)
+
+
+def _drop(rows: pa.Table, is_kept: Any, reason: str, dropped: dict[str, int]) -> pa.Table:
+    kept = rows.filter(is_kept)
+    if kept.num_rows < rows.num_rows:
+        dropped[reason] = rows.num_rows - kept.num_rows
+    return kept
+
+
+def _codes(column: pa.ChunkedArray) -> npt.NDArray[np.int64]:
+    """A number for each of N ids, (N,)."""
+    encoded = column.combine_chunks().dictionary_encode()
+    codes: npt.NDArray[np.int64] = encoded.indices.to_numpy().astype(np.int64)
+    return codes
+
+
+def _times(rows: pa.Table) -> npt.NDArray[np.float64]:
+    times: npt.NDArray[np.float64] = pc.fill_null(rows["time"], -np.inf).to_numpy()
+    return times
+
+
+def _is_newest_of_pair(rows: pa.Table) -> pa.Array:
+    """Of rows with the same user and item, True for the newest; of equal times the last."""
+    users, items = _codes(rows["user_id"]), _codes(rows["item_id"])
+    order = np.lexsort((np.arange(rows.num_rows), _times(rows), items, users))
+    is_last = np.ones(rows.num_rows, dtype=bool)
+    same = (np.diff(users[order]) == 0) & (np.diff(items[order]) == 0)
+    is_last[order[:-1][same]] = False
+    return pa.array(is_last)
+
+
+def _is_in_core(rows: pa.Table, core: CoreConfig) -> pa.Array:
+    users, items = _codes(rows["user_id"]), _codes(rows["item_id"])
+    is_in = np.ones(rows.num_rows, dtype=bool)
+    if rows.num_rows == 0:
+        return pa.array(is_in)
+    while True:
+        of_user = np.bincount(users[is_in], minlength=users.max() + 1)[users]
+        of_item = np.bincount(items[is_in], minlength=items.max() + 1)[items]
+        enough = (of_user >= core.min_reviews_per_user) & (of_item >= core.min_reviews_per_item)
+        if not (is_in & ~enough).any():
+            return pa.array(is_in)
+        is_in &= enough
+
+
+def _by_time(rows: pa.Table, split: ReviewSplit) -> npt.NDArray[np.object_]:
+    """Each user's last review is for the test, and the one before for validation."""
+    if num_missing := rows["time"].null_count:
+        raise DataError(
+            f"split.by = time, but {num_missing} of {rows.num_rows} reviews have no time; name its "
+            "column in source.columns ({time: <column>}), or set split.by to hash"
+        )
+    users = _codes(rows["user_id"])
+    order = np.lexsort((np.arange(rows.num_rows), _times(rows), users))
+    counts = np.bincount(users)
+    ends = np.cumsum(counts)[counts >= split.min_reviews]
+    splits = np.full(rows.num_rows, _TRAIN, dtype=object)
+    splits[order[ends - 1]] = _TEST
+    splits[order[ends - 2]] = _VALIDATION
+    return splits
+
+
+def _by_hash(rows: pa.Table, config: AnnotateConfig) -> list[str]:
+    split = config.split
+    shares = SplitShares(validation=split.validation, test=split.test, seed=split.seed)
+    users, items = rows["user_id"].to_pylist(), rows["item_id"].to_pylist()
+    return list(split_pairs(users, items, shares))
+
+
+def _listed(dropped: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} x {reason}" for reason, count in dropped.items()) or "no rows"

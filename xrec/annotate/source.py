@@ -1,0 +1,261 @@
+"""The reviews and items of a source, as far as their rows can be read.
+
+A file is read many rows at a time. Personal data is removed here, so nothing that is written later
+can hold it.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from xrec.annotate.cells import (
+    parse_details,
+    parse_review,
+    parse_time,
+    parse_votes,
+    rating_parser,
+)
+from xrec.annotate.personal import remove_personal
+from xrec.config.annotate import AnnotateConfig, ReviewsSource, ReviewTable
+from xrec.config.data import TABLE_ENDINGS
+from xrec.data.columns import Parser, parse_id, parse_text
+from xrec.data.findings import Finding
+from xrec.data.lines import stream_lines
+from xrec.data.rows import FileRows, reject_duplicates, stream_rows
+from xrec.errors import DataError
+from xrec.storage import Location, check_access, open_location, storage_errors
+
+_ADVICE = "name the file's own columns in source.columns ({review: <column>}), or rename them"
+_READ_BYTES = 2**20
+_SHOWN = 10
+
+
+@dataclass(frozen=True)
+class RawReviews:
+    """What could be read.
+
+    reviews: user_id, item_id, review, summary (strings), rating, time, helpful (float64, null where
+        they are missing), line. items: item_id, title, details (strings); ids are unique.
+    findings: rows that cannot be used; num_rows: of each file, those included.
+    num_personal: places with personal data, which were removed, by kind.
+    """
+
+    reviews: pa.Table
+    items: pa.Table
+    findings: tuple[Finding, ...]
+    num_rows: Mapping[str, int]
+    num_personal: Mapping[str, int]
+
+
+def find_review_files(config: AnnotateConfig) -> dict[ReviewTable, Location]:
+    """The files of the source, by table.
+
+    Raises StorageError if the source cannot be used, DataError if there is no file of reviews.
+    """
+    source = config.source
+    place = open_location(source.uri, config.storage)
+    check_access(place, config.storage)
+    if place.is_file():
+        if source.files:
+            raise DataError(
+                f"{place} is a file, and source.files names {', '.join(source.files.values())}; "
+                "let source.uri be their folder, or leave files out"
+            )
+        _check_ending(place)
+        return {"reviews": place}
+    found: dict[ReviewTable, Location] = {}
+    for table in ("reviews", "items"):
+        if (location := _find(place, table, source)) is not None:
+            found[table] = location
+    if "reviews" not in found:
+        names = place.files()
+        if not names and not place.exists():
+            raise DataError(f"{place}: there is nothing; check source.uri")
+        raise DataError(
+            f"{place}: the reviews are missing: expected a file reviews with one of the endings "
+            f"{', '.join(TABLE_ENDINGS)}, saw {', '.join(names[:_SHOWN]) or 'no files'}; name the "
+            "file in source.files ({reviews: <file>}), or in source.uri"
+        )
+    return found
+
+
+def file_hashes(files: Mapping[ReviewTable, Location]) -> dict[str, str]:
+    """16 hex digits of a hash of each file's content, by table; the files are read for it."""
+    return {table: _hash(location) for table, location in files.items()}
+
+
+def read_reviews(config: AnnotateConfig, files: Mapping[ReviewTable, Location]) -> RawReviews:
+    """Read the files.
+
+    Raises DataError for a missing column, or a file that as a whole cannot be read; StorageError.
+    """
+    num_personal: Counter[str] = Counter()
+    blocks: list[pa.Table] = []
+    findings: list[Finding] = []
+    num_rows: Counter[str] = Counter()
+    for part in _stream_reviews(config, files["reviews"]):
+        blocks.append(_typed(part.table, num_personal))
+        findings += part.findings
+        num_rows[part.file] += part.num_rows
+    items = _no_items()
+    if "items" in files:
+        read = _read_items(config, files["items"])
+        items = _without_personal(read.table.select(_ITEMS.names), ("details",), num_personal)
+        findings += read.findings
+        num_rows[read.file] += read.num_rows
+    reviews = pa.concat_tables([_RAW.empty_table(), *blocks])
+    return RawReviews(reviews, items.cast(_ITEMS), tuple(findings), num_rows, num_personal)
+
+
+_RAW = pa.schema(
+    [
+        *((name, pa.string()) for name in ("user_id", "item_id", "review", "summary")),
+        *((name, pa.float64()) for name in ("rating", "time", "helpful")),
+        ("line", pa.int64()),
+    ]
+)
+_ITEMS = pa.schema([(name, pa.string()) for name in ("item_id", "title", "details")])
+
+
+def _stream_reviews(config: AnnotateConfig, location: Location) -> Iterator[FileRows]:
+    columns: dict[str, Parser] = {
+        "user_id": parse_id,
+        "item_id": parse_id,
+        "review": parse_review,
+    }
+    optional: dict[str, Parser] = {
+        "summary": parse_review,
+        "rating": rating_parser(*config.rating_range),
+        "time": parse_time,
+        "helpful": parse_votes,
+    }
+    names = config.source.names_in("reviews")
+    with storage_errors(location.uri), location.fs.open(location.path, "rb") as opened:
+        yield from stream_rows(
+            location.name,
+            opened,
+            columns,
+            optional,
+            names=names,
+            delimiter=config.source.delimiter,
+            advice=_ADVICE,
+        )
+
+
+def _read_items(config: AnnotateConfig, location: Location) -> FileRows:
+    names = dict(config.source.names_in("items"))
+    delimiter = config.source.delimiter
+    is_named = "details" in names
+    if not is_named:
+        names["details"] = _other_columns(location, names, delimiter)
+    columns: dict[str, Parser] = {"item_id": parse_id}
+    optional: dict[str, Parser] = {"title": parse_text, "details": parse_details}
+    with storage_errors(location.uri), location.fs.open(location.path, "rb") as opened:
+        parts = list(
+            stream_rows(
+                location.name,
+                opened,
+                columns,
+                optional,
+                names=names,
+                delimiter=delimiter,
+                advice=_ADVICE,
+                may_be_missing=() if is_named else ("details",),
+            )
+        )
+    whole = FileRows(
+        location.name,
+        pa.concat_tables([part.table for part in parts]) if parts else _no_items_with_lines(),
+        tuple(finding for part in parts for finding in part.findings),
+        sum(part.num_rows for part in parts),
+    )
+    unique = reject_duplicates(whole, ["item_id"])
+    filled = {name: pc.fill_null(unique.table[name], "") for name in ("title", "details")}
+    table = unique.table
+    for name, column in filled.items():
+        table = table.set_column(table.schema.get_field_index(name), name, column)
+    return FileRows(unique.file, table, unique.findings, unique.num_rows)
+
+
+def _other_columns(
+    location: Location, names: Mapping[str, tuple[str, ...]], delimiter: str
+) -> tuple[str, ...]:
+    """All columns of the items but id and title."""
+    taken = {*names.get("item_id", ("item_id",)), *names.get("title", ("title",))}
+    with storage_errors(location.uri), location.fs.open(location.path, "rb") as opened:
+        columns, lines = stream_lines(location.name, opened, delimiter)
+        if columns is None:
+            first = [line.values for line, _ in zip(lines, range(1000), strict=False)]
+            columns = list(dict.fromkeys(name for values in first if values for name in values))
+    return tuple(name for name in columns if name not in taken)
+
+
+def _typed(rows: pa.Table, num_personal: Counter[str]) -> pa.Table:
+    rows = rows.set_column(
+        rows.schema.get_field_index("summary"), "summary", pc.fill_null(rows["summary"], "")
+    )
+    rows = _without_personal(rows, ("review", "summary"), num_personal)
+    return rows.select(_RAW.names).cast(_RAW)
+
+
+def _without_personal(
+    rows: pa.Table, columns: tuple[str, ...], num_personal: Counter[str]
+) -> pa.Table:
+    for name in columns:
+        texts = []
+        for text in rows[name].to_pylist():
+            cleaned, found = remove_personal(text)
+            texts.append(cleaned)
+            num_personal.update(found)
+        rows = rows.set_column(
+            rows.schema.get_field_index(name), name, pa.array(texts, pa.string())
+        )
+    return rows
+
+
+def _no_items() -> pa.Table:
+    return _ITEMS.empty_table()
+
+
+def _no_items_with_lines() -> pa.Table:
+    return pa.schema([*_ITEMS, ("file", pa.string()), ("line", pa.int64())]).empty_table()
+
+
+def _find(folder: Location, table: ReviewTable, source: ReviewsSource) -> Location | None:
+    """The file of a table: that of the config, else one with the table's name, else None."""
+    if table in source.files:
+        named = folder / source.files[table]
+        if not named.is_file():
+            raise DataError(
+                f"{folder}: {source.files[table]} is missing (source.files.{table}); saw "
+                f"{', '.join(folder.files()[:_SHOWN]) or 'no files'}"
+            )
+        return named
+    names = [f"{table}{ending}" for ending in TABLE_ENDINGS]
+    there = [name for name in names if (folder / name).is_file()]
+    if len(there) > 1:
+        raise DataError(
+            f"{folder}: expected one file of {table}, saw {' and '.join(there)}; remove all but "
+            f"one, or name it in source.files ({{{table}: <file>}})"
+        )
+    return folder / there[0] if there else None
+
+
+def _check_ending(location: Location) -> None:
+    if not location.name.lower().endswith(TABLE_ENDINGS):
+        raise DataError(
+            f"{location}: expected a file that ends in one of {', '.join(TABLE_ENDINGS)}"
+        )
+
+
+def _hash(location: Location) -> str:
+    digest: Any = hashlib.sha256()
+    with storage_errors(location.uri), location.fs.open(location.path, "rb") as opened:
+        while data := opened.read(_READ_BYTES):
+            digest.update(data)
+    return str(digest.hexdigest()[:16])

@@ -1,0 +1,180 @@
+"""The kept reviews on disk or S3, so that an actor finds those of its rows.
+
+    reviews/training_by_item/    training reviews, by the hash of the item
+    reviews/training_by_user/    training reviews, by the hash of the user
+    reviews/all_by_user/         all of them, by the hash of the user; for pairs alone
+    reviews/reviews.json         how many files each folder has, and counts; written last
+
+Profiles are written from the first two folders, which hold no review that is held out.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import BaseModel, ConfigDict
+
+from xrec.bulk.keys import key_hashes
+from xrec.errors import StorageNotFoundError
+from xrec.schemas import ITEM_DETAILS, REVIEWS
+from xrec.storage import Location, read_table, write_table
+
+Folder = Literal["training_by_item", "training_by_user", "all_by_user"]
+_ID: Mapping[Folder, str] = {
+    "training_by_item": "item_id",
+    "training_by_user": "user_id",
+    "all_by_user": "user_id",
+}
+_REVIEWS_PER_FILE = 8192
+_MOST_FILES = 4096
+_KEPT_FILES = 4  # in the memory of an actor
+
+
+class StoreRecord(BaseModel):
+    """What `reviews.json` holds.
+
+    num_files: of each folder. dropped: reviews that were dropped, by reason; rejected: rows that
+    could not be used, by file and reason. personal: places with personal data that were removed.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    num_files: int
+    num_reviews: dict[str, int]
+    num_users: int
+    num_items: int
+    dropped: dict[str, int]
+    rejected: dict[str, int]
+    personal: dict[str, int]
+
+
+def write_store(
+    output: Location,
+    reviews: pa.Table,
+    items: pa.Table,
+    *,
+    dropped: Mapping[str, int],
+    rejected: Mapping[str, int],
+    personal: Mapping[str, int],
+) -> StoreRecord:
+    """Write the reviews (schema REVIEWS) and the items (schema ITEM_DETAILS) below `output`.
+
+    Calling it again with the same reviews writes the same.
+    """
+    training = reviews.filter(pc.equal(reviews["split"], "train"))
+    num_files = 1
+    while num_files < min(_MOST_FILES, reviews.num_rows / _REVIEWS_PER_FILE):
+        num_files *= 2
+    folders: dict[Folder, pa.Table] = {
+        "training_by_item": training,
+        "training_by_user": training,
+        "all_by_user": reviews,
+    }
+    for folder, rows in folders.items():
+        _write_folder(output, folder, rows, num_files)
+    write_table(output / "reviews" / "items.parquet", items, ITEM_DETAILS)
+    record = StoreRecord(
+        num_files=num_files,
+        num_reviews=_num_by_split(reviews),
+        num_users=pc.count_distinct(reviews["user_id"]).as_py(),
+        num_items=pc.count_distinct(reviews["item_id"]).as_py(),
+        dropped=dict(dropped),
+        rejected=dict(rejected),
+        personal=dict(personal),
+    )
+    (output / "reviews" / "reviews.json").write_bytes(record.model_dump_json(indent=2).encode())
+    return record
+
+
+def read_record(output: Location) -> StoreRecord | None:
+    """The record, or None if the reviews were not written, or not all of them."""
+    try:
+        data = (output / "reviews" / "reviews.json").read_bytes()
+    except StorageNotFoundError:
+        return None
+    return StoreRecord.model_validate_json(data)
+
+
+class ReviewStore:
+    """Reads the reviews of some users or items; the last few files are kept."""
+
+    def __init__(self, output: Location, num_files: int):
+        self._output = output
+        self._num_files = num_files
+        self._kept: OrderedDict[tuple[Folder, int], pa.Table] = OrderedDict()
+
+    def of(self, folder: Folder, ids: Iterable[str]) -> pa.Table:
+        """The reviews in `folder` of the users or items `ids`, by id and rank (schema REVIEWS).
+
+        The rank puts the most helpful first, then the newest.
+        """
+        wanted = pa.array(list(ids), pa.string())
+        files = np.unique(key_hashes(pa.chunked_array([wanted])) % np.uint64(self._num_files))
+        key = _ID[folder]
+        parts = [self._file(folder, int(number)) for number in files]
+        found = [part.filter(pc.is_in(part[key], value_set=wanted)) for part in parts]
+        return pa.concat_tables([REVIEWS.empty_table(), *found]).sort_by(key)
+
+    def training_sample(self, num_reviews: int) -> pa.Table:
+        """Training reviews of a hash's choice of users, about `num_reviews` of them or all."""
+        parts, num_rows = [REVIEWS.empty_table()], 0
+        for number in range(self._num_files):
+            parts.append(self._file("training_by_user", number))
+            num_rows += parts[-1].num_rows
+            if num_rows >= num_reviews:
+                break
+        return pa.concat_tables(parts).slice(0, num_reviews)
+
+    def ids(self, folder: Folder) -> Iterable[pa.Table]:
+        """The columns user_id, item_id and split of `folder`, a file at a time."""
+        for number in range(self._num_files):
+            yield self._file(folder, number).select(["user_id", "item_id", "split"])
+
+    @cached_property
+    def items(self) -> pa.Table:
+        """What the source's table of items knows (schema ITEM_DETAILS)."""
+        return read_table(self._output / "reviews" / "items.parquet", ITEM_DETAILS)
+
+    def _file(self, folder: Folder, number: int) -> pa.Table:
+        name = (folder, number)
+        if name not in self._kept:
+            self._kept[name] = read_table(_file(self._output, folder, number), REVIEWS)
+        self._kept.move_to_end(name)
+        if len(self._kept) > _KEPT_FILES:
+            self._kept.popitem(last=False)
+        return self._kept[name]
+
+
+def _write_folder(output: Location, folder: Folder, rows: pa.Table, num_files: int) -> None:
+    assert folder == "all_by_user" or set(rows["split"].unique().to_pylist()) <= {"train"}, (
+        f"a held-out review was to be written to {folder}"
+    )
+    key = _ID[folder]
+    rows = rows.sort_by(
+        [
+            (key, "ascending"),
+            ("helpful", "descending"),
+            ("time", "descending"),
+            ("user_id", "ascending"),
+            ("item_id", "ascending"),
+        ]
+    ).combine_chunks()
+    files = (key_hashes(rows[key]) % np.uint64(num_files)).astype(np.int64)
+    order = np.argsort(files, kind="stable")
+    ends = np.cumsum(np.bincount(files, minlength=num_files))
+    for number, (start, end) in enumerate(zip([0, *ends[:-1]], ends, strict=True)):
+        part = rows.take(pa.array(order[start:end]))
+        write_table(_file(output, folder, number), part, REVIEWS)
+
+
+def _file(output: Location, folder: Folder, number: int) -> Location:
+    return output / "reviews" / folder / f"{number:04d}.parquet"
+
+
+def _num_by_split(reviews: pa.Table) -> dict[str, int]:
+    counts = pc.value_counts(reviews["split"].combine_chunks()).to_pylist()
+    return {str(each["values"]): int(each["counts"]) for each in counts}
