@@ -16,6 +16,10 @@ XRecError
 │   ├── LostTableError           another driver took the table over
 │   └── StaleRemovalError        a file that was to be removed is no longer in the table
 ├── ModelError           the language model cannot be loaded or adapted
+├── EndpointError        a language model's endpoint cannot be used
+│   ├── EndpointAccessError      the key is refused, or its quota is used up
+│   ├── EndpointModelError       the endpoint has no such model
+│   └── EndpointUnreachableError the endpoint answers to nothing, or asks to wait for too long
 ├── TrainingError        training stopped: NaN loss, a lost worker
 └── ClusterError         the Ray cluster cannot be reached, or a submitted job failed
 
@@ -86,6 +90,22 @@ class StaleRemovalError(TableError):
 
 class ModelError(XRecError):
     """The language model cannot be loaded or adapted."""
+
+
+class EndpointError(XRecError):
+    """A language model's endpoint cannot be used; no prompt is to blame."""
+
+
+class EndpointAccessError(EndpointError):
+    """The endpoint refuses the key, or the key's quota is used up."""
+
+
+class EndpointModelError(EndpointError):
+    """The endpoint has no such model."""
+
+
+class EndpointUnreachableError(EndpointError):
+    """The endpoint answers to nothing, or asks to wait for too long."""
 
 
 class TrainingError(XRecError):

@@ -6,9 +6,7 @@ no text can become a special token or a collaborative token. The pieces are conc
 prompts of one user share their whole beginning.
 """
 
-import re
 from dataclasses import dataclass
-from functools import lru_cache
 
 from transformers import PreTrainedTokenizerBase
 
@@ -16,6 +14,7 @@ from xrec.config.llm import PromptConfig
 from xrec.config.placeholders import parse_placeholders
 from xrec.errors import XRecError
 from xrec.llm.collaborative import Vocabulary
+from xrec.llm.text_encoder import TextEncoder
 from xrec.llm.title_placeholder import TitlePlaceholder
 
 # Stands for the content while a chat template is rendered; the characters are of private use.
@@ -45,8 +44,7 @@ class PromptBuilder:
         self.prompt = prompt
         self.vocabulary = vocabulary
         self.placeholder = TitlePlaceholder(prompt.title_placeholder, prompt.untitled)
-        self._encode = lru_cache(maxsize=65_536)(self._encode_text)
-        self._cut = _inside_added_tokens(tokenizer)
+        self._encode = TextEncoder(tokenizer).encode
         before, after = _scaffold(tokenizer, prompt)
         self._before = [*self._encode_scaffold(before), *self._encode(f"{prompt.instruction}\n")]
         self._after = self._encode_scaffold(after)
@@ -112,44 +110,8 @@ class PromptBuilder:
                 ids += value if isinstance(value, list) else self._encode(value)
         return ids
 
-    def _encode_text(self, text: str) -> list[int]:
-        pieces = (
-            [piece for piece in self._cut.split(text) if piece]
-            if self._cut
-            else [text]
-            if text
-            else []
-        )
-        return [
-            token
-            for piece in pieces
-            for token in self.tokenizer(piece, add_special_tokens=False, split_special_tokens=True)[
-                "input_ids"
-            ]
-        ]
-
     def _encode_scaffold(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"]) if text else []
-
-
-def _inside_added_tokens(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str] | None:
-    """Where a text must be cut so that no added token's name (`<think>`) is found in it.
-
-    The tokenizer's `split_special_tokens` handles only the special ones among the added tokens.
-    None means that there are no others.
-    """
-    names = [
-        token.content
-        for token in tokenizer.added_tokens_decoder.values()
-        if not token.special and len(token.content.strip()) > 1
-    ]
-    return (
-        re.compile(
-            "|".join(f"(?<={re.escape(name[0])})(?={re.escape(name[1:])})" for name in names)
-        )
-        if names
-        else None
-    )
 
 
 def _scaffold(tokenizer: PreTrainedTokenizerBase, prompt: PromptConfig) -> tuple[str, str]:

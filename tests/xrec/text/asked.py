@@ -1,0 +1,38 @@
+"""Prompts of numbered words, whose right reply is an object with the word."""
+
+from typing import Any
+
+from pydantic import BaseModel, SecretStr
+
+from tests.xrec.text.stub_endpoint import Answer, Asked, StubEndpoint
+from xrec.config.text import EndpointModelConfig
+from xrec.text import EndpointModel, Message, Prompt
+
+KEY = SecretStr("sk-a-key-that-nobody-may-see")
+
+
+class Said(BaseModel):
+    """The object that a reply is to hold."""
+
+    word: str
+
+
+def prompts(number: int) -> list[Prompt[Said]]:
+    """Return prompts that ask for `word-0`, `word-1`, ..."""
+    return [Prompt((Message("user", f"word-{place}"),), Said) for place in range(number)]
+
+
+def right(asked: Asked) -> Answer:
+    """The right reply."""
+    return Answer(text=f'{{"word": "{asked.words}"}}')
+
+
+def endpoint_model(stub: StubEndpoint, **settings: Any) -> EndpointModel:
+    """A model of the stub, with short waits unless `settings` say otherwise."""
+    return EndpointModel(endpoint_config(stub, **settings), KEY)
+
+
+def endpoint_config(stub: StubEndpoint, **settings: Any) -> EndpointModelConfig:
+    """The config of `endpoint_model`."""
+    usual = {"kind": "endpoint", "base_url": stub.url, "model": stub.model}
+    return EndpointModelConfig.model_validate({**usual, "first_wait_seconds": 0.05, **settings})

@@ -1,0 +1,159 @@
+"""An endpoint that speaks the OpenAI API on 127.0.0.1, and does what a test says.
+
+It is slow, busy, broken or silent by the `behave` of the test, and it writes down what it was asked
+and when.
+"""
+
+import asyncio
+import json
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import JSONResponse, StreamingResponse
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the endpoint does with a request.
+
+    `text` is the model's reply, with `finish_reason`. Another `status` than 200 sends `error` in
+    its place, and `body` is sent as it is. With `is_cut` the connection ends in the middle.
+    """
+
+    text: str = "{}"
+    status: int = 200
+    headers: dict[str, str] = field(default_factory=dict)
+    error: dict[str, Any] = field(default_factory=lambda: {"message": "no"})
+    body: str | None = None
+    delay_seconds: float = 0.0
+    is_cut: bool = False
+    finish_reason: str = "stop"
+    has_usage: bool = True
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request: the words of its last message, how often those came before, body and headers."""
+
+    words: str
+    num_before: int
+    body: dict[str, Any]
+    headers: dict[str, str]
+    at: float
+
+
+@dataclass
+class StubEndpoint:
+    """What a test says and finds.
+
+    most_at_once: the largest number of requests that were under way together.
+    """
+
+    behave: Callable[[Asked], Answer]
+    model: str = "stub"
+    lists_models: int = 200
+    url: str = ""
+    asked: list[Asked] = field(default_factory=list)
+    num_at_once: int = 0
+    most_at_once: int = 0
+
+    def times(self) -> list[float]:
+        """When each request arrived, in seconds of the monotonic clock, in order."""
+        return [each.at for each in self.asked]
+
+
+@contextmanager
+def stub_endpoint(
+    behave: Callable[[Asked], Answer], *, lists_models: int = 200
+) -> Iterator[StubEndpoint]:
+    """Yield an endpoint that answers as `behave` says; `lists_models` is the status of /models."""
+    stub = StubEndpoint(behave, lists_models=lists_models)
+    server = uvicorn.Server(
+        uvicorn.Config(_app(stub), host="127.0.0.1", port=0, log_level="critical", lifespan="off")
+    )
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        time.sleep(0.005)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    stub.url = f"http://127.0.0.1:{port}/v1"
+    try:
+        yield stub
+    finally:
+        server.should_exit = server.force_exit = True
+        thread.join()
+
+
+def _app(stub: StubEndpoint) -> FastAPI:
+    app = FastAPI()
+
+    @app.get("/v1/models")
+    async def models() -> Response:
+        return JSONResponse({"object": "list", "data": []}, status_code=stub.lists_models)
+
+    @app.post("/v1/chat/completions")
+    async def complete(request: Request) -> Response:
+        body = await request.json()
+        words = body["messages"][-1]["content"]
+        num_before = sum(each.words == words for each in stub.asked)
+        asked = Asked(words, num_before, body, dict(request.headers), time.monotonic())
+        stub.asked.append(asked)
+        stub.num_at_once += 1
+        stub.most_at_once = max(stub.most_at_once, stub.num_at_once)
+        try:
+            answer = stub.behave(asked)
+            await _wait(answer.delay_seconds, request)
+            return _response(asked, answer)
+        finally:
+            stub.num_at_once -= 1
+
+    return app
+
+
+async def _wait(seconds: float, request: Request) -> None:
+    """Wait, but not for a client that has gone."""
+    end = time.monotonic() + seconds
+    while (left := end - time.monotonic()) > 0 and not await request.is_disconnected():
+        await asyncio.sleep(min(left, 0.02))
+
+
+def _response(asked: Asked, answer: Answer) -> Response:
+    if answer.status != 200:
+        return JSONResponse(
+            {"error": answer.error}, status_code=answer.status, headers=answer.headers
+        )
+    body = answer.body if answer.body is not None else json.dumps(_completion(asked, answer))
+    if answer.is_cut:
+        return StreamingResponse(_half(body), headers={"Content-Length": str(len(body.encode()))})
+    return Response(body, media_type="application/json", headers=answer.headers)
+
+
+async def _half(body: str) -> AsyncIterator[bytes]:
+    yield body.encode()[: len(body) // 2]
+    raise ConnectionResetError
+
+
+def _completion(asked: Asked, answer: Answer) -> dict[str, Any]:
+    completion = {
+        "id": "1",
+        "object": "chat.completion",
+        "created": 0,
+        "model": asked.body["model"],
+        "choices": [
+            {
+                "index": 0,
+                "finish_reason": answer.finish_reason,
+                "message": {"role": "assistant", "content": answer.text},
+            }
+        ],
+    }
+    if answer.has_usage:
+        numbers = {"prompt_tokens": 11, "completion_tokens": 7, "total_tokens": 18}
+        completion["usage"] = numbers
+    return completion

@@ -1,0 +1,180 @@
+"""A text-only language model that answers in JSON: an engine of ours, or an OpenAI-style endpoint.
+
+Keys of endpoints never stand in a config. The config names the environment variable that has it.
+"""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import Field, field_validator
+
+from xrec.config.base import Config
+from xrec.config.llm import EngineConfig, LLMConfig
+from xrec.config.shared import Device
+
+ReplyFailureReason = Literal[
+    "empty_reply",
+    "cut_off",
+    "invalid_json",
+    "invalid_object",
+    "refused",
+    "prompt_too_long",
+    "bad_request",
+    "rate_limited",
+    "endpoint_error",
+    "broken_response",
+    "timeout",
+    "unreachable",
+]
+"""Why a prompt has no valid reply."""
+
+
+class SamplingConfig(Config):
+    """How a reply is drawn from the model."""
+
+    max_tokens: int = Field(
+        512,
+        ge=1,
+        description="Longest reply, in tokens. A reply that is cut off there is asked for again "
+        "once, and then fails.",
+    )
+    temperature: float | None = Field(
+        0.0,
+        ge=0,
+        le=2,
+        description="Temperature of sampling; 0 always takes the likeliest token. If null, an "
+        "endpoint uses its own, and an engine 0. Some endpoints refuse any value.",
+    )
+    top_p: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="Share of the probability that sampling draws from (nucleus). 1 allows all "
+        "tokens, and is not sent to an endpoint.",
+    )
+    seed: int = Field(
+        0, ge=0, description="Seed of sampling. An endpoint need not heed it, and most do not."
+    )
+
+
+class PricesConfig(Config):
+    """What an endpoint asks for its tokens, in any currency."""
+
+    per_million_prompt_tokens: float = Field(
+        ge=0, description="Price of a million tokens of prompts."
+    )
+    per_million_reply_tokens: float = Field(
+        ge=0, description="Price of a million tokens of replies."
+    )
+
+    def of(self, num_prompt_tokens: float, num_reply_tokens: float) -> float:
+        """What so many tokens cost."""
+        return (
+            num_prompt_tokens * self.per_million_prompt_tokens
+            + num_reply_tokens * self.per_million_reply_tokens
+        ) / 1e6
+
+
+class EngineModelConfig(Config):
+    """A language model in processes of ours; its decoding is held to the schema."""
+
+    kind: Literal["engine"]
+    llm: LLMConfig | None = Field(
+        None, description="The language model. If null, it is the llm of the job."
+    )
+    engine: EngineConfig = Field(
+        default_factory=EngineConfig, description="The generation engine of each process."
+    )
+    device: Device = Field("auto", description="What each process computes on.")
+    sampling: SamplingConfig = Field(
+        default_factory=SamplingConfig, description="How replies are drawn."
+    )
+
+
+class EndpointModelConfig(Config):
+    """A language model behind an endpoint that speaks the OpenAI API (chat completions).
+
+    Limits hold for one process of xrec; a job that asks from several would have to divide them.
+    """
+
+    kind: Literal["endpoint"]
+    base_url: str = Field(
+        "https://api.openai.com/v1",
+        description="URL of the API, without /chat/completions. It is written into artifacts, so "
+        "it must hold no user, password or query.",
+    )
+    model: str = Field(min_length=1, description="The model's name at the endpoint.")
+    api_key_variable: str | None = Field(
+        "OPENAI_API_KEY",
+        description="Name of the environment variable that holds the key, where the job is "
+        "started. If null, no key is sent, as a server on this machine may want it.",
+    )
+    structured_output: Literal["json_schema", "json_object", "prompt"] = Field(
+        "json_schema",
+        description="How the endpoint is told to write JSON: by the schema, which it must know how "
+        "to hold to; by response_format json_object; or in the prompt's words only. With the "
+        "latter two the schema stands in the prompt.",
+    )
+    length_parameter: Literal["max_tokens", "max_completion_tokens"] = Field(
+        "max_completion_tokens",
+        description="The request's field for sampling.max_tokens. Older servers know max_tokens "
+        "only.",
+    )
+    extra: Mapping[str, Any] = Field(
+        default_factory=dict,
+        description="Further fields of each request, such as {reasoning_effort: low}. They are "
+        "written into artifacts, so no secret may stand here.",
+    )
+    concurrency: int = Field(
+        16, ge=1, description="Largest number of requests that are under way at a time."
+    )
+    requests_per_minute: float | None = Field(
+        None,
+        gt=0,
+        description="Largest number of requests in a minute, repeated ones included. They are sent "
+        "at even distances. If null, there is no limit but the endpoint's own.",
+    )
+    tokens_per_minute: float | None = Field(
+        None,
+        gt=0,
+        description="Largest number of tokens in a minute, of prompts and replies together. Before "
+        "a reply is there, they are estimated from the replies before. If null, there is no limit.",
+    )
+    timeout_seconds: float = Field(
+        120.0, gt=0, description="How long one request may take, in seconds."
+    )
+    first_wait_seconds: float = Field(
+        1.0,
+        gt=0,
+        description="How long to wait before a failed request is repeated, in seconds; each "
+        "further time it is twice as long, at most 60. A Retry-After of the endpoint comes first.",
+    )
+    deadline_seconds: float = Field(
+        600.0,
+        gt=0,
+        description="How long a prompt is tried, in seconds, all its requests and waits included. "
+        "Then it fails; if the endpoint answers to nothing any more, the job ends.",
+    )
+    prices: PricesConfig | None = Field(
+        None, description="What tokens cost. If null, jobs tell tokens and no money."
+    )
+    sampling: SamplingConfig = Field(
+        default_factory=SamplingConfig, description="How replies are drawn."
+    )
+
+    @field_validator("base_url")
+    @classmethod
+    def _is_a_plain_url(cls, value: str) -> str:
+        parts = urlsplit(value)
+        if parts.username or parts.password or parts.query or parts.fragment:
+            raise ValueError("expected a URL without user, password, query and fragment")
+        if parts.scheme not in {"http", "https"} or not parts.hostname:
+            raise ValueError("expected a URL that begins with http:// or https:// and a host")
+        return value.rstrip("/")
+
+
+LanguageModelConfig = Annotated[
+    EngineModelConfig | EndpointModelConfig, Field(discriminator="kind")
+]
+"""A text-only language model."""

@@ -1,0 +1,93 @@
+"""A language model behind an endpoint that speaks the OpenAI API."""
+
+import asyncio
+import queue
+import threading
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from typing import Any
+
+from pydantic import SecretStr
+
+from xrec.config.text import EndpointModelConfig, SamplingConfig
+from xrec.errors import ConfigError
+from xrec.text.model import Prompt, RawReply
+from xrec.text.patient_client import PatientClient
+
+
+def endpoint_key(config: EndpointModelConfig, environment: Mapping[str, str]) -> SecretStr | None:
+    """The key that `environment` holds; None if the config says that none is sent.
+
+    Raises ConfigError if the variable is not set, or empty.
+    """
+    variable = config.api_key_variable
+    if variable is None:
+        return None
+    if not (key := environment.get(variable, "").strip()):
+        raise ConfigError(
+            f"the environment variable {variable} is not set, and the key of {config.base_url} is "
+            "expected there; set it, or set api_key_variable to null if no key is needed"
+        )
+    return SecretStr(key)
+
+
+class EndpointModel:
+    """A `LanguageModel` over an endpoint; close it, or use it as a context.
+
+    An event loop in a thread of its own makes the requests, of several calls of `write` too: they
+    share the places and the rate of the config.
+    """
+
+    def __init__(self, config: EndpointModelConfig, key: SecretStr | None):
+        self.name = config.model
+        self._client = PatientClient(config, key)
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(
+            target=self._loop.run_forever, name="xrec endpoint", daemon=True
+        )
+        self._thread.start()
+
+    def write(self, prompts: Sequence[Prompt[Any]], sampling: SamplingConfig) -> Iterator[RawReply]:
+        """See LanguageModel.
+
+        Raises EndpointError if no prompt can have a reply: the key is refused, there is no such
+        model, the endpoint answers to nothing. The other prompts are not asked any more then.
+        """
+        finished: queue.SimpleQueue[Future[RawReply]] = queue.SimpleQueue()
+        futures = [
+            self._submit(self._client.reply(index, prompt, sampling))
+            for index, prompt in enumerate(prompts)
+        ]
+        for future in futures:
+            future.add_done_callback(finished.put)
+        try:
+            for _ in futures:
+                yield finished.get().result()
+        finally:
+            for future in futures:
+                future.cancel()
+
+    def close(self) -> None:
+        """See LanguageModel."""
+        if not self._thread.is_alive():
+            return
+        self._submit(self._end()).result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def __enter__(self) -> "EndpointModel":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    async def _end(self) -> None:
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._client.close()
+
+    def _submit(self, coroutine: Coroutine[Any, Any, Any]) -> Future[Any]:
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
