@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from xrec.bulk.backoff import with_backoff
 from xrec.bulk.run import BulkRun
 from xrec.bulk.state import RunState, read_state
 from xrec.errors import ArtifactNotFoundError, StorageNotFoundError
@@ -27,7 +28,14 @@ def publish(run: BulkRun, kind: Kind, describe: Describe) -> Manifest | None:
     Nothing is written if it does so already. While a retry is under way that is the version before
     it. Returns None if the run was never finished. A compaction changes the version and no row, so
     the fingerprint stays: it is that of the run and of the number of its retries.
+
+    A store that fails is tried again after 1, 4 and 16 seconds: a long run shall not end with an
+    error because of one request. Raises StorageError then.
     """
+    return with_backoff(lambda: _publish(run, kind, describe))
+
+
+def _publish(run: BulkRun, kind: Kind, describe: Describe) -> Manifest | None:
     while (finished := finished_version(run)) is not None:
         version, state = finished
         manifest = published(run, kind)

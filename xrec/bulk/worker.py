@@ -17,6 +17,7 @@ from typing import NoReturn, TypeVar
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from xrec.bulk.backoff import with_backoff
 from xrec.bulk.carry import Carried, CarryFrom, EarlierRows
 from xrec.bulk.plan import PlanFiles
 from xrec.bulk.row_format import FAILED, OK, RowFormat
@@ -24,7 +25,6 @@ from xrec.bulk.state import added
 from xrec.bulk.task import CarryingTask, ChunkTask, Outcome
 from xrec.bulk.work import Done, Work
 from xrec.config.shared import StorageConfig
-from xrec.errors import StorageAccessError, StorageError, StorageNotFoundError
 from xrec.storage import open_location, read_table
 from xrec.table import DataFile, copy_file, write_file
 
@@ -32,7 +32,6 @@ logger = logging.getLogger("xrec")
 
 T = TypeVar("T")
 
-_WAITS_SECONDS = (1.0, 4.0, 16.0)  # before a read or write is tried again
 _POISONED = re.compile(r"CUDA error|device-side assert|CUBLAS_STATUS_EXECUTION_FAILED")
 _OUT_OF_MEMORY = re.compile(r"out of memory", re.IGNORECASE)
 POISONED_EXIT_CODE = 70
@@ -265,22 +264,6 @@ def _buckets(work: Work, rows: pa.Table, key: str) -> int | dict[str, int]:
     if work.unit.bucket is not None:
         return work.unit.bucket
     return dict(zip(rows[key].to_pylist(), rows["bucket"].to_pylist(), strict=True))
-
-
-def with_backoff(do: Callable[[], T]) -> T:
-    """What `do` returns; if the store fails, it is called again, after 1, 4 and 16 seconds.
-
-    A refusal, or a file that is not there, is raised at once.
-    """
-    for wait_seconds in _WAITS_SECONDS:
-        try:
-            return do()
-        except (StorageAccessError, StorageNotFoundError):
-            raise
-        except StorageError as error:
-            logger.warning("the store is tried again in %g s: %s", wait_seconds, error)
-            time.sleep(wait_seconds)
-    return do()
 
 
 def is_poisoned(error: Exception) -> bool:

@@ -39,7 +39,7 @@ from tests.xrec.bulk.toy_run import (
 )
 from tests.xrec.table.conftest import Place
 from tests.xrec.table.driver import place_here
-from xrec.bulk import ActorPool, Pool, compact, drive, ledger, open_run, vacuum, worker
+from xrec.bulk import ActorPool, Pool, backoff, compact, drive, ledger, open_run, vacuum
 from xrec.config.shared import RayConfig
 from xrec.errors import LeaseError, LostTableError, StorageError, TableError
 from xrec.table import data_file, writer
@@ -121,7 +121,7 @@ def shorten_times(sizes: Sizes) -> None:
     ledger.COMMIT_SECONDS = 0.05
     ledger.TERM = timedelta(seconds=6)
     ledger._HEARTBEAT_SECONDS = 2.0
-    for module in (ledger, worker, writer):
+    for module in (backoff, ledger, writer):
         module._WAITS_SECONDS = (0.1, 0.3, 1.0)  # type: ignore[attr-defined]
     writer.CHECKPOINT_INTERVAL = 7
     writer.timedelta = lambda **units: timedelta(0)  # type: ignore[attr-defined, assignment, misc]

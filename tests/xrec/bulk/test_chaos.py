@@ -33,14 +33,14 @@ REASONS = ("odd", "task_error")
 @pytest.fixture
 def short_times() -> Iterator[None]:
     """Restore the times that `shorten_times` changes in this process."""
-    from xrec.bulk import ledger, worker
+    from xrec.bulk import backoff, ledger
     from xrec.table import data_file, writer
     from xrec.table import vacuum as vacuum_module
 
     with pytest.MonkeyPatch.context() as patch:
         for module, names in (
             (ledger, ("COMMIT_SECONDS", "TERM", "_HEARTBEAT_SECONDS", "_WAITS_SECONDS")),
-            (worker, ("_WAITS_SECONDS",)),
+            (backoff, ("_WAITS_SECONDS",)),
             (writer, ("_WAITS_SECONDS", "CHECKPOINT_INTERVAL", "timedelta")),
             (data_file, ("OLDEST_ADD",)),
             (vacuum_module, ("YOUNG",)),

@@ -6,13 +6,16 @@ from typing import Any
 
 import pytest
 
+from tests.xrec.bulk.test_rules_faults import fail_some
 from tests.xrec.bulk.toy_run import Toy, rows_of, toy_run
 from tests.xrec.table.conftest import Place
 from tests.xrec.table.small_table import make_older
 from xrec.bulk import RunState, compact, publish
 from xrec.bulk.publish import finished_version
 from xrec.bulk.work import Work
+from xrec.errors import StorageError
 from xrec.storage import MANIFEST, Manifest, read_manifest
+from xrec.table import Table
 
 
 def describe(version: int, state: RunState) -> tuple[dict[str, int], dict[str, Any]]:
@@ -92,6 +95,20 @@ def test_publish_of_a_run_whose_first_retry_began_before_it_was_finished_waits(
     with pytest.raises(KeyboardInterrupt):
         toy.drive(toy.pool(before=interrupt), retry=["odd"])
     assert finished_version(toy.run) is None
+
+
+def test_publish_onto_a_store_that_fails_now_and_then_is_tried_again(
+    disk: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    toy = toy_run(disk, tmp_path)
+    toy.drive()
+    calls = fail_some(monkeypatch, Table, "pin", 3)
+    assert publish_toy(toy) == read_manifest(disk.location, "scores")
+    assert len(calls) == 3
+    (disk.location / MANIFEST).delete()
+    fail_some(monkeypatch, Table, "pin", 9)
+    with pytest.raises(StorageError, match="no answer"):
+        publish_toy(toy)
 
 
 def test_published_version_outlives_a_vacuum(disk: Place, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from tests.xrec.bulk.test_rules_drive import DriverDied
 from tests.xrec.bulk.toy_run import Toy, ToyTask, die_here, rows_of, toy_run
 from tests.xrec.table.conftest import Place
-from xrec.bulk import read_status, worker
+from xrec.bulk import backoff, read_status, worker
 from xrec.bulk.driver import _Driver
 from xrec.bulk.state import read_state
 from xrec.bulk.work import Died, Done, Work
@@ -339,8 +339,8 @@ def test_rule_12_failed_reads_and_writes_are_tried_again_with_backoff(
 ) -> None:
     toy = toy_run(disk, tmp_path)
     waits: list[float] = []
-    monkeypatch.setattr(worker, "_WAITS_SECONDS", (1.0, 4.0, 16.0))
-    monkeypatch.setattr("xrec.bulk.worker.time.sleep", waits.append)
+    monkeypatch.setattr(backoff, "_WAITS_SECONDS", (1.0, 4.0, 16.0))
+    monkeypatch.setattr("xrec.bulk.backoff.time.sleep", waits.append)
     write = fail_some(monkeypatch, worker, "write_file", 3)
     read = fail_some(monkeypatch, worker.PlanFiles, "rows", 2)
     with caplog.at_level(logging.WARNING, "xrec"):
