@@ -20,6 +20,7 @@ XRecError
 │   ├── EndpointAccessError      the key is refused, or its quota is used up
 │   ├── EndpointModelError       the endpoint has no such model
 │   └── EndpointUnreachableError the endpoint answers to nothing, or asks to wait for too long
+├── BudgetError          a job has spent what it may spend on a language model
 ├── TrainingError        training stopped: NaN loss, a lost worker
 └── ClusterError         the Ray cluster cannot be reached, or a submitted job failed
 
@@ -106,6 +107,10 @@ class EndpointModelError(EndpointError):
 
 class EndpointUnreachableError(EndpointError):
     """The endpoint answers to nothing, or asks to wait for too long."""
+
+
+class BudgetError(XRecError):
+    """A job has spent what it may spend on a language model; it goes on with a larger budget."""
 
 
 class TrainingError(XRecError):

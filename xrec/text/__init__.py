@@ -7,10 +7,13 @@
 A `LanguageModel` writes raw replies: `EndpointModel` asks an endpoint that speaks the OpenAI API.
 `ask` makes objects of them: a reply that is no valid JSON is repaired, then asked for again once,
 then it has failed, and the others go on. Errors that are no prompt's fault (a refused key, a model
-that is not there) are raised and end the job.
+that is not there) are raised and end the job. An `Asker` asks equal prompts once, keeps replies for
+after a kill, and stays within a budget.
 """
 
 from xrec.text.ask import ask
+from xrec.text.asker import Asker
+from xrec.text.budget import Budget, Spent
 from xrec.text.endpoint import EndpointModel, endpoint_key
 from xrec.text.model import (
     LanguageModel,
@@ -21,8 +24,11 @@ from xrec.text.model import (
     ReplyFailure,
     Usage,
 )
+from xrec.text.reply_store import ReplyStore
 
 __all__ = [
+    "Asker",
+    "Budget",
     "EndpointModel",
     "LanguageModel",
     "Message",
@@ -30,6 +36,8 @@ __all__ = [
     "RawReply",
     "Reply",
     "ReplyFailure",
+    "ReplyStore",
+    "Spent",
     "Usage",
     "ask",
     "endpoint_key",

@@ -11,6 +11,9 @@ from pydantic import ValidationError
 from xrec.text.model import ObjectT, ReplyFailure
 
 _THOUGHTS = re.compile(r"\A\s*<think>.*?</think>", re.DOTALL)
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+"""No JSON string may hold these, but some grammars let them pass. Outside of strings a line break
+is a blank in JSON anyway."""
 _MOST_PROBLEMS = 3
 
 
@@ -29,7 +32,7 @@ def parse_reply(text: str, schema: type[ObjectT], *, is_cut: bool = False) -> Pa
     Text around a JSON object, fences, missing quotes and brackets are mended. A text that was cut
     off is not: its last words would be missing, and nobody would see it.
     """
-    text = _THOUGHTS.sub("", text).strip()
+    text = _CONTROL.sub(" ", _THOUGHTS.sub("", text)).strip()
     if not text:
         return Parsed(None, ReplyFailure("empty_reply", "the reply has no text"))
     with suppress(ValidationError):

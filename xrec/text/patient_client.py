@@ -65,6 +65,7 @@ class PatientClient:
         )
         self._replied_at = float("-inf")
         self._num_refused = 0  # prompts refused before the first reply
+        self._ended: EndpointError | None = None  # after which nothing is asked any more
 
     async def reply(self, index: int, prompt: Prompt[Any], sampling: SamplingConfig) -> RawReply:
         """The reply to a prompt, or its failure; raises EndpointError if none can be had."""
@@ -72,20 +73,29 @@ class PatientClient:
         num_characters = sum(len(message["content"]) for message in fields["messages"])
         asked = _Asked(index, fields, num_characters, sampling.max_tokens)
         async with self._places:
-            await self._admit(asked)
-            asked.started_at = time.monotonic()
-            while True:
-                try:
-                    return self._received(asked, await self._request(asked))
-                except REQUEST_ERRORS as error:
-                    fault = self._faults.of(error)
-                # The error is not chained: its request has the key among its headers.
-                if isinstance(fault, EndpointError):
-                    raise fault
-                if isinstance(fault, ReplyFailure):
-                    return self._refused(asked, fault)
-                if not await self._may_try_again(asked, fault):
-                    return _failed(asked, fault.failure)
+            try:
+                return await self._asked(asked)
+            except EndpointError as error:
+                self._ended = error
+                raise
+
+    async def _asked(self, asked: _Asked) -> RawReply:
+        await self._admit(asked)
+        asked.started_at = time.monotonic()
+        while True:
+            if self._ended is not None:
+                raise type(self._ended)(str(self._ended))
+            try:
+                return self._received(asked, await self._request(asked))
+            except REQUEST_ERRORS as error:
+                fault = self._faults.of(error)
+            # The error is not chained: its request has the key among its headers.
+            if isinstance(fault, EndpointError):
+                raise fault
+            if isinstance(fault, ReplyFailure):
+                return self._refused(asked, fault)
+            if not await self._may_try_again(asked, fault):
+                return _failed(asked, fault.failure)
 
     async def close(self) -> None:
         """Close the connections."""
@@ -119,7 +129,8 @@ class PatientClient:
         return {**fields, "extra_body": dict(self._config.extra)}
 
     async def _admit(self, asked: _Asked) -> None:
-        asked.num_estimated = self._estimate.of(asked.num_characters, asked.max_tokens)
+        estimate = self._estimate.of(asked.num_characters, asked.max_tokens)
+        asked.num_estimated = estimate.num_tokens
         await self._limiter.admit(asked.num_estimated)
 
     async def _request(self, asked: _Asked) -> ChatCompletion:

@@ -128,7 +128,7 @@ def test_endpoint_that_refuses_the_key_ends_the_run_at_once_and_nobody_sees_the_
             pytest.raises(EndpointAccessError, match="OPENAI_API_KEY") as raised,
         ):
             list(ask(model, prompts(100), SAMPLING))
-        assert len(stub.asked) <= 2 * 3
+        assert len(stub.asked) <= 3
         assert stub.asked[0].headers["authorization"] == f"Bearer {key}"
     assert raised.value.__cause__ is None
     assert raised.value.__context__ is None
@@ -171,7 +171,7 @@ def test_endpoint_without_the_model_ends_the_run_at_once() -> None:
             pytest.raises(EndpointModelError, match="no model 'stub' there"),
         ):
             list(ask(model, prompts(50), SAMPLING))
-        assert len(stub.asked) <= 2 * 2
+        assert len(stub.asked) <= 2
 
 
 def test_endpoint_that_refuses_whatever_comes_ends_the_run() -> None:

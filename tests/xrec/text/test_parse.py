@@ -66,6 +66,17 @@ def test_parse_reply_without_a_valid_object_says_why(text: str, reason: str) -> 
     assert parsed.failure.message
 
 
+def test_parse_reply_with_control_characters_in_a_string_has_blanks_there() -> None:
+    parsed = parse_reply('{"text": "Good\x17strings.\n", \n"aspects": []}', Review)
+    assert parsed.value == Review(text="Good strings. ", aspects=[])
+    assert not parsed.was_repaired
+
+
+def test_parse_reply_with_half_a_character_is_not_valid() -> None:
+    parsed = parse_reply(r'{"text": "Good \ud800", "aspects": []}', Review)
+    assert parsed.value is None
+
+
 def test_parse_reply_that_was_cut_off_is_not_mended() -> None:
     whole = json.dumps(RIGHT)
     cut = parse_reply(whole[: whole.index("strings") + 3], Review, is_cut=True)
