@@ -1,6 +1,7 @@
 """Runs on bad stores: one that is slow, hangs and fails in bursts, and a disk that is full."""
 
 import os
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from tests.object_store import ObjectStore
 from tests.xrec.backfill.runs import (
     output_of,
     pairs_of,
+    plan,
     published_rows,
     rows_at,
     run,
@@ -25,6 +27,7 @@ from xrec.errors import StorageError
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]
 
 MakeConfig = Callable[..., Any]
+_ROOM_FOR_SOME_CHUNKS = 64 * 1024  # bytes
 PAIRS = tuple(f"u{user} i{item}" for user in range(12) for item in range(4))
 
 
@@ -47,13 +50,13 @@ def test_run_onto_a_store_that_is_slow_hangs_and_fails_in_bursts_is_whole(
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 192 KiB."""
+    """A file system of 1 MiB."""
     disk = tmp_path / "disk"
     disk.mkdir()
     if (
         os.geteuid() != 0
         or subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", "size=192k", "tmpfs", disk], check=False
+            ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", disk], check=False
         ).returncode
     ):
         pytest.skip("only root, where it may mount, can make a disk that is full")
@@ -65,18 +68,23 @@ def test_run_onto_a_full_disk_says_so_and_goes_on_once_there_is_room(
     make_config: MakeConfig, pairs: Callable[..., pa.Table], small_disk: Path, tmp_path: Path
 ) -> None:
     config = make_config(
-        explanations=str(small_disk / "out"), actors={"num_actors": 1, "device": "cpu"}
+        explanations=str(small_disk / "out"),
+        rows_per_chunk=4,
+        actors={"num_actors": 1, "device": "cpu"},
     )
     given = with_pairs(
         config.model_copy(update={"explanations": str(tmp_path / "x")}), pairs(*PAIRS)
     )
     config = config.model_copy(update={"pairs": given.pairs})
+    plan(config)
+    ballast = small_disk / "ballast"
+    ballast.write_bytes(bytes(shutil.disk_usage(small_disk).free - _ROOM_FOR_SOME_CHUNKS))
     with pytest.raises(StorageError, match="No space left on device"):
-        run(config, load=Toy())
+        run(config, load=Toy(seconds_per_prompt=0.6))  # so that a commit has few chunks
     committed = rows_at(output_of(config), None)
     assert 0 < len(committed) < len(PAIRS)
 
-    subprocess.run(["mount", "-o", "remount,size=16m", small_disk], check=True)
+    ballast.unlink()
     # There was no room to say that the driver ended.
     config = config.model_copy(update={"take_over": True})
     run(config, load=Toy(says="explained later"))
