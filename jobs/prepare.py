@@ -3,7 +3,8 @@
 from functools import partial
 
 from jobs.output import Output
-from xrec.config.data import PrepareConfig, ReleaseSource, SampleSource
+from xrec.annotate.read import annotations_manifest, read_annotations
+from xrec.config.data import AnnotationsSource, PrepareConfig, ReleaseSource, SampleSource
 from xrec.data import dataset_settings, prepare_dataset, source_hashes
 from xrec.data.source import Source
 from xrec.data.tables import find_table_files, read_tables
@@ -16,11 +17,11 @@ from xrec.storage import Location, Manifest, location_of, open_location, read_ma
 def output(config: PrepareConfig, *, exact: bool = True) -> Output:
     """The dataset that `config` asks for; see jobs.output.
 
-    Reads the source's files. Without `exact` it reads none of them, which may be large or gone by
-    now, and compares none.
+    Reads the source's files, or the manifest of the annotations. Without `exact` it reads no files,
+    which may be large or gone by now, and compares none.
     """
     location, settings = location_of(config, "dataset"), dataset_settings(config)
-    if exact:
+    if exact or isinstance(config.source, AnnotationsSource):
         return Output(location, "dataset", settings, source_hashes(config, _source(config)))
     files = _files_of(location)
     return Output(location, "dataset", settings, dict.fromkeys(files, ""), unchecked=files)
@@ -44,6 +45,10 @@ def _source(config: PrepareConfig) -> Source:
     source = config.source
     if isinstance(source, SampleSource):
         return Source("sample", lambda _: town_source(generate_town(source)))
+    if isinstance(source, AnnotationsSource):
+        uri, storage = config.artifact("annotations"), config.storage
+        inputs = {"annotations": annotations_manifest(uri, storage).fingerprint}
+        return Source(uri, lambda _: read_annotations(uri, storage), inputs=inputs)
     folder = open_location(source.uri, config.storage)
     if isinstance(source, ReleaseSource):
         return Source(source.uri, read_release, folder, find_release_files)

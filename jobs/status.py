@@ -24,6 +24,7 @@ from xrec.storage import (
 )
 
 _FIGURES: Mapping[str, tuple[tuple[str, str], ...]] = {
+    "annotations": (("aspects_in_review", "aspects in reviews"),),
     "llm": (("loss", "loss"),),
     "graph": (("recall@20", "Recall@20"), ("ndcg@20", "NDCG@20")),
     "adapter": (("validation_loss", "validation loss"),),
@@ -33,6 +34,7 @@ _FIGURES: Mapping[str, tuple[tuple[str, str], ...]] = {
     ),
 }
 _ROWS: Mapping[str, tuple[str, ...]] = {
+    "annotations": ("reviews", "explanations"),
     "dataset": ("interactions", "explanations"),
     "evaluation": ("pairs",),
 }

@@ -51,6 +51,29 @@ class Job:
         return cast("Output", self.module().output(config, exact=exact))
 
 
+ANNOTATE = Job(
+    "annotate",
+    "annotations",
+    """Reviews in; profiles, explanations and aspects out.
+
+Keeps reviews with good ratings, splits them, and only then writes: what an item is like and what a
+user likes from training reviews alone, and for each pair why the user would enjoy the item. Without
+a language model it names what reviews praise. A run that was interrupted goes on when it is started
+again.
+
+\b
+In:   source: a table of reviews (user_id, item_id, review), and perhaps one of items
+Out:  <workspace>/annotations: tables items, users, pairs and aspects, report.html, manifest.json;
+      xrec prepare takes it with 'source: {kind: annotations}'
+
+\b
+Example:
+  xrec annotate configs/instruments.yaml min_rating=3
+  xrec annotate configs/instruments.yaml --limit 500
+  xrec annotate status workspace/instruments/annotations/pairs
+""",
+)
+
 PREPARE = Job(
     "prepare",
     "dataset",
@@ -60,7 +83,7 @@ Held-out explanation pairs are never training edges. Rows that cannot be used ar
 rejected.parquet with file, line and reason; above max_rejected_share the job fails.
 
 \b
-In:   source: the public XRec release, tables of your own, or the generated sample
+In:   source: annotations, tables of your own, the public XRec release, or the generated sample
 Out:  <workspace>/dataset: users, items, interactions and explanations as Parquet, manifest.json
 
 \b
@@ -238,6 +261,7 @@ Example:
 
 JOBS = (
     BUILD_SAMPLE_LLM,
+    ANNOTATE,
     PREPARE,
     PRETRAIN_GRAPH,
     TRAIN_ADAPTER,

@@ -5,10 +5,11 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from jobs.command.annotate import annotate
 from jobs.command.arguments import ConfigPath, Debug, DryRun, Overrides, keys_option
 from jobs.command.backfill import BackfillCommand, backfill
 from jobs.command.bulk_output import BulkJobCommand
-from jobs.command.catalogue import BACKFILL, RECOMMEND, SERVE, Job, job_named
+from jobs.command.catalogue import ANNOTATE, BACKFILL, RECOMMEND, SERVE, Job, job_named
 from jobs.command.exit_codes import exit_codes
 from jobs.command.logging import configure_logging
 from jobs.command.run import HELP as RUN_HELP
@@ -29,7 +30,9 @@ def new_app(*, no_args_is_help: bool = False) -> typer.Typer:
 
 def add_job_command(app: typer.Typer, job: Job) -> None:
     """Add `job` to `app` as a command of its name."""
-    if job is BACKFILL:
+    if job is ANNOTATE:
+        app.command(job.name, cls=BulkJobCommand, help=job.help)(annotate)
+    elif job is BACKFILL:
         app.command(job.name, cls=BackfillCommand, help=job.help)(backfill)
     elif job is RECOMMEND:
         app.command(job.name, cls=BulkJobCommand, help=job.help)(_command(job))

@@ -43,10 +43,14 @@ class ItemInput:
 
 @dataclass(frozen=True)
 class ItemText:
-    """An item as the texts name and describe it."""
+    """An item as the texts name and describe it.
+
+    title_is_made: whether the source has no title, and the annotator made this one.
+    """
 
     title: str
     profile: str
+    title_is_made: bool = False
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ Profiles are written from the first two folders, which hold no review that is he
 """
 
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from typing import Literal
 
@@ -129,10 +129,15 @@ class ReviewStore:
                 break
         return pa.concat_tables(parts).slice(0, num_reviews)
 
-    def ids(self, folder: Folder) -> Iterable[pa.Table]:
-        """The columns user_id, item_id and split of `folder`, a file at a time."""
+    def reviews(self, folder: Folder) -> Iterator[pa.Table]:
+        """The reviews of `folder`, a file at a time (schema REVIEWS)."""
         for number in range(self._num_files):
-            yield self._file(folder, number).select(["user_id", "item_id", "split"])
+            yield self._file(folder, number)
+
+    def ids(self, folder: Folder) -> Iterator[pa.Table]:
+        """The columns user_id, item_id and split of `folder`, a file at a time."""
+        for rows in self.reviews(folder):
+            yield rows.select(["user_id", "item_id", "split"])
 
     @cached_property
     def items(self) -> pa.Table:

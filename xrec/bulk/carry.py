@@ -130,9 +130,7 @@ class EarlierRows:
             earlier = self._snapshot.dataset(
                 [("status", "=", OK), ("bucket", "in", buckets)]
             ).to_table(columns=schema.names)
-        return self._format.sorted(
-            earlier.join(rows.select(keys), keys, join_type="left semi").select(schema.names)
-        ).cast(schema)
+        return self._format.among(earlier, rows).cast(schema)
 
     def divide(self, good: pa.Table, may_copy: bool) -> Carried:
         """Tell rows whose whole file can be copied from those that are to be written anew.

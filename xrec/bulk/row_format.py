@@ -121,9 +121,18 @@ class RowFormat:
 
     def without(self, rows: pa.Table, others: pa.Table) -> pa.Table:
         """The rows, sorted, of which `others` has none with the same keys."""
+        return self._joined(rows, others, "left anti")
+
+    def among(self, rows: pa.Table, others: pa.Table) -> pa.Table:
+        """The rows, sorted, of which `others` has one with the same keys."""
+        return self._joined(rows, others, "left semi")
+
+    def _joined(self, rows: pa.Table, others: pa.Table, join_type: str) -> pa.Table:
+        """Arrow joins no tables with lists, so the rows' numbers are joined instead."""
         keys = list(self.keys)
-        left = rows.join(others.select(keys), keys, join_type="left anti")
-        return self.sorted(left.select(rows.schema.names)).cast(rows.schema)
+        numbered = rows.select(keys).append_column("", pa.array(range(rows.num_rows), pa.int64()))
+        found = numbered.join(others.select(keys), keys, join_type=join_type)
+        return self.sorted(rows.take(found[""]))
 
     def file_rows(self, rows: pa.Table, bucket: int | Mapping[str, int]) -> pa.Table:
         """Rows as a file of the table has them, by their keys; columns that they lack are null.

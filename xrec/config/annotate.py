@@ -144,13 +144,13 @@ class PhrasesAnnotator(Config):
         5, ge=1, description="Least number of these reviews that an aspect must be in."
     )
     max_share: float = Field(
-        0.2, gt=0, le=1, description="Largest share of these reviews that an aspect may be in."
+        0.25, gt=0, le=1, description="Largest share of these reviews that an aspect may be in."
     )
     min_opinion_share: float = Field(
-        0.15,
+        0.25,
         ge=0,
         le=1,
-        description="Least share of an aspect's mentions that come with an opinion, such as "
+        description="Least share of the reviews with an aspect that have an opinion on it, such as "
         "'great tone'. It tells what is judged from what is only spoken of.",
     )
     max_aspects: int = Field(

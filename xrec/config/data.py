@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 
 from xrec.config.base import Config
 from xrec.config.llm import PromptConfig
-from xrec.config.shared import JobConfig, output_uri
+from xrec.config.shared import JobConfig, input_uri, output_uri
 
 
 class ReleaseSource(Config):
@@ -110,6 +110,12 @@ def _as_tuple(value: str | list[str] | None) -> tuple[str, ...]:
     return (value,) if isinstance(value, str) else tuple(value)
 
 
+class AnnotationsSource(Config):
+    """The annotations that `xrec annotate` wrote: texts, interactions, splits and aspects."""
+
+    kind: Literal["annotations"]
+
+
 class SampleSource(Config):
     """The generated town of users, places and aspects with planted taste (xrec.sample)."""
 
@@ -167,8 +173,12 @@ class SplitShares(Config):
 class PrepareConfig(JobConfig):
     """`xrec prepare`: raw files in, dataset artifact out."""
 
-    source: Annotated[ReleaseSource | TablesSource | SampleSource, Field(discriminator="kind")]
+    source: Annotated[
+        ReleaseSource | TablesSource | AnnotationsSource | SampleSource,
+        Field(discriminator="kind"),
+    ]
     dataset: str | None = output_uri("dataset")
+    annotations: str | None = input_uri("annotations")
     splits: SplitShares = Field(
         default_factory=SplitShares, description="How the explained pairs are split."
     )

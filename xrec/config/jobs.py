@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from xrec.config.adapter import ImportAdapterConfig, TrainAdapterConfig
+from xrec.config.annotate import AnnotateConfig
 from xrec.config.backfill import BackfillConfig, RecommendConfig
 from xrec.config.data import BuildSampleLLMConfig, PrepareConfig
 from xrec.config.evaluate import AblateConfig, EvaluateConfig
@@ -12,6 +13,7 @@ from xrec.config.shared import JobConfig
 
 JOBS: Mapping[str, type[JobConfig]] = {
     "build-sample-llm": BuildSampleLLMConfig,
+    "annotate": AnnotateConfig,
     "prepare": PrepareConfig,
     "pretrain-graph": PretrainGraphConfig,
     "train-adapter": TrainAdapterConfig,
@@ -25,6 +27,7 @@ JOBS: Mapping[str, type[JobConfig]] = {
 """The jobs, in the order of the pipeline, each with the class of its config."""
 
 ARTIFACTS = (
+    "annotations",
     "dataset",
     "graph",
     "adapter",

@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 
 from xrec import schemas
 from xrec.config.data import SplitShares
+from xrec.data.aspects import aspect_tables
 from xrec.data.columns import SPLITS
 from xrec.data.findings import Finding
 from xrec.data.rows import findings_of
@@ -57,6 +58,8 @@ def assemble(source: SourceData, shares: SplitShares) -> Assembled:
     }
     if source.planted is not None:
         tables["planted"] = _planted(source.planted, source)
+    if source.aspects is not None:
+        tables.update(aspect_tables(source.aspects, source.users, source.items))
     metrics = {
         "num_removed_edges": num_removed_edges,
         **_count_splits(tables),

@@ -25,6 +25,10 @@ _SCHEMAS = {
     "interactions": schemas.INTERACTIONS,
     "explanations": schemas.EXPLANATIONS,
     "planted": schemas.PLANTED,
+    "aspects": schemas.ASPECTS,
+    "item_aspects": schemas.ITEM_ASPECTS,
+    "user_aspects": schemas.USER_ASPECTS,
+    "explanation_aspects": schemas.EXPLANATION_ASPECTS,
 }
 
 
@@ -34,7 +38,9 @@ class Dataset:
 
     `interactions` and `explanations` hold each pair once, sorted by user and item. No pair whose
     explanation is held out (validation or test) is a train interaction. Only the generated sample
-    has `planted`.
+    has `planted`, and only a dataset from annotations the tables of aspects. `item_aspects` and
+    `user_aspects` count training reviews; `explanation_aspects` has held-out pairs too, whose
+    aspects are references.
     """
 
     manifest: Manifest
@@ -43,6 +49,10 @@ class Dataset:
     interactions: pa.Table
     explanations: pa.Table
     planted: pa.Table | None = None
+    aspects: pa.Table | None = None
+    item_aspects: pa.Table | None = None
+    user_aspects: pa.Table | None = None
+    explanation_aspects: pa.Table | None = None
 
     @property
     def num_users(self) -> int:
@@ -123,7 +133,7 @@ def write_dataset(
 ) -> Manifest:
     """Write the artifact, its manifest last; returns the manifest.
 
-    tables: users, items, interactions, explanations and, for the sample, planted.
+    tables: users, items, interactions, explanations; planted and tables of aspects, if there are.
     rejected: the rows that were left out (schema REJECTED).
     config, inputs: what the content depends on.
     """

@@ -30,7 +30,7 @@ def prepare_dataset(config: PrepareConfig, source: Source) -> Manifest:
     check_access(output, config.storage)
     files = _read_files(config, source)
     identity = dataset_settings(config)
-    inputs = _hashes(files)
+    inputs = {**source.inputs, **_hashes(files)}
     if manifest := finished(output, "dataset", identity, inputs):
         logger.info("%s: this dataset is already there", output)
         return manifest
@@ -56,11 +56,13 @@ def prepare_dataset(config: PrepareConfig, source: Source) -> Manifest:
 
 
 def source_hashes(config: PrepareConfig, source: Source) -> dict[str, str]:
-    """A hash of each file of `source`, all of which are read for it.
+    """What the dataset depends on: a hash of each file of `source`, and its artifacts.
+
+    All files are read for it.
 
     Raises StorageError or DataError if the source's files cannot be found or read.
     """
-    return _hashes(_read_files(config, source))
+    return {**source.inputs, **_hashes(_read_files(config, source))}
 
 
 def _hashes(files: Mapping[str, bytes]) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """A source of the dataset, and what each source hands over: rows with the ids of the source."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pyarrow as pa
 
@@ -19,6 +19,8 @@ class SourceData:
         and a pair whose split is null gets the split of its hash.
     explanations: user_id, item_id, explanation, split, file, line; the same holds.
     planted: user_id, item_id, aspect, aspects (list of strings); the sample's only.
+    aspects: user_id, item_id, split, aspect, opinion, sentiment, each aspect of a pair once; null
+        where the source knows none.
     findings: the rows that were left out so far.
     num_rows: the number of rows of each file, with those left out, in the order of reading.
     missing_tables: the tables that the source does not have. Without users or items, their ids are
@@ -32,6 +34,7 @@ class SourceData:
     findings: tuple[Finding, ...]
     num_rows: Mapping[str, int]
     planted: pa.Table | None = None
+    aspects: pa.Table | None = None
     missing_tables: tuple[str, ...] = ()
 
 
@@ -47,9 +50,11 @@ class Source:
     read: turns the content of the files, by file name, into rows.
     folder: the folder of the files; null for generated data, which has no files.
     find_files: gives the files of that folder by name; raises DataError if one is missing.
+    inputs: fingerprints of artifacts that the rows come from, by kind.
     """
 
     name: str
     read: Callable[[Mapping[str, bytes]], SourceData]
     folder: Location | None = None
     find_files: Callable[[Location], Mapping[str, Location]] = _no_files
+    inputs: Mapping[str, str] = field(default_factory=dict)

@@ -27,6 +27,7 @@ MANIFEST = "manifest.json"
 SCHEMA_VERSION = 1
 
 Kind = Literal[
+    "annotations",
     "dataset",
     "graph",
     "recommendations",
@@ -40,6 +41,7 @@ Kind = Literal[
 
 
 _MADE_BY: Mapping[Kind, str] = {
+    "annotations": "xrec annotate",
     "dataset": "xrec prepare",
     "graph": "xrec pretrain-graph (or xrec import-adapter)",
     "recommendations": "xrec recommend",

@@ -1,0 +1,69 @@
+"""Job `annotate`: reviews in; profiles, explanations and aspects out."""
+
+from cluster.connect import ensure_ray
+from cluster.preflight import check_cluster
+from cluster.room import demand_of_actors
+from jobs.output import Output
+from xrec.annotate.annotator import AnnotatorSpec
+from xrec.annotate.identity import KIND, RECORD, identify_annotations
+from xrec.annotate.phrases import phrases_spec
+from xrec.annotate.reviews import keep_source
+from xrec.annotate.run import run_annotate
+from xrec.annotate.source import file_hashes, find_review_files
+from xrec.config.annotate import AnnotateConfig
+from xrec.errors import ArtifactNotFoundError
+from xrec.storage import Manifest, check_artifacts, location_of, read_manifest
+
+
+def output(config: AnnotateConfig, *, exact: bool = True) -> Output:
+    """The annotations that `config` asks for; see jobs.output.
+
+    Reads the source's files. Without `exact` it reads none of them, which may be large or gone by
+    now, and compares none.
+    """
+    location, spec = location_of(config, KIND), annotator_spec(config)
+    files = file_hashes(find_review_files(config)) if exact else {}
+    identity = identify_annotations(config, spec, files)
+    inputs = dict(identity.inputs)
+    unchecked: tuple[str, ...] = ()
+    if not exact:
+        try:
+            there = read_manifest(location, KIND).inputs
+        except ArtifactNotFoundError:
+            there = {}
+        unchecked = tuple(name for name in ("reviews", "items") if name in there)
+        inputs.update(dict.fromkeys(unchecked, ""))
+    return Output(location, KIND, identity.config, inputs, unchecked=unchecked, records=(RECORD,))
+
+
+def run(config: AnnotateConfig) -> Manifest | None:
+    """Keep and split the reviews, connect to Ray, and write what is left of all texts.
+
+    Returns the manifest, or None if the limit ended the run before it was finished. Annotations
+    that are finished do no work and start no cluster, unless failed texts are to be retried.
+    """
+    check_artifacts(config, KIND)
+    if config.retry_failed is None and (done := output(config).done()) is not None:
+        return done
+    spec = annotator_spec(config)
+    record = keep_source(config, spec)
+    with ensure_ray(config.ray):
+        uri = config.artifact(KIND)
+        check_cluster(
+            demand_of_actors(config.actors, int(spec.gpus_per_actor)),
+            reads=[uri],
+            writes=[uri],
+            storage=config.storage,
+        )
+        return run_annotate(config, spec, record)
+
+
+def annotator_spec(config: AnnotateConfig) -> AnnotatorSpec:
+    """The annotator that `annotator.kind` names."""
+    return phrases_spec(config.annotator)
+
+
+if __name__ == "__main__":
+    from jobs.command.commands import run_job
+
+    run_job("annotate")

@@ -1,0 +1,326 @@
+"""Whole runs: what is written, what is held out of it, and how a run goes on."""
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.xrec.annotate.review_files import annotate_config, review, write_json_lines
+from tests.xrec.annotate.toy_annotator import REFUSED, quoting_spec
+from tests.xrec.bulk.toy_run import Killed, PoolHere
+from xrec.annotate.annotator import AnnotatorSpec
+from xrec.annotate.phrases import phrases_spec
+from xrec.annotate.read import read_annotations
+from xrec.annotate.reviews import keep_source
+from xrec.annotate.run import run_annotate
+from xrec.config.annotate import AnnotateConfig
+from xrec.config.data import SplitShares
+from xrec.config.shared import StorageConfig
+from xrec.data.assemble import assemble
+from xrec.errors import ArtifactMismatchError, ConfigError, DataError, XRecError
+from xrec.storage import Manifest
+
+pytestmark = pytest.mark.usefixtures("actor_here")
+
+NUM_USERS, REVIEWS_PER_USER, NUM_ITEMS = 12, 5, 7
+
+
+def _secret(user: int, item: int) -> str:
+    """A word of one review only, which no lexicon knows."""
+    return f"zqu{chr(97 + user)}v{chr(97 + item)}x"
+
+
+def _town(tmp_path: Path, **more: Any) -> Path:
+    """Reviews in which the last but one and the last of each user are held out by time."""
+    rows = [
+        review(
+            f"u{user}",
+            f"i{(user + 2 * number) % NUM_ITEMS}",
+            f"The {_secret(user, number)} tone is great. I love the warm sound, "
+            f"and {_secret(user, number)} is a great feature.",
+            summary=f"Great {_secret(user, number)}",
+            time=number,
+            **more,
+        )
+        for user in range(NUM_USERS)
+        for number in range(REVIEWS_PER_USER)
+    ]
+    return write_json_lines(tmp_path / "raw" / "reviews.jsonl", rows)
+
+
+def _held_out_secrets() -> set[str]:
+    last = range(REVIEWS_PER_USER - 2, REVIEWS_PER_USER)
+    return {_secret(user, number) for user in range(NUM_USERS) for number in last}
+
+
+def _run(config: AnnotateConfig, spec: AnnotatorSpec) -> Manifest | None:
+    return run_annotate(config, spec, keep_source(config, spec))
+
+
+def _phrases(config: AnnotateConfig, tmp_path: Path) -> AnnotatorSpec:
+    return phrases_spec(config.annotator)
+
+
+def _quoting(config: AnnotateConfig, tmp_path: Path) -> AnnotatorSpec:
+    return quoting_spec(tmp_path)
+
+
+@pytest.mark.parametrize("make_spec", [_phrases, _quoting], ids=["phrases", "quoting"])
+def test_run_no_word_of_a_held_out_review_is_in_any_text_of_training(
+    tmp_path: Path, make_spec: Callable[[AnnotateConfig, Path], AnnotatorSpec]
+) -> None:
+    # Every word is frequent enough to be an aspect, so that only the split keeps them apart.
+    annotator = {"kind": "phrases", "min_reviews": 1, "max_share": 1, "min_opinion_share": 0}
+    config = annotate_config(
+        tmp_path / "ws",
+        _town(tmp_path),
+        annotator=annotator,
+        vocabulary={"min_reviews": 1},
+        rows_per_chunk=4,
+    )
+    assert _run(config, make_spec(config, tmp_path)) is not None
+    source = read_annotations(config.artifact("annotations"), StorageConfig())
+    dataset = assemble(source, SplitShares()).tables
+    explanations = dataset["explanations"].to_pylist()
+    references = " ".join(row["explanation"] for row in explanations if row["split"] != "train")
+    training = " ".join(
+        [
+            *dataset["users"]["profile"].to_pylist(),
+            *dataset["items"]["profile"].to_pylist(),
+            *dataset["items"]["title"].to_pylist(),
+            *dataset["aspects"]["aspect"].to_pylist(),
+            *(row["explanation"] for row in explanations if row["split"] == "train"),
+        ]
+    ).lower()
+    secrets = {
+        _secret(user, number) for user in range(NUM_USERS) for number in range(REVIEWS_PER_USER)
+    }
+    held_out = _held_out_secrets()
+    assert sum(secret in training for secret in secrets - held_out) > 10  # it would be seen
+    assert [secret for secret in held_out if secret in training] == []
+    if make_spec is _quoting:  # what is held out is nevertheless known as a reference
+        assert all(secret in references for secret in held_out)
+
+
+def test_run_dataset_has_texts_splits_and_counts_of_aspects(tmp_path: Path) -> None:
+    rows = [
+        review("a", "1", "warm loud", time=1),
+        review("a", "2", "warm", time=2),
+        review("a", "3", "Warms", time=3),
+        review("a", "4", "warm cold", time=4),
+        review("b", "1", "warm loud", time=1),
+    ]
+    path = write_json_lines(tmp_path / "reviews.jsonl", rows)
+    config = annotate_config(tmp_path / "ws", path)
+    assert _run(config, quoting_spec(tmp_path)) is not None
+    source = read_annotations(config.artifact("annotations"), StorageConfig())
+    tables = assemble(source, SplitShares()).tables
+    assert tables["users"]["profile"].to_pylist()[1] == "warm loud warm loud warm loud"
+    splits = Counter(tables["interactions"]["split"].to_pylist())
+    assert splits == {"train": 3, "validation": 1, "test": 1}
+    assert tables["aspects"].to_pylist() == [
+        {
+            "aspect_index": 0,
+            "aspect": "warm",
+            "num_reviews": 3,
+            "num_positive": 3,
+            "num_negative": 0,
+        },
+        {
+            "aspect_index": 1,
+            "aspect": "loud",
+            "num_reviews": 2,
+            "num_positive": 2,
+            "num_negative": 0,
+        },
+    ]
+    of_user = {
+        (row["user_index"], row["aspect_index"]): row["num_reviews"]
+        for row in tables["user_aspects"].to_pylist()
+    }
+    assert of_user == {(0, 0): 2, (0, 1): 1, (1, 0): 1, (1, 1): 1}
+    of_item = {
+        (row["item_index"], row["aspect_index"]): row["num_reviews"]
+        for row in tables["item_aspects"].to_pylist()
+    }
+    assert of_item == {(0, 0): 2, (0, 1): 2, (1, 0): 1}
+    named = [
+        (row["item_index"], row["aspect_index"], row["split"])
+        for row in tables["explanation_aspects"].to_pylist()
+        if row["user_index"] == 0
+    ]
+    # "Warms" is the same aspect in the plural; "cold" is in no training review.
+    assert named == [
+        (0, 0, "train"),
+        (0, 1, "train"),
+        (1, 0, "train"),
+        (2, 0, "validation"),
+        (3, 0, "test"),
+    ]
+
+
+def test_run_killed_between_commits_asks_only_for_what_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = annotate_config(tmp_path / "ws", _town(tmp_path), rows_per_chunk=4)
+    spec = quoting_spec(tmp_path)
+    whole_wait, num_waits = PoolHere.wait, 0
+
+    def wait(pool: PoolHere, timeout_seconds: float) -> Any:
+        nonlocal num_waits
+        num_waits += 1
+        if num_waits == 12:
+            raise Killed
+        return whole_wait(pool, timeout_seconds)
+
+    monkeypatch.setattr(PoolHere, "wait", wait)
+    with pytest.raises(Killed):
+        _run(config, spec)
+    monkeypatch.undo()
+    monkeypatch.setattr("xrec.annotate.run.ActorPool", lambda settings, **_: PoolHere(settings))
+    asked_before = Counter((tmp_path / "asked").read_text().split("\n"))
+    assert _run(config, spec) is not None
+    asked = Counter((tmp_path / "asked").read_text().split("\n"))
+    assert len(asked) - 1 == NUM_ITEMS + NUM_USERS + NUM_USERS * REVIEWS_PER_USER
+    twice = [line for line, count in asked.items() if count > 1 and line]
+    assert len(twice) <= 8  # at most what was under way, of two chunks
+    assert sum(asked_before.values()) > 8
+    source = read_annotations(config.artifact("annotations"), StorageConfig())
+    assert source.explanations.num_rows == NUM_USERS * REVIEWS_PER_USER
+
+
+def test_run_with_a_limit_ends_and_the_next_goes_on(tmp_path: Path) -> None:
+    path = _town(tmp_path)
+    limited = annotate_config(tmp_path / "ws", path, limit=10, rows_per_chunk=4)
+    assert _run(limited, quoting_spec(tmp_path)) is None
+    num_asked = len((tmp_path / "asked").read_text().splitlines())
+    assert 10 <= num_asked < 20
+    assert _run(limited, quoting_spec(tmp_path)) is None
+    assert len((tmp_path / "asked").read_text().splitlines()) == num_asked
+    whole = annotate_config(tmp_path / "ws", path, rows_per_chunk=4)
+    assert _run(whole, quoting_spec(tmp_path)) is not None
+
+
+def test_run_failed_texts_have_reason_and_reply_and_can_be_retried(tmp_path: Path) -> None:
+    rows = [review("a", "1", "refuse this"), review("b", "1", "warm"), review("c", "2", "warm")]
+    path = write_json_lines(tmp_path / "reviews.jsonl", rows)
+    hashed = {"by": "hash", "test": 0, "validation": 0}
+    config = annotate_config(tmp_path / "ws", path, split=hashed)
+    manifest = _run(config, quoting_spec(tmp_path))
+    assert manifest is not None
+    assert manifest.metrics["failed"]["pairs"] == {REFUSED: 1}
+    (tmp_path / "mended").touch()
+    retried = _run(config.model_copy(update={"retry_failed": (REFUSED,)}), quoting_spec(tmp_path))
+    assert retried is not None
+    assert retried.metrics["failed"]["pairs"] == {}
+    assert retried.fingerprint != manifest.fingerprint  # so that the dataset is made again
+    asked = Counter((tmp_path / "asked").read_text().splitlines())
+    assert asked == {
+        "item 1": 1,
+        "item 2": 1,
+        "user a": 1,
+        "user b": 1,
+        "user c": 1,
+        "pair a 1": 2,
+        "pair b 1": 1,
+        "pair c 2": 1,
+    }
+    with pytest.raises(ConfigError, match="retry_failed: nonsense: expected all, or some of"):
+        _run(config.model_copy(update={"retry_failed": ("nonsense",)}), quoting_spec(tmp_path))
+
+
+def test_run_carries_texts_whose_inputs_are_the_same(tmp_path: Path) -> None:
+    hashed = {"by": "hash", "test": 0, "validation": 0}
+    rows = [review("a", "1", "warm"), review("b", "2", "loud")]
+    path = write_json_lines(tmp_path / "reviews.jsonl", rows)
+    first = annotate_config(tmp_path / "ws", path, split=hashed)
+    assert _run(first, quoting_spec(tmp_path)) is not None
+    (tmp_path / "asked").unlink()
+    write_json_lines(path, [*rows, review("c", "2", "new")])
+    second = annotate_config(
+        tmp_path / "ws2", path, split=hashed, carry_from=first.artifact("annotations")
+    )
+    assert _run(second, quoting_spec(tmp_path)) is not None
+    # The new review changes item 2, and so the user who reviewed it; a and their pair stay.
+    assert set((tmp_path / "asked").read_text().splitlines()) == {
+        "item 2",
+        "user b",
+        "user c",
+        "pair b 2",
+        "pair c 2",
+    }
+
+
+class _BudgetError(XRecError):
+    pass
+
+
+def test_run_beyond_its_budget_ends_and_goes_on_with_a_larger_one(tmp_path: Path) -> None:
+    def check(costs: Any) -> None:
+        if costs.get("asked", 0) > 10:
+            raise _BudgetError
+
+    config = annotate_config(tmp_path / "ws", _town(tmp_path), rows_per_chunk=4)
+    with pytest.raises(_BudgetError):
+        _run(config, quoting_spec(tmp_path, check_costs=check))
+    num_asked = len((tmp_path / "asked").read_text().splitlines())
+    assert num_asked == NUM_ITEMS + NUM_USERS  # a driver commits every two seconds
+    manifest = _run(config, quoting_spec(tmp_path))
+    assert manifest is not None
+    assert manifest.metrics["costs"]["asked"] == NUM_ITEMS + NUM_USERS * (1 + REVIEWS_PER_USER)
+    assert len((tmp_path / "asked").read_text().splitlines()) == manifest.metrics["costs"]["asked"]
+
+
+def test_run_of_other_settings_is_refused_with_what_differs(tmp_path: Path) -> None:
+    path = _town(tmp_path)
+    assert _run(annotate_config(tmp_path / "ws", path), quoting_spec(tmp_path)) is not None
+    other = annotate_config(tmp_path / "ws", path, min_rating=3)
+    with pytest.raises(ArtifactMismatchError, match="min_rating"):
+        _run(other, quoting_spec(tmp_path))
+
+
+def test_run_of_which_too_many_texts_fail_is_an_error(tmp_path: Path) -> None:
+    rows = [review(f"u{number}", "1", "refuse") for number in range(4)]
+    path = write_json_lines(tmp_path / "reviews.jsonl", rows)
+    hashed = {"by": "hash", "test": 0, "validation": 0}
+    config = annotate_config(tmp_path / "ws", path, split=hashed)
+    with pytest.raises(DataError, match=r"4 of 4 rows failed \(refused 4\)"):
+        _run(config, quoting_spec(tmp_path))
+
+
+def test_run_too_many_rejected_rows_are_an_error_and_nothing_is_written(tmp_path: Path) -> None:
+    rows = [review("a", "1"), review("b", "1", time="a long time ago")]
+    path = write_json_lines(tmp_path / "reviews.jsonl", rows)
+    config = annotate_config(tmp_path / "ws", path)
+    with pytest.raises(DataError, match="1 of 2 rows are unusable") as raised:
+        _run(config, quoting_spec(tmp_path))
+    assert "time must be a number or a date" in str(raised.value)
+    assert not (tmp_path / "ws" / "annotations" / "reviews").exists()
+
+
+def test_run_of_empty_reviews_counts_them_and_keeps_the_interactions(tmp_path: Path) -> None:
+    rows = [review("a", "1", ""), review("b", "1", "warm"), review("c", "1", "loud")]
+    path = write_json_lines(tmp_path / "reviews.jsonl", rows)
+    hashed = {"by": "hash", "test": 0, "validation": 0}
+    manifest = _run(annotate_config(tmp_path / "ws", path, split=hashed), quoting_spec(tmp_path))
+    assert manifest is not None
+    assert manifest.metrics["failed"]["pairs"] == {"empty_review": 1}
+    source = read_annotations(str(tmp_path / "ws" / "annotations"), StorageConfig())
+    assert (source.interactions.num_rows, source.explanations.num_rows) == (3, 2)
+
+
+def test_run_personal_data_that_an_annotator_writes_is_removed_and_counted(tmp_path: Path) -> None:
+    # The quoting annotator writes the title, which the source gives as it is.
+    write_json_lines(tmp_path / "raw" / "reviews.jsonl", [review("a", "1", "warm")])
+    write_json_lines(
+        tmp_path / "raw" / "items.jsonl", [{"item_id": "1", "title": "Drum www.drum.org"}]
+    )
+    hashed = {"by": "hash", "test": 0, "validation": 0}
+    config = annotate_config(tmp_path / "ws", tmp_path / "raw", split=hashed)
+    manifest = _run(config, quoting_spec(tmp_path))
+    assert manifest is not None
+    assert manifest.metrics["costs"]["personal_removed"] == 1
+    source = read_annotations(config.artifact("annotations"), StorageConfig())
+    assert source.items["title"].to_pylist() == ["Drum"]

@@ -1,0 +1,70 @@
+"""What annotations depend on; it is known before the work, and decides whose an output is."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from xrec.annotate.annotator import AnnotatorSpec
+from xrec.annotate.stages import Stage
+from xrec.bulk import Identity
+from xrec.config.annotate import AnnotateConfig
+from xrec.storage import Kind, Location, is_begun, run_fingerprint
+
+KIND: Kind = "annotations"
+RECORD = "run.json"
+"""Whose run an output is, written before anything else: JSON with run, config and inputs."""
+
+_KEPT = ("min_rating", "rating_range", "core", "split", "max_rejected_share")
+_SAMPLES: Mapping[Stage, tuple[str, ...]] = {
+    "items": ("max_reviews_per_item",),
+    "users": ("max_reviews_per_item", "max_reviews_per_user"),
+    "pairs": ("max_reviews_per_item",),
+    "aspects": ("max_reviews_per_item", "vocabulary"),
+}
+
+
+def identify_annotations(
+    config: AnnotateConfig, spec: AnnotatorSpec, files: Mapping[str, str]
+) -> Identity:
+    """The run that `config` asks for; `files` are the hashes of the source's files, by table."""
+    names = {*_KEPT, *(name for names in _SAMPLES.values() for name in names)}
+    return _identity(config, spec, files, names, {})
+
+
+def identify_stage(
+    config: AnnotateConfig, spec: AnnotatorSpec, files: Mapping[str, str], stage: Stage
+) -> Identity:
+    """The part of the run that one stage's rows depend on."""
+    return _identity(config, spec, files, {*_KEPT, *_SAMPLES[stage]}, {"stage": stage})
+
+
+def begin(output: Location, identity: Identity) -> None:
+    """Write whose run the output is, unless it is there.
+
+    Raises ArtifactMismatchError, with the fields that differ, if it is another run's.
+    """
+    if is_begun(output, RECORD, KIND, identity.config, identity.inputs):
+        return
+    record = {
+        "run": run_fingerprint(KIND, identity.config, identity.inputs),
+        "config": identity.config,
+        "inputs": identity.inputs,
+    }
+    if not (output / RECORD).create_bytes(json.dumps(record, indent=2).encode()):
+        is_begun(output, RECORD, KIND, identity.config, identity.inputs)  # another was first
+
+
+def _identity(
+    config: AnnotateConfig,
+    spec: AnnotatorSpec,
+    files: Mapping[str, str],
+    names: set[str],
+    more: Mapping[str, Any],
+) -> Identity:
+    values = config.model_dump(mode="json", include={"source", *names})
+    source = {key: value for key, value in values.pop("source").items() if key != "uri"}
+    return Identity(
+        kind=KIND,
+        config={**values, "source": source, "annotator": dict(spec.settings), **more},
+        inputs={**files, **spec.inputs},
+    )

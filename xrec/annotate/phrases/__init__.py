@@ -1,0 +1,13 @@
+"""The annotator without a language model: what reviews praise, by phrases, counts and lexicons.
+
+grammar    the words of a text with the parts of speech that matter here
+mentions   noun phrases of a text, each with the opinion on it
+learn      which noun phrases are aspects, from training reviews
+titles     names for items that have none
+sentences  profiles and explanations from aspects
+annotator  all of it, behind the protocol of an annotator
+"""
+
+from xrec.annotate.phrases.annotator import phrases_spec
+
+__all__ = ["phrases_spec"]

@@ -1,0 +1,222 @@
+"""Writes texts from phrases: what is praised in an item, by a user, and in one review."""
+
+import functools
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from xrec.annotate.annotator import Annotator, AnnotatorSpec
+from xrec.annotate.phrases.attributes import attributes
+from xrec.annotate.phrases.lexicon import Lexicon, learn_phrases, read_lexicon
+from xrec.annotate.phrases.mentions import noun_phrases
+from xrec.annotate.phrases.sentences import explanation, item_profile, user_profile
+from xrec.annotate.phrases.titles import made_title
+from xrec.annotate.rows import (
+    Aspect,
+    Failure,
+    ItemInput,
+    ItemText,
+    PairInput,
+    PairText,
+    Review,
+    UserInput,
+    UserText,
+    Written,
+)
+from xrec.annotate.words import singular
+from xrec.config.annotate import PhrasesAnnotator
+from xrec.storage import Location
+
+NOTHING_PRAISED = "nothing_praised"
+_VERSION = 1  # of the rules; another one is another run
+_LEAST_COMPLAINTS, _MOST_COMPLAINTS = 2, 2
+_MOST_TITLES = 3
+_SHOWN, _POSITIVE, _NEUTRAL = 2.0, 1.5, 0.5  # what a mention with such an opinion counts
+
+
+def phrases_spec(config: PhrasesAnnotator) -> AnnotatorSpec:
+    """The annotator that `config` asks for."""
+    return AnnotatorSpec(
+        settings={**config.model_dump(mode="json"), "version": _VERSION},
+        inputs={},
+        reasons=(NOTHING_PRAISED,),
+        make=functools.partial(_make, config=config),
+        learn=functools.partial(learn_phrases, config=config),
+        num_learned=config.num_learned,
+    )
+
+
+def _make(output: Location, *, config: PhrasesAnnotator) -> Annotator:
+    return PhraseAnnotator(
+        read_lexicon(output), config.named_in_profile, config.named_in_explanation
+    )
+
+
+@dataclass(frozen=True)
+class _Mentioned:
+    """An aspect of a review: how it is written, and with what the review says of it."""
+
+    aspect: Aspect
+    written: str
+    shown: str
+
+
+@dataclass
+class _Praise:
+    """How often several reviews praise and blame an aspect, and by which words."""
+
+    written: str
+    num_positive: int = 0
+    num_negative: int = 0
+    shown: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def phrase(self) -> str:
+        """The aspect behind the word that praises it most often."""
+        words = [shown for shown in self.shown if shown != self.written] or [self.written]
+        return max(words, key=lambda shown: (self.shown[shown], shown))
+
+
+class PhraseAnnotator:
+    """Names what reviews praise (an Annotator)."""
+
+    def __init__(self, lexicon: Lexicon, named_in_profile: int, named_in_explanation: int):
+        self._lexicon = lexicon
+        self._named_in_profile = named_in_profile
+        self._named_in_explanation = named_in_explanation
+
+    def items(self, rows: Sequence[ItemInput]) -> Written[ItemText]:
+        """See Annotator."""
+        return Written([self._item(row) for row in rows])
+
+    def users(self, rows: Sequence[UserInput]) -> Written[UserText]:
+        """See Annotator."""
+        return Written([self._user(row) for row in rows])
+
+    def pairs(self, rows: Sequence[PairInput]) -> Written[PairText]:
+        """See Annotator."""
+        return Written([self._pair(row) for row in rows])
+
+    def _item(self, row: ItemInput) -> ItemText | Failure:
+        title = row.title or made_title(row.item_id, row.reviews, self._lexicon)
+        praise = self._praise(row.reviews)
+        praised = self._best(praise, title)
+        blamed = sorted(
+            (
+                name
+                for name, each in praise.items()
+                if each.num_negative >= max(_LEAST_COMPLAINTS, each.num_positive + 1)
+            ),
+            key=lambda name: (-praise[name].num_negative, name),
+        )
+        profile = item_profile(
+            row.item_id,
+            row.details,
+            [praise[name].phrase for name in praised],
+            [praise[name].written for name in blamed[:_MOST_COMPLAINTS]],
+        )
+        if not profile and title == row.item_id:
+            return Failure(NOTHING_PRAISED, f"{len(row.reviews)} reviews praise no known aspect")
+        return ItemText(title, profile, not row.title)
+
+    def _user(self, row: UserInput) -> UserText | Failure:
+        praise = self._praise(each.review for each in row.reviews)
+        praised = [praise[name].phrase for name in self._best(praise, "")]
+        titles = list(
+            dict.fromkeys(_with_article(each.item) for each in row.reviews if each.item is not None)
+        )
+        profile = user_profile(row.user_id, praised, titles[:_MOST_TITLES])
+        if not profile:
+            return Failure(NOTHING_PRAISED, f"{len(row.reviews)} reviews praise no known aspect")
+        return UserText(profile)
+
+    def _pair(self, row: PairInput) -> PairText | Failure:
+        found = self._mentions(row.review)
+        title = row.item.title if row.item else row.item_id
+        told = [
+            (self._weight(each), place, each)
+            for place, each in enumerate(found)
+            if each.aspect.sentiment != "negative" and not _is_in(each.aspect.aspect, title)
+        ]
+        # What a good review only speaks of is named if it praises nothing in so many words.
+        named = [each for each in told if each[2].aspect.sentiment == "positive"] or told
+        if not named:
+            return Failure(NOTHING_PRAISED, "the review praises no known aspect")
+        best = sorted(named, key=lambda each: (-each[0], each[1]))[: self._named_in_explanation]
+        praised = [each.shown for _, _, each in sorted(best, key=lambda each: each[1])]
+        text = explanation(
+            row.user_id,
+            row.item_id,
+            title,
+            row.item.title_is_made if row.item else True,
+            praised,
+        )
+        return PairText(text, tuple(each.aspect for each in found))
+
+    def _mentions(self, review: Review) -> list[_Mentioned]:
+        """The aspects of a review, each once, in its order; the text counts before the heading."""
+        found: dict[str, _Mentioned] = {}
+        for text in (review.review, review.summary):
+            for each in (*self._named(text), *_implied(text)):
+                name = each.aspect.aspect
+                if name not in found or self._weight(each) > self._weight(found[name]):
+                    found[name] = each
+        return list(found.values())
+
+    def _named(self, text: str) -> Iterator[_Mentioned]:
+        for phrase in noun_phrases(text):
+            if (known := self._lexicon.aspect_of(phrase)) is not None:
+                name, written = known
+                aspect = Aspect(name, phrase.opinion, phrase.sentiment)
+                shown = f"{phrase.opinion} {written}" if phrase.opinion else written
+                yield _Mentioned(aspect, written, shown)
+
+    def _praise(self, reviews: Iterable[Review]) -> dict[str, _Praise]:
+        praise: dict[str, _Praise] = {}
+        for review in reviews:
+            for each in self._mentions(review):
+                of_aspect = praise.setdefault(each.aspect.aspect, _Praise(each.written))
+                if each.aspect.sentiment == "positive":
+                    of_aspect.num_positive += 1
+                    of_aspect.shown[each.shown] += 1
+                of_aspect.num_negative += each.aspect.sentiment == "negative"
+        return praise
+
+    def _best(self, praise: Mapping[str, _Praise], title: str) -> list[str]:
+        """The aspects that are praised most, the rarer ones first among equals."""
+        told = [name for name in praise if not _is_in(name, title)]
+        liked = [name for name in told if praise[name].num_positive > praise[name].num_negative]
+        # What good reviews only speak of counts if they praise nothing in so many words.
+        liked = liked or [name for name in told if not praise[name].num_negative]
+        liked.sort(key=lambda name: (-praise[name].num_positive * self._rarity(name), name))
+        return liked[: self._named_in_profile]
+
+    def _weight(self, each: _Mentioned) -> float:
+        aspect = each.aspect
+        if aspect.sentiment == "positive":
+            weight = _SHOWN if each.shown != each.written else _POSITIVE
+        else:
+            weight = _NEUTRAL
+        return weight * math.sqrt(self._rarity(aspect.aspect))
+
+    def _rarity(self, name: str) -> float:
+        count = self._lexicon.num_reviews.get(name, 0)
+        return math.log((2 + self._lexicon.num_learned) / (1 + count))
+
+
+def _implied(text: str) -> Iterator[_Mentioned]:
+    for each in attributes(text):
+        aspect = Aspect(each.aspect, each.words, "negative" if each.is_denied else "positive")
+        shown = f"{each.shown} {each.aspect}" if each.shown else each.aspect
+        yield _Mentioned(aspect, each.aspect, shown)
+
+
+def _with_article(item: ItemText) -> str:
+    return f"the {item.title}" if item.title_is_made else item.title
+
+
+def _is_in(aspect: str, title: str) -> bool:
+    """Whether the title says it already: "its strap" tells nothing of a guitar strap."""
+    words = {singular(word) for word in title.lower().split()}
+    return {singular(word) for word in aspect.split(" ")} <= words

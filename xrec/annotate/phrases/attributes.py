@@ -1,0 +1,94 @@
+"""What reviews praise without naming it: "easy to use" praises the ease of use.
+
+Each turn of phrase stands for an aspect. They are general enough for goods, places and books.
+"""
+
+import re
+from dataclasses import dataclass
+
+from xrec.annotate.phrases.grammar import describes
+
+_VERY = r"(?:very |really |so |just |pretty |quite |absolutely |extremely |truly |too )*"
+_GOOD = (
+    r"(?:great|good|nice|amazing|awesome|fantastic|excellent|wonderful|beautiful|incredible|superb|"
+    r"terrific|perfect|sweet|lovely|gorgeous|outstanding)"
+)
+_WELL = (
+    r"(?:well|great|good|fine|perfect(?:ly)?|flawless(?:ly)?|beautifully|wonderfully|nicely|awesome|"
+    r"amazing(?:ly)?|excellent|fantastic|superbly)"
+)
+_PATTERNS: dict[str, str] = {
+    "ease_of_use": r"(?:easy|easier|simple|a breeze|a snap|a cinch) to (?:use|set ?up|install|"
+    r"operate|adjust|put|handle|learn|attach|clean|assemble|follow|understand|work|program|read)"
+    r"|user[- ]friendly",
+    "performance": rf"(?:works|worked|working|performs|performed) {_VERY}(?:{_WELL}|like a charm|"
+    r"as (?:advertised|described|expected|intended))|does (?:the|its|it's|exactly|a great|a good|"
+    r"what it)\b",
+    "sound": rf"sound(?:s|ed)? {_VERY}{_GOOD}",
+    "look": rf"look(?:s|ed)? {_VERY}(?:{_GOOD}|cool|sharp|classy|elegant|stylish)"
+    r"|(?:good|great|nice|cool|beautiful|sharp)[- ]looking|attractive|stylish",
+    "feel": rf"feel(?:s)? {_VERY}(?:{_GOOD}|comfortable|solid|sturdy|smooth)",
+    "fit": rf"fit(?:s)? {_VERY}(?:{_WELL}|snug(?:ly)?|like a glove)",
+    "build": r"(?:well|solidly|ruggedly|nicely) (?:made|built|constructed|put together)|well-made|"
+    r"well-built|built like a tank|built to last|sturdy|sturdily|rugged|heavy[- ]duty",
+    "durability": rf"holds? up {_VERY}(?:{_WELL}|over time)|last(?:s|ed|ing)? (?:a )?(?:very )?"
+    r"(?:long|forever|for years|much longer)|long[- ]lasting|durable",
+    "value": r"well worth|worth (?:the (?:money|price)|every (?:penny|cent|dollar)|it)\b|"
+    r"bang for (?:the|your|my) buck|(?:great|good|excellent|amazing) value",
+    "price": r"(?:great|good|excellent|unbeatable|reasonable|fair|low|right|decent|nice|best|"
+    r"fantastic|awesome|amazing) price|affordable|inexpensive|reasonably priced|well priced|"
+    r"(?:can'?t|cannot|can not) (?:be )?beat(?:en)? (?:it |that )?(?:for )?(?:the|this) price",
+    "comfort": r"comfortable|comfortably|comfy",
+    "accuracy": r"accurate|accurately|precise|spot[- ]on|dead[- ]on",
+    "reliability": r"reliable|reliably|dependable",
+    "versatility": r"versatile",
+    "portability": r"portable|lightweight|compact|easy to carry",
+    "taste": rf"tast(?:es|ed) {_VERY}{_GOOD}|delicious|tasty|flavou?rful|yummy",
+    "service": r"(?:friendly|attentive|courteous|helpful|great|excellent) (?:staff|service|"
+    r"servers?|waiters?|waitress(?:es)?|employees)",
+    "story": r"page[- ]turner|could ?n'?t put (?:it|this|the book) down|kept me (?:hooked|reading|"
+    r"guessing)|gripping",
+}
+_WRITTEN = {"ease_of_use": "ease of use"}
+_SHOWS_OPINION = frozenset({"sound", "look", "feel", "fit", "build", "price"})
+_CHEAP = frozenset({"affordable", "inexpensive", "reasonably priced"})
+_ATTRIBUTE = re.compile(
+    "|".join(rf"(?P<{name}>\b(?:{pattern})(?![\w-]))" for name, pattern in _PATTERNS.items())
+)
+_NOT_BEFORE = re.compile(
+    r"(?:\bnot|n't|\bnever|\bhardly|\bbarely|\bless|\bif|\bmore|\bdont|\bdoesnt|\bisnt|\bwish)"
+    r"(?: \w+){0,2} $"
+)
+_LOOK_BACK = 30
+ATTRIBUTES = frozenset(_WRITTEN.get(name, name) for name in _PATTERNS)
+
+
+@dataclass(frozen=True)
+class Attribute:
+    """An aspect that a turn of phrase stands for: those words, and an adjective to show before it.
+
+    is_denied: whether the words before turn it around, as in "not easy to use".
+    """
+
+    aspect: str
+    words: str
+    shown: str
+    is_denied: bool
+
+
+def attributes(text: str) -> list[Attribute]:
+    """What a text praises without naming it, in its order."""
+    text = text.lower().replace("\u2019", "'")
+    found = []
+    for match in _ATTRIBUTE.finditer(text):
+        name, words = str(match.lastgroup), match.group()
+        first, last = words.split(" ")[0], words.split(" ")[-1]
+        adjective = first if name in ("build", "price") else last
+        if words in _CHEAP:
+            adjective = "low"
+        is_shown = adjective == "low" or (name in _SHOWS_OPINION and describes(adjective))
+        shown = adjective if is_shown else ""
+        before = text[max(0, match.start() - _LOOK_BACK) : match.start()]
+        is_denied = _NOT_BEFORE.search(before) is not None
+        found.append(Attribute(_WRITTEN.get(name, name), words, shown, is_denied))
+    return found

@@ -1,0 +1,160 @@
+"""The noun phrases of a text, each with the opinion on it, if the text has one nearby.
+
+"the tone is very warm" and "a warm tone" both give tone, warm. A negation turns an opinion around.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from xrec.annotate.phrases.grammar import (
+    ADJECTIVE,
+    ADVERB,
+    AND,
+    LINK,
+    NAME,
+    NOT,
+    NOUN,
+    STOP,
+    VERB,
+    Clause,
+    clauses,
+    describes,
+    valence,
+)
+from xrec.annotate.rows import Sentiment
+from xrec.annotate.words import singular, word_set
+
+MOST_WORDS = 3  # of a noun phrase
+_BEFORE, _AFTER, _NEGATED, _LINK_WITHIN = 6, 5, 4, 2  # how far words look for others
+_MAY_STAND_BEFORE = frozenset({ADVERB, AND})
+_MAY_STAND_BETWEEN = frozenset({ADJECTIVE, ADVERB, AND, NAME})
+_MAY_STAND_BEHIND = frozenset({ADVERB, AND, NOT, STOP})
+_LOVES = word_set("love loved loves like liked likes enjoy enjoyed appreciate adore")
+
+
+@dataclass(frozen=True)
+class Phrase:
+    """A noun phrase where it stands.
+
+    names: what it may be called, in the singular, the longest first: it, and its last words.
+    written: the same as they are written. modifier: an adjective before it that only describes.
+    points: whether the text says `this` or `these` of it, as one does of the item itself.
+    opinion: an adjective, or empty.
+    has_opinion: whether anything nearby says how good it is.
+    """
+
+    names: tuple[str, ...]
+    written: tuple[str, ...]
+    modifier: str
+    points: bool
+    opinion: str
+    sentiment: Sentiment
+    has_opinion: bool
+
+
+def noun_phrases(text: str) -> Iterator[Phrase]:
+    """The noun phrases of a text, in its order."""
+    for clause in clauses(text):
+        parts = clause.parts
+        place, end = 0, len(parts)
+        while place < end:
+            if parts[place] != NOUN:
+                place += 1
+                continue
+            start = place
+            while place < end and parts[place] == NOUN:
+                place += 1
+            if not start or parts[start - 1] != NAME:  # else a part of a name: `Dunlop strap`
+                yield _phrase(clause, start, place)
+
+
+def proper_names(text: str) -> set[str]:
+    """Names in the middle of a sentence: each run of capitalized words, two at most, and each."""
+    found: set[str] = set()
+    for clause in clauses(text):
+        before = ""
+        for word, part in zip(clause.written, clause.parts, strict=True):
+            if part != NAME or len(word) < 3 or not word[1:].islower():
+                before = ""
+                continue
+            found.add(word)
+            if before:
+                found.add(f"{before} {word}")
+            before = word
+    return found
+
+
+def _phrase(clause: Clause, start: int, stop: int) -> Phrase:
+    lower = clause.lower[max(start, stop - MOST_WORDS) : stop]
+    names = [*lower[:-1], singular(lower[-1])]
+    opinion, strength = _opinion(clause, start, stop)
+    modifier = ""
+    if start and clause.parts[start - 1] == ADJECTIVE and not valence(clause.lower[start - 1]):
+        modifier = clause.lower[start - 1]
+    return Phrase(
+        tuple(" ".join(names[first:]) for first in range(len(names))),
+        tuple(" ".join(lower[first:]) for first in range(len(lower))),
+        modifier,
+        _points(clause, start),
+        opinion,
+        "neutral" if strength == 0 else "positive" if strength > 0 else "negative",
+        strength != 0,
+    )
+
+
+def _points(clause: Clause, start: int) -> bool:
+    """Whether `this` or `these` stands before the phrase, with nothing but adjectives between."""
+    place = start - 1
+    while place >= 0 and clause.parts[place] in _MAY_STAND_BETWEEN:
+        place -= 1
+    return place >= 0 and clause.lower[place] in ("this", "these")
+
+
+def _opinion(clause: Clause, start: int, stop: int) -> tuple[str, float]:
+    """The adjective on a noun phrase and how good it makes it; ("", 0) if there is nothing.
+
+    It may stand before the noun, behind a verb such as `is`, or be a verb such as `love`.
+    """
+    if start and clause.parts[start - 1] == NOT:
+        return "", -0.5
+    before = range(start - 1, max(-1, start - 1 - _BEFORE), -1)
+    found = _adjective(clause, before, _MAY_STAND_BEFORE)
+    if found is None and (link := _link(clause, stop)) is not None:
+        after = range(link + 1, min(len(clause.parts), link + 1 + _AFTER))
+        found = _adjective(clause, after, _MAY_STAND_BEHIND)
+    if found is not None:
+        return found
+    if not _LOVES.isdisjoint(clause.lower[max(0, start - _AFTER) : start]):
+        return "", -0.5 if NOT in clause.parts[:start] else 0.5
+    return "", 0.0
+
+
+def _adjective(
+    clause: Clause, places: range, may_stand: frozenset[str]
+) -> tuple[str, float] | None:
+    """The first adjective at `places` that says how good something is, and how good; or None.
+
+    It is empty if it is not to be shown.
+    """
+    for place in places:
+        part = clause.parts[place]
+        if part == ADJECTIVE:
+            word = clause.lower[place]
+            if strength := valence(word):
+                is_negated = NOT in clause.parts[max(0, place - _NEGATED) : place]
+                is_shown = strength > 0 and not is_negated and describes(word)
+                return word if is_shown else "", -strength if is_negated else strength
+        elif part not in may_stand:
+            break
+    return None
+
+
+def _link(clause: Clause, stop: int) -> int | None:
+    """The place of the verb such as `is` behind a noun phrase, if no other noun's is nearer."""
+    for place in range(stop, min(len(clause.parts), stop + _LINK_WITHIN)):
+        part = clause.parts[place]
+        if part == LINK:
+            return place
+        if part not in (ADVERB, VERB):
+            return None
+    return None

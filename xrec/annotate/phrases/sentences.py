@@ -1,0 +1,85 @@
+"""Profiles and explanations from aspects, in plain sentences that a hash varies."""
+
+import hashlib
+import re
+from collections.abc import Sequence
+
+from xrec.annotate.words import singular
+
+_ITEM = (
+    "People praise its {praised}.",
+    "Reviewers like its {praised}.",
+    "It is praised for its {praised}.",
+)
+_COMPLAINTS = ("Some find fault with the {blamed}.", "A few complain about the {blamed}.")
+_USER = (
+    "Praises the {praised} of what they buy.",
+    "Cares about the {praised} of things.",
+    "Likes things for their {praised}.",
+)
+_PAIR = (
+    "You would enjoy {name} for {its} {praised}.",
+    "You are likely to appreciate the {praised} of {name}.",
+    "{Name} should suit you, with {its} {praised}.",
+    "With {its} {praised}, {name} would be a good match for you.",
+    "The {praised} of {name} should please you.",
+    "{Name} would serve you well for {its} {praised}.",
+    "Look at {name} for {its} {praised}.",
+    "You will like {name} for {its} {praised}.",
+)
+_MOST_DETAILS = 300
+_BREAK = re.compile(r"(?<=[.!?;])\s")
+
+
+def item_profile(id_: str, details: str, praised: Sequence[str], blamed: Sequence[str]) -> str:
+    """What an item is like. details: what the source says of it, of which the beginning is kept."""
+    parts = [_beginning(details)] if details else []
+    if praised:
+        parts.append(_chosen(_ITEM, id_).format(praised=listed(praised)))
+    if blamed:
+        parts.append(_chosen(_COMPLAINTS, id_).format(blamed=listed(blamed)))
+    return " ".join(parts)
+
+
+def user_profile(id_: str, praised: Sequence[str], titles: Sequence[str]) -> str:
+    """What a user likes. titles: of items that they reviewed."""
+    parts = [_chosen(_USER, id_).format(praised=listed(praised))] if praised else []
+    if titles:
+        parts.append(f"Has enjoyed {listed(titles)}.")
+    return " ".join(parts)
+
+
+def explanation(
+    user_id: str, item_id: str, title: str, title_is_made: bool, praised: Sequence[str]
+) -> str:
+    """Why the user would enjoy the item: a sentence that names what they praise in it."""
+    name = f"the {title}" if title_is_made else title
+    last = title.rpartition(" ")[2].lower()
+    its = "their" if title_is_made and singular(last) != last else "its"
+    pattern = _chosen(_PAIR, f"{user_id}\n{item_id}")
+    return pattern.format(
+        name=name, Name=name[0].upper() + name[1:], its=its, praised=listed(praised)
+    )
+
+
+def listed(words: Sequence[str]) -> str:
+    """The words in a row: "a", "a and b", "a, b and c"."""
+    *before, last = words
+    return f"{', '.join(before)} and {last}" if before else last
+
+
+def _chosen(patterns: Sequence[str], key: str) -> str:
+    digest = hashlib.blake2b(key.encode(), digest_size=4).digest()
+    return patterns[int.from_bytes(digest, "big") % len(patterns)]
+
+
+def _beginning(details: str) -> str:
+    """The first sentences, or a part of the first one that ends with a whole word."""
+    if len(details) <= _MOST_DETAILS:
+        return details if details.endswith((".", "!", "?")) else f"{details}."
+    kept = ""
+    for sentence in _BREAK.split(details):
+        if len(kept) + len(sentence) > _MOST_DETAILS:
+            break
+        kept = f"{kept} {sentence}".strip()
+    return kept or f"{details[:_MOST_DETAILS].rpartition(' ')[0]} \u2026"

@@ -1,0 +1,146 @@
+"""The plan of each stage: its rows, and what its actors make of them."""
+
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from xrec.annotate.annotator import AnnotatorSpec
+from xrec.annotate.identity import identify_stage
+from xrec.annotate.stages import ItemStage, PairStage, Stage, TextStage, UserStage, stage_format
+from xrec.annotate.store import ReviewStore, StoreRecord
+from xrec.annotate.tables import count_names, read_item_texts
+from xrec.annotate.task import TextTask
+from xrec.annotate.vocabulary import AspectTask
+from xrec.bulk import BulkRun, ChunkTask, clean_keys, open_run
+from xrec.config.annotate import AnnotateConfig, VocabularyConfig
+from xrec.config.shared import StorageConfig
+from xrec.storage import Location, fingerprint_of, location_of, open_location
+
+Rows = Iterator[tuple[pa.Table, pa.Table]]
+_NAMES_A_CHUNK = 8192
+
+
+@dataclass(frozen=True)
+class PlannedStage:
+    """A stage that is planned, and how an actor makes its task."""
+
+    run: BulkRun
+    make_task: Callable[[], ChunkTask]
+
+
+def plan_stage(
+    config: AnnotateConfig,
+    spec: AnnotatorSpec,
+    record: StoreRecord,
+    files: Mapping[str, str],
+    stage: Stage,
+    versions: Mapping[Stage, int],
+) -> PlannedStage | None:
+    """Plan a stage, or open it if it was planned before; None if it has no rows.
+
+    files: the hashes of the source's files. versions: of the stages before it.
+
+    Raises ArtifactMismatchError if its output is another run's; TableError.
+    """
+    output = location_of(config, "annotations")
+    store = ReviewStore(output, record.num_files)
+    uri, storage = output.shared_uri, config.storage
+    counts = count_names(output, versions["pairs"], storage) if stage == "aspects" else {}
+    if stage == "aspects" and not counts:
+        return None
+    batches: Mapping[Stage, Callable[[], Rows]] = {
+        "items": lambda: _items(store, uri),
+        "users": lambda: _users(store, uri),
+        "pairs": lambda: _pairs(store, uri),
+        "aspects": lambda: _names(counts, uri),
+    }
+    run = open_run(
+        (output / stage).uri,
+        identify_stage(config, spec, files, stage),
+        stage_format(stage, spec.reasons),
+        batches[stage],
+        listing={},  # what the rows are follows from the identity
+        rows_per_chunk=_NAMES_A_CHUNK if stage == "aspects" else config.rows_per_chunk,
+        carry_from=f"{config.carry_from.rstrip('/')}/{stage}" if config.carry_from else None,
+        storage=storage,
+    )
+    if stage == "aspects":
+        make = functools.partial(_make_aspect_task, dict(counts), config.vocabulary, spec.reasons)
+        return PlannedStage(run, make)
+    settings = _StageSettings(
+        stage,
+        uri,
+        storage,
+        record.num_files,
+        versions.get("items", -1),
+        config.max_reviews_per_item,
+        config.max_reviews_per_user,
+    )
+    return PlannedStage(run, functools.partial(_make_text_task, settings, spec))
+
+
+@dataclass(frozen=True)
+class _StageSettings:
+    """What an actor of a stage of texts must know."""
+
+    stage: Stage
+    output: str
+    storage: StorageConfig
+    num_files: int
+    items_version: int
+    max_reviews_per_item: int
+    max_reviews_per_user: int
+
+
+def _make_text_task(settings: _StageSettings, spec: AnnotatorSpec) -> TextTask:
+    output = open_location(settings.output, settings.storage)
+    return TextTask(
+        _stage(settings, output),
+        spec.make(output),
+        stage_format(settings.stage, spec.reasons),
+        fingerprint_of([dict(spec.settings), dict(spec.inputs)]),
+        spec.row_errors,
+    )
+
+
+def _stage(settings: _StageSettings, output: Location) -> "TextStage[object, object]":
+    store = ReviewStore(output, settings.num_files)
+    if settings.stage == "items":
+        return ItemStage(store, settings.max_reviews_per_item)  # type: ignore[return-value]
+    items = read_item_texts(output, settings.items_version, settings.storage)
+    if settings.stage == "users":
+        return UserStage(store, settings.max_reviews_per_user, items)  # type: ignore[return-value]
+    return PairStage(store, items)  # type: ignore[return-value]
+
+
+def _make_aspect_task(
+    counts: Mapping[str, int], config: VocabularyConfig, reasons: tuple[str, ...]
+) -> AspectTask:
+    return AspectTask(counts, config, stage_format("aspects", reasons))
+
+
+def _items(store: ReviewStore, uri: str) -> Rows:
+    """All items of kept reviews, also of those that are held out, and of the source's table."""
+    yield clean_keys(store.items.select(["item_id"]), ("item_id",), file=uri, first_line=1)
+    for ids in store.ids("all_by_user"):
+        distinct = ids.group_by("item_id").aggregate([])
+        yield clean_keys(distinct, ("item_id",), file=uri, first_line=1)
+
+
+def _users(store: ReviewStore, uri: str) -> Rows:
+    """All users with training reviews."""
+    for ids in store.ids("training_by_user"):
+        distinct = ids.group_by("user_id").aggregate([])
+        yield clean_keys(distinct, ("user_id",), file=uri, first_line=1)
+
+
+def _pairs(store: ReviewStore, uri: str) -> Rows:
+    for ids in store.ids("all_by_user"):
+        yield clean_keys(ids, ("user_id", "item_id"), file=uri, first_line=1)
+
+
+def _names(counts: Mapping[str, int], uri: str) -> Rows:
+    names = pa.table({"aspect": pa.array(sorted(counts), pa.string())})
+    yield clean_keys(names, ("aspect",), file=uri, first_line=1)

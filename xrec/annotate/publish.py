@@ -1,0 +1,78 @@
+"""The manifest of finished annotations: versions of the stages' tables, counts, and a report."""
+
+from collections.abc import Mapping
+
+from xrec.annotate.annotator import AnnotatorSpec
+from xrec.annotate.identity import KIND, identify_annotations
+from xrec.annotate.report import write_report
+from xrec.annotate.stages import Stage
+from xrec.annotate.store import StoreRecord
+from xrec.bulk import BulkRun
+from xrec.bulk.publish import PIN
+from xrec.bulk.state import added
+from xrec.config.annotate import AnnotateConfig
+from xrec.errors import ArtifactNotFoundError
+from xrec.storage import Manifest, fingerprint_of, location_of, read_manifest, write_manifest
+
+_COUNTED: Mapping[Stage, str] = {
+    "items": "items",
+    "users": "users",
+    "pairs": "explanations",
+    "aspects": "aspect_names",
+}
+
+
+def publish_annotations(
+    config: AnnotateConfig,
+    spec: AnnotatorSpec,
+    files: Mapping[str, str],
+    record: StoreRecord,
+    runs: Mapping[Stage, BulkRun],
+    versions: Mapping[Stage, int],
+) -> Manifest:
+    """Write report and manifest, unless they are there for these versions; returns the manifest."""
+    output = location_of(config, "annotations")
+    tables = {str(stage): version for stage, version in versions.items()}
+    try:
+        there = read_manifest(output, KIND)
+    except ArtifactNotFoundError:
+        there = None
+    if there is not None and there.metrics.get("tables") == tables:
+        return there
+    for stage, run in runs.items():
+        run.table.pin(f"{PIN}{versions[stage]}", versions[stage])
+    costs: dict[str, float] = {}
+    failed = {}
+    counts = {"reviews": sum(record.num_reviews.values())}
+    for stage, run in runs.items():
+        state = run.state()
+        assert state is not None
+        costs = added(costs, state.costs)
+        failed[str(stage)] = dict(state.failed)
+        counts[_COUNTED[stage]] = state.num_ok
+    figures = write_report(config, record, runs, versions, failed)
+    identity = identify_annotations(config, spec, files)
+    return write_manifest(
+        output,
+        KIND,
+        config=identity.config,
+        inputs=identity.inputs,
+        content={str(stage): _content(run, versions[stage]) for stage, run in runs.items()},
+        row_counts=counts,
+        metrics={
+            "tables": tables,
+            "num_files": record.num_files,
+            "num_reviews": record.num_reviews,
+            "dropped": record.dropped,
+            "rejected": record.rejected,
+            "personal_removed": record.personal,
+            "failed": failed,
+            "costs": costs,
+            **figures,
+        },
+    )
+
+
+def _content(run: BulkRun, version: int) -> str:
+    """A fingerprint of what a version holds; each file has a name of its own."""
+    return fingerprint_of(sorted(run.table.snapshot(version).files()["path"].to_pylist()))

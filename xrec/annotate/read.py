@@ -1,0 +1,131 @@
+"""Annotations as the source of a dataset: texts, interactions with their splits, and aspects."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from xrec.annotate.identity import KIND
+from xrec.annotate.normalize import normalized
+from xrec.annotate.stages import Stage
+from xrec.annotate.store import ReviewStore
+from xrec.annotate.tables import named_aspects, read_stage, stage_batches
+from xrec.config.shared import StorageConfig
+from xrec.data.source import SourceData
+from xrec.storage import Location, Manifest, open_location, read_manifest
+
+_FILE = "reviews"
+
+
+def annotations_manifest(uri: str, storage: StorageConfig) -> Manifest:
+    """The manifest of finished annotations; raises ArtifactNotFoundError."""
+    return read_manifest(open_location(uri, storage), KIND)
+
+
+def read_annotations(uri: str, storage: StorageConfig) -> SourceData:
+    """All users, items and pairs of the kept reviews, with the texts that they have.
+
+    What has no profile has an empty one, and an item without a title has its id. Raises
+    ArtifactNotFoundError if the annotations are not finished, TableError if a table's version is
+    not there any more.
+    """
+    output = open_location(uri, storage)
+    manifest = read_manifest(output, KIND)
+    versions: dict[Stage, int] = manifest.metrics["tables"]
+    store = ReviewStore(output, manifest.metrics["num_files"])
+    interactions = _numbered(pa.concat_tables(list(store.ids("all_by_user"))))
+    pairs = read_stage(
+        output, "pairs", versions["pairs"], ("user_id", "item_id", "explanation", "split"), storage
+    )
+    return SourceData(
+        users=_users(output, versions, interactions, storage),
+        items=_items(output, versions, interactions, store.items, storage),
+        interactions=interactions,
+        explanations=_numbered(pairs),
+        findings=(),
+        num_rows={_FILE: interactions.num_rows},
+        aspects=_aspects(output, manifest, storage),
+    )
+
+
+def _numbered(pairs: pa.Table) -> pa.Table:
+    pairs = pairs.sort_by([("user_id", "ascending"), ("item_id", "ascending")])
+    lines = pa.array(np.arange(1, pairs.num_rows + 1))
+    return pairs.append_column("file", pa.repeat(_FILE, pairs.num_rows)).append_column(
+        "line", lines
+    )
+
+
+def _ids(column: pa.ChunkedArray, *others: pa.ChunkedArray) -> pa.Array:
+    """Each id once, sorted."""
+    chunks = [chunk for each in (column, *others) for chunk in each.chunks]
+    ids = pa.chunked_array(chunks, pa.string()).unique()
+    return ids.take(pc.sort_indices(ids))
+
+
+def _joined(ids: pa.Array, key: str, texts: pa.Table, columns: tuple[str, ...]) -> pa.Table:
+    """A row for each id with its columns of `texts`, empty where it has none there."""
+    places = pc.index_in(ids, value_set=texts[key].combine_chunks())
+    found = {name: pc.fill_null(texts[name].take(places), "") for name in columns}
+    return pa.table({key: ids, **found})
+
+
+def _users(
+    output: Location, versions: Mapping[Stage, int], pairs: pa.Table, storage: StorageConfig
+) -> pa.Table:
+    texts = read_stage(output, "users", versions["users"], ("user_id", "profile"), storage)
+    return _joined(_ids(pairs["user_id"]), "user_id", texts, ("profile",))
+
+
+def _items(
+    output: Location,
+    versions: Mapping[Stage, int],
+    pairs: pa.Table,
+    known: pa.Table,
+    storage: StorageConfig,
+) -> pa.Table:
+    columns = ("item_id", "title", "profile")
+    texts = read_stage(output, "items", versions["items"], columns, storage)
+    ids = _ids(pairs["item_id"], known["item_id"])
+    items = _joined(ids, "item_id", texts, ("title", "profile"))
+    own = _joined(ids, "item_id", known, ("title",))["title"]
+    titles = pc.if_else(pc.equal(items["title"], ""), own, items["title"])
+    titles = pc.if_else(pc.equal(titles, ""), ids, titles)
+    return items.set_column(1, "title", titles)
+
+
+def _aspects(output: Location, manifest: Manifest, storage: StorageConfig) -> pa.Table | None:
+    """The aspects of each pair, each once, that are in the vocabulary; None if there are none.
+
+    user_id, item_id, split, aspect, opinion, sentiment. A name that only held-out reviews have is
+    kept if it is one of the vocabulary's aspects itself: nothing is learned from it.
+    """
+    versions: dict[Stage, int] = manifest.metrics["tables"]
+    if "aspects" not in versions:
+        return None
+    names = read_stage(output, "aspects", versions["aspects"], ("aspect", "canonical"), storage)
+    columns = ("user_id", "item_id", "split", "aspects")
+    batches = stage_batches(output, "pairs", versions["pairs"], columns, storage)
+    named = pa.concat_tables([named_aspects(batch) for batch in batches])
+    places = pc.index_in(named["aspect"], value_set=names["aspect"].combine_chunks())
+    own = pa.array([normalized(name) for name in named["aspect"].to_pylist()], pa.string())
+    renamed = pc.coalesce(names["canonical"].take(places), own)
+    named = named.set_column(named.schema.get_field_index("aspect"), "aspect", renamed)
+    named = _first_of_each(named)
+    vocabulary = _vocabulary(named, manifest.config["vocabulary"]["min_reviews"])
+    return named.filter(pc.is_in(named["aspect"], value_set=vocabulary))
+
+
+def _first_of_each(named: pa.Table) -> pa.Table:
+    """The first row of each aspect of a pair, in the order of the rows."""
+    repeated = named.select(["user_id", "item_id", "aspect"]).to_pandas().duplicated().to_numpy()
+    return named.filter(pa.array(~repeated))
+
+
+def _vocabulary(named: pa.Table, min_reviews: int) -> pa.Array:
+    """The aspects that at least so many training reviews have."""
+    training = named.filter(pc.equal(named["split"], "train"))
+    counts = pc.value_counts(training["aspect"].combine_chunks())
+    is_frequent = pc.greater_equal(counts.field("counts"), min_reviews)
+    return counts.field("values").filter(is_frequent)

@@ -1,0 +1,170 @@
+"""How good the texts are, as far as it can be counted, with some beside the reviews they came from.
+
+report.json and report.html lie beside the manifest. Shares are of a sample of pairs: those of the
+first users by the hash of their ids.
+"""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from xrec.annotate.normalize import normalized
+from xrec.annotate.report_page import report_page
+from xrec.annotate.stages import Stage
+from xrec.annotate.store import ReviewStore, StoreRecord
+from xrec.annotate.tables import read_stage
+from xrec.bulk import BulkRun
+from xrec.bulk.row_format import OK
+from xrec.config.annotate import AnnotateConfig
+from xrec.storage import location_of, storage_errors
+
+_MOST_PAIRS = 5000
+_VERBATIM_WORDS = 8
+_SHOWN_REVIEWS, _SHOWN_LETTERS, _SHOWN_ASPECTS = 3, 600, 30
+_WORD = re.compile(r"[\w']+")
+
+
+def write_report(
+    config: AnnotateConfig,
+    record: StoreRecord,
+    runs: Mapping[Stage, BulkRun],
+    versions: Mapping[Stage, int],
+    failed: Mapping[str, Mapping[str, int]],
+) -> dict[str, Any]:
+    """Write both files below the output; returns the figures for the manifest."""
+    output = location_of(config, "annotations")
+    store = ReviewStore(output, record.num_files)
+    pairs = _sampled_pairs(store, runs["pairs"], versions["pairs"])
+    figures = _figures(pairs)
+    examples = _spread(pairs, config.num_examples)
+    report = {
+        "reviews": record.num_reviews,
+        "users": record.num_users,
+        "items": record.num_items,
+        "dropped": record.dropped,
+        "rejected": record.rejected,
+        "personal_removed": record.personal,
+        "failed": failed,
+        "sampled_pairs": len(pairs),
+        **figures,
+        "frequent_aspects": _frequent(pairs),
+        "explanations": [_shown_pair(row) for row in examples],
+        "items_shown": _shown_profiles(config, store, versions, examples, "items"),
+        "users_shown": _shown_profiles(config, store, versions, examples, "users"),
+    }
+    text = json.dumps(report, indent=2, ensure_ascii=False)
+    (output / "report.json").write_bytes(f"{text}\n".encode())
+    (output / "report.html").write_bytes(report_page(report).encode())
+    return figures
+
+
+def repeats_verbatim(text: str, review: str) -> bool:
+    """Whether eight words in a row of the text stand so in the review."""
+    words, there = _words(text), f" {' '.join(_words(review))} "
+    return any(
+        f" {' '.join(words[start : start + _VERBATIM_WORDS])} " in there
+        for start in range(len(words) - _VERBATIM_WORDS + 1)
+    )
+
+
+def stands_in(aspect: str, review: str) -> bool:
+    """Whether the words of an aspect stand in the review, in the singular or as they are."""
+    there = {normalized(word) for word in _words(review)} | set(_words(review))
+    return all(word in there or normalized(word) in there for word in _words(aspect))
+
+
+def _words(text: str) -> list[str]:
+    return [word.lower() for word in _WORD.findall(text)]
+
+
+def _sampled_pairs(store: ReviewStore, run: BulkRun, version: int) -> list[dict[str, Any]]:
+    """Explained pairs with their reviews, by user and item."""
+    reviews: dict[tuple[str, str], str] = {}
+    for rows in store.reviews("all_by_user"):
+        for row in rows.select(["user_id", "item_id", "review", "summary"]).to_pylist():
+            text = f"{row['summary']}. {row['review']}" if row["summary"] else row["review"]
+            reviews[row["user_id"], row["item_id"]] = text
+        if len(reviews) >= _MOST_PAIRS:
+            break
+    users = pa.array(sorted({user for user, _ in reviews}), pa.string())
+    with storage_errors(run.table.location.uri):
+        dataset = run.table.snapshot(version).dataset([("status", "=", OK)])
+        names = ["user_id", "item_id", "split", "explanation", "aspects"]
+        found = dataset.to_table(columns=names, filter=pc.field("user_id").isin(users))
+    rows = found.sort_by([("user_id", "ascending"), ("item_id", "ascending")]).to_pylist()
+    return [{**row, "review": reviews[row["user_id"], row["item_id"]]} for row in rows]
+
+
+def _figures(pairs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    named = [(each, pair["review"]) for pair in pairs for each in pair["aspects"]]
+    words = [len(_words(pair["explanation"])) for pair in pairs]
+    return {
+        "explanation_words": _mean(words),
+        "distinct_words_per_100_explanations": _distinct(_spread(pairs, 100)),
+        "aspects_per_explanation": len(named) / len(pairs) if pairs else 0.0,
+        "aspects_in_review": _mean([stands_in(each["aspect"], review) for each, review in named]),
+        "aspects_or_opinions_in_review": _mean(
+            [
+                stands_in(each["aspect"], review)
+                or bool(each["opinion"] and stands_in(each["opinion"], review))
+                for each, review in named
+            ]
+        ),
+        "verbatim_explanations": _mean(
+            [repeats_verbatim(pair["explanation"], pair["review"]) for pair in pairs]
+        ),
+    }
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else 0.0
+
+
+def _distinct(pairs: Sequence[Mapping[str, Any]]) -> int:
+    return len({word for pair in pairs for word in _words(pair["explanation"])})
+
+
+def _frequent(pairs: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for pair in pairs:
+        if pair["split"] == "train":
+            for each in pair["aspects"]:
+                name = normalized(each["aspect"])
+                counts[name] = counts.get(name, 0) + 1
+    best = sorted(counts, key=lambda name: (-counts[name], name))[:_SHOWN_ASPECTS]
+    return {name: counts[name] for name in best}
+
+
+def _spread(pairs: Sequence[dict[str, Any]], number: int) -> list[dict[str, Any]]:
+    """Some of the pairs, from all of them at equal distances."""
+    step = max(1, len(pairs) // number)
+    return list(pairs[::step][:number])
+
+
+def _shown_pair(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {**row, "review": row["review"][:_SHOWN_LETTERS]}
+
+
+def _shown_profiles(
+    config: AnnotateConfig,
+    store: ReviewStore,
+    versions: Mapping[Stage, int],
+    examples: Sequence[Mapping[str, Any]],
+    stage: Stage,
+) -> list[dict[str, Any]]:
+    """The profiles of the examples' users or items, with a few of the reviews behind them."""
+    key = "item_id" if stage == "items" else "user_id"
+    ids = list(dict.fromkeys(row[key] for row in examples))
+    columns = (key, "profile", *(("title",) if stage == "items" else ()))
+    output = location_of(config, "annotations")
+    texts = read_stage(output, stage, versions[stage], columns, config.storage)
+    found = texts.filter(pc.is_in(texts[key], value_set=pa.array(ids, pa.string()))).to_pylist()
+    reviews = store.of("training_by_item" if stage == "items" else "training_by_user", ids)
+    by_id: dict[str, list[str]] = {}
+    for row in reviews.select([key, "review"]).to_pylist():
+        by_id.setdefault(row[key], []).append(row["review"][:_SHOWN_LETTERS])
+    return [{**row, "reviews": by_id.get(row[key], [])[:_SHOWN_REVIEWS]} for row in found]

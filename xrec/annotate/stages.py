@@ -1,0 +1,291 @@
+"""The three kinds of text as stages: which rows each has, from what they are written, and columns.
+
+Items come first, since users' profiles and the pairs' explanations name and describe them.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, TypeVar
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from xrec.annotate.annotator import Annotator
+from xrec.annotate.personal import remove_personal
+from xrec.annotate.rows import (
+    Aspect,
+    Failure,
+    ItemInput,
+    ItemText,
+    PairInput,
+    PairText,
+    Review,
+    ReviewedItem,
+    UserInput,
+    UserText,
+    Written,
+)
+from xrec.annotate.store import ReviewStore
+from xrec.bulk import RowFormat
+from xrec.schemas import REVIEWS
+
+Stage = Literal["items", "users", "pairs", "aspects"]
+STAGES: tuple[Stage, ...] = ("items", "users", "pairs", "aspects")
+NO_REVIEWS, EMPTY_REVIEW = "no_reviews", "empty_review"
+
+InputT = TypeVar("InputT")
+TextT = TypeVar("TextT")
+
+
+def _text(name: str, comment: str) -> pa.Field:
+    return pa.field(name, pa.string(), metadata={"comment": comment})
+
+
+ASPECT_LIST = pa.list_(
+    pa.struct([(name, pa.string()) for name in ("aspect", "opinion", "sentiment")])
+)
+_KEY = _text("content_key", "hash of all that the text depends on: reviews, texts, annotator")
+_REPLY = pa.schema([_text("reply", "what the annotator had written, as it was")])
+_KEYS: Mapping[Stage, tuple[str, ...]] = {
+    "items": ("item_id",),
+    "users": ("user_id",),
+    "pairs": ("user_id", "item_id"),
+    "aspects": ("aspect",),
+}
+_OK: Mapping[Stage, pa.Schema] = {
+    "items": pa.schema(
+        [
+            _text("title", "the source's title, or one that the annotator made"),
+            _text("profile", "what the item is like, from training reviews"),
+            pa.field(
+                "title_is_made",
+                pa.bool_(),
+                metadata={"comment": "whether the annotator made the title"},
+            ),
+            _KEY,
+        ]
+    ),
+    "users": pa.schema([_text("profile", "what the user likes, from training reviews"), _KEY]),
+    "pairs": pa.schema(
+        [
+            _text("split", "train, validation or test; a held-out explanation is a reference"),
+            _text("explanation", "why the user would enjoy the item, from the pair's review"),
+            pa.field(
+                "aspects",
+                ASPECT_LIST,
+                metadata={"comment": "what the review speaks of, in the annotator's words"},
+            ),
+            _KEY,
+        ]
+    ),
+    "aspects": pa.schema([_text("canonical", "the aspect of the vocabulary that it is"), _KEY]),
+}
+
+
+def stage_format(stage: Stage, reasons: Sequence[str]) -> RowFormat:
+    """The columns of a stage's table; `reasons` are the annotator's own."""
+    own = {"items": (NO_REVIEWS,), "users": (), "pairs": (EMPTY_REVIEW,), "aspects": ("left_out",)}
+    return RowFormat(
+        keys=_KEYS[stage],
+        ok=_OK[stage],
+        failed=_REPLY,
+        reasons=own[stage] if stage == "aspects" else tuple(dict.fromkeys((*own[stage], *reasons))),
+        error_reason="annotator_error",
+    )
+
+
+class TextStage(Protocol[InputT, TextT]):
+    """What `TextTask` needs of a stage."""
+
+    def inputs(self, rows: pa.Table) -> list[InputT]:
+        """The input of each row (the columns of the stage's keys), in their order."""
+        ...
+
+    def refused(self, row: InputT) -> Failure | None:
+        """Why nothing can be written of an input; None if the annotator is to be asked."""
+        ...
+
+    def write(self, annotator: Annotator, rows: Sequence[InputT]) -> Written[Any]:
+        """What the annotator makes of them."""
+        ...
+
+    def columns(self, row: InputT, text: TextT) -> dict[str, Any]:
+        """The columns of a row that succeeded, without `content_key`."""
+        ...
+
+    def without_personal(self, text: TextT) -> tuple[TextT, int]:
+        """The text without personal data, and how many places were removed."""
+        ...
+
+
+class ItemTexts:
+    """The texts of the items, by id; those of the stage `items` that succeeded."""
+
+    def __init__(self, table: pa.Table):
+        self._ids = table["item_id"].combine_chunks()
+        self._texts = table.select(["title", "profile", "title_is_made"])
+
+    def of(self, item_ids: Sequence[str]) -> dict[str, ItemText]:
+        """The texts of those of the items that have one."""
+        wanted = pa.array(sorted(set(item_ids)), pa.string())
+        places = pc.drop_null(pc.index_in(wanted, value_set=self._ids))
+        rows = self._texts.take(places).to_pylist()
+        names = self._ids.take(places).to_pylist()
+        return {name: ItemText(**row) for name, row in zip(names, rows, strict=True)}
+
+
+@dataclass(frozen=True)
+class ItemStage:
+    """Titles and profiles of items."""
+
+    store: ReviewStore
+    max_reviews: int
+
+    def inputs(self, rows: pa.Table) -> list[ItemInput]:
+        """See TextStage."""
+        ids = rows["item_id"].to_pylist()
+        reviews = _by_id(self.store.of("training_by_item", ids), "item_id")
+        items = self.store.items
+        known = items.filter(pc.is_in(items["item_id"], value_set=pa.array(ids, pa.string())))
+        details = {row["item_id"]: row for row in known.to_pylist()}
+        return [self._input(id_, reviews.get(id_, []), details.get(id_, {})) for id_ in ids]
+
+    def _input(
+        self, id_: str, reviews: Sequence[Mapping[str, Any]], details: Mapping[str, str]
+    ) -> ItemInput:
+        chosen = tuple(_review(row) for row in reviews[: self.max_reviews])
+        return ItemInput(
+            id_, details.get("title", ""), details.get("details", ""), chosen, len(reviews)
+        )
+
+    def refused(self, row: ItemInput) -> Failure | None:
+        """See TextStage."""
+        if row.reviews or row.details:
+            return None
+        return Failure(NO_REVIEWS, "the item has no training review, and the source no details")
+
+    def write(self, annotator: Annotator, rows: Sequence[ItemInput]) -> Written[ItemText]:
+        """See TextStage."""
+        return annotator.items(rows)
+
+    def columns(self, row: ItemInput, text: ItemText) -> dict[str, Any]:
+        """See TextStage."""
+        return {"item_id": row.item_id, **vars(text)}
+
+    def without_personal(self, text: ItemText) -> tuple[ItemText, int]:
+        """See TextStage."""
+        title, in_title = remove_personal(text.title)
+        profile, in_profile = remove_personal(text.profile)
+        return ItemText(title, profile, text.title_is_made), in_title.total() + in_profile.total()
+
+
+@dataclass(frozen=True)
+class UserStage:
+    """Profiles of users."""
+
+    store: ReviewStore
+    max_reviews: int
+    items: ItemTexts
+
+    def inputs(self, rows: pa.Table) -> list[UserInput]:
+        """See TextStage."""
+        ids = rows["user_id"].to_pylist()
+        found = self.store.of("training_by_user", ids)
+        reviews = _by_id(found, "user_id")
+        items = self.items.of(found["item_id"].to_pylist())
+        inputs = []
+        for id_ in ids:
+            chosen = [_review(row) for row in reviews.get(id_, [])[: self.max_reviews]]
+            reviewed = tuple(ReviewedItem(review, items.get(review.item_id)) for review in chosen)
+            inputs.append(UserInput(id_, reviewed, len(reviews.get(id_, []))))
+        return inputs
+
+    def refused(self, row: UserInput) -> Failure | None:
+        """See TextStage; only users with training reviews are planned."""
+        assert row.reviews, row.user_id
+        return None
+
+    def write(self, annotator: Annotator, rows: Sequence[UserInput]) -> Written[UserText]:
+        """See TextStage."""
+        return annotator.users(rows)
+
+    def columns(self, row: UserInput, text: UserText) -> dict[str, Any]:
+        """See TextStage."""
+        return {"user_id": row.user_id, "profile": text.profile}
+
+    def without_personal(self, text: UserText) -> tuple[UserText, int]:
+        """See TextStage."""
+        profile, found = remove_personal(text.profile)
+        return UserText(profile), found.total()
+
+
+@dataclass(frozen=True)
+class PairStage:
+    """Explanations of pairs, with their aspects."""
+
+    store: ReviewStore
+    items: ItemTexts
+
+    def inputs(self, rows: pa.Table) -> list[PairInput]:
+        """See TextStage."""
+        users, items = rows["user_id"].to_pylist(), rows["item_id"].to_pylist()
+        found = self.store.of("all_by_user", sorted(set(users))).to_pylist()
+        reviews = {(row["user_id"], row["item_id"]): row for row in found}
+        texts = self.items.of(items)
+        return [
+            PairInput(
+                user,
+                item,
+                _review(reviews[user, item]),
+                texts.get(item),
+                reviews[user, item]["split"],
+            )
+            for user, item in zip(users, items, strict=True)
+        ]
+
+    def refused(self, row: PairInput) -> Failure | None:
+        """See TextStage."""
+        if row.review.review or row.review.summary:
+            return None
+        return Failure(EMPTY_REVIEW, "the review has no text")
+
+    def write(self, annotator: Annotator, rows: Sequence[PairInput]) -> Written[PairText]:
+        """See TextStage."""
+        return annotator.pairs(rows)
+
+    def columns(self, row: PairInput, text: PairText) -> dict[str, Any]:
+        """See TextStage."""
+        return {
+            "user_id": row.user_id,
+            "item_id": row.item_id,
+            "split": row.split,
+            "explanation": text.explanation,
+            "aspects": [vars(aspect) for aspect in text.aspects],
+        }
+
+    def without_personal(self, text: PairText) -> tuple[PairText, int]:
+        """See TextStage."""
+        explanation, found = remove_personal(text.explanation)
+        num_removed, aspects = found.total(), []
+        for aspect in text.aspects:
+            name, in_name = remove_personal(aspect.aspect)
+            opinion, in_opinion = remove_personal(aspect.opinion)
+            num_removed += in_name.total() + in_opinion.total()
+            if name:
+                aspects.append(Aspect(name, opinion, aspect.sentiment))
+        return PairText(explanation, tuple(aspects)), num_removed
+
+
+def _by_id(reviews: pa.Table, key: str) -> dict[str, list[dict[str, Any]]]:
+    assert set(reviews["split"].unique().to_pylist()) <= {"train"}, "a held-out review is here"
+    found: dict[str, list[dict[str, Any]]] = {}
+    for row in reviews.to_pylist():
+        found.setdefault(row[key], []).append(row)
+    return found
+
+
+_REVIEW_COLUMNS = tuple(name for name in REVIEWS.names if name not in ("split", "helpful"))
+
+
+def _review(row: Mapping[str, Any]) -> Review:
+    return Review(**{name: row[name] for name in _REVIEW_COLUMNS})

@@ -1,0 +1,75 @@
+"""Reads what the stages wrote: the rows of `status=ok` of one version of a stage's table."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from xrec.annotate.stages import ItemTexts, Stage
+from xrec.bulk.row_format import FAILED, OK
+from xrec.config.shared import StorageConfig
+from xrec.storage import Location, storage_errors
+from xrec.table import Table
+
+Versions = Mapping[Stage, int]
+"""The version of each stage's table; a stage that had no rows is missing."""
+
+
+def read_stage(
+    output: Location, stage: Stage, version: int, columns: Sequence[str], storage: StorageConfig
+) -> pa.Table:
+    """The rows that succeeded, in no particular order."""
+    return pa.concat_tables(stage_batches(output, stage, version, columns, storage))
+
+
+def stage_batches(
+    output: Location, stage: Stage, version: int, columns: Sequence[str], storage: StorageConfig
+) -> Iterator[pa.Table]:
+    """Yield them many rows at a time, at least one table."""
+    uri = (output / stage).uri
+    dataset = Table.open(uri, storage=storage).snapshot(version).dataset([("status", "=", OK)])
+    schema = pa.schema([dataset.schema.field(name) for name in columns]).remove_metadata()
+    yield schema.empty_table()
+    with storage_errors(uri):
+        for batch in dataset.to_batches(columns=list(columns)):
+            if batch.num_rows:
+                yield pa.Table.from_batches([batch]).cast(schema)
+
+
+def read_failed(output: Location, stage: Stage, version: int, storage: StorageConfig) -> pa.Table:
+    """The rows that failed, with the columns of the stage's keys, reason, message and reply."""
+    uri = (output / stage).uri
+    snapshot = Table.open(uri, storage=storage).snapshot(version)
+    with storage_errors(uri):
+        return snapshot.dataset([("status", "=", FAILED)]).to_table()
+
+
+def read_item_texts(output: Location, version: int, storage: StorageConfig) -> ItemTexts:
+    """The titles and profiles of the items."""
+    names = ("item_id", "title", "profile", "title_is_made")
+    return ItemTexts(read_stage(output, "items", version, names, storage))
+
+
+def named_aspects(pairs: pa.Table) -> pa.Table:
+    """One row for each aspect of each pair: user_id, item_id, split, aspect, opinion, sentiment.
+
+    pairs: user_id, item_id, split and aspects, as the stage `pairs` wrote them.
+    """
+    lists = pairs["aspects"].combine_chunks()
+    parents, structs = pc.list_parent_indices(lists), pc.list_flatten(lists)
+    columns = {name: pairs[name].take(parents) for name in ("user_id", "item_id", "split")}
+    fields = {name: structs.field(name) for name in ("aspect", "opinion", "sentiment")}
+    return pa.table({**columns, **fields})
+
+
+def count_names(output: Location, version: int, storage: StorageConfig) -> Counter[str]:
+    """In how many training reviews each name of an aspect is."""
+    counts: Counter[str] = Counter()
+    columns = ("user_id", "item_id", "split", "aspects")
+    for pairs in stage_batches(output, "pairs", version, columns, storage):
+        named = named_aspects(pairs.filter(pc.equal(pairs["split"], "train")))
+        distinct = named.group_by(["user_id", "item_id", "aspect"]).aggregate([])
+        for row in pc.value_counts(distinct["aspect"].combine_chunks()).to_pylist():
+            counts[row["values"]] += row["counts"]
+    return counts

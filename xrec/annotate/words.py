@@ -1,0 +1,80 @@
+"""What English words are, by the lexicons of TextBlob and VADER, which come with their packages.
+
+TextBlob has Brill's lexicon: the likeliest part of speech of 94,000 words, as tags of the Penn
+Treebank; and how good or bad 2,800 adjectives sound. VADER has that of 7,500 words.
+"""
+
+import functools
+from collections.abc import Mapping
+
+
+def word_set(words: str) -> frozenset[str]:
+    """The words of a list, which blanks divide."""
+    return frozenset(words.split())
+
+
+_KEEPS_ITS_S = ("ss", "us", "is", "ous", "ics", "'s")
+_NO_PLURALS = word_set(
+    "bass glass brass lens gas bus plus series species chassis canvas atlas bias news vibes "
+    "headphones earphones earbuds pants jeans scissors shorts graphics acoustics dynamics "
+    "mechanics electronics looks highs lows mids maracas congas bongos sunglasses glasses clothes "
+    "thanks always sometimes perhaps its yes less this has was does cutaways"
+)
+_VADER_SCALE = 4.0
+# Adjectives of praise and blame that neither lexicon has, or that VADER takes for another word.
+_PRAISE = word_set(
+    "sturdy durable reliable affordable lightweight snug roomy versatile responsive compact "
+    "portable adjustable well-made hassle-free soundproof airtight waterproof spacious tasty "
+    "flavorful juicy tender fluffy crispy attentive courteous knowledgeable speedy punchy crunchy "
+    "chunky creamy silky buttery lush mellow balanced articulate dynamic transparent natural "
+    "consistent dependable unobtrusive foolproof intuitive straightforward inexpensive economical "
+    "accessible cosy cozy homely walkable central spotless well-written well-built page-turning "
+    "gripping immersive relatable steady firm precise detailed fast quick easy simple light soft "
+    "strong thick deep full tight low-priced long-lasting"
+)
+_BLAME = word_set(
+    "flimsy noisy wobbly scratchy tinny muddy bulky cumbersome fiddly overpriced pricey costly "
+    "leaky greasy soggy bland stale lukewarm cramped crowded grimy musty defective unreliable "
+    "misleading dull brittle crooked loose squeaky rickety thin finicky"
+)
+_LEAST_VALENCE = 0.15
+
+
+@functools.cache
+def tags() -> Mapping[str, str]:
+    """The likeliest tag of each word of the lexicon, most of them in lower case."""
+    from textblob.en import lexicon
+
+    lexicon.load()
+    return {word: str(tag) for word, tag in lexicon.items()}
+
+
+@functools.cache
+def valences() -> Mapping[str, float]:
+    """How good (up to 1) or bad (down to -1) each word sounds; VADER counts before TextBlob."""
+    from textblob.en import sentiment
+    from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
+
+    sentiment.load()
+    found = {word: float(parts[None][0]) for word, parts in sentiment.items() if None in parts}
+    for word, valence in SentimentIntensityAnalyzer().lexicon.items():
+        found[word] = float(valence) / _VADER_SCALE
+    found.update(dict.fromkeys(_PRAISE, 0.5))
+    found.update(dict.fromkeys(_BLAME, -0.5))
+    return {word: valence for word, valence in found.items() if abs(valence) >= _LEAST_VALENCE}
+
+
+@functools.lru_cache(2**16)
+def singular(word: str) -> str:
+    """The singular of a noun in lower case; other words stay as they are."""
+    if len(word) < 4 or not word.endswith("s") or word in _NO_PLURALS:
+        return word
+    if word.endswith(_KEEPS_ITS_S):
+        return word
+    from textblob.en.inflect import singularize
+
+    found = str(singularize(word))
+    # Where the rules make a word that the lexicon has not, and without its s it has one.
+    if found not in tags() and word.removesuffix("s") in tags():
+        return word.removesuffix("s")
+    return found

@@ -1,0 +1,72 @@
+"""The tables of aspects: the vocabulary, with counts of training reviews, and each pair's aspects.
+
+Nothing of a held-out pair is counted; its aspects are references only.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from xrec import schemas
+
+
+def aspect_tables(named: pa.Table, users: pa.Table, items: pa.Table) -> dict[str, pa.Table]:
+    """The tables aspects, item_aspects, user_aspects and explanation_aspects (xrec.schemas).
+
+    named: user_id, item_id, split, aspect, opinion, sentiment; each aspect of a pair once, and
+        each aspect in a training pair at least. users, items: with the ids in the order of their
+        indices.
+    """
+    training = named.filter(pc.equal(named["split"], "train"))
+    vocabulary = _counted(training, ["aspect"]).sort_by(
+        [("num_reviews", "descending"), ("aspect", "ascending")]
+    )
+    numbers = pa.array(np.arange(vocabulary.num_rows, dtype=np.int32))
+    aspects = vocabulary.append_column("aspect_index", numbers)
+    known = aspects["aspect"].combine_chunks()
+    indices = {
+        "user_index": _index(named["user_id"], users["user_id"].combine_chunks()),
+        "item_index": _index(named["item_id"], items["item_id"].combine_chunks()),
+        "aspect_index": _index(named["aspect"], known),
+    }
+    indexed = pa.table({**indices, **{name: named[name] for name in _KEPT}})
+    trained = indexed.filter(pc.equal(indexed["split"], "train"))
+    return {
+        "aspects": _in_schema(aspects, schemas.ASPECTS),
+        "item_aspects": _sorted(_counted(trained, ["item_index", "aspect_index"]), "item_index"),
+        "user_aspects": _sorted(_counted(trained, ["user_index", "aspect_index"]), "user_index"),
+        "explanation_aspects": _in_schema(
+            indexed.sort_by([("user_index", "ascending"), ("item_index", "ascending")]),
+            schemas.EXPLANATION_ASPECTS,
+        ),
+    }
+
+
+_KEPT = ("opinion", "sentiment", "split")
+
+
+def _counted(rows: pa.Table, keys: Sequence[str]) -> pa.Table:
+    """The number of rows with each value of `keys`, and of the positive and negative ones."""
+    numbers = {
+        "num_reviews": pa.array(np.ones(rows.num_rows, dtype=np.int32)),
+        "num_positive": pc.equal(rows["sentiment"], "positive").cast(pa.int32()),
+        "num_negative": pc.equal(rows["sentiment"], "negative").cast(pa.int32()),
+    }
+    table = pa.table({**{key: rows[key] for key in keys}, **numbers})
+    sums = table.group_by(list(keys)).aggregate([(name, "sum") for name in numbers])
+    return sums.rename_columns([name.removesuffix("_sum") for name in sums.column_names])
+
+
+def _index(ids: pa.ChunkedArray, known: pa.Array) -> pa.ChunkedArray:
+    return pc.index_in(ids, value_set=known)
+
+
+def _sorted(counts: pa.Table, first: str) -> pa.Table:
+    schema = schemas.ITEM_ASPECTS if first == "item_index" else schemas.USER_ASPECTS
+    return _in_schema(counts.sort_by([(first, "ascending"), ("aspect_index", "ascending")]), schema)
+
+
+def _in_schema(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    return table.select(schema.names).cast(schema)
