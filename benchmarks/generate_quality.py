@@ -79,9 +79,7 @@ def compare(workspace: str, llm: str, num_pairs: int, max_new_tokens: int) -> li
     for arithmetic in SETTINGS.values():
         explainer = _explainer(workspace, llm, arithmetic)
         pairs = held_out_pairs(explainer.dataset, "test")[:num_pairs]
-        nll = reference_nll(
-            explainer, own_pairs(pairs), [pair.reference for pair in pairs], 8, "NLL"
-        )
+        nll = reference_nll(explainer, own_pairs(pairs), [pair.reference for pair in pairs], "NLL")
         scores.append(
             Scores(
                 pairs,

@@ -32,7 +32,6 @@ VARIANTS: dict[str, dict[str, str]] = {
     **{name: {} for name in NUM_STATED},
 }
 _DECODING = DecodingConfig(max_new_tokens=40)
-_BATCH_SIZE = 64
 
 
 def configured(config: TrainAdapterConfig, variant: str, seed: int) -> TrainAdapterConfig:
@@ -105,9 +104,7 @@ def score(explainer: Explainer, pairs: Sequence[HeldOutPair], seed: int) -> Scor
     pattern = aspect_pattern(ASPECTS)
     values: dict[str, Any] = {}
     for suffix, prompted in ways.items():
-        values[f"nll{suffix}"] = reference_nll(
-            explainer, prompted, references, _BATCH_SIZE, f"NLL{suffix}"
-        )
+        values[f"nll{suffix}"] = reference_nll(explainer, prompted, references, f"NLL{suffix}")
         texts = generated_texts(explainer, prompted, _DECODING, f"texts{suffix}")
         values[f"right{suffix}"] = names_only(texts, right, pattern).tolist()
     return Scores(

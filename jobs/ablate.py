@@ -153,7 +153,7 @@ def score_variant(
     fits = fitting_pairs(explainer, pairs)
     kept = [pair for pair, fit in zip(pairs, fits, strict=True) if fit]
     others_kept = [other for other, fit in zip(others, fits, strict=True) if fit]
-    nll_own, nll_shuffled = nll_own_and_shuffled(explainer, kept, others_kept, config.batch_size)
+    nll_own, nll_shuffled = nll_own_and_shuffled(explainer, kept, others_kept)
     chosen = own_pairs(kept[: config.max_generations])
     texts = dict(enumerate(generated_texts(explainer, chosen, config.decoding, "texts")))
     return [

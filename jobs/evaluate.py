@@ -129,7 +129,7 @@ def score_pairs(
         explainer.dataset.user_index(user)
         for user in other_users([pair.user_id for pair in pairs], config.seed)
     ]
-    nll_own, nll_shuffled = nll_own_and_shuffled(explainer, pairs, others, config.batch_size)
+    nll_own, nll_shuffled = nll_own_and_shuffled(explainer, pairs, others)
     chosen = shuffled_pairs(pairs, others)[: config.max_shuffled_generations]
     shuffled_texts = dict(
         enumerate(

@@ -107,7 +107,7 @@ def test_ablate_scores_are_those_of_the_adapter_artifact(pipeline: Any, ablated:
     pair = Pair(
         explainer.dataset.user_index(score.user_id), explainer.dataset.item_index(score.item_id)
     )
-    assert reference_nll(explainer, [pair], [score.reference], 1, "NLL") == pytest.approx(
+    assert reference_nll(explainer, [pair], [score.reference], "NLL") == pytest.approx(
         [score.nll_own], rel=1e-4
     )
 

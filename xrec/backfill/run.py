@@ -20,6 +20,8 @@ from xrec.storage import Manifest
 
 logger = logging.getLogger("xrec")
 
+_MOST_CHUNKS = 16
+
 
 def has_work(config: BackfillConfig, run: BulkRun) -> bool:
     """True if pairs are left, within the limit if there is one, or failed ones that are retried.
@@ -38,6 +40,15 @@ def retry_reasons(config: BackfillConfig) -> tuple[str, ...]:
     return EXPLANATIONS.all_reasons if "all" in wanted else wanted
 
 
+def chunks_at_once(config: BackfillConfig) -> int:
+    """How many chunks an actor works on at the same time.
+
+    Two at least, so that the prompts of the next one enter while the last texts of the one before
+    are being written; more if it takes more of them to fill the rows of the engine.
+    """
+    return min(_MOST_CHUNKS, 1 + -(-config.engine.max_rows // config.rows_per_chunk))
+
+
 def run_backfill(
     config: BackfillConfig, run: BulkRun, load: LoadExplainer = load_task_explainer
 ) -> Manifest | None:
@@ -48,7 +59,9 @@ def run_backfill(
     """
     actors = config.actors
     pool = ActorPool(
-        run.worker_settings(explain_task(config, run.plan.record.identity, load)),
+        run.worker_settings(
+            explain_task(config, run.plan.record.identity, load), chunks_at_once(config)
+        ),
         num_actors=actors.num_actors,
         cpus_per_actor=actors.cpus_per_actor,
         gpus_per_actor=gpus_each(

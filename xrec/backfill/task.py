@@ -34,9 +34,11 @@ EXPLANATIONS = RowFormat(
 
 @runtime_checkable
 class ReportingEngine(Protocol):
-    """An engine that reports what its latest call cost; an engine need not do so."""
+    """An engine that reports what its work cost; an engine need not do so."""
 
-    report: EngineReport
+    def take_report(self) -> EngineReport:
+        """The cost of all that was computed since this was called last."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -94,12 +96,16 @@ class ExplainTask:
     row_errors: tuple[type[Exception], ...] = _ENGINE_ERRORS
 
     def do(self, rows: pa.Table) -> Outcome:
-        """See ChunkTask; the costs are those of `costs_of`."""
+        """See ChunkTask; the costs are those of `costs_of`.
+
+        Chunks at work at the same time share the engine's run. A chunk's costs are then in part
+        those of another; the sums are right.
+        """
         generated, failed = explain_pairs(
             self.explainer, rows.cast(PAIRS), self.decoding, self.shared_key
         )
         engine = self.explainer.engine
-        report = engine.report if isinstance(engine, ReportingEngine) else None
+        report = engine.take_report() if isinstance(engine, ReportingEngine) else None
         return Outcome(generated, failed, costs_of(generated, report))
 
     def fail(self, rows: pa.Table, reason: str, message: str) -> pa.Table:

@@ -7,7 +7,6 @@ import logging
 import os
 import re
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
@@ -21,6 +20,7 @@ from xrec.bulk.backoff import with_backoff
 from xrec.bulk.carry import Carried, CarryFrom, EarlierRows
 from xrec.bulk.plan import PlanFiles
 from xrec.bulk.row_format import FAILED, OK, RowFormat
+from xrec.bulk.shared_time import SharedTime
 from xrec.bulk.state import added
 from xrec.bulk.task import CarryingTask, ChunkTask, Outcome
 from xrec.bulk.work import Done, Work
@@ -67,6 +67,7 @@ class ChunkWorker:
         self._plan = PlanFiles(self._output)
         self._task = settings.make_task()
         self._turns = threading.Semaphore(settings.chunks_at_once)
+        self._time = SharedTime()
         self._earlier = (
             EarlierRows(settings.carry, settings.format, settings.num_buckets, settings.storage)
             if settings.carry is not None
@@ -85,11 +86,9 @@ class ChunkWorker:
             return Done(work, (), 0, 0, {})
         keys = wanted.select(self._format.keys).cast(self._format.key_schema)
         earlier = self._read_earlier(work, keys)
-        with self._turns:
-            started_at = time.monotonic()
+        with self._turns, self._time.share() as share:
             carried, left = self._carried(work, earlier, keys)
             outcome = self._outcome(work, left)
-            seconds = time.monotonic() - started_at
         succeeded = pa.concat_tables([carried.rows, outcome.ok])
         failed = pa.concat_tables([outcome.failed, kept])
         buckets = _buckets(work, rows, self._format.keys[0])
@@ -105,7 +104,10 @@ class ChunkWorker:
             succeeded.num_rows + carried.keys.num_rows,
             Counter(failed["reason"].to_pylist()),
             Counter(rows["reason"].to_pylist()) if work.unit.is_retry else {},
-            added(outcome.costs, {"seconds": seconds, "carried": keys.num_rows - left.num_rows}),
+            added(
+                outcome.costs,
+                {"seconds": share.seconds, "carried": keys.num_rows - left.num_rows},
+            ),
         )
 
     def _read(self, work: Work) -> pa.Table:

@@ -66,7 +66,9 @@ class EvaluateConfig(JobConfig):
         description="What this process computes on. With auto it is a GPU if there is one, "
         "else the CPU.",
     )
-    batch_size: int = Field(16, ge=1, description="Number of pairs of one forward pass of scoring.")
+    batch_size: int = Field(
+        16, ge=1, description="Number of texts of one pass through the sentence encoder."
+    )
 
 
 Variant = Literal[
@@ -155,7 +157,9 @@ class AblateConfig(JobConfig):
         description="What pairs are scored on. With auto it is a GPU if there is one, else "
         "the CPU.",
     )
-    batch_size: int = Field(16, ge=1, description="Number of pairs of one forward pass of scoring.")
+    batch_size: int = Field(
+        16, ge=1, description="Number of texts of one pass through the sentence encoder."
+    )
     ray: RayConfig = Field(default_factory=RayConfig, description="The Ray cluster.")
 
     @model_validator(mode="after")

@@ -11,7 +11,12 @@ Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Quantization = Literal["int8"]
 Attention = Literal["auto", "sdpa", "eager", "flash_attention_2", "grouped"]
 PromptFailure = Literal[
-    "empty_prompt", "token_out_of_range", "prompt_too_long", "over_memory_budget"
+    "empty_prompt",
+    "token_out_of_range",
+    "prompt_too_long",
+    "over_memory_budget",
+    "no_token_allowed",
+    "invalid_logits",
 ]
 """Why a prompt cannot be completed."""
 TextFailure = Literal[
@@ -132,8 +137,9 @@ class TextConfig(Config):
     max_words: int | None = Field(
         50,
         ge=1,
-        description="Longest explanation, in words. A longer text, or one cut by max_new_tokens, "
-        "ends with its last whole sentence. If null, any length is used.",
+        description="Longest explanation, in words by Unicode's rules; in Chinese and Japanese a "
+        "character is a word. A longer text, or one cut by max_new_tokens, ends with its last "
+        "whole sentence. If null, any length is used.",
     )
     max_phrase_repeats: int | None = Field(
         3,
@@ -202,9 +208,9 @@ class EngineConfig(Config):
     key_value_gib: float = Field(
         2.0,
         gt=0,
-        description="GiB for keys and values, which are allocated at once. If they hold less "
-        "than max_rows, fewer rows are worked on. A prompt that needs more for "
-        "itself alone fails.",
+        description="GiB for keys and values, which are set aside once. Each text takes what it "
+        "needs; if not all of max_rows find room, fewer are worked on. A prompt that needs more "
+        "for itself alone fails.",
     )
     linear_layers: Literal["packed", "plain", "int8"] = Field(
         "packed",

@@ -143,8 +143,8 @@ class LiveEngineConfig(ScoringEngineConfig):
     key_value_gib: float = Field(
         1.0,
         gt=0,
-        description="GiB for keys and values, which are allocated at once. If they hold less "
-        "than max_rows, fewer rows are worked on.",
+        description="GiB for keys and values, which are set aside once. Each text takes what it "
+        "needs; if not all of max_rows find room, fewer are worked on.",
     )
 
 

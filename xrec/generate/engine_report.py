@@ -1,15 +1,17 @@
-"""The cost of one generate call, as counts and seconds."""
+"""The cost of some steps of a run, as counts and seconds."""
 
 from dataclasses import dataclass
 
 
 @dataclass
 class EngineReport:
-    """The cost of one call; the engine updates it while the call runs.
+    """The cost of steps; the run updates it with each of them.
 
-    Tokens are those that went through the layers, without padding. `num_key_cells` counts the
-    query-key products that attention computed, masked ones included. `num_seen_keys` counts those
-    among them that were between a token and a position of its own sequence.
+    A prompt counts once for each of its texts. Tokens are those that went through the layers,
+    without padding. `num_key_cells` counts the query-key products that attention computed, masked
+    ones included. `num_seen_keys` counts those among them that were between a token and a position
+    of its own sequence. `max_rows`, `max_prefixes` and `key_value_bytes` are the most that were at
+    work at the same time. The seconds of a phase include the work of the device.
     """
 
     num_prompts: int = 0
@@ -43,7 +45,7 @@ class EngineReport:
 
     @property
     def python_seconds(self) -> float:
-        """Seconds outside prefill, decoding and sampling: planning, and what the caller did."""
+        """Seconds of the steps outside prefill, decoding and sampling: planning."""
         return (
             self.total_seconds - self.prefill_seconds - self.decode_seconds - self.sampling_seconds
         )

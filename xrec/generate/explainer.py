@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 import torch
 from transformers import PreTrainedModel
@@ -80,8 +81,8 @@ class CheckedSources:
 class Explainer:
     """Explains pairs of one dataset with one model.
 
-    `dataset` and `graph` also hold the new users and items of a cold start. `model` scores texts;
-    it is None with vLLM, which does not give its model away. `model_fingerprint` identifies
+    `dataset` and `graph` also hold the new users and items of a cold start. `model` is None with
+    vLLM, which does not give its model away. `model_fingerprint` identifies
     language model, adapter and trained graph together. `finisher` makes explanations of the texts
     that `engine` writes.
     """
@@ -183,12 +184,14 @@ def load_explainer(
     engine: EngineConfig,
     history: History | None = None,
     num_reserved_users: int = 0,
+    passes_per_step: int | None = None,
 ) -> Explainer:
     """Load everything into this process; with `history`, one new user is known too.
 
     The graph gets `num_reserved_users` more users, whose vectors are zeros, from index
     `dataset.num_users` on. They are places for the vectors of users who come later: an adapter that
-    reads the graph sees what is written into `graph.users` there.
+    reads the graph sees what is written into `graph.users` there. `passes_per_step` is
+    `PackedRun`'s; texts that are read while they are written need a small one.
 
     Raises what `check_sources` raises, ModelError, DataError for cold-start tables that cannot be
     read or a history that gives no vector, ConfigError for a history of a known user,
@@ -223,7 +226,13 @@ def load_explainer(
     )
     tokenizer = load_tokenizer(checked.llm)
     builder = checked.adapter.attach(model, tokenizer, graph)
-    generator = load_engine(model, stop_token_ids(model, tokenizer), builder.decode, engine)
+    generator = load_engine(
+        model,
+        stop_token_ids(model, tokenizer),
+        builder.decode,
+        engine,
+        passes_per_step=passes_per_step,
+    )
     return Explainer(
         model, generator, PairPrompts(dataset, builder), dataset, graph, checked.model_fingerprint
     )
@@ -255,7 +264,7 @@ def _vllm(
         device=device,
         config=config,
     )
-    return engine, PairPrompts(
+    return cast("Engine", engine), PairPrompts(
         dataset, PromptBuilder(tokenizer, checked.adapter.config.prompt, engine.vocabulary)
     )
 

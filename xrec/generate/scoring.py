@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from xrec.adapter.pairs import Pair
 from xrec.config.llm import DecodingConfig
 from xrec.data.held_out import HeldOutPair
+from xrec.errors import ModelError
+from xrec.generate.engine import Completion, LikelihoodParams
 from xrec.generate.explainer import Explainer, Explanation
-from xrec.llm.examples import explanation_nll
 from xrec.llm.prompt import PromptTooLongError
 from xrec.progress import progress
 
@@ -30,39 +31,41 @@ def fitting_pairs(explainer: Explainer, pairs: Sequence[HeldOutPair]) -> list[bo
 
 
 def reference_nll(
-    explainer: Explainer,
-    pairs: Sequence[Pair],
-    references: Sequence[str],
-    batch_size: int,
-    description: str,
+    explainer: Explainer, pairs: Sequence[Pair], references: Sequence[str], description: str
 ) -> list[float]:
     """Mean NLL of each pair's reference and its end token, in nats a token.
 
-    Raises PromptTooLongError.
+    Raises PromptTooLongError, and ModelError if the engine cannot weigh a reference.
     """
-    assert explainer.model is not None
     examples = [
         explainer.pairs.example(pair, reference)
         for pair, reference in zip(pairs, references, strict=True)
     ]
-    by_index = dict(
-        progress(explanation_nll(explainer.model, examples, batch_size), description, len(examples))
+    completions = explainer.engine.complete(
+        [(example.prompt_ids, LikelihoodParams(tuple(example.label_ids))) for example in examples]
     )
+    by_index = {
+        completion.index: _mean_nll(completion)
+        for completion in progress(completions, description, len(examples))
+    }
     return [by_index[index] for index in range(len(examples))]
 
 
+def _mean_nll(completion: Completion) -> float:
+    if completion.log_likelihoods is None:
+        assert completion.failure is not None
+        raise ModelError(f"a reference cannot be weighed: {completion.failure.message}")
+    return -sum(completion.log_likelihoods) / len(completion.log_likelihoods)
+
+
 def nll_own_and_shuffled(
-    explainer: Explainer, pairs: Sequence[HeldOutPair], others: Sequence[int], batch_size: int
+    explainer: Explainer, pairs: Sequence[HeldOutPair], others: Sequence[int]
 ) -> tuple[list[float], list[float]]:
     """`reference_nll` of each pair with the own vector and with that of `others` (user indices)."""
     references = [pair.reference for pair in pairs]
-    own = reference_nll(explainer, own_pairs(pairs), references, batch_size, "NLL, own vector")
+    own = reference_nll(explainer, own_pairs(pairs), references, "NLL, own vector")
     shuffled = reference_nll(
-        explainer,
-        shuffled_pairs(pairs, others),
-        references,
-        batch_size,
-        "NLL, another user's vector",
+        explainer, shuffled_pairs(pairs, others), references, "NLL, another user's vector"
     )
     return own, shuffled
 

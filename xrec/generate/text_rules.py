@@ -1,7 +1,8 @@
 """From generated text to explanation: titles are filled in, and what breaks a rule is refused.
 
 A text ends before the first stop string. Where it is too long, or was cut by the engine, it ends
-with its last whole sentence. The rules do not depend on the engine that wrote the text.
+with its last whole sentence. Words and sentences are those of any language (sentences). The rules
+do not depend on the engine that wrote the text.
 """
 
 import re
@@ -11,9 +12,9 @@ from collections.abc import Sequence
 from xrec.config.llm import DecodingConfig, TextConfig
 from xrec.data.titles import Span, TitleIndex, composed, title_spans
 from xrec.generate.engine import Completion, Failure
+from xrec.generate.sentences import sentence_ends, words
 from xrec.llm.prompt import PairTexts, PromptBuilder
 
-_SENTENCE_END = re.compile(r"[.!?\u2026]+[\"'\u201d\u2019)\]]*(?=\s|$)")
 _PHRASE_WORDS = 3
 _TITLE = "\ue000"  # a private-use character that stands for the item's title as one word
 _HALF_CHARACTER = "\ufffd"  # what the first bytes of a character decode to
@@ -126,7 +127,7 @@ def _cut(
 ) -> tuple[str, Failure | None]:
     """The text in at most `max_words` words, ended by a whole sentence if it had to be cut."""
     max_words = decoding.text.max_words
-    num_words = len(text.split())
+    num_words = len(words(text))
     if max_words is None or (num_words <= max_words and completion.finish_reason != "length"):
         return text, None
     sentences = _whole_sentences(text, max_words, title)
@@ -152,11 +153,9 @@ def _whole_sentences(text: str, max_words: int, title: str) -> str:
     """
     places = _title_places(text, composed(title).strip())
     ends = [
-        match.end()
-        for match in _SENTENCE_END.finditer(text)
-        if not any(start < match.end() < end for start, end in places)
+        end for end in sentence_ends(text) if not any(start < end < stop for start, stop in places)
     ]
-    return next((text[:end] for end in reversed(ends) if len(text[:end].split()) <= max_words), "")
+    return next((text[:end] for end in reversed(ends) if len(words(text[:end])) <= max_words), "")
 
 
 def _title_places(text: str, title: str) -> list[Span]:
@@ -170,7 +169,7 @@ def cut_to_words(text: str, max_words: int, title: str) -> str:
 
     A longer text ends with its last whole sentence; "" if none ends within so many words.
     """
-    return text if len(text.split()) <= max_words else _whole_sentences(text, max_words, title)
+    return text if len(words(text)) <= max_words else _whole_sentences(text, max_words, title)
 
 
 def _with_short_title(text: str, own: Sequence[Span]) -> str:
@@ -182,8 +181,8 @@ def _with_short_title(text: str, own: Sequence[Span]) -> str:
 
 def _most_repeated(text: str) -> tuple[str, int]:
     """The phrase of three words that stands most often in `text`, and how often."""
-    words = text.lower().split()
-    phrases = Counter(zip(*(words[start:] for start in range(_PHRASE_WORDS)), strict=False))
+    found = words(text.lower())
+    phrases = Counter(zip(*(found[start:] for start in range(_PHRASE_WORDS)), strict=False))
     phrase, count = max(phrases.items(), key=lambda item: item[1], default=((), 0))
     return " ".join(phrase), count
 

@@ -1,22 +1,15 @@
-"""The default engine: continuous batching over a transformers decoder, with shared prefixes.
+"""The default engine: our run (xrec.generate.packed) over a transformers decoder."""
 
-Prompts are grouped by their beginnings (prefix_groups). Keys and values are allocated once, within
-a budget (memory_plan). A schedule decides what is computed next (schedule). A pass has no padding
-(packed_attention). In float32 the greedy tokens equal those of transformers' `generate` on one
-prompt at a time.
-"""
-
-import time
 from collections.abc import Callable, Iterator, Sequence
 
 from transformers import PreTrainedModel
 
 from xrec.config.llm import DecodingConfig, EngineConfig
-from xrec.generate.engine import Completion, Failure, prompt_failure
+from xrec.generate.engine import Completion, RequestParams, text_params
 from xrec.generate.engine_report import EngineReport
-from xrec.generate.generation_run import GenerationRun, Stopping
-from xrec.generate.memory_plan import plan_memory, positions_needed
-from xrec.generate.packed_model import PackedModel
+from xrec.generate.packed.model import PackedModel
+from xrec.generate.packed.run import PackedRun
+from xrec.generate.shared_run import SharedRun
 from xrec.llm.int8_linear import quantize_linears
 from xrec.llm.packed_linear import pack_linears
 
@@ -24,10 +17,10 @@ from xrec.llm.packed_linear import pack_linears
 class TransformersEngine:
     """An `Engine` over a transformers model, with collaborative tokens or without.
 
-    (`xrec.adapter.model.attach_adapters` adds them.) At most `max_rows` prompts are at work at the
+    (`xrec.adapter.model.attach_adapters` adds them.) At most `max_rows` texts are at work at the
     same time, fewer if `key_value_bytes` does not hold as many. `decode` gives the text of token
-    ids; it is needed for stop strings. The model's own generation settings are not used, so that
-    only the job's config decides. `report` has the cost of the latest call.
+    ids; it is needed for stop strings. `passes_per_step` is `PackedRun`'s. The model's own
+    generation settings are not used, so that only the job's config decides.
 
     Raises ModelError for a decoder that cannot run packed passes.
     """
@@ -40,78 +33,39 @@ class TransformersEngine:
         max_rows: int,
         key_value_bytes: int,
         decode: Callable[[list[int]], str],
+        passes_per_step: int | None = None,
     ):
-        self._model = PackedModel(model)
-        self._stop_token_ids = frozenset(stop_token_ids)
-        self._max_rows, self._key_value_bytes, self._decode = max_rows, key_value_bytes, decode
-        self.report = EngineReport()
+        self.run = PackedRun(
+            PackedModel(model),
+            stop_token_ids,
+            decode,
+            max_rows=max_rows,
+            key_value_bytes=key_value_bytes,
+            passes_per_step=passes_per_step,
+        )
+        self._shared = SharedRun(self.run)
+
+    @property
+    def report(self) -> EngineReport:
+        """What all calls since the last `take_report` cost."""
+        return self.run.report
+
+    def take_report(self) -> EngineReport:
+        """`report`, which then begins anew."""
+        return self.run.take_report()
+
+    def complete(
+        self, requests: Sequence[tuple[Sequence[int], RequestParams]]
+    ) -> Iterator[Completion]:
+        """See `Engine`."""
+        return self._shared.complete(requests)
 
     def generate(
         self, prompts: Sequence[Sequence[int]], decoding: DecodingConfig
     ) -> Iterator[Completion]:
-        """Yield one completion for each prompt, in the order in which they finish.
-
-        Prompts that cannot be completed come first.
-        """
-        start = time.perf_counter()
-        self.report = report = EngineReport(
-            num_prompts=len(prompts), key_value_budget_bytes=self._key_value_bytes
-        )
-        failures = {
-            index: failure
-            for index, prompt in enumerate(prompts)
-            if (failure := self._failure(prompt, decoding)) is not None
-        }
-        report.num_failed = len(failures)
-        for index, failure in failures.items():
-            yield Completion(index, [], "failed", failure)
-        accepted = [index for index in range(len(prompts)) if index not in failures]
-        if accepted:
-            yield from self._run(prompts, accepted, decoding, report)
-        report.total_seconds = time.perf_counter() - start
-
-    def _run(
-        self,
-        prompts: Sequence[Sequence[int]],
-        indices: list[int],
-        decoding: DecodingConfig,
-        report: EngineReport,
-    ) -> Iterator[Completion]:
-        bytes_per_position = self._model.shape.bytes_per_position
-        plan = plan_memory(
-            prompts,
-            indices,
-            decoding.max_new_tokens,
-            self._key_value_bytes // bytes_per_position,
-            self._max_rows,
-        )
-        report.num_prompt_tokens = sum(len(prompts[index]) for index in indices)
-        report.max_rows, report.max_prefixes = plan.num_rows, plan.num_prefixes
-        report.key_value_bytes = plan.num_positions * bytes_per_position
-        self._model.adapt(prompts[index] for index in indices)
-        stopping = Stopping(
-            self._stop_token_ids, decoding.stop, self._decode, decoding.max_new_tokens
-        )
-        yield from GenerationRun(
-            self._model, prompts, plan, decoding, stopping, report
-        ).completions()
-
-    def _failure(self, prompt: Sequence[int], decoding: DecodingConfig) -> Failure | None:
-        """Why `prompt` cannot be completed, or None if it can."""
-        failure = prompt_failure(prompt, self._model.num_ids, self._model.context_length)
-        if failure is not None:
-            return failure
-        needed = (
-            positions_needed(prompt, decoding.max_new_tokens) * self._model.shape.bytes_per_position
-        )
-        if needed > self._key_value_bytes:
-            return Failure(
-                "over_memory_budget",
-                f"keys and values of {len(prompt)} tokens and {decoding.max_new_tokens} new ones "
-                f"take {needed:,} bytes, the budget is {self._key_value_bytes:,} (key_value_gib); "
-                "raise it, or lower decoding.max_new_tokens",
-            )
-        return None
+        """See `Engine`."""
+        params = text_params(decoding)
+        return self._shared.complete([(prompt, params) for prompt in prompts])
 
 
 def load_engine(
@@ -119,6 +73,8 @@ def load_engine(
     stop_token_ids: Sequence[int],
     decode: Callable[[list[int]], str],
     config: EngineConfig,
+    *,
+    passes_per_step: int | None = None,
 ) -> TransformersEngine:
     """The engine that `config` describes; `model`'s linear layers get other products, in place.
 
@@ -134,4 +90,5 @@ def load_engine(
         max_rows=config.max_rows,
         key_value_bytes=int(config.key_value_gib * 2**30),
         decode=decode,
+        passes_per_step=passes_per_step,
     )

@@ -128,6 +128,7 @@ def load_live(config: ServeConfig) -> LiveExplainer:
         device=config.models.device,
         engine=config.engine,
         num_reserved_users=num_reserved,
+        passes_per_step=1,
     )
     explainer.pairs.titles.build()
-    return LiveExplainer(explainer, config.decoding, config.engine, config.models.max_waiting_pairs)
+    return LiveExplainer(explainer, config.decoding, config.models.max_waiting_pairs)

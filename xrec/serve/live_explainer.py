@@ -1,26 +1,27 @@
-"""An explainer around a live engine: it takes pairs as they arrive and returns their texts.
+"""An explainer whose run never ends: it takes pairs as they arrive and returns their texts.
 
 A model replica (`xrec.serve.generator`) is this within Ray Serve.
 """
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 
 from xrec.adapter.pairs import Pair
 from xrec.config.llm import DecodingConfig
-from xrec.config.serve import LiveEngineConfig
-from xrec.errors import DataError, UnknownIdError
-from xrec.generate.engine import Completion
+from xrec.errors import DataError, ModelError, UnknownIdError
+from xrec.generate.engine import (
+    Advance,
+    Completion,
+    LikelihoodParams,
+    RequestParams,
+    Run,
+    text_params,
+)
 from xrec.generate.explainer import Explainer
-from xrec.generate.live_engine import LiveEngine
-from xrec.generate.live_run import Advance, LiveRun
-from xrec.generate.packed_model import PackedModel
-from xrec.llm.examples import Example, explanation_nll
-from xrec.llm.model import stop_token_ids
+from xrec.generate.run_thread import RunThread
 from xrec.llm.prompt import PairTexts, PromptTooLongError
 from xrec.serve.live import OVERLOADED, Delta, Failed, LivePair, LiveText, ModelUnavailableError
 from xrec.serve.new_users import NewUsers
@@ -33,34 +34,18 @@ _LONGER_THAN_GENERATED = 4
 class LiveExplainer:
     """Explains pairs with `explainer`, whose graph has reserved rows for new users.
 
-    At most `max_waiting` pairs wait for a row of the engine; more are refused.
+    At most `max_waiting` pairs wait for a row of the engine; more are refused. Raises ModelError if
+    the engine's memory does not hold the longest prompt and its text.
     """
 
-    def __init__(
-        self,
-        explainer: Explainer,
-        decoding: DecodingConfig,
-        engine: LiveEngineConfig,
-        max_waiting: int,
-    ):
-        assert explainer.model is not None
+    def __init__(self, explainer: Explainer, decoding: DecodingConfig, max_waiting: int):
         builder = explainer.pairs.builder
         self._explainer, self._builder, self._decoding = explainer, builder, decoding
         self._new_users = NewUsers(explainer.dataset, explainer.graph)
-        run = LiveRun(
-            PackedModel(explainer.model),
-            builder.beginning,
-            stop_token_ids(explainer.model, builder.tokenizer),
-            builder.decode,
-            max_rows=engine.max_rows,
-            key_value_bytes=int(engine.key_value_gib * 2**30),
-            max_positions=builder.prompt.max_prompt_tokens
-            - len(builder.beginning)
-            + decoding.max_new_tokens
-            - 1,
-        )
-        self.engine = LiveEngine(run)
-        self._max_pending = run.num_slots + max_waiting
+        run = explainer.engine.run
+        _check_memory(run, builder.prompt.max_prompt_tokens, decoding)
+        self.engine = RunThread(run)
+        self._max_pending = run.max_rows + max_waiting
         self.num_pending = 0
         self.num_abandoned = 0
 
@@ -113,17 +98,17 @@ class LiveExplainer:
             indices = [dataset.user_index(user_id) for user_id in (pair.user_id, *other_users)]
             texts = self._texts(pair, indices[0], item)
             labels = self._explainer.pairs.label_ids(text, texts.item_title)
-            examples = [
-                Example(self._builder.build(index, item, texts), labels) for index in indices
-            ]
+            prompts = [self._builder.build(index, item, texts) for index in indices]
         except UnknownIdError as error:
             return Failed("unknown_id", str(error))
         except PromptTooLongError as error:
             return Failed("prompt_too_long", str(error))
-        # One call for each example, so that the engine generates for others in between.
-        return [
-            await asyncio.wrap_future(self.engine.call(partial(self._score, example)))
-            for example in examples
+        params = LikelihoodParams(tuple(labels))
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(self._weighed(prompt, params)) for prompt in prompts]
+        found = [task.result() for task in tasks]
+        return next((one for one in found if isinstance(one, Failed)), None) or [
+            one for one in found if not isinstance(one, Failed)
         ]
 
     async def drained(self) -> None:
@@ -132,10 +117,16 @@ class LiveExplainer:
             await asyncio.sleep(0.05)
         self.engine.stop()
 
-    def _score(self, example: Example) -> float:
-        assert self._explainer.model is not None
-        ((_, nll),) = explanation_nll(self._explainer.model, [example], 1)
-        return nll
+    async def _weighed(self, prompt: list[int], params: LikelihoodParams) -> float | Failed:
+        """Return the mean negative log likelihood of a text that is given, nats per token."""
+        request = _Request(asyncio.get_running_loop(), with_deltas=False)
+        with self._submitted(prompt, params, request):
+            completion = (await request.latest()).completion
+        assert completion is not None
+        if completion.failure is not None:
+            return Failed(completion.failure.reason, completion.failure.message)
+        assert completion.log_likelihoods is not None
+        return -sum(completion.log_likelihoods) / len(completion.log_likelihoods)
 
     async def _explain(self, pair: LivePair) -> LiveText:
         async with aclosing(self._events(pair, with_deltas=False)) as events:
@@ -205,26 +196,13 @@ class LiveExplainer:
         started: float,
         with_deltas: bool,
     ) -> AsyncGenerator[Delta | LiveText, None]:
-        request = _Request(asyncio.get_running_loop(), with_deltas)
-        ticket = self.engine.submit(
-            asked.prompt,
-            decoding,
-            is_injected=is_injected,
-            listener=request.listen,
-            on_failure=request.fail,
-        )
-        shown = ""
-        try:
-            while True:
-                advance = await request.latest()
-                if advance.completion is not None:
-                    break
+        request, shown = _Request(asyncio.get_running_loop(), with_deltas), ""
+        with self._submitted(asked.prompt, text_params(decoding, is_injected=is_injected), request):
+            while (advance := await request.latest()).completion is None:
                 text = self._explainer.finisher.unfinished(advance.token_ids, asked.texts)
                 if text is not None and text.startswith(shown) and len(text) > len(shown):
                     yield Delta(text[len(shown) :])
                     shown = text
-        finally:
-            self.engine.cancel(ticket)
         yield self._finished(
             asked,
             advance.completion,
@@ -232,6 +210,19 @@ class LiveExplainer:
             request.first_token_at - started,
             time.perf_counter() - started,
         )
+
+    @contextmanager
+    def _submitted(
+        self, prompt: list[int], params: RequestParams, request: "_Request"
+    ) -> Iterator[None]:
+        """Submit a request to the engine; what is left of it at exit is cancelled."""
+        ticket = self.engine.submit(
+            prompt, params, listener=request.listen, on_failure=request.fail
+        )
+        try:
+            yield
+        finally:
+            self.engine.cancel(ticket)
 
     def _finished(
         self,
@@ -298,7 +289,7 @@ class LiveExplainer:
         except PromptTooLongError as error:
             return Failed("prompt_too_long", str(error))
         prompt = self._builder.build_without_tokens(texts) if pair.signal == "none" else prompt
-        refused = self.engine.run.refusal(prompt, self._decoding)
+        refused = self.engine.run.refusal(prompt, text_params(self._decoding))
         return _Asked(prompt, texts) if refused is None else Failed(refused.reason, refused.message)
 
     def _texts(self, pair: LivePair, user: int, item: int) -> PairTexts:
@@ -314,6 +305,16 @@ class LiveExplainer:
             if (text := getattr(pair, name)) is not None
         }
         return replace(known if is_known else replace(known, user_profile=""), **given)
+
+
+def _check_memory(run: Run, max_prompt_tokens: int, decoding: DecodingConfig) -> None:
+    """Raise ModelError if the run cannot hold the longest prompt and its text."""
+    refused = run.refusal([0] * max_prompt_tokens, text_params(decoding))
+    if refused is not None:
+        raise ModelError(
+            f"the longest prompt (prompt.max_prompt_tokens={max_prompt_tokens}) cannot be "
+            f"completed: {refused.message}"
+        )
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,9 @@
 """Explaining pairs as a task of xrec.bulk."""
 
 import pickle
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, get_args
 
@@ -14,8 +16,9 @@ from tests.xrec.backfill.toy_engines import Toy
 from tests.xrec.bulk.toy_run import PoolHere
 from xrec.backfill.explain import explain_pairs
 from xrec.backfill.identity import identify
+from xrec.backfill.run import chunks_at_once
 from xrec.backfill.task import EXPLANATIONS, ExplainTask, explain_task
-from xrec.bulk import Identity, clean_keys, drive, open_run
+from xrec.bulk import Identity, Outcome, clean_keys, drive, open_run
 from xrec.config.backfill import FailureReason
 
 MakeConfig = Callable[..., Any]
@@ -78,6 +81,50 @@ def test_explain_task_in_an_actor_explains_newcomers_by_the_items_they_came_with
     without = explain_task(make_config(), identify(make_config()), Toy())()
     (failed,) = without.do(pairs("newcomer i2")).failed.to_pylist()
     assert failed["reason"] == "unknown_user"
+
+
+def test_chunks_at_the_same_time_share_the_engines_steps_and_have_their_own_rows(
+    task: ExplainTask, pairs: Callable[..., pa.Table]
+) -> None:
+    chunks = [pairs(*PAIRS_GIVEN[:3]), pairs(*PAIRS_GIVEN[3:]), pairs("u4 i0", "u2 i1")]
+    alone = [task.do(chunk) for chunk in chunks]
+    num_rows: list[int] = []
+    step = task.explainer.engine.run.step
+
+    def observed() -> list[Any]:
+        advances = step()
+        num_rows.append(len({one.request_id for one in advances}))
+        return advances
+
+    task.explainer.engine.run.step = observed  # type: ignore[method-assign]
+    begun = threading.Barrier(len(chunks))
+
+    def do(chunk: pa.Table) -> Outcome:
+        begun.wait()
+        return task.do(chunk)
+
+    with ThreadPoolExecutor(len(chunks)) as pool:
+        together = list(pool.map(do, chunks))
+    for one, other in zip(alone, together, strict=True):
+        assert one.ok.equals(other.ok)
+        assert one.failed.equals(other.failed)
+    assert max(num_rows) > max(chunk.num_rows for chunk in chunks)
+    costs = [
+        sum(outcome.costs["engine_prompt_tokens"] for outcome in outcomes)
+        for outcomes in (alone, together)
+    ]
+    assert costs[0] == costs[1]
+
+
+@pytest.mark.parametrize(
+    ("rows_per_chunk", "max_rows", "expected"),
+    [(1024, 128, 2), (128, 128, 2), (16, 128, 9), (1, 128, 16)],
+)
+def test_an_actor_does_as_many_chunks_as_fill_the_engine_and_one_more(
+    make_config: MakeConfig, rows_per_chunk: int, max_rows: int, expected: int
+) -> None:
+    config = make_config(rows_per_chunk=rows_per_chunk, engine={"max_rows": max_rows})
+    assert chunks_at_once(config) == expected
 
 
 def test_reasons_of_the_config_are_those_for_which_a_row_can_fail() -> None:

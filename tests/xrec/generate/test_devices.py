@@ -6,8 +6,9 @@ import torch
 from tests.fake_gpu import CPU, GPU, FakeGPU
 from tests.toy import NUM_USERS, attach_toy, toy_model
 from xrec.config.llm import DecodingConfig
-from xrec.generate.live_run import LiveRun
-from xrec.generate.packed_model import PackedModel
+from xrec.generate.engine import text_params
+from xrec.generate.packed.model import PackedModel
+from xrec.generate.packed.run import PackedRun
 from xrec.generate.transformers_engine import TransformersEngine
 from xrec.llm.examples import Example, explanation_nll
 
@@ -43,17 +44,16 @@ def batch_tokens(device: torch.device, decoding: DecodingConfig) -> list[list[in
 
 
 def live_tokens(device: torch.device, decoding: DecodingConfig) -> list[str]:
-    run = LiveRun(
+    run = PackedRun(
         PackedModel(model_on(device)),
-        SHARED,
         [END],
         decode,
         max_rows=4,
         key_value_bytes=2**24,
-        max_positions=100,
+        passes_per_step=1,
     )
     for prompt in PROMPTS:
-        run.add(prompt, decoding, is_injected=prompt is not PROMPTS[0])
+        run.add(prompt, text_params(decoding, is_injected=prompt is not PROMPTS[0]))
     steps = []
     while not run.is_idle:
         steps += [str(advance) for advance in run.step()]

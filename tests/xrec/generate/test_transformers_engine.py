@@ -14,8 +14,8 @@ from tests.toy import NUM_ITEMS, NUM_USERS, attach_toy, toy_model
 from xrec.config.adapter import Injection
 from xrec.config.llm import DecodingConfig
 from xrec.errors import ModelError
-from xrec.generate import generation_run
 from xrec.generate.engine import Completion
+from xrec.generate.packed import run as packed_run
 from xrec.generate.transformers_engine import TransformersEngine
 
 V, END, NUM_NEW = 64, 2, 12
@@ -181,7 +181,7 @@ def test_generate_few_rows_small_budget_and_chunks_give_the_same_tokens(
     chunk_tokens: int,
     num_key_value_heads: int,
 ) -> None:
-    monkeypatch.setattr(generation_run, "_CHUNK_TOKENS", chunk_tokens)
+    monkeypatch.setattr(packed_run, "PASS_TOKENS", chunk_tokens)
     model, prompts = make_model("direct", num_key_value_heads), make_all_prompts()
     if "key_value_positions" in settings:
         settings = {

@@ -14,6 +14,7 @@ import requests
 from tests.xrec.serve.local_endpoint import Endpoint, local_endpoint, sse
 from tests.xrec.serve.town import DECODING, dataset_of, ids_of
 from xrec.backfill import read_explanations
+from xrec.generate.text_rules import cut_to_words
 
 
 def rows_of(town: Path) -> dict[tuple[str, str], str]:
@@ -110,19 +111,6 @@ def test_failed_pairs_stand_in_their_place_beside_good_ones(endpoint: Endpoint, 
     ]
 
 
-def whole_sentences(text: str, title: str, max_words: int) -> str:
-    """The longest beginning of `text` that ends a sentence outside of the title, by hand."""
-    if len(text.split()) <= max_words:
-        return text
-    masked = text.replace(title, "x" * len(title))
-    best = ""
-    for end in range(1, len(text) + 1):
-        ends_here = masked[:end].rstrip("\"'\u201d\u2019)]").endswith((".", "!", "?", "\u2026"))
-        if ends_here and not masked[end : end + 1].strip() and len(text[:end].split()) <= max_words:
-            best = text[:end]
-    return best
-
-
 def test_max_words_cuts_at_a_sentence_or_is_a_problem(endpoint: Endpoint, town: Path) -> None:
     items = dataset_of(town).items
     titles = dict(zip(items["item_id"].to_pylist(), items["title"].to_pylist(), strict=True))
@@ -130,7 +118,8 @@ def test_max_words_cuts_at_a_sentence_or_is_a_problem(endpoint: Endpoint, town: 
         title = titles[item]
         for max_words in (1, 3, 500):
             response = endpoint.get(f"/v1/explanations/{user}/{item}?max_words={max_words}")
-            expected = whole_sentences(text, title, max_words)
+            # tests/xrec/generate/test_text_rules.py checks what this is.
+            expected = cut_to_words(text, max_words, title)
             if expected:
                 assert response.json()["explanation"] == expected
             else:

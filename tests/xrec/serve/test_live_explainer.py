@@ -17,9 +17,9 @@ from xrec.backfill.identity import sources_of
 from xrec.config.llm import EngineConfig
 from xrec.data import titles
 from xrec.data.cold_start import History
-from xrec.generate.engine import Completion
+from xrec.generate.engine import Advance, Completion
 from xrec.generate.explainer import Explainer, load_explainer
-from xrec.generate.live_run import Advance
+from xrec.llm.examples import explanation_nll
 from xrec.llm.prompt import PairTexts
 from xrec.serve.generator import load_live
 from xrec.serve.live import OVERLOADED, Delta, Failed, LivePair, LiveText, ModelUnavailableError
@@ -194,7 +194,7 @@ def test_overrides_and_signals_change_the_prompt_as_they_say(
         key=lambda explanation: explanation.index,
     )
     assert [text.text for text in texts[:3]] == [explanation.text for explanation in expected]
-    # tests/xrec/generate/test_live_run.py checks what the text without injection is.
+    # tests/xrec/generate/packed/test_run.py checks what the text without injection is.
     assert texts[3].text not in {text.text for text in texts[:3]}
     assert texts[3].num_prompt_tokens == texts[0].num_prompt_tokens
 
@@ -364,13 +364,14 @@ def test_beyond_what_may_wait_all_pairs_of_a_request_are_refused(town: Path) -> 
 def test_nll_is_that_of_scoring_with_each_users_vector(
     live: LiveExplainer, closed: Explainer, town: Path
 ) -> None:
-    from xrec.generate.scoring import reference_nll
-
     users, items = ids_of(town)
     text = "You would enjoy the garden."
     nll = use(live, lambda: live.nll(LivePair(users[1], items[2]), text, [users[4], users[5]]))
-    pairs = [Pair(1, 2), Pair(1, 2, 4), Pair(1, 2, 5)]
-    assert nll == pytest.approx(reference_nll(closed, pairs, [text] * 3, 1, "nll"), abs=1e-5)
+    examples = [
+        closed.pairs.example(pair, text) for pair in (Pair(1, 2), Pair(1, 2, 4), Pair(1, 2, 5))
+    ]
+    expected = dict(explanation_nll(closed.model, examples, 1))
+    assert nll == pytest.approx([expected[index] for index in range(3)], abs=1e-5)
     assert len(set(nll)) == 3
 
 

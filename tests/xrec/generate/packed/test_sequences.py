@@ -1,6 +1,6 @@
 """When a text ends; whole runs are tested with the engine (test_transformers_engine)."""
 
-from xrec.generate.generation_run import Stopping
+from xrec.generate.packed.sequences import Stopping
 
 
 def test_stopping_decodes_a_text_once_whatever_the_number_of_stop_strings() -> None:

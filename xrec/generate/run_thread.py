@@ -1,8 +1,7 @@
-"""Runs a live run in a thread of its own, so that callers never wait for the model.
+"""Steps a run in a thread of its own, so that callers never wait for the model.
 
 Callers may be in an event loop or in other threads. Between two steps the model's thread handles
-what they sent: new requests, cancellations, and functions that must have the model to themselves,
-such as scoring.
+what they sent: new requests, cancellations, and functions that must have the model to themselves.
 """
 
 import logging
@@ -13,8 +12,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TypeVar
 
-from xrec.config.llm import DecodingConfig
-from xrec.generate.live_run import Advance, LiveRun
+from xrec.generate.engine import Advance, RequestParams, Run
 
 logger = logging.getLogger("xrec")
 T = TypeVar("T")
@@ -28,28 +26,27 @@ class Ticket:
     """A submitted request; `on_failure` is called if a step fails before the request has ended."""
 
     prompt: Sequence[int]
-    decoding: DecodingConfig
-    is_injected: bool
+    params: RequestParams
     listener: Listener
     on_failure: Callable[[BaseException], None]
     request_id: int | None = None
     is_cancelled: bool = False
 
 
-class LiveEngine:
+class RunThread:
     """Runs `run` until `stop` is called.
 
     `failure` is the exception that a step raised; after it nothing is generated any more. It is
     None as long as no step has failed.
     """
 
-    def __init__(self, run: LiveRun):
+    def __init__(self, run: Run):
         self._run = run
         self._commands: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._at_work: dict[int, Ticket] = {}
         self._is_stopping = False
         self.failure: BaseException | None = None
-        self._thread = threading.Thread(target=self._loop, name="xrec-live-engine", daemon=True)
+        self._thread = threading.Thread(target=self._loop, name="xrec-model", daemon=True)
         self._thread.start()
 
     @property
@@ -63,21 +60,20 @@ class LiveEngine:
         return self._run.num_waiting
 
     @property
-    def run(self) -> LiveRun:
-        """The run. Other threads may use only its `refusal`, `num_slots` and `key_value_bytes`."""
+    def run(self) -> Run:
+        """The run. Other threads may use only its attributes and `refusal`."""
         return self._run
 
     def submit(
         self,
         prompt: Sequence[int],
-        decoding: DecodingConfig,
+        params: RequestParams,
         *,
-        is_injected: bool,
         listener: Listener,
         on_failure: Callable[[BaseException], None],
     ) -> Ticket:
-        """Submit a prompt that `run.refusal` does not refuse; returns at once."""
-        ticket = Ticket(prompt, decoding, is_injected, listener, on_failure)
+        """Submit a request for one text, or for the likelihood of one; returns at once."""
+        ticket = Ticket(prompt, params, listener, on_failure)
         self._commands.put(lambda: self._add(ticket))
         return ticket
 
@@ -141,9 +137,7 @@ class LiveEngine:
         if self.failure is not None:
             ticket.on_failure(self.failure)
         elif not ticket.is_cancelled:
-            ticket.request_id = self._run.add(
-                ticket.prompt, ticket.decoding, is_injected=ticket.is_injected
-            )
+            ticket.request_id = self._run.add(ticket.prompt, ticket.params)
             self._at_work[ticket.request_id] = ticket
 
     def _cancel(self, ticket: Ticket) -> None:

@@ -2,7 +2,7 @@
 
 import random
 
-from xrec.generate.prefix_groups import group_by_prefix, shared_length
+from xrec.generate.packed.prefix_groups import group_by_prefix, shared_length
 
 
 def make_prompts(
@@ -22,7 +22,7 @@ def make_prompts(
 
 def test_group_by_prefix_users_with_several_items_are_groups_and_others_share_the_start() -> None:
     prompts = make_prompts([1, 4, 1, 2, 1])
-    groups = group_by_prefix(prompts, range(len(prompts)), 16)
+    groups = group_by_prefix(prompts, 16)
     assert sorted((len(group.members), len(group.prefix)) for group in groups) == [
         (2, 50),
         (3, 20),
@@ -38,26 +38,25 @@ def test_group_by_prefix_users_with_several_items_are_groups_and_others_share_th
 
 def test_group_by_prefix_large_user_is_split_and_neighbours_stand_side_by_side() -> None:
     prompts = make_prompts([5, 9])
-    groups = group_by_prefix(prompts, range(14), 4)
+    groups = group_by_prefix(prompts, 4)
     assert sorted(len(group.members) for group in groups) == [1, 1, 4, 4, 4]
     users = [group.prefix for group in groups]
     assert users in ([users[0]] * 2 + [users[2]] * 3, [users[0]] * 3 + [users[3]] * 2)
 
 
 def test_group_by_prefix_last_token_is_never_in_the_prefix() -> None:
-    groups = group_by_prefix([[1, 2, 3], [1, 2, 3], [1, 2, 3, 4]], [0, 1, 2], 16)
+    groups = group_by_prefix([[1, 2, 3], [1, 2, 3], [1, 2, 3, 4]], 16)
     assert [group.prefix for group in groups] == [[1, 2]]
 
 
-def test_group_by_prefix_only_the_given_prompts() -> None:
-    prompts = make_prompts([3])
-    assert [group.members for group in group_by_prefix(prompts, [1], 16)] == [[1]]
-    assert group_by_prefix(prompts, [], 16) == []
+def test_group_by_prefix_of_one_prompt_and_of_none() -> None:
+    assert [group.members for group in group_by_prefix(make_prompts([1]), 16)] == [[0]]
+    assert group_by_prefix([], 16) == []
 
 
 def test_group_by_prefix_one_prompt_in_another_at_every_length_needs_no_deep_recursion() -> None:
     prompts = [[1] * length for length in range(1, 3000)]
-    groups = group_by_prefix(prompts, range(len(prompts)), 16)
+    groups = group_by_prefix(prompts, 16)
     assert sum(len(group.members) for group in groups) == len(prompts)
 
 

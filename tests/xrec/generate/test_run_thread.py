@@ -10,15 +10,15 @@ from transformers import LlamaForCausalLM
 
 from tests.toy import NUM_USERS, attach_toy, toy_model
 from xrec.config.llm import DecodingConfig
-from xrec.generate.engine import Completion
-from xrec.generate.live_engine import LiveEngine
-from xrec.generate.live_run import Advance, LiveRun
-from xrec.generate.packed_model import PackedModel
+from xrec.generate.engine import Advance, Completion, TextParams
+from xrec.generate.packed.model import PackedModel
+from xrec.generate.packed.run import PackedRun
+from xrec.generate.run_thread import RunThread
 from xrec.generate.transformers_engine import TransformersEngine
 
 V, END = 64, 2
-GREEDY = DecodingConfig(max_new_tokens=10)
-LONG = DecodingConfig(max_new_tokens=900)
+GREEDY = TextParams(max_new_tokens=10)
+LONG = TextParams(max_new_tokens=900)
 PROMPTS = [
     [5, 6, 7, V + user, *range(8, 8 + item), V + NUM_USERS + item]
     for user in range(NUM_USERS)
@@ -38,17 +38,11 @@ def decode(ids: Sequence[int]) -> str:
 
 
 @pytest.fixture
-def engine(model: LlamaForCausalLM) -> Iterator[LiveEngine]:
+def engine(model: LlamaForCausalLM) -> Iterator[RunThread]:
     # Without a stop token a text's length is known.
-    made = LiveEngine(
-        LiveRun(
-            PackedModel(model),
-            [5, 6],
-            [],
-            decode,
-            max_rows=4,
-            key_value_bytes=2**24,
-            max_positions=1000,
+    made = RunThread(
+        PackedRun(
+            PackedModel(model), [], decode, max_rows=4, key_value_bytes=2**24, passes_per_step=1
         )
     )
     yield made
@@ -56,16 +50,14 @@ def engine(model: LlamaForCausalLM) -> Iterator[LiveEngine]:
     made.join(30)
 
 
-def complete(
-    engine: LiveEngine, prompt: Sequence[int], decoding: DecodingConfig = GREEDY
-) -> Completion:
+def complete(engine: RunThread, prompt: Sequence[int], params: TextParams = GREEDY) -> Completion:
     ended: queue.Queue[Completion | BaseException] = queue.Queue()
 
     def listener(advance: Advance) -> None:
         if advance.completion is not None:
             ended.put(advance.completion)
 
-    engine.submit(prompt, decoding, is_injected=True, listener=listener, on_failure=ended.put)
+    engine.submit(prompt, params, listener=listener, on_failure=ended.put)
     result = ended.get(timeout=60)
     if isinstance(result, BaseException):
         raise result
@@ -73,7 +65,7 @@ def complete(
 
 
 def test_requests_of_many_threads_get_the_tokens_of_the_closed_list(
-    model: LlamaForCausalLM, engine: LiveEngine
+    model: LlamaForCausalLM, engine: RunThread
 ) -> None:
     with ThreadPoolExecutor(8) as pool:
         live = list(pool.map(lambda prompt: complete(engine, prompt).token_ids, PROMPTS))
@@ -81,15 +73,13 @@ def test_requests_of_many_threads_get_the_tokens_of_the_closed_list(
     engine.join(30)
     closed = TransformersEngine(
         model, [], max_rows=64, key_value_bytes=2**24, decode=decode
-    ).generate(PROMPTS, GREEDY)
+    ).generate(PROMPTS, DecodingConfig(max_new_tokens=10))
     assert live == [one.token_ids for one in sorted(closed, key=lambda one: one.index)]
 
 
-def test_cancelled_request_stops_and_frees_its_row(engine: LiveEngine) -> None:
+def test_cancelled_request_stops_and_frees_its_row(engine: RunThread) -> None:
     told: queue.Queue[Advance] = queue.Queue()
-    ticket = engine.submit(
-        PROMPTS[0], LONG, is_injected=True, listener=told.put, on_failure=pytest.fail
-    )
+    ticket = engine.submit(PROMPTS[0], LONG, listener=told.put, on_failure=pytest.fail)
     for _ in range(3):
         told.get(timeout=60)
     engine.cancel(ticket)
@@ -99,13 +89,12 @@ def test_cancelled_request_stops_and_frees_its_row(engine: LiveEngine) -> None:
     assert told.empty()
 
 
-def test_request_cancelled_before_it_was_taken_in_is_never_computed(engine: LiveEngine) -> None:
+def test_request_cancelled_before_it_was_taken_in_is_never_computed(engine: RunThread) -> None:
     gate = threading.Event()
     engine.call(lambda: gate.wait(60))
     ticket = engine.submit(
         PROMPTS[0],
         LONG,
-        is_injected=True,
         listener=lambda advance: pytest.fail("told"),
         on_failure=pytest.fail,
     )
@@ -115,14 +104,12 @@ def test_request_cancelled_before_it_was_taken_in_is_never_computed(engine: Live
 
 
 def test_call_runs_while_others_decode_and_gives_its_exception_to_the_caller(
-    engine: LiveEngine,
+    engine: RunThread,
 ) -> None:
     told: queue.Queue[Advance] = queue.Queue()
-    ticket = engine.submit(
-        PROMPTS[0], LONG, is_injected=True, listener=told.put, on_failure=pytest.fail
-    )
+    ticket = engine.submit(PROMPTS[0], LONG, listener=told.put, on_failure=pytest.fail)
     told.get(timeout=60)
-    assert engine.call(lambda: threading.current_thread().name).result(60) == "xrec-live-engine"
+    assert engine.call(lambda: threading.current_thread().name).result(60) == "xrec-model"
     assert engine.call(lambda: engine.num_rows).result(60) == 1
     with pytest.raises(ZeroDivisionError):
         engine.call(lambda: 1 // 0).result(60)
@@ -130,16 +117,16 @@ def test_call_runs_while_others_decode_and_gives_its_exception_to_the_caller(
     assert engine.failure is None
 
 
-def test_stop_lets_what_is_at_work_end(engine: LiveEngine) -> None:
+def test_stop_lets_what_is_at_work_end(engine: RunThread) -> None:
     ended: queue.Queue[Advance] = queue.Queue()
-    engine.submit(PROMPTS[0], GREEDY, is_injected=True, listener=ended.put, on_failure=pytest.fail)
+    engine.submit(PROMPTS[0], GREEDY, listener=ended.put, on_failure=pytest.fail)
     engine.stop()
     engine.join(60)
     assert [len(ended.get_nowait().token_ids) for _ in range(10)] == list(range(1, 11))
 
 
 def test_failed_step_is_told_to_all_who_wait_and_to_all_who_come(
-    engine: LiveEngine, monkeypatch: pytest.MonkeyPatch
+    engine: RunThread, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken() -> list[Advance]:
         raise RuntimeError("no memory")

@@ -1,6 +1,6 @@
 """Runs packed passes through a transformers decoder: the tokens of many sequences in one row."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -8,11 +8,10 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from xrec.errors import ModelError
-from xrec.generate.key_values import KeyValueShape
-from xrec.generate.packed_attention import PACKED, Attends, register_packed_attention
+from xrec.generate.packed.arena import KeyValueShape
+from xrec.generate.packed.attention import PACKED, Attends, register_packed_attention
+from xrec.generate.packed.vectors import AdaptedVectors
 from xrec.llm.collaborative import CollaborativeEmbedding
-
-_ADAPTED_AT_ONCE = 4096
 
 
 class PackedModel:
@@ -24,23 +23,13 @@ class PackedModel:
     def __init__(self, model: PreTrainedModel):
         register_packed_attention()
         self.model = model
-        self.num_ids, self._num_text_tokens = _num_ids(model)
+        self.num_ids, self.num_text_tokens = _num_ids(model)
         self.context_length = _context_length(model)
         self.shape = self._probe()
-        self._adapted: Tensor | None = None
-        self._row_of: dict[int, int] = {}
-
-    @torch.inference_mode()
-    def adapt(self, prompts: Iterable[Sequence[int]]) -> None:
-        """Compute the vectors of all users and items in `prompts` once, for the next passes."""
-        ids = sorted(
-            {token for prompt in prompts for token in prompt if token >= self._num_text_tokens}
+        embedding = model.get_input_embeddings()
+        self.vectors = AdaptedVectors(
+            embedding if isinstance(embedding, CollaborativeEmbedding) else None, model.device
         )
-        self._row_of = {token: row for row, token in enumerate(ids)}
-        embedding = self.model.get_input_embeddings()
-        if ids:
-            parts = torch.tensor(ids, device=self.model.device).split(_ADAPTED_AT_ONCE)
-            self._adapted = torch.cat([embedding.adapt(part) for part in parts])
 
     @torch.inference_mode()
     def logits(
@@ -55,7 +44,7 @@ class PackedModel:
 
         `keep` lists the indices of the tokens whose logits are returned; if it is None, all are.
         The vectors of users and items at the indices `not_injected` enter by the embedding only
-        and not in the layers.
+        and not in the layers. `vectors` has to hold all of them.
         """
         device = self.model.device
         kept = 0 if keep is None else torch.tensor(keep, dtype=torch.long, device=device)
@@ -82,13 +71,10 @@ class PackedModel:
         if not isinstance(embedding, CollaborativeEmbedding):
             embeds: Tensor = embedding(ids)
             return embeds
-        rows = [self._row_of[token] for token in token_ids if token >= self._num_text_tokens]
-        if not rows:
+        collaborative = [token for token in token_ids if token >= self.num_text_tokens]
+        if not collaborative:
             return embedding.embed_text(ids)
-        assert self._adapted is not None
-        embeds = embedding.embed(
-            ids, ids >= self._num_text_tokens, self._adapted[torch.tensor(rows, device=ids.device)]
-        )
+        embeds = embedding.embed(ids, ids >= self.num_text_tokens, self.vectors.of(collaborative))
         if not_injected:
             assert embedding.injection is not None
             embedding.injection[0, list(not_injected)] = 0

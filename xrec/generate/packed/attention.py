@@ -1,20 +1,24 @@
 """Attention of a packed pass: tokens of many sequences stand in one row, without padding.
 
 Each token attends to its own sequence only. A sequence is [prefix | own]. The keys and values of a
-prefix are held once, in the store of prefixes, for all sequences that share it; those of the own
-part are in the sequence's slot of the store of rows. For the queries q of a sequence:
+prefix are held once, in a slot of their own, for all sequences that share it; those of the own part
+are in the sequence's slot. For the queries q of a sequence:
 
     scores = [q prefix^T | q own^T] + mask
     weights = softmax(scores), over both parts together
     output = weights_prefix V_prefix + weights_own V_own
 
-The own part is one batched product over sequences. The prefix part is one batched product over
-prefixes, in which all sequences of a prefix are rows of one matrix, so that a prefix is read once
-in a step and not once for each sequence. There is no loop over sequences. In shape comments B is
-the number of sequences, C the most tokens of one sequence in the pass, K the number of key heads, G
-the number of query heads for each of them, and d the width of a head.
+The own part is one batched product over the sequences of a slab. The prefix part is one batched
+product over prefixes, in which all sequences of a prefix are rows of one matrix, so that a prefix
+is read once in a step and not once for each sequence. There is no loop over sequences.
+
+`attend_by_products` is all of it. A kernel for another device has the same signature (`Kernel`) and
+can take its place (`PackedRun`). In shape comments B is the number of sequences, C the most
+tokens of one sequence in the pass, K the number of key heads, G the number of query heads for each
+of them, and d the width of a head.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -23,7 +27,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 
 from xrec.errors import ModelError
-from xrec.generate.key_values import KeyValueStore
+from xrec.generate.packed.arena import Arena, Slab
 
 PACKED = "packed"
 _FEW_QUERIES = 16
@@ -91,18 +95,18 @@ def packed_attention(
 
 @dataclass(frozen=True, eq=False)
 class Extent:
-    """The first `length` positions of some slots of a store.
+    """The first `length` positions of some slots of a slab.
 
     If `slots` is a slice, reading gives a view; if it is a tensor (n,), reading copies.
     """
 
-    store: KeyValueStore
+    slab: Slab
     slots: slice | Tensor
     length: int
 
-    def read(self, layer: int) -> tuple[Tensor, Tensor]:
+    def read(self, arena: Arena, layer: int) -> tuple[Tensor, Tensor]:
         """Keys and values, (n, K, length, d) each."""
-        keys, values = self.store.tensor[layer, :, :, :, : self.length]
+        keys, values = (states[:, :, : self.length] for states in arena.read(layer, self.slab))
         if isinstance(self.slots, slice):
             return keys[self.slots], values[self.slots]
         return keys.index_select(0, self.slots), values.index_select(0, self.slots)
@@ -110,7 +114,7 @@ class Extent:
 
 @dataclass(frozen=True, eq=False)
 class SharedPrefixes:
-    """The prefixes of a pass, each with N = `max_members` places for its sequences.
+    """The prefixes of a part, each with N = `max_members` places for its sequences.
 
     Sequence b is at place `members[b]` = prefix * N + place. `rows` (prefixes * N,) is the inverse
     of `members`. It is 0 at empty places; what is computed there is not used.
@@ -126,71 +130,41 @@ class SharedPrefixes:
 
 
 @dataclass(eq=False)
-class PackedLayout:
-    """Where the T tokens of one pass are, in a grid of B sequences and C columns.
+class Part:
+    """The tokens of a pass whose sequences are in one slab, in a grid of B sequences and C columns.
 
-    Token t is in cell `cells[t]` = sequence * C + column. If `cells` is None, every sequence has
-    one token, in order. `tokens` (B * C,) is the inverse of `cells`; it is 0 at empty cells.
-    `positions` (B, C) counts within the sequence's own part.
+    Token t of the part is in cell `cells[t]` = sequence * C + column. If `cells` is None, every
+    sequence has one token, in order. `token_of_cell` (B * C,) is the inverse of `cells`; it is 0 at
+    empty cells. `positions` (B, C) counts within the sequence's own part.
     """
 
+    tokens: slice
     own: Extent
-    slots: Tensor
-    own_positions: Tensor
     positions: Tensor
     cells: Tensor | None
-    tokens: Tensor | None
+    token_of_cell: Tensor | None
     prefixes: SharedPrefixes | None
     _masks: dict[int | None, Tensor] = field(default_factory=dict)
 
-    def attend(
-        self,
-        layer: int,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        softcap: float | None,
-        window: int | None,
-    ) -> Tensor:
-        """See `Attends.attend`; the keys and values are written to the store first."""
-        self.own.store.write(layer, self.slots, self.own_positions, key, value)
-        stacked = self._stack(query, key.shape[1])  # (B, K, C, G, d)
-        own_keys, own_values = self.own.read(layer)
-        scores = _products(stacked, own_keys)
-        if self.prefixes is None:
-            weights = self._weights(scores, softcap, window)
-            return self._unstack(_weighted(weights, own_values), len(query))
-        keys, values = self.prefixes.extent.read(layer)
-        on_prefix = _leave(self.prefixes, _products(_gather(self.prefixes, stacked), keys))
-        weights = self._weights(torch.cat([on_prefix, scores], dim=-1), softcap, window)
-        prefix_weights, own_weights = weights.split(
-            [self.prefixes.extent.length, self.own.length], dim=-1
-        )
-        attended = _leave(self.prefixes, _weighted(_gather(self.prefixes, prefix_weights), values))
-        return self._unstack(attended + _weighted(own_weights, own_values), len(query))
-
-    def _stack(self, query: Tensor, num_groups: int) -> Tensor:
+    def stack(self, query: Tensor, num_groups: int) -> Tensor:
         """Queries (T, heads, d) as (B, K, C, G, d)."""
         batch, columns = self.positions.shape
-        if self.tokens is not None:
-            query = query.index_select(0, self.tokens)
+        if self.token_of_cell is not None:
+            query = query.index_select(0, self.token_of_cell)
         return query.reshape(batch, columns, num_groups, -1, query.shape[-1]).transpose(1, 2)
 
-    def _unstack(self, attended: Tensor, num_tokens: int) -> Tensor:
-        """The inverse of `_stack`: (B, K, C, G, d) as (T, heads, d)."""
+    def unstack(self, attended: Tensor) -> Tensor:
+        """The inverse of `stack`: (B, K, C, G, d) as (T, heads, d)."""
         cells = attended.transpose(1, 2).reshape(self.positions.numel(), -1, attended.shape[-1])
         return cells if self.cells is None else cells.index_select(0, self.cells)
 
-    def _weights(self, scores: Tensor, softcap: float | None, window: int | None) -> Tensor:
-        if softcap is not None:
-            scores = torch.tanh(scores / softcap) * softcap
+    def mask(self, window: int | None) -> Tensor:
+        """The additive mask (B, 1, C, 1, prefix + own), float32: 0 where a query may see a key."""
         if window not in self._masks:
             self._masks[window] = self._mask(window)
-        # In float32, which is more exact and on a CPU twice as fast as the bfloat16 kernel.
-        return torch.softmax(scores.float().add_(self._masks[window]), dim=-1).to(scores.dtype)
+        return self._masks[window]
 
     def _mask(self, window: int | None) -> Tensor:
-        """The additive mask (B, 1, C, 1, prefix + own), float32: 0 where a query may see a key."""
         device = self.positions.device
         keys, at = torch.arange(self.own.length, device=device), self.positions[:, :, None]
         seen = (keys <= at) & (keys > at - window) if window else keys <= at
@@ -209,6 +183,83 @@ class PackedLayout:
             ~seen, torch.finfo(torch.float32).min
         )
         return mask[:, None, :, None]
+
+
+@dataclass(eq=False)
+class PackedLayout:
+    """Where the T tokens of one pass are, and where their keys and values go.
+
+    `places` (T * K,) are rows of a layer of the arena: of token 0's heads, then of token 1's, and
+    so on. `parts` together hold all tokens, in order.
+    """
+
+    arena: Arena
+    places: Tensor
+    parts: list[Part]
+    kernel: "Kernel"
+
+    def attend(
+        self,
+        layer: int,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        softcap: float | None,
+        window: int | None,
+    ) -> Tensor:
+        """See `Attends.attend`; the keys and values are written to the arena first."""
+        for kind, states in enumerate((key, value)):
+            self.arena.tensor[layer, kind].index_copy_(0, self.places, states.flatten(0, 1))
+        return self.kernel(self, layer, query, softcap, window)
+
+
+Kernel = Callable[[PackedLayout, int, Tensor, float | None, int | None], Tensor]
+"""Attention output (T, heads, d) of one layer for scaled queries (T, heads, d).
+
+The arguments are the layout, the layer, the queries, the cap on scores and the sliding window (or
+None). The keys and values of the pass are in the arena already.
+"""
+
+
+def attend_by_products(
+    layout: PackedLayout, layer: int, query: Tensor, softcap: float | None, window: int | None
+) -> Tensor:
+    """See `Kernel`; by batched matrix products, which every device has."""
+    attended = [
+        _attend_part(part, layout.arena, layer, query[part.tokens], softcap, window)
+        for part in layout.parts
+    ]
+    return attended[0] if len(attended) == 1 else torch.cat(attended)
+
+
+def _attend_part(
+    part: Part,
+    arena: Arena,
+    layer: int,
+    query: Tensor,
+    softcap: float | None,
+    window: int | None,
+) -> Tensor:
+    stacked = part.stack(query, arena.shape.num_heads)  # (B, K, C, G, d)
+    own_keys, own_values = part.own.read(arena, layer)
+    scores = _products(stacked, own_keys)
+    if part.prefixes is None:
+        return part.unstack(_weighted(_weights(scores, part.mask(window), softcap), own_values))
+    keys, values = part.prefixes.extent.read(arena, layer)
+    on_prefix = _leave(part.prefixes, _products(_gather(part.prefixes, stacked), keys))
+    scores = torch.cat([on_prefix, scores], dim=-1)
+    prefix_weights, own_weights = _weights(scores, part.mask(window), softcap).split(
+        [part.prefixes.extent.length, part.own.length], dim=-1
+    )
+    attended = _leave(part.prefixes, _weighted(_gather(part.prefixes, prefix_weights), values))
+    return part.unstack(attended + _weighted(own_weights, own_values))
+
+
+def _weights(scores: Tensor, mask: Tensor, softcap: float | None) -> Tensor:
+    if softcap is not None:
+        scores = torch.tanh(scores / softcap) * softcap
+    # In float32, which is more exact and on a CPU twice as fast as the bfloat16 kernel.
+    return torch.softmax(scores.float().add_(mask), dim=-1).to(scores.dtype)
 
 
 def _products(query: Tensor, keys: Tensor) -> Tensor:

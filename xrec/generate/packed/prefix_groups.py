@@ -2,7 +2,7 @@
 
 In lexicographic order, prompts with a common beginning are neighbours. A node is a run of
 neighbours, and its prefix is what the whole run shares. The run is cut wherever two neighbours
-share fewer than `_LEAST_GAIN` tokens more than this prefix. Pieces of two and more prompts are
+share fewer than `LEAST_GAIN` tokens more than this prefix. Pieces of two and more prompts are
 nodes again; the single prompts that are left form a group with the node's prefix. If the user's
 texts come before the item's, all pairs of one user form a group, and users with one pair each share
 the instruction.
@@ -12,7 +12,7 @@ import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-_LEAST_GAIN = 16
+LEAST_GAIN = 16
 """A longer prefix gets a group of its own if it saves at least as many tokens for each member."""
 
 
@@ -27,22 +27,18 @@ class PrefixGroup:
     members: list[int]
 
 
-def group_by_prefix(
-    prompts: Sequence[Sequence[int]], indices: Sequence[int], max_members: int
-) -> list[PrefixGroup]:
-    """The prompts at `indices` in groups of at most `max_members`.
+def group_by_prefix(prompts: Sequence[list[int]], max_members: int) -> list[PrefixGroup]:
+    """The prompts in groups of at most `max_members`.
 
     Groups with similar beginnings follow each other.
     """
-    order = sorted(indices, key=lambda index: list(prompts[index]))
+    order = sorted(range(len(prompts)), key=lambda index: prompts[index])
     shared = [
         shared_length(prompts[left], prompts[right]) for left, right in itertools.pairwise(order)
     ]
     return [
         PrefixGroup(
-            list(
-                prompts[members[0]][: min(length, *(len(prompts[index]) - 1 for index in members))]
-            ),
+            prompts[members[0]][: min(length, *(len(prompts[index]) - 1 for index in members))],
             members,
         )
         for places, length in _nodes(shared, 0, len(order))
@@ -50,10 +46,16 @@ def group_by_prefix(
     ]
 
 
-def shared_length(left: Sequence[int], right: Sequence[int]) -> int:
-    """The number of tokens at the beginning that two rows have in common."""
-    length = min(len(left), len(right))
-    return next((place for place in range(length) if left[place] != right[place]), length)
+def shared_length(left: list[int], right: list[int]) -> int:
+    """The number of tokens at the beginning that two lists have in common."""
+    low, high = 0, min(len(left), len(right))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if left[low:middle] == right[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low
 
 
 def _nodes(shared: Sequence[int], start: int, stop: int) -> Iterator[tuple[list[int], int]]:
@@ -68,7 +70,7 @@ def _nodes(shared: Sequence[int], start: int, stop: int) -> Iterator[tuple[list[
     length = min(shared[start : stop - 1])
     cuts = [
         start,
-        *(place + 1 for place in range(start, stop - 1) if shared[place] < length + _LEAST_GAIN),
+        *(place + 1 for place in range(start, stop - 1) if shared[place] < length + LEAST_GAIN),
         stop,
     ]
     runs = list(itertools.pairwise(cuts))

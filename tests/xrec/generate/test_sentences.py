@@ -1,0 +1,89 @@
+"""Words and sentences in languages with other marks, without spaces, and from right to left."""
+
+from itertools import pairwise
+
+import pytest
+
+from xrec.generate.sentences import sentence_ends, words
+
+
+def sentences(text: str) -> list[str]:
+    """The whole sentences at the beginning of `text`."""
+    starts = [0, *sentence_ends(text)]
+    return [text[start:end].strip() for start, end in pairwise(starts)]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        # English
+        ("It is calm. You will like it! Why not? It has", 3),
+        ('The user likes tea. "It is calm!" It has a gard', 2),
+        ("It costs 3.5 dollars at example.com. It costs 12.50. And", 2),
+        ("You love St. Mary's. At St. Mary's you get", 1),
+        ("They say (and mean it.) More", 1),
+        ("Wait... then it comes. And… it does… So", 2),
+        ("Go to J. R. R. Tolkien with Dr. Pepper, e.g. by bus", 0),
+        ("The U.S. guests came in 2019. They", 1),
+        # German
+        ("Das Café hat z. B. Brot (z.B. Roggen) und am 3. Mai Musik. Es ist sch", 1),
+        ("Sie sagt: „Es ist ruhig.“ Du wirst den Garten mögen. Und", 2),
+        ("Die Str. ist lang. Äpfel gibt es auch. Ob", 2),
+        # Chinese, Japanese
+        (
+            "这家店很安静。你会喜欢花园！还有",
+            2,
+        ),
+        ("他说。“很好。”还", 2),
+        (
+            "店は静かです。庭がありますか？は",
+            2,
+        ),
+        # Arabic, Hindi
+        (
+            "هذا المكان هادئ. ستحب حديقته؟ وأيضا",
+            2,
+        ),
+        ("यह शांत है। और", 1),
+        # none
+        ("One two 3.5 thr", 0),
+        ("", 0),
+    ],
+)
+def test_sentence_ends_in_many_languages(text: str, expected: int) -> None:
+    assert len(sentences(text)) == expected
+
+
+def test_sentences_keep_their_closing_quotes_and_leave_the_next_ones() -> None:
+    assert sentences('He said: "It is calm." Fine. “No!”') == [
+        'He said: "It is calm."',
+        "Fine.",
+        "“No!”",
+    ]
+    assert sentences("„Gut.“ Ja. «Bien.» (Si.)") == [
+        "„Gut.“",
+        "Ja.",
+        "«Bien.»",
+        "(Si.)",
+    ]
+    assert sentences("他说。“很好。”")[0] == "他说。"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            "I don't like 3.5 cafés, do I?",
+            ["I", "don't", "like", "3.5", "cafés", "do", "I"],
+        ),
+        ("Grüße aus München!", ["Grüße", "aus", "München"]),
+        ("很安静。", ["很", "安", "静"]),
+        (
+            "هادئ، حديقة",
+            ["هادئ", "حديقة"],
+        ),
+        (" … - 🦊", []),
+    ],
+)
+def test_words_are_those_of_unicode(text: str, expected: list[str]) -> None:
+    assert words(text) == expected
