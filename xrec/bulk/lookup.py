@@ -6,7 +6,6 @@ searched by bisection, because its rows are sorted by their keys.
 """
 
 import bisect
-import io
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,11 +19,10 @@ import pyarrow.parquet as pq
 from xrec.bulk.keys import key_hash
 from xrec.bulk.row_format import OK
 from xrec.errors import DataError
-from xrec.storage import Location, Tail, storage_errors
+from xrec.storage import Location, Tail, read_footer, read_known_row_group, storage_errors
 from xrec.storage.cache import ByteCache
 from xrec.table import Snapshot
 
-_TAIL_BYTES = 256 * 1024  # of a file that is not known yet; files of one chunk are often shorter
 _FOOTER_SHARE = 0.25  # of a cache
 _BYTES_PER_FOOTER_BYTE = 8  # what pyarrow holds for each byte of a footer: 7.7 were measured
 
@@ -76,13 +74,6 @@ class Footer:
         """The row groups that may hold rows of the bucket."""
         is_wanted = (self.least <= bucket) & (bucket <= self.greatest)
         return [int(number) for number in np.flatnonzero(is_wanted)]
-
-    def byte_range(self, row_group: int) -> tuple[int, int]:
-        """Where a row group begins in the file, and how many bytes it has."""
-        group = self.metadata.row_group(row_group)
-        columns = [group.column(number) for number in range(group.num_columns)]
-        start = min(column.dictionary_page_offset or column.data_page_offset for column in columns)
-        return start, sum(column.total_compressed_size for column in columns)
 
 
 class RowLookup:
@@ -167,12 +158,9 @@ class RowLookup:
         if footer is not None:
             return footer, None
         location = self._output / path
-        tail = location.read_tail(_TAIL_BYTES)
-        needed = int.from_bytes(tail.data[-8:-4], "little") + 8
-        if len(tail.data) < needed <= tail.num_bytes:
-            tail = location.read_tail(needed)
         with _readable(location):
-            footer = Footer.of(pq.read_metadata(pa.BufferReader(tail.data)))
+            metadata, tail = read_footer(location)
+            footer = Footer.of(metadata)
         self._cache.footers.put(path, footer, footer.num_bytes)
         return footer, tail
 
@@ -183,35 +171,12 @@ class RowLookup:
         if rows is not None:
             return rows
         location = self._output / path
-        start, num_bytes = footer.byte_range(number)
-        before_tail = tail.num_bytes - len(tail.data) if tail else 0
-        data = (
-            tail.data[start - before_tail :][:num_bytes]
-            if tail and start >= before_tail
-            else location.read_range(start, num_bytes)
-        )
         with _readable(location):
-            file = pq.ParquetFile(_Slice(data, start), metadata=footer.metadata)
-            rows = file.read_row_group(number, columns=self._schema.names)
-            rows = rows.select(self._schema.names).cast(self._schema).combine_chunks()
+            names = self._schema.names
+            rows = read_known_row_group(location, footer.metadata, number, names, tail)
+            rows = rows.select(names).cast(self._schema).combine_chunks()
         self._cache.row_groups.put((path, number), rows, rows.nbytes)
         return rows
-
-
-class _Slice(io.BytesIO):
-    """A file of which only `data` is there, from byte `start` on."""
-
-    def __init__(self, data: bytes, start: int):
-        super().__init__(data)
-        self._start = start
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        if whence == io.SEEK_SET:
-            offset -= self._start
-        return super().seek(offset, whence) + self._start
-
-    def tell(self) -> int:
-        return super().tell() + self._start
 
 
 @contextmanager

@@ -27,6 +27,8 @@ from xrec.storage import (
     Location,
     differing_fields,
     parquet_bytes,
+    read_footer,
+    read_known_row_group,
     read_table,
     run_fingerprint,
     storage_errors,
@@ -277,14 +279,9 @@ class PlanFiles:
             raise _broken(self._output, f"{file} was changed: {error}") from error
 
     def _rows(self, part: Location, row_group: int) -> pa.Table:
-        filesystem = part.arrow_filesystem()
         if part.path not in self._footers:
-            self._footers[part.path] = pq.read_metadata(part.path, filesystem=filesystem)
-        with (
-            filesystem.open_input_file(part.path) as source,
-            pq.ParquetFile(source, metadata=self._footers[part.path]) as opened,
-        ):
-            return opened.read_row_group(row_group)
+            self._footers[part.path], _ = read_footer(part)
+        return read_known_row_group(part, self._footers[part.path], row_group)
 
 
 def _good_rows(

@@ -16,7 +16,8 @@ from xrec.storage.artifact import (
 from xrec.storage.job_artifacts import check_artifacts, location_of, manifest_of
 from xrec.storage.location import Location, Tail, storage_errors
 from xrec.storage.requests import request_each
-from xrec.storage.tables import parquet_bytes, read_row_group, read_table, write_table
+from xrec.storage.row_group import read_footer, read_known_row_group
+from xrec.storage.tables import parquet_bytes, read_table, write_table
 from xrec.storage.uri import check_access, open_location
 
 __all__ = [
@@ -36,8 +37,9 @@ __all__ = [
     "manifest_of",
     "open_location",
     "parquet_bytes",
+    "read_footer",
+    "read_known_row_group",
     "read_manifest",
-    "read_row_group",
     "read_table",
     "request_each",
     "run_fingerprint",

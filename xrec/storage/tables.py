@@ -5,7 +5,7 @@ import pyarrow.parquet as pq
 
 from xrec.errors import DataError
 from xrec.storage.artifact import content_hash
-from xrec.storage.location import Location, storage_errors
+from xrec.storage.location import Location
 
 
 def write_table(location: Location, table: pa.Table, schema: pa.Schema) -> str:
@@ -39,12 +39,3 @@ def read_table(location: Location, schema: pa.Schema) -> pa.Table:
             f"{location}: expected columns\n{schema}\nsaw\n{table.schema.remove_metadata()}"
         )
     return table
-
-
-def read_row_group(location: Location, number: int, schema: pa.Schema) -> pa.Table:
-    """One row group of a Parquet file, in `schema`; the rest of the file is not read."""
-    with (
-        storage_errors(location.uri),
-        pq.ParquetFile(location.path, filesystem=location.arrow_filesystem()) as file,
-    ):
-        return file.read_row_group(number).cast(schema)

@@ -92,7 +92,7 @@ def test_lookup_takes_a_request_for_a_file_and_one_for_a_row_group(
     toy.drive()
     lookup = lookup_in(toy, toy.snapshot())
     compacted = lookup_in(toy, _compacted(toy))
-    monkeypatch.setattr("xrec.bulk.lookup._TAIL_BYTES", 64)
+    monkeypatch.setattr("xrec.storage.row_group._TAIL_BYTES", 64)
     requests = requests_of(monkeypatch)
     assert compacted.in_memory("u-7") is None
     assert compacted.find("u-7").num_rows == 4
@@ -102,7 +102,7 @@ def test_lookup_takes_a_request_for_a_file_and_one_for_a_row_group(
     assert compacted.find("u-8", "a").num_rows == 1
     assert requests == ["get_object"]
     requests.clear()
-    monkeypatch.setattr("xrec.bulk.lookup._TAIL_BYTES", 2**16)
+    monkeypatch.setattr("xrec.storage.row_group._TAIL_BYTES", 2**16)
     assert lookup.find("u-7").num_rows == 4
     assert requests == ["get_object"]
 

@@ -7,9 +7,11 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from tests.object_store import requests_of
 from tests.xrec.bulk.toy_run import FORMAT, IDENTITY, batch_of, toy_run
 from tests.xrec.table.conftest import Place
 from xrec.bulk import BulkRun, clean_keys, key_hash, listing_of, open_run, plan
+from xrec.bulk.plan import PlanFiles
 from xrec.errors import ArtifactMismatchError, DataError, StorageError, TableError
 from xrec.storage import Location
 
@@ -146,6 +148,20 @@ def test_rule_2_plan_that_is_no_longer_whole_is_an_error(disk: Place, what: str)
         (disk.location / record.folder / "index.parquet").delete()
     with pytest.raises(DataError, match=r"the plan is no longer whole: .* is missing"):
         opened(disk, None)
+
+
+def test_rows_of_a_chunk_take_one_request_once_the_footer_of_their_part_is_known(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = opened(place, ROWS)
+    units = list(run.units_left(run.table.snapshot()))
+    files = PlanFiles(place.location)
+    requests = requests_of(monkeypatch)
+    rows = [files.rows(unit.file, unit.row_group or 0) for unit in units]
+    assert sorted(pa.concat_tables(rows)[FORMAT.keys[0]].to_pylist()) == sorted(u for u, _ in ROWS)
+    assert len(units) > 3
+    if place.uri.startswith("s3://"):
+        assert requests == ["get_object"] * (1 + len(units))
 
 
 # 3. A row is planned once, or rejected with its reason.
