@@ -130,7 +130,7 @@ def test_project_overrides_are_shared_keys_and_places(path: Path) -> None:
             "a job's name before the key: pretrain-graph.training.num_epochs, "
             "train-adapter.training.num_epochs, ablate.training.num_epochs",
         ),
-        ("zzz=3", "override 'zzz': .*; the jobs are build-sample-llm, prepare"),
+        ("zzz=3", "override 'zzz': .*; the jobs are build-sample-llm, annotate, prepare"),
     ],
 )
 def test_project_override_of_a_jobs_key_names_the_jobs(
