@@ -43,6 +43,10 @@ def _nothing_to_learn(reviews: pa.Table, output: Location) -> None:
     return None
 
 
+def _nothing_to_do(output: Location) -> None:
+    return None
+
+
 def _no_budget(costs: Mapping[str, float]) -> None:
     return None
 
@@ -61,6 +65,10 @@ class AnnotatorSpec:
         write the same if it is called twice.
     check_costs: called after each commit with the costs of all stages so far; raises an XRecError
         to end the run, which a later call goes on with.
+    gpus_per_actor: for an actor whose device is a GPU.
+    max_actors: most actors of a stage; None if there is no limit.
+    forget_failures: called in the driver before failed texts are written again; `output` as above.
+    clean_up: called in the driver once all texts are written and published.
     """
 
     settings: Mapping[str, Any]
@@ -72,4 +80,11 @@ class AnnotatorSpec:
     num_learned: int = 0
     check_costs: Callable[[Mapping[str, float]], None] = _no_budget
     chunks_at_once: int = 1
-    gpus_per_actor: float = 0
+    gpus_per_actor: int = 0
+    max_actors: int | None = None
+    forget_failures: Callable[[Location], None] = _nothing_to_do
+    clean_up: Callable[[Location], None] = _nothing_to_do
+
+    def num_actors(self, wanted: int) -> int:
+        """How many actors a stage of texts has if the config asks for `wanted`."""
+        return wanted if self.max_actors is None else min(wanted, self.max_actors)

@@ -11,7 +11,6 @@ from pydantic import Field, field_validator
 
 from xrec.config.base import Config
 from xrec.config.llm import EngineConfig, LLMConfig
-from xrec.config.shared import Device
 
 ReplyFailureReason = Literal[
     "empty_reply",
@@ -86,7 +85,6 @@ class EngineModelConfig(Config):
     engine: EngineConfig = Field(
         default_factory=EngineConfig, description="The generation engine of each process."
     )
-    device: Device = Field("auto", description="What each process computes on.")
     sampling: SamplingConfig = Field(
         default_factory=SamplingConfig, description="How replies are drawn."
     )

@@ -1,6 +1,7 @@
 """A language model behind an endpoint that speaks the OpenAI API."""
 
 import asyncio
+import math
 import queue
 import threading
 from collections.abc import Coroutine, Iterator, Mapping, Sequence
@@ -13,6 +14,7 @@ from xrec.config.text import EndpointModelConfig, SamplingConfig
 from xrec.errors import ConfigError
 from xrec.text.model import Prompt, RawReply
 from xrec.text.patient_client import PatientClient
+from xrec.text.token_estimate import TOKENS_PER_CHARACTER
 
 
 def endpoint_key(config: EndpointModelConfig, environment: Mapping[str, str]) -> SecretStr | None:
@@ -66,6 +68,10 @@ class EndpointModel:
         finally:
             for future in futures:
                 future.cancel()
+
+    def num_tokens(self, text: str) -> int:
+        """See LanguageModel; a character counts 0.3, because the tokenizer is not known."""
+        return math.ceil(len(text) * TOKENS_PER_CHARACTER)
 
     def close(self) -> None:
         """See LanguageModel."""
