@@ -135,6 +135,11 @@ def test_explanation_of_a_made_title_is_grammatical(title: str, its: str) -> Non
             assert word == its or f" {word} " not in f" {text.lower()} "
 
 
+def test_explanation_of_an_item_without_a_title_does_not_show_its_id() -> None:
+    texts = {explanation(f"u{number}", "B00X", "B00X", True, ["tone"]) for number in range(60)}
+    assert all("this item" in text.lower() and "B00X" not in text for text in texts)
+
+
 def test_listed_words_are_joined_as_in_a_sentence() -> None:
     assert [listed(["a"]), listed(["a", "b"]), listed(["a", "b", "c"])] == [
         "a",
