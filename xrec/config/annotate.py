@@ -20,6 +20,7 @@ REVIEW_COLUMNS: Mapping[str, tuple[str, ...]] = {
 """The columns of the tables of a `reviews` source."""
 
 _JOINED = ("title", "details", "review")
+_MAY_BE_NULL = ("title", "details", "summary", "rating", "time", "helpful")
 
 
 class ReviewsSource(Config):
@@ -36,8 +37,8 @@ class ReviewsSource(Config):
         default_factory=dict,
         description="Column names of the files by ours, e.g. {user_id: reviewerID, items.title: "
         "name}. A table's name before the dot limits a key to that table. The columns of a list "
-        "are joined to one text; null leaves a title or details empty. Without details, all other "
-        "columns of the items are joined.",
+        "are joined to one text; null is for a column that is not to be read. Without details, all "
+        "other columns of the items are joined.",
     )
     delimiter: Delimiter = Field(",", description="What separates the columns in CSV files.")
 
@@ -58,10 +59,12 @@ class ReviewsSource(Config):
             if column not in known:
                 expected = ", ".join(known or (f"{name}.<column>" for name in REVIEW_COLUMNS))
                 raise ValueError(f"columns: {key!r} is none of our columns; expected {expected}")
-            if column not in _JOINED and not isinstance(value, str):
+            if value is None and column not in _MAY_BE_NULL:
+                raise ValueError(f"columns: {key} is needed, so it cannot be null")
+            if isinstance(value, list) and column not in _JOINED:
                 raise ValueError(
-                    f"columns: {key} must be the name of one column, saw {value!r}; "
-                    f"only {', '.join(_JOINED)} may be null or a list"
+                    f"columns: {key} must be the name of one column, saw {value!r}; only "
+                    f"{', '.join(_JOINED)} may be a list"
                 )
         return self
 

@@ -130,9 +130,9 @@ class Arena:
 
 def _zeros(shape: KeyValueShape, num_positions: int) -> Tensor:
     size = (shape.num_layers, 2, num_positions * shape.num_heads, shape.head_dim)
-    if shape.device.type != "cpu":
+    if shape.device.type != "cpu" or not num_positions:
         return torch.zeros(size, dtype=shape.dtype, device=shape.device)
-    memory = mmap.mmap(-1, max(1, num_positions * shape.bytes_per_position))
+    memory = mmap.mmap(-1, num_positions * shape.bytes_per_position)
     count = num_positions * shape.bytes_per_position // shape.dtype.itemsize
     return torch.frombuffer(memory, dtype=shape.dtype, count=count).view(size)
 

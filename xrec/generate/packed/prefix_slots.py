@@ -47,7 +47,7 @@ class PrefixSlots:
         del slab.prefixes[slot]
         if prefix.is_broken:
             self._arena.clear(slab, slot)
-        if slot in slab.contents:
+        if prefix.is_computed and slot in slab.contents:
             slab.contents[slot] = (self._text_of(prefix.token_ids), prefix.is_injected)
         prefix.slab, prefix.slot, prefix.num_computed = None, -1, 0
 
