@@ -9,6 +9,7 @@ from cluster.room import demand_of_actors
 from jobs.output import Output
 from xrec.annotate.annotator import AnnotatorSpec
 from xrec.annotate.identity import KIND, RECORD, identify_annotations
+from xrec.annotate.look_ahead import look_at_reviews
 from xrec.annotate.phrases import phrases_spec
 from xrec.annotate.reviews import keep_source
 from xrec.annotate.run import run_annotate
@@ -59,6 +60,15 @@ def run(config: AnnotateConfig) -> Manifest | None:
             storage=config.storage,
         )
         return run_annotate(config, spec, record)
+
+
+def look_ahead(config: AnnotateConfig) -> list[str]:
+    """What `run` would do, for a reader.
+
+    Nothing is written, and no language model is asked. Raises DataError if the reviews cannot be
+    read, ConfigError for prompts that cannot be used.
+    """
+    return annotator_spec(config).describe(look_at_reviews(config))
 
 
 def annotator_spec(

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
+from xrec.annotate.outlook import Outlook
 from xrec.annotate.rows import (
     ItemInput,
     ItemText,
@@ -47,6 +48,10 @@ def _nothing_to_do(output: Location) -> None:
     return None
 
 
+def _counts(outlook: Outlook) -> list[str]:
+    return [f"{stage}: {count:,} texts" for stage, count in outlook.counts.items()]
+
+
 def _no_budget(costs: Mapping[str, float]) -> None:
     return None
 
@@ -69,6 +74,7 @@ class AnnotatorSpec:
     max_actors: most actors of a stage; None if there is no limit.
     forget_failures: called in the driver before failed texts are written again; `output` as above.
     clean_up: called in the driver once all texts are written and published.
+    describe: lines for a reader that say what a run would do, for --dry-run.
     """
 
     settings: Mapping[str, Any]
@@ -84,6 +90,7 @@ class AnnotatorSpec:
     max_actors: int | None = None
     forget_failures: Callable[[Location], None] = _nothing_to_do
     clean_up: Callable[[Location], None] = _nothing_to_do
+    describe: Callable[[Outlook], list[str]] = _counts
 
     def num_actors(self, wanted: int) -> int:
         """How many actors a stage of texts has if the config asks for `wanted`."""

@@ -26,6 +26,7 @@ from xrec.text.model import (
     Usage,
 )
 from xrec.text.reply_store import ReplyStore
+from xrec.text.token_estimate import about_tokens
 
 __all__ = [
     "Asker",
@@ -40,6 +41,7 @@ __all__ = [
     "ReplyStore",
     "Spent",
     "Usage",
+    "about_tokens",
     "ask",
     "endpoint_key",
 ]

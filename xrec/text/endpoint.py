@@ -1,7 +1,6 @@
 """A language model behind an endpoint that speaks the OpenAI API."""
 
 import asyncio
-import math
 import queue
 import threading
 from collections.abc import Coroutine, Iterator, Mapping, Sequence
@@ -14,7 +13,7 @@ from xrec.config.text import EndpointModelConfig, SamplingConfig
 from xrec.errors import ConfigError
 from xrec.text.model import Prompt, RawReply
 from xrec.text.patient_client import PatientClient
-from xrec.text.token_estimate import TOKENS_PER_CHARACTER
+from xrec.text.token_estimate import about_tokens
 
 
 def endpoint_key(config: EndpointModelConfig, environment: Mapping[str, str]) -> SecretStr | None:
@@ -70,8 +69,8 @@ class EndpointModel:
                 future.cancel()
 
     def num_tokens(self, text: str) -> int:
-        """See LanguageModel; a character counts 0.3, because the tokenizer is not known."""
-        return math.ceil(len(text) * TOKENS_PER_CHARACTER)
+        """See LanguageModel; the endpoint's tokenizer is not known."""
+        return about_tokens(text)
 
     def close(self) -> None:
         """See LanguageModel."""

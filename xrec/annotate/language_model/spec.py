@@ -7,10 +7,12 @@ from typing import Any
 from pydantic import SecretStr
 
 from xrec.annotate.annotator import AnnotatorSpec
-from xrec.annotate.language_model.data import RowData
+from xrec.annotate.language_model.data import CountTokens, RowData
+from xrec.annotate.language_model.forecast import Forecast
 from xrec.annotate.language_model.prompt_file import KINDS, Kind, PromptFile, read_prompt
 from xrec.annotate.language_model.replies import REASONS
 from xrec.annotate.language_model.writer import SCHEMAS, LanguageModelWriter, Prompts, SecondSeed
+from xrec.annotate.outlook import Outlook
 from xrec.annotate.stages import STAGES
 from xrec.annotate.store import read_record
 from xrec.bulk import read_status
@@ -23,7 +25,7 @@ from xrec.config.text import EndpointModelConfig, EngineModelConfig, SamplingCon
 from xrec.errors import ArtifactNotFoundError, ModelError, StorageNotFoundError
 from xrec.llm.source import model_fingerprint, resolve_model
 from xrec.storage import Location, fingerprint_of
-from xrec.text import Asker, Budget, LanguageModel, ReplyStore, Spent, endpoint_key
+from xrec.text import Asker, Budget, ReplyStore, Spent, about_tokens, endpoint_key
 from xrec.text.load import chosen_llm, load_language_model
 
 _REPLIES = "replies"
@@ -78,6 +80,7 @@ def language_model_spec(
         reasons=REASONS,
         make=make,
         check_costs=make.check_costs,
+        describe=make.describe,
         chunks_at_once=annotator.chunks_at_once,
         gpus_per_actor=gpus,
         max_actors=1 if isinstance(model, EndpointModelConfig) else None,
@@ -176,7 +179,7 @@ class MakeWriter:
             for sampling in (config.sampling, second_sampling(config.sampling))
         )
         return LanguageModelWriter(
-            self.prompts(model), first, SecondSeed(second, self._share_of_pairs(output))
+            self.prompts(model.num_tokens), first, SecondSeed(second, self._share_of_pairs(output))
         )
 
     def _share_of_pairs(self, output: Location) -> float:
@@ -185,11 +188,11 @@ class MakeWriter:
         num_pairs = sum(record.num_reviews.values()) if record else 0
         return min(1.0, self.annotator.num_asked_twice / max(1, num_pairs))
 
-    def prompts(self, model: LanguageModel) -> Prompts:
-        """What makes the conversations, which count tokens as `model` does."""
+    def prompts(self, count: CountTokens) -> Prompts:
+        """What makes the conversations, in which `count` counts tokens."""
         return Prompts(
             self.files,
-            RowData(self.annotator.max_data_tokens, model.num_tokens),
+            RowData(self.annotator.max_data_tokens, count),
             domain=self.annotator.domain,
             language=self.annotator.language,
         )
@@ -199,6 +202,37 @@ class MakeWriter:
         config = self.annotator
         prices = config.model.prices if isinstance(config.model, EndpointModelConfig) else None
         return Budget(config.budget.max_tokens, config.budget.max_cost, prices, spent)
+
+    def describe(self, outlook: Outlook) -> list[str]:
+        """What is to be asked, and its cost, without the model: at most its tokenizer is loaded."""
+        config, model = self.annotator, self.annotator.model
+        count = self._tokenizer()
+        return Forecast(
+            self.prompts(count or about_tokens),
+            count or about_tokens,
+            is_counted=count is not None,
+            sampling=model.sampling,
+            prices=model.prices if isinstance(model, EndpointModelConfig) else None,
+            budget=config.budget,
+            num_asked_twice=min(config.num_asked_twice, outlook.counts["pairs"]),
+            num_at_once=config.chunks_at_once
+            * (1 if isinstance(model, EndpointModelConfig) else self.actors.num_actors),
+        ).lines(outlook)
+
+    def _tokenizer(self) -> CountTokens | None:
+        """What counts tokens as an engine's model does; None if the model is not here."""
+        model = self.annotator.model
+        if isinstance(model, EndpointModelConfig):
+            return None
+        chosen = chosen_llm(model, self.llm)
+        try:
+            folder = resolve_model(chosen.model, chosen.cache_dir, self.storage, download=False)
+        except ModelError:
+            return None
+        from xrec.llm.model import load_tokenizer  # with transformers
+        from xrec.text.chat import Chat
+
+        return Chat(load_tokenizer(folder)).num_tokens
 
     def check_costs(self, costs: Mapping[str, float]) -> None:
         """Raise BudgetError if all stages together have spent more than the budget."""

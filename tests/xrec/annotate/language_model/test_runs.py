@@ -1,6 +1,7 @@
 """Whole annotate runs by a language model behind a stub endpoint that repeats what it is shown."""
 
 import json
+import re
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from jobs.annotate import look_ahead
 from tests.xrec.annotate.review_files import annotate_config, review, write_json_lines
 from tests.xrec.text.stub_endpoint import Answer, Asked, StubEndpoint, stub_endpoint
 from xrec.annotate.language_model import language_model_spec
@@ -20,6 +22,7 @@ from xrec.config.shared import StorageConfig
 from xrec.data.assemble import assemble
 from xrec.errors import BudgetError, DataError, EndpointAccessError
 from xrec.storage import Manifest
+from xrec.text import about_tokens
 
 pytestmark = pytest.mark.usefixtures("actor_here")
 
@@ -214,3 +217,65 @@ def test_run_leaves_no_key_anywhere(tmp_path: Path, caplog: pytest.LogCaptureFix
     assert len(written) > 10
     assert not [path for path in written if KEY.encode() in path.read_bytes()]
     assert KEY not in caplog.text
+
+
+def test_look_ahead_tells_prompts_tokens_money_and_three_prompts_of_each_kind(
+    tmp_path: Path,
+) -> None:
+    with stub_endpoint(_repeats) as stub:
+        config = _config(
+            stub,
+            tmp_path,
+            model={
+                "kind": "endpoint",
+                "base_url": stub.url,
+                "model": "stub",
+                "sampling": {"max_tokens": 50},
+                "prices": {"per_million_prompt_tokens": 1000, "per_million_reply_tokens": 4000},
+            },
+            budget={"max_tokens": 1000},
+        )
+        lines = look_ahead(config)
+        assert not stub.asked
+    assert not (tmp_path / "ws").exists()
+    assert lines[0].startswith(f"items: {NUM_ITEMS} prompts of ")
+    assert lines[1].startswith(f"users: {NUM_USERS} prompts of ")
+    assert lines[2].startswith(f"pairs: {NUM_USERS * REVIEWS_PER_USER} prompts of ")
+    shown = [
+        int(re.findall(r"tokens, ([\d,]+) in all;", line)[0].replace(",", "")) for line in lines[:3]
+    ]
+    said = 50 * NUM_PROMPTS
+    assert f"{sum(shown) + said:,} tokens" in lines[3]
+    assert "budget.max_tokens = 1,000 ends the run before" in lines[3]
+    assert f"cost: {sum(shown) / 1000 + said * 4 / 1000:,.2f} by the prices" in lines
+    pairs = [
+        json.loads(line.split(": ", 1)[1]) for line in lines if line.startswith("  user (pairs ")
+    ]
+    assert len(pairs) == 3
+    assert all("is soft." in row["review"] for row in pairs)
+    assert sum("are data" in line for line in lines) == 3
+
+
+def test_look_ahead_counts_the_tokens_of_all_prompts(tmp_path: Path) -> None:
+    with stub_endpoint(_repeats) as stub:
+        config = _config(stub, tmp_path)
+        line = look_ahead(config)[0]
+        assert _run(config) is not None
+    items = [each for each in stub.asked if '"details"' in each.words]
+    expected = sum(
+        about_tokens(message["content"]) + 5 for each in items for message in each.body["messages"]
+    )
+    assert f"tokens, {expected:,} in all" in line
+
+
+def test_look_ahead_after_a_limit_tells_what_was_measured(tmp_path: Path) -> None:
+    with stub_endpoint(_repeats) as stub:
+        config = _config(stub, tmp_path)
+        assert _run(config.model_copy(update={"limit": NUM_ITEMS + NUM_USERS})) is None
+        lines = look_ahead(config)
+    assert lines[0] == (
+        "items: 5 prompts of 11 tokens, 55 in all; replies of 7, 35 in all (measured on 5 texts)"
+    )
+    assert "(measured on 8 texts)" in lines[1]
+    assert "at most 50" in lines[2]
+    assert "pairs, not measured yet" in lines[4]
