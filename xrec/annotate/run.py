@@ -4,10 +4,9 @@ import logging
 from collections.abc import Mapping
 
 from xrec.annotate.annotator import AnnotatorSpec
-from xrec.annotate.identity import KIND
+from xrec.annotate.identity import KIND, begun_files
 from xrec.annotate.plan import PlannedStage, plan_stage
 from xrec.annotate.publish import publish_annotations
-from xrec.annotate.source import file_hashes, find_review_files
 from xrec.annotate.stages import STAGES, Stage, stage_format
 from xrec.annotate.store import StoreRecord
 from xrec.bulk import ActorPool, BulkRun, RunState, drive, this_process
@@ -49,8 +48,8 @@ class _Run:
         self._config = config
         self._spec = spec
         self._record = record
-        self._files = file_hashes(find_review_files(config))
         self._output = location_of(config, KIND)
+        self._files = begun_files(self._output)
         self._runs: dict[Stage, BulkRun] = {}
         self._versions: dict[Stage, int] = {}
         self._num_rows = 0  # of the stages that are finished

@@ -140,7 +140,7 @@ class PhrasesAnnotator(Config):
 
     kind: Literal["phrases"]
     num_learned: int = Field(
-        100_000,
+        50_000,
         ge=1,
         description="Largest number of training reviews that the phrases are found in; a hash "
         "chooses them.",
