@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, field_validator
 
 from xrec.config.base import Config
-from xrec.config.llm import EngineConfig, LLMConfig
+from xrec.config.llm import LLMConfig, ScoringEngineConfig
 
 ReplyFailureReason = Literal[
     "empty_reply",
@@ -82,8 +82,10 @@ class EngineModelConfig(Config):
     llm: LLMConfig | None = Field(
         None, description="The language model. If null, it is the llm of the job."
     )
-    engine: EngineConfig = Field(
-        default_factory=EngineConfig, description="The generation engine of each process."
+    engine: ScoringEngineConfig = Field(
+        default_factory=ScoringEngineConfig,
+        description="The generation engine of each process. For vLLM, start `vllm serve` and use "
+        "kind endpoint.",
     )
     sampling: SamplingConfig = Field(
         default_factory=SamplingConfig, description="How replies are drawn."
