@@ -27,6 +27,11 @@ class PrefixSlots:
         return sum(len(slab.prefixes) for slab in self._all)
 
     @property
+    def num_positions(self) -> int:
+        """The number of positions in slots that a prefix has."""
+        return sum(len(slab.prefixes) * slab.slot_length for slab in self._all)
+
+    @property
     def _all(self) -> Iterator[PrefixSlab]:
         return (slab for slabs in self._slabs.values() for slab in slabs)
 

@@ -154,8 +154,9 @@ def test_every_text_is_computed_once_in_any_memory(seed: int) -> None:
     assert len(set(simulation.ended)) == len(simulation.ended)
     assert {one for one in expected - set(simulation.ended) if one[0] not in cancelled} == set()
     assert set(simulation.ended) <= expected
+    assert simulation.slots.num_positions == 0
     simulation.slots._make_room()
-    assert simulation.slots.num_positions == 0  # all memory was given back
+    assert simulation.slots.arena.num_free == num_positions  # all memory was given back
 
 
 def test_arena_gives_ranges_out_and_joins_those_that_come_back() -> None:
