@@ -52,6 +52,10 @@ def _counts(outlook: Outlook) -> list[str]:
     return [f"{stage}: {count:,} texts" for stage, count in outlook.counts.items()]
 
 
+def _no_figures(costs: Mapping[str, float]) -> dict[str, float]:
+    return {}
+
+
 def _no_budget(costs: Mapping[str, float]) -> None:
     return None
 
@@ -75,6 +79,8 @@ class AnnotatorSpec:
     forget_failures: called in the driver before failed texts are written again; `output` as above.
     clean_up: called in the driver once all texts are written and published.
     describe: lines for a reader that say what a run would do, for --dry-run.
+    figures: what the costs of all stages tell, for report and manifest, by a name that readers
+        understand.
     """
 
     settings: Mapping[str, Any]
@@ -91,6 +97,7 @@ class AnnotatorSpec:
     forget_failures: Callable[[Location], None] = _nothing_to_do
     clean_up: Callable[[Location], None] = _nothing_to_do
     describe: Callable[[Outlook], list[str]] = _counts
+    figures: Callable[[Mapping[str, float]], dict[str, float]] = _no_figures
 
     def num_actors(self, wanted: int) -> int:
         """How many actors a stage of texts has if the config asks for `wanted`."""

@@ -3,6 +3,7 @@
 import hashlib
 import re
 from collections import Counter
+from collections.abc import Mapping
 
 from xrec.annotate.rows import PairInput, PairText
 
@@ -28,3 +29,18 @@ def same_words(one: PairText, other: PairText) -> float:
     words = [Counter(_WORD.findall(text.explanation.casefold())) for text in (one, other)]
     total = words[0].total() + words[1].total()
     return 2 * (words[0] & words[1]).total() / total if total else 1.0
+
+
+def agreement_figures(costs: Mapping[str, float]) -> dict[str, float]:
+    """The means over the pairs that were asked twice; empty if there are none.
+
+    costs: of all stages; see LanguageModelWriter.
+    """
+    num_rows = costs.get("second_seed_rows", 0.0)
+    if not num_rows:
+        return {}
+    return {
+        "pairs_asked_with_two_seeds": num_rows,
+        "same_aspects_of_two_seeds": costs["second_seed_aspects"] / num_rows,
+        "same_words_of_two_seeds": costs["second_seed_words"] / num_rows,
+    }

@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import SecretStr
 
 from xrec.annotate.annotator import AnnotatorSpec
+from xrec.annotate.language_model.agreement import agreement_figures
 from xrec.annotate.language_model.data import CountTokens, RowData
 from xrec.annotate.language_model.forecast import Forecast
 from xrec.annotate.language_model.prompt_file import KINDS, Kind, PromptFile, read_prompt
@@ -81,6 +82,7 @@ def language_model_spec(
         make=make,
         check_costs=make.check_costs,
         describe=make.describe,
+        figures=agreement_figures,
         chunks_at_once=annotator.chunks_at_once,
         gpus_per_actor=gpus,
         max_actors=1 if isinstance(model, EndpointModelConfig) else None,

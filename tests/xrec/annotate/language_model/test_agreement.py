@@ -3,7 +3,12 @@
 import pytest
 
 from tests.xrec.annotate.language_model.rows import pair_row
-from xrec.annotate.language_model.agreement import is_in_sample, same_aspects, same_words
+from xrec.annotate.language_model.agreement import (
+    agreement_figures,
+    is_in_sample,
+    same_aspects,
+    same_words,
+)
 from xrec.annotate.rows import Aspect, PairText
 
 
@@ -35,3 +40,13 @@ def test_sample_of_pairs_has_its_share_and_is_the_same_each_time() -> None:
     assert set(chosen) < {row.user_id for row in rows if is_in_sample(row, 0.2)}
     assert not any(is_in_sample(row, 0.0) for row in rows)
     assert all(is_in_sample(row, 1.0) for row in rows)
+
+
+def test_figures_of_agreement_are_means_over_the_pairs_that_were_asked_twice() -> None:
+    costs = {"second_seed_rows": 4.0, "second_seed_aspects": 3.0, "second_seed_words": 1.0}
+    assert agreement_figures(costs) == {
+        "pairs_asked_with_two_seeds": 4.0,
+        "same_aspects_of_two_seeds": 0.75,
+        "same_words_of_two_seeds": 0.25,
+    }
+    assert agreement_figures({"prompt_tokens": 3.0}) == {}

@@ -209,6 +209,20 @@ def test_run_whose_endpoint_writes_no_json_at_all_ends_with_the_reasons(tmp_path
         _run(_config(stub, tmp_path))
 
 
+def test_run_report_tells_how_far_two_seeds_agree(tmp_path: Path) -> None:
+    with stub_endpoint(_repeats) as stub:
+        manifest = _run(_config(stub, tmp_path, num_asked_twice=1000))
+    assert manifest is not None
+    figures = {
+        "pairs_asked_with_two_seeds": NUM_USERS * REVIEWS_PER_USER,
+        "same_aspects_of_two_seeds": 1.0,
+        "same_words_of_two_seeds": 1.0,
+    }
+    assert {name: manifest.metrics[name] for name in figures} == figures
+    report = (tmp_path / "ws" / "annotations" / "report.html").read_text()
+    assert "<td>same aspects of two seeds</td><td>1</td>" in report
+
+
 def test_run_leaves_no_key_anywhere(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("DEBUG")
     with stub_endpoint(_repeats) as stub:
