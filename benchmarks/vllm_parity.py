@@ -55,20 +55,24 @@ def main(
         **folders, llm=LLMConfig(model=llm, dtype=cast("Any", dtype)), storage=StorageConfig()
     )
     decoding = DecodingConfig(max_new_tokens=max_new_tokens)
-    ours = load_explainer(sources, device="cpu", engine=EngineConfig(key_value_gib=key_value_gib))
+    ours = load_explainer(
+        sources,
+        device="cpu",
+        engine=EngineConfig(kind="transformers", key_value_gib=key_value_gib),
+    )
     prompts = make_prompts(ours, num_users, items_per_user)
     expected, cost = _timed(lambda: completions(ours.engine, prompts, decoding))
     costs = {
         "transformers": {
             **cost,
-            "prefix_hit_share": cast("Any", ours.engine).report.prefix_hit_share,
+            "prefix_hit_share": cast("Any", ours.engine).take_report().prefix_hit_share,
         }
     }
     vllm: Any = load_explainer(
         sources, device="cpu", engine=EngineConfig(kind="vllm", key_value_gib=key_value_gib)
     ).engine
     seen, cost = _timed(lambda: completions(vllm, prompts, decoding))
-    costs["vllm"] = {**cost, "prefix_hit_share": vllm.prefix_hit_share}
+    costs["vllm"] = {**cost, "prefix_hit_share": vllm.take_report().prefix_hit_share}
     margin = near_tie if near_tie is not None else {"float32": 1e-3, "bfloat16": 0.25}[dtype]
     parity = asdict(compare(ours, vllm.stop_token_ids, prompts, expected, seen, margin))
     tokens = {"prompt_tokens": sum(map(len, prompts)), "new_tokens": sum(map(len, seen))}

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from xrec.adapter.pairs import Pair
 from xrec.backfill.identity import sources_of
 from xrec.config.backfill import BackfillConfig
+from xrec.config.llm import EngineConfig
 from xrec.data import Dataset
 from xrec.data.cold_start import History
 from xrec.data.suggestion import suggest_id
@@ -43,7 +44,7 @@ def run(
     check_artifacts(config, "dataset", "graph", "adapter")
     new_user = None if history is None else History(user_id, tuple(history))
     explainer = load_explainer(
-        sources_of(config), device=config.actors.device, engine=config.engine, history=new_user
+        sources_of(config), device=config.actors.device, engine=_engine(config), history=new_user
     )
     pair = _pair(explainer.dataset, user_id, item_id)
     prompt = explainer.pairs.prompt(pair)
@@ -57,6 +58,16 @@ def run(
         explanation=explanation,
         model_fingerprint=explainer.model_fingerprint,
     )
+
+
+def _engine(config: BackfillConfig) -> EngineConfig:
+    """The backfill's engine; but auto is ours, because vLLM starts longer than one text takes.
+
+    A model that several GPUs share is left to vLLM.
+    """
+    if config.engine.kind == "auto" and config.engine.tensor_parallel_size == 1:
+        return config.engine.model_copy(update={"kind": "transformers"})
+    return config.engine
 
 
 def _pair(dataset: Dataset, user_id: str, item_id: str) -> Pair:

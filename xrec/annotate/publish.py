@@ -50,8 +50,7 @@ def publish_annotations(
         costs = added(costs, state.costs)
         failed[str(stage)] = dict(state.failed)
         counts[_COUNTED[stage]] = state.num_ok
-    own = spec.figures(costs)
-    figures = write_report(config, record, runs, versions, failed, own)
+    figures = write_report(config, record, runs, versions, failed)
     identity = identify_annotations(config, spec, files)
     return write_manifest(
         output,

@@ -10,7 +10,13 @@ from xrec.config.adapter import (
     DeepSpeedConfig,
     TrainAdapterConfig,
 )
-from xrec.config.llm import DecodingConfig, LLMConfig, PromptConfig, ScoringEngineConfig
+from xrec.config.llm import (
+    DecodingConfig,
+    EngineConfig,
+    LLMConfig,
+    OwnEngineConfig,
+    PromptConfig,
+)
 from xrec.config.placeholders import without_placeholders
 from xrec.config.shared import Device, JobConfig, RayConfig, ScalingConfig, input_uri, output_uri
 
@@ -58,9 +64,7 @@ class EvaluateConfig(JobConfig):
         description="How the texts of the shuffled pairs are drawn; it should be as in the "
         "backfill.",
     )
-    engine: ScoringEngineConfig = Field(
-        default_factory=ScoringEngineConfig, description="The generation engine."
-    )
+    engine: EngineConfig = Field(default_factory=EngineConfig, description="The generation engine.")
     device: Device = Field(
         "auto",
         description="What this process computes on. With auto it is a GPU if there is one, "
@@ -149,8 +153,8 @@ class AblateConfig(JobConfig):
     decoding: DecodingConfig = Field(
         default_factory=DecodingConfig, description="How the texts are drawn."
     )
-    engine: ScoringEngineConfig = Field(
-        default_factory=ScoringEngineConfig, description="The generation engine."
+    engine: OwnEngineConfig = Field(
+        default_factory=OwnEngineConfig, description="The generation engine."
     )
     device: Device = Field(
         "auto",

@@ -1,7 +1,7 @@
 """The frozen language model, its prompt, and how texts are drawn from it."""
 
 import re
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -17,6 +17,7 @@ PromptFailure = Literal[
     "over_memory_budget",
     "no_token_allowed",
     "invalid_logits",
+    "unsupported_request",
 ]
 """Why a prompt cannot be completed."""
 TextFailure = Literal[
@@ -195,9 +196,11 @@ class EngineConfig(Config):
     seed draws.
     """
 
-    kind: Literal["transformers", "vllm"] = Field(
-        "transformers",
-        description="The engine. vllm takes Llama models only, and needs the extra xrec[vllm].",
+    kind: Literal["auto", "transformers", "vllm"] = Field(
+        "auto",
+        description="The engine. auto takes vllm on a GPU if the extra xrec[vllm] is installed "
+        "and vLLM knows the model's family, else transformers, which is xrec's own and "
+        "the faster one on a CPU; the log says which and why.",
     )
     max_rows: int = Field(
         128,
@@ -210,7 +213,14 @@ class EngineConfig(Config):
         gt=0,
         description="GiB for keys and values, which are set aside once. Each text takes what it "
         "needs; if not all of max_rows find room, fewer are worked on. A prompt that needs more "
-        "for itself alone fails.",
+        "for itself alone fails. With vllm on a GPU it has no effect: see gpu_memory_share.",
+    )
+    gpu_memory_share: float = Field(
+        0.9,
+        gt=0,
+        lt=1,
+        description="With vllm on a GPU: the share of the memory that is free when the engine "
+        "starts, for the model and, with all that is left, keys and values.",
     )
     linear_layers: Literal["packed", "plain", "int8"] = Field(
         "packed",
@@ -226,6 +236,12 @@ class EngineConfig(Config):
         description="With vllm: number of processes, and of GPUs where they are used, that "
         "share the model of one actor.",
     )
+    vllm_options: dict[str, Any] = Field(
+        default_factory=dict,
+        description="With vllm: further arguments of its EngineArgs, such as "
+        "{max_num_batched_tokens: 16384}. Those that would break users and items are refused "
+        "with the reason.",
+    )
 
     @model_validator(mode="after")
     def _kind_can_do_it(self) -> "EngineConfig":
@@ -239,13 +255,17 @@ class EngineConfig(Config):
                 f"tensor_parallel_size = {self.tensor_parallel_size} needs kind = 'vllm', "
                 "saw 'transformers'"
             )
+        if self.kind == "transformers" and self.vllm_options:
+            raise ValueError(
+                f"vllm_options = {self.vllm_options} needs kind = 'vllm', saw 'transformers'"
+            )
         return self
 
 
-class ScoringEngineConfig(EngineConfig):
-    """The engine of a job that also scores texts.
+class OwnEngineConfig(EngineConfig):
+    """The engine of a job that loads several models one after the other in its own process.
 
-    It cannot be vLLM, which does not give its model away.
+    It cannot be vLLM, whose processes would still hold the memory of the model before.
     """
 
     kind: Literal["transformers"] = Field("transformers", description="The engine.")

@@ -5,7 +5,7 @@ import ipaddress
 from pydantic import Field, field_validator, model_validator
 
 from xrec.config.base import Config
-from xrec.config.llm import DecodingConfig, LLMConfig, ScoringEngineConfig
+from xrec.config.llm import DecodingConfig, EngineConfig, LLMConfig
 from xrec.config.shared import ColdStartConfig, Device, JobConfig, RayConfig, input_uri
 
 
@@ -128,7 +128,7 @@ class ReadThroughConfig(Config):
     )
 
 
-class LiveEngineConfig(ScoringEngineConfig):
+class LiveEngineConfig(EngineConfig):
     """The engine of requests as they come.
 
     It has fewer rows than the one for bulk work, so that each row is done soon.

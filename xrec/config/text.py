@@ -10,7 +10,8 @@ from urllib.parse import urlsplit
 from pydantic import Field, field_validator
 
 from xrec.config.base import Config
-from xrec.config.llm import LLMConfig, ScoringEngineConfig
+from xrec.config.llm import EngineConfig, LLMConfig
+from xrec.config.shared import Device
 
 ReplyFailureReason = Literal[
     "empty_reply",
@@ -82,11 +83,10 @@ class EngineModelConfig(Config):
     llm: LLMConfig | None = Field(
         None, description="The language model. If null, it is the llm of the job."
     )
-    engine: ScoringEngineConfig = Field(
-        default_factory=ScoringEngineConfig,
-        description="The generation engine of each process. For vLLM, start `vllm serve` and use "
-        "kind endpoint.",
+    engine: EngineConfig = Field(
+        default_factory=EngineConfig, description="The generation engine of each process."
     )
+    device: Device = Field("auto", description="What each process computes on.")
     sampling: SamplingConfig = Field(
         default_factory=SamplingConfig, description="How replies are drawn."
     )

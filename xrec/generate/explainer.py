@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import cast
 
 import torch
 from transformers import PreTrainedModel
@@ -15,6 +14,7 @@ from xrec.config.shared import ColdStartConfig, Device, StorageConfig
 from xrec.data.cold_start import History, read_cold_start, with_history
 from xrec.data.dataset import Dataset, read_dataset
 from xrec.errors import DataError, ModelError
+from xrec.generate.choice import choose_engine
 from xrec.generate.engine import Engine, Failure, FinishReason
 from xrec.generate.text_rules import TextFinisher
 from xrec.generate.transformers_engine import load_engine
@@ -191,7 +191,8 @@ def load_explainer(
     The graph gets `num_reserved_users` more users, whose vectors are zeros, from index
     `dataset.num_users` on. They are places for the vectors of users who come later: an adapter that
     reads the graph sees what is written into `graph.users` there. `passes_per_step` is
-    `PackedRun`'s; texts that are read while they are written need a small one.
+    `PackedRun`'s; texts that are read while they are written need a small one. (With vLLM any
+    number means that each token is told.)
 
     Raises what `check_sources` raises, ModelError, DataError for cold-start tables that cannot be
     read or a history that gives no vector, ConfigError for a history of a known user,
@@ -209,15 +210,18 @@ def load_explainer(
                 [graph.users, graph.users.new_zeros(num_reserved_users, graph.users.shape[1])]
             ),
         )
-    if engine.kind == "vllm":
-        return Explainer(
-            None,
-            *_vllm(sources.llm, checked, dataset, graph, device, engine),
+    torch_device = resolve_device(device)
+    if choose_engine(engine, torch_device, checked.llm) == "vllm":
+        return _vllm_explainer(
+            sources.llm,
+            checked,
             dataset,
             graph,
-            checked.model_fingerprint,
+            torch_device,
+            engine,
+            is_streaming=passes_per_step is not None,
+            num_reserved_users=num_reserved_users,
         )
-    torch_device = resolve_device(device)
     model = load_model(
         checked.llm,
         dtype=resolve_dtype(sources.llm.dtype, torch_device),
@@ -238,14 +242,17 @@ def load_explainer(
     )
 
 
-def _vllm(
+def _vllm_explainer(
     llm: LLMConfig,
     checked: CheckedSources,
     dataset: Dataset,
     graph: GraphEmbeddings,
-    device: Device,
+    device: torch.device,
     config: EngineConfig,
-) -> tuple[Engine, PairPrompts]:
+    *,
+    is_streaming: bool,
+    num_reserved_users: int,
+) -> Explainer:
     try:
         check_installed_vllm()
         from xrec.generate.vllm.engine import load_vllm_engine
@@ -263,9 +270,14 @@ def _vllm(
         dtype=llm.dtype,
         device=device,
         config=config,
+        is_streaming=is_streaming,
+        num_reserved_users=num_reserved_users,
     )
-    return cast("Engine", engine), PairPrompts(
-        dataset, PromptBuilder(tokenizer, checked.adapter.config.prompt, engine.vocabulary)
+    if engine.users is not None:  # what is written there is seen by vLLM's processes
+        graph = replace(graph, users=engine.users)
+    builder = PromptBuilder(tokenizer, checked.adapter.config.prompt, engine.vocabulary)
+    return Explainer(
+        None, engine, PairPrompts(dataset, builder), dataset, graph, checked.model_fingerprint
     )
 
 

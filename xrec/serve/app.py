@@ -36,7 +36,11 @@ def build(config: ServeConfig) -> Any:
         num_replicas=config.models.num_replicas,
         ray_actor_options={
             "num_cpus": config.models.cpus_per_replica,
-            "num_gpus": gpus_each(config.models.device, config.models.num_replicas),
+            "num_gpus": gpus_each(
+                config.models.device,
+                config.models.num_replicas,
+                config.engine.tensor_parallel_size,
+            ),
         },
         # The engine limits how many pairs wait. This number is so high that requests do not queue
         # in Serve, where they could not be refused.

@@ -11,7 +11,6 @@ from xrec.generate.engine import (
     RequestParams,
     TextParams,
     TokenMask,
-    num_texts,
 )
 from xrec.generate.packed.arena import Slab
 
@@ -64,8 +63,8 @@ class Request:
 
     @property
     def num_texts(self) -> int:
-        """The number of its texts."""
-        return num_texts(self.params)
+        """The number of texts that are asked, or 1 for a continuation that is given."""
+        return self.params.num_texts if isinstance(self.params, TextParams) else 1
 
     @property
     def given(self) -> tuple[int, ...]:

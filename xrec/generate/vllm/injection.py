@@ -1,12 +1,15 @@
-"""The vectors that tokens add in every layer, in a buffer that vLLM's compiled graphs read.
+"""The vectors that tokens add in every layer, in a buffer that vLLM's graphs read.
 
 One step of vLLM mixes parts of prompts and single generated tokens. Row n of the buffer is what
 token n of the step adds; it is zero for a text token. The graph adds the rows in every step, so it
-need not decide which tokens are collaborative. The rules are those of xrec.llm.injection. `direct`
-adds to the output of the fused qkv projection, of which each tensor-parallel rank has a part.
+need not decide which tokens are collaborative. The rules are those of xrec.llm.injection. Both act
+at the fused qkv projection: `projected` adds to its input and `direct` to its output, of which each
+tensor-parallel rank has a part.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +37,7 @@ class Projection:
     def width(self, rule: Injection) -> int:
         """The number of elements that a token adds under `rule`.
 
-        `projected` adds H elements to the attention's input, `direct` adds to this rank's q, k and
+        `projected` adds H elements to the projection's input, `direct` adds to this rank's q, k and
         v, and `none` adds nothing.
         """
         num_heads = self.num_heads // self.world_size + 2 * self._num_local_key_value_heads
@@ -72,7 +75,7 @@ class Projection:
 
 
 class InjectionBuffer(nn.Module):
-    """The rows of one step, (max_num_tokens, width).
+    """What the tokens of one step add under `rule`, in `values` (max_num_tokens, width).
 
     The buffer keeps its address, because captured graphs read it there. It is zero where nothing
     is to be added.
@@ -80,18 +83,64 @@ class InjectionBuffer(nn.Module):
 
     values: Tensor
 
-    def __init__(self, max_num_tokens: int, width: int):
+    def __init__(self, projection: Projection, rule: Injection, max_num_tokens: int):
         super().__init__()
-        self.register_buffer("values", torch.zeros(max_num_tokens, width), persistent=False)
+        self.projection, self.rule = projection, rule
+        self.register_buffer(
+            "values", torch.zeros(max_num_tokens, projection.width(rule)), persistent=False
+        )
         self._num_written = 0
 
-    def write(self, rows: Tensor | None) -> None:
-        """Set the rows (N, width) of the next step, or None if it has no collaborative token.
+    def write(self, adapted: Tensor) -> None:
+        """Set what the vectors `adapted` (N, H) of the step's first N tokens add."""
+        self.values[len(adapted) : self._num_written].zero_()
+        self.values[: len(adapted)] = self._added(adapted)
+        self._num_written = len(adapted)
 
-        Rows that the step before has left are set to zero.
+    def write_at(self, rows: Tensor, adapted: Tensor, num_tokens: int) -> None:
+        """Set what the vectors `adapted` (N, H) of the tokens `rows` (N,), int64, add.
+
+        They are among the first `num_tokens` tokens of the step; the others add nothing.
         """
-        num_rows = 0 if rows is None else len(rows)
-        self.values[num_rows : self._num_written].zero_()
-        if rows is not None:
-            self.values[:num_rows] = rows
-        self._num_written = num_rows
+        self.clear()
+        self.values.index_copy_(0, rows, self._added(adapted))
+        self._num_written = num_tokens
+
+    def clear(self) -> None:
+        """Let no token add anything. If that is so already, nothing is computed."""
+        if self._num_written:
+            self.values[: self._num_written].zero_()
+            self._num_written = 0
+
+    def _added(self, adapted: Tensor) -> Tensor:
+        return self.projection.added(adapted, self.rule).to(self.values.dtype)
+
+
+def install_hooks(projections: Sequence[nn.Module], values: Tensor, rule: Injection) -> None:
+    """Let each of `projections`, a layer's `qkv_proj`, add the first rows of `values`.
+
+    A projection returns a tuple whose first element is its output (N, width).
+    """
+    if rule == "none":
+        return
+    for projection in projections:
+        projection.register_buffer("injection", values, persistent=False)
+        if rule == "projected":
+            projection.register_forward_pre_hook(_add_to_input)
+        else:
+            projection.register_forward_hook(_add_to_output)
+
+
+def _add_to_input(projection: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    hidden = args[0]
+    return (hidden + _rows(projection, hidden), *args[1:])
+
+
+def _add_to_output(projection: nn.Module, args: tuple[Any, ...], output: Any) -> tuple[Any, ...]:
+    return (output[0] + _rows(projection, output[0]), *output[1:])
+
+
+def _rows(projection: nn.Module, like: Tensor) -> Tensor:
+    values = projection.injection
+    assert isinstance(values, Tensor)
+    return values[: like.shape[0]]

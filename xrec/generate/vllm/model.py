@@ -1,146 +1,95 @@
-"""vLLM's Llama with collaborative tokens: in the input embedding and in each layer.
+"""vLLM's decoders with collaborative tokens: in the input embedding and in each layer.
 
-With `enable_prompt_embeds`, vLLM's runner calls `embed_input_ids` with all token ids of a step,
-before and outside of the compiled model. There, ids above the vocabulary go through the graph's
-vectors and the adapters, and what the tokens add in the layers is written into a buffer that the
-compiled layers read. The output layer knows the text vocabulary only, so a user or item can never
-be sampled.
+There is one class for each family, made of vLLM's own class and `_Collaborative`. Hooks on each
+layer's `qkv_proj` add the rows of a buffer (xrec.generate.vllm.injection), so that vLLM's compiled
+and captured graphs read them like any weight. What enters the first layer is made before and
+outside of these graphs: by `CollaborativeModelState` under vLLM's Model Runner V2, which GPUs use,
+and otherwise, on CPUs, by `forward`. The output layer knows the text vocabulary only, so a user or
+an item can never be sampled.
+
+vLLM finds a class by its name: `CollaborativeQwen3ForCausalLM` is made when vLLM asks for it.
 """
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from vllm.compilation.decorators import support_torch_compile
+from vllm import ModelRegistry
 from vllm.config import VllmConfig
 from vllm.distributed import get_tensor_model_parallel_rank, get_tensor_model_parallel_world_size
-from vllm.model_executor.models.llama import (
-    LlamaAttention,
-    LlamaDecoderLayer,
-    LlamaForCausalLM,
-    LlamaModel,
-)
 from vllm.sequence import IntermediateTensors
 from vllm.utils.torch_utils import set_default_torch_dtype
 
-from xrec.config.adapter import Injection
-from xrec.generate.vllm.attachment import load_embedding
-from xrec.generate.vllm.injection import InjectionBuffer, Projection
-from xrec.generate.vllm.plugin import Attachment
+from xrec.generate.vllm.attachment import load_vectors
+from xrec.generate.vllm.injection import InjectionBuffer, Projection, install_hooks
+from xrec.generate.vllm.plugin import FAMILIES, PREFIX, Attachment
+from xrec.generate.vllm.refusals import check_vllm_config
+
+if TYPE_CHECKING:
+    from xrec.generate.vllm.model_state import CollaborativeModelState
 
 
-class InjectedAttention(LlamaAttention):
-    """Llama's attention, which adds `injection` (N, width) at the place that its rule names."""
+class _Collaborative:
+    """What is added to a family's class of vLLM: the users and items of an `Attachment`.
 
-    injection_rule: Injection
-
-    def forward(self, positions: Tensor, hidden_states: Tensor, injection: Tensor) -> Tensor:
-        """The attention's output (N, H) for hidden states (N, H) at `positions` (N,).
-
-        It does what the base class does, and the addition of the rule.
-        """
-        if self.injection_rule == "projected":
-            hidden_states = hidden_states + injection
-        qkv, _ = self.qkv_proj(hidden_states)
-        if self.injection_rule == "direct":
-            qkv = qkv + injection
-        query, key, value = qkv.split([self.q_size, self.kv_size, self.kv_size], dim=-1)
-        query, key = self.rotary_emb(positions, query, key)
-        output, _ = self.o_proj(self.attn(query, key, value))
-        return output
-
-
-class InjectedDecoderLayer(LlamaDecoderLayer):
-    """Llama's layer, which passes `injection` on to its attention."""
-
-    def __init__(self, vllm_config: VllmConfig, prefix: str = ""):
-        super().__init__(vllm_config, prefix, attn_layer_type=InjectedAttention)
-        self.self_attn.injection_rule = vllm_config.additional_config.injection
-
-    def forward(
-        self, positions: Tensor, hidden_states: Tensor, residual: Tensor | None, injection: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """The layer's output and residual, as in the base class.
-
-        vLLM's norms add the residual to their input, and return the norm and the sum.
-        """
-        if residual is None:
-            residual, hidden_states = hidden_states, self.input_layernorm(hidden_states)
-        else:
-            hidden_states, residual = self.input_layernorm(hidden_states, residual)
-        hidden_states = self.self_attn(
-            positions=positions, hidden_states=hidden_states, injection=injection
-        )
-        hidden_states, residual = self.post_attention_layernorm(hidden_states, residual)
-        return self.mlp(hidden_states), residual
-
-
-@support_torch_compile(
-    dynamic_arg_dims={
-        name: {0: "b"}
-        for name in ("input_ids", "positions", "intermediate_tensors", "inputs_embeds", "injection")
-    }
-)
-class InjectedLlamaModel(LlamaModel):
-    """Llama's layers, compiled with `injection` as an input.
-
-    The input is never None and always at the same address.
+    Every tensor-parallel rank has all adapters and vectors. Raises ModelError for settings of vLLM
+    with which texts would be wrong.
     """
 
-    def forward(
-        self,
-        input_ids: Tensor | None,
-        positions: Tensor,
-        intermediate_tensors: IntermediateTensors | None,
-        inputs_embeds: Tensor | None,
-        injection: Tensor,
-    ) -> Tensor | IntermediateTensors | tuple[Tensor, list[Tensor]]:
-        """The hidden states (N, H) for `inputs_embeds` (N, H) and `injection` (N, width)."""
-        return super().forward(
-            input_ids, positions, intermediate_tensors, inputs_embeds, injection=injection
-        )
-
-
-class CollaborativeLlamaForCausalLM(LlamaForCausalLM):
-    """A Llama with the users and items of an `Attachment`.
-
-    Every tensor-parallel rank has all adapters and vectors.
-    """
-
-    # Pipeline parallelism is not supported: embed_input_ids runs on the first stage only, and the
-    # later stages would not get the injection.
+    # The later stages of a pipeline would not get what tokens add in the layers.
     supports_pp = False
 
+    model: Any
+    named_parameters: Any
+
     def __init__(self, *, vllm_config: VllmConfig, prefix: str = ""):
-        super().__init__(vllm_config=vllm_config, prefix=prefix, layer_type=InjectedDecoderLayer)
+        check_vllm_config(vllm_config)
+        super().__init__(vllm_config=vllm_config, prefix=prefix)  # type: ignore[call-arg]
         attachment: Attachment = vllm_config.additional_config
-        self.rule = attachment.injection
-        self.projection = _projection(vllm_config)
-        device = self.model.embed_tokens.weight.device
+        weight: Tensor = self.model.embed_tokens.weight
         with set_default_torch_dtype(torch.float32), torch.device("cpu"):
-            self.collaborative = load_embedding(attachment, self.model.embed_tokens)
-        self.collaborative.to(device)
+            self.vectors = load_vectors(attachment, self.model.config.vocab_size)
+        self.vectors.to(weight.device)
+        projection = _projection(vllm_config)
         self.injection = InjectionBuffer(
-            vllm_config.scheduler_config.max_num_batched_tokens, self.projection.width(self.rule)
+            projection,
+            attachment.injection,
+            vllm_config.scheduler_config.max_num_batched_tokens,
+        )
+        install_hooks(
+            [layer.self_attn.qkv_proj for layer in self.model.layers],
+            self.injection.values,
+            attachment.injection,
         )
 
-    def _init_model(
-        self,
-        vllm_config: VllmConfig,
-        prefix: str = "",
-        layer_type: type[nn.Module] = InjectedDecoderLayer,
-    ) -> LlamaModel:
-        return InjectedLlamaModel(vllm_config=vllm_config, prefix=prefix, layer_type=layer_type)
+    @staticmethod
+    def get_model_state_cls() -> "type[CollaborativeModelState]":
+        """The part of Model Runner V2 that makes the input vectors of a step."""
+        from xrec.generate.vllm.model_state import CollaborativeModelState
 
-    def embed_input_ids(self, input_ids: Tensor) -> Tensor:
-        """The input vectors (N, H) of the token ids (N,) of one step.
+        return CollaborativeModelState
 
-        What the tokens add in the layers is written to `self.injection`.
+    def embed_text(self, input_ids: Tensor) -> Tensor:
+        """The words' vectors (N, H) of token ids (N,).
+
+        Where an id is a collaborative token the row is that of the last word, to be overwritten.
         """
-        embeds: Tensor = self.collaborative(input_ids)
-        adapted = self.collaborative.injection
-        self.injection.write(None if adapted is None else self.projection.added(adapted, self.rule))
+        embeds: Tensor = self.model.embed_input_ids(
+            input_ids.clamp(max=self.vectors.num_text_tokens - 1)
+        )
         return embeds
+
+    def embed_step(self, input_ids: Tensor) -> Tensor:
+        """The input vectors (N, H) of the token ids (N,) of one step; writes to `self.injection`.
+
+        Adapters run for every token, also for text, so that nothing depends on what the ids are.
+        """
+        is_collaborative = self.vectors.is_collaborative(input_ids)[:, None]
+        adapted = self.vectors(input_ids)
+        self.injection.write(adapted * self.vectors.is_injected(input_ids)[:, None])
+        embeds = self.embed_text(input_ids)
+        return torch.where(is_collaborative, adapted.to(embeds.dtype), embeds)
 
     def forward(
         self,
@@ -149,22 +98,37 @@ class CollaborativeLlamaForCausalLM(LlamaForCausalLM):
         intermediate_tensors: IntermediateTensors | None = None,
         inputs_embeds: Tensor | None = None,
     ) -> Tensor | IntermediateTensors:
-        """The hidden states (N, H) for `inputs_embeds` (N, H) at `positions` (N,)."""
-        return self.model(
-            input_ids,
-            positions,
-            intermediate_tensors,
-            inputs_embeds,
-            self.injection.values[: positions.shape[-1]],
+        """The hidden states (N, H) for `inputs_embeds` (N, H) at `positions` (N,).
+
+        Without `inputs_embeds` they are those of `input_ids` (N,).
+        """
+        if inputs_embeds is None:
+            assert input_ids is not None
+            inputs_embeds = self.embed_step(input_ids)
+        hidden: Tensor | IntermediateTensors = super().forward(  # type: ignore[misc]
+            None, positions, intermediate_tensors, inputs_embeds
         )
+        return hidden
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> set[str]:
         """Load the base model's weights; returns the names of all weights that are set now.
 
         The adapters were loaded before. vLLM would report them as missing if they were left out.
         """
-        adapters = {f"collaborative.{name}" for name, _ in self.collaborative.named_parameters()}
-        return super().load_weights(weights) | adapters
+        adapters = {f"vectors.{name}" for name, _ in self.vectors.named_parameters()}
+        loaded: set[str] = super().load_weights(weights)  # type: ignore[misc]
+        return loaded | adapters
+
+
+def __getattr__(name: str) -> type[nn.Module]:
+    """The class of a family, as vLLM's lazy registration asks for it."""
+    base = name.removeprefix(PREFIX)
+    if base == name or base not in FAMILIES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    family = ModelRegistry.models[base].load_model_cls()
+    made = type(name, (_Collaborative, family), {"__module__": __name__, "__doc__": family.__doc__})
+    globals()[name] = made
+    return made
 
 
 def _projection(vllm_config: VllmConfig) -> Projection:

@@ -1,6 +1,7 @@
 """vLLM gives the greedy tokens of transformers, in mixed batches and from its prefix cache."""
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +17,9 @@ from tests.xrec.generate.vllm.vllm_town import (
     greedy_by_hand,
     make_adapter,
     make_graph,
-    make_llama,
+    make_model,
     make_prompts,
+    save_model,
 )
 from xrec.config.adapter import Injection
 from xrec.config.llm import DecodingConfig
@@ -54,40 +56,60 @@ class Contest:
     without_injection: list[list[int]]
 
 
+# Family, rule, and whether vLLM compiles the model. An engine takes most of a minute to start.
+_FAST = [("llama", "projected", True), ("qwen3", "direct", True), ("qwen2", "projected", False)]
+_SLOW = [
+    ("llama", "none", True),
+    ("llama", "direct", False),
+    ("llama", "direct", True),
+    ("llama", "projected", False),
+    ("mistral", "direct", True),
+    ("mistral", "projected", False),
+    ("qwen2", "direct", True),
+    ("qwen3", "direct", False),
+    ("qwen3", "projected", True),
+    ("qwen3", "projected", False),
+]
+
+
 @pytest.fixture(
     scope="module",
-    params=[("projected", False), ("direct", False), ("none", False), ("direct", True)],
-    ids=str,
+    params=[*_FAST, *(pytest.param(one, marks=pytest.mark.slow) for one in _SLOW)],
+    ids=lambda one: f"{one[0]}-{one[1]}-{'compiled' if one[2] else 'eager'}",
 )
 def contest(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Contest]:
-    """A compiled engine for each rule, and one that is not compiled.
-
-    Its second stop token occurs in about four of the completions.
-    """
-    rule, eager = request.param
+    """An engine; its second stop token occurs in about a fifth of the completions."""
+    family, rule, is_compiled = request.param
     folder = tmp_path_factory.mktemp("vllm")
     prompts = make_prompts()
-    full = _by_hand(rule, folder, prompts, [])
-    tokens = [token for ids in full for token in ids]
-    stop = min(set(tokens), key=lambda token: (abs(sum(token in ids for ids in full) - 4), token))
-    engine = _engine(rule, folder, stop, eager=eager)
+    full = _by_hand(family, rule, folder, prompts, [])
+    counts = Counter(token for ids in full for token in set(ids))
+    stop = min(counts, key=lambda token: (abs(counts[token] - len(prompts) // 5), token))
+    engine = _engine(family, rule, folder, stop, eager=not is_compiled)
     stop_token_ids = [toy_tokenizer().eos_token_id, stop]
-    expected, without = (_by_hand(each, folder, prompts, stop_token_ids) for each in (rule, "none"))
+    expected, without = (
+        _by_hand(family, each, folder, prompts, stop_token_ids) for each in (rule, "none")
+    )
     yield Contest(rule, engine, prompts, expected, without)
     engine.close()
 
 
 def _by_hand(
-    rule: Injection, folder: Path, prompts: list[list[int]], stop_token_ids: list[int]
+    family: str,
+    rule: Injection,
+    folder: Path,
+    prompts: list[list[int]],
+    stop_token_ids: list[int],
 ) -> list[list[int]]:
     graph = make_graph(folder / "graph")
-    model = attached(make_llama(), make_adapter(rule, graph), graph)
+    model = attached(make_model(family), make_adapter(rule, graph), graph)
     return [greedy_by_hand(model, prompt, NUM_NEW, stop_token_ids) for prompt in prompts]
 
 
 def _engine(
+    family: str,
     rule: Injection,
     folder: Path,
     stop: int,
@@ -96,10 +118,11 @@ def _engine(
     device: str = "cpu",
     key_value_bytes: int = 1 << 27,
     tensor_parallel_size: int = 1,
+    **options: Any,
 ) -> Any:
     from xrec.generate.vllm.engine import VllmEngine
 
-    make_llama().save_pretrained(folder / "llm")
+    save_model(make_model(family), folder / "llm")
     (folder / "llm" / "generation_config.json").write_text(
         json.dumps({"eos_token_id": [stop], "do_sample": True, "temperature": 9.0})
     )
@@ -114,7 +137,7 @@ def _engine(
         max_rows=16,
         key_value_bytes=key_value_bytes,
         tensor_parallel_size=tensor_parallel_size,
-        enforce_eager=eager,
+        options={"enforce_eager": eager, **options},
     )
 
 
@@ -126,6 +149,11 @@ def _run(
     )
     assert [completion.index for completion in completions] == list(range(len(prompts)))
     return completions
+
+
+def _run_all(engine: Any, prompts: list[list[int]]) -> list[list[int]]:
+    completions = engine.generate(prompts, GREEDY)
+    return [one.token_ids for one in sorted(completions, key=lambda one: one.index)]
 
 
 def test_generate_gives_the_greedy_tokens_of_transformers_also_from_the_prefix_cache(
@@ -142,7 +170,7 @@ def test_generate_gives_the_greedy_tokens_of_transformers_also_from_the_prefix_c
                 "length" if len(completion.token_ids) == NUM_NEW else "stop"
             )
     assert {completion.finish_reason for completion in completions} == {"stop", "length"}
-    assert contest.engine.prefix_hit_share > 0.4
+    assert contest.engine.take_report().prefix_hit_share > 0.4
 
 
 def test_generate_bad_prompts_fail_with_their_reason_and_harm_no_other(contest: Contest) -> None:
@@ -206,15 +234,15 @@ def test_generate_sampling_repeats_with_its_seed_and_stays_in_the_text_vocabular
     assert max(token for ids in sampled[0] for token in ids) < V
 
 
-def test_generate_left_before_its_end_gives_the_engine_back(contest: Contest) -> None:
+def test_generate_left_before_its_end_and_called_meanwhile_gives_the_same_texts(
+    contest: Contest,
+) -> None:
     started = contest.engine.generate(contest.prompts, GREEDY)
     next(started)
-    with pytest.raises(ValueError, match="generating already"):
-        next(contest.engine.generate(contest.prompts, GREEDY))
+    assert _run_all(contest.engine, contest.prompts[:5]) == contest.expected[:5]
     started.close()
-    assert [
-        completion.token_ids for completion in _run(contest, contest.prompts)
-    ] == contest.expected
+    assert contest.engine.run.is_idle
+    assert _run_all(contest.engine, contest.prompts) == contest.expected
 
 
 def test_attachment_salts_vllms_cache_of_compiled_graphs() -> None:
@@ -228,15 +256,21 @@ def test_attachment_salts_vllms_cache_of_compiled_graphs() -> None:
     assert len(set(hashes)) == 3
 
 
+@pytest.mark.slow
 def test_generate_on_two_ranks_and_a_small_budget_gives_the_same_tokens_or_says_why_not(
     tmp_path: Path,
 ) -> None:
     """On each of two ranks: a query head pair, a key head, and memory for 6 blocks of 32 tokens."""
-    prompts = make_prompts()
-    expected = _by_hand("direct", tmp_path, prompts, [toy_tokenizer().eos_token_id, 3])
+    prompts = make_prompts(40)
+    expected = _by_hand("llama", "direct", tmp_path, prompts, [toy_tokenizer().eos_token_id, 3])
     bytes_per_token = 2 * 32 * 4 * 2  # key and value of one head, float32, in two layers
     engine = _engine(
-        "direct", tmp_path, 3, key_value_bytes=7 * 32 * bytes_per_token, tensor_parallel_size=2
+        "llama",
+        "direct",
+        tmp_path,
+        3,
+        key_value_bytes=7 * 32 * bytes_per_token,
+        tensor_parallel_size=2,
     )
     completions = sorted(
         engine.generate([*prompts, [5] * 200], GREEDY), key=lambda completion: completion.index
@@ -247,7 +281,7 @@ def test_generate_on_two_ranks_and_a_small_budget_gives_the_same_tokens_or_says_
     assert "prompt of 200 tokens and 16 new ones" in completions[-1].failure.message
 
 
-def test_engine_model_that_is_no_llama_is_refused(tmp_path: Path) -> None:
+def test_engine_family_that_vllm_cannot_inject_into_is_refused(tmp_path: Path) -> None:
     from xrec.generate.vllm.engine import VllmEngine
 
     (tmp_path / "llm").mkdir()
@@ -271,4 +305,29 @@ def test_engine_model_that_is_no_llama_is_refused(tmp_path: Path) -> None:
 
 def test_engine_on_a_device_that_vllm_is_not_built_for_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="device is meta"):
-        _engine("none", tmp_path, 3, device="meta")
+        _engine("llama", "none", tmp_path, 3, device="meta")
+
+
+@pytest.mark.parametrize(
+    ("option", "reason"),
+    [
+        ("speculative_config", "a draft model reads token ids"),
+        ("enable_lora", "qkv_proj in a layer of its own"),
+        ("kv_transfer_config", "found by token ids"),
+        ("kv_offloading_size", "found by token ids"),
+        ("override_generation_config", "a penalty counts the prompt's ids"),
+        ("enable_dbo", "a step is split"),
+        ("logits_processors", "leaves Model Runner V2"),
+        ("max_num_seqs", "xrec sets it"),
+    ],
+)
+def test_engine_options_that_would_break_texts_are_refused_with_the_reason(
+    tmp_path: Path, option: str, reason: str
+) -> None:
+    with pytest.raises(ModelError, match=f"{option} cannot be set: .*{reason}"):
+        _engine("llama", "none", tmp_path, 3, **{option: 1})
+
+
+def test_engine_options_that_vllm_does_not_have_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"engine.vllm_options: .*no_such_option"):
+        _engine("llama", "none", tmp_path, 3, no_such_option=1)

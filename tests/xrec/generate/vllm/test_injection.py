@@ -1,11 +1,12 @@
-"""What a token adds equals loops over heads; the buffer holds it."""
+"""What a token adds equals loops over heads; the buffer holds it, and the hooks add it."""
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from xrec.config.adapter import Injection
 from xrec.errors import ModelError
-from xrec.generate.vllm.injection import InjectionBuffer, Projection
+from xrec.generate.vllm.injection import InjectionBuffer, Projection, install_hooks
 
 NUM_HEADS, HEAD_DIM, H = 8, 3, 24
 
@@ -68,14 +69,59 @@ def test_added_direct_with_a_query_wider_than_the_hidden_state_raises_model_erro
 
 
 def test_buffer_holds_the_latest_step_and_zeros_at_one_address() -> None:
-    buffer = InjectionBuffer(6, 2)
+    buffer = InjectionBuffer(projection(8), "projected", 6)
     address = buffer.values.data_ptr()
-    long, short = torch.ones(5, 2), torch.full((2, 2), 3.0)
-    for rows in (long, None, long, short, None, None, long):
-        buffer.write(rows)
-        expected = torch.zeros(6, 2)
-        if rows is not None:
-            expected[: len(rows)] = rows
+    long, short = torch.ones(5, H), torch.full((2, H), 3.0)
+    for vectors in (long, None, long, short, None, None, long):
+        if vectors is None:
+            buffer.clear()
+        else:
+            buffer.write(vectors)
+        expected = torch.zeros(6, H)
+        if vectors is not None:
+            expected[: len(vectors)] = vectors
         assert torch.equal(buffer.values, expected)
     assert buffer.values.data_ptr() == address
     assert not buffer.state_dict()  # nothing that a checkpoint must hold
+
+
+def test_buffer_written_at_rows_forgets_the_step_before() -> None:
+    buffer = InjectionBuffer(projection(8), "projected", 6)
+    vectors = torch.randn(2, H)
+    buffer.write(torch.ones(5, H))
+    buffer.write_at(torch.tensor([3, 1]), vectors, 4)
+    expected = torch.zeros(6, H)
+    expected[[3, 1]] = vectors
+    assert torch.equal(buffer.values, expected)
+    buffer.write_at(torch.tensor([0]), vectors[:1], 1)
+    assert torch.equal(buffer.values[0], vectors[0])
+    assert not buffer.values[1:].any()
+
+
+class FusedProjection(nn.Linear):
+    """Returns its output and its bias apart, as vLLM's linear layers do."""
+
+    def forward(self, hidden: Tensor) -> tuple[Tensor, None]:
+        return super().forward(hidden), None
+
+
+@pytest.mark.parametrize("rule", ["projected", "direct", "none"])
+def test_hooks_add_the_first_rows_to_input_or_output(rule: Injection) -> None:
+    torch.manual_seed(0)
+    layers = [FusedProjection(H, 36) for _ in range(2)]
+    hidden = torch.randn(4, H)
+    plain = [layer(hidden)[0] for layer in layers]
+    values = torch.randn(9, {"projected": H, "direct": 36, "none": 0}[rule])
+    install_hooks(layers, values, rule)
+    for layer, before in zip(layers, plain, strict=True):
+        after, bias = layer(hidden)
+        expected = before
+        if rule == "projected":
+            expected = before + values[:4] @ layer.weight.T
+        elif rule == "direct":
+            expected = before + values[:4]
+        torch.testing.assert_close(after, expected)
+        assert bias is None
+        assert set(layer.state_dict()) == {"weight", "bias"}
+    values.zero_()  # the layers read the buffer itself
+    assert torch.allclose(layers[0](hidden)[0], plain[0])

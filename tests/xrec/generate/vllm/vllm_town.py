@@ -1,11 +1,21 @@
-"""A small Llama with users and items for the tests; vLLM's kernels need its heads of width 32."""
+"""Small models with users and items for the tests; vLLM's kernels need their heads of width 32."""
 
 import random
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
 from tests.toy import EMBEDDING_DIM, NUM_ITEMS, NUM_USERS, toy_tokenizer, toy_vectors
 from xrec.adapter.artifact import AdapterConfig, TrainedAdapter
@@ -17,11 +27,23 @@ from xrec.storage import open_location
 
 V, H = len(toy_tokenizer()), 128
 
+_FAMILIES = {
+    "llama": (LlamaForCausalLM, LlamaConfig, {}),
+    "mistral": (MistralForCausalLM, MistralConfig, {"sliding_window": None, "head_dim": 32}),
+    "qwen2": (Qwen2ForCausalLM, Qwen2Config, {}),
+    "qwen3": (Qwen3ForCausalLM, Qwen3Config, {"head_dim": 32}),
+}
+FAMILIES = tuple(_FAMILIES)
 
-def make_llama() -> LlamaForCausalLM:
-    """A Llama with grouped-query attention and weights so large that no two logits are close."""
+
+def make_model(family: str = "llama") -> PreTrainedModel:
+    """A model with grouped-query attention and weights so large that no two logits are close.
+
+    Biases and the weights of norms, which are 0 and 1 by default, are random too.
+    """
     torch.manual_seed(0)
-    config = LlamaConfig(
+    model_class, config_class, settings = _FAMILIES[family]
+    config = config_class(
         vocab_size=V,
         hidden_size=H,
         intermediate_size=160,
@@ -33,8 +55,20 @@ def make_llama() -> LlamaForCausalLM:
         bos_token_id=None,
         eos_token_id=toy_tokenizer().eos_token_id,
         pad_token_id=0,
+        **settings,
     )
-    return LlamaForCausalLM(config).eval()
+    model = model_class(config).eval()
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias") or "norm" in name:
+            parameter.data += 0.3 * torch.randn_like(parameter)
+    return model
+
+
+def save_model(model: PreTrainedModel, folder: Path) -> Path:
+    """Save `model` with the toy tokenizer in the layout of Hugging Face; returns `folder`."""
+    model.save_pretrained(folder)
+    toy_tokenizer().save_pretrained(folder)
+    return folder
 
 
 def make_graph(folder: Path) -> GraphEmbeddings:
@@ -71,26 +105,29 @@ def make_adapter(injection: Injection, graph: GraphEmbeddings) -> TrainedAdapter
     return TrainedAdapter(adapters, config)
 
 
-def make_prompts() -> list[list[int]]:
+def make_prompts(num_prompts: int = 100) -> list[list[int]]:
     """Prompts of 3 to 150 tokens.
 
-    One is text only, three of each user share all but their end, and some end with their item.
+    One is text only, up to seven of each user share all but their end, and the last 7 end with
+    their item.
     """
     rng = random.Random(0)
     prompts = [[7, 8, 9]]
-    for user in range(NUM_USERS):
+    while len(prompts) < num_prompts - NUM_ITEMS:
+        user = rng.randrange(NUM_USERS)
         shared = [*_text(rng, rng.choice([10, 70])), V + user, *_text(rng, rng.randint(2, 40))]
         prompts += [
             [*shared, V + NUM_USERS + item, *_text(rng, rng.randint(1, 30))]
-            for item in rng.sample(range(NUM_ITEMS), 3)
+            for item in rng.sample(range(NUM_ITEMS), rng.randint(1, NUM_ITEMS))
         ]
     shared = [5] * 64
-    return [*prompts, *([*shared, V + NUM_USERS + item] for item in range(NUM_ITEMS))]
+    ends = [[*shared, V + NUM_USERS + item] for item in range(NUM_ITEMS)]
+    return [*prompts[: num_prompts - NUM_ITEMS], *ends]
 
 
 @torch.no_grad()
 def greedy_by_hand(
-    model: LlamaForCausalLM, prompt: Sequence[int], num_new: int, stop_token_ids: Sequence[int]
+    model: PreTrainedModel, prompt: Sequence[int], num_new: int, stop_token_ids: Sequence[int]
 ) -> list[int]:
     """Greedy tokens of one prompt; each step computes the whole sequence, without a cache."""
     generated: list[int] = []
@@ -105,8 +142,8 @@ def greedy_by_hand(
 
 
 def attached(
-    model: LlamaForCausalLM, adapter: TrainedAdapter, graph: GraphEmbeddings
-) -> LlamaForCausalLM:
+    model: PreTrainedModel, adapter: TrainedAdapter, graph: GraphEmbeddings
+) -> PreTrainedModel:
     """`model` with collaborative tokens, run by transformers."""
     attach_adapters(model, adapter.adapters, user_vectors=graph.users, item_vectors=graph.items)
     return model

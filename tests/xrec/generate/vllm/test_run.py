@@ -1,0 +1,330 @@
+"""vLLM as a run: a stream of chunks, several texts, likelihoods, grammars, cancelling."""
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.toy import NUM_ITEMS, NUM_USERS, toy_tokenizer
+from tests.xrec.generate.vllm.vllm_town import (
+    V,
+    attached,
+    greedy_by_hand,
+    make_adapter,
+    make_graph,
+    make_model,
+    make_prompts,
+    save_model,
+)
+from xrec.generate.engine import (
+    Advance,
+    Completion,
+    Grammar,
+    LikelihoodParams,
+    RequestParams,
+    TextParams,
+)
+
+pytest.importorskip(
+    "vllm",
+    reason="vLLM is not installed here (the extra `vllm` brings it); its run is not tested",
+)
+
+NUM_NEW = 12
+GREEDY = TextParams(max_new_tokens=NUM_NEW)
+END = toy_tokenizer().eos_token_id
+
+
+@dataclass(frozen=True)
+class Town:
+    """An engine over vLLM with `projected` injection, and the model that transformers runs."""
+
+    engine: Any
+    model: Any
+    without_injection: Any
+    prompts: list[list[int]]
+    users: Tensor
+    """The vectors of users that the two models of transformers read."""
+
+    @property
+    def run(self) -> Any:
+        return self.engine.run
+
+
+@pytest.fixture(scope="module")
+def town(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Town]:
+    from xrec.generate.vllm.engine import VllmEngine
+
+    folder = tmp_path_factory.mktemp("vllm")
+    graph = make_graph(folder / "graph")
+    engine = VllmEngine(
+        save_model(make_model("qwen2"), folder / "llm"),
+        toy_tokenizer(),
+        make_adapter("projected", graph),
+        graph,
+        dtype=torch.float32,
+        device=torch.device("cpu"),
+        max_rows=16,
+        key_value_bytes=1 << 27,
+        is_streaming=True,
+        num_reserved_users=1,
+        options={"enforce_eager": True},
+    )
+    injected, plain = (
+        attached(make_model("qwen2"), make_adapter(rule, graph), graph)
+        for rule in ("projected", "none")
+    )
+    yield Town(engine, injected, plain, make_prompts(50), graph.users)
+    engine.close()
+
+
+def by_hand(model: Any, prompts: Sequence[Sequence[int]], num_new: int = NUM_NEW) -> list[Any]:
+    return [greedy_by_hand(model, prompt, num_new, [END]) for prompt in prompts]
+
+
+def finished(run: Any, advances: list[Advance] | None = None) -> dict[tuple[int, int], Completion]:
+    """Step the run until it is idle; returns the completions by request and number."""
+    completions = {}
+    while not run.is_idle:
+        for advance in run.step():
+            if advances is not None:
+                advances.append(advance)
+            if advance.completion is not None:
+                completion = advance.completion
+                assert completion.index == advance.request_id
+                completions[completion.index, completion.number] = completion
+    return completions
+
+
+def complete(run: Any, requests: Sequence[tuple[Sequence[int], RequestParams]]) -> list[Completion]:
+    """The first completion of each request."""
+    ids = [run.add(*request) for request in requests]
+    completions = finished(run)
+    return [completions[request_id, 0] for request_id in ids]
+
+
+def test_run_chunks_that_enter_while_others_are_at_work_give_the_tokens_of_transformers(
+    town: Town,
+) -> None:
+    chunks = [town.prompts[start : start + 10] for start in range(0, 50, 10)]
+    texts: dict[int, list[int]] = {}
+    index_of: dict[int, int] = {}
+    num_at_work = []
+    for number, chunk in enumerate(chunks):
+        for place, prompt in enumerate(chunk):
+            index_of[town.run.add(prompt, GREEDY)] = 10 * number + place
+        # The next chunk enters when half of the texts at work have ended.
+        while len(texts) < 10 * number + 5:
+            for advance in town.run.step():
+                if advance.completion is not None:
+                    texts[index_of[advance.request_id]] = advance.completion.token_ids
+        num_at_work.append(town.run.num_rows + town.run.num_waiting)
+    for (request_id, _), completion in finished(town.run).items():
+        texts[index_of[request_id]] = completion.token_ids
+    assert [texts[index] for index in range(50)] == by_hand(town.model, town.prompts)
+    assert min(num_at_work) > 0
+    assert town.run.num_rows == town.run.num_waiting == 0
+
+
+def test_run_streams_each_text_token_by_token(town: Town) -> None:
+    advances: list[Advance] = []
+    (expected,) = by_hand(town.model, town.prompts[2:3])
+    town.run.add(town.prompts[2], GREEDY)
+    (completion,) = finished(town.run, advances).values()
+    assert completion.token_ids == expected
+    lengths = [len(advance.token_ids) for advance in advances]
+    assert lengths == sorted(lengths)
+    assert lengths[:3] == [1, 2, 3]
+    for advance in advances:
+        assert advance.token_ids == expected[: len(advance.token_ids)]
+
+
+def test_run_several_texts_of_a_prompt_differ_and_repeat_in_any_company(town: Town) -> None:
+    params = TextParams(max_new_tokens=NUM_NEW, temperature=1.5, seed=4, num_texts=4)
+    prompt = town.prompts[5]
+    alone_id = town.run.add(prompt, params)
+    alone = finished(town.run)
+    other_id = town.run.add(town.prompts[6], params)
+    again_id = town.run.add(prompt, params)
+    among = finished(town.run)
+    texts = [tuple(alone[alone_id, number].token_ids) for number in range(4)]
+    assert len(set(texts)) > 1
+    assert [tuple(among[again_id, number].token_ids) for number in range(4)] == texts
+    assert {key for key in among if key[0] == other_id} == {(other_id, n) for n in range(4)}
+    assert max(token for text in texts for token in text) < V
+
+
+@torch.inference_mode()
+def log_likelihoods(model: Any, prompt: list[int], text: Sequence[int]) -> list[float]:
+    logits = model(torch.tensor([[*prompt, *text]]), use_cache=False).logits[0].float()
+    log_probs = logits.log_softmax(-1)
+    return [float(log_probs[len(prompt) + place - 1, token]) for place, token in enumerate(text)]
+
+
+@pytest.mark.parametrize("is_injected", [True, False])
+def test_run_likelihoods_are_those_of_transformers(town: Town, is_injected: bool) -> None:
+    text = (9, 31, 7, 44, 12, END)
+    prompts = town.prompts[:12]
+    completions = complete(
+        town.run, [(prompt, LikelihoodParams(text, is_injected)) for prompt in prompts]
+    )
+    model = town.model if is_injected else town.without_injection
+    for prompt, completion in zip(prompts, completions, strict=True):
+        assert completion.finish_reason == "given"
+        assert completion.token_ids == list(text)
+        assert completion.log_likelihoods == pytest.approx(
+            log_likelihoods(model, prompt, text), abs=1e-3
+        )
+
+
+def test_run_without_injection_is_kept_apart_from_the_same_prompt_with_it(town: Town) -> None:
+    plain = TextParams(max_new_tokens=NUM_NEW, is_injected=False)
+    prompts = [prompt for prompt in town.prompts if len(prompt) > 80][:4]
+    for _ in range(2):  # the second time from the prefix cache
+        requests = [(prompt, params) for prompt in prompts for params in (GREEDY, plain)]
+        completions = complete(town.run, requests)
+        texts = [completion.token_ids for completion in completions]
+        assert texts[0::2] == by_hand(town.model, prompts)
+        assert texts[1::2] == by_hand(town.without_injection, prompts)
+        assert texts[0::2] != texts[1::2]
+
+
+def test_run_sees_what_is_written_into_a_reserved_row_also_where_the_prefix_is_cached(
+    town: Town,
+) -> None:
+    user = NUM_USERS - 1
+    prompts = [prompt for prompt in town.prompts if V + user in prompt and len(prompt) > 80][:3]
+    first = town.users[user].clone()
+    texts = []
+    try:
+        for vector in (first, first.flip(0) * 2, first):
+            town.users[user] = town.engine.users[user] = vector
+            requests = [(prompt, GREEDY) for prompt in prompts]
+            texts.append([completion.token_ids for completion in complete(town.run, requests)])
+            assert texts[-1] == by_hand(town.model, prompts)
+    finally:
+        town.users[user] = town.engine.users[user] = first
+    assert texts[0] == texts[2] != texts[1]
+
+
+class Only:
+    """A constraint that has a grammar, or only a mask."""
+
+    def __init__(self, grammar: Grammar | None) -> None:
+        self.grammar = grammar
+
+    def start(self) -> Any:
+        raise AssertionError("vLLM makes masks itself")
+
+
+GRAMMARS = {
+    "regex": (Grammar("regex", r"You will (like|love) it\."), r"You will (like|love) it\."),
+    "ebnf": (Grammar("ebnf", 'root ::= "a" [0-9] "b"'), r"a[0-9]b"),
+    "json_schema": (
+        Grammar(
+            "json_schema",
+            json.dumps(
+                {
+                    "type": "object",
+                    "properties": {"aspect": {"enum": ["tea", "view"]}},
+                    "required": ["aspect"],
+                    "additionalProperties": False,
+                }
+            ),
+        ),
+        r'\{\s*"aspect"\s*:\s*"(tea|view)"\s*\}',
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", GRAMMARS)
+def test_run_texts_match_their_grammar_and_others_are_as_ever(town: Town, kind: str) -> None:
+    grammar, pattern = GRAMMARS[kind]
+    params = TextParams(max_new_tokens=60, constraint=Only(grammar))
+    requests = [(town.prompts[3], params), (town.prompts[4], GREEDY), (town.prompts[5], params)]
+    first, other, second = complete(town.run, requests)
+    for completion in (first, second):
+        text = toy_tokenizer().decode(completion.token_ids)
+        assert completion.finish_reason == "stop", text
+        assert re.fullmatch(pattern, text)
+    assert [other.token_ids] == by_hand(town.model, town.prompts[4:5])
+
+
+def test_run_requests_that_cannot_be_done_fail_with_their_reason_and_harm_no_other(
+    town: Town,
+) -> None:
+    last = V + NUM_USERS + NUM_ITEMS - 1
+    good = town.prompts[1]
+    requests: list[tuple[list[int], RequestParams, str | None]] = [
+        ([], GREEDY, "empty_prompt"),
+        ([3, last + 1], GREEDY, "token_out_of_range"),
+        ([5] * 256, GREEDY, "prompt_too_long"),
+        (good, GREEDY, None),
+        (good, TextParams(constraint=Only(None)), "unsupported_request"),
+        (
+            good,
+            TextParams(constraint=Only(Grammar("ebnf", "root ::= oops"))),
+            "unsupported_request",
+        ),
+        (good, TextParams(temperature=2.5), "unsupported_request"),
+        (good, LikelihoodParams((3, V)), "token_out_of_range"),
+        (good, LikelihoodParams((3,) * 300), "prompt_too_long"),
+        (good, LikelihoodParams((3, 4)), None),
+    ]
+    completions = complete(town.run, [(prompt, params) for prompt, params, _ in requests])
+    reasons = [completion.failure and completion.failure.reason for completion in completions]
+    assert reasons == [reason for *_, reason in requests]
+    assert [completions[3].token_ids] == by_hand(town.model, [good])
+    assert "only a mask of its own" in completions[4].failure.message
+
+
+def test_run_ends_at_the_first_token_that_completes_a_stop_string(town: Town) -> None:
+    (ids,) = by_hand(town.model, town.prompts[7:8])
+    text = toy_tokenizer().decode(ids, skip_special_tokens=True)
+    stop = text[len(text) // 2 : len(text) // 2 + 2]
+    (completion,) = complete(
+        town.run, [(town.prompts[7], TextParams(max_new_tokens=NUM_NEW, stop=(stop,)))]
+    )
+    assert completion.finish_reason == "stop"
+    assert completion.token_ids == ids[: len(completion.token_ids)]
+    assert stop in toy_tokenizer().decode(completion.token_ids)
+    assert stop not in toy_tokenizer().decode(completion.token_ids[:-1])
+
+
+def test_run_a_cancelled_request_is_not_reported_and_others_go_on(town: Town) -> None:
+    long = TextParams(max_new_tokens=60, temperature=1.0, num_texts=3)
+    cancelled = town.run.add(town.prompts[8], long)
+    kept = town.run.add(town.prompts[9], GREEDY)
+    failing = town.run.add([], GREEDY)
+    town.run.cancel(failing)
+    town.run.step()
+    town.run.cancel(cancelled)
+    town.run.cancel(cancelled)
+    town.run.cancel(10**6)
+    completions = finished(town.run)
+    assert set(completions) == {(kept, 0)}
+    assert [completions[kept, 0].token_ids] == by_hand(town.model, town.prompts[9:10])
+    assert not town.engine._engine.has_unfinished_requests()
+
+
+def test_run_reports_what_its_steps_cost_and_begins_anew(town: Town) -> None:
+    town.run.take_report()
+    complete(town.run, [(town.prompts[10], GREEDY), ([], GREEDY)])
+    complete(town.run, [(town.prompts[10], GREEDY)])
+    report = town.run.take_report()
+    assert (report.num_prompts, report.num_failed) == (3, 1)
+    assert report.num_prompt_tokens == 2 * len(town.prompts[10])
+    assert 0 < report.num_computed_prompt_tokens <= report.num_prompt_tokens
+    assert report.num_decoded_tokens > 0
+    assert report.total_seconds > 0
+    assert town.run.report.num_prompts == 0
+
+
+def test_run_says_how_much_memory_it_has_for_keys_and_values(town: Town) -> None:
+    assert town.run.key_value_bytes == pytest.approx(1 << 27, rel=0.02)
+    assert town.run.max_rows == 16

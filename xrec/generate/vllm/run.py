@@ -1,0 +1,334 @@
+"""vLLM as a `Run`: requests enter and leave at any time, and vLLM batches what is at work.
+
+The texts of one request are several requests of vLLM with the same prompt; its prefix cache
+computes the prompt once. A likelihood is asked of each token of the continuation with all that
+precedes it as the prompt: the prefix cache holds most of that too. (vLLM's own `prompt_logprobs`
+looks every token of a prompt up in the logits, where users and items have none, and it does not
+read the prefix cache.) Grammars are compiled by vLLM.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from vllm import LLMEngine, RequestOutput, SamplingParams
+from vllm.exceptions import VLLMValidationError
+from vllm.inputs.engine import tokens_input
+
+from xrec.generate.engine import (
+    Advance,
+    Completion,
+    Failure,
+    FinishReason,
+    LikelihoodParams,
+    RequestParams,
+    TextParams,
+    prompt_failure,
+)
+from xrec.generate.engine_report import EngineReport
+from xrec.generate.vllm.sampling import one_text, one_token, unsupported
+from xrec.generate.vllm.vectors import without_injection
+from xrec.llm.collaborative import Vocabulary
+
+
+@dataclass(eq=False)
+class _Part:
+    """One request of vLLM: text `number` of a request, or token `number` of a continuation."""
+
+    request: "_Request"
+    number: int
+    token_ids: list[int] = field(default_factory=list)
+    num_searched: int = 0
+    """How many of the tokens were looked through for a stop string."""
+
+
+@dataclass(eq=False)
+class _Request:
+    request_id: int
+    prompt: list[int]
+    params: RequestParams
+    at_work: dict[str, _Part] = field(default_factory=dict)
+    log_likelihoods: dict[int, float] = field(default_factory=dict)
+
+
+class VllmRun:
+    """A `Run` over `engine`; to be used by one thread at a time.
+
+    A text gets an `Advance` for each of its tokens if `is_streaming`, else only when it has ended,
+    which costs this process less. `stop_token_ids` end a text; `decode` gives the text of token
+    ids and is needed for stop strings. Prompts share their beginning in the prefix cache only if
+    `cache_salt` gives the same for both.
+    """
+
+    def __init__(
+        self,
+        engine: LLMEngine,
+        vocabulary: Vocabulary,
+        stop_token_ids: Sequence[int],
+        decode: Callable[[list[int]], str],
+        cache_salt: Callable[[Sequence[int]], str | None],
+        *,
+        context: int,
+        max_rows: int,
+        is_streaming: bool = False,
+    ):
+        self._engine, self._vocabulary, self._decode = engine, vocabulary, decode
+        self._cache_salt = cache_salt
+        self._stop_token_ids, self._context = list(stop_token_ids), context
+        self._is_streaming, self.max_rows = is_streaming, max_rows
+        self._max_num_tokens = engine.model_config.max_model_len
+        self._parts: dict[str, _Part] = {}
+        self._failed: deque[tuple[int, Failure]] = deque()
+        self._requests: dict[int, _Request] = {}
+        self._next_id = 0
+        self.report = EngineReport()
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no request is at work or waits."""
+        return not self._parts and not self._failed
+
+    @property
+    def num_rows(self) -> int:
+        """The number of texts that vLLM may compute together now."""
+        return min(len(self._parts), self.max_rows)
+
+    @property
+    def num_waiting(self) -> int:
+        """The number of texts beyond `max_rows`."""
+        return len(self._parts) - self.num_rows
+
+    @property
+    def key_value_bytes(self) -> int:
+        """Bytes that each of vLLM's processes has set aside for keys and values."""
+        cache = self._engine.vllm_config.cache_config
+        per_token = self._bytes_per_token()
+        return int((cache.num_gpu_blocks or 0) * cache.block_size * per_token)
+
+    def refusal(self, prompt: Sequence[int], params: RequestParams) -> Failure | None:
+        """Why the request cannot be completed, or None if it can."""
+        failure = prompt_failure(prompt, self._vocabulary.num_ids, self._context)
+        if failure is not None:
+            return failure
+        if isinstance(params, LikelihoodParams):
+            return self._likelihood_refusal(prompt, params)
+        return self._memory_refusal(prompt, params.max_new_tokens) or unsupported(params)
+
+    def add(self, prompt: Sequence[int], params: RequestParams) -> int:
+        """Add a request and return its id.
+
+        A request that `refusal` refuses fails in the next step.
+        """
+        request_id = self._next_id
+        self._next_id += 1
+        self.report.num_prompts += 1
+        failure = self.refusal(prompt, params)
+        if failure is None:
+            failure = self._enter(request_id, list(prompt), params)
+        if failure is not None:
+            self.report.num_failed += 1
+            self._failed.append((request_id, failure))
+        return request_id
+
+    def step(self) -> list[Advance]:
+        """Let vLLM compute a step; returns what ended, and if streaming what got a token."""
+        advances = [
+            Advance(request_id, [], Completion(request_id, [], "failed", failure))
+            for request_id, failure in self._failed
+        ]
+        self._failed.clear()
+        if not self._parts:
+            return advances
+        started = time.perf_counter()
+        for output in self._engine.step():
+            # A text that was ended here may still come once more from vLLM's process.
+            part = self._parts.get(output.request_id)
+            if part is not None:
+                advances += self._advances(part, output)
+        self.report.max_rows = max(self.report.max_rows, self.num_rows)
+        self.report.total_seconds += time.perf_counter() - started
+        return advances
+
+    def cancel(self, request_id: int) -> None:
+        """Stop a request, so that `step` neither computes nor reports it any more."""
+        self._failed = deque(one for one in self._failed if one[0] != request_id)
+        request = self._requests.pop(request_id, None)
+        if request is not None:
+            self._drop(request)
+
+    def take_report(self) -> EngineReport:
+        """`report`, which then begins anew."""
+        taken, self.report = self.report, EngineReport()
+        return taken
+
+    def _enter(self, request_id: int, prompt: list[int], params: RequestParams) -> Failure | None:
+        """Give the parts of a request to vLLM; returns why vLLM refuses one, if it does."""
+        request = _Request(request_id, prompt, params)
+        shown = prompt if params.is_injected else without_injection(prompt, self._vocabulary)
+        self._requests[request_id] = request
+        salt = self._cache_salt(prompt)
+        try:
+            for number, (given, sampling) in enumerate(self._sampled(shown, prompt, params)):
+                name = f"{request_id}-{number}"
+                part = _Part(request, number)
+                self._engine.add_request(name, tokens_input(given, cache_salt=salt), sampling)
+                self._parts[name] = request.at_work[name] = part
+        except VLLMValidationError as error:
+            self._drop(request)
+            del self._requests[request_id]
+            return Failure("unsupported_request", f"vLLM refuses the request: {error}")
+        return None
+
+    def _sampled(
+        self, shown: list[int], prompt: list[int], params: RequestParams
+    ) -> Iterator[tuple[list[int], SamplingParams]]:
+        """The prompt and the settings of each part of a request."""
+        if isinstance(params, LikelihoodParams):
+            for number, token in enumerate(params.continuation):
+                yield [*shown, *params.continuation[:number]], one_token(token)
+        else:
+            for number in range(params.num_texts):
+                yield (
+                    shown,
+                    one_text(
+                        prompt,
+                        params,
+                        number,
+                        self._stop_token_ids,
+                        is_streaming=self._is_streaming,
+                    ),
+                )
+
+    def _advances(self, part: _Part, output: RequestOutput) -> list[Advance]:
+        request = part.request
+        (sequence,) = output.outputs
+        if output.finished:
+            self._count(output)
+        if sequence.finish_reason in ("error", "abort"):
+            return [self._failure(request, part, sequence.finish_reason)]
+        if isinstance(request.params, LikelihoodParams):
+            return self._likelihoods(request, request.params, part, output)
+        part.token_ids += sequence.token_ids
+        self.report.num_decoded_tokens += len(sequence.token_ids)
+        reason = self._end(part, request.params, sequence.finish_reason)
+        if reason is None:
+            return [Advance(request.request_id, list(part.token_ids), None, part.number)]
+        self._end_part(part, output)
+        completion = Completion(request.request_id, part.token_ids, reason, number=part.number)
+        return [Advance(request.request_id, part.token_ids, completion, part.number)]
+
+    def _end(
+        self, part: _Part, params: TextParams, finish_reason: str | None
+    ) -> FinishReason | None:
+        """Why the text has ended, None if it goes on; its ids are cut where it ends.
+
+        vLLM returns the end token with the text, so it is removed here. vLLM does not decode, so
+        stop strings are searched for here.
+        """
+        if finish_reason == "stop":
+            part.token_ids.pop()
+        while params.stop and part.num_searched < len(part.token_ids):
+            part.num_searched += 1
+            text = self._decode(part.token_ids[: part.num_searched])
+            if any(string in text for string in params.stop):
+                del part.token_ids[part.num_searched :]
+                return "stop"
+        if finish_reason is None:
+            return None
+        return "stop" if finish_reason == "stop" else "length"
+
+    def _end_part(self, part: _Part, output: RequestOutput) -> None:
+        name = output.request_id
+        del self._parts[name]
+        del part.request.at_work[name]
+        if not output.finished:
+            self._engine.abort_request([name])
+            self._count(output)
+        if not part.request.at_work:
+            self._requests.pop(part.request.request_id, None)
+
+    def _likelihoods(
+        self, request: _Request, params: LikelihoodParams, part: _Part, output: RequestOutput
+    ) -> list[Advance]:
+        token = params.continuation[part.number]
+        logprobs = output.outputs[0].logprobs
+        assert logprobs is not None
+        request.log_likelihoods[part.number] = min(0.0, logprobs[0][token].logprob)
+        self._end_part(part, output)
+        if request.at_work:
+            return []
+        completion = Completion(
+            request.request_id,
+            list(params.continuation),
+            "given",
+            log_likelihoods=tuple(
+                request.log_likelihoods[number] for number in range(len(params.continuation))
+            ),
+        )
+        return [Advance(request.request_id, list(params.continuation), completion)]
+
+    def _failure(self, request: _Request, part: _Part, finish_reason: str) -> Advance:
+        """End text or request with the failure that vLLM reports."""
+        self._requests.pop(request.request_id, None)
+        self._drop(request)
+        self.report.num_failed += 1
+        failure = Failure(
+            "no_token_allowed",
+            f"vLLM ended the text ({finish_reason}): its grammar allows no token of the vocabulary "
+            "there, or vLLM cannot compile the grammar; see vLLM's log",
+        )
+        return Advance(
+            request.request_id, [], Completion(request.request_id, [], "failed", failure)
+        )
+
+    def _drop(self, request: _Request) -> None:
+        names = list(request.at_work)
+        for name in names:
+            del self._parts[name]
+        request.at_work.clear()
+        if names:
+            self._engine.abort_request(names)
+
+    def _count(self, output: RequestOutput) -> None:
+        num_tokens = len(output.prompt_token_ids or ())
+        self.report.num_prompt_tokens += num_tokens
+        self.report.num_computed_prompt_tokens += num_tokens - (output.num_cached_tokens or 0)
+
+    def _likelihood_refusal(
+        self, prompt: Sequence[int], params: LikelihoodParams
+    ) -> Failure | None:
+        lowest, highest = min(params.continuation), max(params.continuation)
+        if not 0 <= lowest <= highest < self._vocabulary.num_text_tokens:
+            return Failure(
+                "token_out_of_range",
+                "a continuation is text: its token ids must be in "
+                f"0..{self._vocabulary.num_text_tokens - 1}, saw {lowest}..{highest}",
+            )
+        if len(prompt) + len(params.continuation) > self._context:
+            return Failure(
+                "prompt_too_long",
+                f"prompt of {len(prompt)} tokens and a continuation of "
+                f"{len(params.continuation)}; the model's context is {self._context}",
+            )
+        return self._memory_refusal(prompt, len(params.continuation))
+
+    def _memory_refusal(self, prompt: Sequence[int], num_new: int) -> Failure | None:
+        if min(len(prompt) + num_new, self._context) <= self._max_num_tokens:
+            return None
+        return Failure(
+            "over_memory_budget",
+            f"prompt of {len(prompt)} tokens and {num_new} new ones, "
+            f"the budget holds keys and values of {self._max_num_tokens} "
+            "(key_value_gib, gpu_memory_share); raise it, or lower decoding.max_new_tokens",
+        )
+
+    def _bytes_per_token(self) -> int:
+        model, parallel = self._engine.model_config, self._engine.vllm_config.parallel_config
+        values = (
+            model.get_num_layers(parallel)
+            * model.get_num_kv_heads(parallel)
+            * model.get_head_size()
+        )
+        num_bytes: int = 2 * values * model.dtype.itemsize
+        return num_bytes
