@@ -42,17 +42,19 @@ def stream(
     num_chunks: Annotated[int, typer.Option(min=1, help="Number of chunks.")] = 50,
     rows_per_chunk: Annotated[int, typer.Option(min=1, help="Pairs of a chunk.")] = 8,
     max_rows: Annotated[int, typer.Option(min=1, help="engine.max_rows.")] = 32,
+    max_new_tokens: Annotated[int, typer.Option(min=5, help="Tokens of the longest text.")] = 80,
     rounds: Rounds = 2,
     dtype: Dtype = "bfloat16",
 ) -> None:
     """Rows at work over time, and CPU seconds, where chunks drain and where they overlap.
 
-    Texts have 16 to 80 tokens, drawn by a seed.
+    The lengths of texts are drawn by a seed, from a fifth of the longest on.
     """
     engine, prompts = _engine(workspace, num_chunks * rows_per_chunk, max_rows, dtype)
     rng = random.Random(0)
     requests: list[Request] = [
-        (prompt, TextParams(max_new_tokens=rng.randint(16, 80))) for prompt in prompts
+        (prompt, TextParams(max_new_tokens=rng.randint(max_new_tokens // 5, max_new_tokens)))
+        for prompt in prompts
     ]
     chunks = [
         requests[first : first + rows_per_chunk]

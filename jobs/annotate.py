@@ -1,16 +1,20 @@
 """Job `annotate`: reviews in; profiles, explanations and aspects out."""
 
+import os
+from collections.abc import Mapping
+
 from cluster.connect import ensure_ray
 from cluster.preflight import check_cluster
 from cluster.room import demand_of_actors
 from jobs.output import Output
 from xrec.annotate.annotator import AnnotatorSpec
 from xrec.annotate.identity import KIND, RECORD, identify_annotations
+from xrec.annotate.look_ahead import look_at_reviews
 from xrec.annotate.phrases import phrases_spec
 from xrec.annotate.reviews import keep_source
 from xrec.annotate.run import run_annotate
 from xrec.annotate.source import file_hashes, find_review_files
-from xrec.config.annotate import AnnotateConfig
+from xrec.config.annotate import AnnotateConfig, PhrasesAnnotator
 from xrec.errors import ArtifactNotFoundError
 from xrec.storage import Manifest, check_artifacts, location_of, read_manifest
 
@@ -31,7 +35,7 @@ def output(config: AnnotateConfig, *, exact: bool = True) -> Output:
             there = read_manifest(location, KIND).inputs
         except ArtifactNotFoundError:
             there = {}
-        unchecked = tuple(name for name in ("reviews", "items") if name in there)
+        unchecked = tuple(name for name in ("reviews", "items", "llm") if name in there)
         inputs.update(dict.fromkeys(unchecked, ""))
     return Output(location, KIND, identity.config, inputs, unchecked=unchecked, records=(RECORD,))
 
@@ -45,12 +49,12 @@ def run(config: AnnotateConfig) -> Manifest | None:
     check_artifacts(config, KIND)
     if config.retry_failed is None and (done := output(config).done()) is not None:
         return done
-    spec = annotator_spec(config)
+    spec = annotator_spec(config, os.environ)
     record = keep_source(config, spec)
     with ensure_ray(config.ray):
         uri = config.artifact(KIND)
         check_cluster(
-            demand_of_actors(config.actors, int(spec.gpus_per_actor)),
+            demand_of_actors(config.actors, spec.gpus_per_actor),
             reads=[uri],
             writes=[uri],
             storage=config.storage,
@@ -58,9 +62,27 @@ def run(config: AnnotateConfig) -> Manifest | None:
         return run_annotate(config, spec, record)
 
 
-def annotator_spec(config: AnnotateConfig) -> AnnotatorSpec:
-    """The annotator that `annotator.kind` names."""
-    return phrases_spec(config.annotator)
+def look_ahead(config: AnnotateConfig) -> list[str]:
+    """What `run` would do, for a reader.
+
+    Nothing is written, and no language model is asked. Raises DataError if the reviews cannot be
+    read, ConfigError for prompts that cannot be used.
+    """
+    return annotator_spec(config).describe(look_at_reviews(config))
+
+
+def annotator_spec(
+    config: AnnotateConfig, environment: Mapping[str, str] | None = None
+) -> AnnotatorSpec:
+    """The annotator that `annotator.kind` names.
+
+    environment: has the key of an endpoint; None if nothing will be written.
+    """
+    if isinstance(config.annotator, PhrasesAnnotator):
+        return phrases_spec(config.annotator)
+    from xrec.annotate.language_model import language_model_spec
+
+    return language_model_spec(config, environment)
 
 
 if __name__ == "__main__":

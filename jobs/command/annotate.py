@@ -51,9 +51,22 @@ def annotate(
         _run(config, dry_run)  # type: ignore[arg-type]
 
 
+def _look_ahead(config: "AnnotateConfig") -> list[str]:
+    """What the run would do; if the reviews cannot be read yet, that is said, and is no error."""
+    from xrec.errors import DataError, StorageError
+
+    try:
+        lines: list[str] = ANNOTATE.module().look_ahead(config)
+        return lines
+    except (DataError, StorageError) as error:
+        return [f"what the run would do cannot be said yet: {str(error).splitlines()[0]}"]
+
+
 def _run(config: "AnnotateConfig", dry_run: bool) -> None:
     if dry_run:
         show_config(config)
+        for line in _look_ahead(config):
+            typer.echo(f"# {line}")
         return
     manifest = ANNOTATE.module().run(config)
     if manifest is None:

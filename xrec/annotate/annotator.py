@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
+from xrec.annotate.outlook import Outlook
 from xrec.annotate.rows import (
     ItemInput,
     ItemText,
@@ -43,6 +44,18 @@ def _nothing_to_learn(reviews: pa.Table, output: Location) -> None:
     return None
 
 
+def _nothing_to_do(output: Location) -> None:
+    return None
+
+
+def _counts(outlook: Outlook) -> list[str]:
+    return [f"{stage}: {count:,} texts" for stage, count in outlook.counts.items()]
+
+
+def _no_figures(costs: Mapping[str, float]) -> dict[str, float]:
+    return {}
+
+
 def _no_budget(costs: Mapping[str, float]) -> None:
     return None
 
@@ -61,6 +74,13 @@ class AnnotatorSpec:
         write the same if it is called twice.
     check_costs: called after each commit with the costs of all stages so far; raises an XRecError
         to end the run, which a later call goes on with.
+    gpus_per_actor: for an actor whose device is a GPU.
+    max_actors: most actors of a stage; None if there is no limit.
+    forget_failures: called in the driver before failed texts are written again; `output` as above.
+    clean_up: called in the driver once all texts are written and published.
+    describe: lines for a reader that say what a run would do, for --dry-run.
+    figures: what the costs of all stages tell, for report and manifest, by a name that readers
+        understand.
     """
 
     settings: Mapping[str, Any]
@@ -72,4 +92,13 @@ class AnnotatorSpec:
     num_learned: int = 0
     check_costs: Callable[[Mapping[str, float]], None] = _no_budget
     chunks_at_once: int = 1
-    gpus_per_actor: float = 0
+    gpus_per_actor: int = 0
+    max_actors: int | None = None
+    forget_failures: Callable[[Location], None] = _nothing_to_do
+    clean_up: Callable[[Location], None] = _nothing_to_do
+    describe: Callable[[Outlook], list[str]] = _counts
+    figures: Callable[[Mapping[str, float]], dict[str, float]] = _no_figures
+
+    def num_actors(self, wanted: int) -> int:
+        """How many actors a stage of texts has if the config asks for `wanted`."""
+        return wanted if self.max_actors is None else min(wanted, self.max_actors)

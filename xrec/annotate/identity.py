@@ -7,7 +7,7 @@ from typing import Any
 from xrec.annotate.annotator import AnnotatorSpec
 from xrec.annotate.stages import Stage
 from xrec.bulk import Identity
-from xrec.config.annotate import AnnotateConfig
+from xrec.config.annotate import REVIEW_COLUMNS, AnnotateConfig
 from xrec.storage import Kind, Location, is_begun, run_fingerprint
 
 KIND: Kind = "annotations"
@@ -52,6 +52,12 @@ def begin(output: Location, identity: Identity) -> None:
     }
     if not (output / RECORD).create_bytes(json.dumps(record, indent=2).encode()):
         is_begun(output, RECORD, KIND, identity.config, identity.inputs)  # another was first
+
+
+def begun_files(output: Location) -> dict[str, str]:
+    """The hashes of the source's files, by table, of the run that `begin` noted."""
+    inputs: dict[str, str] = json.loads((output / RECORD).read_text())["inputs"]
+    return {table: inputs[table] for table in REVIEW_COLUMNS if table in inputs}
 
 
 def _identity(

@@ -50,7 +50,8 @@ def publish_annotations(
         costs = added(costs, state.costs)
         failed[str(stage)] = dict(state.failed)
         counts[_COUNTED[stage]] = state.num_ok
-    figures = write_report(config, record, runs, versions, failed)
+    own = spec.figures(costs)
+    figures = write_report(config, record, runs, versions, failed, own)
     identity = identify_annotations(config, spec, files)
     return write_manifest(
         output,

@@ -34,8 +34,12 @@ def write_report(
     runs: Mapping[Stage, BulkRun],
     versions: Mapping[Stage, int],
     failed: Mapping[str, Mapping[str, int]],
+    of_annotator: Mapping[str, float],
 ) -> dict[str, Any]:
-    """Write both files below the output; returns the figures for the manifest."""
+    """Write both files below the output; returns the figures for the manifest.
+
+    failed: numbers of failed rows, by stage and reason. of_annotator: figures of its own, by name.
+    """
     output = location_of(config, "annotations")
     store = ReviewStore(output, record.num_files)
     pairs = _sampled_pairs(store, runs["pairs"], versions["pairs"])
@@ -51,6 +55,7 @@ def write_report(
         "failed": failed,
         "sampled_pairs": len(pairs),
         **figures,
+        "annotator": dict(of_annotator),
         "frequent_aspects": _frequent(pairs),
         "explanations": [_shown_pair(row) for row in examples],
         "items_shown": _shown_profiles(config, store, versions, examples, "items"),
@@ -59,7 +64,7 @@ def write_report(
     text = json.dumps(report, indent=2, ensure_ascii=False)
     (output / "report.json").write_bytes(f"{text}\n".encode())
     (output / "report.html").write_bytes(report_page(report).encode())
-    return figures
+    return {**figures, **of_annotator}
 
 
 def repeats_verbatim(text: str, review: str) -> bool:

@@ -67,6 +67,7 @@ def _figures(report: Mapping[str, Any]) -> list[tuple[str, Any]]:
             f"{report['aspects_or_opinions_in_review']:.1%}",
         ),
         ("explanations that repeat 8 words of it", f"{report['verbatim_explanations']:.1%}"),
+        *((name.replace("_", " "), f"{value:.4g}") for name, value in report["annotator"].items()),
     ]
 
 

@@ -4,18 +4,19 @@ import logging
 from collections.abc import Mapping
 
 from xrec.annotate.annotator import AnnotatorSpec
+from xrec.annotate.identity import KIND, begun_files
 from xrec.annotate.plan import PlannedStage, plan_stage
 from xrec.annotate.publish import publish_annotations
-from xrec.annotate.source import file_hashes, find_review_files
 from xrec.annotate.stages import STAGES, Stage, stage_format
 from xrec.annotate.store import StoreRecord
 from xrec.bulk import ActorPool, BulkRun, RunState, drive, this_process
 from xrec.bulk.publish import finished_version
+from xrec.bulk.ray_actors import gpus_each
 from xrec.bulk.state import added
 from xrec.config.annotate import AnnotateConfig
 from xrec.errors import ConfigError
 from xrec.progress import counter
-from xrec.storage import Manifest
+from xrec.storage import Manifest, location_of
 
 logger = logging.getLogger("xrec")
 
@@ -47,13 +48,16 @@ class _Run:
         self._config = config
         self._spec = spec
         self._record = record
-        self._files = file_hashes(find_review_files(config))
+        self._output = location_of(config, KIND)
+        self._files = begun_files(self._output)
         self._runs: dict[Stage, BulkRun] = {}
         self._versions: dict[Stage, int] = {}
         self._num_rows = 0  # of the stages that are finished
         self._costs: dict[str, float] = {}
 
     def go(self) -> Manifest | None:
+        if self._config.retry_failed:
+            self._spec.forget_failures(self._output)
         for stage in STAGES:
             if self._config.limit is not None and self._num_rows >= self._config.limit:
                 return None
@@ -69,20 +73,24 @@ class _Run:
             self._runs[stage], self._versions[stage] = planned.run, found[0]
             self._num_rows += state.num_rows
             self._costs = added(self._costs, state.costs)
-        return publish_annotations(
+        manifest = publish_annotations(
             self._config, self._spec, self._files, self._record, self._runs, self._versions
         )
+        self._spec.clean_up(self._output)
+        return manifest
 
     def _drive(self, stage: Stage, planned: PlannedStage) -> RunState:
         run, config = planned.run, self._config
         num_rows = run.plan.record.num_rows
         logger.info("%s: %d in %d chunks", _WHAT[stage], num_rows, run.plan.record.num_chunks)
-        is_text = stage != "aspects"
+        is_text, actors = stage != "aspects", config.actors
+        num_actors = self._spec.num_actors(actors.num_actors) if is_text else actors.num_actors
+        num_gpus = self._spec.gpus_per_actor if is_text else 0
         pool = ActorPool(
             run.worker_settings(planned.make_task, self._spec.chunks_at_once if is_text else 1),
-            num_actors=config.actors.num_actors,
-            cpus_per_actor=config.actors.cpus_per_actor,
-            gpus_per_actor=self._spec.gpus_per_actor if is_text else 0,
+            num_actors=num_actors,
+            cpus_per_actor=actors.cpus_per_actor,
+            gpus_per_actor=gpus_each(actors.device, num_actors, num_gpus) if num_gpus else 0,
         )
         try:
             with counter(f"{_WHAT[stage]} written", num_rows) as show:

@@ -8,6 +8,7 @@
 Profiles are written from the first two folders, which hold no review that is held out.
 """
 
+import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
@@ -106,6 +107,7 @@ class ReviewStore:
         self._output = output
         self._num_files = num_files
         self._kept: OrderedDict[tuple[Folder, int], pa.Table] = OrderedDict()
+        self._lock = threading.Lock()
 
     def of(self, folder: Folder, ids: Iterable[str]) -> pa.Table:
         """The reviews in `folder` of the users or items `ids`, by id and rank (schema REVIEWS).
@@ -146,12 +148,13 @@ class ReviewStore:
 
     def _file(self, folder: Folder, number: int) -> pa.Table:
         name = (folder, number)
-        if name not in self._kept:
-            self._kept[name] = read_table(_file(self._output, folder, number), REVIEWS)
-        self._kept.move_to_end(name)
-        if len(self._kept) > _KEPT_FILES:
-            self._kept.popitem(last=False)
-        return self._kept[name]
+        with self._lock:  # an actor does several chunks at the same time
+            if name not in self._kept:
+                self._kept[name] = read_table(_file(self._output, folder, number), REVIEWS)
+            self._kept.move_to_end(name)
+            if len(self._kept) > _KEPT_FILES:
+                self._kept.popitem(last=False)
+            return self._kept[name]
 
 
 def _write_folder(output: Location, folder: Folder, rows: pa.Table, num_files: int) -> None:

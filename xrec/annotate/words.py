@@ -23,7 +23,8 @@ _NO_PLURALS = word_set(
 _VADER_SCALE = 4.0
 # Adjectives of praise and blame that neither lexicon has, or that VADER takes for another word.
 _PRAISE = word_set(
-    "sturdy durable reliable affordable lightweight snug roomy versatile responsive compact "
+    "warm crisp solid sturdy durable reliable affordable lightweight snug roomy versatile "
+    "responsive compact "
     "portable adjustable well-made hassle-free soundproof airtight waterproof spacious tasty "
     "flavorful juicy tender fluffy crispy attentive courteous knowledgeable speedy punchy crunchy "
     "chunky creamy silky buttery lush mellow balanced articulate dynamic transparent natural "

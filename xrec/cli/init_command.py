@@ -14,18 +14,21 @@ if TYPE_CHECKING:
 
 HELP = """A project file for your own files.
 
-Looks at the files and finds which one holds users, items, interactions and explanations, and what
-their columns mean, by names and by values. Writes DIR/xrec.yaml, with comments, and with settings
+Looks at the files and finds which one holds users, items, interactions and explanations, or
+reviews that these are to be written from, and what their columns mean, by names and by values.
+Writes DIR/xrec.yaml, with comments, and with settings
 that fit the size of the data and this machine. Never asks, and replaces no project file without
 --force.
 
 \b
-In:   a folder or s3:// prefix of .csv, .tsv, .jsonl, .json (an object a line) or .parquet files
+In:   a file, or a folder or s3:// prefix, of .csv, .tsv, .jsonl, .json (an object a line) or
+      .parquet files
 Out:  DIR/xrec.yaml; what was found and what is missing, on standard output
 
 \b
 Example:
   xrec init shop --from exports/2026-11
+  xrec init shop --from reviews.jsonl.gz
   xrec run shop/xrec.yaml
 """
 
@@ -35,7 +38,10 @@ def init(
         str, typer.Argument(metavar="DIR", help="Folder of the project file; made if needed.")
     ],
     source: Annotated[
-        str, typer.Option("--from", metavar="URI", help="Folder or s3:// prefix of your files.")
+        str,
+        typer.Option(
+            "--from", metavar="URI", help="Your files: a file, a folder or an s3:// prefix."
+        ),
     ],
     force: Annotated[
         bool, typer.Option("--force", help="Replace a project file that is there.")
@@ -64,7 +70,7 @@ def _lines(findings: "Findings") -> list[str]:
         "",
         f"{counts.num_users} users, {counts.num_items} items, "
         f"{counts.num_interactions} interactions, "
-        f"{explanations} explanations ({counts.num_explanations['train']} to train on)",
+        f"{explanations} {_texts(findings)} ({counts.num_explanations['train']} to train on)",
         f"machine: {findings.machine.describe()}",
         *_section("missing:", missing),
         *_section("please check in the project file:", uncertain),
@@ -73,6 +79,10 @@ def _lines(findings: "Findings") -> list[str]:
         f"wrote {findings.project_file}",
         f"next: xrec run {findings.project_file}",
     ]
+
+
+def _texts(findings: "Findings") -> str:
+    return "explanations" if findings.reviews is None else "reviews to explain from"
 
 
 def _section(title: str, lines: "list[str] | tuple[str, ...]") -> list[str]:

@@ -24,6 +24,7 @@ HELP = """For every recommendation, the reason why this user would like this ite
 
 \b
 Data goes one way. Each arrow is a command, each noun an artifact at a URI (local folder or s3://):
+  reviews -annotate-> texts, aspects: what prepare takes, if you have no tables of your own
   raw files -prepare-> dataset -pretrain-graph-> graph -train-adapter-> adapter
             -backfill-> explanations -evaluate-> metrics and report.html
   graph -recommend-> each user's best unseen items, which a backfill can take as its pairs

@@ -1,13 +1,15 @@
 """`xrec annotate`: reviews in; profiles of users and items, explanations and their aspects out."""
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from xrec.config.backfill import ActorsConfig
 from xrec.config.base import Config
 from xrec.config.data import TABLE_ENDINGS, Delimiter
+from xrec.config.language_model_annotator import LanguageModelAnnotator
+from xrec.config.llm import LLMConfig
 from xrec.config.shared import JobConfig, RayConfig, output_uri
 
 ReviewTable = Literal["reviews", "items"]
@@ -18,6 +20,7 @@ REVIEW_COLUMNS: Mapping[str, tuple[str, ...]] = {
 """The columns of the tables of a `reviews` source."""
 
 _JOINED = ("title", "details", "review")
+_MAY_BE_NULL = ("title", "details", "summary", "rating", "time", "helpful")
 
 
 class ReviewsSource(Config):
@@ -34,8 +37,8 @@ class ReviewsSource(Config):
         default_factory=dict,
         description="Column names of the files by ours, e.g. {user_id: reviewerID, items.title: "
         "name}. A table's name before the dot limits a key to that table. The columns of a list "
-        "are joined to one text; null leaves a title or details empty. Without details, all other "
-        "columns of the items are joined.",
+        "are joined to one text; null is for a column that is not to be read. Without details, all "
+        "other columns of the items are joined.",
     )
     delimiter: Delimiter = Field(",", description="What separates the columns in CSV files.")
 
@@ -56,10 +59,12 @@ class ReviewsSource(Config):
             if column not in known:
                 expected = ", ".join(known or (f"{name}.<column>" for name in REVIEW_COLUMNS))
                 raise ValueError(f"columns: {key!r} is none of our columns; expected {expected}")
-            if column not in _JOINED and not isinstance(value, str):
+            if value is None and column not in _MAY_BE_NULL:
+                raise ValueError(f"columns: {key} is needed, so it cannot be null")
+            if isinstance(value, list) and column not in _JOINED:
                 raise ValueError(
-                    f"columns: {key} must be the name of one column, saw {value!r}; "
-                    f"only {', '.join(_JOINED)} may be null or a list"
+                    f"columns: {key} must be the name of one column, saw {value!r}; only "
+                    f"{', '.join(_JOINED)} may be a list"
                 )
         return self
 
@@ -135,7 +140,7 @@ class PhrasesAnnotator(Config):
 
     kind: Literal["phrases"]
     num_learned: int = Field(
-        100_000,
+        50_000,
         ge=1,
         description="Largest number of training reviews that the phrases are found in; a hash "
         "chooses them.",
@@ -228,9 +233,16 @@ class AnnotateConfig(JobConfig):
         description="Largest number of training reviews that a user's profile is written from, "
         "the most helpful and newest first.",
     )
-    annotator: PhrasesAnnotator = Field(
-        default_factory=lambda: PhrasesAnnotator(kind="phrases"),
-        description="Who writes the texts.",
+    annotator: Annotated[PhrasesAnnotator | LanguageModelAnnotator, Field(discriminator="kind")] = (
+        Field(
+            default_factory=lambda: PhrasesAnnotator(kind="phrases"),
+            description="Who writes the texts.",
+        )
+    )
+    llm: LLMConfig | None = Field(
+        None,
+        description="The language model of an annotator of kind language_model whose model is an "
+        "engine and names none.",
     )
     vocabulary: VocabularyConfig = Field(
         default_factory=VocabularyConfig, description="How aspects become one vocabulary."

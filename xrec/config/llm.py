@@ -263,9 +263,11 @@ class EngineConfig(Config):
 
 
 class OwnEngineConfig(EngineConfig):
-    """The engine of a job that loads several models one after the other in its own process.
+    """The engine where it is always xrec's own.
 
-    It cannot be vLLM, whose processes would still hold the memory of the model before.
+    Of a job that loads one model after the other in its own process: vLLM's processes would still
+    hold the memory of the model before. And of a model that has no users and items: vLLM has an
+    endpoint of its own for it.
     """
 
     kind: Literal["transformers"] = Field("transformers", description="The engine.")

@@ -10,8 +10,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, field_validator
 
 from xrec.config.base import Config
-from xrec.config.llm import EngineConfig, LLMConfig
-from xrec.config.shared import Device
+from xrec.config.llm import LLMConfig, OwnEngineConfig
 
 ReplyFailureReason = Literal[
     "empty_reply",
@@ -83,10 +82,11 @@ class EngineModelConfig(Config):
     llm: LLMConfig | None = Field(
         None, description="The language model. If null, it is the llm of the job."
     )
-    engine: EngineConfig = Field(
-        default_factory=EngineConfig, description="The generation engine of each process."
+    engine: OwnEngineConfig = Field(
+        default_factory=OwnEngineConfig,
+        description="The generation engine of each process. For vLLM, start `vllm serve` and use "
+        "kind endpoint.",
     )
-    device: Device = Field("auto", description="What each process computes on.")
     sampling: SamplingConfig = Field(
         default_factory=SamplingConfig, description="How replies are drawn."
     )

@@ -122,6 +122,11 @@ class LikelihoodParams:
 RequestParams = TextParams | LikelihoodParams
 
 
+def num_texts(params: RequestParams) -> int:
+    """The number of texts that a request asks for; a continuation that is given is one."""
+    return params.num_texts if isinstance(params, TextParams) else 1
+
+
 def text_params(decoding: DecodingConfig, *, is_injected: bool = True) -> TextParams:
     """The parameters that a job's `decoding` stands for."""
     return TextParams(

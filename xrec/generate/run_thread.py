@@ -9,10 +9,10 @@ import queue
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
-from xrec.generate.engine import Advance, RequestParams, Run
+from xrec.generate.engine import Advance, RequestParams, Run, num_texts
 
 logger = logging.getLogger("xrec")
 T = TypeVar("T")
@@ -31,6 +31,10 @@ class Ticket:
     on_failure: Callable[[BaseException], None]
     request_id: int | None = None
     is_cancelled: bool = False
+    texts_left: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.texts_left = num_texts(self.params)
 
 
 class RunThread:
@@ -72,7 +76,7 @@ class RunThread:
         listener: Listener,
         on_failure: Callable[[BaseException], None],
     ) -> Ticket:
-        """Submit a request for one text, or for the likelihood of one; returns at once."""
+        """Submit a request; returns at once."""
         ticket = Ticket(prompt, params, listener, on_failure)
         self._commands.put(lambda: self._add(ticket))
         return ticket
@@ -147,7 +151,8 @@ class RunThread:
 
     def _tell(self, advance: Advance) -> None:
         ticket = self._at_work[advance.request_id]
-        if advance.completion is not None:
+        ticket.texts_left -= advance.completion is not None
+        if not ticket.texts_left:
             del self._at_work[advance.request_id]
         if not ticket.is_cancelled:
             ticket.listener(advance)

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from xrec.generate.engine import Advance, Completion, RequestParams, Run, TextParams
+from xrec.generate.engine import Advance, Completion, RequestParams, Run, num_texts
 
 Requests = Sequence[tuple[Sequence[int], RequestParams]]
 
@@ -33,7 +33,7 @@ class _List:
     @property
     def num_texts(self) -> int:
         """The number of texts that all requests together ask for."""
-        return sum(self._num_texts(place) for place in range(len(self.requests)))
+        return sum(num_texts(params) for _, params in self.requests)
 
     @property
     def has_ended(self) -> bool:
@@ -45,7 +45,7 @@ class _List:
         for place in self.waiting:
             request_id = run.add(*self.requests[place])
             self.at_work[request_id] = place
-            self.texts_left[request_id] = self._num_texts(place)
+            self.texts_left[request_id] = num_texts(self.requests[place][1])
         self.waiting = []
 
     def leave(self, run: Run) -> None:
@@ -63,10 +63,6 @@ class _List:
         if (place, completion.number) not in self.told:
             self.told.add((place, completion.number))
             self.ended.append(replace(completion, index=place))
-
-    def _num_texts(self, place: int) -> int:
-        params = self.requests[place][1]
-        return params.num_texts if isinstance(params, TextParams) else 1
 
 
 class SharedRun:

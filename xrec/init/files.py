@@ -61,13 +61,14 @@ class Folder:
 
 
 def read_folder(location: Location) -> Folder:
-    """Read every table below `location`.
+    """Read every table below `location`, or the table that it is.
 
-    Raises ConfigError if it is a file, StorageNotFoundError if it is not there, DataError if it
-    holds no table or one that cannot be read, and another StorageError if it must not be read.
+    Raises ConfigError if it is a file of another kind, StorageNotFoundError if it is not there,
+    DataError if it holds no table or one that cannot be read, and another StorageError if it must
+    not be read.
     """
     if location.is_file():
-        raise ConfigError(f"{location} is a file; give the folder that it lies in")
+        return _read_file(location)
     names = [name for name in location.files() if not _is_hidden(name)]
     if not names and not location.exists():
         raise StorageNotFoundError(f"{location}: there is no such folder; check --from")
@@ -78,6 +79,19 @@ def read_folder(location: Location) -> Folder:
     files = tuple(_read(location, name, data, delimiter) for name, data in contents.items())
     others = tuple(name for name in names if name not in contents)
     return Folder(location, files, contents, others, delimiter)
+
+
+def _read_file(location: Location) -> Folder:
+    if not location.name.lower().endswith(TABLE_ENDINGS):
+        raise ConfigError(
+            f"{location} is a file; expected a folder, or a file that ends in "
+            f"{', '.join(TABLE_ENDINGS)}"
+        )
+    contents = {location.name: location.read_bytes()}
+    delimiter = _delimiter(contents)
+    where = location.uri.rpartition("/")[0]
+    file = _read(where, location.name, contents[location.name], delimiter)
+    return Folder(location, (file,), contents, (), delimiter)
 
 
 def _is_hidden(name: str) -> bool:
@@ -107,7 +121,7 @@ def _delimiter(contents: Mapping[str, bytes]) -> str:
     return counts.most_common(1)[0][0] if counts else ","
 
 
-def _read(location: Location, name: str, data: bytes, delimiter: str) -> File:
+def _read(location: Location | str, name: str, data: bytes, delimiter: str) -> File:
     where = f"{location}/{name}"
     if not data:
         raise DataError(f"{where}: an empty file; fill it, or move it out of the folder")

@@ -1,18 +1,20 @@
 """All of `xrec init`: look, find, count, choose, write."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from xrec.config.data import TablesSource
 from xrec.config.shared import StorageConfig
 from xrec.errors import ConfigError
+from xrec.init.entities import ColumnNames
 from xrec.init.files import Folder, read_folder
 from xrec.init.guess import Guess, guess_tables
 from xrec.init.machine import Machine, this_machine
 from xrec.init.project_file import project_text
+from xrec.init.reviews import FoundReviews, find_reviews
 from xrec.init.settings import choose_settings
-from xrec.init.survey import Survey, survey
+from xrec.init.survey import Survey, survey, survey_reviews
 from xrec.storage import check_access, open_location
 
 PROJECT_FILE = "xrec.yaml"
@@ -20,13 +22,18 @@ PROJECT_FILE = "xrec.yaml"
 
 @dataclass(frozen=True)
 class Findings:
-    """What was found, and the URI of the project file that was written."""
+    """What was found, and the URI of the project file that was written.
+
+    reviews: if texts are to be written from them; dropped: how many reviews, by reason.
+    """
 
     folder: Folder
     guess: Guess
     survey: Survey
     machine: Machine
     project_file: str
+    reviews: FoundReviews | None = None
+    dropped: Mapping[str, int] = field(default_factory=dict)
 
 
 def init_project(
@@ -48,8 +55,13 @@ def init_project(
     check_access(location, StorageConfig())
     folder = read_folder(location)
     guess = guess_tables(folder.files)
-    source = _source(folder, guess)
-    counts = survey(folder, source)
+    reviews = find_reviews(folder, guess)
+    source: TablesSource | FoundReviews = reviews or _source(folder, guess)
+    dropped: Mapping[str, int] = {}
+    if isinstance(source, TablesSource):
+        counts = survey(folder, source)
+    else:
+        counts, dropped = survey_reviews(folder, source.settings())
     machine = machine or this_machine()
     workspace = f"{open_location(directory).shared_uri.rstrip('/')}/workspace"
     text = project_text(
@@ -60,13 +72,14 @@ def init_project(
         settings=choose_settings(counts, machine),
     )
     target.write_bytes(text.encode("utf-8"))
-    return Findings(folder, guess, counts, machine, str(target))
+    return Findings(folder, guess, counts, machine, str(target), reviews, dropped)
 
 
 def _source(folder: Folder, guess: Guess) -> TablesSource:
+    uri = folder.location.shared_uri
     values: dict[str, Any] = {
         "kind": "tables",
-        "uri": folder.location.shared_uri,
+        "uri": uri.rpartition("/")[0] if folder.location.is_file() else uri,
         "files": dict(guess.files),
         "columns": guess.settings(),
         "delimiter": folder.delimiter,
@@ -77,12 +90,13 @@ def _source(folder: Folder, guess: Guess) -> TablesSource:
 def file_rows(findings: Findings) -> list[list[str]]:
     """A row for each file: its name, its rows, the tables it holds, and the columns taken."""
     rows = []
+    files, columns = _tables(findings)
     for file in findings.folder.files:
-        tables = [table for table, name in findings.guess.files.items() if name == file.name]
+        tables = [table for table, name in files.items() if name == file.name]
         taken = {
             column: names
             for table in tables
-            for column, names in findings.guess.columns[table].items()
+            for column, names in columns[table].items()
             if names is not None
         }
         shown = ", ".join(f"{column} = {_shown(names)}" for column, names in taken.items())
@@ -90,8 +104,23 @@ def file_rows(findings: Findings) -> list[list[str]]:
     return rows
 
 
+def _tables(
+    findings: Findings,
+) -> tuple[Mapping[str, str], Mapping[str, Mapping[str, ColumnNames]]]:
+    """The files and columns of the tables, by table."""
+    guess, reviews = findings.guess, findings.reviews
+    if reviews is None:
+        return guess.files, guess.columns
+    files = {"reviews": guess.files["explanations"]}
+    if "items" in reviews.columns:
+        files["items"] = guess.files["items"]
+    return files, reviews.columns
+
+
 def missing_lines(findings: Findings) -> list[str]:
     """What is missing, and what that means; one line each."""
+    if findings.reviews is not None:
+        return _missing_of_reviews(findings, findings.reviews)
     counts, tables = findings.survey, findings.guess.files
     lines = []
     if "users" not in tables:
@@ -116,6 +145,21 @@ def missing_lines(findings: Findings) -> list[str]:
         )
     lines += [f"{count} rows left out, {reason}" for reason, count in counts.rejected.items()]
     return lines
+
+
+def _missing_of_reviews(findings: Findings, reviews: FoundReviews) -> list[str]:
+    lines = []
+    if "items" not in reviews.columns:
+        lines.append("no table of items: titles are made from what the reviews call them")
+    if reviews.rating_range is None:
+        lines.append("no ratings: all reviews are kept, whether they praise or not")
+    if not reviews.has_times:
+        lines.append("no times: a hash decides which reviews are held out")
+    lines += [f"{count} reviews dropped: {reason}" for reason, count in findings.dropped.items()]
+    if not findings.survey.can_train_adapter:
+        lines.append("too few reviews to train, validate and test an adapter")
+    rejected = findings.survey.rejected.items()
+    return lines + [f"{count} rows left out, {reason}" for reason, count in rejected]
 
 
 def _shown(names: str | Sequence[str]) -> str:

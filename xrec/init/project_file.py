@@ -6,14 +6,16 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from xrec.config.annotate import ReviewsSource
 from xrec.config.data import TablesSource
 from xrec.init.guess import Guess
+from xrec.init.reviews import FoundReviews
 from xrec.init.settings import Settings
 from xrec.init.survey import Survey
 
 
 def project_text(
-    source: TablesSource,
+    source: TablesSource | FoundReviews,
     workspace: str,
     *,
     guess: Guess,
@@ -24,7 +26,11 @@ def project_text(
 
     Without enough explanations it has the jobs that need none: prepare, pretrain-graph, recommend.
     """
-    parts = [_head(source, workspace, settings), _prepare(source, guess, survey, settings)]
+    if isinstance(source, TablesSource):
+        parts = [_head(source, workspace, settings), _prepare(source, guess, survey, settings)]
+    else:
+        texts = _annotate(source, guess, survey, settings)
+        parts = [_head(source.source, workspace, settings), texts]
     parts.append(_pretrain_graph(settings))
     if survey.can_train_adapter:
         parts.insert(1, _model(settings))
@@ -34,7 +40,7 @@ def project_text(
     return "\n".join(parts)
 
 
-def _head(source: TablesSource, workspace: str, settings: Settings) -> str:
+def _head(source: TablesSource | ReviewsSource, workspace: str, settings: Settings) -> str:
     return _lines(
         f"# Written by `xrec init` for the files in {source.uri}",
         "# Change what you like: `xrec JOB THIS_FILE --dry-run` checks it, and `xrec JOB --keys`",
@@ -95,6 +101,46 @@ def _prepare(source: TablesSource, guess: Guess, survey: Survey, settings: Setti
     )
 
 
+def _annotate(found: FoundReviews, guess: Guess, survey: Survey, settings: Settings) -> str:
+    source, ratings = found.source, []
+    delimiter = [] if source.delimiter == "," else [f"    delimiter: {_value(source.delimiter)}"]
+    files = [f"      {table}: {_value(name)}" for table, name in source.files.items()]
+    columns = [
+        f"      {name}: {_value(theirs)}{_column_comment(name, theirs)}"
+        for name, theirs in source.columns.items()
+    ]
+    if found.rating_range is not None and found.min_rating is not None:
+        least, greatest = found.rating_range
+        ratings = [
+            f"  rating_range: [{least:g}, {greatest:g}]",
+            "  # Reviews below are dropped: the others say what people like.",
+            f"  min_rating: {found.min_rating:g}",
+        ]
+    return _lines(
+        "# Profiles, explanations and aspects from your reviews. Reviews that are held out by the",
+        "# split are in no profile and no training text.",
+        "annotate:",
+        "  source:",
+        "    kind: reviews",
+        f"    uri: {_value(source.uri)}",
+        *delimiter,
+        *_block("files", files),
+        *[f"    # Please check: {note}." for note in guess.notes],
+        *_block("columns", columns, "  # our name: the column of your file"),
+        *ratings,
+        "  split:",
+        f"    by: {'time' if found.has_times else 'hash'}",
+        "  # Names what reviews praise, by phrases and counts; it knows English only.",
+        "  annotator:",
+        "    kind: phrases",
+        *_rejected(survey, settings, "annotations/reviews"),
+        "",
+        "prepare:",
+        "  source:",
+        "    kind: annotations",
+    )
+
+
 def _column_comment(name: str, theirs: Any) -> str:
     if theirs is None:
         return "  # no column for it was found"
@@ -105,12 +151,12 @@ def _block(name: str, lines: Sequence[str], comment: str = "") -> list[str]:
     return [f"    {name}:{comment}", *lines] if lines else []
 
 
-def _rejected(survey: Survey, settings: Settings) -> list[str]:
+def _rejected(survey: Survey, settings: Settings, folder: str = "dataset") -> list[str]:
     if not survey.rejected:
         return []
     reasons = [f"  #   {count} x {reason}" for reason, count in survey.rejected.items()]
     return [
-        "  # Rows that cannot be used are left out and listed in dataset/rejected.parquet. Here:",
+        f"  # Rows that cannot be used are left out and listed in {folder}/rejected.parquet. Here:",
         *reasons,
         "  # If a larger share of a file is unusable, the job fails.",
         f"  max_rejected_share: {settings.max_rejected_share}",

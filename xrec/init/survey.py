@@ -3,18 +3,25 @@
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
 
+from xrec.annotate.keep import keep_reviews
+from xrec.annotate.source import find_review_files, read_reviews
+from xrec.config.annotate import AnnotateConfig
+from xrec.config.base import parse_config
 from xrec.config.data import SplitShares, TablesSource
 from xrec.data.assemble import assemble, check_not_empty
-from xrec.data.findings import count_reasons
+from xrec.data.columns import SPLITS
+from xrec.data.findings import check_rejected_share, count_reasons
 from xrec.data.tables import read_tables
 from xrec.errors import DataError
 from xrec.init.files import Folder
 
 _MOST_REJECTED = 0.5
+_ANNOTATED_TOKENS = 32  # of an explanation that names three aspects
 _TOKENS_PER_WORD = 1.5  # of subword tokenizers on plain English, and some room
 
 
@@ -45,6 +52,35 @@ class Survey:
         return self.num_explanations["train"] >= 2 and all(
             self.num_explanations[split] >= 1 for split in ("validation", "test")
         )
+
+
+def survey_reviews(folder: Folder, section: Mapping[str, Any]) -> tuple[Survey, Mapping[str, int]]:
+    """Read reviews as `xrec annotate` does, and count the pairs that it can explain.
+
+    section: of the project file. Returns how many reviews are dropped, by reason, too. Raises
+    DataError if it could not, or would leave out more than half of the rows as unusable.
+    """
+    config = parse_config(
+        AnnotateConfig, {**section, "workspace": "", "max_rejected_share": _MOST_REJECTED}
+    )
+    raw = read_reviews(config, find_review_files(config))
+    check_rejected_share(raw.findings, raw.num_rows, _MOST_REJECTED, str(folder.location))
+    kept = keep_reviews(raw.reviews, config)
+    reviews = kept.reviews
+    splits = Counter(reviews["split"].to_pylist())
+    by_file = Counter(finding.file for finding in raw.findings)
+    counts = Survey(
+        num_users=pc.count_distinct(reviews["user_id"]).as_py(),
+        num_items=pc.count_distinct(reviews["item_id"]).as_py(),
+        num_interactions=reviews.num_rows,
+        num_train_interactions=splits["train"],
+        num_explanations={split: splits[split] for split in SPLITS},
+        rejected=count_reasons(raw.findings),
+        max_rejected_share=max(by_file[file] / total for file, total in raw.num_rows.items()),
+        explanation_tokens=_ANNOTATED_TOKENS,
+        num_without_profile={"users": 0, "items": 0},
+    )
+    return counts, kept.dropped
 
 
 def survey(folder: Folder, source: TablesSource) -> Survey:

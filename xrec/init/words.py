@@ -32,6 +32,11 @@ _EXPLANATION = _words(
     "explanation reason why rationale justification motivation review text comment feedback "
     "opinion body content message note remark"
 )
+_MADE = _EXPLANATION[: _EXPLANATION.index("review")]
+_RATING = _words("rating rate stars star overall score grade")
+_TIME = _words("unix timestamp time date datetime created reviewed published")
+_SUMMARY = _words("summary title headline heading subject")
+_HELPFUL = _words("helpful useful vote votes likes")
 _TITLE = _words("title name label headline")
 _PROFILE = _words(
     "profile description desc about bio biography summary synopsis overview details text info "
@@ -100,6 +105,31 @@ def table_of_file(stem: str) -> str | None:
 def explanation_rank(column: str) -> int | None:
     """0 for the likeliest name of an explanation, more for less likely ones, None for others."""
     return None if set(words_of(column)) & _NO_TEXT else _rank(column, _EXPLANATION)
+
+
+def is_review(column: str) -> bool:
+    """True for the name of a text that people wrote: none is called an explanation or a reason."""
+    return not set(words_of(column)) & set(_MADE)
+
+
+def rating_rank(column: str) -> int | None:
+    """As `explanation_rank`, for a rating."""
+    return _rank(column, _RATING)
+
+
+def time_rank(column: str) -> int | None:
+    """As `explanation_rank`, for the time of a review."""
+    return _rank(column, _TIME)
+
+
+def summary_rank(column: str) -> int | None:
+    """As `explanation_rank`, for the heading of a review."""
+    return _rank(column, _SUMMARY)
+
+
+def helpful_rank(column: str) -> int | None:
+    """As `explanation_rank`, for the number of people whom a review helped."""
+    return _rank(column, _HELPFUL)
 
 
 def title_rank(column: str) -> int | None:

@@ -1,10 +1,11 @@
 """A text-only language model: messages and a schema in, an object of the schema out.
 
-    with load_language_model(config, key=endpoint_key(config, os.environ)) as model:
-        for reply in ask(model, [Prompt(messages, Profile)], config.sampling):
-            reply.value      # a Profile, or None and then reply.failure says why
+    model = load_language_model(config, llm=None, storage=storage, key=key)
+    for reply in ask(model, [Prompt(messages, Profile)], config.sampling):
+        reply.value      # a Profile, or None and then reply.failure says why
 
-A `LanguageModel` writes raw replies: `EndpointModel` asks an endpoint that speaks the OpenAI API.
+A `LanguageModel` writes raw replies: `EngineModel` by an engine of ours that is held to the schema,
+`EndpointModel` by asking an endpoint that speaks the OpenAI API.
 `ask` makes objects of them: a reply that is no valid JSON is repaired, then asked for again once,
 then it has failed, and the others go on. Errors that are no prompt's fault (a refused key, a model
 that is not there) are raised and end the job. An `Asker` asks equal prompts once, keeps replies for
@@ -25,6 +26,7 @@ from xrec.text.model import (
     Usage,
 )
 from xrec.text.reply_store import ReplyStore
+from xrec.text.token_estimate import about_tokens
 
 __all__ = [
     "Asker",
@@ -39,6 +41,7 @@ __all__ = [
     "ReplyStore",
     "Spent",
     "Usage",
+    "about_tokens",
     "ask",
     "endpoint_key",
 ]

@@ -87,35 +87,52 @@ class Asker:
         found = request_each(
             lambda item: (item[0], self._store.read(item[0], item[1].schema)), distinct.items()
         )
-        return {key: reply for key, reply in found if reply is not None}
+        known = {key: reply for key, reply in found if reply is not None}
+        for key in known.keys() - self._counted:
+            self._budget.settle(Spent(), known[key].usage)  # an earlier process paid it
+        return known
 
     def _asked(self, distinct: Mapping[str, Prompt[ObjectT]]) -> dict[str, Reply[ObjectT]]:
-        """The replies of the model to as many prompts as the budget allows."""
+        """The replies of the model; raises BudgetError after those that the budget allows.
+
+        If not all fit into the budget by their estimates, those that do are asked first: their
+        replies make the estimates better.
+        """
+        replies: dict[str, Reply[ObjectT]] = {}
+        left = dict(distinct)
+        while left:
+            estimates = self._reserved(left)
+            if not estimates:
+                raise self._budget.error()
+            replies |= self._replies({key: left.pop(key) for key in estimates}, estimates)
+        return replies
+
+    def _reserved(self, distinct: Mapping[str, Prompt[Any]]) -> dict[str, Spent]:
+        """The estimates of the first prompts, as many as the budget allows."""
         estimates: dict[str, Spent] = {}
         for key, prompt in distinct.items():
-            estimate = self._estimated(prompt)
+            estimate = self._estimate.of(_num_characters(prompt), self._sampling.max_tokens)
             if not self._budget.reserve(estimate):
                 break
             estimates[key] = estimate
-        keys, replies = list(estimates), {}
-        settled: set[str] = set()
+        return estimates
+
+    def _replies(
+        self, distinct: Mapping[str, Prompt[ObjectT]], estimates: Mapping[str, Spent]
+    ) -> dict[str, Reply[ObjectT]]:
+        """Ask for all of them, keep what comes, and settle what it took."""
+        keys, replies = list(distinct), {}
         try:
-            for reply in ask(self._model, [distinct[key] for key in keys], self._sampling):
+            for reply in ask(self._model, list(distinct.values()), self._sampling):
                 key = keys[reply.index]
-                settled.add(key)
+                replies[key] = reply
                 self._settle(distinct[key], estimates[key], reply)
                 if reply.failure is None or reply.failure.reason in _KEPT:
                     self._store.write(key, reply)
-                replies[key] = reply
         finally:
-            for key in estimates.keys() - settled:
+            for key in estimates.keys() - replies.keys():
                 self._budget.settle(estimates[key], Usage())
-        if len(keys) < len(distinct):
-            raise self._budget.error()
         return replies
-
-    def _estimated(self, prompt: Prompt[Any]) -> Spent:
-        return self._estimate.of(_num_characters(prompt), self._sampling.max_tokens)
 
     def _settle(self, prompt: Prompt[Any], estimate: Spent, reply: Reply[Any]) -> None:
         usage = reply.usage

@@ -13,6 +13,7 @@ from xrec.config.text import EndpointModelConfig, SamplingConfig
 from xrec.errors import ConfigError
 from xrec.text.model import Prompt, RawReply
 from xrec.text.patient_client import PatientClient
+from xrec.text.token_estimate import about_tokens
 
 
 def endpoint_key(config: EndpointModelConfig, environment: Mapping[str, str]) -> SecretStr | None:
@@ -66,6 +67,10 @@ class EndpointModel:
         finally:
             for future in futures:
                 future.cancel()
+
+    def num_tokens(self, text: str) -> int:
+        """See LanguageModel; the endpoint's tokenizer is not known."""
+        return about_tokens(text)
 
     def close(self) -> None:
         """See LanguageModel."""

@@ -66,8 +66,9 @@ class Faults:
 
     def said(self, error: openai.APIStatusError) -> str:
         """The status and the endpoint's words, without the key."""
-        body = error.body
-        words = body.get("message") if isinstance(body, Mapping) else body
+        words = error.body
+        if isinstance(words, Mapping):
+            words = words.get("message") or words.get("detail") or words
         text = words if isinstance(words, str) else json.dumps(words, default=str)
         return self._without_key(f"{error.status_code} {text}")
 

@@ -104,6 +104,10 @@ class LanguageModel(Protocol):
         """
         ...
 
+    def num_tokens(self, text: str) -> int:
+        """How many tokens a text is, or about how many; always the same of one text."""
+        ...
+
     def close(self) -> None:
         """Let go of connections, threads and memory. Calling it twice has no effect."""
         ...

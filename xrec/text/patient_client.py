@@ -164,8 +164,8 @@ class PatientClient:
         if self._num_refused >= _MOST_REFUSED:
             raise EndpointError(
                 f"{self._config.base_url}: it refused the first {self._num_refused} prompts "
-                f"({failure.message}); check structured_output, length_parameter, sampling and "
-                "extra, which some endpoints do not know"
+                f"({failure.message}); check model, and structured_output, length_parameter, "
+                "sampling and extra, which some endpoints do not know"
             )
         return _failed(asked, failure)
 

@@ -1,11 +1,17 @@
 """How many tokens a request will take, by those that were counted before."""
 
+import math
 import threading
 
 from xrec.text.budget import Spent
 
 TOKENS_PER_CHARACTER = 0.3
 """Before anything was counted; English takes about 0.25, other languages more."""
+
+
+def about_tokens(text: str) -> int:
+    """About how many tokens a text is, for any tokenizer."""
+    return math.ceil(len(text) * TOKENS_PER_CHARACTER)
 
 
 class TokenEstimate:

@@ -23,7 +23,7 @@ def write_json_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> Path:
     return path
 
 
-def annotate_config(workspace: Path, uri: Path | str, **values: Any) -> AnnotateConfig:
+def annotate_config(workspace: Path | str, uri: Path | str, **values: Any) -> AnnotateConfig:
     """A config over the reviews at `uri`; `source` in `values` is merged into the source."""
     source = {"kind": "reviews", "uri": str(uri), **values.pop("source", {})}
     return parse_config(AnnotateConfig, {"workspace": str(workspace), "source": source, **values})

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tests.object_store import ObjectStore
 from tests.xrec.annotate.review_files import annotate_config, review, write_json_lines
 from tests.xrec.annotate.toy_annotator import REFUSED, quoting_spec
 from tests.xrec.bulk.toy_run import Killed, PoolHere
@@ -324,3 +325,18 @@ def test_run_personal_data_that_an_annotator_writes_is_removed_and_counted(tmp_p
     assert manifest.metrics["costs"]["personal_removed"] == 1
     source = read_annotations(config.artifact("annotations"), StorageConfig())
     assert source.items["title"].to_pylist() == ["Drum"]
+
+
+def test_run_on_a_bucket_gives_the_same_texts_as_on_a_disk(tmp_path: Path, s3: ObjectStore) -> None:
+    path = _town(tmp_path)
+    on_disk = annotate_config(tmp_path / "ws", path)
+    on_s3 = annotate_config(f"{s3.new_bucket()}/ws", path, storage=s3.storage)
+    storage = {str(on_disk.workspace): StorageConfig(), str(on_s3.workspace): s3.storage}
+    found = []
+    for config in (on_disk, on_s3):
+        assert _run(config, phrases_spec(config.annotator)) is not None
+        source = read_annotations(config.artifact("annotations"), storage[config.workspace])
+        found.append((source.users, source.items, source.explanations, source.aspects))
+    assert found[0][:3] == found[1][:3]
+    rows = [sorted(map(str, each[3].to_pylist())) for each in found]
+    assert rows[0] == rows[1]

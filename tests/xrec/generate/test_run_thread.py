@@ -117,6 +117,16 @@ def test_call_runs_while_others_decode_and_gives_its_exception_to_the_caller(
     assert engine.failure is None
 
 
+def test_each_text_of_a_request_is_told_to_its_end(engine: RunThread) -> None:
+    told: queue.Queue[Advance] = queue.Queue()
+    params = TextParams(max_new_tokens=4, temperature=1.0, num_texts=3)
+    engine.submit(PROMPTS[0], params, listener=told.put, on_failure=pytest.fail)
+    seen = [told.get(timeout=60) for _ in range(12)]
+    assert sorted(one.number for one in seen if one.completion is not None) == [0, 1, 2]
+    assert engine.call(lambda: len(engine._at_work)).result(60) == 0
+    assert engine.failure is None
+
+
 def test_stop_lets_what_is_at_work_end(engine: RunThread) -> None:
     ended: queue.Queue[Advance] = queue.Queue()
     engine.submit(PROMPTS[0], GREEDY, listener=ended.put, on_failure=pytest.fail)

@@ -374,6 +374,33 @@ def test_generate_plain_model_knows_its_text_tokens_only() -> None:
     assert completions[1].token_ids == greedy_by_hand(toy_model(), [7, 8, 9])
 
 
+def test_generate_step_that_fails_is_the_error_of_the_list_that_causes_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, prompts = make_model("projected"), make_prompts()
+    engine = make_engine(model, max_rows=4)
+    original = engine.run._model.logits
+
+    def logits(token_ids: Sequence[int], *args: Any, **kwargs: Any) -> torch.Tensor:
+        if 63 in token_ids:
+            raise RuntimeError("out of memory")
+        return original(token_ids, *args, **kwargs)
+
+    monkeypatch.setattr(engine.run._model, "logits", logits)
+    good = [prompt for prompt in prompts if 63 not in prompt]
+    expected = [ids for ids in run(make_engine(make_model("projected")), good) if 63 not in ids]
+    good = [prompt for prompt in good if 63 not in greedy_by_hand(model, prompt)]
+    ours, theirs = engine.generate(good, GREEDY), engine.generate([*good[:1], [3, 63, 4]], GREEDY)
+    ended = [next(ours)]
+    with pytest.raises(RuntimeError, match="out of memory"):
+        list(theirs)
+    ended += ours
+    texts = [one.token_ids for one in sorted(ended, key=lambda one: one.index)]
+    assert texts == expected
+    assert run(engine, good) == expected  # the run is as good as new
+    assert engine.run.is_idle
+
+
 def test_generate_no_prompts_yields_nothing() -> None:
     assert run(make_engine(make_model("none")), []) == []
 

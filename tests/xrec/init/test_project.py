@@ -297,14 +297,25 @@ def test_init_unusable_files_raise_and_nothing_is_written(
     assert not (tmp_path / "project").exists()
 
 
-def test_init_folder_that_is_missing_or_a_file_raises(tmp_path: Path, shop: Path) -> None:
+def test_init_folder_that_is_missing_or_a_file_that_is_no_table_raises(
+    tmp_path: Path, shop: Path
+) -> None:
     with pytest.raises(
         StorageNotFoundError, match=r"nowhere: there is no such folder; check --from"
     ):
         _init(tmp_path, tmp_path / "nowhere")
-    with pytest.raises(ConfigError, match=r"orders\.csv is a file; give the folder"):
-        _init(tmp_path, shop / "orders.csv")
+    (shop / "notes.txt").write_text("hello")
+    with pytest.raises(ConfigError, match=r"notes\.txt is a file; expected a folder, or a file"):
+        _init(tmp_path, shop / "notes.txt")
     assert not (tmp_path / "project").exists()
+
+
+def test_init_of_a_file_alone_reads_no_other_and_prepares_it(tmp_path: Path, shop: Path) -> None:
+    _init(tmp_path, shop / "orders.csv")
+    source = _written(tmp_path)["prepare"]["source"]
+    assert (source["uri"], source["files"]) == (str(shop), {"interactions": "orders.csv"})
+    config = load_config(PrepareConfig, tmp_path / "project" / "xrec.yaml")
+    assert jobs.prepare.run(config).row_counts["interactions"] == 480
 
 
 def test_init_folder_that_must_not_be_read_raises(
@@ -326,7 +337,7 @@ def test_init_folder_that_must_not_be_read_raises(
     [
         (["--from", "{tmp}/nowhere"], 1),
         (["--from", "gs://bucket/x"], 1),
-        (["--from", "{tmp}/shop/orders.csv"], 2),
+        (["--from", "{tmp}/shop/clients.csv"], 1),
         ([], 2),
     ],
 )

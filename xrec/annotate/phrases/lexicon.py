@@ -44,7 +44,10 @@ _NEVER = word_set(
     "territory jump guarantee standard overkill flash breakage dent rattle squeak residue smell "
     "environment project increase release force reference line entry tag hat jam impact measure "
     "glove candy intention saver treat steal amount quantity out core array fashion apartment "
-    "hump vibe medium part end"
+    "hump vibe medium part end hassle reservation gripe hiccup smudge fluctuation butter "
+    "workhorse crowd glasses art science success occasion object imho companion invention "
+    "approach niche lint drink hall goodness imitation insurance experience surprise cheese risk "
+    "snag quirk nuisance mess pain joy smile grin favor blessing lifesaver godsend keeper"
 )
 _SCHEMA = pa.schema(
     [

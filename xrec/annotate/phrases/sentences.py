@@ -52,10 +52,14 @@ def user_profile(id_: str, praised: Sequence[str], titles: Sequence[str]) -> str
 def explanation(
     user_id: str, item_id: str, title: str, title_is_made: bool, praised: Sequence[str]
 ) -> str:
-    """Why the user would enjoy the item: a sentence that names what they praise in it."""
-    name = f"the {title}" if title_is_made else title
+    """Why the user would enjoy the item: a sentence that names what they praise in it.
+
+    title: its id, if it has no other.
+    """
+    is_named = title != item_id
+    name = f"the {title}" if title_is_made and is_named else title if is_named else "this item"
     last = title.rpartition(" ")[2].lower()
-    its = "their" if title_is_made and singular(last) != last else "its"
+    its = "their" if title_is_made and is_named and singular(last) != last else "its"
     pattern = _chosen(_PAIR, f"{user_id}\n{item_id}")
     return pattern.format(
         name=name, Name=name[0].upper() + name[1:], its=its, praised=listed(praised)

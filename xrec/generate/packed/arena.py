@@ -56,7 +56,7 @@ class Arena:
         self.num_positions = num_positions
         self.tensor = _zeros(shape, num_positions)
         self._free = [(0, num_positions)]
-        self.num_free = self.least_free = num_positions
+        self.num_free = num_positions
 
     def reserve(self, slot_length: int, num_slots: int) -> tuple[int, int] | None:
         """A range for `num_slots` slots, or for fewer if no free range holds as many.
@@ -125,14 +125,13 @@ class Arena:
             if part[0] < part[1]
         ]
         self.num_free -= last - first
-        self.least_free = min(self.least_free, self.num_free)
 
 
 def _zeros(shape: KeyValueShape, num_positions: int) -> Tensor:
     size = (shape.num_layers, 2, num_positions * shape.num_heads, shape.head_dim)
-    if shape.device.type != "cpu":
+    if shape.device.type != "cpu" or not num_positions:
         return torch.zeros(size, dtype=shape.dtype, device=shape.device)
-    memory = mmap.mmap(-1, max(1, num_positions * shape.bytes_per_position))
+    memory = mmap.mmap(-1, num_positions * shape.bytes_per_position)
     count = num_positions * shape.bytes_per_position // shape.dtype.itemsize
     return torch.frombuffer(memory, dtype=shape.dtype, count=count).view(size)
 

@@ -27,6 +27,11 @@ class PrefixSlots:
         return sum(len(slab.prefixes) for slab in self._all)
 
     @property
+    def num_positions(self) -> int:
+        """The number of positions in slots that a prefix has."""
+        return sum(len(slab.prefixes) * slab.slot_length for slab in self._all)
+
+    @property
     def _all(self) -> Iterator[PrefixSlab]:
         return (slab for slabs in self._slabs.values() for slab in slabs)
 
@@ -47,7 +52,7 @@ class PrefixSlots:
         del slab.prefixes[slot]
         if prefix.is_broken:
             self._arena.clear(slab, slot)
-        if slot in slab.contents:
+        if prefix.is_computed and slot in slab.contents:
             slab.contents[slot] = (self._text_of(prefix.token_ids), prefix.is_injected)
         prefix.slab, prefix.slot, prefix.num_computed = None, -1, 0
 

@@ -27,6 +27,11 @@ class RowSlots:
         """All slabs; none is empty."""
         return (slab for slabs in self._slabs.values() for slab in slabs)
 
+    @property
+    def num_positions(self) -> int:
+        """The number of positions in slots that a row has."""
+        return sum(len(slab.rows) * slab.slot_length for slab in self.slabs)
+
     def place(self, row: Row) -> bool:
         """Give a row a slot; returns False if there is no room."""
         for length in self.lengths.choices(row.num_positions):

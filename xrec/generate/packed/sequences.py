@@ -11,6 +11,7 @@ from xrec.generate.engine import (
     RequestParams,
     TextParams,
     TokenMask,
+    num_texts,
 )
 from xrec.generate.packed.arena import Slab
 
@@ -63,8 +64,8 @@ class Request:
 
     @property
     def num_texts(self) -> int:
-        """The number of texts that are asked, or 1 for a continuation that is given."""
-        return self.params.num_texts if isinstance(self.params, TextParams) else 1
+        """The number of its texts."""
+        return num_texts(self.params)
 
     @property
     def given(self) -> tuple[int, ...]:

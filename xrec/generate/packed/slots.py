@@ -23,8 +23,8 @@ class Slots:
 
     @property
     def num_positions(self) -> int:
-        """The number of positions in the slots of rows and prefixes."""
-        return self.arena.num_positions - self.arena.num_free
+        """The number of positions in slots that a row or a prefix has."""
+        return self._rows.num_positions + self.prefixes.num_positions
 
     def see(self, rows: Iterable[Row]) -> None:
         """Take the needs of rows that will come into account."""

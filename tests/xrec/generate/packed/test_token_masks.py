@@ -1,13 +1,16 @@
 """Masks over the next token: what a grammar allows is what is written, and nothing else."""
 
 import random
+import re
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from tests.toy import toy_model, toy_tokenizer
 from tests.xrec.generate.packed.runs import (
     END,
     GREEDY,
@@ -18,6 +21,8 @@ from tests.xrec.generate.packed.runs import (
     make_run,
 )
 from xrec.generate.engine import Completion, Grammar, TextParams
+from xrec.generate.packed.model import PackedModel
+from xrec.generate.packed.run import PackedRun
 from xrec.generate.packed.token_masks import apply_masks
 
 EVEN = [token for token in range(4, V) if token % 2 == 0]
@@ -149,3 +154,52 @@ def test_one_text_without_an_allowed_token_leaves_the_other_texts_of_its_request
     ((*several,),) = complete((make_prompts()[0], params))
     assert {one.finish_reason for one in several} == {"stop", "failed"}
     assert {tuple(one.token_ids) for one in several} == {(7,), ()}
+
+
+class Matched:
+    """A grammar of xgrammar as a constraint."""
+
+    grammar: Grammar | None = None
+
+    def __init__(self, compiled: Any):
+        self._compiled = compiled
+
+    def start(self) -> "Matcher":
+        import xgrammar
+
+        return Matcher(xgrammar.GrammarMatcher(self._compiled))
+
+
+class Matcher:
+    def __init__(self, matcher: Any):
+        self._matcher = matcher
+
+    def fill(self, bitmask: Tensor) -> bool:
+        return bool(self._matcher.fill_next_token_bitmask(bitmask[None]))
+
+    def accept(self, token_id: int) -> None:
+        assert self._matcher.accept_token(token_id)
+
+
+def test_matcher_of_xgrammar_is_a_mask_and_its_texts_match_the_grammar() -> None:
+    xgrammar = pytest.importorskip("xgrammar")
+    tokenizer = toy_tokenizer()
+    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    info = xgrammar.TokenizerInfo.from_huggingface(
+        tokenizer, vocab_size=len(tokenizer), stop_token_ids=[end]
+    )
+    pattern = r"(calm|near) (tea|fox)( and (tea|fox)){0,2}\."
+    constraint = Matched(xgrammar.GrammarCompiler(info).compile_regex(pattern))
+    run = PackedRun(
+        PackedModel(toy_model(vocab_size=len(tokenizer))),
+        [end],
+        tokenizer.decode,
+        max_rows=8,
+        key_value_bytes=2**22,
+    )
+    params = TextParams(temperature=1.5, num_texts=12, constraint=constraint, seed=2)
+    run.add(tokenizer("The user likes")["input_ids"], params)
+    texts = [tokenizer.decode(one.token_ids) for one in finish(run).values()]
+    assert len(texts) == 12
+    assert len(set(texts)) > 3
+    assert all(re.fullmatch(pattern, text) for text in texts)

@@ -1,0 +1,181 @@
+"""The benchmark of aspect choice: its split, its metric, its controls, and what baselines find."""
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from benchmarks.aspects import METHODS, app, measure
+from benchmarks.aspects_data import Reviews, Split, read_reviews
+from benchmarks.aspects_report import Outcome, rows
+from benchmarks.aspects_score import Substitutes, ndcg
+from xrec.errors import DataError
+
+ASPECTS = ("tone", "neck", "strings", "case", "price")
+
+
+def _town(num_users: int = 24, num_items: int = 6, seed: int = 0) -> Reviews:
+    """Each item has two aspects that all mention; half of the users always mention the price."""
+    rng = np.random.default_rng(seed)
+    users, items, mentions = [], [], []
+    for _ in range(6):
+        for user in range(num_users):
+            item = int(rng.integers(num_items))
+            row = np.zeros(len(ASPECTS), dtype=np.float32)
+            row[[item % 4, (item + 1) % 4]] = rng.random(2) < 0.8
+            row[4] = user % 2
+            users.append(user)
+            items.append(item)
+            mentions.append(row)
+    return Reviews(np.array(users), np.array(items), np.array(mentions))
+
+
+@pytest.fixture(scope="module")
+def split() -> Split:
+    return Split.by_time(_town(), ASPECTS)
+
+
+def test_ndcg_of_a_ranking_with_gaps_is_that_computed_by_hand() -> None:
+    scores = np.array([[5, 4, 3, 2, 1], [1, 1, 1, 1, 2]], dtype=np.float32)
+    mentions = np.array([[0, 1, 0, 0, 1], [0, 0, 1, 0, 0]], dtype=np.float32)
+    first = (1 / np.log2(3) + 1 / np.log2(6)) / (1 + 1 / np.log2(3))
+    second = 1 / np.log2(5)  # place 4: behind the best, and two earlier ones with the same score
+    assert ndcg(scores, mentions) == pytest.approx([first, second])
+
+
+def test_ndcg_beyond_k_places_does_not_count() -> None:
+    scores = np.arange(20, 0, -1, dtype=np.float32)[None]
+    mentions = np.zeros((1, 20), dtype=np.float32)
+    mentions[0, 10] = 1
+    assert ndcg(scores, mentions) == pytest.approx([0.0])
+
+
+def test_split_by_time_tests_on_the_last_review_and_chooses_on_the_one_before() -> None:
+    users = np.array([0, 1, 0, 1, 0, 1, 0, 2])
+    items = np.arange(8)
+    split = Split.by_time(Reviews(users, items, np.ones((8, 2), dtype=np.float32)), ("a", "b"))
+    assert split.test.items.tolist() == [5, 6]  # user 2 has nothing to train on
+    assert split.validation.items.tolist() == [3, 4]
+    assert split.train.items.tolist() == [0, 1, 2]
+    assert split.user_counts.tolist() == [[2, 2], [1, 1], [0, 0]]
+
+
+def test_split_leaves_out_held_out_reviews_that_mention_no_aspect() -> None:
+    mentions = np.ones((6, 2), dtype=np.float32)
+    mentions[4] = 0
+    users = np.array([0, 1, 0, 1, 0, 1])
+    split = Split.by_time(Reviews(users, np.arange(6), mentions), ("a", "b"))
+    assert split.test.users.tolist() == [1]
+
+
+def test_split_without_three_reviews_of_a_user_is_refused() -> None:
+    reviews = Reviews(np.array([0, 0]), np.array([0, 1]), np.ones((2, 2), dtype=np.float32))
+    with pytest.raises(DataError, match="three reviews"):
+        Split.by_time(reviews, ("a", "b"))
+
+
+def test_substitutes_are_never_the_own_user_and_those_of_the_item_reviewed_it(
+    split: Split,
+) -> None:
+    substitutes = Substitutes.draw(split, seed=3)
+    reviewed = set(zip(split.train.users.tolist(), split.train.items.tolist(), strict=True))
+    for own, item, another, same in zip(
+        split.test.users,
+        split.test.items,
+        substitutes.another,
+        substitutes.same_item,
+        strict=True,
+    ):
+        assert own not in (another, same)
+        assert same == -1 or (same, item) in reviewed
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_method_scores_every_aspect_of_every_pair(split: Split, name: str) -> None:
+    scores = METHODS[name](split, 0)(split.test.users, split.test.items)
+    assert scores.shape == (len(split.test), len(ASPECTS))
+    assert np.isfinite(scores).all()
+
+
+def test_item_frequency_is_the_share_of_its_reviews_with_five_of_the_catalogue(
+    split: Split,
+) -> None:
+    item = int(split.test.items[0])
+    of_item = split.train.mentions[split.train.items == item]
+    everywhere = (split.train.mentions.sum(axis=0) + 0.5) / (len(split.train) + 1)
+    expected = (of_item.sum(axis=0) + 5 * everywhere) / (len(of_item) + 5)
+    scores = METHODS["item"](split, 0)(np.array([0]), np.array([item]))
+    assert scores[0] == pytest.approx(expected, rel=1e-5)
+
+
+def test_log_linear_finds_whose_habit_it_is_and_item_frequency_cannot(split: Split) -> None:
+    item, both = (measure(split, METHODS[name], 0) for name in ("item", "log-linear"))
+    assert (item.own == item.another).all()
+    assert both.own.mean() > item.own.mean()
+    assert both.own.mean() > both.another.mean()
+
+
+def test_rows_compare_pair_by_pair_over_the_seeds() -> None:
+    nan = float("nan")
+    item = Outcome(*(np.array([0.2, 0.4]) for _ in range(3)))
+    ours = [
+        Outcome(np.array([0.4, 0.6]), np.array([0.3, 0.5]), np.array([0.1, nan])),
+        Outcome(np.array([0.6, 0.8]), np.array([0.3, 0.5]), np.array([0.1, nan])),
+    ]
+    found = rows({"item": [item], "ours": ours}, baseline="item")[1]
+    assert found["NDCG@10"].startswith("0.6000")
+    assert found["minus item"] == "0.3000 (0.3000 to 0.3000)"
+    assert found["own minus another's"] == "0.2000 (0.2000 to 0.2000)"
+    assert found["own minus another's of the item"].startswith("0.4000")
+
+
+def _write(path: Path, reviews: list[dict[str, Any]]) -> None:
+    with gzip.open(path, "wt", encoding="utf-8") as file:
+        file.writelines(json.dumps(row) + "\n" for row in reviews)
+
+
+def test_read_reviews_finds_whole_words_and_words_with_hyphens(tmp_path: Path) -> None:
+    rows = [
+        {"user_id": "a", "item_id": "x", "time": 1, "review": "The Pre-amp's tones, and a TONE."},
+        {"user_id": "b", "item_id": "x", "time": 1, "review": "Nothing."},
+    ]
+    _write(tmp_path / "reviews.jsonl.gz", rows)
+    reviews = read_reviews(tmp_path / "reviews.jsonl.gz", ["tone", "amp", "pre-amp's"])
+    assert reviews.mentions.tolist() == [[1, 0, 1], [0, 0, 0]]
+    assert reviews.users.tolist() == [0, 1]
+    assert reviews.items.tolist() == [0, 0]
+
+
+def test_read_reviews_that_go_back_in_time_are_refused(tmp_path: Path) -> None:
+    rows = [{"user_id": "a", "item_id": "x", "time": time, "review": "tone"} for time in (2, 1)]
+    _write(tmp_path / "reviews.jsonl.gz", rows)
+    with pytest.raises(DataError, match="line 2"):
+        read_reviews(tmp_path / "reviews.jsonl.gz", ["tone"])
+
+
+def test_command_writes_a_row_for_each_method(tmp_path: Path) -> None:
+    town = _town()
+    rows = [
+        {
+            "user_id": f"u{user}",
+            "item_id": f"i{item}",
+            "time": time,
+            "review": " ".join(np.array(ASPECTS)[row > 0]),
+        }
+        for time, (user, item, row) in enumerate(
+            zip(town.users, town.items, town.mentions, strict=True)
+        )
+    ]
+    _write(tmp_path / "reviews.jsonl.gz", rows)
+    (tmp_path / "aspects.txt").write_text("\n".join(ASPECTS) + "\n")
+    paths = [str(tmp_path / name) for name in ("reviews.jsonl.gz", "aspects.txt")]
+    options = ["--method", "user", "--method", "random", "--output", str(tmp_path / "out")]
+    result = CliRunner().invoke(app, [*paths, *options])
+    assert result.exit_code == 0, result.output
+    found = json.loads((tmp_path / "out" / "aspects.json").read_text())
+    assert [row["method"] for row in found["rows"]] == ["item", "user", "random"]
+    assert "random" in (tmp_path / "out" / "aspects.md").read_text()

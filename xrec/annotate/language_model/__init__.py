@@ -1,0 +1,9 @@
+"""The annotator that asks a language model: an engine of ours, or an endpoint (xrec.text).
+
+A row becomes a prompt (data, prompt_file), the prompt a reply by a schema (replies), the reply a
+text. Prompts are asked once, and what was answered outlives a kill (xrec.text.asker).
+"""
+
+from xrec.annotate.language_model.spec import language_model_spec
+
+__all__ = ["language_model_spec"]

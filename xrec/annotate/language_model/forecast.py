@@ -1,0 +1,127 @@
+"""What a run by a language model would ask and cost, as lines for a reader."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from xrec.annotate.language_model.writer import Prompts
+from xrec.annotate.outlook import Outlook
+from xrec.annotate.stages import Stage
+from xrec.bulk import Rate
+from xrec.config.language_model_annotator import BudgetConfig
+from xrec.config.text import PricesConfig, SamplingConfig
+from xrec.progress import duration
+from xrec.text import Message, Spent
+
+_NUM_SHOWN = 3
+_TOKENS_AROUND_MESSAGE = 5
+"""Of a chat template, about."""
+
+Conversation = tuple[Message, ...]
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Tells what is to be asked.
+
+    count: tokens of a text. is_counted: whether by the model's tokenizer.
+    num_at_once: chunks that all processes together do at the same time.
+    """
+
+    prompts: Prompts
+    count: Callable[[str], int]
+    is_counted: bool
+    sampling: SamplingConfig
+    prices: PricesConfig | None
+    budget: BudgetConfig
+    num_asked_twice: int
+    num_at_once: int
+
+    def lines(self, outlook: Outlook) -> list[str]:
+        """Prompts, tokens, money and time; then the prompts of three rows of each kind."""
+        asked: dict[Stage, list[Conversation]] = {
+            "items": [self.prompts.item(row) for row in outlook.items],
+            "users": [self.prompts.user(row) for row in outlook.users],
+            "pairs": [self.prompts.pair(row) for row in outlook.pairs],
+        }
+        spent, lines = Spent(), []
+        for stage, conversations in asked.items():
+            num_texts, rate = outlook.counts[stage], outlook.rates.get(stage)
+            each = self._each(conversations, rate)
+            total = Spent(each.num_prompt_tokens * num_texts, each.num_reply_tokens * num_texts)
+            spent += total
+            lines.append(self._line(stage, num_texts, each, total, rate))
+        lines += [self._sum(outlook, spent), *self._time(outlook), *self._money(spent)]
+        for stage, conversations in asked.items():
+            lines += _shown(stage, conversations[:_NUM_SHOWN])
+        return lines
+
+    def _each(self, conversations: Sequence[Conversation], rate: Rate | None) -> Spent:
+        """The mean tokens of a prompt and a reply: as measured, or the sample's and the most."""
+        if rate is not None and "prompt_tokens" in rate.costs:
+            return Spent(
+                rate.costs["prompt_tokens"] / rate.num_done,
+                rate.costs["reply_tokens"] / rate.num_done,
+            )
+        num_tokens = [
+            self.count(message.content) + _TOKENS_AROUND_MESSAGE
+            for conversation in conversations
+            for message in conversation
+        ]
+        return Spent(sum(num_tokens) / max(1, len(conversations)), self.sampling.max_tokens)
+
+    def _line(
+        self, stage: Stage, num_texts: int, each: Spent, total: Spent, rate: Rate | None
+    ) -> str:
+        how = f"measured on {rate.num_done:,} texts" if rate else self._how
+        return (
+            f"{stage}: {num_texts:,} prompts of {each.num_prompt_tokens:,.0f} tokens, "
+            f"{total.num_prompt_tokens:,.0f} in all; replies of {'' if rate else 'at most '}"
+            f"{each.num_reply_tokens:,.0f}, {total.num_reply_tokens:,.0f} in all ({how})"
+        )
+
+    @property
+    def _how(self) -> str:
+        return "by the model's tokenizer" if self.is_counted else "at 0.3 tokens a character"
+
+    def _sum(self, outlook: Outlook, spent: Spent) -> str:
+        text = (
+            f"in all: {sum(outlook.counts.values()):,} prompts, {spent.num_tokens:,.0f} tokens; "
+            f"{self.num_asked_twice} pairs are asked with a second seed too, equal prompts once, "
+            "and once more where a reply is not valid"
+        )
+        limit = self.budget.max_tokens
+        if limit is not None and spent.num_tokens > limit:
+            text += f"; budget.max_tokens = {limit:,} ends the run before"
+        return text
+
+    def _time(self, outlook: Outlook) -> Iterator[str]:
+        if not outlook.rates:
+            yield "time: not measured yet; --limit 50 measures it, and the run goes on from there"
+            return
+        missing = [stage for stage in outlook.counts if stage not in outlook.rates]
+        seconds = sum(
+            rate.costs_of(outlook.counts[stage])["seconds"] for stage, rate in outlook.rates.items()
+        )
+        more = f", and {' and '.join(missing)}, not measured yet" if missing else ""
+        yield f"time: {duration(seconds / self.num_at_once)}, as measured{more}"
+
+    def _money(self, spent: Spent) -> Iterator[str]:
+        if self.prices is None:
+            return
+        cost = self.prices.of(spent.num_prompt_tokens, spent.num_reply_tokens)
+        text = f"cost: {cost:,.2f} by the prices"
+        limit = self.budget.max_cost
+        if limit is not None and cost > limit:
+            text += f"; budget.max_cost = {limit:g} ends the run before"
+        yield text
+
+
+def _shown(stage: Stage, conversations: Sequence[Conversation]) -> Iterator[str]:
+    """The instruction and example that all prompts of a kind begin with, and the rows."""
+    if not conversations:
+        return
+    yield f"prompts of {stage}:"
+    for message in conversations[0][:-1]:
+        yield from (f"  {message.role}: {line}" for line in message.content.splitlines())
+    for number, conversation in enumerate(conversations, start=1):
+        yield f"  user ({stage} {number}): {conversation[-1].content}"

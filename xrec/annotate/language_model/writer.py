@@ -1,0 +1,150 @@
+"""The annotator itself, as an actor has it."""
+
+import functools
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from pydantic import BaseModel
+
+from xrec.annotate.language_model.agreement import is_in_sample, same_aspects, same_words
+from xrec.annotate.language_model.data import RowData
+from xrec.annotate.language_model.prompt_file import Kind, PromptFile
+from xrec.annotate.language_model.replies import (
+    MOST_ASPECTS,
+    ItemReply,
+    PairReply,
+    UserReply,
+    item_text,
+    pair_text,
+    user_text,
+)
+from xrec.annotate.rows import (
+    Failure,
+    ItemInput,
+    ItemText,
+    PairInput,
+    PairText,
+    UserInput,
+    UserText,
+    Written,
+)
+from xrec.text import Asker, Message, Prompt, Reply, Usage
+
+ReplyT = TypeVar("ReplyT", bound=BaseModel)
+TextT = TypeVar("TextT", ItemText, UserText, PairText)
+
+SCHEMAS: dict[Kind, type[BaseModel]] = {"item": ItemReply, "user": UserReply, "pair": PairReply}
+
+
+class Prompts:
+    """Makes the conversation of each row."""
+
+    def __init__(self, files: dict[Kind, PromptFile], data: RowData, *, domain: str, language: str):
+        self._files, self._data, self._domain = files, data, domain
+        self._values = {"language": language, "max_aspects": str(MOST_ASPECTS)}
+
+    def item(self, row: ItemInput) -> tuple[Message, ...]:
+        """What asks for the text of an item."""
+        return self._messages("item", self._data.item(row))
+
+    def user(self, row: UserInput) -> tuple[Message, ...]:
+        """What asks for the text of a user."""
+        return self._messages("user", self._data.user(row))
+
+    def pair(self, row: PairInput) -> tuple[Message, ...]:
+        """What asks for the text of a pair."""
+        return self._messages("pair", self._data.pair(row))
+
+    def _messages(self, kind: Kind, data: dict[str, Any]) -> tuple[Message, ...]:
+        return self._files[kind].messages(data, self._domain, self._values)
+
+
+@dataclass(frozen=True)
+class SecondSeed:
+    """Asks a `share` of the pairs once more, with another seed, to see how far texts agree."""
+
+    asker: Asker
+    share: float
+
+
+class LanguageModelWriter:
+    """An `Annotator` that asks `asker` for each row.
+
+    The costs of what it writes: prompt_tokens and reply_tokens; requests, repeated ones included;
+    equal_prompts, which were not asked; repaired_replies. Of pairs that were asked with a second
+    seed, and have a text both times: second_seed_rows, and the sums of second_seed_aspects and
+    second_seed_words (see agreement).
+    """
+
+    def __init__(self, prompts: Prompts, asker: Asker, second: SecondSeed):
+        self._prompts, self._asker, self._second = prompts, asker, second
+
+    def items(self, rows: Sequence[ItemInput]) -> Written[ItemText]:
+        """See Annotator."""
+        replies = self._replies(map(self._prompts.item, rows), ItemReply)
+        texts = [
+            _text(reply, functools.partial(item_text, row))
+            for row, reply in zip(rows, replies, strict=True)
+        ]
+        return _written(texts, replies)
+
+    def users(self, rows: Sequence[UserInput]) -> Written[UserText]:
+        """See Annotator."""
+        replies = self._replies(map(self._prompts.user, rows), UserReply)
+        return _written([_text(reply, user_text) for reply in replies], replies)
+
+    def pairs(self, rows: Sequence[PairInput]) -> Written[PairText]:
+        """See Annotator."""
+        written = self._pairs(rows, self._asker)
+        again = [
+            (row, text)
+            for row, text in zip(rows, written.results, strict=True)
+            if isinstance(text, PairText) and is_in_sample(row, self._second.share)
+        ]
+        if not again:
+            return written
+        second = self._pairs([row for row, _ in again], self._second.asker)
+        both = [
+            (one, other)
+            for (_, one), other in zip(again, second.results, strict=True)
+            if isinstance(other, PairText)
+        ]
+        agreed = {
+            "second_seed_rows": len(both),
+            "second_seed_aspects": sum(same_aspects(*texts) for texts in both),
+            "second_seed_words": sum(same_words(*texts) for texts in both),
+        }
+        costs = {name: cost + second.costs[name] for name, cost in written.costs.items()}
+        return Written(written.results, {**costs, **agreed})
+
+    def _pairs(self, rows: Sequence[PairInput], asker: Asker) -> Written[PairText]:
+        replies = self._replies(map(self._prompts.pair, rows), PairReply, asker)
+        return _written([_text(reply, pair_text) for reply in replies], replies)
+
+    def _replies(
+        self,
+        conversations: Iterable[tuple[Message, ...]],
+        schema: type[ReplyT],
+        asker: Asker | None = None,
+    ) -> list[Reply[ReplyT]]:
+        return (asker or self._asker).ask([Prompt(messages, schema) for messages in conversations])
+
+
+def _text(reply: Reply[ReplyT], to_text: Callable[[ReplyT], TextT | Failure]) -> TextT | Failure:
+    if reply.value is not None:
+        return to_text(reply.value)
+    assert reply.failure is not None
+    return Failure(reply.failure.reason, reply.failure.message, reply.raw)
+
+
+def _written(results: Sequence[TextT | Failure], replies: Sequence[Reply[Any]]) -> Written[TextT]:
+    usage = sum((reply.usage for reply in replies), Usage())
+    costs = {
+        "prompt_tokens": usage.num_prompt_tokens,
+        "reply_tokens": usage.num_reply_tokens,
+        "requests": usage.num_requests,
+        "equal_prompts": sum(reply.usage == Usage() for reply in replies),
+        "repaired_replies": sum(reply.was_repaired for reply in replies),
+    }
+    return Written(results, costs)

@@ -1,0 +1,76 @@
+"""Grammars of JSON schemas, by which an engine masks the next token (xgrammar)."""
+
+import json
+from typing import Any
+
+from pydantic import BaseModel
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from xrec.errors import ModelError
+from xrec.generate.engine import Grammar, TokenMask
+
+
+class SchemaGrammars:
+    """Compiles the grammar of each schema once, for one tokenizer.
+
+    num_tokens: rows of the model's output, of which there may be more than the tokenizer knows.
+    stop_token_ids: the tokens that may end a text.
+
+    Raises ModelError if xgrammar is not installed, or cannot use the tokenizer.
+    """
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, num_tokens: int, stop_token_ids: list[int]
+    ):
+        try:
+            import xgrammar
+        except ImportError as error:
+            raise ModelError(
+                f"replies by a schema need xgrammar, which cannot be imported ({error}); "
+                "run: pip install 'xrec[schema]'"
+            ) from error
+        try:
+            info = xgrammar.TokenizerInfo.from_huggingface(
+                tokenizer, vocab_size=num_tokens, stop_token_ids=stop_token_ids
+            )
+        except ValueError as error:
+            raise ModelError(f"xgrammar cannot use this model's tokenizer: {error}") from error
+        self._compiler = xgrammar.GrammarCompiler(info, max_threads=1)
+        self._start = xgrammar.GrammarMatcher
+
+    def of(self, schema: type[BaseModel]) -> "SchemaConstraint":
+        """The constraint of objects of `schema`, written in one line."""
+        source = json.dumps(schema.model_json_schema())
+        compiled = self._compiler.compile_json_schema(source, any_whitespace=False)
+        return SchemaConstraint(source, compiled, self._start)
+
+
+class SchemaConstraint:
+    """A `Constraint` of the engine: texts are JSON objects of a schema."""
+
+    def __init__(self, source: str, compiled: Any, start: Any):
+        self._source, self._compiled, self._start = source, compiled, start
+
+    @property
+    def grammar(self) -> Grammar:
+        """See Constraint."""
+        return Grammar("json_schema", self._source)
+
+    def start(self) -> TokenMask:
+        """See Constraint."""
+        return _SchemaMask(self._start(self._compiled))
+
+
+class _SchemaMask:
+    """The state of one text, as a `TokenMask`."""
+
+    def __init__(self, matcher: Any):
+        self._matcher = matcher
+
+    def fill(self, bitmask: Tensor) -> bool:
+        return bool(self._matcher.fill_next_token_bitmask(bitmask[None]))
+
+    def accept(self, token_id: int) -> None:
+        is_accepted = self._matcher.accept_token(token_id)
+        assert is_accepted, f"token {token_id} is not in the mask that was filled"

@@ -1,0 +1,50 @@
+"""Makes the language model that a config describes."""
+
+from pydantic import SecretStr
+
+from xrec.config.llm import LLMConfig
+from xrec.config.shared import Device, StorageConfig
+from xrec.config.text import EndpointModelConfig, EngineModelConfig
+from xrec.errors import ConfigError
+from xrec.text.endpoint import EndpointModel
+from xrec.text.model import LanguageModel
+
+
+def load_language_model(
+    config: EngineModelConfig | EndpointModelConfig,
+    *,
+    llm: LLMConfig | None = None,
+    storage: StorageConfig | None = None,
+    device: Device = "auto",
+    num_threads: int = 1,
+    key: SecretStr | None = None,
+) -> LanguageModel:
+    """The language model of `config`, in this process.
+
+    llm: of the job, for an engine whose config names none. device, num_threads: what an engine
+        computes on, and torch's threads. key: of an endpoint, as `endpoint_key` gives it.
+
+    Raises ConfigError if no language model is named, ModelError if it cannot be loaded.
+    """
+    if isinstance(config, EndpointModelConfig):
+        return EndpointModel(config, key)
+    from xrec.text.engine_model import load_engine_model  # torch, which an endpoint does not need
+
+    return load_engine_model(
+        config,
+        chosen_llm(config, llm),
+        storage or StorageConfig(),
+        device=device,
+        num_threads=num_threads,
+    )
+
+
+def chosen_llm(config: EngineModelConfig, llm: LLMConfig | None) -> LLMConfig:
+    """The language model of an engine; raises ConfigError if there is none."""
+    chosen = config.llm or llm
+    if chosen is None:
+        raise ConfigError(
+            "a language model of kind engine needs llm; give it in this section, or as llm of the "
+            "project"
+        )
+    return chosen
