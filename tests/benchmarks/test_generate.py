@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from benchmarks.generate import app, flop_of, measure_here, summary
 from benchmarks.generate_contestants import CONTESTANTS, run_ours
 from benchmarks.generate_quality import SETTINGS, compare
+from benchmarks.generate_requests import app as requests_app
 from benchmarks.generate_setup import Contest, prepare
 from jobs.prepare import run as prepare_dataset
 from tests.toy import HIDDEN_SIZE, save_toy_model
@@ -131,6 +132,41 @@ def test_flop_of_ours_is_torchs_count_without_the_padding_of_attention(contest: 
     assert engine.report.attention_padding_share == 0  # one row
     adapters = counter.get_total_flops() - flop_of(setup, engine.report)
     assert 0 <= adapters < 0.01 * counter.get_total_flops()
+
+
+@pytest.mark.parametrize(
+    ("command", "ways"),
+    [
+        (
+            ["stream", "--num-chunks", "6", "--rows-per-chunk", "2", "--max-rows", "4"],
+            ["each chunk drains", "3 chunks at once", "one closed list"],
+        ),
+        (
+            ["several", "--num-prompts", "3", "--num-texts", "2"],
+            ["one request for all texts", "a request a text, one list", "a list a text"],
+        ),
+        (["mask", "--num-prompts", "3"], ["without", "with a mask"]),
+    ],
+)
+def test_ways_to_ask_are_measured_in_turn(
+    contest: Contest, command: list[str], ways: list[str]
+) -> None:
+    options = ["--llm", contest.llm, "--dtype", "float32", "--rounds", "1"]
+    result = CliRunner().invoke(
+        requests_app, [command[0], contest.workspace, *command[1:], *options]
+    )
+    assert result.exit_code == 0, result.output
+    header, *rows = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in result.stdout.splitlines()
+        if line.startswith("|") and "---" not in line
+    ]
+    assert [row[0] for row in rows] == ways
+    computed = header.index("prompt tokens computed")
+    assert all(int(row[computed]) > 0 for row in rows)
+    if command[0] == "stream":
+        steps = header.index("steps")
+        assert int(rows[1][steps]) < int(rows[0][steps])
 
 
 def test_measure_here_reports_what_ours_consisted_of(contest: Contest) -> None:
