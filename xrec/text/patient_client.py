@@ -28,6 +28,7 @@ from xrec.text.token_estimate import TokenEstimate
 logger = logging.getLogger("xrec")
 
 _LONGEST_WAIT_SECONDS = 60.0
+_UNREACHED_SECONDS = 30.0
 _MOST_REFUSED = 8
 """So many prompts refused by an endpoint that has not answered one yet are no prompt's fault."""
 
@@ -64,6 +65,7 @@ class PatientClient:
             timeout=config.timeout_seconds,
         )
         self._replied_at = float("-inf")
+        self._was_reached = False  # whether any request had an answer, if only a refusal
         self._num_refused = 0  # prompts refused before the first reply
         self._ended: EndpointError | None = None  # after which nothing is asked any more
 
@@ -89,6 +91,7 @@ class PatientClient:
                 return self._received(asked, await self._request(asked))
             except REQUEST_ERRORS as error:
                 fault = self._faults.of(error)
+                self._was_reached |= isinstance(error, openai.APIStatusError)
             # The error is not chained: its request has the key among its headers.
             if isinstance(fault, EndpointError):
                 raise fault
@@ -136,17 +139,24 @@ class PatientClient:
     async def _request(self, asked: _Asked) -> ChatCompletion:
         """The endpoint's answer, within the time that is left for the prompt."""
         asked.num_requests += 1
-        async with asyncio.timeout(min(self._config.timeout_seconds, self._seconds_left(asked))):
+        left = asked.started_at + self._config.deadline_seconds - time.monotonic()
+        async with asyncio.timeout(min(self._config.timeout_seconds, left)):
             answer = await self._client.chat.completions.create(**asked.fields)
         if not isinstance(answer, ChatCompletion) or not answer.choices:
             raise ValueError("expected a chat completion with at least one choice")
         return answer
 
     def _seconds_left(self, asked: _Asked) -> float:
-        return asked.started_at + self._config.deadline_seconds - time.monotonic()
+        return asked.started_at + self._limit_seconds - time.monotonic()
+
+    @property
+    def _limit_seconds(self) -> float:
+        """How long a prompt is tried; less while nobody knows whether there is an endpoint."""
+        deadline = self._config.deadline_seconds
+        return deadline if self._was_reached else min(deadline, _UNREACHED_SECONDS)
 
     def _received(self, asked: _Asked, answer: ChatCompletion) -> RawReply:
-        self._replied_at = time.monotonic()
+        self._was_reached, self._replied_at = True, time.monotonic()
         choice = answer.choices[0]
         text = choice.message.content or ""
         usage = _usage(answer, asked, len(text))
@@ -198,7 +208,7 @@ class PatientClient:
 
     async def _check_alive(self, asked: _Asked, fault: TryAgain) -> None:
         """Raise EndpointUnreachableError unless something else than this prompt gets an answer."""
-        url, limit = self._config.base_url, self._config.deadline_seconds
+        url, limit = self._config.base_url, self._limit_seconds
         if (fault.wait_seconds or 0.0) >= limit:
             raise EndpointUnreachableError(
                 f"{url}: it asks to be left alone for {fault.wait_seconds:g} s "
@@ -210,9 +220,9 @@ class PatientClient:
         if fault.failure.reason != "rate_limited" and await self._lists_models():
             return
         raise EndpointUnreachableError(
-            f"{url}: no reply for {limit:g} s (deadline_seconds), {asked.num_requests} requests of "
-            f"one prompt, the last one: {fault.failure.message}; see to the endpoint and run "
-            "again, what is committed stays"
+            f"{url}: no reply for {limit:g} s, {asked.num_requests} requests of one prompt, the "
+            f"last one: {fault.failure.message}; see to base_url and the endpoint, and run again, "
+            "what is committed stays"
         )
 
     async def _lists_models(self) -> bool:

@@ -104,6 +104,28 @@ def test_endpoint_that_is_not_there_ends_the_run() -> None:
         list(ask(model, prompts(3), SAMPLING))
 
 
+def test_endpoint_that_was_never_reached_is_not_tried_for_as_long_as_one_in_trouble(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("xrec.text.patient_client._UNREACHED_SECONDS", 0.4)
+    with stub_endpoint(right) as stub:
+        config = endpoint_config(stub, deadline_seconds=3600)
+    with (
+        EndpointModel(config, KEY) as model,
+        pytest.raises(EndpointUnreachableError, match=r"no reply for 0\.4 s"),
+    ):
+        list(ask(model, prompts(3), SAMPLING))
+
+
+def test_endpoint_rate_of_tokens_keeps_requests_apart() -> None:
+    with stub_endpoint(right) as stub:
+        with endpoint_model(stub, tokens_per_minute=18 * 20 * 60, concurrency=8) as model:
+            replies = list(ask(model, prompts(30), SamplingConfig(max_tokens=16)))
+        assert len(_words(replies)) == 30
+        times = stub.times()
+        assert times[-1] - times[0] >= 0.8 * 29 / 20  # estimates of the first ones are too low
+
+
 def test_endpoint_that_asks_to_wait_for_an_hour_ends_the_run() -> None:
     busy = Answer(status=429, headers={"Retry-After": "3600"})
     with (
