@@ -8,15 +8,14 @@ from cluster.preflight import check_cluster
 from cluster.room import demand_of_actors
 from jobs.output import Output
 from xrec.annotate.annotator import AnnotatorSpec
-from xrec.annotate.identity import KIND, RECORD, identify_annotations
+from xrec.annotate.identity import KIND, RECORD, begun_files, identify_annotations
 from xrec.annotate.look_ahead import look_at_reviews
 from xrec.annotate.phrases import phrases_spec
 from xrec.annotate.reviews import keep_source
 from xrec.annotate.run import run_annotate
 from xrec.annotate.source import file_hashes, find_review_files
 from xrec.config.annotate import AnnotateConfig, PhrasesAnnotator
-from xrec.errors import ArtifactNotFoundError
-from xrec.storage import Manifest, check_artifacts, location_of, read_manifest
+from xrec.storage import Manifest, check_artifacts, location_of
 
 
 def output(config: AnnotateConfig, *, exact: bool = True) -> Output:
@@ -26,18 +25,17 @@ def output(config: AnnotateConfig, *, exact: bool = True) -> Output:
     now, and compares none.
     """
     location, spec = location_of(config, KIND), annotator_spec(config)
-    files = file_hashes(find_review_files(config)) if exact else {}
+    files = file_hashes(find_review_files(config)) if exact else begun_files(location)
     identity = identify_annotations(config, spec, files)
-    inputs = dict(identity.inputs)
-    unchecked: tuple[str, ...] = ()
-    if not exact:
-        try:
-            there = read_manifest(location, KIND).inputs
-        except ArtifactNotFoundError:
-            there = {}
-        unchecked = tuple(name for name in ("reviews", "items", "llm") if name in there)
-        inputs.update(dict.fromkeys(unchecked, ""))
-    return Output(location, KIND, identity.config, inputs, unchecked=unchecked, records=(RECORD,))
+    unknown = [name for name, fingerprint in identity.inputs.items() if not fingerprint]
+    return Output(
+        location,
+        KIND,
+        identity.config,
+        identity.inputs,
+        unchecked=() if exact else (*files, *unknown),
+        records=(RECORD,),
+    )
 
 
 def run(config: AnnotateConfig) -> Manifest | None:

@@ -8,6 +8,7 @@ from xrec.annotate.annotator import AnnotatorSpec
 from xrec.annotate.stages import Stage
 from xrec.bulk import Identity
 from xrec.config.annotate import REVIEW_COLUMNS, AnnotateConfig
+from xrec.errors import StorageNotFoundError
 from xrec.storage import Kind, Location, is_begun, run_fingerprint
 
 KIND: Kind = "annotations"
@@ -55,8 +56,11 @@ def begin(output: Location, identity: Identity) -> None:
 
 
 def begun_files(output: Location) -> dict[str, str]:
-    """The hashes of the source's files, by table, of the run that `begin` noted."""
-    inputs: dict[str, str] = json.loads((output / RECORD).read_text())["inputs"]
+    """The hashes of the source's files, by table, of the run that `begin` noted; none if none."""
+    try:
+        inputs: dict[str, str] = json.loads((output / RECORD).read_text())["inputs"]
+    except StorageNotFoundError:
+        return {}
     return {table: inputs[table] for table in REVIEW_COLUMNS if table in inputs}
 
 

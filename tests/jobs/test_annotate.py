@@ -1,0 +1,142 @@
+"""`xrec annotate` as a command and as a job of a project; its actor is in this process."""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from ray import cloudpickle
+from typer.testing import CliRunner
+
+import jobs.annotate
+import jobs.prepare
+from jobs.status import project_status
+from tests.xrec.annotate.review_files import review, write_json_lines
+from tests.xrec.bulk.toy_run import PoolHere
+from xrec.cli.main import app
+from xrec.config.annotate import AnnotateConfig
+from xrec.config.data import PrepareConfig
+from xrec.config.project import load_config, read_project
+from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError
+
+NUM_USERS = 8
+
+
+@pytest.fixture(autouse=True)
+def _no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    def pool_here(settings: Any, **actors: Any) -> PoolHere:
+        return PoolHere(cloudpickle.loads(cloudpickle.dumps(settings)))
+
+    @contextlib.contextmanager
+    def no_ray(ray: Any) -> Iterator[None]:
+        yield
+
+    monkeypatch.setattr("xrec.annotate.run.ActorPool", pool_here)
+    monkeypatch.setattr("jobs.annotate.ensure_ray", no_ray)
+    monkeypatch.setattr("jobs.annotate.check_cluster", lambda *arguments, **more: None)
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> str:
+    """A project file of reviews, whose jobs are annotate and prepare."""
+    rows = [
+        review(f"u{user}", f"i{(user + number) % 5}", "A warm tone, easy to use.", time=number)
+        for user in range(NUM_USERS)
+        for number in range(4)
+    ]
+    path = write_json_lines(tmp_path / "reviews.jsonl", rows)
+    values = {
+        "workspace": str(tmp_path / "workspace"),
+        "annotate": {
+            "source": {"kind": "reviews", "uri": str(path)},
+            "rows_per_chunk": 4,
+            "annotator": {"kind": "phrases", "max_share": 1},
+        },
+        "prepare": {"source": {"kind": "annotations"}},
+    }
+    (tmp_path / "project.yaml").write_text(yaml.safe_dump(values))
+    return str(tmp_path / "project.yaml")
+
+
+def _annotate(project: str, *overrides: str) -> AnnotateConfig:
+    return load_config(AnnotateConfig, project, overrides)
+
+
+def _states(project: str) -> dict[str, str]:
+    return {each.kind: each.state for each in project_status(read_project(project))}
+
+
+def test_annotate_command_with_a_limit_says_so_and_goes_on_without(project: str) -> None:
+    limited = CliRunner().invoke(app, ["annotate", project, "--limit", "7"])
+    assert limited.exit_code == 0, limited.output
+    assert "the limit of 7 texts is reached" in limited.stdout
+    assert _states(project) == {"annotations": "begun", "dataset": "missing"}
+    whole = CliRunner().invoke(app, ["annotate", project])
+    assert whole.exit_code == 0, whole.output
+    assert f"explanations {4 * NUM_USERS}" in whole.stdout
+    assert _states(project)["annotations"] == "up to date"
+
+
+def test_annotate_command_of_a_stage_s_table_tells_how_far_it_is(project: str) -> None:
+    jobs.annotate.run(_annotate(project))
+    uri = f"{_annotate(project).artifact('annotations')}/pairs"
+    result = CliRunner().invoke(app, ["annotate", "status", uri])
+    assert result.exit_code == 0, result.output
+    assert "finished" in result.stdout
+    assert CliRunner().invoke(app, ["annotate", "check", uri]).exit_code == 0
+
+
+def test_annotate_job_that_is_done_does_nothing_and_one_of_other_reviews_is_refused(
+    project: str, tmp_path: Path
+) -> None:
+    manifest = jobs.annotate.run(_annotate(project))
+    assert jobs.annotate.output(_annotate(project)).found().state == "same"
+    assert jobs.annotate.run(_annotate(project)) == manifest
+    write_json_lines(tmp_path / "reviews.jsonl", [review("a", "1", time=1)])
+    assert jobs.annotate.output(_annotate(project), exact=False).found().state == "same"
+    assert jobs.annotate.output(_annotate(project)).found().state == "differs"
+    with pytest.raises(ArtifactMismatchError, match=r"inputs\.reviews"):
+        jobs.annotate.run(_annotate(project))
+
+
+def test_annotate_job_of_other_settings_makes_dataset_and_status_stale(project: str) -> None:
+    jobs.annotate.run(_annotate(project))
+    dataset = jobs.prepare.run(load_config(PrepareConfig, project))
+    assert _states(project) == {"annotations": "up to date", "dataset": "up to date"}
+    changed = [f"annotate.{each}" for each in ("min_rating=3",)]
+    states = {each.kind: each.state for each in project_status(read_project(project, changed))}
+    assert states == {"annotations": "stale", "dataset": "stale"}
+    again = _annotate(project, "annotator.named_in_explanation=1")
+    jobs.annotate.output(again).delete()
+    jobs.annotate.run(again)
+    found = jobs.prepare.output(load_config(PrepareConfig, project)).found()
+    assert found.state == "differs"
+    assert found.manifest == dataset
+
+
+def test_prepare_without_annotations_says_which_job_makes_them(project: str) -> None:
+    with pytest.raises(ArtifactNotFoundError, match="run xrec annotate first"):
+        jobs.prepare.run(load_config(PrepareConfig, project))
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([{"user_id": "u", "item_id": "i", "stars": 5}], r"missing column\(s\) review"),
+        ([review("u", "i", rating=7)], "rating must be from 1 to 5"),
+        ([review("u", "i", time="soon")], "time must be a number or a date"),
+        ([review("u", "i")], "split.by = time, but 1 of 1 reviews have no time"),
+        ([review("u", "i", rating=1, time=1)], "no review is left"),
+        ([], "no review is left"),
+    ],
+)
+def test_annotate_command_of_bad_input_ends_with_a_message(
+    project: str, tmp_path: Path, rows: list[dict[str, Any]], message: str
+) -> None:
+    write_json_lines(tmp_path / "reviews.jsonl", rows)
+    result = CliRunner().invoke(app, ["annotate", project])
+    assert result.exit_code == 1
+    assert message.replace("\\", "") in result.stderr
+    assert "Traceback" not in result.stderr
