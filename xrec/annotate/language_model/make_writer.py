@@ -1,0 +1,158 @@
+"""Makes the annotator in an actor, and tells the driver what it would ask and may spend."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import SecretStr
+
+from xrec.annotate.language_model.data import CountTokens, RowData
+from xrec.annotate.language_model.forecast import Forecast
+from xrec.annotate.language_model.prompt_file import Kind, PromptFile
+from xrec.annotate.language_model.writer import LanguageModelWriter, Prompts, SecondSeed
+from xrec.annotate.outlook import Outlook
+from xrec.annotate.stages import STAGES
+from xrec.annotate.store import read_record
+from xrec.bulk import read_status
+from xrec.config.backfill import ActorsConfig
+from xrec.config.language_model_annotator import LanguageModelAnnotator
+from xrec.config.llm import LLMConfig
+from xrec.config.shared import StorageConfig
+from xrec.config.text import EndpointModelConfig, SamplingConfig
+from xrec.errors import ArtifactNotFoundError, ModelError, StorageNotFoundError
+from xrec.llm.source import resolve_model
+from xrec.storage import Location
+from xrec.text import Asker, Budget, ReplyStore, Spent, about_tokens
+from xrec.text.load import chosen_llm, load_language_model
+
+_OTHER_SEED = 1000  # far from the seeds of replies that are asked again
+_LEAST_TEMPERATURE = 0.7  # without any, all seeds say the same
+
+
+def kept_replies(output: Location) -> ReplyStore:
+    """The replies that a run keeps until it is finished; `output` is the folder of all stages."""
+    return ReplyStore(output / "replies")
+
+
+@dataclass(frozen=True)
+class MakeWriter:
+    """Makes an actor's annotator; everything that an actor gets.
+
+    key: of the endpoint; `SecretStr` keeps it out of logs and tracebacks.
+    """
+
+    annotator: LanguageModelAnnotator
+    files: dict[Kind, PromptFile]
+    llm: LLMConfig | None
+    storage: StorageConfig
+    actors: ActorsConfig
+    key: SecretStr | None
+    identity: Mapping[str, Any]
+
+    def __call__(self, output: Location) -> LanguageModelWriter:
+        """Load the model, in the actor's process; `output` is the folder of all stages."""
+        config = self.annotator.model
+        model = load_language_model(
+            config,
+            llm=self.llm,
+            storage=self.storage,
+            device=self.actors.device,
+            num_threads=self.actors.cpus_per_actor,
+            key=self.key,
+        )
+        budget = self.budget(_spent(output, self.storage))
+        first, second = (
+            Asker(
+                model,
+                sampling,
+                kept_replies(output),
+                identity=self.identity,
+                budget=budget,
+            )
+            for sampling in (config.sampling, second_sampling(config.sampling))
+        )
+        return LanguageModelWriter(
+            self.prompts(model.num_tokens), first, SecondSeed(second, self._share_of_pairs(output))
+        )
+
+    def _share_of_pairs(self, output: Location) -> float:
+        """The share of the pairs that are asked twice."""
+        record = read_record(output)
+        num_pairs = sum(record.num_reviews.values()) if record else 0
+        return min(1.0, self.annotator.num_asked_twice / max(1, num_pairs))
+
+    def prompts(self, count: CountTokens) -> Prompts:
+        """What makes the conversations, in which `count` counts tokens."""
+        return Prompts(
+            self.files,
+            RowData(self.annotator.max_data_tokens, count),
+            domain=self.annotator.domain,
+            language=self.annotator.language,
+        )
+
+    def budget(self, spent: Spent) -> Budget:
+        """The job's budget, of which `spent` is spent."""
+        config = self.annotator
+        prices = config.model.prices if isinstance(config.model, EndpointModelConfig) else None
+        return Budget(config.budget.max_tokens, config.budget.max_cost, prices, spent)
+
+    def describe(self, outlook: Outlook) -> list[str]:
+        """What is to be asked, and its cost, without the model: at most its tokenizer is loaded."""
+        config, model = self.annotator, self.annotator.model
+        count = self._tokenizer()
+        return Forecast(
+            self.prompts(count or about_tokens),
+            count or about_tokens,
+            is_counted=count is not None,
+            sampling=model.sampling,
+            prices=model.prices if isinstance(model, EndpointModelConfig) else None,
+            budget=config.budget,
+            num_asked_twice=min(config.num_asked_twice, outlook.counts["pairs"]),
+            num_at_once=config.chunks_at_once
+            * (1 if isinstance(model, EndpointModelConfig) else self.actors.num_actors),
+        ).lines(outlook)
+
+    def _tokenizer(self) -> CountTokens | None:
+        """What counts tokens as an engine's model does; None if the model is not here."""
+        model = self.annotator.model
+        if isinstance(model, EndpointModelConfig):
+            return None
+        chosen = chosen_llm(model, self.llm)
+        try:
+            folder = resolve_model(chosen.model, chosen.cache_dir, self.storage, download=False)
+        except ModelError:
+            return None
+        from xrec.llm.model import load_tokenizer  # with transformers
+        from xrec.text.chat import Chat
+
+        return Chat(load_tokenizer(folder)).num_tokens
+
+    def check_costs(self, costs: Mapping[str, float]) -> None:
+        """Raise BudgetError if all stages together have spent more than the budget."""
+        self.budget(Spent()).check(_spent_of(costs))
+
+
+def second_sampling(sampling: SamplingConfig) -> SamplingConfig:
+    """How the texts are drawn that tell how far two seeds agree."""
+    return sampling.model_copy(
+        update={
+            "seed": sampling.seed + _OTHER_SEED,
+            "temperature": sampling.temperature or _LEAST_TEMPERATURE,
+        }
+    )
+
+
+def _spent(output: Location, storage: StorageConfig) -> Spent:
+    """What all stages have spent, as far as it is committed."""
+    spent = Spent()
+    for stage in STAGES:
+        try:
+            state = read_status((output / stage).shared_uri, storage).state
+        except (ArtifactNotFoundError, StorageNotFoundError):
+            continue  # the stage is not planned yet
+        spent += _spent_of(state.costs if state else {})
+    return spent
+
+
+def _spent_of(costs: Mapping[str, float]) -> Spent:
+    return Spent(costs.get("prompt_tokens", 0.0), costs.get("reply_tokens", 0.0))
