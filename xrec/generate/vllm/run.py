@@ -174,7 +174,7 @@ class VllmRun:
                 part = _Part(request, number)
                 self._engine.add_request(name, tokens_input(given, cache_salt=salt), sampling)
                 self._parts[name] = request.at_work[name] = part
-        except VLLMValidationError as error:
+        except (VLLMValidationError, ValueError) as error:
             self._drop(request)
             del self._requests[request_id]
             return Failure("unsupported_request", f"vLLM refuses the request: {error}")
