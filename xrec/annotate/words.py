@@ -14,24 +14,26 @@ def word_set(words: str) -> frozenset[str]:
 
 
 _KEEPS_ITS_S = ("ss", "us", "is", "ous", "ics", "'s")
-_NO_PLURALS = word_set(
-    "bass glass brass lens gas bus plus series species chassis canvas atlas bias news vibes "
-    "headphones earphones earbuds pants jeans scissors shorts graphics acoustics dynamics "
-    "mechanics electronics looks highs lows mids maracas congas bongos sunglasses glasses clothes "
-    "thanks always sometimes perhaps its yes less this has was does cutaways"
+_PLURALS_ONLY = word_set(
+    "headphones earphones earbuds pants jeans scissors shorts graphics electronics looks highs "
+    "lows mids maracas congas bongos sunglasses glasses clothes vibes thanks dynamics acoustics "
+    "mechanics"
+)
+_NO_PLURALS = _PLURALS_ONLY | word_set(
+    "bass glass brass lens gas bus plus series species chassis canvas atlas bias news always "
+    "sometimes perhaps its yes less this has was does cutaways"
 )
 _VADER_SCALE = 4.0
 # Adjectives of praise and blame that neither lexicon has, or that VADER takes for another word.
 _PRAISE = word_set(
     "warm crisp solid sturdy durable reliable affordable lightweight snug roomy versatile "
-    "responsive compact "
-    "portable adjustable well-made hassle-free soundproof airtight waterproof spacious tasty "
-    "flavorful juicy tender fluffy crispy attentive courteous knowledgeable speedy punchy crunchy "
-    "chunky creamy silky buttery lush mellow balanced articulate dynamic transparent natural "
-    "consistent dependable unobtrusive foolproof intuitive straightforward inexpensive economical "
-    "accessible cosy cozy homely walkable central spotless well-written well-built page-turning "
-    "gripping immersive relatable steady firm precise detailed fast quick easy simple light soft "
-    "strong thick deep full tight low-priced long-lasting"
+    "responsive compact portable adjustable well-made hassle-free soundproof airtight waterproof "
+    "spacious tasty flavorful juicy tender fluffy crispy attentive courteous knowledgeable speedy "
+    "punchy crunchy chunky creamy silky buttery lush mellow balanced articulate dynamic "
+    "transparent natural consistent dependable unobtrusive foolproof intuitive straightforward "
+    "inexpensive economical accessible cosy cozy homely walkable central spotless well-written "
+    "well-built page-turning gripping immersive relatable steady firm precise detailed fast quick "
+    "easy simple light soft strong thick deep full tight low-priced long-lasting"
 )
 _BLAME = word_set(
     "flimsy noisy wobbly scratchy tinny muddy bulky cumbersome fiddly overpriced pricey costly "
@@ -63,6 +65,11 @@ def valences() -> Mapping[str, float]:
     found.update(dict.fromkeys(_PRAISE, 0.5))
     found.update(dict.fromkeys(_BLAME, -0.5))
     return {word: valence for word, valence in found.items() if abs(valence) >= _LEAST_VALENCE}
+
+
+def is_plural(noun: str) -> bool:
+    """Whether a noun in lower case is a plural, as strings and headphones are."""
+    return noun in _PLURALS_ONLY or singular(noun) != noun
 
 
 @functools.lru_cache(2**16)

@@ -79,7 +79,7 @@ _VERB_TAGS = frozenset({"VB", "VBP", "VBZ", "VBD", "VBN", "VBG"})
 _NOUNS = word_set(
     "feel build fit finish look setup strap pedal pick sustain response resonance intonation "
     "tuning playability volume coating padding stitching packaging price value design display "
-    "screen battery clip"
+    "stand mount lock clamp plug cover rest hanger drum winder screen battery clip"
 )
 
 

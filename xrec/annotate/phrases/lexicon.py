@@ -77,7 +77,12 @@ class Lexicon:
     num_learned: int
 
     def aspect_of(self, phrase: Phrase) -> tuple[str, str] | None:
-        """The longest aspect that the phrase ends with, and how it is written; else None."""
+        """The longest aspect that the phrase ends with, and how it is written; else None.
+
+        What a name stands before is another thing: "the Marshall sound".
+        """
+        if phrase.is_named:
+            return None
         for name in phrase.names:
             if (written := self.aspects.get(name)) is not None:
                 return name, written
@@ -125,7 +130,7 @@ class _Counts:
         for phrase in noun_phrases(text):
             for name, written in zip(phrase.names, phrase.written, strict=True):
                 seen = found.setdefault(name, [False, False])
-                seen[0] |= phrase.has_opinion
+                seen[0] |= phrase.has_opinion and not phrase.is_named
                 seen[1] |= phrase.points
                 self.written.setdefault(name, Counter())[written] += 1
         for each in attributes(text):

@@ -29,6 +29,7 @@ _BEFORE, _AFTER, _NEGATED, _LINK_WITHIN = 6, 5, 4, 2  # how far words look for o
 _MAY_STAND_BEFORE = frozenset({ADVERB, AND})
 _MAY_STAND_BETWEEN = frozenset({ADJECTIVE, ADVERB, AND, NAME})
 _MAY_STAND_BEHIND = frozenset({ADVERB, AND, NOT, STOP})
+_WISHES = word_set("could should wish wished if unless")
 _LOVES = word_set("love loved loves like liked likes enjoy enjoyed appreciate adore")
 
 
@@ -38,6 +39,7 @@ class Phrase:
 
     names: what it may be called, in the singular, the longest first: it, and its last words.
     written: the same as they are written. modifier: an adjective before it that only describes.
+    is_named: whether a name stands before it, as in `Dunlop strap`.
     points: whether the text says `this` or `these` of it, as one does of the item itself.
     opinion: an adjective, or empty.
     has_opinion: whether anything nearby says how good it is.
@@ -46,6 +48,7 @@ class Phrase:
     names: tuple[str, ...]
     written: tuple[str, ...]
     modifier: str
+    is_named: bool
     points: bool
     opinion: str
     sentiment: Sentiment
@@ -64,8 +67,7 @@ def noun_phrases(text: str) -> Iterator[Phrase]:
             start = place
             while place < end and parts[place] == NOUN:
                 place += 1
-            if not start or parts[start - 1] != NAME:  # else a part of a name: `Dunlop strap`
-                yield _phrase(clause, start, place)
+            yield _phrase(clause, start, place)
 
 
 def proper_names(text: str) -> set[str]:
@@ -88,6 +90,8 @@ def _phrase(clause: Clause, start: int, stop: int) -> Phrase:
     lower = clause.lower[max(start, stop - MOST_WORDS) : stop]
     names = [*lower[:-1], singular(lower[-1])]
     opinion, strength = _opinion(clause, start, stop)
+    if strength > 0 and _is_wished(clause, stop):
+        opinion, strength = "", -strength
     modifier = ""
     if start and clause.parts[start - 1] == ADJECTIVE and not valence(clause.lower[start - 1]):
         modifier = clause.lower[start - 1]
@@ -95,11 +99,17 @@ def _phrase(clause: Clause, start: int, stop: int) -> Phrase:
         tuple(" ".join(names[first:]) for first in range(len(names))),
         tuple(" ".join(lower[first:]) for first in range(len(lower))),
         modifier,
+        bool(start) and clause.parts[start - 1] == NAME,
         _points(clause, start),
         opinion,
         "neutral" if strength == 0 else "positive" if strength > 0 else "negative",
         strength != 0,
     )
+
+
+def _is_wished(clause: Clause, stop: int) -> bool:
+    """Whether the words before say what is missing: "it could have a warmer tone"."""
+    return not _WISHES.isdisjoint(clause.lower[:stop]) and NOT not in clause.parts
 
 
 def _points(clause: Clause, start: int) -> bool:

@@ -4,7 +4,7 @@ import hashlib
 import re
 from collections.abc import Sequence
 
-from xrec.annotate.words import singular
+from xrec.annotate.words import is_plural
 
 _ITEM = (
     "People praise its {praised}.",
@@ -59,7 +59,7 @@ def explanation(
     is_named = title != item_id
     name = f"the {title}" if title_is_made and is_named else title if is_named else "this item"
     last = title.rpartition(" ")[2].lower()
-    its = "their" if title_is_made and is_named and singular(last) != last else "its"
+    its = "their" if title_is_made and is_named and is_plural(last) else "its"
     pattern = _chosen(_PAIR, f"{user_id}\n{item_id}")
     return pattern.format(
         name=name, Name=name[0].upper() + name[1:], its=its, praised=listed(praised)

@@ -14,7 +14,8 @@ from xrec.annotate.phrases.mentions import MOST_WORDS, Phrase, noun_phrases, pro
 from xrec.annotate.rows import Review
 from xrec.annotate.words import singular, tags, word_set
 
-_POINTED, _IN_SUMMARY = 2.0, 1.5  # what such a mention counts beside a plain one
+_POINTED, _IN_SUMMARY = 3.0, 2.0  # what such a mention counts beside a plain one
+_FREQUENT = 1.3  # more than one favours what many of the item's reviews have
 _LONGER = 0.25  # by how much each further word raises the score
 _SHARE_OF_NAME = 0.3
 _NO_BRANDS = word_set(
@@ -60,7 +61,7 @@ def _called(reviews: Sequence[Review], lexicon: Lexicon) -> str:
     things = [name for name in usual if _is_thing(name, lexicon)]
     best = max(
         things or usual,
-        key=lambda name: (scores[name] * _rarity(name, lexicon) * _length(name), name),
+        key=lambda name: (scores[name] ** _FREQUENT * _rarity(name, lexicon) * _length(name), name),
         default="",
     )
     return written[best].most_common(1)[0][0] if best else ""

@@ -123,7 +123,10 @@ def test_pair_whose_review_praises_nothing_known_is_a_failure(tmp_path: Path) ->
     assert result.reason == "nothing_praised"
 
 
-@pytest.mark.parametrize(("title", "its"), [("Strings", "their"), ("Pedal", "its")])
+@pytest.mark.parametrize(
+    ("title", "its"),
+    [("Strings", "their"), ("Alesis Headphones", "their"), ("Pedal", "its"), ("Bass", "its")],
+)
 def test_explanation_of_a_made_title_is_grammatical(title: str, its: str) -> None:
     texts = {explanation(f"u{number}", "i", title, True, ["warm tone"]) for number in range(60)}
     assert len(texts) == 8

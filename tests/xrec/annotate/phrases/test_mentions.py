@@ -19,6 +19,7 @@ def _found(text: str) -> list[tuple[str, str, str]]:
         ("The tone is not great.", [("tone", "", "negative")]),
         ("I don't love the tone.", [("tone", "", "negative")]),
         ("The sound is terrible", [("sound", "", "negative")]),
+        ("It could have a more pleasant tone", [("tone", "", "negative")]),
         ("It has a knob.", [("knob", "", "neutral")]),
         ("The build quality is excellent", [("build quality", "excellent", "positive")]),
         ("Great screens and knobs.", [("screen", "great", "positive"), ("knob", "", "neutral")]),
