@@ -24,8 +24,10 @@ from xrec.data.cold_start import History
 from xrec.errors import ArtifactMismatchError, ConfigError, DataError, ModelError, UnknownIdError
 from xrec.generate.engine import Completion
 from xrec.generate.explainer import Explainer, Sources, check_sources, load_explainer
+from xrec.generate.scoring import reference_nll
 from xrec.graph import embeddings_bytes, write_graph
 from xrec.graph.fold_in import FoldIn
+from xrec.llm.examples import explanation_nll
 from xrec.llm.source import model_fingerprint
 from xrec.storage import Manifest, open_location, read_manifest
 
@@ -119,6 +121,18 @@ def test_explainer_explains_each_prompt_and_counts_its_tokens(workspace: Path) -
         assert explanation.text == toy_tokenizer().decode(ids, skip_special_tokens=True).strip()
     assert explainer.model_fingerprint == check_sources(sources(workspace)).model_fingerprint
     assert "Why?" in explainer.pairs.builder.show(prompts[0])  # the prompt is the adapter's
+
+
+def test_reference_nll_is_that_of_padded_batches_of_the_model(workspace: Path) -> None:
+    explainer = load_explainer(sources(workspace), device="cpu", engine=EngineConfig(max_rows=3))
+    pairs = [Pair(0, 1), Pair(2, 3), Pair(2, 3, 4), Pair(1, 0), Pair(1, 2)]
+    references = ["It is calm.", "The garden has tea.", "The garden has tea.", "Near", "So calm!"]
+    examples = [explainer.pairs.example(*one) for one in zip(pairs, references, strict=True)]
+    assert explainer.model is not None
+    expected = dict(explanation_nll(explainer.model, examples, 2))
+    found = reference_nll(explainer, pairs, references, "NLL")
+    assert found == pytest.approx([expected[index] for index in range(len(pairs))], abs=1e-4)
+    assert len(set(found)) == len(pairs)
 
 
 def test_another_place_holder_is_another_model(workspace: Path, tmp_path: Path) -> None:
