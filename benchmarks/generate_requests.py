@@ -64,7 +64,7 @@ def stream(
         requests[first : first + rows_per_chunk]
         for first in range(0, len(requests), rows_per_chunk)
     ]
-    at_once = 1 + -(-max_rows // rows_per_chunk)
+    at_once = 1 + -(-2 * max_rows // rows_per_chunk)
     ways: dict[str, Callable[[], int]] = {
         "each chunk drains": lambda: _in_threads(engine, chunks, 1),
         f"{at_once} chunks at once": lambda: _in_threads(engine, chunks, at_once),

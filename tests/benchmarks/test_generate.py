@@ -139,7 +139,7 @@ def test_flop_of_ours_is_torchs_count_without_the_padding_of_attention(contest: 
     [
         (
             ["stream", "--num-chunks", "6", "--rows-per-chunk", "2", "--max-rows", "4"],
-            ["each chunk drains", "3 chunks at once", "one closed list"],
+            ["each chunk drains", "5 chunks at once", "one closed list"],
         ),
         (
             ["several", "--num-prompts", "3", "--num-texts", "2"],

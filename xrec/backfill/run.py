@@ -44,9 +44,10 @@ def chunks_at_once(config: BackfillConfig) -> int:
     """How many chunks an actor works on at the same time.
 
     Two at least, so that the prompts of the next one enter while the last texts of the one before
-    are being written; more if it takes more of them to fill the rows of the engine.
+    are being written. If chunks are small, as many as have twice the engine's rows: the longest
+    text of a chunk takes about twice as long as the others.
     """
-    return min(_MOST_CHUNKS, 1 + -(-config.engine.max_rows // config.rows_per_chunk))
+    return min(_MOST_CHUNKS, 1 + -(-2 * config.engine.max_rows // config.rows_per_chunk))
 
 
 def run_backfill(

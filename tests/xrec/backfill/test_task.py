@@ -118,9 +118,9 @@ def test_chunks_at_the_same_time_share_the_engines_steps_and_have_their_own_rows
 
 @pytest.mark.parametrize(
     ("rows_per_chunk", "max_rows", "expected"),
-    [(1024, 128, 2), (128, 128, 2), (16, 128, 9), (1, 128, 16)],
+    [(1024, 128, 2), (128, 128, 3), (16, 32, 5), (1, 128, 16)],
 )
-def test_an_actor_does_as_many_chunks_as_fill_the_engine_and_one_more(
+def test_an_actor_does_as_many_chunks_as_keep_the_engine_full(
     make_config: MakeConfig, rows_per_chunk: int, max_rows: int, expected: int
 ) -> None:
     config = make_config(rows_per_chunk=rows_per_chunk, engine={"max_rows": max_rows})
