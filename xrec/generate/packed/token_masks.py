@@ -13,18 +13,12 @@ def apply_masks(logits: Tensor, masks: Sequence[TokenMask | None]) -> None:
     """Set the logits (R, V) of tokens that a row's mask does not allow to -inf, in place."""
     vocabulary = logits.shape[1]
     bitmask = torch.zeros(-(-vocabulary // 32), dtype=torch.int32)
-    places, allowed = [], []
-    for place, mask in enumerate(masks):
+    for row, mask in zip(logits, masks, strict=True):
         if mask is not None and mask.fill(bitmask):
-            places.append(place)
-            allowed.append(_bits(bitmask)[:vocabulary])
-    if places:
-        rows = torch.tensor(places, device=logits.device)
-        is_allowed = torch.stack(allowed).to(logits.device)
-        logits[rows] = logits[rows].masked_fill(~is_allowed, -torch.inf)
+            row.masked_fill_(_bits(~bitmask)[:vocabulary].to(row.device), -torch.inf)
 
 
-def _bits(bitmask: Tensor) -> Tensor:
+def _bits(words: Tensor) -> Tensor:
     """The bits of int32 words (n,) as booleans (32 n,), the lowest bit of each word first."""
-    octets = bitmask.numpy().astype("<i4", copy=False).view(np.uint8)
+    octets = words.numpy().astype("<i4", copy=False).view(np.uint8)
     return torch.from_numpy(np.unpackbits(octets, bitorder="little").view(np.bool_))
