@@ -113,12 +113,18 @@ def free_share(num_gpus: int) -> float:
 
 
 @contextmanager
-def cpu_threads(num_threads: int) -> Iterator[None]:
-    """Set the number of threads of vLLM's CPU workers while vLLM starts.
+def start_settings(num_threads: int) -> Iterator[None]:
+    """Set what vLLM reads from environment variables only, while it starts.
 
-    vLLM reads it from environment variables only, and uses all cores if they are not set.
+    That is the number of threads of its CPU workers, which otherwise use all cores. And its
+    processes are spawned: looking for a GPU has initialised CUDA's driver in this process, which a
+    forked process could not use.
     """
-    settings = {"OMP_NUM_THREADS": str(num_threads), "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+    settings = {
+        "OMP_NUM_THREADS": str(num_threads),
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
+    }
     before = {name: os.environ.get(name) for name in settings}
     os.environ.update(settings)
     try:
@@ -126,7 +132,7 @@ def cpu_threads(num_threads: int) -> Iterator[None]:
     finally:
         for name, value in before.items():
             if value is None:
-                del os.environ[name]
+                os.environ.pop(name, None)
             else:
                 os.environ[name] = value
 

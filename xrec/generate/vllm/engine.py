@@ -23,7 +23,7 @@ from xrec.errors import ArtifactMismatchError, ModelError
 from xrec.generate.engine import Completion, RequestParams, text_params
 from xrec.generate.engine_report import EngineReport
 from xrec.generate.shared_run import SharedRun
-from xrec.generate.vllm.arguments import cpu_threads, engine_arguments, resolve_vllm_dtype
+from xrec.generate.vllm.arguments import engine_arguments, resolve_vllm_dtype, start_settings
 from xrec.generate.vllm.attachment import write_attachment
 from xrec.generate.vllm.plugin import unknown_family
 from xrec.generate.vllm.run import VllmRun
@@ -99,7 +99,7 @@ class VllmEngine:
             options=options or {},
         )
         try:
-            with cpu_threads(num_threads):
+            with start_settings(num_threads):
                 self._engine = LLMEngine.from_engine_args(arguments)
         except (RuntimeError, ValueError) as error:
             raise ModelError(f"vLLM did not start: {error}; see what it has logged") from error

@@ -4,8 +4,7 @@ vLLM need not be installed for these tests.
 """
 
 import importlib
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from unittest.mock import MagicMock
 
@@ -45,38 +44,10 @@ def test_check_vllm_version_that_was_never_tried_raises_model_error(version: str
         check_vllm_version(version)
 
 
-INNER_MODULES = (
-    "config",
-    "exceptions",
-    "inputs",
-    "inputs.engine",
-    "platforms",
-    "renderers",
-    "renderers.registry",
-    "sampling_params",
-    "utils",
-    "utils.import_utils",
-)
-
-
-@pytest.fixture
-def vllm_0_33(monkeypatch: pytest.MonkeyPatch) -> Iterator[MagicMock]:
-    """vLLM's modules are mocks with the version 0.33.0; our modules that import them are new."""
-    vllm = MagicMock(__version__="0.33.0")
-    monkeypatch.setitem(sys.modules, "vllm", vllm)
-    for name in INNER_MODULES:
-        monkeypatch.setitem(sys.modules, f"vllm.{name}", vllm)
-    ours = [name for name in sys.modules if name.startswith("xrec.generate.vllm.")]
-    for name in ours:
-        monkeypatch.delitem(sys.modules, name)
-    yield vllm
-    for name in [name for name in sys.modules if name.startswith("xrec.generate.vllm.")]:
-        del sys.modules[name]
-
-
 def test_engine_checks_the_version_of_the_installed_vllm_before_it_starts(
-    vllm_0_33: MagicMock, tmp_path: Path
+    mocked_vllm: MagicMock, tmp_path: Path
 ) -> None:
+    mocked_vllm.__version__ = "0.33.0"
     engine = importlib.import_module("xrec.generate.vllm.engine")
     graph = make_graph(tmp_path / "graph")
     with pytest.raises(ModelError, match=r"vLLM 0\.33\.0 is installed"):
@@ -90,7 +61,7 @@ def test_engine_checks_the_version_of_the_installed_vllm_before_it_starts(
             max_rows=1,
             key_value_bytes=1,
         )
-    assert not vllm_0_33.LLMEngine.from_engine_args.called
+    assert not mocked_vllm.LLMEngine.from_engine_args.called
 
 
 def validate_as_vllm_0_33(prompt: Sequence[int], vocab_size: int) -> None:

@@ -1,0 +1,105 @@
+"""What vLLM, here a mock, is started with: memory that is free on the card; spawned processes."""
+
+import importlib
+import os
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+from unittest.mock import MagicMock
+
+import pytest
+import torch
+
+from xrec.errors import ModelError
+from xrec.generate.vllm.plugin import Attachment
+
+# Free and total GiB of the GPUs by their index.
+GPUS = {0: (10, 80), 1: (72, 80), 2: (40, 80)}
+
+
+@pytest.fixture
+def arguments(mocked_vllm: MagicMock) -> ModuleType:
+    """The module, where vLLM sees GPU 1 and GPU 2 in this order."""
+    mocked_vllm.current_platform.device_type = "cuda"
+    mocked_vllm.current_platform.visible_device_id_to_physical_device_id = lambda place: place + 1
+    mocked_vllm.current_platform.supported_dtypes = [torch.float16, torch.float32]
+    mocked_vllm.RENDERER_REGISTRY.renderers = {}
+    mocked_vllm.import_pynvml.return_value = SimpleNamespace(
+        nvmlInit=lambda: None,
+        nvmlShutdown=lambda: None,
+        nvmlDeviceGetHandleByIndex=lambda index: index,
+        nvmlDeviceGetMemoryInfo=lambda index: SimpleNamespace(
+            free=GPUS[index][0], total=GPUS[index][1]
+        ),
+    )
+    return importlib.import_module("xrec.generate.vllm.arguments")
+
+
+def started_with(arguments: ModuleType, mocked_vllm: MagicMock, **settings: Any) -> dict[str, Any]:
+    given = {
+        "dtype": torch.float16,
+        "device": torch.device("cuda"),
+        "max_rows": 7,
+        "key_value_bytes": 1 << 30,
+        "gpu_memory_share": 0.5,
+        "tensor_parallel_size": 1,
+        "options": {},
+        **settings,
+    }
+    config = SimpleNamespace(architectures=["Qwen3ForCausalLM"])
+    arguments.engine_arguments(Path("llm"), config, Attachment("folder", "direct", ""), **given)
+    return dict(mocked_vllm.EngineArgs.call_args.kwargs)
+
+
+@pytest.mark.parametrize(("num_gpus", "expected"), [(1, 0.45), (2, 0.25)])
+def test_memory_on_gpus_is_the_share_of_what_is_free_on_the_fullest(
+    arguments: ModuleType, mocked_vllm: MagicMock, num_gpus: int, expected: float
+) -> None:
+    found = started_with(arguments, mocked_vllm, tensor_parallel_size=num_gpus)
+    assert found["gpu_memory_utilization"] == pytest.approx(expected)
+    assert "kv_cache_memory_bytes" not in found
+    assert "block_size" not in found
+
+
+def test_memory_on_a_cpu_is_that_for_keys_and_values(
+    arguments: ModuleType, mocked_vllm: MagicMock
+) -> None:
+    mocked_vllm.current_platform.device_type = "cpu"
+    found = started_with(arguments, mocked_vllm, device=torch.device("cpu"))
+    assert found["kv_cache_memory_bytes"] == 1 << 30
+    assert "gpu_memory_utilization" not in found
+
+
+def test_arguments_name_our_class_of_the_family_and_take_further_options(
+    arguments: ModuleType, mocked_vllm: MagicMock
+) -> None:
+    found = started_with(arguments, mocked_vllm, options={"max_num_batched_tokens": 16384})
+    assert found["hf_overrides"] == {"architectures": ["CollaborativeQwen3ForCausalLM"]}
+    assert found["max_num_batched_tokens"] == 16384
+    assert found["enable_prefix_caching"] is True
+    with pytest.raises(ModelError, match=r"enable_lora cannot be set: .*qkv_proj"):
+        started_with(arguments, mocked_vllm, options={"enable_lora": True})
+
+
+def test_dtype_auto_is_bfloat16_only_where_vllms_platform_has_it(
+    arguments: ModuleType, mocked_vllm: MagicMock
+) -> None:
+    gpu, cpu = torch.device("cuda"), torch.device("cpu")
+    assert arguments.resolve_vllm_dtype("auto", gpu) == torch.float32
+    mocked_vllm.current_platform.supported_dtypes = [torch.bfloat16]
+    assert arguments.resolve_vllm_dtype("auto", gpu) == torch.bfloat16
+    assert arguments.resolve_vllm_dtype("auto", cpu) == torch.float32
+    assert arguments.resolve_vllm_dtype("float16", gpu) == torch.float16
+
+
+def test_processes_are_spawned_while_vllm_starts_and_the_environment_is_as_before(
+    arguments: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A forked process could not use the GPU: looking for one initialises the driver here."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    monkeypatch.delenv("VLLM_WORKER_MULTIPROC_METHOD", raising=False)
+    with arguments.start_settings(3):
+        assert os.environ["VLLM_WORKER_MULTIPROC_METHOD"] == "spawn"
+        assert os.environ["OMP_NUM_THREADS"] == "3"
+    assert "VLLM_WORKER_MULTIPROC_METHOD" not in os.environ
+    assert os.environ["OMP_NUM_THREADS"] == "5"
