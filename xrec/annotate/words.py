@@ -40,6 +40,7 @@ _BLAME = word_set(
     "leaky greasy soggy bland stale lukewarm cramped crowded grimy musty defective unreliable "
     "misleading dull brittle crooked loose squeaky rickety thin finicky"
 )
+_UNCERTAIN = word_set("cheap cheaper cheapest")  # a cheap price, but a cheap clip
 _LEAST_VALENCE = 0.15
 
 
@@ -62,6 +63,7 @@ def valences() -> Mapping[str, float]:
     found = {word: float(parts[None][0]) for word, parts in sentiment.items() if None in parts}
     for word, valence in SentimentIntensityAnalyzer().lexicon.items():
         found[word] = float(valence) / _VADER_SCALE
+    found.update(dict.fromkeys(_UNCERTAIN, 0.0))
     found.update(dict.fromkeys(_PRAISE, 0.5))
     found.update(dict.fromkeys(_BLAME, -0.5))
     return {word: valence for word, valence in found.items() if abs(valence) >= _LEAST_VALENCE}

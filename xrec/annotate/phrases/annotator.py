@@ -29,7 +29,7 @@ from xrec.config.annotate import PhrasesAnnotator
 from xrec.storage import Location
 
 NOTHING_PRAISED = "nothing_praised"
-_VERSION = 2  # of the rules; another one is another run
+_VERSION = 3  # of the rules; another one is another run
 _LEAST_COMPLAINTS, _MOST_COMPLAINTS = 2, 2
 _MOST_TITLES = 3
 _SHOWN, _POSITIVE, _NEUTRAL = 2.0, 1.5, 0.5  # what a mention with such an opinion counts
@@ -134,13 +134,11 @@ class PhraseAnnotator:
     def _pair(self, row: PairInput) -> PairText | Failure:
         found = self._mentions(row.review)
         title = row.item.title if row.item else row.item_id
-        told = [
+        named = [
             (self._weight(each), place, each)
             for place, each in enumerate(found)
-            if each.aspect.sentiment != "negative" and not _is_in(each.aspect.aspect, title)
+            if each.aspect.sentiment == "positive" and not _is_in(each.aspect.aspect, title)
         ]
-        # What a good review only speaks of is named if it praises nothing in so many words.
-        named = [each for each in told if each[2].aspect.sentiment == "positive"] or told
         if not named:
             return Failure(NOTHING_PRAISED, "the review praises no known aspect")
         best = sorted(named, key=lambda each: (-each[0], each[1]))[: self._named_in_explanation]
@@ -185,10 +183,11 @@ class PhraseAnnotator:
 
     def _best(self, praise: Mapping[str, _Praise], title: str) -> list[str]:
         """The aspects that are praised most, the rarer ones first among equals."""
-        told = [name for name in praise if not _is_in(name, title)]
-        liked = [name for name in told if praise[name].num_positive > praise[name].num_negative]
-        # What good reviews only speak of counts if they praise nothing in so many words.
-        liked = liked or [name for name in told if not praise[name].num_negative]
+        liked = [
+            name
+            for name, each in praise.items()
+            if each.num_positive > each.num_negative and not _is_in(name, title)
+        ]
         liked.sort(key=lambda name: (-praise[name].num_positive * self._rarity(name), name))
         return liked[: self._named_in_profile]
 

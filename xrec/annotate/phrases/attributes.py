@@ -18,21 +18,24 @@ _WELL = (
     r"amazing(?:ly)?|excellent|fantastic|superbly)"
 )
 _PATTERNS: dict[str, str] = {
-    "ease_of_use": r"(?:easy|easier|simple|a breeze|a snap|a cinch) to (?:use|set ?up|install|"
-    r"operate|adjust|put|handle|learn|attach|clean|assemble|follow|understand|work|program|read)"
-    r"|user[- ]friendly",
+    "ease_of_use": r"(?:easy|easier|simple|simpler|a breeze|a snap|a cinch|fun) to (?:use|set ?up|"
+    r"install|operate|adjust|put|handle|learn|attach|clean|assemble|follow|understand|work|program|"
+    r"read|play|bend|change|mount|move|store|get)|user[- ]friendly",
     "performance": rf"(?:works|worked|working|performs|performed) {_VERY}(?:{_WELL}|like a charm|"
-    r"as (?:advertised|described|expected|intended))|does (?:the|its|it's|exactly|a great|a good|"
-    r"what it)\b",
-    "sound": rf"sound(?:s|ed)? {_VERY}{_GOOD}",
+    r"(?:exactly |just )?as (?:advertised|described|expected|intended|it should))|does (?:the|its|"
+    r"it's|exactly|a great|a good|what it)\b|gets? the job done",
+    "sound": rf"sound(?:s|ed)? {_VERY}{_GOOD}|(?:{_GOOD}|best)[- ]sounding",
+    "quality": r"(?:great|good|excellent|high|top|superb|amazing|best|outstanding)[- ]quality",
     "look": rf"look(?:s|ed)? {_VERY}(?:{_GOOD}|cool|sharp|classy|elegant|stylish)"
     r"|(?:good|great|nice|cool|beautiful|sharp)[- ]looking|attractive|stylish",
     "feel": rf"feel(?:s)? {_VERY}(?:{_GOOD}|comfortable|solid|sturdy|smooth)",
     "fit": rf"fit(?:s)? {_VERY}(?:{_WELL}|snug(?:ly)?|like a glove)",
     "build": r"(?:well|solidly|ruggedly|nicely) (?:made|built|constructed|put together)|well-made|"
-    r"well-built|built like a tank|built to last|sturdy|sturdily|rugged|heavy[- ]duty",
-    "durability": rf"holds? up {_VERY}(?:{_WELL}|over time)|last(?:s|ed|ing)? (?:a )?(?:very )?"
-    r"(?:long|forever|for years|much longer)|long[- ]lasting|durable",
+    r"well-built|built like a tank|built to last|indestructible|bullet ?proof|sturdy|sturdily|"
+    r"rugged|heavy[- ]duty",
+    "durability": rf"(?:holds?|held) up {_VERY}(?:{_WELL}|over time)|last(?:s|ed|ing)? (?:me )?"
+    r"(?:a )?(?:very |pretty |quite |really )?(?:long|forever|for years|much longer|as long)|"
+    r"long[- ]lasting|durable",
     "value": r"well worth|worth (?:the (?:money|price)|every (?:penny|cent|dollar)|it)\b|"
     r"bang for (?:the|your|my) buck|(?:great|good|excellent|amazing) value",
     "price": r"(?:great|good|excellent|unbeatable|reasonable|fair|low|right|decent|nice|best|"
@@ -50,18 +53,39 @@ _PATTERNS: dict[str, str] = {
     r"guessing)|gripping",
 }
 _WRITTEN = {"ease_of_use": "ease of use"}
-_SHOWS_OPINION = frozenset({"sound", "look", "feel", "fit", "build", "price"})
+_SHOWS_OPINION = frozenset({"sound", "quality", "look", "feel", "fit", "build", "price"})
 _CHEAP = frozenset({"affordable", "inexpensive", "reasonably priced"})
 # A pattern is looked for only in texts that hold one of these, which is ten times as fast.
 _TRIGGERS: dict[str, tuple[str, ...]] = {
-    "ease_of_use": ("easy", "easier", "simple", "breeze", "snap", "cinch", "friendly"),
-    "performance": ("work", "perform", "does "),
+    "ease_of_use": (
+        "easy",
+        "easier",
+        "simple",
+        "simpler",
+        "breeze",
+        "snap",
+        "cinch",
+        "fun to",
+        "friendly",
+    ),
+    "performance": ("work", "perform", "does ", "job done"),
     "sound": ("sound",),
+    "quality": ("quality",),
     "look": ("look", "attractive", "stylish"),
     "feel": ("feel",),
     "fit": ("fit",),
-    "build": ("made", "built", "constructed", "put together", "sturd", "rugged", "duty"),
-    "durability": ("hold", "last", "durable"),
+    "build": (
+        "made",
+        "built",
+        "constructed",
+        "put together",
+        "sturd",
+        "rugged",
+        "duty",
+        "tructible",
+        "proof",
+    ),
+    "durability": ("hold", "held", "last", "durable"),
     "value": ("worth", "bang", "value"),
     "price": ("price", "affordable", "inexpensive"),
     "comfort": ("comf",),
@@ -110,7 +134,9 @@ def attributes(text: str) -> list[Attribute]:
     found = []
     for start, name, words in sorted(matches):
         first, last = words.split(" ")[0], words.split(" ")[-1]
-        adjective = first if name in ("build", "price") else last
+        adjective = first if name in ("build", "price", "quality") else last
+        if name == "sound" and last.endswith("sounding"):
+            adjective = first
         if words in _CHEAP:
             adjective = "low"
         is_shown = adjective == "low" or (name in _SHOWS_OPINION and describes(adjective))

@@ -3,6 +3,7 @@
 "the tone is very warm" and "a warm tone" both give tone, warm. A negation turns an opinion around.
 """
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -33,7 +34,7 @@ _WISHES = word_set("could should wish wished if unless")
 _LOVES = word_set("love loved loves like liked likes enjoy enjoyed appreciate adore")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Phrase:
     """A noun phrase where it stands.
 
@@ -55,35 +56,54 @@ class Phrase:
     has_opinion: bool
 
 
-def noun_phrases(text: str) -> Iterator[Phrase]:
+@functools.lru_cache(1024)  # titles and praise are looked for in the same reviews of an item
+def parsed(text: str) -> tuple[tuple[Phrase, ...], frozenset[str]]:
+    """The noun phrases of a text in its order, and the proper names in it.
+
+    A name is a capitalized word within a sentence, or two of them in a row.
+    """
+    phrases: list[Phrase] = []
+    names: set[str] = set()
+    for clause in clauses(text):
+        phrases += _noun_phrases(clause)
+        if NAME in clause.parts:
+            names.update(_proper_names(clause))
+    return tuple(phrases), frozenset(names)
+
+
+def noun_phrases(text: str) -> tuple[Phrase, ...]:
     """The noun phrases of a text, in its order."""
-    for clause in clauses(text):
-        parts = clause.parts
-        place, end = 0, len(parts)
-        while place < end:
-            if parts[place] != NOUN:
-                place += 1
-                continue
-            start = place
-            while place < end and parts[place] == NOUN:
-                place += 1
-            yield _phrase(clause, start, place)
+    return parsed(text)[0]
 
 
-def proper_names(text: str) -> set[str]:
+def proper_names(text: str) -> frozenset[str]:
     """Names in the middle of a sentence: each run of capitalized words, two at most, and each."""
-    found: set[str] = set()
-    for clause in clauses(text):
-        before = ""
-        for word, part in zip(clause.written, clause.parts, strict=True):
-            if part != NAME or len(word) < 3 or not word[1:].islower():
-                before = ""
-                continue
-            found.add(word)
-            if before:
-                found.add(f"{before} {word}")
-            before = word
-    return found
+    return parsed(text)[1]
+
+
+def _noun_phrases(clause: Clause) -> Iterator[Phrase]:
+    parts = clause.parts
+    place, end = 0, len(parts)
+    while place < end:
+        if parts[place] != NOUN:
+            place += 1
+            continue
+        start = place
+        while place < end and parts[place] == NOUN:
+            place += 1
+        yield _phrase(clause, start, place)
+
+
+def _proper_names(clause: Clause) -> Iterator[str]:
+    before = ""
+    for word, part in zip(clause.written, clause.parts, strict=True):
+        if part != NAME or len(word) < 3 or not word[1:].islower():
+            before = ""
+            continue
+        yield word
+        if before:
+            yield f"{before} {word}"
+        before = word
 
 
 def _phrase(clause: Clause, start: int, stop: int) -> Phrase:

@@ -88,7 +88,7 @@ def _is_thing(name: str, lexicon: Lexicon) -> bool:
 def _brand(reviews: Sequence[Review], lexicon: Lexicon) -> str:
     counts: Counter[str] = Counter()
     for review in reviews:
-        counts.update(proper_names(f"{review.review} {review.summary}"))
+        counts.update(proper_names(review.review) | proper_names(review.summary))
     least = max(2.0, _SHARE_OF_NAME * len(reviews))
     return max(
         (

@@ -59,6 +59,8 @@ def test_proper_names_are_capitalized_within_a_sentence() -> None:
         ("well made, sturdy, and worth every penny", ["build", "build", "value"]),
         ("You can't beat it for this price", ["price"]),
         ("The staff were nice; friendly service, tasty food", ["service", "taste"]),
+        ("An excellent quality capo, works exactly as it should", ["quality", "performance"]),
+        ("It lasted me a very long time, and gets the job done", ["durability", "performance"]),
         ("I could not put it down, a page-turner", ["story"]),
         ("Inaccurate. An easygoing man worked here. Unreliable.", []),
     ],
