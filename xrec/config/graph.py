@@ -46,6 +46,30 @@ class SpectralConfig(Config):
     )
 
 
+class AspectNodesConfig(Config):
+    """The dataset's aspects as nodes beside users and items (xrec/graph/aspects.py)."""
+
+    user_weight: float = Field(
+        1.0,
+        ge=0,
+        description="Factor of the weights of edges from users to what their training reviews "
+        "mention, where an interaction has weight 1. 0 leaves the users' own words out.",
+    )
+    item_weight: float = Field(
+        1.0, gt=0, description="Factor of the weights of edges from items to their aspects."
+    )
+    sentiment: Literal["all", "positive", "not_negative"] = Field(
+        "all",
+        description="Which mentions count: all, the positive ones, or all but the negative ones.",
+    )
+    loss_weight: float = Field(
+        0.1,
+        ge=0,
+        description="Weight of the aspects' loss, where that of the interactions has weight 1. It "
+        "is the same sampled softmax, of the aspects of users and items; 0 leaves it out.",
+    )
+
+
 class GraphModelConfig(Config):
     """LightGCN (arXiv 2002.02126)."""
 
@@ -54,6 +78,11 @@ class GraphModelConfig(Config):
     )
     num_layers: int = Field(
         2, ge=0, description="Number of propagation layers. 0 is plain matrix factorization."
+    )
+    aspects: AspectNodesConfig | None = Field(
+        None,
+        description="Aspects as nodes of the graph; {} takes the defaults, null leaves them out. "
+        "The dataset must have them.",
     )
     initialization: Literal["random", "spectral"] = Field(
         "spectral", description="What the layer-0 embeddings start from."

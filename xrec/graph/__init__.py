@@ -14,6 +14,13 @@ from xrec.graph.artifact import (
     read_graph,
     write_graph,
 )
+from xrec.graph.aspects import (
+    NO_ASPECTS,
+    AspectCounts,
+    AspectEdges,
+    aspect_edges,
+    dataset_aspect_edges,
+)
 from xrec.graph.blend import blend
 from xrec.graph.lightgcn import LightGCN, random_embeddings
 from xrec.graph.loss import bpr_loss, l2_penalty, sampled_softmax_loss, scoring_vectors
@@ -22,27 +29,32 @@ from xrec.graph.objective import BPR, Objective, SampledSoftmax
 from xrec.graph.partition import Partition, RowBlocks
 from xrec.graph.ranking import SeenItems, recommend, top_k_items
 from xrec.graph.sampling import Batch, MicroBatch, NegativeSampler, epoch_batches
-from xrec.graph.spectral import spectral_embeddings, truncated_svd
+from xrec.graph.spectral import spectral_embeddings, truncated_eigenvectors, truncated_svd
 from xrec.graph.step import batch_loss, layer0_penalty
 
 __all__ = [
+    "AspectCounts",
+    "AspectEdges",
     "BPR",
     "Batch",
     "EMBEDDINGS",
     "GraphEmbeddings",
     "LightGCN",
     "MicroBatch",
+    "NO_ASPECTS",
     "NegativeSampler",
     "Objective",
     "Partition",
     "RowBlocks",
     "SampledSoftmax",
     "SeenItems",
+    "aspect_edges",
     "batch_loss",
     "blend",
     "bpr_loss",
     "check_edges",
     "check_graph_of_dataset",
+    "dataset_aspect_edges",
     "embeddings_bytes",
     "epoch_batches",
     "l2_penalty",
@@ -60,6 +72,7 @@ __all__ = [
     "scoring_vectors",
     "spectral_embeddings",
     "top_k_items",
+    "truncated_eigenvectors",
     "truncated_svd",
     "users_with_items",
     "write_graph",

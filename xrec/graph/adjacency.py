@@ -1,14 +1,16 @@
-"""The bipartite graph as a matrix: A = D^-a [[0, R], [R^T, 0]] D^-a.
+"""The graph as a matrix: A = D^-a [[0, R], [R^T, 0]] D^-a.
 
 Rows and columns are the users, then the items. R is the binary interaction matrix, D the diagonal
-matrix of the degrees. With a = 1/2 this is LightGCN's matrix (arXiv 2002.02126, eq. 3). A is
-symmetric, so it is its own transpose.
+matrix of the degrees. With a = 1/2 this is LightGCN's matrix (arXiv 2002.02126, eq. 3). Aspects are
+rows and columns after the items, with weighted edges to users and items; a degree is then the sum
+of a node's weights. A is symmetric, so it is its own transpose.
 """
 
 import torch
 from torch import Tensor
 
 from xrec.errors import DataError
+from xrec.graph.aspects import NO_ASPECTS, AspectEdges
 from xrec.graph.partition import Partition
 
 _LARGEST_INT32 = 2**31 - 1
@@ -20,38 +22,49 @@ def normalized_adjacency(
     num_items: int,
     partition: Partition | None = None,
     exponent: float = 0.5,
+    aspects: AspectEdges = NO_ASPECTS,
 ) -> Tensor:
-    """Return A as a sparse CSR tensor (N, N) float32, N = num_users + num_items.
+    """Return A as a sparse CSR tensor (N, N) float32, N = num_users + num_items + num_aspects.
 
     `edges` (2, E) int64 has user indices in row 0 and item indices in row 1; a pair that stands
-    there twice counts once. A user or item without edges has an empty row. `exponent` is a.
+    there twice counts once, with weight 1. The edges of `aspects` have their own weights. A node
+    without edges has an empty row. `exponent` is a.
 
     With `partition`, only this worker's rows are returned, (n, W n): row r belongs to the node
     `partition.node_ids[r]`, and the columns are in the order of `partition.blocks.nodes`.
     Raises DataError as `check_edges` does.
     """
     check_edges(edges, num_users, num_items)
-    partition = partition or Partition.whole(num_users + num_items)
+    partition = partition or Partition.whole(num_users + num_items + aspects.num_aspects)
     users, items = _distinct(edges, num_items)
-    degrees = _degrees(users, items, num_users, num_items)
+    ends = torch.stack([users, items + num_users])
+    weights = None
+    if len(aspects):
+        aspect_nodes = aspects.aspects + (num_users + num_items)
+        weights = torch.cat([torch.ones(ends.shape[1]), aspects.weights])
+        ends = torch.cat([ends, torch.stack([aspects.nodes, aspect_nodes])], dim=1)
+    degrees = _weighted_degrees(ends, weights, partition.blocks.num_nodes)
     # A node without edges has degree 0. It scales no edge; 1 in its place avoids an infinite value.
-    scale = degrees.clamp(min=1).double().pow(-exponent).float()
+    scale = degrees.where(degrees > 0, 1).pow(-exponent).float()
     nodes = partition.blocks.nodes
-    crow, columns = _sorted_rows(
-        partition.blocks.rows[users], partition.blocks.rows[items + num_users], partition
-    )
-    values = scale[nodes.clamp(min=0)][columns]
+    crow, columns, values = _sorted_rows(partition.blocks.rows[ends], weights, partition)
+    values = values * scale[nodes.clamp(min=0)][columns]
     values *= scale[partition.node_ids.clamp(min=0)].repeat_interleave(crow.diff())
     return _csr(crow, columns, values, (partition.blocks.block_size, len(nodes)))
 
 
-def node_degrees(edges: Tensor, num_users: int, num_items: int) -> Tensor:
-    """Return the number of distinct edges of each node, users first: (N,) int64.
+def node_degrees(
+    edges: Tensor, num_users: int, num_items: int, aspects: AspectEdges = NO_ASPECTS
+) -> Tensor:
+    """Return the number of distinct edges of each node: users, items, aspects; (N,) int64.
 
-    N is num_users + num_items. Raises DataError as `check_edges` does.
+    N is num_users + num_items + num_aspects. Raises DataError as `check_edges` does.
     """
     check_edges(edges, num_users, num_items)
-    return _degrees(*_distinct(edges, num_items), num_users, num_items)
+    users, items = _distinct(edges, num_items)
+    num_nodes = num_users + num_items + aspects.num_aspects
+    ends = [users, items + num_users, aspects.nodes, aspects.aspects + num_users + num_items]
+    return torch.bincount(torch.cat(ends), minlength=num_nodes)
 
 
 def check_edges(
@@ -84,34 +97,43 @@ def _distinct(edges: Tensor, num_items: int) -> tuple[Tensor, Tensor]:
     return keys // num_items, keys % num_items
 
 
-def _degrees(users: Tensor, items: Tensor, num_users: int, num_items: int) -> Tensor:
-    return torch.cat(
-        [torch.bincount(users, minlength=num_users), torch.bincount(items, minlength=num_items)]
-    )
+def _weighted_degrees(ends: Tensor, weights: Tensor | None, num_nodes: int) -> Tensor:
+    """Return the sum of each node's weights, (N,) float64, or the number of its edges."""
+    both = None if weights is None else weights.double().repeat(2)
+    return torch.bincount(ends.flatten(), weights=both, minlength=num_nodes).double()
 
 
 def _sorted_rows(
-    user_rows: Tensor, item_rows: Tensor, partition: Partition
-) -> tuple[Tensor, Tensor]:
-    """Return the CSR structure of this worker's rows: row starts (n + 1,), columns (nnz,), int64.
+    rows: Tensor, weights: Tensor | None, partition: Partition
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return this worker's rows: their starts (n + 1,), columns (nnz,) int64, weights (nnz,).
 
-    Within a row the columns ascend.
+    `rows` (2, E) are the rows of each edge's two ends in the layout. Within a row the columns
+    ascend. Without `weights` (E,) all weights are 1, and less memory is used.
     """
     size, num_columns = partition.blocks.block_size, len(partition.blocks.nodes)
-    keys = [
-        _own_keys(rows, columns, partition.rank * size, size, num_columns)
-        for rows, columns in ((user_rows, item_rows), (item_rows, user_rows))
-    ]
-    ordered = torch.cat(keys).sort().values
+    first = partition.rank * size
+    both = [(rows[0], rows[1]), (rows[1], rows[0])]
+    keys = [_own_keys(row, column, first, size, num_columns) for row, column in both]
+    if weights is None:
+        ordered = torch.cat(keys).sort().values
+        sorted_weights = torch.ones(())
+    else:
+        own = [weights[_is_own(row, first, size)] for row, _ in both]
+        ordered, order = torch.cat(keys).sort()
+        sorted_weights = torch.cat(own)[order]
     starts = torch.searchsorted(ordered, torch.arange(size + 1) * num_columns)
-    return starts, ordered.remainder_(num_columns)
+    return starts, ordered.remainder_(num_columns), sorted_weights
 
 
 def _own_keys(rows: Tensor, columns: Tensor, first: int, size: int, num_columns: int) -> Tensor:
     """Return one number for each edge in the rows `first` to `first + size`: row, then column."""
-    local = rows - first
-    own = (local >= 0) & (local < size)
-    return local[own] * num_columns + columns[own]
+    own = _is_own(rows, first, size)
+    return (rows[own] - first) * num_columns + columns[own]
+
+
+def _is_own(rows: Tensor, first: int, size: int) -> Tensor:
+    return (rows >= first) & (rows < first + size)
 
 
 def _csr(crow: Tensor, columns: Tensor, values: Tensor, shape: tuple[int, int]) -> Tensor:

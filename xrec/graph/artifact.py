@@ -1,4 +1,4 @@
-"""The graph artifact: a vector for each user and item, and a log of the training.
+"""The graph artifact: a vector for each user, item and aspect, and a log of the training.
 
 `embeddings.safetensors` holds the vectors. `metrics.jsonl` has one JSON object for each epoch. Only
 the vectors count for the fingerprint: two runs with equal vectors are the same graph.
@@ -23,15 +23,21 @@ METRICS = "metrics.jsonl"
 
 @dataclass(frozen=True)
 class GraphEmbeddings:
-    """The vectors by index: users (U, D), items (I, D) float32."""
+    """The vectors by index: users (U, D), items (I, D) float32.
+
+    `aspects` (A, D) float32 are those of the dataset's aspects, if the graph has them as nodes.
+    """
 
     users: Tensor
     items: Tensor
     manifest: Manifest
+    aspects: Tensor | None = None
 
     def check_finite(self) -> None:
         """Raise DataError if a vector holds NaN or infinity; the message names the first one."""
-        for what, vectors in (("user", self.users), ("item", self.items)):
+        for what, vectors in (("user", self.users), ("item", self.items), ("aspect", self.aspects)):
+            if vectors is None:
+                continue
             broken = ~torch.isfinite(vectors).all(dim=1)
             if bool(broken.any()):
                 raise DataError(
@@ -41,9 +47,11 @@ class GraphEmbeddings:
                 )
 
 
-def embeddings_bytes(users: Tensor, items: Tensor) -> bytes:
-    """Return users (U, D) and items (I, D) as the content of a safetensors file."""
-    return bytes(safetensors.torch.save({"users": users.contiguous(), "items": items.contiguous()}))
+def embeddings_bytes(users: Tensor, items: Tensor, aspects: Tensor | None = None) -> bytes:
+    """Return users (U, D), items (I, D) and aspects (A, D) as the content of a safetensors file."""
+    tables = {"users": users, "items": items, "aspects": aspects}
+    there = {name: table.contiguous() for name, table in tables.items() if table is not None}
+    return bytes(safetensors.torch.save(there))
 
 
 def write_graph(
@@ -59,7 +67,7 @@ def write_graph(
 
     `embeddings` comes from `embeddings_bytes`; `history` has one row for each epoch.
     """
-    users, items = parse_embeddings(embeddings, str(location / EMBEDDINGS))
+    tables = parse_embeddings(embeddings, str(location / EMBEDDINGS))
     (location / EMBEDDINGS).write_bytes(embeddings)
     (location / METRICS).write_bytes(metrics_lines(history))
     return write_manifest(
@@ -68,7 +76,7 @@ def write_graph(
         config=config,
         inputs=inputs,
         files={EMBEDDINGS: content_hash(embeddings)},
-        row_counts={"users": users.shape[0], "items": items.shape[0]},
+        row_counts={name: len(table) for name, table in tables.items()},
         metrics=metrics,
     )
 
@@ -96,8 +104,8 @@ def read_graph(location: Location) -> GraphEmbeddings:
             f"{location / EMBEDDINGS}: its content is not what the manifest says; "
             "make the graph again"
         )
-    users, items = parse_embeddings(data, str(location / EMBEDDINGS))
-    return GraphEmbeddings(users, items, manifest)
+    tables = parse_embeddings(data, str(location / EMBEDDINGS))
+    return GraphEmbeddings(manifest=manifest, **tables)
 
 
 def check_graph_of_dataset(
@@ -115,8 +123,10 @@ def check_graph_of_dataset(
         )
 
 
-def parse_embeddings(data: bytes, name: str) -> tuple[Tensor, Tensor]:
-    """Return users (U, D) and items (I, D) from the content of a safetensors file.
+def parse_embeddings(data: bytes, name: str) -> dict[str, Tensor]:
+    """Return users (U, D), items (I, D) and, if they are there, aspects (A, D) by name.
+
+    `data` is the content of a safetensors file.
 
     Raises ArtifactMismatchError if it is no such file; the message calls the file `name`.
     """
@@ -126,9 +136,9 @@ def parse_embeddings(data: bytes, name: str) -> tuple[Tensor, Tensor]:
         raise ArtifactMismatchError(
             f"{name}: not a readable safetensors file ({error}); make the graph again"
         ) from error
-    if set(tensors) != {"users", "items"}:
+    if not {"users", "items"} <= set(tensors) <= {"users", "items", "aspects"}:
         raise ArtifactMismatchError(
-            f"{name}: expected the tensors users and items, saw {sorted(tensors)}; "
-            "make the graph again"
+            f"{name}: expected the tensors users and items, and maybe aspects, "
+            f"saw {sorted(tensors)}; make the graph again"
         )
-    return tensors["users"], tensors["items"]
+    return {table: tensors[table] for table in ("users", "items", "aspects") if table in tensors}

@@ -1,6 +1,9 @@
 """The spectral start of the graph encoder: a randomized truncated SVD of P = D_u^-a R D_i^-a.
 
-R is the binary interaction matrix, D_u and D_i are the degrees of users and items. The algorithms
+R is the binary interaction matrix, D_u and D_i are the degrees of users and items. With aspects the
+adjacency has edges of users with aspects and of items with aspects too, so that it is no longer
+made of a P and its transpose; its largest eigenvalues take the place of the singular values, which
+are the same thing where there are no aspects: the eigenvectors are [U; V] / sqrt(2). The algorithms
 are 4.4 and 5.1 of Halko, Martinsson, Tropp 2011 (arXiv 0909.4061): a random basis is multiplied
 with P and P^T in turn and made orthonormal each time; then P between the bases of both sides is a
 small matrix, and its SVD is exact. P is in the users' rows of the adjacency and P^T in the items'
@@ -13,6 +16,7 @@ import torch
 from torch import Tensor
 
 from xrec.graph.partition import Partition
+from xrec.graph.subspace import inner, orthonormal, tolerance
 
 logger = logging.getLogger("xrec")
 
@@ -20,7 +24,6 @@ logger = logging.getLogger("xrec")
 # learning rate is chosen for it.
 _START_STD = 0.1
 _FILL_STD = 0.01
-_ROWS_PER_SUM = 65_536
 
 
 def spectral_embeddings(
@@ -28,6 +31,7 @@ def spectral_embeddings(
     num_users: int,
     embedding_dim: int,
     *,
+    num_aspects: int = 0,
     singular_value_power: float = 1.0,
     num_iterations: int = 4,
     oversampling: int = 16,
@@ -38,12 +42,13 @@ def spectral_embeddings(
 
     They are scaled to a standard deviation of 0.1. `adjacency` (n, W n) comes from
     `normalized_adjacency` with the exponent a; p is `singular_value_power`. Rows of nodes without
-    edges and columns beyond the rank of P have no spectral value. They are drawn from N(0, 0.01^2),
+    edges and columns beyond the rank have no spectral value. They are drawn from N(0, 0.01^2),
     so that training can use them; the number of such columns is logged. The result is the same for
     any number of workers, up to rounding. Every worker must call this function.
     """
     partition = partition or Partition.whole(adjacency.shape[0])
-    vectors, singular_values = truncated_svd(
+    decompose = truncated_eigenvectors if num_aspects else truncated_svd
+    vectors, singular_values = decompose(
         adjacency,
         num_users,
         embedding_dim,
@@ -55,7 +60,7 @@ def spectral_embeddings(
     rank = int((singular_values > 0).sum())
     if rank < embedding_dim:
         logger.warning(
-            "the graph has only %d singular values above zero: "
+            "the graph has only %d singular values (or eigenvalues) above zero: "
             "the other %d of %d dimensions start at random",
             rank,
             embedding_dim - rank,
@@ -89,28 +94,62 @@ def truncated_svd(
     """
     sides = _Sides(adjacency, num_users, partition)
     width = min(rank + oversampling, num_users, partition.blocks.num_nodes - num_users)
-    items = _orthonormal(
+    items = orthonormal(
         partition.normal_rows(width, seed)[sides.num_own_users :].to(adjacency.device), partition
     )
     for _ in range(num_iterations):
-        users = _orthonormal(sides.times_items(items), partition)
-        items = _orthonormal(sides.times_users(users), partition)
-    users = _orthonormal(sides.times_items(items), partition)
+        users = orthonormal(sides.times_items(items), partition)
+        items = orthonormal(sides.times_users(users), partition)
+    users = orthonormal(sides.times_items(items), partition)
     image = sides.times_users(users)
-    items = _orthonormal(image, partition)
+    items = orthonormal(image, partition)
     # Rayleigh-Ritz: B = Q_u^T P Q_i is small. With its SVD B = X S Y^T the singular vectors of P
     # are Q_u X and Q_i Y.
-    left, values, right = torch.linalg.svd(_inner(image, items, partition))
+    left, values, right = torch.linalg.svd(inner(image, items, partition))
     left, values, right = (
         partition.broadcast(part)[..., :rank] for part in (left, values, right.T.contiguous())
     )
-    values = values * (values > _tolerance(width) ** 0.5 * values[0])
+    values = values * (values > tolerance(width) ** 0.5 * values[0])
     vectors = torch.cat([users @ left.to(users.dtype), items @ right.to(items.dtype)]) * (
         values > 0
     )
     vectors *= _signs(vectors, num_users, partition)
     missing = rank - len(values)
     return torch.nn.functional.pad(vectors, (0, missing)), torch.nn.functional.pad(
+        values, (0, missing)
+    ).float()
+
+
+def truncated_eigenvectors(
+    adjacency: Tensor,
+    num_users: int,
+    rank: int,
+    *,
+    num_iterations: int,
+    oversampling: int,
+    seed: int,
+    partition: Partition,
+) -> tuple[Tensor, Tensor]:
+    """Return this worker's rows of Q (n, rank) and L (rank,), float32, of A ~ Q L Q^T.
+
+    L has the largest eigenvalues above 0, descending; values and columns beyond their number are
+    zero. A graph has about as many eigenvalues below 0 of the same size, so the basis that is
+    multiplied with A, twice for each of `num_iterations`, has twice as many vectors. The entry of
+    largest magnitude of each column, over items and aspects, is positive.
+    """
+    width = min(2 * rank + oversampling, partition.blocks.num_nodes)
+    basis = orthonormal(partition.normal_rows(width, seed).to(adjacency.device), partition)
+    for _ in range(2 * num_iterations):
+        basis = orthonormal(adjacency @ partition.all_gather(basis), partition)
+    # Rayleigh-Ritz: with Q^T A Q = X L X^T the eigenvectors of A in the basis Q are Q X.
+    small = inner(basis, adjacency @ partition.all_gather(basis), partition)
+    values, vectors = torch.linalg.eigh((small + small.T) / 2)
+    values, vectors = (partition.broadcast(part.flip(-1))[..., :rank] for part in (values, vectors))
+    values = values.where(values > tolerance(width) ** 0.5 * values[0], 0)
+    found = (basis @ vectors.to(basis.dtype)) * (values > 0)
+    found *= _signs(found, num_users, partition)
+    missing = rank - len(values)
+    return torch.nn.functional.pad(found, (0, missing)), torch.nn.functional.pad(
         values, (0, missing)
     ).float()
 
@@ -151,39 +190,6 @@ def _row_slice(matrix: Tensor, first: int, end: int) -> Tensor:
         matrix.values()[low:high],
         (end - first, matrix.shape[1]),
     )
-
-
-def _orthonormal(block: Tensor, partition: Partition) -> Tensor:
-    """Return an orthonormal basis of the columns of all workers' `block` (n, k) together.
-
-    A column that depends on the others becomes zero. The basis comes from the eigenvectors of the
-    (k, k) Gram matrix, computed twice for full precision (SVQB, Stathopoulos & Wu 2002). This is
-    similar to Cholesky QR, but works for a matrix of lower rank too.
-    """
-    for _ in range(2):
-        values, vectors = torch.linalg.eigh(_inner(block, block, partition))
-        keep = values > _tolerance(block.shape[1]) * values[-1]
-        whiten = vectors * torch.where(
-            keep, values.clamp(min=torch.finfo(values.dtype).tiny).rsqrt(), 0
-        )
-        block = block @ partition.broadcast(whiten).to(block.dtype)
-    return block
-
-
-def _inner(left: Tensor, right: Tensor, partition: Partition) -> Tensor:
-    """Return left^T right (k, k) float64 over all workers' rows.
-
-    Rows are converted to float64 piece by piece, to save memory.
-    """
-    total = torch.zeros(left.shape[1], right.shape[1], dtype=torch.float64, device=left.device)
-    for a, b in zip(left.split(_ROWS_PER_SUM), right.split(_ROWS_PER_SUM), strict=True):
-        total.addmm_(a.double().T, b.double())
-    return partition.all_reduce(total)
-
-
-def _tolerance(width: int) -> float:
-    """Return the least share of the largest squared singular value that is no float32 rounding."""
-    return width * (4 * torch.finfo(torch.float32).eps) ** 2
 
 
 def _signs(vectors: Tensor, num_users: int, partition: Partition) -> Tensor:

@@ -21,6 +21,7 @@ partitioned  Each worker holds its rows of the table, and so their gradients and
 import logging
 import math
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -40,6 +41,8 @@ from xrec.data.dataset import Dataset, read_dataset
 from xrec.errors import ConfigError, TrainingError
 from xrec.graph import (
     BPR,
+    NO_ASPECTS,
+    AspectEdges,
     Batch,
     LightGCN,
     NegativeSampler,
@@ -50,6 +53,7 @@ from xrec.graph import (
     batch_loss,
     blend,
     check_edges,
+    dataset_aspect_edges,
     embeddings_bytes,
     epoch_batches,
     layer0_penalty,
@@ -98,6 +102,7 @@ logger = logging.getLogger("xrec")
 
 _CHECKPOINTS = "checkpoints"
 _HELD_OUT: tuple[Split, ...] = ("validation", "test")
+_ASPECT_SEED = 1_000_003
 _DIVERGED = 3.0  # times the first epoch's loss
 _CPU = torch.device("cpu")
 
@@ -122,8 +127,10 @@ def pretrain_graph(config: PretrainGraphConfig) -> Manifest:
     _check(dataset, config)
     inputs = {"dataset": dataset.manifest.fingerprint}
     progress, vectors = _train(config, dataset, run_fingerprint("graph", _settings(config), inputs))
-    embeddings = embeddings_bytes(vectors[: dataset.num_users], vectors[dataset.num_users :])
-    metrics = _final_metrics(dataset, vectors, progress)
+    num_aspects = len(vectors) - dataset.num_users - dataset.num_items
+    users, items, aspects = vectors.split([dataset.num_users, dataset.num_items, num_aspects])
+    embeddings = embeddings_bytes(users, items, aspects if num_aspects else None)
+    metrics = _final_metrics(dataset, users, items, progress)
     manifest = write_graph(
         target,
         embeddings,
@@ -173,7 +180,9 @@ def _settings(config: PretrainGraphConfig) -> dict[str, Any]:
     The number of workers, their mode and the time of checkpoints are not among them.
     """
     training = config.training.model_dump(mode="json", exclude={"epochs_per_checkpoint"})
-    return {"model": config.model.model_dump(mode="json"), "training": training}
+    # A graph without aspects has the settings that it had before there were any.
+    model = config.model.model_dump(mode="json", exclude_none=True)
+    return {"model": model, "training": training}
 
 
 def _check(dataset: Dataset, config: PretrainGraphConfig) -> None:
@@ -182,10 +191,11 @@ def _check(dataset: Dataset, config: PretrainGraphConfig) -> None:
     check_edges(split_edges(dataset, "train"), num_users, num_items)
     for split in _HELD_OUT:
         check_edges(split_edges(dataset, split), num_users, num_items, f"{split} interactions")
-    num_nodes, num_workers = num_users + num_items, config.scaling.num_workers
+    num_aspects = dataset_aspect_edges(dataset, config.model.aspects).num_aspects
+    num_nodes, num_workers = num_users + num_items + num_aspects, config.scaling.num_workers
     if config.parallelism == "partitioned" and num_nodes < num_workers:
         raise ConfigError(
-            f"parallelism: {num_nodes} users and items cannot be partitioned among {num_workers} "
+            f"parallelism: {num_nodes} nodes cannot be partitioned among {num_workers} "
             "workers; lower scaling.num_workers, or set parallelism to replicated"
         )
 
@@ -193,7 +203,7 @@ def _check(dataset: Dataset, config: PretrainGraphConfig) -> None:
 def _train(config: PretrainGraphConfig, dataset: Dataset, run: str) -> tuple[GraphProgress, Tensor]:
     """Run the workers; return how the run went, and the vectors of its best epoch.
 
-    The vectors are (N, D) float32, users first.
+    The vectors are (N, D) float32: users, items, aspects.
     """
     source, target = _locations(config)
     log, exported = MetricsLog(target), TrainingMetrics("pretrain-graph")
@@ -212,6 +222,7 @@ def _train(config: PretrainGraphConfig, dataset: Dataset, run: str) -> tuple[Gra
             on_report=on_report,
         )
     read, num_nodes = outcome.read_checkpoint_file, dataset.num_users + dataset.num_items
+    num_nodes += dataset_aspect_edges(dataset, config.model.aspects).num_aspects
     progress = read_progress(GraphProgress, read, run)
     return progress, read_best_vectors(read, progress.num_parts, num_nodes)
 
@@ -222,8 +233,9 @@ def _log_epoch(log: MetricsLog, row: dict[str, Any]) -> None:
     logger.info("epoch %d: loss %.4f%s (%.1f s)", row["epoch"], row["loss"], scores, row["seconds"])
 
 
-def _final_metrics(dataset: Dataset, vectors: Tensor, progress: GraphProgress) -> dict[str, Any]:
-    users, items = vectors[: dataset.num_users], vectors[dataset.num_users :]
+def _final_metrics(
+    dataset: Dataset, users: Tensor, items: Tensor, progress: GraphProgress
+) -> dict[str, Any]:
     train = split_edges(dataset, "train")
     reports: dict[str, dict[str, Any]] = {
         split: ranking_report(users, items, train, split_edges(dataset, split))
@@ -248,7 +260,12 @@ def train_worker(loop_config: dict[str, Any]) -> None:
     dataset = read_dataset(location_of(config, "dataset"))
     edges = split_edges(dataset, "train")
     worker = GraphWorker(
-        config, edges, dataset.num_users, dataset.num_items, run=loop_config["run"]
+        config,
+        edges,
+        dataset.num_users,
+        dataset.num_items,
+        run=loop_config["run"],
+        aspects=dataset_aspect_edges(dataset, config.model.aspects),
     )
     validation = HeldOut.of(dataset, "validation").part(rank(), world_size())
     while not worker.has_finished:
@@ -266,14 +283,16 @@ def build_partition(
     *,
     rank: int,
     world_size: int,
+    aspects: AspectEdges = NO_ASPECTS,
 ) -> Partition:
     """Return the rows of worker `rank`: all of them, or its block.
 
-    The blocks have about the same share of `edges` (2, E) int64.
+    The blocks have about the same share of `edges` (2, E) int64 and those of `aspects`.
     """
     if parallelism == "replicated":
-        return Partition.whole(num_users + num_items)
-    return Partition(RowBlocks.deal(node_degrees(edges, num_users, num_items), world_size), rank)
+        return Partition.whole(num_users + num_items + aspects.num_aspects)
+    degrees = node_degrees(edges, num_users, num_items, aspects)
+    return Partition(RowBlocks.deal(degrees, world_size), rank)
 
 
 def build_objective(
@@ -297,6 +316,7 @@ def start_embeddings(
     num_items: int,
     partition: Partition,
     device: torch.device = _CPU,
+    aspects: AspectEdges = NO_ASPECTS,
 ) -> Tensor:
     """Return the layer-0 embeddings of this worker's rows, (n, D) float32 on `device`. Collective.
 
@@ -308,11 +328,17 @@ def start_embeddings(
         return random_embeddings(partition, model.embedding_dim, seed).to(device)
     spectral = model.spectral
     matrix = normalized_adjacency(
-        edges, num_users, num_items, partition, exponent=spectral.exponent
+        edges, num_users, num_items, partition, exponent=spectral.exponent, aspects=aspects
     ).to(device)
     settings = spectral.model_dump(exclude={"exponent", "blend_weight"})
     return spectral_embeddings(
-        matrix, num_users, model.embedding_dim, **settings, seed=seed, partition=partition
+        matrix,
+        num_users,
+        model.embedding_dim,
+        num_aspects=aspects.num_aspects,
+        **settings,
+        seed=seed,
+        partition=partition,
     )
 
 
@@ -335,11 +361,61 @@ def build_engine(model: LightGCN, training: GraphTrainingConfig) -> "DeepSpeedEn
     return initialize_engine(model, optimizer, settings, schedule, mpu)
 
 
+class AspectLoss:
+    """The loss of the edges of users and items with aspects, the same as that of interactions.
+
+    An epoch has as many of them as it has interactions, drawn anew, or all if there are fewer.
+    """
+
+    def __init__(
+        self, aspects: AspectEdges, config: PretrainGraphConfig, num_users: int, num_items: int
+    ) -> None:
+        """Take the loss's kind from `config.training`, its weight from `config.model.aspects`."""
+        assert config.model.aspects is not None
+        self._weight = config.model.aspects.loss_weight
+        self._training = config.training
+        self._edges = aspects.pairs
+        self._num_items = num_items
+        self._objective = build_objective(
+            config.training.loss, self._edges, num_users + num_items, aspects.num_aspects
+        )
+
+    def batches(self, epoch: int, most: int) -> Iterator[Batch]:
+        """Yield a batch for each step, of at most `most` edges in all."""
+        # Another seed than that of the interactions, whose batches must not depend on aspects.
+        seed = self._training.seed + _ASPECT_SEED
+        generator = torch.Generator().manual_seed(seed + epoch)
+        drawn = torch.randperm(self._edges.shape[1], generator=generator)[:most]
+        return epoch_batches(
+            self._edges[:, drawn],
+            self._objective.negatives,
+            epoch=epoch,
+            steps_per_epoch=self._training.steps_per_epoch,
+            micro_batch_size=self._training.micro_batch_size,
+            seed=seed,
+        )
+
+    def of(self, users: Tensor, others: Tensor, batch: Batch) -> Tensor:
+        """Return this worker's part of the weighted loss; `others` are items, then aspects."""
+        items, aspects = others.split([self._num_items, len(others) - self._num_items])
+        nodes = torch.cat([users, items])
+        part = batch_loss(
+            nodes, aspects, batch, self._objective, rank=rank(), world_size=world_size()
+        )
+        return self._weight * part
+
+
 class GraphWorker:
     """A worker between two epochs: its engine, its rows of the best vectors, and how far it is."""
 
     def __init__(
-        self, config: PretrainGraphConfig, edges: Tensor, num_users: int, num_items: int, run: str
+        self,
+        config: PretrainGraphConfig,
+        edges: Tensor,
+        num_users: int,
+        num_items: int,
+        run: str,
+        aspects: AspectEdges = NO_ASPECTS,
     ) -> None:
         """Build the engine for run `run`, a fingerprint, and go on from its last checkpoint.
 
@@ -348,21 +424,35 @@ class GraphWorker:
         """
         self._training: GraphTrainingConfig = config.training
         self._edges = edges
+        self._num_items = num_items
+        self._aspect_loss = (
+            AspectLoss(aspects, config, num_users, num_items)
+            if config.model.aspects and config.model.aspects.loss_weight and len(aspects)
+            else None
+        )
         self._objective: Objective = build_objective(
             config.training.loss, edges, num_users, num_items
         )
         self._partition = build_partition(
-            config.parallelism, edges, num_users, num_items, rank=rank(), world_size=world_size()
+            config.parallelism,
+            edges,
+            num_users,
+            num_items,
+            rank=rank(),
+            world_size=world_size(),
+            aspects=aspects,
         )
         device = worker_device()
-        self._adjacency = normalized_adjacency(edges, num_users, num_items, self._partition).to(
-            device
-        )
+        self._adjacency = normalized_adjacency(
+            edges, num_users, num_items, self._partition, aspects=aspects
+        ).to(device)
         self.progress, rows = _last_state(run, self._partition)
-        start = start_embeddings(config, edges, num_users, num_items, self._partition, device)
+        start = start_embeddings(
+            config, edges, num_users, num_items, self._partition, device, aspects
+        )
         self._blend_weight = blend_weight(config.model)
         self._start = (
-            self._partition.table(start).split([num_users, num_items])
+            self._partition.table(start).split([num_users, num_items + aspects.num_aspects])
             if self._blend_weight
             else None
         )
@@ -422,25 +512,29 @@ class GraphWorker:
             seed=self._training.seed,
         )
         total, num_steps = torch.zeros((), dtype=torch.float64, device=self._engine.device), 0
+        num_edges = self._edges.shape[1]
+        of_aspects = self._aspect_loss.batches(epoch, num_edges) if self._aspect_loss else iter(())
         for num_steps, batch in enumerate(batches, start=1):
-            part = self._step(batch)
+            part = self._step(batch, next(of_aspects, None))
             total += part * len(batch)
             note_step(epoch, num_steps, self._training.steps_per_epoch, part * world_size())
-        loss = self._sum_of_finite(epoch, total) / self._edges.shape[1]
+        loss = self._sum_of_finite(epoch, total) / num_edges
         first_loss = self.progress.history[0]["loss"] if self.progress.history else loss
         check_convergence(epoch, loss, first_loss)
         return loss, num_steps
 
-    def _step(self, batch: Batch) -> Tensor:
+    def _step(self, batch: Batch, aspect_batch: Batch | None) -> Tensor:
         """Make an optimizer step; return this worker's part of the batch's loss, a scalar.
 
         The parts of all workers add up to the loss.
         """
-        users, items = self._engine(self._adjacency)
+        users, others = self._engine(self._adjacency)  # the others are items, then aspects
         num_copies = world_size() // self._partition.blocks.num_blocks
         part = batch_loss(
-            users, items, batch, self._objective, rank=rank(), world_size=world_size()
+            users, others, batch, self._objective, rank=rank(), world_size=world_size()
         )
+        if self._aspect_loss is not None and aspect_batch is not None:
+            part = part + self._aspect_loss.of(users, others, aspect_batch)
         if self._training.l2_weight:
             penalty = layer0_penalty(self._engine.module, batch, self._objective)
             part = part + self._training.l2_weight / num_copies * penalty
@@ -475,8 +569,8 @@ class GraphWorker:
     @torch.no_grad()
     def _evaluate(self, validation: HeldOut) -> dict[str, float]:
         """Return the metrics over all workers' validation users; keep the vectors if best."""
-        users, items = self._vectors()
-        own = validation.score(users, items)
+        users, others = self._vectors()
+        own = validation.score(users, others[: self._num_items])
         num_users = len(validation.users)
         sums = torch.tensor(
             [num_users, *(value * num_users for value in own.values())],
@@ -486,11 +580,14 @@ class GraphWorker:
         dist.all_reduce(sums)
         metrics = dict(zip(own, (sums[1:] / sums[0]).tolist(), strict=True))
         if metrics[SCORE] > self.progress.best_score:
-            self._best = self._partition.own_rows(torch.cat([users, items])).cpu()
+            self._best = self._partition.own_rows(torch.cat([users, others])).cpu()
         return metrics
 
     def _vectors(self) -> tuple[Tensor, Tensor]:
-        """Return the vectors that rank, the same on each worker: users (U, D), items (I, D)."""
+        """Return the vectors that rank, the same on each worker.
+
+        They are users (U, D), and items followed by aspects (I + A, D).
+        """
         trained = self._objective.vectors(*self._engine.module(self._adjacency))
         return blend(trained, self._start, self._blend_weight) if self._start else trained
 

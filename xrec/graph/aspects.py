@@ -1,0 +1,119 @@
+"""Aspects as nodes of the graph: who mentions what, and what is mentioned of which item.
+
+The nodes are the users, then the items, then the aspects. An edge's weight grows with the number of
+reviews and with how few items have the aspect, so that what all mention connects nobody:
+
+    w(v, a) = f_v ln(1 + c(v, a)) ln((I + 1) / (d(a) + 1))
+
+c(v, a) is the number of training reviews of the user or item v that mention a, d(a) the number of
+items that have it, and f_v the factor of users or of items. An interaction has weight 1.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from xrec.config.graph import AspectNodesConfig
+from xrec.data.dataset import Dataset
+from xrec.errors import DataError
+
+
+@dataclass(frozen=True, eq=False)
+class AspectEdges:
+    """E edges: nodes (E,) int64, users before items; aspects (E,) int64; weights (E,) float32.
+
+    All weights are above 0, and no edge is there twice.
+    """
+
+    nodes: Tensor
+    aspects: Tensor
+    weights: Tensor
+    num_aspects: int
+
+    def __len__(self) -> int:
+        """Return E."""
+        return len(self.nodes)
+
+    @property
+    def pairs(self) -> Tensor:
+        """Nodes and aspects, (2, E) int64."""
+        return torch.stack([self.nodes, self.aspects])
+
+
+NO_ASPECTS = AspectEdges(torch.empty(0).long(), torch.empty(0).long(), torch.empty(0), 0)
+"""The aspects of a graph of users and items only."""
+
+
+@dataclass(frozen=True, eq=False)
+class AspectCounts:
+    """In how many training reviews of a user, or an item, an aspect is, each aspect once a row.
+
+    rows, aspects, counts: (E,) int64; a count is at least 1.
+    """
+
+    rows: Tensor
+    aspects: Tensor
+    counts: Tensor
+
+
+def aspect_edges(
+    of_users: AspectCounts,
+    of_items: AspectCounts,
+    *,
+    num_users: int,
+    num_items: int,
+    num_aspects: int,
+    user_factor: float,
+    item_factor: float,
+) -> AspectEdges:
+    """Return the weighted edges of users and items; a factor of 0 leaves that side's edges out."""
+    having = torch.bincount(of_items.aspects, minlength=num_aspects)
+    rarity = ((num_items + 1) / (having + 1)).log()
+    sides = [(of_users, 0, user_factor), (of_items, num_users, item_factor)]
+    weights = torch.cat(
+        [side.counts.float().log1p() * rarity[side.aspects] * factor for side, _, factor in sides]
+    )
+    nodes = torch.cat([side.rows + first for side, first, _ in sides])
+    aspects = torch.cat([side.aspects for side, _, _ in sides])
+    there = weights > 0  # an aspect that every item has connects nobody
+    return AspectEdges(nodes[there], aspects[there], weights[there], num_aspects)
+
+
+def dataset_aspect_edges(dataset: Dataset, config: AspectNodesConfig | None) -> AspectEdges:
+    """Return the edges of the dataset's aspects, from counts of training reviews.
+
+    Without a config there are none. Raises DataError if the dataset has no aspects.
+    """
+    if config is None:
+        return NO_ASPECTS
+    if dataset.aspects is None or dataset.item_aspects is None or dataset.user_aspects is None:
+        raise DataError(
+            "model.aspects is set, but the dataset has no aspects: expected one that was prepared "
+            "from annotations (`xrec annotate`); prepare it so, or set model.aspects=null"
+        )
+    return aspect_edges(
+        _counts(dataset.user_aspects, "user_index", config.sentiment),
+        _counts(dataset.item_aspects, "item_index", config.sentiment),
+        num_users=dataset.num_users,
+        num_items=dataset.num_items,
+        num_aspects=dataset.aspects.num_rows,
+        user_factor=config.user_weight,
+        item_factor=config.item_weight,
+    )
+
+
+def _counts(table: pa.Table, row: str, sentiment: str) -> AspectCounts:
+    columns = {
+        name: torch.from_numpy(table[name].to_numpy().astype(np.int64))
+        for name in (row, "aspect_index", "num_reviews", "num_positive", "num_negative")
+    }
+    counts = {
+        "all": columns["num_reviews"],
+        "positive": columns["num_positive"],
+        "not_negative": columns["num_reviews"] - columns["num_negative"],
+    }[sentiment]
+    there = counts > 0
+    return AspectCounts(columns[row][there], columns["aspect_index"][there], counts[there])
