@@ -23,6 +23,7 @@ import typer
 
 from benchmarks.aspects_baselines import BASELINES, Method
 from benchmarks.aspects_data import Split, read_reviews
+from benchmarks.aspects_ours import OURS
 from benchmarks.aspects_report import Outcome, rows
 from benchmarks.aspects_score import Substitutes, ndcg
 from benchmarks.graph_report import markdown
@@ -30,7 +31,7 @@ from benchmarks.graph_results import machine
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
-METHODS: dict[str, Method] = BASELINES
+METHODS: dict[str, Method] = {**BASELINES, **OURS}
 
 
 @app.command(help=__doc__)
@@ -59,7 +60,7 @@ def aspects(
             raise typer.BadParameter(f"no method is named {name!r}; known: {', '.join(METHODS)}")
         outcomes[name] = [measure(split, METHODS[name], number) for number in seed or (0, 1, 2)]
         typer.echo(f"{name}: {np.mean([outcome.own.mean() for outcome in outcomes[name]]):.4f}")
-    table = rows(outcomes, baseline="item")
+    table = rows(outcomes, baselines=("item", "log-linear"))
     output.mkdir(parents=True, exist_ok=True)
     (output / "aspects.json").write_text(json.dumps({"rows": table, **machine()}, indent=1) + "\n")
     (output / "aspects.md").write_text(markdown(table))

@@ -30,16 +30,20 @@ class Outcome:
     same_item: Values
 
 
-def rows(outcomes: dict[str, Sequence[Outcome]], baseline: str) -> list[Record]:
+def rows(outcomes: dict[str, Sequence[Outcome]], baselines: Sequence[str]) -> list[Record]:
     """Return a row for each method; all are over the same pairs.
 
-    "minus" compares with the method `baseline`.
+    "minus" compares with the methods `baselines`, as far as they are there.
     """
-    reference = _mean([outcome.own for outcome in outcomes[baseline]])
-    return [_row(name, seeds, reference) for name, seeds in outcomes.items()]
+    references = {
+        name: _mean([outcome.own for outcome in outcomes[name]])
+        for name in baselines
+        if name in outcomes
+    }
+    return [_row(name, seeds, references) for name, seeds in outcomes.items()]
 
 
-def _row(name: str, seeds: Sequence[Outcome], reference: Values) -> Record:
+def _row(name: str, seeds: Sequence[Outcome], references: dict[str, Values]) -> Record:
     own = _mean([outcome.own for outcome in seeds])
     another = _mean([outcome.another for outcome in seeds])
     by_seed = ", ".join(f"{outcome.own.mean():.4f}" for outcome in seeds)
@@ -47,7 +51,7 @@ def _row(name: str, seeds: Sequence[Outcome], reference: Values) -> Record:
         "method": name,
         "NDCG@10": _shown(own),
         "by seed": by_seed if len({outcome.own.tobytes() for outcome in seeds}) > 1 else "the same",
-        "minus item": _shown(own - reference),
+        **{f"minus {other}": _shown(own - values) for other, values in references.items()},
         "own minus another's": _shown(own - another),
         "own minus another's of the item": _shown(
             own - _mean([outcome.same_item for outcome in seeds])

@@ -126,8 +126,9 @@ def test_rows_compare_pair_by_pair_over_the_seeds() -> None:
         Outcome(np.array([0.4, 0.6]), np.array([0.3, 0.5]), np.array([0.1, nan])),
         Outcome(np.array([0.6, 0.8]), np.array([0.3, 0.5]), np.array([0.1, nan])),
     ]
-    found = rows({"item": [item], "ours": ours}, baseline="item")[1]
+    found = rows({"item": [item], "ours": ours}, baselines=("item", "log-linear"))[1]
     assert found["NDCG@10"].startswith("0.6000")
+    assert "minus log-linear" not in found
     assert found["minus item"] == "0.3000 (0.3000 to 0.3000)"
     assert found["own minus another's"] == "0.2000 (0.2000 to 0.2000)"
     assert found["own minus another's of the item"].startswith("0.4000")

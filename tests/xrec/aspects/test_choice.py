@@ -1,0 +1,107 @@
+"""Choices against scores of all aspects, and evidence against counts of reviews."""
+
+import numpy as np
+import pytest
+import scipy.sparse
+
+from tests.xrec.aspects.aspect_town import NUM_ASPECTS, NUM_ITEMS, NUM_USERS, town
+from xrec.aspects import AspectChooser, AspectScorer, Mentions, item_vectors, nearest_items
+
+K = 3
+
+
+@pytest.fixture(scope="module")
+def scorer() -> AspectScorer:
+    mentions = town()
+    return AspectScorer(
+        mentions, nearest_items(item_vectors(mentions, embedding_dim=4, user_weight=1.0), 3)
+    )
+
+
+@pytest.fixture(scope="module")
+def pairs() -> tuple[np.ndarray, np.ndarray]:
+    """All pairs, in no order."""
+    users, items = np.divmod(np.random.default_rng(1).permutation(NUM_USERS * NUM_ITEMS), NUM_ITEMS)
+    return users, items
+
+
+@pytest.mark.parametrize("leave_out_own", [False, True])
+def test_choices_are_the_best_scores_of_the_menu(
+    scorer: AspectScorer, pairs: tuple[np.ndarray, np.ndarray], leave_out_own: bool
+) -> None:
+    found = AspectChooser(scorer).choose(*pairs, K, leave_out_own=leave_out_own)
+    scores = scorer.scores(*pairs, leave_out_own=leave_out_own)
+    words = scorer.mentions.aspects.toarray()
+    for row, (user, item) in enumerate(zip(*pairs, strict=True)):
+        reviews = scorer.mentions.items == item
+        if leave_out_own:
+            reviews &= scorer.mentions.users != user
+        menu = np.flatnonzero(words[reviews].any(axis=0))
+        expected = menu[np.argsort(-scores[row, menu], kind="stable")][:K]
+        assert found.aspects[row].tolist() == [*expected, *[-1] * (K - len(expected))]
+        there = found.aspects[row] >= 0
+        np.testing.assert_allclose(found.scores[row][there], scores[row, expected], rtol=1e-4)
+
+
+@pytest.mark.parametrize("leave_out_own", [False, True])
+def test_evidence_counts_the_reviews_that_mention_each_aspect(
+    scorer: AspectScorer, pairs: tuple[np.ndarray, np.ndarray], leave_out_own: bool
+) -> None:
+    found = AspectChooser(scorer).choose(*pairs, K, leave_out_own=leave_out_own)
+    m, words = scorer.mentions, scorer.mentions.aspects.toarray()
+    for row, (user, item) in enumerate(zip(*pairs, strict=True)):
+        is_own = (m.users == user) & (m.items == item) & leave_out_own
+        of_item, of_user = (m.items == item) & ~is_own, (m.users == user) & ~is_own
+        assert found.num_item_reviews[row] == of_item.sum()
+        assert found.num_user_reviews[row] == of_user.sum()
+        for place, aspect in enumerate(found.aspects[row]):
+            counted = (of_item, of_user) if aspect >= 0 else ()
+            expected = [int(words[reviews, aspect].sum()) for reviews in counted] or [0, 0]
+            assert [found.item_reviews[row, place], found.user_reviews[row, place]] == expected
+
+
+def test_choices_of_more_than_the_menu_has_end_with_nothing(scorer: AspectScorer) -> None:
+    found = AspectChooser(scorer).choose(np.array([0]), np.array([0]), NUM_ASPECTS + 4)
+    assert found.aspects.shape == (1, NUM_ASPECTS + 4)
+    assert (found.aspects[0, -4:] == -1).all()
+    assert (found.scores[0, -4:] == -np.inf).all()
+
+
+def test_item_without_a_menu_has_no_choice() -> None:
+    mentions = Mentions(
+        np.array([0, 1]),
+        np.array([0, 0]),
+        scipy.sparse.csr_matrix(np.array([[1, 0], [1, 1]], dtype=np.float32)),
+        2,
+        2,
+    )
+    near = scipy.sparse.csr_matrix((2, 2), dtype=np.float32)
+    found = AspectChooser(AspectScorer(mentions, near)).choose(np.array([0]), np.array([1]), 2)
+    assert found.aspects.tolist() == [[-1, -1]]
+    assert found.num_item_reviews.tolist() == [0]
+
+
+def test_aspects_in_too_few_reviews_are_not_chosen(scorer: AspectScorer) -> None:
+    users, items = np.zeros(NUM_ITEMS, dtype=np.int64), np.arange(NUM_ITEMS)
+    found = AspectChooser(scorer, min_item_reviews=2).choose(users, items, K)
+    assert found.item_reviews[found.aspects >= 0].min() == 2
+
+
+@pytest.mark.parametrize(
+    ("users", "items", "k", "message"),
+    [
+        ([0], [0], 0, "k must be 1 or more, saw 0"),
+        ([NUM_USERS], [0], 1, f"users must be 0 to {NUM_USERS - 1}, saw 12 to 12"),
+        ([0], [-1], 1, f"items must be 0 to {NUM_ITEMS - 1}, saw -1 to -1"),
+    ],
+)
+def test_choose_with_a_bad_argument_is_refused(
+    scorer: AspectScorer, users: list[int], items: list[int], k: int, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        AspectChooser(scorer).choose(np.array(users), np.array(items), k)
+
+
+def test_chooser_with_a_minimum_of_none_is_refused(scorer: AspectScorer) -> None:
+    with pytest.raises(ValueError, match="min_item_reviews must be 1 or more, saw 0"):
+        AspectChooser(scorer, min_item_reviews=0)

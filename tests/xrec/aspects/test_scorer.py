@@ -1,0 +1,203 @@
+"""The scorer against its formula written out, and what a pair's own review must not tell."""
+
+import math
+
+import numpy as np
+import pytest
+import scipy.sparse
+import torch
+
+from tests.xrec.aspects.aspect_town import NUM_ASPECTS, NUM_ITEMS, NUM_USERS, town
+from xrec.aspects import AspectScorer, Mentions, Weights, fit, item_vectors, ndcg, nearest_items
+from xrec.aspects.fit import draw_others, draw_users
+
+
+@pytest.fixture(scope="module")
+def mentions() -> Mentions:
+    return town()
+
+
+@pytest.fixture(scope="module")
+def neighbours(mentions: Mentions) -> scipy.sparse.csr_matrix:
+    return nearest_items(item_vectors(mentions, embedding_dim=4, user_weight=1.0), 3)
+
+
+WEIGHTS = Weights(
+    prior_reviews=3.0,
+    similarity_power=2.0,
+    own_weight=0.4,
+    own_reviews=5.0,
+    graph_weight=0.2,
+    graph_reviews=2.0,
+)
+
+
+def expected_score(m: Mentions, near: np.ndarray, user: int, item: int, aspect: int) -> float:
+    """The formula of the module, by loops over reviews."""
+    x = m.aspects.toarray()
+    reviews = list(zip(m.users.tolist(), m.items.tolist(), x[:, aspect].tolist(), strict=True))
+    p = (sum(r[2] for r in reviews) + 0.5) / (len(reviews) + 1)
+    weights = {j: near[item, j] ** WEIGHTS.similarity_power for j in near[item].nonzero()[0]}
+    n = {j: sum(r[1] == j for r in reviews) for j in range(m.num_items)}
+    c = {j: sum(r[2] for r in reviews if r[1] == j) for j in range(m.num_items)}
+    floor = 0.5 * sum(weights.values()) / len(weights)
+    q = (sum(w * c[j] for j, w in weights.items()) + floor * p) / (
+        sum(w * n[j] for j, w in weights.items()) + floor
+    )
+    of_item = c[item] + WEIGHTS.prior_reviews * q  # its denominator ranks nothing
+    own = sum(r[2] for r in reviews if r[0] == user)
+    mine = {r[0]: [] for r in reviews}  # type: dict[int, list[float]]
+    for reviewer, _, said in reviews:
+        mine[reviewer].append(said)
+    paths = 0.0
+    for j in (r[1] for r in reviews if r[0] == user):
+        others = [r for r in reviews if r[1] == j and r[0] != user]
+        paths += sum(r[2] for r in others) / max(n[j] - 1, 1)
+        paths += sum(np.mean(mine[r[0]]) for r in others) / math.sqrt(n[j])
+    return (
+        math.log(of_item)
+        + WEIGHTS.own_weight * math.log1p(own / (WEIGHTS.own_reviews * p))
+        + WEIGHTS.graph_weight * math.log1p(paths / (WEIGHTS.graph_reviews * p))
+    )
+
+
+def test_scores_equal_the_formula_written_out(
+    mentions: Mentions, neighbours: scipy.sparse.csr_matrix
+) -> None:
+    users, items = np.array([0, 3, 7]), np.array([1, 5, 2])
+    found = AspectScorer(mentions, neighbours, WEIGHTS).scores(users, items)
+    near = neighbours.toarray()
+    expected = [
+        [expected_score(mentions, near, user, item, aspect) for aspect in range(NUM_ASPECTS)]
+        for user, item in zip(users.tolist(), items.tolist(), strict=True)
+    ]
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_scores_without_the_own_review_are_those_of_a_town_without_its_words(
+    mentions: Mentions, neighbours: scipy.sparse.csr_matrix
+) -> None:
+    row = 5
+    user, item = mentions.users[[row]], mentions.items[[row]]
+    silent = mentions.aspects.toarray()
+    silent[row] = 0
+    without = Mentions(
+        mentions.users, mentions.items, scipy.sparse.csr_matrix(silent), NUM_USERS, NUM_ITEMS
+    )
+    weights = Weights(graph_weight=0.0, prior_reviews=3.0)
+    found = AspectScorer(mentions, neighbours, weights).scores(user, item, leave_out_own=True)
+    # The prior and the frequencies stay as they are; so the comparison takes them from the town.
+    scorer = AspectScorer(without, neighbours, weights)
+    scorer.__dict__["neighbour_shares"] = AspectScorer(
+        mentions, neighbours, weights
+    ).neighbour_shares
+    without.__dict__["frequency"] = mentions.frequency
+    np.testing.assert_allclose(found, scorer.scores(user, item), rtol=1e-5, atol=1e-5)
+
+
+def test_scores_without_the_own_review_do_not_depend_on_what_it_says(
+    mentions: Mentions, neighbours: scipy.sparse.csr_matrix
+) -> None:
+    row = 5
+    found = []
+    for said in (0.0, 1.0):
+        words = mentions.aspects.toarray()
+        words[row] = said
+        changed = Mentions(
+            mentions.users, mentions.items, scipy.sparse.csr_matrix(words), NUM_USERS, NUM_ITEMS
+        )
+        changed.__dict__["frequency"] = mentions.frequency
+        scorer = AspectScorer(changed, neighbours, WEIGHTS)
+        scorer.__dict__["neighbour_shares"] = AspectScorer(
+            mentions, neighbours, WEIGHTS
+        ).neighbour_shares
+        pair = mentions.users[[row]], mentions.items[[row]]
+        found.append(scorer.scores(*pair, leave_out_own=True))
+    np.testing.assert_allclose(found[0], found[1], rtol=1e-5, atol=1e-5)
+
+
+def test_scores_by_the_graph_alone_do_not_depend_on_the_users_own_words(
+    mentions: Mentions, neighbours: scipy.sparse.csr_matrix
+) -> None:
+    user, found = 4, []
+    elsewhere = np.setdiff1d(np.arange(NUM_ITEMS), mentions.items[mentions.users == user])[:1]
+    for said in (0.0, 1.0):
+        words = mentions.aspects.toarray()
+        words[mentions.users == user] = said
+        changed = Mentions(
+            mentions.users, mentions.items, scipy.sparse.csr_matrix(words), NUM_USERS, NUM_ITEMS
+        )
+        changed.__dict__["frequency"] = mentions.frequency
+        weights = Weights(own_weight=0.0, graph_weight=0.5)
+        found.append(AspectScorer(changed, neighbours, weights).user_part[[user]].toarray())
+    assert len(elsewhere) == 1
+    np.testing.assert_allclose(found[0], found[1], rtol=1e-4, atol=1e-5)
+    assert found[0].any()
+
+
+def test_item_without_reviews_or_neighbours_ranks_as_all_reviews_do() -> None:
+    some = town()
+    kept = some.items != 2
+    without = Mentions(some.users[kept], some.items[kept], some.aspects[kept], NUM_USERS, NUM_ITEMS)
+    vectors = item_vectors(without, embedding_dim=4, user_weight=1.0)
+    assert not vectors[2].any()
+    scorer = AspectScorer(without, nearest_items(vectors, 3))
+    part = scorer.item_part(np.array([2]))[0]
+    assert np.argsort(-part).tolist() == np.argsort(-without.frequency).tolist()
+
+
+def test_nearest_items_are_those_of_the_largest_cosine_and_never_the_item() -> None:
+    angles = torch.tensor([0.0, 0.1, 0.3, 2.0])
+    vectors = torch.stack([angles.cos(), angles.sin()], dim=1)
+    found = nearest_items(vectors, 2).toarray()
+    expected = np.zeros((4, 4))
+    for item, near in ((0, (1, 2)), (1, (0, 2)), (2, (1, 0))):
+        for other in near:
+            expected[item, other] = math.cos(float(angles[item] - angles[other]))
+    np.testing.assert_allclose(found, expected, atol=1e-6)  # item 3 is opposite to all others
+
+
+def test_fit_finds_the_users_habit_and_prefers_own_to_others(
+    mentions: Mentions, neighbours: scipy.sparse.csr_matrix
+) -> None:
+    held_out = town(split=1)
+    found = fit(mentions, held_out, neighbours)
+    assert found.scorer.weights.own_weight > 0
+    assert found.ndcg > found.ndcg_others
+    scores = found.scorer.scores(np.array([0, 1]), np.array([0, 0]))
+    rank_of_habit = (scores > scores[:, 5:]).sum(axis=1)
+    assert rank_of_habit[0] < rank_of_habit[1]
+
+
+def test_fit_without_own_words_gives_them_no_weight(
+    mentions: Mentions, neighbours: scipy.sparse.csr_matrix
+) -> None:
+    assert fit(mentions, town(split=1), neighbours, own_words=False).scorer.weights.own_weight == 0
+
+
+def test_fit_without_a_mention_to_choose_by_is_refused(
+    mentions: Mentions, neighbours: scipy.sparse.csr_matrix
+) -> None:
+    silent = Mentions(
+        mentions.users,
+        mentions.items,
+        scipy.sparse.csr_matrix(mentions.aspects.shape, dtype=np.float32),
+        NUM_USERS,
+        NUM_ITEMS,
+    )
+    with pytest.raises(ValueError, match="no held-out review mentions"):
+        fit(mentions, silent, neighbours)
+
+
+def test_draws_are_other_users_and_reviewers_of_the_item(mentions: Mentions) -> None:
+    reviewed = set(zip(mentions.users.tolist(), mentions.items.tolist(), strict=True))
+    others = draw_others(mentions, mentions.users, mentions.items, seed=1)
+    assert not (others == mentions.users).any()
+    assert not (draw_users(mentions, mentions.users, seed=1) == mentions.users).any()
+    assert set(zip(others.tolist(), mentions.items.tolist(), strict=True)) <= reviewed
+
+
+def test_ndcg_is_1_for_a_perfect_ranking_and_less_for_a_swap() -> None:
+    mentioned = np.array([[1, 0, 0], [1, 0, 0]], dtype=np.float32)
+    scores = np.array([[3, 2, 1], [2, 3, 1]], dtype=np.float32)
+    assert ndcg(scores, mentioned) == pytest.approx([1.0, 1 / math.log2(3)])

@@ -1,0 +1,31 @@
+"""Which aspects of an item to name to a user, and the reviews that back them.
+
+    mentions     what training reviews mention, of which all counts are made
+    neighbours   which items are alike, by the graph of users, items and aspects
+    scorer       score(u, i, a)
+    fit          trains the scorer's numbers on held-out reviews
+    choice       the best aspects of many pairs, with evidence
+
+The formula is in `xrec.aspects.scorer`.
+"""
+
+from xrec.aspects.choice import AspectChooser, Choices
+from xrec.aspects.fit import Fitted, fit, ndcg
+from xrec.aspects.mentions import Mentions, dataset_mentions, ones_at
+from xrec.aspects.neighbours import item_vectors, nearest_items
+from xrec.aspects.scorer import AspectScorer, Weights
+
+__all__ = [
+    "AspectChooser",
+    "AspectScorer",
+    "Choices",
+    "Fitted",
+    "Mentions",
+    "Weights",
+    "dataset_mentions",
+    "fit",
+    "item_vectors",
+    "ndcg",
+    "nearest_items",
+    "ones_at",
+]

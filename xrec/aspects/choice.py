@@ -1,0 +1,159 @@
+"""The best aspects of many pairs, with their evidence: in how many reviews each one is.
+
+Only an item's menu is chosen from: the aspects that its training reviews mention. So a pair costs
+as much as its item's menu is long, however many aspects there are.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from xrec.aspects.mentions import Floats, Indices, Sparse
+from xrec.aspects.scorer import AspectScorer
+
+_PAIRS_PER_BLOCK = 4096
+Counts = NDArray[np.int32]
+
+
+@dataclass(frozen=True, eq=False)
+class Choices:
+    """The k best aspects of N pairs, the best first.
+
+    aspects: (N, k) int64, -1 where the menu has no more. scores: (N, k) float32, -inf there; they
+    are comparable within a pair only.
+    item_reviews, user_reviews: (N, k), in how many reviews of the item, and of the user, it is.
+    num_item_reviews, num_user_reviews: (N,), of how many.
+    """
+
+    aspects: Indices
+    scores: Floats
+    item_reviews: Counts
+    user_reviews: Counts
+    num_item_reviews: Counts
+    num_user_reviews: Counts
+
+
+class AspectChooser:
+    """Chooses from menus: an item's aspects that at least `min_item_reviews` reviews mention."""
+
+    def __init__(self, scorer: AspectScorer, min_item_reviews: int = 1) -> None:
+        """Compute the item's part of all menus once; raises ValueError for a minimum below 1."""
+        if min_item_reviews < 1:
+            raise ValueError(f"min_item_reviews must be 1 or more, saw {min_item_reviews}")
+        self._scorer = scorer
+        self._min_item_reviews = min_item_reviews
+        self._menus, self._item_part = _menus(scorer, min_item_reviews)
+
+    def choose(
+        self, users: Indices, items: Indices, k: int, *, leave_out_own: bool = False
+    ) -> Choices:
+        """Return the k best aspects of the pairs users (N,), items (N,).
+
+        With `leave_out_own`, the review of a training pair counts neither for the choice nor as
+        evidence. Raises ValueError if k is below 1 or an index is out of range.
+        """
+        mentions = self._scorer.mentions
+        if k < 1:
+            raise ValueError(f"k must be 1 or more, saw {k}")
+        for what, indices, count in (
+            ("users", users, mentions.num_users),
+            ("items", items, mentions.num_items),
+        ):
+            if len(indices) and not 0 <= indices.min() <= indices.max() < count:
+                raise ValueError(
+                    f"{what} must be 0 to {count - 1}, saw {indices.min()} to {indices.max()}"
+                )
+        choose = self._best_without_own if leave_out_own else self._best
+        aspects = np.full((len(users), k), -1, dtype=np.int64)
+        scores = np.full((len(users), k), -np.inf, dtype=np.float32)
+        # Pairs with menus of similar length are padded together.
+        order = np.argsort(np.diff(self._menus.indptr)[items], kind="stable")
+        for block in _blocks(order):
+            best, found = choose(users[block], items[block], k)
+            aspects[block, : best.shape[1]], scores[block, : best.shape[1]] = best, found
+        own = mentions.row_of(users, items) if leave_out_own else np.full(len(users), -1)
+        return self._with_evidence(users, items, aspects, scores, own)
+
+    def _best(self, users: Indices, items: Indices, k: int) -> tuple[Indices, Floats]:
+        starts, lengths = self._menus.indptr[items], np.diff(self._menus.indptr)[items]
+        width = int(lengths.max(initial=0))
+        places = starts[:, None] + np.arange(width)
+        there = np.arange(width) < lengths[:, None]
+        places = np.where(there, places, 0)
+        if not width:
+            return np.empty((len(users), 0), dtype=np.int64), np.empty((len(users), 0), "f4")
+        aspects = self._menus.indices[places]  # (N, width)
+        distinct, row = np.unique(users, return_inverse=True)
+        of_users = self._scorer.user_part[distinct].toarray()
+        scores = self._item_part[places] + of_users[row[:, None], aspects]
+        return _top(np.where(there, scores, -np.inf), aspects, k)
+
+    def _best_without_own(self, users: Indices, items: Indices, k: int) -> tuple[Indices, Floats]:
+        mentions = self._scorer.mentions
+        scores = self._scorer.scores(users, items, leave_out_own=True)
+        counts = mentions.of_items[items].toarray() - _own(
+            mentions.aspects, mentions.row_of(users, items)
+        )
+        on_menu = counts >= self._min_item_reviews
+        every = np.broadcast_to(np.arange(mentions.num_aspects), scores.shape)
+        return _top(np.where(on_menu, scores, -np.inf), every, k)
+
+    def _with_evidence(
+        self, users: Indices, items: Indices, aspects: Indices, scores: Floats, own: Indices
+    ) -> Choices:
+        mentions, there = self._scorer.mentions, aspects >= 0
+        is_own = (own >= 0).astype(np.int32)
+        columns = np.where(there, aspects, 0)
+        in_own = _at(mentions.aspects, np.maximum(own, 0), columns) * is_own[:, None]
+        return Choices(
+            np.where(there, aspects, -1),
+            scores,
+            np.where(there, _at(mentions.of_items, items, columns) - in_own, 0),
+            np.where(there, _at(mentions.of_users, users, columns) - in_own, 0),
+            mentions.reviews_of_items[items].astype(np.int32) - is_own,
+            mentions.reviews_of_users[users].astype(np.int32) - is_own,
+        )
+
+
+def _menus(scorer: AspectScorer, min_item_reviews: int) -> tuple[Sparse, Floats]:
+    """Return the menus (I, A), sparse, and ln p(a | i) of each of their entries, (nnz,)."""
+    mentions = scorer.mentions
+    menus = mentions.of_items.copy()
+    menus.data[menus.data < min_item_reviews] = 0
+    menus.eliminate_zeros()
+    menus.sort_indices()
+    rows = np.repeat(np.arange(menus.shape[0]), np.diff(menus.indptr))
+    prior = (scorer.neighbour_shares + menus).multiply(menus > 0).tocsr()
+    prior.sort_indices()
+    floor = scorer.prior_floor[rows] * mentions.frequency[menus.indices]
+    part: Floats = np.log(prior.data + floor).astype(np.float32)
+    return menus, part
+
+
+def _blocks(order: Indices) -> Iterator[Indices]:
+    for first in range(0, len(order), _PAIRS_PER_BLOCK):
+        yield order[first : first + _PAIRS_PER_BLOCK]
+
+
+def _top(scores: Floats, aspects: Indices, k: int) -> tuple[Indices, Floats]:
+    """Return the aspects of the k largest scores of each row, -1 where a score is -inf."""
+    best = torch.from_numpy(scores).topk(min(k, scores.shape[1]), dim=1)
+    found = best.values.numpy()
+    chosen = np.take_along_axis(aspects, best.indices.numpy(), axis=1).astype(np.int64)
+    return np.where(found > -np.inf, chosen, -1), found
+
+
+def _own(aspects: Sparse, rows: Indices) -> Floats:
+    """Return what the training reviews `rows` mention, (N, A); zeros for row -1."""
+    own = np.zeros((len(rows), aspects.shape[1]), dtype=np.float32)
+    own[rows >= 0] = aspects[rows[rows >= 0]].toarray()
+    return own
+
+
+def _at(matrix: Sparse, rows: Indices, columns: Indices) -> Counts:
+    """Return the entries (N, k) of a sparse matrix at rows (N,), columns (N, k)."""
+    found = matrix[np.repeat(rows, columns.shape[1]), columns.ravel()]
+    return np.asarray(found, dtype=np.float32).reshape(columns.shape).astype(np.int32)

@@ -1,0 +1,190 @@
+"""Trains the scorer's six numbers, for NDCG@10 of what held-out reviews mention.
+
+    value = NDCG(own) + g (NDCG(own) - NDCG(others in the user's place))
+
+The others are a reviewer of the same item and any user, drawn at random. Without them (g = 0) the
+user's part is as small as it may be: near its best, NDCG hardly changes with it, and what is left
+is true of anybody who reviews the item. There are too few numbers to overfit, and NDCG has no
+gradient, so each is tried at several values while the others stay, the item's first, in two rounds.
+
+Training pairs with their own review left out would be more, and they failed: an item's counts
+without a review are fewest where the review has most, so that a loss on them learns to turn the
+counts round; and users with many reviews decide (LOG.md).
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xrec.aspects.mentions import Floats, Indices, Mentions, Sparse
+from xrec.aspects.scorer import AspectScorer, Weights, lift
+
+K = 10
+_MOST_PAIRS = 5_000
+_GRID: Mapping[str, tuple[float, ...]] = {
+    "prior_reviews": (4, 8, 16, 32),
+    "similarity_power": (2, 4, 6, 8),
+    "own_weight": (0, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5),
+    "own_reviews": (3, 5, 10, 20),
+    "graph_weight": (0, 0.05, 0.1, 0.15, 0.2, 0.3),
+    "graph_reviews": (2, 5, 10),
+}
+_USERS_OWN_WORDS = ("own_weight", "own_reviews")
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """The scorer, and NDCG@10 on the held-out pairs.
+
+    `ndcg` is that of the pairs' own users, `ndcg_others` that of others in their place, and
+    `ndcg_item` that of the item part alone.
+    """
+
+    scorer: AspectScorer
+    ndcg: float
+    ndcg_others: float
+    ndcg_item: float
+
+
+def fit(
+    train: Mentions,
+    held_out: Mentions,
+    neighbours: Sparse,
+    *,
+    personal_weight: float = 1.0,
+    own_words: bool = True,
+    seed: int = 0,
+) -> Fitted:
+    """Return the scorer that ranks best what the `held_out` reviews mention.
+
+    `personal_weight` is g above, and `seed` draws the others. Without `own_words` the users' own
+    reviews count for nothing: who reviewed what alone tells who they are. Raises ValueError if no
+    held-out review mentions an aspect.
+    """
+    users, items, mentioned = _scored(held_out)
+    others = [draw_others(train, users, items, seed), draw_users(train, users, seed)]
+    rejected = () if own_words else _USERS_OWN_WORDS
+    start = Weights() if own_words else Weights(own_weight=0)
+    search = _Search(train, neighbours, items, mentioned, [users, *others], personal_weight)
+    item_only = replace(start, own_weight=0, graph_weight=0)
+    item_best = search.best(item_only, ("prior_reviews", "similarity_power"))
+    best = replace(
+        start,
+        prior_reviews=item_best.prior_reviews,
+        similarity_power=item_best.similarity_power,
+    )
+    names = [name for name in _GRID if name not in rejected]
+    for _ in range(2):
+        best = search.best(best, names)
+    own, of_others = search.ndcg(best)
+    return Fitted(AspectScorer(train, neighbours, best), own, of_others, search.ndcg(item_best)[0])
+
+
+def draw_others(train: Mentions, users: Indices, items: Indices, seed: int) -> Indices:
+    """Return another reviewer of each pair's item (N,), or any other user where there is none."""
+    rng = np.random.default_rng([seed, 1])
+    order = np.argsort(train.items, kind="stable")
+    ends = np.searchsorted(train.items[order], np.stack([items, items + 1]))
+    instead = draw_users(train, users, seed)
+    for pair, (first, end) in enumerate(ends.T):
+        reviewers = train.users[order[first:end]]
+        reviewers = reviewers[reviewers != users[pair]]
+        if len(reviewers):
+            instead[pair] = rng.choice(reviewers)
+    return instead
+
+
+def draw_users(train: Mentions, users: Indices, seed: int) -> Indices:
+    """Return any other user with a training review for each of `users` (N,)."""
+    rng = np.random.default_rng([seed, 2])
+    known = np.unique(train.users)
+    drawn = rng.choice(known, len(users))
+    while len(known) > 1 and (drawn == users).any():
+        same = drawn == users
+        drawn[same] = rng.choice(known, int(same.sum()))
+    return drawn
+
+
+class _Search:
+    """NDCG of weights; the three terms are kept, as most weights share them."""
+
+    def __init__(
+        self,
+        train: Mentions,
+        neighbours: Sparse,
+        items: Indices,
+        mentioned: Floats,
+        users: Sequence[Indices],
+        personal_weight: float,
+    ) -> None:
+        """Take the own `users` of the pairs first, then those in their place."""
+        self._train, self._neighbours, self._mentioned = train, neighbours, mentioned
+        self._items, self._users, self._personal_weight = items, users, personal_weight
+        self._parts: dict[tuple[str, float, float], Floats] = {}
+        self._graph_counts = AspectScorer(train, neighbours).graph_counts
+
+    def best(self, weights: Weights, names: Sequence[str]) -> Weights:
+        """Try each of `names` at all its values, one after the other."""
+        for name in names:
+            weights = max(self._tried(weights, name), key=self.value)
+        return weights
+
+    def value(self, weights: Weights) -> float:
+        own, others = self.ndcg(weights)
+        return own + self._personal_weight * (own - others)
+
+    def ndcg(self, weights: Weights) -> tuple[float, float]:
+        """Return NDCG for the own users, and the mean for those in their place."""
+        own, *others = (
+            float(ndcg(self._scores(weights, place), self._mentioned).mean())
+            for place in range(len(self._users))
+        )
+        return own, float(np.mean(others))
+
+    def _scores(self, weights: Weights, place: int) -> Floats:
+        item = ("item", weights.prior_reviews, weights.similarity_power)
+        if item not in self._parts:
+            scorer = AspectScorer(self._train, self._neighbours, weights)
+            self._parts[item] = scorer.item_part(self._items)
+        scores: Floats = (
+            self._parts[item]
+            + np.float32(weights.own_weight) * self._lift("own", place, weights.own_reviews)
+            + np.float32(weights.graph_weight) * self._lift("graph", place, weights.graph_reviews)
+        )
+        return scores
+
+    def _lift(self, name: str, place: int, reviews: float) -> Floats:
+        key = (name, place, reviews)
+        if key not in self._parts:
+            counts = self._graph_counts if name == "graph" else self._train.of_users
+            of_pairs = counts[self._users[place]]
+            self._parts[key] = lift(of_pairs, self._train.frequency, reviews).toarray()
+        return self._parts[key]
+
+    def _tried(self, weights: Weights, name: str) -> Iterator[Weights]:
+        yield weights  # first, so that a value that is no better does not replace it
+        yield from (replace(weights, **{name: float(value)}) for value in _GRID[name])
+
+
+def ndcg(scores: Floats, mentioned: Floats, k: int = K) -> NDArray[np.float64]:
+    """Return NDCG@k of each row, (N,); scores, mentioned (N, A), each row with a mention or more.
+
+    A mentioned aspect has gain 1. Among equal scores the earlier aspect comes first.
+    """
+    k = min(k, scores.shape[1])
+    best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    discounts = 1 / np.log2(np.arange(2, k + 2))
+    ideal = np.cumsum(discounts)[np.minimum(mentioned.sum(axis=1).astype(np.int64), k) - 1]
+    gain: NDArray[np.float64] = np.take_along_axis(mentioned, best, axis=1) @ discounts / ideal
+    return gain
+
+
+def _scored(held_out: Mentions) -> tuple[Indices, Indices, Floats]:
+    """Return users, items and mentions (N, A) of the pairs to score, spread evenly if too many."""
+    rows = np.flatnonzero(np.diff(held_out.aspects.indptr))
+    if not len(rows):
+        raise ValueError("no held-out review mentions an aspect; expected some to choose by")
+    rows = rows[:: -(-len(rows) // _MOST_PAIRS)]
+    return held_out.users[rows], held_out.items[rows], held_out.aspects[rows].toarray()

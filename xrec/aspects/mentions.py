@@ -1,0 +1,137 @@
+"""What training reviews mention: pairs of users and items, each with its aspects.
+
+All counts come from here, so that a pair's own review can be left out of them exactly.
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import scipy.sparse
+from numpy.typing import NDArray
+
+from xrec.config.shared import Split
+from xrec.data.dataset import Dataset
+from xrec.errors import DataError
+
+Indices = NDArray[np.int64]
+Floats = NDArray[np.float32]
+Sparse = Any  # scipy.sparse.csr_matrix, which has no types
+
+
+@dataclass(frozen=True, eq=False)
+class Mentions:
+    """P pairs that interacted: users (P,), items (P,) int64, each pair once.
+
+    `aspects` (P, A) sparse float32 is 1 where the pair's review mentions the aspect.
+    """
+
+    users: Indices
+    items: Indices
+    aspects: Sparse
+    num_users: int
+    num_items: int
+
+    @property
+    def num_aspects(self) -> int:
+        """A."""
+        return int(self.aspects.shape[1])
+
+    @cached_property
+    def of_items(self) -> Sparse:
+        """In how many reviews of each item each aspect is, (I, A) sparse float32."""
+        return add_up(self.items, self.num_items) @ self.aspects
+
+    @cached_property
+    def of_users(self) -> Sparse:
+        """In how many reviews of each user each aspect is, (U, A) sparse float32."""
+        return add_up(self.users, self.num_users) @ self.aspects
+
+    @cached_property
+    def reviews_of_items(self) -> Floats:
+        """The number of pairs of each item, (I,)."""
+        return np.bincount(self.items, minlength=self.num_items).astype(np.float32)
+
+    @cached_property
+    def reviews_of_users(self) -> Floats:
+        """The number of pairs of each user, (U,)."""
+        return np.bincount(self.users, minlength=self.num_users).astype(np.float32)
+
+    @cached_property
+    def frequency(self) -> Floats:
+        """The share of all reviews that mention each aspect, (A,), above 0: half a review more."""
+        total = np.asarray(self.aspects.sum(axis=0), dtype=np.float32).ravel()
+        return (total + np.float32(0.5)) / np.float32(len(self.users) + 1)
+
+    def row_of(self, users: Indices, items: Indices) -> Indices:
+        """Return the row of each pair, (N,) int64, -1 for one that is not there."""
+        known = self.users * self.num_items + self.items
+        order = self._order
+        wanted = users * self.num_items + items
+        places = np.searchsorted(known[order], wanted).clip(max=max(len(known) - 1, 0))
+        rows = order[places] if len(known) else np.full(len(wanted), -1)
+        return np.where(known[rows] == wanted, rows, -1) if len(known) else rows
+
+    @cached_property
+    def _order(self) -> Indices:
+        return np.argsort(self.users * self.num_items + self.items, kind="stable")
+
+
+def dataset_mentions(
+    dataset: Dataset, split: Split, sentiments: Collection[str] = ("positive", "neutral")
+) -> Mentions:
+    """Return the split's interactions with their aspects of these sentiments.
+
+    Raises DataError if the dataset has no aspects.
+    """
+    table = dataset.explanation_aspects
+    if dataset.aspects is None or table is None:
+        raise DataError(
+            "the dataset has no aspects of pairs; expected one that was prepared from annotations "
+            "(`xrec annotate`)"
+        )
+    wanted = pc.and_(
+        pc.equal(table["split"], split), pc.is_in(table["sentiment"], pa.array(list(sentiments)))
+    )
+    rows = table.filter(wanted)
+    users, items = dataset.interaction_edges(split)
+    pairs = Mentions(
+        users,
+        items,
+        scipy.sparse.csr_matrix((len(users), dataset.aspects.num_rows), dtype=np.float32),
+        dataset.num_users,
+        dataset.num_items,
+    )
+    columns = {
+        name: rows[name].to_numpy().astype(np.int64)
+        for name in ("user_index", "item_index", "aspect_index")
+    }
+    places = pairs.row_of(columns["user_index"], columns["item_index"])
+    there = places >= 0
+    return Mentions(
+        users,
+        items,
+        ones_at(places[there], columns["aspect_index"][there], pairs.aspects.shape),
+        dataset.num_users,
+        dataset.num_items,
+    )
+
+
+def ones_at(rows: Indices, columns: Indices, shape: tuple[int, int]) -> Sparse:
+    """Return a sparse matrix with 1 at these places, which may repeat."""
+    matrix = scipy.sparse.csr_matrix(
+        (np.ones(len(rows), dtype=np.float32), (rows, columns)), shape=shape
+    )
+    matrix.sum_duplicates()
+    matrix.data[:] = 1
+    return matrix
+
+
+def add_up(rows: Indices, num_rows: int) -> Sparse:
+    """Return the sparse matrix (num_rows, P) that adds up what belongs to each of `rows` (P,)."""
+    ones = np.ones(len(rows), dtype=np.float32)
+    return scipy.sparse.csr_matrix((ones, (rows, np.arange(len(rows)))), (num_rows, len(rows)))

@@ -1,0 +1,184 @@
+"""score(u, i, a): how likely the user u is to praise the aspect a of the item i.
+
+    score = ln p(a | i) + v ln(1 + c(u, a) / (l p(a))) + w ln(1 + s(u, a) / (k p(a)))
+    p(a | i) = (c(i, a) + m q(a | i)) / (n(i) + m)
+
+The first term is how often the item's n(i) training reviews mention a, with m reviews of similar
+items as a prior: q is the share of the neighbours' reviews, each neighbour weighted by the power b
+of its cosine. The second is the user's own habit: in how many of their reviews, c(u, a), beside the
+share p(a) of all reviews. The third is what the graph says of the user without a word of theirs,
+along the paths user - item - aspect and user - item - user - aspect that leave the user's own
+reviews out. Of each item j that the user reviewed, with n(j) reviews:
+
+    s(u, a) = sum_j [ share of j's other reviews with a
+                      + n(j)^-1/2 sum of the shares, of all their reviews, of j's other reviewers ]
+
+The constants and weights are trained by `xrec.aspects.fit`. A pair's own review, if it is one of
+the training reviews, can be left out of all counts.
+"""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import scipy.sparse
+from numpy.typing import NDArray
+
+from xrec.aspects.mentions import Floats, Indices, Mentions, Sparse, add_up
+
+_ROUNDING = 1e-5  # a share that is less was 0 before float32 rounded
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The trained numbers: in the formula above m, b, v, l, w and k."""
+
+    prior_reviews: float = 16.0
+    similarity_power: float = 4.0
+    own_weight: float = 0.3
+    own_reviews: float = 10.0
+    graph_weight: float = 0.1
+    graph_reviews: float = 2.0
+
+
+@dataclass(frozen=True, eq=False)
+class AspectScorer:
+    """Scores aspects; `neighbours` (I, I) are the cosines of each item's nearest ones, sparse."""
+
+    mentions: Mentions
+    neighbours: Sparse
+    weights: Weights = field(default_factory=Weights)
+
+    @cached_property
+    def neighbour_shares(self) -> Sparse:
+        """m (q(a | i) - floor), (I, A) sparse; the floor is `prior_floor`."""
+        totals, scale = self._neighbour_totals
+        counts = self._powers @ self.mentions.of_items
+        return _scaled(counts, self.weights.prior_reviews / (totals + scale))
+
+    @cached_property
+    def prior_floor(self) -> Floats:
+        """The weight of all reviews' shares in m q(a | i), (I,): m for an item without neighbours.
+
+        It is that of half a review of an average neighbour.
+        """
+        totals, scale = self._neighbour_totals
+        floor: Floats = np.where(
+            totals > 0,
+            self.weights.prior_reviews * scale / np.maximum(totals + scale, 1e-30),
+            self.weights.prior_reviews,
+        ).astype(np.float32)
+        return floor
+
+    @cached_property
+    def _powers(self) -> Sparse:
+        powers = self.neighbours.copy()
+        powers.data **= np.float32(self.weights.similarity_power)
+        return powers
+
+    @cached_property
+    def _neighbour_totals(self) -> tuple[Floats, Floats]:
+        """The weighted number of the neighbours' reviews, and the weight of half a review, (I,)."""
+        powers = self._powers
+        totals = np.asarray(powers @ self.mentions.reviews_of_items, dtype=np.float32)
+        num = np.maximum(np.diff(powers.indptr), 1)
+        scale = 0.5 * np.asarray(powers.sum(axis=1), dtype=np.float32).ravel() / num
+        return totals, np.maximum(scale, np.float32(1e-12))
+
+    @cached_property
+    def graph_counts(self) -> Sparse:
+        """s(u, a), (U, A) sparse float32."""
+        mentions = self.mentions
+        paths = self._paths(np.arange(len(mentions.users)))
+        return add_up(mentions.users, mentions.num_users) @ paths
+
+    def _paths(self, rows: Indices) -> Sparse:
+        """What each of these training pairs adds to s(u, a), (N, A) sparse, above 0."""
+        mentions = self.mentions
+        users, items = mentions.users[rows], mentions.items[rows]
+        num_reviews = mentions.reviews_of_items[items]
+        others = mentions.of_items[items] - mentions.aspects[rows]
+        reviewers = self._shares_of_reviewers[items] - self._shares_of_users[users]
+        paths = (
+            _scaled(others, 1 / np.maximum(num_reviews - 1, 1))
+            + _scaled(reviewers, 1 / np.sqrt(np.maximum(num_reviews, 1)))
+        ).tocsr()
+        paths.data = np.where(paths.data > _ROUNDING, paths.data, 0).astype(np.float32)
+        paths.eliminate_zeros()
+        return paths
+
+    @cached_property
+    def _shares_of_users(self) -> Sparse:
+        """The share of each user's reviews that mention each aspect, (U, A) sparse."""
+        mentions = self.mentions
+        return _scaled(mentions.of_users, 1 / np.maximum(mentions.reviews_of_users, 1))
+
+    @cached_property
+    def _shares_of_reviewers(self) -> Sparse:
+        """The shares of each item's reviewers, added up, (I, A) sparse."""
+        mentions = self.mentions
+        return add_up(mentions.items, mentions.num_items) @ self._shares_of_users[mentions.users]
+
+    @cached_property
+    def user_part(self) -> Sparse:
+        """The second and third term, (U, A) sparse float32: 0 where nothing is known of a user."""
+        weights, frequency = self.weights, self.mentions.frequency
+        terms = [
+            (weights.own_weight, self.mentions.of_users, weights.own_reviews),
+            (weights.graph_weight, self.graph_counts, weights.graph_reviews),
+        ]
+        part = scipy.sparse.csr_matrix(self.mentions.of_users.shape, dtype=np.float32)
+        for weight, counts, reviews in terms:
+            if weight:
+                part = part + lift(counts, frequency, reviews) * np.float32(weight)
+        return part.tocsr()
+
+    def item_part(self, items: Indices) -> Floats:
+        """ln p(a | i) of all aspects, (N, A), without its denominator, which ranks nothing."""
+        counts = self.mentions.of_items[items] + self.neighbour_shares[items]
+        floor = self.prior_floor[items, None] * self.mentions.frequency
+        part: Floats = np.log(counts.toarray() + floor)
+        return part
+
+    def scores(self, users: Indices, items: Indices, *, leave_out_own: bool = False) -> Floats:
+        """Return the scores of all aspects for N pairs, (N, A) float32, up to a constant a pair.
+
+        With `leave_out_own`, a pair that is a training pair is scored as if its review had not been
+        written; only its item's neighbours stay as they are.
+        """
+        if leave_out_own:
+            return self._without_own(users, items)
+        scores: Floats = self.item_part(items) + self.user_part[users].toarray()
+        return scores
+
+    def _without_own(self, users: Indices, items: Indices) -> Floats:
+        mentions, weights = self.mentions, self.weights
+        rows = mentions.row_of(users, items)
+        is_own = rows >= 0
+        own, path = (
+            np.zeros((len(users), mentions.num_aspects), dtype=np.float32) for _ in range(2)
+        )
+        own[is_own] = mentions.aspects[rows[is_own]].toarray()
+        path[is_own] = self._paths(rows[is_own]).toarray()
+        of_item = (mentions.of_items[items] + self.neighbour_shares[items]).toarray() - own
+        floor = self.prior_floor[items, None] * mentions.frequency
+        habit = mentions.of_users[users].toarray() - own
+        graph = np.maximum(self.graph_counts[users].toarray() - path, 0)
+        scores: Floats = (
+            np.log(np.maximum(of_item, 0) + floor)
+            + weights.own_weight * np.log1p(habit / (weights.own_reviews * mentions.frequency))
+            + weights.graph_weight * np.log1p(graph / (weights.graph_reviews * mentions.frequency))
+        )
+        return scores
+
+
+def _scaled(matrix: Sparse, factors: NDArray[np.floating[Any]]) -> Sparse:
+    return scipy.sparse.diags(factors.astype(np.float32)) @ matrix
+
+
+def lift(counts: Sparse, frequency: Floats, reviews: float) -> Sparse:
+    """Return ln(1 + counts / (reviews frequency)), sparse as `counts` is."""
+    lifted = counts.tocsr().copy()
+    lifted.data = np.log1p(lifted.data / (np.float32(reviews) * frequency[lifted.indices]))
+    return lifted
