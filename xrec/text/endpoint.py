@@ -3,6 +3,7 @@
 import asyncio
 import queue
 import threading
+from collections import deque
 from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
@@ -36,12 +37,15 @@ class EndpointModel:
     """A `LanguageModel` over an endpoint; close it, or use it as a context.
 
     An event loop in a thread of its own makes the requests, of several calls of `write` too: they
-    share the places and the rate of the config.
+    share the rate and the `concurrency` places of the config. A prompt has its place until the
+    caller comes back for the next reply. So after a kill, no more prompts can be without a reply
+    that the caller has kept than there are places.
     """
 
     def __init__(self, config: EndpointModelConfig, key: SecretStr | None):
         self.name = config.model
         self._client = PatientClient(config, key)
+        self._places = threading.Semaphore(config.concurrency)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(
             target=self._loop.run_forever, name="xrec endpoint", daemon=True
@@ -55,18 +59,22 @@ class EndpointModel:
         model, the endpoint answers to nothing. The other prompts are not asked any more then.
         """
         finished: queue.SimpleQueue[Future[RawReply]] = queue.SimpleQueue()
-        futures = [
-            self._submit(self._client.reply(index, prompt, sampling))
-            for index, prompt in enumerate(prompts)
-        ]
-        for future in futures:
-            future.add_done_callback(finished.put)
+        waiting, open_ = deque(enumerate(prompts)), set[Future[RawReply]]()
         try:
-            for _ in futures:
-                yield finished.get().result()
+            while waiting or open_:
+                while waiting and self._places.acquire(blocking=not open_):
+                    index, prompt = waiting.popleft()
+                    future = self._submit(self._client.reply(index, prompt, sampling))
+                    open_.add(future)
+                    future.add_done_callback(finished.put)
+                future = finished.get()
+                yield future.result()
+                open_.remove(future)
+                self._places.release()
         finally:
-            for future in futures:
+            for future in open_:
                 future.cancel()
+                self._places.release()
 
     def num_tokens(self, text: str) -> int:
         """See LanguageModel; the endpoint's tokenizer is not known."""

@@ -3,6 +3,7 @@
 import logging
 import pickle
 import time
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
 import pytest
@@ -307,6 +308,27 @@ def test_endpoint_replies_that_are_no_longer_wanted_are_not_asked_for() -> None:
         replies.close()
         time.sleep(0.3)
         assert len(stub.asked) <= 6
+
+
+def test_endpoint_asks_only_as_many_as_there_are_places_before_the_caller_has_kept_replies() -> (
+    None
+):
+    with stub_endpoint(right) as stub, endpoint_model(stub, concurrency=3) as model:
+        for number, _ in enumerate(model.write(prompts(20), SAMPLING), start=1):
+            time.sleep(0.02)
+            assert len(stub.asked) <= number - 1 + 3
+    assert len(stub.asked) == 20
+
+
+def test_endpoint_calls_in_threads_share_the_places() -> None:
+    with (
+        stub_endpoint(lambda asked: Answer(text=right(asked).text, delay_seconds=0.02)) as stub,
+        endpoint_model(stub, concurrency=3) as model,
+        ThreadPoolExecutor(4) as pool,
+    ):
+        calls = [pool.submit(lambda: list(ask(model, prompts(10), SAMPLING))) for _ in range(4)]
+        assert [len(_words(call.result())) for call in calls] == [10] * 4
+    assert stub.most_at_once <= 3
 
 
 def test_endpoint_key_that_is_not_set_is_an_error_that_names_the_variable() -> None:
