@@ -13,6 +13,7 @@ from typing import Literal, get_args
 from pydantic import ValidationError
 
 from xrec.bulk.plan import FOLDER, PLAN, PlanRecord, read_plan
+from xrec.bulk.publish import PIN
 from xrec.bulk.state import RunState, read_state, state_of
 from xrec.config.shared import StorageConfig
 from xrec.errors import DataError, StorageNotFoundError, TableError
@@ -141,7 +142,7 @@ def _of_table(table: Table, sizes: Mapping[str, int], record: PlanRecord) -> Ite
         return
     yield from _of_state(snapshot, commit, state, record)
     pinned = pins(table.location)
-    yield from _of_manifest(table, version, state, MANIFEST in sizes, pinned.values())
+    yield from _of_manifest(table, version, state, MANIFEST in sizes, pinned)
     kept = {version: snapshot}
     yield from _of_pins(table, pinned, kept)
     yield from _of_files(table, sizes, kept)
@@ -218,12 +219,20 @@ def _of_driver(commit: Commit, state: RunState, record: PlanRecord) -> Finding:
 
 
 def _of_manifest(
-    table: Table, version: int, state: RunState | None, is_there: bool, pinned: Iterable[int]
+    table: Table,
+    version: int,
+    state: RunState | None,
+    is_there: bool,
+    pinned: Mapping[str, int],
 ) -> Iterator[Finding]:
-    """Whether `manifest.json` names the newest version that is finished."""
+    """Whether `manifest.json` names the newest version that is finished.
+
+    Where a run is a part of an artifact, the manifest lies elsewhere; what it names is pinned too.
+    """
     again = "run the job again, which writes it"
     if not is_there:
-        if state is not None and state.state == "finished":
+        is_named = any(name.startswith(PIN) and at == version for name, at in pinned.items())
+        if state is not None and state.state == "finished" and not is_named:
             yield Finding("warning", f"the run is finished, and {MANIFEST} is missing", again)
         return
     try:
@@ -243,7 +252,7 @@ def _of_manifest(
             f"{MANIFEST} does not see it",
             again,
         )
-    elif named not in pinned:
+    elif named not in pinned.values():
         yield Finding(
             "warning",
             f"{MANIFEST} names version {named}, which no pin keeps: vacuum may delete its files "
