@@ -27,6 +27,7 @@ _FIGURES: Mapping[str, tuple[tuple[str, str], ...]] = {
     "annotations": (("aspects_in_review", "aspects in reviews"),),
     "llm": (("loss", "loss"),),
     "graph": (("recall@20", "Recall@20"), ("ndcg@20", "NDCG@20")),
+    "aspects": (("ndcg@10", "NDCG@10"),),
     "adapter": (("validation_loss", "validation loss"),),
     "evaluation": (
         ("personalization_gain", "gain"),

@@ -109,6 +109,24 @@ Example:
 """,
 )
 
+TRAIN_ASPECTS = Job(
+    "train-aspects",
+    "aspects",
+    """Dataset with aspects in, out: which aspects of an item to name to a user.
+
+Trains a score of aspects on the validation's reviews, and chooses the best ones of each explained
+pair, of training pairs without their own review. Runs in this process.
+
+\b
+In:   <workspace>/dataset (from: xrec prepare, of annotations)
+Out:  <workspace>/aspects: weights.json, neighbours.safetensors, choices.parquet, manifest.json
+
+\b
+Example:
+  xrec train-aspects configs/instruments.yaml num_chosen=3
+""",
+)
+
 RECOMMEND = Job(
     "recommend",
     "recommendations",
@@ -264,6 +282,7 @@ JOBS = (
     ANNOTATE,
     PREPARE,
     PRETRAIN_GRAPH,
+    TRAIN_ASPECTS,
     TRAIN_ADAPTER,
     IMPORT_ADAPTER,
     RECOMMEND,

@@ -5,15 +5,19 @@
     scorer       score(u, i, a)
     fit          trains the scorer's numbers on held-out reviews
     choice       the best aspects of many pairs, with evidence
+    artifact     the trained score, and the choices of the explained pairs
+    train        the recipe
 
 The formula is in `xrec.aspects.scorer`.
 """
 
+from xrec.aspects.artifact import read_choices, read_scorer
 from xrec.aspects.choice import AspectChooser, Choices
-from xrec.aspects.fit import Fitted, fit, ndcg
+from xrec.aspects.fit import Fitted, evaluate, fit, ndcg
 from xrec.aspects.mentions import Mentions, dataset_mentions, ones_at
 from xrec.aspects.neighbours import item_vectors, nearest_items
 from xrec.aspects.scorer import AspectScorer, Weights
+from xrec.aspects.train import aspects_identity, train_aspects
 
 __all__ = [
     "AspectChooser",
@@ -22,10 +26,15 @@ __all__ = [
     "Fitted",
     "Mentions",
     "Weights",
+    "aspects_identity",
     "dataset_mentions",
+    "evaluate",
     "fit",
     "item_vectors",
     "ndcg",
     "nearest_items",
     "ones_at",
+    "read_choices",
+    "read_scorer",
+    "train_aspects",
 ]

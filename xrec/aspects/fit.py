@@ -82,6 +82,20 @@ def fit(
     return Fitted(AspectScorer(train, neighbours, best), own, of_others, search.ndcg(item_best)[0])
 
 
+def evaluate(scorer: AspectScorer, held_out: Mentions, *, seed: int = 0) -> Fitted:
+    """Return how well a trained scorer ranks what other `held_out` reviews mention.
+
+    Raises ValueError if none mentions an aspect.
+    """
+    users, items, mentioned = _scored(held_out)
+    train = scorer.mentions
+    others = [draw_others(train, users, items, seed), draw_users(train, users, seed)]
+    search = _Search(train, scorer.neighbours, items, mentioned, [users, *others], 0.0)
+    own, of_others = search.ndcg(scorer.weights)
+    of_item = replace(scorer.weights, own_weight=0, graph_weight=0)
+    return Fitted(scorer, own, of_others, search.ndcg(of_item)[0])
+
+
 def draw_others(train: Mentions, users: Indices, items: Indices, seed: int) -> Indices:
     """Return another reviewer of each pair's item (N,), or any other user where there is none."""
     rng = np.random.default_rng([seed, 1])

@@ -3,7 +3,7 @@
 All counts come from here, so that a pair's own review can be left out of them exactly.
 """
 
-from collections.abc import Collection
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 import scipy.sparse
 from numpy.typing import NDArray
 
+from xrec.config.aspects import Sentiment
 from xrec.config.shared import Split
 from xrec.data.dataset import Dataset
 from xrec.errors import DataError
@@ -21,6 +22,12 @@ from xrec.errors import DataError
 Indices = NDArray[np.int64]
 Floats = NDArray[np.float32]
 Sparse = Any  # scipy.sparse.csr_matrix, which has no types
+
+_COUNTED: Mapping[Sentiment, list[str]] = {
+    "all": ["positive", "neutral", "negative"],
+    "positive": ["positive"],
+    "not_negative": ["positive", "neutral"],
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,9 +89,9 @@ class Mentions:
 
 
 def dataset_mentions(
-    dataset: Dataset, split: Split, sentiments: Collection[str] = ("positive", "neutral")
+    dataset: Dataset, split: Split, sentiment: Sentiment = "not_negative"
 ) -> Mentions:
-    """Return the split's interactions with their aspects of these sentiments.
+    """Return the split's interactions with their aspects of the sentiment.
 
     Raises DataError if the dataset has no aspects.
     """
@@ -94,10 +101,8 @@ def dataset_mentions(
             "the dataset has no aspects of pairs; expected one that was prepared from annotations "
             "(`xrec annotate`)"
         )
-    wanted = pc.and_(
-        pc.equal(table["split"], split), pc.is_in(table["sentiment"], pa.array(list(sentiments)))
-    )
-    rows = table.filter(wanted)
+    counted = pc.is_in(table["sentiment"], pa.array(_COUNTED[sentiment]))
+    rows = table.filter(pc.and_(pc.equal(table["split"], split), counted))
     users, items = dataset.interaction_edges(split)
     pairs = Mentions(
         users,

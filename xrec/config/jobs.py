@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from xrec.config.adapter import ImportAdapterConfig, TrainAdapterConfig
 from xrec.config.annotate import AnnotateConfig
+from xrec.config.aspects import TrainAspectsConfig
 from xrec.config.backfill import BackfillConfig, RecommendConfig
 from xrec.config.data import BuildSampleLLMConfig, PrepareConfig
 from xrec.config.evaluate import AblateConfig, EvaluateConfig
@@ -16,6 +17,7 @@ JOBS: Mapping[str, type[JobConfig]] = {
     "annotate": AnnotateConfig,
     "prepare": PrepareConfig,
     "pretrain-graph": PretrainGraphConfig,
+    "train-aspects": TrainAspectsConfig,
     "train-adapter": TrainAdapterConfig,
     "import-adapter": ImportAdapterConfig,
     "recommend": RecommendConfig,
@@ -30,6 +32,7 @@ ARTIFACTS = (
     "annotations",
     "dataset",
     "graph",
+    "aspects",
     "adapter",
     "recommendations",
     "explanations",

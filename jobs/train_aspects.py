@@ -1,0 +1,24 @@
+"""Job `train-aspects`: the dataset in, a score of the aspects of items for users out."""
+
+from jobs.output import Output
+from xrec.aspects.train import aspects_identity, train_aspects
+from xrec.config.aspects import TrainAspectsConfig
+from xrec.storage import Manifest, check_artifacts, location_of
+
+
+def output(config: TrainAspectsConfig, *, exact: bool = True) -> Output:
+    """The score that `config` asks for; see jobs.output."""
+    settings, inputs = aspects_identity(config)
+    return Output(location_of(config, "aspects"), "aspects", settings, inputs)
+
+
+def run(config: TrainAspectsConfig) -> Manifest:
+    """Train in this process, unless it is done; returns the manifest."""
+    check_artifacts(config, "dataset", "aspects")
+    return output(config).done() or train_aspects(config)
+
+
+if __name__ == "__main__":
+    from jobs.command.commands import run_job
+
+    run_job("train-aspects")

@@ -1,0 +1,202 @@
+"""From a dataset with aspects to the artifact and back; what is left out, and what is refused."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+
+from jobs.prepare import run as prepare_dataset
+from jobs.train_aspects import output, run
+from xrec.aspects import AspectChooser, dataset_mentions, read_choices, read_scorer
+from xrec.config.aspects import TrainAspectsConfig
+from xrec.config.data import PrepareConfig
+from xrec.data import Dataset, read_dataset, write_dataset
+from xrec.data.aspects import aspect_tables
+from xrec.errors import ArtifactMismatchError, DataError
+from xrec.schemas import CHOSEN_ASPECTS, REJECTED
+from xrec.storage import open_location
+
+TOWN = {
+    "kind": "sample",
+    "num_users": 60,
+    "num_items": 30,
+    "interactions_per_user": 10,
+    "explanations_per_user": 5,
+}
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """The town's dataset, which has no aspects."""
+    workspace = str(tmp_path_factory.mktemp("plain"))
+    prepare_dataset(PrepareConfig.model_validate({"workspace": workspace, "source": TOWN}))
+    return read_dataset(open_location(f"{workspace}/dataset"))
+
+
+def with_aspects(plain: Dataset, workspace: Path, splits: tuple[str, ...]) -> str:
+    """A dataset in which each explained pair of `splits` has the aspect that the town planted.
+
+    One in four is criticized.
+    """
+    assert plain.planted is not None
+    keys = ["user_index", "item_index"]
+    pairs = plain.explanations.filter(pc.is_in(plain.explanations["split"], pa.array(splits)))
+    named = pairs.select([*keys, "split"]).join(plain.planted.select([*keys, "aspect"]), keys)
+    rows = named.num_rows
+    table = pa.table(
+        {
+            "user_id": plain.users["user_id"].take(named["user_index"]),
+            "item_id": plain.items["item_id"].take(named["item_index"]),
+            "aspect": named["aspect"],
+            "opinion": ["good"] * rows,
+            "sentiment": ["negative" if row % 4 == 0 else "positive" for row in range(rows)],
+            "split": named["split"],
+        }
+    )
+    in_training = pc.filter(table["aspect"], pc.equal(table["split"], "train"))
+    known = table.filter(pc.is_in(table["aspect"], in_training.combine_chunks()))
+    names = ("users", "items", "interactions", "explanations", "planted")
+    write_dataset(
+        open_location(str(workspace / "dataset")),
+        {
+            **{name: getattr(plain, name) for name in names},
+            **aspect_tables(known, plain.users, plain.items),
+        },
+        REJECTED.empty_table(),
+        config={"splits": list(splits)},
+        inputs={},
+        metrics={},
+    )
+    return str(workspace)
+
+
+@pytest.fixture(scope="module")
+def workspace(plain: Dataset, tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("with-aspects")
+    return with_aspects(plain, folder, ("train", "validation", "test"))
+
+
+def config(workspace: str, **values: Any) -> TrainAspectsConfig:
+    return TrainAspectsConfig.model_validate(
+        {
+            "workspace": workspace,
+            "similar_items": {"embedding_dim": 8, "num_neighbours": 5},
+            "num_chosen": 2,
+            **values,
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(workspace: str) -> TrainAspectsConfig:
+    of = config(workspace)
+    run(of)
+    return of
+
+
+def test_trained_score_is_read_back_and_finds_the_planted_taste(
+    trained: TrainAspectsConfig,
+) -> None:
+    manifest = output(trained).done()
+    assert manifest is not None
+    figures = manifest.metrics["validation"]
+    assert figures["ndcg@10"] > figures["ndcg@10_item"]
+    assert figures["ndcg@10"] > figures["ndcg@10_others"]
+    assert 0 < manifest.metrics["test"]["ndcg@10"] <= 1
+    dataset = read_dataset(open_location(trained.artifact("dataset")))
+    scorer = read_scorer(open_location(trained.artifact("aspects")), dataset)
+    assert scorer.mentions.num_items == manifest.row_counts["items"] == 30
+    assert scorer.weights.own_weight + scorer.weights.graph_weight > 0
+
+
+def test_choices_of_the_artifact_are_those_without_the_pairs_own_review(
+    trained: TrainAspectsConfig,
+) -> None:
+    dataset = read_dataset(open_location(trained.artifact("dataset")))
+    location = open_location(trained.artifact("aspects"))
+    table, scorer = read_choices(location), read_scorer(location, dataset)
+    assert table.schema.equals(CHOSEN_ASPECTS)
+    pairs = dataset.explanations
+    users, items = (
+        pairs[name].to_numpy().astype(np.int64) for name in ("user_index", "item_index")
+    )
+    expected = AspectChooser(scorer).choose(users, items, 2, leave_out_own=True)
+    assert table.num_rows == (expected.aspects >= 0).sum()
+    row, place = np.argwhere(expected.aspects >= 0)[7]
+    found = table.slice(7, 1).to_pylist()[0]
+    assert (found["user_index"], found["item_index"]) == (users[row], items[row])
+    assert found["rank"] == place + 1
+    assert found["aspect_index"] == expected.aspects[row, place]
+    assert found["item_reviews"] == expected.item_reviews[row, place]
+    assert found["num_user_reviews"] == expected.num_user_reviews[row]
+
+
+def test_mentions_of_a_dataset_are_those_of_the_split_and_sentiment(
+    trained: TrainAspectsConfig,
+) -> None:
+    dataset = read_dataset(open_location(trained.artifact("dataset")))
+    table = dataset.explanation_aspects
+    assert table is not None
+    for sentiment, counted in (("all", ["positive", "negative"]), ("positive", ["positive"])):
+        found = dataset_mentions(dataset, "train", sentiment)  # type: ignore[arg-type]
+        expected = {
+            (row["user_index"], row["item_index"], row["aspect_index"])
+            for row in table.to_pylist()
+            if row["split"] == "train" and row["sentiment"] in counted
+        }
+        rows, aspects = found.aspects.nonzero()
+        pairs = zip(found.users[rows], found.items[rows], aspects, strict=True)
+        assert {tuple(map(int, each)) for each in pairs} == expected
+
+
+def test_second_run_does_no_work_and_other_settings_are_refused(
+    trained: TrainAspectsConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jobs.train_aspects.train_aspects", None)
+    run(trained)
+    with pytest.raises(ArtifactMismatchError, match="num_chosen"):
+        run(trained.model_copy(update={"num_chosen": 3}))
+
+
+def test_score_of_another_dataset_is_refused(
+    trained: TrainAspectsConfig, plain: Dataset, tmp_path: Path
+) -> None:
+    other = with_aspects(plain, tmp_path, ("train", "validation"))
+    dataset = read_dataset(open_location(f"{other}/dataset"))
+    with pytest.raises(ArtifactMismatchError, match="indices would not fit"):
+        read_scorer(open_location(trained.artifact("aspects")), dataset)
+
+
+def test_file_that_was_changed_is_refused(workspace: str, tmp_path: Path) -> None:
+    of = config(workspace, aspects=str(tmp_path / "aspects"))
+    run(of)
+    (tmp_path / "aspects" / "weights.json").write_text("{}")
+    with pytest.raises(ArtifactMismatchError, match=r"weights\.json: its content"):
+        read_scorer(
+            open_location(of.artifact("aspects")),
+            read_dataset(open_location(of.artifact("dataset"))),
+        )
+
+
+def test_dataset_without_aspects_of_validation_pairs_is_refused(
+    plain: Dataset, tmp_path: Path
+) -> None:
+    with pytest.raises(DataError, match=r"none of the .* validation pairs has an aspect"):
+        run(config(with_aspects(plain, tmp_path, ("train",))))
+
+
+def test_dataset_without_aspects_is_refused(plain: Dataset, tmp_path: Path) -> None:
+    names = ("users", "items", "interactions", "explanations")
+    write_dataset(
+        open_location(str(tmp_path / "dataset")),
+        {name: getattr(plain, name) for name in names},
+        REJECTED.empty_table(),
+        config={},
+        inputs={},
+        metrics={},
+    )
+    with pytest.raises(DataError, match="the dataset has no aspects of pairs"):
+        run(config(str(tmp_path)))

@@ -1,0 +1,146 @@
+"""The aspects artifact: the trained score, and the aspects that it chose for the explained pairs.
+
+weights.json            the trained numbers (`Weights`)
+neighbours.safetensors  the cosines of each item's nearest ones: starts (I + 1,) int64,
+                        items (n,) int32, cosines (n,) float32
+choices.parquet         schema CHOSEN_ASPECTS; those of a training pair are made without its own
+                        review
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import safetensors.numpy
+import scipy.sparse
+
+from xrec.aspects.choice import Choices
+from xrec.aspects.mentions import Indices, Sparse, dataset_mentions
+from xrec.aspects.scorer import AspectScorer, Weights
+from xrec.data.dataset import Dataset
+from xrec.errors import ArtifactMismatchError
+from xrec.schemas import CHOSEN_ASPECTS
+from xrec.storage import (
+    Location,
+    Manifest,
+    content_hash,
+    read_manifest,
+    read_table,
+    write_manifest,
+    write_table,
+)
+
+WEIGHTS, NEIGHBOURS, CHOICES = "weights.json", "neighbours.safetensors", "choices.parquet"
+
+
+def write_aspects(
+    location: Location,
+    scorer: AspectScorer,
+    choices: pa.Table,
+    *,
+    config: Mapping[str, Any],
+    inputs: Mapping[str, str],
+    metrics: Mapping[str, Any],
+) -> Manifest:
+    """Write the artifact, its manifest last, and return the manifest.
+
+    `choices` has the schema CHOSEN_ASPECTS. `config` must have the `sentiment` of the mentions.
+    """
+    contents = {
+        WEIGHTS: (json.dumps(asdict(scorer.weights), indent=1) + "\n").encode(),
+        NEIGHBOURS: _neighbours_bytes(scorer.neighbours),
+    }
+    for name, content in contents.items():
+        (location / name).write_bytes(content)
+    files = {name: content_hash(content) for name, content in contents.items()}
+    files[CHOICES] = write_table(location / CHOICES, choices, CHOSEN_ASPECTS)
+    return write_manifest(
+        location,
+        "aspects",
+        config=config,
+        inputs=inputs,
+        files=files,
+        row_counts={
+            "items": scorer.mentions.num_items,
+            "aspects": scorer.mentions.num_aspects,
+            "choices": choices.num_rows,
+        },
+        metrics=metrics,
+    )
+
+
+def read_scorer(location: Location, dataset: Dataset) -> AspectScorer:
+    """Return the trained score; the counts come from `dataset`, which it was trained on.
+
+    Raises ArtifactNotFoundError if there is no finished artifact, ArtifactMismatchError if it is of
+    another dataset or a file is not what the manifest says.
+    """
+    manifest = read_manifest(location, "aspects")
+    if manifest.inputs["dataset"] != dataset.manifest.fingerprint:
+        raise ArtifactMismatchError(
+            f"{location}: trained on dataset {manifest.inputs['dataset']}, but this one is "
+            f"{dataset.manifest.fingerprint}; indices would not fit: run `xrec train-aspects` "
+            "again, or give its dataset"
+        )
+    weights = Weights(**json.loads(_content(location, manifest, WEIGHTS)))
+    tables = safetensors.numpy.load(_content(location, manifest, NEIGHBOURS))
+    neighbours = scipy.sparse.csr_matrix(
+        (tables["cosines"], tables["items"], tables["starts"]),
+        shape=(dataset.num_items, dataset.num_items),
+    )
+    mentions = dataset_mentions(dataset, "train", manifest.config["sentiment"])
+    return AspectScorer(mentions, neighbours, weights)
+
+
+def read_choices(location: Location) -> pa.Table:
+    """Return the chosen aspects of the explained pairs, schema CHOSEN_ASPECTS.
+
+    They are sorted by user, item and rank. Raises ArtifactNotFoundError if there is no finished
+    artifact, DataError if the file is not in its schema.
+    """
+    read_manifest(location, "aspects")
+    return read_table(location / CHOICES, CHOSEN_ASPECTS)
+
+
+def choices_table(users: Indices, items: Indices, splits: pa.Array, choices: Choices) -> pa.Table:
+    """Return a row for each chosen aspect of the pairs users (N,), items (N,), splits (N,)."""
+    pair, place = np.nonzero(choices.aspects >= 0)
+    return pa.table(
+        {
+            "user_index": users[pair],
+            "item_index": items[pair],
+            "split": splits.take(pa.array(pair)),
+            "rank": place + 1,
+            "aspect_index": choices.aspects[pair, place],
+            "score": choices.scores[pair, place],
+            "item_reviews": choices.item_reviews[pair, place],
+            "user_reviews": choices.user_reviews[pair, place],
+            "num_item_reviews": choices.num_item_reviews[pair],
+            "num_user_reviews": choices.num_user_reviews[pair],
+        }
+    ).cast(CHOSEN_ASPECTS)
+
+
+def _neighbours_bytes(neighbours: Sparse) -> bytes:
+    return bytes(
+        safetensors.numpy.save(
+            {
+                "starts": neighbours.indptr.astype(np.int64),
+                "items": neighbours.indices.astype(np.int32),
+                "cosines": neighbours.data.astype(np.float32),
+            }
+        )
+    )
+
+
+def _content(location: Location, manifest: Manifest, name: str) -> bytes:
+    content = (location / name).read_bytes()
+    if content_hash(content) != manifest.files[name]:
+        raise ArtifactMismatchError(
+            f"{location / name}: its content is not what the manifest says; run "
+            "`xrec train-aspects` again"
+        )
+    return content

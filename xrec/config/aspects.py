@@ -1,0 +1,59 @@
+"""`xrec train-aspects`: which aspects of an item to name to a user."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from xrec.config.base import Config
+from xrec.config.shared import JobConfig, input_uri, output_uri
+
+Sentiment = Literal["all", "positive", "not_negative"]
+
+
+class SimilarItemsConfig(Config):
+    """Which items' reviews say something about an item too."""
+
+    embedding_dim: int = Field(
+        64,
+        ge=1,
+        description="Length of the vectors, which are the spectral start of the graph of users, "
+        "items and aspects.",
+    )
+    num_neighbours: int = Field(
+        100, ge=1, description="Number of items, the nearest ones by the angle of their vectors."
+    )
+
+
+class TrainAspectsConfig(JobConfig):
+    """`xrec train-aspects`: dataset with aspects in, a score of aspects out."""
+
+    dataset: str | None = input_uri("dataset")
+    aspects: str | None = output_uri("aspects")
+    sentiment: Sentiment = Field(
+        "not_negative",
+        description="Which mentions of an aspect count: all, the positive ones, or all but the "
+        "negative ones.",
+    )
+    own_words: bool = Field(
+        True,
+        description="Whether a user's own training reviews count, or only whose items they "
+        "reviewed.",
+    )
+    similar_items: SimilarItemsConfig = Field(
+        default_factory=SimilarItemsConfig, description="The prior of an item's reviews."
+    )
+    personal_weight: float = Field(
+        1.0,
+        ge=0,
+        description="Weight of the margin of NDCG@10 over other users in the place of the pair's, "
+        "where NDCG@10 itself has weight 1. 0 trains for NDCG alone.",
+    )
+    num_chosen: int = Field(
+        5, ge=1, description="Number of aspects that are chosen for each explained pair."
+    )
+    min_item_reviews: int = Field(
+        1,
+        ge=1,
+        description="Least number of an item's reviews that must mention an aspect that is chosen.",
+    )
+    seed: int = Field(0, ge=0, description="Seed of the vectors and of the other users.")
