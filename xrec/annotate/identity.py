@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from xrec.annotate.annotator import AnnotatorSpec
-from xrec.annotate.stages import Stage
+from xrec.annotate.formats import Stage
 from xrec.bulk import Identity
 from xrec.config.annotate import REVIEW_COLUMNS, AnnotateConfig
 from xrec.errors import StorageNotFoundError

@@ -7,10 +7,12 @@ from tempfile import TemporaryDirectory
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from xrec.annotate.formats import STAGES
 from xrec.annotate.keep import keep_reviews
 from xrec.annotate.outlook import Outlook
-from xrec.annotate.source import find_review_files, read_reviews
-from xrec.annotate.stages import STAGES, ItemStage, ItemTexts, PairStage, UserStage
+from xrec.annotate.source import read_reviews
+from xrec.annotate.source_files import find_review_files
+from xrec.annotate.stages import ItemStage, ItemTexts, PairStage, UserStage
 from xrec.annotate.store import ReviewStore, StoreRecord, read_record, write_store
 from xrec.bulk import Rate, measured_rate, read_status
 from xrec.config.annotate import AnnotateConfig

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from xrec.annotate.annotator import AnnotatorSpec
+from xrec.annotate.formats import Stage, stage_format
 from xrec.annotate.identity import identify_stage
-from xrec.annotate.stages import ItemStage, PairStage, Stage, TextStage, UserStage, stage_format
+from xrec.annotate.stages import ItemStage, PairStage, TextStage, UserStage
 from xrec.annotate.store import ReviewStore, StoreRecord
 from xrec.annotate.tables import count_names, read_item_texts
 from xrec.annotate.task import TextTask
@@ -69,15 +70,7 @@ def plan_stage(
     if stage == "aspects":
         make = functools.partial(_make_aspect_task, dict(counts), config.vocabulary, spec.reasons)
         return PlannedStage(run, make)
-    settings = _StageSettings(
-        stage,
-        uri,
-        storage,
-        record.num_files,
-        versions.get("items", -1),
-        config.max_reviews_per_item,
-        config.max_reviews_per_user,
-    )
+    settings = _StageSettings.of(config, record, stage, versions)
     return PlannedStage(run, functools.partial(_make_text_task, settings, spec))
 
 
@@ -92,6 +85,24 @@ class _StageSettings:
     items_version: int
     max_reviews_per_item: int
     max_reviews_per_user: int
+
+    @classmethod
+    def of(
+        cls,
+        config: AnnotateConfig,
+        record: StoreRecord,
+        stage: Stage,
+        versions: Mapping[Stage, int],
+    ) -> "_StageSettings":
+        return cls(
+            stage,
+            location_of(config, "annotations").shared_uri,
+            config.storage,
+            record.num_files,
+            versions.get("items", -1),
+            config.max_reviews_per_item,
+            config.max_reviews_per_user,
+        )
 
 
 def _make_text_task(settings: _StageSettings, spec: AnnotatorSpec) -> TextTask:

@@ -1,11 +1,12 @@
 """The manifest of finished annotations: versions of the stages' tables, counts, and a report."""
 
+import functools
 from collections.abc import Mapping
 
 from xrec.annotate.annotator import AnnotatorSpec
+from xrec.annotate.formats import Stage
 from xrec.annotate.identity import KIND, identify_annotations
 from xrec.annotate.report import write_report
-from xrec.annotate.stages import Stage
 from xrec.annotate.store import StoreRecord
 from xrec.bulk import BulkRun
 from xrec.bulk.publish import PIN
@@ -41,15 +42,9 @@ def publish_annotations(
         return there
     for stage, run in runs.items():
         run.table.pin(f"{PIN}{versions[stage]}", versions[stage])
-    costs: dict[str, float] = {}
-    failed = {}
-    counts = {"reviews": sum(record.num_reviews.values())}
-    for stage, run in runs.items():
-        state = run.state()
-        assert state is not None
-        costs = added(costs, state.costs)
-        failed[str(stage)] = dict(state.failed)
-        counts[_COUNTED[stage]] = state.num_ok
+    states = {stage: state for stage, run in runs.items() if (state := run.state()) is not None}
+    costs: Mapping[str, float] = functools.reduce(added, (each.costs for each in states.values()))
+    failed = {str(stage): dict(state.failed) for stage, state in states.items()}
     own = spec.figures(costs)
     figures = write_report(config, record, runs, versions, failed, own)
     identity = identify_annotations(config, spec, files)
@@ -59,7 +54,10 @@ def publish_annotations(
         config=identity.config,
         inputs=identity.inputs,
         content={str(stage): _content(run, versions[stage]) for stage, run in runs.items()},
-        row_counts=counts,
+        row_counts={
+            "reviews": sum(record.num_reviews.values()),
+            **{_COUNTED[stage]: state.num_ok for stage, state in states.items()},
+        },
         metrics={
             "tables": tables,
             "num_files": record.num_files,

@@ -6,9 +6,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from xrec.annotate.formats import Stage
 from xrec.annotate.identity import KIND
 from xrec.annotate.normalize import normalized
-from xrec.annotate.stages import Stage
 from xrec.annotate.store import ReviewStore
 from xrec.annotate.tables import named_aspects, read_stage, stage_batches
 from xrec.config.shared import StorageConfig

@@ -12,9 +12,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from xrec.annotate.formats import Stage
 from xrec.annotate.normalize import normalized
 from xrec.annotate.report_page import report_page
-from xrec.annotate.stages import Stage
 from xrec.annotate.store import ReviewStore, StoreRecord
 from xrec.annotate.tables import read_stage
 from xrec.bulk import BulkRun

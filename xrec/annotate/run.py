@@ -4,10 +4,10 @@ import logging
 from collections.abc import Mapping
 
 from xrec.annotate.annotator import AnnotatorSpec
+from xrec.annotate.formats import STAGES, Stage, stage_format
 from xrec.annotate.identity import KIND, begun_files
 from xrec.annotate.plan import PlannedStage, plan_stage
 from xrec.annotate.publish import publish_annotations
-from xrec.annotate.stages import STAGES, Stage, stage_format
 from xrec.annotate.store import StoreRecord
 from xrec.bulk import ActorPool, BulkRun, RunState, drive, this_process
 from xrec.bulk.publish import finished_version

@@ -1,16 +1,17 @@
-"""The three kinds of text as stages: which rows each has, from what they are written, and columns.
+"""The three kinds of text as stages: from what each row is written, and what becomes of it.
 
 Items come first, since users' profiles and the pairs' explanations name and describe them.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from xrec.annotate.annotator import Annotator
+from xrec.annotate.formats import EMPTY_REVIEW, NO_REVIEWS
 from xrec.annotate.personal import remove_personal
 from xrec.annotate.rows import (
     Aspect,
@@ -26,72 +27,10 @@ from xrec.annotate.rows import (
     Written,
 )
 from xrec.annotate.store import ReviewStore
-from xrec.bulk import RowFormat
 from xrec.schemas import REVIEWS
-
-Stage = Literal["items", "users", "pairs", "aspects"]
-STAGES: tuple[Stage, ...] = ("items", "users", "pairs", "aspects")
-NO_REVIEWS, EMPTY_REVIEW = "no_reviews", "empty_review"
 
 InputT = TypeVar("InputT")
 TextT = TypeVar("TextT")
-
-
-def _text(name: str, comment: str) -> pa.Field:
-    return pa.field(name, pa.string(), metadata={"comment": comment})
-
-
-ASPECT_LIST = pa.list_(
-    pa.struct([(name, pa.string()) for name in ("aspect", "opinion", "sentiment")])
-)
-_KEY = _text("content_key", "hash of all that the text depends on: reviews, texts, annotator")
-_REPLY = pa.schema([_text("reply", "what the annotator had written, as it was")])
-_KEYS: Mapping[Stage, tuple[str, ...]] = {
-    "items": ("item_id",),
-    "users": ("user_id",),
-    "pairs": ("user_id", "item_id"),
-    "aspects": ("aspect",),
-}
-_OK: Mapping[Stage, pa.Schema] = {
-    "items": pa.schema(
-        [
-            _text("title", "the source's title, or one that the annotator made"),
-            _text("profile", "what the item is like, from training reviews"),
-            pa.field(
-                "title_is_made",
-                pa.bool_(),
-                metadata={"comment": "whether the annotator made the title"},
-            ),
-            _KEY,
-        ]
-    ),
-    "users": pa.schema([_text("profile", "what the user likes, from training reviews"), _KEY]),
-    "pairs": pa.schema(
-        [
-            _text("split", "train, validation or test; a held-out explanation is a reference"),
-            _text("explanation", "why the user would enjoy the item, from the pair's review"),
-            pa.field(
-                "aspects",
-                ASPECT_LIST,
-                metadata={"comment": "what the review speaks of, in the annotator's words"},
-            ),
-            _KEY,
-        ]
-    ),
-    "aspects": pa.schema([_text("canonical", "the aspect of the vocabulary that it is"), _KEY]),
-}
-
-
-def stage_format(stage: Stage, reasons: Sequence[str]) -> RowFormat:
-    """The columns of a stage's table; `reasons` are the annotator's own."""
-    own = {"items": (NO_REVIEWS,), "users": (), "pairs": (EMPTY_REVIEW,), "aspects": ("left_out",)}
-    return RowFormat(
-        keys=_KEYS[stage],
-        ok=_OK[stage],
-        failed=_REPLY,
-        reasons=own[stage] if stage == "aspects" else tuple(dict.fromkeys((*own[stage], *reasons))),
-        error_reason="annotator_error",
-    )
 
 
 class TextStage(Protocol[InputT, TextT]):

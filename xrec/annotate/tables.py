@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from xrec.annotate.stages import ItemTexts, Stage
+from xrec.annotate.formats import Stage
+from xrec.annotate.stages import ItemTexts
 from xrec.bulk.row_format import FAILED, OK
 from xrec.config.shared import StorageConfig
 from xrec.storage import Location, storage_errors

@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 
 from tests.xrec.annotate.review_files import annotate_config, review, write_json_lines
-from xrec.annotate.source import RawReviews, file_hashes, find_review_files, read_reviews
+from xrec.annotate.source import RawReviews, read_reviews
+from xrec.annotate.source_files import file_hashes, find_review_files
 from xrec.errors import DataError, StorageError
 
 

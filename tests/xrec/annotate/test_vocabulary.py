@@ -6,8 +6,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from xrec.annotate.formats import stage_format
 from xrec.annotate.normalize import normalized
-from xrec.annotate.stages import stage_format
 from xrec.annotate.vocabulary import AspectTask
 from xrec.config.annotate import VocabularyConfig
 

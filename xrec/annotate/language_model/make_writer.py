@@ -6,12 +6,12 @@ from typing import Any
 
 from pydantic import SecretStr
 
+from xrec.annotate.formats import STAGES
 from xrec.annotate.language_model.data import CountTokens, RowData
 from xrec.annotate.language_model.forecast import Forecast
 from xrec.annotate.language_model.prompt_file import Kind, PromptFile
 from xrec.annotate.language_model.writer import LanguageModelWriter, Prompts, SecondSeed
 from xrec.annotate.outlook import Outlook
-from xrec.annotate.stages import STAGES
 from xrec.annotate.store import read_record
 from xrec.bulk import read_status
 from xrec.config.backfill import ActorsConfig

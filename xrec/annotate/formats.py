@@ -1,0 +1,69 @@
+"""The stages, and the columns of their tables."""
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import pyarrow as pa
+
+from xrec.bulk import RowFormat
+
+Stage = Literal["items", "users", "pairs", "aspects"]
+STAGES: tuple[Stage, ...] = ("items", "users", "pairs", "aspects")
+NO_REVIEWS, EMPTY_REVIEW = "no_reviews", "empty_review"
+
+
+def _text(name: str, comment: str) -> pa.Field:
+    return pa.field(name, pa.string(), metadata={"comment": comment})
+
+
+ASPECT_LIST = pa.list_(
+    pa.struct([(name, pa.string()) for name in ("aspect", "opinion", "sentiment")])
+)
+_KEY = _text("content_key", "hash of all that the text depends on: reviews, texts, annotator")
+_REPLY = pa.schema([_text("reply", "what the annotator had written, as it was")])
+_KEYS: Mapping[Stage, tuple[str, ...]] = {
+    "items": ("item_id",),
+    "users": ("user_id",),
+    "pairs": ("user_id", "item_id"),
+    "aspects": ("aspect",),
+}
+_OK: Mapping[Stage, pa.Schema] = {
+    "items": pa.schema(
+        [
+            _text("title", "the source's title, or one that the annotator made"),
+            _text("profile", "what the item is like, from training reviews"),
+            pa.field(
+                "title_is_made",
+                pa.bool_(),
+                metadata={"comment": "whether the annotator made the title"},
+            ),
+            _KEY,
+        ]
+    ),
+    "users": pa.schema([_text("profile", "what the user likes, from training reviews"), _KEY]),
+    "pairs": pa.schema(
+        [
+            _text("split", "train, validation or test; a held-out explanation is a reference"),
+            _text("explanation", "why the user would enjoy the item, from the pair's review"),
+            pa.field(
+                "aspects",
+                ASPECT_LIST,
+                metadata={"comment": "what the review speaks of, in the annotator's words"},
+            ),
+            _KEY,
+        ]
+    ),
+    "aspects": pa.schema([_text("canonical", "the aspect of the vocabulary that it is"), _KEY]),
+}
+
+
+def stage_format(stage: Stage, reasons: Sequence[str]) -> RowFormat:
+    """The columns of a stage's table; `reasons` are the annotator's own."""
+    own = {"items": (NO_REVIEWS,), "users": (), "pairs": (EMPTY_REVIEW,), "aspects": ("left_out",)}
+    return RowFormat(
+        keys=_KEYS[stage],
+        ok=_OK[stage],
+        failed=_REPLY,
+        reasons=own[stage] if stage == "aspects" else tuple(dict.fromkeys((*own[stage], *reasons))),
+        error_reason="annotator_error",
+    )
