@@ -1,7 +1,8 @@
-"""Reviews as who mentions which aspects of what, divided by time.
+"""Reviews as who mentions which aspects of what, divided into training, validation and test.
 
-A word of the vocabulary is an aspect. Each user's last review is for the test, the last but one for
-validation, and all others are for training.
+Of raw reviews, a word of the vocabulary is an aspect; each user's last review is for the test, the
+last but one for validation, and all others are for training. A dataset that was prepared from
+annotations has aspects and splits of its own.
 """
 
 import gzip
@@ -15,6 +16,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from xrec.aspects import dataset_mentions
+from xrec.data import Dataset
 from xrec.errors import DataError
 
 Floats = NDArray[np.float32]
@@ -62,22 +65,37 @@ class Split:
         Raises DataError if a split has no review.
         """
         age = _reviews_after(reviews.users)
-        train = reviews.rows(age >= 2)
-        is_scored = np.isin(reviews.users, train.users) & reviews.mentions.any(axis=1)
-        validation, test = (reviews.rows((age == place) & is_scored) for place in (1, 0))
+        parts = [reviews.rows(chosen) for chosen in (age >= 2, age == 1, age == 0)]
+        return cls.of(parts, int(reviews.users.max()) + 1, int(reviews.items.max()) + 1, aspects)
+
+    @classmethod
+    def of_dataset(cls, dataset: Dataset) -> "Split":
+        """Return the dataset's pairs with the aspects that are not criticized.
+
+        Raises DataError if it has no aspects, or a split has no pair with one.
+        """
+        found = [dataset_mentions(dataset, split) for split in ("train", "validation", "test")]
+        parts = [Reviews(each.users, each.items, each.aspects.toarray()) for each in found]
+        assert dataset.aspects is not None
+        names = dataset.aspects["aspect"].to_pylist()
+        return cls.of(parts, dataset.num_users, dataset.num_items, names)
+
+    @classmethod
+    def of(
+        cls, parts: Sequence[Reviews], num_users: int, num_items: int, aspects: Sequence[str]
+    ) -> "Split":
+        """Return the parts for training, validation and test, without what cannot be scored."""
+        train, *held_out = parts
+        validation, test = (
+            each.rows(np.isin(each.users, train.users) & each.mentions.any(axis=1))
+            for each in held_out
+        )
         if not min(len(train), len(validation), len(test)):
             raise DataError(
                 f"{len(train)}, {len(validation)} and {len(test)} reviews to train, choose and "
                 "test on; expected users with three reviews or more that mention an aspect"
             )
-        return cls(
-            train,
-            validation,
-            test,
-            int(reviews.users.max()) + 1,
-            int(reviews.items.max()) + 1,
-            tuple(aspects),
-        )
+        return cls(train, validation, test, num_users, num_items, tuple(aspects))
 
     @cached_property
     def item_counts(self) -> Floats:

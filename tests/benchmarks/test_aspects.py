@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from typer.testing import CliRunner
 
@@ -13,7 +14,9 @@ from benchmarks.aspects import METHODS, app, measure
 from benchmarks.aspects_data import Reviews, Split, read_reviews
 from benchmarks.aspects_report import Outcome, rows
 from benchmarks.aspects_score import Substitutes, ndcg
+from xrec.data import Dataset
 from xrec.errors import DataError
+from xrec.storage import Manifest
 
 ASPECTS = ("tone", "neck", "strings", "case", "price")
 
@@ -156,6 +159,42 @@ def test_read_reviews_that_go_back_in_time_are_refused(tmp_path: Path) -> None:
     _write(tmp_path / "reviews.jsonl.gz", rows)
     with pytest.raises(DataError, match="line 2"):
         read_reviews(tmp_path / "reviews.jsonl.gz", ["tone"])
+
+
+def test_command_without_data_says_what_it_expects(tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["--output", str(tmp_path)])
+    assert result.exit_code == 2
+    assert "REVIEWS and VOCABULARY, or --dataset" in result.output
+
+
+def test_split_of_a_dataset_has_its_aspects_that_are_not_criticized() -> None:
+    edges = [(0, 0, "train"), (0, 1, "validation"), (0, 2, "test"), (1, 0, "train")]
+    said = [(0, 0, 1, "positive"), (0, 1, 0, "neutral"), (0, 2, 1, "positive")]
+    splits = {(user, item): split for user, item, split in edges}
+    dataset = Dataset(
+        Manifest.model_construct(),
+        users=pa.table({"user_id": ["a", "b"]}),
+        items=pa.table({"item_id": ["x", "y", "z"]}),
+        interactions=pa.table(
+            dict(zip(("user_index", "item_index", "split"), zip(*edges, strict=True), strict=True))
+        ),
+        explanations=pa.table({}),
+        aspects=pa.table({"aspect": ["tone", "neck"]}),
+        explanation_aspects=pa.table(
+            {
+                "user_index": [row[0] for row in said] + [1],
+                "item_index": [row[1] for row in said] + [0],
+                "aspect_index": [row[2] for row in said] + [0],
+                "sentiment": [row[3] for row in said] + ["negative"],
+                "split": [splits[row[:2]] for row in said] + ["train"],
+            }
+        ),
+    )
+    split = Split.of_dataset(dataset)
+    assert split.aspects == ("tone", "neck")
+    assert split.train.mentions.tolist() == [[0, 1], [0, 0]]
+    assert split.validation.mentions.tolist() == [[1, 0]]
+    assert split.test.items.tolist() == [2]
 
 
 def test_command_writes_a_row_for_each_method(tmp_path: Path) -> None:
