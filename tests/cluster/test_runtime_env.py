@@ -23,7 +23,10 @@ def test_working_folder_holds_code_and_config_and_no_data(tmp_path: Path) -> Non
             "xrec",
         ]
         files = [path for path in folder.rglob("*") if path.is_file()]
-        assert {path.suffix for path in files} <= {".py", ".yaml", ".css", ".html", ".js", ".svg"}
+        prompts = {path for path in files if path.suffix == ".txt"}
+        assert {path.parent.name for path in prompts} == {"prompts"}
+        suffixes = {path.suffix for path in files if path not in prompts}
+        assert suffixes <= {".py", ".yaml", ".css", ".html", ".js", ".svg"}
         assert sum(path.stat().st_size for path in files) < 4_000_000
     assert not folder.exists()
 

@@ -9,7 +9,7 @@ from xrec.serve.messages import Explanation, PairRequest, ProfileOverrides
 from xrec.serve.metrics import FRONTEND, Recorder
 from xrec.serve.read_through import ReadThrough
 
-TEXT = "It is calm. You love St. Mary's for its tea and for its garden."
+TEXT = "It is calm. You love Hi! Mary's for its tea and for its garden."
 
 
 def answer(pair: PairRequest, titles: list[str], max_words: int) -> str:
@@ -26,12 +26,12 @@ def answer(pair: PairRequest, titles: list[str], max_words: int) -> str:
 
 def test_cut_falls_in_no_title_of_the_catalogue() -> None:
     pair = PairRequest(user_id="u", item_id="i1")
-    assert answer(pair, ["The Fox", "St. Mary's"], 8) == "It is calm."
-    assert answer(pair, ["St. Mary's", "The Fox"], 8) == "It is calm. You love St."
+    assert answer(pair, ["The Fox", "Hi! Mary's"], 8) == "It is calm."
+    assert answer(pair, ["Hi! Mary's", "The Fox"], 8) == "It is calm. You love Hi!"
 
 
 @pytest.mark.parametrize("item_id", ["i0", "unknown"])
 def test_cut_falls_in_no_title_of_the_request(item_id: str) -> None:
-    profiles = ProfileOverrides(item_title="St. Mary's")
+    profiles = ProfileOverrides(item_title="Hi! Mary's")
     pair = PairRequest(user_id="u", item_id=item_id, profiles=profiles)
     assert answer(pair, ["The Fox"], 8) == "It is calm."

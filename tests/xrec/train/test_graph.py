@@ -178,9 +178,7 @@ def test_pretrain_graph_fewer_nodes_than_partitions_raises_config_error(
     make_graph_config: Any, tmp_path: Path
 ) -> None:
     config = make_graph_config(tmp_path / "graph", num_workers=102, parallelism="partitioned")
-    with pytest.raises(
-        ConfigError, match="101 users and items cannot be partitioned among 102 workers"
-    ):
+    with pytest.raises(ConfigError, match="101 nodes cannot be partitioned among 102 workers"):
         pretrain_graph(config)
 
 
