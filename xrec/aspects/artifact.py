@@ -75,6 +75,9 @@ def write_aspects(
 def read_scorer(location: Location, dataset: Dataset) -> AspectScorer:
     """Return the trained score; the counts come from `dataset`, which it was trained on.
 
+    The dataset may have new users and items at its end (`xrec.graph.cold_start`): an item that the
+    training did not know has no neighbours.
+
     Raises ArtifactNotFoundError if there is no finished artifact, ArtifactMismatchError if it is of
     another dataset or a file is not what the manifest says.
     """
@@ -87,8 +90,9 @@ def read_scorer(location: Location, dataset: Dataset) -> AspectScorer:
         )
     weights = Weights(**json.loads(_content(location, manifest, WEIGHTS)))
     tables = safetensors.numpy.load(_content(location, manifest, NEIGHBOURS))
+    num_new = dataset.num_items - manifest.row_counts["items"]
     neighbours = scipy.sparse.csr_matrix(
-        (tables["cosines"], tables["items"], tables["starts"]),
+        (tables["cosines"], tables["items"], np.pad(tables["starts"], (0, num_new), mode="edge")),
         shape=(dataset.num_items, dataset.num_items),
     )
     mentions = dataset_mentions(dataset, "train", manifest.config["sentiment"])

@@ -18,6 +18,7 @@ from xrec.config.aspects import Sentiment
 from xrec.config.shared import Split
 from xrec.data.dataset import Dataset
 from xrec.errors import DataError
+from xrec.graph import check_aspects
 
 Indices = NDArray[np.int64]
 Floats = NDArray[np.float32]
@@ -115,6 +116,7 @@ def dataset_mentions(
         name: rows[name].to_numpy().astype(np.int64)
         for name in ("user_index", "item_index", "aspect_index")
     }
+    check_aspects(columns["aspect_index"], pairs.num_aspects, "explanation_aspects")
     places = pairs.row_of(columns["user_index"], columns["item_index"])
     there = places >= 0
     return Mentions(

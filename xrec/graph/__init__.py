@@ -19,6 +19,7 @@ from xrec.graph.aspects import (
     AspectCounts,
     AspectEdges,
     aspect_edges,
+    check_aspects,
     dataset_aspect_edges,
 )
 from xrec.graph.blend import blend
@@ -52,6 +53,7 @@ __all__ = [
     "batch_loss",
     "blend",
     "bpr_loss",
+    "check_aspects",
     "check_edges",
     "check_graph_of_dataset",
     "dataset_aspect_edges",

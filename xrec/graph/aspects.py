@@ -12,6 +12,7 @@ items that have it, and f_v the factor of users or of items. An interaction has 
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import torch
 from torch import Tensor
@@ -95,8 +96,8 @@ def dataset_aspect_edges(dataset: Dataset, config: AspectNodesConfig | None) -> 
             "from annotations (`xrec annotate`); prepare it so, or set model.aspects=null"
         )
     return aspect_edges(
-        _counts(dataset.user_aspects, "user_index", config.sentiment),
-        _counts(dataset.item_aspects, "item_index", config.sentiment),
+        _counts(dataset.user_aspects, "user_index", config.sentiment, dataset.aspects.num_rows),
+        _counts(dataset.item_aspects, "item_index", config.sentiment, dataset.aspects.num_rows),
         num_users=dataset.num_users,
         num_items=dataset.num_items,
         num_aspects=dataset.aspects.num_rows,
@@ -105,7 +106,18 @@ def dataset_aspect_edges(dataset: Dataset, config: AspectNodesConfig | None) -> 
     )
 
 
-def _counts(table: pa.Table, row: str, sentiment: str) -> AspectCounts:
+def check_aspects(indices: npt.NDArray[np.int64], num_aspects: int, table: str) -> None:
+    """Raise DataError if an aspect_index of the dataset's `table` is not one of its aspects."""
+    wrong = (indices < 0) | (indices >= num_aspects)
+    if wrong.any():
+        raise DataError(
+            f"{table}: {int(wrong.sum())} rows have an aspect_index out of range, the first is "
+            f"{int(indices[wrong][0])}; expected 0 to {num_aspects - 1}, the rows of the table "
+            "aspects: prepare the dataset again"
+        )
+
+
+def _counts(table: pa.Table, row: str, sentiment: str, num_aspects: int) -> AspectCounts:
     columns = {
         name: torch.from_numpy(table[name].to_numpy().astype(np.int64))
         for name in (row, "aspect_index", "num_reviews", "num_positive", "num_negative")
@@ -115,5 +127,6 @@ def _counts(table: pa.Table, row: str, sentiment: str) -> AspectCounts:
         "positive": columns["num_positive"],
         "not_negative": columns["num_reviews"] - columns["num_negative"],
     }[sentiment]
+    check_aspects(columns["aspect_index"].numpy(), num_aspects, f"{row.split('_')[0]}_aspects")
     there = counts > 0
     return AspectCounts(columns[row][there], columns["aspect_index"][there], counts[there])

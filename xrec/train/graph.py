@@ -21,7 +21,6 @@ partitioned  Each worker holds its rows of the table, and so their gradients and
 import logging
 import math
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -30,26 +29,21 @@ import torch.distributed as dist
 from torch import Tensor
 
 from xrec.config.graph import (
-    BPRLossConfig,
     GraphModelConfig,
     GraphTrainingConfig,
     PretrainGraphConfig,
-    SampledSoftmaxConfig,
 )
 from xrec.config.shared import Split
 from xrec.data.dataset import Dataset, read_dataset
 from xrec.errors import ConfigError, TrainingError
 from xrec.graph import (
-    BPR,
     NO_ASPECTS,
     AspectEdges,
     Batch,
     LightGCN,
-    NegativeSampler,
     Objective,
     Partition,
     RowBlocks,
-    SampledSoftmax,
     batch_loss,
     blend,
     check_edges,
@@ -84,6 +78,7 @@ from xrec.train.deepspeed_engine import (
     restore_states,
     whole_state,
 )
+from xrec.train.graph_loss import AspectLoss, build_objective
 from xrec.train.metrics import MetricsLog, TrainingMetrics
 from xrec.train.ray_driver import fit
 from xrec.train.ray_worker import (
@@ -102,7 +97,6 @@ logger = logging.getLogger("xrec")
 
 _CHECKPOINTS = "checkpoints"
 _HELD_OUT: tuple[Split, ...] = ("validation", "test")
-_ASPECT_SEED = 1_000_003
 _DIVERGED = 3.0  # times the first epoch's loss
 _CPU = torch.device("cpu")
 
@@ -295,15 +289,6 @@ def build_partition(
     return Partition(RowBlocks.deal(degrees, world_size), rank)
 
 
-def build_objective(
-    loss: BPRLossConfig | SampledSoftmaxConfig, edges: Tensor, num_users: int, num_items: int
-) -> Objective:
-    """Return the loss with its negatives; `edges` (2, E) int64 are the training interactions."""
-    if isinstance(loss, BPRLossConfig):
-        return BPR(NegativeSampler(edges, num_users, num_items))
-    return SampledSoftmax(edges, num_items, **loss.model_dump(exclude={"kind"}))
-
-
 def blend_weight(model: GraphModelConfig) -> float:
     """Return the weight of the start in the final vectors; zero for a random start."""
     return model.spectral.blend_weight if model.initialization == "spectral" else 0.0
@@ -359,50 +344,6 @@ def build_engine(model: LightGCN, training: GraphTrainingConfig) -> "DeepSpeedEn
     }
     mpu = RowsApart() if partitioned else None
     return initialize_engine(model, optimizer, settings, schedule, mpu)
-
-
-class AspectLoss:
-    """The loss of the edges of users and items with aspects, the same as that of interactions.
-
-    An epoch has as many of them as it has interactions, drawn anew, or all if there are fewer.
-    """
-
-    def __init__(
-        self, aspects: AspectEdges, config: PretrainGraphConfig, num_users: int, num_items: int
-    ) -> None:
-        """Take the loss's kind from `config.training`, its weight from `config.model.aspects`."""
-        assert config.model.aspects is not None
-        self._weight = config.model.aspects.loss_weight
-        self._training = config.training
-        self._edges = aspects.pairs
-        self._num_items = num_items
-        self._objective = build_objective(
-            config.training.loss, self._edges, num_users + num_items, aspects.num_aspects
-        )
-
-    def batches(self, epoch: int, most: int) -> Iterator[Batch]:
-        """Yield a batch for each step, of at most `most` edges in all."""
-        # Another seed than that of the interactions, whose batches must not depend on aspects.
-        seed = self._training.seed + _ASPECT_SEED
-        generator = torch.Generator().manual_seed(seed + epoch)
-        drawn = torch.randperm(self._edges.shape[1], generator=generator)[:most]
-        return epoch_batches(
-            self._edges[:, drawn],
-            self._objective.negatives,
-            epoch=epoch,
-            steps_per_epoch=self._training.steps_per_epoch,
-            micro_batch_size=self._training.micro_batch_size,
-            seed=seed,
-        )
-
-    def of(self, users: Tensor, others: Tensor, batch: Batch) -> Tensor:
-        """Return this worker's part of the weighted loss; `others` are items, then aspects."""
-        items, aspects = others.split([self._num_items, len(others) - self._num_items])
-        nodes = torch.cat([users, items])
-        part = batch_loss(
-            nodes, aspects, batch, self._objective, rank=rank(), world_size=world_size()
-        )
-        return self._weight * part
 
 
 class GraphWorker:

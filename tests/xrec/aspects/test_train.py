@@ -1,5 +1,6 @@
 """From a dataset with aspects to the artifact and back; what is left out, and what is refused."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -168,6 +169,27 @@ def test_score_of_another_dataset_is_refused(
     dataset = read_dataset(open_location(f"{other}/dataset"))
     with pytest.raises(ArtifactMismatchError, match="indices would not fit"):
         read_scorer(open_location(trained.artifact("aspects")), dataset)
+
+
+def test_new_users_and_items_have_what_is_said_of_the_item_and_nothing(
+    trained: TrainAspectsConfig,
+) -> None:
+    dataset = read_dataset(open_location(trained.artifact("dataset")))
+    extended = replace(
+        dataset,
+        users=pa.concat_tables([dataset.users, dataset.users.slice(0, 1)]),
+        items=pa.concat_tables([dataset.items, dataset.items.slice(0, 1)]),
+    )
+    scorer = read_scorer(open_location(trained.artifact("aspects")), extended)
+    new_user, known_item, new_item = dataset.num_users, 3, dataset.num_items
+    found = AspectChooser(scorer).choose(
+        np.array([new_user, 0]), np.array([known_item, new_item]), 2
+    )
+    part = scorer.item_part(np.array([known_item]))[0]
+    menu = scorer.mentions.of_items[known_item].indices
+    assert found.aspects[0, 0] == menu[part[menu].argmax()]
+    assert found.user_reviews[0].tolist() == [0, 0]
+    assert found.aspects[1].tolist() == [-1, -1]
 
 
 def test_file_that_was_changed_is_refused(workspace: str, tmp_path: Path) -> None:

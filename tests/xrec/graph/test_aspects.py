@@ -223,6 +223,18 @@ def test_dataset_aspect_edges_count_the_mentions_of_the_sentiment(
     assert found.num_aspects == 2
 
 
+def test_dataset_whose_counts_name_other_aspects_is_refused() -> None:
+    with pytest.raises(DataError, match=r"item_aspects: 1 rows .* the first is 7; expected 0 to 0"):
+        dataset_aspect_edges(
+            dataset(
+                aspects=pa.table({"aspect": ["tone"]}),
+                user_aspects=counted("user_index", [(0, 0, 1, 0, 0)]),
+                item_aspects=counted("item_index", [(0, 7, 1, 0, 0), (1, 0, 1, 0, 0)]),
+            ),
+            AspectNodesConfig(),
+        )
+
+
 def test_dataset_without_aspects_is_refused_unless_none_are_wanted() -> None:
     assert dataset_aspect_edges(dataset(), None) is NO_ASPECTS
     with pytest.raises(DataError, match=r"has no aspects.*model\.aspects=null"):

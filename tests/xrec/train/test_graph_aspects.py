@@ -14,11 +14,12 @@ from xrec.config.graph import PretrainGraphConfig
 from xrec.data import read_dataset, write_dataset
 from xrec.data.aspects import aspect_tables
 from xrec.errors import DataError
-from xrec.graph import dataset_aspect_edges, read_graph
+from xrec.graph import AspectEdges, dataset_aspect_edges, read_graph
 from xrec.schemas import REJECTED
 from xrec.storage import open_location
 from xrec.train.data import HeldOut, split_edges
 from xrec.train.graph import GraphWorker, graph_identity, pretrain_graph
+from xrec.train.graph_loss import AspectLoss
 
 ASPECTS = ["late hours", "garden", "pastries", "river view"]
 
@@ -132,6 +133,22 @@ def train_here(worker: OneWorker, of: PretrainGraphConfig) -> list[float]:
     while not training.has_finished:
         training.run_epoch(validation)
     return [row["loss"] for row in worker.reports]
+
+
+def test_users_who_mention_every_aspect_have_no_loss_and_the_others_do() -> None:
+    of = PretrainGraphConfig.model_validate(
+        {
+            "workspace": "unused",
+            "model": {"aspects": {}},
+            "training": {"loss": {"kind": "bpr"}, "steps_per_epoch": 1},
+        }
+    )
+    nodes, aspects = torch.tensor([0, 0, 1, 2]), torch.tensor([0, 1, 0, 1])
+    loss = AspectLoss(AspectEdges(nodes, aspects, torch.ones(4), 2), of, 2, 1)
+    (batch,) = loss.batches(1, most=10)
+    (micro_batch,) = batch.micro_batches
+    assert sorted(micro_batch.users.tolist()) == [1, 2]  # user 0 mentions both
+    assert (micro_batch.negatives != micro_batch.pos_items).all()
 
 
 @pytest.mark.slow
