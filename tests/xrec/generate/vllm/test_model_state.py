@@ -61,6 +61,17 @@ class Request:
         self.token_ids = list(self.prompt)
 
 
+@pytest.fixture(autouse=True)
+def copies_to_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The copies that vLLM for CPUs installs, once an engine has started, ignore the device."""
+    from xrec.generate.vllm import model_state
+
+    def copied(data: Any, device: torch.device) -> Tensor:
+        return torch.as_tensor(data).to(device)
+
+    monkeypatch.setattr(model_state, "async_tensor_h2d", copied)
+
+
 def state_on(device: torch.device) -> Any:
     from xrec.generate.vllm.model_state import CollaborativeModelState
 

@@ -111,22 +111,28 @@ def complete(run: Any, requests: Sequence[tuple[Sequence[int], RequestParams]]) 
 def test_run_chunks_that_enter_while_others_are_at_work_give_the_tokens_of_transformers(
     town: Town,
 ) -> None:
-    chunks = [town.prompts[start : start + 10] for start in range(0, 50, 10)]
+    def params(index: int) -> TextParams:
+        return TextParams(max_new_tokens=3 + index % 10)  # so that they do not end together
+
     texts: dict[int, list[int]] = {}
     index_of: dict[int, int] = {}
     num_at_work = []
-    for number, chunk in enumerate(chunks):
-        for place, prompt in enumerate(chunk):
-            index_of[town.run.add(prompt, GREEDY)] = 10 * number + place
+    for start in range(0, 50, 10):
+        for index in range(start, start + 10):
+            index_of[town.run.add(town.prompts[index], params(index))] = index
         # The next chunk enters when half of the texts at work have ended.
-        while len(texts) < 10 * number + 5:
+        while len(texts) < start + 5:
             for advance in town.run.step():
                 if advance.completion is not None:
                     texts[index_of[advance.request_id]] = advance.completion.token_ids
         num_at_work.append(town.run.num_rows + town.run.num_waiting)
     for (request_id, _), completion in finished(town.run).items():
         texts[index_of[request_id]] = completion.token_ids
-    assert [texts[index] for index in range(50)] == by_hand(town.model, town.prompts)
+    expected = [
+        by_hand(town.model, [prompt], params(index).max_new_tokens)[0]
+        for index, prompt in enumerate(town.prompts)
+    ]
+    assert [texts[index] for index in range(50)] == expected
     assert min(num_at_work) > 0
     assert town.run.num_rows == town.run.num_waiting == 0
 
