@@ -30,6 +30,7 @@ _ALWAYS = word_set(
 )
 # Praise for the item itself, and no part of it.
 _NEVER = word_set(
+    "care bell "
     "guitarist musician player replacement alternative improvement bargain investment toy "
     "solution addition upgrade tank monster wonder baby monkey beast gem winner must purchase buy "
     "shop reputation feedback notice matter tip step duty condition state piece concern worry "

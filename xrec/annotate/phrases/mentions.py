@@ -97,7 +97,7 @@ def _noun_phrases(clause: Clause) -> Iterator[Phrase]:
 def _proper_names(clause: Clause) -> Iterator[str]:
     before = ""
     for word, part in zip(clause.written, clause.parts, strict=True):
-        if part != NAME or len(word) < 3 or not word[1:].islower():
+        if part != NAME or len(word) < 3 or not word[1:].islower() or word.startswith("I'"):
             before = ""
             continue
         yield word

@@ -47,7 +47,7 @@ def test_noun_phrases_say_what_this_points_to() -> None:
 
 
 def test_proper_names_are_capitalized_within_a_sentence() -> None:
-    text = "Great strap. My friend has Planet Waves cables, and the ones of Dunlop. Nice!"
+    text = "Great, and I'd say so. My friend has Planet Waves cables, and Dunlop straps. Nice!"
     assert proper_names(text) == {"Planet", "Waves", "Planet Waves", "Dunlop"}
 
 
