@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from xrec.config.annotate import AnnotateConfig, ReviewsSource, ReviewTable
-from xrec.config.data import TABLE_ENDINGS
+from xrec.config.table_files import TABLE_ENDINGS
 from xrec.errors import DataError
 from xrec.storage import Location, check_access, open_location, storage_errors
 

@@ -7,10 +7,10 @@ from pydantic import Field, model_validator
 
 from xrec.config.backfill import ActorsConfig
 from xrec.config.base import Config
-from xrec.config.data import TABLE_ENDINGS, Delimiter
 from xrec.config.language_model_annotator import LanguageModelAnnotator
 from xrec.config.llm import LLMConfig
 from xrec.config.shared import JobConfig, RayConfig, output_uri
+from xrec.config.table_files import Delimiter, check_files, column_of, names_in
 
 ReviewTable = Literal["reviews", "items"]
 REVIEW_COLUMNS: Mapping[str, tuple[str, ...]] = {
@@ -44,21 +44,13 @@ class ReviewsSource(Config):
 
     @model_validator(mode="after")
     def _files_can_be_read(self) -> "ReviewsSource":
-        for table, name in self.files.items():
-            if not name.lower().endswith(TABLE_ENDINGS):
-                raise ValueError(
-                    f"files.{table}: {name!r} must end in one of {', '.join(TABLE_ENDINGS)}"
-                )
+        check_files(self.files)
         return self
 
     @model_validator(mode="after")
     def _columns_are_ours(self) -> "ReviewsSource":
         for key, value in self.columns.items():
-            table, dot, column = key.rpartition(".")
-            known = REVIEW_COLUMNS.get(table, ()) if dot else _ALL_COLUMNS
-            if column not in known:
-                expected = ", ".join(known or (f"{name}.<column>" for name in REVIEW_COLUMNS))
-                raise ValueError(f"columns: {key!r} is none of our columns; expected {expected}")
+            column = column_of(key, REVIEW_COLUMNS)
             if value is None and column not in _MAY_BE_NULL:
                 raise ValueError(f"columns: {key} is needed, so it cannot be null")
             if isinstance(value, list) and column not in _JOINED:
@@ -70,21 +62,7 @@ class ReviewsSource(Config):
 
     def names_in(self, table: ReviewTable) -> dict[str, tuple[str, ...]]:
         """The file's columns for each of our columns of `table` that `columns` names."""
-        chosen = {
-            column: self.columns[key]
-            for column in REVIEW_COLUMNS[table]
-            for key in (column, f"{table}.{column}")
-            if key in self.columns
-        }
-        return {
-            column: (value,) if isinstance(value, str) else tuple(value or ())
-            for column, value in chosen.items()
-        }
-
-
-_ALL_COLUMNS = tuple(
-    dict.fromkeys(column for columns in REVIEW_COLUMNS.values() for column in columns)
-)
+        return names_in(self.columns, REVIEW_COLUMNS, table)
 
 
 class ReviewSplit(Config):

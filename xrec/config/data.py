@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 from xrec.config.base import Config
 from xrec.config.llm import PromptConfig
 from xrec.config.shared import JobConfig, input_uri, output_uri
+from xrec.config.table_files import Delimiter, check_files, column_of, names_in
 
 
 class ReleaseSource(Config):
@@ -26,20 +27,6 @@ TABLE_COLUMNS: Mapping[str, tuple[str, ...]] = {
 }
 """The columns of the tables of a `tables` source."""
 
-TABLE_ENDINGS = (
-    ".parquet",
-    ".csv",
-    ".tsv",
-    ".jsonl",
-    ".json",
-    ".csv.gz",
-    ".tsv.gz",
-    ".jsonl.gz",
-    ".json.gz",
-)
-"""The endings of the files that a `tables` source reads; .json and .jsonl have an object a line."""
-Delimiter = Literal[",", ";", "\t", "|"]
-"""What may separate the columns of CSV files."""
 _JOINED = ("profile", "title")
 
 
@@ -66,22 +53,13 @@ class TablesSource(Config):
 
     @model_validator(mode="after")
     def _files_can_be_read(self) -> "TablesSource":
-        for table, name in self.files.items():
-            if not name.lower().endswith(TABLE_ENDINGS):
-                raise ValueError(
-                    f"files.{table}: {name!r} must end in one of {', '.join(TABLE_ENDINGS)}"
-                )
+        check_files(self.files)
         return self
 
     @model_validator(mode="after")
     def _columns_are_ours(self) -> "TablesSource":
         for key, value in self.columns.items():
-            table, dot, column = key.rpartition(".")
-            known = TABLE_COLUMNS.get(table, ()) if dot else _ALL_COLUMNS
-            if column not in known:
-                expected = ", ".join(known or (f"{name}.<column>" for name in TABLE_COLUMNS))
-                raise ValueError(f"columns: {key!r} is none of our columns; expected {expected}")
-            if column not in _JOINED and not isinstance(value, str):
+            if column_of(key, TABLE_COLUMNS) not in _JOINED and not isinstance(value, str):
                 raise ValueError(
                     f"columns: {key} must be the name of one column, saw {value!r}; "
                     f"only {' and '.join(_JOINED)} may be null or a list"
@@ -90,24 +68,7 @@ class TablesSource(Config):
 
     def names_in(self, table: str) -> dict[str, tuple[str, ...]]:
         """The file's columns for each of our columns of `table` that `columns` names."""
-        chosen = {
-            column: self.columns[key]
-            for column in TABLE_COLUMNS[table]
-            for key in (column, f"{table}.{column}")
-            if key in self.columns
-        }
-        return {column: _as_tuple(value) for column, value in chosen.items()}
-
-
-_ALL_COLUMNS = tuple(
-    dict.fromkeys(column for columns in TABLE_COLUMNS.values() for column in columns)
-)
-
-
-def _as_tuple(value: str | list[str] | None) -> tuple[str, ...]:
-    if value is None:
-        return ()
-    return (value,) if isinstance(value, str) else tuple(value)
+        return names_in(self.columns, TABLE_COLUMNS, table)
 
 
 class AnnotationsSource(Config):

@@ -16,7 +16,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from xrec.config.data import TABLE_COLUMNS, TABLE_ENDINGS, TablesSource
+from xrec.config.data import TABLE_COLUMNS, TablesSource
+from xrec.config.table_files import TABLE_ENDINGS
 from xrec.data.columns import Parser, parse_id, parse_split, parse_text
 from xrec.data.rows import FileRows, read_rows, reject_duplicates
 from xrec.data.source import SourceData

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
-from xrec.config.data import TABLE_ENDINGS, Delimiter
+from xrec.config.table_files import TABLE_ENDINGS, Delimiter
 from xrec.data.lines import Lines, read_lines
 from xrec.errors import ConfigError, DataError, StorageNotFoundError
 from xrec.storage import Location
