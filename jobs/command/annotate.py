@@ -4,11 +4,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from jobs.command.arguments import ConfigPath, Debug, DryRun, Overrides, keys_option
+from jobs.command.arguments import ConfigPath, Debug, Overrides, keys_option
+from jobs.command.bulk_job import (
+    BulkDryRun,
+    TakeOver,
+    limit_option,
+    limit_reached,
+    show_outlook,
+    switched_keys,
+)
 from jobs.command.catalogue import ANNOTATE
 from jobs.command.exit_codes import exit_codes
 from jobs.command.logging import configure_logging
-from jobs.command.summary import show_config, summary
+from jobs.command.summary import summary
 
 if TYPE_CHECKING:
     from xrec.config.annotate import AnnotateConfig
@@ -17,12 +25,7 @@ if TYPE_CHECKING:
 def annotate(
     config_path: ConfigPath,
     overrides: Overrides = None,
-    limit: Annotated[
-        int | None,
-        typer.Option(
-            "--limit", metavar="N", help="End after the first N texts, unfinished: limit=N."
-        ),
-    ] = None,
+    limit: Annotated[int | None, limit_option("texts")] = None,
     retry_failed: Annotated[
         str | None,
         typer.Option(
@@ -31,48 +34,28 @@ def annotate(
             help="Write failed texts again: retry_failed=[...].",
         ),
     ] = None,
-    take_over: Annotated[
-        bool,
-        typer.Option("--take-over", help="Begin though another driver seems alive: take_over=true"),
-    ] = False,
-    dry_run: DryRun = False,
+    take_over: TakeOver = False,
+    dry_run: BulkDryRun = False,
     keys: Annotated[bool, keys_option("annotate")] = False,
     debug: Debug = False,
 ) -> None:
     """Run jobs.annotate."""
     configure_logging(debug)
     with exit_codes(debug):
-        switches = [
-            *([f"limit={limit}"] if limit is not None else []),
-            *([f"retry_failed=[{retry_failed}]"] if retry_failed else []),
-            *(["take_over=true"] if take_over else []),
-        ]
+        switches = switched_keys(limit, retry_failed, take_over)
         config = ANNOTATE.load_config(config_path, [*(overrides or []), *switches])
         _run(config, dry_run)  # type: ignore[arg-type]
 
 
-def _look_ahead(config: "AnnotateConfig") -> list[str]:
-    """What the run would do; if the reviews cannot be read yet, that is said, and is no error."""
+def _run(config: "AnnotateConfig", dry_run: bool) -> None:
     from xrec.errors import DataError, StorageError
 
-    try:
-        lines: list[str] = ANNOTATE.module().look_ahead(config)
-        return lines
-    except (DataError, StorageError) as error:
-        return [f"what the run would do cannot be said yet: {str(error).splitlines()[0]}"]
-
-
-def _run(config: "AnnotateConfig", dry_run: bool) -> None:
     if dry_run:
-        show_config(config)
-        for line in _look_ahead(config):
-            typer.echo(f"# {line}")
+        look_ahead = ANNOTATE.module().look_ahead
+        show_outlook(config, lambda: look_ahead(config), (DataError, StorageError))
         return
     manifest = ANNOTATE.module().run(config)
     if manifest is None:
-        typer.echo(
-            f"the limit of {config.limit:,} texts is reached, in whole chunks; the run is not "
-            "finished, and the same command without a limit goes on"
-        )
+        typer.echo(limit_reached(config.limit, "texts"))
         return
     typer.echo(summary(manifest, config.artifact("annotations")))

@@ -5,11 +5,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from jobs.command.arguments import ConfigPath, Debug, Overrides, keys_option
+from jobs.command.bulk_job import (
+    BulkDryRun,
+    TakeOver,
+    limit_option,
+    limit_reached,
+    show_outlook,
+    switched_keys,
+)
 from jobs.command.bulk_output import BulkJobCommand
 from jobs.command.catalogue import BACKFILL
 from jobs.command.exit_codes import exit_codes
 from jobs.command.logging import configure_logging
-from jobs.command.summary import show_config, summary
+from jobs.command.summary import summary
 
 if TYPE_CHECKING:
     from xrec.config.backfill import BackfillConfig
@@ -49,24 +57,9 @@ def backfill(
         bool,
         typer.Option("--vacuum", help="Delete files that no version needs: upkeep.vacuum=true."),
     ] = False,
-    limit: Annotated[
-        int | None,
-        typer.Option(
-            "--limit", metavar="N", help="End after the first N pairs, unfinished: limit=N."
-        ),
-    ] = None,
-    take_over: Annotated[
-        bool,
-        typer.Option("--take-over", help="Begin though another driver seems alive: take_over=true"),
-    ] = False,
-    dry_run: Annotated[
-        bool,
-        typer.Option(
-            "--dry-run",
-            help="Print the resolved config as YAML, and as comments what the run would do and "
-            "cost; nothing is written.",
-        ),
-    ] = False,
+    limit: Annotated[int | None, limit_option("pairs")] = None,
+    take_over: TakeOver = False,
+    dry_run: BulkDryRun = False,
     keys: Annotated[bool, keys_option("backfill")] = False,
     debug: Debug = False,
 ) -> None:
@@ -75,44 +68,30 @@ def backfill(
     with exit_codes(debug):
         switches = [
             *(["new_run=true"] if new_run else []),
-            *([f"retry_failed=[{retry_failed}]"] if retry_failed else []),
             *(["upkeep.compact=true"] if compact else []),
             *(["upkeep.vacuum=true"] if vacuum else []),
-            *([f"limit={limit}"] if limit is not None else []),
-            *(["take_over=true"] if take_over else []),
+            *switched_keys(limit, retry_failed, take_over),
         ]
         config = BACKFILL.load_config(config_path, [*(overrides or []), *switches])
         _run(config, dry_run)  # type: ignore[arg-type]
 
 
 def _run(config: "BackfillConfig", dry_run: bool) -> None:
+    from xrec.errors import ArtifactNotFoundError, StorageError
+
     if dry_run:
-        show_config(config)
-        for line in _outlook(config):
-            typer.echo(f"# {line}")
+        unreadable = (ArtifactNotFoundError, StorageError)
+        show_outlook(config, lambda: _look_ahead(config), unreadable)
         return
     manifest = BACKFILL.module().run(config)
     if manifest is None:
-        typer.echo(
-            f"the limit of {config.limit:,} pairs is reached, in whole chunks; the run is not "
-            "finished, and the same command without a limit goes on"
-        )
+        typer.echo(limit_reached(config.limit, "pairs"))
         for line in _look_ahead(config):
             typer.echo(line)
         return
     from xrec.backfill.identity import output_uri
 
     typer.echo(summary(manifest, output_uri(config, manifest.run)))
-
-
-def _outlook(config: "BackfillConfig") -> list[str]:
-    """What the run would do; if its inputs cannot be read yet, that is said, and is no error."""
-    from xrec.errors import ArtifactNotFoundError, StorageError
-
-    try:
-        return _look_ahead(config)
-    except (ArtifactNotFoundError, StorageError) as error:
-        return [f"what the run would do cannot be said yet: {str(error).splitlines()[0]}"]
 
 
 def _look_ahead(config: "BackfillConfig") -> list[str]:
