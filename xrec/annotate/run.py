@@ -9,7 +9,7 @@ from xrec.annotate.identity import KIND, begun_files
 from xrec.annotate.plan import PlannedStage, plan_stage
 from xrec.annotate.publish import publish_annotations
 from xrec.annotate.store import StoreRecord
-from xrec.bulk import ActorPool, BulkRun, RunState, drive, this_process
+from xrec.bulk import ActorPool, BulkRun, RunState, drive, tells_what_is_done, this_process
 from xrec.bulk.publish import finished_version
 from xrec.bulk.ray_actors import gpus_each
 from xrec.bulk.state import added
@@ -92,33 +92,25 @@ class _Run:
             cpus_per_actor=actors.cpus_per_actor,
             gpus_per_actor=gpus_each(actors.device, num_actors, num_gpus) if num_gpus else 0,
         )
-        try:
-            with counter(f"{_WHAT[stage]} written", num_rows) as show:
+        with (
+            tells_what_is_done(run, f"{_WHAT[stage]} are written"),
+            counter(f"{_WHAT[stage]} written", num_rows) as show,
+        ):
 
-                def on_commit(state: RunState) -> None:
-                    show(state.num_rows)
-                    self._spec.check_costs(added(self._costs, state.costs))
+            def on_commit(state: RunState) -> None:
+                show(state.num_rows)
+                self._spec.check_costs(added(self._costs, state.costs))
 
-                return drive(
-                    run,
-                    pool,
-                    holder=this_process(),
-                    retry=_reasons(config, run.format.all_reasons) if is_text else (),
-                    max_failed_share=config.max_failed_share if is_text else 1.0,
-                    max_rows=None if config.limit is None else config.limit - self._num_rows,
-                    take_over=config.take_over,
-                    on_commit=on_commit,
-                )
-        except KeyboardInterrupt:
-            state = run.state()
-            logger.warning(
-                "stopped: %d of %d %s are written; run the same command again to go on with the "
-                "others",
-                state.num_rows if state else 0,
-                num_rows,
-                _WHAT[stage],
+            return drive(
+                run,
+                pool,
+                holder=this_process(),
+                retry=_reasons(config, run.format.all_reasons) if is_text else (),
+                max_failed_share=config.max_failed_share if is_text else 1.0,
+                max_rows=None if config.limit is None else config.limit - self._num_rows,
+                take_over=config.take_over,
+                on_commit=on_commit,
             )
-            raise
 
 
 def _reasons(config: AnnotateConfig, of_stage: tuple[str, ...]) -> tuple[str, ...]:

@@ -1,7 +1,5 @@
 """Explains what is left of a run on actors."""
 
-import logging
-
 from xrec.backfill.finish import finish
 from xrec.backfill.metrics import BackfillMetrics
 from xrec.backfill.progress import ProgressLine
@@ -12,13 +10,12 @@ from xrec.bulk import (
     RunState,
     drive,
     nothing_left,
+    tells_what_is_done,
     this_process,
 )
 from xrec.bulk.ray_actors import gpus_each
 from xrec.config.backfill import BackfillConfig
 from xrec.storage import Manifest
-
-logger = logging.getLogger("xrec")
 
 _MOST_CHUNKS = 16
 
@@ -71,30 +68,20 @@ def run_backfill(
     )
     num_pairs = run.plan.record.num_rows
     metrics = BackfillMetrics(num_pairs)
-    try:
-        with ProgressLine(num_pairs) as line:
+    with tells_what_is_done(run, "pairs are committed"), ProgressLine(num_pairs) as line:
 
-            def on_commit(state: RunState) -> None:
-                metrics.record(state)
-                line.show(state)
+        def on_commit(state: RunState) -> None:
+            metrics.record(state)
+            line.show(state)
 
-            drive(
-                run,
-                pool,
-                holder=this_process(),
-                retry=retry_reasons(config),
-                max_failed_share=config.max_failed_share,
-                max_rows=config.limit,
-                take_over=config.take_over,
-                on_commit=on_commit,
-            )
-    except KeyboardInterrupt:
-        state = run.state()
-        logger.warning(
-            "stopped: %d of %d pairs are committed; run the same command again to go on with the "
-            "others",
-            state.num_rows if state else 0,
-            num_pairs,
+        drive(
+            run,
+            pool,
+            holder=this_process(),
+            retry=retry_reasons(config),
+            max_failed_share=config.max_failed_share,
+            max_rows=config.limit,
+            take_over=config.take_over,
+            on_commit=on_commit,
         )
-        raise
     return finish(config, run)

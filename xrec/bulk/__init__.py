@@ -75,6 +75,7 @@ from typing import TYPE_CHECKING
 from xrec.bulk.check import Finding, check_output
 from xrec.bulk.driver import drive, this_process
 from xrec.bulk.export import Exported, export_run, is_exported
+from xrec.bulk.interrupted import tells_what_is_done
 from xrec.bulk.keys import clean_keys, key_hash
 from xrec.bulk.ledger import refuse_live_driver
 from xrec.bulk.limits import nothing_left
@@ -131,6 +132,7 @@ __all__ = [
     "read_status",
     "refuse_live_driver",
     "release_older",
+    "tells_what_is_done",
     "this_process",
     "vacuum",
 ]

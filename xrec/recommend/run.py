@@ -16,6 +16,7 @@ from xrec.bulk import (
     drive,
     open_run,
     publish,
+    tells_what_is_done,
     this_process,
 )
 from xrec.bulk.row_format import OK
@@ -71,25 +72,18 @@ def run_recommend(config: RecommendConfig, run: BulkRun, tables: RankingTables) 
         num_actors=max(1, int(ray.cluster_resources().get("CPU", 1))),
         cpus_per_actor=1,
     )
-    try:
-        with counter("users ranked", num_users) as show:
-            state = drive(
-                run,
-                pool,
-                holder=this_process(),
-                retry=(_LOST,) if _num_lost(run) else (),
-                take_over=config.take_over,
-                on_commit=lambda state: show(state.num_rows),
-            )
-    except KeyboardInterrupt:
-        committed = run.state()
-        logger.warning(
-            "stopped: %d of %d users are ranked; run the same command again to go on with the "
-            "others",
-            committed.num_rows if committed else 0,
-            num_users,
+    with (
+        tells_what_is_done(run, "users are ranked"),
+        counter("users ranked", num_users) as show,
+    ):
+        state = drive(
+            run,
+            pool,
+            holder=this_process(),
+            retry=(_LOST,) if _num_lost(run) else (),
+            take_over=config.take_over,
+            on_commit=lambda state: show(state.num_rows),
         )
-        raise
     if num_lost := state.failed.get(_LOST, 0):
         raise ClusterError(
             f"{num_lost} of {num_users} users are not ranked: {state.num_deaths} processes died, "
