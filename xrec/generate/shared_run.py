@@ -13,7 +13,9 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from xrec.generate.engine import Advance, Completion, RequestParams, Run, num_texts
+from xrec.config.llm import DecodingConfig
+from xrec.generate.engine import Advance, Completion, RequestParams, Run, num_texts, text_params
+from xrec.generate.engine_report import EngineReport
 
 Requests = Sequence[tuple[Sequence[int], RequestParams]]
 
@@ -162,3 +164,31 @@ class SharedRun:
         for request_id in self._cancelled:
             self.run.cancel(request_id)
         self._cancelled = []
+
+
+class RunEngine:
+    """An `Engine` over a run."""
+
+    def __init__(self, run: Run):
+        self.run = run
+        self._shared = SharedRun(run)
+
+    @property
+    def report(self) -> EngineReport:
+        """What all calls since the last `take_report` cost."""
+        return self.run.report
+
+    def take_report(self) -> EngineReport:
+        """`report`, which then begins anew."""
+        return self.run.take_report()
+
+    def complete(self, requests: Requests) -> Iterator[Completion]:
+        """See `Engine`."""
+        return self._shared.complete(requests)
+
+    def generate(
+        self, prompts: Sequence[Sequence[int]], decoding: DecodingConfig
+    ) -> Iterator[Completion]:
+        """See `Engine`."""
+        params = text_params(decoding)
+        return self._shared.complete([(prompt, params) for prompt in prompts])

@@ -1,20 +1,18 @@
 """The default engine: our run (xrec.generate.packed) over a transformers decoder."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 from transformers import PreTrainedModel
 
-from xrec.config.llm import DecodingConfig, EngineConfig
-from xrec.generate.engine import Completion, RequestParams, text_params
-from xrec.generate.engine_report import EngineReport
+from xrec.config.llm import EngineConfig
 from xrec.generate.packed.model import PackedModel
 from xrec.generate.packed.run import PackedRun
-from xrec.generate.shared_run import SharedRun
+from xrec.generate.shared_run import RunEngine
 from xrec.llm.int8_linear import quantize_linears
 from xrec.llm.packed_linear import pack_linears
 
 
-class TransformersEngine:
+class TransformersEngine(RunEngine):
     """An `Engine` over a transformers model, with collaborative tokens or without.
 
     (`xrec.adapter.model.attach_adapters` adds them.) At most `max_rows` texts are at work at the
@@ -35,37 +33,16 @@ class TransformersEngine:
         decode: Callable[[list[int]], str],
         passes_per_step: int | None = None,
     ):
-        self.run = PackedRun(
-            PackedModel(model),
-            stop_token_ids,
-            decode,
-            max_rows=max_rows,
-            key_value_bytes=key_value_bytes,
-            passes_per_step=passes_per_step,
+        super().__init__(
+            PackedRun(
+                PackedModel(model),
+                stop_token_ids,
+                decode,
+                max_rows=max_rows,
+                key_value_bytes=key_value_bytes,
+                passes_per_step=passes_per_step,
+            )
         )
-        self._shared = SharedRun(self.run)
-
-    @property
-    def report(self) -> EngineReport:
-        """What all calls since the last `take_report` cost."""
-        return self.run.report
-
-    def take_report(self) -> EngineReport:
-        """`report`, which then begins anew."""
-        return self.run.take_report()
-
-    def complete(
-        self, requests: Sequence[tuple[Sequence[int], RequestParams]]
-    ) -> Iterator[Completion]:
-        """See `Engine`."""
-        return self._shared.complete(requests)
-
-    def generate(
-        self, prompts: Sequence[Sequence[int]], decoding: DecodingConfig
-    ) -> Iterator[Completion]:
-        """See `Engine`."""
-        params = text_params(decoding)
-        return self._shared.complete([(prompt, params) for prompt in prompts])
 
 
 def load_engine(

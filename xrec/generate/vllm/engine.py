@@ -6,7 +6,7 @@ lacks, so it gets one that lacks none (xrec.generate.vllm.tokenizer), and the ru
 of ids. From version 0.33 on vLLM always refuses them (xrec.generate.vllm.version).
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -18,11 +18,9 @@ from vllm import LLMEngine
 from vllm import __version__ as vllm_version
 
 from xrec.adapter.artifact import TrainedAdapter
-from xrec.config.llm import DecodingConfig, Dtype, EngineConfig
+from xrec.config.llm import Dtype, EngineConfig
 from xrec.errors import ArtifactMismatchError, ModelError
-from xrec.generate.engine import Completion, RequestParams, text_params
-from xrec.generate.engine_report import EngineReport
-from xrec.generate.shared_run import SharedRun
+from xrec.generate.shared_run import RunEngine
 from xrec.generate.vllm.arguments import engine_arguments, resolve_vllm_dtype, start_settings
 from xrec.generate.vllm.attachment import write_attachment
 from xrec.generate.vllm.plugin import unknown_family
@@ -35,7 +33,7 @@ from xrec.llm.model import folder_stop_token_ids
 from xrec.storage import content_hash
 
 
-class VllmEngine:
+class VllmEngine(RunEngine):
     """An `Engine` over the base model in `model_folder` with the users and items of `graph`.
 
     At most `max_rows` texts are at work at the same time. On a CPU each process has
@@ -103,34 +101,18 @@ class VllmEngine:
                 self._engine = LLMEngine.from_engine_args(arguments)
         except (RuntimeError, ValueError) as error:
             raise ModelError(f"vLLM did not start: {error}; see what it has logged") from error
-        self.run = VllmRun(
-            self._engine,
-            self.vocabulary,
-            self.stop_token_ids,
-            lambda ids: str(tokenizer.decode(ids, skip_special_tokens=True)),
-            self._cache_salt,
-            context=config.max_position_embeddings,
-            max_rows=max_rows,
-            is_streaming=is_streaming,
+        super().__init__(
+            VllmRun(
+                self._engine,
+                self.vocabulary,
+                self.stop_token_ids,
+                lambda ids: str(tokenizer.decode(ids, skip_special_tokens=True)),
+                self._cache_salt,
+                context=config.max_position_embeddings,
+                max_rows=max_rows,
+                is_streaming=is_streaming,
+            )
         )
-        self._shared = SharedRun(self.run)
-
-    def complete(
-        self, requests: Sequence[tuple[Sequence[int], RequestParams]]
-    ) -> Iterator[Completion]:
-        """See `Engine`."""
-        return self._shared.complete(requests)
-
-    def generate(
-        self, prompts: Sequence[Sequence[int]], decoding: DecodingConfig
-    ) -> Iterator[Completion]:
-        """See `Engine`."""
-        params = text_params(decoding)
-        return self._shared.complete([(prompt, params) for prompt in prompts])
-
-    def take_report(self) -> EngineReport:
-        """The cost of all that was computed since this was called last."""
-        return self.run.take_report()
 
     def close(self) -> None:
         """End vLLM's processes. They also end when this process ends."""
