@@ -26,9 +26,10 @@ from benchmarks.aspects_baselines import BASELINES, Method
 from benchmarks.aspects_data import Split, read_reviews
 from benchmarks.aspects_ours import OURS
 from benchmarks.aspects_report import Outcome, rows
-from benchmarks.aspects_score import Substitutes, ndcg
+from benchmarks.aspects_substitutes import Substitutes
 from benchmarks.graph_report import markdown
 from benchmarks.graph_results import machine
+from xrec.aspects import ndcg
 from xrec.data import read_dataset
 from xrec.storage import open_location
 

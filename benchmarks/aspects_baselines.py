@@ -12,7 +12,7 @@ import scipy.sparse
 import scipy.sparse.linalg
 
 from benchmarks.aspects_data import Floats, Indices, Reviews, Split
-from benchmarks.aspects_score import ndcg
+from xrec.aspects import ndcg
 
 Score = Callable[[Indices, Indices], Floats]
 """Scores (N, A) of all aspects for users (N,) and items (N,)."""

@@ -13,7 +13,8 @@ from typer.testing import CliRunner
 from benchmarks.aspects import METHODS, app, measure
 from benchmarks.aspects_data import Reviews, Split, read_reviews
 from benchmarks.aspects_report import Outcome, rows
-from benchmarks.aspects_score import Substitutes, ndcg
+from benchmarks.aspects_substitutes import Substitutes
+from xrec.aspects import ndcg
 from xrec.data import Dataset
 from xrec.errors import DataError
 from xrec.storage import Manifest

@@ -1,27 +1,10 @@
-"""NDCG@10 of ranked aspects, for the pairs' own users and for others in their place."""
+"""Users in place of the test pairs' own, as controls."""
 
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from benchmarks.aspects_data import Floats, Indices, Split
-
-K = 10
-
-
-def ndcg(scores: Floats, mentions: Floats, k: int = K) -> NDArray[np.float64]:
-    """Return NDCG@k of each row, (N,): how well scores (N, A) rank what mentions (N, A) has.
-
-    A mentioned aspect has gain 1. Among equal scores the earlier aspect comes first. Each row must
-    have a mention.
-    """
-    k = min(k, scores.shape[1])
-    best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-    discounts = 1 / np.log2(np.arange(2, k + 2))
-    ideal = np.cumsum(discounts)[np.minimum(mentions.sum(axis=1).astype(np.int64), k) - 1]
-    gain: NDArray[np.float64] = np.take_along_axis(mentions, best, axis=1) @ discounts / ideal
-    return gain
+from benchmarks.aspects_data import Indices, Split
 
 
 @dataclass(frozen=True)
