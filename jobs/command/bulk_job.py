@@ -1,12 +1,14 @@
 """What the commands of bulk jobs share: switches for keys given now and then, and their outlook."""
 
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from jobs.command.summary import show_config
-from xrec.config.shared import JobConfig
+
+if TYPE_CHECKING:
+    from xrec.config.shared import JobConfig
 
 TakeOver = Annotated[
     bool,
@@ -39,7 +41,7 @@ def switched_keys(limit: int | None, retry_failed: str | None, take_over: bool) 
 
 
 def show_outlook(
-    config: JobConfig,
+    config: "JobConfig",
     look_ahead: Callable[[], Sequence[str]],
     unreadable: tuple[type[Exception], ...],
 ) -> None:
