@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from xrec.config.llm import PromptConfig
 from xrec.config.placeholders import parse_placeholders
+from xrec.data.evidence import AspectEvidence
 from xrec.errors import XRecError
 from xrec.llm.collaborative import Vocabulary
 from xrec.llm.text_encoder import TextEncoder
@@ -27,11 +28,18 @@ class PromptTooLongError(XRecError):
 
 @dataclass(frozen=True)
 class PairTexts:
-    """What a prompt says of a pair, beside the collaborative tokens."""
+    """What may be said of a pair: the texts of its prompt, and the aspects of its item.
+
+    aspects: those chosen for the pair, the best first, with their evidence; they are in the prompt
+        if its template asks for them.
+    menu: all aspects that the item's training reviews mention. They are not in the prompt.
+    """
 
     user_profile: str
     item_title: str
     item_profile: str
+    aspects: tuple[AspectEvidence, ...] = ()
+    menu: frozenset[str] = frozenset()
 
 
 class PromptBuilder:
@@ -89,7 +97,13 @@ class PromptBuilder:
         )
 
     def _build(self, user: list[int], item: list[int], texts: PairTexts) -> list[int]:
-        values = {"user": user, "item": item, **vars(texts)}
+        values = {
+            "user": user,
+            "item": item,
+            "user_profile": texts.user_profile,
+            "item_title": texts.item_title,
+            "item_profile": texts.item_profile,
+        }
         user_ids, item_ids = (
             self._fill(self.prompt.user, values),
             self._fill(self.prompt.item, values),

@@ -1,0 +1,18 @@
+"""An aspect that was chosen for a pair, with the reviews that back it."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class AspectEvidence:
+    """An aspect of an item, and in how many of the training reviews it is.
+
+    item_reviews of the item's num_item_reviews reviews mention it, and user_reviews of the
+    num_user_reviews that the user wrote, of whatever items.
+    """
+
+    aspect: str
+    item_reviews: int
+    num_item_reviews: int
+    user_reviews: int
+    num_user_reviews: int
