@@ -97,7 +97,7 @@ class PromptBuilder:
         )
 
     def _build(self, user: list[int], item: list[int], texts: PairTexts) -> list[int]:
-        values = {
+        values: dict[str, str | list[int]] = {
             "user": user,
             "item": item,
             "user_profile": texts.user_profile,
