@@ -2,7 +2,9 @@
 
 `total_trn.csv`, `total_val.csv` and `total_tst.csv` hold the interactions of a split each, in the
 columns user and item. `data.jsonl` (or `data.json`) holds an explained pair a line, with the keys
-uid, iid, title, user_summary, item_summary and explanation. Ids are integers from 0.
+uid, iid, title, user_summary, item_summary and explanation. `item_profiles.jsonl`, with iid and
+item_summary, holds the profiles of items without an explained pair too; it may be missing. Ids are
+integers from 0.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,6 +19,7 @@ from xrec.storage import Location
 
 _SPLIT_FILES = {"total_trn.csv": "train", "total_val.csv": "validation", "total_tst.csv": "test"}
 _EXPLANATION_FILES = ("data.jsonl", "data.json")
+_PROFILE_FILE = "item_profiles.jsonl"
 _PAIR_COLUMNS: dict[str, Parser] = {"user": parse_dense_id, "item": parse_dense_id}
 _EXPLANATION_COLUMNS: dict[str, Parser] = {
     "uid": parse_dense_id,
@@ -26,6 +29,7 @@ _EXPLANATION_COLUMNS: dict[str, Parser] = {
     "item_summary": parse_text,
     "explanation": parse_text,
 }
+_PROFILE_COLUMNS: dict[str, Parser] = {"iid": parse_dense_id, "item_summary": parse_text}
 # An id far above the others is a mistake, and must not make a table of a billion users.
 _MAX_IDS_PER_KNOWN_ID = 100
 
@@ -45,22 +49,28 @@ def find_release_files(folder: Location) -> dict[str, Location]:
             f"({', '.join(_SPLIT_FILES)}, data.jsonl), "
             f"saw {', '.join(folder.files()[:10]) or 'no files'}; check source.uri"
         )
-    return {name: folder / name for name in (*_SPLIT_FILES, explanations[0])}
+    profiles = [_PROFILE_FILE] if (folder / _PROFILE_FILE).is_file() else []
+    return {name: folder / name for name in (*_SPLIT_FILES, explanations[0], *profiles)}
 
 
 def read_release(files: Mapping[str, bytes]) -> SourceData:
     """Read a release from the content of its files.
 
     The users are all ids from 0 to the largest one in any file, and so are the items. A user or
-    item without a line in data.jsonl has an empty profile and title. Raises DataError for a missing
-    column.
+    item without a line in data.jsonl has an empty profile and title; an item's profile in
+    item_profiles.jsonl counts before that of data.jsonl. Raises DataError for a missing column.
     """
     explanation_file = next(name for name in _EXPLANATION_FILES if name in files)
     pairs = [read_rows(name, files[name], _PAIR_COLUMNS) for name in _SPLIT_FILES]
     explained = read_rows(explanation_file, files[explanation_file], _EXPLANATION_COLUMNS)
+    read = [*pairs, explained]
+    described = explained.table.select(list(_PROFILE_COLUMNS))
+    if _PROFILE_FILE in files:
+        read.append(read_rows(_PROFILE_FILE, files[_PROFILE_FILE], _PROFILE_COLUMNS))
+        described = pa.concat_tables([read[-1].table.select(list(_PROFILE_COLUMNS)), described])
     interactions = pa.concat_tables([_interactions(rows) for rows in pairs])
     users = _dense_ids("user", [interactions["user_id"], explained.table["uid"]])
-    items = _dense_ids("item", [interactions["item_id"], explained.table["iid"]])
+    items = _dense_ids("item", [interactions["item_id"], described["iid"]])
     return SourceData(
         users=pa.table(
             {
@@ -72,13 +82,13 @@ def read_release(files: Mapping[str, bytes]) -> SourceData:
             {
                 "item_id": items,
                 "title": _texts(explained.table, "iid", "title", len(items)),
-                "profile": _texts(explained.table, "iid", "item_summary", len(items)),
+                "profile": _texts(described, "iid", "item_summary", len(items)),
             }
         ),
         interactions=interactions,
         explanations=_explanations(explained),
-        findings=tuple(finding for rows in (*pairs, explained) for finding in rows.findings),
-        num_rows={rows.file: rows.num_rows for rows in (*pairs, explained)},
+        findings=tuple(finding for rows in read for finding in rows.findings),
+        num_rows={rows.file: rows.num_rows for rows in read},
     )
 
 

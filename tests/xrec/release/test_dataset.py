@@ -49,6 +49,24 @@ def test_read_release_profiles_are_the_first_non_empty_else_empty() -> None:
     assert source.items["profile"].to_pylist() == ["", "I", "I", ""]
 
 
+def test_read_release_profiles_of_all_items_count_before_those_of_the_pairs() -> None:
+    lines = [{"iid": 0, "item_summary": "zero"}, {"iid": 1, "item_summary": "one"}]
+    lines += [{"iid": 2, "item_summary": ""}, {"iid": 5, "item_summary": "five"}]
+    profiles = "\n".join(map(json.dumps, lines)).encode()
+    source = read_release(_files(item_profiles__jsonl=profiles))
+    assert source.items["item_id"].to_pylist() == ["0", "1", "2", "3", "4", "5"]
+    assert source.items["profile"].to_pylist() == ["zero", "one", "I", "", "", "five"]
+    assert source.num_rows["item_profiles.jsonl"] == 4
+
+
+def test_find_release_files_profiles_of_all_items_are_found_if_there(tmp_path: Path) -> None:
+    _write(tmp_path, _files())
+    folder = open_location(str(tmp_path))
+    assert "item_profiles.jsonl" not in find_release_files(folder)
+    (tmp_path / "item_profiles.jsonl").write_text('{"iid": 0, "item_summary": "zero"}\n')
+    assert find_release_files(folder)["item_profiles.jsonl"].is_file()
+
+
 def test_read_release_each_file_is_a_split() -> None:
     rows = read_release(_files()).interactions.to_pylist()
     assert [(row["user_id"], row["item_id"], row["split"]) for row in rows] == [
