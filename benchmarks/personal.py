@@ -1,0 +1,177 @@
+"""How specific and how personal are texts?
+
+    python -m benchmarks.personal texts DATASET --contestant ours=URI --contestant ours=URI
+    python -m benchmarks.personal texts DATASET --contestant "xrec=peer_texts.jsonl#xrec"
+
+A contestant that is given several times has several seeds. Its texts are compared with the
+references of the dataset's explained pairs. What can be copied is there as well: the references
+themselves, the item's title and profile, and the reference of another reviewer of the item. What is
+true of the item, whoever reads it, is not personal: the measures "within the item" compare with
+other users of the same item only.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, get_args
+
+import numpy as np
+import typer
+
+from benchmarks.graph_report import markdown
+from benchmarks.graph_results import Record, machine
+from benchmarks.personal_aspects import Names, finder
+from benchmarks.personal_data import Pairs, Run, free_contestants, read_run
+from benchmarks.personal_report import Measure, Measures, differences, figures, wide
+from benchmarks.personal_texts import Measured, Yardstick
+from xrec.config.shared import Split
+from xrec.data import Dataset, read_dataset
+from xrec.storage import open_location
+
+app = typer.Typer(
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help=__doc__,
+    no_args_is_help=True,
+)
+_SPLITS: tuple[Split, ...] = get_args(Split)
+
+
+@app.callback()
+def _commands() -> None:
+    """Keep `texts` a command of its own."""
+
+
+@app.command()
+def texts(
+    dataset: Annotated[str, typer.Argument(help="URI of the dataset.")],
+    contestant: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=URI of explanations, or NAME=FILE.jsonl#COLUMN; once a seed."),
+    ] = None,
+    swapped: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="The same for texts that were written as if for another user of the item, with "
+            "the seeds of the contestant NAME in their order."
+        ),
+    ] = None,
+    against: Annotated[
+        list[str] | None, typer.Option(help="Contestants that the others are compared with.")
+    ] = None,
+    split: Annotated[
+        list[str] | None, typer.Option(help="Splits of the pairs; by default test.")
+    ] = None,
+    vocabulary: Annotated[
+        Path | None, typer.Option(help="Aspects, one a line; by default the dataset's.")
+    ] = None,
+    output: Annotated[Path, typer.Option(help="Folder of the tables.")] = Path(
+        "workspace/benchmarks/personal"
+    ),
+) -> None:
+    """Measure the texts, print the tables and write them to `output`.
+
+    `specificity` is the share of other pairs' references that a text is less like than its own
+    (cosine of TF-IDF, ties half); `within the item` asks the same of the item's other references.
+    `2 x 2` is the share of two users of one item whose two texts are nearer to their own references
+    than crossed. Words are those of 100 texts, over draws. Aspects are those that text and
+    reference name.
+    """
+    found = read_dataset(open_location(dataset))
+    pairs = Pairs.of(found, _splits(split))
+    yardstick = Yardstick(pairs, _names(found, vocabulary))
+    runs = {**free_contestants(pairs, (0, 1, 2)), **_runs(contestant, pairs)}
+    measured = {name: _measures(yardstick, of_name, pairs) for name, of_name in runs.items()}
+    in_place = {
+        name: _measures(yardstick, of_name, pairs)
+        for name, of_name in _runs(swapped, pairs).items()
+    }
+    names = _known(against or ["title and profile"], measured)
+    _write(
+        output,
+        "texts",
+        {
+            "figures": figures(measured),
+            "differences": differences(measured, names),
+            "own minus another user's of the item": _own_minus_swapped(measured, in_place),
+        },
+    )
+
+
+def _splits(names: Sequence[str] | None) -> list[Split]:
+    chosen = [split for split in _SPLITS if split in (names or ["test"])]
+    if wrong := set(names or ()) - set(_SPLITS):
+        raise typer.BadParameter(f"--split {', '.join(sorted(wrong))}; known: {', '.join(_SPLITS)}")
+    return chosen
+
+
+def _names(dataset: Dataset, vocabulary: Path | None) -> Names | None:
+    if vocabulary is not None:
+        return finder(vocabulary.read_text().splitlines())
+    return finder(dataset.aspects["aspect"].to_pylist()) if dataset.aspects is not None else None
+
+
+def _runs(sources: Sequence[str] | None, pairs: Pairs) -> dict[str, list[Run]]:
+    runs: dict[str, list[Run]] = {}
+    for source in sources or ():
+        name, equals, uri = source.partition("=")
+        if not (name and equals and uri):
+            raise typer.BadParameter(f"{source!r}; expected NAME=URI or NAME=FILE.jsonl#COLUMN")
+        runs.setdefault(name, []).append(read_run(uri, pairs))
+    return runs
+
+
+def _measures(yardstick: Yardstick, runs: Sequence[Run], pairs: Pairs) -> Measures:
+    """Return the measures of a contestant's runs; a pair's user, and a couple's item, is drawn."""
+    seeds: list[Measured] = [yardstick.measure(run) for run in runs]
+    items = [pairs.items[first] for first, _ in pairs.couples]
+    return {
+        **{
+            name: Measure(np.stack([seed.of_pairs[name] for seed in seeds]), pairs.users)
+            for name in seeds[0].of_pairs
+        },
+        **{
+            name: Measure(np.stack([seed.of_couples[name] for seed in seeds]), items)
+            for name in seeds[0].of_couples
+        },
+        **{
+            name: Measure(np.array([[seed.totals.get(name, np.nan)] for seed in seeds]), None)
+            for name in seeds[0].totals
+        },
+    }
+
+
+def _known(names: Sequence[str], contestants: Mapping[str, Any]) -> list[str]:
+    if wrong := [name for name in names if name not in contestants]:
+        raise typer.BadParameter(
+            f"no contestant is named {wrong[0]!r}; known: {', '.join(contestants)}"
+        )
+    return list(names)
+
+
+def _own_minus_swapped(
+    own: Mapping[str, Measures], swapped: Mapping[str, Measures]
+) -> list[Record]:
+    """Return how much more the own texts have than those written as if for another user."""
+    _known(list(swapped), own)
+    return [
+        {"contestant": name, "measure": measure, **own[name][measure].minus(of_swapped).record()}
+        for name, measures in swapped.items()
+        for measure, of_swapped in measures.items()
+        if of_swapped.groups is not None
+    ]
+
+
+def _write(output: Path, name: str, tables: Mapping[str, Sequence[Record]]) -> None:
+    output.mkdir(parents=True, exist_ok=True)
+    text = "\n".join(
+        f"## {title}\n\n{markdown(wide(rows))}" for title, rows in tables.items() if rows
+    )
+    (output / f"{name}.json").write_text(json.dumps({**tables, **machine()}, indent=1) + "\n")
+    (output / f"{name}.md").write_text(text)
+    typer.echo(text)
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,131 @@
+"""Figures of contestants, with intervals: their own, and differences of two.
+
+A pair's or couple's figure is its mean over the seeds that have it. Intervals are 95 %, by
+bootstrap: users are drawn for figures of pairs, items for those of couples. Differences are paired.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.graph_results import Record
+from xrec.evaluate import Estimate, bootstrap_mean
+
+_NUM_SAMPLES = 2000
+Values = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Measure:
+    """One figure of each seed: (S, N) values, NaN where there is none, with groups (N,) to draw.
+
+    Without groups it is one number for each seed, (S, 1), and has no interval.
+    """
+
+    values: Values
+    groups: Sequence[str] | None
+
+    @property
+    def by_seed(self) -> list[float | None]:
+        """The mean of each seed, None where it has no value."""
+        return [_mean(seed) for seed in self.values]
+
+    @property
+    def of_each(self) -> Values:
+        """The mean over the seeds that have a value, (N,); NaN where none has."""
+        counts = (~np.isnan(self.values)).sum(axis=0)
+        sums = np.nansum(self.values, axis=0)
+        mean = np.full(len(sums), np.nan)
+        np.divide(sums, counts, out=mean, where=counts > 0)
+        return mean
+
+    def minus(self, other: "Measure") -> "Measure":
+        """Return the difference where both have a value, seed by seed as far as there are as many.
+
+        Raises ValueError for other groups.
+        """
+        if self.groups != other.groups:
+            raise ValueError("two measures of other pairs; expected the same ones")
+        if len(self.values) == len(other.values) or len(other.values) == 1:
+            return Measure(self.values - other.values, self.groups)
+        return Measure((self.of_each - other.of_each)[None], self.groups)
+
+    def record(self) -> Record:
+        """Return value, interval, number of values and each seed's, as plain values."""
+        found = self.of_each
+        there = ~np.isnan(found)
+        if not there.any():
+            return {"value": None, "low": None, "high": None, "count": 0, "by_seed": []}
+        if self.groups is None:
+            estimate = Estimate(float(found[there].mean()))
+        else:
+            groups = [self.groups[place] for place in np.flatnonzero(there)]
+            estimate = bootstrap_mean(found[there], groups, num_samples=_NUM_SAMPLES, seed=0)
+        return {
+            "value": estimate.value,
+            "low": estimate.low,
+            "high": estimate.high,
+            "count": int(there.sum()),
+            "by_seed": self.by_seed,
+        }
+
+
+Measures = Mapping[str, Measure]
+"""The measures of one contestant by name."""
+
+
+def figures(contestants: Mapping[str, Measures]) -> list[Record]:
+    """Return a row for each contestant and measure."""
+    return [
+        {"contestant": name, "measure": measure, **found.record()}
+        for name, measures in contestants.items()
+        for measure, found in measures.items()
+    ]
+
+
+def differences(contestants: Mapping[str, Measures], against: Sequence[str]) -> list[Record]:
+    """Return a row for each contestant, other contestant of `against`, and measure of both."""
+    return [
+        {
+            "contestant": f"{name} minus {other}",
+            "measure": measure,
+            **found.minus(of_other).record(),
+        }
+        for other in against
+        for name, measures in contestants.items()
+        if name != other
+        for measure, found in measures.items()
+        if (of_other := contestants[other].get(measure)) is not None
+    ]
+
+
+def wide(rows: Sequence[Record]) -> list[Record]:
+    """Return a row for each contestant of `rows`, with a column for each measure, to be read."""
+    columns = list(dict.fromkeys(row["measure"] for row in rows))
+    shown = {(row["contestant"], row["measure"]): _shown(row) for row in rows}
+    return [
+        {"contestant": name, **{column: shown.get((name, column), "") for column in columns}}
+        for name in dict.fromkeys(row["contestant"] for row in rows)
+    ]
+
+
+def _shown(row: Record) -> str:
+    """Return the value, its interval, and those of the seeds if there are several."""
+    if row["value"] is None:
+        return ""
+    text = _number(row["value"])
+    if row["low"] is not None:
+        text += f" ({_number(row['low'])} to {_number(row['high'])})"
+    seeds = [value for value in row["by_seed"] if value is not None]
+    return text + (f"; {', '.join(map(_number, seeds))}" if len(seeds) > 1 else "")
+
+
+def _number(value: float) -> str:
+    return f"{value:.4f}" if abs(value) < 10 else f"{value:.0f}"
+
+
+def _mean(values: Values) -> float | None:
+    values = values[~np.isnan(values)]
+    return float(values.mean()) if len(values) else None

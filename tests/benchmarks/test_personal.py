@@ -1,0 +1,242 @@
+"""The benchmark of personal texts: what is compared with what, its figures, and its files."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from typer.testing import CliRunner
+
+from benchmarks.personal import app
+from benchmarks.personal_aspects import against_reference, finder
+from benchmarks.personal_data import Pairs, Run, free_contestants, read_run
+from benchmarks.personal_report import Measure, differences, figures, wide
+from benchmarks.personal_texts import (
+    DISTINCT,
+    MATCHED,
+    NUM_ASPECTS,
+    PRECISION,
+    RECALL,
+    SPECIFICITY,
+    SPECIFICITY_IN_ITEM,
+    Yardstick,
+    matched,
+    variety,
+)
+from xrec import schemas
+from xrec.data import write_dataset
+from xrec.errors import DataError
+from xrec.storage import open_location
+
+PAIRS = Pairs(
+    users=("ann", "ben", "cid", "dan"),
+    items=("inn", "inn", "pub", "inn"),
+    references=("quiet garden", "cheap beer", "loud music", "fresh bread"),
+    descriptions=("Inn. garden",) * 2 + ("Pub. music",) + ("Inn. garden",),
+)
+
+
+def test_couples_are_all_two_pairs_of_one_item():
+    assert PAIRS.couples.tolist() == [[0, 1], [0, 3], [1, 3]]
+    assert PAIRS.other_of_item.sum(axis=1).tolist() == [2, 2, 0, 2]
+
+
+def test_specificity_within_the_item_compares_with_its_other_references_only():
+    texts = Run.written(["loud music, quiet garden, cheap beer", "fresh bread", "music", None])
+    found = Yardstick(PAIRS, None).measure(texts).of_pairs
+    # Ann's text is as near to three references and not to "fresh bread"; Ben's is Dan's reference.
+    assert found[SPECIFICITY] == pytest.approx([(0.5 + 0.5 + 1) / 3, 1 / 3, 1, np.nan], nan_ok=True)
+    assert found[SPECIFICITY_IN_ITEM] == pytest.approx([0.75, 0.25, np.nan, np.nan], nan_ok=True)
+
+
+def test_a_copied_reference_is_not_compared_with_the_pair_it_comes_from():
+    copies = Run(("cheap beer", "fresh bread", None, "quiet garden"), np.array([1, 3, -1, 0]))
+    found = Yardstick(PAIRS, None).measure(copies)
+    assert found.of_pairs[SPECIFICITY] == pytest.approx([0.5, 0.5, np.nan, 0.5], nan_ok=True)
+    assert np.isnan(found.of_couples[MATCHED]).all()
+    copies = Run(("cheap beer", "cheap beer", None, None), np.array([1, -1, -1, -1]))
+    assert np.isnan(Yardstick(PAIRS, None).measure(copies).of_couples[MATCHED]).all()
+    copies = Run(("fresh bread", "cheap beer", None, None), np.array([3, -1, -1, -1]))
+    assert Yardstick(PAIRS, None).measure(copies).of_couples[MATCHED][0] == 1
+
+
+def test_another_reviewers_reference_is_never_the_own_one_and_missing_for_a_single_review():
+    for run in free_contestants(PAIRS, range(20))["another reviewer's reference"]:
+        assert run.texts[2] is None
+        assert all(run.copied_from[row] in {0, 1, 3} - {row} for row in (0, 1, 3))
+        assert all(run.texts[row] == PAIRS.references[run.copied_from[row]] for row in (0, 1, 3))
+
+
+def test_couples_are_matched_by_the_larger_sum_with_ties_half_and_missing_left_out():
+    similarities = np.array(
+        [[0.6, 0.5, 0.0, 0.2], [0.2, 0.2, 0, 0.3], [0, 0, 0, 0], [np.nan, np.nan, np.nan, np.nan]]
+    )
+    couples = np.array([[0, 1], [1, 0], [0, 3]])
+    assert matched(similarities, couples) == pytest.approx([1, 1, np.nan], nan_ok=True)
+    assert matched(np.array([[0.5, 0.5], [0.2, 0.2]]), couples[:1]).tolist() == [0.5]
+    assert matched(np.array([[0.1, 0.5], [0.2, 0.2]]), couples[:1]).tolist() == [0]
+
+
+def test_measured_couples_of_swapped_texts_are_all_matched_wrong():
+    swapped = Run.written(["cheap beer", "quiet garden", "loud music", "fresh bread"])
+    found = Yardstick(PAIRS, None).measure(swapped).of_couples[MATCHED]
+    assert found.tolist() == [0, 1, 1]  # Dan's own text is right, Ann's and Ben's are like nobody's
+
+
+def test_finder_names_each_aspect_once_in_the_order_of_the_text():
+    names = finder(["tone", "neck", "tone knob"])
+    assert names("Its Neck; the tone  knob, a neck, TONES and tone.") == [
+        "neck",
+        "tone knob",
+        "tone",
+    ]
+
+
+def test_aspects_against_the_reference_equal_the_formulas_by_hand():
+    # "tone" at rank 2 of three is right; two were wanted: DCG 1 / log2(3), ideal 1 + 1 / log2(3).
+    gain = 1 / np.log2(3)
+    found = against_reference(["price", "tone", "case"], ["tone", "neck"])
+    assert found == pytest.approx([1 / 3, 1 / 2, gain / (1 + gain)])
+    assert against_reference([], ["tone"]).tolist() == [0, 0, 0]
+    assert np.isnan(against_reference(["tone"], [])).all()
+
+
+def test_aspects_beyond_the_tenth_gain_nothing():
+    wanted = [f"a{number}" for number in range(12)]
+    precision, recall, ndcg = against_reference([*"qwertyuiop", "a0"], wanted)
+    assert (precision, recall, ndcg) == (1 / 11, 1 / 12, 0)
+    assert against_reference(wanted, wanted)[2] == pytest.approx(1)
+
+
+def test_measured_aspects_are_those_of_text_and_reference():
+    names = finder(["garden", "beer", "music"])
+    found = (
+        Yardstick(PAIRS, names)
+        .measure(Run.written(["beer and garden", "bread", None, "beer"]))
+        .of_pairs
+    )
+    assert found[NUM_ASPECTS] == pytest.approx([2, 0, np.nan, 1], nan_ok=True)
+    assert found[PRECISION] == pytest.approx([0.5, 0, np.nan, np.nan], nan_ok=True)
+    assert found[RECALL] == pytest.approx([1, 0, np.nan, np.nan], nan_ok=True)
+
+
+def test_variety_of_fewer_than_100_texts_has_no_figures():
+    assert variety(["one two"] * 99) == {}
+    assert variety(["one two"] * 150)[DISTINCT] == pytest.approx(2)
+
+
+def test_measure_averages_the_seeds_that_have_a_value_and_draws_whole_groups():
+    measure = Measure(np.array([[0.0, 1, np.nan, np.nan], [1, 1, np.nan, 0]]), ["a", "a", "b", "c"])
+    record = measure.record()
+    assert record["value"] == pytest.approx((0.5 + 1 + 0) / 3)
+    assert record["count"] == 3
+    assert record["by_seed"] == [0.5, pytest.approx(2 / 3)]
+    # Users a and c: a draw has a twice (0.75), c twice (0), or both.
+    assert (record["low"], record["high"]) == (0, 0.75)
+
+
+def test_difference_of_two_measures_is_of_the_pairs_that_both_have():
+    users = ["a", "b", "c"]
+    own = Measure(np.array([[1, 1, np.nan], [1, 0, 1]]), users)
+    other = Measure(np.array([[0, np.nan, 1]]), users)
+    measures = {"ours": {"m": own}, "theirs": {"m": other}}
+    (row,) = differences(measures, ["theirs"])
+    assert row["contestant"] == "ours minus theirs"
+    assert (row["value"], row["count"]) == (0.5, 2)  # a: 1, c: 0 of the second seed
+    assert row["by_seed"] == [1, 0.5]
+    assert wide(figures(measures))[1]["m"].startswith("0.5000 (")
+
+
+def test_figure_without_values_or_groups_has_no_interval():
+    assert Measure(np.full((2, 3), np.nan), list("abc")).record()["value"] is None
+    record = Measure(np.array([[200.0], [220.0]]), None).record()
+    assert (record["value"], record["low"], record["by_seed"]) == (210, None, [200, 220])
+    assert wide([{"contestant": "x", "measure": "m", **record}])[0]["m"] == "210; 200, 220"
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> str:
+    """Write a dataset of two items and four explained test pairs; ids are "1", "2", ..."""
+    location = open_location(str(tmp_path / "dataset"))
+    users = {"user_id": list("1234"), "user_index": range(4), "profile": ["likes it"] * 4}
+    items = {
+        "item_id": list("12"),
+        "item_index": range(2),
+        "title": ["Inn", "Pub"],
+        "profile": ["with a garden", "with music"],
+    }
+    explained = {
+        "user_index": [0, 1, 2, 3],
+        "item_index": [0, 0, 1, 0],
+        "explanation": list(PAIRS.references),
+        "split": ["test"] * 3 + ["validation"],
+    }
+    pairs = {name: explained[name] for name in ("user_index", "item_index", "split")}
+    tables = {
+        "users": pa.table(users, schema=schemas.USERS),
+        "items": pa.table(items, schema=schemas.ITEMS),
+        "interactions": pa.table(pairs, schema=schemas.INTERACTIONS),
+        "explanations": pa.table(explained, schema=schemas.EXPLANATIONS),
+    }
+    rejected = schemas.REJECTED.empty_table()
+    write_dataset(location, tables, rejected, config={}, inputs={}, metrics={})
+    return str(tmp_path / "dataset")
+
+
+def _lines(path: Path, rows: list[dict[str, object]]) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def test_run_of_json_lines_takes_the_column_named_and_leaves_out_null(tmp_path):
+    rows = [
+        {"uid": "ben", "iid": "inn", "theirs": "beer", "ours": None},
+        {"uid": "ann", "iid": "inn", "theirs": "garden", "ours": "a garden"},
+    ]
+    path = _lines(tmp_path / "peers.jsonl", rows)
+    assert read_run(f"{path}#theirs", PAIRS).texts == ("garden", "beer", None, None)
+    assert read_run(f"{path}#ours", PAIRS).texts == ("a garden", None, None, None)
+    with pytest.raises(
+        DataError, match=r"line 1: columns uid, iid, theirs, ours; expected .* text"
+    ):
+        read_run(path, PAIRS)
+
+
+def test_run_without_a_text_of_the_pairs_is_refused(tmp_path):
+    path = _lines(tmp_path / "a.jsonl", [{"user_id": "zoe", "item_id": "inn", "text": "hi"}])
+    with pytest.raises(DataError, match="1 texts, of none of the 4 explained pairs"):
+        read_run(path, PAIRS)
+
+
+def test_texts_command_writes_figures_and_what_is_the_users_own(dataset, tmp_path):
+    row = [{"uid": 1, "iid": 1, "text": "a garden"}, {"uid": 2, "iid": 1, "text": "beer"}]
+    other = [{"uid": 1, "iid": 1, "text": "beer"}, {"uid": 2, "iid": 1, "text": "garden"}]
+    own = _lines(tmp_path / "own.jsonl", row)
+    swapped = _lines(tmp_path / "swapped.jsonl", other)
+    (tmp_path / "aspects.txt").write_text("garden\nbeer\n")
+    arguments = ["texts", dataset, "--contestant", f"ours={own}", "--swapped", f"ours={swapped}"]
+    options = ["--vocabulary", str(tmp_path / "aspects.txt"), "--output", str(tmp_path / "out")]
+    result = CliRunner().invoke(app, [*arguments, *options], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    tables = json.loads((tmp_path / "out/texts.json").read_text())
+    found = {(row["contestant"], row["measure"]): row["value"] for row in tables["figures"]}
+    assert found["ours", SPECIFICITY] == found["ours", MATCHED] == found["ours", RECALL] == 1
+    assert found["references", SPECIFICITY_IN_ITEM] == 1
+    (gain,) = [
+        row["value"]
+        for row in tables["own minus another user's of the item"]
+        if row["measure"] == RECALL
+    ]
+    assert gain == 1
+    assert "ours minus title and profile" in (tmp_path / "out/texts.md").read_text()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--split", "tset"], ["--contestant", "ours"], ["--against", "nobody"]],
+)
+def test_texts_command_with_a_wrong_option_says_what_is_known(dataset, arguments):
+    result = CliRunner().invoke(app, ["texts", dataset, *arguments])
+    assert result.exit_code == 2
+    assert "known:" in result.output or "expected NAME=URI" in result.output
