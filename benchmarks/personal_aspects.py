@@ -1,6 +1,7 @@
 """The aspects that texts name, and how well they are those that the references name."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,16 +9,33 @@ from numpy.typing import NDArray
 from xrec.evaluate.aspects import aspect_pattern
 
 K = 10
-Names = Callable[[str], Sequence[str]]
-"""The aspects that a text names, each once, in the order in which they come."""
 
 
-def finder(aspects: Sequence[str]) -> Names:
-    """Return a finder of these aspects, as whole words in any case."""
-    pattern = aspect_pattern(aspects)
-    return lambda text: list(
-        dict.fromkeys(" ".join(found.lower().split()) for found in pattern.findall(text))
-    )
+@dataclass(frozen=True)
+class Named:
+    """An aspect that a text names at `start` to `end`."""
+
+    name: str
+    start: int
+    end: int
+
+
+class AspectFinder:
+    """Finds aspects in texts, as whole words in any case."""
+
+    def __init__(self, aspects: Sequence[str]):
+        self._pattern = aspect_pattern(aspects)
+
+    def find(self, text: str) -> list[Named]:
+        """Return what the text names, in order."""
+        return [
+            Named(" ".join(match.group().lower().split()), *match.span())
+            for match in self._pattern.finditer(text)
+        ]
+
+    def names(self, text: str) -> list[str]:
+        """Return the aspects that the text names, each once, in order."""
+        return list(dict.fromkeys(named.name for named in self.find(text)))
 
 
 def against_reference(named: Sequence[str], wanted: Sequence[str]) -> NDArray[np.float64]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.personal_aspects import Names, against_reference
+from benchmarks.personal_aspects import AspectFinder, against_reference
 from benchmarks.personal_data import Indices, Pairs, Run
 from xrec.evaluate.text_metrics import distinct_words, frequent_words_share, share_nearer
 from xrec.evaluate.tf_idf import TfIdf
@@ -31,11 +31,11 @@ class Measured:
 class Yardstick:
     """Measures runs by the references of `pairs`; aspects only if there is a finder of them."""
 
-    def __init__(self, pairs: Pairs, names: Names | None):
+    def __init__(self, pairs: Pairs, finder: AspectFinder | None):
         self._pairs = pairs
-        self._names = names
+        self._finder = finder
         self._tf_idf = TfIdf(pairs.references)
-        self._wanted = [names(text) for text in pairs.references] if names else []
+        self._wanted = [finder.names(text) for text in pairs.references] if finder else []
 
     def measure(self, run: Run) -> Measured:
         """Return the figures of a run."""
@@ -71,12 +71,12 @@ class Yardstick:
         return np.where(is_copy, np.nan, matched(similarities, self._pairs.couples))
 
     def _aspects(self, run: Run) -> dict[str, Values]:
-        if self._names is None:
+        if self._finder is None:
             return {}
         rows = np.full((len(run.texts), 4), np.nan)
         for row, (text, wanted) in enumerate(zip(run.texts, self._wanted, strict=True)):
             if text is not None:
-                named = self._names(text)
+                named = self._finder.names(text)
                 rows[row] = [len(named), *against_reference(named, wanted)]
         return dict(zip((NUM_ASPECTS, PRECISION, RECALL, NDCG), rows.T, strict=True))
 

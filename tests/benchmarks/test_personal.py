@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from benchmarks.personal import app
-from benchmarks.personal_aspects import against_reference, finder
+from benchmarks.personal_aspects import AspectFinder, against_reference
 from benchmarks.personal_data import Pairs, Run, free_contestants, read_run
 from benchmarks.personal_report import Measure, differences, figures, wide
 from benchmarks.personal_texts import (
@@ -85,12 +85,11 @@ def test_measured_couples_of_swapped_texts_are_all_matched_wrong():
 
 
 def test_finder_names_each_aspect_once_in_the_order_of_the_text():
-    names = finder(["tone", "neck", "tone knob"])
-    assert names("Its Neck; the tone  knob, a neck, TONES and tone.") == [
-        "neck",
-        "tone knob",
-        "tone",
-    ]
+    finder = AspectFinder(["tone", "neck", "tone knob"])
+    text = "Its Neck; the tone  knob, a neck, TONES and tone."
+    assert finder.names(text) == ["neck", "tone knob", "tone"]
+    places = [(found.start, found.end) for found in finder.find(text)]
+    assert [text[slice(*place)] for place in places] == ["Neck", "tone  knob", "neck", "tone"]
 
 
 def test_aspects_against_the_reference_equal_the_formulas_by_hand():
@@ -110,9 +109,9 @@ def test_aspects_beyond_the_tenth_gain_nothing():
 
 
 def test_measured_aspects_are_those_of_text_and_reference():
-    names = finder(["garden", "beer", "music"])
+    finder = AspectFinder(["garden", "beer", "music"])
     found = (
-        Yardstick(PAIRS, names)
+        Yardstick(PAIRS, finder)
         .measure(Run.written(["beer and garden", "bread", None, "beer"]))
         .of_pairs
     )

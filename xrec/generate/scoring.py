@@ -8,6 +8,7 @@ from xrec.data.held_out import HeldOutPair
 from xrec.errors import ModelError
 from xrec.generate.engine import Completion, LikelihoodParams
 from xrec.generate.explainer import Explainer, Explanation
+from xrec.llm.examples import Example
 from xrec.llm.prompt import PromptTooLongError
 from xrec.progress import progress
 
@@ -41,21 +42,34 @@ def reference_nll(
         explainer.pairs.example(pair, reference)
         for pair, reference in zip(pairs, references, strict=True)
     ]
+    return [
+        -sum(of_tokens) / len(of_tokens)
+        for of_tokens in token_log_likelihoods(explainer, examples, description)
+    ]
+
+
+def token_log_likelihoods(
+    explainer: Explainer, examples: Sequence[Example], description: str
+) -> list[tuple[float, ...]]:
+    """The log-likelihood of each label of each example, in nats.
+
+    Raises ModelError if the engine cannot weigh one.
+    """
     completions = explainer.engine.complete(
         [(example.prompt_ids, LikelihoodParams(tuple(example.label_ids))) for example in examples]
     )
     by_index = {
-        completion.index: _mean_nll(completion)
+        completion.index: _log_likelihoods(completion)
         for completion in progress(completions, description, len(examples))
     }
     return [by_index[index] for index in range(len(examples))]
 
 
-def _mean_nll(completion: Completion) -> float:
+def _log_likelihoods(completion: Completion) -> tuple[float, ...]:
     if completion.log_likelihoods is None:
         assert completion.failure is not None
         raise ModelError(f"a reference cannot be weighed: {completion.failure.message}")
-    return -sum(completion.log_likelihoods) / len(completion.log_likelihoods)
+    return completion.log_likelihoods
 
 
 def nll_own_and_shuffled(

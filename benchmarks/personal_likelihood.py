@@ -1,0 +1,137 @@
+"""How likely references are to a model that is told of their own user, or of another of the item.
+
+Of two users of an item, each one's reference is weighed with the own prompt and with crossed ones.
+They are matched right if the sum of the own log-likelihoods is above that of the crossed ones.
+"""
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.personal_aspects import AspectFinder
+from benchmarks.personal_data import Indices, Pairs
+from xrec.adapter.pairs import Pair
+from xrec.data.titles import composed
+from xrec.errors import DataError
+from xrec.generate.explainer import Explainer
+from xrec.generate.scoring import token_log_likelihoods
+from xrec.llm.prompt import PromptBuilder, PromptTooLongError
+
+Values = NDArray[np.float64]
+Ask = tuple[Pair, int]
+"""A prompt, and the row of the reference that follows it."""
+
+_TIE = 1e-3  # nats of two references: what is the same to the model differs by rounding only
+
+CROSSINGS: Mapping[str, Callable[[int, int, int], Pair]] = {
+    "prompts": lambda user, other, item: Pair(other, item),
+    "vectors": lambda user, other, item: Pair(user, item, other),
+}
+"""The prompt for an item's `user` with all, or only the vector, of the `other` one."""
+
+
+def draw_couples(pairs: Pairs, max_couples: int, seed: int) -> Indices:
+    """Return at most so many of the pairs' couples, (C, 2), drawn by the seed."""
+    order = np.random.default_rng([seed, 22]).permutation(len(pairs.couples))
+    return pairs.couples[np.sort(order[:max_couples])]
+
+
+def weigh(
+    explainer: Explainer, pairs: Pairs, couples: Indices, finder: AspectFinder | None
+) -> dict[str, Values]:
+    """Return the figures of each couple, (C,), by name; NaN where a prompt is too long.
+
+    NLLs are in nats a token, and gains are how much the crossed ones are above the own ones. Those
+    of aspect words count the tokens alone that an aspect's name in the reference consists of.
+    """
+    asks = {"": _asks(explainer, pairs, couples, lambda user, other, item: Pair(user, item))}
+    asks |= {name: _asks(explainer, pairs, couples, cross) for name, cross in CROSSINGS.items()}
+    sums = _sums(explainer, pairs, dict.fromkeys(ask for of in asks.values() for ask in of), finder)
+    totals = {
+        name: np.array([sums[ask] for ask in of_crossing]).reshape(-1, 2, 2, 2).sum(axis=1)
+        for name, of_crossing in asks.items()
+    }  # each (C, 2, 2): of all tokens and of aspects' names, the log-likelihood and the number
+    figures: dict[str, Values] = {}
+    for part, words in enumerate(("", ", aspect words")[: 1 if finder is None else 2]):
+        own, count = totals[""][:, part].T
+        count = np.where(count > 0, count, np.nan)
+        figures["NLL" if not part else "NLL of aspect words"] = -own / count
+        for name in CROSSINGS:
+            gain = own - totals[name][:, part, 0] + 0 * count
+            figures[f"gain by {name}{words}"] = gain / count
+            figures[f"2 x 2 by {name}{words}"] = _right(gain)
+    return figures
+
+
+def aspect_tokens(builder: PromptBuilder, text: str, finder: AspectFinder) -> NDArray[np.bool_]:
+    """Return which tokens of an explanation and its end token are in an aspect's name, (T,).
+
+    Raises DataError if the tokenizer does not tell where the text's tokens are.
+    """
+    text = text.strip()
+    encoded = builder.tokenizer(
+        text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True
+    )
+    ids = builder.encode_explanation(text)
+    if list(encoded["input_ids"]) != ids[:-1]:
+        raise DataError(f"{text!r} holds the name of a special token, so its words have no place")
+    spans = [(named.start, named.end) for named in finder.find(text)]
+    inside = [
+        any(start < stop_name and stop > start_name for start_name, stop_name in spans)
+        for start, stop in encoded["offset_mapping"]
+    ]
+    return np.array([*inside, False])
+
+
+def _asks(
+    explainer: Explainer,
+    pairs: Pairs,
+    couples: Indices,
+    cross: Callable[[int, int, int], Pair],
+) -> list[Ask]:
+    """Return two for each couple: what is asked of its first and of its second reference."""
+    users = [explainer.dataset.user_index(user) for user in pairs.users]
+    return [
+        (cross(users[row], users[other], explainer.dataset.item_index(pairs.items[row])), int(row))
+        for first, second in couples
+        for row, other in ((first, second), (second, first))
+    ]
+
+
+def _sums(
+    explainer: Explainer, pairs: Pairs, asks: Mapping[Ask, None], finder: AspectFinder | None
+) -> dict[Ask, Values]:
+    """Return the log-likelihood and the number of all tokens, and of those of aspects, (2, 2)."""
+    examples = {}
+    for prompt, row in asks:
+        try:
+            examples[prompt, row] = explainer.pairs.example(prompt, pairs.references[row])
+        except PromptTooLongError:
+            continue
+    found = token_log_likelihoods(explainer, list(examples.values()), "likelihoods")
+    are_aspects = {row: _are_aspects(explainer, pairs, row, finder) for _, row in examples}
+    sums = {ask: np.full((2, 2), np.nan) for ask in asks}
+    for ask, values in zip(examples, found, strict=True):
+        chosen = are_aspects[ask[1]]
+        assert len(chosen) == len(values)
+        within = np.array(values)[chosen]
+        sums[ask] = np.array([[sum(values), len(values)], [within.sum(), len(within)]])
+    return sums
+
+
+def _are_aspects(
+    explainer: Explainer, pairs: Pairs, row: int, finder: AspectFinder | None
+) -> NDArray[np.bool_]:
+    prompts = explainer.pairs
+    title = explainer.dataset.items["title"][explainer.dataset.item_index(pairs.items[row])].as_py()
+    text = composed(pairs.references[row])
+    text = prompts.builder.placeholder.hide(text, prompts.titles.own_spans(text, title))
+    if finder is None:
+        return np.zeros(len(prompts.builder.encode_explanation(text)), dtype=np.bool_)
+    return aspect_tokens(prompts.builder, text, finder)
+
+
+def _right(gain: Values) -> Values:
+    right = np.where(np.abs(gain) < _TIE, 0.5, gain > 0)
+    return np.where(np.isnan(gain), np.nan, right)

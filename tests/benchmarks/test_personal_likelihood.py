@@ -1,0 +1,210 @@
+"""Users of one item matched by likelihood: which tokens count, sums by hand, and the command."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from benchmarks.personal import app
+from benchmarks.personal_aspects import AspectFinder
+from benchmarks.personal_data import Pairs
+from benchmarks.personal_likelihood import aspect_tokens, draw_couples, weigh
+from benchmarks.personal_models import load_model_of, same_dataset
+from jobs.prepare import run as prepare_dataset
+from tests.toy import HIDDEN_SIZE, save_toy_model
+from xrec.adapter.artifact import AdapterConfig, write_adapter
+from xrec.adapter.model import build_adapters
+from xrec.adapter.pairs import Pair
+from xrec.config.adapter import AdapterModelConfig
+from xrec.config.data import PrepareConfig
+from xrec.config.llm import LLMConfig, PromptConfig
+from xrec.errors import ArtifactMismatchError, DataError
+from xrec.generate.explainer import Explainer
+from xrec.graph import embeddings_bytes, write_graph
+from xrec.llm.examples import explanation_nll
+from xrec.llm.source import model_fingerprint
+from xrec.storage import open_location
+
+NUM_USERS, NUM_ITEMS, D = 12, 10, 6
+TOWN = {
+    "kind": "sample",
+    "num_users": NUM_USERS,
+    "num_items": NUM_ITEMS,
+    "interactions_per_user": 4,
+    "explanations_per_user": 3,
+}
+SPLITS = ("train", "validation", "test")
+
+
+def make_workspace(folder: Path, **town: int) -> Path:
+    """Make a town, random vectors, a random adapter and a random language model."""
+    dataset = prepare_dataset(
+        PrepareConfig.model_validate({"workspace": str(folder), "source": TOWN | town})
+    )
+    llm = save_toy_model(folder / "llm")
+    torch.manual_seed(0)
+    graph = write_graph(
+        open_location(str(folder / "graph")),
+        embeddings_bytes(torch.randn(NUM_USERS, D), torch.randn(NUM_ITEMS, D)),
+        [],
+        config={"model": {"embedding_dim": D}},
+        inputs={"dataset": dataset.fingerprint},
+        metrics={},
+    )
+    make_adapter(folder / "adapter", graph.fingerprint, model_fingerprint(llm))
+    return folder
+
+
+def make_adapter(folder: Path, graph: str, llm: str) -> None:
+    model = AdapterModelConfig(num_experts=2)
+    config = AdapterConfig(
+        embedding_dim=D,
+        hidden_size=HIDDEN_SIZE,
+        model=model,
+        prompt=PromptConfig(instruction="Why?"),
+        base_model="toy",
+        base_model_fingerprint=llm,
+        graph_fingerprint=graph,
+    )
+    write_adapter(
+        open_location(str(folder)),
+        build_adapters(model, embedding_dim=D, hidden_size=HIDDEN_SIZE).state_dict(),
+        config,
+        run_config={},
+        inputs={},
+        metrics={},
+        extra_files={},
+    )
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_workspace(tmp_path_factory.mktemp("workspace"))
+
+
+@pytest.fixture(scope="module")
+def explainer(workspace: Path) -> Explainer:
+    return load_model_of(str(workspace), LLMConfig(model=str(workspace / "llm"), dtype="float32"))
+
+
+@pytest.fixture(scope="module")
+def pairs(explainer: Explainer) -> Pairs:
+    return Pairs.of(explainer.dataset, SPLITS)
+
+
+@pytest.fixture(scope="module")
+def finder(explainer: Explainer) -> AspectFinder:
+    assert explainer.dataset.planted is not None
+    return AspectFinder(explainer.dataset.planted["aspect"].to_pylist())
+
+
+def test_aspect_tokens_are_those_that_spell_the_names_and_never_the_end(explainer, finder):
+    builder = explainer.pairs.builder
+    name = explainer.dataset.planted["aspect"][0].as_py()
+    text = f" The {name} will win you over, as its {name.upper()}."
+    chosen = aspect_tokens(builder, text, finder)
+    ids = builder.encode_explanation(text)
+    assert len(chosen) == len(ids)
+    assert not chosen[-1]
+    starts = np.flatnonzero(np.diff([0, *chosen]) == 1)
+    ends = np.flatnonzero(np.diff([*chosen, 0]) == -1) + 1
+    spelled = [builder.decode(ids[start:end]) for start, end in zip(starts, ends, strict=True)]
+    assert [part.strip(" .").lower() for part in spelled] == [name, name]
+
+
+def test_weighed_couple_equals_the_sums_of_the_models_own_likelihoods(explainer, pairs, finder):
+    couple = pairs.couples[:1]
+    first, second = couple[0]
+    users = [explainer.dataset.user_index(pairs.users[row]) for row in (first, second)]
+    item = explainer.dataset.item_index(pairs.items[first])
+    references = [pairs.references[row] for row in (first, second)]
+
+    def nats(prompts: list[Pair]) -> tuple[float, int]:
+        examples = [
+            explainer.pairs.example(*each) for each in zip(prompts, references, strict=True)
+        ]
+        lengths = [len(example.label_ids) for example in examples]
+        means = dict(explanation_nll(explainer.model, examples, 1))
+        return sum(means[index] * length for index, length in enumerate(lengths)), sum(lengths)
+
+    own, length = nats([Pair(users[0], item), Pair(users[1], item)])
+    prompts, _ = nats([Pair(users[1], item), Pair(users[0], item)])
+    vectors, _ = nats([Pair(users[0], item, users[1]), Pair(users[1], item, users[0])])
+    found = weigh(explainer, pairs, couple, finder)
+    assert found["NLL"] == pytest.approx([own / length], abs=1e-4)
+    assert found["gain by prompts"] == pytest.approx([(prompts - own) / length], abs=1e-4)
+    assert found["gain by vectors"] == pytest.approx([(vectors - own) / length], abs=1e-4)
+    assert found["2 x 2 by prompts"].tolist() == [float(own < prompts)]
+    assert found["2 x 2 by vectors"].tolist() == [float(own < vectors)]
+
+
+def test_weighed_aspect_words_are_a_part_of_all_words(explainer, pairs):
+    everything = AspectFinder({word for text in pairs.references for word in text.split()})
+    nothing = AspectFinder(["no such aspect"])
+    all_words = weigh(explainer, pairs, pairs.couples[:3], everything)
+    no_words = weigh(explainer, pairs, pairs.couples[:3], nothing)
+    assert all_words["NLL"] == pytest.approx(no_words["NLL"], abs=1e-5)
+    assert np.isnan(no_words["NLL of aspect words"]).all()
+    assert np.isnan(no_words["2 x 2 by prompts, aspect words"]).all()
+    assert np.isfinite(all_words["gain by prompts, aspect words"]).all()
+    assert "NLL of aspect words" not in weigh(explainer, pairs, pairs.couples[:1], None)
+
+
+def test_couple_with_a_prompt_that_is_too_long_has_no_figures(explainer, pairs, monkeypatch):
+    couple = pairs.couples[:2]
+    lengths = [
+        len(explainer.pairs.prompt(Pair(*ids)))
+        for ids in zip(
+            [explainer.dataset.user_index(pairs.users[row]) for row in couple.ravel()],
+            [explainer.dataset.item_index(pairs.items[row]) for row in couple.ravel()],
+            strict=True,
+        )
+    ]
+    limit = explainer.pairs.builder.prompt.model_copy(
+        update={"max_prompt_tokens": max(lengths) - 1}
+    )
+    monkeypatch.setattr(explainer.pairs.builder, "prompt", limit)
+    found = weigh(explainer, pairs, couple, None)
+    assert np.isnan(found["2 x 2 by prompts"]).any()
+
+
+def test_drawn_couples_are_some_of_all_and_follow_the_seed(pairs):
+    drawn = draw_couples(pairs, 4, seed=1)
+    assert len(drawn) == 4
+    assert {tuple(couple) for couple in drawn} <= {tuple(couple) for couple in pairs.couples}
+    assert (drawn == draw_couples(pairs, 4, seed=1)).all()
+    assert len(draw_couples(pairs, 10**6, seed=0)) == len(pairs.couples)
+
+
+def test_likelihood_command_writes_the_figures_of_each_seed(workspace, tmp_path):
+    adapter = tmp_path / "adapter"
+    shutil.copytree(workspace / "adapter", adapter)
+    contestants = [f"ours={workspace}", f"ours={workspace}#{adapter}", f"other={workspace}"]
+    options = ["--max-couples", "2", "--against", "other", "--output", str(tmp_path / "out")]
+    options += [word for split in SPLITS for word in ("--split", split)]
+    options += [word for each in contestants for word in ("--contestant", each)]
+    arguments = ["likelihood", "--llm", str(workspace / "llm"), *options]
+    result = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    tables = json.loads((tmp_path / "out/likelihood.json").read_text())
+    (nll,) = [
+        row for row in tables["figures"] if (row["contestant"], row["measure"]) == ("ours", "NLL")
+    ]
+    assert nll["count"] == 2
+    assert nll["by_seed"][0] == pytest.approx(nll["by_seed"][1])
+    assert {row["value"] for row in tables["differences"]} == {0}
+
+
+def test_workspaces_of_several_datasets_are_refused(workspace, tmp_path):
+    other = make_workspace(tmp_path, seed=1)
+    with pytest.raises(ArtifactMismatchError, match="expected the same one"):
+        same_dataset([str(workspace), str(other)])
+
+
+def test_pairs_of_a_split_without_explanations_are_refused(workspace):
+    with pytest.raises(DataError, match="expected two or more"):
+        Pairs.of(same_dataset([str(workspace)]), [])
