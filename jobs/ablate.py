@@ -7,6 +7,7 @@ import numpy as np
 from cluster.connect import ensure_ray
 from jobs.output import Output
 from jobs.train_adapter import check_training_cluster, training_inputs
+from xrec.checks import check_word_list
 from xrec.config.evaluate import AblateConfig, Variant
 from xrec.data.dataset import check_has_explanations, read_dataset
 from xrec.data.held_out import HeldOutPair, held_out_pairs
@@ -63,6 +64,7 @@ def run(config: AblateConfig) -> Manifest:
     DataError if fewer than two users have held-out pairs.
     """
     check_artifacts(config, "dataset", "graph", "ablation")
+    check_word_list(config.decoding.text.checks, config.storage)
     check_has_explanations(location_of(config, "dataset"))
     made = output(config)
     if (done := made.done()) is not None:

@@ -8,6 +8,7 @@ from xrec.backfill import finish, has_work, open_backfill, run_backfill
 from xrec.backfill.identity import identify, identify_unchecked
 from xrec.backfill.plan import pairs_difference, pairs_were_written, run_arguments
 from xrec.bulk import PLAN, Preview, is_exported, preview
+from xrec.checks import check_word_list
 from xrec.config.backfill import BackfillConfig
 from xrec.llm.source import folder_uris
 from xrec.storage import Manifest, check_artifacts, open_location
@@ -44,6 +45,7 @@ def run(config: BackfillConfig) -> Manifest | None:
     LeaseError if another driver works on the run, ClusterError.
     """
     check_artifacts(config, "dataset", "graph", "adapter", "explanations")
+    check_word_list(config.decoding.text.checks, config.storage)
     run = open_backfill(config)
     if not has_work(config, run):
         return finish(config, run)

@@ -12,6 +12,7 @@ import pyarrow as pa
 from jobs.output import Output
 from xrec.adapter.pairs import Pair
 from xrec.backfill import read, read_failed
+from xrec.checks import check_word_list
 from xrec.config.evaluate import EvaluateConfig
 from xrec.data.dataset import Dataset
 from xrec.data.held_out import HeldOutPair, held_out_pairs
@@ -51,6 +52,7 @@ def run(config: EvaluateConfig) -> Manifest:
     them has a reference.
     """
     check_artifacts(config, *_ARTIFACTS, "evaluation")
+    check_word_list(config.decoding.text.checks, config.storage)
     manifests = _manifests(config)
     _check_lineage(config, manifests)
     made = _output(config, manifests)

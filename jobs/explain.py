@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from xrec.adapter.pairs import Pair
 from xrec.backfill.identity import sources_of
+from xrec.checks import check_word_list
 from xrec.config.backfill import BackfillConfig
 from xrec.config.llm import EngineConfig
 from xrec.data import Dataset
@@ -42,6 +43,7 @@ def run(
     Raises UnknownIdError for an id that is not known, and what `load_explainer` raises.
     """
     check_artifacts(config, "dataset", "graph", "adapter")
+    check_word_list(config.decoding.text.checks, config.storage)
     new_user = None if history is None else History(user_id, tuple(history))
     explainer = load_explainer(
         sources_of(config), device=config.actors.device, engine=_engine(config), history=new_user

@@ -11,6 +11,7 @@ from ray import serve
 
 from cluster.connect import ensure_ray, environment
 from xrec.backfill.identity import sources_of
+from xrec.checks import check_word_list
 from xrec.config.serve import ServeConfig
 from xrec.errors import ClusterError
 from xrec.generate.explainer import check_sources
@@ -58,6 +59,7 @@ def checked(config: ServeConfig) -> ServeConfig:
     if os.path.isdir(llm.model):
         llm = llm.model_copy(update={"model": os.path.abspath(llm.model)})
     config = config.model_copy(update={**shared, "llm": llm})
+    check_word_list(config.decoding.text.checks, config.storage)
     read_lookup(config, check_sources(sources_of(config)).model_inputs)
     return config
 

@@ -3,7 +3,7 @@
 import re
 from functools import lru_cache
 
-from xrec.annotate.words import singular
+from xrec.data.english import singular
 
 _MARKS = re.compile(r"[^\w\s'&/+-]|_")
 _BLANKS = re.compile(r"\s+")

@@ -1,11 +1,12 @@
 """The frozen language model, its prompt, and how texts are drawn from it."""
 
 import re
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from xrec.config.base import Config
+from xrec.config.checks import CheckFailure, ChecksConfig, PlainConfig
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Quantization = Literal["int8"]
@@ -27,9 +28,12 @@ TextFailure = Literal[
     "no_full_sentence",
     "names_another_item",
     "broken_placeholder",
+    CheckFailure,
+    "abstained",
 ]
 """Why a text cannot be used."""
 
+_TEMPERATURE_AFTER_CHECKS = 0.7
 _TITLE_PLACEHOLDER = re.compile(r"[^\w\s.!?\u2026]\w{2,}[^\w\s.!?\u2026]")
 
 
@@ -153,12 +157,40 @@ class TextConfig(Config):
         ge=1,
         description="Longest run of tokens that a text may copy from the prompt. If null, any run.",
     )
-    retry_temperature: float | None = Field(
-        None,
-        gt=0,
-        description="Temperature of a second try for a text that cannot be used. If null, there is "
-        "no second try.",
+    checks: ChecksConfig = Field(
+        default_factory=ChecksConfig,
+        description="What a text that keeps these rules is checked for.",
     )
+    retry_temperature: Annotated[float, Field(gt=0)] | Literal["auto"] | None = Field(
+        "auto",
+        description="Temperature of a second try, with another seed, for a text that cannot be "
+        "used. auto is 0.7 if any of `checks` is on, and no second try if none is. If null, there "
+        "is no second try.",
+    )
+    fallback: Literal["none", "plain", "abstain"] = Field(
+        "plain",
+        description="What becomes of a pair whose text cannot be used, after the second try if "
+        "there is one. plain: a plain sentence from the evidence of its chosen aspects, or "
+        "abstained if there is too little; a pair for which no aspects were chosen fails with the "
+        "reason of its text. abstain: it fails as abstained. none: it fails with the reason of its "
+        "text.",
+    )
+    min_evidence: int = Field(
+        2,
+        ge=1,
+        description="Least number of an item's training reviews that mention an aspect which a "
+        "plain sentence names.",
+    )
+    plain: PlainConfig = Field(
+        default_factory=PlainConfig, description="How a plain sentence is worded."
+    )
+
+    @property
+    def second_temperature(self) -> float | None:
+        """The temperature of the second try; None if there is none."""
+        if self.retry_temperature != "auto":
+            return self.retry_temperature
+        return _TEMPERATURE_AFTER_CHECKS if self.checks.are_on else None
 
 
 class DecodingConfig(Config):
@@ -187,6 +219,14 @@ class DecodingConfig(Config):
     text: TextConfig = Field(
         default_factory=TextConfig, description="Rules that a text must fulfil to be used."
     )
+
+    @property
+    def second_try(self) -> "DecodingConfig | None":
+        """How a text is drawn in the place of one that cannot be used; None if it is not."""
+        temperature = self.text.second_temperature
+        if temperature is None:
+            return None
+        return self.model_copy(update={"temperature": temperature, "seed": self.seed + 1})
 
 
 class EngineConfig(Config):

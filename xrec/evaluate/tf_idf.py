@@ -13,7 +13,7 @@ import numpy as np
 import scipy.sparse
 from numpy.typing import NDArray
 
-from xrec.generate.sentences import words
+from xrec.data.sentences import words
 
 Sparse = Any  # scipy.sparse.csr_matrix, which has no types
 

@@ -3,12 +3,14 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 from transformers import PreTrainedModel
 
 from xrec.adapter.artifact import TrainedAdapter, read_adapter
 from xrec.adapter.pairs import PairPrompts
+from xrec.checks import Checker
 from xrec.config.llm import DecodingConfig, EngineConfig, LLMConfig
 from xrec.config.shared import ColdStartConfig, Device, StorageConfig
 from xrec.data.cold_start import History, read_cold_start, with_history
@@ -36,7 +38,12 @@ from xrec.storage import Manifest, fingerprint_of, open_location, read_manifest
 
 @dataclass(frozen=True)
 class Explanation:
-    """The generated text of the pair at `index`; `failure` says why it cannot be used, if so."""
+    """The text of the pair at `index`; `failure` says why it cannot be used, if so.
+
+    kind: written by the model, or a plain sentence from the evidence in its place.
+    refused: why the last text that was refused could not be used, "" if none was. A text that is
+        written and has one is that of the second try.
+    """
 
     index: int
     text: str
@@ -44,6 +51,8 @@ class Explanation:
     num_generated_tokens: int
     finish_reason: FinishReason
     failure: Failure | None = None
+    kind: Literal["written", "plain"] = "written"
+    refused: str = ""
 
 
 @dataclass(frozen=True)
@@ -84,7 +93,7 @@ class Explainer:
     `dataset` and `graph` also hold the new users and items of a cold start. `model` is None with
     vLLM, which does not give its model away. `model_fingerprint` identifies
     language model, adapter and trained graph together. `finisher` makes explanations of the texts
-    that `engine` writes.
+    that `engine` writes, and `checker` checks them.
     """
 
     def __init__(
@@ -95,11 +104,13 @@ class Explainer:
         dataset: Dataset,
         graph: GraphEmbeddings,
         model_fingerprint: str,
+        checker: Checker | None = None,
     ):
         self.model = model
         self.engine = engine
         self.pairs = pairs
-        self.finisher = TextFinisher(pairs.builder, pairs.titles)
+        self.checker = checker or checker_of(dataset)
+        self.finisher = TextFinisher(pairs.builder, pairs.titles, self.checker)
         self.dataset = dataset
         self.graph = graph
         self.model_fingerprint = model_fingerprint
@@ -113,22 +124,39 @@ class Explainer:
         """Yield the explanation of each prompt as it is finished, those of a second try last.
 
         `prompts` are made by `self.pairs.prompt`, `texts` by `self.pairs.texts` of the same pairs.
+        A text that is refused is tried once more if `decoding.text` says so, and what is refused
+        for the last time gets its fallback.
         """
-        again: list[int] = []
+        second = decoding.second_try
+        again: dict[int, str] = {}
         for explanation in self._explain(prompts, texts, decoding):
-            if (
-                decoding.text.retry_temperature is not None
-                and explanation.failure is not None
-                and explanation.finish_reason != "failed"
-            ):
-                again.append(explanation.index)
+            if second is not None and _is_refused(explanation):
+                again[explanation.index] = explanation.refused
             else:
-                yield explanation
-        if again:
-            retry = decoding.model_copy(update={"temperature": decoding.text.retry_temperature})
-            prompts, texts = [prompts[index] for index in again], [texts[index] for index in again]
-            for explanation in self._explain(prompts, texts, retry):
-                yield replace(explanation, index=again[explanation.index])
+                yield self._final(explanation, texts, decoding)
+        if second is not None and again:
+            indices = list(again)
+            some_prompts = [prompts[index] for index in indices]
+            some_texts = [texts[index] for index in indices]
+            for explanation in self._explain(some_prompts, some_texts, second):
+                index = indices[explanation.index]
+                reason = explanation.refused or again[index]
+                yield self._final(
+                    replace(explanation, index=index, refused=reason), texts, decoding
+                )
+
+    def _final(
+        self, explanation: Explanation, texts: Sequence[PairTexts], decoding: DecodingConfig
+    ) -> Explanation:
+        """The explanation, with its fallback if its text was refused."""
+        if explanation.failure is None or not _is_refused(explanation):
+            return explanation
+        text, failure = self.finisher.fallback(
+            texts[explanation.index], decoding.text, explanation.failure
+        )
+        if failure is not None:
+            return replace(explanation, failure=failure)
+        return replace(explanation, text=text, failure=None, kind="plain")
 
     def _explain(
         self,
@@ -149,7 +177,19 @@ class Explainer:
                 num_generated_tokens=len(completion.token_ids),
                 finish_reason=completion.finish_reason,
                 failure=failure,
+                refused=failure.reason if failure and not completion.failure else "",
             )
+
+
+def _is_refused(explanation: Explanation) -> bool:
+    """Whether the model wrote a text, and a rule or check refuses it."""
+    return explanation.failure is not None and explanation.finish_reason != "failed"
+
+
+def checker_of(dataset: Dataset, storage: StorageConfig | None = None) -> Checker:
+    """Checks texts about the items of `dataset`, whose vocabulary it takes if it has one."""
+    aspects = dataset.aspects
+    return Checker(() if aspects is None else aspects["aspect"].to_pylist(), storage)
 
 
 def model_inputs(adapter: TrainedAdapter, graph: Manifest) -> dict[str, str]:
@@ -214,6 +254,7 @@ def load_explainer(
     if choose_engine(engine, torch_device, checked.llm) == "vllm":
         return _vllm_explainer(
             sources.llm,
+            sources.storage,
             checked,
             dataset,
             graph,
@@ -238,12 +279,19 @@ def load_explainer(
         passes_per_step=passes_per_step,
     )
     return Explainer(
-        model, generator, PairPrompts(dataset, builder), dataset, graph, checked.model_fingerprint
+        model,
+        generator,
+        PairPrompts(dataset, builder),
+        dataset,
+        graph,
+        checked.model_fingerprint,
+        checker_of(dataset, sources.storage),
     )
 
 
 def _vllm_explainer(
     llm: LLMConfig,
+    storage: StorageConfig,
     checked: CheckedSources,
     dataset: Dataset,
     graph: GraphEmbeddings,
@@ -277,7 +325,13 @@ def _vllm_explainer(
         graph = replace(graph, users=engine.users)
     builder = PromptBuilder(tokenizer, checked.adapter.config.prompt, engine.vocabulary)
     return Explainer(
-        None, engine, PairPrompts(dataset, builder), dataset, graph, checked.model_fingerprint
+        None,
+        engine,
+        PairPrompts(dataset, builder),
+        dataset,
+        graph,
+        checked.model_fingerprint,
+        checker_of(dataset, storage),
     )
 
 

@@ -9,10 +9,11 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
+from xrec.checks import Checker
 from xrec.config.llm import DecodingConfig, TextConfig
+from xrec.data.sentences import sentence_ends, words
 from xrec.data.titles import Span, TitleIndex, composed, title_spans
 from xrec.generate.engine import Completion, Failure
-from xrec.generate.sentences import sentence_ends, words
 from xrec.llm.prompt import PairTexts, PromptBuilder
 
 _PHRASE_WORDS = 3
@@ -21,10 +22,14 @@ _HALF_CHARACTER = "\ufffd"  # what the first bytes of a character decode to
 
 
 class TextFinisher:
-    """Makes explanations of what a model writes about items of the catalogue `titles`."""
+    """Makes explanations of what a model writes about items of the catalogue `titles`.
 
-    def __init__(self, builder: PromptBuilder, titles: TitleIndex):
+    `checker` knows the catalogue's aspects; without one there are none.
+    """
+
+    def __init__(self, builder: PromptBuilder, titles: TitleIndex, checker: Checker | None = None):
         self._builder = builder
+        self._checker = checker or Checker()
         self._placeholder = builder.placeholder
         self._titles = titles
 
@@ -48,7 +53,30 @@ class TextFinisher:
         )
         if failure is None:
             text, failure = _cut(text, texts.item_title, completion, decoding)
-        return text, failure or self._untrue(text, texts)
+        failure = (
+            failure or self._untrue(text, texts) or self._failed_check(text, texts, decoding.text)
+        )
+        return text, failure
+
+    def fallback(
+        self, texts: PairTexts, rules: TextConfig, failure: Failure
+    ) -> tuple[str, Failure | None]:
+        """What is said of a pair whose text was refused for the last time, because of `failure`.
+
+        The plain sentence of its evidence, or "" and why there is none.
+        """
+        if rules.fallback == "none" or (rules.fallback == "plain" and not texts.aspects):
+            return "", failure
+        sentence = (
+            self._checker.plain(texts, rules.plain, rules.min_evidence, rules.checks)
+            if rules.fallback == "plain"
+            else None
+        )
+        if sentence is not None:
+            return sentence, None
+        return "", Failure(
+            "abstained", f"its text was refused ({failure.reason}: {failure.message})"
+        )
 
     def unfinished(self, token_ids: list[int], texts: PairTexts) -> str | None:
         """What a reader may see of a text that is still being written; None if that must wait.
@@ -106,6 +134,10 @@ class TextFinisher:
                 f"a part of {self._placeholder.text!r}, which stands for the title, is left in it",
             )
         return None
+
+    def _failed_check(self, text: str, texts: PairTexts, rules: TextConfig) -> Failure | None:
+        refusal = self._checker.refusal(text, texts, rules.checks)
+        return None if refusal is None else Failure(refusal.reason, refusal.message)
 
 
 def _refused(text: str, own: Sequence[Span], rules: TextConfig) -> Failure | None:

@@ -178,15 +178,8 @@ class LiveExplainer:
 
     def _tries(self) -> list[DecodingConfig]:
         """Return the decoding of the first try and, if the config has one, of the second."""
-        temperature = self._decoding.text.retry_temperature
-        return [
-            self._decoding,
-            *(
-                [self._decoding.model_copy(update={"temperature": temperature})]
-                if temperature is not None
-                else []
-            ),
-        ]
+        second = self._decoding.second_try
+        return [self._decoding] if second is None else [self._decoding, second]
 
     async def _try(
         self,

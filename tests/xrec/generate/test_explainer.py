@@ -17,10 +17,12 @@ from xrec.adapter.artifact import AdapterConfig, write_adapter
 from xrec.adapter.model import build_adapters
 from xrec.adapter.pairs import Pair
 from xrec.config.adapter import AdapterModelConfig
+from xrec.config.checks import ChecksConfig
 from xrec.config.data import PrepareConfig
 from xrec.config.llm import DecodingConfig, EngineConfig, LLMConfig, PromptConfig, TextConfig
 from xrec.config.shared import ColdStartConfig, StorageConfig
 from xrec.data.cold_start import History
+from xrec.data.evidence import AspectEvidence
 from xrec.errors import ArtifactMismatchError, ConfigError, DataError, ModelError, UnknownIdError
 from xrec.generate.engine import Completion
 from xrec.generate.explainer import Explainer, Sources, check_sources, load_explainer
@@ -147,14 +149,19 @@ def test_another_place_holder_is_another_model(workspace: Path, tmp_path: Path) 
 
 
 class ScriptedEngine:
-    """Writes `texts`, first try by first try; a second try gets what is left."""
+    """Writes `texts`, first try by first try; a second try gets what is left.
+
+    `asked` are the decodings that it was asked for.
+    """
 
     def __init__(self, explainer: Explainer, *texts: str):
+        self.asked: list[DecodingConfig] = []
         self._scripts = [explainer.pairs.builder.encode_explanation(text)[:-1] for text in texts]
 
     def generate(
         self, prompts: Sequence[Sequence[int]], decoding: DecodingConfig
     ) -> Iterator[Completion]:
+        self.asked.append(decoding)
         for index in range(len(prompts)):
             yield Completion(index, self._scripts.pop(0), "stop")
 
@@ -183,6 +190,60 @@ def test_explainer_fills_each_pairs_title_in_and_tries_a_text_of_another_item_ag
     (refused,) = explainer.explain(asked[0][:1], asked[1][:1], DecodingConfig())
     assert refused.failure is not None
     assert refused.failure.reason == "names_another_item"
+
+
+def test_explainer_checks_texts_tries_again_with_another_seed_and_falls_back_on_evidence(
+    workspace: Path,
+) -> None:
+    explainer = load_explainer(sources(workspace), device="cpu", engine=EngineConfig())
+    engine = ScriptedEngine(
+        explainer,
+        "[title] has 70 tables.",
+        "[title] has 71 tables.",
+        "I love [title].",
+        "[title] has 73 tables.",
+        "I like [title].",  # the second tries
+        "[title] has 91 tables.",
+        "[title] has 93 tables.",
+    )
+    explainer.engine = engine
+    pairs = [Pair(0, 3), Pair(0, 4), Pair(1, 5), Pair(1, 6)]
+    evidence = {1: AspectEvidence("garden", 3, 4, 0, 2), 3: AspectEvidence("garden", 1, 4, 0, 2)}
+    texts = [
+        replace(explainer.pairs.texts(pair), aspects=(evidence[n],) if n in evidence else ())
+        for n, pair in enumerate(pairs)
+    ]
+    prompts = [explainer.pairs.prompt(pair) for pair in pairs]
+    decoding = DecodingConfig(seed=5, text=TextConfig(checks=ChecksConfig(unsupported=True)))
+    done = {each.index: each for each in explainer.explain(prompts, texts, decoding)}
+    titles = explainer.dataset.items["title"].to_pylist()
+    assert [
+        (one.text if one.failure is None else one.failure.reason, one.kind, one.refused)
+        for one in (done[index] for index in range(4))
+    ] == [
+        (f"I like {titles[3]}.", "written", "unsupported"),
+        ("3 of 4 reviews mention the garden.", "plain", "unsupported"),
+        (f"I love {titles[5]}.", "written", ""),
+        ("abstained", "written", "unsupported"),
+    ]
+    assert [(asked.temperature, asked.seed) for asked in engine.asked] == [(0.0, 5), (0.7, 6)]
+
+
+@pytest.mark.parametrize(
+    ("text", "temperature"),
+    [
+        (TextConfig(), None),
+        (TextConfig(checks=ChecksConfig(not_positive=True)), 0.7),
+        (TextConfig(checks=ChecksConfig(not_positive=True), retry_temperature=None), None),
+        (TextConfig(retry_temperature=0.3), 0.3),
+    ],
+)
+def test_second_try_is_there_if_texts_are_checked_or_a_temperature_is_given(
+    text: TextConfig, temperature: float | None
+) -> None:
+    second = DecodingConfig(text=text, seed=1).second_try
+    assert (None if second is None else second.temperature) == temperature
+    assert second is None or second.seed == 2
 
 
 def test_check_sources_graph_of_another_dataset_is_refused(workspace: Path, tmp_path: Path) -> None:

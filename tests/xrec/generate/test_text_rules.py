@@ -1,14 +1,18 @@
 """From generated text to explanation: whole sentences within the words, typed failures."""
 
 import unicodedata
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from tests.toy import toy_tokenizer
+from xrec.checks import Checker
+from xrec.config.checks import ChecksConfig
 from xrec.config.llm import DecodingConfig, PromptConfig, TextConfig
+from xrec.data.evidence import AspectEvidence
 from xrec.data.titles import TitleIndex
-from xrec.generate.engine import Completion, FinishReason
+from xrec.generate.engine import Completion, Failure, FinishReason
 from xrec.generate.text_rules import TextFinisher, cut_to_words
 from xrec.llm.collaborative import Vocabulary
 from xrec.llm.prompt import PairTexts, PromptBuilder
@@ -235,3 +239,62 @@ def test_unfinished_text_never_shows_another_items_title() -> None:
 
 def test_unfinished_text_with_half_a_placeholder_waits() -> None:
     assert shown("You love [title and")[-1] is None
+
+
+CHECKS = ChecksConfig(unsupported=True, not_positive=True)
+EVIDENCE = AspectEvidence("late hours", 14, 31, 0, 7)
+
+
+def checked(text: str, texts: PairTexts, **rules: Any) -> tuple[str, Failure | None]:
+    """The text that a finisher makes of what the model wrote, and its failure."""
+    prompts = builder()
+    finisher = TextFinisher(prompts, TitleIndex(CATALOGUE), Checker(["late hours", "live music"]))
+    written = prompts.encode_explanation(text)[:-1]
+    prompts.decode = lambda token_ids: text  # type: ignore[method-assign]
+    decoding = DecodingConfig(text=TextConfig(checks=CHECKS, max_echo_tokens=None, **rules))
+    return finisher.finish(Completion(0, written, "stop"), PROMPT, texts, decoding)
+
+
+def test_finish_checks_the_text_that_keeps_all_other_rules() -> None:
+    texts = PairTexts("", TITLE, "", (EVIDENCE,), frozenset({"late hours"}))
+    assert checked("You would love [title] for its late hours.", texts) == (
+        "You would love The Rusty Fox for its late hours.",
+        None,
+    )
+    for text, reason in (
+        ("You would love [title] for its live music.", "unsupported"),
+        ("[title] is an awful place with late hours.", "not_positive"),
+        ("Love live music, love live music, love live music, love live music.", "repetitive_text"),
+    ):
+        _, failure = checked(text, texts)
+        assert failure is not None
+        assert failure.reason == reason
+    cut, failure = checked("You would love it. No live music", texts, max_words=5)
+    assert (cut, failure) == ("You would love it.", None)  # what was cut off is not checked
+
+
+SAID = PairTexts("", TITLE, "", (EVIDENCE,))
+SAID_BY_ONE = PairTexts("", TITLE, "", (replace(EVIDENCE, item_reviews=1),))
+UNSAID = PairTexts("", TITLE, "")
+
+
+@pytest.mark.parametrize(
+    ("fallback", "texts", "expected"),
+    [
+        ("plain", SAID, ("14 of 31 reviews mention the late hours.", "")),
+        ("plain", SAID_BY_ONE, ("", "abstained")),
+        ("plain", UNSAID, ("", "repetitive_text")),
+        ("abstain", SAID, ("", "abstained")),
+        ("abstain", UNSAID, ("", "abstained")),
+        ("none", SAID, ("", "repetitive_text")),
+    ],
+)
+def test_fallback_is_a_plain_sentence_or_the_reason_why_there_is_none(
+    fallback: str, texts: PairTexts, expected: tuple[str, str]
+) -> None:
+    finisher = TextFinisher(builder(), TitleIndex(CATALOGUE))
+    rules = TextConfig.model_validate({"fallback": fallback})
+    text, failure = finisher.fallback(texts, rules, Failure("repetitive_text", "it repeats"))
+    assert (text, failure.reason if failure else "") == expected
+    if failure is not None:
+        assert "it repeats" in failure.message

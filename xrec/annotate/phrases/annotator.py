@@ -24,8 +24,8 @@ from xrec.annotate.rows import (
     UserText,
     Written,
 )
-from xrec.annotate.words import singular
 from xrec.config.annotate import PhrasesAnnotator
+from xrec.data.english import singular
 from xrec.storage import Location
 
 NOTHING_PRAISED = "nothing_praised"

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from xrec.annotate.words import tags, valences, word_set
+from xrec.data.english import tags, valences, word_set
 
 Part = str
 NOUN, NAME, ADJECTIVE, ADVERB, VERB, LINK, STOP, NOT, AND = "NPARVLSTC"

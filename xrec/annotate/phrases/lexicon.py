@@ -13,8 +13,8 @@ import pyarrow as pa
 from xrec.annotate.phrases.attributes import ATTRIBUTES, attributes
 from xrec.annotate.phrases.grammar import valence
 from xrec.annotate.phrases.mentions import Phrase, noun_phrases, proper_names
-from xrec.annotate.words import word_set
 from xrec.config.annotate import PhrasesAnnotator
+from xrec.data.english import word_set
 from xrec.storage import Location, read_table, write_table
 
 _FILE = "annotator/phrases.parquet"

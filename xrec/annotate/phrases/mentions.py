@@ -23,7 +23,7 @@ from xrec.annotate.phrases.grammar import (
     valence,
 )
 from xrec.annotate.rows import Sentiment
-from xrec.annotate.words import singular, word_set
+from xrec.data.english import singular, word_set
 
 MOST_WORDS = 3  # of a noun phrase
 _BEFORE, _AFTER, _NEGATED, _LINK_WITHIN = 6, 5, 4, 2  # how far words look for others

@@ -4,7 +4,7 @@ import hashlib
 import re
 from collections.abc import Sequence
 
-from xrec.annotate.words import is_plural
+from xrec.data.english import is_plural
 
 _ITEM = (
     "People praise its {praised}.",

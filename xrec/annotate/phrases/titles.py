@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from xrec.annotate.phrases.lexicon import Lexicon
 from xrec.annotate.phrases.mentions import MOST_WORDS, Phrase, noun_phrases, proper_names
 from xrec.annotate.rows import Review
-from xrec.annotate.words import singular, tags, word_set
+from xrec.data.english import singular, tags, word_set
 
 _POINTED, _IN_SUMMARY = 3.0, 2.0  # what such a mention counts beside a plain one
 _FREQUENT = 1.3  # more than one favours what many of the item's reviews have

@@ -35,7 +35,7 @@ _PRAISE = word_set(
     "well-built page-turning gripping immersive relatable steady firm precise detailed fast quick "
     "easy simple light soft strong thick deep full tight low-priced long-lasting"
 )
-_BLAME = word_set(
+BLAME = word_set(
     "flimsy noisy wobbly scratchy tinny muddy bulky cumbersome fiddly overpriced pricey costly "
     "leaky greasy soggy bland stale lukewarm cramped crowded grimy musty defective unreliable "
     "misleading dull brittle crooked loose squeaky rickety thin finicky"
@@ -65,7 +65,7 @@ def valences() -> Mapping[str, float]:
         found[word] = float(valence) / _VADER_SCALE
     found.update(dict.fromkeys(_UNCERTAIN, 0.0))
     found.update(dict.fromkeys(_PRAISE, 0.5))
-    found.update(dict.fromkeys(_BLAME, -0.5))
+    found.update(dict.fromkeys(BLAME, -0.5))
     return {word: valence for word, valence in found.items() if abs(valence) >= _LEAST_VALENCE}
 
 

@@ -1,0 +1,154 @@
+"""The checks together: a hundred judged texts, plain sentences, lists of words."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from tests.xrec.checks.hand_made import BISTRO, GUITAR, NOVEL, VOCABULARY, judged
+from xrec.checks import Checker, check_word_list, plain_sentence
+from xrec.config.checks import ChecksConfig, PlainConfig
+from xrec.config.shared import StorageConfig
+from xrec.data.evidence import AspectEvidence
+from xrec.errors import DataError
+from xrec.llm.prompt import PairTexts
+
+ALL = ChecksConfig(unsupported=True, not_positive=True)
+
+
+def reason(text: str, texts: PairTexts, checks: ChecksConfig = ALL) -> str:
+    refusal = Checker(VOCABULARY).refusal(text, texts, checks)
+    return "" if refusal is None else refusal.reason
+
+
+def evidence(aspect: str, item: int, items: int, user: int = 0, users: int = 0) -> AspectEvidence:
+    return AspectEvidence(aspect, item, items, user, users)
+
+
+def plain(*aspects: AspectEvidence, min_evidence: int = 1) -> str | None:
+    return plain_sentence(replace(BISTRO, aspects=aspects), PlainConfig(), min_evidence)
+
+
+def test_checker_agrees_with_a_person_on_a_hundred_texts() -> None:
+    found = [(verdict, reason(text, texts)) for verdict, text, texts in judged()]
+    assert len(found) >= 100
+    for each in ("unsupported", "not_positive"):
+        right = sum(verdict == each == given for verdict, given in found)
+        precision = right / sum(given == each for _, given in found)
+        recall = right / sum(verdict == each for verdict, _ in found)
+        assert precision >= 0.95, each
+        assert recall >= 0.85, each
+
+
+def test_checker_that_is_off_refuses_nothing() -> None:
+    assert not ChecksConfig().are_on
+    for _, text, texts in judged():
+        assert reason(text, texts, ChecksConfig()) == ""
+
+
+def test_checker_names_the_offending_words() -> None:
+    text = "You would enjoy the live music of Paris with fifty guests."
+    refusal = Checker(VOCABULARY).refusal(text, BISTRO, ALL)
+    assert refusal is not None
+    assert "'live music', 'Paris', 'fifty'" in refusal.message
+
+
+@pytest.mark.parametrize(
+    ("aspects", "expected"),
+    [
+        ((evidence("late hours", 14, 31),), "14 of 31 reviews mention the late hours."),
+        ((evidence("river view", 1, 3),), "1 of 3 reviews mentions the river view."),
+        ((evidence("staff", 1, 1),), "1 of 1 review mentions the staff."),
+        ((evidence("tone", 1200, 2000),), "1,200 of 2,000 reviews mention the tone."),
+        (
+            (evidence("late hours", 14, 31, 3, 7), evidence("river view", 9, 31)),
+            "14 of 31 reviews mention the late hours (you mention them in 3 of your 7), and 9 the "
+            "river view.",
+        ),
+        (
+            (evidence("river view", 2, 3), evidence("late hours", 1, 3, 1, 1)),
+            "2 of 3 reviews mention the river view, and 1 the late hours (you mention them in "
+            "yours).",
+        ),
+        (
+            (evidence("fit", 5, 9, 2, 4), evidence("tone", 5, 9), evidence("price", 5, 9)),
+            "5 of 9 reviews mention the fit (you mention it in 2 of your 4), and 5 the tone.",
+        ),
+        ((), None),
+    ],
+)
+def test_plain_sentence_says_the_evidence(
+    aspects: tuple[AspectEvidence, ...], expected: str | None
+) -> None:
+    assert plain(*aspects) == expected
+
+
+def test_plain_sentence_leaves_out_aspects_with_too_little_evidence() -> None:
+    aspects = evidence("tone", 2, 9), evidence("fit", 4, 9), evidence("price", 3, 9)
+    assert plain(*aspects, min_evidence=3) == "4 of 9 reviews mention the fit, and 3 the price."
+    assert plain(*aspects, min_evidence=5) is None
+
+
+def test_plain_sentence_in_another_language_and_with_the_title() -> None:
+    templates = PlainConfig(
+        reviews=("Gast", "Gästen"),
+        mention=("lobt", "loben"),
+        first="{item_reviews} von {num_item_reviews} {reviews} von {title} {mention}: {aspect}",
+        end="!",
+    )
+    texts = replace(BISTRO, aspects=(evidence("Garten", 1, 2),))
+    assert plain_sentence(texts, templates, 1) == "1 von 2 Gästen von Café 21 lobt: Garten!"
+
+
+@pytest.mark.parametrize("texts", [BISTRO, NOVEL, GUITAR])
+def test_plain_sentence_passes_all_checks_and_takes_the_aspects_form_of_the_profile(
+    texts: PairTexts,
+) -> None:
+    sentence = Checker(VOCABULARY).plain(texts, PlainConfig(), 2, ALL)
+    assert sentence is not None
+    assert reason(sentence, texts) == ""
+    assert ("late hours" in sentence) == (texts is BISTRO)  # "late hour" in the vocabulary
+
+
+def test_plain_sentence_that_fails_a_check_is_not_said(tmp_path: Path) -> None:
+    words = tmp_path / "words.txt"
+    words.write_text("late hours")
+    checks = ChecksConfig(unsafe_words=str(words))
+    assert Checker(VOCABULARY).plain(BISTRO, PlainConfig(), 2, checks) is None
+
+
+def test_plain_templates_words_may_be_aspects_of_the_catalogue() -> None:
+    sentence = Checker(["review", "late hour"]).plain(BISTRO, PlainConfig(), 10, ALL)
+    assert sentence is not None
+    assert sentence.startswith("14 of 31 reviews mention")
+
+
+def test_plain_templates_with_an_unknown_placeholder_are_refused() -> None:
+    with pytest.raises(ValidationError, match=r"first holds \{stars\}; allowed there: aspect"):
+        PlainConfig(first="{stars} stars")
+
+
+def test_unsafe_words_of_a_list_are_refused_outside_the_title(tmp_path: Path) -> None:
+    words = tmp_path / "words.txt"
+    words.write_text("\ufeff# a comment\nkilling\n\n  Damn Fool  \n", encoding="utf-8")
+    checks = ChecksConfig(unsafe_words=str(words))
+    assert checks.are_on
+    assert reason("The Killing Hour is skilling you.", NOVEL, checks) == ""
+    assert reason("The Killing Hour has much KILLING.", NOVEL, checks) == "unsafe"
+    assert reason("Only damn-fools read The Killing Hour.", NOVEL, checks) == "unsafe"
+
+
+@pytest.mark.parametrize("content", [None, b"", b"# nothing\n", b"\xff\xfe\xfa"])
+def test_unsafe_words_of_a_list_that_cannot_be_are_an_error(
+    tmp_path: Path, content: bytes | None
+) -> None:
+    path = tmp_path / "words.txt"
+    if content is not None:
+        path.write_bytes(content)
+    checks = ChecksConfig(unsafe_words=str(path))
+    with pytest.raises(DataError, match=r"checks\.unsafe_words: the list .*words\.txt"):
+        check_word_list(checks, StorageConfig())
+    with pytest.raises(DataError, match=r"checks\.unsafe_words"):
+        reason("Any text.", BISTRO, checks)
+    check_word_list(ChecksConfig(), StorageConfig())

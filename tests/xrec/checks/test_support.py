@@ -1,0 +1,144 @@
+"""What a text says and nothing supports: aspects, numbers and names, in several languages."""
+
+from dataclasses import replace
+
+import pytest
+
+from tests.xrec.checks.hand_made import BISTRO, GUITAR, VOCABULARY
+from xrec.checks import AspectNames
+from xrec.checks.numbers import digits_in, number_words
+from xrec.checks.support import unsupported_words
+from xrec.checks.tokens import tokens_of
+from xrec.llm.prompt import PairTexts
+
+ASPECTS = AspectNames(VOCABULARY)
+EMPTY = PairTexts("", "", "")
+
+
+def unsupported(text: str, texts: PairTexts = BISTRO) -> list[str]:
+    return unsupported_words(text, texts, ASPECTS)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Its quiet gardens suit you.", []),  # chosen
+        ("The dog friendly tables suit you.", []),  # on the menu, written in another way
+        ("The coffee suits you.", []),  # in the user's profile
+        ("The strong coffee suits you.", ["strong coffee"]),  # coffee alone is in the profile
+        ("Live music and River Views!", ["Live music", "River Views"]),
+    ],
+)
+def test_unsupported_aspects_are_those_that_stand_nowhere(text: str, expected: list[str]) -> None:
+    assert unsupported(text) == expected
+
+
+def test_unsupported_aspect_of_a_menu_that_writes_it_in_another_way_is_supported() -> None:
+    aspects = AspectNames(["board game"])
+    texts = replace(EMPTY, menu=frozenset({"Board games"}))
+    assert unsupported_words("You like the board-game evenings.", texts, aspects) == []
+    assert unsupported_words("You like the board-game evenings.", EMPTY, aspects) == ["board-game"]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("You would enjoy Café 21 at once.", []),  # in the title
+        ("You love it since 1987, or nineteen eighty.", ["nineteen", "eighty"]),
+        ("14 of 31, fourteen of thirty-one; 3 of seven.", []),  # counts of the evidence
+        ("One of your nicest days, no one is sad.", []),
+        ("At 45 % of tables for 2 and two.", ["45"]),  # two cousins
+        ("The 2nd of the 3rd.", []),
+        ("It has 1,200 seats and 4.5 stars.", ["1,200", "4.5"]),
+        ("A five-star bistro with dozens of twenty-one.", ["five", "dozens"]),
+    ],
+)
+def test_unsupported_numbers_are_those_that_stand_nowhere(text: str, expected: list[str]) -> None:
+    assert unsupported(text) == expected
+
+
+def test_a_number_in_a_models_name_is_supported_by_the_title_alone() -> None:
+    text = "You would enjoy the HG-200 and its tone."
+    assert unsupported(text, GUITAR) == []
+    assert unsupported(text, replace(GUITAR, item_title="Harbor")) == ["HG", "200"]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("You would enjoy it as in Paris or New York.", ["Paris", "New", "York"]),
+        ("Paris is calm. Rome is too! Oslo? It’s calm: London.", []),  # sentences begin
+        ("I love it and I'm sure that I’d love the Novaks' bistro on Mill Lane.", []),
+        ("“Wonderful,” say guests (They are right) – Enjoy.", []),
+        ("You would enjoy the wi-fi and the iPad there.", ["iPad"]),
+        ("At Dr. Pepper you would enjoy it.", ["Dr", "Pepper"]),  # no sentence ends there
+    ],
+)
+def test_unsupported_names_are_capitalized_within_a_sentence(
+    text: str, expected: list[str]
+) -> None:
+    assert unsupported(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Die ruhige Gartenterrasse ist genau das Richtige für Sie und Ihre zwei Vettern.",
+        "Vous aimerez ce lieu pour son jardin tranquille et ses dix tables à Paris.",
+        "Le encantará este lugar en Madrid por su jardín tranquilo.",
+        "Je zult dol zijn op de rustige tuin in Utrecht.",
+        "这家店很安静，你会喜欢花园。",
+        "店は静かです。庭があります。",
+        "ستحب حديقته الهادئة",
+        "यह शांत है।",
+    ],
+)
+def test_names_and_number_words_of_other_languages_are_left_alone(text: str) -> None:
+    assert unsupported(text) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Die Terrasse hat 45 Plätze und live music.", ["45", "live music"]),
+        ("这家店有 45 个座位。", ["45"]),
+        ("ستحب ٤٥ طاولة", ["٤٥"]),
+    ],
+)
+def test_digits_and_aspects_are_checked_in_all_languages(text: str, expected: list[str]) -> None:
+    assert unsupported(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", " ", "\x00\ufffd", "A" * 10_000, "&" * 500, "²³ ½ Ⅷ", "'s", "one " * 300, "\u0301" * 50],
+)
+def test_hostile_texts_do_not_break_the_checks(text: str) -> None:
+    assert isinstance(unsupported(text, EMPTY), list)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("two hundred and one", ["200"]),
+        ("two, three", ["2", "3"]),
+        ("three thousand four hundred five", ["3405"]),
+        ("a dozen, five dozen, millions", ["12", "60", "1000000"]),
+        ("twenty-one ones", ["21"]),
+        ("one zero", []),
+    ],
+)
+def test_number_words_are_read_as_digits(text: str, expected: list[str]) -> None:
+    assert [number for _, _, number in number_words(tokens_of(text))] == expected
+
+
+def test_digits_in_a_word_are_read_without_thousands_marks() -> None:
+    assert [digits_in(word) for word in ("1,200", "007", "5th", "3.50", "B2B4", "none", "٤٠")] == [
+        ["1200"],
+        ["7"],
+        ["5"],
+        ["3.50"],
+        ["2", "4"],
+        [],
+        ["40"],
+    ]

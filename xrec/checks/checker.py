@@ -1,0 +1,96 @@
+"""The checks of finished texts, and the sentence that stands in for a text that fails them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from xrec.checks.phrases import AspectNames, PhraseIndex
+from xrec.checks.plain import plain_sentence
+from xrec.checks.support import unsupported_words
+from xrec.checks.tone import why_not_positive
+from xrec.checks.word_list import read_word_list
+from xrec.config.checks import CheckFailure, ChecksConfig, PlainConfig
+from xrec.config.shared import StorageConfig
+from xrec.data.titles import composed, title_spans
+
+if TYPE_CHECKING:
+    from xrec.llm.prompt import PairTexts
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why a text may not be shown; `message` is for people."""
+
+    reason: CheckFailure
+    message: str
+
+
+class Checker:
+    """Checks texts about the items of a catalogue with the aspects `vocabulary`.
+
+    The first text takes a few seconds more than the others: lexicons and lists are read for it.
+    """
+
+    def __init__(self, vocabulary: Iterable[str] = (), storage: StorageConfig | None = None):
+        self._vocabulary = tuple(vocabulary)
+        self._storage = storage or StorageConfig()
+        self._lists: dict[str, PhraseIndex] = {}
+
+    @cached_property
+    def aspects(self) -> AspectNames:
+        """Finds the aspects of the vocabulary in texts."""
+        return AspectNames(self._vocabulary)
+
+    def refusal(
+        self, text: str, texts: PairTexts, checks: ChecksConfig, further: Sequence[str] = ()
+    ) -> Refusal | None:
+        """The first reason why `text`, which is about the pair `texts`, may not be shown, or None.
+
+        `further` are texts beside those of the pair that may be cited. Raises
+        DataError if the list of words cannot be read.
+        """
+        if checks.unsafe_words is not None and (word := self._unsafe_word(text, texts, checks)):
+            return Refusal("unsafe", f"{word!r} is on the list {checks.unsafe_words}")
+        if checks.unsupported and (words := unsupported_words(text, texts, self.aspects, further)):
+            shown = ", ".join(map(repr, words))
+            return Refusal(
+                "unsupported", f"neither the prompt nor the item's menu of aspects has: {shown}"
+            )
+        if checks.not_positive and (why := why_not_positive(text, texts, self.aspects)):
+            return Refusal("not_positive", why)
+        return None
+
+    def plain(
+        self, texts: PairTexts, templates: PlainConfig, min_evidence: int, checks: ChecksConfig
+    ) -> str | None:
+        """The plain sentence of a pair, if there is enough evidence and it passes the checks.
+
+        An aspect is written as the item's profile has it, if it names it.
+        """
+        profile = composed(texts.item_profile)
+        as_written = {
+            each.name: profile[each.start : each.end] for each in self.aspects.find(profile)
+        }
+        sentence = plain_sentence(
+            texts, templates, min_evidence, lambda aspect: as_written.get(aspect, aspect)
+        )
+        if sentence is None or self.refusal(sentence, texts, checks, templates.literals):
+            return None
+        return sentence
+
+    def _unsafe_word(self, text: str, texts: PairTexts, checks: ChecksConfig) -> str | None:
+        assert checks.unsafe_words is not None
+        text = composed(text)
+        own = title_spans(text, texts.item_title)
+        for found in self._list(checks.unsafe_words).find(text):
+            if not any(start <= found.start and found.end <= end for start, end in own):
+                return text[found.start : found.end]
+        return None
+
+    def _list(self, uri: str) -> PhraseIndex:
+        if uri not in self._lists:
+            self._lists[uri] = read_word_list(uri, self._storage)
+        return self._lists[uri]

@@ -1,0 +1,66 @@
+"""The plain sentence that takes the place of a refused text: what the reviews say, in figures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from xrec.config.checks import PlainConfig
+from xrec.data.english import is_plural
+from xrec.data.evidence import AspectEvidence
+
+if TYPE_CHECKING:
+    from xrec.llm.prompt import PairTexts
+
+_MOST_ASPECTS = 2
+
+
+def plain_sentence(
+    texts: PairTexts,
+    templates: PlainConfig,
+    min_evidence: int,
+    written: Callable[[str], str] = str,
+) -> str | None:
+    """A sentence of the best aspects with evidence, as "14 of 31 reviews mention the late hours."
+
+    Two aspects at most are named, in how many reviews of the item they are and, where the user
+    mentions them too, in how many of the user's. None if no aspect is in `min_evidence` or more of
+    the item's reviews. `written` gives how an aspect is to be written.
+    """
+    told = [each for each in texts.aspects if each.item_reviews >= min_evidence][:_MOST_ASPECTS]
+    if not told:
+        return None
+    parts = [
+        _part(template, each, written(each.aspect), texts.item_title, templates)
+        for template, each in zip((templates.first, templates.second), told, strict=False)
+    ]
+    sentence = "".join(parts) + templates.end
+    return sentence[0].upper() + sentence[1:]
+
+
+def _part(
+    template: str, evidence: AspectEvidence, aspect: str, title: str, templates: PlainConfig
+) -> str:
+    of_user = _template_of_user(evidence, templates)
+    values = {
+        "aspect": aspect,
+        "title": title,
+        "pronoun": _form(templates.pronoun, is_plural(aspect.casefold().split()[-1])),
+        "reviews": _form(templates.reviews, evidence.num_item_reviews != 1),
+        "mention": _form(templates.mention, evidence.item_reviews != 1),
+        "item_reviews": f"{evidence.item_reviews:,}",
+        "num_item_reviews": f"{evidence.num_item_reviews:,}",
+        "user_reviews": f"{evidence.user_reviews:,}",
+        "num_user_reviews": f"{evidence.num_user_reviews:,}",
+    }
+    return (template + of_user).format_map(values)
+
+
+def _template_of_user(evidence: AspectEvidence, templates: PlainConfig) -> str:
+    if not evidence.user_reviews:
+        return ""
+    return templates.user if evidence.num_user_reviews != 1 else templates.user_of_one
+
+
+def _form(forms: Sequence[str], is_many: bool) -> str:
+    return forms[is_many]

@@ -1,0 +1,146 @@
+"""What a text says and nothing supports: aspects, numbers and names that stand nowhere.
+
+A text is supported by the texts of its prompt, by the aspects that were chosen for its pair with
+their counts, and by its item's menu. Words are compared, not meanings.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from xrec.checks.numbers import digits_in, number_words, numbers_of
+from xrec.checks.phrases import Named, PhraseIndex
+from xrec.checks.tokens import Tokens, tokens_of
+from xrec.data.sentences import sentence_ends
+
+if TYPE_CHECKING:
+    from xrec.llm.prompt import PairTexts
+
+_OPENS = re.compile('[:;\n"\u201c\u201d\u201e\u00ab\u00bb(\\[\u2013\u2014\u2026*\u2022]')
+_I = re.compile("i(?:'.*)?")  # and "I'm", "I'd"
+
+
+def unsupported_words(
+    text: str, texts: PairTexts, aspects: PhraseIndex, further: Sequence[str] = ()
+) -> list[str]:
+    """The aspects, numbers and proper names of `text` that nothing supports, in order.
+
+    aspects: of the catalogue's vocabulary. further: texts that support it too.
+    Number words and proper names are looked at in English texts only, since other languages have
+    other numbers, and German capitalizes all nouns.
+    """
+    tokens = tokens_of(text)
+    named = aspects.find_in(tokens)
+    support = _Support(texts, further)
+    unsupported = {
+        (aspect.start, aspect.end)
+        for aspect in named
+        if not support.has_aspect(aspect, tokens, aspects)
+    }
+    rest = [place for place in range(len(tokens)) if not _is_within(place, named)]
+    unsupported |= {tokens.spans[place] for place in rest if not support.has_digits(tokens, place)}
+    if _may_hold_a_name_or_number(tokens, rest) and tokens.is_english():
+        unsupported |= _number_words(tokens, support, rest) | _names(tokens, support, rest)
+    return [tokens.text[start:end] for start, end in sorted(unsupported)]
+
+
+class _Support:
+    """What supports a text. Most texts need little of it, so it is made when it is asked for."""
+
+    def __init__(self, texts: PairTexts, further: Sequence[str]):
+        self._texts = texts
+        self._said = (texts.user_profile, texts.item_title, texts.item_profile, *further)
+        self._chosen = {each.aspect for each in texts.aspects}
+
+    @cached_property
+    def _tokens(self) -> list[Tokens]:
+        return [tokens_of(said) for said in self._said]
+
+    @cached_property
+    def _joined(self) -> str:
+        return " | ".join(["", *(" ".join(each.keys) for each in self._tokens), ""])
+
+    @cached_property
+    def _numbers(self) -> set[str]:
+        counts: set[str] = {
+            str(count)
+            for each in self._texts.aspects
+            for count in (
+                each.item_reviews,
+                each.num_item_reviews,
+                each.user_reviews,
+                each.num_user_reviews,
+            )
+        }
+        return counts.union(*map(numbers_of, self._tokens))
+
+    def has_words(self, keys: Iterable[str]) -> bool:
+        """Whether these words stand one after the other in one of the texts."""
+        return f" {' '.join(keys)} " in self._joined
+
+    def has_number(self, number: str) -> bool:
+        return number in self._numbers
+
+    def has_digits(self, tokens: Tokens, place: int) -> bool:
+        """Whether a word has no digits, or it or all its numbers stand somewhere."""
+        numbers = digits_in(tokens.word(place))
+        return (
+            not numbers
+            or all(map(self.has_number, numbers))
+            or self.has_words([tokens.keys[place]])
+        )
+
+    def has_aspect(self, named: Named, tokens: Tokens, aspects: PhraseIndex) -> bool:
+        """Whether the aspect is chosen, on the menu, or stands in one of the texts."""
+        return (
+            named.name in self._texts.menu
+            or named.name in self._chosen
+            or self.has_words(tokens.keys[named.first : named.stop])
+            or any(aspects.same(other) == named.name for other in self._chosen | self._texts.menu)
+        )
+
+
+def _number_words(tokens: Tokens, support: _Support, rest: Sequence[int]) -> set[tuple[int, int]]:
+    return {
+        (tokens.spans[start][0], tokens.spans[stop - 1][1])
+        for start, stop, number in number_words(tokens)
+        if start in rest
+        and not support.has_number(number)
+        and not support.has_words(tokens.keys[start:stop])
+    }
+
+
+def _names(tokens: Tokens, support: _Support, rest: Sequence[int]) -> set[tuple[int, int]]:
+    ends = sentence_ends(tokens.text)
+    return {
+        tokens.spans[place]
+        for place in rest
+        if _has_capital(tokens.word(place))
+        and not _I.fullmatch(tokens.keys[place])
+        and not _begins_sentence(tokens, place, ends)
+        and not support.has_words([tokens.keys[place]])
+    }
+
+
+def _begins_sentence(tokens: Tokens, place: int, ends: Sequence[int]) -> bool:
+    if place == 0 or _OPENS.search(tokens.gap(place)):
+        return True
+    before, start = tokens.spans[place - 1][1], tokens.spans[place][0]
+    return any(before < end <= start for end in ends)
+
+
+def _has_capital(word: str) -> bool:
+    return any(map(str.isupper, word))
+
+
+def _may_hold_a_name_or_number(tokens: Tokens, rest: Sequence[int]) -> bool:
+    """Whether there is anything that only an English text is looked at for."""
+    capitals = any(place and _has_capital(tokens.word(place)) for place in rest)
+    return capitals or any(number_words(tokens))
+
+
+def _is_within(place: int, named: Sequence[Named]) -> bool:
+    return any(each.first <= place < each.stop for each in named)

@@ -1,0 +1,88 @@
+"""A text's words as they are compared: in any case, without a possessive, in the singular."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from xrec.data.english import singular, tags, word_set
+from xrec.data.sentences import word_spans
+from xrec.data.titles import Span, composed
+
+_BETWEEN = re.compile(r"[\s\-\u2010\u2011/'\u2019]*")  # what may stand between words of a phrase
+_AND = re.compile("&")
+_LEAST_ENGLISH = 0.6
+# Words that bind sentences together, in English and elsewhere; those that both have are left out.
+_BINDING = word_set(
+    "the of and to you your with its it is are that this for as at by from their who which because"
+)
+_FOREIGN_BINDING = word_set(
+    "der das und ist mit für sie den dem ein eine zu auf nicht le les et est une des du vous pour "
+    "dans avec el los las y con por para su una un il lo gli che di per sono het een van voor "
+    "och att som med det av og til um uma com não"
+)
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """The words of `text`, which is composed (NFC), by place and by key; "&" is the word "and"."""
+
+    text: str
+    spans: Sequence[Span]
+    keys: Sequence[str]
+
+    def __len__(self) -> int:
+        return len(self.spans)
+
+    def word(self, place: int) -> str:
+        """A word as it is written."""
+        start, end = self.spans[place]
+        return self.text[start:end]
+
+    def gap(self, place: int) -> str:
+        """What stands before a word, after the word before it."""
+        before = self.spans[place - 1][1] if place else 0
+        return self.text[before : self.spans[place][0]]
+
+    def are_joined(self, start: int, stop: int) -> bool:
+        """Whether only blanks, hyphens and slashes stand between these words."""
+        return all(_BETWEEN.fullmatch(self.gap(place)) for place in range(start + 1, stop))
+
+    def is_english(self) -> bool:
+        """Whether most words are English, and no more of another language bind them together.
+
+        Words that are capitalized as names are do not count.
+        """
+        plain = [
+            word.casefold()
+            for place in range(len(self))
+            if (word := self.word(place))[0].islower() or (not place and word[0].isalpha())
+        ]
+        if sum(map(_is_english, plain)) <= _LEAST_ENGLISH * len(plain):
+            return False
+        return sum(word in _BINDING for word in plain) >= sum(
+            word in _FOREIGN_BINDING for word in plain
+        )
+
+
+def tokens_of(text: str) -> Tokens:
+    """The words of a text."""
+    text = composed(text)
+    spans = word_spans(text)
+    if "&" in text:
+        spans = sorted([*spans, *(match.span() for match in _AND.finditer(text))])
+    return Tokens(text, spans, [word_key(text[start:end]) for start, end in spans])
+
+
+@lru_cache(2**16)
+def word_key(word: str) -> str:
+    """What words are compared by: "Guests", "guest's" and "guest" are the same."""
+    if word == "&":
+        return "and"
+    return singular(word.casefold().replace("\u2019", "'").removesuffix("'s"))
+
+
+@lru_cache(2**16)
+def _is_english(word: str) -> bool:
+    word = word.replace("\u2019", "'").partition("'")[0]
+    return any(tags().get(form, "FW") != "FW" for form in (word, singular(word)))

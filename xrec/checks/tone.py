@@ -1,0 +1,122 @@
+"""Whether an English text praises: it is not negative, and blames or denies no chosen aspect.
+
+Sentiment is that of VADER (Hutto and Gilbert, 2014), a lexicon with rules, whose compound score is
+-1 to 1. Titles and aspects are hidden from it, so that "The Killing Joke" and "murder mystery" are
+not blame, and so are the nouns of the prompt's texts: what a book is about may be grim.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from xrec.checks.phrases import PhraseIndex
+from xrec.checks.tokens import tokens_of
+from xrec.data.english import BLAME, tags
+from xrec.data.titles import Span, composed, title_spans
+
+if TYPE_CHECKING:
+    from xrec.llm.prompt import PairTexts
+
+_NEGATIVE = -0.05  # of a compound score, as VADER's authors take it
+_HIDDEN, _CHOSEN = "\ue000", "\ue001"
+_VALENCE_OF_BLAME = -1.9  # of the words that VADER does not know; as its "bad" and "poor", about
+_FURTHER_BLAME = ("slow", "rude", "dirty", "outdated", "mediocre", "underwhelming", "tasteless")
+
+_NEVER = r"(?:never|cannot|without|(?:\w+\s+)?not|\w+n['\u2019]t)"
+# Words of blame or denial that say nothing bad.
+_HARMLESS = re.compile(
+    r"\bnot (?:only|just|merely|simply|to mention|to be missed|to miss|bad)\b"
+    rf"|\b{_NEVER}\s+(?:(?:ever|be|go|a|want to)\s+)*(?:disappoint\w*|fail\w*|miss\w*|regret\w*|"
+    r"wrong|resist|wait|beat|help|get enough|forget|mind|hesitate|fault|doubt|question|"
+    r"let\w* (?:you|anyone|them) down|put (?:it|this) down|guess\w*)\b"
+    r"|\bno[ -](?:doubt|wonder|question|shortage|lack|end|better|other|matter|surprises?|fuss"
+    r"|frills|complaints?|problems?|issues?|worry|worries|nonsense|hassles?|stress|pressure|rush|wait"
+    r"|regrets?|compromises?)\b(?: of\b)?"
+    r"|\bnothing (?:but|beats|like|better|short of)\b|\bnone other than\b|\bsecond to none\b"
+    r"|\b\w+[- ]free\b|\bto die for\b|\bno (?:place|one|shop|bar|restaurant|book)\b",
+    re.IGNORECASE,
+)
+_CLAUSE = re.compile(
+    r"[.,;:!?\u2026()\u2013\u2014]|\b(?:but|although|though|while|whereas|however|yet)\b",
+    re.IGNORECASE,
+)
+_DENIAL = (
+    r"(?:no|not|never|without|lack(?:s|ed|ing)?|missing|hardly|barely|neither|nor|cannot|despite|"
+    r"except|avoid|instead of|rather than|\w+n['\u2019]t)"
+)
+_VERB = r"(?:is|are|was|were|do|does|did|will|would|can|could|has|have|may|might|seems?|really)"
+_DENIED = re.compile(
+    rf"\b{_DENIAL}(?:\s+\w+){{0,3}}?\s+{_CHOSEN}"
+    rf"|{_CHOSEN}(?:\s+{_VERB})?\s+(?:not|never|lacking|missing|cannot|\w+n['\u2019]t)\b",
+    re.IGNORECASE,
+)
+
+
+def why_not_positive(text: str, texts: PairTexts, aspects: PhraseIndex) -> str | None:
+    """Why `text` does not praise, as a part of a sentence; None if it does, or is not English."""
+    text = composed(text)
+    if not tokens_of(text).is_english():
+        return None
+    chosen = PhraseIndex(each.aspect for each in texts.aspects)
+    hidden = _HARMLESS.sub(f" {_HIDDEN} ", _hidden(text, texts, aspects, chosen))
+    for clause in _CLAUSE.split(hidden):
+        if _CHOSEN not in clause:
+            continue
+        if denial := _DENIED.search(clause):
+            return f"it denies or excludes a chosen aspect: {_shown(denial[0])!r}"
+        if _compound(clause) <= _NEGATIVE:
+            return f"it blames a chosen aspect: {_shown(clause)!r}"
+    compound = _compound(hidden)
+    return f"its sentiment is {compound:.2f}" if compound <= _NEGATIVE else None
+
+
+def _hidden(text: str, texts: PairTexts, aspects: PhraseIndex, chosen: PhraseIndex) -> str:
+    """`text` with a private character for each title, aspect, and grim noun of the prompt."""
+    tokens = tokens_of(text)
+    marks: list[tuple[Span, str]] = [
+        (span, _HIDDEN) for span in title_spans(text, texts.item_title)
+    ]
+    marks += [((each.start, each.end), _CHOSEN) for each in chosen.find_in(tokens)]
+    marks += [((each.start, each.end), _HIDDEN) for each in aspects.find_in(tokens)]
+    said = {*tokens_of(texts.user_profile).keys, *tokens_of(texts.item_profile).keys}
+    marks += [
+        (span, _HIDDEN)
+        for span, key in zip(tokens.spans, tokens.keys, strict=True)
+        if key in said and _is_grim_noun(key)
+    ]
+    return _marked(text, marks)
+
+
+def _is_grim_noun(word: str) -> bool:
+    return tags().get(word, "").startswith("NN") and _analyzer().lexicon.get(word, 0.0) < 0
+
+
+def _marked(text: str, marks: list[tuple[Span, str]]) -> str:
+    """`text` with marks in the place of spans; of two that overlap the earlier in the list."""
+    taken: list[tuple[Span, str]] = []
+    for (start, end), mark in marks:
+        if all(end <= other[0] or start >= other[1] for other, _ in taken):
+            taken.append(((start, end), mark))
+    for (start, end), mark in sorted(taken, reverse=True):
+        text = f"{text[:start]} {mark} {text[end:]}"
+    return text
+
+
+def _shown(text: str) -> str:
+    return " ".join(text.replace(_CHOSEN, "ASPECT").replace(_HIDDEN, "...").split())
+
+
+def _compound(text: str) -> float:
+    return float(_analyzer().polarity_scores(text)["compound"])
+
+
+@cache
+def _analyzer() -> Any:
+    from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
+
+    analyzer = SentimentIntensityAnalyzer()
+    for word in (*BLAME, *_FURTHER_BLAME):
+        analyzer.lexicon.setdefault(word, _VALENCE_OF_BLAME)
+    return analyzer

@@ -1,0 +1,101 @@
+"""Checks of finished texts, and what is said instead of a text that fails them."""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from xrec.config.base import Config
+from xrec.config.placeholders import parse_placeholders, placeholder_names
+
+CheckFailure = Literal["unsupported", "not_positive", "unsafe"]
+"""Why a text that keeps the other rules may not be shown."""
+
+_VALUES = (
+    "aspect",
+    "title",
+    "pronoun",
+    "reviews",
+    "mention",
+    "item_reviews",
+    "num_item_reviews",
+    "user_reviews",
+    "num_user_reviews",
+)
+
+
+class ChecksConfig(Config):
+    """What a text is checked for after all other rules; docs/generation.md says how."""
+
+    unsupported: bool = Field(
+        False,
+        description="Whether to refuse a text that names an aspect of the dataset's vocabulary, a "
+        "number, or in English a proper name, that stands neither in the prompt's texts nor in the "
+        "evidence of the chosen aspects, nor, for aspects, in the item's training reviews.",
+    )
+    not_positive: bool = Field(
+        False,
+        description="Whether to refuse an English text whose sentiment is negative, or that blames "
+        "or denies a chosen aspect. Texts in other languages pass.",
+    )
+    unsafe_words: str | None = Field(
+        None,
+        description="URI of a text file in UTF-8 with a word or phrase a line; a text that holds "
+        "one of them outside the item's title is refused. If null, there is no list.",
+    )
+
+    @property
+    def are_on(self) -> bool:
+        """Whether anything is checked."""
+        return self.unsupported or self.not_positive or self.unsafe_words is not None
+
+
+class PlainConfig(Config):
+    """The templates of the plain sentence: `first`, then `second` if two aspects have evidence.
+
+    Placeholders: {item_reviews} of {num_item_reviews} reviews of the item mention the {aspect},
+    {user_reviews} of {num_user_reviews} those of the user; {title} is the item's; {reviews},
+    {mention} and {pronoun} are the forms below for these numbers and this aspect.
+    """
+
+    reviews: tuple[str, str] = Field(
+        ("review", "reviews"), description="{reviews} if the item has one review, or more."
+    )
+    mention: tuple[str, str] = Field(
+        ("mentions", "mention"), description="{mention} if one review has the aspect, or more."
+    )
+    pronoun: tuple[str, str] = Field(
+        ("it", "them"), description="{pronoun} of an aspect that is one thing, or several."
+    )
+    first: str = Field(
+        "{item_reviews} of {num_item_reviews} {reviews} {mention} the {aspect}",
+        description="What is said of the best aspect.",
+    )
+    second: str = Field(
+        ", and {item_reviews} the {aspect}", description="What is said of the next one."
+    )
+    user: str = Field(
+        " (you mention {pronoun} in {user_reviews} of your {num_user_reviews})",
+        description="What follows an aspect that reviews of the user mention.",
+    )
+    user_of_one: str = Field(
+        " (you mention {pronoun} in yours)",
+        description="The same if the user wrote one review.",
+    )
+    end: str = Field(".", description="What ends the sentence.")
+
+    @property
+    def literals(self) -> tuple[str, ...]:
+        """The words of the templates themselves, and all forms."""
+        parts = (self.first, self.second, self.user, self.user_of_one, self.end)
+        literal = tuple(text for part in parts for text, _ in parse_placeholders(part))
+        return (*literal, *self.reviews, *self.mention, *self.pronoun)
+
+    @model_validator(mode="after")
+    def _placeholders_are_known(self) -> "PlainConfig":
+        for part in ("first", "second", "user", "user_of_one"):
+            for name in placeholder_names(getattr(self, part)):
+                if name not in _VALUES:
+                    raise ValueError(
+                        f"{part} holds {{{name}}}; allowed there: {', '.join(_VALUES)}"
+                    )
+        return self
