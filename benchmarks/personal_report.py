@@ -123,7 +123,13 @@ def _shown(row: Record) -> str:
 
 
 def _number(value: float) -> str:
-    return f"{value:.4f}" if abs(value) < 10 else f"{value:.0f}"
+    return (
+        f"{value:.4f}"
+        if abs(value) < 10
+        else f"{value:.3g}"
+        if abs(value) < 100
+        else f"{value:.0f}"
+    )
 
 
 def _mean(values: Values) -> float | None:

@@ -13,7 +13,7 @@ from xrec.evaluate.tf_idf import TfIdf
 
 NUM_TEXTS, _NUM_DRAWS = 100, 50
 SPECIFICITY, SPECIFICITY_IN_ITEM = "specificity", "within the item"
-MATCHED = "2 x 2 within the item"
+MATCHED, NDCG_GAIN = "2 x 2 within the item", "NDCG@10, own minus crossed"
 NUM_ASPECTS, PRECISION, RECALL, NDCG = "aspects named", "precision", "recall", "NDCG@10"
 DISTINCT, FREQUENT = "distinct words of 100 texts", "share of the 100 most frequent words"
 Values = NDArray[np.float64]
@@ -45,7 +45,7 @@ class Yardstick:
         similarities[~run.there] = np.nan
         return Measured(
             {**self._specificity(run, similarities), **self._aspects(run)},
-            {MATCHED: self._matched(run, similarities)},
+            {MATCHED: self._matched(run, similarities), **self._gain(run)},
             variety([text for text in run.texts if text is not None]),
         )
 
@@ -66,9 +66,14 @@ class Yardstick:
 
         Such a copy is wrong by itself.
         """
+        return np.where(self._are_copies(run), np.nan, matched(similarities, self._pairs.couples))
+
+    def _are_copies(self, run: Run) -> NDArray[np.bool_]:
         first, second = self._pairs.couples.T
-        is_copy = (run.copied_from[first] == second) | (run.copied_from[second] == first)
-        return np.where(is_copy, np.nan, matched(similarities, self._pairs.couples))
+        found: NDArray[np.bool_] = (run.copied_from[first] == second) | (
+            run.copied_from[second] == first
+        )
+        return found
 
     def _aspects(self, run: Run) -> dict[str, Values]:
         if self._finder is None:
@@ -79,6 +84,28 @@ class Yardstick:
                 named = self._finder.names(text)
                 rows[row] = [len(named), *against_reference(named, wanted)]
         return dict(zip((NUM_ASPECTS, PRECISION, RECALL, NDCG), rows.T, strict=True))
+
+    def _gain(self, run: Run) -> dict[str, Values]:
+        """Return how much better the texts of couples name the own reference's aspects, (C,).
+
+        Own is each text with its own reference, crossed with that of the other user of the item.
+        """
+        if self._finder is None:
+            return {}
+        named = [None if text is None else self._finder.names(text) for text in run.texts]
+
+        def ndcg(row: int, other: int) -> float:
+            found = named[row]
+            return np.nan if found is None else against_reference(found, self._wanted[other])[2]
+
+        gains = np.array(
+            [
+                (ndcg(a, a) + ndcg(b, b) - ndcg(a, b) - ndcg(b, a)) / 2
+                for a, b in self._pairs.couples
+            ],
+            dtype=np.float64,
+        )
+        return {NDCG_GAIN: np.where(self._are_copies(run), np.nan, gains)}
 
 
 def matched(similarities: Values, couples: Indices) -> Values:

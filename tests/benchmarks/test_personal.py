@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.dataset as pads
 import pytest
 from typer.testing import CliRunner
 
@@ -15,6 +16,7 @@ from benchmarks.personal_report import Measure, differences, figures, wide
 from benchmarks.personal_texts import (
     DISTINCT,
     MATCHED,
+    NDCG_GAIN,
     NUM_ASPECTS,
     PRECISION,
     RECALL,
@@ -120,6 +122,14 @@ def test_measured_aspects_are_those_of_text_and_reference():
     assert found[RECALL] == pytest.approx([1, 0, np.nan, np.nan], nan_ok=True)
 
 
+def test_measured_couples_gain_what_texts_name_of_their_own_reference_above_the_others():
+    finder = AspectFinder(["garden", "beer", "bread"])
+    texts = Run.written(["garden and bread", "bread", "", None])
+    # Ann's names hers first (1) and not Ben's (0); Ben's names neither. Dan has no text.
+    found = Yardstick(PAIRS, finder).measure(texts).of_couples[NDCG_GAIN]
+    assert found == pytest.approx([0.5, np.nan, np.nan], nan_ok=True)
+
+
 def test_variety_of_fewer_than_100_texts_has_no_figures():
     assert variety(["one two"] * 99) == {}
     assert variety(["one two"] * 150)[DISTINCT] == pytest.approx(2)
@@ -200,6 +210,15 @@ def test_run_of_json_lines_takes_the_column_named_and_leaves_out_null(tmp_path):
         DataError, match=r"line 1: columns uid, iid, theirs, ours; expected .* text"
     ):
         read_run(path, PAIRS)
+
+
+def test_run_of_explanations_takes_the_rows_of_the_pairs(monkeypatch):
+    rows = [("ben", "inn", "beer"), ("ben", "pub", "?"), ("dan", "inn", "bread")]
+    names = ("user_id", "item_id", "explanation")
+    table = pa.table(dict(zip(names, map(list, zip(*rows, strict=True)), strict=True)))
+    tables = {"s3://bucket/texts": pads.dataset(table)}
+    monkeypatch.setattr("benchmarks.personal_data.read", tables.__getitem__)
+    assert read_run("s3://bucket/texts", PAIRS).texts == (None, "beer", None, "bread")
 
 
 def test_run_without_a_text_of_the_pairs_is_refused(tmp_path):
