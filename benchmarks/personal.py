@@ -21,12 +21,12 @@ import typer
 
 from benchmarks.graph_report import markdown
 from benchmarks.graph_results import Record, machine
-from benchmarks.personal_aspects import AspectFinder
 from benchmarks.personal_data import Pairs, Run, free_contestants, read_run
 from benchmarks.personal_likelihood import draw_couples, weigh
 from benchmarks.personal_models import load_model_of, same_dataset
 from benchmarks.personal_report import Measure, Measures, differences, figures, wide
 from benchmarks.personal_texts import Measured, Yardstick
+from xrec.checks import AspectNames
 from xrec.config.llm import LLMConfig
 from xrec.config.shared import Split
 from xrec.data import Dataset, read_dataset
@@ -157,12 +157,12 @@ def _splits(names: Sequence[str] | None) -> list[Split]:
     return chosen
 
 
-def _finder(dataset: Dataset, vocabulary: Path | None) -> AspectFinder | None:
+def _finder(dataset: Dataset, vocabulary: Path | None) -> AspectNames | None:
     if vocabulary is not None:
-        return AspectFinder(vocabulary.read_text().splitlines())
+        return AspectNames(vocabulary.read_text().splitlines())
     if dataset.aspects is None:
         return None
-    return AspectFinder(dataset.aspects["aspect"].to_pylist())
+    return AspectNames(dataset.aspects["aspect"].to_pylist())
 
 
 def _by_name(sources: Sequence[str] | None) -> dict[str, list[str]]:

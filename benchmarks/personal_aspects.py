@@ -1,41 +1,18 @@
 """The aspects that texts name, and how well they are those that the references name."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from xrec.evaluate.aspects import aspect_pattern
+from xrec.checks import AspectNames
 
 K = 10
 
 
-@dataclass(frozen=True)
-class Named:
-    """An aspect that a text names at `start` to `end`."""
-
-    name: str
-    start: int
-    end: int
-
-
-class AspectFinder:
-    """Finds aspects in texts, as whole words in any case."""
-
-    def __init__(self, aspects: Sequence[str]):
-        self._pattern = aspect_pattern(aspects)
-
-    def find(self, text: str) -> list[Named]:
-        """Return what the text names, in order."""
-        return [
-            Named(" ".join(match.group().lower().split()), *match.span())
-            for match in self._pattern.finditer(text)
-        ]
-
-    def names(self, text: str) -> list[str]:
-        """Return the aspects that the text names, each once, in order."""
-        return list(dict.fromkeys(named.name for named in self.find(text)))
+def named_aspects(text: str, finder: AspectNames) -> list[str]:
+    """Return the aspects that the text names, each once, in order."""
+    return list(dict.fromkeys(named.name for named in finder.find(text)))
 
 
 def against_reference(named: Sequence[str], wanted: Sequence[str]) -> NDArray[np.float64]:

@@ -9,9 +9,9 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.personal_aspects import AspectFinder
 from benchmarks.personal_data import Indices, Pairs
 from xrec.adapter.pairs import Pair
+from xrec.checks import AspectNames
 from xrec.data.titles import composed
 from xrec.errors import DataError
 from xrec.generate.explainer import Explainer
@@ -38,7 +38,7 @@ def draw_couples(pairs: Pairs, max_couples: int, seed: int) -> Indices:
 
 
 def weigh(
-    explainer: Explainer, pairs: Pairs, couples: Indices, finder: AspectFinder | None
+    explainer: Explainer, pairs: Pairs, couples: Indices, finder: AspectNames | None
 ) -> dict[str, Values]:
     """Return the figures of each couple, (C,), by name; NaN where a prompt is too long.
 
@@ -64,7 +64,7 @@ def weigh(
     return figures
 
 
-def aspect_tokens(builder: PromptBuilder, text: str, finder: AspectFinder) -> NDArray[np.bool_]:
+def aspect_tokens(builder: PromptBuilder, text: str, finder: AspectNames) -> NDArray[np.bool_]:
     """Return which tokens of an explanation and its end token are in an aspect's name, (T,).
 
     Raises DataError if the tokenizer does not tell where the text's tokens are.
@@ -100,7 +100,7 @@ def _asks(
 
 
 def _sums(
-    explainer: Explainer, pairs: Pairs, asks: Mapping[Ask, None], finder: AspectFinder | None
+    explainer: Explainer, pairs: Pairs, asks: Mapping[Ask, None], finder: AspectNames | None
 ) -> dict[Ask, Values]:
     """Return the log-likelihood and the number of all tokens, and of those of aspects, (2, 2)."""
     examples = {}
@@ -121,7 +121,7 @@ def _sums(
 
 
 def _are_aspects(
-    explainer: Explainer, pairs: Pairs, row: int, finder: AspectFinder | None
+    explainer: Explainer, pairs: Pairs, row: int, finder: AspectNames | None
 ) -> NDArray[np.bool_]:
     prompts = explainer.pairs
     title = explainer.dataset.items["title"][explainer.dataset.item_index(pairs.items[row])].as_py()

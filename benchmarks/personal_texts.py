@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.personal_aspects import AspectFinder, against_reference
+from benchmarks.personal_aspects import against_reference, named_aspects
 from benchmarks.personal_data import Indices, Pairs, Run
+from xrec.checks import AspectNames
 from xrec.evaluate.text_metrics import distinct_words, frequent_words_share, share_nearer
 from xrec.evaluate.tf_idf import TfIdf
 
@@ -31,11 +32,11 @@ class Measured:
 class Yardstick:
     """Measures runs by the references of `pairs`; aspects only if there is a finder of them."""
 
-    def __init__(self, pairs: Pairs, finder: AspectFinder | None):
+    def __init__(self, pairs: Pairs, finder: AspectNames | None):
         self._pairs = pairs
         self._finder = finder
         self._tf_idf = TfIdf(pairs.references)
-        self._wanted = [finder.names(text) for text in pairs.references] if finder else []
+        self._wanted = [named_aspects(text, finder) for text in pairs.references] if finder else []
 
     def measure(self, run: Run) -> Measured:
         """Return the figures of a run."""
@@ -81,7 +82,7 @@ class Yardstick:
         rows = np.full((len(run.texts), 4), np.nan)
         for row, (text, wanted) in enumerate(zip(run.texts, self._wanted, strict=True)):
             if text is not None:
-                named = self._finder.names(text)
+                named = named_aspects(text, self._finder)
                 rows[row] = [len(named), *against_reference(named, wanted)]
         return dict(zip((NUM_ASPECTS, PRECISION, RECALL, NDCG), rows.T, strict=True))
 
@@ -92,7 +93,7 @@ class Yardstick:
         """
         if self._finder is None:
             return {}
-        named = [None if text is None else self._finder.names(text) for text in run.texts]
+        named = [None if text is None else named_aspects(text, self._finder) for text in run.texts]
 
         def ndcg(row: int, other: int) -> float:
             found = named[row]

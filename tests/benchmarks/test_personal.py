@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from benchmarks.personal import app
-from benchmarks.personal_aspects import AspectFinder, against_reference
+from benchmarks.personal_aspects import against_reference, named_aspects
 from benchmarks.personal_data import Pairs, Run, free_contestants, read_run
 from benchmarks.personal_report import Measure, differences, figures, wide
 from benchmarks.personal_texts import (
@@ -27,6 +27,7 @@ from benchmarks.personal_texts import (
     variety,
 )
 from xrec import schemas
+from xrec.checks import AspectNames
 from xrec.data import write_dataset
 from xrec.errors import DataError
 from xrec.storage import open_location
@@ -87,11 +88,9 @@ def test_measured_couples_of_swapped_texts_are_all_matched_wrong():
 
 
 def test_finder_names_each_aspect_once_in_the_order_of_the_text():
-    finder = AspectFinder(["tone", "neck", "tone knob"])
-    text = "Its Neck; the tone  knob, a neck, TONES and tone."
-    assert finder.names(text) == ["neck", "tone knob", "tone"]
-    places = [(found.start, found.end) for found in finder.find(text)]
-    assert [text[slice(*place)] for place in places] == ["Neck", "tone  knob", "neck", "tone"]
+    finder = AspectNames(["tone", "neck", "tone knob"])
+    text = "Its Neck; the tone  knob, a neck, TONES and necks."
+    assert named_aspects(text, finder) == ["neck", "tone knob", "tone"]
 
 
 def test_aspects_against_the_reference_equal_the_formulas_by_hand():
@@ -111,7 +110,7 @@ def test_aspects_beyond_the_tenth_gain_nothing():
 
 
 def test_measured_aspects_are_those_of_text_and_reference():
-    finder = AspectFinder(["garden", "beer", "music"])
+    finder = AspectNames(["garden", "beer", "music"])
     found = (
         Yardstick(PAIRS, finder)
         .measure(Run.written(["beer and garden", "bread", None, "beer"]))
@@ -123,7 +122,7 @@ def test_measured_aspects_are_those_of_text_and_reference():
 
 
 def test_measured_couples_gain_what_texts_name_of_their_own_reference_above_the_others():
-    finder = AspectFinder(["garden", "beer", "bread"])
+    finder = AspectNames(["garden", "beer", "bread"])
     texts = Run.written(["garden and bread", "bread", "", None])
     # Ann's names hers first (1) and not Ben's (0); Ben's names neither. Dan has no text.
     found = Yardstick(PAIRS, finder).measure(texts).of_couples[NDCG_GAIN]

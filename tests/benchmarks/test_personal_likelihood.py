@@ -10,7 +10,6 @@ import torch
 from typer.testing import CliRunner
 
 from benchmarks.personal import app
-from benchmarks.personal_aspects import AspectFinder
 from benchmarks.personal_data import Pairs
 from benchmarks.personal_likelihood import aspect_tokens, draw_couples, weigh
 from benchmarks.personal_models import load_model_of, same_dataset
@@ -19,6 +18,7 @@ from tests.toy import HIDDEN_SIZE, save_toy_model
 from xrec.adapter.artifact import AdapterConfig, write_adapter
 from xrec.adapter.model import build_adapters
 from xrec.adapter.pairs import Pair
+from xrec.checks import AspectNames
 from xrec.config.adapter import AdapterModelConfig
 from xrec.config.data import PrepareConfig
 from xrec.config.llm import LLMConfig, PromptConfig
@@ -97,9 +97,9 @@ def pairs(explainer: Explainer) -> Pairs:
 
 
 @pytest.fixture(scope="module")
-def finder(explainer: Explainer) -> AspectFinder:
+def finder(explainer: Explainer) -> AspectNames:
     assert explainer.dataset.planted is not None
-    return AspectFinder(explainer.dataset.planted["aspect"].to_pylist())
+    return AspectNames(explainer.dataset.planted["aspect"].to_pylist())
 
 
 def test_aspect_tokens_are_those_that_spell_the_names_and_never_the_end(explainer, finder):
@@ -143,8 +143,8 @@ def test_weighed_couple_equals_the_sums_of_the_models_own_likelihoods(explainer,
 
 
 def test_weighed_aspect_words_are_a_part_of_all_words(explainer, pairs):
-    everything = AspectFinder({word for text in pairs.references for word in text.split()})
-    nothing = AspectFinder(["no such aspect"])
+    everything = AspectNames({word for text in pairs.references for word in text.split()})
+    nothing = AspectNames(["no such aspect"])
     all_words = weigh(explainer, pairs, pairs.couples[:3], everything)
     no_words = weigh(explainer, pairs, pairs.couples[:3], nothing)
     assert all_words["NLL"] == pytest.approx(no_words["NLL"], abs=1e-5)
