@@ -102,11 +102,19 @@ def differences(contestants: Mapping[str, Measures], against: Sequence[str]) -> 
 
 
 def wide(rows: Sequence[Record]) -> list[Record]:
-    """Return a row for each contestant of `rows`, with a column for each measure, to be read."""
+    """Return a row for each contestant of `rows`, with a column for each measure, to be read.
+
+    `count` is that of the first measure: how many pairs, or couples, have it.
+    """
     columns = list(dict.fromkeys(row["measure"] for row in rows))
     shown = {(row["contestant"], row["measure"]): _shown(row) for row in rows}
+    counts = {row["contestant"]: row["count"] for row in reversed(rows)}
     return [
-        {"contestant": name, **{column: shown.get((name, column), "") for column in columns}}
+        {
+            "contestant": name,
+            "count": counts[name],
+            **{column: shown.get((name, column), "") for column in columns},
+        }
         for name in dict.fromkeys(row["contestant"] for row in rows)
     ]
 
@@ -123,13 +131,9 @@ def _shown(row: Record) -> str:
 
 
 def _number(value: float) -> str:
-    return (
-        f"{value:.4f}"
-        if abs(value) < 10
-        else f"{value:.3g}"
-        if abs(value) < 100
-        else f"{value:.0f}"
-    )
+    if abs(value) >= 10:
+        return f"{value:.1f}" if abs(value) < 100 else f"{value:.0f}"
+    return f"{round(value, 4) + 0.0:.4f}"  # no -0.0000
 
 
 def _mean(values: Values) -> float | None:

@@ -153,7 +153,9 @@ def test_difference_of_two_measures_is_of_the_pairs_that_both_have():
     assert row["contestant"] == "ours minus theirs"
     assert (row["value"], row["count"]) == (0.5, 2)  # a: 1, c: 0 of the second seed
     assert row["by_seed"] == [1, 0.5]
-    assert wide(figures(measures))[1]["m"].startswith("0.5000 (")
+    shown = wide(figures(measures))[1]
+    assert shown["m"].startswith("0.5000 (")
+    assert shown["count"] == 2
 
 
 def test_figure_without_values_or_groups_has_no_interval():
@@ -161,6 +163,8 @@ def test_figure_without_values_or_groups_has_no_interval():
     record = Measure(np.array([[200.0], [220.0]]), None).record()
     assert (record["value"], record["low"], record["by_seed"]) == (210, None, [200, 220])
     assert wide([{"contestant": "x", "measure": "m", **record}])[0]["m"] == "210; 200, 220"
+    record = Measure(np.array([[-1e-6], [14.96]]), None).record()
+    assert wide([{"contestant": "x", "measure": "m", **record}])[0]["m"] == "7.4800; 0.0000, 15.0"
 
 
 @pytest.fixture
