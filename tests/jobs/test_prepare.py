@@ -6,6 +6,7 @@ from jobs.prepare import run
 from xrec.config.data import PrepareConfig
 from xrec.config.project import load_config
 from xrec.data import read_dataset
+from xrec.sample import ASPECTS
 from xrec.storage import open_location
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -19,3 +20,14 @@ def test_run_sample_config_gives_the_town_as_a_dataset(tmp_path: Path) -> None:
     assert (dataset.num_users, dataset.num_items) == (1200, 240)
     assert manifest.metrics["num_removed_edges"] == 0
     assert manifest.metrics["num_users_without_train_edge"] == 0
+    assert dataset.aspects is not None
+    assert dataset.item_aspects is not None
+    names = dataset.aspects["aspect"].to_pylist()
+    assert set(names) == set(ASPECTS)
+    profiles = dataset.items["profile"].to_pylist()
+    for row in dataset.item_aspects.to_pylist():  # what its visitors praise is what a place has
+        assert names[row["aspect_index"]] in profiles[row["item_index"]].lower()
+    # Each training visit mentions one aspect, and nothing of a held-out one is counted.
+    num_visits = dataset.interaction_edges("train").shape[1]
+    assert sum(dataset.aspects["num_reviews"].to_pylist()) == num_visits
+    assert num_visits < dataset.interactions.num_rows

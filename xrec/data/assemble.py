@@ -59,7 +59,8 @@ def assemble(source: SourceData, shares: SplitShares) -> Assembled:
     if source.planted is not None:
         tables["planted"] = _planted(source.planted, source)
     if source.aspects is not None:
-        tables.update(aspect_tables(source.aspects, source.users, source.items))
+        named = _with_splits(source.aspects, shares)
+        tables.update(aspect_tables(named, source.users, source.items))
     metrics = {
         "num_removed_edges": num_removed_edges,
         **_count_splits(tables),
@@ -128,6 +129,11 @@ def _splits(pairs: pa.Table, shares: SplitShares) -> Any:
     hashed = split_pairs(without["user_id"].to_pylist(), without["item_id"].to_pylist(), shares)
     column = pairs["split"].combine_chunks()
     return pc.replace_with_mask(column, pc.is_null(column), pa.array(hashed, pa.string()))
+
+
+def _with_splits(pairs: pa.Table, shares: SplitShares) -> pa.Table:
+    place = pairs.schema.get_field_index("split")
+    return pairs.set_column(place, "split", _splits(pairs, shares))
 
 
 def _indices(pairs: pa.Table, source: SourceData) -> dict[str, Any]:

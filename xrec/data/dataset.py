@@ -38,8 +38,8 @@ class Dataset:
 
     `interactions` and `explanations` hold each pair once, sorted by user and item. No pair whose
     explanation is held out (validation or test) is a train interaction. Only the generated sample
-    has `planted`, and only a dataset from annotations the tables of aspects. `item_aspects` and
-    `user_aspects` count training reviews; `explanation_aspects` has held-out pairs too, whose
+    has `planted`, and only it and a dataset from annotations the tables of aspects. `item_aspects`
+    and `user_aspects` count training reviews; `explanation_aspects` has held-out pairs too, whose
     aspects are references.
     """
 

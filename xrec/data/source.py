@@ -19,8 +19,8 @@ class SourceData:
         and a pair whose split is null gets the split of its hash.
     explanations: user_id, item_id, explanation, split, file, line; the same holds.
     planted: user_id, item_id, aspect, aspects (list of strings); the sample's only.
-    aspects: user_id, item_id, split, aspect, opinion, sentiment, each aspect of a pair once; null
-        where the source knows none.
+    aspects: user_id, item_id, split, aspect, opinion, sentiment, each aspect of a pair once; a
+        split that is null is that of the pair's hash. None where the source knows no aspects.
     findings: the rows that were left out so far.
     num_rows: the number of rows of each file, with those left out, in the order of reading.
     missing_tables: the tables that the source does not have. Without users or items, their ids are

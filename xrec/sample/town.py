@@ -86,7 +86,10 @@ def best_aspect(
 
 
 def town_source(town: Town) -> SourceData:
-    """The town as a source of the dataset; users are `resident-1` ..., items `place-1` ...."""
+    """The town as a source of the dataset; users are `resident-1` ..., items `place-1` ....
+
+    Each visit counts as a review that mentions the one aspect that the user likes most.
+    """
     user_ids = [f"resident-{number}" for number in range(1, len(town.user_profiles) + 1)]
     item_ids = [f"place-{number}" for number in range(1, len(town.item_titles) + 1)]
     explained_items = town.visits[:, : town.best_aspects.shape[1]]
@@ -104,9 +107,22 @@ def town_source(town: Town) -> SourceData:
         interactions=_pairs(town.visits, user_ids, item_ids, "interactions"),
         explanations=explained.append_column("explanation", pa.array(town.explanations)),
         planted=planted,
+        aspects=_mentions(town, user_ids, item_ids),
         findings=(),
         num_rows={"interactions": town.visits.size, "explanations": town.best_aspects.size},
     )
+
+
+def _mentions(town: Town, user_ids: list[str], item_ids: list[str]) -> pa.Table:
+    best = best_aspect(town.taste, town.item_aspects, town.visits)
+    visits = _pairs(town.visits, user_ids, item_ids, "interactions")
+    columns = {
+        "aspect": _phrases(best.ravel()),
+        "opinion": [""] * best.size,
+        "sentiment": ["positive"] * best.size,
+    }
+    kept = {name: visits[name] for name in ("user_id", "item_id", "split")}
+    return pa.table({**kept, **columns})
 
 
 def _draw_taste(num_users: int, rng: np.random.Generator) -> npt.NDArray[np.float64]:

@@ -31,7 +31,7 @@ TOWN = {
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    """The town's dataset, which has no aspects."""
+    """The town's dataset, whose aspects the tests replace."""
     workspace = str(tmp_path_factory.mktemp("plain"))
     prepare_dataset(PrepareConfig.model_validate({"workspace": workspace, "source": TOWN}))
     return read_dataset(open_location(f"{workspace}/dataset"))

@@ -1,5 +1,6 @@
 """Assembly: indices, findings, splits; and no held-out explanation is a training edge."""
 
+from dataclasses import replace
 from random import Random
 from typing import Any
 
@@ -102,6 +103,29 @@ def test_assemble_training_explanation_keeps_its_training_edge() -> None:
     assembled = assemble(_source([("u0", "i0", "train")], [("u0", "i0", "train")]), SHARES)
     assert assembled.metrics["num_removed_edges"] == 0
     assert assembled.tables["interactions"].num_rows == 1
+
+
+def test_assemble_aspects_get_the_split_of_their_pair_and_held_out_ones_are_not_counted() -> None:
+    pairs: list[Row] = [(f"u{u}", f"i{i}", None) for u in range(3) for i in range(20)]
+    pairs[0] = (*pairs[0][:2], "test")
+    source = _source(pairs, pairs)
+    columns = ("user_id", "item_id", "split")
+    source = replace(
+        source,
+        aspects=pa.table(
+            {
+                **{name: source.explanations[name] for name in columns},
+                "aspect": ["tea"] * 60,
+                "opinion": [""] * 60,
+                "sentiment": ["positive"] * 60,
+            }
+        ),
+    )
+    tables = assemble(source, SHARES).tables
+    assert _as_dict(tables["explanation_aspects"]) == _as_dict(tables["explanations"])
+    assert _as_dict(tables["explanation_aspects"])[0, 0] == "test"
+    num_training = sum(split == "train" for split in _as_dict(tables["explanations"]).values())
+    assert tables["aspects"]["num_reviews"].to_pylist() == [num_training] != [60]
 
 
 def test_assemble_pairs_without_a_split_get_the_same_one_in_both_tables() -> None:

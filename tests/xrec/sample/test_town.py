@@ -151,6 +151,25 @@ def test_town_source_gives_each_visit_once_and_without_a_split(town: Town) -> No
     assert explained[8] == pairs[24]
 
 
+def test_town_source_mentions_the_best_liked_aspect_of_each_visit(town: Town) -> None:
+    mentions = town_source(town).aspects
+    assert mentions is not None
+    rows = mentions.to_pylist()
+    assert len(rows) == 200 * 24
+    for number in (0, 24, 1000, 200 * 24 - 1):
+        user, place = divmod(number, 24)
+        item = town.visits[user, place]
+        best = max(town.item_aspects[item], key=lambda aspect: town.taste[user, aspect])
+        assert rows[number] == {
+            "user_id": f"resident-{user + 1}",
+            "item_id": f"place-{item + 1}",
+            "split": None,
+            "aspect": ASPECTS[best],
+            "opinion": "",
+            "sentiment": "positive",
+        }
+
+
 @pytest.mark.parametrize(
     ("sizes", "message"),
     [

@@ -1,5 +1,6 @@
 """Graph pretraining with aspects: what comes out, the same on two workers, and what is refused."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from tests.fake_gpu import CPU, GPU, FakeGPU
 from tests.xrec.train.one_gpu_worker import OneWorker, become_worker
 from xrec.config.graph import PretrainGraphConfig
-from xrec.data import read_dataset, write_dataset
+from xrec.data import Dataset, read_dataset, write_dataset
 from xrec.data.aspects import aspect_tables
 from xrec.errors import DataError
 from xrec.graph import AspectEdges, dataset_aspect_edges, read_graph
@@ -43,19 +44,21 @@ def town_with_aspects(town: str, tmp_path_factory: pytest.TempPathFactory) -> st
         }
     )
     workspace = tmp_path_factory.mktemp("town-with-aspects")
+    write_town(workspace, source, aspect_tables(named, source.users, source.items))
+    return str(workspace)
+
+
+def write_town(workspace: Path, source: Dataset, aspects: Mapping[str, pa.Table]) -> None:
+    """Write the dataset `source` with the tables `aspects` in the place of its own."""
     names = ("users", "items", "interactions", "explanations", "planted")
     write_dataset(
         open_location(str(workspace / "dataset")),
-        {
-            **{name: getattr(source, name) for name in names},
-            **aspect_tables(named, source.users, source.items),
-        },
+        {**{name: getattr(source, name) for name in names}, **aspects},
         REJECTED.empty_table(),
-        config={"aspects": "two a pair"},
+        config={"aspects": sorted(aspects)},
         inputs={},
         metrics={},
     )
-    return str(workspace)
 
 
 def config(workspace: str, graph: Path, num_workers: int, **model: Any) -> PretrainGraphConfig:
@@ -79,8 +82,9 @@ def config(workspace: str, graph: Path, num_workers: int, **model: Any) -> Pretr
 def test_graph_with_aspects_of_a_dataset_without_them_is_refused_before_workers_start(
     town: str, tmp_path: Path
 ) -> None:
+    write_town(tmp_path, read_dataset(open_location(f"{town}/dataset")), {})
     with pytest.raises(DataError, match="the dataset has no aspects"):
-        pretrain_graph(config(town, tmp_path / "graph", 1))
+        pretrain_graph(config(str(tmp_path), tmp_path / "graph", 1))
 
 
 def test_settings_of_a_graph_without_aspects_are_those_of_before_there_were_any(
