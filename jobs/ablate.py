@@ -132,6 +132,7 @@ def _explainer(config: AblateConfig, adapter: Location) -> Explainer:
         adapter=adapter.uri,
         llm=config.llm,
         storage=config.storage,
+        aspects=config.artifact("aspects"),
     )
     return load_explainer(sources, device=config.device, engine=config.engine)
 

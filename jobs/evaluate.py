@@ -92,11 +92,14 @@ def run(config: EvaluateConfig) -> Manifest:
 
 
 def _manifests(config: EvaluateConfig) -> dict[str, Manifest]:
-    return {name: manifest_of(config, name) for name in _ARTIFACTS}
+    manifests: dict[str, Manifest] = {name: manifest_of(config, name) for name in _ARTIFACTS}
+    if "aspects" in manifests["adapter"].inputs:
+        manifests["aspects"] = manifest_of(config, "aspects")
+    return manifests
 
 
 def _output(config: EvaluateConfig, manifests: Mapping[str, Manifest]) -> Output:
-    elsewhere = {"workspace", "storage", "evaluation", *_ARTIFACTS}
+    elsewhere = {"workspace", "storage", "evaluation", "aspects", *_ARTIFACTS}
     without_effect = {"device", "batch_size", "engine", "llm"}
     return Output(
         location_of(config, "evaluation"),
@@ -113,6 +116,7 @@ def _explainer(config: EvaluateConfig) -> Explainer:
         adapter=config.artifact("adapter"),
         llm=config.llm,
         storage=config.storage,
+        aspects=config.artifact("aspects"),
     )
     return load_explainer(sources, device=config.device, engine=config.engine)
 

@@ -4,6 +4,7 @@ from cluster.connect import ensure_ray
 from cluster.preflight import check_cluster
 from cluster.room import demand_of_workers
 from jobs.output import Output, llm_fingerprint
+from xrec.aspects import aspects_of
 from xrec.config.adapter import TrainAdapterConfig
 from xrec.config.evaluate import AblateConfig
 from xrec.data import check_has_explanations
@@ -44,15 +45,17 @@ def training_inputs(
 ) -> tuple[dict[str, str], tuple[str, ...]]:
     """The fingerprints of what an adapter is trained on, and the names of those not known."""
     base_model = llm_fingerprint(config, config.llm, exact=exact)
-    inputs = adapter_inputs(
-        manifest_of(config, "dataset"), manifest_of(config, "graph"), base_model or ""
-    )
+    dataset = manifest_of(config, "dataset")
+    aspects = aspects_of(config.prompt, config.artifact("aspects"), dataset, config.storage)
+    inputs = adapter_inputs(dataset, manifest_of(config, "graph"), base_model or "", aspects)
     return inputs, () if base_model else ("base_model",)
 
 
 def check_training_cluster(config: TrainAdapterConfig, written: str) -> None:
     """Check that the nodes have room for the workers, reach what they read, and write `written`."""
     reads = [config.artifact("dataset"), config.artifact("graph"), *folder_uris(config.llm.model)]
+    if config.prompt.aspects:
+        reads.append(config.artifact("aspects"))
     check_cluster(
         demand_of_workers(config.scaling), reads=reads, writes=[written], storage=config.storage
     )

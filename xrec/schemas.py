@@ -97,6 +97,18 @@ RECOMMENDATIONS = _schema(
 )
 
 
+# An aspect of an item that was chosen for a user: xrec.data.evidence.AspectEvidence.
+EVIDENCE = pa.struct(
+    [
+        pa.field("aspect", pa.string(), nullable=False),
+        *(
+            pa.field(name, pa.int32(), nullable=False)
+            for name in ("item_reviews", "num_item_reviews", "user_reviews", "num_user_reviews")
+        ),
+    ]
+)
+
+
 def _column(name: str, type_: pa.DataType, comment: str, unit: str | None = None) -> pa.Field:
     """A column whose meaning and unit are written into the files, and into tables of them."""
     metadata = {"comment": comment, **({"unit": unit} if unit else {})}
@@ -134,6 +146,12 @@ GENERATED = pa.schema(
             "content_key",
             pa.string(),
             "hash of all that the text depends on: texts, vectors, model, decoding",
+        ),
+        _column(
+            "aspects",
+            pa.list_(pa.field("element", EVIDENCE, nullable=False)),
+            "the aspects of the item that were chosen for the user, the best first, and in how "
+            "many training reviews of the item and of the user each one is",
         ),
     ]
 )

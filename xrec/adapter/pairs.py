@@ -1,13 +1,18 @@
 """Prompts and examples of a dataset's pairs, as token ids."""
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from xrec.aspects import AspectChooser
 from xrec.data.dataset import Dataset
+from xrec.data.evidence import AspectEvidence
+from xrec.data.menus import Menus
 from xrec.data.titles import TitleIndex, composed
 from xrec.errors import DataError
 from xrec.llm.examples import Example
@@ -18,48 +23,90 @@ from xrec.llm.prompt import PairTexts, PromptBuilder, PromptTooLongError
 class Pair:
     """A user and an item by index.
 
-    The prompt carries the vector of user `vector_user_index`; if that is None, the user's own.
+    The prompt carries the vector of user `vector_user_index` and the aspects that are chosen for
+    user `aspects_user_index`; those that are None are the user's own. -1 as the latter stands for a
+    user of whom nothing is known.
     """
 
     user_index: int
     item_index: int
     vector_user_index: int | None = None
+    aspects_user_index: int | None = None
+
+    @property
+    def reader_index(self) -> int:
+        """The user that aspects are chosen for."""
+        return self.user_index if self.aspects_user_index is None else self.aspects_user_index
 
 
 class PairPrompts:
     """Builds prompts and examples for the pairs of one dataset.
 
-    Raises DataError if an item's title holds the place-holder that stands for titles.
+    `chooser` chooses the aspects that the prompt asks for; without it there are none. Raises
+    DataError if an item's title holds the place-holder that stands for titles.
     """
 
-    def __init__(self, dataset: Dataset, builder: PromptBuilder):
+    def __init__(
+        self, dataset: Dataset, builder: PromptBuilder, chooser: AspectChooser | None = None
+    ):
         self.builder = builder
+        self._chooser = chooser
+        self._menus = Menus(dataset)
         _check_free_of_placeholder(builder, dataset.items, "item_id", "title")
         self._user_profiles = dataset.users["profile"].combine_chunks()
         self._titles = dataset.items["title"].combine_chunks()
         self._item_profiles = dataset.items["profile"].combine_chunks()
 
     def texts(self, pair: Pair) -> PairTexts:
-        """What the prompt says of a pair."""
-        return PairTexts(
-            user_profile=self._user_profiles[pair.user_index].as_py(),
-            item_title=self._titles[pair.item_index].as_py(),
-            item_profile=self._item_profiles[pair.item_index].as_py(),
+        """What may be said of a pair; of many pairs, `texts_of` is faster."""
+        return self.texts_of([pair])[0]
+
+    def texts_of(self, pairs: Sequence[Pair], *, leave_out_own: bool = False) -> list[PairTexts]:
+        """What may be said of each pair.
+
+        With `leave_out_own`, aspects are chosen as if the review of the pair, if it is one of the
+        training reviews, had not been written.
+        """
+        chosen = self._chosen(pairs, leave_out_own) if pairs else []
+        return [
+            PairTexts(
+                user_profile=self._user_profiles[pair.user_index].as_py(),
+                item_title=self._titles[pair.item_index].as_py(),
+                item_profile=self._item_profiles[pair.item_index].as_py(),
+                aspects=aspects,
+                menu=self._menus.of(pair.item_index),
+            )
+            for pair, aspects in zip(pairs, chosen, strict=True)
+        ]
+
+    def _chosen(
+        self, pairs: Sequence[Pair], leave_out_own: bool
+    ) -> Sequence[tuple[AspectEvidence, ...]]:
+        count = self.builder.prompt.aspects
+        if self._chooser is None or not count:
+            return [()] * len(pairs)
+        choices = self._chooser.choose(
+            np.array([pair.reader_index for pair in pairs], dtype=np.int64),
+            np.array([pair.item_index for pair in pairs], dtype=np.int64),
+            count,
+            leave_out_own=leave_out_own,
         )
+        return choices.evidence(self._menus.names)
 
     @cached_property
     def titles(self) -> TitleIndex:
         """The titles of all items, to look for in texts."""
         return TitleIndex(self._titles.to_pylist())
 
-    def prompt(self, pair: Pair) -> list[int]:
-        """The token ids of a pair's prompt; raises PromptTooLongError."""
+    def prompt(self, pair: Pair, texts: PairTexts | None = None) -> list[int]:
+        """The token ids of a pair's prompt, which `texts` saves some work; PromptTooLongError."""
         user_index = pair.user_index if pair.vector_user_index is None else pair.vector_user_index
-        return self.builder.build(user_index, pair.item_index, self.texts(pair))
+        return self.builder.build(user_index, pair.item_index, texts or self.texts(pair))
 
-    def example(self, pair: Pair, explanation: str) -> Example:
+    def example(self, pair: Pair, explanation: str, texts: PairTexts | None = None) -> Example:
         """Prompt and reference of a pair, for training and scoring; raises PromptTooLongError."""
-        return Example(self.prompt(pair), self.label_ids(explanation, self.texts(pair).item_title))
+        texts = texts or self.texts(pair)
+        return Example(self.prompt(pair, texts), self.label_ids(explanation, texts.item_title))
 
     def label_ids(self, explanation: str, title: str) -> list[int]:
         """What the model is to write for `explanation`: the item's `title` is a place-holder."""
@@ -72,17 +119,19 @@ class PairPrompts:
     ) -> tuple[list[Example], Counter[str]]:
         """Examples of a table of explanations (schema EXPLANATIONS).
 
-        The second value is how many explanations were left out, by reason.
+        Aspects are chosen without the pair's own review, as for a pair that has none. The second
+        value is how many explanations were left out, by reason.
         Raises DataError if an explanation holds the place-holder that stands for titles.
         """
         _check_free_of_placeholder(self.builder, explanations, "item_index", "explanation")
         examples: list[Example] = []
         left_out: Counter[str] = Counter()
-        for row in explanations.select(["user_index", "item_index", "explanation"]).to_pylist():
+        rows = explanations.select(["user_index", "item_index", "explanation"]).to_pylist()
+        pairs = [Pair(row["user_index"], row["item_index"]) for row in rows]
+        said = self.texts_of(pairs, leave_out_own=True)
+        for row, pair, texts in zip(rows, pairs, said, strict=True):
             try:
-                example = self.example(
-                    Pair(row["user_index"], row["item_index"]), row["explanation"]
-                )
+                example = self.example(pair, row["explanation"], texts)
             except PromptTooLongError:
                 left_out["prompt_too_long"] += 1
                 continue

@@ -11,7 +11,13 @@
 The formula is in `xrec.aspects.scorer`.
 """
 
-from xrec.aspects.artifact import read_choices, read_scorer
+from xrec.aspects.artifact import (
+    aspects_of,
+    read_aspects_manifest,
+    read_choices,
+    read_chooser,
+    read_scorer,
+)
 from xrec.aspects.choice import AspectChooser, Choices
 from xrec.aspects.fit import Fitted, evaluate, fit, ndcg
 from xrec.aspects.mentions import Mentions, dataset_mentions, ones_at
@@ -27,6 +33,7 @@ __all__ = [
     "Mentions",
     "Weights",
     "aspects_identity",
+    "aspects_of",
     "dataset_mentions",
     "evaluate",
     "fit",
@@ -34,7 +41,9 @@ __all__ = [
     "ndcg",
     "nearest_items",
     "ones_at",
+    "read_aspects_manifest",
     "read_choices",
+    "read_chooser",
     "read_scorer",
     "train_aspects",
 ]

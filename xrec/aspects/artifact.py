@@ -17,16 +17,19 @@ import pyarrow as pa
 import safetensors.numpy
 import scipy.sparse
 
-from xrec.aspects.choice import Choices
+from xrec.aspects.choice import AspectChooser, Choices
 from xrec.aspects.mentions import Indices, Sparse, dataset_mentions
 from xrec.aspects.scorer import AspectScorer, Weights
+from xrec.config.llm import PromptConfig
+from xrec.config.shared import StorageConfig
 from xrec.data.dataset import Dataset
-from xrec.errors import ArtifactMismatchError
+from xrec.errors import ArtifactMismatchError, ConfigError
 from xrec.schemas import CHOSEN_ASPECTS
 from xrec.storage import (
     Location,
     Manifest,
     content_hash,
+    open_location,
     read_manifest,
     read_table,
     write_manifest,
@@ -72,6 +75,46 @@ def write_aspects(
     )
 
 
+def aspects_of(
+    prompt: PromptConfig, uri: str | None, dataset: Manifest, storage: StorageConfig
+) -> Manifest | None:
+    """The manifest of the aspects at `uri` if `prompt` asks for some, else None.
+
+    Raises ConfigError if they are asked for and no URI is given, and what `read_aspects_manifest`
+    raises.
+    """
+    if not prompt.aspects:
+        return None
+    if uri is None:
+        raise ConfigError(
+            f"the adapter's prompt has {prompt.aspects} aspects (prompt.aspects), and no artifact "
+            "of aspects is given: give what `xrec train-aspects` made for the dataset"
+        )
+    return read_aspects_manifest(open_location(uri, storage), dataset)
+
+
+def read_aspects_manifest(location: Location, dataset: Manifest) -> Manifest:
+    """Return the artifact's manifest.
+
+    Raises ArtifactNotFoundError if there is no finished artifact, ArtifactMismatchError if it is of
+    another dataset than the one whose manifest is given.
+    """
+    manifest = read_manifest(location, "aspects")
+    if manifest.inputs["dataset"] != dataset.fingerprint:
+        raise ArtifactMismatchError(
+            f"{location}: trained on dataset {manifest.inputs['dataset']}, but this one is "
+            f"{dataset.fingerprint}; indices would not fit: run `xrec train-aspects` again, or "
+            "give its dataset"
+        )
+    return manifest
+
+
+def read_chooser(location: Location, dataset: Dataset) -> AspectChooser:
+    """Return the chooser with the trained score and its menus; raises what `read_scorer` raises."""
+    manifest = read_aspects_manifest(location, dataset.manifest)
+    return AspectChooser(read_scorer(location, dataset), manifest.config["min_item_reviews"])
+
+
 def read_scorer(location: Location, dataset: Dataset) -> AspectScorer:
     """Return the trained score; the counts come from `dataset`, which it was trained on.
 
@@ -81,13 +124,7 @@ def read_scorer(location: Location, dataset: Dataset) -> AspectScorer:
     Raises ArtifactNotFoundError if there is no finished artifact, ArtifactMismatchError if it is of
     another dataset or a file is not what the manifest says.
     """
-    manifest = read_manifest(location, "aspects")
-    if manifest.inputs["dataset"] != dataset.manifest.fingerprint:
-        raise ArtifactMismatchError(
-            f"{location}: trained on dataset {manifest.inputs['dataset']}, but this one is "
-            f"{dataset.manifest.fingerprint}; indices would not fit: run `xrec train-aspects` "
-            "again, or give its dataset"
-        )
+    manifest = read_aspects_manifest(location, dataset.manifest)
     weights = Weights(**json.loads(_content(location, manifest, WEIGHTS)))
     tables = safetensors.numpy.load(_content(location, manifest, NEIGHBOURS))
     num_new = dataset.num_items - manifest.row_counts["items"]

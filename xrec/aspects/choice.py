@@ -4,7 +4,7 @@ Only an item's menu is chosen from: the aspects that its training reviews mentio
 as much as its item's menu is long, however many aspects there are.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from xrec.aspects.mentions import Floats, Indices, Sparse
 from xrec.aspects.scorer import AspectScorer
+from xrec.data.evidence import AspectEvidence
 
 _PAIRS_PER_BLOCK = 4096
 Counts = NDArray[np.int32]
@@ -35,6 +36,21 @@ class Choices:
     num_item_reviews: Counts
     num_user_reviews: Counts
 
+    def evidence(self, names: Sequence[str]) -> list[tuple[AspectEvidence, ...]]:
+        """Return the aspects of each pair, the best first; `names` are those of all aspects."""
+        columns = (self.aspects, self.item_reviews, self.user_reviews)
+        totals = (self.num_item_reviews, self.num_user_reviews)
+        return [
+            tuple(
+                AspectEvidence(names[aspect], of_item, num_item, of_user, num_user)
+                for aspect, of_item, of_user in zip(*found, strict=True)
+                if aspect >= 0
+            )
+            for *found, num_item, num_user in zip(
+                *(column.tolist() for column in (*columns, *totals)), strict=True
+            )
+        ]
+
 
 class AspectChooser:
     """Chooses from menus: an item's aspects that at least `min_item_reviews` reviews mention."""
@@ -52,20 +68,15 @@ class AspectChooser:
     ) -> Choices:
         """Return the k best aspects of the pairs users (N,), items (N,).
 
-        With `leave_out_own`, the review of a training pair counts neither for the choice nor as
-        evidence. Raises ValueError if k is below 1 or an index is out of range.
+        User -1 is one of whom nothing is known. With `leave_out_own`, for which all users must be
+        known, the review of a training pair counts neither for the choice nor as evidence. Raises
+        ValueError if k is below 1 or an index is out of range.
         """
         mentions = self._scorer.mentions
         if k < 1:
             raise ValueError(f"k must be 1 or more, saw {k}")
-        for what, indices, count in (
-            ("users", users, mentions.num_users),
-            ("items", items, mentions.num_items),
-        ):
-            if len(indices) and not 0 <= indices.min() <= indices.max() < count:
-                raise ValueError(
-                    f"{what} must be 0 to {count - 1}, saw {indices.min()} to {indices.max()}"
-                )
+        _check_range("users", users, 0 if leave_out_own else -1, mentions.num_users)
+        _check_range("items", items, 0, mentions.num_items)
         choose = self._best_without_own if leave_out_own else self._best
         aspects = np.full((len(users), k), -1, dtype=np.int64)
         scores = np.full((len(users), k), -np.inf, dtype=np.float32)
@@ -88,6 +99,7 @@ class AspectChooser:
         aspects = self._menus.indices[places]  # (N, width)
         distinct, row = np.unique(users, return_inverse=True)
         of_users = self._scorer.user_part[distinct].toarray()
+        of_users[distinct < 0] = 0
         scores = self._item_part[places] + of_users[row[:, None], aspects]
         return _top(np.where(there, scores, -np.inf), aspects, k)
 
@@ -105,6 +117,7 @@ class AspectChooser:
         self, users: Indices, items: Indices, aspects: Indices, scores: Floats, own: Indices
     ) -> Choices:
         mentions, there = self._scorer.mentions, aspects >= 0
+        is_known = users >= 0
         is_own = (own >= 0).astype(np.int32)
         columns = np.where(there, aspects, 0)
         in_own = _at(mentions.aspects, np.maximum(own, 0), columns) * is_own[:, None]
@@ -112,9 +125,9 @@ class AspectChooser:
             np.where(there, aspects, -1),
             scores,
             np.where(there, _at(mentions.of_items, items, columns) - in_own, 0),
-            np.where(there, _at(mentions.of_users, users, columns) - in_own, 0),
+            np.where(there & is_known[:, None], _at(mentions.of_users, users, columns) - in_own, 0),
             mentions.reviews_of_items[items].astype(np.int32) - is_own,
-            mentions.reviews_of_users[users].astype(np.int32) - is_own,
+            np.where(is_known, mentions.reviews_of_users[users].astype(np.int32), 0) - is_own,
         )
 
 
@@ -131,6 +144,13 @@ def _menus(scorer: AspectScorer, min_item_reviews: int) -> tuple[Sparse, Floats]
     floor = scorer.prior_floor[rows] * mentions.frequency[menus.indices]
     part: Floats = np.log(prior.data + floor).astype(np.float32)
     return menus, part
+
+
+def _check_range(what: str, indices: Indices, lowest: int, count: int) -> None:
+    if len(indices) and not lowest <= indices.min() <= indices.max() < count:
+        raise ValueError(
+            f"{what} must be {lowest} to {count - 1}, saw {indices.min()} to {indices.max()}"
+        )
 
 
 def _blocks(order: Indices) -> Iterator[Indices]:

@@ -2,19 +2,22 @@
 
 If the key did not change, the text need not be generated again. The key covers the user's
 profile and vector (a history has its effect through the vector), the item's title, profile and
-vector, and the settings of the whole run: language model, adapter with its prompt template,
-decoding, dtype. It does not cover which other pairs are in the run. So a run over other pairs, or
-with a new graph that has the same vectors, gives a pair the same key as an earlier run.
+vector, the chosen aspects with their evidence, and the settings of the whole run: language model,
+adapter with its prompt template, decoding, dtype. It does not cover which other pairs are in the
+run. So a run over other pairs, or with a new graph that has the same vectors, gives a pair the same
+key as an earlier run.
 
 The key does not cover the titles of the other items, which a text must not name. The carrying
 over checks that by itself (xrec.backfill.explain.name_no_other_item).
 """
 
 import hashlib
+import json
 
 from xrec.adapter.pairs import Pair
 from xrec.bulk import Identity
 from xrec.generate.explainer import Explainer
+from xrec.llm.prompt import PairTexts
 from xrec.storage import fingerprint_of
 
 
@@ -26,14 +29,14 @@ def shared_key(identity: Identity) -> str:
     )
 
 
-def content_key(explainer: Explainer, shared: str, pair: Pair) -> str:
-    """Return the content key of a pair: 16 hex digits of a SHA-256.
+def content_key(explainer: Explainer, shared: str, pair: Pair, texts: PairTexts) -> str:
+    """Return the content key of a pair with these texts: 16 hex digits of a SHA-256.
 
     `shared` is the run's `shared_key`.
     """
-    texts = explainer.pairs.texts(pair)
     digest = hashlib.sha256()
-    for text in (shared, texts.user_profile, texts.item_title, texts.item_profile):
+    chosen = json.dumps([list(vars(evidence).values()) for evidence in texts.aspects])
+    for text in (shared, texts.user_profile, texts.item_title, texts.item_profile, chosen):
         data = text.encode("utf-8")
         digest.update(len(data).to_bytes(8, "big") + data)
     for vector in (explainer.graph.users[pair.user_index], explainer.graph.items[pair.item_index]):

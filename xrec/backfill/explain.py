@@ -3,6 +3,7 @@
 No pair is lost, and a pair that fails does not stop the others.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -12,8 +13,8 @@ from xrec.backfill.content_key import content_key
 from xrec.config.llm import DecodingConfig
 from xrec.errors import UnknownIdError
 from xrec.generate.explainer import Explainer
-from xrec.llm.prompt import PromptTooLongError
-from xrec.schemas import FAILED, GENERATED
+from xrec.llm.prompt import PairTexts, PromptTooLongError
+from xrec.schemas import FAILED, GENERATED, PAIRS
 
 _BY_PAIR = [("user_id", "ascending"), ("item_id", "ascending")]
 
@@ -28,18 +29,16 @@ def explain_pairs(
     """
     rows: list[dict[str, Any]] = []
     failures: list[dict[str, str]] = []
-    accepted: list[tuple[dict[str, str], Pair]] = []
-    prompts: list[list[int]] = []
-    for ids in pairs.to_pylist():
+    accepted: list[_Accepted] = []
+    for ids, pair, said in _known(explainer, pairs, failures):
         try:
-            pair = _pair(explainer, ids)
-            prompts.append(_prompt(explainer, pair))
-            accepted.append((ids, pair))
-        except _RowError as error:
-            failures.append({**ids, "reason": error.reason, "message": str(error)})
-    texts = [explainer.pairs.texts(pair) for _, pair in accepted]
+            accepted.append(_Accepted(ids, pair, said, explainer.pairs.prompt(pair, said)))
+        except PromptTooLongError as error:
+            failures.append({**ids, "reason": "prompt_too_long", "message": str(error)})
+    prompts, texts = [one.prompt for one in accepted], [one.texts for one in accepted]
     for explanation in explainer.explain(prompts, texts, decoding):
-        ids, pair = accepted[explanation.index]
+        one = accepted[explanation.index]
+        ids = one.ids
         if (failure := explanation.failure) is not None:
             failures.append({**ids, "reason": failure.reason, "message": failure.message})
             continue
@@ -51,7 +50,8 @@ def explain_pairs(
                 "num_generated_tokens": explanation.num_generated_tokens,
                 "finish_reason": explanation.finish_reason,
                 "model_fingerprint": explainer.model_fingerprint,
-                "content_key": content_key(explainer, shared_key, pair),
+                "content_key": content_key(explainer, shared_key, one.pair, one.texts),
+                "aspects": [vars(evidence) for evidence in one.texts.aspects],
             }
         )
     generated = pa.Table.from_pylist(rows, GENERATED)
@@ -60,13 +60,13 @@ def explain_pairs(
 
 def content_keys(explainer: Explainer, pairs: pa.Table, shared_key: str) -> pa.Array:
     """Return the content keys of N `pairs` (schema PAIRS), null where user or item is unknown."""
-    keys: list[str | None] = []
-    for ids in pairs.to_pylist():
-        try:
-            keys.append(content_key(explainer, shared_key, _pair(explainer, ids)))
-        except _RowError:
-            keys.append(None)
-    return pa.array(keys, pa.string())
+    keys = {
+        (ids["user_id"], ids["item_id"]): content_key(explainer, shared_key, pair, texts)
+        for ids, pair, texts in _known(explainer, pairs, [])
+    }
+    return pa.array(
+        [keys.get((ids["user_id"], ids["item_id"])) for ids in pairs.to_pylist()], pa.string()
+    )
 
 
 def name_no_other_item(explainer: Explainer, rows: pa.Table) -> pa.Array:
@@ -74,14 +74,11 @@ def name_no_other_item(explainer: Explainer, rows: pa.Table) -> pa.Array:
 
     False means that the text names another item of the catalogue, so it would be refused today.
     """
-    said = rows.select(["user_id", "item_id", "explanation"]).to_pylist()
+    texts = [texts for _, _, texts in _known(explainer, rows.select(PAIRS.names), [])]
     return pa.array(
         [
-            explainer.finisher.other_title(
-                row["explanation"], explainer.pairs.texts(_pair(explainer, row))
-            )
-            is None
-            for row in said
+            explainer.finisher.other_title(text, said) is None
+            for text, said in zip(rows["explanation"].to_pylist(), texts, strict=True)
         ],
         pa.bool_(),
     )
@@ -106,6 +103,30 @@ def _texts(explainer: Explainer, ids: dict[str, str]) -> dict[str, str]:
     }
 
 
+@dataclass(frozen=True)
+class _Accepted:
+    """A pair that has a prompt."""
+
+    ids: dict[str, str]
+    pair: Pair
+    texts: PairTexts
+    prompt: list[int]
+
+
+def _known(
+    explainer: Explainer, pairs: pa.Table, failures: list[dict[str, str]]
+) -> list[tuple[dict[str, str], Pair, PairTexts]]:
+    """The pairs whose user and item are known, with their texts; others go to `failures`."""
+    found: list[tuple[dict[str, str], Pair]] = []
+    for ids in pairs.to_pylist():
+        try:
+            found.append((ids, _pair(explainer, ids)))
+        except _RowError as error:
+            failures.append({**ids, "reason": error.reason, "message": str(error)})
+    texts = explainer.pairs.texts_of([pair for _, pair in found])
+    return [(ids, pair, said) for (ids, pair), said in zip(found, texts, strict=True)]
+
+
 class _RowError(Exception):
     """A pair cannot be explained; it becomes a failed row, and the job goes on."""
 
@@ -123,10 +144,3 @@ def _pair(explainer: Explainer, ids: dict[str, str]) -> Pair:
         return Pair(user_index, explainer.dataset.item_index(ids["item_id"]))
     except UnknownIdError as error:
         raise _RowError("unknown_item", str(error)) from error
-
-
-def _prompt(explainer: Explainer, pair: Pair) -> list[int]:
-    try:
-        return explainer.pairs.prompt(pair)
-    except PromptTooLongError as error:
-        raise _RowError("prompt_too_long", str(error)) from error

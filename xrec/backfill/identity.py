@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from xrec.adapter.artifact import read_adapter
+from xrec.aspects import aspects_of
 from xrec.bulk import Identity
 from xrec.config.backfill import BackfillConfig, RecommendedPairs, TablePairs
 from xrec.config.serve import ServeConfig
@@ -21,7 +22,7 @@ def identify(config: BackfillConfig) -> Identity:
     """The identity of a run of `config`; raises what `check_sources` raises."""
     checked = check_sources(sources_of(config))
     # check_sources has checked that llm.model is the adapter's model.
-    return _identity(config, checked.dataset, checked.model_inputs)
+    return _identity(config, checked.dataset, checked.model_inputs, checked.aspects)
 
 
 def identify_unchecked(config: BackfillConfig) -> Identity:
@@ -31,12 +32,18 @@ def identify_unchecked(config: BackfillConfig) -> Identity:
     """
     dataset, graph = manifest_of(config, "dataset"), manifest_of(config, "graph")
     adapter = read_adapter(location_of(config, "adapter"))
-    return _identity(config, dataset, model_inputs(adapter, graph))
+    prompt, uri = adapter.config.prompt, config.artifact("aspects")
+    aspects = aspects_of(prompt, uri, dataset, config.storage)
+    return _identity(config, dataset, model_inputs(adapter, graph), aspects)
 
 
-def _identity(config: BackfillConfig, dataset: Manifest, model: Mapping[str, str]) -> Identity:
+def _identity(
+    config: BackfillConfig, dataset: Manifest, model: Mapping[str, str], aspects: Manifest | None
+) -> Identity:
     sources = sources_of(config)
     inputs = {"dataset": dataset.fingerprint, **model}
+    if aspects is not None:
+        inputs["aspects"] = aspects.fingerprint
     if sources.cold_start:
         inputs["cold_start"] = read_cold_start(sources.cold_start, sources.storage).fingerprint
     if config.carry_from:
@@ -81,7 +88,8 @@ def output_uri(config: BackfillConfig, run: str) -> str:
 
 def sources_of(config: BackfillConfig | ServeConfig) -> Sources:
     """Return what the workers load, with URIs that do not depend on the working directory."""
-    locations = {name: location_of(config, name) for name in ("dataset", "graph", "adapter")}
+    names = ("dataset", "graph", "adapter", "aspects")
+    locations = {name: location_of(config, name) for name in names}
     return Sources(
         **{name: location.shared_uri for name, location in locations.items()},
         llm=config.llm,

@@ -169,9 +169,9 @@ def _can_hold(format: str, type_: pa.DataType) -> bool:
     if format == "parquet":
         return True
     if pa.types.is_list(type_):
-        return format == "jsonl" and _can_hold(format, type_.value_type)
+        return _can_hold(format, type_.value_type)
     if pa.types.is_struct(type_):
-        return format == "jsonl" and all(_can_hold(format, field.type) for field in type_)
+        return all(_can_hold(format, field.type) for field in type_)
     return bool(
         type_ == pa.string()
         or pa.types.is_boolean(type_)
@@ -180,12 +180,24 @@ def _can_hold(format: str, type_: pa.DataType) -> bool:
     )
 
 
+def _with_json_cells(rows: pa.Table) -> pa.Table:
+    """The rows with JSON in place of lists and structs, which CSV has no form for."""
+    for place, field in enumerate(rows.schema):
+        if pa.types.is_nested(field.type):
+            cells = [
+                None if cell is None else json.dumps(cell, ensure_ascii=False)
+                for cell in rows[field.name].to_pylist()
+            ]
+            rows = rows.set_column(place, field.name, pa.array(cells, pa.string()))
+    return rows
+
+
 def _encoded(rows: pa.Table, format: str, file: Location) -> bytes:
     if format == "parquet":
         return parquet_bytes(rows, rows.schema)
     sink = io.BytesIO()
     if format == "csv":
-        pyarrow.csv.write_csv(rows, sink)
+        pyarrow.csv.write_csv(_with_json_cells(rows), sink)
         return sink.getvalue()
     for batch in rows.to_batches(_ROWS_AT_ONCE):
         for row in batch.to_pylist():

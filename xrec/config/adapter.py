@@ -232,6 +232,7 @@ class TrainAdapterConfig(JobConfig):
 
     dataset: str | None = input_uri("dataset")
     graph: str | None = input_uri("graph")
+    aspects: str | None = input_uri("aspects", "prompt.aspects asks for some")
     adapter: str | None = output_uri("adapter")
     llm: LLMConfig = Field(description="The frozen language model.")
     prompt: PromptConfig = Field(

@@ -140,6 +140,7 @@ class BackfillConfig(JobConfig):
 
     dataset: str | None = input_uri("dataset")
     graph: str | None = input_uri("graph")
+    aspects: str | None = input_uri("aspects", "prompt.aspects asks for some")
     adapter: str | None = input_uri("adapter")
     explanations: str | None = output_uri("explanations")
     pairs: Annotated[

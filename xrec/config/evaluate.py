@@ -26,6 +26,7 @@ class EvaluateConfig(JobConfig):
 
     dataset: str | None = input_uri("dataset")
     graph: str | None = input_uri("graph")
+    aspects: str | None = input_uri("aspects", "prompt.aspects asks for some")
     adapter: str | None = input_uri("adapter")
     explanations: str | None = input_uri("explanations")
     evaluation: str | None = output_uri("evaluation")
@@ -98,6 +99,7 @@ class AblateConfig(JobConfig):
 
     dataset: str | None = input_uri("dataset")
     graph: str | None = input_uri("graph")
+    aspects: str | None = input_uri("aspects", "prompt.aspects asks for some")
     ablation: str | None = Field(
         None,
         description="URI of the output; if null, it is <workspace>/ablation. The adapters lie "

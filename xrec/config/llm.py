@@ -76,7 +76,8 @@ class LLMConfig(Config):
 class PromptConfig(Config):
     """The prompt, with the part that most prompts share first.
 
-    It is the instruction, then all of the user, then all of the item, then what follows all texts.
+    It is the instruction, then all of the user, then all of the item, then the aspects that were
+    chosen for the pair, if `aspects` asks for some, then what follows all texts.
     `{user}` and `{item}` are the collaborative tokens (`model.num_tokens` of each). Each of them
     stands once, in the part of its texts or in `collaborative`. `{user_profile}`, `{item_title}`
     and `{item_profile}` are texts. What comes before the first collaborative token needs no
@@ -89,8 +90,27 @@ class PromptConfig(Config):
     )
     user: str = Field("User: {user} {user_profile}", description="The user's part.")
     item: str = Field("Item: {item} {item_title}. {item_profile}", description="The item's part.")
+    aspects: int = Field(
+        0,
+        ge=0,
+        description="Number of aspects of the item that are chosen for the user and put into the "
+        "prompt, which needs what train-aspects makes. With 0, the published method, there are "
+        "none.",
+    )
+    aspects_part: str = Field(
+        "Reasons: {aspects}",
+        description="What follows the item's part if aspects were chosen; {aspects} is a list of "
+        "them, the best first.",
+    )
+    aspect: str = Field(
+        "{aspect} ({item_reviews} of {num_item_reviews} reviews)",
+        description="An entry of that list. {aspect} is in {item_reviews} of the item's "
+        "{num_item_reviews} reviews, and in {user_reviews} of the user's {num_user_reviews}: "
+        "training reviews all.",
+    )
     collaborative: str = Field(
-        "", description="What follows the item's part, e.g. {user}{item}; empty: nothing does."
+        "",
+        description="What follows the texts, e.g. {user}{item}; empty: nothing does.",
     )
     use_chat_template: bool = Field(
         True, description="Wrap the prompt in the model's own chat template, if it has one."
@@ -118,12 +138,16 @@ class PromptConfig(Config):
 
     @model_validator(mode="after")
     def _placeholders_stand_in_their_part(self) -> "PromptConfig":
-        from xrec.config.placeholders import check_allowed, check_once
+        from xrec.config.placeholders import EVIDENCE, check_allowed, check_once
 
         check_allowed("instruction", self.instruction, allowed=())
         check_allowed("user", self.user, allowed=("user", "user_profile"))
         check_allowed("item", self.item, allowed=("user", "item", "item_title", "item_profile"))
         check_allowed("collaborative", self.collaborative, allowed=("user", "item"))
+        check_allowed("aspect", self.aspect, allowed=EVIDENCE)
+        check_allowed("aspects_part", self.aspects_part, allowed=("aspects",))
+        check_once({"aspects_part": self.aspects_part}, ("aspects",))
+        check_once({"aspect": self.aspect}, ("aspect",))
         check_once(
             {"user": self.user, "item": self.item, "collaborative": self.collaborative},
             ("user", "item"),

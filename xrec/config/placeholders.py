@@ -3,6 +3,9 @@
 from collections.abc import Collection, Mapping, Sequence
 from string import Formatter
 
+EVIDENCE = ("aspect", "item_reviews", "num_item_reviews", "user_reviews", "num_user_reviews")
+"""What an entry of a list of aspects may hold: the fields of xrec.data.evidence."""
+
 
 def parse_placeholders(text: str) -> list[tuple[str, str | None]]:
     """The literal texts of `text`, each with the placeholder that follows it.

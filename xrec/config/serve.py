@@ -183,6 +183,7 @@ class ServeConfig(JobConfig):
 
     dataset: str | None = input_uri("dataset")
     graph: str | None = input_uri("graph")
+    aspects: str | None = input_uri("aspects", "prompt.aspects asks for some")
     adapter: str | None = Field(
         None,
         description="URI of the input; if null, it is <workspace>/adapter. It may be changed "

@@ -111,9 +111,10 @@ class ScalingConfig(Config):
         return self.min_workers or self.num_workers
 
 
-def input_uri(name: str) -> Any:
-    """The field of the artifact `name` that a job reads."""
-    return Field(None, description=f"URI of the input; if null, it is <workspace>/{name}.")
+def input_uri(name: str, condition: str = "") -> Any:
+    """The field of the artifact `name` that a job reads, if need be on a condition."""
+    read = f"URI of the input, which is read if {condition}" if condition else "URI of the input"
+    return Field(None, description=f"{read}; if null, it is <workspace>/{name}.")
 
 
 def output_uri(name: str) -> Any:

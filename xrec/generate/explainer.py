@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from xrec.adapter.artifact import TrainedAdapter, read_adapter
 from xrec.adapter.pairs import PairPrompts
+from xrec.aspects import AspectChooser, aspects_of, read_chooser
 from xrec.checks import Checker
 from xrec.config.llm import DecodingConfig, EngineConfig, LLMConfig
 from xrec.config.shared import ColdStartConfig, Device, StorageConfig
@@ -57,7 +58,10 @@ class Explanation:
 
 @dataclass(frozen=True)
 class Sources:
-    """What an explainer is made from; everything in it can be sent to another process."""
+    """What an explainer is made from; everything in it can be sent to another process.
+
+    The artifact `aspects` is read only if the adapter's prompt asks for aspects.
+    """
 
     dataset: str
     graph: str
@@ -65,15 +69,20 @@ class Sources:
     llm: LLMConfig
     storage: StorageConfig
     cold_start: ColdStartConfig | None = None
+    aspects: str | None = None
 
 
 @dataclass(frozen=True)
 class CheckedSources:
-    """Sources that belong together; the language model is the files in `llm`."""
+    """Sources that belong together; the language model is the files in `llm`.
+
+    `aspects` is None if the adapter's prompt asks for none.
+    """
 
     dataset: Manifest
     graph: Manifest
     adapter: TrainedAdapter
+    aspects: Manifest | None
     llm: Path
 
     @property
@@ -253,8 +262,7 @@ def load_explainer(
     torch_device = resolve_device(device)
     if choose_engine(engine, torch_device, checked.llm) == "vllm":
         return _vllm_explainer(
-            sources.llm,
-            sources.storage,
+            sources,
             checked,
             dataset,
             graph,
@@ -281,7 +289,7 @@ def load_explainer(
     return Explainer(
         model,
         generator,
-        PairPrompts(dataset, builder),
+        PairPrompts(dataset, builder, _chooser(sources, checked, dataset)),
         dataset,
         graph,
         checked.model_fingerprint,
@@ -289,9 +297,14 @@ def load_explainer(
     )
 
 
+def _chooser(sources: Sources, checked: CheckedSources, dataset: Dataset) -> AspectChooser | None:
+    if checked.aspects is None or sources.aspects is None:
+        return None
+    return read_chooser(open_location(sources.aspects, sources.storage), dataset)
+
+
 def _vllm_explainer(
-    llm: LLMConfig,
-    storage: StorageConfig,
+    sources: Sources,
     checked: CheckedSources,
     dataset: Dataset,
     graph: GraphEmbeddings,
@@ -315,7 +328,7 @@ def _vllm_explainer(
         tokenizer,
         checked.adapter,
         graph,
-        dtype=llm.dtype,
+        dtype=sources.llm.dtype,
         device=device,
         config=config,
         is_streaming=is_streaming,
@@ -327,11 +340,11 @@ def _vllm_explainer(
     return Explainer(
         None,
         engine,
-        PairPrompts(dataset, builder),
+        PairPrompts(dataset, builder, _chooser(sources, checked, dataset)),
         dataset,
         graph,
         checked.model_fingerprint,
-        checker_of(dataset, storage),
+        checker_of(dataset, sources.storage),
     )
 
 
@@ -341,7 +354,8 @@ def _check(sources: Sources, dataset: Manifest, graph: Manifest) -> CheckedSourc
     adapter.check_graph(graph.fingerprint)
     folder = resolve_model(sources.llm.model, sources.llm.cache_dir, sources.storage)
     adapter.check_base_model(model_fingerprint(folder), sources.llm.model)
-    return CheckedSources(dataset, graph, adapter, folder)
+    aspects = aspects_of(adapter.config.prompt, sources.aspects, dataset, sources.storage)
+    return CheckedSources(dataset, graph, adapter, aspects, folder)
 
 
 def _extended(

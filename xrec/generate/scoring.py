@@ -104,8 +104,8 @@ def usable_texts(
 def _generated(
     explainer: Explainer, pairs: Sequence[Pair], decoding: DecodingConfig, description: str
 ) -> list[Explanation]:
-    prompts = [explainer.pairs.prompt(pair) for pair in pairs]
-    texts = [explainer.pairs.texts(pair) for pair in pairs]
+    texts = explainer.pairs.texts_of(pairs)
+    prompts = [explainer.pairs.prompt(pair, said) for pair, said in zip(pairs, texts, strict=True)]
     by_index = {
         text.index: text
         for text in progress(explainer.explain(prompts, texts, decoding), description, len(prompts))

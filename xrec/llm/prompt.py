@@ -1,9 +1,10 @@
 """Prompts as token ids.
 
-A prompt is the instruction, everything of the user, everything of the item, what follows all texts,
-and the model's turn. Texts of the dataset are tokenized on their own, with special tokens off, so
-no text can become a special token or a collaborative token. The pieces are concatenated as ids: two
-prompts of one user share their whole beginning.
+A prompt is the instruction, everything of the user, everything of the item, the aspects that were
+chosen for the pair, what follows all texts, and the model's turn. Texts of the dataset are
+tokenized on their own, with special tokens off, so no text can become a special token or a
+collaborative token. The pieces are concatenated as ids: two prompts of one user share their whole
+beginning.
 """
 
 from dataclasses import dataclass
@@ -108,12 +109,19 @@ class PromptBuilder:
             self._fill(self.prompt.user, values),
             self._fill(self.prompt.item, values),
         )
-        last_ids = (
-            [*self._encode("\n"), *self._fill(self.prompt.collaborative, values)]
-            if self.prompt.collaborative
-            else []
-        )
+        last_ids = self._encode_aspects(texts)
+        if self.prompt.collaborative:
+            last_ids += [*self._encode("\n"), *self._fill(self.prompt.collaborative, values)]
         return [*self._before, *user_ids, *self._encode("\n"), *item_ids, *last_ids, *self._after]
+
+    def _encode_aspects(self, texts: PairTexts) -> list[int]:
+        """Ids of the list of chosen aspects, none if there is none."""
+        chosen = texts.aspects[: self.prompt.aspects]
+        if not chosen:
+            return []
+        entries = [self.prompt.aspect.format(**vars(evidence)) for evidence in chosen]
+        values: dict[str, str | list[int]] = {"aspects": ", ".join(entries)}
+        return [*self._encode("\n"), *self._fill(self.prompt.aspects_part, values)]
 
     def _fill(self, part: str, values: dict[str, str | list[int]]) -> list[int]:
         """Ids of a template part: texts are tokenized, collaborative tokens are put in."""

@@ -291,7 +291,8 @@ class LiveExplainer:
         A new user has an empty profile unless the pair has one.
         """
         is_known = user < self._explainer.dataset.num_users
-        known = self._explainer.pairs.texts(Pair(user if is_known else 0, item))
+        pair_of_texts = Pair(user, item) if is_known else Pair(0, item, aspects_user_index=-1)
+        known = self._explainer.pairs.texts(pair_of_texts)
         given = {
             name: text
             for name in ("user_profile", "item_title", "item_profile")

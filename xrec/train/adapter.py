@@ -30,6 +30,7 @@ from xrec.adapter.artifact import AdapterConfig, write_adapter
 from xrec.adapter.card import TRAINED, model_card
 from xrec.adapter.model import Adapters, attach_adapters, build_adapters, embedding_scale
 from xrec.adapter.vectors import input_vectors
+from xrec.aspects import aspects_of
 from xrec.config.adapter import LearningRateConfig, TrainAdapterConfig
 from xrec.errors import ConfigError, ModelError, TrainingError
 from xrec.graph.artifact import check_graph_of_dataset
@@ -129,7 +130,8 @@ def train_adapter(config: TrainAdapterConfig) -> Manifest:
         resolve_model(config.llm.model, config.llm.cache_dir, config.storage)
     )
     run_config = adapter_run_config(config)
-    inputs = adapter_inputs(dataset, graph, base_model)
+    aspects = aspects_of(config.prompt, config.artifact("aspects"), dataset, config.storage)
+    inputs = adapter_inputs(dataset, graph, base_model, aspects)
     done = finished(output, "adapter", run_config, inputs)
     if done is not None:
         logger.info("%s: already there", output)
@@ -191,9 +193,12 @@ def adapter_run_config(config: TrainAdapterConfig) -> dict[str, Any]:
     return {**values, "training": training, "deepspeed": clipping, **weights}
 
 
-def adapter_inputs(dataset: Manifest, graph: Manifest, base_model: str) -> dict[str, str]:
+def adapter_inputs(
+    dataset: Manifest, graph: Manifest, base_model: str, aspects: Manifest | None
+) -> dict[str, str]:
     """Return the fingerprints of what an adapter is made from."""
-    return {"dataset": dataset.fingerprint, "graph": graph.fingerprint, "base_model": base_model}
+    inputs = {"dataset": dataset.fingerprint, "graph": graph.fingerprint, "base_model": base_model}
+    return inputs if aspects is None else {**inputs, "aspects": aspects.fingerprint}
 
 
 def _check_batch_sizes(config: TrainAdapterConfig) -> None:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from xrec.adapter.pairs import PairPrompts
+from xrec.aspects import read_chooser
 from xrec.config.adapter import TrainAdapterConfig
 from xrec.config.shared import Split
 from xrec.data.dataset import Dataset, read_dataset
@@ -82,7 +83,10 @@ def _pair_prompts(
     vocabulary = Vocabulary(
         num_text_tokens, len(graph.users), len(graph.items), config.model.num_tokens
     )
-    return PairPrompts(dataset, PromptBuilder(load_tokenizer(folder), config.prompt, vocabulary))
+    builder = PromptBuilder(load_tokenizer(folder), config.prompt, vocabulary)
+    if not config.prompt.aspects:
+        return PairPrompts(dataset, builder)
+    return PairPrompts(dataset, builder, read_chooser(location_of(config, "aspects"), dataset))
 
 
 @dataclass(frozen=True)

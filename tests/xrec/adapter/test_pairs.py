@@ -3,12 +3,16 @@
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
+import scipy.sparse
 
 from jobs.prepare import run as prepare_dataset
 from tests.toy import toy_tokenizer
+from tests.xrec.aspects.planted_aspects import with_aspects
 from xrec.adapter.pairs import Pair, PairPrompts
+from xrec.aspects import AspectChooser, AspectScorer, dataset_mentions
 from xrec.config.data import PrepareConfig
 from xrec.config.llm import PromptConfig
 from xrec.data import Dataset, read_dataset
@@ -128,3 +132,79 @@ def test_prompt_too_long_raises(dataset: Dataset) -> None:
 def test_examples_of_nothing_are_none(dataset: Dataset) -> None:
     empty: pa.Table = dataset.explained_pairs("train").slice(0, 0)
     assert make_prompts(dataset).examples(empty, 10) == ([], {})
+
+
+@pytest.fixture(scope="module")
+def chosen(
+    dataset: Dataset, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Dataset, AspectChooser]:
+    """The town with aspects, and a chooser that counts nothing but reviews."""
+    workspace = with_aspects(dataset, tmp_path_factory.mktemp("chosen"), ("train", "test"))
+    town = read_dataset(open_location(f"{workspace}/dataset"))
+    mentions = dataset_mentions(town, "train")
+    near = scipy.sparse.csr_matrix((town.num_items, town.num_items), dtype=np.float32)
+    return town, AspectChooser(AspectScorer(mentions, near))
+
+
+def prompts_of(chosen: tuple[Dataset, AspectChooser], **prompt: Any) -> PairPrompts:
+    town, chooser = chosen
+    vocabulary = Vocabulary(len(toy_tokenizer()), town.num_users, town.num_items)
+    builder = PromptBuilder(toy_tokenizer(), PromptConfig(aspects=2, **prompt), vocabulary)
+    return PairPrompts(town, builder, chooser)
+
+
+def test_texts_of_pairs_have_the_chosen_aspects_with_their_evidence(
+    chosen: tuple[Dataset, AspectChooser],
+) -> None:
+    town, chooser = chosen
+    pairs = [Pair(user, item) for user in (0, 7) for item in (0, 3, 11)]
+    found = chooser.choose(
+        np.array([pair.user_index for pair in pairs]),
+        np.array([pair.item_index for pair in pairs]),
+        2,
+    )
+    assert town.aspects is not None
+    expected = found.evidence(town.aspects["aspect"].to_pylist())
+    prompts = prompts_of(chosen)
+    assert [texts.aspects for texts in prompts.texts_of(pairs)] == expected
+    assert [prompts.texts(pair).aspects for pair in pairs] == expected
+    assert all(
+        {evidence.aspect for evidence in texts.aspects} <= texts.menu
+        for texts in prompts.texts_of(pairs)
+    )
+    assert any(expected)
+
+
+def test_prompt_with_the_aspects_of_another_user_keeps_vector_and_texts(
+    chosen: tuple[Dataset, AspectChooser],
+) -> None:
+    prompts = prompts_of(chosen)
+    own, other = Pair(7, 3), Pair(7, 3, aspects_user_index=0)
+    assert prompts.texts(other).aspects == prompts.texts(Pair(0, 3)).aspects
+    assert prompts.texts(other).user_profile == prompts.texts(own).user_profile
+    tokens = prompts.builder.vocabulary.user_tokens(7)
+    assert all(token in prompts.prompt(other) for token in tokens)
+
+
+def test_training_examples_have_aspects_that_were_chosen_without_their_own_review(
+    chosen: tuple[Dataset, AspectChooser],
+) -> None:
+    town, chooser = chosen
+    prompts = prompts_of(chosen, aspect="{aspect} {item_reviews}")
+    explained = town.explained_pairs("train")
+    users, items = (
+        explained[name].to_numpy().astype(np.int64) for name in ("user_index", "item_index")
+    )
+    assert town.aspects is not None
+    names = town.aspects["aspect"].to_pylist()
+    without, with_own = (
+        chooser.choose(users, items, 2, leave_out_own=leave_out).evidence(names)
+        for leave_out in (True, False)
+    )
+    assert without != with_own
+    examples, left_out = prompts.examples(explained, max_explanation_tokens=100)
+    assert not left_out
+    for example, evidence in zip(examples, without, strict=True):
+        listed = ", ".join(f"{one.aspect} {one.item_reviews}" for one in evidence)
+        shown = prompts.builder.show(list(example.prompt_ids))
+        assert (f"Reasons: {listed}<" in shown) if evidence else ("Reasons" not in shown)

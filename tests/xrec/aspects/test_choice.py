@@ -91,7 +91,7 @@ def test_aspects_in_too_few_reviews_are_not_chosen(scorer: AspectScorer) -> None
     ("users", "items", "k", "message"),
     [
         ([0], [0], 0, "k must be 1 or more, saw 0"),
-        ([NUM_USERS], [0], 1, f"users must be 0 to {NUM_USERS - 1}, saw 12 to 12"),
+        ([NUM_USERS], [0], 1, f"users must be -1 to {NUM_USERS - 1}, saw 12 to 12"),
         ([0], [-1], 1, f"items must be 0 to {NUM_ITEMS - 1}, saw -1 to -1"),
     ],
 )

@@ -6,27 +6,18 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pytest
 
 from jobs.prepare import run as prepare_dataset
 from jobs.train_aspects import output, run
+from tests.xrec.aspects.planted_aspects import TOWN, with_aspects
 from xrec.aspects import AspectChooser, dataset_mentions, read_choices, read_scorer
 from xrec.config.aspects import TrainAspectsConfig
 from xrec.config.data import PrepareConfig
 from xrec.data import Dataset, read_dataset, write_dataset
-from xrec.data.aspects import aspect_tables
 from xrec.errors import ArtifactMismatchError, DataError
 from xrec.schemas import CHOSEN_ASPECTS, REJECTED
 from xrec.storage import open_location
-
-TOWN = {
-    "kind": "sample",
-    "num_users": 60,
-    "num_items": 30,
-    "interactions_per_user": 10,
-    "explanations_per_user": 5,
-}
 
 
 @pytest.fixture(scope="module")
@@ -35,43 +26,6 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     workspace = str(tmp_path_factory.mktemp("plain"))
     prepare_dataset(PrepareConfig.model_validate({"workspace": workspace, "source": TOWN}))
     return read_dataset(open_location(f"{workspace}/dataset"))
-
-
-def with_aspects(plain: Dataset, workspace: Path, splits: tuple[str, ...]) -> str:
-    """A dataset in which each explained pair of `splits` has the aspect that the town planted.
-
-    One in four is criticized.
-    """
-    assert plain.planted is not None
-    keys = ["user_index", "item_index"]
-    pairs = plain.explanations.filter(pc.is_in(plain.explanations["split"], pa.array(splits)))
-    named = pairs.select([*keys, "split"]).join(plain.planted.select([*keys, "aspect"]), keys)
-    rows = named.num_rows
-    table = pa.table(
-        {
-            "user_id": plain.users["user_id"].take(named["user_index"]),
-            "item_id": plain.items["item_id"].take(named["item_index"]),
-            "aspect": named["aspect"],
-            "opinion": ["good"] * rows,
-            "sentiment": ["negative" if row % 4 == 0 else "positive" for row in range(rows)],
-            "split": named["split"],
-        }
-    )
-    in_training = pc.filter(table["aspect"], pc.equal(table["split"], "train"))
-    known = table.filter(pc.is_in(table["aspect"], in_training.combine_chunks()))
-    names = ("users", "items", "interactions", "explanations", "planted")
-    write_dataset(
-        open_location(str(workspace / "dataset")),
-        {
-            **{name: getattr(plain, name) for name in names},
-            **aspect_tables(known, plain.users, plain.items),
-        },
-        REJECTED.empty_table(),
-        config={"splits": list(splits)},
-        inputs={},
-        metrics={},
-    )
-    return str(workspace)
 
 
 @pytest.fixture(scope="module")

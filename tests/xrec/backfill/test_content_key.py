@@ -12,6 +12,7 @@ from xrec.backfill.content_key import content_key, shared_key
 from xrec.backfill.identity import sources_of
 from xrec.bulk import Identity
 from xrec.config.llm import EngineConfig
+from xrec.data.evidence import AspectEvidence
 from xrec.generate.explainer import Explainer, load_explainer
 
 CONFIG = {"decoding": {"max_new_tokens": 4}, "dtype": "auto", "rows_per_chunk": 3, "pairs": {}}
@@ -55,14 +56,29 @@ def _with_vector(explainer: Explainer, side: str, row: int) -> Explainer:
     )
 
 
+def key_of(explainer: Explainer, shared: str, user: int, item: int, **texts: Any) -> str:
+    pair = Pair(user, item)
+    return content_key(explainer, shared, pair, replace(explainer.pairs.texts(pair), **texts))
+
+
+def test_content_key_changes_with_the_chosen_aspects_and_their_evidence(
+    explainer: Explainer,
+) -> None:
+    chosen = AspectEvidence("garden", 3, 7, 1, 2)
+    keys = [
+        key_of(explainer, "s", 1, 2, aspects=aspects)
+        for aspects in ((), (chosen,), (replace(chosen, item_reviews=4),), (chosen, chosen))
+    ]
+    assert len(set(keys)) == len(keys)
+    assert key_of(explainer, "s", 1, 2, menu=frozenset(["garden"])) == keys[0]
+
+
 def test_content_key_changes_with_the_pairs_texts_and_vectors_alone(explainer: Explainer) -> None:
     def changed(other: Explainer) -> set[tuple[int, int]]:
         """Return the pairs of 3 users and 3 items whose key changed."""
         pairs = [(user, item) for user in range(3) for item in range(3)]
         return {
-            pair
-            for pair in pairs
-            if content_key(explainer, "s", Pair(*pair)) != content_key(other, "s", Pair(*pair))
+            pair for pair in pairs if key_of(explainer, "s", *pair) != key_of(other, "s", *pair)
         }
 
     of_user, of_item = {(1, item) for item in range(3)}, {(user, 2) for user in range(3)}
@@ -76,7 +92,7 @@ def test_content_key_changes_with_the_pairs_texts_and_vectors_alone(explainer: E
 
 def test_content_key_of_each_pair_is_its_own(explainer: Explainer) -> None:
     keys = {
-        content_key(explainer, shared, Pair(user, item))
+        key_of(explainer, shared, user, item)
         for shared in "st"
         for user in range(3)
         for item in range(3)

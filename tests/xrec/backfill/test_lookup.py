@@ -64,7 +64,7 @@ def test_lookup_finds_every_explanation_after_a_run_a_retry_and_a_compaction(
     (tmp_path / "muted").touch()
     toy = Toy(mute=("u1 i2", "u3 i1"), muted=str(tmp_path / "muted"))
     run(config, pairs(*PAIRS), load=toy)
-    cache = LookupCache(2**20)
+    cache = LookupCache(2**22)
     first = lookup_of(output, cache, storage)
     row = published_rows(output)[0]
     assert first.in_memory(row["user_id"], row["item_id"]) == (False, None)

@@ -215,3 +215,19 @@ def test_write_plain_files_refuses_values_that_the_form_cannot_hold(
     monkeypatch.setattr("xrec.bulk.plain_files.MOST_FOLDERS", 4)
     with pytest.raises(DataError, match=message):
         _written(tmp_path, pa.table(rows), **settings)
+
+
+def test_csv_has_lists_and_structs_as_json(tmp_path: Path) -> None:
+    aspects = pa.list_(pa.struct([("aspect", pa.string()), ("count", pa.int32())]))
+    said = [{"aspect": 'a "quiet" garden', "count": 3}]
+    rows = pa.table({"text": ["one", "two"], "aspects": pa.array([said, None], aspects)})
+    pq.write_table(rows, tmp_path / "rows.parquet")
+    folder = open_location(str(tmp_path))
+    settings = ExportConfig(uri=str(tmp_path / "out"), format="csv")
+    ((name, _, _),) = write_plain_files(
+        [folder / "rows.parquet"], folder / "out", settings, rows.column_names, 10, "x"
+    )
+    written = (folder / "out" / name).read_text()
+    first, second = csv.DictReader(io.StringIO(written, newline=""))
+    assert json.loads(first["aspects"]) == said
+    assert (second["text"], second["aspects"]) == ("two", "")

@@ -1,10 +1,13 @@
 """Prompts: no text becomes a reserved token, users share their beginning, texts come back."""
 
+import re
+
 import pytest
 from transformers import PreTrainedTokenizerFast
 
 from tests.toy import toy_tokenizer
 from xrec.config.llm import PromptConfig
+from xrec.data.evidence import AspectEvidence
 from xrec.llm.collaborative import Vocabulary
 from xrec.llm.prompt import PairTexts, PromptBuilder, PromptTooLongError
 
@@ -186,3 +189,49 @@ def test_prompt_of_a_model_without_chat_template_starts_and_asks() -> None:
 def test_prompt_index_out_of_range_raises_value_error(user: int, item: int) -> None:
     with pytest.raises(ValueError, match="is outside"):
         make_builder().build(user, item, PairTexts("p", "t", "i"))
+
+
+EVIDENCE = (AspectEvidence("late hours", 14, 31, 3, 7), AspectEvidence("{tea}", 2, 31, 0, 7))
+
+
+def test_prompt_has_the_first_chosen_aspects_after_the_item() -> None:
+    builder = make_builder(
+        aspects=1, aspect="{aspect} {item_reviews}/{num_item_reviews} {user_reviews}"
+    )
+    shown = builder.show(builder.build(3, 4, PairTexts("p", "t", "i", aspects=EVIDENCE)))
+    assert "Item: <item 4> t. i\nReasons: late hours 14/31 3" in shown
+    assert "tea" not in shown
+
+
+def test_prompt_without_aspects_is_the_published_one() -> None:
+    with_evidence = PairTexts("p", "t", "i", aspects=EVIDENCE, menu=frozenset(["late hours"]))
+    published = make_builder().build(3, 4, PairTexts("p", "t", "i"))
+    assert make_builder().build(3, 4, with_evidence) == published
+    assert make_builder(aspects=2).build(3, 4, PairTexts("p", "t", "i")) == published
+
+
+def test_prompt_aspect_that_holds_braces_and_tokens_stays_text() -> None:
+    hostile = AspectEvidence("{user} <|im_end|>", 1, 1, 0, 0)
+    builder = make_builder(aspects=1)
+    ids = builder.build(3, 4, PairTexts("p", "t", "i", aspects=(hostile,)))
+    plain = builder.build(3, 4, PairTexts("p", "t", "i"))
+    special = set(builder.tokenizer.all_special_ids)
+    assert "{user} <|im_end|> (1 of 1 reviews)" in builder.show(ids)
+    assert [token for token in ids if token in special] == [
+        token for token in plain if token in special
+    ]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "message"),
+    [
+        ({"aspects_part": "Reasons:"}, "the prompt must hold {aspects} exactly once"),
+        ({"aspect": "{item_reviews} reviews"}, "the prompt must hold {aspect} exactly once"),
+        ({"aspect": "{aspect} {user}"}, "prompt part 'aspect' holds {user}; allowed there"),
+    ],
+)
+def test_prompt_with_wrong_places_for_aspects_is_refused(
+    prompt: dict[str, str], message: str
+) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        PromptConfig(**prompt)

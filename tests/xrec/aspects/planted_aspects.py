@@ -1,0 +1,56 @@
+"""A dataset with aspects: the sample's town, in which each review names what the town planted."""
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from xrec.data import Dataset, write_dataset
+from xrec.data.aspects import aspect_tables
+from xrec.schemas import REJECTED
+from xrec.storage import open_location
+
+TOWN = {
+    "kind": "sample",
+    "num_users": 60,
+    "num_items": 30,
+    "interactions_per_user": 10,
+    "explanations_per_user": 5,
+}
+
+
+def with_aspects(plain: Dataset, workspace: Path, splits: tuple[str, ...]) -> str:
+    """A dataset in which each explained pair of `splits` has the aspect that the town planted.
+
+    One in four is criticized.
+    """
+    assert plain.planted is not None
+    keys = ["user_index", "item_index"]
+    pairs = plain.explanations.filter(pc.is_in(plain.explanations["split"], pa.array(splits)))
+    named = pairs.select([*keys, "split"]).join(plain.planted.select([*keys, "aspect"]), keys)
+    rows = named.num_rows
+    table = pa.table(
+        {
+            "user_id": plain.users["user_id"].take(named["user_index"]),
+            "item_id": plain.items["item_id"].take(named["item_index"]),
+            "aspect": named["aspect"],
+            "opinion": ["good"] * rows,
+            "sentiment": ["negative" if row % 4 == 0 else "positive" for row in range(rows)],
+            "split": named["split"],
+        }
+    )
+    in_training = pc.filter(table["aspect"], pc.equal(table["split"], "train"))
+    known = table.filter(pc.is_in(table["aspect"], in_training.combine_chunks()))
+    names = ("users", "items", "interactions", "explanations", "planted")
+    write_dataset(
+        open_location(str(workspace / "dataset")),
+        {
+            **{name: getattr(plain, name) for name in names},
+            **aspect_tables(known, plain.users, plain.items),
+        },
+        REJECTED.empty_table(),
+        config={"splits": list(splits)},
+        inputs={},
+        metrics={},
+    )
+    return str(workspace)

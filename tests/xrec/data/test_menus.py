@@ -1,0 +1,48 @@
+"""Menus of items, from the tables of aspects."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow.compute as pc
+import pytest
+
+from jobs.prepare import run as prepare_dataset
+from tests.xrec.aspects.planted_aspects import TOWN, with_aspects
+from xrec.config.data import PrepareConfig
+from xrec.data import Dataset, read_dataset
+from xrec.data.menus import Menus
+from xrec.storage import open_location
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    folder = tmp_path_factory.mktemp("menus")
+    plain = str(folder / "plain")
+    prepare_dataset(PrepareConfig.model_validate({"workspace": plain, "source": TOWN}))
+    town = read_dataset(open_location(f"{plain}/dataset"))
+    workspace = with_aspects(town, Path(folder), ("train", "test"))
+    return read_dataset(open_location(f"{workspace}/dataset"))
+
+
+def test_menu_of_each_item_has_the_aspects_of_its_training_reviews(dataset: Dataset) -> None:
+    assert dataset.aspects is not None
+    assert dataset.explanation_aspects is not None
+    names = dataset.aspects["aspect"].to_pylist()
+    said = dataset.explanation_aspects.filter(
+        pc.equal(dataset.explanation_aspects["split"], "train")
+    ).to_pylist()
+    menus = Menus(dataset)
+    for item in range(dataset.num_items):
+        expected = {names[row["aspect_index"]] for row in said if row["item_index"] == item}
+        assert menus.of(item) == expected
+    assert any(menus.of(item) for item in range(dataset.num_items))
+
+
+def test_menu_of_an_item_that_came_later_is_empty(dataset: Dataset) -> None:
+    assert Menus(dataset).of(dataset.num_items + 3) == frozenset()
+
+
+def test_menus_of_a_dataset_without_aspects_are_empty(dataset: Dataset) -> None:
+    without = Menus(replace(dataset, aspects=None, item_aspects=None))
+    assert without.of(0) == frozenset()
+    assert without.names == []
