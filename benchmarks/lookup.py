@@ -201,8 +201,24 @@ def _rows_of(users: list[str], seed: int) -> pa.Table:
             "finish_reason": ["stop"] * len(ids),
             "model_fingerprint": ["0123456789abcdef"] * len(ids),
             "content_key": [draw.bytes(8).hex() for _ in ids],
+            "aspects": [_evidence(draw) for _ in ids],
+            "kind": ["written"] * len(ids),
+            "refused": [""] * len(ids),
         }
     ).cast(GENERATED)
+
+
+def _evidence(draw: np.random.Generator) -> list[dict[str, Any]]:
+    """Three aspects as a backfill with `prompt.aspects=3` has them."""
+    counts = ("item_reviews", "num_item_reviews", "user_reviews", "num_user_reviews")
+    return [
+        {
+            "aspect": f"aspect {draw.integers(1000)}",
+            **{name: int(draw.integers(50)) for name in counts},
+            "is_named": bool(draw.integers(2)),
+        }
+        for _ in range(3)
+    ]
 
 
 def _percentiles(seconds: list[float]) -> dict[str, Any]:

@@ -97,7 +97,8 @@ RECOMMENDATIONS = _schema(
 )
 
 
-# An aspect of an item that was chosen for a user: xrec.data.evidence.AspectEvidence.
+# An aspect of an item that was chosen for a user: xrec.data.evidence.AspectEvidence, and whether
+# the text names it.
 EVIDENCE = pa.struct(
     [
         pa.field("aspect", pa.string(), nullable=False),
@@ -105,6 +106,7 @@ EVIDENCE = pa.struct(
             pa.field(name, pa.int32(), nullable=False)
             for name in ("item_reviews", "num_item_reviews", "user_reviews", "num_user_reviews")
         ),
+        pa.field("is_named", pa.bool_(), nullable=False),
     ]
 )
 
@@ -150,8 +152,20 @@ GENERATED = pa.schema(
         _column(
             "aspects",
             pa.list_(pa.field("element", EVIDENCE, nullable=False)),
-            "the aspects of the item that were chosen for the user, the best first, and in how "
-            "many training reviews of the item and of the user each one is",
+            "the aspects of the item that were chosen for the user, the best first, in how many "
+            "training reviews of the item and of the user each one is, and whether the text names "
+            "it",
+        ),
+        _column(
+            "kind",
+            pa.string(),
+            "written if the language model wrote the text, plain if it is a sentence made of the "
+            "evidence, in place of a text that was refused",
+        ),
+        _column(
+            "refused",
+            pa.string(),
+            "why the text that was written before this one was refused; empty if none was",
         ),
     ]
 )

@@ -73,6 +73,8 @@ def summarize(state: RunState, price_per_actor_hour: float | None) -> dict[str, 
     return {
         "num_explained": state.num_ok,
         "num_carried": num_carried,
+        "num_plain": round(costs.get("num_plain", 0)),
+        "num_refused": round(costs.get("num_refused", 0)),
         "num_failed": state.num_failed,
         "failed_by_reason": dict(sorted(state.failed.items(), key=lambda item: -item[1])),
         "num_retries": state.retry,

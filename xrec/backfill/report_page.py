@@ -30,8 +30,17 @@ def report_page(report: Mapping[str, Any]) -> str:
         _table(("from", "explanations"), list(report["generated_lengths"].items())),
         "<h2>Some explanations</h2>",
         _table(
-            ("user", "item", "explanation"),
-            [(row["user_id"], row["item_id"], row["explanation"]) for row in report["samples"]],
+            ("user", "item", "explanation", "evidence", "kind"),
+            [
+                (
+                    row["user_id"],
+                    row["item_id"],
+                    row["explanation"],
+                    "; ".join(map(_shown, row["aspects"])),
+                    row["kind"],
+                )
+                for row in report["samples"]
+            ],
         ),
         "<h2>Some failed rows</h2>",
         _table(
@@ -52,6 +61,8 @@ def _figures(report: Mapping[str, Any]) -> list[tuple[str, Any]]:
         ("retries", report["num_retries"]),
         ("explained", report["num_explained"]),
         ("of them carried from an earlier run", report["num_carried"]),
+        ("plain sentences, of those explained in this run", report["num_plain"]),
+        ("explained at the second try, or plainly", report["num_refused"]),
         ("failed", report["num_failed"]),
         ("rejected, since they have no usable ids", report["num_rejected"]),
         ("prompt tokens", report["tokens"]["prompt"]),
@@ -63,6 +74,16 @@ def _figures(report: Mapping[str, Any]) -> list[tuple[str, Any]]:
         ("pairs a second of an actor", report["pairs_per_actor_second"]),
         ("cost of a million pairs", "price_per_actor_hour is not set" if cost is None else cost),
     ]
+
+
+def _shown(evidence: Mapping[str, Any]) -> str:
+    """An aspect in words, with a mark if the text names it."""
+    mark = " (named)" if evidence["is_named"] else ""
+    return (
+        f"{evidence['aspect']}{mark}: {evidence['item_reviews']} of "
+        f"{evidence['num_item_reviews']} reviews of the item, {evidence['user_reviews']} of "
+        f"{evidence['num_user_reviews']} of the user"
+    )
 
 
 def _share(value: float | None) -> str:

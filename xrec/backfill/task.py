@@ -128,14 +128,17 @@ class ExplainTask:
 def costs_of(generated: pa.Table, report: EngineReport | None) -> dict[str, float]:
     """What generating some rows cost, as numbers that can be added up.
 
-    num_prompt_tokens and num_generated_tokens are those of the explanations. If the engine reports
-    its work, there are also engine_prompt_tokens, engine_computed_prompt_tokens, engine_key_cells,
-    engine_seen_keys (see EngineReport) and engine_seconds.
+    num_prompt_tokens and num_generated_tokens are those of the explanations, num_plain is how many
+    of them are plain sentences, and num_refused how many replace a text that was refused. If the
+    engine reports its work, there are also engine_prompt_tokens, engine_computed_prompt_tokens,
+    engine_key_cells, engine_seen_keys (see EngineReport) and engine_seconds.
     """
     costs: dict[str, float] = {
         name: pc.sum(generated[name]).as_py() or 0
         for name in ("num_prompt_tokens", "num_generated_tokens")
     }
+    costs["num_plain"] = pc.sum(pc.equal(generated["kind"], "plain")).as_py() or 0
+    costs["num_refused"] = pc.sum(pc.not_equal(generated["refused"], "")).as_py() or 0
     if report is not None:
         costs |= {
             "engine_prompt_tokens": report.num_prompt_tokens,

@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
@@ -10,7 +11,9 @@ import pytest
 from xrec.adapter.pairs import PairPrompts
 from xrec.backfill.explain import explain_pairs
 from xrec.backfill.identity import sources_of
+from xrec.checks import Checker
 from xrec.config.llm import DecodingConfig, EngineConfig
+from xrec.data.evidence import AspectEvidence
 from xrec.generate.engine import Completion, Failure
 from xrec.generate.explainer import Explainer, load_explainer
 from xrec.schemas import FAILED, GENERATED
@@ -161,3 +164,24 @@ def test_explain_pairs_prompt_that_the_engine_refuses_is_a_failed_row(
         "over_memory_budget",
         "needs 9 GiB",
     )
+
+
+def test_explain_pairs_evidence_of_the_chosen_aspects_stands_beside_the_text(
+    scripted: Callable[..., Explainer], pairs: MakePairs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    explainer = scripted("You will like the late hours.", "Quiet.")
+    chosen = (AspectEvidence("late hour", 14, 31, 3, 7), AspectEvidence("tea", 2, 31, 0, 7))
+    explainer.checker = Checker(["late hour", "tea"])
+    texts_of = explainer.pairs.texts_of
+    monkeypatch.setattr(
+        explainer.pairs,
+        "texts_of",
+        lambda some: [replace(texts, aspects=chosen) for texts in texts_of(some)],
+    )
+    generated, _ = explain_pairs(explainer, pairs("u0 i0", "u0 i1"), DecodingConfig(), SHARED)
+    first, second = generated["aspects"].to_pylist()
+    counts = {"num_item_reviews": 31, "num_user_reviews": 7}
+    late = {"aspect": "late hour", "item_reviews": 14, "user_reviews": 3, **counts}
+    tea = {"aspect": "tea", "item_reviews": 2, "user_reviews": 0, **counts}
+    assert first == [{**late, "is_named": True}, {**tea, "is_named": False}]
+    assert second == [{**late, "is_named": False}, {**tea, "is_named": False}]

@@ -104,7 +104,10 @@ def _write_rows(table: Table) -> int:
     """Commit an explanation and a failed row, with markup in them; returns the version."""
     ids = {"user_id": "u1", "item_id": "i1"}
     texts = {"explanation": EVIL, "num_prompt_tokens": 5, "num_generated_tokens": 29}
-    ok = {**ids, **texts, "finish_reason": "stop", "model_fingerprint": "f", "content_key": "k"}
+    counts = ("item_reviews", "num_item_reviews", "user_reviews", "num_user_reviews")
+    evidence = {"aspect": EVIL, **dict.fromkeys(counts, 2), "is_named": True}
+    hashes = {"model_fingerprint": "f", "content_key": "k", "finish_reason": "stop"}
+    ok = {**ids, **texts, **hashes, "aspects": [evidence], "kind": "plain", "refused": "unsafe"}
     failed = dict.fromkeys(FAILED.names, "") | {"reason": "empty_text", "message": EVIL}
     writer = table.take_over("test")
     for status, schema, row in (("ok", GENERATED, ok), ("failed", FAILED, failed)):
@@ -136,7 +139,7 @@ def test_report_is_written_with_rows_whose_texts_are_no_markup(place: Place) -> 
     page = _Page()
     page.feed((place.location / "report.html").read_text())
     assert "script" not in page.tags
-    assert page.text.count(EVIL) == 2
+    assert page.text.count(EVIL) == 3
     assert "not reported by the engine" not in page.text
     assert "price_per_actor_hour is not set" in page.text
     assert page.tags.count("svg") == 2

@@ -159,7 +159,7 @@ MISTAKES = [
     ),
     (
         {"backfill": {"pairs": {"kind": "split"}, "splits": {"test": 0.1}}},
-        r"backfill\.splits: unknown key in this place; splits stands in prepare\.splits",
+        r"backfill\.splits: unknown key; .*splits stands in prepare\.splits",
     ),
     (
         {"backfill": {"pairs": {"kind": "split"}, "prompt": {"user": "x"}}},
