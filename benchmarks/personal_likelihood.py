@@ -4,7 +4,7 @@ Of two users of an item, each one's reference is weighed with the own prompt and
 They are matched right if the sum of the own log-likelihoods is above that of the crossed ones.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ from xrec.data.titles import composed
 from xrec.errors import DataError
 from xrec.generate.explainer import Explainer
 from xrec.generate.scoring import token_log_likelihoods
+from xrec.llm.examples import Example
 from xrec.llm.prompt import PromptBuilder, PromptTooLongError
 
 Values = NDArray[np.float64]
@@ -27,8 +28,10 @@ _TIE = 1e-3  # nats of two references: what is the same to the model differs by 
 CROSSINGS: Mapping[str, Callable[[int, int, int], Pair]] = {
     "prompts": lambda user, other, item: Pair(other, item),
     "vectors": lambda user, other, item: Pair(user, item, other),
+    "aspects": lambda user, other, item: Pair(user, item, None, other),
+    "vectors and aspects": lambda user, other, item: Pair(user, item, other, other),
 }
-"""The prompt for an item's `user` with all, or only the vector, of the `other` one."""
+"""The prompt for `user` and `item` with all, or with this part, that is of the `other` user."""
 
 
 def draw_couples(pairs: Pairs, max_couples: int, seed: int) -> Indices:
@@ -38,15 +41,21 @@ def draw_couples(pairs: Pairs, max_couples: int, seed: int) -> Indices:
 
 
 def weigh(
-    explainer: Explainer, pairs: Pairs, couples: Indices, finder: AspectNames | None
+    explainer: Explainer,
+    pairs: Pairs,
+    couples: Indices,
+    finder: AspectNames | None,
+    crossings: Sequence[str] = tuple(CROSSINGS),
 ) -> dict[str, Values]:
     """Return the figures of each couple, (C,), by name; NaN where a prompt is too long.
+
+    `crossings` are names of CROSSINGS. Aspects are chosen without the pair's own review.
 
     NLLs are in nats a token, and gains are how much the crossed ones are above the own ones. Those
     of aspect words count the tokens alone that an aspect's name in the reference consists of.
     """
     asks = {"": _asks(explainer, pairs, couples, lambda user, other, item: Pair(user, item))}
-    asks |= {name: _asks(explainer, pairs, couples, cross) for name, cross in CROSSINGS.items()}
+    asks |= {name: _asks(explainer, pairs, couples, CROSSINGS[name]) for name in crossings}
     sums = _sums(explainer, pairs, dict.fromkeys(ask for of in asks.values() for ask in of), finder)
     totals = {
         name: np.array([sums[ask] for ask in of_crossing]).reshape(-1, 2, 2, 2).sum(axis=1)
@@ -57,7 +66,7 @@ def weigh(
         own, count = totals[""][:, part].T
         count = np.where(count > 0, count, np.nan)
         figures["NLL" if not part else "NLL of aspect words"] = -own / count
-        for name in CROSSINGS:
+        for name in crossings:
             gain = own - totals[name][:, part, 0] + 0 * count
             figures[f"gain by {name}{words}"] = gain / count
             figures[f"2 x 2 by {name}{words}"] = _right(gain)
@@ -102,22 +111,33 @@ def _asks(
 def _sums(
     explainer: Explainer, pairs: Pairs, asks: Mapping[Ask, None], finder: AspectNames | None
 ) -> dict[Ask, Values]:
-    """Return the log-likelihood and the number of all tokens, and of those of aspects, (2, 2)."""
-    examples = {}
-    for prompt, row in asks:
+    """Return the log-likelihood and the number of all tokens, and of those of aspects, (2, 2).
+
+    Prompts of the same tokens are computed once, such as those that are crossed by aspects where
+    the prompt has none.
+    """
+    examples: dict[Ask, Example] = {}
+    texts = explainer.pairs.texts_of([prompt for prompt, _ in asks], leave_out_own=True)
+    for (prompt, row), said in zip(asks, texts, strict=True):
         try:
-            examples[prompt, row] = explainer.pairs.example(prompt, pairs.references[row])
+            examples[prompt, row] = explainer.pairs.example(prompt, pairs.references[row], said)
         except PromptTooLongError:
             continue
-    found = token_log_likelihoods(explainer, list(examples.values()), "likelihoods")
+    distinct = {_key(example, row): example for (_, row), example in examples.items()}
+    weighed = token_log_likelihoods(explainer, list(distinct.values()), "likelihoods")
+    found = dict(zip(distinct, weighed, strict=True))
     are_aspects = {row: _are_aspects(explainer, pairs, row, finder) for _, row in examples}
     sums = {ask: np.full((2, 2), np.nan) for ask in asks}
-    for ask, values in zip(examples, found, strict=True):
-        chosen = are_aspects[ask[1]]
-        assert len(chosen) == len(values)
-        within = np.array(values)[chosen]
-        sums[ask] = np.array([[sum(values), len(values)], [within.sum(), len(within)]])
+    for ask, example in examples.items():
+        values, chosen = np.array(found[_key(example, ask[1])]), are_aspects[ask[1]]
+        sums[ask] = np.array(
+            [[values.sum(), len(values)], [values[chosen].sum(), np.count_nonzero(chosen)]]
+        )
     return sums
+
+
+def _key(example: Example, row: int) -> tuple[tuple[int, ...], int]:
+    return tuple(example.prompt_ids), row
 
 
 def _are_aspects(

@@ -30,6 +30,7 @@ def load_model_of(source: str, llm: LLMConfig) -> Explainer:
         adapter=source.partition("#")[2] or f"{workspace}/adapter",
         llm=llm,
         storage=StorageConfig(),
+        aspects=f"{workspace}/aspects",
     )
     return load_explainer(sources, device="auto", engine=EngineConfig())
 

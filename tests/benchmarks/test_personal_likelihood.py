@@ -14,12 +14,14 @@ from benchmarks.personal_data import Pairs
 from benchmarks.personal_likelihood import aspect_tokens, draw_couples, weigh
 from benchmarks.personal_models import load_model_of, same_dataset
 from jobs.prepare import run as prepare_dataset
+from jobs.train_aspects import run as train_aspects
 from tests.toy import HIDDEN_SIZE, save_toy_model
 from xrec.adapter.artifact import AdapterConfig, write_adapter
 from xrec.adapter.model import build_adapters
 from xrec.adapter.pairs import Pair
 from xrec.checks import AspectNames
 from xrec.config.adapter import AdapterModelConfig
+from xrec.config.aspects import TrainAspectsConfig
 from xrec.config.data import PrepareConfig
 from xrec.config.llm import LLMConfig, PromptConfig
 from xrec.errors import ArtifactMismatchError, DataError
@@ -27,7 +29,7 @@ from xrec.generate.explainer import Explainer
 from xrec.graph import embeddings_bytes, write_graph
 from xrec.llm.examples import explanation_nll
 from xrec.llm.source import model_fingerprint
-from xrec.storage import open_location
+from xrec.storage import open_location, read_manifest
 
 NUM_USERS, NUM_ITEMS, D = 12, 10, 6
 TOWN = {
@@ -55,17 +57,26 @@ def make_workspace(folder: Path, **town: int) -> Path:
         inputs={"dataset": dataset.fingerprint},
         metrics={},
     )
+    train_aspects(
+        TrainAspectsConfig.model_validate(
+            {
+                "workspace": str(folder),
+                "similar_items": {"embedding_dim": 4, "num_neighbours": 3},
+                "num_chosen": 2,
+            }
+        )
+    )
     make_adapter(folder / "adapter", graph.fingerprint, model_fingerprint(llm))
     return folder
 
 
-def make_adapter(folder: Path, graph: str, llm: str) -> None:
+def make_adapter(folder: Path, graph: str, llm: str, aspects: int = 2) -> None:
     model = AdapterModelConfig(num_experts=2)
     config = AdapterConfig(
         embedding_dim=D,
         hidden_size=HIDDEN_SIZE,
         model=model,
-        prompt=PromptConfig(instruction="Why?"),
+        prompt=PromptConfig(instruction="Why?", aspects=aspects),
         base_model="toy",
         base_model_fingerprint=llm,
         graph_fingerprint=graph,
@@ -124,8 +135,9 @@ def test_weighed_couple_equals_the_sums_of_the_models_own_likelihoods(explainer,
     references = [pairs.references[row] for row in (first, second)]
 
     def nats(prompts: list[Pair]) -> tuple[float, int]:
+        said = explainer.pairs.texts_of(prompts, leave_out_own=True)
         examples = [
-            explainer.pairs.example(*each) for each in zip(prompts, references, strict=True)
+            explainer.pairs.example(*each) for each in zip(prompts, references, said, strict=True)
         ]
         lengths = [len(example.label_ids) for example in examples]
         means = dict(explanation_nll(explainer.model, examples, 1))
@@ -134,10 +146,18 @@ def test_weighed_couple_equals_the_sums_of_the_models_own_likelihoods(explainer,
     own, length = nats([Pair(users[0], item), Pair(users[1], item)])
     prompts, _ = nats([Pair(users[1], item), Pair(users[0], item)])
     vectors, _ = nats([Pair(users[0], item, users[1]), Pair(users[1], item, users[0])])
+    aspects, _ = nats(
+        [
+            Pair(users[0], item, aspects_user_index=users[1]),
+            Pair(users[1], item, aspects_user_index=users[0]),
+        ]
+    )
     found = weigh(explainer, pairs, couple, finder)
     assert found["NLL"] == pytest.approx([own / length], abs=1e-4)
     assert found["gain by prompts"] == pytest.approx([(prompts - own) / length], abs=1e-4)
     assert found["gain by vectors"] == pytest.approx([(vectors - own) / length], abs=1e-4)
+    assert aspects != pytest.approx(own)
+    assert found["gain by aspects"] == pytest.approx([(aspects - own) / length], abs=1e-4)
     assert found["2 x 2 by prompts"].tolist() == [float(own < prompts)]
     assert found["2 x 2 by vectors"].tolist() == [float(own < vectors)]
 
@@ -152,6 +172,19 @@ def test_weighed_aspect_words_are_a_part_of_all_words(explainer, pairs):
     assert np.isnan(no_words["2 x 2 by prompts, aspect words"]).all()
     assert np.isfinite(all_words["gain by prompts, aspect words"]).all()
     assert "NLL of aspect words" not in weigh(explainer, pairs, pairs.couples[:1], None)
+
+
+def test_couples_crossed_by_aspects_of_a_prompt_without_them_are_ties(workspace, pairs):
+    llm = workspace / "llm"
+    graph = read_manifest(open_location(str(workspace / "graph")), "graph").fingerprint
+    make_adapter(workspace / "plain", graph, model_fingerprint(llm), aspects=0)
+    config = LLMConfig(model=str(llm), dtype="float32")
+    plain = load_model_of(f"{workspace}#{workspace / 'plain'}", config)
+    found = weigh(plain, pairs, pairs.couples[:3], None, ["vectors", "aspects"])
+    assert found["gain by aspects"].tolist() == [0, 0, 0]
+    assert found["2 x 2 by aspects"].tolist() == [0.5, 0.5, 0.5]
+    assert (found["gain by vectors"] != 0).all()
+    assert "gain by prompts" not in found
 
 
 def test_couple_with_a_prompt_that_is_too_long_has_no_figures(explainer, pairs, monkeypatch):
