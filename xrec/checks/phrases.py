@@ -4,6 +4,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from xrec.checks.tokens import Tokens, tokens_of
+from xrec.data.english import tags, word_set
+
+_VERBS_TOO = word_set("care use need value sound taste work love want hope plan")
+_MODALS = word_set("will would can could should may might must shall cannot please")
+_SHORTENED_MODALS = ("n't", "'ll", "'d")
+_SINGULAR_SUBJECTS = word_set("it he she which who")
+_BEFORE_VERBS = word_set("you we they i who to not")
+_AFTER_IMPERATIVES = word_set("at for no out into forward like")
 
 
 @dataclass(frozen=True)
@@ -67,4 +75,35 @@ class PhraseIndex:
 
 
 class AspectNames(PhraseIndex):
-    """Finds the aspects of a catalogue's vocabulary, the most frequent first, in texts."""
+    """Finds the aspects of a catalogue's vocabulary, the most frequent first, in texts.
+
+    A word that is a verb there, or the reader's own, is no aspect of an item: "Look at it", "what
+    you look for", "it sounds warm", "suits your taste".
+    """
+
+    def find_in(self, tokens: Tokens) -> list[Named]:
+        """What `find` gives, for a text that is in words already."""
+        return [
+            each
+            for each in super().find_in(tokens)
+            if each.stop - each.first > 1
+            or not (_is_the_readers(tokens, each.first) or _is_verb(tokens, each.first))
+        ]
+
+
+def _is_the_readers(tokens: Tokens, place: int) -> bool:
+    return place > 0 and tokens.keys[place - 1] == "your"
+
+
+def _is_verb(tokens: Tokens, place: int) -> bool:
+    """Whether an English word is a verb, as far as the words beside it tell."""
+    word = tokens.keys[place]
+    may_be_verb = word in _VERBS_TOO or tags().get(word, "").startswith("VB")
+    if place == 0:
+        return may_be_verb and len(tokens) > 1 and tokens.keys[1] in _AFTER_IMPERATIVES
+    before = tokens.word(place - 1).casefold().replace("\u2019", "'")
+    if before in _MODALS or before.endswith(_SHORTENED_MODALS):
+        return True
+    if before in _SINGULAR_SUBJECTS and tokens.word(place).casefold() != word:  # it sounds
+        return True
+    return may_be_verb and before in _BEFORE_VERBS

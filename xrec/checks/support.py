@@ -26,7 +26,7 @@ _I = re.compile("i(?:'.*)?")  # and "I'm", "I'd"
 def unsupported_words(
     text: str, texts: PairTexts, aspects: PhraseIndex, further: Sequence[str] = ()
 ) -> list[str]:
-    """The aspects, numbers and proper names of `text` that nothing supports, in order.
+    """The aspects, numbers and proper names of `text` that nothing supports, each once, in order.
 
     aspects: of the catalogue's vocabulary. further: texts that support it too.
     Number words and proper names are looked at in English texts only, since other languages have
@@ -44,7 +44,7 @@ def unsupported_words(
     unsupported |= {tokens.spans[place] for place in rest if not support.has_digits(tokens, place)}
     if _may_hold_a_name_or_number(tokens, rest) and tokens.is_english():
         unsupported |= _number_words(tokens, support, rest) | _names(tokens, support, rest)
-    return [tokens.text[start:end] for start, end in sorted(unsupported)]
+    return list(dict.fromkeys(tokens.text[start:end] for start, end in sorted(unsupported)))
 
 
 class _Support:

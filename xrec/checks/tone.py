@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 _NEGATIVE = -0.05  # of a compound score, as VADER's authors take it
 _HIDDEN, _CHOSEN = "\ue000", "\ue001"
 _VALENCE_OF_BLAME = -1.9  # of the words that VADER does not know; as its "bad" and "poor", about
+# Words that VADER takes for blame, and that praise items: low prices, killer burgers.
+_NO_BLAME = ("low", "lower", "lowest", "killer", "insane", "insanely", "crazy", "wicked")
 _FURTHER_BLAME = ("slow", "rude", "dirty", "outdated", "mediocre", "underwhelming", "tasteless")
 
 _NEVER = r"(?:never|cannot|without|(?:\w+\s+)?not|\w+n['\u2019]t)"
@@ -52,6 +54,12 @@ _DENIED = re.compile(
     rf"|{_CHOSEN}(?:\s+{_VERB})?\s+(?:not|never|lacking|missing|cannot|\w+n['\u2019]t)\b",
     re.IGNORECASE,
 )
+_WELCOMES = r"(?:enjoy|like|love|appreciate|recommend|return|come back|be (?:happy|satisfied))"
+_DISSUADES = re.compile(
+    r"\b(?:(?:would|may|might|could)(?:\s+not|n['\u2019]t)|will\s+not|won['\u2019]t)"
+    rf"\s+(?:\w+\s+)?{_WELCOMES}\b",
+    re.IGNORECASE,
+)
 
 
 def why_not_positive(text: str, texts: PairTexts, aspects: PhraseIndex) -> str | None:
@@ -68,6 +76,8 @@ def why_not_positive(text: str, texts: PairTexts, aspects: PhraseIndex) -> str |
             return f"it denies or excludes a chosen aspect: {_shown(denial[0])!r}"
         if _compound(clause) <= _NEGATIVE:
             return f"it blames a chosen aspect: {_shown(clause)!r}"
+    if dissuades := _DISSUADES.search(hidden):
+        return f"it dissuades: {_shown(dissuades[0])!r}"
     compound = _compound(hidden)
     return f"its sentiment is {compound:.2f}" if compound <= _NEGATIVE else None
 
@@ -119,4 +129,6 @@ def _analyzer() -> Any:
     analyzer = SentimentIntensityAnalyzer()
     for word in (*BLAME, *_FURTHER_BLAME):
         analyzer.lexicon.setdefault(word, _VALENCE_OF_BLAME)
+    for word in _NO_BLAME:
+        analyzer.lexicon.pop(word, None)
     return analyzer

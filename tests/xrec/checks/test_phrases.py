@@ -83,3 +83,25 @@ def test_aspect_names_the_first_of_two_that_are_the_same_is_found() -> None:
     assert [each.name for each in names.find("Board games")] == ["board game"]
     assert names.same("BOARD games") == "board game"
     assert names.same("tea") == "tea"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Look at it for its look and sound.", ["look", "sound"]),
+        ("You will value it, as it sounds and looks warm; it fits.", []),
+        ("It is what you look for, to fit your taste and your value.", []),
+        (
+            "Its fit, the look, great value, a taste of sounds.",
+            ["fit", "look", "value", "taste", "sounds"],
+        ),
+        ("You'd look long for such a build.", ["build"]),
+        ("Fit and look are great.", ["Fit", "look"]),
+        ("It has value, thanks to price and build.", ["value", "build"]),
+    ],
+)
+def test_aspect_names_are_no_verbs_and_nothing_of_the_readers(
+    text: str, expected: list[str]
+) -> None:
+    names = AspectNames(["look", "sound", "value", "fit", "taste", "build"])
+    assert [text[each.start : each.end] for each in names.find(text)] == expected

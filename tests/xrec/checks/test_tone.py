@@ -31,6 +31,7 @@ def why(text: str, texts: PairTexts = BISTRO) -> str:
         "No other bistro has such late hours.",
         "The late hours are to die for.",
         "Late hours.",
+        "You will not only enjoy the garden, you may not want to leave.",
         "Some find the staff slow, but the quiet garden is lovely.",
         "",
     ],
@@ -49,6 +50,8 @@ def test_praise_that_holds_words_of_denial_is_positive(text: str) -> None:
         ("You would love it, but the late hours are awful.", "blames"),
         ("The late hours are overpriced, but you would love the great staff.", "blames"),
         ("You would hate it here.", "sentiment is -0.57"),
+        ("The user may not enjoy this great and lovely place.", "dissuades: 'may not enjoy'"),
+        ("Great cakes, but you won\u2019t really love it.", "dissuades"),
         ("A sad and ugly place for you.", "sentiment is -"),
     ],
 )
