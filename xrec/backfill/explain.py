@@ -51,7 +51,9 @@ def explain_pairs(
                 "finish_reason": explanation.finish_reason,
                 "model_fingerprint": explainer.model_fingerprint,
                 "content_key": content_key(explainer, shared_key, one.pair, one.texts),
-                "aspects": _evidence(explainer, explanation.text, one.texts),
+                "aspects": [
+                    vars(each) for each in explainer.checker.evidence(explanation.text, one.texts)
+                ],
                 "kind": explanation.kind,
                 "refused": explanation.refused,
             }
@@ -103,14 +105,6 @@ def _texts(explainer: Explainer, ids: dict[str, str]) -> dict[str, str]:
         "item_title": "" if item_index is None else texts.item_title,
         "item_profile": "" if item_index is None else texts.item_profile,
     }
-
-
-def _evidence(explainer: Explainer, text: str, texts: PairTexts) -> list[dict[str, Any]]:
-    """The chosen aspects of a pair, as the schema EVIDENCE has them."""
-    if not texts.aspects:
-        return []
-    named = {found.name for found in explainer.checker.aspects.find(text)}
-    return [{**vars(evidence), "is_named": evidence.aspect in named} for evidence in texts.aspects]
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from xrec.backfill.reader import finished_manifest
 from xrec.bulk.lookup import LookupCache, RowLookup
 from xrec.bulk.plan import read_record
 from xrec.config.shared import StorageConfig
+from xrec.data.evidence import NamedEvidence
 from xrec.errors import ArtifactMismatchError
 from xrec.schemas import GENERATED, PAIRS
 from xrec.storage import Manifest, differing_fields, open_location
@@ -23,6 +24,8 @@ class Explained:
     num_generated_tokens: int
     finish_reason: str
     model_fingerprint: str
+    kind: str
+    aspects: tuple[NamedEvidence, ...]
 
 
 class ExplanationLookup:
@@ -110,4 +113,6 @@ def _explained(rows: pa.Table) -> Explained | None:
         row["num_generated_tokens"],
         row["finish_reason"],
         row["model_fingerprint"],
+        row["kind"],
+        tuple(NamedEvidence(**evidence) for evidence in row["aspects"]),
     )

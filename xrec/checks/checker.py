@@ -14,6 +14,7 @@ from xrec.checks.tone import why_not_positive
 from xrec.checks.word_list import read_word_list
 from xrec.config.checks import CheckFailure, ChecksConfig, PlainConfig
 from xrec.config.shared import StorageConfig
+from xrec.data.evidence import NamedEvidence
 from xrec.data.titles import composed, title_spans
 
 if TYPE_CHECKING:
@@ -62,6 +63,16 @@ class Checker:
         if checks.not_positive and (why := why_not_positive(text, texts, self.aspects)):
             return Refusal("not_positive", why)
         return None
+
+    def evidence(self, text: str, texts: PairTexts) -> tuple[NamedEvidence, ...]:
+        """The chosen aspects of a pair, each with whether `text` names it."""
+        if not texts.aspects:
+            return ()
+        named = {found.name for found in self.aspects.find(composed(text))}
+        return tuple(
+            NamedEvidence(**vars(chosen), is_named=self.aspects.same(chosen.aspect) in named)
+            for chosen in texts.aspects
+        )
 
     def plain(
         self, texts: PairTexts, templates: PlainConfig, min_evidence: int, checks: ChecksConfig

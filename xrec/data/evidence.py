@@ -1,4 +1,4 @@
-"""An aspect that was chosen for a pair, with the reviews that back it."""
+"""Aspects that were chosen for a pair, with the reviews that back them."""
 
 from dataclasses import dataclass
 
@@ -16,3 +16,10 @@ class AspectEvidence:
     num_item_reviews: int
     user_reviews: int
     num_user_reviews: int
+
+
+@dataclass(frozen=True)
+class NamedEvidence(AspectEvidence):
+    """The same beside a text, and whether the text names the aspect."""
+
+    is_named: bool

@@ -36,6 +36,9 @@ from xrec.llm.prompt import PairTexts, PromptBuilder
 from xrec.llm.source import model_fingerprint, resolve_model
 from xrec.storage import Manifest, fingerprint_of, open_location, read_manifest
 
+ExplanationKind = Literal["written", "plain"]
+"""Who wrote a text: the language model, or a template from the evidence."""
+
 
 @dataclass(frozen=True)
 class Explanation:
@@ -52,7 +55,7 @@ class Explanation:
     num_generated_tokens: int
     finish_reason: FinishReason
     failure: Failure | None = None
-    kind: Literal["written", "plain"] = "written"
+    kind: ExplanationKind = "written"
     refused: str = ""
 
 

@@ -4,6 +4,8 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from xrec.data.evidence import NamedEvidence
+
 Signal = Literal["full", "prompt_only", "none"]
 """How much of the collaborative signal the model gets.
 
@@ -45,8 +47,9 @@ class Failed:
 class LiveText:
     """A generated explanation.
 
-    If `failed` is None, `text` can be used. Seconds count from the arrival of the pair at the
-    model.
+    If `failed` is None, `text` can be used. `kind` is "written" by the model, or a "plain" sentence
+    from the evidence in place of a text that was refused. `aspects` are those that were chosen.
+    Seconds count from the arrival of the pair at the model.
     """
 
     text: str
@@ -57,6 +60,8 @@ class LiveText:
     model_fingerprint: str = ""
     first_token_seconds: float = 0.0
     seconds: float = 0.0
+    kind: str = "written"
+    aspects: tuple[NamedEvidence, ...] = ()
 
 
 @dataclass(frozen=True)

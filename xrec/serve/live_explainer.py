@@ -164,7 +164,14 @@ class LiveExplainer:
         tries = self._tries()
         for number, decoding in enumerate(tries, start=1):
             async with aclosing(
-                self._try(asked, decoding, is_injected, started, with_deltas)
+                self._try(
+                    asked,
+                    decoding,
+                    is_injected,
+                    started,
+                    with_deltas,
+                    is_last=number == len(tries),
+                )
             ) as events:
                 async for event in events:
                     if isinstance(event, LiveText):
@@ -188,7 +195,10 @@ class LiveExplainer:
         is_injected: bool,
         started: float,
         with_deltas: bool,
+        *,
+        is_last: bool,
     ) -> AsyncGenerator[Delta | LiveText, None]:
+        """Yield deltas if `with_deltas`, then the text; with `is_last`, or its fallback."""
         request, shown = _Request(asyncio.get_running_loop(), with_deltas), ""
         with self._submitted(asked.prompt, text_params(decoding, is_injected=is_injected), request):
             while (advance := await request.latest()).completion is None:
@@ -202,6 +212,7 @@ class LiveExplainer:
             decoding,
             request.first_token_at - started,
             time.perf_counter() - started,
+            is_last=is_last,
         )
 
     @contextmanager
@@ -224,10 +235,16 @@ class LiveExplainer:
         decoding: DecodingConfig,
         first: float,
         seconds: float,
+        *,
+        is_last: bool,
     ) -> LiveText:
-        text, failure = self._explainer.finisher.finish(
-            completion, asked.prompt, asked.texts, decoding
-        )
+        text, failure, kind = "", completion.failure, "written"
+        finisher = self._explainer.finisher
+        if failure is None:
+            text, failure = finisher.finish(completion, asked.prompt, asked.texts, decoding)
+            if failure is not None and is_last:
+                text, failure = finisher.fallback(asked.texts, decoding.text, failure)
+                kind = "plain"
         return LiveText(
             text=text if failure is None else "",
             failed=None if failure is None else Failed(failure.reason, failure.message),
@@ -237,6 +254,8 @@ class LiveExplainer:
             model_fingerprint=self.model_fingerprint,
             first_token_seconds=first,
             seconds=seconds,
+            kind=kind,
+            aspects=self._explainer.checker.evidence(text, asked.texts),
         )
 
     @asynccontextmanager

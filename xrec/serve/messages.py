@@ -120,6 +120,17 @@ class ExplanationsRequest(_Message):
     max_words: MaxWords = None
 
 
+class ChosenAspect(BaseModel):
+    """An aspect of the item that was chosen for the user, and the reviews that back it."""
+
+    aspect: str = Field(examples=["late hours"])
+    item_reviews: int = Field(description="In how many of the item's reviews it is.")
+    num_item_reviews: int = Field(description="The number of the item's training reviews.")
+    user_reviews: int = Field(description="In how many of the user's reviews it is.")
+    num_user_reviews: int = Field(description="The number of the user's training reviews.")
+    is_named: bool = Field(description="Whether the text names it.")
+
+
 class Explanation(BaseModel):
     """Why this user would like this item."""
 
@@ -141,6 +152,14 @@ class Explanation(BaseModel):
     finish_reason: str = Field(
         description="stop: the model ended the text; length: the text was cut after its last "
         "whole sentence."
+    )
+    kind: str = Field(
+        description="written: by the model; plain: a sentence made of the evidence, in place of a "
+        "text that was refused."
+    )
+    aspects: list[ChosenAspect] = Field(
+        description="The aspects that were chosen for the pair, the best first; none unless the "
+        "adapter's prompt asks for them (prompt.aspects)."
     )
 
 

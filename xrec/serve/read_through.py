@@ -11,12 +11,13 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 
 from xrec.backfill.lookup import Explained, ExplanationLookup
+from xrec.data.evidence import NamedEvidence
 from xrec.errors import XRecError
 from xrec.generate.text_rules import cut_to_words
 from xrec.serve import metrics
 from xrec.serve.catalogue import Catalogue
 from xrec.serve.live import OVERLOADED, Delta, LiveText, Model
-from xrec.serve.messages import Explanation, NoExplanation, PairRequest
+from xrec.serve.messages import ChosenAspect, Explanation, NoExplanation, PairRequest
 from xrec.serve.metrics import Recorder
 from xrec.serve.problems import overloaded, problem_of_pair
 from xrec.storage.cache import ByteCache
@@ -24,6 +25,8 @@ from xrec.storage.cache import ByteCache
 logger = logging.getLogger("xrec")
 
 _ENTRY_BYTES = 400  # estimated bytes of a kept text's key, object and links, without characters
+
+_EVIDENCE_BYTES = 200  # the same of a chosen aspect
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,8 @@ class Answer:
     num_generated_tokens: int
     finish_reason: str
     model_fingerprint: str
+    kind: str
+    aspects: tuple[NamedEvidence, ...]
 
 
 class ReadThrough:
@@ -101,7 +106,12 @@ class ReadThrough:
         if row is not None:
             self._recorder.increase(metrics.PAIRS, {"source": "backfill"})
             answer = Answer(
-                row.text, row.num_generated_tokens, row.finish_reason, row.model_fingerprint
+                row.text,
+                row.num_generated_tokens,
+                row.finish_reason,
+                row.model_fingerprint,
+                row.kind,
+                row.aspects,
             )
             return self._cut(pair, answer, max_words, is_live=False, is_cached=False)
         kept = self._live.get((self.model_fingerprint, pair.user_id, pair.item_id))
@@ -130,13 +140,18 @@ class ReadThrough:
             )
         self._record(text)
         answer = Answer(
-            text.text, text.num_generated_tokens, text.finish_reason, text.model_fingerprint
+            text.text,
+            text.num_generated_tokens,
+            text.finish_reason,
+            text.model_fingerprint,
+            text.kind,
+            text.aspects,
         )
         if pair.is_plain:
             key = (text.model_fingerprint, pair.user_id, pair.item_id)
-            self._live.put(
-                key, answer, _ENTRY_BYTES + sum(len(part.encode()) for part in (*key, text.text))
-            )
+            characters = sum(len(part.encode()) for part in (*key, text.text))
+            num_bytes = _ENTRY_BYTES + characters + _EVIDENCE_BYTES * len(text.aspects)
+            self._live.put(key, answer, num_bytes)
             self._recorder.set(metrics.CACHE_BYTES, self._live.num_bytes, {"cache": "live"})
         return self._cut(pair, answer, max_words, is_live=True, is_cached=False)
 
@@ -185,6 +200,8 @@ class ReadThrough:
             model_fingerprint=answer.model_fingerprint,
             num_generated_tokens=answer.num_generated_tokens,
             finish_reason=answer.finish_reason,
+            kind=answer.kind,
+            aspects=[ChosenAspect(**vars(evidence)) for evidence in answer.aspects],
         )
 
     def _title(self, pair: PairRequest) -> str:

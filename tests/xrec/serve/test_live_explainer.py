@@ -6,6 +6,7 @@ and limits are tested too.
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,9 +15,11 @@ import pytest
 from tests.xrec.serve.town import backfill_config, dataset_of, ids_of, serve_config
 from xrec.adapter.pairs import Pair
 from xrec.backfill.identity import sources_of
+from xrec.checks import Checker
 from xrec.config.llm import EngineConfig
 from xrec.data import titles
 from xrec.data.cold_start import History
+from xrec.data.evidence import AspectEvidence
 from xrec.generate.engine import Advance, Completion
 from xrec.generate.explainer import Explainer, load_explainer
 from xrec.llm.examples import explanation_nll
@@ -302,6 +305,29 @@ def test_text_that_names_another_item_has_a_second_try(town: Path) -> None:
     )
     assert (text.text, text.failed) == (f"You would love {own}.", None)
     assert [delta.restarts for delta in deltas].count(True) == 1
+
+
+def test_text_that_is_refused_twice_is_replaced_by_its_evidence(
+    town: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rules = {"retry_temperature": 1.0}
+    decoding = {**serve_config(town).decoding.model_dump(), "text": rules}
+    live = load_live(serve_config(town, decoding=decoding))
+    pairs, other = live._explainer.pairs, titles_of(town)[1]
+    chosen = (AspectEvidence("tea", 4, 9, 2, 3), AspectEvidence("late hour", 2, 9, 0, 3))
+    texts_of = pairs.texts_of
+    monkeypatch.setattr(
+        pairs, "texts_of", lambda some: [replace(one, aspects=chosen) for one in texts_of(some)]
+    )
+    live._explainer.checker = Checker(["tea", "late hour"])
+    _, text = scripted_stream(live, town, f"You would love {other}.", f"Go to {other}.")
+    assert (text.failed, text.kind) == (None, "plain")
+    assert "4 of 9 reviews" in text.text
+    assert (text.aspects[0].aspect, text.aspects[0].is_named) == ("tea", True)
+
+    _, text = scripted_stream(live, town, "You would love [title] for its late hours.")
+    assert text.kind == "written"
+    assert [each.is_named for each in text.aspects] == [False, True]
 
 
 def test_abandoned_stream_frees_its_row(live: LiveExplainer, town: Path) -> None:

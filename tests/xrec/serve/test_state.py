@@ -119,7 +119,7 @@ class Version:
 
     def find(self, user_id: str, item_id: str) -> Explained:
         self._meanwhile()
-        return Explained(self._text, 1, 1, "stop", "fingerprint")
+        return Explained(self._text, 1, 1, "stop", "fingerprint", "written", ())
 
 
 def test_request_is_answered_from_one_version_also_if_another_comes_meanwhile() -> None:

@@ -91,6 +91,23 @@ function showEvidence(evidence) {
   );
 }
 
+function showAspects(aspects) {
+  at("aspects-title").hidden = !aspects.length;
+  at("aspects").replaceChildren(
+    ...aspects.map((chosen) => {
+      const row = document.createElement("li");
+      const name = document.createElement(chosen.is_named ? "strong" : "span");
+      name.textContent = chosen.aspect;
+      row.append(
+        name,
+        `: in ${chosen.item_reviews} of the item's ${chosen.num_item_reviews} reviews, ` +
+          `in ${chosen.user_reviews} of the user's ${chosen.num_user_reviews}`,
+      );
+      return row;
+    }),
+  );
+}
+
 function showLikelihood(likelihood, numTokens) {
   const numOthers = likelihood.others_nll.length;
   const others = likelihood.others_nll.reduce((sum, nll) => sum + nll, 0) / numOthers;
@@ -124,12 +141,13 @@ function showLikelihood(likelihood, numTokens) {
 function reset() {
   show("");
   const texts = ["text", "text-prompt_only", "text-none", "facts", "source", "pair"];
-  const evidence = ["near", "standing", "item-profile", "user-profile"];
+  const evidence = ["aspects", "near", "standing", "item-profile", "user-profile"];
   for (const id of [...texts, ...evidence]) at(id).textContent = "";
   const waiting = document.createElement("p");
   waiting.className = "fine";
   waiting.textContent = "Computed when the text is complete.";
   at("likelihood").replaceChildren(waiting);
+  at("aspects-title").hidden = true;
   at("answer").hidden = false;
 }
 
@@ -187,7 +205,11 @@ async function explain(pair) {
     if (answer.problem) throw new Refused(answer.problem);
     at("text").textContent = answer.explanation;
     at("source").textContent = SOURCES[answer.is_cached ? "cached" : answer.source];
-    at("facts").textContent = `${answer.num_generated_tokens} tokens.`;
+    showAspects(answer.aspects);
+    at("facts").textContent =
+      answer.kind === "plain"
+        ? "A plain sentence made of the evidence, because the model's text was refused."
+        : `${answer.num_generated_tokens} tokens.`;
     at("model").textContent = `model ${answer.model_fingerprint}`;
     await Promise.all([weigh(pair, answer, signal), writeOthers(pair, signal)]);
   } finally {
