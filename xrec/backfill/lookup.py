@@ -60,6 +60,10 @@ class ExplanationLookup:
         """
         return _explained(self._rows.find(user_id, item_id))
 
+    def read_footers(self) -> int:
+        """Read ahead what the first look-up in each file needs; see `RowLookup.read_footers`."""
+        return self._rows.read_footers()
+
     def of_user(self, user_id: str) -> pa.Table:
         """Return all explanations of a user (schema GENERATED), by item; reads and raises as
         `find` does.

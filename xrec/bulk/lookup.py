@@ -19,11 +19,19 @@ import pyarrow.parquet as pq
 from xrec.bulk.keys import key_hash
 from xrec.bulk.row_format import OK
 from xrec.errors import DataError
-from xrec.storage import Location, Tail, read_footer, read_known_row_group, storage_errors
+from xrec.storage import (
+    Location,
+    Tail,
+    read_footer,
+    read_known_row_group,
+    request_each,
+    storage_errors,
+)
 from xrec.storage.cache import ByteCache
 from xrec.table import Snapshot
 
 _FOOTER_SHARE = 0.25  # of a cache
+_FOOTERS_AT_ONCE = 64
 _BYTES_PER_FOOTER_BYTE = 8  # what pyarrow holds for each byte of a footer: 7.7 were measured
 
 
@@ -123,6 +131,20 @@ class RowLookup:
             lambda path: (footer, None) if (footer := footers.get(path)) else None,
             lambda path, number, footer, tail: row_groups.get((path, number)),
         )
+
+    def read_footers(self) -> int:
+        """Read the footers of all files, as far as the cache has room; returns how many are known.
+
+        After that the first look-up in a file takes one request. Raises as `find` does.
+        """
+        paths = self._paths.to_pylist()
+        known = 0
+        for first in range(0, len(paths), _FOOTERS_AT_ONCE):
+            if self._cache.footers.is_nearly_full:
+                break
+            some = paths[first : first + _FOOTERS_AT_ONCE]
+            known += len([*request_each(self._read_footer, some)])
+        return known
 
     def _search(
         self,

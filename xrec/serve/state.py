@@ -107,6 +107,7 @@ class BackfillWatch:
 
     async def watch(self) -> None:
         """Look again and again until cancelled."""
+        await self._read_ahead()
         while True:
             await asyncio.sleep(self._config.read_through.refresh_seconds)
             await self.look()
@@ -133,6 +134,19 @@ class BackfillWatch:
         else:
             version, num_rows = lookup.manifest.version, lookup.num_rows
             logger.info("version %d of the backfill: %d explanations", version, num_rows)
+            await self._read_ahead()
+
+    async def _read_ahead(self) -> None:
+        """Read the footers of the backfill's files, so that the first look-ups are fast too."""
+        lookup = self._read_through.lookup
+        if lookup is None:
+            return
+        try:
+            num_files = await asyncio.to_thread(lookup.read_footers)
+        except XRecError as error:
+            logger.warning("the footers of the backfill are not read ahead: %s", error)
+            return
+        logger.info("the footers of %d files of the backfill are in memory", num_files)
 
     def _manifest_hash(self) -> str:
         try:

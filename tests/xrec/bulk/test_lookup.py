@@ -149,3 +149,30 @@ def test_lookup_in_a_file_that_is_broken_or_gone_is_an_error_that_names_it(
 def _compacted(toy: Toy) -> Snapshot:
     assert compact(toy.run, holder="test") is not None
     return toy.snapshot()
+
+
+@pytest.mark.parametrize("place", ["s3"], indirect=True)
+def test_footers_that_are_read_ahead_leave_one_request_to_the_first_look_up(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    toy = toy_run(place, tmp_path, ITEMS)
+    toy.drive()
+    snapshot = toy.snapshot()
+    lookup = lookup_in(toy, snapshot)
+    num_files = snapshot.files([("status", "=", "ok")]).num_rows
+    assert lookup.read_footers() == num_files > 1
+    requests = requests_of(monkeypatch)
+    assert lookup.find("u-3", "a").num_rows == 1
+    assert requests.count("get_object") == 1
+
+
+def test_footers_are_read_ahead_only_as_far_as_the_memory_has_room(
+    disk: Place, tmp_path: Path
+) -> None:
+    toy = toy_run(disk, tmp_path, ITEMS)
+    toy.drive()
+    cache = LookupCache(100)
+    lookup = lookup_in(toy, toy.snapshot(), cache)
+    lookup.read_footers()
+    assert cache.num_bytes <= 100
+    assert lookup.find("u-3", "a").num_rows == 1
