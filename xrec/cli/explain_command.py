@@ -10,6 +10,7 @@ from jobs.command.logging import configure_logging
 
 if TYPE_CHECKING:
     from jobs.explain import ExplainedPair
+    from xrec.generate.explainer import Explanation
 
 HELP = """One pair, explained, with what the model was given.
 
@@ -75,9 +76,15 @@ def _lines(pair: "ExplainedPair") -> list[str]:
         f"explanation   {pair.explanation.text}",
         f"              ({pair.explanation.num_generated_tokens} tokens, "
         f"ended by {pair.explanation.finish_reason})",
-        *(
-            [f"failed        {failure.reason}: {failure.message}"]
-            if (failure := pair.explanation.failure)
-            else []
-        ),
+        *_what_became_of_it(pair.explanation),
     ]
+
+
+def _what_became_of_it(explanation: "Explanation") -> list[str]:
+    """Why there is no explanation, or why it is not the text that was written first."""
+    if (failure := explanation.failure) is not None:
+        return [f"failed        {failure.reason}: {failure.message}"]
+    if not explanation.refused:
+        return []
+    instead = "a plain sentence" if explanation.kind == "plain" else "the second try"
+    return [f"              ({instead}: a text was refused as {explanation.refused})"]
