@@ -1,7 +1,9 @@
 """What a text says and nothing supports: aspects, numbers and names that stand nowhere.
 
 A text is supported by the texts of its prompt, by the aspects that were chosen for its pair with
-their counts, and by its item's menu. Words are compared, not meanings.
+their counts, and by its item's menu. The user's profile says what a user likes, not what an item
+has: it supports an aspect only where the text says it of the user. Words are compared, not
+meanings.
 """
 
 from __future__ import annotations
@@ -20,6 +22,16 @@ if TYPE_CHECKING:
     from xrec.llm.prompt import PairTexts
 
 _OPENS = re.compile('[:;\n"\u201c\u201d\u201e\u00ab\u00bb(\\[\u2013\u2014\u2026*\u2022]')
+_USER_LIKES = re.compile(
+    r"(?:\b(?:you|they|the (?:user|reader|guest))\s+(?:(?:also|often|always|most|\w+ly)\s+)?"
+    r"(?:like|love|enjoy|value|appreciate|prefer|want|need|seek|praise|look for|care (?:for|about)|"
+    r"are (?:fond of|looking for|a fan of))s?"
+    r"|\byour\s+(?:\w+\s+)?(?:love|fondness|liking|taste|preference|passion|interest|wish|need)"
+    r"(?:\s+(?:for|of|in))?"
+    r"|\b(?:fans?|lovers?) of)\b"
+    r"(?:(?!\b(?:its?|this|has|have|had|offers?|is|are|was|will|would|you|your|for)\b)[^.;:!?])*$",
+    re.IGNORECASE,
+)
 _I = re.compile("i(?:'.*)?")  # and "I'm", "I'd"
 
 
@@ -52,16 +64,22 @@ class _Support:
 
     def __init__(self, texts: PairTexts, further: Sequence[str]):
         self._texts = texts
-        self._said = (texts.user_profile, texts.item_title, texts.item_profile, *further)
+        self._further = further
         self._chosen = {each.aspect for each in texts.aspects}
 
     @cached_property
     def _tokens(self) -> list[Tokens]:
-        return [tokens_of(said) for said in self._said]
+        texts = self._texts
+        said = (texts.user_profile, texts.item_title, texts.item_profile, *self._further)
+        return [tokens_of(each) for each in said]
 
     @cached_property
-    def _joined(self) -> str:
-        return " | ".join(["", *(" ".join(each.keys) for each in self._tokens), ""])
+    def _of_user(self) -> str:
+        return _joined(self._tokens[:1])
+
+    @cached_property
+    def _of_item(self) -> str:
+        return _joined(self._tokens[1:])
 
     @cached_property
     def _numbers(self) -> set[str]:
@@ -79,7 +97,8 @@ class _Support:
 
     def has_words(self, keys: Iterable[str]) -> bool:
         """Whether these words stand one after the other in one of the texts."""
-        return f" {' '.join(keys)} " in self._joined
+        words = f" {' '.join(keys)} "
+        return words in self._of_item or words in self._of_user
 
     def has_number(self, number: str) -> bool:
         return number in self._numbers
@@ -94,13 +113,19 @@ class _Support:
         )
 
     def has_aspect(self, named: Named, tokens: Tokens, aspects: PhraseIndex) -> bool:
-        """Whether the aspect is chosen, on the menu, or stands in one of the texts."""
-        return (
-            named.name in self._texts.menu
-            or named.name in self._chosen
-            or self.has_words(tokens.keys[named.first : named.stop])
-            or any(aspects.same(other) == named.name for other in self._chosen | self._texts.menu)
-        )
+        """Whether the aspect is chosen, on the menu, or in a text of what it is said of."""
+        if named.name in self._texts.menu or named.name in self._chosen:
+            return True
+        words = f" {' '.join(tokens.keys[named.first : named.stop])} "
+        if words in self._of_item:
+            return True
+        if words in self._of_user and _USER_LIKES.search(tokens.text[: named.start]):
+            return True
+        return any(aspects.same(other) == named.name for other in self._chosen | self._texts.menu)
+
+
+def _joined(texts: Sequence[Tokens]) -> str:
+    return " | ".join(["", *(" ".join(each.keys) for each in texts), ""])
 
 
 def _number_words(tokens: Tokens, support: _Support, rest: Sequence[int]) -> set[tuple[int, int]]:

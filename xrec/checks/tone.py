@@ -54,6 +54,10 @@ _DENIED = re.compile(
     rf"|{_CHOSEN}(?:\s+{_VERB})?\s+(?:not|never|lacking|missing|cannot|\w+n['\u2019]t)\b",
     re.IGNORECASE,
 )
+_COSTLY = re.compile(
+    r"\b(?:high|higher|steep|hefty|outrageous)\s+(?:prices?|costs?|fees?|price tag)\b",
+    re.IGNORECASE,
+)
 _WELCOMES = r"(?:enjoy|like|love|appreciate|recommend|return|come back|be (?:happy|satisfied))"
 _DISSUADES = re.compile(
     r"\b(?:(?:would|may|might|could)(?:\s+not|n['\u2019]t)|will\s+not|won['\u2019]t)"
@@ -68,6 +72,8 @@ def why_not_positive(text: str, texts: PairTexts, aspects: PhraseIndex) -> str |
     if not tokens_of(text).is_english():
         return None
     chosen = PhraseIndex(each.aspect for each in texts.aspects)
+    if costly := _COSTLY.search(text):
+        return f"it blames: {costly[0]!r}"
     hidden = _HARMLESS.sub(f" {_HIDDEN} ", _hidden(text, texts, aspects, chosen))
     for clause in _CLAUSE.split(hidden):
         if _CHOSEN not in clause:

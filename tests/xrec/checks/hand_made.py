@@ -75,6 +75,9 @@ unsupported | You would enjoy Café 21 for its live music.
 unsupported | With its river view, Café 21 is a calm place for your weekends.
 unsupported | The board games at Café 21 will win you over.
 unsupported | You would love the strong coffee and the late hours.
+unsupported | You would enjoy the good coffee at Café 21.
+unsupported | The coffee will please you, as will the staff.
+| As you love good coffee, you will feel at home in this quiet garden.
 unsupported | The wine list is great and the garden is quiet.
 unsupported | You would enjoy the happy hour with your cousins.
 unsupported | Its outdoor seating and late hours suit you well.
@@ -152,6 +155,7 @@ unsupported | You would enjoy the Fender neck and the warm tone.
 unsupported | With 24 frets and a warm tone it suits you.
 unsupported | The sound quality and noise cancellation are great.
 unsupported | The body of solid mahogany gives a warm tone.
+not_positive | The tone suits you, with its high price.
 not_positive | The tone is thin, harsh and bad.
 not_positive | The build quality is poor and cheap.
 not_positive | It does not have a warm tone.

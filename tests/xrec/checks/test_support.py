@@ -24,12 +24,33 @@ def unsupported(text: str, texts: PairTexts = BISTRO) -> list[str]:
     [
         ("Its quiet gardens suit you.", []),  # chosen
         ("The dog friendly tables suit you.", []),  # on the menu, written in another way
-        ("The coffee suits you.", []),  # in the user's profile
-        ("The strong coffee suits you.", ["strong coffee"]),  # coffee alone is in the profile
+        ("The strong coffee suits you.", ["strong coffee"]),
         ("Live music and River Views!", ["Live music", "River Views"]),
     ],
 )
 def test_unsupported_aspects_are_those_that_stand_nowhere(text: str, expected: list[str]) -> None:
+    assert unsupported(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        # said of the item
+        ("You would love the good coffee.", ["coffee"]),
+        ("The coffee suits you.", ["coffee"]),
+        ("You love its coffee.", ["coffee"]),
+        ("As you love bread, this place has the coffee for you.", ["coffee"]),
+        # said of the user
+        ("As you love good coffee, the quiet garden will please you.", []),
+        ("Since you enjoy bread, cakes and coffee, come to the garden.", []),
+        ("Your taste for coffee, and a fan of coffee.", []),
+        # which the profile does not say
+        ("As you love live music, the quiet garden will please you.", ["live music"]),
+    ],
+)
+def test_the_users_profile_supports_what_is_said_of_the_user_only(
+    text: str, expected: list[str]
+) -> None:
     assert unsupported(text) == expected
 
 

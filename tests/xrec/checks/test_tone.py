@@ -51,6 +51,7 @@ def test_praise_that_holds_words_of_denial_is_positive(text: str) -> None:
         ("The late hours are overpriced, but you would love the great staff.", "blames"),
         ("You would hate it here.", "sentiment is -0.57"),
         ("The user may not enjoy this great and lovely place.", "dissuades: 'may not enjoy'"),
+        ("You would like its great tone and high price.", "blames: 'high price'"),
         ("Great cakes, but you won\u2019t really love it.", "dissuades"),
         ("A sad and ugly place for you.", "sentiment is -"),
     ],
