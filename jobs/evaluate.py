@@ -99,7 +99,7 @@ def _manifests(config: EvaluateConfig) -> dict[str, Manifest]:
 
 
 def _output(config: EvaluateConfig, manifests: Mapping[str, Manifest]) -> Output:
-    elsewhere = {"workspace", "storage", "evaluation", "aspects", *_ARTIFACTS}
+    elsewhere = {"workspace", "storage", "evaluation", "aspects", "ranker", *_ARTIFACTS}
     without_effect = {"device", "batch_size", "engine", "llm"}
     return Output(
         location_of(config, "evaluation"),
@@ -117,6 +117,7 @@ def _explainer(config: EvaluateConfig) -> Explainer:
         llm=config.llm,
         storage=config.storage,
         aspects=config.artifact("aspects"),
+        ranker=config.artifact("ranker") if config.decoding.num_candidates > 1 else None,
     )
     return load_explainer(sources, device=config.device, engine=config.engine)
 

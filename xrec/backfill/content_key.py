@@ -25,7 +25,10 @@ def shared_key(identity: Identity) -> str:
     """Return the part of the content key that all pairs of a run have in common."""
     settings = {name: identity.config[name] for name in ("decoding", "dtype")}
     return fingerprint_of(
-        [settings, {name: identity.inputs[name] for name in ("base_model", "adapter")}]
+        [
+            settings,
+            {name: identity.inputs.get(name) for name in ("base_model", "adapter", "ranker")},
+        ]
     )
 
 

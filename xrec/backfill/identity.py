@@ -46,6 +46,8 @@ def _identity(
         inputs["aspects"] = aspects.fingerprint
     if sources.cold_start:
         inputs["cold_start"] = read_cold_start(sources.cold_start, sources.storage).fingerprint
+    if sources.ranker is not None:
+        inputs["ranker"] = manifest_of(config, "ranker").fingerprint
     if config.carry_from:
         inputs["carry_from"] = open_location(config.carry_from, config.storage).shared_uri
     settings = {
@@ -94,8 +96,16 @@ def sources_of(config: BackfillConfig | ServeConfig) -> Sources:
         **{name: location.shared_uri for name, location in locations.items()},
         llm=config.llm,
         storage=config.storage,
+        ranker=_ranker(config),
         cold_start=_shared(config.cold_start, config.storage) if config.cold_start else None,
     )
+
+
+def _ranker(config: BackfillConfig | ServeConfig) -> str | None:
+    """The URI of the ranker if several texts are drawn; the endpoint draws one."""
+    if config.decoding.num_candidates == 1 or isinstance(config, ServeConfig):
+        return None
+    return location_of(config, "ranker").shared_uri
 
 
 def _shared(tables: ColdStartConfig, storage: StorageConfig) -> ColdStartConfig:

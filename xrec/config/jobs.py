@@ -9,6 +9,7 @@ from xrec.config.backfill import BackfillConfig, RecommendConfig
 from xrec.config.data import BuildSampleLLMConfig, PrepareConfig
 from xrec.config.evaluate import AblateConfig, EvaluateConfig
 from xrec.config.graph import PretrainGraphConfig
+from xrec.config.ranker import TrainRankerConfig
 from xrec.config.serve import ServeConfig
 from xrec.config.shared import JobConfig
 
@@ -20,6 +21,7 @@ JOBS: Mapping[str, type[JobConfig]] = {
     "train-aspects": TrainAspectsConfig,
     "train-adapter": TrainAdapterConfig,
     "import-adapter": ImportAdapterConfig,
+    "train-ranker": TrainRankerConfig,
     "recommend": RecommendConfig,
     "backfill": BackfillConfig,
     "evaluate": EvaluateConfig,
@@ -34,6 +36,7 @@ ARTIFACTS = (
     "graph",
     "aspects",
     "adapter",
+    "ranker",
     "recommendations",
     "explanations",
     "evaluation",

@@ -16,9 +16,10 @@ from xrec.config.llm import DecodingConfig, EngineConfig, LLMConfig
 from xrec.config.shared import ColdStartConfig, Device, StorageConfig
 from xrec.data.cold_start import History, read_cold_start, with_history
 from xrec.data.dataset import Dataset, read_dataset
-from xrec.errors import DataError, ModelError
+from xrec.errors import ConfigError, DataError, ModelError
+from xrec.generate.candidates import Candidate, Ranker, draw_candidates, read_ranker
 from xrec.generate.choice import choose_engine
-from xrec.generate.engine import Engine, Failure, FinishReason
+from xrec.generate.engine import Completion, Engine, Failure, FinishReason
 from xrec.generate.text_rules import TextFinisher
 from xrec.generate.transformers_engine import load_engine
 from xrec.generate.vllm.version import check_installed_vllm
@@ -63,7 +64,8 @@ class Explanation:
 class Sources:
     """What an explainer is made from; everything in it can be sent to another process.
 
-    The artifact `aspects` is read only if the adapter's prompt asks for aspects.
+    The artifact `aspects` is read only if the adapter's prompt asks for aspects, `ranker` if it is
+    given.
     """
 
     dataset: str
@@ -73,6 +75,7 @@ class Sources:
     storage: StorageConfig
     cold_start: ColdStartConfig | None = None
     aspects: str | None = None
+    ranker: str | None = None
 
 
 @dataclass(frozen=True)
@@ -105,7 +108,7 @@ class Explainer:
     `dataset` and `graph` also hold the new users and items of a cold start. `model` is None with
     vLLM, which does not give its model away. `model_fingerprint` identifies
     language model, adapter and trained graph together. `finisher` makes explanations of the texts
-    that `engine` writes, and `checker` checks them.
+    that `engine` writes, `checker` checks them, and `ranker` takes the best of several.
     """
 
     def __init__(
@@ -117,11 +120,13 @@ class Explainer:
         graph: GraphEmbeddings,
         model_fingerprint: str,
         checker: Checker | None = None,
+        ranker: Ranker | None = None,
     ):
         self.model = model
         self.engine = engine
         self.pairs = pairs
         self.checker = checker or checker_of(dataset)
+        self.ranker = ranker
         self.finisher = TextFinisher(pairs.builder, pairs.titles, self.checker)
         self.dataset = dataset
         self.graph = graph
@@ -176,21 +181,67 @@ class Explainer:
         texts: Sequence[PairTexts],
         decoding: DecodingConfig,
     ) -> Iterator[Explanation]:
+        if decoding.num_candidates > 1:
+            yield from self._best_of_candidates(prompts, texts, decoding)
+            return
         for completion in self.engine.generate(prompts, decoding):
             prompt, text, failure = prompts[completion.index], "", completion.failure
             if failure is None:
                 text, failure = self.finisher.finish(
                     completion, prompt, texts[completion.index], decoding
                 )
-            yield Explanation(
-                index=completion.index,
-                text=text,
-                num_prompt_tokens=len(prompt),
-                num_generated_tokens=len(completion.token_ids),
-                finish_reason=completion.finish_reason,
-                failure=failure,
-                refused=failure.reason if failure and not completion.failure else "",
+            yield _explanation(completion, prompt, text, failure)
+
+    def candidates(
+        self,
+        prompts: Sequence[Sequence[int]],
+        texts: Sequence[PairTexts],
+        decoding: DecodingConfig,
+    ) -> list[list[Candidate]]:
+        """`decoding.num_candidates` texts of each prompt, with what a ranker knows of them."""
+        return draw_candidates(
+            self.engine,
+            prompts,
+            texts,
+            decoding,
+            lambda completion, prompt, said: self.finisher.finish(
+                completion, prompt, said, decoding
+            ),
+            self.checker,
+            self.pairs.builder.vocabulary,
+        )
+
+    def _best_of_candidates(
+        self,
+        prompts: Sequence[Sequence[int]],
+        texts: Sequence[PairTexts],
+        decoding: DecodingConfig,
+    ) -> Iterator[Explanation]:
+        if self.ranker is None:
+            raise ConfigError(
+                f"decoding.num_candidates = {decoding.num_candidates} needs a ranker: run "
+                "`xrec train-ranker`, or set it to 1"
             )
+        for drawn, prompt in zip(self.candidates(prompts, texts, decoding), prompts, strict=True):
+            usable = [each for each in drawn if each.failure is None]
+            best = (
+                usable[self.ranker.best([each.features for each in usable])] if usable else drawn[0]
+            )
+            yield _explanation(best.completion, prompt, best.text, best.failure)
+
+
+def _explanation(
+    completion: Completion, prompt: Sequence[int], text: str, failure: Failure | None
+) -> Explanation:
+    return Explanation(
+        index=completion.index,
+        text=text,
+        num_prompt_tokens=len(prompt),
+        num_generated_tokens=len(completion.token_ids),
+        finish_reason=completion.finish_reason,
+        failure=failure,
+        refused=failure.reason if failure and not completion.failure else "",
+    )
 
 
 def _is_refused(explanation: Explanation) -> bool:
@@ -297,6 +348,7 @@ def load_explainer(
         graph,
         checked.model_fingerprint,
         checker_of(dataset, sources.storage),
+        _ranker(sources),
     )
 
 
@@ -304,6 +356,12 @@ def _chooser(sources: Sources, checked: CheckedSources, dataset: Dataset) -> Asp
     if checked.aspects is None or sources.aspects is None:
         return None
     return read_chooser(open_location(sources.aspects, sources.storage), dataset)
+
+
+def _ranker(sources: Sources) -> Ranker | None:
+    if sources.ranker is None:
+        return None
+    return read_ranker(open_location(sources.ranker, sources.storage))
 
 
 def _vllm_explainer(
@@ -348,6 +406,7 @@ def _vllm_explainer(
         graph,
         checked.model_fingerprint,
         checker_of(dataset, sources.storage),
+        _ranker(sources),
     )
 
 

@@ -154,8 +154,8 @@ MISTAKES = [
     ({"zzz": 1}, r"zzz: unknown key; known keys: workspace, .*serve"),
     (
         {"training": {"num_epochs": 3}},
-        r"training: unknown key in this place; training stands in pretrain-graph\.training, "
-        r"train-adapter\.training, ablate\.training",
+        r"training: unknown key; .*training stands in pretrain-graph\.training, "
+        r"train-adapter\.training, train-ranker\.training, ablate\.training",
     ),
     (
         {"backfill": {"pairs": {"kind": "split"}, "splits": {"test": 0.1}}},
