@@ -3,6 +3,7 @@
 from functools import partial
 
 from jobs.output import Output
+from xrec.annotate.phrases.profile_aspects import find_aspects
 from xrec.annotate.read import annotations_manifest, read_annotations
 from xrec.config.data import AnnotationsSource, PrepareConfig, ReleaseSource, SampleSource
 from xrec.data import dataset_settings, prepare_dataset, source_hashes
@@ -29,7 +30,9 @@ def output(config: PrepareConfig, *, exact: bool = True) -> Output:
 
 def run(config: PrepareConfig) -> Manifest:
     """Make the dataset; returns its manifest. For the errors see `prepare_dataset`."""
-    return prepare_dataset(config, _source(config))
+    wanted = config.aspects_from
+    find = None if wanted is None else partial(find_aspects, config=wanted)
+    return prepare_dataset(config, _source(config), find)
 
 
 def _files_of(dataset: Location) -> tuple[str, ...]:

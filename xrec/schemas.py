@@ -37,7 +37,8 @@ REVIEWS = pa.schema(
 # What a source's table of items knows; empty where it knows nothing.
 ITEM_DETAILS = _schema(item_id=pa.string(), title=pa.string(), details=pa.string())
 
-# What reviews praise, as a vocabulary of the catalogue. The counts are of training reviews.
+# What reviews praise, as a vocabulary of the catalogue. The counts are of training reviews, or of
+# profiles (`Dataset.aspects_from`).
 _ASPECT_COUNTS = {
     "num_reviews": pa.int32(),
     "num_positive": pa.int32(),

@@ -20,7 +20,7 @@ from xrec.aspects.artifact import (
 )
 from xrec.aspects.choice import AspectChooser, Choices
 from xrec.aspects.fit import Fitted, evaluate, fit, ndcg
-from xrec.aspects.mentions import Mentions, dataset_mentions, ones_at
+from xrec.aspects.mentions import Mentions, ProfileMentions, dataset_mentions, ones_at
 from xrec.aspects.neighbours import item_vectors, nearest_items
 from xrec.aspects.scorer import AspectScorer, Weights
 from xrec.aspects.train import aspects_identity, train_aspects
@@ -31,6 +31,7 @@ __all__ = [
     "Choices",
     "Fitted",
     "Mentions",
+    "ProfileMentions",
     "Weights",
     "aspects_identity",
     "aspects_of",

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from xrec.aspects.mentions import Floats, Indices, Sparse
-from xrec.aspects.scorer import AspectScorer
+from xrec.aspects.scorer import AspectScorer, rows_or_zero
 from xrec.data.evidence import AspectEvidence
 
 _PAIRS_PER_BLOCK = 4096
@@ -85,8 +85,13 @@ class AspectChooser:
         for block in _blocks(order):
             best, found = choose(users[block], items[block], k)
             aspects[block, : best.shape[1]], scores[block, : best.shape[1]] = best, found
-        own = mentions.row_of(users, items) if leave_out_own else np.full(len(users), -1)
-        return self._with_evidence(users, items, aspects, scores, own)
+        none = np.full(len(users), -1, dtype=np.int64)
+        own, counted = (
+            (mentions.row_of(users, items), mentions.counted_rows(users, items))
+            if leave_out_own
+            else (none, none)
+        )
+        return self._with_evidence(users, items, aspects, scores, own, counted)
 
     def _best(self, users: Indices, items: Indices, k: int) -> tuple[Indices, Floats]:
         starts, lengths = self._menus.indptr[items], np.diff(self._menus.indptr)[items]
@@ -106,27 +111,40 @@ class AspectChooser:
     def _best_without_own(self, users: Indices, items: Indices, k: int) -> tuple[Indices, Floats]:
         mentions = self._scorer.mentions
         scores = self._scorer.scores(users, items, leave_out_own=True)
-        counts = mentions.of_items[items].toarray() - _own(
-            mentions.aspects, mentions.row_of(users, items)
+        counts = mentions.of_items[items].toarray() - rows_or_zero(
+            mentions.aspects, mentions.counted_rows(users, items)
         )
         on_menu = counts >= self._min_item_reviews
         every = np.broadcast_to(np.arange(mentions.num_aspects), scores.shape)
         return _top(np.where(on_menu, scores, -np.inf), every, k)
 
     def _with_evidence(
-        self, users: Indices, items: Indices, aspects: Indices, scores: Floats, own: Indices
+        self,
+        users: Indices,
+        items: Indices,
+        aspects: Indices,
+        scores: Floats,
+        own: Indices,
+        counted: Indices,
     ) -> Choices:
+        """Count; `own` are the pairs' rows to leave out of the users' counts, or -1.
+
+        `counted` are those to leave out of the items' counts.
+        """
         mentions, there = self._scorer.mentions, aspects >= 0
         is_known = users >= 0
-        is_own = (own >= 0).astype(np.int32)
+        is_own, is_counted = ((rows >= 0).astype(np.int32) for rows in (own, counted))
         columns = np.where(there, aspects, 0)
-        in_own = _at(mentions.aspects, np.maximum(own, 0), columns) * is_own[:, None]
+        in_own, in_counted = (
+            _at(mentions.aspects, np.maximum(rows, 0), columns) * (rows >= 0)[:, None]
+            for rows in (own, counted)
+        )
         return Choices(
             np.where(there, aspects, -1),
             scores,
-            np.where(there, _at(mentions.of_items, items, columns) - in_own, 0),
+            np.where(there, _at(mentions.of_items, items, columns) - in_counted, 0),
             np.where(there & is_known[:, None], _at(mentions.of_users, users, columns) - in_own, 0),
-            mentions.reviews_of_items[items].astype(np.int32) - is_own,
+            mentions.reviews_of_items[items].astype(np.int32) - is_counted,
             np.where(is_known, mentions.reviews_of_users[users].astype(np.int32), 0) - is_own,
         )
 
@@ -164,13 +182,6 @@ def _top(scores: Floats, aspects: Indices, k: int) -> tuple[Indices, Floats]:
     found = best.values.numpy()
     chosen = np.take_along_axis(aspects, best.indices.numpy(), axis=1).astype(np.int64)
     return np.where(found > -np.inf, chosen, -1), found
-
-
-def _own(aspects: Sparse, rows: Indices) -> Floats:
-    """Return what the training reviews `rows` mention, (N, A); zeros for row -1."""
-    own = np.zeros((len(rows), aspects.shape[1]), dtype=np.float32)
-    own[rows >= 0] = aspects[rows[rows >= 0]].toarray()
-    return own
 
 
 def _at(matrix: Sparse, rows: Indices, columns: Indices) -> Counts:

@@ -1,12 +1,14 @@
 """What training reviews mention: pairs of users and items, each with its aspects.
 
-All counts come from here, so that a pair's own review can be left out of them exactly.
+Without reviews it is what the items' profiles name: a user who interacted with an item counts for
+each aspect of its profile. All counts come from here, so that a pair's own review, or interaction,
+can be left out of them exactly.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
@@ -61,6 +63,11 @@ class Mentions:
 
     @cached_property
     def reviews_of_items(self) -> Floats:
+        """Of how many reviews of each item the counts `of_items` are, (I,)."""
+        return self.pairs_of_items
+
+    @cached_property
+    def pairs_of_items(self) -> Floats:
         """The number of pairs of each item, (I,)."""
         return np.bincount(self.items, minlength=self.num_items).astype(np.float32)
 
@@ -84,9 +91,43 @@ class Mentions:
         rows = order[places] if len(known) else np.full(len(wanted), -1)
         return np.where(known[rows] == wanted, rows, -1) if len(known) else rows
 
+    def counted_rows(self, users: Indices, items: Indices) -> Indices:
+        """Return the row of each pair that `of_items` counts, (N,) int64, else -1."""
+        return self.row_of(users, items)
+
     @cached_property
     def _order(self) -> Indices:
         return np.argsort(self.users * self.num_items + self.items, kind="stable")
+
+
+@dataclass(frozen=True, eq=False)
+class ProfileMentions(Mentions):
+    """P pairs that interacted, each with the aspects of its item's profile.
+
+    `profiles` (I, A) sparse float32 is 1 where the profile has the aspect. A profile counts as one
+    review of its item, and none of the pairs wrote it.
+    """
+
+    profiles: Sparse
+
+    @classmethod
+    def of(cls, users: Indices, items: Indices, profiles: Sparse, num_users: int) -> Self:
+        """Return the pairs users (P,), items (P,), of which each is there once."""
+        return cls(users, items, profiles[items], num_users, profiles.shape[0], profiles)
+
+    @cached_property
+    def of_items(self) -> Sparse:
+        """The profiles."""
+        return self.profiles
+
+    @cached_property
+    def reviews_of_items(self) -> Floats:
+        """1 for each item: its profile."""
+        return np.ones(self.num_items, dtype=np.float32)
+
+    def counted_rows(self, users: Indices, items: Indices) -> Indices:
+        """Return -1 for each pair: a profile is there without it."""
+        return np.full(len(users), -1, dtype=np.int64)
 
 
 def dataset_mentions(
@@ -94,17 +135,30 @@ def dataset_mentions(
 ) -> Mentions:
     """Return the split's interactions with their aspects of the sentiment.
 
-    Raises DataError if the dataset has no aspects.
+    If the aspects are those of profiles, a training pair has those of its item's profile, and held
+    out are the explained pairs, with what their explanations name. Raises DataError if the dataset
+    has no aspects.
     """
     table = dataset.explanation_aspects
     if dataset.aspects is None or table is None:
         raise DataError(
             "the dataset has no aspects of pairs; expected one that was prepared from annotations "
-            "(`xrec annotate`)"
+            "(`xrec annotate`), or with prepare.aspects_from: {kind: profiles}"
         )
     counted = pc.is_in(table["sentiment"], pa.array(_COUNTED[sentiment]))
     rows = table.filter(pc.and_(pc.equal(table["split"], split), counted))
-    users, items = dataset.interaction_edges(split)
+    if dataset.aspects_from == "reviews":
+        return _mentions_of(dataset, dataset.interaction_edges(split), rows)
+    if split == "train":
+        users, items = dataset.interaction_edges("train")
+        return ProfileMentions.of(users, items, _profiles(dataset), dataset.num_users)
+    return _mentions_of(dataset, _edges(dataset.explained_pairs(split)), rows)
+
+
+def _mentions_of(dataset: Dataset, edges: NDArray[np.int64], rows: pa.Table) -> Mentions:
+    """Return the pairs `edges` (2, P) with those of `rows` (schema EXPLANATION_ASPECTS)."""
+    assert dataset.aspects is not None
+    users, items = edges
     pairs = Mentions(
         users,
         items,
@@ -126,6 +180,22 @@ def dataset_mentions(
         dataset.num_users,
         dataset.num_items,
     )
+
+
+def _edges(pairs: pa.Table) -> NDArray[np.int64]:
+    return np.stack([pairs["user_index"].to_numpy(), pairs["item_index"].to_numpy()]).astype("i8")
+
+
+def _profiles(dataset: Dataset) -> Sparse:
+    """Return which aspects each item's profile has, (I, A)."""
+    table = dataset.item_aspects
+    assert table is not None
+    assert dataset.aspects is not None
+    items, aspects = (
+        table[name].to_numpy().astype(np.int64) for name in ("item_index", "aspect_index")
+    )
+    check_aspects(aspects, dataset.aspects.num_rows, "item_aspects")
+    return ones_at(items, aspects, (dataset.num_items, dataset.aspects.num_rows))
 
 
 def ones_at(rows: Indices, columns: Indices, shape: tuple[int, int]) -> Sparse:

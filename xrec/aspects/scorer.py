@@ -11,7 +11,11 @@ along the paths user - item - aspect and user - item - user - aspect that leave 
 reviews out. Of each item j that the user reviewed, with n(j) reviews:
 
     s(u, a) = sum_j [ share of j's other reviews with a
-                      + n(j)^-1/2 sum of the shares, of all their reviews, of j's other reviewers ]
+                      + r(j)^-1/2 sum of the shares, of all their reviews, of j's other reviewers ]
+
+Where profiles take the place of reviews (`ProfileMentions`), a profile is the only review of its
+item, n(i) = 1, and c(u, a) counts the items that the user interacted with; r(j) users did with j.
+In reviews r(j) = n(j).
 
 The constants and weights are trained by `xrec.aspects.fit`. A pair's own review, if it is one of
 the training reviews, can be left out of all counts.
@@ -25,7 +29,7 @@ import numpy as np
 import scipy.sparse
 from numpy.typing import NDArray
 
-from xrec.aspects.mentions import Floats, Indices, Mentions, Sparse, add_up
+from xrec.aspects.mentions import Floats, Indices, Mentions, Sparse, add_up, ones_at
 
 _ROUNDING = 1e-5  # a share that is less was 0 before float32 rounded
 
@@ -88,25 +92,44 @@ class AspectScorer:
 
     @cached_property
     def graph_counts(self) -> Sparse:
-        """s(u, a), (U, A) sparse float32."""
+        """s(u, a), (U, A) sparse float32.
+
+        It is the sum of `_paths` over the user's pairs, without a row for each pair.
+        """
         mentions = self.mentions
-        paths = self._paths(np.arange(len(mentions.users)))
-        return add_up(mentions.users, mentions.num_users) @ paths
+        visits = add_up(mentions.users, mentions.num_users)
+        items = ones_at(mentions.users, mentions.items, (mentions.num_users, mentions.num_items))
+        of_pairs = visits @ self._reviewer_weights[mentions.items]
+        counts = (
+            items @ _scaled(mentions.of_items, self._review_weights)
+            - visits @ _scaled(mentions.aspects, self._review_weights[mentions.items])
+            + items @ _scaled(self._shares_of_reviewers, self._reviewer_weights)
+            - _scaled(self._shares_of_users, of_pairs)
+        )
+        return _above(counts.tocsr(), _ROUNDING * (1 + of_pairs))
 
     def _paths(self, rows: Indices) -> Sparse:
         """What each of these training pairs adds to s(u, a), (N, A) sparse, above 0."""
         mentions = self.mentions
         users, items = mentions.users[rows], mentions.items[rows]
-        num_reviews = mentions.reviews_of_items[items]
         others = mentions.of_items[items] - mentions.aspects[rows]
         reviewers = self._shares_of_reviewers[items] - self._shares_of_users[users]
-        paths = (
-            _scaled(others, 1 / np.maximum(num_reviews - 1, 1))
-            + _scaled(reviewers, 1 / np.sqrt(np.maximum(num_reviews, 1)))
-        ).tocsr()
-        paths.data = np.where(paths.data > _ROUNDING, paths.data, 0).astype(np.float32)
-        paths.eliminate_zeros()
-        return paths
+        paths = _scaled(others, self._review_weights[items]) + _scaled(
+            reviewers, self._reviewer_weights[items]
+        )
+        return _above(paths.tocsr(), np.full(len(rows), _ROUNDING))
+
+    @cached_property
+    def _review_weights(self) -> Floats:
+        """1 / (n(j) - 1), (I,): what makes counts of other reviews a share."""
+        weights: Floats = (1 / np.maximum(self.mentions.reviews_of_items - 1, 1)).astype(np.float32)
+        return weights
+
+    @cached_property
+    def _reviewer_weights(self) -> Floats:
+        """r(j)^-1/2, (I,)."""
+        weights: Floats = (1 / np.sqrt(np.maximum(self.mentions.pairs_of_items, 1))).astype("f4")
+        return weights
 
     @cached_property
     def _shares_of_users(self) -> Sparse:
@@ -156,12 +179,11 @@ class AspectScorer:
         mentions, weights = self.mentions, self.weights
         rows = mentions.row_of(users, items)
         is_own = rows >= 0
-        own, path = (
-            np.zeros((len(users), mentions.num_aspects), dtype=np.float32) for _ in range(2)
-        )
-        own[is_own] = mentions.aspects[rows[is_own]].toarray()
+        path = np.zeros((len(users), mentions.num_aspects), dtype=np.float32)
         path[is_own] = self._paths(rows[is_own]).toarray()
-        of_item = (mentions.of_items[items] + self.neighbour_shares[items]).toarray() - own
+        own = rows_or_zero(mentions.aspects, rows)
+        counted = rows_or_zero(mentions.aspects, mentions.counted_rows(users, items))
+        of_item = (mentions.of_items[items] + self.neighbour_shares[items]).toarray() - counted
         floor = self.prior_floor[items, None] * mentions.frequency
         habit = mentions.of_users[users].toarray() - own
         graph = np.maximum(self.graph_counts[users].toarray() - path, 0)
@@ -171,6 +193,21 @@ class AspectScorer:
             + weights.graph_weight * np.log1p(graph / (weights.graph_reviews * mentions.frequency))
         )
         return scores
+
+
+def _above(matrix: Sparse, least: NDArray[np.floating[Any]]) -> Sparse:
+    """Return the entries (N, A) of `matrix` that are above `least` (N,), the others are 0."""
+    rows = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
+    matrix.data = np.where(matrix.data > least[rows], matrix.data, 0).astype(np.float32)
+    matrix.eliminate_zeros()
+    return matrix
+
+
+def rows_or_zero(matrix: Sparse, rows: Indices) -> Floats:
+    """Return the rows (N,) of a sparse matrix, (N, A); zeros for row -1."""
+    found = np.zeros((len(rows), matrix.shape[1]), dtype=np.float32)
+    found[rows >= 0] = matrix[rows[rows >= 0]].toarray()
+    return found
 
 
 def _scaled(matrix: Sparse, factors: NDArray[np.floating[Any]]) -> Sparse:

@@ -39,10 +39,15 @@ def train_aspects(config: TrainAspectsConfig) -> Manifest:
     """Train the score, choose for the explained pairs, write the artifact, return its manifest.
 
     Raises ArtifactNotFoundError without a dataset, DataError if it has no aspects, or none in its
-    validation pairs.
+    validation pairs, or fewer reviews an item than `config.min_item_reviews`.
     """
     settings, inputs = aspects_identity(config)
     dataset = read_dataset(location_of(config, "dataset"))
+    if dataset.aspects_from == "profiles" and config.min_item_reviews > 1:
+        raise DataError(
+            f"min_item_reviews is {config.min_item_reviews}, and the dataset's aspects are from "
+            "profiles, of which an item has one; set it to 1"
+        )
     train, validation, test = (
         dataset_mentions(dataset, split, config.sentiment)
         for split in ("train", "validation", "test")

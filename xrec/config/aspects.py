@@ -54,6 +54,7 @@ class TrainAspectsConfig(JobConfig):
     min_item_reviews: int = Field(
         1,
         ge=1,
-        description="Least number of an item's reviews that must mention an aspect that is chosen.",
+        description="Least number of an item's reviews that must mention an aspect that is chosen; "
+        "1 if the aspects are those of profiles.",
     )
     seed: int = Field(0, ge=0, description="Seed of the vectors and of the other users.")

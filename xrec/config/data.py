@@ -131,6 +131,25 @@ class SplitShares(Config):
         return self
 
 
+class ProfileAspects(Config):
+    """Aspects without reviews: phrases of praise in the items' profiles, which must be English.
+
+    A user's aspects are then those of the items that they interacted with.
+    """
+
+    kind: Literal["profiles"]
+    min_items: int = Field(
+        5, ge=1, description="Least number of items whose profiles must have an aspect."
+    )
+    max_share: float = Field(
+        0.2,
+        gt=0,
+        le=1,
+        description="Largest share of the items with a profile that may have an aspect; what more "
+        "of them have tells nothing of any.",
+    )
+
+
 class PrepareConfig(JobConfig):
     """`xrec prepare`: raw files in, dataset artifact out."""
 
@@ -143,6 +162,11 @@ class PrepareConfig(JobConfig):
     splits: SplitShares = Field(
         default_factory=SplitShares, description="How the explained pairs are split."
     )
+    aspects_from: ProfileAspects | None = Field(
+        None,
+        description="How aspects are found in a source without reviews; null makes no tables of "
+        "aspects. Annotations have aspects of their own.",
+    )
     max_rejected_share: float = Field(
         0.01,
         ge=0,
@@ -150,6 +174,15 @@ class PrepareConfig(JobConfig):
         description="Largest share of the rows of one input file that may be rejected; above "
         "it the job fails.",
     )
+
+    @model_validator(mode="after")
+    def _annotations_have_aspects(self) -> "PrepareConfig":
+        if self.aspects_from is not None and isinstance(self.source, AnnotationsSource):
+            raise ValueError(
+                "aspects_from must be null with source.kind annotations, which have aspects of "
+                f"their own, saw kind {self.aspects_from.kind}"
+            )
+        return self
 
 
 class SampleLLMConfig(Config):

@@ -7,7 +7,7 @@ user_index r.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,9 @@ from xrec import schemas
 from xrec.config.shared import Split
 from xrec.errors import DataError, UnknownIdError
 from xrec.storage import Location, Manifest, read_manifest, read_table, write_manifest, write_table
+
+AspectsFrom = Literal["reviews", "profiles"]
+ASPECTS_FROM = "aspects_from"  # among the manifest's metrics
 
 _SCHEMAS = {
     "users": schemas.USERS,
@@ -38,9 +41,8 @@ class Dataset:
 
     `interactions` and `explanations` hold each pair once, sorted by user and item. No pair whose
     explanation is held out (validation or test) is a train interaction. Only the generated sample
-    has `planted`, and only it and a dataset from annotations the tables of aspects. `item_aspects`
-    and `user_aspects` count training reviews; `explanation_aspects` has held-out pairs too, whose
-    aspects are references.
+    has `planted`. The tables of aspects are there if `aspects_from` says what they count; of
+    training pairs only. `explanation_aspects` has held-out pairs too, whose aspects are references.
     """
 
     manifest: Manifest
@@ -53,6 +55,19 @@ class Dataset:
     item_aspects: pa.Table | None = None
     user_aspects: pa.Table | None = None
     explanation_aspects: pa.Table | None = None
+
+    @property
+    def aspects_from(self) -> AspectsFrom | None:
+        """What the tables of aspects count; null without them.
+
+        reviews: the training reviews of a user or an item that mention the aspect.
+        profiles: 1 for an item whose profile has the aspect; for a user, the items of their
+            training interactions whose profiles have it.
+        """
+        if self.aspects is None:
+            return None
+        # Datasets that were made before profiles had aspects do not say it.
+        return cast(AspectsFrom, self.manifest.metrics.get(ASPECTS_FROM, "reviews"))
 
     @property
     def num_users(self) -> int:

@@ -8,7 +8,9 @@ class AspectEvidence:
     """An aspect of an item, and in how many of the training reviews it is.
 
     item_reviews of the item's num_item_reviews reviews mention it, and user_reviews of the
-    num_user_reviews that the user wrote, of whatever items.
+    num_user_reviews that the user wrote, of whatever items. If the aspects are those of profiles
+    (`Dataset.aspects_from`), the item's profile is its only review, and the user's are the profiles
+    of the items that they interacted with.
     """
 
     aspect: str

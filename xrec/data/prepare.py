@@ -8,18 +8,25 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
+import pyarrow as pa
+
 from xrec.config.data import PrepareConfig
 from xrec.data.assemble import Assembled, assemble, check_not_empty
-from xrec.data.dataset import write_dataset
+from xrec.data.dataset import ASPECTS_FROM, AspectsFrom, write_dataset
 from xrec.data.findings import check_rejected_share, count_reasons, rejected_table
+from xrec.data.profile_aspects import AspectFinder, profile_aspect_tables
 from xrec.data.source import Source, SourceData
 from xrec.storage import Location, Manifest, check_access, content_hash, finished, location_of
 
 logger = logging.getLogger("xrec")
 
 
-def prepare_dataset(config: PrepareConfig, source: Source) -> Manifest:
+def prepare_dataset(
+    config: PrepareConfig, source: Source, find_aspects: AspectFinder | None = None
+) -> Manifest:
     """Make the dataset from `source` at its output URI, and return its manifest.
+
+    `find_aspects` finds the aspects of profiles where `config.aspects_from` asks for them.
 
     If the same run was finished before, its manifest is returned and nothing is done. If anything
     is wrong, nothing is written. Raises StorageError if source or output cannot be used, DataError
@@ -38,20 +45,24 @@ def prepare_dataset(config: PrepareConfig, source: Source) -> Manifest:
     assembled = assemble(raw, config.splits)
     check_rejected_share(assembled.findings, raw.num_rows, config.max_rejected_share, source.name)
     check_not_empty(assembled.tables)
+    tables = dict(assembled.tables)
+    if find_aspects is not None:
+        tables.update(profile_aspect_tables(tables, find_aspects))
     metrics = {
         **assembled.metrics,
+        **({} if "aspects" not in tables else {ASPECTS_FROM: _aspects_from(find_aspects)}),
         "num_rejected": count_reasons(assembled.findings),
         "num_without_table": _rows_without_table(raw),
     }
     manifest = write_dataset(
         output,
-        assembled.tables,
+        tables,
         rejected_table(assembled.findings),
         config=identity,
         inputs=inputs,
         metrics=metrics,
     )
-    _report(output, assembled, raw)
+    _report(output, assembled, tables, raw)
     return manifest
 
 
@@ -84,10 +95,17 @@ def dataset_settings(config: PrepareConfig) -> dict[str, Any]:
     The place of the files is none of them: the manifest's inputs have the files' hashes.
     """
     values = config.model_dump(mode="json", include={"source", "splits", "max_rejected_share"})
+    of_profiles = config.aspects_from
+    aspects = {} if of_profiles is None else {ASPECTS_FROM: of_profiles.model_dump(mode="json")}
     return {
         **values,
+        **aspects,
         "source": {key: value for key, value in values["source"].items() if key != "uri"},
     }
+
+
+def _aspects_from(find_aspects: AspectFinder | None) -> AspectsFrom:
+    return "reviews" if find_aspects is None else "profiles"
 
 
 def _rows_without_table(raw: SourceData) -> dict[str, int]:
@@ -102,8 +120,10 @@ _MEANING = {
 }
 
 
-def _report(output: Location, assembled: Assembled, raw: SourceData) -> None:
-    counts = ", ".join(f"{table.num_rows} {name}" for name, table in assembled.tables.items())
+def _report(
+    output: Location, assembled: Assembled, tables: Mapping[str, pa.Table], raw: SourceData
+) -> None:
+    counts = ", ".join(f"{table.num_rows} {name}" for name, table in tables.items())
     metrics = assembled.metrics
     logger.info("%s: %s", output, counts)
     logger.info(
@@ -115,7 +135,7 @@ def _report(output: Location, assembled: Assembled, raw: SourceData) -> None:
     )
     for table, count in _rows_without_table(raw).items():
         logger.warning(f"no table of {table}: {_MEANING[table]}", count)
-    if assembled.tables["explanations"].num_rows == 0:
+    if tables["explanations"].num_rows == 0:
         logger.warning("no explanations: a graph can be trained on this dataset, an adapter cannot")
     for reason, count in count_reasons(assembled.findings).items():
         logger.warning("%s: %d rows left out (see rejected.parquet)", reason, count)

@@ -12,7 +12,7 @@ from jobs.prepare import run as prepare_dataset
 from tests.conftest import ObjectStore
 from xrec.config.data import PrepareConfig
 from xrec.config.shared import StorageConfig
-from xrec.data import read_dataset
+from xrec.data import dataset_settings, read_dataset
 from xrec.errors import ArtifactMismatchError, DataError, StorageAccessError, StorageNotFoundError
 from xrec.storage import open_location
 
@@ -231,6 +231,18 @@ def test_prepare_dataset_sample_plants_an_aspect_for_each_explained_pair(tmp_pat
         assert planted["aspect"] in explained["explanation"]
         profile = dataset.items["profile"][planted["item_index"]].as_py().lower()
         assert all(aspect in profile for aspect in planted["aspects"])
+
+
+def test_dataset_settings_have_aspects_only_where_they_are_asked_for(tmp_path: Path) -> None:
+    plain = dataset_settings(_config(tmp_path, SAMPLE))
+    asked = dataset_settings(_config(tmp_path, SAMPLE, aspects_from={"kind": "profiles"}))
+    assert set(asked) - set(plain) == {"aspects_from"}
+    assert {name: asked[name] for name in plain} == plain
+
+
+def test_prepare_config_refuses_aspects_of_profiles_beside_annotations(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="aspects_from must be null with source"):
+        _config(tmp_path, {"kind": "annotations"}, aspects_from={"kind": "profiles"})
 
 
 def test_prepare_dataset_sample_twice_gives_the_same_content(tmp_path: Path) -> None:

@@ -6,6 +6,9 @@ learn      which noun phrases are aspects, from training reviews
 titles     names for items that have none
 sentences  profiles and explanations from aspects
 annotator  all of it, behind the protocol of an annotator
+
+profiles, profile_words, profile_aspects
+           the same grammar for profiles of items that have no reviews
 """
 
 from xrec.annotate.phrases.annotator import phrases_spec

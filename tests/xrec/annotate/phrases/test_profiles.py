@@ -1,0 +1,86 @@
+"""What profiles praise, and what in them is no praise of the item."""
+
+import pytest
+
+from xrec.annotate.phrases.profiles import reasons
+
+
+def _longest(text: str) -> list[str]:
+    """How the longest name of each reason is written."""
+    return [next(iter(reason.values())) for reason in reasons(text)]
+
+
+def test_reasons_of_a_profile_are_its_noun_phrases_with_what_describes_them() -> None:
+    text = (
+        "Fans of fresh handmade pasta, craft cocktails and live music in a cozy atmosphere would "
+        "enjoy The Owl in Leeds for its friendly staff."
+    )
+    assert _longest(text) == [
+        "fresh handmade pasta",
+        "craft cocktails",
+        "live music",
+        "cozy atmosphere",
+        "friendly staff",
+    ]
+
+
+def test_reason_may_be_called_by_fewer_of_its_words_and_its_key_is_singular() -> None:
+    (reason,) = reasons("fresh handmade pasta dishes")
+    assert dict(reason) == {
+        "fresh handmade pasta": "fresh handmade pasta",
+        "handmade pasta": "handmade pasta",
+        "pasta": "pasta",
+    }
+    (reason,) = reasons("crispy waffles")
+    assert dict(reason) == {"crispy waffle": "crispy waffles", "waffle": "waffles"}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Craft beer enthusiasts and coffee lovers would enjoy it.", ["craft beer", "coffee"]),
+        ("Pet owners, history buffs and families with children", ["history"]),
+        ("Thrill seekers and theater-goers", []),
+    ],
+)
+def test_reasons_of_whom_a_place_suits_are_only_what_they_love(
+    text: str, expected: list[str]
+) -> None:
+    assert _longest(text) == expected
+
+
+@pytest.mark.parametrize(
+    "caveat",
+    [
+        "despite limited parking and a noisy room",
+        "although the patio is small",
+        "for those willing to tolerate long lines and loud music",
+        "who do not mind street parking",
+        "with slow service and crowded tables",
+    ],
+)
+def test_reasons_of_a_caveat_are_none(caveat: str) -> None:
+    assert _longest(f"Great sushi, {caveat}.") == ["sushi"]
+
+
+def test_reasons_begin_again_behind_the_verb_that_ends_a_caveat() -> None:
+    text = "Those who can tolerate loud noise would enjoy the river view."
+    assert _longest(text) == ["river view"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["Great food, excellent service and a nice atmosphere.", "A wide variety of menu options."],
+)
+def test_reasons_need_more_than_praise_that_fits_anything(text: str) -> None:
+    assert _longest(text) == []
+
+
+def test_reasons_of_kinds_of_a_thing_are_several() -> None:
+    assert _longest("authentic Thai and Vietnamese food") == ["vietnamese food", "thai food"]
+    assert _longest("a warm and friendly staff") == ["friendly staff"]
+
+
+def test_reasons_are_no_names_and_not_what_stands_behind_one() -> None:
+    assert _longest("He would enjoy Green Parrot Bistro in Reno for Starbucks coffee.") == []
+    assert _longest("Fans of Greek food and BBQ would enjoy it.") == ["greek food", "bbq"]

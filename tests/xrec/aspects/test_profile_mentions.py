@@ -1,0 +1,155 @@
+"""Aspects of profiles in the score: what a user's visits tell, without the pair's own."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.sparse
+
+from jobs.prepare import run as prepare_dataset
+from jobs.train_aspects import run as train_aspects
+from xrec.aspects import (
+    AspectChooser,
+    AspectScorer,
+    ProfileMentions,
+    Weights,
+    dataset_mentions,
+    read_scorer,
+)
+from xrec.config.aspects import TrainAspectsConfig
+from xrec.config.data import PrepareConfig
+from xrec.data import Dataset, read_dataset
+from xrec.errors import DataError
+from xrec.storage import open_location
+
+PROFILES = np.array([[1, 1, 0], [1, 0, 0], [0, 1, 1], [1, 0, 1], [0, 0, 1]], dtype=np.float32)
+VISITS = [(0, 0), (0, 1), (0, 3), (1, 0), (1, 2), (2, 1), (2, 2), (2, 3)]  # nobody visits item 4
+OWN_ONLY = Weights(own_weight=0.5, own_reviews=4.0, graph_weight=0.0, prior_reviews=2.0)
+
+
+@pytest.fixture
+def mentions() -> ProfileMentions:
+    users, items = np.array(VISITS, dtype=np.int64).T
+    return ProfileMentions.of(users, items, scipy.sparse.csr_matrix(PROFILES), 3)
+
+
+def _scorer(mentions: ProfileMentions, weights: Weights = OWN_ONLY) -> AspectScorer:
+    return AspectScorer(mentions, scipy.sparse.csr_matrix((5, 5), dtype=np.float32), weights)
+
+
+def _expected(user: int, item: int, *, without_own: bool) -> list[float]:
+    """The score of an item without neighbours: its profile once, and the user's other visits."""
+    found = []
+    for aspect in range(3):
+        share = (sum(PROFILES[i, aspect] for _, i in VISITS) + 0.5) / (len(VISITS) + 1)
+        visits = [i for u, i in VISITS if u == user and not (without_own and i == item)]
+        habit = sum(PROFILES[i, aspect] for i in visits)
+        of_item = PROFILES[item, aspect] + OWN_ONLY.prior_reviews * share
+        found.append(
+            math.log(of_item)
+            + OWN_ONLY.own_weight * math.log1p(habit / (OWN_ONLY.own_reviews * share))
+        )
+    return found
+
+
+@pytest.mark.parametrize("without_own", [False, True])
+def test_scores_count_a_profile_once_and_the_users_visits(
+    mentions: ProfileMentions, without_own: bool
+) -> None:
+    pairs = [(0, 0), (1, 2), (2, 0), (1, 4)]  # two visits, and two that are none
+    users, items = np.array(pairs, dtype=np.int64).T
+    found = _scorer(mentions).scores(users, items, leave_out_own=without_own)
+    expected = [_expected(user, item, without_own=without_own) for user, item in pairs]
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_choices_have_the_whole_profile_as_menu_and_the_other_visits_as_evidence(
+    mentions: ProfileMentions,
+) -> None:
+    users, items = np.array([0, 1, 1], dtype=np.int64), np.array([0, 2, 4], dtype=np.int64)
+    chosen = AspectChooser(_scorer(mentions)).choose(users, items, 3, leave_out_own=True)
+    menus = [sorted(row[row >= 0].tolist()) for row in chosen.aspects]
+    assert menus == [[0, 1], [1, 2], [2]]  # also of item 4, which nobody visited
+    by_aspect = dict(zip(chosen.aspects[0].tolist(), chosen.user_reviews[0].tolist(), strict=True))
+    assert by_aspect == {0: 2, 1: 0, -1: 0}  # of items 1 and 3, and not of item 0 itself
+    assert chosen.num_user_reviews.tolist() == [2, 1, 2]
+    assert chosen.num_item_reviews.tolist() == [1, 1, 1]
+    assert chosen.item_reviews.max(axis=1).tolist() == [1, 1, 1]
+
+
+def test_graph_counts_are_the_shares_of_others_who_visited_the_users_places(
+    mentions: ProfileMentions,
+) -> None:
+    shares = [np.mean([PROFILES[i] for u, i in VISITS if u == user], axis=0) for user in range(3)]
+    expected = np.zeros((3, 3))
+    for user, item in VISITS:
+        visitors = [u for u, i in VISITS if i == item]
+        expected[user] += sum(shares[u] for u in visitors if u != user) / math.sqrt(len(visitors))
+    found = _scorer(mentions).graph_counts.toarray()
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+TOWN = {
+    "kind": "sample",
+    "num_users": 60,
+    "num_items": 30,
+    "interactions_per_user": 10,
+    "explanations_per_user": 5,
+}
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = str(tmp_path_factory.mktemp("profiles"))
+    aspects = {"kind": "profiles", "min_items": 2, "max_share": 0.6}
+    values = {"workspace": folder, "source": TOWN, "aspects_from": aspects}
+    prepare_dataset(PrepareConfig.model_validate(values))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def dataset(workspace: str) -> Dataset:
+    return read_dataset(open_location(f"{workspace}/dataset"))
+
+
+def test_profiles_of_the_sample_hold_what_the_town_planted(dataset: Dataset) -> None:
+    assert dataset.aspects_from == "profiles"
+    assert dataset.aspects is not None
+    assert dataset.planted is not None
+    planted = {name for row in dataset.planted["aspects"].to_pylist() for name in row}
+    assert planted <= set(dataset.aspects["aspect"].to_pylist())
+
+
+def test_training_pairs_have_their_items_profile_and_held_out_ones_their_explanation(
+    dataset: Dataset,
+) -> None:
+    train, held_out = (dataset_mentions(dataset, split) for split in ("train", "test"))
+    assert isinstance(train, ProfileMentions)
+    assert (train.users.tolist(), train.items.tolist()) == tuple(
+        map(list, dataset.interaction_edges("train").tolist())
+    )
+    np.testing.assert_array_equal(train.aspects.toarray(), train.of_items.toarray()[train.items])
+    pairs = dataset.explained_pairs("test")
+    assert held_out.users.tolist() == pairs["user_index"].to_pylist()
+    assert held_out.items.tolist() == pairs["item_index"].to_pylist()
+    assert held_out.aspects.nnz
+    assert dataset.user_aspects is not None
+    assert train.of_users.sum() == sum(dataset.user_aspects["num_reviews"].to_pylist())
+
+
+def test_train_aspects_of_profiles_reads_back_and_refuses_more_than_one_review_an_item(
+    workspace: str, dataset: Dataset, tmp_path: Path
+) -> None:
+    values = {
+        "workspace": workspace,
+        "similar_items": {"embedding_dim": 8, "num_neighbours": 5},
+        "num_chosen": 2,
+    }
+    manifest = train_aspects(TrainAspectsConfig.model_validate(values))
+    assert 0 < manifest.metrics["validation"]["ndcg@10"] <= 1
+    scorer = read_scorer(open_location(f"{workspace}/aspects"), dataset)
+    assert isinstance(scorer.mentions, ProfileMentions)
+    more = {**values, "min_item_reviews": 2, "aspects": str(tmp_path / "aspects")}
+    with pytest.raises(DataError, match=r"min_item_reviews is 2.*profiles"):
+        train_aspects(TrainAspectsConfig.model_validate(more))

@@ -1,0 +1,152 @@
+"""What profiles and explanations praise: noun phrases, with the adjectives that describe them.
+
+They are no reviews. "Fans of craft cocktails and a cozy atmosphere would enjoy The Owl, despite the
+wait" is one list of reasons, of which craft cocktails and the cozy atmosphere tell something of the
+place. Whom it suits, its name, caveats and praise that fits anything do not.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from xrec.annotate.normalize import normalized
+from xrec.annotate.phrases.grammar import (
+    ADJECTIVE,
+    ADVERB,
+    AND,
+    NAME,
+    NOT,
+    NOUN,
+    STOP,
+    VERB,
+    Clause,
+    Part,
+    clauses,
+    valence,
+)
+from xrec.annotate.phrases.profile_words import (
+    ADJECTIVE_ENDINGS,
+    ADJECTIVES,
+    CAVEATS,
+    CAVEATS_END,
+    EMPTY,
+    HARMLESS,
+    KINDS,
+    LOVERS,
+    NEVER,
+    NOUNS,
+    PEOPLE,
+    PEOPLE_ENDINGS,
+    PEOPLES,
+    PLAIN,
+    SPELLINGS,
+    TAILS,
+)
+from xrec.data.english import singular
+
+Reason = Mapping[str, str]
+"""A noun phrase by all names that it may have, in normal form; of each how it is written."""
+
+_MOST_NOUNS, _MOST_ADJECTIVES = 3, 2
+_BLAME = -0.2
+_LOVER, _PERSON = "F", "U"
+
+
+def reasons(text: str) -> Iterator[Reason]:
+    """The reasons of a text, in its order; each has a name or more."""
+    for clause in clauses(text):
+        parts = _parts(clause)
+        place = 0
+        while place < len(parts):
+            start = place
+            while place < len(parts) and parts[place] == NOUN:
+                place += 1
+            if place == start:
+                place += 1
+                continue
+            yield from filter(None, _reasons(clause, parts, start, place))
+
+
+def _parts(clause: Clause) -> list[Part]:
+    """The clause's parts of speech, with the words that profiles use in their own way."""
+    parts: list[Part] = []
+    is_caveat = False
+    for place, (lower, part) in enumerate(zip(clause.lower, clause.parts, strict=True)):
+        is_caveat = (is_caveat and lower not in CAVEATS_END) or lower in CAVEATS or part == NOT
+        parts.append(STOP if is_caveat else _part(clause, place, lower, part))
+    return parts
+
+
+def _part(clause: Clause, place: int, lower: str, part: Part) -> Part:
+    if lower in LOVERS:
+        return _LOVER
+    if lower in PEOPLE or lower.endswith(PEOPLE_ENDINGS):
+        return _PERSON
+    if lower in PEOPLES or lower in ADJECTIVES:
+        return ADJECTIVE
+    if lower in NOUNS:
+        return NOUN
+    if "-" in lower and lower.rpartition("-")[2] in ADJECTIVE_ENDINGS:
+        return ADJECTIVE
+    following = clause.parts[place + 1] if place + 1 < len(clause.parts) else AND
+    if part == VERB and lower.endswith("ed") and following == NOUN:
+        return ADJECTIVE
+    if part == VERB and lower.endswith("ing") and following == AND:
+        return NOUN  # "swimming, fishing and hiking"
+    return part
+
+
+def _reasons(clause: Clause, parts: Sequence[Part], start: int, stop: int) -> list[Reason]:
+    """The noun phrase as one reason, or as several kinds of a thing: "Thai and Lao food"."""
+    is_name = start > 0 and parts[start - 1] == NAME
+    is_of_people = stop < len(parts) and parts[stop] == _PERSON
+    nouns = clause.lower[max(start, stop - _MOST_NOUNS) : stop]
+    adjectives = _adjectives(clause, parts, start)
+    words = {*nouns, *(word for group in adjectives for word in group)}
+    if is_name or is_of_people or any(map(_blames, words)):
+        return []
+    while len(nouns) > 1 and singular(nouns[-1]) in TAILS:
+        nouns = nouns[:-1]
+    if singular(nouns[-1]) in NEVER:
+        return []
+    described = [[word for word in group if word not in EMPTY] for group in adjectives]
+    if all(group and group[-1] in KINDS for group in described):
+        return [_names([group], nouns) for group in described or [[]]]
+    return [_names(described, nouns)]
+
+
+def _blames(word: str) -> bool:
+    return valence(word) < _BLAME and word not in HARMLESS
+
+
+def _names(adjectives: Sequence[Sequence[str]], nouns: Sequence[str]) -> Reason:
+    """All names of a noun phrase, the longest first; none if nothing describes a plain noun."""
+    phrases = [
+        [*group[first:], *nouns]
+        for group in adjectives
+        for first in range(max(0, len(group) - _MOST_ADJECTIVES), len(group))
+    ]
+    phrases += [list(nouns[first:]) for first in range(len(nouns))]
+    if singular(nouns[-1]) in PLAIN:
+        phrases = [words for words in phrases if len(words) > 1]
+    phrases.sort(key=len, reverse=True)
+    return {_key(words): " ".join(words) for words in phrases}
+
+
+def _key(words: Sequence[str]) -> str:
+    return normalized(" ".join(SPELLINGS.get(word, word) for word in words))
+
+
+def _adjectives(clause: Clause, parts: Sequence[Part], start: int) -> list[list[str]]:
+    """The adjectives before a noun, in groups: "fresh Thai and Lao" are fresh Thai, and Lao."""
+    groups: list[list[str]] = [[]]
+    place = start - 1
+    while place >= 0 and parts[place] in (ADJECTIVE, ADVERB, AND):
+        if parts[place] == AND:
+            if place == 0 or parts[place - 1] not in (ADJECTIVE, AND):
+                break
+            groups.append([])
+        elif parts[place] == ADJECTIVE:
+            groups[-1].insert(0, clause.lower[place])
+        elif parts[place + 1] == ADJECTIVE and clause.lower[place].endswith("ly"):
+            groups[-1][0] = f"{clause.lower[place]} {groups[-1][0]}"  # "locally sourced"
+        place -= 1
+    return [group for group in groups if group]
