@@ -1,8 +1,9 @@
 """How long slots should be.
 
 Few slabs make attention fast, and slots that fit save memory. While the arena has room, all rows of
-similar need get slots for the largest need, in one slab; when it has not, each row gets a slot of
-its own size class.
+similar need get slots for the largest need, in one slab. When it has not, rows share a length with
+those of a need up to twice as large only; and where that finds no room, a row gets a slot of its
+own size class.
 """
 
 
@@ -10,23 +11,29 @@ class SlotLengths:
     """How long slots should be, by the needs that were seen.
 
     A slot is as long as the largest need of similar size if `num_slots` such slots take at most
-    `num_positions`, else as long as the size class of its own need.
+    `num_positions`, else as the largest need below the next power of two.
     """
 
     def __init__(self, num_slots: int, num_positions: int):
         self._num_slots, self._num_positions = num_slots, num_positions
         self._largest: dict[int, int] = {}
+        self._largest_of_octave: dict[int, int] = {}
 
     def see(self, need: int) -> None:
         """Take a need into account before slots are given out."""
-        self._largest[_similar(need)] = max(need, self._largest.get(_similar(need), 0))
+        for largest, key in (
+            (self._largest, _similar(need)),
+            (self._largest_of_octave, _octave(need)),
+        ):
+            largest[key] = max(need, largest.get(key, 0))
 
     def choices(self, need: int) -> list[int]:
         """The lengths to try for a need, the best one first."""
         self.see(need)
-        shared, own = size_class(self._largest[_similar(need)]), size_class(need)
-        fits = self._num_slots * shared <= self._num_positions
-        return list(dict.fromkeys([shared if fits else own, own, need]))
+        shared = size_class(self._largest[_similar(need)])
+        if self._num_slots * shared > self._num_positions:
+            shared = size_class(self._largest_of_octave[_octave(need)])
+        return list(dict.fromkeys([shared, size_class(need), need]))
 
 
 def size_class(need: int) -> int:
@@ -37,4 +44,9 @@ def size_class(need: int) -> int:
 
 def _similar(need: int) -> int:
     """Needs up to 64, 256, 1024 and so on are similar."""
-    return (((need - 1) // 64).bit_length() + 1) // 2
+    return (_octave(need) + 1) // 2
+
+
+def _octave(need: int) -> int:
+    """Needs up to 64, 128, 256 and so on."""
+    return ((need - 1) // 64).bit_length()

@@ -1,0 +1,34 @@
+"""How long slots are: one length while the arena has room, a few when it has not."""
+
+import pytest
+
+from xrec.generate.packed.slot_lengths import SlotLengths, size_class
+
+NEEDS = range(65, 257)
+
+
+def test_rows_of_similar_need_share_one_length_while_there_is_room() -> None:
+    lengths = SlotLengths(num_slots=10, num_positions=10 * 256)
+    for need in NEEDS:
+        lengths.see(need)
+    assert {lengths.choices(need)[0] for need in NEEDS} == {256}
+
+
+def test_rows_share_a_length_with_needs_up_to_twice_as_large_where_room_is_scarce() -> None:
+    lengths = SlotLengths(num_slots=10, num_positions=10 * 256 - 1)
+    for need in NEEDS:
+        lengths.see(need)
+    first = {need: lengths.choices(need)[0] for need in NEEDS}
+    assert set(first.values()) == {128, 256}
+    assert all(need <= length < 2 * need for need, length in first.items())
+
+
+@pytest.mark.parametrize("num_positions", [10**6, 0])
+def test_what_is_tried_last_is_the_need_itself(num_positions: int) -> None:
+    lengths = SlotLengths(10, num_positions)
+    lengths.see(200)
+    for need in (5, 64, 130, 199):
+        choices = lengths.choices(need)
+        assert choices == sorted(choices, reverse=True)
+        assert choices[-1] == need
+        assert size_class(need) in choices
