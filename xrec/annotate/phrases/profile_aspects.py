@@ -16,6 +16,7 @@ from xrec.data.profile_aspects import NamedAspects
 from xrec.errors import DataError
 
 _WORD = re.compile(r"[A-Za-z][\w'-]*")
+_PLURAL = 0.25  # the share of a name's places in the plural, from which it is written so
 _LEAST_LOWER = 0.2  # the share of a word's places in lower case, below which it is a name
 
 
@@ -69,12 +70,20 @@ def _longest(reason: Reason, numbers: Mapping[str, int]) -> int:
 
 
 def _written(found: Sequence[Sequence[Reason]]) -> dict[str, str]:
-    """How each name is written most often."""
+    """How each name is written most often; in the plural if it often is.
+
+    Of books, "book lovers" are no reason to call them book.
+    """
     ways: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for reason in (reason for each in found for reason in each):
         for name, written in reason.items():
             ways[name][written] += 1
-    return {name: max(counts, key=lambda way: (counts[way], way)) for name, counts in ways.items()}
+    return {name: _best_way(name, counts) for name, counts in ways.items()}
+
+
+def _best_way(name: str, counts: Counter[str]) -> str:
+    plurals = [way for way in counts if way != name and counts[way] >= _PLURAL * counts.total()]
+    return max(plurals or counts, key=lambda way: (counts[way], way))
 
 
 def _capitalized(texts: Iterable[str]) -> set[str]:

@@ -98,7 +98,8 @@ PLAIN = word_set(
     "essential presentation favorite classic addition recipe specialty creation creature range "
     "deal sale collection set project employee server worker waitstaff car vehicle water table "
     "seat chair building screen display machine cart stage counter sound light seating vendor "
-    "chef instructor stylist bartender barista hour night evening morning design craft"
+    "chef instructor stylist bartender barista hour night evening morning design craft drink "
+    "beverage menus vibes"
 )
 SPELLINGS = {"fast-food": "fast food", "wi-fi": "wifi", "ambience": "ambiance"}
 # What vegan and Thai food is, is two things; what warm and friendly staff is, is one.
@@ -130,5 +131,5 @@ NEVER = word_set(
     "weekday league elegance go-to must-try delight excuse freshness creativity willing "
     "supply-store responder colleague coworker teacher veteran technician photographer comedian "
     "rider attendee pad banh pong catering strip-mall leg ring box counter room country boy "
-    "summarizing viewing visiting home treatment farmer"
+    "summarizing viewing visiting home treatment farmer bulk"
 )

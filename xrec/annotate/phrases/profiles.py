@@ -145,8 +145,15 @@ def _adjectives(clause: Clause, parts: Sequence[Part], start: int) -> list[list[
                 break
             groups.append([])
         elif parts[place] == ADJECTIVE:
-            groups[-1].insert(0, clause.lower[place])
+            groups[-1].insert(0, _adjective(clause, place))
         elif parts[place + 1] == ADJECTIVE and clause.lower[place].endswith("ly"):
             groups[-1][0] = f"{clause.lower[place]} {groups[-1][0]}"  # "locally sourced"
         place -= 1
     return [group for group in groups if group]
+
+
+def _adjective(clause: Clause, place: int) -> str:
+    """An adjective as it is written in lower case; "New York-style" is one."""
+    word = clause.lower[place]
+    is_of_two = place > 0 and "-" in word and clause.written[place - 1 : place] == ["New"]
+    return f"new {word}" if is_of_two else word

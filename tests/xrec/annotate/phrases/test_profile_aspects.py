@@ -70,6 +70,11 @@ def test_find_aspects_of_explanations_are_the_parts_too_and_make_no_vocabulary()
     assert of_explanations == [["handmade pasta", "pasta"], [], []]
 
 
+def test_find_aspects_are_in_the_plural_if_they_often_are() -> None:
+    profiles = ["Book lovers and pizza lovers would enjoy it."] * 3 + ["Fans of rare books, pizza."]
+    assert _named(profiles, [], _config(4))[0] == [["books", "pizza"]] * 4
+
+
 def test_find_aspects_leaves_out_words_that_are_mostly_capitalized() -> None:
     profiles = ["Costco would be enjoyed for its bulk candy.", "Costco has bulk candy."]
     assert _named(profiles, [], _config(2))[0] == [["bulk candy"], ["bulk candy"]]

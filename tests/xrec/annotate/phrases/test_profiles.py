@@ -83,4 +83,5 @@ def test_reasons_of_kinds_of_a_thing_are_several() -> None:
 
 def test_reasons_are_no_names_and_not_what_stands_behind_one() -> None:
     assert _longest("He would enjoy Green Parrot Bistro in Reno for Starbucks coffee.") == []
+    assert _longest("authentic New York-style pizza") == ["new york-style pizza"]
     assert _longest("Fans of Greek food and BBQ would enjoy it.") == ["greek food", "bbq"]
