@@ -106,8 +106,9 @@ SPELLINGS = {"fast-food": "fast food", "wi-fi": "wifi", "ambience": "ambiance"}
 KINDS = PEOPLES | {"vegan", "vegetarian", "gluten-free"}
 # No aspects: what they name is the text's own, or the guest's.
 NEVER = word_set(
-    "wait wait-time appeal value reason reputation issue problem lot bit importance order search "
-    "appreciation budget love interest passion desire focus access occasion level opportunity "
+    "touristy wait wait-time appeal value reason reputation issue problem lot bit importance "
+    "order search appreciation budget love interest passion desire focus access occasion level "
+    "opportunity "
     "craving preference need mix blend sense way kind type thing one array time day point "
     "attention recommendation restriction must-visit gem hangout outing gathering convenience "
     "consistency availability policy flexibility plenty addition part visit lifestyle date "

@@ -139,6 +139,8 @@ def _adjectives(clause: Clause, parts: Sequence[Part], start: int) -> list[list[
     """The adjectives before a noun, in groups: "fresh Thai and Lao" are fresh Thai, and Lao."""
     groups: list[list[str]] = [[]]
     place = start - 1
+    if place >= 0 and parts[place] == AND:
+        return []  # "vegetarian and meat options": the adjective is another noun's
     while place >= 0 and parts[place] in (ADJECTIVE, ADVERB, AND):
         if parts[place] == AND:
             if place == 0 or parts[place - 1] not in (ADJECTIVE, AND):

@@ -79,6 +79,7 @@ def test_reasons_need_more_than_praise_that_fits_anything(text: str) -> None:
 def test_reasons_of_kinds_of_a_thing_are_several() -> None:
     assert _longest("authentic Thai and Vietnamese food") == ["vietnamese food", "thai food"]
     assert _longest("a warm and friendly staff") == ["friendly staff"]
+    assert _longest("vegetarian and meat options") == ["meat"]
 
 
 def test_reasons_are_no_names_and_not_what_stands_behind_one() -> None:
