@@ -9,12 +9,12 @@ from xrec.config.text import EngineModelConfig, LanguageModelConfig
 
 
 class PromptFilesConfig(Config):
-    """Prompts of your own; docs/annotate.md has their form, and ours are a good start."""
+    """Files with prompts of your own; docs/language-model.md tells how they look."""
 
-    item: str | None = Field(None, description="File of the prompt for items. If null, our own.")
-    user: str | None = Field(None, description="File of the prompt for users. If null, our own.")
+    item: str | None = Field(None, description="URI of the prompt for items. If null, our own.")
+    user: str | None = Field(None, description="URI of the prompt for users. If null, our own.")
     pair: str | None = Field(
-        None, description="File of the prompt for explanations. If null, our own."
+        None, description="URI of the prompt for explanations. If null, our own."
     )
 
 

@@ -17,12 +17,13 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
-from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ValidationError
 
-from xrec.errors import ConfigError
+from xrec.config.shared import StorageConfig
+from xrec.errors import ConfigError, StorageError
+from xrec.storage import open_location
 from xrec.text import Message
 
 Kind = Literal["item", "user", "pair"]
@@ -58,22 +59,29 @@ class PromptFile:
         )
 
 
-def read_prompt(kind: Kind, path: str | None, schema: type[BaseModel], domain: str) -> PromptFile:
-    """The prompt in the file at `path`; if that is None, our own for this kind of text.
+def read_prompt(
+    kind: Kind,
+    uri: str | None,
+    schema: type[BaseModel],
+    domain: str,
+    storage: StorageConfig | None = None,
+) -> PromptFile:
+    """The prompt in the file at `uri`; if that is None, our own for this kind of text.
 
     Raises ConfigError if the file cannot be read, has no example of `domain`, or an example whose
     reply is no object of `schema`.
     """
-    if path is None:
+    if uri is None:
         text = (resources.files(__package__) / "prompts" / f"{kind}.txt").read_text("utf-8")
     else:
         try:
-            text = Path(path).read_text("utf-8")
-        except (OSError, UnicodeDecodeError) as error:
+            text = open_location(uri, storage).read_bytes().decode("utf-8")
+        except (StorageError, UnicodeDecodeError) as error:
             raise ConfigError(
-                f"annotator.prompts.{kind}: {path} cannot be read: {error}"
+                f"annotator.prompts.{kind}: {uri} cannot be read ({error}); a job on a cluster "
+                "needs a URI that the cluster reads, such as s3://"
             ) from error
-    prompt = _parsed(path or f"{kind}.txt", text)
+    prompt = _parsed(uri or f"{kind}.txt", text)
     _check(prompt, schema, domain)
     return prompt
 

@@ -35,7 +35,13 @@ def language_model_spec(
     annotator = config.annotator
     assert isinstance(annotator, LanguageModelAnnotator)
     files = {
-        kind: read_prompt(kind, getattr(annotator.prompts, kind), SCHEMAS[kind], annotator.domain)
+        kind: read_prompt(
+            kind,
+            getattr(annotator.prompts, kind),
+            SCHEMAS[kind],
+            annotator.domain,
+            config.storage,
+        )
         for kind in KINDS
     }
     model = annotator.model

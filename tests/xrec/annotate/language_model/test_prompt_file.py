@@ -5,11 +5,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.object_store import ObjectStore
 from xrec.annotate.language_model.prompt_file import KINDS, Kind, read_prompt
 from xrec.annotate.language_model.replies import PairReply, UserReply, pair_text
 from xrec.annotate.language_model.writer import SCHEMAS
 from xrec.annotate.rows import PairText
 from xrec.errors import ConfigError
+from xrec.storage import open_location
 
 VALUES = {"language": "Danish", "max_aspects": "6"}
 
@@ -72,3 +74,11 @@ def test_prompt_of_ones_own_that_is_wrong_is_an_error_that_says_where(
 def test_prompt_file_that_is_not_there_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"annotator.prompts.user: .*cannot be read"):
         read_prompt("user", str(tmp_path / "none.txt"), UserReply, "shop")
+
+
+def test_prompt_file_may_lie_on_an_object_store(s3: ObjectStore) -> None:
+    uri = f"{s3.new_bucket()}/user.txt"
+    open_location(uri, s3.storage).write_bytes(RIGHT.encode())
+    prompt = read_prompt("user", uri, UserReply, "pets", s3.storage)
+    assert prompt.name == uri
+    assert "pets" in prompt.examples
