@@ -60,6 +60,9 @@ class Checker:
             return Refusal(
                 "unsupported", f"neither the prompt nor the item's menu of aspects has: {shown}"
             )
+        if checks.unchosen and texts.aspects and not self._names_a_chosen_one(text, texts):
+            shown = ", ".join(repr(chosen.aspect) for chosen in texts.aspects)
+            return Refusal("unchosen", f"it names none of the aspects that were chosen: {shown}")
         if checks.not_positive and (why := why_not_positive(text, texts, self.aspects)):
             return Refusal("not_positive", why)
         return None
@@ -91,6 +94,9 @@ class Checker:
         if sentence is None or self.refusal(sentence, texts, checks, templates.literals):
             return None
         return sentence
+
+    def _names_a_chosen_one(self, text: str, texts: PairTexts) -> bool:
+        return any(evidence.is_named for evidence in self.evidence(text, texts))
 
     def _unsafe_word(self, text: str, texts: PairTexts, checks: ChecksConfig) -> str | None:
         assert checks.unsafe_words is not None

@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from xrec.config.base import Config
 from xrec.config.placeholders import parse_placeholders, placeholder_names
 
-CheckFailure = Literal["unsupported", "not_positive", "unsafe"]
+CheckFailure = Literal["unsupported", "unchosen", "not_positive", "unsafe"]
 """Why a text that keeps the other rules may not be shown."""
 
 _VALUES = (
@@ -32,6 +32,11 @@ class ChecksConfig(Config):
         "number, or in English a proper name, that stands neither in the prompt's texts nor in the "
         "evidence of the chosen aspects, nor, for aspects, in the item's training reviews.",
     )
+    unchosen: bool = Field(
+        False,
+        description="Whether to refuse a text that names none of the aspects that were chosen for "
+        "its pair, if any were.",
+    )
     not_positive: bool = Field(
         False,
         description="Whether to refuse an English text whose sentiment is negative, or that blames "
@@ -46,7 +51,8 @@ class ChecksConfig(Config):
     @property
     def are_on(self) -> bool:
         """Whether anything is checked."""
-        return self.unsupported or self.not_positive or self.unsafe_words is not None
+        words = self.unsafe_words is not None
+        return self.unsupported or self.unchosen or self.not_positive or words
 
 
 class PlainConfig(Config):
