@@ -33,7 +33,7 @@ TextFailure = Literal[
 ]
 """Why a text cannot be used."""
 
-_TEMPERATURE_AFTER_CHECKS = 0.7
+_TEMPERATURE_AFTER_CHECKS = 0.4
 _TITLE_PLACEHOLDER = re.compile(r"[^\w\s.!?\u2026]\w{2,}[^\w\s.!?\u2026]")
 
 
@@ -188,7 +188,7 @@ class TextConfig(Config):
     retry_temperature: Annotated[float, Field(gt=0)] | Literal["auto"] | None = Field(
         "auto",
         description="Temperature of a second try, with another seed, for a text that cannot be "
-        "used. auto is 0.7 if any of `checks` is on, and no second try if none is. If null, there "
+        "used. auto is 0.4 if any of `checks` is on, and no second try if none is. If null, there "
         "is no second try.",
     )
     fallback: Literal["none", "plain", "abstain"] = Field(

@@ -226,14 +226,14 @@ def test_explainer_checks_texts_tries_again_with_another_seed_and_falls_back_on_
         (f"I love {titles[5]}.", "written", ""),
         ("abstained", "written", "unsupported"),
     ]
-    assert [(asked.temperature, asked.seed) for asked in engine.asked] == [(0.0, 5), (0.7, 6)]
+    assert [(asked.temperature, asked.seed) for asked in engine.asked] == [(0.0, 5), (0.4, 6)]
 
 
 @pytest.mark.parametrize(
     ("text", "temperature"),
     [
         (TextConfig(), None),
-        (TextConfig(checks=ChecksConfig(not_positive=True)), 0.7),
+        (TextConfig(checks=ChecksConfig(not_positive=True)), 0.4),
         (TextConfig(checks=ChecksConfig(not_positive=True), retry_temperature=None), None),
         (TextConfig(retry_temperature=0.3), 0.3),
     ],
