@@ -5,6 +5,7 @@
     scorer       score(u, i, a)
     fit          trains the scorer's numbers on held-out reviews
     choice       the best aspects of many pairs, with evidence
+    diversity    aspects that say different things
     artifact     the trained score, and the choices of the explained pairs
     train        the recipe
 

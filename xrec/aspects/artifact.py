@@ -112,7 +112,10 @@ def read_aspects_manifest(location: Location, dataset: Manifest) -> Manifest:
 def read_chooser(location: Location, dataset: Dataset) -> AspectChooser:
     """Return the chooser with the trained score and its menus; raises what `read_scorer` raises."""
     manifest = read_aspects_manifest(location, dataset.manifest)
-    return AspectChooser(read_scorer(location, dataset), manifest.config["min_item_reviews"])
+    settings = manifest.config
+    return AspectChooser(
+        read_scorer(location, dataset), settings["min_item_reviews"], settings["diversity"]
+    )
 
 
 def read_scorer(location: Location, dataset: Dataset) -> AspectScorer:

@@ -93,7 +93,7 @@ def _choices(dataset: Dataset, scorer: AspectScorer, config: TrainAspectsConfig)
     users, items = (
         pairs[name].to_numpy().astype(np.int64) for name in ("user_index", "item_index")
     )
-    chosen = AspectChooser(scorer, config.min_item_reviews).choose(
+    chosen = AspectChooser(scorer, config.min_item_reviews, config.diversity).choose(
         users, items, config.num_chosen, leave_out_own=True
     )
     return choices_table(users, items, pairs["split"].combine_chunks(), chosen)

@@ -57,4 +57,10 @@ class TrainAspectsConfig(JobConfig):
         description="Least number of an item's reviews that must mention an aspect that is chosen; "
         "1 if the aspects are those of profiles.",
     )
+    diversity: float = Field(
+        0.0,
+        ge=0,
+        description="How much the score of an aspect loses if the same reviews mention it that "
+        "mention one which was chosen before. 0 chooses by the score alone.",
+    )
     seed: int = Field(0, ge=0, description="Seed of the vectors and of the other users.")

@@ -90,7 +90,7 @@ def test_aspects_in_too_few_reviews_are_not_chosen(scorer: AspectScorer) -> None
 @pytest.mark.parametrize(
     ("users", "items", "k", "message"),
     [
-        ([0], [0], 0, "k must be 1 or more, saw 0"),
+        ([0], [0], 0, "k must be 1 or more and diversity 0 or more, saw 0"),
         ([NUM_USERS], [0], 1, f"users must be -1 to {NUM_USERS - 1}, saw 12 to 12"),
         ([0], [-1], 1, f"items must be 0 to {NUM_ITEMS - 1}, saw -1 to -1"),
     ],
@@ -103,5 +103,36 @@ def test_choose_with_a_bad_argument_is_refused(
 
 
 def test_chooser_with_a_minimum_of_none_is_refused(scorer: AspectScorer) -> None:
-    with pytest.raises(ValueError, match="min_item_reviews must be 1 or more, saw 0"):
+    with pytest.raises(
+        ValueError, match="min_item_reviews must be 1 or more and diversity 0 or more, saw 0"
+    ):
         AspectChooser(scorer, min_item_reviews=0)
+
+
+def test_diverse_choices_take_the_best_aspect_less_its_likeness_to_those_before(
+    scorer: AspectScorer, pairs: tuple[np.ndarray, np.ndarray]
+) -> None:
+    weight = 0.7
+    found = AspectChooser(scorer, diversity=weight).choose(*pairs, K)
+    scores = scorer.scores(*pairs)
+    words = scorer.mentions.aspects.toarray()
+    norms = np.linalg.norm(words, axis=0)
+    cosine = words.T @ words / np.outer(norms, norms)
+    for row, item in enumerate(pairs[1]):
+        menu = list(np.flatnonzero(words[scorer.mentions.items == item].any(axis=0)))
+        expected: list[int] = []
+        while menu and len(expected) < K:
+            losses = [max((cosine[a, b] for b in expected), default=0.0) for a in menu]
+            best = int(
+                np.argmax([scores[row, a] - weight * x for a, x in zip(menu, losses, strict=True)])
+            )
+            expected.append(menu.pop(best))
+        assert [aspect for aspect in found.aspects[row] if aspect >= 0] == expected
+    plain = AspectChooser(scorer).choose(*pairs, K)
+    assert not np.array_equal(plain.aspects, found.aspects)
+    assert np.array_equal(plain.aspects[:, 0], found.aspects[:, 0])
+
+
+def test_a_negative_diversity_is_refused(scorer: AspectScorer) -> None:
+    with pytest.raises(ValueError, match="diversity 0 or more"):
+        AspectChooser(scorer, diversity=-1.0)
