@@ -90,7 +90,7 @@ def test_aspects_in_too_few_reviews_are_not_chosen(scorer: AspectScorer) -> None
 @pytest.mark.parametrize(
     ("users", "items", "k", "message"),
     [
-        ([0], [0], 0, "k must be 1 or more and diversity 0 or more, saw 0"),
+        ([0], [0], 0, "k must be 1 or more, saw 0"),
         ([NUM_USERS], [0], 1, f"users must be -1 to {NUM_USERS - 1}, saw 12 to 12"),
         ([0], [-1], 1, f"items must be 0 to {NUM_ITEMS - 1}, saw -1 to -1"),
     ],
