@@ -21,8 +21,9 @@ from xrec.aspects.choice import AspectChooser, Choices
 from xrec.aspects.mentions import Indices, Sparse, dataset_mentions
 from xrec.aspects.scorer import AspectScorer, Weights
 from xrec.config.llm import PromptConfig
+from xrec.config.placeholders import placeholder_names
 from xrec.config.shared import StorageConfig
-from xrec.data.dataset import Dataset
+from xrec.data.dataset import ASPECTS_FROM, Dataset
 from xrec.errors import ArtifactMismatchError, ConfigError
 from xrec.schemas import CHOSEN_ASPECTS
 from xrec.storage import (
@@ -80,17 +81,27 @@ def aspects_of(
 ) -> Manifest | None:
     """The manifest of the aspects at `uri` if `prompt` asks for some, else None.
 
-    Raises ConfigError if they are asked for and no URI is given, and what `read_aspects_manifest`
-    raises.
+    Raises ConfigError if they are asked for and no URI is given, or if the prompt speaks of the
+    item's reviews and the dataset has none, and what `read_aspects_manifest` raises.
     """
     if not prompt.aspects:
         return None
+    _check_says_what_is_counted(prompt, dataset)
     if uri is None:
         raise ConfigError(
             f"the adapter's prompt has {prompt.aspects} aspects (prompt.aspects), and no artifact "
             "of aspects is given: give what `xrec train-aspects` made for the dataset"
         )
     return read_aspects_manifest(open_location(uri, storage), dataset)
+
+
+def _check_says_what_is_counted(prompt: PromptConfig, dataset: Manifest) -> None:
+    counts = [name for name in placeholder_names(prompt.aspect) if name.endswith("item_reviews")]
+    if dataset.metrics.get(ASPECTS_FROM) == "profiles" and counts:
+        raise ConfigError(
+            f"prompt.aspect = {prompt.aspect!r}: the dataset's aspects are those of the items' "
+            "profiles, so that there are no reviews to count; expected for example '{aspect}'"
+        )
 
 
 def read_aspects_manifest(location: Location, dataset: Manifest) -> Manifest:

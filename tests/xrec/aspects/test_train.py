@@ -11,13 +11,15 @@ import pytest
 from jobs.prepare import run as prepare_dataset
 from jobs.train_aspects import output, run
 from tests.xrec.aspects.planted_aspects import TOWN, with_aspects
-from xrec.aspects import AspectChooser, dataset_mentions, read_choices, read_scorer
+from xrec.aspects import AspectChooser, aspects_of, dataset_mentions, read_choices, read_scorer
 from xrec.config.aspects import TrainAspectsConfig
 from xrec.config.data import PrepareConfig
+from xrec.config.llm import PromptConfig
+from xrec.config.shared import StorageConfig
 from xrec.data import Dataset, read_dataset, write_dataset
-from xrec.errors import ArtifactMismatchError, DataError
+from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError, ConfigError, DataError
 from xrec.schemas import CHOSEN_ASPECTS, REJECTED
-from xrec.storage import open_location
+from xrec.storage import open_location, read_manifest
 
 
 @pytest.fixture(scope="module")
@@ -176,3 +178,27 @@ def test_dataset_without_aspects_is_refused(plain: Dataset, tmp_path: Path) -> N
     )
     with pytest.raises(DataError, match="the dataset has no aspects of pairs"):
         run(config(str(tmp_path)))
+
+
+def test_prompt_that_counts_reviews_of_a_dataset_without_reviews_is_refused(
+    workspace: str,
+) -> None:
+    location = open_location(f"{workspace}/dataset")
+    dataset = read_manifest(location, "dataset")
+    profiles = dataset.model_copy(update={"metrics": {"aspects_from": "profiles"}})
+    with pytest.raises(ConfigError, match=r"no reviews to count; expected .*'\{aspect\}'"):
+        aspects_of(PromptConfig(aspects=2), "unused", profiles, StorageConfig())
+    with pytest.raises(ArtifactNotFoundError):  # the prompt is right, and there is no artifact
+        aspects_of(
+            PromptConfig(aspects=2, aspect="{aspect}"),
+            f"{workspace}/none",
+            profiles,
+            StorageConfig(),
+        )
+    assert aspects_of(PromptConfig(), None, profiles, StorageConfig()) is None
+
+
+def test_prompt_that_asks_for_aspects_without_an_artifact_names_the_job(workspace: str) -> None:
+    dataset = read_manifest(open_location(f"{workspace}/dataset"), "dataset")
+    with pytest.raises(ConfigError, match="xrec train-aspects"):
+        aspects_of(PromptConfig(aspects=2), None, dataset, StorageConfig())
