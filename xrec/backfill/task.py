@@ -27,6 +27,7 @@ EXPLANATIONS = RowFormat(
     ok=pa.schema([f for f in GENERATED if f.name not in PAIRS.names]),
     failed=pa.schema([f for f in FAILED if f.name not in {*PAIRS.names, "reason", "message"}]),
     reasons=("unknown_user", "unknown_item", *get_args(PromptFailure), *get_args(TextFailure)),
+    expected_reasons=("abstained",),
     error_reason="engine_error",
     key_comments=tuple(field.metadata[b"comment"].decode() for field in PAIRS),
 )

@@ -51,15 +51,23 @@ def first_chunks(chunks: pa.Table, num_rows: int) -> pa.Table:
 def check_failed_share(
     run: BulkRun, state: RunState, num_rows: int, max_failed_share: float
 ) -> None:
-    """Raise DataError if more than `max_failed_share` of `num_rows` rows failed."""
-    if state.num_failed <= max_failed_share * num_rows:
+    """Raise DataError if more than `max_failed_share` of `num_rows` rows failed.
+
+    Reasons that the run's format expects do not count.
+    """
+    faults = {
+        reason: count
+        for reason, count in state.failed.items()
+        if reason not in run.format.expected_reasons
+    }
+    num_failed = sum(faults.values())
+    if num_failed <= max_failed_share * num_rows:
         return
     reasons = ", ".join(
-        f"{reason} {count}"
-        for reason, count in sorted(state.failed.items(), key=lambda item: -item[1])
+        f"{reason} {count}" for reason, count in sorted(faults.items(), key=lambda item: -item[1])
     )
     raise DataError(
-        f"{state.num_failed} of {num_rows} rows failed ({reasons}), more than "
+        f"{num_failed} of {num_rows} rows failed ({reasons}), more than "
         f"max_failed_share = {max_failed_share}; {state.num_ok} succeeded, "
         f"{run.plan.record.num_rows - state.num_rows} are left. The rows of status=failed in "
         f"{run.table.location} have texts and messages; correct the cause and retry "

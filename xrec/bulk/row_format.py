@@ -23,6 +23,7 @@ class RowFormat:
     ok_keys: columns of `ok`. If there are any, a row that succeeds becomes one or more rows of the
         table, such as the k items of a user, which have the same keys and differ in these columns.
     reasons: the reasons for which the task lets rows fail.
+    expected_reasons: those of them that are no fault, and count for no `max_failed_share`.
     error_reason: the reason of a row that the task cannot do, or that kills its process.
     keys_in_statistics: whether the least and greatest value of the first key, per file, stand in
         the table's log. Ids are personal data, and the log outlives the files. Readers skip files
@@ -38,6 +39,7 @@ class RowFormat:
     failed: pa.Schema
     ok_keys: tuple[str, ...] = ()
     reasons: tuple[str, ...] = ()
+    expected_reasons: tuple[str, ...] = ()
     error_reason: str = "task_error"
     keys_in_statistics: bool = False
     key_comments: tuple[str, ...] = ()

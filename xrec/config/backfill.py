@@ -160,7 +160,8 @@ class BackfillConfig(JobConfig):
         0.05,
         ge=0,
         le=1,
-        description="Share of failed rows among all rows above which the run stops.",
+        description="Share of failed rows among all rows above which the run stops. Pairs of which "
+        "nothing was to be said (abstained) do not count.",
     )
     new_run: bool = Field(
         False,

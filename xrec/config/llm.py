@@ -195,9 +195,9 @@ class TextConfig(Config):
         "plain",
         description="What becomes of a pair whose text cannot be used, after the second try if "
         "there is one. plain: a plain sentence from the evidence of its chosen aspects, or "
-        "abstained if there is too little; a pair for which no aspects were chosen fails with the "
-        "reason of its text. abstain: it fails as abstained. none: it fails with the reason of its "
-        "text.",
+        "abstained if there is too little; with prompt.aspects 0 there is no evidence, and it "
+        "fails with the reason of its text. abstain: it fails as abstained. none: it fails with "
+        "the reason of its text.",
     )
     min_evidence: int = Field(
         2,

@@ -65,7 +65,8 @@ class TextFinisher:
 
         The plain sentence of its evidence, or "" and why there is none.
         """
-        if rules.fallback == "none" or (rules.fallback == "plain" and not texts.aspects):
+        has_evidence = bool(texts.aspects or self._builder.prompt.aspects)
+        if rules.fallback == "none" or (rules.fallback == "plain" and not has_evidence):
             return "", failure
         sentence = (
             self._checker.plain(texts, rules.plain, rules.min_evidence, rules.checks)

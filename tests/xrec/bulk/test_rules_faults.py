@@ -3,13 +3,14 @@
 import io
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.xrec.bulk.test_rules_drive import DriverDied
-from tests.xrec.bulk.toy_run import Toy, ToyTask, die_here, rows_of, toy_run
+from tests.xrec.bulk.toy_run import FORMAT, Toy, ToyTask, die_here, rows_of, toy_run
 from tests.xrec.table.conftest import Place
 from xrec.bulk import backoff, read_status, worker
 from xrec.bulk.driver import _Driver
@@ -407,6 +408,17 @@ def test_rule_13_interrupted_run_commits_what_is_done_and_the_next_may_begin(
     assert status.num_left == len(toy.rows) - num_rows
     toy.drive()
     assert rows_of(toy.snapshot()) == toy.rows
+
+
+def test_rule_13_rows_that_fail_for_an_expected_reason_are_not_too_many(
+    disk: Place, tmp_path: Path
+) -> None:
+    toy = toy_run(disk, tmp_path, ["a", "odd-1", "dull-1"])
+    run = replace(toy.run, format=replace(FORMAT, expected_reasons=("odd",)))
+    toy = replace(toy, run=run)
+    with pytest.raises(DataError, match=r"12 of 36 rows failed \(dull 12\)"):
+        toy.drive(max_failed_share=0.3)
+    assert toy.drive(max_failed_share=0.34).failed == {"odd": 12, "dull": 12}
 
 
 def test_rule_13_run_with_too_many_failed_rows_ends_and_can_go_on(

@@ -278,6 +278,13 @@ SAID_BY_ONE = PairTexts("", TITLE, "", (replace(EVIDENCE, item_reviews=1),))
 UNSAID = PairTexts("", TITLE, "")
 
 
+def test_fallback_of_a_pair_without_aspects_is_none_where_the_prompt_asks_for_aspects() -> None:
+    asks = PromptBuilder(toy_tokenizer(), PromptConfig(aspects=2), builder().vocabulary)
+    finisher = TextFinisher(asks, TitleIndex(CATALOGUE))
+    text, failure = finisher.fallback(UNSAID, TextConfig(), Failure("unsupported", "no tea"))
+    assert (text, failure and failure.reason) == ("", "abstained")
+
+
 @pytest.mark.parametrize(
     ("fallback", "texts", "expected"),
     [
