@@ -66,7 +66,7 @@ def fit(
     users, items, mentioned = _scored(held_out)
     others = [draw_others(train, users, items, seed), draw_users(train, users, seed)]
     rejected = () if own_words else _USERS_OWN_WORDS
-    start = Weights() if own_words else Weights(own_weight=0)
+    start = default_weights(own_words)
     search = _Search(train, neighbours, items, mentioned, [users, *others], personal_weight)
     item_only = replace(start, own_weight=0, graph_weight=0)
     item_best = search.best(item_only, ("prior_reviews", "similarity_power"))
@@ -80,6 +80,11 @@ def fit(
         best = search.best(best, names)
     own, of_others = search.ndcg(best)
     return Fitted(AspectScorer(train, neighbours, best), own, of_others, search.ndcg(item_best)[0])
+
+
+def default_weights(own_words: bool) -> Weights:
+    """Return the weights that a search starts from."""
+    return Weights() if own_words else Weights(own_weight=0)
 
 
 def evaluate(scorer: AspectScorer, held_out: Mentions, *, seed: int = 0) -> Fitted:

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from xrec.aspects.artifact import choices_table, write_aspects
 from xrec.aspects.choice import AspectChooser
-from xrec.aspects.fit import Fitted, evaluate, fit
+from xrec.aspects.fit import Fitted, default_weights, evaluate, fit
 from xrec.aspects.mentions import Mentions, dataset_mentions
 from xrec.aspects.neighbours import item_vectors, nearest_items
 from xrec.aspects.scorer import AspectScorer
@@ -38,8 +38,9 @@ def aspects_identity(config: TrainAspectsConfig) -> tuple[dict[str, Any], dict[s
 def train_aspects(config: TrainAspectsConfig) -> Manifest:
     """Train the score, choose for the explained pairs, write the artifact, return its manifest.
 
-    Raises ArtifactNotFoundError without a dataset, DataError if it has no aspects, or none in its
-    validation pairs, or fewer reviews an item than `config.min_item_reviews`.
+    Without aspects in validation pairs the weights stay the default ones, and a warning says so.
+    Raises ArtifactNotFoundError without a dataset, DataError if its training pairs have no aspects,
+    or fewer reviews an item than `config.min_item_reviews`.
     """
     settings, inputs = aspects_identity(config)
     dataset = read_dataset(location_of(config, "dataset"))
@@ -52,25 +53,27 @@ def train_aspects(config: TrainAspectsConfig) -> Manifest:
         dataset_mentions(dataset, split, config.sentiment)
         for split in ("train", "validation", "test")
     )
-    found = _fit(config, train, validation)
-    metrics = {"validation": _shown(found), "test": _of_test(found.scorer, test, config)}
+    scorer, of_validation = _fit(config, train, validation)
+    metrics = {"validation": of_validation, "test": _of_test(scorer, test, config)}
     for split, figures in metrics.items():
         logger.info("%s: %s", split, figures or "no review mentions an aspect")
     return write_aspects(
         location_of(config, "aspects"),
-        found.scorer,
-        _choices(dataset, found.scorer, config),
+        scorer,
+        _choices(dataset, scorer, config),
         config=settings,
         inputs=inputs,
         metrics=metrics,
     )
 
 
-def _fit(config: TrainAspectsConfig, train: Mentions, validation: Mentions) -> Fitted:
-    if not validation.aspects.nnz:
+def _fit(
+    config: TrainAspectsConfig, train: Mentions, validation: Mentions
+) -> tuple[AspectScorer, dict[str, float]]:
+    """The trained score, and its figures on the validation."""
+    if not train.aspects.nnz:
         raise DataError(
-            f"none of the {len(validation.users)} validation pairs has an aspect, and the score is "
-            "trained on them; annotate more reviews, or raise the validation's share"
+            f"none of the {len(train.users)} training pairs has an aspect; annotate more reviews"
         )
     vectors = item_vectors(
         train,
@@ -78,14 +81,23 @@ def _fit(config: TrainAspectsConfig, train: Mentions, validation: Mentions) -> F
         user_weight=float(config.own_words),
         seed=config.seed,
     )
-    return fit(
+    neighbours = nearest_items(vectors, config.similar_items.num_neighbours)
+    if not validation.aspects.nnz:
+        logger.warning(
+            "none of the %d validation pairs has an aspect: the score is not trained and keeps its "
+            "default weights",
+            len(validation.users),
+        )
+        return AspectScorer(train, neighbours, default_weights(config.own_words)), {}
+    found = fit(
         train,
         validation,
-        nearest_items(vectors, config.similar_items.num_neighbours),
+        neighbours,
         personal_weight=config.personal_weight,
         own_words=config.own_words,
         seed=config.seed,
     )
+    return found.scorer, _shown(found)
 
 
 def _choices(dataset: Dataset, scorer: AspectScorer, config: TrainAspectsConfig) -> pa.Table:

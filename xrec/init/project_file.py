@@ -31,9 +31,11 @@ def project_text(
     else:
         texts = _annotate(source, guess, survey, settings)
         parts = [_head(source.source, workspace, settings), texts]
-    parts.append(_pretrain_graph(settings))
+    has_reviews = not isinstance(source, TablesSource)
+    parts.append(_pretrain_graph(settings, has_aspects=has_reviews))
     if survey.can_train_adapter:
-        parts.insert(1, _model(settings))
+        parts.insert(1, _model(settings, has_aspects=has_reviews))
+        parts += [_train_aspects()] if has_reviews else []
         parts.append(_train_adapter(survey, settings))
     parts.append(_recommend(settings))
     parts.append(_explain(settings) if survey.can_train_adapter else _without_explanations())
@@ -55,7 +57,16 @@ def _head(source: TablesSource | ReviewsSource, workspace: str, settings: Settin
     )
 
 
-def _model(settings: Settings) -> str:
+def _model(settings: Settings, *, has_aspects: bool) -> str:
+    aspects = [
+        "  # What is said is chosen first: so many aspects that reviews praise in the item.",
+        "  aspects: 3",
+    ]
+    checks = [
+        "  # Texts that say something else are written again, then said plainly from the reviews.",
+        "  text:",
+        "    checks: {unsupported: true, unchosen: true, not_positive: true}",
+    ]
     dtype = [] if settings.dtype is None else [f"  dtype: {settings.dtype}  # this CPU has it"]
     return _lines(
         "# The language model, which is not trained: a causal model of the Hugging Face hub,",
@@ -71,9 +82,11 @@ def _model(settings: Settings) -> str:
         '  user: "User: {user_profile}"',
         '  item: "Item: {item_title}. {item_profile}"',
         '  collaborative: "{user}{item}"',
+        *(aspects if has_aspects else []),
         "",
         "decoding:",
         f"  max_new_tokens: {settings.max_explanation_tokens}",
+        *(checks if has_aspects else []),
     )
 
 
@@ -163,18 +176,24 @@ def _rejected(survey: Survey, settings: Settings, folder: str = "dataset") -> li
     ]
 
 
-def _pretrain_graph(settings: Settings) -> str:
+def _pretrain_graph(settings: Settings, *, has_aspects: bool) -> str:
+    aspects = ["    aspects: {}  # what reviews mention: nodes beside users and items"]
     return _lines(
         "# Vectors of users and items, from who interacted with what. Training stops when",
         "# validation gets no better.",
         "pretrain-graph:",
         "  model:",
         f"    embedding_dim: {settings.embedding_dim}",
+        *(aspects if has_aspects else []),
         "  training:",
         f"    num_epochs: {settings.graph_epochs}",
         f"    steps_per_epoch: {settings.steps_per_epoch}",
         f"    micro_batch_size: {settings.graph_micro_batch}",
     )
+
+
+def _train_aspects() -> str:
+    return _lines("# Which aspects of an item to name to a user.", "train-aspects: {}")
 
 
 def _train_adapter(survey: Survey, settings: Settings) -> str:

@@ -11,7 +11,14 @@ import pytest
 from jobs.prepare import run as prepare_dataset
 from jobs.train_aspects import output, run
 from tests.xrec.aspects.planted_aspects import TOWN, with_aspects
-from xrec.aspects import AspectChooser, aspects_of, dataset_mentions, read_choices, read_scorer
+from xrec.aspects import (
+    AspectChooser,
+    Weights,
+    aspects_of,
+    dataset_mentions,
+    read_choices,
+    read_scorer,
+)
 from xrec.config.aspects import TrainAspectsConfig
 from xrec.config.data import PrepareConfig
 from xrec.config.llm import PromptConfig
@@ -159,11 +166,15 @@ def test_file_that_was_changed_is_refused(workspace: str, tmp_path: Path) -> Non
         )
 
 
-def test_dataset_without_aspects_of_validation_pairs_is_refused(
-    plain: Dataset, tmp_path: Path
+def test_dataset_without_aspects_of_validation_pairs_keeps_the_default_weights(
+    plain: Dataset, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with pytest.raises(DataError, match=r"none of the .* validation pairs has an aspect"):
-        run(config(with_aspects(plain, tmp_path, ("train",))))
+    of = config(with_aspects(plain, tmp_path, ("train",)))
+    manifest = run(of)
+    assert manifest.metrics == {"validation": {}, "test": {}}
+    dataset = read_dataset(open_location(of.artifact("dataset")))
+    assert read_scorer(open_location(of.artifact("aspects")), dataset).weights == Weights()
+    assert "validation pairs has an aspect: the score is not trained" in caplog.text
 
 
 def test_dataset_without_aspects_is_refused(plain: Dataset, tmp_path: Path) -> None:

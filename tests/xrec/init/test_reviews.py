@@ -9,8 +9,10 @@ import yaml
 
 import jobs.annotate
 import jobs.prepare
+import jobs.train_aspects
 from tests.xrec.annotate.review_files import review, write_json_lines
 from xrec.config.annotate import AnnotateConfig
+from xrec.config.aspects import TrainAspectsConfig
 from xrec.config.data import PrepareConfig
 from xrec.config.project import load_config, read_project
 from xrec.errors import ConfigError
@@ -43,7 +45,11 @@ def _init(tmp_path: Path, source: Path) -> tuple[Findings, dict[str, Any]]:
 def test_init_from_a_file_of_reviews_writes_all_jobs_from_annotate_on(tmp_path: Path) -> None:
     path = write_json_lines(tmp_path / "reviews.jsonl.gz", _reviews())
     findings, values = _init(tmp_path, path)
-    assert list(values)[5:9] == ["annotate", "prepare", "pretrain-graph", "train-adapter"]
+    jobs = ["annotate", "prepare", "pretrain-graph", "train-aspects", "train-adapter"]
+    assert list(values)[5:10] == jobs
+    assert values["prompt"]["aspects"] == 3
+    assert values["decoding"]["text"]["checks"]["unsupported"] is True
+    assert values["pretrain-graph"]["model"]["aspects"] == {}
     assert values["annotate"] == {
         "source": {"kind": "reviews", "uri": str(path)},
         "rating_range": [1, 5],
@@ -161,6 +167,8 @@ def test_init_project_of_reviews_is_annotated_and_prepared(tmp_path: Path) -> No
     dataset = jobs.prepare.run(load_config(PrepareConfig, file))
     assert dataset.inputs == {"annotations": manifest.fingerprint}
     assert dataset.row_counts["explanation_aspects"] > 0
+    chosen = jobs.train_aspects.run(load_config(TrainAspectsConfig, file))
+    assert chosen.row_counts["choices"] > 0
     report = json.loads((tmp_path / "project/workspace/annotations/report.json").read_text())
     assert report["aspects_or_opinions_in_review"] == 1
     # What is there is not made again, and is known to the project's status.
