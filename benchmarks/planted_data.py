@@ -21,9 +21,10 @@ from xrec.errors import DataError
 from xrec.graph.artifact import GraphEmbeddings, check_graph_of_dataset, read_graph
 from xrec.llm.collaborative import Vocabulary
 from xrec.llm.model import load_tokenizer, read_text_config
-from xrec.llm.prompt import PromptBuilder
+from xrec.llm.prompt import PairTexts, PromptBuilder
 from xrec.llm.source import model_fingerprint, resolve_model
-from xrec.sample import ASPECTS, generate_town, texts
+from xrec.sample import ASPECTS, generate_town
+from xrec.sample.texts import MAX_STATED_ASPECTS, taste_sentence
 from xrec.storage import open_location
 
 UNSEEN_PAIRS, UNSEEN_USERS = "unseen pairs", "unseen users"
@@ -69,7 +70,7 @@ class Town:
     def favourites(self) -> list[list[str]]:
         """The three aspects that each user's profile can state, by user index, best liked first."""
         town = generate_town(SampleSource.model_validate(self.dataset.manifest.config["source"]))
-        order = np.argsort(-town.taste, axis=1)[:, : texts.MAX_STATED_ASPECTS]
+        order = np.argsort(-town.taste, axis=1)[:, :MAX_STATED_ASPECTS]
         residents = [
             int(user_id.removeprefix("resident-")) - 1
             for user_id in self.dataset.users["user_id"].to_pylist()
@@ -128,11 +129,11 @@ class StatedTaste(PairPrompts):
         super().__init__(dataset, builder)
         self._favourites = favourites
 
-    def prompt(self, pair: Pair) -> list[int]:
+    def prompt(self, pair: Pair, texts: PairTexts | None = None) -> list[int]:
         """Return the prompt with the taste of the user whose vector the pair would have."""
         user_index = pair.user_index if pair.vector_user_index is None else pair.vector_user_index
-        sentence = texts.taste_sentence(self._favourites[user_index], Random(f"taste {user_index}"))
-        said = self.texts(pair)
+        sentence = taste_sentence(self._favourites[user_index], Random(f"taste {user_index}"))
+        said = texts or self.texts(pair)
         return self.builder.build_without_tokens(
             replace(said, user_profile=f"{sentence} {said.user_profile}")
         )

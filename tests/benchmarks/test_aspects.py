@@ -173,7 +173,7 @@ def test_split_of_a_dataset_has_its_aspects_that_are_not_criticized() -> None:
     said = [(0, 0, 1, "positive"), (0, 1, 0, "neutral"), (0, 2, 1, "positive")]
     splits = {(user, item): split for user, item, split in edges}
     dataset = Dataset(
-        Manifest.model_construct(),
+        Manifest.model_construct(metrics={"aspects_from": "reviews"}),
         users=pa.table({"user_id": ["a", "b"]}),
         items=pa.table({"item_id": ["x", "y", "z"]}),
         interactions=pa.table(

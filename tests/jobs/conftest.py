@@ -21,7 +21,6 @@ from xrec.config.base import parse_config
 from xrec.config.data import BuildSampleLLMConfig, PrepareConfig
 from xrec.config.evaluate import AblateConfig, EvaluateConfig
 from xrec.config.graph import PretrainGraphConfig
-from xrec.config.ranker import TrainRankerConfig
 from xrec.config.shared import JobConfig, StorageConfig
 from xrec.storage import Location, Manifest, open_location
 
@@ -92,7 +91,6 @@ _VALUES: dict[type[JobConfig], dict[str, Any]] = {
         "device": "cpu",
     },
 }
-_VALUES[TrainRankerConfig] = {"decoding": _DECODING, "device": "cpu"}
 _VALUES[AblateConfig] = {
     **_VALUES[TrainAdapterConfig],
     "scaling": {**_SCALING, "num_workers": 1},
@@ -103,13 +101,7 @@ _VALUES[AblateConfig] = {
     "decoding": _DECODING,
     "device": "cpu",
 }
-_WITH_LLM = (
-    TrainAdapterConfig,
-    TrainRankerConfig,
-    BackfillConfig,
-    EvaluateConfig,
-    AblateConfig,
-)
+_WITH_LLM = (TrainAdapterConfig, BackfillConfig, EvaluateConfig, AblateConfig)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import jobs.backfill
 import jobs.train_ranker
 from xrec.backfill import read
 from xrec.config.backfill import BackfillConfig
+from xrec.config.base import parse_config
 from xrec.config.ranker import TrainRankerConfig
 from xrec.errors import DataError
 from xrec.generate.candidates import read_ranker
@@ -22,11 +23,15 @@ DECODING = {"max_new_tokens": 8, "text": RULES}
 @pytest.fixture
 def make_config(pipeline: Any, tmp_path: Path) -> Callable[..., TrainRankerConfig]:
     def make(**training: Any) -> TrainRankerConfig:
-        ranker = str(tmp_path / "ranker")
-        config: TrainRankerConfig = pipeline.config(
-            TrainRankerConfig, ranker=ranker, training=training
-        )
-        return config
+        values = {
+            "workspace": pipeline.workspace,
+            "storage": pipeline.storage,
+            "ranker": str(tmp_path / "ranker"),
+            "llm": {"model": f"{pipeline.workspace}/llm", "cache_dir": pipeline.cache_dir},
+            "decoding": DECODING,
+            "device": "cpu",
+        }
+        return parse_config(TrainRankerConfig, {**values, "training": training})
 
     return make
 
