@@ -5,6 +5,7 @@ import logging
 import numpy as np
 
 from cluster.connect import ensure_ray
+from jobs.explainer import load_explainer_here
 from jobs.output import Output
 from jobs.train_adapter import check_training_cluster, training_inputs
 from xrec.checks import check_word_list
@@ -17,7 +18,7 @@ from xrec.evaluate.ablation import ABLATION_REPORT, compute_ablation, write_abla
 from xrec.evaluate.encoder import TextEncoder, load_encoder
 from xrec.evaluate.scores import ScoredPair
 from xrec.evaluate.variant_scores import of_the_same_pairs, read_scores, write_scores
-from xrec.generate.explainer import Explainer, Sources, load_explainer
+from xrec.generate.explainer import Explainer
 from xrec.generate.scoring import fitting_pairs, generated_texts, nll_own_and_shuffled, own_pairs
 from xrec.llm.model import resolve_device
 from xrec.storage import (
@@ -118,23 +119,11 @@ def _scores(
     inputs = {"adapter": read_manifest(_adapter(output, variant), "adapter").fingerprint}
     if finished(location, "scores", run_config, inputs) is None:
         logger.info("variant %s: scoring", variant)
-        explainer = _explainer(config, _adapter(output, variant))
+        explainer = load_explainer_here(config, adapter=_adapter(output, variant).uri)
         write_scores(
             location, score_variant(explainer, pairs, config), config=run_config, inputs=inputs
         )
     return read_scores(location)
-
-
-def _explainer(config: AblateConfig, adapter: Location) -> Explainer:
-    sources = Sources(
-        dataset=config.artifact("dataset"),
-        graph=config.artifact("graph"),
-        adapter=adapter.uri,
-        llm=config.llm,
-        storage=config.storage,
-        aspects=config.artifact("aspects"),
-    )
-    return load_explainer(sources, device=config.device, engine=config.engine)
 
 
 def _encoder(config: AblateConfig) -> TextEncoder | None:

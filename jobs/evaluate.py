@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 
+from jobs.explainer import load_explainer_here
 from jobs.output import Output
 from xrec.adapter.pairs import Pair
 from xrec.backfill import read, read_failed
@@ -27,7 +28,7 @@ from xrec.evaluate import (
     other_users,
     write_evaluation,
 )
-from xrec.generate.explainer import Explainer, Sources, load_explainer
+from xrec.generate.explainer import Explainer
 from xrec.generate.scoring import nll_own_and_shuffled, shuffled_pairs, usable_texts
 from xrec.graph.artifact import read_metrics
 from xrec.storage import Kind, Manifest, check_artifacts, location_of, manifest_of
@@ -110,16 +111,8 @@ def _output(config: EvaluateConfig, manifests: Mapping[str, Manifest]) -> Output
 
 
 def _explainer(config: EvaluateConfig) -> Explainer:
-    sources = Sources(
-        dataset=config.artifact("dataset"),
-        graph=config.artifact("graph"),
-        adapter=config.artifact("adapter"),
-        llm=config.llm,
-        storage=config.storage,
-        aspects=config.artifact("aspects"),
-        ranker=config.artifact("ranker") if config.decoding.num_candidates > 1 else None,
-    )
-    return load_explainer(sources, device=config.device, engine=config.engine)
+    ranks = config.decoding.num_candidates > 1
+    return load_explainer_here(config, ranker=config.artifact("ranker") if ranks else None)
 
 
 def score_pairs(

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from jobs.explainer import load_explainer_here
 from jobs.output import Output, llm_fingerprint
 from xrec.adapter.artifact import read_adapter
 from xrec.aspects import aspects_of
@@ -13,8 +14,8 @@ from xrec.data.held_out import HeldOutPair, held_out_pairs
 from xrec.errors import DataError
 from xrec.evaluate.ranker import RankedPair, TrainedRanker, train_ranker, worth_of
 from xrec.generate.candidates import write_ranker
-from xrec.generate.explainer import Explainer, Sources, load_explainer
-from xrec.generate.scoring import fitting_pairs, own_pairs
+from xrec.generate.explainer import Explainer
+from xrec.generate.scoring import fitting_pairs, own_pairs, prompts_of
 from xrec.storage import Manifest, check_artifacts, location_of, manifest_of
 
 logger = logging.getLogger("xrec")
@@ -57,7 +58,7 @@ def run(config: TrainRankerConfig) -> Manifest:
     made = output(config)
     if (done := made.done()) is not None:
         return done
-    explainer = _explainer(config)
+    explainer = load_explainer_here(config)
     pairs = _drawn(config, explainer)
     ranked = _ranked(config, explainer, pairs)
     training = config.training
@@ -74,18 +75,6 @@ def run(config: TrainRankerConfig) -> Manifest:
         row_counts={"pairs": len(pairs), "candidates": sum(len(pair.worth) for pair in ranked)},
         metrics=metrics,
     )
-
-
-def _explainer(config: TrainRankerConfig) -> Explainer:
-    sources = Sources(
-        dataset=config.artifact("dataset"),
-        graph=config.artifact("graph"),
-        adapter=config.artifact("adapter"),
-        llm=config.llm,
-        storage=config.storage,
-        aspects=config.artifact("aspects"),
-    )
-    return load_explainer(sources, device=config.device, engine=config.engine)
 
 
 def _drawn(config: TrainRankerConfig, explainer: Explainer) -> list[HeldOutPair]:
@@ -106,11 +95,7 @@ def _drawn(config: TrainRankerConfig, explainer: Explainer) -> list[HeldOutPair]
 def _ranked(
     config: TrainRankerConfig, explainer: Explainer, pairs: list[HeldOutPair]
 ) -> list[RankedPair]:
-    indices = own_pairs(pairs)
-    texts = explainer.pairs.texts_of(indices)
-    prompts = [
-        explainer.pairs.prompt(pair, said) for pair, said in zip(indices, texts, strict=True)
-    ]
+    prompts, texts = prompts_of(explainer, own_pairs(pairs))
     training = config.training
     decoding = config.decoding.model_copy(
         update={"num_candidates": training.num_candidates, "temperature": training.temperature}

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import jobs.ablate
+import jobs.explainer
 from xrec.adapter.artifact import read_adapter
 from xrec.adapter.pairs import Pair
 from xrec.config.adapter import TrainAdapterConfig
@@ -163,7 +164,7 @@ def test_ablate_interrupted_goes_on_with_the_variants_that_are_missing(
 
 def _count_explainers(monkeypatch: pytest.MonkeyPatch, fail_at: int) -> list[str]:
     loaded: list[str] = []
-    load: Callable[..., Any] = jobs.ablate.load_explainer
+    load: Callable[..., Any] = jobs.explainer.load_explainer
 
     def counted(sources: Sources, **settings: Any) -> Any:
         loaded.append(sources.adapter)
@@ -171,7 +172,7 @@ def _count_explainers(monkeypatch: pytest.MonkeyPatch, fail_at: int) -> list[str
             raise KeyboardInterrupt
         return load(sources, **settings)
 
-    monkeypatch.setattr(jobs.ablate, "load_explainer", counted)
+    monkeypatch.setattr(jobs.explainer, "load_explainer", counted)
     return loaded
 
 

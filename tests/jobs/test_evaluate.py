@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 
 import jobs.evaluate
+import jobs.explainer
 from jobs.prepare import run as prepare_dataset
 from xrec.backfill import read_explanations
 from xrec.config.data import PrepareConfig
@@ -26,7 +27,7 @@ def without_model(monkeypatch: pytest.MonkeyPatch) -> None:
     def load(*arguments: object, **settings: object) -> None:
         raise AssertionError("the model was loaded")
 
-    monkeypatch.setattr(jobs.evaluate, "load_explainer", load)
+    monkeypatch.setattr(jobs.explainer, "load_explainer", load)
 
 
 def test_evaluate_scores_each_held_out_explanation_beside_its_reference(pipeline: Any) -> None:

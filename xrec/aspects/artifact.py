@@ -125,7 +125,7 @@ def read_chooser(location: Location, dataset: Dataset) -> AspectChooser:
     manifest = read_aspects_manifest(location, dataset.manifest)
     settings = manifest.config
     return AspectChooser(
-        read_scorer(location, dataset), settings["min_item_reviews"], settings["diversity"]
+        _scorer(location, manifest, dataset), settings["min_item_reviews"], settings["diversity"]
     )
 
 
@@ -138,7 +138,10 @@ def read_scorer(location: Location, dataset: Dataset) -> AspectScorer:
     Raises ArtifactNotFoundError if there is no finished artifact, ArtifactMismatchError if it is of
     another dataset or a file is not what the manifest says.
     """
-    manifest = read_aspects_manifest(location, dataset.manifest)
+    return _scorer(location, read_aspects_manifest(location, dataset.manifest), dataset)
+
+
+def _scorer(location: Location, manifest: Manifest, dataset: Dataset) -> AspectScorer:
     weights = Weights(**json.loads(_content(location, manifest, WEIGHTS)))
     tables = safetensors.numpy.load(_content(location, manifest, NEIGHBOURS))
     num_new = dataset.num_items - manifest.row_counts["items"]

@@ -340,9 +340,22 @@ def load_explainer(
         engine,
         passes_per_step=passes_per_step,
     )
+    return _assembled(sources, checked, dataset, graph, builder, generator, model)
+
+
+def _assembled(
+    sources: Sources,
+    checked: CheckedSources,
+    dataset: Dataset,
+    graph: GraphEmbeddings,
+    builder: PromptBuilder,
+    engine: Engine,
+    model: PreTrainedModel | None,
+) -> Explainer:
+    """The explainer around an engine, with what chooses, checks and ranks."""
     return Explainer(
         model,
-        generator,
+        engine,
         PairPrompts(dataset, builder, _chooser(sources, checked, dataset)),
         dataset,
         graph,
@@ -398,16 +411,7 @@ def _vllm_explainer(
     if engine.users is not None:  # what is written there is seen by vLLM's processes
         graph = replace(graph, users=engine.users)
     builder = PromptBuilder(tokenizer, checked.adapter.config.prompt, engine.vocabulary)
-    return Explainer(
-        None,
-        engine,
-        PairPrompts(dataset, builder, _chooser(sources, checked, dataset)),
-        dataset,
-        graph,
-        checked.model_fingerprint,
-        checker_of(dataset, sources.storage),
-        _ranker(sources),
-    )
+    return _assembled(sources, checked, dataset, graph, builder, engine, None)
 
 
 def _check(sources: Sources, dataset: Manifest, graph: Manifest) -> CheckedSources:

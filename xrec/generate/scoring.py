@@ -9,7 +9,7 @@ from xrec.errors import ModelError
 from xrec.generate.engine import Completion, LikelihoodParams
 from xrec.generate.explainer import Explainer, Explanation
 from xrec.llm.examples import Example
-from xrec.llm.prompt import PromptTooLongError
+from xrec.llm.prompt import PairTexts, PromptTooLongError
 from xrec.progress import progress
 
 
@@ -28,7 +28,9 @@ def shuffled_pairs(pairs: Sequence[HeldOutPair], others: Sequence[int]) -> list[
 
 def fitting_pairs(explainer: Explainer, pairs: Sequence[HeldOutPair]) -> list[bool]:
     """False for each pair whose prompt is too long for the adapter's `prompt.max_prompt_tokens`."""
-    return [_fits(explainer, pair) for pair in own_pairs(pairs)]
+    indices = own_pairs(pairs)
+    texts = explainer.pairs.texts_of(indices)
+    return [_fits(explainer, pair, said) for pair, said in zip(indices, texts, strict=True)]
 
 
 def reference_nll(
@@ -39,8 +41,10 @@ def reference_nll(
     Raises PromptTooLongError, and ModelError if the engine cannot weigh a reference.
     """
     examples = [
-        explainer.pairs.example(pair, reference)
-        for pair, reference in zip(pairs, references, strict=True)
+        explainer.pairs.example(pair, reference, said)
+        for pair, reference, said in zip(
+            pairs, references, explainer.pairs.texts_of(pairs), strict=True
+        )
     ]
     return [
         -sum(of_tokens) / len(of_tokens)
@@ -104,8 +108,7 @@ def usable_texts(
 def _generated(
     explainer: Explainer, pairs: Sequence[Pair], decoding: DecodingConfig, description: str
 ) -> list[Explanation]:
-    texts = explainer.pairs.texts_of(pairs)
-    prompts = [explainer.pairs.prompt(pair, said) for pair, said in zip(pairs, texts, strict=True)]
+    prompts, texts = prompts_of(explainer, pairs)
     by_index = {
         text.index: text
         for text in progress(explainer.explain(prompts, texts, decoding), description, len(prompts))
@@ -113,9 +116,18 @@ def _generated(
     return [by_index[index] for index in range(len(prompts))]
 
 
-def _fits(explainer: Explainer, pair: Pair) -> bool:
+def prompts_of(
+    explainer: Explainer, pairs: Sequence[Pair]
+) -> tuple[list[list[int]], list[PairTexts]]:
+    """The prompt of each pair, and what may be said of it; raises PromptTooLongError."""
+    texts = explainer.pairs.texts_of(pairs)
+    prompts = [explainer.pairs.prompt(pair, said) for pair, said in zip(pairs, texts, strict=True)]
+    return prompts, texts
+
+
+def _fits(explainer: Explainer, pair: Pair, texts: PairTexts) -> bool:
     try:
-        explainer.pairs.prompt(pair)
+        explainer.pairs.prompt(pair, texts)
     except PromptTooLongError:
         return False
     return True

@@ -1,0 +1,27 @@
+"""The explainer of a job that writes or weighs texts in its own process."""
+
+from xrec.config.evaluate import AblateConfig, EvaluateConfig
+from xrec.config.ranker import TrainRankerConfig
+from xrec.generate.explainer import Explainer, Sources, load_explainer
+
+
+def load_explainer_here(
+    config: AblateConfig | EvaluateConfig | TrainRankerConfig,
+    *,
+    adapter: str | None = None,
+    ranker: str | None = None,
+) -> Explainer:
+    """Load the job's model, with the adapter at the URI `adapter` if the job has several.
+
+    Raises what `load_explainer` raises.
+    """
+    sources = Sources(
+        dataset=config.artifact("dataset"),
+        graph=config.artifact("graph"),
+        adapter=adapter or config.artifact("adapter"),
+        llm=config.llm,
+        storage=config.storage,
+        aspects=config.artifact("aspects"),
+        ranker=ranker,
+    )
+    return load_explainer(sources, device=config.device, engine=config.engine)
