@@ -147,7 +147,9 @@ def score_variant(
     others_kept = [other for other, fit in zip(others, fits, strict=True) if fit]
     nll_own, nll_shuffled = nll_own_and_shuffled(explainer, kept, others_kept)
     chosen = own_pairs(kept[: config.max_generations])
-    texts = dict(enumerate(generated_texts(explainer, chosen, config.decoding, "texts")))
+    # A ranker knows the texts of one adapter, and each variant has its own.
+    decoding = config.decoding.model_copy(update={"num_candidates": 1})
+    texts = dict(enumerate(generated_texts(explainer, chosen, decoding, "texts")))
     return [
         ScoredPair(
             user_id=pair.user_id,

@@ -201,9 +201,9 @@ class AblateConfig(JobConfig):
 
 
 def _without_profiles(prompt: PromptConfig) -> PromptConfig:
-    """The same prompt without the texts of user and item; the item's title stays."""
+    """The same prompt without the texts of user and item, aspects too; the item's title stays."""
     parts = {
         "user": without_placeholders(prompt.user, {"user_profile"}),
         "item": without_placeholders(prompt.item, {"item_profile"}),
     }
-    return PromptConfig.model_validate({**prompt.model_dump(), **parts})
+    return PromptConfig.model_validate({**prompt.model_dump(), **parts, "aspects": 0})

@@ -104,3 +104,12 @@ def test_all_variants_are_the_default() -> None:
 def test_ablation_that_compares_nothing_is_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         make_config(**changes)
+
+
+def test_variants_without_profiles_have_no_aspects_in_words_either() -> None:
+    config = make_config(prompt={"aspects": 3})
+    for variant in config.variants:
+        asked = config.training_of(variant, "w/adapter").prompt
+        has_profile = "item_profile" in asked.item
+        assert asked.aspects == (3 if has_profile else 0), variant
+    assert {config.training_of(each, "w").prompt.aspects for each in config.variants} == {0, 3}
