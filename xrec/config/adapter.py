@@ -167,6 +167,12 @@ class AdapterTrainingConfig(Config):
         default_factory=LearningRateConfig, description="Learning rate of AdamW."
     )
     weight_decay: float = Field(0.0, ge=0, description="Weight decay of AdamW.")
+    max_pairs: int | None = Field(
+        None,
+        ge=1,
+        description="Number of training pairs, drawn by a hash of their ids: the same ones whatever "
+        "`seed` is. If null, all are used.",
+    )
     max_explanation_tokens: int = Field(
         128,
         ge=1,

@@ -186,6 +186,8 @@ def adapter_run_config(config: TrainAdapterConfig) -> dict[str, Any]:
             "profile_steps",
         },
     )
+    if training["max_pairs"] is None:
+        del training["max_pairs"]  # adapters of before have no such key
     clipping = {"gradient_clipping": config.deepspeed.gradient_clipping}
     weights: dict[str, str] = {"dtype": config.llm.dtype}
     if config.llm.quantization is not None:

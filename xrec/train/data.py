@@ -20,6 +20,7 @@ from xrec.aspects import read_chooser
 from xrec.config.adapter import TrainAdapterConfig
 from xrec.config.shared import Split
 from xrec.data.dataset import Dataset, read_dataset
+from xrec.data.drawn import drawn_explanations
 from xrec.errors import DataError
 from xrec.graph import (
     SeenItems,
@@ -62,7 +63,10 @@ def load_adapter_data(config: TrainAdapterConfig) -> AdapterData:
     folder = resolve_model(config.llm.model, config.llm.cache_dir, config.storage)
     prompts = _pair_prompts(config, dataset, graph, folder)
     max_tokens = config.training.max_explanation_tokens
-    train, left_out = prompts.examples(dataset.explained_pairs("train"), max_tokens)
+    explained = drawn_explanations(
+        dataset, dataset.explained_pairs("train"), config.training.max_pairs
+    )
+    train, left_out = prompts.examples(explained, max_tokens)
     held_out = dataset.explained_pairs("validation")
     validation, _ = prompts.examples(
         held_out.slice(0, config.training.max_validation_pairs), max_tokens

@@ -1,0 +1,40 @@
+"""A sample of pairs, drawn by a seeded hash of their ids.
+
+A pair's place depends on nothing else: a larger sample holds the smaller one, and other pairs, or
+another order, change nothing.
+"""
+
+from collections.abc import Sequence
+from hashlib import blake2b
+
+import pyarrow as pa
+
+from xrec.data.dataset import Dataset
+
+
+def drawn(
+    user_ids: Sequence[str], item_ids: Sequence[str], count: int | None, *, seed: int
+) -> list[int]:
+    """The positions of `count` of the N pairs, in increasing order; of all if it is None."""
+    if count is None or count >= len(user_ids):
+        return list(range(len(user_ids)))
+    keys = [
+        (_hash(user, item, seed), index)
+        for index, (user, item) in enumerate(zip(user_ids, item_ids, strict=True))
+    ]
+    return sorted(index for _, index in sorted(keys)[:count])
+
+
+def drawn_explanations(
+    dataset: Dataset, explanations: pa.Table, count: int | None, *, seed: int = 0
+) -> pa.Table:
+    """`count` of the rows of `explanations` (schema EXPLANATIONS), in their order."""
+    users = dataset.users["user_id"].take(explanations["user_index"]).to_pylist()
+    items = dataset.items["item_id"].take(explanations["item_index"]).to_pylist()
+    return explanations.take(pa.array(drawn(users, items, count, seed=seed), pa.int64()))
+
+
+def _hash(user_id: str, item_id: str, seed: int) -> bytes:
+    # The length tells the pairs ("a", "bc") and ("ab", "c") apart.
+    key = f"draw:{seed}:{len(user_id)}:{user_id}{item_id}".encode()
+    return blake2b(key, digest_size=8).digest()
