@@ -6,10 +6,21 @@ another order, change nothing.
 
 from collections.abc import Sequence
 from hashlib import blake2b
+from typing import Protocol, TypeVar
 
 import pyarrow as pa
 
 from xrec.data.dataset import Dataset
+
+
+class _HasIds(Protocol):
+    @property
+    def user_id(self) -> str: ...
+    @property
+    def item_id(self) -> str: ...
+
+
+PairT = TypeVar("PairT", bound=_HasIds)
 
 
 def drawn(
@@ -23,6 +34,12 @@ def drawn(
         for index, (user, item) in enumerate(zip(user_ids, item_ids, strict=True))
     ]
     return sorted(index for _, index in sorted(keys)[:count])
+
+
+def drawn_pairs(pairs: Sequence[PairT], count: int | None, *, seed: int) -> list[PairT]:
+    """`count` of the pairs, in their order; all of them if it is None."""
+    users, items = [pair.user_id for pair in pairs], [pair.item_id for pair in pairs]
+    return [pairs[place] for place in drawn(users, items, count, seed=seed)]
 
 
 def drawn_explanations(

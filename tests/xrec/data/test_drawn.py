@@ -5,7 +5,8 @@ from collections import Counter
 import pyarrow as pa
 
 from xrec.data.dataset import Dataset
-from xrec.data.drawn import drawn, drawn_explanations
+from xrec.data.drawn import drawn, drawn_explanations, drawn_pairs
+from xrec.data.held_out import HeldOutPair
 from xrec.schemas import EXPLANATIONS, ITEMS, USERS
 from xrec.storage import Manifest
 
@@ -54,11 +55,16 @@ def test_drawn_the_same_concatenation_is_another_pair() -> None:
     assert first == {0, 1}
 
 
+def test_drawn_pairs_are_those_of_the_positions_in_their_order() -> None:
+    pairs = [HeldOutPair(USER_IDS[n], ITEM_IDS[n], 0, 0, "text") for n in range(200)]
+    positions = drawn(USER_IDS[:200], ITEM_IDS[:200], 50, seed=3)
+    assert drawn_pairs(pairs, 50, seed=3) == [pairs[n] for n in positions]
+    assert drawn_pairs(pairs, None, seed=3) == pairs
+
+
 def test_drawn_explanations_are_rows_in_their_order() -> None:
     manifest = Manifest.model_construct()
-    users = pa.table(
-        {"user_id": ["a", "b"], "user_index": [0, 1], "profile": ["", ""]}
-    ).cast(USERS)
+    users = pa.table({"user_id": ["a", "b"], "user_index": [0, 1], "profile": ["", ""]}).cast(USERS)
     items = pa.table(
         {"item_id": ["x", "y"], "item_index": [0, 1], "title": ["", ""], "profile": ["", ""]}
     ).cast(ITEMS)
