@@ -9,7 +9,8 @@ from jobs.explainer import load_explainer_here
 from jobs.output import Output
 from jobs.train_adapter import check_training_cluster, training_inputs
 from xrec.checks import check_word_list
-from xrec.config.evaluate import AblateConfig, Variant
+from xrec.config.evaluate import AblateConfig
+from xrec.config.variants import Variant
 from xrec.data.dataset import check_has_explanations, read_dataset
 from xrec.data.held_out import HeldOutPair, held_out_pairs
 from xrec.errors import DataError

@@ -170,8 +170,8 @@ class AdapterTrainingConfig(Config):
     max_pairs: int | None = Field(
         None,
         ge=1,
-        description="Number of training pairs, drawn by a hash of their ids: the same ones whatever "
-        "`seed` is. If null, all are used.",
+        description="Number of training pairs, drawn by a hash of their ids: the same ones "
+        "whatever `seed` is. If null, all are used.",
     )
     max_explanation_tokens: int = Field(
         128,

@@ -1,6 +1,6 @@
 """`xrec evaluate` scores explanations; `xrec ablate` compares variants of the adapter."""
 
-from typing import Literal, get_args
+from typing import Literal
 
 from pydantic import Field, model_validator
 
@@ -17,8 +17,8 @@ from xrec.config.llm import (
     OwnEngineConfig,
     PromptConfig,
 )
-from xrec.config.placeholders import without_placeholders
 from xrec.config.shared import Device, JobConfig, RayConfig, ScalingConfig, input_uri, output_uri
+from xrec.config.variants import VARIANTS, Variant, check_full, model_of, prompt_of
 
 
 class EvaluateConfig(JobConfig):
@@ -75,19 +75,6 @@ class EvaluateConfig(JobConfig):
     batch_size: int = Field(
         16, ge=1, description="Number of texts of one pass through the sentence encoder."
     )
-
-
-Variant = Literal[
-    "full", "without_profile", "without_injection", "without_both", "random_vectors", "constant"
-]
-VARIANTS: tuple[Variant, ...] = get_args(Variant)
-_WITHOUT_PROFILE = ("without_profile", "without_both")
-_MODEL_CHANGES: dict[Variant, dict[str, str]] = {
-    "without_injection": {"injection": "none"},
-    "without_both": {"injection": "none"},
-    "random_vectors": {"vectors": "random"},
-    "constant": {"vectors": "constant"},
-}
 
 
 class AblateConfig(JobConfig):
@@ -176,12 +163,7 @@ class AblateConfig(JobConfig):
                 "variants must hold full, which the others are compared with, and each once; "
                 f"saw {list(self.variants)}"
             )
-        if self.model.vectors != "graph" or self.model.injection == "none":
-            raise ValueError(
-                "the full variant has the graph's vectors in the layers: "
-                "model.vectors must be graph and model.injection not none, "
-                f"saw {self.model.vectors} and {self.model.injection}"
-            )
+        check_full(self.model)
         return self
 
     def training_of(self, variant: Variant, adapter: str) -> TrainAdapterConfig:
@@ -191,19 +173,11 @@ class AblateConfig(JobConfig):
             for name in TrainAdapterConfig.model_fields
             if name in type(self).model_fields
         }
-        model = AdapterModelConfig.model_validate(
-            {**self.model.model_dump(), **_MODEL_CHANGES.get(variant, {})}
-        )
-        prompt = _without_profiles(self.prompt) if variant in _WITHOUT_PROFILE else self.prompt
         return TrainAdapterConfig.model_validate(
-            {**shared, "adapter": adapter, "model": model, "prompt": prompt}
+            {
+                **shared,
+                "adapter": adapter,
+                "model": model_of(variant, self.model),
+                "prompt": prompt_of(variant, self.prompt),
+            }
         )
-
-
-def _without_profiles(prompt: PromptConfig) -> PromptConfig:
-    """The same prompt without the texts of user and item, aspects too; the item's title stays."""
-    parts = {
-        "user": without_placeholders(prompt.user, {"user_profile"}),
-        "item": without_placeholders(prompt.item, {"item_profile"}),
-    }
-    return PromptConfig.model_validate({**prompt.model_dump(), **parts, "aspects": 0})
