@@ -118,9 +118,9 @@ class EndpointModelConfig(Config):
     )
     bounds_strings: bool = Field(
         False,
-        description="Whether the schema also says how long strings may be, so that replies of small "
-        "models come to an end within sampling.max_tokens. vLLM and llama.cpp hold to it; the "
-        "strict mode of OpenAI refuses it.",
+        description="Whether the schema also says how long strings may be, so that replies of "
+        "small models come to an end within sampling.max_tokens. vLLM and llama.cpp hold to it; "
+        "the strict mode of OpenAI refuses it.",
     )
     length_parameter: Literal["max_tokens", "max_completion_tokens"] = Field(
         "max_completion_tokens",

@@ -33,11 +33,8 @@ from xrec.train.checkpoint import (
 )
 from xrec.train.data import (
     AdapterData,
-    MicroBatch,
     epoch_steps,
     load_adapter_data,
-    noise_seed,
-    validation_batches,
 )
 from xrec.train.deepspeed_engine import (
     WholeState,
@@ -47,11 +44,9 @@ from xrec.train.deepspeed_engine import (
     whole_state,
 )
 from xrec.train.loss_scale import (
-    LEAST_SCALE,
     LossScale,
     check_dtype,
     loss_scale,
-    scaled,
     set_loss_scale,
 )
 from xrec.train.micro_batch import (
@@ -212,7 +207,9 @@ class AdapterWorker:
         for micro_batches in islice(steps, self.progress.step_in_epoch, None):
             if self.epoch_has_ended:
                 break
-            totals = self._passes.applied_step(micro_batches, step=self.progress.step, place=self._place)
+            totals = self._passes.applied_step(
+                micro_batches, step=self.progress.step, place=self._place
+            )
             loss = self._end_step(totals)
             progress = self.progress
             note_step(progress.epoch, progress.step_in_epoch, self._steps_per_epoch, loss)
@@ -221,8 +218,8 @@ class AdapterWorker:
     def _end_step(self, totals: Tensor) -> float:
         """Count a step and write a checkpoint if one is due; return the step's mean NLL.
 
-        `totals` is what `AdapterPasses.applied_step` returns, and the mean is over all workers. Raises TrainingError on
-        each worker if the NLL is not finite.
+        `totals` is what `AdapterPasses.applied_step` returns, and the mean is over all workers.
+        Raises TrainingError on each worker if the NLL is not finite.
         """
         now = time.monotonic()
         is_time_to_look = totals.new_tensor([self._preemption.is_due()])

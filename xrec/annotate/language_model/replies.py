@@ -2,7 +2,7 @@
 
 import re
 from dataclasses import dataclass
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
@@ -116,12 +116,12 @@ class ReplyLimits:
             "AspectReply",
             __base__=AspectReply,
             aspect=_text_of(self.aspect),
-            opinion=Annotated[str, Field(max_length=self.opinion)],
+            opinion=_text_of(self.opinion, min_length=0),
         )
         return create_model(
             "PairReply",
             __base__=PairReply,
-            aspects=Annotated[list[aspect], Field(max_length=self.num_aspects)],  # type: ignore[valid-type]
+            aspects=_list_of(aspect, self.num_aspects),
             explanation=_text_of(self.explanation),
         )
 
@@ -130,8 +130,12 @@ def _between(least: int, number: int) -> int:
     return max(least, min(number, _MOST_CHARACTERS))
 
 
-def _text_of(max_length: int) -> object:
-    return Annotated[str, Field(min_length=1, max_length=max_length)]
+def _text_of(max_length: int, min_length: int = 1) -> Any:
+    return Annotated[str, Field(min_length=min_length, max_length=max_length)]
+
+
+def _list_of(kind: Any, max_length: int) -> Any:
+    return Annotated[list[kind], Field(max_length=max_length)]
 
 
 def item_text(row: ItemInput, limits: ReplyLimits, reply: ItemReply) -> ItemText | Failure:

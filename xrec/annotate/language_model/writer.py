@@ -32,6 +32,7 @@ from xrec.text import Asker, Message, Prompt, Reply, Usage
 ReplyT = TypeVar("ReplyT", bound=BaseModel)
 TextT = TypeVar("TextT", ItemText, UserText, PairText)
 
+
 class Prompts:
     """Makes the conversation of each row; a reply has the length of `limits` at most."""
 

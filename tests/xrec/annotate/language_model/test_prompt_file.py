@@ -7,7 +7,13 @@ import pytest
 
 from tests.object_store import ObjectStore
 from xrec.annotate.language_model.prompt_file import KINDS, Kind, read_prompt
-from xrec.annotate.language_model.replies import SCHEMAS, PairReply, ReplyLimits, UserReply, pair_text
+from xrec.annotate.language_model.replies import (
+    SCHEMAS,
+    PairReply,
+    ReplyLimits,
+    UserReply,
+    pair_text,
+)
 from xrec.annotate.rows import PairText
 from xrec.errors import ConfigError
 from xrec.storage import open_location

@@ -42,7 +42,9 @@ def test_whole_sentences_end_with_the_last_whole_one_and_repeat_none(
 def test_item_text_keeps_the_sources_title_and_takes_the_models_where_there_is_none() -> None:
     reply = ItemReply(title=" Soft\nStrap ", profile="A strap.")
     assert item_text(item_row(title="Strap 2"), NONE_LESS, reply) == ItemText("Strap 2", "A strap.")
-    assert item_text(item_row(), NONE_LESS, reply) == ItemText("Soft Strap", "A strap.", title_is_made=True)
+    assert item_text(item_row(), NONE_LESS, reply) == ItemText(
+        "Soft Strap", "A strap.", title_is_made=True
+    )
 
 
 def test_pair_text_has_each_aspect_once_and_none_without_a_name() -> None:
@@ -71,7 +73,11 @@ def test_pair_text_without_words_is_a_failure_with_the_reply() -> None:
 @pytest.mark.parametrize("max_tokens", [90, 96, 128, 160, 256, 512, 4096])
 def test_longest_reply_fits_the_tokens(max_tokens: int) -> None:
     limits = ReplyLimits.of_tokens(max_tokens)
-    aspect = {"aspect": "x" * limits.aspect, "opinion": "x" * limits.opinion, "sentiment": "neutral"}
+    aspect = {
+        "aspect": "x" * limits.aspect,
+        "opinion": "x" * limits.opinion,
+        "sentiment": "neutral",
+    }
     pair = {"aspects": [aspect] * limits.num_aspects, "explanation": "x" * limits.explanation}
     item = {"title": "x" * 60, "profile": "x" * limits.profile}
     for schema, reply in ((limits.pair(), pair), (limits.item(), item)):
