@@ -23,7 +23,11 @@ from xrec.config.shared import JobConfig
 from xrec.errors import ClusterError, ConfigError
 
 _URI_KEYS = frozenset(
-    {"workspace", "uri", "release", "carry_from", "interactions", "users", "items", *ARTIFACTS}
+    {
+        *("workspace", "uri", "release", "carry_from", "interactions", "users", "items"),
+        *("peer_model", "peer_texts", "pairs"),
+        *ARTIFACTS,
+    }
 )
 _NAME_KEYS = frozenset({"files", "columns"})  # what stands below them is below `uri`
 _NUM_REASON_LINES = 15

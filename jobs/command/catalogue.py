@@ -242,6 +242,27 @@ Example:
 """,
 )
 
+PEER = Job(
+    "peer",
+    "peer",
+    """Dataset in; a published model that writes explanations, trained on it, and its texts out.
+
+What xrec's explanations are compared with (docs/peers.md). Trains on Ray Train, stops early on the
+validation loss and keeps the best epoch, then writes a text for each held-out pair. A run that was
+interrupted goes on when it is started again.
+
+\b
+In:   <workspace>/dataset (from: xrec prepare), with explanations
+Out:  <workspace>/peers/<kind>-<seed>/model: weights.safetensors, words.json, manifest.json;
+      <workspace>/peers/<kind>-<seed>/texts: a Delta table like that of xrec backfill
+
+\b
+Example:
+  xrec peer configs/yelp.yaml kind=att2seq seed=1 training.num_epochs=20
+  xrec peer configs/yelp.yaml pairs=s3://my-bucket/pairs peer_texts=s3://my-bucket/att2seq
+""",
+)
+
 ABLATE = Job(
     "ablate",
     "ablation",
@@ -312,6 +333,7 @@ JOBS = (
     BACKFILL,
     EVALUATE,
     ABLATE,
+    PEER,
     SERVE,
 )
 """All jobs, in the order of the pipeline."""

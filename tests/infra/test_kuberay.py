@@ -276,7 +276,7 @@ def test_overlay_aws_gpu_gives_every_worker_that_generates_or_trains_a_gpu() -> 
             for group in groups
         ):
             with_gpu.add((manifest["kind"], manifest["metadata"]["name"]))
-    jobs = {("RayJob", f"xrec-{name}") for name in ("train-adapter", "backfill", "ablate")}
+    jobs = {("RayJob", f"xrec-{name}") for name in ("train-adapter", "backfill", "ablate", "peer")}
     assert with_gpu == {("RayCluster", "xrec"), ("RayService", "xrec"), *jobs}
 
 

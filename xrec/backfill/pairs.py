@@ -64,7 +64,7 @@ def pair_batches(config: BackfillConfig) -> Iterator[Batch]:
 def _batches(config: BackfillConfig) -> Iterator[Batch]:
     source = config.pairs
     if isinstance(source, TablePairs):
-        return _from_table(pairs_location(config, source))
+        return table_batches(pairs_location(config, source))
     if isinstance(source, RecommendedPairs):
         location = pairs_location(config, source)
         batches = recommendation_batches(location.uri, source.k, storage=config.storage)
@@ -106,7 +106,11 @@ def _clean(tables: Iterable[pa.Table], file: str) -> Iterator[Batch]:
         first_line += table.num_rows
 
 
-def _from_table(location: Location) -> Iterator[Batch]:
+def table_batches(location: Location) -> Iterator[Batch]:
+    """Yield the pairs of a Parquet file or folder, as `pair_batches` does.
+
+    Raises DataError if it cannot be read, or lacks user_id or item_id.
+    """
     with storage_errors(location.uri):
         try:
             files = pads.dataset(

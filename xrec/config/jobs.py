@@ -9,6 +9,7 @@ from xrec.config.backfill import BackfillConfig, RecommendConfig
 from xrec.config.data import BuildSampleLLMConfig, PrepareConfig
 from xrec.config.evaluate import AblateConfig, EvaluateConfig
 from xrec.config.graph import PretrainGraphConfig
+from xrec.config.peers import PeerConfig
 from xrec.config.ranker import TrainRankerConfig
 from xrec.config.serve import ServeConfig
 from xrec.config.shared import JobConfig
@@ -26,6 +27,7 @@ JOBS: Mapping[str, type[JobConfig]] = {
     "backfill": BackfillConfig,
     "evaluate": EvaluateConfig,
     "ablate": AblateConfig,
+    "peer": PeerConfig,
     "serve": ServeConfig,
 }
 """The jobs, in the order of the pipeline, each with the class of its config."""

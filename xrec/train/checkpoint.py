@@ -21,7 +21,7 @@ from seed, step and micro-batch (`xrec.train.data.noise_seed`).
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import safetensors.torch
 import torch
@@ -30,6 +30,9 @@ from torch import Tensor
 from xrec.adapter.artifact import WEIGHTS
 from xrec.errors import ArtifactMismatchError
 from xrec.storage import Kind, Location, is_begun, run_fingerprint
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 Tensors = dict[str, Tensor]
 
@@ -156,11 +159,14 @@ class GraphProgress:
         return replace(self, evaluations_without_gain=self.evaluations_without_gain + 1)
 
 
-P = TypeVar("P", AdapterProgress, GraphProgress)
+P = TypeVar("P")
 
 
-def read_progress(kind: type[P], read: ReadFile, run: str) -> P:
-    """Return how far the checkpoint is; raises ArtifactMismatchError if it is not of run `run`."""
+def read_progress(kind: Callable[..., P], read: ReadFile, run: str) -> P:
+    """Return how far the checkpoint is; raises ArtifactMismatchError if it is not of run `run`.
+
+    `kind` is a dataclass whose fields have `run` and `history` among them.
+    """
     values: dict[str, Any] = json.loads(read(_PROGRESS))
     if values.get("run") != run:
         raise ArtifactMismatchError(
@@ -171,7 +177,7 @@ def read_progress(kind: type[P], read: ReadFile, run: str) -> P:
     return kind(**{**values, "history": tuple(values["history"])})
 
 
-def progress_file(progress: AdapterProgress | GraphProgress) -> dict[str, bytes]:
+def progress_file(progress: "DataclassInstance") -> dict[str, bytes]:
     """Return name and content of the file, which rank 0 writes."""
     return {_PROGRESS: json.dumps(asdict(progress)).encode()}
 

@@ -1,0 +1,185 @@
+"""`xrec peer`: a published model that explanations are compared with, trained on the same pairs.
+
+The defaults of each model are those of its paper, or of its public code where that says why it
+departs from the paper (docs/peers.md).
+"""
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from xrec.config.backfill import ActorsConfig
+from xrec.config.base import Config
+from xrec.config.shared import JobConfig, RayConfig, ScalingConfig, Split, input_uri
+
+PeerKind = Literal["att2seq"]
+Optimizer = Literal["adam", "adamw", "sgd"]
+
+
+def _learning_rate(default: float) -> Any:
+    return Field(default, gt=0, description="Learning rate.")
+
+
+def _clipping(default: float | None) -> Any:
+    return Field(
+        default,
+        gt=0,
+        description="Largest norm of the gradient; a larger one is scaled down to it. If null, "
+        "gradients stay as they are.",
+    )
+
+
+def _decay(default: float) -> Any:
+    return Field(
+        default,
+        gt=0,
+        le=1,
+        description="What the learning rate is multiplied by after each epoch without a lower "
+        "validation loss.",
+    )
+
+
+def _optimizer(default: Optimizer) -> Any:
+    return Field(default, description="The optimizer, of torch.")
+
+
+def _batch_size(default: int) -> Any:
+    return Field(
+        default,
+        ge=1,
+        description="Number of pairs of an optimizer step, of all workers together.",
+    )
+
+
+class RecipeConfig(Config):
+    """How a model's weights are changed; its size stands beside it."""
+
+    optimizer: Optimizer = _optimizer("adam")
+    learning_rate: float = _learning_rate(1e-4)
+    learning_rate_decay: float = _decay(1.0)
+    gradient_clipping: float | None = _clipping(None)
+    weight_decay: float = Field(0.0, ge=0, description="Weight decay of the optimizer.")
+    batch_size: int = _batch_size(128)
+    micro_batch_size: int | None = Field(
+        None,
+        ge=1,
+        description="Largest number of pairs of one forward pass of a worker, which costs memory. "
+        "If null, a worker's part of the batch is one pass.",
+    )
+
+
+class Att2SeqConfig(RecipeConfig):
+    """Att2Seq (Dong and others, EACL 2017), without the rating in its input."""
+
+    embedding_dim: int = Field(64, ge=1, description="Length of the vectors of users and items.")
+    hidden_size: int = Field(
+        512, ge=1, description="Length of the vectors of words, and of the LSTM's state."
+    )
+    num_layers: int = Field(2, ge=1, description="Number of layers of the LSTM.")
+    dropout: float = Field(0.2, ge=0, lt=1, description="Dropout between layers of the LSTM.")
+    gradient_clipping: float | None = _clipping(5.0)
+    batch_size: int = _batch_size(50)
+
+
+class PeerTrainingConfig(Config):
+    """What a peer is trained on, and for how long."""
+
+    max_pairs: int | None = Field(
+        None,
+        ge=1,
+        description="Number of training pairs, drawn by a seeded hash of their ids, so that all "
+        "peers train on the same ones. If null, all are used.",
+    )
+    num_epochs: int = Field(
+        100, ge=1, description="Largest number of passes over the training pairs, of each phase."
+    )
+    patience: int = Field(
+        5,
+        ge=1,
+        description="Number of epochs without a lower validation loss, in all and not in a row, "
+        "after which a phase of the training ends.",
+    )
+    max_validation_pairs: int | None = Field(
+        None,
+        ge=1,
+        description="Number of validation pairs after each epoch, drawn like the training pairs. "
+        "If null, all are used.",
+    )
+
+
+class PeerConfig(JobConfig):
+    """`xrec peer`: dataset in, a trained peer and its texts for held-out pairs out."""
+
+    dataset: str | None = input_uri("dataset")
+    kind: PeerKind = Field("att2seq", description="The model.")
+    seed: int = Field(
+        0, ge=0, description="Seed of the model's first weights, the order of pairs and dropout."
+    )
+    peer_model: str | None = Field(
+        None,
+        description="URI of the trained peer; if null, it is "
+        "<workspace>/peers/<kind>-<seed>/model.",
+    )
+    peer_texts: str | None = Field(
+        None,
+        description="URI of its texts; if null, it is <workspace>/peers/<kind>-<seed>/texts.",
+    )
+    pairs: str | None = Field(
+        None,
+        description="URI of a Parquet file or folder with columns user_id and item_id: the pairs "
+        "that texts are written for. If null, they are those of the split.",
+    )
+    split: Split = Field("test", description="The split whose explained pairs get a text.")
+    max_pairs: int | None = Field(
+        None,
+        ge=1,
+        description="Number of pairs of the split, drawn by a seeded hash of their ids. If null, "
+        "all get a text.",
+    )
+    max_words: int | None = Field(
+        None,
+        ge=1,
+        description="Longest text in the model's tokens; marks count too. A longer training "
+        "explanation is cut there. If null, it is the length that 99 % of the training "
+        "explanations do not exceed.",
+    )
+    max_vocabulary: int = Field(
+        20_000,
+        ge=1,
+        description="Largest number of words that the model knows, the most frequent ones of the "
+        "training explanations. Others are read as unknown, and never written.",
+    )
+    training: PeerTrainingConfig = Field(
+        default_factory=PeerTrainingConfig, description="What the peer is trained on."
+    )
+    att2seq: Att2SeqConfig = Field(
+        default_factory=Att2SeqConfig, description="The model, with kind: att2seq."
+    )
+    texts_per_batch: int = Field(
+        64, ge=1, description="Number of texts that an actor writes together."
+    )
+    rows_per_chunk: int = Field(
+        1024, ge=1, description="Largest average number of pairs of a chunk, committed as a whole."
+    )
+    scaling: ScalingConfig = Field(
+        default_factory=lambda: ScalingConfig(num_workers=1), description="The training's workers."
+    )
+    actors: ActorsConfig = Field(
+        default_factory=lambda: ActorsConfig(num_actors=1),
+        description="The processes that write texts.",
+    )
+    ray: RayConfig = Field(default_factory=RayConfig, description="The Ray cluster.")
+
+    @property
+    def recipe(self) -> Att2SeqConfig:
+        """The section of the model."""
+        return self.att2seq
+
+    def artifact(self, name: str) -> str:
+        """URI of an artifact; `peer` is the trained peer, and `explanations` are its texts."""
+        folder = f"{self.workspace.rstrip('/')}/peers/{self.kind}-{self.seed}"
+        if name == "peer":
+            return self.peer_model or f"{folder}/model"
+        if name == "explanations":
+            return self.peer_texts or f"{folder}/texts"
+        return super().artifact(name)

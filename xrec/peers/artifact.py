@@ -1,0 +1,109 @@
+"""The trained peer as an artifact.
+
+peer.json            its kind, the section of its config, its sizes and its longest text
+words.json           the vocabulary (`xrec.peers.words`)
+weights.safetensors  all parameters of the best epoch, float32
+history.json         a row for each epoch
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import safetensors.torch
+import torch
+
+from xrec.config.peers import PeerConfig, PeerKind
+from xrec.errors import ArtifactMismatchError
+from xrec.peers.build import PeerSizes, build_peer
+from xrec.peers.data import Codec, PeerData
+from xrec.peers.models.peer import Peer, load_parameters
+from xrec.peers.words import Words
+from xrec.storage import Location, Manifest, content_hash, read_manifest, write_manifest
+from xrec.train.checkpoint import Tensors
+
+PEER, WORDS, WEIGHTS, HISTORY = "peer.json", "words.json", "weights.safetensors", "history.json"
+
+
+@dataclass(frozen=True)
+class TrainedPeer:
+    """A peer that writes; `max_words` is its longest text, in tokens without the end."""
+
+    kind: PeerKind
+    model: Peer
+    codec: Codec
+    max_words: int
+    manifest: Manifest
+
+
+def sizes_of(data: PeerData) -> PeerSizes:
+    """How many users, items and tokens a peer of the data knows."""
+    return PeerSizes(data.num_users, data.num_items, len(data.codec))
+
+
+def write_peer(
+    location: Location,
+    config: PeerConfig,
+    data: PeerData,
+    best: Tensors,
+    history: Sequence[Mapping[str, Any]],
+    *,
+    settings: Mapping[str, Any],
+    inputs: Mapping[str, str],
+    metrics: Mapping[str, Any],
+) -> Manifest:
+    """Write the artifact, its manifest last, and return the manifest."""
+    described = {
+        "kind": config.kind,
+        "section": config.recipe.model_dump(mode="json"),
+        "sizes": asdict(sizes_of(data)),
+        "max_words": data.max_words,
+    }
+    assert isinstance(data.codec, Words)
+    contents = {
+        PEER: json.dumps(described, indent=2).encode(),
+        WORDS: data.codec.to_bytes(),
+        WEIGHTS: safetensors.torch.save(best),
+    }
+    for name, content in contents.items():
+        (location / name).write_bytes(content)
+    # Times are no part of what the artifact is.
+    (location / HISTORY).write_bytes(json.dumps(list(history), indent=2).encode())
+    return write_manifest(
+        location,
+        "peer",
+        config=settings,
+        inputs=inputs,
+        files={name: content_hash(content) for name, content in contents.items()},
+        row_counts={"train": len(data.train), "validation": len(data.validation)},
+        metrics=metrics,
+    )
+
+
+def read_peer(location: Location, device: torch.device | None = None) -> TrainedPeer:
+    """Return the trained peer, in eval mode on `device`.
+
+    Raises ArtifactNotFoundError if there is no finished artifact, ArtifactMismatchError if a file
+    is not what the manifest says.
+    """
+    manifest = read_manifest(location, "peer")
+    described = json.loads(_content(location, manifest, PEER))
+    values = {"workspace": ".", "kind": described["kind"], described["kind"]: described["section"]}
+    config = PeerConfig.model_validate(values)
+    model = build_peer(config, PeerSizes(**described["sizes"]))
+    load_parameters(model, safetensors.torch.load(_content(location, manifest, WEIGHTS)))
+    model.requires_grad_(False)
+    codec = Words.from_bytes(_content(location, manifest, WORDS))
+    placed = model.to(device or torch.device("cpu")).eval()
+    return TrainedPeer(config.kind, placed, codec, described["max_words"], manifest)
+
+
+def _content(location: Location, manifest: Manifest, name: str) -> bytes:
+    content = (location / name).read_bytes()
+    if content_hash(content) != manifest.files[name]:
+        raise ArtifactMismatchError(
+            f"{location / name}: its content is not what the manifest says; delete the peer and "
+            "run `xrec peer` again"
+        )
+    return content

@@ -1,0 +1,1 @@
+"""The peers as modules of torch, one file each."""

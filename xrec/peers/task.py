@@ -1,0 +1,179 @@
+"""Writing texts as a task of `xrec.bulk`: its rows are those of a backfill."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import torch
+
+from xrec.backfill.task import EXPLANATIONS
+from xrec.bulk import Outcome
+from xrec.config.peers import PeerConfig
+from xrec.config.shared import Device, StorageConfig
+from xrec.data.dataset import Dataset, read_dataset
+from xrec.errors import UnknownIdError
+from xrec.llm.model import resolve_device
+from xrec.peers.artifact import TrainedPeer, read_peer
+from xrec.peers.data import collate_pairs
+from xrec.peers.write import write_greedily
+from xrec.schemas import FAILED, GENERATED, PAIRS
+from xrec.storage import location_of, open_location
+
+TEXTS = EXPLANATIONS
+"""The columns of a backfill's rows, so that every reader of explanations reads them."""
+
+# What torch raises for a batch that it cannot do, lack of memory included.
+_ERRORS = (RuntimeError, ValueError, ArithmeticError, LookupError)
+
+
+@dataclass(frozen=True)
+class MakePeerTask:
+    """Makes an actor's task; everything that an actor gets. The URIs fit any working directory."""
+
+    peer: str
+    dataset: str
+    storage: StorageConfig
+    device: Device
+    num_threads: int
+    texts_per_batch: int
+
+    @classmethod
+    def of(cls, config: PeerConfig) -> "MakePeerTask":
+        """What the actors of `config` get."""
+        return cls(
+            peer=location_of(config, "peer").shared_uri,
+            dataset=location_of(config, "dataset").shared_uri,
+            storage=config.storage,
+            device=config.actors.device,
+            num_threads=config.actors.cpus_per_actor,
+            texts_per_batch=config.texts_per_batch,
+        )
+
+    def __call__(self) -> "PeerTask":
+        """Load peer and dataset, in the actor's process."""
+        torch.set_num_threads(self.num_threads)
+        device = resolve_device(self.device)
+        return PeerTask(
+            read_peer(open_location(self.peer, self.storage), device),
+            read_dataset(open_location(self.dataset, self.storage)),
+            device,
+            self.texts_per_batch,
+        )
+
+
+@dataclass
+class PeerTask:
+    """A ChunkTask of xrec.bulk."""
+
+    peer: TrainedPeer
+    dataset: Dataset
+    device: torch.device
+    texts_per_batch: int
+    row_errors: tuple[type[Exception], ...] = _ERRORS
+
+    def do(self, rows: pa.Table) -> Outcome:
+        """See ChunkTask; the costs are num_generated_tokens."""
+        known: list[_Known] = []
+        failures: list[dict[str, str]] = []
+        for ids in rows.cast(PAIRS).to_pylist():
+            found = self._find(ids)
+            if isinstance(found, _Known):
+                known.append(found)
+            else:
+                failures.append(found)
+        written: list[dict[str, Any]] = []
+        for start in range(0, len(known), self.texts_per_batch):
+            for row in self._write(known[start : start + self.texts_per_batch]):
+                (written if row["explanation"] else failures).append(
+                    row if row["explanation"] else _empty(row)
+                )
+        costs = {"num_generated_tokens": float(sum(row["num_generated_tokens"] for row in written))}
+        return Outcome(pa.Table.from_pylist(written, GENERATED), self._failed(failures), costs)
+
+    def fail(self, rows: pa.Table, reason: str, message: str) -> pa.Table:
+        """See ChunkTask."""
+        failure = {"reason": reason, "message": message}
+        return self._failed([{**ids, **failure} for ids in rows.to_pylist()])
+
+    def _find(self, ids: dict[str, str]) -> "_Known | dict[str, str]":
+        """The pair's indices, or a failed row."""
+        try:
+            user_index = self.dataset.user_index(ids["user_id"])
+        except UnknownIdError as error:
+            return {**ids, "reason": "unknown_user", "message": str(error)}
+        try:
+            return _Known(ids, user_index, self.dataset.item_index(ids["item_id"]))
+        except UnknownIdError as error:
+            return {**ids, "reason": "unknown_item", "message": str(error)}
+
+    def _write(self, pairs: Sequence["_Known"]) -> list[dict[str, Any]]:
+        """A row of the schema GENERATED for each pair; its text may be empty."""
+        peer = self.peer
+        read = collate_pairs(
+            [pair.user_index for pair in pairs],
+            [pair.item_index for pair in pairs],
+            [()] * len(pairs),
+        )
+        texts = write_greedily(
+            peer.model,
+            read.to(self.device),
+            end_ids=peer.codec.end_ids,
+            never_written=peer.codec.never_written,
+            max_tokens=peer.max_words,
+        )
+        return [self._row(pair, ids) for pair, ids in zip(pairs, texts, strict=True)]
+
+    def _row(self, pair: "_Known", token_ids: list[int]) -> dict[str, Any]:
+        has_ended = bool(token_ids) and token_ids[-1] in self.peer.codec.end_ids
+        fingerprint = self.peer.manifest.fingerprint
+        return {
+            **pair.ids,
+            "explanation": self.peer.codec.decode(token_ids),
+            "num_prompt_tokens": 2,  # the user and the item
+            "num_generated_tokens": len(token_ids) - has_ended,
+            "finish_reason": "stop" if has_ended else "length",
+            "model_fingerprint": fingerprint,
+            "content_key": _hash(fingerprint, pair.user_index, pair.item_index),
+            "aspects": [],
+            "kind": "written",
+            "refused": "",
+        }
+
+    def _failed(self, failures: Sequence[dict[str, str]]) -> pa.Table:
+        """Rows of the schema FAILED, with the pair's texts where they are known."""
+        return pa.Table.from_pylist([{**row, **self._texts(row)} for row in failures], FAILED)
+
+    def _texts(self, ids: dict[str, str]) -> dict[str, str]:
+        user = self.dataset.user_indices.get(ids["user_id"])
+        item = self.dataset.item_indices.get(ids["item_id"])
+        users, items = self.dataset.users, self.dataset.items
+        return {
+            "user_profile": "" if user is None else users["profile"][user].as_py(),
+            "item_title": "" if item is None else items["title"][item].as_py(),
+            "item_profile": "" if item is None else items["profile"][item].as_py(),
+        }
+
+
+@dataclass(frozen=True)
+class _Known:
+    """A pair of the dataset."""
+
+    ids: dict[str, str]
+    user_index: int
+    item_index: int
+
+
+def _empty(row: dict[str, Any]) -> dict[str, str]:
+    return {
+        **{name: row[name] for name in PAIRS.names},
+        "reason": "empty_text",
+        "message": "the peer ended the text before its first word",
+    }
+
+
+def _hash(*parts: str | int) -> str:
+    """16 hex digits: all that a text depends on."""
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]

@@ -1,0 +1,135 @@
+"""The bulk run that writes a peer's texts: its identity, its pairs, its end."""
+
+import logging
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pyarrow as pa
+
+from xrec.backfill.pairs import Batch, table_batches
+from xrec.bulk import (
+    ActorPool,
+    BulkRun,
+    Identity,
+    RunState,
+    clean_keys,
+    drive,
+    listing_of,
+    open_run,
+    publish,
+    tells_what_is_done,
+    this_process,
+)
+from xrec.bulk.ray_actors import gpus_each
+from xrec.config.peers import PeerConfig
+from xrec.data.dataset import read_dataset
+from xrec.data.drawn import drawn_explanations
+from xrec.errors import DataError
+from xrec.peers.task import TEXTS, MakePeerTask
+from xrec.progress import counter
+from xrec.schemas import PAIRS
+from xrec.storage import Manifest, location_of, manifest_of, open_location
+
+logger = logging.getLogger("xrec")
+
+
+def texts_identity(config: PeerConfig) -> Identity:
+    """The settings and inputs that the texts depend on.
+
+    Raises ArtifactNotFoundError without a dataset or a trained peer.
+    """
+    pairs = (
+        {"split": config.split, "max_pairs": config.max_pairs}
+        if config.pairs is None
+        else {"uri": open_location(config.pairs, config.storage).shared_uri}
+    )
+    return Identity(
+        kind="explanations",
+        config={"pairs": pairs, "rows_per_chunk": config.rows_per_chunk},
+        inputs={
+            "dataset": manifest_of(config, "dataset").fingerprint,
+            "peer": manifest_of(config, "peer").fingerprint,
+        },
+    )
+
+
+def plan_texts(config: PeerConfig) -> BulkRun:
+    """Plan the run, or open the plan that is there.
+
+    Raises ArtifactMismatchError, which names what differs, if the output belongs to another run;
+    DataError if there are no pairs, or they cannot be read; and what `texts_identity` raises.
+    """
+    pairs = None if config.pairs is None else open_location(config.pairs, config.storage)
+    return open_run(
+        config.artifact("explanations"),
+        texts_identity(config),
+        TEXTS,
+        lambda: _pairs(config),
+        listing={} if pairs is None else listing_of(pairs),
+        rows_per_chunk=config.rows_per_chunk,
+        storage=config.storage,
+    )
+
+
+def _pairs(config: PeerConfig) -> Iterator[Batch]:
+    if config.pairs is not None:
+        yield from table_batches(open_location(config.pairs, config.storage))
+        return
+    dataset = read_dataset(location_of(config, "dataset"))
+    explained = drawn_explanations(dataset, dataset.explained_pairs(config.split), config.max_pairs)
+    if not explained.num_rows:
+        raise DataError(
+            f"{config.artifact('dataset')}: no explained pair is in split {config.split!r}; choose "
+            "another split, or give a table of pairs"
+        )
+    ids = {
+        "user_id": dataset.users["user_id"].take(explained["user_index"]),
+        "item_id": dataset.items["item_id"].take(explained["item_index"]),
+    }
+    yield clean_keys(pa.table(ids), PAIRS.names, file=config.artifact("dataset"), first_line=1)
+
+
+def write_peer_texts(config: PeerConfig) -> Manifest:
+    """Write the texts that are missing, publish the table, and return its manifest.
+
+    If all are there, its manifest is returned at once; otherwise Ray must be initialised. Raises
+    what `plan_texts` raises; LeaseError if another driver is at work, LostTableError if one took
+    the run over, ClusterError if actors die one after the other. What is committed stays, and the
+    next call goes on from there.
+    """
+    run = plan_texts(config)
+    if (manifest := publish_texts(run)) is not None:
+        return manifest
+    num_pairs, actors = run.plan.record.num_rows, config.actors
+    pool = ActorPool(
+        run.worker_settings(MakePeerTask.of(config)),
+        num_actors=actors.num_actors,
+        cpus_per_actor=actors.cpus_per_actor,
+        gpus_per_actor=gpus_each(actors.device, actors.num_actors),
+    )
+    with tells_what_is_done(run, "texts are written"), counter("texts", num_pairs) as show:
+        drive(run, pool, holder=this_process(), on_commit=lambda state: show(state.num_rows))
+    manifest = publish_texts(run)
+    assert manifest is not None
+    logger.info(
+        "%s: %d texts, %s", run.plan.output, manifest.row_counts["explanations"], manifest.metrics
+    )
+    return manifest
+
+
+def publish_texts(run: BulkRun) -> Manifest | None:
+    """Write the manifest of a finished run and return it; None if pairs are left."""
+
+    def describe(version: int, state: RunState) -> tuple[Mapping[str, int], Mapping[str, Any]]:
+        seconds = state.costs.get("seconds", 0.0)
+        return {
+            "explanations": state.num_ok,
+            "failed": state.num_failed,
+            "rejected": run.plan.record.num_rejected,
+        }, {
+            "failed_by_reason": state.failed,
+            "writing_seconds": seconds,
+            "pairs_per_second": state.num_rows / seconds if seconds else None,
+        }
+
+    return publish(run, "explanations", describe)

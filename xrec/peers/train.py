@@ -1,0 +1,138 @@
+"""The recipe of a peer: dataset in, trained peer out, by Ray Train.
+
+    train_peer     driver: checks the data, runs the workers, writes the best epoch
+    train_worker   one worker: the data, the model, `PeerTrainer` from epoch to epoch
+
+A run that was stopped in any way goes on from its last finished epoch when it is started again.
+"""
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import safetensors.torch
+
+from xrec.config.peers import PeerConfig
+from xrec.data.dataset import read_dataset
+from xrec.peers.artifact import sizes_of, write_peer
+from xrec.peers.build import build_peer
+from xrec.peers.data import PeerData, build_peer_data
+from xrec.peers.progress import PeerProgress
+from xrec.peers.trainer import BEST, PeerTrainer, Workers
+from xrec.storage import Manifest, finished, location_of, manifest_of, run_fingerprint
+from xrec.train.checkpoint import Tensors, claim, read_progress
+from xrec.train.metrics import TrainingMetrics
+from xrec.train.ray_driver import fit
+from xrec.train.ray_worker import last_checkpoint, rank, report, worker_device, world_size
+
+logger = logging.getLogger("xrec")
+
+_CHECKPOINTS = "checkpoints"
+
+
+def peer_identity(config: PeerConfig) -> tuple[dict[str, Any], dict[str, str]]:
+    """The settings that the peer's content depends on, and the fingerprints of its inputs.
+
+    Raises ArtifactNotFoundError without a dataset.
+    """
+    names = {"kind", "seed", "max_words", "max_vocabulary", "training"}
+    settings = config.model_dump(mode="json", include=names)
+    return (
+        {**settings, "model": config.recipe.model_dump(mode="json")},
+        {"dataset": manifest_of(config, "dataset").fingerprint},
+    )
+
+
+def train_peer(config: PeerConfig) -> Manifest:
+    """Train and write the peer, and return its manifest.
+
+    If this run is already finished, its manifest is returned at once; otherwise Ray must be
+    initialised. Raises ArtifactMismatchError if another run's peer or checkpoints are at the
+    output, DataError without training or validation explanations, TrainingError.
+    """
+    output = location_of(config, "peer")
+    settings, inputs = peer_identity(config)
+    done = finished(output, "peer", settings, inputs)
+    if done is not None:
+        logger.info("%s: already there", output)
+        return done
+    data = build_peer_data(config, read_dataset(location_of(config, "dataset")))
+    claim(output / _CHECKPOINTS, "peer", settings, inputs)
+    progress, best = _train(config, run_fingerprint("peer", settings, inputs))
+    manifest = write_peer(
+        output,
+        config,
+        data,
+        best,
+        progress.history,
+        settings=settings,
+        inputs=inputs,
+        metrics=_metrics(data, progress, best),
+    )
+    (output / _CHECKPOINTS).delete()
+    return manifest
+
+
+def _metrics(data: PeerData, progress: PeerProgress, trained: Tensors) -> dict[str, Any]:
+    best = progress.best(progress.history[-1]["phase"])
+    return {
+        "num_trained_parameters": sum(each.numel() for each in trained.values()),
+        "training_seconds": sum(float(row["seconds"]) for row in progress.history),
+        "best_epoch": best["epoch"],
+        "num_epochs": len(progress.history),
+        "validation_loss": best["validation_loss"],
+        "num_train_pairs": len(data.train),
+        "num_words": len(data.codec),
+        "max_words": data.max_words,
+    }
+
+
+def _train(config: PeerConfig, run: str) -> tuple[PeerProgress, Tensors]:
+    """Run the workers; return how the run went, and the parameters of the best epoch."""
+    exported = TrainingMetrics("peer")
+
+    def on_report(row: Mapping[str, Any]) -> None:
+        exported.record(row)
+        logger.info(
+            "epoch %d: training loss %.3f, validation loss %.3f nats a token (%.1f s)",
+            *(row[key] for key in ("epoch", "train_loss", "validation_loss", "seconds")),
+        )
+
+    dataset = location_of(config, "dataset").shared_uri
+    with exported.running():
+        outcome = fit(
+            train_worker,
+            {"config": config.model_copy(update={"dataset": dataset}), "run": run},
+            scaling=config.scaling,
+            storage=location_of(config, "peer") / _CHECKPOINTS,
+            name="peer",
+            on_report=on_report,
+        )
+    progress = read_progress(PeerProgress, outcome.read_checkpoint_file, run)
+    return progress, safetensors.torch.load(outcome.read_checkpoint_file(BEST))
+
+
+def train_worker(loop_config: dict[str, Any]) -> None:
+    """Train in one worker, from the argument only.
+
+    `loop_config` has "config", a PeerConfig with URIs that a worker can open, and "run", the
+    fingerprint of the run.
+    """
+    config: PeerConfig = loop_config["config"]
+    data = build_peer_data(config, read_dataset(location_of(config, "dataset")))
+    trainer = PeerTrainer(
+        build_peer(config, sizes_of(data)),
+        data,
+        config.recipe,
+        config.training,
+        seed=config.seed,
+        run=loop_config["run"],
+        device=worker_device(),
+        workers=Workers(rank(), world_size()),
+    )
+    with last_checkpoint() as read:
+        if read is not None:
+            trainer.restore(read)
+    while not trainer.has_finished:
+        row = trainer.run_epoch()
+        report(row, trainer.checkpoint() if rank() == 0 else None)
