@@ -132,7 +132,7 @@ def _training(config: TrainAdapterConfig) -> Record:
     from xrec.llm.examples import Example
     from xrec.llm.source import resolve_model
     from xrec.storage import Manifest
-    from xrec.train.adapter import build_engine
+    from xrec.train.adapter_model import build_engine
     from xrec.train.data import AdapterData
 
     vectors = torch.randn(8, 64, generator=torch.Generator().manual_seed(0))

@@ -19,7 +19,7 @@ from benchmarks.train_setup import GRADIENT_CLIPPING, LEARNING_RATE, Epoch, Run,
 from xrec.llm.examples import Example
 from xrec.llm.model import resolve_attention
 from xrec.llm.nll import IGNORE
-from xrec.train.adapter import ExplanationLoss
+from xrec.train.adapter_model import ExplanationLoss
 from xrec.train.data import epoch_steps
 from xrec.train.prefix_cache import PrefixCache, WorkCounts
 

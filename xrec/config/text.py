@@ -116,6 +116,12 @@ class EndpointModelConfig(Config):
         "to hold to; by response_format json_object; or in the prompt's words only. With the "
         "latter two the schema stands in the prompt.",
     )
+    bounds_strings: bool = Field(
+        False,
+        description="Whether the schema also says how long strings may be, so that replies of "
+        "small models come to an end within sampling.max_tokens. vLLM and llama.cpp hold to it; "
+        "the strict mode of OpenAI refuses it.",
+    )
     length_parameter: Literal["max_tokens", "max_completion_tokens"] = Field(
         "max_completion_tokens",
         description="The request's field for sampling.max_tokens. Older servers know max_tokens "

@@ -106,7 +106,7 @@ class PatientClient:
 
     def _fields(self, prompt: Prompt[Any], sampling: SamplingConfig) -> dict[str, Any]:
         """The body of a request."""
-        schema = strict_schema(prompt.schema)
+        schema = strict_schema(prompt.schema, with_lengths=self._config.bounds_strings)
         name = prompt.schema.__name__
         messages = [{"role": each.role, "content": each.content} for each in prompt.messages]
         fields: dict[str, Any] = {"model": self._config.model, "messages": messages}

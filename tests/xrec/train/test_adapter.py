@@ -12,13 +12,13 @@ from tests.xrec.train.adapter_town import make_config
 from xrec.config.adapter import Injection, LearningRateConfig
 from xrec.errors import ModelError, TrainingError
 from xrec.llm.examples import Example, explanation_nll
-from xrec.train.adapter import (
+from xrec.train.adapter_model import (
     ExplanationLoss,
     _prefix_cache,
     checkpoint_layers,
     learning_rate_share,
-    sum_over_workers,
 )
+from xrec.train.adapter_passes import sum_over_workers
 from xrec.train.data import AdapterData
 from xrec.train.prefix_cache import PrefixCache
 
@@ -136,7 +136,7 @@ def test_prefix_cache_of_a_worker_asks_the_others_where_weights_are_sharded_only
     zero_stage: int, num_calls: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     any_worker = Mock(side_effect=bool)
-    monkeypatch.setattr("xrec.train.adapter.any_worker", any_worker)
+    monkeypatch.setattr("xrec.train.adapter_model.any_worker", any_worker)
     model = toy_model()
     attach_toy(model, "projected")
     data = AdapterData(EXAMPLES, EXAMPLES[:1], Counter(), graph=Mock())
@@ -167,7 +167,7 @@ def test_learning_rate_share_warms_up_and_decays_in_straight_lines(
 def test_sum_over_workers_that_is_no_number_raises_training_error_with_the_place(
     total: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("xrec.train.adapter.world_size", lambda: 1)
+    monkeypatch.setattr("xrec.train.adapter_passes.world_size", lambda: 1)
     assert sum_over_workers(torch.tensor([6.0, 4.0]), "epoch 2, step 7") == [6.0, 4.0]
     with pytest.raises(
         TrainingError,

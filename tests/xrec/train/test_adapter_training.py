@@ -234,7 +234,7 @@ def test_build_engine_under_zero_3_shards_the_model_and_training_leaves_it_bit_e
         import safetensors.torch
         import torch
 
-        from xrec.train.adapter import build_engine
+        from xrec.train.adapter_model import build_engine
         from xrec.train.data import load_adapter_data
         from xrec.train.deepspeed_engine import gathered_state
         from xrec.train.ray_worker import rank, report

@@ -26,13 +26,8 @@ from xrec.data.dataset import read_dataset
 from xrec.errors import ModelError, TrainingError
 from xrec.llm.examples import Example
 from xrec.storage import open_location
-from xrec.train.adapter import (
-    AdapterWorker,
-    ExplanationLoss,
-    build_engine,
-    build_model,
-    try_step,
-)
+from xrec.train.adapter_model import ExplanationLoss, build_engine, build_model, try_step
+from xrec.train.adapter_worker import AdapterWorker
 from xrec.train.data import HeldOut, load_adapter_data, split_edges
 from xrec.train.deepspeed_engine import check_device, load_frozen_model, move_to_device
 from xrec.train.graph import GraphWorker, start_embeddings

@@ -11,7 +11,7 @@ from tests.xrec.train.one_gpu_worker import StubEngine, become_worker
 from xrec.config.shared import ScalingConfig
 from xrec.errors import ConfigError, TrainingError
 from xrec.storage import open_location
-from xrec.train.adapter import AdapterWorker
+from xrec.train.adapter_worker import AdapterWorker
 from xrec.train.data import load_adapter_data
 from xrec.train.loss_scale import LossScale, check_dtype
 from xrec.train.ray_driver import fit
@@ -175,8 +175,9 @@ def train(workspace: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> An
         monkeypatch.setattr("tests.xrec.train.one_gpu_worker.StubEngine", SkippingEngine)
         monkeypatch.setattr(SkippingEngine, "overflows", overflows)
         monkeypatch.setattr(SkippingEngine, "scale", scale)
-        monkeypatch.setattr("xrec.train.adapter.loss_scale", lambda engine: engine.scale)
-        monkeypatch.setattr("xrec.train.adapter.note", lambda text: None)
+        for module in ("adapter_passes", "adapter_worker"):
+            monkeypatch.setattr(f"xrec.train.{module}.loss_scale", lambda engine: engine.scale)
+            monkeypatch.setattr(f"xrec.train.{module}.note", lambda text: None)
         config = make_config(
             workspace,
             num_workers=1,

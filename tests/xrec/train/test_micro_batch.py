@@ -12,7 +12,8 @@ from tests.xrec.train.one_gpu_worker import become_worker
 from xrec.config.adapter import TrainAdapterConfig
 from xrec.errors import ConfigError
 from xrec.llm.examples import Example, collate
-from xrec.train.adapter import AdapterWorker, adapter_run_config, train_adapter
+from xrec.train.adapter import adapter_run_config, train_adapter
+from xrec.train.adapter_worker import AdapterWorker
 from xrec.train.data import load_adapter_data
 from xrec.train.memory import worker_memory
 from xrec.train.micro_batch import (

@@ -9,7 +9,8 @@ from pydantic import SecretStr
 from xrec.annotate.formats import STAGES
 from xrec.annotate.language_model.data import CountTokens, RowData
 from xrec.annotate.language_model.forecast import Forecast
-from xrec.annotate.language_model.prompt_file import Kind, PromptFile
+from xrec.annotate.language_model.prompt_file import PromptFile
+from xrec.annotate.language_model.replies import Kind, ReplyLimits
 from xrec.annotate.language_model.writer import LanguageModelWriter, Prompts, SecondSeed
 from xrec.annotate.outlook import Outlook
 from xrec.annotate.store import read_record
@@ -86,9 +87,17 @@ class MakeWriter:
         return Prompts(
             self.files,
             RowData(self.annotator.max_data_tokens, count),
+            self._limits(),
             domain=self.annotator.domain,
             language=self.annotator.language,
         )
+
+    def _limits(self) -> ReplyLimits:
+        """Lower ones than usual only where something holds the model to them."""
+        model = self.annotator.model
+        if isinstance(model, EndpointModelConfig) and not model.bounds_strings:
+            return ReplyLimits()
+        return ReplyLimits.of_tokens(model.sampling.max_tokens)
 
     def budget(self, spent: Spent) -> Budget:
         """The job's budget, of which `spent` is spent."""

@@ -17,16 +17,16 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from xrec.annotate.language_model.replies import Kind
 from xrec.config.shared import StorageConfig
 from xrec.errors import ConfigError, StorageError
 from xrec.storage import open_location
 from xrec.text import Message
 
-Kind = Literal["item", "user", "pair"]
 KINDS: tuple[Kind, ...] = ("item", "user", "pair")
 
 _HEADING = re.compile(r"^\[(system|example \w+|reply)\]\s*$", re.MULTILINE)

@@ -1,15 +1,25 @@
-"""What the language model is to answer, and what becomes of it."""
+"""What the language model is to answer, how long at most, and what becomes of it."""
 
 import re
-from typing import Annotated, get_args
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from xrec.annotate.rows import Aspect, Failure, ItemInput, ItemText, PairText, Sentiment, UserText
 from xrec.config.text import ReplyFailureReason
 
-MOST_ASPECTS = 6
+Kind = Literal["item", "user", "pair"]
+
+_MOST_ASPECTS = 6
 _MOST_CHARACTERS = 800
+_MOST_OF_A_NAME = 60
+_CHARACTERS_PER_TOKEN = 3.0
+"""Of JSON in a language of letters, on the low side."""
+_CHARACTERS_AROUND_ASPECT = 60
+_CHARACTERS_AROUND = 40
+"""The names of fields, quotes and brackets: of an aspect, and of the reply."""
+_SHORT_ASPECT, _SHORT_OPINION, _SHORT_EXPLANATION = 30, 40, 60
 NO_SENTENCE = "no_full_sentence"
 REASONS: tuple[str, ...] = (*get_args(ReplyFailureReason), NO_SENTENCE)
 
@@ -17,7 +27,7 @@ _BLANKS = re.compile(r"\s+")
 _SENTENCE_END = re.compile(r"[.!?\u2026\u3002\uff01\uff1f][\"'\u201d\u2019)]?(?=\s|$)")
 
 _Text = Annotated[str, Field(min_length=1, max_length=_MOST_CHARACTERS)]
-_Words = Annotated[str, Field(max_length=60)]
+_Words = Annotated[str, Field(max_length=_MOST_OF_A_NAME)]
 
 
 class _Reply(BaseModel):
@@ -50,53 +60,132 @@ class AspectReply(_Reply):
 class PairReply(_Reply):
     """A pair's aspects and explanation."""
 
-    aspects: Annotated[list[AspectReply], Field(max_length=MOST_ASPECTS)]
+    aspects: Annotated[list[AspectReply], Field(max_length=_MOST_ASPECTS)]
     explanation: _Text
 
 
-def item_text(row: ItemInput, reply: ItemReply) -> ItemText | Failure:
+SCHEMAS: dict[Kind, type[_Reply]] = {"item": ItemReply, "user": UserReply, "pair": PairReply}
+
+
+@dataclass(frozen=True)
+class ReplyLimits:
+    """How long the parts of a reply may be, so that the whole of it fits.
+
+    A grammar that bounds no string lets a small model write on until it is cut off.
+
+    profile: characters of an item's or a user's profile.
+    explanation: characters of a pair's explanation, which shares the reply with its aspects.
+    aspect, opinion: characters of each, of which there are at most num_aspects.
+    """
+
+    profile: int = _MOST_CHARACTERS
+    explanation: int = _MOST_CHARACTERS
+    num_aspects: int = _MOST_ASPECTS
+    aspect: int = _MOST_OF_A_NAME
+    opinion: int = _MOST_OF_A_NAME
+
+    @classmethod
+    def of_tokens(cls, max_tokens: int) -> "ReplyLimits":
+        """The limits of replies of at most `max_tokens`, at three characters a token.
+
+        A language that needs more tokens may still be cut off, and so may a reply of less than 90
+        tokens: there is always room for one aspect and a short sentence.
+        """
+        room = int(max_tokens * _CHARACTERS_PER_TOKEN) - _CHARACTERS_AROUND
+        each = _CHARACTERS_AROUND_ASPECT + _SHORT_ASPECT + _SHORT_OPINION
+        num_aspects = min(max(1, room // 2 // each), _MOST_ASPECTS)
+        return cls(
+            _between(_SHORT_EXPLANATION, room - _MOST_OF_A_NAME),
+            _between(_SHORT_EXPLANATION, room - num_aspects * each),
+            num_aspects,
+            _SHORT_ASPECT,
+            _SHORT_OPINION,
+        )
+
+    def item(self) -> type[ItemReply]:
+        """The schema of an item's reply."""
+        return create_model("ItemReply", __base__=ItemReply, profile=_text_of(self.profile))
+
+    def user(self) -> type[UserReply]:
+        """The schema of a user's reply."""
+        return create_model("UserReply", __base__=UserReply, profile=_text_of(self.profile))
+
+    def pair(self) -> type[PairReply]:
+        """The schema of a pair's reply."""
+        aspect = create_model(
+            "AspectReply",
+            __base__=AspectReply,
+            aspect=_text_of(self.aspect),
+            opinion=_text_of(self.opinion, min_length=0),
+        )
+        return create_model(
+            "PairReply",
+            __base__=PairReply,
+            aspects=_list_of(aspect, self.num_aspects),
+            explanation=_text_of(self.explanation),
+        )
+
+
+def _between(least: int, number: int) -> int:
+    return max(least, min(number, _MOST_CHARACTERS))
+
+
+def _text_of(max_length: int, min_length: int = 1) -> Any:
+    return Annotated[str, Field(min_length=min_length, max_length=max_length)]
+
+
+def _list_of(kind: Any, max_length: int) -> Any:
+    return Annotated[list[kind], Field(max_length=max_length)]
+
+
+def item_text(row: ItemInput, limits: ReplyLimits, reply: ItemReply) -> ItemText | Failure:
     """The item's text; a title of the source's own is kept as it is."""
-    profile = whole_sentences(reply.profile)
+    profile = whole_sentences(reply.profile, limits.profile)
     if profile is None:
         return _without_sentence(reply)
     return ItemText(row.title or _line(reply.title), profile, title_is_made=not row.title)
 
 
-def user_text(reply: UserReply) -> UserText | Failure:
+def user_text(limits: ReplyLimits, reply: UserReply) -> UserText | Failure:
     """The user's text."""
-    profile = whole_sentences(reply.profile)
+    profile = whole_sentences(reply.profile, limits.profile)
     return _without_sentence(reply) if profile is None else UserText(profile)
 
 
-def pair_text(reply: PairReply) -> PairText | Failure:
+def pair_text(limits: ReplyLimits, reply: PairReply) -> PairText | Failure:
     """The pair's text; of equal aspects the first one."""
-    explanation = whole_sentences(reply.explanation)
+    explanation = whole_sentences(reply.explanation, limits.explanation)
     if explanation is None:
         return _without_sentence(reply)
     aspects: dict[str, Aspect] = {}
     for found in reply.aspects:
-        name = _line(found.aspect)
+        name, opinion = _words(found.aspect, limits.aspect), _words(found.opinion, limits.opinion)
         if name:
-            aspects.setdefault(name.casefold(), Aspect(name, _line(found.opinion), found.sentiment))
+            aspects.setdefault(name.casefold(), Aspect(name, opinion, found.sentiment))
     return PairText(explanation, tuple(aspects.values()))
 
 
-def whole_sentences(text: str) -> str | None:
+def whole_sentences(text: str, max_length: int) -> str | None:
     """The text in one line, up to the end of its last sentence, and each sentence once.
 
     Small models repeat themselves until they are cut off. A short text that lacks the last full
-    stop gets one. A text that was ended by the largest length and has no whole sentence is None,
-    like one without words.
+    stop gets one. A text that was ended by the largest length, in characters, and has no whole
+    sentence is None, like one without words.
     """
     line = _line(text)
     starts = [0, *(match.end() for match in _SENTENCE_END.finditer(line))]
     *whole, rest = (
         line[start:end].strip() for start, end in zip(starts, [*starts[1:], None], strict=True)
     )
-    if rest and len(text) < _MOST_CHARACTERS:
+    if rest and len(text) < max_length:
         whole.append(f"{rest}.")
     said = " ".join(dict.fromkeys(whole))
     return said if any(map(str.isalnum, said)) else None
+
+
+def _words(text: str, max_length: int) -> str:
+    """The text in one line, without a last word that its largest length cut."""
+    return _line(text if len(text) < max_length else text.rpartition(" ")[0])
 
 
 def _line(text: str) -> str:

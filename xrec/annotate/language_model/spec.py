@@ -7,8 +7,7 @@ from xrec.annotate.annotator import AnnotatorSpec
 from xrec.annotate.language_model.agreement import agreement_figures
 from xrec.annotate.language_model.make_writer import MakeWriter, kept_replies
 from xrec.annotate.language_model.prompt_file import KINDS, read_prompt
-from xrec.annotate.language_model.replies import REASONS
-from xrec.annotate.language_model.writer import SCHEMAS
+from xrec.annotate.language_model.replies import REASONS, SCHEMAS
 from xrec.config.annotate import AnnotateConfig
 from xrec.config.language_model_annotator import LanguageModelAnnotator
 from xrec.config.llm import LLMConfig
@@ -116,7 +115,10 @@ def _model_settings(annotator: LanguageModelAnnotator, llm: LLMConfig | None) ->
     """What replies depend on: not limits, waits and prices."""
     model = annotator.model
     if isinstance(model, EndpointModelConfig):
-        names = {"kind", "base_url", "model", "structured_output", "extra", "sampling"}
+        names = {
+            *("kind", "base_url", "model", "structured_output", "bounds_strings"),
+            *("extra", "sampling"),
+        }
         return model.model_dump(mode="json", include=names)
     return {
         "kind": model.kind,

@@ -9,12 +9,10 @@ from pydantic import BaseModel
 
 from xrec.annotate.language_model.agreement import is_in_sample, same_aspects, same_words
 from xrec.annotate.language_model.data import RowData
-from xrec.annotate.language_model.prompt_file import Kind, PromptFile
+from xrec.annotate.language_model.prompt_file import PromptFile
 from xrec.annotate.language_model.replies import (
-    MOST_ASPECTS,
-    ItemReply,
-    PairReply,
-    UserReply,
+    Kind,
+    ReplyLimits,
     item_text,
     pair_text,
     user_text,
@@ -34,15 +32,21 @@ from xrec.text import Asker, Message, Prompt, Reply, Usage
 ReplyT = TypeVar("ReplyT", bound=BaseModel)
 TextT = TypeVar("TextT", ItemText, UserText, PairText)
 
-SCHEMAS: dict[Kind, type[BaseModel]] = {"item": ItemReply, "user": UserReply, "pair": PairReply}
-
 
 class Prompts:
-    """Makes the conversation of each row."""
+    """Makes the conversation of each row; a reply has the length of `limits` at most."""
 
-    def __init__(self, files: dict[Kind, PromptFile], data: RowData, *, domain: str, language: str):
-        self._files, self._data, self._domain = files, data, domain
-        self._values = {"language": language, "max_aspects": str(MOST_ASPECTS)}
+    def __init__(
+        self,
+        files: dict[Kind, PromptFile],
+        data: RowData,
+        limits: ReplyLimits,
+        *,
+        domain: str,
+        language: str,
+    ):
+        self._files, self._data, self.limits, self._domain = files, data, limits, domain
+        self._values = {"language": language, "max_aspects": str(limits.num_aspects)}
 
     def item(self, row: ItemInput) -> tuple[Message, ...]:
         """What asks for the text of an item."""
@@ -79,20 +83,24 @@ class LanguageModelWriter:
 
     def __init__(self, prompts: Prompts, asker: Asker, second: SecondSeed):
         self._prompts, self._asker, self._second = prompts, asker, second
+        self._limits = prompts.limits
+        self._item, self._user = self._limits.item(), self._limits.user()
+        self._pair = self._limits.pair()
 
     def items(self, rows: Sequence[ItemInput]) -> Written[ItemText]:
         """See Annotator."""
-        replies = self._replies(map(self._prompts.item, rows), ItemReply)
+        replies = self._replies(map(self._prompts.item, rows), self._item)
         texts = [
-            _text(reply, functools.partial(item_text, row))
+            _text(reply, functools.partial(item_text, row, self._limits))
             for row, reply in zip(rows, replies, strict=True)
         ]
         return _written(texts, replies)
 
     def users(self, rows: Sequence[UserInput]) -> Written[UserText]:
         """See Annotator."""
-        replies = self._replies(map(self._prompts.user, rows), UserReply)
-        return _written([_text(reply, user_text) for reply in replies], replies)
+        replies = self._replies(map(self._prompts.user, rows), self._user)
+        to_text = functools.partial(user_text, self._limits)
+        return _written([_text(reply, to_text) for reply in replies], replies)
 
     def pairs(self, rows: Sequence[PairInput]) -> Written[PairText]:
         """See Annotator."""
@@ -119,8 +127,9 @@ class LanguageModelWriter:
         return Written(written.results, {**costs, **agreed})
 
     def _pairs(self, rows: Sequence[PairInput], asker: Asker) -> Written[PairText]:
-        replies = self._replies(map(self._prompts.pair, rows), PairReply, asker)
-        return _written([_text(reply, pair_text) for reply in replies], replies)
+        replies = self._replies(map(self._prompts.pair, rows), self._pair, asker)
+        to_text = functools.partial(pair_text, self._limits)
+        return _written([_text(reply, to_text) for reply in replies], replies)
 
     def _replies(
         self,

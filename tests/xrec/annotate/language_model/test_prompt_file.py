@@ -7,8 +7,13 @@ import pytest
 
 from tests.object_store import ObjectStore
 from xrec.annotate.language_model.prompt_file import KINDS, Kind, read_prompt
-from xrec.annotate.language_model.replies import PairReply, UserReply, pair_text
-from xrec.annotate.language_model.writer import SCHEMAS
+from xrec.annotate.language_model.replies import (
+    SCHEMAS,
+    PairReply,
+    ReplyLimits,
+    UserReply,
+    pair_text,
+)
 from xrec.annotate.rows import PairText
 from xrec.errors import ConfigError
 from xrec.storage import open_location
@@ -33,7 +38,7 @@ def test_prompt_of_ours_for_pairs_has_examples_that_become_texts_as_they_are() -
     prompt = read_prompt("pair", None, PairReply, "shop")
     for _, reply in prompt.examples.values():
         parsed = PairReply.model_validate_json(reply)
-        text = pair_text(parsed)
+        text = pair_text(ReplyLimits(), parsed)
         assert isinstance(text, PairText)
         assert text.explanation == parsed.explanation
         assert text.explanation.startswith("You would enjoy")

@@ -1,16 +1,21 @@
 """What becomes of the model's replies."""
 
 import pytest
+from pydantic import ValidationError
 
 from tests.xrec.annotate.language_model.rows import item_row
 from xrec.annotate.language_model.replies import (
     ItemReply,
     PairReply,
+    ReplyLimits,
     item_text,
     pair_text,
+    user_text,
     whole_sentences,
 )
-from xrec.annotate.rows import Aspect, Failure, ItemText, PairText
+from xrec.annotate.rows import Aspect, Failure, ItemText, PairText, UserText
+
+NONE_LESS = ReplyLimits()
 
 
 @pytest.mark.parametrize(
@@ -31,13 +36,15 @@ from xrec.annotate.rows import Aspect, Failure, ItemText, PairText
 def test_whole_sentences_end_with_the_last_whole_one_and_repeat_none(
     text: str, expected: str | None
 ) -> None:
-    assert whole_sentences(text) == expected
+    assert whole_sentences(text, 800) == expected
 
 
 def test_item_text_keeps_the_sources_title_and_takes_the_models_where_there_is_none() -> None:
     reply = ItemReply(title=" Soft\nStrap ", profile="A strap.")
-    assert item_text(item_row(title="Strap 2"), reply) == ItemText("Strap 2", "A strap.")
-    assert item_text(item_row(), reply) == ItemText("Soft Strap", "A strap.", title_is_made=True)
+    assert item_text(item_row(title="Strap 2"), NONE_LESS, reply) == ItemText("Strap 2", "A strap.")
+    assert item_text(item_row(), NONE_LESS, reply) == ItemText(
+        "Soft Strap", "A strap.", title_is_made=True
+    )
 
 
 def test_pair_text_has_each_aspect_once_and_none_without_a_name() -> None:
@@ -51,13 +58,56 @@ def test_pair_text_has_each_aspect_once_and_none_without_a_name() -> None:
             "explanation": "You would enjoy it",
         }
     )
-    assert pair_text(reply) == PairText(
+    assert pair_text(NONE_LESS, reply) == PairText(
         "You would enjoy it.", (Aspect("Width", "wide", "positive"),)
     )
 
 
 def test_pair_text_without_words_is_a_failure_with_the_reply() -> None:
-    failure = pair_text(PairReply(aspects=[], explanation="-"))
+    failure = pair_text(NONE_LESS, PairReply(aspects=[], explanation="-"))
     assert isinstance(failure, Failure)
     assert failure.reason == "no_full_sentence"
     assert failure.reply == '{"aspects":[],"explanation":"-"}'
+
+
+@pytest.mark.parametrize("max_tokens", [90, 96, 128, 160, 256, 512, 4096])
+def test_longest_reply_fits_the_tokens(max_tokens: int) -> None:
+    limits = ReplyLimits.of_tokens(max_tokens)
+    aspect = {
+        "aspect": "x" * limits.aspect,
+        "opinion": "x" * limits.opinion,
+        "sentiment": "neutral",
+    }
+    pair = {"aspects": [aspect] * limits.num_aspects, "explanation": "x" * limits.explanation}
+    item = {"title": "x" * 60, "profile": "x" * limits.profile}
+    for schema, reply in ((limits.pair(), pair), (limits.item(), item)):
+        assert len(schema.model_validate(reply).model_dump_json()) <= 3 * max_tokens
+
+
+def test_limits_are_held_by_the_schemas() -> None:
+    limits = ReplyLimits.of_tokens(128)
+    assert limits == ReplyLimits(284, 214, num_aspects=1, aspect=30, opinion=40)
+    assert ReplyLimits.of_tokens(1024) == ReplyLimits(aspect=30, opinion=40)
+    with pytest.raises(ValidationError):
+        limits.user().model_validate({"profile": "x" * 285})
+    aspect = {"aspect": "width", "opinion": "wide", "sentiment": "positive"}
+    long = {**aspect, "opinion": "x" * 41}
+    with pytest.raises(ValidationError):
+        limits.pair().model_validate({"aspects": [long], "explanation": "x"})
+    with pytest.raises(ValidationError):
+        limits.pair().model_validate({"aspects": [aspect] * 2, "explanation": "x"})
+
+
+def test_names_that_fill_their_limits_lose_the_word_that_was_cut() -> None:
+    limits = ReplyLimits(aspect=12, opinion=8)
+    aspect = {"aspect": "width of the", "opinion": "as wide", "sentiment": "positive"}
+    reply = limits.pair().model_validate({"aspects": [aspect], "explanation": "It is wide."})
+    assert pair_text(limits, reply) == PairText(
+        "It is wide.", (Aspect("width of", "as wide", "positive"),)
+    )
+
+
+def test_text_that_fills_its_limit_ends_with_its_last_whole_sentence() -> None:
+    limits = ReplyLimits(profile=20)
+    reply = limits.user().model_validate({"profile": "They like it. They w"})
+    assert user_text(limits, reply) == UserText("They like it.")

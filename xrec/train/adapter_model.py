@@ -1,0 +1,172 @@
+"""What a worker trains: the frozen language model with adapters, and the loss of a batch."""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from xrec.adapter.model import Adapters, attach_adapters, build_adapters, embedding_scale
+from xrec.adapter.vectors import input_vectors
+from xrec.config.adapter import LearningRateConfig, TrainAdapterConfig
+from xrec.errors import ModelError
+from xrec.llm.examples import Example, collate, token_nll
+from xrec.train.data import AdapterData
+from xrec.train.deepspeed_engine import (
+    adapter_settings,
+    gathered,
+    init_deepspeed,
+    initialize_engine,
+    load_frozen_model,
+    move_to_device,
+    training_dtype,
+)
+from xrec.train.prefix_cache import PrefixCache
+from xrec.train.ray_worker import any_worker, worker_device
+
+if TYPE_CHECKING:
+    from deepspeed import DeepSpeedEngine
+
+
+class ExplanationLoss(nn.Module):
+    """The sum of the NLL of the examples' labels, in nats.
+
+    The labels are the explanations' tokens and their end tokens. The forward pass is split at each
+    prompt's first collaborative token: what comes before has no gradient and is taken from
+    `prefixes`.
+    """
+
+    def __init__(self, model: PreTrainedModel, prefixes: PrefixCache):
+        super().__init__()
+        self.model = model
+        self.prefixes = prefixes
+
+    def forward(self, examples: Sequence[Example]) -> Tensor:
+        """Return the sum, a scalar."""
+        past, rest = self.prefixes.split(self.model, examples)
+        return token_nll(self.model, collate(rest).to(self.model.device), past).sum()
+
+    def train(self, mode: bool = True) -> "ExplanationLoss":
+        """Set the adapters' mode; the frozen model stays in eval mode, without dropout."""
+        super().train(mode)
+        self.model.eval()
+        embedding = self.model.get_input_embeddings()
+        embedding.user_adapter.train(mode)
+        embedding.item_adapter.train(mode)
+        for layer in self.model.modules():
+            if isinstance(layer, GradientCheckpointingLayer) and layer.gradient_checkpointing:
+                # transformers checkpoints a layer only in training mode. Its parts stay in eval.
+                layer.training = mode
+        return self
+
+
+def build_engine(
+    config: TrainAdapterConfig, data: AdapterData, *, num_steps: int
+) -> tuple["DeepSpeedEngine", Adapters]:
+    """Return the DeepSpeed engine of a worker over the frozen model with fresh adapters."""
+    model, adapters = build_model(config, data)
+    return engine_over(model, config, data, num_steps=num_steps), adapters
+
+
+def build_model(config: TrainAdapterConfig, data: AdapterData) -> tuple[PreTrainedModel, Adapters]:
+    """Return the frozen model on this worker's device with fresh adapters, which it has attached.
+
+    The adapters are the same on every worker, in the model's dtype.
+    """
+    init_deepspeed()
+    model = load_frozen_model(config)
+    # At stage 3 only the loading shards weights: the adapters are small and are made whole.
+    with gathered(model.get_input_embeddings().parameters()):
+        scale = embedding_scale(model)
+    graph, training = data.graph, config.training
+    torch.manual_seed(training.seed)
+    adapters = build_adapters(
+        config.model, embedding_dim=graph.users.shape[1], hidden_size=model.config.hidden_size
+    )
+    users, items = input_vectors(config.model, graph.users, graph.items)
+    adapters.user.fit_input(users, scale)
+    adapters.item.fit_input(items, scale)
+    attach_adapters(model, adapters, user_vectors=users, item_vectors=items)
+    # DeepSpeed does this too, but not at stage 3, where the frozen weights are sharded by now: it
+    # would train float32 adapters in a float16 model, without a loss scale.
+    for parameter in (*adapters.user.parameters(), *adapters.item.parameters()):
+        parameter.data = parameter.data.to(training_dtype(config))
+    move_to_device(model, worker_device())
+    if training.gradient_checkpointing:
+        checkpoint_layers(model)
+    return model, adapters
+
+
+def try_step(config: TrainAdapterConfig, model: PreTrainedModel, rows: Sequence[Example]) -> None:
+    """Go forward and backward with the rows as training does, and leave nothing behind."""
+    training, device = config.training, worker_device()
+    cache = PrefixCache(model, rows, budget_bytes=0, split=not training.gradient_checkpointing)
+    module = ExplanationLoss(model, cache).train()
+    try:
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            module(rows).backward()
+    finally:
+        module.zero_grad(set_to_none=True)
+
+
+def engine_over(
+    model: PreTrainedModel, config: TrainAdapterConfig, data: AdapterData, *, num_steps: int
+) -> "DeepSpeedEngine":
+    """Return the DeepSpeed engine of a worker over what `build_model` returned."""
+    training = config.training
+    module = ExplanationLoss(model, _prefix_cache(config, model, data))
+    trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(
+        trainable, lr=training.learning_rate.peak, weight_decay=training.weight_decay
+    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, learning_rate_share(training.learning_rate, num_steps)
+    )
+    settings = adapter_settings(config)
+    # By default DeepSpeed's buffer for gradients has 500 million elements; the adapters have few.
+    settings["zero_optimization"]["reduce_bucket_size"] = sum(
+        parameter.numel() for parameter in trainable
+    )
+    return initialize_engine(module, optimizer, settings, schedule)
+
+
+def checkpoint_layers(model: PreTrainedModel) -> None:
+    """Make each layer keep only its input in training and compute the rest again for the gradients.
+
+    Raises ModelError if the model's layers cannot do this.
+    """
+    try:
+        # Reentrant checkpointing loses the gradient of the injected vectors.
+        model.activation_checkpointing_enable({"use_reentrant": False})
+    except ValueError as error:
+        raise ModelError(f"{error} set training.gradient_checkpointing=false") from error
+    model.disable_input_require_grads()  # the adapted vectors in the input have a gradient anyway
+
+
+def _prefix_cache(
+    config: TrainAdapterConfig, model: PreTrainedModel, data: AdapterData
+) -> PrefixCache:
+    training = config.training
+    return PrefixCache(
+        model,
+        [*data.train, *data.validation],
+        budget_bytes=int(training.prefix_cache_gib * 2**30),
+        # Only at stage 3 must all workers make the same forward passes, to gather weights in them.
+        agree=any_worker if config.deepspeed.zero_stage == 3 else bool,
+        # A layer that is computed again for its gradients does not take earlier keys and values.
+        split=not training.gradient_checkpointing,
+    )
+
+
+def learning_rate_share(rate: LearningRateConfig, num_steps: int) -> Callable[[int], float]:
+    """Return a function from a step, 0 to num_steps - 1, to its share of the peak rate.
+
+    The share rises linearly in the warm-up and then falls linearly. It is above zero at each step,
+    while DeepSpeed's WarmupDecayLR begins with two steps at zero.
+    """
+    num_warmup_steps = max(1, round(rate.warmup_share * num_steps))
+    return lambda step: min(
+        (step + 1) / num_warmup_steps, (num_steps - step) / (num_steps - num_warmup_steps + 1)
+    )
