@@ -42,7 +42,7 @@ def read_annotations(uri: str, storage: StorageConfig) -> SourceData:
         users=_users(output, versions, interactions, storage),
         items=_items(output, versions, interactions, store.items, storage),
         interactions=interactions,
-        explanations=_numbered(pairs),
+        explanations=_numbered(_with_ratings(pairs, store)),
         findings=(),
         num_rows={_FILE: interactions.num_rows},
         aspects=_aspects(output, manifest, storage),
@@ -55,6 +55,15 @@ def _numbered(pairs: pa.Table) -> pa.Table:
     return pairs.append_column("file", pa.repeat(_FILE, pairs.num_rows)).append_column(
         "line", lines
     )
+
+
+def _with_ratings(pairs: pa.Table, store: ReviewStore) -> pa.Table:
+    """The pairs with the ratings of their reviews as strings, null where the source has none."""
+    columns = ["user_id", "item_id", "rating"]
+    rated = pa.concat_tables([rows.select(columns) for rows in store.reviews("all_by_user")])
+    joined = pairs.join(rated, columns[:2], join_type="left outer")
+    place = joined.schema.get_field_index("rating")
+    return joined.set_column(place, "rating", joined["rating"].cast(pa.string()))
 
 
 def _ids(column: pa.ChunkedArray, *others: pa.ChunkedArray) -> pa.Array:

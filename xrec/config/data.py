@@ -23,7 +23,7 @@ TABLE_COLUMNS: Mapping[str, tuple[str, ...]] = {
     "users": ("user_id", "profile"),
     "items": ("item_id", "title", "profile"),
     "interactions": ("user_id", "item_id", "split"),
-    "explanations": ("user_id", "item_id", "explanation", "split"),
+    "explanations": ("user_id", "item_id", "explanation", "split", "rating"),
 }
 """The columns of the tables of a `tables` source."""
 

@@ -12,7 +12,7 @@ from xrec.config.backfill import ActorsConfig
 from xrec.config.base import Config
 from xrec.config.shared import JobConfig, RayConfig, ScalingConfig, Split, input_uri
 
-PeerKind = Literal["att2seq"]
+PeerKind = Literal["att2seq", "nrt"]
 Optimizer = Literal["adam", "adamw", "sgd"]
 
 
@@ -79,6 +79,24 @@ class Att2SeqConfig(RecipeConfig):
     dropout: float = Field(0.2, ge=0, lt=1, description="Dropout between layers of the LSTM.")
     gradient_clipping: float | None = _clipping(5.0)
     batch_size: int = _batch_size(50)
+
+
+class NRTConfig(RecipeConfig):
+    """NRT (Li and others, SIGIR 2017), without L2 and without its loss of words in no order."""
+
+    embedding_dim: int = Field(
+        300, ge=1, description="Length of the vectors of users, items and words."
+    )
+    hidden_size: int = Field(
+        400, ge=1, description="Width of the rating's hidden layers, and of the GRU's state."
+    )
+    num_rating_layers: int = Field(
+        4, ge=1, description="Number of hidden layers between both vectors and the rating."
+    )
+    rating_weight: float = Field(
+        1.0, ge=0, description="Weight of the squared error of ratings, where the dataset has some."
+    )
+    batch_size: int = _batch_size(200)
 
 
 class PeerTrainingConfig(Config):
@@ -155,6 +173,7 @@ class PeerConfig(JobConfig):
     att2seq: Att2SeqConfig = Field(
         default_factory=Att2SeqConfig, description="The model, with kind: att2seq."
     )
+    nrt: NRTConfig = Field(default_factory=NRTConfig, description="The model, with kind: nrt.")
     texts_per_batch: int = Field(
         64, ge=1, description="Number of texts that an actor writes together."
     )
@@ -171,9 +190,9 @@ class PeerConfig(JobConfig):
     ray: RayConfig = Field(default_factory=RayConfig, description="The Ray cluster.")
 
     @property
-    def recipe(self) -> Att2SeqConfig:
+    def recipe(self) -> Att2SeqConfig | NRTConfig:
         """The section of the model."""
-        return self.att2seq
+        return self.att2seq if self.kind == "att2seq" else self.nrt
 
     def artifact(self, name: str) -> str:
         """URI of an artifact; `peer` is the trained peer, and `explanations` are its texts."""

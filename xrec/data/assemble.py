@@ -45,6 +45,7 @@ def assemble(source: SourceData, shares: SplitShares) -> Assembled:
     interactions, interaction_findings = _usable(source.interactions, source)
     explanations, explanation_findings = _usable_explanations(source)
     interactions = _pair_table(interactions, source, shares, schemas.INTERACTIONS)
+    ratings = _ratings(explanations, source, shares)
     explanations = _pair_table(explanations, source, shares, schemas.EXPLANATIONS)
     kept, num_removed_edges = remove_held_out_edges(interactions, explanations)
     assert not _is_held_out_edge(kept, explanations).any(), (
@@ -56,6 +57,8 @@ def assemble(source: SourceData, shares: SplitShares) -> Assembled:
         "interactions": kept,
         "explanations": explanations,
     }
+    if ratings is not None:
+        tables["ratings"] = ratings
     if source.planted is not None:
         tables["planted"] = _planted(source.planted, source)
     if source.aspects is not None:
@@ -122,6 +125,18 @@ def _pair_table(
     if "explanation" in schema.names:
         columns["explanation"] = pairs["explanation"]
     return _sorted(pa.table(columns)).select(schema.names).cast(schema)
+
+
+def _ratings(explanations: pa.Table, source: SourceData, shares: SplitShares) -> pa.Table | None:
+    """The ratings of training explanations (schema RATINGS); None if the source has none."""
+    if "rating" not in explanations.column_names:
+        return None
+    is_train = pc.equal(_splits(explanations, shares), "train")
+    rated = explanations.filter(pc.and_(is_train, pc.is_valid(explanations["rating"])))
+    if not rated.num_rows:
+        return None
+    rating = rated["rating"].cast(pa.float32())
+    return _sorted(pa.table({**_indices(rated, source), "rating": rating})).cast(schemas.RATINGS)
 
 
 def _splits(pairs: pa.Table, shares: SplitShares) -> Any:

@@ -3,6 +3,7 @@
 Each parser returns the value as xrec holds it, or raises ValueError with the reason.
 """
 
+import math
 from collections.abc import Callable
 
 SPLITS = ("train", "validation", "test")
@@ -47,6 +48,17 @@ def parse_split(value: object) -> str | None:
     if value not in SPLITS:
         raise ValueError(f"must be one of {', '.join(SPLITS)}")
     return str(value)
+
+
+def parse_rating(value: object) -> str | None:
+    """A rating as a string; None if it is missing, or no finite number."""
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        return None
+    try:
+        rating = float(value)
+    except ValueError:
+        return None
+    return str(rating) if math.isfinite(rating) else None
 
 
 def _valid_unicode(text: str) -> str:

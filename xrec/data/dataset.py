@@ -27,6 +27,7 @@ _SCHEMAS = {
     "items": schemas.ITEMS,
     "interactions": schemas.INTERACTIONS,
     "explanations": schemas.EXPLANATIONS,
+    "ratings": schemas.RATINGS,
     "planted": schemas.PLANTED,
     "aspects": schemas.ASPECTS,
     "item_aspects": schemas.ITEM_ASPECTS,
@@ -40,9 +41,10 @@ class Dataset:
     """The tables, in the schemas of xrec.schemas; U users, I items.
 
     `interactions` and `explanations` hold each pair once, sorted by user and item. No pair whose
-    explanation is held out (validation or test) is a train interaction. Only the generated sample
-    has `planted`. The tables of aspects are there if `aspects_from` says what they count; of
-    training pairs only. `explanation_aspects` has held-out pairs too, whose aspects are references.
+    explanation is held out (validation or test) is a train interaction. `ratings` are those of
+    training explanations, where the source has some. Only the generated sample has `planted`. The
+    tables of aspects are there if `aspects_from` says what they count; of training pairs only.
+    `explanation_aspects` has held-out pairs too, whose aspects are references.
     """
 
     manifest: Manifest
@@ -50,6 +52,7 @@ class Dataset:
     items: pa.Table
     interactions: pa.Table
     explanations: pa.Table
+    ratings: pa.Table | None = None
     planted: pa.Table | None = None
     aspects: pa.Table | None = None
     item_aspects: pa.Table | None = None
@@ -148,7 +151,8 @@ def write_dataset(
 ) -> Manifest:
     """Write the artifact, its manifest last; returns the manifest.
 
-    tables: users, items, interactions, explanations; planted and tables of aspects, if there are.
+    tables: users, items, interactions, explanations; ratings, planted and tables of aspects, if
+        there are.
     rejected: the rows that were left out (schema REJECTED).
     config, inputs: what the content depends on.
     """

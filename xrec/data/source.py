@@ -17,7 +17,8 @@ class SourceData:
     items: item_id, title, profile; ids are unique.
     interactions: user_id, item_id, split, file, line. Ids may be unknown, pairs may be repeated,
         and a pair whose split is null gets the split of its hash.
-    explanations: user_id, item_id, explanation, split, file, line; the same holds.
+    explanations: user_id, item_id, explanation, split, file, line; the same holds. It may have a
+        rating too, a number as a string, null where none is known.
     planted: user_id, item_id, aspect, aspects (list of strings); the sample's only.
     aspects: user_id, item_id, split, aspect, opinion, sentiment, each aspect of a pair once; a
         split that is null is that of the pair's hash. None where the source knows no aspects.

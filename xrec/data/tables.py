@@ -4,8 +4,8 @@ Each is a Parquet, CSV or JSON Lines file.
 
 Our columns: users user_id, profile; items item_id, title, profile; interactions user_id, item_id;
 explanations user_id, item_id, explanation. The last two may have a split (train, validation or
-test). Ids are strings or integers. Files and columns of other names are named in the config
-(`files`, `columns`).
+test), and explanations a rating. Ids are strings or integers. Files and columns of other names are
+named in the config (`files`, `columns`).
 
 Only the interactions must be there. Without users or items, their ids are taken from the pairs,
 profiles are empty, and an item's title is its id. Without explanations, no adapter can be trained.
@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 
 from xrec.config.data import TABLE_COLUMNS, TablesSource
 from xrec.config.table_files import TABLE_ENDINGS
-from xrec.data.columns import Parser, parse_id, parse_split, parse_text
+from xrec.data.columns import Parser, parse_id, parse_rating, parse_split, parse_text
 from xrec.data.rows import FileRows, read_rows, reject_duplicates
 from xrec.data.source import SourceData
 from xrec.errors import DataError
@@ -33,7 +33,7 @@ _COLUMNS: dict[str, dict[str, Parser]] = {
 }
 _OPTIONAL: dict[str, dict[str, Parser]] = {
     "interactions": {"split": parse_split},
-    "explanations": {"split": parse_split},
+    "explanations": {"split": parse_split, "rating": parse_rating},
 }
 _ADVICE = "name the file's own columns in source.columns ({user_id: <column>}), or rename them"
 

@@ -18,7 +18,7 @@ from xrec.config.peers import PeerConfig, PeerKind
 from xrec.errors import ArtifactMismatchError
 from xrec.peers.build import PeerSizes, build_peer
 from xrec.peers.data import Codec, PeerData
-from xrec.peers.models.peer import Peer, load_parameters
+from xrec.peers.models.peer import Peer, Ratings, load_parameters
 from xrec.peers.words import Words
 from xrec.storage import Location, Manifest, content_hash, read_manifest, write_manifest
 from xrec.train.checkpoint import Tensors
@@ -39,7 +39,7 @@ class TrainedPeer:
 
 def sizes_of(data: PeerData) -> PeerSizes:
     """How many users, items and tokens a peer of the data knows."""
-    return PeerSizes(data.num_users, data.num_items, len(data.codec))
+    return PeerSizes(data.num_users, data.num_items, len(data.codec), data.ratings)
 
 
 def write_peer(
@@ -91,12 +91,17 @@ def read_peer(location: Location, device: torch.device | None = None) -> Trained
     described = json.loads(_content(location, manifest, PEER))
     values = {"workspace": ".", "kind": described["kind"], described["kind"]: described["section"]}
     config = PeerConfig.model_validate(values)
-    model = build_peer(config, PeerSizes(**described["sizes"]))
+    model = build_peer(config, _sizes(described["sizes"]))
     load_parameters(model, safetensors.torch.load(_content(location, manifest, WEIGHTS)))
     model.requires_grad_(False)
     codec = Words.from_bytes(_content(location, manifest, WORDS))
     placed = model.to(device or torch.device("cpu")).eval()
     return TrainedPeer(config.kind, placed, codec, described["max_words"], manifest)
+
+
+def _sizes(values: Mapping[str, Any]) -> PeerSizes:
+    ratings = values["ratings"]
+    return PeerSizes(**{**values, "ratings": None if ratings is None else Ratings(**ratings)})
 
 
 def _content(location: Location, manifest: Manifest, name: str) -> bytes:

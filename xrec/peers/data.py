@@ -3,8 +3,9 @@
 Only training explanations, those that were drawn, give the vocabulary and the longest text.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -15,7 +16,7 @@ from xrec.config.peers import PeerConfig
 from xrec.data.dataset import Dataset
 from xrec.data.drawn import drawn_explanations
 from xrec.errors import DataError
-from xrec.peers.models.peer import Pairs, PeerBatch
+from xrec.peers.models.peer import Pairs, PeerBatch, Ratings
 from xrec.peers.words import Words
 
 _SHARE_THAT_FITS = 0.99
@@ -63,7 +64,11 @@ class PeerExample:
 
 @dataclass(frozen=True)
 class PeerData:
-    """All that the training reads. `max_words` is the longest text, in tokens without the end."""
+    """All that the training reads.
+
+    `max_words` is the longest text, in tokens without the end. `ratings` is the scale of the
+    training pairs' ratings, None if there are none.
+    """
 
     train: list[PeerExample]
     validation: list[PeerExample]
@@ -71,6 +76,7 @@ class PeerData:
     max_words: int
     num_users: int
     num_items: int
+    ratings: Ratings | None = None
 
 
 def build_peer_data(config: PeerConfig, dataset: Dataset) -> PeerData:
@@ -84,14 +90,31 @@ def build_peer_data(config: PeerConfig, dataset: Dataset) -> PeerData:
     codec = Words.of(train["explanation"].to_pylist(), config.max_vocabulary)
     encoded = [codec.encode(text) for text in train["explanation"].to_pylist()]
     max_words = config.max_words or length_that_fits([len(ids) for ids in encoded])
+    rated = _ratings(dataset)
+    examples = _examples(train, codec, max_words, rated)
     return PeerData(
-        _examples(train, codec, max_words),
-        _examples(validation, codec, max_words),
+        examples,
+        _examples(validation, codec, max_words, rated),
         codec,
         max_words,
         dataset.num_users,
         dataset.num_items,
+        _scale([each.rating for each in examples]),
     )
+
+
+def _ratings(dataset: Dataset) -> dict[tuple[int, int], float]:
+    """The ratings of training pairs, by their indices."""
+    if dataset.ratings is None:
+        return {}
+    users, items, ratings = (column.to_pylist() for column in dataset.ratings.columns)
+    return dict(zip(zip(users, items, strict=True), ratings, strict=True))
+
+
+def _scale(ratings: Sequence[float]) -> Ratings | None:
+    """Whole numbers around all ratings that are known; None if none is."""
+    known = [rating for rating in ratings if not math.isnan(rating)]
+    return Ratings(math.floor(min(known)), math.ceil(max(known))) if known else None
 
 
 def _check_some(train: pa.Table, validation: pa.Table) -> None:
@@ -108,14 +131,21 @@ def length_that_fits(lengths: Sequence[int]) -> int:
     return max(1, int(np.quantile(lengths, _SHARE_THAT_FITS, method="inverted_cdf")))
 
 
-def _examples(explanations: pa.Table, codec: Codec, max_words: int) -> list[PeerExample]:
+def _examples(
+    explanations: pa.Table,
+    codec: Codec,
+    max_words: int,
+    rated: Mapping[tuple[int, int], float],
+) -> list[PeerExample]:
     rows = explanations.select(["user_index", "item_index", "explanation"]).to_pylist()
     end = codec.end_ids[0]
     return [
-        example(
-            row["user_index"], row["item_index"], codec.encode(row["explanation"]), max_words, end
+        replace(
+            example(user, item, codec.encode(row["explanation"]), max_words, end),
+            rating=rated.get((user, item), math.nan),
         )
         for row in rows
+        for user, item in [(row["user_index"], row["item_index"])]
     ]
 
 

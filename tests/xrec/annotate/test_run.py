@@ -108,7 +108,7 @@ def test_run_no_word_of_a_held_out_review_is_in_any_text_of_training(
 def test_run_dataset_has_texts_splits_and_counts_of_aspects(tmp_path: Path) -> None:
     rows = [
         review("a", "1", "warm loud", time=1),
-        review("a", "2", "warm", time=2),
+        review("a", "2", "warm", time=2, rating=4.5),
         review("a", "3", "Warms", time=3),
         review("a", "4", "warm cold", time=4),
         review("b", "1", "warm loud", time=1),
@@ -119,6 +119,10 @@ def test_run_dataset_has_texts_splits_and_counts_of_aspects(tmp_path: Path) -> N
     source = read_annotations(config.artifact("annotations"), StorageConfig())
     tables = assemble(source, SplitShares()).tables
     assert tables["users"]["profile"].to_pylist()[1] == "warm loud warm loud warm loud"
+    assert tables["ratings"].to_pylist() == [  # of training explanations alone
+        {"user_index": user, "item_index": item, "rating": rating}
+        for user, item, rating in [(0, 0, 5.0), (0, 1, 4.5), (1, 0, 5.0)]
+    ]
     splits = Counter(tables["interactions"]["split"].to_pylist())
     assert splits == {"train": 3, "validation": 1, "test": 1}
     assert tables["aspects"].to_pylist() == [

@@ -78,6 +78,14 @@ def test_read_tables_splits_are_kept_and_wrong_ones_are_findings() -> None:
     ]
 
 
+def test_read_tables_ratings_are_numbers_and_others_are_none() -> None:
+    rated = b"user_id,item_id,explanation,stars\nann,7,good,4.5\nann,8,bad,two\nbob,7,ok,\n"
+    files = {**FILES, "explanations.csv": rated}
+    source = _read(files, columns={"rating": "stars"})
+    assert source.explanations["rating"].to_pylist() == ["4.5", None, None]
+    assert not [each for each in source.findings if each.file == "explanations.csv"]
+
+
 def test_read_tables_row_counts_come_in_reading_order() -> None:
     assert list(_read(FILES).num_rows.items()) == [
         ("users.csv", 3),

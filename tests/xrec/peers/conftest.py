@@ -75,6 +75,16 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="session")
+def rated(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The same workspace, where each explanation has a rating, 2 to 4.5, and one has none."""
+    rows = _rows()
+    for row in rows["explanations"]:
+        user, item = int(row["user_id"][1:]), int(row["item_id"][1:])
+        row["rating"] = None if (user, item) == (0, 0) else 2 + (user + item) % 6 / 2
+    return prepare(tmp_path_factory.mktemp("rated"), rows)
+
+
+@pytest.fixture(scope="session")
 def dataset(workspace: str) -> Dataset:
     """The dataset."""
     return read_dataset(open_location(f"{workspace}/dataset"))

@@ -17,6 +17,7 @@ from xrec.peers.data import (
     example,
     length_that_fits,
 )
+from xrec.peers.models.peer import Ratings
 from xrec.peers.words import BEGIN, END, UNKNOWN
 from xrec.storage import open_location
 
@@ -97,6 +98,19 @@ def test_data_without_explanations_is_refused(make_config: MakePeerConfig, tmp_p
 
     with pytest.raises(DataError, match="1 training and 0 validation pairs with an explanation"):
         build_peer_data(make_config(), without({"train"}))
+
+
+def test_data_ratings_are_those_of_training_pairs_with_their_scale(
+    make_config: MakePeerConfig, rated: str, dataset: Dataset
+) -> None:
+    with_ratings = read_dataset(open_location(f"{rated}/dataset"))
+    data = build_peer_data(make_config(), with_ratings)
+    assert data.ratings == Ratings(2, 5)
+    for each in data.train[1:]:
+        assert each.rating == 2 + (each.user_index + each.item_index) % 6 / 2
+    assert np.isnan(data.train[0].rating)
+    assert all(np.isnan(each.rating) for each in data.validation)  # held-out ratings stay outside
+    assert build_peer_data(make_config(), dataset).ratings is None
 
 
 def test_config_unknown_kind_is_refused_with_the_known_ones(make_config: MakePeerConfig) -> None:

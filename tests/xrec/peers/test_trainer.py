@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tests.xrec.peers.conftest import MakePeerConfig, explanation
 from xrec.config.peers import PeerConfig
-from xrec.data.dataset import Dataset
+from xrec.data.dataset import Dataset, read_dataset
 from xrec.errors import ArtifactMismatchError, TrainingError
 from xrec.peers.artifact import sizes_of
 from xrec.peers.build import build_peer
@@ -25,6 +25,7 @@ from xrec.peers.data import (
 from xrec.peers.trainer import PeerTrainer, Workers
 from xrec.peers.words import END, Words
 from xrec.peers.write import write_greedily
+from xrec.storage import open_location
 
 
 def trainer_of(config: PeerConfig, data: PeerData, **settings: Any) -> PeerTrainer:
@@ -59,6 +60,13 @@ OVERFIT: dict[str, dict[str, Any]] = {
         "learning_rate": 0.03,
         "batch_size": 20,
     },
+    "nrt": {
+        "embedding_dim": 32,
+        "hidden_size": 48,
+        "num_rating_layers": 2,
+        "learning_rate": 0.03,
+        "batch_size": 20,
+    },
 }
 
 
@@ -77,6 +85,20 @@ def test_trainer_overfits_twenty_pairs_to_the_letter(
             trainer.run_epoch()
         written = texts_of(trainer, data)
     assert written == wanted
+
+
+def test_trainer_learns_ratings_beside_texts(make_config: MakePeerConfig, rated: str) -> None:
+    config = make_config(kind="nrt", nrt=OVERFIT["nrt"], training={"num_epochs": 60})
+    data = build_peer_data(config, read_dataset(open_location(f"{rated}/dataset")))
+    trainer = trainer_of(config, data)
+    batch = collate(data.train)
+    with torch.no_grad():
+        before = trainer.model(batch)[2].item()
+    while not trainer.has_finished:
+        trainer.run_epoch()
+    with torch.no_grad():
+        after = trainer.model(batch)[2].item()
+    assert after < 0.5 * before
 
 
 def test_trainer_stops_early_and_keeps_the_best_epoch(

@@ -85,6 +85,24 @@ class PeerBatch:
 
 
 @dataclass(frozen=True)
+class Ratings:
+    """The scale of a dataset's ratings, whole numbers from `least` to `greatest`."""
+
+    least: int
+    greatest: int
+
+    @property
+    def count(self) -> int:
+        """How many ratings there are."""
+        return self.greatest - self.least + 1
+
+    def one_hot(self, ratings: Tensor) -> Tensor:
+        """The nearest whole rating of each, as (B, count) float32; it has no gradient."""
+        nearest = ratings.detach().round().clamp(self.least, self.greatest).long() - self.least
+        return nn.functional.one_hot(nearest, self.count).float()
+
+
+@dataclass(frozen=True)
 class Step:
     """The logits of the next token, (B, V), and what the peer needs to go on after it."""
 
@@ -135,6 +153,12 @@ def load_parameters(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     parameters = dict(model.named_parameters())
     for name, tensor in tensors.items():
         parameters[name].copy_(tensor)
+
+
+def squared_errors(ratings: Tensor, batch: PeerBatch) -> Tensor:
+    """The sum of the squares of what `ratings` (B,) are off, where a rating is known."""
+    known = ~batch.ratings.isnan()
+    return (ratings[known] - batch.ratings[known]).square().sum()
 
 
 def uniform_(module: nn.Module, bound: float) -> None:
