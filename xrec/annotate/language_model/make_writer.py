@@ -9,7 +9,6 @@ from pydantic import SecretStr
 from xrec.annotate.formats import STAGES
 from xrec.annotate.language_model.data import CountTokens, RowData
 from xrec.annotate.language_model.forecast import Forecast
-from xrec.annotate.language_model.prompt_file import PromptFile
 from xrec.annotate.language_model.replies import Kind, ReplyLimits
 from xrec.annotate.language_model.writer import LanguageModelWriter, Prompts, SecondSeed
 from xrec.annotate.outlook import Outlook
@@ -25,6 +24,7 @@ from xrec.llm.source import resolve_model
 from xrec.storage import Location
 from xrec.text import Asker, Budget, ReplyStore, Spent, about_tokens
 from xrec.text.load import chosen_llm, load_language_model
+from xrec.text.prompt_file import PromptFile
 
 _OTHER_SEED = 1000  # far from the seeds of replies that are asked again
 _LEAST_TEMPERATURE = 0.7  # without any, all seeds say the same

@@ -9,7 +9,6 @@ from pydantic import BaseModel
 
 from xrec.annotate.language_model.agreement import is_in_sample, same_aspects, same_words
 from xrec.annotate.language_model.data import RowData
-from xrec.annotate.language_model.prompt_file import PromptFile
 from xrec.annotate.language_model.replies import (
     Kind,
     ReplyLimits,
@@ -28,6 +27,7 @@ from xrec.annotate.rows import (
     Written,
 )
 from xrec.text import Asker, Message, Prompt, Reply, Usage
+from xrec.text.prompt_file import PromptFile
 
 ReplyT = TypeVar("ReplyT", bound=BaseModel)
 TextT = TypeVar("TextT", ItemText, UserText, PairText)
