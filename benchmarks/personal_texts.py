@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.personal_aspects import against_reference, named_aspects
 from benchmarks.personal_data import Indices, Pairs, Run
 from xrec.checks import AspectNames
+from xrec.evaluate.measures.aspects import against_reference, named_aspects
 from xrec.evaluate.text_metrics import distinct_words, frequent_words_share, share_nearer
 from xrec.evaluate.tf_idf import TfIdf
 

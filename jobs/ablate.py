@@ -2,16 +2,15 @@
 
 import logging
 
-import numpy as np
-
 from cluster.connect import ensure_ray
-from jobs.explainer import load_explainer_here
+from jobs.explainer import computed_by, load_explainer_here
 from jobs.output import Output
 from jobs.train_adapter import check_training_cluster, training_inputs
 from xrec.checks import check_word_list
 from xrec.config.evaluate import AblateConfig
 from xrec.config.variants import Variant
 from xrec.data.dataset import check_has_explanations, read_dataset
+from xrec.data.drawn import drawn_pairs
 from xrec.data.held_out import HeldOutPair, held_out_pairs
 from xrec.errors import DataError
 from xrec.evaluate import other_users
@@ -20,7 +19,7 @@ from xrec.evaluate.encoder import TextEncoder, load_encoder
 from xrec.evaluate.scores import ScoredPair
 from xrec.evaluate.variant_scores import of_the_same_pairs, read_scores, write_scores
 from xrec.generate.explainer import Explainer
-from xrec.generate.scoring import fitting_pairs, generated_texts, nll_own_and_shuffled, own_pairs
+from xrec.generate.scoring import fitting_pairs, nll_own_and_shuffled, own_pairs, usable_texts
 from xrec.llm.model import resolve_device
 from xrec.storage import (
     Location,
@@ -50,12 +49,14 @@ _OF_SCORES = {"split", "max_pairs", "max_generations", "seed", "decoding"}
 def output(config: AblateConfig, *, exact: bool = True) -> Output:
     """The ablation that `config` asks for; see jobs.output."""
     location = location_of(config, "ablation")
+    computed, not_known = computed_by(config, exact=exact)
     settings = {
         **config.model_dump(mode="json", include=_CONTENT),
         **adapter_run_config(config.training_of("full", location.uri)),
+        **computed,
     }
     inputs, unchecked = training_inputs(config, exact=exact)
-    return Output(location, "ablation", settings, inputs, unchecked=unchecked)
+    return Output(location, "ablation", settings, inputs, unchecked=(*unchecked, *not_known))
 
 
 def run(config: AblateConfig) -> Manifest:
@@ -99,8 +100,7 @@ def _adapter(output: Location, variant: Variant) -> Location:
 
 def _drawn_pairs(config: AblateConfig) -> list[HeldOutPair]:
     pairs = held_out_pairs(read_dataset(location_of(config, "dataset")), config.split)
-    chosen = np.random.default_rng(config.seed).permutation(len(pairs))[: config.max_pairs]
-    drawn = [pairs[index] for index in sorted(chosen)]
+    drawn = drawn_pairs(pairs, config.max_pairs, seed=config.seed)
     if len({pair.user_id for pair in drawn}) < 2:
         raise DataError(
             f"{config.artifact('dataset')}: {len(drawn)} explained pairs in split "
@@ -116,7 +116,8 @@ def _scores(
 ) -> list[ScoredPair]:
     """The variant's scores, read if they are there."""
     location = output / variant / "scores"
-    run_config = {**config.model_dump(mode="json", include=_OF_SCORES), "dtype": config.llm.dtype}
+    computed, _ = computed_by(config, exact=True)
+    run_config = {**config.model_dump(mode="json", include=_OF_SCORES), **computed}
     inputs = {"adapter": read_manifest(_adapter(output, variant), "adapter").fingerprint}
     if finished(location, "scores", run_config, inputs) is None:
         logger.info("variant %s: scoring", variant)
@@ -138,7 +139,10 @@ def _encoder(config: AblateConfig) -> TextEncoder | None:
 def score_variant(
     explainer: Explainer, pairs: list[HeldOutPair], config: AblateConfig
 ) -> list[ScoredPair]:
-    """The scores of the pairs whose prompt fits; the first `config.max_generations` have texts."""
+    """The scores of the pairs whose prompt fits; a sample of them is asked for a text too.
+
+    A text that a rule refuses is "".
+    """
     others = [
         explainer.dataset.user_index(user)
         for user in other_users([pair.user_id for pair in pairs], config.seed)
@@ -147,10 +151,11 @@ def score_variant(
     kept = [pair for pair, fit in zip(pairs, fits, strict=True) if fit]
     others_kept = [other for other, fit in zip(others, fits, strict=True) if fit]
     nll_own, nll_shuffled = nll_own_and_shuffled(explainer, kept, others_kept)
-    chosen = own_pairs(kept[: config.max_generations])
+    asked = drawn_pairs(kept, config.max_generations, seed=config.seed)
     # A ranker knows the texts of one adapter, and each variant has its own.
     decoding = config.decoding.model_copy(update={"num_candidates": 1})
-    texts = dict(enumerate(generated_texts(explainer, chosen, decoding, "texts")))
+    written = usable_texts(explainer, own_pairs(asked), decoding, "texts")
+    texts = {pair: text or "" for pair, text in zip(asked, written, strict=True)}
     return [
         ScoredPair(
             user_id=pair.user_id,
@@ -158,7 +163,7 @@ def score_variant(
             reference=pair.reference,
             nll_own=nll_own[index],
             nll_shuffled=nll_shuffled[index],
-            explanation=texts.get(index),
+            explanation=texts.get(pair),
             aspect=pair.aspect,
             aspects=pair.aspects,
         )

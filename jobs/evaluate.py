@@ -6,16 +6,16 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any, Literal
 
-import numpy as np
 import pyarrow as pa
 
-from jobs.explainer import load_explainer_here
+from jobs.explainer import computed_by, load_explainer_here
 from jobs.output import Output
 from xrec.adapter.pairs import Pair
 from xrec.backfill import read, read_failed
 from xrec.checks import check_word_list
 from xrec.config.evaluate import EvaluateConfig
 from xrec.data.dataset import Dataset
+from xrec.data.drawn import drawn_pairs
 from xrec.data.held_out import HeldOutPair, held_out_pairs
 from xrec.data.titles import composed
 from xrec.errors import ArtifactMismatchError, DataError
@@ -29,7 +29,12 @@ from xrec.evaluate import (
     write_evaluation,
 )
 from xrec.generate.explainer import Explainer
-from xrec.generate.scoring import nll_own_and_shuffled, shuffled_pairs, usable_texts
+from xrec.generate.scoring import (
+    fitting_pairs,
+    nll_own_and_shuffled,
+    shuffled_pairs,
+    usable_texts,
+)
 from xrec.graph.artifact import read_metrics
 from xrec.storage import Kind, Manifest, check_artifacts, location_of, manifest_of
 
@@ -42,7 +47,7 @@ Row = tuple[HeldOutPair, str]
 
 def output(config: EvaluateConfig, *, exact: bool = True) -> Output:
     """The evaluation that `config` asks for; see jobs.output."""
-    return _output(config, _manifests(config))
+    return _output(config, _manifests(config), exact=exact)
 
 
 def run(config: EvaluateConfig) -> Manifest:
@@ -63,9 +68,9 @@ def run(config: EvaluateConfig) -> Manifest:
     source = (config.artifact("explanations"), manifests["explanations"].version, config.storage)
     explanations = read(*source).to_table(columns=["user_id", "item_id", "explanation"])
     failed = read_failed(*source).to_table(columns=["user_id", "item_id", "reason"])
-    explained = with_references(explainer.dataset, explanations, config.split)
-    pairs = score_pairs(explainer, explained, config)
-    coverage = coverage_of(explainer.dataset, explained, failed, config.split)
+    rows = with_references(explainer.dataset, explanations, failed, config.split)
+    pairs = score_pairs(explainer, rows, config)
+    coverage = coverage_of(rows, failed)
     metrics = compute_metrics(pairs, config)
     lineage = Lineage(
         sources=manifests,
@@ -99,14 +104,18 @@ def _manifests(config: EvaluateConfig) -> dict[str, Manifest]:
     return manifests
 
 
-def _output(config: EvaluateConfig, manifests: Mapping[str, Manifest]) -> Output:
+def _output(
+    config: EvaluateConfig, manifests: Mapping[str, Manifest], *, exact: bool = True
+) -> Output:
     elsewhere = {"workspace", "storage", "evaluation", "aspects", "ranker", *_ARTIFACTS}
     without_effect = {"device", "batch_size", "engine", "llm"}
+    computed, unchecked = computed_by(config, exact=exact)
     return Output(
         location_of(config, "evaluation"),
         "evaluation",
-        config.model_dump(mode="json", exclude=elsewhere | without_effect),
+        {**config.model_dump(mode="json", exclude=elsewhere | without_effect), **computed},
         {name: manifest.fingerprint for name, manifest in manifests.items()},
+        unchecked=unchecked,
     )
 
 
@@ -115,38 +124,65 @@ def _explainer(config: EvaluateConfig) -> Explainer:
     return load_explainer_here(config, ranker=config.artifact("ranker") if ranks else None)
 
 
-def score_pairs(
-    explainer: Explainer, explained: list[Row], config: EvaluateConfig
-) -> list[ScoredPair]:
+def score_pairs(explainer: Explainer, rows: list[Row], config: EvaluateConfig) -> list[ScoredPair]:
     """Held-out pairs with their texts and their scores with the own and another user's vector.
 
-    `explained` is what `with_references` returns. Both texts have passed the same rules: a pair
-    whose own text was refused is not there, and a refused text with another user's vector is None.
+    `rows` is what `with_references` returns. Both texts have passed the same rules, and one that
+    was refused is "".
     """
-    rows = _draw(explained, config)
-    pairs, texts = [pair for pair, _ in rows], [text for _, text in rows]
+    drawn = _draw(rows, config)
+    pairs, texts = [pair for pair, _ in drawn], [text for _, text in drawn]
     others = [
         explainer.dataset.user_index(user)
         for user in other_users([pair.user_id for pair in pairs], config.seed)
     ]
-    nll_own, nll_shuffled = nll_own_and_shuffled(explainer, pairs, others)
-    chosen = shuffled_pairs(pairs, others)[: config.max_shuffled_generations]
-    shuffled_texts = dict(
-        enumerate(
-            usable_texts(explainer, chosen, config.decoding, "texts with another user's vector")
-        )
-    )
+    fits = fitting_pairs(explainer, pairs)
+    weighed = _likelihoods(explainer, pairs, others, fits)
+    shuffled = _shuffled_texts(explainer, pairs, others, fits, config)
     return [
         _scored(
             explainer,
             pair,
-            texts[index],
-            nll_own=nll_own[index],
-            nll_shuffled=nll_shuffled[index],
-            shuffled_explanation=shuffled_texts.get(index),
+            text,
+            nll_own=own,
+            nll_shuffled=of_other,
+            shuffled_explanation=shuffled.get(pair),
         )
-        for index, pair in enumerate(pairs)
+        for pair, text, (own, of_other) in zip(pairs, texts, weighed, strict=True)
     ]
+
+
+def _likelihoods(
+    explainer: Explainer, pairs: list[HeldOutPair], others: list[int], fits: list[bool]
+) -> list[tuple[float, float] | tuple[None, None]]:
+    """Each reference's NLL with the own and the other vector; None where the prompt is too long."""
+    own, of_other = nll_own_and_shuffled(
+        explainer,
+        [pair for pair, fit in zip(pairs, fits, strict=True) if fit],
+        [other for other, fit in zip(others, fits, strict=True) if fit],
+    )
+    found = iter(zip(own, of_other, strict=True))
+    return [next(found) if fit else (None, None) for fit in fits]
+
+
+def _shuffled_texts(
+    explainer: Explainer,
+    pairs: list[HeldOutPair],
+    others: list[int],
+    fits: list[bool],
+    config: EvaluateConfig,
+) -> dict[HeldOutPair, str]:
+    """Texts with another user's vector of a sample of the pairs, "" where there is none."""
+    asked = drawn_pairs(pairs, config.max_shuffled_generations, seed=config.seed)
+    with_other = dict(zip(pairs, others, strict=True))
+    fitting = {pair for pair, fit in zip(pairs, fits, strict=True) if fit}
+    written = [pair for pair in asked if pair in fitting]
+    prompts = shuffled_pairs(written, [with_other[pair] for pair in written])
+    texts = usable_texts(explainer, prompts, config.decoding, "texts with another user's vector")
+    return {
+        **dict.fromkeys(asked, ""),
+        **{pair: text or "" for pair, text in zip(written, texts, strict=True)},
+    }
 
 
 def _scored(explainer: Explainer, pair: HeldOutPair, text: str, **scores: Any) -> ScoredPair:
@@ -170,30 +206,32 @@ def _scored(explainer: Explainer, pair: HeldOutPair, text: str, **scores: Any) -
     )
 
 
-def coverage_of(
-    dataset: Dataset, explained: list[Row], failed: pa.Table, split: Literal["validation", "test"]
-) -> Coverage:
-    """How many of the split's explained pairs are `explained` and how many are among `failed`.
+def coverage_of(rows: list[Row], failed: pa.Table) -> Coverage:
+    """How many of the rows have a text, and why the others have none.
 
-    `explained` is what `with_references` returns; `failed` has the columns user_id, item_id and
-    reason. Rows of other pairs are not counted.
+    `rows` is what `with_references` returns; `failed` has the columns user_id, item_id and reason.
     """
-    held_out = {(pair.user_id, pair.item_id) for pair in held_out_pairs(dataset, split)}
+    without = {(pair.user_id, pair.item_id) for pair, text in rows if not text}
     reasons = Counter(
-        row["reason"] for row in failed.to_pylist() if (row["user_id"], row["item_id"]) in held_out
+        row["reason"] for row in failed.to_pylist() if (row["user_id"], row["item_id"]) in without
     )
-    return Coverage(len(explained), dict(reasons))
+    return Coverage(len(rows) - len(without), dict(reasons))
 
 
 def with_references(
-    dataset: Dataset, explanations: pa.Table, split: Literal["validation", "test"]
+    dataset: Dataset,
+    explanations: pa.Table,
+    failed: pa.Table,
+    split: Literal["validation", "test"],
 ) -> list[Row]:
-    """The split's explained pairs that have a generated text, by user and item, with that text.
+    """The split's explained pairs that the backfill has, by user and item, with their texts.
 
-    `explanations` have the columns user_id, item_id and explanation. Those without a reference are
-    left out, as are all those of users and items that `dataset` does not hold.
+    The text of a pair that is among `failed` is "". `explanations` have the columns user_id,
+    item_id and explanation, `failed` the first two. Pairs without a reference are left out, as are
+    all those of users and items that `dataset` does not hold.
     """
-    texts = {
+    texts = {(row["user_id"], row["item_id"]): "" for row in failed.to_pylist()}
+    texts |= {
         (row["user_id"], row["item_id"]): row["explanation"] for row in explanations.to_pylist()
     }
     return [
@@ -210,8 +248,10 @@ def _draw(rows: list[Row], config: EvaluateConfig) -> list[Row]:
             f"than two users; backfill that split first ('pairs={{kind: split, split: "
             f"{config.split}}}'), or choose the other one"
         )
-    chosen = np.random.default_rng(config.seed).permutation(len(rows))[: config.max_pairs]
-    return [rows[index] for index in sorted(chosen)]
+    texts = dict(rows)
+    return [
+        (pair, texts[pair]) for pair in drawn_pairs(list(texts), config.max_pairs, seed=config.seed)
+    ]
 
 
 def _check_lineage(config: EvaluateConfig, manifests: dict[str, Manifest]) -> None:

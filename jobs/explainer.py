@@ -1,7 +1,10 @@
 """The explainer of a job that writes or weighs texts in its own process."""
 
+from typing import Any
+
 from xrec.config.evaluate import AblateConfig, EvaluateConfig
 from xrec.config.ranker import TrainRankerConfig
+from xrec.generate.computation import computation, settled_computation
 from xrec.generate.explainer import Explainer, Sources, load_explainer
 
 
@@ -25,3 +28,18 @@ def load_explainer_here(
         ranker=ranker,
     )
     return load_explainer(sources, device=config.device, engine=config.engine)
+
+
+def computed_by(
+    config: AblateConfig | EvaluateConfig, *, exact: bool
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """The setting `computation` of what the job measures, and the names of settings not known.
+
+    Without `exact`, this machine need not be the one that measures: what `auto` becomes is not
+    known. Raises what `computation` raises.
+    """
+    if exact:
+        found = computation(config.llm, config.device, config.engine, config.storage)
+        return {"computation": found}, ()
+    settled = settled_computation(config.llm, config.device, config.engine)
+    return {"computation": settled}, () if settled else ("computation",)

@@ -35,12 +35,12 @@ State = Literal["missing", "begun", "same", "differs"]
 class Output:
     """An artifact that a job makes, or has made.
 
-    `config` and `inputs` are what its manifest will hold. Inputs in `unchecked` are not known, and
-    are not compared. `known` are differences that the job found by itself, a line each. `records`
-    are files, relative to `location`, that say whose a run is which was begun and is not finished:
-    JSON with config and inputs, or the plan of a bulk run. `beside` are further artifacts that the
-    job makes. `is_whole` says of a manifest that is there whether all is there that the job makes
-    after it.
+    `config` and `inputs` are what its manifest will hold. Inputs and settings in `unchecked` are
+    not known, and are not compared. `known` are differences that the job found by itself, a line
+    each. `records` are files, relative to `location`, that say whose a run is which was begun and
+    is not finished: JSON with config and inputs, or the plan of a bulk run. `beside` are further
+    artifacts that the job makes. `is_whole` says of a manifest that is there whether all is there
+    that the job makes after it.
     """
 
     location: Location
@@ -114,10 +114,12 @@ class Output:
         return None
 
     def _differences(self, config: Mapping[str, Any], inputs: Mapping[str, str]) -> tuple[str, ...]:
-        there = {name: value for name, value in inputs.items() if name not in self.unchecked}
-        here = {name: value for name, value in self.inputs.items() if name not in self.unchecked}
-        fields = differing_fields({**config, "inputs": there}, {**self.config, "inputs": here})
-        return (*fields, *self.known)
+        there = {**self._known_of(config), "inputs": self._known_of(inputs)}
+        here = {**self._known_of(self.config), "inputs": self._known_of(self.inputs)}
+        return (*differing_fields(there, here), *self.known)
+
+    def _known_of(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in values.items() if name not in self.unchecked}
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ import pytest
 from typer.testing import CliRunner
 
 from benchmarks.personal import app
-from benchmarks.personal_aspects import against_reference, named_aspects
 from benchmarks.personal_data import Pairs, Run, free_contestants, read_run
 from benchmarks.personal_report import Measure, differences, figures, wide
 from benchmarks.personal_texts import (
@@ -30,6 +29,7 @@ from xrec import schemas
 from xrec.checks import AspectNames
 from xrec.data import write_dataset
 from xrec.errors import DataError
+from xrec.evaluate.measures.aspects import against_reference, named_aspects
 from xrec.storage import open_location
 
 PAIRS = Pairs(

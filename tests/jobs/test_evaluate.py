@@ -11,7 +11,7 @@ import pytest
 import jobs.evaluate
 import jobs.explainer
 from jobs.prepare import run as prepare_dataset
-from xrec.backfill import read_explanations
+from xrec.backfill import read_explanations, read_failed
 from xrec.config.data import PrepareConfig
 from xrec.config.evaluate import EvaluateConfig
 from xrec.config.llm import EngineConfig
@@ -40,7 +40,14 @@ def test_evaluate_scores_each_held_out_explanation_beside_its_reference(pipeline
     }
     explained = read_explanations(pipeline.location("explanations").uri, pipeline.storage)
     texts = {(row["user_id"], row["item_id"]): row["explanation"] for row in explained.to_pylist()}
-    assert {(pair.user_id, pair.item_id): pair.explanation for pair in pairs} == texts
+    failures = read_failed(pipeline.location("explanations").uri, None, pipeline.storage)
+    refused = {(row["user_id"], row["item_id"]) for row in failures.to_table().to_pylist()}
+    assert {(pair.user_id, pair.item_id): pair.explanation for pair in pairs} == {
+        **texts,
+        **dict.fromkeys(refused, ""),
+    }
+    assert metrics["coverage"].value == pytest.approx(len(texts) / len(pairs))
+    assert metrics["empty_share"].value == pytest.approx(len(refused) / len(pairs))
     assert all(pair.reference == references[pair.user_id, pair.item_id] for pair in pairs)
     assert sum(pair.shuffled_explanation is not None for pair in pairs) == 8
     assert all(math.isfinite(pair.nll_own) and math.isfinite(pair.nll_shuffled) for pair in pairs)
@@ -161,11 +168,15 @@ def test_pairs_to_score_and_coverage_pass_over_users_and_items_of_a_cold_start(
     }
     prepare_dataset(PrepareConfig.model_validate({"workspace": str(tmp_path), "source": town}))
     dataset = read_dataset(open_location(str(tmp_path / "dataset")))
-    known = dataset.explained_pairs("test").slice(0, 1).to_pylist()[0]
-    user_id, item_id = (
-        dataset.users["user_id"][known["user_index"]].as_py(),
-        dataset.items["item_id"][known["item_index"]].as_py(),
-    )
+    known = dataset.explained_pairs("test").slice(0, 2).to_pylist()
+    ids_of = [
+        (
+            dataset.users["user_id"][row["user_index"]].as_py(),
+            dataset.items["item_id"][row["item_index"]].as_py(),
+        )
+        for row in known
+    ]
+    user_id, item_id = ids_of[0]
     pairs = [(user_id, item_id), ("a new user", item_id), (user_id, "a new item")]
     explanations = pa.table(
         {
@@ -176,14 +187,15 @@ def test_pairs_to_score_and_coverage_pass_over_users_and_items_of_a_cold_start(
     )
     failed = pa.table(
         {
-            "user_id": [user_id, "a new user"],
-            "item_id": [item_id, item_id],
+            "user_id": [ids_of[1][0], "a new user"],
+            "item_id": [ids_of[1][1], item_id],
             "reason": ["names_another_item"] * 2,
         }
     )
-    rows = jobs.evaluate.with_references(dataset, explanations, "test")
-    counted = jobs.evaluate.coverage_of(dataset, rows, failed, "test")
+    rows = jobs.evaluate.with_references(dataset, explanations, failed, "test")
+    counted = jobs.evaluate.coverage_of(rows, failed)
     assert counted == Coverage(1, {"names_another_item": 1})
     assert [(pair.user_id, pair.item_id, pair.reference, text) for pair, text in rows] == [
-        (user_id, item_id, known["explanation"], "text")
+        (*ids_of[0], known[0]["explanation"], "text"),
+        (*ids_of[1], known[1]["explanation"], ""),
     ]

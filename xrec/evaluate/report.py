@@ -11,10 +11,12 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
 
+import numpy as np
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from xrec.data.drawn import drawn_pairs
 from xrec.evaluate.bootstrap import Estimate
 from xrec.evaluate.descriptions import DESCRIPTIONS, format_interval, format_value
 from xrec.evaluate.plots import History, history_plot, length_plot, nll_plot
@@ -55,7 +57,7 @@ def render_report(
     config: Mapping[str, Any],
     num_examples: int,
 ) -> str:
-    """The page as HTML text; the first `num_examples` of `pairs` are shown in full."""
+    """The page as HTML text; `num_examples` of `pairs`, drawn by a hash, are shown in full."""
     environment = Environment(
         loader=PackageLoader("xrec.evaluate"),
         autoescape=True,
@@ -70,10 +72,10 @@ def render_report(
         num_users=len({pair.user_id for pair in pairs}),
         num_items=len({pair.item_id for pair in pairs}),
         coverage=coverage.sentence,
-        verdict=verdict(metrics["personalization_gain"]),
+        verdict=verdict(metrics.get("personalization_gain")),
         groups=_groups(metrics),
         plots=_plots(pairs, lineage),
-        examples=pairs[:num_examples],
+        examples=drawn_pairs(pairs, num_examples, seed=0),
         sources=[
             (name, manifest, _as_yaml(manifest.config))
             for name, manifest in lineage.sources.items()
@@ -82,23 +84,25 @@ def render_report(
     )
 
 
-def verdict(gain: Estimate) -> str:
-    """What the personalization gain and its interval allow to say, in one sentence."""
+def verdict(gain: Estimate | None) -> str:
+    """What the personalization gain and its interval allow to say of this one training."""
+    if gain is None:
+        return "No reference could be weighed: all prompts are too long."
     interval = format_interval("personalization_gain", gain)
     size = f"{gain.value:.3f} nats per token (95 % interval {interval})"
     if gain.low is not None and gain.low > 0:
         return (
-            "The collaborative signal reaches the text: with the user's own vector the reference "
-            f"is likelier than with another user's, by {size}."
+            "The likelihood follows the user: with the own vector the reference is likelier than "
+            f"with another user's, by {size}."
         )
     if gain.high is not None and gain.high < 0:
         return (
-            "The signal misleads: with the user's own vector the reference is less likely than "
-            f"with another user's, a gain of {size}."
+            "The likelihood is misled: with the user's own vector the reference is less likely "
+            f"than with another user's, a gain of {size}."
         )
     return (
-        "No clear sign of the collaborative signal in the text: the user's own vector, in place of "
-        f"another user's, brings a gain of {size}."
+        "No clear sign of the collaborative signal in the likelihood: the user's own vector, in "
+        f"place of another user's, brings a gain of {size}."
     )
 
 
@@ -121,24 +125,30 @@ def _groups(metrics: Mapping[str, Estimate]) -> list[tuple[str, list[dict[str, s
 
 
 def _plots(pairs: Sequence[ScoredPair], lineage: Lineage) -> list[Plot]:
-    own, shuffled = [pair.nll_own for pair in pairs], [pair.nll_shuffled for pair in pairs]
+    weighed = [pair for pair in pairs if pair.gain is not None]
+    own, shuffled = (
+        np.array([getattr(pair, name) for pair in weighed], dtype=np.float64)
+        for name in ("nll_own", "nll_shuffled")
+    )
     generated, reference = (
         num_words([pair.text for pair in pairs]),
         num_words([pair.reference for pair in pairs]),
     )
     plots = [
         Plot(
-            "Own vector against another user's",
-            "Each dot is a pair: mean NLL of its reference, nats per token. Above the line, the "
-            "user's own vector explains the text better.",
-            Markup(nll_plot(own, shuffled)),
-        ),
-        Plot(
             "Length",
             "Words of the generated texts and of their references.",
             Markup(length_plot(generated, reference)),
         ),
     ]
+    if weighed:
+        against = Plot(
+            "Own vector against another user's",
+            "Each dot is a pair: mean NLL of its reference, nats per token. Above the line, the "
+            "user's own vector explains the text better.",
+            Markup(nll_plot(own, shuffled)),
+        )
+        plots.insert(0, against)
     if lineage.adapter_history:
         svg = history_plot(
             lineage.adapter_history, ("train_loss", "validation_loss"), "nats per token"

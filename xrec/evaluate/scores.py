@@ -17,8 +17,8 @@ SCORED_PAIRS = pa.schema(
         pa.field("item_id", pa.string(), nullable=False),
         pa.field("reference", pa.string(), nullable=False),
         pa.field("explanation", pa.string()),
-        pa.field("nll_own", pa.float64(), nullable=False),
-        pa.field("nll_shuffled", pa.float64(), nullable=False),
+        pa.field("nll_own", pa.float64()),
+        pa.field("nll_shuffled", pa.float64()),
         pa.field("shuffled_explanation", pa.string()),
         pa.field("aspect", pa.string()),
         pa.field("aspects", pa.list_(pa.field("element", pa.string(), nullable=False))),
@@ -35,21 +35,21 @@ class ScoredPair:
     """A held-out pair: `reference` is the text it came with, `explanation` the generated one.
 
     `explanation` and `shuffled_explanation`, which is generated with another user's vector, are
-    None if they were not asked for; the latter also if a rule refuses it. `nll_own` and
+    None if they were not asked for, and "" if none was written or a rule refused it. `nll_own` and
     `nll_shuffled` are the reference's mean negative log-likelihood, nats a token, with the user's
-    own vector and with another user's. `aspect` is the right aspect to name and `aspects` are all
-    of the item's; both are None outside the generated sample. `names_item` and
-    `reference_names_item` say whether explanation and reference name the item by its title; they
-    are None for an item without a title. `other_title` is the title of another item that the
-    explanation names, if it does.
+    own vector and with another user's; both are None if the prompt is too long. `aspect` is the
+    right aspect to name and `aspects` are all of the item's; both are None outside the generated
+    sample. `names_item` and `reference_names_item` say whether explanation and reference name the
+    item by its title; they are None for an item without a title. `other_title` is the title of
+    another item that the explanation names, if it does.
     """
 
     user_id: str
     item_id: str
     reference: str
     explanation: str | None
-    nll_own: float
-    nll_shuffled: float
+    nll_own: float | None
+    nll_shuffled: float | None
     shuffled_explanation: str | None = None
     aspect: str | None = None
     aspects: tuple[str, ...] | None = None
@@ -60,11 +60,17 @@ class ScoredPair:
 
     def __post_init__(self) -> None:
         for name in ("nll_own", "nll_shuffled"):
-            if not math.isfinite(getattr(self, name)):
+            value = getattr(self, name)
+            if value is not None and not math.isfinite(value):
                 raise ValueError(
-                    f"pair ({self.user_id!r}, {self.item_id!r}): {name} is {getattr(self, name)}, "
-                    "expected a finite number of nats per token"
+                    f"pair ({self.user_id!r}, {self.item_id!r}): {name} is {value}, expected a "
+                    "finite number of nats per token, or None"
                 )
+        if (self.nll_own is None) != (self.nll_shuffled is None):
+            raise ValueError(
+                f"pair ({self.user_id!r}, {self.item_id!r}): nll_own is {self.nll_own} and "
+                f"nll_shuffled {self.nll_shuffled}; expected both or neither"
+            )
         if self.aspect is not None and self.aspect not in (self.aspects or ()):
             raise ValueError(
                 f"pair ({self.user_id!r}, {self.item_id!r}): aspect {self.aspect!r} is not among "
@@ -77,6 +83,13 @@ class ScoredPair:
         return self.explanation or ""
 
     @property
+    def gain(self) -> float | None:
+        """How much likelier the reference is with the own vector, nats a token."""
+        if self.nll_own is None or self.nll_shuffled is None:
+            return None
+        return self.nll_shuffled - self.nll_own
+
+    @property
     def ids(self) -> tuple[str, str]:
         """User and item."""
         return self.user_id, self.item_id
@@ -86,8 +99,8 @@ class ScoredPair:
 class Coverage:
     """How many held-out pairs the backfill explained, and how many it did not, by reason.
 
-    Only explained pairs are scored. A text that names another item is refused in the backfill, so
-    this is where such texts are counted.
+    A pair without a text counts as an empty text in every metric. A text that names another item is
+    refused in the backfill, so this is where such texts are counted.
     """
 
     num_explained: int
@@ -106,7 +119,7 @@ class Coverage:
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in by_reason)
         return (
             f"Of {num_pairs:,} held-out pairs of the backfill, {num_failed:,} have no text, which "
-            f"was refused or failed, and are not scored: {reasons}."
+            f"was refused or failed, and count as empty texts: {reasons}."
         )
 
 

@@ -60,8 +60,17 @@ def share_nearer(
     similarities: (N, N), of text n with reference m. others: (N, N), True where reference m is
     compared with; not on the diagonal. A tie counts half. NaN for a row without others.
     """
-    own = np.diagonal(similarities)[:, None]
-    nearer = (similarities < own) + 0.5 * (similarities == own)
+    return share_below(np.diagonal(similarities), similarities, others)
+
+
+def share_below(
+    own: NDArray[np.float64], similarities: NDArray[np.float64], others: NDArray[np.bool_]
+) -> NDArray[np.float64]:
+    """(B,) share of each row's `others` (B, M) whose similarity (B, M) is below its `own` (B,).
+
+    A tie counts half. NaN for a row without others.
+    """
+    nearer = (similarities < own[:, None]) + 0.5 * (similarities == own[:, None])
     num_others = others.sum(axis=1)
     shares: NDArray[np.float64] = np.where(others, nearer, 0).sum(axis=1)
     mean = np.full(len(own), np.nan)

@@ -70,6 +70,7 @@ def test_ablation_texts_are_scored_where_there_are_any():
         )
     )
     assert 0 < metrics["rouge_l"].value < 1
+    assert metrics["coverage"].value == 1.0
     assert "embedding_f1" not in metrics
     assert (
         "aspect_accuracy"

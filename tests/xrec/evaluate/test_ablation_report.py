@@ -35,14 +35,10 @@ def test_ablation_report_has_a_row_a_variant_and_a_column_for_each_metric_that_i
     assert any("1,200 held-out pairs of 40 users" in line for line in lines)
 
 
-def test_ablation_report_says_no_more_than_the_interval_allows():
-    variants = {
-        "full": FULL,
-        "constant": with_difference(0.1, 0.3),
-        "without_profile": with_difference(-0.1, 0.1),
-        "random_vectors": with_difference(-0.3, -0.1),
-    }
+def test_ablation_report_of_one_training_a_variant_says_nothing_of_better_or_worse():
+    variants = {"full": FULL, "constant": with_difference(0.1, 0.3)}
     text = render_ablation(variants, 10, 5)
-    assert "`full` is better than `constant`, by 0.2000 (0.1000 to 0.3000)" in text
-    assert "`full` and `without_profile` cannot be told apart" in text
-    assert "`full` is worse than `random_vectors`" in text
+    assert "0.2000 (0.1000 to 0.3000)" in text
+    assert "This is no verdict: each variant was trained once" in text
+    assert "better than" not in text
+    assert "worse than" not in text

@@ -49,8 +49,9 @@ def _scores_by_loops(
         ids = torch.tensor([[2, *(WORDS.index(word) for word in one.split()), 3]])
         vectors.append(encoder.model(input_ids=ids).last_hidden_state[0].detach().numpy())
     tokens = [v[1:-1] / np.linalg.norm(v[1:-1], axis=1, keepdims=True) for v in vectors]
-    precision = float(np.mean([max(float(x @ y) for y in tokens[1]) for x in tokens[0]]))
-    recall = float(np.mean([max(float(x @ y) for x in tokens[0]) for y in tokens[1]]))
+    unit = [v / np.linalg.norm(v, axis=1, keepdims=True) for v in vectors]  # with [CLS], [SEP]
+    precision = float(np.mean([max(float(x @ y) for y in unit[1]) for x in tokens[0]]))
+    recall = float(np.mean([max(float(x @ y) for x in unit[0]) for y in tokens[1]]))
     left, right = (v.mean(axis=0) for v in vectors)
     cosine = float(left @ right / (np.linalg.norm(left) * np.linalg.norm(right)))
     return precision, recall, 2 * precision * recall / (precision + recall), cosine

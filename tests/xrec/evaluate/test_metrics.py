@@ -61,6 +61,28 @@ def test_aspect_accuracies_are_counted_against_the_original_users_aspect(make_ev
     assert metrics["aspect_accuracy_references"].value == 1.0
 
 
+def test_texts_that_failed_count_as_empty_ones_in_every_metric(make_evaluate_config):
+    planted = {"aspect": "jazz", "aspects": ("jazz", "view"), "item_title": "The Fox"}
+    written = {"names_item": True, "reference_names_item": True}
+    silent = {"names_item": False, "reference_names_item": True}
+    pairs = [
+        scored("a", "r", shuffled_explanation="", **planted, **written),
+        scored("b", "", shuffled_explanation="Jazz.", **planted, **silent),
+    ]
+    metrics = compute_metrics(pairs, make_evaluate_config())
+    for name in ("coverage", "empty_share", "rouge_l", "names_item", "aspect_accuracy_shuffled"):
+        assert metrics[name].value == 0.5, name
+    assert next(iter(metrics)) == "coverage"
+    assert metrics["mean_words"].value == 0.5
+
+
+def test_pairs_whose_prompt_is_too_long_count_in_all_but_the_likelihoods(make_evaluate_config):
+    long = replace(scored("a", "r"), nll_own=None, nll_shuffled=None)
+    metrics = compute_metrics([long, scored("b", "r")], make_evaluate_config())
+    assert (metrics["rouge_l"].value, metrics["nll_own"].value) == (1.0, 1.0)
+    assert "nll_own" not in compute_metrics([long], make_evaluate_config())
+
+
 def test_aspect_accuracies_are_compared_on_the_pairs_with_both_texts(make_evaluate_config):
     planted = {"aspect": "jazz", "aspects": ("jazz", "view")}
     pairs = [

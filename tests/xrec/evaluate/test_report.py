@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from xrec.data.drawn import drawn_pairs
 from xrec.evaluate import Estimate, Lineage, compute_metrics, render_report
 from xrec.evaluate.report import verdict
 
@@ -50,6 +51,7 @@ def render(pairs, make_evaluate_config, coverage, lineage):
 
 def test_report_shows_metrics_plots_examples_and_lineage(render, pairs):
     page = _Page(render(num_examples=20))
+    examples = drawn_pairs(pairs, 20, seed=0)
     tags = [tag for tag, _ in page.tags]
     assert tags.count("svg") == 4
     assert tags.count("article") == 20
@@ -61,8 +63,8 @@ def test_report_shows_metrics_plots_examples_and_lineage(render, pairs):
         "bootstrap intervals over the users",
         "Of 207 held-out pairs of the backfill, 7 have no text",
         "5 names_another_item, 2 no_full_sentence",
-        pairs[19].explanation,
-        pairs[19].user_id,
+        examples[19].explanation,
+        examples[19].user_id,
     ):
         assert text in page.text
 
@@ -91,7 +93,7 @@ def test_report_escapes_texts_and_ids(render, pairs):
         reference=HOSTILE,
         shuffled_explanation=HOSTILE,
     )
-    page = _Page(render([hostile, *pairs[1:]]))
+    page = _Page(render([hostile, *pairs[1:]], num_examples=len(pairs)))
     assert not {"script", "img"} & {tag for tag, _ in page.tags}
     assert page.text.count(HOSTILE) == 5
 
@@ -102,6 +104,16 @@ def test_report_of_equal_arguments_is_equal(render):
 
 def test_report_without_histories_and_sources_has_the_plots_of_the_pairs(render):
     assert [tag for tag, _ in _Page(render(lineage=Lineage(sources={}))).tags].count("svg") == 2
+
+
+def test_report_of_pairs_whose_prompt_is_too_long_has_no_plot_of_likelihoods(render, pairs):
+    one, *others = pairs
+    too_long = replace(one, nll_own=None, nll_shuffled=None)
+    assert [tag for tag, _ in _Page(render([too_long, *others])).tags].count("svg") == 4
+    none = [replace(pair, nll_own=None, nll_shuffled=None) for pair in pairs]
+    page = _Page(render(none))
+    assert [tag for tag, _ in page.tags].count("svg") == 3
+    assert "No reference could be weighed" in page.text
 
 
 def test_report_has_unique_ids(render):
@@ -116,9 +128,10 @@ def test_report_has_unique_ids(render):
 @pytest.mark.parametrize(
     ("gain", "beginning"),
     [
-        (Estimate(0.2, 0.1, 0.3), "The collaborative signal reaches the text"),
+        (Estimate(0.2, 0.1, 0.3), "The likelihood follows the user"),
         (Estimate(0.1, -0.1, 0.3), "No clear sign"),
-        (Estimate(-0.2, -0.3, -0.1), "The signal misleads"),
+        (Estimate(-0.2, -0.3, -0.1), "The likelihood is misled"),
+        (None, "No reference could be weighed"),
     ],
 )
 def test_verdict_follows_the_interval(gain, beginning):
@@ -130,7 +143,8 @@ def test_verdict_follows_the_interval(gain, beginning):
 def test_report_in_a_browser_never_scrolls_sideways(render, pairs, tmp_path: Path, width: int):
     long_word = replace(pairs[0], explanation="unbreakable" * 40, user_id="U" * 80)
     # The page's own policy forbids scripts, so a frame of the given width around it is measured.
-    (tmp_path / "report.html").write_text(render([long_word, *pairs[1:]]), encoding="utf-8")
+    html = render([long_word, *pairs[1:]], num_examples=len(pairs))
+    (tmp_path / "report.html").write_text(html, encoding="utf-8")
     (tmp_path / "frame.html").write_text(
         f'<iframe id="f" src="report.html" style="width:{width}px;height:900px"></iframe>'
         "<script>onload = () => { const e = f.contentDocument.documentElement; "

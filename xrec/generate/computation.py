@@ -1,0 +1,49 @@
+"""What a process computes with, as it turned out: what `auto` became.
+
+The likelihoods and texts of one model differ a little between number formats, devices and engines,
+so what is measured belongs to them.
+"""
+
+import torch
+
+from xrec.config.llm import EngineConfig, LLMConfig
+from xrec.config.shared import Device, StorageConfig
+from xrec.generate.choice import choose_engine
+from xrec.llm.model import resolve_device, resolve_dtype
+from xrec.llm.source import resolve_model
+
+
+def computation(
+    llm: LLMConfig, device: Device, engine: EngineConfig, storage: StorageConfig
+) -> dict[str, str]:
+    """dtype, device, engine and arithmetic of a model that is loaded in this process.
+
+    Raises ModelError if the device is not there, or the engine cannot be chosen.
+    """
+    found = resolve_device(device)
+    dtype = str(resolve_dtype(llm.dtype, found)).removeprefix("torch.")
+    return _described(dtype, found.type, _engine(llm, found, engine, storage), engine)
+
+
+def settled_computation(
+    llm: LLMConfig, device: Device, engine: EngineConfig
+) -> dict[str, str] | None:
+    """What `computation` gives on every machine; None if something is `auto`."""
+    if "auto" in (llm.dtype, device, engine.kind):
+        return None
+    return _described(llm.dtype, device, engine.kind, engine)
+
+
+def _engine(
+    llm: LLMConfig, device: torch.device, engine: EngineConfig, storage: StorageConfig
+) -> str:
+    if engine.kind != "auto":
+        return engine.kind
+    if device.type != "cuda":  # the model decides on GPUs only, and may have to be fetched for it
+        return "transformers"
+    return choose_engine(engine, device, resolve_model(llm.model, llm.cache_dir, storage))
+
+
+def _described(dtype: str, device: str, kind: str, engine: EngineConfig) -> dict[str, str]:
+    arithmetic = "int8" if engine.linear_layers == "int8" else "exact"
+    return {"dtype": dtype, "device": device, "engine": kind, "linear_layers": arithmetic}
