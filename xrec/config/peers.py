@@ -6,13 +6,13 @@ departs from the paper (docs/peers.md).
 
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from xrec.config.backfill import ActorsConfig
 from xrec.config.base import Config
 from xrec.config.shared import JobConfig, RayConfig, ScalingConfig, Split, input_uri
 
-PeerKind = Literal["att2seq", "nrt"]
+PeerKind = Literal["att2seq", "nrt", "peter", "peter_plus", "peter_plus_oracle"]
 Optimizer = Literal["adam", "adamw", "sgd"]
 
 
@@ -99,6 +99,45 @@ class NRTConfig(RecipeConfig):
     batch_size: int = _batch_size(200)
 
 
+class PETERConfig(RecipeConfig):
+    """PETER (Li and others, ACL 2021), and PETER+, which reads aspects."""
+
+    embedding_dim: int = Field(
+        512, ge=1, description="Length of all vectors; a multiple of num_heads."
+    )
+    num_heads: int = Field(2, ge=1, description="Number of heads of each layer's attention.")
+    feedforward_size: int = Field(
+        2048, ge=1, description="Width of the hidden layer of each feed-forward network."
+    )
+    num_layers: int = Field(2, ge=1, description="Number of layers of the transformer.")
+    dropout: float = Field(0.2, ge=0, lt=1, description="Dropout of all layers.")
+    context_weight: float = Field(
+        1.0, ge=0, description="Weight of the loss of all words of the text in no order."
+    )
+    rating_weight: float = Field(
+        0.1, ge=0, description="Weight of the squared error of ratings, where the dataset has some."
+    )
+    num_aspects: int = Field(
+        1, ge=1, description="Number of aspects that PETER+ reads of a pair, the best first."
+    )
+    num_aspect_words: int = Field(
+        3, ge=1, description="Number of words of the aspects that PETER+ reads; others are cut off."
+    )
+    optimizer: Optimizer = _optimizer("sgd")
+    learning_rate: float = _learning_rate(1.0)
+    learning_rate_decay: float = _decay(0.25)
+    gradient_clipping: float | None = _clipping(1.0)
+
+    @model_validator(mode="after")
+    def _heads_divide_vectors(self) -> "PETERConfig":
+        if self.embedding_dim % self.num_heads:
+            raise ValueError(
+                f"embedding_dim must be a multiple of num_heads = {self.num_heads}, "
+                f"saw {self.embedding_dim}"
+            )
+        return self
+
+
 class PeerTrainingConfig(Config):
     """What a peer is trained on, and for how long."""
 
@@ -129,7 +168,12 @@ class PeerConfig(JobConfig):
     """`xrec peer`: dataset in, a trained peer and its texts for held-out pairs out."""
 
     dataset: str | None = input_uri("dataset")
-    kind: PeerKind = Field("att2seq", description="The model.")
+    aspects: str | None = input_uri("aspects", "kind is peter_plus")
+    kind: PeerKind = Field(
+        "att2seq",
+        description="The model. peter_plus reads the aspects that train-aspects chooses; "
+        "peter_plus_oracle those of the pair's own review, held-out ones too, so it is no rival.",
+    )
     seed: int = Field(
         0, ge=0, description="Seed of the model's first weights, the order of pairs and dropout."
     )
@@ -174,6 +218,10 @@ class PeerConfig(JobConfig):
         default_factory=Att2SeqConfig, description="The model, with kind: att2seq."
     )
     nrt: NRTConfig = Field(default_factory=NRTConfig, description="The model, with kind: nrt.")
+    peter: PETERConfig = Field(
+        default_factory=PETERConfig,
+        description="The model, with kind: peter, peter_plus or peter_plus_oracle.",
+    )
     texts_per_batch: int = Field(
         64, ge=1, description="Number of texts that an actor writes together."
     )
@@ -190,9 +238,20 @@ class PeerConfig(JobConfig):
     ray: RayConfig = Field(default_factory=RayConfig, description="The Ray cluster.")
 
     @property
-    def recipe(self) -> Att2SeqConfig | NRTConfig:
-        """The section of the model."""
-        return self.att2seq if self.kind == "att2seq" else self.nrt
+    def section(self) -> str:
+        """The name of the model's section."""
+        return "peter" if self.kind in ("peter_plus", "peter_plus_oracle") else self.kind
+
+    @property
+    def recipe(self) -> Att2SeqConfig | NRTConfig | PETERConfig:
+        """The model's section."""
+        recipe: Att2SeqConfig | NRTConfig | PETERConfig = getattr(self, self.section)
+        return recipe
+
+    @property
+    def num_aspect_words(self) -> int:
+        """How many words of aspects the model reads."""
+        return self.peter.num_aspect_words if self.kind.startswith("peter_plus") else 0
 
     def artifact(self, name: str) -> str:
         """URI of an artifact; `peer` is the trained peer, and `explanations` are its texts."""

@@ -1,6 +1,6 @@
 """The trained peer as an artifact.
 
-peer.json            its kind, the section of its config, its sizes and its longest text
+peer.json            its kind, the model's section of its config, its sizes and its longest text
 words.json           the vocabulary (`xrec.peers.words`)
 weights.safetensors  all parameters of the best epoch, float32
 history.json         a row for each epoch
@@ -28,18 +28,25 @@ PEER, WORDS, WEIGHTS, HISTORY = "peer.json", "words.json", "weights.safetensors"
 
 @dataclass(frozen=True)
 class TrainedPeer:
-    """A peer that writes; `max_words` is its longest text, in tokens without the end."""
+    """A peer that writes.
+
+    `max_words` is its longest text, in tokens without the end, and `num_aspect_words` how many
+    words of aspects it reads.
+    """
 
     kind: PeerKind
     model: Peer
     codec: Codec
     max_words: int
+    num_aspect_words: int
     manifest: Manifest
 
 
 def sizes_of(data: PeerData) -> PeerSizes:
     """How many users, items and tokens a peer of the data knows."""
-    return PeerSizes(data.num_users, data.num_items, len(data.codec), data.ratings)
+    return PeerSizes(
+        data.num_users, data.num_items, len(data.codec), data.num_aspect_words, data.ratings
+    )
 
 
 def write_peer(
@@ -56,7 +63,7 @@ def write_peer(
     """Write the artifact, its manifest last, and return the manifest."""
     described = {
         "kind": config.kind,
-        "section": config.recipe.model_dump(mode="json"),
+        "model": config.model_dump(mode="json", include={config.section}),
         "sizes": asdict(sizes_of(data)),
         "max_words": data.max_words,
     }
@@ -89,14 +96,21 @@ def read_peer(location: Location, device: torch.device | None = None) -> Trained
     """
     manifest = read_manifest(location, "peer")
     described = json.loads(_content(location, manifest, PEER))
-    values = {"workspace": ".", "kind": described["kind"], described["kind"]: described["section"]}
+    values = {"workspace": ".", "kind": described["kind"], **described["model"]}
     config = PeerConfig.model_validate(values)
     model = build_peer(config, _sizes(described["sizes"]))
     load_parameters(model, safetensors.torch.load(_content(location, manifest, WEIGHTS)))
     model.requires_grad_(False)
     codec = Words.from_bytes(_content(location, manifest, WORDS))
     placed = model.to(device or torch.device("cpu")).eval()
-    return TrainedPeer(config.kind, placed, codec, described["max_words"], manifest)
+    return TrainedPeer(
+        config.kind,
+        placed,
+        codec,
+        described["max_words"],
+        described["sizes"]["num_aspect_words"],
+        manifest,
+    )
 
 
 def _sizes(values: Mapping[str, Any]) -> PeerSizes:

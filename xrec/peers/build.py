@@ -4,20 +4,25 @@ from dataclasses import dataclass
 
 import torch
 
-from xrec.config.peers import Att2SeqConfig, PeerConfig
+from xrec.config.peers import Att2SeqConfig, NRTConfig, PeerConfig
 from xrec.peers.models.att2seq import Att2Seq
 from xrec.peers.models.nrt import NRT
 from xrec.peers.models.peer import Peer, Ratings
+from xrec.peers.models.peter import PETER
 from xrec.peers.words import BEGIN
 
 
 @dataclass(frozen=True)
 class PeerSizes:
-    """How many users, items and tokens a peer knows, and the scale of ratings, if there are any."""
+    """How many users, items and tokens a peer knows, and how many words of aspects it reads.
+
+    `ratings` is the scale of the ratings, None if none is known.
+    """
 
     num_users: int
     num_items: int
     num_tokens: int
+    num_aspect_words: int = 0
     ratings: Ratings | None = None
 
 
@@ -33,4 +38,7 @@ def build_peer(config: PeerConfig, sizes: PeerSizes) -> Peer:
     }
     if isinstance(section, Att2SeqConfig):
         return Att2Seq(section, **counts)
-    return NRT(section, **counts, ratings=sizes.ratings)
+    if isinstance(section, NRTConfig):
+        return NRT(section, **counts, ratings=sizes.ratings)
+    aspects = sizes.num_aspect_words
+    return PETER(section, **counts, num_aspect_words=aspects, ratings=sizes.ratings)

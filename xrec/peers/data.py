@@ -16,8 +16,10 @@ from xrec.config.peers import PeerConfig
 from xrec.data.dataset import Dataset
 from xrec.data.drawn import drawn_explanations
 from xrec.errors import DataError
+from xrec.peers.aspects import AspectNames, Names, aspect_ids, aspect_names
 from xrec.peers.models.peer import Pairs, PeerBatch, Ratings
 from xrec.peers.words import Words
+from xrec.storage import location_of
 
 _SHARE_THAT_FITS = 0.99
 
@@ -76,6 +78,7 @@ class PeerData:
     max_words: int
     num_users: int
     num_items: int
+    num_aspect_words: int = 0
     ratings: Ratings | None = None
 
 
@@ -87,18 +90,31 @@ def build_peer_data(config: PeerConfig, dataset: Dataset) -> PeerData:
         dataset, dataset.explained_pairs("validation"), training.max_validation_pairs
     )
     _check_some(train, validation)
-    codec = Words.of(train["explanation"].to_pylist(), config.max_vocabulary)
+    names = aspect_names(
+        config.kind, dataset, location_of(config, "aspects"), config.peter.num_aspects
+    )
+    of_train, of_validation = _names(names, train), _names(names, validation)
+    codec = Words.of(
+        train["explanation"].to_pylist(),
+        config.max_vocabulary,
+        [name for of_pair in of_train for name in of_pair],
+    )
+    aspects = [
+        [aspect_ids(codec, of_pair, config.num_aspect_words) for of_pair in of_split]
+        for of_split in (of_train, of_validation)
+    ]
     encoded = [codec.encode(text) for text in train["explanation"].to_pylist()]
     max_words = config.max_words or length_that_fits([len(ids) for ids in encoded])
     rated = _ratings(dataset)
-    examples = _examples(train, codec, max_words, rated)
+    examples = _examples(train, aspects[0], codec, max_words, rated)
     return PeerData(
         examples,
-        _examples(validation, codec, max_words, rated),
+        _examples(validation, aspects[1], codec, max_words, rated),
         codec,
         max_words,
         dataset.num_users,
         dataset.num_items,
+        config.num_aspect_words,
         _scale([each.rating for each in examples]),
     )
 
@@ -131,8 +147,14 @@ def length_that_fits(lengths: Sequence[int]) -> int:
     return max(1, int(np.quantile(lengths, _SHARE_THAT_FITS, method="inverted_cdf")))
 
 
+def _names(names: AspectNames, explanations: pa.Table) -> list[Names]:
+    pairs = (explanations[name].to_pylist() for name in ("user_index", "item_index"))
+    return names.of(*pairs)
+
+
 def _examples(
     explanations: pa.Table,
+    aspects: Sequence[tuple[int, ...]],
     codec: Codec,
     max_words: int,
     rated: Mapping[tuple[int, int], float],
@@ -142,9 +164,10 @@ def _examples(
     return [
         replace(
             example(user, item, codec.encode(row["explanation"]), max_words, end),
+            aspect_ids=of_pair,
             rating=rated.get((user, item), math.nan),
         )
-        for row in rows
+        for row, of_pair in zip(rows, aspects, strict=True)
         for user, item in [(row["user_index"], row["item_index"])]
     ]
 

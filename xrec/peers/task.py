@@ -11,19 +11,23 @@ import torch
 
 from xrec.backfill.task import EXPLANATIONS
 from xrec.bulk import Outcome
-from xrec.config.peers import PeerConfig
+from xrec.config.peers import PeerConfig, PeerKind
 from xrec.config.shared import Device, StorageConfig
 from xrec.data.dataset import Dataset, read_dataset
 from xrec.errors import UnknownIdError
 from xrec.llm.model import resolve_device
 from xrec.peers.artifact import TrainedPeer, read_peer
+from xrec.peers.aspects import AspectNames, Names, aspect_ids, aspect_names
 from xrec.peers.data import collate_pairs
+from xrec.peers.words import Words
 from xrec.peers.write import write_greedily
 from xrec.schemas import FAILED, GENERATED, PAIRS
 from xrec.storage import location_of, open_location
 
 TEXTS = EXPLANATIONS
 """The columns of a backfill's rows, so that every reader of explanations reads them."""
+
+_INDICES = ("user_index", "item_index")
 
 # What torch raises for a batch that it cannot do, lack of memory included.
 _ERRORS = (RuntimeError, ValueError, ArithmeticError, LookupError)
@@ -35,6 +39,9 @@ class MakePeerTask:
 
     peer: str
     dataset: str
+    aspects: str
+    kind: PeerKind
+    num_aspects: int
     storage: StorageConfig
     device: Device
     num_threads: int
@@ -46,6 +53,9 @@ class MakePeerTask:
         return cls(
             peer=location_of(config, "peer").shared_uri,
             dataset=location_of(config, "dataset").shared_uri,
+            aspects=location_of(config, "aspects").shared_uri,
+            kind=config.kind,
+            num_aspects=config.peter.num_aspects,
             storage=config.storage,
             device=config.actors.device,
             num_threads=config.actors.cpus_per_actor,
@@ -56,9 +66,12 @@ class MakePeerTask:
         """Load peer and dataset, in the actor's process."""
         torch.set_num_threads(self.num_threads)
         device = resolve_device(self.device)
+        dataset = read_dataset(open_location(self.dataset, self.storage))
+        aspects = open_location(self.aspects, self.storage)
         return PeerTask(
             read_peer(open_location(self.peer, self.storage), device),
-            read_dataset(open_location(self.dataset, self.storage)),
+            dataset,
+            aspect_names(self.kind, dataset, aspects, self.num_aspects),
             device,
             self.texts_per_batch,
         )
@@ -70,6 +83,7 @@ class PeerTask:
 
     peer: TrainedPeer
     dataset: Dataset
+    aspects: AspectNames
     device: torch.device
     texts_per_batch: int
     row_errors: tuple[type[Exception], ...] = _ERRORS
@@ -112,11 +126,9 @@ class PeerTask:
     def _write(self, pairs: Sequence["_Known"]) -> list[dict[str, Any]]:
         """A row of the schema GENERATED for each pair; its text may be empty."""
         peer = self.peer
-        read = collate_pairs(
-            [pair.user_index for pair in pairs],
-            [pair.item_index for pair in pairs],
-            [()] * len(pairs),
-        )
+        users, items = ([getattr(pair, name) for pair in pairs] for name in _INDICES)
+        names = self.aspects.of(users, items)
+        read = collate_pairs(users, items, [self._aspect_ids(of_pair) for of_pair in names])
         texts = write_greedily(
             peer.model,
             read.to(self.device),
@@ -124,19 +136,23 @@ class PeerTask:
             never_written=peer.codec.never_written,
             max_tokens=peer.max_words,
         )
-        return [self._row(pair, ids) for pair, ids in zip(pairs, texts, strict=True)]
+        return [self._row(*each) for each in zip(pairs, names, texts, strict=True)]
 
-    def _row(self, pair: "_Known", token_ids: list[int]) -> dict[str, Any]:
+    def _aspect_ids(self, names: Names) -> tuple[int, ...]:
+        codec, num_words = self.peer.codec, self.peer.num_aspect_words
+        return aspect_ids(codec, names, num_words) if isinstance(codec, Words) else ()
+
+    def _row(self, pair: "_Known", names: Names, token_ids: list[int]) -> dict[str, Any]:
         has_ended = bool(token_ids) and token_ids[-1] in self.peer.codec.end_ids
         fingerprint = self.peer.manifest.fingerprint
         return {
             **pair.ids,
             "explanation": self.peer.codec.decode(token_ids),
-            "num_prompt_tokens": 2,  # the user and the item
+            "num_prompt_tokens": 2 + self.peer.num_aspect_words,  # user, item, aspects
             "num_generated_tokens": len(token_ids) - has_ended,
             "finish_reason": "stop" if has_ended else "length",
             "model_fingerprint": fingerprint,
-            "content_key": _hash(fingerprint, pair.user_index, pair.item_index),
+            "content_key": _hash(fingerprint, pair.user_index, pair.item_index, *names),
             "aspects": [],
             "kind": "written",
             "refused": "",

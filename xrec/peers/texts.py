@@ -28,7 +28,7 @@ from xrec.errors import DataError
 from xrec.peers.task import TEXTS, MakePeerTask
 from xrec.progress import counter
 from xrec.schemas import PAIRS
-from xrec.storage import Manifest, location_of, manifest_of, open_location
+from xrec.storage import Kind, Manifest, location_of, manifest_of, open_location
 
 logger = logging.getLogger("xrec")
 
@@ -36,20 +36,21 @@ logger = logging.getLogger("xrec")
 def texts_identity(config: PeerConfig) -> Identity:
     """The settings and inputs that the texts depend on.
 
-    Raises ArtifactNotFoundError without a dataset or a trained peer.
+    Raises ArtifactNotFoundError without a dataset or a trained peer, or without aspects if it
+    reads some.
     """
     pairs = (
         {"split": config.split, "max_pairs": config.max_pairs}
         if config.pairs is None
         else {"uri": open_location(config.pairs, config.storage).shared_uri}
     )
+    names: list[Kind] = ["dataset", "peer"]
+    if config.kind == "peter_plus":
+        names.append("aspects")
     return Identity(
         kind="explanations",
         config={"pairs": pairs, "rows_per_chunk": config.rows_per_chunk},
-        inputs={
-            "dataset": manifest_of(config, "dataset").fingerprint,
-            "peer": manifest_of(config, "peer").fingerprint,
-        },
+        inputs={str(name): manifest_of(config, name).fingerprint for name in names},
     )
 
 

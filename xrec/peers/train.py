@@ -12,6 +12,7 @@ from typing import Any
 
 import safetensors.torch
 
+from xrec.aspects import read_aspects_manifest
 from xrec.config.peers import PeerConfig
 from xrec.data.dataset import read_dataset
 from xrec.peers.artifact import sizes_of, write_peer
@@ -33,14 +34,17 @@ _CHECKPOINTS = "checkpoints"
 def peer_identity(config: PeerConfig) -> tuple[dict[str, Any], dict[str, str]]:
     """The settings that the peer's content depends on, and the fingerprints of its inputs.
 
-    Raises ArtifactNotFoundError without a dataset.
+    Raises ArtifactNotFoundError without a dataset, or without aspects for peter_plus, and
+    ArtifactMismatchError if they are of another dataset.
     """
     names = {"kind", "seed", "max_words", "max_vocabulary", "training"}
     settings = config.model_dump(mode="json", include=names)
-    return (
-        {**settings, "model": config.recipe.model_dump(mode="json")},
-        {"dataset": manifest_of(config, "dataset").fingerprint},
-    )
+    dataset = manifest_of(config, "dataset")
+    inputs = {"dataset": dataset.fingerprint}
+    if config.kind == "peter_plus":
+        aspects = read_aspects_manifest(location_of(config, "aspects"), dataset)
+        inputs["aspects"] = aspects.fingerprint
+    return {**settings, "model": config.recipe.model_dump(mode="json")}, inputs
 
 
 def train_peer(config: PeerConfig) -> Manifest:
@@ -98,11 +102,11 @@ def _train(config: PeerConfig, run: str) -> tuple[PeerProgress, Tensors]:
             *(row[key] for key in ("epoch", "train_loss", "validation_loss", "seconds")),
         )
 
-    dataset = location_of(config, "dataset").shared_uri
+    read = {name: location_of(config, name).shared_uri for name in ("dataset", "aspects")}
     with exported.running():
         outcome = fit(
             train_worker,
-            {"config": config.model_copy(update={"dataset": dataset}), "run": run},
+            {"config": config.model_copy(update=read), "run": run},
             scaling=config.scaling,
             storage=location_of(config, "peer") / _CHECKPOINTS,
             name="peer",

@@ -25,13 +25,14 @@ class Words:
     pieces: tuple[str, ...]
 
     @classmethod
-    def of(cls, texts: Iterable[str], max_words: int) -> "Words":
+    def of(cls, texts: Iterable[str], max_words: int, names: Iterable[str] = ()) -> "Words":
         """The `max_words` most frequent pieces of the texts; of equally frequent ones, the first
-        by code points.
+        by code points. The pieces of `names`, as they stand within a text, come on top.
         """
+        known = dict.fromkeys(piece for name in names for piece in pieces_within(name))
         counts = Counter(piece for text in texts for piece in pieces_of(text))
-        frequent = sorted(counts, key=lambda piece: (-counts[piece], piece))
-        return cls((*SPECIAL, *frequent[:max_words]))
+        frequent = sorted(counts, key=lambda piece: (-counts[piece], piece))[:max_words]
+        return cls((*SPECIAL, *frequent, *(piece for piece in known if piece not in set(frequent))))
 
     @classmethod
     def from_bytes(cls, content: bytes) -> "Words":
@@ -64,6 +65,10 @@ class Words:
         """The ids of a text's pieces, without an end; UNKNOWN for pieces that are not known."""
         return [self._ids.get(piece, UNKNOWN) for piece in pieces_of(text)]
 
+    def encode_within(self, phrase: str) -> list[int]:
+        """The ids of a phrase's pieces as they are within a text, behind a blank."""
+        return [self._ids.get(piece, UNKNOWN) for piece in pieces_within(phrase)]
+
     def decode(self, token_ids: Sequence[int]) -> str:
         """The text of ids that were written; it goes to the first end."""
         written = token_ids[: token_ids.index(END)] if END in token_ids else token_ids
@@ -84,6 +89,12 @@ def pieces_of(text: str) -> list[str]:
         text[start - 1 : stop] if _follows_blank(text, start) else text[start:stop]
         for start, stop in spans
     ]
+
+
+def pieces_within(phrase: str) -> list[str]:
+    """The pieces of a phrase as they are within a text, behind a blank."""
+    pieces = pieces_of(phrase)
+    return [f" {pieces[0]}", *pieces[1:]] if pieces else []
 
 
 def _marks(text: str, start: int, stop: int) -> list[tuple[int, int]]:

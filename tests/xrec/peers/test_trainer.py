@@ -67,6 +67,14 @@ OVERFIT: dict[str, dict[str, Any]] = {
         "learning_rate": 0.03,
         "batch_size": 20,
     },
+    "peter": {
+        "embedding_dim": 32,
+        "feedforward_size": 32,
+        "dropout": 0.0,
+        "batch_size": 20,
+        "optimizer": "adam",
+        "learning_rate": 0.01,
+    },
 }
 
 
