@@ -3,7 +3,7 @@
 from cluster.connect import ensure_ray
 from cluster.preflight import check_cluster
 from cluster.room import demand_of_actors, demand_of_workers
-from jobs.output import Output
+from jobs.output import Output, llm_fingerprint
 from xrec.config.peers import PeerConfig
 from xrec.data import check_has_explanations
 from xrec.errors import ArtifactNotFoundError
@@ -20,13 +20,19 @@ from xrec.storage import Manifest, check_artifacts, finished, location_of
 
 def output(config: PeerConfig, *, exact: bool = True) -> Output:
     """The trained peer that `config` asks for, with its texts beside it; see jobs.output."""
-    settings, inputs = peer_identity(config)
+    base_model = (
+        llm_fingerprint(config, config.llm, exact=exact)
+        if config.kind == "pepler" and config.llm
+        else None
+    )
+    settings, inputs = peer_identity(config, base_model=base_model or "")
     texts = location_of(config, "explanations")
     return Output(
         location_of(config, "peer"),
         "peer",
         settings,
         inputs,
+        unchecked=("base_model",) if config.kind == "pepler" and not base_model else (),
         records=("checkpoints/run.json",),
         beside=(Output(texts, "explanations", {}, {}, records=("_xrec/plan.json",)),),
         is_whole=lambda manifest: _texts_are_there(config),

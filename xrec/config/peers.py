@@ -10,9 +10,10 @@ from pydantic import Field, model_validator
 
 from xrec.config.backfill import ActorsConfig
 from xrec.config.base import Config
+from xrec.config.llm import LLMConfig
 from xrec.config.shared import JobConfig, RayConfig, ScalingConfig, Split, input_uri
 
-PeerKind = Literal["att2seq", "nrt", "peter", "peter_plus", "peter_plus_oracle"]
+PeerKind = Literal["att2seq", "nrt", "peter", "peter_plus", "peter_plus_oracle", "pepler"]
 Optimizer = Literal["adam", "adamw", "sgd"]
 
 
@@ -51,6 +52,15 @@ def _batch_size(default: int) -> Any:
     )
 
 
+def _micro_batch_size(default: int | None) -> Any:
+    return Field(
+        default,
+        ge=1,
+        description="Largest number of pairs of one forward pass of a worker, which costs memory. "
+        "If null, a worker's part of the batch is one pass.",
+    )
+
+
 class RecipeConfig(Config):
     """How a model's weights are changed; its size stands beside it."""
 
@@ -60,12 +70,7 @@ class RecipeConfig(Config):
     gradient_clipping: float | None = _clipping(None)
     weight_decay: float = Field(0.0, ge=0, description="Weight decay of the optimizer.")
     batch_size: int = _batch_size(128)
-    micro_batch_size: int | None = Field(
-        None,
-        ge=1,
-        description="Largest number of pairs of one forward pass of a worker, which costs memory. "
-        "If null, a worker's part of the batch is one pass.",
-    )
+    micro_batch_size: int | None = _micro_batch_size(None)
 
 
 class Att2SeqConfig(RecipeConfig):
@@ -136,6 +141,33 @@ class PETERConfig(RecipeConfig):
                 f"saw {self.embedding_dim}"
             )
         return self
+
+
+class PEPLERConfig(RecipeConfig):
+    """PEPLER (Li and others, TOIS 2023): a user's and an item's vector before a language model.
+
+    First the vectors alone are trained, then everything. With `recommendation` everything is
+    trained at once, and the vectors must tell the rating too.
+    """
+
+    recommendation: Literal["mf", "mlp"] | None = Field(
+        None,
+        description="How the rating follows from both vectors: their product, or an MLP. If null, "
+        "it need not. The dataset must have ratings.",
+    )
+    rating_weight: float = Field(0.01, ge=0, description="Weight of the squared error of ratings.")
+    rating_hidden_size: int = Field(
+        400, ge=1, description="Width of the hidden layers, with recommendation: mlp."
+    )
+    num_rating_layers: int = Field(
+        3, ge=1, description="Number of hidden layers, with recommendation: mlp."
+    )
+    optimizer: Optimizer = _optimizer("adamw")
+    learning_rate: float = _learning_rate(1e-3)
+    micro_batch_size: int | None = _micro_batch_size(8)
+
+
+Recipe = Att2SeqConfig | NRTConfig | PETERConfig | PEPLERConfig
 
 
 class PeerTrainingConfig(Config):
@@ -222,6 +254,14 @@ class PeerConfig(JobConfig):
         default_factory=PETERConfig,
         description="The model, with kind: peter, peter_plus or peter_plus_oracle.",
     )
+    pepler: PEPLERConfig = Field(
+        default_factory=PEPLERConfig, description="The model, with kind: pepler."
+    )
+    llm: LLMConfig | None = Field(
+        None,
+        description="The language model that pepler begins with; it needs one. All its weights are "
+        "trained, in float32 whatever llm.dtype says.",
+    )
     texts_per_batch: int = Field(
         64, ge=1, description="Number of texts that an actor writes together."
     )
@@ -237,15 +277,21 @@ class PeerConfig(JobConfig):
     )
     ray: RayConfig = Field(default_factory=RayConfig, description="The Ray cluster.")
 
+    @model_validator(mode="after")
+    def _pepler_has_a_language_model(self) -> "PeerConfig":
+        if self.kind == "pepler" and self.llm is None:
+            raise ValueError("kind pepler needs llm.model, the language model that it begins with")
+        return self
+
     @property
     def section(self) -> str:
         """The name of the model's section."""
         return "peter" if self.kind in ("peter_plus", "peter_plus_oracle") else self.kind
 
     @property
-    def recipe(self) -> Att2SeqConfig | NRTConfig | PETERConfig:
+    def recipe(self) -> Recipe:
         """The model's section."""
-        recipe: Att2SeqConfig | NRTConfig | PETERConfig = getattr(self, self.section)
+        recipe: Recipe = getattr(self, self.section)
         return recipe
 
     @property

@@ -3,9 +3,10 @@
     train_peer         dataset in, a trained peer out                       (train, trainer)
     write_peer_texts   pairs in, a table of texts like a backfill's out     (texts, task, write)
 
-models      one module a peer: Att2Seq
-words       texts as rows of words
-data        explained pairs as examples
+models      one module a peer: Att2Seq, NRT, PETER, PEPLER
+words       texts as rows of words; language_model: as tokens of a language model
+aspects     the aspects that PETER+ reads
+data        explained pairs as examples; batch: as tensors
 progress    when a training stops, and what its best epoch is
 build       a config's peer with its first weights
 artifact    the trained peer in files

@@ -1,7 +1,7 @@
 """The trained peer as an artifact.
 
 peer.json            its kind, the model's section of its config, its sizes and its longest text
-words.json           the vocabulary (`xrec.peers.words`)
+words.json           the vocabulary (`xrec.peers.words`); PEPLER has that of its language model
 weights.safetensors  all parameters of the best epoch, float32
 history.json         a row for each epoch
 """
@@ -14,10 +14,17 @@ from typing import Any
 import safetensors.torch
 import torch
 
+from xrec.config.llm import LLMConfig
 from xrec.config.peers import PeerConfig, PeerKind
+from xrec.config.shared import StorageConfig
 from xrec.errors import ArtifactMismatchError
 from xrec.peers.build import PeerSizes, build_peer
 from xrec.peers.data import Codec, PeerData
+from xrec.peers.language_model import (
+    LanguageModelTokens,
+    language_model_fingerprint,
+    language_model_folder,
+)
 from xrec.peers.models.peer import Peer, Ratings, load_parameters
 from xrec.peers.words import Words
 from xrec.storage import Location, Manifest, content_hash, read_manifest, write_manifest
@@ -67,12 +74,12 @@ def write_peer(
         "sizes": asdict(sizes_of(data)),
         "max_words": data.max_words,
     }
-    assert isinstance(data.codec, Words)
     contents = {
         PEER: json.dumps(described, indent=2).encode(),
-        WORDS: data.codec.to_bytes(),
         WEIGHTS: safetensors.torch.save(best),
     }
+    if isinstance(data.codec, Words):
+        contents[WORDS] = data.codec.to_bytes()
     for name, content in contents.items():
         (location / name).write_bytes(content)
     # Times are no part of what the artifact is.
@@ -88,21 +95,38 @@ def write_peer(
     )
 
 
-def read_peer(location: Location, device: torch.device | None = None) -> TrainedPeer:
-    """Return the trained peer, in eval mode on `device`.
+def read_peer(
+    location: Location,
+    device: torch.device | None = None,
+    llm: LLMConfig | None = None,
+    storage: StorageConfig | None = None,
+) -> TrainedPeer:
+    """Return the trained peer, in eval mode on `device`; PEPLER needs its language model, `llm`.
 
     Raises ArtifactNotFoundError if there is no finished artifact, ArtifactMismatchError if a file
-    is not what the manifest says.
+    is not what the manifest says, or the language model is another one; ModelError.
     """
+    device = device or torch.device("cpu")
     manifest = read_manifest(location, "peer")
     described = json.loads(_content(location, manifest, PEER))
-    values = {"workspace": ".", "kind": described["kind"], **described["model"]}
-    config = PeerConfig.model_validate(values)
-    model = build_peer(config, _sizes(described["sizes"]))
+    config = PeerConfig(
+        workspace=".",
+        kind=described["kind"],
+        llm=llm,
+        storage=storage or StorageConfig(),
+        **described["model"],
+    )
+    if config.kind == "pepler":
+        _check_base_model(location, config, manifest)
+    model = build_peer(config, _sizes(described["sizes"]), device)
     load_parameters(model, safetensors.torch.load(_content(location, manifest, WEIGHTS)))
     model.requires_grad_(False)
-    codec = Words.from_bytes(_content(location, manifest, WORDS))
-    placed = model.to(device or torch.device("cpu")).eval()
+    codec: Codec = (
+        LanguageModelTokens(language_model_folder(config))
+        if config.kind == "pepler"
+        else Words.from_bytes(_content(location, manifest, WORDS))
+    )
+    placed = model.to(device).eval()
     return TrainedPeer(
         config.kind,
         placed,
@@ -111,6 +135,15 @@ def read_peer(location: Location, device: torch.device | None = None) -> Trained
         described["sizes"]["num_aspect_words"],
         manifest,
     )
+
+
+def _check_base_model(location: Location, config: PeerConfig, manifest: Manifest) -> None:
+    here, there = language_model_fingerprint(config), manifest.inputs["base_model"]
+    if here != there:
+        raise ArtifactMismatchError(
+            f"{location}: trained from the language model {there}, and llm.model is {here}; give "
+            "the one that it was trained from"
+        )
 
 
 def _sizes(values: Mapping[str, Any]) -> PeerSizes:

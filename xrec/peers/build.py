@@ -4,12 +4,16 @@ from dataclasses import dataclass
 
 import torch
 
-from xrec.config.peers import Att2SeqConfig, NRTConfig, PeerConfig
+from xrec.config.peers import Att2SeqConfig, NRTConfig, PeerConfig, PETERConfig
+from xrec.peers.language_model import load_language_model
 from xrec.peers.models.att2seq import Att2Seq
 from xrec.peers.models.nrt import NRT
 from xrec.peers.models.peer import Peer, Ratings
+from xrec.peers.models.pepler import PEPLER
 from xrec.peers.models.peter import PETER
 from xrec.peers.words import BEGIN
+
+_CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -26,19 +30,19 @@ class PeerSizes:
     ratings: Ratings | None = None
 
 
-def build_peer(config: PeerConfig, sizes: PeerSizes) -> Peer:
-    """A peer with weights that are drawn with the config's seed."""
+def build_peer(config: PeerConfig, sizes: PeerSizes, device: torch.device = _CPU) -> Peer:
+    """A peer with weights that are drawn with the config's seed, on the CPU.
+
+    `device` is where it will compute. Raises ModelError if PEPLER's language model cannot be had.
+    """
     torch.manual_seed(config.seed)
-    section = config.recipe
-    counts = {
-        "num_users": sizes.num_users,
-        "num_items": sizes.num_items,
-        "num_tokens": sizes.num_tokens,
-        "begin_id": BEGIN,
-    }
+    section, counts = config.recipe, {"num_users": sizes.num_users, "num_items": sizes.num_items}
+    words = {"num_tokens": sizes.num_tokens, "begin_id": BEGIN}
     if isinstance(section, Att2SeqConfig):
-        return Att2Seq(section, **counts)
+        return Att2Seq(section, **counts, **words)
     if isinstance(section, NRTConfig):
-        return NRT(section, **counts, ratings=sizes.ratings)
-    aspects = sizes.num_aspect_words
-    return PETER(section, **counts, num_aspect_words=aspects, ratings=sizes.ratings)
+        return NRT(section, **counts, **words, ratings=sizes.ratings)
+    if isinstance(section, PETERConfig):
+        aspects = {"num_aspect_words": sizes.num_aspect_words}
+        return PETER(section, **counts, **words, **aspects, ratings=sizes.ratings)
+    return PEPLER(section, load_language_model(config, device), **counts)

@@ -10,14 +10,15 @@ from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
-import torch
 
 from xrec.config.peers import PeerConfig
 from xrec.data.dataset import Dataset
 from xrec.data.drawn import drawn_explanations
 from xrec.errors import DataError
 from xrec.peers.aspects import AspectNames, Names, aspect_ids, aspect_names
-from xrec.peers.models.peer import Pairs, PeerBatch, Ratings
+from xrec.peers.batch import PeerExample, example
+from xrec.peers.language_model import LanguageModelTokens, language_model_folder
+from xrec.peers.models.peer import Ratings
 from xrec.peers.words import Words
 from xrec.storage import location_of
 
@@ -46,22 +47,6 @@ class Codec(Protocol):
     def decode(self, token_ids: Sequence[int]) -> str:
         """The text of tokens that were written."""
         ...
-
-
-@dataclass(frozen=True)
-class PeerExample:
-    """An explained pair: its indices, and the tokens of its text.
-
-    The end token is the last one, unless the text was cut; `num_words` does not count it. The
-    rating is NaN where none is known.
-    """
-
-    user_index: int
-    item_index: int
-    token_ids: tuple[int, ...]
-    num_words: int
-    aspect_ids: tuple[int, ...] = ()
-    rating: float = float("nan")
 
 
 @dataclass(frozen=True)
@@ -94,18 +79,26 @@ def build_peer_data(config: PeerConfig, dataset: Dataset) -> PeerData:
         config.kind, dataset, location_of(config, "aspects"), config.peter.num_aspects
     )
     of_train, of_validation = _names(names, train), _names(names, validation)
-    codec = Words.of(
+    words = Words.of(
         train["explanation"].to_pylist(),
         config.max_vocabulary,
         [name for of_pair in of_train for name in of_pair],
     )
     aspects = [
-        [aspect_ids(codec, of_pair, config.num_aspect_words) for of_pair in of_split]
+        [aspect_ids(words, of_pair, config.num_aspect_words) for of_pair in of_split]
         for of_split in (of_train, of_validation)
     ]
+    codec: Codec = (
+        LanguageModelTokens(language_model_folder(config)) if config.kind == "pepler" else words
+    )
     encoded = [codec.encode(text) for text in train["explanation"].to_pylist()]
     max_words = config.max_words or length_that_fits([len(ids) for ids in encoded])
     rated = _ratings(dataset)
+    if config.kind == "pepler" and config.pepler.recommendation is not None and not rated:
+        raise DataError(
+            f"pepler.recommendation = {config.pepler.recommendation!r} needs ratings, and the "
+            "dataset has none: add a column rating to the explanations, or leave it out"
+        )
     examples = _examples(train, aspects[0], codec, max_words, rated)
     return PeerData(
         examples,
@@ -170,47 +163,3 @@ def _examples(
         for row, of_pair in zip(rows, aspects, strict=True)
         for user, item in [(row["user_index"], row["item_index"])]
     ]
-
-
-def example(
-    user_index: int, item_index: int, words: Sequence[int], max_words: int, end_id: int
-) -> PeerExample:
-    """The example of a text, with its end token, or cut and without one if it is too long."""
-    end = (end_id,) if len(words) <= max_words else ()
-    kept = tuple(words[:max_words])
-    return PeerExample(user_index, item_index, (*kept, *end), len(kept))
-
-
-def collate(examples: Sequence[PeerExample]) -> PeerBatch:
-    """The examples as a batch; B is at least 1. Texts are padded with zeros."""
-    lengths = torch.tensor([len(each.token_ids) for each in examples])
-    return PeerBatch(
-        collate_pairs(
-            [each.user_index for each in examples],
-            [each.item_index for each in examples],
-            [each.aspect_ids for each in examples],
-        ),
-        _padded([each.token_ids for each in examples]),
-        lengths,
-        torch.tensor([each.num_words for each in examples]),
-        torch.tensor([each.rating for each in examples], dtype=torch.float32),
-    )
-
-
-def collate_pairs(
-    users: Sequence[int], items: Sequence[int], aspects: Sequence[Sequence[int]]
-) -> Pairs:
-    """Pairs without texts; the aspects of all have one length."""
-    return Pairs(
-        torch.tensor(users, dtype=torch.int64),
-        torch.tensor(items, dtype=torch.int64),
-        _padded(aspects),
-    )
-
-
-def _padded(rows: Sequence[Sequence[int]]) -> torch.Tensor:
-    """(B, T) int64, with zeros behind shorter rows."""
-    padded = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.int64)
-    for row, ids in zip(padded, rows, strict=True):
-        row[: len(ids)] = torch.tensor(ids, dtype=torch.int64)
-    return padded

@@ -11,6 +11,7 @@ import torch
 
 from xrec.backfill.task import EXPLANATIONS
 from xrec.bulk import Outcome
+from xrec.config.llm import LLMConfig
 from xrec.config.peers import PeerConfig, PeerKind
 from xrec.config.shared import Device, StorageConfig
 from xrec.data.dataset import Dataset, read_dataset
@@ -18,7 +19,7 @@ from xrec.errors import UnknownIdError
 from xrec.llm.model import resolve_device
 from xrec.peers.artifact import TrainedPeer, read_peer
 from xrec.peers.aspects import AspectNames, Names, aspect_ids, aspect_names
-from xrec.peers.data import collate_pairs
+from xrec.peers.batch import collate_pairs
 from xrec.peers.words import Words
 from xrec.peers.write import write_greedily
 from xrec.schemas import FAILED, GENERATED, PAIRS
@@ -42,6 +43,7 @@ class MakePeerTask:
     aspects: str
     kind: PeerKind
     num_aspects: int
+    llm: LLMConfig | None
     storage: StorageConfig
     device: Device
     num_threads: int
@@ -56,6 +58,7 @@ class MakePeerTask:
             aspects=location_of(config, "aspects").shared_uri,
             kind=config.kind,
             num_aspects=config.peter.num_aspects,
+            llm=config.llm,
             storage=config.storage,
             device=config.actors.device,
             num_threads=config.actors.cpus_per_actor,
@@ -69,7 +72,7 @@ class MakePeerTask:
         dataset = read_dataset(open_location(self.dataset, self.storage))
         aspects = open_location(self.aspects, self.storage)
         return PeerTask(
-            read_peer(open_location(self.peer, self.storage), device),
+            read_peer(open_location(self.peer, self.storage), device, self.llm, self.storage),
             dataset,
             aspect_names(self.kind, dataset, aspects, self.num_aspects),
             device,

@@ -8,6 +8,7 @@ A run that was stopped in any way goes on from its last finished epoch when it i
 
 import logging
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import safetensors.torch
@@ -18,6 +19,7 @@ from xrec.data.dataset import read_dataset
 from xrec.peers.artifact import sizes_of, write_peer
 from xrec.peers.build import build_peer
 from xrec.peers.data import PeerData, build_peer_data
+from xrec.peers.language_model import language_model_fingerprint
 from xrec.peers.progress import PeerProgress
 from xrec.peers.trainer import BEST, PeerTrainer, Workers
 from xrec.storage import Manifest, finished, location_of, manifest_of, run_fingerprint
@@ -31,9 +33,12 @@ logger = logging.getLogger("xrec")
 _CHECKPOINTS = "checkpoints"
 
 
-def peer_identity(config: PeerConfig) -> tuple[dict[str, Any], dict[str, str]]:
+def peer_identity(
+    config: PeerConfig, *, base_model: str | None = None
+) -> tuple[dict[str, Any], dict[str, str]]:
     """The settings that the peer's content depends on, and the fingerprints of its inputs.
 
+    `base_model` is that of PEPLER's language model, if the caller knows it.
     Raises ArtifactNotFoundError without a dataset, or without aspects for peter_plus, and
     ArtifactMismatchError if they are of another dataset.
     """
@@ -44,6 +49,10 @@ def peer_identity(config: PeerConfig) -> tuple[dict[str, Any], dict[str, str]]:
     if config.kind == "peter_plus":
         aspects = read_aspects_manifest(location_of(config, "aspects"), dataset)
         inputs["aspects"] = aspects.fingerprint
+    if config.kind == "pepler":
+        inputs["base_model"] = (
+            language_model_fingerprint(config) if base_model is None else base_model
+        )
     return {**settings, "model": config.recipe.model_dump(mode="json")}, inputs
 
 
@@ -102,11 +111,10 @@ def _train(config: PeerConfig, run: str) -> tuple[PeerProgress, Tensors]:
             *(row[key] for key in ("epoch", "train_loss", "validation_loss", "seconds")),
         )
 
-    read = {name: location_of(config, name).shared_uri for name in ("dataset", "aspects")}
     with exported.running():
         outcome = fit(
             train_worker,
-            {"config": config.model_copy(update=read), "run": run},
+            {"config": for_workers(config), "run": run},
             scaling=config.scaling,
             storage=location_of(config, "peer") / _CHECKPOINTS,
             name="peer",
@@ -114,6 +122,18 @@ def _train(config: PeerConfig, run: str) -> tuple[PeerProgress, Tensors]:
         )
     progress = read_progress(PeerProgress, outcome.read_checkpoint_file, run)
     return progress, safetensors.torch.load(outcome.read_checkpoint_file(BEST))
+
+
+def for_workers(config: PeerConfig) -> PeerConfig:
+    """The config with URIs and paths that a worker can open."""
+    update: dict[str, Any] = {
+        name: location_of(config, name).shared_uri for name in ("dataset", "aspects")
+    }
+    if config.llm is not None:
+        folder = Path(config.llm.model).expanduser()
+        model = str(folder.resolve()) if folder.exists() else config.llm.model
+        update["llm"] = config.llm.model_copy(update={"model": model})
+    return config.model_copy(update=update)
 
 
 def train_worker(loop_config: dict[str, Any]) -> None:
@@ -125,7 +145,7 @@ def train_worker(loop_config: dict[str, Any]) -> None:
     config: PeerConfig = loop_config["config"]
     data = build_peer_data(config, read_dataset(location_of(config, "dataset")))
     trainer = PeerTrainer(
-        build_peer(config, sizes_of(data)),
+        build_peer(config, sizes_of(data), worker_device()),
         data,
         config.recipe,
         config.training,

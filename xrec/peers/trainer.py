@@ -22,7 +22,8 @@ from torch import Tensor
 
 from xrec.config.peers import PeerTrainingConfig, RecipeConfig
 from xrec.errors import TrainingError
-from xrec.peers.data import PeerData, PeerExample, collate
+from xrec.peers.batch import PeerExample, collate
+from xrec.peers.data import PeerData
 from xrec.peers.models.peer import Peer, PeerBatch, load_parameters
 from xrec.peers.progress import PeerProgress, num_without_gain
 from xrec.train.checkpoint import ReadFile, Tensors, progress_file, read_progress

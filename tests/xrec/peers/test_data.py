@@ -10,13 +10,8 @@ from tests.xrec.peers.conftest import MakePeerConfig, explanation, prepare
 from xrec.data.dataset import Dataset, read_dataset
 from xrec.errors import ConfigError, DataError
 from xrec.llm.nll import IGNORE
-from xrec.peers.data import (
-    PeerExample,
-    build_peer_data,
-    collate,
-    example,
-    length_that_fits,
-)
+from xrec.peers.batch import PeerExample, collate, example
+from xrec.peers.data import build_peer_data, length_that_fits
 from xrec.peers.models.peer import Ratings
 from xrec.peers.words import BEGIN, END, UNKNOWN
 from xrec.storage import open_location

@@ -14,8 +14,9 @@ from xrec.data.dataset import Dataset
 from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError, DataError
 from xrec.peers import peer_identity, plan_texts, publish_texts, write_peer_texts
 from xrec.peers.artifact import read_peer, sizes_of, write_peer
+from xrec.peers.batch import collate_pairs
 from xrec.peers.build import build_peer
-from xrec.peers.data import build_peer_data, collate_pairs
+from xrec.peers.data import build_peer_data
 from xrec.peers.words import END
 from xrec.peers.write import write_greedily
 from xrec.schemas import FAILED, GENERATED, PAIRS

@@ -14,14 +14,9 @@ from xrec.config.peers import PeerConfig
 from xrec.data.dataset import Dataset, read_dataset
 from xrec.errors import ArtifactMismatchError, TrainingError
 from xrec.peers.artifact import sizes_of
+from xrec.peers.batch import collate, collate_pairs, example
 from xrec.peers.build import build_peer
-from xrec.peers.data import (
-    PeerData,
-    build_peer_data,
-    collate,
-    collate_pairs,
-    example,
-)
+from xrec.peers.data import PeerData, build_peer_data
 from xrec.peers.trainer import PeerTrainer, Workers
 from xrec.peers.words import END, Words
 from xrec.peers.write import write_greedily

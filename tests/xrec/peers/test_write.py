@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from xrec.peers.data import collate_pairs
+from xrec.peers.batch import collate_pairs
 from xrec.peers.models.peer import Pairs, Peer, PeerBatch, Step
 from xrec.peers.write import write_greedily
 

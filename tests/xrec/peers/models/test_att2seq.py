@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from xrec.config.peers import Att2SeqConfig
-from xrec.peers.data import collate, collate_pairs, example
+from xrec.peers.batch import collate, collate_pairs, example
 from xrec.peers.models.att2seq import Att2Seq
 from xrec.peers.words import BEGIN, END
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from xrec.config.peers import NRTConfig
-from xrec.peers.data import PeerExample, collate, collate_pairs
+from xrec.peers.batch import PeerExample, collate, collate_pairs
 from xrec.peers.models.nrt import NRT
 from xrec.peers.models.peer import Ratings
 from xrec.peers.words import BEGIN, END

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from xrec.config.peers import PETERConfig
-from xrec.peers.data import PeerExample, collate, collate_pairs
+from xrec.peers.batch import PeerExample, collate, collate_pairs
 from xrec.peers.models.peer import Ratings
 from xrec.peers.models.peter import PETER, may_see
 from xrec.peers.words import BEGIN, END
