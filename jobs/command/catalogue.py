@@ -283,6 +283,30 @@ Example:
 """,
 )
 
+COMPARE = Job(
+    "compare",
+    "comparison",
+    """Contestants in one table: ours, its variants, peers, simple ones, and texts from elsewhere.
+
+Each contestant is trained and writes texts once a seed, for the same held-out pairs; all are scored
+alike. The table has means, spread over seeds, 95 % intervals by user, differences to the first
+contestant, groups of users, and costs. A run that was interrupted keeps all that is finished, and a
+contestant or seed that is added is made alone.
+
+\b
+In:   <workspace>/dataset, graph, the language model, tables of texts
+Out:  <workspace>/comparison: table.parquet, table.md, table.tex, report.html, metrics.json,
+      manifest.json, and a folder for each contestant and seed
+
+\b
+Example:
+  xrec compare configs/instruments-compare.yaml
+  xrec compare configs/yelp.yaml 'contestants=[ours,nearest,profile]' 'seeds=[0,1,2]'
+  xrec compare configs/yelp.yaml --blind-sheet 40
+  xrec compare configs/yelp.yaml --answers anna.json --answers ben.csv
+""",
+)
+
 BUILD_SAMPLE_LLM = Job(
     "build-sample-llm",
     "llm",
@@ -334,6 +358,7 @@ JOBS = (
     EVALUATE,
     ABLATE,
     PEER,
+    COMPARE,
     SERVE,
 )
 """All jobs, in the order of the pipeline."""

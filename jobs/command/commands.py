@@ -9,7 +9,8 @@ from jobs.command.annotate import annotate
 from jobs.command.arguments import ConfigPath, Debug, DryRun, Overrides, keys_option
 from jobs.command.backfill import BackfillCommand, backfill
 from jobs.command.bulk_output import BulkJobCommand
-from jobs.command.catalogue import ANNOTATE, BACKFILL, RECOMMEND, SERVE, Job, job_named
+from jobs.command.catalogue import ANNOTATE, BACKFILL, COMPARE, RECOMMEND, SERVE, Job, job_named
+from jobs.command.compare import compare
 from jobs.command.exit_codes import exit_codes
 from jobs.command.logging import configure_logging
 from jobs.command.run import HELP as RUN_HELP
@@ -36,6 +37,8 @@ def add_job_command(app: typer.Typer, job: Job) -> None:
         app.command(job.name, cls=BackfillCommand, help=job.help)(backfill)
     elif job is RECOMMEND:
         app.command(job.name, cls=BulkJobCommand, help=job.help)(_command(job))
+    elif job is COMPARE:
+        app.command(job.name, help=job.help)(compare)
     elif job is SERVE:
         app.command(job.name, help=job.help)(serve)
     else:

@@ -23,6 +23,7 @@ from tests.infra.manifests import (
 )
 
 RAY_KINDS = ("RayCluster", "RayJob", "RayService")
+WITH_WORKERS = ("train-adapter", "backfill", "ablate", "peer", "compare")
 RAY_FILES = [
     (path, document) for path, document in source_documents() if document["kind"] in RAY_KINDS
 ]
@@ -93,7 +94,7 @@ def test_jobs_mount_the_project_of_the_base() -> None:
     assert volume == {"name": "config", "configMap": {"name": generator["name"]}}
 
 
-@pytest.mark.parametrize("name", ["pretrain-graph", "train-adapter", "backfill", "ablate"])
+@pytest.mark.parametrize("name", ["pretrain-graph", *WITH_WORKERS])
 def test_jobs_workers_have_room_for_what_the_config_asks(name: str) -> None:
     config = job_named(name).load_config(str(PROJECT), [])
     spec = cluster_spec(_job(name))
@@ -276,7 +277,7 @@ def test_overlay_aws_gpu_gives_every_worker_that_generates_or_trains_a_gpu() -> 
             for group in groups
         ):
             with_gpu.add((manifest["kind"], manifest["metadata"]["name"]))
-    jobs = {("RayJob", f"xrec-{name}") for name in ("train-adapter", "backfill", "ablate", "peer")}
+    jobs = {("RayJob", f"xrec-{name}") for name in WITH_WORKERS}
     assert with_gpu == {("RayCluster", "xrec"), ("RayService", "xrec"), *jobs}
 
 

@@ -6,6 +6,7 @@ from xrec.config.adapter import ImportAdapterConfig, TrainAdapterConfig
 from xrec.config.annotate import AnnotateConfig
 from xrec.config.aspects import TrainAspectsConfig
 from xrec.config.backfill import BackfillConfig, RecommendConfig
+from xrec.config.compare import CompareConfig
 from xrec.config.data import BuildSampleLLMConfig, PrepareConfig
 from xrec.config.evaluate import AblateConfig, EvaluateConfig
 from xrec.config.graph import PretrainGraphConfig
@@ -28,6 +29,7 @@ JOBS: Mapping[str, type[JobConfig]] = {
     "evaluate": EvaluateConfig,
     "ablate": AblateConfig,
     "peer": PeerConfig,
+    "compare": CompareConfig,
     "serve": ServeConfig,
 }
 """The jobs, in the order of the pipeline, each with the class of its config."""
@@ -43,6 +45,7 @@ ARTIFACTS = (
     "explanations",
     "evaluation",
     "ablation",
+    "comparison",
 )
 SHARED = (
     "workspace",

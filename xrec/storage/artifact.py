@@ -40,6 +40,10 @@ Kind = Literal[
     "evaluation",
     "scores",
     "ablation",
+    "comparison",
+    "texts",
+    "lora",
+    "judgements",
 ]
 
 
@@ -56,6 +60,7 @@ _MADE_BY: Mapping[Kind, str] = {
     "explanations": "xrec backfill",
     "evaluation": "xrec evaluate",
     "ablation": "xrec ablate",
+    "comparison": "xrec compare",
 }
 """The commands that make the artifacts, for messages."""
 

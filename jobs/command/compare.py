@@ -1,0 +1,60 @@
+"""The command of the job `compare`: `--blind-sheet` and `--answers` are keys of its config."""
+
+from typing import Annotated
+
+import typer
+
+from jobs.command.arguments import ConfigPath, Debug, DryRun, Overrides, keys_option
+from jobs.command.catalogue import COMPARE
+from jobs.command.exit_codes import exit_codes
+from jobs.command.logging import configure_logging
+from jobs.command.summary import show_config, summary
+
+BlindSheet = Annotated[
+    int | None,
+    typer.Option(
+        "--blind-sheet",
+        metavar="N",
+        min=1,
+        help="Also write a page with N pairs for people as judges (blind_sheet.num_pairs).",
+    ),
+]
+Answers = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--answers",
+        metavar="FILE",
+        help="Also read a file of answers to such a page (blind_sheet.answers); may be repeated.",
+    ),
+]
+
+
+def compare(
+    config_path: ConfigPath,
+    overrides: Overrides = None,
+    blind_sheet: BlindSheet = None,
+    answers: Answers = None,
+    dry_run: DryRun = False,
+    keys: Annotated[bool, keys_option(COMPARE.name)] = False,
+    debug: Debug = False,
+) -> None:
+    """Run the job, or show its config."""
+    configure_logging(debug)
+    with exit_codes(debug):
+        given = [*(overrides or [])]
+        if blind_sheet is not None:
+            given.append(f"blind_sheet.num_pairs={blind_sheet}")
+        if answers:
+            given.append(f"blind_sheet.answers={_yaml_list(answers)}")
+        config = COMPARE.load_config(config_path, given)
+        if dry_run:
+            show_config(config)
+            return
+        manifest = COMPARE.run(config)
+        typer.echo(summary(manifest, config.artifact(manifest.kind)))
+
+
+def _yaml_list(names: list[str]) -> str:
+    """The names as a list in YAML, each in single quotes."""
+    quoted = ["'" + name.replace("'", "''") + "'" for name in names]
+    return f"[{', '.join(quoted)}]"

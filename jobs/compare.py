@@ -1,0 +1,69 @@
+"""Job `compare`: contestants are trained and write texts for the same pairs; one table."""
+
+import os
+
+from cluster.connect import ensure_ray
+from cluster.preflight import check_cluster
+from cluster.room import demand_of_actors
+from jobs.output import Output, llm_fingerprint
+from jobs.train_adapter import check_training_cluster
+from xrec.checks import check_word_list
+from xrec.compare import check_packages, compare, comparison_identity
+from xrec.config.compare import ADAPTERS, CompareConfig
+from xrec.data.dataset import check_has_explanations
+from xrec.evaluate.judge import judge_keys
+from xrec.storage import Manifest, check_artifacts, location_of
+
+
+def output(config: CompareConfig, *, exact: bool = True) -> Output:
+    """The comparison that `config` asks for; see jobs.output."""
+    base_model: str | None = None
+    unchecked: tuple[str, ...] = ()
+    if config.llm is not None and config.has_language_model:
+        base_model = llm_fingerprint(config, config.llm, exact=exact)
+        unchecked = () if base_model else ("base_model",)
+    settings, inputs = comparison_identity(config, base_model)
+    location = location_of(config, "comparison")
+    return Output(location, "comparison", settings, inputs, unchecked=unchecked)
+
+
+def run(config: CompareConfig) -> Manifest:
+    """Make, score and compare what is not done yet; returns the manifest.
+
+    A comparison that is there with the same settings and inputs starts no cluster; a blind sheet
+    that is asked for is written, and answers are read. Raises what `compare` raises.
+    """
+    check_artifacts(config, "dataset", "graph", "comparison")
+    check_word_list(config.decoding.text.checks, config.storage)
+    check_has_explanations(location_of(config, "dataset"))
+    check_packages(config)
+    made = output(config)
+    found = made.found()
+    if found.state == "same":
+        people = config.blind_sheet
+        if people.num_pairs or people.answers:
+            return compare(config, made.config, made.inputs)  # all is there, nothing is asked
+        assert found.manifest is not None
+        return found.manifest
+    keys = judge_keys(config.metrics.judges, os.environ)
+    with ensure_ray(config.ray):
+        _check_cluster(config)
+        return compare(config, made.config, made.inputs, keys=keys)
+
+
+def _check_cluster(config: CompareConfig) -> None:
+    """Check that the nodes have room, reach what they read, and write the comparison."""
+    uri = config.artifact("comparison")
+    if set(config.contestants) & set(ADAPTERS):
+        check_training_cluster(config.training_of("ours", 0, uri), uri)
+    reads = [config.artifact("dataset")]
+    if config.has_language_model:
+        reads.append(config.artifact("graph"))
+    demand = demand_of_actors(config.actors, config.engine.tensor_parallel_size)
+    check_cluster(demand, reads=reads, writes=[uri], storage=config.storage)
+
+
+if __name__ == "__main__":
+    from jobs.command.commands import run_job
+
+    run_job("compare")

@@ -1,0 +1,73 @@
+"""The comparison artifact: the table in four forms, metrics as JSON, and the report."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from xrec.compare.formats import latex_table, markdown_page
+from xrec.compare.result import TABLE, Result, result_table
+from xrec.storage import MANIFEST, Location, Manifest, content_hash, write_manifest, write_table
+
+REPORT = "report.html"
+TABLE_FILE = "table.parquet"
+
+
+def write_comparison(
+    location: Location,
+    result: Result,
+    report: str,
+    *,
+    num_pairs: int,
+    num_users: int,
+    config: Mapping[str, Any],
+    inputs: Mapping[str, str],
+) -> Manifest:
+    """Write the files, and the manifest last; an earlier comparison's is deleted first.
+
+    config, inputs: what the manifest says it was made from.
+    """
+    (location / MANIFEST).delete()
+    metrics = flat_figures(result)
+    texts = {
+        "metrics.json": json.dumps(metrics, indent=2, allow_nan=False) + "\n",
+        "table.md": markdown_page(result, num_pairs, num_users),
+        "table.tex": latex_table(result),
+        REPORT: report,
+    }
+    files = {TABLE_FILE: write_table(location / TABLE_FILE, result_table(result), TABLE)}
+    for name, text in texts.items():
+        data = text.encode("utf-8")
+        (location / name).write_bytes(data)
+        files[name] = content_hash(data)
+    return write_manifest(
+        location,
+        "comparison",
+        config=config,
+        inputs=inputs,
+        files=files,
+        row_counts={"pairs": num_pairs, "contestants": len(result.contestants)},
+        metrics={"coverage": {name: of_name["coverage"] for name, of_name in metrics.items()}},
+    )
+
+
+def flat_figures(result: Result) -> dict[str, dict[str, float]]:
+    """Plain numbers by contestant, of all pairs: `name`, `name_low`, `name_minus_first`, ..."""
+    flat: dict[str, dict[str, float]] = {}
+    for contestant in result.contestants:
+        values: dict[str, float | None] = {}
+        for name, figure in result.of(contestant).items():
+            own, difference = figure.own, figure.difference
+            values |= {
+                name: own.value,
+                f"{name}_low": own.low,
+                f"{name}_high": own.high,
+                f"{name}_seed_spread": figure.seed_spread,
+            }
+            if difference is not None:
+                values |= {
+                    f"{name}_minus_first": difference.value,
+                    f"{name}_minus_first_low": difference.low,
+                    f"{name}_minus_first_high": difference.high,
+                }
+        flat[contestant] = {name: value for name, value in values.items() if value is not None}
+    return flat

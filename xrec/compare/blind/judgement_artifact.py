@@ -1,0 +1,89 @@
+"""The artifact of what people's answers say: the ratings, JSON, and `people.md` for reading."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import pyarrow as pa
+
+from xrec.compare.blind.answers import RATINGS
+from xrec.compare.blind.judgement import Judgement
+from xrec.evaluate.bootstrap import Estimate
+from xrec.storage import Location, Manifest, content_hash, write_manifest, write_table
+
+PEOPLE = "people.md"
+
+
+def write_judgement(
+    location: Location,
+    judgement: Judgement,
+    ratings: pa.Table,
+    *,
+    config: Mapping[str, Any],
+    inputs: Mapping[str, str],
+) -> Manifest:
+    """Write answers.parquet, people.json and people.md, and the manifest last."""
+    files = {"answers.parquet": write_table(location / "answers.parquet", ratings, RATINGS)}
+    texts = {
+        "people.json": json.dumps(asdict(judgement), indent=2, allow_nan=False) + "\n",
+        PEOPLE: page_of(judgement),
+    }
+    for name, text in texts.items():
+        data = text.encode("utf-8")
+        (location / name).write_bytes(data)
+        files[name] = content_hash(data)
+    return write_manifest(
+        location,
+        "judgements",
+        config=config,
+        inputs=inputs,
+        files=files,
+        row_counts={"ratings": ratings.num_rows, "judges": judgement.num_judges},
+    )
+
+
+def page_of(judgement: Judgement) -> str:
+    """The Markdown of it all."""
+    lines = [
+        "# What people say",
+        "",
+        f"Answers of {judgement.num_judges} judges, from 1 (no) to 5 (yes), about texts whose",
+        "source they did not see. A win is a higher rating than the first contestant's by the same",
+        "judge for the same pair; equal ones count half. In brackets: 95 % intervals by user.",
+        "",
+        "| contestant | question | mean rating | wins against the first | ratings |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for each in judgement.judged:
+        cells = [
+            f"`{each.contestant}`",
+            each.question,
+            _cell(each.rating, 2),
+            "" if each.win_rate is None else _cell(each.win_rate, 2),
+            str(each.num_ratings),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    lines += ["", "Agreement, Krippendorff's alpha (ordinal): 1 always, 0 as by chance.", ""]
+    for question, alpha in judgement.alpha.items():
+        shown = "no text was rated by two judges" if alpha is None else f"{alpha:.3f}"
+        lines.append(f"- {question}: {shown}")
+    if judgement.correlations:
+        lines += [
+            "",
+            "Spearman's correlation of each automatic metric with the mean ratings, over texts.",
+            "",
+            "| metric | question | correlation | texts |",
+            "| --- | --- | --- | --- |",
+        ]
+        lines += [
+            f"| {each.metric} | {each.question} | {_cell(each.spearman, 3)} | {each.num_texts} |"
+            for each in judgement.correlations
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def _cell(estimate: Estimate, digits: int) -> str:
+    if estimate.low is None or estimate.high is None:
+        return f"{estimate.value:.{digits}f}"
+    return f"{estimate.value:.{digits}f} ({estimate.low:.{digits}f} to {estimate.high:.{digits}f})"

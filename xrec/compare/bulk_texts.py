@@ -1,0 +1,37 @@
+"""A bulk run that writes an entry's texts, its texts afterwards, and how fast it was."""
+
+import json
+
+from xrec.backfill import finish, has_work, run_backfill
+from xrec.backfill.plan import run_arguments
+from xrec.backfill.report import REPORT
+from xrec.backfill.task import LoadExplainer, load_task_explainer
+from xrec.bulk import Identity, open_run
+from xrec.compare.made import Made, texts_of_run
+from xrec.config.backfill import BackfillConfig
+from xrec.storage import Manifest, location_of
+
+
+def write_texts(
+    config: BackfillConfig, identity: Identity, load: LoadExplainer = load_task_explainer
+) -> Manifest:
+    """Write what is left of the run, and return its manifest; Ray is needed if anything is.
+
+    Raises what `xrec backfill` raises.
+    """
+    run = open_run(**run_arguments(config, identity))
+    manifest = run_backfill(config, run, load) if has_work(config, run) else finish(config, run)
+    assert manifest is not None, "a run without a limit is finished when it ends"
+    return manifest
+
+
+def written(config: BackfillConfig, manifest: Manifest) -> Made:
+    """What a finished run of `write_texts` wrote."""
+    return texts_of_run(location_of(config, "explanations"), manifest, config.storage)
+
+
+def pairs_per_second(config: BackfillConfig) -> float | None:
+    """Texts a second of an actor at work, by the run's report."""
+    report = json.loads((location_of(config, "explanations") / REPORT).read_text())
+    value = report["pairs_per_actor_second"]
+    return None if value is None else float(value)

@@ -1,0 +1,126 @@
+"""The table of a comparison as Markdown and as LaTeX: a row a contestant, a column a metric."""
+
+from collections.abc import Mapping
+
+from xrec.compare.result import COSTS, Figure, Result
+from xrec.evaluate.measures import MetricInfo
+
+_ESCAPED = {
+    "\\": r"\textbackslash{}",
+    "&": r"\&",
+    "%": r"\%",
+    "$": r"\$",
+    "#": r"\#",
+    "_": r"\_",
+    "{": r"\{",
+    "}": r"\}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+}
+CLEAR = "*"
+
+
+def shown_metrics(result: Result) -> list[MetricInfo]:
+    """The metrics of the table, costs last."""
+    return list(result.infos.values())
+
+
+def is_marked(result: Result, figure: Figure) -> bool:
+    """Whether the figure's difference to the first contestant is clear, and may be said to be."""
+    return bool(result.verdicts) and figure.is_clear
+
+
+def markdown_table(result: Result) -> str:
+    """The table with intervals in brackets, and the spread over seeds after +-."""
+    infos = shown_metrics(result)
+    rows = [["contestant", *(info.label for info in infos)], ["---"] * (len(infos) + 1)]
+    for contestant in result.contestants:
+        figures = result.of(contestant)
+        cells = [_markdown_cell(result, figures, info) for info in infos]
+        rows.append([f"`{contestant}`", *cells])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
+
+
+def markdown_page(result: Result, num_pairs: int, num_users: int) -> str:
+    """`table.md`: the table and what may be read from it."""
+    lines = [
+        "# Comparison",
+        "",
+        *coverage_lines(result),
+        "",
+        f"{num_pairs:,} held-out pairs of {num_users:,} users, the same for all. A pair without a",
+        "text counts as an empty text in every metric. In brackets: 95 % intervals by user, and by",
+        "seed where there are several; after ±: the standard deviation over seeds.",
+        *_mark_lines(result),
+        "",
+        markdown_table(result),
+        *(f"- {line}" for line in result.verdicts),
+        *(f"- not there: {line}" for line in result.missing.values()),
+    ]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def coverage_lines(result: Result) -> list[str]:
+    """The first line of everything: the share of pairs that have a text."""
+    shares = [
+        f"`{name}` {result.of(name)['coverage'].own.value:.3f}" for name in result.contestants
+    ]
+    return [f"Coverage (share of pairs with a text): {', '.join(shares)}."]
+
+
+def _mark_lines(result: Result) -> list[str]:
+    first = result.contestants[0]
+    if result.verdicts:
+        return [f"{CLEAR}: the interval of the difference to `{first}` is clear of zero."]
+    return ["No verdict: it takes three seeds of each contestant that is trained."]
+
+
+def latex_table(result: Result) -> str:
+    """A tabular of the package booktabs."""
+    infos = shown_metrics(result)
+    header = " & ".join(["", *(_tex(info.label) for info in infos)])
+    lines = [
+        r"\begin{tabular}{l" + "r" * len(infos) + "}",
+        r"\toprule",
+        rf"{header} \\",
+        r"\midrule",
+    ]
+    for contestant in result.contestants:
+        figures = result.of(contestant)
+        cells = [_latex_cell(result, figures, info) for info in infos]
+        lines.append(rf"{_tex(contestant)} & {' & '.join(cells)} \\")
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
+
+
+def value_text(value: float, info: MetricInfo) -> str:
+    """The value with the metric's digits, and thousands apart where there are none."""
+    return f"{value:,.0f}" if info.digits == 0 else f"{value:.{info.digits}f}"
+
+
+def _markdown_cell(result: Result, figures: Mapping[str, Figure], info: MetricInfo) -> str:
+    figure = figures.get(info.name)
+    if figure is None:
+        return ""
+    own, spread = figure.own, figure.seed_spread
+    mark = CLEAR if is_marked(result, figure) else ""
+    text = f"{value_text(own.value, info)}{mark}"
+    if own.low is not None and own.high is not None:
+        text += f" ({value_text(own.low, info)} to {value_text(own.high, info)})"
+    return text if spread is None else f"{text} ±{value_text(spread, info)}"
+
+
+def _latex_cell(result: Result, figures: Mapping[str, Figure], info: MetricInfo) -> str:
+    figure = figures.get(info.name)
+    if figure is None:
+        return "--"
+    value = value_text(figure.own.value, info).replace(",", r"\,")
+    mark = f"^{{{CLEAR}}}" if is_marked(result, figure) else ""
+    spread = figure.seed_spread
+    below = ""
+    if spread is not None and info.name not in COSTS:
+        below = rf"_{{\pm {value_text(spread, info)}}}"
+    return f"${value}{mark}{below}$"
+
+
+def _tex(text: str) -> str:
+    return "".join(_ESCAPED.get(character, character) for character in text)

@@ -1,0 +1,65 @@
+"""What a comparison depends on: known before the work, without any of it."""
+
+from typing import Any
+
+from xrec.compare.elsewhere import elsewhere_fingerprint
+from xrec.config.compare import ADAPTERS, COPIES, PEERS, TEXT_ONLY, CompareConfig
+from xrec.evaluate.measures import metrics_identity
+from xrec.storage import manifest_of
+from xrec.train.adapter import adapter_run_config
+
+_ALWAYS = {
+    "contestants",
+    "seeds",
+    "verdict",
+    "split",
+    "max_pairs",
+    "pairs_seed",
+    "budget",
+    "groups",
+    "bootstrap_samples",
+    "num_examples",
+}
+
+
+def comparison_identity(
+    config: CompareConfig, base_model: str | None
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """The settings and the inputs of a comparison.
+
+    base_model: the fingerprint of the language model, None if no contestant has one. Raises
+    ArtifactNotFoundError if an input is not finished, StorageNotFoundError for texts that are not
+    there.
+    """
+    names = set(config.contestants)
+    settings = {
+        **config.model_dump(mode="json", include=_ALWAYS),
+        "metrics": metrics_identity(config.metrics, llm=config.llm, storage=config.storage),
+        "texts": {
+            name: config.texts[name].model_dump(mode="json", exclude={"uri"})
+            for name in config.contestants
+            if name in config.texts
+        },
+    }
+    inputs = {"dataset": manifest_of(config, "dataset").fingerprint}
+    if names & {*ADAPTERS, *TEXT_ONLY, "nearest"}:
+        inputs["graph"] = manifest_of(config, "graph").fingerprint
+    if names & {*ADAPTERS, *TEXT_ONLY}:
+        settings |= config.model_dump(mode="json", include={"decoding", "prompt", "rows_per_chunk"})
+        settings["dtype"] = config.language_model.dtype
+        settings["linear_layers"] = config.engine.linear_layers
+        inputs["base_model"] = base_model or ""
+        if config.prompt.aspects:
+            inputs["aspects"] = manifest_of(config, "aspects").fingerprint
+    if names & set(ADAPTERS):
+        settings["adapter"] = adapter_run_config(config.training_of("ours", 0, "adapter"))
+    if names & set(PEERS):
+        settings["peers"] = config.peers
+    if "lora" in names:
+        settings["lora"] = config.lora_of(0).model_dump(mode="json")
+    for name in config.contestants:
+        if name in config.texts:
+            fingerprint = elsewhere_fingerprint(config.texts[name], config.storage)
+            inputs[f"texts {name}"] = fingerprint
+    assert names <= {*ADAPTERS, *PEERS, *TEXT_ONLY, *COPIES, *config.texts}
+    return settings, inputs

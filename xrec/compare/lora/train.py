@@ -1,0 +1,109 @@
+"""The driver of the low-rank weights' training: examples in, a folder of peft out."""
+
+import json
+import logging
+from typing import Any
+
+import safetensors.torch
+
+from xrec.aspects import aspects_of
+from xrec.compare.lora.weights import WEIGHTS, lora_files
+from xrec.compare.lora.worker import PROGRESS, STATE, lora_worker, state_of
+from xrec.config.compare import CompareConfig
+from xrec.config.lora import LoraConfig
+from xrec.errors import ConfigError
+from xrec.llm.source import model_fingerprint, resolve_model
+from xrec.storage import (
+    Location,
+    Manifest,
+    content_hash,
+    finished,
+    location_of,
+    manifest_of,
+    write_manifest,
+)
+from xrec.train.checkpoint import claim
+from xrec.train.ray_driver import fit
+
+logger = logging.getLogger("xrec")
+
+_CHECKPOINTS = "checkpoints"
+
+
+def train_lora(config: CompareConfig, lora: LoraConfig, output: Location) -> Manifest:
+    """Train the low-rank weights and write them to `output`; returns the manifest.
+
+    If this run is already finished, its manifest is returned at once; one that was stopped goes on
+    from its last checkpoint. Raises ArtifactMismatchError if another run's output is there,
+    ConfigError, DataError, ModelError, TrainingError.
+    """
+    _check_batch_sizes(config, lora)
+    settings = {
+        "lora": lora.model_dump(mode="json", exclude={"steps_per_checkpoint"}),
+        "prompt": config.prompt.model_dump(mode="json"),
+        "dtype": config.language_model.dtype,
+    }
+    inputs = _inputs(config)
+    if (done := finished(output, "lora", settings, inputs)) is not None:
+        return done
+    claim(output / _CHECKPOINTS, "lora", settings, inputs)
+    outcome = fit(
+        lora_worker,
+        {"config": _for_workers(config), "lora": lora},
+        scaling=config.scaling,
+        storage=output / _CHECKPOINTS,
+        name="lora",
+    )
+    progress = json.loads(outcome.read_checkpoint_file(PROGRESS))
+    state = safetensors.torch.load(outcome.read_checkpoint_file(STATE))
+    weights = state_of("weights", state)
+    files = lora_files(lora, weights)
+    for name, data in files.items():
+        (output / name).write_bytes(data)
+    manifest = write_manifest(
+        output,
+        "lora",
+        config=settings,
+        inputs=inputs,
+        files={WEIGHTS: content_hash(files[WEIGHTS])},
+        metrics={
+            "num_trained_parameters": sum(weight.numel() for weight in weights.values()),
+            "training_seconds": progress["seconds"],
+            "loss": progress["loss"],
+            "num_steps": progress["step"],
+        },
+    )
+    (output / _CHECKPOINTS).delete()
+    return manifest
+
+
+def _check_batch_sizes(config: CompareConfig, lora: LoraConfig) -> None:
+    part = lora.micro_batch_size * config.scaling.num_workers
+    if lora.global_batch_size % part:
+        raise ConfigError(
+            f"lora.global_batch_size = {lora.global_batch_size} is no multiple of "
+            "lora.micro_batch_size * scaling.num_workers = "
+            f"{lora.micro_batch_size} * {config.scaling.num_workers}; change one of them"
+        )
+
+
+def _inputs(config: CompareConfig) -> dict[str, str]:
+    llm, dataset = config.language_model, manifest_of(config, "dataset")
+    folder = resolve_model(llm.model, llm.cache_dir, config.storage)
+    aspects = aspects_of(config.prompt, config.artifact("aspects"), dataset, config.storage)
+    return {
+        "dataset": dataset.fingerprint,
+        "base_model": model_fingerprint(folder),
+        **({} if aspects is None else {"aspects": aspects.fingerprint}),
+    }
+
+
+def _for_workers(config: CompareConfig) -> CompareConfig:
+    """The config with URIs and paths that a worker can open."""
+    names: tuple[str, ...] = ("dataset", "graph", "aspects", "comparison")
+    llm = config.language_model
+    folder = resolve_model(llm.model, llm.cache_dir, config.storage)
+    update: dict[str, Any] = {name: location_of(config, name).shared_uri for name in names}
+    return config.model_copy(
+        update={**update, "llm": llm.model_copy(update={"model": str(folder.resolve())})}
+    )

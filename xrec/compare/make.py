@@ -1,0 +1,119 @@
+"""An entry's texts: trained and written as far as that is not done, by the kind of contestant."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from xrec.compare.adapters import adapter_texts
+from xrec.compare.copies import nearest_texts, profile_texts
+from xrec.compare.elsewhere import elsewhere_fingerprint, read_elsewhere
+from xrec.compare.entries import Entry
+from xrec.compare.lora import lora_texts
+from xrec.compare.made import Made, keep_texts, kept_texts
+from xrec.compare.pairs import ComparedPairs, PairIds
+from xrec.compare.peers import peer_texts
+from xrec.compare.text_only import zero_shot_texts
+from xrec.config.compare import ADAPTERS, PEERS, CompareConfig
+from xrec.data.dataset import Dataset
+from xrec.data.drawn import drawn_explanations
+from xrec.evaluate.contestant_texts import check_known
+from xrec.graph.artifact import GraphEmbeddings, check_graph_of_dataset, read_graph
+from xrec.storage import location_of, manifest_of
+
+
+@dataclass(frozen=True)
+class Given:
+    """What all entries are made from."""
+
+    config: CompareConfig
+    dataset: Dataset
+    pairs: ComparedPairs
+
+    @cached_property
+    def graph(self) -> GraphEmbeddings:
+        """The graph's vectors; raises ArtifactMismatchError for another dataset's."""
+        config = self.config
+        manifest = manifest_of(config, "graph")
+        uris = config.artifact("graph"), config.artifact("dataset")
+        check_graph_of_dataset(manifest, self.dataset.manifest, *uris)
+        return read_graph(location_of(config, "graph"))
+
+    @cached_property
+    def explained(self) -> set[PairIds]:
+        """The ids of all pairs that have an explanation, in any split."""
+        explanations = self.dataset.explanations
+        users = self.dataset.users["user_id"].take(explanations["user_index"]).to_pylist()
+        items = self.dataset.items["item_id"].take(explanations["item_index"]).to_pylist()
+        return set(zip(users, items, strict=True))
+
+
+def make(given: Given, entry: Entry) -> Made:
+    """The entry's texts and costs; raises what the trainings and bulk runs raise."""
+    config = given.config
+    if entry.contestant in ADAPTERS:
+        return adapter_texts(config, entry, given.pairs)
+    if entry.contestant in PEERS:
+        return peer_texts(config, entry, given.pairs)
+    if entry.contestant == "zero_shot":
+        return zero_shot_texts(config, entry, given.pairs)
+    if entry.contestant == "lora":
+        return lora_texts(config, entry, given.pairs)
+    if entry.contestant == "profile":
+        return _profile(given, entry)
+    if entry.contestant == "nearest":
+        return _nearest(given, entry)
+    return elsewhere_texts(given, entry)
+
+
+def _profile(given: Given, entry: Entry) -> Made:
+    location = entry.location / "texts"
+    manifest = keep_texts(
+        location,
+        profile_texts(given.dataset, given.pairs.pairs),
+        config={"contestant": entry.contestant, "pairs": given.pairs.fingerprint},
+        inputs={"dataset": given.dataset.manifest.fingerprint},
+    )
+    return kept_texts(location, manifest)
+
+
+def _nearest(given: Given, entry: Entry) -> Made:
+    location, max_pairs = entry.location / "texts", given.config.budget.max_pairs
+    known = drawn_explanations(given.dataset, given.dataset.explained_pairs("train"), max_pairs)
+    manifest = keep_texts(
+        location,
+        nearest_texts(known, given.graph, given.pairs.pairs),
+        config={
+            "contestant": entry.contestant,
+            "pairs": given.pairs.fingerprint,
+            "max_pairs": max_pairs,
+        },
+        inputs={
+            "dataset": given.dataset.manifest.fingerprint,
+            "graph": given.graph.manifest.fingerprint,
+        },
+    )
+    return kept_texts(location, manifest)
+
+
+def elsewhere_texts(given: Given, entry: Entry) -> Made:
+    """Texts from elsewhere; raises DataError if they are of pairs without an explanation."""
+    name, config = entry.contestant, given.config
+    source = config.texts[name]
+    texts = read_elsewhere(name, source, config.storage)
+    check_known(name, texts, given.explained)
+    location = entry.location / "texts"
+    manifest = keep_texts(
+        location,
+        {
+            (pair.user_id, pair.item_id): texts.get((pair.user_id, pair.item_id))
+            for pair in given.pairs.pairs
+        },
+        config={
+            **source.model_dump(mode="json", exclude={"uri"}),
+            "pairs": given.pairs.fingerprint,
+        },
+        inputs={
+            "dataset": given.dataset.manifest.fingerprint,
+            "texts": elsewhere_fingerprint(source, config.storage),
+        },
+    )
+    return kept_texts(location, manifest)

@@ -1,0 +1,85 @@
+"""What people are asked after a comparison: the blind sheet, and their answers if there are any."""
+
+import logging
+from collections.abc import Mapping
+
+import numpy as np
+
+from xrec.compare.blind import (
+    PAGE,
+    answered_sheet,
+    judge,
+    make_sheet,
+    read_answers,
+    read_sheet,
+    write_judgement,
+    write_sheet,
+)
+from xrec.compare.made import Made
+from xrec.compare.make import Given
+from xrec.compare.pairs import PairIds
+from xrec.compare.score import Scored
+from xrec.evaluate.measures import PAIR_COLUMNS
+from xrec.storage import Manifest, fingerprint_of, location_of
+
+logger = logging.getLogger("xrec")
+
+
+def ask_people(
+    given: Given,
+    made: Mapping[str, Made],
+    scored: Mapping[str, Scored],
+    comparison: Manifest,
+) -> None:
+    """Write the sheet that the config asks for, and read the answers that it names.
+
+    made, scored: the first seed of each contestant. Raises DataError for answers that do not fit
+    the sheet.
+    """
+    config = given.config
+    sheet_config, folder = config.blind_sheet, location_of(config, "comparison") / "blind-sheets"
+    if sheet_config.num_pairs:
+        texts = {name: each.texts for name, each in made.items()}
+        sheet = make_sheet(
+            sheet_config, given.dataset, given.pairs.pairs, texts, seed=config.pairs_seed
+        )
+        location = folder / sheet.fingerprint
+        write_sheet(location, sheet)
+        logger.info("for people: %s; the key beside it is not for them", location / PAGE)
+    if not sheet_config.answers:
+        return
+    sheet = read_sheet(folder / answered_sheet(sheet_config.answers[0], config.storage))
+    ratings = read_answers(sheet_config.answers, sheet, config.storage)
+    contestants = [name for name in config.contestants if name in made]
+    judgement = judge(
+        ratings,
+        contestants,
+        scores_by_pair(scored),
+        num_samples=config.bootstrap_samples,
+        seed=config.pairs_seed,
+    )
+    people = location_of(config, "comparison") / "people"
+    write_judgement(
+        people,
+        judgement,
+        ratings,
+        config={"sheet": sheet.fingerprint, "ratings": fingerprint_of(ratings.to_pylist())},
+        inputs={"comparison": comparison.fingerprint},
+    )
+    logger.info("%d ratings of %d judges: %s", ratings.num_rows, judgement.num_judges, people)
+
+
+def scores_by_pair(
+    scored: Mapping[str, Scored],
+) -> dict[str, dict[str, dict[PairIds, float]]]:
+    """The value of each metric, by metric, contestant and pair; NaN where it is not defined."""
+    found: dict[str, dict[str, dict[PairIds, float]]] = {}
+    for contestant, each in scored.items():
+        table = each.table
+        ids = list(zip(table["user_id"].to_pylist(), table["item_id"].to_pylist(), strict=True))
+        for metric in table.column_names:
+            if metric not in PAIR_COLUMNS:
+                values = np.asarray(table[metric].to_numpy(), dtype=np.float64)
+                of_contestant = dict(zip(ids, values.tolist(), strict=True))
+                found.setdefault(metric, {})[contestant] = of_contestant
+    return found

@@ -1,0 +1,132 @@
+"""A comparison from beginning to end: pairs, texts, scores, table; then what people are asked."""
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from pydantic import SecretStr
+
+from xrec.compare.artifact import write_comparison
+from xrec.compare.entries import Entry, entries_of
+from xrec.compare.made import Made
+from xrec.compare.make import Given, elsewhere_texts, make
+from xrec.compare.pairs import compared_pairs, write_pairs
+from xrec.compare.people import ask_people
+from xrec.compare.report import examples_of, render_report
+from xrec.compare.result import Result, result_of
+from xrec.compare.score import ScoreAll, score_entries, score_on_actors
+from xrec.config.compare import CompareConfig
+from xrec.data.dataset import read_dataset
+from xrec.data.drawn import drawn_pairs
+from xrec.errors import ArtifactNotFoundError
+from xrec.storage import Manifest, location_of, read_manifest, run_fingerprint
+
+logger = logging.getLogger("xrec")
+
+Make = Callable[[Given, Entry], Made]
+
+
+def compare(
+    config: CompareConfig,
+    settings: Mapping[str, Any],
+    inputs: Mapping[str, str],
+    *,
+    keys: Mapping[str, SecretStr | None] | None = None,
+    make_texts: Make = make,
+    score_all: ScoreAll = score_on_actors,
+) -> Manifest:
+    """Make, score and compare what is not done yet; returns the comparison's manifest.
+
+    settings, inputs: what `comparison_identity` returns. keys: of judges that are endpoints.
+
+    Ray must be initialised if anything is to be trained, written by a language model, or scored.
+    Raises what trainings, bulk runs and scoring raise; what is done stays, and the next call goes
+    on from there.
+    """
+    dataset = read_dataset(location_of(config, "dataset"))
+    pairs = compared_pairs(config, dataset)
+    comparison = location_of(config, "comparison")
+    given = Given(config, dataset, write_pairs(comparison, pairs))
+    entries = [entry for of_contestant in entries_of(config).values() for entry in of_contestant]
+    _check_texts_from_elsewhere(given, entries)
+    made = {entry: make_texts(given, entry) for entry in entries}
+    scored = score_entries(config, given.pairs, made, keys or {}, score_all)
+    manifest = _finished(config, settings, inputs)
+    if manifest is None:
+        result = result_of(config, dataset, pairs, made, scored)
+        manifest = _write(given, result, made, settings, inputs)
+    ask_people(given, _first_seeds(made), _first_seeds(scored), manifest)
+    return manifest
+
+
+def _check_texts_from_elsewhere(given: Given, entries: list[Entry]) -> None:
+    """Read the tables from elsewhere before anything is trained, since they may be wrong."""
+    for entry in entries:
+        if entry.contestant in given.config.texts:
+            elsewhere_texts(given, entry)
+
+
+def _finished(
+    config: CompareConfig, settings: Mapping[str, Any], inputs: Mapping[str, str]
+) -> Manifest | None:
+    """The manifest of this very comparison; None if there is none, or that of another one.
+
+    Another one's table is written again: all that cost anything is in the entries' folders, and
+    these refuse what does not fit.
+    """
+    try:
+        manifest = read_manifest(location_of(config, "comparison"), "comparison")
+    except ArtifactNotFoundError:
+        return None
+    return manifest if manifest.run == run_fingerprint("comparison", settings, inputs) else None
+
+
+def _write(
+    given: Given,
+    result: Result,
+    made: Mapping[Entry, Made],
+    settings: Mapping[str, Any],
+    inputs: Mapping[str, str],
+) -> Manifest:
+    config, pairs = given.config, given.pairs.pairs
+    num_users = len({pair.user_id for pair in pairs})
+    shown = drawn_pairs(pairs, config.num_examples, seed=config.pairs_seed)
+    titles = given.dataset.items["title"].combine_chunks()
+    texts = {name: each.texts for name, each in _first_seeds(made).items()}
+    report = render_report(
+        result,
+        examples_of(shown, [titles[pair.item_index].as_py() for pair in shown], texts),
+        num_pairs=len(pairs),
+        num_users=num_users,
+        failed=_failed(made),
+        config=settings,
+    )
+    manifest = write_comparison(
+        location_of(config, "comparison"),
+        result,
+        report,
+        num_pairs=len(pairs),
+        num_users=num_users,
+        config=settings,
+        inputs=inputs,
+    )
+    logger.info("%d contestants: %s", len(result.contestants), config.artifact("comparison"))
+    return manifest
+
+
+def _failed(made: Mapping[Entry, Made]) -> dict[str, dict[str, int]]:
+    """Of each contestant, the pairs without a text by reason, over all of its seeds."""
+    found: dict[str, dict[str, int]] = {}
+    for entry, each in made.items():
+        for reason, count in each.failed.items():
+            reasons = found.setdefault(entry.contestant, {})
+            reasons[reason] = reasons.get(reason, 0) + count
+    return found
+
+
+def _first_seeds(by_entry: Mapping[Entry, Any]) -> dict[str, Any]:
+    """What belongs to the first seed of each contestant."""
+    found: dict[str, Any] = {}
+    for entry, value in by_entry.items():
+        found.setdefault(entry.contestant, value)
+    return found

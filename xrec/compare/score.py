@@ -1,0 +1,225 @@
+"""Scores of each entry's texts: a row a pair, kept beside the texts.
+
+Actors load the scoring models once and take an entry at a time; with GPUs, each has one.
+"""
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray
+from pydantic import SecretStr
+from ray.exceptions import RayError
+from ray.util import ActorPool
+
+from xrec.bulk.ray_actors import as_xrec_error, gpus_each
+from xrec.compare.entries import Entry
+from xrec.compare.made import Made
+from xrec.compare.pairs import ComparedPairs
+from xrec.config.compare import CompareConfig
+from xrec.data.dataset import read_dataset
+from xrec.data.held_out import HeldOutPair
+from xrec.errors import ArtifactMismatchError, DataError
+from xrec.evaluate.contestant_texts import ContestantTexts
+from xrec.evaluate.judge import JudgeAccess
+from xrec.evaluate.measures import load_measures, metrics_identity
+from xrec.llm.model import resolve_device
+from xrec.progress import progress
+from xrec.storage import (
+    Location,
+    content_hash,
+    finished,
+    location_of,
+    manifest_of,
+    parquet_bytes,
+    write_manifest,
+)
+
+logger = logging.getLogger("xrec")
+
+_FILE, _MISSING = "scores.parquet", "missing"
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The scores of one entry: `table` as `Measures.of_pairs` gives it.
+
+    missing: a sentence for each metric that could not be had when these were made.
+    """
+
+    texts: ContestantTexts
+    table: pa.Table
+    missing: Mapping[str, str]
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class ScoringTask:
+    """What a process needs in order to score; `keys` are those of judges that are endpoints."""
+
+    config: CompareConfig
+    pairs: Sequence[HeldOutPair]
+    keys: Mapping[str, SecretStr | None]
+
+    def scorer(self) -> "Scorer":
+        """Load the models, in the process that scores."""
+        return Scorer(self)
+
+
+class Scorer:
+    """Scores the texts of one entry after the other."""
+
+    def __init__(self, task: ScoringTask) -> None:
+        config = task.config
+        self._measures = load_measures(
+            config.metrics,
+            read_dataset(location_of(config, "dataset")),
+            task.pairs,
+            device=str(resolve_device(config.device)),
+            cache_dir=None if config.llm is None else config.llm.cache_dir,
+            judges=JudgeAccess(
+                replies=location_of(config, "comparison") / "judge-replies",
+                storage=config.storage,
+                llm=config.llm,
+                device=config.device,
+                num_threads=config.actors.cpus_per_actor,
+                keys=task.keys,
+            ),
+        )
+
+    def score(self, number: int, texts: ContestantTexts) -> tuple[int, pa.Table, dict[str, str]]:
+        """The number that was given, the scores, and what could not be had."""
+        return number, self._measures.of_pairs(texts), dict(self._measures.missing)
+
+
+ScoreAll = Callable[
+    [ScoringTask, Sequence[ContestantTexts]], Iterator[tuple[int, pa.Table, dict[str, str]]]
+]
+"""Scores texts in any order; yields the place of each, its scores, and what could not be had."""
+
+
+def score_here(
+    task: ScoringTask, texts: Sequence[ContestantTexts]
+) -> Iterator[tuple[int, pa.Table, dict[str, str]]]:
+    """Score in this process."""
+    scorer = task.scorer()
+    for number, each in enumerate(texts):
+        yield scorer.score(number, each)
+
+
+def score_on_actors(
+    task: ScoringTask, texts: Sequence[ContestantTexts]
+) -> Iterator[tuple[int, pa.Table, dict[str, str]]]:
+    """Score on Ray's actors, as many as `actors` says and there are texts; Ray must be initialised.
+
+    Raises the XRecError that an actor raised, or ClusterError.
+    """
+    actors = task.config.actors
+    num_actors = min(actors.num_actors, len(texts))
+    options = {
+        "num_cpus": actors.cpus_per_actor,
+        "num_gpus": gpus_each(task.config.device, num_actors),
+    }
+    remote = ray.remote(Scorer).options(**options)
+    shared = ray.put(task)
+    pool = ActorPool([remote.remote(shared) for _ in range(num_actors)])
+    try:
+        yield from pool.map_unordered(
+            lambda actor, work: actor.score.remote(*work), list(enumerate(texts))
+        )
+    except RayError as error:
+        raise as_xrec_error(error) from error
+
+
+def score_entries(
+    config: CompareConfig,
+    pairs: ComparedPairs,
+    made: Mapping[Entry, Made],
+    keys: Mapping[str, SecretStr | None],
+    score_all: ScoreAll = score_on_actors,
+) -> dict[Entry, Scored]:
+    """The scores of all entries; what is there with the same texts and settings is taken."""
+    entries = list(made)
+    texts = {entry: _texts(entry, pairs, made[entry]) for entry in entries}
+    found = {entry: _kept(config, pairs, entry, made[entry], texts[entry]) for entry in entries}
+    left = [entry for entry in entries if found[entry] is None]
+    if left:
+        task = ScoringTask(config, pairs.pairs, keys)
+        each_scored = score_all(task, [texts[entry] for entry in left])
+        for number, table, missing in progress(each_scored, "scoring", len(left)):
+            entry = left[number]
+            found[entry] = _keep(config, pairs, entry, made[entry], texts[entry], table, missing)
+    return {entry: scored for entry in entries if (scored := found[entry]) is not None}
+
+
+def _texts(entry: Entry, pairs: ComparedPairs, made: Made) -> ContestantTexts:
+    there = {ids: text for ids, text in made.texts.items() if text is not None}
+    try:
+        return ContestantTexts.of(pairs.pairs, there)
+    except DataError as error:
+        raise DataError(f"contestant {entry.contestant!r}: {error}") from error
+
+
+def _identity(
+    config: CompareConfig, pairs: ComparedPairs, made: Made
+) -> tuple[dict[str, Any], dict[str, str]]:
+    settings = {
+        "metrics": metrics_identity(config.metrics, llm=config.llm, storage=config.storage),
+        "pairs": pairs.fingerprint,
+        "device": str(resolve_device(config.device).type),
+    }
+    return settings, {
+        "texts": made.fingerprint,
+        "dataset": manifest_of(config, "dataset").fingerprint,
+    }
+
+
+def _kept(
+    config: CompareConfig, pairs: ComparedPairs, entry: Entry, made: Made, texts: ContestantTexts
+) -> Scored | None:
+    """The entry's scores; None without any, or if they are of other texts or settings.
+
+    Such are made again: texts cost much more than their scores.
+    """
+    location = entry.location / "scores"
+    try:
+        manifest = finished(location, "scores", *_identity(config, pairs, made))
+    except ArtifactMismatchError as error:
+        logger.info("%s; they are made again", str(error).rsplit("\n", 1)[0])
+        return None
+    if manifest is None:
+        return None
+    table = _read(location)
+    return Scored(texts, table, manifest.metrics[_MISSING], manifest.fingerprint)
+
+
+def _keep(
+    config: CompareConfig,
+    pairs: ComparedPairs,
+    entry: Entry,
+    made: Made,
+    texts: ContestantTexts,
+    table: pa.Table,
+    missing: dict[str, str],
+) -> Scored:
+    location, (settings, inputs) = entry.location / "scores", _identity(config, pairs, made)
+    data = parquet_bytes(table, table.schema)
+    (location / _FILE).write_bytes(data)
+    manifest = write_manifest(
+        location,
+        "scores",
+        config=settings,
+        inputs=inputs,
+        files={_FILE: content_hash(data)},
+        row_counts={"pairs": table.num_rows},
+        metrics={_MISSING: missing},
+    )
+    logger.info("%s: scored, coverage %.3f", entry.name, texts.coverage)
+    return Scored(texts, table, missing, manifest.fingerprint)
+
+
+def _read(location: Location) -> pa.Table:
+    return pq.read_table(pa.BufferReader((location / _FILE).read_bytes()))

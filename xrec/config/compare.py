@@ -1,0 +1,397 @@
+"""`xrec compare`: contestants, seeds, and one table of what each is worth and costs."""
+
+import difflib
+import re
+from collections.abc import Mapping
+from typing import Any, Literal, get_args
+
+from pydantic import Field, field_validator, model_validator
+
+from xrec.config.adapter import (
+    AdapterModelConfig,
+    AdapterTrainingConfig,
+    DeepSpeedConfig,
+    TrainAdapterConfig,
+)
+from xrec.config.backfill import ActorsConfig, BackfillConfig, TablePairs
+from xrec.config.base import Config
+from xrec.config.llm import DecodingConfig, EngineConfig, LLMConfig, PromptConfig
+from xrec.config.lora import LoraConfig
+from xrec.config.metrics import MetricsConfig
+from xrec.config.peers import PeerConfig, PeerKind
+from xrec.config.shared import (
+    Device,
+    JobConfig,
+    RayConfig,
+    ScalingConfig,
+    input_uri,
+    output_uri,
+)
+from xrec.config.table_files import TABLE_ENDINGS, Delimiter
+from xrec.config.variants import WITHOUT_ASPECTS, check_full, model_of, prompt_of
+
+AdapterContestant = Literal[
+    "ours",
+    "without_profile",
+    "without_injection",
+    "without_both",
+    "without_aspects",
+    "random_vectors",
+    "constant",
+]
+Grouping = Literal[
+    "user_explanations", "item_explanations", "user_interactions", "item_interactions"
+]
+CopyingContestant = Literal["profile", "nearest"]
+TextOnlyContestant = Literal["zero_shot", "lora"]
+ADAPTERS: tuple[str, ...] = get_args(AdapterContestant)
+COPIES: tuple[str, ...] = get_args(CopyingContestant)
+TEXT_ONLY: tuple[str, ...] = get_args(TextOnlyContestant)
+PEERS: tuple[str, ...] = get_args(PeerKind)
+CONTESTANTS = (*ADAPTERS, *PEERS, *TEXT_ONLY, *COPIES)
+SEEDS_FOR_A_VERDICT = 3
+_OURS_OF_PEERS = {
+    *JobConfig.model_fields,
+    "dataset",
+    "kind",
+    "seed",
+    "pairs",
+    "split",
+    "max_pairs",
+    "peer_model",
+    "peer_texts",
+}
+_QUESTION = re.compile(r"[a-z0-9_]+")
+_COLUMNS_OF_SHEET = (
+    "sheet",
+    "judge",
+    "pair",
+    "place",
+    "user_profile",
+    "item_title",
+    "item_profile",
+    "reference",
+    "text",
+)
+
+
+class ElsewhereConfig(Config):
+    """Texts that were made elsewhere: a table with a text for each of some pairs."""
+
+    uri: str = Field(
+        description="A Parquet, CSV or JSON Lines file (.parquet, .csv, .tsv, .jsonl, .json; the "
+        "last four may be gzipped)."
+    )
+    user_id: str = Field("user_id", description="The file's column of user ids.")
+    item_id: str = Field("item_id", description="The file's column of item ids.")
+    text: str = Field("explanation", description="The file's column of texts.")
+    delimiter: Delimiter = Field(",", description="What separates the columns in CSV files.")
+
+    @field_validator("uri")
+    @classmethod
+    def _file_can_be_read(cls, uri: str) -> str:
+        if not uri.lower().endswith(TABLE_ENDINGS):
+            raise ValueError(f"expected a file that ends in one of {', '.join(TABLE_ENDINGS)}")
+        return uri
+
+
+class BudgetConfig(Config):
+    """What each contestant that is trained may learn from, the same for all."""
+
+    max_pairs: int | None = Field(
+        None,
+        ge=1,
+        description="Number of training pairs, the same ones for all contestants and seeds. If "
+        "null, all of the dataset's.",
+    )
+    num_epochs: int | None = Field(
+        None,
+        ge=1,
+        description="Largest number of passes over them. If null, it is that of each contestant's "
+        "own section.",
+    )
+
+
+class BlindSheetConfig(Config):
+    """A page on which people judge texts without knowing whose they are."""
+
+    num_pairs: int = Field(
+        0, ge=0, description="Number of pairs on the page. With 0 there is no page."
+    )
+    questions: dict[str, str] = Field(
+        default_factory=lambda: {
+            "true": "Is what it says about the item true?",
+            "personal": "Is it about this user, and not about anybody?",
+            "convincing": "Would it convince you?",
+        },
+        min_length=1,
+        description="The questions about each text, by a short name; they are answered from 1 (no) "
+        "to 5 (yes).",
+    )
+    show_reference: bool = Field(
+        False, description="Whether the page shows what the user really wrote about the item."
+    )
+    answers: tuple[str, ...] = Field(
+        (),
+        description="URIs of the files of answers that people saved. If there are any, they are "
+        "read, and people.md says who won.",
+    )
+
+    @field_validator("questions")
+    @classmethod
+    def _names_are_columns(cls, questions: dict[str, str]) -> dict[str, str]:
+        for name in questions:
+            if not _QUESTION.fullmatch(name) or name in _COLUMNS_OF_SHEET:
+                raise ValueError(
+                    f"{name!r} cannot be a question's short name: small letters, digits and _ are, "
+                    f"and none of {', '.join(_COLUMNS_OF_SHEET)}"
+                )
+        return questions
+
+    @field_validator("answers", mode="before")
+    @classmethod
+    def _one_file_is_a_list(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
+
+class CompareConfig(JobConfig):
+    """`xrec compare`: contestants are trained, write texts for the same held-out pairs, are scored.
+
+    ours: what `model` and `prompt` say. without_profile, without_injection, without_both,
+    random_vectors and constant are as in `xrec ablate`; without_aspects is ours without aspects in
+    the prompt. profile is the item's profile as it is, and nearest the training explanation of the
+    item by the user who is nearest in the graph. zero_shot is the frozen language model with the
+    same prompt in words only, lora the same model with low-rank weights trained on it. The kinds of
+    `xrec peer` are published models. A name of `texts` is a table from elsewhere.
+    """
+
+    dataset: str | None = input_uri("dataset")
+    graph: str | None = input_uri("graph", "a contestant other than texts from elsewhere is there")
+    aspects: str | None = input_uri("aspects", "prompt.aspects asks for some")
+    comparison: str | None = output_uri("comparison")
+    contestants: tuple[str, ...] = Field(
+        ("ours", "constant", "zero_shot", "profile", "nearest"),
+        min_length=1,
+        description="The contestants, of which the others are compared with the first one: "
+        f"{', '.join(CONTESTANTS)}, and names of texts.",
+    )
+    texts: dict[str, ElsewhereConfig] = Field(
+        default_factory=dict, description="Texts from elsewhere, each under a name of your own."
+    )
+    seeds: tuple[int, ...] = Field(
+        (0, 1, 2),
+        min_length=1,
+        description="Each contestant whose texts depend on chance is trained and writes once a "
+        "seed.",
+    )
+    verdict: bool | None = Field(
+        None,
+        description="Whether the report says in words who is better, which takes three seeds. If "
+        "null, it does so from three seeds on.",
+    )
+    split: Literal["validation", "test"] = Field(
+        "test", description="The held-out split whose pairs are explained and scored."
+    )
+    max_pairs: int | None = Field(
+        None, ge=2, description="Number of its pairs, drawn by a seeded hash. If null, all."
+    )
+    pairs_seed: int = Field(0, ge=0, description="Seed by which pairs are drawn, and resamples.")
+    budget: BudgetConfig = Field(
+        default_factory=BudgetConfig, description="What the trained contestants may learn from."
+    )
+    llm: LLMConfig | None = Field(
+        None, description="The frozen language model; only contestants without one need none."
+    )
+    prompt: PromptConfig = Field(
+        default_factory=PromptConfig, description="The prompt of those with a language model."
+    )
+    model: AdapterModelConfig = Field(
+        default_factory=AdapterModelConfig, description="The adapters of ours."
+    )
+    training: AdapterTrainingConfig = Field(
+        default_factory=AdapterTrainingConfig, description="How ours and its variants are trained."
+    )
+    deepspeed: DeepSpeedConfig = Field(
+        default_factory=DeepSpeedConfig,
+        description="What DeepSpeed does with the model and the optimizer.",
+    )
+    lora: LoraConfig = Field(
+        default_factory=LoraConfig, description="The low-rank weights of lora, and their training."
+    )
+    peers: dict[str, Any] = Field(
+        default_factory=dict,
+        description="Keys of the section peer for all contestants of its kinds, such as "
+        "{max_words: 30, training: {patience: 3}, att2seq: {dropout: 0.1}}.",
+    )
+    scaling: ScalingConfig = Field(
+        default_factory=ScalingConfig, description="The workers of a training."
+    )
+    decoding: DecodingConfig = Field(
+        default_factory=DecodingConfig,
+        description="How texts are drawn from the language model. num_candidates counts as 1.",
+    )
+    engine: EngineConfig = Field(
+        default_factory=EngineConfig, description="The generation engine of each actor."
+    )
+    actors: ActorsConfig = Field(
+        default_factory=ActorsConfig, description="The processes that write texts."
+    )
+    rows_per_chunk: int = Field(
+        64, ge=1, description="Average number of pairs whose texts are committed as a whole."
+    )
+    device: Device = Field("auto", description="What texts are scored on.")
+    metrics: MetricsConfig = Field(
+        default_factory=MetricsConfig, description="What texts are scored by."
+    )
+    groups: tuple[Grouping, ...] = Field(
+        ("user_explanations",),
+        description="Figures are also given for groups of users or items, from rare to frequent, "
+        "by their number of training explanations or interactions.",
+    )
+    bootstrap_samples: int = Field(
+        2000, ge=100, description="Number of resamples of the 95 % intervals."
+    )
+    num_examples: int = Field(
+        20, ge=0, description="Number of pairs that the report shows with all contestants' texts."
+    )
+    blind_sheet: BlindSheetConfig = Field(
+        default_factory=BlindSheetConfig, description="A page for people as judges."
+    )
+    ray: RayConfig = Field(default_factory=RayConfig, description="The Ray cluster.")
+
+    @model_validator(mode="after")
+    def _contestants_are_known(self) -> "CompareConfig":
+        known = (*CONTESTANTS, *self.texts)
+        for name in self.contestants:
+            if name not in known:
+                close = difflib.get_close_matches(name, known, n=1)
+                hint = f"; did you mean {close[0]!r}?" if close else ""
+                raise ValueError(
+                    f"contestants: {name!r} is none of {', '.join(known)}{hint}; a table of texts "
+                    "is a contestant under its name in texts"
+                )
+        if len(set(self.contestants)) < len(self.contestants):
+            raise ValueError(f"contestants: each once, saw {', '.join(self.contestants)}")
+        return self
+
+    @model_validator(mode="after")
+    def _names_of_texts_are_free(self) -> "CompareConfig":
+        for name in self.texts:
+            if name in CONTESTANTS or not name.replace("_", "").isalnum():
+                raise ValueError(
+                    f"texts: {name!r} cannot be a name: letters, digits and _ are, and none of "
+                    f"{', '.join(CONTESTANTS)}"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _seeds_are_enough(self) -> "CompareConfig":
+        if len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
+            raise ValueError(f"seeds: each once and from 0 on, saw {list(self.seeds)}")
+        is_trained = any(map(self.is_seeded, self.contestants))
+        if self.verdict and is_trained and len(self.seeds) < SEEDS_FOR_A_VERDICT:
+            raise ValueError(
+                f"verdict needs {SEEDS_FOR_A_VERDICT} seeds, saw {len(self.seeds)}: trainings that "
+                "differ in the seed alone were seen to lie as far apart as contestants do; give "
+                "more seeds, or verdict=null"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _contestants_have_what_they_need(self) -> "CompareConfig":
+        if self.has_language_model and self.llm is None:
+            raise ValueError("llm is required by contestants with a language model, and not given")
+        if WITHOUT_ASPECTS in self.contestants and not self.prompt.aspects:
+            raise ValueError(
+                "contestants: without_aspects differs from ours only if prompt.aspects is above 0"
+            )
+        if set(self.contestants) & set(ADAPTERS):
+            check_full(self.model)
+        return self
+
+    @model_validator(mode="after")
+    def _peers_are_keys_of_theirs(self) -> "CompareConfig":
+        if ours := sorted(_OURS_OF_PEERS & set(self.peers)):
+            raise ValueError(
+                f"peers: {', '.join(ours)} cannot be given here, since the comparison gives it"
+            )
+        for kind in PEERS:
+            self.peer_of(kind, 0, pairs="pairs", model="model", texts="texts")
+        return self
+
+    @property
+    def has_language_model(self) -> bool:
+        """Whether a contestant has one."""
+        return bool(set(self.contestants) & {*ADAPTERS, *TEXT_ONLY})
+
+    @property
+    def language_model(self) -> LLMConfig:
+        """The language model, where a contestant has one."""
+        assert self.llm is not None
+        return self.llm
+
+    @property
+    def decoding_of_one(self) -> DecodingConfig:
+        """How a text is drawn: a ranker is of one adapter, so there is one text."""
+        return self.decoding.model_copy(update={"num_candidates": 1})
+
+    def is_seeded(self, contestant: str) -> bool:
+        """Whether the texts of `contestant` depend on the seed."""
+        if contestant == "zero_shot":
+            one = self.decoding_of_one
+            return one.temperature > 0 or one.second_try is not None
+        return contestant in (*ADAPTERS, *PEERS, "lora")
+
+    def training_of(self, contestant: str, seed: int, adapter: str) -> TrainAdapterConfig:
+        """The `xrec train-adapter` run of an adapter, with its output at the URI `adapter`."""
+        model = model_of(contestant, self.model)
+        return TrainAdapterConfig.model_validate(
+            {
+                **self._shared_with(TrainAdapterConfig),
+                "adapter": adapter,
+                "model": model.model_copy(update={"vectors_seed": seed}),
+                "prompt": prompt_of(contestant, self.prompt),
+                "training": self.training.model_copy(update={**self._budget(), "seed": seed}),
+            }
+        )
+
+    def backfill_of(self, seed: int, pairs: str, explanations: str, adapter: str) -> BackfillConfig:
+        """The `xrec backfill` of the table of pairs at `pairs`; no share of failures stops it."""
+        return BackfillConfig.model_validate(
+            {
+                **self._shared_with(BackfillConfig),
+                "pairs": TablePairs(kind="table", uri=pairs),
+                "explanations": explanations,
+                "adapter": adapter,
+                "max_failed_share": 1.0,
+                "decoding": self.decoding_of_one.model_copy(update={"seed": seed}),
+            }
+        )
+
+    def peer_of(self, kind: str, seed: int, *, pairs: str, model: str, texts: str) -> PeerConfig:
+        """The `xrec peer` run of a kind, with its outputs at the URIs `model` and `texts`."""
+        shared = {
+            name: value
+            for name, value in self._shared_with(PeerConfig).items()
+            if name not in ("split", "max_pairs", "training")
+        }
+        training = {**self.peers.get("training", {}), **self._budget()}
+        given = {"kind": kind, "seed": seed, "pairs": pairs}
+        places = {"peer_model": model, "peer_texts": texts}
+        return PeerConfig.model_validate(
+            {**shared, **self.peers, **given, **places, "training": training}
+        )
+
+    def lora_of(self, seed: int) -> LoraConfig:
+        """The section lora for one seed, with the budget."""
+        return self.lora.model_copy(update={**self._budget(), "seed": seed})
+
+    def _budget(self) -> dict[str, int]:
+        return self.budget.model_dump(exclude_none=True)
+
+    def _shared_with(self, job: type[JobConfig]) -> Mapping[str, Any]:
+        return {
+            name: getattr(self, name)
+            for name in job.model_fields
+            if name in type(self).model_fields
+        }
