@@ -16,6 +16,8 @@ from xrec.config.data import PrepareConfig
 from xrec.config.evaluate import EvaluateConfig
 from xrec.config.llm import EngineConfig
 from xrec.data import read_dataset
+from xrec.data.drawn import drawn_pairs
+from xrec.data.held_out import held_out_pairs
 from xrec.errors import ArtifactMismatchError, DataError
 from xrec.evaluate import Coverage, read_coverage, read_evaluation
 from xrec.generate.explainer import Sources, load_explainer
@@ -99,6 +101,24 @@ def test_evaluate_nll_is_the_models_own_log_likelihood(pipeline: Any) -> None:
         ]
     log_probabilities = logits[len(prompt) - 1 : -1].log_softmax(-1)[range(len(label)), label]
     assert pair.nll_own == pytest.approx(-log_probabilities.mean().item(), rel=1e-4)
+
+
+def test_evaluate_pairs_that_failed_or_do_not_fit_are_scored_with_empty_texts(
+    pipeline: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = pipeline.config(EvaluateConfig, max_shuffled_generations=3)
+    explainer = jobs.explainer.load_explainer_here(config)
+    pairs = held_out_pairs(explainer.dataset, "test")[:4]
+    texts = ["A text.", "", "", "Another."]
+    monkeypatch.setattr(jobs.evaluate, "fitting_pairs", lambda *_: [True, True, False, True])
+    scored = jobs.evaluate.score_pairs(explainer, list(zip(pairs, texts, strict=True)), config)
+    assert [score.explanation for score in scored] == texts
+    assert [score.gain is None for score in scored] == [False, False, True, False]
+    asked = {(pair.user_id, pair.item_id) for pair in drawn_pairs(pairs, 3, seed=config.seed)}
+    for place, score in enumerate(scored):
+        assert (score.shuffled_explanation is not None) == (score.ids in asked)
+        assert place != 2 or not score.shuffled_explanation
+        assert place not in (1, 2) or not score.names_item
 
 
 def test_evaluate_report_is_one_page_and_the_metrics_are_the_same_everywhere(pipeline: Any) -> None:

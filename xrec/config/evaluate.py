@@ -33,12 +33,14 @@ class EvaluateConfig(JobConfig):
     evaluation: str | None = output_uri("evaluation")
     split: Literal["validation", "test"] = Field(
         "test",
-        description="The held-out split. Only its pairs that have an explanation are counted.",
+        description="The held-out split. Its pairs that the backfill has are scored; those whose "
+        "text failed or was refused count as empty texts.",
     )
     max_pairs: int = Field(
         200,
         ge=2,
-        description="Largest number of pairs that are scored. They are drawn by the seed.",
+        description="Largest number of pairs that are scored. They are drawn by a hash of their "
+        "ids and the seed.",
     )
     max_shuffled_generations: int = Field(
         100,
@@ -120,7 +122,7 @@ class AblateConfig(JobConfig):
         500,
         ge=2,
         description="Largest number of pairs that are scored, the same for all variants. They "
-        "are drawn by the seed.",
+        "are drawn by a hash of their ids and the seed.",
     )
     max_generations: int = Field(
         0,

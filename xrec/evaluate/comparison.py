@@ -5,7 +5,7 @@ over seeds if there are several; a figure of a corpus has the values of the seed
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pyarrow as pa
@@ -42,7 +42,8 @@ class Run:
 class MetricRow:
     """A figure: `by_seed` are the values of its seeds, `num_pairs` those that have the metric.
 
-    low, high: the 95 % interval, None where there is none.
+    low, high: the 95 % interval, None where there is none. std: over pairs, the mean of the seeds;
+    None for a corpus.
     """
 
     metric: str
@@ -51,6 +52,7 @@ class MetricRow:
     high: float | None
     by_seed: tuple[float, ...]
     num_pairs: int
+    std: float | None = None
 
 
 def metric_rows(
@@ -70,8 +72,7 @@ def metric_rows(
             estimate = bootstrap_over_seeds(
                 values, users[chosen].tolist(), num_samples=num_samples, seed=seed
             )
-            by_seed = values[:, there].mean(axis=1)
-            found.append(_row(metric, estimate, by_seed, int(there.sum())))
+            found.append(_row(metric, estimate, values[:, there]))
     return found + _of_corpora(runs, int(chosen.sum()))
 
 
@@ -99,20 +100,17 @@ def difference_rows(
             estimate = bootstrap_difference(
                 values, others, users[chosen].tolist(), num_samples=num_samples, seed=seed
             )
-            by_seed = values[:, there].mean(axis=1) - others[:, there].mean()
-            found.append(_row(metric, estimate, by_seed, int(there.sum())))
-    level = {row.metric: row.value for row in _of_corpora(first, 0)}
+            level = others[:, there].mean(axis=0)
+            found.append(_row(metric, estimate, values[:, there] - level))
+    levels = {row.metric: row.value for row in _of_corpora(first, 0)}
     return found + [
-        MetricRow(
-            row.metric,
-            row.value - level[row.metric],
-            None,
-            None,
-            tuple(value - level[row.metric] for value in row.by_seed),
-            row.num_pairs,
+        replace(
+            row,
+            value=row.value - levels[row.metric],
+            by_seed=tuple(value - levels[row.metric] for value in row.by_seed),
         )
         for row in _of_corpora(runs, int(chosen.sum()))
-        if row.metric in level
+        if row.metric in levels
     ]
 
 
@@ -144,9 +142,16 @@ def verdict(
     )
 
 
-def _row(metric: str, estimate: Estimate, by_seed: Values, num_pairs: int) -> MetricRow:
+def _row(metric: str, estimate: Estimate, values: Values) -> MetricRow:
+    """The figure of `values` (S, M)."""
     return MetricRow(
-        metric, estimate.value, estimate.low, estimate.high, tuple(by_seed.tolist()), num_pairs
+        metric,
+        estimate.value,
+        estimate.low,
+        estimate.high,
+        tuple(values.mean(axis=1).tolist()),
+        values.shape[1],
+        float(values.std(axis=1).mean()),
     )
 
 

@@ -6,16 +6,11 @@ judge       scores of pairs by several samples
 statements  precision and recall of statements
 tally       what judges cost and failed at
 load        judges from a config
-agreement   how far judges agree, also with published scores
+agreement   how far judges agree
+published   scores of judges that others published
 """
 
-from xrec.evaluate.judge.agreement import (
-    AGREEMENT,
-    JUDGE_SCORES,
-    agreement,
-    judge_scores,
-    published_scores,
-)
+from xrec.evaluate.judge.agreement import AGREEMENT, JUDGE_SCORES, agreement, judge_scores
 from xrec.evaluate.judge.judge import Judge
 from xrec.evaluate.judge.load import (
     JudgeAccess,
@@ -24,6 +19,7 @@ from xrec.evaluate.judge.load import (
     judge_keys,
     load_judge,
 )
+from xrec.evaluate.judge.published import published_scores, read_judge_scores
 
 __all__ = [
     "AGREEMENT",
@@ -37,4 +33,5 @@ __all__ = [
     "judge_scores",
     "load_judge",
     "published_scores",
+    "read_judge_scores",
 ]

@@ -5,7 +5,7 @@ Spearman's correlation over pairs, with an interval by resampling users. Several
 of a pair are averaged first.
 """
 
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from itertools import combinations
 
 import numpy as np
@@ -88,43 +88,6 @@ def agreement(
         for (name, first), (other, second) in couples
     ]
     return pa.Table.from_pylist(rows, schema=AGREEMENT)
-
-
-def published_scores(rows: Sequence[Mapping[str, object]], column: str) -> pa.Table:
-    """Scores of rows such as those of `peer_texts.jsonl` (schema JUDGE_SCORES).
-
-    Each row has user_id and item_id, or uid and iid, and under `column` the scores by judge: a
-    number or a list of them. Rows whose `column` is null are left out. Raises DataError for a row
-    without these.
-    """
-    return pa.Table.from_pylist(
-        [
-            {"user_id": user, "item_id": item, "judge": judge, "score": score}
-            for number, row in enumerate(rows, start=1)
-            for user, item, judge, score in _published(number, row, column)
-        ],
-        schema=JUDGE_SCORES,
-    )
-
-
-def _published(
-    number: int, row: Mapping[str, object], column: str
-) -> Iterator[tuple[str, str, str, float]]:
-    ids = next(
-        (ids for ids in (("user_id", "item_id"), ("uid", "iid")) if set(ids) <= set(row)), ()
-    )
-    found = row.get(column, ())
-    if found is None:
-        return
-    if not ids or not isinstance(found, Mapping):
-        raise DataError(
-            f"row {number} has {', '.join(row)}; expected user_id and item_id, or uid and iid, and "
-            f"under {column!r} an object of scores by judge"
-        )
-    user, item = (str(row[name]) for name in ids)
-    for judge, scores in found.items():
-        for score in scores if isinstance(scores, Sequence) else [scores]:
-            yield user, item, str(judge), float(score)
 
 
 def _by_judge(table: pa.Table) -> dict[str, Scores]:
