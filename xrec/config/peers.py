@@ -70,7 +70,7 @@ class RecipeConfig(Config):
     gradient_clipping: float | None = _clipping(None)
     weight_decay: float = Field(0.0, ge=0, description="Weight decay of the optimizer.")
     batch_size: int = _batch_size(128)
-    micro_batch_size: int | None = _micro_batch_size(None)
+    micro_batch_size: int | None = _micro_batch_size(64)
 
 
 class Att2SeqConfig(RecipeConfig):

@@ -22,13 +22,15 @@ from xrec.peers.words import END, Words
 from xrec.peers.write import write_greedily
 from xrec.storage import open_location
 
+_CPU = torch.device("cpu")
+
 
 def trainer_of(config: PeerConfig, data: PeerData, **settings: Any) -> PeerTrainer:
     model = build_peer(config, sizes_of(data))
     return PeerTrainer(model, data, config.recipe, config.training, seed=config.seed, **settings)
 
 
-def texts_of(trainer: PeerTrainer, data: PeerData) -> list[str]:
+def texts_of(trainer: PeerTrainer, data: PeerData, device: torch.device = _CPU) -> list[str]:
     """What the trainer's model writes for the training pairs."""
     trainer.model.eval()
     pairs = collate_pairs(
@@ -38,7 +40,7 @@ def texts_of(trainer: PeerTrainer, data: PeerData) -> list[str]:
     )
     written = write_greedily(
         trainer.model,
-        pairs,
+        pairs.to(device),
         end_ids=data.codec.end_ids,
         never_written=data.codec.never_written,
         max_tokens=data.max_words,
