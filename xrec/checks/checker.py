@@ -60,9 +60,8 @@ class Checker:
             return Refusal(
                 "unsupported", f"neither the prompt nor the item's menu of aspects has: {shown}"
             )
-        if checks.unchosen and texts.aspects and not self._names_a_chosen_one(text, texts):
-            shown = ", ".join(repr(chosen.aspect) for chosen in texts.aspects)
-            return Refusal("unchosen", f"it names none of the aspects that were chosen: {shown}")
+        if too_few := self._names_too_few(text, texts, checks.min_chosen):
+            return Refusal("unchosen", too_few)
         if checks.not_positive and (why := why_not_positive(text, texts, self.aspects)):
             return Refusal("not_positive", why)
         return None
@@ -95,8 +94,14 @@ class Checker:
             return None
         return sentence
 
-    def _names_a_chosen_one(self, text: str, texts: PairTexts) -> bool:
-        return any(evidence.is_named for evidence in self.evidence(text, texts))
+    def _names_too_few(self, text: str, texts: PairTexts, min_chosen: int) -> str:
+        """Why the text is refused for the aspects that it does not name; empty if it is not."""
+        least = min(min_chosen, len(texts.aspects))
+        num_named = sum(each.is_named for each in self.evidence(text, texts)) if least else 0
+        if num_named >= least:
+            return ""
+        shown = ", ".join(repr(chosen.aspect) for chosen in texts.aspects)
+        return f"it names {num_named} of the aspects that were chosen ({shown}), not {least}"
 
     def _unsafe_word(self, text: str, texts: PairTexts, checks: ChecksConfig) -> str | None:
         assert checks.unsafe_words is not None

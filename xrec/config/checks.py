@@ -32,10 +32,11 @@ class ChecksConfig(Config):
         "number, or in English a proper name, that stands neither in the prompt's texts nor in the "
         "evidence of the chosen aspects, nor, for aspects, in the item's training reviews.",
     )
-    unchosen: bool = Field(
-        False,
-        description="Whether to refuse a text that names none of the aspects that were chosen for "
-        "its pair, if any were.",
+    min_chosen: int = Field(
+        0,
+        ge=0,
+        description="Least number of the aspects chosen for its pair that a text must name, or all "
+        "where fewer were chosen. With 0 it need not name any.",
     )
     not_positive: bool = Field(
         False,
@@ -52,7 +53,7 @@ class ChecksConfig(Config):
     def are_on(self) -> bool:
         """Whether anything is checked."""
         words = self.unsafe_words is not None
-        return self.unsupported or self.unchosen or self.not_positive or words
+        return self.unsupported or self.min_chosen > 0 or self.not_positive or words
 
 
 class PlainConfig(Config):

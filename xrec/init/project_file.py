@@ -65,7 +65,7 @@ def _model(settings: Settings, *, has_aspects: bool) -> str:
     checks = [
         "  # Texts that say something else are written again, then said plainly from the reviews.",
         "  text:",
-        "    checks: {unsupported: true, unchosen: true, not_positive: true}",
+        "    checks: {unsupported: true, min_chosen: 1, not_positive: true}",
     ]
     dtype = [] if settings.dtype is None else [f"  dtype: {settings.dtype}  # this CPU has it"]
     return _lines(

@@ -41,14 +41,21 @@ def test_checker_agrees_with_a_person_on_a_hundred_texts() -> None:
         assert recall >= 0.85, each
 
 
-def test_text_that_names_none_of_the_chosen_aspects_is_refused() -> None:
-    checks = ChecksConfig(unchosen=True)
+def test_text_that_names_too_few_of_the_chosen_aspects_is_refused() -> None:
+    checks = ChecksConfig(min_chosen=1)
     assert checks.are_on
     texts = replace(BISTRO, aspects=(evidence("late hours", 3, 9), evidence("beer garden", 2, 9)))
     assert reason("You will love the Late Hour.", texts, checks) == ""
     assert reason("You will love its beer gardens, and the wine.", texts, checks) == ""
     assert reason("You will love it.", texts, checks) == "unchosen"
     assert reason("You will love it.", replace(texts, aspects=()), checks) == ""
+    two = ChecksConfig(min_chosen=2)
+    assert reason("You will love its late hours.", texts, two) == "unchosen"
+    assert reason("You will love its late hours and the beer garden.", texts, two) == ""
+    assert (
+        reason("You will love its late hours.", replace(texts, aspects=texts.aspects[:1]), two)
+        == ""
+    )
 
 
 def test_checker_that_is_off_refuses_nothing() -> None:
