@@ -57,7 +57,7 @@ def _check_cluster(config: CompareConfig) -> None:
     if set(config.contestants) & set(ADAPTERS):
         check_training_cluster(config.training_of("ours", 0, uri), uri)
     reads = [config.artifact("dataset")]
-    if config.has_language_model:
+    if config.has_prompts:
         reads.append(config.artifact("graph"))
     demand = demand_of_actors(config.actors, config.engine.tensor_parallel_size)
     check_cluster(demand, reads=reads, writes=[uri], storage=config.storage)

@@ -43,8 +43,10 @@ VALUES: dict[str, Any] = {
     "actors": {"num_actors": 1, "device": "cpu"},
     "rows_per_chunk": 6,
     "peers": {
-        "max_words": 6,
-        "att2seq": {"embedding_dim": 4, "hidden_size": 8, "num_layers": 1, "batch_size": 16},
+        "att2seq": {
+            "max_words": 6,
+            "att2seq": {"embedding_dim": 4, "hidden_size": 8, "num_layers": 1, "batch_size": 16},
+        },
     },
     "metrics": {"encoder": None},
     "groups": ["user_interactions"],

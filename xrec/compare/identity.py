@@ -4,6 +4,7 @@ from typing import Any
 
 from xrec.compare.elsewhere import elsewhere_fingerprint
 from xrec.config.compare import ADAPTERS, COPIES, PEERS, TEXT_ONLY, CompareConfig
+from xrec.config.shared import JobConfig
 from xrec.evaluate.measures import metrics_identity
 from xrec.storage import manifest_of
 from xrec.train.adapter import adapter_run_config
@@ -42,19 +43,20 @@ def comparison_identity(
         },
     }
     inputs = {"dataset": manifest_of(config, "dataset").fingerprint}
-    if names & {*ADAPTERS, *TEXT_ONLY, "nearest"}:
+    if config.has_prompts or "nearest" in names:
         inputs["graph"] = manifest_of(config, "graph").fingerprint
-    if names & {*ADAPTERS, *TEXT_ONLY}:
+    if config.has_language_model:
+        inputs["base_model"] = base_model or ""
+    if (config.has_prompts and config.prompt.aspects) or "peter_plus" in names:
+        inputs["aspects"] = manifest_of(config, "aspects").fingerprint
+    if config.has_prompts:
         settings |= config.model_dump(mode="json", include={"decoding", "prompt", "rows_per_chunk"})
         settings["dtype"] = config.language_model.dtype
         settings["linear_layers"] = config.engine.linear_layers
-        inputs["base_model"] = base_model or ""
-        if config.prompt.aspects:
-            inputs["aspects"] = manifest_of(config, "aspects").fingerprint
     if names & set(ADAPTERS):
         settings["adapter"] = adapter_run_config(config.training_of("ours", 0, "adapter"))
-    if names & set(PEERS):
-        settings["peers"] = config.peers
+    for kind in names & set(PEERS):
+        settings[f"peer {kind}"] = peer_settings(config, kind)
     if "lora" in names:
         settings["lora"] = config.lora_of(0).model_dump(mode="json")
     for name in config.contestants:
@@ -63,3 +65,11 @@ def comparison_identity(
             inputs[f"texts {name}"] = fingerprint
     assert names <= {*ADAPTERS, *PEERS, *TEXT_ONLY, *COPIES, *config.texts}
     return settings, inputs
+
+
+def peer_settings(config: CompareConfig, kind: str) -> dict[str, Any]:
+    """What the texts of a peer depend on besides its seed, as its own runs say."""
+    peer = config.peer_of(kind, 0, pairs="pairs", model="model", texts="texts")
+    excluded = {*JobConfig.model_fields, "dataset", "aspects", "pairs", "peer_model", "peer_texts"}
+    excluded |= {"split", "max_pairs", "scaling", "actors", "rows_per_chunk", "ray", "llm", "seed"}
+    return peer.model_dump(mode="json", exclude=excluded)

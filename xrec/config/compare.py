@@ -218,10 +218,10 @@ class CompareConfig(JobConfig):
     lora: LoraConfig = Field(
         default_factory=LoraConfig, description="The low-rank weights of lora, and their training."
     )
-    peers: dict[str, Any] = Field(
+    peers: dict[PeerKind, dict[str, Any]] = Field(
         default_factory=dict,
-        description="Keys of the section peer for all contestants of its kinds, such as "
-        "{max_words: 30, training: {patience: 3}, att2seq: {dropout: 0.1}}.",
+        description="Keys of the section peer by the kind of peer, such as {pepler: {training: "
+        "{num_epochs: 1}}}.",
     )
     scaling: ScalingConfig = Field(
         default_factory=ScalingConfig, description="The workers of a training."
@@ -311,17 +311,25 @@ class CompareConfig(JobConfig):
 
     @model_validator(mode="after")
     def _peers_are_keys_of_theirs(self) -> "CompareConfig":
-        if ours := sorted(_OURS_OF_PEERS & set(self.peers)):
-            raise ValueError(
-                f"peers: {', '.join(ours)} cannot be given here, since the comparison gives it"
-            )
-        for kind in PEERS:
-            self.peer_of(kind, 0, pairs="pairs", model="model", texts="texts")
+        for kind, keys in self.peers.items():
+            if ours := sorted(_OURS_OF_PEERS & set(keys)):
+                raise ValueError(
+                    f"peers.{kind}: {', '.join(ours)} cannot be given here, since the comparison "
+                    "gives it"
+                )
+        for contestant in self.contestants:
+            if contestant in PEERS:
+                self.peer_of(contestant, 0, pairs="pairs", model="model", texts="texts")
         return self
 
     @property
     def has_language_model(self) -> bool:
         """Whether a contestant has one."""
+        return bool(set(self.contestants) & {*ADAPTERS, *TEXT_ONLY, "pepler"})
+
+    @property
+    def has_prompts(self) -> bool:
+        """Whether a contestant writes from `prompt`."""
         return bool(set(self.contestants) & {*ADAPTERS, *TEXT_ONLY})
 
     @property
@@ -375,12 +383,11 @@ class CompareConfig(JobConfig):
             for name, value in self._shared_with(PeerConfig).items()
             if name not in ("split", "max_pairs", "training")
         }
-        training = {**self.peers.get("training", {}), **self._budget()}
-        given = {"kind": kind, "seed": seed, "pairs": pairs}
+        own = next((keys for each, keys in self.peers.items() if each == kind), {})
+        training = {**own.get("training", {}), **self._budget()}
+        given = {"kind": kind, "seed": seed, "pairs": pairs, "training": training}
         places = {"peer_model": model, "peer_texts": texts}
-        return PeerConfig.model_validate(
-            {**shared, **self.peers, **given, **places, "training": training}
-        )
+        return PeerConfig.model_validate({**shared, **own, **given, **places})
 
     def lora_of(self, seed: int) -> LoraConfig:
         """The section lora for one seed, with the budget."""

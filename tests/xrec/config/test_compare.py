@@ -94,7 +94,13 @@ def test_peers_are_runs_of_xrec_peer_with_the_budget_and_keys_of_theirs() -> Non
         contestants=["att2seq"],
         llm=None,
         budget={"max_pairs": 2000},
-        peers={"max_words": 30, "training": {"patience": 3}, "att2seq": {"hidden_size": 64}},
+        peers={
+            "att2seq": {
+                "max_words": 30,
+                "training": {"patience": 3},
+                "att2seq": {"hidden_size": 64},
+            }
+        },
     )
     peer = config.peer_of("att2seq", 2, pairs="p.parquet", model="m", texts="t")
     assert (peer.kind, peer.seed, peer.pairs) == ("att2seq", 2, "p.parquet")
@@ -123,8 +129,10 @@ def test_peers_are_runs_of_xrec_peer_with_the_budget_and_keys_of_theirs() -> Non
         ({"blind_sheet": {"questions": {"judge": "?"}}}, "'judge' cannot be a question"),
         ({"blind_sheet": {"questions": {"Is it?": "?"}}}, "'Is it\\?' cannot be a question"),
         ({"max_pairs": 1}, "max_pairs"),
-        ({"peers": {"pairs": "p"}}, "peers: pairs cannot be given here"),
-        ({"peers": {"hidden_size": 3}}, "hidden_size"),
+        ({"peers": {"nrt": {"pairs": "p"}}}, r"peers\.nrt: pairs cannot be given here"),
+        ({"contestants": ["nrt"], "peers": {"nrt": {"hidden": 3}}}, "hidden"),
+        ({"peers": {"neither": {}}}, "neither"),
+        ({"contestants": ["pepler"], "llm": None}, "llm is required"),
     ],
 )
 def test_comparison_that_cannot_be_made_is_refused(changes: dict[str, Any], message: str) -> None:
