@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -15,6 +15,7 @@ from xrec.checks.word_list import read_word_list
 from xrec.config.checks import CheckFailure, ChecksConfig, PlainConfig
 from xrec.config.shared import StorageConfig
 from xrec.data.evidence import NamedEvidence
+from xrec.data.sentences import sentence_ends
 from xrec.data.titles import composed, title_spans
 
 if TYPE_CHECKING:
@@ -76,20 +77,27 @@ class Checker:
             for chosen in texts.aspects
         )
 
+    def as_written(self, texts: PairTexts) -> Callable[[str], str]:
+        """How an aspect is to be written: as the item's profile has it, if it names it.
+
+        Where it stands in the item's title or begins a sentence, its capitals say nothing.
+        """
+        profile = composed(texts.item_profile)
+        own = title_spans(profile, texts.item_title)
+        starts = {0, *(end + 1 for end in sentence_ends(profile))}
+        forms = {
+            each.name: profile[each.start : each.end]
+            for each in self.aspects.find(profile)
+            if each.start not in starts
+            and not any(start <= each.start and each.end <= end for start, end in own)
+        }
+        return lambda aspect: forms.get(aspect, aspect)
+
     def plain(
         self, texts: PairTexts, templates: PlainConfig, min_evidence: int, checks: ChecksConfig
     ) -> str | None:
-        """The plain sentence of a pair, if there is enough evidence and it passes the checks.
-
-        An aspect is written as the item's profile has it, if it names it.
-        """
-        profile = composed(texts.item_profile)
-        as_written = {
-            each.name: profile[each.start : each.end] for each in self.aspects.find(profile)
-        }
-        sentence = plain_sentence(
-            texts, templates, min_evidence, lambda aspect: as_written.get(aspect, aspect)
-        )
+        """The plain sentence of a pair, if there is enough evidence and it passes the checks."""
+        sentence = plain_sentence(texts, templates, min_evidence, self.as_written(texts))
         if sentence is None or self.refusal(sentence, texts, checks, templates.literals):
             return None
         return sentence

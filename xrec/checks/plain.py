@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from xrec.llm.prompt import PairTexts
 
 _MOST_ASPECTS = 2
+_FEWEST_OF_USER = 2
 
 
 def plain_sentence(
@@ -24,8 +25,9 @@ def plain_sentence(
     """A sentence of the best aspects with evidence, as "14 of 31 reviews mention the late hours."
 
     Two aspects at most are named, in how many reviews of the item they are and, where the user
-    mentions them too, in how many of the user's. None if no aspect is in `min_evidence` or more of
-    the item's reviews. `written` gives how an aspect is to be written.
+    mentions them too, in how many of the user's: in two of them at least, or in the only one. None
+    if no aspect is in `min_evidence` or more of the item's reviews. `written` gives how an aspect
+    is to be written.
     """
     told = [each for each in texts.aspects if each.item_reviews >= min_evidence][:_MOST_ASPECTS]
     if not told:
@@ -57,7 +59,8 @@ def _part(
 
 
 def _template_of_user(evidence: AspectEvidence, templates: PlainConfig) -> str:
-    if not evidence.user_reviews:
+    """One of many is an accident, and nothing that the user is known by."""
+    if evidence.user_reviews < min(_FEWEST_OF_USER, max(1, evidence.num_user_reviews)):
         return ""
     return templates.user if evidence.num_user_reviews != 1 else templates.user_of_one
 

@@ -247,9 +247,24 @@ class DecodingConfig(Config):
     stop: tuple[str, ...] = Field(
         (), description="Strings that end a text; the text stops before the first one."
     )
+    opening: str | None = Field(
+        None,
+        description="How the text begins if aspects were chosen for its pair, as in 'You would "
+        "enjoy {title} for its {aspects}'; the model writes on from there. {aspects} is a list of "
+        "them, the best first. If null, the model writes all of it.",
+    )
     text: TextConfig = Field(
         default_factory=TextConfig, description="Rules that a text must fulfil to be used."
     )
+
+    @model_validator(mode="after")
+    def _opening_names_aspects(self) -> "DecodingConfig":
+        from xrec.config.placeholders import check_allowed, check_once
+
+        if self.opening is not None:
+            check_allowed("decoding.opening", self.opening, ("aspects", "title"))
+            check_once({"decoding.opening": self.opening}, ("aspects",))
+        return self
 
     @model_validator(mode="after")
     def _candidates_can_differ(self) -> "DecodingConfig":

@@ -184,13 +184,25 @@ class Explainer:
         if decoding.num_candidates > 1:
             yield from self._best_of_candidates(prompts, texts, decoding)
             return
-        for completion in self.engine.generate(prompts, decoding):
+        for completion in self.engine.generate(self._begun(prompts, texts, decoding), decoding):
             prompt, text, failure = prompts[completion.index], "", completion.failure
             if failure is None:
                 text, failure = self.finisher.finish(
                     completion, prompt, texts[completion.index], decoding
                 )
             yield _explanation(completion, prompt, text, failure)
+
+    def _begun(
+        self,
+        prompts: Sequence[Sequence[int]],
+        texts: Sequence[PairTexts],
+        decoding: DecodingConfig,
+    ) -> list[list[int]]:
+        """The prompts, each with the opening of its text."""
+        return [
+            [*prompt, *self.finisher.opening(said, decoding)]
+            for prompt, said in zip(prompts, texts, strict=True)
+        ]
 
     def candidates(
         self,
@@ -201,11 +213,11 @@ class Explainer:
         """`decoding.num_candidates` texts of each prompt, with what a ranker knows of them."""
         return draw_candidates(
             self.engine,
-            prompts,
+            self._begun(prompts, texts, decoding),
             texts,
             decoding,
-            lambda completion, prompt, said: self.finisher.finish(
-                completion, prompt, said, decoding
+            lambda completion: self.finisher.finish(
+                completion, prompts[completion.index], texts[completion.index], decoding
             ),
             self.checker,
             self.pairs.builder.vocabulary,

@@ -8,6 +8,7 @@ do not depend on the engine that wrote the text.
 import re
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
 from xrec.checks import Checker
 from xrec.config.llm import DecodingConfig, TextConfig
@@ -33,6 +34,15 @@ class TextFinisher:
         self._placeholder = builder.placeholder
         self._titles = titles
 
+    def opening(self, texts: PairTexts, decoding: DecodingConfig) -> list[int]:
+        """The ids that a text of the pair `texts` begins with; they follow the prompt."""
+        if decoding.opening is None or not texts.aspects:
+            return []
+        written = self._checker.as_written(texts)
+        aspects = ", ".join(written(chosen.aspect) for chosen in texts.aspects)
+        text = decoding.opening.format(aspects=aspects, title=self._placeholder.text)
+        return self._builder.encode_explanation(text)[:-1]
+
     def finish(
         self,
         completion: Completion,
@@ -42,9 +52,12 @@ class TextFinisher:
     ) -> tuple[str, Failure | None]:
         """The explanation that `completion` gives, or a text and the reason why it cannot be used.
 
+        `prompt` is without the opening, which comes before what the model wrote.
         `texts` are those of the prompt: the item's own title is filled in, and names that stand in
         them are allowed.
         """
+        opening = self.opening(texts, decoding)
+        completion = replace(completion, token_ids=[*opening, *completion.token_ids])
         written = _before_stop(self._builder.decode(completion.token_ids), decoding.stop)
         text = self._filled(written, texts)
         own = title_spans(text, texts.item_title)
@@ -79,12 +92,15 @@ class TextFinisher:
             "abstained", f"its text was refused ({failure.reason}: {failure.message})"
         )
 
-    def unfinished(self, token_ids: list[int], texts: PairTexts) -> str | None:
+    def unfinished(
+        self, token_ids: list[int], texts: PairTexts, decoding: DecodingConfig
+    ) -> str | None:
         """What a reader may see of a text that is still being written; None if that must wait.
 
         It waits while it ends within a character or place-holder and while it names another item.
         """
-        written = self._builder.tokenizer.decode(token_ids, skip_special_tokens=True).lstrip()
+        ids = [*self.opening(texts, decoding), *token_ids]
+        written = self._builder.tokenizer.decode(ids, skip_special_tokens=True).lstrip()
         if written.endswith(_HALF_CHARACTER) or self._placeholder.is_broken_in(written):
             return None
         text = self._filled(written, texts)

@@ -200,9 +200,10 @@ class LiveExplainer:
     ) -> AsyncGenerator[Delta | LiveText, None]:
         """Yield deltas if `with_deltas`, then the text; with `is_last`, or its fallback."""
         request, shown = _Request(asyncio.get_running_loop(), with_deltas), ""
-        with self._submitted(asked.prompt, text_params(decoding, is_injected=is_injected), request):
+        params = text_params(decoding, is_injected=is_injected)
+        with self._submitted(self._begun(asked.prompt, asked.texts), params, request):
             while (advance := await request.latest()).completion is None:
-                text = self._explainer.finisher.unfinished(advance.token_ids, asked.texts)
+                text = self._explainer.finisher.unfinished(advance.token_ids, asked.texts, decoding)
                 if text is not None and text.startswith(shown) and len(text) > len(shown):
                     yield Delta(text[len(shown) :])
                     shown = text
@@ -301,8 +302,12 @@ class LiveExplainer:
         except PromptTooLongError as error:
             return Failed("prompt_too_long", str(error))
         prompt = self._builder.build_without_tokens(texts) if pair.signal == "none" else prompt
-        refused = self.engine.run.refusal(prompt, text_params(self._decoding))
+        refused = self.engine.run.refusal(self._begun(prompt, texts), text_params(self._decoding))
         return _Asked(prompt, texts) if refused is None else Failed(refused.reason, refused.message)
+
+    def _begun(self, prompt: list[int], texts: PairTexts) -> list[int]:
+        """The prompt with the opening of its text."""
+        return [*prompt, *self._explainer.finisher.opening(texts, self._decoding)]
 
     def _texts(self, pair: LivePair, user: int, item: int) -> PairTexts:
         """Return the dataset's texts, replaced by those of the pair where it has some.

@@ -88,6 +88,7 @@ def test_checker_names_the_offending_words() -> None:
             "2 of 3 reviews mention the river view, and 1 the late hours (you mention them in "
             "yours).",
         ),
+        ((evidence("tone", 5, 9, 1, 7),), "5 of 9 reviews mention the tone."),  # once of seven
         (
             (evidence("fit", 5, 9, 2, 4), evidence("tone", 5, 9), evidence("price", 5, 9)),
             "5 of 9 reviews mention the fit (you mention it in 2 of your 4), and 5 the tone.",
@@ -169,3 +170,14 @@ def test_unsafe_words_of_a_list_that_cannot_be_are_an_error(
     with pytest.raises(DataError, match=r"checks\.unsafe_words"):
         reason("Any text.", BISTRO, checks)
     check_word_list(ChecksConfig(), StorageConfig())
+
+
+def test_aspects_are_written_as_the_profile_has_them_where_its_capitals_mean_something() -> None:
+    texts = PairTexts("", "Pho Ha Market", "Craft beer and Thai food. Pho Ha Market sells fish.")
+    written = Checker(["craft beer", "thai food", "market"]).as_written(texts)
+    assert [written(name) for name in ("craft beer", "thai food", "market", "fish")] == [
+        "craft beer",
+        "Thai food",
+        "market",
+        "fish",
+    ]

@@ -220,7 +220,10 @@ def shown(text: str, title: str = TITLE) -> list[str | None]:
     finisher = TextFinisher(prompts, TitleIndex(CATALOGUE))
     ids = prompts.encode_explanation(text)[:-1]
     texts = PairTexts("", title, "")
-    return [finisher.unfinished(ids[:length], texts) for length in range(1, len(ids) + 1)]
+    return [
+        finisher.unfinished(ids[:length], texts, DecodingConfig())
+        for length in range(1, len(ids) + 1)
+    ]
 
 
 def test_unfinished_text_never_shows_a_part_of_the_placeholder() -> None:
@@ -305,3 +308,52 @@ def test_fallback_is_a_plain_sentence_or_the_reason_why_there_is_none(
     assert (text, failure.reason if failure else "") == expected
     if failure is not None:
         assert "it repeats" in failure.message
+
+
+def begun(opening: str, *aspects: str) -> tuple[TextFinisher, PairTexts, DecodingConfig]:
+    """A finisher, a pair with these chosen aspects, and a decoding with the opening."""
+    chosen = tuple(replace(EVIDENCE, aspect=aspect) for aspect in aspects)
+    profile = "Late hours and tea. Guests like the Live Music of The Rusty Fox."
+    texts = PairTexts("", TITLE, profile, chosen, frozenset(aspects))
+    finisher = TextFinisher(builder(), TitleIndex(CATALOGUE), Checker(["late hours", "live music"]))
+    decoding = DecodingConfig(opening=opening, text=TextConfig(max_echo_tokens=None))
+    return finisher, texts, decoding
+
+
+def test_text_begins_with_the_opening_and_goes_on_with_what_the_model_wrote() -> None:
+    finisher, texts, decoding = begun(
+        "You love {title} for its {aspects}", "late hours", "live music"
+    )
+    written = builder().encode_explanation(", and it is calm.")[:-1]
+    text, failure = finisher.finish(Completion(0, written, "stop"), PROMPT, texts, decoding)
+    assert failure is None
+    assert text == "You love The Rusty Fox for its late hours, Live Music, and it is calm."
+    shown = finisher.unfinished(written[:1], texts, decoding)
+    assert shown == "You love The Rusty Fox for its late hours, Live Music,"
+    ids = finisher.opening(texts, decoding)
+    assert builder().decode(ids) == "You love [title] for its late hours, Live Music"
+
+
+def test_text_of_a_pair_without_chosen_aspects_has_no_opening() -> None:
+    finisher, texts, decoding = begun("You love it for its {aspects}")
+    assert finisher.opening(texts, decoding) == []
+    written = builder().encode_explanation("It is calm.")[:-1]
+    assert finisher.finish(Completion(0, written, "stop"), PROMPT, texts, decoding) == (
+        "It is calm.",
+        None,
+    )
+
+
+@pytest.mark.parametrize(
+    ("opening", "expected"),
+    [
+        ("You love it", r"\{aspects\} exactly once, saw it in no part"),
+        ("{aspects} and {aspects}", r"exactly once, saw it in decoding.opening, decoding.opening"),
+        ("{aspects} of {item}", r"holds \{item\}; allowed there: aspects, title"),
+    ],
+)
+def test_opening_without_aspects_or_with_other_placeholders_is_refused(
+    opening: str, expected: str
+) -> None:
+    with pytest.raises(ValueError, match=expected):
+        DecodingConfig(opening=opening)

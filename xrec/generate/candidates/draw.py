@@ -18,7 +18,7 @@ from xrec.llm.prompt import PairTexts
 
 _STEP = 7919  # a prime: how far another user is away, modulo the number of users
 
-Finish = Callable[[Completion, Sequence[int], PairTexts], tuple[str, Failure | None]]
+Finish = Callable[[Completion], tuple[str, Failure | None]]
 """Makes an explanation of a completion, or says why it cannot be used."""
 
 
@@ -49,7 +49,7 @@ def draw_candidates(
         place = completion.index
         text, failure = "", completion.failure
         if failure is None:
-            text, failure = finish(completion, prompts[place], texts[place])
+            text, failure = finish(completion)
         found[place].append(Candidate(place, text, completion, failure))
     for candidates in found:
         candidates.sort(key=lambda candidate: candidate.completion.number)
