@@ -22,7 +22,9 @@ def output(config: CompareConfig, *, exact: bool = True) -> Output:
     if config.llm is not None and config.has_language_model:
         base_model = llm_fingerprint(config, config.llm, exact=exact)
         unchecked = () if base_model else ("base_model",)
-    settings, inputs = comparison_identity(config, base_model)
+    settings, inputs = comparison_identity(config, base_model, exact=exact)
+    if config.has_prompts and settings["computation"] is None:
+        unchecked += ("computation",)
     location = location_of(config, "comparison")
     return Output(location, "comparison", settings, inputs, unchecked=unchecked)
 

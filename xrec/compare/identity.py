@@ -6,6 +6,7 @@ from xrec.compare.elsewhere import elsewhere_fingerprint
 from xrec.config.compare import ADAPTERS, COPIES, PEERS, TEXT_ONLY, CompareConfig
 from xrec.config.shared import JobConfig
 from xrec.evaluate.measures import metrics_identity
+from xrec.generate.computation import computation, settled_computation
 from xrec.storage import manifest_of
 from xrec.train.adapter import adapter_run_config
 
@@ -24,13 +25,15 @@ _ALWAYS = {
 
 
 def comparison_identity(
-    config: CompareConfig, base_model: str | None
+    config: CompareConfig, base_model: str | None, *, exact: bool = True
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """The settings and the inputs of a comparison.
 
-    base_model: the fingerprint of the language model, None if no contestant has one. Raises
-    ArtifactNotFoundError if an input is not finished, StorageNotFoundError for texts that are not
-    there.
+    base_model: the fingerprint of the language model, None if no contestant has one.
+
+    The setting `computation` says what `auto` became; without `exact` it is None where something is
+    `auto`, for another machine may be the one that computes. Raises ArtifactNotFoundError if an
+    input is not finished, StorageNotFoundError for texts that are not there.
     """
     names = set(config.contestants)
     settings = {
@@ -51,8 +54,7 @@ def comparison_identity(
         inputs["aspects"] = manifest_of(config, "aspects").fingerprint
     if config.has_prompts:
         settings |= config.model_dump(mode="json", include={"decoding", "prompt", "rows_per_chunk"})
-        settings["dtype"] = config.language_model.dtype
-        settings["linear_layers"] = config.engine.linear_layers
+        settings["computation"] = _computation(config, exact=exact)
     if names & set(ADAPTERS):
         settings["adapter"] = adapter_run_config(config.training_of("ours", 0, "adapter"))
     for kind in names & set(PEERS):
@@ -65,6 +67,14 @@ def comparison_identity(
             inputs[f"texts {name}"] = fingerprint
     assert names <= {*ADAPTERS, *PEERS, *TEXT_ONLY, *COPIES, *config.texts}
     return settings, inputs
+
+
+def _computation(config: CompareConfig, *, exact: bool) -> dict[str, str] | None:
+    """What the actors write texts with."""
+    llm, device, engine = config.language_model, config.actors.device, config.engine
+    if exact:
+        return computation(llm, device, engine, config.storage)
+    return settled_computation(llm, device, engine)
 
 
 def peer_settings(config: CompareConfig, kind: str) -> dict[str, Any]:
