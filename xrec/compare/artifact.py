@@ -4,7 +4,10 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+import pyarrow as pa
+
 from xrec.compare.formats import latex_table, markdown_page
+from xrec.compare.judges import JUDGES, JUDGES_FILE, JUDGES_PAGE
 from xrec.compare.result import TABLE, Result, result_table
 from xrec.storage import MANIFEST, Location, Manifest, content_hash, write_manifest, write_table
 
@@ -17,6 +20,7 @@ def write_comparison(
     result: Result,
     report: str,
     *,
+    judges: tuple[pa.Table, str] | None,
     num_pairs: int,
     num_users: int,
     config: Mapping[str, Any],
@@ -24,7 +28,8 @@ def write_comparison(
 ) -> Manifest:
     """Write the files, and the manifest last; an earlier comparison's is deleted first.
 
-    config, inputs: what the manifest says it was made from.
+    judges: what `judges_table` and `judges_page` return, if there are judges. config, inputs: what
+    the manifest says it was made from.
     """
     (location / MANIFEST).delete()
     metrics = flat_figures(result)
@@ -35,6 +40,9 @@ def write_comparison(
         REPORT: report,
     }
     files = {TABLE_FILE: write_table(location / TABLE_FILE, result_table(result), TABLE)}
+    if judges is not None:
+        agreements, texts[JUDGES_PAGE] = judges
+        files[JUDGES_FILE] = write_table(location / JUDGES_FILE, agreements, JUDGES)
     for name, text in texts.items():
         data = text.encode("utf-8")
         (location / name).write_bytes(data)

@@ -3,6 +3,7 @@
 from typing import Any
 
 from xrec.compare.elsewhere import elsewhere_fingerprint
+from xrec.compare.judges import judge_scores_fingerprint
 from xrec.config.compare import ADAPTERS, COPIES, PEERS, TEXT_ONLY, CompareConfig
 from xrec.config.shared import JobConfig
 from xrec.evaluate.measures import metrics_identity
@@ -40,7 +41,7 @@ def comparison_identity(
         **config.model_dump(mode="json", include=_ALWAYS),
         "metrics": metrics_identity(config.metrics, llm=config.llm, storage=config.storage),
         "texts": {
-            name: config.texts[name].model_dump(mode="json", exclude={"uri"})
+            name: config.texts[name].model_dump(mode="json", exclude={"uri", "judge_scores"})
             for name in config.contestants
             if name in config.texts
         },
@@ -65,6 +66,8 @@ def comparison_identity(
         if name in config.texts:
             fingerprint = elsewhere_fingerprint(config.texts[name], config.storage)
             inputs[f"texts {name}"] = fingerprint
+            if (uri := config.texts[name].judge_scores) is not None:
+                inputs[f"judges of {name}"] = judge_scores_fingerprint(uri, config.storage)
     assert names <= {*ADAPTERS, *PEERS, *TEXT_ONLY, *COPIES, *config.texts}
     return settings, inputs
 

@@ -4,17 +4,19 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import pyarrow as pa
 from pydantic import SecretStr
 
 from xrec.compare.artifact import write_comparison
 from xrec.compare.entries import Entry, entries_of
+from xrec.compare.judges import judges_page, judges_table
 from xrec.compare.made import Made
 from xrec.compare.make import Given, elsewhere_texts, make
 from xrec.compare.pairs import compared_pairs, write_pairs
 from xrec.compare.people import ask_people
 from xrec.compare.report import examples_of, render_report
 from xrec.compare.result import Result, result_of
-from xrec.compare.score import ScoreAll, score_entries, score_on_actors
+from xrec.compare.score import ScoreAll, Scored, score_entries, score_on_actors
 from xrec.config.compare import CompareConfig
 from xrec.data.dataset import read_dataset
 from xrec.data.drawn import drawn_pairs
@@ -54,7 +56,7 @@ def compare(
     manifest = _finished(config, settings, inputs)
     if manifest is None:
         result = result_of(config, dataset, pairs, made, scored)
-        manifest = _write(given, result, made, settings, inputs)
+        manifest = _write(given, result, made, scored, settings, inputs)
     ask_people(given, _first_seeds(made), _first_seeds(scored), manifest)
     return manifest
 
@@ -85,6 +87,7 @@ def _write(
     given: Given,
     result: Result,
     made: Mapping[Entry, Made],
+    scored: Mapping[Entry, Scored],
     settings: Mapping[str, Any],
     inputs: Mapping[str, str],
 ) -> Manifest:
@@ -105,6 +108,7 @@ def _write(
         location_of(config, "comparison"),
         result,
         report,
+        judges=_judges(config, scored),
         num_pairs=len(pairs),
         num_users=num_users,
         config=settings,
@@ -112,6 +116,14 @@ def _write(
     )
     logger.info("%d contestants: %s", len(result.contestants), config.artifact("comparison"))
     return manifest
+
+
+def _judges(config: CompareConfig, scored: Mapping[Entry, Scored]) -> tuple[pa.Table, str] | None:
+    """What is said of the judges, if there are any."""
+    if not config.metrics.judges:
+        return None
+    agreements = judges_table(config, scored)
+    return agreements, judges_page(config, scored, agreements)
 
 
 def _failed(made: Mapping[Entry, Made]) -> dict[str, dict[str, int]]:

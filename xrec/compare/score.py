@@ -5,7 +5,7 @@ Actors load the scoring models once and take an entry at a time; with GPUs, each
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
@@ -40,7 +40,7 @@ from xrec.storage import (
 
 logger = logging.getLogger("xrec")
 
-_FILE, _MISSING = "scores.parquet", "missing"
+_FILE, _MISSING, _JUDGE_COSTS = "scores.parquet", "missing", "judge_costs"
 
 
 @dataclass(frozen=True)
@@ -48,12 +48,24 @@ class Scored:
     """The scores of one entry: `table` as `Measures.of_pairs` gives it.
 
     missing: a sentence for each metric that could not be had when these were made.
+    judge_costs: what judges were asked and failed at, as `Measures.taken_costs` says.
     """
 
     texts: ContestantTexts
     table: pa.Table
     missing: Mapping[str, str]
+    judge_costs: Mapping[str, float]
     fingerprint: str
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a process found for the texts at place `number`; the rest is as in Scored."""
+
+    number: int
+    table: pa.Table
+    missing: Mapping[str, str]
+    judge_costs: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -90,35 +102,34 @@ class Scorer:
             ),
         )
 
-    def score(self, number: int, texts: ContestantTexts) -> tuple[int, pa.Table, dict[str, str]]:
-        """The number that was given, the scores, and what could not be had."""
-        return number, self._measures.of_pairs(texts), dict(self._measures.missing)
+    def score(self, number: int, texts: ContestantTexts) -> Scores:
+        """The scores of the texts, with the number that was given."""
+        table = self._measures.of_pairs(texts)
+        costs = self._measures.taken_costs()
+        return Scores(number, table, dict(self._measures.missing), costs)
 
 
-ScoreAll = Callable[
-    [ScoringTask, Sequence[ContestantTexts]], Iterator[tuple[int, pa.Table, dict[str, str]]]
-]
-"""Scores texts in any order; yields the place of each, its scores, and what could not be had."""
+ScoreAll = Callable[[ScoringTask, Sequence[ContestantTexts]], Iterator[Scores]]
+"""Scores texts in any order."""
 
 
-def score_here(
-    task: ScoringTask, texts: Sequence[ContestantTexts]
-) -> Iterator[tuple[int, pa.Table, dict[str, str]]]:
+def score_here(task: ScoringTask, texts: Sequence[ContestantTexts]) -> Iterator[Scores]:
     """Score in this process."""
     scorer = task.scorer()
     for number, each in enumerate(texts):
         yield scorer.score(number, each)
 
 
-def score_on_actors(
-    task: ScoringTask, texts: Sequence[ContestantTexts]
-) -> Iterator[tuple[int, pa.Table, dict[str, str]]]:
+def score_on_actors(task: ScoringTask, texts: Sequence[ContestantTexts]) -> Iterator[Scores]:
     """Score on Ray's actors, as many as `actors` says and there are texts; Ray must be initialised.
 
-    Raises the XRecError that an actor raised, or ClusterError.
+    The actors share the limits of judges that are endpoints. Raises the XRecError that an actor
+    raised, or ClusterError.
     """
     actors = task.config.actors
     num_actors = min(actors.num_actors, len(texts))
+    metrics = task.config.metrics.shared_among(num_actors)
+    task = replace(task, config=task.config.model_copy(update={"metrics": metrics}))
     options = {
         "num_cpus": actors.cpus_per_actor,
         "num_gpus": gpus_each(task.config.device, num_actors),
@@ -149,9 +160,9 @@ def score_entries(
     if left:
         task = ScoringTask(config, pairs.pairs, keys)
         each_scored = score_all(task, [texts[entry] for entry in left])
-        for number, table, missing in progress(each_scored, "scoring", len(left)):
-            entry = left[number]
-            found[entry] = _keep(config, pairs, entry, made[entry], texts[entry], table, missing)
+        for scores in progress(each_scored, "scoring", len(left)):
+            entry = left[scores.number]
+            found[entry] = _keep(config, pairs, entry, made[entry], texts[entry], scores)
     return {entry: scored for entry in entries if (scored := found[entry]) is not None}
 
 
@@ -192,8 +203,13 @@ def _kept(
         return None
     if manifest is None:
         return None
-    table = _read(location)
-    return Scored(texts, table, manifest.metrics[_MISSING], manifest.fingerprint)
+    return Scored(
+        texts,
+        _read(location),
+        manifest.metrics[_MISSING],
+        manifest.metrics.get(_JUDGE_COSTS, {}),
+        manifest.fingerprint,
+    )
 
 
 def _keep(
@@ -202,10 +218,10 @@ def _keep(
     entry: Entry,
     made: Made,
     texts: ContestantTexts,
-    table: pa.Table,
-    missing: dict[str, str],
+    scores: Scores,
 ) -> Scored:
     location, (settings, inputs) = entry.location / "scores", _identity(config, pairs, made)
+    table, missing, costs = scores.table, scores.missing, scores.judge_costs
     data = parquet_bytes(table, table.schema)
     (location / _FILE).write_bytes(data)
     manifest = write_manifest(
@@ -215,10 +231,10 @@ def _keep(
         inputs=inputs,
         files={_FILE: content_hash(data)},
         row_counts={"pairs": table.num_rows},
-        metrics={_MISSING: missing},
+        metrics={_MISSING: missing, _JUDGE_COSTS: costs},
     )
     logger.info("%s: scored, coverage %.3f", entry.name, texts.coverage)
-    return Scored(texts, table, missing, manifest.fingerprint)
+    return Scored(texts, table, missing, costs, manifest.fingerprint)
 
 
 def _read(location: Location) -> pa.Table:

@@ -86,6 +86,12 @@ class ElsewhereConfig(Config):
     item_id: str = Field("item_id", description="The file's column of item ids.")
     text: str = Field("explanation", description="The file's column of texts.")
     delimiter: Delimiter = Field(",", description="What separates the columns in CSV files.")
+    judge_scores: str | None = Field(
+        None,
+        description="Scores that judges elsewhere gave these texts, with which our judges are "
+        "compared: a table with user_id, item_id, judge and score, or FILE.jsonl#COLUMN with the "
+        "scores by judge below the column.",
+    )
 
     @field_validator("uri")
     @classmethod
@@ -281,6 +287,16 @@ class CompareConfig(JobConfig):
                 raise ValueError(
                     f"texts: {name!r} cannot be a name: letters, digits and _ are, and none of "
                     f"{', '.join(CONTESTANTS)}"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _published_judges_are_compared(self) -> "CompareConfig":
+        for name, texts in self.texts.items():
+            if texts.judge_scores is not None and not self.metrics.judges:
+                raise ValueError(
+                    f"texts.{name}.judge_scores are compared with our judges' scores, and "
+                    "metrics.judges has none"
                 )
         return self
 

@@ -3,7 +3,7 @@
 from pydantic import Field, model_validator
 
 from xrec.config.base import Config
-from xrec.config.text import EngineModelConfig, LanguageModelConfig
+from xrec.config.text import EndpointModelConfig, EngineModelConfig, LanguageModelConfig
 
 
 class EncoderConfig(Config):
@@ -115,6 +115,16 @@ class MetricsConfig(Config):
         16, ge=1, description="Number of texts of one pass through an encoder or scoring model."
     )
 
+    def shared_among(self, num_processes: int) -> "MetricsConfig":
+        """The same for each of so many processes, which share the limits of endpoints."""
+        judges = tuple(
+            judge
+            if isinstance(judge.model, EngineModelConfig)
+            else judge.model_copy(update={"model": _shared(judge.model, num_processes)})
+            for judge in self.judges
+        )
+        return self.model_copy(update={"judges": judges})
+
     @model_validator(mode="after")
     def _judges_are_several(self) -> "MetricsConfig":
         names = [judge.name for judge in self.judges]
@@ -126,3 +136,13 @@ class MetricsConfig(Config):
         if len(set(names)) < len(names):
             raise ValueError(f"judges have the names {names}; expected each once")
         return self
+
+
+def _shared(model: EndpointModelConfig, num_processes: int) -> EndpointModelConfig:
+    rates = {
+        name: limit / num_processes
+        for name in ("requests_per_minute", "tokens_per_minute")
+        if (limit := getattr(model, name)) is not None
+    }
+    concurrency = max(1, model.concurrency // num_processes)
+    return model.model_copy(update={"concurrency": concurrency, **rates})

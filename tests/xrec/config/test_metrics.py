@@ -49,3 +49,17 @@ def test_names_of_checkpoints_are_without_their_place() -> None:
         {"bart_score": {"source": "org/bart"}, "bleurt": {"source": "/models/bleurt/"}}
     )
     assert (config.bart_score.name, config.bleurt.name) == ("bart", "bleurt")
+
+
+def test_endpoint_judges_of_several_processes_share_their_limits_and_engines_have_none() -> None:
+    limits = {"concurrency": 16, "requests_per_minute": 90.0}
+    engine = {"name": "cid", "model": {"kind": "engine", "llm": {"model": "none"}}}
+    ann = _judge("ann")
+    config = MetricsConfig.model_validate(
+        {"judges": [{**ann, "model": {**ann["model"], **limits}}, engine]}
+    )
+    shared = config.shared_among(3)
+    model = shared.judges[0].model
+    assert (model.concurrency, model.requests_per_minute, model.tokens_per_minute) == (5, 30, None)
+    assert shared.judges[1] == config.judges[1]
+    assert config.shared_among(100).judges[0].model.concurrency == 1
