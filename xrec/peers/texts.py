@@ -112,9 +112,7 @@ def write_peer_texts(config: PeerConfig) -> Manifest:
         drive(run, pool, holder=this_process(), on_commit=lambda state: show(state.num_rows))
     manifest = publish_texts(run)
     assert manifest is not None
-    logger.info(
-        "%s: %d texts, %s", run.plan.output, manifest.row_counts["explanations"], manifest.metrics
-    )
+    logger.info("%s: %d texts", run.plan.output, manifest.row_counts["explanations"])
     return manifest
 
 
