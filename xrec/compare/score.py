@@ -5,7 +5,7 @@ Actors load the scoring models once and take an entry at a time; with GPUs, each
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pyarrow as pa
@@ -54,8 +54,8 @@ class Scored:
     texts: ContestantTexts
     table: pa.Table
     missing: Mapping[str, str]
-    judge_costs: Mapping[str, float]
     fingerprint: str
+    judge_costs: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -207,8 +207,8 @@ def _kept(
         texts,
         _read(location),
         manifest.metrics[_MISSING],
-        manifest.metrics.get(_JUDGE_COSTS, {}),
         manifest.fingerprint,
+        manifest.metrics.get(_JUDGE_COSTS, {}),
     )
 
 
@@ -234,7 +234,7 @@ def _keep(
         metrics={_MISSING: missing, _JUDGE_COSTS: costs},
     )
     logger.info("%s: scored, coverage %.3f", entry.name, texts.coverage)
-    return Scored(texts, table, missing, costs, manifest.fingerprint)
+    return Scored(texts, table, missing, manifest.fingerprint, costs)
 
 
 def _read(location: Location) -> pa.Table:
