@@ -14,6 +14,7 @@ from xrec.checks.tone import why_not_positive
 from xrec.checks.word_list import read_word_list
 from xrec.config.checks import CheckFailure, ChecksConfig, PlainConfig
 from xrec.config.shared import StorageConfig
+from xrec.data.english import with_capitals
 from xrec.data.evidence import NamedEvidence
 from xrec.data.sentences import sentence_ends
 from xrec.data.titles import composed, title_spans
@@ -80,7 +81,8 @@ class Checker:
     def as_written(self, texts: PairTexts) -> Callable[[str], str]:
         """How an aspect is to be written: as the item's profile has it, if it names it.
 
-        Where it stands in the item's title or begins a sentence, its capitals say nothing.
+        Where it stands in the item's title or begins a sentence its capitals say nothing, and the
+        first half of "taco stand" is no form of tacos.
         """
         profile = composed(texts.item_profile)
         own = title_spans(profile, texts.item_title)
@@ -91,7 +93,12 @@ class Checker:
             if each.start not in starts
             and not any(start <= each.start and each.end <= end for start, end in own)
         }
-        return lambda aspect: forms.get(aspect, aspect)
+
+        def written(aspect: str) -> str:
+            form = forms.get(aspect, "")
+            return form if len(form) >= len(aspect) else with_capitals(aspect)
+
+        return written
 
     def plain(
         self, texts: PairTexts, templates: PlainConfig, min_evidence: int, checks: ChecksConfig

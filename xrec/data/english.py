@@ -53,6 +53,14 @@ def tags() -> Mapping[str, str]:
     return {word: str(tag) for word, tag in lexicon.items()}
 
 
+def with_capitals(words: str) -> str:
+    """A phrase in lower case with the capitals of words that have no other form: "Thai food"."""
+    return " ".join(
+        word.capitalize() if word not in tags() and word.capitalize() in tags() else word
+        for word in words.split(" ")
+    )
+
+
 @functools.cache
 def valences() -> Mapping[str, float]:
     """How good (up to 1) or bad (down to -1) each word sounds; VADER counts before TextBlob."""

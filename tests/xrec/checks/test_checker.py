@@ -173,11 +173,15 @@ def test_unsafe_words_of_a_list_that_cannot_be_are_an_error(
 
 
 def test_aspects_are_written_as_the_profile_has_them_where_its_capitals_mean_something() -> None:
-    texts = PairTexts("", "Pho Ha Market", "Craft beer and Thai food. Pho Ha Market sells fish.")
-    written = Checker(["craft beer", "thai food", "market"]).as_written(texts)
-    assert [written(name) for name in ("craft beer", "thai food", "market", "fish")] == [
+    profile = "Craft beer and BBQ, by the taco stand. Pho Ha Market sells fish."
+    texts = PairTexts("", "Pho Ha Market", profile)
+    names = ["craft beer", "bbq", "market", "fish", "tacos", "latin american cuisine"]
+    written = Checker(names).as_written(texts)
+    assert [written(name) for name in names] == [
         "craft beer",
-        "Thai food",
+        "BBQ",
         "market",
         "fish",
+        "tacos",
+        "Latin American cuisine",
     ]
