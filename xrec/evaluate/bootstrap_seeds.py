@@ -8,8 +8,9 @@ variance. The interval is mean +- t times the standard error of the draws, with 
 freedom of Satterthwaite (1946) between those of the seeds and those of the users.
 """
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,7 @@ from scipy.stats import t as student_t
 from xrec.evaluate.bootstrap import Estimate
 
 Values = NDArray[np.float64]
-_MAX_DRAWS = 2**22  # of one block: bounds the memory at 32 MiB whatever the number of users
+_MAX_DRAWS = 2**23  # of one block: bounds the memory at 64 MiB whatever the number of users
 
 
 @dataclass(frozen=True)
@@ -113,13 +114,9 @@ def _summed(sides: Sequence[Values], users: Sequence[Hashable]) -> list[_Sums]:
 
 def _drawn(signs: Sequence[float], sums: Sequence[_Sums], num_samples: int, seed: int) -> Values:
     """(num_samples,) resampled differences: users once for all sides, seeds for each side."""
-    rng = np.random.default_rng(seed)
-    num_users = sums[0].counts.shape[1]
-    rows = max(1, _MAX_DRAWS // num_users)
-    shares = np.full(num_users, 1 / num_users)
+    rng = np.random.default_rng([seed, 1])
     found = []
-    for start in range(0, num_samples, rows):
-        weights = rng.multinomial(num_users, shares, size=min(rows, num_samples - start))
+    for weights in _weights(sums[0].counts.shape[1], num_samples, seed):
         difference = np.zeros(len(weights))
         for sign, side in zip(signs, sums, strict=True):
             totals, counts = weights @ side.totals.T, weights @ side.counts.T  # (B, S)
@@ -130,6 +127,29 @@ def _drawn(signs: Sequence[float], sums: Sequence[_Sums], num_samples: int, seed
             difference += sign * taken[0] / taken[1]
         found.append(difference)
     return np.concatenate(found)
+
+
+def _weights(num_users: int, num_samples: int, seed: int) -> Iterable[Values]:
+    """How often each user is drawn, in blocks (B, U) of `num_samples` rows together."""
+    if num_users * num_samples <= _MAX_DRAWS:
+        return [_kept_weights(num_users, num_samples, seed)]
+    rows = max(1, _MAX_DRAWS // num_users)
+    sizes = [min(rows, num_samples - start) for start in range(0, num_samples, rows)]
+    rng = np.random.default_rng(seed)
+    return (_weights_of(rng, num_users, size) for size in sizes)
+
+
+@lru_cache(maxsize=4)
+def _kept_weights(num_users: int, num_samples: int, seed: int) -> Values:
+    """The same draws for all metrics of as many users, which take longer than all else."""
+    weights = _weights_of(np.random.default_rng(seed), num_users, num_samples)
+    weights.flags.writeable = False
+    return weights
+
+
+def _weights_of(rng: np.random.Generator, num_users: int, num_rows: int) -> Values:
+    shares = np.full(num_users, 1 / num_users)
+    return rng.multinomial(num_users, shares, size=num_rows).astype(np.float64)
 
 
 def _degrees_of_freedom(

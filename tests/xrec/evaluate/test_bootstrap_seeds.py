@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from xrec.evaluate import bootstrap_seeds
 from xrec.evaluate.bootstrap import bootstrap_mean
 from xrec.evaluate.bootstrap_seeds import bootstrap_difference, bootstrap_over_seeds
 
@@ -72,6 +73,16 @@ def test_difference_to_a_contestant_without_seeds_has_the_seeds_of_the_other_one
     assert found.high - found.value == pytest.approx(4.3027 / np.sqrt(3), rel=0.1)
     same = bootstrap_difference(fixed + 2.0, fixed, users, **SETTINGS)
     assert (same.low, same.value, same.high) == (2.0, 2.0, 2.0)
+
+
+def test_interval_in_many_blocks_is_about_that_in_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    values, users = _world(np.random.default_rng(5), 3, of_seeds=0.2, of_users=1.0)
+    whole = bootstrap_over_seeds(values, users, num_samples=2000, seed=0)
+    monkeypatch.setattr(bootstrap_seeds, "_MAX_DRAWS", 40 * 300)
+    blocks = bootstrap_over_seeds(values, users, num_samples=2000, seed=0)
+    assert blocks.value == whole.value
+    assert blocks.high - blocks.low == pytest.approx(whole.high - whole.low, rel=0.1)
+    assert bootstrap_over_seeds(values, users, num_samples=2000, seed=0) == blocks
 
 
 def test_pairs_without_a_value_on_either_side_are_left_out() -> None:
