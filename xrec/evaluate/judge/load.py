@@ -16,7 +16,7 @@ from xrec.evaluate.judge.questions import read_questions
 from xrec.evaluate.measure import MetricInfo
 from xrec.llm.source import model_fingerprint, public_name, resolve_model
 from xrec.storage import Location
-from xrec.text import Asker, ReplyStore, endpoint_key
+from xrec.text import Asker, LanguageModel, ReplyStore, endpoint_key
 from xrec.text.load import chosen_llm, load_language_model
 
 _NEXT_SAMPLE = 1000  # far from the seeds of replies that are asked again
@@ -50,21 +50,30 @@ def judge_keys(
     }
 
 
-def load_judge(config: JudgeConfig, access: JudgeAccess) -> Judge:
+def load_judge(
+    config: JudgeConfig, access: JudgeAccess, loaded: dict[str, LanguageModel] | None = None
+) -> Judge:
     """The judge of `config`, with its model in this process.
+
+    loaded: the models of other judges, of which one is taken if it is the same; this one's is
+    added.
 
     Raises ConfigError for a prompt that cannot be used or an engine without a model, ModelError if
     the model cannot be had.
     """
     questions = read_questions(config, access.storage)
-    model = load_language_model(
-        config.model,
-        llm=access.llm,
-        storage=access.storage,
-        device=access.device,
-        num_threads=access.num_threads,
-        key=access.keys.get(config.name),
-    )
+    models = {} if loaded is None else loaded
+    settings = config.model.model_dump_json(exclude={"sampling"})
+    if settings not in models:
+        models[settings] = load_language_model(
+            config.model,
+            llm=access.llm,
+            storage=access.storage,
+            device=access.device,
+            num_threads=access.num_threads,
+            key=access.keys.get(config.name),
+        )
+    model = models[settings]
     store = ReplyStore(access.replies)
     identity = _model_identity(config, access.llm, access.storage)
     askers = [

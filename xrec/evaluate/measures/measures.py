@@ -40,6 +40,7 @@ from xrec.evaluate.measures.embedding import EmbeddingScore, embedding_infos
 from xrec.evaluate.measures.overlap import Overlap
 from xrec.evaluate.measures.specificity import Specificity
 from xrec.llm.source import model_fingerprint
+from xrec.text import LanguageModel
 
 logger = logging.getLogger("xrec")
 
@@ -189,7 +190,10 @@ def _judges(
         return {}
     if access is None:
         raise ValueError("the config has judges; expected `judges` that says how to reach them")
-    return {f"judge {judge.name}": partial(load_judge, judge, access) for judge in config.judges}
+    loaded: dict[str, LanguageModel] = {}  # judges of the same model share it
+    return {
+        f"judge {judge.name}": partial(load_judge, judge, access, loaded) for judge in config.judges
+    }
 
 
 def _model_measures(

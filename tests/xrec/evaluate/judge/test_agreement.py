@@ -1,7 +1,9 @@
 """Agreement of judges against ranks by hand, and tables that do not fit."""
 
+import numpy as np
 import pyarrow as pa
 import pytest
+from scipy.stats import spearmanr
 
 from xrec.errors import DataError
 from xrec.evaluate.judge import JUDGE_SCORES, agreement, judge_scores, published_scores
@@ -31,6 +33,28 @@ def test_agreement_of_five_pairs_equals_the_formula_by_hand() -> None:
     assert row["spearman"] == pytest.approx(0.8)
     assert row["num_pairs"] == 5
     assert row["low"] <= 0.8 <= row["high"]
+
+
+def test_interval_of_the_agreement_is_about_that_of_ranking_each_draw_anew() -> None:
+    rng = np.random.default_rng(0)
+    level = rng.normal(0, 1, 300)
+    ann, bob = level + rng.normal(0, 1, 300), level + rng.normal(0, 1, 300)
+    row = agreement(_scores(ann=ann.tolist(), bob=bob.tolist()), num_samples=800).to_pylist()[0]
+    draws = rng.integers(0, 300, (400, 300))
+    anew = [spearmanr(ann[drawn], bob[drawn]).statistic for drawn in draws]
+    assert [row["low"], row["high"]] == pytest.approx(np.percentile(anew, [2.5, 97.5]), abs=0.03)
+
+
+def test_pairs_of_one_user_make_the_agreement_no_surer() -> None:
+    rng = np.random.default_rng(1)
+    ann, bob = rng.normal(0, 1, 40), rng.normal(0, 1, 40)
+    once = _scores(ann=ann.tolist(), bob=bob.tolist())
+    copies = pa.concat_tables(
+        once.set_column(1, "item_id", pa.array([f"i{copy}"] * once.num_rows)) for copy in range(4)
+    )
+    single, repeated = (agreement(each, num_samples=800).to_pylist()[0] for each in (once, copies))
+    width = single["high"] - single["low"]
+    assert repeated["high"] - repeated["low"] == pytest.approx(width, rel=0.1)
 
 
 def test_agreement_with_published_judges_is_over_shared_pairs_and_means_of_several_scores() -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from tests.xrec.evaluate.judge.stub_model import StubModel
 from tests.xrec.evaluate.small_dataset import dataset_of
 from tests.xrec.text.stub_endpoint import Answer, Asked, stub_endpoint
 from xrec.config.metrics import JudgeConfig, MetricsConfig
@@ -108,6 +109,33 @@ def test_judges_that_cannot_be_reached_are_said_before_anything_is_asked(tmp_pat
     (tmp_path / "no.txt").write_text("[system]\nHow?\n[example a]\n{}\n[reply]\n{}\n")
     with pytest.raises(ConfigError, match=r"\[example a\]: 1 validation error for ScoreReply"):
         metrics_identity(missing)
+
+
+def test_judges_of_the_same_model_share_it_and_others_have_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loads: list[str] = []
+
+    def load(config: Any, **_: Any) -> StubModel:
+        loads.append(config.llm.model)
+        return StubModel(lambda prompt, sampling: '{"score": 5}')
+
+    monkeypatch.setattr("xrec.evaluate.judge.load.load_language_model", load)
+    judges = [
+        {"name": name, "model": {"kind": "engine", "llm": {"model": model}, "sampling": sampling}}
+        for name, model, sampling in (
+            ("ann", "one", {}),
+            ("bob", "one", {"temperature": 0.5}),
+            ("cid", "other", {}),
+        )
+    ]
+    config = MetricsConfig.model_validate({"encoder": None, "judges": judges})
+    measures = load_measures(
+        config, dataset_of(12, 1), PAIRS, device="cpu", judges=_access(config, tmp_path)
+    )
+    assert loads == ["one", "other"]
+    assert measures.of_pairs(TEXTS)["gptscore_bob"].to_pylist() == [5] * 12
+    assert measures.taken_costs()["bob:requests"] == 12
 
 
 def test_engine_that_cannot_be_had_is_missing_and_the_other_judge_is_there(tmp_path: Path) -> None:
