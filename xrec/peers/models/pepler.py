@@ -8,11 +8,9 @@ Li, Zhang, Chen: Personalized Prompt Learning for Explainable Recommendation, TO
 continuous prompt with sequential tuning, and recommendation as regularization, which has one phase.
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel
 
 from xrec.config.peers import PEPLERConfig
 from xrec.peers.models.nrt import RatingHead
@@ -92,14 +90,15 @@ class PEPLER(Peer):
 
     def first(self, pairs: Pairs) -> Step:
         """See Peer."""
-        return self._step(self.joined(pairs, pairs.users.new_empty(len(pairs), 0)), None)
+        cache = DynamicCache(config=self.language_model.config)
+        return self._step(self.joined(pairs, pairs.users.new_empty(len(pairs), 0)), cache)
 
     def next(self, step: Step, token_ids: Tensor) -> Step:
         """See Peer."""
         words = self.language_model.get_input_embeddings()(token_ids[:, None])
         return self._step(words, step.state)
 
-    def _step(self, read: Tensor, past: Any) -> Step:
-        """The logits after the vectors (B, S, H), which follow those of `past`."""
-        found = self.language_model(inputs_embeds=read, past_key_values=past, use_cache=True)
-        return Step(found.logits[:, -1], found.past_key_values)
+    def _step(self, read: Tensor, cache: DynamicCache) -> Step:
+        """The logits after the vectors (B, S, H), which follow those of `cache` and go into it."""
+        found = self.language_model(inputs_embeds=read, cache=cache, use_cache=True)
+        return Step(found.logits[:, -1], cache)
