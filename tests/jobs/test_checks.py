@@ -7,10 +7,12 @@ import pytest
 
 import jobs.ablate
 import jobs.backfill
+import jobs.compare
 import jobs.evaluate
 import jobs.explain
 import jobs.serve
 from xrec.config.backfill import BackfillConfig
+from xrec.config.compare import CompareConfig
 from xrec.config.evaluate import AblateConfig, EvaluateConfig
 from xrec.config.project import load_config
 from xrec.config.serve import ServeConfig
@@ -26,6 +28,7 @@ CONFIGS = Path(__file__).parents[2] / "configs"
         (jobs.explain.run, BackfillConfig, ("u", "i")),
         (jobs.evaluate.run, EvaluateConfig, ()),
         (jobs.ablate.run, AblateConfig, ()),
+        (jobs.compare.run, CompareConfig, ()),
         (jobs.serve.checked, ServeConfig, ()),
     ],
 )
