@@ -12,7 +12,13 @@ from typing import Any, TypeVar
 
 import pytest
 
-from tests.xrec.serve.town import backfill_config, dataset_of, ids_of, serve_config
+from tests.xrec.serve.town import (
+    DECODING,
+    backfill_config,
+    dataset_of,
+    ids_of,
+    serve_config,
+)
 from xrec.adapter.pairs import Pair
 from xrec.backfill.identity import sources_of
 from xrec.checks import Checker
@@ -328,6 +334,34 @@ def test_text_that_is_refused_twice_is_replaced_by_its_evidence(
     _, text = scripted_stream(live, town, "You would love [title] for its late hours.")
     assert text.kind == "written"
     assert [each.is_named for each in text.aspects] == [False, True]
+
+
+def test_stream_begins_with_the_opening_and_the_text_is_that_of_the_closed_engine(
+    town: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    users, items = ids_of(town)
+    opening = {"opening": "You love {title} for its {aspects}"}
+    live = load_live(serve_config(town, decoding={**DECODING, **opening}))
+    explainer, chosen = live._explainer, (AspectEvidence("tea", 4, 9, 2, 3),)
+    texts_of = explainer.pairs.texts_of
+    monkeypatch.setattr(
+        explainer.pairs,
+        "texts_of",
+        lambda some: [replace(one, aspects=chosen) for one in texts_of(some)],
+    )
+    pair = Pair(2, 3)
+    prompts, said = [explainer.pairs.prompt(pair)], [explainer.pairs.texts(pair)]
+    (expected,) = explainer.explain(prompts, said, live._decoding)
+
+    async def collect() -> list[Delta | LiveText]:
+        return [event async for event in live.stream(LivePair(users[2], items[3]))]
+
+    *deltas, text = use(live, collect)
+    assert isinstance(text, LiveText)
+    assert expected.text.startswith(f"You love {said[0].item_title} for its tea")
+    assert text.text == expected.text
+    assert text.num_generated_tokens == expected.num_generated_tokens > 0
+    assert expected.text.startswith("".join(delta.text for delta in deltas))
 
 
 def test_abandoned_stream_frees_its_row(live: LiveExplainer, town: Path) -> None:
