@@ -21,7 +21,8 @@ _CHARACTERS_AROUND = 40
 """The names of fields, quotes and brackets: of an aspect, and of the reply."""
 _SHORT_ASPECT, _SHORT_OPINION, _SHORT_EXPLANATION = 30, 40, 60
 NO_SENTENCE = "no_full_sentence"
-REASONS: tuple[str, ...] = (*get_args(ReplyFailureReason), NO_SENTENCE)
+COPIES_EXAMPLE = "copies_example"
+REASONS: tuple[str, ...] = (*get_args(ReplyFailureReason), NO_SENTENCE, COPIES_EXAMPLE)
 
 _BLANKS = re.compile(r"\s+")
 _SENTENCE_END = re.compile(r"[.!?\u2026\u3002\uff01\uff1f][\"'\u201d\u2019)]?(?=\s|$)")

@@ -10,12 +10,14 @@ from pydantic import BaseModel
 from xrec.annotate.language_model.agreement import is_in_sample, same_aspects, same_words
 from xrec.annotate.language_model.data import RowData
 from xrec.annotate.language_model.replies import (
+    COPIES_EXAMPLE,
     Kind,
     ReplyLimits,
     item_text,
     pair_text,
     user_text,
 )
+from xrec.annotate.report import repeats_verbatim
 from xrec.annotate.rows import (
     Failure,
     ItemInput,
@@ -60,6 +62,10 @@ class Prompts:
         """What asks for the text of a pair."""
         return self._messages("pair", self._data.pair(row))
 
+    def example(self, kind: Kind) -> str:
+        """The reply that is shown for an example of this kind of text."""
+        return self._files[kind].examples[self._domain][1]
+
     def _messages(self, kind: Kind, data: dict[str, Any]) -> tuple[Message, ...]:
         return self._files[kind].messages(data, self._domain, self._values)
 
@@ -91,7 +97,7 @@ class LanguageModelWriter:
         """See Annotator."""
         replies = self._replies(map(self._prompts.item, rows), self._item)
         texts = [
-            _text(reply, functools.partial(item_text, row, self._limits))
+            self._text("item", reply, functools.partial(item_text, row, self._limits))
             for row, reply in zip(rows, replies, strict=True)
         ]
         return _written(texts, replies)
@@ -100,7 +106,7 @@ class LanguageModelWriter:
         """See Annotator."""
         replies = self._replies(map(self._prompts.user, rows), self._user)
         to_text = functools.partial(user_text, self._limits)
-        return _written([_text(reply, to_text) for reply in replies], replies)
+        return _written([self._text("user", reply, to_text) for reply in replies], replies)
 
     def pairs(self, rows: Sequence[PairInput]) -> Written[PairText]:
         """See Annotator."""
@@ -129,7 +135,20 @@ class LanguageModelWriter:
     def _pairs(self, rows: Sequence[PairInput], asker: Asker) -> Written[PairText]:
         replies = self._replies(map(self._prompts.pair, rows), self._pair, asker)
         to_text = functools.partial(pair_text, self._limits)
-        return _written([_text(reply, to_text) for reply in replies], replies)
+        return _written([self._text("pair", reply, to_text) for reply in replies], replies)
+
+    def _text(
+        self, kind: Kind, reply: Reply[ReplyT], to_text: Callable[[ReplyT], TextT | Failure]
+    ) -> TextT | Failure:
+        """A small model says of anything what the prompt's example says of a coffee grinder."""
+        text = _text(reply, to_text)
+        if isinstance(text, Failure):
+            return text
+        said = text.explanation if isinstance(text, PairText) else text.profile
+        if not repeats_verbatim(said, self._prompts.example(kind)):
+            return text
+        message = "eight words in a row of the text are those of the prompt's example"
+        return Failure(COPIES_EXAMPLE, message, reply.raw)
 
     def _replies(
         self,

@@ -13,6 +13,8 @@ from tests.xrec.annotate.language_model.rows import HOSTILE, item_row, pair_row,
 from tests.xrec.text.stub_endpoint import Answer, Asked, StubEndpoint, stub_endpoint
 from xrec.annotate.annotator import Annotator, AnnotatorSpec
 from xrec.annotate.language_model import language_model_spec
+from xrec.annotate.language_model.prompt_file import read_prompt
+from xrec.annotate.language_model.replies import PairReply
 from xrec.annotate.rows import Aspect, Failure, ItemText, PairText, UserText
 from xrec.config.annotate import AnnotateConfig
 from xrec.config.language_model_annotator import LanguageModelAnnotator
@@ -167,6 +169,23 @@ def test_annotator_whose_reply_is_never_valid_fails_that_row_with_the_reply(
     assert failure.reply == "I would rather not."
     assert failure.reason in _spec(None).reasons
     assert written.costs["requests"] == 3
+
+
+def test_text_that_repeats_the_prompts_example_fails(tmp_path: Path) -> None:
+    shown = json.loads(read_prompt("pair", None, PairReply, "shop").examples["shop"][1])
+
+    def behave(asked: Asked) -> Answer:
+        is_wide = "Wide" in json.dumps(asked.body["messages"])
+        return Answer(text=json.dumps(shown)) if is_wide else _says(asked)
+
+    with stub_endpoint(behave) as stub:
+        written = _made(_spec(stub), tmp_path).pairs([pair_row("Soft."), pair_row("Wide.")])
+    assert isinstance(written.results[0], PairText)
+    failure = written.results[1]
+    assert isinstance(failure, Failure)
+    assert failure.reason == "copies_example"
+    assert failure.reason in _spec(None).reasons
+    assert json.loads(failure.reply) == shown
 
 
 def test_annotator_with_a_budget_stops_and_goes_on_with_a_larger_one(tmp_path: Path) -> None:
