@@ -24,9 +24,8 @@ _SETTINGS = {
 def pretend_that_triton_has_a_cpu() -> None:
     """Let vLLM find a backend of Triton for CPUs; to be called before vLLM is imported."""
     os.environ.update(_SETTINGS)
-    from triton.backends import backends
-
     import torch.utils._triton
+    from triton.backends import backends
 
     # Inductor keys what it has compiled by Triton's backend, and this one has nothing to say.
     torch.utils._triton.triton_hash_with_backend = lambda: "none"
