@@ -31,6 +31,7 @@ from xrec.storage import (
     Manifest,
     content_hash,
     open_location,
+    read_content,
     read_manifest,
     read_table,
     write_manifest,
@@ -195,10 +196,4 @@ def _neighbours_bytes(neighbours: Sparse) -> bytes:
 
 
 def _content(location: Location, manifest: Manifest, name: str) -> bytes:
-    content = (location / name).read_bytes()
-    if content_hash(content) != manifest.files[name]:
-        raise ArtifactMismatchError(
-            f"{location / name}: its content is not what the manifest says; run "
-            "`xrec train-aspects` again"
-        )
-    return content
+    return read_content(location, manifest, name, remedy="run `xrec train-aspects` again")

@@ -9,7 +9,14 @@ import pyarrow as pa
 from xrec.compare.formats import latex_table, markdown_page
 from xrec.compare.judges import JUDGES, JUDGES_FILE, JUDGES_PAGE
 from xrec.compare.result import TABLE, Result, result_table
-from xrec.storage import MANIFEST, Location, Manifest, content_hash, write_manifest, write_table
+from xrec.storage import (
+    MANIFEST,
+    Location,
+    Manifest,
+    write_contents,
+    write_manifest,
+    write_table,
+)
 
 REPORT = "report.html"
 TABLE_FILE = "table.parquet"
@@ -43,10 +50,7 @@ def write_comparison(
     if judges is not None:
         agreements, texts[JUDGES_PAGE] = judges
         files[JUDGES_FILE] = write_table(location / JUDGES_FILE, agreements, JUDGES)
-    for name, text in texts.items():
-        data = text.encode("utf-8")
-        (location / name).write_bytes(data)
-        files[name] = content_hash(data)
+    files |= write_contents(location, texts)
     return write_manifest(
         location,
         "comparison",

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from xrec.compare.result import COSTS, Figure, Result
+from xrec.evaluate.markdown import table_lines
 from xrec.evaluate.measures import MetricInfo
 
 _ESCAPED = {
@@ -33,12 +34,13 @@ def is_marked(result: Result, figure: Figure) -> bool:
 def markdown_table(result: Result) -> str:
     """The table with intervals in brackets, and the spread over seeds after +-."""
     infos = shown_metrics(result)
-    rows = [["contestant", *(info.label for info in infos)], ["---"] * (len(infos) + 1)]
+    rows = []
     for contestant in result.contestants:
         figures = result.of(contestant)
         cells = [_markdown_cell(result, figures, info) for info in infos]
         rows.append([f"`{contestant}`", *cells])
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
+    heading = ["contestant", *(info.label for info in infos)]
+    return "\n".join(table_lines(heading, rows)) + "\n"
 
 
 def markdown_page(result: Result, num_pairs: int, num_users: int) -> str:

@@ -4,7 +4,7 @@
 may be a published one, whose scores of the same texts the config names.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +14,7 @@ from xrec.compare.score import Scored
 from xrec.config.compare import CompareConfig
 from xrec.config.shared import StorageConfig
 from xrec.evaluate.judge import AGREEMENT, agreement, judge_scores, read_judge_scores
+from xrec.evaluate.markdown import table_lines
 from xrec.storage import content_hash, fingerprint_of, open_location
 
 JUDGES_FILE, JUDGES_PAGE = "judges.parquet", "judges.md"
@@ -55,7 +56,7 @@ def judges_page(config: CompareConfig, scored: Mapping[Entry, Scored], agreement
         "Scores from 0 to 100 of the same pairs. Judges differ in level and in order: compare",
         "contestants by one judge, and believe what several judges say.",
         "",
-        *_table(
+        *table_lines(
             ("texts", "judge", "mean", "spread of pairs", "spread of samples", "failed replies"),
             [
                 _score_row(entry, scores, name)
@@ -70,14 +71,14 @@ def judges_page(config: CompareConfig, scored: Mapping[Entry, Scored], agreement
         "Spearman's correlation over the pairs with both scores; in brackets: 95 % intervals by",
         "user. The difference is that of the judges' means.",
         "",
-        *_table(
+        *table_lines(
             ("texts", "judge", "other", "correlation", "difference", "pairs"),
             [_agreement_row(row) for row in agreements.to_pylist()],
         ),
         "",
         "## What they were asked",
         "",
-        *_table(
+        *table_lines(
             ("texts", "judge", "what", "count"),
             [
                 (entry.name, *name.split(":", 1), f"{count:,.0f}")
@@ -121,8 +122,3 @@ def _values(table: pa.Table, column: str) -> np.ndarray:
 
 def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.1f}"
-
-
-def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    lines = [columns, ["---"] * len(columns), *rows]
-    return [f"| {' | '.join(line)} |" for line in lines]

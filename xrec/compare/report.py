@@ -18,7 +18,7 @@ from xrec.compare.pairs import PairIds
 from xrec.compare.result import COSTS, COVERAGE, Figure, Result
 from xrec.data.held_out import HeldOutPair
 from xrec.evaluate.measures import MetricInfo
-from xrec.evaluate.plots import group_plot, interval_plot
+from xrec.evaluate.plots import Plot, group_plot, interval_plot
 
 _NOT_PLOTTED = (*COSTS, COVERAGE)
 
@@ -30,15 +30,6 @@ class Example:
     pair: HeldOutPair
     item_title: str
     texts: Mapping[str, str | None]
-
-
-@dataclass(frozen=True)
-class Plot:
-    """A figure of the page: `svg` is trusted markup made by xrec.evaluate.plots."""
-
-    title: str
-    caption: str
-    svg: Markup
 
 
 def render_report(

@@ -50,8 +50,15 @@ def compare(
     comparison = location_of(config, "comparison")
     given = Given(config, dataset, write_pairs(comparison, pairs))
     entries = [entry for of_contestant in entries_of(config).values() for entry in of_contestant]
-    _check_texts_from_elsewhere(given, entries)
-    made = {entry: make_texts(given, entry) for entry in entries}
+    # Tables from elsewhere may be wrong, so they are read before anything is trained.
+    there = {
+        entry: elsewhere_texts(given, entry)
+        for entry in entries
+        if entry.contestant in config.texts
+    }
+    made = {
+        entry: there[entry] if entry in there else make_texts(given, entry) for entry in entries
+    }
     scored = score_entries(config, given.pairs, made, keys or {}, score_all)
     manifest = _finished(config, settings, inputs)
     if manifest is None:
@@ -59,13 +66,6 @@ def compare(
         manifest = _write(given, result, made, scored, settings, inputs)
     ask_people(given, _first_seeds(made), _first_seeds(scored), manifest)
     return manifest
-
-
-def _check_texts_from_elsewhere(given: Given, entries: list[Entry]) -> None:
-    """Read the tables from elsewhere before anything is trained, since they may be wrong."""
-    for entry in entries:
-        if entry.contestant in given.config.texts:
-            elsewhere_texts(given, entry)
 
 
 def _finished(

@@ -30,12 +30,11 @@ from xrec.llm.model import resolve_device
 from xrec.progress import progress
 from xrec.storage import (
     Location,
-    content_hash,
     finished,
     location_of,
     manifest_of,
-    parquet_bytes,
     write_manifest,
+    write_table,
 )
 
 logger = logging.getLogger("xrec")
@@ -222,14 +221,12 @@ def _keep(
 ) -> Scored:
     location, (settings, inputs) = entry.location / "scores", _identity(config, pairs, made)
     table, missing, costs = scores.table, scores.missing, scores.judge_costs
-    data = parquet_bytes(table, table.schema)
-    (location / _FILE).write_bytes(data)
     manifest = write_manifest(
         location,
         "scores",
         config=settings,
         inputs=inputs,
-        files={_FILE: content_hash(data)},
+        files={_FILE: write_table(location / _FILE, table, table.schema)},
         row_counts={"pairs": table.num_rows},
         metrics={_MISSING: missing, _JUDGE_COSTS: costs},
     )

@@ -21,7 +21,13 @@ from xrec.evaluate.embedding_score import embedding_scores
 from xrec.evaluate.encoder import TextEncoder
 from xrec.evaluate.metrics import flat_metrics
 from xrec.evaluate.scores import SCORED_PAIRS, ScoredPair
-from xrec.storage import Location, Manifest, content_hash, write_manifest, write_table
+from xrec.storage import (
+    Location,
+    Manifest,
+    write_contents,
+    write_manifest,
+    write_table,
+)
 
 FULL = "full"
 ABLATION_REPORT = "report.md"
@@ -147,10 +153,7 @@ def write_ablation(
         "metrics.json": json.dumps(values, indent=2, allow_nan=False) + "\n",
         ABLATION_REPORT: render_ablation(metrics, num_pairs, num_users),
     }
-    for name, text in texts.items():
-        data = text.encode("utf-8")
-        (location / name).write_bytes(data)
-        files[name] = content_hash(data)
+    files |= write_contents(location, texts)
     flat = {variant: flat_metrics(of_variant) for variant, of_variant in metrics.items()}
     return write_manifest(
         location,

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from xrec.evaluate.bootstrap import Estimate
+from xrec.evaluate.markdown import table_lines
 
 _COLUMNS = {
     "coverage": "coverage",
@@ -28,11 +29,7 @@ def render_ablation(
         [f"`{variant}`", *(_cell(of_variant.get(name)) for name in columns)]
         for variant, of_variant in metrics.items()
     ]
-    table = [
-        ["variant", *(_COLUMNS[name] for name in columns)],
-        ["---"] * (len(columns) + 1),
-        *rows,
-    ]
+    heading = ["variant", *(_COLUMNS[name] for name in columns)]
     lines = [
         "# Ablation",
         "",
@@ -42,7 +39,7 @@ def render_ablation(
         "full*: the variant's NLL minus the full one's on the same pair; above 0, the full variant",
         "is better.",
         "",
-        *(f"| {' | '.join(row)} |" for row in table),
+        *table_lines(heading, rows),
         "",
         "This is no verdict: each variant was trained once, and the intervals are over users only.",
         "Trainings that differ in the seed alone were seen to lie as far apart as variants do.",

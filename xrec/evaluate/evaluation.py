@@ -17,9 +17,9 @@ from xrec.evaluate.scores import (
 from xrec.storage import (
     Location,
     Manifest,
-    content_hash,
     read_manifest,
     read_table,
+    write_contents,
     write_manifest,
     write_table,
 )
@@ -66,10 +66,7 @@ def write_evaluation(
             location / "pairs.parquet", scored_pairs_table(pairs), SCORED_PAIRS
         ),
     }
-    for name, text in texts.items():
-        data = text.encode("utf-8")
-        (location / name).write_bytes(data)
-        files[name] = content_hash(data)
+    files |= write_contents(location, texts)
     row_counts = {
         "pairs": len(pairs),
         "metrics": len(metrics),

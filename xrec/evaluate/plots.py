@@ -7,14 +7,26 @@ light and dark. Equal data give equal SVG. No pyplot: no global state, no backen
 import io
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from markupsafe import Markup
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A figure of a page: `svg` is trusted markup that is made here."""
+
+    title: str
+    caption: str
+    svg: Markup
+
 
 History = Sequence[Mapping[str, Any]]
 Interval = tuple[str, float, float | None, float | None]

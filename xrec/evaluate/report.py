@@ -19,7 +19,7 @@ from markupsafe import Markup
 from xrec.data.drawn import drawn_pairs
 from xrec.evaluate.bootstrap import Estimate
 from xrec.evaluate.descriptions import DESCRIPTIONS, format_interval, format_value
-from xrec.evaluate.plots import History, history_plot, length_plot, nll_plot
+from xrec.evaluate.plots import History, Plot, history_plot, length_plot, nll_plot
 from xrec.evaluate.scores import Coverage, ScoredPair
 from xrec.evaluate.text_metrics import num_words
 from xrec.storage import Manifest
@@ -37,15 +37,6 @@ class Lineage:
     sources: Mapping[str, Manifest]
     adapter_history: History = field(default=())
     graph_history: History = field(default=())
-
-
-@dataclass(frozen=True)
-class Plot:
-    """A figure of the page: `svg` is trusted markup made by xrec.evaluate.plots."""
-
-    title: str
-    caption: str
-    svg: Markup
 
 
 def render_report(

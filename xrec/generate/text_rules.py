@@ -92,15 +92,13 @@ class TextFinisher:
             "abstained", f"its text was refused ({failure.reason}: {failure.message})"
         )
 
-    def unfinished(
-        self, token_ids: list[int], texts: PairTexts, decoding: DecodingConfig
-    ) -> str | None:
+    def unfinished(self, token_ids: list[int], texts: PairTexts) -> str | None:
         """What a reader may see of a text that is still being written; None if that must wait.
 
+        `token_ids` begin with the text's opening, if it has one.
         It waits while it ends within a character or place-holder and while it names another item.
         """
-        ids = [*self.opening(texts, decoding), *token_ids]
-        written = self._builder.tokenizer.decode(ids, skip_special_tokens=True).lstrip()
+        written = self._builder.tokenizer.decode(token_ids, skip_special_tokens=True).lstrip()
         if written.endswith(_HALF_CHARACTER) or self._placeholder.is_broken_in(written):
             return None
         text = self._filled(written, texts)

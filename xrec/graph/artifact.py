@@ -15,7 +15,14 @@ import torch
 from torch import Tensor
 
 from xrec.errors import ArtifactMismatchError, DataError
-from xrec.storage import Location, Manifest, content_hash, read_manifest, write_manifest
+from xrec.storage import (
+    Location,
+    Manifest,
+    content_hash,
+    read_content,
+    read_manifest,
+    write_manifest,
+)
 
 EMBEDDINGS = "embeddings.safetensors"
 METRICS = "metrics.jsonl"
@@ -98,12 +105,7 @@ def read_graph(location: Location) -> GraphEmbeddings:
     artifact has another kind or schema version, or its file differs from what the manifest says.
     """
     manifest = read_manifest(location, "graph")
-    data = (location / EMBEDDINGS).read_bytes()
-    if content_hash(data) != manifest.files[EMBEDDINGS]:
-        raise ArtifactMismatchError(
-            f"{location / EMBEDDINGS}: its content is not what the manifest says; "
-            "make the graph again"
-        )
+    data = read_content(location, manifest, EMBEDDINGS, remedy="make the graph again")
     tables = parse_embeddings(data, str(location / EMBEDDINGS))
     return GraphEmbeddings(manifest=manifest, **tables)
 

@@ -66,6 +66,12 @@ def folder_uris(source: str) -> tuple[str, ...]:
     return () if source.startswith("pypi:") or is_hub_id(source) else (source,)
 
 
+def absolute_name(source: str) -> str:
+    """The name of `source` for a process that runs in another folder."""
+    folder = Path(source).expanduser()
+    return str(folder.resolve()) if folder.exists() else source
+
+
 def public_name(source: str) -> str:
     """The name of `source` that may be published.
 

@@ -27,7 +27,14 @@ from xrec.peers.language_model import (
 )
 from xrec.peers.models.peer import Peer, Ratings, load_parameters
 from xrec.peers.words import Words
-from xrec.storage import Location, Manifest, content_hash, read_manifest, write_manifest
+from xrec.storage import (
+    Location,
+    Manifest,
+    read_content,
+    read_manifest,
+    write_contents,
+    write_manifest,
+)
 from xrec.train.checkpoint import Tensors
 
 PEER, WORDS, WEIGHTS, HISTORY = "peer.json", "words.json", "weights.safetensors", "history.json"
@@ -80,8 +87,7 @@ def write_peer(
     }
     if isinstance(data.codec, Words):
         contents[WORDS] = data.codec.to_bytes()
-    for name, content in contents.items():
-        (location / name).write_bytes(content)
+    files = write_contents(location, contents)
     # Times are no part of what the artifact is.
     (location / HISTORY).write_bytes(json.dumps(list(history), indent=2).encode())
     return write_manifest(
@@ -89,7 +95,7 @@ def write_peer(
         "peer",
         config=settings,
         inputs=inputs,
-        files={name: content_hash(content) for name, content in contents.items()},
+        files=files,
         row_counts={"train": len(data.train), "validation": len(data.validation)},
         metrics=metrics,
     )
@@ -152,10 +158,5 @@ def _sizes(values: Mapping[str, Any]) -> PeerSizes:
 
 
 def _content(location: Location, manifest: Manifest, name: str) -> bytes:
-    content = (location / name).read_bytes()
-    if content_hash(content) != manifest.files[name]:
-        raise ArtifactMismatchError(
-            f"{location / name}: its content is not what the manifest says; delete the peer and "
-            "run `xrec peer` again"
-        )
-    return content
+    remedy = "delete the peer and run `xrec peer` again"
+    return read_content(location, manifest, name, remedy=remedy)

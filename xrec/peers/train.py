@@ -8,7 +8,6 @@ A run that was stopped in any way goes on from its last finished epoch when it i
 
 import logging
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import safetensors.torch
@@ -16,6 +15,7 @@ import safetensors.torch
 from xrec.aspects import read_aspects_manifest
 from xrec.config.peers import PeerConfig
 from xrec.data.dataset import read_dataset
+from xrec.llm.source import absolute_name
 from xrec.peers.artifact import sizes_of, write_peer
 from xrec.peers.build import build_peer
 from xrec.peers.data import PeerData, build_peer_data
@@ -130,8 +130,7 @@ def for_workers(config: PeerConfig) -> PeerConfig:
         name: location_of(config, name).shared_uri for name in ("dataset", "aspects")
     }
     if config.llm is not None:
-        folder = Path(config.llm.model).expanduser()
-        model = str(folder.resolve()) if folder.exists() else config.llm.model
+        model = absolute_name(config.llm.model)
         update["llm"] = config.llm.model_copy(update={"model": model})
     return config.model_copy(update=update)
 

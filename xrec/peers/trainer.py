@@ -26,7 +26,13 @@ from xrec.peers.batch import PeerExample, collate
 from xrec.peers.data import PeerData
 from xrec.peers.models.peer import Peer, PeerBatch, load_parameters
 from xrec.peers.progress import PeerProgress, num_without_gain
-from xrec.train.checkpoint import ReadFile, Tensors, progress_file, read_progress
+from xrec.train.checkpoint import (
+    ReadFile,
+    Tensors,
+    progress_file,
+    read_progress,
+    tensors_below,
+)
 from xrec.train.data import noise_seed
 
 STATE, BEST = "state.safetensors", "best.safetensors"
@@ -240,22 +246,13 @@ class PeerTrainer:
             return  # the next phase begins with the best of the one before
         self._set_phase(phase)
         tensors = safetensors.torch.load(read(STATE))
-        load_parameters(self.model, _below(tensors, "parameter"))
+        load_parameters(self.model, tensors_below(tensors, "parameter"))
         states: dict[int, dict[str, Tensor]] = {}
-        for key, tensor in _below(tensors, "optimizer").items():
+        for key, tensor in tensors_below(tensors, "optimizer").items():
             index, _, name = key.partition("/")
             states.setdefault(int(index), {})[name] = tensor
         groups = self._optimizer.state_dict()["param_groups"]
         self._optimizer.load_state_dict({"state": states, "param_groups": groups})
-
-
-def _below(tensors: Tensors, folder: str) -> Tensors:
-    """The tensors whose names begin with `folder`/, without it."""
-    return {
-        key.removeprefix(f"{folder}/"): tensor
-        for key, tensor in tensors.items()
-        if key.startswith(f"{folder}/")
-    }
 
 
 def _copied(parameter: Tensor) -> Tensor:

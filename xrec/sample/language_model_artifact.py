@@ -9,7 +9,14 @@ import torch
 
 from xrec.config.data import BuildSampleLLMConfig
 from xrec.sample.language_model import save_sample_model, train_sample_model
-from xrec.storage import Manifest, check_access, content_hash, finished, location_of, write_manifest
+from xrec.storage import (
+    Manifest,
+    check_access,
+    finished,
+    location_of,
+    write_contents,
+    write_manifest,
+)
 
 logger = logging.getLogger("xrec")
 
@@ -32,9 +39,7 @@ def build_sample_llm(config: BuildSampleLLMConfig) -> Manifest:
     with tempfile.TemporaryDirectory(prefix="xrec-llm-") as folder:
         save_sample_model(model, tokenizer, Path(folder))
         files = {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir())}
-    for name, data in files.items():
-        (output / name).write_bytes(data)
-    hashes = {name: content_hash(data) for name, data in files.items()}
+    hashes = write_contents(output, files)
     return write_manifest(
         output, "llm", config=run_config, inputs={}, files=hashes, metrics={"loss": loss}
     )

@@ -201,9 +201,10 @@ class LiveExplainer:
         """Yield deltas if `with_deltas`, then the text; with `is_last`, or its fallback."""
         request, shown = _Request(asyncio.get_running_loop(), with_deltas), ""
         params = text_params(decoding, is_injected=is_injected)
-        with self._submitted(self._begun(asked.prompt, asked.texts), params, request):
+        with self._submitted([*asked.prompt, *asked.opening], params, request):
             while (advance := await request.latest()).completion is None:
-                text = self._explainer.finisher.unfinished(advance.token_ids, asked.texts, decoding)
+                ids = [*asked.opening, *advance.token_ids]
+                text = self._explainer.finisher.unfinished(ids, asked.texts)
                 if text is not None and text.startswith(shown) and len(text) > len(shown):
                     yield Delta(text[len(shown) :])
                     shown = text
@@ -302,12 +303,13 @@ class LiveExplainer:
         except PromptTooLongError as error:
             return Failed("prompt_too_long", str(error))
         prompt = self._builder.build_without_tokens(texts) if pair.signal == "none" else prompt
-        refused = self.engine.run.refusal(self._begun(prompt, texts), text_params(self._decoding))
-        return _Asked(prompt, texts) if refused is None else Failed(refused.reason, refused.message)
-
-    def _begun(self, prompt: list[int], texts: PairTexts) -> list[int]:
-        """The prompt with the opening of its text."""
-        return [*prompt, *self._explainer.finisher.opening(texts, self._decoding)]
+        opening = self._explainer.finisher.opening(texts, self._decoding)
+        refused = self.engine.run.refusal([*prompt, *opening], text_params(self._decoding))
+        return (
+            _Asked(prompt, opening, texts)
+            if refused is None
+            else Failed(refused.reason, refused.message)
+        )
 
     def _texts(self, pair: LivePair, user: int, item: int) -> PairTexts:
         """Return the dataset's texts, replaced by those of the pair where it has some.
@@ -337,9 +339,10 @@ def _check_memory(run: Run, max_prompt_tokens: int, decoding: DecodingConfig) ->
 
 @dataclass(frozen=True)
 class _Asked:
-    """A prompt to complete, and the texts that it is made of."""
+    """A prompt to complete, the beginning of its text, and the texts that it is made of."""
 
     prompt: list[int]
+    opening: list[int]
     texts: PairTexts
 
 

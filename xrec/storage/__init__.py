@@ -13,6 +13,7 @@ from xrec.storage.artifact import (
     run_fingerprint,
     write_manifest,
 )
+from xrec.storage.contents import read_content, write_contents
 from xrec.storage.job_artifacts import check_artifacts, location_of, manifest_of
 from xrec.storage.location import Location, Tail, storage_errors
 from xrec.storage.requests import request_each
@@ -37,6 +38,7 @@ __all__ = [
     "manifest_of",
     "open_location",
     "parquet_bytes",
+    "read_content",
     "read_footer",
     "read_known_row_group",
     "read_manifest",
@@ -44,6 +46,7 @@ __all__ = [
     "request_each",
     "run_fingerprint",
     "storage_errors",
+    "write_contents",
     "write_manifest",
     "write_table",
 ]

@@ -1,4 +1,6 @@
-"""Makes the language model that a config describes."""
+"""Makes the language model that a config describes, and says what its replies depend on."""
+
+from typing import Any
 
 from pydantic import SecretStr
 
@@ -48,3 +50,21 @@ def chosen_llm(config: EngineModelConfig, llm: LLMConfig | None) -> LLMConfig:
             "project"
         )
     return chosen
+
+
+def model_settings(
+    config: EngineModelConfig | EndpointModelConfig, llm: LLMConfig | None
+) -> dict[str, Any]:
+    """The settings that replies depend on, but for sampling: not limits, waits and prices.
+
+    llm: of the job, for an engine whose config names none. What model an engine has is not among
+    them. Raises ConfigError if an engine has none.
+    """
+    if isinstance(config, EndpointModelConfig):
+        names = {"kind", "base_url", "model", "structured_output", "bounds_strings", "extra"}
+        return config.model_dump(mode="json", include=names)
+    return {
+        "kind": config.kind,
+        "dtype": chosen_llm(config, llm).dtype,
+        "linear_layers": "int8" if config.engine.linear_layers == "int8" else "exact",
+    }

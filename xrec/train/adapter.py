@@ -7,7 +7,6 @@ from its last checkpoint when it is started again.
 
 import json
 import logging
-from pathlib import Path
 from typing import Any
 
 from xrec.adapter.artifact import AdapterConfig, write_adapter
@@ -17,7 +16,7 @@ from xrec.config.adapter import TrainAdapterConfig
 from xrec.errors import ConfigError
 from xrec.graph.artifact import check_graph_of_dataset
 from xrec.llm.model import check_quantization
-from xrec.llm.source import model_fingerprint, public_name, resolve_model
+from xrec.llm.source import absolute_name, model_fingerprint, public_name, resolve_model
 from xrec.storage import Manifest, finished, location_of, manifest_of, run_fingerprint
 from xrec.train.adapter_worker import train_worker
 from xrec.train.checkpoint import (
@@ -181,11 +180,9 @@ def _train(config: TrainAdapterConfig, run: str) -> tuple[AdapterProgress, Tenso
 def _for_workers(config: TrainAdapterConfig) -> TrainAdapterConfig:
     """Return the config with URIs and paths that a worker can open."""
     locations = {name: location_of(config, name) for name in ("dataset", "graph", "adapter")}
-    folder = Path(config.llm.model).expanduser()
-    model = str(folder.resolve()) if folder.exists() else config.llm.model
     return config.model_copy(
         update={
             **{name: location.shared_uri for name, location in locations.items()},
-            "llm": config.llm.model_copy(update={"model": model}),
+            "llm": config.llm.model_copy(update={"model": absolute_name(config.llm.model)}),
         }
     )

@@ -182,6 +182,15 @@ def progress_file(progress: "DataclassInstance") -> dict[str, bytes]:
     return {_PROGRESS: json.dumps(asdict(progress)).encode()}
 
 
+def tensors_below(tensors: Tensors, folder: str) -> Tensors:
+    """Return the tensors whose names begin with `folder`/, without it."""
+    return {
+        name.removeprefix(f"{folder}/"): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(f"{folder}/")
+    }
+
+
 @dataclass(frozen=True)
 class TrainedTensors:
     """Weights and Adam's first and second moment of each trained tensor, by name, float32."""

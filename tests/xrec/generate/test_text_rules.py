@@ -220,10 +220,7 @@ def shown(text: str, title: str = TITLE) -> list[str | None]:
     finisher = TextFinisher(prompts, TitleIndex(CATALOGUE))
     ids = prompts.encode_explanation(text)[:-1]
     texts = PairTexts("", title, "")
-    return [
-        finisher.unfinished(ids[:length], texts, DecodingConfig())
-        for length in range(1, len(ids) + 1)
-    ]
+    return [finisher.unfinished(ids[:length], texts) for length in range(1, len(ids) + 1)]
 
 
 def test_unfinished_text_never_shows_a_part_of_the_placeholder() -> None:
@@ -328,9 +325,9 @@ def test_text_begins_with_the_opening_and_goes_on_with_what_the_model_wrote() ->
     text, failure = finisher.finish(Completion(0, written, "stop"), PROMPT, texts, decoding)
     assert failure is None
     assert text == "You love The Rusty Fox for its late hours, Live Music, and it is calm."
-    shown = finisher.unfinished(written[:1], texts, decoding)
-    assert shown == "You love The Rusty Fox for its late hours, Live Music,"
     ids = finisher.opening(texts, decoding)
+    shown = finisher.unfinished([*ids, written[0]], texts)
+    assert shown == "You love The Rusty Fox for its late hours, Live Music,"
     assert builder().decode(ids) == "You love [title] for its late hours, Live Music"
 
 

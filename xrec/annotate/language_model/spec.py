@@ -1,7 +1,6 @@
 """What a run must know of the annotator that asks a language model."""
 
 from collections.abc import Mapping
-from typing import Any
 
 from xrec.annotate.annotator import AnnotatorSpec
 from xrec.annotate.language_model.agreement import agreement_figures
@@ -17,7 +16,7 @@ from xrec.errors import ModelError
 from xrec.llm.source import model_fingerprint, resolve_model
 from xrec.storage import Location, fingerprint_of
 from xrec.text import endpoint_key
-from xrec.text.load import chosen_llm
+from xrec.text.load import chosen_llm, model_settings
 
 
 def language_model_spec(
@@ -55,7 +54,10 @@ def language_model_spec(
             kind: fingerprint_of([file.system, *file.examples[annotator.domain]])
             for kind, file in files.items()
         },
-        "model": _model_settings(annotator, config.llm),
+        "model": {
+            **model_settings(model, config.llm),
+            "sampling": model.sampling.model_dump(mode="json"),
+        },
     }
     make = MakeWriter(
         annotator,
@@ -109,20 +111,3 @@ def _inputs(
             raise
         return {"llm": ""}
     return {"llm": model_fingerprint(folder)}
-
-
-def _model_settings(annotator: LanguageModelAnnotator, llm: LLMConfig | None) -> dict[str, Any]:
-    """What replies depend on: not limits, waits and prices."""
-    model = annotator.model
-    if isinstance(model, EndpointModelConfig):
-        names = {
-            *("kind", "base_url", "model", "structured_output", "bounds_strings"),
-            *("extra", "sampling"),
-        }
-        return model.model_dump(mode="json", include=names)
-    return {
-        "kind": model.kind,
-        "dtype": chosen_llm(model, llm).dtype,
-        "linear_layers": "int8" if model.engine.linear_layers == "int8" else "exact",
-        "sampling": model.sampling.model_dump(mode="json"),
-    }

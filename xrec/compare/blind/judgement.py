@@ -14,9 +14,11 @@ import numpy as np
 import pyarrow as pa
 
 from xrec.compare.blind.agreement import agreement, text_of
-from xrec.compare.blind.correlation import rank_correlation
 from xrec.compare.pairs import PairIds
 from xrec.evaluate.bootstrap import Estimate, bootstrap_mean
+from xrec.evaluate.rank_correlation import rank_correlation
+
+_MOST_DRAWS = 1000  # of each metric and question
 
 Scores = Mapping[str, Mapping[str, Mapping[PairIds, float]]]
 """A metric's values by metric, contestant and pair."""
@@ -136,10 +138,9 @@ def _correlation(
         for (user, item, name), rating in means.items()
         if np.isfinite(value := values.get(name, {}).get((user, item), np.nan))
     ]
-    if len(points) < 3:
+    if not points:
         return None
     users, ratings, scored = zip(*points, strict=True)
-    estimate = rank_correlation(
-        np.array(ratings), np.array(scored), users, num_samples=num_samples, seed=seed
-    )
+    draws = min(num_samples, _MOST_DRAWS)
+    estimate = rank_correlation(ratings, scored, users, num_samples=draws, seed=seed)
     return None if estimate is None else Correlation(metric, question, estimate, len(points))

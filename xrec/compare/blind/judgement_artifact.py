@@ -8,9 +8,16 @@ from typing import Any
 import pyarrow as pa
 
 from xrec.compare.blind.answers import RATINGS
-from xrec.compare.blind.judgement import Judgement
+from xrec.compare.blind.judgement import Judged, Judgement
 from xrec.evaluate.bootstrap import Estimate
-from xrec.storage import Location, Manifest, content_hash, write_manifest, write_table
+from xrec.evaluate.markdown import table_lines
+from xrec.storage import (
+    Location,
+    Manifest,
+    write_contents,
+    write_manifest,
+    write_table,
+)
 
 PEOPLE = "people.md"
 
@@ -29,10 +36,7 @@ def write_judgement(
         "people.json": json.dumps(asdict(judgement), indent=2, allow_nan=False) + "\n",
         PEOPLE: page_of(judgement),
     }
-    for name, text in texts.items():
-        data = text.encode("utf-8")
-        (location / name).write_bytes(data)
-        files[name] = content_hash(data)
+    files |= write_contents(location, texts)
     return write_manifest(
         location,
         "judgements",
@@ -52,18 +56,11 @@ def page_of(judgement: Judgement) -> str:
         "source they did not see. A win is a higher rating than the first contestant's by the same",
         "judge for the same pair; equal ones count half. In brackets: 95 % intervals by user.",
         "",
-        "| contestant | question | mean rating | wins against the first | ratings |",
-        "| --- | --- | --- | --- | --- |",
+        *table_lines(
+            ("contestant", "question", "mean rating", "wins against the first", "ratings"),
+            [_judged_row(each) for each in judgement.judged],
+        ),
     ]
-    for each in judgement.judged:
-        cells = [
-            f"`{each.contestant}`",
-            each.question,
-            _cell(each.rating, 2),
-            "" if each.win_rate is None else _cell(each.win_rate, 2),
-            str(each.num_ratings),
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
     lines += ["", "Agreement, Krippendorff's alpha (ordinal): 1 always, 0 as by chance.", ""]
     for question, alpha in judgement.alpha.items():
         shown = "no text was rated by two judges" if alpha is None else f"{alpha:.3f}"
@@ -73,14 +70,25 @@ def page_of(judgement: Judgement) -> str:
             "",
             "Spearman's correlation of each automatic metric with the mean ratings, over texts.",
             "",
-            "| metric | question | correlation | texts |",
-            "| --- | --- | --- | --- |",
-        ]
-        lines += [
-            f"| {each.metric} | {each.question} | {_cell(each.spearman, 3)} | {each.num_texts} |"
-            for each in judgement.correlations
+            *table_lines(
+                ("metric", "question", "correlation", "texts"),
+                [
+                    (each.metric, each.question, _cell(each.spearman, 3), str(each.num_texts))
+                    for each in judgement.correlations
+                ],
+            ),
         ]
     return "\n".join(lines) + "\n"
+
+
+def _judged_row(judged: Judged) -> tuple[str, ...]:
+    return (
+        f"`{judged.contestant}`",
+        judged.question,
+        _cell(judged.rating, 2),
+        "" if judged.win_rate is None else _cell(judged.win_rate, 2),
+        str(judged.num_ratings),
+    )
 
 
 def _cell(estimate: Estimate, digits: int) -> str:

@@ -8,7 +8,7 @@ import safetensors.torch
 
 from xrec.aspects import aspects_of
 from xrec.compare.lora.weights import WEIGHTS, lora_files
-from xrec.compare.lora.worker import PROGRESS, STATE, lora_worker, state_of
+from xrec.compare.lora.worker import PROGRESS, STATE, lora_worker
 from xrec.config.compare import CompareConfig
 from xrec.config.lora import LoraConfig
 from xrec.errors import ConfigError
@@ -16,13 +16,13 @@ from xrec.llm.source import model_fingerprint, resolve_model
 from xrec.storage import (
     Location,
     Manifest,
-    content_hash,
     finished,
     location_of,
     manifest_of,
+    write_contents,
     write_manifest,
 )
-from xrec.train.checkpoint import claim
+from xrec.train.checkpoint import claim, tensors_below
 from xrec.train.ray_driver import fit
 
 logger = logging.getLogger("xrec")
@@ -56,16 +56,15 @@ def train_lora(config: CompareConfig, lora: LoraConfig, output: Location) -> Man
     )
     progress = json.loads(outcome.read_checkpoint_file(PROGRESS))
     state = safetensors.torch.load(outcome.read_checkpoint_file(STATE))
-    weights = state_of("weights", state)
+    weights = tensors_below(state, "weights")
     files = lora_files(lora, weights)
-    for name, data in files.items():
-        (output / name).write_bytes(data)
+    hashes = write_contents(output, files)
     manifest = write_manifest(
         output,
         "lora",
         config=settings,
         inputs=inputs,
-        files={WEIGHTS: content_hash(files[WEIGHTS])},
+        files={WEIGHTS: hashes[WEIGHTS]},
         metrics={
             "num_trained_parameters": sum(weight.numel() for weight in weights.values()),
             "training_seconds": progress["seconds"],

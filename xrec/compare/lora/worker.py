@@ -36,6 +36,7 @@ from xrec.llm.model import (
 from xrec.llm.prompt import PromptBuilder
 from xrec.llm.source import resolve_model
 from xrec.storage import location_of
+from xrec.train.checkpoint import tensors_below
 from xrec.train.data import MicroBatch, epoch_steps, noise_seed
 from xrec.train.ray_worker import (
     last_checkpoint,
@@ -198,22 +199,13 @@ class LoraWorker:
                 return
             self._progress = LoraProgress(**json.loads(read(PROGRESS)))
             state = safetensors.torch.load(read(STATE))
-        set_weights(self._model, state_of("weights", state))
+        set_weights(self._model, tensors_below(state, "weights"))
         for name in ("exp_avg", "exp_avg_sq"):
-            for place, tensor in state_of(name, state).items():
+            for place, tensor in tensors_below(state, name).items():
                 weight = self._weights[int(place)]
                 self._optimizer.state[weight][name] = tensor.to(weight.device)
                 self._optimizer.state[weight]["step"] = torch.tensor(float(self._progress.step))
         note(f"step {self._progress.step}: going on from the checkpoint")
-
-
-def state_of(kind: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of one kind in a checkpoint, by the rest of their names."""
-    return {
-        name.removeprefix(f"{kind}/"): tensor
-        for name, tensor in state.items()
-        if name.startswith(f"{kind}/")
-    }
 
 
 def learning_rate(config: LoraConfig, step: int, num_steps: int) -> float:

@@ -5,15 +5,14 @@ Spearman's correlation over pairs, with an interval by resampling users. Several
 of a pair are averaged first.
 """
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping
 from itertools import combinations
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
-from scipy.stats import rankdata, spearmanr
 
 from xrec.errors import DataError
+from xrec.evaluate.rank_correlation import rank_correlation
 
 JUDGE_SCORES = pa.schema(
     [
@@ -114,45 +113,12 @@ def _pairs(scores: Mapping[str, Scores]) -> set[tuple[str, str]]:
 def _compared(first: Scores, second: Scores, num_samples: int, seed: int) -> dict[str, object]:
     shared = [ids for ids in first if ids in second]
     values = np.array([[first[ids], second[ids]] for ids in shared]).reshape(-1, 2)
-    low, high = _interval(values, [user for user, _ in shared], num_samples, seed)
+    users = [user for user, _ in shared]
+    found = rank_correlation(values[:, 0], values[:, 1], users, num_samples=num_samples, seed=seed)
     return {
-        "spearman": _spearman(values),
-        "low": low,
-        "high": high,
+        "spearman": None if found is None else found.value,
+        "low": None if found is None else found.low,
+        "high": None if found is None else found.high,
         "mean_difference": float((values[:, 0] - values[:, 1]).mean()) if len(values) else None,
         "num_pairs": len(values),
     }
-
-
-def _spearman(values: NDArray[np.float64]) -> float | None:
-    if len(values) < 3 or (values == values[0]).all(axis=0).any():
-        return None
-    return float(spearmanr(values[:, 0], values[:, 1]).statistic)
-
-
-def _interval(
-    values: NDArray[np.float64], users: Sequence[Hashable], num_samples: int, seed: int
-) -> tuple[float | None, float | None]:
-    """The 2.5 and 97.5 percentiles of the correlation, with users drawn; None if it has none.
-
-    Ranks are those among all pairs, in each draw too: ranking every draw anew changes little, and
-    takes minutes.
-    """
-    if _spearman(values) is None:
-        return None, None
-    ranks = rankdata(values, axis=0) - (len(values) + 1) / 2
-    first, second = ranks.T
-    numbers = {user: number for number, user in enumerate(dict.fromkeys(users))}
-    index = [numbers[user] for user in users]
-    parts = (np.ones(len(ranks)), first, second, first**2, second**2, first * second)
-    of_users = np.stack([np.bincount(index, weights=part) for part in parts], axis=1)  # (U, 6)
-    rng, num_users = np.random.default_rng(seed), len(of_users)
-    shares = np.full(num_users, 1 / num_users)
-    drawn = np.stack(
-        [rng.multinomial(num_users, shares) @ of_users for _ in range(num_samples)], axis=1
-    )
-    count, x, y, xx, yy, xy = drawn
-    spread = (xx - x * x / count) * (yy - y * y / count)
-    found = (xy - x * y / count)[spread > 1e-9] / np.sqrt(spread[spread > 1e-9])
-    low, high = np.percentile(found, [2.5, 97.5]) if len(found) else (np.nan, np.nan)
-    return (float(low), float(high)) if len(found) else (None, None)

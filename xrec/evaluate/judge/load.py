@@ -17,7 +17,7 @@ from xrec.evaluate.measure import MetricInfo
 from xrec.llm.source import model_fingerprint, public_name, resolve_model
 from xrec.storage import Location
 from xrec.text import Asker, LanguageModel, ReplyStore, endpoint_key
-from xrec.text.load import chosen_llm, load_language_model
+from xrec.text.load import chosen_llm, load_language_model, model_settings
 
 _NEXT_SAMPLE = 1000  # far from the seeds of replies that are asked again
 
@@ -114,14 +114,10 @@ def _sampling(config: JudgeConfig, sample: int) -> SamplingConfig:
 def _model_identity(
     config: JudgeConfig, llm: LLMConfig | None, storage: StorageConfig
 ) -> dict[str, Any]:
-    model = config.model
+    model, settings = config.model, model_settings(config.model, llm)
     if isinstance(model, EndpointModelConfig):
-        return model.model_dump(
-            mode="json", include={"kind", "base_url", "model", "structured_output", "extra"}
-        )
+        return settings
     chosen = chosen_llm(model, llm)
-    arithmetic = "int8" if model.engine.linear_layers == "int8" else "exact"
-    settings = {"kind": model.kind, "dtype": chosen.dtype, "linear_layers": arithmetic}
     try:
         folder = resolve_model(chosen.model, chosen.cache_dir, storage, download=False)
     except ModelError:  # it is fetched, or missed, when it is loaded

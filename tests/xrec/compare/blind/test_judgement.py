@@ -9,9 +9,9 @@ from scipy.stats import spearmanr
 
 from xrec.compare.blind.agreement import agreement
 from xrec.compare.blind.answers import RATINGS
-from xrec.compare.blind.correlation import rank_correlation
 from xrec.compare.blind.judgement import Judgement, judge
 from xrec.compare.blind.judgement_artifact import page_of
+from xrec.evaluate.rank_correlation import rank_correlation
 
 pytest.importorskip("krippendorff", reason="the extra compare is not installed")
 
