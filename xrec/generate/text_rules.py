@@ -57,12 +57,11 @@ class TextFinisher:
         them are allowed.
         """
         opening = self.opening(texts, decoding)
-        completion = replace(completion, token_ids=[*opening, *completion.token_ids])
-        written = _before_stop(self._builder.decode(completion.token_ids), decoding.stop)
-        text = self._filled(written, texts)
+        whole = replace(completion, token_ids=[*opening, *completion.token_ids])
+        text = self._filled(self._written(whole, decoding), texts)
         own = title_spans(text, texts.item_title)
         failure = _refused(text, own, decoding.text) or self._echo(
-            written, text, completion, prompt, decoding.text
+            completion, prompt, texts, decoding
         )
         if failure is None:
             text, failure = _cut(text, texts.item_title, completion, decoding)
@@ -112,19 +111,26 @@ class TextFinisher:
         context = (texts.user_profile, texts.item_profile)
         return self._titles.other_title(text, texts.item_title, context)
 
+    def _written(self, completion: Completion, decoding: DecodingConfig) -> str:
+        return _before_stop(self._builder.decode(completion.token_ids), decoding.stop)
+
     def _echo(
         self,
-        written: str,
-        text: str,
         completion: Completion,
         prompt: Sequence[int],
-        rules: TextConfig,
+        texts: PairTexts,
+        decoding: DecodingConfig,
     ) -> Failure | None:
-        """The prompt shows titles, so it is compared with the filled text."""
+        """Of what the model wrote, after the opening; the prompt shows titles, so they are filled.
+
+        The opening is a list of aspects that stands in the prompt too.
+        """
+        rules = decoding.text
         if rules.max_echo_tokens is None:
             return None
-        is_filled = self._placeholder.is_in(written)
-        ids = self._builder.encode_explanation(text) if is_filled else completion.token_ids
+        written, ids = self._written(completion, decoding), completion.token_ids
+        if self._placeholder.is_in(written):
+            ids = self._builder.encode_explanation(self._filled(written, texts))
         length = rules.max_echo_tokens + 1
         if _runs(ids, length).isdisjoint(_runs(prompt, length)):
             return None

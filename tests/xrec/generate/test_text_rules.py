@@ -331,6 +331,17 @@ def test_text_begins_with_the_opening_and_goes_on_with_what_the_model_wrote() ->
     assert builder().decode(ids) == "You love [title] for its late hours, Live Music"
 
 
+def test_opening_may_stand_in_the_prompt_and_what_the_model_writes_may_not() -> None:
+    finisher, texts, _ = begun("{aspects}", "late hours", "live music")
+    rules = TextConfig(max_echo_tokens=3)
+    decoding = DecodingConfig(opening="Known for {aspects}", text=rules)
+    prompt = builder().encode_explanation("late hours, Live Music, and it is calm here.")
+    for text, reason in ((" for you.", ""), (", and it is calm here.", "prompt_echo")):
+        written = builder().encode_explanation(text)[:-1]
+        _, failure = finisher.finish(Completion(0, written, "stop"), prompt, texts, decoding)
+        assert (failure.reason if failure else "") == reason
+
+
 def test_text_of_a_pair_without_chosen_aspects_has_no_opening() -> None:
     finisher, texts, decoding = begun("You love it for its {aspects}")
     assert finisher.opening(texts, decoding) == []
