@@ -94,7 +94,7 @@ def compare(workspace: str, llm: str, num_pairs: int, max_new_tokens: int) -> li
 
 
 def _explainer(workspace: str, llm: str, arithmetic: Arithmetic) -> Explainer:
-    folders = {name: f"{workspace}/{name}" for name in ("dataset", "graph", "adapter")}
+    folders = {name: f"{workspace}/{name}" for name in ("dataset", "graph", "adapter", "aspects")}
     sources = Sources(
         **folders, llm=LLMConfig(model=llm, dtype=arithmetic.dtype), storage=StorageConfig()
     )

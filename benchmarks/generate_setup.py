@@ -70,7 +70,9 @@ The ids do not include the end token.
 def prepare(contest: Contest) -> Setup:
     """Load the workspace's artifacts and the language model, and build the prompts."""
     torch.set_num_threads(contest.threads)
-    folders = {name: f"{contest.workspace}/{name}" for name in ("dataset", "graph", "adapter")}
+    folders = {
+        name: f"{contest.workspace}/{name}" for name in ("dataset", "graph", "adapter", "aspects")
+    }
     sources = Sources(
         **folders, llm=LLMConfig(model=contest.llm, dtype=contest.dtype), storage=StorageConfig()
     )

@@ -94,7 +94,9 @@ def one(contestant: str, settings: str) -> None:
     from xrec.generate.explainer import Sources, load_explainer
 
     given = json.loads(settings)
-    folders = {name: f"{given['workspace']}/{name}" for name in ("dataset", "graph", "adapter")}
+    folders = {
+        name: f"{given['workspace']}/{name}" for name in ("dataset", "graph", "adapter", "aspects")
+    }
     explainer: Any = load_explainer(
         Sources(
             **folders,

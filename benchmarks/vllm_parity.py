@@ -50,7 +50,7 @@ def main(
     from xrec.config.shared import StorageConfig
     from xrec.generate.explainer import Sources, load_explainer
 
-    folders = {name: f"{workspace}/{name}" for name in ("dataset", "graph", "adapter")}
+    folders = {name: f"{workspace}/{name}" for name in ("dataset", "graph", "adapter", "aspects")}
     sources = Sources(
         **folders, llm=LLMConfig(model=llm, dtype=cast("Any", dtype)), storage=StorageConfig()
     )

@@ -61,6 +61,10 @@ def run(
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Length of a text, in tokens.")] = 48,
     dtype: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "bfloat16",
     rounds: Annotated[int, typer.Option(min=1, help="How often all take turns.")] = 3,
+    contestant: Annotated[
+        list[str] | None,
+        typer.Option(help=f"Any of {'; '.join(CONTESTANTS)}. By default all."),
+    ] = None,
     cores: Annotated[
         tuple[int, int], typer.Option(help="The two cores that all contestants get.")
     ] = (0, 1),
@@ -79,10 +83,10 @@ def run(
         natural_stops=False,
         collaborative=False,
     )
-    seconds: dict[str, list[float]] = {name: [] for name in CONTESTANTS}
+    seconds: dict[str, list[float]] = {name: [] for name in contestant or CONTESTANTS}
     for number in range(1, rounds + 1):
-        for name, contestant in CONTESTANTS.items():
-            taken = _measure(contest, contestant, cores)
+        for name in seconds:
+            taken = _measure(contest, CONTESTANTS[name], cores)
             seconds[name].append(taken)
             typer.echo(json.dumps({"round": number, "contestant": name, "seconds": taken}))
     rows = [

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 import jobs.prepare
 import jobs.project_run
 from jobs.command.catalogue import job_named
+from jobs.command.run import HELP
 from jobs.output import Output
 from jobs.pipeline import PIPELINE, chosen_configs
 from tests.xrec.bulk.toy_run import toy_run
@@ -65,6 +66,12 @@ def project_of(pipeline: Any, *, without: tuple[str, ...] = ()) -> Project:
         values = config.model_dump(mode="json")
         sections[job] = {**values, "storage": {**values["storage"], **secrets}}
     return Project("town.yaml", {job: sections[job] for job in sections if job not in without})
+
+
+def test_help_of_a_run_names_all_its_jobs_in_their_order() -> None:
+    told = HELP[HELP.index("The order is") : HELP.index("jobs without a section")]
+    names = [word for word in told.replace(",", "").replace(";", "").split() if word in PIPELINE]
+    assert names == list(PIPELINE)
 
 
 def test_pipeline_is_in_the_order_of_the_project_file() -> None:
