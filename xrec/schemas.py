@@ -110,6 +110,7 @@ EVIDENCE = pa.struct(
             pa.field(name, pa.int32(), nullable=False)
             for name in ("item_reviews", "num_item_reviews", "user_reviews", "num_user_reviews")
         ),
+        pa.field("opinion", pa.string(), nullable=False),
         pa.field("is_named", pa.bool_(), nullable=False),
     ]
 )

@@ -13,6 +13,7 @@ from xrec.aspects import AspectChooser
 from xrec.data.dataset import Dataset
 from xrec.data.evidence import AspectEvidence
 from xrec.data.menus import Menus
+from xrec.data.opinions import Opinions
 from xrec.data.titles import TitleIndex, composed
 from xrec.errors import DataError
 from xrec.llm.examples import Example
@@ -52,6 +53,7 @@ class PairPrompts:
         self.builder = builder
         self._chooser = chooser
         self._menus = Menus(dataset)
+        self._opinions = Opinions(dataset)
         _check_free_of_placeholder(builder, dataset.items, "item_id", "title")
         self._user_profiles = dataset.users["profile"].combine_chunks()
         self._titles = dataset.items["title"].combine_chunks()
@@ -91,7 +93,13 @@ class PairPrompts:
             count,
             leave_out_own=leave_out_own,
         )
-        return choices.evidence(self._menus.names)
+
+        def opinion(place: int, aspect: int) -> str:
+            pair = pairs[place]
+            own = pair.reader_index if leave_out_own else None
+            return self._opinions.of(pair.item_index, aspect, own)
+
+        return choices.evidence(self._menus.names, opinion)
 
     @cached_property
     def titles(self) -> TitleIndex:

@@ -4,7 +4,7 @@ Only an item's menu is chosen from: the aspects that its training reviews mentio
 as much as its item's menu is long, however many aspects there are.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -38,18 +38,30 @@ class Choices:
     num_item_reviews: Counts
     num_user_reviews: Counts
 
-    def evidence(self, names: Sequence[str]) -> list[tuple[AspectEvidence, ...]]:
-        """Return the aspects of each pair, the best first; `names` are those of all aspects."""
+    def evidence(
+        self, names: Sequence[str], opinion: Callable[[int, int], str] = lambda pair, aspect: ""
+    ) -> list[tuple[AspectEvidence, ...]]:
+        """Return the aspects of each pair, the best first; `names` are those of all aspects.
+
+        `opinion` gives the item's words on an aspect, by the pair's place and the aspect's index.
+        """
         columns = (self.aspects, self.item_reviews, self.user_reviews)
         totals = (self.num_item_reviews, self.num_user_reviews)
         return [
             tuple(
-                AspectEvidence(names[aspect], of_item, num_item, of_user, num_user)
+                AspectEvidence(
+                    names[aspect],
+                    of_item,
+                    num_item,
+                    of_user,
+                    num_user,
+                    opinion=opinion(pair, aspect),
+                )
                 for aspect, of_item, of_user in zip(*found, strict=True)
                 if aspect >= 0
             )
-            for *found, num_item, num_user in zip(
-                *(column.tolist() for column in (*columns, *totals)), strict=True
+            for pair, (*found, num_item, num_user) in enumerate(
+                zip(*(column.tolist() for column in (*columns, *totals)), strict=True)
             )
         ]
 

@@ -77,8 +77,9 @@ def _figures(report: Mapping[str, Any]) -> list[tuple[str, Any]]:
 
 
 def _shown(evidence: Mapping[str, Any]) -> str:
-    """An aspect in words, with a mark if the text names it."""
+    """An aspect in words, with a mark if the text names it, and what reviews say of it."""
     mark = " (named)" if evidence["is_named"] else ""
+    mark += f" \u201c{evidence['opinion']}\u201d" if evidence["opinion"] else ""
     return (
         f"{evidence['aspect']}{mark}: {evidence['item_reviews']} of "
         f"{evidence['num_item_reviews']} reviews of the item, {evidence['user_reviews']} of "

@@ -103,11 +103,21 @@ class Checker:
     def plain(
         self, texts: PairTexts, templates: PlainConfig, min_evidence: int, checks: ChecksConfig
     ) -> str | None:
-        """The plain sentence of a pair, if there is enough evidence and it passes the checks."""
-        sentence = plain_sentence(texts, templates, min_evidence, self.as_written(texts))
-        if sentence is None or self.refusal(sentence, texts, checks, templates.literals):
-            return None
-        return sentence
+        """The plain sentence of a pair, if there is enough evidence and it passes the checks.
+
+        If it does not pass them with the words of reviewers, it is tried without.
+        """
+        for with_opinions in (True, False):
+            sentence = plain_sentence(
+                texts,
+                templates,
+                min_evidence,
+                self.as_written(texts),
+                with_opinions=with_opinions,
+            )
+            if sentence and not self.refusal(sentence, texts, checks, templates.literals):
+                return sentence
+        return None
 
     def _names_too_few(self, text: str, texts: PairTexts, min_chosen: int) -> str:
         """Why the text is refused for the aspects that it does not name; empty if it is not."""

@@ -70,8 +70,9 @@ class _Support:
     @cached_property
     def _tokens(self) -> list[Tokens]:
         texts = self._texts
-        said = (texts.user_profile, texts.item_title, texts.item_profile, *self._further)
-        return [tokens_of(each) for each in said]
+        opinions = (each.opinion for each in texts.aspects)
+        said = (texts.user_profile, texts.item_title, texts.item_profile, *opinions)
+        return [tokens_of(each) for each in (*said, *self._further)]
 
     @cached_property
     def _of_user(self) -> str:

@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from xrec.config.base import Config
-from xrec.config.placeholders import parse_placeholders, placeholder_names
+from xrec.config.placeholders import check_allowed, parse_placeholders, placeholder_names
 
 CheckFailure = Literal["unsupported", "unchosen", "not_positive", "unsafe"]
 """Why a text that keeps the other rules may not be shown."""
@@ -14,6 +14,7 @@ _VALUES = (
     "aspect",
     "title",
     "pronoun",
+    "opinion",
     "reviews",
     "mention",
     "item_reviews",
@@ -61,7 +62,8 @@ class PlainConfig(Config):
 
     Placeholders: {item_reviews} of {num_item_reviews} reviews of the item mention the {aspect},
     {user_reviews} of {num_user_reviews} those of the user; {title} is the item's; {reviews},
-    {mention} and {pronoun} are the forms below for these numbers and this aspect.
+    {mention} and {pronoun} are the forms below for these numbers and this aspect, and {opinion} is
+    `opinion` where reviews of the item praise the aspect in words of their own, which it quotes.
     """
 
     reviews: tuple[str, str] = Field(
@@ -73,19 +75,23 @@ class PlainConfig(Config):
     pronoun: tuple[str, str] = Field(
         ("it", "them"), description="{pronoun} of an aspect that is one thing, or several."
     )
+    opinion: str = Field(
+        " (\u201c{opinion}\u201d)",
+        description="{opinion} of an aspect that reviews praise in words of their own.",
+    )
     first: str = Field(
-        "{item_reviews} of {num_item_reviews} {reviews} {mention} the {aspect}",
+        "{item_reviews} of {num_item_reviews} {reviews} {mention} the {aspect}{opinion}",
         description="What is said of the best aspect.",
     )
     second: str = Field(
-        ", and {item_reviews} the {aspect}", description="What is said of the next one."
+        ", and {item_reviews} the {aspect}{opinion}", description="What is said of the next one."
     )
     user: str = Field(
-        " (you mention {pronoun} in {user_reviews} of your {num_user_reviews})",
+        ", which you mention in {user_reviews} of your {num_user_reviews}",
         description="What follows an aspect that reviews of the user mention.",
     )
     user_of_one: str = Field(
-        " (you mention {pronoun} in yours)",
+        ", which you mention in yours",
         description="The same if the user wrote one review.",
     )
     end: str = Field(".", description="What ends the sentence.")
@@ -93,7 +99,7 @@ class PlainConfig(Config):
     @property
     def literals(self) -> tuple[str, ...]:
         """The words of the templates themselves, and all forms."""
-        parts = (self.first, self.second, self.user, self.user_of_one, self.end)
+        parts = (self.first, self.second, self.opinion, self.user, self.user_of_one, self.end)
         literal = tuple(text for part in parts for text, _ in parse_placeholders(part))
         return (*literal, *self.reviews, *self.mention, *self.pronoun)
 
@@ -105,4 +111,5 @@ class PlainConfig(Config):
                     raise ValueError(
                         f"{part} holds {{{name}}}; allowed there: {', '.join(_VALUES)}"
                     )
+        check_allowed("opinion", self.opinion, ("opinion",))
         return self

@@ -103,10 +103,15 @@ class PromptConfig(Config):
         "them, the best first.",
     )
     aspect: str = Field(
-        "{aspect} ({item_reviews} of {num_item_reviews} reviews)",
+        "{aspect} in {item_reviews} of {num_item_reviews} reviews",
         description="An entry of that list. {aspect} is in {item_reviews} of the item's "
         "{num_item_reviews} reviews, and in {user_reviews} of the user's {num_user_reviews}: "
         "training reviews all.",
+    )
+    opinion: str = Field(
+        ' ("{opinion}")',
+        description="What follows {aspect} there, if reviews of the item praise it in words of "
+        "their own, which are {opinion}; empty: nothing does.",
     )
     collaborative: str = Field(
         "",
@@ -148,6 +153,7 @@ class PromptConfig(Config):
         check_allowed("aspects_part", self.aspects_part, allowed=("aspects",))
         check_once({"aspects_part": self.aspects_part}, ("aspects",))
         check_once({"aspect": self.aspect}, ("aspect",))
+        check_allowed("opinion", self.opinion, allowed=("opinion",))
         check_once(
             {"user": self.user, "item": self.item, "collaborative": self.collaborative},
             ("user", "item"),

@@ -1,6 +1,6 @@
 """Aspects that were chosen for a pair, with the reviews that back them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -11,6 +11,7 @@ class AspectEvidence:
     num_user_reviews that the user wrote, of whatever items. If the aspects are those of profiles
     (`Dataset.aspects_from`), the item's profile is its only review, and the user's are the profiles
     of the items that they interacted with.
+    opinion: words in which the item's reviews praise it, "" if there are none (xrec.data.opinions).
     """
 
     aspect: str
@@ -18,6 +19,7 @@ class AspectEvidence:
     num_item_reviews: int
     user_reviews: int
     num_user_reviews: int
+    opinion: str = field(default="", kw_only=True)
 
 
 @dataclass(frozen=True)

@@ -119,9 +119,14 @@ class PromptBuilder:
         chosen = texts.aspects[: self.prompt.aspects]
         if not chosen:
             return []
-        entries = [self.prompt.aspect.format(**vars(evidence)) for evidence in chosen]
+        entries = [self._entry(evidence) for evidence in chosen]
         values: dict[str, str | list[int]] = {"aspects": ", ".join(entries)}
         return [*self._encode("\n"), *self._fill(self.prompt.aspects_part, values)]
+
+    def _entry(self, evidence: AspectEvidence) -> str:
+        prompt, values = self.prompt, vars(evidence)
+        opinion = prompt.opinion.format(**values) if evidence.opinion else ""
+        return prompt.aspect.format(**{**values, "aspect": evidence.aspect + opinion})
 
     def _fill(self, part: str, values: dict[str, str | list[int]]) -> list[int]:
         """Ids of a template part: texts are tokenized, collaborative tokens are put in."""

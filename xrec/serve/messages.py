@@ -128,6 +128,10 @@ class ChosenAspect(BaseModel):
     num_item_reviews: int = Field(description="The number of the item's training reviews.")
     user_reviews: int = Field(description="In how many of the user's reviews it is.")
     num_user_reviews: int = Field(description="The number of the user's training reviews.")
+    opinion: str = Field(
+        description="Words in which the item's reviews praise it; empty if there are none.",
+        examples=["open until two"],
+    )
     is_named: bool = Field(description="Whether the text names it.")
 
 

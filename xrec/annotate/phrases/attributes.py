@@ -19,11 +19,14 @@ _WELL = (
 )
 _PATTERNS: dict[str, str] = {
     "ease_of_use": r"(?:easy|easier|simple|simpler|a breeze|a snap|a cinch|fun) to (?:use|set ?up|"
-    r"install|operate|adjust|put|handle|learn|attach|clean|assemble|follow|understand|work|program|"
-    r"read|play|bend|change|mount|move|store|get)|user[- ]friendly",
+    r"install|operate|adjust|put|handle|learn|attach|clean|assemble|follow|understand|work with|"
+    r"work|program|read|play|bend|change|mount|move|store|get)"
+    r"(?: (?:on|off|up|in|out|together|around|back)\b)*|user[- ]friendly",
     "performance": rf"(?:works|worked|working|performs|performed) {_VERY}(?:{_WELL}|like a charm|"
-    r"(?:exactly |just )?as (?:advertised|described|expected|intended|it should))|does (?:the|its|"
-    r"it's|exactly|a great|a good|what it)\b|gets? the job done",
+    r"(?:exactly |just )?as (?:advertised|described|expected|intended|it should))|does (?:the|"
+    r"its|it's|an? \w+) (?:\w+ )?(?:job|trick|work|duty|purpose)|gets? the job done|"
+    r"does (?:exactly )?what (?:it|you|i)\b"
+    r"(?: (?:is|was) supposed to(?: do)?| says| should| claims| needs? to| need| want)?",
     "sound": rf"sound(?:s|ed)? {_VERY}{_GOOD}|(?:{_GOOD}|best)[- ]sounding",
     "quality": r"(?:great|good|excellent|high|top|superb|amazing|best|outstanding)[- ]quality",
     "look": rf"look(?:s|ed)? {_VERY}(?:{_GOOD}|cool|sharp|classy|elegant|stylish)"
@@ -33,9 +36,9 @@ _PATTERNS: dict[str, str] = {
     "build": r"(?:well|solidly|ruggedly|nicely) (?:made|built|constructed|put together)|well-made|"
     r"well-built|built like a tank|built to last|indestructible|bullet ?proof|sturdy|sturdily|"
     r"rugged|heavy[- ]duty",
-    "durability": rf"(?:holds?|held) up {_VERY}(?:{_WELL}|over time)|last(?:s|ed|ing)? (?:me )?"
-    r"(?:a )?(?:very |pretty |quite |really )?(?:long|forever|for years|much longer|as long)|"
-    r"long[- ]lasting|durable",
+    "durability": rf"(?:holds?|held) up {_VERY}(?:{_WELL}|over time)|long[- ]lasting|durable|"
+    r"last(?:s|ed|ing)? (?:me )?(?:a )?(?:very |pretty |quite |really )?"
+    r"(?:long(?: time)?|forever|for years|much longer|as long)",
     "value": r"well worth|worth (?:the (?:money|price)|every (?:penny|cent|dollar)|it)\b|"
     r"bang for (?:the|your|my) buck|(?:great|good|excellent|amazing) value",
     "price": r"(?:great|good|excellent|unbeatable|reasonable|fair|low|right|decent|nice|best|"

@@ -100,6 +100,7 @@ function showAspects(aspects) {
       name.textContent = chosen.aspect;
       row.append(
         name,
+        chosen.opinion ? ` (\u201c${chosen.opinion}\u201d)` : "",
         `: in ${chosen.item_reviews} of the item's ${chosen.num_item_reviews} reviews, ` +
           `in ${chosen.user_reviews} of the user's ${chosen.num_user_reviews}`,
       );
