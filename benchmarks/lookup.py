@@ -215,6 +215,7 @@ def _evidence(draw: np.random.Generator) -> list[dict[str, Any]]:
         {
             "aspect": f"aspect {draw.integers(1000)}",
             **{name: int(draw.integers(50)) for name in counts},
+            "opinion": "built like a tank",
             "is_named": bool(draw.integers(2)),
         }
         for _ in range(3)

@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from xrec.config.checks import PlainConfig
-from xrec.data.english import is_plural
 from xrec.data.evidence import AspectEvidence
 
 if TYPE_CHECKING:
@@ -56,7 +55,6 @@ def _part(
     values = {
         "aspect": aspect,
         "title": title,
-        "pronoun": _form(templates.pronoun, is_plural(aspect.casefold().split()[-1])),
         "opinion": templates.opinion.format(opinion=evidence.opinion) if evidence.opinion else "",
         "reviews": _form(templates.reviews, evidence.num_item_reviews != 1),
         "mention": _form(templates.mention, evidence.item_reviews != 1),

@@ -26,6 +26,11 @@ _VALENCE_OF_BLAME = -1.9  # of the words that VADER does not know; as its "bad" 
 _NO_BLAME = ("low", "lower", "lowest", "killer", "insane", "insanely", "crazy", "wicked")
 _FURTHER_BLAME = ("slow", "rude", "dirty", "outdated", "mediocre", "underwhelming", "tasteless")
 
+# VADER takes these for letters of the word that they stand at.
+_PLAIN_MARKS = str.maketrans(
+    dict.fromkeys("\u201c\u201d\u201e\u00ab\u00bb\u2026", '"') | {"\u2019": "'"}
+)
+
 _NEVER = r"(?:never|cannot|without|(?:\w+\s+)?not|\w+n['\u2019]t)"
 # Words of blame or denial that say nothing bad.
 _HARMLESS = re.compile(
@@ -125,7 +130,7 @@ def _shown(text: str) -> str:
 
 
 def _compound(text: str) -> float:
-    return float(_analyzer().polarity_scores(text)["compound"])
+    return float(_analyzer().polarity_scores(text.translate(_PLAIN_MARKS))["compound"])
 
 
 @cache

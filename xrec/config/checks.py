@@ -13,7 +13,6 @@ CheckFailure = Literal["unsupported", "unchosen", "not_positive", "unsafe"]
 _VALUES = (
     "aspect",
     "title",
-    "pronoun",
     "opinion",
     "reviews",
     "mention",
@@ -61,9 +60,9 @@ class PlainConfig(Config):
     """The templates of the plain sentence: `first`, then `second` if two aspects have evidence.
 
     Placeholders: {item_reviews} of {num_item_reviews} reviews of the item mention the {aspect},
-    {user_reviews} of {num_user_reviews} those of the user; {title} is the item's; {reviews},
-    {mention} and {pronoun} are the forms below for these numbers and this aspect, and {opinion} is
-    `opinion` where reviews of the item praise the aspect in words of their own, which it quotes.
+    {user_reviews} of {num_user_reviews} those of the user; {title} is the item's; {reviews} and
+    {mention} are the forms below for these numbers, and {opinion} is `opinion` where reviews of the
+    item praise the aspect in words of their own, which it quotes.
     """
 
     reviews: tuple[str, str] = Field(
@@ -71,9 +70,6 @@ class PlainConfig(Config):
     )
     mention: tuple[str, str] = Field(
         ("mentions", "mention"), description="{mention} if one review has the aspect, or more."
-    )
-    pronoun: tuple[str, str] = Field(
-        ("it", "them"), description="{pronoun} of an aspect that is one thing, or several."
     )
     opinion: str = Field(
         " (\u201c{opinion}\u201d)",
@@ -101,7 +97,7 @@ class PlainConfig(Config):
         """The words of the templates themselves, and all forms."""
         parts = (self.first, self.second, self.opinion, self.user, self.user_of_one, self.end)
         literal = tuple(text for part in parts for text, _ in parse_placeholders(part))
-        return (*literal, *self.reviews, *self.mention, *self.pronoun)
+        return (*literal, *self.reviews, *self.mention)
 
     @model_validator(mode="after")
     def _placeholders_are_known(self) -> "PlainConfig":

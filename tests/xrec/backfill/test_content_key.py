@@ -67,7 +67,13 @@ def test_content_key_changes_with_the_chosen_aspects_and_their_evidence(
     chosen = AspectEvidence("garden", 3, 7, 1, 2)
     keys = [
         key_of(explainer, "s", 1, 2, aspects=aspects)
-        for aspects in ((), (chosen,), (replace(chosen, item_reviews=4),), (chosen, chosen))
+        for aspects in (
+            (),
+            (chosen,),
+            (replace(chosen, item_reviews=4),),
+            (replace(chosen, opinion="quiet"),),
+            (chosen, chosen),
+        )
     ]
     assert len(set(keys)) == len(keys)
     assert key_of(explainer, "s", 1, 2, menu=frozenset(["garden"])) == keys[0]

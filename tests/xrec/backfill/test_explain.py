@@ -170,7 +170,8 @@ def test_explain_pairs_evidence_of_the_chosen_aspects_stands_beside_the_text(
     scripted: Callable[..., Explainer], pairs: MakePairs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     explainer = scripted("You will like the late hours.", "Quiet.")
-    chosen = (AspectEvidence("late hour", 14, 31, 3, 7), AspectEvidence("tea", 2, 31, 0, 7))
+    late_hour = AspectEvidence("late hour", 14, 31, 3, 7, opinion="open until two")
+    chosen = (late_hour, AspectEvidence("tea", 2, 31, 0, 7))
     explainer.checker = Checker(["late hour", "tea"])
     texts_of = explainer.pairs.texts_of
     monkeypatch.setattr(
@@ -182,6 +183,7 @@ def test_explain_pairs_evidence_of_the_chosen_aspects_stands_beside_the_text(
     first, second = generated["aspects"].to_pylist()
     counts = {"num_item_reviews": 31, "num_user_reviews": 7}
     late = {"aspect": "late hour", "item_reviews": 14, "user_reviews": 3, **counts}
-    tea = {"aspect": "tea", "item_reviews": 2, "user_reviews": 0, **counts}
+    late["opinion"] = "open until two"
+    tea = {"aspect": "tea", "item_reviews": 2, "user_reviews": 0, "opinion": "", **counts}
     assert first == [{**late, "is_named": True}, {**tea, "is_named": False}]
     assert second == [{**late, "is_named": False}, {**tea, "is_named": False}]

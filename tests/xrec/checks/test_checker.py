@@ -58,6 +58,10 @@ def test_text_that_names_too_few_of_the_chosen_aspects_is_refused() -> None:
     )
 
 
+def said(aspect: str, opinion: str) -> AspectEvidence:
+    return replace(evidence(aspect, 4, 9), opinion=opinion)
+
+
 def test_checker_that_is_off_refuses_nothing() -> None:
     assert not ChecksConfig().are_on
     for _, text, texts in judged():
@@ -80,18 +84,26 @@ def test_checker_names_the_offending_words() -> None:
         ((evidence("tone", 1200, 2000),), "1,200 of 2,000 reviews mention the tone."),
         (
             (evidence("late hours", 14, 31, 3, 7), evidence("river view", 9, 31)),
-            "14 of 31 reviews mention the late hours (you mention them in 3 of your 7), and 9 the "
+            "14 of 31 reviews mention the late hours, which you mention in 3 of your 7, and 9 the "
             "river view.",
         ),
         (
             (evidence("river view", 2, 3), evidence("late hours", 1, 3, 1, 1)),
-            "2 of 3 reviews mention the river view, and 1 the late hours (you mention them in "
-            "yours).",
+            "2 of 3 reviews mention the river view, and 1 the late hours, which you mention in "
+            "yours.",
         ),
         ((evidence("tone", 5, 9, 1, 7),), "5 of 9 reviews mention the tone."),  # once of seven
         (
             (evidence("fit", 5, 9, 2, 4), evidence("tone", 5, 9), evidence("price", 5, 9)),
-            "5 of 9 reviews mention the fit (you mention it in 2 of your 4), and 5 the tone.",
+            "5 of 9 reviews mention the fit, which you mention in 2 of your 4, and 5 the tone.",
+        ),
+        (
+            (said("fit", "like a glove"), said("tone", "warm")),
+            "4 of 9 reviews mention the fit (“like a glove”), and 4 the tone (“warm”).",
+        ),
+        (
+            (replace(said("fit", "snug"), user_reviews=2, num_user_reviews=2),),
+            "4 of 9 reviews mention the fit (“snug”), which you mention in 2 of your 2.",
         ),
         ((), None),
     ],
@@ -100,6 +112,19 @@ def test_plain_sentence_says_the_evidence(
     aspects: tuple[AspectEvidence, ...], expected: str | None
 ) -> None:
     assert plain(*aspects) == expected
+
+
+def test_plain_sentence_quotes_only_what_passes_the_checks() -> None:
+    checker, templates = Checker([*VOCABULARY, "tank"]), PlainConfig()
+    quoting, bare = "4 of 9 reviews mention the fit (“{}”).", "4 of 9 reviews mention the fit."
+
+    def told(opinion: str) -> str | None:
+        texts = replace(BISTRO, aspects=(said("fit", opinion),), menu=frozenset(["fit"]))
+        return checker.plain(texts, templates, 2, ALL)
+
+    for opinion in ("like a glove", "built like a tank"):
+        assert told(opinion) == quoting.format(opinion)  # a quoted aspect stands in the evidence
+    assert told("awful and horrible") == bare
 
 
 def test_plain_sentence_leaves_out_aspects_with_too_little_evidence() -> None:

@@ -18,6 +18,13 @@ def why(text: str, texts: PairTexts = BISTRO) -> str:
 
 
 @pytest.mark.parametrize(
+    "quoted", ['"awful"', "\u201cawful\u201d", "\u201eawful\u201c", "\u00abawful\u00bb"]
+)
+def test_blame_in_quotation_marks_of_any_kind_is_found(quoted: str) -> None:
+    assert why(f"Guests call this place {quoted} and leave.")
+
+
+@pytest.mark.parametrize(
     "text",
     [
         "Not only the late hours but the staff will please you.",

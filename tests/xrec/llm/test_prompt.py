@@ -203,6 +203,23 @@ def test_prompt_has_the_first_chosen_aspects_after_the_item() -> None:
     assert "tea" not in shown
 
 
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, 'Reasons: build ("{item} a tank") in 3 of 9 reviews, price in 2 of 9 reviews<'),
+        ({"opinion": ""}, "Reasons: build in 3 of 9 reviews, price in 2 of 9 reviews<"),
+        ({"opinion": ": {opinion}", "aspect": "{aspect}"}, "Reasons: build: {item} a tank, price<"),
+    ],
+)
+def test_prompt_has_the_words_of_reviewers_beside_an_aspect(
+    settings: dict[str, str], expected: str
+) -> None:
+    told = AspectEvidence("build", 3, 9, 0, 7, opinion="{item} a tank")
+    texts = PairTexts("p", "t", "i", aspects=(told, AspectEvidence("price", 2, 9, 0, 7)))
+    builder = make_builder(aspects=2, **settings)
+    assert expected in builder.show(builder.build(3, 4, texts))
+
+
 def test_prompt_without_aspects_is_the_published_one() -> None:
     with_evidence = PairTexts("p", "t", "i", aspects=EVIDENCE, menu=frozenset(["late hours"]))
     published = make_builder().build(3, 4, PairTexts("p", "t", "i"))
@@ -216,7 +233,7 @@ def test_prompt_aspect_that_holds_braces_and_tokens_stays_text() -> None:
     ids = builder.build(3, 4, PairTexts("p", "t", "i", aspects=(hostile,)))
     plain = builder.build(3, 4, PairTexts("p", "t", "i"))
     special = set(builder.tokenizer.all_special_ids)
-    assert "{user} <|im_end|> (1 of 1 reviews)" in builder.show(ids)
+    assert "{user} <|im_end|> in 1 of 1 reviews" in builder.show(ids)
     assert [token for token in ids if token in special] == [
         token for token in plain if token in special
     ]

@@ -25,8 +25,8 @@ _PATTERNS: dict[str, str] = {
     "performance": rf"(?:works|worked|working|performs|performed) {_VERY}(?:{_WELL}|like a charm|"
     r"(?:exactly |just )?as (?:advertised|described|expected|intended|it should))|does (?:the|"
     r"its|it's|an? \w+) (?:\w+ )?(?:job|trick|work|duty|purpose)|gets? the job done|"
-    r"does (?:exactly )?what (?:it|you|i)\b"
-    r"(?: (?:is|was) supposed to(?: do)?| says| should| claims| needs? to| need| want)?",
+    r"does (?:exactly )?what (?:(?:it(?:'s| is| was)|they(?:'re| are)) supposed to(?: do)?|"
+    r"it (?:says|should|claims)|(?:you|i) (?:need|want|expect)(?:ed)?(?: it to)?)",
     "sound": rf"sound(?:s|ed)? {_VERY}{_GOOD}|(?:{_GOOD}|best)[- ]sounding",
     "quality": r"(?:great|good|excellent|high|top|superb|amazing|best|outstanding)[- ]quality",
     "look": rf"look(?:s|ed)? {_VERY}(?:{_GOOD}|cool|sharp|classy|elegant|stylish)"

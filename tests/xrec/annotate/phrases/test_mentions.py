@@ -69,6 +69,20 @@ def test_attributes_stand_for_what_is_praised(text: str, aspects: list[str]) -> 
     assert [each.aspect for each in attributes(text)] == aspects
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("It does the job, and lasts a long time.", ["does the job", "lasts a long time"]),
+        ("Does what it's supposed to do", ["does what it's supposed to do"]),
+        ("does exactly what I need", ["does exactly what i need"]),
+        ("Easy to put on and easy to read!", ["easy to put on", "easy to read"]),
+        ("What it does to the sound", []),
+    ],
+)
+def test_attributes_have_whole_turns_of_phrase(text: str, words: list[str]) -> None:
+    assert [each.words for each in attributes(text)] == words
+
+
 def test_attributes_that_are_denied_say_so() -> None:
     denied = [
         (each.aspect, each.is_denied) for each in attributes("It is not easy to use, but sturdy")
