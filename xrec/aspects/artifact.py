@@ -38,6 +38,7 @@ from xrec.storage import (
     write_table,
 )
 
+_SETTINGS = ("sentiment", "min_item_reviews", "diversity")  # of the config, which a reader needs
 WEIGHTS, NEIGHBOURS, CHOICES = "weights.json", "neighbours.safetensors", "choices.parquet"
 
 
@@ -52,7 +53,8 @@ def write_aspects(
 ) -> Manifest:
     """Write the artifact, its manifest last, and return the manifest.
 
-    `choices` has the schema CHOSEN_ASPECTS. `config` must have the `sentiment` of the mentions.
+    `choices` has the schema CHOSEN_ASPECTS. `config` is that of `train-aspects`: it must have the
+    `sentiment` of the mentions, `min_item_reviews` and `diversity`.
     """
     contents = {
         WEIGHTS: (json.dumps(asdict(scorer.weights), indent=1) + "\n").encode(),
@@ -109,9 +111,14 @@ def read_aspects_manifest(location: Location, dataset: Manifest) -> Manifest:
     """Return the artifact's manifest.
 
     Raises ArtifactNotFoundError if there is no finished artifact, ArtifactMismatchError if it is of
-    another dataset than the one whose manifest is given.
+    another dataset than the one whose manifest is given, or was made by an earlier version.
     """
     manifest = read_manifest(location, "aspects")
+    if missing := [name for name in _SETTINGS if name not in manifest.config]:
+        raise ArtifactMismatchError(
+            f"{location}: made by an earlier version, which had no {', '.join(missing)}; run "
+            "`xrec train-aspects` again"
+        )
     if manifest.inputs["dataset"] != dataset.fingerprint:
         raise ArtifactMismatchError(
             f"{location}: trained on dataset {manifest.inputs['dataset']}, but this one is "

@@ -164,14 +164,18 @@ class TextFinisher:
 def _refused(text: str, own: Sequence[Span], rules: TextConfig) -> Failure | None:
     if not text:
         return Failure("empty_text", "the model ended without a word")
-    phrase, count = _most_repeated(_with_short_title(text, own))
-    phrase = phrase.replace(_TITLE, "the title")
-    if rules.max_phrase_repeats is not None and count > rules.max_phrase_repeats:
+    if rules.max_phrase_repeats is None:
+        return None
+    found = words(_with_short_title(text, own).lower())
+    phrase, count = _most_repeated(found)
+    if count > rules.max_phrase_repeats:
         return Failure(
             "repetitive_text",
-            f"{phrase!r} stands {count} times in it, decoding.text.max_phrase_repeats is "
+            f"{_shown(phrase)!r} stands {count} times in it, decoding.text.max_phrase_repeats is "
             f"{rules.max_phrase_repeats}",
         )
+    if stuttered := _stuttered(found):
+        return Failure("repetitive_text", f"{_shown(stuttered)!r} stands twice in a row in it")
     return None
 
 
@@ -232,12 +236,24 @@ def _with_short_title(text: str, own: Sequence[Span]) -> str:
     return text
 
 
-def _most_repeated(text: str) -> tuple[str, int]:
-    """The phrase of three words that stands most often in `text`, and how often."""
-    found = words(text.lower())
+def _most_repeated(found: Sequence[str]) -> tuple[Sequence[str], int]:
+    """The phrase of three words that stands most often among `found`, and how often."""
     phrases = Counter(zip(*(found[start:] for start in range(_PHRASE_WORDS)), strict=False))
-    phrase, count = max(phrases.items(), key=lambda item: item[1], default=((), 0))
-    return " ".join(phrase), count
+    return max(phrases.items(), key=lambda item: item[1], default=((), 0))
+
+
+def _stuttered(found: Sequence[str]) -> Sequence[str]:
+    """A phrase of three words or more that directly follows itself; empty if none does."""
+    for length in range(_PHRASE_WORDS, len(found) // 2 + 1):
+        for start in range(len(found) - 2 * length + 1):
+            middle = start + length
+            if found[start:middle] == found[middle : middle + length]:
+                return found[start:middle]
+    return ()
+
+
+def _shown(phrase: Sequence[str]) -> str:
+    return " ".join(phrase).replace(_TITLE, "the title")
 
 
 def _runs(ids: Sequence[int], length: int) -> set[tuple[int, ...]]:

@@ -1,5 +1,6 @@
 """From a dataset with aspects to the artifact and back; what is left out, and what is refused."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from xrec.aspects import (
     Weights,
     aspects_of,
     dataset_mentions,
+    read_aspects_manifest,
     read_choices,
     read_scorer,
 )
@@ -164,6 +166,18 @@ def test_file_that_was_changed_is_refused(workspace: str, tmp_path: Path) -> Non
             open_location(of.artifact("aspects")),
             read_dataset(open_location(of.artifact("dataset"))),
         )
+
+
+def test_artifact_of_an_earlier_version_is_refused(workspace: str, tmp_path: Path) -> None:
+    of = config(workspace, aspects=str(tmp_path / "aspects"))
+    run(of)
+    manifest = tmp_path / "aspects" / "manifest.json"
+    found = json.loads(manifest.read_text())
+    del found["config"]["diversity"]
+    manifest.write_text(json.dumps(found))
+    dataset = read_manifest(open_location(of.artifact("dataset")), "dataset")
+    with pytest.raises(ArtifactMismatchError, match="earlier version, which had no diversity"):
+        read_aspects_manifest(open_location(of.artifact("aspects")), dataset)
 
 
 def test_dataset_without_aspects_of_validation_pairs_keeps_the_default_weights(

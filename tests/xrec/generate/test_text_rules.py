@@ -87,9 +87,18 @@ def test_finished_text_ends_before_the_first_stop_string() -> None:
     assert finish("xCalm.", stop=("x",)) == ("", "empty_text")
 
 
+def test_finished_text_that_stutters_fails() -> None:
+    title = "Lock"
+    assert finish("It serves you well for its [title] for its [title].", title=title)[1] == (
+        "repetitive_text"
+    )
+    assert finish("It is good for its tone and good for its price.")[1] != "repetitive_text"
+
+
 def test_finished_text_repetition_fails() -> None:
-    assert finish("so it is good, " * 3) == (("so it is good, " * 3).strip(), "")
-    assert finish("so it is good, " * 4)[1] == "repetitive_text"
+    three = "It is so good. It is so calm. It is so near."
+    assert finish(three) == (three, "")
+    assert finish(f"{three} It is so old.")[1] == "repetitive_text"
 
 
 def test_finished_text_echo_of_the_prompt_fails() -> None:
