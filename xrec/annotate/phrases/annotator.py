@@ -11,7 +11,7 @@ from xrec.annotate.phrases.attributes import attributes
 from xrec.annotate.phrases.lexicon import Lexicon, learn_phrases, read_lexicon
 from xrec.annotate.phrases.mentions import noun_phrases
 from xrec.annotate.phrases.sentences import explanation, item_profile, user_profile
-from xrec.annotate.phrases.titles import made_title
+from xrec.annotate.phrases.titles import UNNAMED, made_title
 from xrec.annotate.rows import (
     Aspect,
     Failure,
@@ -99,7 +99,7 @@ class PhraseAnnotator:
         return Written([self._pair(row) for row in rows])
 
     def _item(self, row: ItemInput) -> ItemText | Failure:
-        title = row.title or made_title(row.item_id, row.reviews, self._lexicon)
+        title = row.title or made_title(row.reviews, self._lexicon)
         praise = self._praise(row.reviews)
         praised = self._best(praise, title)
         blamed = sorted(
@@ -116,7 +116,7 @@ class PhraseAnnotator:
             [praise[name].phrase for name in praised],
             [praise[name].written for name in blamed[:_MOST_COMPLAINTS]],
         )
-        if not profile and title == row.item_id:
+        if not profile and not row.title and title == UNNAMED:
             return Failure(NOTHING_PRAISED, f"{len(row.reviews)} reviews praise no known aspect")
         return ItemText(title, profile, not row.title)
 

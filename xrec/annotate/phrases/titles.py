@@ -25,11 +25,15 @@ _NO_BRANDS = word_set(
 )
 
 
-def made_title(item_id: str, reviews: Sequence[Review], lexicon: Lexicon) -> str:
-    """A title in capitalized words; the item's id if its reviews call it nothing."""
+UNNAMED = "Item"
+"""The title of an item that its reviews call nothing: a reader is not shown its id."""
+
+
+def made_title(reviews: Sequence[Review], lexicon: Lexicon) -> str:
+    """A title in capitalized words; UNNAMED if the item's reviews call it nothing."""
     called = _called(reviews, lexicon)
     if not called:
-        return item_id
+        return UNNAMED
     brand = _brand(reviews, lexicon)
     words = called.split(" ")
     if brand and brand.lower().split(" ")[-1] in words:

@@ -70,6 +70,18 @@ def test_item_without_title_is_called_what_its_reviews_call_it(tmp_path: Path) -
     assert "display" not in text.profile
 
 
+def test_item_that_its_reviews_call_nothing_does_not_show_its_id(tmp_path: Path) -> None:
+    rows = [
+        ItemInput("B00X", "", "", _reviews("It is sturdy.", "Works great."), 2),
+        ItemInput("B00Y", "", "", _reviews("I bought it on Monday."), 1),
+    ]
+    named, unknown = _annotator(tmp_path).items(rows).results
+    assert isinstance(named, ItemText)
+    assert (named.title, named.title_is_made) == ("Item", True)
+    assert "build" in named.profile
+    assert isinstance(unknown, Failure)
+
+
 def test_item_with_title_and_details_keeps_both(tmp_path: Path) -> None:
     row = ItemInput("B1", "Fuzz One", "A loud pedal", _reviews("A warm tone."), 1)
     (text,) = _annotator(tmp_path).items([row]).results
