@@ -215,6 +215,11 @@ class TextConfig(Config):
     plain: PlainConfig = Field(
         default_factory=PlainConfig, description="How a plain sentence is worded."
     )
+    is_backed: bool = Field(
+        False,
+        description="Whether a text that names chosen aspects is followed by the plain sentence of "
+        "their evidence, if both together have max_words at most.",
+    )
 
     @property
     def second_temperature(self) -> float | None:

@@ -68,6 +68,8 @@ class TextFinisher:
         failure = (
             failure or self._untrue(text, texts) or self._failed_check(text, texts, decoding.text)
         )
+        if failure is None and decoding.text.is_backed:
+            text = self._with_evidence(text, texts, decoding.text)
         return text, failure
 
     def fallback(
@@ -80,11 +82,7 @@ class TextFinisher:
         has_evidence = bool(texts.aspects or self._builder.prompt.aspects)
         if rules.fallback == "none" or (rules.fallback == "plain" and not has_evidence):
             return "", failure
-        sentence = (
-            self._checker.plain(texts, rules.plain, rules.min_evidence, rules.checks)
-            if rules.fallback == "plain"
-            else None
-        )
+        sentence = self._plain(texts, rules) if rules.fallback == "plain" else None
         if sentence is not None:
             return sentence, None
         return "", Failure(
@@ -159,6 +157,29 @@ class TextFinisher:
     def _failed_check(self, text: str, texts: PairTexts, rules: TextConfig) -> Failure | None:
         refusal = self._checker.refusal(text, texts, rules.checks)
         return None if refusal is None else Failure(refusal.reason, refusal.message)
+
+    def _with_evidence(self, text: str, texts: PairTexts, rules: TextConfig) -> str:
+        """`text`, and the plain sentence of the chosen aspects that it names, if there is one."""
+        named = tuple(
+            chosen
+            for chosen, told in zip(texts.aspects, self._checker.evidence(text, texts), strict=True)
+            if told.is_named
+        )
+        sentence = self._plain(replace(texts, aspects=named), rules)
+        if sentence is None:
+            return text
+        whole = f"{text}{'.' if text[-1].isalnum() else ''} {sentence}"
+        is_long = rules.max_words is not None and len(words(whole)) > rules.max_words
+        return text if is_long else whole
+
+    def _plain(self, texts: PairTexts, rules: TextConfig) -> str | None:
+        """The plain sentence of a pair; reviewers who name another item are not quoted."""
+        unquoted = tuple(replace(chosen, opinion="") for chosen in texts.aspects)
+        for said in (texts, replace(texts, aspects=unquoted)):
+            sentence = self._checker.plain(said, rules.plain, rules.min_evidence, rules.checks)
+            if sentence is None or self.other_title(sentence, texts) is None:
+                return sentence
+        return None
 
 
 def _refused(text: str, own: Sequence[Span], rules: TextConfig) -> Failure | None:

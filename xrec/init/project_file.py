@@ -66,6 +66,7 @@ def _model(settings: Settings, *, has_aspects: bool) -> str:
         "  # Texts that say something else are written again, then said plainly from the reviews.",
         "  text:",
         "    checks: {unsupported: true, min_chosen: 1, not_positive: true}",
+        "    is_backed: true  # how many reviews say so, and in which words, follows the text",
     ]
     dtype = [] if settings.dtype is None else [f"  dtype: {settings.dtype}  # this CPU has it"]
     return _lines(
