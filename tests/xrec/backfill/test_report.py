@@ -105,7 +105,7 @@ def _write_rows(table: Table) -> int:
     ids = {"user_id": "u1", "item_id": "i1"}
     texts = {"explanation": EVIL, "num_prompt_tokens": 5, "num_generated_tokens": 29}
     counts = ("item_reviews", "num_item_reviews", "user_reviews", "num_user_reviews")
-    evidence = {"aspect": EVIL, **dict.fromkeys(counts, 2), "is_named": True}
+    evidence = {"aspect": EVIL, **dict.fromkeys(counts, 2), "opinion": EVIL, "is_named": True}
     hashes = {"model_fingerprint": "f", "content_key": "k", "finish_reason": "stop"}
     ok = {**ids, **texts, **hashes, "aspects": [evidence], "kind": "plain", "refused": "unsafe"}
     failed = dict.fromkeys(FAILED.names, "") | {"reason": "empty_text", "message": EVIL}
@@ -139,7 +139,7 @@ def test_report_is_written_with_rows_whose_texts_are_no_markup(place: Place) -> 
     page = _Page()
     page.feed((place.location / "report.html").read_text())
     assert "script" not in page.tags
-    assert page.text.count(EVIL) == 3
+    assert page.text.count(EVIL) == 4
     assert "not reported by the engine" not in page.text
     assert "price_per_actor_hour is not set" in page.text
     assert page.tags.count("svg") == 2
