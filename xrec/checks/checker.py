@@ -107,14 +107,9 @@ class Checker:
 
         If it does not pass them with the words of reviewers, it is tried without.
         """
-        for with_opinions in (True, False):
-            sentence = plain_sentence(
-                texts,
-                templates,
-                min_evidence,
-                self.as_written(texts),
-                with_opinions=with_opinions,
-            )
+        written = self.as_written(texts)
+        for said in (texts, texts.unquoted):
+            sentence = plain_sentence(said, templates, min_evidence, written)
             if sentence and not self.refusal(sentence, texts, checks, templates.literals):
                 return sentence
         return None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from xrec.config.checks import PlainConfig
@@ -21,27 +20,19 @@ def plain_sentence(
     templates: PlainConfig,
     min_evidence: int,
     written: Callable[[str], str] = str,
-    *,
-    with_opinions: bool = True,
 ) -> str | None:
     """A sentence of the best aspects with evidence, as "14 of 31 reviews mention the late hours."
 
     Two aspects at most are named, in how many reviews of the item they are and, where the user
     mentions them too, in how many of the user's: in two of them at least, or in the only one. None
     if no aspect is in `min_evidence` or more of the item's reviews. `written` gives how an aspect
-    is to be written. Reviewers' own words are quoted, unless `with_opinions` is False.
+    is to be written.
     """
     told = [each for each in texts.aspects if each.item_reviews >= min_evidence][:_MOST_ASPECTS]
     if not told:
         return None
     parts = [
-        _part(
-            template,
-            each if with_opinions else replace(each, opinion=""),
-            written(each.aspect),
-            texts.item_title,
-            templates,
-        )
+        _part(template, each, written(each.aspect), texts.item_title, templates)
         for template, each in zip((templates.first, templates.second), told, strict=False)
     ]
     sentence = "".join(parts) + templates.end

@@ -174,8 +174,7 @@ class TextFinisher:
 
     def _plain(self, texts: PairTexts, rules: TextConfig) -> str | None:
         """The plain sentence of a pair; reviewers who name another item are not quoted."""
-        unquoted = tuple(replace(chosen, opinion="") for chosen in texts.aspects)
-        for said in (texts, replace(texts, aspects=unquoted)):
+        for said in (texts, texts.unquoted):
             sentence = self._checker.plain(said, rules.plain, rules.min_evidence, rules.checks)
             if sentence is None or self.other_title(sentence, texts) is None:
                 return sentence

@@ -7,7 +7,7 @@ collaborative token. The pieces are concatenated as ids: two prompts of one user
 beginning.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from transformers import PreTrainedTokenizerBase
 
@@ -41,6 +41,11 @@ class PairTexts:
     item_profile: str
     aspects: tuple[AspectEvidence, ...] = ()
     menu: frozenset[str] = frozenset()
+
+    @property
+    def unquoted(self) -> "PairTexts":
+        """The same without the words of reviewers."""
+        return replace(self, aspects=tuple(replace(each, opinion="") for each in self.aspects))
 
 
 class PromptBuilder:

@@ -116,9 +116,9 @@ class PhraseAnnotator:
             [praise[name].phrase for name in praised],
             [praise[name].written for name in blamed[:_MOST_COMPLAINTS]],
         )
-        if not profile and not row.title and title == UNNAMED:
+        if not profile and not title:
             return Failure(NOTHING_PRAISED, f"{len(row.reviews)} reviews praise no known aspect")
-        return ItemText(title, profile, not row.title)
+        return ItemText(title or UNNAMED, profile, not row.title)
 
     def _user(self, row: UserInput) -> UserText | Failure:
         praise = self._praise(each.review for each in row.reviews)

@@ -30,10 +30,10 @@ UNNAMED = "Item"
 
 
 def made_title(reviews: Sequence[Review], lexicon: Lexicon) -> str:
-    """A title in capitalized words; UNNAMED if the item's reviews call it nothing."""
+    """A title in capitalized words; empty if the item's reviews call it nothing."""
     called = _called(reviews, lexicon)
     if not called:
-        return UNNAMED
+        return ""
     brand = _brand(reviews, lexicon)
     words = called.split(" ")
     if brand and brand.lower().split(" ")[-1] in words:
