@@ -14,12 +14,12 @@ import typer
 from numpy.typing import NDArray
 
 from benchmarks.graph_report import markdown
+from benchmarks.workspace import sources_of
 from xrec.config.llm import DecodingConfig, EngineConfig, LLMConfig, TextConfig
-from xrec.config.shared import StorageConfig
 from xrec.data.held_out import HeldOutPair, held_out_pairs
 from xrec.evaluate.bootstrap import bootstrap_mean
 from xrec.evaluate.text_metrics import corpus_bleu
-from xrec.generate.explainer import Explainer, Sources, load_explainer
+from xrec.generate.explainer import Explainer, load_explainer
 from xrec.generate.scoring import generated_texts, own_pairs, reference_nll
 
 Record = dict[str, Any]
@@ -94,10 +94,7 @@ def compare(workspace: str, llm: str, num_pairs: int, max_new_tokens: int) -> li
 
 
 def _explainer(workspace: str, llm: str, arithmetic: Arithmetic) -> Explainer:
-    folders = {name: f"{workspace}/{name}" for name in ("dataset", "graph", "adapter", "aspects")}
-    sources = Sources(
-        **folders, llm=LLMConfig(model=llm, dtype=arithmetic.dtype), storage=StorageConfig()
-    )
+    sources = sources_of(workspace, LLMConfig(model=llm, dtype=arithmetic.dtype))
     return load_explainer(
         sources, device="cpu", engine=EngineConfig(linear_layers=arithmetic.linear_layers)
     )

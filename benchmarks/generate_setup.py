@@ -10,10 +10,10 @@ from typing import Literal
 import torch
 from transformers import GenerationConfig, PreTrainedModel
 
+from benchmarks.workspace import sources_of
 from xrec.adapter.pairs import Pair
 from xrec.config.llm import DecodingConfig, EngineConfig, LLMConfig
-from xrec.config.shared import StorageConfig
-from xrec.generate.explainer import Explainer, Sources, load_explainer
+from xrec.generate.explainer import Explainer, load_explainer
 from xrec.llm.model import stop_token_ids
 
 
@@ -70,12 +70,7 @@ The ids do not include the end token.
 def prepare(contest: Contest) -> Setup:
     """Load the workspace's artifacts and the language model, and build the prompts."""
     torch.set_num_threads(contest.threads)
-    folders = {
-        name: f"{contest.workspace}/{name}" for name in ("dataset", "graph", "adapter", "aspects")
-    }
-    sources = Sources(
-        **folders, llm=LLMConfig(model=contest.llm, dtype=contest.dtype), storage=StorageConfig()
-    )
+    sources = sources_of(contest.workspace, LLMConfig(model=contest.llm, dtype=contest.dtype))
     explainer = load_explainer(
         sources, device="cpu", engine=EngineConfig(max_rows=contest.max_rows, linear_layers="plain")
     )

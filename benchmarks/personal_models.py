@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
+from benchmarks.workspace import sources_of
 from xrec.config.llm import EngineConfig, LLMConfig
-from xrec.config.shared import StorageConfig
 from xrec.data import Dataset, read_dataset
 from xrec.errors import ArtifactMismatchError
-from xrec.generate.explainer import Explainer, Sources, load_explainer
+from xrec.generate.explainer import Explainer, load_explainer
 from xrec.storage import open_location, read_manifest
 
 
@@ -24,14 +24,7 @@ def same_dataset(sources: Sequence[str]) -> Dataset:
 def load_model_of(source: str, llm: LLMConfig) -> Explainer:
     """Return the model of a contestant; raises what `load_explainer` raises."""
     workspace = _workspace(source)
-    sources = Sources(
-        dataset=f"{workspace}/dataset",
-        graph=f"{workspace}/graph",
-        adapter=source.partition("#")[2] or f"{workspace}/adapter",
-        llm=llm,
-        storage=StorageConfig(),
-        aspects=f"{workspace}/aspects",
-    )
+    sources = sources_of(workspace, llm, source.partition("#")[2] or None)
     return load_explainer(sources, device="auto", engine=EngineConfig())
 
 

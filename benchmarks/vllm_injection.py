@@ -88,21 +88,14 @@ def one(contestant: str, settings: str) -> None:
     """Measure one contestant in this process; the last line is JSON."""
     # Inside the guard: vLLM's processes import this module again (xrec.generate.vllm.engine).
     from benchmarks.vllm_contest import make_prompts
+    from benchmarks.workspace import sources_of
     from xrec.config.llm import EngineConfig, LLMConfig
-    from xrec.config.shared import StorageConfig
     from xrec.generate.engine import TextParams
-    from xrec.generate.explainer import Sources, load_explainer
+    from xrec.generate.explainer import load_explainer
 
     given = json.loads(settings)
-    folders = {
-        name: f"{given['workspace']}/{name}" for name in ("dataset", "graph", "adapter", "aspects")
-    }
     explainer: Any = load_explainer(
-        Sources(
-            **folders,
-            llm=LLMConfig(model=given["llm"], dtype=given["dtype"]),
-            storage=StorageConfig(),
-        ),
+        sources_of(given["workspace"], LLMConfig(model=given["llm"], dtype=given["dtype"])),
         device=given["device"],
         engine=EngineConfig(
             kind="transformers" if contestant == "ours" else "vllm",

@@ -46,14 +46,11 @@ def main(
     """
     # Inside the guard: vLLM's processes import this module again (xrec.generate.vllm.engine).
     from benchmarks.vllm_contest import compare, completions, make_prompts
+    from benchmarks.workspace import sources_of
     from xrec.config.llm import DecodingConfig, EngineConfig, LLMConfig
-    from xrec.config.shared import StorageConfig
-    from xrec.generate.explainer import Sources, load_explainer
+    from xrec.generate.explainer import load_explainer
 
-    folders = {name: f"{workspace}/{name}" for name in ("dataset", "graph", "adapter", "aspects")}
-    sources = Sources(
-        **folders, llm=LLMConfig(model=llm, dtype=cast("Any", dtype)), storage=StorageConfig()
-    )
+    sources = sources_of(workspace, LLMConfig(model=llm, dtype=cast("Any", dtype)))
     decoding = DecodingConfig(max_new_tokens=max_new_tokens)
     ours = load_explainer(
         sources,
