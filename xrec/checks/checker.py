@@ -57,6 +57,8 @@ class Checker:
         """
         if checks.unsafe_words is not None and (word := self._unsafe_word(text, texts, checks)):
             return Refusal("unsafe", f"{word!r} is on the list {checks.unsafe_words}")
+        if checks.unsupported and not (texts.item_profile.strip() or texts.menu or texts.aspects):
+            return Refusal("unsupported", "nothing is known of the item: no profile, no aspect")
         if checks.unsupported and (words := unsupported_words(text, texts, self.aspects, further)):
             shown = ", ".join(map(repr, words))
             return Refusal(

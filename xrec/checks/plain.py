@@ -21,7 +21,7 @@ def plain_sentence(
     min_evidence: int,
     written: Callable[[str], str] = str,
 ) -> str | None:
-    """A sentence of the best aspects with evidence, as "14 of 31 reviews mention the late hours."
+    """A sentence of the best aspects with evidence: "14 of 31 reviews of the Fox mention the tea."
 
     Two aspects at most are named, in how many reviews of the item they are and, where the user
     mentions them too, in how many of the user's: in two of them at least, or in the only one. None
@@ -46,6 +46,7 @@ def _part(
     values = {
         "aspect": aspect,
         "title": title,
+        "of_title": templates.of_title.format(title=title) if title else "",
         "opinion": templates.opinion.format(opinion=evidence.opinion) if evidence.opinion else "",
         "reviews": _form(templates.reviews, evidence.num_item_reviews != 1),
         "mention": _form(templates.mention, evidence.item_reviews != 1),

@@ -13,6 +13,7 @@ CheckFailure = Literal["unsupported", "unchosen", "not_positive", "unsafe"]
 _VALUES = (
     "aspect",
     "title",
+    "of_title",
     "opinion",
     "reviews",
     "mention",
@@ -30,7 +31,8 @@ class ChecksConfig(Config):
         False,
         description="Whether to refuse a text that names an aspect of the dataset's vocabulary, a "
         "number, or in English a proper name, that stands neither in the prompt's texts nor in the "
-        "evidence of the chosen aspects, nor, for aspects, in the item's training reviews.",
+        "evidence of the chosen aspects, nor, for aspects, in the item's training reviews; and "
+        "any text of an item of which nothing is known: no profile, and no aspect.",
     )
     min_chosen: int = Field(
         0,
@@ -60,9 +62,10 @@ class PlainConfig(Config):
     """The templates of the plain sentence: `first`, then `second` if two aspects have evidence.
 
     Placeholders: {item_reviews} of {num_item_reviews} reviews of the item mention the {aspect},
-    {user_reviews} of {num_user_reviews} those of the user; {title} is the item's; {reviews} and
-    {mention} are the forms below for these numbers, and {opinion} is `opinion` where reviews of the
-    item praise the aspect in words of their own, which it quotes.
+    {user_reviews} of {num_user_reviews} those of the user; {title} is the item's, {of_title} is
+    `of_title` where the item has one; {reviews} and {mention} are the forms below for these
+    numbers, and {opinion} is `opinion` where reviews of the item praise the aspect in words of
+    their own, which it quotes.
     """
 
     reviews: tuple[str, str] = Field(
@@ -75,8 +78,12 @@ class PlainConfig(Config):
         " (\u201c{opinion}\u201d)",
         description="{opinion} of an aspect that reviews praise in words of their own.",
     )
+    of_title: str = Field(
+        " of {title}",
+        description="{of_title} of an item with a title, unless the sentence follows a text.",
+    )
     first: str = Field(
-        "{item_reviews} of {num_item_reviews} {reviews} {mention} the {aspect}{opinion}",
+        "{item_reviews} of {num_item_reviews} {reviews}{of_title} {mention} the {aspect}{opinion}",
         description="What is said of the best aspect.",
     )
     second: str = Field(
@@ -95,7 +102,8 @@ class PlainConfig(Config):
     @property
     def literals(self) -> tuple[str, ...]:
         """The words of the templates themselves, and all forms."""
-        parts = (self.first, self.second, self.opinion, self.user, self.user_of_one, self.end)
+        parts = (self.first, self.second, self.of_title, self.opinion)
+        parts = (*parts, self.user, self.user_of_one, self.end)
         literal = tuple(text for part in parts for text, _ in parse_placeholders(part))
         return (*literal, *self.reviews, *self.mention)
 
@@ -107,5 +115,6 @@ class PlainConfig(Config):
                     raise ValueError(
                         f"{part} holds {{{name}}}; allowed there: {', '.join(_VALUES)}"
                     )
+        check_allowed("of_title", self.of_title, ("title",))
         check_allowed("opinion", self.opinion, ("opinion",))
         return self

@@ -147,10 +147,17 @@ class TextFinisher:
                 f"{texts.item_title!r}",
             )
         title = composed(texts.item_title).strip()
-        if self._placeholder.is_broken_in(text.replace(title, _TITLE) if title else text):
+        text = text.replace(title, _TITLE) if title else text
+        if self._placeholder.is_broken_in(text):
             return Failure(
                 "broken_placeholder",
                 f"a part of {self._placeholder.text!r}, which stands for the title, is left in it",
+            )
+        if made_up := self._placeholder.made_up_in(text, texts.user_profile, texts.item_profile):
+            return Failure(
+                "broken_placeholder",
+                f"{made_up!r} is in it, as if it stood for something; only "
+                f"{self._placeholder.text!r} does",
             )
         return None
 
@@ -165,7 +172,10 @@ class TextFinisher:
             for chosen, told in zip(texts.aspects, self._checker.evidence(text, texts), strict=True)
             if told.is_named
         )
-        sentence = self._plain(replace(texts, aspects=named), rules)
+        untitled = rules.plain.model_copy(update={"of_title": ""})
+        sentence = self._plain(
+            replace(texts, aspects=named), rules.model_copy(update={"plain": untitled})
+        )
         if sentence is None:
             return text
         whole = f"{text}{'.' if text[-1].isalnum() else ''} {sentence}"

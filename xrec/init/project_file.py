@@ -34,7 +34,8 @@ def project_text(
     has_reviews = not isinstance(source, TablesSource)
     parts.append(_pretrain_graph(settings, has_aspects=has_reviews))
     if survey.can_train_adapter:
-        parts.insert(1, _model(settings, has_aspects=has_reviews))
+        has_items = isinstance(source, TablesSource) or "items" in source.columns
+        parts.insert(1, _model(settings, has_aspects=has_reviews, has_made_titles=not has_items))
         parts += [_train_aspects()] if has_reviews else []
         parts.append(_train_adapter(survey, settings))
     parts.append(_recommend(settings))
@@ -57,7 +58,7 @@ def _head(source: TablesSource | ReviewsSource, workspace: str, settings: Settin
     )
 
 
-def _model(settings: Settings, *, has_aspects: bool) -> str:
+def _model(settings: Settings, *, has_aspects: bool, has_made_titles: bool) -> str:
     aspects = [
         "  # What is said is chosen first: so many aspects that reviews praise in the item.",
         "  aspects: 3",
@@ -67,6 +68,10 @@ def _model(settings: Settings, *, has_aspects: bool) -> str:
         "  text:",
         "    checks: {unsupported: true, min_chosen: 1, not_positive: true}",
         "    is_backed: true  # how many reviews say so, and in which words, follows the text",
+    ]
+    made_titles = [
+        "    # Titles are made from what reviews call an item: the Tuner, and not a name.",
+        '    plain: {of_title: " of the {title}"}',
     ]
     dtype = [] if settings.dtype is None else [f"  dtype: {settings.dtype}  # this CPU has it"]
     return _lines(
@@ -88,6 +93,7 @@ def _model(settings: Settings, *, has_aspects: bool) -> str:
         "decoding:",
         f"  max_new_tokens: {settings.max_explanation_tokens}",
         *(checks if has_aspects else []),
+        *(made_titles if has_aspects and has_made_titles else []),
     )
 
 

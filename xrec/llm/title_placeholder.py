@@ -11,6 +11,8 @@ from xrec.data.titles import Span
 
 _SENTENCE_START = re.compile(r"(?:^|[.!?\u2026][\"'\u201d\u2019)\]]*\s+)[\"'\u201c\u2018(]*$")
 
+_BRACKETS = ("[]", "{}", "<>")
+
 
 class TitlePlaceholder:
     """Puts place-holders into texts and titles in their place.
@@ -25,6 +27,9 @@ class TitlePlaceholder:
         opening, closing = re.escape(first), re.escape(last)
         beginnings = "|".join(re.escape(word[:length]) for length in range(len(word), 0, -1))
         ends = "|".join(re.escape(word[start:]) for start in range(len(word)))
+        self._field = re.compile(
+            rf"{opening}\s*\w+(?:[ _-]\w+)?\s*{closing}" if first + last in _BRACKETS else "(?!)"
+        )
         self._whole = re.compile(rf"{opening}\s*{re.escape(word)}\s*{closing}", re.IGNORECASE)
         self._part = re.compile(
             rf"{opening}\s*(?:(?:{beginnings})(?!\w)|{re.escape(word)}|$)"
@@ -54,6 +59,18 @@ class TitlePlaceholder:
             if parts[-1].endswith(".") and text.startswith(".", end):
                 end += 1
         return "".join([*parts, text[end:]])
+
+    def made_up_in(self, text: str, *known: str) -> str | None:
+        """The first word or two of `text` in such brackets that no `known` text has so, or None.
+
+        A model that learned to write "[title]" may write "[category]", which nothing fills in.
+        Marks that are no brackets can be quotation marks, so nothing is found.
+        """
+        for match in self._field.finditer(text):
+            field = match.group()
+            if not self._whole.fullmatch(field) and not any(field in each for each in known):
+                return field
+        return None
 
     def is_in(self, text: str) -> bool:
         """Whether the place-holder stands in `text`."""

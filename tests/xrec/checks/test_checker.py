@@ -27,7 +27,8 @@ def evidence(aspect: str, item: int, items: int, user: int = 0, users: int = 0) 
 
 
 def plain(*aspects: AspectEvidence, min_evidence: int = 1) -> str | None:
-    return plain_sentence(replace(BISTRO, aspects=aspects), PlainConfig(), min_evidence)
+    texts = replace(BISTRO, item_title="", aspects=aspects)
+    return plain_sentence(texts, PlainConfig(), min_evidence)
 
 
 def test_checker_agrees_with_a_person_on_a_hundred_texts() -> None:
@@ -56,6 +57,18 @@ def test_text_that_names_too_few_of_the_chosen_aspects_is_refused() -> None:
         reason("You will love its late hours.", replace(texts, aspects=texts.aspects[:1]), two)
         == ""
     )
+
+
+def test_text_of_an_item_of_which_nothing_is_known_is_unsupported() -> None:
+    unknown = PairTexts("You love cables.", "Cable", " ")
+    assert reason("You will enjoy the Cable.", unknown) == "unsupported"
+    assert reason("You will enjoy the Cable.", unknown, ChecksConfig(not_positive=True)) == ""
+    for known in (
+        replace(unknown, item_profile="Made of copper."),
+        replace(unknown, menu=frozenset(["tone"])),
+        replace(unknown, aspects=(evidence("tone", 1, 1),), menu=frozenset(["tone"])),
+    ):
+        assert reason("You will enjoy the Cable.", known, ChecksConfig(unsupported=True)) == ""
 
 
 def said(aspect: str, opinion: str) -> AspectEvidence:
@@ -114,9 +127,21 @@ def test_plain_sentence_says_the_evidence(
     assert plain(*aspects) == expected
 
 
+def test_plain_sentence_names_an_item_with_a_title() -> None:
+    texts = replace(BISTRO, aspects=(evidence("tone", 5, 9), evidence("fit", 2, 9)))
+    told = plain_sentence(texts, PlainConfig(), 1)
+    assert told == "5 of 9 reviews of Café 21 mention the tone, and 2 the fit."
+    told = plain_sentence(texts, PlainConfig(of_title=" of the {title}"), 1)
+    assert told == "5 of 9 reviews of the Café 21 mention the tone, and 2 the fit."
+    with pytest.raises(ValidationError, match="of_title"):
+        PlainConfig(of_title="{aspect}")
+
+
 def test_plain_sentence_quotes_only_what_passes_the_checks() -> None:
     checker, templates = Checker([*VOCABULARY, "tank"]), PlainConfig()
-    quoting, bare = "4 of 9 reviews mention the fit (“{}”).", "4 of 9 reviews mention the fit."
+    quoting, bare = (
+        f"4 of 9 reviews of Café 21 mention the fit{opinion}." for opinion in (" (“{}”)", "")
+    )
 
     def told(opinion: str) -> str | None:
         texts = replace(BISTRO, aspects=(said("fit", opinion),), menu=frozenset(["fit"]))
@@ -164,7 +189,7 @@ def test_plain_sentence_that_fails_a_check_is_not_said(tmp_path: Path) -> None:
 def test_plain_templates_words_may_be_aspects_of_the_catalogue() -> None:
     sentence = Checker(["review", "late hour"]).plain(BISTRO, PlainConfig(), 10, ALL)
     assert sentence is not None
-    assert sentence.startswith("14 of 31 reviews mention")
+    assert sentence.startswith("14 of 31 reviews of Café 21 mention")
 
 
 def test_plain_templates_with_an_unknown_placeholder_are_refused() -> None:

@@ -16,6 +16,7 @@ from xrec.generate.engine import Completion, Failure, FinishReason
 from xrec.generate.text_rules import TextFinisher, cut_to_words
 from xrec.llm.collaborative import Vocabulary
 from xrec.llm.prompt import PairTexts, PromptBuilder
+from xrec.llm.title_placeholder import TitlePlaceholder
 
 PROMPT = list(range(100))
 TEXT = 'The user likes tea. "It is calm!" It has a gard'
@@ -159,6 +160,19 @@ def test_finished_text_names_what_its_lost_end_named() -> None:
 )
 def test_finished_text_with_half_a_placeholder_fails(text: str) -> None:
     assert finish(text)[1] == "broken_placeholder"
+
+
+@pytest.mark.parametrize("field", ["[category]", "[item_name]", "[Your name]"])
+def test_finished_text_with_a_placeholder_for_nothing_fails(field: str) -> None:
+    text = f"You would love [title] for its {field}."
+    assert finish(text, ids=[5])[1] == "broken_placeholder"
+    known = TitlePlaceholder("[title]", "it").made_up_in(text, f"{field} is its name")
+    assert known is None
+
+
+def test_quoted_words_are_no_placeholders() -> None:
+    assert TitlePlaceholder('"title"', "it").made_up_in('It is "snug".') is None
+    assert TitlePlaceholder("[title]", "it").made_up_in("A pad [of 1 cm] fits.") is None
 
 
 def test_finished_text_whose_lost_end_is_half_a_placeholder_is_kept() -> None:
@@ -324,7 +338,7 @@ def test_fallback_of_a_pair_without_aspects_is_none_where_the_prompt_asks_for_as
 @pytest.mark.parametrize(
     ("fallback", "texts", "expected"),
     [
-        ("plain", SAID, ("14 of 31 reviews mention the late hours.", "")),
+        ("plain", SAID, ("14 of 31 reviews of The Rusty Fox mention the late hours.", "")),
         ("plain", SAID_BY_ONE, ("", "abstained")),
         ("plain", UNSAID, ("", "repetitive_text")),
         ("abstain", SAID, ("", "abstained")),
