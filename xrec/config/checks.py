@@ -102,8 +102,8 @@ class PlainConfig(Config):
     @property
     def literals(self) -> tuple[str, ...]:
         """The words of the templates themselves, and all forms."""
-        parts = (self.first, self.second, self.of_title, self.opinion)
-        parts = (*parts, self.user, self.user_of_one, self.end)
+        of_aspects = (self.first, self.second, self.of_title, self.opinion)
+        parts = (*of_aspects, self.user, self.user_of_one, self.end)
         literal = tuple(text for part in parts for text, _ in parse_placeholders(part))
         return (*literal, *self.reviews, *self.mention)
 

@@ -222,7 +222,7 @@ def test_explainer_checks_texts_tries_again_with_another_seed_and_falls_back_on_
         for one in (done[index] for index in range(4))
     ] == [
         (f"I like {titles[3]}.", "written", "unsupported"),
-        ("3 of 4 reviews mention the garden.", "plain", "unsupported"),
+        (f"3 of 4 reviews of {titles[4]} mention the garden.", "plain", "unsupported"),
         (f"I love {titles[5]}.", "written", ""),
         ("abstained", "written", "unsupported"),
     ]
