@@ -307,7 +307,7 @@ class EngineConfig(Config):
         "auto",
         description="The engine. auto takes vllm on a GPU if the extra xrec[vllm] is installed "
         "and vLLM knows the model's family, else transformers, which is xrec's own and "
-        "the faster one on a CPU; the log says which and why.",
+        "made for CPUs; the log says which and why.",
     )
     max_rows: int = Field(
         128,

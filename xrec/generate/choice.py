@@ -43,7 +43,7 @@ def choose_engine(config: EngineConfig, device: torch.device, model_folder: Path
 
 def _why_not_vllm(config: EngineConfig, device: torch.device, model_folder: Path) -> str | None:
     if device.type != "cuda":
-        return f"texts are made on the {device.type}, where it is the faster one"
+        return f"texts are made on the {device.type}, and vLLM is taken for GPUs only"
     if config.linear_layers == "int8":
         return "engine.linear_layers is int8"
     try:
