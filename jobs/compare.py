@@ -1,4 +1,4 @@
-"""Job `compare`: contestants are trained and write texts for the same pairs; one table."""
+"""Jobs `compare` and `ablate`: contestants write texts for the same pairs; one table."""
 
 import os
 
@@ -9,13 +9,14 @@ from jobs.output import Output, llm_fingerprint
 from jobs.train_adapter import check_training_cluster
 from xrec.checks import check_word_list
 from xrec.compare import check_packages, compare, comparison_identity
-from xrec.config.compare import ADAPTERS, CompareConfig
+from xrec.config.comparison import ComparisonConfig
+from xrec.config.contestants import ADAPTERS
 from xrec.data.dataset import check_has_explanations
 from xrec.evaluate.judge import judge_keys
 from xrec.storage import Manifest, check_artifacts, location_of
 
 
-def output(config: CompareConfig, *, exact: bool = True) -> Output:
+def output(config: ComparisonConfig, *, exact: bool = True) -> Output:
     """The comparison that `config` asks for; see jobs.output."""
     base_model: str | None = None
     unchecked: tuple[str, ...] = ()
@@ -25,17 +26,17 @@ def output(config: CompareConfig, *, exact: bool = True) -> Output:
     settings, inputs = comparison_identity(config, base_model, exact=exact)
     if config.has_prompts and settings["computation"] is None:
         unchecked += ("computation",)
-    location = location_of(config, "comparison")
-    return Output(location, "comparison", settings, inputs, unchecked=unchecked)
+    location = location_of(config, config.makes)
+    return Output(location, config.makes, settings, inputs, unchecked=unchecked)
 
 
-def run(config: CompareConfig) -> Manifest:
+def run(config: ComparisonConfig) -> Manifest:
     """Make, score and compare what is not done yet; returns the manifest.
 
     A comparison that is there with the same settings and inputs starts no cluster; a blind sheet
     that is asked for is written, and answers are read. Raises what `compare` raises.
     """
-    check_artifacts(config, "dataset", "graph", "comparison")
+    check_artifacts(config, "dataset", "graph", config.makes)
     check_word_list(config.decoding.text.checks, config.storage)
     check_has_explanations(location_of(config, "dataset"))
     check_packages(config)
@@ -53,9 +54,9 @@ def run(config: CompareConfig) -> Manifest:
         return compare(config, made.config, made.inputs, keys=keys)
 
 
-def _check_cluster(config: CompareConfig) -> None:
+def _check_cluster(config: ComparisonConfig) -> None:
     """Check that the nodes have room, reach what they read, and write the comparison."""
-    uri = config.artifact("comparison")
+    uri = config.artifact(config.makes)
     if set(config.contestants) & set(ADAPTERS):
         check_training_cluster(config.training_of("ours", 0, uri), uri)
     reads = [config.artifact("dataset")]

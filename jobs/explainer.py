@@ -2,26 +2,22 @@
 
 from typing import Any
 
-from xrec.config.evaluate import AblateConfig, EvaluateConfig
+from xrec.config.evaluate import EvaluateConfig
 from xrec.config.ranker import TrainRankerConfig
 from xrec.generate.computation import computation, settled_computation
 from xrec.generate.explainer import Explainer, Sources, load_explainer
 
 
 def load_explainer_here(
-    config: AblateConfig | EvaluateConfig | TrainRankerConfig,
+    config: EvaluateConfig | TrainRankerConfig,
     *,
-    adapter: str | None = None,
     ranker: str | None = None,
 ) -> Explainer:
-    """Load the job's model, with the adapter at the URI `adapter` if the job has several.
-
-    Raises what `load_explainer` raises.
-    """
+    """Load the job's model; raises what `load_explainer` raises."""
     sources = Sources(
         dataset=config.artifact("dataset"),
         graph=config.artifact("graph"),
-        adapter=adapter or config.artifact("adapter"),
+        adapter=config.artifact("adapter"),
         llm=config.llm,
         storage=config.storage,
         aspects=config.artifact("aspects"),
@@ -30,9 +26,7 @@ def load_explainer_here(
     return load_explainer(sources, device=config.device, engine=config.engine)
 
 
-def computed_by(
-    config: AblateConfig | EvaluateConfig, *, exact: bool
-) -> tuple[dict[str, Any], tuple[str, ...]]:
+def computed_by(config: EvaluateConfig, *, exact: bool) -> tuple[dict[str, Any], tuple[str, ...]]:
     """The setting `computation` of what the job measures, and the names of settings not known.
 
     Without `exact`, this machine need not be the one that measures: what `auto` becomes is not

@@ -6,7 +6,6 @@ from cluster.room import demand_of_workers
 from jobs.output import Output, llm_fingerprint
 from xrec.aspects import aspects_of
 from xrec.config.adapter import TrainAdapterConfig
-from xrec.config.evaluate import AblateConfig
 from xrec.data import check_has_explanations
 from xrec.llm.source import folder_uris
 from xrec.storage import Manifest, check_artifacts, location_of, manifest_of
@@ -15,13 +14,15 @@ from xrec.train.adapter import adapter_inputs, adapter_run_config, train_adapter
 
 def output(config: TrainAdapterConfig, *, exact: bool = True) -> Output:
     """The adapter that `config` asks for; see jobs.output."""
-    inputs, unchecked = training_inputs(config, exact=exact)
+    base_model = llm_fingerprint(config, config.llm, exact=exact)
+    dataset = manifest_of(config, "dataset")
+    aspects = aspects_of(config.prompt, config.artifact("aspects"), dataset, config.storage)
     return Output(
         location_of(config, "adapter"),
         "adapter",
         adapter_run_config(config),
-        inputs,
-        unchecked=unchecked,
+        adapter_inputs(dataset, manifest_of(config, "graph"), base_model or "", aspects),
+        unchecked=() if base_model else ("base_model",),
         records=("checkpoints/run.json",),
     )
 
@@ -38,17 +39,6 @@ def run(config: TrainAdapterConfig) -> Manifest:
     with ensure_ray(config.ray):
         check_training_cluster(config, config.artifact("adapter"))
         return train_adapter(config)
-
-
-def training_inputs(
-    config: TrainAdapterConfig | AblateConfig, *, exact: bool
-) -> tuple[dict[str, str], tuple[str, ...]]:
-    """The fingerprints of what an adapter is trained on, and the names of those not known."""
-    base_model = llm_fingerprint(config, config.llm, exact=exact)
-    dataset = manifest_of(config, "dataset")
-    aspects = aspects_of(config.prompt, config.artifact("aspects"), dataset, config.storage)
-    inputs = adapter_inputs(dataset, manifest_of(config, "graph"), base_model or "", aspects)
-    return inputs, () if base_model else ("base_model",)
 
 
 def check_training_cluster(config: TrainAdapterConfig, written: str) -> None:

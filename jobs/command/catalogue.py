@@ -266,20 +266,21 @@ Example:
 ABLATE = Job(
     "ablate",
     "ablation",
-    """What each part of the method is worth: variants, trained and scored alike.
+    """What each part of the method is worth: xrec compare of ours with its variants.
 
-The variants are those of train-adapter's section: whole, without profiles, without injection,
-without both, with random vectors, and with the same vector for everybody. A run that was
-interrupted keeps the variants that are finished.
+The variants are those of train-adapter's section: without profiles, without injection, without
+both, with random vectors, and with the same vector for everybody. Each is trained and writes texts
+for the same held-out pairs, and says how likely the references are. A run that was interrupted
+keeps all that is finished. One seed is no finding; three give a verdict.
 
 \b
 In:   <workspace>/dataset, <workspace>/graph, the language model
-Out:  <workspace>/ablation: metrics, report.md with 95 % intervals, manifest.json, and the
-      adapter of each variant
+Out:  <workspace>/ablation: table.parquet, table.md, table.tex, report.html, metrics.json,
+      manifest.json, and a folder for each variant and seed
 
 \b
 Example:
-  xrec ablate configs/yelp.yaml max_generations=200 variants=[full,constant]
+  xrec ablate configs/yelp.yaml 'contestants=[ours,constant]' 'seeds=[0,1,2]'
 """,
 )
 

@@ -15,11 +15,12 @@ import jobs.prepare
 import jobs.pretrain_graph
 import jobs.train_adapter
 from tests.project_file import write_project
+from xrec.config.ablate import AblateConfig
 from xrec.config.adapter import TrainAdapterConfig
 from xrec.config.backfill import BackfillConfig
 from xrec.config.base import parse_config
 from xrec.config.data import BuildSampleLLMConfig, PrepareConfig
-from xrec.config.evaluate import AblateConfig, EvaluateConfig
+from xrec.config.evaluate import EvaluateConfig
 from xrec.config.graph import PretrainGraphConfig
 from xrec.config.shared import JobConfig, StorageConfig
 from xrec.storage import Location, Manifest, open_location
@@ -94,11 +95,13 @@ _VALUES: dict[type[JobConfig], dict[str, Any]] = {
 _VALUES[AblateConfig] = {
     **_VALUES[TrainAdapterConfig],
     "scaling": {**_SCALING, "num_workers": 1},
-    "variants": ["full", "constant"],
-    "max_generations": 6,
-    "encoder": None,
+    "contestants": ["ours", "constant"],
+    "max_pairs": 12,
+    "metrics": {"encoder": None},
     "bootstrap_samples": 100,
     "decoding": _DECODING,
+    "actors": {"num_actors": 1, "device": "cpu"},
+    "rows_per_chunk": 6,
     "device": "cpu",
 }
 _WITH_LLM = (TrainAdapterConfig, BackfillConfig, EvaluateConfig, AblateConfig)

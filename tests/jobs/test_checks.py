@@ -11,9 +11,10 @@ import jobs.compare
 import jobs.evaluate
 import jobs.explain
 import jobs.serve
+from xrec.config.ablate import AblateConfig
 from xrec.config.backfill import BackfillConfig
 from xrec.config.compare import CompareConfig
-from xrec.config.evaluate import AblateConfig, EvaluateConfig
+from xrec.config.evaluate import EvaluateConfig
 from xrec.config.project import load_config
 from xrec.config.serve import ServeConfig
 from xrec.errors import DataError

@@ -12,7 +12,7 @@ from xrec.compare.made import Costs, Made
 from xrec.compare.pairs import ComparedPairs
 from xrec.config.adapter import TrainAdapterConfig
 from xrec.config.backfill import BackfillConfig
-from xrec.config.compare import CompareConfig
+from xrec.config.comparison import ComparisonConfig
 from xrec.storage import Location
 from xrec.train.adapter import train_adapter
 
@@ -20,7 +20,7 @@ logger = logging.getLogger("xrec")
 
 
 def adapter_runs(
-    config: CompareConfig, entry: Entry, pairs_uri: str
+    config: ComparisonConfig, entry: Entry, pairs_uri: str
 ) -> tuple[TrainAdapterConfig, BackfillConfig]:
     """The training and the bulk run of an entry, with their outputs in its folder."""
     adapter = (entry.location / "adapter").uri
@@ -31,7 +31,7 @@ def adapter_runs(
     )
 
 
-def adapter_texts(config: CompareConfig, entry: Entry, pairs: ComparedPairs) -> Made:
+def adapter_texts(config: ComparisonConfig, entry: Entry, pairs: ComparedPairs) -> Made:
     """Train the entry's adapter and write its texts, as far as that is not done.
 
     Raises what `train_adapter` and a backfill raise.

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 
@@ -24,6 +24,7 @@ TABLE_FILE = "table.parquet"
 
 def write_comparison(
     location: Location,
+    kind: Literal["comparison", "ablation"],
     result: Result,
     report: str,
     *,
@@ -53,7 +54,7 @@ def write_comparison(
     files |= write_contents(location, texts)
     return write_manifest(
         location,
-        "comparison",
+        kind,
         config=config,
         inputs=inputs,
         files=files,

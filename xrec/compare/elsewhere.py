@@ -4,7 +4,7 @@ A row that cannot be read ends the comparison: a figure of a part of a table wou
 """
 
 from xrec.compare.pairs import PairIds
-from xrec.config.compare import ElsewhereConfig
+from xrec.config.contestants import ElsewhereConfig
 from xrec.config.shared import StorageConfig
 from xrec.data.columns import parse_id, parse_text
 from xrec.data.rows import FileRows, read_rows, reject_duplicates

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from xrec.config.compare import CompareConfig
+from xrec.config.comparison import ComparisonConfig
 from xrec.storage import Location, location_of
 
 
@@ -29,9 +29,9 @@ class Entry:
         return self.seed or 0
 
 
-def entries_of(config: CompareConfig) -> dict[str, list[Entry]]:
+def entries_of(config: ComparisonConfig) -> dict[str, list[Entry]]:
     """The entries of each contestant, in the order of the config, a seed each."""
-    comparison = location_of(config, "comparison")
+    comparison = location_of(config, config.makes)
     return {
         contestant: [
             _entry(comparison, contestant, seed)

@@ -4,7 +4,8 @@ from typing import Any
 
 from xrec.compare.elsewhere import elsewhere_fingerprint
 from xrec.compare.judges import judge_scores_fingerprint
-from xrec.config.compare import ADAPTERS, COPIES, PEERS, TEXT_ONLY, CompareConfig
+from xrec.config.comparison import ComparisonConfig
+from xrec.config.contestants import ADAPTERS, COPIES, PEERS, TEXT_ONLY
 from xrec.config.shared import JobConfig
 from xrec.evaluate.measures import metrics_identity
 from xrec.generate.computation import computation, settled_computation
@@ -19,6 +20,7 @@ _ALWAYS = {
     "max_pairs",
     "pairs_seed",
     "budget",
+    "likelihood",
     "groups",
     "bootstrap_samples",
     "num_examples",
@@ -26,7 +28,7 @@ _ALWAYS = {
 
 
 def comparison_identity(
-    config: CompareConfig, base_model: str | None, *, exact: bool = True
+    config: ComparisonConfig, base_model: str | None, *, exact: bool = True
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """The settings and the inputs of a comparison.
 
@@ -72,7 +74,7 @@ def comparison_identity(
     return settings, inputs
 
 
-def _computation(config: CompareConfig, *, exact: bool) -> dict[str, str] | None:
+def _computation(config: ComparisonConfig, *, exact: bool) -> dict[str, str] | None:
     """What the actors write texts with."""
     llm, device, engine = config.language_model, config.actors.device, config.engine
     if exact:
@@ -80,7 +82,7 @@ def _computation(config: CompareConfig, *, exact: bool) -> dict[str, str] | None
     return settled_computation(llm, device, engine)
 
 
-def peer_settings(config: CompareConfig, kind: str) -> dict[str, Any]:
+def peer_settings(config: ComparisonConfig, kind: str) -> dict[str, Any]:
     """What the texts of a peer depend on besides its seed, as its own runs say."""
     peer = config.peer_of(kind, 0, pairs="pairs", model="model", texts="texts")
     excluded = {*JobConfig.model_fields, "dataset", "aspects", "pairs", "peer_model", "peer_texts"}

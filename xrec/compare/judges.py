@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from xrec.compare.entries import Entry
 from xrec.compare.score import Scored
-from xrec.config.compare import CompareConfig
+from xrec.config.comparison import ComparisonConfig
 from xrec.config.shared import StorageConfig
 from xrec.evaluate.judge import AGREEMENT, agreement, judge_scores, read_judge_scores
 from xrec.evaluate.markdown import table_lines
@@ -27,7 +27,7 @@ def judge_scores_fingerprint(uri: str, storage: StorageConfig) -> str:
     return fingerprint_of([content_hash(open_location(place, storage).read_bytes()), column])
 
 
-def judges_table(config: CompareConfig, scored: Mapping[Entry, Scored]) -> pa.Table:
+def judges_table(config: ComparisonConfig, scored: Mapping[Entry, Scored]) -> pa.Table:
     """The agreement of each two judges about each entry's texts (schema JUDGES).
 
     Raises DataError for published scores that cannot be read, or are of none of the pairs.
@@ -47,7 +47,9 @@ def judges_table(config: CompareConfig, scored: Mapping[Entry, Scored]) -> pa.Ta
     return pa.Table.from_pylist(rows, schema=JUDGES)
 
 
-def judges_page(config: CompareConfig, scored: Mapping[Entry, Scored], agreements: pa.Table) -> str:
+def judges_page(
+    config: ComparisonConfig, scored: Mapping[Entry, Scored], agreements: pa.Table
+) -> str:
     """`judges.md`; `agreements` is what `judges_table` returns."""
     names = [judge.name for judge in config.metrics.judges]
     lines = [

@@ -12,7 +12,8 @@ from xrec.compare.made import Made, keep_texts, kept_texts
 from xrec.compare.pairs import ComparedPairs, PairIds
 from xrec.compare.peers import peer_texts
 from xrec.compare.text_only import zero_shot_texts
-from xrec.config.compare import ADAPTERS, PEERS, CompareConfig
+from xrec.config.comparison import ComparisonConfig
+from xrec.config.contestants import ADAPTERS, PEERS
 from xrec.data.dataset import Dataset
 from xrec.data.drawn import drawn_explanations
 from xrec.evaluate.contestant_texts import check_known
@@ -24,7 +25,7 @@ from xrec.storage import location_of, manifest_of
 class Given:
     """What all entries are made from."""
 
-    config: CompareConfig
+    config: ComparisonConfig
     dataset: Dataset
     pairs: ComparedPairs
 

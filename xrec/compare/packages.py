@@ -2,11 +2,11 @@
 
 import importlib.util
 
-from xrec.config.compare import CompareConfig
+from xrec.config.comparison import ComparisonConfig
 from xrec.errors import ModelError
 
 
-def check_packages(config: CompareConfig) -> None:
+def check_packages(config: ComparisonConfig) -> None:
     """Raise ModelError if a package is not installed that the comparison needs."""
     needed = {
         "peft": "lora" in config.contestants,

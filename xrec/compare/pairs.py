@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from xrec.config.compare import CompareConfig
+from xrec.config.comparison import ComparisonConfig
 from xrec.data.dataset import Dataset
 from xrec.data.drawn import drawn_pairs
 from xrec.data.held_out import HeldOutPair, held_out_pairs
@@ -26,7 +26,7 @@ class ComparedPairs:
     fingerprint: str
 
 
-def compared_pairs(config: CompareConfig, dataset: Dataset) -> list[HeldOutPair]:
+def compared_pairs(config: ComparisonConfig, dataset: Dataset) -> list[HeldOutPair]:
     """The split's explained pairs, or those of them that are drawn.
 
     Raises DataError if they are of fewer than two users: there is no interval then.

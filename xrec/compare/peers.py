@@ -6,14 +6,14 @@ from dataclasses import replace
 from xrec.compare.entries import Entry
 from xrec.compare.made import Costs, Made, texts_of_run
 from xrec.compare.pairs import ComparedPairs
-from xrec.config.compare import CompareConfig
+from xrec.config.comparison import ComparisonConfig
 from xrec.config.peers import PeerConfig
 from xrec.peers import train_peer, write_peer_texts
 
 logger = logging.getLogger("xrec")
 
 
-def peer_run(config: CompareConfig, entry: Entry, pairs_uri: str) -> PeerConfig:
+def peer_run(config: ComparisonConfig, entry: Entry, pairs_uri: str) -> PeerConfig:
     """The run of an entry, with its outputs in its folder."""
     return config.peer_of(
         entry.contestant,
@@ -24,7 +24,7 @@ def peer_run(config: CompareConfig, entry: Entry, pairs_uri: str) -> PeerConfig:
     )
 
 
-def peer_texts(config: CompareConfig, entry: Entry, pairs: ComparedPairs) -> Made:
+def peer_texts(config: ComparisonConfig, entry: Entry, pairs: ComparedPairs) -> Made:
     """Train the entry's peer and write its texts, as far as that is not done.
 
     Raises what `train_peer` and `write_peer_texts` raise.

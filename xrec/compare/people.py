@@ -37,7 +37,7 @@ def ask_people(
     the sheet.
     """
     config = given.config
-    sheet_config, folder = config.blind_sheet, location_of(config, "comparison") / "blind-sheets"
+    sheet_config, folder = config.blind_sheet, location_of(config, config.makes) / "blind-sheets"
     if sheet_config.num_pairs:
         texts = {name: each.texts for name, each in made.items()}
         sheet = make_sheet(
@@ -58,7 +58,7 @@ def ask_people(
         num_samples=config.bootstrap_samples,
         seed=config.pairs_seed,
     )
-    people = location_of(config, "comparison") / "people"
+    people = location_of(config, config.makes) / "people"
     write_judgement(
         people,
         judgement,

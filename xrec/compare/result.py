@@ -10,9 +10,10 @@ import numpy as np
 import pyarrow as pa
 
 from xrec.compare.entries import Entry
+from xrec.compare.likelihoods import INFOS as LIKELIHOOD_INFOS
 from xrec.compare.made import Costs, Made
 from xrec.compare.score import Scored
-from xrec.config.compare import SEEDS_FOR_A_VERDICT, CompareConfig
+from xrec.config.comparison import SEEDS_FOR_A_VERDICT, ComparisonConfig
 from xrec.data.dataset import Dataset
 from xrec.data.held_out import HeldOutPair
 from xrec.evaluate.comparison import MetricRow, Rows, Run, difference_rows, metric_rows, verdict
@@ -131,7 +132,7 @@ class Result:
 
 
 def result_of(
-    config: CompareConfig,
+    config: ComparisonConfig,
     dataset: Dataset,
     pairs: Sequence[HeldOutPair],
     made: Mapping[Entry, Made],
@@ -155,7 +156,11 @@ def result_of(
     for contestant in config.contestants:
         costs = [made[entry].costs for entry in made if entry.contestant == contestant]
         figures += _cost_figures(contestant, costs)
-    infos = {**describe_metrics(config.metrics, dataset, config.llm), **_COSTS}
+    infos = {
+        **describe_metrics(config.metrics, dataset, config.llm),
+        **{info.name: info for info in LIKELIHOOD_INFOS},
+        **_COSTS,
+    }
     there = {figure.metric for figure in figures}
     ordered = {name: info for name, info in infos.items() if name in there}
     result = Result(
@@ -170,7 +175,7 @@ def result_of(
 
 
 def _groups(
-    config: CompareConfig, dataset: Dataset, pairs: Sequence[HeldOutPair]
+    config: ComparisonConfig, dataset: Dataset, pairs: Sequence[HeldOutPair]
 ) -> list[tuple[str, str, Rows | None]]:
     """All pairs, then each group of each way of grouping."""
     found: list[tuple[str, str, Rows | None]] = [(ALL, ALL, None)]
@@ -181,7 +186,7 @@ def _groups(
 
 
 def _figures(
-    config: CompareConfig,
+    config: ComparisonConfig,
     runs: Mapping[str, Sequence[Run]],
     grouping: str,
     group: str,
@@ -213,7 +218,7 @@ def _cost_figures(contestant: str, costs: Sequence[Costs]) -> list[Figure]:
     return found
 
 
-def _verdicts(config: CompareConfig, result: Result) -> list[str]:
+def _verdicts(config: ComparisonConfig, result: Result) -> list[str]:
     """A sentence a contestant and metric with an interval; none if seeds are too few.
 
     Contestants whose texts do not depend on the seed have no seeds to lack.

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
@@ -10,6 +11,7 @@ from pydantic import SecretStr
 from xrec.compare.artifact import write_comparison
 from xrec.compare.entries import Entry, entries_of
 from xrec.compare.judges import judges_page, judges_table
+from xrec.compare.likelihoods import WeighAll, weigh_entries, weigh_on_ray, with_likelihoods
 from xrec.compare.made import Made
 from xrec.compare.make import Given, elsewhere_texts, make
 from xrec.compare.pairs import compared_pairs, write_pairs
@@ -17,7 +19,7 @@ from xrec.compare.people import ask_people
 from xrec.compare.report import examples_of, render_report
 from xrec.compare.result import Result, result_of
 from xrec.compare.score import ScoreAll, Scored, score_entries, score_on_actors
-from xrec.config.compare import CompareConfig
+from xrec.config.comparison import ComparisonConfig
 from xrec.data.dataset import read_dataset
 from xrec.data.drawn import drawn_pairs
 from xrec.errors import ArtifactNotFoundError
@@ -29,13 +31,14 @@ Make = Callable[[Given, Entry], Made]
 
 
 def compare(
-    config: CompareConfig,
+    config: ComparisonConfig,
     settings: Mapping[str, Any],
     inputs: Mapping[str, str],
     *,
     keys: Mapping[str, SecretStr | None] | None = None,
     make_texts: Make = make,
     score_all: ScoreAll = score_on_actors,
+    weigh_all: WeighAll = weigh_on_ray,
 ) -> Manifest:
     """Make, score and compare what is not done yet; returns the comparison's manifest.
 
@@ -47,8 +50,7 @@ def compare(
     """
     dataset = read_dataset(location_of(config, "dataset"))
     pairs = compared_pairs(config, dataset)
-    comparison = location_of(config, "comparison")
-    given = Given(config, dataset, write_pairs(comparison, pairs))
+    given = Given(config, dataset, write_pairs(location_of(config, config.makes), pairs))
     entries = [entry for of_contestant in entries_of(config).values() for entry in of_contestant]
     # Tables from elsewhere may be wrong, so they are read before anything is trained.
     there = {
@@ -60,16 +62,21 @@ def compare(
         entry: there[entry] if entry in there else make_texts(given, entry) for entry in entries
     }
     scored = score_entries(config, given.pairs, made, keys or {}, score_all)
+    weighed = weigh_entries(config, given.pairs, entries, weigh_all)
     manifest = _finished(config, settings, inputs)
     if manifest is None:
-        result = result_of(config, dataset, pairs, made, scored)
+        measured = {
+            entry: replace(each, table=with_likelihoods(each.table, weighed.get(entry)))
+            for entry, each in scored.items()
+        }
+        result = result_of(config, dataset, pairs, made, measured)
         manifest = _write(given, result, made, scored, settings, inputs)
     ask_people(given, _first_seeds(made), _first_seeds(scored), manifest)
     return manifest
 
 
 def _finished(
-    config: CompareConfig, settings: Mapping[str, Any], inputs: Mapping[str, str]
+    config: ComparisonConfig, settings: Mapping[str, Any], inputs: Mapping[str, str]
 ) -> Manifest | None:
     """The manifest of this very comparison; None if there is none, or that of another one.
 
@@ -77,10 +84,10 @@ def _finished(
     these refuse what does not fit.
     """
     try:
-        manifest = read_manifest(location_of(config, "comparison"), "comparison")
+        manifest = read_manifest(location_of(config, config.makes), config.makes)
     except ArtifactNotFoundError:
         return None
-    return manifest if manifest.run == run_fingerprint("comparison", settings, inputs) else None
+    return manifest if manifest.run == run_fingerprint(config.makes, settings, inputs) else None
 
 
 def _write(
@@ -105,7 +112,8 @@ def _write(
         config=settings,
     )
     manifest = write_comparison(
-        location_of(config, "comparison"),
+        location_of(config, config.makes),
+        config.makes,
         result,
         report,
         judges=_judges(config, scored),
@@ -114,11 +122,13 @@ def _write(
         config=settings,
         inputs=inputs,
     )
-    logger.info("%d contestants: %s", len(result.contestants), config.artifact("comparison"))
+    logger.info("%d contestants: %s", len(result.contestants), config.artifact(config.makes))
     return manifest
 
 
-def _judges(config: CompareConfig, scored: Mapping[Entry, Scored]) -> tuple[pa.Table, str] | None:
+def _judges(
+    config: ComparisonConfig, scored: Mapping[Entry, Scored]
+) -> tuple[pa.Table, str] | None:
     """What is said of the judges, if there are any."""
     if not config.metrics.judges:
         return None

@@ -19,7 +19,7 @@ from xrec.bulk.ray_actors import as_xrec_error, gpus_each
 from xrec.compare.entries import Entry
 from xrec.compare.made import Made
 from xrec.compare.pairs import ComparedPairs
-from xrec.config.compare import CompareConfig
+from xrec.config.comparison import ComparisonConfig
 from xrec.data.dataset import read_dataset
 from xrec.data.held_out import HeldOutPair
 from xrec.errors import ArtifactMismatchError, DataError
@@ -71,7 +71,7 @@ class Scores:
 class ScoringTask:
     """What a process needs in order to score; `keys` are those of judges that are endpoints."""
 
-    config: CompareConfig
+    config: ComparisonConfig
     pairs: Sequence[HeldOutPair]
     keys: Mapping[str, SecretStr | None]
 
@@ -92,7 +92,7 @@ class Scorer:
             device=str(resolve_device(config.device)),
             cache_dir=None if config.llm is None else config.llm.cache_dir,
             judges=JudgeAccess(
-                replies=location_of(config, "comparison") / "judge-replies",
+                replies=location_of(config, config.makes) / "judge-replies",
                 storage=config.storage,
                 llm=config.llm,
                 device=config.device,
@@ -145,7 +145,7 @@ def score_on_actors(task: ScoringTask, texts: Sequence[ContestantTexts]) -> Iter
 
 
 def score_entries(
-    config: CompareConfig,
+    config: ComparisonConfig,
     pairs: ComparedPairs,
     made: Mapping[Entry, Made],
     keys: Mapping[str, SecretStr | None],
@@ -174,7 +174,7 @@ def _texts(entry: Entry, pairs: ComparedPairs, made: Made) -> ContestantTexts:
 
 
 def _identity(
-    config: CompareConfig, pairs: ComparedPairs, made: Made
+    config: ComparisonConfig, pairs: ComparedPairs, made: Made
 ) -> tuple[dict[str, Any], dict[str, str]]:
     settings = {
         "metrics": metrics_identity(config.metrics, llm=config.llm, storage=config.storage),
@@ -188,7 +188,7 @@ def _identity(
 
 
 def _kept(
-    config: CompareConfig, pairs: ComparedPairs, entry: Entry, made: Made, texts: ContestantTexts
+    config: ComparisonConfig, pairs: ComparedPairs, entry: Entry, made: Made, texts: ContestantTexts
 ) -> Scored | None:
     """The entry's scores; None without any, or if they are of other texts or settings.
 
@@ -212,7 +212,7 @@ def _kept(
 
 
 def _keep(
-    config: CompareConfig,
+    config: ComparisonConfig,
     pairs: ComparedPairs,
     entry: Entry,
     made: Made,

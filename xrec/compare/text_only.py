@@ -19,7 +19,7 @@ from xrec.compare.entries import Entry
 from xrec.compare.made import Costs, Made
 from xrec.compare.pairs import ComparedPairs
 from xrec.config.backfill import BackfillConfig
-from xrec.config.compare import CompareConfig
+from xrec.config.comparison import ComparisonConfig
 from xrec.config.llm import PromptConfig
 from xrec.data.dataset import Dataset, read_dataset
 from xrec.generate.explainer import Explainer, checker_of
@@ -49,13 +49,13 @@ def unchanged(model: PreTrainedModel) -> PreTrainedModel:
     return model
 
 
-def zero_shot_texts(config: CompareConfig, entry: Entry, pairs: ComparedPairs) -> Made:
+def zero_shot_texts(config: ComparisonConfig, entry: Entry, pairs: ComparedPairs) -> Made:
     """Write the frozen model's texts, as far as that is not done; raises what a backfill raises."""
     return text_only_texts(config, entry, pairs, inputs={}, adapt=unchanged)
 
 
 def text_only_texts(
-    config: CompareConfig,
+    config: ComparisonConfig,
     entry: Entry,
     pairs: ComparedPairs,
     *,
@@ -121,7 +121,7 @@ def text_vocabulary(num_text_tokens: int, dataset: Dataset) -> Vocabulary:
 
 
 def _identity(
-    config: CompareConfig, backfill: BackfillConfig, pairs: ComparedPairs, inputs: dict[str, str]
+    config: ComparisonConfig, backfill: BackfillConfig, pairs: ComparedPairs, inputs: dict[str, str]
 ) -> Identity:
     llm, dataset = config.language_model, manifest_of(config, "dataset")
     folder = resolve_model(llm.model, llm.cache_dir, config.storage)

@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping
 
+from xrec.config.ablate import AblateConfig
 from xrec.config.adapter import ImportAdapterConfig, TrainAdapterConfig
 from xrec.config.annotate import AnnotateConfig
 from xrec.config.aspects import TrainAspectsConfig
 from xrec.config.backfill import BackfillConfig, RecommendConfig
 from xrec.config.compare import CompareConfig
 from xrec.config.data import BuildSampleLLMConfig, PrepareConfig
-from xrec.config.evaluate import AblateConfig, EvaluateConfig
+from xrec.config.evaluate import EvaluateConfig
 from xrec.config.graph import PretrainGraphConfig
 from xrec.config.peers import PeerConfig
 from xrec.config.ranker import TrainRankerConfig

@@ -1,15 +1,13 @@
 """The variants of the adapter that comparisons train: what each changes in model and prompt."""
 
-from typing import Literal, get_args
-
 from xrec.config.adapter import AdapterModelConfig
 from xrec.config.llm import PromptConfig
 from xrec.config.placeholders import without_placeholders
 
-Variant = Literal[
-    "full", "without_profile", "without_injection", "without_both", "random_vectors", "constant"
-]
-VARIANTS: tuple[Variant, ...] = get_args(Variant)
+OURS = "ours"
+"""The whole method, of which each variant lacks a part."""
+WITHOUT_ASPECTS = "without_aspects"
+"""A variant for prompts that ask for aspects: it does not."""
 _WITHOUT_PROFILE = ("without_profile", "without_both")
 _MODEL_CHANGES: dict[str, dict[str, str]] = {
     "without_injection": {"injection": "none"},
@@ -17,8 +15,6 @@ _MODEL_CHANGES: dict[str, dict[str, str]] = {
     "random_vectors": {"vectors": "random"},
     "constant": {"vectors": "constant"},
 }
-WITHOUT_ASPECTS = "without_aspects"
-"""A further variant, where the full one's prompt asks for aspects: it does not."""
 
 
 def model_of(variant: str, full: AdapterModelConfig) -> AdapterModelConfig:

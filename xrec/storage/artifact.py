@@ -42,6 +42,7 @@ Kind = Literal[
     "ablation",
     "comparison",
     "texts",
+    "likelihoods",
     "lora",
     "judgements",
 ]

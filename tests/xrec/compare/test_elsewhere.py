@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from xrec.compare.elsewhere import elsewhere_fingerprint, read_elsewhere
-from xrec.config.compare import ElsewhereConfig
+from xrec.config.contestants import ElsewhereConfig
 from xrec.config.shared import StorageConfig
 from xrec.errors import DataError, StorageNotFoundError
 

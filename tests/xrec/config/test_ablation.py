@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
+from xrec.config.ablate import AblateConfig
 from xrec.config.adapter import TrainAdapterConfig
 from xrec.config.base import parse_config
-from xrec.config.evaluate import VARIANTS, AblateConfig, Variant
 from xrec.errors import ConfigError
 
 PROMPT = {
@@ -29,10 +29,10 @@ def make_config(**changes: Any) -> AblateConfig:
     )
 
 
-def differences(variant: Variant) -> dict[str, Any]:
+def differences(variant: str) -> dict[str, Any]:
     """What the variant's training has in place of the full one's, by dotted key."""
     full, other = (
-        make_config().training_of(name, "w/adapter").model_dump() for name in ("full", variant)
+        make_config().training_of(name, 3, "w/adapter").model_dump() for name in ("ours", variant)
     )
     found = {section: other[section] for section in full if full[section] != other[section]}
     return {
@@ -43,15 +43,16 @@ def differences(variant: Variant) -> dict[str, Any]:
     }
 
 
-def test_full_is_the_train_adapter_run_of_the_same_keys() -> None:
+def test_ours_is_the_train_adapter_run_of_the_same_keys() -> None:
     values = {
         "workspace": "w",
         "llm": {"model": "m"},
         "prompt": PROMPT,
         "training": {"seed": 3},
+        "model": {"vectors_seed": 3},
         "adapter": "elsewhere",
     }
-    assert make_config().training_of("full", "elsewhere") == parse_config(
+    assert make_config().training_of("ours", 3, "elsewhere") == parse_config(
         TrainAdapterConfig, values
     )
 
@@ -59,7 +60,7 @@ def test_full_is_the_train_adapter_run_of_the_same_keys() -> None:
 @pytest.mark.parametrize(
     ("variant", "expected"),
     [
-        ("full", {}),
+        ("ours", {}),
         (
             "without_profile",
             {"prompt.user": "User: {user}", "prompt.item": "Item: {item} {item_title}."},
@@ -78,27 +79,39 @@ def test_full_is_the_train_adapter_run_of_the_same_keys() -> None:
     ],
 )
 def test_variant_changes_what_its_name_says_and_nothing_else(
-    variant: Variant, expected: dict[str, str]
+    variant: str, expected: dict[str, str]
 ) -> None:
     assert differences(variant) == expected
 
 
-def test_all_variants_are_the_default() -> None:
-    assert make_config().variants == VARIANTS
-    assert len(VARIANTS) == 6
+def test_ablation_is_of_all_variants_with_likelihoods_once() -> None:
+    config = make_config()
+    assert config.contestants == (
+        "ours",
+        "without_profile",
+        "without_injection",
+        "without_both",
+        "random_vectors",
+        "constant",
+    )
+    assert (config.likelihood, config.seeds, config.makes) == (True, (0,), "ablation")
+    assert config.artifact(config.makes) == "w/ablation"
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"variants": ["constant"]}, "variants must hold full"),
-        ({"variants": ["full", "constant", "full"]}, "each once"),
+        ({"contestants": ["constant", "ours"]}, "the first is ours"),
+        ({"contestants": ["ours", "nearest"]}, "others are its variants .* by xrec compare"),
+        ({"contestants": ["ours"]}, "contestants"),
+        ({"contestants": ["ours", "constant", "ours"]}, "each once"),
         ({"model": {"injection": "none"}}, "model.injection not none, saw graph and none"),
         (
             {"model": {"vectors": "random"}},
             "model.vectors must be graph .* saw random and projected",
         ),
-        ({"variants": ["full", "no_graph"]}, "variants"),
+        ({"contestants": ["ours", "no_graph"]}, "'no_graph' is none of"),
+        ({"comparison": "elsewhere"}, "comparison: unknown key"),
     ],
 )
 def test_ablation_that_compares_nothing_is_refused(changes: dict[str, Any], message: str) -> None:
@@ -107,9 +120,9 @@ def test_ablation_that_compares_nothing_is_refused(changes: dict[str, Any], mess
 
 
 def test_variants_without_profiles_have_no_aspects_in_words_either() -> None:
-    config = make_config(prompt={"aspects": 3})
-    for variant in config.variants:
-        asked = config.training_of(variant, "w/adapter").prompt
-        has_profile = "item_profile" in asked.item
-        assert asked.aspects == (3 if has_profile else 0), variant
-    assert {config.training_of(each, "w").prompt.aspects for each in config.variants} == {0, 3}
+    variants = [*make_config().contestants, "without_aspects"]
+    config = make_config(prompt={**PROMPT, "aspects": 3}, contestants=variants)
+    without = ("without_profile", "without_both", "without_aspects")
+    for variant in config.contestants:
+        asked = config.training_of(variant, 0, "w/adapter").prompt.aspects
+        assert asked == (0 if variant in without else 3), variant

@@ -7,7 +7,6 @@ import pytest
 from xrec.config.adapter import TrainAdapterConfig
 from xrec.config.base import parse_config
 from xrec.config.compare import CompareConfig
-from xrec.config.evaluate import AblateConfig
 from xrec.errors import ConfigError
 
 PROMPT = {
@@ -36,16 +35,6 @@ def test_ours_is_the_train_adapter_run_of_the_same_keys_with_the_entrys_seed() -
         },
     )
     assert config.training_of("ours", 2, "elsewhere") == expected
-
-
-@pytest.mark.parametrize(
-    "variant",
-    ["without_profile", "without_injection", "without_both", "random_vectors", "constant"],
-)
-def test_ablations_are_those_of_ablate(variant: Any) -> None:
-    values = {"workspace": "w", "llm": {"model": "m"}, "prompt": PROMPT}
-    ablate = parse_config(AblateConfig, values).training_of(variant, "a")
-    assert make_config().training_of(variant, 0, "a") == ablate
 
 
 def test_without_aspects_is_ours_without_aspects() -> None:

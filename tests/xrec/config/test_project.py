@@ -7,10 +7,10 @@ from typing import Any, get_args
 import pytest
 import yaml
 
+from xrec.config.ablate import AblateConfig
 from xrec.config.adapter import TrainAdapterConfig
 from xrec.config.backfill import BackfillConfig, RecommendConfig
 from xrec.config.data import PrepareConfig
-from xrec.config.evaluate import AblateConfig
 from xrec.config.graph import PretrainGraphConfig
 from xrec.config.jobs import JOBS, SHARED
 from xrec.config.project import load_config, read_project
@@ -173,8 +173,8 @@ MISTAKES = [
     ({"cold_start": {"user": "x"}}, r"cold_start\.user: unknown key; did you mean 'users'\?"),
     ({"prepare": ["a"]}, r"prepare: expected a mapping of keys to values, saw list"),
     (
-        {"ablate": {"variants": ["constant"]}},
-        r"  ablate: variants must hold full",
+        {"ablate": {"contestants": ["constant", "ours"]}},
+        r"  ablate: contestants: the first is ours",
     ),
     (
         {"train-adapter": {"model": {"dropout": 2}}, "ablate": {}},

@@ -21,7 +21,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from xrec.compare.pairs import PairIds
-from xrec.config.compare import BlindSheetConfig
+from xrec.config.contestants import BlindSheetConfig
 from xrec.data.dataset import Dataset
 from xrec.data.drawn import drawn_pairs
 from xrec.data.held_out import HeldOutPair

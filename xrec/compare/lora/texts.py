@@ -11,7 +11,7 @@ from xrec.compare.lora.weights import WEIGHTS, merged
 from xrec.compare.made import Costs, Made
 from xrec.compare.pairs import ComparedPairs
 from xrec.compare.text_only import text_only_texts
-from xrec.config.compare import CompareConfig
+from xrec.config.comparison import ComparisonConfig
 from xrec.config.lora import LoraConfig
 from xrec.config.shared import StorageConfig
 from xrec.storage import open_location
@@ -33,7 +33,7 @@ class MergeLora:
         return merged(model, self.config, data)
 
 
-def lora_texts(config: CompareConfig, entry: Entry, pairs: ComparedPairs) -> Made:
+def lora_texts(config: ComparisonConfig, entry: Entry, pairs: ComparedPairs) -> Made:
     """Train the entry's weights and write its texts, as far as that is not done.
 
     Raises what `train_lora` and a backfill raise.

@@ -9,7 +9,7 @@ import safetensors.torch
 from xrec.aspects import aspects_of
 from xrec.compare.lora.weights import WEIGHTS, lora_files
 from xrec.compare.lora.worker import PROGRESS, STATE, lora_worker
-from xrec.config.compare import CompareConfig
+from xrec.config.comparison import ComparisonConfig
 from xrec.config.lora import LoraConfig
 from xrec.errors import ConfigError
 from xrec.llm.source import model_fingerprint, resolve_model
@@ -30,7 +30,7 @@ logger = logging.getLogger("xrec")
 _CHECKPOINTS = "checkpoints"
 
 
-def train_lora(config: CompareConfig, lora: LoraConfig, output: Location) -> Manifest:
+def train_lora(config: ComparisonConfig, lora: LoraConfig, output: Location) -> Manifest:
     """Train the low-rank weights and write them to `output`; returns the manifest.
 
     If this run is already finished, its manifest is returned at once; one that was stopped goes on
@@ -76,7 +76,7 @@ def train_lora(config: CompareConfig, lora: LoraConfig, output: Location) -> Man
     return manifest
 
 
-def _check_batch_sizes(config: CompareConfig, lora: LoraConfig) -> None:
+def _check_batch_sizes(config: ComparisonConfig, lora: LoraConfig) -> None:
     part = lora.micro_batch_size * config.scaling.num_workers
     if lora.global_batch_size % part:
         raise ConfigError(
@@ -86,7 +86,7 @@ def _check_batch_sizes(config: CompareConfig, lora: LoraConfig) -> None:
         )
 
 
-def _inputs(config: CompareConfig) -> dict[str, str]:
+def _inputs(config: ComparisonConfig) -> dict[str, str]:
     llm, dataset = config.language_model, manifest_of(config, "dataset")
     folder = resolve_model(llm.model, llm.cache_dir, config.storage)
     aspects = aspects_of(config.prompt, config.artifact("aspects"), dataset, config.storage)
@@ -97,9 +97,9 @@ def _inputs(config: CompareConfig) -> dict[str, str]:
     }
 
 
-def _for_workers(config: CompareConfig) -> CompareConfig:
+def _for_workers(config: ComparisonConfig) -> ComparisonConfig:
     """The config with URIs and paths that a worker can open."""
-    names: tuple[str, ...] = ("dataset", "graph", "aspects", "comparison")
+    names: tuple[str, ...] = ("dataset", "graph", "aspects", config.makes)
     llm = config.language_model
     folder = resolve_model(llm.model, llm.cache_dir, config.storage)
     update: dict[str, Any] = {name: location_of(config, name).shared_uri for name in names}

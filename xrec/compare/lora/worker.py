@@ -19,7 +19,7 @@ from torch import Tensor
 from xrec.adapter.pairs import PairPrompts
 from xrec.aspects import read_chooser
 from xrec.compare.lora.weights import add_lora, set_weights, trained_weights, weights_of
-from xrec.config.compare import CompareConfig
+from xrec.config.comparison import ComparisonConfig
 from xrec.config.lora import LoraConfig
 from xrec.data.dataset import read_dataset
 from xrec.data.drawn import drawn_explanations
@@ -63,14 +63,14 @@ class LoraProgress:
 def lora_worker(loop_config: dict[str, Any]) -> None:
     """Train in one worker, from the argument only.
 
-    `loop_config` has "config", a CompareConfig with URIs that a worker can open, and "lora", the
+    `loop_config` has "config", a ComparisonConfig with URIs that a worker can open, and "lora", the
     LoraConfig of the run.
     """
-    config: CompareConfig = loop_config["config"]
+    config: ComparisonConfig = loop_config["config"]
     LoraWorker(config, loop_config["lora"], training_examples(config, loop_config["lora"])).train()
 
 
-def training_examples(config: CompareConfig, lora: LoraConfig) -> list[Example]:
+def training_examples(config: ComparisonConfig, lora: LoraConfig) -> list[Example]:
     """Prompts in words only, with explanations; raises DataError if they are too few."""
     dataset, llm = read_dataset(location_of(config, "dataset")), config.language_model
     folder = resolve_model(llm.model, llm.cache_dir, config.storage)
@@ -96,7 +96,7 @@ def training_examples(config: CompareConfig, lora: LoraConfig) -> list[Example]:
 class LoraWorker:
     """The model with its low-rank weights, their optimizer, and the steps."""
 
-    def __init__(self, config: CompareConfig, lora: LoraConfig, examples: list[Example]):
+    def __init__(self, config: ComparisonConfig, lora: LoraConfig, examples: list[Example]):
         self._lora, self._examples = lora, examples
         llm, device = config.language_model, worker_device()
         model = load_model(

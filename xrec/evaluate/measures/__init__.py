@@ -6,6 +6,7 @@ bart_score   likelihood by a sequence-to-sequence model
 bleurt       a trained scorer
 specificity  own reference against others'
 aspects      the aspects that texts name against their reference's
+planted      the right aspect of the generated sample
 corpus       BLEU, USR, distinct, FCR, DIV
 measures     all of them together with the judges, and those that could not be had
 """

@@ -38,6 +38,7 @@ from xrec.evaluate.measures.bleurt import Bleurt, bleurt_infos
 from xrec.evaluate.measures.corpus import CorpusMeasures
 from xrec.evaluate.measures.embedding import EmbeddingScore, embedding_infos
 from xrec.evaluate.measures.overlap import Overlap
+from xrec.evaluate.measures.planted import RightAspect
 from xrec.evaluate.measures.specificity import Specificity
 from xrec.llm.source import model_fingerprint
 from xrec.text import LanguageModel
@@ -120,6 +121,8 @@ def load_measures(
     aspects = None if missing else AspectsNamed(dataset)
     if aspects is not None:
         made["aspects"] = aspects
+    if dataset.planted is not None:
+        made["planted"] = RightAspect(dataset)
     makers = _model_measures(config, device, cache_dir) | _judges(config, judges)
     for name, make in makers.items():
         try:
@@ -146,6 +149,8 @@ def describe_metrics(
     infos = [*Overlap.infos, *corpus_measures(dataset).infos, *Specificity.infos]
     if not _without_aspects(dataset):
         infos += AspectsNamed.infos
+    if dataset.planted is not None:
+        infos += RightAspect.infos
     if config.encoder is not None:
         infos += embedding_infos(config.encoder)
     if config.bart_score is not None:

@@ -18,7 +18,7 @@ from xrec.compare.blind.sheet import (
     table_of,
     write_sheet,
 )
-from xrec.config.compare import BlindSheetConfig
+from xrec.config.contestants import BlindSheetConfig
 from xrec.errors import ArtifactNotFoundError
 from xrec.storage import open_location
 

@@ -1,0 +1,214 @@
+"""How likely the references are to a contestant with an adapter, kept beside its texts.
+
+With each user's own vector, and with another user's: what of it is the vector's.
+"""
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+import ray
+from ray.exceptions import RayError
+
+from xrec.bulk.ray_actors import as_xrec_error, gpus_each
+from xrec.compare.entries import Entry
+from xrec.compare.pairs import ComparedPairs
+from xrec.config.comparison import ComparisonConfig
+from xrec.config.contestants import ADAPTERS
+from xrec.data.held_out import HeldOutPair
+from xrec.errors import ArtifactMismatchError
+from xrec.evaluate import other_users
+from xrec.evaluate.measure import MetricInfo
+from xrec.generate.computation import computation
+from xrec.generate.explainer import Explainer, Sources, load_explainer
+from xrec.generate.scoring import fitting_pairs, nll_own_and_shuffled
+from xrec.progress import progress
+from xrec.storage import finished, read_manifest, read_table, write_manifest, write_table
+
+logger = logging.getLogger("xrec")
+
+LIKELIHOODS = pa.schema(
+    [
+        pa.field("user_id", pa.string(), nullable=False),
+        pa.field("item_id", pa.string(), nullable=False),
+        pa.field("nll", pa.float64()),
+        pa.field("personalization_gain", pa.float64()),
+    ]
+)
+"""A row a pair; null where the prompt is too long."""
+INFOS = (
+    MetricInfo(
+        "nll",
+        "NLL, nats a token",
+        "lower",
+        "Negative log-likelihood of the reference and its end, with the user's own vector.",
+        4,
+    ),
+    MetricInfo(
+        "personalization_gain",
+        "Gain of the own vector, nats a token",
+        "higher",
+        "NLL with another user's vector minus NLL with the user's own.",
+        4,
+    ),
+)
+_FILE = "likelihoods.parquet"
+
+
+@dataclass(frozen=True)
+class WeighingTask:
+    """What a process needs in order to weigh the references of the pairs."""
+
+    config: ComparisonConfig
+    pairs: Sequence[HeldOutPair]
+
+    def weigh(self, adapter: str) -> pa.Table:
+        """The table LIKELIHOODS by the adapter at the URI; raises what `load_explainer` raises."""
+        config = self.config
+        sources = Sources(
+            dataset=config.artifact("dataset"),
+            graph=config.artifact("graph"),
+            adapter=adapter,
+            llm=config.language_model,
+            storage=config.storage,
+            aspects=config.artifact("aspects"),
+        )
+        explainer = load_explainer(sources, device=config.actors.device, engine=config.engine)
+        return likelihoods_of(explainer, self.pairs, seed=config.pairs_seed)
+
+
+WeighAll = Callable[[WeighingTask, Sequence[str]], Iterator[tuple[int, pa.Table]]]
+"""The place and the table of each of the adapters at some URIs, in any order."""
+
+
+def likelihoods_of(explainer: Explainer, pairs: Sequence[HeldOutPair], *, seed: int) -> pa.Table:
+    """The table LIKELIHOODS of the pairs; the seed says which user stands in for which."""
+    others = [
+        explainer.dataset.user_index(user)
+        for user in other_users([pair.user_id for pair in pairs], seed)
+    ]
+    fits = fitting_pairs(explainer, pairs)
+    kept = [place for place, fit in enumerate(fits) if fit]
+    own, shuffled = nll_own_and_shuffled(
+        explainer, [pairs[place] for place in kept], [others[place] for place in kept]
+    )
+    values = {
+        place: (of_own, of_other - of_own)
+        for place, of_own, of_other in zip(kept, own, shuffled, strict=True)
+    }
+    rows = []
+    for place, pair in enumerate(pairs):
+        nll, gain = values.get(place, (None, None))
+        ids = {"user_id": pair.user_id, "item_id": pair.item_id}
+        rows.append({**ids, "nll": nll, "personalization_gain": gain})
+    return pa.Table.from_pylist(rows, LIKELIHOODS)
+
+
+def weigh_here(task: WeighingTask, adapters: Sequence[str]) -> Iterator[tuple[int, pa.Table]]:
+    """Weigh in this process."""
+    for place, adapter in enumerate(adapters):
+        yield place, task.weigh(adapter)
+
+
+def weigh_on_ray(task: WeighingTask, adapters: Sequence[str]) -> Iterator[tuple[int, pa.Table]]:
+    """Weigh in processes of Ray, each of which loads one adapter and ends; Ray must be initialised.
+
+    As many are at work as `actors` says. Raises the XRecError of a process, or ClusterError.
+    """
+    actors, engine = task.config.actors, task.config.engine
+    at_once = min(actors.num_actors, len(adapters))
+    remote = ray.remote(max_calls=1)(_weigh).options(
+        num_cpus=actors.cpus_per_actor,
+        num_gpus=gpus_each(actors.device, at_once, engine.tensor_parallel_size),
+    )
+    shared, left = ray.put(task), list(enumerate(adapters))
+    at_work: dict[ray.ObjectRef[pa.Table], int] = {}
+    try:
+        while left or at_work:
+            while left and len(at_work) < at_once:
+                place, adapter = left.pop(0)
+                at_work[remote.remote(shared, adapter)] = place
+            (done, *_), _ = ray.wait(list(at_work))
+            yield at_work.pop(done), ray.get(done)
+    except RayError as error:
+        raise as_xrec_error(error) from error
+
+
+def _weigh(task: WeighingTask, adapter: str) -> pa.Table:
+    return task.weigh(adapter)
+
+
+def weigh_entries(
+    config: ComparisonConfig,
+    pairs: ComparedPairs,
+    entries: Sequence[Entry],
+    weigh_all: WeighAll = weigh_on_ray,
+) -> dict[Entry, pa.Table]:
+    """The likelihoods of the entries with an adapter, where `likelihood` asks for them.
+
+    What is there with the same adapter and settings is taken, and the others are weighed.
+    """
+    if not config.likelihood:
+        return {}
+    weighed = [entry for entry in entries if entry.contestant in ADAPTERS]
+    found = {entry: _kept(config, pairs, entry) for entry in weighed}
+    left = [entry for entry in weighed if found[entry] is None]
+    if left:
+        task = WeighingTask(config, pairs.pairs)
+        tables = weigh_all(task, [_adapter(entry) for entry in left])
+        for place, table in progress(tables, "weighing references", len(left)):
+            found[left[place]] = _keep(config, pairs, left[place], table)
+    return {entry: table for entry in weighed if (table := found[entry]) is not None}
+
+
+def with_likelihoods(scores: pa.Table, likelihoods: pa.Table | None) -> pa.Table:
+    """`Measures.of_pairs`'s table with the likelihoods of the same pairs as further columns."""
+    if likelihoods is None:
+        return scores
+    for info in INFOS:
+        scores = scores.append_column(info.name, likelihoods[info.name])
+    return scores
+
+
+def _adapter(entry: Entry) -> str:
+    return (entry.location / "adapter").uri
+
+
+def _identity(
+    config: ComparisonConfig, pairs: ComparedPairs, entry: Entry
+) -> tuple[dict[str, object], dict[str, str]]:
+    settings = {
+        "pairs": pairs.fingerprint,
+        "seed": config.pairs_seed,
+        "computation": computation(
+            config.language_model, config.actors.device, config.engine, config.storage
+        ),
+    }
+    adapter = read_manifest(entry.location / "adapter", "adapter")
+    return settings, {"adapter": adapter.fingerprint}
+
+
+def _kept(config: ComparisonConfig, pairs: ComparedPairs, entry: Entry) -> pa.Table | None:
+    location = entry.location / "likelihoods"
+    try:
+        manifest = finished(location, "likelihoods", *_identity(config, pairs, entry))
+    except ArtifactMismatchError as error:
+        logger.info("%s; they are made again", str(error).rsplit("\n", 1)[0])
+        return None
+    return None if manifest is None else read_table(location / _FILE, LIKELIHOODS)
+
+
+def _keep(
+    config: ComparisonConfig, pairs: ComparedPairs, entry: Entry, table: pa.Table
+) -> pa.Table:
+    location, (settings, inputs) = entry.location / "likelihoods", _identity(config, pairs, entry)
+    write_manifest(
+        location,
+        "likelihoods",
+        config=settings,
+        inputs=inputs,
+        files={_FILE: write_table(location / _FILE, table, LIKELIHOODS)},
+        row_counts={"pairs": table.num_rows},
+    )
+    return table

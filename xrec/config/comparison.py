@@ -1,0 +1,304 @@
+"""A comparison: contestants, seeds, and one table of what each is worth and costs."""
+
+import difflib
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from xrec.config.adapter import (
+    AdapterModelConfig,
+    AdapterTrainingConfig,
+    DeepSpeedConfig,
+    TrainAdapterConfig,
+)
+from xrec.config.backfill import ActorsConfig, BackfillConfig, TablePairs
+from xrec.config.contestants import (
+    ADAPTERS,
+    CONTESTANTS,
+    PEERS,
+    TEXT_ONLY,
+    BlindSheetConfig,
+    BudgetConfig,
+    ElsewhereConfig,
+    Grouping,
+)
+from xrec.config.llm import DecodingConfig, EngineConfig, LLMConfig, PromptConfig
+from xrec.config.lora import LoraConfig
+from xrec.config.metrics import MetricsConfig
+from xrec.config.peers import PeerConfig, PeerKind
+from xrec.config.shared import Device, JobConfig, RayConfig, ScalingConfig, input_uri
+from xrec.config.variants import WITHOUT_ASPECTS, check_full, model_of, prompt_of
+
+SEEDS_FOR_A_VERDICT = 3
+_OURS_OF_PEERS = {
+    *JobConfig.model_fields,
+    "dataset",
+    "kind",
+    "seed",
+    "pairs",
+    "split",
+    "max_pairs",
+    "peer_model",
+    "peer_texts",
+}
+
+
+class ComparisonConfig(JobConfig):
+    """What `xrec compare` and `xrec ablate` have in common.
+
+    makes: the artifact that the job writes, by the name of its key.
+    """
+
+    makes: ClassVar[Literal["comparison", "ablation"]] = "comparison"
+    dataset: str | None = input_uri("dataset")
+    graph: str | None = input_uri("graph", "a contestant other than texts from elsewhere is there")
+    aspects: str | None = input_uri("aspects", "prompt.aspects asks for some")
+    contestants: tuple[str, ...] = Field(
+        ("ours", "constant", "zero_shot", "profile", "nearest"),
+        min_length=1,
+        description="The contestants, of which the others are compared with the first one: "
+        f"{', '.join(CONTESTANTS)}, and names of texts.",
+    )
+    texts: dict[str, ElsewhereConfig] = Field(
+        default_factory=dict, description="Texts from elsewhere, each under a name of your own."
+    )
+    seeds: tuple[int, ...] = Field(
+        (0, 1, 2),
+        min_length=1,
+        description="Each contestant whose texts depend on chance is trained and writes once a "
+        "seed.",
+    )
+    verdict: bool | None = Field(
+        None,
+        description="Whether the report says in words who is better, which takes three seeds. If "
+        "null, it does so from three seeds on.",
+    )
+    split: Literal["validation", "test"] = Field(
+        "test", description="The held-out split whose pairs are explained and scored."
+    )
+    max_pairs: int | None = Field(
+        None, ge=2, description="Number of its pairs, drawn by a seeded hash. If null, all."
+    )
+    pairs_seed: int = Field(0, ge=0, description="Seed by which pairs are drawn, and resamples.")
+    budget: BudgetConfig = Field(
+        default_factory=BudgetConfig, description="What the trained contestants may learn from."
+    )
+    likelihood: bool = Field(
+        False,
+        description="Whether ours and its variants also say how likely the references are, with "
+        "the user's own vector and with another user's: two more passes over each pair.",
+    )
+    llm: LLMConfig | None = Field(
+        None, description="The frozen language model; only contestants without one need none."
+    )
+    prompt: PromptConfig = Field(
+        default_factory=PromptConfig, description="The prompt of those with a language model."
+    )
+    model: AdapterModelConfig = Field(
+        default_factory=AdapterModelConfig, description="The adapters of ours."
+    )
+    training: AdapterTrainingConfig = Field(
+        default_factory=AdapterTrainingConfig, description="How ours and its variants are trained."
+    )
+    deepspeed: DeepSpeedConfig = Field(
+        default_factory=DeepSpeedConfig,
+        description="What DeepSpeed does with the model and the optimizer.",
+    )
+    lora: LoraConfig = Field(
+        default_factory=LoraConfig, description="The low-rank weights of lora, and their training."
+    )
+    peers: dict[PeerKind, dict[str, Any]] = Field(
+        default_factory=dict,
+        description="Keys of the section peer by the kind of peer, such as {pepler: {training: "
+        "{num_epochs: 1}}}.",
+    )
+    scaling: ScalingConfig = Field(
+        default_factory=ScalingConfig, description="The workers of a training."
+    )
+    decoding: DecodingConfig = Field(
+        default_factory=DecodingConfig,
+        description="How texts are drawn from the language model. num_candidates counts as 1.",
+    )
+    engine: EngineConfig = Field(
+        default_factory=EngineConfig, description="The generation engine of each actor."
+    )
+    actors: ActorsConfig = Field(
+        default_factory=ActorsConfig, description="The processes that write texts."
+    )
+    rows_per_chunk: int = Field(
+        64, ge=1, description="Average number of pairs whose texts are committed as a whole."
+    )
+    device: Device = Field("auto", description="What texts are scored on.")
+    metrics: MetricsConfig = Field(
+        default_factory=MetricsConfig, description="What texts are scored by."
+    )
+    groups: tuple[Grouping, ...] = Field(
+        ("user_explanations",),
+        description="Figures are also given for groups of users or items, from rare to frequent, "
+        "by their number of training explanations or interactions.",
+    )
+    bootstrap_samples: int = Field(
+        2000, ge=100, description="Number of resamples of the 95 % intervals."
+    )
+    num_examples: int = Field(
+        20, ge=0, description="Number of pairs that the report shows with all contestants' texts."
+    )
+    blind_sheet: BlindSheetConfig = Field(
+        default_factory=BlindSheetConfig, description="A page for people as judges."
+    )
+    ray: RayConfig = Field(default_factory=RayConfig, description="The Ray cluster.")
+
+    @model_validator(mode="after")
+    def _contestants_are_known(self) -> "ComparisonConfig":
+        known = (*CONTESTANTS, *self.texts)
+        for name in self.contestants:
+            if name not in known:
+                close = difflib.get_close_matches(name, known, n=1)
+                hint = f"; did you mean {close[0]!r}?" if close else ""
+                raise ValueError(
+                    f"contestants: {name!r} is none of {', '.join(known)}{hint}; a table of texts "
+                    "is a contestant under its name in texts"
+                )
+        if len(set(self.contestants)) < len(self.contestants):
+            raise ValueError(f"contestants: each once, saw {', '.join(self.contestants)}")
+        return self
+
+    @model_validator(mode="after")
+    def _names_of_texts_are_free(self) -> "ComparisonConfig":
+        for name in self.texts:
+            if name in CONTESTANTS or not name.replace("_", "").isalnum():
+                raise ValueError(
+                    f"texts: {name!r} cannot be a name: letters, digits and _ are, and none of "
+                    f"{', '.join(CONTESTANTS)}"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _published_judges_are_compared(self) -> "ComparisonConfig":
+        for name, texts in self.texts.items():
+            if texts.judge_scores is not None and not self.metrics.judges:
+                raise ValueError(
+                    f"texts.{name}.judge_scores are compared with our judges' scores, and "
+                    "metrics.judges has none"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _seeds_are_enough(self) -> "ComparisonConfig":
+        if len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
+            raise ValueError(f"seeds: each once and from 0 on, saw {list(self.seeds)}")
+        is_trained = any(map(self.is_seeded, self.contestants))
+        if self.verdict and is_trained and len(self.seeds) < SEEDS_FOR_A_VERDICT:
+            raise ValueError(
+                f"verdict needs {SEEDS_FOR_A_VERDICT} seeds, saw {len(self.seeds)}: trainings that "
+                "differ in the seed alone were seen to lie as far apart as contestants do; give "
+                "more seeds, or verdict=null"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _contestants_have_what_they_need(self) -> "ComparisonConfig":
+        if self.has_language_model and self.llm is None:
+            raise ValueError("llm is required by contestants with a language model, and not given")
+        if WITHOUT_ASPECTS in self.contestants and not self.prompt.aspects:
+            raise ValueError(
+                "contestants: without_aspects differs from ours only if prompt.aspects is above 0"
+            )
+        if set(self.contestants) & set(ADAPTERS):
+            check_full(self.model)
+        return self
+
+    @model_validator(mode="after")
+    def _peers_are_keys_of_theirs(self) -> "ComparisonConfig":
+        for kind, keys in self.peers.items():
+            if ours := sorted(_OURS_OF_PEERS & set(keys)):
+                raise ValueError(
+                    f"peers.{kind}: {', '.join(ours)} cannot be given here, since the comparison "
+                    "gives it"
+                )
+        for contestant in self.contestants:
+            if contestant in PEERS:
+                self.peer_of(contestant, 0, pairs="pairs", model="model", texts="texts")
+        return self
+
+    @property
+    def has_language_model(self) -> bool:
+        """Whether a contestant has one."""
+        return bool(set(self.contestants) & {*ADAPTERS, *TEXT_ONLY, "pepler"})
+
+    @property
+    def has_prompts(self) -> bool:
+        """Whether a contestant writes from `prompt`."""
+        return bool(set(self.contestants) & {*ADAPTERS, *TEXT_ONLY})
+
+    @property
+    def language_model(self) -> LLMConfig:
+        """The language model, where a contestant has one."""
+        assert self.llm is not None
+        return self.llm
+
+    @property
+    def decoding_of_one(self) -> DecodingConfig:
+        """How a text is drawn: a ranker is of one adapter, so there is one text."""
+        return self.decoding.model_copy(update={"num_candidates": 1})
+
+    def is_seeded(self, contestant: str) -> bool:
+        """Whether the texts of `contestant` depend on the seed."""
+        if contestant == "zero_shot":
+            one = self.decoding_of_one
+            return one.temperature > 0 or one.second_try is not None
+        return contestant in (*ADAPTERS, *PEERS, "lora")
+
+    def training_of(self, contestant: str, seed: int, adapter: str) -> TrainAdapterConfig:
+        """The `xrec train-adapter` run of an adapter, with its output at the URI `adapter`."""
+        model = model_of(contestant, self.model)
+        return TrainAdapterConfig.model_validate(
+            {
+                **self._shared_with(TrainAdapterConfig),
+                "adapter": adapter,
+                "model": model.model_copy(update={"vectors_seed": seed}),
+                "prompt": prompt_of(contestant, self.prompt),
+                "training": self.training.model_copy(update={**self._budget(), "seed": seed}),
+            }
+        )
+
+    def backfill_of(self, seed: int, pairs: str, explanations: str, adapter: str) -> BackfillConfig:
+        """The `xrec backfill` of the table of pairs at `pairs`; no share of failures stops it."""
+        return BackfillConfig.model_validate(
+            {
+                **self._shared_with(BackfillConfig),
+                "pairs": TablePairs(kind="table", uri=pairs),
+                "explanations": explanations,
+                "adapter": adapter,
+                "max_failed_share": 1.0,
+                "decoding": self.decoding_of_one.model_copy(update={"seed": seed}),
+            }
+        )
+
+    def peer_of(self, kind: str, seed: int, *, pairs: str, model: str, texts: str) -> PeerConfig:
+        """The `xrec peer` run of a kind, with its outputs at the URIs `model` and `texts`."""
+        shared = {
+            name: value
+            for name, value in self._shared_with(PeerConfig).items()
+            if name not in ("split", "max_pairs", "training")
+        }
+        own = next((keys for each, keys in self.peers.items() if each == kind), {})
+        training = {**own.get("training", {}), **self._budget()}
+        given = {"kind": kind, "seed": seed, "pairs": pairs, "training": training}
+        places = {"peer_model": model, "peer_texts": texts}
+        return PeerConfig.model_validate({**shared, **own, **given, **places})
+
+    def lora_of(self, seed: int) -> LoraConfig:
+        """The section lora for one seed, with the budget."""
+        return self.lora.model_copy(update={**self._budget(), "seed": seed})
+
+    def _budget(self) -> dict[str, int]:
+        return self.budget.model_dump(exclude_none=True)
+
+    def _shared_with(self, job: type[JobConfig]) -> Mapping[str, Any]:
+        return {
+            name: getattr(self, name)
+            for name in job.model_fields
+            if name in type(self).model_fields
+        }
