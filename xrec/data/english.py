@@ -14,14 +14,11 @@ def word_set(words: str) -> frozenset[str]:
 
 
 _KEEPS_ITS_S = ("ss", "us", "is", "ous", "ics", "'s")
-_PLURALS_ONLY = word_set(
+_KEEP_THEIR_S = word_set(
     "headphones earphones earbuds pants jeans scissors shorts graphics electronics looks highs "
     "lows mids maracas congas bongos sunglasses glasses clothes vibes thanks dynamics acoustics "
-    "mechanics"
-)
-_NO_PLURALS = _PLURALS_ONLY | word_set(
-    "bass glass brass lens gas bus plus series species chassis canvas atlas bias news always "
-    "sometimes perhaps its yes less this has was does cutaways"
+    "mechanics bass glass brass lens gas bus plus series species chassis canvas atlas bias news "
+    "always sometimes perhaps its yes less this has was does cutaways"
 )
 _VADER_SCALE = 4.0
 # Adjectives of praise and blame that neither lexicon has, or that VADER takes for another word.
@@ -77,15 +74,10 @@ def valences() -> Mapping[str, float]:
     return {word: valence for word, valence in found.items() if abs(valence) >= _LEAST_VALENCE}
 
 
-def is_plural(noun: str) -> bool:
-    """Whether a noun in lower case is a plural, as strings and headphones are."""
-    return noun in _PLURALS_ONLY or singular(noun) != noun
-
-
 @functools.lru_cache(2**16)
 def singular(word: str) -> str:
     """The singular of a noun in lower case; other words stay as they are."""
-    if len(word) < 4 or not word.endswith("s") or word in _NO_PLURALS:
+    if len(word) < 4 or not word.endswith("s") or word in _KEEP_THEIR_S:
         return word
     if word.endswith(_KEEPS_ITS_S):
         return word

@@ -4,8 +4,6 @@ import hashlib
 import re
 from collections.abc import Sequence
 
-from xrec.data.english import is_plural
-
 _ITEM = (
     "People praise its {praised}.",
     "Reviewers like its {praised}.",
@@ -17,15 +15,16 @@ _USER = (
     "Cares about the {praised} of things.",
     "Likes things for their {praised}.",
 )
+# A model learns them with a place-holder for the name, so none has to know if it is a plural.
 _PAIR = (
-    "You would enjoy {name} for {its} {praised}.",
+    "You would enjoy {name} for the {praised}.",
     "You are likely to appreciate the {praised} of {name}.",
-    "{Name} should suit you, with {its} {praised}.",
-    "With {its} {praised}, {name} would be a good match for you.",
+    "{Name} should suit you for the {praised}.",
+    "With the {praised}, {name} would be a good match for you.",
     "The {praised} of {name} should please you.",
-    "{Name} would serve you well for {its} {praised}.",
-    "Look at {name} for {its} {praised}.",
-    "You will like {name} for {its} {praised}.",
+    "{Name} would serve you well for the {praised}.",
+    "Look at {name} for the {praised}.",
+    "You will like {name} for the {praised}.",
 )
 _MOST_DETAILS = 300
 _BREAK = re.compile(r"(?<=[.!?;])\s")
@@ -58,12 +57,8 @@ def explanation(
     """
     is_named = title != item_id
     name = f"the {title}" if title_is_made and is_named else title if is_named else "this item"
-    last = title.rpartition(" ")[2].lower()
-    its = "their" if title_is_made and is_named and is_plural(last) else "its"
     pattern = _chosen(_PAIR, f"{user_id}\n{item_id}")
-    return pattern.format(
-        name=name, Name=name[0].upper() + name[1:], its=its, praised=listed(praised)
-    )
+    return pattern.format(name=name, Name=name[0].upper() + name[1:], praised=listed(praised))
 
 
 def listed(words: Sequence[str]) -> str:
