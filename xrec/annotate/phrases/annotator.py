@@ -29,7 +29,7 @@ from xrec.data.english import singular
 from xrec.storage import Location
 
 NOTHING_PRAISED = "nothing_praised"
-_VERSION = 5  # of the rules; another one is another run
+_VERSION = 6  # of the rules; another one is another run
 _LEAST_COMPLAINTS, _MOST_COMPLAINTS = 2, 2
 _MOST_TITLES = 3
 _SHOWN, _POSITIVE, _NEUTRAL = 2.0, 1.5, 0.5  # what a mention with such an opinion counts

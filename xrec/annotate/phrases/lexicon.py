@@ -23,13 +23,13 @@ _MOST_POINTED = 0.025  # share of `this pedal` among the mentions of a pedal
 _LEAST_POINTED = 2
 _NAMES_SHOWN = 2**18
 # Words of praise for an item as a whole that reviews say `this` of all the same.
-_ALWAYS = word_set(
+USUAL_ASPECTS = word_set(
     "price value quality design fit look feel size sound service food atmosphere location staff "
     "taste flavor plot story writing pace ending comfort style color finish feature performance "
     "setup control display screen sustain action padding construction material"
 )
 # Praise for the item itself, and no part of it.
-_NEVER = word_set(
+NO_ASPECTS = word_set(
     "care bell "
     "guitarist musician player replacement alternative improvement bargain investment toy "
     "solution addition upgrade tank monster wonder baby monkey beast gem winner must purchase buy "
@@ -182,11 +182,11 @@ class _Counts:
 
     def _is_judged(self, name: str, count: int, config: PhrasesAnnotator) -> bool:
         head = name.rpartition(" ")[2]
-        if head in _NEVER or valence(head) < 0 or valence(name) < 0:
+        if head in NO_ASPECTS or valence(head) < 0 or valence(name) < 0:
             return False
         is_thing = max(self._pointed_share(head), self._pointed_share(name)) > _MOST_POINTED
         is_praised = self.with_opinion[name] >= config.min_opinion_share * count
-        return is_praised and (head in _ALWAYS or not is_thing)
+        return is_praised and (head in USUAL_ASPECTS or not is_thing)
 
     def _pointed_share(self, name: str) -> float:
         return self.pointed[name] / max(1, self.reviews[name])

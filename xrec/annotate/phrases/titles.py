@@ -9,7 +9,8 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 
-from xrec.annotate.phrases.lexicon import Lexicon
+from xrec.annotate.phrases.grammar import valence
+from xrec.annotate.phrases.lexicon import NO_ASPECTS, USUAL_ASPECTS, Lexicon
 from xrec.annotate.phrases.mentions import MOST_WORDS, Phrase, noun_phrases, proper_names
 from xrec.annotate.rows import Review
 from xrec.data.english import singular, tags, word_set
@@ -23,7 +24,18 @@ _NO_BRANDS = word_set(
     "November December Monday Friday Saturday Sunday American English Chinese China Japan USA "
     "America Europe Great Good Love Best Nice Very Well Works Not The This But And For"
 )
-
+# What ends no title: parts, uses, costs and effects of an item.
+_NO_THINGS = word_set(
+    "work cost function application package batch tune thumb blow fold hole task fan break rock "
+    "recording track gauge year lot way time day week weekend speech kind sort thing flaw issue "
+    "complaint"
+).union(NO_ASPECTS, USUAL_ASPECTS)
+# What says nothing of what an item is, or how much somebody likes it.
+_NO_KINDS = word_set(
+    "proper right various individual multiple specific complete quality tiny single minimal real "
+    "same other new old last first second only whole entire actual extra particular usual main "
+    "cheap cheaper cheapest basic"
+)
 
 UNNAMED = "Item"
 """The title of an item that its reviews call nothing: a reader is not shown its id."""
@@ -36,7 +48,7 @@ def made_title(reviews: Sequence[Review], lexicon: Lexicon) -> str:
         return ""
     brand = _brand(reviews, lexicon)
     words = called.split(" ")
-    if brand and brand.lower().split(" ")[-1] in words:
+    if not set(map(singular, brand.lower().split(" "))).isdisjoint(map(singular, words)):
         brand = ""
     return " ".join([*([brand] if brand else []), *map(_capitalized, words)])
 
@@ -60,7 +72,7 @@ def _called(reviews: Sequence[Review], lexicon: Lexicon) -> str:
     usual = [
         name
         for name in scores
-        if num_reviews[name] >= least and name not in lexicon.aspects and not _repeats(name)
+        if num_reviews[name] >= least and name not in lexicon.aspects and _may_be_title(name)
     ]
     things = [name for name in usual if _is_thing(name, lexicon)]
     best = max(
@@ -71,9 +83,11 @@ def _called(reviews: Sequence[Review], lexicon: Lexicon) -> str:
     return written[best].most_common(1)[0][0] if best else ""
 
 
-def _repeats(name: str) -> bool:
-    words = [singular(word) for word in name.split(" ")]
-    return len(set(words)) < len(words)
+def _may_be_title(name: str) -> bool:
+    *before, last = (singular(word) for word in name.split(" "))
+    repeats = len({*before, last}) <= len(before)
+    is_judged = valence(last) < 0 or any(word in _NO_KINDS or valence(word) for word in before)
+    return not (repeats or is_judged or last in _NO_THINGS)
 
 
 def _ways_to_call(phrase: Phrase) -> list[tuple[str, str]]:

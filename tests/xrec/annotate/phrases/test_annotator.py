@@ -135,19 +135,15 @@ def test_pair_whose_review_praises_nothing_known_is_a_failure(tmp_path: Path) ->
     assert result.reason == "nothing_praised"
 
 
-@pytest.mark.parametrize(
-    ("title", "its"),
-    [("Strings", "their"), ("Alesis Headphones", "their"), ("Pedal", "its"), ("Bass", "its")],
-)
-def test_explanation_of_a_made_title_is_grammatical(title: str, its: str) -> None:
+@pytest.mark.parametrize("title", ["Strings", "Alesis Headphones", "Pedal", "Bass"])
+def test_explanation_of_a_made_title_is_grammatical(title: str) -> None:
     texts = {explanation(f"u{number}", "i", title, True, ["warm tone"]) for number in range(60)}
     assert len(texts) == 8
     for text in texts:
         assert f"the {title}" in text or f"The {title}" in text
         assert text[0].isupper()
         assert text.endswith(".")
-        for word in ("its", "their"):
-            assert word == its or f" {word} " not in f" {text.lower()} "
+        assert {"its", "their", "it", "they"}.isdisjoint(text.lower().split())  # plural or not
 
 
 def test_explanation_of_an_item_without_a_title_does_not_show_its_id() -> None:
