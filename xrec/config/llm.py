@@ -217,8 +217,8 @@ class TextConfig(Config):
     )
     is_backed: bool = Field(
         False,
-        description="Whether a text that names chosen aspects is followed by the plain sentence of "
-        "their evidence, if both together have max_words at most.",
+        description="Whether a text is followed by the plain sentence of the evidence of chosen "
+        "aspects, of those that it names before others, if both together have max_words at most.",
     )
 
     @property

@@ -166,15 +166,13 @@ class TextFinisher:
         return None if refusal is None else Failure(refusal.reason, refusal.message)
 
     def _with_evidence(self, text: str, texts: PairTexts, rules: TextConfig) -> str:
-        """`text`, and the plain sentence of the chosen aspects that it names, if there is one."""
-        named = tuple(
-            chosen
-            for chosen, told in zip(texts.aspects, self._checker.evidence(text, texts), strict=True)
-            if told.is_named
-        )
+        """`text`, and the plain sentence of its chosen aspects, those first that it names."""
+        told = zip(texts.aspects, self._checker.evidence(text, texts), strict=True)
+        named_first = sorted(told, key=lambda pair: not pair[1].is_named)  # a stable sort
         untitled = rules.plain.model_copy(update={"of_title": ""})
         sentence = self._plain(
-            replace(texts, aspects=named), rules.model_copy(update={"plain": untitled})
+            replace(texts, aspects=tuple(chosen for chosen, _ in named_first)),
+            rules.model_copy(update={"plain": untitled}),
         )
         if sentence is None:
             return text

@@ -299,28 +299,35 @@ def test_finish_checks_the_text_that_keeps_all_other_rules() -> None:
 @pytest.mark.parametrize(
     ("text", "opinion", "rules", "expected"),
     [
-        ("You would love the late hours", "", {}, "You would love the late hours. {}."),
+        ("You would love the late hours", "", {}, "You would love the late hours. {}, {}."),
         (
             "Love the late hours!",
             "until two",
             {},
-            "Love the late hours! {} (\u201cuntil two\u201d).",
+            "Love the late hours! {} (\u201cuntil two\u201d), {}.",
         ),
-        ("Love the late hours!", "like The Rusty Compass", {}, "Love the late hours! {}."),
-        ("You would love it.", "", {}, "You would love it."),
+        ("Love the late hours!", "like The Rusty Compass", {}, "Love the late hours! {}, {}."),
+        ("You would love it.", "", {}, "You would love it. {}, {}."),
+        (
+            "Live music!",
+            "",
+            {},
+            "Live music! 9 of 31 reviews mention the live music, and 14 the late hours.",
+        ),
+        ("Love the late hours.", "", {"min_evidence": 10}, "Love the late hours. {}."),
         ("Love the late hours.", "", {"is_backed": False}, "Love the late hours."),
         ("Love the late hours.", "", {"max_words": 10}, "Love the late hours."),
         ("Love the late hours.", "", {"min_evidence": 15}, "Love the late hours."),
     ],
 )
-def test_finished_text_is_followed_by_the_evidence_of_what_it_names(
+def test_finished_text_is_followed_by_evidence_first_of_what_it_names(
     text: str, opinion: str, rules: dict[str, Any], expected: str
 ) -> None:
-    told = (replace(EVIDENCE, opinion=opinion), AspectEvidence("tea", 9, 31, 0, 7))
-    texts = PairTexts("", TITLE, "", told, frozenset({"late hours"}))
-    counts = "14 of 31 reviews mention the late hours"
+    told = (replace(EVIDENCE, opinion=opinion), AspectEvidence("live music", 9, 31, 0, 7))
+    texts = PairTexts("", TITLE, "", told, frozenset({"late hours", "live music"}))
+    counts = ("14 of 31 reviews mention the late hours", "and 9 the live music")
     finished = checked(text, texts, **{"is_backed": True, **rules})
-    assert finished == (expected.format(counts), None)
+    assert finished == (expected.format(*counts), None)
 
 
 SAID = PairTexts("", TITLE, "", (EVIDENCE,))
