@@ -4,7 +4,8 @@
 
 All variants explain the same held-out pairs in this process, one after the other in each round, by
 the adapter of the project file. `written` has its aspects in the prompt, and takes texts as they
-come. `checked` is that with the file's `decoding.text`: checks, second try, fallback, evidence.
+come. `checked` is that with the file's `decoding.text`: checks, second try, fallback, evidence;
+`checked once` is without the second try.
 `without aspects` is written by another adapter, trained with `prompt.aspects=0`: what `written`
 would be without the choice and without its words in the prompt.
 """
@@ -71,7 +72,13 @@ def checks(
 def _variants(config: BackfillConfig, without: str | None) -> list[Variant]:
     plain = config.decoding.model_copy(update={"text": _PLAIN})
     ours = _explainer(config, config.artifact("adapter"))
-    found = [Variant("written", ours, plain), Variant("checked", ours, config.decoding)]
+    text = config.decoding.text.model_copy(update={"retry_temperature": None})
+    once = config.decoding.model_copy(update={"text": text})
+    found = [
+        Variant("written", ours, plain),
+        Variant("checked once", ours, once),
+        Variant("checked", ours, config.decoding),
+    ]
     if without is not None:
         found.insert(0, Variant("without aspects", _explainer(config, without), plain))
     return found
