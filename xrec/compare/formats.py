@@ -1,6 +1,9 @@
-"""The table of a comparison as Markdown and as LaTeX: a row a contestant, a column a metric."""
+"""The table of a comparison as Markdown and as LaTeX: a row a contestant, a column a metric.
 
-from collections.abc import Mapping
+It is in parts of a few metrics each, that fit a page.
+"""
+
+from collections.abc import Mapping, Sequence
 
 from xrec.compare.result import COSTS, Figure, Result
 from xrec.evaluate.markdown import table_lines
@@ -19,11 +22,15 @@ _ESCAPED = {
     "^": r"\textasciicircum{}",
 }
 CLEAR = "*"
+_METRICS_OF_PART = 7
 
 
-def shown_metrics(result: Result) -> list[MetricInfo]:
-    """The metrics of the table, costs last."""
-    return list(result.infos.values())
+def parts_of(result: Result) -> list[Sequence[MetricInfo]]:
+    """The metrics of each part of the table, costs last."""
+    infos = list(result.infos.values())
+    return [
+        infos[start : start + _METRICS_OF_PART] for start in range(0, len(infos), _METRICS_OF_PART)
+    ]
 
 
 def is_marked(result: Result, figure: Figure) -> bool:
@@ -32,8 +39,11 @@ def is_marked(result: Result, figure: Figure) -> bool:
 
 
 def markdown_table(result: Result) -> str:
-    """The table with intervals in brackets, and the spread over seeds after +-."""
-    infos = shown_metrics(result)
+    """The parts, with intervals in brackets, and the spread over seeds after +-."""
+    return "\n".join(_markdown_part(result, infos) for infos in parts_of(result))
+
+
+def _markdown_part(result: Result, infos: Sequence[MetricInfo]) -> str:
     rows = []
     for contestant in result.contestants:
         figures = result.of(contestant)
@@ -78,8 +88,11 @@ def _mark_lines(result: Result) -> list[str]:
 
 
 def latex_table(result: Result) -> str:
-    """A tabular of the package booktabs."""
-    infos = shown_metrics(result)
+    """A tabular of the package booktabs for each part."""
+    return "\n".join(_latex_part(result, infos) for infos in parts_of(result))
+
+
+def _latex_part(result: Result, infos: Sequence[MetricInfo]) -> str:
     header = " & ".join(["", *(_tex(info.label) for info in infos)])
     lines = [
         r"\begin{tabular}{l" + "r" * len(infos) + "}",

@@ -161,6 +161,7 @@ def result_of(
         **{info.name: info for info in LIKELIHOOD_INFOS},
         **_COSTS,
     }
+    figures = [_within_bounds(figure, infos[figure.metric]) for figure in figures]
     there = {figure.metric for figure in figures}
     ordered = {name: info for name, info in infos.items() if name in there}
     result = Result(
@@ -205,6 +206,15 @@ def _figures(
             Figure(contestant, grouping, group, row, differences.get(row.metric)) for row in own
         ]
     return found
+
+
+def _within_bounds(figure: Figure, info: MetricInfo) -> Figure:
+    """The figure with an interval that goes no further than the metric can."""
+    own = figure.own
+    if info.bounds is None or own.low is None or own.high is None:
+        return figure
+    least, greatest = info.bounds
+    return replace(figure, own=replace(own, low=max(own.low, least), high=min(own.high, greatest)))
 
 
 def _cost_figures(contestant: str, costs: Sequence[Costs]) -> list[Figure]:

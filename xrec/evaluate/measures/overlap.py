@@ -7,7 +7,7 @@ from rouge_score.rouge_scorer import RougeScorer
 from sacrebleu.metrics import BLEU
 
 from xrec.evaluate.contestant_texts import ContestantTexts
-from xrec.evaluate.measure import Floats, MetricInfo
+from xrec.evaluate.measure import SHARE, Floats, MetricInfo
 
 _ROUGE = {"rouge_1": "rouge1", "rouge_2": "rouge2", "rouge_l": "rougeL"}
 
@@ -25,12 +25,25 @@ class Overlap:
             "Coverage",
             "higher",
             "Share of pairs with a text. The others count as empty texts in all other metrics.",
+            bounds=SHARE,
         ),
         MetricInfo("words", "Words, mean", None, "Length of the texts, empty ones included.", 1),
-        MetricInfo("rouge_1", "ROUGE-1 F1", "higher", "Words shared with the reference."),
-        MetricInfo("rouge_2", "ROUGE-2 F1", "higher", "Pairs of words shared with the reference."),
         MetricInfo(
-            "rouge_l", "ROUGE-L F1", "higher", "Longest common subsequence of words; mean of pairs."
+            "rouge_1", "ROUGE-1 F1", "higher", "Words shared with the reference.", bounds=SHARE
+        ),
+        MetricInfo(
+            "rouge_2",
+            "ROUGE-2 F1",
+            "higher",
+            "Pairs of words shared with the reference.",
+            bounds=SHARE,
+        ),
+        MetricInfo(
+            "rouge_l",
+            "ROUGE-L F1",
+            "higher",
+            "Longest common subsequence of words; mean of pairs.",
+            bounds=SHARE,
         ),
         MetricInfo(
             "bleu_sentence",
@@ -38,6 +51,7 @@ class Overlap:
             "higher",
             "Shared word sequences of up to four words, pair by pair.",
             2,
+            bounds=(0.0, 100.0),
         ),
     )
 

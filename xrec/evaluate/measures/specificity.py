@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from xrec.data.held_out import HeldOutPair
 from xrec.evaluate.contestant_texts import ContestantTexts
-from xrec.evaluate.measure import Floats, MetricInfo
+from xrec.evaluate.measure import SHARE, Floats, MetricInfo
 from xrec.evaluate.text_metrics import share_below
 from xrec.evaluate.tf_idf import TfIdf
 
@@ -32,6 +32,7 @@ class Specificity:
             "higher",
             "Share of other pairs' references that the text is less like than its own (cosine of "
             "TF-IDF, ties half). 0.5: it would do for any pair.",
+            bounds=SHARE,
         ),
         MetricInfo(
             "specificity_in_item",
@@ -39,6 +40,7 @@ class Specificity:
             "higher",
             "The same with the references of other users of the same item. Above 0.5, the text is "
             "personal and not only true of the item.",
+            bounds=SHARE,
         ),
     )
 
