@@ -162,12 +162,10 @@ def test_latex_is_whole_tabulars_of_a_few_metrics_with_special_characters_escape
 
 
 def test_interval_of_a_share_ends_at_one(make_config: MakeConfig) -> None:
-    found = result(make_config, {"ours": [FLAT]})
-    for figure in found.figures:
-        bounds = found.infos[figure.metric].bounds
-        if bounds is not None and figure.own.low is not None:
-            assert bounds[0] <= figure.own.low <= figure.own.high <= bounds[1], figure.metric
-    assert any(info.bounds for info in found.infos.values())
+    own = result(make_config, {"ours": [[1.0] * 8 + [0.0]]}).of("ours")["rouge_l"].own
+    assert (own.value, own.high) == (pytest.approx(8 / 9), 1)
+    assert own.low is not None
+    assert 0 <= own.low < own.value
 
 
 @pytest.mark.usefixtures("without_plots")
