@@ -38,7 +38,8 @@ class ChecksConfig(Config):
         0,
         ge=0,
         description="Least number of the aspects chosen for its pair that a text must name, or all "
-        "where fewer were chosen. With 0 it need not name any.",
+        "where fewer were chosen; where the prompt asks for aspects and none can be chosen, any "
+        "text is refused. With 0 it need not name any.",
     )
     not_positive: bool = Field(
         False,

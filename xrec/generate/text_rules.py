@@ -162,6 +162,8 @@ class TextFinisher:
         return None
 
     def _failed_check(self, text: str, texts: PairTexts, rules: TextConfig) -> Failure | None:
+        if rules.checks.min_chosen and self._builder.prompt.aspects and not texts.aspects:
+            return Failure("unchosen", "no aspect of the item could be chosen that it might name")
         refusal = self._checker.refusal(text, texts, rules.checks)
         return None if refusal is None else Failure(refusal.reason, refusal.message)
 

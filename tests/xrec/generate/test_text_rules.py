@@ -330,6 +330,24 @@ def test_finished_text_is_followed_by_evidence_first_of_what_it_names(
     assert finished == (expected.format(*counts), None)
 
 
+@pytest.mark.parametrize(
+    ("num_aspects", "min_chosen", "reason"), [(2, 1, "unchosen"), (2, 0, ""), (0, 1, "")]
+)
+def test_text_of_a_pair_without_choosable_aspects_rests_on_nothing(
+    num_aspects: int, min_chosen: int, reason: str
+) -> None:
+    asks = PromptBuilder(toy_tokenizer(), PromptConfig(aspects=num_aspects), builder().vocabulary)
+    asks.decode = lambda token_ids: "Great food."  # type: ignore[method-assign]
+    rules = TextConfig(checks=ChecksConfig(min_chosen=min_chosen), max_echo_tokens=None)
+    _, failure = TextFinisher(asks, TitleIndex(CATALOGUE)).finish(
+        Completion(0, [5], "stop"),
+        PROMPT,
+        PairTexts("", TITLE, "Diners would enjoy it."),
+        DecodingConfig(text=rules),
+    )
+    assert (failure.reason if failure else "") == reason
+
+
 SAID = PairTexts("", TITLE, "", (EVIDENCE,))
 SAID_BY_ONE = PairTexts("", TITLE, "", (replace(EVIDENCE, item_reviews=1),))
 UNSAID = PairTexts("", TITLE, "")
