@@ -129,7 +129,7 @@ def test_flop_of_ours_is_torchs_count_without_the_padding_of_attention(contest: 
         dict(run_ours(setup, "plain"))  # torch's counter knows no packed products
     engine = setup.explainer.engine
     assert isinstance(engine, TransformersEngine)
-    assert engine.report.attention_padding_share == 0  # one row
+    assert engine.report.attention_padding_share <= 0.25  # one row, in a slot of its own size class
     adapters = counter.get_total_flops() - flop_of(setup, engine.report)
     assert 0 <= adapters < 0.01 * counter.get_total_flops()
 
