@@ -22,12 +22,13 @@ import typer
 from benchmarks.graph_report import markdown
 from benchmarks.graph_results import Record, Results
 from xrec.adapter.pairs import Pair
+from xrec.backfill.identity import sources_of
 from xrec.config.backfill import BackfillConfig
 from xrec.config.llm import DecodingConfig, TextConfig
 from xrec.config.project import load_config
 from xrec.data.drawn import drawn_pairs
 from xrec.data.held_out import held_out_pairs
-from xrec.generate.explainer import Explainer, Sources, load_explainer
+from xrec.generate.explainer import Explainer, load_explainer
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -85,14 +86,7 @@ def _variants(config: BackfillConfig, without: str | None) -> list[Variant]:
 
 
 def _explainer(config: BackfillConfig, adapter: str) -> Explainer:
-    sources = Sources(
-        dataset=config.artifact("dataset"),
-        graph=config.artifact("graph"),
-        adapter=adapter,
-        llm=config.llm,
-        storage=config.storage,
-        aspects=config.artifact("aspects"),
-    )
+    sources = sources_of(config.model_copy(update={"adapter": adapter}))
     return load_explainer(sources, device=config.actors.device, engine=config.engine)
 
 

@@ -1,9 +1,15 @@
 """The entries of a comparison: a contestant with a seed, each in a folder of its own."""
 
+import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from xrec.config.comparison import ComparisonConfig
-from xrec.storage import Location, location_of
+from xrec.errors import ArtifactMismatchError
+from xrec.storage import Kind, Location, Manifest, finished, location_of
+
+logger = logging.getLogger("xrec")
 
 
 @dataclass(frozen=True)
@@ -44,3 +50,14 @@ def entries_of(config: ComparisonConfig) -> dict[str, list[Entry]]:
 def _entry(comparison: Location, contestant: str, seed: int | None) -> Entry:
     entry = Entry(contestant, seed, comparison)
     return Entry(contestant, seed, comparison / entry.name)
+
+
+def kept_manifest(
+    location: Location, kind: Kind, config: Mapping[str, Any], inputs: Mapping[str, str]
+) -> Manifest | None:
+    """`finished`, and None where another run's artifact is: it costs little and is made again."""
+    try:
+        return finished(location, kind, config, inputs)
+    except ArtifactMismatchError as error:
+        logger.info("%s; they are made again", str(error).rsplit("\n", 1)[0])
+        return None

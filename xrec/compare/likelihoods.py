@@ -3,7 +3,6 @@
 With each user's own vector, and with another user's: what of it is the vector's.
 """
 
-import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -11,22 +10,21 @@ import pyarrow as pa
 import ray
 from ray.exceptions import RayError
 
+from xrec.backfill.identity import sources_of
 from xrec.bulk.ray_actors import as_xrec_error, gpus_each
-from xrec.compare.entries import Entry
+from xrec.compare.adapters import adapter_runs
+from xrec.compare.entries import Entry, kept_manifest
 from xrec.compare.pairs import ComparedPairs
 from xrec.config.comparison import ComparisonConfig
 from xrec.config.contestants import ADAPTERS
 from xrec.data.held_out import HeldOutPair
-from xrec.errors import ArtifactMismatchError
 from xrec.evaluate import other_users
 from xrec.evaluate.measure import MetricInfo
 from xrec.generate.computation import computation
 from xrec.generate.explainer import Explainer, Sources, load_explainer
 from xrec.generate.scoring import fitting_pairs, nll_own_and_shuffled
 from xrec.progress import progress
-from xrec.storage import finished, read_manifest, read_table, write_manifest, write_table
-
-logger = logging.getLogger("xrec")
+from xrec.storage import read_manifest, read_table, write_manifest, write_table
 
 LIKELIHOODS = pa.schema(
     [
@@ -63,23 +61,15 @@ class WeighingTask:
     config: ComparisonConfig
     pairs: Sequence[HeldOutPair]
 
-    def weigh(self, adapter: str) -> pa.Table:
-        """The table LIKELIHOODS by the adapter at the URI; raises what `load_explainer` raises."""
+    def weigh(self, sources: Sources) -> pa.Table:
+        """The table LIKELIHOODS by an adapter's model; raises what `load_explainer` raises."""
         config = self.config
-        sources = Sources(
-            dataset=config.artifact("dataset"),
-            graph=config.artifact("graph"),
-            adapter=adapter,
-            llm=config.language_model,
-            storage=config.storage,
-            aspects=config.artifact("aspects"),
-        )
         explainer = load_explainer(sources, device=config.actors.device, engine=config.engine)
         return likelihoods_of(explainer, self.pairs, seed=config.pairs_seed)
 
 
-WeighAll = Callable[[WeighingTask, Sequence[str]], Iterator[tuple[int, pa.Table]]]
-"""The place and the table of each of the adapters at some URIs, in any order."""
+WeighAll = Callable[[WeighingTask, Sequence[Sources]], Iterator[tuple[int, pa.Table]]]
+"""The place and the table of each of some adapters, in any order."""
 
 
 def likelihoods_of(explainer: Explainer, pairs: Sequence[HeldOutPair], *, seed: int) -> pa.Table:
@@ -105,13 +95,7 @@ def likelihoods_of(explainer: Explainer, pairs: Sequence[HeldOutPair], *, seed: 
     return pa.Table.from_pylist(rows, LIKELIHOODS)
 
 
-def weigh_here(task: WeighingTask, adapters: Sequence[str]) -> Iterator[tuple[int, pa.Table]]:
-    """Weigh in this process."""
-    for place, adapter in enumerate(adapters):
-        yield place, task.weigh(adapter)
-
-
-def weigh_on_ray(task: WeighingTask, adapters: Sequence[str]) -> Iterator[tuple[int, pa.Table]]:
+def weigh_on_ray(task: WeighingTask, adapters: Sequence[Sources]) -> Iterator[tuple[int, pa.Table]]:
     """Weigh in processes of Ray, each of which loads one adapter and ends; Ray must be initialised.
 
     As many are at work as `actors` says. Raises the XRecError of a process, or ClusterError.
@@ -127,16 +111,16 @@ def weigh_on_ray(task: WeighingTask, adapters: Sequence[str]) -> Iterator[tuple[
     try:
         while left or at_work:
             while left and len(at_work) < at_once:
-                place, adapter = left.pop(0)
-                at_work[remote.remote(shared, adapter)] = place
+                place, sources = left.pop(0)
+                at_work[remote.remote(shared, sources)] = place
             (done, *_), _ = ray.wait(list(at_work))
             yield at_work.pop(done), ray.get(done)
     except RayError as error:
         raise as_xrec_error(error) from error
 
 
-def _weigh(task: WeighingTask, adapter: str) -> pa.Table:
-    return task.weigh(adapter)
+def _weigh(task: WeighingTask, sources: Sources) -> pa.Table:
+    return task.weigh(sources)
 
 
 def weigh_entries(
@@ -156,7 +140,8 @@ def weigh_entries(
     left = [entry for entry in weighed if found[entry] is None]
     if left:
         task = WeighingTask(config, pairs.pairs)
-        tables = weigh_all(task, [_adapter(entry) for entry in left])
+        sources = [sources_of(adapter_runs(config, entry, pairs.uri)[1]) for entry in left]
+        tables = weigh_all(task, sources)
         for place, table in progress(tables, "weighing references", len(left)):
             found[left[place]] = _keep(config, pairs, left[place], table)
     return {entry: table for entry in weighed if (table := found[entry]) is not None}
@@ -169,10 +154,6 @@ def with_likelihoods(scores: pa.Table, likelihoods: pa.Table | None) -> pa.Table
     for info in INFOS:
         scores = scores.append_column(info.name, likelihoods[info.name])
     return scores
-
-
-def _adapter(entry: Entry) -> str:
-    return (entry.location / "adapter").uri
 
 
 def _identity(
@@ -191,11 +172,7 @@ def _identity(
 
 def _kept(config: ComparisonConfig, pairs: ComparedPairs, entry: Entry) -> pa.Table | None:
     location = entry.location / "likelihoods"
-    try:
-        manifest = finished(location, "likelihoods", *_identity(config, pairs, entry))
-    except ArtifactMismatchError as error:
-        logger.info("%s; they are made again", str(error).rsplit("\n", 1)[0])
-        return None
+    manifest = kept_manifest(location, "likelihoods", *_identity(config, pairs, entry))
     return None if manifest is None else read_table(location / _FILE, LIKELIHOODS)
 
 

@@ -16,13 +16,13 @@ from ray.exceptions import RayError
 from ray.util import ActorPool
 
 from xrec.bulk.ray_actors import as_xrec_error, gpus_each
-from xrec.compare.entries import Entry
+from xrec.compare.entries import Entry, kept_manifest
 from xrec.compare.made import Made
 from xrec.compare.pairs import ComparedPairs
 from xrec.config.comparison import ComparisonConfig
 from xrec.data.dataset import read_dataset
 from xrec.data.held_out import HeldOutPair
-from xrec.errors import ArtifactMismatchError, DataError
+from xrec.errors import DataError
 from xrec.evaluate.contestant_texts import ContestantTexts
 from xrec.evaluate.judge import JudgeAccess
 from xrec.evaluate.measures import load_measures, metrics_identity
@@ -30,7 +30,6 @@ from xrec.llm.model import resolve_device
 from xrec.progress import progress
 from xrec.storage import (
     Location,
-    finished,
     location_of,
     manifest_of,
     write_manifest,
@@ -195,11 +194,7 @@ def _kept(
     Such are made again: texts cost much more than their scores.
     """
     location = entry.location / "scores"
-    try:
-        manifest = finished(location, "scores", *_identity(config, pairs, made))
-    except ArtifactMismatchError as error:
-        logger.info("%s; they are made again", str(error).rsplit("\n", 1)[0])
-        return None
+    manifest = kept_manifest(location, "scores", *_identity(config, pairs, made))
     if manifest is None:
         return None
     return Scored(

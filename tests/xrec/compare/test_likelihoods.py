@@ -14,6 +14,7 @@ from xrec.compare.made import Made
 from xrec.compare.make import Given
 from xrec.compare.run import compare
 from xrec.config.compare import CompareConfig
+from xrec.generate.explainer import Sources
 from xrec.storage import Manifest, write_manifest
 
 pytestmark = pytest.mark.usefixtures("without_plots")
@@ -26,10 +27,12 @@ class Scales:
     def __init__(self) -> None:
         self.weighed: list[str] = []
 
-    def weigh(self, task: WeighingTask, adapters: Sequence[str]) -> Iterator[tuple[int, pa.Table]]:
+    def weigh(
+        self, task: WeighingTask, adapters: Sequence[Sources]
+    ) -> Iterator[tuple[int, pa.Table]]:
         """As `WeighAll`; the last adapter first."""
         for place in reversed(range(len(adapters))):
-            name = adapters[place].split("/")[-2]
+            name = adapters[place].adapter.split("/")[-2]
             self.weighed.append(name)
             nll, gain = (3.0, 0.0) if name.startswith("constant") else (2.0, 0.5)
             rows = [
