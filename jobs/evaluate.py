@@ -137,7 +137,7 @@ def score_pairs(explainer: Explainer, rows: list[Row], config: EvaluateConfig) -
         for user in other_users([pair.user_id for pair in pairs], config.seed)
     ]
     fits = fitting_pairs(explainer, pairs)
-    weighed = _likelihoods(explainer, pairs, others, fits)
+    weighed = nll_own_and_shuffled(explainer, pairs, others, fits)
     shuffled = _shuffled_texts(explainer, pairs, others, fits, config)
     return [
         _scored(
@@ -150,19 +150,6 @@ def score_pairs(explainer: Explainer, rows: list[Row], config: EvaluateConfig) -
         )
         for pair, text, (own, of_other) in zip(pairs, texts, weighed, strict=True)
     ]
-
-
-def _likelihoods(
-    explainer: Explainer, pairs: list[HeldOutPair], others: list[int], fits: list[bool]
-) -> list[tuple[float, float] | tuple[None, None]]:
-    """Each reference's NLL with the own and the other vector; None where the prompt is too long."""
-    own, of_other = nll_own_and_shuffled(
-        explainer,
-        [pair for pair, fit in zip(pairs, fits, strict=True) if fit],
-        [other for other, fit in zip(others, fits, strict=True) if fit],
-    )
-    found = iter(zip(own, of_other, strict=True))
-    return [next(found) if fit else (None, None) for fit in fits]
 
 
 def _shuffled_texts(

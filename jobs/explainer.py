@@ -4,7 +4,7 @@ from typing import Any
 
 from xrec.config.evaluate import EvaluateConfig
 from xrec.config.ranker import TrainRankerConfig
-from xrec.generate.computation import computation, settled_computation
+from xrec.generate.computation import known_computation
 from xrec.generate.explainer import Explainer, Sources, load_explainer
 
 
@@ -32,8 +32,5 @@ def computed_by(config: EvaluateConfig, *, exact: bool) -> tuple[dict[str, Any],
     Without `exact`, this machine need not be the one that measures: what `auto` becomes is not
     known. Raises what `computation` raises.
     """
-    if exact:
-        found = computation(config.llm, config.device, config.engine, config.storage)
-        return {"computation": found}, ()
-    settled = settled_computation(config.llm, config.device, config.engine)
-    return {"computation": settled}, () if settled else ("computation",)
+    found = known_computation(config.llm, config.device, config.engine, config.storage, exact=exact)
+    return {"computation": found}, () if found else ("computation",)

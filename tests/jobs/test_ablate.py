@@ -12,7 +12,8 @@ import pytest
 
 import jobs.ablate
 import jobs.compare
-from tests.xrec.train.adapter_town import PROMPT, TRAINING, build_workspace
+from tests.jobs.small_comparison import values_of
+from tests.xrec.train.adapter_town import build_workspace
 from xrec.adapter.artifact import read_adapter
 from xrec.adapter.pairs import Pair
 from xrec.compare.likelihoods import LIKELIHOODS
@@ -26,20 +27,9 @@ from xrec.generate.scoring import reference_nll
 from xrec.storage import Manifest, location_of, open_location, read_table
 
 VARIANTS = ("ours", "constant")
-VALUES: dict[str, Any] = {
+OWN = {
     "contestants": VARIANTS,
-    "prompt": PROMPT,
-    "budget": {"max_pairs": 64, "num_epochs": 1},
-    "max_pairs": 12,
-    "model": {"num_experts": 2},
-    "training": {**TRAINING, "max_validation_pairs": 4},
-    "scaling": {"num_workers": 1, "device": "cpu", "max_failures": 0},
     "decoding": {"max_new_tokens": 4, "text": {"max_phrase_repeats": None}},
-    "actors": {"num_actors": 1, "device": "cpu"},
-    "metrics": {"encoder": None},
-    "bootstrap_samples": 100,
-    "num_examples": 2,
-    "device": "cpu",
 }
 
 
@@ -49,8 +39,7 @@ def town(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def config_of(town: str, **values: Any) -> AblateConfig:
-    llm = {"model": f"{town}/llm", "dtype": "float32"}
-    return parse_config(AblateConfig, {"workspace": town, "llm": llm, **VALUES, **values})
+    return parse_config(AblateConfig, values_of(town, OWN, **values))
 
 
 @pytest.fixture(scope="module")

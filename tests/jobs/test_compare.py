@@ -15,8 +15,9 @@ import pyarrow.parquet as pq
 import pytest
 
 import jobs.compare
+from tests.jobs.small_comparison import COMPARISON, values_of
 from tests.project_file import write_project
-from tests.xrec.train.adapter_town import PROMPT, TRAINING, build_workspace
+from tests.xrec.train.adapter_town import TRAINING, build_workspace
 from tests.xrec.train.killing import driver, kill_family
 from xrec.adapter.artifact import read_adapter
 from xrec.backfill import read
@@ -26,20 +27,13 @@ from xrec.errors import ArtifactMismatchError, DataError, ModelError
 from xrec.storage import Manifest, open_location, read_manifest
 
 CONTESTANTS = ["ours", "zero_shot", "att2seq", "nearest", "profile"]
-VALUES: dict[str, Any] = {
+OWN: dict[str, Any] = {
     "contestants": CONTESTANTS,
     "seeds": [0],
-    "prompt": PROMPT,
-    "budget": {"max_pairs": 64, "num_epochs": 1},
-    "max_pairs": 12,
-    "model": {"num_experts": 2},
-    "training": {**TRAINING, "max_validation_pairs": 4},
-    "scaling": {"num_workers": 1, "device": "cpu", "max_failures": 0},
     "decoding": {
         "max_new_tokens": 6,
         "text": {"max_words": None, "max_phrase_repeats": None, "max_echo_tokens": None},
     },
-    "actors": {"num_actors": 1, "device": "cpu"},
     "rows_per_chunk": 6,
     "peers": {
         "att2seq": {
@@ -47,11 +41,7 @@ VALUES: dict[str, Any] = {
             "att2seq": {"embedding_dim": 4, "hidden_size": 8, "num_layers": 1, "batch_size": 16},
         },
     },
-    "metrics": {"encoder": None},
     "groups": ["user_interactions"],
-    "bootstrap_samples": 100,
-    "num_examples": 2,
-    "device": "cpu",
 }
 
 
@@ -61,8 +51,7 @@ def town(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def config_of(town: str, **values: Any) -> CompareConfig:
-    llm = {"model": f"{town}/llm", "dtype": "float32"}
-    return parse_config(CompareConfig, {"workspace": town, "llm": llm, **VALUES, **values})
+    return parse_config(CompareConfig, values_of(town, OWN, **values))
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +145,7 @@ def test_compare_killed_ten_times_at_random_ends_with_the_same_table(
     compared: Manifest, town: str, tmp_path: Path
 ) -> None:
     """The driver and all of its processes are killed, at random once Ray is up; then none is."""
-    training = {**VALUES["training"], "steps_per_checkpoint": 1}
+    training = {**COMPARISON["training"], "steps_per_checkpoint": 1}
     config = config_of(town, training=training, comparison=str(tmp_path / "killed"))
     project = write_project(tmp_path / "project.yaml", config)
     rng, log, num_kills = random.Random(0), tmp_path / "log", 0

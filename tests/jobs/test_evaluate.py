@@ -116,7 +116,7 @@ def test_evaluate_pairs_that_failed_or_do_not_fit_are_scored_with_empty_texts(
     assert [score.gain is None for score in scored] == [False, False, True, False]
     asked = {(pair.user_id, pair.item_id) for pair in drawn_pairs(pairs, 3, seed=config.seed)}
     for place, score in enumerate(scored):
-        assert (score.shuffled_explanation is not None) == (score.ids in asked)
+        assert (score.shuffled_explanation is not None) == ((score.user_id, score.item_id) in asked)
         assert place != 2 or not score.shuffled_explanation
         assert place not in (1, 2) or not score.names_item
 

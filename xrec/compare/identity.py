@@ -8,7 +8,7 @@ from xrec.config.comparison import ComparisonConfig
 from xrec.config.contestants import ADAPTERS, COPIES, PEERS, TEXT_ONLY
 from xrec.config.shared import JobConfig
 from xrec.evaluate.measures import metrics_identity
-from xrec.generate.computation import computation, settled_computation
+from xrec.generate.computation import known_computation
 from xrec.storage import manifest_of
 from xrec.train.adapter import adapter_run_config
 
@@ -57,7 +57,13 @@ def comparison_identity(
         inputs["aspects"] = manifest_of(config, "aspects").fingerprint
     if config.has_prompts:
         settings |= config.model_dump(mode="json", include={"decoding", "prompt", "rows_per_chunk"})
-        settings["computation"] = _computation(config, exact=exact)
+        settings["computation"] = known_computation(
+            config.language_model,
+            config.actors.device,
+            config.engine,
+            config.storage,
+            exact=exact,
+        )
     if names & set(ADAPTERS):
         settings["adapter"] = adapter_run_config(config.training_of("ours", 0, "adapter"))
     for kind in names & set(PEERS):
@@ -72,14 +78,6 @@ def comparison_identity(
                 inputs[f"judges of {name}"] = judge_scores_fingerprint(uri, config.storage)
     assert names <= {*ADAPTERS, *PEERS, *TEXT_ONLY, *COPIES, *config.texts}
     return settings, inputs
-
-
-def _computation(config: ComparisonConfig, *, exact: bool) -> dict[str, str] | None:
-    """What the actors write texts with."""
-    llm, device, engine = config.language_model, config.actors.device, config.engine
-    if exact:
-        return computation(llm, device, engine, config.storage)
-    return settled_computation(llm, device, engine)
 
 
 def peer_settings(config: ComparisonConfig, kind: str) -> dict[str, Any]:

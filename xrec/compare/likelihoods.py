@@ -79,19 +79,16 @@ def likelihoods_of(explainer: Explainer, pairs: Sequence[HeldOutPair], *, seed: 
         for user in other_users([pair.user_id for pair in pairs], seed)
     ]
     fits = fitting_pairs(explainer, pairs)
-    kept = [place for place, fit in enumerate(fits) if fit]
-    own, shuffled = nll_own_and_shuffled(
-        explainer, [pairs[place] for place in kept], [others[place] for place in kept]
-    )
-    values = {
-        place: (of_own, of_other - of_own)
-        for place, of_own, of_other in zip(kept, own, shuffled, strict=True)
-    }
-    rows = []
-    for place, pair in enumerate(pairs):
-        nll, gain = values.get(place, (None, None))
-        ids = {"user_id": pair.user_id, "item_id": pair.item_id}
-        rows.append({**ids, "nll": nll, "personalization_gain": gain})
+    weighed = nll_own_and_shuffled(explainer, pairs, others, fits)
+    rows = [
+        {
+            "user_id": pair.user_id,
+            "item_id": pair.item_id,
+            "nll": own,
+            "personalization_gain": None if own is None or other is None else other - own,
+        }
+        for pair, (own, other) in zip(pairs, weighed, strict=True)
+    ]
     return pa.Table.from_pylist(rows, LIKELIHOODS)
 
 

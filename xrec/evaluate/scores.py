@@ -1,4 +1,4 @@
-"""Held-out pairs with their scores: what metrics, reports and ablations are computed from.
+"""Held-out pairs with their scores: what metrics and reports are computed from.
 
 The jobs make them from explanations, from the language model's likelihoods and from what is planted
 in the sample; the rest of xrec.evaluate only reads them.
@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 
 import pyarrow as pa
 
-# `pairs.parquet` of an evaluation and of a variant's scores.
+# `pairs.parquet` of an evaluation.
 SCORED_PAIRS = pa.schema(
     [
         pa.field("user_id", pa.string(), nullable=False),
@@ -88,11 +88,6 @@ class ScoredPair:
         if self.nll_own is None or self.nll_shuffled is None:
             return None
         return self.nll_shuffled - self.nll_own
-
-    @property
-    def ids(self) -> tuple[str, str]:
-        """User and item."""
-        return self.user_id, self.item_id
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,15 @@ def computation(
     return _described(dtype, found.type, _engine(llm, found, engine, storage), engine)
 
 
+def known_computation(
+    llm: LLMConfig, device: Device, engine: EngineConfig, storage: StorageConfig, *, exact: bool
+) -> dict[str, str] | None:
+    """`computation`; without `exact`, where another machine may compute, `settled_computation`."""
+    if exact:
+        return computation(llm, device, engine, storage)
+    return settled_computation(llm, device, engine)
+
+
 def settled_computation(
     llm: LLMConfig, device: Device, engine: EngineConfig
 ) -> dict[str, str] | None:

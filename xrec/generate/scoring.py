@@ -77,15 +77,24 @@ def _log_likelihoods(completion: Completion) -> tuple[float, ...]:
 
 
 def nll_own_and_shuffled(
-    explainer: Explainer, pairs: Sequence[HeldOutPair], others: Sequence[int]
-) -> tuple[list[float], list[float]]:
-    """`reference_nll` of each pair with the own vector and with that of `others` (user indices)."""
-    references = [pair.reference for pair in pairs]
-    own = reference_nll(explainer, own_pairs(pairs), references, "NLL, own vector")
+    explainer: Explainer,
+    pairs: Sequence[HeldOutPair],
+    others: Sequence[int],
+    fits: Sequence[bool],
+) -> list[tuple[float, float] | tuple[None, None]]:
+    """`reference_nll` of each pair with the own vector and with that of `others` (user indices).
+
+    `fits` is what `fitting_pairs` says; of a pair that does not fit there is None.
+    """
+    kept = [pair for pair, fit in zip(pairs, fits, strict=True) if fit]
+    others = [other for other, fit in zip(others, fits, strict=True) if fit]
+    references = [pair.reference for pair in kept]
+    own = reference_nll(explainer, own_pairs(kept), references, "NLL, own vector")
     shuffled = reference_nll(
-        explainer, shuffled_pairs(pairs, others), references, "NLL, another user's vector"
+        explainer, shuffled_pairs(kept, others), references, "NLL, another user's vector"
     )
-    return own, shuffled
+    found = iter(zip(own, shuffled, strict=True))
+    return [next(found) if fit else (None, None) for fit in fits]
 
 
 def generated_texts(
