@@ -57,8 +57,8 @@ class Checker:
         """
         if checks.unsafe_words is not None and (word := self._unsafe_word(text, texts, checks)):
             return Refusal("unsafe", f"{word!r} is on the list {checks.unsafe_words}")
-        if checks.unsupported and not (texts.item_profile.strip() or texts.menu or texts.aspects):
-            return Refusal("unsupported", "nothing is known of the item: no profile, no aspect")
+        if unknown := self.refusal_of_any(texts, checks):
+            return unknown
         if checks.unsupported and (words := unsupported_words(text, texts, self.aspects, further)):
             shown = ", ".join(map(repr, words))
             return Refusal(
@@ -68,6 +68,12 @@ class Checker:
             return Refusal("unchosen", too_few)
         if checks.not_positive and (why := why_not_positive(text, texts, self.aspects)):
             return Refusal("not_positive", why)
+        return None
+
+    def refusal_of_any(self, texts: PairTexts, checks: ChecksConfig) -> Refusal | None:
+        """Why no text about the pair `texts` can be shown, whatever it says; None if one may be."""
+        if checks.unsupported and not (texts.item_profile.strip() or texts.menu or texts.aspects):
+            return Refusal("unsupported", "nothing is known of the item: no profile, no aspect")
         return None
 
     def evidence(self, text: str, texts: PairTexts) -> tuple[NamedEvidence, ...]:

@@ -142,25 +142,27 @@ class Explainer:
 
         `prompts` are made by `self.pairs.prompt`, `texts` by `self.pairs.texts` of the same pairs.
         A text that is refused is tried once more if `decoding.text` says so, and what is refused
-        for the last time gets its fallback.
+        for the last time gets its fallback. The model writes nothing of a pair whose text would be
+        refused whatever it says.
         """
         second = decoding.second_try
+        asked: list[int] = []
+        for index, said in enumerate(texts):
+            failure = self.finisher.failure_of_any(said, decoding.text)
+            if failure is None:
+                asked.append(index)
+            else:
+                yield Explanation(index, "", len(prompts[index]), 0, "failed", failure)
         again: dict[int, str] = {}
-        for explanation in self._explain(prompts, texts, decoding):
+        for explanation in self._explain(asked, prompts, texts, decoding):
             if second is not None and _is_refused(explanation):
                 again[explanation.index] = explanation.refused
             else:
                 yield self._final(explanation, texts, decoding)
         if second is not None and again:
-            indices = list(again)
-            some_prompts = [prompts[index] for index in indices]
-            some_texts = [texts[index] for index in indices]
-            for explanation in self._explain(some_prompts, some_texts, second):
-                index = indices[explanation.index]
-                reason = explanation.refused or again[index]
-                yield self._final(
-                    replace(explanation, index=index, refused=reason), texts, decoding
-                )
+            for explanation in self._explain(list(again), prompts, texts, second):
+                reason = explanation.refused or again[explanation.index]
+                yield self._final(replace(explanation, refused=reason), texts, decoding)
 
     def _final(
         self, explanation: Explanation, texts: Sequence[PairTexts], decoding: DecodingConfig
@@ -177,13 +179,29 @@ class Explainer:
 
     def _explain(
         self,
+        indices: Sequence[int],
+        all_prompts: Sequence[Sequence[int]],
+        all_texts: Sequence[PairTexts],
+        decoding: DecodingConfig,
+    ) -> Iterator[Explanation]:
+        """One try of the pairs at `indices`; each explanation has the index of its pair there."""
+        if not indices:
+            return
+        prompts = [all_prompts[index] for index in indices]
+        texts = [all_texts[index] for index in indices]
+        if decoding.num_candidates > 1:
+            found = self._best_of_candidates(prompts, texts, decoding)
+        else:
+            found = self._of_completions(prompts, texts, decoding)
+        for explanation in found:
+            yield replace(explanation, index=indices[explanation.index])
+
+    def _of_completions(
+        self,
         prompts: Sequence[Sequence[int]],
         texts: Sequence[PairTexts],
         decoding: DecodingConfig,
     ) -> Iterator[Explanation]:
-        if decoding.num_candidates > 1:
-            yield from self._best_of_candidates(prompts, texts, decoding)
-            return
         for completion in self.engine.generate(self._begun(prompts, texts, decoding), decoding):
             prompt, text, failure = prompts[completion.index], "", completion.failure
             if failure is None:

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
-from xrec.checks import Checker
+from xrec.checks import Checker, Refusal
 from xrec.config.llm import DecodingConfig, TextConfig
 from xrec.data.sentences import sentence_ends, words
 from xrec.data.titles import Span, TitleIndex, composed, title_spans
@@ -33,6 +33,14 @@ class TextFinisher:
         self._checker = checker or Checker()
         self._placeholder = builder.placeholder
         self._titles = titles
+
+    def failure_of_any(self, texts: PairTexts, rules: TextConfig) -> Failure | None:
+        """Why nothing can be said of the pair `texts`, whatever is written; None if something may.
+
+        No aspect of such a pair was chosen, so there is no plain sentence of it either.
+        """
+        failure = self._refused_whatever_it_says(texts, rules)
+        return None if failure is None else self.fallback(texts, rules, failure)[1]
 
     def opening(self, texts: PairTexts, decoding: DecodingConfig) -> list[int]:
         """The ids that a text of the pair `texts` begins with; they follow the prompt."""
@@ -75,7 +83,7 @@ class TextFinisher:
     def fallback(
         self, texts: PairTexts, rules: TextConfig, failure: Failure
     ) -> tuple[str, Failure | None]:
-        """What is said of a pair whose text was refused for the last time, because of `failure`.
+        """What is said of a pair of which no text can be used, because of `failure`.
 
         The plain sentence of its evidence, or "" and why there is none.
         """
@@ -86,7 +94,7 @@ class TextFinisher:
         if sentence is not None:
             return sentence, None
         return "", Failure(
-            "abstained", f"its text was refused ({failure.reason}: {failure.message})"
+            "abstained", f"no text of it could be used ({failure.reason}: {failure.message})"
         )
 
     def unfinished(self, token_ids: list[int], texts: PairTexts) -> str | None:
@@ -161,11 +169,15 @@ class TextFinisher:
             )
         return None
 
-    def _failed_check(self, text: str, texts: PairTexts, rules: TextConfig) -> Failure | None:
+    def _refused_whatever_it_says(self, texts: PairTexts, rules: TextConfig) -> Failure | None:
         if rules.checks.min_chosen and self._builder.prompt.aspects and not texts.aspects:
             return Failure("unchosen", "no aspect of the item could be chosen that it might name")
-        refusal = self._checker.refusal(text, texts, rules.checks)
-        return None if refusal is None else Failure(refusal.reason, refusal.message)
+        return _failure(self._checker.refusal_of_any(texts, rules.checks))
+
+    def _failed_check(self, text: str, texts: PairTexts, rules: TextConfig) -> Failure | None:
+        return self._refused_whatever_it_says(texts, rules) or _failure(
+            self._checker.refusal(text, texts, rules.checks)
+        )
 
     def _with_evidence(self, text: str, texts: PairTexts, rules: TextConfig) -> str:
         """`text`, and the plain sentence of its chosen aspects, those first that it names."""
@@ -189,6 +201,10 @@ class TextFinisher:
             if sentence is None or self.other_title(sentence, texts) is None:
                 return sentence
         return None
+
+
+def _failure(refusal: Refusal | None) -> Failure | None:
+    return None if refusal is None else Failure(refusal.reason, refusal.message)
 
 
 def _refused(text: str, own: Sequence[Span], rules: TextConfig) -> Failure | None:

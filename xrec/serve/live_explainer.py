@@ -298,6 +298,9 @@ class LiveExplainer:
 
     def _build(self, pair: LivePair, user: int, item: int) -> "_Asked | Failed":
         texts = self._texts(pair, user, item)
+        failure = self._explainer.finisher.failure_of_any(texts, self._decoding.text)
+        if failure is not None:
+            return Failed(failure.reason, failure.message)
         try:
             prompt = self._builder.build(user, item, texts)
         except PromptTooLongError as error:

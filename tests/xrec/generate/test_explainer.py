@@ -229,6 +229,38 @@ def test_explainer_checks_texts_tries_again_with_another_seed_and_falls_back_on_
     assert [(asked.temperature, asked.seed) for asked in engine.asked] == [(0.0, 5), (0.4, 6)]
 
 
+@pytest.mark.parametrize(("fallback", "reason"), [("plain", "abstained"), ("none", "unsupported")])
+def test_explainer_asks_for_no_text_that_would_be_refused_whatever_it_says(
+    workspace: Path, fallback: str, reason: str
+) -> None:
+    explainer = load_explainer(sources(workspace), device="cpu", engine=EngineConfig())
+    explainer.pairs.builder.prompt = explainer.pairs.builder.prompt.model_copy(
+        update={"aspects": 3}
+    )
+    engine = explainer.engine = ScriptedEngine(explainer, "I love [title].", "I like [title].")
+    pairs = [Pair(0, 3), Pair(0, 4), Pair(1, 5)]
+    prompts = [explainer.pairs.prompt(pair) for pair in pairs]
+    known = [replace(explainer.pairs.texts(pair), item_profile="Old brick.") for pair in pairs]
+    texts = [known[0], replace(known[1], item_profile=" ", menu=frozenset()), known[2]]
+    checks = ChecksConfig(unsupported=True)
+    decoding = DecodingConfig(text=TextConfig(checks=checks, fallback=fallback))
+    done = {each.index: each for each in explainer.explain(prompts, texts, decoding)}
+    titles = explainer.dataset.items["title"].to_pylist()
+    assert [done[place].text for place in (0, 2)] == [
+        f"I love {titles[3]}.",
+        f"I like {titles[5]}.",
+    ]
+    unknown = done[1]
+    assert unknown.failure is not None
+    assert unknown.failure.reason == reason
+    assert (unknown.text, unknown.num_generated_tokens) == ("", 0)
+    assert unknown.num_prompt_tokens == len(prompts[1])
+    assert len(engine.asked) == 1
+    (alone,) = explainer.explain(prompts[1:2], texts[1:2], decoding)
+    assert (alone.index, alone.failure) == (0, unknown.failure)
+    assert len(engine.asked) == 1
+
+
 @pytest.mark.parametrize(
     ("text", "temperature"),
     [

@@ -336,6 +336,26 @@ def test_text_that_is_refused_twice_is_replaced_by_its_evidence(
     assert [each.is_named for each in text.aspects] == [False, True]
 
 
+def test_no_text_is_asked_for_that_would_be_refused_whatever_it_says(
+    town: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    users, items = ids_of(town)
+    rules = {"checks": {"unsupported": True}, "fallback": "none"}
+    decoding = {**serve_config(town).decoding.model_dump(), "text": rules}
+    live = load_live(serve_config(town, decoding=decoding))
+    live.engine.stop()
+    live.engine = ScriptedEngine(live)  # type: ignore[assignment]
+    pairs = live._explainer.pairs
+    texts_of = pairs.texts_of
+    monkeypatch.setattr(
+        pairs, "texts_of", lambda some: [replace(one, menu=frozenset()) for one in texts_of(some)]
+    )
+    pair = LivePair(users[0], items[0], item_profile="")
+    (text,) = asyncio.run(live.explain([pair]))
+    assert text.failed is not None
+    assert (text.failed.reason, text.num_generated_tokens) == ("unsupported", 0)
+
+
 def test_stream_begins_with_the_opening_and_the_text_is_that_of_the_closed_engine(
     town: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
