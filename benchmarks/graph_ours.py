@@ -30,8 +30,8 @@ from xrec.graph import (
     read_graph,
 )
 from xrec.storage import open_location
-from xrec.train.graph import blend_weight, start_embeddings
 from xrec.train.graph_loss import build_objective
+from xrec.train.graph_start import blend_weight, start_embeddings
 
 
 def read_config(path: Path | None, *, embedding_dim: int, workspace: str) -> PretrainGraphConfig:

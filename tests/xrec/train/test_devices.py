@@ -30,7 +30,8 @@ from xrec.train.adapter_model import ExplanationLoss, build_engine, build_model,
 from xrec.train.adapter_worker import AdapterWorker
 from xrec.train.data import HeldOut, load_adapter_data, split_edges
 from xrec.train.deepspeed_engine import check_device, load_frozen_model, move_to_device
-from xrec.train.graph import GraphWorker, start_embeddings
+from xrec.train.graph_start import start_embeddings
+from xrec.train.graph_worker import GraphWorker
 from xrec.train.prefix_cache import PrefixCache
 from xrec.train.ray_worker import prepare_worker
 
@@ -435,7 +436,7 @@ def test_graph_worker_reads_no_loss_of_a_step_that_is_not_logged(
 def test_start_embeddings_are_on_the_device_that_collectives_send_from(
     town: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gpu: torch.device
 ) -> None:
-    from xrec.train.graph import build_partition
+    from xrec.train.graph_start import build_partition
 
     become_worker(monkeypatch, tmp_path, gpu, world_size=2)
     config = graph_config(town, "partitioned")

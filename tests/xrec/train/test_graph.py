@@ -14,7 +14,8 @@ from xrec.errors import ArtifactMismatchError, ConfigError, DataError, StorageEr
 from xrec.graph import read_graph, recommend
 from xrec.storage import Manifest, open_location
 from xrec.train.data import split_edges
-from xrec.train.graph import _log_epoch, check_convergence, pretrain_graph, pretrained_graph
+from xrec.train.graph import _log_epoch, pretrain_graph, pretrained_graph
+from xrec.train.graph_worker import check_convergence
 from xrec.train.metrics import EVENTS, MetricsLog
 from xrec.train.ray_driver import fit
 
@@ -268,7 +269,7 @@ def losses_by_step(loop_config: dict[str, Any]) -> None:
     from xrec.data.dataset import read_dataset
     from xrec.storage import open_location
     from xrec.train.data import split_edges
-    from xrec.train.graph import GraphWorker
+    from xrec.train.graph_worker import GraphWorker
     from xrec.train.ray_worker import report
 
     losses = []

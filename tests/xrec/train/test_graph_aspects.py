@@ -19,8 +19,9 @@ from xrec.graph import AspectEdges, dataset_aspect_edges, read_graph
 from xrec.schemas import REJECTED
 from xrec.storage import open_location
 from xrec.train.data import HeldOut, split_edges
-from xrec.train.graph import GraphWorker, graph_identity, pretrain_graph
+from xrec.train.graph import graph_identity, pretrain_graph
 from xrec.train.graph_loss import AspectLoss
+from xrec.train.graph_worker import GraphWorker
 
 ASPECTS = ["late hours", "garden", "pastries", "river view"]
 

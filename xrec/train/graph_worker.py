@@ -1,0 +1,332 @@
+"""One worker of the graph's training: steps, validation, checkpoints.
+
+The loss and the metrics are those of the whole batch and of all users, whatever the number of
+workers and the mode, so all workers take the same decisions. The two modes:
+
+replicated   Each worker holds the whole layer-0 table and a part of the batch. ZeRO stage 1:
+             gradients are averaged, and each worker keeps Adam's moments of its share. Stages 2 and
+             3 would add traffic and save no peak memory, because every step reads the whole table
+             and makes a dense gradient of it.
+partitioned  Each worker holds its rows of the table, and so their gradients and moments. ZeRO stage
+             0: nothing is held twice that could be sharded. For DeepSpeed the workers are one
+             model-parallel group, and each is a data-parallel group of its own, because gradients
+             of different rows must not be averaged, nor one worker's rows be sent to the others.
+"""
+
+import math
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from xrec.config.graph import GraphTrainingConfig, PretrainGraphConfig
+from xrec.data.dataset import read_dataset
+from xrec.errors import TrainingError
+from xrec.graph import (
+    NO_ASPECTS,
+    AspectEdges,
+    Batch,
+    LightGCN,
+    Objective,
+    Partition,
+    batch_loss,
+    blend,
+    dataset_aspect_edges,
+    epoch_batches,
+    layer0_penalty,
+    normalized_adjacency,
+)
+from xrec.storage import location_of
+from xrec.train.checkpoint import (
+    GraphProgress,
+    GraphRows,
+    progress_file,
+    read_progress,
+    read_rows,
+    rows_file,
+)
+from xrec.train.data import SCORE, HeldOut, split_edges
+from xrec.train.deepspeed_engine import WholeState, restore_states, whole_state
+from xrec.train.graph_loss import AspectLoss, build_objective
+from xrec.train.graph_start import blend_weight, build_engine, build_partition, start_embeddings
+from xrec.train.ray_worker import (
+    last_checkpoint,
+    note_step,
+    rank,
+    report,
+    worker_device,
+    world_size,
+)
+
+if TYPE_CHECKING:
+    from deepspeed import DeepSpeedEngine
+
+_DIVERGED = 3.0  # times the first epoch's loss
+
+
+def train_worker(loop_config: dict[str, Any]) -> None:
+    """Train in one worker, from the argument only.
+
+    `loop_config` has "config", a PretrainGraphConfig with URIs that a worker can open, and "run",
+    the fingerprint of the run.
+    """
+    config: PretrainGraphConfig = loop_config["config"]
+    dataset = read_dataset(location_of(config, "dataset"))
+    edges = split_edges(dataset, "train")
+    worker = GraphWorker(
+        config,
+        edges,
+        dataset.num_users,
+        dataset.num_items,
+        run=loop_config["run"],
+        aspects=dataset_aspect_edges(dataset, config.model.aspects),
+    )
+    validation = HeldOut.of(dataset, "validation").part(rank(), world_size())
+    while not worker.has_finished:
+        worker.run_epoch(validation)
+
+
+class GraphWorker:
+    """A worker between two epochs: its engine, its rows of the best vectors, and how far it is."""
+
+    def __init__(
+        self,
+        config: PretrainGraphConfig,
+        edges: Tensor,
+        num_users: int,
+        num_items: int,
+        run: str,
+        aspects: AspectEdges = NO_ASPECTS,
+    ) -> None:
+        """Build the engine for run `run`, a fingerprint, and go on from its last checkpoint.
+
+        `edges` (2, E) int64 are the training interactions. Raises ArtifactMismatchError if the
+        checkpoint is of another run.
+        """
+        self._training: GraphTrainingConfig = config.training
+        self._edges = edges
+        self._num_items = num_items
+        self._aspect_loss = (
+            AspectLoss(aspects, config, num_users, num_items)
+            if config.model.aspects and config.model.aspects.loss_weight and len(aspects)
+            else None
+        )
+        self._objective: Objective = build_objective(
+            config.training.loss, edges, num_users, num_items
+        )
+        self._partition = build_partition(
+            config.parallelism,
+            edges,
+            num_users,
+            num_items,
+            rank=rank(),
+            world_size=world_size(),
+            aspects=aspects,
+        )
+        device = worker_device()
+        self._adjacency = normalized_adjacency(
+            edges, num_users, num_items, self._partition, aspects=aspects
+        ).to(device)
+        self.progress, rows = _last_state(run, self._partition)
+        start = start_embeddings(
+            config, edges, num_users, num_items, self._partition, device, aspects
+        )
+        self._blend_weight = blend_weight(config.model)
+        self._start = (
+            self._partition.table(start).split([num_users, num_items + aspects.num_aspects])
+            if self._blend_weight
+            else None
+        )
+        # Training changes the table, so it must not be the start itself.
+        table = rows.embeddings.to(device) if rows else start.clone()
+        model = LightGCN(table, num_users, config.model.num_layers, self._partition)
+        self._engine: DeepSpeedEngine = build_engine(model, config.training)
+        self._best = rows.best if rows else torch.zeros(table.shape)
+        if rows is not None:
+            self._restore_optimizer(rows)
+
+    @property
+    def has_finished(self) -> bool:
+        """Whether all epochs are done, or too many evaluations brought no gain."""
+        return (
+            self.progress.epoch >= self._training.num_epochs
+            or self.progress.evaluations_without_gain >= self._training.patience
+        )
+
+    def run_epoch(self, validation: HeldOut) -> None:
+        """Train for an epoch and report; validate and write a checkpoint if they are due.
+
+        Both are due as often as the config says, and at the end.
+        """
+        started, epoch = time.monotonic(), self.progress.epoch + 1
+        loss, num_steps = self.train_epoch(epoch)
+        is_last = epoch == self._training.num_epochs
+        is_evaluated = is_last or epoch % self._training.epochs_per_evaluation == 0
+        metrics = self._evaluate(validation) if is_evaluated else {}
+        row = {
+            "epoch": epoch,
+            "loss": loss,
+            "learning_rate": self._engine.get_lr()[0],
+            **metrics,
+            "seconds": round(time.monotonic() - started, 3),
+            "time": round(time.time(), 3),
+        }
+        self.progress = self.progress.after_epoch(row, self.progress.step + num_steps)
+        if metrics:
+            self.progress = self.progress.after_evaluation(metrics[SCORE])
+        is_due = self.has_finished or epoch % self._training.epochs_per_checkpoint == 0
+        report(row, self._checkpoint() if is_due else None, every_worker=True)
+
+    # Steps
+
+    def train_epoch(self, epoch: int) -> tuple[float, int]:
+        """Go through the interactions once; return the mean loss and the number of steps.
+
+        Raises TrainingError if the loss or a vector is not finite, or if training diverges.
+        """
+        batches = epoch_batches(
+            self._edges,
+            self._objective.negatives,
+            epoch=epoch,
+            steps_per_epoch=self._training.steps_per_epoch,
+            micro_batch_size=self._training.micro_batch_size,
+            seed=self._training.seed,
+        )
+        total, num_steps = torch.zeros((), dtype=torch.float64, device=self._engine.device), 0
+        num_edges = self._edges.shape[1]
+        of_aspects = self._aspect_loss.batches(epoch, num_edges) if self._aspect_loss else iter(())
+        for num_steps, batch in enumerate(batches, start=1):
+            part = self._step(batch, next(of_aspects, None))
+            total += part * len(batch)
+            note_step(epoch, num_steps, self._training.steps_per_epoch, part * world_size())
+        loss = self._sum_of_finite(epoch, total) / num_edges
+        first_loss = self.progress.history[0]["loss"] if self.progress.history else loss
+        check_convergence(epoch, loss, first_loss)
+        return loss, num_steps
+
+    def _step(self, batch: Batch, aspect_batch: Batch | None) -> Tensor:
+        """Make an optimizer step; return this worker's part of the batch's loss, a scalar.
+
+        The parts of all workers add up to the loss.
+        """
+        users, others = self._engine(self._adjacency)  # the others are items, then aspects
+        num_copies = world_size() // self._partition.blocks.num_blocks
+        part = batch_loss(
+            users, others, batch, self._objective, rank=rank(), world_size=world_size()
+        )
+        if self._aspect_loss is not None and aspect_batch is not None:
+            part = part + self._aspect_loss.of(users, others, aspect_batch)
+        if self._training.l2_weight:
+            penalty = layer0_penalty(self._engine.module, batch, self._objective)
+            part = part + self._training.l2_weight / num_copies * penalty
+        # DeepSpeed takes the mean over the workers that hold the same rows, while parts add up.
+        self._engine.backward(part * num_copies)
+        self._engine.step()
+        return part.detach()
+
+    def _sum_of_finite(self, epoch: int, total: Tensor) -> float:
+        """Return the sum of all workers' `total`.
+
+        Raises TrainingError on each worker if the sum or a layer-0 embedding is not finite.
+        """
+        wrong = (~self._engine.module.embeddings.isfinite()).any(dim=1).sum()
+        sums = torch.stack([total, wrong.to(total.dtype)])
+        dist.all_reduce(sums)
+        loss, num_wrong = sums.tolist()
+        if not math.isfinite(loss):
+            raise TrainingError(
+                f"the loss of epoch {epoch} is {loss}; expected a finite number; "
+                "lower training.learning_rate"
+            )
+        if num_wrong:
+            raise TrainingError(
+                f"{num_wrong:g} layer-0 embeddings hold NaN or infinity after epoch {epoch}; "
+                "lower training.learning_rate"
+            )
+        return float(loss)
+
+    # Validation
+
+    @torch.no_grad()
+    def _evaluate(self, validation: HeldOut) -> dict[str, float]:
+        """Return the metrics over all workers' validation users; keep the vectors if best."""
+        users, others = self._vectors()
+        own = validation.score(users, others[: self._num_items])
+        num_users = len(validation.users)
+        sums = torch.tensor(
+            [num_users, *(value * num_users for value in own.values())],
+            dtype=torch.float64,
+            device=users.device,
+        )
+        dist.all_reduce(sums)
+        metrics = dict(zip(own, (sums[1:] / sums[0]).tolist(), strict=True))
+        if metrics[SCORE] > self.progress.best_score:
+            self._best = self._partition.own_rows(torch.cat([users, others])).cpu()
+        return metrics
+
+    def _vectors(self) -> tuple[Tensor, Tensor]:
+        """Return the vectors that rank, the same on each worker.
+
+        They are users (U, D), and items followed by aspects (I + A, D).
+        """
+        trained = self._objective.vectors(*self._engine.module(self._adjacency))
+        return blend(trained, self._start, self._blend_weight) if self._start else trained
+
+    # Checkpoints
+
+    def _checkpoint(self) -> dict[str, bytes] | None:
+        """Return the files of this worker: its rows, and on rank 0 how far the run is. Collective.
+
+        Where several workers hold the same rows, only rank 0 writes them.
+        """
+        exp_avg, exp_avg_sq = self._adam_moments()
+        num_parts = self._partition.blocks.num_blocks
+        if rank() >= num_parts:
+            return None
+        rows = GraphRows(self._engine.module.embeddings, exp_avg, exp_avg_sq, self._best)
+        progress = progress_file(replace(self.progress, num_parts=num_parts)) if rank() == 0 else {}
+        return {**rows_file(rank(), self._partition.node_ids, rows), **progress}
+
+    def _adam_moments(self) -> tuple[Tensor, Tensor]:
+        """Return Adam's two moments of this worker's rows, (n, D) float32 each. Collective.
+
+        They are zero before the first step.
+        """
+        table = self._engine.module.embeddings
+        if self._engine.global_steps == 0:
+            return torch.zeros_like(table), torch.zeros_like(table)
+        state = whole_state(self._engine, table)
+        return state.exp_avg, state.exp_avg_sq
+
+    def _restore_optimizer(self, rows: GraphRows) -> None:
+        """Set a fresh engine's moments and learning rate as the checkpoint says. Collective."""
+        table = self._engine.module.embeddings
+        state = WholeState(table.detach().clone(), rows.exp_avg, rows.exp_avg_sq)
+        # Adam has no state before its first step, so a step is made, with gradients of zero.
+        self._engine.backward((table * 0).sum())
+        self._engine.step()
+        restore_states(self._engine, {table: state}, self.progress.step)
+
+
+def check_convergence(epoch: int, loss: float, first_loss: float) -> None:
+    """Raise TrainingError if the epoch's loss is far above `first_loss`, the first epoch's."""
+    if loss > _DIVERGED * first_loss:
+        raise TrainingError(
+            f"the loss of epoch {epoch} is {loss:.4f}, that of epoch 1 was {first_loss:.4f}: "
+            "training diverges; lower training.learning_rate, or raise training.warmup_steps"
+        )
+
+
+def _last_state(run: str, partition: Partition) -> tuple[GraphProgress, GraphRows | None]:
+    """Return how far the last checkpoint is, and this worker's rows of it.
+
+    Without a checkpoint this is the start of `run`, and no rows.
+    """
+    with last_checkpoint() as read:
+        if read is None:
+            return GraphProgress(run), None
+        progress = read_progress(GraphProgress, read, run)
+        return progress, read_rows(read, progress.num_parts, partition.node_ids)
