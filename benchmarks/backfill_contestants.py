@@ -23,7 +23,8 @@ from xrec.bulk import read_state
 from xrec.config.backfill import BackfillConfig
 from xrec.config.llm import DecodingConfig
 from xrec.generate.engine import Completion
-from xrec.generate.explainer import Explainer, load_explainer
+from xrec.generate.explainer import Explainer
+from xrec.generate.loading import load_explainer
 from xrec.schemas import PAIRS
 from xrec.storage import MANIFEST, Location, open_location
 

@@ -28,7 +28,8 @@ from xrec.config.llm import DecodingConfig, TextConfig
 from xrec.config.project import load_config
 from xrec.data.drawn import drawn_pairs
 from xrec.data.held_out import held_out_pairs
-from xrec.generate.explainer import Explainer, load_explainer
+from xrec.generate.explainer import Explainer
+from xrec.generate.loading import load_explainer
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 

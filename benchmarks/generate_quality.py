@@ -19,7 +19,8 @@ from xrec.config.llm import DecodingConfig, EngineConfig, LLMConfig, TextConfig
 from xrec.data.held_out import HeldOutPair, held_out_pairs
 from xrec.evaluate.bootstrap import bootstrap_mean
 from xrec.evaluate.text_metrics import corpus_bleu
-from xrec.generate.explainer import Explainer, load_explainer
+from xrec.generate.explainer import Explainer
+from xrec.generate.loading import load_explainer
 from xrec.generate.scoring import generated_texts, own_pairs, reference_nll
 
 Record = dict[str, Any]

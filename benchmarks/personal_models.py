@@ -6,7 +6,8 @@ from benchmarks.workspace import sources_of
 from xrec.config.llm import EngineConfig, LLMConfig
 from xrec.data import Dataset, read_dataset
 from xrec.errors import ArtifactMismatchError
-from xrec.generate.explainer import Explainer, load_explainer
+from xrec.generate.explainer import Explainer
+from xrec.generate.loading import load_explainer
 from xrec.storage import open_location, read_manifest
 
 

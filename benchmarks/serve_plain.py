@@ -22,7 +22,7 @@ from xrec.backfill.identity import sources_of
 from xrec.config.project import load_config
 from xrec.config.serve import ServeConfig
 from xrec.generate.engine import Completion
-from xrec.generate.explainer import load_explainer
+from xrec.generate.loading import load_explainer
 from xrec.llm.model import stop_token_ids
 
 api = FastAPI()

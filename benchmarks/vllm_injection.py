@@ -91,7 +91,7 @@ def one(contestant: str, settings: str) -> None:
     from benchmarks.workspace import sources_of
     from xrec.config.llm import EngineConfig, LLMConfig
     from xrec.generate.engine import TextParams
-    from xrec.generate.explainer import load_explainer
+    from xrec.generate.loading import load_explainer
 
     given = json.loads(settings)
     explainer: Any = load_explainer(

@@ -48,7 +48,7 @@ def main(
     from benchmarks.vllm_contest import compare, completions, make_prompts
     from benchmarks.workspace import sources_of
     from xrec.config.llm import DecodingConfig, EngineConfig, LLMConfig
-    from xrec.generate.explainer import load_explainer
+    from xrec.generate.loading import load_explainer
 
     sources = sources_of(workspace, LLMConfig(model=llm, dtype=cast("Any", dtype)))
     decoding = DecodingConfig(max_new_tokens=max_new_tokens)

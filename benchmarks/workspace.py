@@ -2,7 +2,7 @@
 
 from xrec.config.llm import LLMConfig
 from xrec.config.shared import StorageConfig
-from xrec.generate.explainer import Sources
+from xrec.generate.loading import Sources
 
 
 def sources_of(workspace: str, llm: LLMConfig, adapter: str | None = None) -> Sources:

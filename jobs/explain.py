@@ -13,7 +13,8 @@ from xrec.data import Dataset
 from xrec.data.cold_start import History
 from xrec.data.suggestion import suggest_id
 from xrec.errors import UnknownIdError
-from xrec.generate.explainer import Explanation, load_explainer
+from xrec.generate.explainer import Explanation
+from xrec.generate.loading import load_explainer
 from xrec.llm.prompt import PairTexts
 from xrec.storage import check_artifacts
 

@@ -5,7 +5,8 @@ from typing import Any
 from xrec.config.evaluate import EvaluateConfig
 from xrec.config.ranker import TrainRankerConfig
 from xrec.generate.computation import known_computation
-from xrec.generate.explainer import Explainer, Sources, load_explainer
+from xrec.generate.explainer import Explainer
+from xrec.generate.loading import Sources, load_explainer
 
 
 def load_explainer_here(

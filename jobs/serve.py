@@ -14,7 +14,7 @@ from xrec.backfill.identity import sources_of
 from xrec.checks import check_word_list
 from xrec.config.serve import ServeConfig
 from xrec.errors import ClusterError
-from xrec.generate.explainer import check_sources
+from xrec.generate.loading import check_sources
 from xrec.serve.app import APP, build
 from xrec.serve.deployment_file import serve_options
 from xrec.serve.proxy import CALLBACK, VARIABLE

@@ -22,7 +22,7 @@ from xrec.config.base import parse_config
 from xrec.config.llm import EngineConfig
 from xrec.data.dataset import read_dataset
 from xrec.data.held_out import held_out_pairs
-from xrec.generate.explainer import Sources, load_explainer
+from xrec.generate.loading import Sources, load_explainer
 from xrec.generate.scoring import reference_nll
 from xrec.storage import Manifest, location_of, open_location, read_table
 

@@ -20,7 +20,7 @@ from xrec.data.drawn import drawn_pairs
 from xrec.data.held_out import held_out_pairs
 from xrec.errors import ArtifactMismatchError, DataError
 from xrec.evaluate import Coverage, read_coverage, read_evaluation
-from xrec.generate.explainer import Sources, load_explainer
+from xrec.generate.loading import Sources, load_explainer
 from xrec.storage import open_location, read_manifest
 
 

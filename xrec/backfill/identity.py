@@ -14,7 +14,7 @@ from xrec.config.backfill import BackfillConfig, RecommendedPairs, TablePairs
 from xrec.config.serve import ServeConfig
 from xrec.config.shared import ColdStartConfig, StorageConfig
 from xrec.data.cold_start import read_cold_start
-from xrec.generate.explainer import Sources, check_sources, model_inputs
+from xrec.generate.loading import Sources, check_sources, model_inputs
 from xrec.storage import Location, Manifest, location_of, manifest_of, open_location
 
 

@@ -16,7 +16,8 @@ from xrec.config.backfill import BackfillConfig
 from xrec.config.llm import DecodingConfig, EngineConfig, PromptFailure, TextFailure
 from xrec.config.shared import Device
 from xrec.generate.engine_report import EngineReport
-from xrec.generate.explainer import Explainer, Sources, load_explainer
+from xrec.generate.explainer import Explainer
+from xrec.generate.loading import Sources, load_explainer
 from xrec.schemas import FAILED, GENERATED, PAIRS
 
 # What torch, transformers and vLLM raise for a batch that they cannot do, lack of memory included.

@@ -21,7 +21,8 @@ from xrec.data.held_out import HeldOutPair
 from xrec.evaluate import other_users
 from xrec.evaluate.measure import MetricInfo
 from xrec.generate.computation import computation
-from xrec.generate.explainer import Explainer, Sources, load_explainer
+from xrec.generate.explainer import Explainer
+from xrec.generate.loading import Sources, load_explainer
 from xrec.generate.scoring import fitting_pairs, nll_own_and_shuffled
 from xrec.progress import progress
 from xrec.storage import read_manifest, read_table, write_manifest, write_table

@@ -14,7 +14,7 @@ import torch
 from xrec.backfill.identity import sources_of
 from xrec.config.serve import ServeConfig
 from xrec.errors import XRecError
-from xrec.generate.explainer import load_explainer
+from xrec.generate.loading import load_explainer
 from xrec.serve import metrics
 from xrec.serve.choice import chosen
 from xrec.serve.live import Delta, Failed, LivePair, LiveText, ModelUnavailableError

@@ -13,7 +13,7 @@ from xrec.config.serve import ServeConfig
 from xrec.data.cold_start import read_cold_start
 from xrec.data.dataset import read_dataset
 from xrec.errors import ArtifactNotFoundError, StorageNotFoundError, XRecError
-from xrec.generate.explainer import model_fingerprint_of, model_inputs
+from xrec.generate.loading import model_fingerprint_of, model_inputs
 from xrec.graph.artifact import check_graph_of_dataset, read_graph
 from xrec.graph.cold_start import extend_with_new
 from xrec.serve import metrics

@@ -13,7 +13,8 @@ from xrec.backfill.identity import sources_of
 from xrec.bulk import Identity
 from xrec.config.llm import EngineConfig
 from xrec.data.evidence import AspectEvidence
-from xrec.generate.explainer import Explainer, load_explainer
+from xrec.generate.explainer import Explainer
+from xrec.generate.loading import load_explainer
 
 CONFIG = {"decoding": {"max_new_tokens": 4}, "dtype": "auto", "rows_per_chunk": 3, "pairs": {}}
 INPUTS = {"base_model": "b", "adapter": "a", "dataset": "d", "graph": "g"}

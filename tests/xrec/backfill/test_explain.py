@@ -15,7 +15,8 @@ from xrec.checks import Checker
 from xrec.config.llm import DecodingConfig, EngineConfig
 from xrec.data.evidence import AspectEvidence
 from xrec.generate.engine import Completion, Failure
-from xrec.generate.explainer import Explainer, load_explainer
+from xrec.generate.explainer import Explainer
+from xrec.generate.loading import load_explainer
 from xrec.schemas import FAILED, GENERATED
 
 MakeConfig = Callable[..., Any]

@@ -14,7 +14,7 @@ from xrec.compare.made import Made
 from xrec.compare.make import Given
 from xrec.compare.run import compare
 from xrec.config.compare import CompareConfig
-from xrec.generate.explainer import Sources
+from xrec.generate.loading import Sources
 from xrec.storage import Manifest, write_manifest
 
 pytestmark = pytest.mark.usefixtures("without_plots")

@@ -25,7 +25,8 @@ from xrec.data.cold_start import History
 from xrec.data.evidence import AspectEvidence
 from xrec.errors import ArtifactMismatchError, ConfigError, DataError, ModelError, UnknownIdError
 from xrec.generate.engine import Completion
-from xrec.generate.explainer import Explainer, Sources, check_sources, load_explainer
+from xrec.generate.explainer import Explainer
+from xrec.generate.loading import Sources, check_sources, load_explainer
 from xrec.generate.scoring import reference_nll
 from xrec.graph import embeddings_bytes, write_graph
 from xrec.graph.fold_in import FoldIn

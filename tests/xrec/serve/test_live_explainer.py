@@ -27,7 +27,8 @@ from xrec.data import titles
 from xrec.data.cold_start import History
 from xrec.data.evidence import AspectEvidence
 from xrec.generate.engine import Advance, Completion
-from xrec.generate.explainer import Explainer, load_explainer
+from xrec.generate.explainer import Explainer
+from xrec.generate.loading import load_explainer
 from xrec.llm.examples import explanation_nll
 from xrec.llm.prompt import PairTexts
 from xrec.serve.generator import load_live

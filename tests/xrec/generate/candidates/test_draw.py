@@ -11,7 +11,8 @@ from xrec.config.llm import DecodingConfig, EngineConfig
 from xrec.errors import ConfigError
 from xrec.generate.candidates import FEATURES, Ranker
 from xrec.generate.candidates.draw import with_another_user
-from xrec.generate.explainer import Explainer, load_explainer
+from xrec.generate.explainer import Explainer
+from xrec.generate.loading import load_explainer
 from xrec.llm.collaborative import Vocabulary
 
 RULES = {"max_words": None, "max_phrase_repeats": None, "max_echo_tokens": None}
