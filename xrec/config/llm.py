@@ -210,7 +210,7 @@ class TextConfig(Config):
         2,
         ge=1,
         description="Least number of an item's training reviews that mention an aspect which a "
-        "plain sentence names.",
+        "plain sentence names. What a text names itself is_backed by a single one too.",
     )
     plain: PlainConfig = Field(
         default_factory=PlainConfig, description="How a plain sentence is worded."

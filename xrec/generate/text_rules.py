@@ -180,13 +180,21 @@ class TextFinisher:
         )
 
     def _with_evidence(self, text: str, texts: PairTexts, rules: TextConfig) -> str:
-        """`text`, and the plain sentence of its chosen aspects, those first that it names."""
-        told = zip(texts.aspects, self._checker.evidence(text, texts), strict=True)
-        named_first = sorted(told, key=lambda pair: not pair[1].is_named)  # a stable sort
+        """`text`, and the plain sentence of the aspects that it names, then of others chosen.
+
+        What it names is backed even if a single review says so.
+        """
+        told = list(zip(texts.aspects, self._checker.evidence(text, texts), strict=True))
+        named = [chosen for chosen, each in told if each.is_named]
+        others = [
+            chosen
+            for chosen, each in told
+            if not each.is_named and chosen.item_reviews >= rules.min_evidence
+        ]
         untitled = rules.plain.model_copy(update={"of_title": ""})
         sentence = self._plain(
-            replace(texts, aspects=tuple(chosen for chosen, _ in named_first)),
-            rules.model_copy(update={"plain": untitled}),
+            replace(texts, aspects=(*named, *others)),
+            rules.model_copy(update={"plain": untitled, "min_evidence": 1}),
         )
         if sentence is None:
             return text

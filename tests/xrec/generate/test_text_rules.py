@@ -317,7 +317,13 @@ def test_finish_checks_the_text_that_keeps_all_other_rules() -> None:
         ("Love the late hours.", "", {"min_evidence": 10}, "Love the late hours. {}."),
         ("Love the late hours.", "", {"is_backed": False}, "Love the late hours."),
         ("Love the late hours.", "", {"max_words": 10}, "Love the late hours."),
-        ("Love the late hours.", "", {"min_evidence": 15}, "Love the late hours."),
+        (
+            "Love the late hours.",
+            "",
+            {"min_evidence": 15},
+            "Love the late hours. {}.",
+        ),
+        ("You will like it.", "", {"min_evidence": 15}, "You will like it."),
     ],
 )
 def test_finished_text_is_followed_by_evidence_first_of_what_it_names(
@@ -328,6 +334,16 @@ def test_finished_text_is_followed_by_evidence_first_of_what_it_names(
     counts = ("14 of 31 reviews mention the late hours", "and 9 the live music")
     finished = checked(text, texts, **{"is_backed": True, **rules})
     assert finished == (expected.format(*counts), None)
+
+
+def test_what_a_text_names_is_backed_by_a_single_review_too() -> None:
+    told = (EVIDENCE, AspectEvidence("live music", 1, 31, 0, 7, opinion="a treat"))
+    texts = PairTexts("", TITLE, "", told, frozenset({"late hours", "live music"}))
+    finished, _ = checked("Live music!", texts, is_backed=True)
+    assert finished == (
+        "Live music! 1 of 31 reviews mentions the live music (\u201ca treat\u201d), "
+        "and 14 the late hours."
+    )
 
 
 @pytest.mark.parametrize(
