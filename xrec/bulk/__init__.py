@@ -32,8 +32,9 @@ The rules. Rule N has the tests `test_rule_N_...` in tests/xrec/bulk:
 3. A row is planned once, under its keys as strings. Rows whose keys are no exact strings or
    integers are rejected with file, line and reason; no rejected row is lost.
 4. One driver commits: the one that took the table over last. A driver is not started while the last
-   commit says that another one is alive (`expires_at`), unless the caller says so. A driver says so
-   with each commit, and commits at least every 30 seconds, if only that.
+   commit says that another one is alive (`expires_at`), unless the caller says so, or that one was
+   a process of this machine that is no more. A driver says so with each commit, and commits at
+   least every 30 seconds, if only that.
 5. Each row of a chunk is done or failed once, and the files of a chunk are committed together. A
    chunk is committed if and only if a file in the table has its number; the others are left. A row
    that succeeds becomes at least one row of the table.
@@ -73,7 +74,7 @@ The rules. Rule N has the tests `test_rule_N_...` in tests/xrec/bulk:
 from typing import TYPE_CHECKING
 
 from xrec.bulk.check import Finding, check_output
-from xrec.bulk.driver import drive, this_process
+from xrec.bulk.driver import drive
 from xrec.bulk.export import Exported, export_run, is_exported
 from xrec.bulk.interrupted import tells_what_is_done
 from xrec.bulk.keys import clean_keys, key_hash
@@ -81,6 +82,7 @@ from xrec.bulk.ledger import refuse_live_driver
 from xrec.bulk.limits import nothing_left
 from xrec.bulk.plan import PLAN, Identity, Plan, listing_of, read_plan
 from xrec.bulk.preview import Preview, preview
+from xrec.bulk.process import this_process
 from xrec.bulk.publish import publish, published, release_older
 from xrec.bulk.rate import Rate, measured_rate
 from xrec.bulk.row_format import RowFormat

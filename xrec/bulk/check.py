@@ -7,12 +7,12 @@ no data file, so a file that has its size and other bytes is not found.
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Literal, get_args
 
 from pydantic import ValidationError
 
 from xrec.bulk.plan import FOLDER, PLAN, PlanRecord, read_plan
+from xrec.bulk.process import may_be_at_work
 from xrec.bulk.publish import PIN
 from xrec.bulk.state import RunState, read_state, state_of
 from xrec.config.shared import StorageConfig
@@ -203,7 +203,7 @@ def _of_driver(commit: Commit, state: RunState, record: PlanRecord) -> Finding:
         left = f"retry {state.retry} of {', '.join(state.retry_reasons)} is not finished"
     if state.expires_at is None:
         return Finding("warning", f"{commit.holder} ended, and {left}", "run the job again")
-    if state.expires_at <= datetime.now(UTC):
+    if not may_be_at_work(commit.holder, state.expires_at):
         return Finding(
             "warning",
             f"{commit.holder} died, or lost its store or cluster: it committed last at "

@@ -1,8 +1,6 @@
 """The driver of a run: it sends what is left to actors, and commits what they wrote."""
 
 import logging
-import os
-import socket
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -25,11 +23,6 @@ _MOST_DEATHS_IN_A_ROW = 64
 anything that was done in between are no row's fault: each actor dies."""
 
 
-def this_process() -> str:
-    """Who this driver is, for messages: its host and process."""
-    return f"{socket.gethostname()}, process {os.getpid()}"
-
-
 def drive(
     run: BulkRun,
     pool: Pool,
@@ -43,7 +36,8 @@ def drive(
 ) -> RunState:
     """Do what is left of a run, then retry rows that failed for the reasons `retry`.
 
-    holder: who this driver is, for messages: a host and a process, for instance.
+    holder: who this driver is, `this_process()`; another one of this machine that finds it dead
+        need not wait.
     max_rows: end when so many rows are committed, those of earlier calls included, and leave the
         run unfinished. Chunks are not divided, so the last one may bring more.
     take_over: begin also if another driver seems to be at work; that one can commit no more.

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+from xrec.bulk.process import may_be_at_work
 from xrec.bulk.state import RunState, added, begun, counted, read_state
 from xrec.bulk.work import Done, Unit
 from xrec.errors import (
@@ -258,8 +259,9 @@ def refuse_live_driver(table: Table) -> None:
     This is a courtesy to the user, by the drivers' clocks; `Table.take_over` is what protects rows.
     """
     commit, state = read_state(table, table.newest_version())
-    if state is None or state.expires_at is None or state.expires_at <= datetime.now(UTC):
+    if state is None or not may_be_at_work(commit.holder, state.expires_at):
         return
+    assert state.expires_at is not None
     raise LeaseError(
         f"{table.location}: {commit.holder} runs this job, and is taken for alive until "
         f"{state.expires_at:%Y-%m-%d %H:%M:%S} UTC, or longer if it commits again; wait until it "

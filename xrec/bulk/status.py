@@ -1,10 +1,11 @@
 """How far a run is, for anyone who can read its output, also while it runs."""
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Literal
 
 from xrec.bulk.plan import PLAN, PlanRecord, read_record
+from xrec.bulk.process import may_be_at_work
 from xrec.bulk.state import RunState, read_state
 from xrec.config.shared import StorageConfig
 from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError, StorageNotFoundError
@@ -46,7 +47,7 @@ class Status:
     def is_running(self, now: datetime | None = None) -> bool:
         """True if a driver is to be taken for alive, by its clock and this machine's."""
         expires_at = self.state.expires_at if self.state else None
-        return expires_at is not None and expires_at > (now or datetime.now(UTC))
+        return may_be_at_work(self.holder, expires_at, now)
 
     def phase(self, now: datetime | None = None) -> Phase:
         """In one word how the run is.

@@ -1,5 +1,7 @@
 """Rules 4 to 8 of xrec.bulk: the driver's hold, chunks, commits, retries."""
 
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -100,6 +102,27 @@ def test_rule_4_driver_that_died_is_replaced_after_its_term(
     monkeypatch.setattr("xrec.bulk.ledger.TERM", timedelta(0))
     with monkeypatch.context() as patch, pytest.raises(DriverDied):
         toy.drive(toy.pool(before=die_after(2, patch)))
+    toy.drive()
+    assert rows_of(toy.snapshot()) == toy.rows
+
+
+def test_rule_4_driver_is_replaced_at_once_if_it_was_a_process_of_this_machine_and_is_no_more(
+    disk: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    toy = toy_run(disk, tmp_path)
+    gone = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "from xrec.bulk.process import this_process; print(this_process())",
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    with monkeypatch.context() as patch, pytest.raises(DriverDied):
+        toy.drive(toy.pool(before=die_after(2, patch)), holder=gone.stdout.strip())
+    assert read_status(disk.uri).phase() == "silent"
     toy.drive()
     assert rows_of(toy.snapshot()) == toy.rows
 
