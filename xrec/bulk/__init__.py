@@ -7,11 +7,12 @@ items of a user. Below, a row is one of the plan.
 
     run = open_run(uri, identity, format, batches, listing=..., rows_per_chunk=...)
     pool = ActorPool(run.worker_settings(make_task), num_actors=8, cpus_per_actor=1)
-    state = drive(run, pool, holder="host-3, process 4711", retry=("timeout",))
+    state = drive(run, pool, holder=this_process(), retry=("timeout",))
 
 `open_run` writes the plan (modules keys, spill, plan, run). `drive` feeds what is left to actors
-(driver, attempts, pool, worker), commits what they wrote (ledger, state) and retries failed rows
-(retry). `check_output` says what is wrong with an output, and what mends it. An output holds
+(driver, process, attempts, pool, worker), commits what they wrote (ledger, state) and retries
+failed rows (retry). `check_output` says what is wrong with an output, and what mends it. An output
+holds
 
     _xrec/plan.json           which run this is, and where its plan lies                (plan)
     _xrec/plan/<folder>/      the rows of each chunk, an index, rejected rows           (plan)
