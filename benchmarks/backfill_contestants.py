@@ -39,7 +39,7 @@ class NoOpEngine:
     token_ids: tuple[int, ...]
 
     def generate(
-        self, prompts: Sequence[Sequence[int]], decoding: DecodingConfig
+        self, prompts: Sequence[Sequence[int]], decoding: DecodingConfig, is_refused: object = None
     ) -> Iterator[Completion]:
         """Return a completion for each prompt."""
         return (Completion(index, list(self.token_ids), "stop") for index in range(len(prompts)))

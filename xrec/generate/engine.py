@@ -5,8 +5,8 @@ for all requests at work and returns what they got, `cancel` ends a request earl
 prompts, a stream of chunks and the endpoint are its callers (shared_run, run_thread).
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 from torch import Tensor
@@ -59,6 +59,22 @@ class Constraint(Protocol):
 
 
 @dataclass(frozen=True)
+class Retry:
+    """What follows a text that cannot be used: one more of the same prompt, drawn otherwise.
+
+    The prompt is not computed again. The text that is refused gets no completion, the second one
+    does, whatever it is.
+
+    is_refused: told the first text, within a step of the run, which it must not use; its index is
+        the request's id.
+    """
+
+    is_refused: "Callable[[Completion], bool]"
+    temperature: float
+    seed: int
+
+
+@dataclass(frozen=True)
 class TextParams:
     """How the texts of one prompt are drawn.
 
@@ -71,8 +87,10 @@ class TextParams:
     num_texts: how many texts are drawn; the prompt is computed once for all of them.
     constraint: which tokens may come next.
     is_injected: if false, vectors of users and items enter by the prompt and not by the layers.
+    retry: what is done if the text is refused, for one text.
 
-    Raises ValueError for values out of range, and for several texts that would all be the same.
+    Raises ValueError for values out of range, for several texts that would all be the same, and for
+    several texts with a retry.
     """
 
     max_new_tokens: int = 80
@@ -84,6 +102,15 @@ class TextParams:
     num_texts: int = 1
     constraint: Constraint | None = None
     is_injected: bool = True
+    retry: Retry | None = None
+
+    @property
+    def second(self) -> "TextParams":
+        """How the second text is drawn, if there is one."""
+        if self.retry is None:
+            return self
+        temperature, seed = self.retry.temperature, self.retry.seed
+        return replace(self, temperature=temperature, seed=seed, retry=None)
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1 or self.num_texts < 1:
@@ -101,6 +128,8 @@ class TextParams:
                 f"num_texts {self.num_texts} with temperature 0: all texts would be the same; "
                 "set a temperature"
             )
+        if self.num_texts > 1 and self.retry is not None:
+            raise ValueError(f"num_texts {self.num_texts} with a retry: only one text has one")
 
 
 @dataclass(frozen=True)
@@ -289,10 +318,16 @@ class Engine(Protocol):
         ...
 
     def generate(
-        self, prompts: Sequence[Sequence[int]], decoding: DecodingConfig
+        self,
+        prompts: Sequence[Sequence[int]],
+        decoding: DecodingConfig,
+        is_refused: Callable[[Completion], bool] | None = None,
     ) -> Iterator[Completion]:
         """Yield one completion for each prompt, in the order in which they finish.
 
-        The completion of a prompt that cannot be completed has a `failure`.
+        The completion of a prompt that cannot be completed has a `failure`. In the place of a text
+        that `is_refused` refuses comes one that is drawn as `decoding.second_try` says, if it says
+        anything; the prompt is not computed again. Any thread that waits for a completion may be
+        the one that calls `is_refused`.
         """
         ...

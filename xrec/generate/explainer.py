@@ -80,14 +80,13 @@ class Explainer:
         texts: Sequence[PairTexts],
         decoding: DecodingConfig,
     ) -> Iterator[Explanation]:
-        """Yield the explanation of each prompt as it is finished, those of a second try last.
+        """Yield the explanation of each prompt as it is finished.
 
         `prompts` are made by `self.pairs.prompt`, `texts` by `self.pairs.texts` of the same pairs.
         A text that is refused is tried once more if `decoding.text` says so, and what is refused
         for the last time gets its fallback. The model writes nothing of a pair whose text would be
         refused whatever it says.
         """
-        second = decoding.second_try
         asked: list[int] = []
         for index, said in enumerate(texts):
             failure = self.finisher.failure_of_any(said, decoding.text)
@@ -95,16 +94,17 @@ class Explainer:
                 asked.append(index)
             else:
                 yield Explanation(index, "", len(prompts[index]), 0, "failed", failure)
-        again: dict[int, str] = {}
-        for explanation in self._explain(asked, prompts, texts, decoding):
-            if second is not None and _is_refused(explanation):
-                again[explanation.index] = explanation.refused
-            else:
-                yield self._final(explanation, texts, decoding)
-        if second is not None and again:
-            for explanation in self._explain(list(again), prompts, texts, second):
-                reason = explanation.refused or again[explanation.index]
-                yield self._final(replace(explanation, refused=reason), texts, decoding)
+        if not asked:
+            return
+        some_prompts = [prompts[index] for index in asked]
+        some_texts = [texts[index] for index in asked]
+        if decoding.num_candidates > 1:
+            found = self._best_of_candidates(some_prompts, some_texts, decoding)
+        else:
+            found = self._written(some_prompts, some_texts, decoding)
+        for explanation in found:
+            of_pair = replace(explanation, index=asked[explanation.index])
+            yield self._final(of_pair, texts, decoding)
 
     def _final(
         self, explanation: Explanation, texts: Sequence[PairTexts], decoding: DecodingConfig
@@ -119,38 +119,36 @@ class Explainer:
             return replace(explanation, failure=failure)
         return replace(explanation, text=text, failure=None, kind="plain")
 
-    def _explain(
-        self,
-        indices: Sequence[int],
-        all_prompts: Sequence[Sequence[int]],
-        all_texts: Sequence[PairTexts],
-        decoding: DecodingConfig,
-    ) -> Iterator[Explanation]:
-        """One try of the pairs at `indices`; each explanation has the index of its pair there."""
-        if not indices:
-            return
-        prompts = [all_prompts[index] for index in indices]
-        texts = [all_texts[index] for index in indices]
-        if decoding.num_candidates > 1:
-            found = self._best_of_candidates(prompts, texts, decoding)
-        else:
-            found = self._of_completions(prompts, texts, decoding)
-        for explanation in found:
-            yield replace(explanation, index=indices[explanation.index])
-
-    def _of_completions(
+    def _written(
         self,
         prompts: Sequence[Sequence[int]],
         texts: Sequence[PairTexts],
         decoding: DecodingConfig,
     ) -> Iterator[Explanation]:
-        for completion in self.engine.generate(self._begun(prompts, texts, decoding), decoding):
-            prompt, text, failure = prompts[completion.index], "", completion.failure
+        """One text of each pair, the second where the first was refused."""
+        refused: dict[int, str] = {}
+        accepted: dict[int, tuple[str, Failure | None]] = {}
+
+        def finished(completion: Completion) -> tuple[str, Failure | None]:
+            prompt, said = prompts[completion.index], texts[completion.index]
+            return self.finisher.finish(completion, prompt, said, decoding)
+
+        def is_refused(completion: Completion) -> bool:
+            text, failure = finished(completion)
             if failure is None:
-                text, failure = self.finisher.finish(
-                    completion, prompt, texts[completion.index], decoding
-                )
-            yield _explanation(completion, prompt, text, failure)
+                accepted[completion.index] = text, None
+                return False
+            refused[completion.index] = failure.reason
+            return True
+
+        begun = self._begun(prompts, texts, decoding)
+        for completion in self.engine.generate(begun, decoding, is_refused):
+            text, failure = "", completion.failure
+            if failure is None:
+                text, failure = accepted.pop(completion.index, None) or finished(completion)
+            explanation = _explanation(completion, prompts[completion.index], text, failure)
+            reason = explanation.refused or refused.get(completion.index, "")
+            yield replace(explanation, refused=reason)
 
     def _begun(
         self,
@@ -184,6 +182,29 @@ class Explainer:
         )
 
     def _best_of_candidates(
+        self,
+        prompts: Sequence[Sequence[int]],
+        texts: Sequence[PairTexts],
+        decoding: DecodingConfig,
+    ) -> Iterator[Explanation]:
+        """The best of several texts of each pair, drawn again where all were refused."""
+        second = decoding.second_try
+        again: dict[int, str] = {}
+        for explanation in self._best(prompts, texts, decoding):
+            if second is not None and _is_refused(explanation):
+                again[explanation.index] = explanation.refused
+            else:
+                yield explanation
+        if second is None or not again:
+            return
+        indices = list(again)
+        some_prompts = [prompts[index] for index in indices]
+        some_texts = [texts[index] for index in indices]
+        for explanation in self._best(some_prompts, some_texts, second):
+            index = indices[explanation.index]
+            yield replace(explanation, index=index, refused=explanation.refused or again[index])
+
+    def _best(
         self,
         prompts: Sequence[Sequence[int]],
         texts: Sequence[PairTexts],

@@ -10,11 +10,19 @@ done again, one at a time, and a list raises the error only if it fails alone.
 
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from xrec.config.llm import DecodingConfig
-from xrec.generate.engine import Advance, Completion, RequestParams, Run, num_texts, text_params
+from xrec.generate.engine import (
+    Advance,
+    Completion,
+    RequestParams,
+    Retry,
+    Run,
+    num_texts,
+    text_params,
+)
 from xrec.generate.engine_report import EngineReport
 
 Requests = Sequence[tuple[Sequence[int], RequestParams]]
@@ -187,8 +195,29 @@ class RunEngine:
         return self._shared.complete(requests)
 
     def generate(
-        self, prompts: Sequence[Sequence[int]], decoding: DecodingConfig
+        self,
+        prompts: Sequence[Sequence[int]],
+        decoding: DecodingConfig,
+        is_refused: Callable[[Completion], bool] | None = None,
     ) -> Iterator[Completion]:
         """See `Engine`."""
-        params = text_params(decoding)
-        return self._shared.complete([(prompt, params) for prompt in prompts])
+        params, second = text_params(decoding), decoding.second_try
+        if is_refused is None or second is None:
+            return self._shared.complete([(prompt, params) for prompt in prompts])
+        return self._shared.complete(
+            [
+                (prompt, replace(params, retry=_retry_of(place, is_refused, second)))
+                for place, prompt in enumerate(prompts)
+            ]
+        )
+
+
+def _retry_of(
+    place: int, is_refused: Callable[[Completion], bool], second: DecodingConfig
+) -> Retry:
+    """The retry of the prompt at `place`, which is what `is_refused` is told."""
+    return Retry(
+        lambda completion: is_refused(replace(completion, index=place)),
+        temperature=second.temperature,
+        seed=second.seed,
+    )

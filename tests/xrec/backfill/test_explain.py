@@ -32,7 +32,7 @@ class ScriptedEngine:
         self.prompts: list[list[int]] = []
 
     def generate(
-        self, prompts: Sequence[Sequence[int]], decoding: DecodingConfig
+        self, prompts: Sequence[Sequence[int]], decoding: DecodingConfig, is_refused: object = None
     ) -> Iterator[Completion]:
         self.prompts = [list(prompt) for prompt in prompts]
         for index in reversed(range(len(prompts))):
@@ -143,7 +143,7 @@ class _RefusingEngine:
     """Fails the first prompt, and writes a text for the others."""
 
     def generate(
-        self, prompts: Sequence[Sequence[int]], decoding: DecodingConfig
+        self, prompts: Sequence[Sequence[int]], decoding: DecodingConfig, is_refused: object = None
     ) -> Iterator[Completion]:
         yield Completion(0, [], "failed", Failure("over_memory_budget", "needs 9 GiB"))
         for index in range(1, len(prompts)):

@@ -53,7 +53,7 @@ class EchoEngine:
         self._toy = toy
 
     def generate(
-        self, prompts: Sequence[Sequence[int]], decoding: DecodingConfig
+        self, prompts: Sequence[Sequence[int]], decoding: DecodingConfig, is_refused: object = None
     ) -> Iterator[Completion]:
         """Yield one completion a prompt, beginning with the last prompt."""
         names = [self._name(prompt) for prompt in prompts]

@@ -1,7 +1,7 @@
 """Dataset, graph, adapter and language model together: texts, titles, and what is refused."""
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -160,11 +160,20 @@ class ScriptedEngine:
         self._scripts = [explainer.pairs.builder.encode_explanation(text)[:-1] for text in texts]
 
     def generate(
-        self, prompts: Sequence[Sequence[int]], decoding: DecodingConfig
+        self,
+        prompts: Sequence[Sequence[int]],
+        decoding: DecodingConfig,
+        is_refused: Callable[[Completion], bool] | None = None,
     ) -> Iterator[Completion]:
         self.asked.append(decoding)
-        for index in range(len(prompts)):
-            yield Completion(index, self._scripts.pop(0), "stop")
+        firsts = [Completion(index, self._scripts.pop(0), "stop") for index in range(len(prompts))]
+        for first in firsts:
+            second = decoding.second_try
+            if second is not None and is_refused is not None and is_refused(first):
+                self.asked.append(second)
+                yield Completion(first.index, self._scripts.pop(0), "stop")
+            else:
+                yield first
 
 
 def test_explainer_fills_each_pairs_title_in_and_tries_a_text_of_another_item_again(
@@ -227,7 +236,10 @@ def test_explainer_checks_texts_tries_again_with_another_seed_and_falls_back_on_
         (f"I love {titles[5]}.", "written", ""),
         ("abstained", "written", "unsupported"),
     ]
-    assert [(asked.temperature, asked.seed) for asked in engine.asked] == [(0.0, 5), (0.4, 6)]
+    assert [(asked.temperature, asked.seed) for asked in engine.asked] == [
+        (0.0, 5),
+        *[(0.4, 6)] * 3,
+    ]
 
 
 @pytest.mark.parametrize(("fallback", "reason"), [("plain", "abstained"), ("none", "unsupported")])

@@ -74,8 +74,8 @@ def _uniform(row: Row) -> float:
 
 
 def _params(row: Row) -> TextParams:
-    assert isinstance(row.request.params, TextParams)
-    return row.request.params
+    assert isinstance(row.params, TextParams)
+    return row.params
 
 
 def _failure(logit: float) -> Failure:

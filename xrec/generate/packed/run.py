@@ -125,7 +125,9 @@ class PackedRun:
         self._arrived = [one for one in self._arrived if one.request_id != request_id]
         if self._memory is not None:
             rows = self._memory.schedule.cancel(request_id)
-            self._memory.writing.let_go([row for row in rows if not row.is_computed])
+            self._memory.writing.let_go(
+                [row for row in rows if row.request.retry or not row.is_computed]
+            )
 
     @torch.inference_mode()
     def step(self) -> list[Advance]:

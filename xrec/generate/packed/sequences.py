@@ -9,6 +9,7 @@ from xrec.generate.engine import (
     FinishReason,
     LikelihoodParams,
     RequestParams,
+    Retry,
     TextParams,
     TokenMask,
     num_texts,
@@ -66,6 +67,11 @@ class Request:
     def num_texts(self) -> int:
         """The number of its texts."""
         return num_texts(self.params)
+
+    @property
+    def retry(self) -> Retry | None:
+        """What is done if its text is refused."""
+        return self.params.retry if isinstance(self.params, TextParams) else None
 
     @property
     def given(self) -> tuple[int, ...]:
@@ -128,7 +134,7 @@ class Row:
     `token_ids` are what is given after the prefix (the rest of the prompt, and a continuation but
     for its last token), and then the text. Keys and values of the first `num_computed` of them are
     in slot `slot` of `slab`, which is None while the row waits. The slot has to hold
-    `num_positions`.
+    `num_positions`. `params` are the request's, or those of its second try if `is_second`.
     """
 
     request: Request
@@ -140,9 +146,14 @@ class Row:
     slab: RowSlab | None = None
     slot: int = -1
     num_computed: int = 0
+    is_second: bool = False
+    params: RequestParams = field(init=False)
     mask: TokenMask | None = None
     uniform: list[float] | None = None
     log_likelihoods: list[float] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.params = self.request.params
 
     @property
     def num_rest(self) -> int:
@@ -152,13 +163,24 @@ class Row:
     @property
     def is_computed(self) -> bool:
         """Whether all that is given has keys and values."""
-        return self.num_computed >= self.num_given
+        return self.num_computed >= self.num_given or self.is_second
 
     def begin(self) -> None:
         """Start the mask of the text, if it has one."""
-        params = self.request.params
-        if isinstance(params, TextParams) and params.constraint is not None:
-            self.mask = params.constraint.start()
+        if isinstance(self.params, TextParams) and self.params.constraint is not None:
+            self.mask = self.params.constraint.start()
+
+    def begin_again(self) -> None:
+        """Take the text back and start the second one, by the keys and values of what is given.
+
+        Those of the last token are computed again, since its logits are needed.
+        """
+        assert isinstance(self.params, TextParams)
+        self.is_second, self.params = True, self.params.second
+        del self.token_ids[self.num_given :]
+        self.num_computed = self.num_given - 1
+        self.uniform = None
+        self.begin()
 
     @property
     def generated(self) -> list[int]:

@@ -27,7 +27,7 @@ class Writing:
         logits = self._passes.prefill(spans, report)
         self._schedule.computed(spans)
         rows = [(span, span.sequence) for span in spans if isinstance(span.sequence, Row)]
-        self.let_go([row for _, row in rows if row.is_computed])
+        self.let_go([row for _, row in rows if row.is_computed and row.request.retry is None])
         parts = zip(rows, logits.split([len(kept(span)) for span, _ in rows]), strict=True)
         starting: list[tuple[Row, Tensor]] = []
         given: list[Row] = []
@@ -80,13 +80,13 @@ class Writing:
             else self._appended(row, token)
             for row, token in zip(rows, tokens, strict=True)
         ]
-        self._schedule.remove(
-            [
-                row
-                for row, advance in zip(rows, advances, strict=True)
-                if advance.completion is not None
-            ]
-        )
+        ended = [
+            row
+            for row, advance in zip(rows, advances, strict=True)
+            if advance.completion is not None
+        ]
+        self._schedule.remove(ended)
+        self.let_go([row for row in ended if row.request.retry is not None])
         return advances
 
     def _appended(self, row: Row, token: int) -> Advance:
@@ -101,6 +101,9 @@ class Writing:
             return Advance(request.request_id, generated, number=row.number)
         text = request.stopping.without_end(generated)
         completion = Completion(request.request_id, text, reason, number=row.number)
+        if request.retry and not row.is_second and request.retry.is_refused(completion):
+            row.begin_again()
+            return Advance(request.request_id, [], number=row.number)
         return Advance(request.request_id, text, completion, row.number)
 
     def _failed(self, row: Row, failure: Failure, report: EngineReport) -> Advance:
@@ -111,7 +114,10 @@ class Writing:
         return failed_text(row.request, row.number, failure)
 
     def let_go(self, rows: Sequence[Row]) -> None:
-        """The prompts of rows are computed, or need not be: their vectors are needed no more."""
+        """The prompts of rows are computed, or need not be: their vectors are needed no more.
+
+        Those of a request with a retry are needed until its text has ended.
+        """
         for row in rows:
             row.request.num_uncomputed -= 1
             if not row.request.num_uncomputed:

@@ -41,6 +41,7 @@ class _Part:
     token_ids: list[int] = field(default_factory=list)
     num_searched: int = 0
     """How many of the tokens were looked through for a stop string."""
+    is_second: bool = False
 
 
 @dataclass(eq=False)
@@ -165,7 +166,7 @@ class VllmRun:
     def _enter(self, request_id: int, prompt: list[int], params: RequestParams) -> Failure | None:
         """Give the parts of a request to vLLM; returns why vLLM refuses one, if it does."""
         request = _Request(request_id, prompt, params)
-        shown = prompt if params.is_injected else without_injection(prompt, self._vocabulary)
+        shown = self._shown(prompt, params)
         self._requests[request_id] = request
         salt = self._cache_salt(prompt)
         try:
@@ -179,6 +180,10 @@ class VllmRun:
             del self._requests[request_id]
             return Failure("unsupported_request", f"vLLM refuses the request: {error}")
         return None
+
+    def _shown(self, prompt: list[int], params: RequestParams) -> list[int]:
+        """The prompt as vLLM gets it."""
+        return prompt if params.is_injected else without_injection(prompt, self._vocabulary)
 
     def _sampled(
         self, shown: list[int], prompt: list[int], params: RequestParams
@@ -214,9 +219,23 @@ class VllmRun:
         reason = self._end(part, request.params, sequence.finish_reason)
         if reason is None:
             return [Advance(request.request_id, list(part.token_ids), None, part.number)]
-        self._end_part(part, output)
         completion = Completion(request.request_id, part.token_ids, reason, number=part.number)
+        retry = None if part.is_second else request.params.retry
+        if retry is not None and retry.is_refused(completion):
+            self._begin_again(request, request.params.second)
+            self._end_part(part, output)
+            return [Advance(request.request_id, [], number=part.number)]
+        self._end_part(part, output)
         return [Advance(request.request_id, part.token_ids, completion, part.number)]
+
+    def _begin_again(self, request: _Request, second: TextParams) -> None:
+        """Give the second text of a request to vLLM, whose prefix cache has the prompt."""
+        shown = self._shown(request.prompt, second)
+        ((given, sampling),) = self._sampled(shown, request.prompt, second)
+        name, part = f"{request.request_id}-second", _Part(request, 0, is_second=True)
+        salt = self._cache_salt(request.prompt)
+        self._engine.add_request(name, tokens_input(given, cache_salt=salt), sampling)
+        self._parts[name] = request.at_work[name] = part
 
     def _end(
         self, part: _Part, params: TextParams, finish_reason: str | None

@@ -25,7 +25,7 @@ from tests.xrec.generate.packed.runs import (
     texts,
 )
 from xrec.config.adapter import Injection
-from xrec.generate.engine import Completion, LikelihoodParams, TextParams
+from xrec.generate.engine import Completion, LikelihoodParams, Retry, TextParams
 from xrec.generate.packed import run as packed_run
 
 
@@ -90,6 +90,75 @@ def test_each_request_has_its_own_parameters() -> None:
         assert ended[request, 0].token_ids == finish(alone)[0, 0].token_ids
     assert len(ended[requests[1], 0].token_ids) == 3
     assert texts(ended, requests)[0] == all_by_hand("projected")[0]
+
+
+@pytest.mark.parametrize("injection", ["direct", "projected", "none"])
+@pytest.mark.parametrize(
+    ("max_rows", "pass_tokens", "num_positions"),
+    [(1, 512, 10_000), (3, 7, 10_000), (64, 512, 10_000), (64, 512, 75), (64, 7, 400)],
+)
+def test_text_that_is_refused_gives_way_to_that_of_a_request_of_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+    injection: Injection,
+    max_rows: int,
+    pass_tokens: int,
+    num_positions: int,
+) -> None:
+    """Whatever arrives or is cancelled meanwhile, and whatever the prompt ends with."""
+    monkeypatch.setattr(packed_run, "PASS_TOKENS", pass_tokens)
+    model, rng = make_model(injection), random.Random(max_rows)
+    prompts, first = make_prompts(), all_by_hand(injection)
+    # Some prompts end with a user or an item.
+    prompts = [*prompts, *([*prompt[:-1], V + place] for place, prompt in enumerate(prompts[:4]))]
+    warm = replace(GREEDY, temperature=1.5, seed=4)
+    alone = make_run(model)
+    expected = [alone.add(prompt, warm) for prompt in prompts]
+    second = finish(alone)
+    told: list[list[int]] = []
+
+    def is_refused(completion: Completion) -> bool:
+        told.append(completion.token_ids)
+        return len(told) % 3 != 0
+
+    params = replace(GREEDY, retry=Retry(is_refused, temperature=1.5, seed=4))
+    run = make_run(model, max_rows=max_rows, key_value_bytes=num_positions * BYTES_PER_POSITION)
+    ended: dict[tuple[int, int], Completion] = {}
+    requests: list[int] = []
+    cancelled: list[int] = []
+    while len(requests) < len(prompts) or not run.is_idle:
+        for _ in range(rng.randint(0, 3)):
+            if len(requests) < len(prompts):
+                requests.append(run.add(prompts[len(requests)], params))
+            if rng.random() < 0.3:
+                cancelled.append(run.add(rng.choice(prompts), params))
+        for request in [request for request in cancelled if rng.random() < 0.4]:
+            run.cancel(request)
+        keep(ended, run.step())
+    got = texts(ended, requests)
+    again = texts(second, expected)
+    assert all(text in told for text in first)
+    is_second = [mine == other for mine, other in zip(got, again, strict=True)]
+    assert is_second.count(True) > len(prompts) // 2
+    assert all(mine in told for mine, one in zip(got, is_second, strict=True) if not one)
+    assert not run._model.vectors._num_prompts
+
+
+def test_second_text_is_computed_by_its_own_tokens_alone() -> None:
+    prompts = make_prompts()
+    costs = []
+    for is_refused in (False, True):
+        run = make_run(make_model())
+        retry = Retry(lambda _, answer=is_refused: answer, temperature=0.0, seed=0)
+        requests = [run.add(prompt, replace(GREEDY, retry=retry)) for prompt in prompts]
+        assert texts(finish(run), requests) == all_by_hand("projected")
+        costs.append(run.report.num_computed_prompt_tokens)
+    assert costs[0] == costs[1]
+
+
+def test_several_texts_have_no_retry() -> None:
+    retry = Retry(lambda _: True, temperature=1.0, seed=0)
+    with pytest.raises(ValueError, match="num_texts 2 with a retry"):
+        TextParams(num_texts=2, temperature=0.7, retry=retry)
 
 
 def test_stop_tokens_of_a_request_end_its_texts_only() -> None:

@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -27,6 +27,7 @@ from xrec.generate.engine import (
     Grammar,
     LikelihoodParams,
     RequestParams,
+    Retry,
     TextParams,
 )
 
@@ -135,6 +136,24 @@ def test_run_chunks_that_enter_while_others_are_at_work_give_the_tokens_of_trans
     assert [texts[index] for index in range(50)] == expected
     assert min(num_at_work) > 0
     assert town.run.num_rows == town.run.num_waiting == 0
+
+
+def test_run_text_that_is_refused_gives_way_to_that_of_a_request_of_its_own(town: Town) -> None:
+    warm = replace(GREEDY, temperature=1.5, seed=4)
+    prompts, told = town.prompts[:6], []
+
+    def is_refused(completion: Completion) -> bool:
+        told.append(completion.token_ids)
+        return completion.token_ids != firsts[0]
+
+    firsts = by_hand(town.model, prompts)
+    seconds = complete(town.run, [(prompt, warm) for prompt in prompts])
+    params = replace(GREEDY, retry=Retry(is_refused, temperature=1.5, seed=4))
+    got = complete(town.run, [(prompt, params) for prompt in prompts])
+    assert sorted(told) == sorted(firsts)
+    assert got[0].token_ids == firsts[0]
+    assert [one.token_ids for one in got[1:]] == [one.token_ids for one in seconds[1:]]
+    assert town.run.is_idle
 
 
 def test_run_streams_each_text_token_by_token(town: Town) -> None:
