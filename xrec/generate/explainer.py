@@ -145,7 +145,8 @@ class Explainer:
         for completion in self.engine.generate(begun, decoding, is_refused):
             text, failure = "", completion.failure
             if failure is None:
-                text, failure = accepted.pop(completion.index, None) or finished(completion)
+                place = completion.index
+                text, failure = accepted.pop(place) if place in accepted else finished(completion)
             explanation = _explanation(completion, prompts[completion.index], text, failure)
             reason = explanation.refused or refused.get(completion.index, "")
             yield replace(explanation, refused=reason)
