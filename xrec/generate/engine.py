@@ -106,9 +106,8 @@ class TextParams:
 
     @property
     def second(self) -> "TextParams":
-        """How the second text is drawn, if there is one."""
-        if self.retry is None:
-            return self
+        """How the second text of params with a retry is drawn."""
+        assert self.retry is not None
         temperature, seed = self.retry.temperature, self.retry.seed
         return replace(self, temperature=temperature, seed=seed, retry=None)
 

@@ -3,7 +3,7 @@
 loading makes one from artifacts.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -94,17 +94,9 @@ class Explainer:
                 asked.append(index)
             else:
                 yield Explanation(index, "", len(prompts[index]), 0, "failed", failure)
-        if not asked:
-            return
-        some_prompts = [prompts[index] for index in asked]
-        some_texts = [texts[index] for index in asked]
-        if decoding.num_candidates > 1:
-            found = self._best_of_candidates(some_prompts, some_texts, decoding)
-        else:
-            found = self._written(some_prompts, some_texts, decoding)
-        for explanation in found:
-            of_pair = replace(explanation, index=asked[explanation.index])
-            yield self._final(of_pair, texts, decoding)
+        write = self._best_of_candidates if decoding.num_candidates > 1 else self._written
+        for explanation in _of_some(asked, write, prompts, texts, decoding):
+            yield self._final(explanation, texts, decoding)
 
     def _final(
         self, explanation: Explanation, texts: Sequence[PairTexts], decoding: DecodingConfig
@@ -127,7 +119,7 @@ class Explainer:
     ) -> Iterator[Explanation]:
         """One text of each pair, the second where the first was refused."""
         refused: dict[int, str] = {}
-        accepted: dict[int, tuple[str, Failure | None]] = {}
+        accepted: dict[int, str] = {}
 
         def finished(completion: Completion) -> tuple[str, Failure | None]:
             prompt, said = prompts[completion.index], texts[completion.index]
@@ -136,17 +128,17 @@ class Explainer:
         def is_refused(completion: Completion) -> bool:
             text, failure = finished(completion)
             if failure is None:
-                accepted[completion.index] = text, None
+                accepted[completion.index] = text
                 return False
             refused[completion.index] = failure.reason
             return True
 
         begun = self._begun(prompts, texts, decoding)
         for completion in self.engine.generate(begun, decoding, is_refused):
-            text, failure = "", completion.failure
-            if failure is None:
-                place = completion.index
-                text, failure = accepted.pop(place) if place in accepted else finished(completion)
+            failure = completion.failure
+            text = accepted.pop(completion.index, "")
+            if failure is None and not text:
+                text, failure = finished(completion)
             explanation = _explanation(completion, prompts[completion.index], text, failure)
             reason = explanation.refused or refused.get(completion.index, "")
             yield replace(explanation, refused=reason)
@@ -196,14 +188,10 @@ class Explainer:
                 again[explanation.index] = explanation.refused
             else:
                 yield explanation
-        if second is None or not again:
-            return
-        indices = list(again)
-        some_prompts = [prompts[index] for index in indices]
-        some_texts = [texts[index] for index in indices]
-        for explanation in self._best(some_prompts, some_texts, second):
-            index = indices[explanation.index]
-            yield replace(explanation, index=index, refused=explanation.refused or again[index])
+        if second is not None:
+            for explanation in _of_some(list(again), self._best, prompts, texts, second):
+                reason = explanation.refused or again[explanation.index]
+                yield replace(explanation, refused=reason)
 
     def _best(
         self,
@@ -222,6 +210,27 @@ class Explainer:
                 usable[self.ranker.best([each.features for each in usable])] if usable else drawn[0]
             )
             yield _explanation(best.completion, prompt, best.text, best.failure)
+
+
+_Write = Callable[
+    [Sequence[Sequence[int]], Sequence[PairTexts], DecodingConfig], Iterator[Explanation]
+]
+
+
+def _of_some(
+    indices: Sequence[int],
+    write: _Write,
+    prompts: Sequence[Sequence[int]],
+    texts: Sequence[PairTexts],
+    decoding: DecodingConfig,
+) -> Iterator[Explanation]:
+    """What `write` makes of the pairs at `indices`; each explanation has the index of its pair."""
+    if not indices:
+        return
+    some_prompts = [prompts[index] for index in indices]
+    some_texts = [texts[index] for index in indices]
+    for explanation in write(some_prompts, some_texts, decoding):
+        yield replace(explanation, index=indices[explanation.index])
 
 
 def _explanation(

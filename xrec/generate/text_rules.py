@@ -39,7 +39,9 @@ class TextFinisher:
 
         No aspect of such a pair was chosen, so there is no plain sentence of it either.
         """
-        failure = self._refused_whatever_it_says(texts, rules)
+        failure = self._unchosen(texts, rules) or _failure(
+            self._checker.refusal_of_any(texts, rules.checks)
+        )
         return None if failure is None else self.fallback(texts, rules, failure)[1]
 
     def opening(self, texts: PairTexts, decoding: DecodingConfig) -> list[int]:
@@ -169,13 +171,13 @@ class TextFinisher:
             )
         return None
 
-    def _refused_whatever_it_says(self, texts: PairTexts, rules: TextConfig) -> Failure | None:
+    def _unchosen(self, texts: PairTexts, rules: TextConfig) -> Failure | None:
         if rules.checks.min_chosen and self._builder.prompt.aspects and not texts.aspects:
             return Failure("unchosen", "no aspect of the item could be chosen that it might name")
-        return _failure(self._checker.refusal_of_any(texts, rules.checks))
+        return None
 
     def _failed_check(self, text: str, texts: PairTexts, rules: TextConfig) -> Failure | None:
-        return self._refused_whatever_it_says(texts, rules) or _failure(
+        return self._unchosen(texts, rules) or _failure(
             self._checker.refusal(text, texts, rules.checks)
         )
 

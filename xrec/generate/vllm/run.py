@@ -166,24 +166,27 @@ class VllmRun:
     def _enter(self, request_id: int, prompt: list[int], params: RequestParams) -> Failure | None:
         """Give the parts of a request to vLLM; returns why vLLM refuses one, if it does."""
         request = _Request(request_id, prompt, params)
-        shown = self._shown(prompt, params)
         self._requests[request_id] = request
-        salt = self._cache_salt(prompt)
         try:
-            for number, (given, sampling) in enumerate(self._sampled(shown, prompt, params)):
-                name = f"{request_id}-{number}"
-                part = _Part(request, number)
-                self._engine.add_request(name, tokens_input(given, cache_salt=salt), sampling)
-                self._parts[name] = request.at_work[name] = part
+            self._add_parts(request, params)
         except (VLLMValidationError, ValueError) as error:
             self._drop(request)
             del self._requests[request_id]
             return Failure("unsupported_request", f"vLLM refuses the request: {error}")
         return None
 
-    def _shown(self, prompt: list[int], params: RequestParams) -> list[int]:
-        """The prompt as vLLM gets it."""
-        return prompt if params.is_injected else without_injection(prompt, self._vocabulary)
+    def _add_parts(
+        self, request: _Request, params: RequestParams, *, is_second: bool = False
+    ) -> None:
+        """Give the parts of a request to vLLM, or its second text; raises what vLLM raises."""
+        prompt, tries = request.prompt, "-second" if is_second else ""
+        shown = prompt if params.is_injected else without_injection(prompt, self._vocabulary)
+        salt = self._cache_salt(prompt)
+        for number, (given, sampling) in enumerate(self._sampled(shown, prompt, params)):
+            name = f"{request.request_id}-{number}{tries}"
+            part = _Part(request, number, is_second=is_second)
+            self._engine.add_request(name, tokens_input(given, cache_salt=salt), sampling)
+            self._parts[name] = request.at_work[name] = part
 
     def _sampled(
         self, shown: list[int], prompt: list[int], params: RequestParams
@@ -222,20 +225,11 @@ class VllmRun:
         completion = Completion(request.request_id, part.token_ids, reason, number=part.number)
         retry = None if part.is_second else request.params.retry
         if retry is not None and retry.is_refused(completion):
-            self._begin_again(request, request.params.second)
+            self._add_parts(request, request.params.second, is_second=True)
             self._end_part(part, output)
             return [Advance(request.request_id, [], number=part.number)]
         self._end_part(part, output)
         return [Advance(request.request_id, part.token_ids, completion, part.number)]
-
-    def _begin_again(self, request: _Request, second: TextParams) -> None:
-        """Give the second text of a request to vLLM, whose prefix cache has the prompt."""
-        shown = self._shown(request.prompt, second)
-        ((given, sampling),) = self._sampled(shown, request.prompt, second)
-        name, part = f"{request.request_id}-second", _Part(request, 0, is_second=True)
-        salt = self._cache_salt(request.prompt)
-        self._engine.add_request(name, tokens_input(given, cache_salt=salt), sampling)
-        self._parts[name] = request.at_work[name] = part
 
     def _end(
         self, part: _Part, params: TextParams, finish_reason: str | None

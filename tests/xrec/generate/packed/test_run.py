@@ -1,6 +1,7 @@
 """Our run gives the tokens of one prompt at a time, whatever arrives or is cancelled meanwhile."""
 
 import random
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -27,13 +28,36 @@ from tests.xrec.generate.packed.runs import (
 from xrec.config.adapter import Injection
 from xrec.generate.engine import Completion, LikelihoodParams, Retry, TextParams
 from xrec.generate.packed import run as packed_run
+from xrec.generate.packed.run import PackedRun
 
-
-@pytest.mark.parametrize("injection", ["direct", "projected", "none"])
-@pytest.mark.parametrize(
+SIZES = pytest.mark.parametrize(
     ("max_rows", "pass_tokens", "num_positions"),
     [(1, 512, 10_000), (3, 7, 10_000), (64, 512, 10_000), (64, 512, 75), (64, 7, 400)],
 )
+
+
+def churned(
+    run: PackedRun, prompts: Sequence[list[int]], params: TextParams, rng: random.Random
+) -> tuple[dict[tuple[int, int], Completion], list[int]]:
+    """The completions of `prompts` and their requests, which arrive while others are abandoned."""
+    ended: dict[tuple[int, int], Completion] = {}
+    requests: list[int] = []
+    cancelled: list[int] = []
+    while len(requests) < len(prompts) or not run.is_idle:
+        for _ in range(rng.randint(0, 3)):
+            if len(requests) < len(prompts):
+                requests.append(run.add(prompts[len(requests)], params))
+            if rng.random() < 0.3:  # one that is abandoned before its end
+                cancelled.append(run.add(rng.choice(prompts), params))
+        for request in [request for request in cancelled if rng.random() < 0.4]:
+            run.cancel(request)
+        assert run.num_rows <= run.max_rows
+        keep(ended, run.step())
+    return ended, requests
+
+
+@pytest.mark.parametrize("injection", ["direct", "projected", "none"])
+@SIZES
 def test_requests_that_arrive_and_leave_at_any_time_get_the_tokens_of_one_at_a_time(
     monkeypatch: pytest.MonkeyPatch,
     injection: Injection,
@@ -46,19 +70,7 @@ def test_requests_that_arrive_and_leave_at_any_time_get_the_tokens_of_one_at_a_t
     expected = all_by_hand(injection)
     assert len({tuple(ids) for ids in expected}) > 6  # the prompts matter
     run = make_run(model, max_rows=max_rows, key_value_bytes=num_positions * BYTES_PER_POSITION)
-    ended: dict[tuple[int, int], Completion] = {}
-    requests: list[int] = []
-    cancelled: list[int] = []
-    while len(requests) < len(prompts) or not run.is_idle:
-        for _ in range(rng.randint(0, 3)):
-            if len(requests) < len(prompts):
-                requests.append(run.add(prompts[len(requests)], GREEDY))
-            if rng.random() < 0.3:  # one that is abandoned before its end
-                cancelled.append(run.add(rng.choice(prompts), GREEDY))
-        for request in [request for request in cancelled if rng.random() < 0.4]:
-            run.cancel(request)
-        assert run.num_rows <= max_rows
-        keep(ended, run.step())
+    ended, requests = churned(run, prompts, GREEDY, rng)
     assert texts(ended, requests) == expected
 
 
@@ -93,10 +105,7 @@ def test_each_request_has_its_own_parameters() -> None:
 
 
 @pytest.mark.parametrize("injection", ["direct", "projected", "none"])
-@pytest.mark.parametrize(
-    ("max_rows", "pass_tokens", "num_positions"),
-    [(1, 512, 10_000), (3, 7, 10_000), (64, 512, 10_000), (64, 512, 75), (64, 7, 400)],
-)
+@SIZES
 def test_text_that_is_refused_gives_way_to_that_of_a_request_of_its_own(
     monkeypatch: pytest.MonkeyPatch,
     injection: Injection,
@@ -122,18 +131,7 @@ def test_text_that_is_refused_gives_way_to_that_of_a_request_of_its_own(
 
     params = replace(GREEDY, retry=Retry(is_refused, temperature=1.5, seed=4))
     run = make_run(model, max_rows=max_rows, key_value_bytes=num_positions * BYTES_PER_POSITION)
-    ended: dict[tuple[int, int], Completion] = {}
-    requests: list[int] = []
-    cancelled: list[int] = []
-    while len(requests) < len(prompts) or not run.is_idle:
-        for _ in range(rng.randint(0, 3)):
-            if len(requests) < len(prompts):
-                requests.append(run.add(prompts[len(requests)], params))
-            if rng.random() < 0.3:
-                cancelled.append(run.add(rng.choice(prompts), params))
-        for request in [request for request in cancelled if rng.random() < 0.4]:
-            run.cancel(request)
-        keep(ended, run.step())
+    ended, requests = churned(run, prompts, params, rng)
     got = texts(ended, requests)
     again = texts(second, expected)
     assert all(text in told for text in first)
