@@ -37,8 +37,8 @@ _NO_KINDS = word_set(
     "cheap cheaper cheapest basic"
 )
 
-UNNAMED = "Item"
-"""The title of an item that its reviews call nothing: a reader is not shown its id."""
+UNNAMED = "item"
+"""The title of an item that its reviews call nothing, as in "the price of the item"."""
 
 
 def made_title(reviews: Sequence[Review], lexicon: Lexicon) -> str:

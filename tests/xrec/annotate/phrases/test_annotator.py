@@ -77,7 +77,7 @@ def test_item_that_its_reviews_call_nothing_does_not_show_its_id(tmp_path: Path)
     ]
     named, unknown = _annotator(tmp_path).items(rows).results
     assert isinstance(named, ItemText)
-    assert (named.title, named.title_is_made) == ("Item", True)
+    assert (named.title, named.title_is_made) == ("item", True)
     assert "build" in named.profile
     assert isinstance(unknown, Failure)
 
