@@ -83,7 +83,8 @@ class Process:
 class Chaos:
     """Starts the processes of the runs of a place, and strikes them.
 
-    blows: what was done so far. num_woken: processes that were stopped, and woken after another one
+    blows: what was done so far; each kind comes once in a round. next_kinds: what is left of the
+    round, the next one last. num_woken: processes that were stopped, and woken after another one
     had taken their run over.
     """
 
@@ -94,6 +95,7 @@ class Chaos:
     draw: random.Random = field(default_factory=lambda: random.Random(18))
     processes: list[Process] = field(default_factory=list)
     blows: list[str] = field(default_factory=list)
+    next_kinds: list[str] = field(default_factory=list)
     num_woken: int = 0
 
     def __enter__(self) -> Self:
@@ -132,12 +134,11 @@ class Chaos:
         wanted = len(self.blows) + num_blows
         while len(self.blows) < wanted and self._alive():
             time.sleep(self.draw.uniform(*seconds))
-            kinds = ["kill", "stop"]
-            if self.nodes is not None:
-                kinds += ["actor", "actor", "node" if len(self.blows) % 5 == 2 else "kill"]
-            kind = self.draw.choice(kinds)
-            if getattr(self, f"_{kind}")():
-                self.blows.append(kind)
+            if not self.next_kinds:
+                others = [] if self.nodes is None else ["actor", "actor", "node"]
+                self.next_kinds = self.draw.sample(["kill", "stop", *others], 2 + len(others))
+            if getattr(self, f"_{self.next_kinds[-1]}")():
+                self.blows.append(self.next_kinds.pop())
 
     def end(self, seconds: float) -> None:
         """Let all drivers end, and with them the upkeep; see that none ended with an error."""

@@ -63,7 +63,7 @@ class Sizes:
     num_users: int = 40
     killers: int = 4
     rows_per_chunk: int = 5
-    seconds_per_chunk: float = 0.1
+    seconds_per_chunk: float = 0.3
     old_seconds: float = 8.0
     retention_seconds: float = 20.0
 
