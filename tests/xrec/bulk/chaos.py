@@ -83,7 +83,7 @@ class Process:
 class Chaos:
     """Starts the processes of the runs of a place, and strikes them.
 
-    blows: what was done so far; each kind comes once in a round. next_kinds: what is left of the
+    blows: what was done so far; each kind comes in each round. next_kinds: what is left of the
     round, the next one last. num_woken: processes that were stopped, and woken after another one
     had taken their run over.
     """
@@ -135,8 +135,10 @@ class Chaos:
         while len(self.blows) < wanted and self._alive():
             time.sleep(self.draw.uniform(*seconds))
             if not self.next_kinds:
-                others = [] if self.nodes is None else ["actor", "actor", "node"]
-                self.next_kinds = self.draw.sample(["kill", "stop", *others], 2 + len(others))
+                self.next_kinds = ["kill", "stop"]
+                if self.nodes is not None:
+                    self.next_kinds += ["stop", "actor", "node"]
+                self.draw.shuffle(self.next_kinds)
             if getattr(self, f"_{self.next_kinds[-1]}")():
                 self.blows.append(self.next_kinds.pop())
 

@@ -70,7 +70,7 @@ def test_runs_in_chaos_on_three_nodes_have_each_row_once_at_every_version(
     s3: ObjectStore, tmp_path: Path
 ) -> None:
     num_users = environment_size("XREC_CHAOS_PAIRS", 1000) // 5
-    num_blows = environment_size("XREC_CHAOS_KILLS", 8)
+    num_blows = environment_size("XREC_CHAOS_KILLS", 10)
     sizes = Sizes(
         num_users=num_users,
         killers=max(100, num_users // 4),
