@@ -13,6 +13,11 @@ _STYLE = (
     "border-bottom:1px solid #ddd}"
     "svg{background:#f6f6f6}"
 )
+_EVIDENCE = (
+    "<p>Evidence is how many training reviews of the item, and of the user, have the aspect. On a "
+    "dataset without reviews the item's profile is its only one, and the user's are the profiles "
+    "of the items that they interacted with.</p>"
+)
 
 
 def report_page(report: Mapping[str, Any]) -> str:
@@ -29,6 +34,7 @@ def report_page(report: Mapping[str, Any]) -> str:
         _bars([(1, count) for count in report["generated_lengths"].values()]),
         _table(("from", "explanations"), list(report["generated_lengths"].items())),
         "<h2>Some explanations</h2>",
+        _EVIDENCE,
         _table(
             ("user", "item", "explanation", "evidence", "kind"),
             [
@@ -77,12 +83,12 @@ def _figures(report: Mapping[str, Any]) -> list[tuple[str, Any]]:
 
 
 def _shown(evidence: Mapping[str, Any]) -> str:
-    """An aspect in words, with a mark if the text names it, and what reviews say of it."""
+    """An aspect in words, with a mark if the text names it, and where else it is."""
     mark = " (named)" if evidence["is_named"] else ""
     mark += f" \u201c{evidence['opinion']}\u201d" if evidence["opinion"] else ""
     return (
         f"{evidence['aspect']}{mark}: {evidence['item_reviews']} of "
-        f"{evidence['num_item_reviews']} reviews of the item, {evidence['user_reviews']} of "
+        f"{evidence['num_item_reviews']} of the item, {evidence['user_reviews']} of "
         f"{evidence['num_user_reviews']} of the user"
     )
 

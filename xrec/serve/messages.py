@@ -4,6 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from xrec.data.dataset import AspectsFrom
 from xrec.serve.live import LivePair, Signal
 from xrec.serve.problems import Problem
 
@@ -121,7 +122,11 @@ class ExplanationsRequest(_Message):
 
 
 class ChosenAspect(BaseModel):
-    """An aspect of the item that was chosen for the user, and the reviews that back it."""
+    """An aspect of the item that was chosen for the user, and the reviews that back it.
+
+    On a dataset without reviews the item's profile is its only one, and the user's are the profiles
+    of the items that they interacted with.
+    """
 
     aspect: str = Field(examples=["late hours"])
     item_reviews: int = Field(description="In how many of the item's reviews it is.")
@@ -267,6 +272,10 @@ class Evidence(BaseModel):
     num_ranked: int = Field(description="Number of items that are ranked.")
     nearest_history: list[NearHistory] = Field(
         description="The items of the user's history that are nearest to the item in the graph."
+    )
+    aspects_from: AspectsFrom | None = Field(
+        description="What the figures of a chosen aspect count: reviews or, on a dataset without "
+        "reviews, profiles; null if the dataset has no aspects."
     )
     likelihood: Likelihood | None = Field(
         description="Likelihood of the text; null if the request has none."

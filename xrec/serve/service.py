@@ -142,6 +142,7 @@ class Service:
                 NearHistory(item_id=near.item_id, title=near.title, similarity=near.similarity)
                 for near in nearest
             ],
+            aspects_from=catalogue.dataset.aspects_from,
             likelihood=None
             if text is None
             else await self._within_deadline(

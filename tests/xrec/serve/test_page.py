@@ -14,6 +14,7 @@ import pytest
 
 from tests.xrec.serve.local_endpoint import Endpoint, local_endpoint
 from tests.xrec.serve.town import dataset_of, ids_of
+from xrec.data.evidence import NamedEvidence
 
 webdriver: Any = pytest.importorskip(
     "selenium.webdriver", reason="selenium is not installed (extra test): the page is not tested"
@@ -92,6 +93,15 @@ WATCH = """
 window.seen = [];
 new MutationObserver(() => window.seen.push(document.getElementById('text').textContent))
   .observe(document.getElementById('text'), {childList: true, characterData: true, subtree: true});
+"""
+
+# Answers in the endpoint's place: with an evidence, and with an explanation.
+ANSWER = """
+const [evidence, answer] = arguments;
+const written = `event: explanation\\ndata: ${JSON.stringify({answer})}\\n\\n`;
+const answers = {evidence: JSON.stringify(evidence), stream: written};
+window.fetch = async (path) =>
+  new Response(answers[path.split('/').pop()] ?? JSON.stringify({explanations: []}));
 """
 
 
@@ -189,6 +199,37 @@ def test_unknown_user_is_told_in_words(
     browser.find_element("id", "explain").click()
     wait(browser, lambda _: "is not among the 12 users" in text(browser, "problem"))
     assert browser.execute_script("return document.querySelectorAll('#problem b').length") == 0
+
+
+@pytest.mark.parametrize(
+    ("aspects_from", "shown"),
+    [
+        ("reviews", "tea (“smoky”): in 4 of the item's 9 reviews, in 2 of the user's 3"),
+        ("profiles", "tea (“smoky”): in the item's profile, in 2 of the user's 3 items' profiles"),
+    ],
+)
+def test_chosen_aspects_say_what_their_figures_count(
+    browser: Any,
+    open_page: Callable[..., None],
+    endpoint: Endpoint,
+    town: Path,
+    aspects_from: str,
+    shown: str,
+) -> None:
+    users, items = ids_of(town)
+    pair = {"user_id": users[0], "item_id": items[0], "explanation": "Its tea is smoky."}
+    evidence = endpoint.post("/v1/evidence", pair).json() | {"aspects_from": aspects_from}
+    answer = endpoint.get(f"/v1/explanations/{users[0]}/{items[0]}").json()
+    answer["aspects"] = [vars(NamedEvidence("tea", 4, 9, 2, 3, opinion="smoky", is_named=True))]
+    open_page(endpoint.url)
+    wait(browser, lambda _: text(browser, "best-items"))
+    browser.execute_script(ANSWER, evidence, answer)
+    browser.find_element("id", "explain").click()
+    wait(browser, lambda _: text(browser, "aspects") and is_idle(browser))
+    lines = browser.execute_script(
+        "return [...document.querySelectorAll('#aspects li')].map((node) => node.textContent)"
+    )
+    assert lines == [shown]
 
 
 @pytest.mark.parametrize(("size", "scheme"), [(DESKTOP, "light"), (PHONE, "dark")])

@@ -91,7 +91,14 @@ function showEvidence(evidence) {
   );
 }
 
-function showAspects(aspects) {
+function counted(chosen, aspectsFrom) {
+  const ofUser = `in ${chosen.user_reviews} of the user's ${chosen.num_user_reviews}`;
+  return aspectsFrom === "profiles"
+    ? `in the item's profile, ${ofUser} items' profiles`
+    : `in ${chosen.item_reviews} of the item's ${chosen.num_item_reviews} reviews, ${ofUser}`;
+}
+
+function showAspects(aspects, aspectsFrom) {
   at("aspects-title").hidden = !aspects.length;
   at("aspects").replaceChildren(
     ...aspects.map((chosen) => {
@@ -101,8 +108,7 @@ function showAspects(aspects) {
       row.append(
         name,
         chosen.opinion ? ` (\u201c${chosen.opinion}\u201d)` : "",
-        `: in ${chosen.item_reviews} of the item's ${chosen.num_item_reviews} reviews, ` +
-          `in ${chosen.user_reviews} of the user's ${chosen.num_user_reviews}`,
+        `: ${counted(chosen, aspectsFrom)}`,
       );
       return row;
     }),
@@ -201,12 +207,13 @@ async function explain(pair) {
   reset();
   at("explain").setAttribute("aria-busy", "true");
   try {
-    showEvidence(await json("/v1/evidence", pair, signal));
+    const evidence = await json("/v1/evidence", pair, signal);
+    showEvidence(evidence);
     const answer = await writeExplanation(pair, signal);
     if (answer.problem) throw new Refused(answer.problem);
     at("text").textContent = answer.explanation;
     at("source").textContent = SOURCES[answer.is_cached ? "cached" : answer.source];
-    showAspects(answer.aspects);
+    showAspects(answer.aspects, evidence.aspects_from);
     at("facts").textContent =
       answer.kind === "plain"
         ? "A plain sentence made of the evidence, because the model's text was refused."
