@@ -215,7 +215,7 @@ def test_evidence_is_what_the_graph_and_the_model_say(endpoint: Endpoint, town: 
     assert similarities == sorted(similarities, reverse=True)
     assert body["user_profile"] == dataset.users["profile"][1].as_py()
     assert body["item_title"] == dataset.items["title"][2].as_py()
-    assert body["aspects_from"] is None  # the town has none
+    assert body["aspects_from"] == dataset.aspects_from
     likelihood = body["likelihood"]
     assert len(likelihood["others_nll"]) == 8
     assert likelihood["gain"] == pytest.approx(

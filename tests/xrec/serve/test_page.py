@@ -224,6 +224,7 @@ def test_chosen_aspects_say_what_their_figures_count(
     open_page(endpoint.url)
     wait(browser, lambda _: text(browser, "best-items"))
     browser.execute_script(ANSWER, evidence, answer)
+    browser.execute_script("document.getElementById('item').value = arguments[0]", items[0])
     browser.find_element("id", "explain").click()
     wait(browser, lambda _: text(browser, "aspects") and is_idle(browser))
     lines = browser.execute_script(
