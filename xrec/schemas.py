@@ -181,7 +181,7 @@ FAILED = pa.schema(
         _column("reason", pa.string(), "why there is no explanation"),
         _column("message", pa.string(), "details of the reason, for people"),
         _column("user_profile", pa.string(), "profile in the prompt; empty if the user is unknown"),
-        _column("item_title", pa.string(), "title in the prompt; empty if the item is unknown"),
+        _column("item_title", pa.string(), "the item's title; empty if it has none or is unknown"),
         _column("item_profile", pa.string(), "profile in the prompt; empty if the item is unknown"),
     ]
 )

@@ -26,7 +26,7 @@ def annotations_manifest(uri: str, storage: StorageConfig) -> Manifest:
 def read_annotations(uri: str, storage: StorageConfig) -> SourceData:
     """All users, items and pairs of the kept reviews, with the texts that they have.
 
-    What has no profile has an empty one, and an item without a title has its id. Raises
+    What has no profile or title has an empty one. Raises
     ArtifactNotFoundError if the annotations are not finished, TableError if a table's version is
     not there any more.
     """
@@ -100,7 +100,6 @@ def _items(
     items = _joined(ids, "item_id", texts, ("title", "profile"))
     own = _joined(ids, "item_id", known, ("title",))["title"]
     titles = pc.if_else(pc.equal(items["title"], ""), own, items["title"])
-    titles = pc.if_else(pc.equal(titles, ""), ids, titles)
     return items.set_column(1, "title", titles)
 
 

@@ -67,7 +67,7 @@ def _lines(pair: "ExplainedPair") -> list[str]:
     """The pair's inputs, the prompt as the model saw it, and the explanation."""
     return [
         f"user          {pair.user_id}: {pair.texts.user_profile or '(no profile)'}",
-        f"item          {pair.item_id}: {pair.texts.item_title}. "
+        f"item          {pair.item_id}: {pair.texts.item_title or '(no title)'}. "
         f"{pair.texts.item_profile or '(no profile)'}",
         f"model         {pair.model_fingerprint} (language model, adapter and graph together)",
         f"prompt        {pair.explanation.num_prompt_tokens} tokens, "

@@ -129,7 +129,7 @@ class PromptConfig(Config):
     untitled: str = Field(
         "this item",
         min_length=1,
-        description="What a finished text calls an item that has no title.",
+        description="What prompts and finished texts call an item that has no title.",
     )
 
     @field_validator("title_placeholder")

@@ -179,5 +179,5 @@ class ColdStartConfig(Config):
     items: str | None = Field(
         None,
         description="Table with columns item_id, title and profile. It replaces the texts of "
-        "known items too. If null, the title of a new item is its id.",
+        "known items too. If null, new items have neither.",
     )

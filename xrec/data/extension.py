@@ -139,13 +139,13 @@ def _item_rows(ids: pa.Array, given: pa.Table, first_index: int) -> pa.Table:
         {
             "item_id": ids,
             "item_index": np.arange(first_index, first_index + len(ids)),
-            "title": _taken(given["title"], rows, ids),
+            "title": _taken(given["title"], rows, ""),
             "profile": _taken(given["profile"], rows, ""),
         }
     )
 
 
-def _taken(texts: pa.ChunkedArray, rows: pa.Array, default: pa.Array | str) -> pa.Array:
+def _taken(texts: pa.ChunkedArray, rows: pa.Array, default: str) -> pa.Array:
     """`texts` at `rows`, and `default` where the row is -1."""
     found = texts.combine_chunks().take(pc.if_else(pc.less(rows, 0), None, rows))
     return pc.coalesce(found, default)

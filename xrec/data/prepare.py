@@ -116,7 +116,7 @@ def _rows_without_table(raw: SourceData) -> dict[str, int]:
 
 _MEANING = {
     "users": "%d ids come from the pairs, and their profiles are empty",
-    "items": "%d ids come from the pairs, their profiles are empty, and their titles are their ids",
+    "items": "%d ids come from the pairs, and their titles and profiles are empty",
 }
 
 

@@ -8,7 +8,7 @@ test), and explanations a rating. Ids are strings or integers. Files and columns
 named in the config (`files`, `columns`).
 
 Only the interactions must be there. Without users or items, their ids are taken from the pairs,
-profiles are empty, and an item's title is its id. Without explanations, no adapter can be trained.
+profiles and titles are empty. Without explanations, no adapter can be trained.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -74,7 +74,7 @@ def read_tables(files: Mapping[str, bytes], source: TablesSource) -> SourceData:
     items = rows["items"].table if "items" in rows else _items_of(pairs)
     return SourceData(
         users=users.select(["user_id", "profile"]),
-        items=_with_titles(items).select(["item_id", "title", "profile"]),
+        items=items.select(["item_id", "title", "profile"]),
         interactions=interactions,
         explanations=explanations,
         findings=tuple(finding for part in rows.values() for finding in part.findings),
@@ -113,19 +113,13 @@ def _users_of(pairs: list[pa.Table]) -> pa.Table:
 
 def _items_of(pairs: list[pa.Table]) -> pa.Table:
     ids = _ids_of(pairs, "item_id")
-    return pa.table({"item_id": ids, "title": ids, "profile": [""] * len(ids)})
+    return pa.table({"item_id": ids, "title": [""] * len(ids), "profile": [""] * len(ids)})
 
 
 def _ids_of(pairs: list[pa.Table], column: str) -> pa.Array:
     """Each id once, sorted, so that neither the order of rows nor of files matters."""
     ids = pa.concat_tables([table.select([column]) for table in pairs])[column].unique()
     return ids.take(pc.sort_indices(ids))
-
-
-def _with_titles(items: pa.Table) -> pa.Table:
-    """`items` with the id in place of an empty title, since a prompt must name the item."""
-    titles = pc.if_else(pc.equal(items["title"], ""), items["item_id"], items["title"])
-    return items.set_column(items.schema.get_field_index("title"), "title", titles)
 
 
 def _no_rows(table: str) -> pa.Table:

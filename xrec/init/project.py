@@ -129,7 +129,7 @@ def missing_lines(findings: Findings) -> list[str]:
         lines.append(f"{counts.num_without_profile['users']} users have no profile")
     if "items" not in tables:
         lines.append(
-            "no table of items: titles are ids and profiles are empty, so texts cannot "
+            "no table of items: titles and profiles are empty, so texts cannot name or "
             "describe the item"
         )
     elif counts.num_without_profile["items"]:

@@ -107,7 +107,7 @@ class PromptBuilder:
             "user": user,
             "item": item,
             "user_profile": texts.user_profile,
-            "item_title": texts.item_title,
+            "item_title": texts.item_title or self.prompt.untitled,
             "item_profile": texts.item_profile,
         }
         user_ids, item_ids = (

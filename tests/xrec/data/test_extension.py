@@ -72,9 +72,9 @@ def test_extend_appends_newcomers_by_id_and_keeps_the_known_rows(dataset: Datase
     assert set(zip(*extension.item_edges.tolist(), strict=True)) == {(0, 0), (0, 2)}
 
 
-def test_extend_new_item_without_a_row_has_its_id_as_title(dataset: Dataset) -> None:
+def test_extend_new_item_without_a_row_has_no_texts(dataset: Dataset) -> None:
     (row,) = extend_dataset(dataset, _tables("ann new")).dataset.items.slice(2).to_pylist()
-    assert row == {"item_id": "new", "item_index": 2, "title": "new", "profile": ""}
+    assert row == {"item_id": "new", "item_index": 2, "title": "", "profile": ""}
 
 
 def test_extend_all_new_interactions_are_train_edges_once(dataset: Dataset) -> None:

@@ -104,7 +104,7 @@ def test_read_tables_files_and_columns_of_other_names() -> None:
     ]
     assert source.items.to_pylist() == [
         {"item_id": "7", "title": "Seven", "profile": "A tool."},
-        {"item_id": "8", "title": "8", "profile": ""},
+        {"item_id": "8", "title": "", "profile": ""},
     ]
     for pairs in (source.interactions, source.explanations):
         assert pairs.select(["user_id", "item_id"]).to_pylist() == [
@@ -147,7 +147,7 @@ def test_read_tables_without_users_and_items_takes_their_ids_from_the_pairs() ->
         {"user_id": name, "profile": ""} for name in ("ann", "bob", "zoe")
     ]
     assert source.items.to_pylist() == [
-        {"item_id": name, "title": name, "profile": ""} for name in ("7", "8", "9")
+        {"item_id": name, "title": "", "profile": ""} for name in ("7", "8", "9")
     ]
     assert source.missing_tables == ("users", "items")
     assert source.findings == ()

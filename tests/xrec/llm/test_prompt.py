@@ -89,6 +89,12 @@ def test_prompt_is_the_chat_template_around_instruction_user_and_item() -> None:
     )
 
 
+def test_prompt_of_an_item_without_a_title_calls_it_untitled() -> None:
+    builder = make_builder(item="{item} {item_title}. {item_profile}", untitled="this place")
+    shown = builder.show(builder.build(3, 4, PairTexts("likes tea", "", "quiet")))
+    assert "<item 4> this place. quiet" in shown
+
+
 def test_prompt_with_collaborative_part_has_the_tokens_after_all_texts() -> None:
     builder = make_builder(
         instruction="Why?",

@@ -11,7 +11,7 @@ from xrec.annotate.phrases.attributes import attributes
 from xrec.annotate.phrases.lexicon import Lexicon, learn_phrases, read_lexicon
 from xrec.annotate.phrases.mentions import noun_phrases
 from xrec.annotate.phrases.sentences import explanation, item_profile, user_profile
-from xrec.annotate.phrases.titles import UNNAMED, made_title
+from xrec.annotate.phrases.titles import made_title
 from xrec.annotate.rows import (
     Aspect,
     Failure,
@@ -29,7 +29,7 @@ from xrec.data.english import singular
 from xrec.storage import Location
 
 NOTHING_PRAISED = "nothing_praised"
-_VERSION = 6  # of the rules; another one is another run
+_VERSION = 7  # of the rules; another one is another run
 _LEAST_COMPLAINTS, _MOST_COMPLAINTS = 2, 2
 _MOST_TITLES = 3
 _SHOWN, _POSITIVE, _NEUTRAL = 2.0, 1.5, 0.5  # what a mention with such an opinion counts
@@ -118,14 +118,13 @@ class PhraseAnnotator:
         )
         if not profile and not title:
             return Failure(NOTHING_PRAISED, f"{len(row.reviews)} reviews praise no known aspect")
-        return ItemText(title or UNNAMED, profile, not row.title)
+        return ItemText(title, profile, title_is_made=bool(title) and not row.title)
 
     def _user(self, row: UserInput) -> UserText | Failure:
         praise = self._praise(each.review for each in row.reviews)
         praised = [praise[name].phrase for name in self._best(praise, "")]
-        titles = list(
-            dict.fromkeys(_with_article(each.item) for each in row.reviews if each.item is not None)
-        )
+        items = [each.item for each in row.reviews if each.item is not None and each.item.title]
+        titles = list(dict.fromkeys(map(_with_article, items)))
         profile = user_profile(row.user_id, praised, titles[:_MOST_TITLES])
         if not profile:
             return Failure(NOTHING_PRAISED, f"{len(row.reviews)} reviews praise no known aspect")
@@ -133,7 +132,7 @@ class PhraseAnnotator:
 
     def _pair(self, row: PairInput) -> PairText | Failure:
         found = self._mentions(row.review)
-        title = row.item.title if row.item else row.item_id
+        title = row.item.title if row.item else ""
         named = [
             (self._weight(each), place, each)
             for place, each in enumerate(found)
@@ -147,8 +146,8 @@ class PhraseAnnotator:
             row.user_id,
             row.item_id,
             title,
-            row.item.title_is_made if row.item else True,
             praised,
+            title_is_made=row.item is not None and row.item.title_is_made,
         )
         return PairText(text, tuple(each.aspect for each in found))
 

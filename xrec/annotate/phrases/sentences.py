@@ -49,14 +49,13 @@ def user_profile(id_: str, praised: Sequence[str], titles: Sequence[str]) -> str
 
 
 def explanation(
-    user_id: str, item_id: str, title: str, title_is_made: bool, praised: Sequence[str]
+    user_id: str, item_id: str, title: str, praised: Sequence[str], *, title_is_made: bool
 ) -> str:
     """Why the user would enjoy the item: a sentence that names what they praise in it.
 
-    title: its id, if it has no other.
+    title: empty if it has none.
     """
-    is_named = title != item_id
-    name = f"the {title}" if title_is_made and is_named else title if is_named else "this item"
+    name = (f"the {title}" if title_is_made else title) or "this item"
     pattern = _chosen(_PAIR, f"{user_id}\n{item_id}")
     return pattern.format(name=name, Name=name[0].upper() + name[1:], praised=listed(praised))
 

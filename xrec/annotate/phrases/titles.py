@@ -37,9 +37,6 @@ _NO_KINDS = word_set(
     "cheap cheaper cheapest basic"
 )
 
-UNNAMED = "item"
-"""The title of an item that its reviews call nothing, as in "the price of the item"."""
-
 
 def made_title(reviews: Sequence[Review], lexicon: Lexicon) -> str:
     """A title in capitalized words; empty if the item's reviews call it nothing."""

@@ -78,7 +78,8 @@ function bar(name, share, number, isOthers) {
 }
 
 function showEvidence(evidence) {
-  at("pair").textContent = `${evidence.item_title} (${evidence.item_id}) for ${evidence.user_id}`;
+  const title = evidence.item_title ? `${evidence.item_title} (${evidence.item_id})` : evidence.item_id;
+  at("pair").textContent = `${title} for ${evidence.user_id}`;
   at("item-profile").textContent = evidence.item_profile || "No profile.";
   at("user-profile").textContent = evidence.user_profile || "No profile.";
   at("standing").textContent =
@@ -86,7 +87,7 @@ function showEvidence(evidence) {
     "among the items that the user has not seen.";
   at("near").replaceChildren(
     ...evidence.nearest_history.map((near) =>
-      bar(near.title, near.similarity, near.similarity.toFixed(2)),
+      bar(near.title || near.item_id, near.similarity, near.similarity.toFixed(2)),
     ),
   );
 }
@@ -258,7 +259,7 @@ async function suggestBest() {
       const entry = document.createElement("li");
       const button = entry.appendChild(document.createElement("button"));
       button.type = "button";
-      button.textContent = item.title;
+      button.textContent = item.title || item.item_id;
       button.dataset.item = item.item_id;
       button.setAttribute("aria-pressed", String(at("item").value === item.item_id));
       button.addEventListener("click", () => {

@@ -77,7 +77,7 @@ def test_item_that_its_reviews_call_nothing_does_not_show_its_id(tmp_path: Path)
     ]
     named, unknown = _annotator(tmp_path).items(rows).results
     assert isinstance(named, ItemText)
-    assert (named.title, named.title_is_made) == ("item", True)
+    assert (named.title, named.title_is_made) == ("", False)
     assert "build" in named.profile
     assert isinstance(unknown, Failure)
 
@@ -137,7 +137,10 @@ def test_pair_whose_review_praises_nothing_known_is_a_failure(tmp_path: Path) ->
 
 @pytest.mark.parametrize("title", ["Strings", "Alesis Headphones", "Pedal", "Bass"])
 def test_explanation_of_a_made_title_is_grammatical(title: str) -> None:
-    texts = {explanation(f"u{number}", "i", title, True, ["warm tone"]) for number in range(60)}
+    texts = {
+        explanation(f"u{number}", "i", title, ["warm tone"], title_is_made=True)
+        for number in range(60)
+    }
     assert len(texts) == 8
     for text in texts:
         assert f"the {title}" in text or f"The {title}" in text
@@ -147,7 +150,9 @@ def test_explanation_of_a_made_title_is_grammatical(title: str) -> None:
 
 
 def test_explanation_of_an_item_without_a_title_does_not_show_its_id() -> None:
-    texts = {explanation(f"u{number}", "B00X", "B00X", True, ["tone"]) for number in range(60)}
+    texts = {
+        explanation(f"u{number}", "B00X", "", ["tone"], title_is_made=False) for number in range(60)
+    }
     assert all("this item" in text.lower() and "B00X" not in text for text in texts)
 
 
