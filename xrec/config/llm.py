@@ -180,8 +180,8 @@ class TextConfig(Config):
         3,
         ge=1,
         description="How often a phrase of three words may stand in a text, where the item's title "
-        "counts as one word. No phrase of three words or more may directly follow itself. If null, "
-        "phrases may repeat.",
+        "counts as one word. No phrase of three words or more may directly follow itself, and none "
+        "may be joined to itself, as in 'the build and build'. If null, phrases may repeat.",
     )
     max_echo_tokens: int | None = Field(
         24,

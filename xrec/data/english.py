@@ -5,7 +5,7 @@ Treebank; and how good or bad 2,800 adjectives sound. VADER has that of 7,500 wo
 """
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 
 def word_set(words: str) -> frozenset[str]:
@@ -37,6 +37,9 @@ BLAME = word_set(
     "leaky greasy soggy bland stale lukewarm cramped crowded grimy musty defective unreliable "
     "misleading dull brittle crooked loose squeaky rickety thin finicky"
 )
+# Words that "and" joins to themselves, as their tags below do: "louder and louder", "on and on".
+_DOUBLED = word_set("time half neck hours days weeks months years miles lots tons loads")
+_DOUBLED_TAGS = word_set("JJR RBR RB RP IN")
 _UNCERTAIN = word_set("cheap cheaper cheapest")  # a cheap price, but a cheap clip
 _LEAST_VALENCE = 0.15
 
@@ -56,6 +59,12 @@ def with_capitals(words: str) -> str:
         word.capitalize() if word not in tags() and word.capitalize() in tags() else word
         for word in words.split(" ")
     )
+
+
+def may_be_doubled(phrase: Sequence[str]) -> bool:
+    """Whether English says the words twice with "and" between: "more and more", "on and on"."""
+    word, *others = phrase
+    return not others and (word in _DOUBLED or tags().get(word) in _DOUBLED_TAGS)
 
 
 @functools.cache

@@ -12,12 +12,14 @@ from dataclasses import replace
 
 from xrec.checks import Checker, Refusal
 from xrec.config.llm import DecodingConfig, TextConfig
+from xrec.data.english import may_be_doubled
 from xrec.data.sentences import sentence_ends, words
 from xrec.data.titles import Span, TitleIndex, composed, title_spans
 from xrec.generate.engine import Completion, Failure
 from xrec.llm.prompt import PairTexts, PromptBuilder
 
 _PHRASE_WORDS = 3
+_ARTICLES = frozenset({"the", "a", "an", "its", "their"})
 _TITLE = "\ue000"  # a private-use character that stands for the item's title as one word
 _HALF_CHARACTER = "\ufffd"  # what the first bytes of a character decode to
 
@@ -230,7 +232,7 @@ def _refused(text: str, own: Sequence[Span], rules: TextConfig) -> Failure | Non
             f"{_shown(phrase)!r} stands {count} times in it, decoding.text.max_phrase_repeats is "
             f"{rules.max_phrase_repeats}",
         )
-    if stuttered := _stuttered(found):
+    if stuttered := _stuttered(found) or _joined_to_itself(found):
         return Failure("repetitive_text", f"{_shown(stuttered)!r} stands twice in a row in it")
     return None
 
@@ -305,6 +307,22 @@ def _stuttered(found: Sequence[str]) -> Sequence[str]:
             middle = start + length
             if found[start:middle] == found[middle : middle + length]:
                 return found[start:middle]
+    return ()
+
+
+def _joined_to_itself(found: Sequence[str]) -> Sequence[str]:
+    """A phrase that "and" joins to itself, as in "the tone and the tone"; empty if none is.
+
+    "More and more", "over and over", and "years and years" are English.
+    """
+    said = [word for word in found if word not in _ARTICLES]
+    for place, word in enumerate(said):
+        if word != "and":
+            continue
+        for length in range(1, min(place, len(said) - place - 1) + 1):
+            phrase = said[place - length : place]
+            if phrase == said[place + 1 : place + 1 + length] and not may_be_doubled(phrase):
+                return phrase
     return ()
 
 

@@ -96,6 +96,20 @@ def test_finished_text_that_stutters_fails() -> None:
     assert finish("It is good for its tone and good for its price.")[1] != "repetitive_text"
 
 
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("You would enjoy it for the build and build.", "repetitive_text"),
+        ("You would enjoy it for the ease of use and the ease of use.", "repetitive_text"),
+        ("It should suit you, the [title] and the [title].", "repetitive_text"),
+        ("You would enjoy it more and more, for years and years.", ""),
+        ("You would enjoy it for the warm tone and the low price.", ""),
+    ],
+)
+def test_finished_text_that_joins_a_phrase_to_itself_fails(text: str, reason: str) -> None:
+    assert finish(text, title="Lock")[1] == reason
+
+
 def test_finished_text_repetition_fails() -> None:
     three = "It is so good. It is so calm. It is so near."
     assert finish(three) == (three, "")
@@ -215,8 +229,8 @@ def test_cut_to_words_never_ends_within_the_title(max_words: int, expected: str)
 
 def test_finished_text_has_a_decomposed_title_in_composed_form() -> None:
     title = unicodedata.normalize("NFD", "Café Orlán")
-    assert finish("You love [title], and Café Orlán.", title=title) == (
-        "You love Café Orlán, and Café Orlán.",
+    assert finish("You love [title], truly Café Orlán.", title=title) == (
+        "You love Café Orlán, truly Café Orlán.",
         "",
     )
     assert finish("I love [title], " * 4, title=title)[1] == "repetitive_text"

@@ -78,8 +78,8 @@ function bar(name, share, number, isOthers) {
 }
 
 function showEvidence(evidence) {
-  const title = evidence.item_title ? `${evidence.item_title} (${evidence.item_id})` : evidence.item_id;
-  at("pair").textContent = `${title} for ${evidence.user_id}`;
+  const titled = evidence.item_title && `${evidence.item_title} (${evidence.item_id})`;
+  at("pair").textContent = `${titled || evidence.item_id} for ${evidence.user_id}`;
   at("item-profile").textContent = evidence.item_profile || "No profile.";
   at("user-profile").textContent = evidence.user_profile || "No profile.";
   at("standing").textContent =
