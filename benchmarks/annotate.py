@@ -28,6 +28,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import psutil
@@ -117,7 +118,7 @@ def measured(folder: Path, num_reviews: int, rows_per_chunk: int) -> dict[str, A
 
 def _annotate(folder: str, rows_per_chunk: int, pipe: Any) -> None:
     import jobs.annotate
-    from xrec.annotate import run
+    from xrec.annotate import reviews, run
     from xrec.config.annotate import AnnotateConfig
     from xrec.config.base import parse_config
 
@@ -130,23 +131,25 @@ def _annotate(folder: str, rows_per_chunk: int, pipe: Any) -> None:
         },
     )
     seconds: dict[str, float] = {}
-    keep_source, drive = jobs.annotate.keep_source, run._Run._drive
+    drive = run._Run._drive
 
     def timed_keep(*arguments: Any) -> Any:
         started = time.monotonic()
-        record = keep_source(*arguments)
+        record = reviews.keep_source(*arguments)
         seconds["keep_s"] = round(time.monotonic() - started, 1)
         return record
 
-    def timed_drive(self: Any, stage: str, planned: Any) -> Any:
+    def timed_drive(self: Any, stage: Any, planned: Any) -> Any:
         started = time.monotonic()
         state = drive(self, stage, planned)
         seconds[f"{stage}_s"] = round(time.monotonic() - started, 1)
         return state
 
-    jobs.annotate.keep_source = timed_keep
-    run._Run._drive = timed_drive  # type: ignore[method-assign]
-    manifest = jobs.annotate.run(config)
+    with (
+        patch.object(jobs.annotate, "keep_source", timed_keep),
+        patch.object(run._Run, "_drive", timed_drive),
+    ):
+        manifest = jobs.annotate.run(config)
     assert manifest is not None
     pipe.send({**seconds, "rows": manifest.row_counts})
 
@@ -171,7 +174,7 @@ def _watched(root: psutil.Process, process: Any) -> tuple[int, float]:
 
 def _children(root: psutil.Process) -> list[psutil.Process]:
     try:
-        return root.children(recursive=True)
+        return list(root.children(recursive=True))
     except psutil.Error:
         return []
 

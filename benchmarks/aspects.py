@@ -60,7 +60,7 @@ def aspects(
         f"{len(split.train)} reviews to train, {len(split.validation)} to choose, "
         f"{len(split.test)} to test; {split.num_items} items, {len(split.aspects)} aspects"
     )
-    outcomes = {}
+    outcomes: dict[str, list[Outcome]] = {}
     for name in dict.fromkeys(["item", *(method or METHODS)]):
         if name not in METHODS:
             raise typer.BadParameter(f"no method is named {name!r}; known: {', '.join(METHODS)}")

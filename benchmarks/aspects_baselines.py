@@ -105,7 +105,8 @@ BASELINES: dict[str, Method] = {
 
 
 def _smoothed(counts: Floats, num_reviews: Floats, frequency: Floats) -> Floats:
-    return (counts + _SMOOTHING * frequency) / (num_reviews + _SMOOTHING)
+    smoothed: Floats = (counts + _SMOOTHING * frequency) / (num_reviews + _SMOOTHING)
+    return smoothed
 
 
 def _lift(counts: Floats, num_reviews: Floats, frequency: Floats) -> Floats:

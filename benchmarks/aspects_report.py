@@ -4,7 +4,7 @@ A pair's figure is its mean over the seeds. Intervals draw users (bootstrap, 95 
 one pair. Differences are paired.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,7 +30,7 @@ class Outcome:
     same_item: Values
 
 
-def rows(outcomes: dict[str, Sequence[Outcome]], baselines: Sequence[str]) -> list[Record]:
+def rows(outcomes: Mapping[str, Sequence[Outcome]], baselines: Sequence[str]) -> list[Record]:
     """Return a row for each method; all are over the same pairs.
 
     "minus" compares with the methods `baselines`, as far as they are there.

@@ -52,7 +52,7 @@ def load_no_op(made: MakeExplainTask) -> Explainer:
 
 def without_model(real: Explainer) -> Explainer:
     """Return `real` with a `NoOpEngine`."""
-    engine = NoOpEngine(tuple(real.pairs.builder.encode_explanation(TEXT)[:-1]))
+    engine: Any = NoOpEngine(tuple(real.pairs.builder.encode_explanation(TEXT)[:-1]))
     return Explainer(
         real.model,
         engine,

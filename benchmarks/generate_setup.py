@@ -80,9 +80,9 @@ def prepare(contest: Contest) -> Setup:
         if contest.natural_stops
         else []
     )
-    explainer.model.generation_config = (
-        GenerationConfig()
-    )  # `generate` would take its end token from there
+    assert explainer.model is not None
+    # `generate` would take its end token from the model's own.
+    explainer.model.generation_config = GenerationConfig()
     return Setup(contest, explainer, prompts_of(explainer, contest), stop)
 
 

@@ -116,9 +116,10 @@ def _round(llm: Any, prompts: list[list[int]], sampling: Any) -> dict[str, float
 
 def _cpu_seconds() -> float:
     """Return the CPU seconds of this process and of vLLM's processes."""
-    return sum(
+    seconds: float = sum(
         times.user + times.system for times in (process.cpu_times() for process in _processes())
     )
+    return seconds
 
 
 def _processes() -> list[psutil.Process]:

@@ -140,12 +140,14 @@ class _Loop:
         """Train an epoch, or the steps that are left; return the mean loss in nats a token."""
         self.module.train()
         total, num_tokens = 0.0, 0
-        sizes = {
-            "global_batch_size": self._training.global_batch_size,
-            "micro_batch_size": self._micro_batch_size,
-        }
         for micro_batches in epoch_steps(
-            examples, epoch=number, seed=self._training.seed, **sizes, rank=0, world_size=1
+            examples,
+            epoch=number,
+            seed=self._training.seed,
+            global_batch_size=self._training.global_batch_size,
+            micro_batch_size=self._micro_batch_size,
+            rank=0,
+            world_size=1,
         ):
             if self.num_done == self.num_steps:
                 break

@@ -7,6 +7,7 @@ from typing import Any
 
 from benchmarks.planted_data import Division, Town
 from benchmarks.planted_training import load_frozen, train
+from xrec.adapter.pairs import PairPrompts
 from xrec.config.adapter import TrainAdapterConfig
 from xrec.config.llm import DecodingConfig, EngineConfig
 from xrec.data.held_out import HeldOutPair
@@ -59,6 +60,7 @@ def run_variant(
 ) -> dict[str, Any]:
     """Train and score; return losses by epoch, seconds, and the `Scores` of each kind as values."""
     started = time.monotonic()
+    prompts: PairPrompts
     if variant in NUM_STATED:
         model, history, prompts = (
             load_frozen(town, config),

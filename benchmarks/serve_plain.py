@@ -42,6 +42,7 @@ class Plain:
         self._decoding = config.decoding
         model = self._explainer.model
         assert model is not None
+        self._model = model
         self._stop = stop_token_ids(model, self._explainer.pairs.builder.tokenizer)
         self._generation = GenerationConfig(
             max_new_tokens=config.decoding.max_new_tokens,
@@ -65,9 +66,9 @@ class Plain:
         )
         prompt = explainer.pairs.prompt(indices)
         with torch.inference_mode():
-            ids = explainer.model.generate(
-                torch.tensor([prompt]), generation_config=self._generation
-            )[0, len(prompt) :].tolist()
+            ids = self._model.generate(torch.tensor([prompt]), generation_config=self._generation)[
+                0, len(prompt) :
+            ].tolist()
         ended = ids[-1] in self._stop
         completion = Completion(0, ids[:-1] if ended else ids, "stop" if ended else "length")
         text, _ = explainer.finisher.finish(
@@ -87,7 +88,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: done.set())
     with ensure_ray(config.ray):
         serve.start(http_options={"host": config.http.host, "port": config.http.port})
-        serve.run(Plain.bind(config))
+        serve.run(Plain.bind(config))  # type: ignore[attr-defined]  # Ray's decorator adds it
         done.wait()
         serve.shutdown()
 

@@ -141,9 +141,9 @@ def _training(config: TrainAdapterConfig) -> Record:
         resolve_model(config.llm.model, config.llm.cache_dir, config.storage)
     ).vocab_size
     examples = [Example([first, *range(3, 60), first + 8], [5, 2])]
-    data = AdapterData(
-        examples, examples, Counter(), GraphEmbeddings(vectors, vectors, Manifest.model_construct())
-    )
+    no_fields: dict[str, Any] = {}  # none is read
+    graph = GraphEmbeddings(vectors, vectors, Manifest.model_construct(**no_fields))
+    data = AdapterData(examples, examples, Counter(), graph)
     engine, _ = build_engine(config, data, num_steps=2)
     engine.train()
     settled_bytes()

@@ -25,7 +25,7 @@ from typing import Any
 
 import deltalake
 import pyarrow as pa
-from deltalake.transaction import AddAction
+from deltalake.transaction import AddAction, RemoveAction
 
 from xrec.config.shared import StorageConfig
 from xrec.storage import open_location
@@ -71,7 +71,7 @@ def transaction_commits(uri: str) -> Commit:
     delta = _plain_table(uri)
 
     def commit(buckets: Sequence[int], files: Sequence[DataFile]) -> None:
-        actions = [
+        actions: list[AddAction | RemoveAction] = [
             AddAction(file.path, file.num_bytes, file.partition, 0, True, _statistics(bucket))
             for bucket, file in zip(buckets, files, strict=True)
         ]
@@ -111,7 +111,7 @@ def measure(folder: Path, num_files: int, batch: int) -> list[dict[str, Any]]:
     names = {name: str(folder / name) for name in CONTESTANTS}
     commits = {name: contestant(names[name]) for name, contestant in CONTESTANTS.items()}
     seconds: dict[str, list[float]] = {name: [] for name in CONTESTANTS}
-    results = []
+    results: list[dict[str, Any]] = []
     for start in range(0, num_files, batch):
         buckets = range(start, start + batch)
         for name, commit in commits.items():

@@ -89,10 +89,11 @@ def _timed(generate: Callable[[], list[list[int]]]) -> tuple[list[list[int]], di
 def _cpu_seconds() -> float:
     """Return the CPU seconds of this process and of vLLM's processes."""
     this = psutil.Process()
-    return sum(
+    seconds: float = sum(
         times.user + times.system
         for times in (process.cpu_times() for process in (this, *this.children(recursive=True)))
     )
+    return seconds
 
 
 if __name__ == "__main__":

@@ -101,8 +101,8 @@ def _start_weed(
     }
     (folder / "s3.json").write_text(json.dumps(settings), encoding="utf-8")
     (folder / "data").mkdir()
-    *others, port = _free_ports(4)
-    command = _weed_command(folder, *others, port)
+    master, volume, filer, port = _free_ports(4)
+    command = _weed_command(folder, master, volume, filer, port)
     with (folder / "weed.log").open("wb") as log:
         # By default a new bucket takes seven volumes at its first write. Tests make many buckets.
         environment = {
