@@ -9,8 +9,9 @@ import pyarrow.compute as pc
 import torch
 
 from xrec.backfill.content_key import shared_key
-from xrec.backfill.explain import content_keys, explain_pairs, failed_rows, name_no_other_item
+from xrec.backfill.explain import content_keys, explain_pairs, name_no_other_item
 from xrec.backfill.identity import sources_of
+from xrec.backfill.pair_rows import FailedPair, failed_rows
 from xrec.bulk import Identity, Outcome, RowFormat
 from xrec.config.backfill import BackfillConfig
 from xrec.config.llm import DecodingConfig, EngineConfig, PromptFailure, TextFailure
@@ -112,8 +113,8 @@ class ExplainTask:
 
     def fail(self, rows: pa.Table, reason: str, message: str) -> pa.Table:
         """See ChunkTask."""
-        failure = {"reason": reason, "message": message}
-        return failed_rows(self.explainer, [{**ids, **failure} for ids in rows.to_pylist()])
+        failed = [FailedPair(ids, reason, message) for ids in rows.to_pylist()]
+        return failed_rows(self.explainer.dataset, failed)
 
     def is_still_good(self, earlier: pa.Table) -> pa.Array:
         """See CarryingTask: the content key is today's, and the text names no other item."""

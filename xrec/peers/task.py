@@ -9,25 +9,26 @@ from typing import Any
 import pyarrow as pa
 import torch
 
+from xrec.backfill.pair_rows import FailedPair, KnownPair, failed_rows, look_up
 from xrec.backfill.task import EXPLANATIONS
 from xrec.bulk import Outcome
 from xrec.config.llm import LLMConfig
 from xrec.config.peers import PeerConfig, PeerKind
 from xrec.config.shared import Device, StorageConfig
 from xrec.data.dataset import Dataset, read_dataset
-from xrec.errors import UnknownIdError
 from xrec.llm.model import resolve_device
 from xrec.peers.artifact import TrainedPeer, read_peer
 from xrec.peers.aspects import AspectNames, Names, aspect_ids, aspect_names
 from xrec.peers.batch import collate_pairs
 from xrec.peers.words import Words
 from xrec.peers.write import write_greedily
-from xrec.schemas import FAILED, GENERATED, PAIRS
+from xrec.schemas import GENERATED
 from xrec.storage import location_of, open_location
 
 TEXTS = EXPLANATIONS
 """The columns of a backfill's rows, so that every reader of explanations reads them."""
 
+_EMPTY = "the peer ended the text before its first word"
 _INDICES = ("user_index", "item_index")
 
 # What torch raises for a batch that it cannot do, lack of memory included.
@@ -93,40 +94,25 @@ class PeerTask:
 
     def do(self, rows: pa.Table) -> Outcome:
         """See ChunkTask; the costs are num_generated_tokens."""
-        known: list[_Known] = []
-        failures: list[dict[str, str]] = []
-        for ids in rows.cast(PAIRS).to_pylist():
-            found = self._find(ids)
-            if isinstance(found, _Known):
-                known.append(found)
-            else:
-                failures.append(found)
+        known, failed = look_up(self.dataset, rows)
         written: list[dict[str, Any]] = []
         for start in range(0, len(known), self.texts_per_batch):
             for row in self._write(known[start : start + self.texts_per_batch]):
-                (written if row["explanation"] else failures).append(
-                    row if row["explanation"] else _empty(row)
-                )
+                if row["explanation"]:
+                    written.append(row)
+                else:
+                    failed.append(FailedPair(row, "empty_text", _EMPTY))
         costs = {"num_generated_tokens": float(sum(row["num_generated_tokens"] for row in written))}
-        return Outcome(pa.Table.from_pylist(written, GENERATED), self._failed(failures), costs)
+        return Outcome(
+            pa.Table.from_pylist(written, GENERATED), failed_rows(self.dataset, failed), costs
+        )
 
     def fail(self, rows: pa.Table, reason: str, message: str) -> pa.Table:
         """See ChunkTask."""
-        failure = {"reason": reason, "message": message}
-        return self._failed([{**ids, **failure} for ids in rows.to_pylist()])
+        failed = [FailedPair(ids, reason, message) for ids in rows.to_pylist()]
+        return failed_rows(self.dataset, failed)
 
-    def _find(self, ids: dict[str, str]) -> "_Known | dict[str, str]":
-        """The pair's indices, or a failed row."""
-        try:
-            user_index = self.dataset.user_index(ids["user_id"])
-        except UnknownIdError as error:
-            return {**ids, "reason": "unknown_user", "message": str(error)}
-        try:
-            return _Known(ids, user_index, self.dataset.item_index(ids["item_id"]))
-        except UnknownIdError as error:
-            return {**ids, "reason": "unknown_item", "message": str(error)}
-
-    def _write(self, pairs: Sequence["_Known"]) -> list[dict[str, Any]]:
+    def _write(self, pairs: Sequence[KnownPair]) -> list[dict[str, Any]]:
         """A row of the schema GENERATED for each pair; its text may be empty."""
         peer = self.peer
         users, items = ([getattr(pair, name) for pair in pairs] for name in _INDICES)
@@ -145,7 +131,7 @@ class PeerTask:
         codec, num_words = self.peer.codec, self.peer.num_aspect_words
         return aspect_ids(codec, names, num_words) if isinstance(codec, Words) else ()
 
-    def _row(self, pair: "_Known", names: Names, token_ids: list[int]) -> dict[str, Any]:
+    def _row(self, pair: KnownPair, names: Names, token_ids: list[int]) -> dict[str, Any]:
         has_ended = bool(token_ids) and token_ids[-1] in self.peer.codec.end_ids
         fingerprint = self.peer.manifest.fingerprint
         return {
@@ -160,37 +146,6 @@ class PeerTask:
             "kind": "written",
             "refused": "",
         }
-
-    def _failed(self, failures: Sequence[dict[str, str]]) -> pa.Table:
-        """Rows of the schema FAILED, with the pair's texts where they are known."""
-        return pa.Table.from_pylist([{**row, **self._texts(row)} for row in failures], FAILED)
-
-    def _texts(self, ids: dict[str, str]) -> dict[str, str]:
-        user = self.dataset.user_indices.get(ids["user_id"])
-        item = self.dataset.item_indices.get(ids["item_id"])
-        users, items = self.dataset.users, self.dataset.items
-        return {
-            "user_profile": "" if user is None else users["profile"][user].as_py(),
-            "item_title": "" if item is None else items["title"][item].as_py(),
-            "item_profile": "" if item is None else items["profile"][item].as_py(),
-        }
-
-
-@dataclass(frozen=True)
-class _Known:
-    """A pair of the dataset."""
-
-    ids: dict[str, str]
-    user_index: int
-    item_index: int
-
-
-def _empty(row: dict[str, Any]) -> dict[str, str]:
-    return {
-        **{name: row[name] for name in PAIRS.names},
-        "reason": "empty_text",
-        "message": "the peer ended the text before its first word",
-    }
 
 
 def _hash(*parts: str | int) -> str:
