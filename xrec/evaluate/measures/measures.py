@@ -45,6 +45,8 @@ from xrec.text import LanguageModel
 
 logger = logging.getLogger("xrec")
 
+_VERSION = 2  # of the measures and what they mean; with another one all is scored again
+
 PAIR_COLUMNS = ("user_id", "item_id", "text")
 """The columns of `Measures.of_pairs` that are no metrics."""
 
@@ -116,7 +118,8 @@ def load_measures(
     A measure whose model cannot be had is `missing`, and the others are there. Raises ConfigError
     if a judge's prompt cannot be used.
     """
-    made: dict[str, PairMeasure] = {"overlap": Overlap(), "specificity": Specificity(pairs)}
+    titles = dataset.items["title"].take([pair.item_index for pair in pairs]).to_pylist()
+    made: dict[str, PairMeasure] = {"overlap": Overlap(), "specificity": Specificity(pairs, titles)}
     missing = dict(_without_aspects(dataset))
     aspects = None if missing else AspectsNamed(dataset)
     if aspects is not None:
@@ -171,6 +174,7 @@ def metrics_identity(
     Raises ConfigError for a judge's prompt that cannot be used.
     """
     settings = config.model_dump(mode="json", exclude={"batch_size", "judges"})
+    settings["version"] = _VERSION
     access = storage or StorageConfig()
     settings["judges"] = [judge_identity(judge, llm, access) for judge in config.judges]
     for section in ("encoder", "bart_score", "bleurt"):

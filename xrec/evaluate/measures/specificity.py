@@ -1,8 +1,10 @@
 """Is a text nearer to its own reference than to those of others?
 
 Likeness is the cosine of TF-IDF, weighed by the references. `specificity` compares with all other
-pairs: a text that would do for any pair has 0.5. `specificity_in_item` compares with other users of
-the same item: what is true of the item, whoever reads it, brings nothing there.
+pairs: a text that would do for any pair has 0.5. `specificity_untitled` does so without the words
+of titles: what an item is called is told to some contestants, and no reason. `specificity_in_item`
+compares with other users of the same item: what is true of the item, whoever reads it, brings
+nothing there.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,7 +16,7 @@ from xrec.data.held_out import HeldOutPair
 from xrec.evaluate.contestant_texts import ContestantTexts
 from xrec.evaluate.measure import SHARE, Floats, MetricInfo
 from xrec.evaluate.text_metrics import share_below
-from xrec.evaluate.tf_idf import TfIdf
+from xrec.evaluate.tf_idf import TfIdf, text_words
 
 _ROWS = 256  # compared with all references at a time
 
@@ -22,6 +24,7 @@ _ROWS = 256  # compared with all references at a time
 class Specificity:
     """Compares with the references of `pairs`, which hold all pairs that will be scored.
 
+    titles: of the items of `pairs`, in their order, empty where an item has none.
     Raises ValueError for fewer than two pairs, or references without a word.
     """
 
@@ -35,6 +38,14 @@ class Specificity:
             bounds=SHARE,
         ),
         MetricInfo(
+            "specificity_untitled",
+            "Specificity without titles",
+            "higher",
+            "The same with the words of the item's title left out of the text, and those of its "
+            "own item's title out of each reference.",
+            bounds=SHARE,
+        ),
+        MetricInfo(
             "specificity_in_item",
             "Specificity within the item",
             "higher",
@@ -44,10 +55,12 @@ class Specificity:
         ),
     )
 
-    def __init__(self, pairs: Sequence[HeldOutPair]) -> None:
+    def __init__(self, pairs: Sequence[HeldOutPair], titles: Sequence[str]) -> None:
         if len(pairs) < 2:
             raise ValueError(f"{len(pairs)} pairs; specificity compares two or more")
         self._references = [pair.reference for pair in pairs]
+        self._title_words = [frozenset(text_words(title)) for title in titles]
+        self._untitled = list(map(_without, self._references, self._title_words))
         self._tf_idf = TfIdf(self._references)
         self._places = {_ids(pair): place for place, pair in enumerate(pairs)}
         self._items = np.array([pair.item_index for pair in pairs])
@@ -65,17 +78,34 @@ class Specificity:
             self._block(texts.texts[start : start + _ROWS], own[start : start + _ROWS])
             for start in starts
         ]
-        everywhere, in_item = np.concatenate(blocks, axis=1) if blocks else np.empty((2, 0))
-        return {"specificity": everywhere, "specificity_in_item": in_item}
+        shares = np.concatenate(blocks, axis=1) if blocks else np.empty((len(self.infos), 0))
+        return {info.name: row for info, row in zip(self.infos, shares, strict=True)}
 
     def _block(self, texts: Sequence[str], own: NDArray[np.int64]) -> Floats:
-        """(2, B) shares among all others, and among those of the same item."""
-        similarities = self._tf_idf.similarities(texts, self._references)
-        others = np.ones(similarities.shape, dtype=np.bool_)
-        others[np.arange(len(own)), own] = False
+        """(3, B) shares among all others, the same without titles, and among those of the item."""
+        whole = self._tf_idf.similarities(texts, self._references)
+        untitled = self._tf_idf.similarities(
+            [
+                _without(text, self._title_words[place])
+                for text, place in zip(texts, own, strict=True)
+            ],
+            self._untitled,
+        )
+        rows = np.arange(len(own))
+        others = np.ones(whole.shape, dtype=np.bool_)
+        others[rows, own] = False
         of_item = others & (self._items[own][:, None] == self._items)
-        level = similarities[np.arange(len(own)), own]
-        return np.stack([share_below(level, similarities, among) for among in (others, of_item)])
+        return np.stack(
+            [
+                share_below(similarities[rows, own], similarities, among)
+                for similarities, among in ((whole, others), (untitled, others), (whole, of_item))
+            ]
+        )
+
+
+def _without(text: str, left_out: frozenset[str]) -> str:
+    """The words of `text` but for some."""
+    return " ".join(word for word in text_words(text) if word not in left_out)
 
 
 def _ids(pair: HeldOutPair) -> tuple[str, str]:

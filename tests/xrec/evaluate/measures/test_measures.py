@@ -15,6 +15,7 @@ from xrec.evaluate.measures import (
     load_measures,
     metrics_identity,
 )
+from xrec.evaluate.measures.specificity import Specificity
 
 WITHOUT_MODELS = MetricsConfig(encoder=None)
 PAIRS = [
@@ -82,6 +83,22 @@ def test_specificity_compares_with_all_other_pairs_and_with_those_of_the_item() 
     # The second text has words of the first and the third reference, the last one of the second.
     assert table["specificity"].to_pylist() == [1, pytest.approx(1 / 3), 0.5, pytest.approx(1 / 3)]
     assert table["specificity_in_item"].to_pylist() == [1, 0, None, None]
+
+
+def test_specificity_without_titles_counts_what_an_item_is_called_for_nothing() -> None:
+    pairs = [
+        HeldOutPair("u0", "i0", 0, 0, "Blue Fox has a quiet garden"),
+        HeldOutPair("u1", "i1", 1, 1, "Red Hen has a cheap beer"),
+        HeldOutPair("u2", "i2", 2, 2, "they play loud music"),
+    ]
+    said = ["the Blue Fox is fine", "Red Hen has a quiet garden", "Blue music"]
+    texts = {(pair.user_id, pair.item_id): text for pair, text in zip(pairs, said, strict=True)}
+    measure = Specificity(pairs, ["Blue Fox", "The Red Hen", ""])
+    found = measure.of_pairs(ContestantTexts.of(pairs, texts))
+    assert found["specificity"][0] == 1
+    # Nothing is left of the first; the second is nearer to the first reference than to its own;
+    # "blue" is no word of the third's title, and no reference has it once the titles are gone.
+    assert found["specificity_untitled"].tolist() == [0.5, 0.5, 1]
 
 
 def test_specificity_of_a_pair_that_was_not_announced_is_refused() -> None:
