@@ -1,15 +1,17 @@
 """Prompts and examples of a dataset's pairs, as token ids."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from xrec.aspects import AspectChooser
+from xrec.checks import AspectNames
 from xrec.data.dataset import Dataset
 from xrec.data.evidence import AspectEvidence
 from xrec.data.menus import Menus
@@ -18,6 +20,8 @@ from xrec.data.titles import TitleIndex, composed
 from xrec.errors import DataError
 from xrec.llm.examples import Example
 from xrec.llm.prompt import PairTexts, PromptBuilder, PromptTooLongError
+
+_LEARNED_AT_ONCE = 1024  # pairs of training whose whole menus are in memory
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,52 @@ class PairPrompts:
         With `leave_out_own`, aspects are chosen as if the review of the pair, if it is one of the
         training reviews, had not been written.
         """
-        chosen = self._chosen(pairs, leave_out_own) if pairs else []
+        count = self.builder.prompt.aspects
+        return self._with_aspects(pairs, self._chosen(pairs, count, leave_out_own=leave_out_own))
+
+    def _learned_texts(self, pairs: Sequence[Pair], explanations: Sequence[str]) -> list[PairTexts]:
+        """What the prompts of training say of each pair; see `prompt.aspects_learned`."""
+        if self.builder.prompt.aspects_learned == "chosen" or not self.builder.prompt.aspects:
+            return self.texts_of(pairs, leave_out_own=True)
+        learned: list[PairTexts] = []
+        for start in range(0, len(pairs), _LEARNED_AT_ONCE):
+            block = slice(start, start + _LEARNED_AT_ONCE)
+            learned += self._with_aspects(
+                pairs[block], self._named(pairs[block], explanations[block])
+            )
+        return learned
+
+    def _named(
+        self, pairs: Sequence[Pair], explanations: Sequence[str]
+    ) -> list[tuple[AspectEvidence, ...]]:
+        """Of each pair the aspects of the item's menu that the explanation names, the best first.
+
+        At most as many as a prompt has.
+        """
+        titles = (self._titles[pair.item_index].as_py() for pair in pairs)
+        named = list(map(self._names_of, explanations, titles))
+        longest = max(len(self._menus.of(pair.item_index)) for pair in pairs)
+        menus = self._chosen(pairs, longest, quoted=named)
+        return [
+            tuple(
+                islice((each for each in menu if each.aspect in names), self.builder.prompt.aspects)
+            )
+            for menu, names in zip(menus, named, strict=True)
+        ]
+
+    def _names_of(self, explanation: str, title: str) -> frozenset[str]:
+        """The aspects that an explanation names outside the item's title."""
+        text = composed(explanation)
+        own = self.titles.own_spans(text, title)
+        return frozenset(
+            each.name
+            for each in self._names.find(text)
+            if not any(start <= each.start and each.end <= end for start, end in own)
+        )
+
+    def _with_aspects(
+        self, pairs: Sequence[Pair], chosen: Sequence[tuple[AspectEvidence, ...]]
+    ) -> list[PairTexts]:
         return [
             PairTexts(
                 user_profile=self._user_profiles[pair.user_index].as_py(),
@@ -82,10 +131,18 @@ class PairPrompts:
         ]
 
     def _chosen(
-        self, pairs: Sequence[Pair], leave_out_own: bool
+        self,
+        pairs: Sequence[Pair],
+        count: int,
+        *,
+        leave_out_own: bool = False,
+        quoted: Sequence[Collection[str]] | None = None,
     ) -> Sequence[tuple[AspectEvidence, ...]]:
-        count = self.builder.prompt.aspects
-        if self._chooser is None or not count:
+        """The `count` best aspects of each pair, the best first.
+
+        quoted: of each pair the aspects whose opinions are looked up; None: all.
+        """
+        if self._chooser is None or not count or not pairs:
             return [()] * len(pairs)
         choices = self._chooser.choose(
             np.array([pair.reader_index for pair in pairs], dtype=np.int64),
@@ -95,11 +152,18 @@ class PairPrompts:
         )
 
         def opinion(place: int, aspect: int) -> str:
+            if quoted is not None and self._menus.names[aspect] not in quoted[place]:
+                return ""
             pair = pairs[place]
             own = pair.reader_index if leave_out_own else None
             return self._opinions.of(pair.item_index, aspect, own)
 
         return choices.evidence(self._menus.names, opinion)
+
+    @cached_property
+    def _names(self) -> AspectNames:
+        """Finds aspects in texts."""
+        return AspectNames(self._menus.names)
 
     @cached_property
     def titles(self) -> TitleIndex:
@@ -127,8 +191,8 @@ class PairPrompts:
     ) -> tuple[list[Example], Counter[str]]:
         """Examples of a table of explanations (schema EXPLANATIONS).
 
-        Aspects are chosen without the pair's own review, as for a pair that has none. The second
-        value is how many explanations were left out, by reason.
+        Which aspects the prompts have, `prompt.aspects_learned` says. The second value is how many
+        explanations were left out, by reason.
         Raises DataError if an explanation holds the place-holder that stands for titles.
         """
         _check_free_of_placeholder(self.builder, explanations, "item_index", "explanation")
@@ -136,7 +200,7 @@ class PairPrompts:
         left_out: Counter[str] = Counter()
         rows = explanations.select(["user_index", "item_index", "explanation"]).to_pylist()
         pairs = [Pair(row["user_index"], row["item_index"]) for row in rows]
-        said = self.texts_of(pairs, leave_out_own=True)
+        said = self._learned_texts(pairs, [row["explanation"] for row in rows])
         for row, pair, texts in zip(rows, pairs, said, strict=True):
             try:
                 example = self.example(pair, row["explanation"], texts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -66,6 +67,8 @@ class Checker:
             )
         if too_few := self._names_too_few(text, texts, checks.min_chosen):
             return Refusal("unchosen", too_few)
+        if checks.named_twice and (aspect := self._named_twice(text, texts)):
+            return Refusal("named_twice", f"a sentence of it names {aspect!r} twice")
         if checks.not_positive and (why := why_not_positive(text, texts, self.aspects)):
             return Refusal("not_positive", why)
         return None
@@ -130,6 +133,20 @@ class Checker:
             return ""
         shown = ", ".join(repr(chosen.aspect) for chosen in texts.aspects)
         return f"it names {num_named} of the aspects that were chosen ({shown}), not {least}"
+
+    def _named_twice(self, text: str, texts: PairTexts) -> str:
+        """An aspect that a sentence names twice outside the item's title; empty if none does."""
+        text = composed(text)
+        own, ends = title_spans(text, texts.item_title), sentence_ends(text)
+        named: set[tuple[int, str]] = set()
+        for found in self.aspects.find(text):
+            if any(start <= found.start and found.end <= end for start, end in own):
+                continue
+            key = bisect(ends, found.start), found.name
+            if key in named:
+                return found.name
+            named.add(key)
+        return ""
 
     def _unsafe_word(self, text: str, texts: PairTexts, checks: ChecksConfig) -> str | None:
         assert checks.unsafe_words is not None

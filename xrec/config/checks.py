@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from xrec.config.base import Config
 from xrec.config.placeholders import check_allowed, parse_placeholders, placeholder_names
 
-CheckFailure = Literal["unsupported", "unchosen", "not_positive", "unsafe"]
+CheckFailure = Literal["unsupported", "unchosen", "named_twice", "not_positive", "unsafe"]
 """Why a text that keeps the other rules may not be shown."""
 
 _VALUES = (
@@ -41,6 +41,11 @@ class ChecksConfig(Config):
         "where fewer were chosen; where the prompt asks for aspects and none can be chosen, any "
         "text is refused. With 0 it need not name any.",
     )
+    named_twice: bool = Field(
+        False,
+        description="Whether to refuse a text of which a sentence names an aspect twice outside "
+        "the item's title: 'good sound, low price and clean sound'.",
+    )
     not_positive: bool = Field(
         False,
         description="Whether to refuse an English text whose sentiment is negative, or that blames "
@@ -55,8 +60,8 @@ class ChecksConfig(Config):
     @property
     def are_on(self) -> bool:
         """Whether anything is checked."""
-        words = self.unsafe_words is not None
-        return self.unsupported or self.min_chosen > 0 or self.not_positive or words
+        says_what = self.unsupported or self.min_chosen > 0 or self.named_twice
+        return says_what or self.not_positive or self.unsafe_words is not None
 
 
 class PlainConfig(Config):

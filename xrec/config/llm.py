@@ -97,6 +97,13 @@ class PromptConfig(Config):
         "prompt, which needs what train-aspects makes. With 0, the published method, there are "
         "none.",
     )
+    aspects_learned: Literal["named", "chosen"] = Field(
+        "named",
+        description="Which aspects the prompts of training have, at most `aspects`. named: those "
+        "that the explanation names, so that the model learns to name what it is given. chosen: "
+        "those that would be chosen if the pair's review had not been written; the explanation "
+        "names one now and then, so the model learns to pass them over.",
+    )
     aspects_part: str = Field(
         "Reasons: {aspects}",
         description="What follows the item's part if aspects were chosen; {aspects} is a list of "

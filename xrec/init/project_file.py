@@ -66,7 +66,7 @@ def _model(settings: Settings, *, has_aspects: bool, has_made_titles: bool) -> s
     checks = [
         "  # Texts that say something else are written again, then said plainly from the reviews.",
         "  text:",
-        "    checks: {unsupported: true, min_chosen: 1, not_positive: true}",
+        "    checks: {unsupported: true, min_chosen: 1, named_twice: true, not_positive: true}",
         "    is_backed: true  # how many reviews say so, and in which words, follows the text",
     ]
     made_titles = [

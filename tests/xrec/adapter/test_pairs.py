@@ -190,7 +190,7 @@ def test_training_examples_have_aspects_that_were_chosen_without_their_own_revie
     chosen: tuple[Dataset, AspectChooser],
 ) -> None:
     town, chooser = chosen
-    prompts = prompts_of(chosen, aspect="{aspect} {item_reviews}")
+    prompts = prompts_of(chosen, aspects_learned="chosen", aspect="{aspect} {item_reviews}")
     explained = town.explained_pairs("train")
     users, items = (
         explained[name].to_numpy().astype(np.int64) for name in ("user_index", "item_index")
@@ -208,3 +208,34 @@ def test_training_examples_have_aspects_that_were_chosen_without_their_own_revie
         listed = ", ".join(f"{one.aspect} {one.item_reviews}" for one in evidence)
         shown = prompts.builder.show(list(example.prompt_ids))
         assert (f"Reasons: {listed}<" in shown) if evidence else ("Reasons" not in shown)
+
+
+def test_training_examples_have_those_aspects_of_the_menu_that_the_explanation_names(
+    chosen: tuple[Dataset, AspectChooser],
+) -> None:
+    town, chooser = chosen
+    assert town.aspects is not None
+    names = town.aspects["aspect"].to_pylist()
+    explained = town.explained_pairs("train")
+    titles = [town.items["title"][item].as_py() for item in explained["item_index"].to_pylist()]
+    said = [
+        f"{title} has {names[place % 7]}, {names[0]} and {names[(place + 3) % 7]}."
+        for place, title in enumerate(titles)
+    ]
+    column = explained.schema.get_field_index("explanation")
+    explained = explained.set_column(column, "explanation", pa.array(said, pa.string()))
+    users, items = (
+        explained[name].to_numpy().astype(np.int64) for name in ("user_index", "item_index")
+    )
+    menus = chooser.choose(users, items, len(names)).evidence(names)
+    prompts = prompts_of(chosen, aspect="{aspect} {item_reviews}")
+    examples, left_out = prompts.examples(explained, max_explanation_tokens=100)
+    assert not left_out
+    num_listed = []
+    for example, menu, text in zip(examples, menus, said, strict=True):
+        named = [one for one in menu if one.aspect in text][:2]
+        listed = ", ".join(f"{one.aspect} {one.item_reviews}" for one in named)
+        shown = prompts.builder.show(list(example.prompt_ids))
+        assert (f"Reasons: {listed}<" in shown) if named else ("Reasons" not in shown)
+        num_listed.append(len(named))
+    assert set(num_listed) == {0, 1, 2}

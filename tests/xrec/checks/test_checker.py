@@ -59,6 +59,18 @@ def test_text_that_names_too_few_of_the_chosen_aspects_is_refused() -> None:
     )
 
 
+def test_text_of_which_a_sentence_names_an_aspect_twice_is_refused() -> None:
+    checks = ChecksConfig(named_twice=True)
+    assert checks.are_on
+    texts = replace(BISTRO, item_title="Beer Garden")
+    once = "You will love the Beer Garden for its beer garden. Its late hours are for you."
+    assert reason(once, texts, checks) == ""
+    assert reason(f"{once} Late hours suit you.", texts, checks) == ""
+    assert reason("You will love its late hours, wine and Late Hour.", texts, checks) == (
+        "named_twice"
+    )
+
+
 def test_text_of_an_item_of_which_nothing_is_known_is_unsupported() -> None:
     unknown = PairTexts("You love cables.", "Cable", " ")
     assert reason("You will enjoy the Cable.", unknown) == "unsupported"
