@@ -1,6 +1,6 @@
 """What a worker trains: the frozen language model with adapters, and the loss of a batch."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -10,7 +10,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from xrec.adapter.model import Adapters, attach_adapters, build_adapters, embedding_scale
 from xrec.adapter.vectors import input_vectors
-from xrec.config.adapter import LearningRateConfig, TrainAdapterConfig
+from xrec.config.adapter import TrainAdapterConfig
 from xrec.errors import ModelError
 from xrec.llm.examples import Example, collate, token_nll
 from xrec.train.data import AdapterData
@@ -25,6 +25,7 @@ from xrec.train.deepspeed_engine import (
 )
 from xrec.train.prefix_cache import PrefixCache
 from xrec.train.ray_worker import any_worker, worker_device
+from xrec.train.schedule import learning_rate_share
 
 if TYPE_CHECKING:
     from deepspeed import DeepSpeedEngine
@@ -157,16 +158,4 @@ def _prefix_cache(
         agree=any_worker if config.deepspeed.zero_stage == 3 else bool,
         # A layer that is computed again for its gradients does not take earlier keys and values.
         split=not training.gradient_checkpointing,
-    )
-
-
-def learning_rate_share(rate: LearningRateConfig, num_steps: int) -> Callable[[int], float]:
-    """Return a function from a step, 0 to num_steps - 1, to its share of the peak rate.
-
-    The share rises linearly in the warm-up and then falls linearly. It is above zero at each step,
-    while DeepSpeed's WarmupDecayLR begins with two steps at zero.
-    """
-    num_warmup_steps = max(1, round(rate.warmup_share * num_steps))
-    return lambda step: min(
-        (step + 1) / num_warmup_steps, (num_steps - step) / (num_steps - num_warmup_steps + 1)
     )

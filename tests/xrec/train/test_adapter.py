@@ -12,15 +12,11 @@ from tests.xrec.train.adapter_town import make_config
 from xrec.config.adapter import Injection, LearningRateConfig
 from xrec.errors import ModelError, TrainingError
 from xrec.llm.examples import Example, explanation_nll
-from xrec.train.adapter_model import (
-    ExplanationLoss,
-    _prefix_cache,
-    checkpoint_layers,
-    learning_rate_share,
-)
+from xrec.train.adapter_model import ExplanationLoss, _prefix_cache, checkpoint_layers
 from xrec.train.adapter_passes import sum_over_workers
 from xrec.train.data import AdapterData
 from xrec.train.prefix_cache import PrefixCache
+from xrec.train.schedule import learning_rate_share
 
 V = 64
 EXAMPLES = [Example([V, 5, V + 5], [6, 7, 2]), Example([V + 1, 5, 9, 9, V + 6], [8, 2])]

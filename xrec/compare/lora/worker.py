@@ -47,6 +47,7 @@ from xrec.train.ray_worker import (
     worker_device,
     world_size,
 )
+from xrec.train.schedule import learning_rate_share
 
 PROGRESS, STATE = "progress.json", "state.safetensors"
 
@@ -112,6 +113,7 @@ class LoraWorker:
         )
         self._steps_per_epoch = len(examples) // lora.global_batch_size
         self._num_steps = self._steps_per_epoch * lora.num_epochs
+        self._rate_share = learning_rate_share(lora.learning_rate, self._num_steps)
         self._progress = LoraProgress()
         self._resume()
 
@@ -148,7 +150,7 @@ class LoraWorker:
     def _step(self, micro_batches: list[MicroBatch]) -> float:
         """Make an optimizer step; returns the mean NLL of its labels, nats a token."""
         for group in self._optimizer.param_groups:
-            group["lr"] = learning_rate(self._lora, self._progress.step, self._num_steps)
+            group["lr"] = self._lora.learning_rate.peak * self._rate_share(self._progress.step)
         self._optimizer.zero_grad(set_to_none=False)
         total = torch.zeros((), device=worker_device(), dtype=torch.float64)
         for position, micro_batch in enumerate(micro_batches):
@@ -206,13 +208,6 @@ class LoraWorker:
                 self._optimizer.state[weight][name] = tensor.to(weight.device)
                 self._optimizer.state[weight]["step"] = torch.tensor(float(self._progress.step))
         note(f"step {self._progress.step}: going on from the checkpoint")
-
-
-def learning_rate(config: LoraConfig, step: int, num_steps: int) -> float:
-    """The rate of step `step` (from 0): a linear warm-up, then a linear decay to zero."""
-    num_warm_up = max(1, round(config.learning_rate.warmup_share * num_steps))
-    share = min((step + 1) / num_warm_up, (num_steps - step) / max(1, num_steps - num_warm_up))
-    return config.learning_rate.peak * min(1.0, share)
 
 
 def _gradient(weight: torch.nn.Parameter) -> Tensor:

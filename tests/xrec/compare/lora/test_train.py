@@ -11,9 +11,8 @@ import torch
 
 from tests.xrec.compare.conftest import MakeConfig
 from xrec.compare.lora.train import train_lora
-from xrec.compare.lora.worker import learning_rate, training_examples
+from xrec.compare.lora.worker import training_examples
 from xrec.config.compare import CompareConfig
-from xrec.config.lora import LoraConfig
 from xrec.errors import ConfigError, DataError, TrainingError
 from xrec.llm.collaborative import Vocabulary
 from xrec.storage import Manifest, open_location
@@ -39,13 +38,6 @@ def config_of(make_config: MakeConfig, num_workers: int = 1, **lora: Any) -> Com
 def train(config: CompareConfig, folder: Path) -> tuple[Manifest, dict[str, torch.Tensor]]:
     manifest = train_lora(config, config.lora_of(0), open_location(str(folder)))
     return manifest, safetensors.torch.load((folder / "adapter_model.safetensors").read_bytes())
-
-
-def test_rate_rises_to_its_peak_and_falls_to_nothing() -> None:
-    config = LoraConfig.model_validate({"learning_rate": {"peak": 1.0, "warmup_share": 0.2}})
-    rates = [learning_rate(config, step, 10) for step in range(10)]
-    assert rates[:2] == pytest.approx([0.5, 1.0])
-    assert rates[2:] == pytest.approx([1.0, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125])
 
 
 def test_prompts_are_in_words_only_and_pairs_are_those_of_the_budget(
