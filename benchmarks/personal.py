@@ -72,11 +72,12 @@ def texts(
     """Measure the texts, print the tables and write them to `output`.
 
     `specificity` is the share of other pairs' references that a text is less like than its own
-    (cosine of TF-IDF, ties half); `within the item` asks the same of the item's other references.
-    `2 x 2` is the share of two users of one item whose two texts are nearer to their own references
-    than crossed. Words are those of 100 texts, over draws. Aspects are those that text and
-    reference name. What can be copied is measured beside the contestants: the references
-    themselves, the item's title and profile, and the reference of another reviewer of the item.
+    (cosine of TF-IDF, ties half), also without the words of each item's title; `within the item`
+    asks the same of the item's other references. `2 x 2` is the share of two users of one item
+    whose two texts are nearer to their own references than crossed. Words are those of 100 texts,
+    over draws. Aspects are those that text and reference name. What can be copied is measured
+    beside the contestants: the references themselves, the item's title and profile, and the
+    reference of another reviewer of the item.
     """
     found = read_dataset(open_location(dataset))
     pairs = Pairs.of(found, _splits(split))

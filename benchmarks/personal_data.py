@@ -28,13 +28,14 @@ _IDS = (("user_id", "item_id"), ("uid", "iid"))
 class Pairs:
     """N explained pairs of a dataset: ids, references, and what is known of their items, each (N,).
 
-    `descriptions` are the items' titles and profiles.
+    `descriptions` are the items' titles and profiles, `titles` their titles.
     """
 
     users: tuple[str, ...]
     items: tuple[str, ...]
     references: tuple[str, ...]
     descriptions: tuple[str, ...]
+    titles: tuple[str, ...]
 
     @classmethod
     def of(cls, dataset: Dataset, splits: Sequence[Split]) -> "Pairs":
@@ -51,6 +52,7 @@ class Pairs:
             tuple(item["item_id"] for item in described),
             tuple(row["explanation"] for row in rows),
             tuple(f"{item['title']}. {item['profile']}" for item in described),
+            tuple(item["title"] for item in described),
         )
 
     def __len__(self) -> int:

@@ -1,6 +1,6 @@
 """What is measured of a run's texts: pair by pair, couple by couple, and over all of them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,10 +10,11 @@ from benchmarks.personal_data import Indices, Pairs, Run
 from xrec.checks import AspectNames
 from xrec.evaluate.measures.aspects import against_reference, named_aspects
 from xrec.evaluate.text_metrics import distinct_words, frequent_words_share, share_nearer
-from xrec.evaluate.tf_idf import TfIdf
+from xrec.evaluate.tf_idf import TfIdf, text_words, without_words
 
 NUM_TEXTS, _NUM_DRAWS = 100, 50
-SPECIFICITY, SPECIFICITY_IN_ITEM = "specificity", "within the item"
+SPECIFICITY, UNTITLED = "specificity", "specificity without titles"
+SPECIFICITY_IN_ITEM = "within the item"
 MATCHED, NDCG_GAIN = "2 x 2 within the item", "NDCG@10, own minus crossed"
 NUM_ASPECTS, PRECISION, RECALL, NDCG = "aspects named", "precision", "recall", "NDCG@10"
 DISTINCT, FREQUENT = "distinct words of 100 texts", "share of the 100 most frequent words"
@@ -36,30 +37,37 @@ class Yardstick:
         self._pairs = pairs
         self._finder = finder
         self._tf_idf = TfIdf(pairs.references)
+        self._title_words = [frozenset(text_words(title)) for title in pairs.titles]
+        self._untitled = self._without_titles(pairs.references)
         self._wanted = [named_aspects(text, finder) for text in pairs.references] if finder else []
 
     def measure(self, run: Run) -> Measured:
         """Return the figures of a run."""
-        similarities = self._tf_idf.similarities(
-            [text or "" for text in run.texts], self._pairs.references
-        )
-        similarities[~run.there] = np.nan
+        texts = [text or "" for text in run.texts]
+        similarities = self._tf_idf.similarities(texts, self._pairs.references)
+        untitled = self._tf_idf.similarities(self._without_titles(texts), self._untitled)
+        similarities[~run.there] = untitled[~run.there] = np.nan
         return Measured(
-            {**self._specificity(run, similarities), **self._aspects(run)},
+            {**self._specificity(run, similarities, untitled), **self._aspects(run)},
             {MATCHED: self._matched(run, similarities), **self._gain(run)},
             variety([text for text in run.texts if text is not None]),
         )
 
-    def _specificity(self, run: Run, similarities: Values) -> dict[str, Values]:
+    def _without_titles(self, texts: Sequence[str]) -> list[str]:
+        """The texts of the pairs, each without the words of its item's title."""
+        return list(map(without_words, texts, self._title_words))
+
+    def _specificity(self, run: Run, similarities: Values, untitled: Values) -> dict[str, Values]:
         shares = {}
-        for name, others in (
-            (SPECIFICITY, self._pairs.other),
-            (SPECIFICITY_IN_ITEM, self._pairs.other_of_item),
+        for name, nearness, others in (
+            (SPECIFICITY, similarities, self._pairs.other),
+            (UNTITLED, untitled, self._pairs.other),
+            (SPECIFICITY_IN_ITEM, similarities, self._pairs.other_of_item),
         ):
             copies = np.flatnonzero(run.copied_from >= 0)
             compared = others.copy()
             compared[copies, run.copied_from[copies]] = False
-            shares[name] = np.where(run.there, share_nearer(similarities, compared), np.nan)
+            shares[name] = np.where(run.there, share_nearer(nearness, compared), np.nan)
         return shares
 
     def _matched(self, run: Run, similarities: Values) -> Values:

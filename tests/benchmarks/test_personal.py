@@ -1,6 +1,7 @@
 """The benchmark of personal texts: what is compared with what, its figures, and its files."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from benchmarks.personal_texts import (
     RECALL,
     SPECIFICITY,
     SPECIFICITY_IN_ITEM,
+    UNTITLED,
     Yardstick,
     matched,
     variety,
@@ -37,6 +39,7 @@ PAIRS = Pairs(
     items=("inn", "inn", "pub", "inn"),
     references=("quiet garden", "cheap beer", "loud music", "fresh bread"),
     descriptions=("Inn. garden",) * 2 + ("Pub. music",) + ("Inn. garden",),
+    titles=("Inn",) * 2 + ("Pub",) + ("Inn",),
 )
 
 
@@ -51,6 +54,15 @@ def test_specificity_within_the_item_compares_with_its_other_references_only():
     # Ann's text is as near to three references and not to "fresh bread"; Ben's is Dan's reference.
     assert found[SPECIFICITY] == pytest.approx([(0.5 + 0.5 + 1) / 3, 1 / 3, 1, np.nan], nan_ok=True)
     assert found[SPECIFICITY_IN_ITEM] == pytest.approx([0.75, 0.25, np.nan, np.nan], nan_ok=True)
+
+
+def test_specificity_without_titles_leaves_their_words_out_of_text_and_references():
+    references = ("Inn garden", "Inn beer", "Pub music", "Inn bread")
+    pairs = replace(PAIRS, references=references)
+    texts = Run.written(["Inn", "Pub beer", "Pub beer", "Inn music"])
+    found = Yardstick(pairs, None).measure(texts).of_pairs
+    # Of the first nothing is left; "Pub" is no word of the second's title, and no reference's then.
+    assert found[UNTITLED] == pytest.approx([0.5, 1, 1 / 3, 1 / 3])
 
 
 def test_a_copied_reference_is_not_compared_with_the_pair_it_comes_from():

@@ -2,8 +2,8 @@
 
 A backfill is a bulk run (xrec.bulk) whose task explains pairs. This package has what is special
 about it: where pairs come from (pairs), what texts depend on (identity, content_key), what an actor
-does with pairs (task, explain), the run itself (plan, run, finish), what a reader gets (reader,
-lookup), and what is shown and measured (progress, metrics, report).
+does with pairs (task, explain, pair_rows), the run itself (plan, run, finish), what a reader gets
+(reader, lookup), and what is shown and measured (progress, metrics, report).
 """
 
 from xrec.backfill.finish import finish, publish_explanations

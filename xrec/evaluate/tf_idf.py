@@ -6,7 +6,7 @@ scikit-learn, with the words of Unicode (UAX 29) in any case.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -55,3 +55,8 @@ class TfIdf:
 def text_words(text: str) -> list[str]:
     """The words of `text` in their order, without case."""
     return words(text.casefold())
+
+
+def without_words(text: str, left_out: Collection[str]) -> str:
+    """The words of `text` but for some, as `text_words` gives them."""
+    return " ".join(word for word in text_words(text) if word not in left_out)

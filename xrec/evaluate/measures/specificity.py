@@ -16,7 +16,7 @@ from xrec.data.held_out import HeldOutPair
 from xrec.evaluate.contestant_texts import ContestantTexts
 from xrec.evaluate.measure import SHARE, Floats, MetricInfo
 from xrec.evaluate.text_metrics import share_below
-from xrec.evaluate.tf_idf import TfIdf, text_words
+from xrec.evaluate.tf_idf import TfIdf, text_words, without_words
 
 _ROWS = 256  # compared with all references at a time
 
@@ -60,7 +60,7 @@ class Specificity:
             raise ValueError(f"{len(pairs)} pairs; specificity compares two or more")
         self._references = [pair.reference for pair in pairs]
         self._title_words = [frozenset(text_words(title)) for title in titles]
-        self._untitled = list(map(_without, self._references, self._title_words))
+        self._untitled = list(map(without_words, self._references, self._title_words))
         self._tf_idf = TfIdf(self._references)
         self._places = {_ids(pair): place for place, pair in enumerate(pairs)}
         self._items = np.array([pair.item_index for pair in pairs])
@@ -86,7 +86,7 @@ class Specificity:
         whole = self._tf_idf.similarities(texts, self._references)
         untitled = self._tf_idf.similarities(
             [
-                _without(text, self._title_words[place])
+                without_words(text, self._title_words[place])
                 for text, place in zip(texts, own, strict=True)
             ],
             self._untitled,
@@ -101,11 +101,6 @@ class Specificity:
                 for similarities, among in ((whole, others), (untitled, others), (whole, of_item))
             ]
         )
-
-
-def _without(text: str, left_out: frozenset[str]) -> str:
-    """The words of `text` but for some."""
-    return " ".join(word for word in text_words(text) if word not in left_out)
 
 
 def _ids(pair: HeldOutPair) -> tuple[str, str]:
