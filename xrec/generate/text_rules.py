@@ -105,10 +105,15 @@ class TextFinisher:
         """What a reader may see of a text that is still being written; None if that must wait.
 
         `token_ids` begin with the text's opening, if it has one.
-        It waits while it ends within a character or place-holder and while it names another item.
+        It waits while it ends within a character or place-holder, or with an article that an item
+        without a title has not, and while it names another item.
         """
         written = self._builder.tokenizer.decode(token_ids, skip_special_tokens=True).lstrip()
-        if written.endswith(_HALF_CHARACTER) or self._placeholder.is_broken_in(written):
+        if (
+            written.endswith(_HALF_CHARACTER)
+            or self._placeholder.is_broken_in(written)
+            or self._placeholder.may_replace_end_of(written, texts.item_title)
+        ):
             return None
         text = self._filled(written, texts)
         return None if self.other_title(text, texts) else text

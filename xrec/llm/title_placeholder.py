@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from xrec.data.titles import Span
 
 _SENTENCE_START = re.compile(r"(?:^|[.!?\u2026][\"'\u201d\u2019)\]]*\s+)[\"'\u201c\u2018(]*$")
+_ARTICLE = re.compile(r"\b(?:the|an?)\s+$", re.IGNORECASE)
 
 _BRACKETS = ("[]", "{}", "<>")
 
@@ -48,17 +49,22 @@ class TitlePlaceholder:
     def fill(self, text: str, title: str) -> str:
         """`text` with the title in place of the place-holder.
 
-        If the title ends with a full stop, a full stop that follows is left out.
+        If the title ends with a full stop, a full stop that follows is left out. Before what stands
+        for an empty one an English article is left out: "the [title]" is "this item".
         """
         title = title.strip()
-        parts, end = [], 0
+        filled, end = "", 0
         for match in self._whole.finditer(text):
-            parts.append(text[end : match.start()])
-            parts.append(title or self._said("".join(parts)))
+            filled += text[end : match.start()]
+            if title:
+                filled += title
+            else:
+                filled = _ARTICLE.sub("", filled)
+                filled += self._said(filled)
             end = match.end()
-            if parts[-1].endswith(".") and text.startswith(".", end):
+            if filled.endswith(".") and text.startswith(".", end):
                 end += 1
-        return "".join([*parts, text[end:]])
+        return filled + text[end:]
 
     def made_up_in(self, text: str, *known: str) -> str | None:
         """The first word or two of `text` in such brackets that no `known` text has so, or None.
@@ -79,6 +85,10 @@ class TitlePlaceholder:
     def is_broken_in(self, text: str) -> bool:
         """Whether a part of the place-holder stands in `text` beside whole ones."""
         return self._part.search(self._whole.sub("\ue000", text)) is not None
+
+    def may_replace_end_of(self, text: str, title: str) -> bool:
+        """Whether the end of an unfinished text goes if a place-holder follows."""
+        return not title.strip() and _ARTICLE.search(f"{text} ") is not None
 
     def _said(self, before: str) -> str:
         """What stands for an empty title; it has a capital if a sentence begins after `before`."""

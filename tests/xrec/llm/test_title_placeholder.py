@@ -33,6 +33,20 @@ def test_fill_without_a_title_says_what_the_prompt_config_says() -> None:
     assert PLACEHOLDER.fill(text, " ") == expected
 
 
+def test_fill_without_a_title_leaves_out_an_article_before() -> None:
+    text = "The [title] is near. Try the [title], a [title] at the [title]."
+    expected = "This place is near. Try this place, this place at this place."
+    assert PLACEHOLDER.fill(text, "") == expected
+    assert PLACEHOLDER.fill("Breathe [title], the [title].", "Fox") == "Breathe Fox, the Fox."
+    assert PLACEHOLDER.fill("Breathe [title].", "") == "Breathe this place."
+
+
+@pytest.mark.parametrize(("text", "waits"), [("The", True), ("at the ", True), ("breathe", False)])
+def test_end_of_an_unfinished_text_may_go_only_without_a_title(text: str, waits: bool) -> None:
+    assert PLACEHOLDER.may_replace_end_of(text, " ") == waits
+    assert not PLACEHOLDER.may_replace_end_of(text, "Fox")
+
+
 def test_fill_title_that_ends_with_a_full_stop_ends_the_sentence_once() -> None:
     assert PLACEHOLDER.fill("You love [title]. It is near [title]!", "Fox & Co.") == (
         "You love Fox & Co. It is near Fox & Co.!"
