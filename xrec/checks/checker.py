@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from xrec.checks.phrases import AspectNames, PhraseIndex
 from xrec.checks.plain import plain_sentence
 from xrec.checks.support import unsupported_words
+from xrec.checks.tokens import tokens_of
 from xrec.checks.tone import why_not_positive
 from xrec.checks.word_list import read_word_list
 from xrec.config.checks import CheckFailure, ChecksConfig, PlainConfig
@@ -68,7 +69,9 @@ class Checker:
         if too_few := self._names_too_few(text, texts, checks.min_chosen):
             return Refusal("unchosen", too_few)
         if checks.named_twice and (aspect := self._named_twice(text, texts)):
-            return Refusal("named_twice", f"a sentence of it names {aspect!r} twice")
+            return Refusal(
+                "named_twice", f"{aspect!r} is named twice in a sentence of it, or by the title too"
+            )
         if checks.not_positive and (why := why_not_positive(text, texts, self.aspects)):
             return Refusal("not_positive", why)
         return None
@@ -135,15 +138,19 @@ class Checker:
         return f"it names {num_named} of the aspects that were chosen ({shown}), not {least}"
 
     def _named_twice(self, text: str, texts: PairTexts) -> str:
-        """An aspect that a sentence names twice outside the item's title; empty if none does."""
+        """An aspect that a sentence names twice, or that is what the item's title calls it.
+
+        Empty if there is none. Where it stands in the title itself it does not count.
+        """
         text = composed(text)
         own, ends = title_spans(text, texts.item_title), sentence_ends(text)
+        of_title = set(tokens_of(texts.item_title).keys)
         named: set[tuple[int, str]] = set()
         for found in self.aspects.find(text):
             if any(start <= found.start and found.end <= end for start, end in own):
                 continue
             key = bisect(ends, found.start), found.name
-            if key in named:
+            if key in named or of_title.issuperset(tokens_of(found.name).keys):
                 return found.name
             named.add(key)
         return ""

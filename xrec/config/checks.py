@@ -43,8 +43,9 @@ class ChecksConfig(Config):
     )
     named_twice: bool = Field(
         False,
-        description="Whether to refuse a text of which a sentence names an aspect twice outside "
-        "the item's title: 'good sound, low price and clean sound'.",
+        description="Whether to refuse a text of which a sentence names an aspect twice, or one "
+        "that is what the title calls the item: 'good sound, low price and clean sound', 'the "
+        "Light should suit you for the light'.",
     )
     not_positive: bool = Field(
         False,

@@ -63,8 +63,11 @@ def test_text_of_which_a_sentence_names_an_aspect_twice_is_refused() -> None:
     checks = ChecksConfig(named_twice=True)
     assert checks.are_on
     texts = replace(BISTRO, item_title="Beer Garden")
-    once = "You will love the Beer Garden for its beer garden. Its late hours are for you."
+    once = "You will love the Beer Garden. Its late hours are for you."
     assert reason(once, texts, checks) == ""
+    assert reason("You will love the Beer Garden for its beer garden.", texts, checks) == (
+        "named_twice"
+    )
     assert reason(f"{once} Late hours suit you.", texts, checks) == ""
     assert reason("You will love its late hours, wine and Late Hour.", texts, checks) == (
         "named_twice"
