@@ -210,7 +210,7 @@ def test_prepare_dataset_of_interactions_alone_counts_what_has_no_table(
     assert manifest.row_counts["explanations"] == manifest.row_counts["rejected"] == 0
     dataset = read_dataset(open_location(str(tmp_path / "dataset")))
     assert dataset.interaction_edges("train").tolist() == [[0, 1, 1], [0, 0, 1]]
-    assert dataset.items["title"].to_pylist() == ["x", "y"]
+    assert dataset.items["title"].to_pylist() == ["", ""]
     assert "no table of users: 2 ids come from the pairs" in caplog.text
     assert (
         "no explanations: a graph can be trained on this dataset, an adapter cannot" in caplog.text

@@ -384,7 +384,8 @@ def test_load_explainer_with_tables_and_a_history_knows_both(
         history=History("late", ("place-3", "new-place")),
     )
     assert explainer.dataset.users["user_id"].to_pylist()[12:] == ["early", "late"]
-    assert explainer.dataset.items["title"].to_pylist()[10:] == ["new-place"]
+    assert explainer.dataset.items["item_id"].to_pylist()[10:] == ["new-place"]
+    assert explainer.dataset.items["title"].to_pylist()[10:] == [""]
     assert (len(explainer.graph.users), len(explainer.graph.items)) == (14, 11)
 
 
