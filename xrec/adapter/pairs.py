@@ -110,11 +110,7 @@ class PairPrompts:
         """The aspects that an explanation names outside the item's title."""
         text = composed(explanation)
         own = self.titles.own_spans(text, title)
-        return frozenset(
-            each.name
-            for each in self._names.find(text)
-            if not any(start <= each.start and each.end <= end for start, end in own)
-        )
+        return frozenset(each.name for each in self._names.find(text) if not each.is_within(own))
 
     def _with_aspects(
         self, pairs: Sequence[Pair], chosen: Sequence[tuple[AspectEvidence, ...]]

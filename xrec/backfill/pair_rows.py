@@ -1,6 +1,6 @@
 """Rows of pairs of ids: those that the dataset knows, and failed rows of the others."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -21,9 +21,9 @@ class KnownPair:
 
 @dataclass(frozen=True)
 class FailedPair:
-    """A pair without a text, and why."""
+    """A pair without a text, and why; `ids` are its row of the schema PAIRS."""
 
-    ids: Mapping[str, str]
+    ids: dict[str, str]
     reason: str
     message: str
 
@@ -46,7 +46,7 @@ def failed_rows(dataset: Dataset, failed: Sequence[FailedPair]) -> pa.Table:
     return pa.Table.from_pylist(
         [
             {
-                **{name: each.ids[name] for name in PAIRS.names},
+                **each.ids,
                 "reason": each.reason,
                 "message": each.message,
                 **_texts(dataset, each.ids),
@@ -68,7 +68,7 @@ def _look_up(dataset: Dataset, ids: dict[str, str]) -> KnownPair | FailedPair:
         return FailedPair(ids, "unknown_item", str(error))
 
 
-def _texts(dataset: Dataset, ids: Mapping[str, str]) -> dict[str, str]:
+def _texts(dataset: Dataset, ids: dict[str, str]) -> dict[str, str]:
     user = dataset.user_indices.get(ids["user_id"])
     item = dataset.item_indices.get(ids["item_id"])
     users, items = dataset.users, dataset.items

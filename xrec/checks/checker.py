@@ -104,8 +104,7 @@ class Checker:
         forms = {
             each.name: profile[each.start : each.end]
             for each in self.aspects.find(profile)
-            if each.start not in starts
-            and not any(start <= each.start and each.end <= end for start, end in own)
+            if each.start not in starts and not each.is_within(own)
         }
 
         def written(aspect: str) -> str:
@@ -147,7 +146,7 @@ class Checker:
         of_title = set(tokens_of(texts.item_title).keys)
         named: set[tuple[int, str]] = set()
         for found in self.aspects.find(text):
-            if any(start <= found.start and found.end <= end for start, end in own):
+            if found.is_within(own):
                 continue
             key = bisect(ends, found.start), found.name
             if key in named or of_title.issuperset(tokens_of(found.name).keys):
@@ -160,7 +159,7 @@ class Checker:
         text = composed(text)
         own = title_spans(text, texts.item_title)
         for found in self._list(checks.unsafe_words).find(text):
-            if not any(start <= found.start and found.end <= end for start, end in own):
+            if not found.is_within(own):
                 return text[found.start : found.end]
         return None
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from xrec.checks.tokens import Tokens, tokens_of
 from xrec.data.english import tags, word_set
+from xrec.data.titles import Span
 
 _VERBS_TOO = word_set("care use need value sound taste work love want hope plan")
 _MODALS = word_set("will would can could should may might must shall cannot please")
@@ -26,6 +27,10 @@ class Named:
     stop: int
     start: int
     end: int
+
+    def is_within(self, spans: Iterable[Span]) -> bool:
+        """Whether one of the spans of characters holds it."""
+        return any(start <= self.start and self.end <= end for start, end in spans)
 
 
 class PhraseIndex:

@@ -19,7 +19,7 @@ from xrec.generate.engine import Completion, Failure
 from xrec.llm.prompt import PairTexts, PromptBuilder
 
 _PHRASE_WORDS = 3
-_ARTICLES = frozenset({"the", "a", "an", "its", "their"})
+_DETERMINERS = frozenset({"the", "a", "an", "its", "their"})
 _TITLE = "\ue000"  # a private-use character that stands for the item's title as one word
 _HALF_CHARACTER = "\ufffd"  # what the first bytes of a character decode to
 
@@ -320,7 +320,7 @@ def _joined_to_itself(found: Sequence[str]) -> Sequence[str]:
 
     "More and more", "over and over", and "years and years" are English.
     """
-    said = [word for word in found if word not in _ARTICLES]
+    said = [word for word in found if word not in _DETERMINERS]
     for place, word in enumerate(said):
         if word != "and":
             continue

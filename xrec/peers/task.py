@@ -97,11 +97,12 @@ class PeerTask:
         known, failed = look_up(self.dataset, rows)
         written: list[dict[str, Any]] = []
         for start in range(0, len(known), self.texts_per_batch):
-            for row in self._write(known[start : start + self.texts_per_batch]):
+            batch = known[start : start + self.texts_per_batch]
+            for pair, row in zip(batch, self._write(batch), strict=True):
                 if row["explanation"]:
                     written.append(row)
                 else:
-                    failed.append(FailedPair(row, "empty_text", _EMPTY))
+                    failed.append(FailedPair(pair.ids, "empty_text", _EMPTY))
         costs = {"num_generated_tokens": float(sum(row["num_generated_tokens"] for row in written))}
         return Outcome(
             pa.Table.from_pylist(written, GENERATED), failed_rows(self.dataset, failed), costs
