@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
 from xrec.checks.tokens import Tokens, tokens_of
 from xrec.data.english import tags, word_set
@@ -85,6 +86,11 @@ class AspectNames(PhraseIndex):
     A word that is a verb there, or the reader's own, is no aspect of an item: "Look at it", "what
     you look for", "it sounds warm", "suits your taste".
     """
+
+    @cached_property
+    def last_words(self) -> "AspectNames":
+        """The words that aspects of several words end with: "service" of "friendly service"."""
+        return AspectNames(keys[-1] for keys in self._names if len(keys) > 1)
 
     def find_in(self, tokens: Tokens) -> list[Named]:
         """What `find` gives, for a text that is in words already."""

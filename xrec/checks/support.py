@@ -1,7 +1,8 @@
 """What a text says and nothing supports: aspects, numbers and names that stand nowhere.
 
 A text is supported by the texts of its prompt, by the aspects that were chosen for its pair with
-their counts, and by its item's menu. The user's profile says what a user likes, not what an item
+their counts, and by its item's menu. "Excellent service" names an aspect where the vocabulary has
+"friendly service", and is supported by any service of the item's. The user's profile says what a user likes, not what an item
 has: it supports an aspect only where the text says it of the user. Words are compared, not
 meanings.
 """
@@ -14,8 +15,9 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from xrec.checks.numbers import digits_in, number_words, numbers_of
-from xrec.checks.phrases import Named, PhraseIndex
+from xrec.checks.phrases import AspectNames, Named
 from xrec.checks.tokens import Tokens, tokens_of
+from xrec.data.english import tags, word_set
 from xrec.data.sentences import sentence_ends
 
 if TYPE_CHECKING:
@@ -33,16 +35,24 @@ _USER_LIKES = re.compile(
     re.IGNORECASE,
 )
 _I = re.compile("i(?:'.*)?")  # and "I'm", "I'd"
+# What a model praises in anything, whatever a catalogue's aspects end with.
+_PRAISED_EVERYWHERE = AspectNames(
+    "staff service food drink dish meal menu atmosphere ambiance ambience vibe decor location "
+    "parking owner price portion".split()
+)
+# What aspects end with too, and any item is or gives.
+_SAYS_NOTHING = word_set("place spot item business product choice option experience way time day")
 
 
 def unsupported_words(
-    text: str, texts: PairTexts, aspects: PhraseIndex, further: Sequence[str] = ()
+    text: str, texts: PairTexts, aspects: AspectNames, further: Sequence[str] = ()
 ) -> list[str]:
     """The aspects, numbers and proper names of `text` that nothing supports, each once, in order.
 
     aspects: of the catalogue's vocabulary. further: texts that support it too.
-    Number words and proper names are looked at in English texts only, since other languages have
-    other numbers, and German capitalizes all nouns.
+    Number words, proper names and the last words of aspects ("service" of "friendly service") are
+    looked at in English texts only, since other languages have other numbers, German capitalizes
+    all nouns, and French aspects begin with theirs.
     """
     tokens = tokens_of(text)
     named = aspects.find_in(tokens)
@@ -54,8 +64,10 @@ def unsupported_words(
     }
     rest = [place for place in range(len(tokens)) if not _is_within(place, named)]
     unsupported |= {tokens.spans[place] for place in rest if not support.has_digits(tokens, place)}
-    if _may_hold_a_name_or_number(tokens, rest) and tokens.is_english():
+    bare = _bare_aspects(tokens, rest, aspects)
+    if (bare or _may_hold_a_name_or_number(tokens, rest)) and tokens.is_english():
         unsupported |= _number_words(tokens, support, rest) | _names(tokens, support, rest)
+        unsupported |= {(each.start, each.end) for each in bare if not support.has_bare(each, tokens)}
     return list(dict.fromkeys(tokens.text[start:end] for start, end in sorted(unsupported)))
 
 
@@ -81,6 +93,10 @@ class _Support:
     @cached_property
     def _of_item(self) -> str:
         return _joined(self._tokens[1:])
+
+    @cached_property
+    def _words_of_aspects(self) -> set[str]:
+        return {key for name in self._chosen | self._texts.menu for key in tokens_of(name).keys}
 
     @cached_property
     def _numbers(self) -> set[str]:
@@ -113,20 +129,38 @@ class _Support:
             or self.has_words([tokens.keys[place]])
         )
 
-    def has_aspect(self, named: Named, tokens: Tokens, aspects: PhraseIndex) -> bool:
+    def has_aspect(self, named: Named, tokens: Tokens, aspects: AspectNames) -> bool:
         """Whether the aspect is chosen, on the menu, or in a text of what it is said of."""
         if named.name in self._texts.menu or named.name in self._chosen:
             return True
+        return self._says(named, tokens) or any(
+            aspects.same(other) == named.name for other in self._chosen | self._texts.menu
+        )
+
+    def has_bare(self, named: Named, tokens: Tokens) -> bool:
+        """Whether the word is one of an aspect's, or in a text of what it is said of."""
+        return tokens.keys[named.first] in self._words_of_aspects or self._says(named, tokens)
+
+    def _says(self, named: Named, tokens: Tokens) -> bool:
+        """Whether a text of the item names it, or the user's where it is said of the user."""
         words = f" {' '.join(tokens.keys[named.first : named.stop])} "
-        if words in self._of_item:
-            return True
-        if words in self._of_user and _USER_LIKES.search(tokens.text[: named.start]):
-            return True
-        return any(aspects.same(other) == named.name for other in self._chosen | self._texts.menu)
+        return words in self._of_item or (
+            words in self._of_user and bool(_USER_LIKES.search(tokens.text[: named.start]))
+        )
 
 
 def _joined(texts: Sequence[Tokens]) -> str:
     return " | ".join(["", *(" ".join(each.keys) for each in texts), ""])
+
+
+def _bare_aspects(tokens: Tokens, rest: Sequence[int], aspects: AspectNames) -> list[Named]:
+    """The nouns of `rest` that are the last words of aspects, or what is praised everywhere."""
+    found = [*aspects.last_words.find_in(tokens), *_PRAISED_EVERYWHERE.find_in(tokens)]
+    return [each for each in found if each.first in rest and _is_a_thing(tokens.keys[each.first])]
+
+
+def _is_a_thing(word: str) -> bool:
+    return word not in _SAYS_NOTHING and tags().get(word, "NN").startswith("NN")
 
 
 def _number_words(tokens: Tokens, support: _Support, rest: Sequence[int]) -> set[tuple[int, int]]:

@@ -270,7 +270,13 @@ class DecodingConfig(Config):
         None,
         description="How the text begins if aspects were chosen for its pair, as in 'You would "
         "enjoy {title} for its {aspects}'; the model writes on from there. {aspects} is a list of "
-        "them, the best first. If null, the model writes all of it.",
+        "them, the best first. If null, the model writes all of it. After a whole sentence the "
+        "model may end at once.",
+    )
+    opening_and: str = Field(
+        " and ",
+        description="What stands before the last of several {aspects} of the opening; commas stand "
+        "between the others.",
     )
     text: TextConfig = Field(
         default_factory=TextConfig, description="Rules that a text must fulfil to be used."

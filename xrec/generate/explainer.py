@@ -5,8 +5,6 @@ loading makes one from artifacts.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
-
 from transformers import PreTrainedModel
 
 from xrec.adapter.pairs import PairPrompts
@@ -17,19 +15,17 @@ from xrec.data.dataset import Dataset
 from xrec.errors import ConfigError
 from xrec.generate.candidates import Candidate, Ranker, draw_candidates
 from xrec.generate.engine import Completion, Engine, Failure, FinishReason
-from xrec.generate.text_rules import TextFinisher
+from xrec.generate.text_rules import ExplanationKind, TextFinisher
 from xrec.graph.artifact import GraphEmbeddings
 from xrec.llm.prompt import PairTexts
-
-ExplanationKind = Literal["written", "plain"]
-"""Who wrote a text: the language model, or a template from the evidence."""
 
 
 @dataclass(frozen=True)
 class Explanation:
     """The text of the pair at `index`; `failure` says why it cannot be used, if so.
 
-    kind: written by the model, or a plain sentence from the evidence in its place.
+    kind: written by the model, or plain: a sentence from the evidence in its place, or an opening
+        to which the model added nothing.
     refused: why the last text that was refused could not be used, "" if none was. A text that is
         written and has one is that of the second try.
     """
@@ -139,7 +135,8 @@ class Explainer:
             text = accepted.pop(completion.index, "")
             if failure is None and not text:
                 text, failure = finished(completion)
-            explanation = _explanation(completion, prompts[completion.index], text, failure)
+            kind = self.finisher.kind(completion)
+            explanation = _explanation(completion, prompts[completion.index], text, failure, kind)
             reason = explanation.refused or refused.get(completion.index, "")
             yield replace(explanation, refused=reason)
 
@@ -209,7 +206,8 @@ class Explainer:
             best = (
                 usable[self.ranker.best([each.features for each in usable])] if usable else drawn[0]
             )
-            yield _explanation(best.completion, prompt, best.text, best.failure)
+            kind = self.finisher.kind(best.completion)
+            yield _explanation(best.completion, prompt, best.text, best.failure, kind)
 
 
 _Write = Callable[
@@ -234,7 +232,11 @@ def _of_some(
 
 
 def _explanation(
-    completion: Completion, prompt: Sequence[int], text: str, failure: Failure | None
+    completion: Completion,
+    prompt: Sequence[int],
+    text: str,
+    failure: Failure | None,
+    kind: ExplanationKind,
 ) -> Explanation:
     return Explanation(
         index=completion.index,
@@ -243,6 +245,7 @@ def _explanation(
         num_generated_tokens=len(completion.token_ids),
         finish_reason=completion.finish_reason,
         failure=failure,
+        kind=kind,
         refused=failure.reason if failure and not completion.failure else "",
     )
 

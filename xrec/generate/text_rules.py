@@ -9,6 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Literal
 
 from xrec.checks import Checker, Refusal
 from xrec.config.llm import DecodingConfig, TextConfig
@@ -17,6 +18,9 @@ from xrec.data.sentences import sentence_ends, words
 from xrec.data.titles import Span, TitleIndex, composed, title_spans
 from xrec.generate.engine import Completion, Failure
 from xrec.llm.prompt import PairTexts, PromptBuilder
+
+ExplanationKind = Literal["written", "plain"]
+"""Who wrote a text: the language model, or a template from the evidence."""
 
 _PHRASE_WORDS = 3
 _DETERMINERS = frozenset({"the", "a", "an", "its", "their"})
@@ -50,8 +54,8 @@ class TextFinisher:
         """The ids that a text of the pair `texts` begins with; they follow the prompt."""
         if decoding.opening is None or not texts.aspects:
             return []
-        written = self._checker.as_written(texts)
-        aspects = ", ".join(written(chosen.aspect) for chosen in texts.aspects)
+        *others, last = map(self._checker.as_written(texts), (each.aspect for each in texts.aspects))
+        aspects = f"{', '.join(others)}{decoding.opening_and}{last}" if others else last
         text = decoding.opening.format(aspects=aspects, title=self._placeholder.text)
         return self._builder.encode_explanation(text)[:-1]
 
@@ -83,6 +87,11 @@ class TextFinisher:
         if failure is None and decoding.text.is_backed:
             text = self._with_evidence(text, texts, decoding.text)
         return text, failure
+
+    def kind(self, completion: Completion) -> ExplanationKind:
+        """Whose the text of `completion` is: it is plain if its opening is all that it says."""
+        written = self._builder.decode(completion.token_ids)
+        return "written" if any(map(str.isalnum, written)) else "plain"
 
     def fallback(
         self, texts: PairTexts, rules: TextConfig, failure: Failure

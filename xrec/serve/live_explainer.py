@@ -240,8 +240,8 @@ class LiveExplainer:
         *,
         is_last: bool,
     ) -> LiveText:
-        text, failure, kind = "", completion.failure, "written"
         finisher = self._explainer.finisher
+        text, failure, kind = "", completion.failure, finisher.kind(completion)
         if failure is None:
             text, failure = finisher.finish(completion, asked.prompt, asked.texts, decoding)
             if failure is not None and is_last:

@@ -164,7 +164,7 @@ class Explanation(BaseModel):
     )
     kind: str = Field(
         description="written: by the model; plain: a sentence made of the evidence, in place of a "
-        "text that was refused."
+        "text that was refused, or an opening to which the model added nothing."
     )
     aspects: list[ChosenAspect] = Field(
         description="The aspects that were chosen for the pair, the best first; none unless the "

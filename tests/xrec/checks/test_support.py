@@ -54,6 +54,36 @@ def test_the_users_profile_supports_what_is_said_of_the_user_only(
     assert unsupported(text) == expected
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("You would enjoy it for its quiet room and excellent service.", ["service"]),
+        ("You would enjoy the wonderful meals and the friendly staff.", ["meals", "staff"]),
+        ("You would enjoy its curries and its great food.", []),  # it has Thai food
+        ("You would enjoy it for the fresh ingredients.", ["ingredients"]),
+        ("It would suit you, and the staff serves you well.", ["staff"]),
+        ("As you love excellent service, the Thai food is for you.", []),  # the user does
+        ("A good choice of Thai food, and a place to go.", []),
+        ("You can park there and will drink well.", []),  # verbs
+    ],
+)
+def test_what_aspects_end_with_and_what_is_praised_everywhere_needs_support(
+    text: str, expected: list[str]
+) -> None:
+    aspects = AspectNames(["friendly service", "thai food", "local ingredient", "quiet room"])
+    texts = replace(
+        EMPTY, user_profile="Likes quick service.", menu=frozenset({"thai food", "quiet room"})
+    )
+    texts = replace(texts, item_profile="A place known for curries.")
+    assert unsupported_words(text, texts, aspects) == expected
+
+
+def test_what_french_aspects_end_with_needs_no_support() -> None:
+    aspects = AspectNames(["cuisine indienne", "service rapide"])
+    texts = replace(EMPTY, menu=frozenset({"cuisine indienne"}))
+    assert unsupported_words("Vous aimerez sa cuisine et un rapide accueil.", texts, aspects) == []
+
+
 def test_unsupported_aspect_of_a_menu_that_writes_it_in_another_way_is_supported() -> None:
     aspects = AspectNames(["board game"])
     texts = replace(EMPTY, menu=frozenset({"Board games"}))

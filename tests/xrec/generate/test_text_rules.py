@@ -429,22 +429,40 @@ def test_text_begins_with_the_opening_and_goes_on_with_what_the_model_wrote() ->
     written = builder().encode_explanation(", and it is calm.")[:-1]
     text, failure = finisher.finish(Completion(0, written, "stop"), PROMPT, texts, decoding)
     assert failure is None
-    assert text == "You love The Rusty Fox for its late hours, Live Music, and it is calm."
+    assert text == "You love The Rusty Fox for its late hours and Live Music, and it is calm."
     ids = finisher.opening(texts, decoding)
     shown = finisher.unfinished([*ids, written[0]], texts)
-    assert shown == "You love The Rusty Fox for its late hours, Live Music,"
-    assert builder().decode(ids) == "You love [title] for its late hours, Live Music"
+    assert shown == "You love The Rusty Fox for its late hours and Live Music,"
+    assert builder().decode(ids) == "You love [title] for its late hours and Live Music"
 
 
 def test_opening_may_stand_in_the_prompt_and_what_the_model_writes_may_not() -> None:
     finisher, texts, _ = begun("{aspects}", "late hours", "live music")
     rules = TextConfig(max_echo_tokens=3)
     decoding = DecodingConfig(opening="Known for {aspects}", text=rules)
-    prompt = builder().encode_explanation("late hours, Live Music, and it is calm here.")
+    prompt = builder().encode_explanation("late hours and Live Music, and it is calm here.")
     for text, reason in ((" for you.", ""), (", and it is calm here.", "prompt_echo")):
         written = builder().encode_explanation(text)[:-1]
         _, failure = finisher.finish(Completion(0, written, "stop"), prompt, texts, decoding)
         assert (failure.reason if failure else "") == reason
+
+
+def test_aspects_of_an_opening_are_joined_by_what_the_config_says() -> None:
+    finisher, texts, decoding = begun("Wegen {aspects}.", "late hours", "live music", "tea")
+    und = decoding.model_copy(update={"opening_and": " und "})
+    assert builder().decode(finisher.opening(texts, und)) == "Wegen late hours, Live Music und tea."
+    alone = replace(texts, aspects=texts.aspects[:1])
+    assert builder().decode(finisher.opening(alone, und)) == "Wegen late hours."
+
+
+def test_a_whole_opening_to_which_the_model_adds_nothing_is_a_plain_text() -> None:
+    finisher, texts, decoding = begun("You love {title} for its {aspects}.", "late hours")
+    ended = Completion(0, [], "stop")
+    text, failure = finisher.finish(ended, PROMPT, texts, decoding)
+    assert (text, failure) == ("You love The Rusty Fox for its late hours.", None)
+    assert finisher.kind(ended) == "plain"
+    more = builder().encode_explanation("It is calm.")[:-1]
+    assert finisher.kind(Completion(0, more, "stop")) == "written"
 
 
 def test_text_of_a_pair_without_chosen_aspects_has_no_opening() -> None:

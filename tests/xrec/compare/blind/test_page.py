@@ -65,11 +65,12 @@ def test_answers_are_kept_over_a_reload_and_saved_to_a_file_that_is_read_back(
     assert "name" in progress(browser)  # who judges must say who they are
     browser.find_element("id", "judge").send_keys("Anna B.")
     browser.refresh()
-    assert progress(browser) == "2 of 12 answered"
+    wait = WebDriverWait(browser, 15)
+    wait.until(lambda _: progress(browser) == "2 of 12 answered", message=progress(browser))
     click(browser, "1/1/true", 5)  # a change of mind
     browser.execute_script("document.getElementById('save').click()")
     path = tmp_path / "answers-Anna-B-.json"
-    WebDriverWait(browser, 15).until(lambda _: path.exists() and path.stat().st_size)
+    wait.until(lambda _: path.exists() and path.stat().st_size)
     assert json.loads(path.read_text())["judge"] == "Anna B."
     rows = read_answers([str(path)], made, StorageConfig()).to_pylist()
     assert {(row["contestant"], row["question"], row["rating"]) for row in rows} == {
@@ -77,3 +78,29 @@ def test_answers_are_kept_over_a_reload_and_saved_to_a_file_that_is_read_back(
         (made.pairs[1].contestants[2], "good", 2),
     }
     assert not [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
+
+
+def test_answers_given_in_one_tab_are_seen_in_another(browser: Any, tmp_path: Path) -> None:
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    write_sheet(open_location(str(tmp_path)), sheet(num_pairs=2))
+    address = (tmp_path / "sheet.html").as_uri()
+    browser.get(address)
+    first = browser.current_window_handle
+    browser.switch_to.new_window("tab")
+    browser.get(address)
+    question = browser.execute_script("return questions[0]")
+    click(browser, f"1/1/{question}", 4)
+    browser.switch_to.window(first)
+    wait = WebDriverWait(browser, 15)
+    wait.until(lambda _: progress(browser).startswith("1 of "), message=progress(browser))
+
+
+def test_a_browser_that_keeps_nothing_says_so(browser: Any, tmp_path: Path) -> None:
+    write_sheet(open_location(str(tmp_path)), sheet(num_pairs=2))
+    browser.get((tmp_path / "sheet.html").as_uri())
+    browser.execute_script("Storage.prototype.setItem = () => { throw new Error('full'); }")
+    question = browser.execute_script("return questions[0]")
+    click(browser, f"1/1/{question}", 4)
+    assert progress(browser).startswith("1 of ")
+    assert "save them before you leave" in progress(browser)

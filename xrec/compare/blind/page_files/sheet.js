@@ -20,14 +20,19 @@ function content() {
   return { sheet: main.dataset.sheet, judge: judge.value.trim(), answers: answers() };
 }
 
-function showProgress() {
+function showProgress(warning = "") {
   const total = document.querySelectorAll("article").length * questions.length;
   const given = document.querySelectorAll("input[type=radio]:checked").length;
-  document.getElementById("progress").textContent = given + " of " + total + " answered";
+  document.getElementById("progress").textContent = given + " of " + total + " answered" + warning;
 }
 
 function keep() {
-  try { localStorage.setItem(storageKey, JSON.stringify(content())); } catch (error) { /* private */ }
+  try {
+    localStorage.setItem(storageKey, JSON.stringify(content()));
+  } catch (error) {  // a private window, or a full disk
+    showProgress("; this browser keeps nothing: save them before you leave");
+    return;
+  }
   showProgress();
 }
 
@@ -62,6 +67,12 @@ function save() {
 
 restore();
 showProgress();
+// What another tab keeps, or this one did just before it was loaded again, may arrive later.
+window.addEventListener("storage", (event) => {
+  if (event.key !== storageKey) return;
+  restore();
+  showProgress();
+});
 document.addEventListener("change", keep);
 judge.addEventListener("input", keep);
 document.getElementById("save").addEventListener("click", save);
