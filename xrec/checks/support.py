@@ -2,9 +2,9 @@
 
 A text is supported by the texts of its prompt, by the aspects that were chosen for its pair with
 their counts, and by its item's menu. "Excellent service" names an aspect where the vocabulary has
-"friendly service", and is supported by any service of the item's. The user's profile says what a user likes, not what an item
-has: it supports an aspect only where the text says it of the user. Words are compared, not
-meanings.
+"friendly service", and is supported by any service of the item's. The user's profile says what a
+user likes, not what an item has: it supports an aspect only where the text says it of the user.
+Words are compared, not meanings.
 """
 
 from __future__ import annotations
@@ -37,8 +37,10 @@ _USER_LIKES = re.compile(
 _I = re.compile("i(?:'.*)?")  # and "I'm", "I'd"
 # What a model praises in anything, whatever a catalogue's aspects end with.
 _PRAISED_EVERYWHERE = AspectNames(
-    "staff service food drink dish meal menu atmosphere ambiance ambience vibe decor location "
-    "parking owner price portion".split()
+    word_set(
+        "staff service food drink dish meal menu atmosphere ambiance ambience vibe decor location "
+        "parking owner price portion"
+    )
 )
 # What aspects end with too, and any item is or gives.
 _SAYS_NOTHING = word_set("place spot item business product choice option experience way time day")
@@ -67,7 +69,9 @@ def unsupported_words(
     bare = _bare_aspects(tokens, rest, aspects)
     if (bare or _may_hold_a_name_or_number(tokens, rest)) and tokens.is_english():
         unsupported |= _number_words(tokens, support, rest) | _names(tokens, support, rest)
-        unsupported |= {(each.start, each.end) for each in bare if not support.has_bare(each, tokens)}
+        unsupported |= {
+            (each.start, each.end) for each in bare if not support.has_bare(each, tokens)
+        }
     return list(dict.fromkeys(tokens.text[start:end] for start, end in sorted(unsupported)))
 
 

@@ -32,7 +32,8 @@ class ChecksConfig(Config):
         description="Whether to refuse a text that names an aspect of the dataset's vocabulary, a "
         "number, or in English a proper name or what an aspect ends with ('service'), that stands "
         "neither in the prompt's texts nor in the evidence of the chosen aspects, nor, for "
-        "aspects, in the item's training reviews; and any text of an item of which nothing is known: no profile, and no aspect.",
+        "aspects, in the item's training reviews; and any text of an item of which nothing is "
+        "known: no profile, and no aspect.",
     )
     min_chosen: int = Field(
         0,

@@ -5,6 +5,7 @@ loading makes one from artifacts.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+
 from transformers import PreTrainedModel
 
 from xrec.adapter.pairs import PairPrompts

@@ -54,7 +54,8 @@ class TextFinisher:
         """The ids that a text of the pair `texts` begins with; they follow the prompt."""
         if decoding.opening is None or not texts.aspects:
             return []
-        *others, last = map(self._checker.as_written(texts), (each.aspect for each in texts.aspects))
+        written = self._checker.as_written(texts)
+        *others, last = [written(chosen.aspect) for chosen in texts.aspects]
         aspects = f"{', '.join(others)}{decoding.opening_and}{last}" if others else last
         text = decoding.opening.format(aspects=aspects, title=self._placeholder.text)
         return self._builder.encode_explanation(text)[:-1]

@@ -48,7 +48,8 @@ class LiveText:
     """A generated explanation.
 
     If `failed` is None, `text` can be used. `kind` is "written" by the model, or a "plain" sentence
-    from the evidence in place of a text that was refused, or an opening that the model ended. `aspects` are those that were chosen.
+    from the evidence in place of a text that was refused, or an opening that the model ended.
+    `aspects` are those that were chosen.
     Seconds count from the arrival of the pair at the model.
     """
 
