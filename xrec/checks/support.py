@@ -31,7 +31,7 @@ _USER_LIKES = re.compile(
     r"|\byour\s+(?:\w+\s+)?(?:love|fondness|liking|taste|preference|passion|interest|wish|need)"
     r"(?:\s+(?:for|of|in))?"
     r"|\b(?:fans?|lovers?) of)\b"
-    r"(?:(?!\b(?:its?|this|has|have|had|offers?|is|are|was|will|would|you|your|for)\b)[^.;:!?])*$",
+    r"(?:(?!\b(?:the|its?|this|has|have|had|offers?|is|are|was|will|would|you|your|for)\b)[^.;:!?])*$",
     re.IGNORECASE,
 )
 _I = re.compile("i(?:'.*)?")  # and "I'm", "I'd"

@@ -39,6 +39,7 @@ def test_unsupported_aspects_are_those_that_stand_nowhere(text: str, expected: l
         ("You would love the good coffee.", ["coffee"]),
         ("The coffee suits you.", ["coffee"]),
         ("You love its coffee.", ["coffee"]),
+        ("You also appreciate the good coffee.", ["coffee"]),
         ("As you love bread, this place has the coffee for you.", ["coffee"]),
         # said of the user
         ("As you love good coffee, the quiet garden will please you.", []),
