@@ -38,8 +38,8 @@ _I = re.compile("i(?:'.*)?")  # and "I'm", "I'd"
 # What a model praises in anything, whatever a catalogue's aspects end with.
 _PRAISED_EVERYWHERE = AspectNames(
     word_set(
-        "staff service food drink dish meal menu atmosphere ambiance ambience vibe decor location "
-        "parking owner price portion"
+        "staff waitstaff waiter waitress bartender server chef crew owner service food drink dish "
+        "meal menu ingredient portion price atmosphere ambiance ambience vibe decor location parking"
     )
 )
 # What aspects end with too, and any item is or gives.
