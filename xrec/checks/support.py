@@ -38,8 +38,9 @@ _I = re.compile("i(?:'.*)?")  # and "I'm", "I'd"
 # What a model praises in anything, whatever a catalogue's aspects end with.
 _PRAISED_EVERYWHERE = AspectNames(
     word_set(
-        "staff waitstaff waiter waitress bartender server chef crew owner service food drink dish "
-        "meal menu ingredient portion price atmosphere ambiance ambience vibe decor location parking"
+        "staff waitstaff waiter waitress bartender server chef crew owner service "
+        "food drink dish meal menu ingredient portion price "
+        "atmosphere ambiance ambience vibe decor location parking"
     )
 )
 # What aspects end with too, and any item is or gives.
