@@ -17,7 +17,7 @@ from xrec.config.adapter import AdapterModelConfig
 from xrec.config.backfill import BackfillConfig
 from xrec.config.base import parse_config
 from xrec.config.data import SampleLLMConfig
-from xrec.config.llm import PromptConfig
+from xrec.config.prompt import PromptConfig
 from xrec.config.shared import StorageConfig
 from xrec.data.dataset import write_dataset
 from xrec.graph.artifact import embeddings_bytes, write_graph

@@ -21,7 +21,7 @@ from xrec.backfill.identity import sources_of
 from xrec.backfill.task import MakeExplainTask, load_task_explainer
 from xrec.bulk import read_state
 from xrec.config.backfill import BackfillConfig
-from xrec.config.llm import DecodingConfig
+from xrec.config.decoding import DecodingConfig
 from xrec.generate.engine import Completion
 from xrec.generate.explainer import Explainer
 from xrec.generate.loading import load_explainer

@@ -24,7 +24,7 @@ from benchmarks.graph_results import Record, Results
 from xrec.adapter.pairs import Pair
 from xrec.backfill.identity import sources_of
 from xrec.config.backfill import BackfillConfig
-from xrec.config.llm import DecodingConfig, TextConfig
+from xrec.config.decoding import DecodingConfig, TextConfig
 from xrec.config.project import load_config
 from xrec.data.drawn import drawn_pairs
 from xrec.data.held_out import held_out_pairs

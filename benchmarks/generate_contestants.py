@@ -14,7 +14,7 @@ import torch
 from transformers import ContinuousBatchingConfig, GenerationConfig
 
 from benchmarks.generate_setup import Run, Setup
-from xrec.config.llm import EngineConfig
+from xrec.config.engine import EngineConfig
 from xrec.generate.transformers_engine import load_engine
 from xrec.llm.source import resolve_model
 

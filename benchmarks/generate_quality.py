@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 
 from benchmarks.graph_report import markdown
 from benchmarks.workspace import sources_of
-from xrec.config.llm import DecodingConfig, EngineConfig, LLMConfig, TextConfig
+from xrec.config.decoding import DecodingConfig, TextConfig
+from xrec.config.engine import EngineConfig
+from xrec.config.llm import LLMConfig
 from xrec.data.held_out import HeldOutPair, held_out_pairs
 from xrec.evaluate.bootstrap import bootstrap_mean
 from xrec.evaluate.text_metrics import corpus_bleu

@@ -20,7 +20,7 @@ import typer
 
 from benchmarks.generate_setup import Contest, prepare
 from benchmarks.graph_report import markdown
-from xrec.config.llm import EngineConfig
+from xrec.config.engine import EngineConfig
 from xrec.generate.engine import Grammar, RequestParams, TextParams
 from xrec.generate.transformers_engine import TransformersEngine, load_engine
 

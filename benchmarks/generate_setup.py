@@ -12,7 +12,9 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from benchmarks.workspace import sources_of
 from xrec.adapter.pairs import Pair
-from xrec.config.llm import DecodingConfig, EngineConfig, LLMConfig
+from xrec.config.decoding import DecodingConfig
+from xrec.config.engine import EngineConfig
+from xrec.config.llm import LLMConfig
 from xrec.generate.explainer import Explainer
 from xrec.generate.loading import load_explainer
 from xrec.llm.model import stop_token_ids

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 
 from benchmarks.workspace import sources_of
-from xrec.config.llm import EngineConfig, LLMConfig
+from xrec.config.engine import EngineConfig
+from xrec.config.llm import LLMConfig
 from xrec.data import Dataset, read_dataset
 from xrec.errors import ArtifactMismatchError
 from xrec.generate.explainer import Explainer

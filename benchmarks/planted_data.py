@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from xrec.adapter.pairs import Pair, PairPrompts
 from xrec.config.adapter import TrainAdapterConfig
 from xrec.config.data import SampleSource
-from xrec.config.llm import PromptConfig
+from xrec.config.prompt import PromptConfig
 from xrec.data.dataset import Dataset, read_dataset
 from xrec.data.held_out import HeldOutPair, held_out_pairs
 from xrec.errors import DataError

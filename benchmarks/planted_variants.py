@@ -9,7 +9,8 @@ from benchmarks.planted_data import Division, Town
 from benchmarks.planted_training import load_frozen, train
 from xrec.adapter.pairs import PairPrompts
 from xrec.config.adapter import TrainAdapterConfig
-from xrec.config.llm import DecodingConfig, EngineConfig
+from xrec.config.decoding import DecodingConfig
+from xrec.config.engine import EngineConfig
 from xrec.data.held_out import HeldOutPair
 from xrec.evaluate import other_users
 from xrec.evaluate.aspects import aspect_pattern, chance_level, names_only

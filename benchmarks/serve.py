@@ -33,7 +33,7 @@ from xrec.adapter.artifact import AdapterConfig, write_adapter
 from xrec.adapter.model import build_adapters
 from xrec.backfill import read_explanations
 from xrec.config.adapter import AdapterModelConfig
-from xrec.config.llm import PromptConfig
+from xrec.config.prompt import PromptConfig
 from xrec.config.shared import StorageConfig
 from xrec.data import read_dataset
 from xrec.graph.artifact import read_graph

@@ -18,7 +18,7 @@ from xrec.adapter.model import attach_adapters, build_adapters, embedding_scale
 from xrec.adapter.pairs import PairPrompts
 from xrec.config.adapter import AdapterModelConfig, Injection
 from xrec.config.graph import GraphModelConfig, PretrainGraphConfig
-from xrec.config.llm import PromptConfig
+from xrec.config.prompt import PromptConfig
 from xrec.data.dataset import read_dataset
 from xrec.graph import Partition
 from xrec.llm.examples import Example

@@ -7,7 +7,7 @@ from itertools import cycle, islice
 import torch
 
 from xrec.adapter.pairs import Pair
-from xrec.config.llm import DecodingConfig
+from xrec.config.decoding import DecodingConfig
 from xrec.data.held_out import held_out_pairs
 from xrec.generate.engine import Engine
 from xrec.generate.explainer import Explainer

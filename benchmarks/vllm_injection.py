@@ -89,7 +89,8 @@ def one(contestant: str, settings: str) -> None:
     # Inside the guard: vLLM's processes import this module again (xrec.generate.vllm.engine).
     from benchmarks.vllm_contest import make_prompts
     from benchmarks.workspace import sources_of
-    from xrec.config.llm import EngineConfig, LLMConfig
+    from xrec.config.engine import EngineConfig
+    from xrec.config.llm import LLMConfig
     from xrec.generate.engine import TextParams
     from xrec.generate.loading import load_explainer
 

@@ -47,7 +47,9 @@ def main(
     # Inside the guard: vLLM's processes import this module again (xrec.generate.vllm.engine).
     from benchmarks.vllm_contest import compare, completions, make_prompts
     from benchmarks.workspace import sources_of
-    from xrec.config.llm import DecodingConfig, EngineConfig, LLMConfig
+    from xrec.config.decoding import DecodingConfig
+    from xrec.config.engine import EngineConfig
+    from xrec.config.llm import LLMConfig
     from xrec.generate.loading import load_explainer
 
     sources = sources_of(workspace, LLMConfig(model=llm, dtype=cast("Any", dtype)))

@@ -175,7 +175,7 @@ def _part_of(
 
 def _ours(contest: Any, settings: Contestant, part: int) -> Any:
     from benchmarks.generate_setup import prepare
-    from xrec.config.llm import EngineConfig
+    from xrec.config.engine import EngineConfig
     from xrec.generate.transformers_engine import load_engine
 
     setup = prepare(contest)

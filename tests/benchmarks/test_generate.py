@@ -19,7 +19,7 @@ from xrec.adapter.artifact import AdapterConfig, write_adapter
 from xrec.adapter.model import build_adapters
 from xrec.config.adapter import AdapterModelConfig
 from xrec.config.data import PrepareConfig
-from xrec.config.llm import PromptConfig
+from xrec.config.prompt import PromptConfig
 from xrec.generate.transformers_engine import TransformersEngine
 from xrec.graph import embeddings_bytes, write_graph
 from xrec.llm.source import model_fingerprint

@@ -23,7 +23,8 @@ from xrec.checks import AspectNames
 from xrec.config.adapter import AdapterModelConfig
 from xrec.config.aspects import TrainAspectsConfig
 from xrec.config.data import PrepareConfig
-from xrec.config.llm import LLMConfig, PromptConfig
+from xrec.config.llm import LLMConfig
+from xrec.config.prompt import PromptConfig
 from xrec.errors import ArtifactMismatchError, DataError
 from xrec.generate.explainer import Explainer
 from xrec.graph import embeddings_bytes, write_graph

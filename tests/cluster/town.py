@@ -10,7 +10,7 @@ from xrec.adapter.artifact import AdapterConfig, write_adapter
 from xrec.adapter.model import build_adapters
 from xrec.config.adapter import AdapterModelConfig
 from xrec.config.data import SampleLLMConfig
-from xrec.config.llm import PromptConfig
+from xrec.config.prompt import PromptConfig
 from xrec.config.shared import StorageConfig
 from xrec.llm.source import model_fingerprint
 from xrec.sample.language_model import build_model, save_sample_model, train_tokenizer

@@ -8,7 +8,7 @@ from transformers import LlamaForCausalLM
 
 from tests.toy import NUM_ITEMS, NUM_USERS, attach_toy, toy_model
 from xrec.config.adapter import Injection
-from xrec.config.llm import DecodingConfig
+from xrec.config.decoding import DecodingConfig
 from xrec.generate.transformers_engine import TransformersEngine
 
 V, END = 64, 2

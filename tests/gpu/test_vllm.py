@@ -23,7 +23,7 @@ from tests.xrec.generate.vllm.vllm_town import (
     save_model,
 )
 from xrec.config.adapter import Injection
-from xrec.config.llm import DecodingConfig
+from xrec.config.decoding import DecodingConfig
 
 pytest.importorskip("vllm", reason="vLLM is not installed here: pip install 'xrec[vllm]'")
 

@@ -19,7 +19,7 @@ from xrec.adapter.pairs import Pair
 from xrec.compare.likelihoods import LIKELIHOODS
 from xrec.config.ablate import AblateConfig
 from xrec.config.base import parse_config
-from xrec.config.llm import EngineConfig
+from xrec.config.engine import EngineConfig
 from xrec.data.dataset import read_dataset
 from xrec.data.held_out import held_out_pairs
 from xrec.generate.loading import Sources, load_explainer

@@ -13,8 +13,8 @@ import jobs.explainer
 from jobs.prepare import run as prepare_dataset
 from xrec.backfill import read_explanations, read_failed
 from xrec.config.data import PrepareConfig
+from xrec.config.engine import EngineConfig
 from xrec.config.evaluate import EvaluateConfig
-from xrec.config.llm import EngineConfig
 from xrec.data import read_dataset
 from xrec.data.drawn import drawn_pairs
 from xrec.data.held_out import held_out_pairs

@@ -8,7 +8,7 @@ from pydantic import ValidationError, field_validator
 from xrec import __version__
 from xrec.config.adapter import AdapterModelConfig
 from xrec.config.base import Config
-from xrec.config.llm import PromptConfig
+from xrec.config.prompt import PromptConfig
 from xrec.errors import ArtifactMismatchError
 
 FORMAT_VERSION = 1

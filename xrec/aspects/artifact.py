@@ -20,8 +20,8 @@ import scipy.sparse
 from xrec.aspects.choice import AspectChooser, Choices
 from xrec.aspects.mentions import Indices, Sparse, dataset_mentions
 from xrec.aspects.scorer import AspectScorer, Weights
-from xrec.config.llm import PromptConfig
 from xrec.config.placeholders import placeholder_names
+from xrec.config.prompt import PromptConfig
 from xrec.config.shared import StorageConfig
 from xrec.data.dataset import ASPECTS_FROM, Dataset
 from xrec.errors import ArtifactMismatchError, ConfigError

@@ -12,7 +12,7 @@ import pyarrow as pa
 from xrec.adapter.pairs import Pair
 from xrec.backfill.content_key import content_key
 from xrec.backfill.pair_rows import FailedPair, KnownPair, failed_rows, look_up
-from xrec.config.llm import DecodingConfig
+from xrec.config.decoding import DecodingConfig
 from xrec.generate.explainer import Explainer
 from xrec.llm.prompt import PairTexts, PromptTooLongError
 from xrec.schemas import GENERATED, PAIRS

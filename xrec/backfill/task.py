@@ -14,7 +14,8 @@ from xrec.backfill.identity import sources_of
 from xrec.backfill.pair_rows import FailedPair, failed_rows
 from xrec.bulk import Identity, Outcome, RowFormat
 from xrec.config.backfill import BackfillConfig
-from xrec.config.llm import DecodingConfig, EngineConfig, PromptFailure, TextFailure
+from xrec.config.decoding import DecodingConfig, TextFailure
+from xrec.config.engine import EngineConfig, PromptFailure
 from xrec.config.shared import Device
 from xrec.generate.engine_report import EngineReport
 from xrec.generate.explainer import Explainer

@@ -20,7 +20,7 @@ from xrec.compare.made import Costs, Made
 from xrec.compare.pairs import ComparedPairs
 from xrec.config.backfill import BackfillConfig
 from xrec.config.comparison import ComparisonConfig
-from xrec.config.llm import PromptConfig
+from xrec.config.prompt import PromptConfig
 from xrec.data.dataset import Dataset, read_dataset
 from xrec.generate.explainer import Explainer, checker_of
 from xrec.generate.transformers_engine import load_engine

@@ -6,7 +6,8 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from xrec.config.base import Config
-from xrec.config.llm import LLMConfig, PromptConfig
+from xrec.config.llm import LLMConfig
+from xrec.config.prompt import PromptConfig
 from xrec.config.shared import JobConfig, RayConfig, ScalingConfig, input_uri, output_uri
 
 Injection = Literal["direct", "projected", "none"]

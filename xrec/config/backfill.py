@@ -5,14 +5,10 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from xrec.config.base import Config
+from xrec.config.decoding import DecodingConfig, TextFailure
+from xrec.config.engine import EngineConfig, PromptFailure
 from xrec.config.export import ExportConfig
-from xrec.config.llm import (
-    DecodingConfig,
-    EngineConfig,
-    LLMConfig,
-    PromptFailure,
-    TextFailure,
-)
+from xrec.config.llm import LLMConfig
 from xrec.config.shared import (
     ColdStartConfig,
     Device,

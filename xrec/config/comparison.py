@@ -23,10 +23,13 @@ from xrec.config.contestants import (
     ElsewhereConfig,
     Grouping,
 )
-from xrec.config.llm import DecodingConfig, EngineConfig, LLMConfig, PromptConfig
+from xrec.config.decoding import DecodingConfig
+from xrec.config.engine import EngineConfig
+from xrec.config.llm import LLMConfig
 from xrec.config.lora import LoraConfig
 from xrec.config.metrics import MetricsConfig
 from xrec.config.peers import PeerConfig, PeerKind
+from xrec.config.prompt import PromptConfig
 from xrec.config.shared import Device, JobConfig, RayConfig, ScalingConfig, input_uri
 from xrec.config.variants import WITHOUT_ASPECTS, check_full, model_of, prompt_of
 

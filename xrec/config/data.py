@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from xrec.config.base import Config
-from xrec.config.llm import PromptConfig
+from xrec.config.prompt import PromptConfig
 from xrec.config.shared import JobConfig, input_uri, output_uri
 from xrec.config.table_files import Delimiter, check_files, column_of, names_in
 

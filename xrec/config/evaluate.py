@@ -4,7 +4,9 @@ from typing import Literal
 
 from pydantic import Field
 
-from xrec.config.llm import DecodingConfig, EngineConfig, LLMConfig
+from xrec.config.decoding import DecodingConfig
+from xrec.config.engine import EngineConfig
+from xrec.config.llm import LLMConfig
 from xrec.config.shared import Device, JobConfig, input_uri, output_uri
 
 

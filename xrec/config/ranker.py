@@ -3,7 +3,9 @@
 from pydantic import Field
 
 from xrec.config.base import Config
-from xrec.config.llm import DecodingConfig, LLMConfig, OwnEngineConfig
+from xrec.config.decoding import DecodingConfig
+from xrec.config.engine import OwnEngineConfig
+from xrec.config.llm import LLMConfig
 from xrec.config.shared import Device, JobConfig, input_uri, output_uri
 
 

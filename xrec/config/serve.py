@@ -5,7 +5,9 @@ import ipaddress
 from pydantic import Field, field_validator, model_validator
 
 from xrec.config.base import Config
-from xrec.config.llm import DecodingConfig, EngineConfig, LLMConfig
+from xrec.config.decoding import DecodingConfig
+from xrec.config.engine import EngineConfig
+from xrec.config.llm import LLMConfig
 from xrec.config.shared import ColdStartConfig, Device, JobConfig, RayConfig, input_uri
 
 

@@ -10,7 +10,8 @@ from urllib.parse import urlsplit
 from pydantic import Field, field_validator
 
 from xrec.config.base import Config
-from xrec.config.llm import LLMConfig, OwnEngineConfig
+from xrec.config.engine import OwnEngineConfig
+from xrec.config.llm import LLMConfig
 
 ReplyFailureReason = Literal[
     "empty_reply",

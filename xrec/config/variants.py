@@ -1,8 +1,8 @@
 """The variants of the adapter that comparisons train: what each changes in model and prompt."""
 
 from xrec.config.adapter import AdapterModelConfig
-from xrec.config.llm import PromptConfig
 from xrec.config.placeholders import without_placeholders
+from xrec.config.prompt import PromptConfig
 
 OURS = "ours"
 """The whole method, of which each variant lacks a part."""

@@ -6,7 +6,7 @@ from typing import Literal
 
 import torch
 
-from xrec.config.llm import EngineConfig
+from xrec.config.engine import EngineConfig
 from xrec.errors import ModelError
 from xrec.generate.vllm.plugin import unknown_family
 from xrec.generate.vllm.version import check_installed_vllm

@@ -6,7 +6,8 @@ so what is measured belongs to them.
 
 import torch
 
-from xrec.config.llm import EngineConfig, LLMConfig
+from xrec.config.engine import EngineConfig
+from xrec.config.llm import LLMConfig
 from xrec.config.shared import Device, StorageConfig
 from xrec.generate.choice import choose_engine
 from xrec.llm.model import resolve_device, resolve_dtype

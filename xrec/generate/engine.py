@@ -11,7 +11,8 @@ from typing import Literal, Protocol
 
 from torch import Tensor
 
-from xrec.config.llm import DecodingConfig, PromptFailure, TextFailure
+from xrec.config.decoding import DecodingConfig, TextFailure
+from xrec.config.engine import PromptFailure
 from xrec.generate.engine_report import EngineReport
 
 FinishReason = Literal["stop", "length", "failed", "given"]

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from xrec.adapter.pairs import PairPrompts
 from xrec.checks import Checker
-from xrec.config.llm import DecodingConfig
+from xrec.config.decoding import DecodingConfig
 from xrec.config.shared import StorageConfig
 from xrec.data.dataset import Dataset
 from xrec.errors import ConfigError

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from xrec.adapter.pairs import Pair
-from xrec.config.llm import DecodingConfig
+from xrec.config.decoding import DecodingConfig
 from xrec.data.held_out import HeldOutPair
 from xrec.errors import ModelError
 from xrec.generate.engine import Completion, LikelihoodParams

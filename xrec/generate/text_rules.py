@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Literal
 
 from xrec.checks import Checker, Refusal
-from xrec.config.llm import DecodingConfig, TextConfig
+from xrec.config.decoding import DecodingConfig, TextConfig
 from xrec.data.english import may_be_doubled
 from xrec.data.sentences import sentence_ends, words
 from xrec.data.titles import Span, TitleIndex, composed, title_spans

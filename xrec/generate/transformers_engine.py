@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 from transformers import PreTrainedModel
 
-from xrec.config.llm import EngineConfig
+from xrec.config.engine import EngineConfig
 from xrec.generate.packed.model import PackedModel
 from xrec.generate.packed.run import PackedRun
 from xrec.generate.shared_run import RunEngine

@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 
 from transformers import PreTrainedTokenizerBase
 
-from xrec.config.llm import PromptConfig
 from xrec.config.placeholders import parse_placeholders
+from xrec.config.prompt import PromptConfig
 from xrec.data.evidence import AspectEvidence
 from xrec.errors import XRecError
 from xrec.llm.collaborative import Vocabulary

@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from xrec.config.data import SampleLLMConfig
-from xrec.config.llm import PromptConfig
+from xrec.config.prompt import PromptConfig
 from xrec.data.titles import title_spans
 from xrec.llm.collaborative import Vocabulary
 from xrec.llm.examples import Example, collate, token_nll

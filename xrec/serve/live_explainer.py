@@ -10,7 +10,7 @@ from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 
 from xrec.adapter.pairs import Pair
-from xrec.config.llm import DecodingConfig
+from xrec.config.decoding import DecodingConfig
 from xrec.errors import DataError, ModelError, UnknownIdError
 from xrec.generate.engine import (
     Advance,

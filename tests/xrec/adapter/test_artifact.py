@@ -16,7 +16,7 @@ from xrec.adapter import source
 from xrec.adapter.artifact import AdapterConfig, TrainedAdapter, read_adapter, write_adapter
 from xrec.adapter.model import Adapters
 from xrec.config.adapter import AdapterModelConfig
-from xrec.config.llm import PromptConfig
+from xrec.config.prompt import PromptConfig
 from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError
 from xrec.storage import Location, open_location, write_manifest
 

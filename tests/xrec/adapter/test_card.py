@@ -14,7 +14,7 @@ from xrec.adapter.artifact import AdapterConfig, TrainedAdapter
 from xrec.adapter.card import model_card, with_evaluation
 from xrec.adapter.model import build_adapters
 from xrec.config.adapter import AdapterModelConfig, CardConfig
-from xrec.config.llm import PromptConfig
+from xrec.config.prompt import PromptConfig
 from xrec.errors import ArtifactMismatchError
 from xrec.graph import embeddings_bytes, read_graph, write_graph
 from xrec.llm.prompt import PairTexts

@@ -14,7 +14,7 @@ from tests.xrec.aspects.planted_aspects import with_aspects
 from xrec.adapter.pairs import Pair, PairPrompts
 from xrec.aspects import AspectChooser, AspectScorer, dataset_mentions
 from xrec.config.data import PrepareConfig
-from xrec.config.llm import PromptConfig
+from xrec.config.prompt import PromptConfig
 from xrec.data import Dataset, read_dataset
 from xrec.errors import DataError
 from xrec.llm.collaborative import Vocabulary

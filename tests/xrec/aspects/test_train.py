@@ -23,7 +23,7 @@ from xrec.aspects import (
 )
 from xrec.config.aspects import TrainAspectsConfig
 from xrec.config.data import PrepareConfig
-from xrec.config.llm import PromptConfig
+from xrec.config.prompt import PromptConfig
 from xrec.config.shared import StorageConfig
 from xrec.data import Dataset, read_dataset, write_dataset
 from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError, ConfigError, DataError

@@ -16,7 +16,7 @@ from xrec.config.adapter import AdapterModelConfig
 from xrec.config.backfill import BackfillConfig
 from xrec.config.base import parse_config
 from xrec.config.data import PrepareConfig, SampleLLMConfig
-from xrec.config.llm import PromptConfig
+from xrec.config.prompt import PromptConfig
 from xrec.graph.artifact import embeddings_bytes, write_graph
 from xrec.llm.source import model_fingerprint
 from xrec.sample.language_model import build_model, save_sample_model, train_tokenizer

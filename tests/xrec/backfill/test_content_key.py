@@ -11,7 +11,7 @@ from xrec.adapter.pairs import Pair, PairPrompts
 from xrec.backfill.content_key import content_key, shared_key
 from xrec.backfill.identity import sources_of
 from xrec.bulk import Identity
-from xrec.config.llm import EngineConfig
+from xrec.config.engine import EngineConfig
 from xrec.data.evidence import AspectEvidence
 from xrec.generate.explainer import Explainer
 from xrec.generate.loading import load_explainer

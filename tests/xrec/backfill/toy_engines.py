@@ -9,7 +9,7 @@ from pathlib import Path
 
 from xrec.adapter.pairs import PairPrompts
 from xrec.backfill.task import MakeExplainTask, load_task_explainer
-from xrec.config.llm import DecodingConfig
+from xrec.config.decoding import DecodingConfig
 from xrec.generate.engine import Completion
 from xrec.generate.explainer import Explainer
 

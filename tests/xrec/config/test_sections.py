@@ -6,7 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from xrec.config.adapter import AdapterTrainingConfig, DeepSpeedConfig, TrainAdapterConfig
-from xrec.config.llm import EngineConfig, OwnEngineConfig
+from xrec.config.engine import EngineConfig, OwnEngineConfig
 from xrec.config.shared import ScalingConfig
 
 

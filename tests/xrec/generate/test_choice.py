@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from xrec.config.llm import EngineConfig
+from xrec.config.engine import EngineConfig
 from xrec.errors import ModelError
 from xrec.generate import choice
 from xrec.generate.choice import choose_engine

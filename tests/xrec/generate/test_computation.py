@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from xrec.config.llm import EngineConfig, LLMConfig, OwnEngineConfig
+from xrec.config.engine import EngineConfig, OwnEngineConfig
+from xrec.config.llm import LLMConfig
 from xrec.config.shared import StorageConfig
 from xrec.generate.computation import computation, settled_computation
 

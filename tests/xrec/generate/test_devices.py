@@ -5,7 +5,7 @@ import torch
 
 from tests.fake_gpu import CPU, GPU, FakeGPU
 from tests.toy import NUM_USERS, attach_toy, toy_model
-from xrec.config.llm import DecodingConfig
+from xrec.config.decoding import DecodingConfig
 from xrec.generate.engine import text_params
 from xrec.generate.packed.model import PackedModel
 from xrec.generate.packed.run import PackedRun

@@ -19,7 +19,10 @@ from xrec.adapter.pairs import Pair
 from xrec.config.adapter import AdapterModelConfig
 from xrec.config.checks import ChecksConfig
 from xrec.config.data import PrepareConfig
-from xrec.config.llm import DecodingConfig, EngineConfig, LLMConfig, PromptConfig, TextConfig
+from xrec.config.decoding import DecodingConfig, TextConfig
+from xrec.config.engine import EngineConfig
+from xrec.config.llm import LLMConfig
+from xrec.config.prompt import PromptConfig
 from xrec.config.shared import ColdStartConfig, StorageConfig
 from xrec.data.cold_start import History
 from xrec.data.evidence import AspectEvidence

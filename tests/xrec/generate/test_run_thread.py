@@ -9,7 +9,7 @@ import pytest
 from transformers import LlamaForCausalLM
 
 from tests.toy import NUM_USERS, attach_toy, toy_model
-from xrec.config.llm import DecodingConfig
+from xrec.config.decoding import DecodingConfig
 from xrec.generate.engine import Advance, Completion, TextParams
 from xrec.generate.packed.model import PackedModel
 from xrec.generate.packed.run import PackedRun

@@ -9,7 +9,8 @@ import pytest
 from tests.toy import toy_tokenizer
 from xrec.checks import Checker
 from xrec.config.checks import ChecksConfig
-from xrec.config.llm import DecodingConfig, PromptConfig, TextConfig
+from xrec.config.decoding import DecodingConfig, TextConfig
+from xrec.config.prompt import PromptConfig
 from xrec.data.evidence import AspectEvidence
 from xrec.data.titles import TitleIndex
 from xrec.generate.engine import Completion, Failure, FinishReason

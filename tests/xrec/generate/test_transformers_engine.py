@@ -12,7 +12,7 @@ from transformers import GenerationConfig, LlamaForCausalLM, PreTrainedModel
 from tests.decoders import FAMILIES, tiny_decoder
 from tests.toy import NUM_ITEMS, NUM_USERS, attach_toy, toy_model
 from xrec.config.adapter import Injection
-from xrec.config.llm import DecodingConfig
+from xrec.config.decoding import DecodingConfig
 from xrec.errors import ModelError
 from xrec.generate.engine import Completion
 from xrec.generate.packed import run as packed_run

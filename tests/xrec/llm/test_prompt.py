@@ -6,7 +6,7 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from tests.toy import toy_tokenizer
-from xrec.config.llm import PromptConfig
+from xrec.config.prompt import PromptConfig
 from xrec.data.evidence import AspectEvidence
 from xrec.llm.collaborative import Vocabulary
 from xrec.llm.prompt import PairTexts, PromptBuilder, PromptTooLongError

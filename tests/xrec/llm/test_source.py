@@ -12,7 +12,7 @@ import torch
 
 from tests.conftest import ObjectStore
 from tests.toy import save_toy_model
-from xrec.config.llm import PromptConfig
+from xrec.config.prompt import PromptConfig
 from xrec.errors import ModelError
 from xrec.llm import source
 from xrec.llm.collaborative import Vocabulary

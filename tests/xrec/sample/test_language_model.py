@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from xrec.config.data import BuildSampleLLMConfig, SampleLLMConfig
-from xrec.config.llm import PromptConfig
+from xrec.config.prompt import PromptConfig
 from xrec.errors import ArtifactMismatchError
 from xrec.llm.model import load_model, load_tokenizer
 from xrec.llm.source import resolve_model

@@ -22,7 +22,7 @@ from tests.xrec.serve.town import (
 from xrec.adapter.pairs import Pair
 from xrec.backfill.identity import sources_of
 from xrec.checks import Checker
-from xrec.config.llm import EngineConfig
+from xrec.config.engine import EngineConfig
 from xrec.data import titles
 from xrec.data.cold_start import History
 from xrec.data.evidence import AspectEvidence

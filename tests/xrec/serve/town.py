@@ -22,7 +22,7 @@ from xrec.config.adapter import AdapterModelConfig
 from xrec.config.backfill import BackfillConfig
 from xrec.config.base import parse_config
 from xrec.config.data import PrepareConfig
-from xrec.config.llm import PromptConfig
+from xrec.config.prompt import PromptConfig
 from xrec.config.serve import ServeConfig
 from xrec.data import read_dataset
 from xrec.data.dataset import Dataset

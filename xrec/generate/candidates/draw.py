@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from xrec.checks import Checker
-from xrec.config.llm import DecodingConfig
+from xrec.config.decoding import DecodingConfig
 from xrec.errors import ModelError
 from xrec.generate.candidates.features import features_of
 from xrec.generate.engine import Completion, Engine, Failure, LikelihoodParams, text_params

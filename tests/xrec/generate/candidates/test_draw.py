@@ -7,7 +7,8 @@ import torch
 
 from tests.xrec.generate.test_explainer import sources, workspace  # noqa: F401
 from xrec.adapter.pairs import Pair
-from xrec.config.llm import DecodingConfig, EngineConfig
+from xrec.config.decoding import DecodingConfig
+from xrec.config.engine import EngineConfig
 from xrec.errors import ConfigError
 from xrec.generate.candidates import FEATURES, Ranker
 from xrec.generate.candidates.draw import with_another_user

@@ -22,7 +22,7 @@ from tests.xrec.generate.vllm.vllm_town import (
     save_model,
 )
 from xrec.config.adapter import Injection
-from xrec.config.llm import DecodingConfig
+from xrec.config.decoding import DecodingConfig
 from xrec.errors import ModelError
 from xrec.generate.engine import Completion
 from xrec.generate.vllm.plugin import Attachment

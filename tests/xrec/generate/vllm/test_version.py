@@ -13,7 +13,7 @@ import torch
 
 from tests.toy import NUM_ITEMS, NUM_USERS, toy_tokenizer
 from tests.xrec.generate.vllm.vllm_town import V, make_adapter, make_graph
-from xrec.config.llm import PromptConfig
+from xrec.config.prompt import PromptConfig
 from xrec.errors import ModelError
 from xrec.generate.engine import prompt_failure
 from xrec.generate.vllm.version import check_vllm_version

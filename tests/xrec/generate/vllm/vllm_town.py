@@ -21,7 +21,7 @@ from tests.toy import EMBEDDING_DIM, NUM_ITEMS, NUM_USERS, toy_tokenizer, toy_ve
 from xrec.adapter.artifact import AdapterConfig, TrainedAdapter
 from xrec.adapter.model import attach_adapters, build_adapters
 from xrec.config.adapter import AdapterModelConfig, Injection
-from xrec.config.llm import PromptConfig
+from xrec.config.prompt import PromptConfig
 from xrec.graph.artifact import GraphEmbeddings, embeddings_bytes, write_graph
 from xrec.storage import open_location
 

@@ -1,0 +1,163 @@
+"""How texts are drawn from the language model, and which of them may be used."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from xrec.config.base import Config
+from xrec.config.checks import CheckFailure, ChecksConfig, PlainConfig
+
+TextFailure = Literal[
+    "empty_text",
+    "repetitive_text",
+    "prompt_echo",
+    "no_full_sentence",
+    "names_another_item",
+    "broken_placeholder",
+    CheckFailure,
+    "abstained",
+]
+"""Why a text cannot be used."""
+
+_TEMPERATURE_AFTER_CHECKS = 0.4
+
+
+class TextConfig(Config):
+    """What a generated text must be to be used.
+
+    A text that breaks a rule becomes a failed row with the rule's name as its reason. Two rules are
+    always on: no text may name another item of the catalogue (`names_another_item`) or hold a part
+    of the title's place-holder (`broken_placeholder`).
+    """
+
+    max_words: int | None = Field(
+        50,
+        ge=1,
+        description="Longest explanation, in words by Unicode's rules; in Chinese and Japanese a "
+        "character is a word. A longer text, or one cut by max_new_tokens, ends with its last "
+        "whole sentence. If null, any length is used.",
+    )
+    max_phrase_repeats: int | None = Field(
+        3,
+        ge=1,
+        description="How often a phrase of three words may stand in a text, where the item's title "
+        "counts as one word. No phrase of three words or more may directly follow itself, and none "
+        "may be joined to itself, as in 'the build and build'. If null, phrases may repeat.",
+    )
+    max_echo_tokens: int | None = Field(
+        24,
+        ge=1,
+        description="Longest run of tokens that a text may copy from the prompt. If null, any run.",
+    )
+    checks: ChecksConfig = Field(
+        default_factory=ChecksConfig,
+        description="What a text that keeps these rules is checked for.",
+    )
+    retry_temperature: Annotated[float, Field(gt=0)] | Literal["auto"] | None = Field(
+        "auto",
+        description="Temperature of a second try, with another seed, for a text that cannot be "
+        "used. auto is 0.4 if any of `checks` is on, and no second try if none is. If null, there "
+        "is no second try.",
+    )
+    fallback: Literal["none", "plain", "abstain"] = Field(
+        "plain",
+        description="What becomes of a pair whose text cannot be used, after the second try if "
+        "there is one. plain: a plain sentence from the evidence of its chosen aspects, or "
+        "abstained if there is too little; with prompt.aspects 0 there is no evidence, and it "
+        "fails with the reason of its text. abstain: it fails as abstained. none: it fails with "
+        "the reason of its text.",
+    )
+    min_evidence: int = Field(
+        2,
+        ge=1,
+        description="Least number of an item's training reviews that mention an aspect which a "
+        "plain sentence names. What a text names itself is_backed by a single one too.",
+    )
+    plain: PlainConfig = Field(
+        default_factory=PlainConfig, description="How a plain sentence is worded."
+    )
+    is_backed: bool = Field(
+        False,
+        description="Whether a text is followed by the plain sentence of the evidence of chosen "
+        "aspects, of those that it names before others, if both together have max_words at most.",
+    )
+
+    @property
+    def second_temperature(self) -> float | None:
+        """The temperature of the second try; None if there is none."""
+        if self.retry_temperature != "auto":
+            return self.retry_temperature
+        return _TEMPERATURE_AFTER_CHECKS if self.checks.are_on else None
+
+
+class DecodingConfig(Config):
+    """How text is drawn from the model."""
+
+    max_new_tokens: int = Field(
+        80, ge=1, description="Longest explanation, in tokens, its end token included."
+    )
+    temperature: float = Field(
+        0.0,
+        ge=0,
+        description="Temperature of sampling. 0 always takes the likeliest token, so that "
+        "texts are the same each time.",
+    )
+    top_p: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="Share of the probability that sampling draws from (nucleus). 1 allows "
+        "all tokens.",
+    )
+    seed: int = Field(0, ge=0, description="Seed of sampling.")
+    num_candidates: int = Field(
+        1,
+        ge=1,
+        description="Number of texts that are drawn for a pair, from one prefill, of which the "
+        "best one that can be used is taken, by the ranker that train-ranker makes. More than 1 "
+        "needs a temperature above 0. xrec serve, compare and ablate draw one.",
+    )
+    stop: tuple[str, ...] = Field(
+        (), description="Strings that end a text; the text stops before the first one."
+    )
+    opening: str | None = Field(
+        None,
+        description="How the text begins if aspects were chosen for its pair, as in 'You would "
+        "enjoy {title} for its {aspects}'; the model writes on from there. {aspects} is a list of "
+        "them, the best first. If null, the model writes all of it. After a whole sentence the "
+        "model may end at once.",
+    )
+    opening_and: str = Field(
+        " and ",
+        description="What stands before the last of several {aspects} of the opening; commas stand "
+        "between the others.",
+    )
+    text: TextConfig = Field(
+        default_factory=TextConfig, description="Rules that a text must fulfil to be used."
+    )
+
+    @model_validator(mode="after")
+    def _opening_names_aspects(self) -> "DecodingConfig":
+        from xrec.config.placeholders import check_allowed, check_once
+
+        if self.opening is not None:
+            check_allowed("decoding.opening", self.opening, ("aspects", "title"))
+            check_once({"decoding.opening": self.opening}, ("aspects",))
+        return self
+
+    @model_validator(mode="after")
+    def _candidates_can_differ(self) -> "DecodingConfig":
+        if self.num_candidates > 1 and not self.temperature:
+            raise ValueError(
+                f"num_candidates = {self.num_candidates} with temperature 0: all texts would be "
+                "the same; expected a temperature above 0, e.g. 0.7"
+            )
+        return self
+
+    @property
+    def second_try(self) -> "DecodingConfig | None":
+        """How a text is drawn in the place of one that cannot be used; None if it is not."""
+        temperature = self.text.second_temperature
+        if temperature is None:
+            return None
+        return self.model_copy(update={"temperature": temperature, "seed": self.seed + 1})

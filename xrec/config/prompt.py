@@ -1,0 +1,105 @@
+"""What the language model is told of a pair."""
+
+import re
+from typing import Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from xrec.config.base import Config
+
+_TITLE_PLACEHOLDER = re.compile(r"[^\w\s.!?\u2026]\w{2,}[^\w\s.!?\u2026]")
+
+
+class PromptConfig(Config):
+    """The prompt, with the part that most prompts share first.
+
+    It is the instruction, then all of the user, then all of the item, then the aspects that were
+    chosen for the pair, if `aspects` asks for some, then what follows all texts.
+    `{user}` and `{item}` are the collaborative tokens (`model.num_tokens` of each). Each of them
+    stands once, in the part of its texts or in `collaborative`. `{user_profile}`, `{item_title}`
+    and `{item_profile}` are texts. What comes before the first collaborative token needs no
+    gradient in training and is computed once, so `collaborative: "{user}{item}"` trains fastest.
+    """
+
+    instruction: str = Field(
+        "Explain in one sentence why this user would enjoy this item.",
+        description="What the model is asked, the same for all pairs.",
+    )
+    user: str = Field("User: {user} {user_profile}", description="The user's part.")
+    item: str = Field("Item: {item} {item_title}. {item_profile}", description="The item's part.")
+    aspects: int = Field(
+        0,
+        ge=0,
+        description="Number of aspects of the item that are chosen for the user and put into the "
+        "prompt, which needs what train-aspects makes. With 0, the published method, there are "
+        "none.",
+    )
+    aspects_learned: Literal["named", "chosen"] = Field(
+        "named",
+        description="Which aspects the prompts of training have, at most `aspects`. named: those "
+        "that the explanation names, so that the model learns to name what it is given. chosen: "
+        "those that would be chosen if the pair's review had not been written; the explanation "
+        "names one now and then, so the model learns to pass them over.",
+    )
+    aspects_part: str = Field(
+        "Reasons: {aspects}",
+        description="What follows the item's part if aspects were chosen; {aspects} is a list of "
+        "them, the best first.",
+    )
+    aspect: str = Field(
+        "{aspect} in {item_reviews} of {num_item_reviews} reviews",
+        description="An entry of that list. {aspect} is in {item_reviews} of the item's "
+        "{num_item_reviews} reviews, and in {user_reviews} of the user's {num_user_reviews}: "
+        "training reviews all.",
+    )
+    opinion: str = Field(
+        ' ("{opinion}")',
+        description="What follows {aspect} there, if reviews of the item praise it in words of "
+        "their own, which are {opinion}; empty: nothing does.",
+    )
+    collaborative: str = Field(
+        "",
+        description="What follows the texts, e.g. {user}{item}; empty: nothing does.",
+    )
+    use_chat_template: bool = Field(
+        True, description="Wrap the prompt in the model's own chat template, if it has one."
+    )
+    max_prompt_tokens: int = Field(512, ge=8, description="Longer prompts are rejected, never cut.")
+    title_placeholder: str = Field(
+        "[title]",
+        description="What the model learns and writes in place of the item's title: a word between "
+        "two marks that no title and no explanation holds. Finished texts have the title there.",
+    )
+    untitled: str = Field(
+        "this item",
+        min_length=1,
+        description="What prompts and finished texts call an item that has no title.",
+    )
+
+    @field_validator("title_placeholder")
+    @classmethod
+    def _placeholder_is_a_word_between_marks(cls, placeholder: str) -> str:
+        if not _TITLE_PLACEHOLDER.fullmatch(placeholder):
+            raise ValueError(
+                f"expected a word between two marks, as [title] or <item>, saw {placeholder!r}"
+            )
+        return placeholder
+
+    @model_validator(mode="after")
+    def _placeholders_stand_in_their_part(self) -> "PromptConfig":
+        from xrec.config.placeholders import EVIDENCE, check_allowed, check_once
+
+        check_allowed("instruction", self.instruction, allowed=())
+        check_allowed("user", self.user, allowed=("user", "user_profile"))
+        check_allowed("item", self.item, allowed=("user", "item", "item_title", "item_profile"))
+        check_allowed("collaborative", self.collaborative, allowed=("user", "item"))
+        check_allowed("aspect", self.aspect, allowed=EVIDENCE)
+        check_allowed("aspects_part", self.aspects_part, allowed=("aspects",))
+        check_once({"aspects_part": self.aspects_part}, ("aspects",))
+        check_once({"aspect": self.aspect}, ("aspect",))
+        check_allowed("opinion", self.opinion, allowed=("opinion",))
+        check_once(
+            {"user": self.user, "item": self.item, "collaborative": self.collaborative},
+            ("user", "item"),
+        )
+        return self
