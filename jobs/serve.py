@@ -51,7 +51,7 @@ def run(
 def checked(config: ServeConfig) -> ServeConfig:
     """`config` with URIs that any process can open; raises if its artifacts do not fit together."""
     shared = {}
-    for name in ("dataset", "graph", "adapter", "explanations"):
+    for name in ("dataset", "graph", "adapter", "aspects", "explanations"):
         location = location_of(config, name)
         check_access(location, config.storage)
         shared[name] = location.shared_uri

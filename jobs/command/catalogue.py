@@ -118,7 +118,8 @@ Trains a score of aspects on the validation's reviews, and chooses the best ones
 pair, of training pairs without their own review. Runs in this process.
 
 \b
-In:   <workspace>/dataset (from: xrec prepare, of annotations)
+In:   <workspace>/dataset with aspects (from: xrec prepare, of annotations, with aspects_from, or of
+      the sample)
 Out:  <workspace>/aspects: weights.json, neighbours.safetensors, choices.parquet, manifest.json
 
 \b
@@ -233,7 +234,8 @@ personalization_gain says how much likelier the user's own vector makes the refe
 user's, in nats per token, with a bootstrap interval.
 
 \b
-In:   <workspace>/dataset, graph, adapter and explanations (from: xrec backfill), the language model
+In:   <workspace>/dataset, graph, adapter and explanations (from: xrec backfill), aspects if the
+      prompt asks for some, the language model
 Out:  <workspace>/evaluation: metrics as JSON and Parquet, report.html, manifest.json
 
 \b
@@ -252,8 +254,10 @@ validation loss and keeps the best epoch, then writes a text for each held-out p
 interrupted goes on when it is started again.
 
 \b
-In:   <workspace>/dataset (from: xrec prepare), with explanations
-Out:  <workspace>/peers/<kind>-<seed>/model: weights.safetensors, words.json, manifest.json;
+In:   <workspace>/dataset (from: xrec prepare), with explanations; for peter_plus
+      <workspace>/aspects, for pepler the language model
+Out:  <workspace>/peers/<kind>-<seed>/model: weights.safetensors, words.json (not of pepler),
+      manifest.json;
       <workspace>/peers/<kind>-<seed>/texts: a Delta table like that of xrec backfill
 
 \b
@@ -274,7 +278,7 @@ for the same held-out pairs, and says how likely the references are. A run that 
 keeps all that is finished. One seed is no finding; three give a verdict.
 
 \b
-In:   <workspace>/dataset, <workspace>/graph, the language model
+In:   <workspace>/dataset, graph, aspects if the prompt asks for some, the language model
 Out:  <workspace>/ablation: table.parquet, table.md, table.tex, report.html, metrics.json,
       manifest.json, and a folder for each variant and seed
 
@@ -295,7 +299,8 @@ contestant, groups of users, and costs. A run that was interrupted keeps all tha
 contestant or seed that is added is made alone.
 
 \b
-In:   <workspace>/dataset, graph, the language model, tables of texts
+In:   <workspace>/dataset, graph, aspects if the prompt asks for some, the language model, tables of
+      texts
 Out:  <workspace>/comparison: table.parquet, table.md, table.tex, report.html, metrics.json,
       manifest.json, and a folder for each contestant and seed
 
@@ -335,7 +340,8 @@ the project file is read again: another adapter or backfill is taken over withou
 ends it. Listening on more than this machine needs security.keys.
 
 \b
-In:   <workspace>/dataset, graph and adapter, the language model; <workspace>/explanations if there
+In:   <workspace>/dataset, graph and adapter, aspects if the prompt asks for some, the language
+      model; <workspace>/explanations if there
 Out:  http://127.0.0.1:8000 with a page at / and the API's description at /docs
 
 \b
