@@ -27,7 +27,7 @@ def diverse(
     left, nearest = scores.copy(), np.zeros_like(scores)
     for place in range(chosen.shape[1]):
         best = np.argmax(left - diversity * nearest, axis=1)
-        chosen[:, place], found[:, place] = candidates[rows, best], scores[rows, best]
+        chosen[:, place], found[:, place] = candidates[rows, best], left[rows, best]
         left[rows, best] = -np.inf
         same = similarities[
             np.repeat(np.maximum(chosen[:, place], 0), candidates.shape[1]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from bisect import bisect
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -19,10 +20,14 @@ from xrec.config.shared import StorageConfig
 from xrec.data.english import with_capitals
 from xrec.data.evidence import NamedEvidence
 from xrec.data.sentences import sentence_ends
-from xrec.data.titles import composed, title_spans
+from xrec.data.titles import composed, title_spans, without_spans
 
 if TYPE_CHECKING:
     from xrec.llm.prompt import PairTexts
+
+
+_POSSESSIVE = re.compile("['\u2019]s$")
+_LIST_MARKS = " \t\r\n\"'\u201c\u2018(*\u2022-\u2013"
 
 
 @dataclass(frozen=True)
@@ -99,12 +104,11 @@ class Checker:
         first half of "taco stand" is no form of tacos.
         """
         profile = composed(texts.item_profile)
-        own = title_spans(profile, texts.item_title)
-        starts = {0, *(end + 1 for end in sentence_ends(profile))}
+        own, ends = title_spans(profile, texts.item_title), sentence_ends(profile)
         forms = {
-            each.name: profile[each.start : each.end]
+            each.name: _POSSESSIVE.sub("", profile[each.start : each.end])
             for each in self.aspects.find(profile)
-            if each.start not in starts and not each.is_within(own)
+            if not _begins_a_sentence(profile, each.start, ends) and not each.is_within(own)
         }
 
         def written(aspect: str) -> str:
@@ -118,9 +122,11 @@ class Checker:
     ) -> str | None:
         """The plain sentence of a pair, if there is enough evidence and it passes the checks.
 
-        If it does not pass them with the words of reviewers, it is tried without.
+        If it does not pass them with the words of reviewers, it is tried without. It names one or
+        two chosen aspects by what it is, so `min_chosen` asks for no more than one.
         """
         written = self.as_written(texts)
+        checks = checks.model_copy(update={"min_chosen": min(checks.min_chosen, 1)})
         for said in (texts, texts.unquoted):
             sentence = plain_sentence(said, templates, min_evidence, written)
             if sentence and not self.refusal(sentence, texts, checks, templates.literals):
@@ -142,7 +148,8 @@ class Checker:
         Empty if there is none. Where it stands in the title itself it does not count.
         """
         text = composed(text)
-        own, ends = title_spans(text, texts.item_title), sentence_ends(text)
+        own = title_spans(text, texts.item_title)
+        ends = sentence_ends(without_spans(text, own))
         of_title = set(tokens_of(texts.item_title).keys)
         named: set[tuple[int, str]] = set()
         for found in self.aspects.find(text):
@@ -167,3 +174,12 @@ class Checker:
         if uri not in self._lists:
             self._lists[uri] = read_word_list(uri, self._storage)
         return self._lists[uri]
+
+
+def _begins_a_sentence(text: str, start: int, ends: Sequence[int]) -> bool:
+    """Whether a sentence, a line or an entry of a list begins there."""
+    before = text[:start]
+    bare = before.rstrip(_LIST_MARKS)
+    if not bare or bare.endswith(":") or "\n" in before[len(bare) :]:
+        return True
+    return any(len(bare) <= end <= start for end in ends)

@@ -19,6 +19,7 @@ from xrec.checks.phrases import AspectNames, Named
 from xrec.checks.tokens import Tokens, tokens_of
 from xrec.data.english import tags, word_set
 from xrec.data.sentences import sentence_ends
+from xrec.data.titles import Span, title_spans, without_spans
 
 if TYPE_CHECKING:
     from xrec.llm.prompt import PairTexts
@@ -31,7 +32,8 @@ _USER_LIKES = re.compile(
     r"|\byour\s+(?:\w+\s+)?(?:love|fondness|liking|taste|preference|passion|interest|wish|need)"
     r"(?:\s+(?:for|of|in))?"
     r"|\b(?:fans?|lovers?) of)\b"
-    r"(?:(?!\b(?:the|its?|this|has|have|had|offers?|is|are|was|will|would|you|your|for)\b)[^.;:!?])*$",
+    r"(?:(?!\b(?:the|its?|this|here|there|has|have|had|offers?|serves?|comes?|can|is|are|was|will|"
+    r"would|you|your|for)\b)[^.;:!?])*$",
     re.IGNORECASE,
 )
 _I = re.compile("i(?:'.*)?")  # and "I'm", "I'd"
@@ -44,6 +46,7 @@ _PRAISED_EVERYWHERE = AspectNames(
     )
 )
 # What aspects end with too, and any item is or gives.
+_DENIALS, _ARTICLES, _MOST_DENIED = word_set("no without lack lacking"), word_set("a an the any"), 2
 _SAYS_NOTHING = word_set("place spot item business product choice option experience way time day")
 
 
@@ -100,8 +103,10 @@ class _Support:
         return _joined(self._tokens[1:])
 
     @cached_property
-    def _words_of_aspects(self) -> set[str]:
-        return {key for name in self._chosen | self._texts.menu for key in tokens_of(name).keys}
+    def _last_words(self) -> set[str]:
+        """What the item's aspects end with: "service" of "friendly service"."""
+        names = (tokens_of(name).keys for name in self._chosen | self._texts.menu)
+        return {keys[-1] for keys in names if keys}
 
     @cached_property
     def _numbers(self) -> set[str]:
@@ -138,24 +143,53 @@ class _Support:
         """Whether the aspect is chosen, on the menu, or in a text of what it is said of."""
         if named.name in self._texts.menu or named.name in self._chosen:
             return True
+        if named.stop - named.first == 1 and tokens.keys[named.first] in self._last_words:
+            return True
         return self._says(named, tokens) or any(
             aspects.same(other) == named.name for other in self._chosen | self._texts.menu
         )
 
     def has_bare(self, named: Named, tokens: Tokens) -> bool:
-        """Whether the word is one of an aspect's, or in a text of what it is said of."""
-        return tokens.keys[named.first] in self._words_of_aspects or self._says(named, tokens)
+        """Whether an aspect of the item's ends with it, or a text of what it is said of has it."""
+        return tokens.keys[named.first] in self._last_words or self._says(named, tokens)
 
     def _says(self, named: Named, tokens: Tokens) -> bool:
         """Whether a text of the item names it, or the user's where it is said of the user."""
         words = f" {' '.join(tokens.keys[named.first : named.stop])} "
-        return words in self._of_item or (
-            words in self._of_user and bool(_USER_LIKES.search(tokens.text[: named.start]))
-        )
+        if words in self._of_item:
+            return True
+        if words not in self._of_user:
+            return False
+        titles = (end for _, end in self.title_spans(tokens) if end <= named.start)
+        before = tokens.text[max(titles, default=0) : named.start]
+        return _USER_LIKES.search(before) is not None
+
+    def title_spans(self, tokens: Tokens) -> list[Span]:
+        """Where the text names its item."""
+        return title_spans(tokens.text, self._texts.item_title)
 
 
 def _joined(texts: Sequence[Tokens]) -> str:
-    return " | ".join(["", *(" ".join(each.keys) for each in texts), ""])
+    """The words of the texts with a bar between texts, and where a mark parts two words.
+
+    What a text says that there is not ("without a bag") is left out.
+    """
+    words: list[str] = ["|"]
+    for tokens in texts:
+        left_out = 0
+        for place, key in enumerate(tokens.keys):
+            if place and not tokens.are_joined(place - 1, place + 1):
+                words.append("|")
+                left_out = 0
+            if left_out and key not in _ARTICLES:
+                left_out -= 1
+                words.append("|")
+            else:
+                words.append(key)
+            if key in _DENIALS and tokens.is_followed_by_a_blank(place):
+                left_out = _MOST_DENIED
+        words.append("|")
+    return f" {' '.join(words)} "
 
 
 def _bare_aspects(tokens: Tokens, rest: Sequence[int], aspects: AspectNames) -> list[Named]:
@@ -179,7 +213,7 @@ def _number_words(tokens: Tokens, support: _Support, rest: Sequence[int]) -> set
 
 
 def _names(tokens: Tokens, support: _Support, rest: Sequence[int]) -> set[tuple[int, int]]:
-    ends = sentence_ends(tokens.text)
+    ends = sentence_ends(without_spans(tokens.text, support.title_spans(tokens)))
     return {
         tokens.spans[place]
         for place in rest

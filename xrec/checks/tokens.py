@@ -44,6 +44,10 @@ class Tokens:
         before = self.spans[place - 1][1] if place else 0
         return self.text[before : self.spans[place][0]]
 
+    def is_followed_by_a_blank(self, place: int) -> bool:
+        """Whether blanks alone stand between a word and the next: not so in "no-frills"."""
+        return place + 1 < len(self) and self.gap(place + 1).isspace()
+
     def are_joined(self, start: int, stop: int) -> bool:
         """Whether only blanks, hyphens and slashes stand between these words."""
         return all(_BETWEEN.fullmatch(self.gap(place)) for place in range(start + 1, stop))

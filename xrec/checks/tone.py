@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from xrec.checks.phrases import PhraseIndex
 from xrec.checks.tokens import tokens_of
 from xrec.data.english import BLAME, tags
-from xrec.data.titles import Span, composed, title_spans
+from xrec.data.titles import Span, composed, title_spans, without_spans
 
 if TYPE_CHECKING:
     from xrec.llm.prompt import PairTexts
@@ -42,7 +42,10 @@ _HARMLESS = re.compile(
     r"|frills|complaints?|problems?|issues?|worry|worries|nonsense|hassles?|stress|pressure|rush|wait"
     r"|regrets?|compromises?)\b(?: of\b)?"
     r"|\bnothing (?:but|beats|like|better|short of)\b|\bnone other than\b|\bsecond to none\b"
-    r"|\b\w+[- ]free\b|\bto die for\b|\bno (?:place|one|shop|bar|restaurant|book)\b",
+    r"|\b\w+[- ]free\b|\bto die for\b|\bno (?:place|shop|bar|restaurant|book)\b"
+    r"|\bhard to (?:resist|beat|leave|fault|top|put (?:it |them |this )?down)\b"
+    r"|\bwho wouldn['\u2019]t (?:like|love|enjoy|want)\b"
+    r"|\b(?:not|n['\u2019]t) find (?:a |any )?(?:better|finer|nicer)\b",
     re.IGNORECASE,
 )
 _CLAUSE = re.compile(
@@ -51,11 +54,12 @@ _CLAUSE = re.compile(
 )
 _DENIAL = (
     r"(?:no|not|never|without|lack(?:s|ed|ing)?|missing|hardly|barely|neither|nor|cannot|despite|"
-    r"except|avoid|instead of|rather than|\w+n['\u2019]t)"
+    r"except|avoid|instead of|rather than|nobody|no one|none of|used to be|stay away from|skip|"
+    r"\w+n['\u2019]t)"
 )
 _VERB = r"(?:is|are|was|were|do|does|did|will|would|can|could|has|have|may|might|seems?|really)"
 _DENIED = re.compile(
-    rf"\b{_DENIAL}(?:\s+\w+){{0,3}}?\s+{_CHOSEN}"
+    rf"\b{_DENIAL}(?:\s+\w+){{0,4}}?\s+{_CHOSEN}"
     rf"|{_CHOSEN}(?:\s+{_VERB})?\s+(?:not|never|lacking|missing|cannot|\w+n['\u2019]t)\b",
     re.IGNORECASE,
 )
@@ -63,10 +67,12 @@ _COSTLY = re.compile(
     r"\b(?:high|higher|steep|hefty|outrageous)\s+(?:prices?|costs?|fees?|price tag)\b",
     re.IGNORECASE,
 )
+_DENIES = re.compile(rf"\b{_DENIAL}(?:\s+\w+){{0,3}}\s+$", re.IGNORECASE)
 _WELCOMES = r"(?:enjoy|like|love|appreciate|recommend|return|come back|be (?:happy|satisfied))"
 _DISSUADES = re.compile(
     r"\b(?:(?:would|may|might|could)(?:\s+not|n['\u2019]t)|will\s+not|won['\u2019]t)"
-    rf"\s+(?:\w+\s+)?{_WELCOMES}\b",
+    rf"\s+(?:\w+\s+)?{_WELCOMES}\b"
+    r"|\bleaves?\s+(?:much|a lot|something)\s+to\s+be\s+desired\b",
     re.IGNORECASE,
 )
 
@@ -77,13 +83,14 @@ def why_not_positive(text: str, texts: PairTexts, aspects: PhraseIndex) -> str |
     if not tokens_of(text).is_english():
         return None
     chosen = PhraseIndex(each.aspect for each in texts.aspects)
-    if costly := _COSTLY.search(text):
-        return f"it blames: {costly[0]!r}"
+    if costly := _costly(without_spans(text, title_spans(text, texts.item_title))):
+        return f"it blames: {costly!r}"
     hidden = _HARMLESS.sub(f" {_HIDDEN} ", _hidden(text, texts, aspects, chosen))
     for clause in _CLAUSE.split(hidden):
         if _CHOSEN not in clause:
             continue
-        if denial := _DENIED.search(clause):
+        denial = _DENIED.search(clause)
+        if denial and _compound(clause[denial.end() :]) > _NEGATIVE:  # not "never crowded"
             return f"it denies or excludes a chosen aspect: {_shown(denial[0])!r}"
         if _compound(clause) <= _NEGATIVE:
             return f"it blames a chosen aspect: {_shown(clause)!r}"
@@ -91,6 +98,12 @@ def why_not_positive(text: str, texts: PairTexts, aspects: PhraseIndex) -> str |
         return f"it dissuades: {_shown(dissuades[0])!r}"
     compound = _compound(hidden)
     return f"its sentiment is {compound:.2f}" if compound <= _NEGATIVE else None
+
+
+def _costly(text: str) -> str:
+    """The first high price that `text` does not deny; empty if there is none."""
+    found = (match for match in _COSTLY.finditer(text) if not _DENIES.search(text[: match.start()]))
+    return next((match[0] for match in found), "")
 
 
 def _hidden(text: str, texts: PairTexts, aspects: PhraseIndex, chosen: PhraseIndex) -> str:
@@ -140,6 +153,6 @@ def _analyzer() -> Any:
     analyzer = SentimentIntensityAnalyzer()
     for word in (*BLAME, *_FURTHER_BLAME):
         analyzer.lexicon.setdefault(word, _VALENCE_OF_BLAME)
-    for word in _NO_BLAME:
+    for word in (*_NO_BLAME, "no"):  # what "no" denies tells whether it blames
         analyzer.lexicon.pop(word, None)
     return analyzer

@@ -20,6 +20,8 @@ from xrec.storage import (
 
 REPORT = "report.html"
 TABLE_FILE = "table.parquet"
+SCORES = "scores"
+"""Of the manifest's metrics, the fingerprints of the scores that the table is of."""
 
 
 def write_comparison(
@@ -31,13 +33,15 @@ def write_comparison(
     judges: tuple[pa.Table, str] | None,
     num_pairs: int,
     num_users: int,
+    scores: Mapping[str, str],
     config: Mapping[str, Any],
     inputs: Mapping[str, str],
 ) -> Manifest:
     """Write the files, and the manifest last; an earlier comparison's is deleted first.
 
-    judges: what `judges_table` and `judges_page` return, if there are judges. config, inputs: what
-    the manifest says it was made from.
+    judges: what `judges_table` and `judges_page` return, if there are judges. scores: the
+    fingerprints of the scores that the table is of, by the names of their entries. config, inputs:
+    what the manifest says it was made from.
     """
     (location / MANIFEST).delete()
     metrics = flat_figures(result)
@@ -59,7 +63,10 @@ def write_comparison(
         inputs=inputs,
         files=files,
         row_counts={"pairs": num_pairs, "contestants": len(result.contestants)},
-        metrics={"coverage": {name: of_name["coverage"] for name, of_name in metrics.items()}},
+        metrics={
+            "coverage": {name: of_name["coverage"] for name, of_name in metrics.items()},
+            SCORES: dict(scores),
+        },
     )
 
 

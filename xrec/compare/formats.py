@@ -6,6 +6,7 @@ It is in parts of a few metrics each, that fit a page.
 from collections.abc import Mapping, Sequence
 
 from xrec.compare.result import COSTS, Figure, Result
+from xrec.config.comparison import SEEDS_FOR_A_VERDICT
 from xrec.evaluate.markdown import table_lines
 from xrec.evaluate.measures import MetricInfo
 
@@ -35,7 +36,8 @@ def parts_of(result: Result) -> list[Sequence[MetricInfo]]:
 
 def is_marked(result: Result, figure: Figure) -> bool:
     """Whether the figure's difference to the first contestant is clear, and may be said to be."""
-    return bool(result.verdicts) and figure.is_clear
+    has_seeds = result.seeds_of_verdict(figure.contestant) >= SEEDS_FOR_A_VERDICT
+    return bool(result.verdicts) and has_seeds and figure.is_clear
 
 
 def markdown_table(result: Result) -> str:

@@ -109,7 +109,7 @@ def elsewhere_texts(given: Given, entry: Entry) -> Made:
             for pair in given.pairs.pairs
         },
         config={
-            **source.model_dump(mode="json", exclude={"uri"}),
+            **source.model_dump(mode="json", exclude={"uri", "judge_scores"}),
             "pairs": given.pairs.fingerprint,
         },
         inputs={

@@ -119,6 +119,14 @@ class Result:
             if (each.contestant, each.grouping, each.group) == (contestant, grouping, group)
         }
 
+    def seeds_of_verdict(self, contestant: str) -> int:
+        """How many seeds a verdict on it against the first contestant rests on.
+
+        Contestants whose texts do not depend on the seed have no seeds to lack.
+        """
+        seeds = [self.num_seeds[each] for each in (self.contestants[0], contestant)]
+        return min((each for each in seeds if each), default=SEEDS_FOR_A_VERDICT)
+
     def groups(self, grouping: str) -> list[str]:
         """The names of the groups, in order."""
         return list(dict.fromkeys(each.group for each in self.figures if each.grouping == grouping))
@@ -229,17 +237,13 @@ def _cost_figures(contestant: str, costs: Sequence[Costs]) -> list[Figure]:
 
 
 def _verdicts(config: ComparisonConfig, result: Result) -> list[str]:
-    """A sentence a contestant and metric with an interval; none if seeds are too few.
-
-    Contestants whose texts do not depend on the seed have no seeds to lack.
-    """
+    """A sentence a contestant and metric with an interval; none if seeds are too few."""
     if config.verdict is False:
         return []
     first = config.contestants[0]
     found = []
     for name in config.contestants[1:]:
-        seeds = [result.num_seeds[each] for each in (first, name) if result.num_seeds[each]]
-        num_seeds = min(seeds, default=SEEDS_FOR_A_VERDICT)
+        num_seeds = result.seeds_of_verdict(name)
         if num_seeds < SEEDS_FOR_A_VERDICT:
             continue
         for metric, figure in result.of(name).items():

@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 from pydantic import SecretStr
 
-from xrec.compare.artifact import write_comparison
+from xrec.compare.artifact import SCORES, write_comparison
 from xrec.compare.entries import Entry, entries_of
 from xrec.compare.judges import judges_page, judges_table
 from xrec.compare.likelihoods import WeighAll, weigh_entries, weigh_on_ray, with_likelihoods
@@ -63,7 +63,7 @@ def compare(
     }
     scored = score_entries(config, given.pairs, made, keys or {}, score_all)
     weighed = weigh_entries(config, given.pairs, entries, weigh_all)
-    manifest = _finished(config, settings, inputs)
+    manifest = _finished(config, settings, inputs, scored)
     if manifest is None:
         measured = {
             entry: replace(each, table=with_likelihoods(each.table, weighed.get(entry)))
@@ -76,9 +76,12 @@ def compare(
 
 
 def _finished(
-    config: ComparisonConfig, settings: Mapping[str, Any], inputs: Mapping[str, str]
+    config: ComparisonConfig,
+    settings: Mapping[str, Any],
+    inputs: Mapping[str, str],
+    scored: Mapping[Entry, Scored],
 ) -> Manifest | None:
-    """The manifest of this very comparison; None if there is none, or that of another one.
+    """The manifest of this very comparison, of these scores; None if there is none, or another's.
 
     Another one's table is written again: all that cost anything is in the entries' folders, and
     these refuse what does not fit.
@@ -87,7 +90,12 @@ def _finished(
         manifest = read_manifest(location_of(config, config.makes), config.makes)
     except ArtifactNotFoundError:
         return None
-    return manifest if manifest.run == run_fingerprint(config.makes, settings, inputs) else None
+    is_same = manifest.run == run_fingerprint(config.makes, settings, inputs)
+    return manifest if is_same and manifest.metrics.get(SCORES) == _fingerprints(scored) else None
+
+
+def _fingerprints(scored: Mapping[Entry, Scored]) -> dict[str, str]:
+    return {entry.name: each.fingerprint for entry, each in scored.items()}
 
 
 def _write(
@@ -119,6 +127,7 @@ def _write(
         judges=_judges(config, scored),
         num_pairs=len(pairs),
         num_users=num_users,
+        scores=_fingerprints(scored),
         config=settings,
         inputs=inputs,
     )

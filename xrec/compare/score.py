@@ -25,7 +25,7 @@ from xrec.data.held_out import HeldOutPair
 from xrec.errors import DataError
 from xrec.evaluate.contestant_texts import ContestantTexts
 from xrec.evaluate.judge import JudgeAccess
-from xrec.evaluate.measures import load_measures, metrics_identity
+from xrec.evaluate.measures import NO_ASPECTS, load_measures, metrics_identity
 from xrec.llm.model import resolve_device
 from xrec.progress import progress
 from xrec.storage import (
@@ -191,11 +191,12 @@ def _kept(
 ) -> Scored | None:
     """The entry's scores; None without any, or if they are of other texts or settings.
 
-    Such are made again: texts cost much more than their scores.
+    Such are made again: texts cost much more than their scores. So are those that lack a metric
+    for want of its model, which may be there now.
     """
     location = entry.location / "scores"
     manifest = kept_manifest(location, "scores", *_identity(config, pairs, made))
-    if manifest is None:
+    if manifest is None or manifest.metrics[_MISSING].keys() - {NO_ASPECTS}:
         return None
     return Scored(
         texts,

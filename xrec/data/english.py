@@ -61,10 +61,17 @@ def with_capitals(words: str) -> str:
     )
 
 
+def is_noun(word: str) -> bool:
+    """Whether an English word in lower case is a noun most of the time."""
+    return tags().get(singular(word), "").startswith("NN")
+
+
 def may_be_doubled(phrase: Sequence[str]) -> bool:
     """Whether English says the words twice with "and" between: "more and more", "on and on"."""
     word, *others = phrase
-    return not others and (word in _DOUBLED or tags().get(word) in _DOUBLED_TAGS)
+    known = tags().get(word)
+    is_comparative = known is None and word.endswith("er")  # funkier and funkier
+    return not others and (word in _DOUBLED or known in _DOUBLED_TAGS or is_comparative)
 
 
 @functools.cache

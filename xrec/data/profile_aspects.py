@@ -48,7 +48,7 @@ def profile_aspect_tables(
         tables["items"]["profile"].to_pylist(), explained["explanation"].to_pylist()
     )
     items, aspects = _places(named.of_profiles)
-    pairs, references = _places(named.of_explanations)
+    pairs, references = _places(named.of_explanations, in_order=True)
     num_aspects = len(named.aspects)
     return {
         "aspects": _counts(
@@ -76,9 +76,12 @@ def profile_aspect_tables(
     }
 
 
-def _places(named: Sequence[Sequence[int]]) -> tuple[_Indices, _Indices]:
-    """The row, and the aspect, of all that is named: both (n,), by row, and each pair once."""
-    distinct = [sorted(set(each)) for each in named]
+def _places(named: Sequence[Sequence[int]], *, in_order: bool = False) -> tuple[_Indices, _Indices]:
+    """The row, and the aspect, of all that is named: both (n,), by row, and each pair once.
+
+    The aspects of a row are in the order of their numbers or, `in_order`, as they are named.
+    """
+    distinct = [list(dict.fromkeys(each)) if in_order else sorted(set(each)) for each in named]
     rows = np.repeat(np.arange(len(distinct)), [len(each) for each in distinct])
     return rows, np.array([aspect for each in distinct for aspect in each], dtype=np.int64)
 

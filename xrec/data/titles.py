@@ -74,6 +74,19 @@ def title_spans(text: str, title: str) -> list[Span]:
     return [_with_marks(text, title, span) for span in _first_found(words, names)]
 
 
+def without_spans(text: str, spans: Iterable[Span]) -> str:
+    """`text` with one letter in the place of each of `spans`, as often as they are long.
+
+    A mark at the end of one stays. So the "21." of "Café 21." ends a sentence, which a number below
+    100 does not.
+    """
+    for start, end in spans:
+        last = text[end - 1]
+        kept = last if not last.isalnum() else "x"
+        text = text[:start] + "x" * (end - start - 1) + kept + text[end:]
+    return text
+
+
 class TitleIndex:
     """The titles of a catalogue, to look for in texts that are `composed`.
 

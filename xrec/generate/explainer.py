@@ -136,7 +136,7 @@ class Explainer:
             text = accepted.pop(completion.index, "")
             if failure is None and not text:
                 text, failure = finished(completion)
-            kind = self.finisher.kind(completion)
+            kind = self.finisher.kind(completion, texts[completion.index], decoding)
             explanation = _explanation(completion, prompts[completion.index], text, failure, kind)
             reason = explanation.refused or refused.get(completion.index, "")
             yield replace(explanation, refused=reason)
@@ -170,6 +170,7 @@ class Explainer:
             ),
             self.checker,
             self.pairs.builder.vocabulary,
+            self.pairs.builder.end_token,
         )
 
     def _best_of_candidates(
@@ -202,12 +203,13 @@ class Explainer:
                 f"decoding.num_candidates = {decoding.num_candidates} needs a ranker: run "
                 "`xrec train-ranker`, or set it to 1"
             )
-        for drawn, prompt in zip(self.candidates(prompts, texts, decoding), prompts, strict=True):
+        candidates = self.candidates(prompts, texts, decoding)
+        for drawn, prompt, said in zip(candidates, prompts, texts, strict=True):
             usable = [each for each in drawn if each.failure is None]
             best = (
                 usable[self.ranker.best([each.features for each in usable])] if usable else drawn[0]
             )
-            kind = self.finisher.kind(best.completion)
+            kind = self.finisher.kind(best.completion, said, decoding)
             yield _explanation(best.completion, prompt, best.text, best.failure, kind)
 
 

@@ -13,7 +13,7 @@ from typing import Literal
 
 from xrec.checks import Checker, Refusal
 from xrec.config.decoding import DecodingConfig, TextConfig
-from xrec.data.english import may_be_doubled
+from xrec.data.english import is_noun, may_be_doubled
 from xrec.data.sentences import sentence_ends, words
 from xrec.data.titles import Span, TitleIndex, composed, title_spans
 from xrec.generate.engine import Completion, Failure
@@ -73,9 +73,7 @@ class TextFinisher:
         `texts` are those of the prompt: the item's own title is filled in, and names that stand in
         them are allowed.
         """
-        opening = self.opening(texts, decoding)
-        whole = replace(completion, token_ids=[*opening, *completion.token_ids])
-        text = self._filled(self._written(whole, decoding), texts)
+        text = self._whole(completion, texts, decoding)
         own = title_spans(text, texts.item_title)
         failure = _refused(text, own, decoding.text) or self._echo(
             completion, prompt, texts, decoding
@@ -89,10 +87,21 @@ class TextFinisher:
             text = self._with_evidence(text, texts, decoding.text)
         return text, failure
 
-    def kind(self, completion: Completion) -> ExplanationKind:
-        """Whose the text of `completion` is: it is plain if its opening is all that it says."""
-        written = self._builder.decode(completion.token_ids)
-        return "written" if any(map(str.isalnum, written)) else "plain"
+    def kind(
+        self, completion: Completion, texts: PairTexts, decoding: DecodingConfig
+    ) -> ExplanationKind:
+        """Whose the text of `completion` is: it is plain if its opening is all that is left."""
+        opening = self._whole(replace(completion, token_ids=[]), texts, decoding)
+        if not opening:
+            return "written"
+        text = self._whole(completion, texts, decoding)
+        text, _ = _cut(text, texts.item_title, completion, decoding)
+        return "written" if len(words(text)) > len(words(opening)) else "plain"
+
+    def _whole(self, completion: Completion, texts: PairTexts, decoding: DecodingConfig) -> str:
+        """The opening and what follows it, with the title."""
+        ids = [*self.opening(texts, decoding), *completion.token_ids]
+        return self._filled(self._written(replace(completion, token_ids=ids), decoding), texts)
 
     def fallback(
         self, texts: PairTexts, rules: TextConfig, failure: Failure
@@ -328,15 +337,17 @@ def _stuttered(found: Sequence[str]) -> Sequence[str]:
 def _joined_to_itself(found: Sequence[str]) -> Sequence[str]:
     """A phrase that "and" joins to itself, as in "the tone and the tone"; empty if none is.
 
-    "More and more", "over and over", and "years and years" are English.
+    "More and more", "over and over", and "years and years" are English, and so is "coffee and
+    coffee shops".
     """
     said = [word for word in found if word not in _DETERMINERS]
     for place, word in enumerate(said):
         if word != "and":
             continue
         for length in range(1, min(place, len(said) - place - 1) + 1):
-            phrase = said[place - length : place]
-            if phrase == said[place + 1 : place + 1 + length] and not may_be_doubled(phrase):
+            phrase, stop = said[place - length : place], place + 1 + length
+            goes_on = stop < len(said) and is_noun(said[stop])
+            if phrase == said[place + 1 : stop] and not (goes_on or may_be_doubled(phrase)):
                 return phrase
     return ()
 

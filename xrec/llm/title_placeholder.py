@@ -11,6 +11,8 @@ from xrec.data.titles import Span
 
 _SENTENCE_START = re.compile(r"(?:^|[.!?\u2026][\"'\u201d\u2019)\]]*\s+)[\"'\u201c\u2018(]*$")
 _ARTICLE = re.compile(r"\b(?:the|an?)\s+$", re.IGNORECASE)
+_DETERMINER = re.compile(r"\b(?:the|an?|this|your|their|its)\s+$", re.IGNORECASE)
+_BEGINS_WITH_ARTICLE = re.compile(r"(?:the|an?)\s", re.IGNORECASE)
 
 _BRACKETS = ("[]", "{}", "<>")
 
@@ -49,18 +51,18 @@ class TitlePlaceholder:
     def fill(self, text: str, title: str) -> str:
         """`text` with the title in place of the place-holder.
 
-        If the title ends with a full stop, a full stop that follows is left out. Before what stands
-        for an empty one an English article is left out: "the [title]" is "this item".
+        If the title ends with a full stop, a full stop that follows is left out. An English article
+        is left out before a title that begins with one, and before what stands for an empty title:
+        "the [title]" is "The Fox" or "this item", and "your [title]" is "this item".
         """
         title = title.strip()
+        left_out = self._left_out_before(title)
         filled, end = "", 0
         for match in self._whole.finditer(text):
             filled += text[end : match.start()]
-            if title:
-                filled += title
-            else:
-                filled = _ARTICLE.sub("", filled)
-                filled += self._said(filled)
+            if left_out is not None:
+                filled = left_out.sub("", filled)
+            filled += title or self._said(filled)
             end = match.end()
             if filled.endswith(".") and text.startswith(".", end):
                 end += 1
@@ -88,7 +90,14 @@ class TitlePlaceholder:
 
     def may_replace_end_of(self, text: str, title: str) -> bool:
         """Whether the end of an unfinished text goes if a place-holder follows."""
-        return not title.strip() and _ARTICLE.search(f"{text} ") is not None
+        left_out = self._left_out_before(title.strip())
+        return left_out is not None and left_out.search(f"{text} ") is not None
+
+    def _left_out_before(self, title: str) -> re.Pattern[str] | None:
+        """What goes where it stands right before the place-holder; None if nothing does."""
+        if not title:
+            return _DETERMINER
+        return _ARTICLE if _BEGINS_WITH_ARTICLE.match(title) else None
 
     def _said(self, before: str) -> str:
         """What stands for an empty title; it has a capital if a sentence begins after `before`."""

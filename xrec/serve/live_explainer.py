@@ -241,7 +241,8 @@ class LiveExplainer:
         is_last: bool,
     ) -> LiveText:
         finisher = self._explainer.finisher
-        text, failure, kind = "", completion.failure, finisher.kind(completion)
+        text, failure = "", completion.failure
+        kind = finisher.kind(completion, asked.texts, decoding)
         if failure is None:
             text, failure = finisher.finish(completion, asked.prompt, asked.texts, decoding)
             if failure is not None and is_last:

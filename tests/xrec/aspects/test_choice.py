@@ -136,3 +136,11 @@ def test_diverse_choices_take_the_best_aspect_less_its_likeness_to_those_before(
 def test_a_negative_diversity_is_refused(scorer: AspectScorer) -> None:
     with pytest.raises(ValueError, match="diversity 0 or more"):
         AspectChooser(scorer, diversity=-1.0)
+
+
+def test_diverse_choices_of_more_than_the_menu_has_name_nothing_twice(
+    scorer: AspectScorer, pairs: tuple[np.ndarray, np.ndarray]
+) -> None:
+    found = AspectChooser(scorer, diversity=0.5).choose(*pairs, NUM_ASPECTS + 4)
+    plain = AspectChooser(scorer).choose(*pairs, NUM_ASPECTS + 4)
+    assert np.array_equal(np.sort(found.aspects, axis=1), np.sort(plain.aspects, axis=1))

@@ -250,3 +250,23 @@ def test_aspects_are_written_as_the_profile_has_them_where_its_capitals_mean_som
         "tacos",
         "Latin American cuisine",
     ]
+
+
+def test_plain_sentence_writes_no_possessive_and_no_capital_of_a_line() -> None:
+    profile = "A cosy bistro. Guests praise the staff's kindness.\n- Late hours\n- Quiet garden"
+    aspects = tuple(replace(BISTRO.aspects[0], aspect=name) for name in ("staff", "late hour"))
+    texts = replace(BISTRO, item_profile=profile, aspects=aspects)
+    sentence = Checker(VOCABULARY).plain(texts, PlainConfig(), 2, ALL)
+    assert sentence is not None
+    assert "mention the staff, " in sentence
+    assert "the late hour" in sentence
+
+
+def test_plain_sentence_names_what_has_evidence_however_much_a_text_must_name() -> None:
+    checks = ALL.model_copy(update={"min_chosen": 3})
+    assert Checker(VOCABULARY).plain(BISTRO, PlainConfig(), 2, checks) is not None
+
+
+def test_an_aspect_may_stand_in_the_sentence_after_a_title_that_ends_with_a_number() -> None:
+    text = "You would enjoy the quiet garden of Café 21. The quiet garden is calm."
+    assert Checker(VOCABULARY).refusal(text, BISTRO, ChecksConfig(named_twice=True)) is None

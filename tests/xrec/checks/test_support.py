@@ -40,6 +40,9 @@ def test_unsupported_aspects_are_those_that_stand_nowhere(text: str, expected: l
         ("The coffee suits you.", ["coffee"]),
         ("You love its coffee.", ["coffee"]),
         ("You also appreciate the good coffee.", ["coffee"]),
+        ("You enjoy calm places and Café 21 serves good coffee.", ["coffee"]),
+        ("You like quiet gardens, and here they pour good coffee.", ["coffee"]),
+        ("Fans of quiet gardens can drink good coffee.", ["coffee"]),
         ("As you love bread, this place has the coffee for you.", ["coffee"]),
         # said of the user
         ("As you love good coffee, the quiet garden will please you.", []),
@@ -194,3 +197,39 @@ def test_digits_in_a_word_are_read_without_thousands_marks() -> None:
         [],
         ["40"],
     ]
+
+
+@pytest.mark.parametrize(
+    ("profile", "text", "expected"),
+    [
+        ("Comes without a carrying case.", "You would enjoy the carrying case.", ["carrying case"]),
+        ("Comes with a carrying case.", "You would enjoy the carrying case.", []),
+        ("Has no case; carrying is easy.", "You like the carrying case.", ["carrying case"]),
+        ("A no-frills carrying case.", "You would enjoy the carrying case.", []),
+        ("They like the river. View it here.", "You would enjoy the river view.", ["river view"]),
+    ],
+)
+def test_what_a_profile_denies_or_parts_by_a_mark_supports_nothing(
+    profile: str, text: str, expected: list[str]
+) -> None:
+    assert unsupported(text, replace(EMPTY, item_profile=profile)) == expected
+
+
+@pytest.mark.parametrize(
+    ("vocabulary", "menu", "expected"),
+    [
+        (["friendly service", "service"], "friendly service", []),
+        (["friendly service"], "friendly service", []),
+        (["service station", "friendly service"], "service station", ["service"]),
+    ],
+)
+def test_a_bare_aspect_is_supported_by_what_ends_with_it(
+    vocabulary: list[str], menu: str, expected: list[str]
+) -> None:
+    texts = replace(EMPTY, menu=frozenset({menu}))
+    text = "You would enjoy it for the excellent service."
+    assert unsupported_words(text, texts, AspectNames(vocabulary)) == expected
+
+
+def test_a_title_that_ends_with_a_number_may_end_a_sentence() -> None:
+    assert unsupported("You would enjoy Café 21. Nothing beats its late hours.") == []

@@ -38,6 +38,12 @@ def test_blame_in_quotation_marks_of_any_kind_is_found(quoted: str) -> None:
         "No other bistro has such late hours.",
         "The late hours are to die for.",
         "Late hours.",
+        "The quiet garden is never crowded.",
+        "It is hard to resist the quiet garden.",
+        "The garden has no noise, and the late hours suit you.",
+        "Who wouldn't love the quiet garden?",
+        "You will not find a better quiet garden.",
+        "You get a quiet garden without high prices.",
         "You will not only enjoy the garden, you may not want to leave.",
         "Some find the staff slow, but the quiet garden is lovely.",
         "",
@@ -51,6 +57,11 @@ def test_praise_that_holds_words_of_denial_is_positive(text: str) -> None:
     ("text", "reason"),
     [
         ("It has no quiet garden.", "denies or excludes"),
+        ("No one likes the late hours.", "denies or excludes"),
+        ("None of the guests praise the late hours.", "denies or excludes"),
+        ("There used to be a quiet garden.", "denies or excludes"),
+        ("The late hours leave much to be desired.", "dissuades"),
+        ("You get a quiet garden for high prices.", "it blames: 'high prices'"),
         ("You would love it without the late hours.", "denies or excludes"),
         ("The late hours aren\u2019t what you love.", "denies or excludes"),
         ("You would love the garden rather than the late hours.", "denies or excludes"),
@@ -91,3 +102,8 @@ def test_grim_titles_aspects_and_subjects_are_no_blame_and_grim_judgements_are()
 )
 def test_other_languages_pass(text: str) -> None:
     assert why(text) == ""
+
+
+def test_blame_in_a_title_is_none() -> None:
+    book = replace(NOVEL, item_title="The High Cost of Free Parking")
+    assert why("You would enjoy The High Cost of Free Parking for its plot.", book) == ""

@@ -9,7 +9,7 @@ import pytest
 from tests.xrec.compare.conftest import MakeConfig
 from tests.xrec.compare.small import dataset_of, explained, held_out
 from xrec.compare.entries import Entry, entries_of
-from xrec.compare.formats import latex_table, markdown_page, markdown_table
+from xrec.compare.formats import is_marked, latex_table, markdown_page, markdown_table
 from xrec.compare.made import Costs, Made
 from xrec.compare.report import examples_of, render_report
 from xrec.compare.result import TABLE, Result, result_of, result_table
@@ -204,3 +204,11 @@ def test_report_is_the_same_each_time_with_its_plots(make_config: MakeConfig) ->
 
     assert page() == page()
     assert page().count("<svg") > 1
+
+
+def test_result_marks_no_difference_that_rests_on_one_seed(make_config: MakeConfig) -> None:
+    high = [0.1 + 0.1 * value for value in BETTER]
+    found = result(make_config, {"profile": [FLAT], "nearest": [BETTER], "ours": [high]})
+    marked = {name: is_marked(found, found.of(name)["rouge_l"]) for name in found.contestants}
+    assert found.verdicts
+    assert marked == {"profile": False, "nearest": True, "ours": False}

@@ -1,6 +1,7 @@
 """A comparison from beginning to end, without a language model and without Ray."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,20 @@ def test_compare_second_run_makes_and_scores_nothing(make_config: MakeConfig) ->
     manifest = run(config)
     assert run(config, again) == manifest
     assert (again.made, again.num_scored) == ([], 0)
+
+
+def test_compare_scores_that_lack_a_metric_are_made_again(make_config: MakeConfig) -> None:
+    class Lacking(Work):
+        def score(self, task: Any, texts: Any) -> Any:
+            for scored in super().score(task, texts):
+                yield replace(scored, missing={"bleurt": "its checkpoint could not be had"})
+
+    config, again = make_config(contestants=SEEDED), Work()
+    first = Lacking()
+    run(config, first)
+    run(config, again)
+    assert again.made == []
+    assert again.num_scored == first.num_scored > 0
 
 
 def test_compare_an_added_contestant_or_seed_is_made_alone(make_config: MakeConfig) -> None:

@@ -101,6 +101,8 @@ def test_finished_text_that_stutters_fails() -> None:
     ("text", "reason"),
     [
         ("You would enjoy it for the build and build.", "repetitive_text"),
+        ("You love the coffee and the coffee shops.", ""),
+        ("It gets funkier and funkier.", ""),
         ("You would enjoy it for the ease of use and the ease of use.", "repetitive_text"),
         ("It should suit you, the [title] and the [title].", "repetitive_text"),
         ("You would enjoy it more and more, for years and years.", ""),
@@ -461,9 +463,13 @@ def test_a_whole_opening_to_which_the_model_adds_nothing_is_a_plain_text() -> No
     ended = Completion(0, [], "stop")
     text, failure = finisher.finish(ended, PROMPT, texts, decoding)
     assert (text, failure) == ("You love The Rusty Fox for its late hours.", None)
-    assert finisher.kind(ended) == "plain"
+    assert finisher.kind(ended, texts, decoding) == "plain"
     more = builder().encode_explanation("It is calm.")[:-1]
-    assert finisher.kind(Completion(0, more, "stop")) == "written"
+    assert finisher.kind(Completion(0, more, "stop"), texts, decoding) == "written"
+    half = builder().tokenizer(" It is also a place where the", add_special_tokens=False)
+    cut = Completion(0, half["input_ids"], "length")
+    assert finisher.finish(cut, PROMPT, texts, decoding)[0] == text
+    assert finisher.kind(cut, texts, decoding) == "plain"
 
 
 def test_text_of_a_pair_without_chosen_aspects_has_no_opening() -> None:

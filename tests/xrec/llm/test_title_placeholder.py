@@ -41,6 +41,15 @@ def test_fill_without_a_title_leaves_out_an_article_before() -> None:
     assert PLACEHOLDER.fill("Breathe [title].", "") == "Breathe this place."
 
 
+def test_fill_leaves_out_an_article_before_a_title_that_has_its_own() -> None:
+    text = "The late hours of the [title] please you. The [title] is a [title]."
+    assert PLACEHOLDER.fill(text, "The Fox") == (
+        "The late hours of The Fox please you. The Fox is The Fox."
+    )
+    assert PLACEHOLDER.may_replace_end_of("hours of the", "The Fox")
+    assert PLACEHOLDER.fill("Your [title] and this [title].", "") == "This place and this place."
+
+
 @pytest.mark.parametrize(("text", "waits"), [("The", True), ("at the ", True), ("breathe", False)])
 def test_end_of_an_unfinished_text_may_go_only_without_a_title(text: str, waits: bool) -> None:
     assert PLACEHOLDER.may_replace_end_of(text, " ") == waits

@@ -59,8 +59,9 @@ def find_aspects(
     )
 
 
-def _all_names(found: Iterable[Reason]) -> set[str]:
-    return {name for reason in found for name in reason}
+def _all_names(found: Iterable[Reason]) -> list[str]:
+    """All names, each once, as they come."""
+    return list(dict.fromkeys(name for reason in found for name in reason))
 
 
 def _longest(reason: Reason, numbers: Mapping[str, int]) -> int:

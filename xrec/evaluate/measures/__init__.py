@@ -14,6 +14,7 @@ measures     all of them together with the judges, and those that could not be h
 from xrec.evaluate.measure import MetricInfo, PairMeasure
 from xrec.evaluate.measures.corpus import CorpusMeasures
 from xrec.evaluate.measures.measures import (
+    NO_ASPECTS,
     PAIR_COLUMNS,
     Measures,
     corpus_measures,
@@ -23,6 +24,7 @@ from xrec.evaluate.measures.measures import (
 )
 
 __all__ = [
+    "NO_ASPECTS",
     "PAIR_COLUMNS",
     "CorpusMeasures",
     "Measures",

@@ -47,6 +47,8 @@ logger = logging.getLogger("xrec")
 
 _VERSION = 2  # of the measures and what they mean; with another one all is scored again
 
+NO_ASPECTS = "aspects"
+"""What is missing of a dataset without tables of aspects."""
 PAIR_COLUMNS = ("user_id", "item_id", "text")
 """The columns of `Measures.of_pairs` that are no metrics."""
 
@@ -240,7 +242,7 @@ def _without_aspects(dataset: Dataset) -> dict[str, str]:
     if dataset.aspects is not None and dataset.explanation_aspects is not None:
         return {}
     return {
-        "aspects": "the dataset has no tables of aspects; make it of annotations "
+        NO_ASPECTS: "the dataset has no tables of aspects; make it of annotations "
         "(docs/annotate.md), or set prepare.aspects_from (docs/data.md), and run `xrec prepare` "
         "again"
     }

@@ -41,6 +41,7 @@ def draw_candidates(
     finish: Finish,
     checker: Checker,
     vocabulary: Vocabulary,
+    end_token: int,
 ) -> list[list[Candidate]]:
     """`decoding.num_candidates` texts of each prompt, in the order in which they were drawn."""
     params = replace(text_params(decoding), num_texts=decoding.num_candidates)
@@ -53,7 +54,7 @@ def draw_candidates(
         found[place].append(Candidate(place, text, completion, failure))
     for candidates in found:
         candidates.sort(key=lambda candidate: candidate.completion.number)
-    return _weighed(engine, prompts, texts, found, checker, vocabulary)
+    return _weighed(engine, prompts, texts, found, checker, vocabulary, end_token)
 
 
 def _weighed(
@@ -63,11 +64,13 @@ def _weighed(
     found: list[list[Candidate]],
     checker: Checker,
     vocabulary: Vocabulary,
+    end_token: int,
 ) -> list[list[Candidate]]:
     usable = [each for candidates in found for each in candidates if each.failure is None]
+    # After a whole opening a model may end at once: what it wrote is its end token.
     requests: list[tuple[Sequence[int], LikelihoodParams]] = []
     for each in usable:
-        params = LikelihoodParams(tuple(each.completion.token_ids))
+        params = LikelihoodParams(tuple(each.completion.token_ids) or (end_token,))
         own = prompts[each.index]
         requests += [(own, params), (with_another_user(own, vocabulary), params)]
     means = [0.0] * len(requests)
