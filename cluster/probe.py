@@ -82,9 +82,9 @@ def _problem_of_writing(location: Location, node_id: str, nonce: str) -> Problem
 
 def _problem_of_reading(location: Location) -> Problem | None:
     try:
-        is_artifact, is_model = (location / MANIFEST).exists(), (location / "config.json").exists()
+        is_there = location.exists() or (location / MANIFEST).exists()
     except XRecError as error:
         return Problem("storage", f"cannot read {location} ({error})")
-    if is_artifact or is_model:
+    if is_there:
         return None
     return Problem("unshared", f"does not see {location}, which the driver sees")

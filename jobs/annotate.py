@@ -53,7 +53,7 @@ def run(config: AnnotateConfig) -> Manifest | None:
         uri = config.artifact(KIND)
         check_cluster(
             demand_of_actors(config.actors, spec.gpus_per_actor),
-            reads=[uri],
+            reads=(),
             writes=[uri],
             storage=config.storage,
         )

@@ -13,7 +13,7 @@ from cluster.connect import ensure_ray, environment
 from xrec.backfill.identity import sources_of
 from xrec.checks import check_word_list
 from xrec.config.serve import ServeConfig
-from xrec.errors import ClusterError
+from xrec.errors import ClusterError, XRecError
 from xrec.generate.loading import check_sources
 from xrec.serve.app import APP, build
 from xrec.serve.deployment_file import serve_options
@@ -30,7 +30,7 @@ def run(
     """Serve until interrupted. `tell` gets the endpoint's address.
 
     On SIGHUP the config that `read_again` returns is served; without a break if only artifacts
-    differ.
+    differ. One that cannot be read or served is logged, and the earlier one stays.
 
     Raises what `check_sources` raises, ArtifactMismatchError for a backfill of another model,
     ClusterError.
@@ -43,9 +43,13 @@ def run(
     ):
         tell(address_of(config))
         for _ in _hang_ups():
-            config = checked(read_again())
-            deploy(config)
-            logger.info("serving %s", config.artifact("adapter"))
+            try:
+                config = checked(read_again())
+                deploy(config)
+            except XRecError as error:
+                logger.error("the new config is not served, the earlier one stays: %s", error)
+            else:
+                logger.info("serving %s", config.artifact("adapter"))
 
 
 def checked(config: ServeConfig) -> ServeConfig:

@@ -4,7 +4,7 @@ import logging
 from datetime import timedelta
 from typing import Any, Final
 
-from xrec.backfill.report import REPORT, write_report
+from xrec.backfill.report import is_report_of, write_report
 from xrec.bulk import (
     BulkRun,
     RunState,
@@ -64,7 +64,7 @@ def _publish(config: BackfillConfig, run: BulkRun) -> Manifest | None:
     if manifest is None:
         return None
     assert manifest.version is not None
-    if manifest != before or not (run.plan.output / REPORT).is_file():
+    if manifest != before or not is_report_of(run.plan.output, manifest.version):
         _, state = read_state(run.table, manifest.version)
         assert state is not None
         write_report(

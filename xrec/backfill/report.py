@@ -20,7 +20,7 @@ from xrec.bulk.row_format import FAILED as FAILED_STATUS
 from xrec.bulk.row_format import OK
 from xrec.errors import StorageNotFoundError
 from xrec.schemas import FAILED, GENERATED
-from xrec.storage import request_each
+from xrec.storage import Location, request_each
 from xrec.table import Snapshot, Table
 
 _NUM_BINS = 40
@@ -59,6 +59,15 @@ def write_report(
     output = table.location
     (output / "report.html").write_bytes(report_page(report).encode())
     (output / REPORT).write_bytes(json.dumps(report, indent=2, ensure_ascii=False).encode())
+
+
+def is_report_of(output: Location, version: int) -> bool:
+    """Whether the report at `output`, of which `report.json` is written last, is of a version."""
+    try:
+        report = json.loads((output / REPORT).read_bytes())
+    except (StorageNotFoundError, ValueError):
+        return False
+    return isinstance(report, dict) and report.get("version") == version
 
 
 def summarize(state: RunState, price_per_actor_hour: float | None) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -19,6 +20,7 @@ logger = logging.getLogger("xrec")
 RECORD = "_export.json"
 SUCCESS = "_SUCCESS"
 LAYOUT = 1
+_UNFINISHED_AT_MOST = timedelta(days=1)
 # A data file's name ends in the fingerprint of its export. A killed process leaves unfinished files
 # on a local disk, whose names begin with a dot and end in a dot and a word.
 _OF_EXPORT = re.compile(
@@ -90,7 +92,13 @@ class ExportFolder:
         elif (success := self.success()) is not None:
             return success
         (self.location / SUCCESS).delete()
-        self._delete([name for name in _data_files(sizes) if not self._is_ours(name)])
+        self._delete(
+            [
+                name
+                for name in _data_files(sizes)
+                if not self._is_ours(name) and not self._may_be_at_work(name)
+            ]
+        )
         return None
 
     def success(self) -> Success | None:
@@ -148,6 +156,16 @@ class ExportFolder:
                 f"{self.location}: {len(wrong)} files were added, changed or deleted meanwhile, "
                 f"such as {wrong[0]}; make the export again, and let nothing else write there"
             )
+
+    def _may_be_at_work(self, name: str) -> bool:
+        """Whether it is an unfinished file of this very export, not old: another process writes."""
+        if not _is_unfinished(name) or f"-{self.record.fingerprint}." not in name:
+            return False
+        try:
+            written = (self.location / name).modified_at()
+        except StorageNotFoundError:  # finished meanwhile
+            return True
+        return datetime.now(UTC) - written < _UNFINISHED_AT_MOST
 
     def _is_ours(self, name: str) -> bool:
         return not _is_unfinished(name) and f"-{self.record.fingerprint}." in name

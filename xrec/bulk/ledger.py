@@ -212,13 +212,15 @@ class Ledger:
         """Take the table over from oneself; raises LostTableError if another driver did."""
         version = self._table.newest_version(self._writer.version)
         newest = self._table.commit(version)
-        if newest.epoch != self._writer.epoch:
+        own = self._writer.holder, "take-over"
+        # An earlier attempt of ours may have taken over and failed after that.
+        if newest.epoch != self._writer.epoch and (newest.holder, newest.kind) != own:
             raise LostTableError(
                 f"{self._table.location}: {newest.holder} took the table over (version {version}), "
                 "so this driver must stop"
             )
         writer = self._table.take_over(self._writer.holder)
-        if writer.epoch != self._writer.epoch + 1:
+        if writer.epoch != newest.epoch + 1:
             raise LostTableError(
                 f"{self._table.location}: another driver took the table over meanwhile, so this "
                 "one must stop; run it again"

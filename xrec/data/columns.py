@@ -5,6 +5,7 @@ Each parser returns the value as xrec holds it, or raises ValueError with the re
 
 import math
 from collections.abc import Callable
+from decimal import Decimal
 
 SPLITS = ("train", "validation", "test")
 MAX_INDEX = 2**31 - 1
@@ -52,7 +53,7 @@ def parse_split(value: object) -> str | None:
 
 def parse_rating(value: object) -> str | None:
     """A rating as a string; None if it is missing, or no finite number."""
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
+    if isinstance(value, bool) or not isinstance(value, str | int | float | Decimal):
         return None
     try:
         rating = float(value)

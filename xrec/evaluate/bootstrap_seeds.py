@@ -81,6 +81,8 @@ def _estimate(
 ) -> Estimate:
     signs, sums = [sign for sign, _ in sides], _summed([values for _, values in sides], users)
     value = sum(sign * float(each.means.mean()) for sign, each in zip(signs, sums, strict=True))
+    if sums[0].counts.shape[1] < 2:  # of one user nothing can be drawn
+        return Estimate(value)
     draws = _drawn(signs, [each.stretched() for each in sums], num_samples, seed)
     error = float(draws.std(ddof=1))
     freedom = _degrees_of_freedom(signs, sums, num_samples, seed)

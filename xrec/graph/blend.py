@@ -10,6 +10,7 @@ nearest to it (Eckart & Young 1936). No matrix of scores is made: with the QR fa
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 Vectors = tuple[Tensor, Tensor]
 """users (U, D) and items (I, D); the dot product of two rows is their score."""
@@ -36,10 +37,13 @@ def blend(trained: Vectors, start: Vectors, weight: float) -> Vectors:
     (users, left), (items, right) = torch.linalg.qr(users), torch.linalg.qr(items)
     x, values, y = torch.linalg.svd(left @ right.T)
     rank = trained[0].shape[1]
-    shared = values[:rank].sqrt()
-    items = items @ (y.T[:, :rank] * shared)
+    # There are fewer singular values than dimensions where there are fewer users or items.
+    found = min(rank, len(values))
+    shared = values[:found].sqrt()
+    items = items @ (y.T[:, :found] * shared)
     signs = torch.where(items.gather(0, items.abs().argmax(dim=0, keepdim=True)) < 0, -1.0, 1.0)
-    return users @ (x[:, :rank] * shared) * signs, items * signs
+    users, items = users @ (x[:, :found] * shared) * signs, items * signs
+    return pad(users, (0, rank - found)), pad(items, (0, rank - found))
 
 
 def score_norm(vectors: Vectors) -> float:

@@ -1,5 +1,6 @@
 """A folder that holds reviews, and no texts made from them: `xrec annotate` is to write these."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -140,14 +141,21 @@ def _holds_times(column: Column) -> bool:
     return True
 
 
-def _scale(rating: Column) -> tuple[float, float]:
-    """The scale of the ratings: from 1, or from 0 if one is that low, to 5, 10 or 100."""
-    values = [float(value) for value in rating.values]
+def _scale(rating: Column) -> tuple[float, float] | None:
+    """The scale of the ratings: from 1, or from 0 if one is that low, to 5, 10 or 100.
+
+    Where all are 1 at most it is 0 to 1: recommended or not. None without a finite number.
+    """
+    values = [value for value in map(float, rating.values) if math.isfinite(value)]
+    if not values:
+        return None
+    if max(values) <= 1:
+        return (min(0.0, *values), 1.0)
     greatest = next((scale for scale in _SCALES if max(values) <= scale), max(values))
     return (min(1.0, min(values)), greatest)
 
 
 def _good(scale: tuple[float, float]) -> float:
-    """The least rating that is praise: 4 of 1 to 5, 8 of 1 to 10."""
+    """The least rating that is praise: 4 of 1 to 5, 8 of 1 to 10, 1 of 0 to 1."""
     least, greatest = scale
     return round(least + _GOOD_SHARE * (greatest - least))

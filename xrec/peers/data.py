@@ -22,6 +22,7 @@ from xrec.peers.models.peer import Ratings
 from xrec.peers.words import Words
 from xrec.storage import location_of
 
+_MOST_RATINGS = 1_000
 _SHARE_THAT_FITS = 0.99
 
 
@@ -121,9 +122,20 @@ def _ratings(dataset: Dataset) -> dict[tuple[int, int], float]:
 
 
 def _scale(ratings: Sequence[float]) -> Ratings | None:
-    """Whole numbers around all ratings that are known; None if none is."""
+    """Whole numbers around all ratings that are known; None if none is.
+
+    Raises DataError for a scale of so many numbers that no model should tell them apart.
+    """
     known = [rating for rating in ratings if not math.isnan(rating)]
-    return Ratings(math.floor(min(known)), math.ceil(max(known))) if known else None
+    if not known:
+        return None
+    scale = Ratings(math.floor(min(known)), math.ceil(max(known)))
+    if scale.count > _MOST_RATINGS:
+        raise DataError(
+            f"ratings of {min(known):g} to {max(known):g} are {scale.count:,} whole numbers; "
+            f"expected a scale of at most {_MOST_RATINGS:,}: mend the ratings that are off it"
+        )
+    return scale
 
 
 def _check_some(train: pa.Table, validation: pa.Table) -> None:

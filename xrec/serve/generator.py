@@ -35,6 +35,7 @@ class Generator:
         self._recorder = Recorder(GENERATOR)
         self._live: LiveExplainer | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._swaps, self._num_asked = asyncio.Lock(), 0
 
     async def reconfigure(self, choice: Mapping[str, str | None]) -> None:
         """Use the artifacts of `choice`; Serve calls this with a new `user_config`.
@@ -47,7 +48,8 @@ class Generator:
             self._live = await asyncio.to_thread(load_live, config)
             self._start(self._record_gauges())
         else:
-            self._start(self._swap(config))
+            self._num_asked += 1
+            self._start(self._swap_in_turn(config, self._num_asked))
 
     async def explain(self, pairs: Sequence[LivePair]) -> list[LiveText]:
         """See `xrec.serve.live.Model`."""
@@ -82,6 +84,12 @@ class Generator:
         if self._live is None:
             raise ModelUnavailableError("not loaded yet")
         return self._live
+
+    async def _swap_in_turn(self, config: ServeConfig, number: int) -> None:
+        """Swap after earlier swaps; not if a later one was asked for meanwhile."""
+        async with self._swaps:
+            if number == self._num_asked:
+                await self._swap(config)
 
     async def _swap(self, config: ServeConfig) -> None:
         try:

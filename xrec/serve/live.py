@@ -73,7 +73,7 @@ class Delta:
     restarts: bool = False
 
 
-OVERLOADED = "overloaded"
+OVERLOADED, TOO_MANY = "overloaded", "too_many_pairs"
 
 
 class Model(Protocol):

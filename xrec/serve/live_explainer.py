@@ -23,7 +23,15 @@ from xrec.generate.engine import (
 from xrec.generate.explainer import Explainer
 from xrec.generate.run_thread import RunThread
 from xrec.llm.prompt import PairTexts, PromptTooLongError
-from xrec.serve.live import OVERLOADED, Delta, Failed, LivePair, LiveText, ModelUnavailableError
+from xrec.serve.live import (
+    OVERLOADED,
+    TOO_MANY,
+    Delta,
+    Failed,
+    LivePair,
+    LiveText,
+    ModelUnavailableError,
+)
 from xrec.serve.new_users import NewUsers
 
 # A byte that is no character becomes U+FFFD in the text, which has three bytes. So tokenizing a
@@ -56,29 +64,30 @@ class LiveExplainer:
 
     async def explain(self, pairs: Sequence[LivePair]) -> list[LiveText]:
         """See `xrec.serve.live.Model`."""
-        if self.num_pending + len(pairs) > self._max_pending:
-            failed = Failed(
-                OVERLOADED,
-                f"{self.num_pending} pairs are at work or wait, at most {self._max_pending} may; "
-                "ask again later",
-            )
+        if (failed := self._no_room(len(pairs))) is not None:
             return [LiveText("", failed, model_fingerprint=self.model_fingerprint) for _ in pairs]
+        self.num_pending += len(pairs)
         try:
             async with asyncio.TaskGroup() as group:
                 tasks = [group.create_task(self._explain(pair)) for pair in pairs]
+                for task in tasks:  # also where one is cancelled before it begins
+                    task.add_done_callback(self._release)
         except ExceptionGroup as errors:
             raise errors.exceptions[0] from errors
         return [task.result() for task in tasks]
 
     async def stream(self, pair: LivePair) -> AsyncGenerator[Delta | LiveText, None]:
         """See `xrec.serve.live.Model`."""
-        if self.num_pending >= self._max_pending:
-            (refused,) = await self.explain([pair])
-            yield refused
+        if (failed := self._no_room(1)) is not None:
+            yield LiveText("", failed, model_fingerprint=self.model_fingerprint)
             return
-        async with aclosing(self._events(pair, with_deltas=True)) as events:
-            async for event in events:
-                yield event
+        self.num_pending += 1
+        try:
+            async with aclosing(self._events(pair, with_deltas=True)) as events:
+                async for event in events:
+                    yield event
+        finally:
+            self.num_pending -= 1
 
     async def nll(
         self, pair: LivePair, text: str, other_users: Sequence[str]
@@ -103,13 +112,37 @@ class LiveExplainer:
             return Failed("unknown_id", str(error))
         except PromptTooLongError as error:
             return Failed("prompt_too_long", str(error))
+        if (failed := self._no_room(len(prompts))) is not None:
+            return failed
         params = LikelihoodParams(tuple(labels))
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(self._weighed(prompt, params)) for prompt in prompts]
+        self.num_pending += len(prompts)
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(self._weighed(prompt, params)) for prompt in prompts]
+        finally:
+            self.num_pending -= len(prompts)
         found = [task.result() for task in tasks]
         return next((one for one in found if isinstance(one, Failed)), None) or [
             one for one in found if not isinstance(one, Failed)
         ]
+
+    def _no_room(self, count: int) -> Failed | None:
+        """Why `count` more prompts cannot be taken; None if they can."""
+        if count > self._max_pending:
+            return Failed(
+                TOO_MANY,
+                f"{count} pairs at a time, and at most {self._max_pending} are taken; send fewer",
+            )
+        if self.num_pending + count > self._max_pending:
+            return Failed(
+                OVERLOADED,
+                f"{self.num_pending} pairs are at work or wait, at most {self._max_pending} may; "
+                "ask again later",
+            )
+        return None
+
+    def _release(self, task: asyncio.Task[LiveText]) -> None:
+        self.num_pending -= 1
 
     async def drained(self) -> None:
         """Wait until nothing is at work, then end the engine's thread."""
@@ -138,8 +171,8 @@ class LiveExplainer:
     async def _events(
         self, pair: LivePair, *, with_deltas: bool
     ) -> AsyncGenerator[Delta | LiveText, None]:
-        """Yield deltas if `with_deltas`, then the text; count the pair while it is at work."""
-        started, self.num_pending, is_over = time.perf_counter(), self.num_pending + 1, False
+        """Yield deltas if `with_deltas`, then the text."""
+        started, is_over = time.perf_counter(), False
         try:
             async with self._prompt(pair) as asked:
                 if isinstance(asked, Failed):
@@ -154,7 +187,6 @@ class LiveExplainer:
                         is_over = isinstance(event, LiveText)
                         yield event
         finally:
-            self.num_pending -= 1
             self.num_abandoned += not is_over
 
     async def _all_tries(

@@ -127,7 +127,8 @@ class Log:
 
     def actions(self, version: int) -> list[Action]:
         """All lines of an entry, whoever wrote it; raises StorageNotFoundError without one."""
-        return [json.loads(line) for line in self.entry(version).read_text().splitlines()]
+        lines = self.entry(version).read_text().split("\n")  # strings may hold other ends of lines
+        return [json.loads(line) for line in lines if line]
 
     def has(self, version: int) -> bool:
         """True if the log holds the entry of this version; raises if the store cannot tell."""

@@ -69,7 +69,7 @@ def load_adapter_data(config: TrainAdapterConfig) -> AdapterData:
     train, left_out = prompts.examples(explained, max_tokens)
     held_out = dataset.explained_pairs("validation")
     validation, _ = prompts.examples(
-        held_out.slice(0, config.training.max_validation_pairs), max_tokens
+        drawn_explanations(dataset, held_out, config.training.max_validation_pairs), max_tokens
     )
     if len(train) < config.training.global_batch_size or not validation:
         raise DataError(

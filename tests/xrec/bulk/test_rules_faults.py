@@ -110,6 +110,26 @@ def test_rule_9_store_that_fails_again_after_the_take_over_is_tried_again(
     assert rows_of(toy.snapshot()) == toy.rows
 
 
+def test_rule_9_driver_whose_take_over_failed_after_it_is_not_taken_for_another(
+    disk: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    toy = toy_run(disk, tmp_path)
+    fail_commits(monkeypatch, num_calls=4, is_written=False)
+    take_over, epochs = type(toy.run.table).take_over, []
+
+    def failing(table: Any, holder: str) -> Any:
+        writer = take_over(table, holder)
+        epochs.append(writer.epoch)
+        if len(epochs) == 2:
+            raise StorageError("the store does not answer")
+        return writer
+
+    monkeypatch.setattr(type(toy.run.table), "take_over", failing)
+    toy.drive()
+    assert epochs == [epochs[0], epochs[0] + 1, epochs[0] + 2]
+    assert rows_of(toy.snapshot()) == toy.rows
+
+
 def test_rule_9_driver_that_is_replaced_while_it_takes_over_again_ends(
     disk: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

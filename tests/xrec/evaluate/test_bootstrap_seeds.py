@@ -96,3 +96,12 @@ def test_values_that_do_not_fit_are_refused() -> None:
         bootstrap_over_seeds(np.zeros((2, 3)), ["a", "b"], **SETTINGS)
     with pytest.raises(ValueError, match="none of 2 pairs has a value"):
         bootstrap_over_seeds(np.full((2, 2), np.nan), ["a", "b"], **SETTINGS)
+
+
+def test_one_user_alone_has_no_interval() -> None:
+    values = np.array([[0.1, 0.9], [0.3, 0.7]])
+    for found in (
+        bootstrap_over_seeds(values, ["u", "u"], num_samples=100, seed=0),
+        bootstrap_difference(values, values - 1, ["u", "u"], num_samples=100, seed=0),
+    ):
+        assert found.low is found.high is None

@@ -70,3 +70,19 @@ def test_blend_with_weight_zero_or_a_start_of_zeros_leaves_the_trained_vectors()
 def test_blend_negative_weight_raises_value_error() -> None:
     with pytest.raises(ValueError, match=r"weight must be at least 0, saw -1"):
         blend(model(0), model(1), -1.0)
+
+
+@pytest.mark.parametrize(("num_users", "num_items"), [(9, 3), (3, 9), (2, 2)])
+def test_blend_of_fewer_users_or_items_than_dimensions_keeps_the_dimensions(
+    num_users: int, num_items: int
+) -> None:
+    users, items = model(0)
+    start_users, start_items = model(1)
+    trained = users[:num_users], items[:num_items]
+    found = blend(trained, (start_users[:num_users], start_items[:num_items]), 0.2)
+    assert [table.shape for table in found] == [(num_users, DIM), (num_items, DIM)]
+    start = scores((start_users[:num_users], start_items[:num_items]))
+    weight = 0.2 * score_norm(trained) / float(torch.linalg.norm(start))
+    torch.testing.assert_close(
+        scores(found), scores(trained) + weight * start, rtol=1e-3, atol=1e-4
+    )

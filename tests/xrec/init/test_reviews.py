@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from xrec.config.aspects import TrainAspectsConfig
 from xrec.config.data import PrepareConfig
 from xrec.config.project import load_config, read_project
 from xrec.errors import ConfigError
+from xrec.init import reviews
 from xrec.init.machine import Machine
 from xrec.init.project import Findings, init_project, missing_lines
 
@@ -118,6 +120,23 @@ def test_init_of_reviews_fits_ratings_and_split_to_what_is_there(
         rows = [{**row, "rating": first["rating"]} for row in rows]
     _, values = _init(tmp_path, write_json_lines(tmp_path / "reviews.jsonl", rows))
     assert {key: values["annotate"][key] for key in expected} == expected
+
+
+@pytest.mark.parametrize(
+    ("values", "scale"),
+    [
+        ({"0.0", "1.0"}, (0.0, 1.0)),
+        ({"1.0", "4.0", "5.0", "nan"}, (1.0, 5.0)),
+        ({"2", "inf"}, (1.0, 5.0)),
+        ({"nan"}, None),
+    ],
+)
+def test_scale_of_ratings_is_that_of_the_finite_ones(
+    values: set[str], scale: tuple[float, float] | None
+) -> None:
+    found = reviews._scale(SimpleNamespace(values=frozenset(values)))
+    assert found == scale
+    assert found is None or reviews._good(found) in (1, 4)
 
 
 def test_init_of_reviews_whose_time_and_rating_are_none_does_without(tmp_path: Path) -> None:

@@ -521,3 +521,34 @@ def test_hostile_texts_forge_no_token(live: LiveExplainer, town: Path) -> None:
         ),
     )
     assert texts[0].failed is None
+
+
+def test_requests_that_come_at_once_are_counted_at_once(town: Path) -> None:
+    """Pairs of requests that were accepted count before their work begins."""
+    live = load_live(
+        serve_config(
+            town, models={"max_waiting_pairs": 3}, engine={"max_rows": 1, "key_value_gib": 0.25}
+        )
+    )
+    users, items = ids_of(town)
+    pairs = [LivePair(users[0], items[0]), LivePair(users[1], items[1])]
+
+    async def ask() -> list[list[LiveText]]:
+        return list(await asyncio.gather(*(live.explain(pairs) for _ in range(4))))
+
+    answers = use(live, ask)
+    reasons = [{text.failed.reason if text.failed else "" for text in found} for found in answers]
+    assert reasons == [{""}, {""}, {"overloaded"}, {"overloaded"}]
+    assert live.num_pending == 0
+
+
+def test_more_pairs_than_are_ever_taken_are_told_so(town: Path) -> None:
+    live = load_live(
+        serve_config(
+            town, models={"max_waiting_pairs": 1}, engine={"max_rows": 1, "key_value_gib": 0.25}
+        )
+    )
+    users, items = ids_of(town)
+    pairs = [LivePair(users[0], item) for item in items[:3]]
+    texts = use(live, lambda: live.explain(pairs))
+    assert {text.failed.reason for text in texts if text.failed} == {"too_many_pairs"}

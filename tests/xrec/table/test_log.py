@@ -106,3 +106,10 @@ def test_log_on_a_store_that_does_not_answer_is_not_taken_for_empty() -> None:
         log = Log(open_location("s3://bucket/table", storage))
         with pytest.raises(StorageUnreachableError):
             log.has(0)
+
+
+def test_log_entry_may_hold_strings_with_any_end_of_line(disk: Place) -> None:
+    log = Log(disk.location)
+    lines = [{"add": {"path": "a\u2028b\u0085c\x0cd", "note": "e\nf"}}]
+    assert log.create(3, _commit(), lines)
+    assert log.read(3)[1] == lines
