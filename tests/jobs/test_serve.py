@@ -5,15 +5,19 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import requests
 from typer.testing import CliRunner
 
+import jobs.serve
 from tests.project_file import write_project
 from tests.xrec.serve.town import backfill_config, ids_of, make_backfill, make_town, serve_config
 from xrec.cli.main import app
+from xrec.config.serve import ServeConfig
+from xrec.errors import ConfigError
 
 
 @pytest.fixture(scope="module")
@@ -77,3 +81,28 @@ def wait_for(condition: object, process: "subprocess.Popen[bytes]") -> None:
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.1)
+
+
+def test_a_config_that_cannot_be_served_is_logged_and_the_earlier_one_stays(
+    town: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = serve_config(town)
+    deployed: list[str] = []
+    for name in ("environment", "ensure_ray", "_serving"):
+        monkeypatch.setattr(jobs.serve, name, lambda *arguments: nullcontext())
+    monkeypatch.setattr(jobs.serve, "_hang_ups", lambda: iter([None, None]))
+    monkeypatch.setattr(jobs.serve, "checked", lambda found: found)
+    monkeypatch.setattr(
+        jobs.serve, "deploy", lambda found: deployed.append(found.artifact("adapter"))
+    )
+    answers = iter([ConfigError("a typo"), config.model_copy(update={"adapter": "another"})])
+
+    def read_again() -> ServeConfig:
+        answer = next(answers)
+        if isinstance(answer, ConfigError):
+            raise answer
+        return answer
+
+    jobs.serve.run(config, read_again, lambda address: None)
+    assert deployed == ["another"]
+    assert "the earlier one stays: a typo" in caplog.text
