@@ -8,9 +8,9 @@ Experts and gating are those of XRec (arXiv 2406.02377), which took them from Un
 (arXiv 2206.05941, equations 2-4).
 
 `mean`, `std`, A and `scale` are constants, set once by `fit_input`. `scale` is the root mean square
-of the language model's words as they enter its first layer. So before training, when each of K gates
-is 1 / K, the output has the size of a word over the square root of K, whatever the graph and the
-model.
+of the language model's words as they enter its first layer. So before training, when each of the K
+gates is 1 / K, the output has the size of a word over the square root of K, whatever the graph and
+the model.
 
 `own_share` is the share of the initial output's variance that differs between users (or items). The
 rest comes from the initial b_k and is the same for all. With `own_share` 1 every user starts as

@@ -16,10 +16,10 @@ from xrec.errors import XRecError
 from xrec.generate.text_rules import cut_to_words
 from xrec.serve import metrics
 from xrec.serve.catalogue import Catalogue
-from xrec.serve.live import OVERLOADED, Delta, LiveText, Model
+from xrec.serve.live import OVERLOADED, TOO_MANY, Delta, LiveText, Model
 from xrec.serve.messages import ChosenAspect, Explanation, NoExplanation, PairRequest
 from xrec.serve.metrics import Recorder
-from xrec.serve.problems import overloaded, problem_of_pair
+from xrec.serve.problems import overloaded, problem_of_pair, refused
 from xrec.storage.cache import ByteCache
 
 logger = logging.getLogger("xrec")
@@ -125,12 +125,14 @@ class ReadThrough:
     ) -> Explanation | NoExplanation:
         """Return a generated text as an answer, and keep it in memory if the pair is plain.
 
-        Raises ProblemError if the model had no room.
+        Raises ProblemError if the model had no room, or could never have.
         """
         if text.failed is not None:
             if text.failed.reason == OVERLOADED:
                 self._recorder.increase(metrics.REFUSED, {"reason": "queue"})
                 raise overloaded(text.failed.message)
+            if text.failed.reason == TOO_MANY:
+                raise refused(text.failed.reason, text.failed.message)
             self._recorder.increase(metrics.PAIRS, {"source": "failed"})
             self._recorder.increase(metrics.FAILED_PAIRS, {"reason": text.failed.reason})
             return NoExplanation(

@@ -88,8 +88,3 @@ def test_grouped_bootstrap_mean_is_over_all_values_whatever_the_sizes_of_the_gro
 def test_grouped_bootstrap_without_a_group_for_each_value_is_refused():
     with pytest.raises(ValueError, match="3 values and 2 groups"):
         bootstrap_mean([1.0, 2.0, 3.0], ["a", "b"], num_samples=100, seed=0)
-
-
-def test_one_group_alone_has_no_interval():
-    found = bootstrap_mean([0.1, 0.9], ["u", "u"], num_samples=100, seed=0)
-    assert (found.value, found.low, found.high) == (0.5, None, None)

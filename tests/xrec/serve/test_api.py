@@ -341,13 +341,17 @@ def test_queue_that_is_full_answers_429_with_retry_after(town: Path) -> None:
         models={"device": "cpu", "max_waiting_pairs": 3},
     ) as small:
         users, items = ids_of(town)
-        response = small.post(
-            "/v1/explanations",
-            {"pairs": [{"user_id": user, "item_id": items[9]} for user in users]},
-        )
+        small.model.live.num_pending += 4  # of five
+        two = [{"user_id": user, "item_id": items[9]} for user in users[:2]]
+        response = small.post("/v1/explanations", {"pairs": two})
         assert problem(response)["type"] == "/problems/overloaded"
         assert response.status_code == 429
         assert response.headers["Retry-After"] == "2"
+        more = [{"user_id": user, "item_id": items[9]} for user in users]
+        response = small.post("/v1/explanations", {"pairs": more})
+        assert problem(response)["type"] == "/problems/too_many_pairs"
+        assert response.status_code == 422
+        assert "Retry-After" not in response.headers
 
 
 def test_operations_answer(endpoint: Endpoint, town: Path) -> None:
