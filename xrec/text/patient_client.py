@@ -38,6 +38,7 @@ class _Asked:
     """One prompt under way.
 
     num_estimated: the tokens that its latest request was admitted with.
+    fault: why its latest request that was not cut short by the deadline has to be tried again.
     """
 
     index: int
@@ -47,6 +48,7 @@ class _Asked:
     started_at: float = 0.0
     num_requests: int = 0
     num_estimated: float = 0.0
+    fault: TryAgain | None = None
 
 
 class PatientClient:
@@ -92,13 +94,16 @@ class PatientClient:
             except REQUEST_ERRORS as error:
                 fault = self._faults.of(error)
                 self._was_reached |= isinstance(error, openai.APIStatusError)
+                timed_out = isinstance(error, TimeoutError)
             # The error is not chained: its request has the key among its headers.
             if isinstance(fault, EndpointError):
                 raise fault
             if isinstance(fault, ReplyFailure):
                 return self._refused(asked, fault)
-            if not await self._may_try_again(asked, fault):
-                return _failed(asked, fault.failure)
+            if not (asked.fault and self._is_cut_short(asked, timed_out)):
+                asked.fault = fault
+            if not await self._may_try_again(asked, asked.fault):
+                return _failed(asked, asked.fault.failure)
 
     async def close(self) -> None:
         """Close the connections."""
@@ -148,6 +153,11 @@ class PatientClient:
 
     def _seconds_left(self, asked: _Asked) -> float:
         return asked.started_at + self._limit_seconds - time.monotonic()
+
+    def _is_cut_short(self, asked: _Asked, timed_out: bool) -> bool:
+        """Whether a request ended for want of time for its prompt, which says nothing new."""
+        over = time.monotonic() >= asked.started_at + self._config.deadline_seconds
+        return timed_out and over
 
     @property
     def _limit_seconds(self) -> float:

@@ -239,6 +239,23 @@ def test_endpoint_prompt_that_always_fails_fails_alone() -> None:
     assert len(replies) == 6
 
 
+def test_endpoint_prompt_whose_last_request_is_cut_short_fails_for_what_was_said_before() -> None:
+    answers = iter([Answer(status=500)])
+
+    def behave(asked: Asked) -> Answer:
+        if asked.words != "word-1":
+            return right(asked)
+        return next(answers, Answer(delay_seconds=1.0))
+
+    with (
+        stub_endpoint(behave) as stub,
+        endpoint_model(stub, concurrency=1, deadline_seconds=0.5) as model,
+    ):
+        replies = list(ask(model, prompts(2), SAMPLING))
+    failures = [reply.failure.reason for reply in replies if reply.failure is not None]
+    assert failures == ["endpoint_error"]
+
+
 def test_endpoint_prompt_that_is_too_long_fails_with_its_own_reason() -> None:
     error = {"message": "too many tokens", "code": "context_length_exceeded"}
 
