@@ -80,9 +80,18 @@ def _problem_of_writing(location: Location, node_id: str, nonce: str) -> Problem
     return None
 
 
+def _is_artifact_or_model(location: Location) -> bool:
+    return any((location / name).exists() for name in (MANIFEST, "config.json"))
+
+
+def _is_table(location: Location) -> bool:
+    """Whether it is a Parquet file or a folder of some, as `pairs` of a job may be."""
+    return location.is_file() or any(name.endswith(".parquet") for name in location.files())
+
+
 def _problem_of_reading(location: Location) -> Problem | None:
     try:
-        is_there = location.exists() or (location / MANIFEST).exists()
+        is_there = _is_artifact_or_model(location) or _is_table(location)
     except XRecError as error:
         return Problem("storage", f"cannot read {location} ({error})")
     if is_there:

@@ -159,7 +159,7 @@ class ExportFolder:
 
     def _may_be_at_work(self, name: str) -> bool:
         """Whether it is an unfinished file of this very export, not old: another process writes."""
-        if not _is_unfinished(name) or f"-{self.record.fingerprint}." not in name:
+        if not (_is_unfinished(name) and self._has_our_name(name)):
             return False
         try:
             written = (self.location / name).modified_at()
@@ -168,7 +168,10 @@ class ExportFolder:
         return datetime.now(UTC) - written < _UNFINISHED_AT_MOST
 
     def _is_ours(self, name: str) -> bool:
-        return not _is_unfinished(name) and f"-{self.record.fingerprint}." in name
+        return not _is_unfinished(name) and self._has_our_name(name)
+
+    def _has_our_name(self, name: str) -> bool:
+        return f"-{self.record.fingerprint}." in name
 
     def _delete(self, names: Sequence[str]) -> None:
         for _ in request_each(lambda name: (self.location / name).delete(), names):

@@ -45,8 +45,9 @@ _PRAISED_EVERYWHERE = AspectNames(
         "atmosphere ambiance ambience vibe decor location parking"
     )
 )
+_DENIALS, _ARTICLES = word_set("no without lack lacking"), word_set("a an the any")
+_MOST_DENIED = 2  # words after a denial that it denies
 # What aspects end with too, and any item is or gives.
-_DENIALS, _ARTICLES, _MOST_DENIED = word_set("no without lack lacking"), word_set("a an the any"), 2
 _SAYS_NOTHING = word_set("place spot item business product choice option experience way time day")
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from xrec.checks.phrases import PhraseIndex
 from xrec.checks.tokens import tokens_of
-from xrec.data.english import BLAME, tags
+from xrec.data.english import BLAME, is_noun
 from xrec.data.titles import Span, composed, title_spans, without_spans
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ def _hidden(text: str, texts: PairTexts, aspects: PhraseIndex, chosen: PhraseInd
 
 
 def _is_grim_noun(word: str) -> bool:
-    return tags().get(word, "").startswith("NN") and _analyzer().lexicon.get(word, 0.0) < 0
+    return is_noun(word) and _analyzer().lexicon.get(word, 0.0) < 0
 
 
 def _marked(text: str, marks: list[tuple[Span, str]]) -> str:

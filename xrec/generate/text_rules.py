@@ -73,7 +73,8 @@ class TextFinisher:
         `texts` are those of the prompt: the item's own title is filled in, and names that stand in
         them are allowed.
         """
-        text = self._whole(completion, texts, decoding)
+        ids = [*self.opening(texts, decoding), *completion.token_ids]
+        text = self._filled(self._written(ids, decoding), texts)
         own = title_spans(text, texts.item_title)
         failure = _refused(text, own, decoding.text) or self._echo(
             completion, prompt, texts, decoding
@@ -91,17 +92,15 @@ class TextFinisher:
         self, completion: Completion, texts: PairTexts, decoding: DecodingConfig
     ) -> ExplanationKind:
         """Whose the text of `completion` is: it is plain if its opening is all that is left."""
-        opening = self._whole(replace(completion, token_ids=[]), texts, decoding)
-        if not opening:
+        begun = self.opening(texts, decoding)
+        if not begun:
             return "written"
-        text = self._whole(completion, texts, decoding)
+        opening, text = (
+            self._filled(self._written(ids, decoding), texts)
+            for ids in (begun, [*begun, *completion.token_ids])
+        )
         text, _ = _cut(text, texts.item_title, completion, decoding)
         return "written" if len(words(text)) > len(words(opening)) else "plain"
-
-    def _whole(self, completion: Completion, texts: PairTexts, decoding: DecodingConfig) -> str:
-        """The opening and what follows it, with the title."""
-        ids = [*self.opening(texts, decoding), *completion.token_ids]
-        return self._filled(self._written(replace(completion, token_ids=ids), decoding), texts)
 
     def fallback(
         self, texts: PairTexts, rules: TextConfig, failure: Failure
@@ -124,8 +123,8 @@ class TextFinisher:
         """What a reader may see of a text that is still being written; None if that must wait.
 
         `token_ids` begin with the text's opening, if it has one.
-        It waits while it ends within a character or place-holder, or with an article that an item
-        without a title has not, and while it names another item.
+        It waits while it ends within a character or place-holder, or with an article that goes if
+        the title follows, and while it names another item.
         """
         written = self._builder.tokenizer.decode(token_ids, skip_special_tokens=True).lstrip()
         if (
@@ -145,8 +144,8 @@ class TextFinisher:
         context = (texts.user_profile, texts.item_profile)
         return self._titles.other_title(text, texts.item_title, context)
 
-    def _written(self, completion: Completion, decoding: DecodingConfig) -> str:
-        return _before_stop(self._builder.decode(completion.token_ids), decoding.stop)
+    def _written(self, token_ids: list[int], decoding: DecodingConfig) -> str:
+        return _before_stop(self._builder.decode(token_ids), decoding.stop)
 
     def _echo(
         self,
@@ -162,7 +161,8 @@ class TextFinisher:
         rules = decoding.text
         if rules.max_echo_tokens is None:
             return None
-        written, ids = self._written(completion, decoding), completion.token_ids
+        ids = completion.token_ids
+        written = self._written(ids, decoding)
         if self._placeholder.is_in(written):
             ids = self._builder.encode_explanation(self._filled(written, texts))
         length = rules.max_echo_tokens + 1

@@ -18,6 +18,7 @@ from xrec.serve.api import make_api
 from xrec.serve.choice import chosen
 from xrec.serve.gate import Gate, Limits
 from xrec.serve.handle import HandleModel
+from xrec.serve.in_turn import InTurn
 from xrec.serve.keys import Keys
 from xrec.serve.metrics import FRONTEND, Recorder
 from xrec.serve.read_through import ReadThrough
@@ -41,8 +42,7 @@ class Frontend:
             model, model, self._read_through, self._recorder, config.http.deadline_seconds
         )
         self._watch: asyncio.Task[None] | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._swaps, self._num_asked = asyncio.Lock(), 0
+        self._swaps = InTurn()
         _log_to_replica()
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
@@ -61,10 +61,7 @@ class Frontend:
         if self._service.catalogue is None:
             await self._take(config)
         else:
-            self._num_asked += 1
-            task = asyncio.create_task(self._swap_in_turn(config, self._num_asked))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._swaps.start(lambda: self._swap_to(config))
 
     async def _take(self, config: ServeConfig) -> None:
         inputs = await asyncio.to_thread(read_inputs, config)
@@ -85,12 +82,6 @@ class Frontend:
         )
         self._watch = asyncio.create_task(watch.watch())
         self._recorder.set(metrics.BACKFILL_ROWS, lookup.num_rows if lookup else 0)
-
-    async def _swap_in_turn(self, config: ServeConfig, number: int) -> None:
-        """Swap after earlier swaps; not if a later one was asked for meanwhile."""
-        async with self._swaps:
-            if number == self._num_asked:
-                await self._swap_to(config)
 
     async def _swap_to(self, config: ServeConfig) -> None:
         try:

@@ -5,9 +5,8 @@ Another adapter is loaded beside the current one and then replaces it.
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
-from typing import Any
 
 import torch
 
@@ -17,6 +16,7 @@ from xrec.errors import XRecError
 from xrec.generate.loading import load_explainer
 from xrec.serve import metrics
 from xrec.serve.choice import chosen
+from xrec.serve.in_turn import InTurn
 from xrec.serve.live import Delta, Failed, LivePair, LiveText, ModelUnavailableError
 from xrec.serve.live_explainer import LiveExplainer
 from xrec.serve.metrics import GENERATOR, Recorder
@@ -34,8 +34,8 @@ class Generator:
         self._config = config
         self._recorder = Recorder(GENERATOR)
         self._live: LiveExplainer | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._swaps, self._num_asked = asyncio.Lock(), 0
+        self._gauges: asyncio.Task[None] | None = None
+        self._swaps = InTurn()
 
     async def reconfigure(self, choice: Mapping[str, str | None]) -> None:
         """Use the artifacts of `choice`; Serve calls this with a new `user_config`.
@@ -46,10 +46,9 @@ class Generator:
         config = chosen(self._config, choice)
         if self._live is None:
             self._live = await asyncio.to_thread(load_live, config)
-            self._start(self._record_gauges())
+            self._gauges = asyncio.create_task(self._record_gauges())
         else:
-            self._num_asked += 1
-            self._start(self._swap_in_turn(config, self._num_asked))
+            self._swaps.start(lambda: self._swap(config))
 
     async def explain(self, pairs: Sequence[LivePair]) -> list[LiveText]:
         """See `xrec.serve.live.Model`."""
@@ -85,12 +84,6 @@ class Generator:
             raise ModelUnavailableError("not loaded yet")
         return self._live
 
-    async def _swap_in_turn(self, config: ServeConfig, number: int) -> None:
-        """Swap after earlier swaps; not if a later one was asked for meanwhile."""
-        async with self._swaps:
-            if number == self._num_asked:
-                await self._swap(config)
-
     async def _swap(self, config: ServeConfig) -> None:
         try:
             new = await asyncio.to_thread(load_live, config)
@@ -117,11 +110,6 @@ class Generator:
             self._recorder.increase(metrics.ABANDONED, by=max(0, live.num_abandoned - num_recorded))
             num_recorded = live.num_abandoned
             await asyncio.sleep(_SECONDS_BETWEEN_GAUGES)
-
-    def _start(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
 
 def load_live(config: ServeConfig) -> LiveExplainer:

@@ -81,13 +81,10 @@ class LiveExplainer:
         if (failed := self._no_room(1)) is not None:
             yield LiveText("", failed, model_fingerprint=self.model_fingerprint)
             return
-        self.num_pending += 1
-        try:
+        with self._counted(1):
             async with aclosing(self._events(pair, with_deltas=True)) as events:
                 async for event in events:
                     yield event
-        finally:
-            self.num_pending -= 1
 
     async def nll(
         self, pair: LivePair, text: str, other_users: Sequence[str]
@@ -115,12 +112,9 @@ class LiveExplainer:
         if (failed := self._no_room(len(prompts))) is not None:
             return failed
         params = LikelihoodParams(tuple(labels))
-        self.num_pending += len(prompts)
-        try:
+        with self._counted(len(prompts)):
             async with asyncio.TaskGroup() as group:
                 tasks = [group.create_task(self._weighed(prompt, params)) for prompt in prompts]
-        finally:
-            self.num_pending -= len(prompts)
         found = [task.result() for task in tasks]
         return next((one for one in found if isinstance(one, Failed)), None) or [
             one for one in found if not isinstance(one, Failed)
@@ -140,6 +134,15 @@ class LiveExplainer:
                 "ask again later",
             )
         return None
+
+    @contextmanager
+    def _counted(self, count: int) -> Iterator[None]:
+        """Count prompts as pending until exit."""
+        self.num_pending += count
+        try:
+            yield
+        finally:
+            self.num_pending -= count
 
     def _release(self, task: asyncio.Task[LiveText]) -> None:
         self.num_pending -= 1
