@@ -9,7 +9,7 @@ import pytest
 
 from tests.xrec.table.conftest import Place, bucket, disk, place
 from xrec.backfill import EXPLANATIONS
-from xrec.backfill.report import summarize, timeline, write_report
+from xrec.backfill.report import is_report_of, summarize, timeline, write_report
 from xrec.bulk import RunState
 from xrec.schemas import FAILED, GENERATED
 from xrec.table import Table, write_file
@@ -143,3 +143,12 @@ def test_report_is_written_with_rows_whose_texts_are_no_markup(place: Place) -> 
     assert "not reported by the engine" not in page.text
     assert "price_per_actor_hour is not set" in page.text
     assert page.tags.count("svg") == 2
+
+
+def test_report_is_known_by_the_version_that_it_was_written_of_last(place: Place) -> None:
+    assert not is_report_of(place.location, 3)
+    (place.location / "report.json").write_bytes(b'{"version": 3')
+    assert not is_report_of(place.location, 3)
+    (place.location / "report.json").write_bytes(b'{"version": 3}')
+    assert is_report_of(place.location, 3)
+    assert not is_report_of(place.location, 4)

@@ -52,6 +52,25 @@ def test_export_that_lost_a_file_is_made_whole_again(disk: Place, tmp_path: Path
     assert files_of(disk) == before
 
 
+def test_export_leaves_what_another_process_writes_of_it_and_clears_what_is_old(
+    disk: Place, tmp_path: Path
+) -> None:
+    finished(disk, tmp_path)
+    export(disk)
+    target = target_of(disk)
+    whole = next(name for name in target.files() if name.endswith(".parquet"))
+    folder, _, name = whole.rpartition("/")
+    new, old = (
+        (target / folder if folder else target) / f".{name}.{end}" for end in ("new", "old")
+    )
+    for unfinished in (new, old):
+        unfinished.write_bytes(b"x")
+    os.utime(old.path, (0, 0))
+    (target / SUCCESS).delete()
+    export(disk)
+    assert (new.is_file(), old.is_file()) == (True, False)
+
+
 class Stopped(BaseException):
     """The export's process ends here."""
 

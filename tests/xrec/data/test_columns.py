@@ -1,8 +1,17 @@
 """Cells: what each parser accepts and what it refuses."""
 
+from decimal import Decimal
+
 import pytest
 
-from xrec.data.columns import Parser, parse_dense_id, parse_id, parse_split, parse_text
+from xrec.data.columns import (
+    Parser,
+    parse_dense_id,
+    parse_id,
+    parse_rating,
+    parse_split,
+    parse_text,
+)
 
 
 @pytest.mark.parametrize(
@@ -53,3 +62,11 @@ def test_parser_valid_value_is_returned(
 def test_parser_invalid_value_raises_value_error(parser: Parser, value: object) -> None:
     with pytest.raises(ValueError, match="must"):
         parser(value)
+
+
+@pytest.mark.parametrize(
+    ("value", "rating"),
+    [(Decimal("4.5"), "4.5"), (Decimal("NaN"), None), (True, None), ("nan", None), (3, "3.0")],
+)
+def test_rating_is_any_finite_number(value: object, rating: str | None) -> None:
+    assert parse_rating(value) == rating

@@ -11,7 +11,7 @@ from xrec.data.dataset import Dataset, read_dataset
 from xrec.errors import ConfigError, DataError
 from xrec.llm.nll import IGNORE
 from xrec.peers.batch import PeerExample, collate, example
-from xrec.peers.data import build_peer_data, length_that_fits
+from xrec.peers.data import _scale, build_peer_data, length_that_fits
 from xrec.peers.models.peer import Ratings
 from xrec.peers.words import BEGIN, END, UNKNOWN
 from xrec.storage import open_location
@@ -106,6 +106,12 @@ def test_data_ratings_are_those_of_training_pairs_with_their_scale(
     assert np.isnan(data.train[0].rating)
     assert all(np.isnan(each.rating) for each in data.validation)  # held-out ratings stay outside
     assert build_peer_data(make_config(), dataset).ratings is None
+
+
+def test_data_ratings_off_any_scale_are_refused() -> None:
+    assert _scale([0.0, 999.0]) == Ratings(0, 999)
+    with pytest.raises(DataError, match=r"ratings of 0 to 1e\+06 are 1,000,001 whole numbers"):
+        _scale([0.0, 1e6])
 
 
 def test_config_unknown_kind_is_refused_with_the_known_ones(make_config: MakePeerConfig) -> None:

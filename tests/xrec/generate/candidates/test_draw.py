@@ -1,6 +1,7 @@
 """Several texts of a prompt: they are those of the engine, and weighed as `generate` would."""
 
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import torch
@@ -11,7 +12,8 @@ from xrec.config.decoding import DecodingConfig
 from xrec.config.engine import EngineConfig
 from xrec.errors import ConfigError
 from xrec.generate.candidates import FEATURES, Ranker
-from xrec.generate.candidates.draw import with_another_user
+from xrec.generate.candidates.draw import draw_candidates, with_another_user
+from xrec.generate.engine import Completion, Engine, LikelihoodParams
 from xrec.generate.explainer import Explainer
 from xrec.generate.loading import load_explainer
 from xrec.llm.collaborative import Vocabulary
@@ -60,6 +62,34 @@ def mean_log_likelihood(explainer: Explainer, prompt: list[int], ids: list[int])
         logits = explainer.model(torch.tensor([[*prompt, *ids]])).logits[0, len(prompt) - 1 : -1]
     chosen = logits.float().log_softmax(dim=-1).gather(1, torch.tensor(ids)[:, None])
     return float(chosen.mean())
+
+
+def test_candidate_that_ended_at_once_is_weighed_by_its_end(explainer: Explainer) -> None:
+    """The model may add nothing to an opening that is a whole sentence."""
+    engine, builder = explainer.engine, explainer.pairs.builder
+
+    class Ending:
+        def complete(self, requests: Any) -> Any:
+            if isinstance(requests[0][1], LikelihoodParams):
+                yield from engine.complete(requests)
+                return
+            for index, (_, params) in enumerate(requests):
+                for number in range(params.num_texts):
+                    yield Completion(index, [], "stop", number=number)
+
+    prompt, texts = explainer.pairs.prompt(PAIRS[0]), explainer.pairs.texts_of(PAIRS[:1])
+    drawn = draw_candidates(
+        cast(Engine, Ending()),
+        [prompt],
+        texts,
+        DECODING,
+        lambda completion: ("For its tea.", None),
+        explainer.checker,
+        builder.vocabulary,
+        builder.end_token,
+    )
+    own = mean_log_likelihood(explainer, prompt, [builder.end_token])
+    assert [each.features[0] for each in drawn[0]] == pytest.approx([own] * 3, abs=1e-3)
 
 
 @pytest.mark.parametrize("sign", [1.0, -1.0])
