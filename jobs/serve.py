@@ -19,7 +19,7 @@ from xrec.serve.app import APP, build
 from xrec.serve.deployment_file import serve_options
 from xrec.serve.proxy import CALLBACK, VARIABLE
 from xrec.serve.state import read_lookup
-from xrec.storage import check_access, location_of
+from xrec.storage import check_access, location_of, open_location
 
 logger = logging.getLogger("xrec")
 
@@ -62,7 +62,14 @@ def checked(config: ServeConfig) -> ServeConfig:
     llm = config.llm
     if os.path.isdir(llm.model):
         llm = llm.model_copy(update={"model": os.path.abspath(llm.model)})
-    config = config.model_copy(update={**shared, "llm": llm})
+    cold_start = config.cold_start
+    if cold_start is not None:
+        tables = {
+            name: open_location(uri, config.storage).shared_uri
+            for name, uri in cold_start.model_dump(exclude_none=True).items()
+        }
+        cold_start = cold_start.model_copy(update=tables)
+    config = config.model_copy(update={**shared, "llm": llm, "cold_start": cold_start})
     check_word_list(config.decoding.text.checks, config.storage)
     read_lookup(config, check_sources(sources_of(config)).model_inputs)
     return config

@@ -41,7 +41,7 @@ class RunThread:
     """Runs `run` until `stop` is called.
 
     `failure` is the exception that a step raised; after it nothing is generated any more. It is
-    None as long as no step has failed.
+    None as long as no step has failed. What is sent once the thread has ended fails at once.
     """
 
     def __init__(self, run: Run):
@@ -49,6 +49,8 @@ class RunThread:
         self._commands: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._at_work: dict[int, Ticket] = {}
         self._is_stopping = False
+        self._has_ended = False
+        self._ending = threading.Lock()
         self.failure: BaseException | None = None
         self._thread = threading.Thread(target=self._loop, name="xrec-model", daemon=True)
         self._thread.start()
@@ -78,13 +80,13 @@ class RunThread:
     ) -> Ticket:
         """Submit a request; returns at once."""
         ticket = Ticket(prompt, params, listener, on_failure)
-        self._commands.put(lambda: self._add(ticket))
+        self._send(lambda: self._add(ticket))
         return ticket
 
     def cancel(self, ticket: Ticket) -> None:
         """Stop a request before the next step; its listener is not called any more."""
         ticket.is_cancelled = True
-        self._commands.put(lambda: self._cancel(ticket))
+        self._send(lambda: self._cancel(ticket))
 
     def call(self, function: Callable[[], T]) -> "Future[T]":
         """Run `function` in the model's thread between two steps.
@@ -97,11 +99,13 @@ class RunThread:
             if not future.set_running_or_notify_cancel():
                 return
             try:
+                if self._has_ended:
+                    raise _stopped()
                 future.set_result(function())
             except Exception as error:  # noqa: BLE001  the future hands it to the caller
                 future.set_exception(error)
 
-        self._commands.put(command)
+        self._send(command)
         return future
 
     def stop(self) -> None:
@@ -112,7 +116,25 @@ class RunThread:
         """Wait until the thread has ended."""
         self._thread.join(timeout)
 
+    def _send(self, command: Callable[[], None]) -> None:
+        """Have the model's thread run a command; once that has ended, run it here, to fail."""
+        with self._ending:
+            if not self._has_ended:
+                self._commands.put(command)
+                return
+        command()
+
     def _loop(self) -> None:
+        try:
+            self._step_until_stopped()
+        finally:
+            with self._ending:
+                self._has_ended = True
+            while not self._commands.empty():
+                if (command := self._commands.get()) is not None:
+                    command()
+
+    def _step_until_stopped(self) -> None:
         try:
             while not (self._is_stopping and self._run.is_idle):
                 self._take_commands()
@@ -138,8 +160,8 @@ class RunThread:
             is_idle = self._run.is_idle and not self._is_stopping
 
     def _add(self, ticket: Ticket) -> None:
-        if self.failure is not None:
-            ticket.on_failure(self.failure)
+        if self.failure is not None or self._has_ended:
+            ticket.on_failure(self.failure or _stopped())
         elif not ticket.is_cancelled:
             ticket.request_id = self._run.add(ticket.prompt, ticket.params)
             self._at_work[ticket.request_id] = ticket
@@ -156,3 +178,7 @@ class RunThread:
             del self._at_work[advance.request_id]
         if not ticket.is_cancelled:
             ticket.listener(advance)
+
+
+def _stopped() -> RuntimeError:
+    return RuntimeError("the model's thread was stopped before it came to this request")

@@ -238,12 +238,17 @@ def read_manifest(location: Location, kind: Kind) -> Manifest:
 def differing_fields(
     there: Mapping[str, Any], here: Mapping[str, Any], prefix: str = ""
 ) -> list[str]:
-    """A line for each value that differs: `field: <value there> there, <value here> here`."""
+    """A line for each value that differs: `field: <value there> there, <value here> here`.
+
+    A field that one side lacks, as an older xrec's may, is "nothing" there.
+    """
     lines: list[str] = []
     for key in sorted({*there, *here}):
-        left, right = there.get(key), here.get(key)
-        if isinstance(left, Mapping) and isinstance(right, Mapping):
-            lines += differing_fields(left, right, f"{prefix}{key}.")
-        elif left != right:
-            lines.append(f"{prefix}{key}: {left!r} there, {right!r} here")
+        if isinstance(there.get(key), Mapping) and isinstance(here.get(key), Mapping):
+            lines += differing_fields(there[key], here[key], f"{prefix}{key}.")
+            continue
+        left, right = ([side[key]] if key in side else [] for side in (there, here))
+        if left != right:
+            shown = (repr(*side) if side else "nothing" for side in (left, right))
+            lines.append("{}{}: {} there, {} here".format(prefix, key, *shown))
     return lines

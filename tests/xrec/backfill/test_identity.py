@@ -104,7 +104,9 @@ def test_identity_with_other_newcomers_is_another_run(
     plan(with_newcomers("same"))
     with pytest.raises(ArtifactMismatchError, match=r"inputs\.cold_start: '\w+' there, '\w+' here"):
         plan(with_newcomers("other"))
-    with pytest.raises(ArtifactMismatchError, match=r"inputs\.cold_start: '\w+' there, None here"):
+    with pytest.raises(
+        ArtifactMismatchError, match=r"inputs\.cold_start: '\w+' there, nothing here"
+    ):
         plan(make_config())
     assert (output_of(make_config()) / "_xrec" / "plan.json").is_file()
 

@@ -239,7 +239,7 @@ def test_rule_14_earlier_run_that_cannot_be_carried_from_is_refused(disk: Place)
             ok=pa.schema([("text", pa.string()), ("num_tokens", pa.int64())]),
         )
     run_of(disk, "later", ["a"], carry_from="earlier")
-    with pytest.raises(ArtifactMismatchError, match=r"inputs\.carry_from: .* there, None here"):
+    with pytest.raises(ArtifactMismatchError, match=r"inputs\.carry_from: .* there, nothing here"):
         run_of(disk, "later", ["a"])
 
 

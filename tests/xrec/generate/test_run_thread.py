@@ -147,3 +147,12 @@ def test_failed_step_is_told_to_all_who_wait_and_to_all_who_come(
     with pytest.raises(RuntimeError, match="no memory"):
         complete(engine, PROMPTS[1])
     assert isinstance(engine.failure, RuntimeError)
+
+
+def test_what_comes_after_the_end_fails_at_once(engine: RunThread) -> None:
+    engine.stop()
+    engine.join(30)
+    with pytest.raises(RuntimeError, match="was stopped"):
+        complete(engine, PROMPTS[0])
+    with pytest.raises(RuntimeError, match="was stopped"):
+        engine.call(lambda: None).result(timeout=10)

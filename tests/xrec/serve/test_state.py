@@ -5,12 +5,16 @@ at the start and later.
 """
 
 import asyncio
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from jobs.serve import checked
 from tests.object_store import ObjectStore, requests_of
 from tests.xrec.serve.town import backfill_config, ids_of, make_backfill, planned, serve_config
 from xrec.backfill import publish_explanations
@@ -51,6 +55,22 @@ def test_fingerprint_is_the_one_that_the_backfills_rows_have(town: Path) -> None
     row = lookup.find(users[0], items[0])
     assert row is not None
     assert row.model_fingerprint == inputs.model_fingerprint
+
+
+def test_any_process_can_open_what_a_relative_uri_names(
+    town: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    users, items = ids_of(town)
+    pq.write_table(
+        pa.table({"user_id": ["newcomer"], "item_id": [items[0]]}), tmp_path / "new.parquet"
+    )
+    cold_start = {"interactions": os.path.relpath(tmp_path / "new.parquet", town)}
+    monkeypatch.chdir(town)
+    config = checked(serve_config(town, workspace=".", adapter="adapter", cold_start=cold_start))
+    monkeypatch.chdir("/")
+    catalogue = read_inputs(config).catalogue
+    assert (config.adapter, config.dataset) == (str(town / "adapter"), str(town / "dataset"))
+    assert catalogue.dataset.num_users == len(users) + 1
 
 
 def test_backfill_that_comes_later_or_grows_is_taken_up(town: Path, tmp_path: Path) -> None:

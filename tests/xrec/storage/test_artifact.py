@@ -102,7 +102,8 @@ def test_finished_nothing_there_is_none_same_run_is_its_manifest(tmp_path: Path)
             "model.embedding_dim: 64 there, 32 here",
         ),
         (CONFIG, {"dataset": "other"}, "inputs.dataset: '0123456789abcdef' there, 'other' here"),
-        ({"model": CONFIG["model"]}, INPUTS, "seed: 0 there, None here"),
+        ({"model": CONFIG["model"]}, INPUTS, "seed: 0 there, nothing here"),
+        ({**CONFIG, "rank": None}, INPUTS, "rank: nothing there, None here"),
     ],
 )
 def test_finished_other_run_names_exactly_the_field_that_differs(
