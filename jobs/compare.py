@@ -8,7 +8,7 @@ from cluster.room import demand_of_actors
 from jobs.output import Output, llm_fingerprint
 from jobs.train_adapter import check_training_cluster
 from xrec.checks import check_word_list
-from xrec.compare import check_packages, compare, comparison_identity
+from xrec.compare import check_packages, compare, comparison_identity, has_all_metrics
 from xrec.config.comparison import ComparisonConfig
 from xrec.config.contestants import ADAPTERS
 from xrec.data.dataset import check_has_explanations
@@ -26,15 +26,24 @@ def output(config: ComparisonConfig, *, exact: bool = True) -> Output:
     settings, inputs = comparison_identity(config, base_model, exact=exact)
     if config.has_prompts and settings["computation"] is None:
         unchecked += ("computation",)
-    location = location_of(config, config.makes)
-    return Output(location, config.makes, settings, inputs, unchecked=unchecked)
+    if settings["device"] is None:
+        unchecked += ("device",)
+    return Output(
+        location_of(config, config.makes),
+        config.makes,
+        settings,
+        inputs,
+        unchecked=unchecked,
+        is_whole=has_all_metrics,
+    )
 
 
 def run(config: ComparisonConfig) -> Manifest:
     """Make, score and compare what is not done yet; returns the manifest.
 
     A comparison that is there with the same settings and inputs starts no cluster; a blind sheet
-    that is asked for is written, and answers are read. Raises what `compare` raises.
+    that is asked for is written, and answers are read. One that lacks a metric for want of its
+    model is scored again. Raises what `compare` raises.
     """
     check_artifacts(config, "dataset", "graph", config.makes)
     check_word_list(config.decoding.text.checks, config.storage)

@@ -36,7 +36,14 @@ from xrec.generate.scoring import (
     usable_texts,
 )
 from xrec.graph.artifact import read_metrics
-from xrec.storage import Kind, Manifest, check_artifacts, location_of, manifest_of
+from xrec.storage import (
+    Kind,
+    Manifest,
+    check_artifacts,
+    differing_fields,
+    location_of,
+    manifest_of,
+)
 
 logger = logging.getLogger("xrec")
 
@@ -54,8 +61,9 @@ def run(config: EvaluateConfig) -> Manifest:
     """Score the held-out explanations and return the manifest.
 
     If a run with the same settings and inputs is finished, nothing is done.
-    Raises ArtifactMismatchError if the explanations are another adapter's, DataError if none of
-    them has a reference.
+    Raises ArtifactMismatchError if the explanations are another adapter's, or were drawn by another
+    decoding than texts with other users' vectors would be; DataError if none of them has a
+    reference.
     """
     check_artifacts(config, *_ARTIFACTS, "evaluation")
     check_word_list(config.decoding.text.checks, config.storage)
@@ -248,6 +256,17 @@ def _check_lineage(config: EvaluateConfig, manifests: dict[str, Manifest]) -> No
             f"{config.artifact('explanations')}: made by adapter {made_by}, but "
             f"{config.artifact('adapter')} is {adapter}; give the adapter that made them, or "
             "backfill again"
+        )
+    if config.max_shuffled_generations == 0:
+        return  # nothing is drawn beside them
+    drawn_by = manifests["explanations"].config["decoding"]
+    differences = differing_fields(drawn_by, config.decoding.model_dump(mode="json"))
+    if differences:
+        lines = "\n".join(f"  decoding.{line}" for line in differences)
+        raise ArtifactMismatchError(
+            f"{config.artifact('explanations')}: their texts were drawn otherwise than those of "
+            f"the shuffled pairs would be:\n{lines}\ngive the decoding of the backfill, or "
+            "max_shuffled_generations=0"
         )
 
 

@@ -88,7 +88,8 @@ def test_compare_entries_are_ordinary_artifacts_of_the_same_pairs_and_budget(
     assert adapter.config["training"]["num_epochs"] == 1
     peer = read_manifest(open_location(f"{folder}/att2seq-0/peer"), "peer")
     assert peer.row_counts["train"] == 64
-    pairs = {tuple(row.values()) for row in pq.read_table(f"{folder}/pairs.parquet").to_pylist()}
+    (file,) = Path(folder).glob("pairs-*.parquet")
+    pairs = {tuple(row.values()) for row in pq.read_table(file).to_pylist()}
     assert len(pairs) == 12
     for name in ("ours-0", "att2seq-0", "zero_shot"):
         rows = read(f"{folder}/{name}/explanations").to_table(columns=["user_id", "item_id"])
@@ -103,6 +104,20 @@ def test_compare_second_run_starts_no_work_and_other_settings_are_refused(
         assert jobs.compare.run(config_of(town)) == compared
     with pytest.raises(ArtifactMismatchError, match=r"training.weight_decay: 0.0 there, 0.5 here"):
         jobs.compare.run(config_of(town, training={**TRAINING, "weight_decay": 0.5}))
+
+
+def test_compare_that_lacks_a_metric_is_scored_again_on_ray_with_the_judges_keys(
+    town: str, compared: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lacking = compared.model_copy(
+        update={"metrics": {**compared.metrics, "missing": {"bleurt": "no such model"}}}
+    )
+    asked: list[Any] = []
+    with monkeypatch.context() as patch:
+        patch.setattr("jobs.output.read_manifest", lambda *arguments: lacking)
+        patch.setattr(jobs.compare, "compare", lambda *arguments, **names: asked.append(names))
+        jobs.compare.run(config_of(town, blind_sheet={"num_pairs": 3}))
+    assert asked == [{"keys": {}}]
 
 
 def test_compare_a_blind_sheet_of_a_finished_comparison_makes_nothing_again(

@@ -161,6 +161,22 @@ def test_evaluate_explanations_of_another_adapter_are_refused(pipeline: Any) -> 
     assert not pipeline.location("other-evaluation").exists()
 
 
+@pytest.mark.usefixtures("without_model")
+def test_evaluate_other_drawing_than_the_backfills_is_refused_where_texts_are_drawn(
+    pipeline: Any,
+) -> None:
+    config = pipeline.config(EvaluateConfig, evaluation=f"{pipeline.workspace}/other-evaluation")
+    tokens = config.decoding.max_new_tokens
+    other = config.decoding.model_copy(update={"max_new_tokens": tokens + 1})
+    with pytest.raises(
+        ArtifactMismatchError, match=rf"decoding\.max_new_tokens: {tokens} there, {tokens + 1} here"
+    ):
+        jobs.evaluate.run(
+            config.model_copy(update={"decoding": other, "max_shuffled_generations": 2})
+        )
+    assert not pipeline.location("other-evaluation").exists()
+
+
 def test_evaluate_a_split_that_was_not_backfilled_says_so(pipeline: Any) -> None:
     with pytest.raises(
         DataError,

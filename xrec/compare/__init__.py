@@ -11,8 +11,9 @@ Whatever is there with the same settings and inputs is taken, at every step: a c
 killed goes on, and one that gets another contestant or seed keeps the others.
 """
 
+from xrec.compare.artifact import has_all_metrics
 from xrec.compare.identity import comparison_identity
 from xrec.compare.packages import check_packages
 from xrec.compare.run import compare
 
-__all__ = ["check_packages", "compare", "comparison_identity"]
+__all__ = ["check_packages", "compare", "comparison_identity", "has_all_metrics"]

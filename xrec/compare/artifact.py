@@ -9,6 +9,7 @@ import pyarrow as pa
 from xrec.compare.formats import latex_table, markdown_page
 from xrec.compare.judges import JUDGES, JUDGES_FILE, JUDGES_PAGE
 from xrec.compare.result import TABLE, Result, result_table
+from xrec.evaluate.measures import NO_ASPECTS
 from xrec.storage import (
     MANIFEST,
     Location,
@@ -22,6 +23,12 @@ REPORT = "report.html"
 TABLE_FILE = "table.parquet"
 SCORES = "scores"
 """Of the manifest's metrics, the fingerprints of the scores that the table is of."""
+_MISSING = "missing"
+
+
+def has_all_metrics(comparison: Manifest) -> bool:
+    """Whether no metric is missing, but for those of aspects where the dataset has none."""
+    return not set(comparison.metrics.get(_MISSING, {})) - {NO_ASPECTS}
 
 
 def write_comparison(
@@ -66,6 +73,7 @@ def write_comparison(
         metrics={
             "coverage": {name: of_name["coverage"] for name, of_name in metrics.items()},
             SCORES: dict(scores),
+            **({_MISSING: dict(result.missing)} if result.missing else {}),
         },
     )
 

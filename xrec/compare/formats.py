@@ -24,6 +24,7 @@ _ESCAPED = {
 }
 CLEAR = "*"
 _METRICS_OF_PART = 7
+_NONE = "--"
 
 
 def parts_of(result: Result) -> list[Sequence[MetricInfo]]:
@@ -68,7 +69,9 @@ def markdown_page(result: Result, num_pairs: int, num_users: int) -> str:
         *_mark_lines(result),
         "",
         markdown_table(result),
+        *_difference_lines(result),
         *(f"- {line}" for line in result.verdicts),
+        *(f"- {line}" for line in result.notes),
         *(f"- not there: {line}" for line in result.missing.values()),
     ]
     return "\n".join(lines).rstrip() + "\n"
@@ -83,18 +86,81 @@ def coverage_lines(result: Result) -> list[str]:
 
 
 def _mark_lines(result: Result) -> list[str]:
-    first = result.contestants[0]
-    if result.verdicts:
-        return [f"{CLEAR}: the interval of the difference to `{first}` is clear of zero."]
-    return ["No verdict: it takes three seeds of each contestant that is trained."]
+    first, why = result.contestants[0], result.without_verdict
+    marked = f"{CLEAR}: the interval of the difference to `{first}` is clear of zero."
+    return [*([marked] if result.verdicts else []), *([why] if why else [])]
+
+
+def _difference_lines(result: Result) -> list[str]:
+    """The differences to the first contestant, in parts as the table."""
+    others = result.contestants[1:]
+    lines = []
+    for infos in parts_of(result):
+        rows = [
+            [
+                f"`{name}`",
+                *(difference_text(result.of(name).get(info.name), info) for info in infos),
+            ]
+            for name in others
+        ]
+        if any(any(cells[1:]) for cells in rows):
+            heading = ["contestant", *(info.label for info in infos)]
+            lines += [*table_lines(heading, rows), ""]
+    if not lines:
+        return []
+    return [f"Minus `{result.contestants[0]}`, pair by pair:", "", *lines]
+
+
+def difference_text(figure: Figure | None, info: MetricInfo) -> str:
+    """The difference to the first contestant with its interval; "" where there is none."""
+    if figure is None or figure.difference is None:
+        return ""
+    found = figure.difference
+    text = signed_text(found.value, info)
+    if found.low is None or found.high is None:
+        return text
+    return f"{text} ({signed_text(found.low, info)} to {signed_text(found.high, info)})"
 
 
 def latex_table(result: Result) -> str:
-    """A tabular of the package booktabs for each part."""
-    return "\n".join(_latex_part(result, infos) for infos in parts_of(result))
+    """Tabulars of the package booktabs: the parts, then the differences to the first contestant.
+
+    Below each row stand the intervals, in small type.
+    """
+    tabulars = []
+    for infos in parts_of(result):
+        tabulars.append(
+            _tabular(
+                infos,
+                {
+                    name: (
+                        [_latex_cell(result, result.of(name), info) for info in infos],
+                        [_latex_interval(result.of(name).get(info.name), info) for info in infos],
+                    )
+                    for name in result.contestants
+                },
+            )
+        )
+    for infos in parts_of(result):
+        rows = {
+            f"{name} - {result.contestants[0]}": (
+                [_latex_difference(result.of(name).get(info.name), info) for info in infos],
+                [
+                    _latex_interval(result.of(name).get(info.name), info, of_difference=True)
+                    for info in infos
+                ],
+            )
+            for name in result.contestants[1:]
+        }
+        if any(cell != _NONE for cells, _ in rows.values() for cell in cells):
+            tabulars.append(_tabular(infos, rows))
+    return "\n".join(tabulars)
 
 
-def _latex_part(result: Result, infos: Sequence[MetricInfo]) -> str:
+def _tabular(
+    infos: Sequence[MetricInfo], rows: Mapping[str, tuple[Sequence[str], Sequence[str]]]
+) -> str:
+    """rows: the cells by the name of the row, and the intervals below them."""
     header = " & ".join(["", *(_tex(info.label) for info in infos)])
     lines = [
         r"\begin{tabular}{l" + "r" * len(infos) + "}",
@@ -102,16 +168,21 @@ def _latex_part(result: Result, infos: Sequence[MetricInfo]) -> str:
         rf"{header} \\",
         r"\midrule",
     ]
-    for contestant in result.contestants:
-        figures = result.of(contestant)
-        cells = [_latex_cell(result, figures, info) for info in infos]
-        lines.append(rf"{_tex(contestant)} & {' & '.join(cells)} \\")
+    for name, (cells, intervals) in rows.items():
+        lines.append(rf"{_tex(name)} & {' & '.join(cells)} \\")
+        if any(intervals):
+            lines.append(rf" & {' & '.join(intervals)} \\")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
 
 
 def value_text(value: float, info: MetricInfo) -> str:
     """The value with the metric's digits, and thousands apart where there are none."""
     return f"{value:,.0f}" if info.digits == 0 else f"{value:.{info.digits}f}"
+
+
+def signed_text(value: float, info: MetricInfo) -> str:
+    """The same with a sign."""
+    return f"{'+' if value >= 0 else ''}{value_text(value, info)}"
 
 
 def _markdown_cell(result: Result, figures: Mapping[str, Figure], info: MetricInfo) -> str:
@@ -129,7 +200,7 @@ def _markdown_cell(result: Result, figures: Mapping[str, Figure], info: MetricIn
 def _latex_cell(result: Result, figures: Mapping[str, Figure], info: MetricInfo) -> str:
     figure = figures.get(info.name)
     if figure is None:
-        return "--"
+        return _NONE
     value = value_text(figure.own.value, info).replace(",", r"\,")
     mark = f"^{{{CLEAR}}}" if is_marked(result, figure) else ""
     spread = figure.seed_spread
@@ -137,6 +208,20 @@ def _latex_cell(result: Result, figures: Mapping[str, Figure], info: MetricInfo)
     if spread is not None and info.name not in COSTS:
         below = rf"_{{\pm {value_text(spread, info)}}}"
     return f"${value}{mark}{below}$"
+
+
+def _latex_difference(figure: Figure | None, info: MetricInfo) -> str:
+    if figure is None or figure.difference is None:
+        return _NONE
+    return f"${signed_text(figure.difference.value, info)}$"
+
+
+def _latex_interval(figure: Figure | None, info: MetricInfo, *, of_difference: bool = False) -> str:
+    row = None if figure is None else figure.difference if of_difference else figure.own
+    if row is None or row.low is None or row.high is None:
+        return ""
+    low, high = (value_text(end, info).replace(",", r"\,") for end in (row.low, row.high))
+    return rf"{{\scriptsize $({low},\ {high})$}}"
 
 
 def _tex(text: str) -> str:

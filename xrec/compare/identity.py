@@ -4,6 +4,7 @@ from typing import Any
 
 from xrec.compare.elsewhere import elsewhere_fingerprint
 from xrec.compare.judges import judge_scores_fingerprint
+from xrec.compare.scoring_device import scoring_device
 from xrec.config.comparison import ComparisonConfig
 from xrec.config.contestants import ADAPTERS, COPIES, PEERS, TEXT_ONLY
 from xrec.config.shared import JobConfig
@@ -42,6 +43,7 @@ def comparison_identity(
     settings = {
         **config.model_dump(mode="json", include=_ALWAYS),
         "metrics": metrics_identity(config.metrics, llm=config.llm, storage=config.storage),
+        "device": scoring_device(config) if exact or config.device != "auto" else None,
         "texts": {
             name: config.texts[name].model_dump(mode="json", exclude={"uri", "judge_scores"})
             for name in config.contestants

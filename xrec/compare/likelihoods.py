@@ -25,7 +25,7 @@ from xrec.generate.explainer import Explainer
 from xrec.generate.loading import Sources, load_explainer
 from xrec.generate.scoring import fitting_pairs, nll_own_and_shuffled
 from xrec.progress import progress
-from xrec.storage import read_manifest, read_table, write_manifest, write_table
+from xrec.storage import MANIFEST, read_manifest, read_table, write_manifest, write_table
 
 LIKELIHOODS = pa.schema(
     [
@@ -178,6 +178,7 @@ def _keep(
     config: ComparisonConfig, pairs: ComparedPairs, entry: Entry, table: pa.Table
 ) -> pa.Table:
     location, (settings, inputs) = entry.location / "likelihoods", _identity(config, pairs, entry)
+    (location / MANIFEST).delete()  # it is of other likelihoods
     write_manifest(
         location,
         "likelihoods",

@@ -30,12 +30,12 @@ class Costs:
     """What a contestant costs; None where it was not measured, or there was no such work.
 
     training_seconds: by the clock, of the epochs with their validations.
-    num_trained_parameters: 0 where nothing is trained.
+    num_trained_parameters: 0 where nothing is trained, None of texts from elsewhere.
     pairs_per_second: texts that a process writes in a second.
     """
 
     training_seconds: float | None = None
-    num_trained_parameters: int = 0
+    num_trained_parameters: int | None = None
     pairs_per_second: float | None = None
 
 

@@ -1,6 +1,6 @@
 """An entry's texts: trained and written as far as that is not done, by the kind of contestant."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from xrec.compare.adapters import adapter_texts
@@ -8,7 +8,7 @@ from xrec.compare.copies import nearest_texts, profile_texts
 from xrec.compare.elsewhere import elsewhere_fingerprint, read_elsewhere
 from xrec.compare.entries import Entry
 from xrec.compare.lora import lora_texts
-from xrec.compare.made import Made, keep_texts, kept_texts
+from xrec.compare.made import Costs, Made, keep_texts, kept_texts
 from xrec.compare.pairs import ComparedPairs, PairIds
 from xrec.compare.peers import peer_texts
 from xrec.compare.text_only import zero_shot_texts
@@ -16,9 +16,12 @@ from xrec.config.comparison import ComparisonConfig
 from xrec.config.contestants import ADAPTERS, PEERS
 from xrec.data.dataset import Dataset
 from xrec.data.drawn import drawn_explanations
+from xrec.errors import DataError
 from xrec.evaluate.contestant_texts import check_known
 from xrec.graph.artifact import GraphEmbeddings, check_graph_of_dataset, read_graph
 from xrec.storage import location_of, manifest_of
+
+_NOTHING_IS_TRAINED = Costs(num_trained_parameters=0)
 
 
 @dataclass(frozen=True)
@@ -73,11 +76,11 @@ def _profile(given: Given, entry: Entry) -> Made:
         config={"contestant": entry.contestant, "pairs": given.pairs.fingerprint},
         inputs={"dataset": given.dataset.manifest.fingerprint},
     )
-    return kept_texts(location, manifest)
+    return replace(kept_texts(location, manifest), costs=_NOTHING_IS_TRAINED)
 
 
 def _nearest(given: Given, entry: Entry) -> Made:
-    location, max_pairs = entry.location / "texts", given.config.budget.max_pairs
+    location, max_pairs = entry.location / "texts", given.config.max_training_pairs
     known = drawn_explanations(given.dataset, given.dataset.explained_pairs("train"), max_pairs)
     manifest = keep_texts(
         location,
@@ -92,22 +95,29 @@ def _nearest(given: Given, entry: Entry) -> Made:
             "graph": given.graph.manifest.fingerprint,
         },
     )
-    return kept_texts(location, manifest)
+    return replace(kept_texts(location, manifest), costs=_NOTHING_IS_TRAINED)
 
 
 def elsewhere_texts(given: Given, entry: Entry) -> Made:
-    """Texts from elsewhere; raises DataError if they are of pairs without an explanation."""
+    """Texts from elsewhere; raises DataError if they are of pairs without an explanation.
+
+    So it does if none of them is of a pair that is compared.
+    """
     name, config = entry.contestant, given.config
     source = config.texts[name]
     texts = read_elsewhere(name, source, config.storage)
     check_known(name, texts, given.explained)
+    ids = [(pair.user_id, pair.item_id) for pair in given.pairs.pairs]
+    if not any(map(texts.get, ids)):
+        raise DataError(
+            f"contestant {name!r}: {source.uri} has {len(texts)} texts, of none of the {len(ids)} "
+            f"pairs that are compared, such as user {ids[0][0]!r} and item {ids[0][1]!r}; give "
+            f"texts of the split {config.split!r}, or choose the other one"
+        )
     location = entry.location / "texts"
     manifest = keep_texts(
         location,
-        {
-            (pair.user_id, pair.item_id): texts.get((pair.user_id, pair.item_id))
-            for pair in given.pairs.pairs
-        },
+        {pair: texts.get(pair) for pair in ids},
         config={
             **source.model_dump(mode="json", exclude={"uri", "judge_scores"}),
             "pairs": given.pairs.fingerprint,

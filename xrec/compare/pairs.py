@@ -13,7 +13,6 @@ from xrec.errors import DataError
 from xrec.schemas import PAIRS
 from xrec.storage import Location, content_hash, parquet_bytes
 
-_FILE = "pairs.parquet"
 PairIds = tuple[str, str]
 
 
@@ -44,12 +43,16 @@ def compared_pairs(config: ComparisonConfig, dataset: Dataset) -> list[HeldOutPa
 
 
 def write_pairs(comparison: Location, pairs: Sequence[HeldOutPair]) -> ComparedPairs:
-    """Write the table of the pairs, unless it is there."""
+    """Write the table of the pairs, unless it is there.
+
+    Its name has its fingerprint, so a run of other pairs leaves it as it is.
+    """
     table = pa.Table.from_pylist(
         [{"user_id": pair.user_id, "item_id": pair.item_id} for pair in pairs], PAIRS
     )
     data = parquet_bytes(table, PAIRS)
-    location = comparison / _FILE
+    fingerprint = content_hash(data)
+    location = comparison / f"pairs-{fingerprint[:16]}.parquet"
     if not location.is_file() or location.read_bytes() != data:
         location.write_bytes(data)
-    return ComparedPairs(tuple(pairs), location.shared_uri, content_hash(data))
+    return ComparedPairs(tuple(pairs), location.shared_uri, fingerprint)

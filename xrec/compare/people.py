@@ -7,6 +7,7 @@ import numpy as np
 
 from xrec.compare.blind import (
     PAGE,
+    Sheet,
     answered_sheet,
     judge,
     make_sheet,
@@ -54,7 +55,7 @@ def ask_people(
     judgement = judge(
         ratings,
         contestants,
-        scores_by_pair(scored),
+        _scores_of_sheet(sheet, scored),
         num_samples=config.bootstrap_samples,
         seed=config.pairs_seed,
     )
@@ -67,6 +68,41 @@ def ask_people(
         inputs={"comparison": comparison.fingerprint},
     )
     logger.info("%d ratings of %d judges: %s", ratings.num_rows, judgement.num_judges, people)
+
+
+def _scores_of_sheet(
+    sheet: Sheet, scored: Mapping[str, Scored]
+) -> dict[str, dict[str, dict[PairIds, float]]]:
+    """The values of each metric for the texts that are on the sheet, and for no other texts."""
+    shown: dict[str, dict[PairIds, str]] = {}
+    for pair in sheet.pairs:
+        for contestant, text in zip(pair.contestants, pair.texts, strict=True):
+            shown.setdefault(contestant, {})[pair.user_id, pair.item_id] = text
+    same, others = set(), 0
+    for contestant, each in scored.items():
+        for user, item, text in zip(
+            *(each.table[name].to_pylist() for name in PAIR_COLUMNS), strict=True
+        ):
+            if (on_sheet := shown.get(contestant, {}).get((user, item))) is None:
+                continue
+            if on_sheet == text:
+                same.add((contestant, user, item))
+            else:
+                others += 1
+    if others:
+        logger.warning(
+            "%d of %d texts of the sheet are not those that are scored now, and are left out of "
+            "the metrics' correlations; the config that made the sheet has them all",
+            others,
+            others + len(same),
+        )
+    return {
+        metric: {
+            contestant: {ids: value for ids, value in values.items() if (contestant, *ids) in same}
+            for contestant, values in of_metric.items()
+        }
+        for metric, of_metric in scores_by_pair(scored).items()
+    }
 
 
 def scores_by_pair(

@@ -13,7 +13,7 @@ import yaml
 from jinja2 import Environment, PackageLoader, PrefixLoader, StrictUndefined
 from markupsafe import Markup
 
-from xrec.compare.formats import CLEAR, is_marked, value_text
+from xrec.compare.formats import CLEAR, is_marked, signed_text, value_text
 from xrec.compare.pairs import PairIds
 from xrec.compare.result import COSTS, COVERAGE, Figure, Result
 from xrec.data.held_out import HeldOutPair
@@ -118,10 +118,9 @@ def _differences(result: Result) -> list[tuple[str, list[Cell]]]:
                 cells.append(Cell())
                 continue
             found = figure.difference
-            sign = "+" if found.value >= 0 else ""
             cells.append(
                 Cell(
-                    f"{sign}{value_text(found.value, info)}",
+                    signed_text(found.value, info),
                     _interval(found.low, found.high, info),
                 )
             )

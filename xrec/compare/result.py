@@ -102,6 +102,8 @@ class Result:
     missing: a sentence for each metric that could not be had.
     verdicts: sentences on the differences; empty if none is allowed.
     num_seeds: how many seeds each contestant has; 0 where the seed changes nothing.
+    is_told: whether there may be verdicts at all.
+    notes: what else a reader of the table must know.
     """
 
     contestants: tuple[str, ...]
@@ -110,6 +112,8 @@ class Result:
     missing: Mapping[str, str]
     verdicts: tuple[str, ...]
     num_seeds: Mapping[str, int]
+    is_told: bool = True
+    notes: tuple[str, ...] = ()
 
     def of(self, contestant: str, grouping: str = ALL, group: str = ALL) -> dict[str, Figure]:
         """The figures of a contestant in a group, by metric."""
@@ -126,6 +130,23 @@ class Result:
         """
         seeds = [self.num_seeds[each] for each in (self.contestants[0], contestant)]
         return min((each for each in seeds if each), default=SEEDS_FOR_A_VERDICT)
+
+    @property
+    def without_verdict(self) -> str:
+        """Why there is no verdict, or none on some contestants; "" if there is one on each."""
+        if not self.is_told:
+            return "No verdict was asked for (verdict: false)."
+        lacking = [
+            name
+            for name in self.contestants[1:]
+            if self.seeds_of_verdict(name) < SEEDS_FOR_A_VERDICT
+        ]
+        if not lacking:
+            return ""
+        return (
+            f"No verdict on {', '.join(lacking)}: it takes {SEEDS_FOR_A_VERDICT} seeds of each of "
+            "the two that is trained."
+        )
 
     def groups(self, grouping: str) -> list[str]:
         """The names of the groups, in order."""
@@ -145,8 +166,9 @@ def result_of(
     pairs: Sequence[HeldOutPair],
     made: Mapping[Entry, Made],
     scored: Mapping[Entry, Scored],
+    notes: tuple[str, ...] = (),
 ) -> Result:
-    """The result of all entries."""
+    """The result of all entries, with what else a reader must know."""
     corpus = corpus_measures(dataset)
 
     def runs_of(contestant: str, rows: Rows | None) -> list[Run]:
@@ -179,6 +201,8 @@ def result_of(
         {name: why for scores in scored.values() for name, why in scores.missing.items()},
         (),
         {name: len(config.seeds) if config.is_seeded(name) else 0 for name in config.contestants},
+        config.verdict is not False,
+        notes,
     )
     return replace(result, verdicts=tuple(_verdicts(config, result)))
 
@@ -189,7 +213,7 @@ def _groups(
     """All pairs, then each group of each way of grouping."""
     found: list[tuple[str, str, Rows | None]] = [(ALL, ALL, None)]
     for grouping in config.groups:
-        rows = make_groups(dataset, pairs, grouping).rows(pairs)
+        rows = make_groups(dataset, pairs, grouping, config.max_training_pairs).rows(pairs)
         found += [(grouping, name, of_group) for name, of_group in rows.items()]
     return found
 

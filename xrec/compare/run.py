@@ -19,10 +19,12 @@ from xrec.compare.people import ask_people
 from xrec.compare.report import examples_of, render_report
 from xrec.compare.result import Result, result_of
 from xrec.compare.score import ScoreAll, Scored, score_entries, score_on_actors
+from xrec.compare.shared_costs import shared_costs
 from xrec.config.comparison import ComparisonConfig
 from xrec.data.dataset import read_dataset
 from xrec.data.drawn import drawn_pairs
 from xrec.errors import ArtifactNotFoundError
+from xrec.evaluate.judge import read_judge_scores
 from xrec.storage import Manifest, location_of, read_manifest, run_fingerprint
 
 logger = logging.getLogger("xrec")
@@ -58,6 +60,9 @@ def compare(
         for entry in entries
         if entry.contestant in config.texts
     }
+    for source in config.texts.values():
+        if source.judge_scores is not None:
+            read_judge_scores(source.judge_scores, config.storage)
     made = {
         entry: there[entry] if entry in there else make_texts(given, entry) for entry in entries
     }
@@ -69,7 +74,7 @@ def compare(
             entry: replace(each, table=with_likelihoods(each.table, weighed.get(entry)))
             for entry, each in scored.items()
         }
-        result = result_of(config, dataset, pairs, made, measured)
+        result = result_of(config, dataset, pairs, made, measured, shared_costs(config))
         manifest = _write(given, result, made, scored, settings, inputs)
     ask_people(given, _first_seeds(made), _first_seeds(scored), manifest)
     return manifest

@@ -19,6 +19,7 @@ from xrec.bulk.ray_actors import as_xrec_error, gpus_each
 from xrec.compare.entries import Entry, kept_manifest
 from xrec.compare.made import Made
 from xrec.compare.pairs import ComparedPairs
+from xrec.compare.scoring_device import scoring_device
 from xrec.config.comparison import ComparisonConfig
 from xrec.data.dataset import read_dataset
 from xrec.data.held_out import HeldOutPair
@@ -29,6 +30,7 @@ from xrec.evaluate.measures import NO_ASPECTS, load_measures, metrics_identity
 from xrec.llm.model import resolve_device
 from xrec.progress import progress
 from xrec.storage import (
+    MANIFEST,
     Location,
     location_of,
     manifest_of,
@@ -126,6 +128,8 @@ def score_on_actors(task: ScoringTask, texts: Sequence[ContestantTexts]) -> Iter
     """
     actors = task.config.actors
     num_actors = min(actors.num_actors, len(texts))
+    if task.config.device == "cuda":
+        num_actors = max(1, min(num_actors, int(ray.cluster_resources().get("GPU", 0))))
     metrics = task.config.metrics.shared_among(num_actors)
     task = replace(task, config=task.config.model_copy(update={"metrics": metrics}))
     options = {
@@ -156,12 +160,17 @@ def score_entries(
     found = {entry: _kept(config, pairs, entry, made[entry], texts[entry]) for entry in entries}
     left = [entry for entry in entries if found[entry] is None]
     if left:
-        task = ScoringTask(config, pairs.pairs, keys)
+        task = ScoringTask(_on_one_device(config), pairs.pairs, keys)
         each_scored = score_all(task, [texts[entry] for entry in left])
         for scores in progress(each_scored, "scoring", len(left)):
             entry = left[scores.number]
             found[entry] = _keep(config, pairs, entry, made[entry], texts[entry], scores)
     return {entry: scored for entry in entries if (scored := found[entry]) is not None}
+
+
+def _on_one_device(config: ComparisonConfig) -> ComparisonConfig:
+    """The config with the device that scores are recorded as made on, for whoever makes them."""
+    return config.model_copy(update={"device": scoring_device(config)})
 
 
 def _texts(entry: Entry, pairs: ComparedPairs, made: Made) -> ContestantTexts:
@@ -178,7 +187,7 @@ def _identity(
     settings = {
         "metrics": metrics_identity(config.metrics, llm=config.llm, storage=config.storage),
         "pairs": pairs.fingerprint,
-        "device": str(resolve_device(config.device).type),
+        "device": scoring_device(config),
     }
     return settings, {
         "texts": made.fingerprint,
@@ -216,6 +225,7 @@ def _keep(
     scores: Scores,
 ) -> Scored:
     location, (settings, inputs) = entry.location / "scores", _identity(config, pairs, made)
+    (location / MANIFEST).delete()  # it is of other scores
     table, missing, costs = scores.table, scores.missing, scores.judge_costs
     manifest = write_manifest(
         location,

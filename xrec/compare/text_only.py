@@ -72,7 +72,7 @@ def text_only_texts(
     load = LoadTextOnly(config.prompt, adapt)
     identity = _identity(config, backfill, pairs, inputs)
     made = written(backfill, write_texts(backfill, identity, load))
-    return replace(made, costs=Costs(pairs_per_second=pairs_per_second(backfill)))
+    return replace(made, costs=Costs(None, 0, pairs_per_second(backfill)))
 
 
 @dataclass(frozen=True)

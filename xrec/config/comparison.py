@@ -220,6 +220,16 @@ class ComparisonConfig(JobConfig):
                     f"peers.{kind}: {', '.join(ours)} cannot be given here, since the comparison "
                     "gives it"
                 )
+            if "max_pairs" in keys.get("training", {}):
+                raise ValueError(
+                    f"peers.{kind}.training.max_pairs: all learn from the same pairs; give their "
+                    "number as budget.max_pairs"
+                )
+        if self.lora.max_pairs is not None:
+            raise ValueError(
+                "lora.max_pairs: all learn from the same pairs; give their number as "
+                "budget.max_pairs"
+            )
         for contestant in self.contestants:
             if contestant in PEERS:
                 self.peer_of(contestant, 0, pairs="pairs", model="model", texts="texts")
@@ -245,6 +255,13 @@ class ComparisonConfig(JobConfig):
     def decoding_of_one(self) -> DecodingConfig:
         """How a text is drawn: a ranker is of one adapter, so there is one text."""
         return self.decoding.model_copy(update={"num_candidates": 1})
+
+    @property
+    def max_training_pairs(self) -> int | None:
+        """The number of training pairs of all contestants; None for all of the dataset's."""
+        if self.budget.max_pairs is not None:
+            return self.budget.max_pairs
+        return self.training.max_pairs
 
     def is_seeded(self, contestant: str) -> bool:
         """Whether the texts of `contestant` depend on the seed."""
@@ -296,8 +313,9 @@ class ComparisonConfig(JobConfig):
         """The section lora for one seed, with the budget."""
         return self.lora.model_copy(update={**self._budget(), "seed": seed})
 
-    def _budget(self) -> dict[str, int]:
-        return self.budget.model_dump(exclude_none=True)
+    def _budget(self) -> dict[str, int | None]:
+        max_pairs = {"max_pairs": self.max_training_pairs}
+        return {**self.budget.model_dump(exclude_none=True), **max_pairs}
 
     def _shared_with(self, job: type[JobConfig]) -> Mapping[str, Any]:
         return {

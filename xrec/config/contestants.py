@@ -75,13 +75,13 @@ class BudgetConfig(Config):
         None,
         ge=1,
         description="Number of training pairs, the same ones for all contestants and seeds. If "
-        "null, all of the dataset's.",
+        "null, training.max_pairs.",
     )
     num_epochs: int | None = Field(
         None,
         ge=1,
-        description="Largest number of passes over them. If null, it is that of each contestant's "
-        "own section.",
+        description="Largest number of passes over them, in each phase of a training that has "
+        "several (pepler). If null, it is that of each contestant's own section.",
     )
 
 

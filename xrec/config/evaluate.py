@@ -54,8 +54,7 @@ class EvaluateConfig(JobConfig):
     llm: LLMConfig = Field(description="The language model that the adapter was trained for.")
     decoding: DecodingConfig = Field(
         default_factory=DecodingConfig,
-        description="How the texts of the shuffled pairs are drawn; it should be as in the "
-        "backfill.",
+        description="How the texts of the shuffled pairs are drawn, as in the backfill.",
     )
     engine: EngineConfig = Field(default_factory=EngineConfig, description="The generation engine.")
     device: Device = Field(

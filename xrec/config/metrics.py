@@ -1,6 +1,6 @@
 """What texts are scored by: an encoder, further models, judges. docs/metrics.md defines each."""
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from xrec.config.base import Config
 from xrec.config.text import EndpointModelConfig, EngineModelConfig, LanguageModelConfig
@@ -61,7 +61,7 @@ class JudgeConfig(Config):
     prompt: str | None = Field(
         None,
         description="URI of a prompt of your own for the score; docs/metrics.md tells how it "
-        "looks. If null, it is the article's.",
+        "looks. If null, it is the article's, with the score as a JSON object.",
     )
     statements: bool = Field(
         False,
@@ -74,6 +74,16 @@ class JudgeConfig(Config):
     support_prompt: str | None = Field(
         None, description="URI of a prompt of your own for what supports a statement."
     )
+
+    @field_validator("name")
+    @classmethod
+    def _is_no_column_of_another(cls, name: str) -> str:
+        if name.endswith(("_failed", "_sample_std")):
+            raise ValueError(
+                f"{name!r}: names that end in _failed or _sample_std are those of columns; choose "
+                "another name"
+            )
+        return name
 
     @model_validator(mode="after")
     def _samples_differ(self) -> "JudgeConfig":

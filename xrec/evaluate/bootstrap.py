@@ -29,8 +29,8 @@ def bootstrap_mean(
 
     The interval ends at the 2.5 and 97.5 percentiles of `num_samples` resampled means.
     Whole groups are drawn with replacement, as many as there are; a sample's mean is over all
-    values of the groups drawn. Raises ValueError if there is no value, one is not finite, or
-    `groups` is not (N,).
+    values of the groups drawn. One group alone has no interval. Raises ValueError if there is no
+    value, one is not finite, or `groups` is not (N,).
     """
     array = _finite(values)
     if len(groups) != array.size:
@@ -38,6 +38,8 @@ def bootstrap_mean(
             f"{array.size} values and {len(groups)} groups; expected the group of each value"
         )
     numbers = {group: number for number, group in enumerate(dict.fromkeys(groups))}
+    if len(numbers) < 2:
+        return Estimate(float(array.mean()))
     index = np.array([numbers[group] for group in groups])
     totals, counts = (
         np.bincount(index, weights=weights).astype(np.float64)

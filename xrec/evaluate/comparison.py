@@ -61,11 +61,12 @@ def metric_rows(
     """The figures of one contestant, those of its corpus last.
 
     rows: the pairs that count, (N,), or all. Figures of the corpora are those of the runs: give
-        runs with the corpora of these pairs. A metric that no pair has in all seeds is left out.
+        runs with the corpora of these pairs. A metric that a run lacks, or that no pair has in
+        all seeds, is left out.
     """
     users, chosen = _users(runs), _chosen(runs, rows)
     found = []
-    for metric in runs[0].metrics:
+    for metric in _shared_metrics(runs):
         values = _stacked(runs, metric)[:, chosen]
         there = np.isfinite(values).all(axis=0)
         if there.any():
@@ -91,9 +92,7 @@ def difference_rows(
     """
     users, chosen = _users([*runs, *first]), _chosen(runs, rows)
     found = []
-    for metric in runs[0].metrics:
-        if metric not in first[0].metrics:
-            continue
+    for metric in _shared_metrics([*runs, *first]):
         values, others = (_stacked(side, metric)[:, chosen] for side in (runs, first))
         there = np.isfinite(np.concatenate([values, others])).all(axis=0)
         if there.any():
@@ -163,6 +162,11 @@ def _of_corpora(runs: Sequence[Run], num_pairs: int) -> list[MetricRow]:
         MetricRow(name, float(np.mean(values)), None, None, values, num_pairs)
         for name, values in by_seed.items()
     ]
+
+
+def _shared_metrics(runs: Sequence[Run]) -> list[str]:
+    """The metrics of pairs that all runs have: one may lack a model that others found."""
+    return [name for name in runs[0].metrics if all(name in run.metrics for run in runs)]
 
 
 def _stacked(runs: Sequence[Run], metric: str) -> Values:

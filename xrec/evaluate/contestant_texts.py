@@ -96,7 +96,12 @@ def check_known(name: str, texts: Collection[PairIds], known: Collection[PairIds
 
 
 def _is_blank(text: str | None) -> bool:
-    return text is None or not text.strip()
+    return text is None or not any(map(_shows, text))
+
+
+def _shows(character: str) -> bool:
+    """Whether a reader sees it: no blank, and nothing like a zero-width space."""
+    return character.isprintable() and not character.isspace()
 
 
 def _named(ids: Sequence[PairIds]) -> str:

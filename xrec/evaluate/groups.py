@@ -1,4 +1,4 @@
-"""Groups of users and of items, from rare to frequent, by what training knows of them.
+"""Groups of users and of items, from rare to frequent, by the number of their training pairs.
 
 The article's tst1 to tst5 and its zero-shot users: those without any are a group of their own, the
 others are five groups of equal size. Users of the same number stay together, so where many have the
@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xrec.data.dataset import Dataset
+from xrec.data.drawn import drawn_explanations
 from xrec.data.held_out import HeldOutPair
 
 Grouping = Literal[
@@ -41,8 +42,16 @@ class Groups:
         return {name: found == name for name in self.names if (found == name).any()}
 
 
-def make_groups(dataset: Dataset, pairs: Sequence[HeldOutPair], by: Grouping) -> Groups:
+def make_groups(
+    dataset: Dataset,
+    pairs: Sequence[HeldOutPair],
+    by: Grouping,
+    max_explanations: int | None = None,
+) -> Groups:
     """The groups of the users, or items, of `pairs`, which are all that will be asked for.
+
+    max_explanations: how many of the training explanations were learned from, as drawn by
+        `drawn_explanations`; the others do not count. None: all.
 
     Raises ValueError for another `by`, or no pairs.
     """
@@ -52,7 +61,7 @@ def make_groups(dataset: Dataset, pairs: Sequence[HeldOutPair], by: Grouping) ->
             "pairs"
         )
     side = "user_index" if by.startswith("user") else "item_index"
-    counts = _training_counts(dataset, by)
+    counts = _training_counts(dataset, by, max_explanations)
     members = sorted({getattr(pair, side) for pair in pairs})
     numbers = counts[members]
     groups = equal_groups(numbers, NUM_GROUPS)
@@ -78,10 +87,12 @@ def equal_groups(numbers: NDArray[np.int64], num_groups: int) -> list[int]:
     return [int(group) for group in np.where(numbers > 0, np.minimum(groups, num_groups), 0)]
 
 
-def _training_counts(dataset: Dataset, by: Grouping) -> NDArray[np.int64]:
+def _training_counts(
+    dataset: Dataset, by: Grouping, max_explanations: int | None
+) -> NDArray[np.int64]:
     """The number of training pairs of each user (U,), or of each item (I,)."""
     if by.endswith("explanations"):
-        table = dataset.explained_pairs("train")
+        table = drawn_explanations(dataset, dataset.explained_pairs("train"), max_explanations)
         users, items = table["user_index"].to_numpy(), table["item_index"].to_numpy()
     else:
         users, items = dataset.interaction_edges("train")

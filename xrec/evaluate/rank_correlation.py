@@ -17,14 +17,18 @@ def rank_correlation(
 ) -> Estimate | None:
     """The correlation of two arrays (N,), with its 95 % interval by user.
 
-    None for fewer than three values, or if one side is constant. Ranks are those among all values,
+    None for fewer than three values, or if one side is constant; no interval if all values are of
+    one user. Ranks are those among all values,
     in each draw too: ranking every draw anew changes little, and takes minutes.
     """
     values = np.stack([np.asarray(side, dtype=np.float64) for side in (left, right)], axis=1)
     if len(values) < _LEAST or (values == values[0]).all(axis=0).any():
         return None
     first, second = (rankdata(values, axis=0) - (len(values) + 1) / 2).T
+    value = float(spearmanr(values[:, 0], values[:, 1]).statistic)
     numbers = {user: number for number, user in enumerate(dict.fromkeys(users))}
+    if len(numbers) < 2:
+        return Estimate(value)
     index = [numbers[user] for user in users]
     parts = (np.ones(len(first)), first, second, first**2, second**2, first * second)
     of_users = np.stack([np.bincount(index, weights=part) for part in parts], axis=1)  # (U, 6)
@@ -37,7 +41,6 @@ def rank_correlation(
     spread = (xx - x * x / count) * (yy - y * y / count)
     there = spread > _NO_SPREAD
     found = (xy - x * y / count)[there] / np.sqrt(spread[there])
-    value = float(spearmanr(values[:, 0], values[:, 1]).statistic)
     if not len(found):
         return Estimate(value)
     low, high = np.percentile(found, [2.5, 97.5])

@@ -1,5 +1,6 @@
 """The figures of a comparison from scores that are written down here."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -92,7 +93,7 @@ def test_result_costs_are_those_of_what_was_trained(make_config: MakeConfig) -> 
     found = result(make_config, {"ours": [FLAT, FLAT], "profile": [FLAT]})
     assert found.of("ours")["training_seconds"].own.value == 7
     assert "training_seconds" not in found.of("profile")
-    assert found.of("profile")["num_trained_parameters"].own.value == 0
+    assert "num_trained_parameters" not in found.of("profile")  # nobody has told it
 
 
 @pytest.mark.parametrize(
@@ -154,11 +155,67 @@ def test_latex_is_whole_tabulars_of_a_few_metrics_with_special_characters_escape
     assert table.startswith("\\begin{tabular}{l")
     assert table.endswith("\\end{tabular}\n")
     assert "zero\\_shot &" in table
-    rows = [line for line in table.splitlines() if line.startswith("zero")]
+    rows = [line for line in table.splitlines() if line.startswith("zero\\_shot &")]
     columns = [line.count("&") - line.count("\\&") for line in rows]
     assert sum(columns) == len(found.infos)
     assert max(columns) <= 7
-    assert len(rows) == table.count("\\begin{tabular}") > 1
+    differences = [line for line in table.splitlines() if line.startswith("zero\\_shot - ours &")]
+    assert table.count("\\begin{tabular}") == len(rows) + len(differences)
+    assert len(rows) > 1
+    (row,) = [number for number, line in enumerate(differences) if "$+0.250$" in line]
+    after = table.split(differences[row])[1].splitlines()[1]
+    assert after.startswith(r" & {\scriptsize $(")  # the interval stands below
+
+
+def test_markdown_has_the_differences_and_what_a_reader_must_know(make_config: MakeConfig) -> None:
+    runs = {"ours": [FLAT] * 3, "constant": [BETTER] * 3}
+    page = markdown_page(replace(result(make_config, runs), notes=("Beside: the graph.",)), 9, 3)
+    table, differences = page.split("Minus `ours`, pair by pair:")
+    assert "`ours` |" in table
+    assert "`ours` |" not in differences
+    assert "+0.250 (+0.2" in differences
+    assert "- Beside: the graph." in differences
+
+
+@pytest.mark.usefixtures("without_plots")
+@pytest.mark.parametrize(
+    ("runs", "changes", "said"),
+    [
+        ({"ours": [FLAT] * 3, "constant": [BETTER] * 3}, {}, ""),
+        (
+            {"ours": [FLAT] * 3, "constant": [BETTER] * 3},
+            {"verdict": False},
+            "No verdict was asked for (verdict: false).",
+        ),
+        (
+            {"profile": [FLAT], "nearest": [BETTER], "ours": [BETTER]},
+            {},
+            "No verdict on ours: it takes 3 seeds of each of the two that is trained.",
+        ),
+    ],
+)
+def test_page_and_report_say_on_whom_there_is_no_verdict_and_why(
+    make_config: MakeConfig, runs: Any, changes: dict[str, Any], said: str
+) -> None:
+    found = result(make_config, runs, **changes)
+    assert found.without_verdict == said
+    report = render_report(found, [], num_pairs=9, num_users=3, failed={}, config={})
+    for page in (markdown_page(found, 9, 3), report):
+        assert ("No verdict" in page) == bool(said)
+        assert said in page
+
+
+def test_metric_that_one_seed_lacks_is_left_out(make_config: MakeConfig) -> None:
+    config = make_config(contestants=["ours"], seeds=[0, 1])
+    entries = entries_of(config)["ours"]
+    scores = [scored(FLAT), scored(BETTER, {"bleurt": "no such model"})]
+    more = scores[0].table.append_column("bleurt", pa.array(FLAT))
+    by_entry = dict(zip(entries, [replace(scores[0], table=more), scores[1]], strict=True))
+    made = {entry: Made({}, "f") for entry in entries}
+    for order in (entries, entries[::-1]):
+        found = result_of(config, DATASET, PAIRS, made, {entry: by_entry[entry] for entry in order})
+        assert "bleurt" not in found.of("ours")
+        assert found.missing == {"bleurt": "no such model"}
 
 
 def test_interval_of_a_share_ends_at_one(make_config: MakeConfig) -> None:

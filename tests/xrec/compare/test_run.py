@@ -6,16 +6,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tests.xrec.compare.comparisons import Work, figures, run, table
 from tests.xrec.compare.conftest import MakeConfig
-from xrec.compare.blind.sheet import read_sheet
+from xrec.compare.blind.sheet import Sheet, read_sheet
 from xrec.compare.entries import entries_of
+from xrec.compare.identity import comparison_identity
 from xrec.data.dataset import read_dataset
 from xrec.data.held_out import held_out_pairs
 from xrec.errors import ArtifactMismatchError, DataError
-from xrec.storage import location_of, open_location
+from xrec.storage import Manifest, location_of, open_location
 
 pytestmark = pytest.mark.usefixtures("without_plots")
 SEEDED = ["ours", "constant", "nearest", "profile"]
@@ -219,6 +222,125 @@ def test_compare_verdicts_come_from_three_seeds_on_only(
     run(enough)
     page = (tmp_path / "comparison" / "table.md").read_text()
     assert "`constant` is worse than `ours`, ROUGE-L" in page
+
+
+def test_compare_texts_of_the_other_split_are_refused(
+    make_config: MakeConfig, tmp_path: Path
+) -> None:
+    dataset = read_dataset(location_of(make_config(), "dataset"))
+    path = tmp_path / "texts.jsonl"
+    rows = [
+        {"user_id": pair.user_id, "item_id": pair.item_id, "explanation": "Fine."}
+        for pair in held_out_pairs(dataset, "validation")
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = make_config(contestants=["profile", "public"], texts={"public": {"uri": str(path)}})
+    with pytest.raises(DataError, match=r"of none of the .* pairs .* texts of the split 'test'"):
+        run(config)
+
+
+def test_compare_of_other_pairs_that_is_refused_leaves_the_pairs_as_they_were(
+    make_config: MakeConfig, tmp_path: Path
+) -> None:
+    run(make_config())
+    (file,) = (tmp_path / "comparison").glob("pairs-*.parquet")
+    before = file.read_bytes()
+    with pytest.raises(ArtifactMismatchError):
+        run(make_config(max_pairs=5))
+    assert file.read_bytes() == before
+
+
+def test_compare_killed_between_scores_and_their_manifest_takes_no_other_ones_scores(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = make_config()
+    whole = run(config)
+
+    def killed(*arguments: Any, **names: Any) -> Manifest:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("xrec.compare.score.metrics_identity", lambda *rest, **names: {"other": 1})
+        patch.setattr("xrec.compare.score.write_manifest", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run(config)
+    assert not (location_of(config, "comparison") / "profile" / "scores" / "manifest.json").exists()
+    assert run(config).files == whole.files
+
+
+def test_compare_identity_says_what_scores_are_computed_on(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def device(has_gpu: bool, *, exact: bool = True, **values: Any) -> Any:
+        monkeypatch.setattr("torch.cuda.is_available", lambda: has_gpu)
+        settings, _ = comparison_identity(make_config(**values), None, exact=exact)
+        return settings["device"]
+
+    assert device(False, device="auto") == "cpu"
+    assert device(True, device="auto") == "cuda"
+    assert device(True, device="cpu") == "cpu"
+    assert device(False, device="auto", exact=False) is None
+
+
+def test_compare_broken_scores_of_published_judges_end_it_before_anything_is_made(
+    make_config: MakeConfig, tmp_path: Path
+) -> None:
+    pair = held_out_pairs(read_dataset(location_of(make_config(), "dataset")), "test")[0]
+    row = {"user_id": pair.user_id, "item_id": pair.item_id, "explanation": "Fine.", "marks": "x"}
+    path = tmp_path / "texts.jsonl"
+    path.write_text(json.dumps(row) + "\n")
+    judge = {"kind": "engine", "llm": {"model": "/nowhere"}}
+    config = make_config(
+        contestants=["ours", "public"],
+        texts={"public": {"uri": str(path), "judge_scores": f"{path}#marks"}},
+        metrics={
+            "encoder": None,
+            "judges": [{"name": "one", "model": judge}, {"name": "two", "model": judge}],
+        },
+    )
+    work = Work()
+    with pytest.raises(DataError, match="under 'marks' an object of scores by judge"):
+        run(config, work)
+    assert work.num_steps == 0
+
+
+def test_compare_answers_about_texts_that_are_others_now_are_left_out_of_correlations(
+    make_config: MakeConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pytest.importorskip("krippendorff", reason="the extra compare is not installed")
+    config = {"contestants": ["ours", "profile"], "blind_sheet": {"num_pairs": 6}}
+    run(make_config(**config, seeds=[0]))
+    (folder,) = (tmp_path / "comparison" / "blind-sheets").iterdir()
+    sheet = read_sheet(open_location(str(folder)))
+    answers = [
+        {"pair": number, "place": place, "true": 1 + (number + place) % 5}
+        for number in range(1, len(sheet.pairs) + 1)
+        for place in (1, 2)
+    ]
+    path = tmp_path / "anna.json"
+    saved = {"sheet": sheet.fingerprint, "judge": "Anna", "answers": answers}
+    path.write_text(json.dumps(saved))
+    config["blind_sheet"] = {"answers": str(path)}
+    num_texts = []
+    for seeds in ([0, 1], [1, 0]):
+        run(make_config(**config, seeds=seeds))
+        people = json.loads((tmp_path / "comparison" / "people" / "people.json").read_text())
+        num_texts += [each["num_texts"] for each in people["correlations"]][:1]
+    same = sum(
+        text == there
+        for text, there in zip(
+            *(_texts_of_ours(make_config, sheet, seed) for seed in (0, 1)), strict=True
+        )
+    )
+    assert num_texts == [12, 6 + same]
+    assert f"{6 - same} of 12 texts of the sheet are not those that are scored" in caplog.text
+
+
+def _texts_of_ours(make_config: MakeConfig, sheet: Sheet, seed: int) -> list[str]:
+    location = location_of(make_config(), "comparison") / f"ours-{seed}" / "scores"
+    table = pq.read_table(pa.BufferReader((location / "scores.parquet").read_bytes()))
+    texts = {(row["user_id"], row["item_id"]): row["text"] for row in table.to_pylist()}
+    return [texts[pair.user_id, pair.item_id] for pair in sheet.pairs]
 
 
 def test_compare_blind_sheet_is_written_and_its_answers_read(

@@ -23,7 +23,9 @@ def test_one_judge_alone_is_refused_and_two_of_a_name_too() -> None:
         MetricsConfig.model_validate({"judges": [_judge("ann"), _judge("ann")]})
 
 
-@pytest.mark.parametrize("name", ["", "Ann", "a b", "9", "_a", "a" * 40])
+@pytest.mark.parametrize(
+    "name", ["", "Ann", "a b", "9", "_a", "a" * 40, "ann_failed", "ann_sample_std"]
+)
 def test_name_of_a_judge_that_could_not_be_a_column_is_refused(name: str) -> None:
     with pytest.raises(ValidationError, match="name"):
         JudgeConfig.model_validate(_judge(name))

@@ -33,7 +33,7 @@ def test_interval_over_three_seeds_covers_the_true_mean_in_95_of_100_cases(
         values, users = _world(rng, 3, of_seeds=of_seeds, of_users=of_users)
         found = bootstrap_over_seeds(values, users, **SETTINGS)
         covered.append(found.low < 0 < found.high)
-    assert 0.91 < np.mean(covered) <= 1.0
+    assert 0.91 < np.mean(covered) < 0.995
 
 
 def test_interval_of_users_alone_would_miss_the_mean_of_other_trainings() -> None:

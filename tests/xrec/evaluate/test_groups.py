@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from tests.xrec.evaluate.small_dataset import dataset_of
+from xrec.data.drawn import drawn_explanations
 from xrec.data.held_out import HeldOutPair
 from xrec.evaluate.groups import equal_groups, make_groups
 
@@ -39,6 +40,17 @@ def test_users_are_grouped_by_training_explanations_only_and_named_by_their_numb
         "1: 1": [True, False],
         "2: 2": [False, True],
     }
+
+
+def test_explanations_that_nobody_learned_from_do_not_count() -> None:
+    explained = [(user, item, "train") for user in range(6) for item in range(user)]
+    dataset = dataset_of(6, 7, explained=explained)
+    pairs = [_pair(user, 6) for user in range(6)]
+    known = drawn_explanations(dataset, dataset.explained_pairs("train"), 4)
+    counts = Counter(known["user_index"].to_pylist())
+    groups = make_groups(dataset, pairs, "user_explanations", max_explanations=4)
+    assert sum(counts.values()) == 4
+    assert [groups.of(pair) == "none" for pair in pairs] == [not counts[user] for user in range(6)]
 
 
 def test_items_are_grouped_by_training_interactions() -> None:

@@ -69,18 +69,25 @@ def _read(uri: str, data: bytes) -> Iterator[tuple[str, Row]]:
     try:
         text = data.decode("utf-8-sig")
         if uri.lower().endswith(".csv"):
-            for number, row in enumerate(csv.DictReader(io.StringIO(text)), start=2):
+            table = csv.DictReader(io.StringIO(text), delimiter=_delimiter(text))
+            for number, row in enumerate(table, start=2):
                 yield f"line {number}", row
             return
         saved = json.loads(text)
         about = {SHEET: saved["sheet"], JUDGE: saved["judge"]}
         for number, answer in enumerate(saved["answers"], start=1):
             yield f"answer {number}", {**about, **answer}
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, csv.Error) as error:
         raise DataError(
             f"{uri}: neither what the page saves nor the sheet's CSV ({type(error).__name__}: "
             f"{error}); give the files as they were saved"
         ) from error
+
+
+def _delimiter(text: str) -> str:
+    """What separates the columns: a spreadsheet saves what its country is used to."""
+    header = text.partition("\n")[0]
+    return max(",;\t", key=header.count)
 
 
 def _ratings(answer: Row, sheet: Sheet, where: str) -> list[dict[str, Any]]:

@@ -12,6 +12,7 @@ from xrec.compare.blind.judgement import Judged, Judgement
 from xrec.evaluate.bootstrap import Estimate
 from xrec.evaluate.markdown import table_lines
 from xrec.storage import (
+    MANIFEST,
     Location,
     Manifest,
     write_contents,
@@ -30,7 +31,11 @@ def write_judgement(
     config: Mapping[str, Any],
     inputs: Mapping[str, str],
 ) -> Manifest:
-    """Write answers.parquet, people.json and people.md, and the manifest last."""
+    """Write answers.parquet, people.json and people.md, and the manifest last.
+
+    An earlier judgement's manifest is deleted first.
+    """
+    (location / MANIFEST).delete()
     files = {"answers.parquet": write_table(location / "answers.parquet", ratings, RATINGS)}
     texts = {
         "people.json": json.dumps(asdict(judgement), indent=2, allow_nan=False) + "\n",

@@ -28,6 +28,8 @@ from xrec.data.held_out import HeldOutPair
 from xrec.errors import ArtifactNotFoundError, StorageNotFoundError
 from xrec.storage import Location, fingerprint_of
 
+PROFILE = "profile"
+"""The contestant that is the item's profile."""
 PAGE, TABLE, KEY = "sheet.html", "sheet.csv", "key.json"
 LOWEST, HIGHEST = 1, 5
 JUDGE, PAIR, PLACE, SHEET = "judge", "pair", "place", "sheet"
@@ -74,7 +76,8 @@ def make_sheet(
 ) -> Sheet:
     """Draw `config.num_pairs` of the pairs, and the order of the contestants' texts of each.
 
-    texts: of each contestant, by pair.
+    texts: of each contestant, by pair. Where the item's profile takes part as a text of its own, it
+        does not stand above the texts: it would say whose that one is.
     """
     rng = np.random.default_rng(seed)
     drawn = drawn_pairs(pairs, config.num_pairs, seed=seed)
@@ -91,7 +94,7 @@ def make_sheet(
                 *ids,
                 user_profile=profiles[pair.user_index].as_py(),
                 item_title=titles[pair.item_index].as_py(),
-                item_profile=about[pair.item_index].as_py(),
+                item_profile="" if PROFILE in texts else about[pair.item_index].as_py(),
                 reference=pair.reference if config.show_reference else "",
                 texts=tuple(texts[name].get(ids) or "" for name in order),
                 contestants=tuple(order),

@@ -71,11 +71,11 @@ def agreement(
     Both tables have the columns of JUDGE_SCORES and are of the same texts. spearman is null where
     fewer than three pairs have both scores, or one of the judges says the same of all.
     mean_difference is the judge's mean minus the other's. Raises DataError if a table lacks a
-    column, or no pair is in both.
+    column, or both have scores and no pair is in both.
     """
     ours = _by_judge(scores)
     theirs = {} if published is None else _by_judge(published)
-    if theirs and not _pairs(ours) & _pairs(theirs):
+    if ours and theirs and not _pairs(ours) & _pairs(theirs):
         raise DataError(
             f"judges' scores of {len(_pairs(theirs))} pairs, none of which is among the "
             f"{len(_pairs(ours))} scored ones; give scores of the same pairs, by their ids"

@@ -23,7 +23,7 @@ def read_judge_scores(uri: str, storage: StorageConfig | None = None) -> pa.Tabl
     place, _, column = uri.partition("#")
     data = open_location(place, storage).read_bytes()
     if column:
-        return published_scores([json.loads(line) for line in data.splitlines() if line], column)
+        return published_scores(_lines(place, data), column)
     columns = {"user_id": parse_id, "item_id": parse_id, "judge": parse_text, "score": _parse_score}
     rows = read_rows(place, data, columns)
     if rows.findings:
@@ -36,6 +36,21 @@ def read_judge_scores(uri: str, storage: StorageConfig | None = None) -> pa.Tabl
     numbers = pa.array([float(score) for score in scores["score"].to_pylist()], pa.float64())
     place_of_score = scores.schema.get_field_index("score")
     return scores.set_column(place_of_score, "score", numbers).cast(JUDGE_SCORES)
+
+
+def _lines(place: str, data: bytes) -> list[dict[str, object]]:
+    rows = []
+    for number, line in enumerate(data.splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise DataError(f"{place}, line {number}: no JSON ({error}); mend the file") from error
+        if not isinstance(row, dict):
+            raise DataError(f"{place}, line {number}: {type(row).__name__}, expected an object")
+        rows.append(row)
+    return rows
 
 
 def published_scores(rows: Sequence[Mapping[str, object]], column: str) -> pa.Table:
@@ -71,8 +86,14 @@ def _published(
         )
     user, item = (str(row[name]) for name in ids)
     for judge, scores in found.items():
-        for score in scores if isinstance(scores, Sequence) else [scores]:
-            yield user, item, str(judge), float(score)
+        several = isinstance(scores, Sequence) and not isinstance(scores, str)
+        for score in scores if several else [scores]:
+            try:
+                yield user, item, str(judge), float(_parse_score(score))
+            except ValueError as error:
+                raise DataError(
+                    f"row {number}, {column}.{judge}: {score!r} {error}; mend the file"
+                ) from error
 
 
 def _parse_score(value: object) -> str:

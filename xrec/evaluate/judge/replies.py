@@ -1,9 +1,16 @@
 """What a judge is to answer."""
 
 from functools import lru_cache
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, create_model
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    create_model,
+    field_validator,
+    model_validator,
+)
 
 MOST_STATEMENTS = 20
 _MOST_CHARACTERS = 400
@@ -19,6 +26,22 @@ class ScoreReply(_Reply):
     """A score from 0 to 100."""
 
     score: Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _may_be_a_bare_number(cls, value: Any) -> Any:
+        return {"score": value} if _is_number(value) else value
+
+    @field_validator("score", mode="before")
+    @classmethod
+    def _is_no_yes(cls, value: Any) -> Any:
+        if isinstance(value, bool):
+            raise ValueError("expected a number, saw a yes or no")
+        return value
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 class StatementsReply(_Reply):

@@ -18,6 +18,8 @@ from xrec.evaluate.measure import Floats, MetricInfo
 from xrec.evaluate.measures.checkpoint import load_checkpoint
 from xrec.progress import progress
 
+_LONGEST = 1024  # tokens of a text, where neither model nor tokenizer says
+
 
 def bart_score_infos(config: CheckpointConfig) -> tuple[MetricInfo, ...]:
     """What the table says of the scores by this checkpoint."""
@@ -79,7 +81,9 @@ class BartScore:
         return np.array(found, dtype=np.float64)
 
     def _ids(self, texts: Sequence[str]) -> dict[str, torch.Tensor]:
-        longest = min(self._tokenizer.model_max_length, self._model.config.max_position_embeddings)
+        # Models with relative positions, such as T5, have no largest one.
+        positions = getattr(self._model.config, "max_position_embeddings", None)
+        longest = min(self._tokenizer.model_max_length, positions or _LONGEST)
         encoded = self._tokenizer(
             list(texts), max_length=longest, truncation=True, padding=True, return_tensors="pt"
         ).to(self._device)

@@ -51,11 +51,12 @@ def test_answers_of_the_page_are_ratings_of_the_contestant_at_the_place(tmp_path
     assert answered_sheet(uri, STORAGE) == SHEET.fingerprint
 
 
-def test_filled_in_table_gives_the_same_as_the_page(tmp_path: Path) -> None:
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_filled_in_table_gives_the_same_as_the_page(tmp_path: Path, delimiter: str) -> None:
     rows = list(csv.DictReader(io.StringIO(table_of(SHEET))))
     rows[1] |= {"judge": "Ben", "true": "4", "good": " 5 "}
     stream = io.StringIO()
-    writer = csv.DictWriter(stream, rows[0].keys())
+    writer = csv.DictWriter(stream, rows[0].keys(), delimiter=delimiter)
     writer.writeheader()
     writer.writerows(rows)
     path = tmp_path / "ben.csv"
@@ -97,6 +98,13 @@ def test_a_text_that_one_judge_answered_twice_is_refused(tmp_path: Path) -> None
     uris = [saved(tmp_path / f"{number}.json", answers) for number in (1, 2)]
     with pytest.raises(DataError, match=r"'Anna' has answered about text 1 of pair 1 before, in"):
         ratings(*uris)
+
+
+def test_table_that_no_spreadsheet_wrote_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "long.csv"
+    path.write_text(table_of(SHEET) + "x" * (csv.field_size_limit() + 1))
+    with pytest.raises(DataError, match=r"long.csv: neither what the page saves nor"):
+        ratings(str(path))
 
 
 def test_file_of_something_else_is_refused(tmp_path: Path) -> None:

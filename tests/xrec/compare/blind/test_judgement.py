@@ -70,6 +70,13 @@ def test_interval_is_by_user() -> None:
     assert (win_rate.low, win_rate.value, win_rate.high) == (0, 0.5, 1)
 
 
+def test_answers_about_one_user_have_no_interval() -> None:
+    found = judged(table(("Anna", "u1", "ours", 1), ("Anna", "u1", "other", 5))).judged[1]
+    assert found.win_rate is not None
+    assert (found.rating.value, found.rating.low, found.rating.high) == (5, None, None)
+    assert (found.win_rate.value, found.win_rate.low, found.win_rate.high) == (1, None, None)
+
+
 def test_correlation_is_spearmans_over_texts_of_mean_ratings() -> None:
     rng = np.random.default_rng(0)
     ratings, values = [], {"ours": {}, "other": {}}

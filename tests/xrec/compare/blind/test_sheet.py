@@ -99,6 +99,15 @@ def test_reference_is_on_the_page_only_if_asked_for() -> None:
     assert "Reference of" in page_of(sheet(show_reference=True))
 
 
+def test_items_profile_does_not_stand_above_its_own_text() -> None:
+    dataset, config = dataset_of(["Old.", "New.", "Odd."]), BlindSheetConfig(num_pairs=3)
+    texts = {name: texts_of("ours") for name in ("ours", "profile")}
+    with_it = make_sheet(config, dataset, PAIRS, texts, seed=0)
+    without = make_sheet(config, dataset, PAIRS, {"ours": texts["ours"]}, seed=0)
+    assert {pair.item_profile for pair in with_it.pairs} == {""}
+    assert "" not in {pair.item_profile for pair in without.pairs}
+
+
 def test_table_has_a_row_a_text_with_empty_columns_for_the_questions() -> None:
     made = sheet(num_pairs=2, questions={"true": "Is it true?"})
     rows = list(csv.DictReader(io.StringIO(table_of(made))))

@@ -43,8 +43,9 @@ def train(config: CompareConfig, folder: Path) -> tuple[Manifest, dict[str, torc
 def test_prompts_are_in_words_only_and_pairs_are_those_of_the_budget(
     make_config: MakeConfig,
 ) -> None:
-    config = config_of(make_config, max_pairs=40)
-    examples = training_examples(config, config.lora)
+    config = config_of(make_config)
+    budget = config.lora.model_copy(update={"max_pairs": 40})
+    examples = training_examples(config, budget)
     assert len(examples) == 40
     vocabulary = Vocabulary(400, 40, 30)
     tokens = itertools.chain.from_iterable(example.prompt_ids for example in examples)

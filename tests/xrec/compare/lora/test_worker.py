@@ -54,14 +54,13 @@ def config_of(make_config: MakeConfig, **lora: Any) -> CompareConfig:
         "micro_batch_size": 8,
         "learning_rate": {"peak": 0.02},
         "steps_per_checkpoint": 3,
-        "max_pairs": 48,
         **lora,
     }
-    return make_config(contestants=["lora"], lora=values)
+    return make_config(contestants=["lora"], lora=values, budget={"max_pairs": 48})
 
 
 def trained(config: CompareConfig) -> dict[str, torch.Tensor]:
-    worker = LoraWorker(config, config.lora, training_examples(config, config.lora))
+    worker = LoraWorker(config, config.lora, training_examples(config, config.lora_of(0)))
     before = {
         name: weight.clone()
         for name, weight in worker._model.named_parameters()

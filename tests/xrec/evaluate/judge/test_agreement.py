@@ -83,6 +83,13 @@ def test_agreement_that_cannot_be_computed_is_null() -> None:
         assert (row["spearman"], row["low"]) == (None, None)
 
 
+def test_judge_that_scored_nothing_agrees_with_nobody_and_ends_nothing() -> None:
+    published = pa.Table.from_pylist(
+        [{"user_id": "1", "item_id": "a", "judge": "other", "score": 3.0}], JUDGE_SCORES
+    )
+    assert agreement(JUDGE_SCORES.empty_table(), published).num_rows == 0
+
+
 def test_scores_of_other_pairs_and_tables_of_other_columns_are_refused() -> None:
     other = _scores(gemma2=[1, 2]).set_column(1, "item_id", pa.array(["x", "y"]))
     with pytest.raises(DataError, match="2 pairs, none of which is among the 3 scored"):

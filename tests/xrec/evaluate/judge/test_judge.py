@@ -113,6 +113,18 @@ def test_judge_that_never_gives_a_number_of_some_pairs_leaves_these_out_and_coun
     }
 
 
+def test_reply_that_is_a_bare_number_is_a_score_and_a_yes_is_none(tmp_path: Path) -> None:
+    replies = {3: " 87 ", 4: '{"score": true}', 5: "<think>Hm.</think>\n12.5"}
+
+    def answer(prompt: Prompt[Any], _: SamplingConfig) -> str:
+        return replies.get(_number(prompt), '{"score": 50}')
+
+    judge, _ = _judge(answer, tmp_path)
+    scores = judge.of_pairs(TEXTS)["gptscore_ann"].tolist()
+    assert (scores[3], scores[5]) == (87.0, 12.5)
+    assert np.isnan(scores[4])
+
+
 def test_judge_does_not_ask_again_after_a_kill_for_what_was_answered(tmp_path: Path) -> None:
     answered: Iterator[str] = iter(['{"score": 7}'] * 30)
 

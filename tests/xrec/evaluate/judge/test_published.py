@@ -54,6 +54,28 @@ def test_scores_that_are_no_numbers_are_refused_with_their_line(tmp_path: Path, 
         read_judge_scores(str(path))
 
 
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"uid": 1, "iid": 7, "scores": {"gemma2": "n/a"}}', r"row 1, scores\.gemma2: 'n/a' must"),
+        ('{"uid": 1, "iid": 7, "scores": {"gemma2": [79, true]}}', "gemma2: True must be a number"),
+        ('{"uid": 1,', "line 1: no JSON"),
+        ("[1]", "line 1: list, expected an object"),
+    ],
+)
+def test_lines_that_hold_no_scores_are_refused(tmp_path: Path, line: str, message: str) -> None:
+    path = tmp_path / "peer_texts.jsonl"
+    path.write_text(line + "\n")
+    with pytest.raises(DataError, match=message):
+        read_judge_scores(f"{path}#scores")
+
+
+def test_score_in_quotes_is_one_score(tmp_path: Path) -> None:
+    path = tmp_path / "peer_texts.jsonl"
+    path.write_text('{"uid": 1, "iid": 7, "scores": {"gemma2": "87"}}\n\n')
+    assert read_judge_scores(f"{path}#scores")["score"].to_pylist() == [87.0]
+
+
 def test_scores_without_a_judge_column_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "scores.csv"
     path.write_text("user_id,item_id,score\n1,a,79\n")

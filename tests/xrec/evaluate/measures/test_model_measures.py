@@ -13,6 +13,8 @@ from transformers import (
     BertForSequenceClassification,
     BertModel,
     PreTrainedTokenizerFast,
+    T5Config,
+    T5ForConditionalGeneration,
 )
 
 from xrec.config.metrics import CheckpointConfig
@@ -107,6 +109,25 @@ def test_bart_score_is_the_mean_log_likelihood_of_each_text_after_the_other(tmp_
     assert found["bart_score_recall"].tolist() == pytest.approx(recall, abs=1e-5)
     expected = np.mean([precision, recall], axis=0).tolist()
     assert found["bart_score_f1"].tolist() == pytest.approx(expected, abs=1e-5)
+
+
+def test_bart_score_by_a_model_with_relative_positions(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    T5ForConditionalGeneration(
+        T5Config(
+            vocab_size=len(WORDS),
+            d_model=16,
+            d_kv=8,
+            d_ff=32,
+            num_layers=1,
+            num_heads=2,
+            pad_token_id=0,
+            decoder_start_token_id=0,
+        )
+    ).save_pretrained(tmp_path)
+    _tokenizer().save_pretrained(tmp_path)
+    found = BartScore(CheckpointConfig(source=str(tmp_path)), **SETTINGS).of_pairs(TEXTS)
+    assert np.isfinite(found["bart_score_f1"]).all()
 
 
 def test_bleurt_is_the_output_for_reference_and_text_in_two_segments(
