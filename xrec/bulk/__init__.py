@@ -83,7 +83,6 @@ from xrec.bulk.ledger import refuse_live_driver
 from xrec.bulk.limits import nothing_left
 from xrec.bulk.plan import PLAN, Identity, Plan, listing_of, read_plan
 from xrec.bulk.preview import Preview, preview
-from xrec.bulk.process import this_process
 from xrec.bulk.publish import publish, published, release_older
 from xrec.bulk.rate import Rate, measured_rate
 from xrec.bulk.row_format import RowFormat
@@ -94,6 +93,7 @@ from xrec.bulk.task import CarryingTask, ChunkTask, Outcome
 from xrec.bulk.upkeep import compact, vacuum
 from xrec.bulk.work import Pool
 from xrec.bulk.worker import WorkerSettings
+from xrec.storage.process import this_process
 
 if TYPE_CHECKING:
     from xrec.bulk.pool import ActorPool

@@ -12,12 +12,12 @@ from typing import Literal, get_args
 from pydantic import ValidationError
 
 from xrec.bulk.plan import FOLDER, PLAN, PlanRecord, read_plan
-from xrec.bulk.process import may_be_at_work
 from xrec.bulk.publish import PIN
 from xrec.bulk.state import RunState, read_state, state_of
 from xrec.config.shared import StorageConfig
 from xrec.errors import DataError, StorageNotFoundError, TableError
 from xrec.storage import MANIFEST, Location, open_location, request_each, storage_errors
+from xrec.storage.process import may_be_at_work
 from xrec.table import Commit, Snapshot, Table
 from xrec.table.pins import pins
 from xrec.table.vacuum import data_file_pattern

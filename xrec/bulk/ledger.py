@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from xrec.bulk.process import may_be_at_work
 from xrec.bulk.state import RunState, added, begun, counted, read_state
 from xrec.bulk.work import Done, Unit
 from xrec.errors import (
@@ -17,6 +16,7 @@ from xrec.errors import (
     StorageError,
     TableError,
 )
+from xrec.storage.process import may_be_at_work
 from xrec.table import DataFile, Table, Writer
 
 logger = logging.getLogger("xrec")

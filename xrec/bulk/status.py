@@ -5,11 +5,11 @@ from datetime import datetime
 from typing import Literal
 
 from xrec.bulk.plan import PLAN, PlanRecord, read_record
-from xrec.bulk.process import may_be_at_work
 from xrec.bulk.state import RunState, read_state
 from xrec.config.shared import StorageConfig
 from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError, StorageNotFoundError
 from xrec.storage import MANIFEST, Location, open_location
+from xrec.storage.process import may_be_at_work
 from xrec.table import Table
 
 Phase = Literal["planned", "running", "silent", "stopped", "finished"]

@@ -28,6 +28,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from xrec.config.shared import ScalingConfig
 from xrec.errors import StorageError, TrainingError, XRecError
 from xrec.storage import Location
+from xrec.train.lease import only_driver
 from xrec.train.ray_worker import prepare_worker
 from xrec.train.scaling import MINUTES_TO_GROW, check_cpus, elastic_range, uses_gpu
 
@@ -69,14 +70,15 @@ def fit(
     `storage`/`name`. The loop finds the last one by `last_checkpoint`, whether workers of this run
     or of an earlier one have written it.
 
-    Raises ClusterError if there is no room for the workers. An XRecError of a worker is raised
+    Raises ClusterError if there is no room for the workers, LeaseError if another driver trains
+    into `storage`. An XRecError of a worker is raised
     as it is and without replacing workers; any other error becomes a TrainingError.
     """
     # On the driver's own node: another node might be lost, and the queue with it.
     reports = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": _on_this_node()})
     try:
         trainer = _trainer(train_loop_per_worker, loop_config, scaling, storage, name, reports)
-        with _fast_polling():
+        with only_driver(storage), _fast_polling():
             result = _fit_and_listen(trainer, reports, on_report)
     except TrainingFailedError as error:
         raise _as_xrec_error(error) from error

@@ -114,7 +114,7 @@ def test_rule_4_driver_is_replaced_at_once_if_it_was_a_process_of_this_machine_a
         [
             sys.executable,
             "-c",
-            "from xrec.bulk.process import this_process; print(this_process())",
+            "from xrec.storage.process import this_process; print(this_process())",
         ],
         capture_output=True,
         text=True,

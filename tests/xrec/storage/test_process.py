@@ -7,9 +7,11 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from xrec.bulk.process import has_died, may_be_at_work, this_process
+from xrec.storage.process import has_died, may_be_at_work, this_process
 
-TELL = "import time; from xrec.bulk.process import this_process; print(this_process(), flush=True)"
+TELL = (
+    "import time; from xrec.storage.process import this_process; print(this_process(), flush=True)"
+)
 LATER = datetime.now(UTC) + timedelta(hours=1)
 
 
