@@ -80,6 +80,8 @@ def judges_page(
         "",
         "## What they were asked",
         "",
+        "Replies that several contestants share, such as those about a reference, count for each.",
+        "",
         *table_lines(
             ("texts", "judge", "what", "count"),
             [

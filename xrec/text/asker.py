@@ -61,6 +61,15 @@ class Asker:
             for index, key in enumerate(keys)
         ]
 
+    def count_anew(self) -> None:
+        """From now on each reply costs what it did when it is asked for first, kept or not.
+
+        So what a piece of work costs does not depend on what was asked before it, or in another
+        process. For askers without a budget: it would count these replies twice.
+        """
+        with self._lock:
+            self._counted.clear()
+
     @contextmanager
     def _claimed(self, distinct: Mapping[str, Prompt[Any]]) -> Iterator[list[str]]:
         """The keys that no other thread asks at the moment; the others are to wait for these."""

@@ -102,6 +102,8 @@ class Judge:
 
         Raises what `Asker.ask` raises: errors that are no single reply's fault.
         """
+        for asker in self._askers:
+            asker.count_anew()
         samples = np.stack([self._sample(texts, asker) for asker in self._askers])  # (n, N)
         there = np.isfinite(samples)
         column = f"gptscore_{self.name}"

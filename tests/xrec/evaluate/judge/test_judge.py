@@ -125,6 +125,21 @@ def test_reply_that_is_a_bare_number_is_a_score_and_a_yes_is_none(tmp_path: Path
     assert np.isnan(scores[4])
 
 
+def test_judge_costs_the_same_whatever_was_asked_before_and_in_whichever_process(
+    tmp_path: Path,
+) -> None:
+    def answer(prompt: Prompt[Any], _: SamplingConfig) -> str:
+        return '{"score": 50}'
+
+    judge, model = _judge(answer, tmp_path)
+    costs = []
+    for each in (judge, judge, _judge(answer, tmp_path)[0]):
+        each.of_pairs(TEXTS)
+        costs.append(each.tally.taken())
+    assert len(model.asked) == 39
+    assert costs[0] == costs[1] == costs[2] != {}
+
+
 def test_judge_does_not_ask_again_after_a_kill_for_what_was_answered(tmp_path: Path) -> None:
     answered: Iterator[str] = iter(['{"score": 7}'] * 30)
 
