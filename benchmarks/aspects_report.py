@@ -72,4 +72,4 @@ def _shown(values: Values) -> str:
     estimate: Estimate = bootstrap_mean(
         values, range(len(values)), num_samples=_NUM_SAMPLES, seed=0
     )
-    return f"{estimate.value:.4f} ({estimate.low:.4f} to {estimate.high:.4f})"
+    return estimate.text(4)

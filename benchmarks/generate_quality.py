@@ -110,7 +110,7 @@ def _row(found: Scores, exact: Scores) -> Record:
     return {
         "pairs": len(found.pairs),
         "NLL": round(float(found.nll.mean()), 4),
-        "more than float32": f"{cost.value:.4f} ({cost.low:.4f} to {cost.high:.4f})",
+        "more than float32": cost.text(4),
         "BLEU to references": round(
             corpus_bleu(found.texts, [pair.reference for pair in found.pairs]), 2
         ),

@@ -156,7 +156,7 @@ def _mean(values: NDArray[np.float64], users: list[str]) -> Estimate:
 
 
 def _shown(estimate: Estimate) -> str:
-    return f"{estimate.value:.3f} ({estimate.low:.3f} to {estimate.high:.3f})"
+    return estimate.text(3)
 
 
 def _best_loss(record: dict[str, Any]) -> float:

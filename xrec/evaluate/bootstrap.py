@@ -21,6 +21,13 @@ class Estimate:
     low: float | None = None
     high: float | None = None
 
+    def text(self, digits: int) -> str:
+        """The value, and the interval in brackets where there is one."""
+        shown = f"{self.value:.{digits}f}"
+        if self.low is None or self.high is None:
+            return shown
+        return f"{shown} ({self.low:.{digits}f} to {self.high:.{digits}f})"
+
 
 def bootstrap_mean(
     values: ArrayLike, groups: Sequence[Hashable], *, num_samples: int, seed: int

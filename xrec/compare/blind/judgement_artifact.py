@@ -9,7 +9,6 @@ import pyarrow as pa
 
 from xrec.compare.blind.answers import RATINGS
 from xrec.compare.blind.judgement import Judged, Judgement
-from xrec.evaluate.bootstrap import Estimate
 from xrec.evaluate.markdown import table_lines
 from xrec.storage import (
     MANIFEST,
@@ -78,7 +77,7 @@ def page_of(judgement: Judgement) -> str:
             *table_lines(
                 ("metric", "question", "correlation", "texts"),
                 [
-                    (each.metric, each.question, _cell(each.spearman, 3), str(each.num_texts))
+                    (each.metric, each.question, each.spearman.text(3), str(each.num_texts))
                     for each in judgement.correlations
                 ],
             ),
@@ -90,13 +89,7 @@ def _judged_row(judged: Judged) -> tuple[str, ...]:
     return (
         f"`{judged.contestant}`",
         judged.question,
-        _cell(judged.rating, 2),
-        "" if judged.win_rate is None else _cell(judged.win_rate, 2),
+        judged.rating.text(2),
+        "" if judged.win_rate is None else judged.win_rate.text(2),
         str(judged.num_ratings),
     )
-
-
-def _cell(estimate: Estimate, digits: int) -> str:
-    if estimate.low is None or estimate.high is None:
-        return f"{estimate.value:.{digits}f}"
-    return f"{estimate.value:.{digits}f} ({estimate.low:.{digits}f} to {estimate.high:.{digits}f})"
