@@ -27,9 +27,9 @@ NONE = "none"
 
 @dataclass(frozen=True, eq=False)
 class Groups:
-    """Says which group a pair is in. `names` are in order: "none" if there are any, then 1 to 5.
+    """Says which group a pair is in. `names` are in order: "none" if there are any, then from 1 on.
 
-    The name of a group has its numbers: "2: 3 to 4".
+    The name of a group has its members' numbers of training pairs: "2: 3 to 4".
     """
 
     by: Grouping
@@ -102,10 +102,10 @@ def _training_counts(
 
 
 def _names(numbers: NDArray[np.int64], groups: Sequence[int]) -> dict[int, str]:
-    """The name of each group that has members."""
-    names = {}
-    for group in sorted(set(groups)):
+    """The name of each group that has members, which are counted from 1."""
+    names = {0: NONE} if 0 in groups else {}
+    for place, group in enumerate(sorted(set(groups) - {0}), start=1):
         inside = numbers[np.array(groups) == group]
         low, high = int(inside.min()), int(inside.max())
-        names[group] = f"{group}: {low}" + (f" to {high}" if high > low else "")
-    return {group: name if group else NONE for group, name in names.items()}
+        names[group] = f"{place}: {low}" + (f" to {high}" if high > low else "")
+    return names

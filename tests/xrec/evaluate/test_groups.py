@@ -58,7 +58,14 @@ def test_items_are_grouped_by_training_interactions() -> None:
     dataset = dataset_of(12, 5, interactions=[*interactions, (0, 4, "validation")])
     pairs = [_pair(11, item) for item in range(5)]
     groups = make_groups(dataset, pairs, "item_interactions")
-    assert [groups.of(pair) for pair in pairs] == ["1: 1", "2: 4", "4: 7", "5: 10", "none"]
+    assert [groups.of(pair) for pair in pairs] == ["1: 1", "2: 4", "3: 7", "4: 10", "none"]
+
+
+def test_groups_that_equal_numbers_leave_empty_are_not_counted() -> None:
+    interactions = [(user, item, "train") for user in range(6) for item in range(1 + user // 5)]
+    dataset = dataset_of(6, 7, interactions=interactions)
+    groups = make_groups(dataset, [_pair(user, 0) for user in range(6)], "user_interactions")
+    assert groups.names == ("1: 1", "2: 2")
 
 
 def test_groups_have_equal_numbers_of_the_users_that_are_scored_not_of_all() -> None:
