@@ -10,11 +10,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import xrec
 from xrec.config.shared import StorageConfig
 from xrec.errors import StorageNotFoundError, XRecError
 from xrec.storage import MANIFEST, Location, open_location
 
-_PACKAGES = ("ray", "torch", "xrec")
+_PACKAGES = ("ray", "torch")
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ def versions() -> dict[str, str]:
     return {
         "python": platform.python_version(),
         **{name: importlib.metadata.version(name).split("+")[0] for name in _PACKAGES},
+        "xrec": xrec.__version__,  # a job may bring its code along, uninstalled
     }
 
 

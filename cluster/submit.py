@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from aiohttp import ClientError
 from ray.exceptions import RayError
 from ray.job_submission import JobInfo, JobStatus, JobSubmissionClient
 
@@ -26,6 +27,8 @@ _URI_KEYS = frozenset(
     {
         *("workspace", "uri", "release", "carry_from", "interactions", "users", "items"),
         *("peer_model", "peer_texts", "pairs"),
+        *("unsafe_words", "prompt", "statements_prompt", "support_prompt", "prompts"),
+        *("judge_scores", "answers"),
         *ARTIFACTS,
     }
 )
@@ -81,7 +84,7 @@ def follow_job(submission_id: str, server: JobServer, write: Callable[[str], Non
     try:
         asyncio.run(tail())
         info = client.get_job_info(submission_id)
-    except (RuntimeError, OSError) as error:
+    except (RuntimeError, OSError, ClientError) as error:
         raise ClusterError(
             f"{server.url}: the log of {submission_id} broke off ({error}); "
             "the job may go on: xrec jobs list"
@@ -135,9 +138,18 @@ def _uris(values: Any, key: str = "") -> Iterator[tuple[str, str]]:
     if isinstance(values, dict):
         for name, value in values.items():
             if name not in _NAME_KEYS:
-                yield from _uris(value, name)
-    elif key in _URI_KEYS and isinstance(values, str):
+                # What stands below `prompts` are files of prompts, whatever their keys.
+                yield from _uris(value, key if key == "prompts" else name)
+    elif isinstance(values, list | tuple):
+        for value in values:
+            yield from _uris(value, key)
+    elif isinstance(values, str) and (key in _URI_KEYS or _is_local_model(key, values)):
         yield key, values
+
+
+def _is_local_model(key: str, value: str) -> bool:
+    """Whether it names a folder of a language model, and no hub id: both may look like a/b."""
+    return key == "model" and (value.startswith(".") or os.path.isdir(value))
 
 
 def _reason(submission_id: str, info: JobInfo, last_lines: Sequence[str]) -> str:

@@ -16,6 +16,7 @@ from xrec.bulk import PLAN, refuse_live_driver
 from xrec.config.shared import JobConfig
 from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError
 from xrec.table import Table
+from xrec.train.lease import CHECKPOINTS, refuse_live_training
 
 
 def run(
@@ -68,6 +69,7 @@ def _is_there(name: str, config: JobConfig, redo: bool) -> bool:
 def _delete(made: Output, config: JobConfig) -> None:
     if PLAN in made.records and (made.location / PLAN).is_file():
         refuse_live_driver(Table.open(made.location.uri, storage=config.storage))
+    refuse_live_training(made.location / CHECKPOINTS)
     made.delete()
 
 

@@ -13,7 +13,9 @@ from jobs.prepare import run as prepare_dataset
 from tests.cluster.program import xrec
 from tests.cluster.town import SAMPLE, write_config, write_llm_and_adapter
 from xrec.backfill import read_explanations
+from xrec.config.annotate import AnnotateConfig
 from xrec.config.base import parse_config
+from xrec.config.compare import CompareConfig
 from xrec.config.data import PrepareConfig
 from xrec.config.shared import StorageConfig
 from xrec.data import read_dataset
@@ -176,6 +178,35 @@ def test_check_shared_paths_relative_paths_are_named_others_pass(tmp_path: Path)
     }
     with pytest.raises(ConfigError, match=r"uri=raw/tables, dataset=out"):
         check_shared_paths(parse_config(PrepareConfig, values))
+    judges = [
+        {"name": name, "model": {"kind": "endpoint", "model": "a/b"}, "prompt": f"{name}.txt"}
+        for name in ("one", "two")
+    ]
+    values = {
+        "workspace": "s3://bucket/x",
+        "llm": {"model": "./model"},
+        "decoding": {"text": {"checks": {"unsafe_words": "words.txt"}}},
+        "metrics": {"judges": judges},
+        "blind_sheet": {"answers": ["anna.json"]},
+    }
+    with pytest.raises(
+        ConfigError,
+        match=r"model=\./model, unsafe_words=words\.txt, prompt=one\.txt, prompt=two\.txt, "
+        r"answers=anna\.json:",
+    ):
+        check_shared_paths(parse_config(CompareConfig, values))
+    annotator = {
+        "kind": "language_model",
+        "model": {"kind": "endpoint", "model": "a/b"},
+        "prompts": {"item": "i.txt"},
+    }
+    values = {
+        "workspace": "s3://bucket/x",
+        "source": {"kind": "reviews", "uri": "s3://bucket/reviews.csv"},
+        "annotator": annotator,
+    }
+    with pytest.raises(ConfigError, match=r"prompts=i\.txt"):
+        check_shared_paths(parse_config(AnnotateConfig, values))
     values = {
         "workspace": "s3://bucket/x",
         "source": {

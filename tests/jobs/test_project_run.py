@@ -25,6 +25,7 @@ from xrec.config.project import Project, read_project
 from xrec.config.shared import JobConfig, StorageConfig
 from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError, ConfigError, LeaseError
 from xrec.storage import open_location, read_manifest, write_manifest
+from xrec.train.lease import only_driver
 
 TOWN = {
     "kind": "sample",
@@ -157,6 +158,21 @@ def test_delete_only_what_is_an_artifact_of_that_kind_or_a_begun_run(tmp_path: P
     _output(begun).delete()
     assert not begun.exists()
     _output(begun).delete()  # nothing is there
+
+
+def test_run_redo_does_not_delete_what_another_driver_trains(
+    town: Callable[..., dict[str, JobConfig]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = _output(tmp_path / "graph")
+    (made.location / "checkpoints/run.json").write_bytes(b'{"config": {"seed": 1}, "inputs": {}}')
+    job = SimpleNamespace(output=lambda config, exact: made, run=None)
+    monkeypatch.setattr(jobs.project_run, "job_named", lambda name: job)
+    with (
+        only_driver(made.location / "checkpoints", holder="the other driver"),
+        pytest.raises(LeaseError, match="the other driver trains this very run"),
+    ):
+        run(town(), redo=True)
+    assert (made.location / "checkpoints/run.json").is_file()
 
 
 def test_run_redo_does_not_delete_what_another_driver_works_on(

@@ -16,6 +16,7 @@ from xrec.aspects.diversity import cosines, diverse
 from xrec.aspects.mentions import Floats, Indices, Sparse
 from xrec.aspects.scorer import AspectScorer, rows_or_zero
 from xrec.data.evidence import AspectEvidence
+from xrec.graph.ranking import stable_top_k
 
 _PAIRS_PER_BLOCK = 4096
 Counts = NDArray[np.int32]
@@ -213,10 +214,13 @@ def _blocks(order: Indices) -> Iterator[Indices]:
 
 
 def _top(scores: Floats, aspects: Indices, k: int) -> tuple[Indices, Floats]:
-    """Return the aspects of the k largest scores of each row, -1 where a score is -inf."""
-    best = torch.from_numpy(scores).topk(min(k, scores.shape[1]), dim=1)
-    found = best.values.numpy()
-    chosen = np.take_along_axis(aspects, best.indices.numpy(), axis=1).astype(np.int64)
+    """Return the aspects of the k largest scores of each row, -1 where a score is -inf.
+
+    Of equal scores the first counts, however wide the rows are.
+    """
+    best, places = stable_top_k(torch.from_numpy(scores), min(k, scores.shape[1]))
+    found = best.numpy()
+    chosen = np.take_along_axis(aspects, places.numpy(), axis=1).astype(np.int64)
     return np.where(found > -np.inf, chosen, -1), found
 
 

@@ -168,7 +168,8 @@ class AspectScorer:
         """Return the scores of all aspects for N pairs, (N, A) float32, up to a constant a pair.
 
         With `leave_out_own`, a pair that is a training pair is scored as if its review had not been
-        written; only its item's neighbours stay as they are.
+        written; only its item's neighbours, and how often an aspect is mentioned at large, stay as
+        they are.
         """
         if leave_out_own:
             return self._without_own(users, items)

@@ -11,6 +11,7 @@ from jobs.command.exit_codes import exit_codes
 from jobs.command.logging import configure_logging
 from xrec.cli.jobs_command import jobs_table
 from xrec.cli.text_table import text_table
+from xrec.errors import ClusterError
 
 if TYPE_CHECKING:
     from cluster.record import LocalCluster
@@ -122,9 +123,17 @@ def status_command(address: Address = None, debug: Debug = False) -> None:
         found = [address] if address else names()
         if not found:
             typer.echo("no cluster was started on this machine; start one with: xrec cluster up")
+        failures = []
         for each in found:
-            server = job_server(each)
-            typer.echo(_status(each, server.url, cluster_status(server)))
+            try:
+                server = job_server(each)
+                typer.echo(_status(each, server.url, cluster_status(server)))
+            except ClusterError as error:  # the others are shown all the same
+                failures.append(error)
+        for failure in failures[1:]:
+            typer.echo(failure, err=True)
+        if failures:
+            raise failures[0]
 
 
 def _started(cluster: "LocalCluster", cpus_per_node: int) -> str:

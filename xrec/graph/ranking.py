@@ -81,11 +81,11 @@ def top_k_items(
         scores = users[chunk.to(users.device)] @ items.T  # (B, I)
         rows, seen_items = seen.of(chunk)
         scores[rows.to(users.device), seen_items.to(users.device)] = -torch.inf
-        best, indices = _stable_top_k(scores, k)
+        best, indices = stable_top_k(scores, k)
         yield chunk, indices.masked_fill(best == -torch.inf, -1), best
 
 
-def _stable_top_k(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
+def stable_top_k(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Return the k largest of each row of (B, I), in order, and their indices, (B, k) each.
 
     Among equal scores the lower index comes first. `topk` alone picks any of them. Asking it for

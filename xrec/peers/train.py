@@ -24,13 +24,12 @@ from xrec.peers.progress import PeerProgress
 from xrec.peers.trainer import BEST, PeerTrainer, Workers
 from xrec.storage import Manifest, finished, location_of, manifest_of, run_fingerprint
 from xrec.train.checkpoint import Tensors, claim, read_progress
+from xrec.train.lease import CHECKPOINTS
 from xrec.train.metrics import TrainingMetrics
 from xrec.train.ray_driver import fit
 from xrec.train.ray_worker import last_checkpoint, rank, report, worker_device, world_size
 
 logger = logging.getLogger("xrec")
-
-_CHECKPOINTS = "checkpoints"
 
 
 def peer_identity(
@@ -70,7 +69,7 @@ def train_peer(config: PeerConfig) -> Manifest:
         logger.info("%s: already there", output)
         return done
     data = build_peer_data(config, read_dataset(location_of(config, "dataset")))
-    claim(output / _CHECKPOINTS, "peer", settings, inputs)
+    claim(output / CHECKPOINTS, "peer", settings, inputs)
     progress, best = _train(config, run_fingerprint("peer", settings, inputs))
     manifest = write_peer(
         output,
@@ -82,7 +81,7 @@ def train_peer(config: PeerConfig) -> Manifest:
         inputs=inputs,
         metrics=_metrics(data, progress, best),
     )
-    (output / _CHECKPOINTS).delete()
+    (output / CHECKPOINTS).delete()
     return manifest
 
 
@@ -116,7 +115,7 @@ def _train(config: PeerConfig, run: str) -> tuple[PeerProgress, Tensors]:
             train_worker,
             {"config": for_workers(config), "run": run},
             scaling=config.scaling,
-            storage=location_of(config, "peer") / _CHECKPOINTS,
+            storage=location_of(config, "peer") / CHECKPOINTS,
             name="peer",
             on_report=on_report,
         )

@@ -26,13 +26,12 @@ from xrec.train.checkpoint import (
     read_best_adapter,
     read_progress,
 )
+from xrec.train.lease import CHECKPOINTS
 from xrec.train.metrics import TrainingMetrics
 from xrec.train.ray_driver import fit
 from xrec.train.work import describe_speed
 
 logger = logging.getLogger("xrec")
-
-_CHECKPOINTS = "checkpoints"
 
 
 def train_adapter(config: TrainAdapterConfig) -> Manifest:
@@ -58,7 +57,7 @@ def train_adapter(config: TrainAdapterConfig) -> Manifest:
     if done is not None:
         logger.info("%s: already there", output)
         return done
-    claim(output / _CHECKPOINTS, "adapter", run_config, inputs)
+    claim(output / CHECKPOINTS, "adapter", run_config, inputs)
     progress, best = _train(config, run_fingerprint("adapter", run_config, inputs))
     metrics = dict(progress.best)
     adapter_config = _adapter_config(config, graph, base_model, metrics["hidden_size"])
@@ -74,7 +73,7 @@ def train_adapter(config: TrainAdapterConfig) -> Manifest:
             adapter_config, settings=config.card, origin=TRAINED, dataset=dataset, metrics=metrics
         ),
     )
-    (output / _CHECKPOINTS).delete()
+    (output / CHECKPOINTS).delete()
     return manifest
 
 
@@ -169,7 +168,7 @@ def _train(config: TrainAdapterConfig, run: str) -> tuple[AdapterProgress, Tenso
             train_worker,
             {"config": _for_workers(config), "run": run},
             scaling=config.scaling,
-            storage=location_of(config, "adapter") / _CHECKPOINTS,
+            storage=location_of(config, "adapter") / CHECKPOINTS,
             name="train-adapter",
             on_report=on_report,
         )

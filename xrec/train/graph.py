@@ -26,12 +26,12 @@ from xrec.storage import Location, Manifest, finished, location_of, read_manifes
 from xrec.train.checkpoint import GraphProgress, claim, read_best_vectors, read_progress
 from xrec.train.data import RECALL, SCORE, split_edges
 from xrec.train.graph_worker import train_worker
+from xrec.train.lease import CHECKPOINTS
 from xrec.train.metrics import MetricsLog, TrainingMetrics
 from xrec.train.ray_driver import fit
 
 logger = logging.getLogger("xrec")
 
-_CHECKPOINTS = "checkpoints"
 _HELD_OUT: tuple[Split, ...] = ("validation", "test")
 
 
@@ -64,7 +64,7 @@ def pretrain_graph(config: PretrainGraphConfig) -> Manifest:
         inputs=inputs,
         metrics=metrics,
     )
-    (target / _CHECKPOINTS).delete()
+    (target / CHECKPOINTS).delete()
     return manifest
 
 
@@ -80,7 +80,7 @@ def pretrained_graph(config: PretrainGraphConfig) -> Manifest | None:
     if done is not None:
         logger.info("%s: this graph is already trained", target)
         return done
-    if not claim(target / _CHECKPOINTS, "graph", settings, inputs):
+    if not claim(target / CHECKPOINTS, "graph", settings, inputs):
         (target / METRICS).delete()  # of a run whose checkpoints were deleted
     return None
 
@@ -142,7 +142,7 @@ def _train(config: PretrainGraphConfig, dataset: Dataset, run: str) -> tuple[Gra
             train_worker,
             {"config": config.model_copy(update={"dataset": source.shared_uri}), "run": run},
             scaling=config.scaling,
-            storage=target / _CHECKPOINTS,
+            storage=target / CHECKPOINTS,
             name="pretrain-graph",
             on_report=on_report,
         )

@@ -15,6 +15,8 @@ from xrec.errors import LeaseError, StorageError, StorageNotFoundError
 from xrec.storage import Location
 from xrec.storage.process import may_be_at_work, this_process
 
+CHECKPOINTS = "checkpoints"
+"""The folder of a training's checkpoints, below its output."""
 _FILE = "driver.json"
 LEASE = timedelta(seconds=60)
 _RENEWALS = 4  # in the time of a lease
@@ -51,6 +53,11 @@ def only_driver(
         location.delete()
         raise
     _stop(ended, renewing)
+
+
+def refuse_live_training(checkpoints: Location) -> None:
+    """Raise LeaseError if a driver may be training into the folder."""
+    _refuse_another(checkpoints / _FILE, "")
 
 
 def _stop(ended: threading.Event, renewing: threading.Thread) -> None:

@@ -60,6 +60,25 @@ def test_evidence_counts_the_reviews_that_mention_each_aspect(
             assert [found.item_reviews[row, place], found.user_reviews[row, place]] == expected
 
 
+def test_choices_of_a_pair_are_the_same_alone_and_among_others() -> None:
+    # Menus of 30 and of 400 aspects, most of which score the same for one of whom nothing is known.
+    rng = np.random.default_rng(0)
+    num_items, num_aspects = 40, 400
+    users = np.repeat(np.arange(60), 8)
+    items = np.concatenate([rng.choice(num_items, 8, replace=False) for _ in range(60)])
+    words = np.zeros((len(users), num_aspects), dtype=np.float32)
+    for row, item in zip(words, items, strict=True):
+        row[rng.choice(num_aspects, 60 if item < 5 else 4, replace=False)] = 1
+    mentions = Mentions(users, items, scipy.sparse.csr_matrix(words), 60, num_items)
+    near = scipy.sparse.csr_matrix((num_items, num_items), dtype=np.float32)
+    chooser, nobody = AspectChooser(AspectScorer(mentions, near)), np.full(num_items, -1)
+    among = chooser.choose(nobody, np.arange(num_items), K).aspects.tolist()
+    alone = [
+        chooser.choose(nobody[:1], np.array([item]), K).aspects[0] for item in range(num_items)
+    ]
+    assert among == np.stack(alone).tolist()
+
+
 def test_choices_of_more_than_the_menu_has_end_with_nothing(scorer: AspectScorer) -> None:
     found = AspectChooser(scorer).choose(np.array([0]), np.array([0]), NUM_ASPECTS + 4)
     assert found.aspects.shape == (1, NUM_ASPECTS + 4)

@@ -23,11 +23,10 @@ from xrec.storage import (
     write_manifest,
 )
 from xrec.train.checkpoint import claim, tensors_below
+from xrec.train.lease import CHECKPOINTS
 from xrec.train.ray_driver import fit
 
 logger = logging.getLogger("xrec")
-
-_CHECKPOINTS = "checkpoints"
 
 
 def train_lora(config: ComparisonConfig, lora: LoraConfig, output: Location) -> Manifest:
@@ -46,12 +45,12 @@ def train_lora(config: ComparisonConfig, lora: LoraConfig, output: Location) -> 
     inputs = _inputs(config)
     if (done := finished(output, "lora", settings, inputs)) is not None:
         return done
-    claim(output / _CHECKPOINTS, "lora", settings, inputs)
+    claim(output / CHECKPOINTS, "lora", settings, inputs)
     outcome = fit(
         lora_worker,
         {"config": _for_workers(config), "lora": lora},
         scaling=config.scaling,
-        storage=output / _CHECKPOINTS,
+        storage=output / CHECKPOINTS,
         name="lora",
     )
     progress = json.loads(outcome.read_checkpoint_file(PROGRESS))
@@ -72,7 +71,7 @@ def train_lora(config: ComparisonConfig, lora: LoraConfig, output: Location) -> 
             "num_steps": progress["step"],
         },
     )
-    (output / _CHECKPOINTS).delete()
+    (output / CHECKPOINTS).delete()
     return manifest
 
 
