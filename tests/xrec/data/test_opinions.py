@@ -62,6 +62,8 @@ def test_opinion_without_a_user_is_as_if_that_review_had_not_been_written() -> N
         (BUILD, "well built", ""),
         (PRICE, "really good price", ""),
         (EASE, "easy to use", ""),
+        (BUILD, "sounds good", ""),
+        (BUILD, "feels solid", "feels solid"),
         (EASE, "easy to install", "easy to install"),
         (PRICE, "low  price", "low price"),
         (BUILD, "as I told my neighbour last year", ""),
