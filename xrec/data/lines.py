@@ -6,18 +6,19 @@ A CSV header is line 1. In JSON Lines the first object is line 1. In Parquet a l
 number, from 1.
 """
 
-import csv
 import gzip
 import io
 import json
 import zlib
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO, Any, TypeVar, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from xrec.data.csv_records import Record, csv_records
 from xrec.errors import DataError
 
 T = TypeVar("T")
@@ -82,7 +83,7 @@ def stream_lines(
     if not is_csv:
         return None, _readable(file, _json_lines(text))
     delimiter = "\t" if name.endswith(".tsv") else delimiter
-    return _csv(file, _csv_records(csv.reader(text, delimiter=delimiter)), delimiter)
+    return _csv(file, csv_records(file, text, delimiter), delimiter)
 
 
 def _readable(file: str, lines: Iterator[T]) -> Iterator[T]:
@@ -92,35 +93,34 @@ def _readable(file: str, lines: Iterator[T]) -> Iterator[T]:
         raise DataError(f"{file}: not a readable gzip file ({error}); is it complete?") from error
 
 
-def _csv(
-    file: str, records: Iterator[tuple[int, list[str] | str]], delimiter: str
-) -> tuple[list[str], Iterator[Line]]:
+def _csv(file: str, records: Iterator[Record], delimiter: str) -> tuple[list[str], Iterator[Line]]:
     records = _readable(file, records)
-    _, header = next(records, (1, []))
-    if isinstance(header, str):
-        return [], iter(())
-    return header, (
-        _csv_line(header, number, cells, delimiter) for number, cells in records if cells
-    )
+    header = next(records, Record(1))
+    if header.problem:
+        raise DataError(f"{file}: line {header.number}, the header, is {header.problem}; mend it")
+    names = list(header.cells)
+    _check_unique(file, names)
+    return names, (_csv_line(names, record, delimiter) for record in records if _is_row(record))
 
 
-def _csv_records(reader: Any) -> Iterator[tuple[int, list[str] | str]]:
-    """Yield the number of each record's first line, and its cells or the csv module's error."""
-    while True:
-        number = reader.line_num + 1
-        try:
-            cells = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            yield number, str(error)
-        else:
-            yield number, cells
+def _is_row(record: Record) -> bool:
+    return bool(record.cells or record.problem)  # an empty line is none
 
 
-def _csv_line(header: list[str], number: int, cells: list[str] | str, delimiter: str) -> Line:
-    if isinstance(cells, str):
-        return Line(number, "", problem=f"not readable as CSV: {cells}")
+def _check_unique(file: str, names: Sequence[str]) -> None:
+    """Raise DataError if two columns have one name; those without a name are not used."""
+    repeated = [repr(name) for name, count in Counter(names).items() if name and count > 1]
+    if repeated:
+        raise DataError(
+            f"{file}: more than one column is called {', '.join(repeated)}; expected a name once, "
+            "or it is not known which is meant; rename or remove the others"
+        )
+
+
+def _csv_line(header: list[str], record: Record, delimiter: str) -> Line:
+    number, cells = record.number, record.cells
+    if record.problem:
+        return Line(number, "", problem=record.problem)
     text = delimiter.join(cells)
     if len(cells) != len(header):
         return Line(number, text, problem=f"expected {len(header)} columns, saw {len(cells)}")
@@ -148,7 +148,9 @@ def _parquet(file: str, source: IO[bytes]) -> tuple[list[str], Iterator[Line]]:
         opened = pq.ParquetFile(source)
     except (pa.ArrowInvalid, OSError, EOFError, zlib.error) as error:
         raise DataError(f"{file}: not a readable Parquet file ({error})") from error
-    return opened.schema_arrow.names, _parquet_lines(file, opened)
+    names = opened.schema_arrow.names
+    _check_unique(file, names)
+    return names, _parquet_lines(file, opened)
 
 
 def _parquet_lines(file: str, opened: pq.ParquetFile) -> Iterator[Line]:
