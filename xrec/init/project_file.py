@@ -3,6 +3,7 @@ is possible.
 """
 
 import json
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -45,7 +46,7 @@ def project_text(
 
 def _head(source: TablesSource | ReviewsSource, workspace: str, settings: Settings) -> str:
     return _lines(
-        f"# Written by `xrec init` for the files in {source.uri}",
+        f"# Written by `xrec init` for the files in {_comment(source.uri)}",
         "# Change what you like: `xrec JOB THIS_FILE --dry-run` checks it, and `xrec JOB --keys`",
         "# explains every key.",
         "",
@@ -111,7 +112,7 @@ def _prepare(source: TablesSource, guess: Guess, survey: Survey, settings: Setti
         f"    uri: {_value(source.uri)}",
         *delimiter,
         *_block("files", files),
-        *[f"    # Please check: {note}." for note in guess.notes],
+        *[f"    # Please check: {_comment(note)}." for note in guess.notes],
         *_block("columns", columns, "  # our name: the column of your file"),
         "  # Shares of the explained pairs that are kept out of training.",
         "  splits:",
@@ -145,7 +146,7 @@ def _annotate(found: FoundReviews, guess: Guess, survey: Survey, settings: Setti
         f"    uri: {_value(source.uri)}",
         *delimiter,
         *_block("files", files),
-        *[f"    # Please check: {note}." for note in guess.notes],
+        *[f"    # Please check: {_comment(note)}." for note in guess.notes],
         *_block("columns", columns, "  # our name: the column of your file"),
         *ratings,
         "  split:",
@@ -174,7 +175,7 @@ def _block(name: str, lines: Sequence[str], comment: str = "") -> list[str]:
 def _rejected(survey: Survey, settings: Settings, folder: str = "dataset") -> list[str]:
     if not survey.rejected:
         return []
-    reasons = [f"  #   {count} x {reason}" for reason, count in survey.rejected.items()]
+    reasons = [f"  #   {count} x {_comment(reason)}" for reason, count in survey.rejected.items()]
     return [
         f"  # Rows that cannot be used are left out and listed in {folder}/rejected.parquet. Here:",
         *reasons,
@@ -279,15 +280,29 @@ def _lines(*lines: str) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
+def _comment(text: str) -> str:
+    """A text of the user's in one line, so that it cannot end the comment that it stands in."""
+    printable = "".join(character if character.isprintable() else " " for character in text)
+    return " ".join(printable.split())
+
+
 def _value(value: Any) -> str:
-    """A value as YAML: plain where that is safe, else as JSON, which YAML reads alike."""
-    if isinstance(value, str) and value.replace("_", "a").replace("-", "a").isalnum():
-        return (
-            value if not value[0].isdigit() and value.lower() not in _WORDS else json.dumps(value)
-        )
+    """A value as YAML: plain where that is safe, else in the quotes of YAML and JSON."""
+    if isinstance(value, str):
+        is_plain = _PLAIN.fullmatch(value) and value.lower() not in _WORDS
+        return value if is_plain else _quoted(value)
     if isinstance(value, list):
         return f"[{', '.join(_value(part) for part in value)}]"
-    return json.dumps(value, ensure_ascii=False)
+    return json.dumps(value)
 
 
+def _quoted(text: str) -> str:
+    """A string in quotes; YAML would fold or refuse what is not printable, so that is escaped."""
+    return "".join(
+        character if character.isprintable() else f"\\U{ord(character):08x}"
+        for character in json.dumps(text, ensure_ascii=False)
+    )
+
+
+_PLAIN = re.compile(r"[^\W\d][\w-]*")  # a letter, then letters, digits, _ and -
 _WORDS = {"null", "true", "false", "yes", "no", "on", "off", "y", "n", "nan", "inf"}
