@@ -11,6 +11,7 @@ from jobs.command.catalogue import SERVE
 from jobs.command.exit_codes import exit_codes
 from jobs.command.logging import configure_logging
 from jobs.command.summary import show_config
+from xrec.errors import ConfigError
 
 if TYPE_CHECKING:
     from xrec.config.serve import ServeConfig
@@ -38,12 +39,24 @@ def serve(
         if dry_run:
             show_config(config)
         elif write_deployment is not None:
-            from xrec.serve.deployment_file import deployment_yaml
-
-            Path(write_deployment).write_text(deployment_yaml(config), encoding="utf-8")
-            typer.echo(f"{write_deployment}: serve deploy {write_deployment}")
+            _write_deployment(config, write_deployment)
         else:
             SERVE.module().run(config, lambda: _load(config_path, overrides or []), _tell)
+
+
+def _write_deployment(config: "ServeConfig", path: str) -> None:
+    """Write the Serve config; raises ConfigError if the file cannot be written."""
+    from xrec.serve.deployment_file import deployment_yaml
+
+    text = deployment_yaml(config)
+    try:
+        Path(path).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(
+            f"--write-deployment {path}: cannot be written ({error.strerror}); expected a file in "
+            "a folder that is there"
+        ) from error
+    typer.echo(f"{path}: serve deploy {path}")
 
 
 def _load(config_path: str, overrides: Sequence[str]) -> "ServeConfig":

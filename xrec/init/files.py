@@ -1,6 +1,6 @@
 """What lies in a user's folder: each file's rows, and of each column what its values look like."""
 
-from collections import Counter
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
@@ -8,10 +8,12 @@ from typing import Any, get_args
 from xrec.config.table_files import TABLE_ENDINGS, Delimiter
 from xrec.data.lines import Lines, read_lines
 from xrec.errors import ConfigError, DataError, StorageNotFoundError
-from xrec.storage import Location
+from xrec.storage import MANIFEST, Location
 
 _MAX_FILES = 40
 _SHOWN = 10
+_HEAD_BYTES = 65536
+_GZIP_WBITS = 31  # zlib's number for the header of gzip
 
 
 @dataclass(frozen=True)
@@ -63,13 +65,14 @@ class Folder:
 def read_folder(location: Location) -> Folder:
     """Read every table below `location`, or the table that it is.
 
+    Folders with a `manifest.json` are artifacts, as in a project's workspace; they are skipped.
     Raises ConfigError if it is a file of another kind, StorageNotFoundError if it is not there,
     DataError if it holds no table or one that cannot be read, and another StorageError if it must
     not be read.
     """
     if location.is_file():
         return _read_file(location)
-    names = [name for name in location.files() if not _is_hidden(name)]
+    names = _without_artifacts([name for name in location.files() if not _is_hidden(name)])
     if not names and not location.exists():
         raise StorageNotFoundError(f"{location}: there is no such folder; check --from")
     tables = [name for name in names if name.lower().endswith(TABLE_ENDINGS)]
@@ -98,6 +101,14 @@ def _is_hidden(name: str) -> bool:
     return any(part.startswith((".", "_")) for part in name.split("/"))
 
 
+def _without_artifacts(names: Sequence[str]) -> list[str]:
+    """The files that are in no artifact; `location` itself is read, whatever it holds."""
+    artifacts = tuple(
+        name.removesuffix(MANIFEST) for name in names if name.endswith(f"/{MANIFEST}")
+    )
+    return [name for name in names if not name.startswith(artifacts)]
+
+
 def _check_number(location: Location, tables: Sequence[str], names: Sequence[str]) -> None:
     if not tables:
         raise DataError(
@@ -112,20 +123,43 @@ def _check_number(location: Location, tables: Sequence[str], names: Sequence[str
 
 
 def _delimiter(contents: Mapping[str, bytes]) -> str:
-    """What separates the columns of the CSV files: what stands most often in their headers."""
-    counts: Counter[str] = Counter()
+    """What separates the columns of the CSV files, gzipped ones too: all must have the same.
+
+    It is what stands most often in a header; a file with a single column has none.
+    """
+    found: dict[str, list[str]] = {}
     for name, data in contents.items():
-        if name.lower().endswith(".csv"):
-            header = data[:65536].decode("utf-8-sig", errors="replace").split("\n", 1)[0]
-            counts[max(get_args(Delimiter), key=header.count)] += 1
-    return counts.most_common(1)[0][0] if counts else ","
+        head = _head(name, data)
+        if name.lower().endswith((".csv", ".csv.gz")) and b"\0" not in head:
+            header = head.decode("utf-8-sig", errors="replace").split("\n", 1)[0]
+            best = max(get_args(Delimiter), key=header.count)
+            if best in header:
+                found.setdefault(best, []).append(name)
+    if len(found) > 1:
+        shown = "; ".join(f"{delimiter!r} in {', '.join(of)}" for delimiter, of in found.items())
+        raise DataError(
+            f"the columns of the CSV files are separated by {shown}; expected one delimiter in "
+            "all, which source.delimiter names; convert the others, or move those that are not "
+            "needed out of the folder"
+        )
+    return next(iter(found), ",")
+
+
+def _head(name: str, data: bytes) -> bytes:
+    """The first bytes of a file's text; of a gzipped file, as far as they can be read."""
+    if not name.lower().endswith(".gz"):
+        return data[:_HEAD_BYTES]
+    try:
+        return zlib.decompressobj(wbits=_GZIP_WBITS).decompress(data, _HEAD_BYTES)
+    except zlib.error:
+        return b""  # reading the file says what is wrong with it
 
 
 def _read(location: Location | str, name: str, data: bytes, delimiter: str) -> File:
     where = f"{location}/{name}"
     if not data:
         raise DataError(f"{where}: an empty file; fill it, or move it out of the folder")
-    if not name.lower().endswith((".parquet", ".gz")) and b"\0" in data[:65536]:
+    if not name.lower().endswith((".parquet", ".gz")) and b"\0" in data[:_HEAD_BYTES]:
         raise DataError(
             f"{where}: binary content, expected text; is its ending right? Convert it, or move it "
             "out of the folder"

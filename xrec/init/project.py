@@ -6,7 +6,7 @@ from typing import Any
 
 from xrec.config.data import TablesSource
 from xrec.config.shared import StorageConfig
-from xrec.errors import ConfigError
+from xrec.errors import ConfigError, DataError
 from xrec.init.entities import ColumnNames
 from xrec.init.files import Folder, read_folder
 from xrec.init.guess import Guess, guess_tables
@@ -55,6 +55,7 @@ def init_project(
     check_access(location, StorageConfig())
     folder = read_folder(location)
     guess = guess_tables(folder.files)
+    _check_names(guess)
     reviews = find_reviews(folder, guess)
     source: TablesSource | FoundReviews = reviews or _source(folder, guess)
     dropped: Mapping[str, int] = {}
@@ -73,6 +74,27 @@ def init_project(
     )
     target.write_bytes(text.encode("utf-8"))
     return Findings(folder, guess, counts, machine, str(target), reviews, dropped)
+
+
+def _check_names(guess: Guess) -> None:
+    """Raise DataError for a column that is used and whose name no project file can hold."""
+    for table, columns in guess.columns.items():
+        for name in _used(columns):
+            try:
+                name.encode("utf-8")
+            except UnicodeEncodeError as error:
+                raise DataError(
+                    f"{guess.files[table]}: the name of the column {name!a} is not valid UTF-8; "
+                    "is the file in Latin-1? Save it as UTF-8"
+                ) from error
+
+
+def _used(columns: Mapping[str, ColumnNames]) -> list[str]:
+    return [
+        name
+        for names in columns.values()
+        for name in ([names] if isinstance(names, str) else names or [])
+    ]
 
 
 def _source(folder: Folder, guess: Guess) -> TablesSource:

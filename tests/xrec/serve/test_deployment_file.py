@@ -67,3 +67,11 @@ def test_command_writes_the_file_and_starts_nothing(tmp_path: Path) -> None:
     )
     assert result.exit_code == 0, result.stderr
     ServeDeploySchema.model_validate(yaml.safe_load(target.read_text()))
+
+
+def test_command_with_a_target_in_a_missing_folder_says_so(tmp_path: Path) -> None:
+    config = str(Path(__file__).parents[3] / "configs" / "yelp.yaml")
+    target = str(tmp_path / "missing" / "serve.yaml")
+    result = CliRunner().invoke(app, ["serve", config, "--write-deployment", target])
+    assert result.exit_code == 2
+    assert f"--write-deployment {target}: cannot be written (No such file" in result.stderr
