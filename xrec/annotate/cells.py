@@ -3,7 +3,8 @@
 import html
 import math
 import re
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, time
+from decimal import Decimal
 
 from xrec.data.columns import Parser, parse_text
 
@@ -52,10 +53,12 @@ def parse_votes(value: object) -> str | None:
 def parse_time(value: object) -> str | None:
     """Seconds since 1970: of a number, which may have any unit, or of an ISO date.
 
-    A missing one is None.
+    A day without a time begins at midnight, UTC. A missing one is None.
     """
     if isinstance(value, datetime):
         moment = value
+    elif isinstance(value, date):
+        moment = datetime.combine(value, time())
     elif isinstance(value, str) and not _is_number(value) and value.strip():
         try:
             moment = datetime.fromisoformat(value.strip())
@@ -71,9 +74,10 @@ def parse_time(value: object) -> str | None:
 def _number(value: object) -> float | None:
     if value is None or value == "":
         return None
-    if isinstance(value, bool) or not isinstance(value, str | int | float) or not _is_number(value):
+    is_of_type = not isinstance(value, bool) and isinstance(value, str | int | float | Decimal)
+    if not is_of_type or not _is_number(value):
         raise ValueError("must be a number")
-    number = float(value)
+    number = float(value)  # type: ignore[arg-type]
     return None if math.isnan(number) else number
 
 

@@ -20,7 +20,7 @@ from xrec.annotate.cells import (
 )
 from xrec.annotate.personal import remove_personal
 from xrec.config.annotate import AnnotateConfig, ReviewTable
-from xrec.data.columns import Parser, parse_id, parse_text
+from xrec.data.columns import Parser, parse_description, parse_id
 from xrec.data.findings import Finding
 from xrec.data.lines import stream_lines
 from xrec.data.rows import FileRows, reject_duplicates, stream_rows
@@ -111,7 +111,7 @@ def _read_items(config: AnnotateConfig, location: Location) -> FileRows:
     if not is_named:
         names["details"] = _other_columns(location, names, delimiter)
     columns: dict[str, Parser] = {"item_id": parse_id}
-    optional: dict[str, Parser] = {"title": parse_text, "details": parse_details}
+    optional: dict[str, Parser] = {"title": parse_description, "details": parse_details}
     with storage_errors(location.uri), location.fs.open(location.path, "rb") as opened:
         parts = list(
             stream_rows(

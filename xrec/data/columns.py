@@ -5,6 +5,7 @@ Each parser returns the value as xrec holds it, or raises ValueError with the re
 
 import math
 from collections.abc import Callable
+from datetime import date
 from decimal import Decimal
 
 SPLITS = ("train", "validation", "test")
@@ -40,6 +41,20 @@ def parse_text(value: object) -> str:
     if not isinstance(value, str):
         raise ValueError("must be a text")
     return _valid_unicode(value).strip()
+
+
+def parse_description(value: object) -> str:
+    """A title or profile: as `parse_text`, with numbers and dates written out.
+
+    The parts of a list are joined: "tea, cake".
+    """
+    if isinstance(value, list | tuple):
+        return ", ".join(text for part in value if (text := parse_description(part)))
+    if isinstance(value, float | Decimal) and math.isnan(value):
+        return ""
+    if isinstance(value, int | float | Decimal | date):
+        return str(value)
+    return parse_text(value)
 
 
 def parse_split(value: object) -> str | None:

@@ -18,7 +18,14 @@ import pyarrow.compute as pc
 
 from xrec.config.data import TABLE_COLUMNS, TablesSource
 from xrec.config.table_files import TABLE_ENDINGS
-from xrec.data.columns import Parser, parse_id, parse_rating, parse_split, parse_text
+from xrec.data.columns import (
+    Parser,
+    parse_description,
+    parse_id,
+    parse_rating,
+    parse_split,
+    parse_text,
+)
 from xrec.data.rows import FileRows, read_rows, reject_duplicates
 from xrec.data.source import SourceData
 from xrec.errors import DataError
@@ -26,8 +33,8 @@ from xrec.storage import Location
 
 TABLES = tuple(TABLE_COLUMNS)
 _COLUMNS: dict[str, dict[str, Parser]] = {
-    "users": {"user_id": parse_id, "profile": parse_text},
-    "items": {"item_id": parse_id, "title": parse_text, "profile": parse_text},
+    "users": {"user_id": parse_id, "profile": parse_description},
+    "items": {"item_id": parse_id, "title": parse_description, "profile": parse_description},
     "interactions": {"user_id": parse_id, "item_id": parse_id},
     "explanations": {"user_id": parse_id, "item_id": parse_id, "explanation": parse_text},
 }

@@ -177,12 +177,22 @@ def _read(location: Location | str, name: str, data: bytes, delimiter: str) -> F
         name,
         len(lines.rows),
         len(lines.rows) - len(readable),
-        tuple(_column(column, readable) for column in _names(lines)),
+        tuple(_column(name, readable) for name in _names(lines) if not _is_nested(name, readable)),
     )
 
 
 def _names(lines: Lines) -> list[str]:
     return [name for name in lines.columns or [] if name]
+
+
+def _is_nested(name: str, rows: Sequence[Mapping[str, Any]]) -> bool:
+    """True for a column with objects, or lists of lists or objects: no column of ours is such."""
+    values = (row.get(name) for row in rows)
+    return any(
+        isinstance(value, dict)
+        or (isinstance(value, list) and any(isinstance(part, list | dict) for part in value))
+        for value in values
+    )
 
 
 def _column(name: str, rows: Sequence[Mapping[str, Any]]) -> Column:

@@ -77,7 +77,7 @@ def find_reviews(folder: Folder, guess: Guess) -> FoundReviews | None:
         _source(folder, guess, file_name, tables),
         scale,
         None if scale is None else _good(scale),
-        time is not None and time.num_filled == file.num_rows,
+        time is not None and time.num_filled == file.num_rows and _is_of_each_row(time),
         tables,
     )
 
@@ -139,6 +139,18 @@ def _holds_times(column: Column) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _is_of_each_row(time: Column) -> bool:
+    """False if a value is read as a missing time, as `nan` is: such rows need another split."""
+    return not any(map(_is_missing_time, time.values))
+
+
+def _is_missing_time(value: str) -> bool:
+    try:
+        return parse_time(value) is None
+    except ValueError:
+        return False  # its row is rejected
 
 
 def _scale(rating: Column) -> tuple[float, float] | None:

@@ -1,9 +1,13 @@
 """The files of a source: formats, columns of other names, and rows that cannot be used."""
 
+from datetime import date
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tests.xrec.annotate.review_files import annotate_config, review, write_json_lines
@@ -70,6 +74,20 @@ def test_read_reviews_of_a_file_alone_and_columns_of_other_names(tmp_path: Path)
     (row,) = _read(tmp_path, path, source={"columns": columns}).reviews.to_pylist()
     assert (row["user_id"], row["item_id"], row["review"]) == ("A1", "B1", "It's warm")
     assert (row["rating"], row["time"], row["helpful"]) == (4.0, 1795704180.0, 3.0)
+
+
+def test_read_reviews_of_parquet_takes_days_and_decimals(tmp_path: Path) -> None:
+    rows = [
+        review("u", "1", rating=Decimal("4.5"), time=date(1970, 1, 2), helpful=Decimal(3)),
+        review("u", "2", rating=None, time=None, helpful=None),
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "reviews.parquet")
+    raw = _read(tmp_path, tmp_path / "reviews.parquet")
+    assert raw.findings == ()
+    assert raw.reviews.select(["rating", "time", "helpful"]).to_pylist() == [
+        {"rating": 4.5, "time": 86400.0, "helpful": 3.0},
+        {"rating": None, "time": None, "helpful": None},
+    ]
 
 
 def test_read_reviews_items_have_title_and_all_other_columns_as_details(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Cells: what each parser accepts and what it refuses."""
 
+from datetime import date
 from decimal import Decimal
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from xrec.data.columns import (
     Parser,
     parse_dense_id,
+    parse_description,
     parse_id,
     parse_rating,
     parse_split,
@@ -25,6 +27,13 @@ from xrec.data.columns import (
         (parse_dense_id, str(2**31 - 1), "2147483647"),
         (parse_text, "  a\nb ", "a\nb"),
         (parse_text, None, ""),
+        (parse_description, 5, "5"),
+        (parse_description, 2.5, "2.5"),
+        (parse_description, float("nan"), ""),
+        (parse_description, Decimal("9.90"), "9.90"),
+        (parse_description, date(2026, 11, 26), "2026-11-26"),
+        (parse_description, ["tea", "", 5, None, " cake"], "tea, 5, cake"),
+        (parse_description, [], ""),
         (parse_split, "validation", "validation"),
         (parse_split, "", None),
         (parse_split, None, None),
@@ -55,6 +64,9 @@ def test_parser_valid_value_is_returned(
         (parse_text, 5),
         (parse_text, ["a"]),
         (parse_text, "\udcff"),
+        (parse_description, {"a": 1}),
+        (parse_description, ["a", {"b": 1}]),
+        (parse_description, ["\udcff"]),
         (parse_split, "training"),
         (parse_split, 1),
     ],

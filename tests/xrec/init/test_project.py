@@ -349,3 +349,28 @@ def test_init_command_ends_with_a_message_and_a_code(
     assert result.exit_code == code
     assert "Traceback" not in result.stderr
     assert not (tmp_path / "project").exists()
+
+
+@pytest.mark.parametrize("profile", [41, 2.5, ["tea", "cake"], True, {"vip": True}])
+def test_init_single_column_of_users_of_any_type_is_prepared(
+    tmp_path: Path, shop: Path, profile: object
+) -> None:
+    ids = [row["cust_no"] for row in csv.DictReader((shop / "clients.csv").open(newline=""))]
+    (shop / "clients.csv").unlink()
+    rows = [{"cust_no": number, "likes": profile} for number in ids]
+    (shop / "clients.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    findings = _init(tmp_path, shop)
+    assert findings.survey.rejected == {}
+    manifest = jobs.prepare.run(load_config(PrepareConfig, tmp_path / "project" / "xrec.yaml"))
+    assert manifest.row_counts["users"] == 60
+
+
+def test_init_title_that_is_a_number_drops_no_item(tmp_path: Path, shop: Path) -> None:
+    _rename(shop, "catalogue", "catalogue.json")
+    (shop / "catalogue.csv").unlink()
+    rows = [json.loads(line) for line in (shop / "catalogue.json").read_text().splitlines()]
+    rows[0]["label"] = 1984
+    (shop / "catalogue.json").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    findings = _init(tmp_path, shop)
+    assert findings.survey.rejected == {}
+    assert (findings.survey.num_items, findings.survey.num_interactions) == (24, 480)

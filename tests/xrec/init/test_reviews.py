@@ -109,6 +109,7 @@ def test_init_from_amazon_s_files_maps_columns_of_both(tmp_path: Path) -> None:
         ({"rating": 0.5}, {"rating_range": [0.5, 5], "min_rating": 4}),
         ({"rating": 88}, {"rating_range": [1, 100], "min_rating": 75}),
         ({"time": None}, {"split": {"by": "hash"}}),
+        ({"time": "nan"}, {"split": {"by": "hash"}}),
     ],
 )
 def test_init_of_reviews_fits_ratings_and_split_to_what_is_there(
