@@ -1,6 +1,6 @@
 """Annotations as the source of a dataset: texts, interactions with their splits, and aspects."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -8,9 +8,9 @@ import pyarrow.compute as pc
 
 from xrec.annotate.formats import Stage
 from xrec.annotate.identity import KIND
-from xrec.annotate.normalize import normalized
 from xrec.annotate.store import ReviewStore
-from xrec.annotate.tables import named_aspects, read_stage, stage_batches
+from xrec.annotate.tables import named_aspects, read_failed, read_stage, stage_batches
+from xrec.annotate.vocabulary import normal_synonyms, renamed
 from xrec.config.shared import StorageConfig
 from xrec.data.source import SourceData
 from xrec.storage import Location, Manifest, open_location, read_manifest
@@ -107,22 +107,43 @@ def _aspects(output: Location, manifest: Manifest, storage: StorageConfig) -> pa
     """The aspects of each pair, each once, that are in the vocabulary; None if there are none.
 
     user_id, item_id, split, aspect, opinion, sentiment. A name that only held-out reviews have is
-    kept if it is one of the vocabulary's aspects itself: nothing is learned from it.
+    renamed like the others, and kept if that is an aspect of the vocabulary: nothing is learned
+    from it.
     """
     versions: dict[Stage, int] = manifest.metrics["tables"]
     if "aspects" not in versions:
         return None
-    names = read_stage(output, "aspects", versions["aspects"], ("aspect", "canonical"), storage)
     columns = ("user_id", "item_id", "split", "aspects")
     batches = stage_batches(output, "pairs", versions["pairs"], columns, storage)
     named = pa.concat_tables([named_aspects(batch) for batch in batches])
-    places = pc.index_in(named["aspect"], value_set=names["aspect"].combine_chunks())
-    own = pa.array([normalized(name) for name in named["aspect"].to_pylist()], pa.string())
-    renamed = pc.coalesce(names["canonical"].take(places), own)
-    named = named.set_column(named.schema.get_field_index("aspect"), "aspect", renamed)
-    named = _first_of_each(named)
+    distinct = named["aspect"].unique().to_pylist()
+    known = _canonical_names(output, manifest, storage, distinct)
+    aspects = pa.array([known[name] for name in named["aspect"].to_pylist()], pa.string())
+    named = named.set_column(named.schema.get_field_index("aspect"), "aspect", aspects)
+    named = _first_of_each(named.filter(pc.is_valid(named["aspect"])))
     vocabulary = _vocabulary(named, manifest.config["vocabulary"]["min_reviews"])
     return named.filter(pc.is_in(named["aspect"], value_set=vocabulary))
+
+
+def _canonical_names(
+    output: Location, manifest: Manifest, storage: StorageConfig, names: Sequence[str]
+) -> dict[str, str | None]:
+    """The aspect that each of the names means; None if it is left out.
+
+    The stage `aspects` has the names of training reviews. Any other name gets the synonyms, and
+    becomes what the stage made of its normal form, if a training review has that.
+    """
+    version = manifest.metrics["tables"]["aspects"]
+    synonyms = normal_synonyms(manifest.config["vocabulary"]["synonyms"])
+    rows = read_stage(output, "aspects", version, ("aspect", "canonical"), storage)
+    seen: dict[str, str | None] = dict(
+        zip(rows["aspect"].to_pylist(), rows["canonical"].to_pylist(), strict=True)
+    )
+    of_form = {renamed(name, synonyms): canonical for name, canonical in sorted(seen.items())}
+    left_out = read_failed(output, "aspects", version, storage)["aspect"].to_pylist()
+    seen.update(dict.fromkeys(left_out))
+    forms = {name: renamed(name, synonyms) for name in names if name not in seen}
+    return {**seen, **{name: form and of_form.get(form, form) for name, form in forms.items()}}
 
 
 def _first_of_each(named: pa.Table) -> pa.Table:

@@ -20,6 +20,23 @@ _MOST_COMPARED = 20_000
 _BATCH = 256
 
 
+def normal_synonyms(synonyms: Mapping[str, str | None]) -> dict[str, str | None]:
+    """The synonyms of a config with all names in their normal form."""
+    return {
+        normalized(name): None if other is None else normalized(other)
+        for name, other in synonyms.items()
+    }
+
+
+def renamed(name: str, synonyms: Mapping[str, str | None]) -> str | None:
+    """The normal form of a name, or what it is a synonym of; None if it is left out.
+
+    A name without letters is left out. synonyms: see `normal_synonyms`.
+    """
+    aspect = normalized(name)
+    return synonyms.get(aspect, aspect) or None
+
+
 class AspectTask:
     """Finds the aspect of the vocabulary for each of some names (a ChunkTask of xrec.bulk).
 
@@ -30,10 +47,7 @@ class AspectTask:
     row_errors: tuple[type[Exception], ...] = ()
 
     def __init__(self, counts: Mapping[str, int], config: VocabularyConfig, format: RowFormat):
-        self._synonyms = {
-            normalized(name): None if other is None else normalized(other)
-            for name, other in config.synonyms.items()
-        }
+        self._synonyms = normal_synonyms(config.synonyms)
         self._format = format
         self._merged = {} if config.encoder is None else _merged(self._heads(counts), config)
         settings = f"{sorted(map(repr, self._synonyms.items()))}{sorted(self._merged.items())}"
@@ -41,7 +55,7 @@ class AspectTask:
 
     def canonical(self, name: str) -> str | None:
         """The aspect of the vocabulary that `name` means; None if it is left out."""
-        aspect = self._renamed(name)
+        aspect = renamed(name, self._synonyms)
         return None if aspect is None else self._merged.get(aspect, aspect)
 
     def do(self, rows: pa.Table) -> Outcome:
@@ -69,15 +83,11 @@ class AspectTask:
         """Whether names are merged as they were."""
         return pa.array([key == self._settings for key in earlier["content_key"].to_pylist()])
 
-    def _renamed(self, name: str) -> str | None:
-        aspect = normalized(name)
-        return self._synonyms.get(aspect, aspect) or None
-
     def _heads(self, counts: Mapping[str, int]) -> list[str]:
         """The aspects by the number of reviews, the most frequent first."""
         totals: dict[str, int] = {}
         for name, count in counts.items():
-            if (aspect := self._renamed(name)) is not None:
+            if (aspect := renamed(name, self._synonyms)) is not None:
                 totals[aspect] = totals.get(aspect, 0) + count
         return sorted(totals, key=lambda aspect: (-totals[aspect], aspect))
 
