@@ -44,6 +44,10 @@ def _nothing_to_learn(reviews: pa.Table, output: Location) -> None:
     return None
 
 
+def _learned_nothing(output: Location) -> str:
+    return ""
+
+
 def _nothing_to_do(output: Location) -> None:
     return None
 
@@ -72,6 +76,8 @@ class AnnotatorSpec:
     learn: called in the driver, before the first stage, with training reviews (a sample of at most
         `num_learned`, schema REVIEWS); writes what actors are to read below `output`. It must
         write the same if it is called twice.
+    learned: a fingerprint of what `learn` wrote, which texts depend on too; "" if that is nothing.
+        Texts of earlier annotations are carried only if it is the same there.
     check_costs: called after each commit with the costs of all stages so far; raises an XRecError
         to end the run, which a later call goes on with.
     gpus_per_actor: for an actor whose device is a GPU.
@@ -90,6 +96,7 @@ class AnnotatorSpec:
     row_errors: tuple[type[Exception], ...] = ()
     learn: Callable[[pa.Table, Location], None] = _nothing_to_learn
     num_learned: int = 0
+    learned: Callable[[Location], str] = _learned_nothing
     check_costs: Callable[[Mapping[str, float]], None] = _no_budget
     chunks_at_once: int = 1
     gpus_per_actor: int = 0

@@ -107,11 +107,12 @@ class _StageSettings:
 
 def _make_text_task(settings: _StageSettings, spec: AnnotatorSpec) -> TextTask:
     output = open_location(settings.output, settings.storage)
+    learned = spec.learned(output)
     return TextTask(
         _stage(settings, output),
         spec.make(output),
         stage_format(settings.stage, spec.reasons),
-        fingerprint_of([dict(spec.settings), dict(spec.inputs)]),
+        fingerprint_of([dict(spec.settings), dict(spec.inputs), *([learned] if learned else [])]),
         spec.row_errors,
     )
 

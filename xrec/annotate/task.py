@@ -15,7 +15,8 @@ from xrec.bulk import Outcome, RowFormat
 class TextTask:
     """Writes the texts of some rows (a ChunkTask and a CarryingTask of xrec.bulk).
 
-    settings: a fingerprint of the annotator's settings and models, a part of each `content_key`.
+    settings: a fingerprint of the annotator's settings and models, and of what it learned; a part
+        of each `content_key`.
     """
 
     def __init__(

@@ -21,7 +21,7 @@ from xrec.config.data import SplitShares
 from xrec.config.shared import StorageConfig
 from xrec.data.assemble import assemble
 from xrec.errors import ArtifactMismatchError, ConfigError, DataError, XRecError
-from xrec.storage import Manifest
+from xrec.storage import Location, Manifest
 
 pytestmark = pytest.mark.usefixtures("actor_here")
 
@@ -256,6 +256,29 @@ def test_run_carries_texts_whose_inputs_are_the_same(tmp_path: Path) -> None:
         "pair b 2",
         "pair c 2",
     }
+
+
+def test_run_carries_no_text_of_an_annotator_that_had_learned_something_else(
+    tmp_path: Path,
+) -> None:
+    hashed = {"by": "hash", "test": 0, "validation": 0}
+    path = write_json_lines(tmp_path / "reviews.jsonl", [review("a", "1", "warm")])
+    first = annotate_config(tmp_path / "ws", path, split=hashed)
+    assert _run(first, quoting_spec(tmp_path, learned=_learned_this)) is not None
+    for name, learned, num_asked in (("same", _learned_this, 0), ("other", _learned_that, 3)):
+        (tmp_path / "asked").write_text("")
+        carry_from = first.artifact("annotations")
+        config = annotate_config(tmp_path / name, path, split=hashed, carry_from=carry_from)
+        assert _run(config, quoting_spec(tmp_path, learned=learned)) is not None
+        assert len((tmp_path / "asked").read_text().splitlines()) == num_asked
+
+
+def _learned_this(output: Location) -> str:
+    return "this"
+
+
+def _learned_that(output: Location) -> str:
+    return "that"
 
 
 class _BudgetError(XRecError):

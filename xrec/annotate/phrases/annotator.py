@@ -8,7 +8,12 @@ from dataclasses import dataclass, field
 
 from xrec.annotate.annotator import Annotator, AnnotatorSpec
 from xrec.annotate.phrases.attributes import attributes
-from xrec.annotate.phrases.lexicon import Lexicon, learn_phrases, read_lexicon
+from xrec.annotate.phrases.lexicon import (
+    Lexicon,
+    fingerprint_of_phrases,
+    learn_phrases,
+    read_lexicon,
+)
 from xrec.annotate.phrases.mentions import noun_phrases
 from xrec.annotate.phrases.sentences import explanation, item_profile, user_profile
 from xrec.annotate.phrases.titles import made_title
@@ -44,6 +49,7 @@ def phrases_spec(config: PhrasesAnnotator) -> AnnotatorSpec:
         make=functools.partial(_make, config=config),
         learn=functools.partial(learn_phrases, config=config),
         num_learned=config.num_learned,
+        learned=fingerprint_of_phrases,
     )
 
 

@@ -15,7 +15,7 @@ from xrec.annotate.phrases.grammar import valence
 from xrec.annotate.phrases.mentions import Phrase, noun_phrases, proper_names
 from xrec.config.annotate import PhrasesAnnotator
 from xrec.data.english import word_set
-from xrec.storage import Location, read_table, write_table
+from xrec.storage import Location, content_hash, read_table, write_table
 
 _FILE = "annotator/phrases.parquet"
 _LEAST_COUNT = 2
@@ -100,6 +100,11 @@ def learn_phrases(reviews: pa.Table, output: Location, *, config: PhrasesAnnotat
     write_table(output / _FILE, counts.table(reviews.num_rows, config), _SCHEMA)
 
 
+def fingerprint_of_phrases(output: Location) -> str:
+    """The hash of what `learn_phrases` wrote."""
+    return content_hash((output / _FILE).read_bytes())
+
+
 def read_lexicon(output: Location) -> Lexicon:
     """What `learn_phrases` wrote."""
     table = read_table(output / _FILE, _SCHEMA)
@@ -141,7 +146,7 @@ class _Counts:
             self.reviews[name] += 1
             self.with_opinion[name] += has_opinion
             self.pointed[name] += points
-        self.proper.update(proper_names(text))
+        self.proper.update(sorted(proper_names(text)))  # a set's order differs between processes
 
     def table(self, num_learned: int, config: PhrasesAnnotator) -> pa.Table:
         aspects = self._aspects(num_learned, config)
