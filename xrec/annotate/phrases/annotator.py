@@ -34,10 +34,11 @@ from xrec.data.english import singular
 from xrec.storage import Location
 
 NOTHING_PRAISED = "nothing_praised"
-_VERSION = 7  # of the rules; another one is another run
+_VERSION = 8  # of the rules; another one is another run
 _LEAST_COMPLAINTS, _MOST_COMPLAINTS = 2, 2
 _MOST_TITLES = 3
-_SHOWN, _POSITIVE, _NEUTRAL = 2.0, 1.5, 0.5  # what a mention with such an opinion counts
+# What a mention with such an opinion counts.
+_SHOWN, _POSITIVE, _NEGATIVE, _NEUTRAL = 2.0, 1.5, 1.0, 0.5
 
 
 def phrases_spec(config: PhrasesAnnotator) -> AnnotatorSpec:
@@ -201,7 +202,7 @@ class PhraseAnnotator:
         if aspect.sentiment == "positive":
             weight = _SHOWN if each.shown != each.written else _POSITIVE
         else:
-            weight = _NEUTRAL
+            weight = _NEGATIVE if aspect.sentiment == "negative" else _NEUTRAL
         return weight * math.sqrt(self._rarity(aspect.aspect))
 
     def _rarity(self, name: str) -> float:

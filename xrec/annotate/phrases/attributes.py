@@ -6,7 +6,7 @@ Each turn of phrase stands for an aspect. They are general enough for goods, pla
 import re
 from dataclasses import dataclass
 
-from xrec.annotate.phrases.grammar import describes
+from xrec.annotate.phrases.grammar import NEGATIONS, describes
 
 _VERY = r"(?:very |really |so |just |pretty |quite |absolutely |extremely |truly |too )*"
 _GOOD = (
@@ -104,11 +104,27 @@ _COMPILED = [
     (name, _TRIGGERS[name], re.compile(rf"\b(?:{pattern})(?![\w-])"))
     for name, pattern in _PATTERNS.items()
 ]
-_NOT_BEFORE = re.compile(
-    r"(?:\bnot|n't|\bnever|\bhardly|\bbarely|\bless|\bif|\bmore|\bdont|\bdoesnt|\bisnt|\bwish)"
-    r"(?: \w+){0,2} $"
+_NEGATION = "|".join(sorted(word for word in NEGATIONS if "'" not in word))
+_DENIES = re.compile(
+    rf"(?:n't|\b(?:{_NEGATION}|less|if(?! anything)|wish|far from|anything but|used to be|"
+    r"fail(?:s|ed)? to|stop(?:s|ped)?))(?: (?!but |yet |though )\w+){0,2} $"
 )
-_LOOK_BACK = 30
+# "It could be more durable" asks for it; "it is more durable than my old one" praises.
+_ASKS_FOR_MORE = re.compile(
+    r"\b(?:could|should|would(?! say| recommend)|wish|wished|if(?! anything)|expect|expected|"
+    r"prefer|consider)(?: (?!but )\w+){1,5} more (?:\w+ and )?$"
+    r"|\bspend more(?: (?!but )\w+){1,2} $"
+)
+_PRAISES = re.compile(
+    r"\bnot (?:only|just|merely|to mention)(?: \w+){0,2} $"
+    r"|\b(?:no|zero|without)(?: any| a)? (?:doubt|question|problem|issue|complaint|trouble)s?"
+    r"(?: \w+)? $"
+    r"|(?:n't|\bnot|\bcannot|\bcant) (?:be|get|ask for|find)(?: \w+)? more (?:\w+ )?$"
+    r"|(?:\bcan't|\bcannot|\bcan not|\bcant|\bcouldn't) (?:beat|fault|complain about)(?: \w+)? $"
+)
+_PRAISES_MORE = re.compile(r"(?:n't|\bnot|\bcannot|\bcant) (?:be|get)(?: any| much)? $")
+_MORE = ("easier", "simpler")
+_LOOK_BACK = 40
 ATTRIBUTES = frozenset(_WRITTEN.get(name, name) for name in _PATTERNS)
 
 
@@ -145,6 +161,16 @@ def attributes(text: str) -> list[Attribute]:
         is_shown = adjective == "low" or (name in _SHOWS_OPINION and describes(adjective))
         shown = adjective if is_shown else ""
         before = text[max(0, start - _LOOK_BACK) : start]
-        is_denied = _NOT_BEFORE.search(before) is not None
+        is_denied = _is_denied(before, words)
         found.append(Attribute(_WRITTEN.get(name, name), words, shown, is_denied))
     return found
+
+
+def _is_denied(before: str, words: str) -> bool:
+    """Whether the text before turns the words around. Of "couldn't be easier to use" it does not:
+
+    what cannot be more so is praised, and so is what is "not only" so.
+    """
+    if _PRAISES.search(before) or (words.startswith(_MORE) and _PRAISES_MORE.search(before)):
+        return False
+    return bool(_DENIES.search(before) or _ASKS_FOR_MORE.search(before))

@@ -21,9 +21,10 @@ _LINKS = word_set(
     "is are was were be been being 's 're sounds looks feels seems works tastes smells sound look "
     "feel seem stays stay remains remain gets became turned runs"
 )
-_NEGATIONS = word_set(
+NEGATIONS = word_set(
     "not no never n't without hardly barely lacks lack lacking don't doesn't didn't isn't aren't "
-    "wasn't weren't can't couldn't won't wouldn't dont doesnt didnt isnt cant nor neither zero"
+    "wasn't weren't can't cannot couldn't won't wouldn't dont doesnt didnt isnt cant nor neither "
+    "zero"
 )
 _BEFORE_NOUNS = word_set(
     "the a an this that these those its it's my your his her their our some any no every each "
@@ -153,7 +154,7 @@ def _part(word: str) -> Part:
         return AND
     if word in ("and", "&", "or", "but", "yet"):
         return AND
-    if word in _NEGATIONS or word.endswith("n't"):
+    if word in NEGATIONS or word.endswith("n't"):
         return NOT
     if word in _LINKS:
         return LINK

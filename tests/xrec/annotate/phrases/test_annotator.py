@@ -6,6 +6,7 @@ import pyarrow as pa
 import pytest
 
 from xrec.annotate.annotator import Annotator
+from xrec.annotate.phrases import lexicon as lexicon_module
 from xrec.annotate.phrases import phrases_spec
 from xrec.annotate.phrases.lexicon import read_lexicon
 from xrec.annotate.phrases.sentences import explanation, listed
@@ -117,6 +118,36 @@ def test_pair_names_what_its_review_praises_and_not_what_it_blames(tmp_path: Pat
     assert "warm tone and great switch" in text.explanation
     assert "Fuzz One" in text.explanation
     assert "display" not in text.explanation
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["The display came. The display is dull.", "The display is dull. The display came."],
+)
+def test_pair_that_names_an_aspect_neutrally_too_blames_it(tmp_path: Path, text: str) -> None:
+    review = Review("u", "i", f"{text} A warm tone.")
+    (found,) = _annotator(tmp_path).pairs([PairInput("u", "i", review, None, "train")]).results
+    assert isinstance(found, PairText)
+    assert {each.aspect: each.sentiment for each in found.aspects}["display"] == "negative"
+
+
+def test_pair_that_praises_and_blames_an_aspect_praises_it(tmp_path: Path) -> None:
+    review = Review("u", "i", "The display is dull. But the display is great.")
+    (found,) = _annotator(tmp_path).pairs([PairInput("u", "i", review, None, "train")]).results
+    assert isinstance(found, PairText)
+    assert [(each.aspect, each.sentiment) for each in found.aspects] == [("display", "positive")]
+
+
+def test_learned_phrases_are_the_same_in_whatever_order_a_set_comes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fingerprints = set()
+    for names in (("Korg", "Boss", "Fender"), ("Fender", "Korg", "Boss")):
+        monkeypatch.setattr(lexicon_module, "proper_names", lambda text, names=names: names)
+        folder = tmp_path / names[0]
+        _annotator(folder)
+        fingerprints.add(lexicon_module.fingerprint_of_phrases(open_location(str(folder))))
+    assert len(fingerprints) == 1
 
 
 def test_pair_whose_title_says_it_already_is_praised_for_something_else(tmp_path: Path) -> None:
