@@ -16,7 +16,11 @@ from xrec.annotate.personal import remove_personal
         ("Call (555) 123-4567 or 555-123-4567.", "Call or.", {"phone": 2}),
         ("Reach me at +49 170 1234567!", "Reach me at!", {"phone": 1}),
         ("I follow @bob_99 there", "I follow there", {"account": 1}),
+        ("Call 1-800-555-1234 or 0170 123 4567", "Call or", {"phone": 2}),
         ("My instagram is cool_guy.7", "My", {"account": 1}),
+        ("My insta is @bob, my skype name is jim", "My, my", {"account": 2}),
+        ("Find me, twitch: bob", "Find me,", {"account": 1}),
+        ("It is at strings.store today", "It is at today", {"link": 1}),
         ("u/guitar_dude said so", "said so", {"account": 1}),
         ("Mail a@b.de or call 555-123-4567", "Mail or call", {"email": 1, "phone": 1}),
     ],
@@ -37,7 +41,26 @@ def test_remove_personal_of_each_kind_is_removed_and_counted(
         "An 1/4 inch plug, a 3.5mm jack, 9v @ 100 mA",
         "Facebook friends told me. I watched it on YouTube.",
         "The model is SM57-123 4567.",
+        "YouTube is full of demos. Skype is clear and loud.",
+        "I use it to record. YouTube was my teacher.",
+        "I love it.Me and my wife use it.",
+        "Sold at the store.Online reviews were right.TV sounds better, too.",
+        "Bands of 20 100 1000 Hz, and of 250 500 1000 2000 Hz",
+        "Serial 2014 100 2000, in sizes 010 013 017.",
     ],
 )
 def test_remove_personal_of_numbers_and_names_that_are_none_leaves_the_text(text: str) -> None:
     assert remove_personal(text) == (text, {})
+
+
+@pytest.mark.parametrize("run", ["a", "a-", "a.", ".", "-", "a@", "a@a.", "555 ", "u/"])
+def test_remove_personal_of_a_long_run_takes_no_more_than_a_moment(run: str) -> None:
+    """With patterns whose time grows with the square of the length it would take minutes."""
+    text = run * (100_000 // len(run))
+    cleaned, _ = remove_personal(f"{text} 123")
+    assert cleaned.endswith("123")
+
+
+def test_remove_personal_of_a_text_with_many_blanks_takes_no_more_than_a_moment() -> None:
+    blanks = "\n" * 100_000
+    assert remove_personal(f"Mail a@b.de{blanks}now") == (f"Mail {blanks}now", {"email": 1})
