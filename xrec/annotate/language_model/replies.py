@@ -25,7 +25,10 @@ COPIES_EXAMPLE = "copies_example"
 REASONS: tuple[str, ...] = (*get_args(ReplyFailureReason), NO_SENTENCE, COPIES_EXAMPLE)
 
 _BLANKS = re.compile(r"\s+")
-_SENTENCE_END = re.compile(r"[.!?\u2026\u3002\uff01\uff1f][\"'\u201d\u2019)]?(?=\s|$)")
+# Behind the full-width marks of Chinese and Japanese no blank follows.
+_SENTENCE_END = re.compile(
+    r"[.!?\u2026][\"'\u201d\u2019)]?(?=\s|$)|[\u3002\uff01\uff1f]+[\"'\u201d\u2019)\u300d\u300f\uff09]?"
+)
 
 _Text = Annotated[str, Field(min_length=1, max_length=_MOST_CHARACTERS)]
 _Words = Annotated[str, Field(max_length=_MOST_OF_A_NAME)]
@@ -175,12 +178,13 @@ def whole_sentences(text: str, max_length: int) -> str | None:
     """
     line = _line(text)
     starts = [0, *(match.end() for match in _SENTENCE_END.finditer(line))]
-    *whole, rest = (
-        line[start:end].strip() for start, end in zip(starts, [*starts[1:], None], strict=True)
-    )
+    *whole, rest = (line[start:end] for start, end in zip(starts, [*starts[1:], None], strict=True))
     if rest and len(text) < max_length:
         whole.append(f"{rest}.")
-    said = " ".join(dict.fromkeys(whole))
+    once: dict[str, str] = {}
+    for sentence in whole:
+        once.setdefault(sentence.strip(), sentence)
+    said = "".join(once.values())
     return said if any(map(str.isalnum, said)) else None
 
 

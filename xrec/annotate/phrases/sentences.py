@@ -72,7 +72,7 @@ def _chosen(patterns: Sequence[str], key: str) -> str:
 
 
 def _beginning(details: str) -> str:
-    """The first sentences, or a part of the first one that ends with a whole word."""
+    """The first sentences, or a part of the first one, to the end of a word if it has blanks."""
     if len(details) <= _MOST_DETAILS:
         return details if details.endswith((".", "!", "?")) else f"{details}."
     kept = ""
@@ -80,4 +80,5 @@ def _beginning(details: str) -> str:
         if len(kept) + len(sentence) > _MOST_DETAILS:
             break
         kept = f"{kept} {sentence}".strip()
-    return kept or f"{details[:_MOST_DETAILS].rpartition(' ')[0]} \u2026"
+    start = details[:_MOST_DETAILS]
+    return kept or f"{start.rpartition(' ')[0] or start} \u2026"  # some languages have no blanks

@@ -26,6 +26,8 @@ NONE_LESS = ReplyLimits()
         ("It is soft, “as silk.”", "It is soft, “as silk.”"),
         ("It costs 3.50", "It costs 3.50."),
         ("柔らかい。", "柔らかい。"),
+        ("音が良い。使いやすい！音が良い。", "音が良い。使いやすい！"),
+        ("「音が良い。」と思う。", "「音が良い。」と思う。"),
         ("...", None),
         ("It is soft. It is wide. It is soft. It is so", "It is soft. It is wide. It is so."),
         (" - ", None),
@@ -111,3 +113,10 @@ def test_text_that_fills_its_limit_ends_with_its_last_whole_sentence() -> None:
     limits = ReplyLimits(profile=20)
     reply = limits.user().model_validate({"profile": "They like it. They w"})
     assert user_text(limits, reply) == UserText("They like it.")
+
+
+@pytest.mark.parametrize("text", ["音が良い。使いやすい。それ", "音が良い！使いやすい？それ"])
+def test_text_of_a_language_without_blanks_ends_with_its_last_whole_sentence(text: str) -> None:
+    limits = ReplyLimits(profile=len(text))
+    reply = limits.user().model_validate({"profile": text})
+    assert user_text(limits, reply) == UserText(text.removesuffix("それ"))

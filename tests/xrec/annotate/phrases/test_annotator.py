@@ -9,7 +9,7 @@ from xrec.annotate.annotator import Annotator
 from xrec.annotate.phrases import lexicon as lexicon_module
 from xrec.annotate.phrases import phrases_spec
 from xrec.annotate.phrases.lexicon import read_lexicon
-from xrec.annotate.phrases.sentences import explanation, listed
+from xrec.annotate.phrases.sentences import explanation, item_profile, listed
 from xrec.annotate.rows import (
     Failure,
     ItemInput,
@@ -185,6 +185,12 @@ def test_explanation_of_an_item_without_a_title_does_not_show_its_id() -> None:
         explanation(f"u{number}", "B00X", "", ["tone"], title_is_made=False) for number in range(60)
     }
     assert all("this item" in text.lower() and "B00X" not in text for text in texts)
+
+
+def test_item_profile_of_long_details_without_blanks_has_their_beginning() -> None:
+    details = "\u97f3\u8d28\u5f88\u597d\u3002" * 100
+    assert item_profile("i", details, [], []) == f"{details[:300]} \u2026"
+    assert item_profile("i", "ab " * 200, [], []) == f"{('ab ' * 100).strip()} \u2026"
 
 
 def test_listed_words_are_joined_as_in_a_sentence() -> None:
