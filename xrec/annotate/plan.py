@@ -9,13 +9,14 @@ import pyarrow as pa
 from xrec.annotate.annotator import AnnotatorSpec
 from xrec.annotate.formats import Stage, stage_format
 from xrec.annotate.identity import identify_stage
+from xrec.annotate.normalize import names_are_english
 from xrec.annotate.stages import ItemStage, PairStage, TextStage, UserStage
 from xrec.annotate.store import ReviewStore, StoreRecord
 from xrec.annotate.tables import count_names, read_item_texts
 from xrec.annotate.task import TextTask
 from xrec.annotate.vocabulary import AspectTask
 from xrec.bulk import BulkRun, ChunkTask, clean_keys, open_run
-from xrec.config.annotate import AnnotateConfig, VocabularyConfig
+from xrec.config.annotate import AnnotateConfig
 from xrec.config.shared import StorageConfig
 from xrec.storage import Location, fingerprint_of, location_of, open_location
 
@@ -68,7 +69,13 @@ def plan_stage(
         storage=storage,
     )
     if stage == "aspects":
-        make = functools.partial(_make_aspect_task, dict(counts), config.vocabulary, spec.reasons)
+        make = functools.partial(
+            AspectTask,
+            dict(counts),
+            config.vocabulary,
+            stage_format(stage, spec.reasons),
+            is_english=names_are_english(spec.settings),
+        )
         return PlannedStage(run, make)
     settings = _StageSettings.of(config, record, stage, versions)
     return PlannedStage(run, functools.partial(_make_text_task, settings, spec))
@@ -125,12 +132,6 @@ def _stage(settings: _StageSettings, output: Location) -> "TextStage[object, obj
     if settings.stage == "users":
         return UserStage(store, settings.max_reviews_per_user, items)  # type: ignore[return-value]
     return PairStage(store, items)  # type: ignore[return-value]
-
-
-def _make_aspect_task(
-    counts: Mapping[str, int], config: VocabularyConfig, reasons: tuple[str, ...]
-) -> AspectTask:
-    return AspectTask(counts, config, stage_format("aspects", reasons))
 
 
 def _items(store: ReviewStore, uri: str) -> Rows:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from xrec.annotate.annotator import AnnotatorSpec
 from xrec.annotate.formats import Stage
 from xrec.annotate.identity import KIND, identify_annotations
+from xrec.annotate.normalize import names_are_english
 from xrec.annotate.report import write_report
 from xrec.annotate.store import StoreRecord
 from xrec.bulk import BulkRun
@@ -46,7 +47,9 @@ def publish_annotations(
     costs: Mapping[str, float] = functools.reduce(added, (each.costs for each in states.values()))
     failed = {str(stage): dict(state.failed) for stage, state in states.items()}
     own = spec.figures(costs)
-    figures = write_report(config, record, runs, versions, failed, own)
+    figures = write_report(
+        config, record, runs, versions, failed, own, is_english=names_are_english(spec.settings)
+    )
     identity = identify_annotations(config, spec, files)
     return write_manifest(
         output,

@@ -1,5 +1,6 @@
 """Annotations as the source of a dataset: texts, interactions with their splits, and aspects."""
 
+import functools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -8,6 +9,7 @@ import pyarrow.compute as pc
 
 from xrec.annotate.formats import Stage
 from xrec.annotate.identity import KIND
+from xrec.annotate.normalize import names_are_english
 from xrec.annotate.store import ReviewStore
 from xrec.annotate.tables import named_aspects, read_failed, read_stage, stage_batches
 from xrec.annotate.vocabulary import normal_synonyms, renamed
@@ -134,15 +136,17 @@ def _canonical_names(
     becomes what the stage made of its normal form, if a training review has that.
     """
     version = manifest.metrics["tables"]["aspects"]
-    synonyms = normal_synonyms(manifest.config["vocabulary"]["synonyms"])
+    is_english = names_are_english(manifest.config["annotator"])
+    synonyms = normal_synonyms(manifest.config["vocabulary"]["synonyms"], is_english=is_english)
+    form_of = functools.partial(renamed, synonyms=synonyms, is_english=is_english)
     rows = read_stage(output, "aspects", version, ("aspect", "canonical"), storage)
     seen: dict[str, str | None] = dict(
         zip(rows["aspect"].to_pylist(), rows["canonical"].to_pylist(), strict=True)
     )
-    of_form = {renamed(name, synonyms): canonical for name, canonical in sorted(seen.items())}
+    of_form = {form_of(name): canonical for name, canonical in sorted(seen.items())}
     left_out = read_failed(output, "aspects", version, storage)["aspect"].to_pylist()
     seen.update(dict.fromkeys(left_out))
-    forms = {name: renamed(name, synonyms) for name in names if name not in seen}
+    forms = {name: form_of(name) for name in names if name not in seen}
     return {**seen, **{name: form and of_form.get(form, form) for name, form in forms.items()}}
 
 

@@ -4,6 +4,7 @@ report.json and report.html lie beside the manifest. Shares are of a sample of p
 first users by the hash of their ids.
 """
 
+import functools
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -35,15 +36,18 @@ def write_report(
     versions: Mapping[Stage, int],
     failed: Mapping[str, Mapping[str, int]],
     of_annotator: Mapping[str, float],
+    *,
+    is_english: bool,
 ) -> dict[str, Any]:
     """Write both files below the output; returns the figures for the manifest.
 
     failed: numbers of failed rows, by stage and reason. of_annotator: figures of its own, by name.
+    is_english: whether the aspects' names are.
     """
     output = location_of(config, "annotations")
     store = ReviewStore(output, record.num_files)
     pairs = _sampled_pairs(store, runs["pairs"], versions["pairs"])
-    figures = _figures(pairs)
+    figures = _figures(pairs, is_english=is_english)
     examples = _spread(pairs, config.num_examples)
     report = {
         "reviews": record.num_reviews,
@@ -56,7 +60,7 @@ def write_report(
         "sampled_pairs": len(pairs),
         **figures,
         "annotator": dict(of_annotator),
-        "frequent_aspects": _frequent(pairs),
+        "frequent_aspects": _frequent(pairs, is_english=is_english),
         "explanations": [_shown_pair(row) for row in examples],
         "items_shown": _shown_profiles(config, store, versions, examples, "items"),
         "users_shown": _shown_profiles(config, store, versions, examples, "users"),
@@ -76,10 +80,11 @@ def repeats_verbatim(text: str, review: str) -> bool:
     )
 
 
-def stands_in(aspect: str, review: str) -> bool:
+def stands_in(aspect: str, review: str, *, is_english: bool = True) -> bool:
     """Whether the words of an aspect stand in the review, in the singular or as they are."""
-    there = {normalized(word) for word in _words(review)} | set(_words(review))
-    return all(word in there or normalized(word) in there for word in _words(aspect))
+    normal = functools.partial(normalized, is_english=is_english)
+    there = {*map(normal, _words(review)), *_words(review)}
+    return all(word in there or normal(word) in there for word in _words(aspect))
 
 
 def _words(text: str) -> list[str]:
@@ -104,18 +109,19 @@ def _sampled_pairs(store: ReviewStore, run: BulkRun, version: int) -> list[dict[
     return [{**row, "review": reviews[row["user_id"], row["item_id"]]} for row in rows]
 
 
-def _figures(pairs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _figures(pairs: Sequence[dict[str, Any]], *, is_english: bool) -> dict[str, Any]:
+    stands = functools.partial(stands_in, is_english=is_english)
     named = [(each, pair["review"]) for pair in pairs for each in pair["aspects"]]
     words = [len(_words(pair["explanation"])) for pair in pairs]
     return {
         "explanation_words": _mean(words),
         "distinct_words_per_100_explanations": _distinct(_spread(pairs, 100)),
         "aspects_per_explanation": len(named) / len(pairs) if pairs else 0.0,
-        "aspects_in_review": _mean([stands_in(each["aspect"], review) for each, review in named]),
+        "aspects_in_review": _mean([stands(each["aspect"], review) for each, review in named]),
         "aspects_or_opinions_in_review": _mean(
             [
-                stands_in(each["aspect"], review)
-                or bool(each["opinion"] and stands_in(each["opinion"], review))
+                stands(each["aspect"], review)
+                or bool(each["opinion"] and stands(each["opinion"], review))
                 for each, review in named
             ]
         ),
@@ -133,12 +139,12 @@ def _distinct(pairs: Sequence[Mapping[str, Any]]) -> int:
     return len({word for pair in pairs for word in _words(pair["explanation"])})
 
 
-def _frequent(pairs: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+def _frequent(pairs: Sequence[Mapping[str, Any]], *, is_english: bool) -> dict[str, int]:
     counts: dict[str, int] = {}
     for pair in pairs:
         if pair["split"] == "train":
             for each in pair["aspects"]:
-                name = normalized(each["aspect"])
+                name = normalized(each["aspect"], is_english=is_english)
                 counts[name] = counts.get(name, 0) + 1
     best = sorted(counts, key=lambda name: (-counts[name], name))[:_SHOWN_ASPECTS]
     return {name: counts[name] for name in best}

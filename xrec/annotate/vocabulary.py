@@ -1,9 +1,10 @@
 """The vocabulary of aspects: what annotators call by many names becomes one aspect each.
 
-Names are compared in lower case and in the singular. Synonyms of the config come next, and then,
-with an encoder, a name becomes the most frequent one that is close enough.
+Names are compared in lower case and, in English, in the singular. Synonyms of the config come
+next, and then, with an encoder, a name becomes the most frequent one that is close enough.
 """
 
+import functools
 import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,22 +19,25 @@ from xrec.config.annotate import VocabularyConfig
 
 _MOST_COMPARED = 20_000
 _BATCH = 256
+_VERSION = 2  # of the normal form; names of another one are not carried
 
 
-def normal_synonyms(synonyms: Mapping[str, str | None]) -> dict[str, str | None]:
+def normal_synonyms(
+    synonyms: Mapping[str, str | None], *, is_english: bool
+) -> dict[str, str | None]:
     """The synonyms of a config with all names in their normal form."""
+    normal = functools.partial(normalized, is_english=is_english)
     return {
-        normalized(name): None if other is None else normalized(other)
-        for name, other in synonyms.items()
+        normal(name): None if other is None else normal(other) for name, other in synonyms.items()
     }
 
 
-def renamed(name: str, synonyms: Mapping[str, str | None]) -> str | None:
+def renamed(name: str, synonyms: Mapping[str, str | None], *, is_english: bool) -> str | None:
     """The normal form of a name, or what it is a synonym of; None if it is left out.
 
     A name without letters is left out. synonyms: see `normal_synonyms`.
     """
-    aspect = normalized(name)
+    aspect = normalized(name, is_english=is_english)
     return synonyms.get(aspect, aspect) or None
 
 
@@ -42,20 +46,30 @@ class AspectTask:
 
     counts: the names with the number of training reviews that have them, which decides what is
         merged into what.
+    is_english: whether the names are English, which has its own normal form.
     """
 
     row_errors: tuple[type[Exception], ...] = ()
 
-    def __init__(self, counts: Mapping[str, int], config: VocabularyConfig, format: RowFormat):
-        self._synonyms = normal_synonyms(config.synonyms)
+    def __init__(
+        self,
+        counts: Mapping[str, int],
+        config: VocabularyConfig,
+        format: RowFormat,
+        *,
+        is_english: bool = True,
+    ):
+        self._is_english = is_english
+        self._synonyms = normal_synonyms(config.synonyms, is_english=is_english)
         self._format = format
         self._merged = {} if config.encoder is None else _merged(self._heads(counts), config)
-        settings = f"{sorted(map(repr, self._synonyms.items()))}{sorted(self._merged.items())}"
+        synonyms = sorted(map(repr, self._synonyms.items()))
+        settings = f"{_VERSION}{is_english}{synonyms}{sorted(self._merged.items())}"
         self._settings = hashlib.blake2b(settings.encode(), digest_size=8).hexdigest()
 
     def canonical(self, name: str) -> str | None:
         """The aspect of the vocabulary that `name` means; None if it is left out."""
-        aspect = renamed(name, self._synonyms)
+        aspect = self._renamed(name)
         return None if aspect is None else self._merged.get(aspect, aspect)
 
     def do(self, rows: pa.Table) -> Outcome:
@@ -83,11 +97,14 @@ class AspectTask:
         """Whether names are merged as they were."""
         return pa.array([key == self._settings for key in earlier["content_key"].to_pylist()])
 
+    def _renamed(self, name: str) -> str | None:
+        return renamed(name, self._synonyms, is_english=self._is_english)
+
     def _heads(self, counts: Mapping[str, int]) -> list[str]:
         """The aspects by the number of reviews, the most frequent first."""
         totals: dict[str, int] = {}
         for name, count in counts.items():
-            if (aspect := renamed(name, self._synonyms)) is not None:
+            if (aspect := self._renamed(name)) is not None:
                 totals[aspect] = totals.get(aspect, 0) + count
         return sorted(totals, key=lambda aspect: (-totals[aspect], aspect))
 

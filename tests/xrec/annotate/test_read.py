@@ -18,7 +18,10 @@ THUMB = "\N{THUMBS UP SIGN}"
 
 
 def _aspects(
-    monkeypatch: pytest.MonkeyPatch, config: VocabularyConfig, *reviews: tuple[str, str]
+    monkeypatch: pytest.MonkeyPatch,
+    config: VocabularyConfig,
+    *reviews: tuple[str, str],
+    language: str = "English",
 ) -> set[tuple[str, str]]:
     """The split and aspect of each row. reviews: a split, and names with commas between."""
     pairs = pa.table(
@@ -30,7 +33,12 @@ def _aspects(
         }
     )
     training = sorted({n for split, names in reviews if split == "train" for n in names.split(",")})
-    task = AspectTask(dict.fromkeys(training, 1), config, stage_format("aspects", ()))
+    task = AspectTask(
+        dict.fromkeys(training, 1),
+        config,
+        stage_format("aspects", ()),
+        is_english=language == "English",
+    )
     outcome = task.do(pa.table({"aspect": training}))
 
     def batches(*_: Any) -> Iterator[pa.Table]:
@@ -41,7 +49,7 @@ def _aspects(
     monkeypatch.setattr(read, "stage_batches", batches)
     manifest: Any = SimpleNamespace(
         metrics={"tables": {"aspects": 1, "pairs": 1}},
-        config={"vocabulary": config.model_dump(mode="json")},
+        config={"vocabulary": config.model_dump(mode="json"), "annotator": {"language": language}},
     )
     found = read._aspects(open_location("/nowhere"), manifest, StorageConfig())
     assert found is not None
@@ -92,3 +100,11 @@ def test_aspects_that_only_held_out_reviews_name_are_merged_like_their_normal_fo
         ("train", "sound"),
         ("test", "sound"),
     }
+
+
+def test_aspects_of_another_language_that_only_held_out_reviews_name_keep_their_s(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config, reviews = VocabularyConfig(min_reviews=1), [("train", "glas"), ("test", "Glas!")]
+    found = _aspects(monkeypatch, config, *reviews, language="German")
+    assert found == {("train", "glas"), ("test", "glas")}

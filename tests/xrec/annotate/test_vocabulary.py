@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from xrec.annotate.formats import stage_format
-from xrec.annotate.normalize import normalized
+from xrec.annotate.normalize import names_are_english, normalized
 from xrec.annotate.vocabulary import AspectTask
 from xrec.config.annotate import VocabularyConfig
 
@@ -24,11 +24,47 @@ from xrec.config.annotate import VocabularyConfig
         ("late-night hours", "late-night hour"),
         ("R&B", "r&b"),
         ("...", ""),
+        ("Caf\u00e9", "caf\u00e9"),
+        ("Cafe\u0301", "caf\u00e9"),
+        ("\u2764\ufe0f", ""),
+        ("Sound \u2764\ufe0f", "sound"),
     ],
 )
 def test_normalized_is_lower_case_and_singular(name: str, expected: str) -> None:
     assert normalized(name) == expected
     assert normalized(normalized(name)) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("Glas", "glas"),
+        ("Stra\u00dfe", "stra\u00dfe"),
+        ("A Bateria", "a bateria"),
+        (
+            "\u0906\u0935\u093e\u091c\u093c \u0915\u0940",
+            "\u0906\u0935\u093e\u091c\u093c \u0915\u0940",
+        ),
+        ("\u0645\u06cc\u200c\u0634\u0648\u062f!", "\u0645\u06cc\u200c\u0634\u0648\u062f"),
+        ("\u97f3\u8d28", "\u97f3\u8d28"),
+        ("\N{THUMBS UP SIGN}", ""),
+    ],
+)
+def test_normalized_name_of_another_language_keeps_its_words(name: str, expected: str) -> None:
+    assert normalized(name, is_english=False) == expected
+    assert normalized(expected, is_english=False) == expected
+
+
+def test_names_are_english_unless_the_annotators_language_is_another() -> None:
+    languages = ("English", "british english", "German")
+    assert [names_are_english({"language": each}) for each in languages] == [True, True, False]
+    assert names_are_english({"kind": "phrases"})
+
+
+def test_aspects_of_another_language_have_no_english_singular() -> None:
+    config = VocabularyConfig(synonyms={"Hals": "Gitarrenhals"})
+    task = AspectTask({}, config, stage_format("aspects", ()), is_english=False)
+    assert [task.canonical(name) for name in ("Glas", "hals")] == ["glas", "gitarrenhals"]
 
 
 def _task(config: VocabularyConfig, **counts: int) -> AspectTask:
