@@ -111,8 +111,8 @@ _DENIES = re.compile(
 )
 # "It could be more durable" asks for it; "it is more durable than my old one" praises.
 _ASKS_FOR_MORE = re.compile(
-    r"\b(?:could|should|would(?! say| recommend)|wish|wished|if(?! anything)|expect|expected|"
-    r"prefer|consider)(?: (?!but )\w+){1,5} more (?:\w+ and )?$"
+    r"\b(?:could|should|may|might|would(?! say| recommend)|wish|wished|if(?! anything)|expect|"
+    r"expected|prefer|consider)(?: (?!but )\w+){1,5} more (?:\w+ and )?$"
     r"|\bspend more(?: (?!but )\w+){1,2} $"
 )
 _PRAISES = re.compile(

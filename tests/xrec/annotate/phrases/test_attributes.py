@@ -16,6 +16,7 @@ def _is_denied(text: str) -> bool:
         "It is not comfortable.",
         "It isn't any more comfortable.",
         "It could be more comfortable.",
+        "More expensive straps may be more comfortable.",
         "It should have been a little more durable.",
         "It would be more comfortable with a pad.",
         "I wish it were more accurate.",
