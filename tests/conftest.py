@@ -7,6 +7,7 @@ actor's code in the test's own process. It saves starting processes that import 
 import logging
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from ray import cloudpickle
 
 from tests.object_store import ObjectStore, object_store
 from xrec.config.shared import RayConfig
+from xrec.storage import Location, open_location
 
 # These are set before torch, Ray and their children start. Two torch threads on two cores become
 # very slow when anything else runs.
@@ -88,6 +90,15 @@ def s3() -> Iterator[ObjectStore]:
     """
     with object_store() as store:
         yield store
+
+
+@pytest.fixture(params=["local", "s3"])
+def output(request: pytest.FixtureRequest, tmp_path: Path) -> Location:
+    """An empty output, once on disk and once on the object store."""
+    if request.param == "local":
+        return open_location(str(tmp_path / "out"))
+    store: ObjectStore = request.getfixturevalue("s3")
+    return open_location(f"{store.new_bucket()}/out", store.storage)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pyarrow as pa
 from xrec.compare.formats import latex_table, markdown_page
 from xrec.compare.judges import JUDGES, JUDGES_FILE, JUDGES_PAGE
 from xrec.compare.result import TABLE, Result, result_table
-from xrec.evaluate.measures import NO_ASPECTS
+from xrec.evaluate.measures import lacks_a_model
 from xrec.storage import (
     MANIFEST,
     Location,
@@ -28,7 +28,7 @@ _MISSING = "missing"
 
 def has_all_metrics(comparison: Manifest) -> bool:
     """Whether no metric is missing, but for those of aspects where the dataset has none."""
-    return not set(comparison.metrics.get(_MISSING, {})) - {NO_ASPECTS}
+    return not lacks_a_model(comparison.metrics.get(_MISSING, ()))
 
 
 def write_comparison(

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from xrec.compare.result import COSTS, Figure, Result
 from xrec.config.comparison import SEEDS_FOR_A_VERDICT
+from xrec.evaluate.comparison import MetricRow
 from xrec.evaluate.markdown import table_lines
 from xrec.evaluate.measures import MetricInfo
 
@@ -25,6 +26,8 @@ _ESCAPED = {
 CLEAR = "*"
 _METRICS_OF_PART = 7
 _NONE = "--"
+Rows = tuple[Sequence[str], Sequence[str]]
+"""The cells of a row, and the intervals below them."""
 
 
 def parts_of(result: Result) -> list[Sequence[MetricInfo]]:
@@ -93,22 +96,16 @@ def _mark_lines(result: Result) -> list[str]:
 
 def _difference_lines(result: Result) -> list[str]:
     """The differences to the first contestant, in parts as the table."""
-    others = result.contestants[1:]
+    first, *others = result.contestants
     lines = []
     for infos in parts_of(result):
-        rows = [
-            [
-                f"`{name}`",
-                *(difference_text(result.of(name).get(info.name), info) for info in infos),
+        if _has_differences(result, infos):
+            rows = [
+                [f"`{name}`", *(difference_text(figures.get(info.name), info) for info in infos)]
+                for name, figures in ((name, result.of(name)) for name in others)
             ]
-            for name in others
-        ]
-        if any(any(cells[1:]) for cells in rows):
-            heading = ["contestant", *(info.label for info in infos)]
-            lines += [*table_lines(heading, rows), ""]
-    if not lines:
-        return []
-    return [f"Minus `{result.contestants[0]}`, pair by pair:", "", *lines]
+            lines += [*table_lines(["contestant", *(info.label for info in infos)], rows), ""]
+    return [f"Minus `{first}`, pair by pair:", "", *lines] if lines else []
 
 
 def difference_text(figure: Figure | None, info: MetricInfo) -> str:
@@ -127,40 +124,48 @@ def latex_table(result: Result) -> str:
 
     Below each row stand the intervals, in small type.
     """
-    tabulars = []
-    for infos in parts_of(result):
-        tabulars.append(
-            _tabular(
-                infos,
-                {
-                    name: (
-                        [_latex_cell(result, result.of(name), info) for info in infos],
-                        [_latex_interval(result.of(name).get(info.name), info) for info in infos],
-                    )
-                    for name in result.contestants
-                },
-            )
+    parts, first = parts_of(result), result.contestants[0]
+    own = [
+        _tabular(infos, {name: _latex_rows(result, name, infos) for name in result.contestants})
+        for infos in parts
+    ]
+    differences = [
+        _tabular(
+            infos,
+            {
+                f"{name} - {first}": _latex_differences(result, name, infos)
+                for name in result.contestants[1:]
+            },
         )
-    for infos in parts_of(result):
-        rows = {
-            f"{name} - {result.contestants[0]}": (
-                [_latex_difference(result.of(name).get(info.name), info) for info in infos],
-                [
-                    _latex_interval(result.of(name).get(info.name), info, of_difference=True)
-                    for info in infos
-                ],
-            )
-            for name in result.contestants[1:]
-        }
-        if any(cell != _NONE for cells, _ in rows.values() for cell in cells):
-            tabulars.append(_tabular(infos, rows))
-    return "\n".join(tabulars)
+        for infos in parts
+        if _has_differences(result, infos)
+    ]
+    return "\n".join([*own, *differences])
 
 
-def _tabular(
-    infos: Sequence[MetricInfo], rows: Mapping[str, tuple[Sequence[str], Sequence[str]]]
-) -> str:
-    """rows: the cells by the name of the row, and the intervals below them."""
+def _has_differences(result: Result, infos: Sequence[MetricInfo]) -> bool:
+    figures = (result.of(name).get(info.name) for name in result.contestants for info in infos)
+    return any(figure is not None and figure.difference is not None for figure in figures)
+
+
+def _latex_rows(result: Result, name: str, infos: Sequence[MetricInfo]) -> Rows:
+    figures = result.of(name)
+    cells = [_latex_cell(result, figures, info) for info in infos]
+    rows = [None if (one := figures.get(info.name)) is None else one.own for info in infos]
+    return cells, list(map(_latex_interval, rows, infos))
+
+
+def _latex_differences(result: Result, name: str, infos: Sequence[MetricInfo]) -> Rows:
+    figures = result.of(name)
+    rows = [None if (one := figures.get(info.name)) is None else one.difference for info in infos]
+    cells = [
+        _NONE if row is None else f"${signed_text(row.value, info)}$"
+        for row, info in zip(rows, infos, strict=True)
+    ]
+    return cells, list(map(_latex_interval, rows, infos))
+
+
+def _tabular(infos: Sequence[MetricInfo], rows: Mapping[str, Rows]) -> str:
     header = " & ".join(["", *(_tex(info.label) for info in infos)])
     lines = [
         r"\begin{tabular}{l" + "r" * len(infos) + "}",
@@ -210,14 +215,7 @@ def _latex_cell(result: Result, figures: Mapping[str, Figure], info: MetricInfo)
     return f"${value}{mark}{below}$"
 
 
-def _latex_difference(figure: Figure | None, info: MetricInfo) -> str:
-    if figure is None or figure.difference is None:
-        return _NONE
-    return f"${signed_text(figure.difference.value, info)}$"
-
-
-def _latex_interval(figure: Figure | None, info: MetricInfo, *, of_difference: bool = False) -> str:
-    row = None if figure is None else figure.difference if of_difference else figure.own
+def _latex_interval(row: MetricRow | None, info: MetricInfo) -> str:
     if row is None or row.low is None or row.high is None:
         return ""
     low, high = (value_text(end, info).replace(",", r"\,") for end in (row.low, row.high))

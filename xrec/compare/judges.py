@@ -27,19 +27,27 @@ def judge_scores_fingerprint(uri: str, storage: StorageConfig) -> str:
     return fingerprint_of([content_hash(open_location(place, storage).read_bytes()), column])
 
 
-def judges_table(config: ComparisonConfig, scored: Mapping[Entry, Scored]) -> pa.Table:
+def published_judges(config: ComparisonConfig) -> dict[str, pa.Table]:
+    """The scores that judges elsewhere gave, by contestant; raises DataError for broken ones."""
+    return {
+        name: read_judge_scores(texts.judge_scores, config.storage)
+        for name, texts in config.texts.items()
+        if texts.judge_scores is not None
+    }
+
+
+def judges_table(
+    config: ComparisonConfig, scored: Mapping[Entry, Scored], published: Mapping[str, pa.Table]
+) -> pa.Table:
     """The agreement of each two judges about each entry's texts (schema JUDGES).
 
-    Raises DataError for published scores that cannot be read, or are of none of the pairs.
+    published: see `published_judges`. Raises DataError for some that are of none of the pairs.
     """
     rows = []
     for entry, scores in scored.items():
-        texts = config.texts.get(entry.contestant)
-        uri = None if texts is None else texts.judge_scores
-        published = None if uri is None else read_judge_scores(uri, config.storage)
         found = agreement(
             judge_scores(scores.table),
-            published,
+            published.get(entry.contestant),
             num_samples=config.bootstrap_samples,
             seed=config.pairs_seed,
         )

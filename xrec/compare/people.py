@@ -2,8 +2,10 @@
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
 
 from xrec.compare.blind import (
     PAGE,
@@ -55,7 +57,7 @@ def ask_people(
     judgement = judge(
         ratings,
         contestants,
-        _scores_of_sheet(sheet, scored),
+        scores_by_pair(_of_sheet(sheet, scored)),
         num_samples=config.bootstrap_samples,
         seed=config.pairs_seed,
     )
@@ -70,39 +72,29 @@ def ask_people(
     logger.info("%d ratings of %d judges: %s", ratings.num_rows, judgement.num_judges, people)
 
 
-def _scores_of_sheet(
-    sheet: Sheet, scored: Mapping[str, Scored]
-) -> dict[str, dict[str, dict[PairIds, float]]]:
-    """The values of each metric for the texts that are on the sheet, and for no other texts."""
-    shown: dict[str, dict[PairIds, str]] = {}
-    for pair in sheet.pairs:
-        for contestant, text in zip(pair.contestants, pair.texts, strict=True):
-            shown.setdefault(contestant, {})[pair.user_id, pair.item_id] = text
-    same, others = set(), 0
+def _of_sheet(sheet: Sheet, scored: Mapping[str, Scored]) -> dict[str, Scored]:
+    """The scores of the texts that are on the sheet, and of no other texts."""
+    shown = {
+        (contestant, pair.user_id, pair.item_id): text
+        for pair in sheet.pairs
+        for contestant, text in zip(pair.contestants, pair.texts, strict=True)
+    }
+    found, num_shown, num_same = {}, 0, 0
     for contestant, each in scored.items():
-        for user, item, text in zip(
-            *(each.table[name].to_pylist() for name in PAIR_COLUMNS), strict=True
-        ):
-            if (on_sheet := shown.get(contestant, {}).get((user, item))) is None:
-                continue
-            if on_sheet == text:
-                same.add((contestant, user, item))
-            else:
-                others += 1
-    if others:
+        rows = zip(*(each.table[name].to_pylist() for name in PAIR_COLUMNS), strict=True)
+        texts = [(shown.get((contestant, user, item)), text) for user, item, text in rows]
+        is_same = [on_sheet == text for on_sheet, text in texts]
+        num_shown += sum(on_sheet is not None for on_sheet, _ in texts)
+        num_same += sum(is_same)
+        found[contestant] = replace(each, table=each.table.filter(pa.array(is_same)))
+    if num_same < num_shown:
         logger.warning(
             "%d of %d texts of the sheet are not those that are scored now, and are left out of "
             "the metrics' correlations; the config that made the sheet has them all",
-            others,
-            others + len(same),
+            num_shown - num_same,
+            num_shown,
         )
-    return {
-        metric: {
-            contestant: {ids: value for ids, value in values.items() if (contestant, *ids) in same}
-            for contestant, values in of_metric.items()
-        }
-        for metric, of_metric in scores_by_pair(scored).items()
-    }
+    return found
 
 
 def scores_by_pair(

@@ -10,7 +10,7 @@ from pydantic import SecretStr
 
 from xrec.compare.artifact import SCORES, write_comparison
 from xrec.compare.entries import Entry, entries_of
-from xrec.compare.judges import judges_page, judges_table
+from xrec.compare.judges import judges_page, judges_table, published_judges
 from xrec.compare.likelihoods import WeighAll, weigh_entries, weigh_on_ray, with_likelihoods
 from xrec.compare.made import Made
 from xrec.compare.make import Given, elsewhere_texts, make
@@ -24,7 +24,6 @@ from xrec.config.comparison import ComparisonConfig
 from xrec.data.dataset import read_dataset
 from xrec.data.drawn import drawn_pairs
 from xrec.errors import ArtifactNotFoundError
-from xrec.evaluate.judge import read_judge_scores
 from xrec.storage import Manifest, location_of, read_manifest, run_fingerprint
 
 logger = logging.getLogger("xrec")
@@ -60,9 +59,7 @@ def compare(
         for entry in entries
         if entry.contestant in config.texts
     }
-    for source in config.texts.values():
-        if source.judge_scores is not None:
-            read_judge_scores(source.judge_scores, config.storage)
+    published = published_judges(config)
     made = {
         entry: there[entry] if entry in there else make_texts(given, entry) for entry in entries
     }
@@ -75,7 +72,9 @@ def compare(
             for entry, each in scored.items()
         }
         result = result_of(config, dataset, pairs, made, measured, shared_costs(config))
-        manifest = _write(given, result, made, scored, settings, inputs)
+        manifest = _write(
+            given, result, made, scored, _judges(config, scored, published), settings, inputs
+        )
     ask_people(given, _first_seeds(made), _first_seeds(scored), manifest)
     return manifest
 
@@ -108,6 +107,7 @@ def _write(
     result: Result,
     made: Mapping[Entry, Made],
     scored: Mapping[Entry, Scored],
+    judges: tuple[pa.Table, str] | None,
     settings: Mapping[str, Any],
     inputs: Mapping[str, str],
 ) -> Manifest:
@@ -129,7 +129,7 @@ def _write(
         config.makes,
         result,
         report,
-        judges=_judges(config, scored),
+        judges=judges,
         num_pairs=len(pairs),
         num_users=num_users,
         scores=_fingerprints(scored),
@@ -141,12 +141,12 @@ def _write(
 
 
 def _judges(
-    config: ComparisonConfig, scored: Mapping[Entry, Scored]
+    config: ComparisonConfig, scored: Mapping[Entry, Scored], published: Mapping[str, pa.Table]
 ) -> tuple[pa.Table, str] | None:
     """What is said of the judges, if there are any."""
     if not config.metrics.judges:
         return None
-    agreements = judges_table(config, scored)
+    agreements = judges_table(config, scored, published)
     return agreements, judges_page(config, scored, agreements)
 
 

@@ -26,7 +26,7 @@ from xrec.data.held_out import HeldOutPair
 from xrec.errors import DataError
 from xrec.evaluate.contestant_texts import ContestantTexts
 from xrec.evaluate.judge import JudgeAccess
-from xrec.evaluate.measures import NO_ASPECTS, load_measures, metrics_identity
+from xrec.evaluate.measures import lacks_a_model, load_measures, metrics_identity
 from xrec.llm.model import resolve_device
 from xrec.progress import progress
 from xrec.storage import (
@@ -205,7 +205,7 @@ def _kept(
     """
     location = entry.location / "scores"
     manifest = kept_manifest(location, "scores", *_identity(config, pairs, made))
-    if manifest is None or manifest.metrics[_MISSING].keys() - {NO_ASPECTS}:
+    if manifest is None or lacks_a_model(manifest.metrics[_MISSING]):
         return None
     return Scored(
         texts,

@@ -8,7 +8,7 @@ dead one's lease in the same moment both go on, do the same work, and end with t
 import json
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 
 from xrec.errors import LeaseError, StorageError, StorageNotFoundError
@@ -39,30 +39,25 @@ def only_driver(
 
     def renew() -> None:
         while not ended.wait(lease.total_seconds() / _RENEWALS):
-            try:
+            with suppress(StorageError):  # it may answer at the next try; training goes on
                 location.write_bytes(_record(own, lease))
-            except StorageError:  # the store may answer at the next try; training goes on
-                continue
 
     renewing = threading.Thread(target=renew, name="xrec-lease", daemon=True)
     renewing.start()
+    is_whole = False
     try:
         yield
-    except BaseException:
-        _stop(ended, renewing)
-        location.delete()
-        raise
-    _stop(ended, renewing)
+        is_whole = True
+    finally:
+        ended.set()
+        renewing.join()
+        if not is_whole:
+            location.delete()
 
 
 def refuse_live_training(checkpoints: Location) -> None:
     """Raise LeaseError if a driver may be training into the folder."""
     _refuse_another(checkpoints / _FILE, "")
-
-
-def _stop(ended: threading.Event, renewing: threading.Thread) -> None:
-    ended.set()
-    renewing.join()
 
 
 def _record(holder: str, lease: timedelta) -> bytes:

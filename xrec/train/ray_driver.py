@@ -71,8 +71,8 @@ def fit(
     or of an earlier one have written it.
 
     Raises ClusterError if there is no room for the workers, LeaseError if another driver trains
-    into `storage`. An XRecError of a worker is raised
-    as it is and without replacing workers; any other error becomes a TrainingError.
+    into `storage`. An XRecError of a worker is raised as it is and without replacing workers; any
+    other error becomes a TrainingError.
     """
     # On the driver's own node: another node might be lost, and the queue with it.
     reports = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": _on_this_node()})

@@ -21,7 +21,7 @@ from xrec.graph.artifact import embeddings_bytes, write_graph
 from xrec.llm.source import model_fingerprint
 from xrec.sample.language_model import build_model, save_sample_model, train_tokenizer
 from xrec.schemas import PAIRS
-from xrec.storage import Location, open_location
+from xrec.storage import open_location
 
 NUM_USERS, NUM_ITEMS, DIM, HIDDEN = 12, 6, 4, 32
 MAX_PROMPT_TOKENS = 150
@@ -148,15 +148,6 @@ def make_config(workspace: Path, tmp_path: Path) -> MakeConfig:
         return parse_config(BackfillConfig, {**defaults, **values})
 
     return make
-
-
-@pytest.fixture(params=["local", "s3"])
-def output(request: pytest.FixtureRequest, tmp_path: Path) -> Location:
-    """An empty output, once on disk and once on the object store."""
-    if request.param == "local":
-        return open_location(str(tmp_path / "out"))
-    s3: Any = request.getfixturevalue("s3")
-    return open_location(f"{s3.new_bucket()}/out", s3.storage)
 
 
 @pytest.fixture

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.object_store import ObjectStore
 from xrec.errors import LeaseError, StorageUnreachableError
 from xrec.storage import Location, open_location
 from xrec.train.lease import only_driver
@@ -19,26 +18,18 @@ from xrec.train.lease import only_driver
 SHORT = timedelta(seconds=0.8)
 
 
-@pytest.fixture(params=["disk", "s3"])
-def checkpoints(request: pytest.FixtureRequest, tmp_path: Path) -> Location:
-    if request.param == "disk":
-        return open_location(str(tmp_path / "checkpoints"))
-    store: ObjectStore = request.getfixturevalue("s3")
-    return open_location(f"{store.new_bucket()}/checkpoints", store.storage)
-
-
 def test_second_driver_is_refused_and_a_failed_one_is_not_waited_for(
-    checkpoints: Location,
+    output: Location,
 ) -> None:
-    with suppress(ZeroDivisionError), only_driver(checkpoints, holder="the first"):
+    with suppress(ZeroDivisionError), only_driver(output, holder="the first"):
         with (
             pytest.raises(LeaseError, match=r"the first trains this very run.*until 2"),
-            only_driver(checkpoints, holder="the second"),
+            only_driver(output, holder="the second"),
         ):
             pass
         raise ZeroDivisionError
     for _ in range(2):  # nor is the same process
-        with only_driver(checkpoints, holder="the second"):
+        with only_driver(output, holder="the second"):
             pass
 
 

@@ -14,17 +14,16 @@ measures     all of them together with the judges, and those that could not be h
 from xrec.evaluate.measure import MetricInfo, PairMeasure
 from xrec.evaluate.measures.corpus import CorpusMeasures
 from xrec.evaluate.measures.measures import (
-    NO_ASPECTS,
     PAIR_COLUMNS,
     Measures,
     corpus_measures,
     describe_metrics,
+    lacks_a_model,
     load_measures,
     metrics_identity,
 )
 
 __all__ = [
-    "NO_ASPECTS",
     "PAIR_COLUMNS",
     "CorpusMeasures",
     "Measures",
@@ -32,6 +31,7 @@ __all__ = [
     "PairMeasure",
     "corpus_measures",
     "describe_metrics",
+    "lacks_a_model",
     "load_measures",
     "metrics_identity",
 ]

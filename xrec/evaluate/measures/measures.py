@@ -7,7 +7,7 @@ measures.missing                         # what could not be had, why, and how t
 """
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -51,6 +51,11 @@ NO_ASPECTS = "aspects"
 """What is missing of a dataset without tables of aspects."""
 PAIR_COLUMNS = ("user_id", "item_id", "text")
 """The columns of `Measures.of_pairs` that are no metrics."""
+
+
+def lacks_a_model(missing: Iterable[str]) -> bool:
+    """Whether a metric is missing that may be there next time: those of aspects depend on data."""
+    return not set(missing) <= {NO_ASPECTS}
 
 
 @dataclass(frozen=True, eq=False)
