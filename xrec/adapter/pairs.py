@@ -97,7 +97,7 @@ class PairPrompts:
         """
         titles = (self._titles[pair.item_index].as_py() for pair in pairs)
         named = list(map(self._names_of, explanations, titles))
-        longest = max(len(self._menus.of(pair.item_index)) for pair in pairs)
+        longest = max(self._menus.num_mentioned(pair.item_index) for pair in pairs)
         menus = self._chosen(pairs, longest, quoted=named)
         return [
             tuple(

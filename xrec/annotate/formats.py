@@ -44,7 +44,11 @@ _OK: Mapping[Stage, pa.Schema] = {
     "pairs": pa.schema(
         [
             _text("split", "train, validation or test; a held-out explanation is a reference"),
-            _text("explanation", "why the user would enjoy the item, from the pair's review"),
+            _text(
+                "explanation",
+                "why the user would enjoy the item, from the pair's review; empty if that praises "
+                "nothing",
+            ),
             pa.field(
                 "aspects",
                 ASPECT_LIST,

@@ -9,6 +9,7 @@ from xrec.annotate.identity import KIND, identify_annotations
 from xrec.annotate.normalize import names_are_english
 from xrec.annotate.report import write_report
 from xrec.annotate.store import StoreRecord
+from xrec.annotate.tables import count_explained
 from xrec.bulk import BulkRun
 from xrec.bulk.publish import PIN
 from xrec.bulk.state import added
@@ -19,7 +20,7 @@ from xrec.storage import Manifest, fingerprint_of, location_of, read_manifest, w
 _COUNTED: Mapping[Stage, str] = {
     "items": "items",
     "users": "users",
-    "pairs": "explanations",
+    "pairs": "pairs",
     "aspects": "aspect_names",
 }
 
@@ -60,6 +61,7 @@ def publish_annotations(
         row_counts={
             "reviews": sum(record.num_reviews.values()),
             **{_COUNTED[stage]: state.num_ok for stage, state in states.items()},
+            "explanations": count_explained(output, versions["pairs"], config.storage),
         },
         metrics={
             "tables": tables,

@@ -37,14 +37,14 @@ def read_annotations(uri: str, storage: StorageConfig) -> SourceData:
     versions: dict[Stage, int] = manifest.metrics["tables"]
     store = ReviewStore(output, manifest.metrics["num_files"])
     interactions = _numbered(pa.concat_tables(list(store.ids("all_by_user"))))
-    pairs = read_stage(
-        output, "pairs", versions["pairs"], ("user_id", "item_id", "explanation", "split"), storage
-    )
+    columns = ("user_id", "item_id", "explanation", "split")
+    pairs = read_stage(output, "pairs", versions["pairs"], columns, storage)
+    explained = pairs.filter(pc.not_equal(pairs["explanation"], ""))
     return SourceData(
         users=_users(output, versions, interactions, storage),
         items=_items(output, versions, interactions, store.items, storage),
         interactions=interactions,
-        explanations=_numbered(_with_ratings(pairs, store)),
+        explanations=_numbered(_with_ratings(explained, store)),
         findings=(),
         num_rows={_FILE: interactions.num_rows},
         aspects=_aspects(output, manifest, storage),

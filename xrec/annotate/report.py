@@ -92,7 +92,7 @@ def _words(text: str) -> list[str]:
 
 
 def _sampled_pairs(store: ReviewStore, run: BulkRun, version: int) -> list[dict[str, Any]]:
-    """Explained pairs with their reviews, by user and item."""
+    """Pairs that did not fail, with their reviews, by user and item."""
     reviews: dict[tuple[str, str], str] = {}
     for rows in store.reviews("all_by_user"):
         for row in rows.select(["user_id", "item_id", "review", "summary"]).to_pylist():
@@ -112,11 +112,12 @@ def _sampled_pairs(store: ReviewStore, run: BulkRun, version: int) -> list[dict[
 def _figures(pairs: Sequence[dict[str, Any]], *, is_english: bool) -> dict[str, Any]:
     stands = functools.partial(stands_in, is_english=is_english)
     named = [(each, pair["review"]) for pair in pairs for each in pair["aspects"]]
-    words = [len(_words(pair["explanation"])) for pair in pairs]
+    explained = [pair for pair in pairs if pair["explanation"]]
     return {
-        "explanation_words": _mean(words),
-        "distinct_words_per_100_explanations": _distinct(_spread(pairs, 100)),
-        "aspects_per_explanation": len(named) / len(pairs) if pairs else 0.0,
+        "pairs_without_praise": _mean([not pair["explanation"] for pair in pairs]),
+        "explanation_words": _mean([len(_words(pair["explanation"])) for pair in explained]),
+        "distinct_words_per_100_explanations": _distinct(_spread(explained, 100)),
+        "aspects_per_review": len(named) / len(pairs) if pairs else 0.0,
         "aspects_in_review": _mean([stands(each["aspect"], review) for each, review in named]),
         "aspects_or_opinions_in_review": _mean(
             [
@@ -126,7 +127,7 @@ def _figures(pairs: Sequence[dict[str, Any]], *, is_english: bool) -> dict[str, 
             ]
         ),
         "verbatim_explanations": _mean(
-            [repeats_verbatim(pair["explanation"], pair["review"]) for pair in pairs]
+            [repeats_verbatim(pair["explanation"], pair["review"]) for pair in explained]
         ),
     }
 

@@ -58,9 +58,10 @@ def _figures(report: Mapping[str, Any]) -> list[tuple[str, Any]]:
         ("reviews", reviews),
         ("users; items", f"{report['users']:,}; {report['items']:,}"),
         ("pairs in the sample", f"{report['sampled_pairs']:,}"),
+        ("pairs whose reviews praise nothing", f"{report['pairs_without_praise']:.1%}"),
         ("words of an explanation", f"{report['explanation_words']:.1f}"),
         ("distinct words of 100 explanations", report["distinct_words_per_100_explanations"]),
-        ("aspects of an explanation", f"{report['aspects_per_explanation']:.2f}"),
+        ("aspects of a review", f"{report['aspects_per_review']:.2f}"),
         ("aspects whose name stands in the review", f"{report['aspects_in_review']:.1%}"),
         (
             "aspects whose name or opinion stands there",

@@ -112,7 +112,11 @@ class Aspect:
 
 @dataclass(frozen=True)
 class PairText:
-    """Why the user would enjoy the item, and the aspects that their review speaks of."""
+    """Why the user would enjoy the item, and the aspects that their review speaks of.
+
+    explanation: empty if the review gives no reason, but speaks of aspects. These count: a
+        complaint tells as much of an item as praise.
+    """
 
     explanation: str
     aspects: tuple[Aspect, ...]

@@ -64,6 +64,12 @@ def named_aspects(pairs: pa.Table) -> pa.Table:
     return pa.table({**columns, **fields})
 
 
+def count_explained(output: Location, version: int, storage: StorageConfig) -> int:
+    """How many pairs have an explanation; the reviews of the others praise nothing."""
+    batches = stage_batches(output, "pairs", version, ("explanation",), storage)
+    return sum(pc.sum(pc.not_equal(each["explanation"], "")).as_py() or 0 for each in batches)
+
+
 def count_names(output: Location, version: int, storage: StorageConfig) -> Counter[str]:
     """In how many training reviews each name of an aspect is."""
     counts: Counter[str] = Counter()

@@ -4,6 +4,7 @@
     neighbours   which items are alike, by the graph of users, items and aspects
     scorer       score(u, i, a)
     fit          trains the scorer's numbers on held-out reviews
+    praise       what an item's reviews praise, of which is chosen
     choice       the best aspects of many pairs, with evidence
     diversity    aspects that say different things
     artifact     the trained score, and the choices of the explained pairs

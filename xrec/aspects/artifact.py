@@ -19,6 +19,7 @@ import scipy.sparse
 
 from xrec.aspects.choice import AspectChooser, Choices
 from xrec.aspects.mentions import Indices, Sparse, dataset_mentions
+from xrec.aspects.praise import dataset_praise
 from xrec.aspects.scorer import AspectScorer, Weights
 from xrec.config.placeholders import placeholder_names
 from xrec.config.prompt import PromptConfig
@@ -38,7 +39,8 @@ from xrec.storage import (
     write_table,
 )
 
-_SETTINGS = ("sentiment", "min_item_reviews", "diversity")  # of the config, which a reader needs
+# Of the config, which a reader needs:
+_SETTINGS = ("sentiment", "min_item_reviews", "only_praised", "diversity")
 WEIGHTS, NEIGHBOURS, CHOICES = "weights.json", "neighbours.safetensors", "choices.parquet"
 
 
@@ -54,7 +56,7 @@ def write_aspects(
     """Write the artifact, its manifest last, and return the manifest.
 
     `choices` has the schema CHOSEN_ASPECTS. `config` is that of `train-aspects`: it must have the
-    `sentiment` of the mentions, `min_item_reviews` and `diversity`.
+    `sentiment` of the mentions, `min_item_reviews`, `only_praised` and `diversity`.
     """
     contents = {
         WEIGHTS: (json.dumps(asdict(scorer.weights), indent=1) + "\n").encode(),
@@ -133,7 +135,10 @@ def read_chooser(location: Location, dataset: Dataset) -> AspectChooser:
     manifest = read_aspects_manifest(location, dataset.manifest)
     settings = manifest.config
     return AspectChooser(
-        _scorer(location, manifest, dataset), settings["min_item_reviews"], settings["diversity"]
+        _scorer(location, manifest, dataset),
+        settings["min_item_reviews"],
+        settings["diversity"],
+        dataset_praise(dataset) if settings["only_praised"] else None,
     )
 
 

@@ -13,8 +13,9 @@ import torch
 from numpy.typing import NDArray
 
 from xrec.aspects.diversity import cosines, diverse
-from xrec.aspects.mentions import Floats, Indices, Sparse
-from xrec.aspects.scorer import AspectScorer, rows_or_zero
+from xrec.aspects.mentions import Floats, Indices, Sparse, rows_or_zero
+from xrec.aspects.praise import Praise
+from xrec.aspects.scorer import AspectScorer
 from xrec.data.evidence import AspectEvidence
 from xrec.graph.ranking import stable_top_k
 
@@ -70,6 +71,8 @@ class Choices:
 class AspectChooser:
     """Chooses from menus: an item's aspects that at least `min_item_reviews` reviews mention.
 
+    With `praise`, only those that more of its reviews praise than blame.
+
     With a `diversity` above 0, the next aspect of a pair is the one with the best score less
     `diversity` times its highest similarity to those before it (maximal marginal relevance,
     Carbonell and Goldstein 1998). The similarity is the cosine of the reviews that mention them, 0
@@ -77,7 +80,11 @@ class AspectChooser:
     """
 
     def __init__(
-        self, scorer: AspectScorer, min_item_reviews: int = 1, diversity: float = 0.0
+        self,
+        scorer: AspectScorer,
+        min_item_reviews: int = 1,
+        diversity: float = 0.0,
+        praise: Praise | None = None,
     ) -> None:
         """Compute the item's part of all menus once.
 
@@ -91,7 +98,8 @@ class AspectChooser:
         self._scorer = scorer
         self._diversity = diversity
         self._min_item_reviews = min_item_reviews
-        self._menus, self._item_part = _menus(scorer, min_item_reviews)
+        self._praise = praise
+        self._menus, self._item_part = _menus(scorer, min_item_reviews, praise)
 
     def choose(
         self, users: Indices, items: Indices, k: int, *, leave_out_own: bool = False
@@ -148,10 +156,11 @@ class AspectChooser:
     def _best_without_own(self, users: Indices, items: Indices, k: int) -> tuple[Indices, Floats]:
         mentions = self._scorer.mentions
         scores = self._scorer.scores(users, items, leave_out_own=True)
-        counts = mentions.of_items[items].toarray() - rows_or_zero(
-            mentions.aspects, mentions.counted_rows(users, items)
-        )
+        own = mentions.counted_rows(users, items)
+        counts = mentions.of_items[items].toarray() - rows_or_zero(mentions.aspects, own)
         on_menu = counts >= self._min_item_reviews
+        if self._praise is not None:
+            on_menu &= self._praise.without(items, own)
         every = np.broadcast_to(np.arange(mentions.num_aspects), scores.shape)
         return _top(np.where(on_menu, scores, -np.inf), every, k)
 
@@ -186,11 +195,15 @@ class AspectChooser:
         )
 
 
-def _menus(scorer: AspectScorer, min_item_reviews: int) -> tuple[Sparse, Floats]:
+def _menus(
+    scorer: AspectScorer, min_item_reviews: int, praise: Praise | None
+) -> tuple[Sparse, Floats]:
     """Return the menus (I, A), sparse, and ln p(a | i) of each of their entries, (nnz,)."""
     mentions = scorer.mentions
     menus = mentions.of_items.copy()
     menus.data[menus.data < min_item_reviews] = 0
+    if praise is not None:
+        menus = menus.multiply(praise.of_items).tocsr()
     menus.eliminate_zeros()
     menus.sort_indices()
     rows = np.repeat(np.arange(menus.shape[0]), np.diff(menus.indptr))

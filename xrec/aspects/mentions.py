@@ -5,7 +5,7 @@ each aspect of its profile. All counts come from here, so that a pair's own revi
 can be left out of them exactly.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Self
@@ -139,20 +139,31 @@ def dataset_mentions(
     out are the explained pairs, with what their explanations name. Raises DataError if the dataset
     has no aspects.
     """
-    table = dataset.explanation_aspects
-    if dataset.aspects is None or table is None:
+    if dataset.aspects is None or dataset.explanation_aspects is None:
         raise DataError(
             "the dataset has no aspects of pairs; expected one that was prepared from annotations "
             "(`xrec annotate`), or with prepare.aspects_from: {kind: profiles}"
         )
-    counted = pc.is_in(table["sentiment"], pa.array(_COUNTED[sentiment]))
-    rows = table.filter(pc.and_(pc.equal(table["split"], split), counted))
     if dataset.aspects_from == "reviews":
-        return _mentions_of(dataset, dataset.interaction_edges(split), rows)
+        return review_mentions(dataset, split, _COUNTED[sentiment])
     if split == "train":
         users, items = dataset.interaction_edges("train")
         return ProfileMentions.of(users, items, _profiles(dataset), dataset.num_users)
+    rows = _rows(dataset, split, _COUNTED[sentiment])
     return _mentions_of(dataset, _edges(dataset.explained_pairs(split)), rows)
+
+
+def review_mentions(dataset: Dataset, split: Split, sentiments: Sequence[str]) -> Mentions:
+    """Return the split's interactions with the aspects that their reviews mention so."""
+    rows = _rows(dataset, split, sentiments)
+    return _mentions_of(dataset, dataset.interaction_edges(split), rows)
+
+
+def _rows(dataset: Dataset, split: Split, sentiments: Sequence[str]) -> pa.Table:
+    table = dataset.explanation_aspects
+    assert table is not None
+    counted = pc.is_in(table["sentiment"], pa.array(sentiments, pa.string()))
+    return table.filter(pc.and_(pc.equal(table["split"], split), counted))
 
 
 def _mentions_of(dataset: Dataset, edges: NDArray[np.int64], rows: pa.Table) -> Mentions:
@@ -212,3 +223,10 @@ def add_up(rows: Indices, num_rows: int) -> Sparse:
     """Return the sparse matrix (num_rows, P) that adds up what belongs to each of `rows` (P,)."""
     ones = np.ones(len(rows), dtype=np.float32)
     return scipy.sparse.csr_matrix((ones, (rows, np.arange(len(rows)))), (num_rows, len(rows)))
+
+
+def rows_or_zero(matrix: Sparse, rows: Indices) -> Floats:
+    """Return the rows (N,) of a sparse matrix, (N, A); zeros for row -1."""
+    found = np.zeros((len(rows), matrix.shape[1]), dtype=np.float32)
+    found[rows >= 0] = matrix[rows[rows >= 0]].toarray()
+    return found

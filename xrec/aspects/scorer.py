@@ -29,7 +29,15 @@ import numpy as np
 import scipy.sparse
 from numpy.typing import NDArray
 
-from xrec.aspects.mentions import Floats, Indices, Mentions, Sparse, add_up, ones_at
+from xrec.aspects.mentions import (
+    Floats,
+    Indices,
+    Mentions,
+    Sparse,
+    add_up,
+    ones_at,
+    rows_or_zero,
+)
 
 _ROUNDING = 1e-5  # a share that is less was 0 before float32 rounded
 
@@ -202,13 +210,6 @@ def _above(matrix: Sparse, least: NDArray[np.floating[Any]]) -> Sparse:
     matrix.data = np.where(matrix.data > least[rows], matrix.data, 0).astype(np.float32)
     matrix.eliminate_zeros()
     return matrix
-
-
-def rows_or_zero(matrix: Sparse, rows: Indices) -> Floats:
-    """Return the rows (N,) of a sparse matrix, (N, A); zeros for row -1."""
-    found = np.zeros((len(rows), matrix.shape[1]), dtype=np.float32)
-    found[rows >= 0] = matrix[rows[rows >= 0]].toarray()
-    return found
 
 
 def _scaled(matrix: Sparse, factors: NDArray[np.floating[Any]]) -> Sparse:

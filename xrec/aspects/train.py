@@ -15,6 +15,7 @@ from xrec.aspects.choice import AspectChooser
 from xrec.aspects.fit import Fitted, default_weights, evaluate, fit
 from xrec.aspects.mentions import Mentions, dataset_mentions
 from xrec.aspects.neighbours import item_vectors, nearest_items
+from xrec.aspects.praise import dataset_praise
 from xrec.aspects.scorer import AspectScorer
 from xrec.config.aspects import TrainAspectsConfig
 from xrec.data.dataset import Dataset, read_dataset
@@ -105,9 +106,14 @@ def _choices(dataset: Dataset, scorer: AspectScorer, config: TrainAspectsConfig)
     users, items = (
         pairs[name].to_numpy().astype(np.int64) for name in ("user_index", "item_index")
     )
-    chosen = AspectChooser(scorer, config.min_item_reviews, config.diversity).choose(
-        users, items, config.num_chosen, leave_out_own=True
-    )
+    praise = dataset_praise(dataset) if config.only_praised else None
+    if praise is not None and not praise.of_items.nnz:
+        raise DataError(
+            "no aspect of an item is praised by more training reviews than blame it, so none "
+            "can be chosen; annotate more reviews, or set only_praised: false"
+        )
+    chooser = AspectChooser(scorer, config.min_item_reviews, config.diversity, praise)
+    chosen = chooser.choose(users, items, config.num_chosen, leave_out_own=True)
     return choices_table(users, items, pairs["split"].combine_chunks(), chosen)
 
 

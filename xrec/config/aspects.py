@@ -57,6 +57,11 @@ class TrainAspectsConfig(JobConfig):
         description="Least number of an item's reviews that must mention an aspect that is chosen; "
         "1 if the aspects are those of profiles.",
     )
+    only_praised: bool = Field(
+        True,
+        description="Whether only aspects are chosen that more of the item's reviews praise than "
+        "blame. What they only speak of is no reason to enjoy it.",
+    )
     diversity: float = Field(
         0.0,
         ge=0,

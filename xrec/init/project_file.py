@@ -32,12 +32,11 @@ def project_text(
     else:
         texts = _annotate(source, guess, survey, settings)
         parts = [_head(source.source, workspace, settings), texts]
-    has_reviews = not isinstance(source, TablesSource)
-    parts.append(_pretrain_graph(settings, has_aspects=has_reviews))
+    found = None if isinstance(source, TablesSource) else source
+    parts.append(_pretrain_graph(settings, has_aspects=found is not None))
     if survey.can_train_adapter:
-        has_items = isinstance(source, TablesSource) or "items" in source.columns
-        parts.insert(1, _model(settings, has_aspects=has_reviews, has_made_titles=not has_items))
-        parts += [_train_aspects()] if has_reviews else []
+        parts.insert(1, _model(settings, found))
+        parts += [_train_aspects()] if found else []
         parts.append(_train_adapter(survey, settings))
     parts.append(_recommend(settings))
     parts.append(_explain(settings) if survey.can_train_adapter else _without_explanations())
@@ -59,7 +58,7 @@ def _head(source: TablesSource | ReviewsSource, workspace: str, settings: Settin
     )
 
 
-def _model(settings: Settings, *, has_aspects: bool, has_made_titles: bool) -> str:
+def _model(settings: Settings, found: FoundReviews | None) -> str:
     aspects = [
         "  # What is said is chosen first: so many aspects that reviews praise in the item.",
         "  aspects: 3",
@@ -70,10 +69,15 @@ def _model(settings: Settings, *, has_aspects: bool, has_made_titles: bool) -> s
         "    checks: {unsupported: true, min_chosen: 1, named_twice: true, not_positive: true}",
         "    is_backed: true  # how many reviews say so, and in which words, follows the text",
     ]
-    made_titles = [
-        "    # Titles are made from what reviews call an item: the Tuner, and not a name.",
-        '    plain: {of_title: " of the {title}"}',
-    ]
+    plain = []
+    if found and "items" not in found.columns:
+        plain.append(
+            '      of_title: " of the {title}"  # made from what reviews call an item: the Tuner'
+        )
+    if found and found.min_rating is not None:
+        plain.append(
+            "      reviews: [good review, good reviews]  # those below min_rating do not count"
+        )
     dtype = [] if settings.dtype is None else [f"  dtype: {settings.dtype}  # this CPU has it"]
     return _lines(
         "# The language model, which is not trained: a causal model of the Hugging Face hub,",
@@ -89,12 +93,12 @@ def _model(settings: Settings, *, has_aspects: bool, has_made_titles: bool) -> s
         '  user: "User: {user_profile}"',
         '  item: "Item: {item_title}. {item_profile}"',
         '  collaborative: "{user}{item}"',
-        *(aspects if has_aspects else []),
+        *(aspects if found else []),
         "",
         "decoding:",
         f"  max_new_tokens: {settings.max_explanation_tokens}",
-        *(checks if has_aspects else []),
-        *(made_titles if has_aspects and has_made_titles else []),
+        *(checks if found else []),
+        *(["    plain:", *plain] if plain else []),
     )
 
 

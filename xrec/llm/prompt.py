@@ -33,7 +33,8 @@ class PairTexts:
 
     aspects: those chosen for the pair, the best first, with their evidence; they are in the prompt
         if its template asks for them.
-    menu: all aspects that the item's training reviews mention. They are not in the prompt.
+    menu: all aspects that the item's training reviews mention, without those that they blame. They
+        are not in the prompt.
     """
 
     user_profile: str

@@ -13,6 +13,7 @@ from tests.toy import toy_tokenizer
 from tests.xrec.aspects.planted_aspects import with_aspects
 from xrec.adapter.pairs import Pair, PairPrompts
 from xrec.aspects import AspectChooser, AspectScorer, dataset_mentions
+from xrec.aspects.praise import dataset_praise
 from xrec.config.data import PrepareConfig
 from xrec.config.prompt import PromptConfig
 from xrec.data import Dataset, read_dataset
@@ -143,7 +144,7 @@ def chosen(
     town = read_dataset(open_location(f"{workspace}/dataset"))
     mentions = dataset_mentions(town, "train")
     near = scipy.sparse.csr_matrix((town.num_items, town.num_items), dtype=np.float32)
-    return town, AspectChooser(AspectScorer(mentions, near))
+    return town, AspectChooser(AspectScorer(mentions, near), praise=dataset_praise(town))
 
 
 def prompts_of(chosen: tuple[Dataset, AspectChooser], **prompt: Any) -> PairPrompts:

@@ -166,6 +166,29 @@ def test_run_dataset_has_texts_splits_and_counts_of_aspects(tmp_path: Path) -> N
     ]
 
 
+def test_run_pair_whose_review_praises_nothing_has_aspects_and_no_explanation(
+    tmp_path: Path,
+) -> None:
+    rows = [
+        review("a", "1", "warm", time=1),
+        review("a", "2", "blame warm", time=2),
+        review("b", "1", "warm", time=1),
+    ]
+    path = write_json_lines(tmp_path / "reviews.jsonl", rows)
+    config = annotate_config(tmp_path / "ws", path)
+    manifest = _run(config, quoting_spec(tmp_path))
+    assert manifest is not None
+    counts = {name: manifest.row_counts[name] for name in ("reviews", "pairs", "explanations")}
+    assert counts == {"reviews": 3, "pairs": 3, "explanations": 2}
+    assert manifest.metrics["pairs_without_praise"] == pytest.approx(1 / 3)
+    source = read_annotations(config.artifact("annotations"), StorageConfig())
+    tables = assemble(source, SplitShares()).tables
+    assert tables["interactions"].num_rows == 3
+    assert tables["explanations"].num_rows == 2
+    (warm,) = [row for row in tables["aspects"].to_pylist() if row["aspect"] == "warm"]
+    assert (warm["num_reviews"], warm["num_positive"], warm["num_negative"]) == (3, 2, 1)
+
+
 def test_run_killed_between_commits_asks_only_for_what_is_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

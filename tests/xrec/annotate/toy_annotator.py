@@ -24,7 +24,8 @@ REFUSED = "refused"
 class QuotingAnnotator:
     """Writes all that it was shown; `asked` is a file that gets a line for each row asked.
 
-    A review with the word `refuse` is a failure, unless the file `mended` beside it is there.
+    A review with the word `refuse` is a failure, unless the file `mended` beside it is there. One
+    with the word `blame` has aspects without an explanation, all of them negative.
     """
 
     def __init__(self, folder: Path):
@@ -63,6 +64,8 @@ class QuotingAnnotator:
             return Failure(REFUSED, "it was told to", f"reply to {row.user_id}")
         shown = f"{row.review.review} {row.item.profile if row.item else ''}"
         words = dict.fromkeys(row.review.review.lower().replace(".", "").split())
+        if "blame" in words:
+            return PairText("", tuple(Aspect(word, "", "negative") for word in words))
         return PairText(shown, tuple(Aspect(word, "", "positive") for word in words))
 
     def _note(self, lines: "Sequence[str] | object") -> None:

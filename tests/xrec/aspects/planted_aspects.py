@@ -1,5 +1,6 @@
 """A dataset with aspects: the sample's town, in which each review names what the town planted."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -19,10 +20,15 @@ TOWN = {
 }
 
 
-def with_aspects(plain: Dataset, workspace: Path, splits: tuple[str, ...]) -> str:
+def with_aspects(
+    plain: Dataset,
+    workspace: Path,
+    splits: tuple[str, ...],
+    sentiments: Sequence[str] = ("negative", "positive", "positive", "positive"),
+) -> str:
     """A dataset in which each explained pair of `splits` has the aspect that the town planted.
 
-    One in four is criticized.
+    sentiments: of the pairs, again and again.
     """
     assert plain.planted is not None
     keys = ["user_index", "item_index"]
@@ -35,7 +41,7 @@ def with_aspects(plain: Dataset, workspace: Path, splits: tuple[str, ...]) -> st
             "item_id": plain.items["item_id"].take(named["item_index"]),
             "aspect": named["aspect"],
             "opinion": ["good"] * rows,
-            "sentiment": ["negative" if row % 4 == 0 else "positive" for row in range(rows)],
+            "sentiment": [sentiments[row % len(sentiments)] for row in range(rows)],
             "split": named["split"],
         }
     )

@@ -6,6 +6,7 @@ import scipy.sparse
 
 from tests.xrec.aspects.aspect_town import NUM_ASPECTS, NUM_ITEMS, NUM_USERS, town
 from xrec.aspects import AspectChooser, AspectScorer, Mentions, item_vectors, nearest_items
+from xrec.aspects.praise import Praise
 
 K = 3
 
@@ -104,6 +105,28 @@ def test_aspects_in_too_few_reviews_are_not_chosen(scorer: AspectScorer) -> None
     users, items = np.zeros(NUM_ITEMS, dtype=np.int64), np.arange(NUM_ITEMS)
     found = AspectChooser(scorer, min_item_reviews=2).choose(users, items, K)
     assert found.item_reviews[found.aspects >= 0].min() == 2
+
+
+@pytest.mark.parametrize("leave_out_own", [False, True])
+def test_aspects_that_no_more_reviews_praise_than_blame_are_not_chosen(
+    scorer: AspectScorer, pairs: tuple[np.ndarray, np.ndarray], leave_out_own: bool
+) -> None:
+    m, words = scorer.mentions, scorer.mentions.aspects.toarray()
+    # What a review mentions it praises, blames, or only speaks of.
+    verdicts = np.random.default_rng(2).choice([1, -1, 0], words.shape, p=[0.4, 0.3, 0.3]) * words
+    praise = Praise(m.items, m.num_items, scipy.sparse.csr_matrix(verdicts))
+    found = AspectChooser(scorer, praise=praise).choose(
+        *pairs, NUM_ASPECTS, leave_out_own=leave_out_own
+    )
+    num_left_out = 0
+    for row, (user, item) in enumerate(zip(*pairs, strict=True)):
+        reviews = (m.items == item) & ~((m.users == user) & leave_out_own)
+        is_praised = verdicts[reviews].sum(axis=0) > 0
+        menu = words[reviews].any(axis=0)
+        chosen = found.aspects[row][found.aspects[row] >= 0].tolist()
+        assert sorted(chosen) == np.flatnonzero(menu & is_praised).tolist()
+        num_left_out += (menu & ~is_praised).sum()
+    assert num_left_out > len(pairs[0]) // 2  # it would be seen
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from xrec.aspects import (
     read_choices,
     read_scorer,
 )
+from xrec.aspects.praise import dataset_praise
 from xrec.config.aspects import TrainAspectsConfig
 from xrec.config.data import PrepareConfig
 from xrec.config.prompt import PromptConfig
@@ -89,7 +90,10 @@ def test_choices_of_the_artifact_are_those_without_the_pairs_own_review(
     users, items = (
         pairs[name].to_numpy().astype(np.int64) for name in ("user_index", "item_index")
     )
-    expected = AspectChooser(scorer).choose(users, items, 2, leave_out_own=True)
+    chooser = AspectChooser(scorer, praise=dataset_praise(dataset))
+    expected = chooser.choose(users, items, 2, leave_out_own=True)
+    blind = AspectChooser(scorer).choose(users, items, 2, leave_out_own=True)
+    assert (blind.aspects != expected.aspects).any()  # some are not praised
     assert table.num_rows == (expected.aspects >= 0).sum()
     row, place = np.argwhere(expected.aspects >= 0)[7]
     found = table.slice(7, 1).to_pylist()[0]
@@ -155,6 +159,15 @@ def test_new_users_and_items_have_what_is_said_of_the_item_and_nothing(
     assert found.aspects[0, 0] == menu[part[menu].argmax()]
     assert found.user_reviews[0].tolist() == [0, 0]
     assert found.aspects[1].tolist() == [-1, -1]
+
+
+def test_reviews_that_praise_nothing_are_refused_unless_what_they_mention_may_be_chosen(
+    plain: Dataset, tmp_path: Path
+) -> None:
+    workspace = with_aspects(plain, tmp_path, ("train", "validation"), ("neutral",))
+    with pytest.raises(DataError, match="praised by more training reviews than blame it"):
+        run(config(workspace))
+    assert run(config(workspace, only_praised=False)).row_counts["choices"] > 0
 
 
 def test_file_that_was_changed_is_refused(workspace: str, tmp_path: Path) -> None:

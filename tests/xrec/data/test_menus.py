@@ -1,5 +1,6 @@
 """Menus of items, from the tables of aspects."""
 
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,17 +25,26 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     return read_dataset(open_location(f"{workspace}/dataset"))
 
 
-def test_menu_of_each_item_has_the_aspects_of_its_training_reviews(dataset: Dataset) -> None:
+def test_menu_of_each_item_has_the_aspects_that_its_training_reviews_do_not_blame(
+    dataset: Dataset,
+) -> None:
     assert dataset.aspects is not None
     assert dataset.explanation_aspects is not None
     names = dataset.aspects["aspect"].to_pylist()
     said = dataset.explanation_aspects.filter(
         pc.equal(dataset.explanation_aspects["split"], "train")
     ).to_pylist()
-    menus = Menus(dataset)
+    menus, num_blamed = Menus(dataset), 0
     for item in range(dataset.num_items):
-        expected = {names[row["aspect_index"]] for row in said if row["item_index"] == item}
+        margins: Counter[str] = Counter()
+        for row in said:
+            if row["item_index"] == item:
+                margins[names[row["aspect_index"]]] += 1 if row["sentiment"] == "positive" else -1
+        expected = {name for name, margin in margins.items() if margin > 0}
         assert menus.of(item) == expected
+        assert menus.num_mentioned(item) == len(margins)
+        num_blamed += len(margins) - len(expected)
+    assert num_blamed
     assert any(menus.of(item) for item in range(dataset.num_items))
 
 

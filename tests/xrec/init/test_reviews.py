@@ -51,6 +51,11 @@ def test_init_from_a_file_of_reviews_writes_all_jobs_from_annotate_on(tmp_path: 
     assert list(values)[5:10] == jobs
     assert values["prompt"]["aspects"] == 3
     assert values["decoding"]["text"]["checks"]["unsupported"] is True
+    good = ["good review", "good reviews"]  # those below min_rating do not count
+    assert values["decoding"]["text"]["plain"] == {
+        "of_title": " of the {title}",
+        "reviews": good,
+    }
     assert values["pretrain-graph"]["model"]["aspects"] == {}
     assert values["annotate"] == {
         "source": {"kind": "reviews", "uri": str(path)},
@@ -100,6 +105,7 @@ def test_init_from_amazon_s_files_maps_columns_of_both(tmp_path: Path) -> None:
             "time": "unixReviewTime",
         },
     }
+    assert list(values["decoding"]["text"]["plain"]) == ["reviews"]  # the source has titles
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,7 @@ class PairReply(_Reply):
     """A pair's aspects and explanation."""
 
     aspects: Annotated[list[AspectReply], Field(max_length=_MOST_ASPECTS)]
-    explanation: _Text
+    explanation: Annotated[str, Field(max_length=_MOST_CHARACTERS)]
 
 
 SCHEMAS: dict[Kind, type[_Reply]] = {"item": ItemReply, "user": UserReply, "pair": PairReply}
@@ -126,7 +126,7 @@ class ReplyLimits:
             "PairReply",
             __base__=PairReply,
             aspects=_list_of(aspect, self.num_aspects),
-            explanation=_text_of(self.explanation),
+            explanation=_text_of(self.explanation, min_length=0),
         )
 
 
@@ -157,15 +157,21 @@ def user_text(limits: ReplyLimits, reply: UserReply) -> UserText | Failure:
 
 
 def pair_text(limits: ReplyLimits, reply: PairReply) -> PairText | Failure:
-    """The pair's text; of equal aspects the first one."""
+    """The pair's text; of equal aspects the first one.
+
+    Only a review of which an aspect is told, and none that is positive, may have no explanation.
+    """
     explanation = whole_sentences(reply.explanation, limits.explanation)
-    if explanation is None:
-        return _without_sentence(reply)
     aspects: dict[str, Aspect] = {}
     for found in reply.aspects:
         name, opinion = _words(found.aspect, limits.aspect), _words(found.opinion, limits.opinion)
         if name:
             aspects.setdefault(name.casefold(), Aspect(name, opinion, found.sentiment))
+    is_unpraised = aspects and all(each.sentiment != "positive" for each in aspects.values())
+    if explanation is None and is_unpraised and not reply.explanation.strip():
+        explanation = ""
+    if explanation is None:
+        return _without_sentence(reply)
     return PairText(explanation, tuple(aspects.values()))
 
 

@@ -34,7 +34,7 @@ from xrec.data.english import singular
 from xrec.storage import Location
 
 NOTHING_PRAISED = "nothing_praised"
-_VERSION = 8  # of the rules; another one is another run
+_VERSION = 9  # of the rules; another one is another run
 _LEAST_COMPLAINTS, _MOST_COMPLAINTS = 2, 2
 _MOST_TITLES = 3
 # What a mention with such an opinion counts.
@@ -139,6 +139,9 @@ class PhraseAnnotator:
 
     def _pair(self, row: PairInput) -> PairText | Failure:
         found = self._mentions(row.review)
+        if not found:
+            return Failure(NOTHING_PRAISED, "the review speaks of no known aspect")
+        aspects = tuple(each.aspect for each in found)
         title = row.item.title if row.item else ""
         named = [
             (self._weight(each), place, each)
@@ -146,7 +149,7 @@ class PhraseAnnotator:
             if each.aspect.sentiment == "positive" and not _is_in(each.aspect.aspect, title)
         ]
         if not named:
-            return Failure(NOTHING_PRAISED, "the review praises no known aspect")
+            return PairText("", aspects)
         best = sorted(named, key=lambda each: (-each[0], each[1]))[: self._named_in_explanation]
         praised = [each.shown for _, _, each in sorted(best, key=lambda each: each[1])]
         text = explanation(
@@ -156,7 +159,7 @@ class PhraseAnnotator:
             praised,
             title_is_made=row.item is not None and row.item.title_is_made,
         )
-        return PairText(text, tuple(each.aspect for each in found))
+        return PairText(text, aspects)
 
     def _mentions(self, review: Review) -> list[_Mentioned]:
         """The aspects of a review, each once, in its order; the text counts before the heading."""

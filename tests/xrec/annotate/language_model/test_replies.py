@@ -72,6 +72,29 @@ def test_pair_text_without_words_is_a_failure_with_the_reply() -> None:
     assert failure.reply == '{"aspects":[],"explanation":"-"}'
 
 
+def _pair_reply(explanation: str, *sentiments: str) -> PairReply:
+    aspects = [
+        {"aspect": f"part {number}", "opinion": "", "sentiment": sentiment}
+        for number, sentiment in enumerate(sentiments)
+    ]
+    return PairReply.model_validate({"aspects": aspects, "explanation": explanation})
+
+
+def test_pair_text_of_a_review_that_praises_nothing_has_aspects_alone() -> None:
+    text = pair_text(NONE_LESS, _pair_reply(" ", "negative", "neutral"))
+    assert isinstance(text, PairText)
+    assert (text.explanation, len(text.aspects)) == ("", 2)
+
+
+@pytest.mark.parametrize("sentiments", [(), ("negative", "positive")])
+def test_pair_text_without_explanation_is_a_failure_beside_praise_or_no_aspect(
+    sentiments: tuple[str, ...],
+) -> None:
+    text = pair_text(NONE_LESS, _pair_reply("", *sentiments))
+    assert isinstance(text, Failure)
+    assert text.reason == "no_full_sentence"
+
+
 @pytest.mark.parametrize("max_tokens", [90, 96, 128, 160, 256, 512, 4096])
 def test_longest_reply_fits_the_tokens(max_tokens: int) -> None:
     limits = ReplyLimits.of_tokens(max_tokens)

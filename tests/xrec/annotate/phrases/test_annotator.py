@@ -159,7 +159,17 @@ def test_pair_whose_title_says_it_already_is_praised_for_something_else(tmp_path
     assert "great switch" not in text.explanation
 
 
-def test_pair_whose_review_praises_nothing_known_is_a_failure(tmp_path: Path) -> None:
+def test_pair_whose_review_only_blames_keeps_its_aspects_without_an_explanation(
+    tmp_path: Path,
+) -> None:
+    review = Review("u", "i", "The display is dull. The tone came.")
+    (text,) = _annotator(tmp_path).pairs([PairInput("u", "i", review, None, "train")]).results
+    assert isinstance(text, PairText)
+    assert text.explanation == ""
+    assert {each.aspect: each.sentiment for each in text.aspects}["display"] == "negative"
+
+
+def test_pair_whose_review_speaks_of_nothing_known_is_a_failure(tmp_path: Path) -> None:
     row = PairInput("u", "i", Review("u", "i", "I bought it on Monday."), None, "train")
     (result,) = _annotator(tmp_path).pairs([row]).results
     assert isinstance(result, Failure)
