@@ -28,25 +28,30 @@ class StatementJudge:
     def of_pairs(self, texts: ContestantTexts) -> Mapping[str, Floats]:
         """(N,) precision, recall, f1, and failed: how many of up to four questions failed.
 
-        An empty text, or one that states nothing, has 0. NaN is where a question failed, or the
-        reference states nothing.
+        An empty text, or one that states nothing, has 0. NaN is where a question failed, and, of
+        recall and F1 of any text, where the reference states nothing.
         """
-        places = np.flatnonzero(texts.has_text).tolist()
-        of_texts = self._taken_apart([texts.texts[place] for place in places])
-        of_references = self._taken_apart([texts.references[place] for place in places])
-        precision, precision_failed = self._shares(
-            of_texts, [texts.references[place] for place in places], if_none=0.0
-        )
-        recall, recall_failed = self._shares(
-            of_references, [texts.texts[place] for place in places], if_none=np.nan
-        )
+        there = np.flatnonzero(texts.has_text).tolist()
+        of_references = self._taken_apart(texts.references)
+        of_texts: list[Statements | None] = [[] for _ in range(len(texts))]
+        for place, found in zip(
+            there, self._taken_apart([texts.texts[place] for place in there]), strict=True
+        ):
+            of_texts[place] = found
+        precision, precision_failed = self._shares(of_texts, texts.references, if_none=0.0)
+        asked = [
+            found if has_text or not found else None
+            for found, has_text in zip(of_references, texts.has_text, strict=True)
+        ]
+        recall, recall_failed = self._shares(asked, texts.texts, if_none=np.nan)
+        is_stated = np.array([bool(found) for found in of_references])
+        recall[is_stated & ~texts.has_text] = 0.0
         total = precision + recall
         f1 = np.where(total > 0, 2 * precision * recall / np.where(total > 0, total, 1), total)
         failed = precision_failed + recall_failed
-        failed += np.array([each is None for each in of_texts], dtype=np.float64)
-        failed += np.array([each is None for each in of_references], dtype=np.float64)
-        columns = {"precision": precision, "recall": recall, "f1": f1, "failed": failed}
-        return {name: _spread_out(values, places, len(texts)) for name, values in columns.items()}
+        for of_ones in (of_texts, of_references):
+            failed += np.array([found is None for found in of_ones], dtype=np.float64)
+        return {"precision": precision, "recall": recall, "f1": f1, "failed": failed}
 
     def _taken_apart(self, texts: Sequence[str]) -> list[Statements | None]:
         """The statements of each text, None where the judge failed."""
@@ -81,10 +86,3 @@ class StatementJudge:
             else:
                 shares[place] = np.mean(reply.value.supported)
         return shares, failed
-
-
-def _spread_out(values: Floats, places: Sequence[int], number: int) -> Floats:
-    """(N,) with the values at their places, and 0 for the pairs without a text."""
-    found = np.zeros(number)
-    found[list(places)] = values
-    return found

@@ -45,7 +45,7 @@ from xrec.text import LanguageModel
 
 logger = logging.getLogger("xrec")
 
-_VERSION = 3  # of the measures and what they mean; with another one all is scored again
+_VERSION = 4  # of the measures and what they mean; with another one all is scored again
 
 NO_ASPECTS = "aspects"
 """What is missing of a dataset without tables of aspects."""

@@ -166,6 +166,7 @@ STATEMENTS = {
     "reference 2": ["z"],
     "text 3": ["a"],
     "reference 3": [],
+    "reference 39": ["y"],
 }
 SUPPORTED = {"reference 0": {"a", "b", "d"}, "text 0": {"a"}}
 
@@ -197,6 +198,17 @@ def test_statements_have_precision_of_the_text_and_recall_of_the_reference(tmp_p
     asked = [_data(prompt) for prompt, _ in model.asked]
     assert {"text": "reference 0", "statements": ["a", "b", "c", "d"]} in asked
     assert {"text": "text 0", "statements": ["a", "e"]} in asked
+
+
+def test_statements_of_a_reference_that_states_nothing_are_recalled_by_no_text(
+    tmp_path: Path,
+) -> None:
+    judge, _ = _judge(_statements, tmp_path, statements=True)
+    empty = ContestantTexts.of([PAIRS[3], PAIRS[39]], {})
+    found = judge.of_pairs(empty)
+    for name in ("recall", "f1"):  # undefined, as it is for contestants with a text
+        assert np.isnan(found[f"statements_ann_{name}"]).tolist() == [True, False]
+    assert found["statements_ann_precision"].tolist() == [0, 0]
 
 
 def test_statements_with_too_few_answers_are_asked_for_again_and_then_counted(
