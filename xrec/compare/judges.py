@@ -32,7 +32,7 @@ def published_judges(config: ComparisonConfig) -> dict[str, pa.Table]:
     return {
         name: read_judge_scores(texts.judge_scores, config.storage)
         for name, texts in config.texts.items()
-        if texts.judge_scores is not None
+        if name in config.contestants and texts.judge_scores is not None
     }
 
 

@@ -15,6 +15,7 @@ from tests.xrec.compare.conftest import MakeConfig
 from xrec.compare.blind.sheet import Sheet, read_sheet
 from xrec.compare.entries import entries_of
 from xrec.compare.identity import comparison_identity
+from xrec.compare.judges import published_judges
 from xrec.data.dataset import read_dataset
 from xrec.data.held_out import held_out_pairs
 from xrec.errors import ArtifactMismatchError, DataError
@@ -302,6 +303,7 @@ def test_compare_broken_scores_of_published_judges_end_it_before_anything_is_mad
     with pytest.raises(DataError, match="under 'marks' an object of scores by judge"):
         run(config, work)
     assert work.num_steps == 0
+    assert published_judges(config.model_copy(update={"contestants": ["ours"]})) == {}
 
 
 def test_compare_answers_about_texts_that_are_others_now_are_left_out_of_correlations(
