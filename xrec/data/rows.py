@@ -8,7 +8,7 @@ from typing import IO, Any
 
 import pyarrow as pa
 
-from xrec.data.columns import Parser
+from xrec.data.columns import Parser, parse_description
 from xrec.data.findings import Finding
 from xrec.data.lines import Line, read_lines, stream_lines
 from xrec.errors import DataError
@@ -197,10 +197,19 @@ def _parse_cells(line: Line, wanted: Sequence[_Column]) -> tuple[dict[str, str |
 def _cell(values: Mapping[str, Any], there: list[str], sources: tuple[str, ...]) -> Any:
     """The value of the only source, or None without a source.
 
-    The values of several sources are joined, as in "city: Leeds; age: 34".
+    The values of several sources are joined, as in "city: Leeds; colors: red, blue".
     """
     if not sources:
         return None
     if len(sources) == 1:
         return values[there[0]]
-    return "; ".join(f"{name}: {values[name]}" for name in there if values[name] not in (None, ""))
+    written = {name: _written(values[name]) for name in there}
+    return "; ".join(f"{name}: {text}" for name, text in written.items() if text)
+
+
+def _written(value: Any) -> str:
+    """A value as it stands among others; what is no text, number or list of these, as it is."""
+    try:
+        return parse_description(value)
+    except ValueError:
+        return str(value)

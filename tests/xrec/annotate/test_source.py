@@ -105,7 +105,7 @@ def test_read_reviews_items_have_title_and_all_other_columns_as_details(tmp_path
         {
             "item_id": "7",
             "title": "Drum",
-            "details": "brand: Ax; colours: ['red', 'blue']; price: 9",
+            "details": "brand: Ax; colours: red, blue; price: 9",
         },
         {"item_id": "8", "title": "Flute", "details": "note: mail"},
     ]

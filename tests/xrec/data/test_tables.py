@@ -86,6 +86,14 @@ def test_read_tables_ratings_are_numbers_and_others_are_none() -> None:
     assert not [each for each in source.findings if each.file == "explanations.csv"]
 
 
+def test_read_tables_lists_among_joined_columns_are_written_out() -> None:
+    users = b'{"user_id": "ann", "likes": ["tea", "cake"], "age": 34, "pets": [], "at": {"x": 1}}\n'
+    files = {name: text for name, text in FILES.items() if name != "users.csv"}
+    columns = {"users.profile": ["likes", "age", "pets", "at"]}
+    source = _read({**files, "users.jsonl": users}, columns=columns)
+    assert source.users["profile"].to_pylist() == ["likes: tea, cake; age: 34; at: {'x': 1}"]
+
+
 def test_read_tables_row_counts_come_in_reading_order() -> None:
     assert list(_read(FILES).num_rows.items()) == [
         ("users.csv", 3),
