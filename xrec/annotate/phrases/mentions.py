@@ -31,6 +31,7 @@ _MAY_STAND_BEFORE = frozenset({ADVERB, AND})
 _MAY_STAND_BETWEEN = frozenset({ADJECTIVE, ADVERB, AND, NAME})
 _MAY_STAND_BEHIND = frozenset({ADVERB, AND, NOT, STOP})
 _WISHES = word_set("could should wish wished if unless")
+_FAR_FROM = ["far", "from"]
 _LOVES = word_set("love loved loves like liked likes enjoy enjoyed appreciate adore")
 
 
@@ -171,7 +172,9 @@ def _adjective(
         if part == ADJECTIVE:
             word = clause.lower[place]
             if strength := valence(word):
-                is_negated = NOT in clause.parts[max(0, place - _NEGATED) : place]
+                is_negated = NOT in clause.parts[max(0, place - _NEGATED) : place] or (
+                    _FAR_FROM == clause.lower[max(0, place - len(_FAR_FROM)) : place]
+                )
                 is_shown = strength > 0 and not is_negated and describes(word)
                 return word if is_shown else "", -strength if is_negated else strength
         elif part not in may_stand:
