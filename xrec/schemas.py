@@ -49,6 +49,8 @@ _ASPECT_COUNTS = {
 }
 ASPECTS = _schema(aspect_index=pa.int32(), aspect=pa.string(), **_ASPECT_COUNTS)
 ITEM_ASPECTS = _schema(item_index=pa.int32(), aspect_index=pa.int32(), **_ASPECT_COUNTS)
+# Of reviews below the least rating, which are no interactions and in no other count.
+LOW_RATED_ASPECTS = ITEM_ASPECTS
 USER_ASPECTS = _schema(user_index=pa.int32(), aspect_index=pa.int32(), **_ASPECT_COUNTS)
 # The aspects that the review of an explained pair speaks of, in its order. Those of held-out pairs
 # are references, and train nothing. `sentiment` is positive, neutral or negative.

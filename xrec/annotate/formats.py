@@ -43,7 +43,11 @@ _OK: Mapping[Stage, pa.Schema] = {
     "users": pa.schema([_text("profile", "what the user likes, from training reviews"), _KEY]),
     "pairs": pa.schema(
         [
-            _text("split", "train, validation or test; a held-out explanation is a reference"),
+            _text(
+                "split",
+                "train, validation or test; a held-out explanation is a reference. Or low_rated: a "
+                "review below min_rating, of which only the aspects count",
+            ),
             _text(
                 "explanation",
                 "why the user would enjoy the item, from the pair's review; empty if that praises "

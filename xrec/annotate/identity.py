@@ -15,7 +15,7 @@ KIND: Kind = "annotations"
 RECORD = "run.json"
 """Whose run an output is, written before anything else: JSON with run, config and inputs."""
 
-_KEPT = ("min_rating", "rating_range", "core", "split", "max_rejected_share")
+_KEPT = ("min_rating", "low_rated", "rating_range", "core", "split", "max_rejected_share")
 _SAMPLES: Mapping[Stage, tuple[str, ...]] = {
     "items": ("max_reviews_per_item",),
     "users": ("max_reviews_per_item", "max_reviews_per_user"),

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from xrec.annotate.rows import LOW_RATED
 from xrec.config.annotate import AnnotateConfig, CoreConfig, ReviewSplit
 from xrec.config.data import SplitShares
 from xrec.data.splits import split_pairs
@@ -24,9 +25,13 @@ _TRAIN, _VALIDATION, _TEST = "train", "validation", "test"
 
 @dataclass(frozen=True)
 class KeptReviews:
-    """The reviews (schema REVIEWS), each pair once, and how many were dropped, by reason."""
+    """The reviews (schema REVIEWS), each pair once, and how many were dropped, by reason.
+
+    low_rated: those of the kept items that are below `min_rating`; of other pairs, each once.
+    """
 
     reviews: pa.Table
+    low_rated: pa.Table
     dropped: Mapping[str, int]
 
 
@@ -37,9 +42,12 @@ def keep_reviews(rows: pa.Table, config: AnnotateConfig) -> KeptReviews:
     is by time and a review has none.
     """
     dropped: dict[str, int] = {}
+    low_rated = rows.slice(0, 0)
     if config.min_rating is not None and rows["rating"].null_count < rows.num_rows:
         rows = _drop(rows, pc.is_valid(rows["rating"]), "no rating", dropped)
         is_liked = pc.greater_equal(rows["rating"], config.min_rating)
+        if config.low_rated:
+            low_rated = rows.filter(pc.invert(is_liked))
         rows = _drop(rows, is_liked, f"rating below {config.min_rating:g}", dropped)
     rows = _drop(rows, _is_newest_of_pair(rows), "another review of the same pair", dropped)
     rows = _drop(rows, _is_in_core(rows, config.core), "too few reviews (core)", dropped)
@@ -52,7 +60,8 @@ def keep_reviews(rows: pa.Table, config: AnnotateConfig) -> KeptReviews:
     kept = rows.append_column("split", pa.array(splits, pa.string()))
     if not pc.any(pc.equal(kept["split"], _TRAIN)).as_py():
         raise DataError(f"no review is left for training: all {kept.num_rows} are held out")
-    return KeptReviews(kept.select(REVIEWS.names).cast(REVIEWS), dropped)
+    kept = kept.select(REVIEWS.names).cast(REVIEWS)
+    return KeptReviews(kept, _of_items(low_rated, kept), dropped)
 
 
 def _drop(rows: pa.Table, is_kept: Any, reason: str, dropped: dict[str, int]) -> pa.Table:
@@ -60,6 +69,21 @@ def _drop(rows: pa.Table, is_kept: Any, reason: str, dropped: dict[str, int]) ->
     if kept.num_rows < rows.num_rows:
         dropped[reason] = rows.num_rows - kept.num_rows
     return kept
+
+
+def _of_items(low_rated: pa.Table, kept: pa.Table) -> pa.Table:
+    """The low-rated reviews of the kept items (schema REVIEWS), without the kept pairs."""
+    low_rated = low_rated.filter(pc.is_in(low_rated["item_id"], kept["item_id"].unique()))
+    low_rated = low_rated.filter(pc.invert(pc.is_in(_pairs(low_rated), _pairs(kept))))
+    low_rated = low_rated.filter(_is_newest_of_pair(low_rated))
+    splits = pa.repeat(LOW_RATED, low_rated.num_rows)
+    return low_rated.append_column("split", splits).select(REVIEWS.names).cast(REVIEWS)
+
+
+def _pairs(rows: pa.Table) -> pa.Array:
+    """The pair of each row as one string."""
+    pairs = pc.binary_join_element_wise(rows["user_id"], rows["item_id"], "\0")
+    return pairs.combine_chunks()
 
 
 def _codes(column: pa.ChunkedArray) -> npt.NDArray[np.int64]:

@@ -13,7 +13,7 @@ from xrec.annotate.outlook import Outlook
 from xrec.annotate.source import read_reviews
 from xrec.annotate.source_files import find_review_files
 from xrec.annotate.stages import ItemStage, ItemTexts, PairStage, UserStage
-from xrec.annotate.store import ReviewStore, StoreRecord, read_record, write_store
+from xrec.annotate.store import ReviewStore, read_record, write_store
 from xrec.bulk import Rate, measured_rate, read_status
 from xrec.config.annotate import AnnotateConfig
 from xrec.errors import ArtifactNotFoundError, StorageNotFoundError
@@ -31,7 +31,7 @@ def look_at_reviews(config: AnnotateConfig) -> Outlook:
     Nothing is written, and no annotator is made. The reviews are read, unless an earlier start has
     kept them. Raises DataError if a file is missing, or nothing is left of the reviews.
     """
-    with _kept(config) as (store, record):
+    with _kept(config) as store:
         ids = pa.concat_tables(store.ids("all_by_user"))
         training = ids.filter(pc.equal(ids["split"], "train"))
         details = store.items["item_id"]
@@ -43,7 +43,7 @@ def look_at_reviews(config: AnnotateConfig) -> Outlook:
             {
                 "items": len(all_items.unique()),
                 "users": len(training["user_id"].unique()),
-                "pairs": sum(record.num_reviews.values()),
+                "pairs": ids.num_rows,
             },
             items.inputs(_some(training.group_by("item_id").aggregate([]))),
             users.inputs(_some(training.group_by("user_id").aggregate([]))),
@@ -53,12 +53,12 @@ def look_at_reviews(config: AnnotateConfig) -> Outlook:
 
 
 @contextmanager
-def _kept(config: AnnotateConfig) -> Iterator[tuple[ReviewStore, StoreRecord]]:
+def _kept(config: AnnotateConfig) -> Iterator[ReviewStore]:
     """The kept reviews: those of an earlier start, or read now and kept in a folder for a while."""
     output = location_of(config, "annotations")
     record = read_record(output)
     if record is not None:
-        yield ReviewStore(output, record.num_files), record
+        yield ReviewStore(output, record.num_files)
         return
     raw = read_reviews(config, find_review_files(config))
     kept = keep_reviews(raw.reviews, config)
@@ -67,12 +67,13 @@ def _kept(config: AnnotateConfig) -> Iterator[tuple[ReviewStore, StoreRecord]]:
         record = write_store(
             there,
             kept.reviews,
+            kept.low_rated,
             raw.items.cast(ITEM_DETAILS),
             dropped=kept.dropped,
             rejected={},
             personal=raw.num_personal,
         )
-        yield ReviewStore(there, record.num_files), record
+        yield ReviewStore(there, record.num_files)
 
 
 def _items_to_come(item_ids: pa.Array) -> ItemTexts:

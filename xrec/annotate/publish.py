@@ -67,6 +67,7 @@ def publish_annotations(
             "tables": tables,
             "num_files": record.num_files,
             "num_reviews": record.num_reviews,
+            "num_low_rated": record.num_low_rated,
             "dropped": record.dropped,
             "rejected": record.rejected,
             "personal_removed": record.personal,

@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 from xrec.annotate.formats import Stage
 from xrec.annotate.identity import KIND
 from xrec.annotate.normalize import names_are_english
+from xrec.annotate.rows import LOW_RATED
 from xrec.annotate.store import ReviewStore
 from xrec.annotate.tables import named_aspects, read_failed, read_stage, stage_batches
 from xrec.annotate.vocabulary import normal_synonyms, renamed
@@ -36,7 +37,13 @@ def read_annotations(uri: str, storage: StorageConfig) -> SourceData:
     manifest = read_manifest(output, KIND)
     versions: dict[Stage, int] = manifest.metrics["tables"]
     store = ReviewStore(output, manifest.metrics["num_files"])
-    interactions = _numbered(pa.concat_tables(list(store.ids("all_by_user"))))
+    ids = pa.concat_tables(list(store.ids("all_by_user")))
+    interactions = _numbered(ids.filter(pc.not_equal(ids["split"], LOW_RATED)))
+    aspects = low_rated = _aspects(output, manifest, storage)
+    if aspects is not None:
+        is_low_rated = pc.equal(aspects["split"], LOW_RATED)
+        low_rated = aspects.filter(is_low_rated)
+        aspects = aspects.filter(pc.invert(is_low_rated))
     columns = ("user_id", "item_id", "explanation", "split")
     pairs = read_stage(output, "pairs", versions["pairs"], columns, storage)
     explained = pairs.filter(pc.not_equal(pairs["explanation"], ""))
@@ -47,7 +54,8 @@ def read_annotations(uri: str, storage: StorageConfig) -> SourceData:
         explanations=_numbered(_with_ratings(explained, store)),
         findings=(),
         num_rows={_FILE: interactions.num_rows},
-        aspects=_aspects(output, manifest, storage),
+        aspects=aspects,
+        low_rated_aspects=low_rated,
     )
 
 
@@ -107,6 +115,8 @@ def _items(
 
 def _aspects(output: Location, manifest: Manifest, storage: StorageConfig) -> pa.Table | None:
     """The aspects of each pair, each once, that are in the vocabulary; None if there are none.
+
+    Those of low-rated reviews are among them.
 
     user_id, item_id, split, aspect, opinion, sentiment. A name that only held-out reviews have is
     renamed like the others, and kept if that is an aspect of the vocabulary: nothing is learned

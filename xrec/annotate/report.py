@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from xrec.annotate.formats import Stage
 from xrec.annotate.normalize import normalized
 from xrec.annotate.report_page import report_page
+from xrec.annotate.rows import LOW_RATED
 from xrec.annotate.store import ReviewStore, StoreRecord
 from xrec.annotate.tables import read_stage
 from xrec.bulk import BulkRun
@@ -50,7 +51,7 @@ def write_report(
     figures = _figures(pairs, is_english=is_english)
     examples = _spread(pairs, config.num_examples)
     report = {
-        "reviews": record.num_reviews,
+        "reviews": {**record.num_reviews, LOW_RATED: record.num_low_rated},
         "users": record.num_users,
         "items": record.num_items,
         "dropped": record.dropped,
@@ -92,7 +93,7 @@ def _words(text: str) -> list[str]:
 
 
 def _sampled_pairs(store: ReviewStore, run: BulkRun, version: int) -> list[dict[str, Any]]:
-    """Pairs that did not fail, with their reviews, by user and item."""
+    """Pairs that did not fail, low-rated ones left out, with their reviews, by user and item."""
     reviews: dict[tuple[str, str], str] = {}
     for rows in store.reviews("all_by_user"):
         for row in rows.select(["user_id", "item_id", "review", "summary"]).to_pylist():
@@ -104,7 +105,8 @@ def _sampled_pairs(store: ReviewStore, run: BulkRun, version: int) -> list[dict[
     with storage_errors(run.table.location.uri):
         dataset = run.table.snapshot(version).dataset([("status", "=", OK)])
         names = ["user_id", "item_id", "split", "explanation", "aspects"]
-        found = dataset.to_table(columns=names, filter=pc.field("user_id").isin(users))
+        is_kept = pc.field("user_id").isin(users) & (pc.field("split") != LOW_RATED)
+        found = dataset.to_table(columns=names, filter=is_kept)
     rows = found.sort_by([("user_id", "ascending"), ("item_id", "ascending")]).to_pylist()
     return [{**row, "review": reviews[row["user_id"], row["item_id"]]} for row in rows]
 

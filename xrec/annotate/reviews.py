@@ -39,6 +39,7 @@ def keep_source(config: AnnotateConfig, spec: AnnotatorSpec) -> StoreRecord:
         record = write_store(
             output,
             kept.reviews,
+            kept.low_rated,
             raw.items.cast(ITEM_DETAILS),
             dropped=kept.dropped,
             rejected=count_reasons(raw.findings),
@@ -61,6 +62,8 @@ def _report(record: StoreRecord) -> None:
         record.num_items,
         splits,
     )
+    if record.num_low_rated:
+        logger.info("%d low-rated reviews of these items are annotated too", record.num_low_rated)
     for reason, count in record.dropped.items():
         logger.info("%d reviews dropped: %s", count, reason)
     for reason, count in record.rejected.items():

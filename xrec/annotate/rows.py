@@ -7,6 +7,8 @@ from typing import Generic, Literal, TypeVar
 from xrec.config.shared import Split
 
 Sentiment = Literal["positive", "neutral", "negative"]
+LOW_RATED: Literal["low_rated"] = "low_rated"
+"""In place of the split: a review below `min_rating`, of which only the aspects are kept."""
 
 
 @dataclass(frozen=True)
@@ -88,14 +90,15 @@ class PairInput:
     """A pair, whose reason is to be found in its own review.
 
     item: as the stage of the items wrote it, from training reviews; None if it failed there.
-    split: of a held-out pair the explanation is a reference only, and trains nothing.
+    split: of a held-out pair the explanation is a reference only, and trains nothing; of a
+        low-rated one only the aspects are kept.
     """
 
     user_id: str
     item_id: str
     review: Review
     item: ItemText | None
-    split: Split
+    split: Split | Literal["low_rated"]
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from xrec.annotate.annotator import Annotator
 from xrec.annotate.formats import EMPTY_REVIEW, NO_REVIEWS
 from xrec.annotate.personal import remove_personal
 from xrec.annotate.rows import (
+    LOW_RATED,
     Aspect,
     Failure,
     ItemInput,
@@ -198,7 +199,7 @@ class PairStage:
             "user_id": row.user_id,
             "item_id": row.item_id,
             "split": row.split,
-            "explanation": text.explanation,
+            "explanation": "" if row.split == LOW_RATED else text.explanation,
             "aspects": [vars(aspect) for aspect in text.aspects],
         }
 

@@ -2,7 +2,8 @@
 
     reviews/training_by_item/    training reviews, by the hash of the item
     reviews/training_by_user/    training reviews, by the hash of the user
-    reviews/all_by_user/         all of them, by the hash of the user; for pairs alone
+    reviews/all_by_user/         all of them, and low-rated ones, by the hash of the user; for pairs
+                                 alone
     reviews/reviews.json         how many files each folder has, and counts; written last
 
 Profiles are written from the first two folders, which hold no review that is held out.
@@ -38,14 +39,16 @@ _KEPT_FILES = 4  # in the memory of an actor
 class StoreRecord(BaseModel):
     """What `reviews.json` holds.
 
-    num_files: of each folder. dropped: reviews that were dropped, by reason; rejected: rows that
-    could not be used, by file and reason. personal: places with personal data that were removed.
+    num_files: of each folder. num_reviews: by split, without the low-rated ones. dropped: reviews
+        that were dropped, by reason; rejected: rows that could not be used, by file and reason.
+        personal: places with personal data that were removed.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     num_files: int
     num_reviews: dict[str, int]
+    num_low_rated: int
     num_users: int
     num_items: int
     dropped: dict[str, int]
@@ -56,13 +59,14 @@ class StoreRecord(BaseModel):
 def write_store(
     output: Location,
     reviews: pa.Table,
+    low_rated: pa.Table,
     items: pa.Table,
     *,
     dropped: Mapping[str, int],
     rejected: Mapping[str, int],
     personal: Mapping[str, int],
 ) -> StoreRecord:
-    """Write the reviews (schema REVIEWS) and the items (schema ITEM_DETAILS) below `output`.
+    """Write the reviews (both schema REVIEWS) and the items (schema ITEM_DETAILS) below `output`.
 
     Calling it again with the same reviews writes the same.
     """
@@ -73,7 +77,7 @@ def write_store(
     folders: dict[Folder, pa.Table] = {
         "training_by_item": training,
         "training_by_user": training,
-        "all_by_user": reviews,
+        "all_by_user": pa.concat_tables([reviews, low_rated]),
     }
     for folder, rows in folders.items():
         _write_folder(output, folder, rows, num_files)
@@ -81,6 +85,7 @@ def write_store(
     record = StoreRecord(
         num_files=num_files,
         num_reviews=_num_by_split(reviews),
+        num_low_rated=low_rated.num_rows,
         num_users=pc.count_distinct(reviews["user_id"]).as_py(),
         num_items=pc.count_distinct(reviews["item_id"]).as_py(),
         dropped=dict(dropped),

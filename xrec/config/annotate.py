@@ -183,6 +183,11 @@ class AnnotateConfig(JobConfig):
         description="Least rating of a review that is kept, in the source's own scale. If null, or "
         "the source has no ratings, all are kept.",
     )
+    low_rated: bool = Field(
+        True,
+        description="Whether reviews of kept items below min_rating are annotated too: what they "
+        "praise and blame counts when an item's aspects are chosen. Nothing else is made of them.",
+    )
     rating_range: tuple[float, float] = Field(
         (1.0, 5.0), description="Least and greatest rating; a row with another one is rejected."
     )

@@ -44,6 +44,26 @@ def aspect_tables(named: pa.Table, users: pa.Table, items: pa.Table) -> dict[str
     }
 
 
+def low_rated_aspects(named: pa.Table, aspects: pa.Table, items: pa.Table) -> pa.Table:
+    """What low-rated reviews say of their items, schema LOW_RATED_ASPECTS.
+
+    named: as for `aspect_tables`, of whatever users. aspects: with the indices of the vocabulary.
+    """
+    known = aspects["aspect"].combine_chunks()
+    rows = pa.table(
+        {
+            "item_index": _index(named["item_id"], items["item_id"].combine_chunks()),
+            "aspect_index": aspects["aspect_index"].take(_index(named["aspect"], known)),
+            "sentiment": named["sentiment"],
+        }
+    ).drop_null()
+    counts = _counted(rows, ["item_index", "aspect_index"])
+    return _in_schema(
+        counts.sort_by([("item_index", "ascending"), ("aspect_index", "ascending")]),
+        schemas.LOW_RATED_ASPECTS,
+    )
+
+
 _KEPT = ("opinion", "sentiment", "split")
 
 

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 
 from xrec import schemas
 from xrec.config.data import SplitShares
-from xrec.data.aspects import aspect_tables
+from xrec.data.aspects import aspect_tables, low_rated_aspects
 from xrec.data.columns import SPLITS
 from xrec.data.findings import Finding
 from xrec.data.rows import findings_of
@@ -64,6 +64,10 @@ def assemble(source: SourceData, shares: SplitShares) -> Assembled:
     if source.aspects is not None:
         named = _with_splits(source.aspects, shares)
         tables.update(aspect_tables(named, source.users, source.items))
+        if source.low_rated_aspects is not None:
+            tables["low_rated_aspects"] = low_rated_aspects(
+                source.low_rated_aspects, tables["aspects"], source.items
+            )
     metrics = {
         "num_removed_edges": num_removed_edges,
         **_count_splits(tables),

@@ -33,6 +33,7 @@ _SCHEMAS = {
     "item_aspects": schemas.ITEM_ASPECTS,
     "user_aspects": schemas.USER_ASPECTS,
     "explanation_aspects": schemas.EXPLANATION_ASPECTS,
+    "low_rated_aspects": schemas.LOW_RATED_ASPECTS,
 }
 
 
@@ -44,7 +45,8 @@ class Dataset:
     explanation is held out (validation or test) is a train interaction. `ratings` are those of
     training explanations, where the source has some. Only the generated sample has `planted`. The
     tables of aspects are there if `aspects_from` says what they count; of training pairs only.
-    `explanation_aspects` has held-out pairs too, whose aspects are references.
+    `explanation_aspects` has held-out pairs too, whose aspects are references. `low_rated_aspects`
+    are what reviews that are no interactions say of items, where the source has some.
     """
 
     manifest: Manifest
@@ -58,6 +60,7 @@ class Dataset:
     item_aspects: pa.Table | None = None
     user_aspects: pa.Table | None = None
     explanation_aspects: pa.Table | None = None
+    low_rated_aspects: pa.Table | None = None
 
     @property
     def aspects_from(self) -> AspectsFrom | None:

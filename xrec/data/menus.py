@@ -1,11 +1,13 @@
 """Menus: the aspects that the training reviews of each item mention.
 
-Those are left out that at least as many of its reviews blame as praise.
+Those are left out that at least as many of its reviews blame as praise; low-rated ones count.
 """
 
+from collections.abc import Mapping
 from functools import cached_property
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from xrec.data.dataset import Dataset
@@ -16,6 +18,7 @@ class Menus:
 
     def __init__(self, dataset: Dataset):
         self._aspects, self._of_items = dataset.aspects, dataset.item_aspects
+        self._low_rated = dataset.low_rated_aspects
         self._found: dict[int, frozenset[str]] = {}
 
     @cached_property
@@ -47,11 +50,27 @@ class Menus:
 
     @cached_property
     def _is_blamed(self) -> NDArray[np.bool_]:
-        negative = self._columns["num_negative"]
-        return (negative > 0) & (negative >= self._columns["num_positive"])
+        margins = self._columns["num_positive"] - self._columns["num_negative"]
+        is_blamed = self._columns["num_negative"] > 0
+        if self._low_rated is not None:
+            keys, others = _keys(self._columns), _arrays(self._low_rated)
+            places = np.searchsorted(keys, _keys(others)).clip(max=len(keys) - 1)
+            there = keys[places] == _keys(others)
+            margins[places[there]] += (others["num_positive"] - others["num_negative"])[there]
+            is_blamed[places[there]] |= others["num_negative"][there] > 0
+        return np.asarray(is_blamed & (margins <= 0))
 
     @cached_property
     def _columns(self) -> dict[str, NDArray[np.int32]]:
         assert self._of_items is not None
-        names = ("item_index", "aspect_index", "num_positive", "num_negative")
-        return {name: self._of_items[name].to_numpy() for name in names}
+        return _arrays(self._of_items)
+
+
+def _arrays(counts: pa.Table) -> dict[str, NDArray[np.int32]]:
+    names = ("item_index", "aspect_index", "num_positive", "num_negative")
+    return {name: counts[name].to_numpy() for name in names}
+
+
+def _keys(columns: Mapping[str, NDArray[np.int32]]) -> NDArray[np.int64]:
+    """One number for the item and the aspect of each row, in the order of the rows."""
+    return (columns["item_index"].astype(np.int64) << 32) + columns["aspect_index"]

@@ -22,6 +22,7 @@ class SourceData:
     planted: user_id, item_id, aspect, aspects (list of strings); the sample's only.
     aspects: user_id, item_id, split, aspect, opinion, sentiment, each aspect of a pair once; a
         split that is null is that of the pair's hash. None where the source knows no aspects.
+    low_rated_aspects: the same of reviews that are no interactions, since their ratings are low.
     findings: the rows that were left out so far.
     num_rows: the number of rows of each file, with those left out, in the order of reading.
     missing_tables: the tables that the source does not have. Without users or items, their ids are
@@ -36,6 +37,7 @@ class SourceData:
     num_rows: Mapping[str, int]
     planted: pa.Table | None = None
     aspects: pa.Table | None = None
+    low_rated_aspects: pa.Table | None = None
     missing_tables: tuple[str, ...] = ()
 
 

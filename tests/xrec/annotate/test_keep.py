@@ -32,6 +32,26 @@ def test_keep_reviews_drops_low_and_missing_ratings_and_counts_them(tmp_path: Pa
     assert kept.dropped == {"no rating": 1, "rating below 4": 1}
 
 
+def test_keep_reviews_low_rated_ones_are_the_newest_of_other_pairs_of_kept_items(
+    tmp_path: Path,
+) -> None:
+    rows = [
+        review("a", "1"),
+        review("b", "1", "old", rating=1, time=1),
+        review("b", "1", "new", rating=2, time=2),
+        review("a", "1", "of a kept pair", rating=1),
+        review("c", "2", "of an item that nobody liked", rating=1),
+    ]
+    hashed = {"by": "hash", "test": 0, "validation": 0}
+    kept = _keep(tmp_path, rows, split=hashed)
+    assert _pairs(kept) == {"a1"}
+    assert kept.low_rated.schema == kept.reviews.schema
+    (row,) = kept.low_rated.to_pylist()
+    assert (row["review"], row["rating"], row["split"]) == ("new", 2, "low_rated")
+    assert kept.dropped == {"rating below 4": 4}
+    assert _keep(tmp_path, rows, split=hashed, low_rated=False).low_rated.num_rows == 0
+
+
 def test_keep_reviews_without_ratings_or_threshold_keeps_all(tmp_path: Path) -> None:
     hashed = {"by": "hash", "test": 0, "validation": 0}
     rows = [review("a", "1", rating=None), review("b", "2", rating=None)]

@@ -189,6 +189,39 @@ def test_run_pair_whose_review_praises_nothing_has_aspects_and_no_explanation(
     assert (warm["num_reviews"], warm["num_positive"], warm["num_negative"]) == (3, 2, 1)
 
 
+def test_run_low_rated_reviews_count_against_their_items_and_are_in_nothing_else(
+    tmp_path: Path,
+) -> None:
+    rows = [
+        review("a", "1", "warm loud", time=1),
+        review("a", "2", "warm", time=2),
+        review("b", "1", "warm loud", time=1),
+        review("c", "1", "blame loud odd", time=1, rating=1),
+        review("b", "2", "warm too", time=2, rating=2),
+    ]
+    path = write_json_lines(tmp_path / "reviews.jsonl", rows)
+    config = annotate_config(tmp_path / "ws", path)
+    manifest = _run(config, quoting_spec(tmp_path))
+    assert manifest is not None
+    counts = {name: manifest.row_counts[name] for name in ("reviews", "pairs", "explanations")}
+    assert counts == {"reviews": 3, "pairs": 5, "explanations": 3}
+    assert manifest.metrics["num_low_rated"] == 2
+    source = read_annotations(config.artifact("annotations"), StorageConfig())
+    tables = assemble(source, SplitShares()).tables
+    assert tables["users"]["user_id"].to_pylist() == ["a", "b"]
+    assert tables["interactions"].num_rows == tables["explanations"].num_rows == 3
+    texts = [*tables["items"]["profile"].to_pylist(), *tables["users"]["profile"].to_pylist()]
+    assert not any("odd" in text or "too" in text for text in texts)
+    names = tables["aspects"]["aspect"].to_pylist()
+    assert names == ["warm", "loud"]
+    assert tables["aspects"]["num_reviews"].to_pylist() == [3, 2]
+    found = {
+        (row["item_index"], names[row["aspect_index"]]): (row["num_positive"], row["num_negative"])
+        for row in tables["low_rated_aspects"].to_pylist()
+    }
+    assert found == {(0, "loud"): (0, 1), (1, "warm"): (1, 0)}
+
+
 def test_run_killed_between_commits_asks_only_for_what_is_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

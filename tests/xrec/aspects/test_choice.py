@@ -114,14 +114,17 @@ def test_aspects_that_no_more_reviews_praise_than_blame_are_not_chosen(
     m, words = scorer.mentions, scorer.mentions.aspects.toarray()
     # What a review mentions it praises, blames, or only speaks of.
     verdicts = np.random.default_rng(2).choice([1, -1, 0], words.shape, p=[0.4, 0.3, 0.3]) * words
-    praise = Praise(m.items, m.num_items, scipy.sparse.csr_matrix(verdicts))
+    low_rated = np.random.default_rng(3).integers(-1, 2, (m.num_items, m.num_aspects))
+    praise = Praise(
+        m.items, scipy.sparse.csr_matrix(verdicts), scipy.sparse.csr_matrix(low_rated * 1.0)
+    )
     found = AspectChooser(scorer, praise=praise).choose(
         *pairs, NUM_ASPECTS, leave_out_own=leave_out_own
     )
     num_left_out = 0
     for row, (user, item) in enumerate(zip(*pairs, strict=True)):
         reviews = (m.items == item) & ~((m.users == user) & leave_out_own)
-        is_praised = verdicts[reviews].sum(axis=0) > 0
+        is_praised = verdicts[reviews].sum(axis=0) + low_rated[item] > 0
         menu = words[reviews].any(axis=0)
         chosen = found.aspects[row][found.aspects[row] >= 0].tolist()
         assert sorted(chosen) == np.flatnonzero(menu & is_praised).tolist()

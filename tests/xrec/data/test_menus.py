@@ -4,6 +4,7 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
@@ -12,6 +13,7 @@ from tests.xrec.aspects.planted_aspects import TOWN, with_aspects
 from xrec.config.data import PrepareConfig
 from xrec.data import Dataset, read_dataset
 from xrec.data.menus import Menus
+from xrec.schemas import LOW_RATED_ASPECTS
 from xrec.storage import open_location
 
 
@@ -46,6 +48,23 @@ def test_menu_of_each_item_has_the_aspects_that_its_training_reviews_do_not_blam
         num_blamed += len(margins) - len(expected)
     assert num_blamed
     assert any(menus.of(item) for item in range(dataset.num_items))
+
+
+def test_menu_counts_what_low_rated_reviews_praise_and_blame(dataset: Dataset) -> None:
+    assert dataset.item_aspects is not None
+    counts = dataset.item_aspects.slice(0, 3).to_pylist()
+    margins = [row["num_positive"] - row["num_negative"] for row in counts]
+    blame = [
+        {**row, "num_reviews": margin + 2, "num_positive": 1, "num_negative": margin + 1}
+        for row, margin in zip(counts, margins, strict=True)
+    ]
+    blame[0] |= {"num_negative": 0}  # praised by those too
+    blame[1] |= {"num_negative": margins[1]}  # one reader's praise is left
+    low_rated = pa.Table.from_pylist(blame, schema=LOW_RATED_ASPECTS)
+    changed, names = Menus(replace(dataset, low_rated_aspects=low_rated)), Menus(dataset).names
+    on_menu = [names[row["aspect_index"]] in changed.of(row["item_index"]) for row in counts]
+    assert min(margins) > 0
+    assert on_menu == [True, True, False]
 
 
 def test_menu_of_an_item_that_came_later_is_empty(dataset: Dataset) -> None:

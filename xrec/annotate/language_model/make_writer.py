@@ -79,7 +79,7 @@ class MakeWriter:
     def _share_of_pairs(self, output: Location) -> float:
         """The share of the pairs that are asked twice."""
         record = read_record(output)
-        num_pairs = sum(record.num_reviews.values()) if record else 0
+        num_pairs = sum(record.num_reviews.values()) + record.num_low_rated if record else 0
         return min(1.0, self.annotator.num_asked_twice / max(1, num_pairs))
 
     def prompts(self, count: CountTokens) -> Prompts:

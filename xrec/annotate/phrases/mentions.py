@@ -173,7 +173,7 @@ def _adjective(
             word = clause.lower[place]
             if strength := valence(word):
                 is_negated = NOT in clause.parts[max(0, place - _NEGATED) : place] or (
-                    _FAR_FROM == clause.lower[max(0, place - len(_FAR_FROM)) : place]
+                    clause.lower[max(0, place - len(_FAR_FROM)) : place] == _FAR_FROM
                 )
                 is_shown = strength > 0 and not is_negated and describes(word)
                 return word if is_shown else "", -strength if is_negated else strength
