@@ -40,7 +40,11 @@ BLAME = word_set(
 # Words that "and" joins to themselves, as their tags below do: "louder and louder", "on and on".
 _DOUBLED = word_set("time half neck hours days weeks months years miles lots tons loads")
 _DOUBLED_TAGS = word_set("JJR RBR RB RP IN")
-_UNCERTAIN = word_set("cheap cheaper cheapest")  # a cheap price, but a cheap clip
+# A cheap price is praise, a cheap clip is none; the others sound good to the lexicons alone.
+_UNCERTAIN = word_set(
+    "cheap cheaper cheapest acceptable appropriate familiar grand meaningful mild primary prominent "
+    "static wise"
+)
 _LEAST_VALENCE = 0.15
 
 

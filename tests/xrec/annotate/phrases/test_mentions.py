@@ -17,6 +17,7 @@ def _found(text: str) -> list[tuple[str, str, str]]:
         ("A warm, lovely tone!", [("tone", "lovely", "positive")]),
         ("I love the tone.", [("tone", "", "positive")]),
         ("The tone is not great.", [("tone", "", "negative")]),
+        ("It has an acceptable tone.", [("tone", "", "neutral")]),
         ("The tone is far from warm.", [("tone", "", "negative")]),
         ("I don't love the tone.", [("tone", "", "negative")]),
         ("The sound is terrible", [("sound", "", "negative")]),
