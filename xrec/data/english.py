@@ -42,8 +42,8 @@ _DOUBLED = word_set("time half neck hours days weeks months years miles lots ton
 _DOUBLED_TAGS = word_set("JJR RBR RB RP IN")
 # A cheap price is praise, a cheap clip is none; the others sound good to the lexicons alone.
 _UNCERTAIN = word_set(
-    "cheap cheaper cheapest acceptable appropriate familiar grand meaningful mild primary prominent "
-    "static wise"
+    "cheap cheaper cheapest acceptable appropriate familiar grand meaningful mild primary "
+    "prominent static wise"
 )
 _LEAST_VALENCE = 0.15
 
