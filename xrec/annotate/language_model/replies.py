@@ -6,7 +6,17 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
-from xrec.annotate.rows import Aspect, Failure, ItemInput, ItemText, PairText, Sentiment, UserText
+from xrec.annotate.rows import (
+    LOW_RATED,
+    Aspect,
+    Failure,
+    ItemInput,
+    ItemText,
+    PairInput,
+    PairText,
+    Sentiment,
+    UserText,
+)
 from xrec.config.text import ReplyFailureReason
 
 Kind = Literal["item", "user", "pair"]
@@ -156,10 +166,11 @@ def user_text(limits: ReplyLimits, reply: UserReply) -> UserText | Failure:
     return _without_sentence(reply) if profile is None else UserText(profile)
 
 
-def pair_text(limits: ReplyLimits, reply: PairReply) -> PairText | Failure:
+def pair_text(row: PairInput, limits: ReplyLimits, reply: PairReply) -> PairText | Failure:
     """The pair's text; of equal aspects the first one.
 
-    Only a review of which an aspect is told, and none that is positive, may have no explanation.
+    Only a review of which an aspect is told, and none that is positive, may have no explanation;
+    and a low-rated one, of which it is not kept.
     """
     explanation = whole_sentences(reply.explanation, limits.explanation)
     aspects: dict[str, Aspect] = {}
@@ -167,12 +178,12 @@ def pair_text(limits: ReplyLimits, reply: PairReply) -> PairText | Failure:
         name, opinion = _words(found.aspect, limits.aspect), _words(found.opinion, limits.opinion)
         if name:
             aspects.setdefault(name.casefold(), Aspect(name, opinion, found.sentiment))
-    is_unpraised = aspects and all(each.sentiment != "positive" for each in aspects.values())
-    if explanation is None and is_unpraised and not reply.explanation.strip():
-        explanation = ""
     if explanation is None:
-        return _without_sentence(reply)
-    return PairText(explanation, tuple(aspects.values()))
+        is_praised = any(each.sentiment == "positive" for each in aspects.values())
+        is_left_out = bool(aspects) and not is_praised and not reply.explanation.strip()
+        if not is_left_out and row.split != LOW_RATED:
+            return _without_sentence(reply)
+    return PairText(explanation or "", tuple(aspects.values()))
 
 
 def whole_sentences(text: str, max_length: int) -> str | None:

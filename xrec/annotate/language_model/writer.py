@@ -134,8 +134,11 @@ class LanguageModelWriter:
 
     def _pairs(self, rows: Sequence[PairInput], asker: Asker) -> Written[PairText]:
         replies = self._replies(map(self._prompts.pair, rows), self._pair, asker)
-        to_text = functools.partial(pair_text, self._limits)
-        return _written([self._text("pair", reply, to_text) for reply in replies], replies)
+        texts = [
+            self._text("pair", reply, functools.partial(pair_text, row, self._limits))
+            for row, reply in zip(rows, replies, strict=True)
+        ]
+        return _written(texts, replies)
 
     def _text(
         self, kind: Kind, reply: Reply[ReplyT], to_text: Callable[[ReplyT], TextT | Failure]

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.object_store import ObjectStore
+from tests.xrec.annotate.language_model.rows import pair_row
 from xrec.annotate.language_model.prompt_file import KINDS, Kind, read_prompt
 from xrec.annotate.language_model.replies import (
     SCHEMAS,
@@ -38,7 +39,7 @@ def test_prompt_of_ours_for_pairs_has_examples_that_become_texts_as_they_are() -
     prompt = read_prompt("pair", None, PairReply, "shop")
     for _, reply in prompt.examples.values():
         parsed = PairReply.model_validate_json(reply)
-        text = pair_text(ReplyLimits(), parsed)
+        text = pair_text(pair_row("Soft."), ReplyLimits(), parsed)
         assert isinstance(text, PairText)
         assert text.explanation == parsed.explanation
         assert text.explanation.startswith("You would enjoy")

@@ -1,9 +1,11 @@
 """What becomes of the model's replies."""
 
+from dataclasses import replace
+
 import pytest
 from pydantic import ValidationError
 
-from tests.xrec.annotate.language_model.rows import item_row
+from tests.xrec.annotate.language_model.rows import item_row, pair_row
 from xrec.annotate.language_model.replies import (
     ItemReply,
     PairReply,
@@ -16,6 +18,7 @@ from xrec.annotate.language_model.replies import (
 from xrec.annotate.rows import Aspect, Failure, ItemText, PairText, UserText
 
 NONE_LESS = ReplyLimits()
+KEPT = pair_row("Soft.")
 
 
 @pytest.mark.parametrize(
@@ -60,13 +63,13 @@ def test_pair_text_has_each_aspect_once_and_none_without_a_name() -> None:
             "explanation": "You would enjoy it",
         }
     )
-    assert pair_text(NONE_LESS, reply) == PairText(
+    assert pair_text(KEPT, NONE_LESS, reply) == PairText(
         "You would enjoy it.", (Aspect("Width", "wide", "positive"),)
     )
 
 
 def test_pair_text_without_words_is_a_failure_with_the_reply() -> None:
-    failure = pair_text(NONE_LESS, PairReply(aspects=[], explanation="-"))
+    failure = pair_text(KEPT, NONE_LESS, PairReply(aspects=[], explanation="-"))
     assert isinstance(failure, Failure)
     assert failure.reason == "no_full_sentence"
     assert failure.reply == '{"aspects":[],"explanation":"-"}'
@@ -81,7 +84,7 @@ def _pair_reply(explanation: str, *sentiments: str) -> PairReply:
 
 
 def test_pair_text_of_a_review_that_praises_nothing_has_aspects_alone() -> None:
-    text = pair_text(NONE_LESS, _pair_reply(" ", "negative", "neutral"))
+    text = pair_text(KEPT, NONE_LESS, _pair_reply(" ", "negative", "neutral"))
     assert isinstance(text, PairText)
     assert (text.explanation, len(text.aspects)) == ("", 2)
 
@@ -90,9 +93,11 @@ def test_pair_text_of_a_review_that_praises_nothing_has_aspects_alone() -> None:
 def test_pair_text_without_explanation_is_a_failure_beside_praise_or_no_aspect(
     sentiments: tuple[str, ...],
 ) -> None:
-    text = pair_text(NONE_LESS, _pair_reply("", *sentiments))
+    text = pair_text(KEPT, NONE_LESS, _pair_reply("", *sentiments))
     assert isinstance(text, Failure)
     assert text.reason == "no_full_sentence"
+    low_rated = replace(KEPT, split="low_rated")
+    assert isinstance(pair_text(low_rated, NONE_LESS, _pair_reply("", *sentiments)), PairText)
 
 
 @pytest.mark.parametrize("max_tokens", [90, 96, 128, 160, 256, 512, 4096])
@@ -127,7 +132,7 @@ def test_names_that_fill_their_limits_lose_the_word_that_was_cut() -> None:
     limits = ReplyLimits(aspect=12, opinion=8)
     aspect = {"aspect": "width of the", "opinion": "as wide", "sentiment": "positive"}
     reply = limits.pair().model_validate({"aspects": [aspect], "explanation": "It is wide."})
-    assert pair_text(limits, reply) == PairText(
+    assert pair_text(KEPT, limits, reply) == PairText(
         "It is wide.", (Aspect("width of", "as wide", "positive"),)
     )
 
