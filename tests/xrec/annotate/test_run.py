@@ -1,10 +1,11 @@
 """Whole runs: what is written, what is held out of it, and how a run goes on."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from tests.object_store import ObjectStore
@@ -68,6 +69,18 @@ def _quoting(config: AnnotateConfig, tmp_path: Path) -> AnnotatorSpec:
     return quoting_spec(tmp_path)
 
 
+def _made_dataset(
+    tmp_path: Path, rows: Sequence[dict[str, Any]]
+) -> tuple[Manifest, Mapping[str, pa.Table]]:
+    """The annotations that quote these reviews, and the tables of the dataset made of them."""
+    path = write_json_lines(tmp_path / "reviews.jsonl", rows)
+    config = annotate_config(tmp_path / "ws", path)
+    manifest = _run(config, quoting_spec(tmp_path))
+    assert manifest is not None
+    source = read_annotations(config.artifact("annotations"), StorageConfig())
+    return manifest, assemble(source, SplitShares()).tables
+
+
 @pytest.mark.parametrize("make_spec", [_phrases, _quoting], ids=["phrases", "quoting"])
 def test_run_no_word_of_a_held_out_review_is_in_any_text_of_training(
     tmp_path: Path, make_spec: Callable[[AnnotateConfig, Path], AnnotatorSpec]
@@ -113,11 +126,7 @@ def test_run_dataset_has_texts_splits_and_counts_of_aspects(tmp_path: Path) -> N
         review("a", "4", "warm cold", time=4),
         review("b", "1", "warm loud", time=1),
     ]
-    path = write_json_lines(tmp_path / "reviews.jsonl", rows)
-    config = annotate_config(tmp_path / "ws", path)
-    assert _run(config, quoting_spec(tmp_path)) is not None
-    source = read_annotations(config.artifact("annotations"), StorageConfig())
-    tables = assemble(source, SplitShares()).tables
+    _, tables = _made_dataset(tmp_path, rows)
     assert tables["users"]["profile"].to_pylist()[1] == "warm loud warm loud warm loud"
     assert tables["ratings"].to_pylist() == [  # of training explanations alone
         {"user_index": user, "item_index": item, "rating": rating}
@@ -174,15 +183,10 @@ def test_run_pair_whose_review_praises_nothing_has_aspects_and_no_explanation(
         review("a", "2", "blame warm", time=2),
         review("b", "1", "warm", time=1),
     ]
-    path = write_json_lines(tmp_path / "reviews.jsonl", rows)
-    config = annotate_config(tmp_path / "ws", path)
-    manifest = _run(config, quoting_spec(tmp_path))
-    assert manifest is not None
+    manifest, tables = _made_dataset(tmp_path, rows)
     counts = {name: manifest.row_counts[name] for name in ("reviews", "pairs", "explanations")}
     assert counts == {"reviews": 3, "pairs": 3, "explanations": 2}
     assert manifest.metrics["pairs_without_praise"] == pytest.approx(1 / 3)
-    source = read_annotations(config.artifact("annotations"), StorageConfig())
-    tables = assemble(source, SplitShares()).tables
     assert tables["interactions"].num_rows == 3
     assert tables["explanations"].num_rows == 2
     (warm,) = [row for row in tables["aspects"].to_pylist() if row["aspect"] == "warm"]
@@ -199,15 +203,10 @@ def test_run_low_rated_reviews_count_against_their_items_and_are_in_nothing_else
         review("c", "1", "blame loud odd", time=1, rating=1),
         review("b", "2", "warm too", time=2, rating=2),
     ]
-    path = write_json_lines(tmp_path / "reviews.jsonl", rows)
-    config = annotate_config(tmp_path / "ws", path)
-    manifest = _run(config, quoting_spec(tmp_path))
-    assert manifest is not None
+    manifest, tables = _made_dataset(tmp_path, rows)
     counts = {name: manifest.row_counts[name] for name in ("reviews", "pairs", "explanations")}
     assert counts == {"reviews": 3, "pairs": 5, "explanations": 3}
     assert manifest.metrics["num_low_rated"] == 2
-    source = read_annotations(config.artifact("annotations"), StorageConfig())
-    tables = assemble(source, SplitShares()).tables
     assert tables["users"]["user_id"].to_pylist() == ["a", "b"]
     assert tables["interactions"].num_rows == tables["explanations"].num_rows == 3
     texts = [*tables["items"]["profile"].to_pylist(), *tables["users"]["profile"].to_pylist()]
