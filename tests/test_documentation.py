@@ -1,4 +1,4 @@
-"""What the documentation's Python code does with devices."""
+"""What all pages of the documentation keep to: devices, links, lines."""
 
 import re
 from pathlib import Path
@@ -6,10 +6,45 @@ from pathlib import Path
 import pytest
 
 _ROOT = Path(__file__).parents[1]
-_PAGES = [_ROOT / "README.md", *sorted((_ROOT / "docs").glob("*.md"))]
+_PAGES = [
+    *sorted(_ROOT.glob("*.md")),
+    *(
+        page
+        for name in ("docs", "benchmarks", "infra")
+        for page in sorted(_ROOT.glob(f"{name}/*.md"))
+    ),
+]
+_each_page = pytest.mark.parametrize("page", _PAGES, ids=lambda page: str(page.relative_to(_ROOT)))
 
 
-@pytest.mark.parametrize("page", _PAGES, ids=lambda page: page.name)
+@_each_page
 def test_prompts_are_made_on_the_models_device(page: Path) -> None:
     prompts = re.findall(r"torch\.tensor\(\[prompt\][^)]*\)", page.read_text())
     assert all("device=model.device" in prompt for prompt in prompts), prompts
+
+
+@_each_page
+def test_links_lead_to_files_and_headings(page: Path) -> None:
+    broken = []
+    for link in re.findall(r"\]\(((?!https?:)[^)\s]+)\)", page.read_text()):
+        name, _, anchor = link.partition("#")
+        target = page.parent / name if name else page
+        if not target.exists() or (anchor and anchor not in _anchors(target)):
+            broken.append(link)
+    assert not broken, broken
+
+
+def _anchors(page: Path) -> set[str]:
+    """The anchors of the page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@_each_page
+def test_lines_of_prose_have_at_most_100_characters(page: Path) -> None:
+    long = [
+        line
+        for line in page.read_text().splitlines()
+        if len(line) > 100 and not line.lstrip().startswith(("|", "#"))
+    ]
+    assert not long, long
