@@ -30,6 +30,9 @@ logger = logging.getLogger("xrec")
 
 State = Literal["missing", "begun", "same", "differs"]
 
+DELETING = "_deleting"
+"""An empty file below an artifact that is being deleted, which is the last one to go."""
+
 
 @dataclass(frozen=True)
 class Output:
@@ -72,6 +75,8 @@ class Output:
         try:
             manifest = read_manifest(self.location, self.kind)
         except ArtifactNotFoundError:
+            if (self.location / DELETING).is_file():
+                return Found("differs", None, ("its deletion was interrupted",))
             return self._begun() or Found("missing")
         differences = self._differences(manifest.config, manifest.inputs)
         if differences:
@@ -81,12 +86,21 @@ class Output:
     def delete(self) -> None:
         """Delete the artifact, or the begun run, and what is beside it.
 
-        Raises ArtifactMismatchError if the location holds anything else.
+        What is left of a deletion that is interrupted is no artifact and no run, and is deleted by
+        the next call. Raises ArtifactMismatchError if the location holds anything else.
         """
         for output in (self, *self.beside):
             if output.location.exists():
                 output._check_is_ours()
-                output.location.delete()
+                output._delete()
+
+    def _delete(self) -> None:
+        marker = self.location / DELETING
+        marker.write_bytes(b"")
+        for name in (MANIFEST, *self.records):
+            (self.location / name).delete()
+        self.location.delete_all_but(DELETING)
+        self.location.delete()
 
     def _check_is_ours(self) -> None:
         names = self.location.files()
@@ -98,7 +112,7 @@ class Output:
             )
         if MANIFEST in names:
             read_manifest(self.location, self.kind)
-        elif not any(record in names for record in self.records):
+        elif not any(record in names for record in (DELETING, *self.records)):
             raise ArtifactMismatchError(
                 f"{self.location}: not deleted, since it is no {self.kind} of xrec; "
                 "give another output URI, or delete it yourself"

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
+from fsspec.implementations.local import LocalFileSystem
 from typer.testing import CliRunner
 
 import jobs.prepare
@@ -158,6 +159,41 @@ def test_delete_only_what_is_an_artifact_of_that_kind_or_a_begun_run(tmp_path: P
     _output(begun).delete()
     assert not begun.exists()
     _output(begun).delete()  # nothing is there
+
+
+@pytest.mark.parametrize("num_deleted", [0, 1, 2, 3, 4])
+def test_deletion_that_is_interrupted_leaves_no_artifact_and_is_ended_by_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_deleted: int
+) -> None:
+    folder = tmp_path / "graph"
+    write_manifest(open_location(str(folder)), "graph", config={}, inputs={}, files={})
+    (folder / "checkpoints").mkdir()
+    for name in ("users.npy", "items.npy", "checkpoints/run.json"):
+        (folder / name).write_text("{}")
+    removed: list[str] = []
+
+    def remove(
+        filesystem: LocalFileSystem, paths: str | list[str], recursive: bool = False
+    ) -> None:
+        for path in [paths] if isinstance(paths, str) else paths:
+            if len(removed) == num_deleted:
+                raise KeyboardInterrupt
+            removed.append(path)
+            Path(path).unlink()
+
+    made = _output(folder)
+    assert made.found().state == "same"
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalFileSystem, "rm", remove)
+        with pytest.raises(KeyboardInterrupt):
+            made.delete()
+    found = made.found()
+    assert (found.state, found.differences) == (
+        ("differs", ("its deletion was interrupted",)) if num_deleted else ("same", ())
+    )
+    made.delete()
+    assert made.found().state == "missing"
+    assert not folder.exists()
 
 
 def test_run_redo_does_not_delete_what_another_driver_trains(

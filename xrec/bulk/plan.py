@@ -217,7 +217,8 @@ def make_plan(
         if not (output / PLAN).is_file():
             record = _write(output, identity, listing, spill, bad, rows_per_chunk)
             record = record.model_copy(update={"carry": carry})
-            if not (output / PLAN).create_bytes(record.model_dump_json(indent=2).encode()):
+            (output / PLAN).create_bytes(record.model_dump_json(indent=2).encode())
+            if read_record(output).folder != record.folder:
                 (output / record.folder).delete()  # another driver was first
         plan = read_plan(output)
         _refuse_other_run(plan, identity)

@@ -5,6 +5,7 @@ time, and a driver that was stopped can do no harm by writing an old one: whoeve
 the log again afterwards.
 """
 
+import itertools
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -27,7 +28,8 @@ def publish(run: BulkRun, kind: Kind, describe: Describe) -> Manifest | None:
 
     Nothing is written if it does so already. While a retry is under way that is the version before
     it. Returns None if the run was never finished. A compaction changes the version and no row, so
-    the fingerprint stays: it is that of the run and of the number of its retries.
+    the fingerprint stays: it is that of the run, of the rows that were planned, and of the number
+    of retries.
 
     A store that fails is tried again after 1, 4 and 16 seconds: a long run shall not end with an
     error because of one request. Raises StorageError then.
@@ -50,7 +52,7 @@ def _publish(run: BulkRun, kind: Kind, describe: Describe) -> Manifest | None:
             config=identity.config,
             inputs=identity.inputs,
             version=version,
-            content={"retries": state.retry},
+            content={"rows": run.plan.record.rows_fingerprint, "retries": state.retry},
             row_counts=row_counts,
             metrics=metrics,
         )
@@ -90,11 +92,21 @@ def finished_version(run: BulkRun) -> tuple[int, RunState] | None:
 
 
 def release_older(run: BulkRun, manifest: Manifest, retention: timedelta) -> None:
-    """Let vacuum delete what was published before `manifest`, if that is older than `retention`."""
-    if datetime.now(UTC) - datetime.fromisoformat(manifest.created_at) < retention:
-        return  # someone may still read the version before
+    """Let vacuum delete versions that were followed by another one more than `retention` ago.
+
+    Until then someone may still read them. The version that `manifest` names stays.
+    """
+    until = datetime.now(UTC) - retention
+    for (version, _), (_, was_followed_at) in itertools.pairwise(_published_at(run)):
+        if version != manifest.version and was_followed_at <= until:
+            run.table.unpin(f"{PIN}{version}")
+
+
+def _published_at(run: BulkRun) -> list[tuple[int, datetime]]:
+    """The versions that are pinned because they were published, and when, in their order."""
     folder = run.plan.output / "_xrec" / "pins"
-    for name in folder.files():
-        pin = name.removesuffix(".json")
-        if pin.startswith(PIN) and pin != f"{PIN}{manifest.version}":
-            run.table.unpin(pin)
+    names = [name for name in folder.files() if name.startswith(PIN)]
+    return sorted(
+        (int(name.removeprefix(PIN).removesuffix(".json")), (folder / name).modified_at())
+        for name in names
+    )

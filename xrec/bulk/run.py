@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from xrec.bulk.carry import CarryFrom, pin_earlier
-from xrec.bulk.plan import Identity, Plan, find_plan, make_plan, read_plan
+from xrec.bulk.plan import PLAN, Identity, Plan, find_plan, make_plan, read_plan
 from xrec.bulk.row_format import RowFormat
 from xrec.bulk.state import RunState, read_state
 from xrec.bulk.task import ChunkTask
@@ -121,7 +121,9 @@ def open_run(
         create_table()  # refuses what is there before any input is read
     else:
         check_conditional_writes(output)
-    with _pinned(carry_from, identity.run, format, storage) as carry:
+    is_planned = (output / PLAN).is_file()  # then it says what is carried over
+    earlier = None if is_planned else carry_from
+    with _pinned(earlier, identity.run, format, storage) as carry:
         plan = make_plan(
             output,
             identity,

@@ -90,7 +90,7 @@ def run_recommend(config: RecommendConfig, run: BulkRun, tables: RankingTables) 
             "which is often for lack of memory. Give the cluster more memory or fewer CPUs, and "
             "run the same command again, which does these users again"
         )
-    manifest = publish_recommendations(run)
+    manifest = _publish(run)
     assert manifest is not None
     return manifest
 
@@ -98,9 +98,17 @@ def run_recommend(config: RecommendConfig, run: BulkRun, tables: RankingTables) 
 def publish_recommendations(run: BulkRun) -> Manifest | None:
     """Write the manifest of a finished run and return it; None if users are left.
 
-    Nothing is written if it is there already.
+    They are left while users that were lost are tried again, too: what was finished before lacks
+    them. Nothing is written if the manifest is there already.
     """
-    return None if _num_lost(run) else publish(run, KIND, functools.partial(_describe, run))
+    state = run.state()
+    if state is None or state.state != "finished" or _LOST in state.failed:
+        return None
+    return _publish(run)
+
+
+def _publish(run: BulkRun) -> Manifest | None:
+    return publish(run, KIND, functools.partial(_describe, run))
 
 
 def _describe(

@@ -178,6 +178,13 @@ class Location(ABC):
             if self.fs.exists(self.path):
                 self.fs.rm(self.path, recursive=True)
 
+    def delete_all_but(self, name: str) -> None:
+        """Delete all files below this folder but one; empty folders may stay."""
+        others = [(self / other).path for other in self.files() if other != name]
+        with storage_errors(self.uri):
+            if others:
+                self.fs.rm(others)
+
 
 @contextmanager
 def storage_errors(uri: str) -> Iterator[None]:

@@ -1,5 +1,6 @@
 """The manifest follows the table's log: whatever died or slept, it is mended by the next driver."""
 
+import os
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -160,10 +161,35 @@ def test_vacuum_spares_what_was_published_until_the_retention_is_over(
     made = plan(config, given)
     both = [f"published-{first}.json", f"published-{manifest.version}.json"]
     assert pins_of(made) == sorted(both)
-    hours_ago = (datetime.now(UTC) - timedelta(hours=2)).isoformat(timespec="seconds")
-    release_older(made, manifest.model_copy(update={"created_at": hours_ago}), timedelta(hours=1))
+    _make_older(made, manifest.version, timedelta(hours=2))
+    release_older(made, manifest, timedelta(hours=1))
     assert pins_of(made) == [f"published-{manifest.version}.json"]
     assert publish_explanations(made) == manifest  # a vacuum is no version of its own
+
+
+def test_each_version_is_spared_from_the_time_when_another_followed_it(
+    make_config: MakeConfig, pairs: MakePairs, toy: Toy
+) -> None:
+    """However often something is published: there is always a new version."""
+    run(make_config(), pairs(*PAIRS_OF_USERS), load=toy)
+    made = plan(make_config(), pairs(*PAIRS_OF_USERS))
+    manifest = publish_explanations(made)
+    assert manifest is not None
+    assert manifest.version is not None
+    made.table.unpin(f"published-{manifest.version}")
+    for version in range(manifest.version + 1):
+        made.table.pin(f"published-{version}", version)
+        _make_older(made, version, timedelta(hours=manifest.version - version))
+    release_older(made, manifest, timedelta(hours=2, minutes=1))
+    kept = [f"published-{manifest.version - back}.json" for back in range(4)]
+    assert pins_of(made) == sorted(kept)
+
+
+def _make_older(run: BulkRun, version: int | None, by: timedelta) -> None:
+    """Let the version have been published earlier."""
+    pin = run.plan.output / "_xrec" / "pins" / f"published-{version}.json"
+    moment = (datetime.now(UTC) - by).timestamp()
+    os.utime(pin.path, (moment, moment))
 
 
 def test_compaction_of_a_run_that_is_compact_writes_nothing(

@@ -13,6 +13,7 @@ from tests.xrec.table.small_table import make_older
 from xrec.bulk import RunState, compact, publish
 from xrec.bulk.publish import finished_version
 from xrec.bulk.work import Work
+from xrec.config.shared import StorageConfig
 from xrec.errors import StorageError
 from xrec.storage import MANIFEST, Manifest, read_manifest
 from xrec.table import Table
@@ -62,6 +63,19 @@ def test_publish_again_after_a_retry_or_a_compaction_names_the_newer_version(
     assert first.fingerprint != second.fingerprint
     assert third.fingerprint == second.fingerprint  # a compaction changes no row
     assert rows_of(toy.snapshot(third.version), "ok") == toy.rows
+
+
+def test_publish_of_other_rows_has_another_fingerprint(tmp_path: Path) -> None:
+    """The rows' table has one URI; what depends on the rows must be made again."""
+    manifests = []
+    for number, items in enumerate((["a"], ["a"], ["b"])):
+        place = Place(str(tmp_path / str(number)), StorageConfig())
+        toy = toy_run(place, tmp_path, items)
+        toy.drive()
+        manifests.append(publish_toy(toy))
+    first, same, other = manifests
+    assert first.run == same.run == other.run
+    assert first.fingerprint == same.fingerprint != other.fingerprint
 
 
 def test_publish_while_a_retry_is_under_way_leaves_the_manifest(

@@ -43,6 +43,7 @@ def run_of(
     carry_from: str | None = None,
     rows_per_chunk: int = 6,
     num_users: int = 12,
+    listing: dict[str, list[str]] | None = None,
     **changes: Any,
 ) -> Toy:
     """A run below `place`, not driven yet."""
@@ -52,7 +53,7 @@ def run_of(
         IDENTITY,
         replace(FORMAT, **changes),
         lambda: [batch_of(rows)],
-        listing={},
+        listing=listing or {},
         rows_per_chunk=rows_per_chunk,
         carry_from=carry_from and f"{place.uri}/{carry_from}",
         storage=place.storage,
@@ -210,6 +211,17 @@ def test_rule_14_what_happens_to_the_earlier_run_changes_nothing(
     drive_carrying(later, task)
     assert {key for key, text in texts_of(later).items() if before[key] == text} == set(before)
     assert pinned_versions(earlier.run.table.location) == []  # free again
+
+
+def test_rule_14_planned_run_needs_the_earlier_one_no_more(disk: Place) -> None:
+    """Its input's files are others, and have the same rows."""
+    earlier = run_of(disk, "earlier", ["a"])
+    earlier.drive()
+    later = run_of(disk, "later", ["a"], carry_from="earlier")
+    drive_carrying(later)
+    earlier.run.plan.output.delete()
+    touched = run_of(disk, "later", ["a"], carry_from="earlier", listing={"rows": ["1", "3"]})
+    assert touched.run.plan.record == later.run.plan.record
 
 
 def test_rule_14_driver_that_fails_to_plan_leaves_no_pin(

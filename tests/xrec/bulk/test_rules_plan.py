@@ -14,6 +14,7 @@ from xrec.bulk import BulkRun, clean_keys, key_hash, listing_of, open_run, plan
 from xrec.bulk.plan import PlanFiles
 from xrec.errors import ArtifactMismatchError, DataError, StorageError, TableError
 from xrec.storage import Location
+from xrec.storage.local import LocalLocation
 
 ROWS = [(f"u-{number}", "i") for number in range(20)]
 LISTING = {"rows.parquet": ["1", "2"]}
@@ -44,6 +45,20 @@ def opened(
 
 
 # 1. An output belongs to one run.
+
+
+def test_rule_1_plan_whose_creation_was_answered_late_is_this_drivers(
+    disk: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The answer to the first request was lost, and the store refuses the second one."""
+    create = LocalLocation.create_bytes
+
+    def create_without_answer(location: LocalLocation, data: bytes) -> bool:
+        return create(location, data) and not location.uri.endswith("plan.json")
+
+    monkeypatch.setattr(LocalLocation, "create_bytes", create_without_answer)
+    record = opened(disk, ROWS).plan.record
+    assert opened(disk).plan.record == record
 
 
 def test_rule_1_another_run_is_refused_with_the_fields_that_differ(place: Place) -> None:

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pytest
 
 from tests.xrec.bulk.toy_run import Killed, PoolHere
-from xrec.bulk import compact, vacuum
+from xrec.bulk import RunState, compact, drive, vacuum
 from xrec.bulk.driver import _Driver
 from xrec.bulk.run import BulkRun, committed_chunks
 from xrec.data import read_dataset
@@ -237,6 +237,37 @@ def test_run_users_that_kill_their_process_end_it_and_are_done_again_by_the_next
     assert _run(config).row_counts["users_without_items"] == 0
     wanted = [row for row in _expected(config) if row[0] in ("u3", "u5")]
     _assert_equal(_read(config), wanted)
+
+
+@pytest.mark.usefixtures("actor_here")
+def test_run_stopped_while_it_does_users_again_is_finished_by_the_next(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was finished before lacks them, and must not be taken for the end."""
+    config = make_config(user_ids=["u3", "u5"], users_per_task=1)
+
+    def die(task: RankingTask, rows: pa.Table) -> None:
+        raise Killed
+
+    def stop(state: RunState) -> None:
+        if not state.failed:
+            raise KeyboardInterrupt
+
+    def drive_until_none_is_lost(*arguments: Any, **settings: Any) -> RunState:
+        return drive(*arguments, **{**settings, "on_commit": stop})
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RankingTask, "do", die)
+        with pytest.raises(ClusterError):
+            _run(config)
+    with monkeypatch.context() as patch:
+        patch.setattr("xrec.bulk.ledger.COMMIT_FILES", 1)
+        patch.setattr("xrec.recommend.run.drive", drive_until_none_is_lost)
+        with pytest.raises(KeyboardInterrupt):
+            _run(config)
+    assert publish_recommendations(_plan(config)) is None
+    assert _run(config).row_counts["users_without_items"] == 0
+    _assert_equal(_read(config), [row for row in _expected(config) if row[0] in ("u3", "u5")])
 
 
 def test_run_of_an_older_xrec_is_refused(make_config: MakeConfig) -> None:
