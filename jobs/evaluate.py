@@ -48,6 +48,9 @@ from xrec.storage import (
 logger = logging.getLogger("xrec")
 
 _ARTIFACTS: tuple[Kind, ...] = ("dataset", "graph", "adapter", "explanations")
+_CHOSEN_BY = ("aspects", "ranker", "cold_start")
+"""Inputs of explanations beside those that belong to the adapter; evaluate reads no cold start."""
+
 Row = tuple[HeldOutPair, str]
 """A held-out pair and the text that was generated for it."""
 
@@ -109,7 +112,14 @@ def _manifests(config: EvaluateConfig) -> dict[str, Manifest]:
     manifests: dict[str, Manifest] = {name: manifest_of(config, name) for name in _ARTIFACTS}
     if "aspects" in manifests["adapter"].inputs:
         manifests["aspects"] = manifest_of(config, "aspects")
+    if _ranks(config):
+        manifests["ranker"] = manifest_of(config, "ranker")
     return manifests
+
+
+def _ranks(config: EvaluateConfig) -> bool:
+    """Whether the best of several texts is taken where texts are drawn."""
+    return config.max_shuffled_generations > 0 and config.decoding.num_candidates > 1
 
 
 def _output(
@@ -128,8 +138,7 @@ def _output(
 
 
 def _explainer(config: EvaluateConfig) -> Explainer:
-    ranks = config.decoding.num_candidates > 1
-    return load_explainer_here(config, ranker=config.artifact("ranker") if ranks else None)
+    return load_explainer_here(config, ranker=config.artifact("ranker") if _ranks(config) else None)
 
 
 def score_pairs(explainer: Explainer, rows: list[Row], config: EvaluateConfig) -> list[ScoredPair]:
@@ -259,14 +268,23 @@ def _check_lineage(config: EvaluateConfig, manifests: dict[str, Manifest]) -> No
         )
     if config.max_shuffled_generations == 0:
         return  # nothing is drawn beside them
-    drawn_by = manifests["explanations"].config["decoding"]
-    differences = differing_fields(drawn_by, config.decoding.model_dump(mode="json"))
+    made = manifests["explanations"]
+    inputs = {name: made.inputs[name] for name in _CHOSEN_BY if name in made.inputs}
+    differences = differing_fields(
+        {"decoding": made.config["decoding"], "inputs": inputs},
+        {
+            "decoding": config.decoding.model_dump(mode="json"),
+            "inputs": {
+                name: manifests[name].fingerprint for name in _CHOSEN_BY if name in manifests
+            },
+        },
+    )
     if differences:
-        lines = "\n".join(f"  decoding.{line}" for line in differences)
+        lines = "\n".join(f"  {line}" for line in differences)
         raise ArtifactMismatchError(
             f"{config.artifact('explanations')}: their texts were drawn otherwise than those of "
-            f"the shuffled pairs would be:\n{lines}\ngive the decoding of the backfill, or "
-            "max_shuffled_generations=0"
+            f"the shuffled pairs would be:\n{lines}\ngive the decoding and the artifacts of the "
+            "backfill, or max_shuffled_generations=0"
         )
 
 

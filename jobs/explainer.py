@@ -27,11 +27,13 @@ def load_explainer_here(
     return load_explainer(sources, device=config.device, engine=config.engine)
 
 
-def computed_by(config: EvaluateConfig, *, exact: bool) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """The setting `computation` of what the job measures, and the names of settings not known.
+def computed_by(
+    config: EvaluateConfig | TrainRankerConfig, *, exact: bool
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """The setting `computation` of what the job writes or weighs, and settings that are not known.
 
-    Without `exact`, this machine need not be the one that measures: what `auto` becomes is not
-    known. Raises what `computation` raises.
+    Without `exact`, this machine need not be the one that works: what `auto` becomes is not known.
+    Raises what `computation` raises.
     """
     found = known_computation(config.llm, config.device, config.engine, config.storage, exact=exact)
     return {"computation": found}, () if found else ("computation",)

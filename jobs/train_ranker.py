@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from jobs.explainer import load_explainer_here
+from jobs.explainer import computed_by, load_explainer_here
 from jobs.output import Output, llm_fingerprint
 from xrec.adapter.artifact import read_adapter
 from xrec.aspects import aspects_of
@@ -35,16 +35,17 @@ def output(config: TrainRankerConfig, *, exact: bool = True) -> Output:
     aspects = aspects_of(prompt, config.artifact("aspects"), dataset, config.storage)
     if aspects is not None:
         inputs["aspects"] = aspects.fingerprint
+    computed, unchecked = computed_by(config, exact=exact)
     settings: dict[str, Any] = {
         **config.model_dump(mode="json", include={"decoding", "training"}),
-        "dtype": config.llm.dtype,
+        **computed,
     }
     return Output(
         location_of(config, "ranker"),
         "ranker",
         settings,
         inputs,
-        unchecked=() if base_model else ("base_model",),
+        unchecked=(*unchecked, *(() if base_model else ("base_model",))),
     )
 
 

@@ -177,6 +177,28 @@ def test_evaluate_other_drawing_than_the_backfills_is_refused_where_texts_are_dr
     assert not pipeline.location("other-evaluation").exists()
 
 
+@pytest.mark.usefixtures("without_model")
+def test_evaluate_other_artifacts_than_the_backfills_are_refused_where_texts_are_drawn(
+    pipeline: Any,
+) -> None:
+    """What is drawn beside the texts knows no newcomers, and would be chosen otherwise."""
+    other = pipeline.copy_of("explanations", "evaluate-cold-start")
+    made = read_manifest(other, "explanations")
+    changed = made.model_copy(update={"inputs": {**made.inputs, "cold_start": "1" * 16}})
+    (other / "manifest.json").write_bytes(changed.model_dump_json().encode())
+    config = pipeline.config(
+        EvaluateConfig,
+        explanations=other.uri,
+        evaluation=f"{pipeline.workspace}/other-evaluation",
+        max_shuffled_generations=2,
+    )
+    with pytest.raises(
+        ArtifactMismatchError, match=r"inputs\.cold_start: '1{16}' there, nothing here"
+    ):
+        jobs.evaluate.run(config)
+    assert not pipeline.location("other-evaluation").exists()
+
+
 def test_evaluate_a_split_that_was_not_backfilled_says_so(pipeline: Any) -> None:
     with pytest.raises(
         DataError,

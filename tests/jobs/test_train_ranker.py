@@ -45,6 +45,10 @@ def test_train_ranker_then_backfill_writes_the_best_of_several_texts(
     assert jobs.train_ranker.run(config) == manifest
     assert len(read_ranker(location_of(config, "ranker")).weights) == 7
     assert jobs.train_ranker.output(config).found().state == "same"
+    multiplying = config.engine.model_copy(update={"linear_layers": "int8"})
+    other = jobs.train_ranker.output(config.model_copy(update={"engine": multiplying})).found()
+    assert other.state == "differs"
+    assert "int8" in str(other.differences)
 
     backfill = pipeline.config(
         BackfillConfig,

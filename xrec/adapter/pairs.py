@@ -206,7 +206,7 @@ class PairPrompts:
             if len(example.label_ids) > max_explanation_tokens:
                 left_out["explanation_too_long"] += 1
             else:
-                examples.append(example)
+                examples.append(example.packed())
         return examples, left_out
 
 

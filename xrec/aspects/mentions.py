@@ -156,7 +156,7 @@ def dataset_mentions(
 def review_mentions(dataset: Dataset, split: Split, sentiments: Sequence[str]) -> Mentions:
     """Return the split's interactions with the aspects that their reviews mention so."""
     rows = _rows(dataset, split, sentiments)
-    return _mentions_of(dataset, dataset.interaction_edges(split), rows)
+    return _mentions_of(dataset, dataset.reviewed_edges(split), rows)
 
 
 def _rows(dataset: Dataset, split: Split, sentiments: Sequence[str]) -> pa.Table:

@@ -200,7 +200,7 @@ def result_of(
         {COVERAGE: ordered.pop(COVERAGE), **ordered},
         {name: why for scores in scored.values() for name, why in scores.missing.items()},
         (),
-        {name: len(config.seeds) if config.is_seeded(name) else 0 for name in config.contestants},
+        {name: config.num_seeds_of(name) for name in config.contestants},
         config.verdict is not False,
         notes,
     )

@@ -131,7 +131,9 @@ def score_on_actors(task: ScoringTask, texts: Sequence[ContestantTexts]) -> Iter
     if task.config.device == "cuda":
         num_actors = max(1, min(num_actors, int(ray.cluster_resources().get("GPU", 0))))
     metrics = task.config.metrics.shared_among(num_actors)
-    task = replace(task, config=task.config.model_copy(update={"metrics": metrics}))
+    names = ("dataset", task.config.makes)  # an actor may have another working directory
+    update = {name: location_of(task.config, name).shared_uri for name in names}
+    task = replace(task, config=task.config.model_copy(update={"metrics": metrics, **update}))
     options = {
         "num_cpus": actors.cpus_per_actor,
         "num_gpus": gpus_each(task.config.device, num_actors),

@@ -270,6 +270,12 @@ class ComparisonConfig(JobConfig):
             return one.temperature > 0 or one.second_try is not None
         return contestant in (*ADAPTERS, *PEERS, "lora")
 
+    def num_seeds_of(self, contestant: str) -> int:
+        """With how many seeds its texts were made; 0 if they depend on none."""
+        if contestant in self.texts:
+            return 1 if self.texts[contestant].is_trained else 0
+        return len(self.seeds) if self.is_seeded(contestant) else 0
+
     def training_of(self, contestant: str, seed: int, adapter: str) -> TrainAdapterConfig:
         """The `xrec train-adapter` run of an adapter, with its output at the URI `adapter`."""
         model = model_of(contestant, self.model)

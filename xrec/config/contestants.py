@@ -53,6 +53,11 @@ class ElsewhereConfig(Config):
     item_id: str = Field("item_id", description="The file's column of item ids.")
     text: str = Field("explanation", description="The file's column of texts.")
     delimiter: Delimiter = Field(",", description="What separates the columns in CSV files.")
+    is_trained: bool = Field(
+        True,
+        description="Whether a model that was trained wrote the texts. They are of one training "
+        "then, and there is no verdict on them.",
+    )
     judge_scores: str | None = Field(
         None,
         description="Scores that judges elsewhere gave these texts, with which our judges are "

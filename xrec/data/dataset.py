@@ -46,7 +46,8 @@ class Dataset:
     training explanations, where the source has some. Only the generated sample has `planted`. The
     tables of aspects are there if `aspects_from` says what they count; of training pairs only.
     `explanation_aspects` has held-out pairs too, whose aspects are references. `low_rated_aspects`
-    are what reviews that are no interactions say of items, where the source has some.
+    are what reviews that are no interactions say of items, where the source has some. `reviewed`
+    are the interactions of before later ones came (`extend_dataset`), which have no reviews.
     """
 
     manifest: Manifest
@@ -61,6 +62,7 @@ class Dataset:
     user_aspects: pa.Table | None = None
     explanation_aspects: pa.Table | None = None
     low_rated_aspects: pa.Table | None = None
+    reviewed: pa.Table | None = None
 
     @property
     def aspects_from(self) -> AspectsFrom | None:
@@ -95,10 +97,12 @@ class Dataset:
 
     def interaction_edges(self, split: Split) -> npt.NDArray[np.int64]:
         """The E interactions of the split, (2, E) int64: row 0 has user indices, row 1 items'."""
-        edges = _of_split(self.interactions, split)
-        return np.stack([edges["user_index"].to_numpy(), edges["item_index"].to_numpy()]).astype(
-            np.int64
-        )
+        return _edges(_of_split(self.interactions, split))
+
+    def reviewed_edges(self, split: Split) -> npt.NDArray[np.int64]:
+        """Those of `interaction_edges` that may have a review: none that came after training."""
+        there = self.interactions if self.reviewed is None else self.reviewed
+        return _edges(_of_split(there, split))
 
     def explained_pairs(self, split: Split) -> pa.Table:
         """The split's rows of `explanations` (schema EXPLANATIONS), by user and item."""
@@ -179,6 +183,11 @@ def write_dataset(
 
 def _of_split(table: pa.Table, split: Split) -> pa.Table:
     return table.filter(pc.equal(table["split"], split))
+
+
+def _edges(pairs: pa.Table) -> npt.NDArray[np.int64]:
+    columns = [pairs[name].to_numpy() for name in ("user_index", "item_index")]
+    return np.stack(columns).astype(np.int64)
 
 
 def _look_up(what: str, indices: Mapping[str, int], wanted: str) -> int:

@@ -40,8 +40,9 @@ def extend_dataset(dataset: Dataset, tables: ColdStartTables) -> Extension:
     Each of them must have an interaction with a trained neighbour: a user with such an item, an
     item with such a user.
 
-    All interactions between users and items of the extended dataset become train interactions, so
-    that no ranking offers them again. A row of `tables.users` or `tables.items` with a known id
+    All interactions between users and items of the extended dataset become train interactions, held
+    out ones too, so that no ranking offers them again; those that are reviews stay
+    `Dataset.reviewed`. A row of `tables.users` or `tables.items` with a known id
     replaces the texts of that id. The manifest stays that of `dataset`.
 
     Interactions that no vector comes from are counted and logged: both sides are known, or both are
@@ -91,23 +92,25 @@ def _is_trained(indices: _Indices, train: _Indices, count: int) -> npt.NDArray[n
 def _with_interactions(dataset: Dataset, pairs: pa.Table) -> Dataset:
     """The dataset with those of `pairs` as train interactions whose ids it holds."""
     users, items = _pair_indices(pairs, dataset)
-    there = _keys(
-        dataset.interactions["user_index"].to_numpy(), dataset.interactions["item_index"].to_numpy()
-    )
-    added = (users >= 0) & (items >= 0) & ~np.isin(_keys(users, items), there)
+    known = (users >= 0) & (items >= 0)
+    given = np.unique(_keys(users[known], items[known]))
+    there = dataset.interactions
+    keys = _keys(there["user_index"].to_numpy(), there["item_index"].to_numpy())
+    others = there.filter(pa.array(~np.isin(keys, given)))
     rows = pa.table(
         {
-            "user_index": users[added],
-            "item_index": items[added],
-            "split": ["train"] * int(added.sum()),
+            "user_index": given >> 32,
+            "item_index": given & 0xFFFFFFFF,
+            "split": ["train"] * len(given),
         }
     )
-    interactions = _append(dataset.interactions, rows, schemas.INTERACTIONS)
+    interactions = _append(others, rows, schemas.INTERACTIONS)
     return replace(
         dataset,
         interactions=interactions.sort_by(
             [("user_index", "ascending"), ("item_index", "ascending")]
         ),
+        reviewed=there,
     )
 
 

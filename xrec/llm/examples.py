@@ -1,6 +1,7 @@
 """Examples for training and scoring: a prompt and the explanation that follows, as token ids."""
 
 import math
+from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -21,6 +22,10 @@ class Example:
 
     def __len__(self) -> int:
         return len(self.prompt_ids) + len(self.label_ids)
+
+    def packed(self) -> "Example":
+        """The same in 4 bytes a token, a tenth of what lists take, where many are kept."""
+        return Example(array("i", self.prompt_ids), array("i", self.label_ids))
 
 
 @dataclass(frozen=True)

@@ -166,7 +166,7 @@ def _train(config: TrainAdapterConfig, run: str) -> tuple[AdapterProgress, Tenso
     with exported.running():
         outcome = fit(
             train_worker,
-            {"config": _for_workers(config), "run": run},
+            {"config": for_workers(config), "run": run},
             scaling=config.scaling,
             storage=location_of(config, "adapter") / CHECKPOINTS,
             name="train-adapter",
@@ -176,9 +176,10 @@ def _train(config: TrainAdapterConfig, run: str) -> tuple[AdapterProgress, Tenso
     return read_progress(AdapterProgress, read, run), read_best_adapter(read)
 
 
-def _for_workers(config: TrainAdapterConfig) -> TrainAdapterConfig:
+def for_workers(config: TrainAdapterConfig) -> TrainAdapterConfig:
     """Return the config with URIs and paths that a worker can open."""
-    locations = {name: location_of(config, name) for name in ("dataset", "graph", "adapter")}
+    names = ("dataset", "graph", "aspects", "adapter")
+    locations = {name: location_of(config, name) for name in names}
     return config.model_copy(
         update={
             **{name: location.shared_uri for name, location in locations.items()},

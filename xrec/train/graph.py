@@ -26,7 +26,7 @@ from xrec.storage import Location, Manifest, finished, location_of, read_manifes
 from xrec.train.checkpoint import GraphProgress, claim, read_best_vectors, read_progress
 from xrec.train.data import RECALL, SCORE, split_edges
 from xrec.train.graph_worker import train_worker
-from xrec.train.lease import CHECKPOINTS
+from xrec.train.lease import CHECKPOINTS, only_driver
 from xrec.train.metrics import MetricsLog, TrainingMetrics
 from xrec.train.ray_driver import fit
 
@@ -55,15 +55,16 @@ def pretrain_graph(config: PretrainGraphConfig) -> Manifest:
     num_aspects = len(vectors) - dataset.num_users - dataset.num_items
     users, items, aspects = vectors.split([dataset.num_users, dataset.num_items, num_aspects])
     embeddings = embeddings_bytes(users, items, aspects if num_aspects else None)
-    metrics = _final_metrics(dataset, users, items, progress)
-    manifest = write_graph(
-        target,
-        embeddings,
-        progress.history,
-        config=_settings(config),
-        inputs=inputs,
-        metrics=metrics,
-    )
+    with only_driver(target / CHECKPOINTS):  # ranking all held-out users takes a while
+        metrics = _final_metrics(dataset, users, items, progress)
+        manifest = write_graph(
+            target,
+            embeddings,
+            progress.history,
+            config=_settings(config),
+            inputs=inputs,
+            metrics=metrics,
+        )
     (target / CHECKPOINTS).delete()
     return manifest
 

@@ -68,7 +68,8 @@ def test_examples_of_a_split_are_prompt_and_reference(dataset: Dataset) -> None:
     assert len(examples) == explanations.num_rows > 20
     assert not left_out
     row = explanations.to_pylist()[5]
-    assert examples[5].prompt_ids == prompts.prompt(Pair(row["user_index"], row["item_index"]))
+    own = Pair(row["user_index"], row["item_index"])
+    assert list(examples[5].prompt_ids) == prompts.prompt(own)
     title = dataset.items["title"][row["item_index"]].as_py()
     assert title in row["explanation"]
     learned = prompts.builder.decode(list(examples[5].label_ids))

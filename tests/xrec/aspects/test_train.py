@@ -27,6 +27,8 @@ from xrec.config.data import PrepareConfig
 from xrec.config.prompt import PromptConfig
 from xrec.config.shared import StorageConfig
 from xrec.data import Dataset, read_dataset, write_dataset
+from xrec.data.cold_start import ColdStartTables
+from xrec.data.extension import extend_dataset
 from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError, ConfigError, DataError
 from xrec.schemas import CHOSEN_ASPECTS, REJECTED
 from xrec.storage import open_location, read_manifest
@@ -159,6 +161,27 @@ def test_new_users_and_items_have_what_is_said_of_the_item_and_nothing(
     assert found.aspects[0, 0] == menu[part[menu].argmax()]
     assert found.user_reviews[0].tolist() == [0, 0]
     assert found.aspects[1].tolist() == [-1, -1]
+
+
+def test_interactions_that_came_after_training_are_no_reviews(trained: TrainAspectsConfig) -> None:
+    """A reader is told of how many reviews the counts are."""
+    dataset = read_dataset(open_location(trained.artifact("dataset")))
+    item, user = dataset.items["item_id"][3].as_py(), dataset.users["user_id"][0].as_py()
+    pairs = pa.table({"user_id": ["new", "newer", user], "item_id": [item] * 3})
+    no_texts = pa.table(
+        {"user_id": pa.array([], pa.string()), "profile": pa.array([], pa.string())}
+    )
+    no_items = pa.table(
+        {name: pa.array([], pa.string()) for name in ("item_id", "title", "profile")}
+    )
+    tables = ColdStartTables(pairs, no_texts, no_items, {})
+    uri = open_location(trained.artifact("aspects"))
+    choices = [
+        AspectChooser(read_scorer(uri, each)).choose(np.array([0]), np.array([3]), 2)
+        for each in (dataset, extend_dataset(dataset, tables).dataset)
+    ]
+    before, after = [(found.num_item_reviews[0], found.num_user_reviews[0]) for found in choices]
+    assert before == after
 
 
 def test_reviews_that_praise_nothing_are_refused_unless_what_they_mention_may_be_chosen(

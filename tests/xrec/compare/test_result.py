@@ -192,6 +192,16 @@ def test_markdown_has_the_differences_and_what_a_reader_must_know(make_config: M
             {},
             "No verdict on ours: it takes 3 seeds of each of the two that is trained.",
         ),
+        (
+            {"ours": [FLAT] * 3, "public": [BETTER]},
+            {"texts": {"public": {"uri": "a.jsonl"}}},  # of one training
+            "No verdict on public: it takes 3 seeds of each of the two that is trained.",
+        ),
+        (
+            {"ours": [FLAT] * 3, "public": [BETTER]},
+            {"texts": {"public": {"uri": "a.jsonl", "is_trained": False}}},
+            "",
+        ),
     ],
 )
 def test_page_and_report_say_on_whom_there_is_no_verdict_and_why(

@@ -80,20 +80,22 @@ def test_extend_new_item_without_a_row_has_no_texts(dataset: Dataset) -> None:
 def test_extend_all_new_interactions_are_train_edges_once(dataset: Dataset) -> None:
     """Also those between two new ids or two known ones, so that nothing seen is recommended.
 
-    The pair ann-y is held out already.
+    The pair ann-y was held out. Interactions that came later have no reviews.
     """
     tables = _tables("ann new", "ann y", "bob y", "eve new", "eve x", "nobody nothing")
     extended = extend_dataset(dataset, tables).dataset
     assert extended.interactions.schema.equals(schemas.INTERACTIONS)
     assert [tuple(row.values()) for row in extended.interactions.to_pylist()] == [
         (0, 0, "train"),
-        (0, 1, "test"),
+        (0, 1, "train"),
         (0, 2, "train"),
         (1, 1, "train"),
         (2, 1, "train"),
         (3, 0, "train"),
         (3, 2, "train"),
     ]
+    for split in ("train", "validation", "test"):
+        assert extended.reviewed_edges(split).tolist() == dataset.interaction_edges(split).tolist()
 
 
 def test_extend_what_gives_no_vector_is_counted_and_stays_unknown(

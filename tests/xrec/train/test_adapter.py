@@ -1,6 +1,7 @@
 """The module that DeepSpeed trains, without DeepSpeed: loss, gradients, learning rate."""
 
 from collections import Counter
+from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 
@@ -12,6 +13,8 @@ from tests.xrec.train.adapter_town import make_config
 from xrec.config.adapter import Injection, LearningRateConfig
 from xrec.errors import ModelError, TrainingError
 from xrec.llm.examples import Example, explanation_nll
+from xrec.storage import location_of
+from xrec.train.adapter import for_workers
 from xrec.train.adapter_model import ExplanationLoss, _prefix_cache, checkpoint_layers
 from xrec.train.adapter_passes import sum_over_workers
 from xrec.train.data import AdapterData
@@ -170,3 +173,14 @@ def test_sum_over_workers_that_is_no_number_raises_training_error_with_the_place
         match=rf"^epoch 2, step 7: the loss is {total}; lower training\.learning_rate\.peak",
     ):
         sum_over_workers(torch.tensor([total, 4.0]), "epoch 2, step 7")
+
+
+def test_workers_open_a_relative_workspace_from_their_own_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray Train gives each worker a working directory of its own."""
+    monkeypatch.chdir(tmp_path)
+    config = for_workers(make_config("workspace"))
+    monkeypatch.chdir("/")
+    for name in ("dataset", "graph", "aspects", "adapter"):
+        assert location_of(config, name).shared_uri == str(tmp_path / "workspace" / name)

@@ -1,7 +1,9 @@
 """Graph pretraining on a real Ray cluster: what comes out, and the same loss in any mode."""
 
 import json
+import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -201,6 +203,27 @@ def test_pretrain_graph_empty_split_raises_data_error(
     )
     with pytest.raises(DataError, match=message):
         pretrain_graph(make_graph_config(tmp_path / "graph"))
+
+
+def test_pretrain_graph_is_this_drivers_until_the_artifact_is_written(
+    make_graph_config: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a large graph the last ranking takes longer than the lease of the training."""
+    config = make_graph_config(tmp_path / "graph")
+    dataset = read_dataset(open_location(config.artifact("dataset")))
+    vectors = torch.zeros(dataset.num_users + dataset.num_items, 4)
+    held: list[bool] = []
+
+    def rank(*arguments: object) -> dict[str, Any]:
+        held.append("xrec-lease" in [thread.name for thread in threading.enumerate()])
+        return {}
+
+    trained = (SimpleNamespace(history=[]), vectors)
+    monkeypatch.setattr("xrec.train.graph._train", lambda *arguments: trained)
+    monkeypatch.setattr("xrec.train.graph._final_metrics", rank)
+    pretrain_graph(config)
+    assert held == [True]
+    assert not (tmp_path / "graph" / "checkpoints").exists()
 
 
 @pytest.mark.slow
