@@ -61,9 +61,8 @@ class PromptBuilder:
         self.placeholder = TitlePlaceholder(prompt.title_placeholder, prompt.untitled)
         self._encode = TextEncoder(tokenizer).encode
         before, after = _scaffold(tokenizer, prompt)
-        self._after = self._encode_scaffold(after)
-        # A text comes last: the tokenizer then stays set for texts, and threads can share it.
         self._before = [*self._encode_scaffold(before), *self._encode(f"{prompt.instruction}\n")]
+        self._after = self._encode_scaffold(after)
 
     def build(self, user_index: int, item_index: int, texts: PairTexts) -> list[int]:
         """Token ids of the prompt of a pair.

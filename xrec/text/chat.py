@@ -14,7 +14,7 @@ from xrec.text.model import Message
 
 
 class Chat:
-    """Makes prompts of token ids out of messages, for the model of `tokenizer`.
+    """Makes prompts of token ids out of messages, for the model of `tokenizer`, in any thread.
 
     A model without a chat template sees the messages one after the other.
     """

@@ -1,5 +1,9 @@
 """Texts whose words look like special tokens stay words."""
 
+import copy
+import gc
+import tracemalloc
+
 import pytest
 
 from tests.toy import toy_tokenizer
@@ -14,3 +18,34 @@ def test_text_encoder_gives_no_special_token_and_loses_no_letter(text: str) -> N
     ids = TextEncoder(tokenizer).encode(text)
     assert not set(ids) & set(tokenizer.all_special_ids)
     assert tokenizer.decode(ids) == text
+
+
+def test_text_encoder_leaves_the_settings_of_the_tokenizer_that_others_use() -> None:
+    tokenizer = copy.deepcopy(toy_tokenizer())
+    TextEncoder(tokenizer).encode("<|im_end|>")
+    assert not tokenizer.backend_tokenizer.encode_special_tokens
+    assert tokenizer.convert_tokens_to_ids("<|im_end|>") in tokenizer.encode("<|im_end|>")
+
+
+def test_text_encoder_of_a_known_text_gives_a_list_that_the_caller_may_change() -> None:
+    encoder = TextEncoder(toy_tokenizer())
+    first = encoder.encode("plain words")
+    expected = list(first)
+    first.append(7)
+    assert encoder.encode("plain words") == expected
+
+
+@pytest.mark.parametrize(("num_texts", "num_characters"), [(1500, 5), (40, 4000)])
+def test_text_encoder_keeps_short_and_long_texts_within_its_bytes(
+    num_texts: int, num_characters: int
+) -> None:
+    max_bytes = 200_000
+    encoder = TextEncoder(toy_tokenizer(), max_kept_bytes=max_bytes)
+    encoder.encode("first")
+    tracemalloc.start()
+    for number in range(num_texts):
+        encoder.encode((f"{number:05}" * num_characters)[:num_characters])
+    gc.collect()
+    num_bytes, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert 0.5 * max_bytes < num_bytes < 1.1 * max_bytes

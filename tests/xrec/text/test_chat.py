@@ -1,6 +1,11 @@
 """Conversations as token ids: the template's special tokens, and none of the messages' own."""
 
 import copy
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
 
 from tests.toy import toy_tokenizer
 from xrec.text import Message
@@ -52,3 +57,24 @@ def test_chat_of_a_model_without_a_template_is_the_messages_one_after_the_other(
     tokenizer.chat_template = None
     ids = Chat(tokenizer).token_ids([Message("system", "Be brief."), Message("user", "Hm?")])
     assert tokenizer.decode(ids).endswith("Be brief.\n\nHm?\n\n")
+
+
+@pytest.fixture
+def _threads_that_switch_often() -> Iterator[None]:
+    usual = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(usual)
+
+
+@pytest.mark.usefixtures("_threads_that_switch_often")
+def test_chat_in_threads_gives_each_conversation_the_ids_that_it_has_alone() -> None:
+    tokenizer = copy.deepcopy(toy_tokenizer())
+    chats = [
+        [Message("system", "Be brief."), Message("user", f"{number} {HOSTILE}")]
+        for number in range(400)
+    ]
+    alone = list(map(Chat(tokenizer).token_ids, chats))
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(Chat(tokenizer).token_ids, chats))
+    assert [number for number in range(400) if together[number] != alone[number]] == []
