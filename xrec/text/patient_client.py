@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import openai
-from openai.types.chat import ChatCompletion
 from pydantic import SecretStr
 
 from xrec.config.text import EndpointModelConfig, SamplingConfig
 from xrec.errors import EndpointError, EndpointUnreachableError
+from xrec.text.endpoint_answer import EndpointAnswer, read_answer
 from xrec.text.faults import REQUEST_ERRORS, Faults, TryAgain
 from xrec.text.limiter import RateLimiter
 from xrec.text.model import Prompt, RawReply, ReplyFailure, Usage
@@ -141,15 +141,13 @@ class PatientClient:
         asked.num_estimated = estimate.num_tokens
         await self._limiter.admit(asked.num_estimated)
 
-    async def _request(self, asked: _Asked) -> ChatCompletion:
+    async def _request(self, asked: _Asked) -> EndpointAnswer:
         """The endpoint's answer, within the time that is left for the prompt."""
         asked.num_requests += 1
         left = asked.started_at + self._config.deadline_seconds - time.monotonic()
         async with asyncio.timeout(min(self._config.timeout_seconds, left)):
             answer = await self._client.chat.completions.create(**asked.fields)
-        if not isinstance(answer, ChatCompletion) or not answer.choices:
-            raise ValueError("expected a chat completion with at least one choice")
-        return answer
+        return read_answer(answer)
 
     def _seconds_left(self, asked: _Asked) -> float:
         return asked.started_at + self._limit_seconds - time.monotonic()
@@ -165,17 +163,13 @@ class PatientClient:
         deadline = self._config.deadline_seconds
         return deadline if self._was_reached else min(deadline, _UNREACHED_SECONDS)
 
-    def _received(self, asked: _Asked, answer: ChatCompletion) -> RawReply:
+    def _received(self, asked: _Asked, answer: EndpointAnswer) -> RawReply:
         self._was_reached, self._replied_at = True, time.monotonic()
-        choice = answer.choices[0]
-        text = choice.message.content or ""
-        usage = _usage(answer, asked, len(text))
+        usage = _usage(answer, asked)
         self._estimate.learn(asked.num_characters, usage.num_prompt_tokens, usage.num_reply_tokens)
         self._limiter.correct(usage.num_tokens - asked.num_estimated)
-        failure = None
-        if choice.finish_reason == "content_filter" or choice.message.refusal:
-            failure = ReplyFailure("refused", choice.message.refusal or "by its content filter")
-        return RawReply(asked.index, text, usage, choice.finish_reason == "length", failure)
+        failure = ReplyFailure("refused", answer.refusal) if answer.refusal else None
+        return RawReply(asked.index, answer.text, usage, answer.is_cut, failure)
 
     def _refused(self, asked: _Asked, failure: ReplyFailure) -> RawReply:
         """The failure of a prompt; raises EndpointError if the endpoint refuses whatever comes."""
@@ -247,11 +241,14 @@ class PatientClient:
         return True
 
 
-def _usage(answer: ChatCompletion, asked: _Asked, num_characters: int) -> Usage:
-    """What the endpoint counted; four characters are taken for a token if it did not count."""
-    if answer.usage is None:
-        return Usage(asked.num_characters // 4, num_characters // 4, asked.num_requests)
-    return Usage(answer.usage.prompt_tokens, answer.usage.completion_tokens, asked.num_requests)
+def _usage(answer: EndpointAnswer, asked: _Asked) -> Usage:
+    """What the endpoint counted; four characters are taken for a token where it did not count."""
+    num_prompt_tokens, num_reply_tokens = answer.num_prompt_tokens, answer.num_reply_tokens
+    if num_prompt_tokens is None:
+        num_prompt_tokens = asked.num_characters // 4
+    if num_reply_tokens is None:
+        num_reply_tokens = len(answer.text) // 4
+    return Usage(num_prompt_tokens, num_reply_tokens, asked.num_requests)
 
 
 def _failed(asked: _Asked, failure: ReplyFailure) -> RawReply:
