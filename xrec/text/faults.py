@@ -74,7 +74,7 @@ class Faults:
 
     def _of_status(self, error: openai.APIStatusError) -> Fault:
         status, code, config = error.status_code, error.code or "", self._config
-        if status in (401, 403) or code in _ASKED_AS_MUCH_AS_PAID_FOR:
+        if status in (401, 402, 403) or code in _ASKED_AS_MUCH_AS_PAID_FOR:
             return self._refusal(status, code)
         if status == 404 or code == "model_not_found":
             return EndpointModelError(
@@ -92,9 +92,11 @@ class Faults:
     def _refusal(self, status: int, code: str) -> EndpointAccessError:
         """The error without the endpoint's words, of which the key, or a part, may be one."""
         variable, url = self._config.api_key_variable, self._config.base_url
-        if code in _ASKED_AS_MUCH_AS_PAID_FOR:
+        if status == 402 or code in _ASKED_AS_MUCH_AS_PAID_FOR:
+            whose = f"the key in {variable}" if variable else "this endpoint"
+            why = code if code in _ASKED_AS_MUCH_AS_PAID_FOR else status
             return EndpointAccessError(
-                f"{url}: the quota of the key in {variable} is used up ({code}); raise it there "
+                f"{url}: the quota or the balance of {whose} is used up ({why}); raise it there "
                 "and run again, what is committed stays"
             )
         if self._key is None:

@@ -185,6 +185,24 @@ def test_endpoint_whose_quota_is_used_up_ends_the_run() -> None:
         list(ask(model, prompts(3), SAMPLING))
 
 
+def test_endpoint_whose_balance_runs_out_ends_the_run_at_once_and_fails_no_prompt() -> None:
+    def behave(asked: Asked) -> Answer:
+        if int(asked.words.removeprefix("word-")) < 3:
+            return right(asked)
+        key = KEY.get_secret_value()
+        return Answer(status=402, error={"message": f"no balance of {key}", "code": key})
+
+    with stub_endpoint(behave) as stub:
+        replies: list[Reply] = []
+        with (
+            endpoint_model(stub, concurrency=1) as model,
+            pytest.raises(EndpointAccessError, match=r"OPENAI_API_KEY is used up \(402\)"),
+        ):
+            replies.extend(ask(model, prompts(30), SAMPLING))
+        assert len(stub.asked) == 4
+    assert all(reply.failure is None for reply in replies)
+
+
 def test_endpoint_without_the_model_ends_the_run_at_once() -> None:
     answer = Answer(status=404, error={"message": "The model does not exist"})
     with stub_endpoint(lambda asked: answer) as stub:
