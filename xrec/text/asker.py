@@ -1,7 +1,7 @@
 """Asks each prompt once: equal ones share a reply, and replies outlive the process."""
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -38,7 +38,8 @@ class Asker:
         self._budget = budget or Budget()
         self._estimate = TokenEstimate()
         self._under_way: dict[str, threading.Event] = {}
-        self._counted: set[str] = set()
+        self._counted: set[str] = set()  # keys whose cost is in a reply that was given back
+        self._settled: set[str] = set()  # keys whose cost is in the budget
         self._lock = threading.Lock()
 
     def ask(self, prompts: Sequence[Prompt[ObjectT]]) -> list[Reply[ObjectT]]:
@@ -65,7 +66,7 @@ class Asker:
         """From now on each reply costs what it did when it is asked for first, kept or not.
 
         So what a piece of work costs does not depend on what was asked before it, or in another
-        process. For askers without a budget: it would count these replies twice.
+        process. The budget counts none of them twice.
         """
         with self._lock:
             self._counted.clear()
@@ -97,7 +98,7 @@ class Asker:
             lambda item: (item[0], self._store.read(item[0], item[1].schema)), distinct.items()
         )
         known = {key: reply for key, reply in found if reply is not None}
-        for key in known.keys() - self._counted:
+        for key in self._newly_settled(known):
             self._budget.settle(Spent(), known[key].usage)  # an earlier process paid it
         return known
 
@@ -135,6 +136,8 @@ class Asker:
             for reply in ask(self._model, list(distinct.values()), self._sampling):
                 key = keys[reply.index]
                 replies[key] = reply
+                with self._lock:  # before it is stored, where other threads find it
+                    self._settled.add(key)
                 self._settle(distinct[key], estimates[key], reply)
                 if reply.failure is None or reply.failure.reason in _KEPT:
                     self._store.write(key, reply)
@@ -142,6 +145,13 @@ class Asker:
             for key in estimates.keys() - replies.keys():
                 self._budget.settle(estimates[key], Usage())
         return replies
+
+    def _newly_settled(self, keys: Iterable[str]) -> set[str]:
+        """Mark the keys as settled; returns those that were not."""
+        with self._lock:
+            new = set(keys) - self._settled
+            self._settled |= new
+            return new
 
     def _settle(self, prompt: Prompt[Any], estimate: Spent, reply: Reply[Any]) -> None:
         usage = reply.usage

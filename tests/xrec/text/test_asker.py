@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -174,3 +175,41 @@ def test_asker_in_threads_asks_equal_prompts_once(tmp_path: Path) -> None:
         thread.join()
     assert sorted(model.asked) == [f"word-{place}" for place in range(8)]
     assert sorted(map(len, values)) == [5, 6, 7, 8]
+
+
+def test_asker_budget_counts_a_reply_once_that_threads_share(tmp_path: Path) -> None:
+    began, goes_on = threading.Event(), threading.Event()
+
+    class Waiting(Counting):
+        def write(
+            self, prompts: Sequence[Prompt[Any]], sampling: SamplingConfig
+        ) -> Iterator[RawReply]:
+            for prompt, reply in zip(prompts, super().write(prompts, sampling), strict=True):
+                if prompt.messages[0].content == "word-0":
+                    began.set()
+                    goes_on.wait()
+                yield reply
+
+    model, budget = Waiting(), Budget(max_tokens=1000)
+    asker = _asker(model, tmp_path, budget)
+    slow, shared = prompts(2)
+    with ThreadPoolExecutor(5) as pool:
+        calls = [pool.submit(asker.ask, [slow])]
+        began.wait()
+        calls += [pool.submit(asker.ask, [shared, slow]) for _ in range(4)]
+        time.sleep(0.3)  # they have the shared reply, and wait for the slow one
+        goes_on.set()
+        usages = [reply.usage for call in calls for reply in call.result()]
+    assert sorted(model.asked) == ["word-0", "word-1"]
+    assert sum(usage.num_tokens for usage in usages) == 24
+    assert "24 tokens are spent" in str(budget.error())
+
+
+def test_asker_budget_counts_a_reply_of_an_earlier_process_once(tmp_path: Path) -> None:
+    _asker(Counting(), tmp_path).ask(prompts(1))
+    budget = Budget(max_tokens=1000)
+    asker = _asker(Counting(), tmp_path, budget)
+    asker.ask(prompts(1))
+    asker.count_anew()
+    assert asker.ask(prompts(1))[0].usage == COST
+    assert "12 tokens are spent" in str(budget.error())
