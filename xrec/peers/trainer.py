@@ -22,7 +22,7 @@ from torch import Tensor
 
 from xrec.config.peers import PeerTrainingConfig, RecipeConfig
 from xrec.errors import TrainingError
-from xrec.peers.batch import PeerExample, collate
+from xrec.peers.batch import PeerExample, collate, of_similar_length
 from xrec.peers.data import PeerData
 from xrec.peers.models.peer import Peer, PeerBatch, load_parameters
 from xrec.peers.progress import PeerProgress, num_without_gain
@@ -193,9 +193,9 @@ class PeerTrainer:
     def _passes(self, examples: Sequence[PeerExample]) -> Iterator[PeerBatch]:
         """This worker's part of a global batch, which may be empty, in passes that fit."""
         own = examples[self._workers.rank :: self._workers.world_size]
-        size = self._recipe.micro_batch_size or self._recipe.batch_size
-        for start in range(0, len(own), size):
-            yield collate(own[start : start + size]).to(self._device)
+        most = self._recipe.micro_batch_size or self._recipe.batch_size
+        for of_pass in of_similar_length(own, most):
+            yield collate(of_pass).to(self._device)
 
     def _apply_gradients(self) -> None:
         parameters = list(self._trained().values())

@@ -14,7 +14,7 @@ from xrec.config.peers import PeerConfig
 from xrec.data.dataset import Dataset, read_dataset
 from xrec.errors import ArtifactMismatchError, TrainingError
 from xrec.peers.artifact import sizes_of
-from xrec.peers.batch import collate, collate_pairs, example
+from xrec.peers.batch import collate, collate_pairs, example, of_similar_length
 from xrec.peers.build import build_peer
 from xrec.peers.data import PeerData, build_peer_data
 from xrec.peers.trainer import PeerTrainer, Workers
@@ -205,6 +205,21 @@ class _Threads(Workers):
         total = self.meeting.tensors[0] + self.meeting.tensors[1]
         self.meeting.barrier.wait()
         return tensor.copy_(total)
+
+
+def test_passes_have_texts_of_similar_length_and_each_of_them_once() -> None:
+    texts = [example(0, 0, range(2, 2 + length), 50, 1) for length in (3, 40, 3, 41, 4, 3) * 8]
+    passes = list(of_similar_length(texts, 12))
+    lengths = [[len(each.token_ids) for each in of_pass] for of_pass in passes]
+    assert sum(map(len, passes)) == len(texts)
+    assert [(min(each), max(each), len(each)) for each in lengths] == [
+        (4, 4, 12),
+        (4, 4, 12),
+        (5, 5, 8),
+        (41, 42, 12),
+        (42, 42, 4),
+    ]
+    assert list(of_similar_length([], 12)) == []
 
 
 def test_trainer_small_passes_learn_what_one_learns(
