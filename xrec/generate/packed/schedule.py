@@ -1,9 +1,11 @@
 """Decides which tokens are computed next; the slots are `Slots`'.
 
 Rows wait in groups that share a prefix. They get slots in the order in which they came, as rows end
-and memory becomes free. Each prefix is computed once.
+and memory becomes free; of those that came together, one group after the other. Each prefix is
+computed once.
 """
 
+from collections import deque
 from collections.abc import Iterable, Sequence
 
 from xrec.generate.packed.pass_spans import PassSpans
@@ -30,8 +32,17 @@ class Schedule:
         self._slots, self._max_rows, self._context_length = slots, max_rows, context_length
         self._prefixes: list[Prefix] = []
         self._latest: list[int] = []
+        self._queue: deque[Row] = deque()
+        """The rows that wait, in the order in which they get slots."""
+        self._begun: list[Row] = []
+        """The rows whose prompts are being computed, in the order in which they got slots."""
         self._capacity = max_rows
-        self.num_rows = self.num_waiting = 0
+        self.num_rows = 0
+
+    @property
+    def num_waiting(self) -> int:
+        """The number of rows that have no slot yet."""
+        return len(self._queue)
 
     @property
     def is_idle(self) -> bool:
@@ -71,8 +82,8 @@ class Schedule:
             row_of(request, number, prefix, self._context_length) for request, number in members
         ]
         prefix.waiting.extend(rows)
+        self._queue.extend(rows)
         self._slots.see(rows)
-        self.num_waiting += len(rows)
 
     def _prefix_of(
         self, token_ids: list[int], requests: list[Request], known: list[Prefix]
@@ -110,45 +121,48 @@ class Schedule:
     def admit(self) -> None:
         """Give slots to rows that wait, in order, as long as there are some."""
         self._capacity = self._max_rows
-        for prefix in self._prefixes:
-            if self.num_rows == self._max_rows:
+        while self._queue and self.num_rows < self._max_rows:
+            if self._slots.place(self._queue[0]):
+                self._start(self._next_row())
+            elif self.num_rows:
+                self._capacity = self.num_rows
                 return
-            while prefix.waiting and self.num_rows < self._max_rows:
-                if self._slots.place(prefix.waiting[0]):
-                    self._start(prefix)
-                elif self.num_rows:
-                    self._capacity = self.num_rows
-                    return
-                else:
-                    self._admit_alone(prefix)
-                    return
+            else:
+                self._admit_alone(self._next_row())
+                return
 
-    def _start(self, prefix: Prefix) -> None:
-        row = prefix.waiting.popleft()
-        prefix.rows.append(row)
+    def _next_row(self) -> Row:
+        """Take the row that waits longest out of the queue; it is the first of its prefix, too."""
+        row = self._queue.popleft()
+        first = row.prefix.waiting.popleft()
+        assert first is row, "the rows of a prefix wait in the order of the queue"
+        return row
+
+    def _start(self, row: Row) -> None:
+        row.prefix.rows.append(row)
+        self._begun.append(row)
         row.begin()
-        self.num_waiting -= 1
         self.num_rows += 1
 
-    def _admit_alone(self, prefix: Prefix) -> None:
-        """Give the first row of a prefix all memory: there is no room for both together."""
+    def _admit_alone(self, row: Row) -> None:
+        """Give a row all memory: there is no room for it and its prefix's own slot together."""
         for other in self._prefixes:
             if other.slab is not None:
                 self._slots.prefixes.release(other)
-        row = prefix.waiting.popleft()
-        alone = Prefix([], prefix.is_injected)
-        alone.waiting.append(row_of(row.request, row.number, alone, self._context_length))
-        self._prefixes.append(alone)
-        self._forget(prefix)
-        is_placed = self._slots.place(alone.waiting[0])
+        prefix = Prefix([], row.prefix.is_injected)
+        self._prefixes.append(prefix)
+        self._forget(row.prefix)
+        alone = row_of(row.request, row.number, prefix, self._context_length)
+        is_placed = self._slots.place(alone)
         assert is_placed, "a request that does not fit alone is refused"
         self._start(alone)
 
     def next_pass(self, num_tokens: int) -> list[Span]:
         """The prompts to compute in one pass of at most `num_tokens`; empty if none is left."""
+        self._begun = [row for row in self._begun if not row.is_computed]
         spans = PassSpans(num_tokens)
-        for prefix in self._prefixes:
-            if prefix.rows and not spans.is_full:
+        for prefix in dict.fromkeys(row.prefix for row in self._begun):
+            if not spans.is_full:
                 self._fill(spans, prefix)
         return spans.ordered()
 
@@ -199,16 +213,17 @@ class Schedule:
         for row in rows:
             row.prefix.rows.remove(row)
             self._forget(row.prefix)
+        self._begun = [row for row in self._begun if row.slab is not None]
         self.num_rows -= len(rows)
 
     def cancel(self, request_id: int) -> list[Row]:
         """Remove all rows of a request, and return them."""
         removed: list[Row] = []
+        self._queue = deque(row for row in self._queue if row.request.request_id != request_id)
         for prefix in [*self._prefixes]:
             waiting = [row for row in prefix.waiting if row.request.request_id == request_id]
             for row in waiting:
                 prefix.waiting.remove(row)
-            self.num_waiting -= len(waiting)
             rows = [row for row in prefix.rows if row.request.request_id == request_id]
             self.remove(rows)
             self._forget(prefix)

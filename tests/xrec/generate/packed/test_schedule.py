@@ -30,7 +30,8 @@ class Simulation:
         self.schedule = Schedule(self.slots, max_rows, CONTEXT)
         self.lengths: dict[Row, int] = {}
         self.ended: list[tuple[int, int]] = []
-        self.next_id = 0
+        self.came: dict[int, int] = {}
+        self.next_id = self.num_steps = 0
 
     def prompt(self) -> list[int]:
         """A prompt of an instruction, a user's part and an item's, of which some may be missing."""
@@ -46,21 +47,26 @@ class Simulation:
         requests = []
         for _ in range(self.rng.choice([1, 1, 2, 8])):
             prompt, num_new = self.prompt(), self.rng.choice([1, 4, 30])
+            num_texts, is_injected = self.rng.choice([1, 1, 3]), self.rng.random() < 0.8
             if len(prompt) + num_new - 1 <= num_positions:
-                params = TextParams(
-                    num_new,
-                    temperature=1.0,
-                    num_texts=self.rng.choice([1, 1, 3]),
-                    is_injected=self.rng.random() < 0.8,
-                )
-                stopping = Stopping(frozenset(), (), str, num_new)
-                requests.append(Request(self.next_id, prompt, params, stopping))
-                self.next_id += 1
+                requests.append(self.request(prompt, num_new, num_texts, is_injected))
         self.schedule.add(requests)
         return requests
 
+    def request(
+        self, prompt: list[int], num_new: int, num_texts: int = 1, is_injected: bool = True
+    ) -> Request:
+        """A new request, which comes now."""
+        params = TextParams(num_new, temperature=1.0, num_texts=num_texts, is_injected=is_injected)
+        stopping = Stopping(frozenset(), (), str, num_new)
+        request = Request(self.next_id, prompt, params, stopping)
+        self.came[self.next_id] = self.num_steps
+        self.next_id += 1
+        return request
+
     def step(self, num_tokens: int) -> None:
         """A pass over prompts, if one is due, then a token for each row."""
+        self.num_steps += 1
         if self.schedule.is_due:
             self.schedule.admit()
         if spans := self.schedule.next_pass(num_tokens):
@@ -121,6 +127,10 @@ class Simulation:
             whole = [*row.prefix.token_ids, *row.token_ids[: row.num_given]]
             assert whole == row.request.prompt
             assert row.prefix.is_injected == row.request.params.is_injected
+        waiting = [row for prefix in self.schedule._prefixes for row in prefix.waiting]
+        assert len(waiting) == self.schedule.num_waiting
+        earliest = min((self.came[row.request.request_id] for row in waiting), default=10**9)
+        assert all(self.came[row.request.request_id] <= earliest for row in rows)
 
 
 def start_of(sequence: Row | Prefix) -> int:
@@ -157,6 +167,51 @@ def test_every_text_is_computed_once_in_any_memory(seed: int) -> None:
     assert simulation.slots.num_positions == 0
     simulation.slots._make_room()
     assert simulation.slots.arena.num_free == num_positions  # all memory was given back
+
+
+@pytest.mark.parametrize(
+    ("num_own", "num_new", "num_tokens"),
+    [(4, 12, 512), (60, 1, 64)],
+    ids=["more rows than slots", "more prompts than fit into a pass"],
+)
+def test_texts_end_in_the_order_in_which_they_came_whatever_prefix_they_share(
+    num_own: int, num_new: int, num_tokens: int
+) -> None:
+    """One more prompt of the first user comes for each that ends, so its prefix always stays."""
+    simulation = Simulation(0, num_positions=5000, max_rows=8)
+    user, other = [*range(20)], [*range(20, 40)]
+    ended: dict[int, int] = {}
+
+    def add(profile: list[int], count: int) -> None:
+        prompts = [[*profile, *simulation.rng.choices(range(V), k=num_own)] for _ in range(count)]
+        simulation.schedule.add([simulation.request(prompt, num_new) for prompt in prompts])
+
+    add(user, 12)
+    for step in range(1, 120):
+        simulation.step(num_tokens)
+        ending = [one for one, _ in simulation.ended if one not in ended]
+        ended |= dict.fromkeys(ending, step)
+        add(other, 4 if step == 2 else 0)
+        add(user, len(ending))
+    assert len(ended) > 60
+    by_arrival = sorted(simulation.came, key=simulation.came.__getitem__)
+    assert all(one in ended for one in by_arrival[:40])
+    assert max(ended[one] - simulation.came[one] for one in by_arrival[:40]) <= 24
+
+
+def test_list_in_any_order_is_computed_one_prefix_after_the_other() -> None:
+    """So few prefixes are in memory at a time, and decoding reads each for many rows."""
+    simulation = Simulation(0, num_positions=5000, max_rows=16)
+    profiles = [[*range(20), V + user, *range(user, user + 30)] for user in range(20)]
+    prompts = [[*profile, *range(item)] for profile in profiles for item in range(1, 9)]
+    simulation.rng.shuffle(prompts)
+    simulation.schedule.add([simulation.request(prompt, 5) for prompt in prompts])
+    most = 0
+    while not simulation.schedule.is_idle:
+        simulation.step(num_tokens=512)
+        most = max(most, simulation.slots.prefixes.count)
+    assert len(simulation.ended) == len(prompts)
+    assert most <= 5
 
 
 def test_arena_gives_ranges_out_and_joins_those_that_come_back() -> None:
