@@ -2,8 +2,10 @@
 
 Words are those of UAX 29. In Chinese, Japanese and Thai, which have no spaces, each character is a
 word, except for runs of Katakana. The ends of sentences are those of UAX 29 that have a mark, with
-two exceptions. A point after a single letter, a number below 100 or a title ends none: "z. B.",
-"J. R. R. Tolkien", "3. Mai", "Dr. Pepper". An ellipsis counts as a point.
+these exceptions. A point after a single letter, a number below 100 or a title ends none: "z. B.",
+"J. R. R. Tolkien", "3. Mai", "Dr. Pepper". A point before a number ends one ("It is calm. 16 of 30
+say so.") unless the word before it is mostly shortened there: "approx. 16 Euros". An ellipsis
+counts as a point.
 """
 
 import re
@@ -24,14 +26,21 @@ _MARKS = regex.compile(
 )
 _STRONG = regex.compile(r"\p{SB=STerm}")
 _GOES_ON_AT_ONCE = regex.compile(r"[\p{SB=Numeric}\p{SB=Upper}\p{SB=Lower}]")
-_GOES_ON_LATER = regex.compile(
-    r"[^\p{SB=OLetter}\p{SB=Upper}\p{SB=Lower}\p{SB=Sep}\p{SB=CR}\p{SB=LF}"
-    r"\p{SB=STerm}\p{SB=ATerm}]*\p{SB=Lower}"
+_BETWEEN = (
+    r"[^\p{SB=OLetter}\p{SB=Upper}\p{SB=Lower}\p{SB=Numeric}\p{SB=Sep}\p{SB=CR}\p{SB=LF}"
+    r"\p{SB=STerm}\p{SB=ATerm}]*"
 )
+_GOES_ON_LATER = regex.compile(_BETWEEN + r"\p{SB=Lower}")
+_NUMBER_LATER = regex.compile(_BETWEEN + r"\p{SB=Numeric}")
 _CONTINUES = regex.compile(r"\p{SB=Sp}*\p{SB=SContinue}")
 _SHORTENED = regex.compile(
     r"(?<![\p{L}\p{M}\p{N}\u2019'])(?:\p{L}\p{M}*|Dr|Mr|Mrs|Ms|Prof|St|Nr|No|bzw|ca|vs)$"
     r"|(?<![\p{L}\p{M}\p{N}.,])\p{N}{1,2}$"
+)
+_SHORTENED_BEFORE_NUMBERS = regex.compile(
+    r"(?<![\p{L}\p{M}\p{N}\u2019'])(?:(?i:approx|appr|aprox|abt|est|incl|excl|inkl|exkl|zzgl|vgl|"
+    r"evtl|max|m[i\u00ed]n|nos|n[u\u00fa]m|vols?|pp|pgs?|p[a\u00e1]g|chap|ext|t[e\u00e9]l|op|"
+    r"apt|ste|ave|blvd|rte|hwy)|Figs?|Jan|Feb|Mar|Apr|Jun|Jul|Aug|Sept?|Oct|Nov|Dec)$"
 )
 
 
@@ -72,6 +81,14 @@ def _ends_sentence(text: str, start: int, end: int, marks: str) -> bool:
         return False
     if _STRONG.search(marks):
         return True
-    if len(marks) == 1 and _SHORTENED.search(text, endpos=start):
+    if len(marks) == 1 and _is_shortened(text, start, end):
         return False
     return not (_GOES_ON_AT_ONCE.match(text, end) or _GOES_ON_LATER.match(text, end))
+
+
+def _is_shortened(text: str, start: int, end: int) -> bool:
+    """Whether the word before a point is shortened by it, as far as can be told."""
+    if _SHORTENED.search(text, endpos=start):
+        return True
+    is_before_number = _NUMBER_LATER.match(text, end) is not None
+    return is_before_number and _SHORTENED_BEFORE_NUMBERS.search(text, endpos=start) is not None

@@ -26,9 +26,14 @@ def sentences(text: str) -> list[str]:
         ("Wait... then it comes. And… it does… So", 2),
         ("Go to J. R. R. Tolkien with Dr. Pepper, e.g. by bus", 0),
         ("The U.S. guests came in 2019. They", 1),
+        ("You would enjoy the build. 16 of 30 reviews mention it. So", 2),
+        ("It is calm (a bit.) (16 of 30 say so), and cheap… $5 is the price. So", 3),
+        ("It costs approx. 16 of them, max. 5 a day, and No. 5 strings, op. 16 too", 0),
+        ("Open since Sept. 3 and from approx. 16 Euros, (see nos. 5 and 6), 5 p.m. 6 days", 0),
         # German
         ("Das Café hat z. B. Brot (z.B. Roggen) und am 3. Mai Musik. Es ist sch", 1),
         ("Sie sagt: „Es ist ruhig.“ Du wirst den Garten mögen. Und", 2),
+        ("Das Haus ist ruhig. 16 von 30 loben das. Es hat ca. 16 Zimmer und mind", 2),
         ("Die Str. ist lang. Äpfel gibt es auch. Ob", 2),
         # Chinese, Japanese
         (

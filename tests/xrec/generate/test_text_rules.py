@@ -353,6 +353,15 @@ def test_finished_text_is_followed_by_evidence_first_of_what_it_names(
     assert finished == (expected.format(*counts), None)
 
 
+def test_backed_text_is_cut_to_words_after_its_own_sentence() -> None:
+    told = (replace(EVIDENCE, opinion="until two"), AspectEvidence("live music", 9, 31, 0, 7))
+    texts = PairTexts("", TITLE, "", told, frozenset({"late hours", "live music"}))
+    text, _ = checked("You would love [title] for its late hours", texts, is_backed=True)
+    own = "You would love The Rusty Fox for its late hours."
+    assert text.startswith(f"{own} 14 of 31 reviews mention the late hours (\u201cuntil two\u201d)")
+    assert [cut_to_words(text, most, TITLE) for most in (9, 10, 20, 500)] == ["", own, own, text]
+
+
 def test_what_a_text_names_is_backed_by_a_single_review_too() -> None:
     told = (EVIDENCE, AspectEvidence("live music", 1, 31, 0, 7, opinion="a treat"))
     texts = PairTexts("", TITLE, "", told, frozenset({"late hours", "live music"}))
