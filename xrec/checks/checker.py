@@ -91,10 +91,10 @@ class Checker:
         """The chosen aspects of a pair, each with whether `text` names it."""
         if not texts.aspects:
             return ()
-        named = {found.name for found in self.aspects.find(composed(text))}
+        are_named = self.aspects.are_named((chosen.aspect for chosen in texts.aspects), text)
         return tuple(
-            NamedEvidence(**vars(chosen), is_named=self.aspects.same(chosen.aspect) in named)
-            for chosen in texts.aspects
+            NamedEvidence(**vars(chosen), is_named=is_named)
+            for chosen, is_named in zip(texts.aspects, are_named, strict=True)
         )
 
     def as_written(self, texts: PairTexts) -> Callable[[str], str]:

@@ -87,6 +87,19 @@ class AspectNames(PhraseIndex):
     you look for", "it sounds warm", "suits your taste".
     """
 
+    def build(self) -> None:
+        """Read the lexicon of English now, if there are aspects; otherwise the first search does.
+
+        Calling this twice has no effect.
+        """
+        if self._names:
+            _ = tags()
+
+    def are_named(self, aspects: Iterable[str], text: str) -> list[bool]:
+        """Whether `text` names each of the `aspects`, which are of the vocabulary."""
+        named = {found.name for found in self.find(text)}
+        return [self.same(aspect) in named for aspect in aspects]
+
     @cached_property
     def last_words(self) -> "AspectNames":
         """The words that aspects of several words end with: "service" of "friendly service"."""

@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 import torch
 import torch.nn.functional as F
 
+from xrec.checks import AspectNames
 from xrec.data.dataset import Dataset
 from xrec.graph.artifact import GraphEmbeddings
 from xrec.graph.ranking import SeenItems, top_k_items
@@ -49,6 +50,19 @@ class Catalogue:
         self._seen = SeenItems(
             torch.from_numpy(dataset.interaction_edges("train")), dataset.num_users
         )
+
+    def build(self) -> None:
+        """Read now what finds aspects in texts; otherwise the first text that is cut takes longer.
+
+        That is two seconds for 20,000 aspects, and none for a dataset without aspects.
+        """
+        self.aspect_names.build()
+
+    @cached_property
+    def aspect_names(self) -> AspectNames:
+        """Finds the aspects of the dataset in texts."""
+        aspects = self.dataset.aspects
+        return AspectNames(() if aspects is None else aspects["aspect"].to_pylist())
 
     def user_profile(self, user: int) -> str:
         """Return the profile of the user with this index."""

@@ -137,7 +137,9 @@ class ChosenAspect(BaseModel):
         description="Words in which the item's reviews praise it; empty if there are none.",
         examples=["open until two"],
     )
-    is_named: bool = Field(description="Whether the text names it.")
+    is_named: bool = Field(
+        description="Whether the text of this answer names it, which max_words may have cut."
+    )
 
 
 class Explanation(BaseModel):
@@ -164,7 +166,8 @@ class Explanation(BaseModel):
     )
     kind: str = Field(
         description="written: by the model; plain: a sentence made of the evidence, in place of a "
-        "text that was refused, or an opening to which the model added nothing."
+        "text that was refused, or an opening to which the model added nothing. This, "
+        "num_generated_tokens and finish_reason are those of the whole text if max_words cut it."
     )
     aspects: list[ChosenAspect] = Field(
         description="The aspects that were chosen for the pair, the best first; none unless the "

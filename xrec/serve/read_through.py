@@ -1,16 +1,18 @@
 """Answers come from the backfill, else from memory, else from the model.
 
 A generated text is kept in memory with the fingerprint of its model. Texts are kept and looked up
-whole; `max_words` cuts them after a sentence. In greedy decoding the model would give the same text
-for that limit, because it cuts its texts in the same way.
+whole; `max_words` cuts them after a sentence, as the model cuts its own texts. Checks, tries and
+evidence were those of the whole text: a model with that limit would try again if the beginning
+named too few aspects.
 """
 
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from xrec.backfill.lookup import Explained, ExplanationLookup
+from xrec.checks import AspectNames
 from xrec.data.evidence import NamedEvidence
 from xrec.errors import XRecError
 from xrec.generate.text_rules import cut_to_words
@@ -45,8 +47,9 @@ class ReadThrough:
     """Answers pairs from `lookup`, from `live_bytes` of generated texts in memory, or by `model`.
 
     `lookup` is None as long as there is no backfill. `catalogue` tells the items' titles, within
-    which no text is cut; it is None until it is read. `model_fingerprint` is that of the current
-    model: texts of another model are not given from memory.
+    which no text is cut, and the aspects that what is left names; it is None until it is read.
+    `model_fingerprint` is that of the current model: texts of another model are not given from
+    memory.
     """
 
     def __init__(self, model: Model, recorder: Recorder, live_bytes: int):
@@ -203,8 +206,21 @@ class ReadThrough:
             num_generated_tokens=answer.num_generated_tokens,
             finish_reason=answer.finish_reason,
             kind=answer.kind,
-            aspects=[ChosenAspect(**vars(evidence)) for evidence in answer.aspects],
+            aspects=[ChosenAspect(**vars(evidence)) for evidence in self._aspects(answer, text)],
         )
+
+    def _aspects(self, answer: Answer, text: str) -> Sequence[NamedEvidence]:
+        """Return the aspects of an answer, each with whether `text`, which is shown, names it."""
+        if text == answer.text:
+            return answer.aspects
+        aspects = [evidence.aspect for evidence in answer.aspects]
+        names = self.catalogue.aspect_names if self.catalogue else AspectNames(aspects)
+        return [
+            replace(evidence, is_named=is_named)
+            for evidence, is_named in zip(
+                answer.aspects, names.are_named(aspects, text), strict=True
+            )
+        ]
 
     def _title(self, pair: PairRequest) -> str:
         """Return the title that the pair's text has, "" if it is not known."""

@@ -58,7 +58,9 @@ def read_inputs(config: ServeConfig) -> Inputs:
         dataset, graph = extend_with_new(
             dataset, graph, read_cold_start(config.cold_start, config.storage)
         )
-    return Inputs(Catalogue(dataset, graph), model_inputs(adapter, graph.manifest))
+    catalogue = Catalogue(dataset, graph)
+    catalogue.build()
+    return Inputs(catalogue, model_inputs(adapter, graph.manifest))
 
 
 def read_lookup(

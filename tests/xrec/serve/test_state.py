@@ -57,6 +57,14 @@ def test_fingerprint_is_the_one_that_the_backfills_rows_have(town: Path) -> None
     assert row.model_fingerprint == inputs.model_fingerprint
 
 
+def test_catalogue_finds_the_aspects_of_its_dataset(town: Path) -> None:
+    catalogue = read_inputs(serve_config(town)).catalogue
+    assert catalogue.dataset.aspects is not None
+    aspect = catalogue.dataset.aspects["aspect"][0].as_py()
+    found = catalogue.aspect_names.find(f"You would enjoy its {aspect}.")
+    assert [each.name for each in found] == [aspect]
+
+
 def test_any_process_can_open_what_a_relative_uri_names(
     town: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
