@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from xrec.checks.phrases import AspectNames, PhraseIndex
+from xrec.checks.phrases import AspectNames
 from xrec.checks.plain import plain_sentence
 from xrec.checks.support import unsupported_words
 from xrec.checks.tokens import tokens_of
 from xrec.checks.tone import why_not_positive
-from xrec.checks.word_list import read_word_list
+from xrec.checks.word_list import WordList, read_word_list
 from xrec.config.checks import CheckFailure, ChecksConfig, PlainConfig
 from xrec.config.shared import StorageConfig
 from xrec.data.english import with_capitals
@@ -47,7 +47,7 @@ class Checker:
     def __init__(self, vocabulary: Iterable[str] = (), storage: StorageConfig | None = None):
         self._vocabulary = tuple(vocabulary)
         self._storage = storage or StorageConfig()
-        self._lists: dict[str, PhraseIndex] = {}
+        self._lists: dict[str, WordList] = {}
 
     @cached_property
     def aspects(self) -> AspectNames:
@@ -165,12 +165,12 @@ class Checker:
         assert checks.unsafe_words is not None
         text = composed(text)
         own = title_spans(text, texts.item_title)
-        for found in self._list(checks.unsafe_words).find(text):
-            if not found.is_within(own):
-                return text[found.start : found.end]
+        for start, end in self._list(checks.unsafe_words).find(text):
+            if not any(first <= start and end <= last for first, last in own):
+                return text[start:end]
         return None
 
-    def _list(self, uri: str) -> PhraseIndex:
+    def _list(self, uri: str) -> WordList:
         if uri not in self._lists:
             self._lists[uri] = read_word_list(uri, self._storage)
         return self._lists[uri]

@@ -56,7 +56,8 @@ class ChecksConfig(Config):
     unsafe_words: str | None = Field(
         None,
         description="URI of a text file in UTF-8 with a word or phrase a line; a text that holds "
-        "one of them outside the item's title is refused. If null, there is no list.",
+        "one of them outside the item's title is refused. Marks other than hyphens stand for "
+        "themselves, as in sh*t. If null, there is no list.",
     )
 
     @property

@@ -222,6 +222,18 @@ def test_unsafe_words_of_a_list_are_refused_outside_the_title(tmp_path: Path) ->
     assert reason("Only damn-fools read The Killing Hour.", NOVEL, checks) == "unsafe"
 
 
+def test_unsafe_words_with_marks_are_refused_as_they_are_written_and_nothing_else(
+    tmp_path: Path,
+) -> None:
+    words = tmp_path / "words.txt"
+    words.write_text("sh*t\nb!tch\na$$\n$hit\nf***\n\U0001f595\n", encoding="utf-8")
+    checks = ChecksConfig(unsafe_words=str(words))
+    for text in ("This is Sh*t.", "A b!tch.", "An a$$.", "A $hit.", "F*** it.", "\U0001f595!"):
+        assert reason(text, NOVEL, checks) == "unsafe"
+    for text in ("A nice place.", "A hit with guests.", "Route F is near.", "You need a shot."):
+        assert reason(text, NOVEL, checks) == ""
+
+
 @pytest.mark.parametrize("content", [None, b"", b"# nothing\n", b"\xff\xfe\xfa"])
 def test_unsafe_words_of_a_list_that_cannot_be_are_an_error(
     tmp_path: Path, content: bytes | None
