@@ -6,8 +6,9 @@ names "The Rusty Compass"; in "Wendy's", which is a title itself, it is. Of Chin
 Lao, Khmer and Burmese, which are written without spaces, each character is a word.
 
 A name begins and ends with a word that is not in small letters, so that "the friendly staff" does
-not name the café "The Friendly". A title of one word is often a common word too ("Target", "Cake"):
-in a text about another item it counts only in the middle of a sentence and beside no other
+not name the café "The Friendly". Of a title of more than twelve words the first twelve are its
+name, whatever the last of them is. A title of one word is often a common word too ("Target",
+"Cake"): in a text about another item it counts only in the middle of a sentence and beside no other
 capitalized word. A name that is misspelled, or written in small letters where the title has
 capitals, is not found.
 """
@@ -176,7 +177,8 @@ class TitleIndex:
             for start, first in enumerate(words)
             if not first.is_small or first.key == _ARTICLE
             for stop in range(min(len(words), start + longest), start, -1)
-            if not words[stop - 1].is_small and _is_name(words[start:stop])
+            if stop - start == _MAX_WORDS  # so many words that are a title's are no common ones
+            or (not words[stop - 1].is_small and _is_name(words[start:stop]))
         ]
         if not runs or not len(hashes):
             return []

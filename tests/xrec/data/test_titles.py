@@ -118,6 +118,24 @@ def test_other_title_is_a_whole_name_of_another_item(text: str, expected: str | 
     assert TitleIndex(CATALOGUE).other_title(text, "The Rusty Fox") == expected
 
 
+@pytest.mark.parametrize(
+    "title",
+    [
+        "Fender Player Stratocaster Electric Guitar Maple Fingerboard With Two Pickups and a Case",
+        "Ernie Ball Regular Slinky Nickel Wound Electric Guitar Strings Gauge 10 for 46 Players",
+        "The Regular Slinky Nickel Wound Electric Guitar Strings Gauge 10 46 with a Pick of Yours",
+        "Ernie Ball Regular Slinky Nickel Wound Electric Guitar Strings Gauge Ten Forty And More",
+    ],
+)
+def test_other_title_that_is_long_is_found_whatever_its_twelfth_word_is(title: str) -> None:
+    index = TitleIndex([title, "Luna"])
+    first_words = " ".join(title.split()[:12])
+    assert index.other_title(f"You would enjoy Luna more than the {title}.", "Luna") == first_words
+    assert index.other_title(f"You would enjoy {title} for its tone.", title) is None
+    begun = " ".join(title.split()[:11])
+    assert index.other_title(f"You would enjoy the {begun}.", "Luna") is None
+
+
 def test_other_title_that_the_prompt_names_is_allowed() -> None:
     index, text = TitleIndex(CATALOGUE), "It is better than The Rusty Compass."
     assert index.other_title(text, "The Rusty Fox", ["Next to The Rusty Compass."]) is None
