@@ -119,7 +119,7 @@ def elsewhere_texts(given: Given, entry: Entry) -> Made:
         location,
         {pair: texts.get(pair) for pair in ids},
         config={
-            **source.model_dump(mode="json", exclude={"uri", "judge_scores"}),
+            **source.model_dump(mode="json", exclude={"uri", "judge_scores", "is_trained"}),
             "pairs": given.pairs.fingerprint,
         },
         inputs={
