@@ -14,7 +14,7 @@ from xrec.config.data import PrepareConfig
 from xrec.data.assemble import Assembled, assemble, check_not_empty
 from xrec.data.dataset import ASPECTS_FROM, AspectsFrom, write_dataset
 from xrec.data.findings import check_rejected_share, count_reasons, rejected_table
-from xrec.data.profile_aspects import AspectFinder, profile_aspect_tables
+from xrec.data.profile_aspects import RULES_VERSION, AspectFinder, profile_aspect_tables
 from xrec.data.source import Source, SourceData
 from xrec.storage import Location, Manifest, check_access, content_hash, finished, location_of
 
@@ -96,10 +96,11 @@ def dataset_settings(config: PrepareConfig) -> dict[str, Any]:
     """
     values = config.model_dump(mode="json", include={"source", "splits", "max_rejected_share"})
     of_profiles = config.aspects_from
-    aspects = {} if of_profiles is None else {ASPECTS_FROM: of_profiles.model_dump(mode="json")}
+    if of_profiles is not None:
+        rules = {**of_profiles.model_dump(mode="json"), "version": RULES_VERSION}
+        values[ASPECTS_FROM] = rules
     return {
         **values,
-        **aspects,
         "source": {key: value for key, value in values["source"].items() if key != "uri"},
     }
 

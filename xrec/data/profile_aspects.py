@@ -26,6 +26,9 @@ class NamedAspects:
     of_explanations: Sequence[Sequence[int]]
 
 
+RULES_VERSION = 2
+"""Of the rules by which aspects are found in profiles; with other rules it is another dataset."""
+
 AspectFinder = Callable[[Sequence[str], Sequence[str]], NamedAspects]
 """Finds aspects in the items' profiles, and those that explanations name.
 

@@ -45,6 +45,8 @@ from xrec.data.english import singular
 Reason = Mapping[str, str]
 """A noun phrase by all names that it may have, in normal form; of each how it is written."""
 
+_AFTER_NOUNS = frozenset({"in", "at", "with", "near", "would"})
+_OF_PEOPLE = frozenset({"looking", "specializing", "participating", "living", "dining"})
 _MOST_NOUNS, _MOST_ADJECTIVES = 3, 2
 _BLAME = -0.2
 _LOVER, _PERSON = "F", "U"
@@ -91,7 +93,19 @@ def _part(clause: Clause, place: int, lower: str, part: Part) -> Part:
         return ADJECTIVE
     if part == VERB and lower.endswith("ing") and following == AND:
         return NOUN  # "swimming, fishing and hiking"
+    if part == VERB and lower.endswith("ing") and _ends_a_noun(clause, place):
+        return NOUN  # "horseback riding in the hills"
     return part
+
+
+def _ends_a_noun(clause: Clause, place: int) -> bool:
+    """Whether a noun stands before the word, and behind it nothing that it would do."""
+    if not place or clause.parts[place - 1] != NOUN or clause.lower[place] in _OF_PEOPLE:
+        return False
+    rest = place + 1
+    return rest == len(clause.parts) or (
+        clause.parts[rest] == STOP and clause.lower[rest] in _AFTER_NOUNS
+    )
 
 
 def _reasons(clause: Clause, parts: Sequence[Part], start: int, stop: int) -> list[Reason]:
@@ -103,6 +117,8 @@ def _reasons(clause: Clause, parts: Sequence[Part], start: int, stop: int) -> li
     words = {*nouns, *(word for group in adjectives for word in group)}
     if is_name or is_of_people or any(map(_blames, words)):
         return []
+    if not adjectives and start and clause.lower[start - 1] == "this":
+        return []  # "would enjoy this hotel": it is what the profile is of
     while len(nouns) > 1 and singular(nouns[-1]) in TAILS:
         nouns = nouns[:-1]
     if singular(nouns[-1]) in NEVER:

@@ -24,6 +24,24 @@ def test_reasons_of_a_profile_are_its_noun_phrases_with_what_describes_them() ->
     ]
 
 
+def test_reasons_are_activities_of_a_noun_and_a_verb_that_has_no_object() -> None:
+    assert _longest("Fans of biking and horseback riding in the open") == [
+        "biking",
+        "horseback riding",
+    ]
+    assert _longest("Hikers enjoy wine tasting.") == ["wine tasting"]
+    assert _longest("Fans of Thai cuisine looking for a cozy atmosphere") == [
+        "thai cuisine",
+        "cozy atmosphere",
+    ]
+    assert _longest("a bar serving craft beer") == ["bar", "craft beer"]
+
+
+def test_reasons_are_not_what_the_profile_is_of() -> None:
+    assert _longest("Travelers who enjoy ocean views would enjoy this hotel.") == ["ocean views"]
+    assert _longest("Locals would enjoy this historic tavern.") == ["historic tavern"]
+
+
 def test_reason_may_be_called_by_fewer_of_its_words_and_its_key_is_singular() -> None:
     (reason,) = reasons("fresh handmade pasta dishes")
     assert dict(reason) == {
