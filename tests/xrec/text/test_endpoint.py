@@ -43,12 +43,12 @@ def test_endpoint_with_all_kinds_of_trouble_loses_nothing() -> None:
                 Answer(text="x" * 5000, is_cut=True),
                 Answer(body="<html>busy</html>"),
                 Answer(status=503),
-                Answer(delay_seconds=3.0),
+                Answer(delay_seconds=7.0),
             ][number % 7]
         return Answer(text=right(asked).text, delay_seconds=number % 5 / 100)
 
     with stub_endpoint(behave) as stub:
-        with endpoint_model(stub, timeout_seconds=1.0, concurrency=6) as model:
+        with endpoint_model(stub, timeout_seconds=3.0, concurrency=6) as model:
             replies = list(ask(model, prompts(84), SAMPLING))
         assert _words(replies) == [f"word-{place}" for place in range(84)]
         assert len(stub.asked) == 84 + 28 * 1 + 28 * 2
