@@ -168,7 +168,7 @@ def test_compare_killed_ten_times_at_random_ends_with_the_same_table(
         with driver("compare", project, log) as process:
             if not _works(process, log):
                 break  # it ended before the kill
-            time.sleep(rng.uniform(0, 60))
+            time.sleep(rng.uniform(0, 15))
             if process.poll() is not None:
                 break
             kill_family(process)
