@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from xrec.config.aspects import Sentiment
 from xrec.config.shared import Split
-from xrec.data.dataset import Dataset
+from xrec.data.dataset import Dataset, edges_of
 from xrec.errors import DataError
 from xrec.graph import check_aspects
 
@@ -150,7 +150,7 @@ def dataset_mentions(
         users, items = dataset.interaction_edges("train")
         return ProfileMentions.of(users, items, _profiles(dataset), dataset.num_users)
     rows = _rows(dataset, split, _COUNTED[sentiment])
-    return _mentions_of(dataset, _edges(dataset.explained_pairs(split)), rows)
+    return _mentions_of(dataset, edges_of(dataset.explained_pairs(split)), rows)
 
 
 def review_mentions(dataset: Dataset, split: Split, sentiments: Sequence[str]) -> Mentions:
@@ -191,10 +191,6 @@ def _mentions_of(dataset: Dataset, edges: NDArray[np.int64], rows: pa.Table) -> 
         dataset.num_users,
         dataset.num_items,
     )
-
-
-def _edges(pairs: pa.Table) -> NDArray[np.int64]:
-    return np.stack([pairs["user_index"].to_numpy(), pairs["item_index"].to_numpy()]).astype("i8")
 
 
 def _profiles(dataset: Dataset) -> Sparse:

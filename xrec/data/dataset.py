@@ -97,12 +97,12 @@ class Dataset:
 
     def interaction_edges(self, split: Split) -> npt.NDArray[np.int64]:
         """The E interactions of the split, (2, E) int64: row 0 has user indices, row 1 items'."""
-        return _edges(_of_split(self.interactions, split))
+        return edges_of(_of_split(self.interactions, split))
 
     def reviewed_edges(self, split: Split) -> npt.NDArray[np.int64]:
         """Those of `interaction_edges` that may have a review: none that came after training."""
         there = self.interactions if self.reviewed is None else self.reviewed
-        return _edges(_of_split(there, split))
+        return edges_of(_of_split(there, split))
 
     def explained_pairs(self, split: Split) -> pa.Table:
         """The split's rows of `explanations` (schema EXPLANATIONS), by user and item."""
@@ -185,7 +185,8 @@ def _of_split(table: pa.Table, split: Split) -> pa.Table:
     return table.filter(pc.equal(table["split"], split))
 
 
-def _edges(pairs: pa.Table) -> npt.NDArray[np.int64]:
+def edges_of(pairs: pa.Table) -> npt.NDArray[np.int64]:
+    """The columns user_index and item_index of E pairs, (2, E) int64."""
     columns = [pairs[name].to_numpy() for name in ("user_index", "item_index")]
     return np.stack(columns).astype(np.int64)
 

@@ -220,17 +220,18 @@ def test_run_is_read_after_compaction_and_vacuum(make_config: MakeConfig) -> Non
     _assert_equal(_read(config), _expected(config))
 
 
+def _die(task: RankingTask, rows: pa.Table) -> None:
+    raise Killed
+
+
 @pytest.mark.usefixtures("actor_here")
 def test_run_users_that_kill_their_process_end_it_and_are_done_again_by_the_next(
     make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = make_config(user_ids=["u3", "u5"], users_per_task=1)
 
-    def die(task: RankingTask, rows: pa.Table) -> None:
-        raise Killed
-
     with monkeypatch.context() as patch:
-        patch.setattr(RankingTask, "do", die)
+        patch.setattr(RankingTask, "do", _die)
         with pytest.raises(ClusterError, match="2 of 2 users are not ranked: 4 processes died"):
             _run(config)
     assert publish_recommendations(_plan(config)) is None
@@ -246,9 +247,6 @@ def test_run_stopped_while_it_does_users_again_is_finished_by_the_next(
     """What was finished before lacks them, and must not be taken for the end."""
     config = make_config(user_ids=["u3", "u5"], users_per_task=1)
 
-    def die(task: RankingTask, rows: pa.Table) -> None:
-        raise Killed
-
     def stop(state: RunState) -> None:
         if not state.failed:
             raise KeyboardInterrupt
@@ -257,7 +255,7 @@ def test_run_stopped_while_it_does_users_again_is_finished_by_the_next(
         return drive(*arguments, **{**settings, "on_commit": stop})
 
     with monkeypatch.context() as patch:
-        patch.setattr(RankingTask, "do", die)
+        patch.setattr(RankingTask, "do", _die)
         with pytest.raises(ClusterError):
             _run(config)
     with monkeypatch.context() as patch:
