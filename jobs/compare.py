@@ -1,6 +1,7 @@
 """Jobs `compare` and `ablate`: contestants write texts for the same pairs; one table."""
 
 import os
+from dataclasses import replace
 
 from cluster.connect import ensure_ray
 from cluster.preflight import check_cluster
@@ -8,7 +9,13 @@ from cluster.room import demand_of_actors
 from jobs.output import Output, llm_fingerprint
 from jobs.train_adapter import check_training_cluster
 from xrec.checks import check_word_list
-from xrec.compare import check_packages, compare, comparison_identity, has_all_metrics
+from xrec.compare import (
+    check_packages,
+    compare,
+    comparison_identity,
+    computed_on_ray,
+    has_all_metrics,
+)
 from xrec.config.comparison import ComparisonConfig
 from xrec.config.contestants import ADAPTERS
 from xrec.data.dataset import check_has_explanations
@@ -17,13 +24,17 @@ from xrec.storage import Manifest, check_artifacts, location_of
 
 
 def output(config: ComparisonConfig, *, exact: bool = True) -> Output:
-    """The comparison that `config` asks for; see jobs.output."""
+    """The comparison that `config` asks for; see jobs.output.
+
+    What `auto` becomes is known on the cluster alone, so it is not compared: a comparison that is
+    there stays the one that was made, by whatever it was made with.
+    """
     base_model: str | None = None
     unchecked: tuple[str, ...] = ()
     if config.llm is not None and config.has_language_model:
         base_model = llm_fingerprint(config, config.llm, exact=exact)
         unchecked = () if base_model else ("base_model",)
-    settings, inputs = comparison_identity(config, base_model, exact=exact)
+    settings, inputs = comparison_identity(config, base_model)
     if config.has_prompts and settings["computation"] is None:
         unchecked += ("computation",)
     if settings["device"] is None:
@@ -52,15 +63,17 @@ def run(config: ComparisonConfig) -> Manifest:
     made = output(config)
     found = made.found()
     if found.state == "same":
-        people = config.blind_sheet
-        if people.num_pairs or people.answers:
-            return compare(config, made.config, made.inputs)  # all is there, nothing is asked
         assert found.manifest is not None
+        people = config.blind_sheet
+        if people.num_pairs or people.answers:  # all is there, nothing is asked of a cluster
+            return compare(config, found.manifest.config, found.manifest.inputs)
         return found.manifest
     keys = judge_keys(config.metrics.judges, os.environ)
     with ensure_ray(config.ray):
         _check_cluster(config)
-        return compare(config, made.config, made.inputs, keys=keys)
+        base_model = made.inputs.get("base_model")
+        settings, inputs = comparison_identity(config, base_model, computed_on_ray(config))
+        return compare(config, settings, inputs, keys=keys)
 
 
 def _check_cluster(config: ComparisonConfig) -> None:
@@ -72,6 +85,8 @@ def _check_cluster(config: ComparisonConfig) -> None:
     if config.has_prompts:
         reads.append(config.artifact("graph"))
     demand = demand_of_actors(config.actors, config.engine.tensor_parallel_size)
+    if config.device == "cuda":  # texts are scored on one at least
+        demand = replace(demand, gpus=max(1, demand.gpus))
     check_cluster(demand, reads=reads, writes=[uri], storage=config.storage)
 
 

@@ -12,8 +12,15 @@ killed goes on, and one that gets another contestant or seed keeps the others.
 """
 
 from xrec.compare.artifact import has_all_metrics
+from xrec.compare.computed import computed_on_ray
 from xrec.compare.identity import comparison_identity
 from xrec.compare.packages import check_packages
 from xrec.compare.run import compare
 
-__all__ = ["check_packages", "compare", "comparison_identity", "has_all_metrics"]
+__all__ = [
+    "check_packages",
+    "compare",
+    "comparison_identity",
+    "computed_on_ray",
+    "has_all_metrics",
+]

@@ -2,14 +2,13 @@
 
 from typing import Any
 
+from xrec.compare.computed import Computed, settled
 from xrec.compare.elsewhere import elsewhere_fingerprint
 from xrec.compare.judges import judge_scores_fingerprint
-from xrec.compare.scoring_device import scoring_device
 from xrec.config.comparison import ComparisonConfig
 from xrec.config.contestants import ADAPTERS, COPIES, PEERS, TEXT_ONLY
 from xrec.config.shared import JobConfig
 from xrec.evaluate.measures import metrics_identity
-from xrec.generate.computation import known_computation
 from xrec.storage import manifest_of
 from xrec.train.adapter import adapter_run_config
 
@@ -29,21 +28,25 @@ _ALWAYS = {
 
 
 def comparison_identity(
-    config: ComparisonConfig, base_model: str | None, *, exact: bool = True
+    config: ComparisonConfig, base_model: str | None, computed: Computed | None = None
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """The settings and the inputs of a comparison.
 
     base_model: the fingerprint of the language model, None if no contestant has one.
+    computed: what `auto` became. Without it, the settings `device` and `computation` are None where
+    something is `auto`.
 
-    The setting `computation` says what `auto` became; without `exact` it is None where something is
-    `auto`, for another machine may be the one that computes. Raises ArtifactNotFoundError if an
+    Raises ArtifactNotFoundError if an
     input is not finished, StorageNotFoundError for texts that are not there.
     """
     names = set(config.contestants)
+    device, computation = (
+        settled(config) if computed is None else (computed.device, computed.computation)
+    )
     settings = {
         **config.model_dump(mode="json", include=_ALWAYS),
         "metrics": metrics_identity(config.metrics, llm=config.llm, storage=config.storage),
-        "device": scoring_device(config) if exact or config.device != "auto" else None,
+        "device": device,
         "texts": {
             name: config.texts[name].model_dump(mode="json", exclude={"uri", "judge_scores"})
             for name in config.contestants
@@ -59,13 +62,7 @@ def comparison_identity(
         inputs["aspects"] = manifest_of(config, "aspects").fingerprint
     if config.has_prompts:
         settings |= config.model_dump(mode="json", include={"decoding", "prompt", "rows_per_chunk"})
-        settings["computation"] = known_computation(
-            config.language_model,
-            config.actors.device,
-            config.engine,
-            config.storage,
-            exact=exact,
-        )
+        settings["computation"] = computation
     if names & set(ADAPTERS):
         settings["adapter"] = adapter_run_config(config.training_of("ours", 0, "adapter"))
     for kind in names & set(PEERS):

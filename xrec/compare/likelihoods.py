@@ -3,7 +3,7 @@
 With each user's own vector, and with another user's: what of it is the vector's.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -20,7 +20,6 @@ from xrec.config.contestants import ADAPTERS
 from xrec.data.held_out import HeldOutPair
 from xrec.evaluate import other_users
 from xrec.evaluate.measure import MetricInfo
-from xrec.generate.computation import computation
 from xrec.generate.explainer import Explainer
 from xrec.generate.loading import Sources, load_explainer
 from xrec.generate.scoring import fitting_pairs, nll_own_and_shuffled
@@ -125,23 +124,25 @@ def weigh_entries(
     config: ComparisonConfig,
     pairs: ComparedPairs,
     entries: Sequence[Entry],
+    computation: Mapping[str, str] | None,
     weigh_all: WeighAll = weigh_on_ray,
 ) -> dict[Entry, pa.Table]:
     """The likelihoods of the entries with an adapter, where `likelihood` asks for them.
 
     What is there with the same adapter and settings is taken, and the others are weighed.
+    computation: what they are weighed with, as the comparison records it.
     """
     if not config.likelihood:
         return {}
     weighed = [entry for entry in entries if entry.contestant in ADAPTERS]
-    found = {entry: _kept(config, pairs, entry) for entry in weighed}
+    found = {entry: _kept(config, pairs, entry, computation) for entry in weighed}
     left = [entry for entry in weighed if found[entry] is None]
     if left:
         task = WeighingTask(config, pairs.pairs)
         sources = [sources_of(adapter_runs(config, entry, pairs.uri)[1]) for entry in left]
         tables = weigh_all(task, sources)
         for place, table in progress(tables, "weighing references", len(left)):
-            found[left[place]] = _keep(config, pairs, left[place], table)
+            found[left[place]] = _keep(config, pairs, left[place], computation, table)
     return {entry: table for entry in weighed if (table := found[entry]) is not None}
 
 
@@ -155,29 +156,40 @@ def with_likelihoods(scores: pa.Table, likelihoods: pa.Table | None) -> pa.Table
 
 
 def _identity(
-    config: ComparisonConfig, pairs: ComparedPairs, entry: Entry
+    config: ComparisonConfig,
+    pairs: ComparedPairs,
+    entry: Entry,
+    computation: Mapping[str, str] | None,
 ) -> tuple[dict[str, object], dict[str, str]]:
     settings = {
         "pairs": pairs.fingerprint,
         "seed": config.pairs_seed,
-        "computation": computation(
-            config.language_model, config.actors.device, config.engine, config.storage
-        ),
+        "computation": computation,
     }
     adapter = read_manifest(entry.location / "adapter", "adapter")
     return settings, {"adapter": adapter.fingerprint}
 
 
-def _kept(config: ComparisonConfig, pairs: ComparedPairs, entry: Entry) -> pa.Table | None:
+def _kept(
+    config: ComparisonConfig,
+    pairs: ComparedPairs,
+    entry: Entry,
+    computation: Mapping[str, str] | None,
+) -> pa.Table | None:
     location = entry.location / "likelihoods"
-    manifest = kept_manifest(location, "likelihoods", *_identity(config, pairs, entry))
+    manifest = kept_manifest(location, "likelihoods", *_identity(config, pairs, entry, computation))
     return None if manifest is None else read_table(location / _FILE, LIKELIHOODS)
 
 
 def _keep(
-    config: ComparisonConfig, pairs: ComparedPairs, entry: Entry, table: pa.Table
+    config: ComparisonConfig,
+    pairs: ComparedPairs,
+    entry: Entry,
+    computation: Mapping[str, str] | None,
+    table: pa.Table,
 ) -> pa.Table:
-    location, (settings, inputs) = entry.location / "likelihoods", _identity(config, pairs, entry)
+    location = entry.location / "likelihoods"
+    settings, inputs = _identity(config, pairs, entry, computation)
     (location / MANIFEST).delete()  # it is of other likelihoods
     write_manifest(
         location,

@@ -9,6 +9,7 @@ import pyarrow as pa
 from pydantic import SecretStr
 
 from xrec.compare.artifact import SCORES, write_comparison
+from xrec.compare.computed import as_recorded
 from xrec.compare.entries import Entry, entries_of
 from xrec.compare.judges import judges_page, judges_table, published_judges
 from xrec.compare.likelihoods import WeighAll, weigh_entries, weigh_on_ray, with_likelihoods
@@ -43,12 +44,14 @@ def compare(
 ) -> Manifest:
     """Make, score and compare what is not done yet; returns the comparison's manifest.
 
-    settings, inputs: what `comparison_identity` returns. keys: of judges that are endpoints.
+    settings, inputs: what `comparison_identity` returns, with what `auto` became.
+    keys: of judges that are endpoints.
 
     Ray must be initialised if anything is to be trained, written by a language model, or scored.
     Raises what trainings, bulk runs and scoring raise; what is done stays, and the next call goes
     on from there.
     """
+    config = as_recorded(config, settings)
     dataset = read_dataset(location_of(config, "dataset"))
     pairs = compared_pairs(config, dataset)
     given = Given(config, dataset, write_pairs(location_of(config, config.makes), pairs))
@@ -64,7 +67,7 @@ def compare(
         entry: there[entry] if entry in there else make_texts(given, entry) for entry in entries
     }
     scored = score_entries(config, given.pairs, made, keys or {}, score_all)
-    weighed = weigh_entries(config, given.pairs, entries, weigh_all)
+    weighed = weigh_entries(config, given.pairs, entries, settings.get("computation"), weigh_all)
     manifest = _finished(config, settings, inputs, scored)
     if manifest is None:
         measured = {

@@ -19,7 +19,6 @@ from xrec.bulk.ray_actors import as_xrec_error, gpus_each
 from xrec.compare.entries import Entry, kept_manifest
 from xrec.compare.made import Made
 from xrec.compare.pairs import ComparedPairs
-from xrec.compare.scoring_device import scoring_device
 from xrec.config.comparison import ComparisonConfig
 from xrec.data.dataset import read_dataset
 from xrec.data.held_out import HeldOutPair
@@ -156,23 +155,22 @@ def score_entries(
     keys: Mapping[str, SecretStr | None],
     score_all: ScoreAll = score_on_actors,
 ) -> dict[Entry, Scored]:
-    """The scores of all entries; what is there with the same texts and settings is taken."""
+    """The scores of all entries; what is there with the same texts and settings is taken.
+
+    `config.device` is the one that scores are recorded as made on, and not `auto`.
+    """
+    assert config.device != "auto"
     entries = list(made)
     texts = {entry: _texts(entry, pairs, made[entry]) for entry in entries}
     found = {entry: _kept(config, pairs, entry, made[entry], texts[entry]) for entry in entries}
     left = [entry for entry in entries if found[entry] is None]
     if left:
-        task = ScoringTask(_on_one_device(config), pairs.pairs, keys)
+        task = ScoringTask(config, pairs.pairs, keys)
         each_scored = score_all(task, [texts[entry] for entry in left])
         for scores in progress(each_scored, "scoring", len(left)):
             entry = left[scores.number]
             found[entry] = _keep(config, pairs, entry, made[entry], texts[entry], scores)
     return {entry: scored for entry in entries if (scored := found[entry]) is not None}
-
-
-def _on_one_device(config: ComparisonConfig) -> ComparisonConfig:
-    """The config with the device that scores are recorded as made on, for whoever makes them."""
-    return config.model_copy(update={"device": scoring_device(config)})
 
 
 def _texts(entry: Entry, pairs: ComparedPairs, made: Made) -> ContestantTexts:
@@ -189,7 +187,7 @@ def _identity(
     settings = {
         "metrics": metrics_identity(config.metrics, llm=config.llm, storage=config.storage),
         "pairs": pairs.fingerprint,
-        "device": scoring_device(config),
+        "device": config.device,
     }
     return settings, {
         "texts": made.fingerprint,

@@ -132,7 +132,9 @@ class ComparisonConfig(JobConfig):
     rows_per_chunk: int = Field(
         64, ge=1, description="Average number of pairs whose texts are committed as a whole."
     )
-    device: Device = Field("auto", description="What texts are scored on.")
+    device: Device = Field(
+        "auto", description="What texts are scored on; auto is a GPU if the cluster has one."
+    )
     metrics: MetricsConfig = Field(
         default_factory=MetricsConfig, description="What texts are scored by."
     )

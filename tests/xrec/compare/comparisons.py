@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from xrec.compare.computed import Computed
 from xrec.compare.entries import Entry
 from xrec.compare.identity import comparison_identity
 from xrec.compare.made import Costs, Made, keep_texts, kept_texts
@@ -20,6 +21,7 @@ from xrec.config.compare import CompareConfig
 from xrec.evaluate.contestant_texts import ContestantTexts
 from xrec.storage import Manifest
 
+ON_CPU = Computed("cpu", {"dtype": "float32", "device": "cpu", "engine": "transformers"})
 _KEPT = {"ours": 0.8, "constant": 0.4, "lora": 0.6}
 """The share of the reference's words that a contestant's text has."""
 
@@ -77,7 +79,7 @@ def _from_references(given: Given, entry: Entry) -> Made:
 def run(config: CompareConfig, work: Work | None = None) -> Manifest:
     """Compare without Ray."""
     work = work or Work()
-    settings, inputs = comparison_identity(config, "model")
+    settings, inputs = comparison_identity(config, "model", ON_CPU)
     return compare(config, settings, inputs, make_texts=work.make, score_all=work.score)
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 import pyarrow as pa
 import pytest
 
-from tests.xrec.compare.comparisons import Work, figures
+from tests.xrec.compare.comparisons import ON_CPU, Work, figures
 from tests.xrec.compare.conftest import MakeConfig
 from xrec.compare.entries import Entry
 from xrec.compare.identity import comparison_identity
@@ -69,7 +69,7 @@ class WithAdapters(Work):
 def run(config: CompareConfig, scales: Scales, version: int = 0) -> Manifest:
     work = WithAdapters()
     work.version = version
-    settings, inputs = comparison_identity(config, "model")
+    settings, inputs = comparison_identity(config, "model", ON_CPU)
     return compare(
         config,
         settings,

@@ -14,7 +14,6 @@ from tests.xrec.compare.comparisons import Work, figures, run, table
 from tests.xrec.compare.conftest import MakeConfig
 from xrec.compare.blind.sheet import Sheet, read_sheet
 from xrec.compare.entries import entries_of
-from xrec.compare.identity import comparison_identity
 from xrec.compare.judges import published_judges
 from xrec.data.dataset import read_dataset
 from xrec.data.held_out import held_out_pairs
@@ -267,20 +266,6 @@ def test_compare_killed_between_scores_and_their_manifest_takes_no_other_ones_sc
             run(config)
     assert not (location_of(config, "comparison") / "profile" / "scores" / "manifest.json").exists()
     assert run(config).files == whole.files
-
-
-def test_compare_identity_says_what_scores_are_computed_on(
-    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def device(has_gpu: bool, *, exact: bool = True, **values: Any) -> Any:
-        monkeypatch.setattr("torch.cuda.is_available", lambda: has_gpu)
-        settings, _ = comparison_identity(make_config(**values), None, exact=exact)
-        return settings["device"]
-
-    assert device(False, device="auto") == "cpu"
-    assert device(True, device="auto") == "cuda"
-    assert device(True, device="cpu") == "cpu"
-    assert device(False, device="auto", exact=False) is None
 
 
 def test_compare_broken_scores_of_published_judges_end_it_before_anything_is_made(

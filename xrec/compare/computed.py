@@ -1,0 +1,76 @@
+"""What a comparison is computed with: what `auto` becomes on the cluster that computes it.
+
+The process that drives a comparison need not see a GPU that its actors have, and the other way
+round, so the cluster is asked.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import ray
+from ray.exceptions import RayError
+
+from xrec.bulk.ray_actors import as_xrec_error, gpus_each
+from xrec.config.comparison import ComparisonConfig
+from xrec.generate.computation import computation, settled_computation
+
+
+@dataclass(frozen=True)
+class Computed:
+    """What texts are scored on, and what `computation` says of the models that write them.
+
+    computation: None if no contestant has a prompt.
+    """
+
+    device: Literal["cpu", "cuda"]
+    computation: Mapping[str, str] | None = None
+
+
+def computed_on_ray(config: ComparisonConfig) -> Computed:
+    """What the actors of the connected cluster will compute with.
+
+    `auto` takes GPUs as the actors do (`gpus_each`). Raises the XRecError of the process that was
+    asked, or ClusterError.
+    """
+    device: Literal["cpu", "cuda"] = "cuda" if gpus_each(config.device, 1) else "cpu"
+    return Computed(device, _computation(config) if config.has_prompts else None)
+
+
+def settled(config: ComparisonConfig) -> tuple[str | None, dict[str, str] | None]:
+    """`device` and `computation` as far as the config says them; None where something is `auto`."""
+    device = None if config.device == "auto" else config.device
+    if not config.has_prompts:
+        return device, None
+    return device, settled_computation(config.language_model, config.actors.device, config.engine)
+
+
+def as_recorded(config: ComparisonConfig, settings: Mapping[str, Any]) -> ComparisonConfig:
+    """The config with the devices that `settings` say, as `comparison_identity` returns them."""
+    computed = settings.get("computation")
+    actors = config.actors
+    if computed is not None:
+        actors = actors.model_copy(update={"device": computed["device"]})
+    return config.model_copy(update={"device": settings["device"], "actors": actors})
+
+
+def _computation(config: ComparisonConfig) -> dict[str, str]:
+    actors, engine = config.actors, config.engine
+    gpus = gpus_each(actors.device, actors.num_actors, engine.tensor_parallel_size)
+    if gpus:
+        return computation_of_a_process(config, gpus)
+    return computation(config.language_model, "cpu", engine, config.storage)
+
+
+def computation_of_a_process(config: ComparisonConfig, num_gpus: int) -> dict[str, str]:
+    """What a process of Ray with GPUs says, which knows their number formats and has vLLM or not.
+
+    Raises the XRecError of that process, or ClusterError.
+    """
+    remote = ray.remote(max_calls=1)(computation).options(num_gpus=num_gpus)
+    settings = (config.language_model, "cuda", config.engine, config.storage)
+    try:
+        found: dict[str, str] = ray.get(remote.remote(*settings))
+    except RayError as error:
+        raise as_xrec_error(error) from error
+    return found
