@@ -15,6 +15,7 @@ from xrec.checks import check_word_list
 from xrec.config.serve import ServeConfig
 from xrec.errors import ClusterError, XRecError
 from xrec.generate.loading import check_sources
+from xrec.llm.source import anywhere
 from xrec.serve.app import APP, build
 from xrec.serve.deployment_file import serve_options
 from xrec.serve.proxy import CALLBACK, VARIABLE
@@ -59,9 +60,6 @@ def checked(config: ServeConfig) -> ServeConfig:
         location = location_of(config, name)
         check_access(location, config.storage)
         shared[name] = location.shared_uri
-    llm = config.llm
-    if os.path.isdir(llm.model):
-        llm = llm.model_copy(update={"model": os.path.abspath(llm.model)})
     cold_start = config.cold_start
     if cold_start is not None:
         tables = {
@@ -69,7 +67,9 @@ def checked(config: ServeConfig) -> ServeConfig:
             for name, uri in cold_start.model_dump(exclude_none=True).items()
         }
         cold_start = cold_start.model_copy(update=tables)
-    config = config.model_copy(update={**shared, "llm": llm, "cold_start": cold_start})
+    config = config.model_copy(
+        update={**shared, "llm": anywhere(config.llm), "cold_start": cold_start}
+    )
     check_word_list(config.decoding.text.checks, config.storage)
     read_lookup(config, check_sources(sources_of(config)).model_inputs)
     return config

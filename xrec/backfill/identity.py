@@ -15,6 +15,7 @@ from xrec.config.serve import ServeConfig
 from xrec.config.shared import ColdStartConfig, StorageConfig
 from xrec.data.cold_start import read_cold_start
 from xrec.generate.loading import Sources, check_sources, model_inputs
+from xrec.llm.source import anywhere
 from xrec.storage import Location, Manifest, location_of, manifest_of, open_location
 
 
@@ -94,7 +95,7 @@ def sources_of(config: BackfillConfig | ServeConfig) -> Sources:
     locations = {name: location_of(config, name) for name in names}
     return Sources(
         **{name: location.shared_uri for name, location in locations.items()},
-        llm=config.llm,
+        llm=anywhere(config.llm),
         storage=config.storage,
         ranker=_ranker(config),
         cold_start=_shared(config.cold_start, config.storage) if config.cold_start else None,

@@ -17,6 +17,7 @@ from filelock import FileLock
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
+from xrec.config.llm import LLMConfig
 from xrec.config.shared import StorageConfig
 from xrec.errors import ModelError
 from xrec.storage import Location, fingerprint_of, open_location
@@ -66,10 +67,15 @@ def folder_uris(source: str) -> tuple[str, ...]:
     return () if source.startswith("pypi:") or is_hub_id(source) else (source,)
 
 
-def absolute_name(source: str) -> str:
-    """The name of `source` for a process that runs in another folder."""
-    folder = Path(source).expanduser()
-    return str(folder.resolve()) if folder.exists() else source
+def anywhere(llm: LLMConfig) -> LLMConfig:
+    """The same language model for a process that runs in another folder: no path is relative."""
+    folder = Path(llm.model).expanduser()
+    names: dict[str, str] = {}
+    if folder.exists():
+        names["model"] = str(folder.resolve())
+    if llm.cache_dir and not llm.cache_dir.startswith("~"):  # each machine has a home of its own
+        names["cache_dir"] = str(Path(llm.cache_dir).absolute())
+    return llm.model_copy(update=names)
 
 
 def public_name(source: str) -> str:

@@ -17,6 +17,7 @@ from xrec.config.peers import PeerConfig, PeerKind
 from xrec.config.shared import Device, StorageConfig
 from xrec.data.dataset import Dataset, read_dataset
 from xrec.llm.model import resolve_device
+from xrec.llm.source import anywhere
 from xrec.peers.artifact import TrainedPeer, read_peer
 from xrec.peers.aspects import AspectNames, Names, aspect_ids, aspect_names
 from xrec.peers.batch import collate_pairs
@@ -59,7 +60,7 @@ class MakePeerTask:
             aspects=location_of(config, "aspects").shared_uri,
             kind=config.kind,
             num_aspects=config.peter.num_aspects,
-            llm=config.llm,
+            llm=None if config.llm is None else anywhere(config.llm),
             storage=config.storage,
             device=config.actors.device,
             num_threads=config.actors.cpus_per_actor,

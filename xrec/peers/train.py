@@ -15,7 +15,7 @@ import safetensors.torch
 from xrec.aspects import read_aspects_manifest
 from xrec.config.peers import PeerConfig
 from xrec.data.dataset import read_dataset
-from xrec.llm.source import absolute_name
+from xrec.llm.source import anywhere
 from xrec.peers.artifact import sizes_of, write_peer
 from xrec.peers.build import build_peer
 from xrec.peers.data import PeerData, build_peer_data
@@ -129,8 +129,7 @@ def for_workers(config: PeerConfig) -> PeerConfig:
         name: location_of(config, name).shared_uri for name in ("dataset", "aspects")
     }
     if config.llm is not None:
-        model = absolute_name(config.llm.model)
-        update["llm"] = config.llm.model_copy(update={"model": model})
+        update["llm"] = anywhere(config.llm)
     return config.model_copy(update=update)
 
 

@@ -16,7 +16,7 @@ from xrec.config.adapter import TrainAdapterConfig
 from xrec.errors import ConfigError
 from xrec.graph.artifact import check_graph_of_dataset
 from xrec.llm.model import check_quantization
-from xrec.llm.source import absolute_name, model_fingerprint, public_name, resolve_model
+from xrec.llm.source import anywhere, model_fingerprint, public_name, resolve_model
 from xrec.storage import Manifest, finished, location_of, manifest_of, run_fingerprint
 from xrec.train.adapter_worker import train_worker
 from xrec.train.checkpoint import (
@@ -183,6 +183,6 @@ def for_workers(config: TrainAdapterConfig) -> TrainAdapterConfig:
     return config.model_copy(
         update={
             **{name: location.shared_uri for name, location in locations.items()},
-            "llm": config.llm.model_copy(update={"model": absolute_name(config.llm.model)}),
+            "llm": anywhere(config.llm),
         }
     )

