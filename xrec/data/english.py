@@ -59,10 +59,11 @@ def tags() -> Mapping[str, str]:
 
 def with_capitals(words: str) -> str:
     """A phrase in lower case with the capitals of words that have no other form: "Thai food"."""
-    return " ".join(
+    written = " ".join(
         word.capitalize() if word not in tags() and word.capitalize() in tags() else word
         for word in words.split(" ")
     )
+    return written.replace("middle eastern", "Middle Eastern")
 
 
 def is_noun(word: str) -> bool:

@@ -252,7 +252,8 @@ def test_unsafe_words_of_a_list_that_cannot_be_are_an_error(
 def test_aspects_are_written_as_the_profile_has_them_where_its_capitals_mean_something() -> None:
     profile = "Craft beer and BBQ, by the taco stand. Pho Ha Market sells fish."
     texts = PairTexts("", "Pho Ha Market", profile)
-    names = ["craft beer", "bbq", "market", "fish", "tacos", "latin american cuisine"]
+    names = ["craft beer", "bbq", "market", "fish", "tacos"]
+    names += ["latin american cuisine", "middle eastern dishes"]
     written = Checker(names).as_written(texts)
     assert [written(name) for name in names] == [
         "craft beer",
@@ -261,6 +262,7 @@ def test_aspects_are_written_as_the_profile_has_them_where_its_capitals_mean_som
         "fish",
         "tacos",
         "Latin American cuisine",
+        "Middle Eastern dishes",
     ]
 
 

@@ -16,14 +16,14 @@ PEOPLE = word_set(
     "friends family families group groups woman women man men parent parents owner owners client "
     "clients reader readers collector collectors gamer gamers runner runners hiker hikers biker "
     "bikers audience audiences crowd crowds vegetarians vegans consumer consumers worker workers "
-    "homeowner homeowners contractor contractors hobbyist hobbyists gardener gardeners camper "
-    "campers decorator decorators crafter crafters regular regulars millennial millennials golfer "
-    "golfers angler anglers cyclist cyclists swimmer swimmers artist artists buyer buyers "
-    "fishermen picnicker picnickers planner planners watcher watchers expert experts member "
-    "members newcomer newcomers beginner beginners carnivore carnivores guy guys lady ladies girl "
-    "girls explorer explorers adventurer adventurers party parties age ages commuter commuters "
-    "athlete athletes surfer surfers skater skaters dog-owner teenager teenagers teen teens "
-    "senior seniors toddler toddlers driver drivers renter renters bride brides musician "
+    "hipsters artisans homeowner homeowners contractor contractors hobbyist hobbyists gardener "
+    "gardeners camper campers decorator decorators crafter crafters regular regulars millennial "
+    "millennials golfer golfers angler anglers cyclist cyclists swimmer swimmers artist artists "
+    "buyer buyers fishermen picnicker picnickers planner planners watcher watchers expert experts "
+    "member members newcomer newcomers beginner beginners carnivore carnivores guy guys lady "
+    "ladies girl girls explorer explorers adventurer adventurers party parties age ages commuter "
+    "commuters athlete athletes surfer surfers skater skaters dog-owner teenager teenagers teen "
+    "teens senior seniors toddler toddlers driver drivers renter renters bride brides musician "
     "musicians maker makers player players learner learners stylist business-traveler hunter "
     "hunters organizer organizers beachgoer beachgoers sewers supporter supporters clientele"
 )
@@ -58,7 +58,9 @@ NOUNS = word_set(
     "experiences product products item items picnic view views music store stores service "
     "services place photo photos side sides range drink drinks sale sales deal deals set sets "
     "gift gifts home variety hall halls club clubs shakes produce treats shows karaoke wraps "
-    "crepes pho curry tastings udon kimchi facials manicures delivery brews mac"
+    "crepes pho curry tastings udon kimchi facials manicures delivery brews fat "
+    "mac-and-cheese fish-and-chips chips-and-salsa biscuits-and-gravy chicken-and-waffles "
+    "rice-and-beans beans-and-rice surf-and-turf arts-and-crafts bed-and-breakfast rock-and-roll"
 )
 ALWAYS_CAPITAL = word_set("bbq byob wifi wi-fi diy imax")
 # They sound bad to the lexicons, and are not meant so here.
@@ -81,7 +83,7 @@ EMPTY = word_set(
     "numerous additional well-prepared well-made satisfying premium authentic traditional classic "
     "consistent true real signature new hearty fine beautiful available mouthwatering "
     "mouth-watering top ideal abundant multiple several enough broad remarkable appealing "
-    "potential positive lower high higher simple regular main occasional"
+    "potential positive lower high higher simple regular main occasional one-stop recommended"
 )
 # Nouns that add nothing to the one before them: "brunch options" are brunch.
 TAILS = word_set(
@@ -99,9 +101,30 @@ PLAIN = word_set(
     "deal sale collection set project employee server worker waitstaff car vehicle water table "
     "seat chair building screen display machine cart stage counter sound light seating vendor "
     "chef instructor stylist bartender barista hour night evening morning design craft drink "
-    "beverage menus vibes"
+    "beverage menus vibes shop store"
 )
-SPELLINGS = {"fast-food": "fast food", "wi-fi": "wifi", "ambience": "ambiance"}
+SPELLINGS = {
+    "fast-food": "fast food",
+    "wi-fi": "wifi",
+    "ambience": "ambiance",
+}
+# One thing in several words, which are one word with hyphens while a text is taken apart.
+COMPOUNDS = (
+    "middle eastern",
+    "mac and cheese",
+    "fish and chips",
+    "chips and salsa",
+    "biscuits and gravy",
+    "chicken and waffles",
+    "rice and beans",
+    "beans and rice",
+    "surf and turf",
+    "arts and crafts",
+    "bed and breakfast",
+    "rock and roll",
+)
+# Adverbs that tell what is praised most, and not how: "especially fried chicken".
+ABOVE_ALL = word_set("especially particularly mainly mostly primarily")
 # What vegan and Thai food is, is two things; what warm and friendly staff is, is one.
 KINDS = PEOPLES | {"vegan", "vegetarian", "gluten-free"}
 # No aspects: what they name is the text's own, or the guest's.
@@ -132,5 +155,6 @@ NEVER = word_set(
     "weekday league elegance go-to must-try delight excuse freshness creativity willing "
     "supply-store responder colleague coworker teacher veteran technician photographer comedian "
     "rider attendee pad banh pong catering strip-mall leg ring box counter room country boy "
-    "summarizing viewing visiting home treatment farmer bulk"
+    "summarizing viewing visiting home treatment farmer bulk chain watching challenging ordering "
+    "payment portioned scratch hipster"
 )

@@ -5,6 +5,7 @@ wait" is one list of reasons, of which craft cocktails and the cozy atmosphere t
 place. Whom it suits, its name, caveats and praise that fits anything do not.
 """
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 
 from xrec.annotate.normalize import normalized
@@ -23,10 +24,12 @@ from xrec.annotate.phrases.grammar import (
     valence,
 )
 from xrec.annotate.phrases.profile_words import (
+    ABOVE_ALL,
     ADJECTIVE_ENDINGS,
     ADJECTIVES,
     CAVEATS,
     CAVEATS_END,
+    COMPOUNDS,
     EMPTY,
     HARMLESS,
     KINDS,
@@ -50,11 +53,16 @@ _OF_PEOPLE = frozenset({"looking", "specializing", "participating", "living", "d
 _MOST_NOUNS, _MOST_ADJECTIVES = 3, 2
 _BLAME = -0.2
 _LOVER, _PERSON = "F", "U"
+_COMPOUNDS = {words.replace(" ", "-"): words for words in COMPOUNDS}
+_AND = r" (?:and|&|n) "
+_COMPOUND = re.compile(
+    rf"\b(?:{'|'.join(words.replace(' and ', _AND) for words in COMPOUNDS)})\b", re.IGNORECASE
+)
 
 
 def reasons(text: str) -> Iterator[Reason]:
     """The reasons of a text, in its order; each has a name or more."""
-    for clause in clauses(text):
+    for clause in clauses(_COMPOUND.sub(_hyphenated, text)):
         parts = _parts(clause)
         place = 0
         while place < len(parts):
@@ -65,6 +73,10 @@ def reasons(text: str) -> Iterator[Reason]:
                 place += 1
                 continue
             yield from filter(None, _reasons(clause, parts, start, place))
+
+
+def _hyphenated(compound: re.Match[str]) -> str:
+    return re.sub(_AND, "-and-", compound[0], flags=re.IGNORECASE).replace(" ", "-")
 
 
 def _parts(clause: Clause) -> list[Part]:
@@ -121,7 +133,7 @@ def _reasons(clause: Clause, parts: Sequence[Part], start: int, stop: int) -> li
         return []  # "would enjoy this hotel": it is what the profile is of
     while len(nouns) > 1 and singular(nouns[-1]) in TAILS:
         nouns = nouns[:-1]
-    if singular(nouns[-1]) in NEVER:
+    if singular(nouns[-1]) in NEVER or nouns[-1].startswith("non-"):
         return []
     described = [[word for word in group if word not in EMPTY] for group in adjectives]
     if all(group and group[-1] in KINDS for group in described):
@@ -144,11 +156,16 @@ def _names(adjectives: Sequence[Sequence[str]], nouns: Sequence[str]) -> Reason:
     if singular(nouns[-1]) in PLAIN:
         phrases = [words for words in phrases if len(words) > 1]
     phrases.sort(key=len, reverse=True)
-    return {_key(words): " ".join(words) for words in phrases}
+    return {normalized(_spelled(words)): _written(words) for words in phrases}
 
 
-def _key(words: Sequence[str]) -> str:
-    return normalized(" ".join(SPELLINGS.get(word, word) for word in words))
+def _spelled(words: Sequence[str]) -> str:
+    return _written([SPELLINGS.get(word, word) for word in words])
+
+
+def _written(words: Sequence[str]) -> str:
+    """The words, with compounds in several words again."""
+    return " ".join(_COMPOUNDS.get(word, word) for word in words)
 
 
 def _adjectives(clause: Clause, parts: Sequence[Part], start: int) -> list[list[str]]:
@@ -164,10 +181,14 @@ def _adjectives(clause: Clause, parts: Sequence[Part], start: int) -> list[list[
             groups.append([])
         elif parts[place] == ADJECTIVE:
             groups[-1].insert(0, _adjective(clause, place))
-        elif parts[place + 1] == ADJECTIVE and clause.lower[place].endswith("ly"):
+        elif parts[place + 1] == ADJECTIVE and _tells_how(clause.lower[place]):
             groups[-1][0] = f"{clause.lower[place]} {groups[-1][0]}"  # "locally sourced"
         place -= 1
     return [group for group in groups if group]
+
+
+def _tells_how(adverb: str) -> bool:
+    return adverb.endswith("ly") and adverb not in ABOVE_ALL
 
 
 def _adjective(clause: Clause, place: int) -> str:

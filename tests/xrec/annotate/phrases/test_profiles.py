@@ -37,6 +37,29 @@ def test_reasons_are_activities_of_a_noun_and_a_verb_that_has_no_object() -> Non
     assert _longest("a bar serving craft beer") == ["bar", "craft beer"]
 
 
+def test_reasons_of_several_words_with_and_are_one_thing() -> None:
+    text = "Fans of Middle Eastern dishes, Mac & Cheese, and fish and chips would enjoy it."
+    assert _longest(text) == ["middle eastern dishes", "mac and cheese", "fish and chips"]
+    (reason,) = reasons("crispy fish & chips")
+    assert dict(reason)["fish and chip"] == "fish and chips"
+
+
+def test_reasons_are_what_is_praised_most_without_saying_so() -> None:
+    assert _longest("tasty dishes, especially fried chicken") == ["fried chicken"]
+    assert _longest("locally sourced beef and duck fat fries") == [
+        "locally sourced beef",
+        "duck fat fries",
+    ]
+
+
+def test_reasons_are_no_shops_that_nothing_describes_no_chain_and_nothing_that_is_not() -> None:
+    assert _longest("a long-running chain with a one-stop shop for groceries and gift shops") == [
+        "groceries",
+        "gift shops",
+    ]
+    assert _longest("vegans and non-vegans, and recommended dishes") == []
+
+
 def test_reasons_are_not_what_the_profile_is_of() -> None:
     assert _longest("Travelers who enjoy ocean views would enjoy this hotel.") == ["ocean views"]
     assert _longest("Locals would enjoy this historic tavern.") == ["historic tavern"]
