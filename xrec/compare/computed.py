@@ -14,16 +14,17 @@ from ray.exceptions import RayError
 from xrec.bulk.ray_actors import as_xrec_error, gpus_each
 from xrec.config.comparison import ComparisonConfig
 from xrec.generate.computation import computation, settled_computation
+from xrec.llm.source import anywhere
 
 
 @dataclass(frozen=True)
 class Computed:
     """What texts are scored on, and what `computation` says of the models that write them.
 
-    computation: None if no contestant has a prompt.
+    device: None where it is not known yet. computation: so too, and if no contestant has a prompt.
     """
 
-    device: Literal["cpu", "cuda"]
+    device: Literal["cpu", "cuda"] | None
     computation: Mapping[str, str] | None = None
 
 
@@ -37,12 +38,13 @@ def computed_on_ray(config: ComparisonConfig) -> Computed:
     return Computed(device, _computation(config) if config.has_prompts else None)
 
 
-def settled(config: ComparisonConfig) -> tuple[str | None, dict[str, str] | None]:
-    """`device` and `computation` as far as the config says them; None where something is `auto`."""
+def settled(config: ComparisonConfig) -> Computed:
+    """What will be computed with as far as the config says it, which is not where it has `auto`."""
     device = None if config.device == "auto" else config.device
     if not config.has_prompts:
-        return device, None
-    return device, settled_computation(config.language_model, config.actors.device, config.engine)
+        return Computed(device)
+    llm, actors = config.language_model, config.actors
+    return Computed(device, settled_computation(llm, actors.device, config.engine))
 
 
 def as_recorded(config: ComparisonConfig, settings: Mapping[str, Any]) -> ComparisonConfig:
@@ -68,7 +70,7 @@ def computation_of_a_process(config: ComparisonConfig, num_gpus: int) -> dict[st
     Raises the XRecError of that process, or ClusterError.
     """
     remote = ray.remote(max_calls=1)(computation).options(num_gpus=num_gpus)
-    settings = (config.language_model, "cuda", config.engine, config.storage)
+    settings = (anywhere(config.language_model), "cuda", config.engine, config.storage)
     try:
         found: dict[str, str] = ray.get(remote.remote(*settings))
     except RayError as error:

@@ -40,13 +40,11 @@ def comparison_identity(
     input is not finished, StorageNotFoundError for texts that are not there.
     """
     names = set(config.contestants)
-    device, computation = (
-        settled(config) if computed is None else (computed.device, computed.computation)
-    )
+    computed = computed or settled(config)
     settings = {
         **config.model_dump(mode="json", include=_ALWAYS),
         "metrics": metrics_identity(config.metrics, llm=config.llm, storage=config.storage),
-        "device": device,
+        "device": computed.device,
         "texts": {
             name: config.texts[name].model_dump(mode="json", exclude={"uri", "judge_scores"})
             for name in config.contestants
@@ -62,7 +60,7 @@ def comparison_identity(
         inputs["aspects"] = manifest_of(config, "aspects").fingerprint
     if config.has_prompts:
         settings |= config.model_dump(mode="json", include={"decoding", "prompt", "rows_per_chunk"})
-        settings["computation"] = computation
+        settings["computation"] = computed.computation
     if names & set(ADAPTERS):
         settings["adapter"] = adapter_run_config(config.training_of("ours", 0, "adapter"))
     for kind in names & set(PEERS):

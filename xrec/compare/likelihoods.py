@@ -5,6 +5,7 @@ With each user's own vector, and with another user's: what of it is the vector's
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 import ray
@@ -135,14 +136,19 @@ def weigh_entries(
     if not config.likelihood:
         return {}
     weighed = [entry for entry in entries if entry.contestant in ADAPTERS]
-    found = {entry: _kept(config, pairs, entry, computation) for entry in weighed}
+    settings = {
+        "pairs": pairs.fingerprint,
+        "seed": config.pairs_seed,
+        "computation": computation,
+    }
+    found = {entry: _kept(entry, settings) for entry in weighed}
     left = [entry for entry in weighed if found[entry] is None]
     if left:
         task = WeighingTask(config, pairs.pairs)
         sources = [sources_of(adapter_runs(config, entry, pairs.uri)[1]) for entry in left]
         tables = weigh_all(task, sources)
         for place, table in progress(tables, "weighing references", len(left)):
-            found[left[place]] = _keep(config, pairs, left[place], computation, table)
+            found[left[place]] = _keep(left[place], settings, table)
     return {entry: table for entry in weighed if (table := found[entry]) is not None}
 
 
@@ -155,41 +161,18 @@ def with_likelihoods(scores: pa.Table, likelihoods: pa.Table | None) -> pa.Table
     return scores
 
 
-def _identity(
-    config: ComparisonConfig,
-    pairs: ComparedPairs,
-    entry: Entry,
-    computation: Mapping[str, str] | None,
-) -> tuple[dict[str, object], dict[str, str]]:
-    settings = {
-        "pairs": pairs.fingerprint,
-        "seed": config.pairs_seed,
-        "computation": computation,
-    }
-    adapter = read_manifest(entry.location / "adapter", "adapter")
-    return settings, {"adapter": adapter.fingerprint}
+def _inputs(entry: Entry) -> dict[str, str]:
+    return {"adapter": read_manifest(entry.location / "adapter", "adapter").fingerprint}
 
 
-def _kept(
-    config: ComparisonConfig,
-    pairs: ComparedPairs,
-    entry: Entry,
-    computation: Mapping[str, str] | None,
-) -> pa.Table | None:
+def _kept(entry: Entry, settings: Mapping[str, Any]) -> pa.Table | None:
     location = entry.location / "likelihoods"
-    manifest = kept_manifest(location, "likelihoods", *_identity(config, pairs, entry, computation))
+    manifest = kept_manifest(location, "likelihoods", settings, _inputs(entry))
     return None if manifest is None else read_table(location / _FILE, LIKELIHOODS)
 
 
-def _keep(
-    config: ComparisonConfig,
-    pairs: ComparedPairs,
-    entry: Entry,
-    computation: Mapping[str, str] | None,
-    table: pa.Table,
-) -> pa.Table:
-    location = entry.location / "likelihoods"
-    settings, inputs = _identity(config, pairs, entry, computation)
+def _keep(entry: Entry, settings: Mapping[str, Any], table: pa.Table) -> pa.Table:
+    location, inputs = entry.location / "likelihoods", _inputs(entry)
     (location / MANIFEST).delete()  # it is of other likelihoods
     write_manifest(
         location,

@@ -58,9 +58,7 @@ NOUNS = word_set(
     "experiences product products item items picnic view views music store stores service "
     "services place photo photos side sides range drink drinks sale sales deal deals set sets "
     "gift gifts home variety hall halls club clubs shakes produce treats shows karaoke wraps "
-    "crepes pho curry tastings udon kimchi facials manicures delivery brews fat "
-    "mac-and-cheese fish-and-chips chips-and-salsa biscuits-and-gravy chicken-and-waffles "
-    "rice-and-beans beans-and-rice surf-and-turf arts-and-crafts bed-and-breakfast rock-and-roll"
+    "crepes pho curry tastings udon kimchi facials manicures delivery brews fat"
 )
 ALWAYS_CAPITAL = word_set("bbq byob wifi wi-fi diy imax")
 # They sound bad to the lexicons, and are not meant so here.

@@ -96,7 +96,7 @@ def _part(clause: Clause, place: int, lower: str, part: Part) -> Part:
         return _PERSON
     if lower in PEOPLES or lower in ADJECTIVES:
         return ADJECTIVE
-    if lower in NOUNS:
+    if lower in NOUNS or lower in _COMPOUNDS:
         return NOUN
     if "-" in lower and lower.rpartition("-")[2] in ADJECTIVE_ENDINGS:
         return ADJECTIVE
