@@ -26,11 +26,16 @@ from xrec.annotate.rows import Sentiment
 from xrec.data.english import singular, word_set
 
 MOST_WORDS = 3  # of a noun phrase
-_BEFORE, _AFTER, _NEGATED, _LINK_WITHIN = 6, 5, 4, 2  # how far words look for others
+_BEFORE, _AFTER, _NEGATED, _LINK_WITHIN, _EARLIER = 6, 5, 4, 2, 3  # how far words look for others
 _MAY_STAND_BEFORE = frozenset({ADVERB, AND})
 _MAY_STAND_BETWEEN = frozenset({ADJECTIVE, ADVERB, AND, NAME})
 _MAY_STAND_BEHIND = frozenset({ADVERB, AND, NOT, STOP})
-_WISHES = word_set("could should wish wished if unless")
+_CONDITIONS = word_set("if unless whether")
+_WISHES, _MIGHT = word_set("wish wished"), word_set("could should")
+_EXPECTS = word_set("expected expecting hoped hoping wanted promised promises advertised claims")
+_AS = word_set("as than what when")
+_MORE = word_set("more better")
+_SEEKS = word_set("find get ask imagine")
 _FAR_FROM = ["far", "from"]
 _LOVES = word_set("love loved loves like liked likes enjoy enjoyed appreciate adore")
 
@@ -111,8 +116,8 @@ def _phrase(clause: Clause, start: int, stop: int) -> Phrase:
     lower = clause.lower[max(start, stop - MOST_WORDS) : stop]
     names = [*lower[:-1], singular(lower[-1])]
     opinion, strength = _opinion(clause, start, stop)
-    if strength > 0 and _is_wished(clause, stop):
-        opinion, strength = "", -strength
+    if strength > 0 and (meant := _as_meant(clause, start, stop, strength)) != strength:
+        opinion, strength = "", meant
     modifier = ""
     if start and clause.parts[start - 1] == ADJECTIVE and not valence(clause.lower[start - 1]):
         modifier = clause.lower[start - 1]
@@ -128,9 +133,40 @@ def _phrase(clause: Clause, start: int, stop: int) -> Phrase:
     )
 
 
-def _is_wished(clause: Clause, stop: int) -> bool:
-    """Whether the words before say what is missing: "it could have a warmer tone"."""
-    return not _WISHES.isdisjoint(clause.lower[:stop]) and NOT not in clause.parts
+def _as_meant(clause: Clause, start: int, stop: int, praise: float) -> float:
+    """What is left of praise that is wished for, asked for, expected, or said of a condition.
+
+    "I wish it had a warm tone" and "it could have a warmer tone" blame; "expected great quality"
+    and "if you want great quality" say nothing. What stands behind a comma is said again.
+    """
+    for place in range(start - 1, -1, -1):
+        word = clause.lower[place]
+        if word == "but" or (word == "," and not _parts_adjectives(clause, place)):
+            break
+        if word in _CONDITIONS:
+            return 0.0
+        if word in _EXPECTS:
+            earlier = range(max(0, place - _EARLIER), place)
+            if any(clause.parts[each] == NOT or clause.lower[each] in _AS for each in earlier):
+                break  # "I was not expecting such quality", "better than expected"
+            return 0.0
+        if word in _WISHES and NOT not in clause.parts[place:stop]:
+            return -praise
+        if word in _MIGHT and place >= start - _BEFORE and NOT not in clause.parts[place:stop]:
+            return -praise if _asks_for_more(clause, place, stop) else 0.0
+    return praise
+
+
+def _parts_adjectives(clause: Clause, comma: int) -> bool:
+    return clause.parts[comma - 1 : comma + 2 : 2] == [ADJECTIVE, ADJECTIVE]
+
+
+def _asks_for_more(clause: Clause, start: int, stop: int) -> bool:
+    """Whether the words ask for more than there is: "a warmer tone", "more pleasant"."""
+    return any(
+        word in _MORE or (part == ADJECTIVE and word.endswith("er"))
+        for word, part in zip(clause.lower[start:stop], clause.parts[start:stop], strict=True)
+    )
 
 
 def _points(clause: Clause, start: int) -> bool:
@@ -172,14 +208,21 @@ def _adjective(
         if part == ADJECTIVE:
             word = clause.lower[place]
             if strength := valence(word):
-                is_negated = NOT in clause.parts[max(0, place - _NEGATED) : place] or (
-                    clause.lower[max(0, place - len(_FAR_FROM)) : place] == _FAR_FROM
-                )
+                is_negated = _is_negated(clause, place)
                 is_shown = strength > 0 and not is_negated and describes(word)
                 return word if is_shown else "", -strength if is_negated else strength
         elif part not in may_stand:
             break
     return None
+
+
+def _is_negated(clause: Clause, place: int) -> bool:
+    """Whether the words before an adjective turn it around; "not find a more pleasant" does not."""
+    if clause.lower[max(0, place - len(_FAR_FROM)) : place] == _FAR_FROM:
+        return True
+    earlier = clause.lower[max(0, place - _NEGATED) : place]
+    has_none_more = not _MORE.isdisjoint(earlier) and not _SEEKS.isdisjoint(earlier)
+    return NOT in clause.parts[max(0, place - _NEGATED) : place] and not has_none_more
 
 
 def _link(clause: Clause, stop: int) -> int | None:

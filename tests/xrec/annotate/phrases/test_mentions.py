@@ -33,6 +33,30 @@ def test_noun_phrases_have_the_opinion_nearby(
     assert _found(text) == expected
 
 
+@pytest.mark.parametrize(
+    ("text", "sentiment"),
+    [
+        ("I expected great quality and got junk", "neutral"),
+        ("I was hoping to get a warm, pleasant quality", "neutral"),
+        ("It is better than expected with great quality", "positive"),
+        ("I was not really expecting to get such a great quality", "positive"),
+        ("I expected little and, wow, great quality", "positive"),
+        ("If you want a warm, pleasant quality, buy it", "neutral"),
+        ("If you are careful, it has great quality", "positive"),
+        ("Unless you need great quality", "neutral"),
+        ("I wish it had great quality", "negative"),
+        ("It could have a more pleasant quality", "negative"),
+        ("This could be great quality", "neutral"),
+        ("You could not find a more pleasant quality", "positive"),
+        ("It could be smaller, but great quality", "positive"),
+        ("You could pay me and anyone else in town and it has great quality", "positive"),
+    ],
+)
+def test_praise_that_is_wished_expected_or_conditional_is_none(text: str, sentiment: str) -> None:
+    found = {each.names[0]: each.sentiment for each in noun_phrases(text)}
+    assert found["quality"] == sentiment
+
+
 def test_noun_phrases_of_a_compound_may_be_called_by_its_last_words() -> None:
     (phrase,) = noun_phrases("A reliable guitar strap button.")
     assert phrase.names == ("guitar strap button", "strap button", "button")
