@@ -9,9 +9,10 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
-from xrec.annotate.phrases.profile_words import ALWAYS_CAPITAL
+from xrec.annotate.phrases.profile_words import ALWAYS_CAPITAL, PLACES
 from xrec.annotate.phrases.profiles import Reason, reasons
 from xrec.config.data import ProfileAspects
+from xrec.data.english import singular
 from xrec.data.profile_aspects import NamedAspects
 from xrec.errors import DataError
 
@@ -71,9 +72,10 @@ def _longest(reason: Reason, numbers: Mapping[str, int]) -> int:
 
 
 def _written(found: Sequence[Sequence[Reason]]) -> dict[str, str]:
-    """How each name is written most often; in the plural if it often is.
+    """How each name is written most often; in the plural if it often is, and is no kind of place.
 
-    Of books, "book lovers" are no reason to call them book.
+    Of books, "book lovers" are no reason to call them book. One whom "fans of Irish pubs would
+    enjoy" is one pub.
     """
     ways: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for reason in (reason for each in found for reason in each):
@@ -83,6 +85,9 @@ def _written(found: Sequence[Sequence[Reason]]) -> dict[str, str]:
 
 
 def _best_way(name: str, counts: Counter[str]) -> str:
+    before, blank, head = max(counts, key=lambda way: (counts[way], way)).rpartition(" ")
+    if singular(head) in PLACES:
+        return f"{before}{blank}{singular(head)}"
     plurals = [way for way in counts if way != name and counts[way] >= _PLURAL * counts.total()]
     return max(plurals or counts, key=lambda way: (counts[way], way))
 

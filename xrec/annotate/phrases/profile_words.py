@@ -51,7 +51,7 @@ ADJECTIVES = word_set(
     "live fast vegan vegetarian gluten-free fresh made-to-order unique vintage old-school sourced "
     "family-owned late-night fried rooftop waterfront hidden quality high-quality hip chill "
     "immersive welcoming engaging inviting iconic homestyle gourmet vibrant frozen relaxing "
-    "accommodating entertaining comforting calming caring rotating"
+    "accommodating entertaining comforting calming caring rotating all-you-can-eat"
 )
 NOUNS = word_set(
     "bbq byob wifi wi-fi diy imax option options hour hours night nights selection experience "
@@ -99,7 +99,13 @@ PLAIN = word_set(
     "deal sale collection set project employee server worker waitstaff car vehicle water table "
     "seat chair building screen display machine cart stage counter sound light seating vendor "
     "chef instructor stylist bartender barista hour night evening morning design craft drink "
-    "beverage menus vibes shop store"
+    "beverage menus vibes shop store wash"
+)
+# What an item may itself be, so that it has one at most.
+PLACES = word_set(
+    "pub bar cafe restaurant eatery hotel bakery diner steakhouse market museum park spa salon "
+    "brewery buffet deli bistro joint lounge tavern pizzeria gym theater casino resort winery "
+    "gallery mall cinema zoo aquarium barbershop bookstore brasserie cafeteria club"
 )
 SPELLINGS = {
     "fast-food": "fast food",

@@ -27,6 +27,7 @@ from xrec.annotate.phrases.profile_words import (
     ABOVE_ALL,
     ADJECTIVE_ENDINGS,
     ADJECTIVES,
+    ALWAYS_CAPITAL,
     CAVEATS,
     CAVEATS_END,
     COMPOUNDS,
@@ -96,7 +97,7 @@ def _part(clause: Clause, place: int, lower: str, part: Part) -> Part:
         return _PERSON
     if lower in PEOPLES or lower in ADJECTIVES:
         return ADJECTIVE
-    if lower in NOUNS or lower in _COMPOUNDS:
+    if lower in _COMPOUNDS or (lower in NOUNS and not _is_of_a_name(clause, place)):
         return NOUN
     if "-" in lower and lower.rpartition("-")[2] in ADJECTIVE_ENDINGS:
         return ADJECTIVE
@@ -108,6 +109,13 @@ def _part(clause: Clause, place: int, lower: str, part: Part) -> Part:
     if part == VERB and lower.endswith("ing") and _ends_a_noun(clause, place):
         return NOUN  # "horseback riding in the hills"
     return part
+
+
+def _is_of_a_name(clause: Clause, place: int) -> bool:
+    """Whether the word is part of a name in several words: "Club Quarters"."""
+    if clause.parts[place] != NAME or clause.lower[place] in ALWAYS_CAPITAL:
+        return False
+    return NAME in (*clause.parts[max(0, place - 1) : place], *clause.parts[place + 1 : place + 2])
 
 
 def _ends_a_noun(clause: Clause, place: int) -> bool:

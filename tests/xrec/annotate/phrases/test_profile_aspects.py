@@ -75,6 +75,11 @@ def test_find_aspects_are_in_the_plural_if_they_often_are() -> None:
     assert _named(profiles, [], _config(4))[0] == [["books", "pizza"]] * 4
 
 
+def test_find_aspects_of_places_are_in_the_singular() -> None:
+    profiles = ["Fans of Irish pubs, bakeries and food trucks would enjoy it."] * 3
+    assert _named(profiles, [], _config(3))[0] == [["bakery", "food trucks", "irish pub"]] * 3
+
+
 def test_find_aspects_leaves_out_words_that_are_mostly_capitalized() -> None:
     profiles = ["Costco would be enjoyed for its bulk candy.", "Costco has bulk candy."]
     assert _named(profiles, [], _config(2))[0] == [["bulk candy"], ["bulk candy"]]

@@ -58,11 +58,18 @@ def test_reasons_are_no_shops_that_nothing_describes_no_chain_and_nothing_that_i
         "gift shops",
     ]
     assert _longest("vegans and non-vegans, and recommended dishes") == []
+    assert _longest("a car with washes, all-you-can-eat and all-you-can-eat sushi") == [
+        "all-you-can-eat sushi"
+    ]
 
 
 def test_reasons_are_not_what_the_profile_is_of() -> None:
     assert _longest("Travelers who enjoy ocean views would enjoy this hotel.") == ["ocean views"]
     assert _longest("Locals would enjoy this historic tavern.") == ["historic tavern"]
+    assert _longest("Fans of rare books would enjoy Club Quarters and its night market.") == [
+        "rare books",
+        "night market",
+    ]
 
 
 def test_reason_may_be_called_by_fewer_of_its_words_and_its_key_is_singular() -> None:
