@@ -25,8 +25,14 @@ from xrec.data.held_out import HeldOutPair
 from xrec.errors import DataError
 from xrec.evaluate.contestant_texts import ContestantTexts
 from xrec.evaluate.judge import JudgeAccess
-from xrec.evaluate.measures import lacks_a_model, load_measures, metrics_identity
+from xrec.evaluate.measures import (
+    lacks_a_model,
+    load_measures,
+    metrics_anywhere,
+    metrics_identity,
+)
 from xrec.llm.model import resolve_device
+from xrec.llm.source import anywhere
 from xrec.progress import progress
 from xrec.storage import (
     MANIFEST,
@@ -129,10 +135,7 @@ def score_on_actors(task: ScoringTask, texts: Sequence[ContestantTexts]) -> Iter
     num_actors = min(actors.num_actors, len(texts))
     if task.config.device == "cuda":
         num_actors = max(1, min(num_actors, int(ray.cluster_resources().get("GPU", 0))))
-    metrics = task.config.metrics.shared_among(num_actors)
-    names = ("dataset", task.config.makes)  # an actor may have another working directory
-    update = {name: location_of(task.config, name).shared_uri for name in names}
-    task = replace(task, config=task.config.model_copy(update={"metrics": metrics, **update}))
+    task = replace(task, config=_for_actors(task.config, num_actors))
     options = {
         "num_cpus": actors.cpus_per_actor,
         "num_gpus": gpus_each(task.config.device, num_actors),
@@ -146,6 +149,14 @@ def score_on_actors(task: ScoringTask, texts: Sequence[ContestantTexts]) -> Iter
         )
     except RayError as error:
         raise as_xrec_error(error) from error
+
+
+def _for_actors(config: ComparisonConfig, num_actors: int) -> ComparisonConfig:
+    """The config of each of so many actors, which may have another working directory."""
+    metrics = metrics_anywhere(config.metrics, config.storage).shared_among(num_actors)
+    uris = {name: location_of(config, name).shared_uri for name in ("dataset", config.makes)}
+    llm = None if config.llm is None else anywhere(config.llm)
+    return config.model_copy(update={"metrics": metrics, "llm": llm, **uris})
 
 
 def score_entries(

@@ -67,12 +67,18 @@ def folder_uris(source: str) -> tuple[str, ...]:
     return () if source.startswith("pypi:") or is_hub_id(source) else (source,)
 
 
+def name_anywhere(source: str) -> str:
+    """The same model for a process that runs in another folder: a local folder by its whole path.
+
+    source: the name of a language model, an encoder or a scoring model.
+    """
+    folder = Path(source).expanduser()
+    return str(folder.resolve()) if folder.exists() else source
+
+
 def anywhere(llm: LLMConfig) -> LLMConfig:
     """The same language model for a process that runs in another folder: no path is relative."""
-    folder = Path(llm.model).expanduser()
-    names: dict[str, str] = {}
-    if folder.exists():
-        names["model"] = str(folder.resolve())
+    names = {"model": name_anywhere(llm.model)}
     if llm.cache_dir and not llm.cache_dir.startswith("~"):  # each machine has a home of its own
         names["cache_dir"] = str(Path(llm.cache_dir).absolute())
     return llm.model_copy(update=names)

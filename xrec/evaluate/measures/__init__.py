@@ -8,10 +8,12 @@ specificity  own reference against others'
 aspects      the aspects that texts name against their reference's
 planted      the right aspect of the generated sample
 corpus       BLEU, USR, distinct, FCR, DIV
+anywhere     the same for a process that runs in another folder
 measures     all of them together with the judges, and those that could not be had
 """
 
 from xrec.evaluate.measure import MetricInfo, PairMeasure
+from xrec.evaluate.measures.anywhere import metrics_anywhere
 from xrec.evaluate.measures.corpus import CorpusMeasures
 from xrec.evaluate.measures.measures import (
     PAIR_COLUMNS,
@@ -33,5 +35,6 @@ __all__ = [
     "describe_metrics",
     "lacks_a_model",
     "load_measures",
+    "metrics_anywhere",
     "metrics_identity",
 ]
