@@ -37,6 +37,12 @@ BLAME = word_set(
     "leaky greasy soggy bland stale lukewarm cramped crowded grimy musty defective unreliable "
     "misleading dull brittle crooked loose squeaky rickety thin finicky"
 )
+# What an item may itself be, so that it has one at most.
+_PLACES = word_set(
+    "pub bar cafe restaurant eatery hotel bakery diner steakhouse market museum park spa salon "
+    "brewery buffet deli bistro joint lounge tavern pizzeria gym theater casino resort winery "
+    "gallery mall cinema zoo aquarium barbershop bookstore brasserie cafeteria"
+)
 # Words that "and" joins to themselves, as their tags below do: "louder and louder", "on and on".
 _DOUBLED = word_set("time half neck hours days weeks months years miles lots tons loads")
 _DOUBLED_TAGS = word_set("JJR RBR RB RP IN")
@@ -64,6 +70,15 @@ def with_capitals(words: str) -> str:
         for word in words.split(" ")
     )
     return written.replace("middle eastern", "Middle Eastern")
+
+
+def with_one_place(phrase: str) -> str:
+    """A phrase, in the singular if its last word is a kind of place: "Irish pub" of "Irish pubs".
+
+    Who would please "fans of Irish pubs" is one pub.
+    """
+    before, blank, last = phrase.rpartition(" ")
+    return f"{before}{blank}{singular(last)}" if singular(last.lower()) in _PLACES else phrase
 
 
 def is_noun(word: str) -> bool:

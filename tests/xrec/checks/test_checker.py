@@ -250,10 +250,12 @@ def test_unsafe_words_of_a_list_that_cannot_be_are_an_error(
 
 
 def test_aspects_are_written_as_the_profile_has_them_where_its_capitals_mean_something() -> None:
-    profile = "Craft beer and BBQ, by the taco stand. Pho Ha Market sells fish."
+    profile = (
+        "Craft beer and BBQ, by the taco stand, for fans of Irish pubs. Pho Ha Market has fish."
+    )
     texts = PairTexts("", "Pho Ha Market", profile)
     names = ["craft beer", "bbq", "market", "fish", "tacos"]
-    names += ["latin american cuisine", "middle eastern dishes"]
+    names += ["irish pub", "latin american cuisine", "middle eastern dishes"]
     written = Checker(names).as_written(texts)
     assert [written(name) for name in names] == [
         "craft beer",
@@ -261,6 +263,7 @@ def test_aspects_are_written_as_the_profile_has_them_where_its_capitals_mean_som
         "market",
         "fish",
         "tacos",
+        "Irish pub",
         "Latin American cuisine",
         "Middle Eastern dishes",
     ]

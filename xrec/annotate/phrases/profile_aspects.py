@@ -9,10 +9,10 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
-from xrec.annotate.phrases.profile_words import ALWAYS_CAPITAL, PLACES
+from xrec.annotate.phrases.profile_words import ALWAYS_CAPITAL
 from xrec.annotate.phrases.profiles import Reason, reasons
 from xrec.config.data import ProfileAspects
-from xrec.data.english import singular
+from xrec.data.english import with_one_place
 from xrec.data.profile_aspects import NamedAspects
 from xrec.errors import DataError
 
@@ -85,11 +85,8 @@ def _written(found: Sequence[Sequence[Reason]]) -> dict[str, str]:
 
 
 def _best_way(name: str, counts: Counter[str]) -> str:
-    before, blank, head = max(counts, key=lambda way: (counts[way], way)).rpartition(" ")
-    if singular(head) in PLACES:
-        return f"{before}{blank}{singular(head)}"
     plurals = [way for way in counts if way != name and counts[way] >= _PLURAL * counts.total()]
-    return max(plurals or counts, key=lambda way: (counts[way], way))
+    return with_one_place(max(plurals or counts, key=lambda way: (counts[way], way)))
 
 
 def _capitalized(texts: Iterable[str]) -> set[str]:

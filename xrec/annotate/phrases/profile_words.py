@@ -101,12 +101,6 @@ PLAIN = word_set(
     "chef instructor stylist bartender barista hour night evening morning design craft drink "
     "beverage menus vibes shop store wash"
 )
-# What an item may itself be, so that it has one at most.
-PLACES = word_set(
-    "pub bar cafe restaurant eatery hotel bakery diner steakhouse market museum park spa salon "
-    "brewery buffet deli bistro joint lounge tavern pizzeria gym theater casino resort winery "
-    "gallery mall cinema zoo aquarium barbershop bookstore brasserie cafeteria club"
-)
 SPELLINGS = {
     "fast-food": "fast food",
     "wi-fi": "wifi",
