@@ -30,7 +30,7 @@ _BEFORE_NOUNS = word_set(
     "the a an this that these those its it's my your his her their our some any no every each "
     "very more most such"
 )
-_BEFORE_VERBS = word_set(
+BEFORE_VERBS = word_set(
     "i you we they he she it to will would can could should may might must does do did don't "
     "doesn't didn't won't can't wouldn't couldn't i'll i'd you'll they'll who that's let"
 )
@@ -197,7 +197,7 @@ def _in_context(clause: Clause) -> Clause:
     for place in range(1, len(parts)):
         part = parts[place]
         if part == NOUN:
-            if lower[place - 1] in _BEFORE_VERBS:
+            if lower[place - 1] in BEFORE_VERBS:
                 parts[place] = VERB
         elif (
             part in (VERB, LINK)
