@@ -136,7 +136,7 @@ class _Counts:
         for phrase in noun_phrases(text):
             for name, written in zip(phrase.names, phrase.written, strict=True):
                 seen = found.setdefault(name, [False, False])
-                seen[0] |= phrase.has_opinion and not phrase.is_named
+                seen[0] |= phrase.is_described and not phrase.is_named
                 seen[1] |= phrase.points
                 self.written.setdefault(name, Counter())[written] += 1
         for each in attributes(text):

@@ -34,7 +34,7 @@ class Phrase:
     is_named: whether a name stands before it, as in `Dunlop strap`.
     points: whether the text says `this` or `these` of it, as one does of the item itself.
     opinion: an adjective, or empty.
-    has_opinion: whether anything nearby says how good it is.
+    is_described: whether anything nearby says how it is, as people say of what they judge.
     """
 
     names: tuple[str, ...]
@@ -44,7 +44,7 @@ class Phrase:
     points: bool
     opinion: str
     sentiment: Sentiment
-    has_opinion: bool
+    is_described: bool
 
 
 @functools.lru_cache(1024)  # titles and praise are looked for in the same reviews of an item
@@ -100,7 +100,7 @@ def _proper_names(clause: Clause) -> Iterator[str]:
 def _phrase(clause: Clause, start: int, stop: int) -> Phrase:
     lower = clause.lower[max(start, stop - MOST_WORDS) : stop]
     names = [*lower[:-1], singular(lower[-1])]
-    opinion, strength = opinion_on(clause, start, stop)
+    said = opinion_on(clause, start, stop)
     modifier = ""
     if start and clause.parts[start - 1] == ADJECTIVE and not valence(clause.lower[start - 1]):
         modifier = clause.lower[start - 1]
@@ -110,10 +110,14 @@ def _phrase(clause: Clause, start: int, stop: int) -> Phrase:
         modifier,
         bool(start) and clause.parts[start - 1] == NAME,
         _points(clause, start),
-        opinion,
-        "neutral" if strength == 0 else "positive" if strength > 0 else "negative",
-        strength != 0,
+        said.adjective,
+        _sentiment(said.strength),
+        said.is_described,
     )
+
+
+def _sentiment(strength: float) -> Sentiment:
+    return "neutral" if strength == 0 else "positive" if strength > 0 else "negative"
 
 
 def _points(clause: Clause, start: int) -> bool:

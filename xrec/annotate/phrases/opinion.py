@@ -3,6 +3,8 @@
 A negation turns an opinion around; a wish, an expectation and a condition leave nothing of praise.
 """
 
+from typing import NamedTuple
+
 from xrec.annotate.phrases.grammar import (
     ADJECTIVE,
     ADVERB,
@@ -36,54 +38,67 @@ _QUALITY = word_set("quality")
 _LOVES = word_set("love loved loves like liked likes enjoy enjoyed appreciate adore")
 
 
-def opinion_on(clause: Clause, start: int, stop: int) -> tuple[str, float]:
-    """The adjective on the noun phrase at `start` to `stop` and how good it makes it, -1 to 1.
+class Opinion(NamedTuple):
+    """What is said of a noun phrase.
 
-    ("", 0) if there is nothing; the adjective is empty if it is not to be shown.
+    adjective: that praises it and may be shown, or empty. strength: from -1 (bad) to 1 (good).
+    is_described: whether anything is said at all, such as that it is small, or wished for.
     """
-    opinion, strength = _opinion(clause, start, stop)
-    if strength > 0 and (meant := _as_meant(clause, start, stop, strength)) != strength:
-        return "", meant
-    return opinion, strength
+
+    adjective: str
+    strength: float
+    is_described: bool
 
 
-def _opinion(clause: Clause, start: int, stop: int) -> tuple[str, float]:
-    """The adjective on a noun phrase and how good it makes it; ("", 0) if there is nothing.
+_NOTHING = Opinion("", 0.0, False)
 
-    It may stand before the noun, behind a verb such as `is`, or be a verb such as `love`.
+
+def opinion_on(clause: Clause, start: int, stop: int) -> Opinion:
+    """What the clause says of the noun phrase at `start` to `stop`."""
+    said = _said(clause, start, stop)
+    if said.strength > 0 and (meant := _as_meant(clause, start, stop, said.strength)) <= 0:
+        return Opinion("", meant, True)
+    return said
+
+
+def _said(clause: Clause, start: int, stop: int) -> Opinion:
+    """What the words say, as if nothing were wished, expected or a condition.
+
+    An adjective may stand before the noun or behind a verb such as `is`; a verb such as `love` may
+    stand before it.
     """
     if start and clause.parts[start - 1] == NOT:
-        return "", -0.5
+        return Opinion("", -0.5, True)
     before = range(start - 1, max(-1, start - 1 - _BEFORE), -1)
     found = _adjective(clause, before, _MAY_STAND_BEFORE)
-    if found is None and (link := _link(clause, stop)) is not None:
+    if not found.strength and (link := _link(clause, stop)) is not None:
         after = range(link + 1, min(len(clause.parts), link + 1 + _AFTER))
-        found = _adjective(clause, after, _MAY_STAND_BEHIND)
-    if found is not None:
+        behind = _adjective(clause, after, _MAY_STAND_BEHIND)
+        found = behind if behind.strength else found
+    if found.strength:
         return found
     if any(_loves(clause, place) for place in range(max(0, start - _AFTER), start)):
-        return "", -0.5 if NOT in clause.parts[:start] else 0.5
-    return "", 0.0
+        return Opinion("", -0.5 if NOT in clause.parts[:start] else 0.5, True)
+    return found
 
 
 def _loves(clause: Clause, place: int) -> bool:
     """Whether somebody loves what follows; in "it sounds more like a fuzz" nobody does."""
-    word = clause.lower[place]
-    if word != "like":
-        return word in _LOVES
-    place -= 1
-    while place >= 0 and clause.parts[place] == ADVERB:
-        place -= 1
-    return place >= 0 and (clause.lower[place] in BEFORE_VERBS or clause.parts[place] == NOT)
+    if clause.lower[place] != "like":
+        return clause.lower[place] in _LOVES
+    before = place - 1
+    while before >= 0 and clause.parts[before] == ADVERB:
+        before -= 1
+    if before < 0:
+        return False  # "Like many guitarists"
+    if clause.lower[before] in ("and", "but"):
+        return clause.lower[place + 1 : place + 2] == ["the"]  # "but like the feel"
+    return clause.lower[before] in BEFORE_VERBS or clause.parts[before] == NOT
 
 
-def _adjective(
-    clause: Clause, places: range, may_stand: frozenset[str]
-) -> tuple[str, float] | None:
-    """The first adjective at `places` that says how good something is, and how good; or None.
-
-    It is empty if it is not to be shown.
-    """
+def _adjective(clause: Clause, places: range, may_stand: frozenset[str]) -> Opinion:
+    """What the first adjective at `places` says that tells how good something is."""
+    found = _NOTHING
     for place in places:
         part = clause.parts[place]
         if part == ADJECTIVE:
@@ -91,10 +106,14 @@ def _adjective(
             if strength := _strength(clause, place):
                 is_negated = _is_negated(clause, place)
                 is_shown = strength > 0 and not is_negated and describes(word)
-                return word if is_shown else "", -strength if is_negated else strength
+                return Opinion(
+                    word if is_shown else "", -strength if is_negated else strength, True
+                )
+            if valence(word):
+                found = Opinion("", 0.0, True)
         elif part not in may_stand:
             break
-    return None
+    return found
 
 
 def _strength(clause: Clause, place: int) -> float:
