@@ -18,7 +18,7 @@ _WELL = (
     r"amazing(?:ly)?|excellent|fantastic|superbly)"
 )
 _PATTERNS: dict[str, str] = {
-    "ease_of_use": r"(?:easy|easier|simple|simpler|a breeze|a snap|a cinch|fun) to (?:use|set ?up|"
+    "ease_of_use": r"(?:easy|easier|simple|simpler|a breeze|a snap|a cinch) to (?:use|set ?up|"
     r"install|operate|adjust|put|handle|learn|attach|clean|assemble|follow|understand|work with|"
     r"work|program|read|play|bend|change|mount|move|store|get)"
     r"(?: (?:on|off|up|in|out|together|around|back)\b)*|user[- ]friendly",
@@ -68,7 +68,6 @@ _TRIGGERS: dict[str, tuple[str, ...]] = {
         "breeze",
         "snap",
         "cinch",
-        "fun to",
         "friendly",
     ),
     "performance": ("work", "perform", "does ", "job done"),
