@@ -17,7 +17,7 @@ from xrec.checks.tone import why_not_positive
 from xrec.checks.word_list import WordList, read_word_list
 from xrec.config.checks import CheckFailure, ChecksConfig, PlainConfig
 from xrec.config.shared import StorageConfig
-from xrec.data.english import with_capitals, with_one_place
+from xrec.data.english import of_one_item, with_capitals
 from xrec.data.evidence import NamedEvidence
 from xrec.data.sentences import sentence_ends
 from xrec.data.titles import composed, title_spans, without_spans
@@ -106,7 +106,7 @@ class Checker:
         profile = composed(texts.item_profile)
         own, ends = title_spans(profile, texts.item_title), sentence_ends(profile)
         forms = {
-            each.name: with_one_place(_POSSESSIVE.sub("", profile[each.start : each.end]))
+            each.name: of_one_item(_POSSESSIVE.sub("", profile[each.start : each.end]))
             for each in self.aspects.find(profile)
             if not _begins_a_sentence(profile, each.start, ends) and not each.is_within(own)
         }

@@ -37,11 +37,12 @@ BLAME = word_set(
     "leaky greasy soggy bland stale lukewarm cramped crowded grimy musty defective unreliable "
     "misleading dull brittle crooked loose squeaky rickety thin finicky"
 )
-# What an item may itself be, so that it has one at most.
-_PLACES = word_set(
-    "pub bar cafe restaurant eatery hotel bakery diner steakhouse market museum park spa salon "
-    "brewery buffet deli bistro joint lounge tavern pizzeria gym theater casino resort winery "
-    "gallery mall cinema zoo aquarium barbershop bookstore brasserie cafeteria"
+# What an item has one of at most, or is itself.
+_ONE_OF = word_set(
+    "pub bar cafe bakery market museum park spa salon brewery buffet deli lounge gym theater "
+    "casino resort winery gallery mall cinema zoo aquarium barbershop bookstore tavern diner "
+    "bistro brasserie steakhouse pizzeria restaurant hotel "
+    "atmosphere ambiance ambience environment setting location"
 )
 # Words that "and" joins to themselves, as their tags below do: "louder and louder", "on and on".
 _DOUBLED = word_set("time half neck hours days weeks months years miles lots tons loads")
@@ -72,13 +73,13 @@ def with_capitals(words: str) -> str:
     return written.replace("middle eastern", "Middle Eastern")
 
 
-def with_one_place(phrase: str) -> str:
-    """A phrase, in the singular if its last word is a kind of place: "Irish pub" of "Irish pubs".
+def of_one_item(phrase: str) -> str:
+    """A phrase, in the singular if its last word is what an item has one of, as a kind of place.
 
     Who would please "fans of Irish pubs" is one pub.
     """
     before, blank, last = phrase.rpartition(" ")
-    return f"{before}{blank}{singular(last)}" if singular(last.lower()) in _PLACES else phrase
+    return f"{before}{blank}{singular(last)}" if singular(last.lower()) in _ONE_OF else phrase
 
 
 def is_noun(word: str) -> bool:

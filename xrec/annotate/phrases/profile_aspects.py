@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from xrec.annotate.phrases.profile_words import ALWAYS_CAPITAL
 from xrec.annotate.phrases.profiles import Reason, reasons
 from xrec.config.data import ProfileAspects
-from xrec.data.english import with_one_place
+from xrec.data.english import of_one_item
 from xrec.data.profile_aspects import NamedAspects
 from xrec.errors import DataError
 
@@ -86,7 +86,7 @@ def _written(found: Sequence[Sequence[Reason]]) -> dict[str, str]:
 
 def _best_way(name: str, counts: Counter[str]) -> str:
     plurals = [way for way in counts if way != name and counts[way] >= _PLURAL * counts.total()]
-    return with_one_place(max(plurals or counts, key=lambda way: (counts[way], way)))
+    return of_one_item(max(plurals or counts, key=lambda way: (counts[way], way)))
 
 
 def _capitalized(texts: Iterable[str]) -> set[str]:

@@ -120,7 +120,11 @@ COMPOUNDS = (
     "arts and crafts",
     "bed and breakfast",
     "rock and roll",
+    "nail services",
+    "nail service",
 )
+# They tell of the word before them, without which they are nothing: "coal oven pizza".
+CUT_OFF = word_set("oven")
 # Adverbs that tell what is praised most, and not how: "especially fried chicken".
 ABOVE_ALL = word_set("especially particularly mainly mostly primarily")
 # What vegan and Thai food is, is two things; what warm and friendly staff is, is one.
@@ -154,5 +158,5 @@ NEVER = word_set(
     "supply-store responder colleague coworker teacher veteran technician photographer comedian "
     "rider attendee pad banh pong catering strip-mall leg ring box counter room country boy "
     "summarizing viewing visiting home treatment farmer bulk chain watching challenging ordering "
-    "payment portioned scratch hipster"
+    "payment portioned scratch hipster hotel motel restaurant eatery joint cafeteria"
 )

@@ -31,6 +31,7 @@ from xrec.annotate.phrases.profile_words import (
     CAVEATS,
     CAVEATS_END,
     COMPOUNDS,
+    CUT_OFF,
     EMPTY,
     HARMLESS,
     KINDS,
@@ -161,6 +162,7 @@ def _names(adjectives: Sequence[Sequence[str]], nouns: Sequence[str]) -> Reason:
         for first in range(max(0, len(group) - _MOST_ADJECTIVES), len(group))
     ]
     phrases += [list(nouns[first:]) for first in range(len(nouns))]
+    phrases = [words for words in phrases if words[0] not in CUT_OFF]
     if singular(nouns[-1]) in PLAIN:
         phrases = [words for words in phrases if len(words) > 1]
     phrases.sort(key=len, reverse=True)
