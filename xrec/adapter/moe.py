@@ -16,6 +16,9 @@ the model.
 rest comes from the initial b_k and is the same for all. With `own_share` 1 every user starts as
 another random word. With a small share all start as nearly the same soft prompt, which a deep model
 learns quickly, and training makes them differ where that lowers the loss.
+
+A row x of zeros is a user or item of whom no interaction is known: its z is 0, as that of the mean
+vector is, so all of them have the same tokens, and their texts tell them apart.
 """
 
 import torch
@@ -77,8 +80,11 @@ class MoEAdapter(nn.Module):
         `output_scale` is the size of the model's words (`embedding_scale`). Each dimension of z
         gets mean 0 and variance `own_share`; with `axis_power` the principal axes of the table are
         weighted instead (`principal_axes`). A dimension in which all rows are equal is scaled to
-        sqrt(own_share) and not centred, because it would have no influence if it were zero.
+        sqrt(own_share) and not centred, because it would have no influence if it were zero. Rows of
+        zeros do not count.
         """
+        known = _is_known(vectors)
+        vectors = vectors[known] if known.any() else vectors
         std, mean = torch.std_mean(vectors.float(), dim=0, correction=0)
         is_constant = std <= _MIN_SPREAD * mean.abs()
         self.scale.fill_(output_scale)
@@ -102,7 +108,8 @@ class MoEAdapter(nn.Module):
     def standardized(self, vectors: Tensor) -> Tensor:
         """The standardized z (N, D) of graph vectors (N, D)."""
         plain = (vectors - self.mean) / self.std
-        return plain if self.axes is None else plain @ self.axes
+        z = plain if self.axes is None else plain @ self.axes
+        return torch.where(_is_known(vectors)[:, None], z, 0.0)
 
     def router_logits(self, standardized: Tensor) -> Tensor:
         """The logits of the experts (N, K), with noise in training."""
@@ -112,6 +119,11 @@ class MoEAdapter(nn.Module):
         return logits + torch.randn_like(logits) * (
             functional.softplus(standardized @ self.noise) + _MIN_NOISE
         )
+
+
+def _is_known(vectors: Tensor) -> Tensor:
+    """Which rows of (N, D) are not all zeros, (N,) bool."""
+    return (vectors != 0).any(dim=-1)
 
 
 def principal_axes(centered: Tensor, power: float) -> Tensor:

@@ -18,6 +18,7 @@ from xrec.graph import (
     check_edges,
     dataset_aspect_edges,
     embeddings_bytes,
+    node_degrees,
     ranking_report,
     write_graph,
 )
@@ -39,10 +40,10 @@ def pretrain_graph(config: PretrainGraphConfig) -> Manifest:
     """Train the graph encoder and write the graph artifact; return its manifest.
 
     If this run is already finished, its manifest is returned at once. The best epoch by validation
-    NDCG@20 is kept. Ray must be initialised. Raises ArtifactMismatchError if another run's graph or
-    checkpoints are at the output, DataError for an empty graph, ids out of range or a split without
-    interactions, ConfigError for a graph that cannot be partitioned among the workers,
-    TrainingError.
+    NDCG@20 is kept. Users and items without any edge have vectors of zeros. Ray must be
+    initialised. Raises ArtifactMismatchError if another run's graph or checkpoints are at the
+    output, DataError for an empty graph, ids out of range or a split without interactions,
+    ConfigError for a graph that cannot be partitioned among the workers, TrainingError.
     """
     done = pretrained_graph(config)
     if done is not None:
@@ -53,6 +54,7 @@ def pretrain_graph(config: PretrainGraphConfig) -> Manifest:
     inputs = {"dataset": dataset.manifest.fingerprint}
     progress, vectors = _train(config, dataset, run_fingerprint("graph", _settings(config), inputs))
     num_aspects = len(vectors) - dataset.num_users - dataset.num_items
+    vectors[: len(vectors) - num_aspects][_without_edges(dataset, config)] = 0
     users, items, aspects = vectors.split([dataset.num_users, dataset.num_items, num_aspects])
     embeddings = embeddings_bytes(users, items, aspects if num_aspects else None)
     with only_driver(target / CHECKPOINTS):  # ranking all held-out users takes a while
@@ -124,6 +126,17 @@ def _check(dataset: Dataset, config: PretrainGraphConfig) -> None:
             f"parallelism: {num_nodes} nodes cannot be partitioned among {num_workers} "
             "workers; lower scaling.num_workers, or set parallelism to replicated"
         )
+
+
+def _without_edges(dataset: Dataset, config: PretrainGraphConfig) -> Tensor:
+    """Which users and items, (U + I,) bool, have no edge: what training left them is noise."""
+    degrees = node_degrees(
+        split_edges(dataset, "train"),
+        dataset.num_users,
+        dataset.num_items,
+        dataset_aspect_edges(dataset, config.model.aspects),
+    )
+    return degrees[: dataset.num_users + dataset.num_items] == 0
 
 
 def _train(config: PretrainGraphConfig, dataset: Dataset, run: str) -> tuple[GraphProgress, Tensor]:

@@ -101,6 +101,17 @@ def test_moe_constant_dimension_stays_finite() -> None:
     assert adapter(table).isfinite().all()
 
 
+@pytest.mark.parametrize("axis_power", [None, 0.5])
+def test_moe_row_of_zeros_is_as_the_mean_of_the_others(axis_power: float | None) -> None:
+    torch.manual_seed(0)
+    table = torch.randn(50, D) + 3
+    adapter = MoEAdapter(D, 7, 3, own_share=0.5, axis_power=axis_power).eval()
+    adapter.fit_input(torch.cat([table, torch.zeros(20, D)]), 1.0)
+    unknown, mean = adapter(torch.stack([torch.zeros(D), table.mean(dim=0)]))
+    torch.testing.assert_close(unknown, mean, rtol=1e-4, atol=1e-5)
+    assert adapter.standardized(table).mean(dim=0).abs().max() < 1e-5
+
+
 def test_moe_constants_are_in_the_state_and_not_trained() -> None:
     adapter = make_adapter()
     assert {"mean", "std", "scale"} < set(adapter.state_dict())

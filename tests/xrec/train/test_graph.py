@@ -6,12 +6,14 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pyarrow.compute as pc
 import pytest
 import torch
 
+from xrec import schemas
 from xrec.config.graph import PretrainGraphConfig
 from xrec.config.shared import ScalingConfig
-from xrec.data.dataset import read_dataset
+from xrec.data.dataset import read_dataset, write_dataset
 from xrec.errors import ArtifactMismatchError, ConfigError, DataError, StorageError, TrainingError
 from xrec.graph import read_graph, recommend
 from xrec.storage import Manifest, open_location
@@ -117,6 +119,29 @@ def test_pretrain_graph_test_metrics_equal_recomputation_from_the_artifact(
         sum(recalls) / len(recalls), abs=1e-6
     )
     assert graph.users.shape == (dataset.num_users, 8)
+
+
+def test_pretrain_graph_gives_who_has_no_edge_a_vector_of_zeros(
+    make_graph_config: Any, tmp_path: Path
+) -> None:
+    config = make_graph_config(tmp_path / "graph", num_epochs=1)
+    town = read_dataset(open_location(config.artifact("dataset")))
+    rows, manifest = town.interactions, town.manifest
+    of_stranger = pc.and_(pc.equal(rows["user_index"], 3), pc.equal(rows["split"], "train"))
+    tables = {name: getattr(town, name) for name in ("users", "items", "explanations")}
+    write_dataset(
+        open_location(str(tmp_path / "dataset")),
+        {**tables, "interactions": rows.filter(pc.invert(of_stranger))},
+        schemas.REJECTED.empty_table(),
+        config=manifest.config,
+        inputs=manifest.inputs,
+        metrics=manifest.metrics,
+    )
+    model = config.model.model_copy(update={"initialization": "random"})
+    update = {"dataset": str(tmp_path / "dataset"), "model": model}
+    pretrain_graph(config.model_copy(update=update))
+    users = read_graph(open_location(str(tmp_path / "graph"))).users
+    assert (users == 0).all(dim=1).nonzero().flatten().tolist() == [3]
 
 
 def test_pretrain_graph_second_run_does_no_work(
