@@ -42,7 +42,7 @@ _ONE_OF = word_set(
     "pub bar cafe bakery market museum park spa salon brewery buffet deli lounge gym theater "
     "casino resort winery gallery mall cinema zoo aquarium barbershop bookstore tavern diner "
     "bistro brasserie steakhouse pizzeria restaurant hotel "
-    "atmosphere ambiance ambience environment setting location"
+    "atmosphere ambiance ambience environment setting scene location"
 )
 # Words that "and" joins to themselves, as their tags below do: "louder and louder", "on and on".
 _DOUBLED = word_set("time half neck hours days weeks months years miles lots tons loads")

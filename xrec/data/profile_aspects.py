@@ -26,7 +26,7 @@ class NamedAspects:
     of_explanations: Sequence[Sequence[int]]
 
 
-RULES_VERSION = 4
+RULES_VERSION = 5
 """Of the rules by which aspects are found in profiles; with other rules it is another dataset."""
 
 AspectFinder = Callable[[Sequence[str], Sequence[str]], NamedAspects]

@@ -34,7 +34,7 @@ from xrec.data.english import singular
 from xrec.storage import Location
 
 NOTHING_PRAISED = "nothing_praised"
-_VERSION = 10  # of the rules; another one is another run
+_VERSION = 11  # of the rules; another one is another run
 _LEAST_COMPLAINTS, _MOST_COMPLAINTS = 2, 2
 _MOST_TITLES = 3
 # What a mention with such an opinion counts.

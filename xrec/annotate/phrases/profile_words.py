@@ -88,6 +88,12 @@ TAILS = word_set(
     "option experience offering item dish scene choice atmosphere setting selection enthusiast "
     "need service environment product quality fare variety destination chain spot size"
 )
+# But a beach atmosphere is no beach, and one is in the atmosphere of a dive bar.
+AIRS = word_set("atmosphere setting environment scene")
+HAVE_AIRS = word_set(
+    "beach cafe bar pub diner lounge bistro tavern nightlife patio buffet club garden pizzeria "
+    "steakhouse bakery sports-bar gastropub teahouse"
+)
 # What every place has: only what is said of it tells something.
 PLAIN = word_set(
     "food cuisine dining atmosphere ambiance ambience vibe service staff dish price pricing menu "

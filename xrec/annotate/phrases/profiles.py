@@ -27,6 +27,7 @@ from xrec.annotate.phrases.profile_words import (
     ABOVE_ALL,
     ADJECTIVE_ENDINGS,
     ADJECTIVES,
+    AIRS,
     ALWAYS_CAPITAL,
     CAVEATS,
     CAVEATS_END,
@@ -34,6 +35,7 @@ from xrec.annotate.phrases.profile_words import (
     CUT_OFF,
     EMPTY,
     HARMLESS,
+    HAVE_AIRS,
     KINDS,
     LOVERS,
     NEVER,
@@ -140,7 +142,7 @@ def _reasons(clause: Clause, parts: Sequence[Part], start: int, stop: int) -> li
         return []
     if not adjectives and start and clause.lower[start - 1] == "this":
         return []  # "would enjoy this hotel": it is what the profile is of
-    while len(nouns) > 1 and singular(nouns[-1]) in TAILS:
+    while len(nouns) > 1 and singular(nouns[-1]) in TAILS and not _has_an_air(nouns):
         nouns = nouns[:-1]
     if singular(nouns[-1]) in NEVER or nouns[-1].startswith("non-"):
         return []
@@ -148,6 +150,10 @@ def _reasons(clause: Clause, parts: Sequence[Part], start: int, stop: int) -> li
     if all(group and group[-1] in KINDS for group in described):
         return [_names([group], nouns) for group in described or [[]]]
     return [_names(described, nouns)]
+
+
+def _has_an_air(nouns: Sequence[str]) -> bool:
+    return singular(nouns[-1]) in AIRS and singular(nouns[-2]) in HAVE_AIRS
 
 
 def _blames(word: str) -> bool:

@@ -66,6 +66,10 @@ def test_reasons_are_no_shops_that_nothing_describes_no_chain_and_nothing_that_i
 def test_reasons_are_not_what_the_profile_is_of() -> None:
     assert _longest("Travelers who enjoy ocean views would enjoy this hotel.") == ["ocean views"]
     assert _longest("Locals would enjoy this historic tavern.") == ["historic tavern"]
+    assert _longest("a relaxed beach atmosphere and a casual dining setting") == [
+        "relaxed beach atmosphere",
+        "casual dining",
+    ]
     assert _longest("Fans of boutique hotels with coal oven pizza") == ["coal oven pizza"]
     assert [*dict(next(reasons("coal oven pizza")))] == ["coal oven pizza", "pizza"]
     assert _longest("Fans of rare books would enjoy Club Quarters and its night market.") == [
