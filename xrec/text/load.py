@@ -8,6 +8,7 @@ from xrec.config.llm import LLMConfig
 from xrec.config.shared import Device, StorageConfig
 from xrec.config.text import EndpointModelConfig, EngineModelConfig
 from xrec.errors import ConfigError
+from xrec.llm.source import anywhere
 from xrec.text.endpoint import EndpointModel
 from xrec.text.model import LanguageModel
 
@@ -50,6 +51,15 @@ def chosen_llm(config: EngineModelConfig, llm: LLMConfig | None) -> LLMConfig:
             "project"
         )
     return chosen
+
+
+def model_anywhere(
+    config: EngineModelConfig | EndpointModelConfig,
+) -> EngineModelConfig | EndpointModelConfig:
+    """The same model for a process that runs in another folder: no path is relative."""
+    if isinstance(config, EndpointModelConfig) or config.llm is None:
+        return config
+    return config.model_copy(update={"llm": anywhere(config.llm)})
 
 
 def model_settings(

@@ -16,7 +16,7 @@ from xrec.errors import ModelError
 from xrec.llm.source import anywhere, model_fingerprint, resolve_model
 from xrec.storage import Location, fingerprint_of
 from xrec.text import endpoint_key
-from xrec.text.load import chosen_llm, model_settings
+from xrec.text.load import chosen_llm, model_anywhere, model_settings
 
 
 def language_model_spec(
@@ -60,7 +60,7 @@ def language_model_spec(
         },
     }
     make = MakeWriter(
-        _anywhere(annotator),
+        annotator.model_copy(update={"model": model_anywhere(model)}),
         files,
         None if config.llm is None else anywhere(config.llm),
         config.storage,
@@ -83,15 +83,6 @@ def language_model_spec(
         forget_failures=_forget_failures,
         clean_up=_delete_replies,
     )
-
-
-def _anywhere(annotator: LanguageModelAnnotator) -> LanguageModelAnnotator:
-    """The same annotator for an actor, which may run in another folder."""
-    model = annotator.model
-    if isinstance(model, EndpointModelConfig) or model.llm is None:
-        return annotator
-    there = model.model_copy(update={"llm": anywhere(model.llm)})
-    return annotator.model_copy(update={"model": there})
 
 
 def _forget_failures(output: Location) -> None:

@@ -34,7 +34,6 @@ _SAYS_WHAT_IT_IS = word_set(
     "little small smaller heavy slight dirty raw subtle complex previous past secondary other "
     "black white red green blue gray grey brown dark"
 )
-_QUALITY = word_set("quality")
 _LOVES = word_set("love loved loves like liked likes enjoy enjoyed appreciate adore")
 
 
@@ -122,16 +121,10 @@ def _strength(clause: Clause, place: int) -> float:
     A low price and a small box are no blame; a low quality and what is too small are.
     """
     word = clause.lower[place]
+    nearby = clause.lower[max(0, place - _AFTER) : place + _EARLIER]
+    is_plain = word in _SAYS_WHAT_IT_IS or (word == "low" and "quality" not in nearby)
     is_too_much = "too" in clause.lower[max(0, place - 1) : place]
-    if word in _SAYS_WHAT_IT_IS and not is_too_much:
-        return 0.0
-    if word == "low" and not is_too_much and not _of_quality(clause, place):
-        return 0.0
-    return valence(word)
-
-
-def _of_quality(clause: Clause, place: int) -> bool:
-    return not _QUALITY.isdisjoint(clause.lower[max(0, place - _AFTER) : place + _EARLIER])
+    return 0.0 if is_plain and not is_too_much else valence(word)
 
 
 def _is_negated(clause: Clause, place: int) -> bool:

@@ -2,9 +2,9 @@
 
 from xrec.config.metrics import JudgeConfig, MetricsConfig
 from xrec.config.shared import StorageConfig
-from xrec.config.text import EndpointModelConfig
-from xrec.llm.source import anywhere, name_anywhere
+from xrec.llm.source import name_anywhere
 from xrec.storage import open_location
+from xrec.text.load import model_anywhere
 
 _MODELS = ("encoder", "bart_score", "bleurt")
 _PROMPTS = ("prompt", "statements_prompt", "support_prompt")
@@ -30,7 +30,4 @@ def _judge_anywhere(judge: JudgeConfig, storage: StorageConfig) -> JudgeConfig:
         for name in _PROMPTS
         if (uri := getattr(judge, name)) is not None
     }
-    model = judge.model
-    if not isinstance(model, EndpointModelConfig) and model.llm is not None:
-        model = model.model_copy(update={"llm": anywhere(model.llm)})
-    return judge.model_copy(update={**prompts, "model": model})
+    return judge.model_copy(update={**prompts, "model": model_anywhere(judge.model)})
