@@ -131,7 +131,7 @@ def _annotate(folder: str, rows_per_chunk: int, pipe: Any) -> None:
         },
     )
     seconds: dict[str, float] = {}
-    drive = run._Run._drive
+    complete = run._Run._complete
 
     def timed_keep(*arguments: Any) -> Any:
         started = time.monotonic()
@@ -139,15 +139,15 @@ def _annotate(folder: str, rows_per_chunk: int, pipe: Any) -> None:
         seconds["keep_s"] = round(time.monotonic() - started, 1)
         return record
 
-    def timed_drive(self: Any, stage: Any, planned: Any) -> Any:
+    def timed_complete(self: Any, stage: Any, planned: Any) -> Any:
         started = time.monotonic()
-        state = drive(self, stage, planned)
+        made = complete(self, stage, planned)
         seconds[f"{stage}_s"] = round(time.monotonic() - started, 1)
-        return state
+        return made
 
     with (
         patch.object(jobs.annotate, "keep_source", timed_keep),
-        patch.object(run._Run, "_drive", timed_drive),
+        patch.object(run._Run, "_complete", timed_complete),
     ):
         manifest = jobs.annotate.run(config)
     assert manifest is not None

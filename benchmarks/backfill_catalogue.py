@@ -1,8 +1,9 @@
 """What a backfill reads, made in seconds.
 
-This is a synthetic catalogue, a graph, an adapter, a toy language model, and pairs.
+A synthetic catalogue, a graph, an adapter of fresh weights, a toy language model, and pairs.
 """
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,13 @@ from xrec.config.data import SampleLLMConfig
 from xrec.config.prompt import PromptConfig
 from xrec.config.shared import StorageConfig
 from xrec.data.dataset import write_dataset
-from xrec.graph.artifact import embeddings_bytes, write_graph
-from xrec.llm.source import model_fingerprint
+from xrec.graph.artifact import GraphEmbeddings, embeddings_bytes, read_graph, write_graph
+from xrec.llm.source import model_fingerprint, resolve_model
 from xrec.sample.language_model import build_model, save_sample_model, train_tokenizer
-from xrec.storage import open_location, parquet_bytes
+from xrec.storage import Location, open_location, parquet_bytes
 
 PAIRS_PER_USER = 10
-_NUM_ITEMS, _DIM, _HIDDEN = 5_000, 16, 32
+_NUM_ITEMS, _DIM = 5_000, 16
 _WORDS = (
     "quiet",
     "garden",
@@ -46,16 +47,17 @@ _WORDS = (
 _NUM_FILES = 8
 
 
-def make_catalogue(folder: Path, num_pairs: int, seed: int = 0) -> None:
-    """Write dataset, graph, adapter, llm and pairs/ with `num_pairs` rows into `folder`.
+def make_catalogue(folder: Path, num_pairs: int, llm: str | None = None, seed: int = 0) -> None:
+    """Write dataset, graph, adapter, and pairs/ with `num_pairs` rows into `folder`.
 
-    Each user has ten pairs. The rows are shuffled.
+    Each user has ten pairs. The rows are shuffled. llm: the adapter's language model; without one,
+    a toy is written to llm/.
     """
     draw = np.random.default_rng(seed)
     num_users = num_pairs // PAIRS_PER_USER
     dataset = _write_dataset(folder, draw, num_users)
     torch.manual_seed(seed)
-    graph = write_graph(
+    write_graph(
         open_location(str(folder / "graph")),
         embeddings_bytes(torch.randn(num_users, _DIM), torch.randn(_NUM_ITEMS, _DIM)),
         [],
@@ -63,7 +65,12 @@ def make_catalogue(folder: Path, num_pairs: int, seed: int = 0) -> None:
         inputs={"dataset": dataset},
         metrics={},
     )
-    _write_llm_and_adapter(folder, dataset, graph.fingerprint)
+    if llm is None:
+        _write_toy_llm(folder / "llm")
+    graph = read_graph(open_location(str(folder / "graph")))
+    prompt = PromptConfig() if llm else PromptConfig(use_chat_template=False)
+    adapter = open_location(str(folder / "adapter"))
+    write_untrained_adapter(adapter, llm or str(folder / "llm"), graph, prompt)
     _write_pairs(folder / "pairs", draw, num_users)
 
 
@@ -117,38 +124,34 @@ def _write_dataset(folder: Path, draw: np.random.Generator, num_users: int) -> s
     ).fingerprint
 
 
-def _write_llm_and_adapter(folder: Path, dataset: str, graph: str) -> None:
-    (folder / "llm").mkdir()
+def _write_toy_llm(folder: Path) -> None:
+    folder.mkdir()
     tokenizer = train_tokenizer([" ".join(_WORDS)], 300)
-    save_sample_model(
-        build_model(
-            SampleLLMConfig(hidden_size=_HIDDEN, num_layers=1, num_heads=2, num_key_value_heads=1),
-            tokenizer,
-        ),
-        tokenizer,
-        folder / "llm",
-    )
-    model = AdapterModelConfig(num_experts=2)
-    base_model = model_fingerprint(folder / "llm")
+    size = SampleLLMConfig(hidden_size=32, num_layers=1, num_heads=2, num_key_value_heads=1)
+    save_sample_model(build_model(size, tokenizer), tokenizer, folder)
+
+
+def write_untrained_adapter(
+    location: Location, llm: str, graph: GraphEmbeddings, prompt: PromptConfig
+) -> None:
+    """Write an adapter of fresh weights for a language model, which costs as much as a trained."""
+    folder = resolve_model(llm)
+    hidden_size = json.loads((folder / "config.json").read_text())["hidden_size"]
+    torch.manual_seed(0)
+    model, dim = AdapterModelConfig(), graph.users.shape[1]
+    inputs = {"graph": graph.manifest.fingerprint, "base_model": model_fingerprint(folder)}
     config = AdapterConfig(
-        embedding_dim=_DIM,
-        hidden_size=_HIDDEN,
+        embedding_dim=dim,
+        hidden_size=hidden_size,
         model=model,
-        prompt=PromptConfig(use_chat_template=False),
-        base_model="toy",
-        base_model_fingerprint=base_model,
-        graph_fingerprint=graph,
+        prompt=prompt,
+        base_model=llm,
+        base_model_fingerprint=inputs["base_model"],
+        graph_fingerprint=inputs["graph"],
     )
-    weights = build_adapters(model, embedding_dim=_DIM, hidden_size=_HIDDEN).state_dict()
-    inputs = {"dataset": dataset, "graph": graph, "base_model": base_model}
+    weights = build_adapters(model, embedding_dim=dim, hidden_size=hidden_size).state_dict()
     write_adapter(
-        open_location(str(folder / "adapter")),
-        weights,
-        config,
-        run_config={},
-        inputs=inputs,
-        metrics={},
-        extra_files={},
+        location, weights, config, run_config={}, inputs=inputs, metrics={}, extra_files={}
     )
 
 

@@ -1,159 +1,212 @@
-"""How soon results of chunks reach the driver, by plain actors and by Ray Data.
+"""Rows through a model that computes nothing, into a table: ours beside other ways to do it.
 
-    python -m benchmarks.bulk [--chunks 1000] [--actors 2] [--output workspace/benchmarks/bulk]
+    python -m benchmarks.bulk run [--num-pairs 100000 ...] [--seconds 1] [--old PATH] [--daft PATH]
+    python -m benchmarks.bulk kill ...        killed at half, and run again: which rows are there
+    python -m benchmarks.bulk resume ...      ours, when 99 % are done, as a share of the whole
+    python -m benchmarks.bulk requests ...    to an object store (SeaweedFS, started here)
 
-Every contestant does the same chunks of four rows, which take 20 ms, and each fiftieth 500 ms; an
-actor reads the chunk's rows, sleeps, and writes a file. Nothing is committed. `seconds` is the time
-from the first work to the last result, without the start of actors where they start once; `lag` is
-the time between the end of a chunk in its actor and its arrival at the driver.
+All contestants read the same Parquet files, and make the same texts of 45 words in two processes,
+1,024 rows at a time. Each runs in a process of its own. Ray's start and publishing are no part of
+`seconds`; `first_seconds` is the part until the first chunk was done. Results are appended to
+results.jsonl.
 
 | contestant | what it is |
 |---|---|
-| `actors` | `xrec.bulk.ActorPool` |
-| `ray_data` | `ray.data`, `map_batches` on a pool of actors: one execution, at most 4096 blocks |
-| `ray_data_windows` | the same for 64 chunks at a time, one a block |
+| `ours` | `open_run`, `drive` with a `RayPool`, `publish` |
+| `old` | the engine of be583ac, from the checkout `--old` (`git worktree add PATH be583ac`) |
+| `ray_parquet` | Ray Data: `read_parquet`, `map_batches` on a pool of actors, `write_parquet` |
+| `ray_delta` | the same with `write_delta` |
+| `..._checkpoint` | the same with Ray Data's `CheckpointConfig` |
+| `daft` | Daft, by an interpreter that has it: `--daft` |
 """
 
-import argparse
 import json
-import pickle
-import shutil
-import statistics
+import subprocess
+import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-import pyarrow as pa
-import ray
-import ray.data
-from ray import cloudpickle
+import pyarrow.dataset as pads
+import typer
+from deltalake import DeltaTable
 
-from xrec.bulk import ActorPool, BulkRun, Identity, Outcome, RowFormat, clean_keys, open_run
-from xrec.bulk.work import Done, Work
-from xrec.bulk.worker import ChunkWorker, WorkerSettings
+from benchmarks.bulk_work import PAIRS, Work, make_pairs
+from benchmarks.counting_proxy import counting_proxy
+from benchmarks.graph_report import markdown
+from benchmarks.graph_results import Results
+from benchmarks.processes import kill, start, wait
+from tests.object_store import object_store
+from xrec.bulk.run import RUNS
 
-FORMAT = RowFormat(("user",), pa.schema([("text", pa.string())]), pa.schema([]))
-_ROWS_PER_CHUNK = 4
-_WINDOW = 64
-_MAX_BLOCKS = 4096
-Results = Iterator[Done]
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
-
-class SleepyTask:
-    """Sleeps for each chunk; says when it ended."""
-
-    row_errors: tuple[type[Exception], ...] = ()
-
-    def do(self, rows: pa.Table) -> Outcome:
-        """See ChunkTask."""
-        number = int(rows["user"][0].as_py().rpartition("-")[2])
-        time.sleep(0.5 if number % 50 == 0 else 0.02)
-        ok = rows.append_column("text", pa.repeat("text", rows.num_rows))
-        return Outcome(ok, FORMAT.failed_schema.empty_table(), {"ended_at": time.time()})
-
-    def fail(self, rows: pa.Table, reason: str, message: str) -> pa.Table:
-        """See ChunkTask."""
-        raise NotImplementedError
+Record = dict[str, Any]
+NAMES = (
+    "ours",
+    "old",
+    "ray_parquet",
+    "ray_parquet_checkpoint",
+    "ray_delta",
+    "ray_delta_checkpoint",
+    "daft",
+)
+_LEFT_SHARE = 0.01
 
 
-class DataActor:
-    """The actor of Ray Data's pool."""
+class Contest:
+    """Contestants that run with the same pairs, and their results."""
 
-    def __init__(self, packed: bytes):
-        self._worker = ChunkWorker(cloudpickle.loads(packed))
+    def __init__(self, folder: Path, work: Work, old: Path | None, daft: Path | None):
+        self._folder = folder
+        self._work = work
+        self._old = old
+        self._daft = daft
 
-    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Do the one work of a batch."""
-        done = self._worker.do(pickle.loads(batch["work"][0]))
-        return {"done": [pickle.dumps(done)]}
-
-
-def by_actors(settings: WorkerSettings, works: Sequence[Work], num_actors: int) -> Results:
-    """Send all works through the pool of xrec.bulk."""
-    pool = ActorPool(settings, num_actors=num_actors, cpus_per_actor=1)
-    pool.start(len(works))
-    left, num_done = list(reversed(works)), 0
-    try:
-        while num_done < len(works):
-            while left and pool.can_take(is_alone=False):
-                pool.submit(left.pop())
-            for done in pool.wait(10):
-                assert isinstance(done, Done)
-                num_done += 1
-                yield done
-    finally:
-        pool.close()
-
-
-def by_ray_data(
-    settings: WorkerSettings, works: Sequence[Work], num_actors: int, *, window: int
-) -> Results:
-    """Send `window` works at a time through Ray Data's pool of actors, at most 4096 blocks."""
-    for start in range(0, len(works), window):
-        rows = [{"work": pickle.dumps(work)} for work in works[start : start + window]]
-        results = ray.data.from_items(
-            rows, override_num_blocks=min(len(rows), _MAX_BLOCKS)
-        ).map_batches(
-            DataActor,
-            fn_constructor_args=(cloudpickle.dumps(settings),),
-            batch_size=1,
-            compute=ray.data.ActorPoolStrategy(size=num_actors),
-            num_cpus=1,
+    def work(self, name: str) -> Work:
+        """What the contestant does, into a folder of its own."""
+        return replace(
+            self._work,
+            output=str(self._folder / name),
+            diary=str(self._folder / f"{name}.diary"),
         )
-        for row in results.iter_rows():
-            yield pickle.loads(row["done"])
+
+    def start(
+        self, name: str, work: Work, environment: dict[str, str] | None = None
+    ) -> subprocess.Popen[str]:
+        """Start the contestant in a process of its own."""
+        module = "benchmarks.bulk_daft" if name == "daft" else "benchmarks.bulk_contestants"
+        return start(
+            [module, *work.arguments(name)],
+            root=self._old if name == "old" else None,
+            python=self._daft if name == "daft" else None,
+            environment=environment,
+        )
+
+    def run(self, name: str, work: Work, environment: dict[str, str] | None = None) -> Record:
+        """Run the contestant to its end; returns what it reported."""
+        last, cpu = wait(self.start(name, work, environment))
+        record: Record = {**json.loads(last), **cpu} if last else {"has_failed": 1}
+        return {key: round(value, 2) for key, value in record.items() if value is not None}
+
+    def run_until_half(self, name: str, work: Work, num_chunks: int) -> None:
+        """Run the contestant, and kill it and its processes when half of the chunks are done."""
+        process = self.start(name, work)
+        while process.poll() is None and len(work.times()) < num_chunks // 2:
+            time.sleep(0.02)
+        kill(process)
 
 
-def main() -> None:
-    """Run the contestants in turn and print a line of JSON each."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--chunks", type=int, default=1000)
-    parser.add_argument("--actors", type=int, default=2)
-    parser.add_argument("--output", type=Path, default=Path("workspace/benchmarks/bulk"))
-    arguments = parser.parse_args()
-    ray.init(num_cpus=arguments.actors, include_dashboard=False, log_to_driver=False)
-    contestants: dict[str, Callable[..., Results]] = {
-        "actors": by_actors,
-        "ray_data": partial(by_ray_data, window=arguments.chunks),
-        "ray_data_windows": partial(by_ray_data, window=_WINDOW),
-    }
-    for name, contestant in contestants.items():
-        print(json.dumps({"contestant": name, **_measure(contestant, arguments)}), flush=True)  # noqa: T201
+def measure_run(contest: Contest, name: str, num_pairs: int) -> Record:
+    """Seconds, files, bytes a row, and the driver's peak memory, without a failure."""
+    work = contest.work(name)
+    return contest.run(name, work) | table_of(work.output)
 
 
-def _measure(contestant: Callable[..., Results], arguments: argparse.Namespace) -> dict[str, Any]:
-    shutil.rmtree(arguments.output, ignore_errors=True)
-    run = _run(arguments.output, arguments.chunks)
-    units = run.units_left(run.table.snapshot())
-    works = [Work(unit, 0, unit.num_rows) for unit in units]
-    began, arrived, lags = time.time(), [], []
-    for done in contestant(run.worker_settings(SleepyTask), works, arguments.actors):
-        arrived.append(time.time())
-        lags.append(arrived[-1] - done.costs["ended_at"])
-    lags.sort()
+def measure_kill(contest: Contest, name: str, num_pairs: int) -> Record:
+    """Kill a contestant when half of the chunks are done, run it again, and count the rows."""
+    work = contest.work(name)
+    contest.run_until_half(name, work, num_pairs // work.rows)
+    num_killed = len(work.times())
+    again = contest.run(name, work)
+    table = table_of(work.output)
     return {
-        "chunks": len(works),
-        "seconds": round(arrived[-1] - arrived[0], 1),
-        "seconds_with_start": round(arrived[-1] - began, 1),
-        "lag_median_ms": round(1000 * statistics.median(lags), 1),
-        "lag_p99_ms": round(1000 * lags[int(len(lags) * 0.99)], 1),
-        "lag_max_ms": round(1000 * lags[-1], 1),
+        "chunks_when_killed": num_killed,
+        "chunks_after": len(work.times()) - num_killed,
+        **{key: again.get(key) for key in ("has_failed", "seconds")},
+        "lost_rows": num_pairs - table["distinct"],
+        "doubled_rows": table["rows"] - table["distinct"],
     }
 
 
-def _run(output: Path, num_chunks: int) -> BulkRun:
-    rows = pa.table({"user": [f"user-{number}" for number in range(num_chunks * _ROWS_PER_CHUNK)]})
-    return open_run(
-        str(output),
-        Identity(kind="benchmark", config={}, inputs={}),
-        FORMAT,
-        lambda: [clean_keys(rows, FORMAT.keys, file="rows", first_line=1)],
-        listing={},
-        rows_per_chunk=_ROWS_PER_CHUNK,
-    )
+def measure_resume(contest: Contest, name: str, num_pairs: int) -> Record:
+    """Run ours, delete the last hundredth of the results, and run it again."""
+    work = contest.work(name)
+    whole = contest.run(name, work)
+    results = sorted((Path(work.output) / RUNS).glob("*/*/results/*.parquet"))
+    for file in results[-max(1, round(len(results) * _LEFT_SHARE)) :]:
+        file.unlink()
+    again = contest.run(name, work)
+    fields = {f"resume_{key}": again[key] for key in ("seconds", "first_seconds")}
+    return {**whole, **fields, "share": round(again["seconds"] / whole["seconds"], 3)}
+
+
+def measure_requests(contest: Contest, name: str, num_pairs: int) -> Record:
+    """Requests to an object store, counted by a proxy, so the seconds mean nothing."""
+    with object_store() as store, counting_proxy(store.endpoint_url) as (url, counts):
+        work = replace(contest.work(name), output=f"{store.new_bucket()}/out")
+        done = contest.run(name, work, {**store.environment, "AWS_ENDPOINT_URL": url})
+    each = round(counts.total() * work.rows / num_pairs, 1)
+    failed = done.get("has_failed")
+    return {"requests_a_chunk": each, **dict(sorted(counts.items())), "has_failed": failed}
+
+
+MEASURES = {
+    "run": measure_run,
+    "kill": measure_kill,
+    "resume": measure_resume,
+    "requests": measure_requests,
+}
+
+
+def table_of(output: str) -> Record:
+    """The rows of a contestant's table, the distinct ones, and its files; zeros without a table."""
+    folder = Path(output)
+    folder = folder if (folder / "_delta_log").exists() else folder / "rows"
+    if (folder / "_delta_log").exists():
+        dataset = DeltaTable(str(folder)).to_pyarrow_dataset()
+        files = DeltaTable(str(folder)).file_uris()
+    elif folder.exists():
+        dataset = pads.dataset(str(folder), format="parquet")
+        files = dataset.files
+    else:
+        return {"rows": 0, "distinct": 0, "files": 0, "bytes_a_row": None}
+    pairs = dataset.to_table(columns=PAIRS.names)
+    num_bytes = sum(Path(file).stat().st_size for file in files)
+    return {
+        "rows": pairs.num_rows,
+        "distinct": pairs.group_by(PAIRS.names).aggregate([]).num_rows,
+        "files": len(files),
+        "bytes_a_row": round(num_bytes / max(1, pairs.num_rows), 1),
+    }
+
+
+@app.command(help=__doc__)
+def bulk(
+    what: Annotated[str, typer.Argument(help=f"One of {', '.join(MEASURES)}.")],
+    num_pairs: Annotated[
+        list[int] | None, typer.Option(help="Numbers of pairs; by default 1e5.")
+    ] = None,
+    contestant: Annotated[
+        list[str] | None, typer.Option(help="Contestants; by default all that can run.")
+    ] = None,
+    rows: Annotated[int, typer.Option(min=1, help="Rows of a chunk, or of a batch.")] = 1024,
+    seconds: Annotated[float, typer.Option(min=0, help="How long a chunk takes.")] = 0.0,
+    old: Annotated[Path | None, typer.Option(help="A checkout of be583ac.")] = None,
+    daft: Annotated[Path | None, typer.Option(help="An interpreter that has Daft.")] = None,
+    output: Annotated[Path, typer.Option(help="Folder of results.jsonl.")] = Path(
+        "workspace/benchmarks/bulk"
+    ),
+) -> None:
+    """Measure each contestant at each size, and print a table for each size."""
+    absent = {"old" if old is None else "", "daft" if daft is None else ""}
+    names = contestant or ["ours"] if what == "resume" else contestant or NAMES
+    for size in num_pairs or [100_000]:
+        records = []
+        with tempfile.TemporaryDirectory(prefix="xrec-bulk-") as folder:
+            make_pairs(Path(folder) / "pairs", size)
+            work = Work(f"{folder}/pairs", "", rows, seconds, 2, "")
+            contest = Contest(Path(folder), work, old, daft)
+            for name in (each for each in names if each not in absent):
+                found = MEASURES[what](contest, name, size)
+                record = {"contestant": name, "num_pairs": size, **found}
+                settings = {"kind": f"bulk-{what}", "chunk_rows": rows, "chunk_seconds": seconds}
+                Results(output).append(settings | record)
+                records.append(record)
+        columns = dict.fromkeys(key for record in records for key in record)
+        typer.echo(markdown([{key: each.get(key) for key in columns} for each in records]))
 
 
 if __name__ == "__main__":
-    main()
+    app()

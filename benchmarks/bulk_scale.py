@@ -1,21 +1,21 @@
 """What the driver of a bulk run costs by the number of chunks: memory, seconds, and the slope.
 
-    python -m benchmarks.bulk_scale [--chunks 65536 ...] [--left 4096]
+    python -m benchmarks.bulk_scale [--chunks 1024 ...] [--left 512] [--ray] [--only-status]
         [--output workspace/benchmarks/bulk-scale]
 
-A run of so many chunks of one row each is planned, all but `--left` of its chunks are committed,
-and then a driver in a process of its own does the rest. Its pool has no actors: a result is there
-at once, and its file is a hard link. So what is measured is the driver alone: opening the run,
-taking the table over, finding what is left, and commits of 256 files, whose footers it looks at. A
-line of the result is one number of chunks:
+A run of so many chunks of one row each is planned, all but `--left` of its chunks get a result, and
+then a driver in a process of its own does the rest and publishes. Its pool has no processes: a
+result is a hard link. So what is measured is the driver alone. With `--ray` no chunk is done
+before, and all of them go through a `RayPool` of two processes. A line of the result is one number
+of chunks:
 
 | field | what it is |
 |---|---|
 | `plan_s` | reading the rows and writing the plan |
 | `open_s` | `open_run` of the plan that is there |
-| `start_s` | from `drive` to the first work: take-over, what is left, the first commit |
-| `commit_ms` | the median commit of 256 files, and the longest |
-| `checkpoint_s` | one checkpoint, and after how many commits there is one |
+| `survey_s` | which chunks have a result, and their counts: what a driver does first |
+| `drive_s`, `drive_cpu_s` | from `drive`, which begins with a survey, to its end; CPU time |
+| `publish_s` | `publish` |
 | `status_ms` | `read_status` |
 | `peak_mb` | the driver's greatest resident memory; `base_mb` before it opened the run |
 """
@@ -24,29 +24,60 @@ import argparse
 import json
 import multiprocessing
 import os
-import resource
 import shutil
-import statistics
 import time
-import uuid
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import pyarrow as pa
 
-from benchmarks.bulk import FORMAT
-from xrec.bulk import BulkRun, Identity, clean_keys, drive, open_run, read_status
-from xrec.bulk.ledger import COMMIT_FILES, Ledger, UnitResult
-from xrec.bulk.row_format import OK
-from xrec.bulk.work import Died, Done, Unit, Work
-from xrec.table import DataFile, write_file, writer
-from xrec.table.data_file import CheckedFile, check_file
+from benchmarks.bulk_contestants import FORMAT, TextTask
+from benchmarks.bulk_work import Work, peak_mb
+from xrec.bulk import (
+    BulkRun,
+    Identity,
+    RayPool,
+    Summary,
+    Survey,
+    clean_keys,
+    drive,
+    open_run,
+    publish,
+    read_status,
+)
+from xrec.bulk.worker import WorkerSettings
+from xrec.config.shared import RayConfig
 
-_BATCH = 65_536  # rows that are read, and files that are committed, at a time
-_PARTITION = {"status": OK}
+_BATCH = 65_536
+_MOST_LINKS = 32_768  # ext4 allows 65,000 of a file
+_SUMMARY = Summary(1, 1)
+_WORK = Work(pairs="", output="", rows=1, seconds=0.0, num_actors=2, diary=os.devnull)
+
+
+class LinkPool:
+    """A pool whose chunks are done at once: a result is a link to a result of one row."""
+
+    def __init__(self, run: BulkRun):
+        self._results = run.passes()[0].results
+
+    def summaries(
+        self, settings: WorkerSettings | None, chunks: Sequence[int]
+    ) -> Iterator[tuple[int, Summary]]:
+        """See Pool."""
+        folder = Path(self._results.location.path)
+        for number, chunk in enumerate(chunks):
+            if number % _MOST_LINKS == 0:
+                rows = pa.table({"user_id": ["user"], "item_id": ["item"], "bucket": [0]})
+                outcome = TextTask(_WORK).do(rows.select(FORMAT.keys))
+                ok = outcome.ok.select(FORMAT.ok_schema.names)
+                made = FORMAT.as_results(rows, ok, outcome.failed)
+                self._results.create(chunk, made, _SUMMARY)
+                original = folder / f"{chunk:07d}.parquet"
+            else:
+                os.link(original, folder / f"{chunk:07d}.parquet")
+            yield chunk, _SUMMARY
 
 
 def opened(output: Path, num_chunks: int) -> BulkRun:
@@ -55,158 +86,92 @@ def opened(output: Path, num_chunks: int) -> BulkRun:
     def batches() -> Any:
         for start in range(0, num_chunks, _BATCH):
             numbers = range(start, min(start + _BATCH, num_chunks))
-            rows = pa.table({"user": [f"user-{number}" for number in numbers]})
+            users = [f"user-{number}" for number in numbers]
+            rows = pa.table({"user_id": users, "item_id": pa.repeat("item", len(users))})
             yield clean_keys(rows, FORMAT.keys, file="rows", first_line=start + 1)
 
-    return open_run(
-        str(output),
-        Identity(kind="benchmark", config={}, inputs={}),
-        FORMAT,
-        batches,
-        listing={},
-        rows_per_chunk=1,
-    )
+    identity = Identity(kind="explanations", config={}, inputs={})
+    return open_run(str(output), identity, FORMAT, batches, listing={}, rows_per_chunk=1)
 
 
-def file_of_one_row(run: BulkRun) -> DataFile:
-    """A file of the table that a result can link to."""
-    rows = pa.table({"user": ["user"], "text": ["text"]})
-    rows = FORMAT.file_rows(rows, 0)
-    return write_file(run.table.location, FORMAT.table, rows, name="original", partition=_PARTITION)
-
-
-def result_of(unit: Unit, num_bytes: int) -> tuple[str, Done]:
-    """A path, and the result that has written it."""
-    path = f"status={OK}/{unit.prefix}-{uuid.uuid4().hex}.parquet"
-    file = DataFile(path=path, num_bytes=num_bytes, partition=_PARTITION)
-    work, num_rows = Work(unit, 0, unit.num_rows), unit.num_rows
-    done = Done(work, (file,), num_ok=num_rows, num_ok_rows=num_rows, failed={})
-    return path, done
-
-
-def commit_most(output: Path, num_chunks: int, num_left: int) -> float:
-    """Plan the run and commit all but `num_left` chunks, whose files need not be there.
-
-    Returns the seconds of the plan.
-    """
-    began = time.perf_counter()
-    run = opened(output, num_chunks)
-    seconds = time.perf_counter() - began
-    file = file_of_one_row(run)
-    checked = check_file(run.table.location, FORMAT.table, file)
-
-    def trusted(table: object, format: object, file: DataFile) -> CheckedFile:
-        return CheckedFile(file, 1, checked.statistics, checked.modified_at_ms)
-
-    with mock.patch.object(writer, "check_file", trusted):
-        ledger = Ledger(run.table, run.table.take_over("benchmark"))
-        units = list(run.units_left(run.table.snapshot()))[: num_chunks - num_left]
-        for number, unit in enumerate(units, 1):
-            ledger.add(UnitResult(unit, (result_of(unit, file.num_bytes)[1],)))
-            if number % _BATCH == 0 or number == len(units):
-                ledger.commit(is_last=True)
+def prepare(output: Path, num_chunks: int, num_left: int) -> float:
+    """Plan the run, and let all but `num_left` chunks have a result; the seconds of the plan."""
+    run, seconds = _timed(lambda: opened(output, num_chunks))
+    for _ in LinkPool(run).summaries(None, range(num_chunks - num_left)):
+        pass
     return seconds
 
 
-class LinkPool:
-    """A pool whose works are done at once: the file of a result is a link to a file of one row."""
-
-    def __init__(self, output: Path, original: DataFile):
-        self._output = output
-        self._original = original
-        self._works: deque[Work] = deque()
-        self.started_at = 0.0
-
-    def start(self, num_works: int) -> None:
-        """See Pool."""
-
-    def can_take(self, is_alone: bool) -> bool:
-        """See Pool."""
-        return len(self._works) < COMMIT_FILES
-
-    def submit(self, work: Work) -> None:
-        """See Pool."""
-        self.started_at = self.started_at or time.perf_counter()
-        self._works.append(work)
-
-    def wait(self, timeout_seconds: float) -> list[Done | Died]:
-        """See Pool."""
-        ended: list[Done | Died] = []
-        while self._works:
-            path, done = result_of(self._works.popleft().unit, self._original.num_bytes)
-            os.link(self._output / self._original.path, self._output / path)
-            ended.append(done)
-        return ended
-
-    def close(self) -> None:
-        """See Pool."""
-
-
-def drive_the_rest(output: Path, num_chunks: int) -> dict[str, Any]:
+def do_the_rest(output: Path, num_chunks: int, num_left: int, on_ray: bool) -> dict[str, Any]:
     """Do what is left; returns fields of the result."""
-    base_mb = _peak_mb()
-    began = time.perf_counter()
+    from cluster.connect import ensure_ray
+
+    ray = ensure_ray(RayConfig(address="local", num_cpus=2)) if on_ray else nullcontext()
+    with ray:
+        base_mb = peak_mb()
+        run, open_seconds = _timed(lambda: opened(output, num_chunks))
+        survey, survey_seconds = _timed(lambda: Survey(run))
+        assert survey.summary.num_rows == num_chunks - num_left
+        pool: Any = LinkPool(run)
+        if on_ray:
+            pool = RayPool(_WORK.num_actors)
+        cpu = time.process_time()
+        progress, drive_seconds = _timed(lambda: drive(run, pool, lambda: TextTask(_WORK)))
+        cpu = time.process_time() - cpu
+        assert progress.num_ok == num_chunks, progress
+        _, publish_seconds = _timed(lambda: publish(run, "explanations", lambda summary: ({}, {})))
+        _, status_seconds = _timed(lambda: read_status(str(output)))
+        return {
+            "open_s": round(open_seconds, 2),
+            "survey_s": round(survey_seconds, 2),
+            "drive_s": round(drive_seconds, 2),
+            "drive_cpu_s": round(cpu, 2),
+            "publish_s": round(publish_seconds, 2),
+            "status_ms": round(1000 * status_seconds, 1),
+            "base_mb": round(base_mb),
+            "peak_mb": round(peak_mb()),
+        }
+
+
+def look(output: Path, num_chunks: int) -> dict[str, Any]:
+    """What who looks at the run pays; returns fields of the result."""
     run = opened(output, num_chunks)
-    open_seconds = time.perf_counter() - began
-    pool = LinkPool(output, file_of_one_row(run))
-    commits: list[float] = []
-    commit = writer.Writer.commit
-
-    def timed(self: writer.Writer, adds: Any = (), *arguments: Any) -> int:
-        began = time.perf_counter()
-        version = commit(self, adds, *arguments)
-        if len(adds) == COMMIT_FILES:
-            commits.append(1000 * (time.perf_counter() - began))
-        return version
-
-    began = time.perf_counter()
-    with mock.patch.object(writer.Writer, "commit", timed):
-        state = drive(run, pool, holder="benchmark")
-    assert state.num_ok == num_chunks, state
-    peak_mb = _peak_mb()
-    holder = run.table.take_over("benchmark")
-    checkpoint_began = time.perf_counter()
-    holder._checkpoint()
-    checkpoint_seconds = time.perf_counter() - checkpoint_began
-    status_began = time.perf_counter()
-    read_status(str(output))
-    interval = max(writer.CHECKPOINT_INTERVAL, num_chunks // writer.FILES_PER_COMMIT)
-    return {
-        "open_s": round(open_seconds, 2),
-        "start_s": round(pool.started_at - began, 2),
-        "commit_ms": [round(statistics.median(commits), 1), round(max(commits), 1)],
-        "num_commits": len(commits),
-        "checkpoint_s": [round(checkpoint_seconds, 2), interval],
-        "status_ms": round(1000 * (time.perf_counter() - status_began), 1),
-        "base_mb": base_mb,
-        "peak_mb": peak_mb,
-        "peak_mb_with_checkpoint": _peak_mb(),
-    }
+    _, status_seconds = _timed(lambda: read_status(str(output)))
+    _, survey_seconds = _timed(lambda: Survey(run))
+    return {"survey_s": round(survey_seconds, 2), "status_ms": round(1000 * status_seconds, 1)}
 
 
 def main() -> None:
     """Measure each number of chunks and print a line of JSON each."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--chunks", type=int, nargs="+", default=[2**14, 2**16, 2**18])
-    parser.add_argument("--left", type=int, default=4096)
+    parser.add_argument("--chunks", type=int, nargs="+", default=[2**10, 2**12, 2**14, 2**16])
+    parser.add_argument("--left", type=int, default=512)
+    parser.add_argument("--ray", action="store_true")
+    parser.add_argument("--only-status", action="store_true")
     parser.add_argument("--output", type=Path, default=Path("workspace/benchmarks/bulk-scale"))
     arguments = parser.parse_args()
+    output = arguments.output.absolute()
     for num_chunks in arguments.chunks:
-        shutil.rmtree(arguments.output, ignore_errors=True)
-        plan_seconds = _in_a_process(commit_most, arguments.output, num_chunks, arguments.left)
-        fields = _in_a_process(drive_the_rest, arguments.output, num_chunks)
-        line = {"chunks": num_chunks, "plan_s": round(plan_seconds, 1), **fields}
-        print(json.dumps(line), flush=True)  # noqa: T201
-    shutil.rmtree(arguments.output, ignore_errors=True)
+        shutil.rmtree(output, ignore_errors=True)
+        num_left = num_chunks if arguments.ray else arguments.left
+        plan_seconds = _in_a_process(prepare, output, num_chunks, num_left)
+        line = {"chunks": num_chunks, "plan_s": round(plan_seconds, 1)}
+        if arguments.only_status:
+            line |= _in_a_process(look, output, num_chunks)
+        else:
+            line |= _in_a_process(do_the_rest, output, num_chunks, num_left, arguments.ray)
+        print(json.dumps({**line, "load": os.getloadavg()[0]}), flush=True)  # noqa: T201
+    shutil.rmtree(output, ignore_errors=True)
+
+
+def _timed(function: Callable[[], Any]) -> tuple[Any, float]:
+    began = time.perf_counter()
+    return function(), time.perf_counter() - began
 
 
 def _in_a_process(function: Callable[..., Any], *arguments: Any) -> Any:
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(function, arguments)
-
-
-def _peak_mb() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 
 
 if __name__ == "__main__":

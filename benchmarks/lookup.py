@@ -1,230 +1,288 @@
-"""What it costs to look up one user's rows in a table of explanations on an object store.
+"""What it costs to look up one user's rows in published explanations on an object store.
 
-    python -m benchmarks.lookup [--rows 100000] [--lookups 300] [--rows-per-chunk 1024]
-        [--target-mib 128]
+    python -m benchmarks.lookup [--rows 1000000] [--lookups 200] [--rows-per-group 2048 8192]
 
-The table is as a backfill leaves it, ten rows a user, a file a chunk; then it is compacted. The
-store is SeaweedFS, started here. Each look-up is of another user, drawn at random, one after the
-other. Results are appended to results.jsonl in --output.
+The results of a run are written without a model, ten rows a user with texts of 45 words, and
+published once for each number of rows of a row group. Each look-up is of another user, drawn at
+random, one after the other. The store is SeaweedFS, started here. Results are appended to
+results.jsonl in --output.
 
 | contestant | what it is |
 |---|---|
-| `first` | `RowLookup` with nothing in memory: it reads the file's footer and the rows |
-| `footer` | the same with all footers in memory: it reads the rows |
-| `memory` | the same with all in memory |
-| `dataset` | `DeltaTable.to_pyarrow_dataset()`, opened once, filtered by user |
-| `bucket` | the same, filtered by bucket too, for who knows how a bucket is computed |
-| `follow` | what an endpoint does to learn whether there is a later version |
+| `first` | `ExplanationLookup` that was just opened: it reads the log, a footer, and the rows |
+| `find` | the same when it is open and has read all footers, as the endpoint's is |
+| `deltalake` | `DeltaTable.to_pyarrow_dataset()`, opened once, filtered by bucket and user |
+| `polars` | `scan_delta`, filtered by bucket and user |
+| `duckdb` | `delta_scan`, likewise (packages duckdb-extension-delta, duckdb-extension-httpfs) |
+| `duckdb_arrow` | DuckDB on the dataset of `deltalake`, likewise |
 """
 
 import argparse
 import json
 import random
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from importlib.util import find_spec
+from itertools import islice
 from pathlib import Path
 from typing import Any
+from unittest import mock
+from urllib.parse import urlsplit
 
 import deltalake
+import duckdb
 import numpy as np
+import polars
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
+from benchmarks.bulk_work import some_texts
 from benchmarks.graph_results import Results
-from tests.object_store import object_store
+from tests.object_store import ObjectStore, object_store
 from xrec.backfill import EXPLANATIONS
-from xrec.bulk import key_hash
-from xrec.bulk.lookup import LookupCache, RowLookup
-from xrec.schemas import GENERATED, PAIRS
-from xrec.storage import read_manifest, write_manifest
-from xrec.table import Snapshot, Table, Writer, write_file
+from xrec.backfill.lookup import open_lookup
+from xrec.bulk import BulkRun, Identity, Summary, clean_keys, empty, open_run, parts, publish
+from xrec.bulk.published import Published, published
+from xrec.bulk.spill import buckets_of
+from xrec.config.shared import StorageConfig
+from xrec.schemas import EVIDENCE, GENERATED, PAIRS
+from xrec.storage import open_location, request_each
 
-_ITEMS_OF_A_USER = 10
-_FILES_OF_A_COMMIT = 64
-_NUM_WORDS, _WORDS_OF_A_TEXT = 4000, 60
-_CACHE_BYTES = 2**30
-Find = Callable[[str], pa.Table]
+_ITEMS_OF_A_USER, _NUM_ITEMS = 10, 50_000
+_ROWS_PER_CHUNK, _BATCH = 8192, 65_536
+_GROUPS = (2048, 4096, 8192, 16384)
+_MANY = 2**14  # different lists of aspects
+Find = Callable[[str], int]
 
 
-@dataclass(frozen=True)
-class Filled:
-    """A table with rows; `num_buckets` as a plan says it."""
+def opened(uri: str, storage: StorageConfig, num_rows: int) -> BulkRun:
+    """The run; it is planned if it is not yet."""
 
-    table: Table
-    writer: Writer
-    users: list[str]
-    num_buckets: int
+    def batches() -> Iterator[tuple[pa.Table, pa.Table]]:
+        for start in range(0, num_rows, _BATCH):
+            numbers = range(start, min(start + _BATCH, num_rows))
+            users = [_user(number // _ITEMS_OF_A_USER) for number in numbers]
+            items = [f"item-{number % _NUM_ITEMS:05d}" for number in numbers]
+            rows = pa.table({"user_id": users, "item_id": items})
+            yield clean_keys(rows, PAIRS.names, file="rows", first_line=1)
 
-    def lookup(self, snapshot: Snapshot, cache: LookupCache) -> RowLookup:
-        """A look-up with this cache."""
-        return RowLookup(
-            self.table.location,
-            snapshot,
-            GENERATED,
-            num_keys=len(PAIRS),
-            num_buckets=self.num_buckets,
-            cache=cache,
+    identity = Identity(kind="explanations", config={}, inputs={})
+    return open_run(
+        uri,
+        identity,
+        EXPLANATIONS,
+        batches,
+        listing={},
+        rows_per_chunk=_ROWS_PER_CHUNK,
+        storage=storage,
+    )
+
+
+def fill(run: BulkRun) -> None:
+    """Let all chunks have a result."""
+    (whole,) = run.passes()
+    aspects = _some_aspects()
+
+    def do(chunk: int) -> None:
+        planned = whole.plan.rows(chunk)
+        failed = EXPLANATIONS.failed_schema.empty_table()
+        rows = EXPLANATIONS.as_results(planned, _explained(planned, aspects, chunk), failed)
+        whole.results.create(chunk, rows, Summary(rows.num_rows, rows.num_rows))
+
+    for _ in request_each(do, range(run.record.size.num_chunks)):
+        pass
+
+
+def publish_anew(uri: str, storage: StorageConfig, num_rows: int, rows_per_group: int) -> float:
+    """Publish the run with such row groups; returns the seconds."""
+    if open_location(uri, storage).sizes():
+        empty(uri, storage)
+    run = opened(uri, storage, num_rows)
+    began = time.perf_counter()
+    with mock.patch.object(parts, "_ROWS_PER_GROUP", rows_per_group):
+        publish(
+            run,
+            "explanations",
+            lambda summary: ({"explanations": summary.num_ok}, {}),
+            republish=True,
         )
+    return time.perf_counter() - began
 
 
-def fill(table: Table, num_rows: int, rows_per_chunk: int) -> Filled:
-    """Write a file for each bucket, as a backfill does."""
-    num_buckets = max(1, round(num_rows / rows_per_chunk))
-    users = [f"user-{number:07d}" for number in range(num_rows // _ITEMS_OF_A_USER)]
-    of_bucket: list[list[str]] = [[] for _ in range(num_buckets)]
-    for user in users:
-        of_bucket[key_hash(user) % num_buckets].append(user)
-    writer, files = table.take_over("benchmark"), []
-    for bucket, own in enumerate(of_bucket):
-        rows = EXPLANATIONS.file_rows(_rows_of(own, bucket), bucket)
-        name, partition = f"part-{bucket}", {"status": "ok"}
-        files.append(write_file(table.location, table.format, rows, name=name, partition=partition))
-        if len(files) == _FILES_OF_A_COMMIT or bucket == num_buckets - 1:
-            writer.commit(files)
-            files = []
-    return Filled(table, writer, users, num_buckets)
+def sizes(table: Published) -> dict[str, Any]:
+    """What the table's files are like."""
+    files = table.log.files(table.version).to_pylist()
+    filesystem = table.log.location.arrow_filesystem()
+    root = table.log.location.path
+    footers = [pq.read_metadata(f"{root}/{file['path']}", filesystem=filesystem) for file in files]
+    num_bytes = [file["num_bytes"] for file in files]
+    num_groups = [footer.num_row_groups for footer in footers]
+    return {
+        "files": len(files),
+        "file_mb": [round(min(num_bytes) / 2**20, 1), round(max(num_bytes) / 2**20, 1)],
+        "bytes_a_row": round(sum(num_bytes) / sum(footer.num_rows for footer in footers), 1),
+        "row_groups_a_file": max(num_groups),
+        "footer_kb": round(max(footer.serialized_size for footer in footers) / 1024, 1),
+    }
 
 
-def contestants(
-    filled: Filled, storage_options: dict[str, str]
-) -> Iterator[tuple[str, Callable[[], Find]]]:
-    """Each contestant's name, and a function that gives the function to measure.
+def contestants(uri: str, storage: StorageConfig, store: ObjectStore) -> Iterator[tuple[str, Find]]:
+    """Each contestant's name, and how it looks a user up; returns the number of rows."""
+    table = published(uri, storage=storage)
+    known = open_lookup(uri, {}, max_bytes=0, storage=storage)
+    known.read_ahead()
+    options = {"AWS_ALLOW_HTTP": "true", **store.environment}
+    theirs = deltalake.DeltaTable(uri, storage_options=options).to_pyarrow_dataset()
+    names = GENERATED.names
 
-    It is called before each look-up, outside of the measured time.
-    """
-    snapshot, known = filled.table.snapshot(), LookupCache(_CACHE_BYTES)
-    warm = filled.lookup(snapshot, known)
-    for user in filled.users:
-        warm.find(user)
+    def bucket(user: str) -> int:
+        (found,) = buckets_of(pa.chunked_array([[user]]), table.num_buckets).to_pylist()
+        return int(found)
 
-    def footers_only() -> Find:
-        cache = LookupCache(_CACHE_BYTES)
-        cache.footers = known.footers
-        return filled.lookup(snapshot, cache).find
+    def first(user: str) -> int:
+        return int(open_lookup(uri, {}, max_bytes=0, storage=storage).of_user(user).num_rows)
 
-    yield "first", lambda: filled.lookup(snapshot, LookupCache(_CACHE_BYTES)).find
-    yield "footer", footers_only
-    yield "memory", lambda: warm.find
-    delta = deltalake.DeltaTable(filled.table.location.uri, storage_options=storage_options)
-    dataset = delta.to_pyarrow_dataset()
+    def by_deltalake(user: str) -> int:
+        wanted = (pc.field("bucket") == bucket(user)) & (pc.field("user_id") == user)
+        return int(theirs.to_table(names, filter=wanted).num_rows)
 
-    def by_user(user: str) -> pa.Table:
-        return dataset.to_table(GENERATED.names, filter=pc.field("user_id") == user)
+    scanned = polars.scan_delta(uri, storage_options=options)
 
-    def by_bucket(user: str) -> pa.Table:
-        bucket = key_hash(user) % filled.num_buckets
-        is_wanted = (pc.field("bucket") == bucket) & (pc.field("user_id") == user)
-        return dataset.to_table(GENERATED.names, filter=is_wanted)
+    def by_polars(user: str) -> int:
+        is_wanted = (polars.col("bucket") == bucket(user)) & (polars.col("user_id") == user)
+        return scanned.filter(is_wanted).select(names).collect().height
 
-    yield "dataset", lambda: by_user
-    yield "bucket", lambda: by_bucket
+    connection, selected = _duckdb(store), f"SELECT {', '.join(names)} FROM"
+
+    def by_duckdb(user: str) -> int:
+        where = f"bucket = {bucket(user)} AND user_id = '{user}'"
+        return len(connection.sql(f"{selected} delta_scan('{uri}') WHERE {where}").fetchall())
+
+    on_arrow = duckdb.connect().register("theirs", theirs)
+
+    def by_duckdb_arrow(user: str) -> int:
+        where = f"bucket = {bucket(user)} AND user_id = '{user}'"
+        return len(on_arrow.sql(f"{selected} theirs WHERE {where}").fetchall())
+
+    yield "first", first
+    yield "find", lambda user: known.of_user(user).num_rows
+    yield "deltalake", by_deltalake
+    yield "polars", by_polars
+    yield "duckdb_arrow", by_duckdb_arrow
+    if connection is not None:
+        yield "duckdb", by_duckdb
 
 
-def measure(begin: Callable[[], Find], users: list[str]) -> dict[str, Any]:
+def measure(find: Find, users: list[str]) -> dict[str, Any]:
     """Look the users up one after the other; returns percentiles in milliseconds."""
     seconds = []
     for user in users:
-        find = begin()
         began = time.perf_counter()
-        rows = find(user)
+        num_rows = find(user)
         seconds.append(time.perf_counter() - began)
-        assert rows.num_rows == _ITEMS_OF_A_USER, (user, rows.num_rows)
-    return _percentiles(seconds)
+        assert num_rows == _ITEMS_OF_A_USER, (user, num_rows)
+    p50, p99 = np.percentile(seconds, (50, 99)) * 1000
+    return {"lookups": len(seconds), "p50_ms": round(p50, 2), "p99_ms": round(p99, 2)}
 
 
-def follow(table: Table, num_looks: int) -> dict[str, Any]:
-    """Read the manifest as an endpoint does; returns percentiles in milliseconds."""
-    write_manifest(table.location, "explanations", config={}, inputs={}, version=1)
-    seconds = []
-    for _ in range(num_looks):
-        began = time.perf_counter()
-        read_manifest(table.location, "explanations")
-        seconds.append(time.perf_counter() - began)
-    return _percentiles(seconds)
-
-
-def run(
-    num_rows: int, num_lookups: int, rows_per_chunk: int, target_mib: int
-) -> Iterator[dict[str, Any]]:
+def run(num_rows: int, num_lookups: int, groups: Sequence[int]) -> Iterator[dict[str, Any]]:
     """The lines of the result."""
     with object_store() as store:
-        uri = f"{store.new_bucket()}/explanations"
-        table = Table.create(uri, EXPLANATIONS.table, run="benchmark", storage=store.storage)
-        filled = fill(table, num_rows, rows_per_chunk)
-        options = store.environment | {"AWS_ALLOW_HTTP": "true"}
-        for state in ("before", "after"):
-            if state == "after":
-                filled.writer.compact(
-                    group_by="bucket", sort_by=PAIRS.names, target_bytes=target_mib * 2**20
-                )
-            num_files = table.snapshot().files().num_rows
-            for name, begin in contestants(filled, options):
-                few = name in ("dataset", "bucket")
-                users = random.Random(0).sample(
-                    filled.users, min(len(filled.users), num_lookups // 10 if few else num_lookups)
-                )
-                what = {"rows": num_rows, "compaction": state, "files": num_files}
-                yield {**what, "contestant": name, **measure(begin, users)}
-        yield {"rows": num_rows, "contestant": "follow", **follow(table, num_lookups)}
+        uri, storage = f"{store.new_bucket()}/explanations", store.storage
+        planned, plan_seconds = _timed(lambda: opened(uri, storage, num_rows))
+        _, fill_seconds = _timed(lambda: fill(planned))
+        yield {"rows": num_rows, "plan_s": plan_seconds, "results_s": fill_seconds}
+        for rows_per_group in groups:
+            seconds = round(publish_anew(uri, storage, num_rows, rows_per_group), 1)
+            what = {"rows": num_rows, "rows_per_group": rows_per_group}
+            yield {**what, "publish_s": seconds, **sizes(published(uri, storage=storage))}
+            for name, find in contestants(uri, storage, store):
+                num_users = num_rows // _ITEMS_OF_A_USER
+                few = None if name in ("first", "find", "deltalake") else num_lookups // 10
+                drawn = random.Random(0).sample(range(num_users), num_lookups)
+                users = [_user(number) for number in islice(drawn, few)]
+                yield {**what, "contestant": name, **measure(find, users)}
 
 
 def main() -> None:
     """Measure, print and keep the results."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--rows", type=int, default=100_000, help="rows of the table")
-    parser.add_argument("--lookups", type=int, default=300, help="users; a tenth for datasets")
-    parser.add_argument("--rows-per-chunk", type=int, default=1024, help="rows of a file")
-    parser.add_argument("--target-mib", type=int, default=128, help="size of compacted files")
+    parser.add_argument("--rows", type=int, default=1_000_000, help="rows of the table")
+    parser.add_argument("--lookups", type=int, default=200, help="users; a tenth where it is slow")
+    parser.add_argument("--rows-per-group", type=int, nargs="+", default=list(_GROUPS))
     parser.add_argument("--output", type=Path, default=Path("workspace/benchmarks/lookup"))
     arguments = parser.parse_args()
     results = Results(arguments.output)
-    settings = {"rows_per_chunk": arguments.rows_per_chunk, "target_mib": arguments.target_mib}
-    for line in run(arguments.rows, arguments.lookups, **settings):
+    for line in run(arguments.rows, arguments.lookups, arguments.rows_per_group):
         print(json.dumps(line), flush=True)  # noqa: T201
-        results.append({"kind": "lookup", **settings, **line})
+        results.append({"kind": "lookup", **line})
 
 
-def _rows_of(users: list[str], seed: int) -> pa.Table:
-    """Ten explanations for each user (schema GENERATED), of random words."""
+def _explained(planned: pa.Table, aspects: pa.Array, seed: int) -> pa.Table:
+    """An explanation for each pair (schema GENERATED)."""
     draw = np.random.default_rng(seed)
-    ids = [user for user in users for _ in range(_ITEMS_OF_A_USER)]
-    words = draw.zipf(1.3, (len(ids), _WORDS_OF_A_TEXT)) % _NUM_WORDS
-    numbers = pa.array(draw.integers(20, 90, len(ids)), pa.int32())
-    return pa.table(
-        {
-            "user_id": ids,
-            "item_id": [f"item-{number % 50_000:05d}" for number in range(len(ids))],
-            "explanation": [" ".join(f"word{word}" for word in text) for text in words],
-            "num_prompt_tokens": numbers,
-            "num_generated_tokens": numbers,
-            "finish_reason": ["stop"] * len(ids),
-            "model_fingerprint": ["0123456789abcdef"] * len(ids),
-            "content_key": [draw.bytes(8).hex() for _ in ids],
-            "aspects": [_evidence(draw) for _ in ids],
-            "kind": ["written"] * len(ids),
-            "refused": [""] * len(ids),
-        }
-    ).cast(GENERATED)
+    count = planned.num_rows
+    texts = some_texts()
+    digits = draw.bytes(8 * count).hex()
+    columns = {
+        "user_id": planned["user_id"],
+        "item_id": planned["item_id"],
+        "explanation": texts.take(pa.array(draw.integers(len(texts), size=count))),
+        "num_prompt_tokens": pa.array(draw.integers(200, 400, count)),
+        "num_generated_tokens": pa.array(draw.integers(40, 90, count)),
+        "finish_reason": pa.repeat("stop", count),
+        "model_fingerprint": pa.repeat("0123456789abcdef", count),
+        "content_key": [digits[start : start + 16] for start in range(0, 16 * count, 16)],
+        "aspects": aspects.take(pa.array(draw.integers(len(aspects), size=count))),
+        "kind": pa.repeat("written", count),
+        "refused": pa.repeat("", count),
+    }
+    return pa.table(columns).select(GENERATED.names).cast(GENERATED)
 
 
-def _evidence(draw: np.random.Generator) -> list[dict[str, Any]]:
-    """Three aspects as a backfill with `prompt.aspects=3` has them."""
+def _some_aspects() -> pa.Array:
+    """Lists of three aspects, as a backfill with `prompt.aspects=3` has them."""
+    draw = np.random.default_rng(0)
     counts = ("item_reviews", "num_item_reviews", "user_reviews", "num_user_reviews")
-    return [
-        {
-            "aspect": f"aspect {draw.integers(1000)}",
-            **{name: int(draw.integers(50)) for name in counts},
-            "opinion": "built like a tank",
-            "is_named": bool(draw.integers(2)),
-        }
-        for _ in range(3)
+    lists = [
+        [
+            {
+                "aspect": f"aspect {draw.integers(1000)}",
+                **{name: int(draw.integers(50)) for name in counts},
+                "opinion": "built like a tank",
+                "is_named": bool(draw.integers(2)),
+            }
+            for _ in range(3)
+        ]
+        for _ in range(_MANY)
     ]
+    return pa.array(lists, pa.list_(EVIDENCE))
 
 
-def _percentiles(seconds: list[float]) -> dict[str, Any]:
-    p50, p99 = np.percentile(seconds, (50, 99)) * 1000
-    return {"lookups": len(seconds), "p50_ms": round(p50, 2), "p99_ms": round(p99, 2)}
+def _duckdb(store: ObjectStore) -> Any:
+    """A connection that reads Delta tables; None without the packages of its extensions."""
+    connection = duckdb.connect()
+    for name in ("duckdb_extension_httpfs", "duckdb_extension_delta"):
+        if (package := find_spec(name)) is None or package.origin is None:
+            return None
+        (extension,) = Path(package.origin).parent.rglob("*.duckdb_extension")
+        connection.load_extension(str(extension))
+    endpoint = urlsplit(store.endpoint_url).netloc
+    connection.execute(
+        f"CREATE SECRET (TYPE s3, KEY_ID '{store.access_key}', SECRET '{store.secret_key}', "
+        f"ENDPOINT '{endpoint}', URL_STYLE 'path', USE_SSL false, REGION 'us-east-1')"
+    )
+    return connection
+
+
+def _timed(function: Callable[[], Any]) -> tuple[Any, float]:
+    began = time.perf_counter()
+    return function(), round(time.perf_counter() - began, 1)
+
+
+def _user(number: int) -> str:
+    return f"user-{number:07d}"
 
 
 if __name__ == "__main__":

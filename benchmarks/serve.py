@@ -23,22 +23,16 @@ from typing import Annotated, Any
 
 import aiohttp
 import psutil
-import torch
 import typer
 import yaml
 
+from benchmarks.backfill_catalogue import write_untrained_adapter
 from benchmarks.graph_report import markdown
 from benchmarks.graph_results import Results
-from xrec.adapter.artifact import AdapterConfig, write_adapter
-from xrec.adapter.model import build_adapters
 from xrec.backfill import read_explanations
-from xrec.config.adapter import AdapterModelConfig
 from xrec.config.prompt import PromptConfig
-from xrec.config.shared import StorageConfig
 from xrec.data import read_dataset
 from xrec.graph.artifact import read_graph
-from xrec.llm.model import load_model
-from xrec.llm.source import model_fingerprint, resolve_model
 from xrec.storage import open_location
 
 app = typer.Typer(
@@ -166,30 +160,7 @@ def untrained_adapter(
 ) -> None:
     """Write an adapter of fresh weights, which costs as much time as a trained one."""
     graph = read_graph(open_location(f"{workspace}/graph"))
-    folder = resolve_model(llm, None, StorageConfig())
-    hidden_size = load_model(folder, dtype=torch.float32, device=None).config.hidden_size
-    torch.manual_seed(0)
-    model = AdapterModelConfig()
-    dim = graph.users.shape[1]
-    config = AdapterConfig(
-        embedding_dim=dim,
-        hidden_size=hidden_size,
-        model=model,
-        prompt=PromptConfig(),
-        base_model=llm,
-        base_model_fingerprint=model_fingerprint(folder),
-        graph_fingerprint=graph.manifest.fingerprint,
-    )
-    state = build_adapters(model, embedding_dim=dim, hidden_size=hidden_size).state_dict()
-    write_adapter(
-        open_location(output),
-        state,
-        config,
-        run_config={"untrained": True},
-        inputs={},
-        metrics={},
-        extra_files={},
-    )
+    write_untrained_adapter(open_location(output), llm, graph, PromptConfig())
 
 
 @contextmanager

@@ -7,6 +7,8 @@ interface nevertheless; its token authentication, which is on by default, protec
 
 import logging
 import os
+import signal
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
@@ -43,14 +45,24 @@ def ensure_ray(config: RayConfig) -> Iterator[None]:
     address = config.address or os.environ.get("RAY_ADDRESS")
     local = named_cluster(address) if address and record.is_name(address) else None
     with _authentication({**local.environment, "RAY_AUTH_TOKEN": None} if local else {}):
-        if address in (None, "", "local"):
-            _start_local(config.num_cpus or max(2, os.cpu_count() or 2))
-        else:
-            _connect(local.address if local else address)
+        with _same_sigterm_handler():
+            if address in (None, "", "local"):
+                _start_local(config.num_cpus or max(2, os.cpu_count() or 2))
+            else:
+                _connect(local.address if local else address)
         try:
             yield
         finally:
             ray.shutdown()
+
+
+@contextmanager
+def _same_sigterm_handler() -> Iterator[None]:
+    """Let the process keep its handler of SIGTERM, if it has one: Ray puts its own in its place."""
+    handler = signal.getsignal(signal.SIGTERM)
+    yield
+    if callable(handler) and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)
 
 
 @contextmanager

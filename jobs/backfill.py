@@ -5,9 +5,10 @@ from cluster.preflight import check_cluster
 from cluster.room import demand_of_actors
 from jobs.output import Output
 from xrec.backfill import finish, has_work, open_backfill, run_backfill
+from xrec.backfill.finish import export_of
 from xrec.backfill.identity import identify, identify_unchecked
-from xrec.backfill.plan import pairs_difference, pairs_were_written, run_arguments
-from xrec.bulk import PLAN, Preview, is_exported, preview
+from xrec.backfill.plan import pairs_difference, run_arguments
+from xrec.bulk import Preview, is_exported, preview
 from xrec.checks import check_word_list
 from xrec.config.backfill import BackfillConfig
 from xrec.llm.source import folder_uris
@@ -22,15 +23,14 @@ def output(config: BackfillConfig, *, exact: bool = True) -> Output:
     """
     identity = (identify if exact else identify_unchecked)(config)
     arguments = run_arguments(config, identity)
-    were_written = pairs_were_written(arguments)
+    difference = pairs_difference(arguments, exact=exact)
     return Output(
         open_location(arguments["uri"], config.storage),
         "explanations",
         identity.config,
         identity.inputs,
-        unchecked=("pairs",) if were_written and not exact else (),
-        known=pairs_difference(arguments) if were_written and exact else (),
-        records=(PLAN,),
+        unchecked=("pairs",) if difference is None else (),
+        known=difference or (),
         is_whole=lambda manifest: _is_exported(config, arguments["uri"], manifest),
     )
 
@@ -40,9 +40,8 @@ def run(config: BackfillConfig) -> Manifest | None:
 
     Returns the manifest, or None if the limit ended the run before it was finished.
 
-    A run that is planned reads no pairs, unless their files changed. One that is finished, or has
-    reached its limit, starts no cluster. Raises what `open_backfill` and `run_backfill` raise,
-    LeaseError if another driver works on the run, ClusterError.
+    A run that is planned reads no pairs, unless their files changed. One that is done, or has
+    reached its limit, starts no cluster. Raises what `open_backfill` and `run_backfill` raise.
     """
     check_artifacts(config, "dataset", "graph", "adapter", "explanations")
     check_word_list(config.decoding.text.checks, config.storage)
@@ -55,7 +54,7 @@ def run(config: BackfillConfig) -> Manifest | None:
             *folder_uris(config.llm.model),
         ]
         demand = demand_of_actors(config.actors, config.engine.tensor_parallel_size)
-        check_cluster(demand, reads=reads, writes=[run.plan.output.uri], storage=config.storage)
+        check_cluster(demand, reads=reads, writes=[run.output.uri], storage=config.storage)
         return run_backfill(config, run)
 
 
@@ -65,15 +64,15 @@ def look_ahead(config: BackfillConfig) -> Preview:
     Nothing is written, the language model is taken for the adapter's, and pairs are read only if
     `run` would read them. Raises what `open_backfill` raises.
     """
-    measured = [config.artifact("explanations")] if config.new_run else []
-    return preview(**run_arguments(config, identify_unchecked(config)), measured=measured)
+    return preview(**run_arguments(config, identify_unchecked(config)))
 
 
 def _is_exported(config: BackfillConfig, uri: str, manifest: Manifest) -> bool:
     """True if the export that `config` asks for is there, or it asks for none."""
     if config.export is None or manifest.version is None:
         return True
-    return is_exported(uri, config.export, manifest.version, config.storage)
+    export = export_of(config.export, manifest.version)
+    return is_exported(uri, export, manifest.version, config.storage)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError, ModelError
 from xrec.llm.source import model_fingerprint, resolve_model
 from xrec.storage import (
     MANIFEST,
+    TABLES,
     Kind,
     Location,
     Manifest,
@@ -41,9 +42,9 @@ class Output:
     `config` and `inputs` are what its manifest will hold. Inputs and settings in `unchecked` are
     not known, and are not compared. `known` are differences that the job found by itself, a line
     each. `records` are files, relative to `location`, that say whose a run is which was begun and
-    is not finished: JSON with config and inputs, or the plan of a bulk run. `beside` are further
-    artifacts that the job makes. `is_whole` says of a manifest that is there whether all is there
-    that the job makes after it.
+    is not finished: JSON with config and inputs. A table (`TABLES`) has several runs below it, and
+    needs none. `beside` are further artifacts that the job makes. `is_whole` says of a manifest
+    that is there whether all is there that the job makes after it.
     """
 
     location: Location
@@ -86,11 +87,12 @@ class Output:
     def delete(self) -> None:
         """Delete the artifact, or the begun run, and what is beside it.
 
+        A table stays: readers take what is published until the next run is, which replaces it.
         What is left of a deletion that is interrupted is no artifact and no run, and is deleted by
         the next call. Raises ArtifactMismatchError if the location holds anything else.
         """
         for output in (self, *self.beside):
-            if output.location.exists():
+            if output.kind not in TABLES and output.location.exists():
                 output._check_is_ours()
                 output._delete()
 
@@ -104,7 +106,12 @@ class Output:
 
     def _check_is_ours(self) -> None:
         names = self.location.files()
-        below = [name for name in names if name.endswith(f"/{MANIFEST}")]
+        has_tables = self.kind == "annotations"  # its stages
+        below = [
+            each
+            for each in names
+            if each.endswith(f"/{MANIFEST}") or ("/_delta_log/" in each and not has_tables)
+        ]
         if below:
             raise ArtifactMismatchError(
                 f"{self.location}: not deleted, since it holds other artifacts ({below[0]}); "
@@ -119,10 +126,15 @@ class Output:
             )
 
     def _begun(self) -> "Found | None":
+        if self.kind in TABLES:
+            # It imports deltalake, which most commands do not need.
+            from xrec.bulk import Identity, find_record
+
+            identity = Identity(kind=self.kind, config=self.config, inputs=self.inputs)
+            return None if find_record(self.location, identity) is None else Found("begun")
         for record in self.records:
             if (self.location / record).is_file():
                 there = json.loads((self.location / record).read_text())
-                there = there.get("identity", there)  # so it stands in the plan of a bulk run
                 differences = self._differences(there["config"], there["inputs"])
                 return Found("differs" if differences else "begun", None, differences)
         return None

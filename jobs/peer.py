@@ -15,7 +15,7 @@ from xrec.peers import (
     train_peer,
     write_peer_texts,
 )
-from xrec.storage import Manifest, check_artifacts, finished, location_of
+from xrec.storage import Manifest, check_artifacts, location_of
 
 
 def output(config: PeerConfig, *, exact: bool = True) -> Output:
@@ -26,7 +26,6 @@ def output(config: PeerConfig, *, exact: bool = True) -> Output:
         else None
     )
     settings, inputs = peer_identity(config, base_model=base_model or "")
-    texts = location_of(config, "explanations")
     return Output(
         location_of(config, "peer"),
         "peer",
@@ -34,7 +33,6 @@ def output(config: PeerConfig, *, exact: bool = True) -> Output:
         inputs,
         unchecked=("base_model",) if config.kind == "pepler" and not base_model else (),
         records=("checkpoints/run.json",),
-        beside=(Output(texts, "explanations", {}, {}, records=("_xrec/plan.json",)),),
         is_whole=lambda manifest: _texts_are_there(config),
     )
 
@@ -44,8 +42,9 @@ def _texts_are_there(config: PeerConfig) -> bool:
         identity = texts_identity(config)
     except ArtifactNotFoundError:
         return False
-    texts = location_of(config, "explanations")
-    return finished(texts, "explanations", identity.config, identity.inputs) is not None
+    location = location_of(config, "explanations")
+    texts = Output(location, "explanations", identity.config, identity.inputs)
+    return texts.found().state == "same"
 
 
 def run(config: PeerConfig) -> Manifest:

@@ -2,7 +2,8 @@
 
 A job is skipped if its artifact is there and was made from the same settings and inputs. If the
 artifact that is there differs, the run stops and says in what; or with `redo`, it is deleted and
-made again. What depends on it then has other inputs, and is made again for the same reason.
+made again. A table is not deleted: readers take what it has until the new rows are published. What
+depends on an artifact then has other inputs, and is made again for the same reason.
 """
 
 import time
@@ -12,10 +13,9 @@ from contextlib import ExitStack
 from cluster.connect import ensure_ray
 from jobs.command.catalogue import job_named
 from jobs.output import Found, Output
-from xrec.bulk import PLAN, refuse_live_driver
 from xrec.config.shared import JobConfig
 from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError
-from xrec.table import Table
+from xrec.storage import TABLES
 from xrec.train.lease import CHECKPOINTS, refuse_live_training
 
 
@@ -61,14 +61,12 @@ def _is_there(name: str, config: JobConfig, redo: bool) -> bool:
         if found.state == "differs":
             if not redo:
                 raise ArtifactMismatchError(_message({name: (made, found)}))
-            _delete(made, config)
+            _delete(made)
             return False
     return found.state == "same"
 
 
-def _delete(made: Output, config: JobConfig) -> None:
-    if PLAN in made.records and (made.location / PLAN).is_file():
-        refuse_live_driver(Table.open(made.location.uri, storage=config.storage))
+def _delete(made: Output) -> None:
     refuse_live_training(made.location / CHECKPOINTS)
     made.delete()
 
@@ -94,6 +92,6 @@ def _message(differing: Mapping[str, tuple[Output, Found]]) -> str:
         lines.append(f"{made.location}: the {made.kind} that is there is of another run{begun}:")
         lines += [f"  {line}" for line in found.differences]
         lines.append(f"  (xrec {name})")
-    return "\n".join(
-        [*lines, "give --redo to delete and make it again, with all that depends on it"]
-    )
+    stay = all(made.kind in TABLES for made, _ in differing.values())
+    how = "replace it, once the new one is done" if stay else "delete and make it again"
+    return "\n".join([*lines, f"give --redo to {how}, with all that depends on it"])

@@ -4,7 +4,6 @@ from cluster.connect import ensure_ray
 from cluster.preflight import check_cluster
 from cluster.room import ONE_CPU
 from jobs.output import Output
-from xrec.bulk.plan import PLAN
 from xrec.config.backfill import RecommendConfig
 from xrec.recommend import (
     identify_recommendations,
@@ -19,24 +18,19 @@ from xrec.storage import Manifest, check_artifacts, location_of
 def output(config: RecommendConfig, *, exact: bool = True) -> Output:
     """The recommendations that `config` asks for; see jobs.output."""
     identity = identify_recommendations(config)
-    return Output(
-        location_of(config, "recommendations"),
-        "recommendations",
-        identity.config,
-        identity.inputs,
-        records=(PLAN,),
-    )
+    location = location_of(config, "recommendations")
+    return Output(location, "recommendations", identity.config, identity.inputs)
 
 
 def run(config: RecommendConfig) -> Manifest:
     """Read, plan, connect to Ray, and rank what is left; returns the manifest.
 
-    A run that is finished does no work and starts no cluster.
+    If this very run is published, nothing is read and no cluster is started.
     """
     check_artifacts(config, "dataset", "graph", "recommendations")
-    done = output(config).done()
-    if done is not None:
-        return done
+    found = output(config).found()
+    if found.state == "same" and found.manifest is not None:
+        return found.manifest
     tables = read_tables(config)
     planned = plan_recommendations(config, tables)
     if (manifest := publish_recommendations(planned)) is not None:

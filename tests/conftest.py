@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ray import cloudpickle
 
 from tests.object_store import ObjectStore, object_store
 from xrec.config.shared import RayConfig
@@ -112,10 +111,7 @@ def s3_environment(s3: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> ObjectSt
 @pytest.fixture
 def actors_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Run a backfill's actor in this process instead of Ray's; Ray need not be started."""
-    from tests.xrec.bulk.toy_run import PoolHere
+    from tests.xrec.bulk.toy_run import pool_here
 
-    def pool_here(settings: Any, **actors: Any) -> PoolHere:
-        return PoolHere(cloudpickle.loads(cloudpickle.dumps(settings)))
-
-    monkeypatch.setattr("xrec.backfill.run.ActorPool", pool_here)
+    monkeypatch.setattr("xrec.backfill.run.RayPool", pool_here)
     monkeypatch.setattr("xrec.backfill.run.gpus_each", lambda *arguments: 0)

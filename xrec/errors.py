@@ -12,9 +12,7 @@ XRecError
 │   ├── ArtifactNotFoundError    no manifest at the URI: never made, or not finished
 │   └── ArtifactMismatchError    it was made from something else, or belongs to another run
 ├── LeaseError           another driver runs this very job
-├── TableError           a table cannot be used, or a commit to it is refused
-│   ├── LostTableError           another driver took the table over
-│   └── StaleRemovalError        a file that was to be removed is no longer in the table
+├── TableError           a table cannot be used, or something else was published meanwhile
 ├── ModelError           the language model cannot be loaded or adapted
 ├── EndpointError        a language model's endpoint cannot be used
 │   ├── EndpointAccessError      the key is refused, or its quota is used up
@@ -74,19 +72,11 @@ class ArtifactMismatchError(ArtifactError):
 
 
 class LeaseError(XRecError):
-    """Another driver runs this very job, or took it over."""
+    """Another driver runs this very job, or planned it anew."""
 
 
 class TableError(XRecError):
-    """A table cannot be used, or a commit to it is refused."""
-
-
-class LostTableError(TableError):
-    """Another driver took the table over."""
-
-
-class StaleRemovalError(TableError):
-    """A file that a commit was to remove is no longer in the table."""
+    """A table cannot be used, or something else was published to it meanwhile."""
 
 
 class ModelError(XRecError):

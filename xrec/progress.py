@@ -3,9 +3,9 @@
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 logger = logging.getLogger("xrec")
 
@@ -21,8 +21,15 @@ def progress(items: Iterable[T], description: str, total: int) -> Iterator[T]:
             show(done)
 
 
+class Show(Protocol):
+    """Shows how many are done, and in what words: by default the description's."""
+
+    def __call__(self, done: int, text: str | None = None) -> None:
+        """Show it."""
+
+
 @contextmanager
-def counter(description: str, total: int) -> Iterator[Callable[[int], None]]:
+def counter(description: str, total: int) -> Iterator[Show]:
     """Yield a function that shows how many of `total` are done; it is called with that number."""
     if not sys.stderr.isatty():
         yield _Lines(description, total).show
@@ -33,7 +40,11 @@ def counter(description: str, total: int) -> Iterator[Callable[[int], None]]:
 
     with Progress(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(description, total=total)
-        yield lambda done: bar.update(task, completed=done)
+
+        def show(done: int, text: str | None = None) -> None:
+            bar.update(task, completed=done, description=text or description)
+
+        yield show
 
 
 def duration(seconds: float) -> str:
@@ -52,7 +63,7 @@ class _Lines:
         self._description, self._total = description, total
         self._last = time.monotonic()
 
-    def show(self, done: int) -> None:
+    def show(self, done: int, text: str | None = None) -> None:
         if time.monotonic() - self._last > _SECONDS_BETWEEN_LINES and done < self._total:
             self._last = time.monotonic()
-            logger.info("%s: %d of %d", self._description, done, self._total)
+            logger.info("%s", text or f"{self._description}: {done} of {self._total}")

@@ -6,8 +6,8 @@ import typer
 
 from jobs.command.arguments import ConfigPath, Debug, Overrides, keys_option
 from jobs.command.bulk_job import (
+    Alongside,
     BulkDryRun,
-    TakeOver,
     limit_option,
     limit_reached,
     show_outlook,
@@ -34,7 +34,7 @@ def annotate(
             help="Write failed texts again: retry_failed=[...].",
         ),
     ] = None,
-    take_over: TakeOver = False,
+    alongside: Alongside = False,
     dry_run: BulkDryRun = False,
     keys: Annotated[bool, keys_option("annotate")] = False,
     debug: Debug = False,
@@ -42,7 +42,7 @@ def annotate(
     """Run jobs.annotate."""
     configure_logging(debug)
     with exit_codes(debug):
-        switches = switched_keys(limit, retry_failed, take_over)
+        switches = switched_keys(limit, retry_failed, alongside)
         config = ANNOTATE.load_config(config_path, [*(overrides or []), *switches])
         _run(config, dry_run)  # type: ignore[arg-type]
 

@@ -6,8 +6,8 @@ import typer
 
 from jobs.command.arguments import ConfigPath, Debug, Overrides, keys_option
 from jobs.command.bulk_job import (
+    Alongside,
     BulkDryRun,
-    TakeOver,
     limit_option,
     limit_reached,
     show_outlook,
@@ -36,9 +36,6 @@ class BackfillCommand(BulkJobCommand):
 def backfill(
     config_path: ConfigPath,
     overrides: Overrides = None,
-    new_run: Annotated[
-        bool, typer.Option("--new-run", help="Start beside what is there: new_run=true.")
-    ] = False,
     retry_failed: Annotated[
         str | None,
         typer.Option(
@@ -47,18 +44,15 @@ def backfill(
             help="Do failed rows again, all or of some reasons: retry_failed=all.",
         ),
     ] = None,
-    compact: Annotated[
-        bool,
-        typer.Option(
-            "--compact", help="Make few large files of the run's many: upkeep.compact=true."
-        ),
-    ] = False,
     vacuum: Annotated[
         bool,
-        typer.Option("--vacuum", help="Delete files that no version needs: upkeep.vacuum=true."),
+        typer.Option(
+            "--vacuum",
+            help="Afterwards delete files that no version of late needs: upkeep.vacuum=true.",
+        ),
     ] = False,
     limit: Annotated[int | None, limit_option("pairs")] = None,
-    take_over: TakeOver = False,
+    alongside: Alongside = False,
     dry_run: BulkDryRun = False,
     keys: Annotated[bool, keys_option("backfill")] = False,
     debug: Debug = False,
@@ -67,10 +61,8 @@ def backfill(
     configure_logging(debug)
     with exit_codes(debug):
         switches = [
-            *(["new_run=true"] if new_run else []),
-            *(["upkeep.compact=true"] if compact else []),
             *(["upkeep.vacuum=true"] if vacuum else []),
-            *switched_keys(limit, retry_failed, take_over),
+            *switched_keys(limit, retry_failed, alongside),
         ]
         config = BACKFILL.load_config(config_path, [*(overrides or []), *switches])
         _run(config, dry_run)  # type: ignore[arg-type]
@@ -89,9 +81,7 @@ def _run(config: "BackfillConfig", dry_run: bool) -> None:
         for line in _look_ahead(config):
             typer.echo(line)
         return
-    from xrec.backfill.identity import output_uri
-
-    typer.echo(summary(manifest, output_uri(config, manifest.run)))
+    typer.echo(summary(manifest, config.artifact("explanations")))
 
 
 def _look_ahead(config: "BackfillConfig") -> list[str]:

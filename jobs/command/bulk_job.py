@@ -10,9 +10,12 @@ from jobs.command.summary import show_config
 if TYPE_CHECKING:
     from xrec.config.shared import JobConfig
 
-TakeOver = Annotated[
+Alongside = Annotated[
     bool,
-    typer.Option("--take-over", help="Begin though another driver seems alive: take_over=true"),
+    typer.Option(
+        "--alongside",
+        help="Begin also if another driver seems to be at work: alongside=true.",
+    ),
 ]
 BulkDryRun = Annotated[
     bool,
@@ -27,16 +30,18 @@ BulkDryRun = Annotated[
 def limit_option(rows: str) -> Any:
     """The option `--limit` of a job whose rows are called `rows`."""
     return typer.Option(
-        "--limit", metavar="N", help=f"End after the first N {rows}, unfinished: limit=N."
+        "--limit",
+        metavar="N",
+        help=f"End once N {rows} are done, and publish nothing; the next run goes on: limit=N.",
     )
 
 
-def switched_keys(limit: int | None, retry_failed: str | None, take_over: bool) -> list[str]:
+def switched_keys(limit: int | None, retry_failed: str | None, alongside: bool) -> list[str]:
     """The overrides that the switches stand for."""
     return [
         *([f"limit={limit}"] if limit is not None else []),
         *([f"retry_failed=[{retry_failed}]"] if retry_failed else []),
-        *(["take_over=true"] if take_over else []),
+        *(["alongside=true"] if alongside else []),
     ]
 
 

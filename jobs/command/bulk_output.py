@@ -1,8 +1,8 @@
-"""`xrec JOB status URI` and `xrec JOB check URI`: what a bulk job has written, from any machine.
+"""`xrec JOB status URI`, and `check`, `rollback`, `empty`: looks at and tends a job's table.
 
-Neither imports Ray or torch. `xrec JOB CONFIG` stays the job, as if there were nothing else: only
-if the first word is `status` or `check`, that command is meant. A project file of such a name is
-given as ./status.
+They run on any machine and import neither Ray nor torch. `xrec JOB CONFIG` stays the job: only if
+the first word is one of these, that command is meant. A project file of such a name is given as
+./status.
 """
 
 import json
@@ -16,14 +16,15 @@ from jobs.command.arguments import Debug
 from jobs.command.exit_codes import FAILED, exit_codes
 from jobs.command.logging import configure_logging
 
-STATUS_HELP = """How far a run is, from any machine that can read its output.
+STATUS_HELP = """How far the run is that was planned last, and what is published.
 
-Reads a few small files, however large the run is, also while it runs. Nothing is written, and no
-cluster is started.
+Works on any machine that can read the output, also while the run is at work. Reads a few small
+files, however large the run is. Nothing is written, and no cluster is started.
 
 \b
 In:   URI of the output; storage.key=value if the AWS variables do not say how s3:// is reached
-Out:  state, driver, rows, rate, time left and costs; exit code 0 also if the run is not finished
+Out:  state, driver, rows, rate, time left, costs, and the published version; exit code 0 also if
+      the run is not done
 
 \b
 Example:
@@ -31,9 +32,9 @@ Example:
   watch -n 10 xrec {job} status s3://my-bucket/run-7
 """
 
-CHECK_HELP = """What is wrong with an output, and what mends it.
+CHECK_HELP = """What is wrong with an output, and how to mend it.
 
-Reads the plan, the log and the list of the files, but no rows. Nothing is written, and no cluster
+Reads records, the log and lists of files, but no rows. Nothing is written, and no cluster
 is started.
 
 \b
@@ -43,6 +44,31 @@ Out:  what was found, errors first; exit code 1 if there is an error
 \b
 Example:
   xrec {job} check s3://my-bucket/run-7
+"""
+
+ROLLBACK_HELP = """Publish the rows of an earlier version again, as the next version.
+
+\b
+In:   URI of the output, and the version; storage.key=value if the AWS variables do not say how
+      s3:// is reached
+Out:  the number of the new version, which readers take from now on
+
+\b
+Example:
+  xrec {job} rollback s3://my-bucket/run-7 --version 12
+"""
+
+EMPTY_HELP = """Publish a version without rows.
+
+Earlier versions stay, and a rollback brings them back, until a vacuum deletes their files.
+
+\b
+In:   URI of the output; storage.key=value if the AWS variables do not say how s3:// is reached
+Out:  the number of the new version
+
+\b
+Example:
+  xrec {job} empty s3://my-bucket/run-7
 """
 
 OutputUri = Annotated[
@@ -67,6 +93,8 @@ class BulkJobCommand(TyperCommand):
         app = typer.Typer(rich_markup_mode=None)
         app.command("status", help=STATUS_HELP.format(job=self.name))(status)
         app.command("check", help=CHECK_HELP.format(job=self.name))(check)
+        app.command("rollback", help=ROLLBACK_HELP.format(job=self.name))(rollback)
+        app.command("empty", help=EMPTY_HELP.format(job=self.name))(empty)
         return typer.main.get_group(app).commands
 
     def make_context(
@@ -132,3 +160,30 @@ def check(
                     typer.echo(f"  to do: {finding.mend}")
         if any(finding.severity == "error" for finding in findings):
             raise typer.Exit(FAILED)
+
+
+def rollback(
+    uri: OutputUri,
+    version: Annotated[int, typer.Option("--version", help="The version to go back to.")],
+    storage_keys: StorageKeys = None,
+    debug: Debug = False,
+) -> None:
+    """Publish an earlier version again."""
+    configure_logging(debug)
+    with exit_codes(debug):
+        from xrec.bulk import rollback as roll_back
+        from xrec.config.storage import storage_of
+
+        made = roll_back(uri, version, storage_of(storage_keys or []))
+        typer.echo(f"{uri}: version {made} has the rows of version {version}")
+
+
+def empty(uri: OutputUri, storage_keys: StorageKeys = None, debug: Debug = False) -> None:
+    """Publish a version without rows."""
+    configure_logging(debug)
+    with exit_codes(debug):
+        from xrec.bulk import empty as make_empty
+        from xrec.config.storage import storage_of
+
+        made = make_empty(uri, storage_of(storage_keys or []))
+        typer.echo(f"{uri}: version {made} has no rows; a rollback brings earlier ones back")

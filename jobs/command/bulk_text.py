@@ -7,14 +7,16 @@ from typing import TYPE_CHECKING, Any
 from xrec.progress import duration
 
 if TYPE_CHECKING:
-    from xrec.bulk import Preview, RunState, Status
+    from xrec.bulk import Preview, Progress, Status
 
 _PHASES: Mapping[str, str] = {
     "planned": "planned, and not begun",
     "running": "running",
-    "silent": "not finished, and its driver gives no sign of life: run it again",
-    "stopped": "stopped before it was finished: run it again, and it goes on",
-    "finished": "finished",
+    "silent": "not done, and its driver gives no sign of life; run it again to go on",
+    "stopped": "stopped before it was done; run it again to go on",
+    "done": "done, and not what is published; run it again to publish it",
+    "replaced": "done, and no longer published: something else was, or it was taken back",
+    "published": "published",
 }
 _WIDTH = 10
 
@@ -22,40 +24,47 @@ _WIDTH = 10
 def status_lines(status: "Status", now: datetime | None = None) -> list[str]:
     """The status as a title and indented lines; `now` is for tests."""
     now = now or datetime.now(UTC)
-    title = f"{status.uri}: {status.plan.identity.kind}, {_PHASES[status.phase(now)]}"
+    title = f"{status.uri}: {status.record.identity.kind}, {_PHASES[status.phase(now)]}"
     return [title, *(f"  {name:<{_WIDTH}}{text}" for name, text in _entries(status, now))]
 
 
 def status_values(status: "Status", now: datetime | None = None) -> dict[str, Any]:
     """The status as JSON values: times as ISO 8601 in UTC, durations in seconds."""
     now = now or datetime.now(UTC)
-    state = status.state
+    record, progress = status.record, status.progress
+    said = progress.model_dump(mode="json") if progress else {}
     return {
         "uri": status.uri,
-        "kind": status.plan.identity.kind,
-        "run": status.plan.identity.run,
-        "version": status.version,
+        "kind": record.identity.kind,
+        "run": record.run,
         "phase": status.phase(now),
         "rows": {
-            "planned": status.plan.num_rows,
-            "ok": state.num_ok if state else 0,
-            "failed": state.num_failed if state else 0,
+            "planned": record.num_rows,
+            "ok": progress.num_ok if progress else 0,
+            "failed": progress.num_failed if progress else 0,
             "left": status.num_left,
-            "rejected": status.plan.num_rejected,
+            "rejected": record.num_rejected,
         },
-        "failed_by_reason": state.failed if state else {},
-        "num_chunks": status.plan.num_chunks,
-        "holder": status.holder,
-        "committed_at": status.committed_at.isoformat(),
-        "expires_at": state.expires_at.isoformat() if state and state.expires_at else None,
+        "failed_by_reason": said.get("failed", {}),
+        "num_chunks": record.size.num_chunks,
+        "holder": said.get("holder", ""),
+        "written_at": said.get("written_at"),
+        "expires_at": said.get("expires_at"),
         "rows_per_second": status.rows_per_second,
         "is_rate_rough": status.is_rate_rough,
         "seconds_left": status.seconds_left,
-        "costs": state.costs if state else {},
-        "num_deaths": state.num_deaths if state else 0,
-        "retry": state.retry if state else 0,
-        "retry_reasons": list(state.retry_reasons) if state else [],
-        "is_retrying": state.is_retrying if state else False,
+        "costs": said.get("costs", {}),
+        "num_deaths": said.get("num_deaths", 0),
+        "pass": said.get("pass_number", 0),
+        "reasons": said.get("reasons", []),
+        "published": None
+        if status.manifest is None
+        else {
+            "version": status.manifest.version,
+            "created_at": status.manifest.created_at,
+            "is_this_run": status.is_published,
+            "rows": status.manifest.row_counts,
+        },
     }
 
 
@@ -74,15 +83,14 @@ def preview_lines(
     """
     lines = [f"{preview.num_rows:,} {rows} in {preview.num_chunks:,} chunks; {_how(preview, rows)}"]
     if preview.rejected:
-        lines.append(f"left out for their ids: {reasons_text(preview.rejected)}")
-    if preview.status and preview.status.state:
-        state = preview.status.state
-        failed = f" ({reasons_text(state.failed)})" if state.failed else ""
+        lines.append(f"left out, for their ids cannot be used: {reasons_text(preview.rejected)}")
+    if preview.status and (progress := preview.status.progress) is not None:
+        failed = f" ({reasons_text(progress.failed)})" if progress.failed else ""
         lines.append(
-            f"done: {state.num_ok:,} ok, {state.num_failed:,} failed{failed}, for "
-            f"{costs_text(state.costs) or 'nothing'}; left: {preview.num_left:,}"
+            f"done: {progress.num_ok:,} ok, {progress.num_failed:,} failed{failed}; they took "
+            f"{costs_text(progress.costs) or 'nothing'}; left: {preview.num_left:,}"
         )
-        again = {reason: count for reason, count in state.failed.items() if reason in retry}
+        again = {reason: count for reason, count in progress.failed.items() if reason in retry}
         if retry:
             lines.append(
                 f"to be done again: {sum(again.values()):,} failed {rows}"
@@ -90,6 +98,9 @@ def preview_lines(
             )
     if preview.num_left:
         lines += _costs_left(preview, rows, num_actors, price_per_actor_hour)
+    elif preview.status and not retry:
+        is_published = preview.status.is_published
+        lines.append("nothing is left to do" if is_published else "it is left to be published")
     return lines
 
 
@@ -98,7 +109,7 @@ def costs_text(costs: Mapping[str, float]) -> str:
 
     What an engine counts for itself (`engine_...`) is left out, and so is what did not occur.
     """
-    shown = [f"{duration(costs['seconds'])} of actors"] if "seconds" in costs else []
+    shown = [f"{duration(costs['seconds'])} of actor time"] if "seconds" in costs else []
     shown += [
         f"{cost:,.0f} {name.removeprefix('num_').replace('_', ' ')}"
         for name, cost in costs.items()
@@ -114,51 +125,55 @@ def reasons_text(counts: Mapping[str, int]) -> str:
 
 
 def _entries(status: "Status", now: datetime) -> Iterator[tuple[str, str]]:
-    state, plan = status.state, status.plan
-    yield "rows", f"{plan.num_rows:,} in {plan.num_chunks:,} chunks" + _rows_done(status)
-    if plan.num_rejected:
-        yield "rejected", f"{plan.num_rejected:,} rows of the input, for their ids"
-    if state is None:
-        return
-    if state.failed:
-        yield "failed", reasons_text(state.failed)
-    yield "driver", f"{status.holder or 'unknown'}; {_sign_of_life(status, now)}"
-    if state.retry:
-        yield "retry", _retry(state)
-    if status.phase(now) == "running" and status.num_left:
-        yield "rate", _rate(status, now)
-    if state.costs:
-        yield "costs", costs_text(state.costs)
-    if state.num_deaths:
-        yield "deaths", f"{state.num_deaths:,} processes died while they worked"
-    yield "version", str(status.version)
+    record, progress = status.record, status.progress
+    num_chunks = record.size.num_chunks
+    yield "rows", f"{record.num_rows:,} in {num_chunks:,} chunks" + _rows_done(status)
+    if record.num_rejected:
+        yield "rejected", f"{record.num_rejected:,} rows of the input, whose ids cannot be used"
+    if progress is not None:
+        if progress.failed:
+            yield "failed", reasons_text(progress.failed)
+        yield "driver", f"{progress.holder or 'unknown'}; {_sign_of_life(progress, now)}"
+        if progress.pass_number:
+            reasons = ", ".join(progress.reasons)
+            yield "retry", f"number {progress.pass_number}, of rows that failed for {reasons}"
+        if status.phase(now) == "running" and status.num_left:
+            yield "rate", _rate(status, progress, now)
+        if progress.costs:
+            yield "costs", costs_text(progress.costs)
+        if progress.num_deaths:
+            yield "deaths", f"{progress.num_deaths:,} processes died while they worked"
+    yield "published", _published(status)
 
 
 def _rows_done(status: "Status") -> str:
-    if status.state is None:
+    if status.progress is None:
         return ""
-    share = status.num_done / status.plan.num_rows
+    share = status.num_done / status.record.num_rows
     return (
-        f": {status.state.num_ok:,} ok, {status.state.num_failed:,} failed, "
+        f": {status.progress.num_ok:,} ok, {status.progress.num_failed:,} failed, "
         f"{status.num_left:,} left ({share:.1%} done)"
     )
 
 
-def _sign_of_life(status: "Status", now: datetime) -> str:
-    ago = max(0.0, (now - status.committed_at).total_seconds())  # clocks may differ
-    return f"last commit {duration(ago)} ago, at {status.committed_at:%Y-%m-%d %H:%M:%S} UTC"
+def _published(status: "Status") -> str:
+    if status.manifest is None:
+        return "nothing"
+    whose = "this run" if status.is_published else "another run"
+    return f"version {status.manifest.version}, with the rows of {whose}"
 
 
-def _retry(state: "RunState") -> str:
-    how = "under way" if state.is_retrying else "done"
-    return f"number {state.retry}, of {', '.join(state.retry_reasons)}: {how}"
+def _sign_of_life(progress: "Progress", now: datetime) -> str:
+    ago = max(0.0, (now - progress.written_at).total_seconds())  # clocks may differ
+    what = "ended" if progress.expires_at is None else "last sign of life"
+    return f"{what} {duration(ago)} ago, at {progress.written_at:%Y-%m-%d %H:%M:%S} UTC"
 
 
-def _rate(status: "Status", now: datetime) -> str:
+def _rate(status: "Status", progress: "Progress", now: datetime) -> str:
     rate, seconds = status.rows_per_second, status.seconds_left
     if rate is None or seconds is None:
-        return "not known before this driver has committed rows"
-    left = max(0.0, seconds - (now - status.committed_at).total_seconds())
+        return "not known before this driver has done rows"
+    left = max(0.0, seconds - (now - progress.written_at).total_seconds())
     rough = " (rough: few chunks are done)" if status.is_rate_rough else ""
     shown = f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"
     return f"{shown} rows/s, {duration(left)} left{rough}"
@@ -166,9 +181,9 @@ def _rate(status: "Status", now: datetime) -> str:
 
 def _how(preview: "Preview", rows: str) -> str:
     """How the rows were counted."""
-    if preview.counts is None:
+    if preview.num_given is None:
         return f"they are planned, so no {rows} were read"
-    num_twice = preview.counts.num_given - preview.counts.num_rows
+    num_twice = preview.num_given - preview.num_rows
     twice = f", and {num_twice:,} duplicates dropped" if num_twice else ""
     return f"counted by reading all of them{twice}"
 
@@ -180,17 +195,17 @@ def _costs_left(
     if rate is None or costs is None:
         canary = min(preview.num_left, num_actors * -(-preview.num_rows // preview.num_chunks))
         yield (
-            f"what they cost is not known, because no run was measured: --limit {canary} does the "
-            "first ones of this run and measures it"
+            f"what they cost is not known, because no run was measured here: --limit {canary} does "
+            f"the first {rows} of this run, and measures it"
         )
         return
     hours = costs["seconds"] / 3600
-    money = f", {hours * price:,.2f} at the price of an actor's hour" if price is not None else ""
+    money = f"; {hours * price:,.2f} by price_per_actor_hour" if price is not None else ""
     yield (
         f"to come: about {costs_text(costs)}; {duration(costs['seconds'] / num_actors)} with "
-        f"{num_actors} actor{'s' if num_actors > 1 else ''}, besides their start{money}"
+        f"{num_actors} actor{'s' if num_actors > 1 else ''}, without the time to start{money}"
     )
     if preview.is_own_rate:
-        yield f"  by the rate of the {rows} that are done"
+        yield f"  reckoned from the {rows} of this run that are done"
     else:
-        yield f"  by the rate of {rate.num_done:,} {rows} of {rate.uri}, if none is carried over"
+        yield f"  reckoned from {rate.num_done:,} {rows} done at {rate.uri}; less if some are kept"

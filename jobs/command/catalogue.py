@@ -159,7 +159,7 @@ with 'pairs={kind: recommendations}'.
 
 \b
 In:   <workspace>/dataset, <workspace>/graph (from: xrec pretrain-graph)
-Out:  <workspace>/recommendations: a Delta table of user_id, item_id, rank, score; manifest.json
+Out:  <workspace>/recommendations: a Delta table of user_id, item_id, rank and score
 
 \b
 Example:
@@ -207,14 +207,13 @@ BACKFILL = Job(
     "explanations",
     """Pairs of users and items in, explanations out, in bulk.
 
-A run that was interrupted goes on when it is started again: what is committed is kept. A second
-driver of the same run is refused while the first one works. xrec.backfill.read(uri) gives the
-committed rows at any time.
+A run that was interrupted goes on when it is started again. Once all pairs are done, one commit
+replaces the rows of the table; until then its readers see what it had before.
 
 \b
 In:   <workspace>/dataset, graph and adapter, aspects if the prompt asks for them, the language
       model, pairs
-Out:  <workspace>/explanations: a Delta table of explanations and failed rows, manifest.json, report
+Out:  <workspace>/explanations: a Delta table of explanations and failed rows, _report/report.html
 
 \b
 Example:

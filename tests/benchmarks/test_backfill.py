@@ -1,21 +1,18 @@
-"""The backfill benchmark: its contestants do the same work.
-
-Work that is deleted is done again by ours once, and by plain Ray Data twice.
-"""
+"""The backfill benchmark: its catalogue, and what it says of an engine's steps."""
 
 from pathlib import Path
-from typing import Any
 
 import pyarrow.dataset as pads
 import pytest
 
+from benchmarks.backfill import _of_steps
 from benchmarks.backfill_catalogue import backfill_config, make_catalogue
-from benchmarks.backfill_contestants import TEXT, forget_ours, ours, plain_ray, rows_written
-from xrec.backfill import read
-from xrec.config.backfill import BackfillConfig
+from benchmarks.backfill_run import NotingLoad
+from tests.xrec.bulk.toy_run import pool_here
+from xrec.backfill import open_backfill, read, read_failed, run_backfill
 from xrec.config.shared import StorageConfig
 
-NUM_PAIRS = 300
+NUM_PAIRS = 60
 
 
 @pytest.fixture(scope="module")
@@ -25,34 +22,30 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def _config(folder: Path, output: str) -> BackfillConfig:
-    return backfill_config(folder, str(folder / output), StorageConfig(), rows_per_chunk=20)
-
-
-def _rows(dataset: pads.Dataset) -> list[dict[str, Any]]:
-    columns = ["user_id", "item_id", "explanation"]
-    rows: list[dict[str, Any]] = dataset.to_table(columns=columns).to_pylist()
-    return sorted(rows, key=lambda row: (row["user_id"], row["item_id"]))
-
-
 def test_catalogue_pairs_are_distinct_ten_a_user(folder: Path) -> None:
     pairs = pads.dataset(str(folder / "pairs"), format="parquet").to_table().to_pylist()
     assert len({(pair["user_id"], pair["item_id"]) for pair in pairs}) == len(pairs) == NUM_PAIRS
-    assert len({pair["pair_id"] for pair in pairs}) == NUM_PAIRS
     assert len({pair["user_id"] for pair in pairs}) == NUM_PAIRS // 10
 
 
-@pytest.mark.slow
-@pytest.mark.usefixtures("ray_cluster", "actors_here")
-def test_contestants_write_the_same_rows_and_ours_resumes_without_doubling(folder: Path) -> None:
-    config, plain = _config(folder, "ours"), _config(folder, "plain")
-    ours(config)
-    plain_ray(plain, checkpoint=False)
-    rows = _rows(read(str(folder / "ours")))
-    assert rows == _rows(pads.dataset(str(folder / "plain" / "rows"), format="parquet"))
-    assert len(rows) == NUM_PAIRS
-    assert {row["explanation"] for row in rows} == {TEXT}
-    assert forget_ours(config, 0.3) > 0
-    ours(config)
-    assert rows_written("ours", config) == (NUM_PAIRS, NUM_PAIRS)
-    assert rows_written("ray-plain", plain) == (NUM_PAIRS, NUM_PAIRS)
+@pytest.mark.parametrize("is_empty", [True, False])
+def test_backfill_with_notes_explains_all_pairs(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_empty: bool
+) -> None:
+    monkeypatch.setattr("xrec.backfill.run.RayPool", pool_here)
+    values = {"rows_per_chunk": 20, "decoding": {"max_new_tokens": 5}, "max_failed_share": 1.0}
+    config = backfill_config(folder, str(tmp_path / "out"), StorageConfig(), **values)
+    notes = tmp_path / "notes"
+    notes.mkdir()
+    run_backfill(config, open_backfill(config), NotingLoad(str(notes), is_empty))
+    uri = config.artifact("explanations")
+    assert read(uri).count_rows() + read_failed(uri).count_rows() == NUM_PAIRS
+    assert len(list(notes.iterdir())) == (0 if is_empty else 1)
+
+
+def test_steps_say_rows_at_work_and_the_time_without_a_step() -> None:
+    steps = [[0.0, 1.0, 4, 10.0], [1.0, 2.0, 4, 11.0], [3.0, 4.0, 1, 12.0]]
+    found = _of_steps([steps, []])
+    assert (found["rows_at_work"], found["full"], found["idle"]) == (3, 2 / 3, 0.25)
+    assert (found["steps"], found["engine_cpu"]) == (3, 2.0)
+    assert _of_steps([[]]) == {}

@@ -2,15 +2,14 @@
 
 from pathlib import Path
 
-from benchmarks.bulk_scale import commit_most, drive_the_rest
-from xrec.bulk import read_status
+from benchmarks.bulk_scale import do_the_rest, look, prepare
+from xrec.bulk import published
 
 
 def test_bulk_scale_driver_does_what_is_left(tmp_path: Path) -> None:
     output = tmp_path / "out"
-    assert commit_most(output, 700, 300) > 0
-    assert read_status(str(output)).num_left == 300
-    fields = drive_the_rest(output, 700)
-    assert (fields["num_commits"], fields["checkpoint_s"][1]) == (1, 100)
+    assert prepare(output, 700, 300) > 0
+    assert look(output, 700)["survey_s"] > 0
+    fields = do_the_rest(output, 700, 300, on_ray=False)
     assert fields["peak_mb"] >= fields["base_mb"] > 0
-    assert read_status(str(output)).num_left == 0
+    assert published(str(output)).dataset().count_rows() == 700

@@ -20,7 +20,6 @@ from jobs.prepare import run as prepare_dataset
 from tests.cluster.program import xrec
 from tests.cluster.town import SAMPLE, write_config, write_llm_and_adapter
 from xrec.backfill import read_explanations
-from xrec.bulk import PLAN, read_status
 from xrec.config.base import parse_config
 from xrec.config.data import PrepareConfig
 from xrec.config.shared import StorageConfig
@@ -97,12 +96,9 @@ def _epochs(graph: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
 
-def _num_committed(explanations: Path) -> int:
-    """How many pairs are committed; 0 before the run is planned."""
-    if not (explanations / PLAN).exists():
-        return 0
-    state = read_status(str(explanations)).state
-    return state.num_rows if state else 0
+def _num_done(explanations: Path) -> int:
+    """How many chunks have a result."""
+    return len(list(explanations.glob("_xrec/runs/*/*/results/*.parquet")))
 
 
 def _rows(explanations: Path) -> list[dict[str, Any]]:
@@ -174,10 +170,10 @@ def test_a_node_is_killed_in_each_of_two_jobs_and_both_end_right_while_status_te
         "actors": {"num_actors": 4, "device": "cpu"},
     }
     job = _submit("backfill", _config(workspace, "backfill", "backfill", values))
-    _wait_until(lambda: _num_committed(explanations) >= 2 * 640 // CHUNKS, "no second chunk")
-    second = _worker_with(cluster, "ChunkActor", besides=(first,))
+    _wait_until(lambda: _num_done(explanations) >= 2, "no second chunk")
+    second = _worker_with(cluster, "DoChunks", besides=(first,))
     second.kill()
-    assert not (explanations / "manifest.json").exists()
+    assert not (explanations / "_delta_log").exists()
     nodes, jobs = _status()
     assert nodes.pop(second.address) in ("lost", "dead")
     assert jobs[job] == "RUNNING"

@@ -19,7 +19,7 @@ import xrec.backfill.metrics
 import xrec.train.metrics
 from tests.infra.manifests import ROOT
 from xrec.backfill.metrics import BackfillMetrics
-from xrec.bulk import RunState
+from xrec.bulk import Progress
 from xrec.train.metrics import TrainingMetrics
 
 GRAFANA = ROOT / "infra" / "grafana"
@@ -199,10 +199,10 @@ def test_series_are_named_so_when_ray_exports_them(
     """Compare the names above with what a Prometheus would scrape from Ray's agent."""
     backfill, training = BackfillMetrics(num_pairs=9), TrainingMetrics("train-adapter")
     costs = {"seconds": 2.0, "num_prompt_tokens": 30, "num_generated_tokens": 8}
-    begun = RunState(started_at=datetime.now(UTC))
+    begun = Progress(started_at=datetime.now(UTC), written_at=datetime.now(UTC))
     done = {"num_ok": 3, "failed": {"empty_text": 1}, "costs": costs, "num_deaths": 1}
-    for state in (begun, begun.model_copy(update=done)):
-        backfill.record(state)
+    for progress in (begun, begun.model_copy(update=done)):
+        backfill.record(progress)
     with training.running():
         training.record(
             {

@@ -33,7 +33,7 @@ _PROMPT = {
     "item": "Place: {item} {item_title}. {item_profile}",
 }
 _SCALING = {"num_workers": 2, "device": "cpu", "max_failures": 0}
-_DECODING = {
+DECODING = {
     "max_new_tokens": 8,
     "text": {"max_words": None, "max_phrase_repeats": None, "max_echo_tokens": None},
 }
@@ -80,7 +80,7 @@ _VALUES: dict[type[JobConfig], dict[str, Any]] = {
         "pairs": {"kind": "split", "split": "test"},
         "rows_per_chunk": 8,
         "max_failed_share": 0.5,
-        "decoding": _DECODING,
+        "decoding": DECODING,
         "actors": {"num_actors": 2, "device": "cpu"},
     },
     EvaluateConfig: {
@@ -88,7 +88,7 @@ _VALUES: dict[type[JobConfig], dict[str, Any]] = {
         "max_shuffled_generations": 8,
         "bootstrap_samples": 100,
         "num_examples": 5,
-        "decoding": _DECODING,
+        "decoding": DECODING,
         "device": "cpu",
     },
 }
@@ -99,7 +99,7 @@ _VALUES[AblateConfig] = {
     "max_pairs": 12,
     "metrics": {"encoder": None},
     "bootstrap_samples": 100,
-    "decoding": _DECODING,
+    "decoding": DECODING,
     "actors": {"num_actors": 1, "device": "cpu"},
     "rows_per_chunk": 6,
     "device": "cpu",

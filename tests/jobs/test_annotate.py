@@ -7,14 +7,13 @@ from typing import Any
 
 import pytest
 import yaml
-from ray import cloudpickle
 from typer.testing import CliRunner
 
 import jobs.annotate
 import jobs.prepare
 from jobs.status import project_status
 from tests.xrec.annotate.review_files import review, write_json_lines
-from tests.xrec.bulk.toy_run import PoolHere
+from tests.xrec.bulk.toy_run import pool_here
 from xrec.cli.main import app
 from xrec.config.annotate import AnnotateConfig
 from xrec.config.data import PrepareConfig
@@ -26,14 +25,11 @@ NUM_USERS = 8
 
 @pytest.fixture(autouse=True)
 def _no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
-    def pool_here(settings: Any, **actors: Any) -> PoolHere:
-        return PoolHere(cloudpickle.loads(cloudpickle.dumps(settings)))
-
     @contextlib.contextmanager
     def no_ray(ray: Any) -> Iterator[None]:
         yield
 
-    monkeypatch.setattr("xrec.annotate.run.ActorPool", pool_here)
+    monkeypatch.setattr("xrec.annotate.run.RayPool", pool_here)
     monkeypatch.setattr("jobs.annotate.ensure_ray", no_ray)
     monkeypatch.setattr("jobs.annotate.check_cluster", lambda *arguments, **more: None)
 
@@ -84,7 +80,7 @@ def test_annotate_command_of_a_stage_s_table_tells_how_far_it_is(project: str) -
     uri = f"{_annotate(project).artifact('annotations')}/pairs"
     result = CliRunner().invoke(app, ["annotate", "status", uri])
     assert result.exit_code == 0, result.output
-    assert "finished" in result.stdout
+    assert f"{uri}: annotations, published" in result.stdout
     assert f"{uri}: nothing is wrong" in CliRunner().invoke(app, ["annotate", "check", uri]).stdout
 
 

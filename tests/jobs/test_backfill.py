@@ -10,9 +10,10 @@ import yaml
 from typer.testing import CliRunner
 
 import jobs.backfill
+from tests.jobs.conftest import DECODING
 from xrec.backfill import read_explanations, read_failed
-from xrec.backfill.progress import ProgressLine
-from xrec.bulk import RunState, key_hash, read_plan, read_status
+from xrec.backfill.metrics import BackfillMetrics
+from xrec.bulk import Progress, read_status
 from xrec.cli.main import app
 from xrec.config.backfill import BackfillConfig
 from xrec.config.shared import StorageConfig
@@ -25,7 +26,6 @@ from xrec.errors import (
     TableError,
 )
 from xrec.storage import Location, parquet_bytes, read_manifest
-from xrec.table import Table
 
 
 @pytest.fixture
@@ -73,21 +73,6 @@ def test_backfill_explains_each_held_out_pair_once(pipeline: Any) -> None:
     assert len(set(explained["model_fingerprint"].to_pylist())) == 1
 
 
-def test_backfill_a_users_pairs_share_the_file_of_their_bucket(pipeline: Any) -> None:
-    location = pipeline.location("explanations")
-    num_buckets = read_plan(location).record.num_buckets
-    snapshot = Table.open(location.uri, storage=pipeline.storage).snapshot()
-    paths = snapshot.files([("status", "=", "ok")])["path"].to_pylist()
-    assert len(paths) > 1
-    seen: set[int] = set()
-    for path in paths:
-        rows = snapshot.dataset(paths=[path]).to_table().to_pylist()
-        (bucket,) = {key_hash(row["user_id"]) % num_buckets for row in rows}
-        assert {row["bucket"] for row in rows} == {bucket}
-        assert bucket not in seen
-        seen.add(bucket)
-
-
 @pytest.mark.usefixtures("without_work")
 def test_backfill_second_run_does_no_work_and_changes_no_file(pipeline: Any) -> None:
     before = _state(pipeline.location("explanations"))
@@ -97,29 +82,28 @@ def test_backfill_second_run_does_no_work_and_changes_no_file(pipeline: Any) -> 
 
 
 @pytest.mark.usefixtures("actors_here")
-def test_backfill_after_an_interruption_does_only_the_chunks_that_are_not_committed(
+def test_backfill_after_an_interruption_does_only_the_chunks_that_are_not_done(
     pipeline: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = pipeline.config(BackfillConfig, explanations=f"{pipeline.workspace}/interrupted")
     output = pipeline.location("interrupted")
 
-    def interrupt(line: ProgressLine, state: RunState) -> None:
-        if state.num_rows:
-            raise KeyboardInterrupt
+    def interrupt(metrics: BackfillMetrics, progress: Progress) -> None:
+        raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("xrec.bulk.ledger.COMMIT_SECONDS", 0.0)
-        patched.setattr(ProgressLine, "show", interrupt)
+        patched.setattr("xrec.bulk.driver._SECONDS_BETWEEN_LOOKS", 0.0)
+        patched.setattr(BackfillMetrics, "record", interrupt)
         with pytest.raises(KeyboardInterrupt):
             jobs.backfill.run(config)
-    table = Table.open(output.uri, storage=pipeline.storage)
-    committed = table.snapshot().files().to_pylist()
-    assert committed
-    assert not (output / "manifest.json").is_file()
+    done = {name: info for name, info in _state(output).items() if "/results/" in name}
+    assert len(done) == 1
+    with pytest.raises(ArtifactNotFoundError):
+        read_manifest(output, "explanations")
 
     manifest = jobs.backfill.run(config)
-    whole = table.snapshot(manifest.version)
-    assert [file for file in committed if file in whole.files().to_pylist()] == committed
+    assert manifest is not None
+    assert done.items() <= _state(output).items()
     assert manifest.row_counts == pipeline.manifests["explanations"].row_counts
     assert _by_pair(read_explanations(output.uri, pipeline.storage)) == _by_pair(
         read_explanations(pipeline.location("explanations").uri, pipeline.storage)
@@ -135,38 +119,30 @@ def _by_pair(table: pa.Table) -> list[dict[str, Any]]:
     ("values", "field"),
     [
         (
-            {
-                "decoding": {
-                    "max_new_tokens": 9,
-                    "text": {
-                        "max_words": None,
-                        "max_phrase_repeats": None,
-                        "max_echo_tokens": None,
-                    },
-                }
-            },
-            "config.decoding.max_new_tokens: 8 there, 9 here",
+            {"decoding": {**DECODING, "max_new_tokens": 9}},
+            "decoding.max_new_tokens: 8 there, 9 here",
         ),
-        ({"rows_per_chunk": 4}, "config.rows_per_chunk: 8 there, 4 here"),
-        ({"pairs": {"kind": "split", "split": "validation"}}, "config.pairs.split: 'test' there"),
+        ({"pairs": {"kind": "split", "split": "validation"}}, "pairs.split: 'test' there"),
+        ({"engine": {"linear_layers": "int8"}}, "dtype: 'auto' there, 'auto, int8' here"),
+        ({"rows_per_chunk": 4, "carry_from": None, "alongside": True}, None),
     ],
 )
-def test_backfill_into_another_runs_output_is_refused_naming_the_field(
-    pipeline: Any, values: dict[str, Any], field: str
+def test_backfill_output_says_in_what_the_published_run_differs(
+    pipeline: Any, values: dict[str, Any], field: str | None
 ) -> None:
-    before = _state(pipeline.location("explanations"))
-    with pytest.raises(ArtifactMismatchError, match="holds another run") as raised:
-        jobs.backfill.run(pipeline.config(BackfillConfig, **values))
-    lines = [line.strip() for line in str(raised.value).splitlines()[1:-1]]
-    assert len(lines) == 1
-    assert lines[0].startswith(field)
-    assert _state(pipeline.location("explanations")) == before
+    for exact in (False, True):
+        found = jobs.backfill.output(pipeline.config(BackfillConfig, **values), exact=exact).found()
+        if field is None:
+            assert (found.state, found.differences) == ("same", ())
+        else:
+            assert found.state == "differs"
+            assert [each[: len(field)] for each in found.differences] == [field]
 
 
 @pytest.mark.usefixtures("without_work")
 def test_backfill_into_another_kind_of_artifact_is_refused(pipeline: Any) -> None:
     before = _state(pipeline.location("graph"))
-    with pytest.raises(TableError, match="graph: holds no table but 4 other files"):
+    with pytest.raises(TableError, match="graph: holds other files, such as "):
         jobs.backfill.run(
             pipeline.config(BackfillConfig, explanations=f"{pipeline.workspace}/graph")
         )
@@ -281,25 +257,25 @@ def test_backfill_bad_input_on_the_command_line_is_told_and_nothing_written(
 
 
 @pytest.mark.usefixtures("actors_here")
-def test_backfill_second_driver_is_refused_on_the_command_line_unless_it_takes_over(
+def test_backfill_second_driver_is_refused_on_the_command_line_unless_both_are_to_work(
     pipeline: Any, config_file: Callable[[Any], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = pipeline.config(BackfillConfig, explanations=f"{pipeline.workspace}/held")
 
-    def die(line: ProgressLine, state: RunState) -> None:
+    def die(metrics: BackfillMetrics, progress: Progress) -> None:
         raise SystemExit
 
     with monkeypatch.context() as patched:
-        patched.setattr(ProgressLine, "show", die)
+        patched.setattr("xrec.bulk.driver._SECONDS_BETWEEN_LOOKS", 0.0)
+        patched.setattr(BackfillMetrics, "record", die)
         patched.setattr("xrec.bulk.driver._Driver.leave", lambda driver: None)  # as if killed
         with pytest.raises(SystemExit):
             jobs.backfill.run(config)
     path = str(config_file(config))
     refused = CliRunner().invoke(app, ["backfill", path])
     assert refused.exit_code == 1
-    assert "runs this job, and is taken for alive until" in refused.stderr
-    assert not (pipeline.location("held") / "manifest.json").exists()
-    done = CliRunner().invoke(app, ["backfill", path, "--take-over"])
+    assert "works on this run, and is taken for alive until" in refused.stderr
+    done = CliRunner().invoke(app, ["backfill", path, "--alongside"])
     assert done.exit_code == 0, done.stderr
     assert done.stdout.startswith(f"explanations: {pipeline.workspace}/held\n  rows: ")
 
@@ -327,20 +303,20 @@ def test_backfill_dry_run_canary_and_whole_run_tell_of_each_other(
 
     out = xrec("--limit", "9", "price_per_actor_hour=2")
     assert out.startswith("the limit of 9 pairs is reached, in whole chunks")
-    state = read_status(uri, pipeline.storage).state
-    assert state is not None
-    assert 9 <= state.num_rows < num_pairs
-    assert f"left: {num_pairs - state.num_rows}\n" in out
-    assert "at the price of an actor's hour" in out
-    assert not (pipeline.location("begun-small") / "manifest.json").exists()
+    status = read_status(uri, pipeline.storage)
+    assert 9 <= status.num_done < num_pairs
+    assert f"left: {status.num_left}\n" in out
+    assert " by price_per_actor_hour\n" in out
+    assert status.manifest is None
 
     before = _state(pipeline.location("begun-small"))
     out = xrec("--dry-run")
     assert "\n# to come: about " in out
     assert " generated tokens" in out
     assert "they are planned, so no pairs were read" in out
-    assert xrec("--limit", "9").startswith("the limit of 9 pairs is reached")
     assert _state(pipeline.location("begun-small")) == before
+    assert xrec("--limit", "9").startswith("the limit of 9 pairs is reached")
+    assert read_status(uri, pipeline.storage).num_done == status.num_done
 
     assert xrec().startswith(f"explanations: {uri}\n  rows: ")
 
@@ -349,14 +325,12 @@ def test_backfill_dry_run_canary_and_whole_run_tell_of_each_other(
 def test_backfill_dry_run_takes_the_rate_of_an_earlier_run(
     pipeline: Any, config_file: Callable[[Any], Path]
 ) -> None:
-    path = str(config_file(pipeline.config(BackfillConfig, rows_per_chunk=5)))
-    result = CliRunner().invoke(app, ["backfill", path, "--new-run", "--dry-run"])
+    pairs = {"kind": "split", "split": "validation"}
+    path = str(config_file(pipeline.config(BackfillConfig, pairs=pairs)))
+    result = CliRunner().invoke(app, ["backfill", path, "--dry-run"])
     assert result.exit_code == 0, result.stderr
-    assert f" pairs of {pipeline.workspace}/explanations, if none is carried over" in result.stdout
-    refused = CliRunner().invoke(app, ["backfill", path, "--dry-run"])
-    assert refused.exit_code == 1
-    assert "rows_per_chunk: 8 there, 5 here" in refused.stderr
-    assert yaml.safe_load(refused.stdout)["rows_per_chunk"] == 5
+    assert f" pairs done at {pipeline.workspace}/explanations; less if some " in result.stdout
+    assert yaml.safe_load(result.stdout)["pairs"]["split"] == "validation"
 
 
 def test_backfill_dry_run_without_inputs_says_what_is_missing(
@@ -369,36 +343,29 @@ def test_backfill_dry_run_without_inputs_says_what_is_missing(
     assert f"{pipeline.workspace}/none" in result.stdout.splitlines()[-1]
 
 
-def test_backfill_compact_and_vacuum_of_a_finished_run_start_no_cluster(
-    pipeline: Any, config_file: Callable[[Any], Path], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.usefixtures("without_work")
+def test_backfill_vacuum_of_a_published_run_starts_no_cluster(
+    pipeline: Any, config_file: Callable[[Any], Path]
 ) -> None:
-    output = pipeline.copy_of("explanations", "kept-up")
-    before = _by_pair(read_explanations(output.uri, pipeline.storage))
-    monkeypatch.setattr(jobs.backfill, "ensure_ray", None)
-    path = str(config_file(pipeline.config(BackfillConfig, explanations=output.uri)))
-    done = CliRunner().invoke(app, ["backfill", path, "--compact", "--vacuum"])
+    before = _by_pair(read_explanations(f"{pipeline.workspace}/explanations", pipeline.storage))
+    path = str(config_file(pipeline.config(BackfillConfig)))
+    done = CliRunner().invoke(app, ["backfill", path, "--vacuum"])
     assert done.exit_code == 0, done.stderr
-    version = read_manifest(output, "explanations").version
-    assert version is not None
-    assert version > pipeline.manifests["explanations"].version
-    files = Table.open(output.uri, storage=pipeline.storage).snapshot(version).files()
-    statuses = files["partition.status"].to_pylist()
-    assert len(statuses) == len(set(statuses))
-    assert _by_pair(read_explanations(output.uri, pipeline.storage)) == before
+    assert "vacuum: 0 files deleted" in done.stderr
+    after = _by_pair(read_explanations(f"{pipeline.workspace}/explanations", pipeline.storage))
+    assert after == before
 
 
 @pytest.mark.usefixtures("without_work")
 @pytest.mark.parametrize(
     ("switches", "lines"),
     [
-        ([], ["new_run: false", "retry_failed: null"]),
-        (["--new-run"], ["new_run: true"]),
+        ([], ["carry_from: published", "retry_failed: null", "rows_per_chunk: 8"]),
         (["--retry-failed"], ["- all"]),
         (["--retry-failed=empty_text,prompt_echo"], ["- empty_text", "- prompt_echo"]),
-        (["--take-over"], ["take_over: true"]),
+        (["--alongside"], ["alongside: true"]),
         (["--limit", "7"], ["limit: 7"]),
-        (["--compact"], ["  compact: true", "  vacuum: false"]),
-        (["--vacuum"], ["  compact: false", "  vacuum: true"]),
+        (["--vacuum"], ["  vacuum: true"]),
     ],
 )
 def test_backfill_switches_are_config_keys(
@@ -420,14 +387,6 @@ def test_backfill_retry_of_a_reason_that_is_none_names_the_reasons(
     assert result.exit_code == 2
     assert "retry_failed" in result.stderr
     assert "'empty_text'" in result.stderr
-
-
-def test_backfill_place_of_a_new_run_is_known_without_the_model(pipeline: Any) -> None:
-    pairs = {"kind": "top_k", "k": 1}
-    config = pipeline.config(BackfillConfig, pairs=pairs, new_run=True)
-    exact, cheap = (jobs.backfill.output(config, exact=exact) for exact in (True, False))
-    assert cheap.location.uri == exact.location.uri
-    assert cheap.location.uri.startswith(config.artifact("explanations") + "-")
 
 
 @pytest.mark.usefixtures("actors_here")
@@ -453,8 +412,4 @@ def test_backfill_of_pairs_that_were_written_again_is_compared_by_their_rows(pip
     assert found(exact=True) == ("same", (), ())
     file.write_bytes(parquet_bytes(pairs.slice(0, 1), pairs.schema))
     assert found(exact=False) == ("same", (), ("pairs",))
-    assert found(exact=True) == (
-        "differs",
-        ("pairs: 2 there, 1 here, and not the same ones",),
-        (),
-    )
+    assert found(exact=True) == ("differs", ("pairs: others there than here",), ())

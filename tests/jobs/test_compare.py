@@ -35,6 +35,7 @@ OWN: dict[str, Any] = {
         "text": {"max_words": None, "max_phrase_repeats": None, "max_echo_tokens": None},
     },
     "rows_per_chunk": 6,
+    "likelihood": True,
     "peers": {
         "att2seq": {
             "max_words": 6,
@@ -76,6 +77,7 @@ def test_compare_has_all_contestants_with_their_costs_in_one_table(
         assert of_all[name, "training_seconds"]["value"] > 0
     for name in ("ours", "zero_shot", "att2seq"):
         assert of_all[name, "pairs_per_second"]["value"] > 0
+    assert of_all["ours", "nll"]["value"] > 0
     assert set(compared.inputs) == {"dataset", "graph", "base_model"}
 
 

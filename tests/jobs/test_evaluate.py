@@ -183,9 +183,11 @@ def test_evaluate_other_artifacts_than_the_backfills_are_refused_where_texts_are
 ) -> None:
     """What is drawn beside the texts knows no newcomers, and would be chosen otherwise."""
     other = pipeline.copy_of("explanations", "evaluate-cold-start")
-    made = read_manifest(other, "explanations")
-    changed = made.model_copy(update={"inputs": {**made.inputs, "cold_start": "1" * 16}})
-    (other / "manifest.json").write_bytes(changed.model_dump_json().encode())
+    log = other / "_delta_log" / f"{0:020d}.json"
+    inputs = rb"\"inputs\":{"
+    log.write_bytes(
+        log.read_bytes().replace(inputs, inputs + rb"\"cold_start\":\"%b\"," % (b"1" * 16))
+    )
     config = pipeline.config(
         EvaluateConfig,
         explanations=other.uri,

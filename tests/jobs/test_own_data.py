@@ -77,7 +77,6 @@ def test_init_and_run_turn_csv_files_of_other_names_into_explanations(tmp_path: 
     assert set(explained["user_id"].to_pylist()) <= users
     assert read_manifest(workspace / "evaluation", "evaluation").metrics
 
-    told = _xrec("backfill", project, "pairs={kind: recommendations}", "--new-run", *model)
-    beside = open_location(told.splitlines()[0].removeprefix("explanations: "))
-    assert beside.uri != (workspace / "explanations").uri
-    assert set(read_explanations(beside.uri)["user_id"].to_pylist()) == users
+    recommended = ("pairs={kind: recommendations}", "explanations=workspace:top")
+    _xrec("backfill", project, *recommended, *model)
+    assert set(read_explanations((workspace / "top").uri)["user_id"].to_pylist()) == users

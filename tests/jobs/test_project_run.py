@@ -16,14 +16,15 @@ from jobs.command.catalogue import job_named
 from jobs.command.run import HELP
 from jobs.output import Output
 from jobs.pipeline import PIPELINE, chosen_configs
-from tests.xrec.bulk.toy_run import toy_run
-from tests.xrec.table.conftest import Place
-from xrec.bulk import PLAN
-from xrec.bulk.ledger import Ledger
+from tests.jobs.conftest import DECODING
+from xrec.backfill import read_explanations
+from xrec.backfill.metrics import BackfillMetrics
+from xrec.bulk import Progress
 from xrec.cli.main import app
+from xrec.config.backfill import BackfillConfig
 from xrec.config.jobs import JOBS
 from xrec.config.project import Project, read_project
-from xrec.config.shared import JobConfig, StorageConfig
+from xrec.config.shared import JobConfig
 from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError, ConfigError, LeaseError
 from xrec.storage import open_location, read_manifest, write_manifest
 from xrec.train.lease import only_driver
@@ -211,23 +212,30 @@ def test_run_redo_does_not_delete_what_another_driver_trains(
     assert (made.location / "checkpoints/run.json").is_file()
 
 
-def test_run_redo_does_not_delete_what_another_driver_works_on(
-    town: Callable[..., dict[str, JobConfig]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.usefixtures("actors_here")
+def test_run_redo_of_a_table_lets_its_readers_have_it_until_it_is_replaced(
+    pipeline: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    place = Place(str(tmp_path / "explanations"), StorageConfig())
-    toy = toy_run(place, tmp_path)
-    ledger = Ledger(toy.run.table, toy.run.table.take_over("the other driver"))
-    ledger.commit()
-    made = Output(place.location, "explanations", {"words": 4}, {}, records=(PLAN,))
-    done: list[JobConfig] = []
-    job = SimpleNamespace(output=lambda config, exact: made, run=done.append)
-    monkeypatch.setattr(jobs.project_run, "job_named", lambda name: job)
-    with pytest.raises(LeaseError, match="the other driver runs this job"):
-        run(town(), redo=True)
-    assert toy.snapshot().rows == 0
-    ledger.commit(is_last=True)
-    run(town(), redo=True)
-    assert (len(done), place.location.exists()) == (1, False)
+    output = pipeline.copy_of("explanations", "redone")
+    decoding = {**DECODING, "max_new_tokens": 9}
+    config = pipeline.config(BackfillConfig, explanations=output.uri, decoding=decoding)
+    before = read_explanations(output.uri, pipeline.storage)
+    with pytest.raises(ArtifactMismatchError) as raised:
+        run({"backfill": config})
+    lines = str(raised.value).splitlines()
+    assert lines[1] == "  decoding.max_new_tokens: 8 there, 9 here"
+    assert lines[-1].startswith("give --redo to replace it, once the new one is done")
+    seen: list[bool] = []
+
+    def look(metrics: BackfillMetrics, progress: Progress) -> None:
+        seen.append(read_explanations(output.uri, pipeline.storage).equals(before))
+
+    monkeypatch.setattr(BackfillMetrics, "record", look)
+    run({"backfill": config}, redo=True)
+    assert seen == [True] * len(seen) != []
+    manifest = read_manifest(output, "explanations")
+    assert (manifest.version, manifest.config["decoding"]["max_new_tokens"]) == (1, 9)
+    assert run({"backfill": config})[0].endswith("with the same settings and inputs")
 
 
 def test_begun_run_is_compared_too(tmp_path: Path) -> None:

@@ -78,7 +78,7 @@ class AnnotatorSpec:
         write the same if it is called twice.
     learned: a fingerprint of what `learn` wrote, which texts depend on too; "" if that is nothing.
         Texts of earlier annotations are carried only if it is the same there.
-    check_costs: called after each commit with the costs of all stages so far; raises an XRecError
+    check_costs: called every few seconds with the costs of all stages so far; raises an XRecError
         to end the run, which a later call goes on with.
     gpus_per_actor: for an actor whose device is a GPU.
     max_actors: most actors of a stage; None if there is no limit.

@@ -14,7 +14,7 @@ from xrec.annotate.source import read_reviews
 from xrec.annotate.source_files import find_review_files
 from xrec.annotate.stages import ItemStage, ItemTexts, PairStage, UserStage
 from xrec.annotate.store import ReviewStore, read_record, write_store
-from xrec.bulk import Rate, measured_rate, read_status
+from xrec.bulk import Rate, read_status
 from xrec.config.annotate import AnnotateConfig
 from xrec.errors import ArtifactNotFoundError, StorageNotFoundError
 from xrec.schemas import ITEM_DETAILS
@@ -95,7 +95,7 @@ def _rates(config: AnnotateConfig) -> dict[str, Rate]:
     rates: dict[str, Rate] = {}
     for stage in STAGES:
         try:
-            rate = measured_rate(read_status((output / stage).shared_uri, config.storage))
+            rate = read_status((output / stage).shared_uri, config.storage).rate
         except (ArtifactNotFoundError, StorageNotFoundError):
             continue  # the stage is not planned yet
         if rate is not None:

@@ -42,9 +42,8 @@ def plan_stage(
 ) -> PlannedStage | None:
     """Plan a stage, or open it if it was planned before; None if it has no rows.
 
-    files: the hashes of the source's files. versions: of the stages before it.
-
-    Raises ArtifactMismatchError if its output is another run's; TableError.
+    files: the hashes of the source's files. versions: of the stages before it. Raises what
+    `open_run` raises.
     """
     output = location_of(config, "annotations")
     store = ReviewStore(output, record.num_files)
@@ -63,7 +62,8 @@ def plan_stage(
         identify_stage(config, spec, files, stage),
         stage_format(stage, spec.reasons),
         batches[stage],
-        listing={},  # what the rows are follows from the identity
+        # What the rows are follows from the identity, except for the names that pairs have.
+        listing={"pairs": [str(versions["pairs"])]} if stage == "aspects" else {},
         rows_per_chunk=_NAMES_A_CHUNK if stage == "aspects" else config.rows_per_chunk,
         carry_from=f"{config.carry_from.rstrip('/')}/{stage}" if config.carry_from else None,
         storage=storage,

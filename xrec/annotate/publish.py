@@ -1,7 +1,7 @@
 """The manifest of finished annotations: versions of the stages' tables, counts, and a report."""
 
-import functools
 from collections.abc import Mapping
+from typing import Any
 
 from xrec.annotate.annotator import AnnotatorSpec
 from xrec.annotate.formats import Stage
@@ -9,13 +9,11 @@ from xrec.annotate.identity import KIND, identify_annotations
 from xrec.annotate.normalize import names_are_english
 from xrec.annotate.report import write_report
 from xrec.annotate.store import StoreRecord
-from xrec.annotate.tables import count_explained
-from xrec.bulk import BulkRun
-from xrec.bulk.publish import PIN
-from xrec.bulk.state import added
+from xrec.annotate.tables import Versions, count_explained
+from xrec.bulk import Summary, added
 from xrec.config.annotate import AnnotateConfig
 from xrec.errors import ArtifactNotFoundError
-from xrec.storage import Manifest, fingerprint_of, location_of, read_manifest, write_manifest
+from xrec.storage import Manifest, location_of, read_manifest, write_manifest
 
 _COUNTED: Mapping[Stage, str] = {
     "items": "items",
@@ -25,31 +23,48 @@ _COUNTED: Mapping[Stage, str] = {
 }
 
 
+def describe_stage(summary: Summary) -> tuple[Mapping[str, int], Mapping[str, Any]]:
+    """The row counts and metrics in the manifest of a stage's table."""
+    counts = {"ok": summary.num_ok, "failed": summary.num_failed}
+    return counts, {"failed_by_reason": dict(summary.failed)}
+
+
+def versions_of(stages: Mapping[Stage, Manifest]) -> Versions:
+    """The versions that these manifests are of."""
+    return {stage: each.version for stage, each in stages.items() if each.version is not None}
+
+
+def costs_of(stages: Mapping[Stage, Manifest]) -> Mapping[str, float]:
+    """What the stages cost together."""
+    costs: Mapping[str, float] = {}
+    for each in stages.values():
+        costs = added(costs, each.metrics["costs"])
+    return costs
+
+
 def publish_annotations(
     config: AnnotateConfig,
     spec: AnnotatorSpec,
     files: Mapping[str, str],
     record: StoreRecord,
-    runs: Mapping[Stage, BulkRun],
-    versions: Mapping[Stage, int],
+    stages: Mapping[Stage, Manifest],
 ) -> Manifest:
-    """Write report and manifest, unless they are there for these versions; returns the manifest."""
+    """Write report and manifest, unless they are there for these tables; returns the manifest.
+
+    stages: the manifests of the stages' tables.
+    """
     output = location_of(config, "annotations")
-    tables = {str(stage): version for stage, version in versions.items()}
+    versions, costs = versions_of(stages), costs_of(stages)
     try:
         there = read_manifest(output, KIND)
     except ArtifactNotFoundError:
         there = None
-    if there is not None and there.metrics.get("tables") == tables:
+    if there is not None and there.metrics.get("tables") == versions:
         return there
-    for stage, run in runs.items():
-        run.table.pin(f"{PIN}{versions[stage]}", versions[stage])
-    states = {stage: state for stage, run in runs.items() if (state := run.state()) is not None}
-    costs: Mapping[str, float] = functools.reduce(added, (each.costs for each in states.values()))
-    failed = {str(stage): dict(state.failed) for stage, state in states.items()}
+    failed = {str(stage): each.metrics["failed_by_reason"] for stage, each in stages.items()}
     own = spec.figures(costs)
     figures = write_report(
-        config, record, runs, versions, failed, own, is_english=names_are_english(spec.settings)
+        config, record, versions, failed, own, is_english=names_are_english(spec.settings)
     )
     identity = identify_annotations(config, spec, files)
     return write_manifest(
@@ -57,14 +72,14 @@ def publish_annotations(
         KIND,
         config=identity.config,
         inputs=identity.inputs,
-        content={str(stage): _content(run, versions[stage]) for stage, run in runs.items()},
+        content={str(stage): each.fingerprint for stage, each in stages.items()},
         row_counts={
             "reviews": sum(record.num_reviews.values()),
-            **{_COUNTED[stage]: state.num_ok for stage, state in states.items()},
+            **{_COUNTED[stage]: each.row_counts["ok"] for stage, each in stages.items()},
             "explanations": count_explained(output, versions["pairs"], config.storage),
         },
         metrics={
-            "tables": tables,
+            "tables": versions,
             "num_files": record.num_files,
             "num_reviews": record.num_reviews,
             "num_low_rated": record.num_low_rated,
@@ -76,8 +91,3 @@ def publish_annotations(
             **figures,
         },
     )
-
-
-def _content(run: BulkRun, version: int) -> str:
-    """A fingerprint of what a version holds; each file has a name of its own."""
-    return fingerprint_of(sorted(run.table.snapshot(version).files()["path"].to_pylist()))

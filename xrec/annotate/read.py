@@ -12,7 +12,7 @@ from xrec.annotate.identity import KIND
 from xrec.annotate.normalize import names_are_english
 from xrec.annotate.rows import LOW_RATED
 from xrec.annotate.store import ReviewStore
-from xrec.annotate.tables import named_aspects, read_failed, read_stage, stage_batches
+from xrec.annotate.tables import named_aspects, read_failed, read_stage, stage_table
 from xrec.annotate.vocabulary import normal_synonyms, renamed
 from xrec.config.shared import StorageConfig
 from xrec.data.source import SourceData
@@ -126,7 +126,7 @@ def _aspects(output: Location, manifest: Manifest, storage: StorageConfig) -> pa
     if "aspects" not in versions:
         return None
     columns = ("user_id", "item_id", "split", "aspects")
-    batches = stage_batches(output, "pairs", versions["pairs"], columns, storage)
+    batches = stage_table(output, "pairs", versions["pairs"], storage).batches(columns)
     named = pa.concat_tables([named_aspects(batch) for batch in batches])
     distinct = named["aspect"].unique().to_pylist()
     known = _canonical_names(output, manifest, storage, distinct)

@@ -18,9 +18,8 @@ from xrec.annotate.normalize import normalized
 from xrec.annotate.report_page import report_page
 from xrec.annotate.rows import LOW_RATED
 from xrec.annotate.store import ReviewStore, StoreRecord
-from xrec.annotate.tables import read_stage
-from xrec.bulk import BulkRun
-from xrec.bulk.row_format import OK
+from xrec.annotate.tables import read_stage, stage_table
+from xrec.bulk import Published
 from xrec.config.annotate import AnnotateConfig
 from xrec.storage import location_of, storage_errors
 
@@ -33,7 +32,6 @@ _WORD = re.compile(r"[\w']+")
 def write_report(
     config: AnnotateConfig,
     record: StoreRecord,
-    runs: Mapping[Stage, BulkRun],
     versions: Mapping[Stage, int],
     failed: Mapping[str, Mapping[str, int]],
     of_annotator: Mapping[str, float],
@@ -47,7 +45,7 @@ def write_report(
     """
     output = location_of(config, "annotations")
     store = ReviewStore(output, record.num_files)
-    pairs = _sampled_pairs(store, runs["pairs"], versions["pairs"])
+    pairs = _sampled_pairs(store, stage_table(output, "pairs", versions["pairs"], config.storage))
     figures = _figures(pairs, is_english=is_english)
     examples = _spread(pairs, config.num_examples)
     report = {
@@ -92,7 +90,7 @@ def _words(text: str) -> list[str]:
     return [word.lower() for word in _WORD.findall(text)]
 
 
-def _sampled_pairs(store: ReviewStore, run: BulkRun, version: int) -> list[dict[str, Any]]:
+def _sampled_pairs(store: ReviewStore, table: Published) -> list[dict[str, Any]]:
     """Pairs that did not fail, low-rated ones left out, with their reviews, by user and item."""
     reviews: dict[tuple[str, str], str] = {}
     for rows in store.reviews("all_by_user"):
@@ -102,11 +100,10 @@ def _sampled_pairs(store: ReviewStore, run: BulkRun, version: int) -> list[dict[
         if len(reviews) >= _MOST_PAIRS:
             break
     users = pa.array(sorted({user for user, _ in reviews}), pa.string())
-    with storage_errors(run.table.location.uri):
-        dataset = run.table.snapshot(version).dataset([("status", "=", OK)])
-        names = ["user_id", "item_id", "split", "explanation", "aspects"]
-        is_kept = pc.field("user_id").isin(users) & (pc.field("split") != LOW_RATED)
-        found = dataset.to_table(columns=names, filter=is_kept)
+    names = ["user_id", "item_id", "split", "explanation", "aspects"]
+    is_kept = pc.field("user_id").isin(users) & (pc.field("split") != LOW_RATED)
+    with storage_errors(table.log.location.uri):
+        found = table.dataset().to_table(columns=names, filter=is_kept)
     rows = found.sort_by([("user_id", "ascending"), ("item_id", "ascending")]).to_pylist()
     return [{**row, "review": reviews[row["user_id"], row["item_id"]]} for row in rows]
 

@@ -5,18 +5,16 @@ from collections.abc import Mapping
 
 from xrec.annotate.annotator import AnnotatorSpec
 from xrec.annotate.formats import STAGES, Stage, stage_format
-from xrec.annotate.identity import KIND, begun_files
+from xrec.annotate.identity import KIND, RECORD, begun_files
 from xrec.annotate.plan import PlannedStage, plan_stage
-from xrec.annotate.publish import publish_annotations
+from xrec.annotate.publish import costs_of, describe_stage, publish_annotations, versions_of
 from xrec.annotate.store import StoreRecord
-from xrec.bulk import ActorPool, BulkRun, RunState, drive, tells_what_is_done, this_process
-from xrec.bulk.publish import finished_version
+from xrec.bulk import Progress, RayPool, added, complete, tells_what_is_done
 from xrec.bulk.ray_actors import gpus_each
-from xrec.bulk.state import added
 from xrec.config.annotate import AnnotateConfig
-from xrec.errors import ConfigError
+from xrec.errors import ArtifactNotFoundError, ConfigError
 from xrec.progress import counter
-from xrec.storage import Manifest, location_of
+from xrec.storage import Manifest, location_of, open_location
 
 logger = logging.getLogger("xrec")
 
@@ -36,10 +34,12 @@ def run_annotate(
     record: of the kept reviews (`keep_source`). Ray must be initialised.
 
     Raises LeaseError if another driver is at work, DataError if too many texts of a stage failed,
-    ConfigError for a reason to retry that no stage has, and what `AnnotatorSpec.check_costs`
-    raises. What is committed stays, and the next call goes on from there.
+    ConfigError for a reason to retry that no stage has, ArtifactNotFoundError if there are no
+    annotations to carry from, and what `AnnotatorSpec.check_costs` raises. What is done stays, and
+    the next call goes on from there.
     """
     _check_reasons(config, spec)
+    _check_carried(config)
     return _Run(config, spec, record).go()
 
 
@@ -50,67 +50,77 @@ class _Run:
         self._record = record
         self._output = location_of(config, KIND)
         self._files = begun_files(self._output)
-        self._runs: dict[Stage, BulkRun] = {}
-        self._versions: dict[Stage, int] = {}
-        self._num_rows = 0  # of the stages that are finished
-        self._costs: dict[str, float] = {}
+        self._done: dict[Stage, Manifest] = {}
 
     def go(self) -> Manifest | None:
-        if self._config.retry_failed:
-            self._spec.forget_failures(self._output)
+        config, spec, files = self._config, self._spec, self._files
+        if config.retry_failed:
+            spec.forget_failures(self._output)
         for stage in STAGES:
-            if self._config.limit is not None and self._num_rows >= self._config.limit:
+            if config.limit is not None and self._num_rows >= config.limit:
                 return None
-            planned = plan_stage(
-                self._config, self._spec, self._record, self._files, stage, self._versions
-            )
+            planned = plan_stage(config, spec, self._record, files, stage, versions_of(self._done))
             if planned is None:
                 continue
-            state = self._drive(stage, planned)
-            found = finished_version(planned.run)
-            if state.state != "finished" or found is None:
+            manifest = self._complete(stage, planned)
+            if manifest is None:
                 return None
-            self._runs[stage], self._versions[stage] = planned.run, found[0]
-            self._num_rows += state.num_rows
-            self._costs = added(self._costs, state.costs)
-        manifest = publish_annotations(
-            self._config, self._spec, self._files, self._record, self._runs, self._versions
-        )
-        self._spec.clean_up(self._output)
+            self._done[stage] = manifest
+        manifest = publish_annotations(config, spec, files, self._record, self._done)
+        spec.clean_up(self._output)
         return manifest
 
-    def _drive(self, stage: Stage, planned: PlannedStage) -> RunState:
-        run, config = planned.run, self._config
-        num_rows = run.plan.record.num_rows
-        logger.info("%s: %d in %d chunks", _WHAT[stage], num_rows, run.plan.record.num_chunks)
-        is_text, actors = stage != "aspects", config.actors
+    @property
+    def _num_rows(self) -> int:
+        """How many rows the stages have that are done."""
+        return sum(sum(each.row_counts.values()) for each in self._done.values())
+
+    def _complete(self, stage: Stage, planned: PlannedStage) -> Manifest | None:
+        run, config, actors = planned.run, self._config, self._config.actors
+        num_rows, is_text = run.record.num_rows, stage != "aspects"
+        logger.info("%s: %d in %d chunks", _WHAT[stage], num_rows, run.record.size.num_chunks)
         num_actors = self._spec.num_actors(actors.num_actors) if is_text else actors.num_actors
         num_gpus = self._spec.gpus_per_actor if is_text else 0
-        pool = ActorPool(
-            run.worker_settings(planned.make_task, self._spec.chunks_at_once if is_text else 1),
-            num_actors=num_actors,
-            cpus_per_actor=actors.cpus_per_actor,
-            gpus_per_actor=gpus_each(actors.device, num_actors, num_gpus) if num_gpus else 0,
+        pool = RayPool(
+            max_actors=num_actors,
+            min_actors=actors.min_actors,
+            cpus=actors.cpus_per_actor,
+            gpus=gpus_each(actors.device, num_actors, num_gpus) if num_gpus else 0,
         )
+        costs = costs_of(self._done)
         with (
             tells_what_is_done(run, f"{_WHAT[stage]} are written"),
             counter(f"{_WHAT[stage]} written", num_rows) as show,
         ):
 
-            def on_commit(state: RunState) -> None:
-                show(state.num_rows)
-                self._spec.check_costs(added(self._costs, state.costs))
+            def on_progress(progress: Progress) -> None:
+                show(progress.num_rows)
+                self._spec.check_costs(added(costs, progress.costs))
 
-            return drive(
+            return complete(
                 run,
                 pool,
-                holder=this_process(),
+                planned.make_task,
+                KIND,
+                describe_stage,
+                chunks_at_once=self._spec.chunks_at_once if is_text else 1,
                 retry=_reasons(config, run.format.all_reasons) if is_text else (),
                 max_failed_share=config.max_failed_share if is_text else 1.0,
                 max_rows=None if config.limit is None else config.limit - self._num_rows,
-                take_over=config.take_over,
-                on_commit=on_commit,
+                alongside=config.alongside,
+                on_progress=on_progress,
             )
+
+
+def _check_carried(config: AnnotateConfig) -> None:
+    """Raise ArtifactNotFoundError if annotations that were never begun are to be carried."""
+    if config.carry_from is None:
+        return
+    if not (open_location(config.carry_from, config.storage) / RECORD).is_file():
+        raise ArtifactNotFoundError(
+            f"carry_from: {config.carry_from}: there are no annotations ({RECORD} is missing); "
+            "check the URI"
+        )
 
 
 def _reasons(config: AnnotateConfig, of_stage: tuple[str, ...]) -> tuple[str, ...]:

@@ -1,49 +1,38 @@
-"""Reads what the stages wrote: the rows of `status=ok` of one version of a stage's table."""
+"""Reads what the stages wrote: the rows of one version of a stage's table."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from xrec.annotate.formats import Stage
 from xrec.annotate.stages import ItemTexts
-from xrec.bulk.row_format import FAILED, OK
+from xrec.bulk import FAILED, Published, published
 from xrec.config.shared import StorageConfig
 from xrec.storage import Location, storage_errors
-from xrec.table import Table
 
 Versions = Mapping[Stage, int]
 """The version of each stage's table; a stage that had no rows is missing."""
 
 
+def stage_table(output: Location, stage: Stage, version: int, storage: StorageConfig) -> Published:
+    """A version of a stage's table."""
+    return published((output / stage).uri, version=version, storage=storage)
+
+
 def read_stage(
     output: Location, stage: Stage, version: int, columns: Sequence[str], storage: StorageConfig
 ) -> pa.Table:
-    """The rows that succeeded, in no particular order."""
-    return pa.concat_tables(stage_batches(output, stage, version, columns, storage))
-
-
-def stage_batches(
-    output: Location, stage: Stage, version: int, columns: Sequence[str], storage: StorageConfig
-) -> Iterator[pa.Table]:
-    """Yield them many rows at a time, at least one table."""
-    uri = (output / stage).uri
-    dataset = Table.open(uri, storage=storage).snapshot(version).dataset([("status", "=", OK)])
-    schema = pa.schema([dataset.schema.field(name) for name in columns]).remove_metadata()
-    yield schema.empty_table()
-    with storage_errors(uri):
-        for batch in dataset.to_batches(columns=list(columns)):
-            if batch.num_rows:
-                yield pa.Table.from_batches([batch]).cast(schema)
+    """The rows that succeeded, in the table's order."""
+    return pa.concat_tables(stage_table(output, stage, version, storage).batches(columns))
 
 
 def read_failed(output: Location, stage: Stage, version: int, storage: StorageConfig) -> pa.Table:
-    """The rows that failed, with the columns of the stage's keys, reason, message and reply."""
-    uri = (output / stage).uri
-    snapshot = Table.open(uri, storage=storage).snapshot(version)
-    with storage_errors(uri):
-        return snapshot.dataset([("status", "=", FAILED)]).to_table()
+    """The rows that failed, with all columns of the table."""
+    table = stage_table(output, stage, version, storage)
+    with storage_errors(table.log.location.uri):
+        return table.dataset(status=FAILED).to_table()
 
 
 def read_item_texts(output: Location, version: int, storage: StorageConfig) -> ItemTexts:
@@ -66,7 +55,7 @@ def named_aspects(pairs: pa.Table) -> pa.Table:
 
 def count_explained(output: Location, version: int, storage: StorageConfig) -> int:
     """How many pairs have an explanation; the reviews of the others praise nothing."""
-    batches = stage_batches(output, "pairs", version, ("explanation",), storage)
+    batches = stage_table(output, "pairs", version, storage).batches(("explanation",))
     return sum(pc.sum(pc.not_equal(each["explanation"], "")).as_py() or 0 for each in batches)
 
 
@@ -74,7 +63,7 @@ def count_names(output: Location, version: int, storage: StorageConfig) -> Count
     """In how many training reviews each name of an aspect is."""
     counts: Counter[str] = Counter()
     columns = ("user_id", "item_id", "split", "aspects")
-    for pairs in stage_batches(output, "pairs", version, columns, storage):
+    for pairs in stage_table(output, "pairs", version, storage).batches(columns):
         named = named_aspects(pairs.filter(pc.equal(pairs["split"], "train")))
         distinct = named.group_by(["user_id", "item_id", "aspect"]).aggregate([])
         for row in pc.value_counts(distinct["aspect"].combine_chunks()).to_pylist():

@@ -6,7 +6,7 @@ does with pairs (task, explain, pair_rows), the run itself (plan, run, finish), 
 (reader, lookup), and what is shown and measured (progress, metrics, report).
 """
 
-from xrec.backfill.finish import finish, publish_explanations
+from xrec.backfill.finish import finish
 from xrec.backfill.pairs import pair_batches, pairs_listing
 from xrec.backfill.plan import open_backfill
 from xrec.backfill.reader import read, read_explanations, read_failed
@@ -20,7 +20,6 @@ __all__ = [
     "open_backfill",
     "pair_batches",
     "pairs_listing",
-    "publish_explanations",
     "read",
     "read_explanations",
     "read_failed",

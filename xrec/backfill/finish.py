@@ -1,23 +1,17 @@
-"""What follows a run: manifest and report of its version, compaction, vacuum, and an export."""
+"""What follows a run: it is published, and then come its report, a vacuum and an export."""
 
 import logging
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any, Final
 
 from xrec.backfill.report import is_report_of, write_report
-from xrec.bulk import (
-    BulkRun,
-    RunState,
-    compact,
-    export_run,
-    publish,
-    published,
-    read_state,
-    release_older,
-    this_process,
-    vacuum,
-)
+from xrec.bulk import BulkRun, Summary, Survey, export_run, publish, vacuum
+from xrec.bulk.backoff import with_backoff
+from xrec.bulk.driver import check_failed_share
+from xrec.bulk.publish import Describe
 from xrec.config.backfill import BackfillConfig
+from xrec.config.export import ExportConfig
 from xrec.storage import Manifest
 
 logger = logging.getLogger("xrec")
@@ -26,77 +20,55 @@ KIND: Final = "explanations"
 
 
 def finish(config: BackfillConfig, run: BulkRun) -> Manifest | None:
-    """Publish a finished run, do what `config.upkeep` says, export it, and return the manifest.
+    """Publish a run that is done, and do what follows; None, and nothing, if pairs are left.
 
-    Returns None, and does nothing, if the limit ended the run before it was finished. Nothing is
-    written either if all was done before. Raises LeaseError if another driver is at work, and what
-    `export_run` raises.
+    Nothing is written if all was done before. Raises what `publish` and `export_run` raise, and
+    DataError if too many pairs failed.
     """
-    manifest = _publish(config, run)
-    if manifest is None:
-        return None
-    upkeep = config.upkeep
-    if upkeep.compact and compact(
-        run, holder=this_process(), target_bytes=round(upkeep.target_mib * 2**20)
-    ):
-        manifest = _publish(config, run) or manifest
-    if upkeep.vacuum:
-        retention = timedelta(hours=upkeep.retention_hours)
-        release_older(run, manifest, retention)
-        deleted = vacuum(
-            run,
-            holder=this_process(),
-            retention=retention,
-            log_retention=timedelta(hours=upkeep.log_retention_hours),
-        )
-        logger.info(
-            "vacuum: %d files and %d versions deleted", deleted.num_files, deleted.num_versions
-        )
-    if config.export is not None:
-        uri = run.plan.output.uri
-        export_run(uri, config.export, version=manifest.version, storage=config.storage)
-    return manifest
+    check_failed_share(run, Survey(run).summary, config.max_failed_share)
+    manifest = publish(run, KIND, describe(run), republish=config.republish)
+    return None if manifest is None else after_publishing(config, run, manifest)
 
 
-def _publish(config: BackfillConfig, run: BulkRun) -> Manifest | None:
-    """Let the manifest name the newest finished version, if there is one, and write its report."""
-    before, manifest = published(run, KIND), publish_explanations(run)
-    if manifest is None:
-        return None
+def after_publishing(config: BackfillConfig, run: BulkRun, manifest: Manifest) -> Manifest:
+    """Write the report of a version, do what `config.upkeep` says, and export it."""
+    return with_backoff(lambda: _after_publishing(config, run, manifest))
+
+
+def _after_publishing(config: BackfillConfig, run: BulkRun, manifest: Manifest) -> Manifest:
+    uri = run.output.uri
     assert manifest.version is not None
-    if manifest != before or not is_report_of(run.plan.output, manifest.version):
-        _, state = read_state(run.table, manifest.version)
-        assert state is not None
-        write_report(
-            run.table,
-            manifest.version,
-            state,
-            run.plan.record.num_rejected,
-            config.price_per_actor_hour,
-        )
+    if not is_report_of(run.output, manifest):
+        write_report(uri, config.price_per_actor_hour, config.storage)
+    if config.upkeep.vacuum:
+        retention = timedelta(hours=config.upkeep.retention_hours)
+        logger.info("vacuum: %d files deleted", vacuum(uri, retention, config.storage))
+    if config.export is not None:
+        export = export_of(config.export, manifest.version)
+        export_run(uri, export, version=manifest.version, storage=config.storage)
     return manifest
 
 
-def publish_explanations(run: BulkRun) -> Manifest | None:
-    """Let the manifest name the newest finished version; None if the run was never finished.
+def export_of(export: ExportConfig, version: int) -> ExportConfig:
+    """The export of a version: a folder of its own below the one that the config names."""
+    return export.model_copy(update={"uri": f"{export.uri.rstrip('/')}/version-{version}"})
 
-    Nothing is written if it does so already.
-    """
 
-    def describe(version: int, state: RunState) -> tuple[dict[str, int], dict[str, Any]]:
-        record = run.plan.record
+def describe(run: BulkRun) -> Describe:
+    """What makes the manifest's row counts and metrics of a run's counts."""
+
+    def of(summary: Summary) -> tuple[Mapping[str, int], Mapping[str, Any]]:
         row_counts = {
-            "explanations": state.num_ok,
-            "failed": state.num_failed,
-            "rejected": record.num_rejected,
+            "explanations": summary.num_ok,
+            "failed": summary.num_failed,
+            "rejected": run.record.num_rejected,
         }
-        metrics = {
-            "num_chunks": record.num_chunks,
-            "num_buckets": record.num_buckets,
-            "num_carried": int(state.costs.get("carried", 0)),
-            "num_retries": state.retry,
-            "failed_by_reason": state.failed,
+        return row_counts, {
+            "num_chunks": run.record.size.num_chunks,
+            "num_carried": round(summary.costs.get("carried", 0)),
+            "num_retries": len(run.passes()) - 1,
+            "num_deaths": summary.num_deaths,
+            "failed_by_reason": dict(summary.failed),
         }
-        return row_counts, metrics
 
-    return publish(run, KIND, describe)
+    return of

@@ -1,11 +1,9 @@
 """The identity of a run: the settings and inputs that its explanations depend on.
 
-The fingerprint of both names the run. An output belongs to one run. Which rows the pairs have is no
-part of it: the plan compares them if the files of the pairs changed (xrec.bulk.plan).
+A run is named by a fingerprint of both and of its pairs (xrec.bulk.run). URIs are no part of it.
 """
 
 from collections.abc import Mapping
-from typing import Any
 
 from xrec.adapter.artifact import read_adapter
 from xrec.aspects import aspects_of
@@ -49,23 +47,12 @@ def _identity(
         inputs["cold_start"] = read_cold_start(sources.cold_start, sources.storage).fingerprint
     if sources.ranker is not None:
         inputs["ranker"] = manifest_of(config, "ranker").fingerprint
-    if config.carry_from:
-        inputs["carry_from"] = open_location(config.carry_from, config.storage).shared_uri
     settings = {
         "decoding": config.decoding.model_dump(mode="json"),
         "dtype": arithmetic(config),
-        "rows_per_chunk": config.rows_per_chunk,
-        "pairs": _pairs(config),
+        "pairs": config.pairs.model_dump(mode="json", exclude={"uri"}),
     }
     return Identity(kind="explanations", config=settings, inputs=inputs)
-
-
-def _pairs(config: BackfillConfig) -> dict[str, Any]:
-    """The section `pairs`, with a URI that does not depend on the working directory."""
-    section = config.pairs.model_dump(mode="json")
-    if isinstance(config.pairs, TablePairs | RecommendedPairs):
-        section["uri"] = pairs_location(config, config.pairs).shared_uri
-    return section
 
 
 def pairs_location(config: BackfillConfig, pairs: TablePairs | RecommendedPairs) -> Location:
@@ -81,12 +68,6 @@ def arithmetic(config: BackfillConfig | ServeConfig) -> str:
     return (
         f"{config.llm.dtype}, int8" if config.engine.linear_layers == "int8" else config.llm.dtype
     )
-
-
-def output_uri(config: BackfillConfig, run: str) -> str:
-    """Return where the run is written: `explanations`, or with `new_run` a folder beside it."""
-    uri = config.artifact("explanations").rstrip("/")
-    return f"{uri}-{run[:8]}" if config.new_run else uri
 
 
 def sources_of(config: BackfillConfig | ServeConfig) -> Sources:

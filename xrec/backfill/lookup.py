@@ -1,18 +1,19 @@
-"""Looks up the explanations of single pairs and users in a finished backfill, for xrec.serve."""
+"""Looks up the explanations of single pairs and users in what is published, for xrec.serve."""
 
 from dataclasses import dataclass
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from xrec.backfill.reader import finished_manifest
-from xrec.bulk.lookup import LookupCache, RowLookup
-from xrec.bulk.plan import read_record
+from xrec.bulk import OK, Published, published
 from xrec.config.shared import StorageConfig
 from xrec.data.evidence import NamedEvidence
 from xrec.errors import ArtifactMismatchError
-from xrec.schemas import GENERATED, PAIRS
-from xrec.storage import Manifest, differing_fields, open_location
-from xrec.table import Table
+from xrec.schemas import GENERATED
+from xrec.storage import Manifest, differing_fields, storage_errors
+from xrec.storage.cache import ByteCache
+
+_ENTRY_BYTES = 512  # what a user's rows take besides their texts
 
 
 @dataclass(frozen=True)
@@ -29,88 +30,99 @@ class Explained:
 
 
 class ExplanationLookup:
-    """Looks explanations up at the version of the table that `manifest` names.
+    """Looks explanations up at one version of the table, which never changes; threads may share it.
 
-    It never changes. A later version has another manifest, and needs another `ExplanationLookup`,
-    which may share the cache.
+    max_bytes: of users' rows that are kept in memory.
     """
 
-    def __init__(self, manifest: Manifest, rows: RowLookup, cache: LookupCache):
-        self.manifest, self.cache = manifest, cache
-        self._rows = rows
+    def __init__(self, table: Published, max_bytes: int):
+        self._table = table
+        self._dataset = table.dataset(GENERATED, status=None)
+        self._users: ByteCache[str, pa.Table] = ByteCache(max_bytes)
+
+    @property
+    def manifest(self) -> Manifest:
+        """Of the version."""
+        return self._table.manifest
 
     @property
     def num_rows(self) -> int:
-        """How many explanations the backfill has."""
-        return self._rows.num_rows
+        """How many explanations there are."""
+        return self.manifest.row_counts["explanations"]
+
+    @property
+    def num_bytes(self) -> int:
+        """How many bytes are in memory."""
+        return self._users.num_bytes
 
     def in_memory(self, user_id: str, item_id: str) -> tuple[bool, Explained | None]:
         """Look the pair up in memory only, without waiting for a file.
 
-        Returns (True, the explanation, or None if the backfill has none), or (False, None) if a
-        file must be read to decide it.
+        Returns (True, the explanation, or None if there is none), or (False, None) if a file must
+        be read to decide it.
         """
-        rows = self._rows.in_memory(user_id, item_id)
-        return (False, None) if rows is None else (True, _explained(rows))
+        rows = self._users.get(user_id)
+        return (False, None) if rows is None else (True, _explained(rows, item_id))
 
     def find(self, user_id: str, item_id: str) -> Explained | None:
-        """Return the explanation of a pair, or None if the backfill has none; may read files.
+        """The explanation of a pair, or None if there is none; may read files.
 
         Raises StorageError if a file cannot be reached, and DataError if it is broken.
         """
-        return _explained(self._rows.find(user_id, item_id))
+        return _explained(self.of_user(user_id), item_id)
 
-    def read_footers(self) -> int:
-        """Read ahead what the first look-up in each file needs; see `RowLookup.read_footers`."""
-        return self._rows.read_footers()
+    def read_ahead(self) -> int:
+        """Read the footers of all files, so that the first look-ups are fast; returns how many."""
+        fragments = list(self._dataset.get_fragments())
+        with storage_errors(self._table.log.location.uri):
+            for fragment in fragments:
+                fragment.ensure_complete_metadata()
+        return len(fragments)
 
     def of_user(self, user_id: str) -> pa.Table:
-        """Return all explanations of a user (schema GENERATED), by item; reads and raises as
-        `find` does.
-        """
-        return self._rows.find(user_id)
+        """All explanations of a user (schema GENERATED), by item; reads and raises as `find`."""
+        rows = self._users.get(user_id)
+        if rows is None:
+            rows = self._table.find(self._dataset, user_id, "user_id")
+            rows = rows.filter(pc.equal(rows["status"], OK)).select(GENERATED.names)
+            rows = rows.cast(GENERATED).sort_by("item_id").combine_chunks()
+            self._users.put(user_id, rows, rows.nbytes + _ENTRY_BYTES)
+        return rows
 
 
 def open_lookup(
     uri: str,
     expected_inputs: dict[str, str],
-    cache: LookupCache,
+    max_bytes: int,
     storage: StorageConfig | None = None,
 ) -> ExplanationLookup:
-    """Return a lookup of the finished explanations at `uri`.
+    """A lookup of what is published at `uri`.
 
-    `expected_inputs` are the fingerprints of base_model, adapter and graph that the reader has.
-    Raises ArtifactNotFoundError if nothing is finished there, and ArtifactMismatchError if an
-    older xrec wrote the explanations or, which it names, another model.
+    expected_inputs: the fingerprints of base_model, adapter and graph that the reader has. Raises
+    what `published` raises, and ArtifactMismatchError, which names it, if another model wrote the
+    explanations.
     """
-    output = open_location(uri, storage)
-    manifest = finished_manifest(output)
+    table = published(uri, storage=storage)
+    inputs = table.manifest.inputs
     differences = differing_fields(
-        {name: manifest.inputs.get(name) for name in expected_inputs}, expected_inputs
+        {name: inputs.get(name) for name in expected_inputs}, expected_inputs
     )
     if differences:
         raise ArtifactMismatchError(
-            f"{output}: these explanations are of another model:\n"
+            f"{uri}: these explanations are of another model:\n"
             + "\n".join(f"  {line}" for line in differences)
             + "\ngive the backfill of this adapter (explanations=URI), run one, "
             "or serve the adapter that wrote these explanations"
         )
-    rows = RowLookup(
-        output,
-        Table.open(uri, storage=storage).snapshot(manifest.version),
-        GENERATED,
-        num_keys=len(PAIRS),
-        num_buckets=read_record(output).num_buckets,
-        cache=cache,
-    )
-    return ExplanationLookup(manifest, rows, cache)
+    return ExplanationLookup(table, max_bytes)
 
 
-def _explained(rows: pa.Table) -> Explained | None:
-    """The one row as an explanation, None if there is none."""
-    if not rows.num_rows:
+def _explained(rows: pa.Table, item_id: str) -> Explained | None:
+    """The row of an item as an explanation, None if there is none."""
+    found = rows.filter(pc.equal(rows["item_id"], item_id))
+    if not found.num_rows:
         return None
-    (row,) = rows.to_pylist()
+    (row,) = found.to_pylist()
     return Explained(
         row["explanation"],
         row["num_prompt_tokens"],

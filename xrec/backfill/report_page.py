@@ -1,4 +1,4 @@
-"""Renders the report as one HTML page without other files: tables, and two plots as SVG."""
+"""Renders the report as one HTML page without other files: tables, and a plot as SVG."""
 
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -22,16 +22,13 @@ _EVIDENCE = (
 
 def report_page(report: Mapping[str, Any]) -> str:
     """Return the HTML page of a report of xrec.backfill.report."""
-    minutes = sum(each["seconds"] for each in report["timeline"]) / 60
     sections = [
         "<h1>Backfill</h1>",
         _table(("", ""), _figures(report)),
         "<h2>Failed rows</h2>",
         _table(("reason", "rows"), list(report["failed_by_reason"].items())),
-        f"<h2>Pairs a second, all actors, over {minutes:.1f} minutes</h2>",
-        _bars([(each["seconds"], each["pairs_per_second"]) for each in report["timeline"]]),
-        "<h2>Tokens of an explanation, in a few files</h2>",
-        _bars([(1, count) for count in report["generated_lengths"].values()]),
+        "<h2>Tokens of an explanation, of the first ones</h2>",
+        _bars(list(report["generated_lengths"].values())),
         _table(("from", "explanations"), list(report["generated_lengths"].items())),
         "<h2>Some explanations</h2>",
         _EVIDENCE,
@@ -66,7 +63,7 @@ def _figures(report: Mapping[str, Any]) -> list[tuple[str, Any]]:
         ("version of the table", report["version"]),
         ("retries", report["num_retries"]),
         ("explained", report["num_explained"]),
-        ("of them carried from an earlier run", report["num_carried"]),
+        ("of them carried over from an earlier version", report["num_carried"]),
         ("plain sentences, of those explained in this run", report["num_plain"]),
         ("explained at the second try, or plainly", report["num_refused"]),
         ("failed", report["num_failed"]),
@@ -116,21 +113,15 @@ def _cell(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def _bars(bars: Sequence[tuple[float, float]]) -> str:
-    """Draw bars (width, height) side by side; the highest fills the plot, its height is above."""
-    highest = max((height for _, height in bars), default=0)
+def _bars(heights: Sequence[float]) -> str:
+    """Draw bars side by side; the highest fills the plot, its height is above."""
+    highest = max(heights, default=0)
     if highest <= 0:
         return "<p>None.</p>"
-    scale = _WIDTH / sum(width for width, _ in bars)
-    drawn, left = "", 0.0
-    for width, height in bars:
-        drawn += _bar(left, width * scale * 0.9, height / highest * _HEIGHT)
-        left += width * scale
-    return f"<p>highest: {_cell(highest)}</p><svg width={_WIDTH} height={_HEIGHT}>{drawn}</svg>"
-
-
-def _bar(left: float, width: float, height: float) -> str:
-    return (
-        f'<rect x="{left:.1f}" y="{_HEIGHT - height:.1f}" '
-        f'width="{width:.1f}" height="{height:.1f}" fill="#4878a8"/>'
+    width = _WIDTH / len(heights)
+    drawn = "".join(
+        f'<rect x="{place * width:.1f}" y="{_HEIGHT * (1 - height / highest):.1f}" '
+        f'width="{width * 0.9:.1f}" height="{_HEIGHT * height / highest:.1f}" fill="#4878a8"/>'
+        for place, height in enumerate(heights)
     )
+    return f"<p>highest: {_cell(highest)}</p><svg width={_WIDTH} height={_HEIGHT}>{drawn}</svg>"

@@ -1,106 +1,81 @@
-"""Rows in, chunks of them done by actors, one table out; an interrupted run goes on.
+"""Rows in, chunks of them done on Ray Data, one published table out; an interrupted run goes on.
 
-It knows nothing of what is done with the rows: a `ChunkTask` does it. A row of the plan is named by
-its keys; the table (xrec.table) has it once, as one that succeeded (`status=ok`) or failed. If the
-format has `ok_keys`, a row that succeeds becomes one or more rows of the table, such as the best
-items of a user. Below, a row is one of the plan.
+It knows nothing of what is done with the rows: a `ChunkTask` does it. A run is work in progress, a
+table is what readers see; they share nothing but the moment of publishing.
 
-    run = open_run(uri, identity, format, batches, listing=..., rows_per_chunk=...)
-    pool = ActorPool(run.worker_settings(make_task), num_actors=8, cpus_per_actor=1)
-    state = drive(run, pool, holder=this_process(), retry=("timeout",))
+    _delta_log/, part-*.parquet                 the table: only whole, published versions
+    _xrec/runs/<run>/run-<k>.json               names the plan that counts; the highest k does
+    _xrec/runs/<run>/<nonce>/plan/, results/    the rows by chunk; a file for each chunk done
+    _xrec/runs/<run>/<nonce>/pass-<p>.json      names the plan of retry p and its results
 
-`open_run` writes the plan (modules keys, spill, plan, run). `drive` feeds what is left to actors
-(driver, process, attempts, pool, worker), commits what they wrote (ledger, state) and retries
-failed rows (retry). `check_output` says what is wrong with an output, and what mends it. An output
-holds
+    run = open_run(uri, identity, format, batches, listing=...)
+    manifest = complete(run, RayPool(max_actors=8), make_task, kind, describe, retry=("timeout",))
 
-    _xrec/plan.json           which run this is, and where its plan lies                (plan)
-    _xrec/plan/<folder>/      the rows of each chunk, an index, rejected rows           (plan)
-    _delta_log/, status=*/    the table, and in its commits the state of the run        (state)
+A file that is *created* is written if and only if nothing has its name. The rules; rule N has the
+tests `test_rule_N_...` in tests/xrec/bulk, and tests/xrec/bulk/model plays them all:
 
-The state of a run is `planned` once `plan.json` is there, and then what the newest commit that
-states something says: `running` or `finished`. A retry makes a finished run `running` again. Of a
-chunk only one thing is kept, whether it is committed; what is in flight is known to the driver
-alone.
-
-The rules. Rule N has the tests `test_rule_N_...` in tests/xrec/bulk:
-
-1. An output belongs to one run: the one in `plan.json`. Another run is refused, and the message
-   names the fields that differ.
-2. A plan that exists is complete: its files are written before `plan.json`, which is created once
-   and names their folder. If config and inputs are the same, and the listing of the inputs is, it
-   is trusted and no input is read. If only the listing differs, the rows are compared.
-3. A row is planned once, under its keys as strings. Rows whose keys are no exact strings or
-   integers are rejected with file, line and reason; no rejected row is lost.
-4. One driver commits: the one that took the table over last. A driver is not started while the last
-   commit says that another one is alive (`expires_at`), unless the caller says so, or that one was
-   a process of this machine that is no more. A driver says so with each commit, and commits at
-   least every 30 seconds, if only that.
-5. Each row of a chunk is done or failed once, and the files of a chunk are committed together. A
-   chunk is committed if and only if a file in the table has its number; the others are left. A row
-   that succeeds becomes at least one row of the table.
-6. A result that is committed already is dropped: a unit is committed once, whatever arrives late.
-7. A result is committed at most two seconds after it arrived. Each commit states the totals of all
-   that is committed: counts, costs, deaths. They also count the rows of the table, which has as
-   many, at each version.
-8. From the version on at which all chunks are committed, the table has the rows of the plan, each
-   once. A retry replaces a failed file, in one commit, by what became of its rows; rows that failed
-   for other reasons stay. A retry that was interrupted goes on with the files that are left.
-   Compaction and vacuum are refused before.
-9. A driver that lost the table ends and says who has it. One whose commit failed, or whose answer
-   was lost, finds out whether it is in the table, if the table is still its own; then it goes on,
-   with the results that it has. Files that are not as they were written are written again, once.
-10. An actor that dies costs only its work: the driver counts the death against the rows, and a
-    restarted driver knows of it. A unit is tried twice, then its halves once, and so on; a row is
-    tried twice, then it is a failed row. What died is tried on an actor that does nothing else.
-    The loss of a machine that was taken away does not count. If 64 actors die one after the other
-    and nothing is done in between, the run ends, because no row can be to blame for that.
-11. An error of the task that may be a row's fault (`row_errors`) fails that row alone. One after
-    which the process can use its GPU no more ends the process. Any other ends the run.
-12. A store that fails is tried again after 1, 4 and 16 seconds, by actors for each read and write,
-    and by the driver; then the run ends with that error. What is committed stays.
-13. A run that ends in any way but a kill commits what is done, and the next driver may begin at
-    once. A run with too many failed rows ends so.
-14. Rows are carried over from one version of an earlier run, which is pinned from before the plan
-    until the run is finished, if the task says that they are still good; the others are done. A
-    file of which all rows are carried over is copied as it is, if the runs have as many buckets and
-    the same columns. What happens to the earlier run meanwhile, or later, changes nothing.
-15. A run may be begun with a limit of rows (`max_rows`). The driver then ends as soon as the table
-    has so many rows of the run, those of earlier drivers included, and does no chunk beyond: a
-    chunk is not divided, so the last one may bring more. The run stays `running`; it is finished
-    only if no chunk is left. The next driver goes on. A limit that is reached already changes
-    nothing.
+1. A run is named by its settings, its inputs and a hash of its rows, so another config is another
+   folder. Both may work at once, and the published table is readable all the time.
+2. A plan is written under a name that nobody else has, and then `run-<k>.json`, which is created,
+   names it. Who was not first takes the plan that is named. If that plan is gone, k + 1 names
+   another. A row is planned once; rows whose ids are none are rejected with file, line and reason.
+3. A chunk is done if its result is there, which is created by whoever is first. So drivers may
+   come, go, sleep and work side by side. Counts come from the results that stand. A result that
+   cannot be read is done once more under a second name; if that cannot be read either, an error
+   names it.
+4. Who sleeps while the output is deleted writes where nobody looks: a driver looks every 30 s
+   whether its plan is still the one that counts, and ends if it is not.
+5. A row that succeeds becomes at least one row of the table. An error that may be a row's fault
+   (`row_errors`) fails that row alone; one after which the process can use its GPU no more ends the
+   process; any other ends the run.
+6. Rows that kill their process are found by marks (xrec.bulk.marks): a chunk that killed twice is
+   cut until one row is left, and a row that killed twice is a failed row. A node that went away
+   counts for nothing. 64 deaths with nothing done in between, or processes that die while they
+   load, end the run.
+7. A retry is the next pass: `pass-<p>.json` is created once every chunk of the passes before has a
+   result, and names a plan of the rows that had failed last for its reasons. The last pass of a
+   row counts. A pass that was begun is done before anything is published.
+8. Publishing replaces the rows of the table in one Delta commit, which takes the next version or
+   none. It says which run, plan and pass it publishes, and a digest of the files that it means.
+   Around it, again and again until one of these ends it: (a) open the newest version; if it is not
+   what its commit meant, or lacks files, a publisher had slept over a deletion: it is undone, by
+   the next version; (b) look for the newest publish, rollback or emptying: if it is a publish of
+   this very plan, with this pass or a later one, all is done; if it is anything else and came since
+   this command began, it ends with an error; so it does, unless it is told otherwise, if it took
+   this run back; (c) read passes and plan again, and look whether the files are there; (d) commit,
+   and go back to (a) whatever the answer.
+9. A run that is not done, was limited, or has too many failed rows publishes nothing.
+10. A limit (`max_rows`) ends a run at the end of a chunk; the next driver goes on.
+11. Rows are carried over from a published version if the task says that they are still good. They
+    stand in the plan, so whatever happens to that version later changes nothing.
+12. A store that fails is tried again after 1, 4 and 16 seconds; then the run ends with that error.
+    What has a result stays.
 """
 
 from typing import TYPE_CHECKING
 
 from xrec.bulk.check import Finding, check_output
-from xrec.bulk.driver import drive
+from xrec.bulk.driver import complete, drive, has_work
 from xrec.bulk.export import Exported, export_run, is_exported
 from xrec.bulk.interrupted import tells_what_is_done
 from xrec.bulk.keys import clean_keys, key_hash
-from xrec.bulk.ledger import refuse_live_driver
-from xrec.bulk.limits import nothing_left
-from xrec.bulk.plan import PLAN, Identity, Plan, listing_of, read_plan
 from xrec.bulk.preview import Preview, preview
-from xrec.bulk.publish import publish, published, release_older
-from xrec.bulk.rate import Rate, measured_rate
-from xrec.bulk.row_format import RowFormat
-from xrec.bulk.run import BulkRun, open_run
-from xrec.bulk.state import RunState, read_state
-from xrec.bulk.status import Status, read_status
+from xrec.bulk.progress import Progress, Survey
+from xrec.bulk.publish import publish
+from xrec.bulk.published import Published, published
+from xrec.bulk.result import Summary, added
+from xrec.bulk.row_format import FAILED, OK, RowFormat
+from xrec.bulk.run import BulkRun, Identity, RunRecord, find_record, listing_of, open_run
+from xrec.bulk.status import Rate, Status, read_status
 from xrec.bulk.task import CarryingTask, ChunkTask, Outcome
-from xrec.bulk.upkeep import compact, vacuum
-from xrec.bulk.work import Pool
-from xrec.bulk.worker import WorkerSettings
-from xrec.storage.process import this_process
+from xrec.bulk.upkeep import empty, rollback, vacuum
 
 if TYPE_CHECKING:
-    from xrec.bulk.pool import ActorPool
+    from xrec.bulk.pool import RayPool
 
 __all__ = [
-    "PLAN",
-    "ActorPool",
+    "FAILED",
+    "OK",
     "BulkRun",
     "CarryingTask",
     "ChunkTask",
@@ -108,43 +83,43 @@ __all__ = [
     "Finding",
     "Identity",
     "Outcome",
-    "Plan",
-    "Pool",
     "Preview",
+    "Progress",
+    "Published",
     "Rate",
+    "RayPool",
     "RowFormat",
-    "RunState",
+    "RunRecord",
     "Status",
-    "WorkerSettings",
+    "Summary",
+    "Survey",
+    "added",
     "check_output",
     "clean_keys",
-    "compact",
+    "complete",
     "drive",
+    "empty",
     "export_run",
+    "find_record",
+    "has_work",
     "is_exported",
     "key_hash",
     "listing_of",
-    "measured_rate",
-    "nothing_left",
     "open_run",
     "preview",
     "publish",
     "published",
-    "read_plan",
-    "read_state",
     "read_status",
-    "refuse_live_driver",
-    "release_older",
+    "rollback",
     "tells_what_is_done",
-    "this_process",
     "vacuum",
 ]
 
 
 def __getattr__(name: str) -> object:
-    """The pool of actors, with which Ray is imported; a status, for instance, needs neither."""
-    if name == "ActorPool":
-        from xrec.bulk.pool import ActorPool
+    """The pool, with which Ray is imported; a status, for instance, needs neither."""
+    if name == "RayPool":
+        from xrec.bulk.pool import RayPool
 
-        return ActorPool
+        return RayPool
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,263 +1,302 @@
-"""The driver of a run: it sends what is left to actors, and commits what they wrote."""
+"""The driver of a run: it lets the chunks that have no result be done, pass after pass."""
 
 import logging
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
-from xrec.bulk.attempts import after_death, works_of
-from xrec.bulk.ledger import Ledger, UnitResult, refuse_live_driver
-from xrec.bulk.limits import check_failed_share, check_limit, first_chunks, nothing_left
-from xrec.bulk.retry import check_reasons, failed_files, retry_units
-from xrec.bulk.run import BulkRun
-from xrec.bulk.state import RunState
-from xrec.bulk.work import Died, Done, Pool, Unit, Work
-from xrec.errors import ClusterError, LostTableError, StorageError, TableError
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from xrec.bulk.plan import ORIGIN
+from xrec.bulk.progress import (
+    TERM,
+    Progress,
+    Survey,
+    now,
+    refuse_live_driver,
+    write_progress,
+)
+from xrec.bulk.publish import Describe, publish
+from xrec.bulk.result import BrokenResultError, Summary, total
+from xrec.bulk.row_format import FAILED
+from xrec.bulk.run import BulkRun, Pass
+from xrec.bulk.task import ChunkTask
+from xrec.bulk.worker import WorkerSettings
+from xrec.errors import DataError, LeaseError
+from xrec.storage import Kind, Manifest
+from xrec.storage.process import this_process
+
+if TYPE_CHECKING:
+    from xrec.bulk.pool import Pool  # it imports Ray, which a status needs not
 
 logger = logging.getLogger("xrec")
 
-_CHANCES_OF_FILES = 2
-_MOST_DEATHS_IN_A_ROW = 64
-"""Some thirty rows of one chunk, each of which kills, are found within so many deaths. More without
-anything that was done in between are no row's fault: each actor dies."""
+_SECONDS_BETWEEN_SIGNS = TERM.total_seconds() / 3
+_SECONDS_BETWEEN_LOOKS = 2.0
 
 
 def drive(
     run: BulkRun,
-    pool: Pool,
+    pool: "Pool",
+    make_task: Callable[[], ChunkTask],
     *,
-    holder: str,
+    chunks_at_once: int = 1,
     retry: Sequence[str] = (),
     max_failed_share: float = 1.0,
     max_rows: int | None = None,
-    take_over: bool = False,
-    on_commit: Callable[[RunState], None] = lambda state: None,
-) -> RunState:
-    """Do what is left of a run, then retry rows that failed for the reasons `retry`.
+    alongside: bool = False,
+    on_progress: Callable[[Progress], None] = lambda progress: None,
+) -> Progress:
+    """Do what is left of a run, then once more the rows that failed for the reasons `retry`.
 
-    holder: who this driver is, `this_process()`; another one of this machine that finds it dead
-        need not wait.
-    max_rows: end when so many rows are committed, those of earlier calls included, and leave the
-        run unfinished. Chunks are not divided, so the last one may bring more.
-    take_over: begin also if another driver seems to be at work; that one can commit no more.
-    on_commit: called with the state after each commit, for progress and metrics.
+    make_task, chunks_at_once: see `WorkerSettings`.
+    max_rows: end when so many rows are done, those of earlier calls included, and leave the run
+        unfinished. Chunks are not divided, so there may be more.
+    alongside: begin also if another driver seems to be at work; both work then, this one from the
+        last chunk on.
+    on_progress: called every few seconds, for progress and metrics.
 
-    Returns the state of the run, which is finished unless `max_rows` ended it before. If there is
-    nothing to do, nothing is written and no actor started. The pool is closed in any case.
+    Returns how far the run is; it is done unless `max_rows` ended it before. Raises LeaseError if
+    another driver is at work, or the run was planned anew meanwhile; DataError if more than
+    `max_failed_share` of the rows failed; ValueError for a reason that the format has not, or a
+    limit of a retry; what a process raised; ClusterError. What has a result stays, and the next
+    call goes on from there.
+    """
+    reasons = run.format.check_reasons(tuple(retry))
+    if max_rows is not None and (max_rows < 1 or reasons):
+        raise ValueError(f"max_rows = {max_rows}: expected at least 1, and a retry has no limit")
+    if not alongside:
+        refuse_live_driver([run.folder])
+    num_wanted = min(run.record.num_rows, max_rows or run.record.num_rows)
 
-    Raises LeaseError if another driver is at work; LostTableError if one took over; DataError if
-    more than `max_failed_share` of all rows failed, or of those that `max_rows` allows; ValueError
-    for a reason that the format has not, and for `max_rows` that is less than 1 or stands beside
-    `retry`; what an actor raised; ClusterError if one actor after the other dies; StorageError if
-    the store fails for longer. What is committed stays, and the next call goes on from there.
+    def look(progress: Progress) -> None:
+        on_progress(progress)
+        if not reasons:  # a retry may mend what failed
+            check_failed_share(run, progress, max_failed_share, max(num_wanted, progress.num_rows))
+
+    driver = _Driver(run, pool, make_task, chunks_at_once, look, from_last=alongside)
+    try:
+        progress = driver.go(reasons, max_rows)
+    finally:
+        driver.leave()
+    check_failed_share(run, progress, max_failed_share)
+    return progress
+
+
+def complete(
+    run: BulkRun,
+    pool: "Pool",
+    make_task: Callable[[], ChunkTask],
+    kind: Kind,
+    describe: Describe,
+    *,
+    republish: bool = False,
+    **options: Any,
+) -> Manifest | None:
+    """Do what is left of a run (`drive`, with its `options`), and publish it (`publish`).
+
+    Returns the manifest; None if `max_rows` ended the run before it was done. A chunk whose result
+    turns out to be unreadable is done once more.
     """
     try:
-        reasons = check_reasons(run.format, retry) if retry else ()
-        check_limit(max_rows, reasons)
-        if not reasons and (state := nothing_left(run, max_rows, max_failed_share)) is not None:
-            return state
-        if not take_over:
-            refuse_live_driver(run.table)
-        ledger = Ledger(run.table, run.table.take_over(holder))
-        driver = _Driver(run, pool, ledger, max_failed_share, on_commit)
-        try:
-            return driver.run(reasons, max_rows)
-        except LostTableError:
-            raise
-        except BaseException:
-            driver.leave()
-            raise
-    finally:
-        pool.close()
+        progress = drive(run, pool, make_task, **options)
+        return publish(run, kind, describe, republish=republish) if progress.is_done else None
+    except BrokenResultError as error:
+        logger.warning("%s", error)
+    drive(run, pool, make_task, **options)
+    return publish(run, kind, describe, republish=republish)
 
 
-@dataclass
-class _OpenUnit:
-    """A unit at work: how many of its works are not done, and the results of the others."""
+def has_work(run: BulkRun, *, retry: Sequence[str] = (), max_rows: int | None = None) -> bool:
+    """Whether `drive` would do any row; it reads the results' footers."""
+    survey = Survey(run)
+    if survey.is_done:
+        return any(survey.summary.failed.get(reason) for reason in retry)
+    return max_rows is None or survey.summary.num_rows < max_rows
 
-    unit: Unit
-    num_open: int
-    parts: list[Done] = field(default_factory=list)
+
+def check_failed_share(
+    run: BulkRun,
+    progress: Progress | Summary,
+    max_failed_share: float,
+    num_rows: int | None = None,
+) -> None:
+    """Raise DataError if more than `max_failed_share` of `num_rows` rows failed.
+
+    num_rows: those that are done if it is None. Reasons that the run's format expects do not count.
+    """
+    faults = {
+        reason: count
+        for reason, count in progress.failed.items()
+        if reason not in run.format.expected_reasons
+    }
+    num_failed, num_done = sum(faults.values()), progress.num_rows
+    num_rows = num_done if num_rows is None else num_rows
+    if num_failed <= max_failed_share * num_rows:
+        return
+    reasons = ", ".join(
+        f"{reason} {count}" for reason, count in sorted(faults.items(), key=lambda item: -item[1])
+    )
+    raise DataError(
+        f"{num_failed} of {num_rows} rows failed ({reasons}), more than max_failed_share = "
+        f"{max_failed_share}, so nothing is published; {progress.num_ok} succeeded, "
+        f"{run.record.num_rows - num_done} are left. The rows of status=failed in {run.folder} "
+        "have texts and messages; correct the cause and retry these rows, or raise "
+        "max_failed_share and run again"
+    )
+
+
+def failed_rows(run: BulkRun, each: Pass) -> Iterator[pa.Table]:
+    """The rows that a pass left failed, by chunk: `bucket`, keys, `reason` and `ORIGIN`."""
+    names = ["bucket", *run.format.keys, "reason"]
+    fields = [pa.field(name, run.format.table_schema.field(name).type) for name in names]
+    schema = pa.schema([*fields, pa.field(ORIGIN, pa.int64())])
+    yield schema.empty_table()
+    for chunk, (name, _) in sorted(each.results.sizes().items()):
+        rows, _ = each.results.read(name, run.format.table_schema)
+        failed = rows.filter(pc.equal(rows["status"], FAILED)).select(names)
+        if each.number == 0:
+            failed = failed.append_column(
+                ORIGIN, pa.repeat(pa.scalar(chunk, pa.int64()), len(failed))
+            )
+        else:
+            origins = each.plan.rows(chunk).select([*run.format.keys, ORIGIN])
+            failed = failed.join(origins, list(run.format.keys))
+        yield failed.cast(schema)
 
 
 class _Driver:
     def __init__(
         self,
         run: BulkRun,
-        pool: Pool,
-        ledger: Ledger,
-        max_failed_share: float,
-        on_commit: Callable[[RunState], None],
+        pool: "Pool",
+        make_task: Callable[[], ChunkTask],
+        chunks_at_once: int,
+        on_progress: Callable[[Progress], None],
+        *,
+        from_last: bool,
     ):
         self._run = run
+        self._from_last = from_last
         self._pool = pool
-        self._ledger = ledger
-        self._max_failed_share = max_failed_share
-        self._on_commit = on_commit
-        self._open: dict[str, _OpenUnit] = {}
-        self._again: deque[Work] = deque()  # works that wait besides those of new units
-        self._num_refused: dict[str, int] = {}
-        self._num_deaths_in_a_row = 0  # since a work was done
-        self._num_wanted = run.plan.record.num_rows  # of rows that are to be committed in the end
+        self._make_task = make_task
+        self._chunks_at_once = chunks_at_once
+        self._on_progress = on_progress
+        self._looked_at = self._said_at = time.monotonic()
+        survey = Survey(run)
+        self._survey = survey
+        self._summary = survey.summary
+        self._progress = Progress(
+            holder=this_process(),
+            written_at=now(),
+            pass_number=survey.passes[-1].number,
+            reasons=survey.passes[-1].reasons,
+            started_at=now(),
+            num_rows_before=survey.summary.num_rows,
+        )
 
-    def run(self, reasons: tuple[str, ...], max_rows: int | None) -> RunState:
-        """Do the chunks that are left, or those within the limit; then the retry, and finish."""
-        self._ledger.set(state="running")
-        self._commit()  # says that this driver is at work
-        num_rows = self._run.plan.record.num_rows
-        if self._ledger.state.num_rows < num_rows:
-            self._do_chunks(bool(reasons), max_rows)
-        if self._ledger.state.num_rows != self._num_wanted:
-            raise TableError(
-                f"{self._run.table.location}: {self._num_wanted} rows were to be committed, "
-                f"{self._ledger.state.num_rows} are, and no chunk is left"
-            )
-        if reasons:
-            self._retry(reasons)
-        self._check_share()
-        if self._num_wanted < num_rows:
-            self._commit(is_last=True)
-            return self._ledger.state
-        # A retry that was interrupted and is not asked for any more is over too.
-        self._ledger.set(state="finished", is_retrying=False)
-        self._commit(is_last=True)
-        if self._run.plan.record.carry is not None:
-            self._run.plan.record.carry.release(self._run.table.storage)
-        return self._ledger.state
+    def go(self, reasons: tuple[str, ...], max_rows: int | None) -> Progress:
+        """Do all passes that were begun, or what the limit allows; then the retry.
+
+        If another driver begins passes meanwhile, they are done too; one of these reasons is then
+        the retry.
+        """
+        self._say(alive=True)
+        passes, num_done = self._survey.passes, 0
+        num_before = len(passes)
+        while num_done < len(passes):
+            for each in passes[num_done:]:
+                if not self._do(each, self._survey.left(each).tolist(), max_rows):
+                    return self._progress
+            num_done = len(passes)
+            if reasons and all(each.reasons != reasons for each in passes[num_before:]):
+                self._begin_retry(reasons, passes)
+            self._summary += self._survey.look()
+        self._progress = self._progress.model_copy(update={"is_done": True})
+        return self._progress
 
     def leave(self) -> None:
-        """Commit what is done, and let another driver begin at once, if the table can be used."""
-        try:
-            self._commit(is_last=True)
-        except (TableError, StorageError) as error:
-            logger.warning("what was done last could not be committed: %s", error)
+        """Say that this driver has ended, so that the next one may begin at once."""
+        if self._run.is_current():
+            self._say(alive=False)
 
-    def _do_chunks(self, may_fail: bool, max_rows: int | None) -> None:
-        num_chunks = self._run.plan.record.num_chunks
-        chunks = self._run.chunks_left(self._ledger.writer.snapshot())
-        logger.info("%d of %d chunks left", chunks.num_rows, num_chunks)
+    def _do(self, each: Pass, chunks: list[int], max_rows: int | None) -> bool:
+        """Do chunks of a pass; False if the limit left some of them."""
+        num_left = len(chunks)
         if max_rows is not None:
-            num_done, num_left = self._ledger.state.num_rows, chunks.num_rows
-            chunks = first_chunks(chunks, max_rows - num_done)
-            if chunks.num_rows < num_left:
-                self._num_wanted = num_done + sum(chunks["rows"].to_pylist())
-                logger.info("%d of them are within the limit", chunks.num_rows)
-        self._do(self._run.units(chunks), chunks.num_rows, may_fail)
-
-    def _retry(self, reasons: tuple[str, ...]) -> None:
-        """Do the failed files; those that are left of a retry of these reasons, if there is one."""
-        state = self._ledger.state
-        if not (state.is_retrying and state.retry_reasons == reasons):
-            self._ledger.set(retry=state.retry + 1, retry_reasons=reasons, is_retrying=True)
-            self._commit()
-        number = self._ledger.state.retry
-        files = failed_files(self._ledger.writer.snapshot(), number)
-        logger.info("retry %d of %s: %d files", number, ", ".join(reasons), files.num_rows)
-        self._do(retry_units(files, number, reasons), files.num_rows, may_fail=True)
-        self._ledger.set(is_retrying=False)
-
-    def _do(self, units: Iterable[Unit], num_units: int, may_fail: bool) -> None:
-        """Do units until all of them are committed.
-
-        may_fail: whether more rows than `max_failed_share` may fail.
-        """
-        if not num_units:
-            return
-        self._pool.start(num_units)
-        works = self._works(units)
-        next_work = next(works, None)
-        while next_work is not None or self._again or self._open:
-            next_work = self._feed(works, next_work)
-            for event in self._pool.wait(self._ledger.seconds_to_commit()):
-                if isinstance(event, Died):
-                    self._divide(event)
-                else:
-                    self._take(event)
-            if self._ledger.seconds_to_commit() == 0 or not (next_work or self._open):
-                self._commit()
-            if not may_fail:
-                self._check_share()
-
-    def _works(self, units: Iterable[Unit]) -> Iterator[Work]:
-        """The works of units that begin; a unit is open from its first work on."""
-        for unit in units:
-            works = works_of(unit, self._ledger.state.deaths)
-            self._open[unit.name] = _OpenUnit(unit, len(works))
-            yield from works
-
-    def _feed(self, works: Iterator[Work], next_work: Work | None) -> Work | None:
-        """Send works as long as an actor can take one; returns the next work that has to wait."""
-        while self._again and self._pool.can_take(self._again[0].is_alone):
-            self._submit(self._again.popleft())
-        while next_work is not None and self._pool.can_take(next_work.is_alone):
-            self._submit(next_work)
-            next_work = next(works, None)
-        return next_work
-
-    def _submit(self, work: Work) -> None:
-        """Send a work; at the first one an actor is ready, and the driver's rate counts from it."""
-        if self._ledger.state.working_since is None:
-            self._ledger.set(working_since=datetime.now(UTC))
-        self._pool.submit(work)
-
-    def _take(self, done: Done) -> None:
-        """Note a result; the unit is to be committed once all of its works are done."""
-        self._num_deaths_in_a_row = 0
-        unit = done.work.unit
-        open_unit = self._open.get(unit.name)
-        if open_unit is None or done.work in (part.work for part in open_unit.parts):
-            logger.warning("%s was done twice; the later result is dropped", done.work.name)
-            return
-        open_unit.parts.append(done)
-        open_unit.num_open -= 1
-        if open_unit.num_open:
-            return
-        del self._open[unit.name]
-        if any(part.files for part in open_unit.parts):
-            self._ledger.add(UnitResult(unit, tuple(open_unit.parts)))
-
-    def _divide(self, died: Died) -> None:
-        """Count a death, and try the rows again, in parts if need be."""
-        work = died.work
-        if work.unit.name not in self._open:
-            return  # its unit was done meanwhile
-        self._ledger.count_death(work.name, died.is_innocent)
-        self._refuse_to_go_on_if_all_die(died)
-        works = after_death(work, self._ledger.state.deaths)
-        self._open[work.unit.name].num_open += len(works) - 1
-        self._again.extend(works)
-
-    def _refuse_to_go_on_if_all_die(self, died: Died) -> None:
-        if died.is_innocent:
-            return
-        self._num_deaths_in_a_row += 1
-        if self._num_deaths_in_a_row >= _MOST_DEATHS_IN_A_ROW:
-            raise ClusterError(
-                f"{self._num_deaths_in_a_row} processes died one after the other and nothing was "
-                f"done in between, the last one with {died.work.name}: {died.cause}. So it is not "
-                "the rows. Look at the actors' logs, at memory and at the GPUs, and run again; "
-                "what is committed stays"
+            sizes = each.plan.rows_of_chunks[chunks]
+            before = self._summary.num_rows + np.cumsum(sizes) - sizes
+            chunks = chunks[: int(np.searchsorted(before, max_rows))]
+        if chunks:
+            logger.info("%d of %d chunks left", len(chunks), each.size.num_chunks)
+            update = {"pass_number": each.number, "reasons": each.reasons}
+            self._progress = self._progress.model_copy(update=update)
+            settings = WorkerSettings(
+                each.folder.shared_uri,
+                each.size,
+                self._run.storage,
+                self._run.format,
+                self._make_task,
+                self._chunks_at_once,
             )
+            for _, summary in self._pool.summaries(
+                settings, chunks[::-1] if self._from_last else chunks
+            ):
+                self._take(summary)
+            self._note()
+        return len(chunks) == num_left
 
-    def _commit(self, is_last: bool = False) -> None:
-        for refused in self._ledger.commit(is_last=is_last):
-            self._do_again(refused.unit)
-        self._on_commit(self._ledger.state)
+    def _take(self, summary: Summary) -> None:
+        self._summary = total([self._summary, summary])
+        if self._progress.working_since is None:
+            since = now()
+            self._progress = self._progress.model_copy(update={"working_since": since})
+        if time.monotonic() - self._looked_at >= _SECONDS_BETWEEN_LOOKS:
+            self._note()
+        if time.monotonic() - self._said_at >= _SECONDS_BETWEEN_SIGNS:
+            if not self._run.is_current():
+                raise LeaseError(
+                    f"{self._run.output}: the run's plan was deleted and made anew while this "
+                    "driver was at work, so it ends; run the job again to go on with the new plan"
+                )
+            self._say(alive=True)
 
-    def _do_again(self, unit: Unit) -> None:
-        """Do a unit again whose files were not in the store as they were written."""
-        self._num_refused[unit.name] = self._num_refused.get(unit.name, 0) + 1
-        if self._num_refused[unit.name] >= _CHANCES_OF_FILES:
-            raise StorageError(
-                f"{self._run.table.location}: the files of {unit.name} were not in the store as "
-                f"they were written, {_CHANCES_OF_FILES} times; check that nothing else deletes or "
-                "changes files there"
-            )
-        works = works_of(unit, self._ledger.state.deaths)
-        self._open[unit.name] = _OpenUnit(unit, len(works))
-        self._again.extend(works)
+    def _note(self) -> None:
+        self._looked_at = time.monotonic()
+        self._progress = self._progress.with_summary(self._summary)
+        self._on_progress(self._progress)
 
-    def _check_share(self) -> None:
-        """Raise DataError if too many of the rows failed that are to be committed."""
-        check_failed_share(self._run, self._ledger.state, self._num_wanted, self._max_failed_share)
+    def _say(self, *, alive: bool) -> None:
+        self._said_at = time.monotonic()
+        expires_at = now() + TERM if alive else None
+        self._progress = self._progress.with_summary(
+            self._summary, written_at=now(), expires_at=expires_at
+        )
+        write_progress(self._run, self._progress)
+
+    def _begin_retry(self, reasons: tuple[str, ...], passes: Sequence[Pass]) -> None:
+        """Plan the rows anew whose last result is that they failed for one of the reasons."""
+        rows = last_failed(self._run, passes)
+        rows = rows.filter(pc.is_in(rows["reason"], pa.array(reasons, pa.string())))
+        if not rows.num_rows:
+            return
+        size = max(1, int(passes[0].plan.rows_of_chunks.max()))
+        rows = self._run.format.sorted(rows).combine_chunks()
+        chunks = (rows.slice(start, size) for start in range(0, rows.num_rows, size))
+        self._run.begin_pass(len(passes), reasons, chunks)
+
+
+def last_failed(run: BulkRun, passes: Sequence[Pass]) -> pa.Table:
+    """The rows whose last result is that they failed: keys, `bucket`, `reason` and `ORIGIN`."""
+    found = pa.concat_tables(failed_rows(run, passes[0]))
+    for each in passes[1:]:
+        others = run.format.without(found, planned_rows(each))
+        found = pa.concat_tables([others, *failed_rows(run, each)])
+    return found
+
+
+def planned_rows(each: Pass) -> pa.Table:
+    """All rows of a retry's plan."""
+    return pa.concat_tables(each.plan.rows(chunk) for chunk in range(each.size.num_chunks))

@@ -8,41 +8,40 @@ from urllib.parse import quote
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
-import pyarrow.parquet as pq
+import pyarrow.dataset as pads
 
 from xrec.config.export import ExportConfig
 from xrec.errors import ConfigError, DataError
 from xrec.progress import progress
 from xrec.storage import Location, parquet_bytes, storage_errors
-from xrec.table import TableFormat
 
-WINDOW_BYTES = 16 * 2**20
-"""About so many bytes of the table's files become one file, or one in each folder."""
+WINDOW_BYTES = 64 * 2**20
+"""Rows of about so many bytes in memory become one file, or one in each folder."""
 MOST_FOLDERS = 10_000
 _NULL_FOLDER = "__HIVE_DEFAULT_PARTITION__"  # what Hive, Spark, Polars and DuckDB read as null
 _ROWS_AT_ONCE = 4096
 
 
-def check_columns(format: TableFormat, settings: ExportConfig) -> None:
-    """Raise ConfigError if the columns of an export are not such of the table's files."""
-    schema = format.file_schema
-    for key, names in (
+def check_columns(schema: pa.Schema, settings: ExportConfig) -> None:
+    """Raise ConfigError if the columns of an export are not such of the table."""
+    names = [name for name in schema.names if name != "status"]
+    for key, wanted in (
         ("partition_by", settings.partition_by),
         ("columns", settings.columns or ()),
     ):
-        for name in names:
-            if name in format.partition_by:
+        for name in wanted:
+            if name == "status":
                 raise ConfigError(
-                    f"export.{key}: {name!r} is in no file; with with_failed the files are in "
-                    f"folders of it"
+                    f"export.{key}: 'status' is in no file; with with_failed the files are in "
+                    "folders of it"
                 )
-            if name not in schema.names:
+            if name not in names:
                 raise ConfigError(
-                    f"export.{key}: {name!r} is no column of the table; it has {schema.names}"
+                    f"export.{key}: {name!r} is no column of the table; it has {names}"
                 )
-        if len(set(names)) < len(names):
-            raise ConfigError(f"export.{key}: expected each column once, saw {list(names)}")
-    if not file_columns(format, settings):
+        if len(set(wanted)) < len(wanted):
+            raise ConfigError(f"export.{key}: expected each column once, saw {list(wanted)}")
+    if not file_columns(schema, settings):
         raise ConfigError(
             "export: no column is left for the files: all are in partition_by; leave one out"
         )
@@ -53,7 +52,7 @@ def check_columns(format: TableFormat, settings: ExportConfig) -> None:
                 f"export.partition_by: {name!r} is {type_}; expected a string, an integer or a "
                 "boolean, which can be a folder's name"
             )
-    for name in file_columns(format, settings):
+    for name in file_columns(schema, settings):
         if not _can_hold(settings.format, schema.field(name).type):
             raise ConfigError(
                 f"export.format: {settings.format} cannot hold column {name!r}, which is "
@@ -61,73 +60,56 @@ def check_columns(format: TableFormat, settings: ExportConfig) -> None:
             )
 
 
-def file_columns(format: TableFormat, settings: ExportConfig) -> list[str]:
+def file_columns(schema: pa.Schema, settings: ExportConfig) -> list[str]:
     """The columns that an export's files have."""
-    names = settings.columns or format.file_schema.names
-    return [name for name in names if name not in settings.partition_by]
+    names = settings.columns or schema.names
+    return [name for name in names if name not in ("status", *settings.partition_by)]
 
 
 def write_plain_files(
-    files: Sequence[Location],
+    rows: pads.Dataset,
     target: Location,
     settings: ExportConfig,
     columns: Sequence[str],
-    rows_per_window: int,
+    within: str,
     ending: str,
 ) -> Iterator[tuple[str, int, int]]:
-    """Write the rows of the Parquet `files` to `target`; yields (name, bytes, rows) of each file.
+    """Write the rows to the folder `within` of `target`; yields (name, bytes, rows) of each file.
 
-    The rows are taken in order, `rows_per_window` at a time. Those with one value of `partition_by`
-    become one file, in a folder of that value.
+    Those with one value of `partition_by` become one file, in a folder of that value.
 
     columns: of the written files. ending: the end of their names, before that of the format.
     Raises DataError if a value cannot be a folder's name or cannot be written.
     """
-    names = [*settings.partition_by, *columns]
-    batches = (
-        batch
-        for file in progress(files, f"export to {target}", len(files))
-        for batch in _batches(file, names)
-    )
-    folders: set[str] = set()
-    for number, rows in enumerate(_windows(batches, rows_per_window)):
-        for folder, part in _by_folder(rows, settings.partition_by):
-            folders.add(folder)
-            if len(folders) > MOST_FOLDERS:
-                raise DataError(
-                    f"{target}: partition_by {list(settings.partition_by)} would make more than "
-                    f"{MOST_FOLDERS} folders; choose columns with fewer values"
-                )
-            name = f"{folder}part-{number:05d}-{ending}.{settings.format}"
-            data = _encoded(part.select(columns), settings.format, target / name)
-            (target / name).write_bytes(data)
-            yield name, len(data), part.num_rows
+    with storage_errors(target.uri):
+        num_rows = rows.count_rows()
+        batches = rows.to_batches(columns=[*settings.partition_by, *columns])
+        folders: set[str] = set()
+        num_windows = -(-num_rows // _ROWS_AT_ONCE)
+        shown = progress(_windows(batches), f"export to {target}", num_windows)
+        for number, window in enumerate(shown):
+            for folder, part in _by_folder(window, settings.partition_by):
+                folders.add(folder)
+                if len(folders) > MOST_FOLDERS:
+                    raise DataError(
+                        f"{target}: partition_by {list(settings.partition_by)} would make more "
+                        f"than {MOST_FOLDERS} folders; choose columns with fewer values"
+                    )
+                name = f"{within}{folder}part-{number:05d}-{ending}.{settings.format}"
+                data = _encoded(part.select(columns), settings.format, target / name)
+                (target / name).write_bytes(data)
+                yield name, len(data), part.num_rows
 
 
-def _batches(file: Location, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    with storage_errors(file.uri):
-        try:
-            with (
-                file.arrow_filesystem().open_input_file(file.path) as source,
-                pq.ParquetFile(source) as parquet,
-            ):
-                yield from parquet.iter_batches(_ROWS_AT_ONCE, columns=list(columns))
-        except pa.ArrowInvalid as error:
-            raise DataError(f"{file}: a file of the table was changed: {error}") from error
-
-
-def _windows(batches: Iterable[pa.RecordBatch], num_rows: int) -> Iterator[pa.Table]:
-    """The rows in order, `num_rows` at a time; the last ones may be fewer."""
+def _windows(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
+    """The rows in order, in tables of about `WINDOW_BYTES`."""
     held: list[pa.RecordBatch] = []
-    num_held = 0
     for batch in batches:
-        while num_held + batch.num_rows >= num_rows:
-            rest = num_rows - num_held
-            yield pa.Table.from_batches([*held, batch.slice(0, rest)])
-            held, num_held, batch = [], 0, batch.slice(rest)
         if batch.num_rows:
             held.append(batch)
-            num_held += batch.num_rows
+        if sum(each.nbytes for each in held) >= WINDOW_BYTES:
+            yield pa.Table.from_batches(held)
+            held = []
     if held:
         yield pa.Table.from_batches(held)
 

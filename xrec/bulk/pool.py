@@ -1,187 +1,270 @@
-"""Actors that do works at the same time; results come back as soon as each is done.
+"""Chunks on Ray Data: an actor pool that loads the task once a process, and does a few a block.
 
-These are plain actors of Ray, not an actor pool of Ray Data. Ray Data gives a block's rows when its
-task ends, in the order of the inputs, and does the task of a lost actor again without a word, while
-the driver must know which rows an actor was lost with.
+Only the chunks' numbers and summaries pass through Ray's object store.
 """
 
+import gc
 import logging
-from collections.abc import Iterator
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
+import numpy as np
 import ray
+import ray.data
 from ray import cloudpickle
-from ray.exceptions import RayActorError, RayError
+from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from xrec.bulk.marks import Marks
 from xrec.bulk.ray_actors import as_xrec_error, unpack
-from xrec.bulk.work import Died, Done, Work
-from xrec.bulk.worker import ChunkWorker, WorkerSettings
-from xrec.errors import ClusterError, XRecError
+from xrec.bulk.ray_watch import raises_if_ray_ends
+from xrec.bulk.result import Summary
+from xrec.bulk.worker import ChunkWorker, MarksOfDriver, WorkerSettings
+from xrec.errors import ClusterError
 
-logger = logging.getLogger("xrec")
+T = TypeVar("T")
+R = TypeVar("R")
 
-_MAX_LOST_STARTS = 3
-
-
-class ChunkActor:
-    """An actor's process; its settings arrive as bytes (see `unpack`)."""
-
-    def __init__(self, packed: bytes):
-        self._worker = ChunkWorker(unpack(packed))
-
-    def ready(self) -> None:
-        """Answers once the task is made."""
-
-    def do(self, work: Work) -> Done:
-        """See `ChunkWorker.do`."""
-        return self._worker.do(work)
+_MOST_BLOCKS = 8192
+"""A block of Ray Data takes some 70 KB of the driver's memory."""
+_BLOCKS_PER_ACTOR = 128
+"""A block takes Ray some 10 ms of CPU. At the end the others wait for at most one block."""
 
 
-@dataclass
-class _Actor:
-    handle: Any
-    starting: Any
-    """The answer of `ready`; None once it is there."""
-    works: dict[Any, Work] = field(default_factory=dict)
-    is_reserved: bool = False
-    """It gets no more works until it is idle, and then one that is alone."""
+class Pool(Protocol):
+    """What does the chunks of a pass."""
+
+    def summaries(
+        self, settings: WorkerSettings, chunks: Sequence[int]
+    ) -> Iterator[tuple[int, Summary]]:
+        """Yield each chunk that is done, with the summary of its result, in any order.
+
+        Raises the XRecError that a process raised, or ClusterError.
+        """
+        ...
 
 
-class ActorPool:
-    """`num_actors` actors, or fewer as long as the cluster has no room for all.
+@dataclass(frozen=True)
+class RayPool:
+    """`max_actors` processes, or fewer as long as the cluster has no room for all.
 
-    An actor that is lost is replaced. Each has up to `chunks_at_once` + 1 works, of which it only
-    reads the last. Ray must be initialised.
+    min_actors: with fewer than `max_actors` the pool grows while all are busy, and shrinks. cpus,
+    gpus, labels: what each process gets, and where (Ray's `label_selector`). Ray must be
+    initialised.
     """
 
-    def __init__(
-        self,
-        settings: WorkerSettings,
-        *,
-        num_actors: int,
-        cpus_per_actor: float,
-        gpus_per_actor: float = 0,
-    ):
-        self._packed = ray.put(cloudpickle.dumps(settings))
-        self._num_slots = settings.chunks_at_once + 1
-        self._class = ray.remote(ChunkActor).options(
-            num_cpus=cpus_per_actor,
-            num_gpus=gpus_per_actor,
-            max_concurrency=self._num_slots,
-            max_restarts=0,
+    max_actors: int
+    min_actors: int | None = None
+    cpus: float = 1
+    gpus: float = 0
+    labels: dict[str, str] = field(default_factory=dict)
+
+    def summaries(
+        self, settings: WorkerSettings, chunks: Sequence[int]
+    ) -> Iterator[tuple[int, Summary]]:
+        """See Pool."""
+        size = min(self.max_actors, len(chunks))
+        marks = _marks_actor(size)
+        packed = ray.put(cloudpickle.dumps(settings))
+        num_blocks = min(len(chunks), _MOST_BLOCKS, _BLOCKS_PER_ACTOR * size)
+        blocks = [[int(chunk) for chunk in block] for block in np.array_split(chunks, num_blocks)]
+        with _ray_data(), _own_errors():
+            for row in _rows(self._dataset(packed, marks, blocks, size, settings.chunks_at_once)):
+                yield row["chunk"], cloudpickle.loads(row["summary"])
+
+    def _dataset(
+        self, packed: Any, marks: Any, blocks: list[list[int]], size: int, chunks_at_once: int
+    ) -> ray.data.Dataset:
+        """The summaries of the chunks of each block."""
+        fewest = min(size, self.min_actors or size)
+        calls = chunks_at_once + 1  # the last one only reads ahead
+        pool = ray.data.ActorPoolStrategy(
+            min_size=fewest,
+            max_size=size,
+            # A pool that is to grow must see more work than it has room for.
+            max_tasks_in_flight_per_actor=calls if fewest == size else 2 * calls,
+            max_concurrent_calls_per_actor=calls,
+            enable_true_multi_threading=True,
         )
-        self._max_actors = num_actors
-        self._num_actors = 0
-        self._actors: list[_Actor] = []
-        self._lost: list[_Actor] = []  # with works whose answers are still to come
-        self._num_lost_starts = 0
-        self._error: XRecError | None = None
+        return ray.data.range(len(blocks), override_num_blocks=len(blocks)).map_batches(
+            DoChunks,
+            fn_constructor_args=(packed, marks, ray.put(blocks)),
+            batch_size=None,
+            batch_format="numpy",
+            compute=pool,
+            num_cpus=self.cpus,
+            num_gpus=self.gpus,
+            **({"label_selector": self.labels} if self.labels else {}),
+        )
 
-    def start(self, num_works: int) -> None:
-        """See Pool."""
-        self._num_actors = max(self._num_actors, min(self._max_actors, num_works))
-        while len(self._actors) < self._num_actors:
-            handle = self._class.remote(self._packed)
-            self._actors.append(_Actor(handle, handle.ready.remote()))
 
-    def can_take(self, is_alone: bool) -> bool:
-        """See Pool; if there is no idle actor for a work that is alone, one will become idle."""
-        if self._free(is_alone) is not None:
-            return True
-        if is_alone and not any(actor.is_reserved for actor in self._actors):
-            ready = [actor for actor in self._actors if actor.starting is None]
-            if ready:
-                min(ready, key=lambda actor: len(actor.works)).is_reserved = True
-        return False
+def _rows(dataset: ray.data.Dataset) -> Iterator[dict[str, Any]]:
+    """The rows as soon as they are there."""
+    tables = dataset.iter_batches(batch_size=None, prefetch_batches=0, batch_format="pyarrow")
+    for table in tables:
+        yield from table.to_pylist()
 
-    def submit(self, work: Work) -> None:
-        """See Pool."""
-        actor = self._free(work.is_alone)
-        assert actor is not None
-        actor.works[actor.handle.do.remote(work)] = work
-        actor.is_reserved = work.is_alone
 
-    def wait(self, timeout_seconds: float) -> list[Done | Died]:
-        """See Pool."""
-        if self._error is not None:
-            raise self._error
-        self._lost = [actor for actor in self._lost if actor.works]
-        answers = {
-            answer: actor
-            for actor in (*self._actors, *self._lost)
-            for answer in (actor.works if actor.starting is None else (actor.starting,))
-        }
-        if not answers:
-            return []
-        ready, _ = ray.wait(list(answers), num_returns=len(answers), timeout=0)
-        if not ready:
-            ready, _ = ray.wait(list(answers), num_returns=1, timeout=timeout_seconds)
-        ended: list[Done | Died] = []
-        for answer in ready:
-            try:
-                ended += self._ended(answers[answer], answer)
-            except XRecError as error:
-                self._error = error  # what else is done comes first
-        if self._error is not None and not ended:
-            raise self._error
-        self.start(0)  # replaces the actors that were lost
-        return ended
+class DoChunks:
+    """What a process of Ray Data does: it makes a ChunkWorker, and gives it chunks."""
 
-    def close(self) -> None:
-        """See Pool."""
-        for actor in self._actors:
-            ray.kill(actor.handle)
-        self._actors, self._lost, self._num_actors = [], [], 0
+    def __init__(self, packed: Any, marks: Any, blocks: Any):
+        why_not = ray.get(marks.starting.remote())
+        if why_not is not None:
+            raise ClusterError(why_not)
+        self._blocks: list[list[int]] = ray.get(blocks)
+        node = ray.get_runtime_context().get_node_id()
+        self._worker = ChunkWorker(unpack(ray.get(packed)), RemoteMarks(marks), node)
+        ray.get(marks.ready.remote())
 
-    def _free(self, is_alone: bool) -> _Actor | None:
-        """The actor with the fewest works that can take one more."""
-        num_slots = 1 if is_alone else self._num_slots
-        free = [
-            actor
-            for actor in self._actors
-            if actor.starting is None
-            and len(actor.works) < num_slots
-            and (is_alone or not actor.is_reserved)
-        ]
-        return min(free, key=lambda actor: len(actor.works), default=None)
+    def __call__(self, block: dict[str, Any]) -> dict[str, Any]:
+        """Do the chunks of a block; those that have a result already are passed over."""
+        (place,) = block["id"]
+        chunks = self._blocks[int(place)]
+        summaries = [cloudpickle.dumps(self._worker.do(chunk)) for chunk in chunks]
+        return {"chunk": chunks, "summary": summaries}
 
-    def _ended(self, actor: _Actor, answer: Any) -> Iterator[Done | Died]:
-        work = actor.works.pop(answer, None)
-        try:
-            done = ray.get(answer)
-        except RayActorError as error:
-            self._drop(actor)
-            if work is None:
-                self._count_lost_start(error)
-            else:
-                logger.warning("an actor was lost while it worked on %s: %s", work.name, error)
-                yield Died(work, str(error), is_innocent=error.preempted)
-            return
-        except RayError as error:
-            raise as_xrec_error(error) from None  # Ray's error refers to the actors
-        if work is None:
-            actor.starting = None
-            self._num_lost_starts = 0
+
+class RemoteMarks(MarksOfDriver):
+    """The marks of the driver, from a process of the pool."""
+
+    def __init__(self, actor: Any):
+        self._actor = actor
+
+    def begin_whole(self, *arguments: Any) -> Any:
+        """See Marks."""
+        return ray.get(self._actor.begin_whole.remote(*arguments))
+
+    def attempts(self, *arguments: Any) -> Any:
+        """See Marks."""
+        return ray.get(self._actor.attempts.remote(*arguments))
+
+    def begin(self, *arguments: Any) -> None:
+        """See Marks."""
+        ray.get(self._actor.begin.remote(*arguments))
+
+    def end(self, *arguments: Any) -> None:
+        """See Marks."""
+        ray.get(self._actor.end.remote(*arguments))
+
+    def done(self, *arguments: Any) -> Any:
+        """See Marks."""
+        return ray.get(self._actor.done.remote(*arguments))
+
+    def forget(self, *arguments: Any) -> None:
+        """Nobody waits for it."""
+        self._actor.done.remote(*arguments)
+
+
+def _marks_actor(max_actors: int) -> Any:
+    """Marks beside the driver, which end with it."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    remote = ray.remote(num_cpus=0, scheduling_strategy=here)(Marks)
+    return remote.remote(max_actors, _lost_nodes)
+
+
+def _lost_nodes() -> set[str]:
+    return {node["NodeID"] for node in ray.nodes() if not node["Alive"]}
+
+
+@contextmanager
+def _ray_data() -> Iterator[None]:
+    """Settings of Ray Data for what is made within; afterwards its processes are given back."""
+    gc.collect()  # of an execution that failed before, as far as its error was held at its end
+    context = ray.data.DataContext.get_current()
+    names = {
+        "max_errored_blocks": 0,
+        "enable_progress_bars": False,
+        "memory_usage_poll_interval_s": None,  # else each block gets a thread that reads /proc
+        "op_resource_reservation_enabled": False,  # else a pool grows to half of the CPUs only
+    }
+    before = {name: getattr(context, name) for name in names}
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    for name, value in names.items():
+        setattr(context, name, value)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(context, name, value)
+        gc.collect()  # an execution that failed keeps its processes until it is collected
+
+
+@contextmanager
+def _own_errors() -> Iterator[None]:
+    try:
+        with raises_if_ray_ends():
+            yield
+    except RayError as error:
+        raise as_xrec_error(error) from None  # Ray's error refers to the processes
+
+
+def num_cpus() -> int:
+    """The CPUs of the cluster that this process is connected to; 0 if it is to none."""
+    return int(ray.cluster_resources().get("CPU", 0)) if ray.is_initialized() else 0
+
+
+def map_in_processes(
+    make: Callable[[], Callable[[T], R]],
+    items: Sequence[T],
+    *,
+    num_processes: int,
+    cpus: float = 1,
+    gpus: float = 0,
+    fresh: bool = False,
+) -> Iterator[tuple[int, R]]:
+    """Yield the place of each item and `make()(item)`, as soon as it is there; in any order.
+
+    make: called once in each process, which then takes one item after the other. cpus, gpus: of
+    each process. fresh: each item gets a new process, which ends with it and leaves no memory.
+
+    Raises the XRecError that a process raised, or ClusterError, also if two processes died with
+    one item.
+    """
+    marks, packed = _marks_actor(num_processes), ray.put(cloudpickle.dumps(make))
+    rows = [{"place": place, "item": cloudpickle.dumps(item)} for place, item in enumerate(items)]
+    resources: dict[str, Any] = {"num_cpus": cpus, "num_gpus": gpus}
+    with _ray_data(), _own_errors():
+        dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
+        if fresh:
+            tasks = ray.data.TaskPoolStrategy(size=num_processes)
+            dataset = dataset.map(
+                lambda row: DoItem(packed, marks)(row), compute=tasks, max_calls=1, **resources
+            )
         else:
-            if not actor.works:
-                actor.is_reserved = False
-            yield done
+            actors = ray.data.ActorPoolStrategy(size=num_processes, max_tasks_in_flight_per_actor=1)
+            dataset = dataset.map(
+                DoItem, fn_constructor_args=(packed, marks), compute=actors, **resources
+            )
+        for row in _rows(dataset):
+            yield row["place"], cloudpickle.loads(row["made"])
 
-    def _drop(self, actor: _Actor) -> None:
-        if actor in self._actors:
-            self._actors.remove(actor)
-            self._lost.append(actor)
-            ray.kill(actor.handle)  # it may only have been out of reach
 
-    def _count_lost_start(self, error: RayActorError) -> None:
-        """An actor that raised an error when it started ends the run; so do some lost ones."""
-        if error.actor_init_failed:
-            raise as_xrec_error(error) from None
-        self._num_lost_starts += 1
-        logger.warning("an actor was lost before it was ready: %s", error)
-        if self._num_lost_starts >= _MAX_LOST_STARTS:
+class DoItem:
+    """What a process of `map_in_processes` does; Ray begins an item anew whose process died."""
+
+    def __init__(self, packed: Any, marks: Any):
+        self._marks = RemoteMarks(marks)
+        self._name = uuid.uuid4().hex
+        self._node = ray.get_runtime_context().get_node_id()
+        if (why_not := ray.get(marks.starting.remote())) is not None:
+            raise ClusterError(why_not)
+        self._do = unpack(ray.get(packed))()
+        ray.get(marks.ready.remote())
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Do an item, unless two processes died with it."""
+        place, only_row = int(row["place"]), (0, 1)
+        attempts = self._marks.attempts(place, 1, self._name)
+        if isinstance(attempts, str) or attempts[0].num_deaths:
             raise ClusterError(
-                f"{self._num_lost_starts} actors in a row were lost before they were ready, which "
-                f"is often for lack of memory: {error}"
-            ) from None
+                "two processes died with the same work, which is often for lack of memory; give "
+                "each more memory, or start fewer, and run the job again"
+            )
+        self._marks.begin(place, only_row, self._name, self._node)
+        made = self._do(cloudpickle.loads(row["item"]))
+        self._marks.end(place, only_row, None)
+        return {"place": place, "made": cloudpickle.dumps(made)}

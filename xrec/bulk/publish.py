@@ -1,112 +1,163 @@
-"""Publishes a finished version of a run's table: `manifest.json` says which one readers take.
+"""Publishes a run that is done: one commit replaces the rows of the table by the run's.
 
-The table's log is what counts. The manifest is derived from it, so it can be written again at any
-time, and a driver that was stopped can do no harm by writing an old one: whoever writes it looks at
-the log again afterwards.
+A commit takes the next version or none, and whatever its answer, the table is opened again and
+searched for it: see rule 8 of xrec.bulk.
 """
 
-import itertools
-from collections.abc import Callable, Mapping
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import pyarrow as pa
+
 from xrec.bulk.backoff import with_backoff
-from xrec.bulk.run import BulkRun
-from xrec.bulk.state import RunState, read_state
-from xrec.errors import ArtifactNotFoundError, StorageNotFoundError
-from xrec.storage import Kind, Manifest, read_manifest, write_manifest
+from xrec.bulk.parts import Part, write_parts
+from xrec.bulk.result import Summary, total
+from xrec.bulk.run import BulkRun, Pass
+from xrec.bulk.table import CHANCES, changes_too_often, deciding, open_whole, replace_content
+from xrec.errors import LeaseError, TableError
+from xrec.storage import Kind, Manifest, make_manifest
+from xrec.storage.delta import Commit, DeltaLog, Entry, digest_of
 
-PIN = "published-"
-"""How the pins' names begin that keep published versions from vacuum."""
-
-Describe = Callable[[int, RunState], tuple[Mapping[str, int], Mapping[str, Any]]]
-"""The manifest's row counts and metrics, from a version and the state there."""
+Describe = Callable[[Summary], tuple[Mapping[str, int], Mapping[str, Any]]]
+"""The manifest's row counts and metrics, from the counts of all that is done."""
 
 
-def publish(run: BulkRun, kind: Kind, describe: Describe) -> Manifest | None:
-    """Let the manifest name the newest finished version, and return it.
+def publish(
+    run: BulkRun, kind: Kind, describe: Describe, *, republish: bool = False
+) -> Manifest | None:
+    """Let the table have the run's rows, and return their manifest.
 
-    Nothing is written if it does so already. While a retry is under way that is the version before
-    it. Returns None if the run was never finished. A compaction changes the version and no row, so
-    the fingerprint stays: it is that of the run, of the rows that were planned, and of the number
-    of retries.
+    Returns None, and changes nothing, if a chunk has no result. If the run's rows were published
+    already, by whomever, the manifest of that version is returned.
 
-    A store that fails is tried again after 1, 4 and 16 seconds: a long run shall not end with an
-    error because of one request. Raises StorageError then.
+    republish: publish also if this run was published before, and taken back by a rollback or an
+        emptying.
+
+    Raises TableError if something else was published since this command began, or if the run was
+    taken back; LeaseError if the run was planned anew; BrokenResultError; StorageError.
     """
-    return with_backoff(lambda: _publish(run, kind, describe))
+    return with_backoff(lambda: _Publisher(run, kind, describe, republish).publish())
 
 
-def _publish(run: BulkRun, kind: Kind, describe: Describe) -> Manifest | None:
-    while (finished := finished_version(run)) is not None:
-        version, state = finished
-        manifest = published(run, kind)
-        if manifest is not None and manifest.version == version:
-            return manifest
-        run.table.pin(f"{PIN}{version}", version)  # readers come as soon as the manifest is there
-        row_counts, metrics = describe(version, state)
-        identity = run.plan.record.identity
-        write_manifest(
-            run.plan.output,
-            kind,
-            config=identity.config,
-            inputs=identity.inputs,
-            version=version,
-            content={"rows": run.plan.record.rows_fingerprint, "retries": state.retry},
-            row_counts=row_counts,
-            metrics=metrics,
+class _Publisher:
+    def __init__(self, run: BulkRun, kind: Kind, describe: Describe, republish: bool):
+        self._run = run
+        self._kind = kind
+        self._describe = describe
+        self._republish = republish
+        self._parts: list[Part] = []
+        self._pass_of_parts = -1
+
+    def publish(self) -> Manifest | None:
+        """See `publish`."""
+        for _ in range(CHANCES):
+            log = open_whole(self._run.output)
+            passes = self._run.passes()
+            number = len(passes) - 1
+            if (found := self._found(log, number)) is not None:
+                assert log is not None
+                return found.model_copy(update={"version": log.version})
+            if not all(_is_done(each) for each in passes):
+                self._check_current()
+                return None
+            self._write_parts(passes)
+            self._check_current()
+            self._commit(log, number)
+        raise changes_too_often(self._run.output)
+
+    def _found(self, log: DeltaLog | None, number: int) -> Manifest | None:
+        """The manifest of this run's rows if the newest version has them, of this pass or later.
+
+        Raises TableError if something was published, rolled back or emptied that must not be
+        undone without a word.
+        """
+        if log is None:
+            return None
+        run, base = self._run, self._run.base
+        newest = next(deciding(log), None)
+        if newest is None or newest.commit is None:
+            return None
+        shown = log.decided_by(log.version)  # another one than the newest after a rollback
+        if shown is not None and shown.commit is not None and self._is_own(shown, number):
+            return shown.commit.manifest
+        if self._is_own(newest, 0):
+            return None  # an earlier pass of this very run
+        what = {"publish": "another publish", "rollback": "a rollback", "empty": "an emptying"}
+        said = f"{what[newest.commit.kind]} (version {newest.version})"
+        if newest.version > (base.version if base.table == log.id else -1):
+            raise TableError(
+                f"{run.output}: {said} came while this job was at work, so its rows are not "
+                "published; its results stay, and the same command publishes them over it"
+            )
+        was_published = any(self._is_own(each, number) for each in deciding(log))
+        if newest.commit.kind != "publish" and was_published and not self._republish:
+            raise TableError(
+                f"{run.output}: this run was published before, and {said} took it back; to publish "
+                "it again, say so (republish=true)"
+            )
+        return None
+
+    def _is_own(self, entry: Entry, number: int) -> bool:
+        commit, record = entry.commit, self._run.record
+        return (
+            commit is not None
+            and commit.kind == "publish"
+            and (commit.run, commit.nonce) == (record.run, record.nonce)
+            and commit.pass_number >= number
         )
-    return published(run, kind)
+
+    def _write_parts(self, passes: Sequence[Pass]) -> None:
+        """Write the table's files, unless those of this pass are written."""
+        if self._pass_of_parts == len(passes) - 1 and not self._missing():
+            return
+        self._parts = write_parts(self._run, passes)
+        self._pass_of_parts = len(passes) - 1
+
+    def _missing(self) -> list[str]:
+        there = self._run.output.sizes()
+        return [part.path for part in self._parts if there.get(part.path) != part.num_bytes]
+
+    def _check_current(self) -> None:
+        if not self._run.is_current():
+            raise LeaseError(
+                f"{self._run.output}: the run's plan was deleted and made anew while it was being "
+                "published; run the job again to go on with the new plan"
+            )
+
+    def _commit(self, log: DeltaLog | None, number: int) -> None:
+        """Try to commit the next version; whether it is there is found out by who opens the log."""
+        if self._missing() or len(self._run.passes()) - 1 != number:
+            return  # look again
+        record, version = self._run.record, 0 if log is None else log.version + 1
+        summary = total(part.summary for part in self._parts)
+        row_counts, metrics = self._describe(summary)
+        manifest = make_manifest(
+            self._kind,
+            config=record.identity.config,
+            inputs=record.identity.inputs,
+            version=version,
+            content={"rows": record.rows_fingerprint, "nonce": record.nonce, "pass": number},
+            row_counts=row_counts,
+            metrics={"num_buckets": record.num_buckets, **metrics, "costs": dict(summary.costs)},
+        )
+        files = pa.table(
+            {
+                "path": [part.path for part in self._parts],
+                "num_bytes": [part.num_bytes for part in self._parts],
+            }
+        )
+        commit = Commit(
+            kind="publish",
+            table="" if log is None else log.id,
+            live=digest_of(files),
+            run=record.run,
+            nonce=record.nonce,
+            pass_number=number,
+            manifest=manifest,
+        )
+        actions = [part.action for part in self._parts]
+        replace_content(self._run.output, log, actions, self._run.format.table_schema, commit)
 
 
-def published(run: BulkRun, kind: Kind) -> Manifest | None:
-    """The manifest that is there; None if there is none."""
-    try:
-        return read_manifest(run.plan.output, kind)
-    except ArtifactNotFoundError:
-        return None
-
-
-def finished_version(run: BulkRun) -> tuple[int, RunState] | None:
-    """The newest finished version, and the state there; None if the run was never finished.
-
-    That is the commit with which a run or a retry ended, or a compaction of it. Take-overs and
-    vacuums that came later have the same files.
-    """
-    version = run.table.newest_version()
-    num_rows = run.plan.record.num_rows
-    _, state = read_state(run.table, version)
-    while state is not None and state.state != "finished" and state.num_rows == num_rows:
-        version -= 1  # a retry is under way, or about to begin
-        _, state = read_state(run.table, version)
-    if state is None or state.state != "finished":
-        return None
-    commit = run.table.commit(version)
-    while commit.kind in ("take-over", "vacuum"):
-        try:
-            commit = run.table.commit(version - 1)
-        except StorageNotFoundError:  # a vacuum shortened the log
-            break
-        version -= 1
-    return version, state
-
-
-def release_older(run: BulkRun, manifest: Manifest, retention: timedelta) -> None:
-    """Let vacuum delete versions that were followed by another one more than `retention` ago.
-
-    Until then someone may still read them. The version that `manifest` names stays.
-    """
-    until = datetime.now(UTC) - retention
-    for (version, _), (_, was_followed_at) in itertools.pairwise(_published_at(run)):
-        if version != manifest.version and was_followed_at <= until:
-            run.table.unpin(f"{PIN}{version}")
-
-
-def _published_at(run: BulkRun) -> list[tuple[int, datetime]]:
-    """The versions that are pinned because they were published, and when, in their order."""
-    folder = run.plan.output / "_xrec" / "pins"
-    names = [name for name in folder.files() if name.startswith(PIN)]
-    return sorted(
-        (int(name.removeprefix(PIN).removesuffix(".json")), (folder / name).modified_at())
-        for name in names
-    )
+def _is_done(each: Pass) -> bool:
+    return len(each.results.sizes()) >= each.size.num_chunks

@@ -8,7 +8,6 @@ import ray
 from ray import cloudpickle
 from ray.exceptions import RayError
 
-import xrec.errors
 from xrec.config.shared import Device
 from xrec.errors import ClusterError, XRecError
 
@@ -48,10 +47,17 @@ def as_xrec_error(error: RayError) -> XRecError:
     ours = _OWN_ERROR.findall(text)
     if ours:
         name, message = ours[-1]  # the outermost error of the chain comes last
-        error_type: type[XRecError] = getattr(xrec.errors, name, XRecError)
-        return error_type(message)
+        return _error_types(XRecError).get(name, XRecError)(message)
     root = (text.split("\n\nThe above exception was", 1)[0].strip().splitlines() or [""])[-1]
     return ClusterError(
         f"the job's actors failed ({type(error).__name__}: {root[:500]}); "
         "run the job again to go on with what is left"
     )
+
+
+def _error_types(parent: type[XRecError]) -> dict[str, type[XRecError]]:
+    """An error and all that are derived from it, wherever, by name."""
+    types = {parent.__name__: parent}
+    for child in parent.__subclasses__():
+        types |= _error_types(child)
+    return types

@@ -1,23 +1,20 @@
 """The rows of a bulk run: their keys, and what a row has besides that succeeded or failed."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 
+import deltalake
 import pyarrow as pa
 
-from xrec.table import TableFormat
-
 OK, FAILED = "ok", "failed"
-"""The values of the partition column `status`."""
+"""The values of the column `status`."""
 
 
 @dataclass(frozen=True)
 class RowFormat:
-    """The columns of a run's output.
+    """The columns of a run's rows.
 
-    keys: names of the columns that identify a row, all of them strings. The rows with one value of
-        the first key are in one bucket, and as a rule in one chunk.
+    keys: names of the columns that identify a row, all of them strings. Rows with one value of the
+        first key lie together.
     ok: further columns of a row that succeeded; they are null in a failed one.
     failed: further columns of a row that failed, besides `reason` and `message`.
     ok_keys: columns of `ok`. If there are any, a row that succeeds becomes one or more rows of the
@@ -25,13 +22,11 @@ class RowFormat:
     reasons: the reasons for which the task lets rows fail.
     expected_reasons: those of them that are no fault, and count for no `max_failed_share`.
     error_reason: the reason of a row that the task cannot do, or that kills its process.
-    keys_in_statistics: whether the least and greatest value of the first key, per file, stand in
-        the table's log. Ids are personal data, and the log outlives the files. Readers skip files
-        by `bucket` without it.
     key_comments: what each of the keys means, which is written into the table; so is the metadata
         of the fields of `ok` and `failed`.
 
-    Raises ValueError if there are no keys, two columns have one name, or `ok` lacks an `ok_keys`.
+    Raises ValueError if there are no keys, two columns have one name, `ok` lacks an `ok_keys`, or a
+    Delta table would give a column back with another type.
     """
 
     keys: tuple[str, ...]
@@ -41,7 +36,6 @@ class RowFormat:
     reasons: tuple[str, ...] = ()
     expected_reasons: tuple[str, ...] = ()
     error_reason: str = "task_error"
-    keys_in_statistics: bool = False
     key_comments: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -51,6 +45,11 @@ class RowFormat:
             raise ValueError(f"columns {names}: expected at least one key, and each name once")
         if missing := set(self.ok_keys) - set(self.ok.names):
             raise ValueError(f"ok_keys {sorted(missing)}: expected columns of ok, {self.ok.names}")
+        kept = pa.schema(deltalake.Schema.from_arrow(self.table_schema).to_arrow())
+        for field in self.table_schema:
+            if kept.field(field.name).type != field.type:
+                made = kept.field(field.name)
+                raise ValueError(f"column {field}: a Delta table would make it {made}")
 
     @property
     def key_schema(self) -> pa.Schema:
@@ -58,12 +57,7 @@ class RowFormat:
         comments = (*self.key_comments, *[""] * len(self.keys))
         return pa.schema(
             [
-                pa.field(
-                    name,
-                    pa.string(),
-                    nullable=False,
-                    metadata={"comment": comment} if comment else None,
-                )
+                _field(name, pa.string(), comment, nullable=False)
                 for name, comment in zip(self.keys, comments, strict=False)
             ]
         )
@@ -83,6 +77,22 @@ class RowFormat:
         return pa.schema([*self.key_schema, *texts, *self.failed])
 
     @property
+    def table_schema(self) -> pa.Schema:
+        """The columns of results and of the table."""
+        bucket = f"the table's part by a hash of {self.keys[0]}: of C equal ranges, which one"
+        return pa.schema(
+            [
+                _field("status", pa.string(), f"{OK} or {FAILED}", nullable=False),
+                _field("bucket", pa.int32(), bucket, nullable=False),
+                *self.key_schema,
+                *(field.with_nullable(True) for field in self.ok),
+                _field("reason", pa.string(), f"why the row failed; null if it is {OK}"),
+                _field("message", pa.string(), f"details for a reader; null if it is {OK}"),
+                *(field.with_nullable(True) for field in self.failed),
+            ]
+        )
+
+    @property
     def row_keys(self) -> tuple[str, ...]:
         """The columns in which any two rows of the table differ."""
         return (*self.keys, *self.ok_keys)
@@ -92,41 +102,25 @@ class RowFormat:
         """Every reason for which a row can fail."""
         return tuple(dict.fromkeys((*self.reasons, self.error_reason)))
 
-    @cached_property
-    def table(self) -> TableFormat:
-        """The format of the output's table."""
-        return TableFormat(
-            pa.schema(
-                [
-                    _field("status", pa.string(), f"{OK} or {FAILED}", nullable=False),
-                    _field(
-                        "bucket",
-                        pa.int32(),
-                        f"hash of {self.keys[0]} modulo the number of buckets",
-                        nullable=False,
-                    ),
-                    *self.key_schema,
-                    *(field.with_nullable(True) for field in self.ok),
-                    _field("reason", pa.string(), f"why the row failed; null if it is {OK}"),
-                    _field("message", pa.string(), f"details for a reader; null if it is {OK}"),
-                    *(field.with_nullable(True) for field in self.failed),
-                ]
-            ),
-            partition_by=("status",),
-            statistics=("bucket", *(self.keys[:1] if self.keys_in_statistics else ())),
-        )
+    def check_reasons(self, reasons: tuple[str, ...]) -> tuple[str, ...]:
+        """The reasons, sorted; raises ValueError for one for which no row can fail."""
+        if unknown := set(reasons) - set(self.all_reasons):
+            raise ValueError(
+                f"reasons {sorted(unknown)}: expected some of {', '.join(self.all_reasons)}"
+            )
+        return tuple(sorted(set(reasons)))
 
     def sorted(self, rows: pa.Table) -> pa.Table:
-        """The rows by their keys, and by those of `ok_keys` that they have."""
-        names = [name for name in self.row_keys if name in rows.column_names]
+        """The rows by their buckets if they have them, their keys, and those of `ok_keys`."""
+        names = [name for name in ("bucket", *self.row_keys) if name in rows.column_names]
         return rows.sort_by([(name, "ascending") for name in names])
 
     def without(self, rows: pa.Table, others: pa.Table) -> pa.Table:
-        """The rows, sorted, of which `others` has none with the same keys."""
+        """The rows, in no order, of which `others` has none with the same keys."""
         return self._joined(rows, others, "left anti")
 
     def among(self, rows: pa.Table, others: pa.Table) -> pa.Table:
-        """The rows, sorted, of which `others` has one with the same keys."""
+        """The rows, in no order, of which `others` has one with the same keys."""
         return self._joined(rows, others, "left semi")
 
     def _joined(self, rows: pa.Table, others: pa.Table, join_type: str) -> pa.Table:
@@ -134,29 +128,34 @@ class RowFormat:
         keys = list(self.keys)
         numbered = rows.select(keys).append_column("", pa.array(range(rows.num_rows), pa.int64()))
         found = numbered.join(others.select(keys), keys, join_type=join_type)
-        return self.sorted(rows.take(found[""]))
+        return rows.take(found[""])
 
-    def file_rows(self, rows: pa.Table, bucket: int | Mapping[str, int]) -> pa.Table:
-        """Rows as a file of the table has them, by their keys; columns that they lack are null.
+    def as_results(self, planned: pa.Table, ok: pa.Table, failed: pa.Table) -> pa.Table:
+        """Rows of both kinds as a result has them, sorted; `planned` has their keys and buckets."""
+        rows = pa.concat_tables([self._with_status(ok, OK), self._with_status(failed, FAILED)])
+        first, place = self.keys[0], rows.schema.get_field_index("bucket")
+        names, buckets = planned[first].to_pylist(), planned["bucket"].to_pylist()
+        bucket_of = dict(zip(names, buckets, strict=True))
+        column = pa.array([bucket_of[name] for name in rows[first].to_pylist()], pa.int32())
+        return self.sorted(rows.set_column(place, rows.schema.field(place), column))
 
-        bucket: of all rows, or of each value of the first key.
-        """
-        rows = self.sorted(rows)
-        buckets = (
-            pa.repeat(bucket, rows.num_rows)
-            if isinstance(bucket, int)
-            else pa.array([bucket[id_] for id_ in rows[self.keys[0]].to_pylist()])
-        )
-        schema = self.table.file_schema
-        columns = {
-            field.name: rows[field.name]
-            if field.name in rows.column_names
-            else pa.nulls(rows.num_rows, field.type)
-            for field in schema
-            if field.name != "bucket"
+    def _with_status(self, rows: pa.Table, status: str) -> pa.Table:
+        num_rows = rows.num_rows
+        constant = {
+            "status": pa.repeat(status, num_rows),
+            "bucket": pa.repeat(pa.scalar(0, pa.int32()), num_rows),
         }
-        return pa.table({**columns, "bucket": buckets}).select(schema.names).cast(schema)
+        columns = [
+            constant[field.name]
+            if field.name in constant
+            else rows[field.name]
+            if field.name in rows.column_names
+            else pa.nulls(num_rows, field.type)
+            for field in self.table_schema
+        ]
+        return pa.table(columns, names=self.table_schema.names).cast(self.table_schema)
 
 
 def _field(name: str, type_: pa.DataType, comment: str, nullable: bool = True) -> pa.Field:
-    return pa.field(name, type_, nullable=nullable, metadata={"comment": comment})
+    metadata = {"comment": comment} if comment else None
+    return pa.field(name, type_, nullable=nullable, metadata=metadata)

@@ -1,118 +1,157 @@
-"""How far a run is, for anyone who can read its output, also while it runs."""
+"""How far the runs of an output are, for anyone who can read it, also while they run."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
-from xrec.bulk.plan import PLAN, PlanRecord, read_record
-from xrec.bulk.state import RunState, read_state
+from xrec.bulk.progress import Progress, now, read_progress
+from xrec.bulk.run import RUNS, RunRecord, records
+from xrec.bulk.table import deciding
 from xrec.config.shared import StorageConfig
-from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError, StorageNotFoundError
-from xrec.storage import MANIFEST, Location, open_location
+from xrec.errors import ArtifactNotFoundError
+from xrec.storage import Location, Manifest, open_location
+from xrec.storage.delta import Entry, manifest_of_log, open_log
 from xrec.storage.process import may_be_at_work
-from xrec.table import Table
 
-Phase = Literal["planned", "running", "silent", "stopped", "finished"]
+Phase = Literal["planned", "running", "silent", "stopped", "done", "replaced", "published"]
 
 _FEW_CHUNKS = 10
-_OLDER_LAYOUTS = (MANIFEST, "plan.json", "run.json")  # files that other artifacts and runs have
+SECONDS, CARRIED = "seconds", "carried"
+"""Costs that every run has: the time of processes, and how many rows an earlier run had written."""
+
+
+@dataclass(frozen=True)
+class Rate:
+    """What the rows of a run cost that were done in it, and not carried over.
+
+    uri: of the output. costs: in all, by name.
+    """
+
+    uri: str
+    num_done: int
+    num_carried: int
+    costs: Mapping[str, float]
+
+    @property
+    def carried_share(self) -> float:
+        """Which share of the rows was carried over."""
+        return self.num_carried / (self.num_done + self.num_carried)
+
+    def costs_of(self, num_rows: int, carried_share: float = 0.0) -> dict[str, float]:
+        """What `num_rows` rows would cost if `carried_share` of them are carried over."""
+        share = num_rows * (1 - carried_share) / self.num_done
+        return {name: cost * share for name, cost in self.costs.items()}
 
 
 @dataclass(frozen=True)
 class Status:
-    """What is committed of a run.
+    """A run, as its last driver said, and what is published.
 
-    version: the newest one of the table.
-    holder: who made the newest commit that states something, and when.
-    state: None if no driver has committed yet.
+    progress: None if no driver has said anything. manifest: of what is published; its `version` is
+    the table's newest. is_published: whether that is this run; is_outdated: and an earlier pass of
+    it than the newest; is_replaced: whether it was.
     """
 
     uri: str
-    plan: PlanRecord
-    version: int
-    holder: str
-    committed_at: datetime
-    state: RunState | None
+    record: RunRecord
+    progress: Progress | None
+    manifest: Manifest | None
+    is_published: bool
+    is_replaced: bool = False
+    is_outdated: bool = False
 
     @property
     def num_done(self) -> int:
-        """How many rows are committed."""
-        return self.state.num_rows if self.state else 0
+        """How many rows are done, or more."""
+        return self.progress.num_rows if self.progress else 0
 
     @property
     def num_left(self) -> int:
-        """How many rows are not committed."""
-        return self.plan.num_rows - self.num_done
+        """How many rows are not done."""
+        return self.record.num_rows - self.num_done
 
-    def is_running(self, now: datetime | None = None) -> bool:
-        """True if a driver is to be taken for alive, by its clock and this machine's."""
-        expires_at = self.state.expires_at if self.state else None
-        return may_be_at_work(self.holder, expires_at, now)
-
-    def phase(self, now: datetime | None = None) -> Phase:
+    def phase(self, at: datetime | None = None) -> Phase:
         """In one word how the run is.
 
-        planned: no driver has committed. running: a driver is to be taken for alive. silent: the
-        last driver is to be taken for dead. stopped: it ended and left something to do.
+        planned: no driver was at work. running: one is to be taken for alive. silent: the last one
+        is to be taken for dead. stopped: it ended and left something to do. done: it was never
+        published. replaced: it was, and then something else was, or it was taken back. published:
+        readers take it.
         """
-        if self.state is None:
-            return "planned"
-        if self.state.state == "finished":
-            return "finished"
-        if self.is_running(now):
+        progress = self.progress
+        if progress is None:
+            return "published" if self.is_published else "planned"
+        if may_be_at_work(progress.holder, progress.expires_at, at or now()):
             return "running"
-        return "stopped" if self.state.expires_at is None else "silent"
+        if self.is_published and progress.is_done and not self.is_outdated:
+            return "published"
+        if progress.is_done:
+            return "replaced" if self.is_replaced else "done"
+        return "stopped" if progress.expires_at is None else "silent"
 
     @property
     def rows_per_second(self) -> float | None:
-        """The rate of the last driver until its last commit; see `RunState.rows_per_second`."""
-        return self.state.rows_per_second(self.committed_at) if self.state else None
+        """The rate of the last driver until it last said how far it was."""
+        return self.progress.rows_per_second(self.progress.written_at) if self.progress else None
 
     @property
     def is_rate_rough(self) -> bool:
-        """True if the last driver has committed so few chunks that its rate may change much.
-
-        At the start, what each actor has begun and not committed does not count, which may be most
-        of its work.
-        """
-        if self.state is None:
-            return True
-        num_done = self.state.num_rows_of_driver
-        return num_done * self.plan.num_chunks < _FEW_CHUNKS * self.plan.num_rows
+        """True if the last driver has done so few chunks that its rate may change much."""
+        done = self.progress.num_rows_of_driver if self.progress else 0
+        return done * self.record.size.num_chunks < _FEW_CHUNKS * self.record.num_rows
 
     @property
     def seconds_left(self) -> float | None:
-        """How long the driver needs at its rate, from its last commit on.
-
-        None if there is no rate, or no rows are left.
-        """
+        """How long the driver needs at its rate; None without a rate, or if no rows are left."""
         rate = self.rows_per_second
         return self.num_left / rate if rate is not None and self.num_left else None
 
+    @property
+    def rate(self) -> Rate | None:
+        """What rows cost in this run; None if none was done.
+
+        Rows that a retry did again count once, with the costs of all attempts.
+        """
+        if self.progress is None:
+            return None
+        costs = dict(self.progress.costs)
+        num_carried = round(costs.pop(CARRIED, 0.0))
+        num_done = self.progress.num_rows - num_carried
+        if num_done <= 0 or not costs.get(SECONDS):
+            return None
+        return Rate(self.uri, num_done, num_carried, costs)
+
 
 def read_status(uri: str, storage: StorageConfig | None = None) -> Status:
-    """The status of the run at `uri`; it takes few small requests, however large the run is.
+    """The status of the run at `uri` that was planned last; a few small requests.
 
-    Raises ArtifactNotFoundError if no run was planned there, ArtifactMismatchError if something
-    else is there, such as the output of an older xrec, TableError if there is no table.
+    Raises ArtifactNotFoundError if no run was planned there, TableError if the log cannot be read.
     """
-    storage = storage or StorageConfig()
-    output = open_location(uri, storage)
-    try:
-        plan = read_record(output)
-    except StorageNotFoundError as error:
-        raise _no_run(output) from error
-    table = Table.open(uri, run=plan.identity.run, storage=storage)
-    version = table.newest_version()
-    commit, state = read_state(table, version)
-    return Status(output.uri, plan, version, commit.holder, commit.committed_at, state)
+    output = open_location(uri, storage or StorageConfig())
+    record = next(records(output), None)
+    if record is None:
+        raise ArtifactNotFoundError(f"{uri}: no run was planned there; check the URI")
+    return status_of(output, record)
 
 
-def _no_run(output: Location) -> ArtifactNotFoundError | ArtifactMismatchError:
-    for name in _OLDER_LAYOUTS:
-        if (output / name).is_file():
-            return ArtifactMismatchError(
-                f"{output}: holds {name}, but no {PLAN}: the output of an older version of xrec, "
-                "or an artifact that is no table; it has no status"
-            )
-    return ArtifactNotFoundError(f"{output}: no run was planned there; check the URI")
+def status_of(output: Location, record: RunRecord) -> Status:
+    """The status of one run."""
+    manifest, is_published, was_published, is_outdated = None, False, False, False
+    progress = read_progress(output / RUNS / record.run / record.nonce)
+    log = open_log(output)
+    if log is not None:
+        was_published = any(_is_of(entry, record) for entry in deciding(log))
+        entry = log.decided_by(log.version)
+        if entry is not None and entry.commit is not None and entry.commit.manifest is not None:
+            manifest = manifest_of_log(log)
+            is_published = _is_of(entry, record)
+            pass_number = 0 if progress is None else progress.pass_number
+            is_outdated = is_published and entry.commit.pass_number < pass_number
+    is_taken_back = was_published and not is_published
+    return Status(output.uri, record, progress, manifest, is_published, is_taken_back, is_outdated)
+
+
+def _is_of(entry: Entry, record: RunRecord) -> bool:
+    commit = entry.commit
+    return commit is not None and (commit.run, commit.nonce) == (record.run, record.nonce)

@@ -1,66 +1,162 @@
-"""Compaction and vacuum of a finished run's table."""
+"""What is done to a table besides publishing: going back, emptying, and deleting what is not used.
 
-from datetime import timedelta
+All of it is deltalake's own, and other programs may do it too.
+"""
 
-from xrec.bulk.ledger import refuse_live_driver
-from xrec.bulk.run import BulkRun
-from xrec.bulk.state import RunState, read_state
-from xrec.errors import TableError
-from xrec.table import Vacuumed, Writer
-from xrec.table.compaction import plan_pieces
+import logging
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+
+import pyarrow as pa
+
+from xrec.bulk.run import RUNS, newest_record
+from xrec.bulk.table import (
+    CHANCES,
+    changes_too_often,
+    open_whole,
+    refuse_other_table,
+    replace_content,
+    restore,
+)
+from xrec.config.shared import StorageConfig
+from xrec.errors import ArtifactNotFoundError, TableError
+from xrec.storage import Location, open_location, storage_errors
+from xrec.storage.delta import Commit, DeltaLog, delta_errors, digest_of, open_log
+
+logger = logging.getLogger("xrec")
+
+_CHANCES = 20
 
 
-def compact(run: BulkRun, *, holder: str, target_bytes: int = 128 * 2**20) -> int | None:
-    """Make few large files of the run's many small ones, a row group for each bucket.
+def rollback(uri: str, version: int, storage: StorageConfig | None = None) -> int:
+    """Publish an earlier version again, as the next one; returns its number.
 
-    Returns the new version, or None if all files are so already; the table is not taken over then.
-    Raises TableError if the run is not finished: the names of its files say which chunks are done.
+    Nothing happens if it is the newest one.
+
+    Raises ArtifactNotFoundError if there is no table, TableError if there is no such version, it is
+    not sound, or its files were deleted by a vacuum.
     """
-    version = run.table.newest_version()
-    _finished_state(run, version)
-    if not plan_pieces(run.table.snapshot(version), "bucket", target_bytes):
-        return None
-    writer, state = _finished_writer(run, holder)
-    return writer.compact(
-        group_by="bucket",
-        sort_by=run.format.row_keys,
-        target_bytes=target_bytes,
-        metadata=state.metadata(),
-    )
+    for log in _opened(uri, storage):
+        if not 0 <= version <= log.version:
+            raise TableError(
+                f"{uri}: version {version} is not there; the table has 0 to {log.version}"
+            )
+        if not log.is_sound(version) or (missing := log.missing_files(version)):
+            what = f"{missing[0]} is gone" if log.is_sound(version) else "it is not sound"
+            raise TableError(f"{uri}: version {version} cannot be restored: {what}; name another")
+        if version == log.version:
+            return version
+        restore(log, version, "rollback")
+        if (made := _made(log, "rollback", version)) is not None:
+            return made
+    raise AssertionError("_opened ends with an error")
 
 
-def vacuum(
-    run: BulkRun,
-    *,
-    holder: str,
-    retention: timedelta = timedelta(days=7),
-    log_retention: timedelta = timedelta(days=30),
-) -> Vacuumed:
-    """Delete files and log entries that nobody needs any more; see `Writer.vacuum`.
+def empty(uri: str, storage: StorageConfig | None = None) -> int:
+    """Let the table have no rows, as its next version; returns the number of that version.
 
-    Raises TableError if the run is not finished.
+    Earlier versions stay until a vacuum. Raises ArtifactNotFoundError if there is no table.
     """
-    writer, state = _finished_writer(run, holder)
-    return writer.vacuum(
-        retention=retention, log_retention=log_retention, metadata=state.metadata()
-    )
-
-
-def _finished_writer(run: BulkRun, holder: str) -> tuple[Writer, RunState]:
-    """The writer, and the state, which each commit states anew: the log may be cut behind it."""
-    refuse_live_driver(run.table)
-    _finished_state(run, run.table.newest_version())
-    writer = run.table.take_over(holder)
-    # A driver may have begun a retry meanwhile.
-    return writer, _finished_state(run, writer.version)
-
-
-def _finished_state(run: BulkRun, version: int) -> RunState:
-    _, state = read_state(run.table, version)
-    if state is None or state.state != "finished":
-        num_done = state.num_rows if state else 0
-        raise TableError(
-            f"{run.table.location}: the run is not finished: {num_done} of "
-            f"{run.plan.record.num_rows} rows are done; run it to its end first"
+    for log in _opened(uri, storage):
+        nothing = log.files(log.version).slice(0, 0)
+        schema = pa.schema(log.delta.schema().to_arrow())
+        replace_content(
+            log.location,
+            log,
+            [],
+            schema,
+            Commit(kind="empty", table=log.id, live=digest_of(nothing)),
         )
-    return state
+        if (made := _made(log, "empty", None)) is not None:
+            return made
+    raise AssertionError("_opened ends with an error")
+
+
+def vacuum(uri: str, retention: timedelta, storage: StorageConfig | None = None) -> int:
+    """Delete files that no version of the last `retention` has, and runs nobody needs.
+
+    Returns the number of deleted files of the table. What a job is writing is not touched. Raises
+    TableError if the table is another program's.
+    """
+    location = open_location(uri, storage or StorageConfig())
+    log = open_log(location)
+    num_files = 0
+    if log is not None:
+        refuse_other_table(log)
+        hours = max(1, round(retention.total_seconds() / 3600))
+        with delta_errors(location):
+            num_files = len(
+                log.delta.vacuum(
+                    retention_hours=hours,
+                    dry_run=False,
+                    enforce_retention_duration=False,
+                    full=True,
+                )
+            )
+    clean(location, retention)
+    return num_files
+
+
+def clean(output: Location, retention: timedelta) -> None:
+    """Delete plans and results that no record names, and runs that were superseded.
+
+    A run is superseded if another one was published later, or planned later and this one never
+    published. Whatever was written within `retention` stays.
+    """
+    log = open_log(output)
+    entry = None if log is None else log.decided_by(log.version)
+    live = entry.commit.run if entry is not None and entry.commit is not None else None
+    runs = (output / RUNS).folders()
+    newest = {run: newest_record(output, run) for run in runs}
+    last = max(
+        (run for run in runs if newest[run] is not None),
+        key=lambda run: newest[run][1].planned_at,  # type: ignore[index]
+        default=None,
+    )
+    for run in runs:
+        record = newest[run]
+        keeps = run in (live, last)
+        for folder in (output / RUNS / run).folders():
+            is_named = record is not None and record[1].nonce == folder
+            if not (keeps and is_named):
+                _delete_old(output / RUNS / run / folder, retention)
+        if not keeps and not any("/" in file for file in (output / RUNS / run).files()):
+            (output / RUNS / run).delete()
+
+
+def _delete_old(folder: Location, retention: timedelta) -> None:
+    with storage_errors(folder.uri):
+        found = folder.fs.find(folder.path, detail=True)
+    times = [_time_of(info) for info in found.values() if info["type"] == "file"]
+    if times and max(times) < datetime.now(UTC) - retention:
+        logger.info("%s: deleted, no run needs it", folder)
+        folder.delete()
+
+
+def _time_of(info: dict[str, object]) -> datetime:
+    written = info.get("LastModified") or info.get("mtime")
+    if isinstance(written, datetime):
+        return written
+    assert isinstance(written, float | int)
+    return datetime.fromtimestamp(written, UTC)
+
+
+def _opened(uri: str, storage: StorageConfig | None) -> Iterator[DeltaLog]:
+    """The table, opened anew each time."""
+    location = open_location(uri, storage or StorageConfig())
+    for _ in range(CHANCES):
+        log = open_whole(location)
+        if log is None:
+            raise ArtifactNotFoundError(f"{uri}: there is no table; check the URI")
+        yield log
+    raise changes_too_often(location)
+
+
+def _made(before: DeltaLog, kind: str, target: int | None) -> int | None:
+    """The version after `before` if it is the commit that was meant."""
+    log = open_log(before.location)
+    if log is None or log.version <= before.version:
+        return None
+    commit = log.entry(before.version + 1).commit
+    is_it = commit is not None and (commit.kind, commit.target) == (kind, target)
+    return before.version + 1 if is_it else None

@@ -1,175 +1,183 @@
-"""The work of an actor: it reads rows, does them, writes files, and says what it wrote.
-
-It commits nothing: the driver does.
-"""
+"""The work of a process: it reads a chunk's rows, does them, and writes the chunk's result."""
 
 import logging
 import os
 import re
-import threading
+import uuid
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import NoReturn, TypeVar
+from dataclasses import dataclass, replace
+from typing import NoReturn, Protocol
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from xrec.bulk.backoff import with_backoff
-from xrec.bulk.carry import Carried, CarryFrom, EarlierRows
-from xrec.bulk.plan import PlanFiles
-from xrec.bulk.row_format import FAILED, OK, RowFormat
-from xrec.bulk.shared_time import SharedTime
-from xrec.bulk.state import added
+from xrec.bulk.marks import Attempt, Range
+from xrec.bulk.plan import Plan, PlanSize
+from xrec.bulk.result import ResultFolder, Summary, added, summary_of
+from xrec.bulk.room import Room
+from xrec.bulk.row_format import RowFormat
+from xrec.bulk.spill import EARLIER
 from xrec.bulk.task import CarryingTask, ChunkTask, Outcome
-from xrec.bulk.work import Done, Work
 from xrec.config.shared import StorageConfig
-from xrec.storage import open_location, read_table
-from xrec.table import DataFile, copy_file, write_file
+from xrec.errors import ClusterError
+from xrec.storage import open_location
 
 logger = logging.getLogger("xrec")
-
-T = TypeVar("T")
 
 _POISONED = re.compile(r"CUDA error|device-side assert|CUBLAS_STATUS_EXECUTION_FAILED")
 _OUT_OF_MEMORY = re.compile(r"out of memory", re.IGNORECASE)
 POISONED_EXIT_CODE = 70
 
 
+class MarksOfDriver(Protocol):
+    """`Marks`, wherever they are."""
+
+    def begin_whole(self, number: int, num_rows: int, worker: str, node: str) -> bool:
+        """See Marks."""
+        ...
+
+    def attempts(self, number: int, num_rows: int, worker: str) -> list[Attempt] | str:
+        """See Marks."""
+        ...
+
+    def begin(self, number: int, rows: Range, worker: str, node: str) -> None:
+        """See Marks."""
+        ...
+
+    def end(self, number: int, rows: Range, kept: Outcome | None) -> None:
+        """See Marks."""
+        ...
+
+    def done(self, number: int) -> int:
+        """See Marks."""
+        ...
+
+    def forget(self, number: int) -> None:
+        """The same, without an answer."""
+        ...
+
+
 @dataclass(frozen=True)
 class WorkerSettings:
-    """Everything that an actor gets; it reads no other settings and no environment.
+    """Everything that a process gets; it reads no other settings and no environment.
 
-    output: the URI of the output, which does not depend on the working directory.
-    num_buckets: of the run.
-    make_task: called once in each actor.
-    chunks_at_once: how many chunks the task does at the same time, in threads. The actor reads one
-        more chunk meanwhile, so that the task need not wait for it.
-    carry: the earlier run that rows are carried over from.
+    folder: the URI of the pass, which does not depend on the working directory. size: of its plan.
+    make_task: called once in each process.
+    chunks_at_once: how many chunks the task does at the same time, in threads. The process reads
+        one more chunk meanwhile, so that the task need not wait for it.
     """
 
-    output: str
+    folder: str
+    size: PlanSize
     storage: StorageConfig
     format: RowFormat
-    num_buckets: int
     make_task: Callable[[], ChunkTask]
     chunks_at_once: int = 1
-    carry: CarryFrom | None = None
 
 
 class ChunkWorker:
-    """Does the works that the driver sends, several of them in threads of their own."""
+    """Does chunks of a pass, several at the same time in threads of their own."""
 
-    def __init__(self, settings: WorkerSettings):
+    def __init__(self, settings: WorkerSettings, marks: MarksOfDriver, node: str = ""):
+        folder = open_location(settings.folder, settings.storage)
         self._format = settings.format
-        self._output = open_location(settings.output, settings.storage)
-        self._plan = PlanFiles(self._output)
+        self._plan = Plan(folder / "plan", settings.size)
+        self._results = ResultFolder(folder / "results")
+        self._room = Room(settings.chunks_at_once)
+        self._marks = marks
+        self._name, self._node = uuid.uuid4().hex, node
         self._task = settings.make_task()
-        self._turns = threading.Semaphore(settings.chunks_at_once)
-        self._time = SharedTime()
-        self._earlier = (
-            EarlierRows(settings.carry, settings.format, settings.num_buckets, settings.storage)
-            if settings.carry is not None
-            else None
-        )
 
-    def do(self, work: Work) -> Done:
-        """Do the rows of a work and write what became of them.
+    def do(self, number: int) -> Summary:
+        """Let the chunk have a result, and return the summary of the one that stands.
 
-        Raises StorageError if the store fails for longer than some 20 seconds, and any error of the
-        task that is not one of its `row_errors`.
+        Raises StorageError if the store fails for longer than some 20 seconds, ClusterError if too
+        many processes died, and any error of the task that is not one of its `row_errors`.
         """
-        rows = with_backoff(lambda: self._read(work))
-        wanted, kept = self._divide(work, rows)
-        if work.unit.is_retry and work.is_whole and not wanted.num_rows:
-            return Done(work, (), 0, 0, {})
-        keys = wanted.select(self._format.keys).cast(self._format.key_schema)
-        earlier = self._read_earlier(work, keys)
-        with self._turns, self._time.share() as share:
-            carried, left = self._carried(work, earlier, keys)
-            outcome = self._outcome(work, left)
-        succeeded = pa.concat_tables([carried.rows, outcome.ok])
-        failed = pa.concat_tables([outcome.failed, kept])
-        buckets = _buckets(work, rows, self._format.keys[0])
-        files = [
-            self._write(work, status, self._format.file_rows(part, buckets))
-            for status, part in ((OK, succeeded), (FAILED, failed))
-            if part.num_rows
-        ]
-        return Done(
-            work,
-            (*files, *(self._copy(work, *file) for file in carried.files.items())),
-            rows.num_rows - failed.num_rows,
-            succeeded.num_rows + carried.keys.num_rows,
-            Counter(failed["reason"].to_pylist()),
-            Counter(rows["reason"].to_pylist()) if work.unit.is_retry else {},
-            added(
-                outcome.costs,
-                {"seconds": share.seconds, "carried": keys.num_rows - left.num_rows},
-            ),
+        standing = with_backoff(lambda: self._results.standing(number))
+        if standing is not None:
+            self._marks.forget(number)
+            return standing
+        planned = with_backoff(lambda: self._plan.rows(number))
+        whole = self._whole(number, planned)
+        outcome = self._by_attempts(number, planned) if whole is None else whole
+        rows = self._format.as_results(planned, outcome.ok, outcome.failed)
+        was_failed = (
+            Counter(planned["reason"].to_pylist()) if "reason" in planned.schema.names else {}
+        )
+        summary = summary_of(
+            rows,
+            list(self._format.keys),
+            costs=outcome.costs,
+            was_failed=dict(was_failed),
+            num_deaths=0 if whole is not None else self._marks.done(number),
+        )
+        standing = with_backoff(lambda: self._results.create(number, rows, summary))
+        self._marks.forget(number)
+        return standing
+
+    def _whole(self, number: int, planned: pa.Table) -> Outcome | None:
+        """The chunk done as a whole; None if a process died with it before."""
+        with self._room.enter() as share:
+            num_rows = planned.num_rows
+            if not self._marks.begin_whole(number, num_rows, self._name, self._node):
+                return None
+            outcome = self._outcome(planned, 0)
+        return replace(outcome, costs=added(outcome.costs, {"seconds": share.seconds}))
+
+    def _by_attempts(self, number: int, planned: pa.Table) -> Outcome:
+        """The chunk done as `Marks.attempts` says."""
+        attempts = self._marks.attempts(number, planned.num_rows, self._name)
+        if isinstance(attempts, str):
+            raise ClusterError(attempts)
+        parts = [self._attempt(number, planned, attempt, len(attempts) > 1) for attempt in attempts]
+        return Outcome(
+            pa.concat_tables([part.ok for part in parts]),
+            pa.concat_tables([part.failed for part in parts]),
+            _summed(parts),
         )
 
-    def _read(self, work: Work) -> pa.Table:
-        unit = work.unit
-        rows = (
-            read_table(self._output / unit.file, self._format.table.file_schema)
-            if unit.row_group is None
-            else self._plan.rows(unit.file, unit.row_group)
-        )
-        if rows.num_rows != unit.num_rows:
-            raise ValueError(f"{unit.name}: expected {unit.num_rows} rows, saw {rows.num_rows}")
-        return rows.slice(work.start, work.stop - work.start)
-
-    def _read_earlier(self, work: Work, keys: pa.Table) -> pa.Table | None:
-        """The rows of the earlier run with these keys; a retry carries none over."""
-        if self._earlier is None or work.unit.is_retry or work.num_deaths:
-            return None
-        earlier = self._earlier
-        return with_backoff(lambda: earlier.of(keys))
-
-    def _carried(
-        self, work: Work, earlier: pa.Table | None, keys: pa.Table
-    ) -> tuple[Carried, pa.Table]:
-        """The earlier rows that are still good, and the keys that are left.
-
-        What one key became is carried over as a whole or not at all.
-        """
-        if self._earlier is None or earlier is None or not earlier.num_rows:
-            return Carried(self._format.ok_schema.empty_table(), {}, keys.slice(0, 0)), keys
-        if not isinstance(self._task, CarryingTask):
-            raise ValueError(
-                f"{type(self._task).__name__}: expected a CarryingTask, because rows are to be "
-                "carried over"
-            )
-        is_good = self._task.is_still_good(earlier.select(self._format.ok_schema.names))
-        good = earlier.filter(is_good)
-        if self._format.ok_keys:
-            good = self._format.without(good, earlier.filter(pc.invert(is_good)))
-        carried = self._earlier.divide(good, may_copy=work.is_whole)
-        names = list(self._format.keys)
-        done = pa.concat_tables([carried.rows.select(names), carried.keys])
-        return carried, self._format.without(keys, done)
-
-    def _divide(self, work: Work, rows: pa.Table) -> tuple[pa.Table, pa.Table]:
-        """The rows that are to be done, and those that stay failed as they are."""
-        schema = self._format.failed_schema
-        if not work.unit.is_retry:
-            return rows, schema.empty_table()
-        is_wanted = pc.is_in(rows["reason"], pa.array(work.unit.reasons, pa.string()))
-        kept = rows.filter(pc.invert(is_wanted)).select(schema.names).cast(schema)
-        return rows.filter(is_wanted), kept
-
-    def _outcome(self, work: Work, rows: pa.Table) -> Outcome:
-        if not rows.num_rows:
-            return self._failed(rows, "", "")
-        if work.num_deaths:
-            message = f"{work.num_deaths} processes died while they worked on this row alone"
-            outcome = self._failed(rows, self._format.error_reason, message)
-        else:
-            outcome = self._do_or_halve(rows)
-        self._check(rows, outcome)
+    def _attempt(self, number: int, planned: pa.Table, attempt: Attempt, is_part: bool) -> Outcome:
+        if attempt.kept is not None:
+            return attempt.kept
+        which = (attempt.start, attempt.stop)
+        rows = planned.slice(attempt.start, attempt.stop - attempt.start)
+        with self._room.enter(alone=attempt.is_alone) as share:
+            self._marks.begin(number, which, self._name, self._node)
+            outcome = self._outcome(rows, attempt.num_deaths)
+        outcome = replace(outcome, costs=added(outcome.costs, {"seconds": share.seconds}))
+        self._marks.end(number, which, outcome if is_part else None)
         return outcome
+
+    def _outcome(self, rows: pa.Table, num_deaths: int) -> Outcome:
+        keys = rows.select(self._format.keys).cast(self._format.key_schema)
+        if num_deaths:
+            message = f"{num_deaths} processes died while they worked on this row alone"
+            outcome = self._failed(keys, self._format.error_reason, message)
+            self._check(keys, outcome)
+            return outcome
+        carried = self._carried(rows)
+        left = self._format.sorted(self._format.without(keys, carried)) if carried else keys
+        outcome = self._do_or_halve(left) if left.num_rows else self._failed(left, "", "")
+        self._check(left, outcome)
+        ok = pa.concat_tables([carried, outcome.ok]) if carried else outcome.ok
+        num_carried = carried.num_rows if carried else 0
+        return Outcome(ok, outcome.failed, added(outcome.costs, {"carried": num_carried}))
+
+    def _carried(self, rows: pa.Table) -> pa.Table | None:
+        """The earlier rows that are still good; None if there are none."""
+        if EARLIER not in rows.schema.names or not isinstance(self._task, CarryingTask):
+            return None
+        earlier = rows[EARLIER].combine_chunks()
+        there = earlier.filter(pc.is_valid(earlier))
+        if not len(there):
+            return None
+        found = pa.Table.from_struct_array(there).cast(self._format.ok_schema)
+        good: pa.Table = found.filter(self._task.is_still_good(found))
+        return good if good.num_rows else None
 
     def _do_or_halve(self, rows: pa.Table) -> Outcome:
         """Do the rows; if the task raises one of its `row_errors`, find the row to blame."""
@@ -235,37 +243,12 @@ class ChunkWorker:
             return keys
         return keys.group_by(keys.column_names).aggregate([]).cast(keys.schema)
 
-    def _write(self, work: Work, status: str, rows: pa.Table) -> DataFile:
-        return with_backoff(
-            lambda: write_file(
-                self._output,
-                self._format.table,
-                rows,
-                name=work.unit.prefix,
-                partition={"status": status},
-            )
-        )
 
-    def _copy(self, work: Work, path: str, num_bytes: int) -> DataFile:
-        assert self._earlier is not None
-        source = self._earlier.location(path)
-        return with_backoff(
-            lambda: copy_file(
-                source,
-                self._output,
-                self._format.table,
-                num_bytes=num_bytes,
-                name=work.unit.prefix,
-                partition={"status": OK},
-            )
-        )
-
-
-def _buckets(work: Work, rows: pa.Table, key: str) -> int | dict[str, int]:
-    """The bucket of all rows of a work, or of each of their values of the first key."""
-    if work.unit.bucket is not None:
-        return work.unit.bucket
-    return dict(zip(rows[key].to_pylist(), rows["bucket"].to_pylist(), strict=True))
+def _summed(parts: Sequence[Outcome]) -> dict[str, float]:
+    costs: dict[str, float] = {}
+    for part in parts:
+        costs = added(costs, part.costs)
+    return costs
 
 
 def is_poisoned(error: Exception) -> bool:

@@ -1,4 +1,4 @@
-"""`xrec export`: a finished run's rows as plain files."""
+"""`xrec export`: the published rows of a table as plain files."""
 
 from typing import Annotated
 
@@ -9,10 +9,10 @@ from jobs.command.bulk_output import OutputUri, StorageKeys
 from jobs.command.exit_codes import exit_codes
 from jobs.command.logging import configure_logging
 
-HELP = """A finished run's rows as plain files, for programs that do not read Delta tables.
+HELP = """The published rows as plain files, for programs that do not read Delta tables.
 
-The folder has no _SUCCESS until it is whole. If the export is interrupted, the same command goes
-on. As Parquet, with all columns and without --partition-by, the store copies the table's files.
+The folder must be empty. It has no _SUCCESS, which lists the files, until it is whole. If the
+export is interrupted, the same command goes on.
 
 \b
 In:   URI of the output of a bulk job; storage.key=value if the AWS variables do not say how s3://
@@ -55,14 +55,8 @@ def export(
     ] = False,
     version: Annotated[
         int | None,
-        typer.Option(
-            "--version", help="Version of the table. Default: that of the finished artifact."
-        ),
+        typer.Option("--version", help="Version of the table. Default: the published one."),
     ] = None,
-    overwrite: Annotated[
-        bool,
-        typer.Option("--overwrite", help="Replace an export of another version that is there."),
-    ] = False,
     debug: Debug = False,
 ) -> None:
     """Run xrec.bulk.export_run."""
@@ -81,7 +75,6 @@ def export(
                 "columns": None if columns is None else _names(columns),
                 "partition_by": _names(partition_by or ""),
                 "with_failed": with_failed,
-                "overwrite": overwrite,
             },
             "xrec export",
         )

@@ -40,13 +40,13 @@ def adapter_texts(config: ComparisonConfig, entry: Entry, pairs: ComparedPairs) 
     logger.info("%s: training", entry.name)
     train_adapter(training)
     logger.info("%s: writing texts", entry.name)
-    made = written(backfill, write_texts(backfill, identify(backfill)))
+    manifest = write_texts(backfill, identify(backfill))
     costs = Costs(
         training_seconds=_training_seconds(entry.location / "adapter"),
         num_trained_parameters=_num_parameters(entry.location / "adapter"),
-        pairs_per_second=pairs_per_second(backfill),
+        pairs_per_second=pairs_per_second(manifest),
     )
-    return replace(made, costs=costs)
+    return replace(written(backfill, manifest), costs=costs)
 
 
 def _training_seconds(adapter: Location) -> float | None:

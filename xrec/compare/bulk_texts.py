@@ -1,10 +1,7 @@
 """A bulk run that writes an entry's texts, its texts afterwards, and how fast it was."""
 
-import json
-
 from xrec.backfill import finish, has_work, run_backfill
 from xrec.backfill.plan import run_arguments
-from xrec.backfill.report import REPORT
 from xrec.backfill.task import LoadExplainer, load_task_explainer
 from xrec.bulk import Identity, open_run
 from xrec.compare.made import Made, texts_of_run
@@ -30,8 +27,8 @@ def written(config: BackfillConfig, manifest: Manifest) -> Made:
     return texts_of_run(location_of(config, "explanations"), manifest, config.storage)
 
 
-def pairs_per_second(config: BackfillConfig) -> float | None:
-    """Texts a second of an actor at work, by the run's report."""
-    report = json.loads((location_of(config, "explanations") / REPORT).read_text())
-    value = report["pairs_per_actor_second"]
-    return None if value is None else float(value)
+def pairs_per_second(manifest: Manifest) -> float | None:
+    """Pairs a second of a process at work; None if all of them were carried over."""
+    costs, counts = manifest.metrics["costs"], manifest.row_counts
+    num_done = counts["explanations"] + counts["failed"] - costs.get("carried", 0)
+    return num_done / costs["seconds"] if num_done and costs.get("seconds") else None

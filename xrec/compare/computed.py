@@ -8,11 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import ray
-from ray.exceptions import RayError
-
-from xrec.bulk.ray_actors import as_xrec_error, gpus_each
+from xrec.bulk.pool import map_in_processes
+from xrec.bulk.ray_actors import gpus_each
 from xrec.config.comparison import ComparisonConfig
+from xrec.config.llm import LLMConfig
 from xrec.generate.computation import computation, settled_computation
 from xrec.llm.source import anywhere
 
@@ -69,10 +68,11 @@ def computation_of_a_process(config: ComparisonConfig, num_gpus: int) -> dict[st
 
     Raises the XRecError of that process, or ClusterError.
     """
-    remote = ray.remote(max_calls=1)(computation).options(num_gpus=num_gpus)
-    settings = (anywhere(config.language_model), "cuda", config.engine, config.storage)
-    try:
-        found: dict[str, str] = ray.get(remote.remote(*settings))
-    except RayError as error:
-        raise as_xrec_error(error) from error
+    engine, storage = config.engine, config.storage
+
+    def ask(llm: LLMConfig) -> dict[str, str]:
+        return computation(llm, "cuda", engine, storage)
+
+    llms = [anywhere(config.language_model)]
+    ((_, found),) = map_in_processes(lambda: ask, llms, num_processes=1, gpus=num_gpus, fresh=True)
     return found

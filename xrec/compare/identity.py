@@ -59,7 +59,7 @@ def comparison_identity(
     if (config.has_prompts and config.prompt.aspects) or "peter_plus" in names:
         inputs["aspects"] = manifest_of(config, "aspects").fingerprint
     if config.has_prompts:
-        settings |= config.model_dump(mode="json", include={"decoding", "prompt", "rows_per_chunk"})
+        settings |= config.model_dump(mode="json", include={"decoding", "prompt"})
         settings["computation"] = computed.computation
     if names & set(ADAPTERS):
         settings["adapter"] = adapter_run_config(config.training_of("ours", 0, "adapter"))

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
-import ray
-from ray.exceptions import RayError
 
 from xrec.backfill.identity import sources_of
-from xrec.bulk.ray_actors import as_xrec_error, gpus_each
+from xrec.bulk.pool import map_in_processes
+from xrec.bulk.ray_actors import gpus_each
 from xrec.compare.adapters import adapter_runs
 from xrec.compare.entries import Entry, kept_manifest
 from xrec.compare.pairs import ComparedPairs
@@ -100,25 +99,14 @@ def weigh_on_ray(task: WeighingTask, adapters: Sequence[Sources]) -> Iterator[tu
     """
     actors, engine = task.config.actors, task.config.engine
     at_once = min(actors.num_actors, len(adapters))
-    remote = ray.remote(max_calls=1)(_weigh).options(
-        num_cpus=actors.cpus_per_actor,
-        num_gpus=gpus_each(actors.device, at_once, engine.tensor_parallel_size),
+    return map_in_processes(
+        lambda: task.weigh,
+        adapters,
+        num_processes=at_once,
+        cpus=actors.cpus_per_actor,
+        gpus=gpus_each(actors.device, at_once, engine.tensor_parallel_size),
+        fresh=True,
     )
-    shared, left = ray.put(task), list(enumerate(adapters))
-    at_work: dict[ray.ObjectRef[pa.Table], int] = {}
-    try:
-        while left or at_work:
-            while left and len(at_work) < at_once:
-                place, sources = left.pop(0)
-                at_work[remote.remote(shared, sources)] = place
-            (done, *_), _ = ray.wait(list(at_work))
-            yield at_work.pop(done), ray.get(done)
-    except RayError as error:
-        raise as_xrec_error(error) from error
-
-
-def _weigh(task: WeighingTask, sources: Sources) -> pa.Table:
-    return task.weigh(sources)
 
 
 def weigh_entries(

@@ -19,7 +19,7 @@ from xrec.compare.pairs import compared_pairs, write_pairs
 from xrec.compare.people import ask_people
 from xrec.compare.report import examples_of, render_report
 from xrec.compare.result import Result, result_of
-from xrec.compare.score import ScoreAll, Scored, score_entries, score_on_actors
+from xrec.compare.score import ScoreAll, Scored, score_entries, score_on_ray
 from xrec.compare.shared_costs import shared_costs
 from xrec.config.comparison import ComparisonConfig
 from xrec.data.dataset import read_dataset
@@ -39,7 +39,7 @@ def compare(
     *,
     keys: Mapping[str, SecretStr | None] | None = None,
     make_texts: Make = make,
-    score_all: ScoreAll = score_on_actors,
+    score_all: ScoreAll = score_on_ray,
     weigh_all: WeighAll = weigh_on_ray,
 ) -> Manifest:
     """Make, score and compare what is not done yet; returns the comparison's manifest.

@@ -1,6 +1,6 @@
 """Scores of each entry's texts: a row a pair, kept beside the texts.
 
-Actors load the scoring models once and take an entry at a time; with GPUs, each has one.
+Processes load the scoring models once and take an entry at a time; with GPUs, each has one.
 """
 
 import logging
@@ -12,10 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
 from pydantic import SecretStr
-from ray.exceptions import RayError
-from ray.util import ActorPool
 
-from xrec.bulk.ray_actors import as_xrec_error, gpus_each
+from xrec.bulk.pool import map_in_processes
+from xrec.bulk.ray_actors import gpus_each
 from xrec.compare.entries import Entry, kept_manifest
 from xrec.compare.made import Made
 from xrec.compare.pairs import ComparedPairs
@@ -65,9 +64,8 @@ class Scored:
 
 @dataclass(frozen=True)
 class Scores:
-    """What a process found for the texts at place `number`; the rest is as in Scored."""
+    """What a process found for some texts; the fields are as in Scored."""
 
-    number: int
     table: pa.Table
     missing: Mapping[str, str]
     judge_costs: Mapping[str, float]
@@ -80,10 +78,6 @@ class ScoringTask:
     config: ComparisonConfig
     pairs: Sequence[HeldOutPair]
     keys: Mapping[str, SecretStr | None]
-
-    def scorer(self) -> "Scorer":
-        """Load the models, in the process that scores."""
-        return Scorer(self)
 
 
 class Scorer:
@@ -107,48 +101,43 @@ class Scorer:
             ),
         )
 
-    def score(self, number: int, texts: ContestantTexts) -> Scores:
-        """The scores of the texts, with the number that was given."""
+    def score(self, texts: ContestantTexts) -> Scores:
+        """The scores of the texts."""
         table = self._measures.of_pairs(texts)
-        costs = self._measures.taken_costs()
-        return Scores(number, table, dict(self._measures.missing), costs)
+        return Scores(table, dict(self._measures.missing), self._measures.taken_costs())
 
 
-ScoreAll = Callable[[ScoringTask, Sequence[ContestantTexts]], Iterator[Scores]]
-"""Scores texts in any order."""
+ScoreAll = Callable[[ScoringTask, Sequence[ContestantTexts]], Iterator[tuple[int, Scores]]]
+"""The place and the scores of each of some texts, in any order."""
 
 
-def score_here(task: ScoringTask, texts: Sequence[ContestantTexts]) -> Iterator[Scores]:
+def score_here(task: ScoringTask, texts: Sequence[ContestantTexts]) -> Iterator[tuple[int, Scores]]:
     """Score in this process."""
-    scorer = task.scorer()
-    for number, each in enumerate(texts):
-        yield scorer.score(number, each)
+    scorer = Scorer(task)
+    for place, each in enumerate(texts):
+        yield place, scorer.score(each)
 
 
-def score_on_actors(task: ScoringTask, texts: Sequence[ContestantTexts]) -> Iterator[Scores]:
-    """Score on Ray's actors, as many as `actors` says and there are texts; Ray must be initialised.
+def score_on_ray(
+    task: ScoringTask, texts: Sequence[ContestantTexts]
+) -> Iterator[tuple[int, Scores]]:
+    """Score in processes of Ray, as many as `actors` says and there are texts.
 
-    The actors share the limits of judges that are endpoints. Raises the XRecError that an actor
-    raised, or ClusterError.
+    They share the limits of judges that are endpoints. Ray must be initialised. Raises the
+    XRecError of a process, or ClusterError.
     """
     actors = task.config.actors
     num_actors = min(actors.num_actors, len(texts))
     if task.config.device == "cuda":
         num_actors = max(1, min(num_actors, int(ray.cluster_resources().get("GPU", 0))))
     task = replace(task, config=_for_actors(task.config, num_actors))
-    options = {
-        "num_cpus": actors.cpus_per_actor,
-        "num_gpus": gpus_each(task.config.device, num_actors),
-    }
-    remote = ray.remote(Scorer).options(**options)
-    shared = ray.put(task)
-    pool = ActorPool([remote.remote(shared) for _ in range(num_actors)])
-    try:
-        yield from pool.map_unordered(
-            lambda actor, work: actor.score.remote(*work), list(enumerate(texts))
-        )
-    except RayError as error:
-        raise as_xrec_error(error) from error
+    return map_in_processes(
+        lambda: Scorer(task).score,
+        texts,
+        num_processes=num_actors,
+        cpus=actors.cpus_per_actor,
+        gpus=gpus_each(task.config.device, num_actors),
+    )
 
 
 def _for_actors(config: ComparisonConfig, num_actors: int) -> ComparisonConfig:
@@ -164,7 +153,7 @@ def score_entries(
     pairs: ComparedPairs,
     made: Mapping[Entry, Made],
     keys: Mapping[str, SecretStr | None],
-    score_all: ScoreAll = score_on_actors,
+    score_all: ScoreAll = score_on_ray,
 ) -> dict[Entry, Scored]:
     """The scores of all entries; what is there with the same texts and settings is taken.
 
@@ -178,8 +167,8 @@ def score_entries(
     if left:
         task = ScoringTask(config, pairs.pairs, keys)
         each_scored = score_all(task, [texts[entry] for entry in left])
-        for scores in progress(each_scored, "scoring", len(left)):
-            entry = left[scores.number]
+        for place, scores in progress(each_scored, "scoring", len(left)):
+            entry = left[place]
             found[entry] = _keep(config, pairs, entry, made[entry], texts[entry], scores)
     return {entry: scored for entry in entries if (scored := found[entry]) is not None}
 

@@ -71,8 +71,8 @@ def text_only_texts(
     logger.info("%s: writing texts", entry.name)
     load = LoadTextOnly(config.prompt, adapt)
     identity = _identity(config, backfill, pairs, inputs)
-    made = written(backfill, write_texts(backfill, identity, load))
-    return replace(made, costs=Costs(None, 0, pairs_per_second(backfill)))
+    manifest = write_texts(backfill, identity, load)
+    return replace(written(backfill, manifest), costs=Costs(None, 0, pairs_per_second(manifest)))
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,6 @@ def _identity(
         config={
             "decoding": backfill.decoding.model_dump(mode="json"),
             "dtype": arithmetic(backfill),
-            "rows_per_chunk": backfill.rows_per_chunk,
             "prompt": config.prompt.model_dump(mode="json"),
             "pairs": pairs.fingerprint,
         },

@@ -233,7 +233,7 @@ class AnnotateConfig(JobConfig):
     rows_per_chunk: int = Field(
         1024,
         ge=1,
-        description="Largest average number of texts of a chunk, which is committed as a whole.",
+        description="Largest number of texts of a chunk, which is done as a whole.",
     )
     max_failed_share: float = Field(
         0.5,
@@ -243,8 +243,8 @@ class AnnotateConfig(JobConfig):
     )
     carry_from: str | None = Field(
         None,
-        description="URI of earlier finished annotations. Their texts are taken over where "
-        "annotator and inputs are the same. If null, all are written.",
+        description="URI of earlier annotations. Their texts are taken over where annotator and "
+        "inputs are the same. If null, all are written.",
     )
     retry_failed: tuple[str, ...] | None = Field(
         None,
@@ -257,10 +257,10 @@ class AnnotateConfig(JobConfig):
         description="Number of texts, of all stages and earlier starts, after which the run ends "
         "unfinished. Chunks are not divided, so there may be more. If null, all are written.",
     )
-    take_over: bool = Field(
+    alongside: bool = Field(
         False,
-        description="Whether to begin although another driver seems to be at work. That one can "
-        "commit no more.",
+        description="Whether to begin although another driver seems to be at work. Both work then, "
+        "and each row counts once.",
     )
     num_examples: int = Field(
         20, ge=1, description="Number of texts that the report shows beside their reviews."

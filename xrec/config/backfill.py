@@ -71,8 +71,14 @@ class ActorsConfig(Config):
     num_actors: int = Field(
         2,
         ge=1,
-        description="Number of actors. The run begins with the first one that is ready; others "
-        "come as the cluster has room.",
+        description="Largest number of actors. The run begins with the first one that is ready; "
+        "others come as the cluster has room.",
+    )
+    min_actors: int | None = Field(
+        None,
+        ge=1,
+        description="Smallest number of actors: the pool grows while all are busy, and shrinks "
+        "when some are idle. If null, num_actors.",
     )
     cpus_per_actor: int = Field(
         1, ge=1, description="Torch threads, and logical CPUs, of each actor."
@@ -95,40 +101,19 @@ FailureReason = Literal[
 
 
 class UpkeepConfig(Config):
-    """What is done to the table of a finished run."""
+    """What is done to the table once a run is published."""
 
-    compact: bool = Field(
-        False,
-        description="Whether to make few large files of the run's many small ones (Delta's "
-        "OPTIMIZE), so that readers open fewer.",
-    )
-    target_mib: float = Field(128.0, gt=0, description="Size of the files that compact makes, MiB.")
     vacuum: bool = Field(
         False,
         description="Whether to delete files that no version of the last retention_hours needs "
-        "(Delta's VACUUM).",
+        "(Delta's VACUUM), and plans and results that no run needs.",
     )
     retention_hours: float = Field(
         168.0,
         ge=1,
         description="How long vacuum keeps files after they were replaced, in hours, for readers "
-        "that opened an earlier version.",
+        "that opened an earlier version, and for a rollback.",
     )
-    log_retention_hours: float = Field(
-        720.0,
-        ge=1,
-        description="How long vacuum keeps entries of the table's log, in hours. Versions older "
-        "than that can no longer be opened. At least retention_hours.",
-    )
-
-    @model_validator(mode="after")
-    def _log_is_kept_longer(self) -> "UpkeepConfig":
-        if self.log_retention_hours < self.retention_hours:
-            raise ValueError(
-                f"log_retention_hours must be at least retention_hours = {self.retention_hours}, "
-                f"saw {self.log_retention_hours}"
-            )
-        return self
 
 
 class BackfillConfig(JobConfig):
@@ -146,11 +131,12 @@ class BackfillConfig(JobConfig):
     cold_start: ColdStartConfig | None = Field(
         None, description="New users and items. If null, only the dataset's own are known."
     )
-    rows_per_chunk: int = Field(
-        1024,
+    rows_per_chunk: int | None = Field(
+        None,
         ge=1,
-        description="Largest average number of pairs of a chunk, which is committed as a "
-        "whole. A chunk of twice this number is cut into pieces.",
+        description="Largest number of pairs of a chunk, which is done as a whole by one actor. If "
+        "null, as many as take half a minute by the rate of what is published, else 1024, and so "
+        "few that each actor gets several chunks.",
     )
     max_failed_share: float = Field(
         0.05,
@@ -159,16 +145,16 @@ class BackfillConfig(JobConfig):
         description="Share of failed rows among all rows above which the run stops. Pairs of which "
         "nothing was to be said (abstained) do not count.",
     )
-    new_run: bool = Field(
-        False,
-        description="Whether to write to <explanations>-<run>, beside what is there. "
-        "Otherwise a run with other settings than those of the output is refused.",
-    )
     carry_from: str | None = Field(
-        None,
-        description="URI of an earlier finished backfill. Its explanations are taken over for "
-        "those pairs whose texts, vectors, model and decoding are the same. If "
-        "null, all are generated.",
+        "published",
+        description="Where explanations are taken over from for those pairs whose texts, vectors, "
+        "model and decoding are the same: published is what this output has published, a URI "
+        "another output. If null, all are generated.",
+    )
+    republish: bool = Field(
+        False,
+        description="Whether to publish a run again that was published before and then taken back "
+        "by a rollback or an emptying.",
     )
     retry_failed: tuple[Literal["all"] | FailureReason, ...] | None = Field(
         None,
@@ -178,14 +164,14 @@ class BackfillConfig(JobConfig):
     limit: int | None = Field(
         None,
         ge=1,
-        description="Number of pairs after which the run ends unfinished, those of earlier starts "
-        "included. Chunks are not divided, so there may be more. The next start without it goes "
-        "on. If null, all pairs are explained.",
+        description="Number of pairs after which the run ends unfinished and unpublished, those of "
+        "earlier starts included. Chunks are not divided, so there may be more. The next start "
+        "without it goes on. If null, all pairs are explained.",
     )
-    take_over: bool = Field(
+    alongside: bool = Field(
         False,
-        description="Whether to begin although another driver seems to be at work. That one can "
-        "commit no more.",
+        description="Whether to begin although another driver seems to be at work. Both work then, "
+        "and each row counts once.",
     )
     price_per_actor_hour: float | None = Field(
         None,
@@ -199,8 +185,9 @@ class BackfillConfig(JobConfig):
     )
     export: ExportConfig | None = Field(
         None,
-        description="A folder of plain files that the explanations are written to once the run is "
-        "finished. workspace:NAME is the folder NAME in the workspace. If null, there is none.",
+        description="A folder in which each published version is written as plain files, in a "
+        "folder version-N. workspace:NAME is the folder NAME in the workspace. If null, there is "
+        "none.",
     )
     llm: LLMConfig = Field(description="The language model that the adapter was trained for.")
     decoding: DecodingConfig = Field(
@@ -240,13 +227,13 @@ class RecommendConfig(JobConfig):
     users_per_task: int = Field(
         8192,
         ge=1,
-        description="Largest average number of users that an actor ranks at a time; what it "
-        "found is committed as a whole. A run that goes on keeps the number that it began with.",
+        description="Largest number of users that an actor ranks at a time. A run that goes on "
+        "keeps the number that it began with.",
     )
-    take_over: bool = Field(
+    alongside: bool = Field(
         False,
-        description="Whether to begin although another driver seems to be at work. That one can "
-        "commit no more.",
+        description="Whether to begin although another driver seems to be at work. Both work then, "
+        "and each row counts once.",
     )
     cold_start: ColdStartConfig | None = Field(
         None, description="New users and items. If null, only the dataset's own are known."

@@ -130,7 +130,7 @@ class ComparisonConfig(JobConfig):
         default_factory=ActorsConfig, description="The processes that write texts."
     )
     rows_per_chunk: int = Field(
-        64, ge=1, description="Average number of pairs whose texts are committed as a whole."
+        64, ge=1, description="Largest number of pairs of a chunk, which is done as a whole."
     )
     device: Device = Field(
         "auto", description="What texts are scored on; auto is a GPU if the cluster has one."

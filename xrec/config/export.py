@@ -34,11 +34,6 @@ class ExportConfig(Config):
         description="Whether failed rows are written too. The files are then in the folders "
         "status=ok/ and status=failed/.",
     )
-    overwrite: bool = Field(
-        True,
-        description="Whether an export of another version or run that is there is replaced. "
-        "Otherwise it is refused. Other files are never deleted.",
-    )
 
     @model_validator(mode="before")
     @classmethod

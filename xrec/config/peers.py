@@ -266,7 +266,7 @@ class PeerConfig(JobConfig):
         64, ge=1, description="Number of texts that an actor writes together."
     )
     rows_per_chunk: int = Field(
-        1024, ge=1, description="Largest average number of pairs of a chunk, committed as a whole."
+        1024, ge=1, description="Largest number of pairs of a chunk, which is done as a whole."
     )
     scaling: ScalingConfig = Field(
         default_factory=lambda: ScalingConfig(num_workers=1), description="The training's workers."

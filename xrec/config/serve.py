@@ -119,8 +119,8 @@ class ReadThroughConfig(Config):
     backfill_mib: float = Field(
         128.0,
         gt=0,
-        description="MiB for row groups and footers of the backfill's files. The least recently "
-        "used ones go first.",
+        description="MiB for explanations of users who were asked for. The least recently used "
+        "ones go first.",
     )
     live_mib: float = Field(32.0, gt=0, description="MiB for generated texts.")
     refresh_seconds: float = Field(

@@ -11,7 +11,7 @@ Device = Literal["auto", "cpu", "cuda"]
 Split = Literal["train", "validation", "test"]
 
 _IN_WORKSPACE = "workspace:"
-_MAY_BE_IN_WORKSPACE = (("llm", "model"), ("export",), ("export", "uri"))
+_MAY_BE_IN_WORKSPACE = (("llm", "model"), ("explanations",), ("export",), ("export", "uri"))
 
 
 class StorageConfig(Config):
@@ -119,7 +119,8 @@ def input_uri(name: str, condition: str = "") -> Any:
 
 def output_uri(name: str) -> Any:
     """The field of the artifact `name` that a job makes."""
-    return Field(None, description=f"URI of the output; if null, it is <workspace>/{name}.")
+    own = " workspace:NAME is the folder NAME in the workspace." if name == "explanations" else ""
+    return Field(None, description=f"URI of the output; if null, it is <workspace>/{name}.{own}")
 
 
 class JobConfig(Config):
@@ -136,7 +137,7 @@ class JobConfig(Config):
     @model_validator(mode="before")
     @classmethod
     def _find_in_workspace(cls, values: Any) -> Any:
-        """`workspace:NAME` as a model, or as the folder of an export, is NAME in the workspace."""
+        """`workspace:NAME` as a model, explanations or an export is NAME in the workspace."""
         if not isinstance(values, Mapping) or not isinstance(values.get("workspace"), str):
             return values
         for keys in _MAY_BE_IN_WORKSPACE:

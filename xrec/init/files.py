@@ -1,5 +1,6 @@
 """What lies in a user's folder: each file's rows, and of each column what its values look like."""
 
+import re
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ _MAX_FILES = 40
 _SHOWN = 10
 _HEAD_BYTES = 65536
 _GZIP_WBITS = 31  # zlib's number for the header of gzip
+_OF_ARTIFACT = re.compile(rf"(.+?/)(?:{re.escape(MANIFEST)}$|_delta_log/|_xrec/)")
 
 
 @dataclass(frozen=True)
@@ -65,14 +67,15 @@ class Folder:
 def read_folder(location: Location) -> Folder:
     """Read every table below `location`, or the table that it is.
 
-    Folders with a `manifest.json` are artifacts, as in a project's workspace; they are skipped.
+    Artifacts, as in a project's workspace, are skipped: folders with a `manifest.json`, and tables.
     Raises ConfigError if it is a file of another kind, StorageNotFoundError if it is not there,
     DataError if it holds no table or one that cannot be read, and another StorageError if it must
     not be read.
     """
     if location.is_file():
         return _read_file(location)
-    names = _without_artifacts([name for name in location.files() if not _is_hidden(name)])
+    found = _without_artifacts(location.files())
+    names = [name for name in found if not _is_hidden(name)]
     if not names and not location.exists():
         raise StorageNotFoundError(f"{location}: there is no such folder; check --from")
     tables = [name for name in names if name.lower().endswith(TABLE_ENDINGS)]
@@ -103,9 +106,7 @@ def _is_hidden(name: str) -> bool:
 
 def _without_artifacts(names: Sequence[str]) -> list[str]:
     """The files that are in no artifact; `location` itself is read, whatever it holds."""
-    artifacts = tuple(
-        name.removesuffix(MANIFEST) for name in names if name.endswith(f"/{MANIFEST}")
-    )
+    artifacts = tuple({match[1] for match in map(_OF_ARTIFACT.match, names) if match})
     return [name for name in names if not name.startswith(artifacts)]
 
 

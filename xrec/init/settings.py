@@ -36,7 +36,6 @@ class Settings:
     max_rejected_share: float
     k: int
     max_pairs: int
-    rows_per_chunk: int
 
 
 def choose_settings(survey: Survey, machine: Machine) -> Settings:
@@ -72,7 +71,6 @@ def choose_settings(survey: Survey, machine: Machine) -> Settings:
         max_rejected_share=_allowed_share(survey.max_rejected_share),
         k=min(10, max(1, survey.num_items // 4)),
         max_pairs=max_pairs,
-        rows_per_chunk=256 if machine.num_gpus else 16,
     )
 
 

@@ -8,18 +8,18 @@ import pyarrow as pa
 
 from xrec.backfill.pairs import Batch, table_batches
 from xrec.bulk import (
-    ActorPool,
     BulkRun,
     Identity,
-    RunState,
+    RayPool,
+    Summary,
     clean_keys,
-    drive,
+    complete,
     listing_of,
     open_run,
     publish,
     tells_what_is_done,
-    this_process,
 )
+from xrec.bulk.publish import Describe
 from xrec.bulk.ray_actors import gpus_each
 from xrec.config.peers import PeerConfig
 from xrec.data.dataset import read_dataset
@@ -49,7 +49,7 @@ def texts_identity(config: PeerConfig) -> Identity:
         names.append("aspects")
     return Identity(
         kind="explanations",
-        config={"pairs": pairs, "rows_per_chunk": config.rows_per_chunk},
+        config={"pairs": pairs},
         inputs={str(name): manifest_of(config, name).fingerprint for name in names},
     )
 
@@ -57,8 +57,8 @@ def texts_identity(config: PeerConfig) -> Identity:
 def plan_texts(config: PeerConfig) -> BulkRun:
     """Plan the run, or open the plan that is there.
 
-    Raises ArtifactMismatchError, which names what differs, if the output belongs to another run;
-    DataError if there are no pairs, or they cannot be read; and what `texts_identity` raises.
+    Raises DataError if there are no pairs, or they cannot be read; what `texts_identity` and
+    `open_run` raise.
     """
     pairs = None if config.pairs is None else open_location(config.pairs, config.storage)
     return open_run(
@@ -93,42 +93,51 @@ def _pairs(config: PeerConfig) -> Iterator[Batch]:
 def write_peer_texts(config: PeerConfig) -> Manifest:
     """Write the texts that are missing, publish the table, and return its manifest.
 
-    If all are there, its manifest is returned at once; otherwise Ray must be initialised. Raises
-    what `plan_texts` raises; LeaseError if another driver is at work, LostTableError if one took
-    the run over, ClusterError if actors die one after the other. What is committed stays, and the
-    next call goes on from there.
+    If all are there, they are published at once; otherwise Ray must be initialised. Raises what
+    `plan_texts` and `complete` raise. What is done stays, and the next call goes on from there.
     """
-    run = plan_texts(config)
+    run, actors = plan_texts(config), config.actors
     if (manifest := publish_texts(run)) is not None:
         return manifest
-    num_pairs, actors = run.plan.record.num_rows, config.actors
-    pool = ActorPool(
-        run.worker_settings(MakePeerTask.of(config)),
-        num_actors=actors.num_actors,
-        cpus_per_actor=actors.cpus_per_actor,
-        gpus_per_actor=gpus_each(actors.device, actors.num_actors),
+    pool = RayPool(
+        max_actors=actors.num_actors,
+        min_actors=actors.min_actors,
+        cpus=actors.cpus_per_actor,
+        gpus=gpus_each(actors.device, actors.num_actors),
     )
-    with tells_what_is_done(run, "texts are written"), counter("texts", num_pairs) as show:
-        drive(run, pool, holder=this_process(), on_commit=lambda state: show(state.num_rows))
-    manifest = publish_texts(run)
+    with (
+        tells_what_is_done(run, "texts are written"),
+        counter("texts", run.record.num_rows) as show,
+    ):
+        manifest = complete(
+            run,
+            pool,
+            MakePeerTask.of(config),
+            "explanations",
+            _describe(run),
+            on_progress=lambda progress: show(progress.num_rows),
+        )
     assert manifest is not None
-    logger.info("%s: %d texts", run.plan.output, manifest.row_counts["explanations"])
+    logger.info("%s: %d texts", run.output, manifest.row_counts["explanations"])
     return manifest
 
 
 def publish_texts(run: BulkRun) -> Manifest | None:
-    """Write the manifest of a finished run and return it; None if pairs are left."""
+    """Publish a run that is done, and return its manifest; None if pairs are left."""
+    return publish(run, "explanations", _describe(run))
 
-    def describe(version: int, state: RunState) -> tuple[Mapping[str, int], Mapping[str, Any]]:
-        seconds = state.costs.get("seconds", 0.0)
+
+def _describe(run: BulkRun) -> Describe:
+    def of(summary: Summary) -> tuple[Mapping[str, int], Mapping[str, Any]]:
+        seconds = summary.costs.get("seconds", 0.0)
         return {
-            "explanations": state.num_ok,
-            "failed": state.num_failed,
-            "rejected": run.plan.record.num_rejected,
+            "explanations": summary.num_ok,
+            "failed": summary.num_failed,
+            "rejected": run.record.num_rejected,
         }, {
-            "failed_by_reason": state.failed,
+            "failed_by_reason": dict(summary.failed),
             "writing_seconds": seconds,
-            "pairs_per_second": state.num_rows / seconds if seconds else None,
+            "pairs_per_second": summary.num_rows / seconds if seconds else None,
         }
 
-    return publish(run, "explanations", describe)
+    return of

@@ -1,4 +1,4 @@
-"""Plans and drives a recommend run, and publishes its artifact."""
+"""Plans and drives a recommend run, and publishes its table."""
 
 import functools
 import logging
@@ -9,35 +9,57 @@ import pyarrow as pa
 import ray
 
 from xrec.bulk import (
-    ActorPool,
     BulkRun,
-    RunState,
+    Identity,
+    RayPool,
+    Summary,
+    Survey,
     clean_keys,
     drive,
     open_run,
     publish,
     tells_what_is_done,
-    this_process,
 )
-from xrec.bulk.row_format import OK
 from xrec.config.backfill import RecommendConfig
-from xrec.errors import ClusterError
+from xrec.data.cold_start import read_cold_start
+from xrec.errors import ClusterError, ConfigError
+from xrec.graph.artifact import check_graph_of_dataset
 from xrec.progress import counter
-from xrec.recommend.identity import KIND, identify_recommendations
 from xrec.recommend.tables import RankingTables
-from xrec.recommend.task import ROWS, load_task
-from xrec.storage import Manifest, storage_errors
+from xrec.recommend.task import FULL, ROWS, load_task
+from xrec.storage import Kind, Manifest, manifest_of
 
 logger = logging.getLogger("xrec")
 
+KIND: Kind = "recommendations"
 _LOST = ROWS.error_reason
+"""Why users failed with whom processes died; the next start tries them again."""
+
+
+def identify_recommendations(config: RecommendConfig) -> Identity:
+    """The run that `config` asks for; reads manifests and the tables of a cold start.
+
+    Raises ArtifactNotFoundError without dataset or graph, ArtifactMismatchError if the graph is of
+    another dataset, ConfigError if k is more than there are items or user_ids is empty.
+    """
+    dataset, graph = manifest_of(config, "dataset"), manifest_of(config, "graph")
+    check_graph_of_dataset(graph, dataset, config.artifact("graph"), config.artifact("dataset"))
+    num_items = graph.row_counts["items"]
+    if config.k > num_items:
+        raise ConfigError(f"k = {config.k}, but the dataset has {num_items} items; lower k")
+    if config.user_ids is not None and not config.user_ids:
+        raise ConfigError("user_ids is an empty list; name users, or leave it out for all")
+    user_ids = None if config.user_ids is None else sorted(set(config.user_ids))
+    inputs = {"dataset": dataset.fingerprint, "graph": graph.fingerprint}
+    if config.cold_start is not None:
+        inputs["cold_start"] = read_cold_start(config.cold_start, config.storage).fingerprint
+    return Identity(kind=KIND, config={"k": config.k, "user_ids": user_ids}, inputs=inputs)
 
 
 def plan_recommendations(config: RecommendConfig, tables: RankingTables) -> BulkRun:
     """Plan the run that `config` asks for, or open it if it was planned before.
 
-    Raises ArtifactMismatchError, which names what differs, if the output belongs to another run;
-    TableError if it holds other files, those of an older xrec for instance; and what
+    Raises TableError if the output holds other files, those of an older xrec for instance; and what
     `identify_recommendations` raises.
     """
     return open_run(
@@ -61,72 +83,51 @@ def _users(config: RecommendConfig, tables: RankingTables) -> tuple[pa.Table, pa
 def run_recommend(config: RecommendConfig, run: BulkRun, tables: RankingTables) -> Manifest:
     """Rank the users that are left, publish the table, and return its manifest.
 
-    Ray must be initialised. Raises LeaseError if another driver is at work, LostTableError if one
-    took the run over, ClusterError if processes died with users. What is committed stays, and the
-    next call goes on from there.
+    Ray must be initialised. Raises LeaseError if another driver is at work, ClusterError if
+    processes died with users, and what `publish` raises. What is done stays, and the next call goes
+    on from there.
     """
-    num_users, num_chunks = run.plan.record.num_rows, run.plan.record.num_chunks
+    num_users, num_chunks = run.record.num_rows, run.record.size.num_chunks
     logger.info("%d users in %d chunks, %d items of each", num_users, num_chunks, config.k)
-    pool = ActorPool(
-        run.worker_settings(functools.partial(load_task, ray.put(tables), config.k)),
-        num_actors=max(1, int(ray.cluster_resources().get("CPU", 1))),
-        cpus_per_actor=1,
-    )
+    is_lost = _LOST in Survey(run).summary.failed
     with (
         tells_what_is_done(run, "users are ranked"),
         counter("users ranked", num_users) as show,
     ):
-        state = drive(
+        progress = drive(
             run,
-            pool,
-            holder=this_process(),
-            retry=(_LOST,) if _num_lost(run) else (),
-            take_over=config.take_over,
-            on_commit=lambda state: show(state.num_rows),
+            RayPool(max_actors=max(1, int(ray.cluster_resources().get("CPU", 1)))),
+            functools.partial(load_task, ray.put(tables), config.k),
+            retry=(_LOST,) if is_lost else (),
+            alongside=config.alongside,
+            on_progress=lambda progress: show(progress.num_rows),
         )
-    if num_lost := state.failed.get(_LOST, 0):
+    if num_lost := progress.failed.get(_LOST, 0):
         raise ClusterError(
-            f"{num_lost} of {num_users} users are not ranked: {state.num_deaths} processes died, "
-            "which is often for lack of memory. Give the cluster more memory or fewer CPUs, and "
-            "run the same command again, which does these users again"
+            f"{num_lost} of {num_users} users are not ranked: {progress.num_deaths} processes "
+            "died, which is often for lack of memory. Give the cluster more memory or fewer CPUs, "
+            "and run the same command again, which does these users again"
         )
-    manifest = _publish(run)
+    manifest = publish(run, KIND, _describe)
     assert manifest is not None
     return manifest
 
 
 def publish_recommendations(run: BulkRun) -> Manifest | None:
-    """Write the manifest of a finished run and return it; None if users are left.
+    """Publish a run that is done, and return its manifest; None if users are left.
 
-    They are left while users that were lost are tried again, too: what was finished before lacks
-    them. Nothing is written if the manifest is there already.
+    Users that were lost are left, too.
     """
-    state = run.state()
-    if state is None or state.state != "finished" or _LOST in state.failed:
+    survey = Survey(run)
+    if not survey.is_done or _LOST in survey.summary.failed:
         return None
-    return _publish(run)
+    return publish(run, KIND, _describe)
 
 
-def _publish(run: BulkRun) -> Manifest | None:
-    return publish(run, KIND, functools.partial(_describe, run))
-
-
-def _describe(
-    run: BulkRun, version: int, state: RunState
-) -> tuple[Mapping[str, int], Mapping[str, Any]]:
-    k = run.plan.record.identity.config["k"]
-    with storage_errors(run.table.location.uri):
-        last_ranks = run.table.snapshot(version).dataset([("status", "=", OK), ("rank", "=", k)])
-        num_full = last_ranks.count_rows()  # a user with an item of rank k has all k items
+def _describe(summary: Summary) -> tuple[Mapping[str, int], Mapping[str, Any]]:
     counts = {
-        "recommendations": state.num_ok_rows,
-        "users": state.num_rows,
-        "users_without_items": state.num_failed,
+        "recommendations": summary.num_ok_rows,
+        "users": summary.num_rows,
+        "users_without_items": summary.num_failed,
     }
-    return counts, {"users_with_fewer_than_k": state.num_rows - num_full}
-
-
-def _num_lost(run: BulkRun) -> int:
-    """How many users could not be ranked; a later driver tries them again."""
-    state = run.state()
-    return state.failed.get(_LOST, 0) if state else 0
+    return counts, {"users_with_fewer_than_k": summary.num_rows - round(summary.costs[FULL])}

@@ -16,6 +16,8 @@ from xrec.graph.ranking import SeenItems, top_k_items
 from xrec.recommend.tables import RankingTables
 
 ALL_SEEN = "all_items_seen"
+FULL = "users_with_k"
+"""The cost that counts users for whom there are k items."""
 
 ROWS = RowFormat(
     keys=("user_id",),
@@ -83,7 +85,11 @@ class RankingTask:
             }
         )
         without = pa.table({"user_id": self._ids(users[items[:, 0] < 0])})
-        return Outcome(ok, self.fail(without, ALL_SEEN, "the user has seen every item"))
+        return Outcome(
+            ok,
+            self.fail(without, ALL_SEEN, "the user has seen every item"),
+            {FULL: int((items[:, -1] >= 0).sum())},
+        )
 
     def fail(self, rows: pa.Table, reason: str, message: str) -> pa.Table:
         """The users as failed rows."""

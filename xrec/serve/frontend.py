@@ -70,9 +70,7 @@ class Frontend:
         watch = await asyncio.to_thread(
             BackfillWatch, config, inputs.fingerprints, self._read_through, self._recorder
         )
-        lookup = await asyncio.to_thread(
-            read_lookup, config, inputs.fingerprints, self._read_through.lookup
-        )
+        lookup = await asyncio.to_thread(read_lookup, config, inputs.fingerprints)
         if self._watch is not None:
             self._watch.cancel()
         self._service.catalogue = self._read_through.catalogue = inputs.catalogue

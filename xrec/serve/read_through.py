@@ -173,7 +173,7 @@ class ReadThrough:
         except XRecError as error:  # the storage does not answer, or a file is gone
             logger.error("the backfill cannot be read, the model is asked instead: %s", error)
             return None
-        self._recorder.set(metrics.CACHE_BYTES, lookup.cache.num_bytes, {"cache": "backfill"})
+        self._recorder.set(metrics.CACHE_BYTES, lookup.num_bytes, {"cache": "backfill"})
         return row
 
     def _cut(

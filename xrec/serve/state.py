@@ -1,18 +1,17 @@
 """The inputs of a frontend, read from its artifacts, and the watch for a new backfill."""
 
 import asyncio
-import hashlib
 import logging
 from dataclasses import dataclass
 
 from xrec.adapter.artifact import read_adapter
 from xrec.backfill.identity import arithmetic
 from xrec.backfill.lookup import ExplanationLookup, open_lookup
-from xrec.bulk.lookup import LookupCache
+from xrec.bulk.run import Base, base_of
 from xrec.config.serve import ServeConfig
 from xrec.data.cold_start import read_cold_start
 from xrec.data.dataset import read_dataset
-from xrec.errors import ArtifactNotFoundError, StorageNotFoundError, XRecError
+from xrec.errors import ArtifactNotFoundError, XRecError
 from xrec.generate.loading import model_fingerprint_of, model_inputs
 from xrec.graph.artifact import check_graph_of_dataset, read_graph
 from xrec.graph.cold_start import extend_with_new
@@ -20,7 +19,8 @@ from xrec.serve import metrics
 from xrec.serve.catalogue import Catalogue
 from xrec.serve.metrics import Recorder
 from xrec.serve.read_through import ReadThrough
-from xrec.storage import MANIFEST, Location, differing_fields, location_of
+from xrec.storage import Location, differing_fields, location_of
+from xrec.storage.delta import open_log
 
 logger = logging.getLogger("xrec")
 
@@ -63,20 +63,16 @@ def read_inputs(config: ServeConfig) -> Inputs:
     return Inputs(catalogue, model_inputs(adapter, graph.manifest))
 
 
-def read_lookup(
-    config: ServeConfig,
-    fingerprints: dict[str, str],
-    earlier: ExplanationLookup | None = None,
-) -> ExplanationLookup | None:
-    """Open the backfill that the config names; return None if there is no finished one yet.
+def read_lookup(config: ServeConfig, fingerprints: dict[str, str]) -> ExplanationLookup | None:
+    """Open the backfill that the config names; return None if none is published yet.
 
-    What `earlier` has in memory of files that the backfill still has is kept.
-
-    Raises ArtifactMismatchError if another model or an older xrec wrote it.
+    Raises ArtifactMismatchError if another model wrote it.
     """
-    cache = earlier.cache if earlier else LookupCache(int(config.read_through.backfill_mib * 2**20))
+    max_bytes = int(config.read_through.backfill_mib * 2**20)
     try:
-        lookup = open_lookup(_explanations(config).shared_uri, fingerprints, cache, config.storage)
+        lookup = open_lookup(
+            _explanations(config).shared_uri, fingerprints, max_bytes, config.storage
+        )
     except ArtifactNotFoundError as error:
         logger.warning("%s; until it is there, all texts are generated", error)
         return None
@@ -89,7 +85,7 @@ def read_lookup(
 class BackfillWatch:
     """Gives each new version of the backfill to `read_through`.
 
-    It reads the backfill's manifest every `refresh_seconds`, which is one small request.
+    It looks at the table's log every `refresh_seconds`, which is a few small requests.
     """
 
     def __init__(
@@ -105,7 +101,7 @@ class BackfillWatch:
             read_through,
             recorder,
         )
-        self._seen = self._manifest_hash()
+        self._seen = self._newest()
 
     async def watch(self) -> None:
         """Look again and again until cancelled."""
@@ -117,12 +113,10 @@ class BackfillWatch:
     async def look(self) -> None:
         """Look once. A backfill that cannot be read, or is another model's, is only logged."""
         try:
-            seen = await asyncio.to_thread(self._manifest_hash)
+            seen = await asyncio.to_thread(self._newest)
             if seen == self._seen:
                 return
-            lookup = await asyncio.to_thread(
-                read_lookup, self._config, self._fingerprints, self._read_through.lookup
-            )
+            lookup = await asyncio.to_thread(read_lookup, self._config, self._fingerprints)
         except XRecError as error:
             logger.error("the new version of the backfill is not used: %s", error)
             self._recorder.increase(metrics.REFRESHES, {"outcome": "refused"})
@@ -144,17 +138,14 @@ class BackfillWatch:
         if lookup is None:
             return
         try:
-            num_files = await asyncio.to_thread(lookup.read_footers)
+            num_files = await asyncio.to_thread(lookup.read_ahead)
         except XRecError as error:
             logger.warning("the footers of the backfill are not read ahead: %s", error)
             return
         logger.info("the footers of %d files of the backfill are in memory", num_files)
 
-    def _manifest_hash(self) -> str:
-        try:
-            return hashlib.sha256((_explanations(self._config) / MANIFEST).read_bytes()).hexdigest()
-        except StorageNotFoundError:
-            return ""
+    def _newest(self) -> Base:
+        return base_of(open_log(_explanations(self._config)))
 
 
 def _explanations(config: ServeConfig) -> Location:

@@ -2,6 +2,7 @@
 
 from xrec.storage.artifact import (
     MANIFEST,
+    TABLES,
     Kind,
     Manifest,
     content_hash,
@@ -9,6 +10,7 @@ from xrec.storage.artifact import (
     fingerprint_of,
     finished,
     is_begun,
+    make_manifest,
     read_manifest,
     run_fingerprint,
     write_manifest,
@@ -23,6 +25,7 @@ from xrec.storage.uri import check_access, open_location
 
 __all__ = [
     "MANIFEST",
+    "TABLES",
     "Kind",
     "Location",
     "Manifest",
@@ -35,6 +38,7 @@ __all__ = [
     "finished",
     "is_begun",
     "location_of",
+    "make_manifest",
     "manifest_of",
     "open_location",
     "parquet_bytes",

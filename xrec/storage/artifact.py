@@ -7,8 +7,8 @@ fingerprints. `run` covers kind, settings and inputs, so it is known before the 
 whether an output belongs to this run. `fingerprint` covers the content too: artifacts that are made
 from this one record it among their inputs.
 
-Some artifacts are a table (xrec.table) with several versions: their manifest names the version that
-counts, and no files.
+Explanations and recommendations are tables (xrec.bulk): their manifest stands in the commit that
+published them, and names no files.
 """
 
 import hashlib
@@ -47,6 +47,9 @@ Kind = Literal[
     "judgements",
 ]
 
+
+TABLES: tuple[Kind, ...] = ("explanations", "recommendations")
+"""The artifacts that are tables with versions."""
 
 _MADE_BY: Mapping[Kind, str] = {
     "annotations": "xrec annotate",
@@ -116,7 +119,8 @@ def finished(
 ) -> Manifest | None:
     """The manifest if this very run was finished at `location`; None if nothing is finished there.
 
-    Raises ArtifactMismatchError, with the fields that differ, if another run's artifact is there.
+    Raises ArtifactMismatchError, with the fields that differ, if another run's artifact is there. A
+    table may have the rows of another run, which the next one replaces: None then.
     """
     try:
         manifest = read_manifest(location, kind)
@@ -124,6 +128,8 @@ def finished(
         return None
     if manifest.run == run_fingerprint(kind, config, inputs):
         return manifest
+    if kind in TABLES:
+        return None
     differences = differing_fields(
         {**manifest.config, "inputs": manifest.inputs, "schema_version": manifest.schema_version},
         {**config, "inputs": dict(inputs), "schema_version": SCHEMA_VERSION},
@@ -131,7 +137,7 @@ def finished(
     raise ArtifactMismatchError(
         f"{location}: holds the {kind} of another run:\n"
         + "\n".join(f"  {line}" for line in differences)
-        + "\ngive another output URI, or delete that one"
+        + "\ngive another output URI, or let xrec run --redo make it again"
     )
 
 
@@ -155,12 +161,11 @@ def is_begun(
     raise ArtifactMismatchError(
         f"{output}: holds another run, begun and not finished:\n"
         + "\n".join(f"  {line}" for line in differences)
-        + f"\ngive another output URI ({kind}), or delete that one"
+        + f"\ngive another output URI ({kind}), or let xrec run --redo make it again"
     )
 
 
-def write_manifest(
-    location: Location,
+def make_manifest(
     kind: Kind,
     *,
     config: Mapping[str, Any],
@@ -171,9 +176,9 @@ def write_manifest(
     row_counts: Mapping[str, int] | None = None,
     metrics: Mapping[str, Any] | None = None,
 ) -> Manifest:
-    """Finish an artifact: write its manifest, and return it.
+    """The manifest of an artifact.
 
-    files: the content hash of each file, by its path below `location`.
+    files: the content hash of each file, by its path below the artifact's location.
     version: of the table instead, if the artifact is one.
     content: what tells this content from others of the same run, as a JSON value; `files` or
         `version` if it is None.
@@ -183,7 +188,7 @@ def write_manifest(
     run = run_fingerprint(kind, config, inputs)
     if content is None:
         content = dict(files or {}) if version is None else version
-    manifest = Manifest(
+    return Manifest(
         kind=kind,
         schema_version=SCHEMA_VERSION,
         config=dict(config),
@@ -197,16 +202,26 @@ def write_manifest(
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         version=version,
     )
+
+
+def write_manifest(location: Location, kind: Kind, **parts: Any) -> Manifest:
+    """Finish an artifact: write its manifest, made of `parts` by `make_manifest`, and return it."""
+    manifest = make_manifest(kind, **parts)
     (location / MANIFEST).write_bytes(manifest.to_bytes())
     return manifest
 
 
 def read_manifest(location: Location, kind: Kind) -> Manifest:
-    """The manifest at `location`.
+    """The manifest at `location`; that of a table is of its newest version.
 
     Raises ArtifactNotFoundError if there is none, ArtifactMismatchError if it is of another kind or
     schema version.
     """
+    if kind in TABLES:
+        # It imports deltalake, which most commands do not need.
+        from xrec.storage.delta import published_manifest
+
+        return _of_kind(published_manifest(location, kind), location, kind)
     try:
         data = (location / MANIFEST).read_bytes()
     except StorageNotFoundError as error:
@@ -222,6 +237,10 @@ def read_manifest(location: Location, kind: Kind) -> Manifest:
             f"{location / MANIFEST}: not a manifest that this version ({__version__}) reads: "
             f"{error}"
         ) from error
+    return _of_kind(manifest, location, kind)
+
+
+def _of_kind(manifest: Manifest, location: Location, kind: Kind) -> Manifest:
     if manifest.kind != kind:
         raise ArtifactMismatchError(
             f"{location}: holds a {manifest.kind} artifact, expected a {kind} artifact; "

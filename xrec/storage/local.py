@@ -8,7 +8,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -69,6 +69,11 @@ class LocalLocation(Location):
                 os.link(temporary, self.path)
             except FileExistsError:
                 return False
+            except OSError:
+                # On NFS the answer of a link that was made may be lost.
+                if os.stat(temporary).st_nlink != 2:
+                    raise
+            _flush_folder(os.path.dirname(self.path))
         return True
 
     def copy_to(self, target: Location) -> None:
@@ -93,6 +98,21 @@ class LocalLocation(Location):
             ]
         return sorted(found)
 
+    def sizes(self) -> dict[str, int]:
+        """See Location."""
+        with storage_errors(self.uri):
+            sizes = {}
+            with suppress(FileNotFoundError), os.scandir(self.path) as found:
+                for each in found:
+                    with suppress(FileNotFoundError):  # it was deleted meanwhile
+                        if each.is_file():
+                            sizes[each.name] = each.stat().st_size
+            return sizes
+
+    def delta_options(self) -> dict[str, str] | None:
+        """See Location."""
+        return None
+
     def arrow_filesystem(self) -> pyarrow.fs.FileSystem:
         """See Location."""
         return pyarrow.fs.LocalFileSystem()
@@ -105,6 +125,15 @@ def _unless_missing(error: OSError) -> None:
     """Let a folder that is not there, or was deleted meanwhile, be empty."""
     if not isinstance(error, FileNotFoundError | NotADirectoryError):
         raise error
+
+
+def _flush_folder(folder: str) -> None:
+    """Let a name in the folder outlive a power failure."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager

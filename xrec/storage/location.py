@@ -141,6 +141,24 @@ class Location(ABC):
         """Paths of all files below this folder, relative to it, sorted; none without a folder."""
 
     @abstractmethod
+    def sizes(self) -> dict[str, int]:
+        """The bytes of each file that lies in this folder itself, by name; none without one."""
+
+    def folders(self) -> list[str]:
+        """The names of the folders that lie in this folder itself, sorted; none without one."""
+        with storage_errors(self.uri):
+            try:
+                found = self.fs.ls(self.path, detail=True)
+            except FileNotFoundError:
+                return []
+        names = (each["name"].rstrip("/") for each in found if each["type"] == "directory")
+        return sorted(name.rpartition("/")[2] for name in names)
+
+    @abstractmethod
+    def delta_options(self) -> dict[str, str] | None:
+        """What deltalake's own client needs in order to use this store."""
+
+    @abstractmethod
     def arrow_filesystem(self) -> pyarrow.fs.FileSystem:
         """The same file system for pyarrow and Ray, to be used with `path`."""
 

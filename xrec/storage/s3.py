@@ -89,6 +89,34 @@ class S3Location(Location):
         """See Location."""
         return pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(self.fs))
 
+    def sizes(self) -> dict[str, int]:
+        """See Location."""
+        with storage_errors(self.uri):
+            try:
+                found = self.fs.ls(self.path, detail=True, refresh=True)
+            except FileNotFoundError:
+                return {}
+        return {
+            each["name"].rpartition("/")[2]: int(each["size"])
+            for each in found
+            if each["type"] == "file"
+        }
+
+    def delta_options(self) -> dict[str, str]:
+        """See Location; deltalake has a client of its own, which reads the AWS variables too."""
+        fs, config = self.fs, self.fs.config_kwargs
+        options = {
+            "AWS_ALLOW_HTTP": "true",  # only if the endpoint is http://
+            "AWS_ENDPOINT_URL": fs.endpoint_url,
+            "AWS_REGION": (fs.client_kwargs or {}).get("region_name"),
+            "AWS_ACCESS_KEY_ID": fs.key,
+            "AWS_SECRET_ACCESS_KEY": fs.secret,
+            "connect_timeout": f"{config['connect_timeout']:g}s",
+            "timeout": f"{config['read_timeout']:g}s",
+            "max_retries": str(config["retries"]["total_max_attempts"] - 1),
+        }
+        return {name: str(value) for name, value in options.items() if value}
+
     def check_access(self, storage: StorageConfig) -> None:
         """Send one HEAD request on the bucket, without retries.
 

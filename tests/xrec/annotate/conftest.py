@@ -1,18 +1,31 @@
 """A stage's actor in the test's own process; Ray need not be started."""
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
 from ray import cloudpickle
 
 from tests.xrec.bulk.toy_run import PoolHere
+from xrec.bulk import Summary
+from xrec.bulk.worker import WorkerSettings
+
+
+class PickledPool(PoolHere):
+    """Gets its settings as bytes, as processes of Ray do."""
+
+    def summaries(
+        self, settings: WorkerSettings, chunks: Sequence[int]
+    ) -> Iterator[tuple[int, Summary]]:
+        """See Pool."""
+        return super().summaries(cloudpickle.loads(cloudpickle.dumps(settings)), chunks)
 
 
 @pytest.fixture
 def actor_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One actor in this process, which gets its settings as bytes all the same."""
+    """One actor in this process."""
 
-    def pool_here(settings: Any, **actors: Any) -> PoolHere:
-        return PoolHere(cloudpickle.loads(cloudpickle.dumps(settings)))
+    def pool_here(**actors: Any) -> PoolHere:
+        return PickledPool()
 
-    monkeypatch.setattr("xrec.annotate.run.ActorPool", pool_here)
+    monkeypatch.setattr("xrec.annotate.run.RayPool", pool_here)

@@ -1,6 +1,5 @@
 """Which aspects a dataset gets from annotations, from a stage's table as the stage writes it."""
 
-from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -41,12 +40,10 @@ def _aspects(
     )
     outcome = task.do(pa.table({"aspect": training}))
 
-    def batches(*_: Any) -> Iterator[pa.Table]:
-        return iter([pairs])
-
+    table = SimpleNamespace(batches=lambda columns: iter([pairs]))
     monkeypatch.setattr(read, "read_stage", lambda *_: outcome.ok)
     monkeypatch.setattr(read, "read_failed", lambda *_: outcome.failed)
-    monkeypatch.setattr(read, "stage_batches", batches)
+    monkeypatch.setattr(read, "stage_table", lambda *_: table)
     manifest: Any = SimpleNamespace(
         metrics={"tables": {"aspects": 1, "pairs": 1}},
         config={"vocabulary": config.model_dump(mode="json"), "annotator": {"language": language}},

@@ -11,18 +11,25 @@ import pytest
 from tests.object_store import ObjectStore
 from tests.xrec.annotate.review_files import annotate_config, review, write_json_lines
 from tests.xrec.annotate.toy_annotator import REFUSED, quoting_spec
-from tests.xrec.bulk.toy_run import Killed, PoolHere
 from xrec.annotate.annotator import AnnotatorSpec
 from xrec.annotate.phrases import phrases_spec
 from xrec.annotate.read import read_annotations
 from xrec.annotate.reviews import keep_source
 from xrec.annotate.run import run_annotate
+from xrec.annotate.tables import read_stage
+from xrec.bulk.result import ResultFolder
 from xrec.config.annotate import AnnotateConfig
 from xrec.config.data import SplitShares
 from xrec.config.shared import StorageConfig
 from xrec.data.assemble import assemble
-from xrec.errors import ArtifactMismatchError, ConfigError, DataError, XRecError
-from xrec.storage import Location, Manifest
+from xrec.errors import (
+    ArtifactMismatchError,
+    ArtifactNotFoundError,
+    ConfigError,
+    DataError,
+    XRecError,
+)
+from xrec.storage import Location, Manifest, open_location
 
 pytestmark = pytest.mark.usefixtures("actor_here")
 
@@ -221,32 +228,31 @@ def test_run_low_rated_reviews_count_against_their_items_and_are_in_nothing_else
     assert found == {(0, "loud"): (0, 1), (1, "warm"): (1, 0)}
 
 
-def test_run_killed_between_commits_asks_only_for_what_is_left(
+def test_run_stopped_amid_a_chunk_asks_only_for_what_is_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = annotate_config(tmp_path / "ws", _town(tmp_path), rows_per_chunk=4)
     spec = quoting_spec(tmp_path)
-    whole_wait, num_waits = PoolHere.wait, 0
+    create, num_results = ResultFolder.create, 0
 
-    def wait(pool: PoolHere, timeout_seconds: float) -> Any:
-        nonlocal num_waits
-        num_waits += 1
-        if num_waits == 12:
-            raise Killed
-        return whole_wait(pool, timeout_seconds)
+    def create_or_stop(*arguments: Any) -> Any:
+        nonlocal num_results
+        num_results += 1
+        if num_results == 12:
+            raise KeyboardInterrupt
+        return create(*arguments)
 
-    monkeypatch.setattr(PoolHere, "wait", wait)
-    with pytest.raises(Killed):
-        _run(config, spec)
-    monkeypatch.undo()
-    monkeypatch.setattr("xrec.annotate.run.ActorPool", lambda settings, **_: PoolHere(settings))
-    asked_before = Counter((tmp_path / "asked").read_text().split("\n"))
+    with monkeypatch.context() as patch:
+        patch.setattr(ResultFolder, "create", create_or_stop)
+        with pytest.raises(KeyboardInterrupt):
+            _run(config, spec)
+    num_asked_before = len((tmp_path / "asked").read_text().splitlines())
     assert _run(config, spec) is not None
-    asked = Counter((tmp_path / "asked").read_text().split("\n"))
-    assert len(asked) - 1 == NUM_ITEMS + NUM_USERS + NUM_USERS * REVIEWS_PER_USER
-    twice = [line for line, count in asked.items() if count > 1 and line]
-    assert len(twice) <= 8  # at most what was under way, of two chunks
-    assert sum(asked_before.values()) > 8
+    asked = Counter((tmp_path / "asked").read_text().splitlines())
+    assert len(asked) == NUM_ITEMS + NUM_USERS + NUM_USERS * REVIEWS_PER_USER
+    twice = [line for line, count in asked.items() if count > 1]
+    assert 0 < len(twice) <= 4  # the chunk that was under way
+    assert num_asked_before > 4
     source = read_annotations(config.artifact("annotations"), StorageConfig())
     assert source.explanations.num_rows == NUM_USERS * REVIEWS_PER_USER
 
@@ -313,6 +319,39 @@ def test_run_carries_texts_whose_inputs_are_the_same(tmp_path: Path) -> None:
     }
 
 
+def test_run_carries_what_there_is_and_a_wrong_uri_is_an_error(tmp_path: Path) -> None:
+    path = _town(tmp_path)
+    limited = annotate_config(tmp_path / "ws", path, limit=NUM_ITEMS)
+    assert _run(limited, quoting_spec(tmp_path)) is None  # only the items are published
+    (tmp_path / "asked").unlink()
+    carrying = annotate_config(tmp_path / "ws2", path, carry_from=limited.artifact("annotations"))
+    assert _run(carrying, quoting_spec(tmp_path)) is not None
+    num_asked = len((tmp_path / "asked").read_text().splitlines())
+    assert num_asked == NUM_USERS + NUM_USERS * REVIEWS_PER_USER
+    nowhere = annotate_config(tmp_path / "ws3", path, carry_from=str(tmp_path / "nowhere"))
+    with pytest.raises(ArtifactNotFoundError, match=r"carry_from: .*nowhere: there are no annot"):
+        _run(nowhere, quoting_spec(tmp_path))
+
+
+def test_run_of_names_that_a_retry_found_has_them_in_the_vocabulary(tmp_path: Path) -> None:
+    rows = [review("a", "1", "refuse loud"), review("b", "1", "warm"), review("c", "2", "warm")]
+    path = write_json_lines(tmp_path / "reviews.jsonl", rows)
+    hashed = {"by": "hash", "test": 0, "validation": 0}
+    config = annotate_config(tmp_path / "ws", path, split=hashed)
+    assert _run(config, quoting_spec(tmp_path)) is not None
+    (tmp_path / "mended").touch()
+    retried = _run(config.model_copy(update={"retry_failed": (REFUSED,)}), quoting_spec(tmp_path))
+    assert retried is not None
+    names = read_stage(
+        open_location(config.artifact("annotations")),
+        "aspects",
+        retried.metrics["tables"]["aspects"],
+        ("aspect",),
+        StorageConfig(),
+    )
+    assert names["aspect"].to_pylist() == ["loud", "refuse", "warm"]
+
+
 def test_run_carries_no_text_of_an_annotator_that_had_learned_something_else(
     tmp_path: Path,
 ) -> None:
@@ -349,7 +388,7 @@ def test_run_beyond_its_budget_ends_and_goes_on_with_a_larger_one(tmp_path: Path
     with pytest.raises(_BudgetError):
         _run(config, quoting_spec(tmp_path, check_costs=check))
     num_asked = len((tmp_path / "asked").read_text().splitlines())
-    assert num_asked == NUM_ITEMS + NUM_USERS  # a driver commits every two seconds
+    assert num_asked == NUM_ITEMS + NUM_USERS  # costs are looked at every two seconds
     manifest = _run(config, quoting_spec(tmp_path))
     assert manifest is not None
     assert manifest.metrics["costs"]["asked"] == NUM_ITEMS + NUM_USERS * (1 + REVIEWS_PER_USER)

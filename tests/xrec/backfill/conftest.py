@@ -36,35 +36,20 @@ MakeConfig = Callable[..., BackfillConfig]
 def _write_tables(folder: Path) -> None:
     """Write users u0.., items i0.., and an item `wordy` whose profile is too long for a prompt."""
     folder.mkdir()
-    items = [
-        {"item_id": f"i{index}", "title": f"Place {index}", "profile": "Quiet, with a garden."}
-        for index in range(NUM_ITEMS - 1)
-    ]
+    users, items = range(NUM_USERS), range(NUM_ITEMS - 1)
+    seen = [(user, (user + step) % len(items)) for user in users for step in range(3)]
+    garden = "Quiet, with a garden."
     tables = {
-        "users": [
-            {"user_id": f"u{index}", "profile": f"Guest number {index}."}
-            for index in range(NUM_USERS)
-        ],
+        "users": [{"user_id": f"u{user}", "profile": f"Guest number {user}."} for user in users],
         "items": [
-            *items,
+            *({"item_id": f"i{n}", "title": f"Place {n}", "profile": garden} for n in items),
             {"item_id": "wordy", "title": "Wordy", "profile": "garden " * MAX_PROMPT_TOKENS},
         ],
         "interactions": [
-            {
-                "user_id": f"u{user}",
-                "item_id": f"i{(user + step) % (NUM_ITEMS - 1)}",
-                "split": "train",
-            }
-            for user in range(NUM_USERS)
-            for step in range(3)
+            {"user_id": f"u{user}", "item_id": f"i{item}", "split": "train"} for user, item in seen
         ],
         "explanations": [
-            {
-                "user_id": "u0",
-                "item_id": "i4",
-                "explanation": "The garden is quiet.",
-                "split": "test",
-            }
+            {"user_id": "u0", "item_id": "i4", "explanation": "The garden is.", "split": "test"}
         ],
     }
     for name, rows in tables.items():
@@ -167,3 +152,10 @@ def muted(tmp_path: Path) -> Path:
     """A file; while it is there, a toy engine has no text for some pairs."""
     (tmp_path / "muted").touch()
     return tmp_path / "muted"
+
+
+@pytest.fixture
+def called(tmp_path: Path) -> Path:
+    """The folder in which toy engines write their pairs."""
+    (tmp_path / "calls").mkdir()
+    return tmp_path / "calls"

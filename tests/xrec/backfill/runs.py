@@ -10,10 +10,11 @@ import pyarrow as pa
 import pyarrow.dataset as pads
 
 from xrec.backfill import open_backfill, run_backfill
-from xrec.backfill.task import load_task_explainer
+from xrec.backfill.task import MakeExplainTask, load_task_explainer
 from xrec.bulk import BulkRun
 from xrec.config.backfill import BackfillConfig, TablePairs
-from xrec.storage import Location, Manifest, open_location, parquet_bytes, read_manifest
+from xrec.generate.explainer import Explainer
+from xrec.storage import Location, open_location, parquet_bytes
 
 
 def plan(config: BackfillConfig, pairs: pa.Table | None = None) -> BulkRun:
@@ -23,10 +24,15 @@ def plan(config: BackfillConfig, pairs: pa.Table | None = None) -> BulkRun:
 
 def run(
     config: BackfillConfig, pairs: pa.Table | None = None, load: Any = load_task_explainer
-) -> Manifest:
-    """Do a whole run."""
+) -> Any:
+    """Do a whole run; returns the manifest, or None if the limit ended it."""
     given = config if pairs is None else with_pairs(config, pairs)
     return run_backfill(given, open_backfill(given), load)
+
+
+def never(made: MakeExplainTask) -> Explainer:
+    """A function for `load` where no actor may be started."""
+    raise AssertionError(f"an actor was started for {made.sources.dataset}")
 
 
 def with_pairs(config: BackfillConfig, pairs: pa.Table) -> BackfillConfig:
@@ -39,41 +45,26 @@ def with_pairs(config: BackfillConfig, pairs: pa.Table) -> BackfillConfig:
 
 
 def output_of(config: BackfillConfig) -> Location:
-    """Return where a run is written."""
+    """Where a run is written."""
     return open_location(config.artifact("explanations"), config.storage)
 
 
-def published_rows(output: Location, failed: bool = False) -> list[dict[str, Any]]:
-    """Return the explanations, or the failed rows, of the version that the manifest names.
+def published_rows(
+    output: Location, failed: bool = False, version: int | None = None
+) -> list[dict[str, Any]]:
+    """The explanations, or the failed rows, of a version of the table, the newest by default.
 
     They are sorted by user and item, and columns of the other status are left out.
     """
-    return rows_at(output, read_manifest(output, "explanations").version, failed)
-
-
-def rows_at(output: Location, version: int | None, failed: bool = False) -> list[dict[str, Any]]:
-    """The rows of a version, or of the newest one, as `published_rows` gives them."""
-    options = _options(output) if output.uri.startswith("s3://") else None
-    table = deltalake.DeltaTable(output.shared_uri, version=version, storage_options=options)
-    rows = (
-        table.to_pyarrow_dataset()
-        .to_table(filter=pads.field("status") == ("failed" if failed else "ok"))
-        .to_pylist()
+    table = deltalake.DeltaTable(
+        output.shared_uri, version=version, storage_options=output.delta_options()
     )
+    status = pads.field("status") == ("failed" if failed else "ok")
+    rows = table.to_pyarrow_dataset().to_table(filter=status).to_pylist()
     kept = [{name: value for name, value in row.items() if value is not None} for row in rows]
     return sorted(kept, key=lambda row: (row["user_id"], row["item_id"]))
 
 
-def _options(output: Location) -> dict[str, str]:
-    return {
-        "AWS_ENDPOINT_URL": output.fs.endpoint_url,
-        "AWS_ACCESS_KEY_ID": output.fs.key,
-        "AWS_SECRET_ACCESS_KEY": output.fs.secret,
-        "AWS_REGION": "us-east-1",
-        "AWS_ALLOW_HTTP": "true",
-    }
-
-
 def pairs_of(rows: list[dict[str, Any]]) -> list[str]:
-    """Return each row's pair as the text "USER ITEM"."""
+    """Each row's pair as the text "USER ITEM"."""
     return [f"{row['user_id']} {row['item_id']}" for row in rows]

@@ -1,4 +1,4 @@
-"""A second run generates only what changed; the rest is carried from the first run."""
+"""A later run generates only what changed; the rest is taken over from what is published."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,153 +8,110 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.xrec.backfill.runs import output_of, pairs_of, plan, published_rows, run
+from tests.xrec.backfill.runs import never, output_of, pairs_of, plan, published_rows, run
 from tests.xrec.backfill.toy_engines import Toy, calls
-from xrec.errors import ArtifactNotFoundError
+from tests.xrec.bulk.conftest import Place
+from tests.xrec.bulk.toy_run import toy_run
+from xrec.config.shared import StorageConfig
+from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError
+
+pytestmark = pytest.mark.usefixtures("actors_here")
 
 MakeConfig = Callable[..., Any]
+MakePairs = Callable[..., pa.Table]
 FIRST = tuple(f"u{user} i{item}" for user in range(12) for item in range(3))
+SIX = FIRST[:6]
 TEXT = {"max_words": None, "max_phrase_repeats": None}  # the same as in conftest
-NEW = ("u0 i3", "u5 i4")
 
 
-@pytest.fixture
-def called(tmp_path: Path) -> Path:
-    """The folder in which toy engines write their pairs."""
-    (tmp_path / "calls").mkdir()
-    return tmp_path / "calls"
+def _with_table(folder: Path, name: str, **columns: str) -> dict[str, str]:
+    """A cold start that gives a known user or item other texts."""
+    pq.write_table(pa.table({name: [text] for name, text in columns.items()}), folder / name)
+    return {name: str(folder / name)}
 
 
-def _with_profile(folder: Path, user_id: str, profile: str) -> dict[str, str]:
-    """Return a cold start that gives a known user another profile."""
-    pq.write_table(
-        pa.table({"user_id": [user_id], "profile": [profile]}), folder / f"{user_id}.parquet"
-    )
-    return {"users": str(folder / f"{user_id}.parquet")}
-
-
-@pytest.mark.usefixtures("actors_here")
-@pytest.mark.parametrize("is_compacted", [False, True])
 def test_carry_generates_only_new_pairs_and_those_of_a_changed_profile(
-    make_config: MakeConfig,
-    pairs: Callable[..., pa.Table],
-    tmp_path: Path,
-    called: Path,
-    is_compacted: bool,
+    make_config: MakeConfig, pairs: MakePairs, tmp_path: Path, called: Path
 ) -> None:
-    config = make_config(rows_per_chunk=8, upkeep={"compact": is_compacted})
+    config = make_config(rows_per_chunk=8)
+    output = output_of(config)
     run(config, pairs(*FIRST), load=Toy())
-    first = output_of(config)
+    changed = _with_table(tmp_path, "users", user_id="u7", profile="Now a poet.")
+    new = ("u0 i3", "u5 i4")
+    given = pairs(*FIRST[:-1], *new, "nobody i0")
+    config = make_config(rows_per_chunk=8, cold_start=changed)
+    manifest = run(config, given, load=Toy(calls=str(called), says="made later"))
+    made = sorted(["u7 i0", "u7 i1", "u7 i2", *new])
+    assert calls(called) == made
+    rows = published_rows(output)
+    assert pairs_of(rows) == sorted({*FIRST[:-1], *new})
+    assert pairs_of([row for row in rows if row["explanation"].startswith("made later")]) == made
+    assert manifest.metrics["num_carried"] == len(rows) - len(made)
+    assert manifest.row_counts == {"explanations": len(rows), "failed": 1, "rejected": 0}
 
-    values = {
-        "carry_from": first.uri,
-        "explanations": str(tmp_path / "second"),
-        "cold_start": _with_profile(tmp_path, "u7", "Now a poet."),
-    }
-    second = make_config(rows_per_chunk=8, **values)
-    given = pairs(*FIRST[:-1], *NEW, "nobody i0")
-    manifest = run(second, given, load=Toy(calls=str(called), says="made later"))
-    made = sorted(["u7 i0", "u7 i1", "u7 i2", *NEW])
-    assert sorted(calls(called)) == made
-    expected = sorted({*FIRST[:-1], *NEW})
-    rows = published_rows(output_of(second))
-    assert pairs_of(rows) == expected
-    later = [row for row in rows if row["explanation"].startswith("made later")]
-    assert pairs_of(later) == made
-    assert manifest.metrics["num_carried"] == len(expected) - len(made)
-    pins = (first / "_xrec" / "pins").files()
-    assert [name for name in pins if name.startswith("carry-")] == []
 
-    # The first run is of no matter any more. A third one carries everything from the second.
+def test_carry_from_another_output_needs_it_no_more_once_the_run_is_planned(
+    make_config: MakeConfig, pairs: MakePairs, tmp_path: Path
+) -> None:
+    run(make_config(), pairs(*FIRST), load=Toy())
+    first = output_of(make_config())
+    before = published_rows(first)
+    values = {"carry_from": first.uri, "explanations": str(tmp_path / "second")}
+    plan(make_config(**values), pairs(*FIRST[:20]))
     first.delete()
-    for path in called.iterdir():
-        path.unlink()
-    third = make_config(
-        rows_per_chunk=8,
-        **{**values, "carry_from": output_of(second).uri, "explanations": str(tmp_path / "third")},
-    )
-    manifest = run(third, pairs(*expected[:20]), load=Toy(calls=str(called)))
+    manifest = run(make_config(**values), pairs(*FIRST[:20]), load=Toy(says="made later"))
     assert manifest.metrics["num_carried"] == 20
-    assert calls(called) == []
-    carried = published_rows(output_of(third))
-    assert [row["explanation"] for row in carried] == [row["explanation"] for row in rows[:20]]
-    assert pairs_of(carried) == expected[:20]
+    carried = published_rows(output_of(make_config(**values)))
+    assert carried == [row for row in before if pairs_of([row])[0] in FIRST[:20]]
 
 
-@pytest.mark.usefixtures("actors_here")
-def test_carry_goes_on_after_the_earlier_run_changed(
-    make_config: MakeConfig, pairs: Callable[..., pa.Table], tmp_path: Path
+def test_carry_from_null_generates_everything(
+    make_config: MakeConfig, pairs: MakePairs, called: Path
 ) -> None:
-    """The earlier run is retried and compacted while a run that depends on it is interrupted."""
-    muted = tmp_path / "muted"
-    muted.touch()
-    toy = Toy(mute=FIRST[:2], muted=str(muted))
-    run(make_config(), pairs(*FIRST), load=toy)
-    second = make_config(
-        carry_from=output_of(make_config()).uri, explanations=str(tmp_path / "second")
-    )
-    planned = plan(second, pairs(*FIRST))
-    muted.unlink()
-    again = {"retry_failed": "all", "upkeep": {"compact": True, "vacuum": True}}
-    run(make_config(**again), pairs(*FIRST), load=toy)
-    assert plan(second, pairs(*FIRST)).plan.record == planned.plan.record
-    manifest = run(second, pairs(*FIRST), load=Toy())
-    assert manifest.metrics["num_carried"] == len(FIRST) - 2
-    assert pairs_of(published_rows(output_of(second))) == sorted(FIRST)
+    run(make_config(), pairs(*SIX), load=Toy())
+    manifest = run(make_config(carry_from=None), pairs(*SIX[:5]), load=Toy(calls=str(called)))
+    assert (manifest.metrics["num_carried"], calls(called)) == (0, sorted(SIX[:5]))
 
 
-@pytest.mark.usefixtures("actors_here")
-def test_carry_from_a_run_with_another_decoding_generates_everything(
-    make_config: MakeConfig, pairs: Callable[..., pa.Table], tmp_path: Path, called: Path
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"decoding": {"max_new_tokens": 5, "text": TEXT}},
+        {"engine": {"linear_layers": "int8"}},
+    ],
+)
+def test_carry_of_texts_with_another_decoding_or_arithmetic_generates_everything(
+    make_config: MakeConfig, pairs: MakePairs, called: Path, values: dict[str, Any]
 ) -> None:
-    run(make_config(), pairs(*FIRST[:6]), load=Toy())
-    values = {
-        "carry_from": output_of(make_config()).uri,
-        "explanations": str(tmp_path / "second"),
-        "decoding": {"max_new_tokens": 5, "text": TEXT},
-    }
-    assert (
-        run(make_config(**values), pairs(*FIRST[:6]), load=Toy(calls=str(called))).metrics[
-            "num_carried"
-        ]
-        == 0
-    )
-    assert sorted(calls(called)) == sorted(FIRST[:6])
+    run(make_config(), pairs(*SIX), load=Toy())
+    manifest = run(make_config(**values), pairs(*SIX), load=Toy(calls=str(called)))
+    assert (manifest.metrics["num_carried"], calls(called)) == (0, sorted(SIX))
 
 
-@pytest.mark.usefixtures("actors_here")
 def test_carry_leaves_texts_that_name_an_item_which_is_new_in_the_catalogue(
-    make_config: MakeConfig, pairs: Callable[..., pa.Table], tmp_path: Path, called: Path
+    make_config: MakeConfig, pairs: MakePairs, tmp_path: Path, called: Path
 ) -> None:
     says = "With Blue Heron there is tea,"
-    first = make_config(rows_per_chunk=3)
-    run(first, pairs(*FIRST[:6]), load=Toy(says=says))
-    assert pairs_of(published_rows(output_of(first))) == sorted(FIRST[:6])
-    renamed = tmp_path / "items.parquet"
-    pq.write_table(
-        pa.table({"item_id": ["wordy"], "title": ["Blue Heron"], "profile": ["Near."]}), renamed
-    )
-    second = make_config(
-        rows_per_chunk=3,
-        carry_from=output_of(first).uri,
-        explanations=str(tmp_path / "second"),
-        cold_start={"items": str(renamed)},
-    )
-    manifest = run(second, pairs(*FIRST[:6]), load=Toy(calls=str(called), says=says))
-    assert manifest.metrics["num_carried"] == 0
-    assert sorted(calls(called)) == sorted(FIRST[:6])
-    failed = published_rows(output_of(second), failed=True)
+    run(make_config(), pairs(*SIX), load=Toy(says=says))
+    assert pairs_of(published_rows(output_of(make_config()))) == sorted(SIX)
+    renamed = _with_table(tmp_path, "items", item_id="wordy", title="Blue Heron", profile="Near.")
+    config = make_config(cold_start=renamed)
+    manifest = run(config, pairs(*SIX), load=Toy(calls=str(called), says=says))
+    assert (manifest.metrics["num_carried"], calls(called)) == (0, sorted(SIX))
+    failed = published_rows(output_of(config), failed=True)
     assert {row["reason"] for row in failed} == {"names_another_item"}
-    assert pairs_of(failed) == sorted(FIRST[:6])
+    assert pairs_of(failed) == sorted(SIX)
 
 
-def test_carry_from_an_unfinished_run_is_refused(
-    make_config: MakeConfig, pairs: Callable[..., pa.Table], tmp_path: Path
+def test_carry_from_a_table_of_other_columns_or_from_nothing_is_refused(
+    make_config: MakeConfig, pairs: MakePairs, tmp_path: Path
 ) -> None:
-    with pytest.raises(ArtifactNotFoundError, match="nowhere: no run was planned there"):
-        run(make_config(carry_from=str(tmp_path / "nowhere")), pairs(*FIRST))
-    assert output_of(make_config()).files() == []
-    earlier = make_config(explanations=str(tmp_path / "earlier"))
-    plan(earlier, pairs(*FIRST))
-    with pytest.raises(ArtifactNotFoundError, match="earlier: the run is not finished"):
-        run(make_config(carry_from=output_of(earlier).uri), pairs(*FIRST))
+    toy = toy_run(Place(str(tmp_path / "words"), StorageConfig()), tmp_path)
+    toy.complete()
+    config = make_config(carry_from=toy.run.output.uri)
+    with pytest.raises(ArtifactMismatchError, match=r"words: its rows have other columns, .*expla"):
+        run(config, pairs(*SIX), load=never)
+    config = make_config(carry_from=str(tmp_path / "nowhere"))
+    with pytest.raises(ArtifactNotFoundError, match="nowhere: nothing was published there"):
+        run(config, pairs(*SIX), load=never)
+    assert output_of(config).files() == []

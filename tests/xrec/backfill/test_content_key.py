@@ -16,7 +16,7 @@ from xrec.data.evidence import AspectEvidence
 from xrec.generate.explainer import Explainer
 from xrec.generate.loading import load_explainer
 
-CONFIG = {"decoding": {"max_new_tokens": 4}, "dtype": "auto", "rows_per_chunk": 3, "pairs": {}}
+CONFIG = {"decoding": {"max_new_tokens": 4}, "dtype": "auto", "pairs": {}}
 INPUTS = {"base_model": "b", "adapter": "a", "dataset": "d", "graph": "g"}
 
 
@@ -29,22 +29,11 @@ def _with_text(explainer: Explainer, table: str, column: str, row: int) -> Expla
     rows = getattr(explainer.dataset, table)
     texts = rows[column].to_pylist()
     texts[row] += " And more."
-    dataset = replace(
-        explainer.dataset,
-        **{
-            table: rows.set_column(
-                rows.schema.get_field_index(column), rows.schema.field(column), [texts]
-            )
-        },
-    )
-    return Explainer(
-        explainer.model,
-        explainer.engine,
-        PairPrompts(dataset, explainer.pairs.builder),
-        dataset,
-        explainer.graph,
-        "x",
-    )
+    place = rows.schema.get_field_index(column)
+    changed = {table: rows.set_column(place, rows.schema.field(place), [texts])}
+    dataset = replace(explainer.dataset, **changed)
+    pairs = PairPrompts(dataset, explainer.pairs.builder)
+    return Explainer(explainer.model, explainer.engine, pairs, dataset, explainer.graph, "x")
 
 
 def _with_vector(explainer: Explainer, side: str, row: int) -> Explainer:
@@ -110,8 +99,8 @@ def test_content_key_of_each_pair_is_its_own(explainer: Explainer) -> None:
 @pytest.mark.parametrize(
     ("config", "inputs", "is_same"),
     [
-        ({}, {"dataset": "e", "graph": "h", "carry_from": "r"}, True),
-        ({"rows_per_chunk": 9, "pairs": {"kind": "split"}}, {}, True),
+        ({}, {"dataset": "e", "graph": "h"}, True),
+        ({"pairs": {"kind": "split"}}, {}, True),
         ({"decoding": {"max_new_tokens": 5}}, {}, False),
         ({"dtype": "float32"}, {}, False),
         ({}, {"adapter": "other"}, False),

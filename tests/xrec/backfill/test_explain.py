@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from tests.xrec.backfill.runs import pairs_of
 from xrec.adapter.pairs import PairPrompts
 from xrec.backfill.explain import explain_pairs
 from xrec.backfill.identity import sources_of
@@ -23,6 +24,7 @@ from xrec.schemas import FAILED, GENERATED
 MakeConfig = Callable[..., Any]
 MakePairs = Callable[..., pa.Table]
 SHARED = "0123"
+GARDEN = "Quiet, with a garden."
 
 
 class ScriptedEngine:
@@ -54,53 +56,49 @@ def scripted(make_config: MakeConfig) -> Callable[..., Explainer]:
 def test_explain_pairs_each_text_stands_beside_its_own_pair(
     scripted: Callable[..., Explainer], pairs: MakePairs
 ) -> None:
-    explainer = scripted("First.", "second one", "third")
-    generated, failed = explain_pairs(
-        explainer, pairs("u0 i0", "u0 i1", "u10 i2"), DecodingConfig(), SHARED
-    )
+    texts = ("First.", "second one", "third")
+    explainer = scripted(*texts)
+    given = pairs("u0 i0", "u0 i1", "u10 i2")
+    generated, failed = explain_pairs(explainer, given, DecodingConfig(), SHARED)
     assert generated.schema.equals(GENERATED)
-    assert failed.schema.equals(FAILED)
-    assert failed.num_rows == 0
+    assert failed.equals(FAILED.empty_table())
     rows = generated.to_pylist()
-    assert [(row["user_id"], row["item_id"], row["explanation"]) for row in rows] == [
-        ("u0", "i0", "First."),
-        ("u0", "i1", "second one"),
-        ("u10", "i2", "third"),
-    ]
+    assert pairs_of(rows) == pairs_of(given.to_pylist())
+    assert [row["explanation"] for row in rows] == list(texts)
     assert [row["finish_reason"] for row in rows] == ["length", "stop", "stop"]
-    assert [row["num_prompt_tokens"] for row in rows] == [
-        len(prompt) for prompt in explainer.engine.prompts
-    ]  # type: ignore[attr-defined]
+    prompts = explainer.engine.prompts  # type: ignore[attr-defined]
+    assert [row["num_prompt_tokens"] for row in rows] == [len(prompt) for prompt in prompts]
     assert [row["num_generated_tokens"] for row in rows] == [
-        len(explainer.pairs.builder.encode_explanation(text)) - 1
-        for text in ("First.", "second one", "third")
+        len(explainer.pairs.builder.encode_explanation(text)) - 1 for text in texts
     ]
     assert {row["model_fingerprint"] for row in rows} == {"f" * 16}
 
 
-def test_explain_pairs_failed_rows_are_typed_and_the_rest_is_explained(
+def test_explain_pairs_failed_rows_are_typed_with_their_texts_and_the_rest_is_explained(
     scripted: Callable[..., Explainer], pairs: MakePairs
 ) -> None:
+    given = pairs("nobody i0", "u0 i0", "u0 nothing", "u1 i0", "u1 wordy")
     explainer = scripted("A garden.", " \n ")
-    generated, failed = explain_pairs(
-        explainer,
-        pairs("nobody i0", "u0 i0", "u0 nothing", "u1 i0", "u1 wordy"),
-        DecodingConfig(),
-        SHARED,
-    )
-    assert [
-        (row["user_id"], row["item_id"], row["explanation"]) for row in generated.to_pylist()
-    ] == [("u0", "i0", "A garden.")]
-    assert [(row["user_id"], row["item_id"], row["reason"]) for row in failed.to_pylist()] == [
-        ("nobody", "i0", "unknown_user"),
-        ("u0", "nothing", "unknown_item"),
-        ("u1", "i0", "empty_text"),
-        ("u1", "wordy", "prompt_too_long"),
-    ]
-    messages = dict(zip(failed["reason"].to_pylist(), failed["message"].to_pylist(), strict=True))
-    assert "user 'nobody' is not among the 12 users" in messages["unknown_user"]
-    assert "item 'nothing' is not among the 6 items" in messages["unknown_item"]
-    assert "at most 150 allowed (prompt.max_prompt_tokens)" in messages["prompt_too_long"]
+    generated, failed = explain_pairs(explainer, given, DecodingConfig(), SHARED)
+    assert pairs_of(generated.to_pylist()) == ["u0 i0"]
+    assert generated["explanation"].to_pylist() == ["A garden."]
+    rows = {row["reason"]: row for row in failed.to_pylist()}
+    assert {reason: pairs_of([row])[0] for reason, row in rows.items()} == {
+        "unknown_user": "nobody i0",
+        "unknown_item": "u0 nothing",
+        "empty_text": "u1 i0",
+        "prompt_too_long": "u1 wordy",
+    }
+    for reason, message, texts in (
+        ("unknown_user", "user 'nobody' is not among the 12 users", ("", "Place 0", GARDEN)),
+        ("unknown_item", "item 'nothing' is not among the 6", ("Guest number 0.", "", "")),
+        ("prompt_too_long", "at most 150 allowed (prompt.max_prompt_tokens)", None),
+        ("empty_text", "", ("Guest number 1.", "Place 0", GARDEN)),
+    ):
+        row = rows[reason]
+        assert message in row["message"]
+        said = (row["user_profile"], row["item_title"], row["item_profile"])
+        assert texts in (None, said)
 
 
 def test_explain_pairs_searches_no_close_id_for_unknown_ones(
@@ -121,23 +119,6 @@ def test_explain_pairs_nothing_to_explain_gives_empty_tables(
     generated, failed = explain_pairs(scripted(), pairs("nobody i0"), DecodingConfig(), SHARED)
     assert generated.equals(GENERATED.empty_table())
     assert failed["reason"].to_pylist() == ["unknown_user"]
-
-
-def test_explain_pairs_failed_rows_hold_the_texts_of_what_is_known(
-    scripted: Callable[..., Explainer], pairs: MakePairs
-) -> None:
-    _, failed = explain_pairs(
-        scripted("", ""), pairs("nobody i0", "u0 nothing", "u1 i2"), DecodingConfig(), SHARED
-    )
-    rows = {
-        row["user_id"]: (row["user_profile"], row["item_title"], row["item_profile"])
-        for row in failed.to_pylist()
-    }
-    assert rows == {
-        "nobody": ("", "Place 0", "Quiet, with a garden."),
-        "u0": ("Guest number 0.", "", ""),
-        "u1": ("Guest number 1.", "Place 2", "Quiet, with a garden."),
-    }
 
 
 class _RefusingEngine:

@@ -1,4 +1,4 @@
-"""What a run is known by: its output is opened again by the same run, and refused to others."""
+"""What a run is known by: the settings, inputs and rows that its texts depend on, and no URI."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -9,74 +9,79 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.xrec.backfill.runs import output_of, plan
-from xrec.backfill.identity import identify, sources_of
-from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError
+from xrec.backfill.identity import identify, identify_unchecked, sources_of
+from xrec.errors import ArtifactNotFoundError
 from xrec.storage import run_fingerprint
 
 MakeConfig = Callable[..., Any]
 MakePairs = Callable[..., pa.Table]
 SIX = ("u0 i0", "u0 i1", "u1 i0", "u2 i3", "u3 i0", "u4 i1")
 TEXT = {"max_words": None, "max_phrase_repeats": None}  # the same as in conftest
+DECODING = {"max_new_tokens": 4, "text": TEXT}
+TOP_2 = {"kind": "top_k", "k": 2}
 
 
 def test_identity_is_the_manifests_run(make_config: MakeConfig) -> None:
     identity = identify(make_config())
     assert identity.run == run_fingerprint("explanations", identity.config, identity.inputs)
-
-
-def test_identity_new_run_is_beside_the_other_and_resumed_there(
-    make_config: MakeConfig, pairs: MakePairs
-) -> None:
-    first = plan(make_config(), pairs(*SIX))
-    values = {"decoding": {"max_new_tokens": 5}, "new_run": True}
-    second = plan(make_config(**values), pairs(*SIX))
-    assert second.plan.output.uri == f"{first.plan.output.uri}-{second.plan.run[:8]}"
-    assert plan(make_config(**values), pairs(*SIX)).plan.record == second.plan.record
-    assert plan(make_config(), pairs(*SIX)).plan.record == first.plan.record
+    assert identify_unchecked(make_config()) == identity
 
 
 @pytest.mark.parametrize(
-    ("values", "field"),
+    ("values", "key"),
     [
-        (
-            {"decoding": {"max_new_tokens": 5, "text": TEXT}},
-            "config.decoding.max_new_tokens: 4 there, 5 here",
-        ),
-        (
-            {"decoding": {"max_new_tokens": 4, "temperature": 0.5, "text": TEXT}},
-            "config.decoding.temperature: 0.0 there, 0.5 here",
-        ),
-        ({"rows_per_chunk": 5}, "config.rows_per_chunk: 3 there, 5 here"),
-        ({"engine": {"linear_layers": "int8"}}, "config.dtype: 'auto' there, 'auto, int8' here"),
-        ({"pairs": {"kind": "top_k", "k": 3}}, "config.pairs.k: 2 there, 3 here"),
+        ({"decoding": {**DECODING, "max_new_tokens": 5}}, "decoding"),
+        ({"decoding": {**DECODING, "temperature": 0.5}}, "decoding"),
+        ({"engine": {"linear_layers": "int8"}}, "dtype"),
+        ({"pairs": {"kind": "top_k", "k": 3}}, "pairs"),
     ],
 )
-def test_identity_of_another_run_is_refused_naming_the_field(
-    make_config: MakeConfig, values: dict[str, Any], field: str
+def test_identity_with_another_setting_is_another_run_in_a_folder_of_its_own(
+    make_config: MakeConfig, values: dict[str, Any], key: str
 ) -> None:
-    top_2 = {"pairs": {"kind": "top_k", "k": 2}}
-    config = make_config(**top_2)
-    before = plan(config).plan.record
-    with pytest.raises(ArtifactMismatchError, match="holds another run") as raised:
-        plan(make_config(**{**top_2, **values}))
-    lines = str(raised.value).splitlines()
-    assert [line.strip() for line in lines[1:-1]] == [field]
-    assert "another output URI" in lines[-1]
-    assert plan(config).plan.record == before
+    one, other = make_config(pairs=TOP_2), make_config(**{"pairs": TOP_2, **values})
+    settings, others = identify(one).config, identify(other).config
+    assert {name for name in settings if settings[name] != others[name]} == {key}
+    first, second = plan(one), plan(other)
+    assert first.folder.uri != second.folder.uri
+    assert plan(one).record == first.record
+    assert plan(other).record == second.record
 
 
-def test_identity_settings_that_the_text_does_not_depend_on_resume_the_same_run(
-    make_config: MakeConfig,
+def test_identity_does_not_depend_on_places_and_on_how_the_work_is_done(
+    make_config: MakeConfig, tmp_path: Path
 ) -> None:
     other = make_config(
+        explanations=str(tmp_path / "elsewhere"),
+        rows_per_chunk=5,
+        carry_from=None,
+        republish=True,
         actors={"num_actors": 1, "device": "cpu"},
         engine={"max_rows": 2, "kind": "vllm", "tensor_parallel_size": 2},
         max_failed_share=0.1,
         retry_failed="all",
-        take_over=True,
-        upkeep={"compact": True},
+        alongside=True,
+        upkeep={"vacuum": True},
+        export=str(tmp_path / "files"),
     )
     assert identify(other) == identify(make_config())
+    tables = [make_config(pairs={"kind": "table", "uri": uri}) for uri in ("one", "another")]
+    assert identify(tables[0]) == identify(tables[1])
+
+
+def test_run_of_the_same_rows_from_another_file_is_the_same_and_of_other_rows_another(
+    make_config: MakeConfig, pairs: MakePairs, tmp_path: Path
+) -> None:
+    def planned(name: str, *rows: str, **values: Any) -> Any:
+        pq.write_table(pairs(*rows), tmp_path / name)
+        source = {"kind": "table", "uri": str(tmp_path / name)}
+        return plan(make_config(pairs=source, **values)).record
+
+    first = planned("one.parquet", *SIX)
+    assert planned("two.parquet", *reversed(SIX), SIX[2], rows_per_chunk=5) == first
+    other = planned("one.parquet", *SIX[1:])
+    assert other.run != first.run
+    assert other.identity == first.identity
 
 
 def test_identity_names_where_an_adapter_is_missing_and_nothing_is_written(
@@ -91,7 +96,7 @@ def test_identity_names_where_an_adapter_is_missing_and_nothing_is_written(
 def test_identity_with_other_newcomers_is_another_run(
     make_config: MakeConfig, tmp_path: Path
 ) -> None:
-    """The same rows in another file and order are the same run; other rows are another run."""
+    """The same rows in another file and order are the same newcomers."""
     for name, users in (("one", ["n", "m"]), ("same", ["m", "n"]), ("other", ["m", "k"])):
         pq.write_table(
             pa.table({"user_id": users, "item_id": ["i0", "i0"]}), tmp_path / f"{name}.parquet"
@@ -100,28 +105,11 @@ def test_identity_with_other_newcomers_is_another_run(
     def with_newcomers(name: str) -> Any:
         return make_config(cold_start={"interactions": str(tmp_path / f"{name}.parquet")})
 
-    plan(with_newcomers("one"))
-    plan(with_newcomers("same"))
-    with pytest.raises(ArtifactMismatchError, match=r"inputs\.cold_start: '\w+' there, '\w+' here"):
-        plan(with_newcomers("other"))
-    with pytest.raises(
-        ArtifactMismatchError, match=r"inputs\.cold_start: '\w+' there, nothing here"
-    ):
-        plan(make_config())
-    assert (output_of(make_config()) / "_xrec" / "plan.json").is_file()
-
-
-def test_identity_of_relative_uris_does_not_depend_on_the_working_directory(
-    make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    config = make_config(pairs={"kind": "table", "uri": "pairs.parquet"})
-    assert identify(config).config["pairs"]["uri"] == str(tmp_path / "pairs.parquet")
-    monkeypatch.chdir(tmp_path.parent)
-    there = f"{tmp_path.name}/pairs.parquet"
-    assert identify(make_config(pairs={"kind": "table", "uri": there})) == identify(
-        make_config(pairs={"kind": "table", "uri": str(tmp_path / "pairs.parquet")})
-    )
+    one, same, other = (plan(with_newcomers(name)) for name in ("one", "same", "other"))
+    assert one.record == same.record
+    runs = {one.record.run, other.record.run, plan(make_config()).record.run}
+    assert len(runs) == 3
+    assert sorted((output_of(make_config()) / "_xrec/runs").folders()) == sorted(runs)
 
 
 def test_sources_of_relative_cold_start_tables_can_be_opened_from_anywhere(

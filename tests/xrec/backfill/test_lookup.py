@@ -1,40 +1,41 @@
-"""A lookup finds exactly the explanations of the version that the manifest names.
+"""A lookup finds exactly the explanations of the version that was the newest when it was opened.
 
-How rows are found in files is tested with xrec.bulk.lookup. The output of another model is refused.
+Explanations of another model are refused.
 """
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
 
-from tests.xrec.backfill.runs import output_of, plan, published_rows, run
+from tests.xrec.backfill.runs import output_of, published_rows, run
 from tests.xrec.backfill.toy_engines import Toy
-from xrec.backfill import publish_explanations
 from xrec.backfill.lookup import ExplanationLookup, open_lookup
-from xrec.bulk import compact
-from xrec.bulk.lookup import LookupCache
-from xrec.config.shared import StorageConfig
-from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError
+from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError, DataError, StorageError
 from xrec.schemas import GENERATED
-from xrec.storage import Location, read_manifest, write_manifest
+from xrec.storage import read_manifest
+
+pytestmark = pytest.mark.usefixtures("actors_here")
 
 PAIRS = (*(f"u{user} i{item}" for user in range(12) for item in range(0, 5, 2)), "u3 i1", "u3 i3")
 MakeConfig = Callable[..., Any]
+MakePairs = Callable[..., pa.Table]
 
 
-def lookup_of(
-    output: Location, cache: LookupCache | None = None, storage: StorageConfig | None = None
-) -> ExplanationLookup:
-    inputs = read_manifest(output, "explanations").inputs
-    expected = {name: inputs[name] for name in ("base_model", "adapter", "graph")}
-    return open_lookup(output.uri, expected, cache or LookupCache(2**20), storage)
+def lookup_of(config: Any, max_bytes: int = 2**20, **inputs: str) -> ExplanationLookup:
+    output = output_of(config)
+    there = read_manifest(output, "explanations").inputs
+    expected = {name: there[name] for name in ("base_model", "adapter", "graph")}
+    return open_lookup(output.uri, {**expected, **inputs}, max_bytes, config.storage)
 
 
-def check(output: Location, lookup: ExplanationLookup) -> None:
+def check(config: Any, lookup: ExplanationLookup) -> None:
     """Look up every pair of known and unknown users and items, the second time from memory."""
-    rows = [{name: row[name] for name in GENERATED.names} for row in published_rows(output)]
+    rows = [
+        {name: row[name] for name in GENERATED.names} for row in published_rows(output_of(config))
+    ]
     texts = {(row["user_id"], row["item_id"]): row["explanation"] for row in rows}
     assert lookup.num_rows == len(texts)
     for user in [*(f"u{number}" for number in range(12)), "nobody", "", "é\u200f\ud7ff"]:
@@ -46,12 +47,11 @@ def check(output: Location, lookup: ExplanationLookup) -> None:
             assert lookup.in_memory(user, item) == (True, found)
 
 
-@pytest.mark.usefixtures("actors_here")
 @pytest.mark.parametrize("place", ["local", "s3"])
-def test_lookup_finds_every_explanation_after_a_run_a_retry_and_a_compaction(
+def test_lookup_finds_every_explanation_after_a_run_and_after_a_retry(
     make_config: MakeConfig,
-    pairs: Callable[..., pa.Table],
-    tmp_path: Any,
+    pairs: MakePairs,
+    muted: Path,
     request: pytest.FixtureRequest,
     place: str,
 ) -> None:
@@ -60,61 +60,61 @@ def test_lookup_finds_every_explanation_after_a_run_a_retry_and_a_compaction(
         s3 = request.getfixturevalue("s3")
         values |= {"storage": s3.storage, "explanations": f"{s3.new_bucket()}/out"}
     config = make_config(**values)
-    output, storage = output_of(config), config.storage
-    (tmp_path / "muted").touch()
-    toy = Toy(mute=("u1 i2", "u3 i1"), muted=str(tmp_path / "muted"))
+    toy = Toy(mute=("u1 i2", "u3 i1"), muted=str(muted))
     run(config, pairs(*PAIRS), load=toy)
-    cache = LookupCache(2**22)
-    first = lookup_of(output, cache, storage)
-    row = published_rows(output)[0]
+    first = lookup_of(config)
+    assert first.read_ahead() == 1  # one file
+    row = published_rows(output_of(config))[0]
     assert first.in_memory(row["user_id"], row["item_id"]) == (False, None)
     found = first.find(row["user_id"], row["item_id"])
     assert found is not None
-    assert (found.text, found.num_generated_tokens, found.model_fingerprint) == (
-        row["explanation"],
-        row["num_generated_tokens"],
-        row["model_fingerprint"],
-    )
-    check(output, first)
+    assert found.num_generated_tokens == row["num_generated_tokens"]
+    assert found.model_fingerprint == row["model_fingerprint"]
+    check(config, first)
     assert first.find("u1", "i2") is None
 
-    (tmp_path / "muted").unlink()
+    muted.unlink()
     run(make_config(**values, retry_failed="all"), pairs(*PAIRS), load=toy)
-    second = lookup_of(output, cache, storage)
-    # The pairs of buckets that the retry changed nothing in are still in memory.
-    known = [pair for pair in PAIRS if second.in_memory(*pair.split())[0]]
-    assert len(PAIRS) / 2 < len(known) < len(PAIRS)
-    check(output, second)
+    second = lookup_of(config)
+    assert second.in_memory("u1", "i2") == (False, None)
+    check(config, second)
     assert second.find("u1", "i2") is not None
     assert first.find("u1", "i2") is None  # the lookup of an earlier version does not change
 
-    opened = plan(config, pairs(*PAIRS))
-    compact(opened, holder="test")
-    publish_explanations(opened)
-    compacted = lookup_of(output, cache, storage)
-    assert compacted.manifest.version > second.manifest.version
-    assert compacted.in_memory(row["user_id"], row["item_id"]) == (False, None)
-    check(output, compacted)
+
+def test_lookup_keeps_no_more_than_it_may(make_config: MakeConfig, pairs: MakePairs) -> None:
+    run(make_config(), pairs(*PAIRS), load=Toy())
+    lookup = lookup_of(make_config(), max_bytes=4_000)
+    check(make_config(), lookup)
+    assert 0 < lookup.num_bytes <= 4_000
+    assert lookup.in_memory("u0", "i0") == (False, None)
 
 
-def _finished(make_config: MakeConfig) -> tuple[Location, dict[str, str]]:
-    """An output that is finished, as far as the manifest tells, and its inputs."""
+def test_lookup_in_a_file_that_is_broken_or_gone_says_so(
+    make_config: MakeConfig, pairs: MakePairs
+) -> None:
+    run(make_config(), pairs(*PAIRS), load=Toy())
     output = output_of(make_config())
-    inputs = {"base_model": "b", "adapter": "a", "graph": "g"}
-    write_manifest(output, "explanations", config={}, inputs=inputs, version=3)
-    return output, inputs
+    (name,) = (each for each in output.sizes() if each.startswith("part-"))
+    (output / name).write_bytes(b"no parquet")
+    with pytest.raises(DataError, match="go back to the version before"):
+        lookup_of(make_config()).find("u0", "i0")
+    (output / name).delete()
+    with pytest.raises(StorageError, match="not found"):
+        lookup_of(make_config()).find("u0", "i0")
 
 
-def test_another_models_output_is_refused_naming_what_differs(make_config: MakeConfig) -> None:
-    output, inputs = _finished(make_config)
-    expected = {**inputs, "adapter": "0123456789abcdef"}
+def test_explanations_of_another_model_are_refused_naming_what_differs(
+    make_config: MakeConfig, pairs: MakePairs
+) -> None:
+    run(make_config(), pairs("u0 i0"), load=Toy())
     with pytest.raises(
-        ArtifactMismatchError, match="adapter: 'a' there, '0123456789abcdef' here"
+        ArtifactMismatchError, match=r"another model:\n  adapter: '\w+' there, 'other' here"
     ) as error:
-        open_lookup(output.uri, expected, LookupCache(2**20))
+        lookup_of(make_config(), adapter="other")
     assert "graph:" not in str(error.value)
 
 
-def test_output_that_is_not_finished_is_not_found(make_config: MakeConfig) -> None:
+def test_output_that_is_not_published_is_not_found(make_config: MakeConfig) -> None:
     with pytest.raises(ArtifactNotFoundError):
-        open_lookup(output_of(make_config()).uri, {}, LookupCache(2**20))
+        open_lookup(output_of(make_config()).uri, {}, 2**20)

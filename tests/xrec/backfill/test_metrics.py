@@ -1,4 +1,4 @@
-"""A driver's metrics are what it committed, and not what was there before it."""
+"""A driver's metrics are what it did, and not what was there before it."""
 
 from datetime import UTC, datetime
 from typing import Any, ClassVar
@@ -7,7 +7,7 @@ import pytest
 
 from xrec.backfill import metrics
 from xrec.backfill.metrics import BackfillMetrics
-from xrec.bulk import RunState
+from xrec.bulk import Progress
 
 STARTED = datetime(2026, 1, 2, tzinfo=UTC)
 
@@ -28,7 +28,7 @@ class Recorded:
         self.values[self._name.removeprefix("xrec_backfill_"), ""] = value
 
 
-def test_metrics_count_what_this_driver_committed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_metrics_count_what_this_driver_did(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metrics, "Counter", Recorded)
     monkeypatch.setattr(metrics, "Gauge", Recorded)
     monkeypatch.setattr(Recorded, "values", {})
@@ -40,8 +40,13 @@ def test_metrics_count_what_this_driver_committed(monkeypatch: pytest.MonkeyPatc
     ):
         costs = {"carried": carried, "num_generated_tokens": tokens, "seconds": tokens / 10}
         recorder.record(
-            RunState(
-                num_ok=num_ok, failed=failed, costs=costs, num_deaths=deaths, started_at=STARTED
+            Progress(
+                num_ok=num_ok,
+                failed=failed,
+                costs=costs,
+                num_deaths=deaths,
+                started_at=STARTED,
+                written_at=STARTED,
             )
         )
     assert Recorded.values == {

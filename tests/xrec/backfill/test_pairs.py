@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ import torch
 
 from tests.xrec.backfill.runs import plan, run
 from tests.xrec.backfill.toy_engines import Toy
+from tests.xrec.bulk.toy_run import PoolHere
 from xrec.backfill import pair_batches, pairs_listing
+from xrec.bulk import Identity, Outcome, clean_keys, complete, open_run
 from xrec.data import read_dataset
 from xrec.errors import (
     ArtifactMismatchError,
@@ -25,8 +28,7 @@ from xrec.errors import (
 from xrec.graph import read_graph
 from xrec.graph.artifact import embeddings_bytes, write_graph
 from xrec.recommend.task import ROWS
-from xrec.storage import Location, open_location, parquet_bytes, write_manifest
-from xrec.table import DataFile, Table, write_file
+from xrec.storage import Location, open_location, parquet_bytes
 
 MakeConfig = Callable[..., Any]
 MakePairs = Callable[..., pa.Table]
@@ -112,7 +114,7 @@ def test_rejected_rows_are_counted_in_the_manifest_and_kept_in_the_plan(
     config = _table_config(make_config, tmp_path / "pairs.parquet")
     manifest = run(config, load=Toy())
     assert manifest.row_counts == {"explanations": 2, "failed": 0, "rejected": 1}
-    (row,) = plan(config).plan.rejected().to_pylist()
+    (row,) = plan(config).rejected().to_pylist()
     assert (row["file"], row["line"]) == (str(tmp_path / "pairs.parquet"), 2)
 
 
@@ -144,33 +146,27 @@ def test_table_on_s3_is_read(make_config: MakeConfig, pairs: MakePairs, s3: Any)
         ]
 
 
-def test_table_without_the_columns_names_those_it_saw(
-    make_config: MakeConfig, tmp_path: Path
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"user": ["u0"], "item_id": ["i0"]}, "expected columns user_id and item_id, saw user, it"),
+        (
+            {"user_id": [["u0"]], "item_id": ["i0"]},
+            "column user_id: expected ids that are strings or integers, saw",
+        ),
+        (None, "expected Parquet files with columns user_id and item_id"),
+    ],
+)
+def test_table_that_is_no_table_of_pairs_says_what_was_seen(
+    make_config: MakeConfig, tmp_path: Path, columns: dict[str, Any] | None, message: str
 ) -> None:
-    pq.write_table(pa.table({"user": ["u0"], "item_id": ["i0"]}), tmp_path / "pairs.parquet")
-    with pytest.raises(
-        DataError, match=r"pairs\.parquet: expected columns user_id and item_id, saw user, item_id"
-    ):
-        read_pairs(_table_config(make_config, tmp_path / "pairs.parquet"))
-
-
-def test_table_that_is_no_parquet_says_so(make_config: MakeConfig, tmp_path: Path) -> None:
-    (tmp_path / "pairs.parquet").write_text("user_id,item_id\nu0,i0\n")
-    with pytest.raises(
-        DataError, match=r"pairs\.parquet: expected Parquet files with columns user_id and item_id"
-    ):
-        read_pairs(_table_config(make_config, tmp_path / "pairs.parquet"))
-
-
-def test_table_with_ids_of_no_text_type_says_so(make_config: MakeConfig, tmp_path: Path) -> None:
-    pq.write_table(
-        pa.table({"user_id": pa.array([["u0"]]), "item_id": ["i0"]}), tmp_path / "pairs.parquet"
-    )
-    with pytest.raises(
-        DataError,
-        match=r"pairs\.parquet: column user_id: expected ids that are strings or integers, saw",
-    ):
-        read_pairs(_table_config(make_config, tmp_path / "pairs.parquet"))
+    file = tmp_path / "pairs.parquet"
+    if columns is None:
+        file.write_text("user_id,item_id\nu0,i0\n")
+    else:
+        pq.write_table(pa.table(columns), file)
+    with pytest.raises(DataError, match=rf"pairs\.parquet: {message}"):
+        read_pairs(_table_config(make_config, file))
 
 
 def test_table_that_is_not_there_names_the_uri(make_config: MakeConfig, tmp_path: Path) -> None:
@@ -207,12 +203,9 @@ def test_top_k_of_named_users_and_fewer_unseen_items_than_k(make_config: MakeCon
     assert Counter(found["user_id"].to_pylist()) == {"u1": 3, "u3": 3}
 
 
-def test_top_k_of_an_unknown_user_is_refused(make_config: MakeConfig) -> None:
+def test_top_k_of_an_unknown_user_or_of_too_many_items_is_refused(make_config: MakeConfig) -> None:
     with pytest.raises(UnknownIdError, match="user 'u1x' is not among the"):
         read_pairs(make_config(pairs={"kind": "top_k", "k": 2, "user_ids": ["u1x"]}))
-
-
-def test_top_k_more_than_there_are_items_is_a_config_error(make_config: MakeConfig) -> None:
     with pytest.raises(ConfigError, match=r"pairs\.k = 7.*6 items"):
         read_pairs(make_config(pairs={"kind": "top_k", "k": 7}))
 
@@ -246,47 +239,49 @@ def test_top_k_of_a_cold_starts_new_user_is_given(
     assert _rows(found) == ["newcomer i2", "newcomer i3", "newcomer i4", "newcomer wordy"]
 
 
-def _write_recommendations(location: Location) -> None:
-    """Commit two items of each of u0, u1, u2 in two files, and u5 in a later version."""
-    table = Table.create(location.uri, ROWS.table, run="this-run")
-    writer = table.take_over("test")
+@dataclass(frozen=True)
+class _Ranked:
+    """Gives user uN the items of rank 1 and 2, iN+1 and iN+2 (a ChunkTask of xrec.bulk)."""
 
-    def file_of(*users: int) -> DataFile:
-        rows = [
-            {"user_id": f"u{user}", "item_id": f"i{user + rank}", "rank": rank, "score": 1 / rank}
-            for user in users
-            for rank in (1, 2)
+    row_errors: tuple[type[Exception], ...] = ()
+
+    def do(self, rows: pa.Table) -> Outcome:
+        ranked = [
+            {"user_id": user, "item_id": f"i{int(user[1:]) + rank}", "rank": rank, "score": 0.5}
+            for user in rows["user_id"].to_pylist()
+            for rank in (2, 1)
         ]
-        return write_file(
-            location,
-            ROWS.table,
-            ROWS.file_rows(pa.Table.from_pylist(rows, ROWS.ok_schema), 0),
-            name="part-0",
-            partition={"status": "ok"},
+        return Outcome(
+            pa.Table.from_pylist(ranked, ROWS.ok_schema), ROWS.failed_schema.empty_table()
         )
 
-    version = writer.commit([file_of(0, 1), file_of(2)])
-    writer.commit([file_of(5)])
-    write_manifest(location, "recommendations", config={"k": 2}, inputs={}, version=version)
+    def fail(self, rows: pa.Table, reason: str, message: str) -> pa.Table:
+        raise NotImplementedError
+
+
+def _recommend(location: Location, *users: str) -> None:
+    """Publish two items of each user."""
+    table = pa.table({"user_id": users})
+    run = open_run(
+        location.uri,
+        Identity(kind="recommendations", config={"k": 2}, inputs={}),
+        ROWS,
+        lambda: [clean_keys(table, ROWS.keys, file="users", first_line=1)],
+        listing={},
+    )
+    complete(run, PoolHere(), _Ranked, "recommendations", lambda summary: ({}, {}))
 
 
 def test_recommended_pairs_are_the_first_k_of_each_user(
     make_config: MakeConfig, tmp_path: Path
 ) -> None:
-    _write_recommendations(open_location(str(tmp_path / "top")))
+    location = open_location(str(tmp_path / "top"))
+    source = {"kind": "recommendations", "uri": location.uri}
+    with pytest.raises(ArtifactNotFoundError, match="top: nothing was published there"):
+        read_pairs(make_config(pairs=source))
+    _recommend(location, "u0", "u1", "u2")
     both = ["u0 i1", "u0 i2", "u1 i2", "u1 i3", "u2 i3", "u2 i4"]
-    source = {"kind": "recommendations", "uri": str(tmp_path / "top")}
     assert _rows(read_pairs(make_config(pairs=source))) == both
     assert _rows(read_pairs(make_config(pairs={**source, "k": 1}))) == both[::2]
     with pytest.raises(ConfigError, match=r"k = 3, but .*top holds 2 items a user"):
         read_pairs(make_config(pairs={**source, "k": 3}))
-
-
-def test_recommended_pairs_of_an_unfinished_run_are_refused(
-    make_config: MakeConfig, tmp_path: Path
-) -> None:
-    location = open_location(str(tmp_path / "top"))
-    _write_recommendations(location)
-    (location / "manifest.json").delete()
-    with pytest.raises(ArtifactNotFoundError, match="top: no recommendations artifact"):
-        read_pairs(make_config(pairs={"kind": "recommendations", "uri": str(tmp_path / "top")}))

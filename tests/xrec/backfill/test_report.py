@@ -2,21 +2,23 @@
 
 import html.parser
 import json
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
-from tests.xrec.table.conftest import Place, bucket, disk, place
+from tests.xrec.bulk.conftest import Place, bucket, disk, place
+from tests.xrec.bulk.toy_run import PoolHere
 from xrec.backfill import EXPLANATIONS
-from xrec.backfill.report import is_report_of, summarize, timeline, write_report
-from xrec.bulk import RunState
+from xrec.backfill.finish import describe
+from xrec.backfill.report import REPORT, is_report_of, summarize, write_report
+from xrec.bulk import BulkRun, Identity, Outcome, Summary, clean_keys, complete, open_run
 from xrec.schemas import FAILED, GENERATED
-from xrec.table import Table, write_file
+from xrec.storage import Manifest, make_manifest
 
 __all__ = ["bucket", "disk", "place"]
 
-START = datetime(2026, 11, 26, tzinfo=UTC)
 COSTS = {
     "seconds": 80.0,
     "carried": 20,
@@ -27,61 +29,54 @@ COSTS = {
     "engine_key_cells": 120,
     "engine_seen_keys": 90,
 }
+EVIL = "<script>alert(1)</script> & more"
 
 
-def _state(num_ok: int, **values: Any) -> RunState:
-    return RunState(**{"num_ok": num_ok, "started_at": START, **values})
+def plan(place: Place, *pairs: tuple[str, str]) -> BulkRun:
+    """Plan a run of these pairs."""
+    users, items = zip(*pairs, strict=True)
+    table = pa.table({"user_id": [*users, None], "item_id": [*items, "i1"]})
+    return open_run(
+        place.uri,
+        Identity(kind="explanations", config={}, inputs={}),
+        EXPLANATIONS,
+        lambda: [clean_keys(table, EXPLANATIONS.keys, file="pairs", first_line=1)],
+        listing={},
+        storage=place.storage,
+    )
 
 
-def test_summary_is_that_of_the_totals() -> None:
+def manifest_of(place: Place, **counts: Any) -> Manifest:
+    """The manifest that a run with these counts would publish."""
+    summary = Summary(**counts)
+    row_counts, metrics = describe(plan(place, ("u1", "i1")))(summary)
+    metrics = {**metrics, "costs": dict(summary.costs)}
+    return make_manifest(
+        "explanations", config={}, inputs={}, row_counts=row_counts, metrics=metrics
+    )
+
+
+def test_summary_is_that_of_the_totals(disk: Place) -> None:
     failed = {"unknown_user": 1, "empty_text": 4}
-    state = _state(105, failed=failed, costs=COSTS, num_deaths=3, retry=2)
-    report = summarize(state, price_per_actor_hour=9.0)
+    manifest = manifest_of(disk, num_ok=105, failed=failed, costs=COSTS, num_deaths=3)
+    report = summarize(manifest, price_per_actor_hour=9.0)
     assert (report["num_explained"], report["num_carried"], report["num_failed"]) == (105, 20, 5)
+    assert (report["num_rejected"], report["num_deaths"], report["num_retries"]) == (1, 3, 0)
     assert list(report["failed_by_reason"].items()) == [("empty_text", 4), ("unknown_user", 1)]
     assert report["num_generated"] == 90
     assert report["tokens"] == {"prompt": 10_500, "generated": 1260}
     assert report["prefix_hit_share"] == 0.25
     assert report["attention_padding_share"] == 0.25
-    assert (report["num_deaths"], report["num_retries"]) == (3, 2)
     assert report["actor_seconds"] == 80.0
     assert report["pairs_per_actor_second"] == 90 / 80
     assert report["cost_per_million_pairs"] == pytest.approx(80 / 3600 * 9.0 / 90 * 1e6)
 
 
-def test_summary_does_not_make_up_what_is_not_known() -> None:
-    report = summarize(_state(3, costs={"seconds": 5.0}), None)
-    assert (
-        report["prefix_hit_share"],
-        report["attention_padding_share"],
-        report["cost_per_million_pairs"],
-    ) == (None, None, None)
-    assert summarize(_state(0), 1.0)["pairs_per_actor_second"] is None
-
-
-def _after(seconds: float, num_ok: int, **values: Any) -> tuple[datetime, RunState]:
-    return START + timedelta(seconds=seconds), _state(num_ok, **values)
-
-
-def test_timeline_leaves_out_the_time_between_two_drivers() -> None:
-    """The first driver does 2 a second for 20 s, the second one, an hour later, 5 for 10 s."""
-    second = {"started_at": START + timedelta(hours=1), "num_rows_before": 40}
-    moments = [
-        _after(0, 0),
-        _after(10, 20),
-        _after(10, 20),
-        _after(20, 40),
-        _after(3600, 40, **second),
-        _after(3605, 60, failed={"empty_text": 5}, **second),
-        _after(3610, 85, failed={"empty_text": 5}, **second),
-    ]
-    assert timeline(moments) == [
-        {"seconds": 10.0, "pairs_per_second": 2.0},
-        {"seconds": 10.0, "pairs_per_second": 2.0},
-        {"seconds": 5.0, "pairs_per_second": 5.0},
-        {"seconds": 5.0, "pairs_per_second": 5.0},
-    ]
-    assert timeline(moments[:1]) == timeline([]) == []
+def test_summary_does_not_make_up_what_is_not_known(disk: Place) -> None:
+    report = summarize(manifest_of(disk, num_ok=3, costs={"seconds": 5.0}), None)
+    names = ("prefix_hit_share", "attention_padding_share", "cost_per_million_pairs")
+    assert [report[name] for name in names] == [None, None, None]
+    assert summarize(manifest_of(disk), 1.0)["pairs_per_actor_second"] is None
 
 
 class _Page(html.parser.HTMLParser):
@@ -97,58 +92,63 @@ class _Page(html.parser.HTMLParser):
         self.text += data
 
 
-EVIL = "<script>alert(1)</script> & more"
+@dataclass(frozen=True)
+class Evil:
+    """Explains user u1, and lets all others fail, with markup in every text."""
 
+    row_errors: tuple[type[Exception], ...] = ()
 
-def _write_rows(table: Table) -> int:
-    """Commit an explanation and a failed row, with markup in them; returns the version."""
-    ids = {"user_id": "u1", "item_id": "i1"}
-    texts = {"explanation": EVIL, "num_prompt_tokens": 5, "num_generated_tokens": 29}
-    counts = ("item_reviews", "num_item_reviews", "user_reviews", "num_user_reviews")
-    evidence = {"aspect": EVIL, **dict.fromkeys(counts, 2), "opinion": EVIL, "is_named": True}
-    hashes = {"model_fingerprint": "f", "content_key": "k", "finish_reason": "stop"}
-    ok = {**ids, **texts, **hashes, "aspects": [evidence], "kind": "plain", "refused": "unsafe"}
-    failed = dict.fromkeys(FAILED.names, "") | {"reason": "empty_text", "message": EVIL}
-    writer = table.take_over("test")
-    for status, schema, row in (("ok", GENERATED, ok), ("failed", FAILED, failed)):
-        rows = EXPLANATIONS.file_rows(schema.empty_table().from_pylist([row], schema), 0)
-        partition = {"status": status}
-        file = write_file(table.location, EXPLANATIONS.table, rows, name="a", partition=partition)
-        failures = {"empty_text": 1} if status == "failed" else {}
-        writer.commit([file], metadata=_state(1, failed=failures, costs=COSTS).metadata())
-    return writer.version
+    def do(self, rows: pa.Table) -> Outcome:
+        counts = ("item_reviews", "num_item_reviews", "user_reviews", "num_user_reviews")
+        evidence = {"aspect": EVIL, **dict.fromkeys(counts, 2), "opinion": EVIL, "is_named": True}
+        texts = {"explanation": EVIL, "num_prompt_tokens": 5, "num_generated_tokens": 29}
+        hashes = {"model_fingerprint": "f", "content_key": "k", "finish_reason": "stop"}
+        ok = {**texts, **hashes, "aspects": [evidence], "kind": "plain", "refused": "unsafe"}
+        failed = dict.fromkeys(FAILED.names, "") | {"reason": "empty_text", "message": EVIL}
+        made: dict[bool, list[dict[str, Any]]] = {True: [], False: []}
+        for pair in rows.to_pylist():
+            is_ok = pair["user_id"] == "u1"
+            made[is_ok].append({**(ok if is_ok else failed), **pair})
+        return Outcome(
+            pa.Table.from_pylist(made[True], GENERATED),
+            pa.Table.from_pylist(made[False], FAILED),
+            COSTS,
+        )
+
+    def fail(self, rows: pa.Table, reason: str, message: str) -> pa.Table:
+        raise NotImplementedError
 
 
 def test_report_is_written_with_rows_whose_texts_are_no_markup(place: Place) -> None:
-    table = Table.create(place.uri, EXPLANATIONS.table, run="r", storage=place.storage)
-    version = _write_rows(table)
-    state = _state(1, failed={"empty_text": 1}, costs=COSTS)
-    write_report(table, version, state, num_rejected=7, price_per_actor_hour=None)
-
-    report = json.loads((place.location / "report.json").read_bytes())
-    assert report["version"] == version
-    assert (report["num_explained"], report["num_failed"], report["failed_by_reason"]) == (
-        1,
-        1,
-        {"empty_text": 1},
-    )
+    run = plan(place, ("u1", "i1"), ("u2", "i1"))
+    manifest = complete(run, PoolHere(), Evil, "explanations", describe(run))
+    assert manifest is not None
+    assert not is_report_of(place.location, manifest)
+    write_report(place.uri, None, place.storage)
+    assert is_report_of(place.location, manifest)
+    report = json.loads((place.location / REPORT).read_bytes())
+    assert report["version"] == manifest.version == 0
+    assert (report["num_explained"], report["num_rejected"]) == (1, 1)
+    assert report["failed_by_reason"] == {"empty_text": 1}
     assert report["samples"][0]["explanation"] == EVIL
     assert set(report["failed_samples"][0]) == set(FAILED.names)
     assert report["generated_lengths"] == {"20": 1}
-    assert len(report["timeline"]) == 1
     page = _Page()
-    page.feed((place.location / "report.html").read_text())
+    page.feed((place.location / "_report/report.html").read_text())
     assert "script" not in page.tags
     assert page.text.count(EVIL) == 4
     assert "not reported by the engine" not in page.text
     assert "price_per_actor_hour is not set" in page.text
-    assert page.tags.count("svg") == 2
+    assert page.tags.count("svg") == 1
 
 
-def test_report_is_known_by_the_version_that_it_was_written_of_last(place: Place) -> None:
-    assert not is_report_of(place.location, 3)
-    (place.location / "report.json").write_bytes(b'{"version": 3')
-    assert not is_report_of(place.location, 3)
-    (place.location / "report.json").write_bytes(b'{"version": 3}')
-    assert is_report_of(place.location, 3)
-    assert not is_report_of(place.location, 4)
+def test_report_of_another_content_or_half_written_is_none_of_this_manifest(disk: Place) -> None:
+    manifest = manifest_of(disk)
+    for written, is_of in (
+        (b'{"fingerprint": "', False),
+        (b'{"fingerprint": "0123456789abcdef"}', False),
+        (b"[]", False),
+        (json.dumps({"fingerprint": manifest.fingerprint}).encode(), True),
+    ):
+        (disk.location / REPORT).write_bytes(written)
+        assert is_report_of(disk.location, manifest) is is_of

@@ -5,6 +5,10 @@ The rows are compared with the set of pairs that went in.
 
 import json
 import re
+import signal
+import subprocess
+import sys
+import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -14,8 +18,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from jobs.backfill import output
+from tests.faulty_proxy import Faults, faulty_proxy
+from tests.project_file import write_project
 from tests.xrec.backfill.runs import (
+    never,
     output_of,
     pairs_of,
     plan,
@@ -25,18 +31,9 @@ from tests.xrec.backfill.runs import (
 )
 from tests.xrec.backfill.toy_engines import Toy, calls
 from xrec.backfill import has_work, open_backfill, pair_batches, run_backfill
-from xrec.backfill.progress import ProgressLine
-from xrec.backfill.task import MakeExplainTask
-from xrec.bulk import RunState
-from xrec.config.backfill import BackfillConfig
-from xrec.errors import (
-    ArtifactMismatchError,
-    ArtifactNotFoundError,
-    DataError,
-    LeaseError,
-    LostTableError,
-)
-from xrec.generate.explainer import Explainer
+from xrec.backfill.metrics import BackfillMetrics
+from xrec.bulk import Progress, Survey
+from xrec.errors import ArtifactNotFoundError, DataError
 from xrec.storage import open_location, parquet_bytes, read_manifest
 
 MakeConfig = Callable[..., Any]
@@ -56,20 +53,9 @@ def on_s3(make_config: MakeConfig, pairs: MakePairs, s3: Any) -> Callable[..., A
 
     def make(**values: Any) -> Any:
         uri = {"pairs": {"kind": "table", "uri": f"{bucket}/in"}, "explanations": f"{bucket}/out"}
-        return make_config(storage=s3.storage, **uri, **values)
+        return make_config(**{"storage": s3.storage, **uri, **values})
 
     return make
-
-
-@pytest.fixture
-def called(tmp_path: Path) -> Path:
-    """The folder in which toy engines write their pairs."""
-    (tmp_path / "calls").mkdir()
-    return tmp_path / "calls"
-
-
-def _never(made: MakeExplainTask) -> Explainer:
-    raise AssertionError(f"an actor was started for {made.sources.dataset}")
 
 
 @pytest.mark.usefixtures("ray_cluster")
@@ -85,70 +71,75 @@ def test_run_of_good_and_broken_rows_has_each_once_with_its_reason(
         f"explained {pair}" for pair in sorted(GOOD)
     ]
     reasons = dict(zip(pairs_of(failed), (row["reason"] for row in failed), strict=True))
-    assert reasons == dict(
-        zip(
-            BROKEN,
-            ("unknown_user", "unknown_item", "prompt_too_long", "prompt_too_long"),
-            strict=True,
-        )
-    )
+    expected = ("unknown_user", "unknown_item", "prompt_too_long", "prompt_too_long")
+    assert reasons == dict(zip(BROKEN, expected, strict=True))
     assert manifest.metrics["failed_by_reason"] == dict(Counter(reasons.values()))
     assert manifest.row_counts == {
         "explanations": len(GOOD),
         "failed": len(BROKEN),
         "rejected": 0,
     }
-    assert manifest.files == {}
-    report = json.loads((output / "report.json").read_bytes())
+    assert manifest == read_manifest(output, "explanations")
+    report = json.loads((output / "_report/report.json").read_bytes())
     assert report["num_explained"] == len(GOOD)
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_cluster")
+def test_run_onto_a_store_that_is_slow_hangs_and_fails_in_bursts_is_whole(
+    on_s3: Callable[..., Any], s3: Any
+) -> None:
+    faults = Faults(share=0.0, delay_seconds=0.02, stalls=0.03, stall_seconds=4.0, burst=8)
+    with faulty_proxy(s3.endpoint_url, faults) as endpoint_url:
+        limits = {"read_timeout_seconds": 1.0, "max_attempts": 12}
+        storage = s3.storage.model_copy(update={"endpoint_url": endpoint_url, **limits})
+        run(on_s3(storage=storage, rows_per_chunk=1), load=Toy())
+    assert (faults.num_failed >= 8, faults.num_stalled >= 3) == (True, True)
+    assert pairs_of(published_rows(output_of(on_s3()))) == sorted(GOOD)
+
+
 @pytest.mark.usefixtures("actors_here")
-def test_run_over_max_failed_share_stops_with_a_summary_and_raising_it_goes_on_from_there(
+def test_run_over_max_failed_share_publishes_nothing_and_raising_it_goes_on(
     on_s3: Callable[..., Any],
 ) -> None:
     strict = on_s3(max_failed_share=0.1)  # one of 16 rows may fail
-    output = output_of(strict)
     with pytest.raises(
         DataError, match=r"[2-4] of 16 rows failed \(.* 1.*\), more than max_failed_share = 0\.1"
     ):
         run(strict, load=Toy())
     with pytest.raises(ArtifactNotFoundError):
-        read_manifest(output, "explanations")
-    committed = open_backfill(strict).table.snapshot().rows
-    assert 0 < committed < 16
-
-    run(on_s3(max_failed_share=1.0), load=Toy(says="explained later"))
-    rows = published_rows(output)
-    assert sorted(pairs_of(rows) + pairs_of(published_rows(output, failed=True))) == sorted(
-        {*GOOD, *BROKEN}
-    )
-    later = sum(row["explanation"].startswith("explained later") for row in rows)
-    assert 0 < later < len(rows)
+        read_manifest(output_of(strict), "explanations")
+    run(on_s3(max_failed_share=1.0), load=Toy())
+    rows = [row for bad in (False, True) for row in published_rows(output_of(strict), bad)]
+    assert sorted(pairs_of(rows)) == sorted({*GOOD, *BROKEN})
 
 
 @pytest.mark.usefixtures("actors_here")
-def test_run_that_is_finished_has_no_work_and_reads_no_pairs(
-    make_config: MakeConfig, pairs: MakePairs, monkeypatch: pytest.MonkeyPatch
+def test_run_that_is_published_has_no_work_reads_no_pairs_and_writes_nothing(
+    make_config: MakeConfig, pairs: MakePairs, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    config = make_config()
+    config = make_config(export=str(tmp_path / "files"))
     first = run(config, pairs(*GOOD, *BROKEN), load=Toy())
 
     def read(*arguments: object) -> None:
         raise AssertionError("pairs were read")
 
+    def files() -> dict[str, int]:
+        there = [path for path in tmp_path.rglob("*") if path.is_file()]
+        return {str(path): path.stat().st_mtime_ns for path in there if path.name != "driver.json"}
+
     monkeypatch.setattr("xrec.backfill.plan.pair_batches", read)
     again = plan(config, pairs(*GOOD, *BROKEN))
     assert not has_work(config, again)
-    before = again.table.newest_version()
-    assert run(config, pairs(*GOOD, *BROKEN), load=_never) == first
-    assert again.table.newest_version() == before
+    before = files()
+    assert run(config, pairs(*GOOD, *BROKEN), load=never) == first
+    assert files() == before
     assert has_work(make_config(retry_failed="unknown_user"), again)
     assert not has_work(make_config(retry_failed="empty_text"), again)
 
 
 @pytest.mark.usefixtures("actors_here")
-def test_run_whose_pairs_were_written_again_goes_on_if_they_are_the_same(
+def test_run_whose_pairs_were_written_again_is_the_same_only_if_they_are(
     make_config: MakeConfig, pairs: MakePairs, tmp_path: Path
 ) -> None:
     file = tmp_path / "pairs.parquet"
@@ -156,10 +147,11 @@ def test_run_whose_pairs_were_written_again_goes_on_if_they_are_the_same(
     pq.write_table(pairs(*GOOD), file)
     first = run(config, load=Toy())
     pq.write_table(pairs(*reversed(GOOD), GOOD[0]), file)
-    assert run(config, load=_never) == first
+    assert run(config, load=never) == first
     pq.write_table(pairs(*GOOD[1:]), file)
-    with pytest.raises(ArtifactMismatchError, match=r"rows of the input changed .* 12 .* 11 here"):
-        run(config, load=_never)
+    second = run(config, load=Toy())
+    assert (second.version, second.metrics["num_carried"]) == (1, len(GOOD) - 1)
+    assert pairs_of(published_rows(output_of(config))) == sorted(GOOD[1:])
 
 
 @pytest.mark.usefixtures("actors_here")
@@ -167,37 +159,17 @@ def test_run_of_top_k_does_not_rank_again(
     make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = make_config(pairs={"kind": "top_k", "k": 2})
-    ranked = {
-        (row["user_id"], row["item_id"])
-        for good, _ in pair_batches(config)
-        for row in good.to_pylist()
-    }
+    ranked = [pair for good, _ in pair_batches(config) for pair in pairs_of(good.to_pylist())]
     made = open_backfill(config)
 
     def rank(*arguments: object) -> None:
         raise AssertionError("the pairs were ranked again")
 
     monkeypatch.setattr("xrec.backfill.pairs.top_k_items", rank)
-    assert open_backfill(config).plan.record == made.plan.record
+    assert open_backfill(config).record == made.record
     run_backfill(config, open_backfill(config), Toy())
     rows = published_rows(output_of(config)) + published_rows(output_of(config), failed=True)
-    assert {(row["user_id"], row["item_id"]) for row in rows} == ranked
-
-
-@pytest.mark.usefixtures("actors_here")
-def test_run_whose_table_was_taken_over_stops(
-    make_config: MakeConfig, pairs: MakePairs, tmp_path: Path
-) -> None:
-    made = plan(make_config(), pairs(*GOOD))
-
-    class TakenOver(Toy):
-        def __call__(self, settings: MakeExplainTask) -> Explainer:
-            made.table.take_over("another driver")
-            return super().__call__(settings)
-
-    with pytest.raises(LostTableError, match="another driver"):
-        run_backfill(make_config(), made, TakenOver())
-    assert not (made.plan.output / "manifest.json").exists()
+    assert sorted(pairs_of(rows)) == sorted(ranked)
 
 
 @pytest.mark.usefixtures("actors_here")
@@ -206,79 +178,57 @@ def test_run_that_is_interrupted_says_how_to_go_on_and_lets_the_next_driver_begi
     pairs: MakePairs,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
+    called: Path,
 ) -> None:
-    def interrupted(line: ProgressLine, state: RunState) -> None:
-        if state.num_rows:
-            raise KeyboardInterrupt
+    def interrupted(metrics: BackfillMetrics, progress: Progress) -> None:
+        raise KeyboardInterrupt
 
     config = make_config(rows_per_chunk=2)
     with monkeypatch.context() as patched:
-        patched.setattr("xrec.bulk.ledger.COMMIT_SECONDS", 0.0)
-        patched.setattr(ProgressLine, "show", interrupted)
+        patched.setattr("xrec.bulk.driver._SECONDS_BETWEEN_LOOKS", 0.0)
+        patched.setattr(BackfillMetrics, "record", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            run(config, pairs(*GOOD), load=Toy())
-    (message,) = [
-        record.getMessage() for record in caplog.records if "stopped" in record.getMessage()
-    ]
-    assert re.fullmatch(
-        r"stopped: [1-9]\d* of 12 pairs are committed; "
-        r"run the same command again to go on with the others",
-        message,
+            run(config, pairs(*GOOD), load=Toy(calls=str(called)))
+    done = calls(called)
+    (said,) = [each.getMessage() for each in caplog.records if "stopped" in each.getMessage()]
+    assert said == (
+        f"stopped: {len(done)} of 12 pairs are done; run the same command again to go on with the "
+        "others"
     )
-    run(config, pairs(*GOOD), load=Toy())
-    assert pairs_of(published_rows(output_of(config))) == sorted(GOOD)
-
-
-@pytest.mark.usefixtures("actors_here")
-def test_run_of_a_driver_that_may_be_alive_is_refused_unless_it_is_to_be_taken_over(
-    make_config: MakeConfig, pairs: MakePairs
-) -> None:
-    config = make_config()
-    made = plan(config, pairs(*GOOD))
-
-    class Crash(BaseException):
-        pass
-
-    class Crashing(Toy):
-        def __call__(self, settings: MakeExplainTask) -> Explainer:
-            raise Crash
-
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("xrec.bulk.driver._Driver.leave", lambda driver: None)  # as if killed
-        with pytest.raises(Crash):
-            run_backfill(config, made, Crashing())
-    with pytest.raises(LeaseError, match="taken for alive"):
-        run(config, pairs(*GOOD), load=Toy())
-    run(make_config(take_over=True), pairs(*GOOD), load=Toy())
+    run(config, pairs(*GOOD), load=Toy(calls=str(called)))
+    assert calls(called) == sorted({*GOOD} - {*done})
     assert pairs_of(published_rows(output_of(config))) == sorted(GOOD)
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("ray_cluster")
-def test_run_with_rows_that_kill_their_process_fails_them_and_explains_the_others(
-    make_config: MakeConfig, pairs: MakePairs, called: Path
+def test_run_in_a_process_that_gets_sigterm_ends_with_130_and_the_same_command_goes_on(
+    make_config: MakeConfig, pairs: MakePairs, tmp_path: Path
 ) -> None:
-    config = make_config(rows_per_chunk=100, actors={"num_actors": 1, "device": "cpu"})
-    manifest = run(
-        config, pairs(*GOOD[:5], "nobody i0"), load=Toy(deadly=("u1 i1",), calls=str(called))
-    )
-    output = output_of(config)
-    assert pairs_of(published_rows(output)) == sorted(set(GOOD[:5]) - {"u1 i1"})
-    failed = {
-        f"{row['user_id']} {row['item_id']}": row for row in published_rows(output, failed=True)
+    slow = {
+        "rows_per_chunk": 1,
+        "engine": {"max_rows": 1},
+        "decoding": {"max_new_tokens": 200, "text": {"max_words": None}},
     }
-    assert {pair: row["reason"] for pair, row in failed.items()} == {
-        "u1 i1": "engine_error",
-        "nobody i0": "unknown_user",
-    }
-    assert "2 processes died while they worked on this row alone" in failed["u1 i1"]["message"]
-    assert failed["u1 i1"]["item_title"] == "Place 1"
-    assert manifest.row_counts == {"explanations": 4, "failed": 2, "rejected": 0}
-    # The chunk is tried twice, then its halves: a death costs the work on one range, and no range
-    # that is done is done again.
-    counts = Counter(calls(called))
-    assert 4 <= counts["u1 i1"] <= 6
-    assert max(count for pair, count in counts.items() if pair != "u1 i1") < counts["u1 i1"]
+    cluster = {"actors": {"num_actors": 1, "device": "cpu"}, "ray": {"num_cpus": 2}}
+    config = with_pairs(make_config(**slow, **cluster), pairs(*GOOD))
+    made = plan(config)
+    project = write_project(tmp_path / "project.yaml", config)
+    command = [sys.executable, "-m", "xrec.cli", "backfill", str(project)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 240
+        while not Survey(made).summary.num_rows and time.monotonic() < deadline:
+            assert process.poll() is None
+            time.sleep(0.2)
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    (done,) = re.findall(r"stopped: (\d+) of 12 pairs are done; run the same command again", said)
+    assert 0 < int(done) < len(GOOD)
+    assert said.rstrip().endswith("interrupted")
+    assert not (output_of(config) / "_delta_log").exists()
+    subprocess.run(command, check=True, timeout=300)
+    rows = [row for bad in (False, True) for row in published_rows(output_of(config), bad)]
+    assert sorted(pairs_of(rows)) == sorted(GOOD)
 
 
 @pytest.mark.usefixtures("actors_here")
@@ -290,6 +240,7 @@ def test_run_with_a_row_that_the_engine_cannot_do_fails_that_row_alone(
     (failed,) = published_rows(output_of(config), failed=True)
     assert (failed["user_id"], failed["item_id"], failed["reason"]) == ("u1", "i1", "engine_error")
     assert failed["message"] == "RuntimeError: the kernel has no image for this device"
+    assert failed["item_title"] == "Place 1"
     assert pairs_of(published_rows(output_of(config))) == sorted(set(GOOD) - {"u1 i1"})
 
 
@@ -298,18 +249,17 @@ def test_run_retry_of_one_reason_supersedes_only_those_rows(
     make_config: MakeConfig, pairs: MakePairs, called: Path, muted: Path
 ) -> None:
     toy = Toy(mute=("u0 i1", "u3 i2"), muted=str(muted), calls=str(called))
-    config = make_config()
-    first = run(config, pairs(*GOOD, *BROKEN), load=toy)
+    config, given = make_config(), pairs(*GOOD, *BROKEN)
+    first = run(config, given, load=toy)
     output = output_of(config)
     broken = {"prompt_too_long": 2, "unknown_user": 1, "unknown_item": 1}
     assert first.metrics["failed_by_reason"] == {"empty_text": 2, **broken}
     before = published_rows(output)
 
     muted.unlink()
-    for path in called.iterdir():
-        path.unlink()
-    second = run(make_config(retry_failed="empty_text"), pairs(*GOOD, *BROKEN), load=toy)
-    assert sorted(calls(called)) == ["u0 i1", "u3 i2"]
+    calls(called)
+    second = run(make_config(retry_failed="empty_text"), given, load=toy)
+    assert calls(called) == ["u0 i1", "u3 i2"]
     assert second.metrics["failed_by_reason"] == broken
     assert second.run == first.run
     assert second.fingerprint != first.fingerprint
@@ -319,7 +269,7 @@ def test_run_retry_of_one_reason_supersedes_only_those_rows(
     assert pairs_of(published_rows(output, failed=True)) == sorted(BROKEN)
 
     # The rows that are left fail again, because their pairs cannot be explained.
-    third = run(make_config(retry_failed="all"), pairs(*GOOD, *BROKEN), load=toy)
+    third = run(make_config(retry_failed="all"), given, load=toy)
     assert third.metrics["failed_by_reason"] == broken
     assert third.metrics["num_retries"] == 2
 
@@ -335,29 +285,3 @@ def test_run_retry_heals_a_run_that_was_over_the_threshold(
     manifest = run(make_config(max_failed_share=0.1, retry_failed="all"), pairs(*GOOD), load=toy)
     assert manifest.row_counts == {"explanations": len(GOOD), "failed": 0, "rejected": 0}
     assert pairs_of(published_rows(output_of(make_config()))) == sorted(GOOD)
-
-
-@pytest.mark.usefixtures("actors_here")
-def test_run_exports_its_explanations_and_replaces_them_after_a_retry(
-    make_config: MakeConfig, pairs: MakePairs, tmp_path: Path, muted: Path
-) -> None:
-    folder = tmp_path / "files"
-    toy = Toy(mute=GOOD[:2], muted=str(muted))
-    config = with_pairs(make_config(export=str(folder), max_failed_share=1.0), pairs(*GOOD))
-    for retry, num_rows in ((None, len(GOOD) - 2), (("all",), len(GOOD))):
-        manifest = run(config.model_copy(update={"retry_failed": retry}), load=toy)
-        assert json.loads((folder / "_SUCCESS").read_text())["version"] == manifest.version
-        rows = pq.read_table(folder).sort_by([("user_id", "ascending"), ("item_id", "ascending")])
-        there = published_rows(output_of(config))
-        assert len(there) == rows.num_rows == num_rows
-        assert rows["explanation"].to_pylist() == [row["explanation"] for row in there]
-        muted.unlink(missing_ok=True)
-    assert output(config, exact=False).found().state == "same"
-    (folder / "_SUCCESS").unlink()
-    assert output(config, exact=False).found().state == "begun"  # so that `xrec run` runs the job
-    assert output(without_export(config), exact=False).found().state == "same"
-
-
-def without_export(config: BackfillConfig) -> BackfillConfig:
-    """The config of the same run without plain files."""
-    return config.model_copy(update={"export": None})

@@ -11,15 +11,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.xrec.backfill.runs import pairs_of
+from tests.xrec.backfill.runs import pairs_of, published_rows
 from tests.xrec.backfill.toy_engines import Toy
 from tests.xrec.bulk.toy_run import PoolHere
 from xrec.backfill.explain import explain_pairs
+from xrec.backfill.finish import describe
 from xrec.backfill.identity import identify
 from xrec.backfill.run import chunks_at_once
 from xrec.backfill.task import EXPLANATIONS, ExplainTask, explain_task
-from xrec.bulk import Identity, Outcome, clean_keys, drive, open_run
+from xrec.bulk import Identity, Outcome, clean_keys, complete, open_run
 from xrec.config.backfill import FailureReason
+from xrec.storage import open_location
 
 MakeConfig = Callable[..., Any]
 PAIRS_GIVEN = ("u0 i0", "u0 i1", "u1 i2", "u2 wordy", "nobody i0", "u3 nothing", "u4 i4")
@@ -31,8 +33,8 @@ def task(make_config: MakeConfig) -> ExplainTask:
     return explain_task(config, identify(config))()
 
 
-def run_of(uri: str, pairs: pa.Table, **settings: Any) -> Any:
-    return open_run(
+def complete_run(uri: str, pairs: pa.Table, task: ExplainTask, **settings: Any) -> Any:
+    run = open_run(
         uri,
         Identity(kind="explanations", config={}, inputs={}),
         EXPLANATIONS,
@@ -41,11 +43,7 @@ def run_of(uri: str, pairs: pa.Table, **settings: Any) -> Any:
         rows_per_chunk=3,
         **settings,
     )
-
-
-def rows_in(run: Any, status: str) -> list[dict[str, Any]]:
-    rows = run.table.snapshot().dataset([("status", "=", status)]).to_table().to_pylist()
-    return sorted(rows, key=lambda row: (row["user_id"], row["item_id"]))
+    return complete(run, PoolHere(), lambda: task, "explanations", describe(run))
 
 
 def test_explain_task_gives_the_rows_of_a_backfill_and_carries_them(
@@ -53,17 +51,16 @@ def test_explain_task_gives_the_rows_of_a_backfill_and_carries_them(
 ) -> None:
     given = pairs(*PAIRS_GIVEN)
     generated, not_explained = explain_pairs(task.explainer, given, task.decoding, task.shared_key)
-    run = run_of(str(tmp_path / "one"), given)
-    state = drive(run, PoolHere(run.worker_settings(lambda: task)), holder="test")
-    explained, failed = rows_in(run, "ok"), rows_in(run, "failed")
+    one, two = (open_location(str(tmp_path / name)) for name in ("one", "two"))
+    manifest = complete_run(one.uri, given, task)
+    explained, failed = published_rows(one), published_rows(one, failed=True)
     assert [row["explanation"] for row in explained] == generated["explanation"].to_pylist()
     assert pairs_of(explained) == pairs_of(generated.to_pylist())
     assert [row["reason"] for row in failed] == not_explained["reason"].to_pylist()
-    assert state.costs["num_generated_tokens"] > 0
-    again = run_of(str(tmp_path / "two"), given, carry_from=str(tmp_path / "one"))
-    state = drive(again, PoolHere(again.worker_settings(lambda: task)), holder="test")
-    assert state.costs["carried"] == len(explained)
-    assert rows_in(again, "ok") == explained
+    assert manifest.metrics["costs"]["num_generated_tokens"] > 0
+    manifest = complete_run(two.uri, given, task, carry_from=one.uri)
+    assert manifest.metrics["num_carried"] == len(explained)
+    assert published_rows(two) == explained
 
 
 def test_explain_task_in_an_actor_explains_newcomers_by_the_items_they_came_with(
@@ -123,8 +120,8 @@ def test_chunks_at_the_same_time_share_the_engines_steps_and_have_their_own_rows
 def test_an_actor_does_as_many_chunks_as_keep_the_engine_full(
     make_config: MakeConfig, rows_per_chunk: int, max_rows: int, expected: int
 ) -> None:
-    config = make_config(rows_per_chunk=rows_per_chunk, engine={"max_rows": max_rows})
-    assert chunks_at_once(config) == expected
+    config = make_config(engine={"max_rows": max_rows})
+    assert chunks_at_once(config, rows_per_chunk) == expected
 
 
 def test_reasons_of_the_config_are_those_for_which_a_row_can_fail() -> None:

@@ -1,7 +1,6 @@
-"""Engines without a model, for actors: the ids determine the text, and some prompts are deadly."""
+"""Engines without a model, for actors: the ids determine the text, and some prompts fail."""
 
 import os
-import signal
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,13 +17,11 @@ from xrec.generate.explainer import Explainer
 class Toy:
     """A function for `load` of MakeExplainTask: a real explainer with an `EchoEngine`.
 
-    A process that gets a pair of `deadly` kills itself; a pair of `broken` raises an error; a pair
-    of `mute` gets an empty text while the file `muted` exists. Each call of the engine writes its
-    pairs to a file in the folder `calls`, and each prompt takes `seconds_per_prompt`. A text is
-    `says` and the ids of its pair.
+    A pair of `broken` raises an error; a pair of `mute` gets an empty text while the file `muted`
+    exists. Each call of the engine writes its pairs to a file in the folder `calls`, and each
+    prompt takes `seconds_per_prompt`. A text is `says` and the ids of its pair.
     """
 
-    deadly: tuple[str, ...] = ()
     broken: tuple[str, ...] = ()
     mute: tuple[str, ...] = ()
     muted: str = "/nonexistent"
@@ -61,8 +58,6 @@ class EchoEngine:
             path = Path(self._toy.calls) / str(os.getpid())
             with path.open("a", encoding="utf-8") as file:
                 file.write("".join(f"{name}\n" for name in names))
-        if any(name in self._toy.deadly for name in names):
-            os.kill(os.getpid(), signal.SIGKILL)
         if any(name in self._toy.broken for name in names):
             raise RuntimeError("the kernel has no image for this device")
         for index in reversed(range(len(prompts))):
@@ -86,7 +81,8 @@ class EchoEngine:
 
 
 def calls(folder: Path) -> list[str]:
-    """Return the pairs that the engines of all processes were called with."""
-    return [
-        line for path in folder.iterdir() for line in path.read_text(encoding="utf-8").splitlines()
-    ]
+    """The pairs that the engines of all processes were called with since this was called last."""
+    found = [line for path in folder.iterdir() for line in path.read_text("utf-8").splitlines()]
+    for path in folder.iterdir():
+        path.unlink()
+    return sorted(found)

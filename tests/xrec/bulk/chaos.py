@@ -1,102 +1,101 @@
-"""Blows at the processes of toy runs, and a reader that opens versions all the while."""
+"""Blows at the commands of toy runs on one table, and a reader of all of its versions."""
 
+import multiprocessing
 import os
 import random
 import signal
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
+from datetime import timedelta
+from multiprocessing.process import BaseProcess
 from types import TracebackType
 from typing import Self
 
+import deltalake
 import psutil
 
-from cluster.local import add_node, local_cluster
-from cluster.node import stop_nodes
+from cluster.connect import environment
+from cluster.node import NodeProcess
 from cluster.record import LocalCluster
-from tests.xrec.bulk.toy_run import Toy
-from tests.xrec.table.conftest import Place
-from tests.xrec.table.driver import environment_of
-from xrec.bulk.state import read_state
+from tests.xrec.bulk.chaos_driver import INTERRUPTED, REFUSED, Setting, main
+from xrec.bulk import Published, check_output, published
+from xrec.bulk.run import RUNS, records
+from xrec.bulk.upkeep import clean
+from xrec.errors import ArtifactNotFoundError, XRecError
+from xrec.storage.delta import open_log
 
-_MOST_PROCESSES = 4  # of a run at the same time
-_SECONDS_TO_TAKE_OVER = 90
-
-
-@dataclass
-class Nodes:
-    """A Ray cluster of three nodes, of which one is lost now and then."""
-
-    stack: ExitStack
-    cluster: LocalCluster
-
-    @classmethod
-    def start(cls, stack: ExitStack) -> "Nodes":
-        """Start the cluster; the stack ends it."""
-        return cls(stack, stack.enter_context(local_cluster(num_workers=2, cpus_per_node=2)))
-
-    @property
-    def environment(self) -> dict[str, str]:
-        """What leads a driver to the cluster."""
-        return {**self.cluster.environment, "RAY_ADDRESS": self.cluster.address}
-
-    def kill_node(self) -> None:
-        """Kill a node with all of its processes; another one joins."""
-        self.cluster.nodes[-1].kill()
-        self.cluster = add_node(self.cluster, cpus=2)
-        self.stack.callback(stop_nodes, self.cluster.nodes[-1:])
-
-    def kill_actor(self, draw: random.Random) -> bool:
-        """Kill an actor of this cluster; returns False if there is none."""
-        nodes = {node.pid for node in self.cluster.nodes}
-        actors = [
-            process
-            for process in psutil.process_iter(["cmdline"])
-            if process.info["cmdline"]
-            and process.info["cmdline"][0].startswith("ray::ChunkActor")
-            and nodes.intersection(parent.pid for parent in process.parents())
-        ]
-        if actors:
-            draw.choice(actors).kill()
-        return bool(actors)
+KINDS = (
+    *("kill", "stop", "retry", "publish", "empty", "rollback", "vacuum", "optimize", "other"),
+    "delete",
+)
+_REASONS = ("odd", "dull", "task_error")
+_CODES_OF_THE_KILLED = (-signal.SIGKILL, -signal.SIGTERM, INTERRUPTED)
+_REFUSALS = (
+    "came while this job was at work",
+    "took it back",
+    "the table changed 20 times",
+    "there is no table",
+    "cannot be restored",
+)
+"""Whatever commands do to a table, others may be refused for one of these."""
+_DAMAGES = ("the Delta log cannot be used", "holds other files")
+"""After them an output must be deleted once more."""
+_LOSSES = (
+    "was deleted and made anew",
+    "was deleted while it was made",
+    "the plan is no longer whole",
+    "results are gone",
+    "not found",
+    "pre-conditions",
+    "has no conditional writes",
+    *_DAMAGES,
+)
+"""What commands say when someone deletes their output by hand."""
 
 
 @dataclass
-class Process:
-    """A process of a run: a driver, or its upkeep."""
+class Command:
+    """A process of `chaos_driver`. wakes_at: the number of blows after which it is to be woken."""
 
-    run: str
-    what: str
-    process: "subprocess.Popen[bytes]"
+    name: str
+    process: BaseProcess
+    wakes_at: int | None = None
+    was_hit: bool = False
 
-    @property
-    def is_alive(self) -> bool:
-        return self.process.poll() is None
+    def send(self, number: signal.Signals) -> None:
+        """Send it a signal, unless it has just ended."""
+        assert self.process.pid is not None
+        with suppress(ProcessLookupError):
+            os.kill(self.process.pid, number)
 
 
 @dataclass
 class Chaos:
-    """Starts the processes of the runs of a place, and strikes them.
+    """Starts commands on the runs of a table, and strikes them.
 
-    blows: what was done so far; each kind comes in each round. next_kinds: what is left of the
-    round, the next one last. num_woken: processes that were stopped, and woken after another one
-    had taken their run over.
+    blows: how many of each kind there were. refusals: of commands, by their beginning.
+    was_deleted: whether the output was deleted by hand; then more may be seen.
     """
 
-    place: Place
-    folder: Path
-    toys: dict[str, Toy]
-    nodes: Nodes | None = None
-    draw: random.Random = field(default_factory=lambda: random.Random(18))
-    processes: list[Process] = field(default_factory=list)
-    blows: list[str] = field(default_factory=list)
-    next_kinds: list[str] = field(default_factory=list)
-    num_woken: int = 0
+    setting: Setting
+    seed: int
+    cluster: LocalCluster | None = None
+    commands: list[Command] = field(default_factory=list)
+    blows: Counter[str] = field(default_factory=Counter)
+    refusals: Counter[str] = field(default_factory=Counter)
+    was_deleted: bool = False
+    num_started: int = 0
+
+    def __post_init__(self) -> None:
+        self.draw = random.Random(self.seed)
+        if self.cluster is None:
+            self._processes = multiprocessing.get_context("forkserver")
+            self._processes.set_forkserver_preload(["tests.xrec.bulk.chaos_driver"])
+        else:
+            self._processes = multiprocessing.get_context("spawn")
 
     def __enter__(self) -> Self:
         return self
@@ -107,130 +106,182 @@ class Chaos:
         error: BaseException | None,
         at: TracebackType | None,
     ) -> None:
-        for each in self.processes:
-            each.process.kill()
-            each.process.wait()
+        for each in self.commands:
+            if each.process.exitcode is None:
+                each.process.kill()
+            each.process.join()
 
-    def start(self, run: str, *what: str) -> None:
-        """Start a process: `drive` with reasons, or `upkeep`."""
-        name = f"{run}-{what[0]}-{len(self.processes)}"
-        command = [sys.executable, "-m", "tests.xrec.bulk.chaos_driver"]
-        environment = {
-            **environment_of(self.place),
-            **(self.nodes.environment if self.nodes else {}),
-        }
-        with (self.folder / f"{name}.log").open("wb") as log:
-            process = subprocess.Popen(
-                [*command, str(self.folder), name, run, *what],
-                stdout=log,
-                stderr=log,
-                env=environment,
-                cwd=Path(__file__).parents[3],
-            )
-        self.processes.append(Process(run, " ".join(what), process))
+    def start(self, what: str, run: str = "main", **options: object) -> Command:
+        """Start a command."""
+        self.num_started += 1
+        name = f"{self.num_started:03d}-{what}-{run}"
+        process = self._processes.Process(
+            target=main, args=(self.setting, name, what, run), kwargs=options
+        )
+        with environment({} if self.cluster is None else self.cluster.environment):
+            process.start()
+        self.commands.append(Command(name, process))
+        return self.commands[-1]
 
     def strike(self, num_blows: int, seconds: tuple[float, float]) -> None:
-        """Strike so many times, as long as a driver is at work, with waits between the blows."""
-        wanted = len(self.blows) + num_blows
-        while len(self.blows) < wanted and self._alive():
-            time.sleep(self.draw.uniform(*seconds))
-            if not self.next_kinds:
-                self.next_kinds = ["kill", "stop"]
-                if self.nodes is not None:
-                    self.next_kinds += ["stop", "actor", "node"]
-                self.draw.shuffle(self.next_kinds)
-            if getattr(self, f"_{self.next_kinds[-1]}")():
-                self.blows.append(self.next_kinds.pop())
+        """Strike so many times, with waits in between; each kind comes in each round."""
+        order, kinds = random.Random(self.seed), []
+        for number in range(num_blows):
+            self._look_at_the_ended()
+            while len(self._awake()) < (2 if self.cluster else self.draw.randint(2, 3)):
+                self.start("complete", republish=self.draw.random() < 0.5)
+            time.sleep(order.uniform(*seconds))
+            if not kinds:
+                kinds = [*KINDS, *(["worker", "worker"] if self.cluster else [])]
+                order.shuffle(kinds)
+            kind = kinds.pop()
+            print(f"{time.strftime('%X')} {number}: {kind}")  # noqa: T201
+            getattr(self, f"_{kind}", lambda kind=kind: self.start(kind))()
+            self.blows[kind] += 1
+            self._wake(number)
 
     def end(self, seconds: float) -> None:
-        """Let all drivers end, and with them the upkeep; see that none ended with an error."""
+        """Let all commands end, then one on `main` that nothing disturbs; it must succeed."""
+        self._wake()
         deadline = time.monotonic() + seconds
-        for what in sorted({(each.run, each.what) for each in self.processes}):
-            if what[1] != "upkeep" and not self._ended_well(*what):
-                self.start(what[0], *what[1].split())
-        drivers = [each for each in self.processes if each.what != "upkeep"]
-        for each in drivers:
-            each.process.wait(max(1.0, deadline - time.monotonic()))
-        (self.folder / "end").touch()
-        for each in self.processes:
-            # A vacuum or compaction under way has all files to go through.
-            code = each.process.wait(max(60.0, deadline - time.monotonic()))
-            assert code in (0, -signal.SIGKILL), self.logs()
-        (self.folder / "end").unlink()
-        assert all(self._ended_well(each.run, each.what) for each in drivers), self.logs()
-        self.processes.clear()
+        for each in self.commands:
+            each.process.join(max(1.0, deadline - time.monotonic()))
+            assert each.process.exitcode is not None, f"{each.name} hangs: {self.log(each)}"
+        self._look_at_the_ended()
+        (self.setting.folder / "healed").touch()
+        last = self._last(seconds)
+        if last.process.exitcode == REFUSED and self._refusal(last) in _DAMAGES:
+            self._delete()
+            self.blows["deleted again"] += 1
+            last = self._last(seconds)
+        assert last.process.exitcode == 0, self.log(last)
 
-    def logs(self) -> str:
-        """The ends of what the processes printed."""
-        paths = sorted(self.folder.glob("*.log"))
-        return "\n".join(f"{path.name}: {path.read_text()[-1500:]}" for path in paths)
+    def _last(self, seconds: float) -> Command:
+        self.start("complete", republish=True, retry=_REASONS)
+        last = self.commands.pop()
+        last.process.join(seconds)
+        return last
 
-    def _alive(self) -> list[Process]:
-        return [each for each in self.processes if each.what != "upkeep" and each.is_alive]
+    def _look_at_the_ended(self) -> None:
+        """See that no command ended with a traceback, or with an error that it had no cause for."""
+        for each in [each for each in self.commands if each.process.exitcode is not None]:
+            self.commands.remove(each)
+            code = each.process.exitcode
+            if code == REFUSED:
+                self.refusals[self._refusal(each)] += 1
+            elif not each.was_hit or code not in _CODES_OF_THE_KILLED:
+                assert code == 0, f"{each.name} ended with {code}: {self.log(each)}"
 
-    def _ended_well(self, run: str, what: str) -> bool:
-        return any(
-            (each.run, each.what, each.process.returncode) == (run, what, 0)
-            for each in self.processes
-        )
+    def _refusal(self, command: Command) -> str:
+        """What a command was refused for; it must be something that had a cause."""
+        why = self.log(command).splitlines()[-1]
+        causes = (*_REFUSALS, *_LOSSES) if self.was_deleted else _REFUSALS
+        found = [words for words in causes if words in why]
+        assert found, f"{command.name}: {why}"
+        return found[0]
 
-    def _kill(self) -> bool:
-        """Kill a process, and start another in its place."""
-        alive = [each for each in self.processes if each.is_alive]
-        if not alive:
-            return False
-        victim = self.draw.choice(alive)
-        victim.process.kill()
-        victim.process.wait()
-        self.start(victim.run, *victim.what.split())
-        return True
+    def log(self, command: Command) -> str:
+        """The end of what a command printed."""
+        path = self.setting.folder / f"{command.name}.log"
+        return path.read_text()[-3000:] if path.exists() else "it was killed before it began"
 
-    def _stop(self) -> bool:
-        """Stop a process until another one took its run over; then wake it."""
-        alive = [each for each in self.processes if each.is_alive]
-        if not alive:
-            return False
-        victim = self.draw.choice(alive)
-        victim.process.send_signal(signal.SIGSTOP)
-        epoch = self._epoch(victim.run)
-        if sum(each.run == victim.run for each in alive) < _MOST_PROCESSES:
-            self.start(victim.run, *victim.what.split())
-        others = [each for each in self.processes if each.run == victim.run and each is not victim]
-        deadline = time.monotonic() + _SECONDS_TO_TAKE_OVER
-        while self._epoch(victim.run) == epoch and time.monotonic() < deadline:
-            if not any(each.is_alive for each in others):
-                break  # they found the run finished
-            time.sleep(0.2)
-        self.num_woken += self._epoch(victim.run) > epoch
-        victim.process.send_signal(signal.SIGCONT)
-        return True
+    def _awake(self) -> list[Command]:
+        return [
+            each
+            for each in self.commands
+            if each.wakes_at is None and each.process.exitcode is None
+        ]
 
-    def _epoch(self, run: str) -> int:
-        table = self.toys[run].run.table
-        return table.commit(table.newest_version()).epoch
+    def _wake(self, number: int | None = None) -> None:
+        """Wake those who slept for long enough; all of them without a number."""
+        for each in self.commands:
+            if each.wakes_at is not None and (number is None or each.wakes_at <= number):
+                each.send(signal.SIGCONT)
+                each.wakes_at = None
 
-    def _actor(self) -> bool:
-        return self.nodes is not None and self.nodes.kill_actor(self.draw)
+    def _kill(self) -> None:
+        if awake := self._awake():
+            victim = self.draw.choice(awake)
+            victim.was_hit = True
+            victim.send(self.draw.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM]))
 
-    def _node(self) -> bool:
-        assert self.nodes is not None
-        self.nodes.kill_node()
-        return True
+    def _stop(self) -> None:
+        """Stop a process; it is woken when some more blows were struck."""
+        if awake := self._awake():
+            victim = self.draw.choice(awake)
+            victim.send(signal.SIGSTOP)
+            victim.wakes_at = sum(self.blows.values()) + self.draw.randint(1, 4)
+
+    def _retry(self) -> None:
+        """Retry some rows, which succeed every other time."""
+        healed = self.setting.folder / "healed"
+        if self.blows["retry"] % 2:
+            healed.touch()
+        else:
+            healed.unlink(missing_ok=True)
+        reasons = tuple(self.draw.sample(_REASONS, 2))
+        self.start("complete", republish=self.draw.random() < 0.5, retry=reasons)
+
+    def _publish(self) -> None:
+        for _ in range(2):
+            self.start("publish", republish=self.draw.random() < 0.5)
+
+    def _vacuum(self) -> None:
+        self.start(self.draw.choice(["vacuum", "their_vacuum"]))
+
+    def _other(self) -> None:
+        """Begin another config's run, or go on with it."""
+        run = f"other-{self.blows['other'] // 2}"
+        self.start("complete", run, republish=self.draw.random() < 0.5)
+
+    def _delete(self) -> None:
+        """Delete the output, object by object."""
+        self.was_deleted = True
+        if self.draw.random() < 0.5:
+            self._stop()
+        place = self.setting.place.location
+        files = place.files()
+        if self.draw.random() < 0.5:
+            self.draw.shuffle(files)
+        for file in files:
+            with suppress(FileNotFoundError):
+                place.fs.rm_file((place / file).path)
+        for folder, _, _ in os.walk(place.path, topdown=False):  # there are none on S3
+            with suppress(OSError):
+                os.rmdir(folder)
+
+    def _worker(self) -> None:
+        """Kill a process that does chunks on the cluster."""
+        assert self.cluster is not None
+        if workers := [each for node in self.cluster.nodes for each in workers_on(node)]:
+            self.draw.choice(workers).kill()
+
+
+def workers_on(node: NodeProcess) -> list[psutil.Process]:
+    """The processes of a node of Ray that do chunks."""
+    return [each for each in node.processes() if "DoChunks" in _command_line(each)]
+
+
+def _command_line(process: psutil.Process) -> str:
+    with suppress(psutil.NoSuchProcess):
+        return " ".join(process.cmdline())
+    return ""
 
 
 class Reader(threading.Thread):
-    """Opens the newest versions of runs all the while, and notes what must not be.
+    """Opens the newest version all the while, and notes what must not be.
 
-    num_versions: how many versions were read.
+    num_versions: how many versions it read.
     """
 
-    def __init__(self, toys: Sequence[Toy]):
+    def __init__(self, chaos: Chaos):
         super().__init__(daemon=True)
-        self._toys = toys
-        self._texts: list[dict[tuple[str, str], str]] = [{} for _ in toys]
-        self._seen = [-1] * len(toys)
+        self._chaos = chaos
         self._is_ended = threading.Event()
-        self._error: Exception | None = None
+        self._error: BaseException | None = None
+        self._texts: dict[tuple[str, ...], str] = {}
+        self._rows: dict[str, list[tuple[str, str]]] = {}
+        self._seen: tuple[str, int] | None = None
         self.num_versions = 0
 
     def __enter__(self) -> Self:
@@ -245,41 +296,87 @@ class Reader(threading.Thread):
     ) -> None:
         self._is_ended.set()
         self.join()
-        if self._error is not None and error is None:
+        if self._error is not None:
             raise self._error
 
     def run(self) -> None:
         """Read until the end, or until something is wrong."""
         try:
             while not self._is_ended.wait(0.05):
-                for number in range(len(self._toys)):
-                    self._look(number)
-        except Exception as error:  # noqa: BLE001 - the test raises it
+                self.look()
+        except BaseException as error:  # noqa: BLE001 - the test raises it
             self._error = error
 
-    def _look(self, number: int) -> None:
-        """Each row is there once, as many as the state counts; what succeeded stays as it is."""
-        table = self._toys[number].run.table
-        version = table.newest_version()
-        if version == self._seen[number]:
-            return
-        rows = table.snapshot(version).dataset().to_table(columns=["user", "item", "text"])
-        _, state = read_state(table, version)
-        keys = list(zip(rows["user"].to_pylist(), rows["item"].to_pylist(), strict=True))
-        assert len(set(keys)) == len(keys), f"version {version} has rows twice"
-        assert len(keys) == (state.num_rows if state else 0), f"version {version}: {state}"
-        texts = {
-            key: text
-            for key, text in zip(keys, rows["text"].to_pylist(), strict=True)
-            if text is not None
-        }
-        before = self._texts[number]
-        assert before.items() <= texts.items(), f"version {version} lost or changed rows"
-        self._texts[number] = texts
-        self._seen[number] = version
-        self.num_versions += 1
+    def look(self, version: int | None = None) -> None:
+        """Read a version, by default the newest one, and see that it is right."""
+        place = self._chaos.setting.place
+        try:
+            table = published(place.uri, version=version, storage=place.storage)
+            if version is not None or (table.log.id, table.version) != self._seen:
+                self._check(table)
+                self._seen = (table.log.id, table.version)
+                self.num_versions += 1
+        except ArtifactNotFoundError:
+            return  # nothing is published, or it was emptied
+        except (XRecError, OSError):
+            if not self._chaos.was_deleted:
+                raise
+
+    def look_at_all(self) -> None:
+        """Read each version that the log has."""
+        log = open_log(self._chaos.setting.place.location)
+        assert log is not None
+        for version in range(log.version + 1):
+            self.look(version)
+
+    def _check(self, table: Published) -> None:
+        """Each row of one run and plan is there once, with the text that it has for ever."""
+        entry = table.log.decided_by(table.version)
+        assert entry is not None
+        assert entry.commit is not None
+        columns = ["user", "item", "text", "hint", "status"]
+        rows = table.dataset(status=None).to_table(columns=columns).to_pydict()
+        keys = list(zip(rows["user"], rows["item"], strict=True))
+        run = table.manifest.config["run"]
+        planned = self._rows.setdefault(run, self._chaos.setting.rows(run))
+        assert sorted(keys) == planned, f"version {table.version}: {len(keys)} rows"
+        mark = f"{entry.commit.run} {entry.commit.nonce}"
+        said = zip(rows["text"], rows["hint"], strict=True)
+        marks = {hint or text.rpartition(" ")[0] for text, hint in said}
+        marks = {" ".join(each.split()[:2]) for each in marks}
+        assert marks == {mark}, f"version {table.version} of {mark} has rows of {marks}"
+        counts = table.manifest.row_counts
+        num_ok = rows["status"].count("ok")
+        assert (counts["explanations"], counts["failed"]) == (num_ok, len(keys) - num_ok)
+        for key, text in zip(keys, rows["text"], strict=True):
+            if text is not None:
+                assert self._texts.setdefault((mark, *key), text) == text
 
 
-def environment_size(name: str, default: int) -> int:
-    """A size that the environment may set."""
-    return int(os.environ.get(name, str(default)))
+def check_end(chaos: Chaos) -> None:
+    """See that `main` is published, that nothing is wrong, and that no garbage is left."""
+    place = chaos.setting.place
+    table = published(place.uri, storage=place.storage)
+    assert table.manifest.config == {"run": "main"}
+    rows = table.dataset().to_table(columns=["user", "item"]).to_pydict()
+    assert sorted(zip(*rows.values(), strict=True)) == chaos.setting.rows("main")
+    found = check_output(place.uri, place.storage)
+    assert not [finding for finding in found if finding.severity == "error"], found
+    check_garbage(chaos, table)
+
+
+def check_garbage(chaos: Chaos, table: Published) -> None:
+    """See what is left if nothing is too young to be deleted."""
+    output = chaos.setting.place.location
+    options = {"retention_hours": 0, "enforce_retention_duration": False, "full": True}
+    deltalake.DeltaTable(output.shared_uri, storage_options=output.delta_options()).vacuum(
+        dry_run=False, **options
+    )  # type: ignore[arg-type]
+    time.sleep(1.1)  # the times in the store are whole seconds
+    clean(output, timedelta(0))
+    live = table.log.decided_by(table.version).commit.run
+    wanted = {record.run: record.nonce for record in records(output)}
+    assert {live} <= set(wanted) <= {live, next(records(output)).run}, (live, wanted)
+    folders = [f"{RUNS}/{run}/{name}" for run, nonce in wanted.items() for name in (nonce, "run-")]
+    left = [file for file in output.files() if not file.startswith(("_delta_log/", *folders))]
+    assert sorted(left) == sorted(table.log.files(table.version)["path"].to_pylist())

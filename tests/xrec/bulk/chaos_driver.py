@@ -1,218 +1,222 @@
-"""A driver of a toy run, or its upkeep, in a process that a test can stop, wake, kill and double.
+"""Commands on the runs of one table, each in a process that a test can stop, wake, kill and double.
 
-    python -m tests.xrec.bulk.chaos_driver FOLDER NAME RUN drive [REASON ...]
-    python -m tests.xrec.bulk.chaos_driver FOLDER NAME RUN upkeep
-
-`drive` takes the run over whoever is at work, retries rows that failed for the reasons, and ends
-when all is done; when another driver took the run over, it waits until that one is dead. Its
-actors are those of the Ray cluster at RAY_ADDRESS, or one in the same process. `upkeep` compacts
-and vacuums the run whenever it is finished, until the file `end` is there. The place of the output
-is in the environment (tests.xrec.table.driver), and `chaos.json` in FOLDER has the sizes.
+Each row says of which run and plan it is, and each attempt makes another text. A command that ends
+with an XRecError has the exit code `REFUSED`, and its log ends with that error.
 """
 
-import json
 import logging
 import os
 import random
-import sys
+import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
-from functools import partial
 from pathlib import Path
-from typing import Any
 
+import deltalake
 import pyarrow as pa
-import pyarrow.compute as pc
+from deltalake.exceptions import DeltaError
 
 from cluster.connect import ensure_ray
-from tests.xrec.bulk.toy_run import (
-    FORMAT,
-    IDENTITY,
-    PoolHere,
-    Toy,
-    ToyTask,
-    batch_of,
-    die,
-    die_here,
+from tests.xrec.bulk.conftest import Place
+from tests.xrec.bulk.toy_run import PoolHere, Toy, ToyTask, describe, die, toy_run
+from xrec.bulk import (
+    Identity,
+    Outcome,
+    RayPool,
+    Summary,
+    backoff,
+    complete,
+    driver,
+    empty,
+    parts,
+    rollback,
+    vacuum,
 )
-from tests.xrec.table.conftest import Place
-from tests.xrec.table.driver import place_here
-from xrec.bulk import ActorPool, Pool, backoff, compact, drive, ledger, open_run, vacuum
+from xrec.bulk.pool import Pool
+from xrec.bulk.worker import WorkerSettings
 from xrec.config.shared import RayConfig
-from xrec.errors import LeaseError, LostTableError, StorageError, TableError
-from xrec.table import data_file, writer
-from xrec.table import vacuum as vacuum_module
-from xrec.table.log import Log
+from xrec.errors import XRecError
+from xrec.storage.delta import open_log
 
-NOT_GOOD = "stale"
-_LOST_ANSWERS = 0.05
-"""The share of commits that fail, half of them after they were written."""
+ITEMS = ("a", "odd-1", "b", "dull-2", "c")
+REFUSED, INTERRUPTED = 3, 130
 
 
 @dataclass(frozen=True)
-class Sizes:
-    """How large the runs are. Of each user there are five pairs.
+class Setting:
+    """What all commands of a test have in common.
 
-    killers: one of so many users has a pair that kills its process.
-    old_seconds: files older than this are not added; files are young 6 seconds longer.
-    retention_seconds: of versions.
+    folder: where they log. address: of a Ray cluster; None for a pool in the process.
+    max_actors: of a pool on Ray.
     """
 
-    num_users: int = 40
-    killers: int = 4
-    rows_per_chunk: int = 5
-    seconds_per_chunk: float = 0.3
-    old_seconds: float = 8.0
-    retention_seconds: float = 20.0
+    place: Place
+    folder: Path
+    num_users: int
+    rows_per_chunk: int
+    seconds_per_chunk: float
+    address: str | None = None
+    max_actors: int = 2
 
-    @classmethod
-    def read(cls, folder: Path) -> "Sizes":
-        """What `write` wrote."""
-        return cls(**json.loads((folder / "chaos.json").read_text()))
+    def num_users_of(self, run: str) -> int:
+        """The run `main` has all users, each other one half of them."""
+        return self.num_users if run == "main" else self.num_users // 2
 
-    def write(self, folder: Path) -> None:
-        """Tell the processes of these sizes."""
-        (folder / "chaos.json").write_text(json.dumps(self.__dict__))
+    def rows(self, run: str) -> list[tuple[str, str]]:
+        """The rows that a run plans, sorted."""
+        users = range(self.num_users_of(run))
+        return sorted((f"u-{number}", item) for number in users for item in ITEMS)
 
-    def rows(self, num_users: int) -> list[tuple[str, str]]:
-        """The pairs of the first users."""
-        return [
-            (f"u-{number}", item)
-            for number in range(num_users)
-            for item in (
-                "a",
-                "odd-1",
-                "b" if number % 3 else NOT_GOOD,
-                "c",
-                "d" if number % self.killers else "kill-2",
-            )
-        ]
+    def open(self, run: str) -> Toy:
+        """Plan the run, or open its plan."""
+        return toy_run(
+            self.place,
+            self.folder,
+            ITEMS,
+            num_users=self.num_users_of(run),
+            rows_per_chunk=self.rows_per_chunk,
+            identity=Identity(kind="explanations", config={"run": run}, inputs={"rows": "toy"}),
+        )
 
 
+@dataclass(frozen=True)
 class ChaosTask(ToyTask):
-    """A toy task that finds rows of one item no longer good."""
+    """A toy task whose rows bear a mark."""
 
-    def is_still_good(self, earlier: pa.Table) -> pa.Array:
-        """See CarryingTask."""
-        return pc.not_equal(earlier["item"], NOT_GOOD)
+    mark: str = ""
+    seconds_per_row: float = 0.0
 
+    def do(self, rows: pa.Table) -> Outcome:
+        """See ChunkTask."""
+        time.sleep(self.seconds_per_row * rows.num_rows)
+        done = super().do(rows)
+        texts = pa.array([f"{self.mark} {text}" for text in done.ok["text"].to_pylist()])
+        place = done.ok.schema.get_field_index("text")
+        return Outcome(done.ok.set_column(place, "text", texts), self._marked(done.failed))
 
-def planned(place: Place, folder: Path, name: str) -> Toy:
-    """The run `main`, or `later`, which carries its rows over and has more users."""
-    sizes = Sizes.read(folder)
-    rows = sizes.rows(sizes.num_users if name == "main" else sizes.num_users * 5 // 4)
-    run = open_run(
-        f"{place.uri}/{name}",
-        IDENTITY,
-        FORMAT,
-        lambda: [batch_of(rows), batch_of(rows[:5])],
-        listing={"rows.parquet": ["1", "2"]},
-        rows_per_chunk=sizes.rows_per_chunk,
-        carry_from=None if name == "main" else f"{place.uri}/main",
-        storage=place.storage,
-    )
-    return Toy(run, sorted(rows), folder / "healed")
+    def fail(self, rows: pa.Table, reason: str, message: str) -> pa.Table:
+        """See ChunkTask."""
+        return self._marked(super().fail(rows, reason, message))
+
+    def _marked(self, failed: pa.Table) -> pa.Table:
+        hints = pa.array([self.mark] * failed.num_rows, pa.string())
+        return failed.set_column(failed.schema.get_field_index("hint"), "hint", hints)
 
 
-def shorten_times(sizes: Sizes) -> None:
-    """Let what takes hours and days take seconds, and commits fail now and then."""
-    ledger.COMMIT_SECONDS = 0.05
-    ledger.TERM = timedelta(seconds=6)
-    ledger._HEARTBEAT_SECONDS = 2.0
-    for module in (backoff, ledger, writer):
-        module._WAITS_SECONDS = (0.1, 0.3, 1.0)  # type: ignore[attr-defined]
-    writer.CHECKPOINT_INTERVAL = 7
-    writer.timedelta = lambda **units: timedelta(0)  # type: ignore[attr-defined, assignment, misc]
-    data_file.OLDEST_ADD = timedelta(seconds=sizes.old_seconds)
-    vacuum_module.YOUNG = timedelta(seconds=sizes.old_seconds + 6)
+class UnorderedPool(PoolHere):
+    """Does the chunks in an order of its own, so that drivers side by side share the work."""
+
+    def summaries(
+        self, settings: WorkerSettings, chunks: Sequence[int]
+    ) -> Iterator[tuple[int, Summary]]:
+        """See Pool."""
+        return super().summaries(settings, random.sample(chunks, len(chunks)))
 
 
-def lose_answers(draw: random.Random) -> None:
-    """Let some commits fail, with or without having been written."""
-    create = Log.create
-
-    def create_badly(log: Log, version: int, commit: Any, actions: Any) -> bool:
-        chance = draw.random()
-        if chance < _LOST_ANSWERS / 2:
-            raise StorageError("the store did not take the commit")
-        is_created = create(log, version, commit, actions)
-        if chance < _LOST_ANSWERS:
-            raise StorageError("the store took the commit, and the answer was lost")
-        return is_created
-
-    Log.create = create_badly  # type: ignore[method-assign]
-
-
-def drive_to_the_end(toy: Toy, name: str, reasons: list[str], pool: Callable[[], Pool]) -> None:
-    """Take the run over and do what is left; begin again when the store fails for longer.
-
-    Once another driver took the run over, wait until that one is dead.
-    """
-    take_over = True
-    while True:
-        try:
-            drive(toy.run, pool(), holder=name, retry=reasons, take_over=take_over)
-            return
-        except LostTableError:
-            take_over = False
-        except LeaseError:
-            time.sleep(0.5)
-        except StorageError:
-            logging.getLogger("xrec").exception("the store fails")
+def _complete(setting: Setting, run: str, republish: bool, retry: tuple[str, ...]) -> None:
+    with (
+        nullcontext() if setting.address is None else ensure_ray(RayConfig(address=setting.address))
+    ):
+        toy = setting.open(run)
+        complete(
+            toy.run,
+            _pool(setting),
+            _make_task(setting, toy),
+            "explanations",
+            describe,
+            republish=republish,
+            retry=retry,
+            alongside=True,
+        )
 
 
-def keep_up(toy: Toy, name: str, sizes: Sizes, end: Path) -> None:
-    """Compact and vacuum whenever the run is finished."""
-    retention = timedelta(seconds=sizes.retention_seconds)
-    draw = random.Random(name)
-    while not end.exists():
-        time.sleep(draw.random())
-        try:
-            if draw.random() < 0.5:
-                compact(toy.run, holder=name, target_bytes=20_000)
-            else:
-                vacuum(toy.run, holder=name, retention=retention, log_retention=retention)
-        except (LeaseError, StorageError, TableError) as error:
-            logging.getLogger("xrec").info("%s", error)
+def _pool(setting: Setting) -> Pool:
+    if setting.address is None:
+        return UnorderedPool()
+    return RayPool(setting.max_actors, min_actors=1, cpus=0.5)
 
 
-def pool_here(toy: Toy, name: str, seconds: float) -> PoolHere:
-    """An actor in this process."""
-    draw = random.Random(name)
-    task = ChaosTask(str(toy.healed), die_here)
-    return PoolHere(
-        toy.run.worker_settings(lambda: task),
-        before=lambda work: time.sleep(2 * draw.random() * seconds),
-    )
+def _make_task(setting: Setting, toy: Toy) -> Callable[[], ChaosTask]:
+    mark = f"{toy.run.record.run} {toy.run.record.nonce}"
+    seconds = setting.seconds_per_chunk / setting.rows_per_chunk
+    task = ChaosTask(str(toy.healed), die, mark=mark, seconds_per_row=seconds)
+    return lambda: task
 
 
-def pool_on_ray(toy: Toy, seconds: float) -> ActorPool:
-    """Actors of the cluster."""
-    task = ChaosTask(str(toy.healed), die, seconds)
-    return ActorPool(toy.run.worker_settings(lambda: task), num_actors=3, cpus_per_actor=0.5)
+def _publish(setting: Setting, run: str, republish: bool, retry: tuple[str, ...]) -> None:
+    setting.open(run).publish(republish=republish)
 
 
-def main(folder: Path, name: str, run: str, what: str, reasons: list[str]) -> None:
-    """The program."""
-    logging.basicConfig(level=logging.INFO)
-    sizes = Sizes.read(folder)
-    shorten_times(sizes)
-    toy = planned(place_here(), folder, run)
-    lose_answers(random.Random(name))
-    if what == "upkeep":
-        keep_up(toy, name, sizes, folder / "end")
-        return
-    seconds = sizes.seconds_per_chunk
-    if "RAY_ADDRESS" not in os.environ:
-        here = partial(pool_here, toy, name, seconds)
-        drive_to_the_end(toy, name, reasons, here)
-        return
-    with ensure_ray(RayConfig()):
-        on_ray = partial(pool_on_ray, toy, seconds)
-        drive_to_the_end(toy, name, reasons, on_ray)
+def _empty(setting: Setting, *_: object) -> None:
+    empty(setting.place.uri, setting.place.storage)
 
 
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), *sys.argv[2:5], sys.argv[5:])
+def _rollback(setting: Setting, *_: object) -> None:
+    log = open_log(setting.place.location)
+    if log is not None:
+        version = random.randint(0, log.version)
+        rollback(setting.place.uri, version, setting.place.storage)
+
+
+def _vacuum(setting: Setting, *_: object) -> None:
+    vacuum(setting.place.uri, timedelta(hours=168), setting.place.storage)
+
+
+def _their_vacuum(setting: Setting, *_: object) -> None:
+    _theirs(setting, lambda table: table.vacuum(dry_run=False, full=True))
+
+
+def _optimize(setting: Setting, *_: object) -> None:
+    _theirs(setting, lambda table: table.optimize.compact())
+
+
+def _theirs(setting: Setting, do: Callable[[deltalake.DeltaTable], object]) -> None:
+    """Do what another program does, which has errors of its own."""
+    location = setting.place.location
+    try:
+        table = deltalake.DeltaTable(location.shared_uri, storage_options=location.delta_options())
+        do(table)
+    except (DeltaError, OSError) as error:
+        print(f"{type(error).__name__}: {error}")  # noqa: T201
+
+
+def main(
+    setting: Setting,
+    name: str,
+    what: str,
+    run: str,
+    *,
+    republish: bool = False,
+    retry: tuple[str, ...] = (),
+) -> None:
+    """The process: it logs to `name`.log."""
+    log = os.open(setting.folder / f"{name}.log", os.O_WRONLY | os.O_CREAT)
+    for stream in (1, 2):
+        os.dup2(log, stream)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as the command line does
+    backoff._WAITS_SECONDS = (0.1, 0.3, 1.0)
+    driver._SECONDS_BETWEEN_SIGNS = 1.0
+    driver._SECONDS_BETWEEN_LOOKS = 0.5
+    parts.PART_BYTES = 1 << 15  # several files a version
+    try:
+        COMMANDS[what](setting, run, republish, retry)
+    except XRecError as error:
+        print(f"{type(error).__name__}: {error}", flush=True)  # noqa: T201
+        os._exit(REFUSED)
+    except KeyboardInterrupt:
+        os._exit(INTERRUPTED)
+
+
+COMMANDS: dict[str, Callable[..., None]] = {
+    "complete": _complete,
+    "publish": _publish,
+    "empty": _empty,
+    "rollback": _rollback,
+    "vacuum": _vacuum,
+    "their_vacuum": _their_vacuum,
+    "optimize": _optimize,
+}

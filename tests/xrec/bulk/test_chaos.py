@@ -1,177 +1,167 @@
-"""Drivers in processes of their own are killed, stopped, woken, and started four at a time, while a
-reader opens versions: each row is there once, at every version.
-
-Beside them runs are compacted and vacuumed, and a second run carries rows over from the first while
-that is retried. Commits fail, half of them after they were written; the object store fails one
-request of twenty, drops connections, and loses answers. What takes hours (the age of files that may
-be added and deleted, retention) takes seconds. XREC_CHAOS_PAIRS and XREC_CHAOS_KILLS set the size
-of the test on three nodes: the full size is 50,000 and 30.
+"""Blows at random while commands work on one table: at each version each row of one run is there
+once. Then what becomes of a driver on Ray, and of its pool, when processes and nodes end.
 """
 
+import os
+import secrets
+import signal
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from datetime import timedelta
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.faulty_proxy import Faults, faulty_proxy
+from cluster.local import add_node, local_cluster
+from cluster.node import stop_nodes
+from cluster.record import LocalCluster
 from tests.object_store import ObjectStore
-from tests.xrec.bulk.chaos import Chaos, Nodes, Reader, environment_size
-from tests.xrec.bulk.chaos_driver import NOT_GOOD, Sizes, planned, shorten_times
+from tests.xrec.bulk.chaos import Chaos, Reader, check_end, workers_on
+from tests.xrec.bulk.chaos_driver import INTERRUPTED, ITEMS, REFUSED, Setting
+from tests.xrec.bulk.conftest import Place
 from tests.xrec.bulk.toy_run import Toy, rows_of
-from tests.xrec.table.conftest import Place
-from xrec.bulk import check_output, compact, vacuum
-from xrec.bulk.state import read_state
+from xrec.bulk import Survey
+from xrec.bulk.progress import read_progress
+from xrec.config.shared import StorageConfig
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
-
-REASONS = ("odd", "task_error")
-
-
-@pytest.fixture
-def short_times() -> Iterator[None]:
-    """Restore the times that `shorten_times` changes in this process."""
-    from xrec.bulk import backoff, ledger
-    from xrec.table import data_file, writer
-    from xrec.table import vacuum as vacuum_module
-
-    with pytest.MonkeyPatch.context() as patch:
-        for module, names in (
-            (ledger, ("COMMIT_SECONDS", "TERM", "_HEARTBEAT_SECONDS", "_WAITS_SECONDS")),
-            (backoff, ("_WAITS_SECONDS",)),
-            (writer, ("_WAITS_SECONDS", "CHECKPOINT_INTERVAL", "timedelta")),
-            (data_file, ("OLDEST_ADD",)),
-            (vacuum_module, ("YOUNG",)),
-        ):
-            for name in names:
-                patch.setattr(module, name, getattr(module, name))  # restored at the end
-        yield
-
-
-@pytest.mark.usefixtures("short_times")
-def test_runs_in_chaos_have_each_row_once_at_every_version(place: Place, tmp_path: Path) -> None:
-    sizes = Sizes()
-    sizes.write(tmp_path)
-    shorten_times(sizes)
-    with faulty(place) as faulty_place:
-        main = run_in_chaos(place, faulty_place, tmp_path, num_blows=14, seconds=(0.5, 2.0))
-    time.sleep(sizes.old_seconds + 7)  # until no file is young
-    moment = timedelta(0)
-    compact(main.run, holder="end")
-    vacuum(main.run, holder="end", retention=moment, log_retention=moment)
-    assert rows_of(main.snapshot(), "ok") == main.rows
-    assert not [each.what for each in check_output(f"{place.uri}/main", place.storage)][1:]
-
-
-@pytest.mark.usefixtures("short_times")
-def test_runs_in_chaos_on_three_nodes_have_each_row_once_at_every_version(
-    s3: ObjectStore, tmp_path: Path
-) -> None:
-    num_users = environment_size("XREC_CHAOS_PAIRS", 1000) // 5
-    num_blows = environment_size("XREC_CHAOS_KILLS", 10)
-    sizes = Sizes(
-        num_users=num_users,
-        killers=max(100, num_users // 4),
-        rows_per_chunk=32 if num_users < 1000 else 64,
-        seconds_per_chunk=0.5 if num_users < 1000 else 1.0,
-        old_seconds=120.0,
-        retention_seconds=60.0,
-    )
-    sizes.write(tmp_path)
-    shorten_times(sizes)
-    place = Place(f"{s3.new_bucket()}/chaos", s3.storage)
-    with ExitStack() as stack:
-        faulty_place = stack.enter_context(faulty(place))
-        nodes = Nodes.start(stack)
-        run_in_chaos(place, faulty_place, tmp_path, num_blows, (2.0, 6.0), nodes)
-
-
-@contextmanager
-def faulty(place: Place) -> Iterator[Place]:
-    """The same place; an object store is reached by a proxy that fails one request of twenty."""
-    if place.storage.endpoint_url is None:
-        yield place
-        return
-    faults = Faults(share=0.05, drops=0.3, statuses=(500, 503))
-    with faulty_proxy(place.storage.endpoint_url, faults) as endpoint_url:
-        # The nodes do not have the variables, so the settings hold the keys.
-        changes = {"endpoint_url": endpoint_url, "max_attempts": 5}
-        yield Place(place.uri, place.storage.model_copy(update=changes))
-    assert faults.num_failed > 0.02 * faults.num_requests
+PAIRS = int(os.environ.get("XREC_CHAOS_PAIRS", "50000"))
 
 
 def run_in_chaos(
-    place: Place,
-    faulty_place: Place,
-    folder: Path,
+    setting: Setting,
+    seed: int,
     num_blows: int,
     seconds: tuple[float, float],
-    nodes: Nodes | None = None,
-) -> Toy:
-    """Run `main`, then retry its failed rows, while `later` carries over what it has; returns
-    `main`.
-    """
-    toys = {"main": planned(place, folder, "main")}
-    chaos = Chaos(faulty_place, folder, toys, nodes)
-    with Reader(list(toys.values())) as reader, chaos:
-        for _ in range(4):
-            chaos.start("main", "drive")
-        chaos.strike(num_blows // 2, seconds)
-        chaos.end(900)
-        check_first_pass(toys["main"], is_exact=nodes is None)
-    assert reader.num_versions > 5
-    first_pass = texts_of(toys["main"])
-    toys["main"].heal()
-    toys["later"] = planned(place, folder, "later")
-    with Reader(list(toys.values())) as reader, chaos:
-        for run, *what in (("main", "drive", *REASONS), ("later", "drive")):
-            chaos.start(run, *what)
-            chaos.start(run, *what)
-        chaos.start("main", "upkeep")
-        chaos.strike(num_blows - num_blows // 2, seconds)
-        chaos.end(900)
-    assert reader.num_versions > 5
-    assert len(chaos.blows) >= num_blows // 2, chaos.blows
-    assert {"kill", "stop"} <= set(chaos.blows), chaos.blows
-    assert chaos.num_woken >= 2, chaos.blows
-    check_end(toys["main"], toys["later"], first_pass)
-    return toys["main"]
-
-
-def check_first_pass(toy: Toy, is_exact: bool) -> None:
-    """See that rows failed as they had to; killed actors may have taken more rows with them."""
-    assert rows_of(toy.snapshot()) == toy.rows
-    _, state = read_state(toy.run.table, toy.run.table.newest_version())
-    assert state is not None
-    num_killers = sum(item == "kill-2" for _, item in toy.rows)
-    num_odd = sum(item == "odd-1" for _, item in toy.rows)
-    assert state.state == "finished"
-    assert (
-        state.failed["task_error"] == num_killers
-        if is_exact
-        else (state.failed["task_error"] >= num_killers)
+    cluster: LocalCluster | None = None,
+) -> None:
+    """Strike, let all end, and see what is left."""
+    began = time.monotonic()
+    print(f"seed {seed}")  # noqa: T201
+    with Chaos(setting, seed, cluster) as chaos:
+        with Reader(chaos) as reader:
+            chaos.strike(num_blows, seconds)
+            chaos.end(900)
+        reader.look_at_all()
+    check_end(chaos)
+    print(  # noqa: T201
+        f"{time.monotonic() - began:.0f} s; {dict(chaos.blows)}; refused: {dict(chaos.refusals)}; "
+        f"{reader.num_versions} versions read"
     )
-    assert state.num_ok + sum(state.failed.values()) == len(toy.rows)
-    assert num_odd - state.failed["odd"] <= state.failed["task_error"] - num_killers
 
 
-def check_end(main: Toy, later: Toy, first_pass: dict[tuple[str, str], str]) -> None:
-    """See that all rows are there, those of the first pass as they were, carried over or not."""
-    for toy in (main, later):
-        assert rows_of(toy.snapshot(), "ok") == rows_of(toy.snapshot()) == toy.rows
-        found = check_output(toy.run.table.location.uri, toy.run.table.storage)
-        assert {finding.severity for finding in found} <= {"warning", "note"}, found
-    texts = texts_of(later)
-    assert first_pass.items() <= texts_of(main).items()
-    carried = {key: text for key, text in first_pass.items() if key[1] != NOT_GOOD}
-    assert carried.items() <= texts.items()
-    assert not {texts[key] for key in first_pass if key[1] == NOT_GOOD} & set(first_pass.values())
+def test_commands_in_chaos_leave_each_row_once_at_each_version(
+    place: Place, tmp_path: Path
+) -> None:
+    setting = Setting(place, tmp_path, num_users=400, rows_per_chunk=80, seconds_per_chunk=0.05)
+    run_in_chaos(setting, 5, 10, (0.2, 0.8))
 
 
-def texts_of(toy: Toy) -> dict[tuple[str, str], str]:
-    """The text of each row that succeeded; each attempt makes another."""
-    columns = ["user", "item", "text"]
-    rows = toy.snapshot().dataset([("status", "=", "ok")]).to_table(columns=columns).to_pylist()
-    return {(row["user"], row["item"]): row["text"] for row in rows}
+@pytest.mark.slow
+@pytest.mark.timeout(3000)
+@pytest.mark.parametrize("seed", [38, None], ids=["seeded", "random"])
+def test_50000_pairs_in_chaos_leave_each_row_once_at_each_version(
+    place: Place, tmp_path: Path, seed: int | None
+) -> None:
+    setting = Setting(place, tmp_path, PAIRS // len(ITEMS), 500, 0.1)
+    run_in_chaos(setting, secrets.randbits(32) if seed is None else seed, 40, (0.5, 3.0))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3000)
+def test_50000_pairs_in_chaos_on_three_nodes_leave_each_row_once_at_each_version(
+    s3: ObjectStore, tmp_path: Path
+) -> None:
+    place = Place(f"{s3.new_bucket()}/chaos", s3.storage)
+    with local_cluster(num_workers=2, cpus_per_node=2) as cluster:
+        setting = Setting(place, tmp_path, PAIRS // len(ITEMS), 1000, 0.5, cluster.address)
+        run_in_chaos(setting, 38, 36, (3.0, 9.0), cluster)
+
+
+@pytest.fixture
+def disk_on_ray(tmp_path: Path) -> Callable[[LocalCluster], Setting]:
+    """A setting of 2,000 rows in 100 chunks of half a second, on a disk."""
+    place = Place(str(tmp_path / "out"), StorageConfig())
+    return lambda cluster: Setting(place, tmp_path, 400, 20, 0.5, cluster.address, max_actors=6)
+
+
+def wait_until(is_so: Callable[[], bool], seconds: float = 120) -> None:
+    """Wait until something is so."""
+    deadline = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+def num_done(toy: Toy) -> int:
+    """How many chunks have a result."""
+    return len(Survey(toy.run).done[0])
+
+
+@pytest.mark.slow
+def test_a_driver_that_is_stopped_or_loses_ray_ends_soon_and_the_next_goes_on(
+    disk_on_ray: Callable[[LocalCluster], Setting],
+) -> None:
+    done = 0
+    with local_cluster(num_workers=1, cpus_per_node=2) as cluster:
+        setting = disk_on_ray(cluster)
+        toy = setting.open("main")
+        with Chaos(setting, 0, cluster) as chaos:
+            for number in (signal.SIGTERM, signal.SIGINT, None):
+                command = chaos.start("complete")
+                wait_until(lambda least=done + 5: num_done(toy) >= least)
+                if number is not None:
+                    command.send(number)
+                else:
+                    for node in cluster.nodes:
+                        node.kill()
+                began = time.monotonic()
+                wait_until(lambda command=command: command.process.exitcode is not None)
+                took = time.monotonic() - began
+                print(f"{number}: {took:.1f} s")  # noqa: T201
+                progress = read_progress(toy.run.folder)
+                assert progress is not None
+                assert progress.expires_at is None
+                assert progress.num_rows > 20 * done
+                done = num_done(toy)
+                assert done < 100
+                if number is not None:
+                    assert command.process.exitcode == INTERRUPTED
+                    assert took < 15
+                else:
+                    assert command.process.exitcode == REFUSED
+                    assert "ClusterError: Ray has ended" in chaos.log(command)
+                    assert "run the job again" in chaos.log(command)
+    with local_cluster(num_workers=0, cpus_per_node=4) as cluster:
+        setting = disk_on_ray(cluster)
+        with Chaos(setting, 0, cluster) as chaos:
+            last = chaos.start("complete")
+            wait_until(lambda: last.process.exitcode is not None)
+            assert last.process.exitcode == 0, chaos.log(last)
+            assert f"{100 - done} of 100 chunks left" in chaos.log(last)
+    assert rows_of(toy.published()) == toy.rows
+
+
+@pytest.mark.slow
+def test_a_pool_grows_onto_a_new_node_and_a_lost_node_fails_no_row(
+    disk_on_ray: Callable[[LocalCluster], Setting],
+) -> None:
+    with local_cluster(num_workers=1, cpus_per_node=1) as cluster:
+        setting = disk_on_ray(cluster)
+        toy = setting.open("main")
+        toy.heal()
+        with Chaos(setting, 0, cluster) as chaos:
+            driver = chaos.start("complete")
+            wait_until(lambda: num_done(toy) >= 3)
+            cluster = add_node(cluster, cpus=2)
+            try:
+                wait_until(lambda: bool(workers_on(cluster.nodes[2])))
+                assert driver.process.exitcode is None
+                assert workers_on(cluster.nodes[1])
+                cluster.nodes[1].kill()
+                assert num_done(toy) < 80
+                wait_until(lambda: driver.process.exitcode is not None)
+                assert driver.process.exitcode == 0, chaos.log(driver)
+            finally:
+                stop_nodes(cluster.nodes[2:])
+    table = toy.published()
+    assert rows_of(table) == toy.rows
+    assert table.manifest.row_counts == {"explanations": len(toy.rows), "failed": 0}

@@ -1,22 +1,320 @@
-"""Bad places for a run: a full disk, another program in the table, a plan that loses a part, a
-store without conditional writes. Each is a clear error, and nothing that was committed is lost.
-"""
+"""The nine faults of the design before this one (issue 38), and bad places for a run."""
 
 import os
 import subprocess
+import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import deltalake
 import pytest
 
-from tests.xrec.bulk.toy_run import FORMAT, IDENTITY, Toy, rows_of, toy_run
-from tests.xrec.table.conftest import Place
-from tests.xrec.table.unconditional_store import unconditional_store
-from xrec.bulk import check_output, open_run
-from xrec.bulk.work import Work
+from tests.xrec.bulk.conftest import Place, Toys
+from tests.xrec.bulk.test_export import Watch, export, exported_files, success_of, target_of
+from tests.xrec.bulk.test_rules_plan import OTHER
+from tests.xrec.bulk.test_rules_publish import Stopped, commit_once, nothing, table_at
+from tests.xrec.bulk.toy_run import FORMAT, IDENTITY, PoolHere, Toy, rows_of
+from tests.xrec.bulk.unconditional_store import unconditional_store
+from xrec.bulk import check_output, driver, open_run, read_status, rollback, vacuum
 from xrec.config.shared import StorageConfig
-from xrec.errors import DataError, StorageError, TableError
+from xrec.errors import ArtifactMismatchError, DataError, LeaseError, StorageError, TableError
+
+
+def errors_at(place: Place) -> list[str]:
+    """The errors that a check finds."""
+    found = check_output(place.uri, place.storage)
+    return [finding.what for finding in found if finding.severity == "error"]
+
+
+# 1. A driver is stopped, the output deleted, another run begins and ends, and the first wakes.
+
+
+@pytest.mark.parametrize("when", ["work", "commit"])
+@pytest.mark.parametrize("is_same", [True, False])
+def test_fault_1_driver_that_wakes_after_a_deletion_changes_nothing(
+    place: Place, toys: Toys, monkeypatch: pytest.MonkeyPatch, when: str, is_same: bool
+) -> None:
+    identity, later = IDENTITY if is_same else OTHER, []
+
+    def deleted_and_made_again(*arguments: object) -> None:
+        if not later:
+            place.location.delete()
+            later.append(toys("a x", identity=identity))
+            later[0].complete()
+
+    monkeypatch.setattr(driver, "_SECONDS_BETWEEN_LOOKS", 0.0)
+    monkeypatch.setattr(driver, "_SECONDS_BETWEEN_SIGNS", 0.0)
+    toy = toys("a x" if is_same else "a b c")
+    if when == "work":
+        with pytest.raises(LeaseError):
+            toy.complete(on_progress=deleted_and_made_again)
+    else:
+        commit_once(monkeypatch, deleted_and_made_again)
+        with pytest.raises(TableError, match=r"another publish \(version 0\) came"):
+            toy.complete()
+    table = later[0].published()
+    assert rows_of(table) == later[0].rows
+    assert table.manifest.config == identity.config
+    assert errors_at(place) == []
+    assert read_status(place.uri, place.storage).phase() == "published"
+
+
+# 2. A stopped export wakes beside its successor.
+
+
+@pytest.mark.usefixtures("small_windows")
+@pytest.mark.parametrize("is_deleted", [True, False])
+def test_fault_2_export_that_wakes_beside_its_successor_leaves_what_success_lists(
+    disk: Place, toys: Toys, monkeypatch: pytest.MonkeyPatch, is_deleted: bool
+) -> None:
+    """At each moment of one export another one is made in its place."""
+    toy = toys("a b c odd-1")
+    toy.complete()
+    toy.complete(retry=["odd"])
+    watch, num_refused = Watch(monkeypatch, target_of(disk).uri), 0
+
+    def successor_at(moment: int) -> Callable[[int], None]:
+        def replaced(number: int) -> None:
+            if number == moment:
+                watch.before = lambda number: None
+                if is_deleted:
+                    target_of(disk).delete()
+                export(disk, version=1 if is_deleted else 0, with_failed=is_deleted)
+
+        return replaced
+
+    for moment in range(8):
+        target_of(disk).delete()
+        watch.number, watch.before = 0, successor_at(moment)
+        try:
+            export(disk, version=0)
+        except ArtifactMismatchError:
+            num_refused += 1
+        watch.before = lambda number: None
+        if (success := success_of(disk)) is not None:
+            there = {name: len(data) for name, data in exported_files(disk).items()}
+            assert success["files"] == there
+    assert (num_refused > 3) == is_deleted
+
+
+# 3. A result cannot be read.
+
+
+def spoil(toy: Toy, chunk: int, name: str = "{:07d}.parquet", *, footer: bool) -> None:
+    """Change the bytes of a result, all or those of its rows."""
+    file = toy.run.passes()[0].results.location / name.format(chunk)
+    data = file.read_bytes()
+    file.write_bytes(b"spoilt" if footer else data[:4] + bytes(60) + data[64:])
+
+
+@pytest.mark.parametrize("footer", [True, False])
+def test_fault_3_result_that_cannot_be_read_is_done_once_more(
+    place: Place, toys: Toys, footer: bool
+) -> None:
+    toy = toys("a odd-1")
+    toy.drive()
+    spoil(toy, 1, footer=footer)
+    manifest = toy.complete(pool := PoolHere())
+    assert pool.done == [1]
+    assert rows_of(toy.published()) == toy.rows
+    assert manifest.row_counts == {"explanations": 12, "failed": 12}
+    toy.heal()
+    toy.complete(retry=["odd"])
+    assert rows_of(toy.published(), "ok") == toy.rows
+
+
+@pytest.mark.parametrize("footer", [True, False])
+@pytest.mark.parametrize("retry", [[], ["odd"]])
+def test_fault_3_two_results_that_cannot_be_read_are_named(
+    place: Place, toys: Toys, footer: bool, retry: list[str]
+) -> None:
+    toy = toys("a odd-1")
+    toy.drive()
+    spoil(toy, 1, footer=True)
+    toy.drive()
+    spoil(toy, 1, "{:07d}~1.parquet", footer=footer)
+    for _ in range(2):
+        with pytest.raises(DataError, match=r"neither 0000001\.parquet nor 0000001~1\.parquet"):
+            toy.complete(pool := PoolHere(), retry=retry)
+        assert len(pool.done) <= 1
+    for name in ("0000001.parquet", "0000001~1.parquet"):  # what the message says
+        (toy.run.passes()[0].results.location / name).delete()
+    toy.complete()
+    assert rows_of(toy.published()) == toy.rows
+
+
+# 4. A check beside a healthy run.
+
+
+def test_fault_4_check_beside_a_run_at_work_finds_no_error(place: Place, toys: Toys) -> None:
+    def work() -> None:
+        for words in range(4):
+            identity = IDENTITY.model_copy(update={"config": {"words": words}})
+            toys("a odd-1", num_users=24, identity=identity).complete(retry=["odd"])
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    while not (place.location / "_xrec" / "runs").exists():
+        assert thread.is_alive()
+    num_checks = 0
+    while thread.is_alive() or num_checks < 30:
+        assert errors_at(place) == []
+        num_checks += 1
+    thread.join()
+
+
+# 5. A process is killed within a local write.
+
+
+def test_fault_5_leftovers_of_writes_that_were_killed_break_nothing(
+    disk: Place, toys: Toys
+) -> None:
+    toy = toys("a odd-1")
+    toy.drive(max_rows=7)
+    (disk.location / "_delta_log" / "00000000000000000000.json#1").write_bytes(b"{")
+    assert errors_at(disk) == []
+    toy.complete()
+    for file in [path for path in Path(disk.uri).rglob("*") if path.is_file()]:
+        file.with_name(f".{file.name}.k2j8x").write_bytes(b"")
+        file.with_name(f".{file.name}.k2j8y").write_bytes(b"PAR1 half of it")
+    assert check_output(disk.uri) == []
+    assert read_status(disk.uri).phase() == "published"
+    toy.heal()
+    toys("a odd-1").complete(retry=["odd"])
+    vacuum(disk.uri, timedelta(hours=1))
+    assert rows_of(toy.published(), "ok") == toy.rows
+    export(disk)
+    assert rollback(disk.uri, 0) > 1
+
+
+# 6. An empty `_last_checkpoint`.
+
+
+def test_fault_6_empty_last_checkpoint_breaks_nothing(place: Place, toys: Toys) -> None:
+    toy = toys("a odd-1")
+    toy.complete()
+    hint = place.location / "_delta_log" / "_last_checkpoint"
+    hint.write_bytes(b"")
+    assert rows_of(toy.published()) == toy.rows
+    assert check_output(place.uri, place.storage) == []
+    toy.heal()
+    assert toy.complete(retry=["odd"]).version == 1
+    table_at(place).create_checkpoint()
+    hint.write_bytes(b"")
+    assert rows_of(toy.published(), "ok") == toy.rows
+    assert toys("b", identity=OTHER).complete().version == 2
+    assert rollback(place.uri, 1, place.storage) == 3
+
+
+# 7. A late writer of entry 0.
+
+
+@pytest.mark.parametrize("is_made_again", [True, False])
+def test_fault_7_late_entry_0_of_another_run_is_undone_and_its_rows_are_never_mixed(
+    place: Place, toys: Toys, monkeypatch: pytest.MonkeyPatch, is_made_again: bool
+) -> None:
+    """A publisher sleeps before its commit, and wakes after the output was deleted."""
+    late = toys()
+    late.drive()
+
+    def deleted() -> None:
+        place.location.delete()
+        toys("x", identity=OTHER).drive()
+        if is_made_again:
+            toys("x", identity=OTHER).publish()
+
+    with monkeypatch.context() as patch:
+        commit_once(patch, deleted, Stopped.now)
+        with pytest.raises(Stopped):
+            late.publish()
+    toy = toys("x", identity=OTHER)
+    if is_made_again:
+        assert rows_of(toy.published()) == toy.rows
+    else:
+        assert "lacks 1 of its files" in errors_at(place)[0]
+        with pytest.raises(StorageError):
+            list(toy.published().batches(["user"]))
+    toys("x", identity=OTHER).complete()
+    assert rows_of(toy.published()) == toy.rows
+    assert errors_at(place) == []
+
+
+# 8. A publisher that is woken late.
+
+
+@pytest.mark.parametrize("is_killed", [True, False])
+def test_fault_8_publisher_that_wakes_late_never_sets_readers_back(
+    place: Place, toys: Toys, monkeypatch: pytest.MonkeyPatch, is_killed: bool
+) -> None:
+    toy = toys("a odd-1")
+    toy.drive()
+
+    def published_meanwhile() -> None:
+        toy.heal()
+        toy.complete(retry=["odd"])
+
+    commit_once(monkeypatch, published_meanwhile, Stopped.now if is_killed else nothing)
+    if is_killed:
+        with pytest.raises(Stopped):
+            toy.publish()
+    else:
+        assert toy.publish().row_counts == {"explanations": 24, "failed": 0}
+    assert table_at(place).version() == 0
+    assert rows_of(toy.published(), "ok") == toy.rows
+
+
+# 9. Commits of other programs.
+
+OTHERS: dict[str, Callable[[deltalake.DeltaTable], Any]] = {
+    "optimize": lambda table: table.optimize.compact(),
+    "z-order": lambda table: table.optimize.z_order(["user"]),
+    "vacuum": lambda table: table.vacuum(
+        0, dry_run=False, enforce_retention_duration=False, full=True
+    ),
+    "delete": lambda table: table.delete("item = 'a'"),
+    "restore": lambda table: table.restore(0),
+    "checkpoint": lambda table: (
+        table.alter.set_table_properties({"delta.appendOnly": "false"}),
+        table.create_checkpoint(),
+        table.cleanup_metadata(),
+    ),
+}
+
+
+@pytest.mark.parametrize("what", OTHERS)
+def test_fault_9_commits_of_other_programs_make_nothing_unusable(
+    place: Place, toys: Toys, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    monkeypatch.setattr("xrec.bulk.parts.PART_BYTES", 5000)
+    first = toys("a", num_users=30, identity=OTHER)
+    first.complete()
+    toy = toys("a odd-1 dull-2", carry_from=place.uri)
+    toy.complete()
+    OTHERS[what](table_at(place))
+    if what == "checkpoint" and not place.uri.startswith("s3://"):
+        for file in Path(place.uri, "_delta_log").iterdir():
+            os.utime(file, (1_700_000_000, 1_700_000_000))
+        OTHERS[what](table_at(place))  # deletes no old entries, for they say what is published
+    left = {"delete": [row for row in toy.rows if row[1] != "a"], "restore": first.rows}
+    assert rows_of(toy.published()) == left.get(what, toy.rows)
+    assert errors_at(place) == []
+    toy.heal()
+    with monkeypatch.context() as patch:  # and one between a look at the table and the commit
+        other = OTHERS["optimize" if what == "restore" else what]  # a restore is a rollback
+        commit_once(patch, lambda: other(table_at(place)))
+        toys("a odd-1 dull-2").complete(retry=["odd"], republish=True)
+    assert rows_of(toy.published()) == toy.rows
+    assert errors_at(place) == []
+    carried = toys("a z", carry_from=place.uri)
+    carried.complete()
+    assert rows_of(carried.published()) == carried.rows
+    vacuum(place.uri, timedelta(hours=1), place.storage)
+
+
+# Bad places.
 
 
 @pytest.fixture
@@ -32,107 +330,60 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_run_on_a_full_disk_says_so_and_goes_on_once_there_is_room(
-    small_disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small_disk: Path, toys: Toys
 ) -> None:
-    monkeypatch.setattr("xrec.bulk.ledger.COMMIT_FILES", 1)
-    place = Place(str(small_disk / "out"), StorageConfig())
-    toy = toy_run(place, tmp_path, num_users=60, rows_per_chunk=3)
+    full = replace(toys, place=Place(str(small_disk / "out"), StorageConfig()))
+    toy = full(num_users=60, rows_per_chunk=3)
     with pytest.raises(StorageError, match="No space left on device"):
-        toy.drive()
-    check_goes_on(
-        toy,
-        lambda: subprocess.run(["mount", "-o", "remount,size=16m", small_disk], check=True),
-    )
+        toy.complete()
+    subprocess.run(["mount", "-o", "remount,size=16m", small_disk], check=True)
+    toy.complete(pool := PoolHere(), alongside=True)
+    assert len(pool.done) < toy.run.record.size.num_chunks
+    assert rows_of(toy.published()) == toy.rows
 
 
-def test_run_whose_writes_find_no_room_says_so_and_goes_on_once_there_is_room(
-    disk: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("num_writes", [0, 1, 2, 5, 12, 13, 14])
+def test_run_whose_writes_find_no_room_goes_on_once_there_is_room(
+    disk: Place, toys: Toys, monkeypatch: pytest.MonkeyPatch, num_writes: int
 ) -> None:
-    monkeypatch.setattr("xrec.bulk.ledger.COMMIT_FILES", 1)
-    toy = toy_run(disk, tmp_path)
-    sync, synced = os.fsync, []
+    toy, sync, synced = toys(), os.fsync, []
 
     def fill_up(descriptor: int) -> None:
         synced.append(descriptor)
-        if len(synced) > 15:
+        if len(synced) > num_writes:
             raise OSError(28, "No space left on device")
         sync(descriptor)
 
-    monkeypatch.setattr(os, "fsync", fill_up)
-    with pytest.raises(StorageError, match="No space left on device"):
-        toy.drive()
-    check_goes_on(toy, lambda: monkeypatch.setattr(os, "fsync", sync))
-
-
-def check_goes_on(toy: Toy, mend: Callable[[], object]) -> None:
-    """See that a run that was stopped has rows, keeps them, and ends once `mend` was called."""
-    version = toy.run.table.newest_version()
-    committed = rows_of(toy.snapshot(version))
-    assert 0 < len(committed) < len(toy.rows)
-    assert len(set(committed)) == len(committed)
-    mend()
-    toy.drive(take_over=True)  # there may have been no room to say that the driver ended
-    assert rows_of(toy.snapshot()) == toy.rows
-    assert rows_of(toy.snapshot(version)) == committed
-
-
-def test_run_in_whose_table_another_program_commits_ends_and_names_it(
-    disk: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("xrec.bulk.ledger.COMMIT_FILES", 1)
-    toy = toy_run(disk, tmp_path)
-    done: list[Work] = []
-    last: list[int] = []
-
-    def commit_another(work: Work) -> None:
-        done.append(work)
-        if len(done) == 4:
-            last.append(toy.run.table.newest_version())
-            deltalake.DeltaTable(disk.uri).delete("user = 'u-1'")
-
-    error = r"version \d+ was committed by another program \(delta-rs.*: DELETE\)"
-    with pytest.raises(TableError, match=error):
-        toy.drive(toy.pool(before=commit_another))
-    rows = rows_of(toy.snapshot(last[0]))
-    assert len(rows) == len(set(rows)) == sum(work.stop - work.start for work in done[:3])
-    with pytest.raises(TableError, match="another program"):
-        toy.drive(take_over=True)
-    assert f"read version {last[0]}" in check_output(disk.uri)[0].mend
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fill_up)
+        with pytest.raises(StorageError, match="No space left on device"):
+            toy.complete()
+    toy.complete(alongside=True)  # there may have been no room to say that the driver ended
+    assert rows_of(toy.published()) == toy.rows
+    assert errors_at(disk) == []
 
 
 def test_run_whose_plan_loses_a_part_ends_and_goes_on_once_it_is_restored(
-    disk: Place, tmp_path: Path
+    disk: Place, toys: Toys
 ) -> None:
-    toy = toy_run(disk, tmp_path)
-    part = disk.location / toy.run.plan.record.folder / "part-00000.parquet"
+    toy = toys()
+    part = toy.run.folder / "plan" / "part-00000.parquet"
     content = part.read_bytes()
-    pool = toy.pool(before=lambda work: part.delete() if len(pool.done) == 3 else None)
-    with pytest.raises(DataError, match=r"no longer whole: .*/part-00000\.parquet is missing"):
+    pool = PoolHere(before=lambda chunk: part.delete() if len(pool.done) == 3 else None)
+    with pytest.raises(DataError, match=r"no longer whole: part-00000\.parquet is missing"):
         toy.drive(pool)
-    committed = rows_of(toy.snapshot())
-    assert committed
+    assert "part-00000.parquet is missing" in check_output(disk.uri)[0].what
     part.write_bytes(content)
-    toy.drive()
-    assert rows_of(toy.snapshot()) == toy.rows
+    assert toys().run.record == toy.run.record
+    toys().complete()
+    assert rows_of(toy.published()) == toy.rows
 
 
 @pytest.mark.parametrize("refuses", [True, False])
 def test_run_on_a_store_without_conditional_writes_is_refused_before_the_input_is_read(
     refuses: bool,
 ) -> None:
-    def batches() -> list[tuple[object, object]]:
-        raise AssertionError("the input was read")
-
-    with (
-        unconditional_store(refuses) as storage,
-        pytest.raises(TableError, match="no conditional writes"),
-    ):
-        open_run(
-            "s3://bucket/run",
-            IDENTITY,
-            FORMAT,
-            batches,  # type: ignore[arg-type]
-            listing={},
-            rows_per_chunk=6,
-            storage=storage,
-        )
+    with unconditional_store(refuses) as storage:
+        settings: dict[str, Any] = {"listing": {}, "storage": storage}
+        with pytest.raises(TableError, match="no conditional writes"):
+            open_run("s3://bucket/run", IDENTITY, FORMAT, lambda: 1 / 0, **settings)

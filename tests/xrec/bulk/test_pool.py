@@ -1,189 +1,176 @@
-"""Works go through real actors: results come as they end, lost actors are told and replaced."""
+"""Chunks on Ray Data: results as they end, deaths, errors, drivers side by side."""
 
+import os
+import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from datetime import UTC, datetime
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
 import ray
 
-from tests.xrec.bulk.toy_run import Toy, ToyTask, die, rows_of, toy_run
-from tests.xrec.table.conftest import Place
-from xrec.bulk import ActorPool, Outcome, drive
-from xrec.bulk.plan import PlanFiles
-from xrec.bulk.work import Died, Done, Work
-from xrec.errors import DataError, ModelError
+from tests.xrec.bulk.conftest import Place, Toys
+from tests.xrec.bulk.test_faults import spoil
+from tests.xrec.bulk.toy_run import Toy, ToyTask, describe, die, rows_of
+from xrec.bulk import Outcome, Progress, RayPool, Survey, complete, drive
+from xrec.bulk import driver as driver_module
+from xrec.errors import ClusterError, DataError, ModelError
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
 
-class SleepyTask(ToyTask):
-    """Takes a second for the user `u-0`, and refuses the item `refused`."""
+@dataclass(frozen=True)
+class OddTask(ToyTask):
+    """Some rows are slow, are refused, or kill; the item says which, for one user."""
+
+    user: str = "u-3"
 
     def do(self, rows: Any) -> Outcome:
         """See ChunkTask."""
-        if "refused" in rows["item"].to_pylist():
-            raise DataError("the row is refused")
-        time.sleep(1.0 if "u-0" in rows["user"].to_pylist() else 0.0)
+        items = {row["item"] for row in rows.to_pylist() if row["user"] == self.user}
+        if "refused" in items:
+            raise DataError("the row is refused\n  by its task")
+        if "deadly" in items:
+            die()
+        time.sleep(3.0 if "slow" in items else 0.0)
         return super().do(rows)
 
 
-def make_no_task() -> ToyTask:
+def drive_on_ray(toy: Toy, pool: RayPool, make_task: Any = None, **options: Any) -> Progress:
+    """Drive with an `OddTask`."""
+    return drive(toy.run, pool, make_task or partial(OddTask, str(toy.healed), die), **options)
+
+
+def make_no_task(reason: str) -> ToyTask:
+    """Fail to load."""
+    if reason == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
     raise ModelError("there is no model")
 
 
-@contextmanager
-def pool_of(
-    toy: Toy, make_task: Any, num_actors: int, cpus_per_actor: int = 1
-) -> Iterator[ActorPool]:
-    pool = ActorPool(
-        toy.run.worker_settings(make_task), num_actors=num_actors, cpus_per_actor=cpus_per_actor
-    )
-    try:
-        yield pool
-    finally:
-        pool.close()
-
-
-def works_of_all(toy: Toy) -> list[Work]:
-    units = toy.run.units_left(toy.snapshot())
-    return [Work(unit, 0, unit.num_rows) for unit in units]
-
-
-def all_events(pool: ActorPool, works: list[Work]) -> list[Done | Died]:
-    """Send all works and return what became of them, in the order of arrival."""
-    pool.start(len(works))
-    left, events = list(works), []
-    while len(events) < len(works):
-        while left and pool.can_take(left[0].is_alone):
-            pool.submit(left.pop(0))
-        events += pool.wait(10)
-    return events
-
-
 def test_pool_gives_each_result_when_it_is_done_and_not_in_order(
-    disk: Place, tmp_path: Path
+    toys: Toys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    toy = toy_run(disk, tmp_path, ["a"], num_users=8, rows_per_chunk=1)
-    plan = PlanFiles(disk.location)
-    slow, others = None, []
-    for work in works_of_all(toy):
-        if "u-0" in plan.rows(work.unit.file, work.unit.row_group or 0)["user"].to_pylist():
-            slow = work
-        else:
-            others.append(work)
-    assert slow is not None
-    with pool_of(toy, partial(SleepyTask, str(toy.healed), die), 2) as pool:
-        events = all_events(pool, [slow, *others])
-    assert all(isinstance(event, Done) for event in events)
-    arrived = [event.work for event in events]
-    assert set(arrived) == {slow, *others}
-    assert arrived.index(slow) > len(others) // 2  # those after it did not wait for it
+    monkeypatch.setattr(driver_module, "_SECONDS_BETWEEN_LOOKS", 0.0)
+    toy = toys("slow b", num_users=8, rows_per_chunk=2)
+    seen: list[Progress] = []
+    progress = drive_on_ray(toy, RayPool(2), on_progress=seen.append)
+    assert progress.num_ok == 16
+    at = [each.num_rows for each in seen]
+    assert at[0] == 2  # a chunk
+    assert at == sorted(at)
+    results = toy.run.passes()[0].results.location
+    times = [(results / name).modified_at() for name in sorted(results.sizes())]
+    assert times != sorted(times)
+    assert progress.started_at < progress.working_since
 
 
-def test_pool_tells_with_which_rows_an_actor_was_lost_and_replaces_it(
-    disk: Place, tmp_path: Path
+def test_pool_row_that_kills_is_found_with_few_deaths_and_every_other_row_is_done_once(
+    place: Place, toys: Toys
 ) -> None:
-    toy = toy_run(disk, tmp_path, ["a", "kill-1"], num_users=4, rows_per_chunk=1)
-    works = works_of_all(toy)
-    with pool_of(toy, partial(ToyTask, str(toy.healed), die), 2) as pool:
-        first = all_events(pool, works)
-        died = [event for event in first if isinstance(event, Died)]
-        assert died
-        assert not any(event.is_innocent for event in died)
-        toy.heal()
-        again = all_events(pool, [event.work for event in died])
-    assert all(isinstance(event, Done) for event in again)
+    toy = toys("deadly odd-1 bad-2 b", num_users=10)
+    progress = drive_on_ray(toy, RayPool(2), chunks_at_once=2)
+    assert progress.failed == {"odd": 10, "task_error": 11}
+    assert 4 <= progress.num_deaths <= 8
+    assert toy.publish() is not None
+    assert rows_of(toy.published()) == toy.rows
+    rows = toy.published().dataset(status="failed").to_table().to_pylist()
+    (killer,) = [row for row in rows if row["item"] == "deadly"]
+    assert (killer["user"], killer["hint"]) == ("u-3", "a hint")
+    assert killer["message"] == "2 processes died while they worked on this row alone"
 
 
 @pytest.mark.parametrize("what", ["work", "start"])
-def test_pool_raises_the_actors_own_error_and_frees_its_cpus(
-    disk: Place, tmp_path: Path, what: str
-) -> None:
-    toy = toy_run(disk, tmp_path, ["refused"], num_users=2, rows_per_chunk=1)
-    task = partial(SleepyTask, str(toy.healed), die) if what == "work" else make_no_task
-    message = "^the row is refused$" if what == "work" else "^there is no model$"
-    with (
-        pytest.raises(DataError if what == "work" else ModelError, match=message),
-        pool_of(toy, task, 2) as pool,
-    ):
-        all_events(pool, works_of_all(toy))
+def test_pool_raises_the_error_of_a_process_and_frees_its_cpus(toys: Toys, what: str) -> None:
+    toy = toys("refused", num_users=6, rows_per_chunk=1)
+    if what == "work":
+        with pytest.raises(DataError, match=r"^the row is refused\n  by its task$"):
+            drive_on_ray(toy, RayPool(2))
+    else:
+        with pytest.raises(ModelError, match=r"^there is no model$"):
+            drive_on_ray(toy, RayPool(2), partial(make_no_task, "error"))
+    progress = drive_on_ray(toy, RayPool(1), partial(ToyTask, str(toy.healed), die))
+    assert progress.num_ok == 6
     deadline = time.monotonic() + 30
     while ray.available_resources().get("CPU", 0) < 4 and time.monotonic() < deadline:
         time.sleep(0.1)
     assert ray.available_resources()["CPU"] == 4
 
 
-def test_pool_with_fewer_free_cpus_than_actors_does_all_works(disk: Place, tmp_path: Path) -> None:
-    toy = toy_run(disk, tmp_path, ["a"], num_users=6, rows_per_chunk=1)
-    works = works_of_all(toy)
-    with pool_of(toy, partial(ToyTask, str(toy.healed), die), 2, cpus_per_actor=3) as pool:
-        events = all_events(pool, works)
-    assert {event.work for event in events} == set(works)
+def test_pool_of_processes_that_die_while_they_load_ends_the_run(toys: Toys) -> None:
+    toy = toys("a", num_users=4, rows_per_chunk=1)
+    with pytest.raises(ClusterError, match="3 processes in a row ended before they were ready"):
+        drive_on_ray(toy, RayPool(1), partial(make_no_task, "kill"))
+    assert Survey(toy.run).summary.num_rows == 0
 
 
-def test_pool_gives_a_work_that_is_alone_to_an_idle_actor_and_nothing_beside(
-    disk: Place, tmp_path: Path
-) -> None:
-    toy = toy_run(disk, tmp_path, ["a"], num_users=6, rows_per_chunk=1)
-    first, second, third, *_ = works_of_all(toy)
-    with pool_of(toy, partial(ToyTask, str(toy.healed), die, seconds=0.2), 1) as pool:
-        pool.start(1)
-        while not pool.can_take(is_alone=True):
-            assert pool.wait(10) == []
-        pool.submit(first)
-        assert not pool.can_take(is_alone=True)
-        assert not pool.can_take(is_alone=False)  # the actor is to become idle
-        assert [event.work for event in pool.wait(10)] == [first]
-        pool.submit(Work(second.unit, 0, second.stop, is_alone=True))
-        assert not pool.can_take(is_alone=False)
-        assert len(pool.wait(10)) == 1
-        pool.submit(third)
-        assert pool.can_take(is_alone=False)  # it reads one more meanwhile
-        assert [event.work for event in pool.wait(10)] == [third]
+def test_pool_with_room_for_fewer_processes_than_it_may_have_does_all(toys: Toys) -> None:
+    toy = toys("a", num_users=6, rows_per_chunk=1)
+    assert drive_on_ray(toy, RayPool(2, min_actors=1, cpus=3)).num_ok == 6
 
 
-def test_drive_on_actors_has_each_row_once_though_rows_kill(disk: Place, tmp_path: Path) -> None:
-    toy = toy_run(disk, tmp_path, ["a", "odd-1", "bad-2", "b"], num_users=10, rows_per_chunk=2)
-    settings = toy.run.worker_settings(partial(KillsOne, str(toy.healed), die))
-    state = drive(toy.run, ActorPool(settings, num_actors=2, cpus_per_actor=1), holder="test")
-    assert rows_of(toy.snapshot()) == toy.rows
-    assert state.failed == {"odd": 10, "task_error": 11}
-    assert (state.num_ok, state.state) == (19, "finished")
-    assert state.num_deaths >= 4
-    failed = toy.snapshot().dataset([("status", "=", "failed")]).to_table().to_pylist()
-    (killer,) = [row for row in failed if row["item"] == "a"]
-    assert (killer["user"], killer["hint"]) == ("u-3", "a hint")
-    assert killer["message"] == "2 processes died while they worked on this row alone"
+def test_pool_grows_while_all_are_busy(toys: Toys) -> None:
+    toy = toys("a", num_users=16, rows_per_chunk=1)
+    task = partial(PidTask, str(toy.healed), die, seconds=0.7)
+    drive_on_ray(toy, RayPool(3, min_actors=1), task)
+    toy.publish()
+    texts = toy.published().dataset().to_table()["text"].to_pylist()
+    assert 2 <= len(set(texts)) <= 3
 
 
-class KillsOne(ToyTask):
-    """A toy task that one row kills."""
+class PidTask(ToyTask):
+    """Writes its process's number as text."""
 
     def do(self, rows: Any) -> Outcome:
         """See ChunkTask."""
-        if {"user": "u-3", "item": "a"} in rows.to_pylist():
-            die()
-        return super().do(rows)
+        outcome = super().do(rows)
+        pids = [str(os.getpid())] * len(outcome.ok)
+        return Outcome(outcome.ok.set_column(2, "text", [pids]), outcome.failed)
 
 
-def make_and_note(healed: str, noted: str) -> ToyTask:
-    """A task; the file `noted` has the time at which it was made."""
-    task = ToyTask(healed, die)
-    Path(noted).write_text(datetime.now(UTC).isoformat())
-    return task
+def test_pools_of_two_drivers_side_by_side_do_each_row_once(place: Place, toys: Toys) -> None:
+    toy = toys("a odd-1", num_users=20, rows_per_chunk=4)
+
+    def go(_: int) -> Any:
+        task = partial(OddTask, str(toy.healed), die, seconds=0.1)
+        return complete(
+            toy.run, RayPool(1), task, "explanations", describe, alongside=True, retry=["odd"]
+        )
+
+    with ThreadPoolExecutor(2) as pool:
+        one, other = pool.map(go, range(2))
+    assert one == other
+    assert one.row_counts == {"explanations": 20, "failed": 20}
+    assert rows_of(toy.published()) == toy.rows
 
 
-def test_driver_of_a_pool_works_since_an_actor_has_made_its_task(
-    disk: Place, tmp_path: Path
+def test_pool_of_a_driver_that_is_interrupted_stops_and_the_next_one_goes_on(
+    toys: Toys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    toy = toy_run(disk, tmp_path, ["a"], num_users=4)
-    noted = tmp_path / "made"
-    with pool_of(toy, partial(make_and_note, str(toy.healed), str(noted)), 1) as pool:
-        state = drive(toy.run, pool, holder="test")
-    assert state.working_since is not None
-    assert state.started_at < datetime.fromisoformat(noted.read_text()) <= state.working_since
+    def interrupt(progress: Progress) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(driver_module, "_SECONDS_BETWEEN_LOOKS", 0.0)
+    toy = toys("a", num_users=20, rows_per_chunk=1)
+    task = partial(OddTask, str(toy.healed), die, seconds=0.3)
+    with pytest.raises(KeyboardInterrupt):
+        drive_on_ray(toy, RayPool(2), task, on_progress=interrupt)
+    num_done = Survey(toy.run).summary.num_rows
+    assert 0 < num_done < 20
+    progress = drive_on_ray(toy, RayPool(2))
+    assert (progress.num_ok, progress.num_rows_before >= num_done) == (20, True)
+
+
+def test_parts_on_ray_have_each_row_once_and_a_result_that_cannot_be_read_is_done_again(
+    place: Place, toys: Toys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("xrec.bulk.parts.PART_BYTES", 10_000)
+    toy = toys("a odd-1", num_users=20, rows_per_chunk=4)
+    toy.drive()
+    spoil(toy, 5, "{:07d}.parquet", footer=False)
+    manifest = toy.complete()
+    assert manifest.row_counts == {"explanations": 20, "failed": 20}
+    assert rows_of(toy.published()) == toy.rows
+    assert toy.published().log.files(0).num_rows > 1

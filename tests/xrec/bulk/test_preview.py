@@ -1,25 +1,21 @@
 """What a run would do, before it does anything."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
 
-from tests.xrec.bulk.test_rules_carry import drive_carrying, run_of
+from tests.xrec.bulk.conftest import Place, Toys
+from tests.xrec.bulk.test_rules_carry import beside, drive_carrying
+from tests.xrec.bulk.test_rules_drive import stopped_after
+from tests.xrec.bulk.test_rules_plan import OTHER
 from tests.xrec.bulk.toy_run import FORMAT, IDENTITY, batch_of, toy_run
-from tests.xrec.table.conftest import Place
 from xrec.bulk import Preview, clean_keys, preview
-from xrec.errors import (
-    ArtifactMismatchError,
-    ArtifactNotFoundError,
-    DataError,
-    TableError,
-)
+from xrec.errors import DataError, TableError
 
-LISTING = {"rows.parquet": ["1", "2"]}
+LISTING = {"rows.parquet": ["1", "36"]}
 ROWS = [(f"u-{number}", item) for number in range(12) for item in ("a", "b", "c")]
 
 
@@ -43,21 +39,16 @@ def preview_at(place: Place, **changes: Any) -> Preview:
 
 def files_of(place: Place) -> list[str]:
     """The files at a place, with their contents."""
-    return sorted(
-        f"{name} {(place.location / name).read_bytes()!r}" for name in place.location.files()
-    )
+    return sorted(f"{n} {(place.location / n).read_bytes()!r}" for n in place.location.files())
 
 
-def test_preview_counts_what_a_plan_would_have_and_writes_nothing(
-    place: Place, tmp_path: Path
-) -> None:
+def test_preview_counts_what_a_plan_would_have_and_writes_nothing(place: Place, toys: Toys) -> None:
     seen = preview_at(place)
     assert not place.location.exists()
-    assert seen.counts is not None
-    assert (seen.num_rows, seen.counts.num_given, seen.num_left) == (36, 41, 36)
+    assert (seen.num_rows, seen.num_given, seen.num_left) == (36, 41, 36)
     assert (seen.status, seen.rate, seen.costs_left) == (None, None, None)
-    planned = toy_run(place, tmp_path).run.plan.record
-    assert (seen.num_rows, seen.num_chunks) == (planned.num_rows, planned.num_chunks)
+    planned = toys().run.record
+    assert (seen.num_rows, seen.num_chunks) == (planned.num_rows, planned.size.num_chunks)
 
 
 def test_preview_counts_rejected_rows_by_reason(disk: Place) -> None:
@@ -70,90 +61,68 @@ def test_preview_counts_rejected_rows_by_reason(disk: Place) -> None:
 
 
 def test_preview_of_a_canary_reads_no_input_and_reckons_by_its_rate(
-    place: Place, tmp_path: Path
+    place: Place, toys: Toys
 ) -> None:
-    toy = toy_run(place, tmp_path)
+    toy = toys()
     assert preview_at(place, batches=never_read).rate is None
-    state = toy.drive(max_rows=13)
+    progress = toy.drive(max_rows=13)
     before = files_of(place)
     seen = preview_at(place, batches=never_read)
     assert files_of(place) == before
-    assert seen.counts is None
-    assert (seen.num_done, seen.num_left) == (state.num_rows, 36 - state.num_rows)
+    assert seen.num_given is None
+    assert (seen.num_done, seen.num_left) == (progress.num_rows, 36 - progress.num_rows)
     assert seen.is_own_rate
-    assert seen.costs_left is not None
     assert seen.costs_left["tokens"] == pytest.approx(3 * seen.num_left)  # three tokens a row
-    per_row = state.costs["seconds"] / state.num_rows
+    per_row = progress.costs["seconds"] / progress.num_rows
     assert seen.costs_left["seconds"] == pytest.approx(per_row * seen.num_left)
 
 
 def test_preview_takes_the_rate_of_another_run_if_its_own_has_none(
-    disk: Place, tmp_path: Path
+    disk: Place, tmp_path: Path, toys: Toys
 ) -> None:
-    other = replace(disk, uri=f"{disk.uri}/other")
+    other, here, broken = (beside(disk, name) for name in ("other", "here", "broken"))
     toy_run(other, tmp_path, num_users=3).drive()
-    here = replace(disk, uri=f"{disk.uri}/here")
-    nothing, broken = f"{disk.uri}/nothing", replace(disk, uri=f"{disk.uri}/broken")
     (broken.location / "manifest.json").write_bytes(b"{}")
-    seen = preview_at(here, measured=[nothing, broken.uri, other.uri])
-    assert seen.rate is not None
+    assert preview_at(here, carry_from=broken.uri).rate is None
+    seen = preview_at(here, carry_from=other.uri)
     assert (seen.rate.uri, seen.rate.num_done, seen.is_own_rate) == (other.location.uri, 9, False)
-    assert seen.costs_left is not None
     assert seen.costs_left["tokens"] == 108
+    again = preview_at(other, identity=OTHER)  # another config at the same place
+    assert (again.status, again.rate and again.rate.num_done) == (None, 9)
 
 
 def test_preview_of_a_run_that_carries_over_takes_the_share_that_was_carried(
-    disk: Place, tmp_path: Path
+    disk: Place, toys: Toys
 ) -> None:
     """Two rows of three are carried; before anything is done, none is reckoned to be."""
-    drive_carrying(run_of(disk, "earlier", ["a", "b", "c"]))
-    here = replace(disk, uri=f"{disk.uri}/here")
-    carry = {"carry_from": f"{disk.uri}/earlier", "listing": {}}
-    before = preview_at(here, **carry)
-    assert before.costs_left is not None
+    toys().complete()
+    settings = {"identity": OTHER, "carry_from": disk.uri}
+    before = preview_at(disk, **settings)
     assert before.costs_left["tokens"] == 108
-    toy = run_of(disk, "here", ["a", "b", "c"], carry_from="earlier")
-
-    def interrupt(work: object) -> None:
-        if len(pool_done) == 3:
-            raise KeyboardInterrupt
-        pool_done.append(work)
-
-    pool_done: list[object] = []
+    toy = toys(**settings)
     with pytest.raises(KeyboardInterrupt):
-        drive_carrying(toy, before=interrupt)
-    seen = preview_at(here, **carry, batches=never_read)
+        drive_carrying(toy, stopped_after(3))
+    seen = preview_at(disk, **settings, batches=never_read)
     assert 0 < seen.num_done < 36
-    assert seen.rate is not None
     assert seen.rate.carried_share == pytest.approx(2 / 3)
-    assert seen.costs_left is not None
     assert seen.costs_left["tokens"] == pytest.approx(seen.num_left)
     assert "carried" not in seen.costs_left
 
 
-def test_preview_refuses_what_the_run_would_refuse(disk: Place, tmp_path: Path) -> None:
-    old = replace(disk, uri=f"{disk.uri}/old")
-    (old.location / "part-1.parquet").write_bytes(b"")
-    with pytest.raises(TableError, match="holds no table but 1 other files"):
-        preview_at(old, batches=never_read)
-    here = replace(disk, uri=f"{disk.uri}/here")
-    with pytest.raises(ArtifactNotFoundError, match="no run was planned there"):
-        preview_at(here, carry_from=f"{disk.uri}/nothing", batches=never_read)
-    toy_run(here, tmp_path)
-    with pytest.raises(ArtifactNotFoundError, match="the run is not finished"):
-        preview_at(replace(disk, uri=f"{disk.uri}/next"), carry_from=here.uri, batches=never_read)
-    other = IDENTITY.model_copy(update={"config": {"words": 4}})
-    with pytest.raises(ArtifactMismatchError, match="holds another run"):
-        preview_at(here, identity=other, batches=never_read)
-
-
 def test_preview_of_inputs_that_were_written_again_compares_their_rows(
-    disk: Place, tmp_path: Path
+    disk: Place, toys: Toys
 ) -> None:
-    toy_run(disk, tmp_path)
+    toys().drive()
     again = {"rows.parquet": ["1", "3"]}
     seen = preview_at(disk, listing=again)
-    assert seen.counts is not None
-    assert seen.status is not None
-    with pytest.raises(ArtifactMismatchError, match="36 rows there, 35 here"):
-        preview_at(disk, listing=again, batches=lambda: [batch_of(ROWS[1:])])
+    assert (seen.num_given, seen.num_left) == (41, 0)
+    fewer = preview_at(disk, listing=again, batches=lambda: [batch_of(ROWS[1:])])
+    assert (fewer.status, fewer.num_left) == (None, 35)
+    toys("a")
+    assert preview_at(disk, listing=again).num_left == 0  # though another was planned later
+
+
+def test_preview_refuses_what_the_run_would_refuse(disk: Place) -> None:
+    (disk.location / "part-1.parquet").write_bytes(b"")
+    with pytest.raises(TableError, match="holds other files, such as part-1"):
+        preview_at(disk, batches=never_read)

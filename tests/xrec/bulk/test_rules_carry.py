@@ -1,262 +1,130 @@
-"""Rule 14 of xrec.bulk: rows that an earlier run did already."""
+"""Rule 11 of xrec.bulk: rows that a published version has are carried over."""
 
-from dataclasses import replace
-from datetime import timedelta
-from pathlib import Path
+import re
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from tests.object_store import requests_of
-from tests.xrec.bulk.toy_run import FORMAT, IDENTITY, Toy, ToyTask, batch_of, die_here, rows_of
-from tests.xrec.table.conftest import Place
-from xrec.bulk import compact, drive, open_run, vacuum
-from xrec.bulk import run as run_module
-from xrec.bulk.work import Work
-from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError
-from xrec.table.pins import pinned_versions
+from tests.xrec.bulk.conftest import Place, Toys
+from tests.xrec.bulk.test_rules_drive import texts_of
+from tests.xrec.bulk.test_rules_faults import KillingTask
+from tests.xrec.bulk.test_rules_plan import OTHER
+from tests.xrec.bulk.test_rules_publish import files_of
+from tests.xrec.bulk.toy_run import FORMAT, PoolHere, Toy, batch_of, die_here, rows_of
+from xrec.bulk import Progress, check_output, drive, empty, open_run
+from xrec.errors import ArtifactMismatchError, DataError, StorageError, TableError
 
 
-class ToyCarryingTask(ToyTask):
+@dataclass(frozen=True)
+class CarryingTask(KillingTask):
     """Finds rows of item `b` no longer good."""
 
     def is_still_good(self, earlier: pa.Table) -> pa.Array:
         """See CarryingTask."""
+        assert earlier.schema.equals(FORMAT.ok_schema)
         return pc.not_equal(earlier["item"], "b")
 
 
-class ToyTrustingTask(ToyTask):
-    """Finds all rows still good."""
-
-    def is_still_good(self, earlier: pa.Table) -> pa.Array:
-        """See CarryingTask."""
-        return pc.is_valid(earlier["item"])
-
-
-def run_of(
-    place: Place,
-    name: str,
-    items: list[str],
-    *,
-    carry_from: str | None = None,
-    rows_per_chunk: int = 6,
-    num_users: int = 12,
-    listing: dict[str, list[str]] | None = None,
-    **changes: Any,
-) -> Toy:
-    """A run below `place`, not driven yet."""
-    rows = [(f"u-{number}", item) for number in range(num_users) for item in items]
-    planned = open_run(
-        f"{place.uri}/{name}",
-        IDENTITY,
-        replace(FORMAT, **changes),
-        lambda: [batch_of(rows)],
-        listing=listing or {},
-        rows_per_chunk=rows_per_chunk,
-        carry_from=carry_from and f"{place.uri}/{carry_from}",
-        storage=place.storage,
-    )
-    return Toy(planned, sorted(rows), Path("/does/not/exist"))
-
-
-def drive_carrying(toy: Toy, kind: type[ToyTask] = ToyCarryingTask, **settings: Any) -> Any:
-    """Run to the end with a task that can carry."""
-    task = kind(str(toy.healed), die_here)
-    pool = toy.pool(**settings)
-    pool.settings = toy.run.worker_settings(lambda: task)
-    return drive(toy.run, pool, holder="test")
-
-
-def texts_of(toy: Toy) -> dict[tuple[str, str], str]:
-    """The text of each row that succeeded; each attempt makes another."""
-    rows = toy.snapshot().dataset([("status", "=", "ok")]).to_table().to_pylist()
-    return {(row["user"], row["item"]): row["text"] for row in rows}
-
-
-def test_rule_14_good_rows_are_carried_and_the_others_done(place: Place) -> None:
-    check_carry(place, 6, num_users=6)
+def drive_carrying(toy: Toy, pool: Any = None, **changes: Any) -> Progress:
+    """Drive with a task that can carry."""
+    task = CarryingTask(str(toy.healed), die_here, **changes)
+    return drive(toy.run, pool or PoolHere(), lambda: task)
 
 
 @pytest.mark.parametrize("rows_per_chunk", [3, 100])
-def test_rule_14_rows_are_carried_from_another_number_of_buckets(
-    disk: Place, rows_per_chunk: int
+def test_rule_11_good_rows_are_carried_and_the_others_done(
+    place: Place, toys: Toys, monkeypatch: pytest.MonkeyPatch, rows_per_chunk: int
 ) -> None:
-    check_carry(disk, rows_per_chunk, num_users=12)
+    """To another number of buckets, and to users that the earlier run had not."""
+    monkeypatch.setattr("xrec.bulk.run.ROWS_PER_BUCKET", 3)
+    first = toys("a b odd-1", num_users=6)
+    first.complete()
+    before = texts_of(first)
+    settings = {"identity": OTHER, "rows_per_chunk": rows_per_chunk, "carry_from": place.uri}
+    toy = toys("a b c odd-1", num_users=8, **settings)
+    progress = drive_carrying(toy)
+    assert (progress.costs["carried"], progress.num_ok, progress.failed) == (6, 24, {"odd": 8})
+    assert progress.costs["tokens"] == 3 * (24 - 6)
+    toy.publish()
+    assert rows_of(toy.published()) == toy.rows
+    same = {key for key, text in texts_of(toy).items() if before.get(key) == text}
+    assert same == {key for key in before if key[1] == "a"}
 
 
-def check_carry(place: Place, rows_per_chunk: int, num_users: int) -> None:
-    """See that rows are carried from a run of six rows a chunk to one of `rows_per_chunk`."""
-    earlier = run_of(place, "earlier", ["a", "b", "odd-1"], num_users=num_users)
-    earlier.drive()
-    later = run_of(
-        place,
-        "later",
-        ["a", "b", "c", "odd-1"],
-        carry_from="earlier",
-        rows_per_chunk=rows_per_chunk,
-        num_users=num_users + 2,
-    )
-    state = drive_carrying(later)
-    before, after = texts_of(earlier), texts_of(later)
-    same = {key for key, text in after.items() if before.get(key) == text}
-    assert same == {(user, item) for user, item in before if item == "a"}
-    assert rows_of(later.snapshot()) == later.rows
-    assert state.costs["carried"] == num_users
-    assert (state.num_ok, state.failed) == (3 * (num_users + 2), {"odd": num_users + 2})
-
-
-def contents(toy: Toy) -> dict[bytes, str]:
-    """The content of each file of rows that succeeded, and its path."""
-    paths = toy.snapshot().files([("status", "=", "ok")])["path"].to_pylist()
-    return {(toy.run.table.location / path).read_bytes(): path for path in paths}
-
-
-def test_rule_14_files_whose_rows_are_all_good_are_copied_by_the_store(
-    place: Place, monkeypatch: pytest.MonkeyPatch
+def test_rule_11_what_happens_to_the_earlier_version_changes_nothing(
+    place: Place, toys: Toys
 ) -> None:
-    earlier = run_of(place, "earlier", ["a", "b", "odd-1"], num_users=6)
-    earlier.drive()
-    later = run_of(place, "later", ["a", "b", "odd-1"], carry_from="earlier", num_users=6)
-    requests = requests_of(monkeypatch)
-    state = drive_carrying(later, ToyTrustingTask)
-    before, after = contents(earlier), contents(later)
-    assert set(before) == set(after)
-    assert set(before.values()).isdisjoint(after.values())  # each run has names of its own
-    is_s3 = place.uri.startswith("s3://")
-    assert requests.count("copy_object") == (len(after) if is_s3 else 0)
-    assert rows_of(later.snapshot()) == later.rows
-    assert (state.costs["carried"], state.num_ok, state.failed) == (12, 12, {"odd": 6})
-    earlier.run.table.location.delete()
-    assert texts_of(later).keys() == {row for row in later.rows if row[1] != "odd-1"}
+    earlier, later = toys.at("earlier"), toys.at("later")
+    earlier().complete()
+    before = texts_of(earlier())
+    toy = later(identity=OTHER, carry_from=earlier.place.uri)
+    empty(earlier.place.uri, place.storage)
+    earlier.place.location.delete()
+    assert drive_carrying(toy).costs["carried"] == 24
+    toy.publish()
+    after = texts_of(toy)
+    same = {key for key in after if after[key] == before[key]}
+    assert same == {key for key in after if key[1] != "b"}
+    assert later(identity=OTHER, carry_from=earlier.place.uri).run.record == toy.run.record
+    assert check_output(later.place.uri, place.storage) == []
 
 
-def test_rule_14_file_with_a_row_that_is_not_planned_or_not_good_is_not_copied(
-    disk: Place,
+def test_rule_11_rows_of_a_chunk_that_is_cut_after_deaths_are_carried_by_rows(
+    disk: Place, toys: Toys
 ) -> None:
-    earlier = run_of(disk, "earlier", ["a", "c"])
-    earlier.drive()
-    fewer = run_of(disk, "fewer", ["a", "c"], carry_from="earlier", num_users=11)
-    assert fewer.run.plan.record.num_buckets == earlier.run.plan.record.num_buckets
-    state = drive_carrying(fewer)
-    assert len(contents(earlier).keys() - contents(fewer).keys()) == 1  # the file of `u-11`
-    assert (state.costs["carried"], rows_of(fewer.snapshot())) == (22, fewer.rows)
-    other = run_of(disk, "other", ["a", "b"])
-    other.drive()
-    not_good = run_of(disk, "not-good", ["a", "b"], carry_from="other")
-    state = drive_carrying(not_good)  # finds item `b` no longer good
-    assert contents(other).keys().isdisjoint(contents(not_good))
-    assert (state.costs["carried"], rows_of(not_good.snapshot())) == (12, not_good.rows)
+    toys("a").complete()
+    toy = toys("a c", identity=OTHER, carry_from=disk.uri)
+    progress = drive_carrying(toy, killers=[("u-5", "c")])
+    assert (progress.costs["carried"], progress.failed) == (12, {"task_error": 1})
+    toy.publish()
+    assert rows_of(toy.published(), "failed") == [("u-5", "c")]
+    assert rows_of(toy.published()) == toy.rows
 
 
-def test_rule_14_files_of_another_number_of_buckets_or_other_columns_are_not_copied(
-    disk: Place,
+def test_rule_11_nothing_is_carried_where_nothing_is_published_or_the_task_cannot(
+    disk: Place, toys: Toys
 ) -> None:
-    earlier = run_of(disk, "earlier", ["a"], rows_per_chunk=1)
-    earlier.drive()
-    fewer_buckets = run_of(disk, "later", ["a"], carry_from="earlier", rows_per_chunk=100)
-    more_columns = run_of(
-        disk,
-        "more",
-        ["a"],
-        carry_from="earlier",
-        rows_per_chunk=1,
-        failed=pa.schema([("hint", pa.string()), ("more", pa.string())]),
-    )
-    for later in (fewer_buckets, more_columns):
-        state = drive_carrying(later, ToyTrustingTask)
-        assert contents(earlier).keys().isdisjoint(contents(later))
-        assert (state.costs["carried"], rows_of(later.snapshot())) == (12, later.rows)
-    column = fewer_buckets.snapshot().dataset().to_table()["bucket"]
-    assert set(column.to_pylist()) == {0}
+    toy = toys(carry_from=disk.uri)
+    assert drive_carrying(toy).costs["carried"] == 0
+    toy.publish()
+    other = toys(identity=OTHER, carry_from=disk.uri)
+    assert other.drive().costs["carried"] == 0
+    other.publish()
+    assert set(texts_of(other).values()).isdisjoint(texts_of(toy, 0).values())
 
 
-def test_rule_14_rows_of_a_chunk_that_is_divided_after_a_death_are_carried_by_rows(
-    disk: Place,
+def test_rule_11_table_of_other_columns_is_refused_unless_it_is_this_output(
+    disk: Place, toys: Toys
 ) -> None:
-    run_of(disk, "earlier", ["a", "b"]).drive()
-    later = run_of(disk, "later", ["a", "b"], carry_from="earlier")
-    deaths: list[Work] = []
+    first = toys()
+    first.complete()
+    wider = replace(FORMAT, ok=pa.schema([("text", pa.string()), ("num_tokens", pa.int64())]))
 
-    def die_twice(work: Work) -> None:
-        if work.is_whole and len(deaths) < 2:
-            deaths.append(work)
-            die_here()
+    def planned(uri: str, format: Any = wider) -> Any:
+        rows = [batch_of(first.rows)]
+        return open_run(uri, OTHER, format, lambda: rows, listing={}, carry_from=disk.uri)
 
-    state = drive_carrying(later, ToyTrustingTask, before=die_twice, num_slots=1)
-    assert deaths[0] == replace(deaths[1], is_alone=False)
-    assert (state.costs["carried"], rows_of(later.snapshot())) == (24, later.rows)
-
-
-@pytest.mark.parametrize("task", [ToyCarryingTask, ToyTrustingTask])
-def test_rule_14_what_happens_to_the_earlier_run_changes_nothing(
-    disk: Place, monkeypatch: pytest.MonkeyPatch, task: type[ToyTask]
-) -> None:
-    earlier = run_of(disk, "earlier", ["a", "odd-1"])
-    earlier.drive()
-    before = texts_of(earlier)
-    later = run_of(disk, "later", ["a", "odd-1"], carry_from="earlier")
-    monkeypatch.setattr("xrec.table.vacuum.YOUNG", timedelta(0))
-    monkeypatch.setattr("xrec.table.writer.timedelta", lambda **units: timedelta(0))
-    compact(earlier.run, holder="upkeep")
-    vacuum(earlier.run, holder="upkeep", retention=timedelta(0), log_retention=timedelta(0))
-    assert run_of(disk, "later", ["a", "odd-1"], carry_from="earlier").run.plan.record == (
-        later.run.plan.record
-    )
-    assert pinned_versions(earlier.run.table.location) != []
-    for path in earlier.snapshot().files()["path"].to_pylist():
-        assert "/compact-" in path
-        (earlier.run.table.location / path).delete()  # later than what is pinned
-    drive_carrying(later, task)
-    assert {key for key, text in texts_of(later).items() if before[key] == text} == set(before)
-    assert pinned_versions(earlier.run.table.location) == []  # free again
-
-
-def test_rule_14_planned_run_needs_the_earlier_one_no_more(disk: Place) -> None:
-    """Its input's files are others, and have the same rows."""
-    earlier = run_of(disk, "earlier", ["a"])
-    earlier.drive()
-    later = run_of(disk, "later", ["a"], carry_from="earlier")
-    drive_carrying(later)
-    earlier.run.plan.output.delete()
-    touched = run_of(disk, "later", ["a"], carry_from="earlier", listing={"rows": ["1", "3"]})
-    assert touched.run.plan.record == later.run.plan.record
-
-
-def test_rule_14_driver_that_fails_to_plan_leaves_no_pin(
-    disk: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    earlier = run_of(disk, "earlier", ["a"])
-    earlier.drive()
-    monkeypatch.setattr(run_module, "make_plan", lambda *arguments, **settings: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        run_of(disk, "later", ["a"], carry_from="earlier")
-    assert pinned_versions(earlier.run.table.location) == []
-
-
-def test_rule_14_earlier_run_that_cannot_be_carried_from_is_refused(disk: Place) -> None:
-    with pytest.raises(ArtifactNotFoundError, match="no run was planned there"):
-        run_of(disk, "later", ["a"], carry_from="earlier")
-    earlier = run_of(disk, "earlier", ["a"])
-    with pytest.raises(ArtifactNotFoundError, match="the run is not finished"):
-        run_of(disk, "later", ["a"], carry_from="earlier")
-    earlier.drive()
     with pytest.raises(ArtifactMismatchError, match="num_tokens: int32 there, int64 here"):
-        run_of(
-            disk,
-            "other",
-            ["a"],
-            carry_from="earlier",
-            ok=pa.schema([("text", pa.string()), ("num_tokens", pa.int64())]),
-        )
-    run_of(disk, "later", ["a"], carry_from="earlier")
-    with pytest.raises(ArtifactMismatchError, match=r"inputs\.carry_from: .* there, nothing here"):
-        run_of(disk, "later", ["a"])
+        planned(f"{disk.uri}/other")
+    assert planned(disk.uri).record.num_rows == 36
+    with pytest.raises(ValueError, match="are not carried over"):
+        planned(disk.uri, replace(FORMAT, ok_keys=("num_tokens",)))
 
 
-def test_rule_14_task_that_cannot_carry_is_an_error(disk: Place) -> None:
-    run_of(disk, "earlier", ["a"]).drive()
-    later = run_of(disk, "later", ["a"], carry_from="earlier")
-    with pytest.raises(ValueError, match="ToyTask: expected a CarryingTask"):
-        later.drive()
+def test_rule_11_version_that_is_not_sound_or_cannot_be_read_is_refused(
+    place: Place, toys: Toys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    toys().complete()
+    settings = {"identity": OTHER, "carry_from": place.uri}
+    with monkeypatch.context() as patch:
+        patch.setattr("xrec.storage.delta.digest_of", lambda files: "another")
+        with pytest.raises(TableError, match="has other files than its writer meant"):
+            toys.at("later")(**settings)
+    (file,) = (place.location / path for path in files_of(toys()))
+    for spoil in (lambda: file.write_bytes(b"spoilt" * 999), file.delete):
+        spoil()
+        with pytest.raises((DataError, StorageError), match=re.escape(place.uri)):
+            toys.at("later")(**settings)

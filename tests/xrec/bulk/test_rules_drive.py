@@ -1,449 +1,333 @@
-"""Rules 4 to 8 of xrec.bulk: the driver's hold, chunks, commits, retries."""
+"""Rules 3, 7 and 10 of xrec.bulk: results, retries, limits."""
 
 import subprocess
 import sys
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
-from tests.xrec.bulk.toy_run import Toy, ToyTask, rows_of, toy_run
-from tests.xrec.table.conftest import Place
-from tests.xrec.table.small_table import make_older
-from xrec.bulk import compact, read_status, vacuum
-from xrec.bulk.attempts import works_of
-from xrec.bulk.driver import _Driver
-from xrec.bulk.ledger import Ledger, UnitResult
-from xrec.bulk.run import committed_chunks
-from xrec.bulk.state import read_state
-from xrec.bulk.work import Died, Done, Work
-from xrec.bulk.worker import ChunkWorker
-from xrec.errors import LeaseError, LostTableError, StorageNotFoundError, TableError
+from tests.xrec.bulk.conftest import Place, Toys
+from tests.xrec.bulk.toy_run import PoolHere, Toy, ToyTask, rows_of
+from xrec.bulk import Outcome, Survey, driver, has_work, read_status
+from xrec.errors import DataError, LeaseError
 
 
 class DriverDied(BaseException):
     """The driver's process is killed here."""
 
 
-def die_after(num_works: int, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """What a pool calls before each work, so that the driver dies and commits nothing more."""
-    monkeypatch.setattr(_Driver, "leave", lambda driver: None)
-    seen: list[Work] = []
+def stopped_after(num_chunks: int, error: type[BaseException] = KeyboardInterrupt) -> PoolHere:
+    """A pool whose driver is stopped before it does more than so many chunks."""
 
-    def before(work: Work) -> None:
-        seen.append(work)
-        if len(seen) > num_works:
-            raise DriverDied
+    def before(chunk: int) -> None:
+        if len(pool.done) > num_chunks:
+            pool.done.pop()
+            raise error
 
-    return before
-
-
-def results_of(toy: Toy, num_units: int) -> list[UnitResult]:
-    """The results of the first units that are left, none of them committed."""
-    worker = ChunkWorker(toy.settings())
-    units = list(toy.run.units_left(toy.snapshot()))[:num_units]
-    return [
-        UnitResult(unit, tuple(worker.do(work) for work in works_of(unit, {}))) for unit in units
-    ]
+    pool = PoolHere(before=before)
+    return pool
 
 
-class Clock:
-    """Seconds that a test moves on."""
-
-    now = 0.0
-
-    def __call__(self) -> float:
-        """The time."""
-        return self.now
+def interrupt(toy: Toy, num_chunks: int, **settings: Any) -> None:
+    """Let a driver be interrupted after so many chunks."""
+    with pytest.raises(KeyboardInterrupt):
+        toy.drive(stopped_after(num_chunks), **settings)
 
 
-# 4. One driver commits.
+def kill(toy: Toy, num_chunks: int, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> None:
+    """Let a driver be killed after so many chunks, so that it cannot say that it ended."""
+    with monkeypatch.context() as patch:
+        patch.setattr(driver._Driver, "leave", lambda driver: None)
+        with pytest.raises(DriverDied):
+            toy.drive(stopped_after(num_chunks, DriverDied), **settings)
 
 
-def test_rule_4_driver_that_was_replaced_commits_nothing_and_ends(
-    disk: Place, tmp_path: Path
-) -> None:
-    toy = toy_run(disk, tmp_path)
-    versions: list[int] = []
-
-    def replace(work: Work) -> None:
-        if not versions:
-            versions.append(toy.run.table.take_over("another").version)
-
-    pool = toy.pool(before=replace)
-    with pytest.raises(LostTableError, match="another"):
-        toy.drive(pool)
-    assert pool.is_closed
-    assert toy.run.table.newest_version() == versions[0]
-    toy.drive(take_over=True)
-    assert rows_of(toy.snapshot()) == toy.rows
+def texts_of(toy: Toy, version: int | None = None) -> dict[tuple[str, str], str]:
+    """The text of each row that succeeded; each attempt makes another."""
+    rows = toy.published(version).dataset().to_table().to_pylist()
+    assert len({(row["user"], row["item"]) for row in rows}) == len(rows)
+    return {(row["user"], row["item"]): row["text"] for row in rows}
 
 
-def test_rule_4_driver_is_not_started_beside_one_that_lives(
-    disk: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    toy = toy_run(disk, tmp_path)
-    with monkeypatch.context() as patch, pytest.raises(DriverDied):
-        toy.drive(toy.pool(before=die_after(2, patch)), holder="the first")
-    with pytest.raises(LeaseError, match="the first runs this job, and is taken for alive until"):
-        toy.drive()
-    assert read_status(disk.uri).is_running()
-    later = datetime.now(UTC) + timedelta(seconds=91)
-    assert not read_status(disk.uri).is_running(later)
-    toy.drive(take_over=True)
-    assert rows_of(toy.snapshot()) == toy.rows
+# 3. A chunk is done if its result is there.
 
 
-def test_rule_4_driver_that_died_is_replaced_after_its_term(
-    disk: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    toy = toy_run(disk, tmp_path)
-    monkeypatch.setattr("xrec.bulk.ledger.TERM", timedelta(0))
-    with monkeypatch.context() as patch, pytest.raises(DriverDied):
-        toy.drive(toy.pool(before=die_after(2, patch)))
-    toy.drive()
-    assert rows_of(toy.snapshot()) == toy.rows
-
-
-def test_rule_4_driver_is_replaced_at_once_if_it_was_a_process_of_this_machine_and_is_no_more(
-    disk: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    toy = toy_run(disk, tmp_path)
-    gone = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            "from xrec.storage.process import this_process; print(this_process())",
-        ],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    with monkeypatch.context() as patch, pytest.raises(DriverDied):
-        toy.drive(toy.pool(before=die_after(2, patch)), holder=gone.stdout.strip())
-    assert read_status(disk.uri).phase() == "silent"
-    toy.drive()
-    assert rows_of(toy.snapshot()) == toy.rows
-
-
-def test_rule_4_driver_without_results_says_every_30_seconds_that_it_lives(
-    disk: Place, tmp_path: Path
-) -> None:
-    toy, clock = toy_run(disk, tmp_path), Clock()
-    ledger = Ledger(toy.run.table, toy.run.table.take_over("test"), clock)
-    assert ledger.seconds_to_commit() == 30
-    clock.now = 29
-    assert ledger.seconds_to_commit() == 1
-    clock.now = 31
-    assert ledger.seconds_to_commit() == 0
-    ledger.commit()
-    assert ledger.seconds_to_commit() == 30
-    _, state = read_state(toy.run.table, ledger.writer.version)
-    assert state is not None
-    assert state.expires_at is not None
-    assert timedelta(seconds=80) < state.expires_at - datetime.now(UTC) <= timedelta(seconds=90)
-
-
-# 5. Each row is done once, and the files of a chunk are committed together.
-
-
-def test_rule_5_run_has_each_row_once_as_done_or_failed(place: Place, tmp_path: Path) -> None:
-    toy = toy_run(place, tmp_path, ["a", "odd-1", "dull-2", "b"], num_users=6)
-    pool = toy.pool()
-    state = toy.drive(pool)
-    assert rows_of(toy.snapshot()) == toy.rows
-    failed = [row for row in toy.rows if row[1] in ("odd-1", "dull-2")]
-    assert rows_of(toy.snapshot(), "failed") == failed
-    assert (state.state, state.num_ok, state.failed) == ("finished", 12, {"odd": 6, "dull": 6})
-    assert state.costs["tokens"] == 36
-    assert toy.drive(late := toy.pool()) == state  # done already
-    assert late.num_starts == 0
-
-
-def test_rule_5_rows_have_the_columns_of_their_status_and_others_null(
-    disk: Place, tmp_path: Path
-) -> None:
-    toy = toy_run(disk, tmp_path, ["a", "odd-1"])
-    toy.drive()
-    rows = toy.snapshot().dataset().to_table().to_pylist()
-    for row in rows:
+def test_rule_3_run_has_each_row_once_as_done_or_failed(place: Place, toys: Toys) -> None:
+    toy = toys("a odd-1 dull-2 b", num_users=6)
+    manifest = toy.complete()
+    assert manifest.row_counts == {"explanations": 12, "failed": 12}
+    assert manifest.metrics["failed_by_reason"] == {"odd": 6, "dull": 6}
+    assert manifest.metrics["costs"]["tokens"] == 36
+    assert rows_of(toy.published()) == toy.rows
+    assert rows_of(toy.published(), "failed") == [row for row in toy.rows if "-" in row[1]]
+    for row in toy.published().dataset(status=None).to_table().to_pylist():
         is_ok = row["status"] == "ok"
         assert [row[name] is None for name in ("text", "num_tokens")] == [not is_ok] * 2
         assert [row[name] is None for name in ("reason", "message", "hint")] == [is_ok] * 3
-    files = toy.snapshot().files([("bucket", "=", rows[0]["bucket"])])
-    assert 0 < files.num_rows < toy.snapshot().files().num_rows
+    assert toy.complete(late := PoolHere()) == manifest  # done already
+    assert late.num_starts == 0
 
 
-@pytest.mark.parametrize("num_works", [0, 1, 3])
-def test_rule_5_restarted_run_does_the_chunks_that_are_not_committed(
-    disk: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_works: int
+@pytest.mark.parametrize(
+    ("items", "num_users"),
+    [(["a"], 1), (["odd-1"], 9), (["bad-1", "kill-1"], 2), (["é🙂" * 99, "\x00", "\U0010ffff"], 5)],
+)
+def test_rule_3_run_of_one_row_of_failed_ones_or_of_wide_characters(
+    place: Place, toys: Toys, items: list[str], num_users: int
 ) -> None:
-    toy = toy_run(disk, tmp_path)
-    monkeypatch.setattr("xrec.bulk.ledger.COMMIT_FILES", 1)
-    with monkeypatch.context() as patch, pytest.raises(DriverDied):
-        toy.drive(toy.pool(before=die_after(num_works, patch)))
-    assert len(committed_chunks(toy.snapshot())) == num_works
-    assert len(rows_of(toy.snapshot())) == toy.snapshot().rows
-    pool = toy.pool()
-    toy.drive(pool, take_over=True)
-    assert len(pool.done) == toy.run.plan.record.num_chunks - num_works
-    assert rows_of(toy.snapshot()) == toy.rows
+    toy = toys(items, num_users=num_users)
+    toy.complete()
+    table = toy.published()
+    assert rows_of(table) == toy.rows
+    assert table.find(table.dataset(status=None), "u-0", "user").num_rows == len(items)
+    toy.heal()
+    toy.complete(retry=["odd", "task_error"])
+    assert rows_of(toy.published(), "ok") == toy.rows
 
 
-def test_rule_5_uncommitted_files_of_a_dead_driver_are_not_in_the_table(
-    disk: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("num_chunks", [0, 1, 3])
+def test_rule_3_restarted_run_does_the_chunks_without_a_result(
+    toys: Toys, monkeypatch: pytest.MonkeyPatch, num_chunks: int
 ) -> None:
-    toy = toy_run(disk, tmp_path)
-    with monkeypatch.context() as patch, pytest.raises(DriverDied):
-        toy.drive(toy.pool(before=die_after(3, patch)))
-    assert toy.snapshot().rows == 0  # two seconds had not passed
-    written = [name for name in disk.location.files() if name.startswith("status=")]
-    assert len(written) == 3
-    toy.drive(take_over=True)
-    paths = set(toy.snapshot().files()["path"].to_pylist())
-    assert not paths & set(written)
-    assert rows_of(toy.snapshot()) == toy.rows
+    toy = toys()
+    kill(toy, num_chunks, monkeypatch)
+    assert Survey(toy.run).done[0].tolist() == list(range(num_chunks))
+    toy.complete(pool := PoolHere(), alongside=True)
+    assert sorted(pool.done) == list(range(num_chunks, toy.run.record.size.num_chunks))
+    assert rows_of(toy.published()) == toy.rows
+
+
+def test_rule_3_drivers_side_by_side_have_each_row_once_and_count_what_stands(
+    place: Place, toys: Toys
+) -> None:
+    """Some rows fail in one driver and succeed in the other; the result that stands counts."""
+    toy = toys("a odd-1 b")
+    barrier = threading.Barrier(2)
+
+    def drive(is_late: bool) -> Any:
+        if is_late:
+            toy.heal()
+        return toy.complete(PoolHere(before=lambda chunk: barrier.wait(60)), alongside=True)
+
+    with ThreadPoolExecutor(2) as pool:
+        one, other = pool.map(drive, [False, True])
+    assert one == other
+    assert rows_of(toy.published()) == toy.rows
+    assert (one.version, one.row_counts["explanations"]) == (0, len(texts_of(toy)))
+
+
+def test_rule_3_result_that_another_driver_wrote_first_stands(toys: Toys) -> None:
+    toy = toys("a odd-1")
+
+    def overtake(chunk: int) -> None:
+        if len(pool.done) == 1:
+            toy.drive(alongside=True)
+            toy.heal()  # what this driver makes of the rows would be another result
+
+    pool = PoolHere(before=overtake)
+    progress = toy.drive(pool)
+    assert (progress.num_ok, progress.failed, progress.num_deaths) == (12, {"odd": 12}, 0)
+
+
+def test_rule_3_driver_is_not_started_beside_one_that_may_live(
+    disk: Place, toys: Toys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    toy = toys()
+    kill(toy, 2, monkeypatch)
+    with pytest.raises(LeaseError, match=r"works on this run, and is taken for alive until .* UTC"):
+        toy.drive()
+    assert read_status(disk.uri).phase() == "running"
+    code = "from xrec.storage.process import this_process; print(this_process())"
+    command = [sys.executable, "-c", code]
+    gone = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    for name, value in (("TERM", timedelta(0)), ("this_process", lambda: gone)):
+        with monkeypatch.context() as patch:
+            patch.setattr(driver, name, value)  # its term is over; it is no more
+            kill(toy, 0, monkeypatch, alongside=True)
+        assert read_status(disk.uri).phase() == "silent"
+    toy.drive()
+
+
+def test_rule_3_interrupted_driver_says_that_it_ended_and_the_next_begins_at_once(
+    place: Place, toys: Toys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(driver, "_SECONDS_BETWEEN_LOOKS", 0.0)
+    toy, seen = toys(), []
+
+    def stop(progress: Any) -> None:
+        seen.append(progress.num_rows)
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        toy.drive(on_progress=stop)
+    status = read_status(place.uri, place.storage)
+    assert (status.phase(), status.num_done) == ("stopped", seen[-1])
+    assert Survey(toy.run).summary.num_rows == seen[-1]
+    toy.complete()
+    assert rows_of(toy.published()) == toy.rows
 
 
 @pytest.mark.parametrize("what", ["missing", "twice", "reason"])
-def test_rule_5_task_that_loses_or_doubles_a_row_is_an_error(
-    disk: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+def test_rule_3_task_that_loses_or_doubles_a_row_is_an_error_and_writes_nothing(
+    toys: Toys, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
-    toy = toy_run(disk, tmp_path, ["a", "odd-1"])
     do = ToyTask.do
 
-    def wrong(task: ToyTask, rows: Any) -> Any:
+    def wrong(task: ToyTask, rows: pa.Table) -> Outcome:
         outcome = do(task, rows)
-        if what == "reason":
-            failed = task.fail(outcome.failed.select(["user", "item"]), "unheard of", "")
-            return type(outcome)(outcome.ok, failed)
-        ok = (
-            outcome.ok.slice(1)
-            if what == "missing"
-            else outcome.ok.take([0, *range(len(outcome.ok))])
-        )
-        return type(outcome)(ok, outcome.failed)
+        strange = pa.array(["strange"] * len(outcome.failed))
+        ok = {"missing": outcome.ok.slice(1), "twice": outcome.ok.take([0, 0, 1])}
+        failed = {"reason": outcome.failed.set_column(2, "reason", strange)}
+        return Outcome(ok.get(what, outcome.ok), failed.get(what, outcome.failed))
 
     monkeypatch.setattr(ToyTask, "do", wrong)
-    with pytest.raises(ValueError, match="unheard of" if what == "reason" else "each row once"):
-        ChunkWorker(toy.settings(row_errors=())).do(
-            works_of(next(toy.run.units_left(toy.snapshot())), {})[0]
-        )
-
-
-# 6. A unit is committed once, whatever arrives late.
-
-
-def test_rule_6_results_that_arrive_twice_are_committed_once(
-    disk: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    toy = toy_run(disk, tmp_path, ["a", "kill-1"], num_users=6)
-    monkeypatch.setattr("xrec.bulk.ledger.COMMIT_FILES", 1)
-    earlier: list[Done | Died] = []
-
-    def doubled(event: Done | Died) -> list[Done | Died]:
-        if isinstance(event, Died):
-            return [event]
-        earlier.append(event)
-        return [event, *earlier]
-
-    state = toy.drive(toy.pool(after=doubled))
-    assert rows_of(toy.snapshot()) == toy.rows
-    assert state.num_rows == len(toy.rows)
-
-
-# 7. Results are committed within two seconds, and each commit states the totals.
-
-
-def test_rule_7_result_is_due_after_two_seconds_or_at_many_files(
-    disk: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    toy, clock = toy_run(disk, tmp_path), Clock()
-    monkeypatch.setattr("xrec.bulk.ledger.COMMIT_FILES", 3)
-    ledger = Ledger(toy.run.table, toy.run.table.take_over("test"), clock)
-    first, second, third, *_ = results_of(toy, 3)
-    clock.now = 10
-    ledger.add(first)
-    clock.now = 11.5
-    ledger.add(second)  # does not put the first off
-    assert ledger.seconds_to_commit() == 0.5
-    ledger.add(third)
-    assert ledger.seconds_to_commit() == 0
-    ledger.commit()
-    assert ledger.seconds_to_commit() == 30
-    assert set(committed_chunks(toy.snapshot())) == {
-        int(result.unit.name.split()[1]) for result in (first, second, third)
-    }
-
-
-def test_rule_7_each_version_has_the_rows_that_its_totals_count(
-    disk: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    toy = toy_run(disk, tmp_path, ["a", "odd-1", "kill-2"], num_users=8)
-    monkeypatch.setattr("xrec.bulk.ledger.COMMIT_FILES", 1)
-    toy.drive()
-    toy.heal()
-    state = toy.drive(retry=["odd", "task_error"])
-    counts = []
-    for version, _ in toy.run.table.history():
-        _, stated = read_state(toy.run.table, version)
-        if stated is not None:
-            snapshot = toy.snapshot(version)
-            assert len(rows_of(snapshot, "ok")) == stated.num_ok
-            assert len(rows_of(snapshot, "failed")) == stated.num_failed
-            counts.append(stated.num_rows)
-    assert counts == sorted(counts)  # a retry loses none
-    assert len(set(counts)) > 3
-    assert state.num_ok == len(toy.rows)
-    assert state.failed == {}
-    assert state.num_deaths > 0
-
-
-def test_rule_7_totals_that_are_not_the_tables_rows_end_the_run(
-    disk: Place, tmp_path: Path
-) -> None:
-    toy = toy_run(disk, tmp_path)
-    (result,) = results_of(toy, 1)
-    toy.run.table.take_over("careless").commit(result.files)
-    with pytest.raises(TableError, match=r"state counts 0 rows, the table has \d+"):
+    toy = toys("a b odd-1", num_users=1)
+    message = "reasons .'strange'.; expected some of odd" if what == "reason" else "each row once"
+    with pytest.raises(ValueError, match=message):
         toy.drive()
+    assert Survey(toy.run).summary.num_rows == 0
 
 
-# 8. A retry replaces failed rows, and all versions from then on have the plan's rows.
+# 7. A retry is the next pass.
 
 
-def test_rule_8_retry_replaces_rows_of_its_reasons_and_keeps_the_others(
-    place: Place, tmp_path: Path
+def test_rule_7_retry_replaces_rows_of_its_reasons_and_keeps_the_others(
+    place: Place, toys: Toys
 ) -> None:
-    toy = toy_run(place, tmp_path, ["a", "odd-1", "dull-2"], num_users=6)
-    before = toy.drive()
-    was_dull = failed_rows(toy, "dull")
-    assert toy.drive(retry=["odd"]).failed == before.failed  # they fail again
+    toy = toys("a odd-1 dull-2", num_users=6)
+    first, before = toy.complete(), texts_of(toy)
+    again = toy.complete(retry=["odd"])  # they fail again
+    assert again.row_counts == first.row_counts
     toy.heal()
-    state = toy.drive(retry=["odd"])
-    assert (state.num_ok, state.failed, state.retry) == (12, {"dull": 6}, 2)
-    assert rows_of(toy.snapshot()) == toy.rows
-    assert failed_rows(toy, "dull") == was_dull
-    assert all(
-        row["text"]
-        for row in toy.snapshot().dataset([("status", "=", "ok")]).to_table().to_pylist()
-    )
-    assert toy.drive(retry=["odd", "dull"]).failed == {}
-    assert rows_of(toy.snapshot(), "ok") == toy.rows
+    third = toy.complete(pool := PoolHere(), retry=["odd"])
+    assert third.row_counts == {"explanations": 12, "failed": 6}
+    assert third.metrics["failed_by_reason"] == {"dull": 6}
+    assert len(pool.done) == 1
+    assert rows_of(toy.published()) == toy.rows
+    after = texts_of(toy)
+    assert {key: text for key, text in after.items() if key in before} == before
+    assert set(after) - set(before) == {row for row in toy.rows if row[1] == "odd-1"}
+    toy.complete(retry=["odd", "dull"])
+    assert rows_of(toy.published(), "ok") == toy.rows
+    toy.complete(retry=["odd", "dull", "task_error"])  # nothing is left for it
+    assert len(toy.run.passes()) == 4
+    assert len({manifest.fingerprint for manifest in (first, again, third)}) == 3
 
 
-def test_rule_8_every_version_from_the_last_chunk_on_has_each_row_once(
-    disk: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_rule_7_interrupted_retry_is_done_before_anything_is_published(
+    place: Place, toys: Toys
 ) -> None:
-    toy = toy_run(disk, tmp_path, ["a", "odd-1", "dull-2"])
-    toy.drive()
-    done = toy.run.table.newest_version()
+    toy = toys("a odd-1", num_users=18)
+    toy.complete()
+    interrupt(toy, 1, retry=["odd"])
+    assert toy.publish() is None
+    assert has_work(toy.run)
+    assert len(rows_of(toy.published(), "failed")) == 18
     toy.heal()
-    monkeypatch.setattr("xrec.bulk.ledger.COMMIT_FILES", 1)
-    toy.drive(retry=["odd"])
-    versions = range(done, toy.run.table.newest_version() + 1)
-    assert len(versions) > 4
-    assert all(rows_of(toy.snapshot(version)) == toy.rows for version in versions)
+    toy.complete(pool := PoolHere())  # no reasons are given again
+    assert len(pool.done) == 2
+    assert len(texts_of(toy)) == 18 + 12  # what was done of the retry stays
+    assert not has_work(toy.run)
+    assert (has_work(toy.run, retry=["odd"]), has_work(toy.run, retry=["dull"])) == (True, False)
+    toy.complete(retry=["odd"])
+    assert rows_of(toy.published(), "ok") == toy.rows
 
 
-def test_rule_8_interrupted_retry_goes_on_with_the_files_that_are_left(
-    disk: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    toy = toy_run(disk, tmp_path, ["a", "odd-1", "dull-2"])
+def test_rule_7_retry_of_other_reasons_follows_the_one_that_was_begun(toys: Toys) -> None:
+    toy = toys("odd-1 dull-2")
     toy.drive()
-    num_files = toy.snapshot().files([("status", "=", "failed")]).num_rows
-    monkeypatch.setattr("xrec.bulk.ledger.COMMIT_FILES", 1)
-    with monkeypatch.context() as patch, pytest.raises(DriverDied):
-        toy.drive(toy.pool(before=die_after(2, patch)), retry=["odd"])  # they fail again
-    pool = toy.pool()
-    state = toy.drive(pool, retry=["odd"], take_over=True)
-    assert len(pool.done) == num_files - 2
-    assert (state.retry, state.failed) == (1, {"odd": 12, "dull": 12})
-    assert rows_of(toy.snapshot()) == toy.rows
-    assert len((again := toy.pool()).done) == 0
-    assert toy.drive(again, retry=["odd"]).retry == 2  # another retry does all files
-    assert len(again.done) == num_files
-
-
-def test_rule_8_interrupted_retry_is_over_once_the_run_was_finished_without_it(
-    disk: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    toy = toy_run(disk, tmp_path, ["a", "odd-1", "dull-2"])
-    toy.drive()
-    monkeypatch.setattr("xrec.bulk.ledger.COMMIT_FILES", 1)
-    with monkeypatch.context() as patch, pytest.raises(DriverDied):
-        toy.drive(toy.pool(before=die_after(2, patch)), retry=["odd"])
-    assert toy.drive(take_over=True).state == "finished"
+    interrupt(toy, 1, retry=["odd"])
     toy.heal()
-    assert toy.drive(retry=["odd"]).failed == {"dull": 12}
+    progress = toy.drive(retry=["dull"])
+    passes = toy.run.passes()
+    assert [each.reasons for each in passes] == [(), ("odd",), ("dull",)]
+    assert [each.size.num_rows for each in passes] == [24, 12, 12]
+    assert (progress.pass_number, progress.reasons) == (2, ("dull",))
+    assert progress.failed == {"odd": 6}
+    again = toy.drive()  # does nothing
+    assert (again.pass_number, again.reasons, again.is_done) == (2, ("dull",), True)
 
 
-def test_rule_8_unknown_reason_is_refused_before_anything_is_written(
-    disk: Place, tmp_path: Path
-) -> None:
-    toy = toy_run(disk, tmp_path)
-    version = toy.run.table.newest_version()
-    with pytest.raises(ValueError, match=r"\['od'\]: expected .* odd, dull, task_error"):
-        toy.drive(retry=["od"])
-    assert toy.run.table.newest_version() == version
-
-
-def test_rule_8_compaction_and_vacuum_are_refused_before_the_run_is_finished(
-    disk: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    toy = toy_run(disk, tmp_path, ["a", "odd-1", "dull-2"])
-    for upkeep in (compact, vacuum):
-        with pytest.raises(TableError, match="0 of 36 rows are done"):
-            upkeep(toy.run, holder="upkeep")
-    toy.drive()
-    monkeypatch.setattr("xrec.bulk.ledger.TERM", timedelta(0))
-    with monkeypatch.context() as patch, pytest.raises(DriverDied):
-        toy.drive(toy.pool(before=die_after(1, patch)), retry=["odd"])
-    with pytest.raises(TableError, match="36 of 36 rows are done; run it to its end first"):
-        compact(toy.run, holder="upkeep")
-
-
-def test_rule_8_retry_of_a_compacted_table_changes_no_other_row(
-    place: Place, tmp_path: Path
-) -> None:
-    toy = toy_run(place, tmp_path, ["a", "odd-1", "dull-2"], num_users=6)
-    toy.drive()
-    assert compact(toy.run, holder="upkeep") is not None
-    vacuum(toy.run, holder="upkeep")
-    assert toy.snapshot().files().num_rows == 2
-    assert toy.drive().state == "finished"
+def test_rule_7_drivers_that_begin_a_retry_at_once_do_one(place: Place, toys: Toys) -> None:
+    toy = toys("a odd-1")
+    toy.complete()
     toy.heal()
-    state = toy.drive(retry=["odd"])
-    assert (state.num_ok, state.failed) == (12, {"dull": 6})
-    assert rows_of(toy.snapshot()) == toy.rows
-    buckets = toy.snapshot().dataset().to_table(columns=["user", "bucket"]).to_pylist()
-    assert len({(row["user"], row["bucket"]) for row in buckets}) == 6
+    with ThreadPoolExecutor(3) as pool:
+        done = [*pool.map(lambda _: toy.complete(retry=["odd"], alongside=True), range(3))]
+    assert len(toy.run.passes()) == 2
+    assert done == [done[0]] * 3
+    assert rows_of(toy.published(), "ok") == toy.rows
 
 
-def test_rule_8_state_of_a_finished_run_outlives_the_log_s_old_entries(
-    disk: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("reason", ["odd", "dull"])
+def test_rule_7_retry_that_another_driver_began_meanwhile_is_done_first(
+    toys: Toys, reason: str
 ) -> None:
-    monkeypatch.setattr("xrec.table.writer.CHECKPOINT_INTERVAL", 2)
-    toy = toy_run(disk, tmp_path, ["a", "odd-1"])
-    state = toy.drive()
-    finished_at = toy.run.table.newest_version()
-    compact(toy.run, holder="upkeep")
-    for _ in range(2):
-        vacuum(toy.run, holder="upkeep")
-        make_older(disk.location, timedelta(days=20))
-    assert vacuum(toy.run, holder="upkeep").num_versions > finished_at
-    with pytest.raises(StorageNotFoundError):
-        toy.run.table.commit(finished_at)
-    assert toy.drive() == state
-    assert read_status(disk.uri).state == state
-    compact(toy.run, holder="upkeep")
-    toy.heal()
-    assert toy.drive(retry=["odd"]).num_ok == len(toy.rows)
+    toy = toys("odd-1 dull-2")
+
+    def begin(chunk: int) -> None:
+        if len(pool.done) == toy.run.record.size.num_chunks:
+            interrupt(toy, 1, retry=["odd"], alongside=True)
+            toy.heal()
+
+    pool = PoolHere(before=begin)
+    assert toy.complete(pool, retry=[reason]) is not None
+    passes = toy.run.passes()
+    assert [each.size.num_rows for each in passes[:2]] == [24, 12]
+    assert {each.reasons for each in passes[1:]} == {("odd",), (reason,)}
+    assert rows_of(toy.published()) == toy.rows
+    assert len(texts_of(toy)) >= 12
 
 
-def failed_rows(toy: Toy, reason: str) -> list[dict[str, object]]:
-    """The failed rows with this reason, in full."""
-    rows = toy.snapshot().dataset([("status", "=", "failed")]).to_table().to_pylist()
-    found = [row for row in rows if row["reason"] == reason]
-    return sorted(found, key=lambda row: (row["user"], row["item"]))
+def test_rule_7_unknown_reason_or_one_with_a_limit_is_refused_before_anything_is_written(
+    disk: Place, toys: Toys
+) -> None:
+    toy = toys()
+    before = disk.location.files()
+    for settings, message in (
+        ({"retry": ["od"]}, r"\['od'\]: expected .* odd, dull, task_error"),
+        ({"retry": ["odd"], "max_rows": 5}, "max_rows = 5: .* a retry has no limit"),
+        ({"max_rows": 0}, "max_rows = 0: expected at least 1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            toy.drive(**settings)
+    assert disk.location.files() == before
+
+
+# 10. A limit ends a run at the end of a chunk; the next driver goes on.
+
+
+def test_rule_10_limit_does_the_fewest_first_chunks_and_the_next_driver_goes_on(
+    place: Place, toys: Toys
+) -> None:
+    toy = toys(num_users=11)
+    sizes = toy.run.passes()[0].plan.rows_of_chunks.tolist()
+    progress = toy.drive(limited := PoolHere(), max_rows=sizes[0] + 1)
+    assert (progress.is_done, progress.num_rows) == (False, sizes[0] + sizes[1])
+    assert limited.done == [0, 1]
+    status = read_status(place.uri, place.storage)
+    assert (status.phase(), status.num_done) == ("stopped", progress.num_rows)
+    assert toy.complete(again := PoolHere(), max_rows=progress.num_rows) is None  # is reached
+    assert again.num_starts == 0
+    assert not has_work(toy.run, max_rows=progress.num_rows)
+    assert has_work(toy.run, max_rows=progress.num_rows + 1)
+    assert toy.drive(max_rows=sum(sizes[:3])).num_rows == sum(sizes[:3])  # on a chunk's edge
+    toy.complete(rest := PoolHere(), max_rows=len(toy.rows) - sizes[-1] + 1)  # in the last chunk
+    assert rest.done == list(range(3, len(sizes)))
+    assert rows_of(toy.published()) == toy.rows
+    assert toy.complete(max_rows=1) is not None
+
+
+def test_rule_10_failed_share_is_of_the_rows_within_the_limit(toys: Toys) -> None:
+    """One row of three fails; of all rows these are few, as long as most are not done."""
+    toy = toys("a b odd-1")
+    for _ in range(2):  # the second time nothing is done
+        with pytest.raises(DataError, match=r"4 of 12 rows failed \(odd 4\), .* 24 are left"):
+            toy.drive(max_rows=7, max_failed_share=0.3)
+    assert toy.drive(max_rows=7, max_failed_share=0.4).num_rows == 12
+    assert toy.drive(max_failed_share=0.4).is_done

@@ -1,6 +1,5 @@
-"""Rules 5, 7, 8 and 14 of xrec.bulk where a row of the plan becomes several rows of the table."""
+"""Rules 3, 7 and 8 of xrec.bulk where a row of the plan becomes several rows of the table."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -8,12 +7,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from tests.xrec.bulk.toy_run import PoolHere
-from tests.xrec.table.conftest import Place
-from xrec.bulk import BulkRun, Identity, Outcome, RowFormat, clean_keys, compact, drive, open_run
-from xrec.bulk.attempts import works_of
-from xrec.bulk.state import read_state
-from xrec.bulk.worker import ChunkWorker
+from tests.xrec.bulk.conftest import Place
+from tests.xrec.bulk.toy_run import PoolHere, describe
+from xrec.bulk import (
+    BulkRun,
+    Identity,
+    Outcome,
+    RowFormat,
+    Survey,
+    clean_keys,
+    complete,
+    drive,
+    open_run,
+    published,
+)
 
 FORMAT = RowFormat(
     keys=("word",),
@@ -23,6 +30,7 @@ FORMAT = RowFormat(
     reasons=("empty",),
 )
 WORDS = ["a", "bcd", "aa", "-", "--", *(f"w{number}" for number in range(100, 112))]
+GOOD_WORDS = [word for word in WORDS if word.strip("-")]
 
 
 @dataclass
@@ -30,7 +38,6 @@ class Spell:
     """Cuts words into letters; words of dashes have none, unless they are healed."""
 
     healed: set[str] = field(default_factory=set)
-    stale: str = "nothing"
     row_errors: tuple[type[Exception], ...] = ()
 
     def do(self, rows: pa.Table) -> Outcome:
@@ -41,7 +48,7 @@ class Spell:
             {"word": word, "place": place, "letter": letter}
             for word in words
             if word not in empty
-            for place, letter in enumerate(word)
+            for place, letter in reversed(list(enumerate(word)))
         ]
         failed = self.fail(pa.table({"word": pa.array(empty, pa.string())}), "empty", "no letter")
         return Outcome(pa.Table.from_pylist(letters, FORMAT.ok_schema), failed)
@@ -53,31 +60,23 @@ class Spell:
             [{**row, **texts} for row in rows.to_pylist()], FORMAT.failed_schema
         )
 
-    def is_still_good(self, earlier: pa.Table) -> pa.Array:
-        """See CarryingTask: one letter of a word is no longer good."""
-        return pc.not_equal(earlier["letter"], self.stale)
 
-
-def run_of(place: Place, **settings: Any) -> BulkRun:
+def run_of(place: Place) -> BulkRun:
     """Plan the words."""
-    uri = settings.pop("uri", place.uri)
     return open_run(
-        uri,
+        place.uri,
         Identity(kind="spelling", config={}, inputs={}),
         FORMAT,
         lambda: [clean_keys(pa.table({"word": WORDS}), FORMAT.keys, file="words", first_line=1)],
         listing={},
         rows_per_chunk=4,
         storage=place.storage,
-        **settings,
     )
 
 
-def drive_here(run: BulkRun, task: Spell | None = None, **settings: Any) -> Any:
-    """Run to the end in this process."""
-    task = task or Spell()
-    pool = PoolHere(run.worker_settings(lambda: task))
-    return drive(run, pool, holder="test", **settings)
+def complete_here(run: BulkRun, task: Spell, **settings: Any) -> Any:
+    """Run to the end in this process, and publish; returns the manifest."""
+    return complete(run, PoolHere(), lambda: task, "recommendations", describe, **settings)
 
 
 def letters_of(words: list[str]) -> list[tuple[str, int, str]]:
@@ -85,94 +84,57 @@ def letters_of(words: list[str]) -> list[tuple[str, int, str]]:
     return sorted((word, place, letter) for word in words for place, letter in enumerate(word))
 
 
-def ok_rows(run: BulkRun, version: int | None = None) -> list[tuple[str, int, str]]:
-    """The rows of words that succeeded, sorted."""
-    dataset = run.table.snapshot(version).dataset([("status", "=", "ok")])
-    rows = dataset.to_table(columns=["word", "place", "letter"]).to_pylist()
-    return sorted(tuple(row.values()) for row in rows)
+def ok_rows(run: BulkRun) -> list[tuple[str, int, str]]:
+    """The rows of words that succeeded, sorted; those of a word lie together, in their order."""
+    table = published(run.output.uri, storage=run.storage)
+    columns = ["word", "place", "letter"]
+    rows = [(*row.values(),) for row in table.dataset().to_table(columns=columns).to_pylist()]
+    assert all(row[1] == 0 or rows[n - 1][:2] == (row[0], row[1] - 1) for n, row in enumerate(rows))
+    return sorted(rows)
 
 
-GOOD_WORDS = [word for word in WORDS if word.strip("-")]
-
-
-def test_rule_5_each_row_becomes_all_of_its_rows_or_a_failed_one(place: Place) -> None:
+def test_rule_3_each_row_becomes_all_of_its_rows_or_a_failed_one(place: Place) -> None:
     run = run_of(place)
-    state = drive_here(run)
+    manifest = complete_here(run, Spell())
     assert ok_rows(run) == letters_of(GOOD_WORDS)
-    failed = run.table.snapshot().dataset([("status", "=", "failed")]).to_table()
+    assert manifest.row_counts == {"explanations": 15, "failed": 2}
+    failed = published(place.uri, storage=place.storage).dataset(status="failed").to_table()
     assert sorted(failed["word"].to_pylist()) == ["-", "--"]
     assert failed["place"].null_count == 2
-    assert (state.num_ok, state.failed, state.num_rows) == (15, {"empty": 2}, 17)
-    assert (state.num_ok_rows, state.num_table_rows) == (54, 56)
+    summary = Survey(run).summary
+    assert (summary.num_ok, summary.num_ok_rows, summary.num_rows) == (15, 54, 17)
 
 
-def test_rule_5_rows_of_a_file_are_sorted_by_keys_and_ok_keys(disk: Place) -> None:
-    run = run_of(disk)
-    drive_here(run)
-    snapshot = run.table.snapshot()
-    for path in snapshot.files([("status", "=", "ok")])["path"].to_pylist():
-        rows = snapshot.dataset(paths=[path]).to_table(columns=["word", "place"]).to_pylist()
-        assert rows == sorted(rows, key=lambda row: (row["word"], row["place"]))
-
-
-def _twice(ok: pa.Table) -> pa.Table:
-    return ok.take([0, *range(ok.num_rows)])
-
-
-def _without_a_word(ok: pa.Table) -> pa.Table:
-    return ok.filter(pc.not_equal(ok["word"], ok["word"][0]))
-
-
-@pytest.mark.parametrize("change", [_twice, _without_a_word])
-def test_rule_5_task_that_doubles_a_row_or_loses_a_key_is_an_error(
-    disk: Place, monkeypatch: pytest.MonkeyPatch, change: Callable[[pa.Table], pa.Table]
+def test_rule_7_retry_replaces_a_failed_row_by_all_of_its_rows(
+    place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run, do = run_of(disk), Spell.do
+    monkeypatch.setattr("xrec.bulk.parts.PART_BYTES", 3000)
+    run = run_of(place)
+    complete_here(run, Spell())
+    manifest = complete_here(run, Spell(healed={"--"}), retry=["empty"])
+    assert ok_rows(run) == letters_of([*GOOD_WORDS, "--"])
+    assert manifest.row_counts == {"explanations": 16, "failed": 1}
+    summary = Survey(run).summary
+    assert (summary.num_ok_rows, summary.failed) == (56, {"empty": 1})
+
+
+@pytest.mark.parametrize("what", ["a row twice", "a word lost"])
+def test_rule_3_task_that_doubles_a_row_or_loses_a_key_is_an_error(
+    disk: Place, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    do = Spell.do
 
     def wrong(task: Spell, rows: pa.Table) -> Outcome:
-        outcome = do(task, rows)
-        return Outcome(change(outcome.ok), outcome.failed)
+        outcome, ok = do(task, rows), do(task, rows).ok
+        twice, lost = (
+            ok.take([0, *range(len(ok))]),
+            ok.filter(pc.not_equal(ok["word"], ok["word"][0])),
+        )
+        return Outcome(twice if "twice" in what else lost, outcome.failed)
 
     monkeypatch.setattr(Spell, "do", wrong)
-    unit = next(run.units_left(run.table.snapshot()))
     with pytest.raises(ValueError, match="expected each row once"):
-        ChunkWorker(run.worker_settings(Spell)).do(works_of(unit, {})[0])
-
-
-def test_rule_7_each_version_has_the_rows_that_its_totals_count_of_the_table(
-    disk: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("xrec.bulk.ledger.COMMIT_FILES", 1)
-    run = run_of(disk)
-    drive_here(run)
-    counts = []
-    for version, _ in run.table.history():
-        _, stated = read_state(run.table, version)
-        if stated is not None:
-            rows = ok_rows(run, version)
-            assert (len(rows), len({row[0] for row in rows})) == (stated.num_ok_rows, stated.num_ok)
-            assert run.table.snapshot(version).rows == stated.num_table_rows
-            counts.append(stated.num_table_rows)
-    assert len(set(counts)) > 3
-
-
-def test_rule_8_retry_replaces_a_failed_row_by_all_of_its_rows(place: Place) -> None:
-    run = run_of(place)
-    drive_here(run)
-    state = drive_here(run, Spell(healed={"--"}), retry=["empty"])
-    assert ok_rows(run) == letters_of([*GOOD_WORDS, "--"])
-    assert (state.num_ok, state.num_ok_rows, state.failed) == (16, 56, {"empty": 1})
-    compact(run, holder="upkeep")
-    assert ok_rows(run) == letters_of([*GOOD_WORDS, "--"])
-
-
-def test_rule_14_what_a_row_became_is_carried_as_a_whole_or_not_at_all(disk: Place) -> None:
-    drive_here(run_of(disk, uri=f"{disk.uri}/earlier"))
-    run = run_of(disk, uri=f"{disk.uri}/later", carry_from=f"{disk.uri}/earlier")
-    state = drive_here(run, Spell(stale="c"))
-    assert ok_rows(run) == letters_of(GOOD_WORDS)
-    assert (state.num_ok, state.costs["carried"]) == (15, 14)  # all but bcd
-    assert state.num_table_rows == run.table.snapshot().rows
+        drive(run_of(disk), PoolHere(), Spell)
 
 
 def test_row_format_ok_key_that_is_no_column_of_ok_is_refused() -> None:

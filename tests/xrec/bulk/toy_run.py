@@ -1,22 +1,35 @@
-"""A toy run: its rows, a task that says what it did with them, and actors in the test's process."""
+"""A toy run: its rows, a task that says what it did with them, and a process that is the test's."""
 
 import os
 import signal
 import time
 import uuid
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from tests.xrec.table.conftest import Place
-from xrec.bulk import BulkRun, Identity, Outcome, RowFormat, RunState, clean_keys, drive, open_run
-from xrec.bulk.work import Died, Done, Work
+from tests.xrec.bulk.conftest import Place
+from xrec.bulk import (
+    BulkRun,
+    Identity,
+    Outcome,
+    Progress,
+    Published,
+    RowFormat,
+    Summary,
+    clean_keys,
+    complete,
+    drive,
+    open_run,
+    publish,
+    published,
+)
+from xrec.bulk.marks import Marks
 from xrec.bulk.worker import ChunkWorker, WorkerSettings
-from xrec.table import Snapshot
+from xrec.storage import Manifest
 
 FORMAT = RowFormat(
     keys=("user", "item"),
@@ -24,11 +37,19 @@ FORMAT = RowFormat(
     failed=pa.schema([("hint", pa.string())]),
     reasons=("odd", "dull"),
 )
-IDENTITY = Identity(kind="toy", config={"words": 3}, inputs={"rows": "toy"})
+IDENTITY = Identity(kind="explanations", config={"words": 3}, inputs={"rows": "toy"})
+
+
+class MarksHere(Marks):
+    """The marks of a driver that is in the same process."""
+
+    def forget(self, number: int) -> None:
+        """See MarksOfDriver."""
+        self.done(number)
 
 
 class Killed(BaseException):
-    """Ends an actor that runs in the test's process."""
+    """Ends a process that is the test's."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +59,7 @@ class ToyTask:
     Items `odd...` and `dull...` fail for that reason, `bad...` raise an error, `kill...` kill the
     process. Once the file `healed` exists, all are well. Each attempt makes another text.
 
-    kill: how an actor dies.
+    kill: how a process dies.
     """
 
     healed: str
@@ -83,96 +104,94 @@ class ToyTask:
 
 
 def die_here() -> None:
-    """End an actor that runs in the test's process."""
+    """End a process that is the test's."""
     raise Killed
 
 
 def die() -> None:
-    """End the process of an actor."""
+    """End the process."""
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 @dataclass
 class PoolHere:
-    """One actor in this process; it has up to `num_slots` works and does the first in `wait`.
+    """One process after the other, all of them the test's; it does one chunk at a time.
 
-    before: called with each work that is done. after: what comes of a result; a list of what the
-    driver gets.
+    A process that dies is followed by another, as Ray does it. before: called with each chunk that
+    is about to be done. done: the chunks that were begun, in their order.
     """
 
-    settings: WorkerSettings
-    num_slots: int = 2
-    before: Callable[[Work], object] = lambda work: None
-    after: Callable[[Done | Died], list[Done | Died]] = lambda event: [event]
-    works: deque[Work] = field(default_factory=deque)
-    done: list[Work] = field(default_factory=list)
+    before: Callable[[int], object] = lambda chunk: None
+    done: list[int] = field(default_factory=list)
     num_starts: int = 0
-    is_closed: bool = False
 
-    def start(self, num_works: int) -> None:
+    def summaries(
+        self, settings: WorkerSettings, chunks: Sequence[int]
+    ) -> Iterator[tuple[int, Summary]]:
         """See Pool."""
-        assert num_works > 0
+        marks = MarksHere(1)
+        worker = self._start(settings, marks)
+        for chunk in chunks:
+            while True:
+                self.done.append(chunk)
+                self.before(chunk)
+                try:
+                    summary = worker.do(chunk)
+                    break
+                except Killed:
+                    worker = self._start(settings, marks)
+            yield chunk, summary
+
+    def _start(self, settings: WorkerSettings, marks: MarksHere) -> ChunkWorker:
         self.num_starts += 1
-        self._worker = ChunkWorker(self.settings)
+        return ChunkWorker(settings, marks)
 
-    def can_take(self, is_alone: bool) -> bool:
-        """See Pool."""
-        is_taken = any(work.is_alone for work in self.works)
-        return not is_taken and len(self.works) < (1 if is_alone else self.num_slots)
 
-    def submit(self, work: Work) -> None:
-        """See Pool."""
-        assert self.can_take(work.is_alone)
-        self.works.append(work)
-
-    def wait(self, timeout_seconds: float) -> list[Done | Died]:
-        """See Pool; all works of an actor that dies have died."""
-        if not self.works:
-            return []
-        work = self.works.popleft()
-        self.done.append(work)
-        try:
-            self.before(work)
-            return self.after(self._worker.do(work))
-        except Killed:
-            died = [work, *self.works]
-            self.works.clear()
-            self._worker = ChunkWorker(self.settings)
-            return [event for each in died for event in self.after(Died(each, "killed"))]
-
-    def close(self) -> None:
-        """See Pool."""
-        self.is_closed = True
+def pool_here(*settings: Any, **more: Any) -> PoolHere:
+    """A `PoolHere` in place of a `RayPool` with these settings."""
+    return PoolHere()
 
 
 @dataclass(frozen=True)
 class Toy:
-    """A run at a place, and the rows that its table must have in the end."""
+    """A run, and the rows that its table must have in the end."""
 
     run: BulkRun
     rows: list[tuple[str, str]]
     healed: Path
 
-    def pool(self, **changes: Any) -> PoolHere:
-        """Actors in this process."""
-        return PoolHere(self.settings(), **changes)
-
-    def settings(self, kill: Callable[[], Any] = die_here, **changes: Any) -> WorkerSettings:
-        """What the actors get."""
+    def make_task(self, kill: Callable[[], Any] = die_here, **changes: Any) -> Callable[[], Any]:
+        """What makes the task of a process."""
         task = ToyTask(str(self.healed), kill, **changes)
-        return self.run.worker_settings(lambda: task)
+        return lambda: task
 
-    def drive(self, pool: PoolHere | None = None, **settings: Any) -> RunState:
-        """Run to the end."""
-        return drive(self.run, pool or self.pool(), **{"holder": "test", **settings})
+    def drive(self, pool: Any = None, **settings: Any) -> Progress:
+        """Do what is left."""
+        return drive(self.run, pool or PoolHere(), self.make_task(), **settings)
 
-    def snapshot(self, version: int | None = None) -> Snapshot:
-        """The table."""
-        return self.run.table.snapshot(version)
+    def publish(self, **settings: Any) -> Manifest | None:
+        """Publish what is done."""
+        return publish(self.run, "explanations", describe, **settings)
+
+    def complete(self, pool: Any = None, **settings: Any) -> Manifest | None:
+        """Do what is left, and publish it."""
+        return complete(
+            self.run, pool or PoolHere(), self.make_task(), "explanations", describe, **settings
+        )
+
+    def published(self, version: int | None = None) -> Published:
+        """What readers take."""
+        return published(self.run.output.uri, version=version, storage=self.run.storage)
 
     def heal(self) -> None:
         """Let the rows succeed that failed before."""
         self.healed.touch()
+
+
+def describe(summary: Summary) -> tuple[Mapping[str, int], Mapping[str, Any]]:
+    """The counts and metrics of a manifest."""
+    counts = {"explanations": summary.num_ok, "failed": summary.num_failed}
+    return counts, {"failed_by_reason": dict(summary.failed)}
 
 
 def toy_run(
@@ -182,17 +201,20 @@ def toy_run(
     *,
     num_users: int = 12,
     rows_per_chunk: int = 6,
+    identity: Identity = IDENTITY,
+    **more: Any,
 ) -> Toy:
     """Plan a run of every user with every item, with some rows twice."""
     rows = [(f"u-{number}", item) for number in range(num_users) for item in items]
     run = open_run(
         place.uri,
-        IDENTITY,
+        identity,
         FORMAT,
         lambda: [batch_of(rows), batch_of(rows[:5])],
-        listing={"rows.parquet": ["1", "2"]},
+        listing={"rows.parquet": ["1", str(len(rows))]},
         rows_per_chunk=rows_per_chunk,
         storage=place.storage,
+        **more,
     )
     return Toy(run, sorted(rows), folder / "healed")
 
@@ -203,8 +225,7 @@ def batch_of(rows: Sequence[tuple[str, str]]) -> tuple[pa.Table, pa.Table]:
     return clean_keys(pa.table(columns), FORMAT.keys, file="rows", first_line=1)
 
 
-def rows_of(snapshot: Snapshot, status: str | None = None) -> list[tuple[str, str]]:
+def rows_of(table: Published, status: str | None = None) -> list[tuple[str, str]]:
     """The keys of all rows, sorted; a row that is there twice is there twice."""
-    filters: list[Any] = [] if status is None else [("status", "=", status)]
-    rows = snapshot.dataset(filters).to_table(columns=list(FORMAT.keys)).to_pylist()
+    rows = table.dataset(status=status).to_table(columns=list(FORMAT.keys)).to_pylist()
     return sorted((row["user"], row["item"]) for row in rows)

@@ -1,4 +1,4 @@
-"""`xrec backfill status URI` and `check URI`, on the tables of a toy job."""
+"""`xrec backfill status URI`, and `check`, `rollback`, `empty`, on the tables of a toy job."""
 
 import json
 import subprocess
@@ -9,9 +9,8 @@ import pytest
 from typer.testing import CliRunner
 
 from jobs.command.commands import run_job
-from tests.xrec.bulk.toy_run import toy_run
-from tests.xrec.table.conftest import Place, bucket, disk, place
-from xrec.bulk.plan import PLAN
+from tests.xrec.bulk.conftest import Place, bucket, disk, place
+from tests.xrec.bulk.toy_run import rows_of, toy_run
 from xrec.cli.main import app
 
 __all__ = ["bucket", "disk", "place"]
@@ -39,19 +38,22 @@ def storage_keys(place: Place) -> list[str]:
     ]
 
 
-def test_status_of_a_canary_and_of_the_finished_run(place: Place, tmp_path: Path) -> None:
+def test_status_of_a_canary_and_of_the_published_run(place: Place, tmp_path: Path) -> None:
     toy = toy_run(place, tmp_path, ["a", "odd-1", "b"])
-    state = toy.drive(max_rows=13)
+    progress = toy.drive(max_rows=13)
     command = ["backfill", "status", place.uri, *storage_keys(place)]
     code, out, _ = xrec(*command)
     assert code == 0
-    assert "toy, stopped before it was finished" in out
-    assert f" {state.num_ok} ok, {state.num_failed} failed, {36 - state.num_rows} left" in out
+    assert "explanations, stopped before it was done; run it again to go on" in out
+    left = 36 - progress.num_rows
+    assert f" {progress.num_ok} ok, {progress.num_failed} failed, {left} left" in out
+    assert "published nothing" in out
     code, out, _ = xrec(*command, "--json")
-    assert json.loads(out)["rows"]["left"] == 36 - state.num_rows
-    toy.drive()
+    assert json.loads(out)["rows"]["left"] == left
+    toy.complete()
     code, out, _ = xrec(*command)
-    assert (code, "toy, finished" in out, "odd 12" in out) == (0, True, True)
+    assert (code, "explanations, published\n" in out, "odd 12" in out) == (0, True, True)
+    assert "published version 0, with the rows of this run" in out
 
 
 def test_check_says_what_is_wrong_and_exits_1(place: Place, tmp_path: Path) -> None:
@@ -60,18 +62,38 @@ def test_check_says_what_is_wrong_and_exits_1(place: Place, tmp_path: Path) -> N
     command = ["backfill", "check", place.uri, *storage_keys(place)]
     code, out, _ = xrec(*command)
     assert code == 0
-    assert out.startswith("warning: ")  # not finished
+    assert out.startswith("warning: ")  # not done
     assert "\n  to do: " in out
-    (place.location / toy.snapshot().files()["path"][0].as_py()).delete()
+    toy.complete()
+    assert xrec(*command)[:2] == (0, f"{place.uri}: nothing is wrong\n")
+    (name,) = (each for each in place.location.sizes() if each.startswith("part-"))
+    (place.location / name).delete()
     code, out, _ = xrec(*command)
     assert code == 1
     assert out.startswith("error: ")
+    assert name in out
     code, out, _ = xrec(*command, "--json")
     assert code == 1
-    assert [finding["severity"] for finding in json.loads(out)] == ["error", "warning"]
+    assert json.loads(out)[0]["severity"] == "error"
 
 
-@pytest.mark.parametrize("command", ["status", "check"])
+def test_rollback_and_empty_make_a_version_and_say_which(place: Place, tmp_path: Path) -> None:
+    first = toy_run(place, tmp_path, ["a"])
+    first.complete()
+    toy_run(place, tmp_path, ["b", "c"]).complete()
+    keys = storage_keys(place)
+    code, out, _ = xrec("backfill", "rollback", place.uri, "--version", "0", *keys)
+    assert (code, out) == (0, f"{place.uri}: version 2 has the rows of version 0\n")
+    assert rows_of(first.published()) == first.rows
+    code, out, _ = xrec("backfill", "empty", place.uri, *keys)
+    assert (code, out.startswith(f"{place.uri}: version 3 has no rows")) == (0, True)
+    code, _, err = xrec("backfill", "rollback", place.uri, "--version", "9", *keys)
+    assert (code, "version 9 is not there; the table has 0 to 3" in err) == (1, True)
+    code, _, err = xrec("backfill", "rollback", place.uri, *keys)
+    assert (code, "Missing option '--version'" in err) == (2, True)
+
+
+@pytest.mark.parametrize("command", ["status", "check", "empty"])
 def test_bad_use_of_a_command_is_said(command: str, disk: Place, tmp_path: Path) -> None:
     code, _, err = xrec("backfill", command)
     assert code == 2
@@ -103,10 +125,10 @@ def test_status_where_there_is_no_run_exits_1(disk: Place, tmp_path: Path) -> No
     project = tmp_path / "project.yaml"
     project.write_text("workspace: here\n")
     code, _, err = xrec("backfill", "status", str(project))
-    assert (code, "check the URI" in err) == (1, True)
-    (disk.location / "manifest.json").write_bytes(b"{}")
-    code, _, err = xrec("backfill", "status", disk.uri)
-    assert (code, f"holds manifest.json, but no {PLAN}" in err) == (1, True)
+    assert (code, "check the path" in err) == (1, True)
+    for command in (["rollback", disk.uri, "--version", "0"], ["empty", disk.uri]):
+        code, _, err = xrec("backfill", *command)
+        assert (code, "there is no table; check the URI" in err) == (1, True)
 
 
 def test_first_word_that_names_no_command_is_the_config() -> None:
@@ -124,6 +146,8 @@ def test_help_of_the_job_has_its_options_and_the_commands_beside() -> None:
     assert "--dry-run" in out
     assert "\nCommands:\n  status URI " in out
     assert "\n  check URI " in out
+    assert "\n  rollback URI " in out
+    assert "\n  empty URI " in out
 
 
 @pytest.mark.parametrize("job", ["backfill", "recommend"])

@@ -7,8 +7,8 @@ import pytest
 from typer.testing import CliRunner
 
 from tests.object_store import ObjectStore
+from tests.xrec.bulk.conftest import Place
 from tests.xrec.bulk.toy_run import toy_run
-from tests.xrec.table.conftest import Place
 from xrec.cli.main import app
 from xrec.config.shared import StorageConfig
 from xrec.storage import open_location
@@ -16,9 +16,9 @@ from xrec.storage import open_location
 
 @pytest.fixture
 def run_uri(tmp_path: Path) -> str:
-    """A run that is finished, of 12 rows that succeeded and 12 that failed."""
+    """A published run, of 12 rows that succeeded and 12 that failed."""
     place = Place(str(tmp_path / "words"), StorageConfig())
-    toy_run(place, tmp_path, ["a", "odd-1"]).drive()
+    toy_run(place, tmp_path, ["a", "odd-1"]).complete()
     return place.uri
 
 
@@ -38,7 +38,7 @@ def test_export_writes_once_and_says_what_is_there(run_uri: str, tmp_path: Path)
 
 def test_export_onto_a_store_that_arguments_name(tmp_path: Path, s3: ObjectStore) -> None:
     place = Place(f"{s3.new_bucket()}/words", s3.storage)
-    toy_run(place, tmp_path, ["a"]).drive()
+    toy_run(place, tmp_path, ["a"]).complete()
     secret = s3.storage.secret_access_key
     keys = [
         f"storage.endpoint_url={s3.endpoint_url}",
@@ -55,7 +55,7 @@ def test_export_onto_a_store_that_arguments_name(tmp_path: Path, s3: ObjectStore
     [
         (["--format", "xlsx"], 2, "format: Input should be 'parquet', 'jsonl' or 'csv'"),
         (["--columns", "words"], 2, "'words' is no column of the table"),
-        (["--version", "99"], 1, "version 99 is not in the log"),
+        (["--version", "99"], 1, "version 99 is not there; the table has 0 to 0"),
     ],
 )
 def test_export_of_what_is_not_there_says_so(
@@ -67,12 +67,19 @@ def test_export_of_what_is_not_there_says_so(
     assert not target.exists()
 
 
-def test_export_in_place_of_another_one_needs_overwrite(run_uri: str, tmp_path: Path) -> None:
+def test_export_of_a_run_that_is_not_published_says_so(tmp_path: Path) -> None:
+    toy = toy_run(Place(str(tmp_path / "words"), StorageConfig()), tmp_path)
+    toy.drive()
+    command = ["export", toy.run.output.uri, "--to", str(tmp_path / "plain")]
+    refused = CliRunner().invoke(app, command)
+    assert (refused.exit_code, "nothing was published there" in refused.output) == (1, True)
+
+
+def test_export_into_the_folder_of_another_one_is_refused(run_uri: str, tmp_path: Path) -> None:
     command = ["export", run_uri, "--to", str(tmp_path / "plain")]
     assert CliRunner().invoke(app, command).exit_code == 0
-    command += ["--format", "jsonl"]
-    refused = CliRunner().invoke(app, command)
+    refused = CliRunner().invoke(app, [*command, "--format", "jsonl"])
     assert refused.exit_code == 1
     assert "format: 'parquet' there, 'jsonl' here" in refused.output
-    assert CliRunner().invoke(app, [*command, "--overwrite"]).exit_code == 0
-    assert not list((tmp_path / "plain").glob("*.parquet"))
+    assert "give an empty folder" in refused.output
+    assert not list((tmp_path / "plain").glob("*.jsonl"))

@@ -98,8 +98,8 @@ def test_compare_second_run_makes_and_scores_nothing(make_config: MakeConfig) ->
 def test_compare_scores_that_lack_a_metric_are_made_again(make_config: MakeConfig) -> None:
     class Lacking(Work):
         def score(self, task: Any, texts: Any) -> Any:
-            for scored in super().score(task, texts):
-                yield replace(scored, missing={"bleurt": "its checkpoint could not be had"})
+            for place, scored in super().score(task, texts):
+                yield place, replace(scored, missing={"bleurt": "its checkpoint could not be had"})
 
     config, again = make_config(contestants=SEEDED), Work()
     first = Lacking()

@@ -54,8 +54,11 @@ def test_files_of_different_delimiters_are_refused_by_name(shop: Path, is_gzippe
 def test_folders_of_artifacts_are_skipped(shop: Path) -> None:
     before = [file.name for file in _read(shop).files]
     dataset = shop / "workspace" / "dataset"
-    (dataset / "part").mkdir(parents=True)
-    for path in (dataset / "users.parquet", dataset / "part" / "items.parquet"):
+    for folder in (dataset / "part", dataset.with_name("texts") / "_delta_log"):
+        folder.mkdir(parents=True)
+        (folder / "0.json").write_text("{}")
+    texts = dataset.with_name("texts") / "part-0.parquet"
+    for path in (dataset / "users.parquet", dataset / "part" / "items.parquet", texts):
         pq.write_table(pa.table({"user_id": ["a"], "profile": ["b"]}), path)
     (shop / "workspace" / "dataset-2.csv").write_text("colour,size\nred,1\n")
     (dataset / "manifest.json").write_text("{}")

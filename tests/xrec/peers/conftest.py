@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from jobs.prepare import run as prepare_dataset
-from tests.xrec.bulk.toy_run import PoolHere
+from tests.xrec.bulk.toy_run import pool_here
 from xrec.config.base import parse_config
 from xrec.config.data import PrepareConfig
 from xrec.config.peers import PeerConfig
@@ -114,5 +114,5 @@ def make_config(workspace: str, tmp_path: Path) -> MakePeerConfig:
 @pytest.fixture
 def actors_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Write texts in this process, without Ray."""
-    monkeypatch.setattr("xrec.peers.texts.ActorPool", lambda settings, **actors: PoolHere(settings))
+    monkeypatch.setattr("xrec.peers.texts.RayPool", pool_here)
     monkeypatch.setattr("xrec.peers.texts.gpus_each", lambda *arguments: 0)

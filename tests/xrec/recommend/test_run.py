@@ -5,8 +5,7 @@ there is one in this process.
 """
 
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +13,11 @@ import deltalake
 import pyarrow as pa
 import pytest
 
-from tests.xrec.bulk.toy_run import Killed, PoolHere
-from xrec.bulk import RunState, compact, drive, vacuum
+from tests.xrec.bulk.conftest import Place
+from tests.xrec.bulk.toy_run import Killed, PoolHere, pool_here, toy_run
+from xrec.bulk import BulkRun, Survey
 from xrec.bulk.driver import _Driver
-from xrec.bulk.run import BulkRun, committed_chunks
+from xrec.config.shared import StorageConfig
 from xrec.data import read_dataset
 from xrec.errors import (
     ArtifactMismatchError,
@@ -33,10 +33,11 @@ from xrec.recommend import (
     publish_recommendations,
     read_recommendations,
     read_tables,
+    recommendation_batches,
     run_recommend,
 )
 from xrec.recommend.task import RankingTask
-from xrec.storage import Manifest, open_location, write_manifest
+from xrec.storage import Manifest, open_location
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -46,9 +47,7 @@ MakeConfig = Callable[..., Any]
 @pytest.fixture
 def actor_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """One actor in this process; its task still gets its tables from Ray."""
-    monkeypatch.setattr(
-        "xrec.recommend.run.ActorPool", lambda settings, **options: PoolHere(settings)
-    )
+    monkeypatch.setattr("xrec.recommend.run.RayPool", pool_here)
 
 
 def _plan(config: Any) -> BulkRun:
@@ -104,8 +103,12 @@ def test_run_gives_each_users_best_unseen_items_by_brute_force(make_config: Make
         "users": 23,
         "users_without_items": 0,
     }
-    assert manifest.metrics == {"users_with_fewer_than_k": 1}
+    assert manifest.metrics["users_with_fewer_than_k"] == 1
     _assert_equal(_read(config), expected)
+    batches = recommendation_batches(config.artifact("recommendations"), storage=config.storage)
+    rows = [row for table in batches for row in table.to_pylist()]
+    rows.sort(key=lambda row: row["user_id"])  # a stable sort: a user's rows have their order
+    assert rows == _read(config).to_pylist()
     _assert_equal(_read(config, k=1), [row for row in expected if row[2] == 1])
     with pytest.raises(ConfigError, match=r"k = 4, but .*recommendations holds 3 items a user"):
         _read(config, k=4)
@@ -127,23 +130,14 @@ def test_run_is_a_table_that_other_readers_of_delta_read(make_config: MakeConfig
     assert comments["score"] == "dot product of the user's and the item's vector"
 
 
-class DriverDied(BaseException):
-    """The driver's process is killed here."""
+def _stop_at(chunk: int, error: type[BaseException], monkeypatch: Any) -> None:
+    """Let the driver end by `error` when it comes to that chunk."""
 
+    def stop(number: int) -> None:
+        if number == chunk:
+            raise error
 
-def _stop_after(num_users: int, error: type[BaseException], monkeypatch: Any) -> None:
-    """Let the driver end by `error` once so many users are committed."""
-    monkeypatch.setattr("xrec.bulk.ledger.COMMIT_FILES", 1)
-
-    @contextmanager
-    def counter(description: str, total: int) -> Iterator[Callable[[int], None]]:
-        def show(done: int) -> None:
-            if done >= num_users:
-                raise error
-
-        yield show
-
-    monkeypatch.setattr("xrec.recommend.run.counter", counter)
+    monkeypatch.setattr("xrec.recommend.run.RayPool", lambda **_: PoolHere(before=stop))
 
 
 @pytest.mark.usefixtures("actor_here")
@@ -152,21 +146,25 @@ def test_run_interrupted_says_how_to_go_on_and_does_the_users_that_are_left(
 ) -> None:
     config = make_config()
     with monkeypatch.context() as patch:
-        _stop_after(10, KeyboardInterrupt, patch)
+        _stop_at(2, KeyboardInterrupt, patch)
         with caplog.at_level(logging.WARNING, "xrec"), pytest.raises(KeyboardInterrupt):
             _run(config)
-    assert "of 23 users are ranked; run the same command again to go on" in caplog.text
-    with pytest.raises(ArtifactNotFoundError, match="no recommendations artifact"):
+    assert "10 of 23 users are ranked; run the same command again to go on" in caplog.text
+    with pytest.raises(ArtifactNotFoundError, match="nothing was published"):
         _read(config)
     run = _plan(make_config(users_per_task=2))  # the plan stays as it is
-    before = run.table.snapshot()
-    assert 10 <= before.rows / 3 < 23
-    assert 0 < len(committed_chunks(before)) < run.plan.record.num_chunks
+    assert run.record.size.num_chunks == 5
+    before = run.passes()[0].results
+    kept = {name: (before.location / name).read_bytes() for name in before.location.sizes()}
+    assert len(kept) == 2
     manifest = _run(config)
     assert manifest.row_counts["users"] == 23
     _assert_equal(_read(config), _expected(config))
-    kept = set(before.files()["path"].to_pylist())
-    assert kept < set(run.table.snapshot().files()["path"].to_pylist())
+    assert {name: (before.location / name).read_bytes() for name in kept} == kept
+
+
+class DriverDied(BaseException):
+    """The driver's process is killed here."""
 
 
 @pytest.mark.usefixtures("actor_here")
@@ -175,49 +173,47 @@ def test_run_whose_driver_was_killed_goes_on_and_another_beside_it_is_refused(
 ) -> None:
     config = make_config()
     with monkeypatch.context() as patch:
-        _stop_after(5, DriverDied, patch)
+        _stop_at(1, DriverDied, patch)
         patch.setattr(_Driver, "leave", lambda driver: None)
         with pytest.raises(DriverDied):
             _run(config)
-    with pytest.raises(LeaseError, match="runs this job, and is taken for alive"):
+    with pytest.raises(LeaseError, match="works on this run, and is taken for alive"):
         _run(config)
-    manifest = _run(make_config(take_over=True))
+    manifest = _run(make_config(alongside=True))
     _assert_equal(_read(config), _expected(config))
-    (_plan(config).table.location / "manifest.json").delete()  # it died just before it wrote it
-    again = publish_recommendations(_plan(config))
-    assert again is not None
-    assert again.model_copy(update={"created_at": manifest.created_at}) == manifest
+    assert publish_recommendations(_plan(config)) == manifest
 
 
 @pytest.mark.usefixtures("actor_here")
-def test_run_finished_starts_no_actor_and_another_run_is_refused(
+def test_run_that_is_done_starts_no_actor_and_is_published_without_ray(
     make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = make_config()
-    manifest = _run(config)
+    assert publish_recommendations(_plan(config)) is None
 
-    def work(*arguments: object) -> None:
-        raise AssertionError("a finished run started to work")
+    def die(*arguments: Any) -> None:
+        raise DriverDied
 
-    monkeypatch.setattr("tests.xrec.bulk.toy_run.PoolHere.start", work)
+    with monkeypatch.context() as patch:
+        patch.setattr("xrec.recommend.run.publish", die)
+        with pytest.raises(DriverDied):
+            _run(config)
+    monkeypatch.setattr(PoolHere, "summaries", die)
+    manifest = publish_recommendations(_plan(config))
+    assert manifest is not None
+    assert manifest.row_counts["users"] == 23
     assert _run(config) == manifest
-    with pytest.raises(ArtifactMismatchError, match=r"holds another run:\n  config.k: 3 there, 2"):
-        _plan(make_config(k=2))
 
 
 @pytest.mark.usefixtures("actor_here")
-def test_run_is_read_after_compaction_and_vacuum(make_config: MakeConfig) -> None:
-    config = make_config()
-    manifest = _run(config)
-    run = _plan(config)
-    compact(run, holder="upkeep")
-    vacuum(run, holder="upkeep")
-    _assert_equal(_read(config), _expected(config))
-    compacted = publish_recommendations(run)
-    assert compacted is not None
-    assert (compacted.version or 0) > (manifest.version or 0)
-    assert run.table.snapshot().files().num_rows == 1
-    _assert_equal(_read(config), _expected(config))
+def test_run_of_other_settings_takes_the_place_of_the_published_one(
+    make_config: MakeConfig,
+) -> None:
+    _run(make_config())
+    other = make_config(k=2)
+    manifest = _run(other)
+    assert (manifest.version, manifest.config["k"]) == (1, 2)
+    _assert_equal(_read(other), _expected(other))
 
 
 def _die(task: RankingTask, rows: pa.Table) -> None:
@@ -246,37 +242,33 @@ def test_run_stopped_while_it_does_users_again_is_finished_by_the_next(
 ) -> None:
     """What was finished before lacks them, and must not be taken for the end."""
     config = make_config(user_ids=["u3", "u5"], users_per_task=1)
-
-    def stop(state: RunState) -> None:
-        if not state.failed:
-            raise KeyboardInterrupt
-
-    def drive_until_none_is_lost(*arguments: Any, **settings: Any) -> RunState:
-        return drive(*arguments, **{**settings, "on_commit": stop})
-
     with monkeypatch.context() as patch:
         patch.setattr(RankingTask, "do", _die)
         with pytest.raises(ClusterError):
             _run(config)
     with monkeypatch.context() as patch:
-        patch.setattr("xrec.bulk.ledger.COMMIT_FILES", 1)
-        patch.setattr("xrec.recommend.run.drive", drive_until_none_is_lost)
+        _stop_at(1, KeyboardInterrupt, patch)  # of the retry's two chunks
         with pytest.raises(KeyboardInterrupt):
             _run(config)
+    assert Survey(_plan(config)).summary.num_ok == 1
     assert publish_recommendations(_plan(config)) is None
     assert _run(config).row_counts["users_without_items"] == 0
     _assert_equal(_read(config), [row for row in _expected(config) if row[0] in ("u3", "u5")])
 
 
-def test_run_of_an_older_xrec_is_refused(make_config: MakeConfig) -> None:
+def test_run_where_other_files_are_is_refused(make_config: MakeConfig) -> None:
     config = make_config()
     output = open_location(config.artifact("recommendations"))
     (output / "part-00002.parquet").write_bytes(b"")
-    with pytest.raises(TableError, match=r"1 other files, such as part-00002.parquet"):
+    with pytest.raises(TableError, match=r"holds other files, such as part-00002.parquet"):
         _plan(config)
-    write_manifest(output, "recommendations", config={"k": 2}, inputs={}, files={})
-    with pytest.raises(ArtifactMismatchError, match="an older xrec wrote them"):
-        _read(config)
+
+
+def test_recommendations_of_another_table_are_refused(tmp_path: Path) -> None:
+    place = Place(str(tmp_path / "explanations"), StorageConfig())
+    toy_run(place, tmp_path).complete()
+    with pytest.raises(ArtifactMismatchError, match="table without the columns item_id, rank"):
+        list(recommendation_batches(place.uri))
 
 
 def test_run_of_named_users_on_s3_by_the_configs_credentials_only(

@@ -17,7 +17,7 @@ from xrec.adapter.artifact import AdapterConfig, write_adapter
 from xrec.adapter.model import build_adapters
 from xrec.backfill import finish, open_backfill
 from xrec.backfill.task import explain_task
-from xrec.bulk import BulkRun, drive
+from xrec.bulk import drive
 from xrec.config.adapter import AdapterModelConfig
 from xrec.config.backfill import BackfillConfig
 from xrec.config.base import parse_config
@@ -127,18 +127,14 @@ def backfill_config(town: Path, explanations: str, **values: Any) -> BackfillCon
     return parse_config(BackfillConfig, {**defaults, **values})
 
 
-def planned(config: BackfillConfig, pairs: list[tuple[str, str]]) -> BulkRun:
-    """Plan the backfill of `pairs`, or open the one that is there."""
-    rows = [dict(zip(PAIRS.names, pair, strict=True)) for pair in pairs]
-    return open_backfill(with_pairs(config, pa.Table.from_pylist(rows, PAIRS)))
-
-
 def make_backfill(config: BackfillConfig, pairs: list[tuple[str, str]]) -> Manifest:
     """Make what `xrec backfill` makes of `pairs`, by an actor in this process, without Ray."""
-    run = planned(config, pairs)
-    task = explain_task(config, run.plan.record.identity)
-    drive(run, PoolHere(run.worker_settings(task)), holder="test")
-    return finish(config, run)
+    rows = [dict(zip(PAIRS.names, pair, strict=True)) for pair in pairs]
+    run = open_backfill(with_pairs(config, pa.Table.from_pylist(rows, PAIRS)))
+    drive(run, PoolHere(), explain_task(config, run.record.identity))
+    manifest = finish(config, run)
+    assert manifest is not None
+    return manifest
 
 
 def ids_of(town: Path) -> tuple[list[str], list[str]]:

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import threading
 import time
 from pathlib import Path
 
@@ -199,3 +200,76 @@ def test_read_range_local_is_a_part(tmp_path: Path) -> None:
     assert location.read_range(7, 100) == b"789"
     with pytest.raises(StorageNotFoundError):
         (location / "none").read_range(0, 4)
+
+
+def test_create_bytes_local_outlives_a_power_failure_and_a_lost_answer_of_nfs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The content is on the disk before the name, and the name before the answer."""
+    link, sync, steps = os.link, os.fsync, []
+
+    def linked(*paths: str) -> None:
+        steps.append("link")
+        link(*paths)
+        if "lost" in paths[1]:
+            raise OSError(5, "Input/output error")  # the server made it
+
+    def synced(descriptor: int) -> None:
+        steps.append("folder" if os.path.isdir(f"/proc/self/fd/{descriptor}") else "file")
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "link", linked)
+    monkeypatch.setattr(os, "fsync", synced)
+    for name in ("record", "lost"):
+        steps.clear()
+        assert open_location(str(tmp_path / name)).create_bytes(b"1") is True
+        assert steps == ["file", "link", "folder"]
+        assert open_location(str(tmp_path / name)).create_bytes(b"2") is False
+        assert open_location(str(tmp_path / name)).read_bytes() == b"1"
+    assert sorted(os.listdir(tmp_path)) == ["lost", "record"]
+
+
+def test_create_bytes_local_link_that_was_not_made_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*paths: str) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, "link", refuse)
+    with pytest.raises(StorageError, match="Input/output error"):
+        open_location(str(tmp_path / "record")).create_bytes(b"1")
+    assert os.listdir(tmp_path) == []
+
+
+def test_sizes_and_folders_local_are_of_this_folder_itself(tmp_path: Path) -> None:
+    root = open_location(str(tmp_path))
+    for name in ("run/part-1", "run/deep/part-2", "other/x"):
+        (root / name).write_bytes(b"123")
+    assert (root / "run").sizes() == {"part-1": 3}
+    assert (root.folders(), (root / "run").folders()) == (["other", "run"], ["deep"])
+    for nothing in (root / "nothing", root / "run" / "part-1"):
+        assert nothing.folders() == []
+    assert (root / "nothing").sizes() == {}
+    assert root.delta_options() is None
+
+
+def test_sizes_local_beside_writers_misses_nothing_that_stays(tmp_path: Path) -> None:
+    """Temporary files come and go meanwhile."""
+    root = open_location(str(tmp_path))
+    (root / "stays").write_bytes(b"1")
+    is_done = threading.Event()
+
+    def write() -> None:
+        while not is_done.is_set():
+            (root / "changes").write_bytes(b"12")
+
+    threads = [threading.Thread(target=write) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in range(2000):
+            assert root.sizes()["stays"] == 1
+    finally:
+        is_done.set()
+        for thread in threads:
+            thread.join()

@@ -6,6 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
 
+import deltalake
+import pyarrow as pa
 import pytest
 import s3fs
 
@@ -18,6 +20,7 @@ from xrec.storage import check_access, open_location
 class Store(Protocol):
     endpoint_url: str
     storage: StorageConfig
+    environment: dict[str, str]
 
     def new_bucket(self) -> str: ...
 
@@ -201,3 +204,34 @@ def test_read_range_s3_is_a_part_in_one_request(s3: Store, monkeypatch: pytest.M
     assert location.read_range(7, 100) == b"789"
     with pytest.raises(StorageNotFoundError):
         (location / "none").read_range(0, 4)
+
+
+def test_sizes_and_folders_s3_are_of_this_folder_itself_in_one_request(
+    s3: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = open_location(s3.new_bucket(), s3.storage) / "a folder, 100%"
+    for name in ("run/part-1", "run/deep/part-2", "running/x"):
+        (root / name).write_bytes(b"123")
+    requests = requests_of(monkeypatch)
+    assert (root / "run").sizes() == {"part-1": 3}
+    assert root.folders() == ["run", "running"]
+    assert len(requests) <= 2
+    (root / "run" / "part-3").write_bytes(b"")
+    assert (root / "run").sizes() == {"part-1": 3, "part-3": 0}
+    assert ((root / "nothing").sizes(), (root / "nothing").folders()) == ({}, [])
+
+
+def test_delta_options_s3_open_a_table_with_the_settings_and_with_the_environment(
+    s3: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    location = open_location(s3.new_bucket(), s3.storage) / "a folder, 100%"
+    options = location.delta_options()
+    assert options is not None
+    assert options["AWS_ENDPOINT_URL"] == s3.endpoint_url
+    deltalake.write_deltalake(location.shared_uri, pa.table({"a": [1]}), storage_options=options)
+    assert (location / "_delta_log" / f"{0:020d}.json").is_file()
+    for name, value in s3.environment.items():
+        monkeypatch.setenv(name, value)
+    found = open_location(location.uri)
+    table = deltalake.DeltaTable(found.shared_uri, storage_options=found.delta_options())
+    assert table.to_pyarrow_table().to_pylist() == [{"a": 1}]

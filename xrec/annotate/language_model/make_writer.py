@@ -152,14 +152,14 @@ def second_sampling(sampling: SamplingConfig) -> SamplingConfig:
 
 
 def _spent(output: Location, storage: StorageConfig) -> Spent:
-    """What all stages have spent, as far as it is committed."""
+    """What all stages have spent, as their drivers last said."""
     spent = Spent()
     for stage in STAGES:
         try:
-            state = read_status((output / stage).shared_uri, storage).state
+            progress = read_status((output / stage).shared_uri, storage).progress
         except (ArtifactNotFoundError, StorageNotFoundError):
             continue  # the stage is not planned yet
-        spent += _spent_of(state.costs if state else {})
+        spent += _spent_of(progress.costs if progress else {})
     return spent
 
 

@@ -72,7 +72,7 @@ def _project(stub: StubEndpoint, folder: Path) -> Path:
 
 def _started(path: Path) -> "subprocess.Popen[bytes]":
     environment = {**os.environ, "STUB_KEY": "sk-stub", "RAY_USAGE_STATS_ENABLED": "0"}
-    command = [sys.executable, "-m", "xrec.cli", "annotate", str(path), "take_over=true"]
+    command = [sys.executable, "-m", "xrec.cli", "annotate", str(path), "alongside=true"]
     return subprocess.Popen(command, env=environment, cwd=Path(__file__).parents[4])
 
 

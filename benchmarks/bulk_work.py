@@ -1,0 +1,117 @@
+"""The work of benchmarks.bulk: pairs in, texts out, without a model.
+
+Contestants run in environments of their own, with another xrec or none, so this module imports
+nothing but pyarrow.
+"""
+
+import json
+import os
+import random
+import sys
+import time
+import zlib
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+PAIRS_PER_USER = 10
+_NUM_ITEMS, _NUM_FILES = 5_000, 8
+_NUM_TEXTS, _WORDS_OF_A_TEXT = 2**14, 45
+PAIRS = pa.schema([("user_id", pa.string()), ("item_id", pa.string())])
+TEXTS = pa.schema([("explanation", pa.string()), ("num_tokens", pa.int32())])
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a contestant is to do.
+
+    pairs: a folder of Parquet files. output: a folder or a URI. rows: of a chunk or a batch.
+    seconds: how long a chunk takes. diary: a file that gets a line when a chunk is done.
+    """
+
+    pairs: str
+    output: str
+    rows: int
+    seconds: float
+    num_actors: int
+    diary: str
+
+    @classmethod
+    def from_arguments(cls) -> tuple[str, "Work"]:
+        """A contestant's name and its work, as `arguments` gave them to this process."""
+        return sys.argv[1], cls(**json.loads(sys.argv[2]))
+
+    def arguments(self, name: str) -> list[str]:
+        """The arguments of a contestant's process."""
+        return [name, json.dumps(asdict(self))]
+
+    def explained(self, pairs: pa.Table) -> pa.Table:
+        """The pairs with a text each."""
+        time.sleep(self.seconds * pairs.num_rows / self.rows)
+        first = zlib.crc32(pairs["user_id"][0].as_py().encode())
+        numbers = pa.array([(first + row) % _NUM_TEXTS for row in range(pairs.num_rows)])
+        texts = pa.repeat(pa.scalar(_WORDS_OF_A_TEXT, pa.int32()), pairs.num_rows)
+        made = pairs.append_column("explanation", some_texts().take(numbers))
+        with Path(self.diary).open("a") as diary:
+            diary.write(f"{time.time()}\n")
+        return made.append_column("num_tokens", texts)
+
+    def times(self) -> list[float]:
+        """When chunks were done."""
+        file = Path(self.diary)
+        return [float(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+@lru_cache(1)
+def some_texts() -> pa.Array:
+    """Texts of 45 words whose frequencies are as in a language (Zipf)."""
+    draw = random.Random(0)
+    words = [f"word{number}" for number in range(4000)]
+    weights = [1 / (number + 1) for number in range(len(words))]
+    drawn = draw.choices(words, weights, k=_NUM_TEXTS * _WORDS_OF_A_TEXT)
+    starts = range(0, len(drawn), _WORDS_OF_A_TEXT)
+    return pa.array([" ".join(drawn[start : start + _WORDS_OF_A_TEXT]) for start in starts])
+
+
+def make_pairs(folder: Path, num_pairs: int) -> None:
+    """Write pairs, ten a user, shuffled, with `pair_id`: Ray Data's checkpoint needs one column."""
+    folder.mkdir(parents=True)
+    numbers = list(range(num_pairs))
+    random.Random(0).shuffle(numbers)
+    for file in range(_NUM_FILES):
+        own = numbers[file::_NUM_FILES]
+        users = [f"user-{number // PAIRS_PER_USER:07d}" for number in own]
+        items = [f"item-{number % _NUM_ITEMS:05d}" for number in own]
+        ids = [f"{user} {item}" for user, item in zip(users, items, strict=True)]
+        table = pa.table({"user_id": users, "item_id": items, "pair_id": ids})
+        pq.write_table(table, folder / f"{file}.parquet")
+
+
+def report(work: Work, contestant: Callable[[Work], dict[str, Any]]) -> None:
+    """Run a contestant in this process, and print what it cost as a line of JSON.
+
+    first_seconds: until the first chunk was done; seconds: of all but publishing.
+    """
+    began, before = time.time(), len(work.times())
+    measured = contestant(work)
+    seconds = time.time() - began - measured.get("publish_seconds", 0.0)
+    times = work.times()[before:]
+    first = min(times) - began if times else None
+    fields = {"seconds": seconds, "first_seconds": first, "driver_mb": peak_mb(), **measured}
+    print(json.dumps(fields), flush=True)  # noqa: T201
+
+
+def peak_mb() -> float:
+    """The greatest resident memory of this process so far."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
+
+
+def object_store_options() -> dict[str, str]:
+    """What a client of the store needs besides the variables AWS_*."""
+    return {"AWS_ALLOW_HTTP": "true"} if "AWS_ENDPOINT_URL" in os.environ else {}

@@ -1,0 +1,53 @@
+"""The bulk benchmark: each contestant's rows are counted from its own output."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import deltalake
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from benchmarks.bulk import Contest, table_of
+from benchmarks.bulk_contestants import TextTask, planned
+from benchmarks.bulk_work import Work, make_pairs
+from tests.xrec.bulk.toy_run import PoolHere
+from xrec.bulk import complete
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Work:
+    make_pairs(tmp_path / "pairs", 400)
+    return Work(str(tmp_path / "pairs"), str(tmp_path / "out"), 50, 0.0, 2, str(tmp_path / "diary"))
+
+
+def test_ours_has_each_pair_once_and_a_line_of_the_diary_for_each_chunk(work: Work) -> None:
+    run = planned(work)
+    complete(run, PoolHere(), lambda: TextTask(work), "explanations", lambda summary: ({}, {}))
+    found = table_of(work.output)
+    assert (found["rows"], found["distinct"], found["files"]) == (400, 400, 1)
+    assert found["bytes_a_row"] > 50
+    assert len(work.times()) == run.record.size.num_chunks == 8
+
+
+def test_doubled_rows_are_seen_in_parquet_and_in_delta(tmp_path: Path) -> None:
+    rows = pa.table({"user_id": ["a", "a", "b"], "item_id": ["x", "x", "x"]})
+    (tmp_path / "parquet" / "rows").mkdir(parents=True)
+    pq.write_table(rows, tmp_path / "parquet" / "rows" / "1.parquet")
+    deltalake.write_deltalake(tmp_path / "delta" / "rows", rows)
+    for name in ("parquet", "delta"):
+        found = table_of(str(tmp_path / name))
+        assert (found["rows"], found["distinct"]) == (3, 2)
+    assert table_of(str(tmp_path / "nothing"))["rows"] == 0
+
+
+@pytest.mark.slow
+def test_ours_that_was_killed_at_half_goes_on_and_has_each_row_once(
+    work: Work, tmp_path: Path
+) -> None:
+    contest = Contest(tmp_path, replace(work, seconds=0.2), None, None)
+    work = contest.work("ours")
+    contest.run_until_half("ours", work, 8)
+    assert 4 <= len(work.times()) < 8
+    assert contest.run("ours", work)["seconds"] > 0
+    assert table_of(work.output)["rows"] == table_of(work.output)["distinct"] == 400

@@ -1,0 +1,298 @@
+"""Rule 8 of xrec.bulk: publishing is one commit, and whatever comes between is found out."""
+
+import itertools
+import json
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import deltalake
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tests.xrec.bulk.conftest import Place, Toys
+from tests.xrec.bulk.test_rules_plan import OTHER
+from tests.xrec.bulk.toy_run import PoolHere, Toy, rows_of
+from xrec.bulk import empty, published, rollback
+from xrec.errors import ArtifactNotFoundError, StorageError, TableError
+from xrec.storage.delta import open_log
+
+MODULE = sys.modules["xrec.bulk.publish"]  # its function has the same name
+
+
+class Stopped(BaseException):
+    """A process ends here."""
+
+    @classmethod
+    def now(cls) -> None:
+        """End it."""
+        raise cls
+
+
+def nothing() -> None:
+    """Do nothing."""
+
+
+def table_at(place: Place) -> deltalake.DeltaTable:
+    """The table, as another program opens it."""
+    return deltalake.DeltaTable(place.uri, storage_options=place.location.delta_options())
+
+
+def commit_once(
+    monkeypatch: pytest.MonkeyPatch,
+    before: Callable[[], object],
+    after: Callable[[], object] = nothing,
+) -> None:
+    """Do something before and after the next commit of a publisher."""
+    commit, seen = MODULE.replace_content, []
+
+    def committed(*arguments: Any) -> None:
+        seen.append(1)
+        is_first = len(seen) == 1
+        if is_first:
+            before()
+        commit(*arguments)
+        if is_first:
+            after()
+
+    monkeypatch.setattr(MODULE, "replace_content", committed)
+
+
+def two_runs(toys: Toys) -> tuple[Toy, Toy]:
+    """Two runs that are done, of two configs; neither is published."""
+    runs = toys(), toys("c d", identity=OTHER)
+    for toy in runs:
+        toy.drive()
+    return runs
+
+
+def files_of(toy: Toy) -> list[str]:
+    """The files of what is published, in the table's order."""
+    table = toy.published()
+    return table.log.files(table.version)["path"].to_pylist()
+
+
+def test_rule_8_publish_is_one_version_and_doing_it_again_changes_nothing(
+    place: Place, toys: Toys
+) -> None:
+    toy = toys("a odd-1")
+    with pytest.raises(ArtifactNotFoundError, match="nothing was published there"):
+        toy.published()
+    manifest = toy.complete()
+    assert (manifest.version, manifest.files) == (0, {})
+    for same in (toy, toys("a odd-1")):
+        assert same.publish() == same.complete() == same.published().manifest == manifest
+    assert table_at(place).version() == 0
+    toy.heal()
+    second = toy.complete(retry=["odd"])
+    assert (second.version, second.run) == (1, manifest.run)
+    assert second.fingerprint != manifest.fingerprint
+    assert rows_of(toy.published(), "ok") == toy.rows
+    assert toy.published(0).manifest == manifest
+    with pytest.raises(TableError, match="version 2 is not there"):
+        toy.published(2)
+
+
+def test_rule_8_publishers_at_once_publish_once(place: Place, toys: Toys) -> None:
+    one, other = two_runs(toys)
+    with ThreadPoolExecutor(4) as pool:
+        futures = [pool.submit(toy.publish) for toy in (one, other, one, other)]
+    errors = [str(future.exception()) for future in futures]
+    assert any("came while this job was at work" in error for error in errors)
+    toy = (one, other)[errors.index("None") % 2]
+    assert table_at(place).version() == 0
+    assert rows_of(toy.published()) == toy.rows
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+@pytest.mark.parametrize("where", ["before", "after"])
+def test_rule_8_lost_answer_of_a_commit_is_found_out(
+    place: Place, toys: Toys, monkeypatch: pytest.MonkeyPatch, where: str, is_first: bool
+) -> None:
+    def lost() -> None:
+        raise StorageError("no answer")
+
+    toy = toys("a odd-1")
+    if not is_first:
+        toy.complete()
+    toy.drive(retry=["odd"])
+    commit_once(monkeypatch, **{"before": nothing, where: lost})
+    assert toy.publish().version == table_at(place).version() == (0 if is_first else 1)
+    assert rows_of(toy.published()) == toy.rows
+
+
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [("publish", "another publish"), ("rollback", "a rollback"), ("empty", "an emptying")],
+)
+def test_rule_8_what_came_while_the_job_was_at_work_is_not_undone_by_it(
+    place: Place, toys: Toys, what: str, said: str
+) -> None:
+    for items in ("a", "a b"):
+        toys(items, identity=OTHER).complete()
+    toy, other = toys(), toys("c", identity=OTHER)
+    toy.drive()
+    if what == "publish":
+        other.complete()
+    elif what == "rollback":
+        rollback(place.uri, 0, place.storage)
+    else:
+        empty(place.uri, place.storage)
+    message = rf"{said} \(version 2\) came while this job was at work, .* the same command"
+    for _ in range(2):
+        with pytest.raises(TableError, match=message):
+            toy.publish()
+    assert toys().complete() is not None  # the same command
+    assert rows_of(toy.published()) == toy.rows
+
+
+@pytest.mark.parametrize("what", ["rollback", "empty", "restore"])
+def test_rule_8_run_that_was_taken_back_is_published_again_only_if_told_so(
+    place: Place, toys: Toys, what: str
+) -> None:
+    two_runs(toys)[0].publish()
+    toys("c d", identity=OTHER).publish()
+    if what == "rollback":
+        assert rollback(place.uri, 0, place.storage) == 2
+    elif what == "empty":
+        assert empty(place.uri, place.storage) == 2
+    else:  # another program's
+        table_at(place).restore(0)
+    toy, first = toys("c d", identity=OTHER), toys()
+    with pytest.raises(TableError, match=r"\(version 2\) took it back; .*republish=true"):
+        toy.complete()
+    if what != "empty":  # the first run is what readers take
+        assert rows_of(first.published()) == first.rows
+        assert first.complete().version == 2
+    assert toy.complete(republish=True).version == 3
+    assert rows_of(toy.published()) == toy.rows
+
+
+def test_rule_8_earlier_config_is_published_again_by_its_command(toys: Toys) -> None:
+    toys().complete()
+    toys("c", identity=OTHER).complete()
+    assert toys().complete(pool := PoolHere()).version == 2
+    assert pool.num_starts == 0
+    assert rows_of(toys().published()) == toys().rows
+
+
+def test_rule_8_version_whose_files_are_gone_is_undone(place: Place, toys: Toys) -> None:
+    first, toy = two_runs(toys)
+    first.publish()
+    toy = toys("c d", identity=OTHER)
+    for number in (1, 3):  # what is published, and what is restored
+        toy.publish()
+        for path in files_of(toy):
+            (place.location / path).delete()
+        assert toy.complete().version == number + 2
+        assert rows_of(toy.published(number + 1)) == first.rows
+        assert rows_of(toy.published()) == toy.rows
+    for name in place.location.sizes():
+        (place.location / name).delete()  # no version is whole
+    assert toys().complete().version == 7
+    with pytest.raises(ArtifactNotFoundError, match="published nothing there"):
+        published(place.uri, version=6, storage=place.storage)
+
+
+def test_rule_8_publisher_that_slept_over_a_deletion_is_undone(
+    place: Place, toys: Toys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It commits onto a table that was deleted and made again by another run, at one version."""
+    first, other = two_runs(toys)
+    first.publish()
+    toy = toys("e", identity=OTHER)
+    toy.drive()
+
+    def deleted_and_made_again() -> None:
+        for name in place.location.sizes():
+            (place.location / name).delete()
+        (place.location / "_delta_log").delete()
+        with monkeypatch.context() as patch:
+            patch.undo()
+            other.publish()
+
+    commit_once(monkeypatch, deleted_and_made_again, Stopped.now)
+    with pytest.raises(Stopped):
+        toy.publish()
+    log = open_log(place.location)
+    assert (log.version, log.is_sound(1)) == (1, False)
+    with pytest.raises(TableError, match="version 1 has other files than its writer meant"):
+        other.published()
+    again = toys("c d", identity=OTHER)
+    assert again.publish().version == 2  # its own, once the other version is undone
+    assert rows_of(again.published()) == other.rows
+
+
+def test_rule_8_publish_of_other_columns_replaces_them(toys: Toys) -> None:
+    toys().complete()
+    toy = toys(identity=OTHER)
+    toy.drive()
+    for file in Path(toy.run.folder.path, "results").iterdir():
+        table = pq.read_table(file)
+        wider = table.append_column("more", pa.array(["m"] * len(table)))
+        pq.write_table(wider.replace_schema_metadata(table.schema.metadata), file)
+    more = replace(toy.run.format, ok=toy.run.format.ok.append(pa.field("more", pa.string())))
+    toy = replace(toy, run=replace(toy.run, format=more))
+    toy.publish()
+    assert set(toy.published().dataset().to_table()["more"].to_pylist()) == {"m"}
+    assert rows_of(toy.published()) == toy.rows
+
+
+# What is in the files.
+
+
+def test_rule_8_files_are_in_the_tables_order_with_row_groups_of_whole_buckets(
+    disk: Place, toys: Toys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("xrec.bulk.parts._ROWS_PER_GROUP", 10)
+    monkeypatch.setattr("xrec.bulk.run.ROWS_PER_BUCKET", 4)
+    toy = toys("a b odd-1", num_users=60, rows_per_chunk=7)
+    toy.complete()
+    toy.heal()
+    toy.complete(retry=["odd"])
+    (path,) = files_of(toy)
+    file = pq.ParquetFile(Path(disk.uri, path))
+    groups = [file.read_row_group(number) for number in range(file.num_row_groups)]
+    assert len(groups) > 5
+    buckets = [set(group["bucket"].to_pylist()) for group in groups]
+    assert sum(map(len, buckets)) == len(set().union(*buckets))  # a bucket is in one row group
+    assert all(group.num_rows >= 10 for group in groups[:-1])
+    rows = [row for group in groups for row in group.to_pylist()]
+    assert [row["bucket"] for row in rows] == sorted(row["bucket"] for row in rows)
+    users = [user for user, _ in itertools.groupby(row["user"] for row in rows)]
+    assert len(users) == 60  # the rows of each lie together
+    assert file.metadata.row_group(0).column(0).has_column_index
+    texts = [path.read_text() for path in Path(disk.uri, "_delta_log").glob("*.json")]
+    assert not any("u-1" in text for text in texts)  # ids are deleted with the files
+    adds = [json.loads(line).get("add") for text in texts for line in text.splitlines()]
+    for stats in (json.loads(add["stats"]) for add in adds if add):
+        assert (stats["minValues"], stats["numRecords"]) == ({"bucket": rows[0]["bucket"]}, 180)
+
+
+def test_rule_8_parts_and_passes_of_any_size_have_each_row_once(
+    place: Place, toys: Toys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Chunks of retries have rows of several parts of the table."""
+    monkeypatch.setattr("xrec.bulk.parts.PART_BYTES", 10_000)
+    toy = toys("a odd-1 dull-2 b", num_users=20, rows_per_chunk=9)
+    toy.drive()
+    manifests = [toy.publish()]
+    for retry in (["odd", "dull"], ["dull"], ["odd"]):
+        manifests.append(toy.complete(retry=retry))
+        toy.heal()
+        assert rows_of(toy.published()) == toy.rows
+        assert len(files_of(toy)) > 3
+    assert [manifest.row_counts["failed"] for manifest in manifests] == [40, 40, 20, 0]
+    assert [sum(manifest.row_counts.values()) for manifest in manifests] == [80] * 4
+    assert manifests[-1].metrics["costs"]["tokens"] == 3 * 80
+    assert len(set(toy.published().dataset().to_table()["text"].to_pylist())) == 80
+
+
+def test_rule_8_publish_of_other_rows_has_another_fingerprint(toys: Toys) -> None:
+    one, other = (toys.at(items)(items).complete() for items in ("a", "b"))
+    assert one.run == other.run
+    assert one.fingerprint != other.fingerprint

@@ -1,0 +1,88 @@
+"""All rows of a run in chunks: each once, in the table's order, beside what was there before."""
+
+import itertools
+import random
+
+import pyarrow as pa
+import pytest
+
+from xrec.bulk.keys import key_hash
+from xrec.bulk.spill import EARLIER, Spill, buckets_of
+
+SCHEMA = pa.schema([pa.field(name, pa.string(), nullable=False) for name in ("user", "item")])
+WIDE = ["", " ", "ü", "e\u0301", "\U0001f642" * 9, "a\x00b", "\uffff", "\U0010ffff", "u-1", "u-10"]
+
+
+def rows_of(sizes: dict[str, int]) -> list[tuple[str, str]]:
+    """So many rows of each user."""
+    return [(user, f"i-{n}") for user, size in sizes.items() for n in range(size)]
+
+
+def spilled(rows: list[tuple[str, str]], batch: int = 50) -> Spill:
+    """The rows in random order, some of them twice."""
+    shuffled = [*rows, *rows[::7]]
+    random.Random(len(rows)).shuffle(shuffled)
+    tables = [
+        pa.table({"user": [u for u, _ in part], "item": [i for _, i in part]}, SCHEMA)
+        for part in (shuffled[n : n + batch] for n in range(0, len(shuffled), batch))
+    ]
+    return Spill(tables, SCHEMA)
+
+
+@pytest.mark.parametrize("num_buckets", [1, 8, 256, 4096])
+@pytest.mark.parametrize("rows_per_chunk", [1, 7, 100, 10_000])
+def test_chunks_have_each_row_once_in_the_order_of_buckets_and_cut_no_user(
+    num_buckets: int, rows_per_chunk: int
+) -> None:
+    users = [*WIDE, *(f"user {number}" for number in range(150))]
+    rows = rows_of({user: 1 + number % 4 for number, user in enumerate(users)} | {"large": 40})
+    spill = spilled(rows)
+    chunks = list(spill.chunks(rows_per_chunk, num_buckets))
+    spill.delete()
+    assert (spill.num_rows, spill.num_given) == (len(rows), len(rows) + len(rows[::7]))
+    table = pa.concat_tables(chunks)
+    assert sorted(zip(*table.select(["user", "item"]).to_pydict().values(), strict=True)) == sorted(
+        rows
+    )
+    assert all(0 < chunk.num_rows <= rows_per_chunk for chunk in chunks)
+    buckets = table["bucket"].to_pylist()
+    assert buckets == sorted(buckets)
+    assert buckets == [key_hash(user) * num_buckets >> 64 for user in table["user"].to_pylist()]
+    within = [set(chunk["user"].to_pylist()) for chunk in chunks]
+    for one, other in itertools.pairwise(within):
+        cut = one & other
+        assert all(sum(row[0] == user for row in rows) > rows_per_chunk for user in cut)
+    ends = [chunk.num_rows for chunk in chunks[:-1]]
+    assert not ends or sum(ends) / len(ends) > 0.5 * min(rows_per_chunk, 40)
+
+
+def test_spill_of_the_same_rows_has_one_fingerprint_and_of_others_another() -> None:
+    rows = rows_of(dict.fromkeys(WIDE, 2))
+    one, same, fewer = spilled(rows), spilled(rows[::-1], batch=3), spilled(rows[1:])
+    assert one.fingerprint == same.fingerprint != fewer.fingerprint
+    assert list(one.chunks(5, 8)) == list(same.chunks(5, 8))
+
+
+@pytest.mark.parametrize("num_buckets", [1, 512])
+def test_chunks_have_the_earlier_row_of_each_key_beside_it(num_buckets: int) -> None:
+    rows = rows_of(dict.fromkeys([*WIDE, *(f"u{number}" for number in range(60))], 3))
+    schema = pa.schema([*SCHEMA, pa.field("texts", pa.list_(pa.string()))])
+    there = [{"user": u, "item": i, "texts": [u, i]} for u, i in rows if i != "i-1" and u != "u7"]
+    others = [{"user": "gone", "item": "i-0", "texts": None}]
+    earlier = [pa.Table.from_pylist(part, schema) for part in (there[::2], there[1::2], others)]
+    chunks = list(spilled(rows).chunks(20, num_buckets, iter(earlier), schema))
+    found = [row for chunk in chunks for row in chunk.to_pylist()]
+    assert len(found) == len(rows)
+    by_key = {(row["user"], row["item"]): row for row in there}
+    for row in found:
+        assert row[EARLIER] == by_key.get((row["user"], row["item"]))
+    nothing = list(spilled(rows).chunks(20, num_buckets, iter(()), schema))
+    assert EARLIER not in nothing[0].column_names
+
+
+def test_buckets_of_are_equal_ranges_of_the_hash() -> None:
+    ids = pa.chunked_array([[f"user {number}" for number in range(3000)], ["ü"]])
+    for num_buckets in (1, 2, 3, 1000):
+        buckets = buckets_of(ids, num_buckets).to_pylist()
+        assert set(buckets) <= set(range(num_buckets))
+        assert buckets == [key_hash(id_) * num_buckets >> 64 for id_ in ids.to_pylist()]

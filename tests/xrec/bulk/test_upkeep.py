@@ -1,0 +1,151 @@
+"""Going back, emptying, and deleting what nobody needs."""
+
+import os
+import re
+import time
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from pathlib import Path
+
+import deltalake
+import pyarrow as pa
+import pytest
+
+from tests.xrec.bulk.conftest import Place, Toys
+from tests.xrec.bulk.test_rules_plan import OTHER
+from tests.xrec.bulk.test_rules_publish import table_at
+from tests.xrec.bulk.toy_run import IDENTITY, PoolHere, Toy, rows_of, toy_run
+from xrec.bulk import check_output, empty, rollback, vacuum
+from xrec.bulk.run import RUNS
+from xrec.errors import ArtifactNotFoundError, TableError
+from xrec.storage import read_manifest
+
+HOUR = timedelta(hours=1)
+
+
+def two_versions(place: Place, folder: Path) -> Toy:
+    """A run that is published with failed rows, and then without."""
+    toy = toy_run(place, folder, ["a", "odd-1"])
+    toy.complete()
+    toy.heal()
+    toy.complete(retry=["odd"])
+    return toy
+
+
+def test_rollback_publishes_an_earlier_version_as_the_next_one(
+    place: Place, tmp_path: Path
+) -> None:
+    toy = two_versions(place, tmp_path)
+    assert rollback(place.uri, 0, place.storage) == 2
+    assert len(rows_of(toy.published(), "failed")) == 12
+    assert toy.published().manifest.row_counts == toy.published(0).manifest.row_counts
+    assert read_manifest(place.location, "explanations").version == 2
+    assert rollback(place.uri, 2, place.storage) == 2  # is the newest
+    assert rollback(place.uri, 1, place.storage) == 3
+    assert rows_of(toy.published(), "ok") == toy.rows
+    assert check_output(place.uri, place.storage) == []
+    for version in (-1, 4):
+        with pytest.raises(TableError, match=f"version {version} is not there; .* has 0 to 3"):
+            rollback(place.uri, version, place.storage)
+
+
+def test_rollback_to_a_version_whose_files_are_gone_is_refused(disk: Place, tmp_path: Path) -> None:
+    toy = two_versions(disk, tmp_path)
+    age(disk)
+    assert vacuum(disk.uri, HOUR) == 1
+    with pytest.raises(TableError, match=r"version 0 cannot be restored: part-.* is gone"):
+        rollback(disk.uri, 0)
+    assert rows_of(toy.published(), "ok") == toy.rows
+
+
+def test_rollbacks_at_once_all_succeed(place: Place, tmp_path: Path) -> None:
+    toy = two_versions(place, tmp_path)
+    with ThreadPoolExecutor(3) as pool:
+        made = list(pool.map(lambda _: rollback(place.uri, 0, place.storage), range(3)))
+    assert max(made) == table_at(place).version()
+    assert all(len(rows_of(toy.published(version), "failed")) == 12 for version in made)
+
+
+def test_empty_leaves_no_rows_and_earlier_versions(place: Place, tmp_path: Path) -> None:
+    toy = two_versions(place, tmp_path)
+    assert empty(place.uri, place.storage) == 2
+    with pytest.raises(ArtifactNotFoundError, match="it was emptied; run its job first"):
+        toy.published()
+    with pytest.raises(ArtifactNotFoundError, match="no explanations artifact: it was emptied"):
+        read_manifest(place.location, "explanations")
+    assert table_at(place).to_pyarrow_table().num_rows == 0
+    assert rollback(place.uri, 1, place.storage) == 3
+    assert rows_of(toy.published(), "ok") == toy.rows
+
+
+def test_upkeep_of_nothing_or_of_another_programs_table_is_refused(disk: Place) -> None:
+    for do in (lambda: rollback(disk.uri, 0), lambda: empty(disk.uri)):
+        with pytest.raises(ArtifactNotFoundError, match="there is no table"):
+            do()
+    assert vacuum(disk.uri, HOUR) == 0
+    for number in range(2):
+        deltalake.write_deltalake(disk.uri, pa.table({"a": [number]}), mode="overwrite")
+    age(disk)
+    before = disk.location.files()
+    for do in (
+        lambda: rollback(disk.uri, 0),
+        lambda: empty(disk.uri),
+        lambda: vacuum(disk.uri, HOUR),
+    ):
+        with pytest.raises(TableError, match="holds a Delta table that this xrec does not publish"):
+            do()
+    assert disk.location.files() == before
+
+
+def age(place: Place, *spared: str) -> None:
+    """Let all files be three hours old, but those whose paths contain something of `spared`."""
+    old = time.time() - 3 * 3600
+    for file in Path(place.uri).rglob("*"):
+        if file.suffix == ".json" and file.parent.name == "_delta_log":
+            said = f'"deletionTimestamp":{int(old * 1000)}'
+            file.write_text(re.sub(r'"deletionTimestamp":\d+', said, file.read_text()))
+        if not any(text in str(file) for text in spared):
+            os.utime(file, (old, old))
+
+
+def test_vacuum_deletes_files_of_no_recent_version_and_plans_that_nobody_needs(
+    disk: Place, tmp_path: Path, toys: Toys
+) -> None:
+    """Runs: one is published, one was published before it, one planned last, one lost its plan."""
+    superseded = toys("x", identity=OTHER)
+    superseded.complete()
+    toy = two_versions(disk, tmp_path)
+    third = IDENTITY.model_copy(update={"config": {"words": 5}})
+    lost = toys("y", identity=third)
+    (lost.run.folder / "plan" / "index.parquet").delete()
+    last = toys("y", identity=third)
+    last.drive(max_rows=1)
+    orphan = disk.location / "part-of-a-publisher-that-died.parquet"
+    orphan.write_bytes(b"1")
+    before = disk.location.files()
+    assert vacuum(disk.uri, 2 * HOUR) == 0
+    assert set(before) <= set(disk.location.files())  # all is young
+    age(disk, "part-of-a")
+    assert vacuum(disk.uri, 4 * HOUR) == 0
+    assert vacuum(disk.uri, HOUR) == 2  # of the two versions before
+    assert orphan.is_file()
+    runs = {run: (disk.location / RUNS / run).folders() for run in (disk.location / RUNS).folders()}
+    assert runs == {each.run.record.run: [each.run.record.nonce] for each in (toy, last)}
+    assert rows_of(toy.published(), "ok") == toy.rows
+    assert toy.complete() is not None
+    assert toys("y", identity=third).run.record == last.run.record
+    age(disk)
+    vacuum(disk.uri, HOUR)
+    assert not orphan.exists()
+
+
+def test_vacuum_spares_a_superseded_run_that_is_at_work(place: Place, toys: Toys) -> None:
+    toy = toys()
+    toy.drive(max_rows=7)
+    toys("x", identity=OTHER).complete()
+    vacuum(place.uri, HOUR, place.storage)
+    again = toys()
+    assert again.run.record == toy.run.record
+    again.complete(pool := PoolHere())
+    assert len(pool.done) == toy.run.record.size.num_chunks - 2
+    assert rows_of(again.published()) == toy.rows

@@ -1,0 +1,174 @@
+"""The log of a table: whose rows a version shows, and whether it has the files that were meant."""
+
+import json
+import os
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import deltalake
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from deltalake.transaction import AddAction, create_table_with_add_actions
+
+from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError, TableError
+from xrec.storage import Location, make_manifest, open_location, read_manifest
+from xrec.storage.delta import Commit, DeltaLog, dataset_of, digest_of, open_log
+
+SCHEMA = pa.schema([("bucket", pa.int32()), ("text", pa.string())])
+
+
+def log_of(location: Location, version: int | None = None) -> DeltaLog:
+    """The log, which must be there."""
+    log = open_log(location, version)
+    assert log is not None
+    return log
+
+
+def commit(location: Location, kind: Any, buckets: list[int], live: str = "", **more: Any) -> int:
+    """Let the next version have a file for each bucket, of two rows; returns its number."""
+    log, actions, files = open_log(location), [], []
+    for bucket in buckets:
+        path = f"part-{kind}-{bucket}.parquet"
+        sink = pa.BufferOutputStream()
+        pq.write_table(pa.table({"bucket": [bucket] * 2, "text": [path, None]}, SCHEMA), sink)
+        data = sink.getvalue().to_pybytes()
+        (location / path).write_bytes(data)
+        bounds = {"minValues": {"bucket": bucket}, "maxValues": {"bucket": bucket}}
+        stats = json.dumps({"numRecords": 2, **bounds, "nullCount": {"bucket": 0}})
+        actions.append(AddAction(path, len(data), {}, 0, True, stats))
+        files.append({"path": path, "num_bytes": len(data)})
+    if kind == "publish":
+        more["manifest"] = make_manifest(
+            "explanations", config={"of": buckets}, inputs={}, version=7, content=buckets
+        )
+    said = Commit(
+        kind=kind,
+        table="" if log is None else log.id,
+        live=live or digest_of(pa.Table.from_pylist(files)),
+        **more,
+    )
+    schema = deltalake.Schema.from_arrow(SCHEMA)
+    settings: dict[str, Any] = {"mode": "overwrite", "commit_properties": said.properties()}
+    if log is None:
+        options = location.delta_options()
+        settings |= {"mode": "error", "storage_options": options}
+        create_table_with_add_actions(location.shared_uri, schema, actions, **settings)
+        return 0
+    log.delta.create_write_transaction(actions, schema=schema, **settings)
+    return log.version + 1
+
+
+def shown_at(location: Location, version: int) -> list[int] | None:
+    """Which publish decides what a version shows."""
+    entry = log_of(location).decided_by(version)
+    manifest = entry.commit.manifest if entry and entry.commit else None
+    return manifest.config["of"] if manifest else None
+
+
+def test_log_of_nothing_is_none_and_of_one_that_cannot_be_read_an_error(output: Location) -> None:
+    assert open_log(output) is None
+    (output / "_delta_log" / "_started_and_killed.json.tmp").write_bytes(b"")
+    assert open_log(output) is None
+    with pytest.raises(ArtifactNotFoundError, match="nothing was published there"):
+        read_manifest(output, "explanations")
+    commit(output, "publish", [1])
+    with pytest.raises(TableError, match="the Delta log cannot be used"):
+        open_log(output, 3)
+    (output / "_delta_log" / f"{0:020d}.json").write_bytes(b"{")
+    with pytest.raises(TableError, match="the Delta log cannot be used"):
+        open_log(output)
+
+
+def test_manifest_is_that_of_the_publish_whose_rows_the_newest_version_shows(
+    output: Location,
+) -> None:
+    commit(output, "publish", [1])
+    commit(output, "publish", [2, 3])
+    manifest = read_manifest(output, "explanations")
+    assert (manifest.config, manifest.version) == ({"of": [2, 3]}, 1)
+    with pytest.raises(ArtifactMismatchError, match="holds a explanations artifact"):
+        read_manifest(output, "recommendations")
+    commit(output, "rollback", [1], target=0)
+    commit(output, "undo", [2, 3], target=1)
+    delta = log_of(output).delta
+    delta.delete("bucket = 2")  # another program
+    assert [shown_at(output, version) for version in range(5)] == [[1], [2, 3], [1], [2, 3], [2, 3]]
+    assert log_of(output).is_sound(4)
+    assert read_manifest(output, "explanations").version == 4
+    commit(output, "empty", [])
+    with pytest.raises(ArtifactNotFoundError, match="no explanations artifact: it was emptied"):
+        read_manifest(output, "explanations")
+
+
+def test_restore_of_another_program_shows_the_version_that_it_names_or_that_was_then(
+    tmp_path: Path,
+) -> None:
+    output, begin = open_location(str(tmp_path)), datetime(2026, 1, 1, tzinfo=UTC)
+    for bucket in (1, 2, 3):
+        commit(output, "publish", [bucket])
+    log_of(output).delta.restore(0)
+    for version in range(4):
+        at = (begin + version * timedelta(hours=1)).timestamp()
+        os.utime(tmp_path / "_delta_log" / f"{version:020d}.json", (at, at))
+    log_of(output).delta.restore(begin + timedelta(hours=1.5))
+    assert [shown_at(output, version) for version in (2, 3, 4)] == [[3], [1], [2]]
+    assert log_of(output).delta.to_pyarrow_table()["bucket"].to_pylist() == [2, 2]
+    assert log_of(output).is_sound(4)
+
+
+@pytest.mark.parametrize("wrong", ["files", "table"])
+def test_version_that_is_not_what_its_writer_meant_is_not_sound(
+    output: Location, wrong: str
+) -> None:
+    commit(output, "publish", [1])
+    log = log_of(output)
+    properties = Commit(kind="publish", table="another", live="").properties()
+    if wrong == "files":
+        commit(output, "publish", [2], live="of other files")
+    else:  # the table was deleted and made again since its writer opened it
+        log.delta.create_write_transaction(
+            [], "append", deltalake.Schema.from_arrow(SCHEMA), commit_properties=properties
+        )
+    log = log_of(output)
+    assert (log.is_sound(0), log.is_sound(1)) == (True, False)
+    log.delta.alter.set_table_properties({"delta.appendOnly": "false"})
+    assert not log_of(output).is_sound(2)
+    if wrong == "files":
+        with pytest.raises(TableError, match="version 2 has other files than its writer meant"):
+            read_manifest(output, "explanations")
+
+
+def test_missing_files_are_those_that_are_gone_or_have_another_size(output: Location) -> None:
+    commit(output, "publish", [1, 2, 3])
+    assert log_of(output).missing_files(0) == []
+    (output / "part-publish-1.parquet").delete()
+    (output / "part-publish-3.parquet").write_bytes(b"x")
+    missing = ["part-publish-1.parquet", "part-publish-3.parquet"]
+    assert log_of(output).missing_files(0) == missing
+
+
+def test_files_and_dataset_of_a_version_skip_other_buckets(output: Location) -> None:
+    commit(output, "publish", [3, 1, 2])
+    commit(output, "publish", [4])
+    files = log_of(output).files(0)
+    assert files["min.bucket"].to_pylist() == files["max.bucket"].to_pylist() == [1, 2, 3]
+    assert files["num_rows"].to_pylist() == [2, 2, 2]
+    (output / "part-publish-3.parquet").delete()  # is not looked at
+    dataset = dataset_of(log_of(output), 0, SCHEMA)
+    rows = dataset.to_table(filter=pa.compute.field("bucket") < 3)
+    assert rows["text"].drop_null().to_pylist() == [f"part-publish-{n}.parquet" for n in (1, 2)]
+    assert dataset_of(log_of(output), 1, SCHEMA).count_rows() == 2
+    commit(output, "empty", [])
+    assert dataset_of(log_of(output), 2, SCHEMA).count_rows() == 0
+
+
+def test_digest_does_not_depend_on_the_order_and_tells_sizes_and_names_apart() -> None:
+    files = [{"path": "a", "num_bytes": 1}, {"path": "b", "num_bytes": 2}]
+    others = [{"path": "a", "num_bytes": 2}, {"path": "b", "num_bytes": 1}]
+    one, same, other, fewer = (
+        digest_of(pa.Table.from_pylist(each)) for each in (files, files[::-1], others, files[:1])
+    )
+    assert one == same
+    assert len({one, other, fewer}) == 3

@@ -1,0 +1,153 @@
+"""How far a run is: what its drivers say of themselves, and what its results say.
+
+`driver.json` is a courtesy: it tells other drivers to wait, and a reader how far the run is. What
+counts are the results.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from xrec.bulk.result import Summary, total
+from xrec.bulk.run import BulkRun, Pass
+from xrec.errors import LeaseError, StorageNotFoundError
+from xrec.storage import Location, request_each
+from xrec.storage.process import may_be_at_work
+
+TERM = timedelta(seconds=90)
+"""A driver that has said nothing for so long is taken for dead."""
+_DRIVER = "driver.json"
+
+
+class Progress(BaseModel):
+    """How far a run is.
+
+    pass_number, reasons: of the newest pass; reasons are those of a retry. num_ok, num_ok_rows,
+    failed, costs, num_deaths: of all that is done, as in `Summary`. started_at: when this driver
+    began; num_rows_before: rows that were done then; working_since: when its first process was
+    ready. expires_at: when it is to be taken for dead; None if it has ended.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    holder: str = ""
+    written_at: datetime
+    expires_at: datetime | None = None
+    pass_number: int = 0
+    reasons: tuple[str, ...] = ()
+    is_done: bool = False
+    num_ok: int = 0
+    num_ok_rows: int = 0
+    failed: dict[str, int] = {}
+    costs: dict[str, float] = {}
+    num_deaths: int = 0
+    started_at: datetime
+    num_rows_before: int = 0
+    working_since: datetime | None = None
+
+    @property
+    def num_failed(self) -> int:
+        """How many rows failed."""
+        return sum(self.failed.values())
+
+    @property
+    def num_rows(self) -> int:
+        """How many rows are done."""
+        return self.num_ok + self.num_failed
+
+    @property
+    def num_rows_of_driver(self) -> int:
+        """How many rows this driver has done."""
+        return self.num_rows - self.num_rows_before
+
+    def rows_per_second(self, at: datetime) -> float | None:
+        """The rate of this driver at a time, from when its first process was ready; None before.
+
+        What earlier drivers did does not count, nor how long processes took to start.
+        """
+        if self.working_since is None:
+            return None
+        seconds = (at - self.working_since).total_seconds()
+        done = self.num_rows_of_driver
+        return done / seconds if done > 0 and seconds > 0 else None
+
+    def with_summary(self, summary: Summary, **more: Any) -> "Progress":
+        """The same with other counts."""
+        counts = asdict(summary)
+        del counts["was_failed"]
+        return self.model_copy(update={**counts, **more})
+
+
+class Survey:
+    """What the results of a run say: which chunks are done, by pass, and the counts of all."""
+
+    def __init__(self, run: BulkRun):
+        self._run = run
+        self.passes: list[Pass] = []
+        self.done: list[npt.NDArray[np.int64]] = []
+        self.summary = self.look()
+
+    def look(self) -> Summary:
+        """Look at passes that were begun meanwhile too; returns what is done of these."""
+        new = self._run.passes()[len(self.passes) :]
+        found = [_summaries(each) for each in new]
+        self.passes += new
+        self.done += [np.array(sorted(each), dtype=np.int64) for each in found]
+        return total(total(each.values()) for each in found)
+
+    @property
+    def is_done(self) -> bool:
+        """Whether each chunk of each pass has a result."""
+        return all(not len(self.left(each)) for each in self.passes)
+
+    def left(self, each: Pass) -> npt.NDArray[np.int64]:
+        """The chunks of a pass that have no result."""
+        return np.setdiff1d(np.arange(each.size.num_chunks), self.done[each.number])
+
+
+def _summaries(each: Pass) -> Mapping[int, Summary]:
+    """The summaries of the results that can be read, by chunk."""
+    results = each.results
+    doubted = results.doubted()
+    sizes = results.sizes()
+    names = {chunk: name for chunk, (name, _) in sizes.items() if chunk not in doubted}
+    found = request_each(lambda chunk: (chunk, results.summary(names[chunk])), names)
+    return {chunk: summary for chunk, summary in found if summary is not None}
+
+
+def write_progress(run: BulkRun, progress: Progress) -> None:
+    """Say how far this driver is."""
+    (run.folder / _DRIVER).write_bytes(progress.model_dump_json(indent=2).encode())
+
+
+def read_progress(folder: Location) -> Progress | None:
+    """What the last driver said, of the run whose results are in `folder`; None if none did."""
+    try:
+        return Progress.model_validate_json((folder / _DRIVER).read_bytes())
+    except (StorageNotFoundError, ValidationError):
+        return None
+
+
+def refuse_live_driver(folders: Iterable[Location]) -> None:
+    """Raise LeaseError if a driver said so lately that it is at work that it may be."""
+    for folder in folders:
+        progress = read_progress(folder)
+        if progress is None or not may_be_at_work(progress.holder, progress.expires_at):
+            continue
+        assert progress.expires_at is not None
+        raise LeaseError(
+            f"{folder}: {progress.holder} works on this run, and is taken for alive until "
+            f"{progress.expires_at:%Y-%m-%d %H:%M:%S} UTC, or longer if it says so again; wait "
+            "until it ends, or stop it. If it is dead, run again after that time, or begin beside "
+            "it (alongside)"
+        )
+
+
+def now() -> datetime:
+    """The time in UTC."""
+    return datetime.now(UTC)

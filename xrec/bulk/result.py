@@ -1,0 +1,215 @@
+"""Result files: a chunk is done if its file is there, and the file is created once.
+
+A result that cannot be read stays where it is. Its chunk is done once more, under a second name,
+and then an error names it.
+"""
+
+import io
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from xrec.bulk.row_format import FAILED, OK
+from xrec.errors import DataError, StorageNotFoundError
+from xrec.storage import Location, read_footer, storage_errors
+
+_NAME = re.compile(r"(\d+)(~1)?\.parquet")
+_SUMMARY = b"xrec"
+_DOUBTED = ".unreadable"
+_UNREADABLE = (pa.ArrowInvalid, KeyError, ValueError, OSError)
+
+
+class BrokenResultError(DataError):
+    """A result that cannot be read."""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Counts and costs of some rows.
+
+    num_ok: rows that succeeded; num_ok_rows: the rows of the table that they became
+    (`RowFormat.ok_keys`). failed: rows that failed, by reason; was_failed: of a retry, how its rows
+    had failed before. costs: sums by name; `seconds` is the time of processes, `carried` the number
+    of rows that an earlier run wrote. num_deaths: processes that died with the rows.
+    """
+
+    num_ok: int = 0
+    num_ok_rows: int = 0
+    failed: Mapping[str, int] = field(default_factory=dict)
+    was_failed: Mapping[str, int] = field(default_factory=dict)
+    costs: Mapping[str, float] = field(default_factory=dict)
+    num_deaths: int = 0
+
+    @property
+    def num_failed(self) -> int:
+        """How many rows failed."""
+        return sum(self.failed.values())
+
+    @property
+    def num_rows(self) -> int:
+        """How many rows of the plan these are."""
+        return self.num_ok + self.num_failed
+
+    def __add__(self, other: "Summary") -> "Summary":
+        """Both together: rows that were done again count once, by what became of them last."""
+        failed = added(self.failed, other.failed)
+        for reason, count in other.was_failed.items():
+            failed[reason] = failed.get(reason, 0) - count
+        return Summary(
+            self.num_ok + other.num_ok,
+            self.num_ok_rows + other.num_ok_rows,
+            {reason: round(count) for reason, count in failed.items() if count},
+            {},
+            added(self.costs, other.costs),
+            self.num_deaths + other.num_deaths,
+        )
+
+
+def added(one: Mapping[str, float], other: Mapping[str, float]) -> dict[str, float]:
+    """The sums of numbers by name."""
+    return {name: one.get(name, 0) + other.get(name, 0) for name in {**one, **other}}
+
+
+def total(summaries: Iterable[Summary]) -> Summary:
+    """All of them together."""
+    return sum(summaries, Summary())
+
+
+class ResultFolder:
+    """The results of a plan's chunks."""
+
+    def __init__(self, location: Location):
+        self.location = location
+
+    def sizes(self) -> dict[int, tuple[str, int]]:
+        """Of each chunk that has a result, the name and the bytes of the file that stands."""
+        found: dict[int, tuple[str, int]] = {}
+        for name, size in sorted(self.location.sizes().items()):
+            if (match := _NAME.fullmatch(name)) is not None:
+                found[int(match[1])] = (name, size)  # 7~1.parquet comes after 7.parquet
+        return found
+
+    def names(self, chunks: Iterable[int]) -> dict[int, str]:
+        """The names of the results of some chunks.
+
+        Raises StorageNotFoundError if a chunk has none: someone deleted it.
+        """
+        sizes = self.sizes()
+        if gone := [chunk for chunk in chunks if chunk not in sizes]:
+            raise StorageNotFoundError(
+                f"{self.location}: {len(gone)} results are gone, such as that of chunk {gone[0]}; "
+                "run the job again, and let nothing delete files there"
+            )
+        return {chunk: name for chunk, (name, _) in sizes.items()}
+
+    def create(self, chunk: int, rows: pa.Table, summary: Summary) -> Summary:
+        """Write a chunk's result unless it has one; returns the summary of the one that stands.
+
+        Raises DataError if the chunk has two results and neither can be read.
+        """
+        said = {_SUMMARY: json.dumps(asdict(summary))}
+        sink = io.BytesIO()
+        pq.write_table(bare(rows).replace_schema_metadata(said), sink, compression="zstd")
+        for name in _names(chunk):
+            if (self.location / name).create_bytes(sink.getvalue()):
+                return summary
+            if (standing := self._readable(name)) is not None:
+                return standing
+        raise self._broken(chunk)
+
+    def standing(self, chunk: int) -> Summary | None:
+        """The summary of the chunk's result; None if it has none, or none that can be read.
+
+        Raises DataError if the chunk has two results and the second cannot be read.
+        """
+        first, second = _names(chunk)
+        try:
+            found = self._readable(first)
+        except StorageNotFoundError:
+            return None
+        try:
+            later = self._readable(second)
+        except StorageNotFoundError:
+            return found
+        if later is None:
+            raise self._broken(chunk)
+        return later
+
+    def summary(self, name: str) -> Summary | None:
+        """What the footer of a result says; None if it cannot be read."""
+        file = self.location / name
+        try:
+            with storage_errors(file.uri):
+                footer, _ = read_footer(file)
+                return Summary(**json.loads(footer.metadata[_SUMMARY]))
+        except (pa.ArrowInvalid, KeyError, ValueError):
+            return None
+
+    def read(self, name: str, schema: pa.Schema) -> tuple[pa.Table, Summary]:
+        """The rows of a result, and its summary.
+
+        Raises BrokenResultError if it cannot be read; its chunk is then to be done once more, or
+        DataError if it is the second one.
+        """
+        data = (self.location / name).read_bytes()
+        try:
+            rows, summary = _parsed(data)
+            return rows.select(schema.names).cast(schema), summary
+        except _UNREADABLE as error:
+            if "~" in name:
+                raise self._broken(int(name.partition("~")[0])) from error
+            (self.location / f"{name}{_DOUBTED}").create_bytes(b"")
+            raise BrokenResultError(
+                f"{self.location / name}: a result cannot be read ({error}); its chunk is to be "
+                "done once more: run the job again"
+            ) from error
+
+    def doubted(self) -> set[int]:
+        """The chunks whose only result could not be read by someone."""
+        names = self.location.sizes()
+        doubts = {name.removesuffix(_DOUBTED) for name in names if name.endswith(_DOUBTED)}
+        chunks = {int(match[1]) for match in map(_NAME.fullmatch, doubts) if match and not match[2]}
+        return {chunk for chunk in chunks if _names(chunk)[1] not in names}
+
+    def _readable(self, name: str) -> Summary | None:
+        data = (self.location / name).read_bytes()
+        try:
+            return _parsed(data)[1]
+        except _UNREADABLE:
+            return None
+
+    def _broken(self, chunk: int) -> DataError:
+        first, second = _names(chunk)
+        return DataError(
+            f"{self.location}: neither {first} nor {second} can be read, so the result of a chunk "
+            "is lost; delete both and run the job again, and find out what changes files there"
+        )
+
+
+def _parsed(data: bytes) -> tuple[pa.Table, Summary]:
+    with pq.ParquetFile(pa.BufferReader(data)) as file:
+        return file.read(), Summary(**json.loads(file.metadata.metadata[_SUMMARY]))
+
+
+def summary_of(rows: pa.Table, keys: list[str], **more: object) -> Summary:
+    """The counts of a result's rows; `more` are further fields."""
+    ok = rows.filter(pc.equal(rows["status"], OK))
+    failed = rows.filter(pc.equal(rows["status"], FAILED))["reason"]
+    counts = {row["values"]: row["counts"] for row in pc.value_counts(failed).to_pylist()}
+    num_ok = ok.select(keys).group_by(keys).aggregate([]).num_rows
+    return Summary(num_ok, ok.num_rows, counts, **more)  # type: ignore[arg-type]
+
+
+def _names(chunk: int) -> tuple[str, str]:
+    return f"{chunk:07d}.parquet", f"{chunk:07d}~1.parquet"
+
+
+def bare(rows: pa.Table) -> pa.Table:
+    """Without the columns' comments, which stand in the table's log once."""
+    schema = pa.schema([field.remove_metadata() for field in rows.schema])
+    return pa.table(rows.columns, schema=schema)

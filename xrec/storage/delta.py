@@ -1,0 +1,317 @@
+"""The log of a published Delta table: which version readers take, and from which commit its rows
+are.
+
+A table holds whole versions only (xrec.bulk.publish writes them), and its newest version is the
+published one. Each commit of xrec says in the log what it is (`Commit`), with a digest of the files
+that the table was to have. If the files that the log gives are others, a publisher had slept while
+the table was deleted and made again: the version is not sound, readers refuse it, and the next
+command undoes it. Commits of other programs are taken as they are.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import Any, Literal
+
+import deltalake
+import deltalake.exceptions
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as pads
+import pyarrow.fs
+from deltalake.fs import DeltaStorageHandler
+from pydantic import BaseModel, ConfigDict
+
+from xrec.errors import (
+    ArtifactNotFoundError,
+    DataError,
+    StorageError,
+    StorageNotFoundError,
+    TableError,
+)
+from xrec.storage.artifact import Kind, Manifest
+from xrec.storage.location import Location, storage_errors
+
+LOG = "_delta_log"
+COMMIT_KEY = "xrec"
+"""Where a commit's metadata has the `Commit`, as JSON."""
+
+
+class Commit(BaseModel):
+    """What a commit of xrec says of itself.
+
+    table: the id of the table that it was made for; empty in the commit that makes the table.
+    live: the digest (`digest_of`) of the files that the table has after it.
+    run, nonce, pass_number: whose rows were published. target: the version that an undo or a
+    rollback restored; -1 if the table was empty. manifest: of a publish.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["publish", "undo", "rollback", "empty"]
+    table: str
+    live: str
+    run: str = ""
+    nonce: str = ""
+    pass_number: int = 0
+    target: int | None = None
+    manifest: Manifest | None = None
+
+    def properties(self) -> deltalake.CommitProperties:
+        """What deltalake gets: this commit takes the next version or none."""
+        return deltalake.CommitProperties(
+            custom_metadata={COMMIT_KEY: self.model_dump_json()}, max_commit_retries=0
+        )
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An entry of the log: `commit` is None if another program wrote it, or it is not there.
+
+    restored: the version that another program's RESTORE brought back.
+    """
+
+    version: int
+    at: datetime | None
+    operation: str
+    commit: Commit | None
+    restored: int | None = None
+
+
+class DeltaLog:
+    """The table at `location`, whose newest version was `version` when it was opened.
+
+    id: of the table: a table that was deleted and made again has another one.
+    """
+
+    def __init__(self, location: Location, delta: deltalake.DeltaTable):
+        self.location = location
+        self.version: int = delta.version()
+        self.id: str = str(delta.metadata().id)
+        self.delta = delta
+        self.entry = lru_cache(None)(self._entry)
+        self.files = lru_cache(None)(self._files)
+
+    def _entry(self, version: int) -> Entry:
+        """The entry of a version."""
+        try:
+            data = (self.location / LOG / f"{version:020d}.json").read_bytes()
+        except StorageNotFoundError:  # another program shortened the log
+            return Entry(version, None, "", None)
+        actions = [json.loads(line) for line in data.splitlines() if line.strip()]
+        info: dict[str, Any] = next(
+            (each["commitInfo"] for each in actions if "commitInfo" in each), {}
+        )
+        commit, operation = info.get(COMMIT_KEY), str(info.get("operation", ""))
+        is_restore = commit is None and operation == "RESTORE"
+        return Entry(
+            version,
+            datetime.fromtimestamp(info["timestamp"] / 1000, UTC) if "timestamp" in info else None,
+            operation,
+            None if commit is None else Commit.model_validate_json(commit),
+            self._restored(version, info.get("operationParameters", {})) if is_restore else None,
+        )
+
+    def _restored(self, version: int, parameters: Mapping[str, Any]) -> int | None:
+        """The version that a RESTORE brought back, which says its number, or a time."""
+        if (said := str(parameters.get("version"))).isdigit():
+            return int(said)
+        live = digest_of(self.files(version))
+        before = range(version - 1, -1, -1)
+        return next((each for each in before if digest_of(self.files(each)) == live), None)
+
+    def _files(self, version: int) -> pa.Table:
+        """The files of a version: path, num_bytes, num_rows, least and greatest bucket; sorted."""
+        delta = self.delta
+        if version != self.version:
+            with delta_errors(self.location):
+                delta = _load(self.location, version)
+        return _file_table(pa.table(delta.get_add_actions(flatten=True)))
+
+    def decided_by(self, version: int) -> Entry | None:
+        """The publish or emptying whose rows the version shows; None if there is none."""
+        while version >= 0:
+            entry = self.entry(version)
+            if entry.commit is None:
+                version = version - 1 if entry.restored is None else entry.restored
+            elif entry.commit.kind in ("publish", "empty"):
+                return entry
+            else:
+                assert entry.commit.target is not None
+                version = entry.commit.target
+        return None
+
+    def is_sound(self, version: int) -> bool:
+        """Whether the version has the files that the newest commit of xrec meant it to have."""
+        while version >= 0:
+            entry = self.entry(version)
+            if (commit := entry.commit) is not None:
+                is_of_table = commit.table == (self.id if version else "")
+                return is_of_table and digest_of(self.files(version)) == commit.live
+            version = version - 1 if entry.restored is None else entry.restored
+        return True
+
+    def missing_files(self, version: int) -> list[str]:
+        """Files of the version that are not there, or have another size."""
+        there = self.location.sizes()
+        files = self.files(version)
+        return [
+            path
+            for path, size in zip(
+                files["path"].to_pylist(), files["num_bytes"].to_pylist(), strict=True
+            )
+            if (there.get(path) if "/" not in path else size) != size
+        ]
+
+
+def open_log(location: Location, version: int | None = None) -> DeltaLog | None:
+    """The log of the table at `location`; None if there is no table.
+
+    version: looked at as if it were the newest one. Raises TableError if the log cannot be read, or
+    has no such version; StorageError.
+    """
+    if not (location / LOG).exists():
+        return None
+    with delta_errors(location), suppress(deltalake.exceptions.TableNotFoundError):
+        delta = _load(location, None)
+        if version is not None and not 0 <= version <= delta.version():
+            raise TableError(
+                f"{location}: version {version} is not there; the table has 0 to {delta.version()}"
+            )
+        return DeltaLog(location, delta if version is None else _load(location, version))
+    return None  # its folder is there, and no entry yet
+
+
+def published_manifest(location: Location, kind: Kind) -> Manifest:
+    """The manifest of what is published at `location`; its `version` is the newest one.
+
+    Raises ArtifactNotFoundError if nothing is published, TableError if the newest version is not
+    sound.
+    """
+    log = open_log(location)
+    if log is None:
+        raise _nothing(location, kind, "nothing was published there")
+    return manifest_of_log(log, kind)
+
+
+def manifest_of_log(log: DeltaLog, kind: str = "published") -> Manifest:
+    """The manifest of what the version shows that was opened; raises as `published_manifest`."""
+    entry = log.decided_by(log.version)
+    if entry is None or entry.commit is None or entry.commit.manifest is None:
+        why = "xrec published nothing there" if entry is None else "it was emptied"
+        raise _nothing(log.location, kind, why)
+    check_sound(log)
+    return entry.commit.manifest.model_copy(update={"version": log.version})
+
+
+def _nothing(location: Location, kind: str, why: str) -> ArtifactNotFoundError:
+    return ArtifactNotFoundError(
+        f"{location}: no {kind} artifact: {why}; run its job first, or check the URI"
+    )
+
+
+def check_sound(log: DeltaLog) -> None:
+    """Raise TableError unless the newest version has the files that its writer meant."""
+    if not log.is_sound(log.version):
+        raise TableError(
+            f"{log.location}: version {log.version} has other files than its writer meant it to "
+            "have: the table was deleted while its job ran. Run the job again, which goes back to "
+            "the version before"
+        )
+
+
+def dataset_of(
+    log: DeltaLog, version: int, schema: pa.Schema, *, status: str | None = None
+) -> pads.Dataset:
+    """The rows of a version, with the columns of `schema`; files are skipped by their buckets.
+
+    status: only these rows; `schema` must then have the column.
+    """
+    files = log.files(version)
+    names = ("path", "num_bytes", "min.bucket", "max.bucket")
+    sizes: dict[str, int] = {}
+    bounds = []
+    for path, size, least, greatest in zip(
+        *(files[name].to_pylist() for name in names), strict=True
+    ):
+        sizes[path] = size
+        bucket = pads.field("bucket")
+        is_known = least is not None and "bucket" in schema.names
+        bounds.append((bucket >= least) & (bucket <= greatest) if is_known else pc.scalar(True))
+    dataset = pads.FileSystemDataset.from_paths(
+        list(sizes),
+        schema=schema,
+        format=pads.ParquetFileFormat(),
+        filesystem=_filesystem(log.location, sizes),
+        partitions=bounds,
+    )
+    return dataset if status is None else dataset.filter(pads.field("status") == status)
+
+
+def _filesystem(location: Location, sizes: dict[str, int]) -> pyarrow.fs.FileSystem:
+    """Where the files are. On S3 it is deltalake's, which reads what it is asked for; fsspec's
+    reads megabytes ahead.
+    """
+    options = location.delta_options()
+    if options is None:
+        return pyarrow.fs.SubTreeFileSystem(location.path, location.arrow_filesystem())
+    return pyarrow.fs.PyFileSystem(DeltaStorageHandler(location.shared_uri, options, sizes))
+
+
+def digest_of(files: pa.Table) -> str:
+    """16 hex digits of a hash of the files' paths and sizes; their order does not count."""
+    lines = sorted(f"{row['path']} {row['num_bytes']}" for row in files.to_pylist())
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+
+
+@contextmanager
+def delta_errors(location: Location) -> Iterator[None]:
+    """Turn deltalake's errors into those of xrec.errors, and name the URI."""
+    try:
+        yield
+    except deltalake.exceptions.DeltaError as error:
+        raise TableError(f"{location}: the Delta log cannot be used: {error}") from error
+    except OSError as error:
+        raise StorageError(f"{location}: {error}") from error
+
+
+@contextmanager
+def file_errors(location: Location) -> Iterator[None]:
+    """Turn the errors of reading the table's files into those of xrec.errors, and name the URI."""
+    with storage_errors(location.uri):
+        try:
+            yield
+        except pa.ArrowInvalid as error:
+            raise DataError(
+                f"{location}: a file of the table cannot be read ({error}); go back to the version "
+                "before (xrec rollback), or run the job again"
+            ) from error
+
+
+def _load(location: Location, version: int | None) -> deltalake.DeltaTable:
+    return deltalake.DeltaTable(
+        location.shared_uri, version=version, storage_options=location.delta_options()
+    )
+
+
+def _file_table(actions: pa.Table) -> pa.Table:
+    """The columns of `DeltaLog.files`; null where the log says nothing."""
+    fields: list[tuple[str, str, Any]] = [
+        ("path", "path", pa.string()),
+        ("size_bytes", "num_bytes", pa.int64()),
+        ("num_records", "num_rows", pa.int64()),
+        ("min.bucket", "min.bucket", pa.int32()),
+        ("max.bucket", "max.bucket", pa.int32()),
+    ]
+    return pa.table(
+        {
+            name: actions[there].cast(type_)
+            if there in actions.column_names
+            else pa.nulls(actions.num_rows, type_)
+            for there, name, type_ in fields
+        }
+    ).sort_by([("min.bucket", "ascending"), ("path", "ascending")])
