@@ -102,10 +102,13 @@ class RayPool:
 
 
 def _rows(dataset: ray.data.Dataset) -> Iterator[dict[str, Any]]:
-    """The rows as soon as they are there."""
-    tables = dataset.iter_batches(batch_size=None, prefetch_batches=0, batch_format="pyarrow")
-    for table in tables:
-        yield from table.to_pylist()
+    """The rows as soon as they are there.
+
+    Not by `iter_batches`: of an execution that failed, its threads would keep the processes.
+    """
+    for bundle in dataset.iter_internal_ref_bundles():
+        for block in bundle.block_refs:
+            yield from ray.get(block).to_pylist()
 
 
 class DoChunks:

@@ -1,7 +1,6 @@
 """What check_output finds in an output, and that it writes nothing."""
 
 from datetime import timedelta
-from pathlib import Path
 
 import deltalake
 import pyarrow as pa
@@ -10,7 +9,8 @@ import pytest
 from tests.xrec.bulk.conftest import Place, Toys
 from tests.xrec.bulk.test_rules_drive import kill, stopped_after
 from tests.xrec.bulk.test_rules_plan import OTHER
-from tests.xrec.bulk.toy_run import PoolHere, Toy, toy_run
+from tests.xrec.bulk.test_rules_publish import files_of
+from tests.xrec.bulk.toy_run import Toy
 from xrec.bulk import Finding, check_output, driver, empty, vacuum
 from xrec.bulk.run import RUNS
 
@@ -19,95 +19,82 @@ def found_by(place: Place) -> list[Finding]:
     """What the check finds; see that it changes no file."""
     before = {name: (place.location / name).read_bytes() for name in place.location.files()}
     findings = check_output(place.uri, place.storage)
-    after = {name: (place.location / name).read_bytes() for name in place.location.files()}
-    assert before == after
+    assert before == {name: (place.location / name).read_bytes() for name in place.location.files()}
     return findings
 
 
-def only(findings: list[Finding], severity: str) -> str:
+def only(place: Place, severity: str) -> str:
     """The text of the one finding, which has this severity."""
-    (finding,) = findings
+    (finding,) = found_by(place)
     assert finding.severity == severity
     assert finding.mend
     return f"{finding.what}; {finding.mend}"
 
 
-def finished(place: Place, folder: Path) -> Toy:
+def finished(toys: Toys) -> Toy:
     """A run that is published twice, the second time with a retry."""
-    toy = toy_run(place, folder, ["a", "odd-1"])
+    toy = toys("a odd-1")
     toy.complete()
     toy.heal()
     toy.complete(retry=["odd"])
     return toy
 
 
-def test_check_of_a_published_run_finds_nothing(place: Place, tmp_path: Path) -> None:
-    finished(place, tmp_path)
+def test_check_of_a_published_run_finds_nothing(place: Place, toys: Toys) -> None:
+    finished(toys)
     assert found_by(place) == []
     vacuum(place.uri, timedelta(hours=1), place.storage)
     assert found_by(place) == []
 
 
 def test_check_of_nothing_and_of_other_files_says_so(place: Place) -> None:
-    assert "holds no table and no run; check the URI" in only(found_by(place), "error")
-    (place.location / "_SUCCESS").write_bytes(b"x")
-    assert "holds other files, such as _SUCCESS" in only(found_by(place), "error")
+    assert "holds no table and no run; check the URI" in only(place, "error")
+    (place.location / "photos.zip").write_bytes(b"x")
+    assert "holds other files, such as photos.zip" in only(place, "error")
 
 
-def test_check_of_another_programs_table_says_so(disk: Place) -> None:
-    deltalake.write_deltalake(disk.uri, pa.table({"a": [1]}))
-    assert "holds a Delta table that this xrec does not publish to" in only(found_by(disk), "error")
-
-
-def test_check_of_missing_and_changed_files_names_one(place: Place, tmp_path: Path) -> None:
-    toy = finished(place, tmp_path)
-    (path,) = toy.published().log.files(1)["path"].to_pylist()
+def test_check_of_missing_and_changed_files_names_one(place: Place, toys: Toys) -> None:
+    (path,) = files_of(finished(toys))
     file = place.location / path
     for spoil in (lambda: file.write_bytes(b"x"), file.delete):
         spoil()
-        text = only(found_by(place), "error")
+        text = only(place, "error")
         assert f"version 1 lacks 1 of its files, or they have another size: {path}" in text
         assert "run the job again, which goes back to a version that is whole" in text
 
 
-def test_check_of_a_table_that_others_wrote_to_or_that_was_emptied_is_no_error(
-    disk: Place, tmp_path: Path
+def test_check_of_a_table_that_others_wrote_to_is_an_error_only_if_it_is_theirs(
+    disk: Place, toys: Toys
 ) -> None:
-    finished(disk, tmp_path)
+    finished(toys)
     deltalake.DeltaTable(disk.uri).delete("bucket = 0")
-    text = only(found_by(disk), "note")
-    assert "version 2 was committed by another program (DELETE)" in text
+    assert "version 2 was committed by another program (DELETE)" in only(disk, "note")
     empty(disk.uri)
     assert found_by(disk) == []
-
-
-def test_check_of_a_log_that_cannot_be_read_says_so(disk: Place, tmp_path: Path) -> None:
-    finished(disk, tmp_path)
-    (disk.location / "_delta_log" / "00000000000000000001.json").write_bytes(b"{")
-    assert "the Delta log cannot be used" in only(found_by(disk), "error")
+    (disk.location / "_delta_log" / "00000000000000000003.json").write_bytes(b"{")
+    assert "the Delta log cannot be used" in only(disk, "error")
+    other = toys.at("other").place
+    deltalake.write_deltalake(other.uri, pa.table({"a": [1]}))
+    assert "holds a Delta table that this xrec does not publish to" in only(other, "error")
 
 
 def test_check_of_a_run_at_work_and_of_one_that_ended_says_what_is_left(
     place: Place, toys: Toys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    toy = toys()
-    assert "0 of 36 rows done: no driver has begun" in only(found_by(place), "note")
-    during: list[Finding] = []
-    pool = stopped_after(2)
-    before = pool.before
-    pool.before = lambda chunk: (during.extend(found_by(place)), before(chunk))
+    toy, during, pool = toys(), [], stopped_after(2)
+    assert "0 of 36 rows done: no driver has begun" in only(place, "note")
+    stop = pool.before
+    pool.before = lambda chunk: (during.append(only(place, "note")), stop(chunk))
     with pytest.raises(KeyboardInterrupt):
         toy.drive(pool)
-    assert {finding.severity for finding in during} == {"note"}
-    assert all("works on it" in finding.what for finding in during)
-    assert "12 of 36 rows done: its driver ended; run the job again" in only(
-        found_by(place), "warning"
-    )
+    assert all("works on it" in text for text in during)
+    text = only(place, "warning")
+    assert "12 of 36 rows done: its driver ended; run the job again" in text
     monkeypatch.setattr(driver, "TERM", timedelta(0))
     kill(toy, 1, monkeypatch)
-    assert "its driver gives no sign of life" in only(found_by(place), "warning")
-    toy.drive(PoolHere())
-    assert "36 of 36 rows done, and not published" in only(found_by(place), "warning")
+    assert "its driver gives no sign of life" in only(place, "warning")
+    toy.drive()
+    assert "36 of 36 rows done, and not published" in only(place, "warning")
     toys("b", identity=OTHER).complete()
     assert found_by(place) == []  # the other run came after it
 
@@ -122,6 +109,6 @@ def test_check_of_plans_that_are_broken_or_that_no_record_names_says_so(
     assert [finding.severity for finding in findings] == ["warning", "warning"]
     assert any("part-00000.parquet is missing" in finding.what for finding in findings)
     toys().complete()
-    text = only(found_by(disk), "note")
+    text = only(disk, "note")
     assert f"{RUNS}/{toy.run.record.run}: 1 plans that no record names" in text
     assert "vacuum deletes them once they are older than its retention" in text

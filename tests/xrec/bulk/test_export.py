@@ -15,7 +15,7 @@ import pytest
 
 from tests.xrec.bulk.conftest import Place, Toys
 from tests.xrec.bulk.test_rules_publish import Stopped
-from tests.xrec.bulk.toy_run import Toy, toy_run
+from tests.xrec.bulk.toy_run import Toy
 from xrec.bulk import Exported, export_run, is_exported
 from xrec.bulk.export import RECORD, SUCCESS
 from xrec.bulk.plain_files import write_plain_files
@@ -34,21 +34,9 @@ from xrec.storage.s3 import S3Location
 ODD_ITEMS = ["a", 'says "no", or\nnot; é🙂', "comma, and\ttab", "odd-1"]
 
 
-def finished(place: Place, folder: Path, items: list[str] = ODD_ITEMS) -> Toy:
-    """A run that is published; the rows of items `odd...` failed."""
-    toy = toy_run(place, folder, items)
-    assert toy.complete() is not None
-    return toy
-
-
-def config_of(place: Place, **settings: Any) -> ExportConfig:
-    """An export into the folder beside a place."""
-    return ExportConfig(**{"uri": f"{place.uri} export", **settings})
-
-
 def export(place: Place, version: int | None = None, **settings: Any) -> Exported:
     """Export what is published at `place` into the folder beside it."""
-    config = config_of(place, **settings)
+    config = ExportConfig(**{"uri": f"{place.uri} export", **settings})
     return export_run(place.uri, config, version=version, storage=place.storage)
 
 
@@ -70,6 +58,13 @@ def success_of(place: Place) -> dict[str, Any] | None:
     return json.loads(file.read_text()) if file.is_file() else None
 
 
+def finished(toys: Toys, items: Any = ODD_ITEMS) -> Toy:
+    """A run that is published; the rows of items `odd...` failed."""
+    toy = toys(items)
+    toy.complete()
+    return toy
+
+
 def table_rows(toy: Toy, columns: list[str], status: str = "ok") -> list[tuple[Any, ...]]:
     """The rows of the table, sorted by their keys: what an export is compared with."""
     return in_order(toy.published().dataset(status=status).to_table().to_pylist(), columns)
@@ -81,53 +76,40 @@ def in_order(rows: list[dict[str, Any]], columns: list[str]) -> list[tuple[Any, 
     return [tuple(row[name] for name in columns) for row in rows]
 
 
-COLUMNS = ["user", "item", "text", "num_tokens", "reason"]
+def parsed(data: bytes, format: str) -> list[dict[str, Any]]:
+    """The rows of a file."""
+    if format == "parquet":
+        return pq.read_table(pa.BufferReader(data)).to_pylist()
+    if format == "jsonl":
+        return [json.loads(line) for line in data.decode().split("\n") if line]
+    rows = csv.DictReader(io.StringIO(data.decode(), newline=""))
+    typed = {"num_tokens": int, "reason": lambda text: text or None}
+    return [{name: typed.get(name, str)(cell) for name, cell in row.items()} for row in rows]
 
 
 @pytest.mark.usefixtures("small_windows")
 @pytest.mark.parametrize("format", ["parquet", "jsonl", "csv"])
-def test_export_holds_the_rows_that_succeeded(place: Place, tmp_path: Path, format: str) -> None:
-    toy = finished(place, tmp_path)
+def test_export_holds_the_rows_that_succeeded(place: Place, toys: Toys, format: str) -> None:
+    toy = finished(toys)
     exported = export(place, format=format)
     assert (exported.num_rows, exported.version, exported.is_new) == (36, 0, True)
     files = exported_files(place)
     assert len(files) == exported.num_files > 2
     assert all(name.endswith(f".{format}") for name in files)
-    rows: list[dict[str, Any]] = []
-    for data in files.values():
-        if format == "parquet":
-            rows += pq.read_table(pa.BufferReader(data)).to_pylist()
-        elif format == "jsonl":
-            rows += [json.loads(line) for line in data.decode().split("\n") if line]
-        else:
-            text = io.StringIO(data.decode(), newline="")
-            rows += [
-                {**row, "num_tokens": int(row["num_tokens"]), "reason": row["reason"] or None}
-                for row in csv.DictReader(text)
-            ]
+    rows = [row for data in files.values() for row in parsed(data, format)]
     assert list(rows[0]) == [n for n in toy.run.format.table_schema.names if n != "status"]
-    assert in_order(rows, COLUMNS) == table_rows(toy, COLUMNS)
+    columns = ["user", "item", "text", "num_tokens", "reason"]
+    assert in_order(rows, columns) == table_rows(toy, columns)
     sizes = {name: len(data) for name, data in files.items()}
     assert success_of(place) == {"version": 0, "num_rows": 36, "files": sizes}
-
-
-def test_export_of_some_columns_keeps_their_order_and_types(disk: Place, tmp_path: Path) -> None:
-    toy = finished(disk, tmp_path)
-    export(disk, columns=["text", "user", "item", "bucket"])
-    (data,) = exported_files(disk).values()
-    table = pq.read_table(pa.BufferReader(data))
-    assert table.schema.names == ["text", "user", "item", "bucket"]
-    there = toy.run.format.table_schema
-    assert all(table.schema.field(n).type == there.field(n).type for n in table.schema.names)
-    assert in_order(table.to_pylist(), COLUMNS[:3]) == table_rows(toy, COLUMNS[:3])
 
 
 @pytest.mark.usefixtures("small_windows")
 @pytest.mark.parametrize("format", ["parquet", "csv"])
 def test_export_in_folders_of_values_is_read_back_by_pyarrow(
-    place: Place, tmp_path: Path, format: str
+    place: Place, toys: Toys, format: str
 ) -> None:
-    toy = finished(place, tmp_path, ["a/b c", "50 %", "é=", "odd-1"])
+    toy = finished(toys, ["a/b c", "50 %", "é=", "odd-1"])
     settings = {"columns": ["user"], "partition_by": ["item", "num_tokens"], "with_failed": True}
     assert export(place, format=format, **settings).num_rows == 48
     target = target_of(place)
@@ -142,14 +124,10 @@ def test_export_in_folders_of_values_is_read_back_by_pyarrow(
     for status in ("ok", "failed"):
         there = rows.filter(pc.equal(rows["status"], status)).to_pylist()
         assert in_order(there, columns) == table_rows(toy, columns, status)
-    folders = {name.rpartition("/")[0] for name in exported_files(place)}
-    assert "status=failed/item=odd-1/num_tokens=__HIVE_DEFAULT_PARTITION__" in folders
 
 
-def test_export_of_an_unknown_or_unfit_column_says_which_there_are(
-    disk: Place, tmp_path: Path
-) -> None:
-    finished(disk, tmp_path)
+def test_export_of_an_unknown_or_unfit_column_says_which_there_are(disk: Place, toys: Toys) -> None:
+    finished(toys)
     for settings, message in (
         ({"columns": ["text", "txt"]}, r"export.columns: 'txt' is no column .*'text'"),
         ({"partition_by": ["shop"]}, r"export.partition_by: 'shop' is no column"),
@@ -162,27 +140,32 @@ def test_export_of_an_unknown_or_unfit_column_says_which_there_are(
     assert not target_of(disk).exists()
 
 
-def _written(folder: Path, rows: pa.Table, **settings: Any) -> list[tuple[str, int, int]]:
-    """What comes of writing these rows to the folder `to`."""
+def written(folder: Path, rows: pa.Table, **settings: Any) -> dict[str, str]:
+    """The files, and their content, that come of writing these rows."""
     pq.write_table(rows, folder / "rows.parquet", row_group_size=2)
     columns = [name for name in rows.column_names if name not in settings.get("partition_by", ())]
     config = ExportConfig(**{"uri": "", **settings})
     dataset, target = pads.dataset(str(folder / "rows.parquet")), open_location(str(folder / "to"))
-    return list(write_plain_files(dataset, target, config, columns, "", "x"))
+    made = list(write_plain_files(dataset, target, config, columns, "", "x"))
+    texts = {name: (folder / "to" / name).read_text() for name, _, _ in made}
+    assert [size for _, size, _ in made] == [len(text) for text in texts.values()]
+    return texts
 
 
-def test_write_plain_files_makes_files_of_about_as_many_bytes_as_told(
+def test_plain_files_have_about_as_many_bytes_as_told_and_csv_has_lists_as_json(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    said = [{"aspect": 'a "quiet" garden', "count": 3}]
+    aspects = pa.list_(pa.struct([("aspect", pa.string()), ("count", pa.int32())]))
+    rows = pa.table({"text": ["one", "two"], "aspects": pa.array([said, None], aspects)})
+    (text,) = written(tmp_path, rows, format="csv").values()
+    first, second = csv.DictReader(io.StringIO(text, newline=""))
+    assert json.loads(first["aspects"]) == said
+    assert (second["text"], second["aspects"]) == ("two", "")
     monkeypatch.setattr("xrec.bulk.plain_files.WINDOW_BYTES", 20)
-    written = _written(tmp_path, pa.table({"number": range(7)}), format="jsonl")
-    assert [(name, rows) for name, _, rows in written] == [
-        ("part-00000-x.jsonl", 4),
-        ("part-00001-x.jsonl", 3),
-    ]
-    texts = [(tmp_path / "to" / name).read_text() for name, _, _ in written]
-    assert texts[1] == '{"number": 4}\n{"number": 5}\n{"number": 6}\n'
-    assert [size for _, size, _ in written] == [len(text) for text in texts]
+    texts = written(tmp_path, pa.table({"number": range(7)}), format="jsonl")
+    assert list(texts) == ["part-00000-x.jsonl", "part-00001-x.jsonl"]
+    assert texts["part-00001-x.jsonl"] == '{"number": 4}\n{"number": 5}\n{"number": 6}\n'
 
 
 @pytest.mark.parametrize(
@@ -193,27 +176,12 @@ def test_write_plain_files_makes_files_of_about_as_many_bytes_as_told(
         ({"a": ["b"] * 5 + ["d"], "c": range(6)}, {"partition_by": ["c"]}, "more than 4 folders"),
     ],
 )
-def test_write_plain_files_refuses_values_that_the_form_cannot_hold(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    rows: dict[str, list[Any]],
-    settings: dict[str, Any],
-    message: str,
+def test_plain_files_refuse_values_that_the_form_cannot_hold(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: Any, settings: Any, message: str
 ) -> None:
     monkeypatch.setattr("xrec.bulk.plain_files.MOST_FOLDERS", 4)
     with pytest.raises(DataError, match=message):
-        _written(tmp_path, pa.table(rows), **settings)
-
-
-def test_csv_has_lists_and_structs_as_json(tmp_path: Path) -> None:
-    aspects = pa.list_(pa.struct([("aspect", pa.string()), ("count", pa.int32())]))
-    said = [{"aspect": 'a "quiet" garden', "count": 3}]
-    rows = pa.table({"text": ["one", "two"], "aspects": pa.array([said, None], aspects)})
-    ((name, _, _),) = _written(tmp_path, rows, format="csv")
-    text = io.StringIO((tmp_path / "to" / name).read_text(), newline="")
-    first, second = csv.DictReader(text)
-    assert json.loads(first["aspects"]) == said
-    assert (second["text"], second["aspects"]) == ("two", "")
+        written(tmp_path, pa.table(rows), **settings)
 
 
 # It is whole, or says that it is not.
@@ -240,100 +208,78 @@ class Watch:
 
 
 @pytest.mark.usefixtures("small_windows")
-def test_export_that_is_there_is_left_as_it_is_and_one_that_lost_a_file_is_made_whole(
-    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_export_stopped_at_any_moment_goes_on_and_one_that_is_whole_is_left(
+    place: Place, toys: Toys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    finished(place, tmp_path)
-    settings = config_of(place)
-    assert not is_exported(place.uri, settings, 0, place.storage)
-    first, before = export(place), exported_files(place)
-    assert is_exported(place.uri, settings, 0, place.storage)
-    watch = Watch(monkeypatch, target_of(place).uri)
-    again = export(place)
-    assert (again.is_new, again.num_rows, again.num_files) == (False, 36, first.num_files)
-    assert watch.number == 1  # whether the record is there
-    (target_of(place) / min(before)).delete()
-    assert export(place).is_new
-    assert exported_files(place) == before
-
-
-@pytest.mark.usefixtures("small_windows")
-def test_export_stopped_at_any_moment_is_never_taken_for_whole_and_goes_on(
-    disk: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    finished(disk, tmp_path)
-    export(disk)
-    whole = exported_files(disk)
-    watch = Watch(monkeypatch, target_of(disk).uri)
-    is_stopped, moment = True, 0
+    finished(toys)
+    whole, moment = export(place).num_files, 0
+    files, watch = exported_files(place), Watch(monkeypatch, target_of(place).uri)
 
     def stop(number: int) -> None:
         if number == moment:
             raise Stopped
 
-    while is_stopped:
-        target_of(disk).delete()
+    while moment < whole + 2:  # the record, the files, and `_SUCCESS`
+        target_of(place).delete()
         watch.number, watch.before = 0, stop
-        try:
-            export(disk, format="parquet")
-            is_stopped = False
-        except Stopped:
-            moment += 1
+        with pytest.raises(Stopped):
+            export(place)
         watch.before = lambda number: None
-        if success_of(disk) is not None:
-            assert exported_files(disk) == whole
-        assert export(disk).num_files == len(whole)
-        assert exported_files(disk) == whole
-    assert moment > 4
+        moment += 1
+        assert success_of(place) is None
+        assert export(place).is_new
+        assert exported_files(place) == files
+    watch.number = 0
+    assert not export(place).is_new
+    assert watch.number == 1  # whether the record is there
+    (target_of(place) / min(files)).delete()
+    assert export(place).is_new
+    assert exported_files(place) == files
 
 
-def test_export_of_another_version_or_other_settings_is_refused(
-    place: Place, tmp_path: Path
-) -> None:
-    toy = finished(place, tmp_path)
-    export(place)
-    toy.heal()
-    toy.complete(retry=["odd"])
-    before = exported_files(place)
-    for settings, field in (({}, "version"), ({"format": "csv", "version": 0}, "format")):
-        with pytest.raises(ArtifactMismatchError, match=rf"(?s)another export:\n.*{field}: "):
-            export(place, **settings)
-    assert exported_files(place) == before
-    assert not export(place, version=0).is_new
-
-
-def test_export_never_writes_among_files_that_are_not_its_own(place: Place, tmp_path: Path) -> None:
-    finished(place, tmp_path)
-    target = target_of(place)
-    (target / "photos" / "cat.parquet").write_bytes(b"a cat")
+def test_export_of_something_else_or_among_other_files_is_refused(place: Place, toys: Toys) -> None:
+    target, toy = target_of(place), finished(toys)
+    cat = target / "photos" / "cat.parquet"
+    cat.write_bytes(b"a cat")
     with pytest.raises(ArtifactMismatchError, match=r"of no export, such as photos/cat\.parquet"):
         export(place)
     assert target.files() == ["photos/cat.parquet"]
-    (target / "photos").delete()
-    export(place)
-    (target / "photos" / "cat.parquet").write_bytes(b"a cat")
+    target.delete()
+    same = {"columns": ["text", "user", "bucket"]}
+    assert not is_exported(place.uri, ExportConfig(uri=target.uri, **same), 0, place.storage)
+    export(place, **same)
+    assert is_exported(place.uri, ExportConfig(uri=target.uri, **same), 0, place.storage)
+    before = exported_files(place)
+    here = pq.read_schema(pa.BufferReader(*before.values()))
+    assert [*zip(here.names, here.types, strict=True)] == [
+        (name, toy.run.format.table_schema.field(name).type) for name in same["columns"]
+    ]
+    toy.heal()
+    toy.complete(retry=["odd"])
+    for settings, field in ((same, "version"), ({"version": 0}, "columns")):
+        with pytest.raises(ArtifactMismatchError, match=rf"(?s)another export:\n.*{field}: "):
+            export(place, **settings)
+    assert exported_files(place) == before
+    cat.write_bytes(b"a cat")
     with pytest.raises(ArtifactMismatchError, match=r"changed meanwhile, such as photos/cat"):
-        export(place)
+        export(place, version=0, **same)
     assert success_of(place) is None
     (target / RECORD).write_bytes(b"{}")
     with pytest.raises(ArtifactMismatchError, match="not a record that this xrec reads"):
         export(place)
 
 
-def test_export_in_or_around_the_table_is_refused(disk: Place, tmp_path: Path) -> None:
-    finished(disk, tmp_path)
+def test_export_of_what_is_not_published_or_around_the_table_is_refused(
+    disk: Place, toys: Toys
+) -> None:
+    for do in (lambda: None, toys("a").drive):
+        do()
+        with pytest.raises(ArtifactNotFoundError, match="nothing was published there"):
+            export(disk)
+    toys("a").publish()
+    with pytest.raises(TableError, match="version 99 is not there"):
+        export(disk, version=99)
+    assert not target_of(disk).exists()
     for uri in (disk.uri, f"{disk.uri}/export", str(Path(disk.uri).parent)):
         with pytest.raises(ConfigError, match="a folder of its own"):
             export(disk, uri=uri)
-
-
-def test_export_of_what_is_not_published_is_refused(place: Place, toys: Toys) -> None:
-    with pytest.raises(ArtifactNotFoundError, match="nothing was published there"):
-        export(place)
-    toys("a").drive()
-    with pytest.raises(ArtifactNotFoundError, match="nothing was published there"):
-        export(place)
-    toys("a").publish()
-    with pytest.raises(TableError, match="version 99 is not there"):
-        export(place, version=99)
-    assert not target_of(place).exists()

@@ -1,17 +1,16 @@
 """What a run would do, before it does anything."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
 
 from tests.xrec.bulk.conftest import Place, Toys
-from tests.xrec.bulk.test_rules_carry import beside, drive_carrying
+from tests.xrec.bulk.test_rules_carry import drive_carrying
 from tests.xrec.bulk.test_rules_drive import stopped_after
 from tests.xrec.bulk.test_rules_plan import OTHER
-from tests.xrec.bulk.toy_run import FORMAT, IDENTITY, batch_of, toy_run
+from tests.xrec.bulk.toy_run import FORMAT, IDENTITY, batch_of
 from xrec.bulk import Preview, clean_keys, preview
 from xrec.errors import DataError, TableError
 
@@ -25,7 +24,7 @@ def never_read() -> Iterator[Any]:
 
 
 def preview_at(place: Place, **changes: Any) -> Preview:
-    """What `toy_run` would do at a place."""
+    """What `toys()` would do at a place."""
     settings: dict[str, Any] = {
         "identity": IDENTITY,
         "format": FORMAT,
@@ -37,27 +36,24 @@ def preview_at(place: Place, **changes: Any) -> Preview:
     return preview(place.uri, **{**settings, **changes})
 
 
-def files_of(place: Place) -> list[str]:
-    """The files at a place, with their contents."""
-    return sorted(f"{n} {(place.location / n).read_bytes()!r}" for n in place.location.files())
-
-
 def test_preview_counts_what_a_plan_would_have_and_writes_nothing(place: Place, toys: Toys) -> None:
     seen = preview_at(place)
     assert not place.location.exists()
     assert (seen.num_rows, seen.num_given, seen.num_left) == (36, 41, 36)
     assert (seen.status, seen.rate, seen.costs_left) == (None, None, None)
-    planned = toys().run.record
-    assert (seen.num_rows, seen.num_chunks) == (planned.num_rows, planned.size.num_chunks)
+    assert seen.num_chunks == toys().run.record.size.num_chunks
 
 
-def test_preview_counts_rejected_rows_by_reason(disk: Place) -> None:
+def test_preview_counts_rejected_rows_and_refuses_what_the_run_would(disk: Place) -> None:
     keys = {"user": [1.5, float("nan"), 2.5], "item": ["a", "b", "c"]}
     bad = clean_keys(pa.table(keys), FORMAT.keys, file="rows", first_line=1)
     seen = preview_at(disk, batches=lambda: [batch_of(ROWS), bad])
     assert (seen.num_rows, seen.rejected) == (36, {"float_id": 2, "nan_id": 1})
     with pytest.raises(DataError, match="there are no rows to do; 3 were rejected, the first at"):
         preview_at(disk, batches=lambda: [bad])
+    (disk.location / "photos.zip").write_bytes(b"")
+    with pytest.raises(TableError, match=r"other files, such as photos\.zip"):
+        preview_at(disk, batches=never_read)
 
 
 def test_preview_of_a_canary_reads_no_input_and_reckons_by_its_rate(
@@ -66,29 +62,26 @@ def test_preview_of_a_canary_reads_no_input_and_reckons_by_its_rate(
     toy = toys()
     assert preview_at(place, batches=never_read).rate is None
     progress = toy.drive(max_rows=13)
-    before = files_of(place)
+    before = place.location.files()
     seen = preview_at(place, batches=never_read)
-    assert files_of(place) == before
-    assert seen.num_given is None
-    assert (seen.num_done, seen.num_left) == (progress.num_rows, 36 - progress.num_rows)
-    assert seen.is_own_rate
+    assert place.location.files() == before
+    assert (seen.num_given, seen.num_done, seen.is_own_rate) == (None, progress.num_rows, True)
+    assert seen.num_left == 36 - progress.num_rows
     assert seen.costs_left["tokens"] == pytest.approx(3 * seen.num_left)  # three tokens a row
     per_row = progress.costs["seconds"] / progress.num_rows
     assert seen.costs_left["seconds"] == pytest.approx(per_row * seen.num_left)
 
 
-def test_preview_takes_the_rate_of_another_run_if_its_own_has_none(
-    disk: Place, tmp_path: Path, toys: Toys
-) -> None:
-    other, here, broken = (beside(disk, name) for name in ("other", "here", "broken"))
-    toy_run(other, tmp_path, num_users=3).drive()
+def test_preview_takes_the_rate_of_another_run_if_its_own_has_none(toys: Toys) -> None:
+    other, here, broken = (toys.at(name).place for name in ("other", "here", "broken"))
+    toys.at("other")(num_users=3).drive()
     (broken.location / "manifest.json").write_bytes(b"{}")
     assert preview_at(here, carry_from=broken.uri).rate is None
     seen = preview_at(here, carry_from=other.uri)
     assert (seen.rate.uri, seen.rate.num_done, seen.is_own_rate) == (other.location.uri, 9, False)
     assert seen.costs_left["tokens"] == 108
     again = preview_at(other, identity=OTHER)  # another config at the same place
-    assert (again.status, again.rate and again.rate.num_done) == (None, 9)
+    assert (again.status, again.rate.num_done) == (None, 9)
 
 
 def test_preview_of_a_run_that_carries_over_takes_the_share_that_was_carried(
@@ -97,8 +90,7 @@ def test_preview_of_a_run_that_carries_over_takes_the_share_that_was_carried(
     """Two rows of three are carried; before anything is done, none is reckoned to be."""
     toys().complete()
     settings = {"identity": OTHER, "carry_from": disk.uri}
-    before = preview_at(disk, **settings)
-    assert before.costs_left["tokens"] == 108
+    assert preview_at(disk, **settings).costs_left["tokens"] == 108
     toy = toys(**settings)
     with pytest.raises(KeyboardInterrupt):
         drive_carrying(toy, stopped_after(3))
@@ -120,9 +112,3 @@ def test_preview_of_inputs_that_were_written_again_compares_their_rows(
     assert (fewer.status, fewer.num_left) == (None, 35)
     toys("a")
     assert preview_at(disk, listing=again).num_left == 0  # though another was planned later
-
-
-def test_preview_refuses_what_the_run_would_refuse(disk: Place) -> None:
-    (disk.location / "part-1.parquet").write_bytes(b"")
-    with pytest.raises(TableError, match="holds other files, such as part-1"):
-        preview_at(disk, batches=never_read)

@@ -120,19 +120,6 @@ def test_rule_3_drivers_side_by_side_have_each_row_once_and_count_what_stands(
     assert (one.version, one.row_counts["explanations"]) == (0, len(texts_of(toy)))
 
 
-def test_rule_3_result_that_another_driver_wrote_first_stands(toys: Toys) -> None:
-    toy = toys("a odd-1")
-
-    def overtake(chunk: int) -> None:
-        if len(pool.done) == 1:
-            toy.drive(alongside=True)
-            toy.heal()  # what this driver makes of the rows would be another result
-
-    pool = PoolHere(before=overtake)
-    progress = toy.drive(pool)
-    assert (progress.num_ok, progress.failed, progress.num_deaths) == (12, {"odd": 12}, 0)
-
-
 def test_rule_3_driver_is_not_started_beside_one_that_may_live(
     disk: Place, toys: Toys, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,8 +4,10 @@ import io
 import logging
 import random
 import sys
+import time
 from collections.abc import Collection
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -225,6 +227,8 @@ def test_rule_12_interrupt_while_the_store_is_tried_again_ends_the_run(
     toys: Toys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fail_some(monkeypatch, STEPS[2], 99)
+    # The module's own: other threads sleep too.
+    monkeypatch.setattr(backoff, "time", SimpleNamespace(sleep=time.sleep))
     fail_some(monkeypatch, (backoff.time, "sleep"), 1, KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
         toys().drive()

@@ -3,7 +3,6 @@
 import os
 import re
 import time
-from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 
@@ -12,9 +11,10 @@ import pyarrow as pa
 import pytest
 
 from tests.xrec.bulk.conftest import Place, Toys
+from tests.xrec.bulk.test_check import finished
 from tests.xrec.bulk.test_rules_plan import OTHER
 from tests.xrec.bulk.test_rules_publish import table_at
-from tests.xrec.bulk.toy_run import IDENTITY, PoolHere, Toy, rows_of, toy_run
+from tests.xrec.bulk.toy_run import IDENTITY, PoolHere, rows_of
 from xrec.bulk import check_output, empty, rollback, vacuum
 from xrec.bulk.run import RUNS
 from xrec.errors import ArtifactNotFoundError, TableError
@@ -23,19 +23,8 @@ from xrec.storage import read_manifest
 HOUR = timedelta(hours=1)
 
 
-def two_versions(place: Place, folder: Path) -> Toy:
-    """A run that is published with failed rows, and then without."""
-    toy = toy_run(place, folder, ["a", "odd-1"])
-    toy.complete()
-    toy.heal()
-    toy.complete(retry=["odd"])
-    return toy
-
-
-def test_rollback_publishes_an_earlier_version_as_the_next_one(
-    place: Place, tmp_path: Path
-) -> None:
-    toy = two_versions(place, tmp_path)
+def test_rollback_publishes_an_earlier_version_as_the_next_one(place: Place, toys: Toys) -> None:
+    toy = finished(toys)
     assert rollback(place.uri, 0, place.storage) == 2
     assert len(rows_of(toy.published(), "failed")) == 12
     assert toy.published().manifest.row_counts == toy.published(0).manifest.row_counts
@@ -49,25 +38,8 @@ def test_rollback_publishes_an_earlier_version_as_the_next_one(
             rollback(place.uri, version, place.storage)
 
 
-def test_rollback_to_a_version_whose_files_are_gone_is_refused(disk: Place, tmp_path: Path) -> None:
-    toy = two_versions(disk, tmp_path)
-    age(disk)
-    assert vacuum(disk.uri, HOUR) == 1
-    with pytest.raises(TableError, match=r"version 0 cannot be restored: part-.* is gone"):
-        rollback(disk.uri, 0)
-    assert rows_of(toy.published(), "ok") == toy.rows
-
-
-def test_rollbacks_at_once_all_succeed(place: Place, tmp_path: Path) -> None:
-    toy = two_versions(place, tmp_path)
-    with ThreadPoolExecutor(3) as pool:
-        made = list(pool.map(lambda _: rollback(place.uri, 0, place.storage), range(3)))
-    assert max(made) == table_at(place).version()
-    assert all(len(rows_of(toy.published(version), "failed")) == 12 for version in made)
-
-
-def test_empty_leaves_no_rows_and_earlier_versions(place: Place, tmp_path: Path) -> None:
-    toy = two_versions(place, tmp_path)
+def test_empty_leaves_no_rows_and_earlier_versions(place: Place, toys: Toys) -> None:
+    toy = finished(toys)
     assert empty(place.uri, place.storage) == 2
     with pytest.raises(ArtifactNotFoundError, match="it was emptied; run its job first"):
         toy.published()
@@ -109,12 +81,12 @@ def age(place: Place, *spared: str) -> None:
 
 
 def test_vacuum_deletes_files_of_no_recent_version_and_plans_that_nobody_needs(
-    disk: Place, tmp_path: Path, toys: Toys
+    disk: Place, toys: Toys
 ) -> None:
     """Runs: one is published, one was published before it, one planned last, one lost its plan."""
     superseded = toys("x", identity=OTHER)
     superseded.complete()
-    toy = two_versions(disk, tmp_path)
+    toy = finished(toys)
     third = IDENTITY.model_copy(update={"config": {"words": 5}})
     lost = toys("y", identity=third)
     (lost.run.folder / "plan" / "index.parquet").delete()
@@ -137,6 +109,8 @@ def test_vacuum_deletes_files_of_no_recent_version_and_plans_that_nobody_needs(
     age(disk)
     vacuum(disk.uri, HOUR)
     assert not orphan.exists()
+    with pytest.raises(TableError, match=r"version 1 cannot be restored: part-.* is gone"):
+        rollback(disk.uri, 1)
 
 
 def test_vacuum_spares_a_superseded_run_that_is_at_work(place: Place, toys: Toys) -> None:
