@@ -25,8 +25,6 @@ from xrec.storage.delta import Commit, DeltaLog, delta_errors, digest_of, open_l
 
 logger = logging.getLogger("xrec")
 
-_CHANCES = 20
-
 
 def rollback(uri: str, version: int, storage: StorageConfig | None = None) -> int:
     """Publish an earlier version again, as the next one; returns its number.
