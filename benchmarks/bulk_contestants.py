@@ -16,7 +16,7 @@ from ray.data.checkpoint import CheckpointConfig
 
 import xrec.bulk
 from benchmarks.bulk_work import PAIRS, TEXTS, Work, object_store_options, report
-from xrec.bulk import BulkRun, Identity, Outcome, RowFormat, clean_keys, open_run
+from xrec.bulk import BulkRun, Identity, Outcome, RowFormat, RunRequest, clean_keys, open_run
 from xrec.config.shared import RayConfig
 from xrec.storage.process import this_process
 
@@ -52,13 +52,14 @@ def planned(work: Work, **settings: Any) -> BulkRun:
             yield clean_keys(rows, PAIRS.names, file="pairs", first_line=1)
 
     return open_run(
-        work.output,
-        Identity(kind="explanations", config={}, inputs={}),
-        FORMAT,
-        batches,
-        listing={},
-        rows_per_chunk=work.rows,
-        **settings,
+        RunRequest(
+            work.output,
+            Identity(kind="explanations", config={}, inputs={}),
+            FORMAT,
+            batches,
+            rows_per_chunk=work.rows,
+            **settings,
+        )
     )
 
 

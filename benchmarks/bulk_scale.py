@@ -39,6 +39,7 @@ from xrec.bulk import (
     BulkRun,
     Identity,
     RayPool,
+    RunRequest,
     Summary,
     Survey,
     clean_keys,
@@ -91,7 +92,7 @@ def opened(output: Path, num_chunks: int) -> BulkRun:
             yield clean_keys(rows, FORMAT.keys, file="rows", first_line=start + 1)
 
     identity = Identity(kind="explanations", config={}, inputs={})
-    return open_run(str(output), identity, FORMAT, batches, listing={}, rows_per_chunk=1)
+    return open_run(RunRequest(str(output), identity, FORMAT, batches, rows_per_chunk=1))
 
 
 def prepare(output: Path, num_chunks: int, num_left: int) -> float:

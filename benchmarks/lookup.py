@@ -42,7 +42,17 @@ from benchmarks.graph_results import Results
 from tests.object_store import ObjectStore, object_store
 from xrec.backfill import EXPLANATIONS
 from xrec.backfill.lookup import open_lookup
-from xrec.bulk import BulkRun, Identity, Summary, clean_keys, empty, open_run, parts, publish
+from xrec.bulk import (
+    BulkRun,
+    Identity,
+    RunRequest,
+    Summary,
+    clean_keys,
+    empty,
+    open_run,
+    parts,
+    publish,
+)
 from xrec.bulk.published import Published, published
 from xrec.bulk.spill import buckets_of
 from xrec.config.shared import StorageConfig
@@ -69,13 +79,14 @@ def opened(uri: str, storage: StorageConfig, num_rows: int) -> BulkRun:
 
     identity = Identity(kind="explanations", config={}, inputs={})
     return open_run(
-        uri,
-        identity,
-        EXPLANATIONS,
-        batches,
-        listing={},
-        rows_per_chunk=_ROWS_PER_CHUNK,
-        storage=storage,
+        RunRequest(
+            uri,
+            identity,
+            EXPLANATIONS,
+            batches,
+            rows_per_chunk=_ROWS_PER_CHUNK,
+            storage=storage,
+        )
     )
 
 

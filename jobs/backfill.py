@@ -7,12 +7,12 @@ from jobs.output import Output
 from xrec.backfill import finish, has_work, open_backfill, run_backfill
 from xrec.backfill.finish import export_of
 from xrec.backfill.identity import identify, identify_unchecked
-from xrec.backfill.plan import pairs_difference, run_arguments
+from xrec.backfill.plan import pairs_difference, run_request
 from xrec.bulk import Preview, is_exported, preview
 from xrec.checks import check_word_list
 from xrec.config.backfill import BackfillConfig
 from xrec.llm.source import folder_uris
-from xrec.storage import Manifest, check_artifacts, open_location
+from xrec.storage import Manifest, check_artifacts
 
 
 def output(config: BackfillConfig, *, exact: bool = True) -> Output:
@@ -22,16 +22,16 @@ def output(config: BackfillConfig, *, exact: bool = True) -> Output:
     takes the language model for the adapter's, and never reads the pairs.
     """
     identity = (identify if exact else identify_unchecked)(config)
-    arguments = run_arguments(config, identity)
-    difference = pairs_difference(arguments, exact=exact)
+    request = run_request(config, identity)
+    difference = pairs_difference(request, exact=exact)
     return Output(
-        open_location(arguments["uri"], config.storage),
+        request.output,
         "explanations",
         identity.config,
         identity.inputs,
         unchecked=("pairs",) if difference is None else (),
         known=difference or (),
-        is_whole=lambda manifest: _is_exported(config, arguments["uri"], manifest),
+        is_whole=lambda manifest: _is_exported(config, request.uri, manifest),
     )
 
 
@@ -64,7 +64,7 @@ def look_ahead(config: BackfillConfig) -> Preview:
     Nothing is written, the language model is taken for the adapter's, and pairs are read only if
     `run` would read them. Raises what `open_backfill` raises.
     """
-    return preview(**run_arguments(config, identify_unchecked(config)))
+    return preview(run_request(config, identify_unchecked(config)))
 
 
 def _is_exported(config: BackfillConfig, uri: str, manifest: Manifest) -> bool:

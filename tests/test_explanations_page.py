@@ -15,7 +15,7 @@ import pytest
 from tests.xrec.bulk.toy_run import PoolHere
 from xrec.backfill import EXPLANATIONS
 from xrec.backfill.finish import KIND, describe
-from xrec.bulk import Identity, Outcome, clean_keys, complete, export_run, open_run
+from xrec.bulk import Identity, Outcome, RunRequest, clean_keys, complete, export_run, open_run
 from xrec.config.export import ExportConfig
 
 PAGE = (Path(__file__).parents[1] / "docs" / "explanations.md").read_text()
@@ -68,12 +68,13 @@ def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
     table = pa.table({"user_id": [u for u, _ in PAIRS], "item_id": [i for _, i in PAIRS]})
     identity = Identity(kind="explanations", config={}, inputs={})
     run = open_run(
-        uri,
-        identity,
-        EXPLANATIONS,
-        lambda: [clean_keys(table, EXPLANATIONS.keys, file="pairs", first_line=1)],
-        listing={},
-        rows_per_chunk=4,
+        RunRequest(
+            uri,
+            identity,
+            EXPLANATIONS,
+            lambda: [clean_keys(table, EXPLANATIONS.keys, file="pairs", first_line=1)],
+            rows_per_chunk=4,
+        )
     )
     task = Task()
     for retry in ((), ("empty_text",)):

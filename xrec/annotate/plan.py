@@ -15,7 +15,7 @@ from xrec.annotate.store import ReviewStore, StoreRecord
 from xrec.annotate.tables import count_names, read_item_texts
 from xrec.annotate.task import TextTask
 from xrec.annotate.vocabulary import AspectTask
-from xrec.bulk import BulkRun, ChunkTask, clean_keys, open_run
+from xrec.bulk import BulkRun, ChunkTask, RunRequest, clean_keys, open_run
 from xrec.config.annotate import AnnotateConfig
 from xrec.config.shared import StorageConfig
 from xrec.storage import Location, fingerprint_of, location_of, open_location
@@ -58,15 +58,17 @@ def plan_stage(
         "aspects": lambda: _names(counts, uri),
     }
     run = open_run(
-        (output / stage).uri,
-        identify_stage(config, spec, files, stage),
-        stage_format(stage, spec.reasons),
-        batches[stage],
-        # What the rows are follows from the identity, except for the names that pairs have.
-        listing={"pairs": [str(versions["pairs"])]} if stage == "aspects" else {},
-        rows_per_chunk=_NAMES_A_CHUNK if stage == "aspects" else config.rows_per_chunk,
-        carry_from=f"{config.carry_from.rstrip('/')}/{stage}" if config.carry_from else None,
-        storage=storage,
+        RunRequest(
+            (output / stage).uri,
+            identify_stage(config, spec, files, stage),
+            stage_format(stage, spec.reasons),
+            batches[stage],
+            # What the rows are follows from the identity, except for the names that pairs have.
+            listing={"pairs": [str(versions["pairs"])]} if stage == "aspects" else {},
+            rows_per_chunk=_NAMES_A_CHUNK if stage == "aspects" else config.rows_per_chunk,
+            carry_from=f"{config.carry_from.rstrip('/')}/{stage}" if config.carry_from else None,
+            storage=storage,
+        )
     )
     if stage == "aspects":
         make = functools.partial(

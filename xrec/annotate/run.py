@@ -9,7 +9,7 @@ from xrec.annotate.identity import KIND, RECORD, begun_files
 from xrec.annotate.plan import PlannedStage, plan_stage
 from xrec.annotate.publish import costs_of, describe_stage, publish_annotations, versions_of
 from xrec.annotate.store import StoreRecord
-from xrec.bulk import Progress, RayPool, added, complete, tells_what_is_done
+from xrec.bulk import Progress, RayPool, added, complete
 from xrec.bulk.ray_actors import gpus_each
 from xrec.config.annotate import AnnotateConfig
 from xrec.errors import ArtifactNotFoundError, ConfigError
@@ -88,10 +88,7 @@ class _Run:
             gpus=gpus_each(actors.device, num_actors, num_gpus) if num_gpus else 0,
         )
         costs = costs_of(self._done)
-        with (
-            tells_what_is_done(run, f"{_WHAT[stage]} are written"),
-            counter(f"{_WHAT[stage]} written", num_rows) as show,
-        ):
+        with counter(f"{_WHAT[stage]} written", num_rows) as show:
 
             def on_progress(progress: Progress) -> None:
                 show(progress.num_rows)

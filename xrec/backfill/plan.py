@@ -1,34 +1,18 @@
 """Which run a config asks for, and its plan; pairs are read only if need be."""
 
-from collections.abc import Callable, Iterator
-from typing import TypedDict
+from collections.abc import Iterator
 
 from xrec.backfill.identity import identify
 from xrec.backfill.pairs import Batch, pair_batches, pairs_listing
 from xrec.backfill.task import EXPLANATIONS
-from xrec.bulk import BulkRun, Identity, RowFormat, open_run, published, read_status
-from xrec.bulk.run import ROWS_PER_CHUNK, counted_rows, known_name, name_of
+from xrec.bulk import BulkRun, Identity, RunRequest, open_run, published, read_status
+from xrec.bulk.request import ROWS_PER_CHUNK
 from xrec.config.backfill import BackfillConfig
-from xrec.config.shared import StorageConfig
 from xrec.errors import ArtifactError, StorageError, TableError
-from xrec.storage import open_location
 from xrec.storage.delta import open_log
 
 _SECONDS_PER_CHUNK = 30
 _CHUNKS_PER_ACTOR = 4
-
-
-class RunArguments(TypedDict):
-    """What `open_run` gets."""
-
-    uri: str
-    identity: Identity
-    format: RowFormat
-    batches: Callable[[], Iterator[Batch]]
-    listing: dict[str, list[str]]
-    rows_per_chunk: Callable[[int], int]
-    carry_from: str | None
-    storage: StorageConfig
 
 
 def open_backfill(config: BackfillConfig) -> BulkRun:
@@ -36,43 +20,42 @@ def open_backfill(config: BackfillConfig) -> BulkRun:
 
     Raises what `identify`, `pair_batches` and `open_run` raise.
     """
-    return open_run(**run_arguments(config, identify(config)))
+    return open_run(run_request(config, identify(config)))
 
 
-def run_arguments(config: BackfillConfig, identity: Identity) -> RunArguments:
-    """What `open_run` gets for the run of `config`, whose identity is given."""
+def run_request(config: BackfillConfig, identity: Identity) -> RunRequest:
+    """The run of `config`, whose identity is given."""
     uri = config.artifact("explanations")
-    return {
-        "uri": uri,
-        "identity": identity,
-        "format": EXPLANATIONS,
-        "batches": lambda: _batches(config),
-        "listing": pairs_listing(config),
-        "rows_per_chunk": lambda num_pairs: _rows_per_chunk(config, num_pairs),
-        "carry_from": uri if config.carry_from == "published" else config.carry_from,
-        "storage": config.storage,
-    }
+    return RunRequest(
+        uri,
+        identity,
+        EXPLANATIONS,
+        lambda: _batches(config),
+        listing=pairs_listing(config),
+        rows_per_chunk=lambda num_pairs: _rows_per_chunk(config, num_pairs),
+        carry_from=uri if config.carry_from == "published" else config.carry_from,
+        storage=config.storage,
+    )
 
 
-def pairs_difference(arguments: RunArguments, *, exact: bool) -> tuple[str, ...] | None:
+def pairs_difference(request: RunRequest, *, exact: bool) -> tuple[str, ...] | None:
     """A line that says so if what is published is of other pairs than these.
 
     None if that is not known without reading the pairs, which is done if `exact`.
     """
-    uri, identity = arguments["uri"], arguments["identity"]
-    output = open_location(uri, arguments["storage"])
-    log = open_log(output)
+    log = open_log(request.output)
     entry = None if log is None else log.decided_by(log.version)
     commit = None if entry is None else entry.commit
-    if commit is None or commit.manifest is None or commit.manifest.run != identity.run:
+    if commit is None or commit.manifest is None or commit.manifest.run != request.identity.run:
         return ()  # that its settings differ is seen without the pairs
-    name = known_name(output, identity, arguments["listing"])
-    if name is None and not exact:
+    known = next(request.known(), None)
+    if known is None and not exact:
         return None
-    if name is None:
-        schema = arguments["format"].key_schema
-        with counted_rows(arguments["batches"](), schema) as (spill, _):
-            name = name_of(identity, spill.fingerprint)
+    if known is not None:
+        name = known.run
+    else:
+        with request.read_rows() as rows:
+            name = rows.run
     return () if name == commit.run else ("pairs: others there than here",)
 
 

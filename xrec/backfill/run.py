@@ -4,7 +4,7 @@ from xrec.backfill.finish import KIND, after_publishing, describe
 from xrec.backfill.metrics import BackfillMetrics
 from xrec.backfill.progress import progress_line
 from xrec.backfill.task import EXPLANATIONS, LoadExplainer, explain_task, load_task_explainer
-from xrec.bulk import BulkRun, Progress, RayPool, complete, tells_what_is_done
+from xrec.bulk import BulkRun, Progress, RayPool, complete
 from xrec.bulk.driver import has_work as rows_are_left
 from xrec.bulk.progress import now
 from xrec.bulk.ray_actors import gpus_each
@@ -52,7 +52,7 @@ def run_backfill(
         gpus=gpus_each(actors.device, actors.num_actors, config.engine.tensor_parallel_size),
     )
     metrics = BackfillMetrics(size.num_rows)
-    with tells_what_is_done(run, "pairs are done"), counter("pairs", size.num_rows) as show:
+    with counter("pairs", size.num_rows) as show:
 
         def on_progress(progress: Progress) -> None:
             metrics.record(progress)

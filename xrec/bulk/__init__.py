@@ -8,7 +8,7 @@ table is what readers see; they share nothing but the moment of publishing.
     _xrec/runs/<run>/<nonce>/plan/, results/    the rows by chunk; a file for each chunk done
     _xrec/runs/<run>/<nonce>/pass-<p>.json      names the plan of retry p and its results
 
-    run = open_run(uri, identity, format, batches, listing=...)
+    run = open_run(RunRequest(uri, identity, format, batches, listing))
     manifest = complete(run, RayPool(max_actors=8), make_task, kind, describe, retry=("timeout",))
 
 A file that is *created* is written if and only if nothing has its name. The rules; rule N has the
@@ -57,15 +57,15 @@ from typing import TYPE_CHECKING
 from xrec.bulk.check import Finding, check_output
 from xrec.bulk.driver import complete, drive, has_work
 from xrec.bulk.export import Exported, export_run, is_exported
-from xrec.bulk.interrupted import tells_what_is_done
 from xrec.bulk.keys import clean_keys, key_hash
 from xrec.bulk.preview import Preview, preview
 from xrec.bulk.progress import Progress, Survey
 from xrec.bulk.publish import publish
 from xrec.bulk.published import Published, published
+from xrec.bulk.request import RunRequest, listing_of, open_run
 from xrec.bulk.result import Summary, added
 from xrec.bulk.row_format import FAILED, OK, RowFormat
-from xrec.bulk.run import BulkRun, Identity, RunRecord, find_record, listing_of, open_run
+from xrec.bulk.run import BulkRun, Identity, RunRecord
 from xrec.bulk.status import Rate, Status, read_status
 from xrec.bulk.task import CarryingTask, ChunkTask, Outcome
 from xrec.bulk.upkeep import empty, rollback, vacuum
@@ -90,6 +90,7 @@ __all__ = [
     "RayPool",
     "RowFormat",
     "RunRecord",
+    "RunRequest",
     "Status",
     "Summary",
     "Survey",
@@ -100,7 +101,6 @@ __all__ = [
     "drive",
     "empty",
     "export_run",
-    "find_record",
     "has_work",
     "is_exported",
     "key_hash",
@@ -111,7 +111,6 @@ __all__ = [
     "published",
     "read_status",
     "rollback",
-    "tells_what_is_done",
     "vacuum",
 ]
 

@@ -1,13 +1,13 @@
 """Tries again what a store failed to do."""
 
 import logging
-import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from xrec.errors import StorageAccessError, StorageError, StorageNotFoundError
+from tenacity import Retrying, before_sleep_log, retry_if_exception, stop_after_attempt, wait_chain
+from tenacity.wait import wait_fixed
 
-logger = logging.getLogger("xrec")
+from xrec.errors import StorageAccessError, StorageError, StorageNotFoundError
 
 T = TypeVar("T")
 
@@ -19,12 +19,15 @@ def with_backoff(do: Callable[[], T]) -> T:
 
     A refusal, or a file that is not there, is raised at once.
     """
-    for wait_seconds in _WAITS_SECONDS:
-        try:
-            return do()
-        except (StorageAccessError, StorageNotFoundError):
-            raise
-        except StorageError as error:
-            logger.warning("the store is tried again in %g s: %s", wait_seconds, error)
-            time.sleep(wait_seconds)
-    return do()
+    return Retrying(
+        retry=retry_if_exception(_is_transient),
+        wait=wait_chain(*map(wait_fixed, _WAITS_SECONDS)),
+        stop=stop_after_attempt(len(_WAITS_SECONDS) + 1),
+        before_sleep=before_sleep_log(logging.getLogger("xrec"), logging.WARNING),
+        reraise=True,
+    )(do)
+
+
+def _is_transient(error: BaseException) -> bool:
+    is_final = isinstance(error, StorageAccessError | StorageNotFoundError)
+    return isinstance(error, StorageError) and not is_final

@@ -8,24 +8,23 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from xrec.bulk.plan import Plan
 from xrec.bulk.progress import now
-from xrec.bulk.run import RUNS, RunRecord, records, refuse_other_files
+from xrec.bulk.request import refuse_other_files
+from xrec.bulk.run import RUNS, RunRecord, records
 from xrec.bulk.status import status_of
 from xrec.config.shared import StorageConfig
 from xrec.errors import ArtifactMismatchError, TableError
 from xrec.storage import Location, open_location
 from xrec.storage.delta import DeltaLog, open_log
 
-Severity = Literal["error", "warning", "note"]
+Severity = Literal["error", "warning"]
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that is wrong with an output, or worth knowing.
+    """Something that is wrong with an output.
 
-    severity: `error` if readers miss rows or a run cannot go on until it is mended; `warning` if
-        something is to be done; `note` if nothing need be done.
+    severity: `error` if readers miss rows or a run cannot go on until it is mended; else `warning`.
     what: what is so, with the place and the values seen. mend: what to do about it.
     """
 
@@ -35,7 +34,7 @@ class Finding:
 
 
 def check_output(uri: str, storage: StorageConfig | None = None) -> list[Finding]:
-    """What is wrong with the output at `uri`, or worth knowing, errors first.
+    """What is wrong with the output at `uri`, errors first.
 
     Raises StorageError if the store cannot be used.
     """
@@ -59,7 +58,6 @@ def _findings(output: Location) -> Iterator[Finding]:
         )
     for number, record in enumerate(there):
         yield from _of_run(output, record, is_last=number == 0)
-    yield from _of_leftovers(output, {record.run: record.nonce for record in there})
 
 
 def _of_table(log: DeltaLog) -> Iterator[Finding]:
@@ -77,46 +75,20 @@ def _of_table(log: DeltaLog) -> Iterator[Finding]:
             f"{place} lacks {len(missing)} of its files, or they have another size: {missing[0]}",
             "restore the files, or run the job again, which goes back to a version that is whole",
         )
-    entry = log.entry(log.version)
-    if entry.commit is None and entry.operation and not entry.operation.startswith("VACUUM"):
-        yield Finding(
-            "note", f"{place} was committed by another program ({entry.operation})", "nothing"
-        )
-    if log.decided_by(log.version) is None:
-        yield Finding("note", f"{place}: xrec has published nothing there", "run a job")
 
 
 def _of_run(output: Location, record: RunRecord, *, is_last: bool) -> Iterator[Finding]:
-    folder = output / RUNS / record.run / record.nonce
     status = status_of(output, record)
-    if (name := Plan(folder / "plan", record.size).lacks()) is not None and not status.is_published:
+    if not status.is_published and not record.has_plan(output):
         yield Finding(
             "warning",
-            f"{folder / 'plan'}: {name} is missing or has another size",
+            f"{record.folder(output)}: its plan lacks files, or they have another size",
             "run the job again, which makes another plan",
         )
     phase = status.phase(now())
     place = f"{output}: run {record.run}, {status.num_done} of {record.num_rows} rows done"
-    if phase == "running":
-        assert status.progress is not None
-        yield Finding(
-            "note", f"{place}: {status.progress.holder} works on it", "nothing: it goes on"
-        )
-    elif phase in ("silent", "stopped") and is_last:
+    if phase in ("silent", "stopped") and is_last:
         what = "its driver ended" if phase == "stopped" else "its driver gives no sign of life"
         yield Finding("warning", f"{place}: {what}", "run the job again, which goes on")
     elif phase == "done" and is_last and not status.is_published:
         yield Finding("warning", f"{place}, and not published", "run the job again")
-    elif phase == "planned":
-        yield Finding("note", f"{place}: no driver has begun", "run its job")
-
-
-def _of_leftovers(output: Location, named: dict[str, str]) -> Iterator[Finding]:
-    for run in (output / RUNS).folders():
-        left = [each for each in (output / RUNS / run).folders() if each != named.get(run)]
-        if left:
-            yield Finding(
-                "note",
-                f"{output / RUNS / run}: {len(left)} plans that no record names, such as {left[0]}",
-                "vacuum deletes them once they are older than its retention",
-            )

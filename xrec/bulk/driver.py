@@ -79,6 +79,13 @@ def drive(
     driver = _Driver(run, pool, make_task, chunks_at_once, look, from_last=alongside)
     try:
         progress = driver.go(reasons, max_rows)
+    except KeyboardInterrupt:
+        logger.warning(
+            "stopped: %d of %d rows are done; run the same command again to go on with the others",
+            driver.num_done,
+            run.record.num_rows,
+        )
+        raise
     finally:
         driver.leave()
     check_failed_share(run, progress, max_failed_share)
@@ -196,6 +203,11 @@ class _Driver:
             started_at=now(),
             num_rows_before=survey.summary.num_rows,
         )
+
+    @property
+    def num_done(self) -> int:
+        """How many rows are done."""
+        return self._summary.num_rows
 
     def go(self, reasons: tuple[str, ...], max_rows: int | None) -> Progress:
         """Do all passes that were begun, or what the limit allows; then the retry.

@@ -1,63 +1,35 @@
 """A published version's rows as plain files, for programs that do not read Delta tables.
 
 The folder of an export holds the files, `_export.json`, which says what it is an export of and is
-created first, and `_SUCCESS`, which is written last and lists the files with their sizes. What a
-reader can rest on: while `_SUCCESS` is there, the files that it lists are there. Which rows a file
-holds depends on its name, and the names on the version and the settings alone: whoever makes an
-export again that was interrupted, or at the same time, writes the same rows into the same files.
-Any other export of the folder is refused.
+created first, and `_SUCCESS`, which is written last and lists the files with their sizes. Which
+rows a file holds depends on its name, and the names on the version and the settings alone: whoever
+makes an export again that was interrupted, or at the same time, writes the same rows into the same
+files. Any other export of the folder is refused.
 """
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict, ValidationError
+import pyarrow.compute as pc
+import pyarrow.dataset as pads
 
-from xrec.bulk.plain_files import check_columns, file_columns, write_plain_files
 from xrec.bulk.published import Published, published
-from xrec.bulk.row_format import OK
 from xrec.config.export import ExportConfig
 from xrec.config.shared import StorageConfig
-from xrec.errors import ArtifactMismatchError, ConfigError, StorageNotFoundError
-from xrec.storage import Location, differing_fields, fingerprint_of, open_location
+from xrec.errors import ArtifactMismatchError, ConfigError, DataError, StorageNotFoundError
+from xrec.storage import Location, differing_fields, fingerprint_of, open_location, storage_errors
 from xrec.storage.delta import file_errors
+from xrec.storage.local import LocalLocation
 
 logger = logging.getLogger("xrec")
 
 RECORD, SUCCESS = "_export.json", "_SUCCESS"
-
-
-class ExportRecord(BaseModel):
-    """What an export is of; the same record means the same files."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    source: str
-    table: str
-    version: int
-    format: str
-    partition_by: tuple[str, ...]
-    columns: tuple[str, ...] | None
-    with_failed: bool
-
-    @property
-    def fingerprint(self) -> str:
-        """A part of the names of its files."""
-        return fingerprint_of(self.model_dump(mode="json"))
-
-
-class Success(BaseModel):
-    """What `_SUCCESS` holds. files: the bytes of each file, by its name in the folder."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    version: int
-    num_rows: int
-    files: dict[str, int]
+ROWS_PER_FILE = 2**20
+MOST_FOLDERS = 10_000
 
 
 @dataclass(frozen=True)
@@ -78,31 +50,31 @@ def export_run(
     version: int | None = None,
     storage: StorageConfig | None = None,
 ) -> Exported:
-    """Write the rows of a published version of the table at `uri` into a folder of plain files.
+    """Write the explanations, or other rows that succeeded, of a version into a folder of files.
 
     Calling this again goes on with an export that was interrupted, and does nothing if it is whole.
 
     version: if None, the newest. Raises what `published` raises; ConfigError if the settings do not
     fit the table; ArtifactMismatchError if the folder is not empty, or files were changed;
-    DataError if a value cannot be written; StorageError.
+    DataError if a value cannot be a folder's name, or there are too many; StorageError.
     """
     storage = storage or StorageConfig()
     table = published(uri, version=version, storage=storage)
     target = open_location(settings.uri, storage)
     _refuse_overlap(table.log.location, target)
-    check_columns(_schema(table), settings)
+    columns = _columns(table, settings)
     record = _record(table, settings)
     _begin(target, record)
-    success = _success(target)
-    if success is not None and not _wrong(target, success.files):
-        return _exported(target, success, is_new=False)
-    files, num_rows = _write(table, target, settings, record)
-    _check(target, record, files)
-    success = Success(version=table.version, num_rows=num_rows, files=files)
-    (target / SUCCESS).write_bytes(_as_json(success))
-    _check(target, record, files)
-    logger.info("%s: written", target)
-    return _exported(target, success, is_new=True)
+    success = _read(target / SUCCESS)
+    is_new = success is None or bool(_wrong(target, success["files"]))
+    if success is None or is_new:
+        files, num_rows = _write(table, target, settings, columns, fingerprint_of(record))
+        _check(target, record, files)
+        success = {"version": table.version, "num_rows": num_rows, "files": files}
+        (target / SUCCESS).write_bytes(_as_json(success))
+        _check(target, record, files)
+        logger.info("%s: written", target)
+    return Exported(target, table.version, success["num_rows"], len(success["files"]), is_new)
 
 
 def is_exported(
@@ -112,21 +84,17 @@ def is_exported(
     storage = storage or StorageConfig()
     target = open_location(settings.uri, storage)
     record = _record(published(uri, version=version, storage=storage), settings)
-    success = _success(target)
-    return _read_record(target) == record and success is not None
+    return _read(target / RECORD) == record and _read(target / SUCCESS) is not None
 
 
-def _schema(table: Published) -> pa.Schema:
-    return table.dataset(status=None).schema
-
-
-def _record(table: Published, settings: ExportConfig) -> ExportRecord:
-    return ExportRecord(
-        source=table.log.location.shared_uri,
-        table=table.log.id,
-        version=table.version,
-        **settings.model_dump(exclude={"uri"}),
-    )
+def _record(table: Published, settings: ExportConfig) -> dict[str, Any]:
+    """What the export is of; the same record means the same files."""
+    return {
+        "source": table.log.location.shared_uri,
+        "table": table.log.id,
+        "version": table.version,
+        **settings.model_dump(mode="json", exclude={"uri"}),
+    }
 
 
 def _refuse_overlap(table: Location, target: Location) -> None:
@@ -138,7 +106,30 @@ def _refuse_overlap(table: Location, target: Location) -> None:
         )
 
 
-def _begin(target: Location, record: ExportRecord) -> None:
+def _columns(table: Published, settings: ExportConfig) -> list[str]:
+    """The columns of all files and folders; raises ConfigError if the table has no such ones."""
+    schema, within = table.dataset().schema, settings.partition_by
+    names = [name for name in schema.names if name != "status"]  # it is ok in all rows
+    own = [name for name in settings.columns or names if name not in within]
+    for name in (*own, *within):
+        if name not in names:
+            raise ConfigError(f"export: {name!r} is no column of an export; these are: {names}")
+    if not own or len({*own, *within}) < len(own) + len(within):
+        raise ConfigError(
+            f"export: expected each column once, and one that is not in partition_by; saw columns "
+            f"{own}, partition_by {list(within)}"
+        )
+    for name in within:
+        type_ = schema.field(name).type
+        if not (type_ == pa.string() or pa.types.is_integer(type_) or pa.types.is_boolean(type_)):
+            raise ConfigError(
+                f"export.partition_by: {name!r} is {type_}; expected a string, an integer or a "
+                "boolean, which can be a folder's name"
+            )
+    return [*within, *own]
+
+
+def _begin(target: Location, record: Mapping[str, Any]) -> None:
     """Take an empty folder for this export; raises ArtifactMismatchError if it is another's."""
     names = target.files()
     if RECORD not in names and names:
@@ -147,11 +138,8 @@ def _begin(target: Location, record: ExportRecord) -> None:
             "changed; give an empty folder"
         )
     (target / RECORD).create_bytes(_as_json(record))
-    there = _read_record(target)
-    if there != record:
-        fields = differing_fields(
-            there.model_dump(mode="json") if there else {}, record.model_dump(mode="json")
-        )
+    if (there := _read(target / RECORD)) != record:
+        fields = differing_fields(there or {}, dict(record))
         raise ArtifactMismatchError(
             f"{target}: holds another export:\n"
             + "\n".join(f"  {line}" for line in fields)
@@ -160,28 +148,79 @@ def _begin(target: Location, record: ExportRecord) -> None:
 
 
 def _write(
-    table: Published, target: Location, settings: ExportConfig, record: ExportRecord
+    table: Published,
+    target: Location,
+    settings: ExportConfig,
+    columns: list[str],
+    fingerprint: str,
 ) -> tuple[dict[str, int], int]:
-    """Write the rows, those of each status by themselves; returns the files and the rows."""
+    """Write the rows by pyarrow; returns the files with their sizes, and the number of rows."""
+    dataset = table.dataset()
+    schema = pa.schema([dataset.schema.field(name) for name in columns]).remove_metadata()
+    is_csv = settings.format == "csv"
     files: dict[str, int] = {}
     num_rows = 0
-    columns = file_columns(_schema(table), settings)
-    for status in (OK, "failed") if settings.with_failed else (OK,):
-        folder = f"status={status}/" if settings.with_failed else ""
-        written = write_plain_files(
-            table.dataset(status=status), target, settings, columns, folder, record.fingerprint
-        )
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        nonlocal num_rows
         with file_errors(table.log.location):
-            for name, size, rows in written:
-                files[name] = size
-                num_rows += rows
+            for batch in dataset.to_batches(columns=columns):
+                num_rows += batch.num_rows
+                _refuse_empty(batch, settings.partition_by)
+                yield _with_json_cells(batch) if is_csv else batch
+
+    if is_csv:
+        schema = _with_json_cells(schema.empty_table()).schema
+    within = pa.schema([schema.field(name) for name in settings.partition_by])
+    root = f"{target.path.rstrip('/')}/"
+    try:
+        with storage_errors(target.uri):
+            pads.write_dataset(
+                batches(),
+                target.path,
+                schema=schema,
+                format=settings.format,
+                filesystem=target.arrow_filesystem(),
+                partitioning=pads.partitioning(within, flavor="hive"),
+                basename_template=f"part-{{i}}-{fingerprint}.{settings.format}",
+                existing_data_behavior="overwrite_or_ignore",
+                use_threads=False,  # else the files would not hold the same rows each time
+                max_partitions=MOST_FOLDERS,
+                max_rows_per_file=ROWS_PER_FILE,
+                max_rows_per_group=min(ROWS_PER_FILE, 2**16),
+                create_dir=isinstance(target, LocalLocation),
+                file_visitor=lambda file: files.update({file.path.removeprefix(root): file.size}),
+            )
+    except pa.ArrowInvalid as error:
+        raise DataError(f"{target}: {error}; choose other columns for partition_by") from error
     return files, num_rows
 
 
-def _check(target: Location, record: ExportRecord, files: Mapping[str, int]) -> None:
+def _refuse_empty(batch: pa.RecordBatch, names: tuple[str, ...]) -> None:
+    for name in names:
+        if batch[name].type == pa.string() and pc.any(pc.equal(batch[name], "")).as_py():
+            raise DataError(
+                f"export.partition_by: column {name!r} has an empty text, which cannot be a "
+                "folder's name; choose another column"
+            )
+
+
+def _with_json_cells(rows: Any) -> Any:
+    """The rows with JSON in place of lists and structs, which CSV has no form for."""
+    for place, field in enumerate(rows.schema):
+        if pa.types.is_nested(field.type):
+            cells = [
+                None if cell is None else json.dumps(cell, ensure_ascii=False)
+                for cell in rows[field.name].to_pylist()
+            ]
+            rows = rows.set_column(place, field.name, pa.array(cells, pa.string()))
+    return rows
+
+
+def _check(target: Location, record: Mapping[str, Any], files: Mapping[str, int]) -> None:
     """Raise ArtifactMismatchError unless the folder holds these files and is this export's."""
     wrong = _wrong(target, files)
-    if _read_record(target) == record and not wrong:
+    if _read(target / RECORD) == record and not wrong:
         return
     (target / SUCCESS).delete()
     raise ArtifactMismatchError(
@@ -200,28 +239,14 @@ def _wrong(target: Location, files: Mapping[str, int]) -> list[str]:
     return sorted({name for name, _ in files.items() ^ own.items() if name not in hidden})
 
 
-def _read_record(target: Location) -> ExportRecord | None:
+def _read(file: Location) -> dict[str, Any] | None:
+    """What a record says; None if there is none that can be read."""
     try:
-        return ExportRecord.model_validate_json((target / RECORD).read_bytes())
-    except StorageNotFoundError:
+        found = json.loads(file.read_bytes())
+    except (StorageNotFoundError, ValueError):
         return None
-    except ValidationError as error:
-        raise ArtifactMismatchError(
-            f"{target / RECORD}: not a record that this xrec reads: {error}; give another folder"
-        ) from error
+    return found if isinstance(found, dict) else None
 
 
-def _success(target: Location) -> Success | None:
-    try:
-        return Success.model_validate_json((target / SUCCESS).read_bytes())
-    except (StorageNotFoundError, ValidationError):
-        return None
-
-
-def _exported(target: Location, success: Success, *, is_new: bool) -> Exported:
-    return Exported(target, success.version, success.num_rows, len(success.files), is_new)
-
-
-def _as_json(model: BaseModel) -> bytes:
-    values: Any = model.model_dump(mode="json")
+def _as_json(values: Mapping[str, Any]) -> bytes:
     return f"{json.dumps(values, indent=2)}\n".encode()

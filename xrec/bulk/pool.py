@@ -22,7 +22,7 @@ from xrec.bulk.marks import Marks
 from xrec.bulk.ray_actors import as_xrec_error, unpack
 from xrec.bulk.ray_watch import raises_if_ray_ends
 from xrec.bulk.result import Summary
-from xrec.bulk.worker import ChunkWorker, MarksOfDriver, WorkerSettings
+from xrec.bulk.worker import ChunkWorker, WorkerSettings
 from xrec.errors import ClusterError
 
 T = TypeVar("T")
@@ -120,7 +120,7 @@ class DoChunks:
             raise ClusterError(why_not)
         self._blocks: list[list[int]] = ray.get(blocks)
         node = ray.get_runtime_context().get_node_id()
-        self._worker = ChunkWorker(unpack(ray.get(packed)), RemoteMarks(marks), node)
+        self._worker = ChunkWorker(unpack(ray.get(packed)), RemoteMarks(marks), node)  # type: ignore[arg-type]
         ray.get(marks.ready.remote())
 
     def __call__(self, block: dict[str, Any]) -> dict[str, Any]:
@@ -131,35 +131,17 @@ class DoChunks:
         return {"chunk": chunks, "summary": summaries}
 
 
-class RemoteMarks(MarksOfDriver):
-    """The marks of the driver, from a process of the pool."""
+class RemoteMarks:
+    """The marks of the driver (`Marks`), from a process of the pool; `forget` is not waited for."""
 
     def __init__(self, actor: Any):
         self._actor = actor
 
-    def begin_whole(self, *arguments: Any) -> Any:
-        """See Marks."""
-        return ray.get(self._actor.begin_whole.remote(*arguments))
-
-    def attempts(self, *arguments: Any) -> Any:
-        """See Marks."""
-        return ray.get(self._actor.attempts.remote(*arguments))
-
-    def begin(self, *arguments: Any) -> None:
-        """See Marks."""
-        ray.get(self._actor.begin.remote(*arguments))
-
-    def end(self, *arguments: Any) -> None:
-        """See Marks."""
-        ray.get(self._actor.end.remote(*arguments))
-
-    def done(self, *arguments: Any) -> Any:
-        """See Marks."""
-        return ray.get(self._actor.done.remote(*arguments))
-
-    def forget(self, *arguments: Any) -> None:
-        """Nobody waits for it."""
-        self._actor.done.remote(*arguments)
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        method = getattr(self._actor, name)
+        if name == "forget":
+            return method.remote  # type: ignore[no-any-return]
+        return lambda *arguments: ray.get(method.remote(*arguments))
 
 
 def _marks_actor(max_actors: int) -> Any:

@@ -3,27 +3,12 @@
 Nothing is written to the output, and no process is started.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from xrec.bulk.row_format import RowFormat
-from xrec.bulk.run import (
-    ROWS_PER_CHUNK,
-    Batches,
-    Identity,
-    counted_rows,
-    find_record,
-    is_whole,
-    name_of,
-    newest_record,
-    num_buckets_for,
-    refuse_other_files,
-    rejected_by_reason,
-)
+from xrec.bulk.request import RunRequest, refuse_other_files
 from xrec.bulk.status import Rate, Status, read_status, status_of
-from xrec.config.shared import StorageConfig
 from xrec.errors import ArtifactError, StorageNotFoundError, TableError
-from xrec.storage import open_location
 
 
 @dataclass(frozen=True)
@@ -71,62 +56,35 @@ class Preview:
         return self.rate.costs_of(self.num_left, share)
 
 
-def preview(
-    uri: str,
-    identity: Identity,
-    format: RowFormat,
-    batches: Callable[[], Batches],
-    *,
-    listing: Mapping[str, list[str]],
-    rows_per_chunk: Callable[[int], int] | int = ROWS_PER_CHUNK,
-    carry_from: str | None = None,
-    storage: StorageConfig | None = None,
-) -> Preview:
-    """What `open_run` with the same arguments would open or plan, and what is left of it.
+def preview(request: RunRequest) -> Preview:
+    """What `open_run` would open or plan, and what is left of it.
 
-    The input is read, through `batches`, only where `open_run` would read it. Raises what
-    `open_run` raises, except for what only a write to the store can tell.
+    The input is read only where `open_run` would read it. Raises what `open_run` raises, except for
+    what only a write to the store can tell.
     """
-    storage = storage or StorageConfig()
-    output = open_location(uri, storage)
+    output = request.output
     refuse_other_files(output)
-    others = [each for each in (uri, carry_from) if each is not None]
-    record = find_record(output, identity, listing)
+    record, num_given = request.planned(), None
     if record is None:
-        with counted_rows(batches(), format.key_schema) as (spill, rejected):
-            name = name_of(identity, spill.fingerprint)
-            newest = newest_record(output, name)
-            record = None if newest is None or not is_whole(output, newest[1]) else newest[1]
+        with request.read_rows() as rows:
+            num_given = rows.spill.num_given
+            record = rows.planned(output)
             if record is None:
-                size = (
-                    rows_per_chunk
-                    if isinstance(rows_per_chunk, int)
-                    else rows_per_chunk(spill.num_rows)
-                )
-                chunks = spill.chunks(size, num_buckets_for(spill.num_rows))
-                return Preview(
-                    spill.num_rows,
-                    sum(1 for _ in chunks),
-                    spill.num_given,
-                    rejected_by_reason(rejected),
-                    None,
-                    next(_rates(others, storage), None),
-                )
-            num_given = spill.num_given
-    else:
-        num_given = None
+                num_chunks = sum(1 for _ in request.chunks(rows.spill, carrying=False))
+                rejected, rate = rows.rejected_by_reason, next(_rates(request), None)
+                return Preview(rows.spill.num_rows, num_chunks, num_given, rejected, None, rate)
     status = status_of(output, record)
-    rate = status.rate or next(_rates(others, storage), None)
+    rate = status.rate or next(_rates(request), None)
     return Preview(
         record.num_rows, record.size.num_chunks, num_given, record.rejected, status, rate
     )
 
 
-def _rates(uris: Sequence[str], storage: StorageConfig) -> Iterator[Rate]:
-    """The rates that were measured at these outputs."""
-    for uri in uris:
+def _rates(request: RunRequest) -> Iterator[Rate]:
+    """The rates that were measured at the output, and at the one to carry over from."""
+    for uri in filter(None, (request.uri, request.carry_from)):
         try:
-            rate = read_status(uri, storage).rate
+            rate = read_status(uri, request.storage).rate
         except (ArtifactError, TableError, StorageNotFoundError):
             continue  # there is no run that this xrec reads
         if rate is not None:

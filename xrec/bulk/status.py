@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Literal
 
 from xrec.bulk.progress import Progress, now, read_progress
-from xrec.bulk.run import RUNS, RunRecord, records
+from xrec.bulk.run import RunRecord, records
 from xrec.bulk.table import deciding
 from xrec.config.shared import StorageConfig
 from xrec.errors import ArtifactNotFoundError
@@ -138,7 +138,7 @@ def read_status(uri: str, storage: StorageConfig | None = None) -> Status:
 def status_of(output: Location, record: RunRecord) -> Status:
     """The status of one run."""
     manifest, is_published, was_published, is_outdated = None, False, False, False
-    progress = read_progress(output / RUNS / record.run / record.nonce)
+    progress = read_progress(record.folder(output))
     log = open_log(output)
     if log is not None:
         was_published = any(_is_of(entry, record) for entry in deciding(log))

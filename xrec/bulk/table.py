@@ -110,8 +110,9 @@ def deciding(log: DeltaLog) -> Iterator[Entry]:
     while version >= 0:
         entry = log.entry(version)
         if entry.commit is not None and entry.commit.kind == "undo":
+            # An undo that is not sound was made by a sleeper, in another table: it undid nothing.
             assert entry.commit.target is not None
-            version = entry.commit.target
+            version = entry.commit.target if log.is_sound(version) else version - 1
             continue
         if entry.commit is not None:
             yield entry

@@ -5,16 +5,17 @@ import os
 import re
 import uuid
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import NoReturn, Protocol
+from functools import reduce
+from typing import NoReturn
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from xrec.bulk.backoff import with_backoff
-from xrec.bulk.marks import Attempt, Range
+from xrec.bulk.marks import Attempt, Marks
 from xrec.bulk.plan import Plan, PlanSize
 from xrec.bulk.result import ResultFolder, Summary, added, summary_of
 from xrec.bulk.room import Room
@@ -30,34 +31,6 @@ logger = logging.getLogger("xrec")
 _POISONED = re.compile(r"CUDA error|device-side assert|CUBLAS_STATUS_EXECUTION_FAILED")
 _OUT_OF_MEMORY = re.compile(r"out of memory", re.IGNORECASE)
 POISONED_EXIT_CODE = 70
-
-
-class MarksOfDriver(Protocol):
-    """`Marks`, wherever they are."""
-
-    def begin_whole(self, number: int, num_rows: int, worker: str, node: str) -> bool:
-        """See Marks."""
-        ...
-
-    def attempts(self, number: int, num_rows: int, worker: str) -> list[Attempt] | str:
-        """See Marks."""
-        ...
-
-    def begin(self, number: int, rows: Range, worker: str, node: str) -> None:
-        """See Marks."""
-        ...
-
-    def end(self, number: int, rows: Range, kept: Outcome | None) -> None:
-        """See Marks."""
-        ...
-
-    def done(self, number: int) -> int:
-        """See Marks."""
-        ...
-
-    def forget(self, number: int) -> None:
-        """The same, without an answer."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -81,7 +54,7 @@ class WorkerSettings:
 class ChunkWorker:
     """Does chunks of a pass, several at the same time in threads of their own."""
 
-    def __init__(self, settings: WorkerSettings, marks: MarksOfDriver, node: str = ""):
+    def __init__(self, settings: WorkerSettings, marks: Marks, node: str = ""):
         folder = open_location(settings.folder, settings.storage)
         self._format = settings.format
         self._plan = Plan(folder / "plan", settings.size)
@@ -137,7 +110,7 @@ class ChunkWorker:
         return Outcome(
             pa.concat_tables([part.ok for part in parts]),
             pa.concat_tables([part.failed for part in parts]),
-            _summed(parts),
+            reduce(added, (part.costs for part in parts), {}),
         )
 
     def _attempt(self, number: int, planned: pa.Table, attempt: Attempt, is_part: bool) -> Outcome:
@@ -242,13 +215,6 @@ class ChunkWorker:
         if row_keys.group_by(row_keys.column_names).aggregate([]).num_rows < ok.num_rows:
             return keys
         return keys.group_by(keys.column_names).aggregate([]).cast(keys.schema)
-
-
-def _summed(parts: Sequence[Outcome]) -> dict[str, float]:
-    costs: dict[str, float] = {}
-    for part in parts:
-        costs = added(costs, part.costs)
-    return costs
 
 
 def is_poisoned(error: Exception) -> bool:

@@ -33,7 +33,7 @@ def export(
     ],
     storage_keys: StorageKeys = None,
     format: Annotated[
-        str, typer.Option("--format", metavar="parquet|jsonl|csv", help="Format of the files.")
+        str, typer.Option("--format", metavar="parquet|csv", help="Format of the files.")
     ] = "parquet",
     columns: Annotated[
         str | None,
@@ -47,12 +47,6 @@ def export(
             help="Columns whose values become the names of folders, COLUMN=VALUE/.",
         ),
     ] = None,
-    with_failed: Annotated[
-        bool,
-        typer.Option(
-            "--with-failed", help="Failed rows too: the files are in status=ok/, status=failed/."
-        ),
-    ] = False,
     version: Annotated[
         int | None,
         typer.Option("--version", help="Version of the table. Default: the published one."),
@@ -74,7 +68,6 @@ def export(
                 "format": format,
                 "columns": None if columns is None else _names(columns),
                 "partition_by": _names(partition_by or ""),
-                "with_failed": with_failed,
             },
             "xrec export",
         )

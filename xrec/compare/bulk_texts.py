@@ -1,7 +1,7 @@
 """A bulk run that writes an entry's texts, its texts afterwards, and how fast it was."""
 
 from xrec.backfill import finish, has_work, run_backfill
-from xrec.backfill.plan import run_arguments
+from xrec.backfill.plan import run_request
 from xrec.backfill.task import LoadExplainer, load_task_explainer
 from xrec.bulk import Identity, open_run
 from xrec.compare.made import Made, texts_of_run
@@ -16,7 +16,7 @@ def write_texts(
 
     Raises what `xrec backfill` raises.
     """
-    run = open_run(**run_arguments(config, identity))
+    run = open_run(run_request(config, identity))
     manifest = run_backfill(config, run, load) if has_work(config, run) else finish(config, run)
     assert manifest is not None, "a run without a limit is finished when it ends"
     return manifest

@@ -17,9 +17,8 @@ class ExportConfig(Config):
         description="URI of the folder, which must be empty or hold an export. "
         "_SUCCESS is in it once it is whole."
     )
-    format: Literal["parquet", "jsonl", "csv"] = Field(
-        "parquet",
-        description="Format of the files: Parquet, one JSON object a line, or CSV with a header.",
+    format: Literal["parquet", "csv"] = Field(
+        "parquet", description="Format of the files: Parquet, or CSV with a header."
     )
     partition_by: tuple[str, ...] = Field(
         (),
@@ -28,11 +27,6 @@ class ExportConfig(Config):
     )
     columns: tuple[str, ...] | None = Field(
         None, description="Columns of the files. If null, all that the table's files have."
-    )
-    with_failed: bool = Field(
-        False,
-        description="Whether failed rows are written too. The files are then in the folders "
-        "status=ok/ and status=failed/.",
     )
 
     @model_validator(mode="before")

@@ -11,13 +11,13 @@ from xrec.bulk import (
     BulkRun,
     Identity,
     RayPool,
+    RunRequest,
     Summary,
     clean_keys,
     complete,
     listing_of,
     open_run,
     publish,
-    tells_what_is_done,
 )
 from xrec.bulk.publish import Describe
 from xrec.bulk.ray_actors import gpus_each
@@ -62,13 +62,15 @@ def plan_texts(config: PeerConfig) -> BulkRun:
     """
     pairs = None if config.pairs is None else open_location(config.pairs, config.storage)
     return open_run(
-        config.artifact("explanations"),
-        texts_identity(config),
-        TEXTS,
-        lambda: _pairs(config),
-        listing={} if pairs is None else listing_of(pairs),
-        rows_per_chunk=config.rows_per_chunk,
-        storage=config.storage,
+        RunRequest(
+            config.artifact("explanations"),
+            texts_identity(config),
+            TEXTS,
+            lambda: _pairs(config),
+            listing={} if pairs is None else listing_of(pairs),
+            rows_per_chunk=config.rows_per_chunk,
+            storage=config.storage,
+        )
     )
 
 
@@ -105,10 +107,7 @@ def write_peer_texts(config: PeerConfig) -> Manifest:
         cpus=actors.cpus_per_actor,
         gpus=gpus_each(actors.device, actors.num_actors),
     )
-    with (
-        tells_what_is_done(run, "texts are written"),
-        counter("texts", run.record.num_rows) as show,
-    ):
+    with counter("texts", run.record.num_rows) as show:
         manifest = complete(
             run,
             pool,

@@ -1,7 +1,6 @@
 """Plans and drives a recommend run, and publishes its table."""
 
 import functools
-import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,13 +11,14 @@ from xrec.bulk import (
     BulkRun,
     Identity,
     RayPool,
+    RunRequest,
     Summary,
     Survey,
     clean_keys,
-    drive,
+    complete,
+    has_work,
     open_run,
     publish,
-    tells_what_is_done,
 )
 from xrec.config.backfill import RecommendConfig
 from xrec.data.cold_start import read_cold_start
@@ -28,8 +28,6 @@ from xrec.progress import counter
 from xrec.recommend.tables import RankingTables
 from xrec.recommend.task import FULL, ROWS, load_task
 from xrec.storage import Kind, Manifest, manifest_of
-
-logger = logging.getLogger("xrec")
 
 KIND: Kind = "recommendations"
 _LOST = ROWS.error_reason
@@ -63,13 +61,14 @@ def plan_recommendations(config: RecommendConfig, tables: RankingTables) -> Bulk
     `identify_recommendations` raises.
     """
     return open_run(
-        config.artifact(KIND),
-        identify_recommendations(config),
-        ROWS,
-        lambda: [_users(config, tables)],
-        listing={},  # what the users are follows from the identity
-        rows_per_chunk=config.users_per_task,
-        storage=config.storage,
+        RunRequest(
+            config.artifact(KIND),
+            identify_recommendations(config),
+            ROWS,
+            lambda: [_users(config, tables)],  # they follow from the identity
+            rows_per_chunk=config.users_per_task,
+            storage=config.storage,
+        )
     )
 
 
@@ -87,44 +86,34 @@ def run_recommend(config: RecommendConfig, run: BulkRun, tables: RankingTables) 
     processes died with users, and what `publish` raises. What is done stays, and the next call goes
     on from there.
     """
-    num_users, num_chunks = run.record.num_rows, run.record.size.num_chunks
-    logger.info("%d users in %d chunks, %d items of each", num_users, num_chunks, config.k)
-    is_lost = _LOST in Survey(run).summary.failed
-    with (
-        tells_what_is_done(run, "users are ranked"),
-        counter("users ranked", num_users) as show,
-    ):
-        progress = drive(
+    num_users, is_lost = run.record.num_rows, _LOST in Survey(run).summary.failed
+    with counter("users ranked", num_users) as show:
+        manifest = complete(
             run,
             RayPool(max_actors=max(1, int(ray.cluster_resources().get("CPU", 1)))),
             functools.partial(load_task, ray.put(tables), config.k),
+            KIND,
+            _describe,
             retry=(_LOST,) if is_lost else (),
             alongside=config.alongside,
             on_progress=lambda progress: show(progress.num_rows),
         )
-    if num_lost := progress.failed.get(_LOST, 0):
-        raise ClusterError(
-            f"{num_lost} of {num_users} users are not ranked: {progress.num_deaths} processes "
-            "died, which is often for lack of memory. Give the cluster more memory or fewer CPUs, "
-            "and run the same command again, which does these users again"
-        )
-    manifest = publish(run, KIND, _describe)
-    assert manifest is not None
+    assert manifest is not None, "only a limit ends a run before it is done"
     return manifest
 
 
 def publish_recommendations(run: BulkRun) -> Manifest | None:
-    """Publish a run that is done, and return its manifest; None if users are left.
-
-    Users that were lost are left, too.
-    """
-    survey = Survey(run)
-    if not survey.is_done or _LOST in survey.summary.failed:
-        return None
-    return publish(run, KIND, _describe)
+    """Publish a run that is done, and return its manifest; None if users are left, or lost."""
+    return None if has_work(run, retry=(_LOST,)) else publish(run, KIND, _describe)
 
 
 def _describe(summary: Summary) -> tuple[Mapping[str, int], Mapping[str, Any]]:
+    if num_lost := summary.failed.get(_LOST, 0):
+        raise ClusterError(
+            f"{num_lost} of {summary.num_rows} users are not ranked: {summary.num_deaths} "
+            "processes died, which is often for lack of memory. Give the cluster more memory or "
+            "fewer CPUs, and run the same command again, which does these users again"
+        )
     counts = {
         "recommendations": summary.num_ok_rows,
         "users": summary.num_rows,

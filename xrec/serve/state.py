@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from xrec.adapter.artifact import read_adapter
 from xrec.backfill.identity import arithmetic
 from xrec.backfill.lookup import ExplanationLookup, open_lookup
-from xrec.bulk.run import Base, base_of
+from xrec.bulk.run import Base
 from xrec.config.serve import ServeConfig
 from xrec.data.cold_start import read_cold_start
 from xrec.data.dataset import read_dataset
@@ -145,7 +145,7 @@ class BackfillWatch:
         logger.info("the footers of %d files of the backfill are in memory", num_files)
 
     def _newest(self) -> Base:
-        return base_of(open_log(_explanations(self._config)))
+        return Base.of(open_log(_explanations(self._config)))
 
 
 def _explanations(config: ServeConfig) -> Location:

@@ -70,7 +70,7 @@ class Commit(BaseModel):
 
 @dataclass(frozen=True)
 class Entry:
-    """An entry of the log: `commit` is None if another program wrote it, or it is not there.
+    """An entry of the log: `commit` is None if another program wrote it.
 
     restored: the version that another program's RESTORE brought back.
     """
@@ -97,11 +97,15 @@ class DeltaLog:
         self.files = lru_cache(None)(self._files)
 
     def _entry(self, version: int) -> Entry:
-        """The entry of a version."""
+        """The entry of a version; raises TableError if someone deleted it."""
+        file = self.location / LOG / f"{version:020d}.json"
         try:
-            data = (self.location / LOG / f"{version:020d}.json").read_bytes()
-        except StorageNotFoundError:  # another program shortened the log
-            return Entry(version, None, "", None)
+            data = file.read_bytes()
+        except StorageNotFoundError as error:
+            raise TableError(
+                f"{self.location}: the Delta log cannot be used: {file} is missing, so what the "
+                "table is meant to have is not known"
+            ) from error
         actions = [json.loads(line) for line in data.splitlines() if line.strip()]
         info: dict[str, Any] = next(
             (each["commitInfo"] for each in actions if "commitInfo" in each), {}
@@ -178,6 +182,13 @@ def open_log(location: Location, version: int | None = None) -> DeltaLog | None:
         return None
     with delta_errors(location), suppress(deltalake.exceptions.TableNotFoundError):
         delta = _load(location, None)
+        if delta.protocol().min_reader_version > 1:
+            raise TableError(
+                f"{location}: another program turned on a feature of Delta tables that this xrec "
+                "does not read, such as deletion vectors: expected reader version 1, saw "
+                f"{delta.protocol().min_reader_version}; read it by a program that knows them, and "
+                "give another output URI"
+            )
         if version is not None and not 0 <= version <= delta.version():
             raise TableError(
                 f"{location}: version {version} is not there; the table has 0 to {delta.version()}"
@@ -288,7 +299,7 @@ def file_errors(location: Location) -> Iterator[None]:
         except pa.ArrowInvalid as error:
             raise DataError(
                 f"{location}: a file of the table cannot be read ({error}); go back to the version "
-                "before (xrec rollback), or run the job again"
+                "before (xrec JOB rollback), or run the job again"
             ) from error
 
 

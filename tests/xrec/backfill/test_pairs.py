@@ -15,7 +15,7 @@ from tests.xrec.backfill.runs import plan, run
 from tests.xrec.backfill.toy_engines import Toy
 from tests.xrec.bulk.toy_run import PoolHere
 from xrec.backfill import pair_batches, pairs_listing
-from xrec.bulk import Identity, Outcome, clean_keys, complete, open_run
+from xrec.bulk import Identity, Outcome, RunRequest, clean_keys, complete, open_run
 from xrec.data import read_dataset
 from xrec.errors import (
     ArtifactMismatchError,
@@ -263,11 +263,12 @@ def _recommend(location: Location, *users: str) -> None:
     """Publish two items of each user."""
     table = pa.table({"user_id": users})
     run = open_run(
-        location.uri,
-        Identity(kind="recommendations", config={"k": 2}, inputs={}),
-        ROWS,
-        lambda: [clean_keys(table, ROWS.keys, file="users", first_line=1)],
-        listing={},
+        RunRequest(
+            location.uri,
+            Identity(kind="recommendations", config={"k": 2}, inputs={}),
+            ROWS,
+            lambda: [clean_keys(table, ROWS.keys, file="users", first_line=1)],
+        )
     )
     complete(run, PoolHere(), _Ranked, "recommendations", lambda summary: ({}, {}))
 

@@ -192,7 +192,7 @@ def test_run_that_is_interrupted_says_how_to_go_on_and_lets_the_next_driver_begi
     done = calls(called)
     (said,) = [each.getMessage() for each in caplog.records if "stopped" in each.getMessage()]
     assert said == (
-        f"stopped: {len(done)} of 12 pairs are done; run the same command again to go on with the "
+        f"stopped: {len(done)} of 12 rows are done; run the same command again to go on with the "
         "others"
     )
     run(config, pairs(*GOOD), load=Toy(calls=str(called)))
@@ -222,7 +222,7 @@ def test_run_in_a_process_that_gets_sigterm_ends_with_130_and_the_same_command_g
         process.send_signal(signal.SIGTERM)
         _, said = process.communicate(timeout=60)
     assert process.returncode == 130, said
-    (done,) = re.findall(r"stopped: (\d+) of 12 pairs are done; run the same command again", said)
+    (done,) = re.findall(r"stopped: (\d+) of 12 rows are done; run the same command again", said)
     assert 0 < int(done) < len(GOOD)
     assert said.rstrip().endswith("interrupted")
     assert not (output_of(config) / "_delta_log").exists()

@@ -19,7 +19,7 @@ from xrec.backfill.finish import describe
 from xrec.backfill.identity import identify
 from xrec.backfill.run import chunks_at_once
 from xrec.backfill.task import EXPLANATIONS, ExplainTask, explain_task
-from xrec.bulk import Identity, Outcome, clean_keys, complete, open_run
+from xrec.bulk import Identity, Outcome, RunRequest, clean_keys, complete, open_run
 from xrec.config.backfill import FailureReason
 from xrec.storage import open_location
 
@@ -35,13 +35,14 @@ def task(make_config: MakeConfig) -> ExplainTask:
 
 def complete_run(uri: str, pairs: pa.Table, task: ExplainTask, **settings: Any) -> Any:
     run = open_run(
-        uri,
-        Identity(kind="explanations", config={}, inputs={}),
-        EXPLANATIONS,
-        lambda: [clean_keys(pairs, EXPLANATIONS.keys, file="pairs", first_line=1)],
-        listing={},
-        rows_per_chunk=3,
-        **settings,
+        RunRequest(
+            uri,
+            Identity(kind="explanations", config={}, inputs={}),
+            EXPLANATIONS,
+            lambda: [clean_keys(pairs, EXPLANATIONS.keys, file="pairs", first_line=1)],
+            rows_per_chunk=3,
+            **settings,
+        )
     )
     return complete(run, PoolHere(), lambda: task, "explanations", describe(run))
 

@@ -88,7 +88,6 @@ def no_waits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def small_windows(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let an export make several files."""
-    monkeypatch.setattr("xrec.bulk.plain_files.WINDOW_BYTES", 1000)
+    """Let a table have several row groups and buckets."""
     monkeypatch.setattr("xrec.bulk.parts._ROWS_PER_GROUP", 8)
     monkeypatch.setattr("xrec.bulk.run.ROWS_PER_BUCKET", 3)

@@ -3,12 +3,10 @@
 import csv
 import io
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 import pytest
@@ -17,8 +15,7 @@ from tests.xrec.bulk.conftest import Place, Toys
 from tests.xrec.bulk.test_rules_publish import Stopped
 from tests.xrec.bulk.toy_run import Toy
 from xrec.bulk import Exported, export_run, is_exported
-from xrec.bulk.export import RECORD, SUCCESS
-from xrec.bulk.plain_files import write_plain_files
+from xrec.bulk.export import RECORD, SUCCESS, _with_json_cells
 from xrec.config.export import ExportConfig
 from xrec.errors import (
     ArtifactMismatchError,
@@ -32,6 +29,12 @@ from xrec.storage.local import LocalLocation
 from xrec.storage.s3 import S3Location
 
 ODD_ITEMS = ["a", 'says "no", or\nnot; é🙂', "comma, and\ttab", "odd-1"]
+
+
+@pytest.fixture
+def small_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let an export make several files."""
+    monkeypatch.setattr("xrec.bulk.export.ROWS_PER_FILE", 10)
 
 
 def export(place: Place, version: int | None = None, **settings: Any) -> Exported:
@@ -65,9 +68,9 @@ def finished(toys: Toys, items: Any = ODD_ITEMS) -> Toy:
     return toy
 
 
-def table_rows(toy: Toy, columns: list[str], status: str = "ok") -> list[tuple[Any, ...]]:
+def table_rows(toy: Toy, columns: list[str]) -> list[tuple[Any, ...]]:
     """The rows of the table, sorted by their keys: what an export is compared with."""
-    return in_order(toy.published().dataset(status=status).to_table().to_pylist(), columns)
+    return in_order(toy.published().dataset().to_table().to_pylist(), columns)
 
 
 def in_order(rows: list[dict[str, Any]], columns: list[str]) -> list[tuple[Any, ...]]:
@@ -80,15 +83,13 @@ def parsed(data: bytes, format: str) -> list[dict[str, Any]]:
     """The rows of a file."""
     if format == "parquet":
         return pq.read_table(pa.BufferReader(data)).to_pylist()
-    if format == "jsonl":
-        return [json.loads(line) for line in data.decode().split("\n") if line]
     rows = csv.DictReader(io.StringIO(data.decode(), newline=""))
     typed = {"num_tokens": int, "reason": lambda text: text or None}
     return [{name: typed.get(name, str)(cell) for name, cell in row.items()} for row in rows]
 
 
-@pytest.mark.usefixtures("small_windows")
-@pytest.mark.parametrize("format", ["parquet", "jsonl", "csv"])
+@pytest.mark.usefixtures("small_files")
+@pytest.mark.parametrize("format", ["parquet", "csv"])
 def test_export_holds_the_rows_that_succeeded(place: Place, toys: Toys, format: str) -> None:
     toy = finished(toys)
     exported = export(place, format=format)
@@ -104,16 +105,16 @@ def test_export_holds_the_rows_that_succeeded(place: Place, toys: Toys, format: 
     assert success_of(place) == {"version": 0, "num_rows": 36, "files": sizes}
 
 
-@pytest.mark.usefixtures("small_windows")
+@pytest.mark.usefixtures("small_files")
 @pytest.mark.parametrize("format", ["parquet", "csv"])
 def test_export_in_folders_of_values_is_read_back_by_pyarrow(
     place: Place, toys: Toys, format: str
 ) -> None:
     toy = finished(toys, ["a/b c", "50 %", "é=", "odd-1"])
-    settings = {"columns": ["user"], "partition_by": ["item", "num_tokens"], "with_failed": True}
-    assert export(place, format=format, **settings).num_rows == 48
+    settings = {"columns": ["user"], "partition_by": ["item", "num_tokens"]}
+    assert export(place, format=format, **settings).num_rows == 36
     target = target_of(place)
-    fields = [("status", pa.string()), ("item", pa.string()), ("num_tokens", pa.int32())]
+    fields = [("item", pa.string()), ("num_tokens", pa.int32())]
     rows = pads.dataset(
         target.path,
         format=format,
@@ -121,120 +122,92 @@ def test_export_in_folders_of_values_is_read_back_by_pyarrow(
         filesystem=target.arrow_filesystem(),
     ).to_table()
     columns = ["user", "item", "num_tokens"]
-    for status in ("ok", "failed"):
-        there = rows.filter(pc.equal(rows["status"], status)).to_pylist()
-        assert in_order(there, columns) == table_rows(toy, columns, status)
-
-
-def test_export_of_an_unknown_or_unfit_column_says_which_there_are(disk: Place, toys: Toys) -> None:
-    finished(toys)
-    for settings, message in (
-        ({"columns": ["text", "txt"]}, r"export.columns: 'txt' is no column .*'text'"),
-        ({"partition_by": ["shop"]}, r"export.partition_by: 'shop' is no column"),
-        ({"partition_by": ["status"]}, "is in no file; with with_failed"),
-        ({"columns": ["text", "text"]}, "expected each column once"),
-        ({"columns": ["item"], "partition_by": ["item"]}, "no column is left"),
-    ):
-        with pytest.raises(ConfigError, match=message):
-            export(disk, **settings)
-    assert not target_of(disk).exists()
-
-
-def written(folder: Path, rows: pa.Table, **settings: Any) -> dict[str, str]:
-    """The files, and their content, that come of writing these rows."""
-    pq.write_table(rows, folder / "rows.parquet", row_group_size=2)
-    columns = [name for name in rows.column_names if name not in settings.get("partition_by", ())]
-    config = ExportConfig(**{"uri": "", **settings})
-    dataset, target = pads.dataset(str(folder / "rows.parquet")), open_location(str(folder / "to"))
-    made = list(write_plain_files(dataset, target, config, columns, "", "x"))
-    texts = {name: (folder / "to" / name).read_text() for name, _, _ in made}
-    assert [size for _, size, _ in made] == [len(text) for text in texts.values()]
-    return texts
-
-
-def test_plain_files_have_about_as_many_bytes_as_told_and_csv_has_lists_as_json(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    said = [{"aspect": 'a "quiet" garden', "count": 3}]
-    aspects = pa.list_(pa.struct([("aspect", pa.string()), ("count", pa.int32())]))
-    rows = pa.table({"text": ["one", "two"], "aspects": pa.array([said, None], aspects)})
-    (text,) = written(tmp_path, rows, format="csv").values()
-    first, second = csv.DictReader(io.StringIO(text, newline=""))
-    assert json.loads(first["aspects"]) == said
-    assert (second["text"], second["aspects"]) == ("two", "")
-    monkeypatch.setattr("xrec.bulk.plain_files.WINDOW_BYTES", 20)
-    texts = written(tmp_path, pa.table({"number": range(7)}), format="jsonl")
-    assert list(texts) == ["part-00000-x.jsonl", "part-00001-x.jsonl"]
-    assert texts["part-00001-x.jsonl"] == '{"number": 4}\n{"number": 5}\n{"number": 6}\n'
+    assert in_order(rows.to_pylist(), columns) == table_rows(toy, columns)
 
 
 @pytest.mark.parametrize(
-    ("rows", "settings", "message"),
+    ("settings", "message"),
     [
-        ({"a": [1.0, float("nan")]}, {"format": "jsonl"}, "JSON has no NaN.*choose parquet"),
-        ({"a": ["b", ""], "c": [1, 2]}, {"partition_by": ["a"]}, "'a' has an empty text"),
-        ({"a": ["b"] * 5 + ["d"], "c": range(6)}, {"partition_by": ["c"]}, "more than 4 folders"),
+        ({"columns": ["text", "txt"]}, r"'txt' is no column .*'text'"),
+        ({"partition_by": ["shop"]}, r"'shop' is no column"),
+        ({"partition_by": ["status"]}, r"'status' is no column of an export"),
+        ({"columns": ["text", "text"]}, "expected each column once"),
+        ({"columns": ["item"], "partition_by": ["item"]}, "expected each column once, and one"),
     ],
 )
-def test_plain_files_refuse_values_that_the_form_cannot_hold(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: Any, settings: Any, message: str
+def test_export_of_an_unknown_or_unfit_column_says_which_there_are(
+    disk: Place, toys: Toys, settings: dict[str, Any], message: str
 ) -> None:
-    monkeypatch.setattr("xrec.bulk.plain_files.MOST_FOLDERS", 4)
-    with pytest.raises(DataError, match=message):
-        written(tmp_path, pa.table(rows), **settings)
+    finished(toys)
+    with pytest.raises(ConfigError, match=message):
+        export(disk, **settings)
+    assert not target_of(disk).exists()
+
+
+def test_export_by_a_column_of_empty_or_too_many_values_is_refused(
+    disk: Place, toys: Toys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finished(toys, ["a", "b", ""])
+    with pytest.raises(DataError, match="'item' has an empty text"):
+        export(disk, partition_by=["item"])
+    monkeypatch.setattr("xrec.bulk.export.MOST_FOLDERS", 4)
+    target_of(disk).delete()
+    with pytest.raises(DataError, match="maximum of 4; choose other columns for partition_by"):
+        export(disk, partition_by=["user"])
+    assert success_of(disk) is None
+
+
+def test_csv_has_lists_as_json() -> None:
+    said = [{"aspect": 'a "quiet" garden', "count": 3}]
+    aspects = pa.list_(pa.struct([("aspect", pa.string()), ("count", pa.int32())]))
+    rows = pa.table({"text": ["one", "two"], "aspects": pa.array([said, None], aspects)})
+    (first, second) = _with_json_cells(rows).to_pylist()
+    assert json.loads(first["aspects"]) == said
+    assert (second["text"], second["aspects"]) == ("two", None)
 
 
 # It is whole, or says that it is not.
 
 
-class Watch:
-    """Calls `before` ahead of everything that is written or deleted in the export's folder."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, folder: str):
-        self.before: Callable[[int], None] = lambda number: None
-        self.number = 0
-        for kind in (LocalLocation, S3Location):
-            for name in ("write_bytes", "create_bytes", "delete"):
-                monkeypatch.setattr(kind, name, self._watched(getattr(kind, name), folder))
-
-    def _watched(self, original: Any, folder: str) -> Any:
-        def watched(location: Location, *arguments: Any) -> Any:
-            if location.uri.startswith(folder):
-                self.number += 1
-                self.before(self.number - 1)
-            return original(location, *arguments)
-
-        return watched
-
-
-@pytest.mark.usefixtures("small_windows")
+@pytest.mark.usefixtures("small_files")
 def test_export_stopped_at_any_moment_goes_on_and_one_that_is_whole_is_left(
-    place: Place, toys: Toys, monkeypatch: pytest.MonkeyPatch
+    place: Place, toys: Toys
 ) -> None:
     finished(toys)
-    whole, moment = export(place).num_files, 0
-    files, watch = exported_files(place), Watch(monkeypatch, target_of(place).uri)
-
-    def stop(number: int) -> None:
-        if number == moment:
-            raise Stopped
-
-    while moment < whole + 2:  # the record, the files, and `_SUCCESS`
+    export(place)
+    files = exported_files(place)
+    for moment in ("record", "files", "success"):
         target_of(place).delete()
-        watch.number, watch.before = 0, stop
-        with pytest.raises(Stopped):
-            export(place)
-        watch.before = lambda number: None
-        moment += 1
+        with pytest.MonkeyPatch.context() as patch:
+            _stop_at(moment, patch)
+            with pytest.raises(Stopped):
+                export(place)
         assert success_of(place) is None
         assert export(place).is_new
         assert exported_files(place) == files
-    watch.number = 0
     assert not export(place).is_new
-    assert watch.number == 1  # whether the record is there
     (target_of(place) / min(files)).delete()
     assert export(place).is_new
     assert exported_files(place) == files
+
+
+def _stop_at(moment: str, patch: pytest.MonkeyPatch) -> None:
+    """Stop an export before its record, within its files, or before `_SUCCESS`."""
+
+    def stop(*arguments: Any) -> Any:
+        raise Stopped
+
+    if moment == "files":
+        original = pads.write_dataset
+
+        def write(batches: Any, *arguments: Any, **settings: Any) -> None:
+            original(list(batches)[:1], *arguments, **settings)
+            raise Stopped
+
+        patch.setattr("xrec.bulk.export.pads.write_dataset", write)
+    name = {"record": "create_bytes", "success": "write_bytes"}.get(moment)
+    for kind in (LocalLocation, S3Location) if name else ():
+        patch.setattr(kind, name, stop)
 
 
 def test_export_of_something_else_or_among_other_files_is_refused(place: Place, toys: Toys) -> None:
@@ -265,7 +238,7 @@ def test_export_of_something_else_or_among_other_files_is_refused(place: Place, 
         export(place, version=0, **same)
     assert success_of(place) is None
     (target / RECORD).write_bytes(b"{}")
-    with pytest.raises(ArtifactMismatchError, match="not a record that this xrec reads"):
+    with pytest.raises(ArtifactMismatchError, match="another export"):
         export(place)
 
 

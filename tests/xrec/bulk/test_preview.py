@@ -11,7 +11,7 @@ from tests.xrec.bulk.test_rules_carry import drive_carrying
 from tests.xrec.bulk.test_rules_drive import stopped_after
 from tests.xrec.bulk.test_rules_plan import OTHER
 from tests.xrec.bulk.toy_run import FORMAT, IDENTITY, batch_of
-from xrec.bulk import Preview, clean_keys, preview
+from xrec.bulk import Preview, RunRequest, clean_keys, preview
 from xrec.errors import DataError, TableError
 
 LISTING = {"rows.parquet": ["1", "36"]}
@@ -33,7 +33,7 @@ def preview_at(place: Place, **changes: Any) -> Preview:
         "rows_per_chunk": 6,
         "storage": place.storage,
     }
-    return preview(place.uri, **{**settings, **changes})
+    return preview(RunRequest(place.uri, **{**settings, **changes}))
 
 
 def test_preview_counts_what_a_plan_would_have_and_writes_nothing(place: Place, toys: Toys) -> None:

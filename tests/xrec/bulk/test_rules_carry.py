@@ -14,7 +14,7 @@ from tests.xrec.bulk.test_rules_faults import KillingTask
 from tests.xrec.bulk.test_rules_plan import OTHER
 from tests.xrec.bulk.test_rules_publish import files_of
 from tests.xrec.bulk.toy_run import FORMAT, PoolHere, Toy, batch_of, die_here, rows_of
-from xrec.bulk import Progress, check_output, drive, empty, open_run
+from xrec.bulk import Progress, RunRequest, check_output, drive, empty, open_run
 from xrec.errors import ArtifactMismatchError, DataError, StorageError, TableError
 
 
@@ -105,7 +105,7 @@ def test_rule_11_table_of_other_columns_is_refused_unless_it_is_this_output(
 
     def planned(uri: str, format: Any = wider) -> Any:
         rows = [batch_of(first.rows)]
-        return open_run(uri, OTHER, format, lambda: rows, listing={}, carry_from=disk.uri)
+        return open_run(RunRequest(uri, OTHER, format, lambda: rows, carry_from=disk.uri))
 
     with pytest.raises(ArtifactMismatchError, match="num_tokens: int32 there, int64 here"):
         planned(f"{disk.uri}/other")

@@ -13,7 +13,7 @@ import pytest
 from tests.xrec.bulk.conftest import Place, Toys
 from tests.xrec.bulk.toy_run import PoolHere, Toy, ToyTask, rows_of
 from xrec.bulk import Outcome, Survey, driver, has_work, read_status
-from xrec.errors import DataError, LeaseError
+from xrec.errors import DataError, LeaseError, TableError
 
 
 class DriverDied(BaseException):
@@ -223,6 +223,18 @@ def test_rule_7_interrupted_retry_is_done_before_anything_is_published(
     assert (has_work(toy.run, retry=["odd"]), has_work(toy.run, retry=["dull"])) == (True, False)
     toy.complete(retry=["odd"])
     assert rows_of(toy.published(), "ok") == toy.rows
+
+
+def test_rule_7_run_that_lost_the_record_of_a_retry_is_planned_anew(toys: Toys) -> None:
+    toy = toys("a odd-1")
+    for _ in range(2):
+        toy.drive(retry=["odd"])
+    (toy.run.folder / "pass-1.json").delete()
+    with pytest.raises(TableError, match=r"pass-1\.json was deleted; run the job again"):
+        toy.drive()
+    again = toys("a odd-1")
+    assert again.run.record.nonce != toy.run.record.nonce
+    assert again.complete().row_counts == {"explanations": 12, "failed": 12}
 
 
 def test_rule_7_retry_of_other_reasons_follows_the_one_that_was_begun(toys: Toys) -> None:

@@ -18,8 +18,9 @@ from tests.xrec.bulk.conftest import Place, Toys
 from tests.xrec.bulk.test_rules_plan import OTHER
 from tests.xrec.bulk.toy_run import PoolHere, Toy, rows_of
 from xrec.bulk import empty, published, rollback
+from xrec.bulk.table import deciding, replace_content
 from xrec.errors import ArtifactNotFoundError, StorageError, TableError
-from xrec.storage.delta import open_log
+from xrec.storage.delta import Commit, open_log
 
 MODULE = sys.modules["xrec.bulk.publish"]  # its function has the same name
 
@@ -225,6 +226,18 @@ def test_rule_8_publisher_that_slept_over_a_deletion_is_undone(
     again = toys("c d", identity=OTHER)
     assert again.publish().version == 2  # its own, once the other version is undone
     assert rows_of(again.published()) == other.rows
+
+
+def test_rule_8_undo_that_is_not_sound_undoes_nothing(toys: Toys) -> None:
+    """A sleeper's undo came into the table from another one."""
+    first, other = two_runs(toys)
+    first.publish()
+    other.publish()
+    log = open_log(other.run.output)
+    commit = Commit(kind="undo", table="of another", live="", target=0)
+    replace_content(log.location, log, [], pa.schema(log.delta.schema().to_arrow()), commit)
+    (newest, *_) = deciding(open_log(log.location))
+    assert newest.version == 1
 
 
 def test_rule_8_publish_of_other_columns_replaces_them(toys: Toys) -> None:

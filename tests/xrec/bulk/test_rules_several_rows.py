@@ -14,6 +14,7 @@ from xrec.bulk import (
     Identity,
     Outcome,
     RowFormat,
+    RunRequest,
     Survey,
     clean_keys,
     complete,
@@ -64,13 +65,16 @@ class Spell:
 def run_of(place: Place) -> BulkRun:
     """Plan the words."""
     return open_run(
-        place.uri,
-        Identity(kind="spelling", config={}, inputs={}),
-        FORMAT,
-        lambda: [clean_keys(pa.table({"word": WORDS}), FORMAT.keys, file="words", first_line=1)],
-        listing={},
-        rows_per_chunk=4,
-        storage=place.storage,
+        RunRequest(
+            place.uri,
+            Identity(kind="spelling", config={}, inputs={}),
+            FORMAT,
+            lambda: [
+                clean_keys(pa.table({"word": WORDS}), FORMAT.keys, file="words", first_line=1)
+            ],
+            rows_per_chunk=4,
+            storage=place.storage,
+        )
     )
 
 

@@ -19,6 +19,7 @@ from xrec.bulk import (
     Progress,
     Published,
     RowFormat,
+    RunRequest,
     Summary,
     clean_keys,
     complete,
@@ -38,14 +39,6 @@ FORMAT = RowFormat(
     reasons=("odd", "dull"),
 )
 IDENTITY = Identity(kind="explanations", config={"words": 3}, inputs={"rows": "toy"})
-
-
-class MarksHere(Marks):
-    """The marks of a driver that is in the same process."""
-
-    def forget(self, number: int) -> None:
-        """See MarksOfDriver."""
-        self.done(number)
 
 
 class Killed(BaseException):
@@ -129,7 +122,7 @@ class PoolHere:
         self, settings: WorkerSettings, chunks: Sequence[int]
     ) -> Iterator[tuple[int, Summary]]:
         """See Pool."""
-        marks = MarksHere(1)
+        marks = Marks(1)
         worker = self._start(settings, marks)
         for chunk in chunks:
             while True:
@@ -142,7 +135,7 @@ class PoolHere:
                     worker = self._start(settings, marks)
             yield chunk, summary
 
-    def _start(self, settings: WorkerSettings, marks: MarksHere) -> ChunkWorker:
+    def _start(self, settings: WorkerSettings, marks: Marks) -> ChunkWorker:
         self.num_starts += 1
         return ChunkWorker(settings, marks)
 
@@ -207,14 +200,16 @@ def toy_run(
     """Plan a run of every user with every item, with some rows twice."""
     rows = [(f"u-{number}", item) for number in range(num_users) for item in items]
     run = open_run(
-        place.uri,
-        identity,
-        FORMAT,
-        lambda: [batch_of(rows), batch_of(rows[:5])],
-        listing={"rows.parquet": ["1", str(len(rows))]},
-        rows_per_chunk=rows_per_chunk,
-        storage=place.storage,
-        **more,
+        RunRequest(
+            place.uri,
+            identity,
+            FORMAT,
+            lambda: [batch_of(rows), batch_of(rows[:5])],
+            listing={"rows.parquet": ["1", str(len(rows))]},
+            rows_per_chunk=rows_per_chunk,
+            storage=place.storage,
+            **more,
+        )
     )
     return Toy(run, sorted(rows), folder / "healed")
 

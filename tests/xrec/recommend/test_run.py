@@ -149,7 +149,7 @@ def test_run_interrupted_says_how_to_go_on_and_does_the_users_that_are_left(
         _stop_at(2, KeyboardInterrupt, patch)
         with caplog.at_level(logging.WARNING, "xrec"), pytest.raises(KeyboardInterrupt):
             _run(config)
-    assert "10 of 23 users are ranked; run the same command again to go on" in caplog.text
+    assert "10 of 23 rows are done; run the same command again to go on" in caplog.text
     with pytest.raises(ArtifactNotFoundError, match="nothing was published"):
         _read(config)
     run = _plan(make_config(users_per_task=2))  # the plan stays as it is
@@ -195,7 +195,7 @@ def test_run_that_is_done_starts_no_actor_and_is_published_without_ray(
         raise DriverDied
 
     with monkeypatch.context() as patch:
-        patch.setattr("xrec.recommend.run.publish", die)
+        patch.setattr("xrec.bulk.driver.publish", die)
         with pytest.raises(DriverDied):
             _run(config)
     monkeypatch.setattr(PoolHere, "summaries", die)

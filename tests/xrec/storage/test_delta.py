@@ -76,6 +76,18 @@ def test_log_of_nothing_is_none_and_of_one_that_cannot_be_read_an_error(output: 
     commit(output, "publish", [1])
     with pytest.raises(TableError, match="version 3 is not there; the table has 0 to 0"):
         open_log(output, 3)
+    commit(output, "publish", [2])
+    entry = output / "_delta_log" / f"{1:020d}.json"
+    log = log_of(output)
+    data = entry.read_bytes()
+    entry.delete()
+    with pytest.raises(TableError, match=r"the Delta log cannot be used: .*1.json is missing"):
+        log.is_sound(1)
+    entry.write_bytes(data)
+    features = [deltalake.TableFeatures.DeletionVectors]
+    log.delta.alter.add_feature(features, allow_protocol_versions_increase=True)
+    with pytest.raises(TableError, match="expected reader version 1, saw 3; read it by a program"):
+        open_log(output)
     (output / "_delta_log" / f"{0:020d}.json").write_bytes(b"{")
     with pytest.raises(TableError, match="the Delta log cannot be used"):
         open_log(output)

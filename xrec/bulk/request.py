@@ -1,0 +1,273 @@
+"""A run that is asked for and its plan: `open_run` makes it, or opens the one that is there."""
+
+import re
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+
+from xrec.bulk.backoff import with_backoff
+from xrec.bulk.plan import write_plan
+from xrec.bulk.row_format import OK, RowFormat
+from xrec.bulk.run import RUNS, Base, BulkRun, Identity, RunRecord, newest_record, records
+from xrec.bulk.spill import Spill
+from xrec.bulk.table import open_whole, refuse_other_table
+from xrec.config.shared import StorageConfig
+from xrec.errors import ArtifactMismatchError, DataError, StorageError, TableError
+from xrec.schemas import REJECTED
+from xrec.storage import Location, open_location, parquet_bytes, storage_errors
+from xrec.storage.delta import LOG, check_sound, dataset_of, file_errors, open_log
+
+ROWS_PER_CHUNK = 1024
+ROWS_PER_BUCKET = 1024
+_CHANCES_TO_PLAN = 4
+
+Batches = Iterable[tuple[pa.Table, pa.Table]]
+"""Good rows and rejected ones, as `clean_keys` gives them."""
+
+
+@dataclass(frozen=True)
+class RunRequest:
+    """A run that is asked for.
+
+    batches: called, and the input read, only if there is no plan of this identity whose inputs had
+        the same `listing`.
+    listing: what the inputs' store says of their files (`listing_of`).
+    rows_per_chunk: the largest number of rows of a chunk, or a function that gets the number of
+        rows and returns it. A run that is planned keeps its own.
+    carry_from: the URI of a table whose published rows are taken over where the task, a
+        `CarryingTask`, finds them still good. It may be `uri` itself, or have nothing published.
+
+    Raises ValueError for `carry_from` if a row becomes several (`RowFormat.ok_keys`).
+    """
+
+    uri: str
+    identity: Identity
+    format: RowFormat
+    batches: Callable[[], Batches]
+    listing: Mapping[str, list[str]] = field(default_factory=dict)
+    rows_per_chunk: Callable[[int], int] | int = ROWS_PER_CHUNK
+    carry_from: str | None = None
+    storage: StorageConfig = field(default_factory=StorageConfig)
+
+    def __post_init__(self) -> None:
+        if self.carry_from is not None and self.format.ok_keys:
+            raise ValueError(
+                f"carry_from = {self.carry_from}: rows of {self.format.ok_keys} are not carried "
+                "over"
+            )
+
+    @property
+    def output(self) -> Location:
+        """Where the table and the runs are."""
+        return open_location(self.uri, self.storage)
+
+    def known(self) -> Iterator[RunRecord]:
+        """The records of this identity with inputs of this listing, the last planned one first."""
+        for record in records(self.output):
+            if record.identity.run == self.identity.run and record.listing == dict(self.listing):
+                yield record
+
+    def planned(self) -> RunRecord | None:
+        """The one of them whose plan is there; the input need not be read then."""
+        return next((each for each in self.known() if each.has_plan(self.output)), None)
+
+    @contextmanager
+    def read_rows(self) -> "Iterator[ReadRows]":
+        """Within `with`: the distinct good rows on this machine's disk, and the rejected ones.
+
+        Raises DataError if there are no good rows.
+        """
+        rejected: list[pa.Table] = [REJECTED.empty_table()]
+        spill = Spill(_good_rows(self.batches(), rejected), self.format.key_schema)
+        try:
+            bad = pa.concat_tables(rejected)
+            if spill.num_rows == 0:
+                raise DataError(
+                    f"there are no rows to do; {bad.num_rows} were rejected{_first(bad)}"
+                )
+            yield ReadRows(spill, bad, self.identity.name(spill.fingerprint))
+        finally:
+            spill.delete()
+
+    def chunks(self, spill: Spill, *, carrying: bool = True) -> Iterator[pa.Table]:
+        """The rows by chunk, as they are to be planned."""
+        most = self.rows_per_chunk
+        size = most if isinstance(most, int) else most(spill.num_rows)
+        earlier = self._earlier() if carrying else ()
+        return spill.chunks(size, num_buckets_for(spill.num_rows), *earlier)
+
+    def _earlier(self) -> tuple[Iterator[pa.Table], pa.Schema | None]:
+        """The rows that succeeded in what is published at `carry_from`, and their columns."""
+        location = None if self.carry_from is None else open_location(self.carry_from, self.storage)
+        log = None if location is None else open_log(location)
+        if location is None or log is None:
+            return iter(()), None
+        check_sound(log)
+        there = pa.schema(log.delta.schema().to_arrow())
+        types = dict(zip(there.names, there.types, strict=True))
+        differing = [
+            f"{field.name}: {types.get(field.name, 'none')} there, {field.type} here"
+            for field in self.format.ok_schema
+            if types.get(field.name) != field.type
+        ]
+        if differing and location.shared_uri == self.output.shared_uri:
+            return iter(()), None  # an older xrec published it
+        if differing:
+            raise ArtifactMismatchError(
+                f"{self.carry_from}: its rows have other columns, so none can be carried over: "
+                + ", ".join(differing)
+            )
+        dataset = dataset_of(log, log.version, self.format.table_schema, status=OK)
+
+        def batches() -> Iterator[pa.Table]:
+            with file_errors(location):
+                for each in dataset.to_batches(columns=self.format.ok_schema.names):
+                    yield pa.Table.from_batches([each])
+
+        return batches(), self.format.ok_schema
+
+
+@dataclass(frozen=True)
+class ReadRows:
+    """The rows of an input: those that are good, the rejected ones, and the name of their run."""
+
+    spill: Spill
+    rejected: pa.Table
+    run: str
+
+    def planned(self, output: Location) -> RunRecord | None:
+        """The newest record of a run of these rows, if its plan is there."""
+        newest = newest_record(output, self.run)
+        return newest[1] if newest is not None and newest[1].has_plan(output) else None
+
+    @property
+    def rejected_by_reason(self) -> dict[str, int]:
+        """How many rows were rejected, by reason."""
+        return dict(Counter(self.rejected["reason"].to_pylist()))
+
+
+def open_run(request: RunRequest) -> BulkRun:
+    """Plan a run, or open the plan that is there.
+
+    Several drivers may call this at the same time; they get the same plan. If the input cannot be
+    read, nothing is written.
+
+    Raises DataError if there are no good rows; TableError if other files are at the URI, or its
+    newest version is not sound; ArtifactMismatchError if the table of `carry_from` has other
+    columns.
+    """
+    output = request.output
+
+    def look() -> tuple[Base, RunRecord | None]:
+        refuse_other_files(output)
+        return Base.of(open_whole(output)), request.planned()
+
+    base, record = with_backoff(look)
+    if record is None:
+        check_conditional_writes(output)
+        with request.read_rows() as rows:
+            record = _planned(request, rows)
+    return BulkRun(output, record, request.format, request.storage, base)
+
+
+def _planned(request: RunRequest, rows: ReadRows) -> RunRecord:
+    """The record of a plan of these rows, which this driver makes unless another was first."""
+    output, name = request.output, rows.run
+    for _ in range(_CHANCES_TO_PLAN):
+        if (record := rows.planned(output)) is not None:
+            return record
+        newest = newest_record(output, name)
+        nonce = uuid.uuid4().hex[:16]
+        folder = output / RUNS / name / nonce / "plan"
+        record = RunRecord(
+            run=name,
+            identity=request.identity,
+            nonce=nonce,
+            rows_fingerprint=rows.spill.fingerprint,
+            listing=dict(request.listing),
+            rejected=rows.rejected_by_reason,
+            num_buckets=num_buckets_for(rows.spill.num_rows),
+            size=write_plan(folder, request.chunks(rows.spill)),
+            planned_at=time.time(),
+        )
+        (folder / "rejected.parquet").write_bytes(parquet_bytes(rows.rejected, REJECTED))
+        number = 0 if newest is None else newest[0] + 1
+        file = output / RUNS / name / f"run-{number}.json"
+        file.create_bytes(record.model_dump_json(indent=2).encode())
+    raise TableError(
+        f"{output}: the plan of run {name} was deleted while it was made; let nothing delete files "
+        "there and run the job again"
+    )
+
+
+def listing_of(location: Location) -> dict[str, list[str]]:
+    """Each file below `location` (or itself) with its size and its ETag or time of change.
+
+    It takes one listing. A file that was written again since has another ETag or time.
+    """
+    with storage_errors(location.uri):
+        found = location.fs.find(location.path, detail=True)
+    return {
+        str(path): [str(info["size"]), str(info.get("ETag") or info.get("mtime"))]
+        for path, info in sorted(found.items())
+    }
+
+
+def refuse_other_files(output: Location) -> None:
+    """Raise TableError if `output` holds files, but no run and no table of this xrec."""
+    if (log := open_log(output)) is not None:
+        refuse_other_table(log)
+    left = re.compile(r"part-[0-9a-f]{32}\.parquet|_report")  # of a table that was deleted by hand
+    there = [name for name in (*output.sizes(), *output.folders()) if not left.fullmatch(name)]
+    if there and LOG not in there and RUNS.partition("/")[0] not in there:
+        raise TableError(
+            f"{output}: holds other files, such as {sorted(there)[0]}; give a folder that is empty "
+            "or not there"
+        )
+
+
+def check_conditional_writes(output: Location) -> None:
+    """Raise TableError if the store of `output` lets a file be created twice."""
+    for _ in range(_CHANCES_TO_PLAN):  # someone may delete the file meanwhile
+        if (answer := _created_twice(output)) is None:
+            return
+    raise TableError(
+        f"{output}: the store has no conditional writes (If-None-Match), so two drivers could "
+        f"write one file ({answer}); use a store that has them, as AWS S3 and SeaweedFS do"
+    )
+
+
+def _created_twice(output: Location) -> str | None:
+    probe = output / "_xrec" / f"conditional-write-{uuid.uuid4().hex}"
+    try:
+        is_created = probe.create_bytes(b"1")
+        return None if is_created and not probe.create_bytes(b"2") else "a file was created twice"
+    except StorageError as error:
+        probe.write_bytes(b"3")  # raises if it is not the condition that the store refuses
+        return str(error)
+    finally:
+        probe.delete()
+
+
+def num_buckets_for(num_rows: int) -> int:
+    """C, the least power of two with at most `ROWS_PER_BUCKET` rows a bucket on average."""
+    return 1 << max(0, (-(-num_rows // ROWS_PER_BUCKET) - 1).bit_length())
+
+
+def _good_rows(batches: Batches, rejected: list[pa.Table]) -> Iterator[pa.Table]:
+    for good, bad in batches:
+        if bad.num_rows:
+            rejected.append(bad)
+        yield good
+
+
+def _first(rejected: pa.Table) -> str:
+    if not rejected.num_rows:
+        return ""
+    row = rejected.slice(0, 1).to_pylist()[0]
+    return f", the first at {row['file']}, line {row['line']}: {row['reason']} ({row['text']})"
