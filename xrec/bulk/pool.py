@@ -30,7 +30,7 @@ R = TypeVar("R")
 
 _MOST_BLOCKS = 8192
 """A block of Ray Data takes some 70 KB of the driver's memory."""
-_BLOCKS_PER_ACTOR = 128
+_BLOCKS_PER_ACTOR = 64
 """A block takes Ray some 10 ms of CPU. At the end the others wait for at most one block."""
 
 
