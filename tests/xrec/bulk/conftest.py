@@ -90,4 +90,4 @@ def no_waits(monkeypatch: pytest.MonkeyPatch) -> None:
 def small_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a table have several row groups and buckets."""
     monkeypatch.setattr("xrec.bulk.parts._ROWS_PER_GROUP", 8)
-    monkeypatch.setattr("xrec.bulk.run.ROWS_PER_BUCKET", 3)
+    monkeypatch.setattr("xrec.bulk.request.ROWS_PER_BUCKET", 3)

@@ -39,7 +39,7 @@ def test_rule_11_good_rows_are_carried_and_the_others_done(
     place: Place, toys: Toys, monkeypatch: pytest.MonkeyPatch, rows_per_chunk: int
 ) -> None:
     """To another number of buckets, and to users that the earlier run had not."""
-    monkeypatch.setattr("xrec.bulk.run.ROWS_PER_BUCKET", 3)
+    monkeypatch.setattr("xrec.bulk.request.ROWS_PER_BUCKET", 3)
     first = toys("a b odd-1", num_users=6)
     first.complete()
     before = texts_of(first)

@@ -174,7 +174,7 @@ def test_rule_2_rows_are_planned_once_by_the_hash_of_the_first_key(
     place: Place, toys: Toys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(plan, "_ROWS_PER_PART", 10)
-    monkeypatch.setattr("xrec.bulk.run.ROWS_PER_BUCKET", 4)
+    monkeypatch.setattr("xrec.bulk.request.ROWS_PER_BUCKET", 4)
     toy = toys("a b c d e f g h i", num_users=7, rows_per_chunk=4)
     size = toy.run.record.size
     assert rows_in(toy.run) == toy.rows  # each once, though some were given twice

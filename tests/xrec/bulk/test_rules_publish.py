@@ -230,10 +230,10 @@ def test_rule_8_publisher_that_slept_over_a_deletion_is_undone(
 
 def test_rule_8_undo_that_is_not_sound_undoes_nothing(toys: Toys) -> None:
     """A sleeper's undo came into the table from another one."""
-    first, other = two_runs(toys)
+    first, _ = two_runs(toys)
     first.publish()
-    other.publish()
-    log = open_log(other.run.output)
+    toys("c d", identity=OTHER).publish()
+    log = open_log(first.run.output)
     commit = Commit(kind="undo", table="of another", live="", target=0)
     replace_content(log.location, log, [], pa.schema(log.delta.schema().to_arrow()), commit)
     (newest, *_) = deciding(open_log(log.location))
@@ -262,7 +262,7 @@ def test_rule_8_files_are_in_the_tables_order_with_row_groups_of_whole_buckets(
     disk: Place, toys: Toys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("xrec.bulk.parts._ROWS_PER_GROUP", 10)
-    monkeypatch.setattr("xrec.bulk.run.ROWS_PER_BUCKET", 4)
+    monkeypatch.setattr("xrec.bulk.request.ROWS_PER_BUCKET", 4)
     toy = toys("a b odd-1", num_users=60, rows_per_chunk=7)
     toy.complete()
     toy.heal()
