@@ -1,9 +1,9 @@
-"""Explains many pairs: pairs go in, a table of explanations comes out.
+"""Explains many pairs: pairs in, a table of explanations out.
 
 A backfill is a bulk run (xrec.bulk) whose task explains pairs. This package has what is special
 about it: where pairs come from (pairs), what texts depend on (identity, content_key), what an actor
-does with pairs (task, explain, pair_rows), the run itself (plan, run, finish), what a reader gets
-(reader, lookup), and what is shown and measured (progress, metrics, report).
+does with pairs (task, explain, pair_rows), the run itself (plan, driver), what a reader gets
+(reader, lookup), and what is shown and measured (metrics, report).
 """
 
 import importlib
@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING
 from xrec.backfill.reader import read, read_explanations, read_failed
 
 if TYPE_CHECKING:
-    from xrec.backfill.finish import finish
+    from xrec.backfill.driver import finish, has_work, run_backfill
     from xrec.backfill.pairs import pair_batches, pairs_listing
     from xrec.backfill.plan import open_backfill
-    from xrec.backfill.run import has_work, run_backfill
     from xrec.backfill.task import EXPLANATIONS
 
 __all__ = [
@@ -33,12 +32,12 @@ __all__ = [
 
 _MODULES = {
     "EXPLANATIONS": "task",
-    "finish": "finish",
-    "has_work": "run",
+    "finish": "driver",
+    "has_work": "driver",
     "open_backfill": "plan",
     "pair_batches": "pairs",
     "pairs_listing": "pairs",
-    "run_backfill": "run",
+    "run_backfill": "driver",
 }
 
 

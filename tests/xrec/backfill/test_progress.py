@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from xrec.backfill.progress import progress_line
+from xrec.backfill.driver import progress_line
 from xrec.bulk import Progress
 
 STARTED = datetime(2026, 1, 2, tzinfo=UTC)

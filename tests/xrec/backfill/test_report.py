@@ -11,7 +11,7 @@ import pytest
 from tests.xrec.bulk.conftest import Place, bucket, disk, place
 from tests.xrec.bulk.toy_run import PoolHere
 from xrec.backfill import EXPLANATIONS
-from xrec.backfill.finish import describe
+from xrec.backfill.driver import describe
 from xrec.backfill.report import REPORT, is_report_of, summarize, write_report
 from xrec.bulk import (
     BulkRun,

@@ -14,10 +14,9 @@ import pytest
 from tests.xrec.backfill.runs import pairs_of, published_rows
 from tests.xrec.backfill.toy_engines import Toy
 from tests.xrec.bulk.toy_run import PoolHere
+from xrec.backfill.driver import chunks_at_once, describe
 from xrec.backfill.explain import explain_pairs
-from xrec.backfill.finish import describe
 from xrec.backfill.identity import identify
-from xrec.backfill.run import chunks_at_once
 from xrec.backfill.task import EXPLANATIONS, ExplainTask, explain_task
 from xrec.bulk import Identity, Outcome, RunRequest, clean_keys, complete, open_run
 from xrec.config.backfill import FailureReason

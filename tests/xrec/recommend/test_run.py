@@ -191,7 +191,7 @@ def test_run_that_is_done_starts_no_actor_and_is_published_without_ray(
     config = make_config()
     assert publish_recommendations(_plan(config)) is None
 
-    def die(*arguments: Any) -> None:
+    def die(*arguments: Any, **settings: Any) -> None:
         raise DriverDied
 
     with monkeypatch.context() as patch:
