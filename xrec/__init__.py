@@ -11,14 +11,14 @@ imported when they are used: reading a table needs neither torch nor Ray.
 import importlib
 from typing import TYPE_CHECKING
 
+from xrec.version import __version__
+
 if TYPE_CHECKING:
     from xrec.adapter.artifact import TrainedAdapter
     from xrec.backfill.reader import read_explanations
     from xrec.data.dataset import Dataset, open_dataset
     from xrec.generate.explainer import Explainer
     from xrec.generate.loading import Sources, load_explainer
-
-__version__ = "0.1.0"
 
 __all__ = [
     "Dataset",
