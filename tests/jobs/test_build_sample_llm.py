@@ -10,7 +10,7 @@ from xrec.config.data import BuildSampleLLMConfig
 from xrec.errors import ArtifactMismatchError
 from xrec.llm.model import load_tokenizer
 from xrec.llm.source import resolve_model
-from xrec.sample import language_model_artifact
+from xrec.sample import language_model
 
 
 def test_build_sample_llm_on_s3_resolves_to_a_folder_with_the_same_files(
@@ -38,7 +38,7 @@ def test_build_sample_llm_second_run_trains_nothing_and_another_run_is_refused(
     def train(*arguments: object) -> None:
         raise AssertionError("trained again")
 
-    monkeypatch.setattr(language_model_artifact, "train_sample_model", train)
+    monkeypatch.setattr(language_model, "train_sample_model", train)
     config = pipeline.config(BuildSampleLLMConfig)
     assert jobs.build_sample_llm.run(config) == pipeline.manifests["llm"]
     other = config.model_copy(update={"model": config.model.model_copy(update={"seed": 1})})
