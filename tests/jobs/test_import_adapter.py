@@ -51,7 +51,6 @@ def configure(config_type: type[JobConfig], workspace: Path, **values: Any) -> A
         EvaluateConfig: {
             "encoder": None,
             "max_shuffled_generations": 0,
-            "bootstrap_samples": 100,
             "decoding": {
                 "max_new_tokens": 4,
                 "text": {"max_words": None, "max_phrase_repeats": None},

@@ -117,12 +117,6 @@ class PhrasesAnnotator(Config):
     """
 
     kind: Literal["phrases"]
-    num_learned: int = Field(
-        50_000,
-        ge=1,
-        description="Largest number of training reviews that the phrases are found in; a hash "
-        "chooses them.",
-    )
     min_reviews: int = Field(
         5, ge=1, description="Least number of these reviews that an aspect must be in."
     )
@@ -135,15 +129,6 @@ class PhrasesAnnotator(Config):
         le=1,
         description="Least share of the reviews with an aspect that have an opinion on it, such as "
         "'great tone'. It tells what is judged from what is only spoken of.",
-    )
-    max_aspects: int = Field(
-        2000, ge=1, description="Largest number of aspects, the most frequent ones."
-    )
-    named_in_profile: int = Field(
-        5, ge=1, description="Largest number of aspects that a profile names."
-    )
-    named_in_explanation: int = Field(
-        3, ge=1, description="Largest number of aspects that an explanation names."
     )
 
 
@@ -261,9 +246,6 @@ class AnnotateConfig(JobConfig):
         False,
         description="Whether to begin although another driver seems to be at work. Both work then, "
         "and each row counts once.",
-    )
-    num_examples: int = Field(
-        20, ge=1, description="Number of texts that the report shows beside their reviews."
     )
     actors: ActorsConfig = Field(
         default_factory=ActorsConfig, description="The processes that write the texts."
