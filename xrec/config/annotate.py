@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 
 from xrec.config.backfill import ActorsConfig
 from xrec.config.base import Config
+from xrec.config.data import SplitShares
 from xrec.config.language_model_annotator import LanguageModelAnnotator
 from xrec.config.llm import LLMConfig
 from xrec.config.shared import JobConfig, RayConfig, output_uri
@@ -65,35 +66,20 @@ class ReviewsSource(Config):
         return names_in(self.columns, REVIEW_COLUMNS, table)
 
 
-class ReviewSplit(Config):
+class ReviewSplit(SplitShares):
     """Which reviews are held out; no text but their own reference is written from them."""
 
     by: Literal["time", "hash"] = Field(
         "time",
         description="With time, each user's last review is for the test and the one before for "
         "validation; of equal times, the later row counts as later. With hash, a hash of user, "
-        "item and seed decides.",
+        "item and seed decides; only then do the shares count.",
     )
     min_reviews: int = Field(
         3,
         ge=3,
         description="By time only: users with fewer reviews have all of them in training.",
     )
-    validation: float = Field(
-        0.1, ge=0, lt=1, description="By hash only: share of the reviews for validation."
-    )
-    test: float = Field(
-        0.2, ge=0, lt=1, description="By hash only: share of the reviews for the test."
-    )
-    seed: int = Field(0, ge=0, description="By hash only: seed of the hash.")
-
-    @model_validator(mode="after")
-    def _training_gets_a_share(self) -> "ReviewSplit":
-        if self.validation + self.test >= 1:
-            raise ValueError(
-                f"validation + test must be below 1, saw {self.validation + self.test}"
-            )
-        return self
 
 
 class CoreConfig(Config):
