@@ -7,10 +7,10 @@ from xrec.annotate.phrases.profile_aspects import find_aspects
 from xrec.annotate.read import annotations_manifest, read_annotations
 from xrec.config.data import AnnotationsSource, PrepareConfig, ReleaseSource, SampleSource
 from xrec.data import dataset_settings, prepare_dataset
+from xrec.data.release import find_release_files, read_release
 from xrec.data.source import Source
 from xrec.data.tables import find_table_files, read_tables
 from xrec.errors import ArtifactNotFoundError
-from xrec.release.dataset import find_release_files, read_release
 from xrec.sample import generate_town, town_source
 from xrec.storage import (
     Location,

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from xrec.data.release import find_release_files, read_release
 from xrec.errors import DataError
-from xrec.release.dataset import find_release_files, read_release
 from xrec.storage import open_location
 
 
